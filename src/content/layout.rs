@@ -1,0 +1,264 @@
+//! Chunk arithmetic: where each chunk of a file begins and how long it is.
+//!
+//! This is the only place that computes offsets, lengths and counts. Invariant: the spans of chunks
+//! `0..count` follow each other without gap or overlap and end at `size`.
+
+use super::limits;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A chunk's place in its file, counted from 0. People and `local_chunks.txt` count from 1:
+/// see [`number`](Self::number).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ChunkIndex(pub u32);
+
+impl ChunkIndex {
+    /// The chunk that people call `number` (counted from 1); `None` for 0.
+    pub fn from_number(number: u32) -> Option<Self> {
+        number.checked_sub(1).map(ChunkIndex)
+    }
+    /// What people call this chunk, counted from 1.
+    pub fn number(self) -> u64 {
+        u64::from(self.0) + 1
+    }
+    /// The index as a `usize`, for tables.
+    pub fn at(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for ChunkIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.number())
+    }
+}
+
+/// The bytes of one chunk within its file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChunkSpan {
+    /// Where the chunk begins, bytes from the start of the file.
+    pub offset: u64,
+    /// How long it is, bytes.
+    pub length: u32,
+}
+
+/// Why sizes do not make a layout.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// Not a power of two between the limits.
+    #[error("chunk size {0} is not a power of two from {min} to {max} bytes",
+        min = limits::CHUNK_SIZE_MIN, max = limits::CHUNK_SIZE_MAX)]
+    ChunkSize(u64),
+    /// More chunks than [`limits::CHUNKS_MAX`].
+    #[error("{0} chunks are more than {max}; use larger chunks", max = limits::CHUNKS_MAX)]
+    TooMany(u64),
+    /// A chunk of a set is larger than [`limits::CHUNK_SIZE_MAX`].
+    #[error("chunk {0} is larger than {max} bytes", max = limits::CHUNK_SIZE_MAX)]
+    ChunkTooLarge(ChunkIndex),
+    /// A set without any chunk.
+    #[error("no chunks")]
+    Empty,
+}
+
+/// How a file is cut into chunks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Layout {
+    /// Chunks of one size, the last one shorter. An empty file is one empty chunk.
+    Even {
+        /// Bytes in the file.
+        size: u64,
+        /// Bytes in each chunk but the last.
+        chunk_size: u32,
+    },
+    /// Chunks of any length, as chunk folders have them: where each begins, and where the last ends.
+    Uneven {
+        /// `count + 1` offsets, the first 0, never falling.
+        offsets: Vec<u64>,
+    },
+}
+
+impl Layout {
+    /// Even chunks. `chunk_size` of `None` takes the default, doubled until the file has at most
+    /// [`limits::CHUNKS_WANTED_MAX`] chunks.
+    ///
+    /// # Errors
+    /// A chunk size that is no power of two within the limits, or too many chunks.
+    pub fn even(size: u64, chunk_size: Option<u32>) -> Result<Self, LayoutError> {
+        let chunk_size = chunk_size.unwrap_or_else(|| default_chunk_size(size));
+        let allowed = limits::CHUNK_SIZE_MIN..=limits::CHUNK_SIZE_MAX;
+        if !chunk_size.is_power_of_two() || !allowed.contains(&chunk_size) {
+            return Err(LayoutError::ChunkSize(chunk_size.into()));
+        }
+        match size.div_ceil(chunk_size.into()) {
+            count if count > limits::CHUNKS_MAX.into() => Err(LayoutError::TooMany(count)),
+            _ => Ok(Layout::Even { size, chunk_size }),
+        }
+    }
+
+    /// Chunks of the given lengths, bytes.
+    ///
+    /// # Errors
+    /// No chunk at all, too many, or one that is too large.
+    pub fn uneven(lengths: impl IntoIterator<Item = u32>) -> Result<Self, LayoutError> {
+        let mut offsets = vec![0u64];
+        let mut end = 0;
+        for (index, length) in (0u32..).zip(lengths) {
+            if length > limits::CHUNK_SIZE_MAX {
+                return Err(LayoutError::ChunkTooLarge(ChunkIndex(index)));
+            }
+            if index >= limits::CHUNKS_MAX {
+                return Err(LayoutError::TooMany(u64::from(index) + 1));
+            }
+            end += u64::from(length);
+            offsets.push(end);
+        }
+        match offsets.len() {
+            1 => Err(LayoutError::Empty),
+            _ => Ok(Layout::Uneven { offsets }),
+        }
+    }
+
+    /// Bytes in the file.
+    pub fn size(&self) -> u64 {
+        match self {
+            Layout::Even { size, .. } => *size,
+            Layout::Uneven { offsets } => offsets.last().copied().unwrap_or(0),
+        }
+    }
+
+    /// Bytes in each chunk but the last; 0 where chunks are of unequal size.
+    pub fn chunk_size(&self) -> u32 {
+        match self {
+            Layout::Even { chunk_size, .. } => *chunk_size,
+            Layout::Uneven { .. } => 0,
+        }
+    }
+
+    /// How many chunks there are; never 0.
+    pub fn count(&self) -> u32 {
+        match self {
+            // The constructor keeps the count below CHUNKS_MAX.
+            Layout::Even { size, chunk_size } => size.div_ceil(u64::from(*chunk_size)).max(1) as u32,
+            Layout::Uneven { offsets } => (offsets.len() - 1) as u32,
+        }
+    }
+
+    /// Where a chunk lies; `None` when there is no such chunk.
+    pub fn span(&self, index: ChunkIndex) -> Option<ChunkSpan> {
+        if index.0 >= self.count() {
+            return None;
+        }
+        let (offset, end) = match self {
+            Layout::Even { size, chunk_size } => {
+                let offset = u64::from(index.0) * u64::from(*chunk_size);
+                (offset, (offset + u64::from(*chunk_size)).min(*size))
+            }
+            Layout::Uneven { offsets } => (offsets[index.at()], offsets[index.at() + 1]),
+        };
+        Some(ChunkSpan { offset, length: (end - offset) as u32 })
+    }
+
+    /// The longest chunk, bytes: what a buffer must hold.
+    pub fn longest(&self) -> u32 {
+        match self {
+            Layout::Even { size, chunk_size } => (*chunk_size).min((*size).try_into().unwrap_or(u32::MAX)),
+            Layout::Uneven { offsets } => {
+                offsets.windows(2).map(|pair| (pair[1] - pair[0]) as u32).max().unwrap_or(0)
+            }
+        }
+    }
+
+    /// All chunks in order.
+    pub fn indices(&self) -> impl Iterator<Item = ChunkIndex> + use<> {
+        (0..self.count()).map(ChunkIndex)
+    }
+}
+
+fn default_chunk_size(size: u64) -> u32 {
+    let mut chunk_size = limits::CHUNK_SIZE;
+    while chunk_size < limits::CHUNK_SIZE_MAX && size.div_ceil(chunk_size.into()) > limits::CHUNKS_WANTED_MAX
+    {
+        chunk_size *= 2;
+    }
+    chunk_size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn spans(layout: &Layout) -> Vec<ChunkSpan> {
+        layout.indices().map(|index| layout.span(index).unwrap()).collect()
+    }
+
+    #[test]
+    fn an_empty_file_is_one_empty_chunk() {
+        let layout = Layout::even(0, None).unwrap();
+        assert_eq!(spans(&layout), [ChunkSpan { offset: 0, length: 0 }]);
+        assert_eq!(layout.longest(), 0);
+    }
+
+    #[test]
+    fn the_edges_of_a_chunk() {
+        let chunk = u64::from(limits::CHUNK_SIZE);
+        for (size, count, last) in [
+            (1, 1, 1),
+            (chunk - 1, 1, chunk - 1),
+            (chunk, 1, chunk),
+            (chunk + 1, 2, 1),
+            (3 * chunk, 3, chunk),
+        ] {
+            let layout = Layout::even(size, None).unwrap();
+            assert_eq!(layout.count(), count, "{size}");
+            assert_eq!(u64::from(spans(&layout).last().unwrap().length), last, "{size}");
+        }
+    }
+
+    #[test]
+    fn the_default_grows_with_the_file() {
+        let chunk_size = |size| Layout::even(size, None).unwrap().chunk_size();
+        let most = u64::from(limits::CHUNK_SIZE) * limits::CHUNKS_WANTED_MAX;
+        assert_eq!(chunk_size(10 << 30), limits::CHUNK_SIZE);
+        assert_eq!(chunk_size(most), limits::CHUNK_SIZE);
+        assert_eq!(chunk_size(most + 1), 2 * limits::CHUNK_SIZE);
+        assert_eq!(chunk_size(1 << 40), 16 * 1024 * 1024);
+        assert_eq!(chunk_size(1 << 43), limits::CHUNK_SIZE_MAX);
+    }
+
+    #[test]
+    fn chunk_sizes_out_of_range_are_refused() {
+        for bad in [0, 1, 8 * 1024, 20_000, 512 * 1024 - 1, 128 * 1024 * 1024] {
+            assert_eq!(Layout::even(1, Some(bad)), Err(LayoutError::ChunkSize(bad.into())));
+        }
+        assert!(matches!(Layout::even(1 << 40, Some(16 * 1024)), Err(LayoutError::TooMany(_))));
+        assert!(Layout::even(u64::MAX, None).is_err());
+        assert_eq!(Layout::uneven([]), Err(LayoutError::Empty));
+        assert_eq!(Layout::uneven([1, u32::MAX]), Err(LayoutError::ChunkTooLarge(ChunkIndex(1))));
+    }
+
+    proptest! {
+        #[test]
+        fn even_spans_tile_the_file(size in 0u64..1 << 33, power in 14u32..=26) {
+            let layout = Layout::even(size, Some(1 << power)).unwrap();
+            let mut end = 0;
+            for span in spans(&layout) {
+                prop_assert_eq!(span.offset, end);
+                prop_assert!(span.length <= layout.longest());
+                end += u64::from(span.length);
+            }
+            prop_assert_eq!(end, size);
+            prop_assert_eq!(layout.span(ChunkIndex(layout.count())), None);
+        }
+
+        #[test]
+        fn uneven_spans_have_the_given_lengths(lengths in prop::collection::vec(0u32..100_000, 1..50)) {
+            let layout = Layout::uneven(lengths.iter().copied()).unwrap();
+            let got: Vec<u32> = spans(&layout).iter().map(|span| span.length).collect();
+            prop_assert_eq!(layout.size(), lengths.iter().map(|&l| u64::from(l)).sum::<u64>());
+            prop_assert_eq!(layout.longest(), lengths.iter().copied().max().unwrap());
+            prop_assert_eq!(got, lengths);
+        }
+    }
+}

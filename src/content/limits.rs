@@ -1,0 +1,110 @@
+//! Every limit, time-out, port and size, each once.
+//!
+//! Flags, `--help`, the README and the tests take their numbers from here. A constant says its unit
+//! in its type (`Duration`) or in its doc line.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+/// Version of the protocol that every conversation opens with.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Where a tracker listens, TCP and UDP, and where everybody looks for it.
+pub const TRACKER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5100));
+/// The port on which a seeder serves.
+pub const SEEDER_PORT: u16 = 7000;
+/// The file that a seeder offers when none is named.
+pub const SEEDER_FILE: &str = "large_text_file.txt";
+/// The chunk set that a chunk folder joins when none is named.
+pub const DEFAULT_SET: &str = "default";
+/// The file, in the working directory, that log lines and events are appended to.
+pub const LOG_FILE: &str = "logs.log";
+/// The tracker's name in event lines.
+pub const TRACKER_ENTITY: &str = "P2PTracker";
+
+/// Bytes in a chunk, unless the file is so large that it must be doubled, or the user says otherwise.
+pub const CHUNK_SIZE: u32 = 512 * 1024;
+/// Smallest chunk size that may be asked for, bytes.
+pub const CHUNK_SIZE_MIN: u32 = 16 * 1024;
+/// Largest chunk, bytes: of a file, and of a chunk set.
+pub const CHUNK_SIZE_MAX: u32 = 64 * 1024 * 1024;
+/// The default chunk size is doubled until a file has at most this many chunks.
+pub const CHUNKS_WANTED_MAX: u64 = 65_536;
+/// No file has more chunks than this, whatever chunk size is asked for.
+pub const CHUNKS_MAX: u32 = 1 << 20;
+
+/// Largest frame line, bytes, the newline not counted.
+pub const FRAME_MAX: usize = 64 * 1024;
+/// Largest datagram, bytes.
+pub const DATAGRAM_MAX: usize = 1_200;
+/// A datagram without a proven source is padded to this many bytes, so that the cookie that answers it
+/// is never larger than it was.
+pub const DATAGRAM_PADDED: usize = 160;
+/// Longest file name, bytes (what common file systems take).
+pub const FILE_NAME_MAX: usize = 255;
+/// Longest name of a peer or a chunk set, bytes.
+pub const ENTITY_NAME_MAX: usize = 64;
+
+/// How often a peer says that it is alive.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long a peer counts as alive after its last heartbeat.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// How many clients must claim the same hash before it is the chunk's hash.
+pub const QUORUM: usize = 2;
+
+/// A connection on which nothing was asked for this long is closed, and a request that is not
+/// answered as a whole by then is given up.
+pub const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(90);
+/// No single read or write waits longer than this in the middle of a message.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may take to be made.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a newly accepted connection may take to say hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that waits on an idle connection says so this often, to keep it open.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(25);
+/// First wait for the answer to a datagram; doubled at each repeat.
+pub const DATAGRAM_WAIT: Duration = Duration::from_millis(400);
+/// How often a datagram is sent before its answer is given up.
+pub const DATAGRAM_TRIES: u32 = 4;
+/// First pause before something is tried again; doubled up to [`RETRY_MAX`].
+pub const RETRY_MIN: Duration = Duration::from_millis(250);
+/// Longest pause before something is tried again.
+pub const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How often a download asks the tracker for holders.
+pub const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a download without a single live holder asks the tracker for one.
+pub const LOOKUP_INTERVAL_ALONE: Duration = Duration::from_secs(1);
+/// A leecher for which nothing arrives for this long gives up.
+pub const LEECHER_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a tracker's cookie proves a source address, at least.
+pub const COOKIE_EPOCH: Duration = Duration::from_secs(120);
+
+/// Connections that a daemon serves at once.
+pub const CONNECTIONS_MAX: usize = 1_024;
+/// Peers that a tracker remembers at once.
+pub const PEERS_MAX: usize = 1_000_000;
+/// Files that one peer may announce.
+pub const FILES_PER_PEER_MAX: usize = 4_096;
+/// Holders named in one answer over TCP.
+pub const HOLDERS_MAX: usize = 512;
+/// Messages that may wait for a connection before it is dropped as one that does not drain.
+pub const OUTBOX: usize = 4_096;
+/// Requests that a server takes from one connection ahead of answering them.
+pub const SERVE_QUEUE: usize = 16;
+/// Requests kept in flight to one source: the next is asked for before the last has arrived.
+pub const PIPELINE: usize = 2;
+/// Sources that a download is connected to at once.
+pub const SOURCES_MAX: usize = 64;
+/// Memory for chunks being received, bytes: with large chunks fewer sources are used at once.
+pub const RECEIVE_MEMORY: u64 = 64 * 1024 * 1024;
+/// Sources used at once however large the chunks are.
+pub const SOURCES_MIN: usize = 4;
+/// Copies of one chunk that are asked for at once when a download ends.
+pub const ENDGAME_COPIES: usize = 3;
+/// How often what has been verified is noted in the have-map (a `kill -9` loses at most this much).
+pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often what has been verified is made durable (a power cut loses at most this much).
+pub const DURABLE_INTERVAL: Duration = Duration::from_secs(10);
+/// Stack of a thread, bytes.
+pub const STACK: usize = 256 * 1024;

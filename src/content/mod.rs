@@ -1,0 +1,18 @@
+//! What a file is: chunks, digests, manifests, names, and every limit and default.
+//!
+//! The lowest floor. Everything here is a pure value or a pure function: no socket, file, thread or
+//! clock is named below this line, and nothing from a higher floor is imported.
+
+pub mod digest;
+pub mod have;
+pub mod layout;
+pub mod limits;
+pub mod local_chunks;
+pub mod manifest;
+pub mod names;
+
+pub use digest::{Digest, FileId, Hasher};
+pub use have::HaveMap;
+pub use layout::{ChunkIndex, ChunkSpan, Layout};
+pub use manifest::Manifest;
+pub use names::{EntityName, FileName};
