@@ -78,6 +78,16 @@ impl Digest {
 }
 
 impl FileId {
+    /// What a chunk set is asked for by before its manifest is agreed upon: derived from its name and
+    /// number of chunks, so that it is never the id of a file.
+    pub fn of_set(name: &super::EntityName, count: u32) -> Self {
+        let mut hasher = Hasher::new();
+        hasher.update(b"shoal chunk set 1\n");
+        hasher.update(&count.to_be_bytes());
+        hasher.update(name.as_str().as_bytes());
+        FileId(hasher.finish().0)
+    }
+
     /// The first eight digits: enough to tell files apart in a line that a person reads.
     pub fn short(&self) -> String {
         self.0[..4].iter().map(|byte| format!("{byte:02x}")).collect()

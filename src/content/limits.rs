@@ -86,6 +86,8 @@ pub const CONNECTIONS_MAX: usize = 1_024;
 pub const PEERS_MAX: usize = 1_000_000;
 /// Files that one peer may announce.
 pub const FILES_PER_PEER_MAX: usize = 4_096;
+/// Chunk sets that one peer may join.
+pub const SETS_PER_PEER_MAX: usize = 64;
 /// Holders named in one answer over TCP.
 pub const HOLDERS_MAX: usize = 512;
 /// Messages that may wait for a connection before it is dropped as one that does not drain.

@@ -85,8 +85,8 @@ checked_name! {
     FileName, check_file_name
 }
 checked_name! {
-    /// The name of a peer or of a chunk set: 1 to 64 bytes without white space, comma, separator or
-    /// control character, so that it can stand in an event line of `logs.log`.
+    /// The name of a peer or of a chunk set: a [`FileName`] of 1 to 64 bytes without white space and
+    /// comma, so that it can stand in an event line of `logs.log` and name the file that a set becomes.
     EntityName, check_entity_name
 }
 
@@ -146,10 +146,13 @@ fn is_device(text: &str) -> bool {
 
 fn check_entity_name(text: &str) -> Result<(), NameError> {
     check_length(text, limits::ENTITY_NAME_MAX)?;
-    refuse(text, |c| c.is_control() || c.is_whitespace() || deceives(c) || matches!(c, ',' | '/' | '\\'))?;
-    match text.chars().all(|c| c == '.') {
-        true => Err(NameError::Dots(text.to_owned())),
-        false => Ok(()),
+    refuse(text, |c| c.is_whitespace() || c == ',')?;
+    check_file_name(text)
+}
+
+impl From<EntityName> for FileName {
+    fn from(name: EntityName) -> FileName {
+        FileName(name.0)
     }
 }
 

@@ -1,0 +1,180 @@
+//! What peers ask each other and answer.
+//!
+//! A conversation opens with `hello` from both sides. After that requests are pipelined: answers come
+//! in the order of the requests, and `got` may come between them once `have` was asked.
+
+use super::{ErrorCode, Message};
+use crate::content::{ChunkIndex, FileId};
+use serde::{Deserialize, Serialize};
+
+/// From the peer that connected.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum PeerRequest {
+    /// Opens the conversation.
+    Hello {
+        /// [`PROTOCOL_VERSION`](crate::content::limits::PROTOCOL_VERSION).
+        version: u32,
+        /// The port on which the asker serves what it has, if it does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+    },
+    /// Asks for a file's manifest.
+    Manifest {
+        /// The file.
+        file: FileId,
+    },
+    /// Asks which chunks are there, and to be told (`got`) as more come.
+    Have {
+        /// The file.
+        file: FileId,
+    },
+    /// Asks for a chunk.
+    Chunk {
+        /// The file; for a set that is not sealed, [`FileId::of_set`].
+        file: FileId,
+        /// The chunk, counted from 0.
+        index: ChunkIndex,
+    },
+    /// Keeps an idle conversation open.
+    Ping,
+    /// A message of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// From the peer that was connected to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum PeerResponse {
+    /// Opens the conversation.
+    Hello {
+        /// [`PROTOCOL_VERSION`](crate::content::limits::PROTOCOL_VERSION).
+        version: u32,
+    },
+    /// A manifest; its payload follows.
+    Manifest {
+        /// The file.
+        file: FileId,
+        /// Bytes in the file.
+        size: u64,
+        /// Bytes in each chunk but the last; 0 for unequal chunks.
+        chunk_size: u32,
+        /// Bytes that follow.
+        length: u64,
+    },
+    /// A have-map; its bytes follow.
+    Have {
+        /// The file.
+        file: FileId,
+        /// How many chunks the file has.
+        count: u32,
+        /// Bytes that follow.
+        length: u64,
+    },
+    /// More chunks are there now.
+    Got {
+        /// The file.
+        file: FileId,
+        /// The chunks.
+        chunks: Vec<ChunkIndex>,
+    },
+    /// A chunk; its bytes follow.
+    Chunk {
+        /// The file.
+        file: FileId,
+        /// The chunk.
+        index: ChunkIndex,
+        /// Bytes that follow.
+        length: u32,
+    },
+    /// Answers a ping.
+    Pong,
+    /// Answers a request that cannot be met. The conversation goes on unless the code says that it
+    /// never began.
+    Error {
+        /// For programs.
+        code: ErrorCode,
+        /// For people.
+        text: String,
+        /// The chunk that was asked for, if one was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        index: Option<ChunkIndex>,
+    },
+    /// A message of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Message for PeerRequest {}
+
+impl Message for PeerResponse {
+    fn payload_length(&self) -> u64 {
+        match self {
+            PeerResponse::Manifest { length, .. } | PeerResponse::Have { length, .. } => *length,
+            PeerResponse::Chunk { length, .. } => u64::from(*length),
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::frame;
+
+    fn exact<M: Message + PartialEq + std::fmt::Debug>(message: M, json: &str) {
+        let json = json.replace("FILE", &"07".repeat(32));
+        assert_eq!(String::from_utf8(frame::encode(&message).unwrap()).unwrap(), format!("{json}\n"));
+        assert_eq!(serde_json::from_str::<M>(&json).unwrap(), message);
+    }
+
+    const FILE: FileId = FileId([7; 32]);
+    const INDEX: ChunkIndex = ChunkIndex(4);
+
+    #[test]
+    fn requests() {
+        use PeerRequest::*;
+        exact(Hello { version: 1, port: None }, r#"{"type":"hello","version":1}"#);
+        exact(Hello { version: 1, port: Some(7000) }, r#"{"type":"hello","version":1,"port":7000}"#);
+        exact(Manifest { file: FILE }, r#"{"type":"manifest","file":"FILE"}"#);
+        exact(Have { file: FILE }, r#"{"type":"have","file":"FILE"}"#);
+        exact(Chunk { file: FILE, index: INDEX }, r#"{"type":"chunk","file":"FILE","index":4}"#);
+        exact(Ping, r#"{"type":"ping"}"#);
+        assert_eq!(serde_json::from_str::<PeerRequest>(r#"{"type":"dance","x":1}"#).unwrap(), Unknown);
+    }
+
+    #[test]
+    fn responses() {
+        use PeerResponse::*;
+        exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
+        exact(
+            Manifest { file: FILE, size: 5, chunk_size: 16384, length: 32 },
+            r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":16384,"length":32}"#,
+        );
+        exact(
+            Have { file: FILE, count: 9, length: 2 },
+            r#"{"type":"have","file":"FILE","count":9,"length":2}"#,
+        );
+        exact(Got { file: FILE, chunks: vec![INDEX] }, r#"{"type":"got","file":"FILE","chunks":[4]}"#);
+        exact(
+            Chunk { file: FILE, index: INDEX, length: 3 },
+            r#"{"type":"chunk","file":"FILE","index":4,"length":3}"#,
+        );
+        exact(Pong, r#"{"type":"pong"}"#);
+        exact(
+            Error { code: ErrorCode::NotHere, text: "not yet".into(), index: Some(INDEX) },
+            r#"{"type":"error","code":"not_here","text":"not yet","index":4}"#,
+        );
+        let later = r#"{"type":"error","code":"of_a_later_version","text":""}"#;
+        let error = Error { code: ErrorCode::Other, text: String::new(), index: None };
+        assert_eq!(serde_json::from_str::<PeerResponse>(later).unwrap(), error);
+        assert_eq!(serde_json::from_str::<PeerResponse>(r#"{"type":"dance"}"#).unwrap(), Unknown);
+    }
+
+    #[test]
+    fn only_what_states_a_length_has_a_payload() {
+        assert_eq!(PeerResponse::Chunk { file: FILE, index: INDEX, length: 3 }.payload_length(), 3);
+        assert_eq!(PeerResponse::Pong.payload_length(), 0);
+    }
+}

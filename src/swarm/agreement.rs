@@ -1,0 +1,381 @@
+//! Chunk sets: which hash a chunk has, agreed upon by those who claim to have it.
+//!
+//! Everything claimed stands on the check list. A chunk's hash moves to the chunk list when claims from
+//! a quorum of different addresses say the same; those who made them are its holders. Only the chunk list is
+//! ever answered from. When every chunk is agreed upon the set is sealed into a manifest.
+//!
+//! Invariants: a holder's claim equals what was agreed; an agreement lasts as long as it has a holder, and when
+//! the last one leaves the check list decides again; a set is sealed exactly when all its chunks are agreed.
+
+use super::registry::PeerId;
+use crate::content::{ChunkIndex, Layout, Manifest};
+use crate::protocol::tracker::Claim;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What follows from a claim or a departure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// This member's claim is not what the others agree upon.
+    Differs(PeerId, ChunkIndex, Claim),
+    /// Somebody else has the chunk that this member waits for.
+    Located(PeerId, ChunkIndex),
+    /// All chunks are agreed upon.
+    Sealed(Arc<Manifest>),
+    /// A sealed set has lost the last holder of a chunk: it is no file any more.
+    Unsealed(Arc<Manifest>),
+}
+
+#[derive(Debug, Default)]
+struct Chunk {
+    claims: BTreeMap<PeerId, Claim>,
+    agreed: Option<Claim>,
+    /// Members who asked for the chunk and do not have it yet.
+    waiting: BTreeSet<PeerId>,
+}
+
+impl Chunk {
+    fn holders(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.claims.iter().filter(|(_, claim)| Some(**claim) == self.agreed).map(|(peer, _)| *peer)
+    }
+}
+
+#[derive(Debug)]
+struct Member {
+    address: SocketAddr,
+    /// How many chunks it claims.
+    claims: u32,
+}
+
+/// A chunk set and its members.
+#[derive(Debug)]
+pub struct ChunkSet {
+    count: u32,
+    quorum: usize,
+    members: HashMap<PeerId, Member>,
+    chunks: BTreeMap<ChunkIndex, Chunk>,
+    agreed: u32,
+    sealed: Option<Arc<Manifest>>,
+}
+
+impl ChunkSet {
+    /// A set of `count` chunks in which `quorum` claims make an agreement.
+    pub fn new(count: u32, quorum: usize) -> Self {
+        let (members, chunks) = (HashMap::new(), BTreeMap::new());
+        Self { count, quorum: quorum.max(1), members, chunks, agreed: 0, sealed: None }
+    }
+
+    /// Takes a member in.
+    pub fn join(&mut self, peer: PeerId, address: SocketAddr) {
+        self.members.entry(peer).or_insert(Member { address, claims: 0 });
+    }
+
+    /// Whether a peer is a member.
+    pub fn is_member(&self, peer: PeerId) -> bool {
+        self.members.contains_key(&peer)
+    }
+
+    /// The members.
+    pub fn members(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.members.keys().copied()
+    }
+
+    /// Whether the set has no member left and can be forgotten.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The manifest, once every chunk is agreed upon.
+    pub fn sealed(&self) -> Option<&Arc<Manifest>> {
+        self.sealed.as_ref()
+    }
+
+    /// What was agreed upon for a chunk.
+    pub fn agreed(&self, index: ChunkIndex) -> Option<Claim> {
+        self.chunks.get(&index)?.agreed
+    }
+
+    /// The addresses of a chunk's holders, each once, without that of `except`.
+    pub fn holders(&self, index: ChunkIndex, except: PeerId) -> Vec<SocketAddr> {
+        let own = self.address(except);
+        let holders = self.chunks.get(&index).into_iter().flat_map(Chunk::holders);
+        let addresses = holders.filter_map(|peer| self.address(peer)).filter(|at| Some(*at) != own);
+        addresses.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn address(&self, peer: PeerId) -> Option<SocketAddr> {
+        self.members.get(&peer).map(|member| member.address)
+    }
+
+    /// Whether a member holds every chunk of the set, as agreed.
+    pub fn is_whole(&self, peer: PeerId) -> bool {
+        let holds =
+            |chunk: &Chunk| chunk.agreed.is_some() && chunk.claims.get(&peer) == chunk.agreed.as_ref();
+        self.members.get(&peer).is_some_and(|member| member.claims == self.count)
+            && self.chunks.values().all(holds)
+    }
+
+    /// A member claims to have a chunk. Claims of strangers and of chunks past the end are ignored.
+    pub fn claim(&mut self, peer: PeerId, index: ChunkIndex, claim: Claim) -> Vec<Outcome> {
+        if !self.is_member(peer) || index.0 >= self.count {
+            return Vec::new();
+        }
+        let chunk = self.chunks.entry(index).or_default();
+        let before = chunk.claims.insert(peer, claim);
+        if let (None, Some(member)) = (before, self.members.get_mut(&peer)) {
+            member.claims += 1;
+        }
+        let mut outcomes = Vec::new();
+        if before.is_some() && before == chunk.agreed && before != Some(claim) {
+            self.settle(index, &mut outcomes);
+        }
+        let chunk = self.chunks.entry(index).or_default();
+        match chunk.agreed {
+            Some(agreed) if agreed == claim => {
+                chunk.waiting.remove(&peer);
+                if before != Some(claim) {
+                    self.tell_waiting(index, &mut outcomes);
+                }
+            }
+            Some(agreed) => outcomes.push(Outcome::Differs(peer, index, agreed)),
+            None => self.agree(index, claim, &mut outcomes),
+        }
+        outcomes
+    }
+
+    /// A member no longer has a chunk.
+    pub fn unclaim(&mut self, peer: PeerId, index: ChunkIndex) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        let removed = self.chunks.get_mut(&index).and_then(|chunk| chunk.claims.remove(&peer));
+        if removed.is_some() {
+            if let Some(member) = self.members.get_mut(&peer) {
+                member.claims -= 1;
+            }
+            self.settle(index, &mut outcomes);
+        }
+        outcomes
+    }
+
+    /// A member wants a chunk. Returns whether somebody else has it; either way the member is told of more
+    /// holders until it claims the chunk itself.
+    pub fn want(&mut self, peer: PeerId, index: ChunkIndex) -> bool {
+        if !self.is_member(peer) || index.0 >= self.count {
+            return false;
+        }
+        self.chunks.entry(index).or_default().waiting.insert(peer);
+        !self.holders(index, peer).is_empty()
+    }
+
+    /// A member is gone, and with it its claims.
+    pub fn leave(&mut self, peer: PeerId) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        if self.members.remove(&peer).is_none() {
+            return outcomes;
+        }
+        let claimed: Vec<ChunkIndex> = self
+            .chunks
+            .iter_mut()
+            .filter_map(|(index, chunk)| {
+                chunk.waiting.remove(&peer);
+                chunk.claims.remove(&peer).map(|_| *index)
+            })
+            .collect();
+        for index in claimed {
+            self.settle(index, &mut outcomes);
+        }
+        outcomes
+    }
+
+    /// After a claim was withdrawn: an agreement without a holder ends, and the check list decides again.
+    fn settle(&mut self, index: ChunkIndex, outcomes: &mut Vec<Outcome>) {
+        let Some(chunk) = self.chunks.get_mut(&index) else { return };
+        if chunk.agreed.is_none() || chunk.holders().next().is_some() {
+            return;
+        }
+        chunk.agreed = None;
+        self.agreed -= 1;
+        let claims: BTreeSet<Claim> = chunk.claims.values().copied().collect();
+        outcomes.extend(self.sealed.take().map(Outcome::Unsealed));
+        for claim in claims {
+            self.agree(index, claim, outcomes);
+        }
+    }
+
+    /// Moves a claim to the chunk list if enough addresses make it.
+    fn agree(&mut self, index: ChunkIndex, claim: Claim, outcomes: &mut Vec<Outcome>) {
+        let Some(chunk) = self.chunks.get_mut(&index) else { return };
+        let same = chunk.claims.iter().filter(|(_, other)| **other == claim);
+        let members = same.filter_map(|(peer, _)| self.members.get(peer));
+        let addresses: BTreeSet<SocketAddr> = members.map(|member| member.address).collect();
+        if chunk.agreed.is_some() || addresses.len() < self.quorum {
+            return;
+        }
+        chunk.agreed = Some(claim);
+        self.agreed += 1;
+        for (peer, other) in &chunk.claims {
+            match *other == claim {
+                true => {
+                    chunk.waiting.remove(peer);
+                }
+                false => outcomes.push(Outcome::Differs(*peer, index, claim)),
+            }
+        }
+        self.tell_waiting(index, outcomes);
+        self.seal(outcomes);
+    }
+
+    /// A chunk has a new holder. Those who wait for it are told at its first holders and whenever their number has
+    /// doubled: often enough to spread the load, rarely enough for a large set.
+    fn tell_waiting(&self, index: ChunkIndex, outcomes: &mut Vec<Outcome>) {
+        let Some(chunk) = self.chunks.get(&index) else { return };
+        let holders = chunk.holders().count();
+        if holders <= self.quorum || holders.is_power_of_two() {
+            outcomes.extend(chunk.waiting.iter().map(|peer| Outcome::Located(*peer, index)));
+        }
+    }
+
+    fn seal(&mut self, outcomes: &mut Vec<Outcome>) {
+        if self.agreed < self.count || self.sealed.is_some() {
+            return;
+        }
+        let agreed = self.chunks.values().filter_map(|chunk| chunk.agreed);
+        let digests = agreed.clone().map(|claim| claim.sha256).collect();
+        let manifest = Layout::uneven(agreed.map(|claim| claim.size))
+            .map_err(Into::into)
+            .and_then(|layout| Manifest::new(layout, digests));
+        // Sizes and counts are checked before a claim gets here, so that this always succeeds.
+        if let Ok(manifest) = manifest.map(Arc::new) {
+            self.sealed = Some(manifest.clone());
+            outcomes.push(Outcome::Sealed(manifest));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::Digest;
+    use proptest::prelude::*;
+
+    const A: PeerId = PeerId(1);
+    const B: PeerId = PeerId(2);
+    const C: PeerId = PeerId(3);
+    const FIRST: ChunkIndex = ChunkIndex(0);
+
+    fn claim(number: u8) -> Claim {
+        Claim { sha256: Digest([number; 32]), size: number.into() }
+    }
+
+    fn address(peer: PeerId) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], peer.0 as u16))
+    }
+
+    fn set(count: u32, quorum: usize) -> ChunkSet {
+        let mut set = ChunkSet::new(count, quorum);
+        for peer in [A, B, C] {
+            set.join(peer, address(peer));
+        }
+        set
+    }
+
+    #[test]
+    fn two_who_say_the_same_make_an_agreement() {
+        let mut set = set(2, 2);
+        assert_eq!(set.claim(A, FIRST, claim(1)), []);
+        assert!(!set.want(C, FIRST), "one claim is not answered from");
+        assert_eq!(set.claim(B, FIRST, claim(1)), [Outcome::Located(C, FIRST)]);
+        assert_eq!(set.holders(FIRST, C), [address(A), address(B)]);
+        assert_eq!(set.holders(FIRST, A), [address(B)]);
+        assert!(set.want(C, FIRST));
+    }
+
+    #[test]
+    fn one_who_says_something_else_is_told_and_never_named() {
+        let mut set = set(2, 2);
+        set.claim(A, FIRST, claim(9));
+        set.claim(B, FIRST, claim(1));
+        assert_eq!(set.claim(C, FIRST, claim(1)), [Outcome::Differs(A, FIRST, claim(1))]);
+        assert_eq!(set.holders(FIRST, A), [address(B), address(C)]);
+        assert_eq!(set.claim(A, FIRST, claim(9)), [Outcome::Differs(A, FIRST, claim(1))]);
+        assert!(set.want(A, FIRST));
+        set.claim(A, FIRST, claim(1));
+        assert_eq!(set.holders(FIRST, B), [address(A), address(C)]);
+    }
+
+    #[test]
+    fn one_address_does_not_make_a_quorum() {
+        let mut set = ChunkSet::new(1, 2);
+        set.join(A, address(A));
+        set.join(B, address(A));
+        set.claim(A, FIRST, claim(1));
+        assert_eq!(set.claim(B, FIRST, claim(1)), []);
+        assert_eq!(set.agreed(FIRST), None);
+    }
+
+    #[test]
+    fn a_set_is_sealed_with_its_last_agreement_and_lasts_while_it_has_holders() {
+        let mut set = set(2, 2);
+        for index in [0, 1].map(ChunkIndex) {
+            set.claim(A, index, claim(index.0 as u8 + 1));
+        }
+        set.claim(B, ChunkIndex(0), claim(1));
+        let outcomes = set.claim(B, ChunkIndex(1), claim(2));
+        let [Outcome::Sealed(manifest)] = &outcomes[..] else { panic!("{outcomes:?}") };
+        assert_eq!(manifest.layout().size(), 3);
+        assert_eq!(manifest.digest(ChunkIndex(1)), Some(Digest([2; 32])));
+        assert!(set.is_whole(A) && !set.is_whole(C));
+        assert_eq!(set.leave(A), []);
+        assert!(set.sealed().is_some());
+        assert_eq!(set.leave(B), [Outcome::Unsealed(manifest.clone())]);
+        assert_eq!(set.agreed(FIRST), None);
+    }
+
+    #[test]
+    fn when_the_last_holder_leaves_the_check_list_decides_again() {
+        let mut set = set(2, 1);
+        set.claim(A, FIRST, claim(1));
+        assert_eq!(set.claim(B, FIRST, claim(2)), [Outcome::Differs(B, FIRST, claim(1))]);
+        set.want(C, FIRST);
+        assert_eq!(set.unclaim(A, FIRST), [Outcome::Located(C, FIRST)]);
+        assert_eq!(set.agreed(FIRST), Some(claim(2)));
+    }
+
+    #[test]
+    fn strangers_and_chunks_past_the_end_are_ignored() {
+        let mut set = set(1, 1);
+        assert_eq!(set.claim(PeerId(9), FIRST, claim(1)), []);
+        assert_eq!(set.claim(A, ChunkIndex(1), claim(1)), []);
+        assert!(!set.want(A, ChunkIndex(u32::MAX)) && !set.want(PeerId(9), FIRST));
+        assert_eq!(set.leave(PeerId(9)), []);
+    }
+
+    proptest! {
+        #[test]
+        fn the_invariants_hold(steps in prop::collection::vec((0u64..4, 0u32..4, 0u8..3, 0u8..8), 0..80)) {
+            let mut set = set(3, 2);
+            for (peer, index, value, action) in steps {
+                let (peer, index) = (PeerId(peer), ChunkIndex(index));
+                match action {
+                    0 => drop(set.leave(peer)),
+                    1 => set.join(peer, address(peer)),
+                    2 => drop(set.unclaim(peer, index)),
+                    3 => drop(set.want(peer, index)),
+                    _ => drop(set.claim(peer, index, claim(value))),
+                }
+                let agreed = set.chunks.values().filter(|chunk| chunk.agreed.is_some()).count();
+                prop_assert_eq!(agreed, set.agreed as usize);
+                prop_assert_eq!(set.sealed().is_some(), set.agreed == 3);
+                for (peer, member) in &set.members {
+                    let claims = set.chunks.values().filter(|chunk| chunk.claims.contains_key(peer)).count();
+                    prop_assert_eq!(claims, member.claims as usize);
+                }
+                for chunk in set.chunks.values() {
+                    prop_assert!(chunk.agreed.is_none() || chunk.holders().next().is_some());
+                    prop_assert!(chunk.claims.keys().all(|peer| set.members.contains_key(peer)));
+                    prop_assert!(chunk.waiting.iter().all(|peer| set.members.contains_key(peer)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! Peers, leases, files, and who has what.
+//!
+//! Invariants: a peer whose lease has ended is in no answer, also before [`Registry::expire`] has
+//! removed it; a file without a holder is forgotten; a name is known as long as a holder uses it.
+
+use super::Moment;
+use crate::content::limits::{FILES_PER_PEER_MAX, PEERS_MAX};
+use crate::content::{EntityName, FileId, FileName};
+use crate::protocol::tracker::{FileSummary, FoundFile, Token};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A registration. Never used twice, so that several peers behind one address are never mixed up.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PeerId(pub u64);
+
+/// Why the registry takes nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryFull {
+    /// Too many peers.
+    #[error("{PEERS_MAX} peers are registered, no more are taken")]
+    Peers,
+    /// Too many files of one peer.
+    #[error("{FILES_PER_PEER_MAX} files of one peer are known, no more are taken")]
+    Files,
+}
+
+/// A peer that is alive.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// What people call it.
+    pub name: EntityName,
+    /// Where it serves.
+    pub address: SocketAddr,
+    token: Token,
+    expires: Moment,
+    files: Vec<FileId>,
+}
+
+#[derive(Debug, Clone)]
+struct Holder {
+    peer: PeerId,
+    name: FileName,
+    whole: bool,
+}
+
+/// The holders of a file: a list to draw from at random, and where each one stands in it.
+#[derive(Debug, Default)]
+struct Holders {
+    list: Vec<Holder>,
+    places: HashMap<PeerId, usize>,
+}
+
+impl Holders {
+    fn put(&mut self, holder: Holder) -> Option<Holder> {
+        match self.places.get(&holder.peer) {
+            Some(&at) => Some(std::mem::replace(&mut self.list[at], holder)),
+            None => {
+                self.places.insert(holder.peer, self.list.len());
+                self.list.push(holder);
+                None
+            }
+        }
+    }
+
+    fn remove(&mut self, peer: PeerId) -> Option<Holder> {
+        let at = self.places.remove(&peer)?;
+        let holder = self.list.swap_remove(at);
+        if let Some(moved) = self.list.get(at) {
+            self.places.insert(moved.peer, at);
+        }
+        Some(holder)
+    }
+}
+
+#[derive(Debug)]
+struct File {
+    size: u64,
+    chunks: u32,
+    holders: Holders,
+    /// Each name that a holder gives the file, and how many do.
+    names: BTreeMap<FileName, u32>,
+}
+
+/// Who is alive and who has what.
+#[derive(Debug)]
+pub struct Registry {
+    lease: Duration,
+    next: u64,
+    peers: HashMap<PeerId, Peer>,
+    tokens: HashMap<Token, PeerId>,
+    files: HashMap<FileId, File>,
+    names: HashMap<FileName, BTreeSet<FileId>>,
+    /// When to look at a peer again. A heartbeat does not touch it.
+    leases: BinaryHeap<Reverse<(Moment, PeerId)>>,
+}
+
+impl Registry {
+    /// An empty registry whose peers live for `lease` after each heartbeat.
+    pub fn new(lease: Duration) -> Self {
+        Self {
+            lease,
+            next: 0,
+            peers: HashMap::new(),
+            tokens: HashMap::new(),
+            files: HashMap::new(),
+            names: HashMap::new(),
+            leases: BinaryHeap::new(),
+        }
+    }
+
+    /// How many peers are registered.
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether no peer is registered.
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// Takes a peer in. `token` must be unguessable and new.
+    ///
+    /// # Errors
+    /// When [`PEERS_MAX`] are there.
+    pub fn register(
+        &mut self,
+        now: Moment,
+        token: Token,
+        name: EntityName,
+        address: SocketAddr,
+    ) -> Result<PeerId, RegistryFull> {
+        if self.peers.len() >= PEERS_MAX {
+            return Err(RegistryFull::Peers);
+        }
+        let id = PeerId(self.next);
+        self.next += 1;
+        let expires = now + self.lease;
+        self.peers.insert(id, Peer { name, address, token, expires, files: Vec::new() });
+        self.tokens.insert(token, id);
+        self.leases.push(Reverse((expires, id)));
+        Ok(id)
+    }
+
+    /// The peer with a token, if its lease has not ended.
+    pub fn by_token(&self, now: Moment, token: Token) -> Option<PeerId> {
+        let id = *self.tokens.get(&token)?;
+        self.peers.get(&id).filter(|peer| now < peer.expires).map(|_| id)
+    }
+
+    /// Renews a lease.
+    pub fn heartbeat(&mut self, now: Moment, token: Token) -> Option<PeerId> {
+        let id = self.by_token(now, token)?;
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.expires = now + self.lease;
+        }
+        Some(id)
+    }
+
+    /// What is known of a peer.
+    pub fn peer(&self, id: PeerId) -> Option<&Peer> {
+        self.peers.get(&id)
+    }
+
+    /// Forgets a peer and all that it had.
+    pub fn remove(&mut self, id: PeerId) -> Option<Peer> {
+        let peer = self.peers.remove(&id)?;
+        self.tokens.remove(&peer.token);
+        for file in &peer.files {
+            self.remove_holder(*file, id);
+        }
+        Some(peer)
+    }
+
+    /// Removes the peers whose lease has ended and returns them.
+    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Peer)> {
+        let mut gone = Vec::new();
+        while let Some(&Reverse((due, id))) = self.leases.peek() {
+            if due > now {
+                break;
+            }
+            self.leases.pop();
+            match self.peers.get(&id).map(|peer| peer.expires) {
+                Some(expires) if expires > now => self.leases.push(Reverse((expires, id))),
+                Some(_) => gone.extend(self.remove(id).map(|peer| (id, peer))),
+                None => {}
+            }
+        }
+        gone
+    }
+
+    /// When [`expire`](Self::expire) has something to look at next.
+    pub fn next_expiry(&self) -> Option<Moment> {
+        self.leases.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// Notes that a peer has a file, or `held` chunks of it. Returns whether the peer is new to the file.
+    ///
+    /// # Errors
+    /// When the peer has announced [`FILES_PER_PEER_MAX`] files already.
+    pub fn announce(&mut self, id: PeerId, file: &FileSummary, held: u32) -> Result<bool, RegistryFull> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(false) };
+        let entry = self.files.get(&file.id);
+        let known = entry.is_some_and(|entry| entry.holders.places.contains_key(&id));
+        if !known {
+            if peer.files.len() >= FILES_PER_PEER_MAX {
+                return Err(RegistryFull::Files);
+            }
+            peer.files.push(file.id);
+        }
+        let entry = self.files.entry(file.id).or_insert_with(|| File {
+            size: file.size,
+            chunks: file.chunks,
+            holders: Holders::default(),
+            names: BTreeMap::new(),
+        });
+        let holder = Holder { peer: id, name: file.name.clone(), whole: held >= file.chunks };
+        *entry.names.entry(file.name.clone()).or_default() += 1;
+        if let Some(before) = entry.holders.put(holder) {
+            release_name(&mut self.names, entry, &before.name, file.id);
+        }
+        self.names.entry(file.name.clone()).or_default().insert(file.id);
+        Ok(!known)
+    }
+
+    /// Notes that a peer has nothing of a file any more.
+    pub fn retract(&mut self, id: PeerId, file: FileId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.files.retain(|known| *known != file);
+        }
+        self.remove_holder(file, id);
+    }
+
+    fn remove_holder(&mut self, file: FileId, peer: PeerId) {
+        let Some(entry) = self.files.get_mut(&file) else { return };
+        let Some(holder) = entry.holders.remove(peer) else { return };
+        release_name(&mut self.names, entry, &holder.name, file);
+        if entry.holders.list.is_empty() {
+            self.files.remove(&file);
+        }
+    }
+
+    /// The files of a name, of an id, or of both, each with at most `limit` live holders drawn at random,
+    /// without `except`.
+    pub fn lookup(
+        &self,
+        now: Moment,
+        name: Option<&FileName>,
+        id: Option<FileId>,
+        except: Option<PeerId>,
+        limit: usize,
+        random: &mut fastrand::Rng,
+    ) -> Vec<FoundFile> {
+        let named = name.and_then(|name| self.names.get(name));
+        let ids: Vec<FileId> = match (name, id) {
+            (_, Some(id)) => vec![id],
+            (Some(_), None) => named.into_iter().flatten().copied().collect(),
+            (None, None) => Vec::new(),
+        };
+        let found = ids.into_iter().filter_map(|id| self.found(now, id, name, except, limit, random));
+        found.collect()
+    }
+
+    fn found(
+        &self,
+        now: Moment,
+        id: FileId,
+        name: Option<&FileName>,
+        except: Option<PeerId>,
+        limit: usize,
+        random: &mut fastrand::Rng,
+    ) -> Option<FoundFile> {
+        let file = self.files.get(&id)?;
+        let list = &file.holders.list;
+        let live = |holder: &&Holder| {
+            Some(holder.peer) != except && self.peers.get(&holder.peer).is_some_and(|peer| now < peer.expires)
+        };
+        // Start anywhere and go once around: a random choice without copying the list.
+        let start = random.usize(..list.len().max(1));
+        let around = || list[start..].iter().chain(&list[..start]).filter(live);
+        let count = |whole: bool| around().filter(|holder| holder.whole == whole).count();
+        let (whole, partial) = (count(true), count(false));
+        if whole + partial == 0 {
+            return None;
+        }
+        // Half of the places are for those who have it all, and each half takes what the other leaves.
+        let whole_wanted = whole.min(limit.saturating_sub(partial.min(limit / 2)));
+        let partial_wanted = partial.min(limit - whole_wanted);
+        let addresses = |whole: bool, wanted: usize| {
+            let mut seen = BTreeSet::new();
+            let chosen = around().filter(|holder| holder.whole == whole);
+            let addresses = chosen.filter_map(|holder| self.peers.get(&holder.peer)).map(|peer| peer.address);
+            addresses.filter(|address| seen.insert(*address)).take(wanted).collect()
+        };
+        let most_used = file.names.iter().max_by_key(|(_, count)| **count).map(|(name, _)| name);
+        Some(FoundFile {
+            file: FileSummary {
+                id,
+                name: name.filter(|name| file.names.contains_key(name)).or(most_used)?.clone(),
+                size: file.size,
+                chunks: file.chunks,
+            },
+            holders: (whole + partial) as u32,
+            whole: addresses(true, whole_wanted),
+            partial: addresses(false, partial_wanted),
+        })
+    }
+}
+
+/// One holder fewer uses a name.
+fn release_name(
+    names: &mut HashMap<FileName, BTreeSet<FileId>>,
+    file: &mut File,
+    name: &FileName,
+    id: FileId,
+) {
+    let Some(count) = file.names.get_mut(name) else { return };
+    *count -= 1;
+    if *count > 0 {
+        return;
+    }
+    file.names.remove(name);
+    if let Some(ids) = names.get_mut(name) {
+        ids.remove(&id);
+        if ids.is_empty() {
+            names.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    fn at(seconds: u64) -> Moment {
+        Duration::from_secs(seconds)
+    }
+
+    fn registry() -> Registry {
+        Registry::new(LEASE)
+    }
+
+    fn join(registry: &mut Registry, now: u64, number: u16) -> PeerId {
+        let address = SocketAddr::from(([10, 0, 0, 1], number));
+        let name = EntityName::new(format!("peer{number}")).unwrap();
+        registry.register(at(now), Token(number.into()), name, address).unwrap()
+    }
+
+    fn file(number: u8, name: &str) -> FileSummary {
+        FileSummary { id: FileId([number; 32]), name: FileName::new(name).unwrap(), size: 5, chunks: 10 }
+    }
+
+    fn ports(registry: &Registry, now: u64, name: &str) -> Vec<(Vec<u16>, Vec<u16>)> {
+        let name = FileName::new(name).unwrap();
+        let found = registry.lookup(at(now), Some(&name), None, None, 100, &mut fastrand::Rng::with_seed(1));
+        let sorted = |addresses: &[SocketAddr]| {
+            let mut ports: Vec<u16> = addresses.iter().map(SocketAddr::port).collect();
+            ports.sort_unstable();
+            ports
+        };
+        found.iter().map(|found| (sorted(&found.whole), sorted(&found.partial))).collect()
+    }
+
+    #[test]
+    fn a_silent_peer_is_in_no_answer_the_moment_its_lease_ends() {
+        let mut registry = registry();
+        let one = join(&mut registry, 0, 1);
+        let two = join(&mut registry, 0, 2);
+        for peer in [one, two] {
+            registry.announce(peer, &file(1, "f"), 10).unwrap();
+        }
+        assert!(registry.heartbeat(at(9), Token(2)).is_some());
+        assert_eq!(ports(&registry, 9, "f"), [(vec![1, 2], vec![])]);
+        assert_eq!(ports(&registry, 10, "f"), [(vec![2], vec![])]);
+        assert!(registry.heartbeat(at(10), Token(1)).is_none(), "an ended lease is not renewed");
+        let gone: Vec<PeerId> = registry.expire(at(10)).into_iter().map(|(id, _)| id).collect();
+        assert_eq!(gone, [one]);
+        assert_eq!(registry.next_expiry(), Some(at(19)));
+        assert_eq!(registry.expire(at(19)).len(), 1);
+        assert!(registry.files.is_empty() && registry.names.is_empty() && registry.tokens.is_empty());
+    }
+
+    #[test]
+    fn peers_behind_one_address_are_not_mixed_up() {
+        let mut registry = registry();
+        let address = SocketAddr::from(([10, 0, 0, 1], 1));
+        let name = EntityName::new("x").unwrap();
+        let first = registry.register(at(0), Token(1), name.clone(), address).unwrap();
+        let second = registry.register(at(5), Token(2), name, address).unwrap();
+        registry.announce(first, &file(1, "f"), 10).unwrap();
+        registry.announce(second, &file(1, "f"), 10).unwrap();
+        assert_eq!(ports(&registry, 6, "f"), [(vec![1], vec![])], "named once");
+        assert_eq!(registry.expire(at(10)).len(), 1);
+        assert_eq!(ports(&registry, 11, "f"), [(vec![1], vec![])]);
+    }
+
+    #[test]
+    fn whole_and_partial_and_two_files_under_one_name() {
+        let mut registry = registry();
+        let (one, two, three) =
+            (join(&mut registry, 0, 1), join(&mut registry, 0, 2), join(&mut registry, 0, 3));
+        registry.announce(one, &file(1, "f"), 10).unwrap();
+        registry.announce(two, &file(1, "f"), 3).unwrap();
+        registry.announce(three, &file(2, "f"), 10).unwrap();
+        assert_eq!(ports(&registry, 1, "f"), [(vec![1], vec![2]), (vec![3], vec![])]);
+        registry.announce(two, &file(1, "f"), 10).unwrap();
+        registry.announce(three, &file(2, "g"), 10).unwrap();
+        assert_eq!(ports(&registry, 1, "f"), [(vec![1, 2], vec![])]);
+        registry.retract(one, FileId([1; 32]));
+        registry.remove(two);
+        assert_eq!(ports(&registry, 1, "f"), []);
+        assert_eq!(ports(&registry, 1, "g"), [(vec![3], vec![])]);
+    }
+
+    #[test]
+    fn a_lookup_leaves_the_asker_out_and_keeps_to_its_limit() {
+        let mut registry = registry();
+        let peers: Vec<PeerId> = (1..=40).map(|number| join(&mut registry, 0, number)).collect();
+        for (number, peer) in peers.iter().enumerate() {
+            registry.announce(*peer, &file(1, "f"), if number < 30 { 10 } else { 1 }).unwrap();
+        }
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut look =
+            |except, limit| registry.lookup(at(0), None, Some(FileId([1; 32])), except, limit, &mut random);
+        let found = &look(Some(peers[0]), 8)[0];
+        assert_eq!((found.holders, found.whole.len(), found.partial.len()), (39, 4, 4));
+        let found = &look(None, 35)[0];
+        assert_eq!((found.whole.len(), found.partial.len()), (25, 10));
+        assert!(look(None, 0)[0].whole.is_empty());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Join,
+        Announce(usize, u8, u8, u32),
+        Heartbeat(usize),
+        Remove(usize),
+        Pass(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Join),
+            (0usize..8, 0u8..3, 0u8..3, 0u32..12).prop_map(|(p, f, n, h)| Step::Announce(p, f, n, h)),
+            (0usize..8).prop_map(Step::Heartbeat),
+            (0usize..8).prop_map(Step::Remove),
+            (0u64..7).prop_map(Step::Pass),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_only_the_living_are_named(steps in prop::collection::vec(step(), 0..60)) {
+            let mut registry = registry();
+            let mut peers = Vec::new();
+            let mut now = 0;
+            for step in steps {
+                match step {
+                    Step::Join => peers.push(join(&mut registry, now, peers.len() as u16)),
+                    Step::Announce(peer, f, name, held) => {
+                        if let Some(peer) = peers.get(peer) {
+                            registry.announce(*peer, &file(f, ["a", "b", "c"][name as usize]), held).unwrap();
+                        }
+                    }
+                    Step::Heartbeat(peer) => {
+                        registry.heartbeat(at(now), Token(peer as u128));
+                    }
+                    Step::Remove(peer) => {
+                        peers.get(peer).map(|peer| registry.remove(*peer));
+                    }
+                    Step::Pass(seconds) => {
+                        now += seconds;
+                        registry.expire(at(now));
+                    }
+                }
+                for name in ["a", "b", "c"] {
+                    let name = FileName::new(name).unwrap();
+                    let mut random = fastrand::Rng::with_seed(now);
+                    for found in registry.lookup(at(now), Some(&name), None, None, 100, &mut random) {
+                        prop_assert_eq!(found.holders as usize, found.whole.len() + found.partial.len());
+                        prop_assert_eq!(&found.file.name, &name);
+                        for address in found.whole.iter().chain(&found.partial) {
+                            let peer = peers.get(address.port() as usize).and_then(|id| registry.peer(*id));
+                            prop_assert!(peer.is_some_and(|peer| peer.expires > at(now)));
+                        }
+                    }
+                }
+                prop_assert!(registry.files.values().all(|file| !file.holders.list.is_empty()));
+                prop_assert_eq!(registry.tokens.len(), registry.peers.len());
+            }
+        }
+    }
+}
