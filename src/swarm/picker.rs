@@ -1,1 +1,468 @@
-//! to come
+//! Which chunk to ask of which source next.
+//!
+//! Rarest first with random ties. A chunk is asked of one source at a time, until every wanted chunk is on
+//! its way: then those that are late are asked of others too. What a source that has failed held goes back to the
+//! open chunks at once.
+//!
+//! Invariants: a chunk that is done is never picked; no source is asked twice for one chunk at a time; the open
+//! chunks are exactly those that are wanted, not done and not on their way.
+
+use super::Moment;
+use crate::content::limits::{ENDGAME_COPIES, PIPELINE};
+use crate::content::{ChunkIndex, HaveMap};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// A source of a download.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SourceId(pub u32);
+
+/// How long a source that has delivered nothing yet is thought to need for a chunk.
+const PACE_UNKNOWN: Duration = Duration::from_secs(1);
+/// A chunk on its way is asked of another source once it takes this many times what that source needs.
+const LATE: u32 = 2;
+/// Nothing is late before this: on fast links the pace is shorter than what the system's scheduling adds.
+const LATE_MIN: Duration = Duration::from_millis(200);
+
+struct Source {
+    have: HaveMap,
+    flights: Vec<(ChunkIndex, Moment)>,
+    /// Moving average of the time from one arrival (or the request) to the next.
+    pace: Option<Duration>,
+    last_arrival: Moment,
+}
+
+/// Open chunks by how many partial sources have them. Sources that have everything do not count: they make
+/// every chunk less rare alike.
+#[derive(Default)]
+struct Open {
+    buckets: Vec<Vec<ChunkIndex>>,
+    /// The bucket of each open chunk and its place there.
+    places: HashMap<ChunkIndex, (usize, usize)>,
+}
+
+impl Open {
+    fn put(&mut self, index: ChunkIndex, rarity: usize) {
+        self.take(index);
+        if self.buckets.len() <= rarity {
+            self.buckets.resize_with(rarity + 1, Vec::new);
+        }
+        self.places.insert(index, (rarity, self.buckets[rarity].len()));
+        self.buckets[rarity].push(index);
+    }
+
+    fn take(&mut self, index: ChunkIndex) -> bool {
+        let Some((rarity, at)) = self.places.remove(&index) else { return false };
+        self.buckets[rarity].swap_remove(at);
+        if let Some(moved) = self.buckets[rarity].get(at) {
+            self.places.insert(*moved, (rarity, at));
+        }
+        true
+    }
+
+    fn contains(&self, index: ChunkIndex) -> bool {
+        self.places.contains_key(&index)
+    }
+
+    /// The rarest chunk that `have` has; among equals any.
+    fn rarest(&self, have: &HaveMap, random: &mut fastrand::Rng) -> Option<ChunkIndex> {
+        self.buckets.iter().filter(|bucket| !bucket.is_empty()).find_map(|bucket| {
+            let start = random.usize(..bucket.len());
+            let around = bucket[start..].iter().chain(&bucket[..start]);
+            around.copied().find(|index| have.has(*index))
+        })
+    }
+}
+
+/// Decides what to ask of whom.
+pub struct Picker {
+    done: HaveMap,
+    wanted: HaveMap,
+    open: Open,
+    /// How many partial sources have each chunk.
+    rarity: Vec<u32>,
+    sources: HashMap<SourceId, Source>,
+    /// The sources that each chunk is on its way from.
+    flights: BTreeMap<ChunkIndex, Vec<SourceId>>,
+}
+
+impl Picker {
+    /// A picker for the chunks that `done` does not have. With `all` every one of them is wanted from the start;
+    /// without, each is once [`want`](Self::want) names it.
+    pub fn new(done: HaveMap, all: bool) -> Self {
+        let count = done.count();
+        let mut picker = Self {
+            wanted: HaveMap::none(count),
+            open: Open::default(),
+            rarity: vec![0; count as usize],
+            sources: HashMap::new(),
+            flights: BTreeMap::new(),
+            done,
+        };
+        if all {
+            let missing: Vec<ChunkIndex> = picker.done.missing().collect();
+            missing.into_iter().for_each(|index| picker.want(index));
+        }
+        picker
+    }
+
+    /// A chunk is wanted, also if it was thought to be done.
+    pub fn want(&mut self, index: ChunkIndex) {
+        self.done.remove(index);
+        if index.0 < self.done.count() {
+            self.wanted.insert(index);
+            self.reopen(index);
+        }
+    }
+
+    /// Which chunks are done.
+    pub fn done(&self) -> &HaveMap {
+        &self.done
+    }
+
+    /// Whether nothing is wanted that is not done.
+    pub fn is_complete(&self) -> bool {
+        self.open.places.is_empty() && self.flights.keys().all(|index| self.done.has(*index))
+    }
+
+    /// A source has appeared, with what it has.
+    pub fn add_source(&mut self, id: SourceId, have: HaveMap, now: Moment) {
+        self.remove_source(id);
+        if !have.is_complete() {
+            have.iter().for_each(|index| self.shift_rarity(index, 1));
+        }
+        self.sources.insert(id, Source { have, flights: Vec::new(), pace: None, last_arrival: now });
+    }
+
+    /// A source has one more chunk.
+    pub fn source_has(&mut self, id: SourceId, index: ChunkIndex) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        if !source.have.insert(index) {
+            return;
+        }
+        match source.have.is_complete() {
+            false => self.shift_rarity(index, 1),
+            // From now on it does not count, like any source that has everything.
+            true => {
+                let others = (0..self.done.count()).map(ChunkIndex).filter(|other| *other != index);
+                others.for_each(|other| self.shift_rarity(other, -1));
+            }
+        }
+    }
+
+    /// A source is gone; what it held is open again.
+    pub fn remove_source(&mut self, id: SourceId) {
+        let Some(source) = self.sources.remove(&id) else { return };
+        if !source.have.is_complete() {
+            source.have.iter().for_each(|index| self.shift_rarity(index, -1));
+        }
+        for (index, _) in source.flights {
+            self.land(id, index);
+            self.reopen(index);
+        }
+    }
+
+    /// The next chunk to ask of a source, noted as on its way. `None` when it has nothing that is needed now,
+    /// or enough to do.
+    pub fn pick(&mut self, id: SourceId, now: Moment, random: &mut fastrand::Rng) -> Option<ChunkIndex> {
+        let source = self.sources.get(&id)?;
+        if source.flights.len() >= PIPELINE {
+            return None;
+        }
+        let index = self.open.rarest(&source.have, random).or_else(|| self.late(id, source, now))?;
+        self.open.take(index);
+        self.flights.entry(index).or_default().push(id);
+        self.sources.get_mut(&id)?.flights.push((index, now));
+        Some(index)
+    }
+
+    /// The chunk that has been on its way longest, if this source can be expected to be faster.
+    fn late(&self, id: SourceId, source: &Source, now: Moment) -> Option<ChunkIndex> {
+        let patience = (source.pace.unwrap_or(PACE_UNKNOWN) * LATE).max(LATE_MIN);
+        let late = self.flights.iter().filter(|(index, from)| {
+            !self.done.has(**index)
+                && from.len() < ENDGAME_COPIES
+                && !from.contains(&id)
+                && source.have.has(**index)
+        });
+        let since = |index: &ChunkIndex, from: &[SourceId]| {
+            let flights =
+                from.iter().filter_map(|id| self.sources.get(id)).flat_map(|source| &source.flights);
+            flights.filter(|(flying, _)| flying == index).map(|(_, since)| *since).max()
+        };
+        late.filter_map(|(index, from)| Some((since(index, from)?, *index)))
+            .filter(|(since, _)| now.saturating_sub(*since) >= patience)
+            .min()
+            .map(|(_, index)| index)
+    }
+
+    /// A chunk has arrived and is verified. Returns whether that is news: it may have come from another
+    /// source before.
+    pub fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> bool {
+        if let Some(since) = self.land(id, index)
+            && let Some(source) = self.sources.get_mut(&id)
+        {
+            let took = now.saturating_sub(since.max(source.last_arrival));
+            source.pace = Some(source.pace.map_or(took, |pace| (pace * 3 + took) / 4));
+            source.last_arrival = now;
+        }
+        self.open.take(index);
+        self.done.insert(index)
+    }
+
+    /// A source will not deliver a chunk that it was asked for. It is not asked for it again until it says that it
+    /// has it.
+    pub fn refused(&mut self, id: SourceId, index: ChunkIndex) {
+        self.land(id, index);
+        if let Some(source) = self.sources.get_mut(&id) {
+            let was_whole = source.have.is_complete();
+            if source.have.remove(index) {
+                match was_whole {
+                    false => self.shift_rarity(index, -1),
+                    true => {
+                        let others = (0..self.done.count()).map(ChunkIndex).filter(|other| *other != index);
+                        others.for_each(|other| self.shift_rarity(other, 1));
+                    }
+                }
+            }
+        }
+        self.reopen(index);
+    }
+
+    /// How many chunks are on their way from a source.
+    pub fn in_flight(&self, id: SourceId) -> usize {
+        self.sources.get(&id).map_or(0, |source| source.flights.len())
+    }
+
+    /// The wanted chunks that no source has.
+    pub fn unavailable(&self) -> impl Iterator<Item = ChunkIndex> + '_ {
+        let nowhere = |index: &ChunkIndex| !self.sources.values().any(|source| source.have.has(*index));
+        self.done.missing().filter(|index| self.wanted.has(*index)).filter(nowhere)
+    }
+
+    /// Takes a chunk off a source's flights; returns when it was asked for.
+    fn land(&mut self, id: SourceId, index: ChunkIndex) -> Option<Moment> {
+        if let Some(from) = self.flights.get_mut(&index) {
+            from.retain(|source| *source != id);
+            if from.is_empty() {
+                self.flights.remove(&index);
+            }
+        }
+        let flights = &mut self.sources.get_mut(&id)?.flights;
+        let at = flights.iter().position(|(flying, _)| *flying == index)?;
+        Some(flights.remove(at).1)
+    }
+
+    fn reopen(&mut self, index: ChunkIndex) {
+        if self.wanted.has(index) && !self.done.has(index) && !self.flights.contains_key(&index) {
+            self.open.put(index, self.rarity[index.at()] as usize);
+        }
+    }
+
+    fn shift_rarity(&mut self, index: ChunkIndex, by: i32) {
+        let Some(rarity) = self.rarity.get_mut(index.at()) else { return };
+        *rarity = rarity.saturating_add_signed(by);
+        if self.open.contains(index) {
+            self.open.put(index, self.rarity[index.at()] as usize);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: Moment = Duration::ZERO;
+
+    fn picker(count: u32) -> Picker {
+        Picker::new(HaveMap::none(count), true)
+    }
+
+    fn having(count: u32, chunks: &[u32]) -> HaveMap {
+        let mut have = HaveMap::none(count);
+        for chunk in chunks {
+            have.insert(ChunkIndex(*chunk));
+        }
+        have
+    }
+
+    fn rng() -> fastrand::Rng {
+        fastrand::Rng::with_seed(5)
+    }
+
+    #[test]
+    fn the_rarest_goes_first() {
+        let mut picker = picker(3);
+        picker.add_source(SourceId(0), HaveMap::all(3), NOW);
+        picker.add_source(SourceId(1), having(3, &[0, 1]), NOW);
+        picker.add_source(SourceId(2), having(3, &[0]), NOW);
+        let mut random = rng();
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(2)));
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None, "enough to do");
+        assert_eq!(picker.pick(SourceId(2), NOW, &mut random), Some(ChunkIndex(0)));
+        assert_eq!(picker.pick(SourceId(2), NOW, &mut random), None);
+    }
+
+    #[test]
+    fn what_a_lost_source_held_is_asked_elsewhere() {
+        let mut picker = picker(1);
+        picker.add_source(SourceId(0), HaveMap::all(1), NOW);
+        picker.add_source(SourceId(1), HaveMap::all(1), NOW);
+        let mut random = rng();
+        assert!(picker.pick(SourceId(0), NOW, &mut random).is_some());
+        assert_eq!(picker.pick(SourceId(1), NOW, &mut random), None);
+        picker.remove_source(SourceId(0));
+        assert_eq!(picker.pick(SourceId(1), NOW, &mut random), Some(ChunkIndex(0)));
+        assert!(picker.arrived(SourceId(1), ChunkIndex(0), NOW));
+        assert!(picker.is_complete());
+    }
+
+    #[test]
+    fn a_late_chunk_is_asked_of_another_and_counts_once() {
+        let mut picker = picker(1);
+        for id in 0..5 {
+            picker.add_source(SourceId(id), HaveMap::all(1), NOW);
+        }
+        let mut random = rng();
+        let mut pick = |id, seconds| picker.pick(SourceId(id), Duration::from_secs(seconds), &mut random);
+        assert!(pick(0, 0).is_some());
+        assert_eq!(pick(1, 1), None, "not late yet");
+        assert!(pick(1, 2).is_some());
+        assert_eq!(pick(1, 9), None, "never twice of one source");
+        assert!(pick(2, 9).is_some());
+        assert_eq!(pick(3, 99), None, "no more than three copies");
+        assert!(picker.arrived(SourceId(2), ChunkIndex(0), NOW));
+        assert!(!picker.arrived(SourceId(0), ChunkIndex(0), NOW));
+        picker.remove_source(SourceId(1));
+        assert!(picker.is_complete());
+    }
+
+    #[test]
+    fn a_source_that_refuses_is_not_asked_again_until_it_says_so() {
+        let mut picker = picker(2);
+        picker.add_source(SourceId(0), HaveMap::all(2), NOW);
+        let mut random = rng();
+        picker.pick(SourceId(0), NOW, &mut random);
+        picker.pick(SourceId(0), NOW, &mut random);
+        picker.refused(SourceId(0), ChunkIndex(1));
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
+        assert_eq!(picker.unavailable().collect::<Vec<_>>(), [ChunkIndex(1)]);
+        picker.source_has(SourceId(0), ChunkIndex(1));
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
+    }
+
+    #[test]
+    fn nothing_is_asked_for_that_is_not_wanted() {
+        let mut picker = Picker::new(having(3, &[0]), false);
+        picker.add_source(SourceId(0), HaveMap::all(3), NOW);
+        let mut random = rng();
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
+        picker.want(ChunkIndex(2));
+        picker.want(ChunkIndex(3));
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(2)));
+        picker.want(ChunkIndex(0));
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(0)), "a bad chunk, again");
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Add(u32, Vec<bool>),
+        Has(u32, u32),
+        Remove(u32),
+        Pick(u32),
+        Arrive(u32),
+        Refuse(u32),
+        Pass(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let source = 0u32..4;
+        prop_oneof![
+            (source.clone(), prop::collection::vec(any::<bool>(), 6)).prop_map(|(s, h)| Step::Add(s, h)),
+            (source.clone(), 0u32..6).prop_map(|(s, i)| Step::Has(s, i)),
+            source.clone().prop_map(Step::Remove),
+            source.clone().prop_map(Step::Pick),
+            source.clone().prop_map(Step::Pick),
+            source.clone().prop_map(Step::Arrive),
+            source.prop_map(Step::Refuse),
+            (0u64..3).prop_map(Step::Pass),
+        ]
+    }
+
+    fn check(picker: &Picker) {
+        for index in (0..6).map(ChunkIndex) {
+            let flying: Vec<SourceId> = picker.flights.get(&index).cloned().unwrap_or_default();
+            let open = !picker.done.has(index) && flying.is_empty();
+            assert_eq!(picker.open.contains(index), open);
+            assert!(flying.len() <= ENDGAME_COPIES);
+            let partial = picker.sources.values().filter(|source| !source.have.is_complete());
+            let rarity = partial.filter(|source| source.have.has(index)).count();
+            assert_eq!(picker.rarity[index.at()] as usize, rarity);
+        }
+        for (id, source) in &picker.sources {
+            assert!(source.flights.len() <= PIPELINE);
+            for (index, _) in &source.flights {
+                assert!(picker.flights[index].contains(id));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_invariants_hold_whatever_sources_do(steps in prop::collection::vec(step(), 0..150), seed: u64) {
+            let mut picker = picker(6);
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut now = NOW;
+            let mut asked: Vec<(SourceId, ChunkIndex)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Add(source, held) => {
+                        let held: Vec<u32> = (0..6).filter(|at| held[*at as usize]).collect();
+                        asked.retain(|(id, _)| id.0 != source);
+                        picker.add_source(SourceId(source), having(6, &held), now);
+                    }
+                    Step::Has(source, index) => picker.source_has(SourceId(source), ChunkIndex(index)),
+                    Step::Remove(source) => {
+                        asked.retain(|(id, _)| id.0 != source);
+                        picker.remove_source(SourceId(source));
+                    }
+                    Step::Pick(source) => {
+                        let id = SourceId(source);
+                        if let Some(index) = picker.pick(id, now, &mut random) {
+                            prop_assert!(!picker.done.has(index) && !asked.contains(&(id, index)));
+                            asked.push((id, index));
+                        }
+                    }
+                    Step::Arrive(source) => {
+                        if let Some(at) = asked.iter().position(|(id, _)| id.0 == source) {
+                            let (id, index) = asked.remove(at);
+                            picker.arrived(id, index, now);
+                            prop_assert!(picker.done.has(index));
+                        }
+                    }
+                    Step::Refuse(source) => {
+                        if let Some(at) = asked.iter().position(|(id, _)| id.0 == source) {
+                            let (id, index) = asked.remove(at);
+                            picker.refused(id, index);
+                        }
+                    }
+                    Step::Pass(seconds) => now += Duration::from_secs(seconds),
+                }
+                check(&picker);
+            }
+            // One honest source that has everything finishes it.
+            picker.add_source(SourceId(9), HaveMap::all(6), now);
+            for _ in 0..20 {
+                now += Duration::from_secs(60);
+                while let Some(index) = picker.pick(SourceId(9), now, &mut random) {
+                    picker.arrived(SourceId(9), index, now);
+                }
+                // The others never answer; they are given up.
+                (0..4).for_each(|id| picker.remove_source(SourceId(id)));
+            }
+            prop_assert!(picker.is_complete() && picker.done.is_complete());
+        }
+    }
+}
