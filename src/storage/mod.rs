@@ -11,10 +11,13 @@
 mod disk;
 pub mod error;
 mod hashing;
+mod have_file;
+pub mod part;
 pub mod progress;
 pub mod whole;
 
 pub use error::StoreError;
+pub use part::PartFile;
 pub use progress::Progress;
 pub use whole::WholeFile;
 
