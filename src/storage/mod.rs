@@ -8,6 +8,8 @@
 //!
 //! Memory does not grow with the file beyond its digests and maps; files are hashed with buffers of 1 MiB.
 
+pub mod chunk_folder;
+mod chunk_list;
 mod disk;
 pub mod error;
 mod hashing;
@@ -16,6 +18,7 @@ pub mod part;
 pub mod progress;
 pub mod whole;
 
+pub use chunk_folder::{ChunkFolder, HeldChunk};
 pub use error::StoreError;
 pub use part::PartFile;
 pub use progress::Progress;
