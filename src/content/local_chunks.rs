@@ -93,6 +93,15 @@ impl LocalChunks {
         }
     }
 
+    /// The line (counted from 1) that lists a chunk, in bytes that [`parse`](Self::parse) took.
+    pub fn line_of(bytes: &[u8], index: ChunkIndex) -> Option<usize> {
+        let listed = |line: &[u8]| {
+            let (number, name) = std::str::from_utf8(line).ok()?.split_once(',')?;
+            (name.trim() != LAST).then(|| parse_number(number.trim()))?
+        };
+        bytes.split(|&byte| byte == b'\n').position(|line| listed(line) == Some(index)).map(|at| at + 1)
+    }
+
     /// The file as text: chunks in order, LF, a newline at the end.
     pub fn render(&self) -> String {
         let mut text = String::new();
@@ -225,6 +234,14 @@ mod tests {
         assert!(matches!(fault("4294967295,LASTCHUNK"), (1, Fault::TooMany(_))));
         assert!(matches!(fault("4294967296,LASTCHUNK"), (1, Fault::Number(_))));
         assert_eq!(LocalChunks::parse(b"1,\xff\n").unwrap_err().fault, Fault::NotText);
+    }
+
+    #[test]
+    fn a_listed_chunk_has_a_line() {
+        let text = b" 7 , x\r\n2,b\n10,LASTCHUNK";
+        for (number, line) in [(7, Some(1)), (2, Some(2)), (10, None), (1, None)] {
+            assert_eq!(LocalChunks::line_of(text, ChunkIndex(number - 1)), line, "{number}");
+        }
     }
 
     proptest! {

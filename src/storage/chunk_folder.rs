@@ -1,0 +1,362 @@
+//! A folder with a `local_chunks.txt`: some chunks of a set, a file each.
+//!
+//! What the folder claims is hashed when it is opened; what arrives is written under a temporary name,
+//! made durable, renamed, and listed, in this order, so that a crash leaves at most a file that is not
+//! listed yet. Files that the user put there are never overwritten, except the one that is listed for the chunk
+//! that arrives. Invariant: what is served was hashed, and is what was agreed upon as far as the
+//! folder has been told.
+
+use super::chunk_list::ChunkList;
+use super::disk::{self, Stamp};
+use super::error::{self, StoreError};
+use super::hashing::{self, Watch};
+use super::progress::Progress;
+use super::{ChunkSource, StoredChunk, lock};
+use crate::content::layout::LayoutError;
+use crate::content::{ChunkIndex, Digest, FileName, HaveMap, Manifest, limits};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use tempfile::NamedTempFile;
+
+/// A chunk that a folder vouches for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldChunk {
+    /// Its place in the set.
+    pub index: ChunkIndex,
+    /// The SHA-256 of its bytes.
+    pub digest: Digest,
+    /// How long it is, bytes.
+    pub length: u32,
+}
+
+/// A folder that holds chunks of a set.
+pub struct ChunkFolder {
+    folder: PathBuf,
+    /// The folder with all links followed.
+    root: PathBuf,
+    count: u32,
+    progress: Progress,
+    state: Mutex<State>,
+    /// Held while the list is read, changed and written, which takes a while; the state is not locked then.
+    writing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    entries: BTreeMap<ChunkIndex, Entry>,
+    manifest: Option<Arc<Manifest>>,
+}
+
+/// A chunk file that was hashed.
+#[derive(Clone)]
+struct Entry {
+    chunk: HeldChunk,
+    path: PathBuf,
+    stamp: Stamp,
+    trusted: bool,
+}
+
+impl ChunkFolder {
+    /// Reads a folder's `local_chunks.txt`, checks the files that it lists, and hashes them on all cores.
+    /// `hashed` is called with byte counts as they get hashed, on any thread; `stop` is polled at least
+    /// every 1 MiB.
+    ///
+    /// # Errors
+    /// [`StoreError::Chunks`] for a line that is wrong; [`StoreError::ChunkFile`] for a file that is missing,
+    /// not regular, not readable, outside the folder (also by way of a link) or larger than
+    /// [`limits::CHUNK_SIZE_MAX`]; [`StoreError::Changed`] for one that changes while it is hashed;
+    /// [`StoreError::Stopped`].
+    pub fn open(
+        folder: &Path,
+        hashed: &(dyn Fn(u64) + Sync),
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Self, StoreError> {
+        let list = ChunkList::read(folder)?;
+        let root = fs::canonicalize(folder).map_err(error::io("open", folder))?;
+        // All are looked at before the first is hashed: a mistake is told at once, and the first one first.
+        let files = list.chunks.files.keys();
+        let files = files.map(|&index| Ok((index, list.locate(&root, index)?)));
+        let files = files.collect::<Result<Vec<_>, StoreError>>()?;
+        let entries = Mutex::new(BTreeMap::new());
+        hashing::on_all_cores(files.len() as u32, limits::CHUNK_SIZE_MAX, &|item, buffer| {
+            let (index, path) = &files[item as usize];
+            let entry = Entry::hash(*index, path, buffer, Watch { hashed, stop });
+            let entry = entry.map_err(|error| list.unreadable(*index, error))?;
+            lock(&entries).insert(*index, entry);
+            Ok(true)
+        })?;
+        let entries = std::mem::take(&mut *lock(&entries));
+        let count = list.chunks.count;
+        let mut have = HaveMap::none(count);
+        entries.keys().for_each(|&index| _ = have.insert(index));
+        Ok(Self {
+            folder: folder.to_owned(),
+            root,
+            count,
+            progress: Progress::new(have),
+            state: Mutex::new(State { entries, manifest: None }),
+            writing: Mutex::new(()),
+        })
+    }
+
+    /// How many chunks the set has.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The folder, as it was named.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The chunks that the folder vouches for, in order: not those that were [distrusted](Self::distrust)
+    /// or differ from the manifest.
+    pub fn held(&self) -> Vec<HeldChunk> {
+        let state = lock(&self.state);
+        state.entries.values().filter(|entry| entry.trusted).map(|entry| entry.chunk).collect()
+    }
+
+    /// A chunk that the folder vouches for.
+    pub fn holds(&self, index: ChunkIndex) -> Option<HeldChunk> {
+        self.trusted(index).map(|entry| entry.chunk)
+    }
+
+    /// Stores a chunk whose bytes the caller has verified against `digest`: its file first, durably, then
+    /// its line. Takes the name that is listed for the chunk and replaces that file; else `chunk_<number>`,
+    /// or the same with a part of the digest behind it where other content has that name. A chunk that is
+    /// there and unchanged is left as it is.
+    ///
+    /// # Errors
+    /// No such chunk, too large, not what the manifest says; the folder cannot be written to, is full, or its
+    /// `local_chunks.txt` is no longer right or for another number of chunks.
+    pub fn store_chunk(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<(), StoreError> {
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let chunk = HeldChunk { index, digest, length };
+        self.acceptable(chunk)?;
+        if self.is_intact(chunk) {
+            return Ok(());
+        }
+        // Any name in the folder will do; the bytes reach the disk before the list is locked.
+        let temporary = disk::temporary(&self.root.join("chunk"), bytes, true)?;
+        let stamp = Stamp::read(temporary.as_file(), temporary.path())?;
+        let _writing = lock(&self.writing);
+        if self.is_intact(chunk) {
+            return Ok(());
+        }
+        let list = self.read_list()?;
+        let (name, stamp) = match list.chunks.files.get(&index) {
+            Some(name) => {
+                disk::replace(&self.root.join(name.as_str()), temporary)?;
+                (name.clone(), stamp)
+            }
+            None => self.place(temporary, stamp, chunk, &list)?,
+        };
+        disk::sync_folder(&self.root)?;
+        list.add(index, &name)?;
+        self.hold(chunk, &name, stamp);
+        Ok(())
+    }
+
+    /// Lists a chunk file that is there without being listed, as a crash between rename and line leaves it.
+    /// Returns whether the folder now vouches for the chunk; `false` when there is no such file, or it
+    /// is not the chunk of this digest and length, or another file is listed for the chunk.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the list cannot be written.
+    pub fn adopt(&self, index: ChunkIndex, digest: Digest, length: u32) -> Result<bool, StoreError> {
+        let chunk = HeldChunk { index, digest, length };
+        self.acceptable(chunk)?;
+        if self.is_intact(chunk) {
+            return Ok(true);
+        }
+        for name in file_names(chunk) {
+            let Some(stamp) = self.same_content(&name, chunk)? else { continue };
+            let _writing = lock(&self.writing);
+            let list = self.read_list()?;
+            if list.chunks.files.contains_key(&index) || list.lists_for_another(&name, index) {
+                return Ok(false);
+            }
+            list.add(index, &name)?;
+            self.hold(chunk, &name, stamp);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Stops serving a chunk, because what was agreed differs from what the folder has. Its line and file
+    /// stay until [`store_chunk`](Self::store_chunk) replaces them.
+    pub fn distrust(&self, index: ChunkIndex) {
+        let mut state = lock(&self.state);
+        if let Some(entry) = state.entries.get_mut(&index) {
+            entry.trusted = false;
+        }
+        self.progress.remove(index);
+    }
+
+    /// Says what the set has been sealed into. From now on exactly the chunks that are as the manifest
+    /// says are served. A manifest of another number of chunks belongs to another set: it is not taken,
+    /// and a warning is logged.
+    pub fn set_manifest(&self, manifest: Arc<Manifest>) {
+        if manifest.layout().count() != self.count {
+            let (got, count) = (manifest.layout().count(), self.count);
+            log::warn!("{}: a manifest of {got} chunks is not that of {count}", self.folder.display());
+            return;
+        }
+        let mut state = lock(&self.state);
+        for entry in state.entries.values_mut() {
+            entry.trusted = agrees(&manifest, entry.chunk);
+            match entry.trusted {
+                true => self.progress.add(entry.chunk.index),
+                false => self.progress.remove(entry.chunk.index),
+            };
+        }
+        state.manifest = Some(manifest);
+    }
+
+    fn trusted(&self, index: ChunkIndex) -> Option<Entry> {
+        lock(&self.state).entries.get(&index).filter(|entry| entry.trusted).cloned()
+    }
+
+    fn acceptable(&self, chunk: HeldChunk) -> Result<(), StoreError> {
+        if chunk.index.0 >= self.count {
+            return Err(StoreError::Missing(chunk.index));
+        }
+        if chunk.length > limits::CHUNK_SIZE_MAX {
+            return Err(LayoutError::ChunkTooLarge(chunk.index).into());
+        }
+        match &lock(&self.state).manifest {
+            Some(manifest) if !agrees(manifest, chunk) => {
+                let why = format!("chunk {} is not the one that the manifest has", chunk.index);
+                Err(error::refused("write to", &self.folder, why))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether exactly this chunk is there and its file as it was hashed; vouches for it again then.
+    fn is_intact(&self, chunk: HeldChunk) -> bool {
+        let entry = lock(&self.state).entries.get(&chunk.index).filter(|e| e.chunk == chunk).cloned();
+        let Some(entry) = entry else { return false };
+        let intact = entry.open().is_ok();
+        if intact && !entry.trusted {
+            self.insert(Entry { trusted: true, ..entry });
+        }
+        intact
+    }
+
+    fn read_list(&self) -> Result<ChunkList, StoreError> {
+        let list = ChunkList::read(&self.folder)?;
+        match list.chunks.count == self.count {
+            true => Ok(list),
+            false => Err(StoreError::Changed(list.path().to_owned())),
+        }
+    }
+
+    /// Gives the file of a chunk that is not listed a name that nothing else has.
+    fn place(
+        &self,
+        mut temporary: NamedTempFile,
+        stamp: Stamp,
+        chunk: HeldChunk,
+        list: &ChunkList,
+    ) -> Result<(FileName, Stamp), StoreError> {
+        for name in file_names(chunk) {
+            if list.lists_for_another(&name, chunk.index) {
+                continue;
+            }
+            let path = self.root.join(name.as_str());
+            match temporary.persist_noclobber(&path) {
+                Ok(_) => return Ok((name, stamp)),
+                Err(error) if path.symlink_metadata().is_ok() => temporary = error.file,
+                Err(error) => return Err(error::io("rename a chunk to", &path)(error.error)),
+            }
+            if let Some(stamp) = self.same_content(&name, chunk)? {
+                return Ok((name, stamp));
+            }
+        }
+        Err(StoreError::Exists(self.root.join(format!("chunk_{}", chunk.index))))
+    }
+
+    /// Looks whether a file is there that is exactly this chunk.
+    fn same_content(&self, name: &FileName, chunk: HeldChunk) -> Result<Option<Stamp>, StoreError> {
+        let path = self.root.join(name.as_str());
+        let there = path.symlink_metadata();
+        if !there.is_ok_and(|file| file.is_file() && file.len() == u64::from(chunk.length)) {
+            return Ok(None);
+        }
+        let (digest, stamp) = hashing::hash_file(&path, &mut hashing::buffer(chunk.length), Watch::NONE)?;
+        Ok((digest == chunk.digest).then_some(stamp))
+    }
+
+    fn hold(&self, chunk: HeldChunk, name: &FileName, stamp: Stamp) {
+        self.insert(Entry { chunk, path: self.root.join(name.as_str()), stamp, trusted: true });
+    }
+
+    fn insert(&self, mut entry: Entry) {
+        let index = entry.chunk.index;
+        let mut state = lock(&self.state);
+        // The set may have been sealed while the chunk was being written.
+        entry.trusted = state.manifest.as_ref().is_none_or(|manifest| agrees(manifest, entry.chunk));
+        match entry.trusted {
+            true => self.progress.add(index),
+            false => self.progress.remove(index),
+        };
+        state.entries.insert(index, entry);
+    }
+}
+
+impl ChunkSource for ChunkFolder {
+    fn manifest(&self) -> Option<Arc<Manifest>> {
+        lock(&self.state).manifest.clone()
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
+        self.trusted(index).ok_or(StoreError::Missing(index))?.open()
+    }
+}
+
+impl Entry {
+    fn hash(index: ChunkIndex, path: &Path, buffer: &mut [u8], watch: Watch<'_>) -> Result<Self, StoreError> {
+        let (digest, stamp) = hashing::hash_file(path, buffer, watch)?;
+        // hash_file takes no longer ones.
+        let length = stamp.size as u32;
+        let chunk = HeldChunk { index, digest, length };
+        Ok(Self { chunk, path: path.to_owned(), stamp, trusted: true })
+    }
+
+    /// Opens the chunk file, if it is still the one that was hashed.
+    fn open(&self) -> Result<StoredChunk, StoreError> {
+        match disk::open_regular(&self.path) {
+            Ok((file, stamp)) if stamp == self.stamp => {
+                Ok(StoredChunk { file: Arc::new(file), offset: 0, length: self.chunk.length })
+            }
+            Err(StoreError::Io { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(error::io("open", &self.path)(source))
+            }
+            _ => Err(StoreError::Changed(self.path.clone())),
+        }
+    }
+}
+
+fn agrees(manifest: &Manifest, chunk: HeldChunk) -> bool {
+    let length = manifest.layout().span(chunk.index).map(|span| span.length);
+    manifest.digest(chunk.index) == Some(chunk.digest) && length == Some(chunk.length)
+}
+
+/// The names that the file of a chunk may get, the first one first.
+fn file_names(chunk: HeldChunk) -> impl Iterator<Item = FileName> {
+    let digest = chunk.digest.to_string();
+    let plain = format!("chunk_{}", chunk.index);
+    let names = [plain.clone(), format!("{plain}_{}", &digest[..8]), format!("{plain}_{digest}")];
+    names.into_iter().filter_map(|name| FileName::new(name).ok())
+}
+
+#[cfg(test)]
+#[path = "chunk_folder_tests.rs"]
+mod tests;

@@ -1,0 +1,276 @@
+//! What a chunk folder takes, refuses, and survives.
+
+use super::*;
+use crate::content::Layout;
+use std::os::unix::fs::{FileExt as _, symlink};
+use tempfile::TempDir;
+
+const LIST: &str = "local_chunks.txt";
+
+fn index(number: u32) -> ChunkIndex {
+    ChunkIndex::from_number(number).unwrap()
+}
+
+fn folder_of(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    folder
+}
+
+fn open(folder: &TempDir) -> Result<ChunkFolder, StoreError> {
+    ChunkFolder::open(folder.path(), &|_| (), &|| false)
+}
+
+fn refusal(folder: &TempDir) -> String {
+    open(folder).err().unwrap().to_string()
+}
+
+fn store(folder: &ChunkFolder, number: u32, content: &str) -> Result<(), StoreError> {
+    folder.store_chunk(index(number), Digest::of(content.as_bytes()), content.as_bytes())
+}
+
+fn serves(folder: &ChunkFolder, number: u32) -> Option<String> {
+    let chunk = folder.stored(index(number)).ok()?;
+    let mut bytes = vec![0; chunk.length as usize];
+    chunk.file.read_exact_at(&mut bytes, chunk.offset).unwrap();
+    assert_eq!(folder.holds(index(number)).unwrap().digest, Digest::of(&bytes));
+    assert!(folder.progress().has(index(number)));
+    Some(String::from_utf8(bytes).unwrap())
+}
+
+fn read(folder: &TempDir, name: &str) -> String {
+    fs::read_to_string(folder.path().join(name)).unwrap()
+}
+
+fn manifest(contents: &[&str]) -> Arc<Manifest> {
+    let layout = Layout::uneven(contents.iter().map(|content| content.len() as u32)).unwrap();
+    let digests = contents.iter().map(|content| Digest::of(content.as_bytes())).collect();
+    Arc::new(Manifest::new(layout, digests).unwrap())
+}
+
+#[test]
+fn a_folder_is_read_hashed_and_served() {
+    let folder = folder_of(&[(LIST, "3,c\r\n1, a b \r\n4,LASTCHUNK\r\n"), ("a b", "one"), ("c", "")]);
+    let hashed = std::sync::atomic::AtomicU64::new(0);
+    let counted = |bytes| _ = hashed.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+    let chunks = ChunkFolder::open(folder.path(), &counted, &|| false).unwrap();
+    assert_eq!(hashed.into_inner(), 3);
+    assert_eq!(chunks.count(), 4);
+    let held: Vec<_> = chunks.held().iter().map(|chunk| (chunk.index, chunk.length)).collect();
+    assert_eq!(held, [(index(1), 3), (index(3), 0)]);
+    assert_eq!(serves(&chunks, 1).as_deref(), Some("one"));
+    assert_eq!(serves(&chunks, 3).as_deref(), Some(""));
+    assert!(matches!(chunks.stored(index(2)), Err(StoreError::Missing(_))));
+    assert!(chunks.manifest().is_none());
+    let stopped = ChunkFolder::open(folder.path(), &|_| (), &|| true);
+    assert!(matches!(stopped, Err(StoreError::Stopped)));
+}
+
+#[test]
+fn a_wrong_list_is_told_with_its_line() {
+    let folder = folder_of(&[(LIST, "1,a\n1,b\n2,LASTCHUNK\n"), ("a", "one")]);
+    let text = refusal(&folder);
+    assert!(text.ends_with("local_chunks.txt: line 2: chunk 1 is listed twice (first in line 1)"), "{text}");
+    fs::remove_file(folder.path().join(LIST)).unwrap();
+    let text = refusal(&folder);
+    assert!(text.starts_with("cannot open ") && text.contains("/local_chunks.txt: "), "{text}");
+    fs::create_dir(folder.path().join(LIST)).unwrap();
+    assert!(matches!(open(&folder), Err(StoreError::NotAFile(_))));
+}
+
+#[test]
+fn a_wrong_file_is_told_with_its_line() {
+    let elsewhere = folder_of(&[("secret", "secret")]);
+    let list = "3,fine\n7,wrong\n9,LASTCHUNK\n";
+    let wrong = |make: &dyn Fn(&Path)| {
+        let folder = folder_of(&[(LIST, list), ("fine", "fine")]);
+        make(&folder.path().join("wrong"));
+        let text = refusal(&folder);
+        let place = "/local_chunks.txt: line 2: chunk 7, file \"wrong\": ";
+        text.split_once(place).unwrap_or_else(|| panic!("{text}")).1.to_owned()
+    };
+    assert_eq!(wrong(&|_| ()), "the file is missing");
+    assert_eq!(wrong(&|path| symlink("nowhere", path).unwrap()), "the file is missing");
+    assert_eq!(wrong(&|path| fs::create_dir(path).unwrap()), "it is not a regular file");
+    assert_eq!(wrong(&|path| symlink(LIST, path).unwrap()), "this is the list itself");
+    let secret = elsewhere.path().join("secret");
+    assert!(wrong(&|path| symlink(&secret, path).unwrap()).starts_with("it is outside the folder"));
+    let huge = |path: &Path| {
+        let file = fs::File::create(path).unwrap();
+        file.set_len(u64::from(limits::CHUNK_SIZE_MAX) + 1).unwrap();
+    };
+    assert!(wrong(&huge).contains("are more than a chunk may have"));
+}
+
+#[test]
+fn links_that_stay_inside_are_fine() {
+    let folder = folder_of(&[(LIST, "1,link\n2,LASTCHUNK\n"), ("real", "one")]);
+    symlink("real", folder.path().join("link")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let alias = elsewhere.path().join("alias");
+    symlink(folder.path(), &alias).unwrap();
+    let chunks = ChunkFolder::open(&alias, &|_| (), &|| false).unwrap();
+    assert_eq!(serves(&chunks, 1).as_deref(), Some("one"));
+    store(&chunks, 2, "two").unwrap();
+    assert_eq!(read(&folder, LIST), "1,link\n2,chunk_2\n2,LASTCHUNK\n");
+}
+
+#[test]
+fn a_changed_chunk_file_is_not_served() {
+    let folder = folder_of(&[(LIST, "1,a\n2,b\n2,LASTCHUNK\n"), ("a", "one"), ("b", "two")]);
+    let chunks = open(&folder).unwrap();
+    fs::write(folder.path().join("a"), "other").unwrap();
+    fs::remove_file(folder.path().join("b")).unwrap();
+    for number in [1, 2] {
+        assert!(matches!(chunks.stored(index(number)), Err(StoreError::Changed(_))));
+    }
+    // It is put right like a chunk that is not there.
+    store(&chunks, 1, "one").unwrap();
+    store(&chunks, 2, "two").unwrap();
+    assert_eq!((serves(&chunks, 1).unwrap(), read(&folder, "b")), ("one".into(), "two".into()));
+}
+
+#[test]
+fn a_stored_chunk_is_listed_served_and_there_after_a_restart() {
+    let folder = folder_of(&[(LIST, "2,mine.txt\r\n3,LASTCHUNK\r\n"), ("mine.txt", "two")]);
+    let chunks = open(&folder).unwrap();
+    store(&chunks, 3, "three").unwrap();
+    store(&chunks, 3, "three").unwrap();
+    assert_eq!(read(&folder, LIST), "2,mine.txt\r\n3,chunk_3\r\n3,LASTCHUNK\r\n");
+    assert_eq!(chunks.progress().since(0, 9).0, [index(3)]);
+    store(&chunks, 1, "").unwrap();
+    assert!(chunks.progress().is_complete());
+    let again = open(&folder).unwrap();
+    assert!(again.held() == chunks.held() && again.progress().is_complete());
+    assert_eq!(serves(&again, 3).as_deref(), Some("three"));
+    let names = fs::read_dir(&folder).unwrap().count();
+    assert_eq!(names, 4, "nothing temporary is left");
+}
+
+#[test]
+fn what_cannot_be_a_chunk_is_refused() {
+    let folder = folder_of(&[(LIST, "2,LASTCHUNK\n")]);
+    let chunks = open(&folder).unwrap();
+    assert!(matches!(store(&chunks, 3, "x"), Err(StoreError::Missing(_))));
+    let huge = vec![0; limits::CHUNK_SIZE_MAX as usize + 1];
+    let error = chunks.store_chunk(index(1), Digest::of(b""), &huge);
+    assert!(matches!(error, Err(StoreError::Layout(LayoutError::ChunkTooLarge(_)))));
+    fs::write(folder.path().join(LIST), "7,LASTCHUNK\n").unwrap();
+    assert!(matches!(store(&chunks, 1, "x"), Err(StoreError::Changed(path)) if path.ends_with(LIST)));
+    fs::write(folder.path().join(LIST), "oh\n").unwrap();
+    assert!(matches!(store(&chunks, 1, "x"), Err(StoreError::Chunks { .. })));
+    fs::remove_dir_all(folder.path()).unwrap();
+    let text = store(&chunks, 1, "x").unwrap_err().to_string();
+    assert!(text.starts_with("cannot create a file in /") && text.contains("No such file"), "{text}");
+}
+
+#[test]
+fn files_of_the_user_are_never_overwritten() {
+    // chunk_1 is listed for another chunk, chunk_3 is not listed at all.
+    let files = [(LIST, "2,chunk_1\n3,LASTCHUNK\n"), ("chunk_1", "two"), ("chunk_3", "diary")];
+    let folder = folder_of(&files);
+    let chunks = open(&folder).unwrap();
+    store(&chunks, 1, "one").unwrap();
+    store(&chunks, 3, "three").unwrap();
+    let [one, three] = ["one", "three"].map(|content| Digest::of(content.as_bytes()).to_string());
+    let list = format!("1,chunk_1_{}\n2,chunk_1\n3,chunk_3_{}\n3,LASTCHUNK\n", &one[..8], &three[..8]);
+    assert_eq!(read(&folder, LIST), list);
+    assert_eq!((read(&folder, "chunk_1"), read(&folder, "chunk_3")), ("two".into(), "diary".into()));
+    assert_eq!(open(&folder).unwrap().held(), chunks.held());
+}
+
+#[test]
+fn an_unlisted_file_of_the_same_content_is_taken() {
+    let folder = folder_of(&[(LIST, "3,LASTCHUNK\n"), ("chunk_2", "two")]);
+    let chunks = open(&folder).unwrap();
+    store(&chunks, 2, "two").unwrap();
+    assert_eq!(read(&folder, LIST), "2,chunk_2\n3,LASTCHUNK\n");
+    assert_eq!(serves(&chunks, 2).as_deref(), Some("two"));
+}
+
+#[test]
+fn what_the_user_lists_meanwhile_stays() {
+    let folder = folder_of(&[(LIST, "3,LASTCHUNK\n"), ("new", "new")]);
+    let chunks = open(&folder).unwrap();
+    fs::write(folder.path().join(LIST), "2,new\n3,LASTCHUNK\n").unwrap();
+    store(&chunks, 1, "one").unwrap();
+    assert_eq!(read(&folder, LIST), "1,chunk_1\n2,new\n3,LASTCHUNK\n");
+}
+
+#[test]
+fn stores_at_once_lose_no_line() {
+    let folder = folder_of(&[(LIST, "30,LASTCHUNK\n")]);
+    let chunks = open(&folder).unwrap();
+    std::thread::scope(|scope| {
+        for first in 1..=3 {
+            let chunks = &chunks;
+            // Each chunk comes twice, as at the end of a download.
+            scope.spawn(move || {
+                for number in (first..first + 20).filter(|number| *number <= 20) {
+                    store(chunks, number, &number.to_string()).unwrap();
+                }
+            });
+        }
+    });
+    let again = open(&folder).unwrap();
+    assert_eq!(again.held().len(), 20);
+    assert!(again.held() == chunks.held());
+}
+
+#[test]
+fn leftovers_of_a_crash_are_adopted_or_ignored() {
+    let files = [(LIST, "1,a\n4,LASTCHUNK\n"), ("a", "one"), ("chunk_2", "two"), (".shoal-x.tmp", "half")];
+    let folder = folder_of(&files);
+    let chunks = open(&folder).unwrap();
+    let adopt = |number, content: &str| {
+        let digest = Digest::of(content.as_bytes());
+        chunks.adopt(index(number), digest, content.len() as u32).unwrap()
+    };
+    assert!(!adopt(2, "owt") && !adopt(2, "longer") && !adopt(3, "three"));
+    assert!(chunks.holds(index(2)).is_none());
+    assert!(adopt(2, "two") && adopt(2, "two"));
+    assert_eq!(serves(&chunks, 2).as_deref(), Some("two"));
+    assert_eq!(read(&folder, LIST), "1,a\n2,chunk_2\n4,LASTCHUNK\n");
+    // What is listed already is replaced by a download, not by what lies about.
+    fs::write(folder.path().join("chunk_1"), "uno").unwrap();
+    assert!(!adopt(1, "uno"));
+    symlink("a", folder.path().join("chunk_4")).unwrap();
+    assert!(!adopt(4, "one"));
+}
+
+#[test]
+fn a_distrusted_chunk_is_replaced_under_its_name() {
+    let folder = folder_of(&[(LIST, "1,a\n2,b\n2,LASTCHUNK\n"), ("a", "bad"), ("b", "two")]);
+    let chunks = open(&folder).unwrap();
+    chunks.distrust(index(1));
+    assert!(serves(&chunks, 1).is_none() && chunks.holds(index(1)).is_none());
+    assert_eq!((chunks.held().len(), chunks.progress().held()), (1, 1));
+    assert!(read(&folder, LIST).starts_with("1,a\n"));
+    store(&chunks, 1, "good").unwrap();
+    assert_eq!((serves(&chunks, 1).unwrap(), read(&folder, "a")), ("good".into(), "good".into()));
+    assert_eq!(chunks.progress().since(0, 9).0, [index(1)]);
+    // Distrusted by mistake: the same content comes back.
+    chunks.distrust(index(2));
+    store(&chunks, 2, "two").unwrap();
+    assert_eq!(serves(&chunks, 2).as_deref(), Some("two"));
+}
+
+#[test]
+fn a_sealed_set_serves_what_its_manifest_says() {
+    let folder = folder_of(&[(LIST, "1,a\n2,b\n3,LASTCHUNK\n"), ("a", "one"), ("b", "bad")]);
+    let chunks = open(&folder).unwrap();
+    chunks.set_manifest(manifest(&["of", "another", "set", "!"]));
+    assert!(chunks.manifest().is_none() && serves(&chunks, 2).is_some());
+    chunks.distrust(index(1));
+    let sealed = manifest(&["one", "two", "three"]);
+    chunks.set_manifest(Arc::clone(&sealed));
+    assert_eq!(chunks.manifest(), Some(sealed));
+    assert!(serves(&chunks, 1).is_some() && serves(&chunks, 2).is_none());
+    assert!(matches!(store(&chunks, 2, "bad"), Err(StoreError::Io { .. })));
+    store(&chunks, 2, "two").unwrap();
+    store(&chunks, 3, "three").unwrap();
+    assert!(chunks.progress().is_complete());
+    assert_eq!(read(&folder, "b"), "two");
+}

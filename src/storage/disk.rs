@@ -1,0 +1,172 @@
+//! The few things that every store does with the file system.
+//!
+//! Opening never hangs on a pipe; replacing a file is a temporary file and a rename, so that a reader
+//! sees the old one or the new one whole. Temporary files have hidden names and are left behind only
+//! by a process that was killed.
+
+use super::error::{self, StoreError};
+use rustix::fs::OFlags;
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::time::SystemTime;
+use tempfile::NamedTempFile;
+
+/// What a file must still look like to be the one that was hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub size: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self { size: metadata.len(), modified: metadata.modified().ok() }
+    }
+
+    /// Looks at an open file.
+    pub(super) fn read(file: &File, path: &Path) -> Result<Self, StoreError> {
+        file.metadata().map(|metadata| Self::of(&metadata)).map_err(error::io("look at", path))
+    }
+
+    /// Refuses a file that no longer looks like this.
+    pub(super) fn check(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        match Self::read(file, path)? == *self {
+            true => Ok(()),
+            false => Err(StoreError::Changed(path.to_owned())),
+        }
+    }
+}
+
+/// Opens a regular file for reading; anything else is [`StoreError::NotAFile`].
+pub(super) fn open_regular(path: &Path) -> Result<(File, Stamp), StoreError> {
+    // Looked at first because to open a device can have an effect.
+    let metadata = fs::metadata(path).map_err(error::io("open", path))?;
+    if !metadata.is_file() {
+        return Err(StoreError::NotAFile(path.to_owned()));
+    }
+    open_as_file(OpenOptions::new().read(true), OFlags::empty(), path)
+}
+
+/// Opens, without waiting for the other end of what turns out to be a pipe, and refuses what is no file.
+pub(super) fn open_as_file(
+    options: &mut OpenOptions,
+    flags: OFlags,
+    path: &Path,
+) -> Result<(File, Stamp), StoreError> {
+    let flags = flags | OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits() as i32).open(path).map_err(error::io("open", path))?;
+    let metadata = file.metadata().map_err(error::io("look at", path))?;
+    if !metadata.is_file() {
+        return Err(StoreError::NotAFile(path.to_owned()));
+    }
+    rustix::fs::fcntl_getfl(&file)
+        .and_then(|flags| rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK))
+        .map_err(|errno| error::io("open", path)(errno.into()))?;
+    Ok((file, Stamp::of(&metadata)))
+}
+
+/// The folder that a file is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Bytes that this user may still write below a folder; `None` where the file system does not say.
+pub(super) fn free_space(folder: &Path) -> Option<u64> {
+    let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    match synced {
+        // Some file systems cannot sync a folder, and need not.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced.map_err(error::io("sync the folder", folder)),
+    }
+}
+
+/// Removes a file; one that is not there is fine.
+pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        removed => removed.map(|()| true).map_err(error::io("remove", path)),
+    }
+}
+
+/// A temporary file beside `path` with these bytes in it and the rights of an ordinary new file.
+pub(super) fn temporary(path: &Path, bytes: &[u8], durable: bool) -> Result<NamedTempFile, StoreError> {
+    let folder = folder_of(path);
+    let mut file = tempfile::Builder::new()
+        .prefix(".shoal-")
+        .suffix(".tmp")
+        .permissions(Permissions::from_mode(0o666)) // less the umask
+        .tempfile_in(folder)
+        .map_err(|error| {
+            // tempfile wraps the system's error together with its own path; ours is said already.
+            let source = error.raw_os_error().map_or(error, io::Error::from_raw_os_error);
+            error::write("create a file in", folder, bytes.len() as u64)(source)
+        })?;
+    file.write_all(bytes)
+        .and_then(|()| if durable { file.as_file().sync_all() } else { Ok(()) })
+        .map_err(error::write("write", path, bytes.len() as u64))?;
+    Ok(file)
+}
+
+/// Puts a temporary file in the place of `path`, whatever is there.
+pub(super) fn replace(path: &Path, temporary: NamedTempFile) -> Result<File, StoreError> {
+    temporary.persist(path).map_err(|error| error::io("replace", path)(error.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode};
+
+    #[test]
+    fn only_regular_files_are_opened_and_a_pipe_does_not_hang() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::from_bits_truncate(0o600), 0).unwrap();
+        for path in [&pipe, folder.path(), Path::new("/dev/null")] {
+            assert!(matches!(open_regular(path), Err(StoreError::NotAFile(_))), "{path:?}");
+            let again = open_as_file(OpenOptions::new().read(true), OFlags::empty(), path);
+            assert!(matches!(again, Err(StoreError::NotAFile(_))), "{path:?}");
+        }
+        let missing = open_regular(&folder.path().join("missing")).unwrap_err().to_string();
+        assert!(missing.starts_with("cannot open ") && missing.contains("/missing: "), "{missing}");
+    }
+
+    #[test]
+    fn a_file_is_left_in_blocking_mode() {
+        let file = NamedTempFile::new().unwrap();
+        let (file, _) = open_regular(file.path()).unwrap();
+        assert!(!rustix::fs::fcntl_getfl(&file).unwrap().contains(OFlags::NONBLOCK));
+    }
+
+    #[test]
+    fn a_bare_name_is_in_the_working_directory() {
+        assert_eq!(folder_of(Path::new("name")), Path::new("."));
+        assert_eq!(folder_of(Path::new("a/name")), Path::new("a"));
+        assert!(free_space(Path::new(".")).is_some());
+    }
+
+    #[test]
+    fn a_temporary_file_is_hidden_and_has_ordinary_rights() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let temporary = temporary(&path, b"new", true).unwrap();
+        assert!(temporary.path().file_name().unwrap().to_str().unwrap().starts_with('.'));
+        fs::write(&path, "old").unwrap();
+        let ordinary = fs::metadata(&path).unwrap().permissions().mode();
+        replace(&path, temporary).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode(), ordinary);
+        assert!(remove(&path).unwrap() && !remove(&path).unwrap());
+    }
+}

@@ -1,0 +1,148 @@
+//! Hashing what is on disk, on all cores.
+//!
+//! Each thread takes the next chunk that nobody has, so that none waits for another; memory is a buffer of
+//! at most 1 MiB for each. Callbacks get the bytes hashed and say when to stop, at least once a buffer.
+
+use super::disk::{self, Stamp};
+use super::error::{self, StoreError};
+use crate::content::{ChunkIndex, ChunkSpan, Digest, Hasher, Layout, limits};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::{panic, thread};
+
+/// Most bytes that are read at once.
+const PIECE: u32 = 1 << 20;
+
+/// What the caller of a long hashing run wants to be told, and to say.
+#[derive(Clone, Copy)]
+pub(super) struct Watch<'a> {
+    /// Called with the number of bytes that have just been hashed, on any thread.
+    pub hashed: &'a (dyn Fn(u64) + Sync),
+    /// Polled between pieces.
+    pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Watch<'_> {
+    /// Tells nobody, and does not stop.
+    pub(super) const NONE: Watch<'static> = Watch { hashed: &|_| (), stop: &|| false };
+}
+
+/// Hashes every chunk of a file and hands each digest to `each`, in no particular order, until that says
+/// `false`.
+pub(super) fn hash_chunks(
+    file: &File,
+    path: &Path,
+    layout: &Layout,
+    watch: Watch<'_>,
+    each: &(dyn Fn(ChunkIndex, Digest) -> bool + Sync),
+) -> Result<(), StoreError> {
+    on_all_cores(layout.count(), layout.longest(), &|index, buffer| {
+        let index = ChunkIndex(index);
+        let span = layout.span(index).ok_or(StoreError::Missing(index))?;
+        Ok(each(index, hash_span(file, path, span, buffer, watch)?))
+    })
+}
+
+/// Hashes a whole file; one that changes meanwhile is [`StoreError::Changed`]. It must not be longer than
+/// a chunk may be.
+pub(super) fn hash_file(
+    path: &Path,
+    buffer: &mut [u8],
+    watch: Watch<'_>,
+) -> Result<(Digest, Stamp), StoreError> {
+    let (file, stamp) = disk::open_regular(path)?;
+    let length = u32::try_from(stamp.size).unwrap_or(u32::MAX);
+    if length > limits::CHUNK_SIZE_MAX {
+        return Err(error::refused("hash", path, too_long(stamp.size)));
+    }
+    let digest = hash_span(&file, path, ChunkSpan { offset: 0, length }, buffer, watch)?;
+    stamp.check(&file, path)?;
+    Ok((digest, stamp))
+}
+
+/// What is wrong with a chunk of that many bytes.
+pub(super) fn too_long(size: u64) -> String {
+    format!("{size} bytes are more than a chunk may have, {}", limits::CHUNK_SIZE_MAX)
+}
+
+/// A buffer for chunks of up to `longest` bytes.
+pub(super) fn buffer(longest: u32) -> Vec<u8> {
+    vec![0; longest.clamp(1, PIECE) as usize]
+}
+
+fn hash_span(
+    file: &File,
+    path: &Path,
+    span: ChunkSpan,
+    buffer: &mut [u8],
+    watch: Watch<'_>,
+) -> Result<Digest, StoreError> {
+    let mut hasher = Hasher::new();
+    let (mut at, end) = (span.offset, span.offset + u64::from(span.length));
+    loop {
+        if (watch.stop)() {
+            return Err(StoreError::Stopped);
+        }
+        let wanted = (end - at).min(buffer.len() as u64) as usize;
+        if wanted == 0 {
+            return Ok(hasher.finish());
+        }
+        match file.read_at(&mut buffer[..wanted], at) {
+            // It was longer when it was opened.
+            Ok(0) => return Err(StoreError::Changed(path.to_owned())),
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                at += read as u64;
+                (watch.hashed)(read as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error::io("read", path)(error)),
+        }
+    }
+}
+
+/// Work on one item, with the thread's buffer; `false` ends it all without an error.
+type Work<'a> = &'a (dyn Fn(u32, &mut [u8]) -> Result<bool, StoreError> + Sync);
+
+/// Does `work` for `0..count`, on this thread and as many others as there are cores and items. The first
+/// error ends it all.
+pub(super) fn on_all_cores(count: u32, longest: u32, work: Work<'_>) -> Result<(), StoreError> {
+    let (next, over) = (AtomicU32::new(0), AtomicBool::new(false));
+    let worker = || {
+        let mut buffer = buffer(longest);
+        while !over.load(Relaxed) {
+            let item = next.fetch_add(1, Relaxed);
+            if item >= count {
+                break;
+            }
+            match work(item, &mut buffer) {
+                Ok(true) => {}
+                end => {
+                    over.store(true, Relaxed);
+                    return end.map(|_| ());
+                }
+            }
+        }
+        Ok(())
+    };
+    let cores = thread::available_parallelism().map_or(1, |cores| cores.get()).min(count as usize);
+    thread::scope(|scope| {
+        let spawn =
+            |number| thread::Builder::new().name(format!("hash {number}")).spawn_scoped(scope, worker);
+        // Without further threads it takes longer, and that is all.
+        let others: Vec<_> = (1..cores)
+            .filter_map(|number| {
+                spawn(number).inspect_err(|error| log::warn!("cannot start a hashing thread: {error}")).ok()
+            })
+            .collect();
+        let mut result = worker();
+        for other in others {
+            // Only a callback can have panicked; that is its owner's to see.
+            result = result.and(other.join().unwrap_or_else(|cause| panic::resume_unwind(cause)));
+        }
+        result
+    })
+}

@@ -1,0 +1,305 @@
+//! What a download survives.
+
+use super::*;
+use crate::content::{Digest, Layout};
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+use tempfile::TempDir;
+
+const CHUNK: usize = 16 * 1024;
+
+struct Fixture {
+    folder: TempDir,
+    bytes: Vec<u8>,
+    manifest: Arc<Manifest>,
+}
+
+impl Fixture {
+    fn new(size: usize) -> Self {
+        let bytes: Vec<u8> = (0..size).map(|at| (at / 13) as u8 | 1).collect();
+        let layout = Layout::even(size as u64, Some(CHUNK as u32)).unwrap();
+        let mut digests: Vec<_> = bytes.chunks(CHUNK).map(Digest::of).collect();
+        digests.resize(layout.count() as usize, Digest::of(b""));
+        let manifest = Arc::new(Manifest::new(layout, digests).unwrap());
+        Self { folder: tempfile::tempdir().unwrap(), bytes, manifest }
+    }
+    fn target(&self) -> PathBuf {
+        self.folder.path().join("file.bin")
+    }
+    fn paths(&self) -> Paths {
+        Paths::beside(&self.target(), self.manifest.id()).unwrap()
+    }
+    fn open(&self) -> Result<PartFile, StoreError> {
+        PartFile::open(&self.target(), Arc::clone(&self.manifest))
+    }
+    /// Opens as if the machine had been started anew.
+    fn open_after_reboot(&self) -> PartFile {
+        let boot = Some("another boot".to_owned());
+        PartFile::open_in(&self.target(), Arc::clone(&self.manifest), boot).unwrap()
+    }
+    fn chunk(&self, index: u32) -> &[u8] {
+        let span = self.manifest.layout().span(ChunkIndex(index)).unwrap();
+        &self.bytes[span.offset as usize..][..span.length as usize]
+    }
+    fn store(&self, part: &PartFile, indices: impl IntoIterator<Item = u32>) {
+        for index in indices {
+            part.store(ChunkIndex(index), self.chunk(index)).unwrap();
+        }
+    }
+    fn names(&self) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<_> = fs::read_dir(&self.folder).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+    fn serves(&self, part: &PartFile, index: u32) {
+        let chunk = part.stored(ChunkIndex(index)).unwrap();
+        let mut bytes = vec![0; chunk.length as usize];
+        chunk.file.read_exact_at(&mut bytes, chunk.offset).unwrap();
+        assert!(bytes == self.chunk(index));
+    }
+}
+
+#[test]
+fn every_size_becomes_a_file() {
+    for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 4 * CHUNK, 4 * CHUNK + 1] {
+        let fixture = Fixture::new(size);
+        let part = fixture.open().unwrap();
+        assert_eq!(part.resumed_bytes(), 0);
+        let count = fixture.manifest.layout().count();
+        assert!(matches!(part.finish(false, false), Err(StoreError::Missing(ChunkIndex(0)))));
+        fixture.store(&part, (0..count).rev());
+        fixture.serves(&part, 0);
+        assert!(part.progress().is_complete());
+        part.note().unwrap();
+        part.make_durable().unwrap();
+        part.finish(false, true).unwrap();
+        part.finish(false, false).unwrap();
+        part.note().unwrap();
+        part.make_durable().unwrap();
+        fixture.serves(&part, count - 1);
+        fixture.store(&part, 0..count);
+        assert!(fs::read(fixture.target()).unwrap() == fixture.bytes);
+        assert_eq!(fixture.names(), ["file.bin"]);
+        assert!(File::open(fixture.target()).unwrap().try_lock().is_ok());
+    }
+}
+
+#[test]
+fn only_stored_chunks_are_served_and_only_fitting_ones_stored() {
+    let fixture = Fixture::new(3 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, [1]);
+    fixture.serves(&part, 1);
+    for index in [0, 2, 3, u32::MAX] {
+        assert!(matches!(part.stored(ChunkIndex(index)), Err(StoreError::Missing(_))));
+    }
+    assert!(matches!(part.store(ChunkIndex(3), b""), Err(StoreError::Missing(_))));
+    assert!(matches!(part.store(ChunkIndex(0), b"short"), Err(StoreError::Io { .. })));
+    // What is there already is not written again.
+    part.store(ChunkIndex(1), &vec![0; CHUNK]).unwrap();
+    fixture.serves(&part, 1);
+    assert_eq!(part.progress().held(), 1);
+}
+
+#[test]
+fn a_restart_goes_on_where_it_was_noted() {
+    let fixture = Fixture::new(4 * CHUNK + 1);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, [0, 4]);
+    part.note().unwrap();
+    fixture.store(&part, [1]);
+    drop(part);
+    let part = fixture.open().unwrap();
+    assert_eq!(part.resumed_bytes(), CHUNK as u64 + 1);
+    assert!(!part.progress().has(ChunkIndex(1)));
+    fixture.serves(&part, 4);
+    fixture.store(&part, 1..4);
+    part.finish(false, false).unwrap();
+    assert!(fs::read(fixture.target()).unwrap() == fixture.bytes);
+}
+
+#[test]
+fn a_power_cut_leaves_what_was_made_durable() {
+    let fixture = Fixture::new(6 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, [0, 1]);
+    part.make_durable().unwrap();
+    fixture.store(&part, [2]);
+    part.note().unwrap();
+    drop(part);
+    let after = fixture.open_after_reboot();
+    assert_eq!(after.resumed_bytes(), 2 * CHUNK as u64);
+    drop(after);
+    // A note that was torn by the power cut costs only what the note alone vouched for.
+    fs::write(fixture.paths().note, "").unwrap();
+    assert_eq!(fixture.open().unwrap().resumed_bytes(), 2 * CHUNK as u64);
+    fs::write(fixture.paths().have, "{}\n").unwrap();
+    assert_eq!(fixture.open().unwrap().resumed_bytes(), 0);
+}
+
+#[test]
+fn what_was_only_noted_becomes_durable_after_a_restart() {
+    let fixture = Fixture::new(2 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, [0]);
+    part.note().unwrap();
+    drop(part);
+    let part = fixture.open().unwrap();
+    part.make_durable().unwrap();
+    drop(part);
+    assert_eq!(fixture.open_after_reboot().resumed_bytes(), CHUNK as u64);
+}
+
+#[test]
+fn nothing_new_writes_nothing() {
+    let fixture = Fixture::new(2 * CHUNK);
+    let part = fixture.open().unwrap();
+    part.note().unwrap();
+    part.make_durable().unwrap();
+    assert_eq!(fixture.names().len(), 1);
+    fixture.store(&part, [0]);
+    part.make_durable().unwrap();
+    let written = || fs::metadata(fixture.paths().have).unwrap().ino();
+    let first = written();
+    part.make_durable().unwrap();
+    part.note().unwrap();
+    assert_eq!((written(), fixture.names().len()), (first, 2));
+}
+
+#[test]
+fn the_map_of_another_file_is_not_believed() {
+    let fixture = Fixture::new(2 * CHUNK);
+    drop(fixture.open().unwrap());
+    let foreign = Vouched { durable: HaveMap::all(2), written: HaveMap::all(2) };
+    let boot = have_file::boot_id();
+    have_file::write(&fixture.paths().have, FileId([1; 32]), boot.as_deref(), &foreign, false).unwrap();
+    assert_eq!(fixture.open().unwrap().resumed_bytes(), 0);
+}
+
+#[test]
+fn a_map_does_not_vouch_for_another_part_file() {
+    let fixture = Fixture::new(2 * CHUNK);
+    for spoil in [
+        |path: &Path| fs::remove_file(path).unwrap(),
+        |path: &Path| File::options().write(true).open(path).unwrap().set_len(5).unwrap(),
+    ] {
+        let part = fixture.open().unwrap();
+        fixture.store(&part, [0]);
+        part.note().unwrap();
+        part.make_durable().unwrap();
+        drop(part);
+        spoil(&fixture.paths().part);
+        assert_eq!(fixture.open().unwrap().resumed_bytes(), 0);
+        // Nor later, when the new part file has its full size.
+        assert_eq!(fixture.open().unwrap().resumed_bytes(), 0);
+    }
+}
+
+#[test]
+fn one_download_at_a_time() {
+    let fixture = Fixture::new(1);
+    let part = fixture.open().unwrap();
+    assert!(matches!(fixture.open(), Err(StoreError::Busy(_))));
+    drop(part);
+    assert!(fixture.open().is_ok());
+}
+
+#[test]
+fn a_file_in_place_is_replaced_only_when_asked_to() {
+    let fixture = Fixture::new(10);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, [0]);
+    fs::write(fixture.target(), "mine").unwrap();
+    assert!(matches!(part.finish(false, false), Err(StoreError::Exists(path)) if path == fixture.target()));
+    assert_eq!(fs::read(fixture.target()).unwrap(), b"mine");
+    fixture.serves(&part, 0);
+    part.finish(true, false).unwrap();
+    assert!(fs::read(fixture.target()).unwrap() == fixture.bytes);
+}
+
+#[test]
+fn a_file_that_cannot_fit_is_refused_and_leaves_nothing() {
+    let fixture = Fixture::new(0);
+    let layout = Layout::even(1 << 45, Some(64 << 20)).unwrap();
+    let digests = vec![Digest::of(b""); layout.count() as usize];
+    let huge = Arc::new(Manifest::new(layout, digests).unwrap());
+    match PartFile::open(&fixture.target(), huge) {
+        Err(StoreError::Full { needed, available, .. }) => assert!(needed == 1 << 45 && available < needed),
+        // The file system may also say that no file is that large.
+        other => assert!(matches!(other, Err(StoreError::Io { .. }))),
+    }
+    assert_eq!(fixture.names(), [""; 0]);
+}
+
+#[test]
+fn odd_targets() {
+    let fixture = Fixture::new(1);
+    let open = |target: &Path| PartFile::open(target, Arc::clone(&fixture.manifest));
+    for target in ["/", "..", "a/.."] {
+        assert!(matches!(open(Path::new(target)), Err(StoreError::NotAFile(_))), "{target}");
+    }
+    assert!(matches!(open(Path::new("/no/such/folder/x")), Err(StoreError::Io { .. })));
+    // 255 bytes, and cut in the middle of a character.
+    let long = fixture.folder.path().join(format!("x{}", "é".repeat(127)));
+    let part = open(&long).unwrap();
+    fixture.store(&part, [0]);
+    part.finish(false, false).unwrap();
+    assert!(fs::read(long).unwrap() == fixture.bytes);
+}
+
+#[test]
+fn a_link_in_place_of_the_part_file_is_not_followed() {
+    let fixture = Fixture::new(1);
+    let victim = fixture.folder.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    symlink(&victim, fixture.paths().part).unwrap();
+    assert!(fixture.open().is_err());
+    assert_eq!(fs::read(victim).unwrap(), b"precious");
+}
+
+#[test]
+fn chunks_come_from_many_threads() {
+    let fixture = Fixture::new(40 * CHUNK + 5);
+    let part = fixture.open().unwrap();
+    let news = part.progress().subscribe();
+    std::thread::scope(|scope| {
+        for first in 0..3 {
+            let (part, fixture) = (&part, &fixture);
+            scope.spawn(move || fixture.store(part, (first..41).step_by(2)));
+        }
+        scope.spawn(|| part.make_durable().unwrap());
+    });
+    assert!(news.recv_timeout(Duration::from_secs(10)).is_ok());
+    assert_eq!(part.progress().since(0, 99).0.len(), 41);
+    part.finish(false, false).unwrap();
+    assert!(fs::read(fixture.target()).unwrap() == fixture.bytes);
+}
+
+#[test]
+fn without_a_rename_that_never_replaces_it_is_looked_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let [from, to, link] = ["from", "to", "link"].map(|name| folder.path().join(name));
+    fs::write(&from, "new").unwrap();
+    symlink("nowhere", &link).unwrap();
+    assert_eq!(rename_after_looking(&from, &link).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    rename_after_looking(&from, &to).unwrap();
+    assert_eq!(fs::read(to).unwrap(), b"new");
+}
+
+#[test]
+fn after_a_failed_sync_nothing_more_is_vouched_for() {
+    let fixture = Fixture::new(3 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, [0]);
+    part.make_durable().unwrap();
+    fixture.store(&part, [1]);
+    part.note().unwrap();
+    lock(&part.saved).unsound = true;
+    assert!(part.make_durable().is_err());
+    fixture.store(&part, [2]);
+    part.note().unwrap();
+    assert!(part.finish(false, false).is_err() && part.make_durable().is_err());
+    drop(part);
+    assert_eq!(fixture.open().unwrap().resumed_bytes(), CHUNK as u64);
+}

@@ -1,0 +1,247 @@
+//! A finished file that is served.
+//!
+//! Its chunks were hashed once; the file stays open, so that it can be renamed or replaced meanwhile.
+//! It is never written to. Invariant: as long as size and time of change are what they were when hashing
+//! began, the bytes are those that the manifest describes; after that nothing is served any more.
+
+use super::disk::{self, Stamp};
+use super::error::StoreError;
+use super::hashing::{self, Watch};
+use super::progress::Progress;
+use super::{ChunkSource, StoredChunk, lock};
+use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Layout, Manifest};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+/// A complete, verified file.
+pub struct WholeFile {
+    path: PathBuf,
+    file: Arc<File>,
+    stamp: Stamp,
+    manifest: Arc<Manifest>,
+    id: FileId,
+    progress: Progress,
+}
+
+impl WholeFile {
+    /// Hashes a file, on all cores. `chunk_size` of `None` takes the default. `hashed` is called with
+    /// byte counts as they get hashed, on any thread; `stop` is polled at least every 1 MiB. An empty file
+    /// is one empty chunk.
+    ///
+    /// # Errors
+    /// The path is no regular file or cannot be read, the chunk size is none, the file changes while it is
+    /// hashed ([`StoreError::Changed`]), or `stop` said so ([`StoreError::Stopped`]).
+    pub fn publish(
+        path: &Path,
+        chunk_size: Option<u32>,
+        hashed: &(dyn Fn(u64) + Sync),
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Self, StoreError> {
+        let (file, stamp) = disk::open_regular(path)?;
+        let layout = Layout::even(stamp.size, chunk_size)?;
+        let digests = Mutex::new(vec![Digest([0; 32]); layout.count() as usize]);
+        hashing::hash_chunks(&file, path, &layout, Watch { hashed, stop }, &|index, digest| {
+            lock(&digests)[index.at()] = digest;
+            true
+        })?;
+        let digests = std::mem::take(&mut *lock(&digests));
+        Self::unchanged(path, file, stamp, Arc::new(Manifest::new(layout, digests)?))
+    }
+
+    /// Checks a file that is there against a manifest: `Some` when it has that content, `None` when it
+    /// differs. A file of another size is not read; reading ends at the first chunk that differs. The
+    /// callbacks are those of [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish); a file that is not there is [`StoreError::Io`].
+    pub fn check(
+        path: &Path,
+        manifest: Arc<Manifest>,
+        hashed: &(dyn Fn(u64) + Sync),
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Self>, StoreError> {
+        let (file, stamp) = disk::open_regular(path)?;
+        if stamp.size != manifest.layout().size() {
+            return Ok(None);
+        }
+        let same = AtomicBool::new(true);
+        hashing::hash_chunks(&file, path, manifest.layout(), Watch { hashed, stop }, &|index, digest| {
+            let equal = manifest.digest(index) == Some(digest);
+            same.fetch_and(equal, Relaxed);
+            equal
+        })?;
+        match same.into_inner() {
+            true => Self::unchanged(path, file, stamp, manifest).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn unchanged(path: &Path, file: File, stamp: Stamp, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
+        stamp.check(&file, path)?;
+        let id = manifest.id();
+        let progress = Progress::new(HaveMap::all(manifest.layout().count()));
+        Ok(Self { path: path.to_owned(), file: Arc::new(file), stamp, manifest, id, progress })
+    }
+
+    /// What the file is known by.
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Where the file was when it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl ChunkSource for WholeFile {
+    fn manifest(&self) -> Option<Arc<Manifest>> {
+        Some(Arc::clone(&self.manifest))
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
+        let span = self.manifest.layout().span(index).ok_or(StoreError::Missing(index))?;
+        self.stamp.check(&self.file, &self.path)?;
+        Ok(StoredChunk { file: Arc::clone(&self.file), offset: span.offset, length: span.length })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::fs::{self, FileTimes, OpenOptions};
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::FileExt as _;
+    use std::sync::atomic::AtomicU64;
+    use std::time::SystemTime;
+    use tempfile::TempDir;
+
+    const CHUNK: usize = 16 * 1024;
+
+    fn file_of(bytes: &[u8]) -> (TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        // A name that is not UTF-8 is nothing special here.
+        let path = folder.path().join(OsStr::from_bytes(b"odd \xff\nname"));
+        fs::write(&path, bytes).unwrap();
+        (folder, path)
+    }
+
+    fn publish(path: &Path) -> Result<WholeFile, StoreError> {
+        WholeFile::publish(path, Some(CHUNK as u32), &|_| (), &|| false)
+    }
+
+    fn check(path: &Path, manifest: Arc<Manifest>) -> Option<WholeFile> {
+        WholeFile::check(path, manifest, &|_| (), &|| false).unwrap()
+    }
+
+    #[test]
+    fn every_size_is_hashed_and_served_whole() {
+        for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 7 * CHUNK, 7 * CHUNK + 1] {
+            let bytes: Vec<u8> = (0..size).map(|at| (at / 7) as u8).collect();
+            let (_folder, path) = file_of(&bytes);
+            let count = AtomicU64::new(0);
+            let counted = |bytes| _ = count.fetch_add(bytes, Relaxed);
+            let whole = WholeFile::publish(&path, Some(CHUNK as u32), &counted, &|| false).unwrap();
+            assert_eq!(count.into_inner(), size as u64);
+            let manifest = whole.manifest().unwrap();
+            let mut served = Vec::new();
+            for index in manifest.layout().indices() {
+                let chunk = whole.stored(index).unwrap();
+                let mut piece = vec![0; chunk.length as usize];
+                chunk.file.read_exact_at(&mut piece, chunk.offset).unwrap();
+                assert_eq!(manifest.digest(index), Some(Digest::of(&piece)));
+                served.extend(piece);
+            }
+            assert!(served == bytes && whole.progress().is_complete());
+            let past = ChunkIndex(manifest.layout().count());
+            assert!(matches!(whole.stored(past), Err(StoreError::Missing(_))));
+            assert_eq!(check(&path, manifest).unwrap().id(), whole.id());
+        }
+    }
+
+    #[test]
+    fn chunks_larger_than_the_buffer() {
+        let (_folder, path) = file_of(&vec![7; 5 << 20]);
+        let whole = WholeFile::publish(&path, Some(4 << 20), &|_| (), &|| false).unwrap();
+        let manifest = whole.manifest().unwrap();
+        assert_eq!(manifest.digest(ChunkIndex(0)), Some(Digest::of(&vec![7; 4 << 20])));
+        assert_eq!(manifest.digest(ChunkIndex(1)), Some(Digest::of(&vec![7; 1 << 20])));
+    }
+
+    #[test]
+    fn a_file_that_differs_is_told_and_one_of_another_size_is_not_read() {
+        let (_folder, path) = file_of(&vec![1; 3 * CHUNK]);
+        let manifest = publish(&path).unwrap().manifest().unwrap();
+        let mut bytes = vec![1; 3 * CHUNK];
+        bytes[2 * CHUNK] = 2;
+        fs::write(&path, &bytes).unwrap();
+        assert!(check(&path, Arc::clone(&manifest)).is_none());
+        fs::write(&path, &bytes[1..]).unwrap();
+        let unread = |_| unreachable!("the size was enough");
+        assert!(WholeFile::check(&path, manifest, &unread, &|| false).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_changed_file_is_not_served() {
+        let (_folder, path) = file_of(&[1; 100]);
+        let whole = publish(&path).unwrap();
+        let file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH)).unwrap();
+        assert!(matches!(whole.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
+
+        let whole = publish(&path).unwrap();
+        file.set_len(101).unwrap();
+        assert!(matches!(whole.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
+    }
+
+    #[test]
+    fn a_replaced_file_is_still_served() {
+        let (folder, path) = file_of(&[1; 100]);
+        let whole = publish(&path).unwrap();
+        let other = folder.path().join("other");
+        fs::write(&other, "other").unwrap();
+        fs::rename(other, &path).unwrap();
+        assert_eq!(whole.stored(ChunkIndex(0)).unwrap().length, 100);
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_hashed_is_refused() {
+        let (_folder, path) = file_of(&vec![1; 20 * CHUNK]);
+        let touch = |_| {
+            let file = OpenOptions::new().append(true).open(&path).unwrap();
+            file.set_len(20 * CHUNK as u64 + 1).unwrap();
+        };
+        let grown = WholeFile::publish(&path, Some(CHUNK as u32), &touch, &|| false);
+        assert!(matches!(grown, Err(StoreError::Changed(_))));
+        let cut = |_| OpenOptions::new().append(true).open(&path).unwrap().set_len(1).unwrap();
+        let shrunk = WholeFile::publish(&path, Some(CHUNK as u32), &cut, &|| false);
+        assert!(matches!(shrunk, Err(StoreError::Changed(_))));
+    }
+
+    #[test]
+    fn hashing_stops_when_told_to() {
+        let (_folder, path) = file_of(&vec![1; 20 * CHUNK]);
+        let count = AtomicU64::new(0);
+        let counted = |bytes| _ = count.fetch_add(bytes, Relaxed);
+        let stop = || count.load(Relaxed) > 0;
+        let stopped = WholeFile::publish(&path, Some(CHUNK as u32), &counted, &stop);
+        assert!(matches!(stopped, Err(StoreError::Stopped)));
+        assert!(count.load(Relaxed) < 20 * CHUNK as u64);
+    }
+
+    #[test]
+    fn what_is_not_a_file_or_not_a_chunk_size_is_refused() {
+        let (folder, path) = file_of(b"x");
+        assert!(matches!(publish(folder.path()), Err(StoreError::NotAFile(_))));
+        assert!(matches!(publish(&folder.path().join("none")), Err(StoreError::Io { .. })));
+        let odd = WholeFile::publish(&path, Some(3), &|_| (), &|| false);
+        assert!(matches!(odd, Err(StoreError::Layout(_))));
+    }
+}
