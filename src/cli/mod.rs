@@ -6,6 +6,8 @@
 
 pub mod args;
 pub mod exit;
+pub mod flags;
 
 pub use args::parse;
 pub use exit::ExitCode;
+pub use flags::TrackerFlag;
