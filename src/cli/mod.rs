@@ -5,9 +5,14 @@
 //! peers) reaches a terminal or the log file only with its control characters escaped.
 
 pub mod args;
+pub mod bar;
 pub mod exit;
 pub mod flags;
+mod line;
+pub mod logging;
 
 pub use args::parse;
+pub use bar::Bar;
 pub use exit::ExitCode;
 pub use flags::TrackerFlag;
+pub use logging::{Console, LogOptions};
