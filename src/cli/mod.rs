@@ -10,9 +10,11 @@ pub mod exit;
 pub mod flags;
 mod line;
 pub mod logging;
+pub mod signals;
 
 pub use args::parse;
 pub use bar::Bar;
 pub use exit::ExitCode;
 pub use flags::TrackerFlag;
 pub use logging::{Console, LogOptions};
+pub use signals::on_interrupt;
