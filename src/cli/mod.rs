@@ -1,1 +1,20 @@
-//! To come.
+//! What people meet: flags, exit codes, log lines, progress bars, Ctrl-C.
+//!
+//! Shared by all binaries, so that a flag, a time or a size means the same everywhere. Nothing here
+//! knows what a daemon does. Invariant: what comes from outside (file names, addresses, messages of
+//! peers) reaches a terminal or the log file only with its control characters escaped.
+
+pub mod args;
+pub mod bar;
+pub mod exit;
+pub mod flags;
+mod line;
+pub mod logging;
+pub mod signals;
+
+pub use args::parse;
+pub use bar::Bar;
+pub use exit::ExitCode;
+pub use flags::TrackerFlag;
+pub use logging::{Console, LogOptions};
+pub use signals::on_interrupt;

@@ -19,6 +19,8 @@ pub const SEEDER_FILE: &str = "large_text_file.txt";
 pub const DEFAULT_SET: &str = "default";
 /// The file, in the working directory, that log lines and events are appended to.
 pub const LOG_FILE: &str = "logs.log";
+/// The `target` of a log record that is an event line: it goes into the log file bare and whole.
+pub const EVENT_TARGET: &str = "event";
 /// The tracker's name in event lines.
 pub const TRACKER_ENTITY: &str = "P2PTracker";
 

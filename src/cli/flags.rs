@@ -1,0 +1,266 @@
+//! Flags and values that several binaries share: addresses, times, sizes, rates.
+//!
+//! Each parser takes what people type and says in one sentence what is wrong with it; clap puts the
+//! flag's name and the value in front. Only [`parse_address`] asks the outside world (the resolver).
+
+use crate::content::Layout;
+use crate::content::limits::TRACKER_ADDRESS;
+use bytesize::ByteSize;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+/// Longest duration that a flag takes: a year.
+const SECONDS_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Where the tracker is.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct TrackerFlag {
+    /// The tracker: an address or a name; without a port, port 5100
+    #[arg(long, value_name = "ADDR", default_value_t = TRACKER_ADDRESS, value_parser = parse_tracker)]
+    pub tracker: SocketAddr,
+}
+
+/// An address of a tracker; the port may be left out.
+///
+/// # Errors
+/// What is wrong with it, or why its name is not known.
+pub fn parse_tracker(text: &str) -> Result<SocketAddr, String> {
+    parse_address(text, TRACKER_ADDRESS.port())
+}
+
+/// `host:port`, or a host alone, which is then met at `default_port`. Hosts are names or addresses
+/// (IPv6 with or without brackets). Of several addresses of one name an IPv4 one is taken, since that
+/// is what daemons listen on unless told otherwise.
+///
+/// # Errors
+/// What is wrong with it, or why its name is not known.
+pub fn parse_address(text: &str, default_port: u16) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    if let Some(address) = bare {
+        let address = address.parse::<Ipv6Addr>().map_err(|_| format!("{address} is no IPv6 address"))?;
+        return Ok(SocketAddr::from((address, default_port)));
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::from((address, default_port)));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, parse_port(port)?),
+        None => (text, default_port),
+    };
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address);
+    }
+    if host.is_empty() || host.contains([':', '[', ']', '/']) || host.contains(char::is_whitespace) {
+        return Err("it is neither HOST:PORT nor HOST".to_owned());
+    }
+    resolve(host, port)
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(port @ 1..) => Ok(port),
+        _ => Err(format!("{text:?} is no port from 1 to 65535")),
+    }
+}
+
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
+    let found =
+        (host, port).to_socket_addrs().map_err(|error| format!("cannot resolve {host:?}: {error}"))?;
+    let found: Vec<SocketAddr> = found.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| format!("{host:?} has no address"))
+}
+
+/// A duration: `90`, `90s`, `0.5`, `250ms`, `2m`, `1.5h`, `1d`. More than nothing, at most a year.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let seconds = match unit.trim() {
+        "" | "s" | "sec" => 1.0,
+        "ms" => 0.001,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        _ => return Err("it is no duration such as 90, 0.5, 90s, 2m or 1h".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| "it is no duration such as 90, 0.5, 90s, 2m or 1h")?;
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(Duration::ZERO) => Err("it must be longer than nothing".to_owned()),
+        Ok(duration) if duration <= SECONDS_MAX => Ok(duration),
+        _ => Err("it is longer than a year".to_owned()),
+    }
+}
+
+/// A size in bytes: `2GiB`, `512KiB`, `10MB`, `1.5 GB`, or plain bytes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let example = || "it is no size such as 2GiB, 512KiB, 10MB or 4096".to_owned();
+    let text = text.trim();
+    if !text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(example());
+    }
+    match text.parse::<ByteSize>() {
+        // What a u64 cannot hold is saturated there.
+        Ok(ByteSize(u64::MAX)) => Err("it is too large".to_owned()),
+        Ok(ByteSize(bytes)) => Ok(bytes),
+        Err(_) => Err(example()),
+    }
+}
+
+/// A chunk size: a power of two within the limits, written as [`parse_size`] takes it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_chunk_size(text: &str) -> Result<u32, String> {
+    let bytes = parse_size(text)?;
+    // Whatever a u32 cannot hold is as wrong as its largest value.
+    let size = u32::try_from(bytes).unwrap_or(u32::MAX);
+    match Layout::even(0, Some(size)) {
+        Ok(_) => Ok(size),
+        Err(_) => Err(format!(
+            "{bytes} bytes is no power of two from {} to {}",
+            ByteSize(crate::content::limits::CHUNK_SIZE_MIN.into()),
+            ByteSize(crate::content::limits::CHUNK_SIZE_MAX.into()),
+        )),
+    }
+}
+
+/// A rate in bytes per second, `10MB` or `10MB/s`; 0 is no limit.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    let size = text.trim();
+    let size = size.strip_suffix("/s").unwrap_or(size);
+    parse_size(size).map_err(|_| "it is no rate such as 10MB/s, 512KiB or 0 (no limit)".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use proptest::prelude::*;
+
+    /// Does something.
+    #[derive(Parser, Debug)]
+    struct Example {
+        #[command(flatten)]
+        tracker: TrackerFlag,
+    }
+
+    #[test]
+    fn the_tracker_flag() {
+        assert_eq!(Example::parse_from(["x"]).tracker.tracker, TRACKER_ADDRESS);
+        let given = Example::parse_from(["x", "--tracker", "10.0.0.1"]).tracker.tracker;
+        assert_eq!(given, "10.0.0.1:5100".parse().unwrap());
+        let command = <Example as clap::CommandFactory>::command();
+        let help = command.get_arguments().find_map(|arg| arg.get_help()).map(ToString::to_string);
+        assert!(help.unwrap().ends_with(&format!(" port {}", TRACKER_ADDRESS.port())));
+    }
+
+    #[test]
+    fn addresses() {
+        for (text, wanted) in [
+            ("127.0.0.1:7", "127.0.0.1:7"),
+            ("127.0.0.1", "127.0.0.1:5100"),
+            ("::1", "[::1]:5100"),
+            ("[::1]", "[::1]:5100"),
+            ("[::1]:7", "[::1]:7"),
+            ("localhost", "127.0.0.1:5100"),
+            ("localhost:7", "127.0.0.1:7"),
+        ] {
+            assert_eq!(parse_tracker(text), Ok(wanted.parse().unwrap()), "{text}");
+        }
+        for text in
+            ["", ":", ":5100", "a:b", "a:0", "127.0.0.1:0", "[::1]:0", "a:65536", "[x]", "a b", "http://a:1"]
+        {
+            assert!(parse_tracker(text).is_err(), "{text}");
+        }
+        // No name server is asked for a name with an empty label.
+        let error = parse_tracker("no..body:7").unwrap_err();
+        assert!(error.starts_with("cannot resolve \"no..body\": "), "{error}");
+        assert!(parse_tracker("a:99999").unwrap_err().contains("\"99999\" is no port"));
+    }
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("90", 90_000),
+            ("90s", 90_000),
+            ("2m", 120_000),
+            ("2 min", 120_000),
+            ("0.5", 500),
+            ("250ms", 250),
+            ("1.5h", 5_400_000),
+            ("365d", 31_536_000_000),
+        ] {
+            assert_eq!(parse_seconds(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "0", "0s", "-1", "1e3", "nan", "inf", "366d", "1.2.3", ".", "1y", "5 m s"] {
+            assert!(parse_seconds(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4_096),
+            ("2GiB", 2 << 30),
+            ("512KiB", 512 << 10),
+            ("512 kib", 512 << 10),
+            ("10MB", 10_000_000),
+            ("1.5 GB", 1_500_000_000),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "-1", "+1", "x", "1x", "1.2.3GB", ".", "99999999EB", "18446744073709551616"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn chunk_sizes() {
+        assert_eq!(parse_chunk_size("512KiB"), Ok(512 << 10));
+        assert_eq!(parse_chunk_size("16384"), Ok(16_384));
+        assert_eq!(parse_chunk_size("64MiB"), Ok(64 << 20));
+        for text in ["0", "8KiB", "128MiB", "500KiB", "512KB", "4GiB", "1TiB"] {
+            let error = parse_chunk_size(text).unwrap_err();
+            assert!(error.ends_with("bytes is no power of two from 16.0 KiB to 64.0 MiB"), "{error}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(parse_rate("10MB"), Ok(10_000_000));
+        assert_eq!(parse_rate("10MB/s"), Ok(10_000_000));
+        assert_eq!(parse_rate("0"), Ok(0));
+        assert_eq!(parse_rate("0/s"), Ok(0));
+        for text in ["", "/s", "10MB/h", "10Mbit/s", "fast"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(text in "[0-9.]{0,30}[a-zA-Z/ ]{0,5}|.*") {
+            let _ = (parse_seconds(&text), parse_size(&text), parse_chunk_size(&text), parse_rate(&text));
+        }
+
+        #[test]
+        fn written_addresses_are_read_back(address: SocketAddr) {
+            prop_assume!(address.port() != 0);
+            // Flow and scope are not part of an address that people write.
+            let address = SocketAddr::from((address.ip(), address.port()));
+            prop_assert_eq!(parse_address(&address.to_string(), 1), Ok(address));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What one log record looks like: `2025-03-16 21:50:25,873 - INFO - text`, or an event as it is.
+//!
+//! Pure: the time is an argument, and nothing is written anywhere. Invariant: one record is one line,
+//! whatever is in its text, and never longer than its limit.
+
+use crate::content::limits::EVENT_TARGET;
+use env_logger::fmt::style::Style;
+use jiff::Zoned;
+use log::{Level, Record};
+use std::fmt::{self, Write};
+
+/// Longest line, bytes, the newline and colours not counted.
+pub(super) const LINE_MAX: usize = 8 * 1024;
+/// Longest event line, bytes: one that names every holder of a chunk must not be cut.
+pub(super) const EVENT_LINE_MAX: usize = 64 * 1024;
+/// Stands where a text was cut.
+const CUT: &str = "…";
+
+/// The line for a record, with its newline. `style` colours the level; the empty style does not.
+pub(super) fn line(now: &Zoned, record: &Record<'_>, style: Style) -> String {
+    let mut line = String::new();
+    let mut room = EVENT_LINE_MAX;
+    if record.target() != EVENT_TARGET {
+        let level = level_name(record.level());
+        // Writing into a string fails only where a `Display` does; the line is then shorter.
+        let _ = write!(line, "{} - ", now.strftime("%Y-%m-%d %H:%M:%S,%3f"));
+        room = LINE_MAX - line.len() - level.len() - " - ".len();
+        let _ = write!(line, "{style}{level}{style:#} - ");
+    }
+    line.push_str(&escaped(record.args(), room));
+    line.push('\n');
+    line
+}
+
+/// The names that Python's logging uses, since that is what scripts look for.
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Error => "ERROR",
+        Level::Warn => "WARNING",
+        Level::Info => "INFO",
+        Level::Debug | Level::Trace => "DEBUG",
+    }
+}
+
+/// A text that is safe to show: control characters escaped, cut to at most `max` bytes.
+pub(super) fn escaped(text: &impl fmt::Display, max: usize) -> String {
+    let mut escaper = Escaper { text: String::new(), max, kept: 0, cut: false };
+    let _ = write!(escaper, "{text}");
+    escaper.text
+}
+
+/// Takes a text bit by bit, so that a huge one is never built.
+struct Escaper {
+    text: String,
+    max: usize,
+    /// How much of `text` stays when it must be cut: the last border of a character that leaves room
+    /// for [`CUT`].
+    kept: usize,
+    cut: bool,
+}
+
+impl Escaper {
+    fn push(&mut self, c: char) {
+        match is_unsafe(c) {
+            true => self.text.extend(c.escape_default()),
+            false => self.text.push(c),
+        }
+        if self.text.len() > self.max {
+            self.text.truncate(self.kept);
+            self.text.push_str(CUT);
+            self.cut = true;
+        } else if self.text.len() + CUT.len() <= self.max {
+            self.kept = self.text.len();
+        }
+    }
+}
+
+impl Write for Escaper {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        for c in part.chars() {
+            if self.cut {
+                break;
+            }
+            self.push(c);
+        }
+        Ok(())
+    }
+}
+
+/// Characters that could end a line, drive a terminal, or show a line as another: control characters,
+/// Unicode's line separators and its bidirectional controls.
+fn is_unsafe(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PLAIN: Style = Style::new();
+
+    fn at(text: &str) -> Zoned {
+        let time: jiff::civil::DateTime = text.parse().unwrap();
+        time.to_zoned(jiff::tz::TimeZone::UTC).unwrap()
+    }
+
+    fn shown(level: Level, target: &str, text: &str) -> String {
+        let now = at("2025-03-16T21:50:25.873999");
+        line(&now, &Record::builder().level(level).target(target).args(format_args!("{text}")).build(), PLAIN)
+    }
+
+    #[test]
+    fn exact_lines() {
+        let text = "All download threads completed";
+        assert_eq!(
+            shown(Level::Info, "shoal::daemon", text),
+            "2025-03-16 21:50:25,873 - INFO - All download threads completed\n"
+        );
+        for (level, name) in [
+            (Level::Error, "ERROR"),
+            (Level::Warn, "WARNING"),
+            (Level::Debug, "DEBUG"),
+            (Level::Trace, "DEBUG"),
+        ] {
+            assert_eq!(shown(level, "x", "é"), format!("2025-03-16 21:50:25,873 - {name} - é\n"));
+        }
+        assert_eq!(shown(Level::Info, EVENT_TARGET, "name,WHERE_CHUNK,1"), "name,WHERE_CHUNK,1\n");
+    }
+
+    #[test]
+    fn milliseconds_have_three_digits() {
+        let record = Record::builder().level(Level::Info).args(format_args!("x")).build();
+        for (time, stamp) in [
+            ("2025-01-02T03:04:05", "2025-01-02 03:04:05,000"),
+            ("2025-01-02T03:04:05.007", "2025-01-02 03:04:05,007"),
+            ("2025-01-02T03:04:05.9999", "2025-01-02 03:04:05,999"),
+        ] {
+            assert_eq!(line(&at(time), &record, PLAIN), format!("{stamp} - INFO - x\n"));
+        }
+    }
+
+    #[test]
+    fn the_level_alone_is_coloured() {
+        let style = env_logger::fmt::style::AnsiColor::Green.on_default();
+        let record = Record::builder().level(Level::Info).args(format_args!("x")).build();
+        let coloured = line(&at("2025-01-02T03:04:05"), &record, style);
+        assert_eq!(coloured, "2025-01-02 03:04:05,000 - \u{1b}[32mINFO\u{1b}[0m - x\n");
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        let shown =
+            shown(Level::Info, EVENT_TARGET, "a\nb\r\tc\u{1b}[31m\0\u{85}\u{2028}\u{202e}\u{7f} d\\é");
+        assert_eq!(shown, "a\\nb\\r\\tc\\u{1b}[31m\\u{0}\\u{85}\\u{2028}\\u{202e}\\u{7f} d\\é\n");
+    }
+
+    #[test]
+    fn long_lines_are_cut() {
+        let long = shown(Level::Info, "x", &"é".repeat(LINE_MAX));
+        assert!(long.ends_with("é…\n") && (LINE_MAX - 1..=LINE_MAX + 1).contains(&long.len()));
+        let addresses = ",127.0.0.1,7000".repeat(2_000);
+        assert_eq!(shown(Level::Info, EVENT_TARGET, &addresses), format!("{addresses}\n"));
+        assert_eq!(shown(Level::Info, EVENT_TARGET, &"x".repeat(1 << 20)).len(), EVENT_LINE_MAX + 1);
+    }
+
+    #[test]
+    fn a_text_that_just_fits_is_whole() {
+        assert_eq!(escaped(&"abcde", 5), "abcde");
+        assert_eq!(escaped(&"abcdef", 5), "ab…");
+        assert_eq!(escaped(&"abcd\n", 5), "ab…");
+        assert_eq!(escaped(&"ééé", 5), "é…");
+        assert_eq!(escaped(&"", 5), "");
+    }
+
+    proptest! {
+        #[test]
+        fn one_record_is_one_line(text in "(?s).*", max in 3usize..40) {
+            let shown = shown(Level::Info, "x", &text);
+            prop_assert_eq!(shown.chars().filter(|&c| is_unsafe(c)).count(), 1);
+            prop_assert!(shown.ends_with('\n') && shown.len() <= LINE_MAX + 1);
+            let cut = escaped(&text, max);
+            prop_assert!(cut.len() <= max && !cut.chars().any(is_unsafe));
+        }
+    }
+}

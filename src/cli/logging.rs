@@ -1,0 +1,414 @@
+//! Where log lines go: the terminal (stderr), for people, and `logs.log`, for later.
+//!
+//! Whatever the terminal shows is in the file too; the file has at least everything from Info up, and
+//! every event line. Invariants: a line reaches the file in one write at its end, so that several
+//! processes can share one file and no line is torn; a log call never fails and never panics, whatever
+//! becomes of the file; the terminal is only written to while the progress bars stand aside.
+
+use super::line::line;
+use crate::content::limits::{EVENT_TARGET, LOG_FILE};
+use anyhow::Context;
+use env_logger::fmt::style::Style;
+use env_logger::{Builder, Logger, Target, WriteStyle};
+use indicatif::{MultiProgress, ProgressDrawTarget};
+use jiff::Zoned;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+/// The flags for logging, the same in every binary.
+#[derive(clap::Args, Debug, Clone)]
+pub struct LogOptions {
+    /// Append log lines and events to this file; several programs may share one
+    #[arg(long, value_name = "PATH", default_value = LOG_FILE)]
+    pub log_file: PathBuf,
+    /// Say more: -v shows debug lines, -vv everything (the variable RUST_LOG, when set, decides instead)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say less: -q hides progress bars and shows warnings and errors only, -qq only errors; the log file
+    /// stays complete
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub quiet: u8,
+}
+
+impl LogOptions {
+    /// What the terminal shows, unless `RUST_LOG` says otherwise.
+    pub fn level(&self) -> LevelFilter {
+        match i16::from(self.verbose) - i16::from(self.quiet) {
+            2.. => LevelFilter::Trace,
+            1 => LevelFilter::Debug,
+            0 => LevelFilter::Info,
+            -1 => LevelFilter::Warn,
+            _ => LevelFilter::Error,
+        }
+    }
+}
+
+/// The terminal, shared by log lines and progress bars. Clones are the same terminal.
+#[derive(Debug, Clone)]
+pub struct Console {
+    pub(super) bars: MultiProgress,
+}
+
+impl Console {
+    /// A console that shows no progress bars: for tests, and for work nobody watches.
+    pub fn hidden() -> Self {
+        Self { bars: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()) }
+    }
+
+    fn new(quiet: bool) -> Self {
+        match quiet {
+            true => Self::hidden(),
+            // Draws to stderr, and nothing at all where that is not a terminal.
+            false => Self { bars: MultiProgress::new() },
+        }
+    }
+}
+
+/// Sets up logging for this process. Once.
+///
+/// # Errors
+/// The log file cannot be opened for appending, or logging was set up before.
+pub fn init(options: &LogOptions) -> anyhow::Result<Console> {
+    let console = Console::new(options.quiet > 0);
+    let terminal = Terminal { console: console.clone() };
+    let file = LogFile::open(&options.log_file, Some(terminal.clone()))?;
+    let filters = std::env::var("RUST_LOG").ok().filter(|filters| !filters.trim().is_empty());
+    let tee = Tee::new(Box::new(terminal), has_colours(), options.level(), filters.as_deref(), file);
+    let max_level = tee.max_level();
+    log::set_boxed_logger(Box::new(tee)).context("logging is set up already")?;
+    log::set_max_level(max_level);
+    Ok(console)
+}
+
+/// Whether stderr shows colours: a terminal that can, and a user who did not say no (<https://no-color.org>).
+fn has_colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    io::stderr().is_terminal() && !unwanted && !dumb
+}
+
+/// Both loggers as the one that the `log` crate takes.
+struct Tee {
+    terminal: Logger,
+    /// Its own filter lets everything through: see [`Tee::log`].
+    file: Logger,
+}
+
+impl Tee {
+    fn new(
+        terminal: Box<dyn Write + Send>,
+        colours: bool,
+        level: LevelFilter,
+        filters: Option<&str>,
+        file: LogFile,
+    ) -> Self {
+        let mut for_terminal = Builder::new();
+        match filters {
+            Some(filters) => for_terminal.parse_filters(filters),
+            None => for_terminal.filter_level(level),
+        };
+        for_terminal.target(Target::Pipe(terminal)).format(move |out, record| {
+            let style = out.default_level_style(record.level());
+            out.write_all(line(&Zoned::now(), record, style).as_bytes())
+        });
+        for_terminal.write_style(if colours { WriteStyle::Always } else { WriteStyle::Never });
+        let mut for_file = Builder::new();
+        for_file.filter_level(LevelFilter::Trace).target(Target::Pipe(Box::new(file)));
+        for_file.write_style(WriteStyle::Never);
+        for_file.format(|out, record| out.write_all(line(&Zoned::now(), record, Style::new()).as_bytes()));
+        Self { terminal: for_terminal.build(), file: for_file.build() }
+    }
+
+    /// Below this the `log` macros need not even ask. Event lines are written with `info!`.
+    fn max_level(&self) -> LevelFilter {
+        self.terminal.filter().max(LevelFilter::Info)
+    }
+}
+
+fn always_in_file(metadata: &Metadata<'_>) -> bool {
+    metadata.level() <= Level::Info || metadata.target() == EVENT_TARGET
+}
+
+impl Log for Tee {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        always_in_file(metadata) || self.terminal.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let shown = self.terminal.matches(record);
+        if shown || always_in_file(record.metadata()) {
+            self.file.log(record);
+        }
+        if shown {
+            self.terminal.log(record);
+        }
+    }
+
+    fn flush(&self) {} // nothing is ever held back
+}
+
+/// Writes to stderr while the progress bars stand aside.
+#[derive(Debug, Clone)]
+struct Terminal {
+    console: Console,
+}
+
+impl Write for Terminal {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.console.bars.suspend(|| io::stderr().lock().write_all(text))?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The log file. Each `write` is a whole line.
+struct LogFile {
+    file: File,
+    path: PathBuf,
+    /// Where the first failure is told; `None` when it has been, or when nobody listens.
+    complaints: Option<Terminal>,
+    /// The last line was cut short by a full disk: the next one begins on a new line.
+    torn: bool,
+}
+
+impl LogFile {
+    fn open(path: &Path, complaints: Option<Terminal>) -> anyhow::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        let file = file.with_context(|| format!("cannot open the log file {}", path.display()))?;
+        Ok(Self { file, path: path.to_owned(), complaints, torn: false })
+    }
+
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.torn {
+            self.file.write_all(b"\n")?;
+            self.torn = false;
+        }
+        // A file opened for appending takes each write at its end, undivided by those of others, and all
+        // of it unless the disk is full. So the first write is the line; what follows is only for the rest.
+        let written = self.file.write(line)?;
+        self.torn = written > 0 && written < line.len();
+        self.file.write_all(line.get(written..).unwrap_or_default())?;
+        self.torn = false;
+        Ok(())
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Err(error) = self.append(line)
+            && let Some(mut terminal) = self.complaints.take()
+        {
+            let path = self.path.display().to_string();
+            let complaint = format!("cannot write to the log file {path}: {error}");
+            terminal.write_all(format!("{}\n", super::line::escaped(&complaint, 1_024)).as_bytes())?;
+        }
+        // What could not be written is lost: logging must not stop the work.
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Parser)]
+    struct Example {
+        #[command(flatten)]
+        log: LogOptions,
+    }
+
+    fn options(args: &[&str]) -> LogOptions {
+        let args = std::iter::once("x").chain(args.iter().copied());
+        Example::parse_from(args).log
+    }
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(text);
+            Ok(text.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn say(tee: &Tee, level: Level, target: &str, text: &str) {
+        tee.log(&Record::builder().level(level).target(target).args(format_args!("{text}")).build());
+    }
+
+    /// What the terminal and the file get, times cut off.
+    fn both(level: LevelFilter, filters: Option<&str>) -> (String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs.log");
+        let terminal = Shared::default();
+        let file = LogFile::open(&path, None).unwrap();
+        let tee = Tee::new(Box::new(terminal.clone()), false, level, filters, file);
+        for level in [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace] {
+            say(&tee, level, "shoal::net", "text");
+        }
+        say(&tee, Level::Info, EVENT_TARGET, "P2PTracker,CHUNK_LOCATION_UNKNOWN,1");
+        let shorten = |text: &str| {
+            text.lines().map(|line| line.split(" - ").nth(1).unwrap_or(line).get(..1).unwrap_or("")).collect()
+        };
+        let terminal = String::from_utf8(terminal.0.lock().unwrap().clone()).unwrap();
+        (shorten(&terminal), shorten(&std::fs::read_to_string(path).unwrap()))
+    }
+
+    #[test]
+    fn what_goes_where() {
+        // E W I D: levels; P: the event line.
+        for (level, filters, terminal, file) in [
+            (LevelFilter::Info, None, "EWIP", "EWIP"),
+            (LevelFilter::Debug, None, "EWIDP", "EWIDP"),
+            (LevelFilter::Trace, None, "EWIDDP", "EWIDDP"),
+            (LevelFilter::Warn, None, "EW", "EWIP"),
+            (LevelFilter::Error, None, "E", "EWIP"),
+            (LevelFilter::Error, Some("debug"), "EWIDP", "EWIDP"),
+            (LevelFilter::Trace, Some("off"), "", "EWIP"),
+            (LevelFilter::Info, Some("shoal::net=trace"), "EWIDD", "EWIDDP"),
+        ] {
+            assert_eq!(both(level, filters), (terminal.into(), file.into()), "{level} {filters:?}");
+        }
+    }
+
+    #[test]
+    fn flags_and_levels() {
+        for (args, level) in [
+            (&[][..], LevelFilter::Info),
+            (&["-v"], LevelFilter::Debug),
+            (&["-vv"], LevelFilter::Trace),
+            (&["--verbose", "-vvv"], LevelFilter::Trace),
+            (&["-q"], LevelFilter::Warn),
+            (&["-qq"], LevelFilter::Error),
+            (&["-qqq"], LevelFilter::Error),
+            (&["-v", "-q"], LevelFilter::Info),
+        ] {
+            assert_eq!(options(args).level(), level, "{args:?}");
+        }
+        assert_eq!(options(&[]).log_file, Path::new(LOG_FILE));
+        assert_eq!(options(&["--log-file", "x"]).log_file, Path::new("x"));
+    }
+
+    #[test]
+    fn colours_are_for_the_terminal_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs.log");
+        let terminal = Shared::default();
+        let file = LogFile::open(&path, None).unwrap();
+        let tee = Tee::new(Box::new(terminal.clone()), true, LevelFilter::Info, None, file);
+        say(&tee, Level::Info, "x", "one\n\u{1b}[31mtwo");
+        say(&tee, Level::Info, EVENT_TARGET, "name,WHERE_CHUNK,1");
+        let shown = String::from_utf8(terminal.0.lock().unwrap().clone()).unwrap();
+        assert!(shown.contains(" - \u{1b}[32mINFO\u{1b}[0m - one\\n\\u{1b}[31mtwo\n"), "{shown:?}");
+        assert!(shown.ends_with("\nname,WHERE_CHUNK,1\n"));
+        let kept = std::fs::read_to_string(path).unwrap();
+        assert!(
+            kept.ends_with(" - INFO - one\\n\\u{1b}[31mtwo\nname,WHERE_CHUNK,1\n")
+                && !kept.contains('\u{1b}')
+        );
+    }
+
+    #[test]
+    fn lines_of_several_processes_are_never_torn() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs.log");
+        let open = || {
+            let file = LogFile::open(&path, None).unwrap();
+            Tee::new(Box::new(io::sink()), false, LevelFilter::Off, None, file)
+        };
+        let tees = [open(), open()];
+        std::thread::scope(|scope| {
+            for thread in 0..4usize {
+                let tee = &tees[thread % 2];
+                scope.spawn(move || {
+                    for number in 0..500usize {
+                        let text = format!("{thread},{number},{}", "x".repeat(number * 7));
+                        say(tee, Level::Info, EVENT_TARGET, &text);
+                    }
+                });
+            }
+        });
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut next = [0usize; 4];
+        for line in text.lines() {
+            let mut parts = line.split(',');
+            let thread: usize = parts.next().unwrap().parse().unwrap();
+            let number: usize = parts.next().unwrap().parse().unwrap();
+            assert_eq!((number, parts.next().unwrap().len()), (next[thread], number * 7));
+            next[thread] += 1;
+        }
+        assert_eq!(next, [500; 4]);
+    }
+
+    #[test]
+    fn a_log_file_is_appended_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs.log");
+        std::fs::write(&path, "before\n").unwrap();
+        let file = LogFile::open(&path, None).unwrap();
+        say(
+            &Tee::new(Box::new(io::sink()), false, LevelFilter::Info, None, file),
+            Level::Info,
+            EVENT_TARGET,
+            "after",
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\nafter\n");
+    }
+
+    #[test]
+    fn a_log_file_that_cannot_be_opened_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("missing").join("logs.log");
+        let text = format!("{:#}", LogFile::open(&path, None).err().unwrap());
+        assert!(text.starts_with(&format!("cannot open the log file {}: ", path.display())), "{text}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_stops_nothing() {
+        let file = LogFile::open(Path::new("/dev/full"), None).unwrap();
+        let terminal = Shared::default();
+        let tee = Tee::new(Box::new(terminal.clone()), false, LevelFilter::Info, None, file);
+        say(&tee, Level::Info, EVENT_TARGET, "one");
+        say(&tee, Level::Info, EVENT_TARGET, "two");
+        assert_eq!(*terminal.0.lock().unwrap(), b"one\ntwo\n");
+    }
+
+    #[test]
+    fn a_torn_line_does_not_tear_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs.log");
+        std::fs::write(&path, "half").unwrap();
+        let mut file = LogFile::open(&path, None).unwrap();
+        file.torn = true;
+        file.append(b"whole\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "half\nwhole\n");
+    }
+
+    /// The only test that sets the process's logger.
+    #[test]
+    fn set_up_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs.log");
+        let options = LogOptions { log_file: path.clone(), verbose: 0, quiet: 2 };
+        let console = init(&options).unwrap();
+        log::info!(target: EVENT_TARGET, "name,WHERE_CHUNK,1");
+        assert!(console.bars.is_hidden());
+        assert!(std::fs::read_to_string(&path).unwrap().contains("name,WHERE_CHUNK,1\n"));
+        assert!(init(&options).is_err());
+    }
+}

@@ -1,0 +1,87 @@
+//! Ctrl-C, and what service managers send instead (SIGTERM, SIGHUP).
+//!
+//! The first signal asks the program to end in good order, the second ends it at once: whoever presses
+//! Ctrl-C twice means it.
+
+use super::exit::ExitCode;
+use anyhow::Context;
+
+/// Calls `f` at the first SIGINT, SIGTERM or SIGHUP, on a thread of its own, so that it may take its
+/// time. The second signal ends the process with [`ExitCode::Interrupted`], even while `f` runs.
+///
+/// # Errors
+/// Signals cannot be caught, or somebody catches them already.
+pub fn on_interrupt(f: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
+    let mut first = Some(f);
+    let handler = move || {
+        let Some(f) = first.take() else { return exit_now() };
+        // Without a thread nobody can be told to end in good order.
+        if std::thread::Builder::new().name("interrupt".to_owned()).spawn(f).is_err() {
+            exit_now();
+        }
+    };
+    ctrlc::set_handler(handler).context("cannot catch Ctrl-C")
+}
+
+fn exit_now() {
+    std::process::exit(ExitCode::Interrupted as i32)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Child, Command, Stdio};
+
+    const CHILD: &str = "SHOAL_TEST_WAITS_FOR_SIGNALS";
+
+    /// Not a test of its own: what the test below runs as another process.
+    #[test]
+    fn a_program_that_waits() {
+        if std::env::var_os(CHILD).is_none() {
+            return;
+        }
+        on_interrupt(|| {
+            println!("\nfirst");
+            let _ = std::io::stdout().flush();
+            // It never comes to an end, and the second signal must get through all the same.
+            loop {
+                std::thread::park();
+            }
+        })
+        .unwrap();
+        println!("\nready");
+        loop {
+            std::thread::park();
+        }
+    }
+
+    /// Nothing is left running when the test fails.
+    struct Killed(Child);
+
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn the_second_signal_ends_the_process() {
+        for signals in [["INT", "INT"], ["TERM", "INT"], ["HUP", "TERM"]] {
+            let child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "cli::signals::tests::a_program_that_waits", "--nocapture"])
+                .env(CHILD, "1")
+                .stdout(Stdio::piped())
+                .spawn();
+            let mut child = Killed(child.unwrap());
+            let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+            for (signal, sign) in signals.iter().zip(["ready", "first"]) {
+                assert!(lines.by_ref().any(|line| line.unwrap() == sign));
+                let kill = format!("kill -{signal} {}", child.0.id());
+                assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+            }
+            assert_eq!(child.0.wait().unwrap().code(), Some(ExitCode::Interrupted as i32));
+        }
+    }
+}
