@@ -1,1 +1,18 @@
-//! To come.
+//! Sockets and threads: listening, dialling, links, datagrams, and how all of it ends.
+//!
+//! Nothing here knows what is said, only how: every thread is spawned by [`Threads`] and joined, every
+//! blocking call has a deadline or is woken by [`Shutdown`], every queue is bounded.
+
+pub mod asker;
+pub mod dial;
+pub mod link;
+pub mod listener;
+pub mod shutdown;
+pub mod threads;
+
+pub use asker::{AskError, Asker};
+pub use dial::dial;
+pub use link::{LinkError, LinkReader, LinkWriter};
+pub use listener::{BindError, Listener};
+pub use shutdown::Shutdown;
+pub use threads::Threads;

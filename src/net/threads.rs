@@ -1,0 +1,76 @@
+//! The one way to spawn a thread: named, with a small stack, and joined in the end.
+
+use crate::content::limits::STACK;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+/// The threads of a daemon.
+#[derive(Clone, Default)]
+pub struct Threads(Arc<Mutex<Vec<JoinHandle<()>>>>);
+
+impl Threads {
+    /// No thread yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn handles(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Spawns a thread.
+    ///
+    /// # Errors
+    /// When the system has no room for another one.
+    pub fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let handle = Builder::new().name(name.to_owned()).stack_size(STACK).spawn(run)?;
+        let mut handles = self.handles();
+        // Those that have ended need no joining later.
+        if handles.len() >= 64 && handles.len().is_power_of_two() {
+            handles.retain(|handle| !handle.is_finished());
+        }
+        handles.push(handle);
+        Ok(())
+    }
+
+    /// Waits until every thread has ended, also those that others spawn meanwhile. Must not be called
+    /// from one of them.
+    pub fn join(&self) {
+        loop {
+            let handle = self.handles().pop();
+            match handle {
+                Some(handle) => {
+                    let name = handle.thread().name().unwrap_or("?").to_owned();
+                    if handle.join().is_err() {
+                        log::error!("the thread {name} panicked; this is a fault in shoal");
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn joining_waits_for_threads_spawned_by_threads() {
+        let threads = Threads::new();
+        let ended = Arc::new(AtomicUsize::new(0));
+        let (inner, count) = (threads.clone(), ended.clone());
+        threads
+            .spawn("outer", move || {
+                for _ in 0..200 {
+                    let count = count.clone();
+                    inner.spawn("inner", move || drop(count.fetch_add(1, Ordering::SeqCst))).unwrap();
+                }
+            })
+            .unwrap();
+        threads.join();
+        assert_eq!(ended.load(Ordering::SeqCst), 200);
+    }
+}
