@@ -1,1 +1,20 @@
-//! To come.
+//! What each role is made of: the tracker, peers that serve, downloads, chunk folders.
+//!
+//! Each daemon has one thread that owns its state and handles a closed enum of events; connection
+//! threads do the reading, hashing and writing, and chunk bytes never pass through the state thread. Nothing here
+//! reads flags or draws on a terminal.
+
+pub mod announcer;
+pub mod client;
+pub mod download;
+pub mod error;
+pub mod fetch;
+pub mod leecher;
+pub mod lookup;
+pub mod peer;
+pub mod seeder;
+pub mod tracker;
+pub mod tracker_session;
+pub mod watch;
+
+pub use error::{DaemonError, Fault};

@@ -298,6 +298,27 @@ pub enum TrackerResponse {
     Unknown,
 }
 
+impl TrackerResponse {
+    /// Makes a response that is too long for a datagram shorter, by naming fewer holders and then fewer
+    /// files, and says so. Returns whether there was anything to leave out.
+    pub fn shrink(&mut self) -> bool {
+        let TrackerResponse::Found { files, truncated } = self else { return false };
+        *truncated = true;
+        let longest = |found: &FoundFile| found.whole.len().max(found.partial.len());
+        match files.iter().map(longest).max() {
+            None => return false,
+            Some(0) => files.truncate(files.len() / 2),
+            Some(most) => {
+                for found in files {
+                    found.whole.truncate(most * 3 / 4);
+                    found.partial.truncate(most * 3 / 4);
+                }
+            }
+        }
+        true
+    }
+}
+
 impl Message for TrackerRequest {}
 
 impl Message for TrackerResponse {
@@ -441,6 +462,21 @@ mod tests {
             Error { code: ErrorCode::UnknownToken, text: "register again".into() },
             r#"{"type":"error","code":"unknown_token","text":"register again"}"#,
         );
+    }
+
+    #[test]
+    fn an_answer_shrinks_until_it_fits_in_a_datagram() {
+        let many = vec![address("[1111:2222:3333:4444:5555:6666:7777:8888]:65535"); 300];
+        let found = FoundFile { file: summary(), holders: 600, whole: many.clone(), partial: many };
+        let mut response = TrackerResponse::Found { files: vec![found; 9], truncated: false };
+        let mut encoded = Err(frame::FrameError::TooLong);
+        while encoded.is_err() {
+            assert!(response.shrink());
+            encoded = crate::protocol::datagram::Datagram::new(1, None, response.clone()).encode();
+        }
+        let TrackerResponse::Found { files, truncated: true } = response else { panic!("{response:?}") };
+        assert!(!files.is_empty());
+        assert!(!TrackerResponse::Alive.shrink());
     }
 
     #[test]

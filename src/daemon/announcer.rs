@@ -1,0 +1,264 @@
+//! Keeps a peer and its files known to a tracker, by datagrams: register, announce, heartbeat, goodbye.
+//!
+//! A tracker that does not know the token any more, because it was restarted, gets everything again; that is how
+//! it gets its swarm back. Invariant: as long as the tracker answers, a peer is registered once and each of its
+//! files is announced as it is.
+
+use super::error::{DaemonError, Fault};
+use crate::content::EntityName;
+use crate::content::limits::{RETRY_MAX, RETRY_MIN};
+use crate::net::{AskError, Asker, Shutdown, Threads};
+use crate::protocol::ErrorCode;
+use crate::protocol::tracker::{FileSummary, Token, TrackerRequest, TrackerResponse};
+use crate::storage::ChunkSource;
+use crate::swarm::backoff::Backoff;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The heartbeat that a tracker may ask for.
+const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
+
+/// A heartbeat as a tracker asks for it, within reason.
+pub(super) fn clamp_heartbeat(heartbeat: Duration) -> Duration {
+    let (least, most) = HEARTBEAT_RANGE;
+    heartbeat.clamp(least, most)
+}
+
+/// Who registers.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// What people call the peer.
+    pub name: EntityName,
+    /// Where it serves.
+    pub port: u16,
+    /// Its address, when that is not what the tracker sees.
+    pub advertise: Option<SocketAddr>,
+}
+
+impl Identity {
+    /// The request that registers it.
+    pub fn request(&self) -> TrackerRequest {
+        let Identity { name, port, advertise } = self.clone();
+        TrackerRequest::Register { name, port, advertise }
+    }
+}
+
+/// A file that is offered.
+#[derive(Clone)]
+pub struct Offer {
+    /// What it is.
+    pub file: FileSummary,
+    /// Where its chunks are, and how many.
+    pub source: Arc<dyn ChunkSource>,
+}
+
+/// A running announcer.
+#[derive(Clone)]
+pub struct Announcer {
+    nudge: Sender<()>,
+    token: Arc<Mutex<Option<Token>>>,
+}
+
+impl Announcer {
+    /// Starts, in a thread of its own, and says goodbye at the shutdown. When the tracker has not answered for
+    /// `timeout` the reason goes to `failures`.
+    ///
+    /// # Errors
+    /// When there is no socket or thread to be had.
+    pub fn start(
+        tracker: SocketAddr,
+        identity: Identity,
+        offers: Vec<Offer>,
+        timeout: Option<Duration>,
+        failures: Sender<DaemonError>,
+        threads: &Threads,
+        shutdown: &Shutdown,
+    ) -> io::Result<Self> {
+        let asker = Asker::new(tracker, shutdown)?;
+        let (nudge, nudged) = bounded(1);
+        let token = Arc::new(Mutex::new(None));
+        let mut worker = Worker {
+            asker,
+            identity,
+            offers,
+            announced: HashMap::new(),
+            token: token.clone(),
+            heartbeat: RETRY_MAX,
+            outage: Outage::new(tracker, timeout),
+            shutdown: shutdown.clone(),
+        };
+        threads.spawn("announce", move || worker.run(&nudged, &failures))?;
+        Ok(Self { nudge, token })
+    }
+
+    /// Something that is offered has changed: tell the tracker now.
+    pub fn nudge(&self) {
+        let _ = self.nudge.try_send(());
+    }
+
+    /// The token, while registered.
+    pub fn token(&self) -> Option<Token> {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long a tracker has been away, and what was said of it.
+pub struct Outage {
+    tracker: SocketAddr,
+    timeout: Option<Duration>,
+    since: Option<Instant>,
+    backoff: Backoff,
+    random: fastrand::Rng,
+}
+
+impl Outage {
+    /// No outage yet. With `timeout` one that lasts that long is given up on.
+    pub fn new(tracker: SocketAddr, timeout: Option<Duration>) -> Self {
+        let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+        Self { tracker, timeout, since: None, backoff, random: fastrand::Rng::new() }
+    }
+
+    /// The tracker does not answer. Returns how long to wait before asking again.
+    ///
+    /// # Errors
+    /// When it has not for as long as it was given.
+    pub fn failed(&mut self, why: &dyn std::fmt::Display) -> Result<Duration, DaemonError> {
+        let since = *self.since.get_or_insert_with(|| {
+            log::warn!("{why}; trying again until it answers");
+            Instant::now()
+        });
+        if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
+            let text =
+                format!("the tracker on {} has not answered for {:?}: {why}", self.tracker, since.elapsed());
+            return Err(DaemonError::new(Fault::Unreachable, text));
+        }
+        let pause = self.backoff.pause(&mut self.random);
+        Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout.saturating_sub(since.elapsed()))))
+    }
+
+    /// The tracker answers.
+    pub fn ended(&mut self) {
+        if self.since.take().is_some() {
+            log::info!("the tracker on {} answers again", self.tracker);
+        }
+        self.backoff.reset();
+    }
+}
+
+struct Worker {
+    asker: Asker,
+    identity: Identity,
+    offers: Vec<Offer>,
+    /// How much of each offer the tracker knows of, by its place in `offers`.
+    announced: HashMap<usize, u32>,
+    token: Arc<Mutex<Option<Token>>>,
+    heartbeat: Duration,
+    outage: Outage,
+    shutdown: Shutdown,
+}
+
+impl Worker {
+    fn run(&mut self, nudged: &Receiver<()>, failures: &Sender<DaemonError>) {
+        loop {
+            let pause = match self.keep_known() {
+                Ok(()) => {
+                    self.outage.ended();
+                    self.heartbeat
+                }
+                Err(AskError::Stopped) => break,
+                Err(why) => match self.outage.failed(&why) {
+                    Ok(pause) => pause,
+                    Err(error) => {
+                        let _ = failures.try_send(error);
+                        break;
+                    }
+                },
+            };
+            crossbeam_channel::select! {
+                recv(self.shutdown.signal()) -> _ => break,
+                recv(nudged) -> _ => {}
+                default(pause) => {}
+            }
+        }
+        if let Some(token) = self.token() {
+            self.asker.tell(&TrackerRequest::Goodbye { token });
+        }
+    }
+
+    fn token(&self) -> Option<Token> {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_token(&self, token: Option<Token>) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// One round: register if need be, announce what is new, or else send a heartbeat.
+    fn keep_known(&mut self) -> Result<(), AskError> {
+        let known = self.token();
+        let token = known.map_or_else(|| self.register(), Ok)?;
+        if self.tell_all(token)? || known.is_none() {
+            return Ok(());
+        }
+        // The token was not known any more: once more with a new one.
+        let token = self.register()?;
+        self.tell_all(token).map(drop)
+    }
+
+    /// Announces what is new, or else sends a heartbeat. Returns `false` when the token is not known.
+    fn tell_all(&mut self, token: Token) -> Result<bool, AskError> {
+        let mut told = false;
+        for at in 0..self.offers.len() {
+            let Offer { file, source } = &self.offers[at];
+            let held = source.progress().held();
+            // Between nothing and everything the tracker need not know how much.
+            if self.announced.get(&at).is_some_and(|known| *known == held || held < file.chunks) {
+                continue;
+            }
+            let request = TrackerRequest::Announce { token, file: file.clone(), held };
+            if !self.expect(&request)? {
+                return Ok(false);
+            }
+            self.announced.insert(at, held);
+            told = true;
+        }
+        if told { Ok(true) } else { self.expect(&TrackerRequest::Heartbeat { token }) }
+    }
+
+    fn register(&mut self) -> Result<Token, AskError> {
+        match self.asker.ask(&self.identity.request())? {
+            TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
+                self.heartbeat = clamp_heartbeat(Duration::from_millis(heartbeat_ms));
+                self.announced.clear();
+                self.set_token(Some(token));
+                log::info!("registered with the tracker on {} as {address}", self.asker.tracker());
+                Ok(token)
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Asks what is acknowledged without more. Returns `false`, and forgets the token, when it is not known.
+    fn expect(&mut self, request: &TrackerRequest) -> Result<bool, AskError> {
+        match self.asker.ask(request)? {
+            TrackerResponse::Alive | TrackerResponse::Announced { .. } => Ok(true),
+            TrackerResponse::Error { code: ErrorCode::UnknownToken, .. } => {
+                log::info!("the tracker on {} does not know this peer any more", self.asker.tracker());
+                self.set_token(None);
+                Ok(false)
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+fn unexpected(response: TrackerResponse) -> AskError {
+    AskError::Io(io::Error::other(match response {
+        TrackerResponse::Error { text, .. } => format!("it refuses: {text}"),
+        other => format!("it answers {other:?}"),
+    }))
+}

@@ -1,0 +1,438 @@
+//! A chunk folder in a swarm: claims what it holds, fetches what it lacks, serves what it has.
+//!
+//! The state thread is the caller's own. It owns the [`Fetch`] and what is known of the set; the tracker session,
+//! the sources and the serving side are threads that send it events. Invariants: what the folder holds is what was
+//! hashed here; a chunk is claimed only when its line stands in `local_chunks.txt`; a chunk that the others agree to be
+//! different is not served until it has been replaced.
+
+use super::announcer::Identity;
+use super::error::DaemonError;
+use super::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
+use super::peer::{ServeOptions, Shelf, serve};
+use super::tracker_session::{self, SessionEvent};
+use super::watch::Watch;
+use crate::content::limits::{CHUNK_SIZE_MAX, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
+use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
+use crate::net::{Listener, Shutdown, Threads};
+use crate::protocol::tracker::{Claim, SetKey, Token, TrackerRequest, TrackerResponse};
+use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError};
+use crate::swarm::Moment;
+use crate::swarm::backoff::Backoff;
+use crossbeam_channel::{Sender, bounded};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Events that may wait for the state thread, of each kind.
+const QUEUE: usize = 1_024;
+/// Questions that the tracker is asked ahead of its answers.
+const QUESTIONS: usize = 256;
+/// A client that ends when its folder is complete goes on serving until nobody has asked for so long: what it
+/// holds may be what another one is just fetching.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What a client is told to do.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// The folder with its `local_chunks.txt`.
+    pub folder: PathBuf,
+    /// Where to serve.
+    pub listen: SocketAddr,
+    /// What people call this client; stands in its event lines.
+    pub name: EntityName,
+    /// The tracker.
+    pub tracker: SocketAddr,
+    /// The set that the chunks belong to.
+    pub set: EntityName,
+    /// The client's address, when that is not what the tracker sees.
+    pub advertise: Option<SocketAddr>,
+    /// Ends when the folder is complete.
+    pub exit_when_complete: bool,
+    /// How to serve.
+    pub serve: ServeOptions,
+    /// How long to wait for a tracker that does not answer.
+    pub timeout: Option<Duration>,
+}
+
+/// What the chunks of the set must be, as far as it is agreed upon.
+#[derive(Default)]
+struct Agreed(RwLock<HashMap<ChunkIndex, Claim>>);
+
+impl Agreed {
+    fn set(&self, index: ChunkIndex, claim: Claim) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(index, claim);
+    }
+}
+
+impl Expected for Agreed {
+    fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)> {
+        let agreed = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        agreed.get(&index).map(|claim| (claim.sha256, claim.size))
+    }
+}
+
+/// Verified chunks on their way into the folder.
+struct Deposit {
+    folder: Arc<ChunkFolder>,
+    agreed: Arc<Agreed>,
+}
+
+impl ChunkSink for Deposit {
+    fn store(&self, index: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
+        let (digest, _) = self.agreed.expected(index).ok_or(StoreError::Missing(index))?;
+        self.folder.store_chunk(index, digest, bytes)
+    }
+}
+
+/// Runs until the shutdown, or until the folder is complete if that was asked for.
+///
+/// # Errors
+/// The folder is not in order, the port is taken, the tracker does not answer in time, or nothing can be stored.
+pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    let listener = Listener::bind(config.listen)?;
+    let folder = Arc::new(open(&config, watch, shutdown)?);
+    let threads = Threads::new();
+    let result = serve_and_fetch(&config, listener, folder, &threads, shutdown);
+    shutdown.trigger();
+    threads.join();
+    result
+}
+
+fn open(config: &ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<ChunkFolder, DaemonError> {
+    watch.begin(&format!("hashing {}", config.folder.display()), 0, 0);
+    let hashed = |bytes| watch.advance(bytes);
+    let stop = || shutdown.is_stopped();
+    let folder = ChunkFolder::open(&config.folder, &hashed, &stop);
+    watch.end();
+    Ok(folder?)
+}
+
+fn serve_and_fetch(
+    config: &ClientConfig,
+    listener: Listener,
+    folder: Arc<ChunkFolder>,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> Result<(), DaemonError> {
+    let address = listener.address();
+    let set = SetKey { set: config.set.clone(), count: folder.count() };
+    let key = FileId::of_set(&set.set, set.count);
+    let shelf = Shelf::new();
+    shelf.put(key, folder.clone());
+    serve(listener, shelf.clone(), &config.serve, None, threads, shutdown)?;
+    log::info!("{} listening on {address}", config.name);
+    let held = folder.held();
+    log::info!("{} holds {} of {} chunks", folder.path().display(), held.len(), set.count);
+
+    let (says, said) = bounded(QUEUE);
+    let port = address.port();
+    let identity = Identity { name: config.name.clone(), port, advertise: config.advertise };
+    tracker_session::start(config.tracker, identity, config.timeout, says, threads, shutdown)?;
+    let (events, received) = bounded(QUEUE);
+    let mut have = HaveMap::none(set.count);
+    held.iter().for_each(|chunk| drop(have.insert(chunk.index)));
+    let mut state = State::new(config, set, key, folder, shelf, have, events, threads, shutdown);
+    let ticks = crossbeam_channel::tick(TICK);
+    state.check_complete();
+    loop {
+        let (requests, next) = state.outgoing();
+        crossbeam_channel::select! {
+            recv(shutdown.signal()) -> _ => return Ok(()),
+            recv(said) -> event => match event {
+                Ok(SessionEvent::GivenUp(error)) => return Err(error),
+                Ok(event) => state.hear(event)?,
+                Err(_) => return Ok(()),
+            },
+            recv(received) -> event => match event {
+                Ok(event) => state.arrive(event)?,
+                Err(_) => return Ok(()),
+            },
+            send(requests, next) -> sent => if sent.is_ok() { state.sent() },
+            recv(ticks) -> _ => {
+                state.tick()?;
+                if state.may_leave() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The connection to the tracker, while there is one.
+struct Joined {
+    token: Token,
+    address: SocketAddr,
+    requests: Sender<TrackerRequest>,
+}
+
+struct State<'a> {
+    config: &'a ClientConfig,
+    set: SetKey,
+    folder: Arc<ChunkFolder>,
+    shelf: Shelf,
+    agreed: Arc<Agreed>,
+    fetch: Fetch,
+    started: Instant,
+    joined: Option<Joined>,
+    /// What waits for room on the connection.
+    outbox: VecDeque<TrackerRequest>,
+    /// Chunks to ask the tracker about, and how many answers are due.
+    questions: VecDeque<ChunkIndex>,
+    unanswered: usize,
+    /// When chunks whose holders are all gone are asked about again.
+    ask_again: Option<Moment>,
+    backoff: Backoff,
+    random: fastrand::Rng,
+    complete: bool,
+    /// How much had been served when somebody was last seen to ask, and when that was.
+    served: (u64, Moment),
+    /// Never ready: stands in for a connection when there is nothing to send.
+    nowhere: (Sender<TrackerRequest>, crossbeam_channel::Receiver<TrackerRequest>),
+}
+
+impl<'a> State<'a> {
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        config: &'a ClientConfig,
+        set: SetKey,
+        key: FileId,
+        folder: Arc<ChunkFolder>,
+        shelf: Shelf,
+        have: HaveMap,
+        events: Sender<SourceEvent>,
+        threads: &Threads,
+        shutdown: &Shutdown,
+    ) -> Self {
+        let agreed = Arc::new(Agreed::default());
+        let job = Job {
+            download: 0,
+            file: key,
+            count: set.count,
+            // Not known beforehand; the folder's own chunks tell what to expect.
+            longest: folder.held().iter().map(|chunk| chunk.length).max().unwrap_or(CHUNK_SIZE_MAX),
+            expected: agreed.clone(),
+            sink: Arc::new(Deposit { folder: folder.clone(), agreed: agreed.clone() }),
+            port: None,
+            subscribe: false,
+        };
+        Self {
+            config,
+            set,
+            fetch: Fetch::new(job, have, false, events, threads, shutdown),
+            folder,
+            shelf,
+            agreed,
+            started: Instant::now(),
+            joined: None,
+            outbox: VecDeque::new(),
+            questions: VecDeque::new(),
+            unanswered: 0,
+            ask_again: None,
+            backoff: Backoff::new(RETRY_MIN * 4, RETRY_MAX),
+            random: fastrand::Rng::new(),
+            complete: false,
+            served: (0, Moment::ZERO),
+            nowhere: bounded(0),
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.started.elapsed()
+    }
+
+    fn event(&self, line: std::fmt::Arguments<'_>) {
+        log::info!(target: EVENT_TARGET, "{},{line}", self.config.name);
+    }
+
+    /// What is to be sent to the tracker next, and where.
+    fn outgoing(&mut self) -> (Sender<TrackerRequest>, TrackerRequest) {
+        if self.outbox.is_empty() && self.unanswered < QUESTIONS {
+            self.ask_next();
+        }
+        match (&self.joined, self.outbox.front()) {
+            (Some(joined), Some(request)) => (joined.requests.clone(), request.clone()),
+            _ => (self.nowhere.0.clone(), TrackerRequest::Unknown),
+        }
+    }
+
+    fn sent(&mut self) {
+        self.outbox.pop_front();
+    }
+
+    fn ask_next(&mut self) {
+        let Some(Joined { token, .. }) = self.joined else { return };
+        if let Some(index) = self.questions.pop_front() {
+            self.unanswered += 1;
+            self.event(format_args!("WHERE_CHUNK,{index}"));
+            self.outbox.push_back(TrackerRequest::WhereChunk { token, set: self.set.clone(), index });
+        }
+    }
+
+    fn claim(&mut self, chunk: HeldChunk) {
+        let Some(Joined { token, address, .. }) = self.joined else { return };
+        let HeldChunk { index, digest, length } = chunk;
+        self.event(format_args!("LOCAL_CHUNKS,{index},{digest},{},{}", address.ip(), address.port()));
+        let (set, claim) = (self.set.clone(), Claim { sha256: digest, size: length });
+        self.outbox.push_back(TrackerRequest::Claim { token, set, index, claim });
+    }
+
+    fn hear(&mut self, event: SessionEvent) -> Result<(), DaemonError> {
+        match event {
+            SessionEvent::Joined { token, address, requests } => {
+                self.joined = Some(Joined { token, address, requests });
+                self.introduce(token);
+            }
+            SessionEvent::Lost => {
+                self.joined = None;
+                self.outbox.clear();
+            }
+            SessionEvent::Manifest(manifest) => {
+                let id = manifest.id();
+                self.folder.set_manifest(manifest);
+                self.shelf.put(id, self.folder.clone());
+                log::info!("serving the set {} as a file with id {id}", self.set.set);
+            }
+            SessionEvent::Said(response) => self.listen(response)?,
+            SessionEvent::GivenUp(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Says everything that a tracker must know, which may have been restarted and know nothing.
+    fn introduce(&mut self, token: Token) {
+        self.outbox.clear();
+        self.questions.clear();
+        self.unanswered = 0;
+        self.outbox.push_back(TrackerRequest::JoinSet { token, set: self.set.clone() });
+        let held = self.folder.held();
+        let mut have = HaveMap::none(self.set.count);
+        for chunk in held {
+            have.insert(chunk.index);
+            self.claim(chunk);
+        }
+        self.questions.extend(have.missing());
+    }
+
+    fn listen(&mut self, response: TrackerResponse) -> Result<(), DaemonError> {
+        match response {
+            TrackerResponse::ChunkLocation { set, index, claim, holders } if set == self.set => {
+                self.unanswered = self.unanswered.saturating_sub(1);
+                self.locate(index, claim, &holders)?;
+            }
+            TrackerResponse::ChunkUnknown { set, index } if set == self.set => {
+                self.unanswered = self.unanswered.saturating_sub(1);
+                log::debug!("nobody is known to have chunk {index}; waiting to be told");
+            }
+            TrackerResponse::ClaimDiffers { set, index, claim } if set == self.set => {
+                log::warn!(
+                    "chunk {index} here is not what the others agree upon ({}): it is replaced",
+                    claim.sha256
+                );
+                self.folder.distrust(index);
+                self.agreed.set(index, claim);
+                self.complete = false;
+                self.questions.push_back(index);
+            }
+            TrackerResponse::SetSealed { set, file } if set == self.set => {
+                self.outbox.push_back(TrackerRequest::Manifest { file });
+            }
+            TrackerResponse::Error { code, text } => log::warn!("the tracker refuses ({code:?}): {text}"),
+            other => log::debug!("the tracker says {other:?}"),
+        }
+        Ok(())
+    }
+
+    /// The tracker has told what a chunk is and who has it.
+    fn locate(&mut self, index: ChunkIndex, claim: Claim, holders: &[SocketAddr]) -> Result<(), DaemonError> {
+        if index.0 >= self.set.count {
+            return Ok(());
+        }
+        self.agreed.set(index, claim);
+        if self.folder.holds(index).is_some_and(|chunk| chunk.digest == claim.sha256) {
+            return Ok(());
+        }
+        // It may be there without its line, if the last run was cut off between the two.
+        if self.folder.adopt(index, claim.sha256, claim.size)? {
+            log::info!("chunk {index} was here already, without its line");
+            self.announce(index);
+            return Ok(());
+        }
+        let now = self.now();
+        let mut news = self.fetch.want(index, now);
+        for holder in holders {
+            news.extend(self.fetch.source_has(*holder, index, now));
+        }
+        self.take(news)
+    }
+
+    fn arrive(&mut self, event: SourceEvent) -> Result<(), DaemonError> {
+        let now = self.now();
+        let news = self.fetch.handle(event, now);
+        self.take(news)
+    }
+
+    fn take(&mut self, news: Vec<FetchNews>) -> Result<(), DaemonError> {
+        for news in news {
+            match news {
+                FetchNews::Requested(index, from) => {
+                    self.event(format_args!("REQUEST_CHUNK,{index},{},{}", from.ip(), from.port()));
+                }
+                FetchNews::Stored(arrival, _) => {
+                    self.backoff.reset();
+                    log::info!("chunk {} is here, {} bytes, verified", arrival.index, arrival.bytes);
+                    self.announce(arrival.index);
+                }
+                FetchNews::Failed(error) => return Err(error.into()),
+                FetchNews::Lost(_) | FetchNews::Corrupt(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self, index: ChunkIndex) {
+        if let Some(chunk) = self.folder.holds(index) {
+            self.claim(chunk);
+        }
+        self.check_complete();
+    }
+
+    fn check_complete(&mut self) {
+        if !self.complete && self.folder.progress().is_complete() {
+            self.complete = true;
+            self.served.1 = self.now();
+            let (folder, count) = (self.folder.path().display(), self.set.count);
+            log::info!("{folder} is complete: all {count} chunks of the set {} are here", self.set.set);
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), DaemonError> {
+        let now = self.now();
+        let news = self.fetch.tick(now);
+        self.take(news)?;
+        let gone = self.fetch.unavailable();
+        match self.ask_again {
+            _ if gone.is_empty() => self.ask_again = None,
+            None => self.ask_again = Some(now + self.backoff.pause(&mut self.random)),
+            Some(at) if at <= now && self.questions.is_empty() => {
+                self.ask_again = None;
+                self.questions.extend(gone.into_iter().take(QUESTIONS));
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    fn may_leave(&mut self) -> bool {
+        let (served, now) = (self.shelf.served().load(Ordering::Relaxed), self.now());
+        if served != self.served.0 {
+            self.served = (served, now);
+        }
+        self.complete
+            && self.config.exit_when_complete
+            && self.outbox.is_empty()
+            && now.saturating_sub(self.served.1) >= LINGER
+    }
+}

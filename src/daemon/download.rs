@@ -1,0 +1,268 @@
+//! The state thread of one file's download: sources, holders that the tracker names, peers met, and the part file
+//! that all of it ends up in.
+//!
+//! Invariant: the state thread waits neither for a socket nor for the disk; looking up holders and writing the
+//! have-map are threads of their own, and all of them have ended when [`run`] returns.
+
+use super::error::{DaemonError, Fault};
+use super::fetch::{Fetch, FetchNews, Job, TICK};
+use super::lookup::{Query, lookup};
+use super::peer::Met;
+use super::watch::Watch;
+use crate::content::limits::{
+    DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_ALONE, NOTE_INTERVAL, SOURCES_MAX,
+};
+use crate::content::{ChunkIndex, FileId, Manifest};
+use crate::net::{Asker, Shutdown, Threads};
+use crate::protocol::tracker::Token;
+use crate::storage::{ChunkSource, PartFile};
+use crate::swarm::Moment;
+use crossbeam_channel::{Receiver, Sender, bounded, never};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Events of sources that may wait for the state thread.
+const QUEUE: usize = 1_024;
+/// When nothing arrives for so long, the log says what is missing.
+const STUCK: Duration = Duration::from_secs(10);
+/// Chunks named in a message about what is missing.
+const NAMED: usize = 8;
+
+/// What a download needs.
+pub struct Download<'a> {
+    /// The file's id.
+    pub id: FileId,
+    /// What it must be.
+    pub manifest: Arc<Manifest>,
+    /// Where it goes.
+    pub part: Arc<PartFile>,
+    /// The holders known so far.
+    pub holders: Vec<SocketAddr>,
+    /// Asks the tracker for more.
+    pub asker: Asker,
+    /// This peer's token, which keeps it out of the tracker's answers.
+    pub token: Box<dyn Fn() -> Option<Token> + Send>,
+    /// Where this peer serves, if it does.
+    pub port: Option<u16>,
+    /// Peers that have asked this one.
+    pub met: Option<Receiver<Met>>,
+    /// Gives up when nothing has arrived for so long.
+    pub timeout: Option<Duration>,
+    /// Who looks on.
+    pub watch: &'a dyn Watch,
+}
+
+/// Downloads until every chunk is there.
+///
+/// # Errors
+/// Nobody has it all, nothing arrives, it cannot be stored, or the shutdown.
+pub fn run(download: Download<'_>, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    let work = shutdown.child();
+    let threads = Threads::new();
+    let watch = download.watch;
+    let part = download.part.clone();
+    let result = run_with(download, &threads, &work);
+    watch.end();
+    work.trigger();
+    threads.join();
+    // After an interruption, too: the next run goes on from here.
+    if let Err(error) = part.note() {
+        log::warn!("{error}");
+    }
+    match shutdown.is_stopped() && !part.progress().is_complete() {
+        true => Err(DaemonError::new(Fault::Interrupted, "interrupted; the same command goes on from here")),
+        false => result,
+    }
+}
+
+fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Result<(), DaemonError> {
+    let Download { id, manifest, part, holders, asker, token, port, met, timeout, watch } = download;
+    let layout = manifest.layout();
+    let (have, _) = part.progress().have();
+    let (size, resumed) = (layout.size(), part.resumed_bytes());
+    if resumed > 0 {
+        log::info!("going on where the last run stopped: {resumed} of {size} bytes are here");
+    }
+    watch.begin("downloading", size, resumed);
+    let (events, received) = bounded(QUEUE);
+    let job = Job {
+        download: 0,
+        file: id,
+        count: layout.count(),
+        longest: layout.longest(),
+        expected: manifest.clone(),
+        sink: part.clone(),
+        port,
+        subscribe: true,
+    };
+    let started = Instant::now();
+    let mut state = State {
+        fetch: Fetch::new(job, have, true, events, threads, work),
+        watch,
+        timeout,
+        last_arrival: started,
+        said_stuck: false,
+        corrupt: 0,
+    };
+    let alone = Arc::new(AtomicBool::new(true));
+    let found = find_more(asker, id, token, alone.clone(), threads, work)?;
+    keep_map(part, threads, work)?;
+    let met = met.unwrap_or_else(never);
+    holders.into_iter().for_each(|holder| state.fetch.add_source(holder, Moment::ZERO));
+    let ticks = crossbeam_channel::tick(TICK);
+    while !state.fetch.is_complete() {
+        let news = crossbeam_channel::select! {
+            recv(work.signal()) -> _ => return Ok(()),
+            recv(received) -> event => match event {
+                Ok(event) => state.fetch.handle(event, started.elapsed()),
+                Err(_) => return Ok(()),
+            },
+            recv(found) -> holders => {
+                let holders = holders.unwrap_or_default();
+                holders.into_iter().for_each(|holder| state.fetch.add_source(holder, started.elapsed()));
+                Vec::new()
+            }
+            recv(met) -> met => {
+                if let Ok(Met { address, file }) = met && file == id {
+                    state.fetch.add_source(address, started.elapsed());
+                }
+                Vec::new()
+            }
+            recv(ticks) -> _ => {
+                alone.store(state.fetch.connected() == 0, Ordering::Relaxed);
+                state.check_patience()?;
+                state.fetch.tick(started.elapsed())
+            }
+        };
+        state.take(news)?;
+    }
+    Ok(())
+}
+
+struct State<'a> {
+    fetch: Fetch,
+    watch: &'a dyn Watch,
+    timeout: Option<Duration>,
+    last_arrival: Instant,
+    said_stuck: bool,
+    corrupt: usize,
+}
+
+impl State<'_> {
+    fn take(&mut self, news: Vec<FetchNews>) -> Result<(), DaemonError> {
+        for news in news {
+            match news {
+                FetchNews::Stored(arrival, fresh) => {
+                    self.last_arrival = Instant::now();
+                    self.said_stuck = false;
+                    if fresh {
+                        self.watch.advance(arrival.bytes.into());
+                    }
+                }
+                FetchNews::Corrupt(_) => self.corrupt += 1,
+                FetchNews::Failed(error) => return Err(error.into()),
+                FetchNews::Requested(..) | FetchNews::Lost(_) => {}
+            }
+        }
+        self.watch.note(&format!("{} sources", self.fetch.connected()));
+        Ok(())
+    }
+
+    fn check_patience(&mut self) -> Result<(), DaemonError> {
+        let waited = self.last_arrival.elapsed();
+        if self.timeout.is_some_and(|timeout| waited >= timeout) {
+            let fault = match self.fetch.unavailable().is_empty() {
+                _ if self.corrupt > 0 && self.fetch.connected() == 0 => Fault::VerificationFailed,
+                true => Fault::TimedOut,
+                false => Fault::NobodyHasAll,
+            };
+            let text = format!("nothing has arrived for {} s: {}", waited.as_secs(), self.missing());
+            return Err(DaemonError::new(fault, text));
+        }
+        if waited >= STUCK && !self.said_stuck {
+            self.said_stuck = true;
+            log::warn!("waiting: {}", self.missing());
+        }
+        Ok(())
+    }
+
+    /// What is missing, and why.
+    fn missing(&self) -> String {
+        let done = self.fetch.done();
+        let unavailable = self.fetch.unavailable();
+        let mut text = format!(
+            "{} of {} chunks are missing, {} sources are connected",
+            done.count() - done.held(),
+            done.count(),
+            self.fetch.connected()
+        );
+        if !unavailable.is_empty() {
+            let named: Vec<String> = unavailable.iter().take(NAMED).map(ChunkIndex::to_string).collect();
+            let more = if unavailable.len() > NAMED { " ..." } else { "" };
+            text += &format!(", and none of them has chunk {}{more}", named.join(", "));
+        }
+        if self.corrupt > 0 {
+            text += &format!("; {} sources sent wrong bytes and are not used any more", self.corrupt);
+        }
+        text
+    }
+}
+
+/// Asks the tracker for holders now and then, more often while there is none.
+fn find_more(
+    mut asker: Asker,
+    id: FileId,
+    token: Box<dyn Fn() -> Option<Token> + Send>,
+    alone: Arc<AtomicBool>,
+    threads: &Threads,
+    work: &Shutdown,
+) -> std::io::Result<Receiver<Vec<SocketAddr>>> {
+    let (found, finding): (Sender<Vec<SocketAddr>>, _) = bounded(1);
+    let work = work.clone();
+    let mut said = false;
+    threads.spawn("find", move || {
+        let mut last = Instant::now();
+        while !work.wait(LOOKUP_INTERVAL_ALONE) {
+            if last.elapsed() < LOOKUP_INTERVAL && !alone.load(Ordering::Relaxed) {
+                continue;
+            }
+            last = Instant::now();
+            let query = Query { name: None, id: Some(id) };
+            match lookup(&mut asker, &query, SOURCES_MAX as u32, token(), &work) {
+                Ok(files) => {
+                    said = false;
+                    let holders = files.into_iter().flat_map(|file| [file.whole, file.partial]).flatten();
+                    let _ = found.try_send(holders.collect());
+                }
+                Err(why) if !said && !work.is_stopped() => {
+                    said = true;
+                    log::info!("{why}; the download goes on");
+                }
+                Err(_) => {}
+            }
+        }
+    })?;
+    Ok(finding)
+}
+
+/// Keeps the have-map in step with what has arrived, and now and then makes both durable.
+fn keep_map(part: Arc<PartFile>, threads: &Threads, work: &Shutdown) -> std::io::Result<()> {
+    let work = work.clone();
+    threads.spawn("keep-map", move || {
+        let mut durable = Instant::now();
+        while !work.wait(NOTE_INTERVAL) {
+            let written = match durable.elapsed() >= DURABLE_INTERVAL {
+                true => {
+                    durable = Instant::now();
+                    part.make_durable()
+                }
+                false => part.note(),
+            };
+            if let Err(error) = written {
+                log::warn!("{error}");
+            }
+        }
+    })
+}

@@ -1,0 +1,371 @@
+//! A download: which sources there are, what each is asked for, and what becomes of it.
+//!
+//! [`Fetch`] has no thread of its own. The state thread of whatever daemon downloads owns it, feeds it the
+//! [`SourceEvent`]s that its sources send, and calls [`Fetch::tick`]; the sources do the reading, checking and
+//! storing in threads of theirs. What to ask of whom is decided by the pure
+//! [`Picker`](crate::swarm::picker::Picker).
+//!
+//! Invariants: the owner of a fetch never waits for a source; a source that sent a bad chunk is never used
+//! again; a source that is lost is tried again later, at growing intervals.
+
+mod source;
+
+pub use source::{Conversation, SourceError, manifest_payload};
+
+use crate::content::limits::{PIPELINE, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN};
+use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
+use crate::net::{Shutdown, Threads};
+use crate::storage::{ChunkSink, StoreError};
+use crate::swarm::Moment;
+use crate::swarm::backoff::Backoff;
+use crate::swarm::picker::{Picker, SourceId};
+use crossbeam_channel::{Sender, bounded};
+use source::SourceReader;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Addresses remembered as possible sources.
+const CANDIDATES_MAX: usize = 4_096;
+/// How often a fetch wants to be ticked.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// What a chunk must be.
+pub trait Expected: Send + Sync {
+    /// The SHA-256 and the length, bytes; `None` while nobody knows.
+    fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)>;
+}
+
+impl Expected for Manifest {
+    fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)> {
+        Some((self.digest(index)?, self.layout().span(index)?.length))
+    }
+}
+
+/// What is to be fetched.
+pub struct Job {
+    /// Tells several downloads of one daemon apart.
+    pub download: u32,
+    /// What sources are asked for.
+    pub file: FileId,
+    /// How many chunks it has.
+    pub count: u32,
+    /// The longest chunk, bytes, as far as it is known: bounds how many sources are used at once.
+    pub longest: u32,
+    /// What each chunk must be.
+    pub expected: Arc<dyn Expected>,
+    /// Where verified chunks go.
+    pub sink: Arc<dyn ChunkSink>,
+    /// Where this peer serves, so that sources can fetch from it in turn.
+    pub port: Option<u16>,
+    /// Whether sources say themselves what they have. Otherwise [`Fetch::source_has`] does, and nothing else counts.
+    pub subscribe: bool,
+}
+
+/// A chunk that is verified and stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// The chunk.
+    pub index: ChunkIndex,
+    /// Its bytes.
+    pub bytes: u32,
+}
+
+/// Something has happened to a source.
+#[derive(Debug)]
+pub struct SourceEvent {
+    /// The download that the source belongs to.
+    pub download: u32,
+    source: SourceId,
+    update: SourceUpdate,
+}
+
+#[derive(Debug)]
+enum SourceUpdate {
+    Connected(Option<HaveMap>),
+    Has(Vec<ChunkIndex>),
+    Stored(Arrival),
+    Refused(ChunkIndex),
+    Lost(SourceError),
+}
+
+/// What the owner of a fetch learns.
+#[derive(Debug)]
+pub enum FetchNews {
+    /// A chunk is asked for.
+    Requested(ChunkIndex, SocketAddr),
+    /// A chunk is verified and stored; `false` when it was there already.
+    Stored(Arrival, bool),
+    /// A source has sent a wrong chunk and is not used any more.
+    Corrupt(SocketAddr),
+    /// A source is lost.
+    Lost(SocketAddr),
+    /// Chunks cannot be stored here: there is no point in going on.
+    Failed(StoreError),
+}
+
+enum Link {
+    /// Not tried yet, or lost; to be tried at that time.
+    Idle(Moment),
+    Live(SourceId),
+    /// It sent a bad chunk.
+    Banned,
+}
+
+struct Candidate {
+    link: Link,
+    backoff: Backoff,
+    /// What it has, where the owner says so.
+    told: HaveMap,
+    bad_bytes: u64,
+}
+
+struct Live {
+    address: SocketAddr,
+    connected: bool,
+    asks: Sender<ChunkIndex>,
+    shutdown: Shutdown,
+}
+
+/// A download in progress.
+pub struct Fetch {
+    job: Arc<Job>,
+    picker: Picker,
+    candidates: BTreeMap<SocketAddr, Candidate>,
+    live: HashMap<SourceId, Live>,
+    next: u32,
+    random: fastrand::Rng,
+    events: Sender<SourceEvent>,
+    threads: Threads,
+    shutdown: Shutdown,
+    news: Vec<FetchNews>,
+}
+
+impl Fetch {
+    /// Prepares a download of what `done` does not have: all of it (`all`), or what is
+    /// [wanted](Self::want). Sources report to `events`.
+    pub fn new(
+        job: Job,
+        done: HaveMap,
+        all: bool,
+        events: Sender<SourceEvent>,
+        threads: &Threads,
+        shutdown: &Shutdown,
+    ) -> Self {
+        Self {
+            job: Arc::new(job),
+            picker: Picker::new(done, all),
+            candidates: BTreeMap::new(),
+            live: HashMap::new(),
+            next: 0,
+            random: fastrand::Rng::new(),
+            events,
+            threads: threads.clone(),
+            shutdown: shutdown.child(),
+            news: Vec::new(),
+        }
+    }
+
+    /// Whether everything that is wanted is there.
+    pub fn is_complete(&self) -> bool {
+        self.picker.is_complete()
+    }
+
+    /// Which chunks are there.
+    pub fn done(&self) -> &HaveMap {
+        self.picker.done()
+    }
+
+    /// How many sources are connected.
+    pub fn connected(&self) -> usize {
+        self.live.values().filter(|live| live.connected).count()
+    }
+
+    /// The wanted chunks that no connected source has.
+    pub fn unavailable(&self) -> Vec<ChunkIndex> {
+        self.picker.unavailable().collect()
+    }
+
+    /// A chunk is wanted, also if it was thought to be done.
+    pub fn want(&mut self, index: ChunkIndex, now: Moment) -> Vec<FetchNews> {
+        self.picker.want(index);
+        self.ask_all(now);
+        std::mem::take(&mut self.news)
+    }
+
+    /// An address may be a source. It is connected to when there is room.
+    pub fn add_source(&mut self, address: SocketAddr, now: Moment) {
+        let full = self.candidates.len() >= CANDIDATES_MAX;
+        let known = self.candidates.contains_key(&address);
+        if !known && !full {
+            let candidate = Candidate {
+                link: Link::Idle(now),
+                backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
+                told: HaveMap::none(self.job.count),
+                bad_bytes: 0,
+            };
+            self.candidates.insert(address, candidate);
+        }
+        self.connect(now);
+    }
+
+    /// The owner knows that a source has a chunk (where sources do not say so themselves).
+    pub fn source_has(&mut self, address: SocketAddr, index: ChunkIndex, now: Moment) -> Vec<FetchNews> {
+        self.add_source(address, now);
+        if let Some(candidate) = self.candidates.get_mut(&address) {
+            candidate.told.insert(index);
+            if let Link::Live(id) = candidate.link {
+                self.picker.source_has(id, index);
+                self.ask(id, now);
+            }
+        }
+        std::mem::take(&mut self.news)
+    }
+
+    /// Something has happened to one of the sources.
+    pub fn handle(&mut self, event: SourceEvent, now: Moment) -> Vec<FetchNews> {
+        let SourceEvent { source: id, update, .. } = event;
+        match update {
+            SourceUpdate::Connected(have) => self.connected_to(id, have, now),
+            SourceUpdate::Has(chunks) => {
+                chunks.into_iter().for_each(|index| self.picker.source_has(id, index));
+                self.ask(id, now);
+            }
+            SourceUpdate::Stored(arrival) => {
+                let fresh = self.picker.arrived(id, arrival.index, now);
+                self.news.push(FetchNews::Stored(arrival, fresh));
+                self.ask(id, now);
+            }
+            SourceUpdate::Refused(index) => {
+                self.picker.refused(id, index);
+                self.ask_all(now);
+            }
+            SourceUpdate::Lost(why) => self.lost(id, why, now),
+        }
+        std::mem::take(&mut self.news)
+    }
+
+    /// To be called every [`TICK`]: connects to sources whose time has come and asks others for what is late.
+    pub fn tick(&mut self, now: Moment) -> Vec<FetchNews> {
+        self.connect(now);
+        self.ask_all(now);
+        std::mem::take(&mut self.news)
+    }
+
+    /// Lets go of all sources.
+    pub fn stop(&self) {
+        self.shutdown.trigger();
+    }
+
+    fn connected_to(&mut self, id: SourceId, have: Option<HaveMap>, now: Moment) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        live.connected = true;
+        let address = live.address;
+        let candidate = self.candidates.get_mut(&address);
+        let told = candidate.map(|candidate| {
+            candidate.backoff.reset();
+            candidate.told.clone()
+        });
+        let have = have.or(told).unwrap_or_else(|| HaveMap::none(self.job.count));
+        log::debug!("connected to {address}, which has {} of {} chunks", have.held(), have.count());
+        self.picker.add_source(id, have, now);
+        self.ask(id, now);
+    }
+
+    fn lost(&mut self, id: SourceId, why: SourceError, now: Moment) {
+        self.picker.remove_source(id);
+        let Some(live) = self.live.remove(&id) else { return };
+        live.shutdown.trigger();
+        let address = live.address;
+        let Some(candidate) = self.candidates.get_mut(&address) else { return };
+        match why {
+            SourceError::Store(error) => self.news.push(FetchNews::Failed(error)),
+            SourceError::BadChunk { bytes, .. } => {
+                candidate.link = Link::Banned;
+                candidate.bad_bytes += u64::from(bytes);
+                log::warn!("{address} is not used any more: {why}");
+                self.news.push(FetchNews::Corrupt(address));
+            }
+            why => {
+                let pause = candidate.backoff.pause(&mut self.random);
+                candidate.link = Link::Idle(now + pause);
+                candidate.told = HaveMap::none(self.job.count);
+                if !matches!(why, SourceError::Stopped) {
+                    log::info!("lost {address}: {why}");
+                }
+                self.news.push(FetchNews::Lost(address));
+            }
+        }
+        self.connect(now);
+        self.ask_all(now);
+    }
+
+    /// As many sources at once as the memory for their buffers allows.
+    fn room(&self) -> usize {
+        let by_memory = RECEIVE_MEMORY / u64::from(self.job.longest.max(1));
+        (by_memory as usize).clamp(SOURCES_MIN, SOURCES_MAX).saturating_sub(self.live.len())
+    }
+
+    fn connect(&mut self, now: Moment) {
+        let room = self.room();
+        if room == 0 || self.is_complete() || self.shutdown.is_stopped() {
+            return;
+        }
+        let subscribe = self.job.subscribe;
+        let due = self.candidates.iter().filter(|(_, candidate)| {
+            // A source that is only known by what the owner says of it is of use only while it has something.
+            matches!(candidate.link, Link::Idle(at) if at <= now) && (subscribe || candidate.told.held() > 0)
+        });
+        let mut due: Vec<SocketAddr> = due.map(|(address, _)| *address).collect();
+        self.random.shuffle(&mut due);
+        due.into_iter().take(room).for_each(|address| self.start(address, now));
+    }
+
+    fn start(&mut self, address: SocketAddr, now: Moment) {
+        let id = SourceId(self.next);
+        self.next += 1;
+        // Never full: a source is never asked for more than the pipeline holds.
+        let (asks, asked) = bounded(PIPELINE * 2);
+        let shutdown = self.shutdown.child();
+        let (job, events) = (self.job.clone(), self.events.clone());
+        let reader = SourceReader { id, address, job, events, shutdown: shutdown.clone() };
+        let threads = self.threads.clone();
+        let spawned = self.threads.spawn("fetch", move || reader.run(asked, &threads));
+        let Some(candidate) = self.candidates.get_mut(&address) else { return };
+        match spawned {
+            Ok(()) => {
+                candidate.link = Link::Live(id);
+                self.live.insert(id, Live { address, connected: false, asks, shutdown });
+            }
+            Err(error) => {
+                log::warn!("no thread for {address}: {error}");
+                candidate.link = Link::Idle(now + candidate.backoff.pause(&mut self.random));
+            }
+        }
+    }
+
+    fn ask_all(&mut self, now: Moment) {
+        let mut ids: Vec<SourceId> = self.live.keys().copied().collect();
+        self.random.shuffle(&mut ids);
+        ids.into_iter().for_each(|id| self.ask(id, now));
+    }
+
+    /// Asks a source for as much as the pipeline holds.
+    fn ask(&mut self, id: SourceId, now: Moment) {
+        while let Some(index) = self.picker.pick(id, now, &mut self.random) {
+            let Some(live) = self.live.get(&id) else { return };
+            if live.asks.try_send(index).is_err() {
+                // It has just ended; its loss is on the way and gives the chunk back.
+                return;
+            }
+            self.news.push(FetchNews::Requested(index, live.address));
+        }
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,288 @@
+//! One source of a download: a connection, a thread that reads and checks, and one that asks.
+//!
+//! Invariants: a chunk is stored only after its SHA-256 matched what was expected before it was asked for; nothing
+//! is accepted that was not asked for; every wait has a deadline.
+
+use super::{Arrival, Job, SourceEvent, SourceUpdate};
+use crate::content::limits::{CHUNKS_MAX, HELLO_TIMEOUT, KEEP_ALIVE, PROTOCOL_VERSION, STALL_TIMEOUT};
+use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
+use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
+use crate::protocol::peer::{PeerRequest, PeerResponse};
+use crate::storage::StoreError;
+use crate::swarm::picker::SourceId;
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// Why a source is no good.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The connection has ended, or was never made.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// It says what does not fit the conversation.
+    #[error("it {0}")]
+    Protocol(String),
+    /// A chunk does not have its digest.
+    #[error("chunk {index} does not have the SHA-256 that it must have ({bytes} bad bytes)")]
+    BadChunk {
+        /// The chunk.
+        index: ChunkIndex,
+        /// How many bytes came for nothing.
+        bytes: u32,
+    },
+    /// It cannot be stored here; the source is not to blame.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The download is not interested any more.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl From<io::Error> for SourceError {
+    fn from(error: io::Error) -> Self {
+        SourceError::Link(error.into())
+    }
+}
+
+/// An opened conversation with a peer.
+pub struct Conversation {
+    reader: LinkReader,
+    writer: LinkWriter,
+    stream: Arc<TcpStream>,
+}
+
+impl Conversation {
+    /// Connects and says hello. `port` is where this peer serves, if it does.
+    ///
+    /// # Errors
+    /// Not reachable, or not a peer of this version.
+    pub fn open(address: SocketAddr, port: Option<u16>, shutdown: &Shutdown) -> Result<Self, SourceError> {
+        let stream = Arc::new(dial(address, shutdown)?);
+        let guard = shutdown.guard(&stream);
+        let mut writer = LinkWriter::new(stream.clone())?;
+        writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port })?;
+        let mut reader = LinkReader::new(stream.clone());
+        match reader.message(HELLO_TIMEOUT)? {
+            PeerResponse::Hello { version: PROTOCOL_VERSION } => {
+                drop(guard);
+                Ok(Self { reader, writer, stream })
+            }
+            PeerResponse::Error { text, .. } => Err(SourceError::Protocol(format!("refuses: {text}"))),
+            _ => Err(SourceError::Protocol("does not open with hello".into())),
+        }
+    }
+
+    /// Asks for a file's manifest and checks it against the id.
+    ///
+    /// # Errors
+    /// Not to be had there, or not the manifest of that file.
+    pub fn manifest(&mut self, file: FileId, shutdown: &Shutdown) -> Result<Manifest, SourceError> {
+        let _guard = shutdown.guard(&self.stream);
+        self.writer.send(&PeerRequest::Manifest { file })?;
+        match self.reader.message(STALL_TIMEOUT)? {
+            PeerResponse::Manifest { size, chunk_size, length, .. } => {
+                let payload = manifest_payload(&mut self.reader, size, chunk_size, length)?;
+                Manifest::decode(file, size, chunk_size, &payload)
+                    .map_err(|error| SourceError::Protocol(format!("sends a wrong manifest: {error}")))
+            }
+            PeerResponse::Error { text, .. } => Err(SourceError::Protocol(format!("refuses: {text}"))),
+            _ => Err(SourceError::Protocol("answers something else".into())),
+        }
+    }
+}
+
+/// Reads the payload of a manifest, whose length must fit the sizes that were stated.
+///
+/// # Errors
+/// Sizes that fit no manifest, or whatever ends a link.
+pub fn manifest_payload(
+    reader: &mut LinkReader,
+    size: u64,
+    chunk_size: u32,
+    length: u64,
+) -> Result<Vec<u8>, SourceError> {
+    let wrong = |text: String| SourceError::Protocol(format!("sends a wrong manifest: {text}"));
+    let expected = Manifest::payload_length(size, chunk_size).map_err(|error| wrong(error.to_string()))?;
+    let most = expected.unwrap_or(u64::from(CHUNKS_MAX) * 36);
+    if length > most {
+        return Err(wrong(format!("{length} bytes of digests")));
+    }
+    let mut payload = vec![0; length as usize];
+    reader.payload(&mut payload)?;
+    Ok(payload)
+}
+
+/// What has been asked of the source and not been answered, in order.
+#[derive(Clone, Default)]
+struct Asked(Arc<Mutex<VecDeque<(ChunkIndex, Instant)>>>);
+
+impl Asked {
+    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<(ChunkIndex, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The reading thread of a source.
+pub(super) struct SourceReader {
+    pub id: SourceId,
+    pub address: SocketAddr,
+    pub job: Arc<Job>,
+    pub events: Sender<SourceEvent>,
+    pub shutdown: Shutdown,
+}
+
+impl SourceReader {
+    /// Runs until the source is lost or not wanted any more, and says why.
+    pub fn run(self, asks: Receiver<ChunkIndex>, threads: &Threads) {
+        let result = self.converse(asks, threads);
+        // Wakes the asking thread, whatever it waits for.
+        self.shutdown.trigger();
+        if let Err(why) = result {
+            self.report(SourceUpdate::Lost(why));
+        }
+    }
+
+    fn report(&self, update: SourceUpdate) {
+        // The state thread takes these as long as it lives, and it never waits for this one.
+        let _ = self.events.send(SourceEvent { download: self.job.download, source: self.id, update });
+    }
+
+    fn converse(&self, asks: Receiver<ChunkIndex>, threads: &Threads) -> Result<(), SourceError> {
+        let Conversation { mut reader, mut writer, stream } =
+            Conversation::open(self.address, self.job.port, &self.shutdown)?;
+        let _guard = self.shutdown.guard(&stream);
+        let have = match self.job.subscribe {
+            true => Some(self.have(&mut reader, &mut writer)?),
+            false => None,
+        };
+        self.report(SourceUpdate::Connected(have));
+        let asked = Asked::default();
+        let asker = Questions { file: self.job.file, asked: asked.clone(), shutdown: self.shutdown.clone() };
+        threads.spawn("fetch-ask", move || asker.run(&asks, &mut writer, &stream))?;
+        let mut buffer = Vec::new();
+        while !self.shutdown.is_stopped() {
+            match reader.message(STALL_TIMEOUT) {
+                Ok(message) => self.take(message, &mut reader, &asked, &mut buffer)?,
+                Err(LinkError::TimedOut) => self.check_patience(&asked)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(SourceError::Stopped)
+    }
+
+    fn have(&self, reader: &mut LinkReader, writer: &mut LinkWriter) -> Result<HaveMap, SourceError> {
+        writer.send(&PeerRequest::Have { file: self.job.file })?;
+        match reader.message(STALL_TIMEOUT)? {
+            PeerResponse::Have { count, length, .. }
+                if count == self.job.count && length == HaveMap::byte_length(count) as u64 =>
+            {
+                let mut bytes = vec![0; length as usize];
+                reader.payload(&mut bytes)?;
+                HaveMap::from_bytes(count, &bytes).map_err(|error| SourceError::Protocol(error.to_string()))
+            }
+            PeerResponse::Error { text, .. } => Err(SourceError::Protocol(format!("refuses: {text}"))),
+            _ => Err(SourceError::Protocol("sends no have-map of this file".into())),
+        }
+    }
+
+    /// Silence is fine while nothing is asked for; the other side answers pings.
+    fn check_patience(&self, asked: &Asked) -> Result<(), SourceError> {
+        match asked.queue().front() {
+            Some((_, since)) if since.elapsed() >= STALL_TIMEOUT => Err(LinkError::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn take(
+        &self,
+        message: PeerResponse,
+        reader: &mut LinkReader,
+        asked: &Asked,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), SourceError> {
+        match message {
+            PeerResponse::Chunk { file, index, length } => {
+                let front = asked.queue().pop_front().map(|(index, _)| index);
+                if file != self.job.file || front != Some(index) {
+                    return Err(SourceError::Protocol(format!("sends chunk {index}, which is not its turn")));
+                }
+                self.chunk(index, length, reader, buffer)
+            }
+            PeerResponse::Error { code, text, index } => {
+                let front = asked.queue().pop_front().map(|(index, _)| index);
+                match (front, index) {
+                    (Some(asked), Some(index)) if asked == index => {
+                        log::debug!("{} does not give chunk {index}: {code:?}, {text}", self.address);
+                        self.report(SourceUpdate::Refused(index));
+                        Ok(())
+                    }
+                    _ => Err(SourceError::Protocol(format!("refuses: {text}"))),
+                }
+            }
+            PeerResponse::Got { file, chunks } if file == self.job.file => {
+                self.report(SourceUpdate::Has(chunks));
+                Ok(())
+            }
+            PeerResponse::Pong => Ok(()),
+            other => Err(SourceError::Protocol(format!("sends {other:?}, which nobody asked for"))),
+        }
+    }
+
+    fn chunk(
+        &self,
+        index: ChunkIndex,
+        length: u32,
+        reader: &mut LinkReader,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), SourceError> {
+        let Some((digest, expected)) = self.job.expected.expected(index) else {
+            return Err(SourceError::Protocol(format!("sends chunk {index}, which is not expected")));
+        };
+        if length != expected {
+            let text = format!("sends {length} bytes for chunk {index}, which has {expected}");
+            return Err(SourceError::Protocol(text));
+        }
+        buffer.resize(length as usize, 0);
+        reader.payload(buffer)?;
+        if Digest::of(buffer) != digest {
+            return Err(SourceError::BadChunk { index, bytes: length });
+        }
+        self.job.sink.store(index, buffer)?;
+        self.report(SourceUpdate::Stored(Arrival { index, bytes: length }));
+        Ok(())
+    }
+}
+
+/// The asking thread of a source.
+struct Questions {
+    file: FileId,
+    asked: Asked,
+    shutdown: Shutdown,
+}
+
+impl Questions {
+    fn run(self, asks: &Receiver<ChunkIndex>, writer: &mut LinkWriter, stream: &TcpStream) {
+        loop {
+            let sent = crossbeam_channel::select! {
+                recv(self.shutdown.signal()) -> _ => break,
+                recv(asks) -> ask => match ask {
+                    Ok(index) => {
+                        self.asked.queue().push_back((index, Instant::now()));
+                        writer.send(&PeerRequest::Chunk { file: self.file, index })
+                    }
+                    Err(_) => break,
+                },
+                default(KEEP_ALIVE) => writer.send(&PeerRequest::Ping),
+            };
+            if sent.is_err() {
+                break;
+            }
+        }
+        // Whatever ended the asking ends the reading.
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    }
+}

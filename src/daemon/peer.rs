@@ -1,0 +1,340 @@
+//! The serving side of a peer: whoever connects gets manifests, have-maps and chunks of what is on the shelf.
+//!
+//! A connection has a reading thread, which takes requests in, and a writing thread, which answers them in order
+//! and tells of new chunks in between. Invariant: only what a [`ChunkSource`] vouches for leaves this machine.
+
+use crate::content::limits::{self, CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION, SERVE_QUEUE};
+use crate::content::{ChunkIndex, FileId};
+use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
+use crate::protocol::ErrorCode;
+use crate::protocol::peer::{PeerRequest, PeerResponse};
+use crate::storage::{ChunkSource, StoreError};
+use crate::swarm::token_bucket::TokenBucket;
+use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Files that one connection is told news of.
+const SUBSCRIPTIONS_MAX: usize = 16;
+/// Chunks named in one `got`.
+const GOT_MAX: usize = 4_096;
+
+/// What a peer serves, by id. Clones are the same shelf.
+#[derive(Clone, Default)]
+pub struct Shelf {
+    sources: Arc<RwLock<HashMap<FileId, Arc<dyn ChunkSource>>>>,
+    served: Arc<AtomicU64>,
+}
+
+impl Shelf {
+    /// An empty shelf.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts something on the shelf.
+    pub fn put(&self, id: FileId, source: Arc<dyn ChunkSource>) {
+        self.sources.write().unwrap_or_else(PoisonError::into_inner).insert(id, source);
+    }
+
+    /// Takes something off the shelf.
+    pub fn take(&self, id: FileId) {
+        self.sources.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// How many chunks have been asked for of all that is on the shelf.
+    pub fn served(&self) -> &AtomicU64 {
+        &self.served
+    }
+
+    fn get(&self, id: FileId) -> Option<Arc<dyn ChunkSource>> {
+        self.sources.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+}
+
+/// Somebody who serves as well has asked for a file: it may have, or get, chunks of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Met {
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// The file.
+    pub file: FileId,
+}
+
+/// How a peer serves.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// Connections at once.
+    pub connections: usize,
+    /// Bytes a second for all of them together; 0 for as fast as it goes.
+    pub upload_limit: u64,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self { connections: limits::CONNECTIONS_MAX, upload_limit: 0 }
+    }
+}
+
+struct RateLimit {
+    bucket: Mutex<TokenBucket>,
+    started: Instant,
+}
+
+/// What the threads of a server share.
+struct Server {
+    shelf: Shelf,
+    limit: Option<RateLimit>,
+    met: Option<Sender<Met>>,
+    threads: Threads,
+    shutdown: Shutdown,
+}
+
+/// Serves what is on the shelf until the shutdown. Peers who serve as well are reported to `met`; reports that find
+/// it full are dropped.
+///
+/// # Errors
+/// When no thread can be spawned.
+pub fn serve(
+    listener: Listener,
+    shelf: Shelf,
+    options: &ServeOptions,
+    met: Option<Sender<Met>>,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> io::Result<()> {
+    let limit = (options.upload_limit > 0).then(|| RateLimit {
+        bucket: Mutex::new(TokenBucket::new(options.upload_limit, Duration::ZERO)),
+        started: Instant::now(),
+    });
+    let server = Arc::new(Server { shelf, limit, met, threads: threads.clone(), shutdown: shutdown.clone() });
+    listener.serve("serve", options.connections, threads, shutdown, move |stream, from| {
+        match server.converse(stream, from) {
+            LinkError::Closed => log::debug!("{from} has closed its connection"),
+            LinkError::TimedOut => log::debug!("{from} has asked for nothing for a while"),
+            _ if server.shutdown.is_stopped() => {}
+            why => log::info!("dropping {from}: {why}"),
+        }
+    })
+}
+
+impl Server {
+    fn converse(self: &Arc<Self>, stream: Arc<TcpStream>, from: SocketAddr) -> LinkError {
+        let mut reader = LinkReader::new(stream.clone());
+        let mut writer = match LinkWriter::new(stream.clone()) {
+            Ok(writer) => writer,
+            Err(error) => return error.into(),
+        };
+        let port = match hello(&mut reader, &mut writer) {
+            Ok(port) => port,
+            Err(error) => return error,
+        };
+        let (requests, queued) = bounded(SERVE_QUEUE);
+        let server = self.clone();
+        let spawned = self.threads.spawn("serve-out", move || {
+            if let Err(error) = Answers::new(&server, writer, from).run(&queued) {
+                log::debug!("answering {from}: {error}");
+            }
+            // Whatever ended the writing ends the reading.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        });
+        if let Err(error) = spawned {
+            return error.into();
+        }
+        loop {
+            let request = match reader.message(CONVERSATION_TIMEOUT) {
+                Ok(request) => request,
+                Err(error) => return error,
+            };
+            self.note_met(&request, from, port);
+            // The queue is short: who asks faster than it reads waits here.
+            if requests.send(request).is_err() {
+                return LinkError::Closed;
+            }
+        }
+    }
+
+    fn note_met(&self, request: &PeerRequest, from: SocketAddr, port: Option<u16>) {
+        if let (PeerRequest::Have { file }, Some(port), Some(met)) = (request, port, &self.met) {
+            let _ = met.try_send(Met { address: SocketAddr::new(from.ip(), port), file: *file });
+        }
+    }
+
+    fn pace(&self, bytes: u64) {
+        if let Some(limit) = &self.limit {
+            let mut bucket = limit.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            let wait = bucket.take(bytes, limit.started.elapsed());
+            drop(bucket);
+            if !wait.is_zero() {
+                self.shutdown.wait(wait);
+            }
+        }
+    }
+}
+
+/// Reads the hello and answers it; returns the port on which the other side serves.
+fn hello(reader: &mut LinkReader, writer: &mut LinkWriter) -> Result<Option<u16>, LinkError> {
+    let (code, text) = match reader.message(HELLO_TIMEOUT) {
+        Ok(PeerRequest::Hello { version: PROTOCOL_VERSION, port }) => {
+            writer.send(&PeerResponse::Hello { version: PROTOCOL_VERSION })?;
+            return Ok(port.filter(|port| *port != 0));
+        }
+        Ok(PeerRequest::Hello { version, .. }) => {
+            let text = format!("version {PROTOCOL_VERSION} is spoken here, not {version}");
+            (ErrorCode::UnknownVersion, text)
+        }
+        Ok(_) => (ErrorCode::Malformed, "a conversation opens with hello".to_owned()),
+        Err(LinkError::Frame(error)) => (ErrorCode::Malformed, error.to_string()),
+        Err(error) => return Err(error),
+    };
+    writer.send(&PeerResponse::Error { code, text: text.clone(), index: None })?;
+    Err(LinkError::Io(io::Error::new(io::ErrorKind::InvalidData, text)))
+}
+
+/// A file that the other side is told news of.
+struct Subscription {
+    file: FileId,
+    source: Arc<dyn ChunkSource>,
+    cursor: usize,
+    news: Receiver<()>,
+}
+
+/// The writing thread of a connection.
+struct Answers<'a> {
+    server: &'a Server,
+    writer: LinkWriter,
+    from: SocketAddr,
+    subscriptions: Vec<Subscription>,
+}
+
+impl<'a> Answers<'a> {
+    fn new(server: &'a Server, writer: LinkWriter, from: SocketAddr) -> Self {
+        Self { server, writer, from, subscriptions: Vec::new() }
+    }
+
+    fn run(mut self, requests: &Receiver<PeerRequest>) -> Result<(), LinkError> {
+        loop {
+            let mut select = Select::new();
+            let asked = select.recv(requests);
+            for subscription in &self.subscriptions {
+                select.recv(&subscription.news);
+            }
+            let ready = select.ready();
+            drop(select);
+            if ready == asked {
+                match requests.try_recv() {
+                    Ok(request) => self.answer(request)?,
+                    Err(crossbeam_channel::TryRecvError::Empty) => {}
+                    Err(crossbeam_channel::TryRecvError::Disconnected) => return Ok(()),
+                }
+            } else {
+                let _ = self.subscriptions[ready - 1].news.try_recv();
+            }
+            self.tell_news()?;
+        }
+    }
+
+    /// Each chunk that has come since the last time is named once; what is gone again is not.
+    fn tell_news(&mut self) -> Result<(), LinkError> {
+        for subscription in &mut self.subscriptions {
+            loop {
+                let progress = subscription.source.progress();
+                let (mut chunks, cursor) = progress.since(subscription.cursor, GOT_MAX);
+                subscription.cursor = cursor;
+                if chunks.is_empty() {
+                    break;
+                }
+                chunks.retain(|index| progress.has(*index));
+                if !chunks.is_empty() {
+                    self.writer.send(&PeerResponse::Got { file: subscription.file, chunks })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, request: PeerRequest) -> Result<(), LinkError> {
+        match request {
+            PeerRequest::Manifest { file } => self.manifest(file),
+            PeerRequest::Have { file } => self.have(file),
+            PeerRequest::Chunk { file, index } => self.chunk(file, index),
+            PeerRequest::Ping => self.writer.send(&PeerResponse::Pong),
+            PeerRequest::Hello { .. } => self.refuse(ErrorCode::Malformed, "hello was said already", None),
+            PeerRequest::Unknown => {
+                self.refuse(ErrorCode::UnknownMessage, "this message is not known here", None)
+            }
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        code: ErrorCode,
+        text: impl Into<String>,
+        index: Option<ChunkIndex>,
+    ) -> Result<(), LinkError> {
+        let text = text.into();
+        log::debug!("refusing {}: {text}", self.from);
+        self.writer.send(&PeerResponse::Error { code, text, index })
+    }
+
+    fn manifest(&mut self, file: FileId) -> Result<(), LinkError> {
+        let Some(manifest) = self.server.shelf.get(file).and_then(|source| source.manifest()) else {
+            return self.refuse(ErrorCode::NotFound, format!("no manifest of {file} here"), None);
+        };
+        let (payload, layout) = (manifest.payload(), manifest.layout());
+        let response = PeerResponse::Manifest {
+            file,
+            size: layout.size(),
+            chunk_size: layout.chunk_size(),
+            length: payload.len() as u64,
+        };
+        self.writer.send_with(&response, &payload)
+    }
+
+    fn have(&mut self, file: FileId) -> Result<(), LinkError> {
+        let Some(source) = self.server.shelf.get(file) else {
+            return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), None);
+        };
+        let news = source.progress().subscribe();
+        let (have, cursor) = source.progress().have();
+        let bytes = have.to_bytes();
+        let response = PeerResponse::Have { file, count: have.count(), length: bytes.len() as u64 };
+        let known = self.subscriptions.iter().any(|subscription| subscription.file == file);
+        if !known && self.subscriptions.len() < SUBSCRIPTIONS_MAX {
+            self.subscriptions.push(Subscription { file, source, cursor, news });
+        }
+        self.writer.send_with(&response, &bytes)
+    }
+
+    fn chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), LinkError> {
+        self.server.shelf.served.fetch_add(1, Ordering::Relaxed);
+        let Some(source) = self.server.shelf.get(file) else {
+            return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), Some(index));
+        };
+        let stored = match source.stored(index) {
+            Ok(stored) => stored,
+            Err(error) => {
+                let code = match &error {
+                    StoreError::Missing(_) => ErrorCode::NotHere,
+                    StoreError::Changed(_) => ErrorCode::Changed,
+                    _ => ErrorCode::Internal,
+                };
+                if code != ErrorCode::NotHere {
+                    log::warn!("chunk {index} is not served: {error}");
+                }
+                // Paths of this machine are nobody else's business.
+                let text = format!("chunk {index} cannot be had here");
+                return self.refuse(code, text, Some(index));
+            }
+        };
+        log::debug!("serving chunk {index} of {} to {}", file.short(), self.from);
+        let response = PeerResponse::Chunk { file, index, length: stored.length };
+        let server = self.server;
+        let pace = |bytes| server.pace(bytes);
+        self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)
+    }
+}

@@ -1,0 +1,162 @@
+//! The tracker's connections: a reader and a writer thread for each.
+
+use super::{Event, forward};
+use crate::content::Manifest;
+use crate::content::limits::{CONVERSATION_TIMEOUT, HELLO_TIMEOUT, OUTBOX, PROTOCOL_VERSION};
+use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
+use crate::protocol::ErrorCode;
+use crate::protocol::frame::FrameError;
+use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
+use crate::swarm::tracker::ConnectionId;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What waits to be written.
+pub(super) enum Outgoing {
+    Message(TrackerResponse),
+    Manifest(Arc<Manifest>),
+}
+
+/// The state thread's end of a connection.
+pub(super) struct Connection {
+    from: SocketAddr,
+    outbox: Sender<Outgoing>,
+    stream: Arc<TcpStream>,
+}
+
+impl Connection {
+    /// Queues something. A connection that does not drain is dropped, and `false` returned.
+    pub(super) fn send(&self, outgoing: Outgoing) -> bool {
+        match self.outbox.try_send(outgoing) {
+            Ok(()) => true,
+            Err(error) => {
+                if matches!(error, TrySendError::Full(_)) {
+                    log::warn!("dropping {}: it does not read what it is sent", self.from);
+                }
+                let _ = self.stream.shutdown(std::net::Shutdown::Both);
+                false
+            }
+        }
+    }
+}
+
+/// Serves connections until the shutdown.
+pub(super) fn serve(
+    listener: Listener,
+    most: usize,
+    events: Sender<Event>,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> io::Result<()> {
+    let (next, spawner, stopped) = (AtomicU64::new(0), threads.clone(), shutdown.clone());
+    listener.serve("tracker-link", most, threads, shutdown, move |stream, from| {
+        let id = ConnectionId(next.fetch_add(1, Ordering::Relaxed));
+        let why = converse(id, stream, from, &events, &spawner, &stopped);
+        match why {
+            LinkError::Closed => log::debug!("{from} has closed its connection"),
+            _ if stopped.is_stopped() => {}
+            why => log::info!("dropping {from}: {why}"),
+        }
+    })
+}
+
+fn converse(
+    id: ConnectionId,
+    stream: Arc<TcpStream>,
+    from: SocketAddr,
+    events: &Sender<Event>,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> LinkError {
+    let mut reader = LinkReader::new(stream.clone());
+    let mut writer = match LinkWriter::new(stream.clone()) {
+        Ok(writer) => writer,
+        Err(error) => return error.into(),
+    };
+    if let Err(error) = hello(&mut reader, &mut writer) {
+        return error;
+    }
+    let (outbox, queued) = bounded(OUTBOX);
+    let (shut, connection) = (stream.clone(), Connection { from, outbox, stream });
+    if !forward(events, shutdown, Event::Opened(id, connection)) {
+        return LinkError::Closed;
+    }
+    let spawned = threads.spawn("tracker-link-out", move || {
+        write(&mut writer, &queued);
+        // Whatever ended the writing ends the reading.
+        let _ = shut.shutdown(std::net::Shutdown::Both);
+    });
+    let why = match spawned {
+        Ok(()) => read(id, &mut reader, from, events, shutdown),
+        Err(error) => error.into(),
+    };
+    forward(events, shutdown, Event::Closed(id));
+    why
+}
+
+fn hello(reader: &mut LinkReader, writer: &mut LinkWriter) -> Result<(), LinkError> {
+    let refusal = match reader.message(HELLO_TIMEOUT) {
+        Ok(TrackerRequest::Hello { version: PROTOCOL_VERSION }) => {
+            return writer.send(&TrackerResponse::Hello { version: PROTOCOL_VERSION });
+        }
+        Ok(TrackerRequest::Hello { version }) => {
+            let text = format!("version {PROTOCOL_VERSION} is spoken here, not {version}");
+            (ErrorCode::UnknownVersion, text)
+        }
+        Ok(_) => (ErrorCode::Malformed, "a conversation opens with hello".to_owned()),
+        Err(LinkError::Frame(error)) => (ErrorCode::Malformed, error.to_string()),
+        Err(error) => return Err(error),
+    };
+    let (code, text) = refusal;
+    writer.send(&TrackerResponse::Error { code, text: text.clone() })?;
+    Err(LinkError::Io(io::Error::new(io::ErrorKind::InvalidData, text)))
+}
+
+fn read(
+    id: ConnectionId,
+    reader: &mut LinkReader,
+    from: SocketAddr,
+    events: &Sender<Event>,
+    shutdown: &Shutdown,
+) -> LinkError {
+    loop {
+        match reader.message(CONVERSATION_TIMEOUT) {
+            Ok(request) => {
+                if !forward(events, shutdown, Event::Request(id, from, request)) {
+                    return LinkError::Closed;
+                }
+            }
+            Err(error) => return error,
+        }
+    }
+}
+
+fn write(writer: &mut LinkWriter, queued: &Receiver<Outgoing>) {
+    for outgoing in queued {
+        let sent = match outgoing {
+            Outgoing::Message(response) => writer.send(&response),
+            Outgoing::Manifest(manifest) => send_manifest(writer, &manifest),
+        };
+        match sent {
+            Ok(()) => {}
+            // Nothing of it is out, so the connection is still whole.
+            Err(LinkError::Frame(FrameError::TooLong)) => log::warn!("a response does not fit in a frame"),
+            Err(_) => return,
+        }
+    }
+}
+
+fn send_manifest(writer: &mut LinkWriter, manifest: &Manifest) -> Result<(), LinkError> {
+    let payload = manifest.payload();
+    let layout = manifest.layout();
+    let response = TrackerResponse::Manifest {
+        file: manifest.id(),
+        size: layout.size(),
+        chunk_size: layout.chunk_size(),
+        length: payload.len() as u64,
+    };
+    writer.send_with(&response, &payload)
+}

@@ -1,0 +1,260 @@
+//! A client's one persistent connection to its tracker, kept up for the client's whole life.
+//!
+//! It connects, says hello, registers, passes on everything that the tracker says, and starts over when the
+//! connection is lost. Heartbeats go by datagram, and now and then over the connection, which shows that it still
+//! works. Invariant: after [`SessionEvent::Joined`] everything sent goes to the same registration until
+//! [`SessionEvent::Lost`].
+
+use super::announcer::{Identity, Outage};
+use super::error::DaemonError;
+use super::fetch::manifest_payload;
+use crate::content::Manifest;
+use crate::content::limits::{CONVERSATION_TIMEOUT, KEEP_ALIVE, OUTBOX, PROTOCOL_VERSION, STALL_TIMEOUT};
+use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
+use crate::protocol::ErrorCode;
+use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What the owner of a session learns.
+#[derive(Debug)]
+pub enum SessionEvent {
+    /// Connected and registered: nothing that was said before is known there any more.
+    Joined {
+        /// For every request.
+        token: Token,
+        /// The address under which others are told of this peer.
+        address: SocketAddr,
+        /// Requests go here. A full queue means that the tracker does not read.
+        requests: Sender<TrackerRequest>,
+    },
+    /// The tracker has said something.
+    Said(TrackerResponse),
+    /// The tracker has sent a manifest, which has the id that it was asked for under.
+    Manifest(Arc<Manifest>),
+    /// The connection is lost; it is being made again.
+    Lost,
+    /// The tracker has not answered for as long as it was given.
+    GivenUp(DaemonError),
+}
+
+/// Keeps a session up until the shutdown, in threads of its own.
+///
+/// # Errors
+/// When no thread can be spawned.
+pub fn start(
+    tracker: SocketAddr,
+    identity: Identity,
+    timeout: Option<Duration>,
+    events: Sender<SessionEvent>,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> io::Result<()> {
+    let mut session = Session {
+        tracker,
+        identity,
+        events,
+        outage: Outage::new(tracker, timeout),
+        threads: threads.clone(),
+        shutdown: shutdown.clone(),
+    };
+    threads.spawn("tracker-session", move || session.run())
+}
+
+struct Session {
+    tracker: SocketAddr,
+    identity: Identity,
+    events: Sender<SessionEvent>,
+    outage: Outage,
+    threads: Threads,
+    shutdown: Shutdown,
+}
+
+/// Why a session ended, when it was not the link.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("no connection to the tracker on {0}: {1}")]
+    Connect(SocketAddr, io::Error),
+    #[error("the connection to the tracker on {0} is lost: {1}")]
+    Link(SocketAddr, LinkError),
+    #[error("the tracker on {0} {1}")]
+    Refused(SocketAddr, String),
+    #[error("stopped")]
+    Stopped,
+}
+
+impl Session {
+    fn run(&mut self) {
+        while !self.shutdown.is_stopped() {
+            let why = self.converse();
+            if self.shutdown.is_stopped() {
+                return;
+            }
+            match self.outage.failed(&why) {
+                Ok(pause) => {
+                    if self.shutdown.wait(pause) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let _ = self.events.send(SessionEvent::GivenUp(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One connection, from its making to its end.
+    fn converse(&mut self) -> SessionError {
+        let tracker = self.tracker;
+        let link_lost = |error: LinkError| SessionError::Link(tracker, error);
+        let stream = match dial(tracker, &self.shutdown) {
+            Ok(stream) => Arc::new(stream),
+            Err(error) => return SessionError::Connect(tracker, error),
+        };
+        let _guard = self.shutdown.guard(&stream);
+        let mut reader = LinkReader::new(stream.clone());
+        let mut writer = match LinkWriter::new(stream.clone()) {
+            Ok(writer) => writer,
+            Err(error) => return SessionError::Connect(tracker, error),
+        };
+        let joined = self.register(&mut reader, &mut writer);
+        let (token, address, heartbeat) = match joined {
+            Ok(joined) => joined,
+            Err(error) => return error,
+        };
+        self.outage.ended();
+        log::info!("registered with the tracker on {tracker} as {address}");
+        // Ends with this connection, or with everything.
+        let here = self.shutdown.child();
+        let (requests, queued) = bounded(OUTBOX);
+        let result = self
+            .spawn_writer(writer, queued, token, &stream, &here)
+            .and_then(|()| self.spawn_heartbeat(token, heartbeat, &stream, &here))
+            .map_err(LinkError::from)
+            .map_err(link_lost);
+        if let Err(error) = result {
+            here.trigger();
+            return error;
+        }
+        let sent = self.events.send(SessionEvent::Joined { token, address, requests });
+        let why = match sent {
+            Ok(()) => self.listen(&mut reader),
+            Err(_) => SessionError::Stopped,
+        };
+        here.trigger();
+        let _ = self.events.send(SessionEvent::Lost);
+        why
+    }
+
+    fn register(
+        &self,
+        reader: &mut LinkReader,
+        writer: &mut LinkWriter,
+    ) -> Result<(Token, SocketAddr, Duration), SessionError> {
+        let tracker = self.tracker;
+        let lost = |error: LinkError| SessionError::Link(tracker, error);
+        writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).map_err(lost)?;
+        writer.send(&self.identity.request()).map_err(lost)?;
+        loop {
+            match reader.message(STALL_TIMEOUT).map_err(lost)? {
+                TrackerResponse::Hello { version: PROTOCOL_VERSION } => {}
+                TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
+                    let heartbeat = Duration::from_millis(heartbeat_ms);
+                    return Ok((token, address, super::announcer::clamp_heartbeat(heartbeat)));
+                }
+                TrackerResponse::Error { text, .. } => {
+                    return Err(SessionError::Refused(tracker, format!("refuses: {text}")));
+                }
+                other => return Err(SessionError::Refused(tracker, format!("answers {other:?}"))),
+            }
+        }
+    }
+
+    /// Passes on what the tracker says until the connection ends.
+    fn listen(&self, reader: &mut LinkReader) -> SessionError {
+        let lost = |error: LinkError| SessionError::Link(self.tracker, error);
+        loop {
+            let event = match reader.message(CONVERSATION_TIMEOUT) {
+                Ok(TrackerResponse::Alive) => continue,
+                Ok(TrackerResponse::Manifest { file, size, chunk_size, length }) => {
+                    let payload = match manifest_payload(reader, size, chunk_size, length) {
+                        Ok(payload) => payload,
+                        Err(error) => return SessionError::Refused(self.tracker, error.to_string()),
+                    };
+                    match Manifest::decode(file, size, chunk_size, &payload) {
+                        Ok(manifest) => SessionEvent::Manifest(Arc::new(manifest)),
+                        Err(error) => return SessionError::Refused(self.tracker, error.to_string()),
+                    }
+                }
+                Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, text }) => {
+                    return SessionError::Refused(self.tracker, format!("says: {text}"));
+                }
+                Ok(response) => SessionEvent::Said(response),
+                Err(error) => return lost(error),
+            };
+            if self.events.send(event).is_err() {
+                return SessionError::Stopped;
+            }
+        }
+    }
+
+    fn spawn_writer(
+        &self,
+        mut writer: LinkWriter,
+        queued: Receiver<TrackerRequest>,
+        token: Token,
+        stream: &Arc<TcpStream>,
+        here: &Shutdown,
+    ) -> io::Result<()> {
+        let (stream, here) = (stream.clone(), here.clone());
+        self.threads.spawn("tracker-ask", move || {
+            loop {
+                let sent = crossbeam_channel::select! {
+                    recv(here.signal()) -> _ => break,
+                    recv(queued) -> request => match request {
+                        Ok(request) => writer.send(&request),
+                        Err(_) => break,
+                    },
+                    default(KEEP_ALIVE) => writer.send(&TrackerRequest::Heartbeat { token }),
+                };
+                if sent.is_err() {
+                    break;
+                }
+            }
+            // Whatever ended the writing ends the reading.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        })
+    }
+
+    /// Heartbeats by datagram. A tracker that does not know the token is registered with again, over a new
+    /// connection.
+    fn spawn_heartbeat(
+        &self,
+        token: Token,
+        heartbeat: Duration,
+        stream: &Arc<TcpStream>,
+        here: &Shutdown,
+    ) -> io::Result<()> {
+        let mut asker = Asker::new(self.tracker, here)?;
+        let (stream, here) = (stream.clone(), here.clone());
+        self.threads.spawn("heartbeat", move || {
+            let mut next = Instant::now();
+            while !here.wait(next.saturating_duration_since(Instant::now())) {
+                next = Instant::now() + heartbeat;
+                match asker.ask(&TrackerRequest::Heartbeat { token }) {
+                    Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, .. }) => {
+                        let _ = stream.shutdown(std::net::Shutdown::Both);
+                        return;
+                    }
+                    Ok(_) | Err(AskError::Stopped) => {}
+                    // The connection tells soon enough whether the tracker is gone.
+                    Err(why) => log::debug!("no answer to a heartbeat: {why}"),
+                }
+            }
+        })
+    }
+}
