@@ -1,1 +1,49 @@
-fn main() {}
+//! `tracker`: knows who has what, and tells whoever asks.
+#![forbid(unsafe_code)]
+
+use clap::Parser;
+use shoal::cli::{self, LogOptions, flags};
+use shoal::content::limits;
+use shoal::daemon::DaemonError;
+use shoal::daemon::tracker::{TrackerConfig, TrackerDaemon};
+use shoal::swarm::tracker::Rules;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Knows who has what, and tells whoever asks. Runs until Ctrl-C.
+#[derive(Parser)]
+#[command(name = "tracker", version)]
+struct Flags {
+    /// Where to listen, TCP and UDP
+    #[arg(long, value_name = "ADDR", default_value_t = limits::TRACKER_ADDRESS,
+        value_parser = |text: &str| flags::parse_address(text, limits::TRACKER_ADDRESS.port()))]
+    listen: SocketAddr,
+    /// How many clients must agree on a chunk's hash before it is handed out
+    #[arg(long, value_name = "N", default_value_t = limits::QUORUM as u32,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    quorum: u32,
+    /// How often peers are to say that they are alive, seconds
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = flags::parse_seconds)]
+    heartbeat: Duration,
+    /// How long a peer counts as alive after its last heartbeat, seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = flags::parse_seconds)]
+    lease: Duration,
+    /// Connections served at once
+    #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX)]
+    max_connections: usize,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+fn main() -> ExitCode {
+    let flags: Flags = cli::parse();
+    let rules = Rules { heartbeat: flags.heartbeat, lease: flags.lease, quorum: flags.quorum as usize };
+    let config = TrackerConfig { listen: flags.listen, rules, connections: flags.max_connections };
+    cli::run(&flags.log, |_, shutdown| {
+        let tracker = TrackerDaemon::start(&config, shutdown).map_err(DaemonError::from)?;
+        shutdown.wait_forever();
+        tracker.join();
+        Ok(())
+    })
+}

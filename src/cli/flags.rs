@@ -4,7 +4,8 @@
 //! flag's name and the value in front. Only [`parse_address`] asks the outside world (the resolver).
 
 use crate::content::Layout;
-use crate::content::limits::TRACKER_ADDRESS;
+use crate::content::limits::{self, TRACKER_ADDRESS};
+use crate::daemon::peer::ServeOptions;
 use bytesize::ByteSize;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -18,6 +19,35 @@ pub struct TrackerFlag {
     /// The tracker: an address or a name; without a port, port 5100
     #[arg(long, value_name = "ADDR", default_value_t = TRACKER_ADDRESS, value_parser = parse_tracker)]
     pub tracker: SocketAddr,
+}
+
+/// How a peer serves.
+#[derive(clap::Args, Debug, Clone)]
+pub struct ServeFlags {
+    /// The address to serve on; 0.0.0.0 for every network of this machine
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub listen: IpAddr,
+    /// The address that others are told to connect to, when it is not the one that the tracker sees
+    #[arg(long, value_name = "ADDR")]
+    pub advertise: Option<SocketAddr>,
+    /// Upload at most so much a second, for example 5MB; 0 for as fast as it goes
+    #[arg(long, value_name = "RATE", default_value = "0", value_parser = parse_rate)]
+    pub upload_limit: u64,
+    /// Connections served at once
+    #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX)]
+    pub max_connections: usize,
+}
+
+impl ServeFlags {
+    /// Where to serve, on a port.
+    pub fn address(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.listen, port)
+    }
+
+    /// How to serve.
+    pub fn options(&self) -> ServeOptions {
+        ServeOptions { connections: self.max_connections, upload_limit: self.upload_limit }
+    }
 }
 
 /// An address of a tracker; the port may be left out.

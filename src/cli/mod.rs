@@ -10,6 +10,7 @@ pub mod exit;
 pub mod flags;
 mod line;
 pub mod logging;
+pub mod run;
 pub mod signals;
 
 pub use args::parse;
@@ -17,4 +18,5 @@ pub use bar::Bar;
 pub use exit::ExitCode;
 pub use flags::TrackerFlag;
 pub use logging::{Console, LogOptions};
+pub use run::run;
 pub use signals::on_interrupt;

@@ -133,7 +133,9 @@ fn serve_and_fetch(
     tracker_session::start(config.tracker, identity, config.timeout, says, threads, shutdown)?;
     let (events, received) = bounded(QUEUE);
     let mut have = HaveMap::none(set.count);
-    held.iter().for_each(|chunk| drop(have.insert(chunk.index)));
+    for chunk in &held {
+        have.insert(chunk.index);
+    }
     let mut state = State::new(config, set, key, folder, shelf, have, events, threads, shutdown);
     let ticks = crossbeam_channel::tick(TICK);
     state.check_complete();

@@ -74,6 +74,12 @@ impl From<BindError> for DaemonError {
     }
 }
 
+impl From<super::tracker::StartError> for DaemonError {
+    fn from(error: super::tracker::StartError) -> Self {
+        Self::new(Fault::Other, error.to_string())
+    }
+}
+
 impl From<io::Error> for DaemonError {
     fn from(error: io::Error) -> Self {
         Self::new(Fault::Other, error.to_string())

@@ -77,7 +77,7 @@ impl LinkReader {
     pub fn message<M: Message>(&mut self, patience: Duration) -> Result<M, LinkError> {
         let mut deadline = None;
         loop {
-            if let Some(message) = self.decoder.next()? {
+            if let Some(message) = self.decoder.next_message()? {
                 return Ok(message);
             }
             let begun = !self.decoder.is_empty();

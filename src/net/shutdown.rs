@@ -178,7 +178,9 @@ mod tests {
         let calls = Arc::new(AtomicU32::new(0));
         let count = || {
             let calls = calls.clone();
-            move || drop(calls.fetch_add(1, Ordering::SeqCst))
+            move || {
+                calls.fetch_add(1, Ordering::SeqCst);
+            }
         };
         shutdown.on_trigger(count());
         shutdown.trigger();

@@ -66,7 +66,10 @@ mod tests {
             .spawn("outer", move || {
                 for _ in 0..200 {
                     let count = count.clone();
-                    inner.spawn("inner", move || drop(count.fetch_add(1, Ordering::SeqCst))).unwrap();
+                    let add = move || {
+                        count.fetch_add(1, Ordering::SeqCst);
+                    };
+                    inner.spawn("inner", add).unwrap();
                 }
             })
             .unwrap();

@@ -47,7 +47,7 @@ impl Decoder {
     }
 
     /// Takes bytes in. Feed at most [`FRAME_MAX`] at a time, and only when neither
-    /// [`next`](Self::next) nor [`take`](Self::take) had enough.
+    /// [`next_message`](Self::next_message) nor [`take`](Self::take) had enough.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.start > 0 {
             self.buffer.drain(..self.start);
@@ -62,7 +62,7 @@ impl Decoder {
     ///
     /// # Errors
     /// A line that is too long, or not a message. There is no way to go on after that.
-    pub fn next<M: Message>(&mut self) -> Result<Option<M>, FrameError> {
+    pub fn next_message<M: Message>(&mut self) -> Result<Option<M>, FrameError> {
         let Some(end) = self.line_end()? else { return Ok(None) };
         let line = &self.buffer[self.start..end];
         let message = serde_json::from_slice(line)?;
@@ -126,7 +126,7 @@ mod tests {
                     wanted -= taken;
                 }
                 match wanted {
-                    0 => match decoder.next().unwrap() {
+                    0 => match decoder.next_message().unwrap() {
                         Some(message) => {
                             wanted = PeerResponse::payload_length(&message) as usize;
                             got.push((message, Vec::new()));
@@ -162,7 +162,7 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
             let mut decoder = Decoder::new();
             decoder.feed(&bytes);
-            while let Ok(Some(_)) = decoder.next::<PeerResponse>() {}
+            while let Ok(Some(_)) = decoder.next_message::<PeerResponse>() {}
         }
     }
 
@@ -170,9 +170,9 @@ mod tests {
     fn a_line_without_end_is_refused_at_the_limit() {
         let mut decoder = Decoder::new();
         decoder.feed(&vec![b' '; FRAME_MAX]);
-        assert!(matches!(decoder.next::<PeerResponse>(), Ok(None)));
+        assert!(matches!(decoder.next_message::<PeerResponse>(), Ok(None)));
         decoder.feed(b" ");
-        assert!(matches!(decoder.next::<PeerResponse>(), Err(FrameError::TooLong)));
+        assert!(matches!(decoder.next_message::<PeerResponse>(), Err(FrameError::TooLong)));
     }
 
     #[test]
@@ -180,8 +180,8 @@ mod tests {
         let line = |pad: usize| [br#"{"type":"pong"}"#, &vec![b' '; pad][..], b"\n"].concat();
         let mut decoder = Decoder::new();
         decoder.feed(&line(FRAME_MAX - 15));
-        assert!(matches!(decoder.next(), Ok(Some(PeerResponse::Pong))));
+        assert!(matches!(decoder.next_message(), Ok(Some(PeerResponse::Pong))));
         decoder.feed(&line(FRAME_MAX - 14));
-        assert!(matches!(decoder.next::<PeerResponse>(), Err(FrameError::TooLong)));
+        assert!(matches!(decoder.next_message::<PeerResponse>(), Err(FrameError::TooLong)));
     }
 }

@@ -1,0 +1,97 @@
+//! From flags to exit code: what every binary does around its daemon.
+//!
+//! Invariant: whatever ends a program is said in one line that names what and why, and has an exit code.
+
+use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
+use crate::daemon::watch::Watch;
+use crate::daemon::{DaemonError, Fault};
+use crate::net::Shutdown;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Sets up logging and Ctrl-C, runs a daemon, and turns its end into an exit code.
+pub fn run(
+    log: &LogOptions,
+    body: impl FnOnce(&BarWatch, &Shutdown) -> Result<(), DaemonError>,
+) -> std::process::ExitCode {
+    let shutdown = Shutdown::new();
+    let console = match logging::init(log) {
+        Ok(console) => console,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::FileAccess.into();
+        }
+    };
+    let trigger = shutdown.clone();
+    if let Err(error) = on_interrupt(move || trigger.trigger()) {
+        log::error!("{error:#}");
+        return ExitCode::Other.into();
+    }
+    let code = match body(&BarWatch::new(console), &shutdown) {
+        Ok(()) => ExitCode::Done,
+        Err(error) => {
+            // A text of several lines stays so, for people; the log has a line for each.
+            error.text.lines().for_each(|line| log::error!("{line}"));
+            exit_code(error.fault)
+        }
+    };
+    log::logger().flush();
+    code.into()
+}
+
+/// The exit code for a kind of trouble.
+pub fn exit_code(fault: Fault) -> ExitCode {
+    match fault {
+        Fault::Other => ExitCode::Other,
+        Fault::Usage => ExitCode::Usage,
+        Fault::NotFound => ExitCode::NotFound,
+        Fault::NobodyHasAll => ExitCode::NobodyHasAll,
+        Fault::Unreachable => ExitCode::Unreachable,
+        Fault::TimedOut => ExitCode::TimedOut,
+        Fault::Interrupted => ExitCode::Interrupted,
+        Fault::DiskFull => ExitCode::DiskFull,
+        Fault::ExistsAndDiffers => ExitCode::ExistsAndDiffers,
+        Fault::FileAccess => ExitCode::FileAccess,
+        Fault::VerificationFailed => ExitCode::VerificationFailed,
+    }
+}
+
+/// Shows what a daemon is at as a bar on the terminal.
+pub struct BarWatch {
+    console: Console,
+    bar: Mutex<Option<Bar>>,
+}
+
+impl BarWatch {
+    /// Draws on a console.
+    pub fn new(console: Console) -> Self {
+        Self { console, bar: Mutex::new(None) }
+    }
+
+    fn bar(&self) -> MutexGuard<'_, Option<Bar>> {
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch for BarWatch {
+    fn begin(&self, title: &str, total: u64, done: u64) {
+        let bar = self.console.bytes(title, total);
+        bar.resume(done);
+        *self.bar() = Some(bar);
+    }
+
+    fn advance(&self, bytes: u64) {
+        if let Some(bar) = &*self.bar() {
+            bar.add(bytes);
+        }
+    }
+
+    fn note(&self, text: &str) {
+        if let Some(bar) = &*self.bar() {
+            bar.message(text);
+        }
+    }
+
+    fn end(&self) {
+        self.bar().take();
+    }
+}
