@@ -15,9 +15,9 @@ use std::time::Duration;
 #[derive(Parser)]
 #[command(name = "tracker", version)]
 struct Flags {
-    /// Where to listen, TCP and UDP
+    /// Where to listen, TCP and UDP; port 0 takes any free one
     #[arg(long, value_name = "ADDR", default_value_t = limits::TRACKER_ADDRESS,
-        value_parser = |text: &str| flags::parse_address(text, limits::TRACKER_ADDRESS.port()))]
+        value_parser = |text: &str| flags::parse_listen(text, limits::TRACKER_ADDRESS.port()))]
     listen: SocketAddr,
     /// How many clients must agree on a chunk's hash before it is handed out
     #[arg(long, value_name = "N", default_value_t = limits::QUORUM as u32,

@@ -58,6 +58,14 @@ pub fn parse_tracker(text: &str) -> Result<SocketAddr, String> {
     parse_address(text, TRACKER_ADDRESS.port())
 }
 
+/// Where a daemon listens: what [`parse_address`] takes, and an address with port 0, which takes any free port.
+///
+/// # Errors
+/// What is wrong with it, or why its name is not known.
+pub fn parse_listen(text: &str, default_port: u16) -> Result<SocketAddr, String> {
+    text.trim().parse().or_else(|_| parse_address(text, default_port))
+}
+
 /// `host:port`, or a host alone, which is then met at `default_port`. Hosts are names or addresses
 /// (IPv6 with or without brackets). Of several addresses of one name an IPv4 one is taken, since that
 /// is what daemons listen on unless told otherwise.
@@ -183,6 +191,16 @@ mod tests {
     struct Example {
         #[command(flatten)]
         tracker: TrackerFlag,
+    }
+
+    #[test]
+    fn port_0_is_for_listening_alone() {
+        let listen = |text| parse_listen(text, 5100).map(|address| address.to_string());
+        assert_eq!(listen("127.0.0.1:0"), Ok("127.0.0.1:0".into()));
+        assert_eq!(listen(" [::1]:0 "), Ok("[::1]:0".into()));
+        assert_eq!(listen("0.0.0.0"), Ok("0.0.0.0:5100".into()));
+        assert!(listen("127.0.0.1:70000").is_err());
+        assert!(parse_tracker("127.0.0.1:0").is_err());
     }
 
     #[test]
