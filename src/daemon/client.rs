@@ -334,7 +334,7 @@ impl<'a> State<'a> {
                     claim.sha256
                 );
                 self.folder.distrust(index);
-                self.agreed.set(index, claim);
+                self.agree(index, claim);
                 self.complete = false;
                 self.questions.push_back(index);
             }
@@ -347,12 +347,23 @@ impl<'a> State<'a> {
         Ok(())
     }
 
+    /// The set may have been sealed differently, with a manifest that does not hold any more.
+    fn agree(&mut self, index: ChunkIndex, claim: Claim) {
+        self.agreed.set(index, claim);
+        if let Some(manifest) = self.folder.manifest()
+            && manifest.digest(index) != Some(claim.sha256)
+        {
+            self.shelf.take(manifest.id());
+            self.folder.unset_manifest();
+        }
+    }
+
     /// The tracker has told what a chunk is and who has it.
     fn locate(&mut self, index: ChunkIndex, claim: Claim, holders: &[SocketAddr]) -> Result<(), DaemonError> {
         if index.0 >= self.set.count {
             return Ok(());
         }
-        self.agreed.set(index, claim);
+        self.agree(index, claim);
         if self.folder.holds(index).is_some_and(|chunk| chunk.digest == claim.sha256) {
             return Ok(());
         }

@@ -131,7 +131,9 @@ fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Resul
                 Vec::new()
             }
             recv(ticks) -> _ => {
-                alone.store(state.fetch.connected() == 0, Ordering::Relaxed);
+                let connected = state.fetch.connected();
+                alone.store(connected == 0, Ordering::Relaxed);
+                watch.note(&format!("{connected} sources"));
                 state.check_patience()?;
                 state.fetch.tick(started.elapsed())
             }
@@ -166,7 +168,6 @@ impl State<'_> {
                 FetchNews::Requested(..) | FetchNews::Lost(_) => {}
             }
         }
-        self.watch.note(&format!("{} sources", self.fetch.connected()));
         Ok(())
     }
 

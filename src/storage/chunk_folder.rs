@@ -215,6 +215,11 @@ impl ChunkFolder {
         state.manifest = Some(manifest);
     }
 
+    /// The set is no file any more: its chunks are what the folder was told of each.
+    pub fn unset_manifest(&self) {
+        lock(&self.state).manifest = None;
+    }
+
     fn trusted(&self, index: ChunkIndex) -> Option<Entry> {
         lock(&self.state).entries.get(&index).filter(|entry| entry.trusted).cloned()
     }

@@ -5,7 +5,7 @@
 //! by a process that was killed.
 
 use super::error::{self, StoreError};
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -91,6 +91,18 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Whether all bytes are 0.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|piece| *piece == ZEROS[..piece.len()])
+}
+
+/// Makes a range of a file zeros that take up no room. Returns whether the file system can.
+pub(super) fn make_hole(file: &File, offset: u64, length: usize) -> bool {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    length > 0 && rustix::fs::fallocate(file, flags, offset, length as u64).is_ok()
+}
+
 /// Removes a file; one that is not there is fine.
 pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
     match fs::remove_file(path) {
@@ -127,6 +139,7 @@ pub(super) fn replace(path: &Path, temporary: NamedTempFile) -> Result<File, Sto
 mod tests {
     use super::*;
     use rustix::fs::{CWD, FileType, Mode};
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
     #[test]
     fn only_regular_files_are_opened_and_a_pipe_does_not_hang() {
@@ -140,6 +153,19 @@ mod tests {
         }
         let missing = open_regular(&folder.path().join("missing")).unwrap_err().to_string();
         assert!(missing.starts_with("cannot open ") && missing.contains("/missing: "), "{missing}");
+    }
+
+    #[test]
+    fn a_hole_reads_as_zeros_and_takes_no_room() {
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        file.as_file().write_all_at(&[7; 8192], 0).unwrap();
+        assert!(is_zero(&[]) && is_zero(&[0; 5000]) && !is_zero(&[[0; 5000], [1; 5000]].concat()));
+        // Where the file system cannot, zeros are written.
+        if make_hole(file.as_file(), 0, 8192) {
+            assert!(is_zero(&fs::read(file.path()).unwrap()));
+            assert_eq!(file.as_file().metadata().unwrap().blocks(), 0);
+        }
     }
 
     #[test]

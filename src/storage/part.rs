@@ -250,8 +250,12 @@ impl ChunkSink for PartFile {
         }
         // The same chunk twice at once does no harm: both have the bytes that the digest vouches for.
         if !self.progress.has(index) {
-            self.file
-                .write_all_at(bytes, span.offset)
+            let written = match disk::is_zero(bytes) && disk::make_hole(&self.file, span.offset, bytes.len())
+            {
+                true => Ok(()),
+                false => self.file.write_all_at(bytes, span.offset),
+            };
+            written
                 .map_err(|source| error::write("write", &self.paths.part, self.missing_bytes())(source))?;
             self.progress.add(index);
         }

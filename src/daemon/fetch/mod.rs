@@ -28,6 +28,8 @@ use std::time::Duration;
 
 /// Addresses remembered as possible sources.
 const CANDIDATES_MAX: usize = 4_096;
+/// An address that cannot be connected to so often in a row is forgotten.
+const FAILURES_MAX: u32 = 8;
 /// How often a fetch wants to be ticked.
 pub const TICK: Duration = Duration::from_millis(100);
 
@@ -116,6 +118,8 @@ enum Link {
 struct Candidate {
     link: Link,
     backoff: Backoff,
+    /// How often in a row it could not be connected to.
+    failures: u32,
     /// What it has, where the owner says so.
     told: HaveMap,
     bad_bytes: u64,
@@ -202,6 +206,7 @@ impl Fetch {
             let candidate = Candidate {
                 link: Link::Idle(now),
                 backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
+                failures: 0,
                 told: HaveMap::none(self.job.count),
                 bad_bytes: 0,
             };
@@ -248,6 +253,9 @@ impl Fetch {
 
     /// To be called every [`TICK`]: connects to sources whose time has come and asks others for what is late.
     pub fn tick(&mut self, now: Moment) -> Vec<FetchNews> {
+        if self.is_complete() {
+            self.release(now);
+        }
         self.connect(now);
         self.ask_all(now);
         std::mem::take(&mut self.news)
@@ -258,6 +266,17 @@ impl Fetch {
         self.shutdown.trigger();
     }
 
+    /// Lets go of sources that are not needed any more; they are connected to again if something is wanted.
+    fn release(&mut self, now: Moment) {
+        for (id, live) in self.live.drain() {
+            live.shutdown.trigger();
+            self.picker.remove_source(id);
+            if let Some(candidate) = self.candidates.get_mut(&live.address) {
+                candidate.link = Link::Idle(now);
+            }
+        }
+    }
+
     fn connected_to(&mut self, id: SourceId, have: Option<HaveMap>, now: Moment) {
         let Some(live) = self.live.get_mut(&id) else { return };
         live.connected = true;
@@ -265,6 +284,7 @@ impl Fetch {
         let candidate = self.candidates.get_mut(&address);
         let told = candidate.map(|candidate| {
             candidate.backoff.reset();
+            candidate.failures = 0;
             candidate.told.clone()
         });
         let have = have.or(told).unwrap_or_else(|| HaveMap::none(self.job.count));
@@ -293,6 +313,11 @@ impl Fetch {
                 candidate.told = HaveMap::none(self.job.count);
                 if !matches!(why, SourceError::Stopped) {
                     log::info!("lost {address}: {why}");
+                }
+                candidate.failures += u32::from(!live.connected);
+                if candidate.failures >= FAILURES_MAX {
+                    // It is named again if it comes back; until then it takes no place.
+                    self.candidates.remove(&address);
                 }
                 self.news.push(FetchNews::Lost(address));
             }
