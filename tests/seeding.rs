@@ -204,7 +204,7 @@ fn a_leecher_that_stays_is_a_seeder() {
     let mut stays = leecher(&first, tracker.address(), &["a.bin", "--stay", "--name", "stays"]);
     stays.wait_for_text("complete, serving until interrupted");
     tracker.wait_for_text("stays has 16 of 16 chunks of a.bin");
-    assert_eq!(stays.stdout(), ["Successfully downloaded a.bin"]);
+    stays.wait_for("on stdout", |line| line == "Successfully downloaded a.bin");
     seeder.kill9();
     fetch(&second, &tracker, &["a.bin"]);
     assert_holds(&second.join("a.bin"), &bytes);
@@ -224,7 +224,7 @@ fn a_leecher_that_stays_serves_what_is_in_place_already() {
     let mut seeder = seeder(dir, &file, &tracker, &[]);
     let stays = leecher(&there, tracker.address(), &["a.bin", "--stay", "--name", "stays"]);
     tracker.wait_for_text("stays has 1 of 1 chunks of a.bin");
-    assert_eq!(stays.stdout(), ["Successfully downloaded a.bin"]);
+    stays.wait_for("on stdout", |line| line == "Successfully downloaded a.bin");
     seeder.interrupt();
     seeder.ends_with(0);
     tracker.wait_for_text("is gone: it said goodbye");

@@ -162,7 +162,7 @@ impl Program {
         self.transcript.said.lock().unwrap().lines.iter().map(|(_, line)| line.clone()).collect()
     }
 
-    /// The lines on standard output so far.
+    /// The lines on standard output; all of them only when the program has ended.
     pub fn stdout(&self) -> Vec<String> {
         let said = self.transcript.said.lock().unwrap();
         said.lines.iter().filter(|(from, _)| *from == Stream::Out).map(|(_, line)| line.clone()).collect()
