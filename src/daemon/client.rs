@@ -18,7 +18,7 @@ use crate::protocol::tracker::{Claim, SetKey, Token, TrackerRequest, TrackerResp
 use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -137,30 +137,10 @@ fn serve_and_fetch(
         have.insert(chunk.index);
     }
     let mut state = State::new(config, set, key, folder, shelf, have, events, threads, shutdown);
-    let ticks = crossbeam_channel::tick(TICK);
-    state.check_complete();
-    loop {
-        let (requests, next) = state.outgoing();
-        crossbeam_channel::select! {
-            recv(shutdown.signal()) -> _ => return Ok(()),
-            recv(said) -> event => match event {
-                Ok(SessionEvent::GivenUp(error)) => return Err(error),
-                Ok(event) => state.hear(event)?,
-                Err(_) => return Ok(()),
-            },
-            recv(received) -> event => match event {
-                Ok(event) => state.arrive(event)?,
-                Err(_) => return Ok(()),
-            },
-            send(requests, next) -> sent => if sent.is_ok() { state.sent() },
-            recv(ticks) -> _ => {
-                state.tick()?;
-                if state.may_leave() {
-                    return Ok(());
-                }
-            }
-        }
-    }
+    let result = state.run(&said, &received, shutdown);
+    // Before the state goes, and with it the queue to the tracker: the session is to see an end that is wanted.
+    shutdown.trigger();
+    result
 }
 
 /// The connection to the tracker, while there is one.
@@ -192,7 +172,7 @@ struct State<'a> {
     /// How much had been served when somebody was last seen to ask, and when that was.
     served: (u64, Moment),
     /// Never ready: stands in for a connection when there is nothing to send.
-    nowhere: (Sender<TrackerRequest>, crossbeam_channel::Receiver<TrackerRequest>),
+    nowhere: (Sender<TrackerRequest>, Receiver<TrackerRequest>),
 }
 
 impl<'a> State<'a> {
@@ -238,6 +218,39 @@ impl<'a> State<'a> {
             complete: false,
             served: (0, Moment::ZERO),
             nowhere: bounded(0),
+        }
+    }
+
+    /// Handles whatever happens until the shutdown, or until there is nothing left to do.
+    fn run(
+        &mut self,
+        said: &Receiver<SessionEvent>,
+        received: &Receiver<SourceEvent>,
+        shutdown: &Shutdown,
+    ) -> Result<(), DaemonError> {
+        let ticks = crossbeam_channel::tick(TICK);
+        self.check_complete();
+        loop {
+            let (requests, next) = self.outgoing();
+            crossbeam_channel::select! {
+                recv(shutdown.signal()) -> _ => return Ok(()),
+                recv(said) -> event => match event {
+                    Ok(SessionEvent::GivenUp(error)) => return Err(error),
+                    Ok(event) => self.hear(event)?,
+                    Err(_) => return Ok(()),
+                },
+                recv(received) -> event => match event {
+                    Ok(event) => self.arrive(event)?,
+                    Err(_) => return Ok(()),
+                },
+                send(requests, next) -> sent => if sent.is_ok() { self.sent() },
+                recv(ticks) -> _ => {
+                    self.tick()?;
+                    if self.may_leave() {
+                        return Ok(());
+                    }
+                }
+            }
         }
     }
 

@@ -201,7 +201,8 @@ impl Registry {
         self.leases.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// Notes that a peer has a file, or `held` chunks of it. Returns whether the peer is new to the file.
+    /// Notes that a peer has a file, or `held` chunks of it. Returns whether that is news: the peer
+    /// is new to the file, or has all of it now and had not.
     ///
     /// # Errors
     /// When the peer has announced [`FILES_PER_PEER_MAX`] files already.
@@ -223,11 +224,14 @@ impl Registry {
         });
         let holder = Holder { peer: id, name: file.name.clone(), whole: held >= file.chunks };
         *entry.names.entry(file.name.clone()).or_default() += 1;
-        if let Some(before) = entry.holders.put(holder) {
+        let whole = holder.whole;
+        let before = entry.holders.put(holder);
+        let news = before.as_ref().is_none_or(|before| whole && !before.whole);
+        if let Some(before) = before {
             release_name(&mut self.names, entry, &before.name, file.id);
         }
         self.names.entry(file.name.clone()).or_default().insert(file.id);
-        Ok(!known)
+        Ok(news)
     }
 
     /// Notes that a peer has nothing of a file any more.

@@ -1,0 +1,348 @@
+//! Runs the real binaries in a folder of their own and waits for what they say.
+//!
+//! Nothing here sleeps and no port is guessed: programs bind port 0, and everything waits for a line, or
+//! for the end of a program, with a time-out that only a hang can reach. Invariant: a program that a test
+//! started has ended when the test has, and when the test fails everything that it said is shown.
+#![allow(dead_code, reason = "each file of tests uses some of it")]
+
+pub mod events;
+pub mod wire;
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// No test waits longer for one thing: only a hang reaches it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A fresh folder, removed at the end of the test.
+pub fn place() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("shoal-test-").tempdir().unwrap()
+}
+
+/// A folder in a folder.
+pub fn subfolder(dir: &Path, name: &str) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// What a program has said so far.
+#[derive(Default)]
+struct Said {
+    lines: Vec<(Stream, String)>,
+    /// Streams that are still open; with the last one the program has ended.
+    open: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stream {
+    Out,
+    Err,
+}
+
+#[derive(Default)]
+struct Transcript {
+    said: Mutex<Said>,
+    more: Condvar,
+}
+
+impl Transcript {
+    fn read(&self, stream: Stream, from: impl Read) {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while from.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+            self.said.lock().unwrap().lines.push((stream, text));
+            self.more.notify_all();
+            line.clear();
+        }
+        self.said.lock().unwrap().open -= 1;
+        self.more.notify_all();
+    }
+
+    /// Waits until `look` finds something. `None` when the program ends, or time is up, without it.
+    fn wait<T>(&self, timeout: Duration, look: impl Fn(&Said) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + timeout;
+        let mut said = self.said.lock().unwrap();
+        loop {
+            if let Some(found) = look(&said) {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if said.open == 0 || left.is_zero() {
+                return None;
+            }
+            said = self.more.wait_timeout(said, left).unwrap().0;
+        }
+    }
+}
+
+/// A running program.
+pub struct Program {
+    what: String,
+    child: Child,
+    transcript: Arc<Transcript>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Program {
+    /// Starts one of the binaries in a folder.
+    pub fn start<A: AsRef<OsStr>>(bin: &str, args: &[A], cwd: &Path) -> Self {
+        let path = match bin {
+            "tracker" => env!("CARGO_BIN_EXE_tracker"),
+            "seeder" => env!("CARGO_BIN_EXE_seeder"),
+            "leecher" => env!("CARGO_BIN_EXE_leecher"),
+            "client" => env!("CARGO_BIN_EXE_client"),
+            other => panic!("there is no binary {other}"),
+        };
+        let mut child = Command::new(path)
+            .args(args)
+            .current_dir(cwd)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let transcript = Arc::new(Transcript::default());
+        transcript.said.lock().unwrap().open = 2;
+        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let readers = vec![
+            std::thread::spawn({
+                let transcript = transcript.clone();
+                move || transcript.read(Stream::Out, out)
+            }),
+            std::thread::spawn({
+                let transcript = transcript.clone();
+                move || transcript.read(Stream::Err, err)
+            }),
+        ];
+        let args: Vec<_> = args.iter().map(|arg| arg.as_ref().to_string_lossy()).collect();
+        let what = format!("{bin} {} (pid {})", args.join(" "), child.id());
+        Self { what, child, transcript, readers }
+    }
+
+    /// Waits for a line, from the beginning of what was said, and returns it.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let look =
+            |said: &Said| said.lines.iter().find(|(_, line)| wanted(line)).map(|found| found.1.clone());
+        match self.transcript.wait(PATIENCE, look) {
+            Some(line) => line,
+            None => panic!("{} never said {what}", self.what),
+        }
+    }
+
+    /// Waits for a line that contains a text.
+    #[track_caller]
+    pub fn wait_for_text(&self, text: &str) -> String {
+        self.wait_for(&format!("{text:?}"), |line| line.contains(text))
+    }
+
+    /// Waits until as many lines contain a text.
+    #[track_caller]
+    pub fn wait_for_count(&self, text: &str, count: usize) {
+        let look = |said: &Said| {
+            (said.lines.iter().filter(|(_, line)| line.contains(text)).count() >= count).then_some(())
+        };
+        if self.transcript.wait(PATIENCE, look).is_none() {
+            panic!("{} did not say {text:?} {count} times", self.what);
+        }
+    }
+
+    /// Everything said so far, a line each.
+    pub fn lines(&self) -> Vec<String> {
+        self.transcript.said.lock().unwrap().lines.iter().map(|(_, line)| line.clone()).collect()
+    }
+
+    /// The lines on standard output; all of them only when the program has ended.
+    pub fn stdout(&self) -> Vec<String> {
+        let said = self.transcript.said.lock().unwrap();
+        said.lines.iter().filter(|(from, _)| *from == Stream::Out).map(|(_, line)| line.clone()).collect()
+    }
+
+    /// Whether a line said so far contains a text.
+    pub fn has_said(&self, text: &str) -> bool {
+        self.lines().iter().any(|line| line.contains(text))
+    }
+
+    /// The address that the program says it listens on.
+    #[track_caller]
+    pub fn address(&self) -> SocketAddr {
+        let line = self.wait_for_text(" listening on ");
+        let address = line.rsplit(" listening on ").next().unwrap();
+        address.split(',').next().unwrap().trim().parse().unwrap()
+    }
+
+    /// Waits until the program has ended by itself. `None` is a signal.
+    #[track_caller]
+    pub fn exit_code(&mut self) -> Option<i32> {
+        // Its streams are closed when it is gone, so that waiting for it then is no waiting.
+        let ended = self.transcript.wait(PATIENCE, |said| (said.open == 0).then_some(()));
+        if ended.is_none() && self.transcript.said.lock().unwrap().open > 0 {
+            panic!("{} does not end", self.what);
+        }
+        self.child.wait().unwrap().code()
+    }
+
+    /// Waits for the program's end, which must be with a certain exit code.
+    #[track_caller]
+    pub fn ends_with(&mut self, code: i32) {
+        let got = self.exit_code();
+        assert_eq!(got, Some(code), "the exit code of {}", self.what);
+    }
+
+    /// Ctrl-C.
+    pub fn interrupt(&self) {
+        // Not waited for yet, so the number is still this program's.
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+    }
+
+    /// The end without a chance to do anything about it.
+    pub fn kill9(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Stops it until [`resume`](Self::resume), as a machine that hangs does.
+    pub fn pause(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    /// Goes on after [`pause`](Self::pause).
+    pub fn resume(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let status = self.child.wait();
+        self.readers.drain(..).for_each(|reader| drop(reader.join()));
+        if std::thread::panicking() {
+            eprintln!("--- {}: {status:?}", self.what);
+            self.lines().iter().for_each(|line| eprintln!("    {line}"));
+        }
+    }
+}
+
+/// A tracker on a port of its own, unless `extra` says where, which is listening when this returns.
+#[track_caller]
+pub fn tracker(dir: &Path, extra: &[&str]) -> Program {
+    let mut args = vec![];
+    if !extra.contains(&"--listen") {
+        args.extend(["--listen", "127.0.0.1:0"]);
+    }
+    args.extend(extra);
+    let program = Program::start("tracker", &args, dir);
+    program.address();
+    program
+}
+
+/// A seeder that has just been started.
+pub fn start_seeder(dir: &Path, file: &Path, tracker: SocketAddr, extra: &[&str]) -> Program {
+    let tracker = tracker.to_string();
+    let mut args = vec!["-f", file.to_str().unwrap(), "--tracker", &tracker];
+    if !extra.contains(&"-p") {
+        args.extend(["-p", "0"]);
+    }
+    args.extend(extra);
+    Program::start("seeder", &args, dir)
+}
+
+/// A seeder whose file the tracker knows of when this returns.
+#[track_caller]
+pub fn seeder(dir: &Path, file: &Path, tracker: &Program, extra: &[&str]) -> Program {
+    let program = start_seeder(dir, file, tracker.address(), extra);
+    let name = match extra.iter().position(|arg| *arg == "--name") {
+        Some(at) => extra[at + 1].to_owned(),
+        None => format!("seeder-{}", program.address().port()),
+    };
+    tracker.wait_for_text(&format!("- {name} has "));
+    program
+}
+
+/// A leecher that has just been started.
+pub fn leecher(dir: &Path, tracker: SocketAddr, args: &[&str]) -> Program {
+    let tracker = tracker.to_string();
+    let args: Vec<&str> = args.iter().copied().chain(["--tracker", &tracker]).collect();
+    Program::start("leecher", &args, dir)
+}
+
+/// A client that has just been started, as the manual runs write it.
+pub fn client(dir: &Path, folder: &Path, name: &str, tracker: SocketAddr, extra: &[&str]) -> Program {
+    let tracker = tracker.to_string();
+    let folder = folder.to_str().unwrap();
+    let mut args = vec!["-folder", folder, "-transfer_port", "0", "-name", name, "--tracker", &tracker];
+    args.extend(extra);
+    Program::start("client", &args, dir)
+}
+
+/// Bytes that look random and are the same for the same seed.
+pub fn random_bytes(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+/// Writes a file and returns its path.
+pub fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// Two files' bytes must be the same; a failure does not print megabytes.
+#[track_caller]
+pub fn assert_holds(path: &Path, bytes: &[u8]) {
+    let got = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let same = got.iter().zip(bytes).take_while(|(a, b)| a == b).count();
+    assert!(
+        got == bytes,
+        "{} has {} bytes instead of {}, different from byte {same} on",
+        path.display(),
+        got.len(),
+        bytes.len()
+    );
+}
+
+/// The names in a folder, hidden ones included, sorted.
+pub fn names_in(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// A folder with some of a set's chunks, each `(number, bytes)` counted from 1, and its list.
+pub fn chunk_folder(dir: &Path, name: &str, count: usize, chunks: &[(usize, &[u8])]) -> PathBuf {
+    let folder = subfolder(dir, name);
+    let mut list = String::new();
+    for (number, bytes) in chunks {
+        write(&folder, &format!("chunk_{number}"), bytes);
+        list += &format!("{number},chunk_{number}\n");
+    }
+    write(&folder, "local_chunks.txt", format!("{list}{count},LASTCHUNK\n").as_bytes());
+    folder
+}
+
+/// A chunk folder must hold every chunk of a set, listed and with the right bytes.
+#[track_caller]
+pub fn assert_complete(folder: &Path, chunks: &[Vec<u8>]) {
+    let text = std::fs::read(folder.join("local_chunks.txt")).unwrap();
+    let list = shoal::content::local_chunks::LocalChunks::parse(&text).unwrap();
+    assert_eq!(list.count as usize, chunks.len());
+    assert_eq!(list.files.len(), chunks.len(), "{}", String::from_utf8_lossy(&text));
+    for ((_, file), bytes) in list.files.iter().zip(chunks) {
+        assert_holds(&folder.join(file.as_str()), bytes);
+    }
+}

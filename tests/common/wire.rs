@@ -1,0 +1,255 @@
+//! Speaks the protocol by hand, well or badly.
+
+use super::PATIENCE;
+use shoal::content::{Digest, FileId, FileName, HaveMap, Layout, Manifest};
+use shoal::protocol::Message;
+use shoal::protocol::datagram::{Cookie, Datagram};
+use shoal::protocol::frame::{Decoder, encode};
+use shoal::protocol::peer::{PeerRequest, PeerResponse};
+use shoal::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+
+/// A connection that takes any bytes and reads messages.
+pub struct Wire {
+    pub stream: TcpStream,
+    decoder: Decoder,
+}
+
+impl Wire {
+    /// Connects.
+    pub fn connect(address: SocketAddr) -> Self {
+        Self::new(TcpStream::connect(address).unwrap())
+    }
+
+    /// Takes over a connection.
+    pub fn new(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self { stream, decoder: Decoder::new() }
+    }
+
+    /// Sends a message.
+    pub fn send(&mut self, message: &impl Message) -> std::io::Result<()> {
+        self.stream.write_all(&encode(message).unwrap())
+    }
+
+    /// Sends bytes.
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// The next message; `None` when the other side has closed.
+    #[track_caller]
+    pub fn message<M: Message>(&mut self) -> Option<M> {
+        loop {
+            if let Some(message) = self.decoder.next_message().unwrap() {
+                return Some(message);
+            }
+            let mut piece = [0; 4096];
+            match self.stream.read(&mut piece) {
+                Ok(0) => return None,
+                Ok(count) => self.decoder.feed(&piece[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("nothing was said: {error}"),
+            }
+        }
+    }
+
+    /// The payload of the message just read.
+    pub fn payload(&mut self, length: u64) -> Vec<u8> {
+        let mut bytes = vec![0; length as usize];
+        let taken = self.decoder.take(&mut bytes);
+        self.stream.read_exact(&mut bytes[taken..]).unwrap();
+        bytes
+    }
+
+    /// Reads until the other side closes; a connection that stays open fails the test.
+    #[track_caller]
+    pub fn is_closed(&mut self) {
+        let mut piece = [0; 4096];
+        loop {
+            match self.stream.read(&mut piece) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return,
+                Err(error) => panic!("the connection is still open: {error}"),
+            }
+        }
+    }
+}
+
+/// Datagrams to a tracker.
+pub struct Udp {
+    pub socket: UdpSocket,
+    cookie: Option<Cookie>,
+    next: u64,
+}
+
+impl Udp {
+    /// Prepares to ask a tracker.
+    pub fn to(tracker: SocketAddr) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(tracker).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, cookie: None, next: 0 }
+    }
+
+    /// Receives one datagram as it is.
+    pub fn receive(&self) -> Vec<u8> {
+        let mut buffer = [0; 2_000];
+        let count = self.socket.recv(&mut buffer).unwrap();
+        buffer[..count].to_vec()
+    }
+
+    /// Asks, with a cookie if one is needed.
+    pub fn ask(&mut self, request: &TrackerRequest) -> TrackerResponse {
+        loop {
+            self.next += 1;
+            let question = Datagram::new(self.next, self.cookie, request.clone()).encode().unwrap();
+            self.socket.send(&question).unwrap();
+            let answer = Datagram::<TrackerResponse>::decode(&self.receive()).unwrap();
+            assert_eq!(answer.tx, self.next);
+            match answer.message {
+                TrackerResponse::Cookie { cookie } => self.cookie = Some(cookie),
+                other => return other,
+            }
+        }
+    }
+
+    /// Who has a file.
+    pub fn lookup(&mut self, name: &str) -> Vec<FoundFile> {
+        let name = Some(FileName::new(name).unwrap());
+        match self.ask(&TrackerRequest::Lookup { name, id: None, limit: 50, token: None }) {
+            TrackerResponse::Found { files, .. } => files,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Registers a peer that serves on a port.
+    pub fn register(&mut self, name: &str, port: u16) -> Token {
+        let name = shoal::content::EntityName::new(name).unwrap();
+        match self.ask(&TrackerRequest::Register { name, port, advertise: None }) {
+            TrackerResponse::Registered { token, .. } => token,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Announces a whole file.
+    pub fn announce(&mut self, token: Token, file: &FileSummary) {
+        let request = TrackerRequest::Announce { token, file: file.clone(), held: file.chunks };
+        assert_eq!(self.ask(&request), TrackerResponse::Announced { file: file.id });
+    }
+}
+
+/// A file and its manifest.
+#[derive(Clone)]
+pub struct Whole {
+    pub bytes: Arc<Vec<u8>>,
+    pub manifest: Arc<Manifest>,
+}
+
+impl Whole {
+    /// Cuts bytes into chunks.
+    pub fn new(bytes: Vec<u8>, chunk_size: u32) -> Self {
+        let layout = Layout::even(bytes.len() as u64, Some(chunk_size)).unwrap();
+        let digests = layout.indices().map(|index| {
+            let span = layout.span(index).unwrap();
+            Digest::of(&bytes[span.offset as usize..][..span.length as usize])
+        });
+        let digests = digests.collect();
+        Self { bytes: Arc::new(bytes), manifest: Arc::new(Manifest::new(layout, digests).unwrap()) }
+    }
+
+    /// The file's id.
+    pub fn id(&self) -> FileId {
+        self.manifest.id()
+    }
+
+    /// The file as a tracker knows it.
+    pub fn summary(&self, name: &str) -> FileSummary {
+        let layout = self.manifest.layout();
+        let name = FileName::new(name).unwrap();
+        FileSummary { id: self.id(), name, size: layout.size(), chunks: layout.count() }
+    }
+
+    /// The right answer to a request.
+    pub fn answer(&self, request: &PeerRequest) -> Option<(PeerResponse, Vec<u8>)> {
+        let (file, layout) = (self.id(), self.manifest.layout());
+        Some(match request {
+            PeerRequest::Hello { .. } => (PeerResponse::Hello { version: 1 }, vec![]),
+            PeerRequest::Ping => (PeerResponse::Pong, vec![]),
+            PeerRequest::Manifest { .. } => {
+                let payload = self.manifest.payload();
+                let (size, chunk_size) = (layout.size(), layout.chunk_size());
+                let length = payload.len() as u64;
+                (PeerResponse::Manifest { file, size, chunk_size, length }, payload)
+            }
+            PeerRequest::Have { .. } => {
+                let mut have = HaveMap::none(layout.count());
+                layout.indices().for_each(|index| _ = have.insert(index));
+                let bytes = have.to_bytes();
+                (PeerResponse::Have { file, count: layout.count(), length: bytes.len() as u64 }, bytes)
+            }
+            PeerRequest::Chunk { index, .. } => {
+                let span = layout.span(*index)?;
+                let bytes = self.bytes[span.offset as usize..][..span.length as usize].to_vec();
+                (PeerResponse::Chunk { file, index: *index, length: span.length }, bytes)
+            }
+            PeerRequest::Unknown => return None,
+        })
+    }
+}
+
+/// A peer on a port of its own that handles each connection as a test wants it. It lives in threads that end
+/// with the test's process, and says through a channel whenever somebody connects.
+pub struct FakePeer {
+    pub address: SocketAddr,
+    pub met: std::sync::mpsc::Receiver<SocketAddr>,
+}
+
+impl FakePeer {
+    /// Listens.
+    pub fn start(handle: impl Fn(Wire) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tell, met) = std::sync::mpsc::channel();
+        let handle = Arc::new(handle);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let _ = tell.send(stream.peer_addr().unwrap_or(address));
+                let handle = handle.clone();
+                std::thread::spawn(move || handle(Wire::new(stream)));
+            }
+        });
+        Self { address, met }
+    }
+
+    /// A peer that answers rightly, except where `change` makes something else of it: it gets the request
+    /// and the right answer, and returns bytes to send, or `None` to close.
+    pub fn answering(
+        whole: &Whole,
+        change: impl Fn(&PeerRequest, Vec<u8>) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        let whole = whole.clone();
+        Self::start(move |mut wire| {
+            while let Some(request) = wire.message::<PeerRequest>() {
+                let Some((response, payload)) = whole.answer(&request) else { return };
+                let right = [encode(&response).unwrap(), payload].concat();
+                let Some(bytes) = change(&request, right) else { return };
+                if wire.send_bytes(&bytes).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Makes a tracker believe that this peer has a file.
+    pub fn announce(&self, tracker: SocketAddr, name: &str, file: &FileSummary) -> Token {
+        let mut udp = Udp::to(tracker);
+        let token = udp.register(name, self.address.port());
+        udp.announce(token, file);
+        token
+    }
+}
