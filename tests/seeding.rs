@@ -285,7 +285,7 @@ fn goes_on(dir: &Path, there: &Path, tracker: &Program, bytes: &[u8]) {
     let line = leecher.wait_for_text("going on where the last run stopped: ");
     let kept = line.rsplit("stopped: ").next().unwrap().split(' ').next().unwrap();
     let kept: usize = kept.parse().unwrap();
-    assert!(kept > 0 && kept < bytes.len() && kept % 16_384 == 0, "{line}");
+    assert!(kept > 0 && kept < bytes.len() && kept.is_multiple_of(16_384), "{line}");
     assert_holds(&there.join("a.bin"), bytes);
     assert_eq!(names_in(there), ["a.bin", "logs.log"]);
 }
