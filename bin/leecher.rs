@@ -43,6 +43,9 @@ struct Flags {
     /// Give up when the tracker has not answered, or nothing has arrived, for so long
     #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = flags::parse_seconds)]
     timeout: Duration,
+    /// Wait so long for somebody to have the file, when nobody does at first
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = flags::parse_wait)]
+    wait: Duration,
     #[command(flatten)]
     serve: ServeFlags,
     #[command(flatten)]
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
             overwrite: flags.overwrite,
             durable: flags.durable,
             timeout: Some(flags.timeout),
+            patience: flags.wait,
         },
         tracker: flags.tracker.tracker,
         stay: flags.stay.then(|| StayConfig {
@@ -71,7 +75,7 @@ fn main() -> ExitCode {
         }),
     };
     cli::run(&flags.log, |watch, shutdown| {
-        leecher::run(&config, watch, shutdown, &mut |file| {
+        leecher::run(&config, &**watch, shutdown, &mut |file| {
             println!("Successfully downloaded {}", file.file.name)
         })
     })

@@ -83,6 +83,8 @@ pub const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 pub const LOOKUP_INTERVAL_ALONE: Duration = Duration::from_secs(1);
 /// A leecher for which nothing arrives for this long gives up.
 pub const LEECHER_TIMEOUT: Duration = Duration::from_secs(90);
+/// How often a shared folder is looked at.
+pub const FOLDER_LOOK: Duration = Duration::from_secs(1);
 /// How long a tracker's cookie proves a source address, at least.
 pub const COOKIE_EPOCH: Duration = Duration::from_secs(120);
 

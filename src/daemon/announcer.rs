@@ -98,6 +98,7 @@ impl Announcer {
 }
 
 /// How long a tracker has been away, and what was said of it.
+#[derive(Clone)]
 pub struct Outage {
     tracker: SocketAddr,
     timeout: Option<Duration>,

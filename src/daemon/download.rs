@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// Events of sources that may wait for the state thread.
 const QUEUE: usize = 1_024;
+/// When nothing arrives for so long, whoever looks on is told what is missing.
+const UNEASY: Duration = Duration::from_secs(1);
 /// When nothing arrives for so long, the log says what is missing.
 const STUCK: Duration = Duration::from_secs(10);
 /// Chunks named in a message about what is missing.
@@ -155,6 +157,7 @@ impl State<'_> {
                 FetchNews::Stored(arrival, fresh) => {
                     self.last_arrival = Instant::now();
                     self.said_stuck = false;
+                    self.watch.trouble("");
                     if fresh {
                         self.watch.advance(arrival.bytes.into());
                     }
@@ -177,6 +180,9 @@ impl State<'_> {
             };
             let text = format!("nothing has arrived for {} s: {}", waited.as_secs(), self.missing());
             return Err(DaemonError::new(fault, text));
+        }
+        if waited >= UNEASY {
+            self.watch.trouble(&self.missing());
         }
         if waited >= STUCK && !self.said_stuck {
             self.said_stuck = true;

@@ -13,7 +13,7 @@ use super::transfer::{self, Beside, Downloaded, Located, Order, Start};
 use super::watch::Watch;
 use crate::content::EntityName;
 use crate::net::{Asker, Listener, Shutdown, Threads};
-use crate::storage::{ChunkSource, PartFile};
+use crate::storage::{ChunkSource, PartFile, WholeFile};
 use crossbeam_channel::{Receiver, bounded};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -91,7 +91,7 @@ impl Leecher<'_> {
         let located = transfer::locate(order, &mut finder, outage, self.shutdown)?;
         let part = match transfer::start(order, &located.file, self.watch, self.shutdown)? {
             Start::Whole(whole) => {
-                let serving = self.serve(listener, &located, Arc::new(whole))?;
+                let serving = self.serve(listener, &located, Arc::<WholeFile>::from(whole))?;
                 done(&located.file);
                 if serving.is_some() {
                     self.shutdown.wait_forever();

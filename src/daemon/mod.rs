@@ -14,6 +14,7 @@ pub mod hub;
 pub mod leecher;
 pub mod lookup;
 pub mod manager;
+pub mod member;
 pub mod peer;
 pub mod seeder;
 pub mod shelf;

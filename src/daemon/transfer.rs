@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How often it is asked again whether somebody has the file by now.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
 /// What is wanted.
 #[derive(Debug, Clone)]
 pub struct Order {
@@ -36,6 +39,8 @@ pub struct Order {
     pub durable: bool,
     /// Gives up when nothing has arrived for so long.
     pub timeout: Option<Duration>,
+    /// How long to wait for somebody to have the file, when nobody does at first.
+    pub patience: Duration,
 }
 
 /// A file that is there.
@@ -60,7 +65,7 @@ pub struct Located {
 /// What is there of a file already.
 pub enum Start {
     /// All of it, in place.
-    Whole(WholeFile),
+    Whole(Box<WholeFile>),
     /// Some of it, or nothing yet.
     Part(Arc<PartFile>),
 }
@@ -75,7 +80,15 @@ pub fn locate(
     outage: Outage,
     shutdown: &Shutdown,
 ) -> Result<Located, DaemonError> {
-    let found = choose(find_patiently(finder, &order.query, outage, shutdown)?, &order.query)?;
+    let began = Instant::now();
+    let mut files = find_patiently(finder, &order.query, outage.clone(), shutdown)?;
+    while files.is_empty() && began.elapsed() < order.patience {
+        if shutdown.wait(ASK_AGAIN) {
+            return Err(interrupted());
+        }
+        files = find_patiently(finder, &order.query, outage.clone(), shutdown)?;
+    }
+    let found = choose(files, &order.query)?;
     let path = target(order, &found.file.name)?;
     let FileSummary { id, name, size, chunks } = &found.file;
     log::info!("{name} has {size} bytes in {chunks} chunks, {} holders, id {id}", found.holders);
@@ -184,7 +197,7 @@ pub fn start(
             Err(StoreError::Stopped) => return Err(interrupted()),
             Ok(Some(whole)) => {
                 log::info!("{} is already here and complete", path.display());
-                return Ok(Start::Whole(whole));
+                return Ok(Start::Whole(Box::new(whole)));
             }
             Ok(None) if !order.overwrite => {
                 let text = format!(
