@@ -5,7 +5,8 @@ use clap::Parser;
 use shoal::cli::{self, LogOptions, flags};
 use shoal::content::limits;
 use shoal::daemon::DaemonError;
-use shoal::daemon::tracker::{TrackerConfig, TrackerDaemon};
+use shoal::daemon::tracker::{self, TrackerConfig};
+use shoal::swarm::membership::Leases;
 use shoal::swarm::tracker::Rules;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -38,10 +39,11 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
-    let rules = Rules { heartbeat: flags.heartbeat, lease: flags.lease, quorum: flags.quorum as usize };
+    let leases = Leases { heartbeat: flags.heartbeat, lease: flags.lease };
+    let rules = Rules { leases, quorum: flags.quorum as usize };
     let config = TrackerConfig { listen: flags.listen, rules, connections: flags.max_connections };
     cli::run(&flags.log, |_, shutdown| {
-        let tracker = TrackerDaemon::start(&config, shutdown).map_err(DaemonError::from)?;
+        let tracker = tracker::start(&config, shutdown).map_err(DaemonError::from)?;
         shutdown.wait_forever();
         tracker.join();
         Ok(())

@@ -11,6 +11,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Where a tracker listens, TCP and UDP, and where everybody looks for it.
 pub const TRACKER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5100));
+/// Where a manager listens, TCP and UDP.
+pub const MANAGER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10_000));
 /// The port on which a seeder serves.
 pub const SEEDER_PORT: u16 = 7000;
 /// The file that a seeder offers when none is named.
@@ -51,6 +53,8 @@ pub const ENTITY_NAME_MAX: usize = 64;
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a peer counts as alive after its last heartbeat.
 pub const LEASE: Duration = Duration::from_secs(10);
+/// A manager sends its list to everybody at most this often.
+pub const BROADCAST_PAUSE: Duration = Duration::from_millis(100);
 /// How many clients must claim the same hash before it is the chunk's hash.
 pub const QUORUM: usize = 2;
 
@@ -94,6 +98,10 @@ pub const SETS_PER_PEER_MAX: usize = 64;
 pub const HOLDERS_MAX: usize = 512;
 /// Messages that may wait for a connection before it is dropped as one that does not drain.
 pub const OUTBOX: usize = 4_096;
+/// Lists of peers that may wait for a connection before it is dropped: each supersedes the one before.
+pub const OUTBOX_LISTS: usize = 64;
+/// Largest list of peers, or of files, bytes.
+pub const LIST_MAX: u64 = 64 * 1024 * 1024;
 /// Requests that a server takes from one connection ahead of answering them.
 pub const SERVE_QUEUE: usize = 16;
 /// Requests kept in flight to one source: the next is asked for before the last has arrived.

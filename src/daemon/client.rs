@@ -311,6 +311,7 @@ impl<'a> State<'a> {
                 log::info!("serving the set {} as a file with id {id}", self.set.set);
             }
             SessionEvent::Said(response) => self.listen(response)?,
+            SessionEvent::Peers(_) => log::debug!("a tracker sends a list of peers, which is a manager's"),
             SessionEvent::GivenUp(error) => return Err(error),
         }
         Ok(())

@@ -74,8 +74,8 @@ impl From<BindError> for DaemonError {
     }
 }
 
-impl From<super::tracker::StartError> for DaemonError {
-    fn from(error: super::tracker::StartError) -> Self {
+impl From<super::hub::StartError> for DaemonError {
+    fn from(error: super::hub::StartError) -> Self {
         Self::new(Fault::Other, error.to_string())
     }
 }

@@ -9,10 +9,13 @@ use super::announcer::{Identity, Outage};
 use super::error::DaemonError;
 use super::fetch::manifest_payload;
 use crate::content::Manifest;
-use crate::content::limits::{CONVERSATION_TIMEOUT, KEEP_ALIVE, OUTBOX, PROTOCOL_VERSION, STALL_TIMEOUT};
+use crate::content::limits::{
+    CONVERSATION_TIMEOUT, KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, STALL_TIMEOUT,
+};
 use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
+use crate::protocol::frame::FrameError;
+use crate::protocol::tracker::{PeerSummary, Token, TrackerRequest, TrackerResponse};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -35,6 +38,8 @@ pub enum SessionEvent {
     Said(TrackerResponse),
     /// The tracker has sent a manifest, which has the id that it was asked for under.
     Manifest(Arc<Manifest>),
+    /// The manager has sent the list of active peers.
+    Peers(Vec<PeerSummary>),
     /// The connection is lost; it is being made again.
     Lost,
     /// The tracker has not answered for as long as it was given.
@@ -188,6 +193,16 @@ impl Session {
                     match Manifest::decode(file, size, chunk_size, &payload) {
                         Ok(manifest) => SessionEvent::Manifest(Arc::new(manifest)),
                         Err(error) => return SessionError::Refused(self.tracker, error.to_string()),
+                    }
+                }
+                Ok(TrackerResponse::Peers { length, .. }) if length <= LIST_MAX => {
+                    let mut payload = vec![0; length as usize];
+                    if let Err(error) = reader.payload(&mut payload) {
+                        return lost(error);
+                    }
+                    match serde_json::from_slice(&payload) {
+                        Ok(peers) => SessionEvent::Peers(peers),
+                        Err(error) => return lost(FrameError::Json(error).into()),
                     }
                 }
                 Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, text }) => {

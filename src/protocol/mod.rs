@@ -32,6 +32,8 @@ pub enum ErrorCode {
     NotHere,
     /// What was served has changed on disk since it was hashed.
     Changed,
+    /// Not allowed: the text says why.
+    Refused,
     /// A limit is reached; come back later.
     Busy,
     /// Something failed here that is not the asker's fault.

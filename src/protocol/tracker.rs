@@ -65,6 +65,15 @@ pub struct FoundFile {
     pub partial: Vec<SocketAddr>,
 }
 
+/// A peer as a manager knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerSummary {
+    /// What people call it.
+    pub name: EntityName,
+    /// Where it serves.
+    pub address: SocketAddr,
+}
+
 /// A chunk set: its name and how many chunks it has. Two sets with one name and different counts are
 /// different sets.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -286,6 +295,13 @@ pub enum TrackerResponse {
         /// Bytes that follow.
         length: u64,
     },
+    /// The list of active peers: a JSON array of [`PeerSummary`] follows.
+    Peers {
+        /// How many there are.
+        count: u32,
+        /// Bytes that follow.
+        length: u64,
+    },
     /// Answers a request that cannot be met.
     Error {
         /// For programs.
@@ -324,7 +340,7 @@ impl Message for TrackerRequest {}
 impl Message for TrackerResponse {
     fn payload_length(&self) -> u64 {
         match self {
-            TrackerResponse::Manifest { length, .. } => *length,
+            TrackerResponse::Manifest { length, .. } | TrackerResponse::Peers { length, .. } => *length,
             _ => 0,
         }
     }
@@ -458,6 +474,7 @@ mod tests {
             Manifest { file: FILE, size: 5, chunk_size: 0, length: 36 },
             r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":0,"length":36}"#,
         );
+        exact(Peers { count: 2, length: 90 }, r#"{"type":"peers","count":2,"length":90}"#);
         exact(
             Error { code: ErrorCode::UnknownToken, text: "register again".into() },
             r#"{"type":"error","code":"unknown_token","text":"register again"}"#,

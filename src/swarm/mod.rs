@@ -6,6 +6,9 @@
 
 pub mod agreement;
 pub mod backoff;
+pub mod machine;
+pub mod manager;
+pub mod membership;
 pub mod picker;
 pub mod registry;
 pub mod token_bucket;

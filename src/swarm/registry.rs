@@ -164,6 +164,11 @@ impl Registry {
         self.peers.get(&id)
     }
 
+    /// All peers, in no order.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values()
+    }
+
     /// Forgets a peer and all that it had.
     pub fn remove(&mut self, id: PeerId) -> Option<Peer> {
         let peer = self.peers.remove(&id)?;

@@ -1,104 +1,54 @@
 //! The tracker as a pure state machine: requests in, responses and event lines out.
 //!
-//! It composes the [`Registry`] (peers, leases, files) with the [`ChunkSet`]s (agreement). A sealed set is
+//! It composes the [`Membership`] (peers, leases, files) with the [`ChunkSet`]s (agreement). A sealed set is
 //! announced in the registry like any other file, so that lookups need to know nothing of sets.
 //!
 //! Invariant: a peer that is gone from the registry is gone from every set, and nothing is ever sent to it.
 
 use super::Moment;
 use super::agreement::{ChunkSet, Outcome};
-use super::registry::{Peer, PeerId, Registry};
+use super::machine::{ConnectionId, Effect, Machine, Origin};
+use super::membership::{Leases, Membership, error, unknown_token};
+use super::registry::{Peer, PeerId};
 use crate::content::limits::{self, TRACKER_ENTITY};
-use crate::content::{ChunkIndex, EntityName, FileId, Manifest};
+use crate::content::{ChunkIndex, EntityName, FileId, FileName, Manifest};
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{Claim, FileSummary, SetKey, Token, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{
+    Claim, FileSummary, FoundFile, SetKey, Token, TrackerRequest, TrackerResponse,
+};
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
-
-/// A connection over TCP, numbered by the daemon.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct ConnectionId(pub u64);
-
-/// Where a request came from, and where its response goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Origin {
-    /// A datagram, with the asker's number, whose source address is proven.
-    Datagram(SocketAddr, u64),
-    /// A connection from this address.
-    Connection(ConnectionId, IpAddr),
-}
-
-/// What the daemon is to do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Effect {
-    /// Answer a request.
-    Reply(Origin, TrackerResponse),
-    /// Answer a request with a manifest.
-    ReplyManifest(Origin, Arc<Manifest>),
-    /// Tell a connected peer something that it did not just ask for.
-    Push(ConnectionId, TrackerResponse),
-    /// Write an event line.
-    Event(String),
-    /// Write a log line.
-    Note(String),
-}
+use std::net::SocketAddr;
 
 /// What a tracker can be set to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rules {
-    /// How often peers are to send a heartbeat.
-    pub heartbeat: Duration,
-    /// How long a peer counts as alive after one.
-    pub lease: Duration,
+    /// When peers are alive.
+    pub leases: Leases,
     /// How many claims make an agreement.
     pub quorum: usize,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { heartbeat: limits::HEARTBEAT, lease: limits::LEASE, quorum: limits::QUORUM }
+        Self { leases: Leases::default(), quorum: limits::QUORUM }
     }
 }
 
 /// The state of a tracker.
 pub struct Tracker {
-    rules: Rules,
-    registry: Registry,
+    quorum: usize,
+    peers: Membership,
     sets: HashMap<SetKey, ChunkSet>,
     /// The sets that a peer is a member of.
     memberships: HashMap<PeerId, BTreeSet<SetKey>>,
     /// The sets behind the ids of sealed ones.
     sealed: HashMap<FileId, SetKey>,
-    /// The connection that a peer registered over, and the peer of each connection.
-    connections: HashMap<PeerId, ConnectionId>,
-    registered: HashMap<ConnectionId, PeerId>,
     random: fastrand::Rng,
-    /// Draws unguessable numbers for tokens.
-    draw: Box<dyn FnMut() -> u128 + Send>,
     effects: Vec<Effect>,
 }
 
-impl Tracker {
-    /// An empty tracker. `draw` gives unguessable numbers; `random` decides what may be guessed.
-    pub fn new(rules: Rules, random: fastrand::Rng, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
-        Self {
-            rules,
-            registry: Registry::new(rules.lease),
-            sets: HashMap::new(),
-            memberships: HashMap::new(),
-            sealed: HashMap::new(),
-            connections: HashMap::new(),
-            registered: HashMap::new(),
-            random,
-            draw: Box::new(draw),
-            effects: Vec::new(),
-        }
-    }
-
-    /// Handles a request and returns what follows from it.
-    pub fn request(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect> {
+impl Machine for Tracker {
+    fn request(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect> {
         let response = self.respond(now, origin, request);
         // The answer comes before what the request caused, so that a client reads them in order.
         if let Some(response) = response {
@@ -107,110 +57,75 @@ impl Tracker {
         std::mem::take(&mut self.effects)
     }
 
-    /// A connection has ended, and with it the peer that registered over it.
-    pub fn closed(&mut self, connection: ConnectionId) -> Vec<Effect> {
-        if let Some(id) = self.registered.remove(&connection)
-            && let Some(peer) = self.registry.remove(id)
-        {
+    fn closed(&mut self, _: Moment, connection: ConnectionId) -> Vec<Effect> {
+        if let Some((id, peer)) = self.peers.closed(connection) {
             self.depart(id, &peer, "its connection ended");
         }
         std::mem::take(&mut self.effects)
     }
 
-    /// Removes the peers whose lease has ended.
-    pub fn tick(&mut self, now: Moment) -> Vec<Effect> {
-        for (id, peer) in self.registry.expire(now) {
+    fn tick(&mut self, now: Moment) -> Vec<Effect> {
+        for (id, peer) in self.peers.expire(now) {
             self.depart(id, &peer, "its lease ended");
         }
         std::mem::take(&mut self.effects)
     }
 
-    /// When [`tick`](Self::tick) has something to do next.
-    pub fn next_tick(&self) -> Option<Moment> {
-        self.registry.next_expiry()
+    fn next_tick(&self) -> Option<Moment> {
+        self.peers.registry.next_expiry()
+    }
+}
+
+impl Tracker {
+    /// An empty tracker. `draw` gives unguessable numbers; `random` decides what may be guessed.
+    pub fn new(rules: Rules, random: fastrand::Rng, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
+        Self {
+            quorum: rules.quorum,
+            peers: Membership::new(rules.leases, draw),
+            sets: HashMap::new(),
+            memberships: HashMap::new(),
+            sealed: HashMap::new(),
+            random,
+            effects: Vec::new(),
+        }
     }
 
     fn respond(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Option<TrackerResponse> {
         use TrackerRequest as Ask;
-        let known = |token: &Token| self.registry.by_token(now, *token);
         match request {
             // The daemon checks versions before anything gets here.
             Ask::Hello { .. } => Some(TrackerResponse::Hello { version: limits::PROTOCOL_VERSION }),
             Ask::Register { name, port, advertise } => {
                 Some(self.register(now, origin, name, port, advertise))
             }
-            Ask::Heartbeat { token } => {
-                let known = self.registry.heartbeat(now, token);
-                Some(known.map_or_else(unknown_token, |_| TrackerResponse::Alive))
-            }
+            Ask::Heartbeat { token } => Some(self.peers.heartbeat(now, token)),
             Ask::Goodbye { token } => {
-                let known = known(&token);
-                if let Some(peer) = known.and_then(|id| self.registry.remove(id)) {
-                    known.into_iter().for_each(|id| self.depart(id, &peer, "it said goodbye"));
+                if let Some((id, peer)) = self.peers.leave(now, token) {
+                    self.depart(id, &peer, "it said goodbye");
                 }
                 // A peer that is not known is gone already: that is what it asked for.
                 Some(TrackerResponse::Farewell)
             }
-            Ask::Announce { token, file, held } => Some(match known(&token) {
+            Ask::Announce { token, file, held } => Some(match self.peers.registry.by_token(now, token) {
                 Some(id) => self.announce(id, &file, held),
                 None => unknown_token(),
             }),
             Ask::Lookup { name, id, limit, token } => {
-                let except = token.as_ref().and_then(known);
-                let limit = (limit as usize).min(limits::HOLDERS_MAX);
-                let (name, random) = (name.as_ref(), &mut self.random);
-                let files = self.registry.lookup(now, name, id, except, limit, random);
-                let named =
-                    |found: &crate::protocol::tracker::FoundFile| found.whole.len() + found.partial.len();
-                let truncated = files.iter().any(|found| named(found) < limit.min(found.holders as usize));
-                Some(TrackerResponse::Found { files, truncated })
+                let except = token.and_then(|token| self.peers.registry.by_token(now, token));
+                Some(self.lookup(now, name.as_ref(), id, limit, except))
             }
-            Ask::Manifest { file } => {
-                let key = self.sealed.get(&file);
-                let manifest = key.and_then(|key| self.sets.get(key)?.sealed().cloned());
-                let Some(manifest) = manifest else {
-                    return Some(error(ErrorCode::NotFound, format!("no chunk set is sealed as {file}")));
-                };
-                self.effects.push(Effect::ReplyManifest(origin, manifest));
-                None
-            }
-            Ask::JoinSet { token, set } => {
-                self.as_member(now, token, origin, |this, id, _| this.join(id, set))
-            }
-            Ask::Claim { token, set, index, claim } => self.as_member(now, token, origin, |this, id, _| {
-                this.in_set(id, set, index, |this, key| {
-                    if claim.size > limits::CHUNK_SIZE_MAX {
-                        return Some(error(ErrorCode::Malformed, "the chunk is too large".into()));
-                    }
-                    let outcomes = this.sets.get_mut(key).map(|set| set.claim(id, index, claim));
-                    this.settle(key, outcomes.unwrap_or_default());
-                    this.update_holder(id, key);
-                    None
-                })
+            Ask::Manifest { file } => self.manifest(origin, file),
+            Ask::JoinSet { token, set } => self.as_member(now, token, origin, |this, id| this.join(id, set)),
+            Ask::Claim { token, set, index, claim } => self.as_member(now, token, origin, |this, id| {
+                this.in_set(id, set, index, |this, key| this.claim(id, key, index, claim))
             }),
-            Ask::Unclaim { token, set, index } => self.as_member(now, token, origin, |this, id, _| {
-                this.in_set(id, set, index, |this, key| {
-                    let outcomes = this.sets.get_mut(key).map(|set| set.unclaim(id, index));
-                    this.settle(key, outcomes.unwrap_or_default());
-                    this.update_holder(id, key);
-                    None
-                })
+            Ask::Unclaim { token, set, index } => self.as_member(now, token, origin, |this, id| {
+                this.in_set(id, set, index, |this, key| this.unclaim(id, key, index))
             }),
-            Ask::WhereChunk { token, set, index } => self.as_member(now, token, origin, |this, id, _| {
-                this.in_set(id, set, index, |this, key| {
-                    let located = this.sets.get_mut(key).is_some_and(|set| set.want(id, index));
-                    match located {
-                        true => this.location(id, key, index),
-                        false => {
-                            this.effects.push(Effect::Event(format!(
-                                "{TRACKER_ENTITY},CHUNK_LOCATION_UNKNOWN,{index}"
-                            )));
-                            Some(TrackerResponse::ChunkUnknown { set: key.clone(), index })
-                        }
-                    }
-                })
+            Ask::WhereChunk { token, set, index } => self.as_member(now, token, origin, |this, id| {
+                this.in_set(id, set, index, |this, key| this.where_chunk(id, key, index))
             }),
-            Ask::Unknown => Some(error(ErrorCode::UnknownMessage, "this message is not known here".into())),
+            Ask::Unknown => Some(error(ErrorCode::UnknownMessage, "this message is not known here")),
         }
     }
 
@@ -222,43 +137,89 @@ impl Tracker {
         port: u16,
         advertise: Option<SocketAddr>,
     ) -> TrackerResponse {
-        let source = match origin {
-            Origin::Datagram(source, _) => source.ip(),
-            Origin::Connection(_, ip) => ip,
+        let joined = match self.peers.register(now, origin, name, port, advertise) {
+            Ok(joined) => joined,
+            Err(refusal) => return refusal,
         };
-        let address = advertise.unwrap_or(SocketAddr::new(source, port));
-        if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
-            let text = format!("{address} is not an address that others can connect to");
-            return error(ErrorCode::Malformed, text);
+        if let Some((before, peer)) = joined.replaced {
+            self.depart(before, &peer, "it registered again");
         }
-        let token = Token((self.draw)());
-        let id = match self.registry.register(now, token, name.clone(), address) {
-            Ok(id) => id,
-            Err(full) => return error(ErrorCode::Busy, full.to_string()),
+        self.effects.push(Effect::Note(joined.note));
+        joined.response
+    }
+
+    fn lookup(
+        &mut self,
+        now: Moment,
+        name: Option<&FileName>,
+        id: Option<FileId>,
+        limit: u32,
+        except: Option<PeerId>,
+    ) -> TrackerResponse {
+        let limit = (limit as usize).min(limits::HOLDERS_MAX);
+        let files = self.peers.registry.lookup(now, name, id, except, limit, &mut self.random);
+        let named = |found: &FoundFile| found.whole.len() + found.partial.len();
+        let truncated = files.iter().any(|found| named(found) < limit.min(found.holders as usize));
+        TrackerResponse::Found { files, truncated }
+    }
+
+    fn manifest(&mut self, origin: Origin, file: FileId) -> Option<TrackerResponse> {
+        let key = self.sealed.get(&file);
+        let Some(manifest) = key.and_then(|key| self.sets.get(key)?.sealed().cloned()) else {
+            return Some(error(ErrorCode::NotFound, format!("no chunk set is sealed as {file}")));
         };
-        if let Origin::Connection(connection, _) = origin {
-            self.connections.insert(id, connection);
-            let before = self.registered.insert(connection, id);
-            // Registering again on a connection replaces the first registration.
-            if let Some(peer) = before.and_then(|before| self.registry.remove(before)) {
-                before.into_iter().for_each(|before| self.depart(before, &peer, "it registered again"));
-                self.connections.insert(id, connection);
+        let Origin::Connection(connection, _) = origin else {
+            return Some(error(ErrorCode::Malformed, "a manifest needs a connection"));
+        };
+        let (payload, layout) = (manifest.payload(), manifest.layout());
+        let response = TrackerResponse::Manifest {
+            file,
+            size: layout.size(),
+            chunk_size: layout.chunk_size(),
+            length: payload.len() as u64,
+        };
+        self.effects.push(Effect::PushWith(connection, response, payload.into()));
+        None
+    }
+
+    fn claim(
+        &mut self,
+        id: PeerId,
+        key: &SetKey,
+        index: ChunkIndex,
+        claim: Claim,
+    ) -> Option<TrackerResponse> {
+        if claim.size > limits::CHUNK_SIZE_MAX {
+            return Some(error(ErrorCode::Malformed, "the chunk is too large"));
+        }
+        let outcomes = self.sets.get_mut(key).map(|set| set.claim(id, index, claim));
+        self.settle(key, outcomes.unwrap_or_default());
+        self.update_holder(id, key);
+        None
+    }
+
+    fn unclaim(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
+        let outcomes = self.sets.get_mut(key).map(|set| set.unclaim(id, index));
+        self.settle(key, outcomes.unwrap_or_default());
+        self.update_holder(id, key);
+        None
+    }
+
+    fn where_chunk(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
+        match self.sets.get_mut(key).is_some_and(|set| set.want(id, index)) {
+            true => self.location(id, key, index),
+            false => {
+                let line = format!("{TRACKER_ENTITY},CHUNK_LOCATION_UNKNOWN,{index}");
+                self.effects.push(Effect::Event(line));
+                Some(TrackerResponse::ChunkUnknown { set: key.clone(), index })
             }
-        }
-        self.effects.push(Effect::Note(format!("{name} joined at {address}, {} peers", self.registry.len())));
-        let milliseconds = |time: Duration| time.as_millis().try_into().unwrap_or(u64::MAX);
-        TrackerResponse::Registered {
-            token,
-            address,
-            heartbeat_ms: milliseconds(self.rules.heartbeat),
-            lease_ms: milliseconds(self.rules.lease),
         }
     }
 
     fn announce(&mut self, id: PeerId, file: &FileSummary, held: u32) -> TrackerResponse {
-        match self.registry.announce(id, file, held) {
+        match self.peers.registry.announce(id, file, held) {
             Ok(news) => {
-                if let (true, Some(peer)) = (news, self.registry.peer(id)) {
+                if let (true, Some(peer)) = (news, self.peers.registry.peer(id)) {
                     let FileSummary { name, size, chunks, id } = file;
                     self.effects.push(Effect::Note(format!(
                         "{} has {held} of {chunks} chunks of {name} ({size} bytes, {})",
@@ -278,14 +239,11 @@ impl Tracker {
         now: Moment,
         token: Token,
         origin: Origin,
-        then: impl FnOnce(&mut Self, PeerId, ConnectionId) -> Option<TrackerResponse>,
+        then: impl FnOnce(&mut Self, PeerId) -> Option<TrackerResponse>,
     ) -> Option<TrackerResponse> {
-        let Origin::Connection(connection, _) = origin else {
-            return Some(error(ErrorCode::Malformed, "chunk sets need a connection".into()));
-        };
-        match self.registry.by_token(now, token) {
-            Some(id) if self.connections.get(&id) == Some(&connection) => then(self, id, connection),
-            _ => Some(unknown_token()),
+        match self.peers.over_connection(now, token, origin) {
+            Ok(id) => then(self, id),
+            Err(refusal) => Some(refusal),
         }
     }
 
@@ -294,21 +252,21 @@ impl Tracker {
             let text = format!("a set has 1 to {} chunks, not {}", limits::CHUNKS_MAX, key.count);
             return Some(error(ErrorCode::Malformed, text));
         }
-        let peer = self.registry.peer(id)?;
+        let peer = self.peers.registry.peer(id)?;
         let joined = self.memberships.entry(id).or_default();
         if joined.len() >= limits::SETS_PER_PEER_MAX && !joined.contains(&key) {
             let text = format!("no peer is in more than {} sets", limits::SETS_PER_PEER_MAX);
             return Some(error(ErrorCode::Busy, text));
         }
         joined.insert(key.clone());
-        let quorum = self.rules.quorum;
+        let quorum = self.quorum;
         let set = self.sets.entry(key.clone()).or_insert_with(|| ChunkSet::new(key.count, quorum));
         set.join(id, peer.address);
         let SetKey { set: name, count } = &key;
         self.effects.push(Effect::Note(format!("{} joined the set {name} of {count} chunks", peer.name)));
-        if let (Some(manifest), Some(connection)) = (set.sealed(), self.connections.get(&id)) {
+        if let (Some(manifest), Some(connection)) = (set.sealed(), self.peers.connection(id)) {
             let response = TrackerResponse::SetSealed { set: key.clone(), file: manifest.id() };
-            self.effects.push(Effect::Push(*connection, response));
+            self.effects.push(Effect::Push(connection, response));
         }
         Some(TrackerResponse::SetJoined { set: key })
     }
@@ -350,7 +308,8 @@ impl Tracker {
         for outcome in outcomes {
             match outcome {
                 Outcome::Differs(id, index, claim) => {
-                    let name = self.registry.peer(id).map(|peer| peer.name.to_string()).unwrap_or_default();
+                    let name =
+                        self.peers.registry.peer(id).map(|peer| peer.name.to_string()).unwrap_or_default();
                     self.effects.push(Effect::Note(format!(
                         "{name} claims another hash for chunk {index} of {} than was agreed upon",
                         key.set
@@ -369,8 +328,8 @@ impl Tracker {
     }
 
     fn push(&mut self, id: PeerId, response: TrackerResponse) {
-        if let Some(connection) = self.connections.get(&id) {
-            self.effects.push(Effect::Push(*connection, response));
+        if let Some(connection) = self.peers.connection(id) {
+            self.effects.push(Effect::Push(connection, response));
         }
     }
 
@@ -397,7 +356,7 @@ impl Tracker {
         self.effects
             .push(Effect::Note(format!("the set {} has lost a chunk and is no file any more", key.set)));
         for id in self.members(key) {
-            self.registry.retract(id, file);
+            self.peers.registry.retract(id, file);
         }
     }
 
@@ -412,7 +371,7 @@ impl Tracker {
             chunks: key.count,
         };
         let held = if set.is_whole(id) { key.count } else { 0 };
-        if let Err(full) = self.registry.announce(id, &summary, held) {
+        if let Err(full) = self.peers.registry.announce(id, &summary, held) {
             self.effects.push(Effect::Note(full.to_string()));
         }
     }
@@ -420,13 +379,10 @@ impl Tracker {
     /// Takes a peer that the registry has removed out of everything else.
     fn depart(&mut self, id: PeerId, peer: &Peer, why: &str) {
         let (name, address) = (&peer.name, peer.address);
-        self.effects
-            .push(Effect::Note(format!("{name} at {address} is gone: {why}, {} peers", self.registry.len())));
-        if let Some(connection) = self.connections.remove(&id)
-            && self.registered.get(&connection) == Some(&id)
-        {
-            self.registered.remove(&connection);
-        }
+        self.effects.push(Effect::Note(format!(
+            "{name} at {address} is gone: {why}, {} peers",
+            self.peers.registry.len()
+        )));
         for key in self.memberships.remove(&id).unwrap_or_default() {
             let outcomes = self.sets.get_mut(&key).map(|set| set.leave(id));
             self.settle(&key, outcomes.unwrap_or_default());
@@ -437,18 +393,12 @@ impl Tracker {
     }
 }
 
-fn error(code: ErrorCode, text: String) -> TrackerResponse {
-    TrackerResponse::Error { code, text }
-}
-
-fn unknown_token() -> TrackerResponse {
-    error(ErrorCode::UnknownToken, "this token is not known (any more): register again".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::{Digest, FileName};
+    use crate::content::Digest;
+    use std::net::IpAddr;
+    use std::time::Duration;
 
     fn at(seconds: u64) -> Moment {
         Duration::from_secs(seconds)
@@ -582,7 +532,12 @@ mod tests {
             })
             .expect("the set is sealed");
         let manifest = tracker.request(at(1), connection(9), TrackerRequest::Manifest { file });
-        assert!(matches!(&manifest[0], Effect::ReplyManifest(_, manifest) if manifest.id() == file));
+        let [Effect::PushWith(ConnectionId(9), TrackerResponse::Manifest { size: 20, .. }, payload)] =
+            &manifest[..]
+        else {
+            panic!("{manifest:?}")
+        };
+        assert_eq!(Manifest::decode(file, 20, 0, payload).map(|manifest| manifest.id()), Ok(file));
         let name = Some(FileName::new("default").unwrap());
         let lookup = TrackerRequest::Lookup { name, id: None, limit: 9, token: None };
         let found = tracker.request(at(1), datagram(9), lookup.clone());
@@ -590,14 +545,14 @@ mod tests {
         assert_eq!((files[0].file.id, files[0].whole.len(), files[0].partial.len()), (file, 1, 2));
 
         // Chunk 1 was held by peers 1 and 2: when both are gone the set is no file any more.
-        tracker.closed(ConnectionId(1));
-        tracker.closed(ConnectionId(2));
+        tracker.closed(at(1), ConnectionId(1));
+        tracker.closed(at(1), ConnectionId(2));
         let found = tracker.request(at(1), datagram(9), lookup);
         assert!(
             matches!(&found[0], Effect::Reply(_, TrackerResponse::Found { files, .. }) if files.is_empty())
         );
-        tracker.closed(ConnectionId(3));
-        assert!(tracker.sets.is_empty() && tracker.memberships.is_empty() && tracker.connections.is_empty());
+        tracker.closed(at(1), ConnectionId(3));
+        assert!(tracker.sets.is_empty() && tracker.memberships.is_empty() && tracker.peers.is_clean());
     }
 
     #[test]
@@ -647,8 +602,6 @@ mod tests {
         let old = tracker.request(at(1), datagram(1), TrackerRequest::Heartbeat { token: first });
         assert_eq!(code(&old), Some(ErrorCode::UnknownToken));
         tracker.request(at(1), connection(1), TrackerRequest::Goodbye { token: second });
-        assert!(
-            tracker.registry.is_empty() && tracker.connections.is_empty() && tracker.registered.is_empty()
-        );
+        assert!(tracker.peers.is_clean());
     }
 }

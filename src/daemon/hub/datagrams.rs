@@ -1,4 +1,4 @@
-//! The tracker's datagrams: who sends proves that it is there, and only then is heard.
+//! A hub's datagrams: who sends proves that it is there, and only then is heard.
 
 use super::Event;
 use crate::content::limits::{COOKIE_EPOCH, DATAGRAM_MAX, PROTOCOL_VERSION};
@@ -30,11 +30,6 @@ impl Replies {
                 Err(error) => return log::warn!("an answer to {to} does not fit in a datagram: {error}"),
             }
         }
-    }
-
-    pub(super) fn needs_connection(&self, to: SocketAddr, tx: u64) {
-        let text = "this needs a connection".into();
-        self.send(to, tx, TrackerResponse::Error { code: ErrorCode::Malformed, text });
     }
 
     fn send_bytes(&self, to: SocketAddr, bytes: &[u8]) {
@@ -72,7 +67,7 @@ pub(super) fn receive(
         events,
     };
     let shutdown = shutdown.clone();
-    threads.spawn("tracker-datagrams", move || receiver.run(&shutdown))
+    threads.spawn("datagrams", move || receiver.run(&shutdown))
 }
 
 impl DatagramReceiver {

@@ -1,8 +1,8 @@
-//! The tracker: sockets around the pure [`Tracker`].
+//! Sockets around a pure [`Machine`]: what a tracker and a manager have in common.
 //!
 //! One thread receives datagrams and proves their sources, one thread for each connection reads, one writes, and
 //! the state thread decides. Invariant: the state thread never waits for a socket; a connection that does not
-//! drain its queue is dropped.
+//! drain its queue is dropped, and delays nobody else.
 
 mod connections;
 mod datagrams;
@@ -11,8 +11,8 @@ use crate::content::limits;
 use crate::net::{BindError, Listener, Shutdown, Threads};
 use crate::protocol::tracker::TrackerRequest;
 use crate::swarm::Moment;
-use crate::swarm::tracker::{ConnectionId, Effect, Origin, Rules, Tracker};
-use connections::{Connection, Outgoing};
+use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
+use connections::Connection;
 use crossbeam_channel::{Receiver, bounded};
 use datagrams::Replies;
 use std::collections::HashMap;
@@ -25,28 +25,18 @@ const QUEUE: usize = 16 * 1024;
 /// The longest the state thread sleeps.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// What a tracker is told to do.
+/// What a hub is told.
 #[derive(Debug, Clone)]
-pub struct TrackerConfig {
+pub struct HubConfig {
     /// Where to listen, TCP and UDP.
     pub listen: SocketAddr,
-    /// Leases and quorum.
-    pub rules: Rules,
     /// Connections served at once.
     pub connections: usize,
+    /// Messages that may wait for a connection before it is dropped.
+    pub outbox: usize,
 }
 
-impl Default for TrackerConfig {
-    fn default() -> Self {
-        Self {
-            listen: limits::TRACKER_ADDRESS,
-            rules: Rules::default(),
-            connections: limits::CONNECTIONS_MAX,
-        }
-    }
-}
-
-/// Why a tracker cannot start.
+/// Why a hub cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// No socket.
@@ -69,31 +59,32 @@ enum Event {
     Closed(ConnectionId),
 }
 
-/// A running tracker.
-pub struct TrackerDaemon {
+/// A running hub.
+pub struct Hub {
     address: SocketAddr,
     threads: Threads,
 }
 
-impl TrackerDaemon {
-    /// Binds and starts. It runs until the shutdown.
+impl Hub {
+    /// Binds and starts a machine. It runs until the shutdown.
     ///
     /// # Errors
     /// When the port is taken, or the system gives no threads or randomness.
-    pub fn start(config: &TrackerConfig, shutdown: &Shutdown) -> Result<Self, StartError> {
+    pub fn start(
+        config: &HubConfig,
+        machine: impl Machine + 'static,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
         let (listener, socket) = Listener::bind_with_datagrams(config.listen)?;
         let address = listener.address();
         let threads = Threads::new();
         let (events, received) = bounded(QUEUE);
         let replies = Replies::new(socket.try_clone()?);
         datagrams::receive(socket, secret()?, events.clone(), &threads, shutdown)?;
-        connections::serve(listener, config.connections, events, &threads, shutdown)?;
-        let seed = u64::from_be_bytes(first_eight(&secret()?));
-        let tracker = Tracker::new(config.rules, fastrand::Rng::with_seed(seed), draw);
-        let state = State { tracker, replies, connections: HashMap::new(), started: Instant::now() };
+        connections::serve(listener, config, events, &threads, shutdown)?;
+        let state = State { machine, replies, connections: HashMap::new(), started: Instant::now() };
         let stopped = shutdown.clone();
-        threads.spawn("tracker-state", move || state.run(&received, &stopped))?;
-        log::info!("tracker listening on {address}, TCP and UDP");
+        threads.spawn("state", move || state.run(&received, &stopped))?;
         Ok(Self { address, threads })
     }
 
@@ -108,20 +99,15 @@ impl TrackerDaemon {
     }
 }
 
-fn secret() -> io::Result<[u8; 32]> {
+/// Bytes that nobody can guess.
+pub(super) fn secret() -> io::Result<[u8; 32]> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
     Ok(secret)
 }
 
-fn first_eight(bytes: &[u8; 32]) -> [u8; 8] {
-    let mut first = [0; 8];
-    first.copy_from_slice(&bytes[..8]);
-    first
-}
-
 /// A number that nobody can guess. The system's generator does not fail once it has worked.
-fn draw() -> u128 {
+pub(super) fn draw() -> u128 {
     let mut bytes = [0; 16];
     while getrandom::fill(&mut bytes).is_err() {
         std::thread::yield_now();
@@ -129,21 +115,21 @@ fn draw() -> u128 {
     u128::from_be_bytes(bytes)
 }
 
-struct State {
-    tracker: Tracker,
+struct State<M> {
+    machine: M,
     replies: Replies,
     connections: HashMap<ConnectionId, Connection>,
     started: Instant,
 }
 
-impl State {
+impl<M: Machine> State<M> {
     fn now(&self) -> Moment {
         self.started.elapsed()
     }
 
     fn run(mut self, events: &Receiver<Event>, shutdown: &Shutdown) {
         while !shutdown.is_stopped() {
-            let wait = self.tracker.next_tick().map_or(IDLE, |due| due.saturating_sub(self.now()));
+            let wait = self.machine.next_tick().map_or(IDLE, |due| due.saturating_sub(self.now()));
             let effects = crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => break,
                 recv(events) -> event => match event {
@@ -154,7 +140,7 @@ impl State {
             };
             self.apply(effects);
             // Also under load: a lease ends when it ends.
-            let effects = self.tracker.tick(self.now());
+            let effects = self.machine.tick(self.now());
             self.apply(effects);
         }
     }
@@ -163,18 +149,18 @@ impl State {
         let now = self.now();
         match event {
             Event::Datagram(from, tx, request) => {
-                self.tracker.request(now, Origin::Datagram(from, tx), request)
+                self.machine.request(now, Origin::Datagram(from, tx), request)
             }
             Event::Opened(id, connection) => {
                 self.connections.insert(id, connection);
                 Vec::new()
             }
             Event::Request(id, from, request) => {
-                self.tracker.request(now, Origin::Connection(id, from.ip()), request)
+                self.machine.request(now, Origin::Connection(id, from.ip()), request)
             }
             Event::Closed(id) => {
                 self.connections.remove(&id);
-                self.tracker.closed(id)
+                self.machine.closed(now, id)
             }
         }
     }
@@ -184,19 +170,16 @@ impl State {
             match effect {
                 Effect::Reply(Origin::Datagram(to, tx), response) => self.replies.send(to, tx, response),
                 Effect::Reply(Origin::Connection(id, _), response) | Effect::Push(id, response) => {
-                    self.send(id, Outgoing::Message(response));
+                    self.send(id, (response, None));
                 }
-                Effect::ReplyManifest(Origin::Connection(id, _), manifest) => {
-                    self.send(id, Outgoing::Manifest(manifest));
-                }
-                Effect::ReplyManifest(Origin::Datagram(to, tx), _) => self.replies.needs_connection(to, tx),
+                Effect::PushWith(id, response, payload) => self.send(id, (response, Some(payload))),
                 Effect::Event(line) => log::info!(target: limits::EVENT_TARGET, "{line}"),
                 Effect::Note(text) => log::info!("{text}"),
             }
         }
     }
 
-    fn send(&mut self, id: ConnectionId, outgoing: Outgoing) {
+    fn send(&mut self, id: ConnectionId, outgoing: connections::Outgoing) {
         if let Some(connection) = self.connections.get(&id)
             && !connection.send(outgoing)
         {

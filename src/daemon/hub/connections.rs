@@ -1,24 +1,20 @@
-//! The tracker's connections: a reader and a writer thread for each.
+//! A hub's connections: a reader and a writer thread for each.
 
-use super::{Event, forward};
-use crate::content::Manifest;
-use crate::content::limits::{CONVERSATION_TIMEOUT, HELLO_TIMEOUT, OUTBOX, PROTOCOL_VERSION};
+use super::{Event, HubConfig, forward};
+use crate::content::limits::{CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION};
 use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
-use crate::swarm::tracker::ConnectionId;
+use crate::swarm::machine::ConnectionId;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What waits to be written.
-pub(super) enum Outgoing {
-    Message(TrackerResponse),
-    Manifest(Arc<Manifest>),
-}
+/// What waits to be written: a message, and its payload if it has one.
+pub(super) type Outgoing = (TrackerResponse, Option<Arc<[u8]>>);
 
 /// The state thread's end of a connection.
 pub(super) struct Connection {
@@ -46,55 +42,59 @@ impl Connection {
 /// Serves connections until the shutdown.
 pub(super) fn serve(
     listener: Listener,
-    most: usize,
+    config: &HubConfig,
     events: Sender<Event>,
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
-    let (next, spawner, stopped) = (AtomicU64::new(0), threads.clone(), shutdown.clone());
-    listener.serve("tracker-link", most, threads, shutdown, move |stream, from| {
+    let next = AtomicU64::new(0);
+    let hall = Hall { outbox: config.outbox, events, threads: threads.clone(), shutdown: shutdown.clone() };
+    listener.serve("link", config.connections, threads, shutdown, move |stream, from| {
         let id = ConnectionId(next.fetch_add(1, Ordering::Relaxed));
-        let why = converse(id, stream, from, &events, &spawner, &stopped);
+        let why = hall.converse(id, stream, from);
         match why {
             LinkError::Closed => log::debug!("{from} has closed its connection"),
-            _ if stopped.is_stopped() => {}
+            _ if hall.shutdown.is_stopped() => {}
             why => log::info!("dropping {from}: {why}"),
         }
     })
 }
 
-fn converse(
-    id: ConnectionId,
-    stream: Arc<TcpStream>,
-    from: SocketAddr,
-    events: &Sender<Event>,
-    threads: &Threads,
-    shutdown: &Shutdown,
-) -> LinkError {
-    let mut reader = LinkReader::new(stream.clone());
-    let mut writer = match LinkWriter::new(stream.clone()) {
-        Ok(writer) => writer,
-        Err(error) => return error.into(),
-    };
-    if let Err(error) = hello(&mut reader, &mut writer) {
-        return error;
+/// What all connections share.
+struct Hall {
+    outbox: usize,
+    events: Sender<Event>,
+    threads: Threads,
+    shutdown: Shutdown,
+}
+
+impl Hall {
+    fn converse(&self, id: ConnectionId, stream: Arc<TcpStream>, from: SocketAddr) -> LinkError {
+        let mut reader = LinkReader::new(stream.clone());
+        let mut writer = match LinkWriter::new(stream.clone()) {
+            Ok(writer) => writer,
+            Err(error) => return error.into(),
+        };
+        if let Err(error) = hello(&mut reader, &mut writer) {
+            return error;
+        }
+        let (outbox, queued) = bounded(self.outbox);
+        let (shut, connection) = (stream.clone(), Connection { from, outbox, stream });
+        if !forward(&self.events, &self.shutdown, Event::Opened(id, connection)) {
+            return LinkError::Closed;
+        }
+        let spawned = self.threads.spawn("link-out", move || {
+            write(&mut writer, &queued);
+            // Whatever ended the writing ends the reading.
+            let _ = shut.shutdown(std::net::Shutdown::Both);
+        });
+        let why = match spawned {
+            Ok(()) => read(id, &mut reader, from, &self.events, &self.shutdown),
+            Err(error) => error.into(),
+        };
+        forward(&self.events, &self.shutdown, Event::Closed(id));
+        why
     }
-    let (outbox, queued) = bounded(OUTBOX);
-    let (shut, connection) = (stream.clone(), Connection { from, outbox, stream });
-    if !forward(events, shutdown, Event::Opened(id, connection)) {
-        return LinkError::Closed;
-    }
-    let spawned = threads.spawn("tracker-link-out", move || {
-        write(&mut writer, &queued);
-        // Whatever ended the writing ends the reading.
-        let _ = shut.shutdown(std::net::Shutdown::Both);
-    });
-    let why = match spawned {
-        Ok(()) => read(id, &mut reader, from, events, shutdown),
-        Err(error) => error.into(),
-    };
-    forward(events, shutdown, Event::Closed(id));
-    why
 }
 
 fn hello(reader: &mut LinkReader, writer: &mut LinkWriter) -> Result<(), LinkError> {
@@ -135,28 +135,12 @@ fn read(
 }
 
 fn write(writer: &mut LinkWriter, queued: &Receiver<Outgoing>) {
-    for outgoing in queued {
-        let sent = match outgoing {
-            Outgoing::Message(response) => writer.send(&response),
-            Outgoing::Manifest(manifest) => send_manifest(writer, &manifest),
-        };
-        match sent {
+    for (response, payload) in queued {
+        match writer.send_with(&response, payload.as_deref().unwrap_or_default()) {
             Ok(()) => {}
             // Nothing of it is out, so the connection is still whole.
             Err(LinkError::Frame(FrameError::TooLong)) => log::warn!("a response does not fit in a frame"),
             Err(_) => return,
         }
     }
-}
-
-fn send_manifest(writer: &mut LinkWriter, manifest: &Manifest) -> Result<(), LinkError> {
-    let payload = manifest.payload();
-    let layout = manifest.layout();
-    let response = TrackerResponse::Manifest {
-        file: manifest.id(),
-        size: layout.size(),
-        chunk_size: layout.chunk_size(),
-        length: payload.len() as u64,
-    };
-    writer.send_with(&response, &payload)
 }

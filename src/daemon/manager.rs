@@ -1,0 +1,34 @@
+//! The manager: the pure [`Manager`] behind sockets.
+
+use super::hub::{Hub, HubConfig, StartError, draw};
+use crate::content::limits;
+use crate::net::Shutdown;
+use crate::swarm::manager::Manager;
+use crate::swarm::membership::Leases;
+use std::net::SocketAddr;
+
+/// What a manager is told to do.
+#[derive(Debug, Clone)]
+pub struct ManagerConfig {
+    /// Where to listen, TCP and UDP.
+    pub listen: SocketAddr,
+    /// When peers are alive.
+    pub leases: Leases,
+    /// Peers may advertise an address of another machine than they come from.
+    pub trust_advertised: bool,
+    /// Connections served at once.
+    pub connections: usize,
+}
+
+/// Starts a manager, which runs until the shutdown.
+///
+/// # Errors
+/// When the port is taken, or the system gives no threads or randomness.
+pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<Hub, StartError> {
+    let manager = Manager::new(config.leases, config.trust_advertised, draw);
+    let hub =
+        HubConfig { listen: config.listen, connections: config.connections, outbox: limits::OUTBOX_LISTS };
+    let hub = Hub::start(&hub, manager, shutdown)?;
+    log::info!("manager listening on {}, TCP and UDP", hub.address());
+    Ok(hub)
+}

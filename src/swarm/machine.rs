@@ -1,0 +1,51 @@
+//! What a daemon that answers requests is, seen from its state: requests, endings and ticks in, effects out.
+//!
+//! The daemon around a [`Machine`] does the reading, writing and waiting; the machine decides and never waits.
+
+use super::Moment;
+use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// A connection over TCP, numbered by the daemon.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ConnectionId(pub u64);
+
+/// Where a request came from, and where its response goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// A datagram, with the asker's number, whose source address is proven.
+    Datagram(SocketAddr, u64),
+    /// A connection from this address.
+    Connection(ConnectionId, IpAddr),
+}
+
+/// What the daemon is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Answer a request.
+    Reply(Origin, TrackerResponse),
+    /// Tell a connected peer something.
+    Push(ConnectionId, TrackerResponse),
+    /// Tell a connected peer something that has a payload. One payload may go to many.
+    PushWith(ConnectionId, TrackerResponse, Arc<[u8]>),
+    /// Write an event line.
+    Event(String),
+    /// Write a log line.
+    Note(String),
+}
+
+/// The state of a daemon that answers requests.
+pub trait Machine: Send {
+    /// Handles a request. The answer comes first among the effects.
+    fn request(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect>;
+
+    /// A connection has ended.
+    fn closed(&mut self, now: Moment, connection: ConnectionId) -> Vec<Effect>;
+
+    /// Does what the time that has passed asks for.
+    fn tick(&mut self, now: Moment) -> Vec<Effect>;
+
+    /// When [`tick`](Self::tick) has something to do next.
+    fn next_tick(&self) -> Option<Moment>;
+}

@@ -1,0 +1,247 @@
+//! The manager as a pure state machine: the list of active peers, and nothing else.
+//!
+//! Whoever joins gets the whole list at once; everybody gets it again at each join, leave and death. Changes that
+//! come close together share one broadcast. Invariant: [`BROADCAST_PAUSE`] after the last change everybody who is
+//! connected has been sent the list as it is.
+
+use super::Moment;
+use super::machine::{ConnectionId, Effect, Machine, Origin};
+use super::membership::{Leases, Membership, error};
+use super::registry::Peer;
+use crate::content::EntityName;
+use crate::content::limits::{BROADCAST_PAUSE, PROTOCOL_VERSION};
+use crate::protocol::ErrorCode;
+use crate::protocol::tracker::{PeerSummary, TrackerRequest, TrackerResponse};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The state of a manager.
+pub struct Manager {
+    peers: Membership,
+    /// Peers may advertise another address than the one that they come from.
+    trust_advertised: bool,
+    /// The list has changed since it was last sent to everybody.
+    changed: bool,
+    sent: Option<Moment>,
+    effects: Vec<Effect>,
+}
+
+impl Manager {
+    /// A manager of nobody. `draw` gives unguessable numbers. Unless `trust_advertised`, a peer that advertises an
+    /// address of another machine than it comes from is refused.
+    pub fn new(leases: Leases, trust_advertised: bool, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
+        let peers = Membership::new(leases, draw);
+        Self { peers, trust_advertised, changed: false, sent: None, effects: Vec::new() }
+    }
+
+    fn respond(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> TrackerResponse {
+        match request {
+            TrackerRequest::Hello { .. } => TrackerResponse::Hello { version: PROTOCOL_VERSION },
+            TrackerRequest::Register { name, port, advertise } => {
+                self.register(now, origin, name, port, advertise).unwrap_or_else(|refusal| refusal)
+            }
+            TrackerRequest::Heartbeat { token } => self.peers.heartbeat(now, token),
+            TrackerRequest::Goodbye { token } => {
+                if let Some((_, peer)) = self.peers.leave(now, token) {
+                    self.depart(&peer, "it said goodbye");
+                }
+                TrackerResponse::Farewell
+            }
+            _ => {
+                error(ErrorCode::UnknownMessage, "a manager keeps the list of active peers and nothing else")
+            }
+        }
+    }
+
+    fn register(
+        &mut self,
+        now: Moment,
+        origin: Origin,
+        name: EntityName,
+        port: u16,
+        advertise: Option<SocketAddr>,
+    ) -> Result<TrackerResponse, TrackerResponse> {
+        let Origin::Connection(connection, source) = origin else {
+            return Err(error(ErrorCode::Malformed, "joining needs a connection, on which the list is sent"));
+        };
+        let address = Membership::address(origin, port, advertise);
+        if address.ip() != source && !self.trust_advertised {
+            let text = format!("{address} is not an address of {source}, where this peer comes from");
+            self.effects.push(Effect::Note(format!("{name} from {source} is refused: {text}")));
+            return Err(error(ErrorCode::Refused, text));
+        }
+        let taken = self.peers.registry.peers().find(|peer| peer.address == address);
+        // Registering again on the same connection is not a collision.
+        if let Some(taken) = taken
+            && self.peers.registered_over(connection).is_none_or(|own| own.address != address)
+        {
+            let text = format!("{address} is the address of {} already", taken.name);
+            self.effects.push(Effect::Note(format!("{name} from {source} is refused: {text}")));
+            return Err(error(ErrorCode::Refused, text));
+        }
+        let joined = self.peers.register(now, origin, name, port, advertise)?;
+        self.effects.push(Effect::Note(joined.note));
+        self.changed = true;
+        Ok(joined.response)
+    }
+
+    fn depart(&mut self, peer: &Peer, why: &str) {
+        self.changed = true;
+        let (name, address, left) = (&peer.name, peer.address, self.peers.registry.len());
+        self.effects.push(Effect::Note(format!("{name} at {address} is gone: {why}, {left} peers")));
+    }
+
+    /// The list as it is, and the message in front of it.
+    fn list(&self) -> (TrackerResponse, Arc<[u8]>) {
+        let peers = self.peers.registry.peers();
+        let mut list: Vec<PeerSummary> =
+            peers.map(|peer| PeerSummary { name: peer.name.clone(), address: peer.address }).collect();
+        list.sort_by_key(|peer| peer.address);
+        // Names and addresses always serialise.
+        let payload = serde_json::to_vec(&list).unwrap_or_else(|_| b"[]".to_vec());
+        let (count, length) = (list.len() as u32, payload.len() as u64);
+        (TrackerResponse::Peers { count, length }, payload.into())
+    }
+
+    /// When the list is due to be sent to everybody.
+    fn due(&self) -> Option<Moment> {
+        self.changed.then(|| self.sent.map_or(Moment::ZERO, |sent| sent + BROADCAST_PAUSE))
+    }
+
+    fn broadcast(&mut self, now: Moment) {
+        let (response, payload) = self.list();
+        self.changed = false;
+        self.sent = Some(now);
+        for connection in self.peers.connections() {
+            self.effects.push(Effect::PushWith(connection, response.clone(), payload.clone()));
+        }
+    }
+}
+
+impl Machine for Manager {
+    fn request(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect> {
+        let response = self.respond(now, origin, request);
+        let joined = matches!(response, TrackerResponse::Registered { .. });
+        self.effects.insert(0, Effect::Reply(origin, response));
+        if let (true, Origin::Connection(connection, _)) = (joined, origin) {
+            let (response, payload) = self.list();
+            self.effects.push(Effect::PushWith(connection, response, payload));
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn closed(&mut self, _: Moment, connection: ConnectionId) -> Vec<Effect> {
+        if let Some((_, peer)) = self.peers.closed(connection) {
+            self.depart(&peer, "its connection ended");
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn tick(&mut self, now: Moment) -> Vec<Effect> {
+        for (_, peer) in self.peers.expire(now) {
+            self.depart(&peer, "its lease ended");
+        }
+        if self.due().is_some_and(|due| due <= now) {
+            self.broadcast(now);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn next_tick(&self) -> Option<Moment> {
+        self.peers.registry.next_expiry().into_iter().chain(self.due()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::tracker::Token;
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    fn manager() -> Manager {
+        let mut next = 0;
+        let draw = move || {
+            next += 1;
+            next
+        };
+        Manager::new(Leases::default(), false, draw)
+    }
+
+    fn at(milliseconds: u64) -> Moment {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn from(number: u64) -> Origin {
+        Origin::Connection(ConnectionId(number), IpAddr::from([10, 0, 0, number as u8]))
+    }
+
+    fn register(port: u16, advertise: Option<&str>) -> TrackerRequest {
+        let name = EntityName::new(format!("peer{port}")).unwrap();
+        TrackerRequest::Register { name, port, advertise: advertise.map(|text| text.parse().unwrap()) }
+    }
+
+    /// The lists that are sent, by connection.
+    fn lists(effects: &[Effect]) -> Vec<(u64, Vec<u16>)> {
+        let lists = effects.iter().filter_map(|effect| match effect {
+            Effect::PushWith(connection, TrackerResponse::Peers { .. }, payload) => {
+                let list: Vec<PeerSummary> = serde_json::from_slice(payload).unwrap();
+                Some((connection.0, list.iter().map(|peer| peer.address.port()).collect()))
+            }
+            _ => None,
+        });
+        let mut lists: Vec<(u64, Vec<u16>)> = lists.collect();
+        lists.sort();
+        lists
+    }
+
+    #[test]
+    fn the_list_goes_to_everybody_at_each_change() {
+        let mut manager = manager();
+        assert_eq!(lists(&manager.request(at(0), from(1), register(1, None))), [(1, vec![1])]);
+        assert_eq!(lists(&manager.tick(at(0))), [(1, vec![1])]);
+        assert_eq!(lists(&manager.request(at(10), from(2), register(2, None))), [(2, vec![1, 2])]);
+        manager.request(at(20), from(3), register(3, None));
+        assert!(lists(&manager.tick(at(20))).is_empty(), "changes close together share a broadcast");
+        assert_eq!(manager.next_tick(), Some(BROADCAST_PAUSE));
+        let all = vec![1, 2, 3];
+        let sent = lists(&manager.tick(BROADCAST_PAUSE));
+        assert_eq!(sent, [(1, all.clone()), (2, all.clone()), (3, all)]);
+        manager.closed(at(5000), ConnectionId(2));
+        assert_eq!(lists(&manager.tick(at(5000))), [(1, vec![1, 3]), (3, vec![1, 3])]);
+        manager.request(at(6000), from(1), TrackerRequest::Goodbye { token: Token(1) });
+        assert_eq!(lists(&manager.tick(at(6000))), [(3, vec![3])]);
+    }
+
+    #[test]
+    fn silence_ends_a_lease_and_heartbeats_keep_it() {
+        let mut manager = manager();
+        manager.request(at(0), from(1), register(1, None));
+        manager.request(at(0), from(2), register(2, None));
+        manager.tick(at(0));
+        let heartbeat = TrackerRequest::Heartbeat { token: Token(1) };
+        let datagram = Origin::Datagram("10.0.0.1:9".parse().unwrap(), 1);
+        let alive = manager.request(at(9_000), datagram, heartbeat);
+        assert_eq!(alive, [Effect::Reply(datagram, TrackerResponse::Alive)]);
+        assert_eq!(lists(&manager.tick(at(10_000))), [(1, vec![1])]);
+    }
+
+    #[test]
+    fn nobody_takes_the_address_of_another() {
+        let mut manager = manager();
+        let mut code = |origin, request| match manager.request(at(0), origin, request).remove(0) {
+            Effect::Reply(_, TrackerResponse::Error { code, .. }) => Some(code),
+            _ => None,
+        };
+        assert_eq!(code(from(1), register(1, None)), None);
+        assert_eq!(code(from(1), register(1, None)), None, "again on the same connection");
+        let same_host = Origin::Connection(ConnectionId(9), IpAddr::from([10, 0, 0, 1]));
+        assert_eq!(code(same_host, register(1, None)), Some(ErrorCode::Refused));
+        assert_eq!(code(same_host, register(2, Some("10.0.0.1:1"))), Some(ErrorCode::Refused));
+        assert_eq!(code(from(2), register(2, Some("10.0.0.1:77"))), Some(ErrorCode::Refused));
+        let datagram = Origin::Datagram("10.0.0.1:9".parse().unwrap(), 1);
+        assert_eq!(code(datagram, register(3, None)), Some(ErrorCode::Malformed));
+        let lookup = TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None };
+        assert_eq!(code(from(1), lookup), Some(ErrorCode::UnknownMessage));
+    }
+}
