@@ -32,6 +32,9 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(28);
 /// How long a program may take to end after it was asked to.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long it may take until Ctrl-C is heard of here.
+const HEARING: Duration = Duration::from_millis(300);
+const INTERRUPTED: &str = "interrupted";
 
 /// Where the sample folders are.
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
@@ -303,12 +306,14 @@ impl Stage {
         while !done(self) {
             let ended = self.programs.iter().find(|program| program.outputs == 0 && !program.may_end);
             if let Some(program) = ended {
+                // Ctrl-C in a terminal reaches all programs at once, and this one may be the last to hear of it.
+                ensure!(self.interrupted.recv_timeout(HEARING).is_err(), INTERRUPTED);
                 bail!("{} has ended by itself", program.who);
             }
             let left = self.deadline.saturating_duration_since(Instant::now());
             ensure!(!left.is_zero(), "after {} s still waiting: {what}", DEADLINE.as_secs());
             crossbeam_channel::select! {
-                recv(self.interrupted) -> _ => bail!("interrupted"),
+                recv(self.interrupted) -> _ => bail!(INTERRUPTED),
                 recv(self.told) -> event => self.take(event.context("nobody is there any more")?),
                 default(left) => {}
             }
