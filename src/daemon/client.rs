@@ -131,7 +131,7 @@ fn serve_and_fetch(
     let (says, said) = bounded(QUEUE);
     let port = address.port();
     let identity = Identity { name: config.name.clone(), port, advertise: config.advertise };
-    tracker_session::start(config.tracker, identity, config.timeout, says, threads, shutdown)?;
+    tracker_session::start("tracker", config.tracker, identity, config.timeout, says, threads, shutdown)?;
     let (events, received) = bounded(QUEUE);
     let mut have = HaveMap::none(set.count);
     for chunk in &held {
