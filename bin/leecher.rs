@@ -7,6 +7,7 @@ use shoal::cli::{self, LogOptions};
 use shoal::content::{EntityName, FileId, FileName, limits};
 use shoal::daemon::leecher::{self, LeecherConfig, StayConfig};
 use shoal::daemon::lookup::Query;
+use shoal::daemon::transfer::Order;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -42,6 +43,9 @@ struct Flags {
     /// Give up when the tracker has not answered, or nothing has arrived, for so long
     #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = flags::parse_seconds)]
     timeout: Duration,
+    /// Wait so long for somebody to have the file, when nobody does at first
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = flags::parse_wait)]
+    wait: Duration,
     #[command(flatten)]
     serve: ServeFlags,
     #[command(flatten)]
@@ -54,20 +58,25 @@ fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     let default = || FileName::new(limits::SEEDER_FILE).ok().filter(|_| flags.id.is_none());
     let config = LeecherConfig {
-        query: Query { name: flags.name.clone().or_else(default), id: flags.id },
+        order: Order {
+            query: Query { name: flags.name.clone().or_else(default), id: flags.id },
+            out: flags.out,
+            overwrite: flags.overwrite,
+            durable: flags.durable,
+            timeout: Some(flags.timeout),
+            patience: flags.wait,
+        },
         tracker: flags.tracker.tracker,
-        out: flags.out,
-        overwrite: flags.overwrite,
-        durable: flags.durable,
         stay: flags.stay.then(|| StayConfig {
             listen: flags.serve.address(flags.port),
             name: flags.peer_name,
             advertise: flags.serve.advertise,
             serve: flags.serve.options(),
         }),
-        timeout: Some(flags.timeout),
     };
     cli::run(&flags.log, |watch, shutdown| {
-        leecher::run(&config, watch, shutdown, &mut |file| println!("Successfully downloaded {}", file.name))
+        leecher::run(&config, &**watch, shutdown, &mut |file| {
+            println!("Successfully downloaded {}", file.file.name)
+        })
     })
 }

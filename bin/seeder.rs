@@ -53,5 +53,5 @@ fn main() -> ExitCode {
         serve: flags.serve.options(),
         timeout: flags.timeout,
     };
-    cli::run(&flags.log, |watch, shutdown| seeder::run(config, watch, shutdown))
+    cli::run(&flags.log, |watch, shutdown| seeder::run(config, &**watch, shutdown))
 }

@@ -32,6 +32,9 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(28);
 /// How long a program may take to end after it was asked to.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long it may take until Ctrl-C is heard of here.
+const HEARING: Duration = Duration::from_millis(300);
+const INTERRUPTED: &str = "interrupted";
 
 /// Where the sample folders are.
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
@@ -71,8 +74,9 @@ fn demo() -> Result<()> {
         tempfile::Builder::new().prefix("shoal-demo-").tempdir().context("no temporary folder")?.keep();
     say("demo", &format!("everything happens in {}", folder.display()));
     let stage = Stage::new(programs, folder.clone(), started + DEADLINE, interrupted);
-    play(stage).with_context(|| format!("what was logged is in {}", folder.join("logs.log").display()))?;
+    let result = play(stage);
     say("demo", &format!("logs.log is {}", folder.join("logs.log").display()));
+    result?;
     say("demo", &format!("the folder is kept (130 MiB); remove it with: rm -r {}", folder.display()));
     say("demo", &format!("done in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(())
@@ -214,7 +218,8 @@ struct Program {
     outputs: usize,
     /// How it ended, once it was waited for.
     status: Option<ExitStatus>,
-    killed: bool,
+    /// Whether it is to end by now; any other end is a failure.
+    may_end: bool,
 }
 
 impl Program {
@@ -223,8 +228,9 @@ impl Program {
     }
 
     /// Asks it to end in good order, as Ctrl-C does.
-    fn interrupt(&self) {
-        // Only while it has not been waited for is the number surely still its own.
+    fn interrupt(&mut self) {
+        self.may_end = true;
+        // The number is surely its own only while nobody has waited for it.
         if let (None, Ok(id)) = (self.status, i32::try_from(self.child.id()))
             && let Some(id) = Pid::from_raw(id)
         {
@@ -267,8 +273,9 @@ impl Stage {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", path.display()))?;
         let (at, stdout, stderr) = (self.programs.len(), child.stdout.take(), child.stderr.take());
-        let (lines, status) = (Vec::new(), None);
-        self.programs.push(Program { who, child, lines, served: 0, outputs: 2, status, killed: false });
+        // A leecher ends when it is done, the others when they are told to.
+        let (lines, status, may_end) = (Vec::new(), None, binary == "leecher");
+        self.programs.push(Program { who, child, lines, served: 0, outputs: 2, status, may_end });
         self.listen(at, stdout)?;
         self.listen(at, stderr)
     }
@@ -297,10 +304,16 @@ impl Stage {
     /// Waits until `done`, while everything that is said is shown.
     fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<()> {
         while !done(self) {
+            let ended = self.programs.iter().find(|program| program.outputs == 0 && !program.may_end);
+            if let Some(program) = ended {
+                // Ctrl-C in a terminal reaches all programs at once, and this one may be the last to hear of it.
+                ensure!(self.interrupted.recv_timeout(HEARING).is_err(), INTERRUPTED);
+                bail!("{} has ended by itself", program.who);
+            }
             let left = self.deadline.saturating_duration_since(Instant::now());
             ensure!(!left.is_zero(), "after {} s still waiting: {what}", DEADLINE.as_secs());
             crossbeam_channel::select! {
-                recv(self.interrupted) -> _ => bail!("interrupted"),
+                recv(self.interrupted) -> _ => bail!(INTERRUPTED),
                 recv(self.told) -> event => self.take(event.context("nobody is there any more")?),
                 default(left) => {}
             }
@@ -353,7 +366,7 @@ impl Stage {
                 program.served
             ),
         );
-        program.killed = true;
+        program.may_end = true;
         program.child.kill().with_context(|| format!("cannot kill {who}"))?;
         wait(program).map(drop).with_context(|| format!("{who} cannot be waited for"))
     }
@@ -378,12 +391,12 @@ impl Stage {
         }
     }
 
-    /// Ends every program as Ctrl-C does. Each must end with exit code 0, but for what was killed.
+    /// Ends every program that still runs, as Ctrl-C does. Each must end with exit code 0.
     fn end_all(&mut self) -> Result<()> {
         title("Ctrl-C to all that still run");
         // The tracker last, so that it hears the others say goodbye.
         for at in (0..self.programs.len()).rev() {
-            let Program { who, status: None, killed: false, .. } = self.programs[at] else { continue };
+            let Program { who, status: None, may_end: false, .. } = self.programs[at] else { continue };
             self.programs[at].interrupt();
             self.until_success(who)?;
             say("demo", &format!("{who} has ended with exit code 0"));
@@ -395,7 +408,7 @@ impl Stage {
 impl Drop for Stage {
     /// Whatever happened: nothing that was started here stays.
     fn drop(&mut self) {
-        self.programs.iter().for_each(Program::interrupt);
+        self.programs.iter_mut().for_each(Program::interrupt);
         let limit = Instant::now() + FAREWELL;
         while self.programs.iter().any(|program| program.status.is_none() && program.outputs > 0) {
             match self.told.recv_deadline(limit) {

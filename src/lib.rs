@@ -1,4 +1,91 @@
-//! Peer-to-peer file distribution.
+//! Peer-to-peer file distribution: a file is cut into chunks, whoever has a chunk serves it, and every byte is
+//! checked before it counts. This page is the architecture; `README.md` tells how to use the programs.
+//!
+//! # The floors
+//!
+//! A module imports only from floors below its own. From the top:
+//!
+//! | floor | what it is about | what it never does |
+//! |---|---|---|
+//! | `bin/` | flags become a config, a daemon is run, its end becomes an exit code | anything else |
+//! | [`cli`] | flags, log lines, progress bars, exit codes, Ctrl-C | know what a daemon does inside |
+//! | [`daemon`] | the roles: tracker, serving peer, download, seeder, leecher, chunk-folder client | read flags, draw on a terminal |
+//! | [`net`] | sockets and threads: listener, link, datagrams, shutdown | know what is said over them |
+//! | [`storage`] | bytes on disk: whole files, part files with their have-map, chunk folders | open a socket, decide what to fetch |
+//! | [`swarm`] | decisions: who is alive, who has what, what is agreed upon, what to ask of whom | name a socket, a file, a thread or a clock |
+//! | [`protocol`] | frames, datagrams and messages | wait, or touch a socket |
+//! | [`content`] | chunk arithmetic, digests, manifests, names, and every limit and default | depend on anything above |
+//!
+//! The three lowest floors are pure. The time and the source of randomness are arguments there, so a test of
+//! [`swarm`] reads like a timetable. Everything is synchronous: blocking sockets, a thread for each connection,
+//! bounded channels between threads.
+//!
+//! # The threads of each program
+//!
+//! Every daemon has one thread that owns its state. It takes events from bounded channels and never waits for a
+//! socket or a disk. Chunk bytes do not pass through it.
+//!
+//! - **tracker** ([`daemon::tracker`]): `tracker-state` owns the pure [`swarm::tracker::Tracker`].
+//!   `tracker-datagrams` receives and proves sources. `tracker-link-accept` takes connections; each has a
+//!   `tracker-link` that reads and a `tracker-link-out` that writes.
+//! - **whoever serves** ([`daemon::peer`]): `serve-accept`, and for each connection a `serve` that reads requests
+//!   and a `serve-out` that answers them in order, chunks by `sendfile(2)`.
+//! - **seeder** ([`daemon::seeder`]): hashes on all cores, then serves. `announce` ([`daemon::announcer`]) registers,
+//!   announces and sends heartbeats by datagram.
+//! - **leecher** ([`daemon::leecher`], [`daemon::download`]): the state thread is the caller's own and owns a
+//!   [`daemon::fetch::Fetch`]. Each source has a `fetch` that reads, checks and stores, and a `fetch-ask` that sends
+//!   requests. `find` asks the tracker for more holders, `keep-map` writes the have-map. With `--stay` it serves and
+//!   announces as a seeder does.
+//! - **client** ([`daemon::client`]): the same [`Fetch`](daemon::fetch::Fetch), fed by a `tracker-session` that keeps
+//!   up one connection (with a `tracker-ask` that writes to it and a `heartbeat`); it serves too.
+//!
+//! Threads are spawned by [`net::Threads`] alone, have names, and are joined. [`net::Shutdown`] wakes whatever any
+//! of them waits for.
+//!
+//! # A download, step by step
+//!
+//! 1. The leecher asks the tracker for a name or an id ([`daemon::lookup`]): a datagram, sent again with the cookie
+//!    that comes back; a connection when the answer does not fit. The answer is a file id and addresses of holders.
+//! 2. It fetches the manifest from any holder and checks it against the id ([`content::Manifest`]). From here on it
+//!    needs to trust nobody.
+//! 3. [`storage::PartFile`] opens a hidden file beside the target. What an earlier run's have-map vouches for is
+//!    there and is not hashed again.
+//! 4. Each holder gets a connection. It tells which chunks it has, and later which ones it gets.
+//! 5. [`swarm::picker::Picker`] decides what to ask of whom: the rarest first, each chunk of one source at a time; at
+//!    the end, what is late is asked of others as well.
+//! 6. A chunk arrives in the source's thread, is hashed, compared with the manifest, and only then stored and
+//!    announced to whoever asked this peer. A wrong one ends that source for good; what it still owed is asked
+//!    elsewhere.
+//! 7. When all are there the part file gets its name by a rename.
+//!
+//! A chunk folder differs in three things. The digests come from agreement ([`swarm::agreement`]): what a quorum of
+//! clients claims alike. The holders are told by the tracker, chunk by chunk. What arrives becomes a file of its own and
+//! a line in `local_chunks.txt` ([`storage::ChunkFolder`]). A set whose chunks are all agreed upon gets a manifest,
+//! and from then on is a file like any other.
+//!
+//! # Invariants
+//!
+//! - No byte from outside counts, is served or is announced before it was verified here against a digest that did not come with it.
+//! - A file appears under its name only when it is complete.
+//! - A have-map never names a chunk whose bytes are not there; the durable one never names one that is not on the disk.
+//! - A peer whose lease has ended is in no answer.
+//! - A name from outside is a [`content::FileName`] or a [`content::EntityName`] before anything is done with it.
+//! - A datagram from a source that has not been proven is never answered with more bytes than it had.
+//! - Every wait has a deadline or is woken by the shutdown; every queue and every message has a limit.
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! |---|---|
+//! | a number: port, limit, time-out | [`content::limits`] |
+//! | what is said on the wire | [`protocol::tracker`], [`protocol::peer`], [`protocol::datagram`], [`protocol::frame`] |
+//! | how ids are computed | [`content::Manifest::id`] |
+//! | who counts as alive, who is named | [`swarm::registry`] |
+//! | which hash is the right one | [`swarm::agreement`] |
+//! | what is asked of whom | [`swarm::picker`] |
+//! | what survives a crash | [`storage::part`], [`storage::chunk_folder`] |
+//! | which exit code | [`cli::exit`] |
+//! | all of it at work | `examples/demo.rs` |
 #![forbid(unsafe_code)]
 
 pub mod cli;

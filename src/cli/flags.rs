@@ -134,6 +134,17 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time as [`parse_seconds`] takes it, or 0.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_wait(text: &str) -> Result<Duration, String> {
+    match text.trim() {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => parse_seconds(text),
+    }
+}
+
 /// A size in bytes: `2GiB`, `512KiB`, `10MB`, `1.5 GB`, or plain bytes.
 ///
 /// # Errors

@@ -10,6 +10,8 @@ pub mod exit;
 pub mod flags;
 mod line;
 pub mod logging;
+pub mod member;
+pub mod prompt;
 pub mod run;
 pub mod signals;
 
@@ -18,5 +20,5 @@ pub use bar::Bar;
 pub use exit::ExitCode;
 pub use flags::TrackerFlag;
 pub use logging::{Console, LogOptions};
-pub use run::run;
+pub use run::{BarWatch, run};
 pub use signals::on_interrupt;

@@ -6,12 +6,12 @@ use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
 use crate::daemon::watch::Watch;
 use crate::daemon::{DaemonError, Fault};
 use crate::net::Shutdown;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Sets up logging and Ctrl-C, runs a daemon, and turns its end into an exit code.
 pub fn run(
     log: &LogOptions,
-    body: impl FnOnce(&BarWatch, &Shutdown) -> Result<(), DaemonError>,
+    body: impl FnOnce(&Arc<BarWatch>, &Shutdown) -> Result<(), DaemonError>,
 ) -> std::process::ExitCode {
     let shutdown = Shutdown::new();
     let console = match logging::init(log) {
@@ -26,7 +26,7 @@ pub fn run(
         log::error!("{error:#}");
         return ExitCode::Other.into();
     }
-    let code = match body(&BarWatch::new(console), &shutdown) {
+    let code = match body(&Arc::new(BarWatch::new(console)), &shutdown) {
         Ok(()) => ExitCode::Done,
         Err(error) => {
             // A text of several lines stays so, for people; the log has a line for each.

@@ -83,6 +83,8 @@ pub const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 pub const LOOKUP_INTERVAL_ALONE: Duration = Duration::from_secs(1);
 /// A leecher for which nothing arrives for this long gives up.
 pub const LEECHER_TIMEOUT: Duration = Duration::from_secs(90);
+/// How often a shared folder is looked at.
+pub const FOLDER_LOOK: Duration = Duration::from_secs(1);
 /// How long a tracker's cookie proves a source address, at least.
 pub const COOKIE_EPOCH: Duration = Duration::from_secs(120);
 
@@ -114,6 +116,9 @@ pub const RECEIVE_MEMORY: u64 = 64 * 1024 * 1024;
 pub const SOURCES_MIN: usize = 4;
 /// Copies of one chunk that are asked for at once when a download ends.
 pub const ENDGAME_COPIES: usize = 3;
+/// A file that was written to less long ago than this when a shared folder is looked at for the first time
+/// may still be being written: it is looked at once more before it is hashed.
+pub const FILE_SETTLED: Duration = Duration::from_secs(2);
 /// How often what has been verified is noted in the have-map (a `kill -9` loses at most this much).
 pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often what has been verified is made durable (a power cut loses at most this much).

@@ -7,6 +7,7 @@
 use super::limits;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use unicode_normalization::UnicodeNormalization as _;
 
 /// Why a text is not a usable name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +89,21 @@ checked_name! {
     /// The name of a peer or of a chunk set: a [`FileName`] of 1 to 64 bytes without white space and
     /// comma, so that it can stand in an event line of `logs.log` and name the file that a set becomes.
     EntityName, check_entity_name
+}
+
+impl FileName {
+    /// What the name is compared by where systems differ: two names with the same key may be one file on
+    /// Windows and macOS, which tell neither case apart nor how an accent is composed.
+    pub fn folded(&self) -> String {
+        fold(&self.0)
+    }
+}
+
+/// The key that [`FileName::folded`] gives, of any text: composed (NFC), and in full lower case as Unicode
+/// has it without regard to language. The final sigma counts as the plain one; "ß" stays "ß", not "ss".
+pub fn fold(text: &str) -> String {
+    // Once more at the end: "J" with a caron has no composed form, "j" with a caron has.
+    text.nfc().collect::<String>().to_lowercase().replace('ς', "σ").nfc().collect()
 }
 
 fn check_length(text: &str, max: usize) -> Result<(), NameError> {
@@ -232,7 +248,42 @@ mod tests {
         }
     }
 
+    fn same(one: &str, other: &str) -> bool {
+        FileName::new(one).unwrap().folded() == FileName::new(other).unwrap().folded()
+    }
+
+    #[test]
+    fn names_that_some_systems_do_not_tell_apart_fold_alike() {
+        for (one, other) in [
+            ("\u{c9}t\u{e9}.txt", "E\u{301}te\u{301}.txt"),
+            ("\u{c9}", "e\u{301}"),
+            ("README.md", "ReadMe.MD"),
+            ("ФАЙЛ", "файл"),
+            ("ΟΔΟΣ", "οδος"),
+            ("ΟΔΟΣ", "οδοσ"),
+            ("STRAẞE", "straße"),
+            ("J\u{30c}", "\u{1f0}"),
+            ("\u{212b}", "\u{e5}"),
+            ("한글", "\u{1112}\u{1161}\u{11ab}\u{1100}\u{1173}\u{11af}"),
+        ] {
+            assert!(same(one, other), "{one:?} {other:?}");
+        }
+        for (one, other) in
+            [("a", "b"), ("straße", "STRASSE"), ("e", "é"), ("ﬁ", "fi"), ("a.b", "a b"), ("①", "1")]
+        {
+            assert!(!same(one, other), "{one:?} {other:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn folding_depends_neither_on_composition_nor_on_having_been_done(text in ".*") {
+            let folded = fold(&text);
+            prop_assert_eq!(&fold(&text.nfd().collect::<String>()), &folded);
+            prop_assert_eq!(&fold(&text.nfc().collect::<String>()), &folded);
+            prop_assert_eq!(&fold(&folded), &folded);
+        }
+
         #[test]
         fn a_file_name_never_leaves_its_folder(text in ".*") {
             if let Ok(name) = FileName::new(text) {

@@ -5,12 +5,12 @@
 //! files is announced as it is.
 
 use super::error::{DaemonError, Fault};
-use crate::content::EntityName;
+use super::shelf::{Offer, Shelf};
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
+use crate::content::{EntityName, FileId};
 use crate::net::{AskError, Asker, Shutdown, Threads};
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{FileSummary, Token, TrackerRequest, TrackerResponse};
-use crate::storage::ChunkSource;
+use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
 use crate::swarm::backoff::Backoff;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::HashMap;
@@ -47,15 +47,6 @@ impl Identity {
     }
 }
 
-/// A file that is offered.
-#[derive(Clone)]
-pub struct Offer {
-    /// What it is.
-    pub file: FileSummary,
-    /// Where its chunks are, and how many.
-    pub source: Arc<dyn ChunkSource>,
-}
-
 /// A running announcer.
 #[derive(Clone)]
 pub struct Announcer {
@@ -72,7 +63,7 @@ impl Announcer {
     pub fn start(
         tracker: SocketAddr,
         identity: Identity,
-        offers: Vec<Offer>,
+        shelf: Shelf,
         timeout: Option<Duration>,
         failures: Sender<DaemonError>,
         threads: &Threads,
@@ -84,7 +75,7 @@ impl Announcer {
         let mut worker = Worker {
             asker,
             identity,
-            offers,
+            shelf,
             announced: HashMap::new(),
             token: token.clone(),
             heartbeat: RETRY_MAX,
@@ -107,6 +98,7 @@ impl Announcer {
 }
 
 /// How long a tracker has been away, and what was said of it.
+#[derive(Clone)]
 pub struct Outage {
     tracker: SocketAddr,
     timeout: Option<Duration>,
@@ -152,9 +144,9 @@ impl Outage {
 struct Worker {
     asker: Asker,
     identity: Identity,
-    offers: Vec<Offer>,
-    /// How much of each offer the tracker knows of, by its place in `offers`.
-    announced: HashMap<usize, u32>,
+    shelf: Shelf,
+    /// The files that the tracker knows of, and how much of each.
+    announced: HashMap<FileId, u32>,
     token: Arc<Mutex<Option<Token>>>,
     heartbeat: Duration,
     outage: Outage,
@@ -212,18 +204,26 @@ impl Worker {
     /// Announces what is new, or else sends a heartbeat. Returns `false` when the token is not known.
     fn tell_all(&mut self, token: Token) -> Result<bool, AskError> {
         let mut told = false;
-        for at in 0..self.offers.len() {
-            let Offer { file, source } = &self.offers[at];
+        let offers = self.shelf.offers();
+        let gone = |id: &&FileId| !offers.iter().any(|offer| offer.file.id == **id);
+        for file in self.announced.keys().filter(gone).copied().collect::<Vec<_>>() {
+            if !self.expect(&TrackerRequest::Withdraw { token, file })? {
+                return Ok(false);
+            }
+            self.announced.remove(&file);
+            told = true;
+        }
+        for Offer { file, source } in &offers {
             let held = source.progress().held();
             // Between nothing and everything the tracker need not know how much.
-            if self.announced.get(&at).is_some_and(|known| *known == held || held < file.chunks) {
+            if self.announced.get(&file.id).is_some_and(|known| *known == held || held < file.chunks) {
                 continue;
             }
             let request = TrackerRequest::Announce { token, file: file.clone(), held };
             if !self.expect(&request)? {
                 return Ok(false);
             }
-            self.announced.insert(at, held);
+            self.announced.insert(file.id, held);
             told = true;
         }
         if told { Ok(true) } else { self.expect(&TrackerRequest::Heartbeat { token }) }
@@ -245,7 +245,9 @@ impl Worker {
     /// Asks what is acknowledged without more. Returns `false`, and forgets the token, when it is not known.
     fn expect(&mut self, request: &TrackerRequest) -> Result<bool, AskError> {
         match self.asker.ask(request)? {
-            TrackerResponse::Alive | TrackerResponse::Announced { .. } => Ok(true),
+            TrackerResponse::Alive
+            | TrackerResponse::Announced { .. }
+            | TrackerResponse::Withdrawn { .. } => Ok(true),
             TrackerResponse::Error { code: ErrorCode::UnknownToken, .. } => {
                 log::info!("the tracker on {} does not know this peer any more", self.asker.tracker());
                 self.set_token(None);

@@ -8,7 +8,8 @@
 use super::announcer::Identity;
 use super::error::DaemonError;
 use super::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
-use super::peer::{ServeOptions, Shelf, serve};
+use super::peer::{ServeOptions, serve};
+use super::shelf::Shelf;
 use super::tracker_session::{self, SessionEvent};
 use super::watch::Watch;
 use crate::content::limits::{CHUNK_SIZE_MAX, EVENT_TARGET, RETRY_MAX, RETRY_MIN};

@@ -1,4 +1,4 @@
-//! The state thread of one file's download: sources, holders that the tracker names, peers met, and the part file
+//! The state thread of one file's download: sources, holders that are found, peers met, and the part file
 //! that all of it ends up in.
 //!
 //! Invariant: the state thread waits neither for a socket nor for the disk; looking up holders and writing the
@@ -6,15 +6,13 @@
 
 use super::error::{DaemonError, Fault};
 use super::fetch::{Fetch, FetchNews, Job, TICK};
-use super::lookup::{Query, lookup};
+use super::finder::{Finder, interrupted};
+use super::lookup::Query;
 use super::peer::Met;
 use super::watch::Watch;
-use crate::content::limits::{
-    DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_ALONE, NOTE_INTERVAL, SOURCES_MAX,
-};
+use crate::content::limits::{DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_ALONE, NOTE_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
-use crate::net::{Asker, Shutdown, Threads};
-use crate::protocol::tracker::Token;
+use crate::net::{Shutdown, Threads};
 use crate::storage::{ChunkSource, PartFile};
 use crate::swarm::Moment;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -25,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// Events of sources that may wait for the state thread.
 const QUEUE: usize = 1_024;
+/// When nothing arrives for so long, whoever looks on is told what is missing.
+const UNEASY: Duration = Duration::from_secs(1);
 /// When nothing arrives for so long, the log says what is missing.
 const STUCK: Duration = Duration::from_secs(10);
 /// Chunks named in a message about what is missing.
@@ -40,10 +40,8 @@ pub struct Download<'a> {
     pub part: Arc<PartFile>,
     /// The holders known so far.
     pub holders: Vec<SocketAddr>,
-    /// Asks the tracker for more.
-    pub asker: Asker,
-    /// This peer's token, which keeps it out of the tracker's answers.
-    pub token: Box<dyn Fn() -> Option<Token> + Send>,
+    /// Finds more.
+    pub finder: Box<dyn Finder>,
     /// Where this peer serves, if it does.
     pub port: Option<u16>,
     /// Peers that have asked this one.
@@ -72,13 +70,13 @@ pub fn run(download: Download<'_>, shutdown: &Shutdown) -> Result<(), DaemonErro
         log::warn!("{error}");
     }
     match shutdown.is_stopped() && !part.progress().is_complete() {
-        true => Err(DaemonError::new(Fault::Interrupted, "interrupted; the same command goes on from here")),
+        true => Err(interrupted()),
         false => result,
     }
 }
 
 fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Result<(), DaemonError> {
-    let Download { id, manifest, part, holders, asker, token, port, met, timeout, watch } = download;
+    let Download { id, manifest, part, holders, finder, port, met, timeout, watch } = download;
     let layout = manifest.layout();
     let (have, _) = part.progress().have();
     let (size, resumed) = (layout.size(), part.resumed_bytes());
@@ -107,7 +105,7 @@ fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Resul
         corrupt: 0,
     };
     let alone = Arc::new(AtomicBool::new(true));
-    let found = find_more(asker, id, token, alone.clone(), threads, work)?;
+    let found = find_more(finder, id, alone.clone(), threads, work)?;
     keep_map(part, threads, work)?;
     let met = met.unwrap_or_else(never);
     holders.into_iter().for_each(|holder| state.fetch.add_source(holder, Moment::ZERO));
@@ -159,6 +157,7 @@ impl State<'_> {
                 FetchNews::Stored(arrival, fresh) => {
                     self.last_arrival = Instant::now();
                     self.said_stuck = false;
+                    self.watch.trouble("");
                     if fresh {
                         self.watch.advance(arrival.bytes.into());
                     }
@@ -181,6 +180,9 @@ impl State<'_> {
             };
             let text = format!("nothing has arrived for {} s: {}", waited.as_secs(), self.missing());
             return Err(DaemonError::new(fault, text));
+        }
+        if waited >= UNEASY {
+            self.watch.trouble(&self.missing());
         }
         if waited >= STUCK && !self.said_stuck {
             self.said_stuck = true;
@@ -211,11 +213,10 @@ impl State<'_> {
     }
 }
 
-/// Asks the tracker for holders now and then, more often while there is none.
+/// Asks for holders now and then, more often while there is none.
 fn find_more(
-    mut asker: Asker,
+    mut finder: Box<dyn Finder>,
     id: FileId,
-    token: Box<dyn Fn() -> Option<Token> + Send>,
     alone: Arc<AtomicBool>,
     threads: &Threads,
     work: &Shutdown,
@@ -231,7 +232,7 @@ fn find_more(
             }
             last = Instant::now();
             let query = Query { name: None, id: Some(id) };
-            match lookup(&mut asker, &query, SOURCES_MAX as u32, token(), &work) {
+            match finder.find(&query) {
                 Ok(files) => {
                     said = false;
                     let holders = files.into_iter().flat_map(|file| [file.whole, file.partial]).flatten();

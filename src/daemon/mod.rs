@@ -9,14 +9,18 @@ pub mod client;
 pub mod download;
 pub mod error;
 pub mod fetch;
+pub mod finder;
 pub mod hub;
 pub mod leecher;
 pub mod lookup;
 pub mod manager;
+pub mod member;
 pub mod peer;
 pub mod seeder;
+pub mod shelf;
 pub mod tracker;
 pub mod tracker_session;
+pub mod transfer;
 pub mod watch;
 
 pub use error::{DaemonError, Fault};

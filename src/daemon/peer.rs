@@ -3,58 +3,28 @@
 //! A connection has a reading thread, which takes requests in, and a writing thread, which answers them in order
 //! and tells of new chunks in between. Invariant: only what a [`ChunkSource`] vouches for leaves this machine.
 
+use super::shelf::{Offer, Shelf};
 use crate::content::limits::{self, CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION, SERVE_QUEUE};
-use crate::content::{ChunkIndex, FileId};
+use crate::content::{ChunkIndex, FileId, FileName};
 use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
 use crate::protocol::ErrorCode;
-use crate::protocol::peer::{PeerRequest, PeerResponse};
+use crate::protocol::frame::FrameError;
+use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
 use crate::storage::{ChunkSource, StoreError};
 use crate::swarm::token_bucket::TokenBucket;
 use crossbeam_channel::{Receiver, Select, Sender, bounded};
-use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Files that one connection is told news of.
 const SUBSCRIPTIONS_MAX: usize = 16;
+/// Files named in one answer.
+const FILES_MAX: usize = 65_536;
 /// Chunks named in one `got`.
 const GOT_MAX: usize = 4_096;
-
-/// What a peer serves, by id. Clones are the same shelf.
-#[derive(Clone, Default)]
-pub struct Shelf {
-    sources: Arc<RwLock<HashMap<FileId, Arc<dyn ChunkSource>>>>,
-    served: Arc<AtomicU64>,
-}
-
-impl Shelf {
-    /// An empty shelf.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Puts something on the shelf.
-    pub fn put(&self, id: FileId, source: Arc<dyn ChunkSource>) {
-        self.sources.write().unwrap_or_else(PoisonError::into_inner).insert(id, source);
-    }
-
-    /// Takes something off the shelf.
-    pub fn take(&self, id: FileId) {
-        self.sources.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
-    }
-
-    /// How many chunks have been asked for of all that is on the shelf.
-    pub fn served(&self) -> &AtomicU64 {
-        &self.served
-    }
-
-    fn get(&self, id: FileId) -> Option<Arc<dyn ChunkSource>> {
-        self.sources.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
-    }
-}
 
 /// Somebody who serves as well has asked for a file: it may have, or get, chunks of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,6 +232,7 @@ impl<'a> Answers<'a> {
             PeerRequest::Manifest { file } => self.manifest(file),
             PeerRequest::Have { file } => self.have(file),
             PeerRequest::Chunk { file, index } => self.chunk(file, index),
+            PeerRequest::Files { name, id } => self.files(name.as_ref(), id),
             PeerRequest::Ping => self.writer.send(&PeerResponse::Pong),
             PeerRequest::Hello { .. } => self.refuse(ErrorCode::Malformed, "hello was said already", None),
             PeerRequest::Unknown => {
@@ -295,6 +266,20 @@ impl<'a> Answers<'a> {
         self.writer.send_with(&response, &payload)
     }
 
+    /// What is offered of a name, of an id, or at all. The list is cut where it would be too long.
+    fn files(&mut self, name: Option<&FileName>, id: Option<FileId>) -> Result<(), LinkError> {
+        let asked = |offer: &Offer| {
+            name.is_none_or(|name| offer.file.name == *name) && id.is_none_or(|id| offer.file.id == id)
+        };
+        let offers = self.server.shelf.offers().into_iter().filter(asked).take(FILES_MAX);
+        let files: Vec<OfferedFile> = offers
+            .map(|Offer { file, source }| OfferedFile { file, held: source.progress().held() })
+            .collect();
+        let payload = serde_json::to_vec(&files).map_err(FrameError::from)?;
+        let response = PeerResponse::Files { count: files.len() as u32, length: payload.len() as u64 };
+        self.writer.send_with(&response, &payload)
+    }
+
     fn have(&mut self, file: FileId) -> Result<(), LinkError> {
         let Some(source) = self.server.shelf.get(file) else {
             return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), None);
@@ -311,7 +296,7 @@ impl<'a> Answers<'a> {
     }
 
     fn chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), LinkError> {
-        self.server.shelf.served.fetch_add(1, Ordering::Relaxed);
+        self.server.shelf.served().fetch_add(1, Ordering::Relaxed);
         let Some(source) = self.server.shelf.get(file) else {
             return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), Some(index));
         };

@@ -1,8 +1,9 @@
 //! A seeder: one file, hashed, registered and served until it is told to stop.
 
-use super::announcer::{Announcer, Identity, Offer};
+use super::announcer::{Announcer, Identity};
 use super::error::{DaemonError, Fault};
-use super::peer::{ServeOptions, Shelf, serve};
+use super::peer::{ServeOptions, serve};
+use super::shelf::{Offer, Shelf};
 use super::watch::Watch;
 use crate::content::{EntityName, FileName};
 use crate::net::{Listener, Shutdown, Threads};
@@ -56,8 +57,8 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     log::info!("serving {} ({size} bytes, {chunks} chunks) with id {}", summary.name, summary.id);
     let threads = Threads::new();
     let shelf = Shelf::new();
-    shelf.put(summary.id, file.clone());
-    serve(listener, shelf, &config.serve, None, &threads, shutdown)?;
+    shelf.offer(Offer { file: summary, source: file });
+    serve(listener, shelf.clone(), &config.serve, None, &threads, shutdown)?;
     log::info!("seeder listening on {address}");
     let (failures, failed) = bounded(1);
     let identity = Identity {
@@ -65,8 +66,7 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
         port: address.port(),
         advertise: config.advertise,
     };
-    let offers = vec![Offer { file: summary, source: file }];
-    Announcer::start(config.tracker, identity, offers, config.timeout, failures, &threads, shutdown)?;
+    Announcer::start(config.tracker, identity, shelf, config.timeout, failures, &threads, shutdown)?;
     let result = crossbeam_channel::select! {
         recv(shutdown.signal()) -> _ => Ok(()),
         recv(failed) -> failure => failure.map_or(Ok(()), Err),

@@ -8,6 +8,8 @@ pub trait Watch: Send + Sync {
     fn advance(&self, bytes: u64);
     /// A word on what is going on.
     fn note(&self, text: &str);
+    /// What is missing, and why, when nothing comes; empty when it goes on.
+    fn trouble(&self, _text: &str) {}
     /// It has ended, well or not.
     fn end(&self);
 }

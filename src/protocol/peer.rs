@@ -3,9 +3,20 @@
 //! A conversation opens with `hello` from both sides. After that requests are pipelined: answers come
 //! in the order of the requests, and `got` may come between them once `have` was asked.
 
+use super::tracker::FileSummary;
 use super::{ErrorCode, Message};
-use crate::content::{ChunkIndex, FileId};
+use crate::content::{ChunkIndex, FileId, FileName};
 use serde::{Deserialize, Serialize};
+
+/// A file that a peer offers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OfferedFile {
+    /// What it is.
+    #[serde(flatten)]
+    pub file: FileSummary,
+    /// How many of its chunks are there.
+    pub held: u32,
+}
 
 /// From the peer that connected.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -35,6 +46,15 @@ pub enum PeerRequest {
         file: FileId,
         /// The chunk, counted from 0.
         index: ChunkIndex,
+    },
+    /// Asks what is offered under a name, of an id, or at all.
+    Files {
+        /// The name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<FileName>,
+        /// The id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<FileId>,
     },
     /// Keeps an idle conversation open.
     Ping,
@@ -88,6 +108,13 @@ pub enum PeerResponse {
         /// Bytes that follow.
         length: u32,
     },
+    /// What is offered: a JSON array of [`OfferedFile`] follows.
+    Files {
+        /// How many there are.
+        count: u32,
+        /// Bytes that follow.
+        length: u64,
+    },
     /// Answers a ping.
     Pong,
     /// Answers a request that cannot be met. The conversation goes on unless the code says that it
@@ -111,7 +138,9 @@ impl Message for PeerRequest {}
 impl Message for PeerResponse {
     fn payload_length(&self) -> u64 {
         match self {
-            PeerResponse::Manifest { length, .. } | PeerResponse::Have { length, .. } => *length,
+            PeerResponse::Manifest { length, .. }
+            | PeerResponse::Have { length, .. }
+            | PeerResponse::Files { length, .. } => *length,
             PeerResponse::Chunk { length, .. } => u64::from(*length),
             _ => 0,
         }
@@ -140,6 +169,9 @@ mod tests {
         exact(Manifest { file: FILE }, r#"{"type":"manifest","file":"FILE"}"#);
         exact(Have { file: FILE }, r#"{"type":"have","file":"FILE"}"#);
         exact(Chunk { file: FILE, index: INDEX }, r#"{"type":"chunk","file":"FILE","index":4}"#);
+        exact(Files { name: None, id: None }, r#"{"type":"files"}"#);
+        let name = FileName::new("a b.txt").ok();
+        exact(Files { name, id: Some(FILE) }, r#"{"type":"files","name":"a b.txt","id":"FILE"}"#);
         exact(Ping, r#"{"type":"ping"}"#);
         assert_eq!(serde_json::from_str::<PeerRequest>(r#"{"type":"dance","x":1}"#).unwrap(), Unknown);
     }
@@ -161,6 +193,11 @@ mod tests {
             Chunk { file: FILE, index: INDEX, length: 3 },
             r#"{"type":"chunk","file":"FILE","index":4,"length":3}"#,
         );
+        exact(Files { count: 1, length: 99 }, r#"{"type":"files","count":1,"length":99}"#);
+        let file = FileSummary { id: FILE, name: FileName::new("f").unwrap(), size: 5, chunks: 1 };
+        let offered = serde_json::to_string(&OfferedFile { file, held: 1 }).unwrap();
+        let id = "07".repeat(32);
+        assert_eq!(offered, format!(r#"{{"id":"{id}","name":"f","size":5,"chunks":1,"held":1}}"#));
         exact(Pong, r#"{"type":"pong"}"#);
         exact(
             Error { code: ErrorCode::NotHere, text: "not yet".into(), index: Some(INDEX) },

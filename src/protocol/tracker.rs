@@ -131,7 +131,14 @@ pub enum TrackerRequest {
         /// How many of its chunks are there.
         held: u32,
     },
-    /// Asks who has a file, by name, by id, or both.
+    /// No longer offers a file.
+    Withdraw {
+        /// From `registered`.
+        token: Token,
+        /// The file.
+        file: FileId,
+    },
+    /// Asks who has a file, by name, by id, or both; with neither, for all files.
     Lookup {
         /// The name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -227,6 +234,11 @@ pub enum TrackerResponse {
     Farewell,
     /// Acknowledges an announcement.
     Announced {
+        /// The file.
+        file: FileId,
+    },
+    /// Acknowledges a withdrawal.
+    Withdrawn {
         /// The file.
         file: FileId,
     },
@@ -398,6 +410,7 @@ mod tests {
             Announce { token: TOKEN, file: summary(), held: 1 },
             r#"{"type":"announce","token":"TOKEN","file":{"id":"FILE","name":"a b.txt","size":9,"chunks":1},"held":1}"#,
         );
+        exact(Withdraw { token: TOKEN, file: FILE }, r#"{"type":"withdraw","token":"TOKEN","file":"FILE"}"#);
         exact(
             Lookup { name: Some(summary().name), id: None, limit: 30, token: None },
             r#"{"type":"lookup","name":"a b.txt","limit":30}"#,
@@ -446,6 +459,7 @@ mod tests {
         exact(Alive, r#"{"type":"alive"}"#);
         exact(Farewell, r#"{"type":"farewell"}"#);
         exact(Announced { file: FILE }, r#"{"type":"announced","file":"FILE"}"#);
+        exact(Withdrawn { file: FILE }, r#"{"type":"withdrawn","file":"FILE"}"#);
         let found =
             FoundFile { file: summary(), holders: 2, whole: vec![address("10.0.0.1:7000")], partial: vec![] };
         exact(

@@ -8,7 +8,7 @@ use super::error::{self, StoreError};
 use rustix::fs::{FallocateFlags, OFlags};
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::SystemTime;
 use tempfile::NamedTempFile;
@@ -33,6 +33,41 @@ impl Stamp {
     /// Refuses a file that no longer looks like this.
     pub(super) fn check(&self, file: &File, path: &Path) -> Result<(), StoreError> {
         match Self::read(file, path)? == *self {
+            true => Ok(()),
+            false => Err(StoreError::Changed(path.to_owned())),
+        }
+    }
+}
+
+/// What must still be found under a name for it to be the file that was seen there: the same file, not only
+/// one of the same size and time. The time of its last change of any sort tells also of bytes that were
+/// overwritten and whose time was put back, since nobody can set it. New rights and new links alter it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    stamp: Stamp,
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl Identity {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self {
+            stamp: Stamp::of(metadata),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Whether the bytes were last written to before that time.
+    pub(super) fn written_before(&self, time: SystemTime) -> bool {
+        self.stamp.modified.is_some_and(|modified| modified < time)
+    }
+
+    /// Refuses an open file that is another one, or no longer looks like this.
+    pub(super) fn check(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        match Self::of(&file.metadata().map_err(error::io("look at", path))?) == *self {
             true => Ok(()),
             false => Err(StoreError::Changed(path.to_owned())),
         }
@@ -139,7 +174,7 @@ pub(super) fn replace(path: &Path, temporary: NamedTempFile) -> Result<File, Sto
 mod tests {
     use super::*;
     use rustix::fs::{CWD, FileType, Mode};
-    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    use std::os::unix::fs::FileExt as _;
 
     #[test]
     fn only_regular_files_are_opened_and_a_pipe_does_not_hang() {

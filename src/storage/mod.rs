@@ -1,6 +1,6 @@
-//! Bytes on disk: finished files, files being downloaded, and chunk folders.
+//! Bytes on disk: finished files and folders of them, files being downloaded, and chunk folders.
 //!
-//! Whatever holds chunks is a [`ChunkSource`], so that serving does not care which of the three it is;
+//! Whatever holds chunks is a [`ChunkSource`], so that serving does not care which of these it is;
 //! whatever takes verified chunks in is a [`ChunkSink`]. Nothing here opens a socket or decides what to
 //! fetch, and nothing here checks a chunk that comes from outside: its bytes have been verified by whoever
 //! hands them in. Invariant: a chunk that [`Progress`] names has been verified, and
@@ -12,16 +12,19 @@ pub mod chunk_folder;
 mod chunk_list;
 mod disk;
 pub mod error;
+mod folder_scan;
 mod hashing;
 mod have_file;
 pub mod part;
 pub mod progress;
+pub mod shared_folder;
 pub mod whole;
 
 pub use chunk_folder::{ChunkFolder, HeldChunk};
 pub use error::StoreError;
 pub use part::PartFile;
 pub use progress::Progress;
+pub use shared_folder::{FolderChange, Look, SharedFile, SharedFolder};
 pub use whole::WholeFile;
 
 use crate::content::{ChunkIndex, Manifest};

@@ -1,10 +1,12 @@
 //! A finished file that is served.
 //!
-//! Its chunks were hashed once; the file stays open, so that it can be renamed or replaced meanwhile.
-//! It is never written to. Invariant: as long as size and time of change are what they were when hashing
-//! began, the bytes are those that the manifest describes; after that nothing is served any more.
+//! Its chunks were hashed once. A file that was published by its path stays open, so that it can be renamed
+//! or replaced meanwhile; one of a [shared folder](super::SharedFolder) is opened for each chunk, so that a
+//! folder of any number of files keeps none open. It is never written to. Invariant: as long as the file
+//! looks as it did when hashing began, the bytes are those that the manifest describes; after that nothing
+//! is served any more.
 
-use super::disk::{self, Stamp};
+use super::disk::{self, Identity, Stamp};
 use super::error::StoreError;
 use super::hashing::{self, Watch};
 use super::progress::Progress;
@@ -14,15 +16,23 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::{fmt, io};
 
 /// A complete, verified file.
 pub struct WholeFile {
     path: PathBuf,
-    file: Arc<File>,
-    stamp: Stamp,
+    access: Access,
     manifest: Arc<Manifest>,
     id: FileId,
     progress: Progress,
+}
+
+/// How the bytes are reached again.
+enum Access {
+    /// They are in this open file, whatever its name is by now.
+    Open { file: Arc<File>, stamp: Stamp },
+    /// They are under the path, as long as exactly this file is there.
+    Named(Identity),
 }
 
 impl WholeFile {
@@ -78,11 +88,37 @@ impl WholeFile {
         }
     }
 
+    /// Takes a file that is there for what a manifest says, without reading it: **the caller vouches for its
+    /// bytes**, having just verified each of them, as a finished download has. Only the size is compared.
+    ///
+    /// # Errors
+    /// The path is no regular file or cannot be opened, or it has another size than the manifest says
+    /// ([`StoreError::Changed`]).
+    pub fn verified(path: &Path, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
+        let (file, stamp) = disk::open_regular(path)?;
+        match stamp.size == manifest.layout().size() {
+            true => Self::unchanged(path, file, stamp, manifest),
+            false => Err(StoreError::Changed(path.to_owned())),
+        }
+    }
+
+    /// Lets go of the open file: from now on it is opened by its path for each chunk, and has to be exactly
+    /// the file of this identity. It must be that now, or else it is [`StoreError::Changed`]; an identity
+    /// that was taken before hashing began therefore stands for the bytes that were hashed.
+    pub(super) fn by_path(mut self, identity: Identity) -> Result<Self, StoreError> {
+        if let Access::Open { file, .. } = &self.access {
+            identity.check(file, &self.path)?;
+        }
+        self.access = Access::Named(identity);
+        Ok(self)
+    }
+
     fn unchanged(path: &Path, file: File, stamp: Stamp, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
         stamp.check(&file, path)?;
         let id = manifest.id();
         let progress = Progress::new(HaveMap::all(manifest.layout().count()));
-        Ok(Self { path: path.to_owned(), file: Arc::new(file), stamp, manifest, id, progress })
+        let access = Access::Open { file: Arc::new(file), stamp };
+        Ok(Self { path: path.to_owned(), access, manifest, id, progress })
     }
 
     /// What the file is known by.
@@ -93,6 +129,42 @@ impl WholeFile {
     /// Where the file was when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How the file is cut.
+    pub fn layout(&self) -> &Layout {
+        self.manifest.layout()
+    }
+
+    /// The file, open, if it is still the one that was hashed.
+    fn open(&self) -> Result<Arc<File>, StoreError> {
+        match &self.access {
+            Access::Open { file, stamp } => stamp.check(file, &self.path).map(|()| Arc::clone(file)),
+            Access::Named(identity) => {
+                let (file, _) = disk::open_regular(&self.path).map_err(gone)?;
+                identity.check(&file, &self.path)?;
+                Ok(Arc::new(file))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for WholeFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WholeFile").field("path", &self.path).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// That nothing, or no file, is there any more is a change.
+fn gone(error: StoreError) -> StoreError {
+    match error {
+        StoreError::NotAFile(path) => StoreError::Changed(path),
+        StoreError::Io { path, source, .. }
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            StoreError::Changed(path)
+        }
+        other => other,
     }
 }
 
@@ -107,8 +179,7 @@ impl ChunkSource for WholeFile {
 
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
         let span = self.manifest.layout().span(index).ok_or(StoreError::Missing(index))?;
-        self.stamp.check(&self.file, &self.path)?;
-        Ok(StoredChunk { file: Arc::clone(&self.file), offset: span.offset, length: span.length })
+        Ok(StoredChunk { file: self.open()?, offset: span.offset, length: span.length })
     }
 }
 
@@ -209,6 +280,35 @@ mod tests {
         fs::write(&other, "other").unwrap();
         fs::rename(other, &path).unwrap();
         assert_eq!(whole.stored(ChunkIndex(0)).unwrap().length, 100);
+    }
+
+    #[test]
+    fn a_verified_file_is_not_read_but_must_have_the_size() {
+        let (_folder, path) = file_of(&[1; 100]);
+        let manifest = publish(&path).unwrap().manifest().unwrap();
+        let whole = WholeFile::verified(&path, Arc::clone(&manifest)).unwrap();
+        assert_eq!(whole.stored(ChunkIndex(0)).unwrap().length, 100);
+        fs::write(&path, [2; 100]).unwrap();
+        assert!(matches!(whole.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
+        assert!(WholeFile::verified(&path, Arc::clone(&manifest)).is_ok());
+        fs::write(&path, [1; 99]).unwrap();
+        assert!(matches!(WholeFile::verified(&path, manifest), Err(StoreError::Changed(_))));
+    }
+
+    #[test]
+    fn a_file_reached_by_its_path_has_to_be_there_and_the_same() {
+        let (folder, path) = file_of(&[1; 100]);
+        let identity = Identity::of(&fs::metadata(&path).unwrap());
+        let whole = publish(&path).unwrap().by_path(identity).unwrap();
+        assert_eq!(whole.stored(ChunkIndex(0)).unwrap().length, 100);
+        assert!(whole.open().is_ok_and(|file| Arc::strong_count(&file) == 1), "it is not kept open");
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(whole.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(whole.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
+        let other = folder.path().join("other");
+        fs::write(&other, [1; 100]).unwrap();
+        assert!(matches!(publish(&other).unwrap().by_path(identity), Err(StoreError::Changed(_))));
     }
 
     #[test]

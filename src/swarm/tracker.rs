@@ -110,6 +110,13 @@ impl Tracker {
                 Some(id) => self.announce(id, &file, held),
                 None => unknown_token(),
             }),
+            Ask::Withdraw { token, file } => Some(match self.peers.registry.by_token(now, token) {
+                Some(id) => {
+                    self.peers.registry.retract(id, file);
+                    TrackerResponse::Withdrawn { file }
+                }
+                None => unknown_token(),
+            }),
             Ask::Lookup { name, id, limit, token } => {
                 let except = token.and_then(|token| self.peers.registry.by_token(now, token));
                 Some(self.lookup(now, name.as_ref(), id, limit, except))

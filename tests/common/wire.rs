@@ -208,7 +208,7 @@ impl Whole {
                 let bytes = self.bytes[span.offset as usize..][..span.length as usize].to_vec();
                 (PeerResponse::Chunk { file, index: *index, length: span.length }, bytes)
             }
-            PeerRequest::Unknown => return None,
+            PeerRequest::Files { .. } | PeerRequest::Unknown => return None,
         })
     }
 }

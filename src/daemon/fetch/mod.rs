@@ -3,7 +3,7 @@
 //! [`Fetch`] has no thread of its own. The state thread of whatever daemon downloads owns it, feeds it the
 //! [`SourceEvent`]s that its sources send, and calls [`Fetch::tick`]; the sources do the reading, checking and
 //! storing in threads of theirs. What to ask of whom is decided by the pure
-//! [`Picker`](crate::swarm::picker::Picker).
+//! [`Picker`].
 //!
 //! Invariants: the owner of a fetch never waits for a source; a source that sent a bad chunk is never used
 //! again; a source that is lost is tried again later, at growing intervals.

@@ -3,11 +3,14 @@
 //! Invariants: a chunk is stored only after its SHA-256 matched what was expected before it was asked for; nothing
 //! is accepted that was not asked for; every wait has a deadline.
 
+use super::super::lookup::Query;
 use super::{Arrival, Job, SourceEvent, SourceUpdate};
-use crate::content::limits::{CHUNKS_MAX, HELLO_TIMEOUT, KEEP_ALIVE, PROTOCOL_VERSION, STALL_TIMEOUT};
+use crate::content::limits::{
+    CHUNKS_MAX, HELLO_TIMEOUT, KEEP_ALIVE, LIST_MAX, PROTOCOL_VERSION, STALL_TIMEOUT,
+};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
-use crate::protocol::peer::{PeerRequest, PeerResponse};
+use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
 use crate::storage::StoreError;
 use crate::swarm::picker::SourceId;
 use crossbeam_channel::{Receiver, Sender};
@@ -88,6 +91,27 @@ impl Conversation {
                 let payload = manifest_payload(&mut self.reader, size, chunk_size, length)?;
                 Manifest::decode(file, size, chunk_size, &payload)
                     .map_err(|error| SourceError::Protocol(format!("sends a wrong manifest: {error}")))
+            }
+            PeerResponse::Error { text, .. } => Err(SourceError::Protocol(format!("refuses: {text}"))),
+            _ => Err(SourceError::Protocol("answers something else".into())),
+        }
+    }
+}
+
+impl Conversation {
+    /// Asks what a peer offers.
+    ///
+    /// # Errors
+    /// Not a list of files, or whatever ends a link.
+    pub fn files(&mut self, query: &Query, shutdown: &Shutdown) -> Result<Vec<OfferedFile>, SourceError> {
+        let _guard = shutdown.guard(&self.stream);
+        let Query { name, id } = query.clone();
+        self.writer.send(&PeerRequest::Files { name, id })?;
+        match self.reader.message(STALL_TIMEOUT)? {
+            PeerResponse::Files { length, .. } if length <= LIST_MAX => {
+                let mut payload = vec![0; length as usize];
+                self.reader.payload(&mut payload)?;
+                Ok(serde_json::from_slice(&payload).map_err(|error| LinkError::Frame(error.into()))?)
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Protocol(format!("refuses: {text}"))),
             _ => Err(SourceError::Protocol("answers something else".into())),

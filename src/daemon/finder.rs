@@ -1,0 +1,241 @@
+//! Ways to find out who has a file: asking a tracker, asking all peers, or both.
+
+use super::announcer::Outage;
+use super::error::{DaemonError, Fault};
+use super::fetch::{Conversation, SourceError};
+use super::lookup::{Query, lookup};
+use crate::content::FileId;
+use crate::content::limits::SOURCES_MAX;
+use crate::net::{AskError, Asker, Shutdown};
+use crate::protocol::peer::OfferedFile;
+use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+/// Peers that are asked at once.
+const ASKED_AT_ONCE: usize = 32;
+
+/// Finds out who has what. A query of nothing finds everything, where the answering side lists it.
+pub trait Finder: Send {
+    /// Asks once.
+    ///
+    /// # Errors
+    /// Why there is no answer, for people.
+    fn find(&mut self, query: &Query) -> Result<Vec<FoundFile>, String>;
+}
+
+/// Asks a tracker.
+pub struct TrackerFinder {
+    asker: Asker,
+    token: Box<dyn Fn() -> Option<Token> + Send>,
+    shutdown: Shutdown,
+}
+
+impl TrackerFinder {
+    /// Asks with an asker of its own. `token` keeps this peer out of the answers, if it is registered.
+    pub fn new(
+        asker: Asker,
+        shutdown: &Shutdown,
+        token: impl Fn() -> Option<Token> + Send + 'static,
+    ) -> Self {
+        Self { asker, token: Box::new(token), shutdown: shutdown.clone() }
+    }
+}
+
+impl Finder for TrackerFinder {
+    fn find(&mut self, query: &Query) -> Result<Vec<FoundFile>, String> {
+        let found = lookup(&mut self.asker, query, SOURCES_MAX as u32, (self.token)(), &self.shutdown);
+        found.map_err(|why: AskError| why.to_string())
+    }
+}
+
+/// The active peers, without this one, as the manager last told.
+pub type Peers = Arc<RwLock<Vec<PeerSummary>>>;
+
+/// Asks all active peers at once.
+pub struct PeersFinder {
+    peers: Peers,
+    shutdown: Shutdown,
+}
+
+impl PeersFinder {
+    /// Asks whoever is on the list when the question comes.
+    pub fn new(peers: Peers, shutdown: &Shutdown) -> Self {
+        Self { peers, shutdown: shutdown.clone() }
+    }
+}
+
+impl Finder for PeersFinder {
+    fn find(&mut self, query: &Query) -> Result<Vec<FoundFile>, String> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let answers = Mutex::new(Vec::new());
+        let next = AtomicUsize::new(0);
+        let ask = || {
+            while let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match files_of(peer.address, query, &self.shutdown) {
+                    Ok(files) => answers
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .extend(files.into_iter().map(|file| (peer.address, file))),
+                    Err(why) => log::debug!("{} at {} does not answer: {why}", peer.name, peer.address),
+                }
+            }
+        };
+        // All of them have ended before this returns, so they may borrow.
+        std::thread::scope(|scope| {
+            for _ in 0..peers.len().min(ASKED_AT_ONCE) {
+                let spawned = std::thread::Builder::new().name("ask-peer".into()).spawn_scoped(scope, ask);
+                if let Err(error) = spawned {
+                    log::warn!("no thread to ask a peer: {error}");
+                }
+            }
+        });
+        Ok(merge(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+fn files_of(
+    address: SocketAddr,
+    query: &Query,
+    shutdown: &Shutdown,
+) -> Result<Vec<OfferedFile>, SourceError> {
+    Conversation::open(address, None, shutdown)?.files(query, shutdown)
+}
+
+/// What single peers offer, as files and their holders.
+fn merge(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
+    let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
+    for (address, OfferedFile { file, held }) in answers {
+        let entry = found.entry(file.id).or_insert_with(|| FoundFile {
+            file: file.clone(),
+            holders: 0,
+            whole: Vec::new(),
+            partial: Vec::new(),
+        });
+        if entry.whole.contains(&address) || entry.partial.contains(&address) {
+            continue;
+        }
+        entry.holders += 1;
+        match held >= file.chunks {
+            true => entry.whole.push(address),
+            false => entry.partial.push(address),
+        }
+    }
+    found.into_values().collect()
+}
+
+/// Asks several, and puts their answers together.
+pub struct Both(pub Vec<Box<dyn Finder>>);
+
+impl Finder for Both {
+    fn find(&mut self, query: &Query) -> Result<Vec<FoundFile>, String> {
+        let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
+        let mut failure = None;
+        let mut answered = false;
+        for finder in &mut self.0 {
+            match finder.find(query) {
+                Ok(files) => {
+                    answered = true;
+                    files.into_iter().for_each(|file| join(&mut found, file));
+                }
+                Err(why) => failure = Some(why),
+            }
+        }
+        match failure {
+            Some(why) if !answered => Err(why),
+            _ => Ok(found.into_values().collect()),
+        }
+    }
+}
+
+fn join(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
+    let Some(entry) = found.get_mut(&file.file.id) else {
+        found.insert(file.file.id, file);
+        return;
+    };
+    let known = |entry: &FoundFile, address: &SocketAddr| {
+        entry.whole.contains(address) || entry.partial.contains(address)
+    };
+    let news = |entry: &FoundFile, addresses: Vec<SocketAddr>| -> Vec<SocketAddr> {
+        addresses.into_iter().filter(|address| !known(entry, address)).collect()
+    };
+    let (whole, partial) = (news(entry, file.whole), news(entry, file.partial));
+    entry.holders += (whole.len() + partial.len()) as u32;
+    entry.whole.extend(whole);
+    entry.partial.extend(partial);
+}
+
+/// Asks until there is an answer, and returns all that match.
+///
+/// # Errors
+/// No answer for as long as `outage` was given, or the shutdown.
+pub fn find_patiently(
+    finder: &mut dyn Finder,
+    query: &Query,
+    mut outage: Outage,
+    shutdown: &Shutdown,
+) -> Result<Vec<FoundFile>, DaemonError> {
+    loop {
+        let pause = match finder.find(query) {
+            Ok(files) => return Ok(files),
+            Err(_) if shutdown.is_stopped() => Duration::ZERO,
+            Err(why) => outage.failed(&why)?,
+        };
+        if shutdown.wait(pause) {
+            return Err(interrupted());
+        }
+    }
+}
+
+/// What to say when a download was interrupted.
+pub fn interrupted() -> DaemonError {
+    DaemonError::new(Fault::Interrupted, "interrupted; the same command goes on from here")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::FileName;
+    use crate::protocol::tracker::FileSummary;
+
+    fn address(number: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], number))
+    }
+
+    fn offered(id: u8, held: u32) -> OfferedFile {
+        let name = FileName::new("f").unwrap();
+        OfferedFile { file: FileSummary { id: FileId([id; 32]), name, size: 1, chunks: 4 }, held }
+    }
+
+    #[test]
+    fn answers_are_put_together_by_id() {
+        let answers = vec![
+            (address(1), offered(1, 4)),
+            (address(2), offered(1, 3)),
+            (address(2), offered(1, 4)),
+            (address(3), offered(2, 4)),
+        ];
+        let found = merge(answers);
+        assert_eq!(found.len(), 2);
+        assert_eq!(
+            (found[0].holders, &found[0].whole[..], &found[0].partial[..]),
+            (2, &[address(1)][..], &[address(2)][..])
+        );
+
+        struct Fixed(Result<Vec<FoundFile>, String>);
+        impl Finder for Fixed {
+            fn find(&mut self, _: &Query) -> Result<Vec<FoundFile>, String> {
+                self.0.clone()
+            }
+        }
+        let more = merge(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
+        let none = || Box::new(Fixed(Err("no answer".into())));
+        let mut both = Both(vec![Box::new(Fixed(Ok(found))), none(), Box::new(Fixed(Ok(more)))]);
+        let found = both.find(&Query::default()).unwrap();
+        assert_eq!((found.len(), found[0].holders, found[0].whole.len()), (2, 3, 2));
+        assert_eq!(Both(vec![none(), none()]).find(&Query::default()), Err("no answer".into()));
+    }
+}

@@ -1,0 +1,70 @@
+//! Keeps the shelf in step with the folder: looks at it now and then, hashes what is new, withdraws what is gone.
+
+use super::Inner;
+use crate::content::limits::FOLDER_LOOK;
+use crate::daemon::shelf::Offer;
+use crate::protocol::tracker::FileSummary;
+use crate::storage::shared_folder::{FolderChange, SharedFile};
+use std::io;
+use std::sync::Arc;
+
+/// The thread that looks at the folder.
+pub(super) struct FolderWatch {
+    inner: Arc<Inner>,
+    /// The folder could not be read the last time.
+    unreadable: bool,
+}
+
+impl FolderWatch {
+    /// Starts the thread, which ends at the shutdown.
+    pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
+        let mut watch = Self { inner: inner.clone(), unreadable: false };
+        inner.threads.spawn("folder", move || {
+            watch.look();
+            let offers = watch.inner.shelf.offers().len();
+            log::info!("sharing {offers} files of {}", watch.inner.folder.path().display());
+            while !watch.inner.shutdown.wait(FOLDER_LOOK) {
+                watch.look();
+            }
+        })
+    }
+
+    fn look(&mut self) {
+        let look = match self.inner.folder.look() {
+            Ok(look) => look,
+            Err(error) => {
+                if !std::mem::replace(&mut self.unreadable, true) {
+                    log::warn!("{error}");
+                }
+                return;
+            }
+        };
+        self.unreadable = false;
+        look.changes.into_iter().for_each(|change| apply(&self.inner, change));
+        for name in look.to_hash {
+            let stop = || self.inner.shutdown.is_stopped();
+            match self.inner.folder.hash(&name, &|_| {}, &stop) {
+                Ok(Some(change)) => apply(&self.inner, change),
+                Ok(None) => {}
+                Err(_) if self.inner.shutdown.is_stopped() => return,
+                Err(error) => log::warn!("{error}"),
+            }
+        }
+    }
+}
+
+/// Puts a change of the folder on the shelf.
+pub(super) fn apply(inner: &Inner, change: FolderChange) {
+    match change {
+        FolderChange::Added(SharedFile { name, file, id, size, chunks }) => {
+            log::info!("sharing {name}, {size} bytes, id {id}");
+            inner.shelf.offer(Offer { file: FileSummary { id, name, size, chunks }, source: file });
+        }
+        FolderChange::Removed { name, .. } => {
+            log::info!("{name} is gone or has changed and is not shared any more");
+            inner.shelf.withdraw(&name);
+        }
+        FolderChange::Skipped { name, why } => log::warn!("{name} is not shared: {why}"),
+    }
+    inner.nudge();
+}

@@ -1,0 +1,286 @@
+//! A plain folder in a swarm: shares every file in it, and gets what others have into it.
+//!
+//! Whom it can ask it learns from a manager, from a tracker, or from both. The state thread takes in what the
+//! manager says and whom the serving side meets; a thread looks at the folder; each transfer has a thread of its
+//! own, which is the state thread of that download. Invariant: what is on the shelf was hashed here or verified on
+//! arrival, and is what is in the folder now.
+
+mod folder_watch;
+mod transfers;
+
+pub use transfers::{Stage, Transfer, TransferStatus};
+
+use super::announcer::{Announcer, Identity};
+use super::error::DaemonError;
+use super::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
+use super::lookup::Query;
+use super::peer::{Met, ServeOptions, serve};
+use super::shelf::Shelf;
+use super::tracker_session::{self, SessionEvent};
+use super::watch::Watch;
+use crate::content::{EntityName, FileId};
+use crate::net::{Asker, Listener, Shutdown, Threads};
+use crate::protocol::tracker::{FoundFile, PeerSummary};
+use crate::storage::SharedFolder;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use folder_watch::FolderWatch;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Events that may wait for the state thread, of each kind.
+const QUEUE: usize = 1_024;
+
+/// What a member is told to do.
+#[derive(Debug, Clone)]
+pub struct MemberConfig {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Where to serve.
+    pub listen: SocketAddr,
+    /// What people call this peer.
+    pub name: EntityName,
+    /// The manager that tells of peers, if any.
+    pub manager: Option<SocketAddr>,
+    /// The tracker to register with, if any.
+    pub tracker: Option<SocketAddr>,
+    /// The peer's address, when that is not what others see.
+    pub advertise: Option<SocketAddr>,
+    /// How to serve.
+    pub serve: ServeOptions,
+    /// How long to wait for a manager or tracker that does not answer, and for chunks that do not come.
+    pub timeout: Option<Duration>,
+}
+
+/// What the threads of a member share.
+struct Inner {
+    config: MemberConfig,
+    port: u16,
+    folder: SharedFolder,
+    shelf: Shelf,
+    peers: Peers,
+    /// Whether the manager has told of peers yet.
+    told: Mutex<bool>,
+    announcer: Option<Announcer>,
+    /// Where peers that ask for a file are reported while it is being downloaded.
+    routes: Mutex<HashMap<FileId, Sender<Met>>>,
+    transfers: Mutex<Vec<Arc<Transfer>>>,
+    watch: Arc<dyn Watch>,
+    threads: Threads,
+    shutdown: Shutdown,
+}
+
+/// A running member.
+#[derive(Clone)]
+pub struct Member {
+    inner: Arc<Inner>,
+    failed: Receiver<DaemonError>,
+}
+
+impl Member {
+    /// Starts to share a folder. `watch` sees the hashing and the transfers. It runs until the shutdown.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or the port is taken.
+    pub fn start(
+        config: MemberConfig,
+        watch: Arc<dyn Watch>,
+        shutdown: &Shutdown,
+    ) -> Result<Self, DaemonError> {
+        let listener = Listener::bind(config.listen)?;
+        let folder = SharedFolder::open(&config.folder)?;
+        let (address, threads, shelf) = (listener.address(), Threads::new(), Shelf::new());
+        let (met, meeting) = bounded(QUEUE);
+        serve(listener, shelf.clone(), &config.serve, Some(met), &threads, shutdown)?;
+        log::info!("{} listening on {address}", config.name);
+        let (failures, failed) = bounded(1);
+        let identity =
+            Identity { name: config.name.clone(), port: address.port(), advertise: config.advertise };
+        let announce = |tracker| {
+            let (identity, failures) = (identity.clone(), failures.clone());
+            Announcer::start(tracker, identity, shelf.clone(), config.timeout, failures, &threads, shutdown)
+        };
+        let announcer = config.tracker.map(announce).transpose()?;
+        let (says, said) = bounded(QUEUE);
+        if let Some(manager) = config.manager {
+            tracker_session::start(manager, identity, config.timeout, says, &threads, shutdown)?;
+        }
+        let inner = Arc::new(Inner {
+            port: address.port(),
+            folder,
+            shelf,
+            peers: Peers::default(),
+            told: Mutex::new(false),
+            announcer,
+            routes: Mutex::default(),
+            transfers: Mutex::default(),
+            watch,
+            threads: threads.clone(),
+            shutdown: shutdown.clone(),
+            config,
+        });
+        let state = State { inner: inner.clone(), own: None, failures };
+        threads.spawn("member", move || state.run(&said, &meeting))?;
+        FolderWatch::start(&inner)?;
+        Ok(Self { inner, failed })
+    }
+
+    /// Where it serves.
+    pub fn port(&self) -> u16 {
+        self.inner.port
+    }
+
+    /// Waits until the shutdown, or until a manager or tracker has not answered for too long.
+    ///
+    /// # Errors
+    /// The latter.
+    pub fn wait(&self) -> Result<(), DaemonError> {
+        crossbeam_channel::select! {
+            recv(self.inner.shutdown.signal()) -> _ => Ok(()),
+            recv(self.failed) -> failure => failure.map_or(Ok(()), Err),
+        }
+    }
+
+    /// Triggers the shutdown and waits until every thread has ended.
+    pub fn stop(self) {
+        self.inner.shutdown.trigger();
+        self.inner.threads.join();
+    }
+
+    /// The other active peers, as the manager last told.
+    pub fn peers(&self) -> Vec<PeerSummary> {
+        self.inner.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is offered here, whole and partial.
+    pub fn mine(&self) -> Vec<super::shelf::Offer> {
+        self.inner.shelf.offers()
+    }
+
+    /// What others offer: all of it, or what a query names. Asks now.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub fn files(&self, query: &Query) -> Result<Vec<FoundFile>, DaemonError> {
+        let found = self.inner.finder()?.find(query);
+        found.map_err(|why| DaemonError::new(super::Fault::Unreachable, why))
+    }
+
+    /// Starts to get a file, in a thread of its own.
+    ///
+    /// # Errors
+    /// When there is no thread to be had, or the same is being got already.
+    pub fn get(&self, wish: Wish) -> Result<Arc<Transfer>, DaemonError> {
+        transfers::start(&self.inner, wish)
+    }
+
+    /// All transfers of this run, in the order in which they were started.
+    pub fn transfers(&self) -> Vec<Arc<Transfer>> {
+        self.inner.transfers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A file that is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// Its name, its id, or both.
+    pub query: Query,
+    /// Where it goes: a name in the folder, or a path elsewhere. By default the name that it is offered under.
+    pub out: Option<PathBuf>,
+    /// Replaces a different file that is in the way.
+    pub overwrite: bool,
+    /// How long to wait for somebody to have it, when nobody does at first.
+    pub patience: Duration,
+}
+
+impl Inner {
+    /// A finder that asks everybody there is to ask.
+    fn finder(&self) -> Result<Both, DaemonError> {
+        let mut finders: Vec<Box<dyn Finder>> = Vec::new();
+        if self.config.manager.is_some() {
+            finders.push(Box::new(PeersFinder::new(self.peers.clone(), &self.shutdown)));
+        }
+        if let Some(tracker) = self.config.tracker {
+            let announcer = self.announcer.clone();
+            let token = move || announcer.as_ref().and_then(Announcer::token);
+            finders.push(Box::new(TrackerFinder::new(
+                Asker::new(tracker, &self.shutdown)?,
+                &self.shutdown,
+                token,
+            )));
+        }
+        Ok(Both(finders))
+    }
+
+    /// Whether there is anybody to ask yet.
+    fn is_ready(&self) -> bool {
+        self.config.manager.is_none() || *self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something on the shelf has changed.
+    fn nudge(&self) {
+        if let Some(announcer) = &self.announcer {
+            announcer.nudge();
+        }
+    }
+}
+
+/// The state thread: what the manager says, and whom the serving side meets.
+struct State {
+    inner: Arc<Inner>,
+    /// This peer's own address, as the manager tells it to others.
+    own: Option<SocketAddr>,
+    failures: Sender<DaemonError>,
+}
+
+impl State {
+    fn run(mut self, said: &Receiver<SessionEvent>, meeting: &Receiver<Met>) {
+        let shutdown = self.inner.shutdown.clone();
+        let never = crossbeam_channel::never();
+        // Without a manager nobody holds the other end, which would read as closed all the time.
+        let said = if self.inner.config.manager.is_some() { said } else { &never };
+        loop {
+            crossbeam_channel::select! {
+                recv(shutdown.signal()) -> _ => return,
+                recv(said) -> event => match event {
+                    Ok(event) => self.hear(event),
+                    Err(_) => return,
+                },
+                recv(meeting) -> met => if let Ok(met) = met {
+                    let routes = self.inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
+                    routes.get(&met.file).into_iter().for_each(|route| _ = route.try_send(met));
+                },
+            }
+        }
+    }
+
+    fn hear(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Joined { address, .. } => self.own = Some(address),
+            SessionEvent::Peers(mut peers) => {
+                peers.retain(|peer| Some(peer.address) != self.own);
+                self.update(peers);
+            }
+            SessionEvent::GivenUp(error) => _ = self.failures.try_send(error),
+            // Peers that know each other go on without the manager.
+            SessionEvent::Lost => {}
+            other => log::debug!("the manager says {other:?}"),
+        }
+    }
+
+    fn update(&self, peers: Vec<PeerSummary>) {
+        let mut known = self.inner.peers.write().unwrap_or_else(PoisonError::into_inner);
+        for gone in known.iter().filter(|peer| !peers.contains(peer)) {
+            log::info!("{} at {} is gone", gone.name, gone.address);
+        }
+        for new in peers.iter().filter(|peer| !known.contains(peer)) {
+            log::info!("{} at {} is here", new.name, new.address);
+        }
+        log::info!("{} other peers are active", peers.len());
+        *known = peers;
+        drop(known);
+        *self.inner.told.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+}

@@ -1,0 +1,254 @@
+//! One file from being named to being in place: find it, choose, get its manifest, download, rename.
+//!
+//! What a leecher does once and a client does at each `get`. Invariant: the file appears under its name only when
+//! every chunk of it has been verified; until then what is verified is kept beside it, and a later run goes on
+//! from there.
+
+use super::announcer::Outage;
+use super::download::{self, Download};
+use super::error::{DaemonError, Fault};
+use super::fetch::Conversation;
+use super::finder::{Finder, find_patiently, interrupted};
+use super::lookup::Query;
+use super::peer::Met;
+use super::watch::Watch;
+use crate::content::limits::LOOKUP_INTERVAL_ALONE;
+use crate::content::{FileName, Manifest};
+use crate::net::Shutdown;
+use crate::protocol::tracker::{FileSummary, FoundFile};
+use crate::storage::{PartFile, StoreError, WholeFile};
+use crossbeam_channel::Receiver;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often it is asked again whether somebody has the file by now.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What is wanted.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The file: its name, its id, or both.
+    pub query: Query,
+    /// Where the file goes: a path, or a folder; by default its name in the working directory.
+    pub out: Option<PathBuf>,
+    /// Whether a different file that is in the way is replaced.
+    pub overwrite: bool,
+    /// Whether the end waits until the file is on the disk and not just with the system.
+    pub durable: bool,
+    /// Gives up when nothing has arrived for so long.
+    pub timeout: Option<Duration>,
+    /// How long to wait for somebody to have the file, when nobody does at first.
+    pub patience: Duration,
+}
+
+/// A file that is there.
+#[derive(Debug, Clone)]
+pub struct Downloaded {
+    /// What it is, under the name that it was offered under.
+    pub file: FileSummary,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What its bytes are.
+    pub manifest: Arc<Manifest>,
+}
+
+/// A file that has been found, and what it must be.
+pub struct Located {
+    /// The file, the place it goes to, its manifest.
+    pub file: Downloaded,
+    /// The holders known so far.
+    pub holders: Vec<SocketAddr>,
+}
+
+/// What is there of a file already.
+pub enum Start {
+    /// All of it, in place.
+    Whole(Box<WholeFile>),
+    /// Some of it, or nothing yet.
+    Part(Arc<PartFile>),
+}
+
+/// Finds the one file that is meant, and its manifest.
+///
+/// # Errors
+/// Not found, ambiguous, nobody answers in time, or the shutdown.
+pub fn locate(
+    order: &Order,
+    finder: &mut dyn Finder,
+    outage: Outage,
+    shutdown: &Shutdown,
+) -> Result<Located, DaemonError> {
+    let began = Instant::now();
+    let mut files = find_patiently(finder, &order.query, outage.clone(), shutdown)?;
+    while files.is_empty() && began.elapsed() < order.patience {
+        if shutdown.wait(ASK_AGAIN) {
+            return Err(interrupted());
+        }
+        files = find_patiently(finder, &order.query, outage.clone(), shutdown)?;
+    }
+    let found = choose(files, &order.query)?;
+    let path = target(order, &found.file.name)?;
+    let FileSummary { id, name, size, chunks } = &found.file;
+    log::info!("{name} has {size} bytes in {chunks} chunks, {} holders, id {id}", found.holders);
+    let (manifest, holders) = manifest(order, finder, &found, shutdown)?;
+    let layout = manifest.layout();
+    let file = FileSummary { size: layout.size(), chunks: layout.count(), ..found.file };
+    Ok(Located { file: Downloaded { file, path, manifest }, holders })
+}
+
+/// The one file that is meant.
+fn choose(mut files: Vec<FoundFile>, query: &Query) -> Result<FoundFile, DaemonError> {
+    let what = match (&query.name, &query.id) {
+        (_, Some(id)) => id.to_string(),
+        (Some(name), None) => name.to_string(),
+        (None, None) => "nothing".into(),
+    };
+    match files.len() {
+        0 => Err(DaemonError::new(Fault::NotFound, format!("nobody who is there has {what}"))),
+        1 => Ok(files.remove(0)),
+        count => {
+            let mut text = format!("{count} different files are called {what}; choose one with --id:");
+            for found in &files {
+                text += &format!("\n  --id {}  {} bytes, held by", found.file.id, found.file.size);
+                for holder in found.whole.iter().chain(&found.partial) {
+                    text += &format!(" {holder}");
+                }
+            }
+            Err(DaemonError::new(Fault::Usage, text))
+        }
+    }
+}
+
+/// Where the file goes.
+fn target(order: &Order, name: &FileName) -> Result<PathBuf, DaemonError> {
+    let target = match &order.out {
+        None => PathBuf::from(name.as_str()),
+        Some(out) if out.is_dir() => out.join(name.as_str()),
+        Some(out) => out.clone(),
+    };
+    let folder = match target.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    match folder.is_dir() {
+        true => Ok(target),
+        false => {
+            let text = format!("{} is not a folder that the file can be put in", folder.display());
+            Err(DaemonError::new(Fault::FileAccess, text))
+        }
+    }
+}
+
+/// Fetches the manifest from a holder: from any, because it is checked against the id.
+fn manifest(
+    order: &Order,
+    finder: &mut dyn Finder,
+    found: &FoundFile,
+    shutdown: &Shutdown,
+) -> Result<(Arc<Manifest>, Vec<SocketAddr>), DaemonError> {
+    let started = Instant::now();
+    let id = found.file.id;
+    let query = Query { name: None, id: Some(id) };
+    let mut found = found.clone();
+    loop {
+        let holders: Vec<SocketAddr> = found.whole.iter().chain(&found.partial).copied().collect();
+        for holder in &holders {
+            match Conversation::open(*holder, None, shutdown)
+                .and_then(|mut conversation| conversation.manifest(id, shutdown))
+            {
+                Ok(manifest) => return Ok((Arc::new(manifest), holders)),
+                Err(_) if shutdown.is_stopped() => return Err(interrupted()),
+                Err(why) => log::info!("no manifest from {holder}: {why}"),
+            }
+        }
+        if order.timeout.is_some_and(|timeout| started.elapsed() >= timeout) {
+            let text = format!("none of {} holders gives the manifest of {id}", holders.len());
+            return Err(DaemonError::new(Fault::NobodyHasAll, text));
+        }
+        if shutdown.wait(LOOKUP_INTERVAL_ALONE) {
+            return Err(interrupted());
+        }
+        if let Some(file) = finder.find(&query).ok().and_then(|files| files.into_iter().next()) {
+            found = file;
+        }
+    }
+}
+
+/// Looks at what is there already: the finished file, or what an earlier run has got of it.
+///
+/// # Errors
+/// Another file is in the way, another process downloads it, no room, or the shutdown.
+pub fn start(
+    order: &Order,
+    file: &Downloaded,
+    watch: &dyn Watch,
+    shutdown: &Shutdown,
+) -> Result<Start, DaemonError> {
+    let Downloaded { path, manifest, .. } = file;
+    if path.exists() {
+        watch.begin(&format!("checking {}", path.display()), manifest.layout().size(), 0);
+        let hashed = |bytes| watch.advance(bytes);
+        let stop = || shutdown.is_stopped();
+        let checked = WholeFile::check(path, manifest.clone(), &hashed, &stop);
+        watch.end();
+        match checked {
+            Err(StoreError::Stopped) => return Err(interrupted()),
+            Ok(Some(whole)) => {
+                log::info!("{} is already here and complete", path.display());
+                return Ok(Start::Whole(Box::new(whole)));
+            }
+            Ok(None) if !order.overwrite => {
+                let text = format!(
+                    "{} is there already and is another file; --overwrite replaces it, --out puts this one elsewhere",
+                    path.display()
+                );
+                return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
+            }
+            other => drop(other?),
+        }
+    }
+    Ok(Start::Part(Arc::new(PartFile::open(path, manifest.clone())?)))
+}
+
+/// What a download takes from whoever serves beside it.
+#[derive(Default)]
+pub struct Beside {
+    /// Where this peer serves, if it does.
+    pub port: Option<u16>,
+    /// Peers that have asked this one.
+    pub met: Option<Receiver<Met>>,
+}
+
+/// Downloads what is missing and puts the file in place.
+///
+/// # Errors
+/// Nobody has it all, nothing arrives, it cannot be stored, or the shutdown.
+pub fn complete(
+    order: &Order,
+    located: Located,
+    part: &Arc<PartFile>,
+    finder: Box<dyn Finder>,
+    beside: Beside,
+    watch: &dyn Watch,
+    shutdown: &Shutdown,
+) -> Result<Downloaded, DaemonError> {
+    let Located { file, holders } = located;
+    let download = Download {
+        id: file.file.id,
+        manifest: file.manifest.clone(),
+        part: part.clone(),
+        holders,
+        finder,
+        port: beside.port,
+        met: beside.met,
+        timeout: order.timeout,
+        watch,
+    };
+    download::run(download, shutdown)?;
+    log::info!("All download threads completed");
+    part.finish(order.overwrite, order.durable)?;
+    log::info!("Download complete. File size: {} bytes", file.file.size);
+    Ok(file)
+}

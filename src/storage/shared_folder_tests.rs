@@ -1,0 +1,491 @@
+//! What a shared folder shares, and when it stops.
+
+use super::*;
+use crate::content::limits::FILE_SETTLED;
+use rustix::fs::{CWD, FileType, Mode};
+use std::cell::Cell;
+use std::fs::{File, FileTimes};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tempfile::TempDir;
+
+struct Fixture {
+    folder: TempDir,
+    shared: SharedFolder,
+    /// Each write gets a time of its own, a second after the last.
+    clock: Cell<SystemTime>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = SharedFolder::open(folder.path()).unwrap();
+        let clock = Cell::new(SystemTime::now() - Duration::from_secs(3600));
+        Self { folder, shared, clock }
+    }
+    /// A folder that has been looked at for the first time.
+    fn looked_at() -> Self {
+        let fixture = Self::new();
+        assert_eq!(fixture.look(), ["hash:"]);
+        fixture
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+    fn write(&self, name: &str, bytes: &str) {
+        self.clock.set(self.clock.get() + Duration::from_secs(1));
+        fs::write(self.path(name), bytes).unwrap();
+        self.set_time(name, self.clock.get());
+    }
+    fn set_time(&self, name: &str, time: SystemTime) {
+        let file = File::options().append(true).open(self.path(name)).unwrap();
+        file.set_times(FileTimes::new().set_modified(time)).unwrap();
+    }
+    /// What a look finds, in short.
+    fn look(&self) -> Vec<String> {
+        let look = self.shared.look().unwrap();
+        let names: Vec<_> = look.to_hash.iter().map(FileName::as_str).collect();
+        look.changes.iter().map(short).chain([format!("hash:{}", names.join(","))]).collect()
+    }
+    fn hash(&self, file: &str) -> Option<String> {
+        self.shared.hash(&name(file), &|_| (), &|| false).unwrap().as_ref().map(short)
+    }
+    /// Looks twice, and hashes what is to be hashed.
+    fn settle(&self) {
+        self.shared.look().unwrap();
+        for name in self.shared.look().unwrap().to_hash {
+            self.shared.hash(&name, &|_| (), &|| false).unwrap();
+        }
+    }
+    fn names(&self) -> Vec<String> {
+        self.shared.files().into_iter().map(|file| file.name.into()).collect()
+    }
+    fn get(&self, file: &str) -> SharedFile {
+        self.shared.by_name(&name(file)).unwrap()
+    }
+    fn serves(&self, file: &str) -> Option<String> {
+        bytes_of(&self.get(file))
+    }
+    fn adopt(&self, file: &str, manifest: Arc<Manifest>) -> Result<Vec<String>, StoreError> {
+        Ok(self.shared.adopt(name(file), manifest)?.iter().map(short).collect())
+    }
+}
+
+fn name(text: &str) -> FileName {
+    FileName::new(text).unwrap()
+}
+
+fn short(change: &FolderChange) -> String {
+    match change {
+        FolderChange::Added(file) => format!("+{}", file.name),
+        FolderChange::Removed { name, .. } => format!("-{name}"),
+        FolderChange::Skipped { name, why } => format!("{name}: {why}"),
+    }
+}
+
+fn bytes_of(file: &SharedFile) -> Option<String> {
+    let chunk = file.file.stored(ChunkIndex(0)).ok()?;
+    let mut bytes = vec![0; chunk.length as usize];
+    chunk.file.read_exact_at(&mut bytes, chunk.offset).unwrap();
+    Some(String::from_utf8(bytes).unwrap())
+}
+
+fn manifest_of(bytes: &str) -> Arc<Manifest> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, bytes).unwrap();
+    WholeFile::publish(file.path(), None, &|_| (), &|| false).unwrap().manifest().unwrap()
+}
+
+const NONE: [&str; 1] = ["hash:"];
+
+#[test]
+fn what_lay_there_is_hashed_at_once_and_what_is_fresh_a_look_later() {
+    let fixture = Fixture::new();
+    fixture.write("old", "old");
+    fixture.write("empty", "");
+    fixture.write("fresh", "fresh");
+    fixture.set_time("fresh", SystemTime::now() + FILE_SETTLED);
+    assert!(fixture.names().is_empty());
+    assert_eq!(fixture.look(), ["hash:empty,old"]);
+    assert_eq!(fixture.hash("fresh"), None);
+    assert_eq!(fixture.hash("old").unwrap(), "+old");
+    assert_eq!(fixture.hash("old"), None);
+    assert_eq!(fixture.look(), ["hash:empty,fresh"]);
+    assert_eq!(fixture.hash("empty").unwrap(), "+empty");
+    assert_eq!(fixture.hash("fresh").unwrap(), "+fresh");
+    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.names(), ["empty", "fresh", "old"]);
+    let file = fixture.get("old");
+    assert_eq!((file.size, file.chunks, file.id), (3, 1, manifest_of("old").id()));
+    assert_eq!(fixture.serves("empty").as_deref(), Some(""));
+    assert_eq!(fixture.serves("old").as_deref(), Some("old"));
+    assert!(fixture.shared.by_name(&name("none")).is_none());
+    assert!(fixture.shared.by_id(FileId([0; 32])).is_none());
+    assert_eq!(fixture.shared.path(), fixture.folder.path());
+}
+
+#[test]
+fn what_appears_later_is_seen_twice_first_however_old() {
+    let fixture = Fixture::looked_at();
+    fixture.write("new", "new");
+    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.hash("new"), None);
+    assert_eq!(fixture.look(), ["hash:new"]);
+    assert_eq!(fixture.look(), ["hash:new"]);
+    assert_eq!(fixture.hash("new").unwrap(), "+new");
+    assert_eq!(fixture.look(), NONE);
+}
+
+#[test]
+fn what_is_still_being_written_waits() {
+    let fixture = Fixture::looked_at();
+    for bytes in ["1", "12", "123"] {
+        fixture.write("growing", bytes);
+        assert_eq!(fixture.look(), NONE);
+    }
+    assert_eq!(fixture.look(), ["hash:growing"]);
+    // It grows between the look and the hashing.
+    fixture.write("growing", "1234");
+    assert_eq!(fixture.hash("growing"), None);
+    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.look(), ["hash:growing"]);
+    // And while it is hashed.
+    let path = fixture.path("growing");
+    let write = |_| fs::write(&path, "later").unwrap();
+    assert!(fixture.shared.hash(&name("growing"), &write, &|| false).unwrap().is_none());
+    fixture.settle();
+    assert_eq!(fixture.serves("growing").as_deref(), Some("later"));
+}
+
+#[test]
+fn a_changed_file_is_no_longer_served_and_then_is_another_one() {
+    let fixture = Fixture::new();
+    fixture.write("file", "before");
+    fixture.settle();
+    let before = fixture.get("file");
+    fixture.write("file", "behind");
+    // Nobody has looked yet.
+    assert!(matches!(before.file.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
+    assert_eq!(fixture.serves("file"), None);
+    assert_eq!(fixture.look(), ["-file", "hash:"]);
+    assert!(fixture.shared.by_id(before.id).is_none() && fixture.names().is_empty());
+    assert_eq!(fixture.look(), ["hash:file"]);
+    assert_eq!(fixture.hash("file").unwrap(), "+file");
+    assert_ne!(fixture.get("file").id, before.id);
+    assert_eq!(fixture.serves("file").as_deref(), Some("behind"));
+    assert!(before.file.stored(ChunkIndex(0)).is_err());
+}
+
+#[test]
+fn bytes_overwritten_in_place_with_the_old_time_put_back_are_noticed() {
+    let fixture = Fixture::new();
+    fixture.write("file", "before");
+    fixture.settle();
+    let before = fs::metadata(fixture.path("file")).unwrap();
+    while fs::metadata(fixture.path("file")).unwrap().ctime_nsec() == before.ctime_nsec() {
+        // Old kernels tell times apart only by their ticks.
+        File::options().write(true).open(fixture.path("file")).unwrap().write_all_at(b"behind", 0).unwrap();
+        fixture.set_time("file", before.modified().unwrap());
+    }
+    let after = fs::metadata(fixture.path("file")).unwrap();
+    assert_eq!((after.len(), after.modified().unwrap()), (before.len(), before.modified().unwrap()));
+    assert_eq!(fixture.serves("file"), None);
+    assert_eq!(fixture.look(), ["-file", "hash:"]);
+}
+
+#[test]
+fn a_replaced_file_is_another_one_even_with_the_same_size_and_time() {
+    let fixture = Fixture::new();
+    fixture.write("file", "before");
+    fixture.settle();
+    let time = fs::metadata(fixture.path("file")).unwrap().modified().unwrap();
+    fixture.write(".other", "behind");
+    fixture.set_time(".other", time);
+    fs::rename(fixture.path(".other"), fixture.path("file")).unwrap();
+    assert_eq!(fixture.serves("file"), None);
+    assert_eq!(fixture.look(), ["-file", "hash:"]);
+}
+
+#[test]
+fn what_vanishes_or_is_renamed_is_gone_at_once() {
+    let fixture = Fixture::new();
+    fixture.write("a", "a");
+    fixture.write("b", "b");
+    fixture.settle();
+    fs::remove_file(fixture.path("a")).unwrap();
+    assert_eq!(fixture.serves("a"), None);
+    fs::rename(fixture.path("b"), fixture.path("c")).unwrap();
+    assert_eq!(fixture.look(), ["-a", "-b", "hash:"]);
+    assert!(fixture.shared.files().is_empty());
+    assert_eq!(fixture.look(), ["hash:c"]);
+    // It goes before it is hashed.
+    fs::remove_file(fixture.path("c")).unwrap();
+    assert_eq!(fixture.hash("c"), None);
+    assert_eq!(fixture.look(), NONE);
+}
+
+#[test]
+fn hidden_files_ours_while_unfinished_and_subfolders_are_passed_over() {
+    let fixture = Fixture::new();
+    for name in [".hidden", ".big.0123abcd.part", ".big.0123abcd.have", ".big.0123abcd.note", ".shoal-x.tmp"]
+    {
+        fixture.write(name, "secret");
+    }
+    fs::create_dir(fixture.path("subfolder")).unwrap();
+    fixture.write("subfolder/file", "inside");
+    fixture.write("a.note", "a note");
+    assert_eq!(fixture.look(), ["hash:a.note"]);
+    fixture.write("film.part", "somebody else's");
+    assert_eq!(fixture.look(), ["film.part: by its name it is an unfinished download", "hash:a.note"]);
+    assert!(fixture.adopt(".hidden", manifest_of("secret")).is_err());
+    assert!(fixture.adopt("film.part", manifest_of("somebody else's")).is_err());
+    assert!(fixture.adopt("subfolder", manifest_of("")).is_err());
+}
+
+#[test]
+fn links_are_followed_inside_the_folder_only() {
+    let (fixture, outside) = (Fixture::new(), tempfile::NamedTempFile::new().unwrap());
+    fs::create_dir(fixture.path("subfolder")).unwrap();
+    fixture.write("subfolder/file", "deep");
+    fixture.write(".hidden", "secret");
+    symlink("subfolder/file", fixture.path("a")).unwrap();
+    symlink(outside.path(), fixture.path("b")).unwrap();
+    symlink(".hidden", fixture.path("c")).unwrap();
+    symlink("nowhere", fixture.path("d")).unwrap();
+    symlink("subfolder", fixture.path("e")).unwrap();
+    symlink("f", fixture.path("f")).unwrap();
+    let found = fixture.look();
+    let outside = fs::canonicalize(outside.path()).unwrap();
+    assert_eq!(found[0], format!("b: it is a link that leads out of the folder, to {}", outside.display()));
+    assert_eq!(found[1], "c: it is a link to a hidden file, .hidden");
+    assert_eq!(found[2], "d: it is a link that leads nowhere");
+    assert_eq!(found[3], "e: it is not a regular file");
+    assert!(found[4].starts_with("f: "), "{found:?}");
+    assert_eq!(found[5..], ["hash:a"]);
+    assert_eq!(fixture.hash("a").unwrap(), "+a");
+    assert_eq!(fixture.serves("a").as_deref(), Some("deep"));
+    assert_eq!(fixture.look(), NONE);
+    // The same link now leads out.
+    fs::remove_file(fixture.path("a")).unwrap();
+    symlink(&outside, fixture.path("a")).unwrap();
+    assert_eq!(fixture.serves("a"), None);
+    assert_eq!(fixture.look()[0], "-a");
+    assert!(fixture.adopt("a", manifest_of("")).is_err());
+}
+
+#[test]
+fn a_link_that_is_turned_away_after_the_look_is_not_hashed() {
+    let (fixture, outside) = (Fixture::new(), tempfile::NamedTempFile::new().unwrap());
+    fixture.write("file", "inside");
+    symlink("file", fixture.path("link")).unwrap();
+    assert_eq!(fixture.look(), ["hash:file,link"]);
+    fs::remove_file(fixture.path("link")).unwrap();
+    symlink(outside.path(), fixture.path("link")).unwrap();
+    assert_eq!(fixture.hash("link"), None);
+}
+
+#[test]
+fn a_pipe_does_not_hang_and_odd_names_are_skipped_once_with_a_reason() {
+    let fixture = Fixture::new();
+    let mode = Mode::from_bits_truncate(0o600);
+    rustix::fs::mknodat(CWD, fixture.path("pipe"), FileType::Fifo, mode, 0).unwrap();
+    fixture.write("a:b", "x");
+    let odd = fixture.folder.path().join(OsStr::from_bytes(b"z\xff"));
+    fs::write(&odd, "x").unwrap();
+    let skipped = [
+        "a:b: the name \"a:b\" contains ':'",
+        "pipe: it is not a regular file",
+        "z\u{fffd}: the name is not UTF-8",
+        "hash:",
+    ];
+    assert_eq!(fixture.look(), skipped);
+    assert_eq!(fixture.look(), NONE);
+    fs::remove_file(fixture.path("pipe")).unwrap();
+    symlink("nowhere", fixture.path("pipe")).unwrap();
+    assert_eq!(fixture.look(), ["pipe: it is a link that leads nowhere", "hash:"]);
+    // What was gone in between is said again.
+    fs::remove_file(&odd).unwrap();
+    assert_eq!(fixture.look(), NONE);
+    fs::write(&odd, "x").unwrap();
+    assert_eq!(fixture.look(), [skipped[2], "hash:"]);
+    assert!(fixture.shared.files().is_empty());
+}
+
+#[test]
+fn equal_content_under_two_names_is_one_id_and_outlives_one_of_them() {
+    let fixture = Fixture::new();
+    ["a", "b", "c"].into_iter().for_each(|name| fixture.write(name, "same"));
+    fixture.settle();
+    let id = fixture.get("a").id;
+    assert_eq!(fixture.names(), ["a", "b", "c"]);
+    assert_eq!(fixture.shared.by_id(id).unwrap().name, name("a"));
+    // Before the next look, the name that still has the content is given.
+    fs::remove_file(fixture.path("a")).unwrap();
+    assert!(bytes_of(&fixture.shared.by_id(id).unwrap()).is_some());
+    assert_eq!(fixture.look(), ["-a", "hash:"]);
+    assert_eq!(fixture.shared.by_id(id).unwrap().name, name("b"));
+    fixture.write("b", "else");
+    fs::remove_file(fixture.path("c")).unwrap();
+    assert_eq!(fixture.shared.by_id(id).unwrap().name, name("b"));
+    assert_eq!(fixture.look(), ["-b", "-c", "hash:"]);
+    assert!(fixture.shared.by_id(id).is_none());
+}
+
+#[test]
+fn a_file_that_cannot_be_hashed_is_told_once_until_it_changes() {
+    let fixture = Fixture::new();
+    // Root may read anything, and the tests may run as root: so what hashing leaves behind is made up.
+    fixture.write("file", "");
+    assert_eq!(fixture.look(), ["hash:file"]);
+    let identity = lock(&fixture.shared.state).settled(&name("file")).unwrap();
+    let why = "cannot read it".to_owned();
+    let unusable = Waiting { identity, readiness: Readiness::Unusable(why) };
+    lock(&fixture.shared.state).waiting.insert(name("file"), unusable);
+    assert_eq!(fixture.look(), ["file: cannot read it", "hash:"]);
+    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.hash("file"), None);
+    fixture.write("file", "readable");
+    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.look(), ["hash:file"]);
+}
+
+#[test]
+fn a_file_without_the_right_to_read_it_is_skipped_until_there_is_one() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let fixture = Fixture::new();
+    fixture.write("file", "x");
+    let allow = |mode| fs::set_permissions(fixture.path("file"), fs::Permissions::from_mode(mode)).unwrap();
+    allow(0);
+    if File::open(fixture.path("file")).is_ok() {
+        return; // Root may read anything.
+    }
+    assert_eq!(fixture.look(), ["hash:file"]);
+    assert!(fixture.hash("file").unwrap().starts_with("file: cannot open "));
+    assert_eq!(fixture.look(), NONE);
+    allow(0o600);
+    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.look(), ["hash:file"]);
+}
+
+#[test]
+fn hashing_is_told_and_stopped_and_named_again() {
+    let fixture = Fixture::new();
+    fixture.write("file", "12345");
+    assert_eq!(fixture.look(), ["hash:file"]);
+    let stopped = fixture.shared.hash(&name("file"), &|_| (), &|| true);
+    assert!(matches!(stopped, Err(StoreError::Stopped)));
+    assert_eq!(fixture.look(), ["hash:file"]);
+    let hashed = AtomicU64::new(0);
+    let counted = |bytes| _ = hashed.fetch_add(bytes, Relaxed);
+    assert!(fixture.shared.hash(&name("file"), &counted, &|| false).unwrap().is_some());
+    assert_eq!(hashed.into_inner(), 5);
+}
+
+#[test]
+fn what_was_downloaded_is_known_at_once() {
+    let fixture = Fixture::looked_at();
+    fixture.write("file", "before");
+    fixture.settle();
+    let before = fixture.get("file").id;
+    fixture.write(".file.part", "loaded");
+    fs::rename(fixture.path(".file.part"), fixture.path("file")).unwrap();
+    assert_eq!(fixture.adopt("file", manifest_of("loaded")).unwrap(), ["-file", "+file"]);
+    assert_eq!(fixture.adopt("file", manifest_of("loaded")).unwrap(), [""; 0]);
+    assert_eq!(fixture.look(), NONE);
+    assert!(fixture.shared.by_id(before).is_none());
+    assert_eq!(fixture.get("file").id, manifest_of("loaded").id());
+    assert_eq!(fixture.serves("file").as_deref(), Some("loaded"));
+    // A look saw it first, and somebody is about to hash it.
+    fixture.write("other", "other");
+    fixture.look();
+    assert_eq!(fixture.look(), ["hash:other"]);
+    assert_eq!(fixture.adopt("other", manifest_of("other")).unwrap(), ["+other"]);
+    assert_eq!(fixture.hash("other"), None);
+    assert_eq!(fixture.look(), NONE);
+    fixture.write("other", "changed");
+    assert_eq!(fixture.look(), ["-other", "hash:"]);
+    assert!(matches!(fixture.adopt("other", manifest_of("size")), Err(StoreError::Changed(_))));
+    assert!(fixture.adopt("none", manifest_of("x")).unwrap_err().to_string().starts_with("cannot share "));
+}
+
+#[test]
+fn a_download_in_the_folder_is_passed_over_until_it_is_finished_and_adopted() {
+    use crate::storage::{ChunkSink as _, PartFile};
+    let (fixture, manifest) = (Fixture::looked_at(), manifest_of("loaded"));
+    let part = PartFile::open(&fixture.path("file"), Arc::clone(&manifest)).unwrap();
+    part.store(ChunkIndex(0), b"loaded").unwrap();
+    part.note().unwrap();
+    part.make_durable().unwrap();
+    assert_eq!((fixture.look(), fixture.look()), (vec!["hash:".to_owned()], vec!["hash:".to_owned()]));
+    part.finish(false, true).unwrap();
+    assert_eq!(fixture.adopt("file", manifest).unwrap(), ["+file"]);
+    // What the download still does with its file does not look like a change.
+    part.make_durable().unwrap();
+    drop(part);
+    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.serves("file").as_deref(), Some("loaded"));
+}
+
+#[test]
+fn names_that_other_systems_take_for_the_same_are_found() {
+    let fixture = Fixture::new();
+    for file in ["\u{c9}t\u{e9}", ".Hidden", "b", "B"] {
+        fixture.write(file, "x");
+    }
+    fs::create_dir(fixture.path("Sub")).unwrap();
+    fs::write(fixture.folder.path().join(OsStr::from_bytes(b"\xff")), "x").unwrap();
+    let collides = |text: &str| fixture.shared.collides(&name(text)).unwrap();
+    assert_eq!(collides("e\u{301}te\u{301}").as_deref(), Some("\u{c9}t\u{e9}"));
+    assert_eq!(collides("\u{c9}t\u{e9}"), None);
+    assert_eq!(collides(".hidden").as_deref(), Some(".Hidden"));
+    assert_eq!(collides("sub").as_deref(), Some("Sub"));
+    assert_eq!(collides("b").as_deref(), Some("B"));
+    assert_eq!(collides("c"), None);
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_leaves_what_is_known() {
+    let fixture = Fixture::new();
+    fixture.write("file", "x");
+    fixture.settle();
+    let away = fixture.folder.path().with_extension("away");
+    fs::rename(fixture.folder.path(), &away).unwrap();
+    assert!(matches!(fixture.shared.look(), Err(StoreError::Io { .. })));
+    assert!(fixture.shared.collides(&name("x")).is_err());
+    assert!(fixture.adopt("file", manifest_of("x")).is_err());
+    assert_eq!((fixture.names(), fixture.serves("file")), (vec!["file".to_owned()], None));
+    // It comes back, as a disk does that is mounted again.
+    fs::rename(&away, fixture.folder.path()).unwrap();
+    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.serves("file").as_deref(), Some("x"));
+    let file = fixture.path("file");
+    assert!(SharedFolder::open(&file).is_err() && SharedFolder::open(&fixture.path("none")).is_err());
+}
+
+#[test]
+fn looking_hashing_and_adopting_at_once_lose_nothing() {
+    let fixture = Fixture::looked_at();
+    let names: Vec<_> = (0..50).map(|number| format!("file{number:02}")).collect();
+    let (shared, folder, manifest) = (&fixture.shared, fixture.folder.path(), manifest_of("same"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for name in &names {
+                let (part, whole) = (folder.join(format!(".{name}.part")), folder.join(name));
+                fs::write(&part, "same").unwrap();
+                fs::rename(part, whole).unwrap();
+                shared.adopt(FileName::new(name).unwrap(), Arc::clone(&manifest)).unwrap();
+            }
+        });
+        for _ in 0..200 {
+            let look = shared.look().unwrap();
+            assert!(look.changes.is_empty(), "{:?}", look.changes);
+            for name in look.to_hash {
+                shared.hash(&name, &|_| (), &|| false).unwrap();
+            }
+        }
+    });
+    fixture.settle();
+    assert_eq!(fixture.names(), names);
+}
