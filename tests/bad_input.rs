@@ -83,6 +83,19 @@ fn help_and_version() {
         help.wait_for_text("Exit codes:");
         help.wait_for_text("--log-file");
     }
+    for (bin, default) in [
+        ("tracker", "127.0.0.1:5100"),
+        ("seeder", "7000"),
+        ("seeder", "large_text_file.txt"),
+        ("seeder", "127.0.0.1:5100"),
+        ("leecher", "large_text_file.txt, unless --id is given"),
+        ("client", "default"),
+    ] {
+        let mut help = Program::start(bin, &["--help"], place.path());
+        help.ends_with(0);
+        let text = help.lines().join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(&format!("[default: {default}]")), "{bin}: {default}");
+    }
 }
 
 #[test]

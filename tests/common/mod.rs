@@ -18,8 +18,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// No test waits longer for one thing: only a hang reaches it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// No test waits longer for one thing: only a hang reaches it. A disk that others keep busy has been seen to
+/// hold a program up for a minute.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A fresh folder, removed at the end of the test.
 pub fn place() -> tempfile::TempDir {
@@ -197,6 +198,13 @@ impl Program {
     pub fn ends_with(&mut self, code: i32) {
         let got = self.exit_code();
         assert_eq!(got, Some(code), "the exit code of {}", self.what);
+    }
+
+    /// The most memory that the running program has had at once, bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
     }
 
     /// Ctrl-C.
