@@ -94,7 +94,12 @@ impl ChunkSink for Deposit {
 /// The folder is not in order, the port is taken, the tracker does not answer in time, or nothing can be stored.
 pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let listener = Listener::bind(config.listen)?;
-    let folder = Arc::new(open(&config, watch, shutdown)?);
+    let folder = match open(&config, watch, shutdown) {
+        Ok(folder) => Arc::new(folder),
+        // Ctrl-C is how a client ends, also before it serves.
+        Err(_) if shutdown.is_stopped() => return Ok(()),
+        Err(error) => return Err(error),
+    };
     let threads = Threads::new();
     let result = serve_and_fetch(&config, listener, folder, &threads, shutdown);
     shutdown.trigger();
