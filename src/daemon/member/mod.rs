@@ -283,7 +283,9 @@ impl State {
         for new in peers.iter().filter(|peer| !known.contains(peer)) {
             log::info!("{} at {} is here", new.name, new.address);
         }
-        log::info!("{} other peers are active", peers.len());
+        if *known != peers {
+            log::info!("{} other peers are active", peers.len());
+        }
         *known = peers;
         drop(known);
         *self.inner.told.lock().unwrap_or_else(PoisonError::into_inner) = true;
