@@ -20,7 +20,7 @@ use super::tracker_session::{self, SessionEvent};
 use super::watch::Watch;
 use crate::content::{EntityName, FileId};
 use crate::net::{Asker, Listener, Shutdown, Threads};
-use crate::protocol::tracker::{FoundFile, PeerSummary};
+use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest};
 use crate::storage::SharedFolder;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use folder_watch::FolderWatch;
@@ -105,7 +105,7 @@ impl Member {
         let announcer = config.tracker.map(announce).transpose()?;
         let (says, said) = bounded(QUEUE);
         if let Some(manager) = config.manager {
-            tracker_session::start(manager, identity, config.timeout, says, &threads, shutdown)?;
+            tracker_session::start("manager", manager, identity, config.timeout, says, &threads, shutdown)?;
         }
         let inner = Arc::new(Inner {
             port: address.port(),
@@ -121,7 +121,7 @@ impl Member {
             shutdown: shutdown.clone(),
             config,
         });
-        let state = State { inner: inner.clone(), own: None, failures };
+        let state = State { inner: inner.clone(), own: None, _requests: None, failures };
         threads.spawn("member", move || state.run(&said, &meeting))?;
         FolderWatch::start(&inner)?;
         Ok(Self { inner, failed })
@@ -232,6 +232,8 @@ struct State {
     inner: Arc<Inner>,
     /// This peer's own address, as the manager tells it to others.
     own: Option<SocketAddr>,
+    /// The manager is asked for nothing more, but the connection lasts as long as it could be.
+    _requests: Option<Sender<TrackerRequest>>,
     failures: Sender<DaemonError>,
 }
 
@@ -258,7 +260,10 @@ impl State {
 
     fn hear(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Joined { address, .. } => self.own = Some(address),
+            SessionEvent::Joined { address, requests, .. } => {
+                self.own = Some(address);
+                self._requests = Some(requests);
+            }
             SessionEvent::Peers(mut peers) => {
                 peers.retain(|peer| Some(peer.address) != self.own);
                 self.update(peers);
@@ -278,7 +283,9 @@ impl State {
         for new in peers.iter().filter(|peer| !known.contains(peer)) {
             log::info!("{} at {} is here", new.name, new.address);
         }
-        log::info!("{} other peers are active", peers.len());
+        if *known != peers {
+            log::info!("{} other peers are active", peers.len());
+        }
         *known = peers;
         drop(known);
         *self.inner.told.lock().unwrap_or_else(PoisonError::into_inner) = true;
