@@ -360,9 +360,14 @@ impl Tracker {
     fn unseal(&mut self, key: &SetKey, manifest: &Manifest) {
         let file = manifest.id();
         self.sealed.remove(&file);
-        self.effects
-            .push(Effect::Note(format!("the set {} has lost a chunk and is no file any more", key.set)));
-        for id in self.members(key) {
+        let members = self.members(key);
+        // When everybody has left that is no loss, but the end.
+        if !members.is_empty() {
+            let text =
+                format!("the set {} has lost the last holder of a chunk and is no file any more", key.set);
+            self.effects.push(Effect::Note(text));
+        }
+        for id in members {
             self.peers.registry.retract(id, file);
         }
     }
