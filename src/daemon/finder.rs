@@ -6,14 +6,14 @@ use super::fetch::{Conversation, SourceError};
 use super::lookup::{Query, lookup};
 use crate::content::FileId;
 use crate::content::limits::SOURCES_MAX;
-use crate::net::{AskError, Asker, Shutdown};
+use crate::net::{AskError, Asker, Shutdown, side_by_side};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Peers that are asked at once.
 const ASKED_AT_ONCE: usize = 32;
@@ -78,15 +78,7 @@ impl Finder for PeersFinder {
                 }
             }
         };
-        // All of them have ended before this returns, so they may borrow.
-        std::thread::scope(|scope| {
-            for _ in 0..peers.len().min(ASKED_AT_ONCE) {
-                let spawned = std::thread::Builder::new().name("ask-peer".into()).spawn_scoped(scope, ask);
-                if let Err(error) = spawned {
-                    log::warn!("no thread to ask a peer: {error}");
-                }
-            }
-        });
+        side_by_side("ask-peer", peers.len().min(ASKED_AT_ONCE), ask);
         Ok(merge(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
 }
@@ -173,10 +165,11 @@ pub fn find_patiently(
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, DaemonError> {
     loop {
+        let asked = Instant::now();
         let pause = match finder.find(query, shutdown) {
             Ok(files) => return Ok(files),
             Err(_) if shutdown.is_stopped() => Duration::ZERO,
-            Err(why) => outage.failed(&why)?,
+            Err(why) => outage.failed(asked, &why)?,
         };
         if shutdown.wait(pause) {
             return Err(interrupted());
