@@ -9,9 +9,9 @@
 //! |---|---|---|
 //! | `bin/` | flags become a config, a daemon is run, its end becomes an exit code | anything else |
 //! | [`cli`] | flags, log lines, progress bars, exit codes, Ctrl-C | know what a daemon does inside |
-//! | [`daemon`] | the roles: tracker, serving peer, download, seeder, leecher, chunk-folder client | read flags, draw on a terminal |
+//! | [`daemon`] | the roles: tracker, manager, serving peer, download, seeder, leecher, folders of both kinds | read flags, draw on a terminal |
 //! | [`net`] | sockets and threads: listener, link, datagrams, shutdown | know what is said over them |
-//! | [`storage`] | bytes on disk: whole files, part files with their have-map, chunk folders | open a socket, decide what to fetch |
+//! | [`storage`] | bytes on disk: whole files, part files with their have-map, folders of both kinds | open a socket, decide what to fetch |
 //! | [`swarm`] | decisions: who is alive, who has what, what is agreed upon, what to ask of whom | name a socket, a file, a thread or a clock |
 //! | [`protocol`] | frames, datagrams and messages | wait, or touch a socket |
 //! | [`content`] | chunk arithmetic, digests, manifests, names, and every limit and default | depend on anything above |
@@ -25,19 +25,23 @@
 //! Every daemon has one thread that owns its state. It takes events from bounded channels and never waits for a
 //! socket or a disk. Chunk bytes do not pass through it.
 //!
-//! - **tracker** ([`daemon::tracker`]): `tracker-state` owns the pure [`swarm::tracker::Tracker`].
-//!   `tracker-datagrams` receives and proves sources. `tracker-link-accept` takes connections; each has a
-//!   `tracker-link` that reads and a `tracker-link-out` that writes.
+//! - **tracker** ([`daemon::tracker`]) and **manager** ([`daemon::manager`]): both are a [`daemon::hub`] around a
+//!   pure [`swarm::machine::Machine`], which is a [`swarm::tracker::Tracker`] or a [`swarm::manager::Manager`]. `state`
+//!   owns it. `datagrams` receives and proves sources. `link-accept` takes connections; each has a `link` that
+//!   reads and a `link-out` that writes.
 //! - **whoever serves** ([`daemon::peer`]): `serve-accept`, and for each connection a `serve` that reads requests
 //!   and a `serve-out` that answers them in order, chunks by `sendfile(2)`.
 //! - **seeder** ([`daemon::seeder`]): hashes on all cores, then serves. `announce` ([`daemon::announcer`]) registers,
 //!   announces and sends heartbeats by datagram.
-//! - **leecher** ([`daemon::leecher`], [`daemon::download`]): the state thread is the caller's own and owns a
+//! - **leecher** ([`daemon::leecher`], [`daemon::transfer`], [`daemon::download`]): the state thread is the caller's own and owns a
 //!   [`daemon::fetch::Fetch`]. Each source has a `fetch` that reads, checks and stores, and a `fetch-ask` that sends
-//!   requests. `find` asks the tracker for more holders, `keep-map` writes the have-map. With `--stay` it serves and
+//!   requests. `find` asks for more holders ([`daemon::finder`]), `keep-map` writes the have-map. With `--stay` it serves and
 //!   announces as a seeder does.
-//! - **client** ([`daemon::client`]): the same [`Fetch`](daemon::fetch::Fetch), fed by a `tracker-session` that keeps
+//! - **client with a chunk folder** ([`daemon::client`]): the same [`Fetch`](daemon::fetch::Fetch), fed by a `tracker-session` that keeps
 //!   up one connection (with a `tracker-ask` that writes to it and a `heartbeat`); it serves too.
+//! - **client with a plain folder** ([`daemon::member`]): `member` takes in the manager's lists (over the same
+//!   `tracker-session`), `folder` looks at the folder and hashes what is new, and each `get` is a `transfer`, the same as
+//!   a leecher's, that asks all peers, a tracker, or both.
 //!
 //! Threads are spawned by [`net::Threads`] alone, have names, and are joined. [`net::Shutdown`] wakes whatever any
 //! of them waits for.
@@ -85,7 +89,7 @@
 //! | what is asked of whom | [`swarm::picker`] |
 //! | what survives a crash | [`storage::part`], [`storage::chunk_folder`] |
 //! | which exit code | [`cli::exit`] |
-//! | all of it at work | `examples/demo.rs` |
+//! | all of it at work | `examples/demo` |
 #![forbid(unsafe_code)]
 
 pub mod cli;
