@@ -52,7 +52,7 @@ struct Flags {
     /// Chunk folder: the set that the chunks belong to
     #[arg(long, value_name = "NAME", default_value = limits::DEFAULT_SET)]
     set: EntityName,
-    /// Chunk folder: end when the folder is complete and nobody asks for its chunks
+    /// Chunk folder: end when the folder is complete and those of the others are, too, or nobody asks for its chunks
     #[arg(long)]
     exit_when_complete: bool,
     /// Give up when the tracker or manager has not answered, or no chunk has come, for so long

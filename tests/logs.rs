@@ -75,8 +75,9 @@ fn many_programs_tear_no_line() {
         let folder = chunk_folder(dir, &name, 100, &held);
         clients.push(client(dir, &folder, &name, tracker.address(), &["-vv"]));
     }
+    // Who leaves takes its chunks along, so nobody leaves before everybody is complete.
+    clients.iter().for_each(|client| drop(client.wait_for_text("is complete: all 100 chunks")));
     for (at, client) in clients.iter_mut().enumerate() {
-        client.wait_for_text("is complete: all 100 chunks");
         client.interrupt();
         client.ends_with(0);
         assert_complete(&dir.join(format!("client{at}")), &chunks);

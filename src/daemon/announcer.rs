@@ -69,7 +69,7 @@ impl Announcer {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
-        let asker = Asker::new(tracker, shutdown)?;
+        let asker = Asker::new(tracker, shutdown)?.with_patience(timeout);
         let (nudge, nudged) = bounded(1);
         let token = Arc::new(Mutex::new(None));
         let mut worker = Worker {
@@ -115,14 +115,14 @@ impl Outage {
         Self { role, tracker, timeout, since: None, backoff, random: fastrand::Rng::new() }
     }
 
-    /// The tracker does not answer. Returns how long to wait before asking again.
+    /// What was `asked` then is not answered. Returns how long to wait before asking again.
     ///
     /// # Errors
     /// When it has not for as long as it was given.
-    pub fn failed(&mut self, why: &dyn std::fmt::Display) -> Result<Duration, DaemonError> {
+    pub fn failed(&mut self, asked: Instant, why: &dyn std::fmt::Display) -> Result<Duration, DaemonError> {
         let since = *self.since.get_or_insert_with(|| {
             log::warn!("{why}; trying again until it answers");
-            Instant::now()
+            asked
         });
         if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
             let (role, tracker, seconds) = (self.role, self.tracker, since.elapsed().as_secs_f64());
@@ -161,6 +161,7 @@ struct Worker {
 impl Worker {
     fn run(&mut self, nudged: &Receiver<()>, failures: &Sender<DaemonError>) {
         loop {
+            let asked = Instant::now();
             let pause = match self.keep_known() {
                 Ok(()) => {
                     self.outage.ended();
@@ -168,7 +169,7 @@ impl Worker {
                     self.heartbeat
                 }
                 Err(AskError::Stopped) => break,
-                Err(why) => match self.outage.failed(&why) {
+                Err(why) => match self.outage.failed(asked, &why) {
                     Ok(pause) => pause,
                     Err(error) => {
                         let _ = failures.try_send(error);

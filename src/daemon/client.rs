@@ -31,9 +31,9 @@ use std::time::{Duration, Instant};
 const QUEUE: usize = 1_024;
 /// Questions that the tracker is asked ahead of its answers.
 const QUESTIONS: usize = 256;
-/// A client that ends when its folder is complete goes on serving until nobody has asked for so long: what it
-/// holds may be what another one is just fetching.
-const LINGER: Duration = Duration::from_secs(1);
+/// A client that ends when its folder is complete waits until the tracker says that all others are complete, too; if
+/// they never are, until nobody has asked it for anything for so long.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// What a client is told to do.
 #[derive(Debug, Clone)]
@@ -175,6 +175,8 @@ struct State<'a> {
     backoff: Backoff,
     random: fastrand::Rng,
     complete: bool,
+    /// The tracker says that all members have everything.
+    all_complete: bool,
     /// How much had been served when somebody was last seen to ask, and when that was.
     served: (u64, Moment),
     /// Never ready: stands in for a connection when there is nothing to send.
@@ -222,6 +224,7 @@ impl<'a> State<'a> {
             backoff: Backoff::new(RETRY_MIN * 4, RETRY_MAX),
             random: fastrand::Rng::new(),
             complete: false,
+            all_complete: false,
             served: (0, Moment::ZERO),
             nowhere: bounded(0),
         }
@@ -356,11 +359,13 @@ impl<'a> State<'a> {
                 self.folder.distrust(index);
                 self.agree(index, claim);
                 self.complete = false;
+                self.all_complete = false;
                 self.questions.push_back(index);
             }
             TrackerResponse::SetSealed { set, file } if set == self.set => {
                 self.outbox.push_back(TrackerRequest::Manifest { file });
             }
+            TrackerResponse::SetComplete { set } if set == self.set => self.all_complete = true,
             TrackerResponse::Error { code, text } => log::warn!("the tracker refuses ({code:?}): {text}"),
             other => log::debug!("the tracker says {other:?}"),
         }
@@ -466,6 +471,6 @@ impl<'a> State<'a> {
         self.complete
             && self.config.exit_when_complete
             && self.outbox.is_empty()
-            && now.saturating_sub(self.served.1) >= LINGER
+            && (self.all_complete || now.saturating_sub(self.served.1) >= LINGER)
     }
 }

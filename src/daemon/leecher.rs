@@ -86,7 +86,8 @@ impl Leecher<'_> {
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
         let own = announcer.clone();
         let token = move || own.get().and_then(Announcer::token);
-        let mut finder = TrackerFinder::new(Asker::new(*tracker, self.shutdown)?, self.shutdown, token);
+        let mut finder =
+            TrackerFinder::new(Asker::new(*tracker, self.shutdown)?.with_patience(order.timeout), token);
         let outage = Outage::new("tracker", *tracker, order.timeout);
         let located = transfer::locate(order, &mut finder, outage, self.shutdown)?;
         let part = match transfer::start(order, &located.file, self.watch, self.shutdown)? {

@@ -65,6 +65,7 @@ pub fn start(
         tracker,
         identity,
         events,
+        asked: Instant::now(),
         outage: Outage::new(role, tracker, timeout),
         threads: threads.clone(),
         shutdown: shutdown.clone(),
@@ -77,6 +78,8 @@ struct Session {
     tracker: SocketAddr,
     identity: Identity,
     events: Sender<SessionEvent>,
+    /// Since when it has been waited for, while it is not there.
+    asked: Instant,
     outage: Outage,
     threads: Threads,
     shutdown: Shutdown,
@@ -98,11 +101,12 @@ enum SessionError {
 impl Session {
     fn run(&mut self) {
         while !self.shutdown.is_stopped() {
+            self.asked = Instant::now();
             let why = self.converse();
             if self.shutdown.is_stopped() {
                 return;
             }
-            match self.outage.failed(&why) {
+            match self.outage.failed(self.asked, &why) {
                 Ok(pause) => {
                     if self.shutdown.wait(pause) {
                         return;
@@ -156,6 +160,7 @@ impl Session {
             Err(_) => SessionError::Stopped,
         };
         here.trigger();
+        self.asked = Instant::now();
         if began.elapsed() >= RETRY_MAX {
             self.outage.settled();
         }

@@ -13,16 +13,19 @@ use super::lookup::Query;
 use super::peer::Met;
 use super::watch::Watch;
 use crate::content::limits::LOOKUP_INTERVAL_ALONE;
-use crate::content::{FileName, Manifest};
-use crate::net::Shutdown;
+use crate::content::{FileId, FileName, Manifest};
+use crate::net::{Shutdown, side_by_side};
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::storage::{PartFile, StoreError, WholeFile};
 use crossbeam_channel::Receiver;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Holders that are asked for a manifest at once.
+const ASKED_AT_ONCE: usize = 4;
 /// How often it is asked again whether somebody has the file by now.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -154,14 +157,8 @@ fn manifest(
     let mut found = found.clone();
     loop {
         let holders: Vec<SocketAddr> = found.whole.iter().chain(&found.partial).copied().collect();
-        for holder in &holders {
-            match Conversation::open(*holder, None, shutdown)
-                .and_then(|mut conversation| conversation.manifest(id, shutdown))
-            {
-                Ok(manifest) => return Ok((Arc::new(manifest), holders)),
-                Err(_) if shutdown.is_stopped() => return Err(interrupted()),
-                Err(why) => log::info!("no manifest from {holder}: {why}"),
-            }
+        if let Some(manifest) = first_manifest(id, &holders, shutdown) {
+            return Ok((Arc::new(manifest), holders));
         }
         if order.timeout.is_some_and(|timeout| started.elapsed() >= timeout) {
             let text = format!("none of {} holders gives the manifest of {id}", holders.len());
@@ -170,10 +167,32 @@ fn manifest(
         if shutdown.wait(LOOKUP_INTERVAL_ALONE) {
             return Err(interrupted());
         }
-        if let Some(file) = finder.find(&query).ok().and_then(|files| files.into_iter().next()) {
+        if let Some(file) = finder.find(&query, shutdown).ok().and_then(|files| files.into_iter().next()) {
             found = file;
         }
     }
+}
+
+/// Asks a few holders at once, so that one that is silent delays nobody, and takes the first answer.
+fn first_manifest(id: FileId, holders: &[SocketAddr], shutdown: &Shutdown) -> Option<Manifest> {
+    let race = shutdown.child();
+    let next = AtomicUsize::new(0);
+    let won = Mutex::new(None);
+    side_by_side("manifest", holders.len().min(ASKED_AT_ONCE), || {
+        while let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let answer = Conversation::open(*holder, None, &race)
+                .and_then(|mut conversation| conversation.manifest(id, &race));
+            match answer {
+                Ok(manifest) => {
+                    won.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(manifest);
+                    race.trigger();
+                }
+                Err(_) if race.is_stopped() => return,
+                Err(why) => log::info!("no manifest from {holder}: {why}"),
+            }
+        }
+    });
+    won.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks at what is there already: the finished file, or what an earlier run has got of it.

@@ -40,6 +40,7 @@ pub struct Asker {
     tracker: SocketAddr,
     cookie: Option<Cookie>,
     next: u64,
+    patience: Option<Duration>,
     shutdown: Shutdown,
 }
 
@@ -58,12 +59,22 @@ impl Asker {
         socket.set_read_timeout(Some(GLANCE))?;
         // Numbers that nobody off the path can guess keep forged answers out.
         let next = fastrand::u64(..u64::MAX / 2);
-        Ok(Self { socket, tracker, cookie: None, next, shutdown: shutdown.clone() })
+        Ok(Self { socket, tracker, cookie: None, next, patience: None, shutdown: shutdown.clone() })
+    }
+
+    /// Waits no longer than this for any answer.
+    pub fn with_patience(self, patience: Option<Duration>) -> Self {
+        Self { patience, ..self }
     }
 
     /// The tracker that is asked.
     pub fn tracker(&self) -> SocketAddr {
         self.tracker
+    }
+
+    /// From now on answers are waited for until another shutdown.
+    pub fn until(&mut self, shutdown: &Shutdown) {
+        self.shutdown = shutdown.clone();
     }
 
     /// Asks, [`DATAGRAM_TRIES`] times at most, waiting longer each time.
@@ -82,10 +93,14 @@ impl Asker {
         let mut error = AskError::Silent(self.tracker);
         let mut cookies = 0;
         let mut attempt = 0;
-        while attempt < tries {
+        let began = Instant::now();
+        let left = |patience: Duration| patience.saturating_sub(began.elapsed());
+        while attempt < tries && self.patience.map(left) != Some(Duration::ZERO) {
             self.next += 1;
             let question = Datagram::new(self.next, self.cookie, request.clone());
-            match self.exchange(&question.encode()?, DATAGRAM_WAIT * (1 << attempt.min(4))) {
+            let wait = DATAGRAM_WAIT * (1 << attempt.min(4));
+            let wait = self.patience.map_or(wait, |patience| wait.min(left(patience)));
+            match self.exchange(&question.encode()?, wait) {
                 Ok(TrackerResponse::Cookie { cookie }) if cookies < COOKIES_MAX => {
                     cookies += 1;
                     self.cookie = Some(cookie);

@@ -15,4 +15,4 @@ pub use dial::dial;
 pub use link::{LinkError, LinkReader, LinkWriter};
 pub use listener::{BindError, Listener};
 pub use shutdown::Shutdown;
-pub use threads::Threads;
+pub use threads::{Threads, side_by_side};

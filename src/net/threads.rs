@@ -52,10 +52,39 @@ impl Threads {
     }
 }
 
+/// Runs `work` in `count` threads at once and returns when all have ended, so that it may borrow. When the system has
+/// no room for all of them, with those that it has; when for none, here.
+pub fn side_by_side(name: &str, count: usize, work: impl Fn() + Sync) {
+    std::thread::scope(|scope| {
+        let spawn =
+            || Builder::new().name(name.to_owned()).stack_size(STACK).spawn_scoped(scope, &work).map(drop);
+        let spawned = (0..count).filter(|_| match spawn() {
+            Ok(()) => true,
+            Err(error) => {
+                log::warn!("no thread for {name}: {error}");
+                false
+            }
+        });
+        if spawned.count() == 0 && count > 0 {
+            work();
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn threads_side_by_side_may_borrow() {
+        let ran = AtomicUsize::new(0);
+        side_by_side("test", 3, || {
+            ran.fetch_add(1, Ordering::SeqCst);
+        });
+        side_by_side("test", 0, || panic!("nothing to do"));
+        assert_eq!(ran.load(Ordering::SeqCst), 3);
+    }
 
     #[test]
     fn joining_waits_for_threads_spawned_by_threads() {

@@ -296,6 +296,12 @@ pub enum TrackerResponse {
         /// The file's id.
         file: FileId,
     },
+    /// Every member of the set has all of its chunks.
+    SetComplete {
+        /// The set.
+        #[serde(flatten)]
+        set: SetKey,
+    },
     /// A manifest; its payload follows.
     Manifest {
         /// The file.
@@ -484,6 +490,7 @@ mod tests {
             SetSealed { set: set(), file: FILE },
             r#"{"type":"set_sealed","set":"default","count":5,"file":"FILE"}"#,
         );
+        exact(SetComplete { set: set() }, r#"{"type":"set_complete","set":"default","count":5}"#);
         exact(
             Manifest { file: FILE, size: 5, chunk_size: 0, length: 36 },
             r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":0,"length":36}"#,

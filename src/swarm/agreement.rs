@@ -116,6 +116,13 @@ impl ChunkSet {
             && self.chunks.values().all(holds)
     }
 
+    /// Whether every member holds every chunk, as agreed.
+    pub fn is_complete(&self) -> bool {
+        // Counting is cheap and mostly says no.
+        let count = self.members.values().all(|member| member.claims == self.count);
+        count && self.members().all(|peer| self.is_whole(peer))
+    }
+
     /// A member claims to have a chunk. Claims of strangers and of chunks past the end are ignored.
     pub fn claim(&mut self, peer: PeerId, index: ChunkIndex, claim: Claim) -> Vec<Outcome> {
         if !self.is_member(peer) || index.0 >= self.count {

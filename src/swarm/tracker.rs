@@ -202,6 +202,7 @@ impl Tracker {
         let outcomes = self.sets.get_mut(key).map(|set| set.claim(id, index, claim));
         self.settle(key, outcomes.unwrap_or_default());
         self.update_holder(id, key);
+        self.tell_complete(key);
         None
     }
 
@@ -360,9 +361,14 @@ impl Tracker {
     fn unseal(&mut self, key: &SetKey, manifest: &Manifest) {
         let file = manifest.id();
         self.sealed.remove(&file);
-        self.effects
-            .push(Effect::Note(format!("the set {} has lost a chunk and is no file any more", key.set)));
-        for id in self.members(key) {
+        let members = self.members(key);
+        // When everybody has left that is no loss, but the end.
+        if !members.is_empty() {
+            let text =
+                format!("the set {} has lost the last holder of a chunk and is no file any more", key.set);
+            self.effects.push(Effect::Note(text));
+        }
+        for id in members {
             self.peers.registry.retract(id, file);
         }
     }
@@ -383,6 +389,15 @@ impl Tracker {
         }
     }
 
+    /// Nobody needs anything of anybody in this set any more.
+    fn tell_complete(&mut self, key: &SetKey) {
+        if self.sets.get(key).is_some_and(ChunkSet::is_complete) {
+            for id in self.members(key) {
+                self.push(id, TrackerResponse::SetComplete { set: key.clone() });
+            }
+        }
+    }
+
     /// Takes a peer that the registry has removed out of everything else.
     fn depart(&mut self, id: PeerId, peer: &Peer, why: &str) {
         let (name, address) = (&peer.name, peer.address);
@@ -393,6 +408,7 @@ impl Tracker {
         for key in self.memberships.remove(&id).unwrap_or_default() {
             let outcomes = self.sets.get_mut(&key).map(|set| set.leave(id));
             self.settle(&key, outcomes.unwrap_or_default());
+            self.tell_complete(&key);
             if self.sets.get(&key).is_some_and(ChunkSet::is_empty) {
                 self.sets.remove(&key);
             }
@@ -560,6 +576,28 @@ mod tests {
         );
         tracker.closed(at(1), ConnectionId(3));
         assert!(tracker.sets.is_empty() && tracker.memberships.is_empty() && tracker.peers.is_clean());
+    }
+
+    #[test]
+    fn all_are_told_when_all_have_everything() {
+        let mut tracker = tracker();
+        let tokens = [1, 2, 3].map(|number| (number, member(&mut tracker, number)));
+        let complete = |effects: &[Effect]| {
+            let told =
+                |effect: &&Effect| matches!(effect, Effect::Push(_, TrackerResponse::SetComplete { .. }));
+            effects.iter().filter(told).count()
+        };
+        for (number, token) in tokens {
+            assert_eq!(complete(&claims(&mut tracker, number, token, 0, 7)), 0);
+        }
+        for (number, token) in &tokens[..2] {
+            assert_eq!(complete(&claims(&mut tracker, *number, *token, 1, 8)), 0);
+        }
+        assert_eq!(complete(&claims(&mut tracker, 3, tokens[2].1, 1, 9)), 0, "not as agreed");
+        assert_eq!(complete(&claims(&mut tracker, 3, tokens[2].1, 1, 8)), 3);
+        let late = member(&mut tracker, 4);
+        assert_eq!(complete(&claims(&mut tracker, 4, late, 0, 7)), 0);
+        assert_eq!(complete(&tracker.closed(at(1), ConnectionId(4))), 3);
     }
 
     #[test]

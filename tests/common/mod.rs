@@ -100,6 +100,7 @@ impl Program {
             "tracker" => env!("CARGO_BIN_EXE_tracker"),
             "seeder" => env!("CARGO_BIN_EXE_seeder"),
             "leecher" => env!("CARGO_BIN_EXE_leecher"),
+            "manager" => env!("CARGO_BIN_EXE_manager"),
             "client" => env!("CARGO_BIN_EXE_client"),
             "manager" => env!("CARGO_BIN_EXE_manager"),
             other => panic!("there is no binary {other}"),

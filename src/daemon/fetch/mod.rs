@@ -30,6 +30,8 @@ use std::time::Duration;
 const CANDIDATES_MAX: usize = 4_096;
 /// An address that cannot be connected to so often in a row is forgotten.
 const FAILURES_MAX: u32 = 8;
+/// A source that has not kept to the protocol so often is not used any more.
+const OFFENCES_MAX: u32 = 3;
 /// How often a fetch wants to be ticked.
 pub const TICK: Duration = Duration::from_millis(100);
 
@@ -120,6 +122,8 @@ struct Candidate {
     backoff: Backoff,
     /// How often in a row it could not be connected to.
     failures: u32,
+    /// How often it did not keep to the protocol.
+    offences: u32,
     /// What it has, where the owner says so.
     told: HaveMap,
     bad_bytes: u64,
@@ -207,6 +211,7 @@ impl Fetch {
                 link: Link::Idle(now),
                 backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
                 failures: 0,
+                offences: 0,
                 told: HaveMap::none(self.job.count),
                 bad_bytes: 0,
             };
@@ -307,7 +312,13 @@ impl Fetch {
                 log::warn!("{address} is not used any more: {why}");
                 self.news.push(FetchNews::Corrupt(address));
             }
+            SourceError::Protocol(_) if candidate.offences + 1 >= OFFENCES_MAX => {
+                candidate.link = Link::Banned;
+                log::warn!("{address} is not used any more: {why}, and not for the first time");
+                self.news.push(FetchNews::Corrupt(address));
+            }
             why => {
+                candidate.offences += u32::from(matches!(why, SourceError::Protocol(_)));
                 let pause = candidate.backoff.pause(&mut self.random);
                 candidate.link = Link::Idle(now + pause);
                 candidate.told = HaveMap::none(self.job.count);

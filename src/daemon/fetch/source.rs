@@ -29,6 +29,9 @@ pub enum SourceError {
     /// It says what does not fit the conversation.
     #[error("it {0}")]
     Protocol(String),
+    /// It says that it cannot or will not.
+    #[error("it refuses: {0}")]
+    Refused(String),
     /// A chunk does not have its digest.
     #[error("chunk {index} does not have the SHA-256 that it must have ({bytes} bad bytes)")]
     BadChunk {
@@ -74,7 +77,7 @@ impl Conversation {
                 drop(guard);
                 Ok(Self { reader, writer, stream })
             }
-            PeerResponse::Error { text, .. } => Err(SourceError::Protocol(format!("refuses: {text}"))),
+            PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("does not open with hello".into())),
         }
     }
@@ -92,7 +95,7 @@ impl Conversation {
                 Manifest::decode(file, size, chunk_size, &payload)
                     .map_err(|error| SourceError::Protocol(format!("sends a wrong manifest: {error}")))
             }
-            PeerResponse::Error { text, .. } => Err(SourceError::Protocol(format!("refuses: {text}"))),
+            PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("answers something else".into())),
         }
     }
@@ -113,7 +116,7 @@ impl Conversation {
                 self.reader.payload(&mut payload)?;
                 Ok(serde_json::from_slice(&payload).map_err(|error| LinkError::Frame(error.into()))?)
             }
-            PeerResponse::Error { text, .. } => Err(SourceError::Protocol(format!("refuses: {text}"))),
+            PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("answers something else".into())),
         }
     }
@@ -208,7 +211,7 @@ impl SourceReader {
                 reader.payload(&mut bytes)?;
                 HaveMap::from_bytes(count, &bytes).map_err(|error| SourceError::Protocol(error.to_string()))
             }
-            PeerResponse::Error { text, .. } => Err(SourceError::Protocol(format!("refuses: {text}"))),
+            PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("sends no have-map of this file".into())),
         }
     }
@@ -244,7 +247,7 @@ impl SourceReader {
                         self.report(SourceUpdate::Refused(index));
                         Ok(())
                     }
-                    _ => Err(SourceError::Protocol(format!("refuses: {text}"))),
+                    _ => Err(SourceError::Refused(text)),
                 }
             }
             PeerResponse::Got { file, chunks } if file == self.job.file => {

@@ -164,7 +164,7 @@ impl Member {
     /// # Errors
     /// Nobody answers.
     pub fn files(&self, query: &Query) -> Result<Vec<FoundFile>, DaemonError> {
-        let found = self.inner.finder()?.find(query);
+        let found = self.inner.finder()?.find(query, &self.inner.shutdown);
         found.map_err(|why| DaemonError::new(super::Fault::Unreachable, why))
     }
 
@@ -200,16 +200,12 @@ impl Inner {
     fn finder(&self) -> Result<Both, DaemonError> {
         let mut finders: Vec<Box<dyn Finder>> = Vec::new();
         if self.config.manager.is_some() {
-            finders.push(Box::new(PeersFinder::new(self.peers.clone(), &self.shutdown)));
+            finders.push(Box::new(PeersFinder::new(self.peers.clone())));
         }
         if let Some(tracker) = self.config.tracker {
             let announcer = self.announcer.clone();
             let token = move || announcer.as_ref().and_then(Announcer::token);
-            finders.push(Box::new(TrackerFinder::new(
-                Asker::new(tracker, &self.shutdown)?,
-                &self.shutdown,
-                token,
-            )));
+            finders.push(Box::new(TrackerFinder::new(Asker::new(tracker, &self.shutdown)?, token)));
         }
         Ok(Both(finders))
     }
