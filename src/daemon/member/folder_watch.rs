@@ -53,16 +53,17 @@ impl FolderWatch {
     }
 }
 
-/// Puts a change of the folder on the shelf.
+/// Puts a change of the folder on the shelf, and then says so: what is said is so already.
 pub(super) fn apply(inner: &Inner, change: FolderChange) {
     match change {
         FolderChange::Added(SharedFile { name, file, id, size, chunks }) => {
+            let summary = FileSummary { id, name: name.clone(), size, chunks };
+            inner.shelf.offer(Offer { file: summary, source: file });
             log::info!("sharing {name}, {size} bytes, id {id}");
-            inner.shelf.offer(Offer { file: FileSummary { id, name, size, chunks }, source: file });
         }
         FolderChange::Removed { name, .. } => {
-            log::info!("{name} is gone or has changed and is not shared any more");
             inner.shelf.withdraw(&name);
+            log::info!("{name} is gone or has changed and is not shared any more");
         }
         FolderChange::Skipped { name, why } => log::warn!("{name} is not shared: {why}"),
     }
