@@ -303,6 +303,30 @@ fn what_is_not_to_be_shared_is_not() {
 }
 
 #[test]
+fn a_member_does_not_share_its_own_log() {
+    let place = place();
+    let manager = manager(place.path(), &[]);
+    let here = folder(place.path(), "here", &[("f", b"x")]);
+    let holder = member(&here, Path::new("."), "holder", manager.address(), &[]);
+    holder.wait_for_text("logs.log is not shared: it is the log of this program");
+    holder.wait_for_text("- sharing f, ");
+    write(&here, "g", b"y");
+    holder.wait_for_text("- sharing g, ");
+    assert_eq!(Guest::of(holder.address()).names(), ["f", "g"]);
+    // What it gets lands in the folder that `.` is.
+    let _other = self::holder(place.path(), "other", &[("h", b"z")], manager.address(), &[]);
+    let mut gets = start_member(
+        &subfolder(place.path(), "gets"),
+        Path::new("."),
+        "gets",
+        manager.address(),
+        &["--get", "h"],
+    );
+    gets.ends_with(0);
+    assert_holds(&place.path().join("gets/h"), b"z");
+}
+
+#[test]
 fn an_unfinished_download_is_offered_as_a_part_and_never_as_a_file() {
     let place = place();
     let dir = place.path();
