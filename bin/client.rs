@@ -116,6 +116,7 @@ fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(),
         tracker: flags.tracker.or(default),
         advertise: flags.serve.advertise,
         serve: flags.serve.options(),
+        log_file: flags.log.log_file,
         timeout: flags.timeout,
     };
     let task = member::Task { get: flags.get, stay: flags.stay, wait: flags.wait };

@@ -63,16 +63,21 @@ fn get_all(member: &Member, wishes: Vec<Wish>, stay: bool, shutdown: &Shutdown) 
     for wish in wishes {
         transfers.push(member.get(wish)?);
     }
-    let mut failure = None;
+    let count = transfers.len();
+    let mut failures = Vec::new();
     for transfer in transfers {
         match transfer.wait() {
             Ok(()) => println!("Successfully downloaded {}", transfer.status().wanted),
-            // Said in the log already, each when it happened.
-            Err(error) => failure = Some(error),
+            Err(error) => failures.push(error.fault),
         }
     }
-    match failure {
-        Some(error) => Err(error),
+    match failures.last() {
+        // Why each has failed is in the log already, since it happened.
+        Some(fault) if count == 1 => Err(DaemonError::new(*fault, "")),
+        Some(fault) => {
+            let text = format!("{} of {count} files could not be got", failures.len());
+            Err(DaemonError::new(*fault, text))
+        }
         None if shutdown.is_stopped() => Ok(()),
         None if stay => member.wait(),
         None => Ok(()),

@@ -119,6 +119,8 @@ pub const ENDGAME_COPIES: usize = 3;
 /// A file that was written to less long ago than this when a shared folder is looked at for the first time
 /// may still be being written: it is looked at once more before it is hashed.
 pub const FILE_SETTLED: Duration = Duration::from_secs(2);
+/// When all peers are asked who has a file, and some have it, the others are waited for no longer than this.
+pub const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// How often what has been verified is noted in the have-map (a `kill -9` loses at most this much).
 pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often what has been verified is made durable (a power cut loses at most this much).

@@ -5,7 +5,7 @@ use super::error::{DaemonError, Fault};
 use super::fetch::{Conversation, SourceError};
 use super::lookup::{Query, lookup};
 use crate::content::FileId;
-use crate::content::limits::SOURCES_MAX;
+use crate::content::limits::{ANSWER_WAIT, SOURCES_MAX};
 use crate::net::{AskError, Asker, Shutdown, side_by_side};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
@@ -50,7 +50,7 @@ impl Finder for TrackerFinder {
 /// The active peers, without this one, as the manager last told.
 pub type Peers = Arc<RwLock<Vec<PeerSummary>>>;
 
-/// Asks all active peers at once.
+/// Asks all active peers at once. When some have it, those that are silent are not waited for.
 pub struct PeersFinder {
     peers: Peers,
 }
@@ -66,17 +66,33 @@ impl Finder for PeersFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner).clone();
         let answers = Mutex::new(Vec::new());
-        let next = AtomicUsize::new(0);
+        let (next, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (began, enough) = (Instant::now(), stop.child());
+        let settle = || {
+            let late = began.elapsed() >= ANSWER_WAIT;
+            if late && !answers.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+                enough.trigger();
+            }
+        };
         let ask = || {
-            while let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match files_of(peer.address, query, stop) {
+            while !enough.is_stopped()
+                && let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed))
+            {
+                match files_of(peer.address, query, &enough) {
                     Ok(files) => answers
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .extend(files.into_iter().map(|file| (peer.address, file))),
                     Err(why) => log::debug!("{} at {} does not answer: {why}", peer.name, peer.address),
                 }
+                if asked.fetch_add(1, Ordering::Relaxed) + 1 == peers.len() {
+                    enough.trigger();
+                }
+                settle();
             }
+            // Whoever has nobody left to ask waits for the others, for a while.
+            enough.wait(ANSWER_WAIT.saturating_sub(began.elapsed()));
+            settle();
         };
         side_by_side("ask-peer", peers.len().min(ASKED_AT_ONCE), ask);
         Ok(merge(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))

@@ -159,6 +159,18 @@ impl Program {
         }
     }
 
+    /// Waits until everything said so far, a line each, is as wanted.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, wanted: impl Fn(&[&str]) -> bool) {
+        let look = |said: &Said| {
+            let lines: Vec<&str> = said.lines.iter().map(|(_, line)| line.as_str()).collect();
+            wanted(&lines).then_some(())
+        };
+        if self.transcript.wait(PATIENCE, look).is_none() {
+            panic!("{} never said {what}", self.what);
+        }
+    }
+
     /// Everything said so far, a line each.
     pub fn lines(&self) -> Vec<String> {
         self.transcript.said.lock().unwrap().lines.iter().map(|(_, line)| line.clone()).collect()
@@ -295,6 +307,41 @@ pub fn client(dir: &Path, folder: &Path, name: &str, tracker: SocketAddr, extra:
     Program::start("client", &args, dir)
 }
 
+/// A manager on a port of its own, unless `extra` says where, which is listening when this returns.
+#[track_caller]
+pub fn manager(dir: &Path, extra: &[&str]) -> Program {
+    let mut args = vec![];
+    if !extra.contains(&"--listen") {
+        args.extend(["--listen", "127.0.0.1:0"]);
+    }
+    args.extend(extra);
+    let program = Program::start("manager", &args, dir);
+    program.address();
+    program
+}
+
+/// A client with a plain folder that has just been started; `extra` says whom it asks.
+pub fn plain(dir: &Path, folder: &Path, name: &str, extra: &[&str]) -> Program {
+    let folder = folder.to_str().unwrap();
+    let mut args = vec!["-folder", folder, "-transfer_port", "0", "-name", name];
+    args.extend(extra);
+    Program::start("client", &args, dir)
+}
+
+/// A member of a manager's swarm that has just been started.
+pub fn start_member(dir: &Path, folder: &Path, name: &str, manager: SocketAddr, extra: &[&str]) -> Program {
+    let manager = manager.to_string();
+    plain(dir, folder, name, &[&["--manager", &manager], extra].concat())
+}
+
+/// A member that the manager has told of its peers when this returns.
+#[track_caller]
+pub fn member(dir: &Path, folder: &Path, name: &str, manager: SocketAddr, extra: &[&str]) -> Program {
+    let program = start_member(dir, folder, name, manager, extra);
+    program.wait_for_text("registered with the manager on ");
+    program
+}
+
 /// Bytes that look random and are the same for the same seed.
 pub fn random_bytes(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
@@ -313,9 +360,12 @@ pub fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 #[track_caller]
 pub fn assert_holds(path: &Path, bytes: &[u8]) {
     let got = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    // Much faster than finding out where they differ.
+    if got == bytes {
+        return;
+    }
     let same = got.iter().zip(bytes).take_while(|(a, b)| a == b).count();
-    assert!(
-        got == bytes,
+    panic!(
         "{} has {} bytes instead of {}, different from byte {same} on",
         path.display(),
         got.len(),

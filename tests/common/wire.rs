@@ -1,12 +1,12 @@
 //! Speaks the protocol by hand, well or badly.
 
 use super::PATIENCE;
-use shoal::content::{Digest, FileId, FileName, HaveMap, Layout, Manifest};
+use shoal::content::{Digest, EntityName, FileId, FileName, HaveMap, Layout, Manifest};
 use shoal::protocol::Message;
 use shoal::protocol::datagram::{Cookie, Datagram};
 use shoal::protocol::frame::{Decoder, encode};
-use shoal::protocol::peer::{PeerRequest, PeerResponse};
-use shoal::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
+use shoal::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
+use shoal::protocol::tracker::{FileSummary, FoundFile, PeerSummary, Token, TrackerRequest, TrackerResponse};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -140,7 +140,7 @@ impl Udp {
 
     /// Registers a peer that serves on a port.
     pub fn register(&mut self, name: &str, port: u16) -> Token {
-        let name = shoal::content::EntityName::new(name).unwrap();
+        let name = EntityName::new(name).unwrap();
         match self.ask(&TrackerRequest::Register { name, port, advertise: None }) {
             TrackerResponse::Registered { token, .. } => token,
             other => panic!("{other:?}"),
@@ -262,5 +262,193 @@ impl FakePeer {
         let token = udp.register(name, self.address.port());
         udp.announce(token, file);
         token
+    }
+}
+
+/// A peer of a manager's swarm that is made of sockets alone.
+pub struct RawPeer {
+    pub wire: Wire,
+    pub token: Token,
+    pub summary: PeerSummary,
+    /// Where it would serve: taken, so that nobody else has the address.
+    pub listener: TcpListener,
+}
+
+impl RawPeer {
+    /// Joins.
+    #[track_caller]
+    pub fn join(manager: SocketAddr, name: &str) -> Self {
+        Self::join_over(TcpStream::connect(manager).unwrap(), name)
+    }
+
+    /// Joins over a connection that is there.
+    #[track_caller]
+    pub fn join_over(stream: TcpStream, name: &str) -> Self {
+        let listener = TcpListener::bind((stream.local_addr().unwrap().ip(), 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut wire = Wire::new(stream);
+        let name = EntityName::new(name).unwrap();
+        wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
+        wire.send(&TrackerRequest::Register { name: name.clone(), port: address.port(), advertise: None })
+            .unwrap();
+        assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 1 }));
+        match wire.message() {
+            Some(TrackerResponse::Registered { token, address: told, .. }) => {
+                assert_eq!(told, address);
+                Self { wire, token, summary: PeerSummary { name, address }, listener }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next list that the manager sends.
+    #[track_caller]
+    pub fn list(&mut self) -> Vec<PeerSummary> {
+        loop {
+            match self.wire.message() {
+                Some(TrackerResponse::Peers { count, length }) => {
+                    let list: Vec<PeerSummary> = serde_json::from_slice(&self.wire.payload(length)).unwrap();
+                    assert_eq!(list.len(), count as usize);
+                    return list;
+                }
+                Some(TrackerResponse::Alive | TrackerResponse::Registered { .. }) => {}
+                other => panic!("{} is told {other:?}", self.summary.name.as_str()),
+            }
+        }
+    }
+
+    /// The names on the next list, sorted.
+    #[track_caller]
+    pub fn names(&mut self) -> Vec<String> {
+        let mut names: Vec<String> = self.list().iter().map(|peer| peer.name.as_str().to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// Reads lists until one has just these names.
+    #[track_caller]
+    pub fn wait_for_names(&mut self, wanted: &[&str]) {
+        let mut last = vec![];
+        let deadline = Instant::now() + PATIENCE;
+        while last != wanted {
+            assert!(Instant::now() < deadline, "the last list has {last:?} instead of {wanted:?}");
+            last = self.names();
+        }
+    }
+
+    /// The next message that is no list: an answer. `None` when the manager has closed.
+    #[track_caller]
+    pub fn answer(&mut self) -> Option<TrackerResponse> {
+        loop {
+            match self.wire.message() {
+                Some(TrackerResponse::Peers { length, .. }) => drop(self.wire.payload(length)),
+                other => return other,
+            }
+        }
+    }
+
+    /// Asks over the connection whether it is known.
+    #[track_caller]
+    pub fn assert_alive(&mut self) {
+        self.wire.send(&TrackerRequest::Heartbeat { token: self.token }).unwrap();
+        assert_eq!(self.answer(), Some(TrackerResponse::Alive));
+    }
+
+    /// Says goodbye, and waits until it is answered.
+    #[track_caller]
+    pub fn leave(mut self) {
+        self.wire.send(&TrackerRequest::Goodbye { token: self.token }).unwrap();
+        assert_eq!(self.answer(), Some(TrackerResponse::Farewell));
+    }
+}
+
+/// Keeps raw peers alive by datagrams, from a thread that ends when this is dropped.
+pub struct Hearts {
+    stop: Option<std::sync::mpsc::Sender<()>>,
+    tokens: Arc<std::sync::Mutex<Vec<Token>>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Hearts {
+    /// Beats once in every `pause`.
+    pub fn start(manager: SocketAddr, pause: Duration) -> Self {
+        let (stop, stopped) = std::sync::mpsc::channel();
+        let tokens = Arc::new(std::sync::Mutex::new(Vec::<Token>::new()));
+        let beating = tokens.clone();
+        let thread = std::thread::spawn(move || {
+            let mut udp = Udp::to(manager);
+            while stopped.recv_timeout(pause) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                let tokens = beating.lock().unwrap().clone();
+                tokens.into_iter().for_each(|token| _ = udp.ask(&TrackerRequest::Heartbeat { token }));
+            }
+        });
+        Self { stop: Some(stop), tokens, thread: Some(thread) }
+    }
+
+    /// Lets a heart beat.
+    pub fn beat(&self, token: Token) {
+        self.tokens.lock().unwrap().push(token);
+    }
+
+    /// Lets a heart stop.
+    pub fn stop(&self, token: Token) {
+        self.tokens.lock().unwrap().retain(|other| *other != token);
+    }
+}
+
+impl Drop for Hearts {
+    fn drop(&mut self) {
+        self.stop.take();
+        // While a test fails its manager may be gone, and the thread then waits long for an answer.
+        if let (Some(thread), false) = (self.thread.take(), std::thread::panicking()) {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// A conversation with a peer.
+pub struct Guest(Wire);
+
+impl Guest {
+    /// Connects and says hello.
+    #[track_caller]
+    pub fn of(peer: SocketAddr) -> Self {
+        let mut wire = Wire::connect(peer);
+        wire.send(&PeerRequest::Hello { version: 1, port: None }).unwrap();
+        assert_eq!(wire.message(), Some(PeerResponse::Hello { version: 1 }));
+        Self(wire)
+    }
+
+    /// Asks, and returns the answer and its payload.
+    #[track_caller]
+    pub fn ask(&mut self, request: &PeerRequest) -> (PeerResponse, Vec<u8>) {
+        self.0.send(request).unwrap();
+        let response = self.0.message().expect("an answer");
+        let length = match &response {
+            PeerResponse::Manifest { length, .. }
+            | PeerResponse::Have { length, .. }
+            | PeerResponse::Files { length, .. } => *length,
+            PeerResponse::Chunk { length, .. } => u64::from(*length),
+            _ => 0,
+        };
+        (response, self.0.payload(length))
+    }
+
+    /// Everything that the peer offers.
+    #[track_caller]
+    pub fn files(&mut self) -> Vec<OfferedFile> {
+        match self.ask(&PeerRequest::Files { name: None, id: None }) {
+            (PeerResponse::Files { .. }, payload) => serde_json::from_slice(&payload).unwrap(),
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
+    /// The names that the peer offers, sorted.
+    #[track_caller]
+    pub fn names(&mut self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.files().iter().map(|offered| offered.file.name.as_str().to_owned()).collect();
+        names.sort();
+        names
     }
 }

@@ -50,6 +50,8 @@ pub struct MemberConfig {
     pub advertise: Option<SocketAddr>,
     /// How to serve.
     pub serve: ServeOptions,
+    /// The file that this program logs to: it is not shared, since each word on it would change it.
+    pub log_file: PathBuf,
     /// How long to wait for a manager or tracker that does not answer, and for chunks that do not come.
     pub timeout: Option<Duration>,
 }
