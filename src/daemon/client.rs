@@ -366,7 +366,11 @@ impl<'a> State<'a> {
                 self.outbox.push_back(TrackerRequest::Manifest { file });
             }
             TrackerResponse::SetComplete { set } if set == self.set => self.all_complete = true,
-            TrackerResponse::Error { code, text } => log::warn!("the tracker refuses ({code:?}): {text}"),
+            TrackerResponse::Error { code, text } => {
+                // It may have been the answer to a question.
+                self.unanswered = self.unanswered.saturating_sub(1);
+                log::warn!("the tracker refuses ({code:?}): {text}");
+            }
             other => log::debug!("the tracker says {other:?}"),
         }
         Ok(())
