@@ -16,8 +16,9 @@ use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{
     Claim, FileSummary, FoundFile, SetKey, Token, TrackerRequest, TrackerResponse,
 };
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// What a tracker can be set to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +45,37 @@ pub struct Tracker {
     /// The sets behind the ids of sealed ones.
     sealed: HashMap<FileId, SetKey>,
     random: fastrand::Rng,
+    /// The list of all files as it was last sent.
+    listing: Option<Listing>,
+    /// Connections that have had it.
+    listed: HashSet<ConnectionId>,
     effects: Vec<Effect>,
+}
+
+/// The list of all files, which holds as long as nothing has changed and no lease has ended.
+struct Listing {
+    changes: u64,
+    until: Moment,
+    count: u32,
+    payload: Arc<[u8]>,
+}
+
+/// A JSON array of as many files as fit in a list.
+fn encode(files: &[FoundFile]) -> Vec<u8> {
+    let mut array = vec![b'['];
+    for found in files {
+        // Names and addresses always serialise.
+        let Ok(json) = serde_json::to_vec(found) else { continue };
+        if (array.len() + json.len()) as u64 + 2 > limits::LIST_MAX {
+            break;
+        }
+        if array.len() > 1 {
+            array.push(b',');
+        }
+        array.extend(json);
+    }
+    array.push(b']');
+    array
 }
 
 impl Machine for Tracker {
@@ -58,6 +89,7 @@ impl Machine for Tracker {
     }
 
     fn closed(&mut self, _: Moment, connection: ConnectionId) -> Vec<Effect> {
+        self.listed.remove(&connection);
         if let Some((id, peer)) = self.peers.closed(connection) {
             self.depart(id, &peer, "its connection ended");
         }
@@ -86,6 +118,8 @@ impl Tracker {
             memberships: HashMap::new(),
             sealed: HashMap::new(),
             random,
+            listing: None,
+            listed: HashSet::new(),
             effects: Vec::new(),
         }
     }
@@ -122,6 +156,7 @@ impl Tracker {
                 Some(self.lookup(now, name.as_ref(), id, limit, except))
             }
             Ask::Manifest { file } => self.manifest(origin, file),
+            Ask::List => self.list(now, origin),
             Ask::JoinSet { token, set } => self.as_member(now, token, origin, |this, id| this.join(id, set)),
             Ask::Claim { token, set, index, claim } => self.as_member(now, token, origin, |this, id| {
                 this.in_set(id, set, index, |this, key| this.claim(id, key, index, claim))
@@ -168,6 +203,31 @@ impl Tracker {
         let named = |found: &FoundFile| found.whole.len() + found.partial.len();
         let truncated = files.iter().any(|found| named(found) < limit.min(found.holders as usize));
         TrackerResponse::Found { files, truncated }
+    }
+
+    /// Sends the list of all files, once for each connection: it may be long, and nobody is to pile up many.
+    fn list(&mut self, now: Moment, origin: Origin) -> Option<TrackerResponse> {
+        let Origin::Connection(connection, _) = origin else {
+            return Some(error(ErrorCode::Malformed, "the list of all files needs a connection"));
+        };
+        if !self.listed.insert(connection) {
+            return Some(error(ErrorCode::Busy, "one list for each connection; ask again over another"));
+        }
+        let changes = self.peers.registry.changes();
+        let listing = match self.listing.take() {
+            Some(listing) if listing.changes == changes && now < listing.until => listing,
+            _ => {
+                let files = limits::LISTED_FILES;
+                let found = self.peers.registry.list(now, limits::LISTED_HOLDERS, files, &mut self.random);
+                let until = self.peers.registry.next_expiry().unwrap_or(Moment::MAX);
+                Listing { changes, until, count: found.1 as u32, payload: encode(&found.0).into() }
+            }
+        };
+        let (count, length) = (listing.count, listing.payload.len() as u64);
+        let response = TrackerResponse::Listing { count, length };
+        self.effects.push(Effect::PushWith(connection, response, listing.payload.clone()));
+        self.listing = Some(listing);
+        None
     }
 
     fn manifest(&mut self, origin: Origin, file: FileId) -> Option<TrackerResponse> {
@@ -491,6 +551,55 @@ mod tests {
         assert_eq!(tracker.next_tick(), Some(at(10)));
         let effects = tracker.tick(at(10));
         assert!(matches!(&effects[..], [Effect::Note(note)] if note.contains("its lease ended")));
+    }
+
+    #[test]
+    fn the_list_is_sent_once_for_each_connection_and_is_never_stale() {
+        let mut tracker = tracker();
+        let list = |tracker: &mut Tracker, now, number| match &tracker.request(
+            at(now),
+            connection(number),
+            TrackerRequest::List,
+        )[..]
+        {
+            [Effect::PushWith(_, TrackerResponse::Listing { count, length }, payload)] => {
+                assert_eq!(*length, payload.len() as u64);
+                let files: Vec<FoundFile> = serde_json::from_slice(payload).unwrap();
+                assert_eq!(*count as usize, files.len());
+                Ok((files.into_iter().map(|found| found.file.name.to_string()).collect(), payload.clone()))
+            }
+            effects => Err(code(effects)),
+        };
+        let names = |listed: &Result<(Vec<String>, Arc<[u8]>), _>| listed.as_ref().unwrap().0.clone();
+        assert!(names(&list(&mut tracker, 0, 1)).is_empty());
+        assert_eq!(list(&mut tracker, 0, 1), Err(Some(ErrorCode::Busy)));
+        tracker.closed(at(0), ConnectionId(1));
+        let token = register(&mut tracker, 0, datagram(1), "s");
+        for (number, name) in [(1, "b"), (2, "a")] {
+            let name = FileName::new(name).unwrap();
+            let file = FileSummary { id: FileId([number; 32]), name, size: 1, chunks: 1 };
+            tracker.request(at(0), datagram(1), TrackerRequest::Announce { token, file, held: 1 });
+        }
+        let (first, second) = (list(&mut tracker, 1, 1), list(&mut tracker, 2, 2));
+        assert_eq!(names(&first), ["a", "b"]);
+        assert!(Arc::ptr_eq(&first.unwrap().1, &second.unwrap().1), "made once");
+        assert!(names(&list(&mut tracker, 10, 3)).is_empty(), "the lease has ended");
+        let datagram = tracker.request(at(10), datagram(1), TrackerRequest::List);
+        assert_eq!(code(&datagram), Some(ErrorCode::Malformed));
+    }
+
+    #[test]
+    fn a_list_keeps_to_its_limit() {
+        let name = FileName::new("é".repeat(127)).unwrap();
+        let address = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse().unwrap();
+        let holders = vec![address; limits::LISTED_HOLDERS];
+        let file = FileSummary { id: FileId([255; 32]), name, size: u64::MAX, chunks: u32::MAX };
+        let found = FoundFile { file, holders: u32::MAX, whole: holders.clone(), partial: holders };
+        let one = encode(std::slice::from_ref(&found)).len() as u64;
+        let fitting = (limits::LIST_MAX - 2) / one;
+        let payload = encode(&vec![found; fitting as usize + 9_000]);
+        assert!(payload.len() as u64 <= limits::LIST_MAX && payload.ends_with(b"]"));
+        assert!(fitting >= limits::LISTED_FILES as u64, "as many as are listed fit, whatever their names");
     }
 
     #[test]

@@ -97,6 +97,7 @@ impl Program {
     pub fn start<A: AsRef<OsStr>>(bin: &str, args: &[A], cwd: &Path) -> Self {
         let path = match bin {
             "tracker" => env!("CARGO_BIN_EXE_tracker"),
+            "manager" => env!("CARGO_BIN_EXE_manager"),
             "seeder" => env!("CARGO_BIN_EXE_seeder"),
             "leecher" => env!("CARGO_BIN_EXE_leecher"),
             "client" => env!("CARGO_BIN_EXE_client"),
