@@ -38,6 +38,10 @@
 //!   announces as a seeder does.
 //! - **client** ([`daemon::client`]): the same [`Fetch`](daemon::fetch::Fetch), fed by a `tracker-session` that keeps
 //!   up one connection (with a `tracker-ask` that writes to it and a `heartbeat`); it serves too.
+//! - **prompt** ([`cli::prompt`]): the caller's thread waits for lines and for the shutdown. `prompt-line` reads,
+//!   `prompt-print` shows what others print above the line, `prompt-ask` asks the swarm. A reader that waits for a key
+//!   is woken by a signal that this process sends itself; where the line editor does not take a terminal, that one thread
+//!   is not joined and ends with the process.
 //!
 //! Threads are spawned by [`net::Threads`] alone, have names, and are joined. [`net::Shutdown`] wakes whatever any
 //! of them waits for.

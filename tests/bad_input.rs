@@ -6,7 +6,7 @@ use common::*;
 use shoal::protocol::datagram::envelope;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
-const BINARIES: [&str; 4] = ["tracker", "seeder", "leecher", "client"];
+const BINARIES: [&str; 5] = ["tracker", "manager", "seeder", "leecher", "client"];
 
 /// What each binary needs to get as far as its port, or its tracker.
 fn minimal(bin: &str, dir: &std::path::Path) -> Vec<String> {
@@ -83,6 +83,20 @@ fn help_and_version() {
         help.wait_for_text("Exit codes:");
         help.wait_for_text("--log-file");
     }
+    for (bin, default) in [
+        ("tracker", "127.0.0.1:5100"),
+        ("manager", "127.0.0.1:10000"),
+        ("seeder", "7000"),
+        ("seeder", "large_text_file.txt"),
+        ("seeder", "127.0.0.1:5100"),
+        ("leecher", "large_text_file.txt, unless --id is given"),
+        ("client", "default"),
+    ] {
+        let mut help = Program::start(bin, &["--help"], place.path());
+        help.ends_with(0);
+        let text = help.lines().join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(&format!("[default: {default}]")), "{bin}: {default}");
+    }
 }
 
 #[test]
@@ -94,7 +108,7 @@ fn a_port_in_use_is_named() {
     for bin in BINARIES {
         let mut args = minimal(bin, place.path());
         args.extend(match bin {
-            "tracker" => ["--listen".to_owned(), address.to_string()],
+            "tracker" | "manager" => ["--listen".to_owned(), address.to_string()],
             "client" => ["-transfer_port".to_owned(), port.clone()],
             _ => ["-p".to_owned(), port.clone()],
         });
@@ -104,10 +118,12 @@ fn a_port_in_use_is_named() {
     }
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let mut tracker = Program::start("tracker", &["--listen", &address.to_string()], place.path());
-    tracker.ends_with(1);
     let port = address.port();
-    tracker.wait_for_text(&format!("port {port} on 127.0.0.1 is in use by another program (UDP)"));
+    for bin in ["tracker", "manager"] {
+        let mut program = Program::start(bin, &["--listen", &address.to_string()], place.path());
+        program.ends_with(1);
+        program.wait_for_text(&format!("port {port} on 127.0.0.1 is in use by another program (UDP)"));
+    }
 }
 
 #[test]

@@ -8,8 +8,6 @@ use common::*;
 use shoal::content::Digest;
 use std::path::Path;
 
-const QUICK: [&str; 4] = ["--heartbeat", "0.2", "--lease", "2"];
-
 /// Three chunks of unequal size, one of them empty.
 fn three() -> Vec<Vec<u8>> {
     vec![random_bytes(1, 51_894), vec![], random_bytes(3, 131)]
@@ -39,6 +37,11 @@ fn three_folders_complete_each_other() {
     }
     let addresses: Vec<_> = clients.iter().map(Program::address).collect();
     clients.iter_mut().for_each(|client| client.ends_with(0));
+    for client in &clients {
+        let lines = client.lines();
+        let registered = lines.iter().filter(|line| line.contains("registered with the tracker on"));
+        assert_eq!(registered.count(), 1, "one connection serves for the whole life");
+    }
     folders.iter().for_each(|folder| assert_complete(folder, &chunks));
     for folder in &folders {
         let names = ["chunk_1", "chunk_2", "chunk_3", "local_chunks.txt"];
@@ -219,6 +222,29 @@ fn a_bad_chunk_is_told_never_named_and_replaced() {
 }
 
 #[test]
+fn a_bad_chunk_that_comes_late_is_replaced_too() {
+    let place = place();
+    let dir = place.path();
+    let chunks = three();
+    let folders = course_folders(dir, &chunks);
+    let tracker = tracker(dir, &[]);
+    let _honest: Vec<_> = ["one", "two", "three"]
+        .iter()
+        .zip(&folders)
+        .map(|(name, folder)| client(dir, folder, name, tracker.address(), &[]))
+        .collect();
+    tracker.wait_for_text("the set default is agreed upon");
+    // Longer, shorter, and of the same length.
+    let bad = chunk_folder(dir, "bad", 3, &[(1, b"short"), (2, b"not empty"), (3, &random_bytes(7, 131))]);
+    let mut liar = client(dir, &bad, "liar", tracker.address(), &["--exit-when-complete"]);
+    liar.ends_with(0);
+    for number in 1..=3 {
+        assert!(liar.has_said(&format!("chunk {number} here is not what the others agree upon")));
+    }
+    assert_complete(&bad, &chunks);
+}
+
+#[test]
 fn a_quorum_of_one_takes_the_first_word() {
     let place = place();
     let dir = place.path();
@@ -323,29 +349,41 @@ fn control_c_ends_it_cleanly_at_any_time() {
     complete.ends_with(0);
 }
 
-#[test]
-fn killed_in_the_middle_it_goes_on() {
+/// Two slow holders of many chunks, and a client that has fetched some of them when `stop` is called for it.
+/// Started again it must go on with what it has.
+fn stopped_in_the_middle(stop: impl Fn(&mut Program)) {
     let place = place();
     let dir = place.path();
     let chunks: Vec<Vec<u8>> = (0..40).map(|n| random_bytes(n, 16_384)).collect();
     let all: Vec<_> = (1..).zip(chunks.iter().map(Vec::as_slice)).collect();
-    let tracker = tracker(dir, &QUICK);
-    let slow = ["-v", "--upload-limit", "128KiB"];
-    let holders = ["a", "b"].map(|name| {
+    let tracker = tracker(dir, &[]);
+    let _holders = ["a", "b"].map(|name| {
         let folder = chunk_folder(dir, name, 40, &all);
-        client(dir, &folder, name, tracker.address(), &slow)
+        client(dir, &folder, name, tracker.address(), &["--upload-limit", "128KiB"])
     });
     let folder = chunk_folder(dir, "late", 40, &[]);
     let mut late = client(dir, &folder, "late", tracker.address(), &[]);
     late.wait_for_count(" is here, 16384 bytes, verified", 10);
-    late.kill9();
+    stop(&mut late);
     let mut again = client(dir, &folder, "again", tracker.address(), &["--exit-when-complete"]);
     let line = again.wait_for_text(" of 40 chunks");
     let held = line.rsplit(" holds ").next().unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
     assert!((10..40).contains(&held), "what was there is still there: {line}");
     again.ends_with(0);
     assert_complete(&folder, &chunks);
-    drop(holders);
+}
+
+#[test]
+fn killed_in_the_middle_it_goes_on() {
+    stopped_in_the_middle(Program::kill9);
+}
+
+#[test]
+fn interrupted_in_the_middle_it_goes_on() {
+    stopped_in_the_middle(|client| {
+        client.interrupt();
+        client.ends_with(0);
+    });
 }
 
 #[test]

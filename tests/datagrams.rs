@@ -13,15 +13,18 @@ fn lookup(name: &str) -> TrackerRequest {
     TrackerRequest::Lookup { name: Some(FileName::new(name).unwrap()), id: None, limit: 50, token: None }
 }
 
-/// What the tracker sends back to one datagram; nothing is shown by that the question after it is answered first.
+/// What the tracker sends back to one datagram. A question behind it, which is answered later on the same
+/// socket, tells when that was all.
 fn answers(udp: &mut Udp, datagram: &[u8]) -> Vec<Vec<u8>> {
-    udp.socket.send(datagram).unwrap();
-    // Datagrams on one socket are answered in order.
     let probe = Datagram::new(u64::MAX, None, TrackerRequest::Unknown).encode().unwrap();
+    udp.socket.send(datagram).unwrap();
     udp.socket.send(&probe).unwrap();
     let mut answers = Vec::new();
     loop {
-        let answer = udp.receive();
+        let Some(answer) = udp.receive() else {
+            udp.socket.send(&probe).unwrap();
+            continue;
+        };
         match Datagram::<TrackerResponse>::decode(&answer) {
             Ok(Datagram { tx: u64::MAX, .. }) => return answers,
             _ => answers.push(answer),
@@ -89,7 +92,7 @@ fn a_cookie_is_no_use_to_another_source() {
     }
     let taken = answers(&mut udp, &with_cookie);
     // It goes by way of the state thread, so that it may come after the next answer.
-    let answer = taken.into_iter().next().unwrap_or_else(|| udp.receive());
+    let answer = taken.into_iter().next().unwrap_or_else(|| udp.receive().unwrap());
     assert!(matches!(Datagram::decode(&answer).unwrap().message, TrackerResponse::Found { .. }));
 }
 

@@ -164,6 +164,22 @@ fn a_download_goes_on_without_any_tracker() {
 }
 
 #[test]
+fn a_download_goes_on_while_the_tracker_hangs() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let tracker = tracker(dir, &[]);
+    let bytes = random_bytes(3, 256 << 10);
+    let file = write(dir, "a.bin", &bytes);
+    let slow = ["-v", "--chunk-size", "16KiB", "--upload-limit", "128KiB"];
+    let seeder = seeder(dir, &file, &tracker, &slow);
+    let mut leecher = leecher(&there, tracker.address(), &["a.bin"]);
+    seeder.wait_for_count("serving chunk", 4);
+    tracker.pause();
+    leecher.ends_with(0);
+    assert_holds(&there.join("a.bin"), &bytes);
+}
+
+#[test]
 fn clients_find_each_other_again_after_the_tracker_restarts() {
     let place = place();
     let dir = place.path();

@@ -81,6 +81,13 @@ impl AtTerminal {
         }
     }
 
+    /// Waits until the terminal is the editor's again.
+    #[track_caller]
+    fn wait_for_prompt(&mut self) {
+        self.wait_for("\x1b[?2004h");
+        self.wait_for("> ");
+    }
+
     fn press(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
@@ -134,7 +141,8 @@ fn commands_are_answered_and_the_terminal_is_left_as_it_was() {
     let (_manager, address) = manager(dir);
     let manager = ["--manager", &address.to_string()];
     let mut other = AtTerminal::client(dir, &theirs, "other", &manager);
-    other.wait_for("sharing 2 files");
+    other.wait_for_prompt();
+    other.wait_for("sharing plain.txt");
     let mut client = AtTerminal::client(dir, &ours, "me", &manager);
     client.wait_for("me> ");
     client.wait_for("other at ");
@@ -174,9 +182,10 @@ fn commands_are_answered_and_the_terminal_is_left_as_it_was() {
     other.press("half a li");
     other.wait_for("me at ");
     other.press("\x03");
-    other.wait_for("other> ");
+    other.wait_for_prompt();
     other.press("\x03");
     other.wait_for("again, or quit, to leave");
+    other.wait_for_prompt();
     assert!(other.child.try_wait().unwrap().is_none());
     other.press("\x03");
     assert_eq!(other.exit_code(PATIENCE), Some(0));
@@ -220,6 +229,8 @@ fn log_lines_leave_the_line_whole() {
     client.press("rs\r");
     client.wait_for("NAME");
     client.wait_for("other ");
+    // Before that the key would be the terminal's, not the editor's.
+    client.wait_for_prompt();
     client.press("\x04");
     assert_eq!(client.exit_code(PATIENCE), Some(0));
 }

@@ -79,7 +79,7 @@ impl Announcer {
             announced: HashMap::new(),
             token: token.clone(),
             heartbeat: RETRY_MAX,
-            outage: Outage::new(tracker, timeout),
+            outage: Outage::new("tracker", tracker, timeout),
             shutdown: shutdown.clone(),
         };
         threads.spawn("announce", move || worker.run(&nudged, &failures))?;
@@ -100,6 +100,7 @@ impl Announcer {
 /// How long a tracker has been away, and what was said of it.
 #[derive(Clone)]
 pub struct Outage {
+    role: &'static str,
     tracker: SocketAddr,
     timeout: Option<Duration>,
     since: Option<Instant>,
@@ -109,9 +110,9 @@ pub struct Outage {
 
 impl Outage {
     /// No outage yet. With `timeout` one that lasts that long is given up on.
-    pub fn new(tracker: SocketAddr, timeout: Option<Duration>) -> Self {
+    pub fn new(role: &'static str, tracker: SocketAddr, timeout: Option<Duration>) -> Self {
         let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
-        Self { tracker, timeout, since: None, backoff, random: fastrand::Rng::new() }
+        Self { role, tracker, timeout, since: None, backoff, random: fastrand::Rng::new() }
     }
 
     /// The tracker does not answer. Returns how long to wait before asking again.
@@ -124,19 +125,23 @@ impl Outage {
             Instant::now()
         });
         if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
-            let text =
-                format!("the tracker on {} has not answered for {:?}: {why}", self.tracker, since.elapsed());
+            let (role, tracker, seconds) = (self.role, self.tracker, since.elapsed().as_secs_f64());
+            let text = format!("the {role} on {tracker} has not answered for {seconds:.1} s: {why}");
             return Err(DaemonError::new(Fault::Unreachable, text));
         }
         let pause = self.backoff.pause(&mut self.random);
         Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout.saturating_sub(since.elapsed()))))
     }
 
-    /// The tracker answers.
+    /// It answers.
     pub fn ended(&mut self) {
         if self.since.take().is_some() {
-            log::info!("the tracker on {} answers again", self.tracker);
+            log::info!("the {} on {} answers again", self.role, self.tracker);
         }
+    }
+
+    /// It has answered for a while: the next outage is a new one, with short pauses at first.
+    pub fn settled(&mut self) {
         self.backoff.reset();
     }
 }
@@ -159,6 +164,7 @@ impl Worker {
             let pause = match self.keep_known() {
                 Ok(()) => {
                     self.outage.ended();
+                    self.outage.settled();
                     self.heartbeat
                 }
                 Err(AskError::Stopped) => break,

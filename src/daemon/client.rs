@@ -94,7 +94,12 @@ impl ChunkSink for Deposit {
 /// The folder is not in order, the port is taken, the tracker does not answer in time, or nothing can be stored.
 pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let listener = Listener::bind(config.listen)?;
-    let folder = Arc::new(open(&config, watch, shutdown)?);
+    let folder = match open(&config, watch, shutdown) {
+        Ok(folder) => Arc::new(folder),
+        // Ctrl-C is how a client ends, also before it serves.
+        Err(_) if shutdown.is_stopped() => return Ok(()),
+        Err(error) => return Err(error),
+    };
     let threads = Threads::new();
     let result = serve_and_fetch(&config, listener, folder, &threads, shutdown);
     shutdown.trigger();
@@ -131,7 +136,7 @@ fn serve_and_fetch(
     let (says, said) = bounded(QUEUE);
     let port = address.port();
     let identity = Identity { name: config.name.clone(), port, advertise: config.advertise };
-    tracker_session::start(config.tracker, identity, config.timeout, says, threads, shutdown)?;
+    tracker_session::start("tracker", config.tracker, identity, config.timeout, says, threads, shutdown)?;
     let (events, received) = bounded(QUEUE);
     let mut have = HaveMap::none(set.count);
     for chunk in &held {

@@ -232,7 +232,7 @@ fn find_more(
             }
             last = Instant::now();
             let query = Query { name: None, id: Some(id) };
-            match finder.find(&query) {
+            match finder.find(&query, &work) {
                 Ok(files) => {
                     said = false;
                     let holders = files.into_iter().flat_map(|file| [file.whole, file.partial]).flatten();

@@ -20,39 +20,34 @@ const ASKED_AT_ONCE: usize = 32;
 
 /// Finds out who has what. A query of nothing finds everything; a tracker then names this peer as well.
 pub trait Finder: Send {
-    /// Asks once.
+    /// Asks once; `stop` is when the answer is not wanted any more.
     ///
     /// # Errors
     /// Why there is no answer, for people.
-    fn find(&mut self, query: &Query) -> Result<Vec<FoundFile>, String>;
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String>;
 }
 
 /// Asks a tracker.
 pub struct TrackerFinder {
     asker: Asker,
     token: Box<dyn Fn() -> Option<Token> + Send>,
-    shutdown: Shutdown,
 }
 
 impl TrackerFinder {
     /// Asks with an asker of its own. `token` keeps this peer out of the answers, if it is registered.
-    pub fn new(
-        asker: Asker,
-        shutdown: &Shutdown,
-        token: impl Fn() -> Option<Token> + Send + 'static,
-    ) -> Self {
-        Self { asker, token: Box::new(token), shutdown: shutdown.clone() }
+    pub fn new(asker: Asker, token: impl Fn() -> Option<Token> + Send + 'static) -> Self {
+        Self { asker, token: Box::new(token) }
     }
 }
 
 impl Finder for TrackerFinder {
-    fn find(&mut self, query: &Query) -> Result<Vec<FoundFile>, String> {
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
         if *query == Query::default() {
             let tracker = self.asker.tracker();
-            let listed = list(tracker, &self.shutdown);
+            let listed = list(tracker, stop);
             return listed.map_err(|why| format!("no list of files from the tracker on {tracker}: {why}"));
         }
-        let found = lookup(&mut self.asker, query, SOURCES_MAX as u32, (self.token)(), &self.shutdown);
+        let found = lookup(&mut self.asker, query, SOURCES_MAX as u32, (self.token)(), stop);
         found.map_err(|why: AskError| why.to_string())
     }
 }
@@ -63,24 +58,23 @@ pub type Peers = Arc<RwLock<Vec<PeerSummary>>>;
 /// Asks all active peers at once.
 pub struct PeersFinder {
     peers: Peers,
-    shutdown: Shutdown,
 }
 
 impl PeersFinder {
     /// Asks whoever is on the list when the question comes.
-    pub fn new(peers: Peers, shutdown: &Shutdown) -> Self {
-        Self { peers, shutdown: shutdown.clone() }
+    pub fn new(peers: Peers) -> Self {
+        Self { peers }
     }
 }
 
 impl Finder for PeersFinder {
-    fn find(&mut self, query: &Query) -> Result<Vec<FoundFile>, String> {
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner).clone();
         let answers = Mutex::new(Vec::new());
         let next = AtomicUsize::new(0);
         let ask = || {
             while let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match files_of(peer.address, query, &self.shutdown) {
+                match files_of(peer.address, query, stop) {
                     Ok(files) => answers
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -136,12 +130,12 @@ fn merge(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
 pub struct Both(pub Vec<Box<dyn Finder>>);
 
 impl Finder for Both {
-    fn find(&mut self, query: &Query) -> Result<Vec<FoundFile>, String> {
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
         let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
         let mut failure = None;
         let mut answered = false;
         for finder in &mut self.0 {
-            match finder.find(query) {
+            match finder.find(query, stop) {
                 Ok(files) => {
                     answered = true;
                     files.into_iter().for_each(|file| join(&mut found, file));
@@ -184,7 +178,7 @@ pub fn find_patiently(
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, DaemonError> {
     loop {
-        let pause = match finder.find(query) {
+        let pause = match finder.find(query, shutdown) {
             Ok(files) => return Ok(files),
             Err(_) if shutdown.is_stopped() => Duration::ZERO,
             Err(why) => outage.failed(&why)?,
@@ -232,15 +226,18 @@ mod tests {
 
         struct Fixed(Result<Vec<FoundFile>, String>);
         impl Finder for Fixed {
-            fn find(&mut self, _: &Query) -> Result<Vec<FoundFile>, String> {
+            fn find(&mut self, _: &Query, _: &Shutdown) -> Result<Vec<FoundFile>, String> {
                 self.0.clone()
             }
         }
         let more = merge(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
         let none = || Box::new(Fixed(Err("no answer".into())));
         let mut both = Both(vec![Box::new(Fixed(Ok(found))), none(), Box::new(Fixed(Ok(more)))]);
-        let found = both.find(&Query::default()).unwrap();
+        let found = both.find(&Query::default(), &Shutdown::new()).unwrap();
         assert_eq!((found.len(), found[0].holders, found[0].whole.len()), (2, 3, 2));
-        assert_eq!(Both(vec![none(), none()]).find(&Query::default()), Err("no answer".into()));
+        assert_eq!(
+            Both(vec![none(), none()]).find(&Query::default(), &Shutdown::new()),
+            Err("no answer".into())
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! A leecher: finds the holders of a file, fetches it from all of them at once, and puts it in place.
 //!
-//! The state thread is the caller's own; what it does is in [`transfer`](super::transfer). With
+//! The state thread is the caller's own; what it does is in [`transfer`]. With
 //! [`LeecherConfig::stay`] it serves each chunk as soon as it is verified.
 
 use super::announcer::{Announcer, Identity, Outage};
@@ -86,8 +86,8 @@ impl Leecher<'_> {
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
         let own = announcer.clone();
         let token = move || own.get().and_then(Announcer::token);
-        let mut finder = TrackerFinder::new(Asker::new(*tracker, self.shutdown)?, self.shutdown, token);
-        let outage = Outage::new(*tracker, order.timeout);
+        let mut finder = TrackerFinder::new(Asker::new(*tracker, self.shutdown)?, token);
+        let outage = Outage::new("tracker", *tracker, order.timeout);
         let located = transfer::locate(order, &mut finder, outage, self.shutdown)?;
         let part = match transfer::start(order, &located.file, self.watch, self.shutdown)? {
             Start::Whole(whole) => {

@@ -23,7 +23,7 @@ pub struct Query {
 }
 
 /// Asks once. `wanted` holders are asked for; more than fit in a datagram make a second question over TCP,
-/// whose failure leaves the first answer.
+/// whose failure leaves the first answer. Nothing is waited for after `shutdown`.
 ///
 /// # Errors
 /// When the tracker does not answer.
@@ -34,6 +34,7 @@ pub fn lookup(
     token: Option<Token>,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, AskError> {
+    asker.until(shutdown);
     let Query { name, id } = query.clone();
     let request = |limit| TrackerRequest::Lookup { name: name.clone(), id, limit, token };
     match asker.ask(&request(wanted.min(DATAGRAM_HOLDERS)))? {

@@ -50,7 +50,12 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     // First the port: it is known at once whether it is free, hashing may take minutes.
     let listener = Listener::bind(config.listen)?;
     let address = listener.address();
-    let file = Arc::new(hash(&config, &name, watch, shutdown)?);
+    let file = match hash(&config, &name, watch, shutdown) {
+        Ok(file) => Arc::new(file),
+        // Ctrl-C is how a seeder ends, also before it serves.
+        Err(_) if shutdown.is_stopped() => return Ok(()),
+        Err(error) => return Err(error),
+    };
     let layout = file.manifest().map(|manifest| manifest.layout().clone());
     let (size, chunks) = layout.map_or((0, 0), |layout| (layout.size(), layout.count()));
     let summary = FileSummary { id: file.id(), name, size, chunks };

@@ -10,7 +10,7 @@ use super::error::DaemonError;
 use super::fetch::manifest_payload;
 use crate::content::Manifest;
 use crate::content::limits::{
-    CONVERSATION_TIMEOUT, KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, STALL_TIMEOUT,
+    CONVERSATION_TIMEOUT, KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, RETRY_MAX, STALL_TIMEOUT,
 };
 use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
 use crate::protocol::ErrorCode;
@@ -46,11 +46,13 @@ pub enum SessionEvent {
     GivenUp(DaemonError),
 }
 
-/// Keeps a session up until the shutdown, in threads of its own.
+/// Keeps a session with a tracker or manager (`role` says which to people) up until the shutdown, in threads of
+/// its own.
 ///
 /// # Errors
 /// When no thread can be spawned.
 pub fn start(
+    role: &'static str,
     tracker: SocketAddr,
     identity: Identity,
     timeout: Option<Duration>,
@@ -59,10 +61,11 @@ pub fn start(
     shutdown: &Shutdown,
 ) -> io::Result<()> {
     let mut session = Session {
+        role,
         tracker,
         identity,
         events,
-        outage: Outage::new(tracker, timeout),
+        outage: Outage::new(role, tracker, timeout),
         threads: threads.clone(),
         shutdown: shutdown.clone(),
     };
@@ -70,6 +73,7 @@ pub fn start(
 }
 
 struct Session {
+    role: &'static str,
     tracker: SocketAddr,
     identity: Identity,
     events: Sender<SessionEvent>,
@@ -81,12 +85,12 @@ struct Session {
 /// Why a session ended, when it was not the link.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
-    #[error("no connection to the tracker on {0}: {1}")]
-    Connect(SocketAddr, io::Error),
-    #[error("the connection to the tracker on {0} is lost: {1}")]
-    Link(SocketAddr, LinkError),
-    #[error("the tracker on {0} {1}")]
-    Refused(SocketAddr, String),
+    #[error("no connection to the {0} on {1}: {2}")]
+    Connect(&'static str, SocketAddr, io::Error),
+    #[error("the connection to the {0} on {1} is lost: {2}")]
+    Link(&'static str, SocketAddr, LinkError),
+    #[error("the {0} on {1} {2}")]
+    Refused(&'static str, SocketAddr, String),
     #[error("stopped")]
     Stopped,
 }
@@ -114,17 +118,17 @@ impl Session {
 
     /// One connection, from its making to its end.
     fn converse(&mut self) -> SessionError {
-        let tracker = self.tracker;
-        let link_lost = |error: LinkError| SessionError::Link(tracker, error);
+        let (role, tracker) = (self.role, self.tracker);
+        let link_lost = |error: LinkError| SessionError::Link(role, tracker, error);
         let stream = match dial(tracker, &self.shutdown) {
             Ok(stream) => Arc::new(stream),
-            Err(error) => return SessionError::Connect(tracker, error),
+            Err(error) => return SessionError::Connect(role, tracker, error),
         };
         let _guard = self.shutdown.guard(&stream);
         let mut reader = LinkReader::new(stream.clone());
         let mut writer = match LinkWriter::new(stream.clone()) {
             Ok(writer) => writer,
-            Err(error) => return SessionError::Connect(tracker, error),
+            Err(error) => return SessionError::Connect(role, tracker, error),
         };
         let joined = self.register(&mut reader, &mut writer);
         let (token, address, heartbeat) = match joined {
@@ -132,7 +136,8 @@ impl Session {
             Err(error) => return error,
         };
         self.outage.ended();
-        log::info!("registered with the tracker on {tracker} as {address}");
+        log::info!("registered with the {role} on {tracker} as {address}");
+        let began = Instant::now();
         // Ends with this connection, or with everything.
         let here = self.shutdown.child();
         let (requests, queued) = bounded(OUTBOX);
@@ -151,6 +156,9 @@ impl Session {
             Err(_) => SessionError::Stopped,
         };
         here.trigger();
+        if began.elapsed() >= RETRY_MAX {
+            self.outage.settled();
+        }
         let _ = self.events.send(SessionEvent::Lost);
         why
     }
@@ -160,8 +168,8 @@ impl Session {
         reader: &mut LinkReader,
         writer: &mut LinkWriter,
     ) -> Result<(Token, SocketAddr, Duration), SessionError> {
-        let tracker = self.tracker;
-        let lost = |error: LinkError| SessionError::Link(tracker, error);
+        let (role, tracker) = (self.role, self.tracker);
+        let lost = |error: LinkError| SessionError::Link(role, tracker, error);
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).map_err(lost)?;
         writer.send(&self.identity.request()).map_err(lost)?;
         loop {
@@ -172,27 +180,31 @@ impl Session {
                     return Ok((token, address, super::announcer::clamp_heartbeat(heartbeat)));
                 }
                 TrackerResponse::Error { text, .. } => {
-                    return Err(SessionError::Refused(tracker, format!("refuses: {text}")));
+                    return Err(SessionError::Refused(role, tracker, format!("refuses: {text}")));
                 }
-                other => return Err(SessionError::Refused(tracker, format!("answers {other:?}"))),
+                other => return Err(SessionError::Refused(role, tracker, format!("answers {other:?}"))),
             }
         }
     }
 
     /// Passes on what the tracker says until the connection ends.
     fn listen(&self, reader: &mut LinkReader) -> SessionError {
-        let lost = |error: LinkError| SessionError::Link(self.tracker, error);
+        let lost = |error: LinkError| SessionError::Link(self.role, self.tracker, error);
         loop {
             let event = match reader.message(CONVERSATION_TIMEOUT) {
                 Ok(TrackerResponse::Alive) => continue,
                 Ok(TrackerResponse::Manifest { file, size, chunk_size, length }) => {
                     let payload = match manifest_payload(reader, size, chunk_size, length) {
                         Ok(payload) => payload,
-                        Err(error) => return SessionError::Refused(self.tracker, error.to_string()),
+                        Err(error) => {
+                            return SessionError::Refused(self.role, self.tracker, error.to_string());
+                        }
                     };
                     match Manifest::decode(file, size, chunk_size, &payload) {
                         Ok(manifest) => SessionEvent::Manifest(Arc::new(manifest)),
-                        Err(error) => return SessionError::Refused(self.tracker, error.to_string()),
+                        Err(error) => {
+                            return SessionError::Refused(self.role, self.tracker, error.to_string());
+                        }
                     }
                 }
                 Ok(TrackerResponse::Peers { length, .. }) if length <= LIST_MAX => {
@@ -206,7 +218,7 @@ impl Session {
                     }
                 }
                 Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, text }) => {
-                    return SessionError::Refused(self.tracker, format!("says: {text}"));
+                    return SessionError::Refused(self.role, self.tracker, format!("says: {text}"));
                 }
                 Ok(response) => SessionEvent::Said(response),
                 Err(error) => return lost(error),

@@ -170,7 +170,7 @@ fn manifest(
         if shutdown.wait(LOOKUP_INTERVAL_ALONE) {
             return Err(interrupted());
         }
-        if let Some(file) = finder.find(&query).ok().and_then(|files| files.into_iter().next()) {
+        if let Some(file) = finder.find(&query, shutdown).ok().and_then(|files| files.into_iter().next()) {
             found = file;
         }
     }

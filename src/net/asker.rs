@@ -66,6 +66,11 @@ impl Asker {
         self.tracker
     }
 
+    /// From now on answers are waited for until another shutdown.
+    pub fn until(&mut self, shutdown: &Shutdown) {
+        self.shutdown = shutdown.clone();
+    }
+
     /// Asks, [`DATAGRAM_TRIES`] times at most, waiting longer each time.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use super::{ChunkSource, StoredChunk, lock};
 use crate::content::layout::LayoutError;
 use crate::content::{ChunkIndex, Digest, FileName, HaveMap, Manifest, limits};
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tempfile::NamedTempFile;
@@ -41,6 +41,8 @@ pub struct ChunkFolder {
     state: Mutex<State>,
     /// Held while the list is read, changed and written, which takes a while; the state is not locked then.
     writing: Mutex<()>,
+    /// No other program has the folder meanwhile.
+    _lock: Option<File>,
 }
 
 #[derive(Default)]
@@ -75,6 +77,8 @@ impl ChunkFolder {
     ) -> Result<Self, StoreError> {
         let list = ChunkList::read(folder)?;
         let root = fs::canonicalize(folder).map_err(error::io("open", folder))?;
+        // Two clients in one folder would count as two witnesses for what is one.
+        let claimed = disk::lock_folder(&root)?;
         // All are looked at before the first is hashed: a mistake is told at once, and the first one first.
         let files = list.chunks.files.keys();
         let files = files.map(|&index| Ok((index, list.locate(&root, index)?)));
@@ -98,6 +102,7 @@ impl ChunkFolder {
             progress: Progress::new(have),
             state: Mutex::new(State { entries, manifest: None }),
             writing: Mutex::new(()),
+            _lock: claimed,
         })
     }
 

@@ -64,6 +64,8 @@ fn a_folder_is_read_hashed_and_served() {
     assert_eq!(serves(&chunks, 3).as_deref(), Some(""));
     assert!(matches!(chunks.stored(index(2)), Err(StoreError::Missing(_))));
     assert!(chunks.manifest().is_none());
+    assert!(matches!(open(&folder), Err(StoreError::Busy(_))), "one program at a time");
+    drop(chunks);
     let stopped = ChunkFolder::open(folder.path(), &|_| (), &|| true);
     assert!(matches!(stopped, Err(StoreError::Stopped)));
 }
@@ -142,8 +144,10 @@ fn a_stored_chunk_is_listed_served_and_there_after_a_restart() {
     assert_eq!(chunks.progress().since(0, 9).0, [index(3)]);
     store(&chunks, 1, "").unwrap();
     assert!(chunks.progress().is_complete());
+    let held = chunks.held();
+    drop(chunks);
     let again = open(&folder).unwrap();
-    assert!(again.held() == chunks.held() && again.progress().is_complete());
+    assert!(again.held() == held && again.progress().is_complete());
     assert_eq!(serves(&again, 3).as_deref(), Some("three"));
     let names = fs::read_dir(&folder).unwrap().count();
     assert_eq!(names, 4, "nothing temporary is left");
@@ -178,7 +182,9 @@ fn files_of_the_user_are_never_overwritten() {
     let list = format!("1,chunk_1_{}\n2,chunk_1\n3,chunk_3_{}\n3,LASTCHUNK\n", &one[..8], &three[..8]);
     assert_eq!(read(&folder, LIST), list);
     assert_eq!((read(&folder, "chunk_1"), read(&folder, "chunk_3")), ("two".into(), "diary".into()));
-    assert_eq!(open(&folder).unwrap().held(), chunks.held());
+    let held = chunks.held();
+    drop(chunks);
+    assert_eq!(open(&folder).unwrap().held(), held);
 }
 
 #[test]
@@ -214,9 +220,11 @@ fn stores_at_once_lose_no_line() {
             });
         }
     });
+    let held = chunks.held();
+    drop(chunks);
     let again = open(&folder).unwrap();
     assert_eq!(again.held().len(), 20);
-    assert!(again.held() == chunks.held());
+    assert!(again.held() == held);
 }
 
 #[test]

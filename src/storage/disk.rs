@@ -126,6 +126,23 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Locks a folder for as long as the value lives, so that two programs do not take the same one for theirs.
+/// `None` where the file system has no locks.
+///
+/// # Errors
+/// [`StoreError::Busy`] when another program has it, or it cannot be opened.
+pub(super) fn lock_folder(folder: &Path) -> Result<Option<File>, StoreError> {
+    let handle = File::open(folder).map_err(error::io("open", folder))?;
+    match handle.try_lock() {
+        Ok(()) => Ok(Some(handle)),
+        Err(fs::TryLockError::WouldBlock) => Err(StoreError::Busy(folder.to_owned())),
+        Err(fs::TryLockError::Error(error)) => {
+            log::debug!("{} cannot be locked: {error}", folder.display());
+            Ok(None)
+        }
+    }
+}
+
 /// Whether all bytes are 0.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     const ZEROS: [u8; 4096] = [0; 4096];

@@ -43,8 +43,8 @@ pub enum StoreError {
     /// Another file is in place, and replacing it was not asked for.
     #[error("{} is already there", .0.display())]
     Exists(PathBuf),
-    /// Another process, or another part of this one, downloads to the same part file.
-    #[error("{} is being downloaded by somebody else", .0.display())]
+    /// Another program, or another part of this one, downloads to the same part file or shares the same folder.
+    #[error("{} is in use by another program of shoal", .0.display())]
     Busy(PathBuf),
     /// A folder, a device, a pipe: not a file with bytes in it.
     #[error("{} is not a regular file", .0.display())]

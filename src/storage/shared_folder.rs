@@ -7,7 +7,7 @@
 //! open. Invariant: a file is shared only after it was hashed as a whole and not written to meanwhile, and its
 //! chunks are given only while exactly that file is there, also between two looks.
 
-use super::disk::Identity;
+use super::disk::{self, Identity};
 use super::error::{self, StoreError};
 use super::folder_scan::{self, Scan};
 use super::whole::WholeFile;
@@ -16,7 +16,7 @@ use crate::content::{ChunkIndex, FileId, FileName, Manifest, limits, names};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -75,6 +75,8 @@ pub struct SharedFolder {
     /// Held while the folder is read and compared, so that nothing becomes known in between and is then
     /// missed in what was read before. The state is not locked while the folder is read.
     comparing: Mutex<()>,
+    /// No other program shares the folder meanwhile.
+    _lock: Option<File>,
 }
 
 #[derive(Default)]
@@ -111,8 +113,9 @@ impl SharedFolder {
     /// It is not there, no folder, or not readable.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         fs::read_dir(folder).map_err(error::io("read", folder))?;
+        let lock = disk::lock_folder(folder)?;
         let (state, comparing) = (Mutex::default(), Mutex::default());
-        Ok(Self { folder: folder.to_owned(), state, comparing })
+        Ok(Self { folder: folder.to_owned(), state, comparing, _lock: lock })
     }
 
     /// The folder, as it was named.

@@ -7,6 +7,7 @@
 
 use super::Moment;
 use super::agreement::{ChunkSet, Outcome};
+use super::listing::Listing;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Leases, Membership, error, unknown_token};
 use super::registry::{Peer, PeerId};
@@ -18,7 +19,6 @@ use crate::protocol::tracker::{
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 /// What a tracker can be set to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,32 +50,6 @@ pub struct Tracker {
     /// Connections that have had it.
     listed: HashSet<ConnectionId>,
     effects: Vec<Effect>,
-}
-
-/// The list of all files, which holds as long as nothing has changed and no lease has ended.
-struct Listing {
-    changes: u64,
-    until: Moment,
-    count: u32,
-    payload: Arc<[u8]>,
-}
-
-/// A JSON array of as many files as fit in a list.
-fn encode(files: &[FoundFile]) -> Vec<u8> {
-    let mut array = vec![b'['];
-    for found in files {
-        // Names and addresses always serialise.
-        let Ok(json) = serde_json::to_vec(found) else { continue };
-        if (array.len() + json.len()) as u64 + 2 > limits::LIST_MAX {
-            break;
-        }
-        if array.len() > 1 {
-            array.push(b',');
-        }
-        array.extend(json);
-    }
-    array.push(b']');
-    array
 }
 
 impl Machine for Tracker {
@@ -213,19 +187,13 @@ impl Tracker {
         if !self.listed.insert(connection) {
             return Some(error(ErrorCode::Busy, "one list for each connection; ask again over another"));
         }
-        let changes = self.peers.registry.changes();
-        let listing = match self.listing.take() {
-            Some(listing) if listing.changes == changes && now < listing.until => listing,
-            _ => {
-                let files = limits::LISTED_FILES;
-                let found = self.peers.registry.list(now, limits::LISTED_HOLDERS, files, &mut self.random);
-                let until = self.peers.registry.next_expiry().unwrap_or(Moment::MAX);
-                Listing { changes, until, count: found.1 as u32, payload: encode(&found.0).into() }
-            }
+        let registry = &self.peers.registry;
+        let listing = match self.listing.take().filter(|listing| listing.holds(now, registry)) {
+            Some(listing) => listing,
+            None => Listing::of(now, registry, &mut self.random),
         };
-        let (count, length) = (listing.count, listing.payload.len() as u64);
-        let response = TrackerResponse::Listing { count, length };
-        self.effects.push(Effect::PushWith(connection, response, listing.payload.clone()));
+        let (response, payload) = listing.message();
+        self.effects.push(Effect::PushWith(connection, response, payload));
         self.listing = Some(listing);
         None
     }
@@ -420,9 +388,14 @@ impl Tracker {
     fn unseal(&mut self, key: &SetKey, manifest: &Manifest) {
         let file = manifest.id();
         self.sealed.remove(&file);
-        self.effects
-            .push(Effect::Note(format!("the set {} has lost a chunk and is no file any more", key.set)));
-        for id in self.members(key) {
+        let members = self.members(key);
+        // When everybody has left that is no loss, but the end.
+        if !members.is_empty() {
+            let text =
+                format!("the set {} has lost the last holder of a chunk and is no file any more", key.set);
+            self.effects.push(Effect::Note(text));
+        }
+        for id in members {
             self.peers.registry.retract(id, file);
         }
     }
@@ -465,6 +438,7 @@ mod tests {
     use super::*;
     use crate::content::Digest;
     use std::net::IpAddr;
+    use std::sync::Arc;
     use std::time::Duration;
 
     fn at(seconds: u64) -> Moment {
@@ -586,20 +560,6 @@ mod tests {
         assert!(names(&list(&mut tracker, 10, 3)).is_empty(), "the lease has ended");
         let datagram = tracker.request(at(10), datagram(1), TrackerRequest::List);
         assert_eq!(code(&datagram), Some(ErrorCode::Malformed));
-    }
-
-    #[test]
-    fn a_list_keeps_to_its_limit() {
-        let name = FileName::new("é".repeat(127)).unwrap();
-        let address = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse().unwrap();
-        let holders = vec![address; limits::LISTED_HOLDERS];
-        let file = FileSummary { id: FileId([255; 32]), name, size: u64::MAX, chunks: u32::MAX };
-        let found = FoundFile { file, holders: u32::MAX, whole: holders.clone(), partial: holders };
-        let one = encode(std::slice::from_ref(&found)).len() as u64;
-        let fitting = (limits::LIST_MAX - 2) / one;
-        let payload = encode(&vec![found; fitting as usize + 9_000]);
-        assert!(payload.len() as u64 <= limits::LIST_MAX && payload.ends_with(b"]"));
-        assert!(fitting >= limits::LISTED_FILES as u64, "as many as are listed fit, whatever their names");
     }
 
     #[test]

@@ -7,9 +7,13 @@ use shoal::protocol::datagram::{Cookie, Datagram};
 use shoal::protocol::frame::{Decoder, encode};
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
 use shoal::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an answer to a datagram is waited for before it is asked for again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// A connection that takes any bytes and reads messages.
 pub struct Wire {
@@ -51,7 +55,7 @@ impl Wire {
             match self.stream.read(&mut piece) {
                 Ok(0) => return None,
                 Ok(count) => self.decoder.feed(&piece[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
                 Err(error) => panic!("nothing was said: {error}"),
             }
         }
@@ -73,7 +77,7 @@ impl Wire {
             match self.stream.read(&mut piece) {
                 Ok(0) => return,
                 Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
                 Err(error) => panic!("the connection is still open: {error}"),
             }
         }
@@ -92,30 +96,37 @@ impl Udp {
     pub fn to(tracker: SocketAddr) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(tracker).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(AGAIN)).unwrap();
         Self { socket, cookie: None, next: 0 }
     }
 
-    /// Receives one datagram as it is.
-    pub fn receive(&self) -> Vec<u8> {
+    /// Receives one datagram as it is; `None` when it is time to ask again, as datagrams may get lost.
+    pub fn receive(&self) -> Option<Vec<u8>> {
         let mut buffer = [0; 2_000];
-        let count = self.socket.recv(&mut buffer).unwrap();
-        buffer[..count].to_vec()
+        match self.socket.recv(&mut buffer) {
+            Ok(count) => Some(buffer[..count].to_vec()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Asks, with a cookie if one is needed.
+    #[track_caller]
     pub fn ask(&mut self, request: &TrackerRequest) -> TrackerResponse {
-        loop {
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
             self.next += 1;
             let question = Datagram::new(self.next, self.cookie, request.clone()).encode().unwrap();
             self.socket.send(&question).unwrap();
-            let answer = Datagram::<TrackerResponse>::decode(&self.receive()).unwrap();
-            assert_eq!(answer.tx, self.next);
+            let Some(answer) = self.receive() else { continue };
+            let answer = Datagram::<TrackerResponse>::decode(&answer).unwrap();
             match answer.message {
                 TrackerResponse::Cookie { cookie } => self.cookie = Some(cookie),
-                other => return other,
+                other if answer.tx == self.next => return other,
+                _ => {}
             }
         }
+        panic!("the tracker does not answer");
     }
 
     /// Who has a file.

@@ -73,7 +73,7 @@ pub fn parse(line: &str) -> Result<Command, String> {
         ("help" | "?", _) => Ok(Command::Help),
         ("quit" | "exit", _) => alone(Command::Quit),
         ("why" | "get", []) => Err(format!("say which file: {command} NAME")),
-        ("why" | "get", [name, ..]) if name.is_empty() => Err("a name is not empty".to_owned()),
+        ("why" | "get", ["", ..]) => Err("a name is not empty".to_owned()),
         ("why", [name]) => Ok(Command::Why((*name).to_owned())),
         ("get", [name]) => Ok(Command::Get((*name).to_owned(), None)),
         ("get", [name, "as", path]) if !path.is_empty() => {

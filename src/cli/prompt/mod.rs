@@ -28,6 +28,9 @@ use std::time::Duration;
 
 /// Questions that may wait while one is being asked.
 const QUESTIONS: usize = 8;
+/// The prompt comes back after so long at the latest; an answer that takes longer appears above it. (Meanwhile
+/// Ctrl-C is a signal, and ends the program.)
+const ANSWER_TIME: Duration = Duration::from_millis(200);
 
 /// Something that must be asked of the swarm.
 enum Question {
@@ -60,9 +63,11 @@ pub fn run(
     console.begin_prompt(printer.filter(|_| io::stderr().is_terminal()));
     let threads = Threads::new();
     let (questions, asked) = bounded(QUESTIONS);
-    let asker = Asker { member: member.clone(), console: console.clone(), names: names.clone() };
+    let (answers, answered) = bounded(QUESTIONS);
+    let asker = Asker { answers, member: member.clone(), console: console.clone(), names: names.clone() };
     let spawned = threads.spawn("prompt-ask", move || asker.run(&asked));
-    let prompt = Prompt { member, patience, console: console.clone(), names, questions, leaving: false };
+    let prompt =
+        Prompt { member, patience, console: console.clone(), names, questions, answered, leaving: false };
     let end = match spawned {
         Ok(()) => prompt.run(editor, shutdown),
         Err(error) => {
@@ -96,6 +101,8 @@ struct Prompt<'a> {
     console: Console,
     names: Names,
     questions: Sender<Question>,
+    /// Hears of each question that has been answered.
+    answered: Receiver<()>,
     /// Ctrl-C was pressed on an empty line.
     leaving: bool,
 }
@@ -179,12 +186,17 @@ impl Prompt<'_> {
     fn get(&self, name: &str, out: Option<PathBuf>) -> Result<String, String> {
         let wish = wish(name, self.patience).map_err(|error| error.text)?;
         self.member.get(Wish { out, ..wish }).map_err(|error| error.text)?;
-        Ok(String::new())
+        Ok(format!("looking for {}\n", show::line(name)))
     }
 
     fn ask(&self, question: Question) -> Result<String, String> {
+        // Those of late answers.
+        self.answered.try_iter().for_each(drop);
         match self.questions.try_send(question) {
-            Ok(()) => Ok(String::new()),
+            Ok(()) => {
+                let _ = self.answered.recv_timeout(ANSWER_TIME);
+                Ok(String::new())
+            }
             Err(_) => Err("the swarm has not answered yet; wait a moment".to_owned()),
         }
     }
@@ -212,6 +224,7 @@ fn say(text: &str) {
 
 /// Asks the swarm, one question after the other.
 struct Asker {
+    answers: Sender<()>,
     member: Member,
     console: Console,
     names: Names,
@@ -225,6 +238,8 @@ impl Asker {
                 Question::Why(name, query) => self.why(&name, &query),
             };
             self.console.say(&text);
+            // Nobody hears of it when nobody waits for it any more.
+            let _ = self.answers.try_send(());
         }
     }
 
@@ -245,7 +260,9 @@ impl Asker {
         let found = self.member.files(query).map_err(|error| error.text);
         let statuses = self.member.transfers().into_iter().rev().map(|transfer| transfer.status());
         let here = self.member.mine().into_iter().filter(|offer| is_meant(&offer.file));
-        let here = here.map(|offer| (offer.source.progress().held(), offer.file.chunks)).max();
+        let here =
+            here.map(|offer| (offer.source.progress().held(), offer.file)).max_by_key(|(held, _)| *held);
+        let here = here.map(|(held, file)| (file, held));
         let status = statuses.into_iter().find(|status| status.wanted == name);
         show::why(&show::Why { name, status, here, found, peers: self.member.peers() })
     }

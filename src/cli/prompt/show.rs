@@ -3,12 +3,12 @@
 //! Pure: what is to be shown goes in. Invariant: every answer ends in a newline, says so when there is nothing, and
 //! lets nothing that others sent drive the terminal.
 
-use super::command::COMMANDS;
+use super::command::{COMMANDS, quoted};
 use crate::cli::line::escaped;
 use crate::cli::table::{self, Side, percent, size, table};
 use crate::daemon::member::{Stage, TransferStatus};
 use crate::daemon::shelf::Offer;
-use crate::protocol::tracker::{FoundFile, PeerSummary};
+use crate::protocol::tracker::{FileSummary, FoundFile, PeerSummary};
 use std::fmt::Write;
 use std::net::SocketAddr;
 
@@ -115,12 +115,20 @@ pub struct Why<'a> {
     pub name: &'a str,
     /// The last transfer of it.
     pub status: Option<TransferStatus>,
-    /// How many of its chunks are here, and how many it has.
-    pub here: Option<(u32, u32)>,
+    /// What is here under that name or id, and how many of its chunks.
+    pub here: Option<(FileSummary, u32)>,
     /// What the swarm says of it.
     pub found: Result<Vec<FoundFile>, String>,
     /// Who is there.
     pub peers: Vec<PeerSummary>,
+}
+
+impl Why<'_> {
+    /// Whether what is here is none of what the others have under that name.
+    fn is_another(&self, file: &FileSummary) -> bool {
+        let others = self.found.as_deref().unwrap_or_default();
+        !others.is_empty() && others.iter().all(|found| found.file.id != file.id)
+    }
 }
 
 /// What is missing of a file, who has it, and what went wrong last.
@@ -156,10 +164,17 @@ pub fn why(why: &Why<'_>) -> String {
 }
 
 fn here(why: &Why<'_>) -> String {
-    match (why.here, &why.status) {
-        (Some((held, chunks)), _) if held >= chunks => format!("all {chunks} chunks"),
-        (Some((held, chunks)), _) => {
-            let share = percent(held.into(), chunks.into());
+    match (&why.here, &why.status) {
+        (Some((file, _)), _) if why.is_another(file) => {
+            format!(
+                "a different file of this name, id {}; get {} as OTHER puts this one beside it",
+                file.id,
+                quoted(why.name)
+            )
+        }
+        (Some((FileSummary { chunks, .. }, held)), _) if held >= chunks => format!("all {chunks} chunks"),
+        (Some((FileSummary { chunks, .. }, held)), _) => {
+            let share = percent((*held).into(), (*chunks).into());
             format!("{held} of {chunks} chunks ({share}), {} are missing", chunks - held)
         }
         (None, Some(TransferStatus { bytes: (done, total), .. })) if *total > 0 => {
@@ -239,13 +254,25 @@ mod tests {
         assert_eq!(text, "NAME  ADDRESS\na     10.0.0.1:1\nb     10.0.0.1:2\n");
     }
 
+    fn held_here(id: u8) -> FileSummary {
+        FileSummary { chunks: 4, ..found(id, "f", 0, 0, 0).file }
+    }
+
+    #[test]
+    fn why_a_file_of_the_same_name_is_in_the_way() {
+        let found = Ok(vec![found(7, "f", 1, 1, 0)]);
+        let text = why(&Why { name: "f", status: None, here: Some((held_here(8), 4)), found, peers: vec![] });
+        let line = format!("here     a different file of this name, id {}; get f as OTHER", "08".repeat(32));
+        assert!(text.contains(&line), "{text}");
+    }
+
     #[test]
     fn why_a_file_does_not_come() {
         let failed = Stage::Failed(Fault::NobodyHasAll, "3 chunks are with nobody\nask again later".into());
         let text = why(&Why {
             name: "f",
             status: Some(transfer(failed, (1, 2), 0, "")),
-            here: Some((1, 4)),
+            here: Some((held_here(7), 1)),
             found: Ok(vec![found(7, "f", 2, 1, 1)]),
             peers: vec![peer("ann", 1)],
         });
@@ -275,9 +302,9 @@ mod tests {
             found: Err("no answer".into()),
             name: "f",
             status: None,
-            here: Some((2, 2)),
+            here: Some((held_here(1), 4)),
             peers: vec![],
         };
-        assert!(why(&silent).ends_with("here     all 2 chunks\nothers   cannot be asked: no answer\n"));
+        assert!(why(&silent).ends_with("here     all 4 chunks\nothers   cannot be asked: no answer\n"));
     }
 }

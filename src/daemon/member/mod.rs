@@ -20,7 +20,7 @@ use super::tracker_session::{self, SessionEvent};
 use super::watch::Watch;
 use crate::content::{EntityName, FileId};
 use crate::net::{Asker, Listener, Shutdown, Threads};
-use crate::protocol::tracker::{FoundFile, PeerSummary};
+use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest};
 use crate::storage::SharedFolder;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use folder_watch::FolderWatch;
@@ -105,7 +105,7 @@ impl Member {
         let announcer = config.tracker.map(announce).transpose()?;
         let (says, said) = bounded(QUEUE);
         if let Some(manager) = config.manager {
-            tracker_session::start(manager, identity, config.timeout, says, &threads, shutdown)?;
+            tracker_session::start("manager", manager, identity, config.timeout, says, &threads, shutdown)?;
         }
         let inner = Arc::new(Inner {
             port: address.port(),
@@ -121,7 +121,7 @@ impl Member {
             shutdown: shutdown.clone(),
             config,
         });
-        let state = State { inner: inner.clone(), own: None, failures };
+        let state = State { inner: inner.clone(), own: None, _requests: None, failures };
         threads.spawn("member", move || state.run(&said, &meeting))?;
         FolderWatch::start(&inner)?;
         Ok(Self { inner, failed })
@@ -170,7 +170,7 @@ impl Member {
     /// # Errors
     /// Nobody answers.
     pub fn files(&self, query: &Query) -> Result<Vec<FoundFile>, DaemonError> {
-        let found = self.inner.finder()?.find(query);
+        let found = self.inner.finder()?.find(query, &self.inner.shutdown);
         found.map_err(|why| DaemonError::new(super::Fault::Unreachable, why))
     }
 
@@ -206,16 +206,12 @@ impl Inner {
     fn finder(&self) -> Result<Both, DaemonError> {
         let mut finders: Vec<Box<dyn Finder>> = Vec::new();
         if self.config.manager.is_some() {
-            finders.push(Box::new(PeersFinder::new(self.peers.clone(), &self.shutdown)));
+            finders.push(Box::new(PeersFinder::new(self.peers.clone())));
         }
         if let Some(tracker) = self.config.tracker {
             let announcer = self.announcer.clone();
             let token = move || announcer.as_ref().and_then(Announcer::token);
-            finders.push(Box::new(TrackerFinder::new(
-                Asker::new(tracker, &self.shutdown)?,
-                &self.shutdown,
-                token,
-            )));
+            finders.push(Box::new(TrackerFinder::new(Asker::new(tracker, &self.shutdown)?, token)));
         }
         Ok(Both(finders))
     }
@@ -238,6 +234,8 @@ struct State {
     inner: Arc<Inner>,
     /// This peer's own address, as the manager tells it to others.
     own: Option<SocketAddr>,
+    /// The manager is asked for nothing more, but the connection lasts as long as it could be.
+    _requests: Option<Sender<TrackerRequest>>,
     failures: Sender<DaemonError>,
 }
 
@@ -264,7 +262,10 @@ impl State {
 
     fn hear(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Joined { address, .. } => self.own = Some(address),
+            SessionEvent::Joined { address, requests, .. } => {
+                self.own = Some(address);
+                self._requests = Some(requests);
+            }
             SessionEvent::Peers(mut peers) => {
                 peers.retain(|peer| Some(peer.address) != self.own);
                 self.update(peers);
@@ -284,7 +285,9 @@ impl State {
         for new in peers.iter().filter(|peer| !known.contains(peer)) {
             log::info!("{} at {} is here", new.name, new.address);
         }
-        log::info!("{} other peers are active", peers.len());
+        if *known != peers {
+            log::info!("{} other peers are active", peers.len());
+        }
         *known = peers;
         drop(known);
         *self.inner.told.lock().unwrap_or_else(PoisonError::into_inner) = true;

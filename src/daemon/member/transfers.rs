@@ -289,8 +289,9 @@ fn wait_ready(inner: &Inner, shutdown: &Shutdown) -> Result<(), DaemonError> {
 }
 
 fn outage(inner: &Inner, order: &Order) -> Outage {
+    let role = if inner.config.tracker.is_some() { "tracker" } else { "manager" };
     let asked = inner.config.tracker.or(inner.config.manager);
-    Outage::new(asked.unwrap_or(crate::content::limits::TRACKER_ADDRESS), order.timeout)
+    Outage::new(role, asked.unwrap_or(crate::content::limits::TRACKER_ADDRESS), order.timeout)
 }
 
 /// Offers what is there of a file while it is being got.
