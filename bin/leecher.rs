@@ -22,6 +22,9 @@ struct Flags {
     /// The file's id, which decides when several files have the same name
     #[arg(long, value_name = "HEX")]
     id: Option<FileId>,
+    /// List the files that the tracker knows, and exit
+    #[arg(long, conflicts_with_all = ["name", "id", "out", "overwrite", "stay", "durable"])]
+    list: bool,
     /// Where to put the file: a path, or a folder [default: its name, in this folder]
     #[arg(short, long, value_name = "PATH")]
     out: Option<PathBuf>,
@@ -56,6 +59,10 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
+    if flags.list {
+        let tracker = flags.tracker.tracker;
+        return cli::run(&flags.log, |_, shutdown| cli::list::run(tracker, shutdown));
+    }
     let default = || FileName::new(limits::SEEDER_FILE).ok().filter(|_| flags.id.is_none());
     let config = LeecherConfig {
         order: Order {

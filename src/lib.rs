@@ -42,6 +42,10 @@
 //! - **client with a plain folder** ([`daemon::member`]): `member` takes in the manager's lists (over the same
 //!   `tracker-session`), `folder` looks at the folder and hashes what is new, and each `get` is a `transfer`, the same as
 //!   a leecher's, that asks all peers, a tracker, or both.
+//! - **prompt** ([`cli::prompt`]): the caller's thread waits for lines and for the shutdown. `prompt-line` reads,
+//!   `prompt-print` shows what others print above the line, `prompt-ask` asks the swarm. A reader that waits for a key
+//!   is woken by a signal that this process sends itself; where the line editor does not take a terminal, that one thread
+//!   is not joined and ends with the process.
 //!
 //! Threads are spawned by [`net::Threads`] alone, have names, and are joined. [`net::Shutdown`] wakes whatever any
 //! of them waits for.

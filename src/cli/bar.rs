@@ -4,8 +4,8 @@
 //! one. Invariant: a bar leaves nothing behind on the screen, however its work ended; the last words are a
 //! log line's.
 
+use super::console::Console;
 use super::line::escaped;
-use super::logging::Console;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A line on the terminal, in indicatif's words.
@@ -117,7 +117,7 @@ mod tests {
     fn console() -> (Console, OneLine) {
         let screen = OneLine::default();
         let target = ProgressDrawTarget::term_like_with_hz(Box::new(screen.clone()), 255);
-        (Console { bars: MultiProgress::with_draw_target(target) }, screen)
+        (Console::on(MultiProgress::with_draw_target(target)), screen)
     }
 
     #[test]

@@ -3,14 +3,15 @@
 //! Whatever the terminal shows is in the file too; the file has at least everything from Info up, and
 //! every event line. Invariants: a line reaches the file in one write at its end, so that several
 //! processes can share one file and no line is torn; a log call never fails and never panics, whatever
-//! becomes of the file; the terminal is only written to while the progress bars stand aside.
+//! becomes of the file; the terminal is only written to while the progress bars stand aside, and at the prompt
+//! through its printer.
 
+use super::console::Console;
 use super::line::line;
 use crate::content::limits::{EVENT_TARGET, LOG_FILE};
 use anyhow::Context;
 use env_logger::fmt::style::Style;
 use env_logger::{Builder, Logger, Target, WriteStyle};
-use indicatif::{MultiProgress, ProgressDrawTarget};
 use jiff::Zoned;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::fs::{File, OpenOptions};
@@ -41,27 +42,6 @@ impl LogOptions {
             0 => LevelFilter::Info,
             -1 => LevelFilter::Warn,
             _ => LevelFilter::Error,
-        }
-    }
-}
-
-/// The terminal, shared by log lines and progress bars. Clones are the same terminal.
-#[derive(Debug, Clone)]
-pub struct Console {
-    pub(super) bars: MultiProgress,
-}
-
-impl Console {
-    /// A console that shows no progress bars: for tests, and for work nobody watches.
-    pub fn hidden() -> Self {
-        Self { bars: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()) }
-    }
-
-    fn new(quiet: bool) -> Self {
-        match quiet {
-            true => Self::hidden(),
-            // Draws to stderr, and nothing at all where that is not a terminal.
-            false => Self { bars: MultiProgress::new() },
         }
     }
 }
@@ -107,7 +87,8 @@ impl Tee {
         let mut for_terminal = Builder::new();
         match filters {
             Some(filters) => for_terminal.parse_filters(filters),
-            None => for_terminal.filter_level(level),
+            // The line editor tells of every key that is pressed.
+            None => for_terminal.filter_level(level).filter_module("rustyline", level.min(LevelFilter::Warn)),
         };
         for_terminal.target(Target::Pipe(terminal)).format(move |out, record| {
             let style = out.default_level_style(record.level());
@@ -149,15 +130,15 @@ impl Log for Tee {
     fn flush(&self) {} // nothing is ever held back
 }
 
-/// Writes to stderr while the progress bars stand aside.
-#[derive(Debug, Clone)]
+/// Writes to stderr while the progress bars stand aside, or above the line that is being typed.
+#[derive(Clone)]
 struct Terminal {
     console: Console,
 }
 
 impl Write for Terminal {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.console.bars.suspend(|| io::stderr().lock().write_all(text))?;
+        self.console.log(text)?;
         Ok(text.len())
     }
 

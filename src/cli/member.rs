@@ -32,14 +32,20 @@ pub fn run(
     shutdown: &Shutdown,
 ) -> Result<(), DaemonError> {
     let wishes = task.get.iter().map(|text| wish(text, task.wait)).collect::<Result<Vec<_>, _>>()?;
+    let name = config.name.clone();
     let member = Member::start(config, watch.clone(), shutdown)?;
     let result = match wishes.is_empty() {
-        true if std::io::stdin().is_terminal() => super::prompt::run(&member, watch, shutdown),
+        true if has_terminal() => super::prompt::run(&member, &name, task.wait, watch, shutdown),
         true => member.wait(),
         false => get_all(&member, wishes, task.stay, shutdown),
     };
     member.stop();
     result
+}
+
+/// Whether there is somebody to type and a place to answer.
+fn has_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
 /// What a user means by a word: a file's id, or its name.

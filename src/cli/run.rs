@@ -55,7 +55,7 @@ pub fn exit_code(fault: Fault) -> ExitCode {
     }
 }
 
-/// Shows what a daemon is at as a bar on the terminal.
+/// Shows what a daemon is at as a bar on the terminal; not while somebody types there.
 pub struct BarWatch {
     console: Console,
     bar: Mutex<Option<Bar>>,
@@ -67,6 +67,11 @@ impl BarWatch {
         Self { console, bar: Mutex::new(None) }
     }
 
+    /// What it draws on.
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
     fn bar(&self) -> MutexGuard<'_, Option<Bar>> {
         self.bar.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,6 +79,9 @@ impl BarWatch {
 
 impl Watch for BarWatch {
     fn begin(&self, title: &str, total: u64, done: u64) {
+        if self.console.is_prompting() {
+            return;
+        }
         let bar = self.console.bytes(title, total);
         bar.resume(done);
         *self.bar() = Some(bar);

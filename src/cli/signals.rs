@@ -1,10 +1,19 @@
 //! Ctrl-C, and what service managers send instead (SIGTERM, SIGHUP).
 //!
 //! The first signal asks the program to end in good order, the second ends it at once: whoever presses
-//! Ctrl-C twice means it.
+//! Ctrl-C twice means it. Invariant: the terminal is left as it was found, also when the second signal ends it.
 
 use super::exit::ExitCode;
+use super::terminal;
 use anyhow::Context;
+use rustix::process::{Signal, getpid, kill_process};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// When this process last interrupted itself.
+static OWN: Mutex<Option<Instant>> = Mutex::new(None);
+/// How long a signal of its own may be under way.
+const OWN_TIME: Duration = Duration::from_millis(500);
 
 /// Calls `f` at the first SIGINT, SIGTERM or SIGHUP, on a thread of its own, so that it may take its
 /// time. The second signal ends the process with [`ExitCode::Interrupted`], even while `f` runs.
@@ -14,6 +23,9 @@ use anyhow::Context;
 pub fn on_interrupt(f: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
     let mut first = Some(f);
     let handler = move || {
+        if is_own() {
+            return;
+        }
         let Some(f) = first.take() else { return exit_now() };
         // Without a thread nobody can be told to end in good order.
         if std::thread::Builder::new().name("interrupt".to_owned()).spawn(f).is_err() {
@@ -23,7 +35,22 @@ pub fn on_interrupt(f: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
     ctrlc::set_handler(handler).context("cannot catch Ctrl-C")
 }
 
+/// Wakes the line editor, which catches SIGINT while it reads. A signal that comes when it has just ended is not
+/// taken for a user's.
+pub fn wake_editor() {
+    *OWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    if let Err(error) = kill_process(getpid(), Signal::INT) {
+        log::debug!("the line editor cannot be woken: {error}");
+    }
+}
+
+fn is_own() -> bool {
+    let own = OWN.lock().unwrap_or_else(PoisonError::into_inner).take();
+    own.is_some_and(|when| when.elapsed() < OWN_TIME)
+}
+
 fn exit_now() {
+    terminal::restore();
     std::process::exit(ExitCode::Interrupted as i32)
 }
 

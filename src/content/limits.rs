@@ -104,6 +104,12 @@ pub const OUTBOX: usize = 4_096;
 pub const OUTBOX_LISTS: usize = 64;
 /// Largest list of peers, or of files, bytes.
 pub const LIST_MAX: u64 = 64 * 1024 * 1024;
+/// Files named in a tracker's list of all.
+pub const LISTED_FILES: usize = 65_536;
+/// Holders of each kind, whole and partial, named for each file in that list.
+pub const LISTED_HOLDERS: usize = 3;
+/// Lines that the prompt remembers.
+pub const HISTORY_MAX: usize = 1_000;
 /// Requests that a server takes from one connection ahead of answering them.
 pub const SERVE_QUEUE: usize = 16;
 /// Requests kept in flight to one source: the next is asked for before the last has arrived.

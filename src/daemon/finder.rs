@@ -3,7 +3,7 @@
 use super::announcer::Outage;
 use super::error::{DaemonError, Fault};
 use super::fetch::{Conversation, SourceError};
-use super::lookup::{Query, lookup};
+use super::lookup::{Query, list, lookup};
 use crate::content::FileId;
 use crate::content::limits::{ANSWER_WAIT, SOURCES_MAX};
 use crate::net::{AskError, Asker, Shutdown, side_by_side};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// Peers that are asked at once.
 const ASKED_AT_ONCE: usize = 32;
 
-/// Finds out who has what. A query of nothing finds everything, where the answering side lists it.
+/// Finds out who has what. A query of nothing finds everything; a tracker then names this peer as well.
 pub trait Finder: Send {
     /// Asks once; `stop` is when the answer is not wanted any more.
     ///
@@ -42,6 +42,11 @@ impl TrackerFinder {
 
 impl Finder for TrackerFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
+        if *query == Query::default() {
+            let tracker = self.asker.tracker();
+            let listed = list(tracker, stop);
+            return listed.map_err(|why| format!("no list of files from the tracker on {tracker}: {why}"));
+        }
         let found = lookup(&mut self.asker, query, SOURCES_MAX as u32, (self.token)(), stop);
         found.map_err(|why: AskError| why.to_string())
     }

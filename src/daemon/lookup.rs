@@ -1,17 +1,20 @@
-//! Asking a tracker who has a file: a datagram first, a connection when the answer does not fit in one.
+//! Asking a tracker who has a file: a datagram first, a connection when the answer does not fit in one, and for the
+//! list of all files.
 
-use crate::content::limits::{PROTOCOL_VERSION, STALL_TIMEOUT};
+use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION, STALL_TIMEOUT};
 use crate::content::{FileId, FileName};
 use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, dial};
+use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{FoundFile, Token, TrackerRequest, TrackerResponse};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Holders asked for in a datagram: about what fits.
 const DATAGRAM_HOLDERS: u32 = 24;
 
 /// What is looked for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
     /// The file's name.
     pub name: Option<FileName>,
@@ -54,21 +57,60 @@ pub fn lookup(
     }
 }
 
+/// All files that a tracker knows, each with a few of its holders.
+///
+/// # Errors
+/// When the tracker does not answer.
+pub fn list(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Vec<FoundFile>, LinkError> {
+    converse(tracker, &TrackerRequest::List, shutdown, |response, reader| match response {
+        TrackerResponse::Listing { count, length } if length <= LIST_MAX => {
+            let mut payload = vec![0; length as usize];
+            reader.payload(&mut payload)?;
+            let files: Vec<FoundFile> = serde_json::from_slice(&payload).map_err(FrameError::Json)?;
+            if files.len() < count as usize {
+                log::warn!("the tracker knows {count} files and lists {} of them", files.len());
+            }
+            Ok(files)
+        }
+        other => Err(unexpected(other)),
+    })
+}
+
 fn over_connection(
     asker: &Asker,
     request: &TrackerRequest,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, LinkError> {
-    let stream = Arc::new(dial(asker.tracker(), shutdown)?);
+    converse(asker.tracker(), request, shutdown, |response, _| match response {
+        TrackerResponse::Found { files, .. } => Ok(files),
+        other => Err(unexpected(other)),
+    })
+}
+
+/// One question over a connection of its own.
+fn converse<T>(
+    tracker: SocketAddr,
+    request: &TrackerRequest,
+    shutdown: &Shutdown,
+    answer: impl FnOnce(TrackerResponse, &mut LinkReader) -> Result<T, LinkError>,
+) -> Result<T, LinkError> {
+    let stream = Arc::new(dial(tracker, shutdown)?);
     let _guard = shutdown.guard(&stream);
     let (mut reader, mut writer) = (LinkReader::new(stream.clone()), LinkWriter::new(stream)?);
     writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION })?;
     writer.send(request)?;
-    loop {
-        match reader.message(STALL_TIMEOUT)? {
-            TrackerResponse::Hello { .. } => {}
-            TrackerResponse::Found { files, .. } => return Ok(files),
-            other => return Err(LinkError::Io(io::Error::other(format!("it answers {other:?}")))),
+    match reader.message(STALL_TIMEOUT)? {
+        TrackerResponse::Hello { .. } => {
+            let response = reader.message(STALL_TIMEOUT)?;
+            answer(response, &mut reader)
         }
+        other => Err(unexpected(other)),
     }
+}
+
+fn unexpected(response: TrackerResponse) -> LinkError {
+    LinkError::Io(io::Error::other(match response {
+        TrackerResponse::Error { text, .. } => format!("it refuses: {text}"),
+        other => format!("it answers {other:?}"),
+    }))
 }

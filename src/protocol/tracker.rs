@@ -138,7 +138,7 @@ pub enum TrackerRequest {
         /// The file.
         file: FileId,
     },
-    /// Asks who has a file, by name, by id, or both; with neither, for all files.
+    /// Asks who has a file, by name, by id, or both.
     Lookup {
         /// The name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,6 +152,8 @@ pub enum TrackerRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<Token>,
     },
+    /// Asks for the list of all files (TCP). Once for each connection.
+    List,
     /// Joins a chunk set (TCP).
     JoinSet {
         /// From `registered`.
@@ -320,6 +322,13 @@ pub enum TrackerResponse {
         /// Bytes that follow.
         length: u64,
     },
+    /// The list of all files: a JSON array of [`FoundFile`] follows, each with a few of its holders.
+    Listing {
+        /// How many there are. The array has fewer when they are too many for one answer.
+        count: u32,
+        /// Bytes that follow.
+        length: u64,
+    },
     /// Answers a request that cannot be met.
     Error {
         /// For programs.
@@ -358,7 +367,9 @@ impl Message for TrackerRequest {}
 impl Message for TrackerResponse {
     fn payload_length(&self) -> u64 {
         match self {
-            TrackerResponse::Manifest { length, .. } | TrackerResponse::Peers { length, .. } => *length,
+            TrackerResponse::Manifest { length, .. }
+            | TrackerResponse::Peers { length, .. }
+            | TrackerResponse::Listing { length, .. } => *length,
             _ => 0,
         }
     }
@@ -425,6 +436,7 @@ mod tests {
             Lookup { name: None, id: Some(FILE), limit: 30, token: Some(TOKEN) },
             r#"{"type":"lookup","id":"FILE","limit":30,"token":"TOKEN"}"#,
         );
+        exact(List, r#"{"type":"list"}"#);
         exact(
             JoinSet { token: TOKEN, set: set() },
             r#"{"type":"join_set","token":"TOKEN","set":"default","count":5}"#,
@@ -496,6 +508,7 @@ mod tests {
             r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":0,"length":36}"#,
         );
         exact(Peers { count: 2, length: 90 }, r#"{"type":"peers","count":2,"length":90}"#);
+        exact(Listing { count: 2, length: 90 }, r#"{"type":"listing","count":2,"length":90}"#);
         exact(
             Error { code: ErrorCode::UnknownToken, text: "register again".into() },
             r#"{"type":"error","code":"unknown_token","text":"register again"}"#,

@@ -84,11 +84,20 @@ struct File {
     names: BTreeMap<FileName, u32>,
 }
 
+impl File {
+    /// What most of its holders call it.
+    fn most_used_name(&self) -> Option<&FileName> {
+        self.names.iter().max_by_key(|(_, count)| **count).map(|(name, _)| name)
+    }
+}
+
 /// Who is alive and who has what.
 #[derive(Debug)]
 pub struct Registry {
     lease: Duration,
     next: u64,
+    /// Rises with whatever changes who has what.
+    changes: u64,
     peers: HashMap<PeerId, Peer>,
     tokens: HashMap<Token, PeerId>,
     files: HashMap<FileId, File>,
@@ -103,6 +112,7 @@ impl Registry {
         Self {
             lease,
             next: 0,
+            changes: 0,
             peers: HashMap::new(),
             tokens: HashMap::new(),
             files: HashMap::new(),
@@ -114,6 +124,11 @@ impl Registry {
     /// How many peers are registered.
     pub fn len(&self) -> usize {
         self.peers.len()
+    }
+
+    /// A number that is the same only as long as nothing has changed in who has what.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Whether no peer is registered.
@@ -225,6 +240,10 @@ impl Registry {
         let holder = Holder { peer: id, name: file.name.clone(), whole: held >= file.chunks };
         *entry.names.entry(file.name.clone()).or_default() += 1;
         let whole = holder.whole;
+        let changed = (&holder.name, holder.whole);
+        let same = |before: &Holder| (&before.name, before.whole) == changed;
+        let known = entry.holders.places.get(&id).and_then(|at| entry.holders.list.get(*at));
+        self.changes += u64::from(!known.is_some_and(same));
         let before = entry.holders.put(holder);
         let news = before.as_ref().is_none_or(|before| whole && !before.whole);
         if let Some(before) = before {
@@ -245,6 +264,7 @@ impl Registry {
     fn remove_holder(&mut self, file: FileId, peer: PeerId) {
         let Some(entry) = self.files.get_mut(&file) else { return };
         let Some(holder) = entry.holders.remove(peer) else { return };
+        self.changes += 1;
         release_name(&mut self.names, entry, &holder.name, file);
         if entry.holders.list.is_empty() {
             self.files.remove(&file);
@@ -270,6 +290,35 @@ impl Registry {
         };
         let found = ids.into_iter().filter_map(|id| self.found(now, id, name, except, limit, random));
         found.collect()
+    }
+
+    /// Every file that somebody alive has, by name and id, each with at most `holders` of each kind drawn at random;
+    /// at most `files` of them, and how many there are in all.
+    pub fn list(
+        &self,
+        now: Moment,
+        holders: usize,
+        files: usize,
+        random: &mut fastrand::Rng,
+    ) -> (Vec<FoundFile>, usize) {
+        let mut names: Vec<(&FileName, FileId)> =
+            self.files.iter().filter_map(|(id, file)| Some((file.most_used_name()?, *id))).collect();
+        // Of very many only those that are listed are sorted and looked at.
+        let rest = names.len().saturating_sub(files);
+        if rest > 0 && files > 0 {
+            names.select_nth_unstable(files - 1);
+        }
+        names.truncate(files);
+        names.sort_unstable();
+        let found = names.into_iter().filter_map(|(_, id)| {
+            let mut found = self.found(now, id, None, None, 2 * holders, random)?;
+            found.whole.truncate(holders);
+            found.partial.truncate(holders);
+            Some(found)
+        });
+        let listed: Vec<FoundFile> = found.collect();
+        let all = listed.len() + rest;
+        (listed, all)
     }
 
     fn found(
@@ -303,11 +352,10 @@ impl Registry {
             let addresses = chosen.filter_map(|holder| self.peers.get(&holder.peer)).map(|peer| peer.address);
             addresses.filter(|address| seen.insert(*address)).take(wanted).collect()
         };
-        let most_used = file.names.iter().max_by_key(|(_, count)| **count).map(|(name, _)| name);
         Some(FoundFile {
             file: FileSummary {
                 id,
-                name: name.filter(|name| file.names.contains_key(name)).or(most_used)?.clone(),
+                name: name.filter(|name| file.names.contains_key(name)).or(file.most_used_name())?.clone(),
                 size: file.size,
                 chunks: file.chunks,
             },
@@ -441,6 +489,34 @@ mod tests {
         let found = &look(None, 35)[0];
         assert_eq!((found.whole.len(), found.partial.len()), (25, 10));
         assert!(look(None, 0)[0].whole.is_empty());
+    }
+
+    #[test]
+    fn the_list_names_every_file_that_is_alive() {
+        let mut registry = registry();
+        let peers: Vec<PeerId> = (1..=9).map(|number| join(&mut registry, 0, number)).collect();
+        for (at, peer) in peers.iter().enumerate() {
+            registry.announce(*peer, &file(2, "b"), if at < 5 { 10 } else { 1 }).unwrap();
+        }
+        registry.announce(peers[0], &file(1, "b"), 10).unwrap();
+        registry.announce(peers[0], &file(3, "a"), 1).unwrap();
+        let list = |registry: &Registry, now, files| {
+            let (found, all) = registry.list(at(now), 3, files, &mut fastrand::Rng::with_seed(1));
+            let shown = |found: &FoundFile| {
+                let FoundFile { file, holders, whole, partial } = found;
+                (file.name.to_string(), file.id.0[0], *holders, whole.len(), partial.len())
+            };
+            (found.iter().map(shown).collect::<Vec<_>>(), all)
+        };
+        let (a, one, two) = (("a".into(), 3, 1, 0, 1), ("b".into(), 1, 1, 1, 0), ("b".into(), 2, 9, 3, 3));
+        assert_eq!(list(&registry, 1, 9), (vec![a.clone(), one, two], 3));
+        assert_eq!(list(&registry, 1, 1), (vec![a], 3));
+        assert_eq!(list(&registry, 10, 9), (vec![], 0), "all leases have ended");
+        let changes = registry.changes();
+        registry.announce(peers[0], &file(3, "a"), 2).unwrap();
+        assert_eq!(registry.changes(), changes, "one chunk more is nothing that the list shows");
+        registry.announce(peers[0], &file(3, "a"), 10).unwrap();
+        assert!(registry.changes() > changes);
     }
 
     #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@
 
 use super::Moment;
 use super::agreement::{ChunkSet, Outcome};
+use super::listing::Listing;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Leases, Membership, error, unknown_token};
 use super::registry::{Peer, PeerId};
@@ -16,7 +17,7 @@ use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{
     Claim, FileSummary, FoundFile, SetKey, Token, TrackerRequest, TrackerResponse,
 };
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 
 /// What a tracker can be set to.
@@ -44,6 +45,10 @@ pub struct Tracker {
     /// The sets behind the ids of sealed ones.
     sealed: HashMap<FileId, SetKey>,
     random: fastrand::Rng,
+    /// The list of all files as it was last sent.
+    listing: Option<Listing>,
+    /// Connections that have had it.
+    listed: HashSet<ConnectionId>,
     effects: Vec<Effect>,
 }
 
@@ -58,6 +63,7 @@ impl Machine for Tracker {
     }
 
     fn closed(&mut self, _: Moment, connection: ConnectionId) -> Vec<Effect> {
+        self.listed.remove(&connection);
         if let Some((id, peer)) = self.peers.closed(connection) {
             self.depart(id, &peer, "its connection ended");
         }
@@ -86,6 +92,8 @@ impl Tracker {
             memberships: HashMap::new(),
             sealed: HashMap::new(),
             random,
+            listing: None,
+            listed: HashSet::new(),
             effects: Vec::new(),
         }
     }
@@ -122,6 +130,7 @@ impl Tracker {
                 Some(self.lookup(now, name.as_ref(), id, limit, except))
             }
             Ask::Manifest { file } => self.manifest(origin, file),
+            Ask::List => self.list(now, origin),
             Ask::JoinSet { token, set } => self.as_member(now, token, origin, |this, id| this.join(id, set)),
             Ask::Claim { token, set, index, claim } => self.as_member(now, token, origin, |this, id| {
                 this.in_set(id, set, index, |this, key| this.claim(id, key, index, claim))
@@ -168,6 +177,25 @@ impl Tracker {
         let named = |found: &FoundFile| found.whole.len() + found.partial.len();
         let truncated = files.iter().any(|found| named(found) < limit.min(found.holders as usize));
         TrackerResponse::Found { files, truncated }
+    }
+
+    /// Sends the list of all files, once for each connection: it may be long, and nobody is to pile up many.
+    fn list(&mut self, now: Moment, origin: Origin) -> Option<TrackerResponse> {
+        let Origin::Connection(connection, _) = origin else {
+            return Some(error(ErrorCode::Malformed, "the list of all files needs a connection"));
+        };
+        if !self.listed.insert(connection) {
+            return Some(error(ErrorCode::Busy, "one list for each connection; ask again over another"));
+        }
+        let registry = &self.peers.registry;
+        let listing = match self.listing.take().filter(|listing| listing.holds(now, registry)) {
+            Some(listing) => listing,
+            None => Listing::of(now, registry, &mut self.random),
+        };
+        let (response, payload) = listing.message();
+        self.effects.push(Effect::PushWith(connection, response, payload));
+        self.listing = Some(listing);
+        None
     }
 
     fn manifest(&mut self, origin: Origin, file: FileId) -> Option<TrackerResponse> {
@@ -421,6 +449,7 @@ mod tests {
     use super::*;
     use crate::content::Digest;
     use std::net::IpAddr;
+    use std::sync::Arc;
     use std::time::Duration;
 
     fn at(seconds: u64) -> Moment {
@@ -507,6 +536,41 @@ mod tests {
         assert_eq!(tracker.next_tick(), Some(at(10)));
         let effects = tracker.tick(at(10));
         assert!(matches!(&effects[..], [Effect::Note(note)] if note.contains("its lease ended")));
+    }
+
+    #[test]
+    fn the_list_is_sent_once_for_each_connection_and_is_never_stale() {
+        let mut tracker = tracker();
+        let list = |tracker: &mut Tracker, now, number| match &tracker.request(
+            at(now),
+            connection(number),
+            TrackerRequest::List,
+        )[..]
+        {
+            [Effect::PushWith(_, TrackerResponse::Listing { count, length }, payload)] => {
+                assert_eq!(*length, payload.len() as u64);
+                let files: Vec<FoundFile> = serde_json::from_slice(payload).unwrap();
+                assert_eq!(*count as usize, files.len());
+                Ok((files.into_iter().map(|found| found.file.name.to_string()).collect(), payload.clone()))
+            }
+            effects => Err(code(effects)),
+        };
+        let names = |listed: &Result<(Vec<String>, Arc<[u8]>), _>| listed.as_ref().unwrap().0.clone();
+        assert!(names(&list(&mut tracker, 0, 1)).is_empty());
+        assert_eq!(list(&mut tracker, 0, 1), Err(Some(ErrorCode::Busy)));
+        tracker.closed(at(0), ConnectionId(1));
+        let token = register(&mut tracker, 0, datagram(1), "s");
+        for (number, name) in [(1, "b"), (2, "a")] {
+            let name = FileName::new(name).unwrap();
+            let file = FileSummary { id: FileId([number; 32]), name, size: 1, chunks: 1 };
+            tracker.request(at(0), datagram(1), TrackerRequest::Announce { token, file, held: 1 });
+        }
+        let (first, second) = (list(&mut tracker, 1, 1), list(&mut tracker, 2, 2));
+        assert_eq!(names(&first), ["a", "b"]);
+        assert!(Arc::ptr_eq(&first.unwrap().1, &second.unwrap().1), "made once");
+        assert!(names(&list(&mut tracker, 10, 3)).is_empty(), "the lease has ended");
+        let datagram = tracker.request(at(10), datagram(1), TrackerRequest::List);
+        assert_eq!(code(&datagram), Some(ErrorCode::Malformed));
     }
 
     #[test]

@@ -145,6 +145,12 @@ impl Member {
         }
     }
 
+    /// Tells when a manager or tracker has not answered for too long: what [`wait`](Self::wait) waits for, for
+    /// `select!`.
+    pub fn failed(&self) -> &Receiver<DaemonError> {
+        &self.failed
+    }
+
     /// Triggers the shutdown and waits until every thread has ended.
     pub fn stop(self) {
         self.inner.shutdown.trigger();

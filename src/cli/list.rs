@@ -1,0 +1,30 @@
+//! `leecher --list`: what a tracker knows, as a table on standard output.
+
+use super::table;
+use crate::daemon::{DaemonError, Fault, lookup};
+use crate::net::Shutdown;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+/// Asks a tracker and shows what it answers. When it knows nothing, only standard error says so.
+///
+/// # Errors
+/// The tracker does not answer.
+pub fn run(tracker: SocketAddr, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    let listed = lookup::list(tracker, shutdown);
+    let found = match listed {
+        Ok(found) => found,
+        Err(_) if shutdown.is_stopped() => return Err(crate::daemon::finder::interrupted()),
+        Err(why) => {
+            let text = format!("no list of files from the tracker on {tracker}: {why}");
+            return Err(DaemonError::new(Fault::Unreachable, text));
+        }
+    };
+    if found.is_empty() {
+        eprintln!("the tracker on {tracker} knows no files");
+        return Ok(());
+    }
+    // Whoever reads may have seen enough, as `head` does.
+    let _ = io::stdout().lock().write_all(table::files(&found).as_bytes());
+    Ok(())
+}

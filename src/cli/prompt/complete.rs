@@ -1,0 +1,107 @@
+//! What Tab offers: commands first, then the names of files.
+//!
+//! Pure. Invariant: what is offered is read by [`parse`](super::command::parse) as the name it stands for.
+
+use super::command::{COMMANDS, quoted, words};
+use std::collections::BTreeSet;
+
+/// Something that a word can be completed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// What is shown when there are several.
+    pub shown: String,
+    /// What takes the place of the word.
+    pub typed: String,
+}
+
+/// What the word before the cursor can become, and where that word begins.
+pub fn complete(line: &str, cursor: usize, names: &BTreeSet<String>) -> (usize, Vec<Offer>) {
+    let before = line.get(..cursor).unwrap_or(line);
+    let mut words = words(before);
+    // After a space a new word begins, unless the space is in quotes.
+    let word = words.pop_if(|word| word.end == before.len());
+    let (start, begun) = word.map_or((before.len(), String::new()), |word| (word.start, word.text));
+    let so_far: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    let offers = match so_far[..] {
+        [] => offer(COMMANDS.iter().map(|(name, ..)| *name), &begun, |name| name.to_owned()),
+        ["get" | "why"] => offer(names.iter().map(String::as_str), &begun, quoted),
+        ["get", _] => offer(["as"].into_iter(), &begun, |word| word.to_owned()),
+        _ => Vec::new(),
+    };
+    (start, offers)
+}
+
+fn offer<'a>(
+    candidates: impl Iterator<Item = &'a str>,
+    begun: &str,
+    typed: impl Fn(&str) -> String,
+) -> Vec<Offer> {
+    let fits = candidates.filter(|candidate| candidate.starts_with(begun));
+    fits.map(|name| Offer { shown: name.to_owned(), typed: format!("{} ", typed(name)) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::command::{Command, parse};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names() -> BTreeSet<String> {
+        ["a b.txt", "a c.txt", "it's", "plain.txt", "é.txt"].into_iter().map(str::to_owned).collect()
+    }
+
+    fn typed(line: &str) -> (usize, Vec<String>) {
+        let (start, offers) = complete(line, line.len(), &names());
+        (start, offers.into_iter().map(|offer| offer.typed).collect())
+    }
+
+    #[test]
+    fn commands_and_names() {
+        for (line, start, wanted) in [
+            ("g", 0, &["get "][..]),
+            ("  pe", 2, &["peers "]),
+            ("x", 0, &[]),
+            ("get pl", 4, &["plain.txt "]),
+            ("why pl", 4, &["plain.txt "]),
+            ("get a", 4, &["\"a b.txt\" ", "\"a c.txt\" "]),
+            ("get \"a b", 4, &["\"a b.txt\" "]),
+            ("get 'a b", 4, &["\"a b.txt\" "]),
+            ("get a\\ b", 4, &["\"a b.txt\" "]),
+            ("get it", 4, &["\"it's\" "]),
+            ("get é", 4, &["é.txt "]),
+            ("get plain.txt ", 14, &["as "]),
+            ("get plain.txt a", 14, &["as "]),
+            ("get plain.txt as ", 17, &[]),
+            ("files ", 6, &[]),
+        ] {
+            assert_eq!(
+                typed(line),
+                (start, wanted.iter().map(|&word| word.to_owned()).collect()),
+                "{line:?}"
+            );
+        }
+        assert_eq!(typed("").1.len(), COMMANDS.len());
+        assert_eq!(typed("get ").1.len(), names().len());
+    }
+
+    #[test]
+    fn the_cursor_may_stand_anywhere() {
+        assert_eq!(complete("get pl as x", 6, &names()).1[0].typed, "plain.txt ");
+        assert_eq!(complete("é", 1, &names()).1, []);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(line in ".*|(get|why) [a-z'\"\\\\ ]{0,20}", cursor in 0usize..40) {
+            let (start, _) = complete(&line, cursor, &names());
+            prop_assert!(start <= line.len());
+        }
+
+        #[test]
+        fn an_offer_is_read_as_its_name(name in "[a-z '\"\\\\]{1,9}") {
+            let names = BTreeSet::from([name.clone()]);
+            let (_, offers) = complete("get ", 4, &names);
+            prop_assert_eq!(parse(&format!("get {}", offers[0].typed)), Ok(Command::Get(name, None)));
+        }
+    }
+}

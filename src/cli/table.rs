@@ -1,0 +1,177 @@
+//! Plain tables: columns as wide as what is in them, counts to the right, two spaces between.
+//!
+//! Pure. Invariant: one row is one line, whatever is in its cells, and the columns of wide characters line up.
+
+use super::line::escaped;
+use crate::content::limits::LISTED_HOLDERS;
+use crate::protocol::tracker::FoundFile;
+use bytesize::ByteSize;
+use unicode_width::UnicodeWidthStr;
+
+/// Longest cell, bytes: the longest name fits, escaped or not.
+const CELL_MAX: usize = 2_048;
+
+/// Where the cells of a column stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A table of so many columns, a line for each row, the headings first.
+pub fn table<const N: usize>(columns: [(&str, Side); N], rows: &[[String; N]]) -> String {
+    let headings = columns.map(|(heading, _)| heading.to_owned());
+    let shown: Vec<[String; N]> = std::iter::once(&headings)
+        .chain(rows)
+        .map(|row| std::array::from_fn(|column| escaped(&row[column], CELL_MAX)))
+        .collect();
+    let widths: [usize; N] =
+        std::array::from_fn(|column| shown.iter().map(|row| row[column].width()).max().unwrap_or_default());
+    let mut text = String::new();
+    for row in &shown {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let padding = " ".repeat(widths[column] - cell.width());
+            match columns[column].1 {
+                Side::Left => line.extend([cell, padding.as_str()]),
+                Side::Right => line.extend([padding.as_str(), cell]),
+            }
+            line.push_str("  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A size for people.
+pub fn size(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
+}
+
+/// How much of something is there. 100 % is all of it and nothing else is, 0 % is nothing of it.
+pub fn percent(done: u64, total: u64) -> String {
+    match done {
+        _ if done >= total => "100 %".to_owned(),
+        0 => "0 %".to_owned(),
+        _ => format!("{} %", (u128::from(done) * 100 / u128::from(total)).clamp(1, 99)),
+    }
+}
+
+/// How many have a file, whole and in part. Answers may name only some of them: `3+` is three or more.
+pub fn holders(found: &FoundFile) -> (String, String) {
+    let (whole, partial, all) = (found.whole.len(), found.partial.len(), found.holders as usize);
+    let unnamed = all.saturating_sub(whole + partial);
+    match (whole < LISTED_HOLDERS, partial < LISTED_HOLDERS) {
+        _ if unnamed == 0 => (whole.to_string(), partial.to_string()),
+        // Where not even the few are named that are always named, there are no more.
+        (true, _) => (whole.to_string(), (partial + unnamed).to_string()),
+        (_, true) => ((whole + unnamed).to_string(), partial.to_string()),
+        _ => (format!("{whole}+"), format!("{partial}+")),
+    }
+}
+
+/// What is to be had, by name; files of one name that differ stand below each other with their ids.
+pub fn files(files: &[FoundFile]) -> String {
+    use Side::{Left, Right};
+    let mut files: Vec<&FoundFile> = files.iter().collect();
+    files.sort_by_key(|found| (&found.file.name, found.file.id));
+    let row = |found: &&FoundFile| {
+        let (whole, partial) = holders(found);
+        let file = &found.file;
+        let (name, id) = (file.name.to_string(), file.id.short());
+        [name, size(file.size), file.chunks.to_string(), whole, partial, id]
+    };
+    let rows: Vec<_> = files.iter().map(row).collect();
+    let columns = [
+        ("NAME", Left),
+        ("SIZE", Right),
+        ("CHUNKS", Right),
+        ("WHOLE", Right),
+        ("PARTIAL", Right),
+        ("ID", Left),
+    ];
+    table(columns, &rows)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::content::{FileId, FileName};
+    use crate::protocol::tracker::FileSummary;
+    use proptest::prelude::*;
+    use std::net::SocketAddr;
+
+    pub(crate) fn found(id: u8, name: &str, holders: u32, whole: u16, partial: u16) -> FoundFile {
+        let addresses = |count: u16, from: u16| {
+            (0..count).map(|port| SocketAddr::from(([10, 0, 0, 1], from + port))).collect()
+        };
+        let name = FileName::new(name).unwrap();
+        FoundFile {
+            file: FileSummary { id: FileId([id; 32]), name, size: 1 << 20, chunks: 2 },
+            holders,
+            whole: addresses(whole, 1),
+            partial: addresses(partial, 1_000),
+        }
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["é漢".to_owned(), "7".to_owned()], ["a\nb\u{1b}".to_owned(), "1234".to_owned()]];
+        let text = table([("NAME", Side::Left), ("N", Side::Right)], &rows);
+        assert_eq!(text, "NAME           N\né漢            7\na\\nb\\u{1b}  1234\n");
+    }
+
+    #[test]
+    fn files_of_one_name_are_told_apart() {
+        let text = files(&[found(2, "b", 1, 1, 0), found(9, "a x", 3, 2, 1), found(1, "b", 1, 0, 1)]);
+        let rows: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            rows,
+            [
+                "NAME     SIZE  CHUNKS  WHOLE  PARTIAL  ID",
+                "a x   1.0 MiB       2      2        1  09090909",
+                "b     1.0 MiB       2      0        1  01010101",
+                "b     1.0 MiB       2      1        0  02020202",
+            ]
+        );
+    }
+
+    #[test]
+    fn holders_that_are_not_named_are_counted_where_that_is_possible() {
+        for (all, whole, partial, shown) in [
+            (2, 1, 1, ("1", "1")),
+            (9, 3, 1, ("8", "1")),
+            (9, 0, 3, ("0", "9")),
+            (9, 3, 3, ("3+", "3+")),
+            (6, 3, 3, ("3", "3")),
+            (0, 1, 0, ("1", "0")),
+        ] {
+            let (got, rest) = holders(&found(1, "f", all, whole, partial));
+            assert_eq!((got.as_str(), rest.as_str()), shown);
+        }
+    }
+
+    #[test]
+    fn per_cent() {
+        for (done, total, text) in [
+            (0, 0, "100 %"),
+            (0, 9, "0 %"),
+            (1, u64::MAX, "1 %"),
+            (u64::MAX - 1, u64::MAX, "99 %"),
+            (9, 9, "100 %"),
+        ] {
+            assert_eq!(percent(done, total), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_row_is_a_line(cells in prop::collection::vec(".*", 0..8)) {
+            let rows: Vec<[String; 1]> = cells.into_iter().map(|cell| [cell]).collect();
+            prop_assert_eq!(table([("X", Side::Left)], &rows).lines().count(), rows.len() + 1);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The list of all files that a tracker knows, as it travels, made once and sent to many.
+//!
+//! Invariant: a listing that [`holds`](Listing::holds) says what a new one would say of who has what; it is never
+//! longer than its limit.
+
+use super::Moment;
+use super::registry::Registry;
+use crate::content::limits::{LIST_MAX, LISTED_FILES, LISTED_HOLDERS};
+use crate::protocol::tracker::{FoundFile, TrackerResponse};
+use std::sync::Arc;
+
+/// A list of all files.
+pub struct Listing {
+    /// The state of the registry that it shows.
+    changes: u64,
+    /// When the next lease may end.
+    until: Moment,
+    count: u32,
+    payload: Arc<[u8]>,
+}
+
+impl Listing {
+    /// What a registry knows now.
+    pub fn of(now: Moment, registry: &Registry, random: &mut fastrand::Rng) -> Self {
+        let (found, all) = registry.list(now, LISTED_HOLDERS, LISTED_FILES, random);
+        Self {
+            changes: registry.changes(),
+            until: registry.next_expiry().unwrap_or(Moment::MAX),
+            count: all as u32,
+            payload: encode(&found).into(),
+        }
+    }
+
+    /// Whether nothing has changed since, and no lease has ended.
+    pub fn holds(&self, now: Moment, registry: &Registry) -> bool {
+        self.changes == registry.changes() && now < self.until
+    }
+
+    /// The message, and its payload.
+    pub fn message(&self) -> (TrackerResponse, Arc<[u8]>) {
+        let response = TrackerResponse::Listing { count: self.count, length: self.payload.len() as u64 };
+        (response, self.payload.clone())
+    }
+}
+
+/// A JSON array of as many files as fit in a list.
+fn encode(files: &[FoundFile]) -> Vec<u8> {
+    let mut array = vec![b'['];
+    for found in files {
+        // Names and addresses always serialise.
+        let Ok(json) = serde_json::to_vec(found) else { continue };
+        if (array.len() + json.len()) as u64 + 2 > LIST_MAX {
+            break;
+        }
+        if array.len() > 1 {
+            array.push(b',');
+        }
+        array.extend(json);
+    }
+    array.push(b']');
+    array
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{FileId, FileName};
+    use crate::protocol::tracker::FileSummary;
+
+    #[test]
+    fn a_list_keeps_to_its_limit() {
+        let name = FileName::new("é".repeat(127)).unwrap();
+        let address = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse().unwrap();
+        let holders = vec![address; LISTED_HOLDERS];
+        let file = FileSummary { id: FileId([255; 32]), name, size: u64::MAX, chunks: u32::MAX };
+        let found = FoundFile { file, holders: u32::MAX, whole: holders.clone(), partial: holders };
+        let one = encode(std::slice::from_ref(&found)).len() as u64;
+        let fitting = (LIST_MAX - 2) / one;
+        let payload = encode(&vec![found; fitting as usize + 9_000]);
+        assert!(payload.len() as u64 <= LIST_MAX && payload.ends_with(b"]"));
+        assert!(fitting >= LISTED_FILES as u64, "as many as are listed fit, whatever their names");
+    }
+}

@@ -1,0 +1,272 @@
+//! The prompt, typed at through a pseudo-terminal; and `leecher --list`.
+
+mod common;
+
+use common::*;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// A client at a terminal of its own.
+struct AtTerminal {
+    child: Child,
+    keys: File,
+    /// The program's end of the terminal, held open so that its mode can be looked at.
+    screen: File,
+    shown: Arc<(Mutex<String>, Condvar)>,
+    /// How much of what was shown has been waited for.
+    seen: usize,
+}
+
+impl AtTerminal {
+    fn client(dir: &Path, folder: &Path, name: &str, extra: &[&str]) -> Self {
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&controller).unwrap();
+        unlockpt(&controller).unwrap();
+        let path = ptsname(&controller, Vec::new()).unwrap();
+        let screen = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        tcsetwinsize(&screen, Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        let (keys, screen) = (File::from(controller), File::from(screen));
+        let end = || screen.try_clone().unwrap();
+        let folder = folder.to_str().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_client"))
+            .args(["-folder", folder, "-transfer_port", "0", "-name", name])
+            .args(extra)
+            .current_dir(dir)
+            .env_remove("RUST_LOG")
+            .env("TERM", "xterm")
+            .env("NO_COLOR", "1")
+            .env("XDG_STATE_HOME", dir.join("state"))
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap();
+        let shown = Arc::new((Mutex::new(String::new()), Condvar::new()));
+        let (mut from, into) = (keys.try_clone().unwrap(), shown.clone());
+        // Ends with the test's process at the latest: while `screen` is open nothing ends the reading.
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = from.read(&mut piece) {
+                *into.0.lock().unwrap() += &String::from_utf8_lossy(&piece[..count]);
+                into.1.notify_all();
+            }
+        });
+        Self { child, keys, screen, shown, seen: 0 }
+    }
+
+    /// Waits for a text that has not been waited for yet, and returns what was shown up to its end.
+    #[track_caller]
+    fn wait_for(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut shown = self.shown.0.lock().unwrap();
+        loop {
+            if let Some(at) = shown[self.seen..].find(text) {
+                let end = self.seen + at + text.len();
+                let passed = shown[self.seen..end].to_owned();
+                self.seen = end;
+                return passed;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "never saw {text:?} in {:?}", &shown[self.seen..]);
+            shown = self.shown.1.wait_timeout(shown, left).unwrap().0;
+        }
+    }
+
+    /// Waits until the terminal is the editor's again.
+    #[track_caller]
+    fn wait_for_prompt(&mut self) {
+        self.wait_for("\x1b[?2004h");
+        self.wait_for("> ");
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn is_cooked(&self) -> bool {
+        let modes = tcgetattr(&self.screen).unwrap().local_modes;
+        modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until the program has ended, and returns its exit code.
+    #[track_caller]
+    fn exit_code(&mut self, patience: Duration) -> Option<i32> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            let shown = self.shown.0.lock().unwrap();
+            assert!(Instant::now() < deadline, "it does not end: {shown:?}");
+            // There is nothing to wait on for the end of a process with a time-out.
+            drop(self.shown.1.wait_timeout(shown, Duration::from_millis(10)));
+        }
+    }
+}
+
+impl Drop for AtTerminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn manager(dir: &Path) -> (Program, SocketAddr) {
+    let program = Program::start("manager", &["--listen", "127.0.0.1:0"], dir);
+    let address = program.address();
+    (program, address)
+}
+
+#[test]
+fn commands_are_answered_and_the_terminal_is_left_as_it_was() {
+    let place = place();
+    let dir = place.path();
+    let (ours, theirs) = (subfolder(dir, "ours"), subfolder(dir, "theirs"));
+    let bytes = random_bytes(1, 3 << 20);
+    write(&theirs, "a b.bin", &bytes);
+    write(&theirs, "plain.txt", b"plain");
+    let (_manager, address) = manager(dir);
+    let manager = ["--manager", &address.to_string()];
+    let mut other = AtTerminal::client(dir, &theirs, "other", &manager);
+    other.wait_for_prompt();
+    other.wait_for("sharing plain.txt");
+    let mut client = AtTerminal::client(dir, &ours, "me", &manager);
+    client.wait_for("me> ");
+    client.wait_for("other at ");
+    assert!(!client.is_cooked());
+
+    client.press("files\r");
+    client.wait_for("NAME");
+    let table = client.wait_for("plain.txt");
+    assert!(table.contains("a b.bin") && table.contains("3.0 MiB"), "{table:?}");
+    // Tab knows the names that were just shown, and quotes what needs it.
+    client.press("get a\t\r");
+    client.wait_for("get \"a b.bin\"");
+    client.wait_for("Successfully downloaded a b.bin");
+    assert_holds(&ours.join("a b.bin"), &bytes);
+    client.press("status\r");
+    client.wait_for("100 %");
+    client.wait_for("done");
+    client.press("mine\r");
+    client.wait_for("a b.bin");
+    client.press("peers\r");
+    client.wait_for("other ");
+    client.press("why 'a b.bin'\r");
+    client.wait_for("here     all 6 chunks");
+    client.wait_for("other at 127.0.0.1:");
+    client.press("get nothing as x\r");
+    client.press("why nothing\r");
+    client.wait_for("nobody who is there has it");
+    client.press("fiels\r");
+    client.wait_for("did you mean files?");
+    // Two lines that come at once are two commands.
+    client.press("get plain.txt as other.txt\rquit\r");
+    assert_eq!(client.exit_code(PATIENCE), Some(0));
+    assert!(client.is_cooked());
+    let history = std::fs::read_to_string(dir.join("state/shoal/history")).unwrap();
+    assert!(history.lines().any(|line| line == "get \"a b.bin\" "), "{history:?}");
+
+    other.press("half a li");
+    other.wait_for("me at ");
+    other.press("\x03");
+    other.wait_for_prompt();
+    other.press("\x03");
+    other.wait_for("again, or quit, to leave");
+    other.wait_for_prompt();
+    assert!(other.child.try_wait().unwrap().is_none());
+    other.press("\x03");
+    assert_eq!(other.exit_code(PATIENCE), Some(0));
+    assert!(other.is_cooked());
+}
+
+#[test]
+fn a_signal_ends_the_prompt_at_once() {
+    let place = place();
+    let dir = place.path();
+    let folder = subfolder(dir, "folder");
+    let (_manager, address) = manager(dir);
+    for typed in ["", "half a line"] {
+        let mut client = AtTerminal::client(dir, &folder, "me", &["--manager", &address.to_string()]);
+        client.wait_for("me> ");
+        client.press(typed);
+        client.wait_for(typed);
+        client.signal(Signal::TERM);
+        // Far more than it takes, and far less than a key would be waited for.
+        assert_eq!(client.exit_code(Duration::from_secs(5)), Some(0));
+        assert!(client.is_cooked());
+    }
+}
+
+#[test]
+fn log_lines_leave_the_line_whole() {
+    let place = place();
+    let dir = place.path();
+    let (ours, theirs) = (subfolder(dir, "ours"), subfolder(dir, "theirs"));
+    let (_manager, address) = manager(dir);
+    let manager = ["--manager", &address.to_string()];
+    let mut client = AtTerminal::client(dir, &ours, "me", &manager);
+    client.wait_for("me> ");
+    client.press("pee");
+    client.wait_for("pee");
+    let _other = AtTerminal::client(dir, &theirs, "other", &manager);
+    client.wait_for("other at ");
+    // Behind the line comes the prompt again, with what was typed.
+    client.wait_for("\n");
+    client.wait_for("me> pee");
+    client.press("rs\r");
+    client.wait_for("NAME");
+    client.wait_for("other ");
+    // Before that the key would be the terminal's, not the editor's.
+    client.wait_for_prompt();
+    client.press("\x04");
+    assert_eq!(client.exit_code(PATIENCE), Some(0));
+}
+
+#[test]
+fn what_a_tracker_knows_is_listed() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &[]);
+    let list = || {
+        let mut leecher = leecher(dir, tracker.address(), &["--list"]);
+        leecher.ends_with(0);
+        leecher
+    };
+    let none = list();
+    assert!(none.stdout().is_empty());
+    none.wait_for_text("knows no files");
+    let one = write(dir, "one.txt", b"one");
+    let other = write(&subfolder(dir, "other"), "one.txt", b"another");
+    let _seeders = [seeder(dir, &one, &tracker, &[]), seeder(dir, &other, &tracker, &[])];
+    let lines = list().stdout();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[0].starts_with("NAME"), "{lines:?}");
+    assert!(lines[1..].iter().all(|line| line.starts_with("one.txt  ")), "{lines:?}");
+    // With a tracker alone the prompt lists the same.
+    let folder = subfolder(dir, "folder");
+    let extra = ["--plain", "--tracker", &tracker.address().to_string()];
+    let mut client = AtTerminal::client(dir, &folder, "me", &extra);
+    client.wait_for("me> ");
+    client.press("files\r");
+    client.wait_for("one.txt");
+    client.wait_for("one.txt");
+    client.press("get one.txt\r");
+    client.wait_for("id ");
+    client.press("quit\r");
+    assert_eq!(client.exit_code(PATIENCE), Some(0));
+    let nobody = "127.0.0.1:9".parse().unwrap();
+    common::leecher(dir, nobody, &["--list"]).ends_with(5);
+}
