@@ -5,6 +5,7 @@ mod common;
 use common::wire::Udp;
 use common::*;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Heartbeats often enough that nothing is waited for long, a lease long enough for a busy machine.
 const QUICK: [&str; 4] = ["--heartbeat", "0.2", "--lease", "2"];
@@ -223,4 +224,28 @@ fn everybody_may_be_there_before_the_tracker() {
     restarting.running.wait_for_text("client joined the set");
     // Whether it asked before or after the seeder was there, it has an answer.
     assert!(matches!(leecher.exit_code(), Some(0 | 3)));
+}
+
+#[test]
+fn whoever_has_nothing_to_do_does_nothing() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let tracker = tracker(dir, &[]);
+    let file = write(dir, "a.bin", &random_bytes(61, 100_000));
+    let seeder = seeder(dir, &file, &tracker, &[]);
+    let leecher = leecher(&there, tracker.address(), &["a.bin", "--stay"]);
+    leecher.wait_for_text("complete, serving until interrupted");
+    let folders = ["one", "two"].map(|name| chunk_folder(dir, name, 1, &[(1, b"x")]));
+    let one = client(dir, &folders[0], "one", tracker.address(), &[]);
+    let two = client(dir, &folders[1], "two", tracker.address(), &[]);
+    two.wait_for_text(" is complete: all 1 chunks");
+    let programs =
+        [("tracker", &tracker), ("seeder", &seeder), ("leecher", &leecher), ("one", &one), ("two", &two)];
+    std::thread::sleep(Duration::from_millis(500));
+    let before = programs.map(|(_, program)| program.processor_ticks());
+    std::thread::sleep(Duration::from_secs(2));
+    for ((name, program), before) in programs.iter().zip(before) {
+        let used = program.processor_ticks() - before;
+        assert!(used < 10, "{name} used {used} hundredths of a second in 2 s with nothing to do");
+    }
 }

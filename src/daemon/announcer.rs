@@ -12,7 +12,7 @@ use crate::net::{AskError, Asker, Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
 use crate::swarm::backoff::Backoff;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -82,7 +82,7 @@ impl Announcer {
             outage: Outage::new("tracker", tracker, timeout),
             shutdown: shutdown.clone(),
         };
-        threads.spawn("announce", move || worker.run(&nudged, &failures))?;
+        threads.spawn("announce", move || worker.run(nudged, &failures))?;
         Ok(Self { nudge, token })
     }
 
@@ -159,7 +159,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&mut self, nudged: &Receiver<()>, failures: &Sender<DaemonError>) {
+    fn run(&mut self, mut nudged: Receiver<()>, failures: &Sender<DaemonError>) {
         loop {
             let asked = Instant::now();
             let pause = match self.keep_known() {
@@ -179,7 +179,11 @@ impl Worker {
             };
             crossbeam_channel::select! {
                 recv(self.shutdown.signal()) -> _ => break,
-                recv(nudged) -> _ => {}
+                // Whoever has dropped the handle will not nudge any more: without this the wait would end at once,
+                // for ever.
+                recv(nudged) -> nudge => if nudge.is_err() {
+                    nudged = never();
+                },
                 default(pause) => {}
             }
         }

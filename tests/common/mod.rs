@@ -220,6 +220,14 @@ impl Program {
         line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
     }
 
+    /// The processor time that the running program has used, in clock ticks (a hundredth of a second each).
+    pub fn processor_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // After the name in brackets: state, ten numbers, then user and system time.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    }
+
     /// Ctrl-C.
     pub fn interrupt(&self) {
         // Not waited for yet, so the number is still this program's.
