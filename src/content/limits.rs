@@ -110,6 +110,8 @@ pub const LISTED_FILES: usize = 65_536;
 pub const LISTED_HOLDERS: usize = 3;
 /// Lines that the prompt remembers.
 pub const HISTORY_MAX: usize = 1_000;
+/// Largest list of files of one peer, bytes.
+pub const PEER_LIST_MAX: u64 = 8 * 1024 * 1024;
 /// Requests that a server takes from one connection ahead of answering them.
 pub const SERVE_QUEUE: usize = 16;
 /// Requests kept in flight to one source: the next is asked for before the last has arrived.
@@ -127,6 +129,8 @@ pub const ENDGAME_COPIES: usize = 3;
 pub const FILE_SETTLED: Duration = Duration::from_secs(2);
 /// When all peers are asked who has a file, and some have it, the others are waited for no longer than this.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(2);
+/// Peers are not waited for any longer than this even when none has answered.
+pub const ANSWER_MOST: Duration = Duration::from_secs(15);
 /// How often what has been verified is noted in the have-map (a `kill -9` loses at most this much).
 pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often what has been verified is made durable (a power cut loses at most this much).

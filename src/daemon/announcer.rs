@@ -7,7 +7,7 @@
 use super::error::{DaemonError, Fault};
 use super::shelf::{Offer, Shelf};
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
-use crate::content::{EntityName, FileId};
+use crate::content::{EntityName, FileId, FileName};
 use crate::net::{AskError, Asker, Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
@@ -77,6 +77,7 @@ impl Announcer {
             identity,
             shelf,
             announced: HashMap::new(),
+            full: false,
             token: token.clone(),
             heartbeat: RETRY_MAX,
             outage: Outage::new("tracker", tracker, timeout),
@@ -151,7 +152,9 @@ struct Worker {
     identity: Identity,
     shelf: Shelf,
     /// The files that the tracker knows of, and how much of each.
-    announced: HashMap<FileId, u32>,
+    announced: HashMap<(FileId, FileName), u32>,
+    /// The tracker has said that it takes no more files.
+    full: bool,
     token: Arc<Mutex<Option<Token>>>,
     heartbeat: Duration,
     outage: Outage,
@@ -216,28 +219,33 @@ impl Worker {
     fn tell_all(&mut self, token: Token) -> Result<bool, AskError> {
         let mut told = false;
         let offers = self.shelf.offers();
-        let gone = |id: &&FileId| !offers.iter().any(|offer| offer.file.id == **id);
-        for file in self.announced.keys().filter(gone).copied().collect::<Vec<_>>() {
-            if !self.expect(&TrackerRequest::Withdraw { token, file })? {
+        let offered = |file: FileId| offers.iter().any(|offer| offer.file.id == file);
+        let gone: Vec<FileId> = self.announced.keys().map(|(id, _)| *id).filter(|id| !offered(*id)).collect();
+        for file in gone {
+            if self.expect(&TrackerRequest::Withdraw { token, file })? == Told::Unknown {
                 return Ok(false);
             }
-            self.announced.remove(&file);
+            self.announced.retain(|(id, _), _| *id != file);
+            self.full = false;
             told = true;
         }
         for Offer { file, source } in &offers {
-            let held = source.progress().held();
+            let (held, key) = (source.progress().held(), (file.id, file.name.clone()));
             // Between nothing and everything the tracker need not know how much.
-            if self.announced.get(&file.id).is_some_and(|known| *known == held || held < file.chunks) {
+            let known = self.announced.get(&key).is_some_and(|known| *known == held || held < file.chunks);
+            if known || (self.full && !self.announced.contains_key(&key)) {
                 continue;
             }
-            let request = TrackerRequest::Announce { token, file: file.clone(), held };
-            if !self.expect(&request)? {
-                return Ok(false);
+            match self.expect(&TrackerRequest::Announce { token, file: file.clone(), held })? {
+                Told::Unknown => return Ok(false),
+                Told::Full => self.full = true,
+                Told::Known => {
+                    self.announced.insert(key, held);
+                    told = true;
+                }
             }
-            self.announced.insert(file.id, held);
-            told = true;
         }
-        if told { Ok(true) } else { self.expect(&TrackerRequest::Heartbeat { token }) }
+        if told { Ok(true) } else { Ok(self.expect(&TrackerRequest::Heartbeat { token })? != Told::Unknown) }
     }
 
     fn register(&mut self) -> Result<Token, AskError> {
@@ -245,6 +253,7 @@ impl Worker {
             TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
                 self.heartbeat = clamp_heartbeat(Duration::from_millis(heartbeat_ms));
                 self.announced.clear();
+                self.full = false;
                 self.set_token(Some(token));
                 log::info!("registered with the tracker on {} as {address}", self.asker.tracker());
                 Ok(token)
@@ -253,20 +262,35 @@ impl Worker {
         }
     }
 
-    /// Asks what is acknowledged without more. Returns `false`, and forgets the token, when it is not known.
-    fn expect(&mut self, request: &TrackerRequest) -> Result<bool, AskError> {
+    /// Asks what is acknowledged without more. Forgets the token when it is not known.
+    fn expect(&mut self, request: &TrackerRequest) -> Result<Told, AskError> {
         match self.asker.ask(request)? {
             TrackerResponse::Alive
             | TrackerResponse::Announced { .. }
-            | TrackerResponse::Withdrawn { .. } => Ok(true),
+            | TrackerResponse::Withdrawn { .. } => Ok(Told::Known),
             TrackerResponse::Error { code: ErrorCode::UnknownToken, .. } => {
                 log::info!("the tracker on {} does not know this peer any more", self.asker.tracker());
                 self.set_token(None);
-                Ok(false)
+                Ok(Told::Unknown)
+            }
+            TrackerResponse::Error { code: ErrorCode::Busy, text } => {
+                log::warn!("the tracker on {} is not told of all files: {text}", self.asker.tracker());
+                Ok(Told::Full)
             }
             other => Err(unexpected(other)),
         }
     }
+}
+
+/// What a tracker makes of something that it is told.
+#[derive(PartialEq, Eq)]
+enum Told {
+    /// It is noted.
+    Known,
+    /// The token is not known: register again.
+    Unknown,
+    /// There is no room for it.
+    Full,
 }
 
 fn unexpected(response: TrackerResponse) -> AskError {

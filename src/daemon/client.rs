@@ -12,7 +12,7 @@ use super::peer::{ServeOptions, serve};
 use super::shelf::Shelf;
 use super::tracker_session::{self, SessionEvent};
 use super::watch::Watch;
-use crate::content::limits::{CHUNK_SIZE_MAX, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
+use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Claim, SetKey, Token, TrackerRequest, TrackerResponse};
@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 
 /// Events that may wait for the state thread, of each kind.
 const QUEUE: usize = 1_024;
+/// How often it is looked whether chunks have lost all their holders.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Questions that the tracker is asked ahead of its answers.
 const QUESTIONS: usize = 256;
 /// A client that ends when its folder is complete waits until the tracker says that all others are complete, too; if
@@ -82,9 +84,15 @@ struct Deposit {
 }
 
 impl ChunkSink for Deposit {
-    fn store(&self, index: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
-        let (digest, _) = self.agreed.expected(index).ok_or(StoreError::Missing(index))?;
-        self.folder.store_chunk(index, digest, bytes)
+    fn store(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
+        // Others may have agreed upon something else while the chunk was on its way.
+        let agreed = self.agreed.expected(index).map(|(digest, _)| digest);
+        let sealed = self.folder.manifest().and_then(|manifest| manifest.digest(index));
+        if agreed != Some(digest) || sealed.is_some_and(|sealed| sealed != digest) {
+            return Ok(false);
+        }
+        self.folder.store_chunk(index, digest, bytes)?;
+        Ok(true)
     }
 }
 
@@ -172,6 +180,8 @@ struct State<'a> {
     unanswered: usize,
     /// When chunks whose holders are all gone are asked about again.
     ask_again: Option<Moment>,
+    /// When it is looked again whether there are such chunks.
+    look_again: Moment,
     backoff: Backoff,
     random: fastrand::Rng,
     complete: bool,
@@ -201,8 +211,8 @@ impl<'a> State<'a> {
             download: 0,
             file: key,
             count: set.count,
-            // Not known beforehand; the folder's own chunks tell what to expect.
-            longest: folder.held().iter().map(|chunk| chunk.length).max().unwrap_or(CHUNK_SIZE_MAX),
+            // Not known beforehand; the folder's own chunks tell what to expect, and then the tracker.
+            longest: folder.held().iter().map(|chunk| chunk.length).max().unwrap_or(CHUNK_SIZE),
             expected: agreed.clone(),
             sink: Arc::new(Deposit { folder: folder.clone(), agreed: agreed.clone() }),
             port: None,
@@ -221,6 +231,7 @@ impl<'a> State<'a> {
             questions: VecDeque::new(),
             unanswered: 0,
             ask_again: None,
+            look_again: Moment::ZERO,
             backoff: Backoff::new(RETRY_MIN * 4, RETRY_MAX),
             random: fastrand::Rng::new(),
             complete: false,
@@ -393,12 +404,15 @@ impl<'a> State<'a> {
             return Ok(());
         }
         self.agree(index, claim);
+        self.fetch.expect_up_to(claim.size);
         if self.folder.holds(index).is_some_and(|chunk| chunk.digest == claim.sha256) {
+            self.fetch.have(index);
             return Ok(());
         }
         // It may be there without its line, if the last run was cut off between the two.
         if self.folder.adopt(index, claim.sha256, claim.size)? {
             log::info!("chunk {index} was here already, without its line");
+            self.fetch.have(index);
             self.announce(index);
             return Ok(());
         }
@@ -454,12 +468,18 @@ impl<'a> State<'a> {
         let now = self.now();
         let news = self.fetch.tick(now);
         self.take(news)?;
-        let gone = self.fetch.unavailable();
+        if now < self.look_again {
+            return Ok(());
+        }
+        self.look_again = now + LOOK_AGAIN;
+        let mut gone = self.fetch.unavailable();
         match self.ask_again {
             _ if gone.is_empty() => self.ask_again = None,
             None => self.ask_again = Some(now + self.backoff.pause(&mut self.random)),
             Some(at) if at <= now && self.questions.is_empty() => {
                 self.ask_again = None;
+                // Any of them: the first ones may be lost for good.
+                self.random.shuffle(&mut gone);
                 self.questions.extend(gone.into_iter().take(QUESTIONS));
             }
             Some(_) => {}

@@ -105,9 +105,9 @@ fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Resul
         corrupt: 0,
     };
     let alone = Arc::new(AtomicBool::new(true));
-    let found = find_more(finder, id, alone.clone(), threads, work)?;
+    let mut found = find_more(finder, id, alone.clone(), threads, work)?;
     keep_map(part, threads, work)?;
-    let met = met.unwrap_or_else(never);
+    let mut met = met.unwrap_or_else(never);
     holders.into_iter().for_each(|holder| state.fetch.add_source(holder, Moment::ZERO));
     let ticks = crossbeam_channel::tick(TICK);
     while !state.fetch.is_complete() {
@@ -117,14 +117,22 @@ fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Resul
                 Ok(event) => state.fetch.handle(event, started.elapsed()),
                 Err(_) => return Ok(()),
             },
-            recv(found) -> holders => {
-                let holders = holders.unwrap_or_default();
+            recv(found) -> heard => {
+                let Ok(holders) = heard else {
+                    found = never();
+                    continue;
+                };
                 holders.into_iter().for_each(|holder| state.fetch.add_source(holder, started.elapsed()));
                 Vec::new()
             }
-            recv(met) -> met => {
-                if let Ok(Met { address, file }) = met && file == id {
-                    state.fetch.add_source(address, started.elapsed());
+            recv(met) -> heard => {
+                match heard {
+                    Ok(Met { address, file }) if file == id => {
+                        state.fetch.add_source(address, started.elapsed());
+                    }
+                    Ok(_) => {}
+                    // Nobody will be met any more; a closed channel would be ready all the time.
+                    Err(_) => met = never(),
                 }
                 Vec::new()
             }

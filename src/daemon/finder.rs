@@ -5,13 +5,13 @@ use super::error::{DaemonError, Fault};
 use super::fetch::{Conversation, SourceError};
 use super::lookup::{Query, list, lookup};
 use crate::content::FileId;
-use crate::content::limits::{ANSWER_WAIT, SOURCES_MAX};
+use crate::content::limits::{ANSWER_MOST, ANSWER_WAIT, SOURCES_MAX};
 use crate::net::{AskError, Asker, Shutdown, side_by_side};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -84,10 +84,12 @@ impl Finder for PeersFinder {
                 && let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed))
             {
                 match files_of(peer.address, query, &enough) {
-                    Ok(files) => answers
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .extend(files.into_iter().map(|file| (peer.address, file))),
+                    Ok(files) => answers.lock().unwrap_or_else(PoisonError::into_inner).extend(
+                        files
+                            .into_iter()
+                            .filter(|offered| query.is_answered_by(&offered.file))
+                            .map(|file| (peer.address, file)),
+                    ),
                     Err(why) => log::debug!("{} at {} does not answer: {why}", peer.name, peer.address),
                 }
                 if asked.fetch_add(1, Ordering::Relaxed) + 1 == peers.len() {
@@ -95,11 +97,20 @@ impl Finder for PeersFinder {
                 }
                 settle();
             }
-            // Whoever has nobody left to ask waits for the others, for a while.
-            enough.wait(ANSWER_WAIT.saturating_sub(began.elapsed()));
-            settle();
         };
-        side_by_side("ask-peer", peers.len().min(ASKED_AT_ONCE), ask);
+        // One thread keeps the time: the others may all wait for peers that say nothing, or say it very slowly.
+        let timekeeper = AtomicBool::new(!peers.is_empty());
+        let work = || match timekeeper.swap(false, Ordering::Relaxed) {
+            true => {
+                enough.wait(ANSWER_WAIT);
+                settle();
+                enough.wait(ANSWER_MOST.saturating_sub(began.elapsed()));
+                enough.trigger();
+            }
+            false => ask(),
+        };
+        let threads = if peers.is_empty() { 0 } else { peers.len().min(ASKED_AT_ONCE) + 1 };
+        side_by_side("ask-peer", threads, work);
         Ok(merge(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
 }

@@ -5,7 +5,7 @@ use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION, STALL_TIMEOUT};
 use crate::content::{FileId, FileName};
 use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, dial};
 use crate::protocol::frame::FrameError;
-use crate::protocol::tracker::{FoundFile, Token, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +20,14 @@ pub struct Query {
     pub name: Option<FileName>,
     /// The file's id.
     pub id: Option<FileId>,
+}
+
+impl Query {
+    /// Whether a file is what is asked for. Whoever answers may say anything, so every answer is held against this.
+    pub fn is_answered_by(&self, file: &FileSummary) -> bool {
+        self.id.is_none_or(|id| file.id == id)
+            && (self.id.is_some() || self.name.as_ref().is_none_or(|name| file.name == *name))
+    }
 }
 
 /// Asks once. `wanted` holders are asked for; more than fit in a datagram make a second question over TCP,
@@ -41,16 +49,17 @@ pub fn lookup(
         TrackerResponse::Found { files, truncated } => {
             let known = |found: &FoundFile| found.holders > (found.whole.len() + found.partial.len()) as u32;
             let more = truncated || (wanted > DATAGRAM_HOLDERS && files.iter().any(known));
-            if !more {
-                return Ok(files);
-            }
-            match over_connection(asker, &request(wanted), shutdown) {
-                Ok(more) => Ok(more),
-                Err(error) => {
+            let all = more.then(|| over_connection(asker, &request(wanted), shutdown));
+            let mut files = match all {
+                None => files,
+                Some(Ok(more)) => more,
+                Some(Err(error)) => {
                     log::debug!("the tracker's whole answer cannot be had: {error}");
-                    Ok(files)
+                    files
                 }
-            }
+            };
+            files.retain(|found| query.is_answered_by(&found.file));
+            Ok(files)
         }
         TrackerResponse::Error { text, .. } => Err(AskError::Io(io::Error::other(text))),
         other => Err(AskError::Io(io::Error::other(format!("it answers {other:?}")))),

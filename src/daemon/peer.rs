@@ -6,6 +6,7 @@
 use super::shelf::{Offer, Shelf};
 use crate::content::limits::{self, CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION, SERVE_QUEUE};
 use crate::content::{ChunkIndex, FileId, FileName};
+use crate::net::link::SLICE;
 use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
@@ -13,6 +14,7 @@ use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
 use crate::storage::{ChunkSource, StoreError};
 use crate::swarm::token_bucket::TokenBucket;
 use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
@@ -21,6 +23,10 @@ use std::time::{Duration, Instant};
 
 /// Files that one connection is told news of.
 const SUBSCRIPTIONS_MAX: usize = 16;
+/// With a rate limit, no slice of a chunk waits longer than this for the other chunks on their way, seconds.
+const LIMITED_SLICE_SECONDS: u64 = 10;
+/// Chunks on their way at once with a rate limit, however high it is.
+const LIMITED_AT_ONCE: u64 = 64;
 /// Files named in one answer.
 const FILES_MAX: usize = 65_536;
 /// Chunks named in one `got`.
@@ -53,6 +59,28 @@ impl Default for ServeOptions {
 struct RateLimit {
     bucket: Mutex<TokenBucket>,
     started: Instant,
+    /// Chunks that may be on their way at once: with more, each would be so slow that it is given up.
+    places: (Sender<()>, Receiver<()>),
+}
+
+impl RateLimit {
+    fn new(rate: u64) -> Self {
+        let at_once = (rate * LIMITED_SLICE_SECONDS / SLICE).clamp(1, LIMITED_AT_ONCE);
+        Self {
+            bucket: Mutex::new(TokenBucket::new(rate, Duration::ZERO)),
+            started: Instant::now(),
+            places: bounded(at_once as usize),
+        }
+    }
+}
+
+/// One of the chunks that may be on their way; gives its place back when dropped.
+struct Place<'a>(&'a Receiver<()>);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.try_recv();
+    }
 }
 
 /// What the threads of a server share.
@@ -77,10 +105,7 @@ pub fn serve(
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
-    let limit = (options.upload_limit > 0).then(|| RateLimit {
-        bucket: Mutex::new(TokenBucket::new(options.upload_limit, Duration::ZERO)),
-        started: Instant::now(),
-    });
+    let limit = (options.upload_limit > 0).then(|| RateLimit::new(options.upload_limit));
     let server = Arc::new(Server { shelf, limit, met, threads: threads.clone(), shutdown: shutdown.clone() });
     listener.serve("serve", options.connections, threads, shutdown, move |stream, from| {
         match server.converse(stream, from) {
@@ -104,17 +129,37 @@ impl Server {
             Err(error) => return error,
         };
         let (requests, queued) = bounded(SERVE_QUEUE);
-        let server = self.clone();
+        // Closes when the writing has ended: this connection's place and guard last until then.
+        let (writing, written) = bounded::<Infallible>(0);
+        let (server, shut) = (self.clone(), stream.clone());
         let spawned = self.threads.spawn("serve-out", move || {
+            let _writing = writing;
             if let Err(error) = Answers::new(&server, writer, from).run(&queued) {
                 log::debug!("answering {from}: {error}");
             }
             // Whatever ended the writing ends the reading.
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = shut.shutdown(std::net::Shutdown::Both);
         });
         if let Err(error) = spawned {
             return error.into();
         }
+        let why = self.take_requests(&mut reader, &requests, from, port);
+        drop(requests);
+        // Who has closed only its own side may still read the answers to what it asked.
+        if !matches!(why, LinkError::Closed) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        let _ = written.recv();
+        why
+    }
+
+    fn take_requests(
+        &self,
+        reader: &mut LinkReader,
+        requests: &Sender<PeerRequest>,
+        from: SocketAddr,
+        port: Option<u16>,
+    ) -> LinkError {
         loop {
             let request = match reader.message(CONVERSATION_TIMEOUT) {
                 Ok(request) => request,
@@ -131,6 +176,15 @@ impl Server {
     fn note_met(&self, request: &PeerRequest, from: SocketAddr, port: Option<u16>) {
         if let (PeerRequest::Have { file }, Some(port), Some(met)) = (request, port, &self.met) {
             let _ = met.try_send(Met { address: SocketAddr::new(from.ip(), port), file: *file });
+        }
+    }
+
+    /// With a rate limit, waits for one of the chunks on their way to be through. `None` at the shutdown.
+    fn place(&self) -> Option<Option<Place<'_>>> {
+        let Some(limit) = &self.limit else { return Some(None) };
+        crossbeam_channel::select! {
+            recv(self.shutdown.signal()) -> _ => None,
+            send(limit.places.0, ()) -> _ => Some(Some(Place(&limit.places.1))),
         }
     }
 
@@ -319,6 +373,7 @@ impl<'a> Answers<'a> {
         log::debug!("serving chunk {index} of {} to {}", file.short(), self.from);
         let response = PeerResponse::Chunk { file, index, length: stored.length };
         let server = self.server;
+        let Some(_place) = server.place() else { return Err(LinkError::Closed) };
         let pace = |bytes| server.pace(bytes);
         self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)
     }

@@ -71,6 +71,14 @@ impl Shelf {
         self.write().withdraw(name);
     }
 
+    /// No longer offers a file under a name, unless it is another file by now.
+    pub fn withdraw_file(&self, name: &FileName, id: FileId) {
+        let mut contents = self.write();
+        if contents.offers.get(name).is_some_and(|offer| offer.file.id == id) {
+            contents.withdraw(name);
+        }
+    }
+
     /// What is offered, by name.
     pub fn offers(&self) -> Vec<Offer> {
         self.read().offers.values().cloned().collect()

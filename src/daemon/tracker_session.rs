@@ -244,6 +244,8 @@ impl Session {
     ) -> io::Result<()> {
         let (stream, here) = (stream.clone(), here.clone());
         self.threads.spawn("tracker-ask", move || {
+            // By the clock, not when nothing else is said: claims have no answer, and silence would look like the end.
+            let keep_alive = crossbeam_channel::tick(KEEP_ALIVE);
             loop {
                 let sent = crossbeam_channel::select! {
                     recv(here.signal()) -> _ => break,
@@ -251,7 +253,7 @@ impl Session {
                         Ok(request) => writer.send(&request),
                         Err(_) => break,
                     },
-                    default(KEEP_ALIVE) => writer.send(&TrackerRequest::Heartbeat { token }),
+                    recv(keep_alive) -> _ => writer.send(&TrackerRequest::Heartbeat { token }),
                 };
                 if sent.is_err() {
                     break;

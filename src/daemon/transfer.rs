@@ -124,11 +124,23 @@ fn choose(mut files: Vec<FoundFile>, query: &Query) -> Result<FoundFile, DaemonE
     }
 }
 
-/// Where the file goes.
-fn target(order: &Order, name: &FileName) -> Result<PathBuf, DaemonError> {
+/// Where the file goes. A name that the user gave is used as it was given; one that others gave must not be hidden,
+/// since what is hidden may be read by programs that nobody thinks of.
+fn target(order: &Order, offered: &FileName) -> Result<PathBuf, DaemonError> {
+    let name = order.query.name.as_ref().unwrap_or(offered);
+    let named_here = order.out.as_ref().is_none_or(|out| out.is_dir());
+    if named_here && order.query.name.is_none() && name.as_str().starts_with('.') {
+        let text =
+            format!("the file is called {name}, which would be hidden; say with --out where to put it");
+        return Err(DaemonError::new(Fault::Usage, text));
+    }
     let target = match &order.out {
         None => PathBuf::from(name.as_str()),
         Some(out) if out.is_dir() => out.join(name.as_str()),
+        // The rename at the end would fail, after the whole download.
+        Some(out) if out.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+            return Err(no_folder(out));
+        }
         Some(out) => out.clone(),
     };
     let folder = match target.parent() {
@@ -137,11 +149,13 @@ fn target(order: &Order, name: &FileName) -> Result<PathBuf, DaemonError> {
     };
     match folder.is_dir() {
         true => Ok(target),
-        false => {
-            let text = format!("{} is not a folder that the file can be put in", folder.display());
-            Err(DaemonError::new(Fault::FileAccess, text))
-        }
+        false => Err(no_folder(folder)),
     }
+}
+
+fn no_folder(path: &Path) -> DaemonError {
+    let text = format!("{} is not a folder that the file can be put in", path.display());
+    DaemonError::new(Fault::FileAccess, text)
 }
 
 /// Fetches the manifest from a holder: from any, because it is checked against the id.
@@ -227,6 +241,12 @@ pub fn start(
             }
             other => drop(other?),
         }
+    } else if path.is_symlink() && !order.overwrite {
+        let text = format!(
+            "{} is there already, a link that leads nowhere; --overwrite replaces it, --out puts the file elsewhere",
+            path.display()
+        );
+        return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
     }
     Ok(Start::Part(Arc::new(PartFile::open(path, manifest.clone())?)))
 }

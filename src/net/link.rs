@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Bytes read at once while looking for the end of a line.
 const PIECE: usize = 8 * 1024;
 /// Most bytes given to one `sendfile`, so that a rate limit and deadlines have something to work with.
-const SLICE: u32 = 128 * 1024;
+pub const SLICE: u64 = 128 * 1024;
 /// The slowest that a chunk may come or go, bytes a second, before its deadline passes.
 const SLOWEST: u64 = 16 * 1024;
 
@@ -214,7 +214,7 @@ impl LinkWriter {
         let mut paced = Duration::ZERO;
         let (mut position, mut left) = (offset, length);
         while left > 0 {
-            let slice = left.min(SLICE);
+            let slice = left.min(SLICE as u32);
             let before = Instant::now();
             pace(slice.into());
             // Waiting for the rate limit is not the other side's fault.

@@ -27,7 +27,7 @@ pub use progress::Progress;
 pub use shared_folder::{FolderChange, Look, SharedFile, SharedFolder};
 pub use whole::WholeFile;
 
-use crate::content::{ChunkIndex, Manifest};
+use crate::content::{ChunkIndex, Digest, Manifest};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -60,12 +60,13 @@ pub trait ChunkSource: Send + Sync {
 
 /// Something that takes in the chunks of one file.
 pub trait ChunkSink: Send + Sync {
-    /// Stores bytes that the caller has verified. Returns when the chunk can be served and
-    /// [`Progress`] names it. A chunk that is already there is left as it is.
+    /// Stores bytes that the caller has verified against `digest`. Returns `true` when the chunk can be served and
+    /// [`Progress`] names it, `false` when a chunk of that digest is not what is wanted any more. A chunk that is
+    /// already there is left as it is.
     ///
     /// # Errors
     /// The disk is full or fails, or there is no such chunk, or it has another length.
-    fn store(&self, index: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError>;
+    fn store(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<bool, StoreError>;
 }
 
 /// Locks. What the mutexes of this floor guard is whole between any two statements, so a thread that

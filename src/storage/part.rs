@@ -12,7 +12,7 @@ use super::error::{self, StoreError};
 use super::have_file::{self, Vouched};
 use super::progress::Progress;
 use super::{ChunkSink, ChunkSource, StoredChunk, lock};
-use crate::content::{ChunkIndex, FileId, HaveMap, Manifest};
+use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -242,7 +242,7 @@ impl ChunkSource for PartFile {
 }
 
 impl ChunkSink for PartFile {
-    fn store(&self, index: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
+    fn store(&self, index: ChunkIndex, _: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
         let span = self.manifest.layout().span(index).ok_or(StoreError::Missing(index))?;
         if bytes.len() as u64 != u64::from(span.length) {
             let why = format!("chunk {index} has {} bytes, not {}", bytes.len(), span.length);
@@ -259,7 +259,7 @@ impl ChunkSink for PartFile {
                 .map_err(|source| error::write("write", &self.paths.part, self.missing_bytes())(source))?;
             self.progress.add(index);
         }
-        Ok(())
+        Ok(true)
     }
 }
 

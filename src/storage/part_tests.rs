@@ -43,7 +43,7 @@ impl Fixture {
     }
     fn store(&self, part: &PartFile, indices: impl IntoIterator<Item = u32>) {
         for index in indices {
-            part.store(ChunkIndex(index), self.chunk(index)).unwrap();
+            part.store(ChunkIndex(index), Digest([0; 32]), self.chunk(index)).unwrap();
         }
     }
     fn names(&self) -> Vec<String> {
@@ -94,10 +94,10 @@ fn only_stored_chunks_are_served_and_only_fitting_ones_stored() {
     for index in [0, 2, 3, u32::MAX] {
         assert!(matches!(part.stored(ChunkIndex(index)), Err(StoreError::Missing(_))));
     }
-    assert!(matches!(part.store(ChunkIndex(3), b""), Err(StoreError::Missing(_))));
-    assert!(matches!(part.store(ChunkIndex(0), b"short"), Err(StoreError::Io { .. })));
+    assert!(matches!(part.store(ChunkIndex(3), Digest([0; 32]), b""), Err(StoreError::Missing(_))));
+    assert!(matches!(part.store(ChunkIndex(0), Digest([0; 32]), b"short"), Err(StoreError::Io { .. })));
     // What is there already is not written again.
-    part.store(ChunkIndex(1), &vec![0; CHUNK]).unwrap();
+    part.store(ChunkIndex(1), Digest([0; 32]), &vec![0; CHUNK]).unwrap();
     fixture.serves(&part, 1);
     assert_eq!(part.progress().held(), 1);
 }

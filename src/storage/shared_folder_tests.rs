@@ -415,7 +415,7 @@ fn a_download_in_the_folder_is_passed_over_until_it_is_finished_and_adopted() {
     use crate::storage::{ChunkSink as _, PartFile};
     let (fixture, manifest) = (Fixture::looked_at(), manifest_of("loaded"));
     let part = PartFile::open(&fixture.path("file"), Arc::clone(&manifest)).unwrap();
-    part.store(ChunkIndex(0), b"loaded").unwrap();
+    part.store(ChunkIndex(0), crate::content::Digest([0; 32]), b"loaded").unwrap();
     part.note().unwrap();
     part.make_durable().unwrap();
     assert_eq!((fixture.look(), fixture.look()), (vec!["hash:".to_owned()], vec!["hash:".to_owned()]));

@@ -26,6 +26,8 @@ const LATE_MIN: Duration = Duration::from_millis(200);
 
 struct Source {
     have: HaveMap,
+    /// Whether its chunks count for rarity: it has never had all of them.
+    partial: bool,
     flights: Vec<(ChunkIndex, Moment)>,
     /// Moving average of the time from one arrival (or the request) to the next.
     pace: Option<Duration>,
@@ -128,10 +130,11 @@ impl Picker {
     /// A source has appeared, with what it has.
     pub fn add_source(&mut self, id: SourceId, have: HaveMap, now: Moment) {
         self.remove_source(id);
-        if !have.is_complete() {
+        let partial = !have.is_complete();
+        if partial {
             have.iter().for_each(|index| self.shift_rarity(index, 1));
         }
-        self.sources.insert(id, Source { have, flights: Vec::new(), pace: None, last_arrival: now });
+        self.sources.insert(id, Source { have, partial, flights: Vec::new(), pace: None, last_arrival: now });
     }
 
     /// A source has one more chunk.
@@ -140,20 +143,22 @@ impl Picker {
         if !source.have.insert(index) {
             return;
         }
-        match source.have.is_complete() {
-            false => self.shift_rarity(index, 1),
-            // From now on it does not count, like any source that has everything.
-            true => {
-                let others = (0..self.done.count()).map(ChunkIndex).filter(|other| *other != index);
-                others.for_each(|other| self.shift_rarity(other, -1));
-            }
+        if !source.partial {
+            return;
         }
+        if !source.have.is_complete() {
+            return self.shift_rarity(index, 1);
+        }
+        // From now on it does not count, like any source that has everything.
+        source.partial = false;
+        let others = (0..self.done.count()).map(ChunkIndex).filter(|other| *other != index);
+        others.for_each(|other| self.shift_rarity(other, -1));
     }
 
     /// A source is gone; what it held is open again.
     pub fn remove_source(&mut self, id: SourceId) {
         let Some(source) = self.sources.remove(&id) else { return };
-        if !source.have.is_complete() {
+        if source.partial {
             source.have.iter().for_each(|index| self.shift_rarity(index, -1));
         }
         for (index, _) in source.flights {
@@ -215,18 +220,27 @@ impl Picker {
     pub fn refused(&mut self, id: SourceId, index: ChunkIndex) {
         self.land(id, index);
         if let Some(source) = self.sources.get_mut(&id) {
-            let was_whole = source.have.is_complete();
-            if source.have.remove(index) {
-                match was_whole {
-                    false => self.shift_rarity(index, -1),
-                    true => {
-                        let others = (0..self.done.count()).map(ChunkIndex).filter(|other| *other != index);
-                        others.for_each(|other| self.shift_rarity(other, 1));
-                    }
-                }
+            let partial = source.partial;
+            if source.have.remove(index) && partial {
+                self.shift_rarity(index, -1);
             }
         }
         self.reopen(index);
+    }
+
+    /// A chunk is there by other ways than a source of this download.
+    pub fn have(&mut self, index: ChunkIndex) {
+        self.open.take(index);
+        self.done.insert(index);
+    }
+
+    /// Whether a source is busy, or has a chunk that is needed.
+    pub fn is_useful(&self, id: SourceId) -> bool {
+        let needed = |have: &HaveMap| {
+            let open = self.open.places.keys();
+            open.chain(self.flights.keys()).any(|index| have.has(*index) && !self.done.has(*index))
+        };
+        self.sources.get(&id).is_some_and(|source| !source.flights.is_empty() || needed(&source.have))
     }
 
     /// How many chunks are on their way from a source.
@@ -397,7 +411,7 @@ mod tests {
             let open = !picker.done.has(index) && flying.is_empty();
             assert_eq!(picker.open.contains(index), open);
             assert!(flying.len() <= ENDGAME_COPIES);
-            let partial = picker.sources.values().filter(|source| !source.have.is_complete());
+            let partial = picker.sources.values().filter(|source| source.partial);
             let rarity = partial.filter(|source| source.have.has(index)).count();
             assert_eq!(picker.rarity[index.at()] as usize, rarity);
         }

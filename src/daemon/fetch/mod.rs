@@ -139,6 +139,7 @@ struct Live {
 /// A download in progress.
 pub struct Fetch {
     job: Arc<Job>,
+    longest: u32,
     picker: Picker,
     candidates: BTreeMap<SocketAddr, Candidate>,
     live: HashMap<SourceId, Live>,
@@ -162,6 +163,7 @@ impl Fetch {
         shutdown: &Shutdown,
     ) -> Self {
         Self {
+            longest: job.longest,
             job: Arc::new(job),
             picker: Picker::new(done, all),
             candidates: BTreeMap::new(),
@@ -200,6 +202,16 @@ impl Fetch {
         self.picker.want(index);
         self.ask_all(now);
         std::mem::take(&mut self.news)
+    }
+
+    /// A chunk is there by other ways than this download.
+    pub fn have(&mut self, index: ChunkIndex) {
+        self.picker.have(index);
+    }
+
+    /// Chunks may be as long as this, bytes: bounds how many sources are used at once.
+    pub fn expect_up_to(&mut self, length: u32) {
+        self.longest = self.longest.max(length);
     }
 
     /// An address may be a source. It is connected to when there is room.
@@ -244,6 +256,11 @@ impl Fetch {
             }
             SourceUpdate::Stored(arrival) => {
                 let fresh = self.picker.arrived(id, arrival.index, now);
+                // Only what it delivers makes up for what it failed at.
+                let address = self.live.get(&id).map(|live| live.address);
+                if let Some(candidate) = address.and_then(|address| self.candidates.get_mut(&address)) {
+                    candidate.backoff.reset();
+                }
                 self.news.push(FetchNews::Stored(arrival, fresh));
                 self.ask(id, now);
             }
@@ -260,6 +277,8 @@ impl Fetch {
     pub fn tick(&mut self, now: Moment) -> Vec<FetchNews> {
         if self.is_complete() {
             self.release(now);
+        } else if self.room() == 0 {
+            self.make_room(now);
         }
         self.connect(now);
         self.ask_all(now);
@@ -269,6 +288,28 @@ impl Fetch {
     /// Lets go of all sources.
     pub fn stop(&self) {
         self.shutdown.trigger();
+    }
+
+    /// When every place is taken and chunks are missing that no source has, one that has nothing to give makes room
+    /// for another candidate.
+    fn make_room(&mut self, now: Moment) {
+        if self.picker.unavailable().next().is_none() {
+            return;
+        }
+        let waits = |candidate: &Candidate| matches!(candidate.link, Link::Idle(at) if at <= now);
+        if !self.candidates.values().any(waits) {
+            return;
+        }
+        let idle = self.live.iter().find(|(id, live)| live.connected && !self.picker.is_useful(**id));
+        if let Some(id) = idle.map(|(id, _)| *id)
+            && let Some(live) = self.live.remove(&id)
+        {
+            live.shutdown.trigger();
+            self.picker.remove_source(id);
+            if let Some(candidate) = self.candidates.get_mut(&live.address) {
+                candidate.link = Link::Idle(now + RETRY_MAX);
+            }
+        }
     }
 
     /// Lets go of sources that are not needed any more; they are connected to again if something is wanted.
@@ -288,7 +329,6 @@ impl Fetch {
         let address = live.address;
         let candidate = self.candidates.get_mut(&address);
         let told = candidate.map(|candidate| {
-            candidate.backoff.reset();
             candidate.failures = 0;
             candidate.told.clone()
         });
@@ -339,7 +379,7 @@ impl Fetch {
 
     /// As many sources at once as the memory for their buffers allows.
     fn room(&self) -> usize {
-        let by_memory = RECEIVE_MEMORY / u64::from(self.job.longest.max(1));
+        let by_memory = RECEIVE_MEMORY / u64::from(self.longest.max(1));
         (by_memory as usize).clamp(SOURCES_MIN, SOURCES_MAX).saturating_sub(self.live.len())
     }
 

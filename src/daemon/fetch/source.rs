@@ -6,7 +6,7 @@
 use super::super::lookup::Query;
 use super::{Arrival, Job, SourceEvent, SourceUpdate};
 use crate::content::limits::{
-    CHUNKS_MAX, HELLO_TIMEOUT, KEEP_ALIVE, LIST_MAX, PROTOCOL_VERSION, STALL_TIMEOUT,
+    CHUNKS_MAX, HELLO_TIMEOUT, KEEP_ALIVE, PEER_LIST_MAX, PROTOCOL_VERSION, STALL_TIMEOUT,
 };
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
@@ -111,7 +111,7 @@ impl Conversation {
         let Query { name, id } = query.clone();
         self.writer.send(&PeerRequest::Files { name, id })?;
         match self.reader.message(STALL_TIMEOUT)? {
-            PeerResponse::Files { length, .. } if length <= LIST_MAX => {
+            PeerResponse::Files { length, .. } if length <= PEER_LIST_MAX => {
                 let mut payload = vec![0; length as usize];
                 self.reader.payload(&mut payload)?;
                 Ok(serde_json::from_slice(&payload).map_err(|error| LinkError::Frame(error.into()))?)
@@ -194,9 +194,11 @@ impl SourceReader {
         while !self.shutdown.is_stopped() {
             match reader.message(STALL_TIMEOUT) {
                 Ok(message) => self.take(message, &mut reader, &asked, &mut buffer)?,
-                Err(LinkError::TimedOut) => self.check_patience(&asked)?,
+                Err(LinkError::TimedOut) => {}
                 Err(error) => return Err(error.into()),
             }
+            // Also after a message: small talk does not make up for a chunk that does not come.
+            self.check_patience(&asked)?;
         }
         Err(SourceError::Stopped)
     }
@@ -237,7 +239,12 @@ impl SourceReader {
                 if file != self.job.file || front != Some(index) {
                     return Err(SourceError::Protocol(format!("sends chunk {index}, which is not its turn")));
                 }
-                self.chunk(index, length, reader, buffer)
+                self.chunk(index, length, reader, buffer)?;
+                // The next one could not come before this one was through.
+                if let Some((_, since)) = asked.queue().front_mut() {
+                    *since = Instant::now();
+                }
+                Ok(())
             }
             PeerResponse::Error { code, text, index } => {
                 let front = asked.queue().pop_front().map(|(index, _)| index);
@@ -278,8 +285,10 @@ impl SourceReader {
         if Digest::of(buffer) != digest {
             return Err(SourceError::BadChunk { index, bytes: length });
         }
-        self.job.sink.store(index, buffer)?;
-        self.report(SourceUpdate::Stored(Arrival { index, bytes: length }));
+        match self.job.sink.store(index, digest, buffer)? {
+            true => self.report(SourceUpdate::Stored(Arrival { index, bytes: length })),
+            false => self.report(SourceUpdate::Refused(index)),
+        }
         Ok(())
     }
 }

@@ -79,8 +79,9 @@ pub(super) fn apply(inner: &Inner, change: FolderChange) {
             inner.shelf.offer(Offer { file: summary, source: file });
             log::info!("sharing {name}, {size} bytes, id {id}");
         }
-        FolderChange::Removed { name, .. } => {
-            inner.shelf.withdraw(&name);
+        FolderChange::Removed { name, id } => {
+            // Something else may have taken its place since.
+            inner.shelf.withdraw_file(&name, id);
             log::info!("{name} is gone or has changed and is not shared any more");
         }
         FolderChange::Skipped { name, why } => log::warn!("{name} is not shared: {why}"),

@@ -24,7 +24,6 @@ use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest};
 use crate::storage::SharedFolder;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use folder_watch::FolderWatch;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,7 +66,7 @@ struct Inner {
     told: Mutex<bool>,
     announcer: Option<Announcer>,
     /// Where peers that ask for a file are reported while it is being downloaded.
-    routes: Mutex<HashMap<FileId, Sender<Met>>>,
+    routes: Mutex<Vec<(FileId, Sender<Met>)>>,
     transfers: Mutex<Vec<Arc<Transfer>>>,
     watch: Arc<dyn Watch>,
     threads: Threads,
@@ -256,7 +255,8 @@ impl State {
                 },
                 recv(meeting) -> met => if let Ok(met) = met {
                     let routes = self.inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
-                    routes.get(&met.file).into_iter().for_each(|route| _ = route.try_send(met));
+                    let wanted = routes.iter().filter(|(file, _)| *file == met.file);
+                    wanted.for_each(|(_, route)| _ = route.try_send(met));
                 },
             }
         }

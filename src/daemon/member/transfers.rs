@@ -6,6 +6,7 @@ use crate::content::FileName;
 use crate::content::limits::LEECHER_TIMEOUT;
 use crate::daemon::announcer::Outage;
 use crate::daemon::finder::Finder;
+use crate::daemon::peer::Met;
 use crate::daemon::shelf::Offer;
 use crate::daemon::transfer::{self, Beside, Downloaded, Order, Start};
 use crate::daemon::watch::Watch;
@@ -13,6 +14,7 @@ use crate::daemon::{DaemonError, Fault};
 use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::storage::PartFile;
+use crate::storage::shared_folder::FolderChange;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -224,13 +226,18 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
             transfer.state().stage = Stage::Downloading;
             let offered = name.clone().map(|name| offer(inner, name, &located.file, &part));
             let finder: Box<dyn Finder> = Box::new(finder);
-            let beside = beside(inner, &located.file);
-            let id = located.file.file.id;
+            let (route, beside) = beside(inner, &located.file);
             let result = transfer::complete(&order, located, &part, finder, beside, transfer, shutdown);
-            inner.routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
+            routes.retain(|(_, other)| !other.same_channel(&route));
+            drop(routes);
             // Either the whole file takes its place, or there is nobody any more who would complete it.
             if let (Some(name), Err(_)) = (&offered, &result) {
                 inner.shelf.withdraw(name);
+                // What was to be replaced is still there.
+                if let Some(before) = inner.folder.by_name(name) {
+                    apply(inner, FolderChange::Added(before));
+                }
             }
             result?
         }
@@ -303,8 +310,9 @@ fn offer(inner: &Inner, name: FileName, file: &Downloaded, part: &Arc<PartFile>)
 }
 
 /// Where this peer serves, and whom it meets.
-fn beside(inner: &Inner, file: &Downloaded) -> Beside {
+fn beside(inner: &Inner, file: &Downloaded) -> (Sender<Met>, Beside) {
     let (met, meeting) = bounded(QUEUE);
-    inner.routes.lock().unwrap_or_else(PoisonError::into_inner).insert(file.file.id, met);
-    Beside { port: Some(inner.port), met: Some(meeting) }
+    let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
+    routes.push((file.file.id, met.clone()));
+    (met, Beside { port: Some(inner.port), met: Some(meeting) })
 }
