@@ -167,7 +167,7 @@ fn who_has_a_part_serves_it() {
     let dir = place.path();
     let manager = manager(dir, &[]);
     let at = manager.address();
-    let bytes = random_bytes(3, 12 * CHUNK_SIZE as usize);
+    let bytes = random_bytes(3, 8 * CHUNK_SIZE as usize);
     let first = holder(dir, "first", &[("f", &bytes)], at, &["--upload-limit", "1MB"]);
     let second = getter(dir, "second", at, &["f"], &["--stay", "-v"]);
     first.wait_for_count("serving chunk", 3);
