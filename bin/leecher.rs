@@ -7,7 +7,7 @@ use shoal::cli::{self, LogOptions};
 use shoal::content::{EntityName, FileId, FileName, limits};
 use shoal::daemon::leecher::{self, LeecherConfig, StayConfig};
 use shoal::daemon::lookup::Query;
-use shoal::daemon::transfer::Order;
+use shoal::daemon::transfer::{Advice, Order};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -72,6 +72,10 @@ fn main() -> ExitCode {
             durable: flags.durable,
             timeout: Some(flags.timeout),
             patience: flags.wait,
+            advice: Advice {
+                choose: "--id",
+                in_the_way: "--overwrite replaces it, --out puts this one elsewhere",
+            },
         },
         tracker: flags.tracker.tracker,
         stay: flags.stay.then(|| StayConfig {

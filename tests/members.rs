@@ -122,11 +122,10 @@ fn different_files_of_one_name_are_a_choice() {
     let addresses = holders.each_ref().map(Program::address);
     let mut unsure = getter(dir, "unsure", at, &["same.txt"], &[]);
     unsure.ends_with(2);
-    unsure.wait_for_text("2 different files are called same.txt");
+    unsure.wait_for_text("2 different files are called same.txt; choose one with get:");
     let held_by = |bytes: &[u8], addresses: &[SocketAddr]| {
         unsure.wait_for(&format!("who holds {}", id_of(bytes)), |line| {
-            line.contains(&id_of(bytes).to_string())
-                && line.contains(&format!(" {} bytes", bytes.len()))
+            line.contains(&format!("  get {}  {} bytes, held by ", id_of(bytes), bytes.len()))
                 && addresses.iter().all(|address| line.contains(&address.to_string()))
         });
     };
@@ -142,6 +141,7 @@ fn different_files_of_one_name_are_a_choice() {
     // What is there under the name and is another file stays.
     let mut refused = getter(dir, "one", at, &[&id_of(two).to_string()], &[]);
     refused.ends_with(13);
+    refused.wait_for_text("same.txt is there already and is another file; move it away");
     assert_holds(&dir.join("one/same.txt"), one);
 }
 
@@ -167,7 +167,7 @@ fn who_has_a_part_serves_it() {
     let dir = place.path();
     let manager = manager(dir, &[]);
     let at = manager.address();
-    let bytes = random_bytes(3, 12 * CHUNK_SIZE as usize);
+    let bytes = random_bytes(3, 8 * CHUNK_SIZE as usize);
     let first = holder(dir, "first", &[("f", &bytes)], at, &["--upload-limit", "1MB"]);
     let second = getter(dir, "second", at, &["f"], &["--stay", "-v"]);
     first.wait_for_count("serving chunk", 3);

@@ -29,6 +29,15 @@ const ASKED_AT_ONCE: usize = 4;
 /// How often it is asked again whether somebody has the file by now.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// What to tell people who have a choice: each program lets them make it in its own way.
+#[derive(Debug, Clone, Copy)]
+pub struct Advice {
+    /// What to write before the id of one of several files of the same name.
+    pub choose: &'static str,
+    /// What to do about another file that is in the way.
+    pub in_the_way: &'static str,
+}
+
 /// What is wanted.
 #[derive(Debug, Clone)]
 pub struct Order {
@@ -44,6 +53,8 @@ pub struct Order {
     pub timeout: Option<Duration>,
     /// How long to wait for somebody to have the file, when nobody does at first.
     pub patience: Duration,
+    /// What to tell people.
+    pub advice: Advice,
 }
 
 /// A file that is there.
@@ -91,7 +102,7 @@ pub fn locate(
         }
         files = find_patiently(finder, &order.query, outage.clone(), shutdown)?;
     }
-    let found = choose(files, &order.query)?;
+    let found = choose(files, order)?;
     let path = target(order, &found.file.name)?;
     let FileSummary { id, name, size, chunks } = &found.file;
     log::info!("{name} has {size} bytes in {chunks} chunks, {} holders, id {id}", found.holders);
@@ -102,8 +113,8 @@ pub fn locate(
 }
 
 /// The one file that is meant.
-fn choose(mut files: Vec<FoundFile>, query: &Query) -> Result<FoundFile, DaemonError> {
-    let what = match (&query.name, &query.id) {
+fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, DaemonError> {
+    let what = match (&order.query.name, &order.query.id) {
         (_, Some(id)) => id.to_string(),
         (Some(name), None) => name.to_string(),
         (None, None) => "nothing".into(),
@@ -112,9 +123,10 @@ fn choose(mut files: Vec<FoundFile>, query: &Query) -> Result<FoundFile, DaemonE
         0 => Err(DaemonError::new(Fault::NotFound, format!("nobody who is there has {what}"))),
         1 => Ok(files.remove(0)),
         count => {
-            let mut text = format!("{count} different files are called {what}; choose one with --id:");
+            let choose = order.advice.choose;
+            let mut text = format!("{count} different files are called {what}; choose one with {choose}:");
             for found in &files {
-                text += &format!("\n  --id {}  {} bytes, held by", found.file.id, found.file.size);
+                text += &format!("\n  {choose} {}  {} bytes, held by", found.file.id, found.file.size);
                 for holder in found.whole.iter().chain(&found.partial) {
                     text += &format!(" {holder}");
                 }
@@ -233,10 +245,8 @@ pub fn start(
                 return Ok(Start::Whole(Box::new(whole)));
             }
             Ok(None) if !order.overwrite => {
-                let text = format!(
-                    "{} is there already and is another file; --overwrite replaces it, --out puts this one elsewhere",
-                    path.display()
-                );
+                let (path, advice) = (path.display(), order.advice.in_the_way);
+                let text = format!("{path} is there already and is another file; {advice}");
                 return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
             }
             other => drop(other?),

@@ -8,7 +8,7 @@ use crate::daemon::announcer::Outage;
 use crate::daemon::finder::Finder;
 use crate::daemon::peer::Met;
 use crate::daemon::shelf::Offer;
-use crate::daemon::transfer::{self, Beside, Downloaded, Order, Start};
+use crate::daemon::transfer::{self, Advice, Beside, Downloaded, Order, Start};
 use crate::daemon::watch::Watch;
 use crate::daemon::{DaemonError, Fault};
 use crate::net::Shutdown;
@@ -24,6 +24,12 @@ use std::time::{Duration, Instant};
 const QUEUE: usize = 256;
 /// How often it is tried again when nobody has the file yet.
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// Holds for a flag and for a command alike.
+const ADVICE: Advice = Advice {
+    choose: "get",
+    in_the_way: "move it away, or get this one under another name (get NAME as OTHER)",
+};
 
 /// How far a transfer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,6 +221,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
         durable: false,
         timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
         patience: transfer.wish.patience,
+        advice: ADVICE,
     };
     let mut finder = inner.finder()?;
     wait_ready(inner, shutdown)?;
