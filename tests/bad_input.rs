@@ -253,3 +253,33 @@ fn a_name_from_the_wire_never_leads_out_of_the_folder() {
     leecher(&own, fake_tracker(answer), &["--id", &file.id().to_string()]).ends_with(0);
     assert_holds(&own.join("fine"), b"evil bytes");
 }
+
+#[test]
+fn an_answer_to_another_question_is_none() {
+    let place = place();
+    let dir = place.path();
+    let file = wire::Whole::new(b"other bytes".to_vec(), 16_384);
+    let peer = wire::FakePeer::answering(&file, |_, right| Some(right));
+    let answer = |name: &str| {
+        format!(
+            r#"{{"v":1,"tx":TX,"message":{{"type":"found","files":[{{"id":"{}","name":"{name}","size":11,"chunks":1,"holders":1,"whole":["{}"],"partial":[]}}]}}}}"#,
+            file.id(),
+            peer.address
+        )
+    };
+    // The file that is served is not the one of that id, and not the one of that name.
+    let pinned = subfolder(dir, "pinned");
+    leecher(&pinned, fake_tracker(answer("other")), &["--id", &"ab".repeat(32)]).ends_with(3);
+    assert_eq!(names_in(&pinned), ["logs.log"]);
+    let named = subfolder(dir, "named");
+    leecher(&named, fake_tracker(answer("other")), &["wanted"]).ends_with(3);
+    assert_eq!(names_in(&named), ["logs.log"]);
+    // A name that others chose is never a hidden one; a name that the user chose is used.
+    let (hidden, id) = (subfolder(dir, "hidden"), file.id().to_string());
+    let mut refused = leecher(&hidden, fake_tracker(answer(".bash_login")), &["--id", &id]);
+    refused.ends_with(2);
+    refused.wait_for_text("which would be hidden");
+    assert_eq!(names_in(&hidden), ["logs.log"]);
+    leecher(&hidden, fake_tracker(answer(".bash_login")), &["mine", "--id", &id]).ends_with(0);
+    assert_holds(&hidden.join("mine"), b"other bytes");
+}

@@ -442,3 +442,56 @@ fn a_client_does_not_take_wrong_bytes_either() {
     }
     assert!(!holder.has_said("panicked"));
 }
+
+#[test]
+fn a_half_closed_connection_keeps_its_place_and_ends_at_the_interrupt() {
+    let place = place();
+    let tracker = patient_tracker(place.path());
+    let whole = Whole::new(random_bytes(3, 16 << 20), 1 << 20);
+    let file = write(place.path(), "f.bin", &random_bytes(3, 16 << 20));
+    let flags = ["--chunk-size", "1MiB", "--max-connections", "2"];
+    let mut seeder = seeder(place.path(), &file, &tracker, &flags);
+    // Each asks for far more than the sockets hold, closes its own side, and reads nothing of it.
+    let deaf: Vec<Wire> = (0..2)
+        .map(|_| {
+            let mut wire = Wire::connect(seeder.address());
+            wire.send(&PeerRequest::Hello { version: 1, port: None }).unwrap();
+            assert!(matches!(wire.message(), Some(PeerResponse::Hello { .. })));
+            for index in 0..16 {
+                let index = shoal::content::ChunkIndex(index);
+                wire.send(&PeerRequest::Chunk { file: whole.id(), index }).unwrap();
+            }
+            wire.stream.shutdown(Shutdown::Write).unwrap();
+            wire
+        })
+        .collect();
+    // Both still count, so that a third one finds no place.
+    Wire::connect(seeder.address()).is_closed();
+    seeder.interrupt();
+    seeder.ends_with(0);
+    drop(deaf);
+}
+
+#[test]
+fn small_talk_does_not_make_up_for_a_chunk_that_does_not_come() {
+    let place = place();
+    let tracker = patient_tracker(place.path());
+    let whole = Whole::new(random_bytes(4, 40_000), 16_384);
+    let file = write(place.path(), "f.bin", &random_bytes(4, 40_000));
+    // More of them than copies of a chunk are ever asked for at once.
+    let chatty: Vec<FakePeer> = (0..4)
+        .map(|_| {
+            FakePeer::answering(&whole, |request, right| match request {
+                PeerRequest::Chunk { .. } => Some(b"{\"type\":\"pong\"}\n".to_vec()),
+                _ => Some(right),
+            })
+        })
+        .collect();
+    for (at, peer) in chatty.iter().enumerate() {
+        peer.announce(tracker.address(), &format!("chatty{at}"), &whole.summary("f.bin"));
+    }
+    let _honest = seeder(place.path(), &file, &tracker, &["--chunk-size", "16KiB"]);
+    let there = subfolder(place.path(), "there");
+    leecher(&there, tracker.address(), &["f.bin", "--timeout", "110"]).ends_with(0);
+    assert_holds(&there.join("f.bin"), &random_bytes(4, 40_000));
+}

@@ -498,3 +498,25 @@ impl<'a> State<'a> {
             && (self.all_complete || now.saturating_sub(self.served.1) >= LINGER)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_stored_only_under_the_digest_that_they_were_verified_against() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join("local_chunks.txt"), "2,LASTCHUNK\n").unwrap();
+        let folder = Arc::new(ChunkFolder::open(place.path(), &|_| {}, &|| false).unwrap());
+        let agreed = Arc::new(Agreed::default());
+        let deposit = Deposit { folder: folder.clone(), agreed: agreed.clone() };
+        let (index, old, new) = (ChunkIndex(0), Digest::of(b"old"), Digest::of(b"new"));
+        assert!(!deposit.store(index, old, b"old").unwrap(), "nothing is agreed upon");
+        // What was agreed upon has changed while the old bytes were on their way.
+        agreed.set(index, Claim { sha256: new, size: 3 });
+        assert!(!deposit.store(index, old, b"old").unwrap());
+        assert_eq!(folder.holds(index), None);
+        assert!(deposit.store(index, new, b"new").unwrap());
+        assert_eq!(folder.holds(index).map(|chunk| chunk.digest), Some(new));
+    }
+}
