@@ -129,6 +129,10 @@ fn target(order: &Order, name: &FileName) -> Result<PathBuf, DaemonError> {
     let target = match &order.out {
         None => PathBuf::from(name.as_str()),
         Some(out) if out.is_dir() => out.join(name.as_str()),
+        // The rename at the end would fail, after the whole download.
+        Some(out) if out.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+            return Err(no_folder(out));
+        }
         Some(out) => out.clone(),
     };
     let folder = match target.parent() {
@@ -137,11 +141,13 @@ fn target(order: &Order, name: &FileName) -> Result<PathBuf, DaemonError> {
     };
     match folder.is_dir() {
         true => Ok(target),
-        false => {
-            let text = format!("{} is not a folder that the file can be put in", folder.display());
-            Err(DaemonError::new(Fault::FileAccess, text))
-        }
+        false => Err(no_folder(folder)),
     }
+}
+
+fn no_folder(path: &Path) -> DaemonError {
+    let text = format!("{} is not a folder that the file can be put in", path.display());
+    DaemonError::new(Fault::FileAccess, text)
 }
 
 /// Fetches the manifest from a holder: from any, because it is checked against the id.
@@ -227,6 +233,12 @@ pub fn start(
             }
             other => drop(other?),
         }
+    } else if path.is_symlink() && !order.overwrite {
+        let text = format!(
+            "{} is there already, a link that leads nowhere; --overwrite replaces it, --out puts the file elsewhere",
+            path.display()
+        );
+        return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
     }
     Ok(Start::Part(Arc::new(PartFile::open(path, manifest.clone())?)))
 }
