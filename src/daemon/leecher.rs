@@ -1,6 +1,6 @@
 //! A leecher: finds the holders of a file, fetches it from all of them at once, and puts it in place.
 //!
-//! The state thread is the caller's own; what it does is in [`transfer`](super::transfer). With
+//! The state thread is the caller's own; what it does is in [`transfer`]. With
 //! [`LeecherConfig::stay`] it serves each chunk as soon as it is verified.
 
 use super::announcer::{Announcer, Identity, Outage};
