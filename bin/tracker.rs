@@ -2,15 +2,14 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use shoal::cli::{self, LogOptions, flags};
+use shoal::cli::flags::{self, LeaseFlags};
+use shoal::cli::{self, LogOptions};
 use shoal::content::limits;
 use shoal::daemon::DaemonError;
 use shoal::daemon::tracker::{self, TrackerConfig};
-use shoal::swarm::membership::Leases;
 use shoal::swarm::tracker::Rules;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Knows who has what, and tells whoever asks. Runs until Ctrl-C.
 #[derive(Parser)]
@@ -24,12 +23,8 @@ struct Flags {
     #[arg(long, value_name = "N", default_value_t = limits::QUORUM as u32,
         value_parser = clap::value_parser!(u32).range(1..=1000))]
     quorum: u32,
-    /// How often peers are to say that they are alive, seconds
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = flags::parse_seconds)]
-    heartbeat: Duration,
-    /// How long a peer counts as alive after its last heartbeat, seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = flags::parse_seconds)]
-    lease: Duration,
+    #[command(flatten)]
+    leases: LeaseFlags,
     /// Connections served at once
     #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX)]
     max_connections: usize,
@@ -39,10 +34,9 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
-    let leases = Leases { heartbeat: flags.heartbeat, lease: flags.lease };
-    let rules = Rules { leases, quorum: flags.quorum as usize };
-    let config = TrackerConfig { listen: flags.listen, rules, connections: flags.max_connections };
     cli::run(&flags.log, |_, shutdown| {
+        let rules = Rules { leases: flags.leases.leases()?, quorum: flags.quorum as usize };
+        let config = TrackerConfig { listen: flags.listen, rules, connections: flags.max_connections };
         let tracker = tracker::start(&config, shutdown).map_err(DaemonError::from)?;
         shutdown.wait_forever();
         tracker.join();

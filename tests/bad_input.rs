@@ -72,6 +72,18 @@ fn values_that_make_no_sense() {
 }
 
 #[test]
+fn a_lease_that_no_heartbeat_can_keep() {
+    let place = place();
+    for bin in ["tracker", "manager"] {
+        for args in [["--lease", "5"], ["--heartbeat", "10"]] {
+            let mut program = Program::start(bin, &args, place.path());
+            program.ends_with(2);
+            program.wait_for_text("must be longer than --heartbeat");
+        }
+    }
+}
+
+#[test]
 fn help_and_version() {
     let place = place();
     for bin in BINARIES {

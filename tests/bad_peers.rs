@@ -5,7 +5,7 @@ mod common;
 
 use common::wire::{FakePeer, Udp, Whole, Wire};
 use common::*;
-use shoal::content::limits::FRAME_MAX;
+use shoal::content::limits::{FRAME_MAX, PROTOCOL_VERSION};
 use shoal::protocol::ErrorCode;
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
@@ -117,6 +117,22 @@ fn who_connects_and_says_nothing_is_let_go() {
     for mut silent in [tracker.address(), seeder.address()].map(Wire::connect) {
         silent.is_closed();
     }
+}
+
+#[test]
+fn idle_connections_cost_a_tracker_little() {
+    let place = place();
+    let tracker = tracker(place.path(), &[]);
+    let connections: Vec<Wire> = (0..400)
+        .map(|_| {
+            let mut wire = Wire::connect(tracker.address());
+            wire.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).unwrap();
+            assert!(matches!(wire.message(), Some(TrackerResponse::Hello { .. })));
+            wire
+        })
+        .collect();
+    let used = tracker.peak_memory();
+    assert!(used < MEMORY_MAX, "{used} bytes for {} idle connections", connections.len());
 }
 
 #[test]

@@ -131,6 +131,11 @@ fn where_the_file_goes() {
     let mut lost = leecher(&there, tracker.address(), &["a.bin", "--out", "missing/a.bin"]);
     lost.ends_with(17);
     lost.wait_for_text("missing is not a folder that the file can be put in");
+    // Known before the download, not at its end.
+    let mut lost = leecher(&there, tracker.address(), &["a.bin", "--out", "missing/"]);
+    lost.ends_with(17);
+    lost.wait_for_text("missing/ is not a folder that the file can be put in");
+    assert_eq!(names_in(&there), ["deep", "logs.log", "other.bin"]);
 }
 
 #[test]
@@ -152,6 +157,14 @@ fn what_is_in_the_way() {
     again.wait_for_text("a.bin is already here and complete");
     assert_eq!(again.stdout(), ["Successfully downloaded a.bin"]);
     assert_eq!(names_in(&there), ["a.bin", "logs.log"]);
+    let link = there.join("link");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    let mut refused = leecher(&there, tracker.address(), &["a.bin", "--out", "link"]);
+    refused.ends_with(13);
+    refused.wait_for_text("link is there already, a link that leads nowhere");
+    assert_eq!(names_in(&there), ["a.bin", "link", "logs.log"]);
+    fetch(&there, &tracker, &["a.bin", "--out", "link", "--overwrite"]);
+    assert_holds(&link, b"the right bytes");
 }
 
 #[test]

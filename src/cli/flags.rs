@@ -6,6 +6,8 @@
 use crate::content::Layout;
 use crate::content::limits::{self, TRACKER_ADDRESS};
 use crate::daemon::peer::ServeOptions;
+use crate::daemon::{DaemonError, Fault};
+use crate::swarm::membership::Leases;
 use bytesize::ByteSize;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -19,6 +21,36 @@ pub struct TrackerFlag {
     /// The tracker: an address or a name; without a port, port 5100
     #[arg(long, value_name = "ADDR", default_value_t = TRACKER_ADDRESS, value_parser = parse_tracker)]
     pub tracker: SocketAddr,
+}
+
+/// When peers are alive.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct LeaseFlags {
+    /// How often peers are to say that they are alive, seconds
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
+    heartbeat: Duration,
+    /// How long a peer counts as alive after its last heartbeat, seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    lease: Duration,
+}
+
+impl LeaseFlags {
+    /// The two together.
+    ///
+    /// # Errors
+    /// When every peer would be lost between two heartbeats.
+    pub fn leases(self) -> Result<Leases, DaemonError> {
+        let Self { heartbeat, lease } = self;
+        if lease <= heartbeat {
+            let text = format!(
+                "--lease {} must be longer than --heartbeat {}: every peer would be lost in between",
+                lease.as_secs_f64(),
+                heartbeat.as_secs_f64()
+            );
+            return Err(DaemonError::new(Fault::Usage, text));
+        }
+        Ok(Leases { heartbeat, lease })
+    }
 }
 
 /// How a peer serves.

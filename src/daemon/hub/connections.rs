@@ -7,7 +7,7 @@ use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use crate::swarm::machine::ConnectionId;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -19,23 +19,26 @@ pub(super) type Outgoing = (TrackerResponse, Option<Arc<[u8]>>);
 /// The state thread's end of a connection.
 pub(super) struct Connection {
     from: SocketAddr,
+    /// Grows as it is filled, up to `limit`: room for all of it, reserved for each of many idle connections, would
+    /// cost hundreds of kilobytes apiece.
     outbox: Sender<Outgoing>,
+    limit: usize,
     stream: Arc<TcpStream>,
 }
 
 impl Connection {
     /// Queues something. A connection that does not drain is dropped, and `false` returned.
     pub(super) fn send(&self, outgoing: Outgoing) -> bool {
-        match self.outbox.try_send(outgoing) {
-            Ok(()) => true,
-            Err(error) => {
-                if matches!(error, TrySendError::Full(_)) {
-                    log::warn!("dropping {}: it does not read what it is sent", self.from);
-                }
-                let _ = self.stream.shutdown(std::net::Shutdown::Both);
-                false
-            }
+        // Only the state thread sends, so nothing comes between the look and the sending.
+        let full = self.outbox.len() >= self.limit;
+        if full {
+            log::warn!("dropping {}: it does not read what it is sent", self.from);
         }
+        let sent = !full && self.outbox.send(outgoing).is_ok();
+        if !sent {
+            let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        }
+        sent
     }
 }
 
@@ -78,8 +81,9 @@ impl Hall {
         if let Err(error) = hello(&mut reader, &mut writer) {
             return error;
         }
-        let (outbox, queued) = bounded(self.outbox);
-        let (shut, connection) = (stream.clone(), Connection { from, outbox, stream });
+        let (outbox, queued) = unbounded();
+        let shut = stream.clone();
+        let connection = Connection { from, outbox, limit: self.outbox, stream };
         if !forward(&self.events, &self.shutdown, Event::Opened(id, connection)) {
             return LinkError::Closed;
         }
