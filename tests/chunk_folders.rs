@@ -405,3 +405,25 @@ fn what_nobody_has_any_more_is_had_again_when_its_holders_return() {
     is_complete(&first);
     assert_complete(&folders[0], &chunks);
 }
+
+#[test]
+fn a_chunk_that_goes_or_changes_while_its_client_runs_is_fetched_again() {
+    let place = place();
+    let dir = place.path();
+    let chunks = three();
+    let folders = course_folders(dir, &chunks);
+    let tracker = tracker(dir, &[]);
+    let clients: Vec<Program> = ["one", "two", "three"]
+        .iter()
+        .zip(&folders)
+        .map(|(name, folder)| client(dir, folder, name, tracker.address(), &[]))
+        .collect();
+    clients.iter().for_each(is_complete);
+    std::fs::remove_file(folders[0].join("chunk_1")).unwrap();
+    std::fs::write(folders[1].join("chunk_3"), "something else").unwrap();
+    for (client, number) in [(&clients[0], 1), (&clients[1], 3)] {
+        client.wait_for_text(&format!("the file of chunk {number} has changed or is gone"));
+        client.wait_for_count(" is complete: all ", 2);
+    }
+    folders.iter().for_each(|folder| assert_complete(folder, &chunks));
+}

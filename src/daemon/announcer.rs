@@ -218,7 +218,9 @@ impl Worker {
     /// Announces what is new, or else sends a heartbeat. Returns `false` when the token is not known.
     fn tell_all(&mut self, token: Token) -> Result<bool, AskError> {
         let mut told = false;
-        let offers = self.shelf.offers();
+        let mut offers = self.shelf.offers();
+        // What has changed on the disk is not what was announced, and is not served.
+        offers.retain(|offer| offer.source.is_intact());
         let offered = |file: FileId| offers.iter().any(|offer| offer.file.id == file);
         let gone: Vec<FileId> = self.announced.keys().map(|(id, _)| *id).filter(|id| !offered(*id)).collect();
         for file in gone {

@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 const QUEUE: usize = 1_024;
 /// How often it is looked whether chunks have lost all their holders.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Files that are looked at each time.
+const SWEPT: usize = 256;
 /// Questions that the tracker is asked ahead of its answers.
 const QUESTIONS: usize = 256;
 /// A client that ends when its folder is complete waits until the tracker says that all others are complete, too; if
@@ -472,6 +474,7 @@ impl<'a> State<'a> {
             return Ok(());
         }
         self.look_again = now + LOOK_AGAIN;
+        self.look_at_files();
         let mut gone = self.fetch.unavailable();
         match self.ask_again {
             _ if gone.is_empty() => self.ask_again = None,
@@ -485,6 +488,22 @@ impl<'a> State<'a> {
             Some(_) => {}
         }
         Ok(())
+    }
+
+    /// Somebody may have changed or removed a chunk's file: then it is claimed no more, and fetched again.
+    fn look_at_files(&mut self) {
+        for index in self.folder.sweep(SWEPT) {
+            if self.folder.recheck(index) {
+                continue;
+            }
+            log::warn!("the file of chunk {index} has changed or is gone: the chunk is fetched again");
+            self.complete = false;
+            self.all_complete = false;
+            if let Some(Joined { token, .. }) = self.joined {
+                self.outbox.push_back(TrackerRequest::Unclaim { token, set: self.set.clone(), index });
+                self.questions.push_back(index);
+            }
+        }
     }
 
     fn may_leave(&mut self) -> bool {

@@ -14,6 +14,7 @@ use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
 use crate::storage::{ChunkSource, StoreError};
 use crate::swarm::token_bucket::TokenBucket;
 use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -88,6 +89,8 @@ struct Server {
     shelf: Shelf,
     limit: Option<RateLimit>,
     met: Option<Sender<Met>>,
+    /// Files that something is wrong with, which has been said.
+    complained: Mutex<BTreeSet<FileId>>,
     threads: Threads,
     shutdown: Shutdown,
 }
@@ -106,7 +109,14 @@ pub fn serve(
     shutdown: &Shutdown,
 ) -> io::Result<()> {
     let limit = (options.upload_limit > 0).then(|| RateLimit::new(options.upload_limit));
-    let server = Arc::new(Server { shelf, limit, met, threads: threads.clone(), shutdown: shutdown.clone() });
+    let server = Arc::new(Server {
+        shelf,
+        limit,
+        met,
+        complained: Mutex::default(),
+        threads: threads.clone(),
+        shutdown: shutdown.clone(),
+    });
     listener.serve("serve", options.connections, threads, shutdown, move |stream, from| {
         match server.converse(stream, from) {
             LinkError::Closed => log::debug!("{from} has closed its connection"),
@@ -176,6 +186,15 @@ impl Server {
     fn note_met(&self, request: &PeerRequest, from: SocketAddr, port: Option<u16>) {
         if let (PeerRequest::Have { file }, Some(port), Some(met)) = (request, port, &self.met) {
             let _ = met.try_send(Met { address: SocketAddr::new(from.ip(), port), file: *file });
+        }
+    }
+
+    /// Said once for each file, and not for each chunk that somebody asks for.
+    fn complain(&self, file: FileId, error: &StoreError) {
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        match complained.insert(file) {
+            true => log::warn!("{} is not served any more: {error}", file.short()),
+            false => log::debug!("a chunk of {} is not served: {error}", file.short()),
         }
     }
 
@@ -363,7 +382,7 @@ impl<'a> Answers<'a> {
                     _ => ErrorCode::Internal,
                 };
                 if code != ErrorCode::NotHere {
-                    log::warn!("chunk {index} is not served: {error}");
+                    self.server.complain(file, &error);
                 }
                 // Paths of this machine are nobody else's business.
                 let text = format!("chunk {index} cannot be had here");

@@ -45,10 +45,11 @@ pub struct ChunkFolder {
     _lock: Option<File>,
 }
 
-#[derive(Default)]
 struct State {
     entries: BTreeMap<ChunkIndex, Entry>,
     manifest: Option<Arc<Manifest>>,
+    /// Where the next sweep begins.
+    swept: ChunkIndex,
 }
 
 /// A chunk file that was hashed.
@@ -100,7 +101,7 @@ impl ChunkFolder {
             root,
             count,
             progress: Progress::new(have),
-            state: Mutex::new(State { entries, manifest: None }),
+            state: Mutex::new(State { entries, manifest: None, swept: ChunkIndex(0) }),
             writing: Mutex::new(()),
             _lock: claimed,
         })
@@ -218,6 +219,38 @@ impl ChunkFolder {
             };
         }
         state.manifest = Some(manifest);
+    }
+
+    /// Looks at the files of the next `at_most` chunks, in turn, and returns those that are not as they were hashed:
+    /// changed, or gone.
+    pub fn sweep(&self, at_most: usize) -> Vec<ChunkIndex> {
+        let next: Vec<Entry> = {
+            let mut state = lock(&self.state);
+            let from = state.swept;
+            let after = state.entries.range(from..).map(|(_, entry)| entry);
+            let before = state.entries.range(..from).map(|(_, entry)| entry);
+            let next: Vec<Entry> =
+                after.chain(before).filter(|entry| entry.trusted).take(at_most).cloned().collect();
+            state.swept = next.last().map_or(ChunkIndex(0), |last| ChunkIndex(last.chunk.index.0 + 1));
+            next
+        };
+        next.into_iter().filter(|entry| entry.open().is_err()).map(|entry| entry.chunk.index).collect()
+    }
+
+    /// Hashes a chunk's file again. Returns whether it still is what it was; otherwise it is not trusted any more.
+    pub fn recheck(&self, index: ChunkIndex) -> bool {
+        let Some(entry) = self.trusted(index) else { return false };
+        let mut buffer = hashing::buffer(entry.chunk.length);
+        match hashing::hash_file(&entry.path, &mut buffer, Watch::NONE) {
+            Ok((digest, stamp)) if digest == entry.chunk.digest => {
+                self.insert(Entry { stamp, ..entry });
+                true
+            }
+            _ => {
+                self.distrust(index);
+                false
+            }
+        }
     }
 
     /// The set is no file any more: its chunks are what the folder was told of each.

@@ -282,3 +282,25 @@ fn a_sealed_set_serves_what_its_manifest_says() {
     assert!(chunks.progress().is_complete());
     assert_eq!(read(&folder, "b"), "two");
 }
+
+#[test]
+fn a_sweep_finds_what_has_changed_and_a_look_tells_whether_it_matters() {
+    let folder =
+        folder_of(&[(LIST, "1,a\n2,b\n3,c\n3,LASTCHUNK\n"), ("a", "one"), ("b", "two"), ("c", "three")]);
+    let chunks = open(&folder).unwrap();
+    assert_eq!(chunks.sweep(9), []);
+    fs::write(folder.path().join("a"), "ONE!").unwrap();
+    fs::remove_file(folder.path().join("b")).unwrap();
+    fs::write(folder.path().join("c"), "three").unwrap();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+    fs::File::options().write(true).open(folder.path().join("c")).unwrap().set_modified(later).unwrap();
+    // Two at a time, in turn.
+    let found: Vec<_> = (0..3).flat_map(|_| chunks.sweep(2)).collect();
+    assert!([1, 2, 3].iter().all(|number| found.contains(&index(*number))), "{found:?}");
+    assert!(!chunks.recheck(index(1)) && !chunks.recheck(index(2)) && chunks.recheck(index(3)));
+    assert_eq!(chunks.held().len(), 1);
+    assert_eq!(chunks.sweep(9), []);
+    assert_eq!(serves(&chunks, 3).as_deref(), Some("three"));
+    store(&chunks, 2, "two").unwrap();
+    assert_eq!(serves(&chunks, 2).as_deref(), Some("two"));
+}

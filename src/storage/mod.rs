@@ -50,6 +50,11 @@ pub trait ChunkSource: Send + Sync {
     /// Which chunks are there, and which are added.
     fn progress(&self) -> &Progress;
 
+    /// Whether what lies on the disk is still what was verified, as far as a look at it can tell.
+    fn is_intact(&self) -> bool {
+        true
+    }
+
     /// Where a chunk lies.
     ///
     /// # Errors

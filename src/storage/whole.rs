@@ -177,6 +177,10 @@ impl ChunkSource for WholeFile {
         &self.progress
     }
 
+    fn is_intact(&self) -> bool {
+        self.open().is_ok()
+    }
+
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
         let span = self.manifest.layout().span(index).ok_or(StoreError::Missing(index))?;
         Ok(StoredChunk { file: self.open()?, offset: span.offset, length: span.length })

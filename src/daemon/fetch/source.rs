@@ -10,6 +10,7 @@ use crate::content::limits::{
 };
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
+use crate::protocol::ErrorCode;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
 use crate::storage::StoreError;
 use crate::swarm::picker::SourceId;
@@ -249,8 +250,13 @@ impl SourceReader {
             PeerResponse::Error { code, text, index } => {
                 let front = asked.queue().pop_front().map(|(index, _)| index);
                 match (front, index) {
+                    // The whole file is not there any more.
+                    _ if self.job.subscribe && matches!(code, ErrorCode::Changed | ErrorCode::NotFound) => {
+                        Err(SourceError::Refused(format!("{text} ({})", describe(code))))
+                    }
                     (Some(asked), Some(index)) if asked == index => {
-                        log::debug!("{} does not give chunk {index}: {code:?}, {text}", self.address);
+                        let (address, why) = (self.address, describe(code));
+                        log::info!("{address} does not give chunk {index}: {text} ({why})");
                         self.report(SourceUpdate::Refused(index));
                         Ok(())
                     }
@@ -290,6 +296,16 @@ impl SourceReader {
             false => self.report(SourceUpdate::Refused(index)),
         }
         Ok(())
+    }
+}
+
+/// What a refusal means, for people.
+fn describe(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Changed => "it has changed there",
+        ErrorCode::NotFound | ErrorCode::NotHere => "it is not there",
+        ErrorCode::Busy => "too much to do there",
+        _ => "something is wrong there",
     }
 }
 
