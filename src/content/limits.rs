@@ -100,6 +100,9 @@ pub const SETS_PER_PEER_MAX: usize = 64;
 pub const HOLDERS_MAX: usize = 512;
 /// Messages that may wait for a connection before it is dropped as one that does not drain.
 pub const OUTBOX: usize = 4_096;
+/// Bytes that may wait for a connection before it is dropped as one that does not drain. Whatever is queued while
+/// fewer wait is taken, however large it is.
+pub const OUTBOX_BYTES: usize = 64 * 1024 * 1024;
 /// Lists of peers that may wait for a connection before it is dropped: each supersedes the one before.
 pub const OUTBOX_LISTS: usize = 64;
 /// Largest list of peers, or of files, bytes.

@@ -8,7 +8,7 @@
 //! the last one leaves the check list decides again; a set is sealed exactly when all its chunks are agreed.
 
 use super::registry::PeerId;
-use crate::content::{ChunkIndex, Layout, Manifest};
+use crate::content::{ChunkIndex, FileId, Layout, Manifest};
 use crate::protocol::tracker::Claim;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -22,9 +22,31 @@ pub enum Outcome {
     /// Somebody else has the chunk that this member waits for.
     Located(PeerId, ChunkIndex),
     /// All chunks are agreed upon.
-    Sealed(Arc<Manifest>),
+    Sealed(Arc<Sealed>),
     /// A sealed set has lost the last holder of a chunk: it is no file any more.
-    Unsealed(Arc<Manifest>),
+    Unsealed(Arc<Sealed>),
+}
+
+/// What a sealed set is as a file. Hashing and encoding a manifest costs as much as the set has chunks, so both are
+/// done once, and one payload is sent to everybody who asks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// The id of the file.
+    pub id: FileId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes in a chunk, as the manifest message says it.
+    pub chunk_size: u32,
+    /// The manifest as it travels.
+    pub payload: Arc<[u8]>,
+}
+
+impl Sealed {
+    fn of(manifest: &Manifest) -> Self {
+        let layout = manifest.layout();
+        let (size, chunk_size) = (layout.size(), layout.chunk_size());
+        Self { id: manifest.id(), size, chunk_size, payload: manifest.payload().into() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +78,7 @@ pub struct ChunkSet {
     members: HashMap<PeerId, Member>,
     chunks: BTreeMap<ChunkIndex, Chunk>,
     agreed: u32,
-    sealed: Option<Arc<Manifest>>,
+    sealed: Option<Arc<Sealed>>,
 }
 
 impl ChunkSet {
@@ -86,8 +108,8 @@ impl ChunkSet {
         self.members.is_empty()
     }
 
-    /// The manifest, once every chunk is agreed upon.
-    pub fn sealed(&self) -> Option<&Arc<Manifest>> {
+    /// What the set is as a file, once every chunk is agreed upon.
+    pub fn sealed(&self) -> Option<&Arc<Sealed>> {
         self.sealed.as_ref()
     }
 
@@ -252,9 +274,10 @@ impl ChunkSet {
             .map_err(Into::into)
             .and_then(|layout| Manifest::new(layout, digests));
         // Sizes and counts are checked before a claim gets here, so that this always succeeds.
-        if let Ok(manifest) = manifest.map(Arc::new) {
-            self.sealed = Some(manifest.clone());
-            outcomes.push(Outcome::Sealed(manifest));
+        if let Ok(manifest) = manifest {
+            let sealed = Arc::new(Sealed::of(&manifest));
+            self.sealed = Some(sealed.clone());
+            outcomes.push(Outcome::Sealed(sealed));
         }
     }
 }
@@ -328,13 +351,14 @@ mod tests {
         }
         set.claim(B, ChunkIndex(0), claim(1));
         let outcomes = set.claim(B, ChunkIndex(1), claim(2));
-        let [Outcome::Sealed(manifest)] = &outcomes[..] else { panic!("{outcomes:?}") };
+        let [Outcome::Sealed(sealed)] = &outcomes[..] else { panic!("{outcomes:?}") };
+        let manifest = Manifest::decode(sealed.id, sealed.size, sealed.chunk_size, &sealed.payload).unwrap();
         assert_eq!(manifest.layout().size(), 3);
         assert_eq!(manifest.digest(ChunkIndex(1)), Some(Digest([2; 32])));
         assert!(set.is_whole(A) && !set.is_whole(C));
         assert_eq!(set.leave(A), []);
         assert!(set.sealed().is_some());
-        assert_eq!(set.leave(B), [Outcome::Unsealed(manifest.clone())]);
+        assert_eq!(set.leave(B), [Outcome::Unsealed(sealed.clone())]);
         assert_eq!(set.agreed(FIRST), None);
     }
 

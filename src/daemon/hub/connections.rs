@@ -1,17 +1,19 @@
 //! A hub's connections: a reader and a writer thread for each.
 
 use super::{Event, HubConfig, forward};
-use crate::content::limits::{CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION};
+use crate::content::limits::{
+    CONVERSATION_TIMEOUT, FILE_NAME_MAX, HELLO_TIMEOUT, OUTBOX_BYTES, PROTOCOL_VERSION,
+};
 use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
-use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{FoundFile, TrackerRequest, TrackerResponse};
 use crate::swarm::machine::ConnectionId;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// What waits to be written: a message, and its payload if it has one.
 pub(super) type Outgoing = (TrackerResponse, Option<Arc<[u8]>>);
@@ -20,23 +22,48 @@ pub(super) type Outgoing = (TrackerResponse, Option<Arc<[u8]>>);
 pub(super) struct Connection {
     from: SocketAddr,
     outbox: Sender<Outgoing>,
+    /// Bytes in the outbox, and in what is being written.
+    waiting: Arc<AtomicUsize>,
     stream: Arc<TcpStream>,
 }
 
 impl Connection {
     /// Queues something. A connection that does not drain is dropped, and `false` returned.
     pub(super) fn send(&self, outgoing: Outgoing) -> bool {
-        match self.outbox.try_send(outgoing) {
-            Ok(()) => true,
-            Err(error) => {
-                if matches!(error, TrySendError::Full(_)) {
-                    log::warn!("dropping {}: it does not read what it is sent", self.from);
-                }
-                let _ = self.stream.shutdown(std::net::Shutdown::Both);
-                false
+        // Checked before this is added, so that a single payload may be larger than all that may wait.
+        let full = self.waiting.load(Ordering::Relaxed) > OUTBOX_BYTES;
+        let cost = cost(&outgoing);
+        let sent = match full {
+            true => Err(TrySendError::Full(outgoing)),
+            false => {
+                self.waiting.fetch_add(cost, Ordering::Relaxed);
+                self.outbox.try_send(outgoing)
             }
+        };
+        let Err(error) = sent else { return true };
+        if matches!(error, TrySendError::Full(_)) {
+            log::warn!("dropping {}: it does not read what it is sent", self.from);
         }
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        false
     }
+}
+
+/// About how many bytes something takes while it waits.
+fn cost((response, payload): &Outgoing) -> usize {
+    let addresses = match response {
+        TrackerResponse::Found { files, .. } => {
+            let each = files.iter().map(|found| size_of_val(found) + FILE_NAME_MAX + named(found));
+            each.sum()
+        }
+        TrackerResponse::ChunkLocation { holders, .. } => size_of_val(&holders[..]),
+        _ => 0,
+    };
+    size_of::<Outgoing>() + addresses + payload.as_ref().map_or(0, |payload| payload.len())
+}
+
+fn named(found: &FoundFile) -> usize {
+    size_of_val(&found.whole[..]) + size_of_val(&found.partial[..])
 }
 
 /// Serves connections until the shutdown.
@@ -79,12 +106,14 @@ impl Hall {
             return error;
         }
         let (outbox, queued) = bounded(self.outbox);
-        let (shut, connection) = (stream.clone(), Connection { from, outbox, stream });
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let (shut, written) = (stream.clone(), waiting.clone());
+        let connection = Connection { from, outbox, waiting, stream };
         if !forward(&self.events, &self.shutdown, Event::Opened(id, connection)) {
             return LinkError::Closed;
         }
         let spawned = self.threads.spawn("link-out", move || {
-            write(&mut writer, &queued);
+            write(&mut writer, &queued, &written);
             // Whatever ended the writing ends the reading.
             let _ = shut.shutdown(std::net::Shutdown::Both);
         });
@@ -134,13 +163,47 @@ fn read(
     }
 }
 
-fn write(writer: &mut LinkWriter, queued: &Receiver<Outgoing>) {
-    for (response, payload) in queued {
-        match writer.send_with(&response, payload.as_deref().unwrap_or_default()) {
+fn write(writer: &mut LinkWriter, queued: &Receiver<Outgoing>, waiting: &AtomicUsize) {
+    for outgoing in queued {
+        let (response, payload) = &outgoing;
+        match writer.send_with(response, payload.as_deref().unwrap_or_default()) {
             Ok(()) => {}
             // Nothing of it is out, so the connection is still whole.
             Err(LinkError::Frame(FrameError::TooLong)) => log::warn!("a response does not fit in a frame"),
             Err(_) => return,
         }
+        waiting.fetch_sub(cost(&outgoing), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn connection() -> (Connection, Receiver<Outgoing>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let from = listener.local_addr().unwrap();
+        let stream = Arc::new(TcpStream::connect(from).unwrap());
+        let (outbox, queued) = bounded(1_000_000);
+        (Connection { from, outbox, waiting: Arc::default(), stream }, queued)
+    }
+
+    #[test]
+    fn what_waits_for_a_connection_is_bounded_in_bytes() {
+        let (connection, _queued) = connection();
+        let payload: Arc<[u8]> = vec![0; 1 << 20].into();
+        let message = || (TrackerResponse::Alive, Some(payload.clone()));
+        let sent = (0..1_000).take_while(|_| connection.send(message())).count();
+        assert_eq!(sent, OUTBOX_BYTES >> 20);
+    }
+
+    #[test]
+    fn one_large_payload_fits_behind_small_messages() {
+        let (connection, _queued) = connection();
+        assert!(connection.send((TrackerResponse::Alive, None)));
+        let large: Arc<[u8]> = vec![0; OUTBOX_BYTES + 1].into();
+        assert!(connection.send((TrackerResponse::Alive, Some(large))));
+        assert!(!connection.send((TrackerResponse::Alive, None)));
     }
 }
