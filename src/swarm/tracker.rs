@@ -222,17 +222,31 @@ impl Tracker {
         if claim.size > limits::CHUNK_SIZE_MAX {
             return Some(error(ErrorCode::Malformed, "the chunk is too large"));
         }
-        let outcomes = self.sets.get_mut(key).map(|set| set.claim(id, index, claim));
-        self.settle(key, outcomes.unwrap_or_default());
-        self.update_holder(id, key);
-        self.tell_complete(key);
+        let set = self.sets.get_mut(key)?;
+        let before = set.standing(id);
+        let outcomes = set.claim(id, index, claim);
+        let after = set.standing(id);
+        let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
+        self.settle(key, outcomes);
+        if before != after {
+            self.update_holder(id, key);
+        }
+        // A seal may make others whole.
+        if sealed || before != after {
+            self.tell_complete(key);
+        }
         None
     }
 
     fn unclaim(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
-        let outcomes = self.sets.get_mut(key).map(|set| set.unclaim(id, index));
-        self.settle(key, outcomes.unwrap_or_default());
-        self.update_holder(id, key);
+        let set = self.sets.get_mut(key)?;
+        let before = set.standing(id);
+        let outcomes = set.unclaim(id, index);
+        let after = set.standing(id);
+        self.settle(key, outcomes);
+        if before != after {
+            self.update_holder(id, key);
+        }
         None
     }
 
@@ -424,9 +438,15 @@ impl Tracker {
             self.peers.registry.len()
         )));
         for key in self.memberships.remove(&id).unwrap_or_default() {
-            let outcomes = self.sets.get_mut(&key).map(|set| set.leave(id));
-            self.settle(&key, outcomes.unwrap_or_default());
-            self.tell_complete(&key);
+            let Some(set) = self.sets.get_mut(&key) else { continue };
+            let whole = set.is_whole(id);
+            let outcomes = set.leave(id);
+            let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
+            self.settle(&key, outcomes);
+            // Nobody waited for one who had everything.
+            if sealed || !whole {
+                self.tell_complete(&key);
+            }
             if self.sets.get(&key).is_some_and(ChunkSet::is_empty) {
                 self.sets.remove(&key);
             }

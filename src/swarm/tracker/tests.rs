@@ -212,9 +212,13 @@ fn all_are_told_when_all_have_everything() {
     }
     assert_eq!(complete(&claims(&mut tracker, 3, tokens[2].1, 1, 9)), 0, "not as agreed");
     assert_eq!(complete(&claims(&mut tracker, 3, tokens[2].1, 1, 8)), 3);
+    let changes = tracker.peers.registry.changes();
+    assert_eq!(claims(&mut tracker, 3, tokens[2].1, 1, 8), [], "nothing new");
+    assert_eq!(tracker.peers.registry.changes(), changes);
     let late = member(&mut tracker, 4);
     assert_eq!(complete(&claims(&mut tracker, 4, late, 0, 7)), 0);
     assert_eq!(complete(&tracker.closed(at(1), ConnectionId(4))), 3);
+    assert_eq!(complete(&tracker.closed(at(1), ConnectionId(3))), 0, "nobody waited for it");
 }
 
 #[test]
