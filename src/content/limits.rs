@@ -100,6 +100,8 @@ pub const SETS_PER_PEER_MAX: usize = 64;
 pub const HOLDERS_MAX: usize = 512;
 /// Messages that may wait for a connection before it is dropped as one that does not drain.
 pub const OUTBOX: usize = 4_096;
+/// Requests of one connection that a tracker or a manager takes ahead of handling them.
+pub const HUB_REQUESTS: usize = 32;
 /// Bytes that may wait for a connection before it is dropped as one that does not drain. Whatever is queued while
 /// fewer wait is taken, however large it is.
 pub const OUTBOX_BYTES: usize = 64 * 1024 * 1024;

@@ -2,7 +2,7 @@
 
 use super::{Event, HubConfig, forward};
 use crate::content::limits::{
-    CONVERSATION_TIMEOUT, FILE_NAME_MAX, HELLO_TIMEOUT, OUTBOX_BYTES, PROTOCOL_VERSION,
+    CONVERSATION_TIMEOUT, FILE_NAME_MAX, HELLO_TIMEOUT, HUB_REQUESTS, OUTBOX_BYTES, PROTOCOL_VERSION,
 };
 use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
 use crate::protocol::ErrorCode;
@@ -22,12 +22,19 @@ pub(super) type Outgoing = (TrackerResponse, Option<Arc<[u8]>>);
 pub(super) struct Connection {
     from: SocketAddr,
     outbox: Sender<Outgoing>,
+    /// A unit for each request that waits for the state thread.
+    asked: Receiver<()>,
     /// Bytes in the outbox, and in what is being written.
     waiting: Arc<AtomicUsize>,
     stream: Arc<TcpStream>,
 }
 
 impl Connection {
+    /// One of its requests no longer waits: the next one may.
+    pub(super) fn handled(&self) {
+        let _ = self.asked.try_recv();
+    }
+
     /// Queues something. A connection that does not drain is dropped, and `false` returned.
     pub(super) fn send(&self, outgoing: Outgoing) -> bool {
         // Checked before this is added, so that a single payload may be larger than all that may wait.
@@ -107,8 +114,9 @@ impl Hall {
         }
         let (outbox, queued) = bounded(self.outbox);
         let waiting = Arc::new(AtomicUsize::new(0));
+        let (credit, asked) = bounded(HUB_REQUESTS);
         let (shut, written) = (stream.clone(), waiting.clone());
-        let connection = Connection { from, outbox, waiting, stream };
+        let connection = Connection { from, outbox, asked, waiting, stream };
         if !forward(&self.events, &self.shutdown, Event::Opened(id, connection)) {
             return LinkError::Closed;
         }
@@ -118,11 +126,34 @@ impl Hall {
             let _ = shut.shutdown(std::net::Shutdown::Both);
         });
         let why = match spawned {
-            Ok(()) => read(id, &mut reader, from, &self.events, &self.shutdown),
+            Ok(()) => self.read(id, &mut reader, from, &credit),
             Err(error) => error.into(),
         };
         forward(&self.events, &self.shutdown, Event::Closed(id));
         why
+    }
+
+    /// Forwards requests, never more than a few ahead of the state thread: whoever asks faster waits alone.
+    fn read(
+        &self,
+        id: ConnectionId,
+        reader: &mut LinkReader,
+        from: SocketAddr,
+        credit: &Sender<()>,
+    ) -> LinkError {
+        loop {
+            let request = match reader.message(CONVERSATION_TIMEOUT) {
+                Ok(request) => request,
+                Err(error) => return error,
+            };
+            let granted = crossbeam_channel::select! {
+                send(credit, ()) -> sent => sent.is_ok(),
+                recv(self.shutdown.signal()) -> _ => false,
+            };
+            if !granted || !forward(&self.events, &self.shutdown, Event::Request(id, from, request)) {
+                return LinkError::Closed;
+            }
+        }
     }
 }
 
@@ -142,25 +173,6 @@ fn hello(reader: &mut LinkReader, writer: &mut LinkWriter) -> Result<(), LinkErr
     let (code, text) = refusal;
     writer.send(&TrackerResponse::Error { code, text: text.clone() })?;
     Err(LinkError::Io(io::Error::new(io::ErrorKind::InvalidData, text)))
-}
-
-fn read(
-    id: ConnectionId,
-    reader: &mut LinkReader,
-    from: SocketAddr,
-    events: &Sender<Event>,
-    shutdown: &Shutdown,
-) -> LinkError {
-    loop {
-        match reader.message(CONVERSATION_TIMEOUT) {
-            Ok(request) => {
-                if !forward(events, shutdown, Event::Request(id, from, request)) {
-                    return LinkError::Closed;
-                }
-            }
-            Err(error) => return error,
-        }
-    }
 }
 
 fn write(writer: &mut LinkWriter, queued: &Receiver<Outgoing>, waiting: &AtomicUsize) {
@@ -186,7 +198,8 @@ mod tests {
         let from = listener.local_addr().unwrap();
         let stream = Arc::new(TcpStream::connect(from).unwrap());
         let (outbox, queued) = bounded(1_000_000);
-        (Connection { from, outbox, waiting: Arc::default(), stream }, queued)
+        let asked = crossbeam_channel::never();
+        (Connection { from, outbox, asked, waiting: Arc::default(), stream }, queued)
     }
 
     #[test]
