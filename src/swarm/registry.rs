@@ -165,7 +165,7 @@ impl Registry {
         self.peers.get(&id).filter(|peer| now < peer.expires).map(|_| id)
     }
 
-    /// Renews a lease.
+    /// Renews a lease: whoever proves to be a peer is alive, whatever it asks for.
     pub fn heartbeat(&mut self, now: Moment, token: Token) -> Option<PeerId> {
         let id = self.by_token(now, token)?;
         if let Some(peer) = self.peers.get_mut(&id) {

@@ -114,11 +114,11 @@ impl Tracker {
                 // A peer that is not known is gone already: that is what it asked for.
                 Some(TrackerResponse::Farewell)
             }
-            Ask::Announce { token, file, held } => Some(match self.peers.registry.by_token(now, token) {
+            Ask::Announce { token, file, held } => Some(match self.peers.registry.heartbeat(now, token) {
                 Some(id) => self.announce(id, &file, held),
                 None => unknown_token(),
             }),
-            Ask::Withdraw { token, file } => Some(match self.peers.registry.by_token(now, token) {
+            Ask::Withdraw { token, file } => Some(match self.peers.registry.heartbeat(now, token) {
                 Some(id) => {
                     self.peers.registry.retract(id, file);
                     TrackerResponse::Withdrawn { file }
@@ -126,7 +126,7 @@ impl Tracker {
                 None => unknown_token(),
             }),
             Ask::Lookup { name, id, limit, token } => {
-                let except = token.and_then(|token| self.peers.registry.by_token(now, token));
+                let except = token.and_then(|token| self.peers.registry.heartbeat(now, token));
                 Some(self.lookup(now, name.as_ref(), id, limit, except))
             }
             Ask::Manifest { file } => self.manifest(origin, file),

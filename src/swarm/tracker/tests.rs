@@ -270,3 +270,34 @@ fn registering_again_on_a_connection_replaces_the_first() {
     tracker.request(at(1), connection(1), TrackerRequest::Goodbye { token: second });
     assert!(tracker.peers.is_clean());
 }
+
+#[test]
+fn whoever_uses_its_token_is_alive() {
+    let mut tracker = tracker();
+    let token = member(&mut tracker, 1);
+    let (name, id) = (FileName::new("f").unwrap(), FileId([1; 32]));
+    let file = FileSummary { id, name: name.clone(), size: 1, chunks: 1 };
+    let set = TrackerRequest::JoinSet { token, set: key() };
+    let (index, claim) = (ChunkIndex(0), claim(1));
+    for (number, request) in [
+        TrackerRequest::Announce { token, file: file.clone(), held: 1 },
+        TrackerRequest::Withdraw { token, file: id },
+        TrackerRequest::Lookup { name: Some(name), id: None, limit: 1, token: Some(token) },
+        set.clone(),
+        TrackerRequest::Claim { token, set: key(), index, claim },
+        TrackerRequest::WhereChunk { token, set: key(), index },
+        TrackerRequest::Unclaim { token, set: key(), index },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let now = at(9 * (number as u64 + 1));
+        let effects = tracker.request(now, connection(1), request.clone());
+        assert_eq!(code(&effects), None, "{request:?}");
+        assert_eq!(tracker.tick(now), []);
+    }
+    // Who knows a token but not the connection proves nothing.
+    let forged = tracker.request(at(71), connection(2), set);
+    assert_eq!(code(&forged), Some(ErrorCode::UnknownToken));
+    assert_eq!(tracker.tick(at(73)).len(), 1);
+}
