@@ -173,9 +173,9 @@ impl Tracker {
         except: Option<PeerId>,
     ) -> TrackerResponse {
         let limit = (limit as usize).min(limits::HOLDERS_MAX);
-        let files = self.peers.registry.lookup(now, name, id, except, limit, &mut self.random);
+        let (files, more) = self.peers.registry.lookup(now, name, id, except, limit, &mut self.random);
         let named = |found: &FoundFile| found.whole.len() + found.partial.len();
-        let truncated = files.iter().any(|found| named(found) < limit.min(found.holders as usize));
+        let truncated = more || files.iter().any(|found| named(found) < limit.min(found.holders as usize));
         TrackerResponse::Found { files, truncated }
     }
 

@@ -177,20 +177,38 @@ fn hello(reader: &mut LinkReader, writer: &mut LinkWriter) -> Result<(), LinkErr
 
 fn write(writer: &mut LinkWriter, queued: &Receiver<Outgoing>, waiting: &AtomicUsize) {
     for outgoing in queued {
-        let (response, payload) = &outgoing;
-        match writer.send_with(response, payload.as_deref().unwrap_or_default()) {
-            Ok(()) => {}
-            // Nothing of it is out, so the connection is still whole.
-            Err(LinkError::Frame(FrameError::TooLong)) => log::warn!("a response does not fit in a frame"),
-            Err(_) => return,
+        let cost = cost(&outgoing);
+        let (mut response, payload) = outgoing;
+        if deliver(writer, &mut response, payload.as_deref().unwrap_or_default()).is_err() {
+            return;
         }
-        waiting.fetch_sub(cost(&outgoing), Ordering::Relaxed);
+        waiting.fetch_sub(cost, Ordering::Relaxed);
+    }
+}
+
+/// Sends a response; what does not fit in a frame is shortened and says so. Something is always sent: whoever asked
+/// would wait for it.
+fn deliver(writer: &mut LinkWriter, response: &mut TrackerResponse, payload: &[u8]) -> Result<(), LinkError> {
+    loop {
+        match writer.send_with(response, payload) {
+            // Nothing of it is out, so the connection is still whole.
+            Err(LinkError::Frame(FrameError::TooLong)) if response.shrink() => {}
+            Err(LinkError::Frame(error)) => {
+                log::warn!("a response does not fit in a frame: {error}");
+                let text = "the answer is too long".to_owned();
+                return writer.send(&TrackerResponse::Error { code: ErrorCode::Busy, text });
+            }
+            sent => return sent,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::limits::FRAME_MAX;
+    use crate::content::{FileId, FileName};
+    use crate::protocol::tracker::FileSummary;
     use std::net::TcpListener;
 
     fn connection() -> (Connection, Receiver<Outgoing>) {
@@ -209,6 +227,26 @@ mod tests {
         let message = || (TrackerResponse::Alive, Some(payload.clone()));
         let sent = (0..1_000).take_while(|_| connection.send(message())).count();
         assert_eq!(sent, OUTBOX_BYTES >> 20);
+    }
+
+    #[test]
+    fn what_does_not_fit_in_a_frame_is_shortened_or_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let mut writer = LinkWriter::new(stream).unwrap();
+        let mut reader = LinkReader::new(Arc::new(listener.accept().unwrap().0));
+        let holder = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse().unwrap();
+        let name = FileName::new("f").unwrap();
+        let file = FileSummary { id: FileId([1; 32]), name, size: 1, chunks: 1 };
+        let found = FoundFile { file, holders: 512, whole: vec![holder; 512], partial: vec![holder; 512] };
+        let mut found = TrackerResponse::Found { files: vec![found; 4], truncated: false };
+        let mut error = TrackerResponse::Error { code: ErrorCode::Busy, text: "x".repeat(FRAME_MAX) };
+        for response in [&mut found, &mut error] {
+            deliver(&mut writer, response, &[]).unwrap();
+        }
+        let received = reader.message(HELLO_TIMEOUT).unwrap();
+        assert!(matches!(received, TrackerResponse::Found { truncated: true, files } if files.len() == 4));
+        assert!(matches!(reader.message(HELLO_TIMEOUT), Ok(TrackerResponse::Error { .. })));
     }
 
     #[test]
