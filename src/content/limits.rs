@@ -98,8 +98,15 @@ pub const FILES_PER_PEER_MAX: usize = 4_096;
 pub const SETS_PER_PEER_MAX: usize = 64;
 /// Holders named in one answer over TCP.
 pub const HOLDERS_MAX: usize = 512;
+/// Files named in one answer to a question for a name.
+pub const FOUND_FILES_MAX: usize = 64;
 /// Messages that may wait for a connection before it is dropped as one that does not drain.
 pub const OUTBOX: usize = 4_096;
+/// Requests of one connection that a tracker or a manager takes ahead of handling them.
+pub const HUB_REQUESTS: usize = 32;
+/// Bytes that may wait for a connection before it is dropped as one that does not drain. Whatever is queued while
+/// fewer wait is taken, however large it is.
+pub const OUTBOX_BYTES: usize = 64 * 1024 * 1024;
 /// Lists of peers that may wait for a connection before it is dropped: each supersedes the one before.
 pub const OUTBOX_LISTS: usize = 64;
 /// Largest list of peers, or of files, bytes.

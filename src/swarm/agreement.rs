@@ -8,7 +8,7 @@
 //! the last one leaves the check list decides again; a set is sealed exactly when all its chunks are agreed.
 
 use super::registry::PeerId;
-use crate::content::{ChunkIndex, Layout, Manifest};
+use crate::content::{ChunkIndex, FileId, Layout, Manifest};
 use crate::protocol::tracker::Claim;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -22,9 +22,31 @@ pub enum Outcome {
     /// Somebody else has the chunk that this member waits for.
     Located(PeerId, ChunkIndex),
     /// All chunks are agreed upon.
-    Sealed(Arc<Manifest>),
+    Sealed(Arc<Sealed>),
     /// A sealed set has lost the last holder of a chunk: it is no file any more.
-    Unsealed(Arc<Manifest>),
+    Unsealed(Arc<Sealed>),
+}
+
+/// What a sealed set is as a file. Hashing and encoding a manifest costs as much as the set has chunks, so both are
+/// done once, and one payload is sent to everybody who asks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// The id of the file.
+    pub id: FileId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes in a chunk, as the manifest message says it.
+    pub chunk_size: u32,
+    /// The manifest as it travels.
+    pub payload: Arc<[u8]>,
+}
+
+impl Sealed {
+    fn of(manifest: &Manifest) -> Self {
+        let layout = manifest.layout();
+        let (size, chunk_size) = (layout.size(), layout.chunk_size());
+        Self { id: manifest.id(), size, chunk_size, payload: manifest.payload().into() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +68,8 @@ struct Member {
     address: SocketAddr,
     /// How many chunks it claims.
     claims: u32,
+    /// How many of those claims are what was agreed.
+    held: u32,
 }
 
 /// A chunk set and its members.
@@ -56,7 +80,7 @@ pub struct ChunkSet {
     members: HashMap<PeerId, Member>,
     chunks: BTreeMap<ChunkIndex, Chunk>,
     agreed: u32,
-    sealed: Option<Arc<Manifest>>,
+    sealed: Option<Arc<Sealed>>,
 }
 
 impl ChunkSet {
@@ -68,7 +92,7 @@ impl ChunkSet {
 
     /// Takes a member in.
     pub fn join(&mut self, peer: PeerId, address: SocketAddr) {
-        self.members.entry(peer).or_insert(Member { address, claims: 0 });
+        self.members.entry(peer).or_insert(Member { address, claims: 0, held: 0 });
     }
 
     /// Whether a peer is a member.
@@ -86,8 +110,8 @@ impl ChunkSet {
         self.members.is_empty()
     }
 
-    /// The manifest, once every chunk is agreed upon.
-    pub fn sealed(&self) -> Option<&Arc<Manifest>> {
+    /// What the set is as a file, once every chunk is agreed upon.
+    pub fn sealed(&self) -> Option<&Arc<Sealed>> {
         self.sealed.as_ref()
     }
 
@@ -110,40 +134,42 @@ impl ChunkSet {
 
     /// Whether a member holds every chunk of the set, as agreed.
     pub fn is_whole(&self, peer: PeerId) -> bool {
-        let holds =
-            |chunk: &Chunk| chunk.agreed.is_some() && chunk.claims.get(&peer) == chunk.agreed.as_ref();
-        self.members.get(&peer).is_some_and(|member| member.claims == self.count)
-            && self.chunks.values().all(holds)
+        self.members.get(&peer).is_some_and(|member| member.held == self.count)
+    }
+
+    /// What others may be told of a member: whether it claims anything, and whether it holds everything.
+    pub fn standing(&self, peer: PeerId) -> (bool, bool) {
+        (self.members.get(&peer).is_some_and(|member| member.claims > 0), self.is_whole(peer))
     }
 
     /// Whether every member holds every chunk, as agreed.
     pub fn is_complete(&self) -> bool {
-        // Counting is cheap and mostly says no.
-        let count = self.members.values().all(|member| member.claims == self.count);
-        count && self.members().all(|peer| self.is_whole(peer))
+        self.members.values().all(|member| member.held == self.count)
     }
 
     /// A member claims to have a chunk. Claims of strangers and of chunks past the end are ignored.
     pub fn claim(&mut self, peer: PeerId, index: ChunkIndex, claim: Claim) -> Vec<Outcome> {
-        if !self.is_member(peer) || index.0 >= self.count {
+        if index.0 >= self.count {
             return Vec::new();
         }
+        let Some(member) = self.members.get_mut(&peer) else { return Vec::new() };
         let chunk = self.chunks.entry(index).or_default();
         let before = chunk.claims.insert(peer, claim);
-        if let (None, Some(member)) = (before, self.members.get_mut(&peer)) {
-            member.claims += 1;
+        if before == Some(claim) {
+            return repeated(peer, index, claim, chunk);
         }
+        member.claims += u32::from(before.is_none());
+        member.held -= u32::from(before.is_some() && before == chunk.agreed);
+        member.held += u32::from(chunk.agreed == Some(claim));
         let mut outcomes = Vec::new();
-        if before.is_some() && before == chunk.agreed && before != Some(claim) {
+        if before.is_some() && before == chunk.agreed {
             self.settle(index, &mut outcomes);
         }
         let chunk = self.chunks.entry(index).or_default();
         match chunk.agreed {
             Some(agreed) if agreed == claim => {
                 chunk.waiting.remove(&peer);
-                if before != Some(claim) {
-                    self.tell_waiting(index, &mut outcomes);
-                }
+                self.tell_waiting(index, &mut outcomes);
             }
             Some(agreed) => outcomes.push(Outcome::Differs(peer, index, agreed)),
             None => self.agree(index, claim, &mut outcomes),
@@ -154,10 +180,12 @@ impl ChunkSet {
     /// A member no longer has a chunk.
     pub fn unclaim(&mut self, peer: PeerId, index: ChunkIndex) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
-        let removed = self.chunks.get_mut(&index).and_then(|chunk| chunk.claims.remove(&peer));
+        let Some(chunk) = self.chunks.get_mut(&index) else { return outcomes };
+        let removed = chunk.claims.remove(&peer);
         if removed.is_some() {
             if let Some(member) = self.members.get_mut(&peer) {
                 member.claims -= 1;
+                member.held -= u32::from(removed == chunk.agreed);
             }
             self.settle(index, &mut outcomes);
         }
@@ -224,6 +252,9 @@ impl ChunkSet {
             match *other == claim {
                 true => {
                     chunk.waiting.remove(peer);
+                    if let Some(member) = self.members.get_mut(peer) {
+                        member.held += 1;
+                    }
                 }
                 false => outcomes.push(Outcome::Differs(*peer, index, claim)),
             }
@@ -252,10 +283,23 @@ impl ChunkSet {
             .map_err(Into::into)
             .and_then(|layout| Manifest::new(layout, digests));
         // Sizes and counts are checked before a claim gets here, so that this always succeeds.
-        if let Ok(manifest) = manifest.map(Arc::new) {
-            self.sealed = Some(manifest.clone());
-            outcomes.push(Outcome::Sealed(manifest));
+        if let Ok(manifest) = manifest {
+            let sealed = Arc::new(Sealed::of(&manifest));
+            self.sealed = Some(sealed.clone());
+            outcomes.push(Outcome::Sealed(sealed));
         }
+    }
+}
+
+/// What a claim that was made before leads to: who is wrong is told again, and nobody else hears of it.
+fn repeated(peer: PeerId, index: ChunkIndex, claim: Claim, chunk: &mut Chunk) -> Vec<Outcome> {
+    match chunk.agreed {
+        Some(agreed) if agreed != claim => vec![Outcome::Differs(peer, index, agreed)],
+        Some(_) => {
+            chunk.waiting.remove(&peer);
+            Vec::new()
+        }
+        None => Vec::new(),
     }
 }
 
@@ -328,13 +372,14 @@ mod tests {
         }
         set.claim(B, ChunkIndex(0), claim(1));
         let outcomes = set.claim(B, ChunkIndex(1), claim(2));
-        let [Outcome::Sealed(manifest)] = &outcomes[..] else { panic!("{outcomes:?}") };
+        let [Outcome::Sealed(sealed)] = &outcomes[..] else { panic!("{outcomes:?}") };
+        let manifest = Manifest::decode(sealed.id, sealed.size, sealed.chunk_size, &sealed.payload).unwrap();
         assert_eq!(manifest.layout().size(), 3);
         assert_eq!(manifest.digest(ChunkIndex(1)), Some(Digest([2; 32])));
         assert!(set.is_whole(A) && !set.is_whole(C));
         assert_eq!(set.leave(A), []);
         assert!(set.sealed().is_some());
-        assert_eq!(set.leave(B), [Outcome::Unsealed(manifest.clone())]);
+        assert_eq!(set.leave(B), [Outcome::Unsealed(sealed.clone())]);
         assert_eq!(set.agreed(FIRST), None);
     }
 
@@ -376,6 +421,8 @@ mod tests {
                 for (peer, member) in &set.members {
                     let claims = set.chunks.values().filter(|chunk| chunk.claims.contains_key(peer)).count();
                     prop_assert_eq!(claims, member.claims as usize);
+                    let holds = |chunk: &&Chunk| chunk.holders().any(|holder| holder == *peer);
+                    prop_assert_eq!(set.chunks.values().filter(holds).count(), member.held as usize);
                 }
                 for chunk in set.chunks.values() {
                     prop_assert!(chunk.agreed.is_none() || chunk.holders().next().is_some());

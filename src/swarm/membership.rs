@@ -164,12 +164,13 @@ impl Membership {
         self.connections.values().copied()
     }
 
-    /// The peer of a token, for what is only done over the connection that it registered over.
+    /// The peer of a token, for what is only done over the connection that it registered over. Who asks is alive: its
+    /// lease is renewed.
     ///
     /// # Errors
     /// The refusal to be sent.
     pub fn over_connection(
-        &self,
+        &mut self,
         now: Moment,
         token: Token,
         origin: Origin,
@@ -178,7 +179,9 @@ impl Membership {
             return Err(error(ErrorCode::Malformed, "this needs a connection"));
         };
         let id = self.registry.by_token(now, token);
-        id.filter(|id| self.connection(*id) == Some(connection)).ok_or_else(unknown_token)
+        let id = id.filter(|id| self.connection(*id) == Some(connection)).ok_or_else(unknown_token)?;
+        self.registry.heartbeat(now, token);
+        Ok(id)
     }
 
     #[cfg(test)]

@@ -1,16 +1,19 @@
 //! Peers, leases, files, and who has what.
 //!
-//! Invariants: a peer whose lease has ended is in no answer, also before [`Registry::expire`] has
-//! removed it; a file without a holder is forgotten; a name is known as long as a holder uses it.
+//! Invariants: a peer whose lease has ended is named in no answer, also before [`Registry::expire`] has
+//! removed it (until then it may be counted); a file without a holder is forgotten; a name is known as long as a holder uses it.
 
 use super::Moment;
-use crate::content::limits::{FILES_PER_PEER_MAX, PEERS_MAX};
+use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
 use crate::content::{EntityName, FileId, FileName};
 use crate::protocol::tracker::{FileSummary, FoundFile, Token};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// Live holders that are looked at for each that is wanted.
+const SAMPLE_TRIES: usize = 8;
 
 /// A registration. Never used twice, so that several peers behind one address are never mixed up.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -46,30 +49,49 @@ struct Holder {
     whole: bool,
 }
 
-/// The holders of a file: a list to draw from at random, and where each one stands in it.
+/// The holders of a file: a list of those who have all of it and one of the others, to draw from at random, and
+/// where each holder stands.
 #[derive(Debug, Default)]
 struct Holders {
-    list: Vec<Holder>,
-    places: HashMap<PeerId, usize>,
+    whole: Vec<Holder>,
+    partial: Vec<Holder>,
+    places: HashMap<PeerId, (bool, usize)>,
 }
 
 impl Holders {
+    fn list(&self, whole: bool) -> &[Holder] {
+        if whole { &self.whole } else { &self.partial }
+    }
+
+    fn list_mut(&mut self, whole: bool) -> &mut Vec<Holder> {
+        if whole { &mut self.whole } else { &mut self.partial }
+    }
+
+    fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    fn get(&self, peer: PeerId) -> Option<&Holder> {
+        let (whole, at) = *self.places.get(&peer)?;
+        self.list(whole).get(at)
+    }
+
     fn put(&mut self, holder: Holder) -> Option<Holder> {
-        match self.places.get(&holder.peer) {
-            Some(&at) => Some(std::mem::replace(&mut self.list[at], holder)),
-            None => {
-                self.places.insert(holder.peer, self.list.len());
-                self.list.push(holder);
-                None
-            }
-        }
+        let before = self.remove(holder.peer);
+        let list = self.list_mut(holder.whole);
+        let place = (holder.whole, list.len());
+        let peer = holder.peer;
+        list.push(holder);
+        self.places.insert(peer, place);
+        before
     }
 
     fn remove(&mut self, peer: PeerId) -> Option<Holder> {
-        let at = self.places.remove(&peer)?;
-        let holder = self.list.swap_remove(at);
-        if let Some(moved) = self.list.get(at) {
-            self.places.insert(moved.peer, at);
+        let (whole, at) = self.places.remove(&peer)?;
+        let list = self.list_mut(whole);
+        let holder = list.swap_remove(at);
+        if let Some(moved) = list.get(at).map(|moved| moved.peer) {
+            self.places.insert(moved, (whole, at));
         }
         Some(holder)
     }
@@ -165,7 +187,7 @@ impl Registry {
         self.peers.get(&id).filter(|peer| now < peer.expires).map(|_| id)
     }
 
-    /// Renews a lease.
+    /// Renews a lease: whoever proves to be a peer is alive, whatever it asks for.
     pub fn heartbeat(&mut self, now: Moment, token: Token) -> Option<PeerId> {
         let id = self.by_token(now, token)?;
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -242,7 +264,7 @@ impl Registry {
         let whole = holder.whole;
         let changed = (&holder.name, holder.whole);
         let same = |before: &Holder| (&before.name, before.whole) == changed;
-        let known = entry.holders.places.get(&id).and_then(|at| entry.holders.list.get(*at));
+        let known = entry.holders.get(id);
         self.changes += u64::from(!known.is_some_and(same));
         let before = entry.holders.put(holder);
         let news = before.as_ref().is_none_or(|before| whole && !before.whole);
@@ -266,13 +288,16 @@ impl Registry {
         let Some(holder) = entry.holders.remove(peer) else { return };
         self.changes += 1;
         release_name(&mut self.names, entry, &holder.name, file);
-        if entry.holders.list.is_empty() {
+        if entry.holders.len() == 0 {
             self.files.remove(&file);
         }
     }
 
     /// The files of a name, of an id, or of both, each with at most `limit` live holders drawn at random,
-    /// without `except`.
+    /// without `except`; and whether there are more files than are named.
+    ///
+    /// When very many files share a name some are drawn at random, and the more files, the fewer holders of each:
+    /// an answer takes bounded time and space whatever has been announced.
     pub fn lookup(
         &self,
         now: Moment,
@@ -281,15 +306,25 @@ impl Registry {
         except: Option<PeerId>,
         limit: usize,
         random: &mut fastrand::Rng,
-    ) -> Vec<FoundFile> {
+    ) -> (Vec<FoundFile>, bool) {
         let named = name.and_then(|name| self.names.get(name));
-        let ids: Vec<FileId> = match (name, id) {
-            (_, Some(id)) => vec![id],
-            (Some(_), None) => named.into_iter().flatten().copied().collect(),
+        let mut ids: Vec<FileId> = match (id, named) {
+            (Some(id), _) => vec![id],
+            (None, Some(named)) if named.len() <= FOUND_FILES_MAX => named.iter().copied().collect(),
+            (None, Some(named)) => {
+                // Ids are hashes, so that any place to begin is as likely as another.
+                let mut start = [0; 32];
+                random.fill(&mut start);
+                let around = named.range(FileId(start)..).chain(named.range(..FileId(start)));
+                around.take(FOUND_FILES_MAX).copied().collect()
+            }
             (None, None) => Vec::new(),
         };
+        ids.sort_unstable();
+        let more = id.is_none() && named.is_some_and(|named| named.len() > ids.len());
+        let limit = limit.min(HOLDERS_MAX / ids.len().max(1));
         let found = ids.into_iter().filter_map(|id| self.found(now, id, name, except, limit, random));
-        found.collect()
+        (found.collect(), more)
     }
 
     /// Every file that somebody alive has, by name and id, each with at most `holders` of each kind drawn at random;
@@ -331,27 +366,15 @@ impl Registry {
         random: &mut fastrand::Rng,
     ) -> Option<FoundFile> {
         let file = self.files.get(&id)?;
-        let list = &file.holders.list;
-        let live = |holder: &&Holder| {
-            Some(holder.peer) != except && self.peers.get(&holder.peer).is_some_and(|peer| now < peer.expires)
-        };
-        // Start anywhere and go once around: a random choice without copying the list.
-        let start = random.usize(..list.len().max(1));
-        let around = || list[start..].iter().chain(&list[..start]).filter(live);
-        let count = |whole: bool| around().filter(|holder| holder.whole == whole).count();
-        let (whole, partial) = (count(true), count(false));
-        if whole + partial == 0 {
+        let mut sample = |whole| self.sample(now, file.holders.list(whole), except, limit.max(1), random);
+        let (mut whole, mut partial) = (sample(true), sample(false));
+        if whole.is_empty() && partial.is_empty() {
             return None;
         }
         // Half of the places are for those who have it all, and each half takes what the other leaves.
-        let whole_wanted = whole.min(limit.saturating_sub(partial.min(limit / 2)));
-        let partial_wanted = partial.min(limit - whole_wanted);
-        let addresses = |whole: bool, wanted: usize| {
-            let mut seen = BTreeSet::new();
-            let chosen = around().filter(|holder| holder.whole == whole);
-            let addresses = chosen.filter_map(|holder| self.peers.get(&holder.peer)).map(|peer| peer.address);
-            addresses.filter(|address| seen.insert(*address)).take(wanted).collect()
-        };
+        whole.truncate(limit.saturating_sub(partial.len().min(limit / 2)));
+        partial.truncate(limit - whole.len());
+        let asker = except.is_some_and(|peer| file.holders.get(peer).is_some());
         Some(FoundFile {
             file: FileSummary {
                 id,
@@ -359,10 +382,30 @@ impl Registry {
                 size: file.size,
                 chunks: file.chunks,
             },
-            holders: (whole + partial) as u32,
-            whole: addresses(true, whole_wanted),
-            partial: addresses(false, partial_wanted),
+            holders: (file.holders.len() - usize::from(asker)) as u32,
+            whole,
+            partial,
         })
+    }
+
+    /// The addresses of at most `wanted` live holders, each once.
+    fn sample(
+        &self,
+        now: Moment,
+        list: &[Holder],
+        except: Option<PeerId>,
+        wanted: usize,
+        random: &mut fastrand::Rng,
+    ) -> Vec<SocketAddr> {
+        // Start anywhere and go around until there are enough: a random choice without looking at the whole list.
+        let start = random.usize(..list.len().max(1));
+        let around = list[start..].iter().chain(&list[..start]).filter(|holder| Some(holder.peer) != except);
+        let peers =
+            around.filter_map(|holder| self.peers.get(&holder.peer)).filter(|peer| now < peer.expires);
+        let mut seen = BTreeSet::new();
+        // Many may share an address: who looks for others among them gives up at some point.
+        let tries = peers.map(|peer| peer.address).take(SAMPLE_TRIES * wanted);
+        tries.filter(|address| seen.insert(*address)).take(wanted).collect()
     }
 }
 
@@ -414,7 +457,8 @@ mod tests {
 
     fn ports(registry: &Registry, now: u64, name: &str) -> Vec<(Vec<u16>, Vec<u16>)> {
         let name = FileName::new(name).unwrap();
-        let found = registry.lookup(at(now), Some(&name), None, None, 100, &mut fastrand::Rng::with_seed(1));
+        let found =
+            registry.lookup(at(now), Some(&name), None, None, 100, &mut fastrand::Rng::with_seed(1)).0;
         let sorted = |addresses: &[SocketAddr]| {
             let mut ports: Vec<u16> = addresses.iter().map(SocketAddr::port).collect();
             ports.sort_unstable();
@@ -483,12 +527,50 @@ mod tests {
         }
         let mut random = fastrand::Rng::with_seed(3);
         let mut look =
-            |except, limit| registry.lookup(at(0), None, Some(FileId([1; 32])), except, limit, &mut random);
+            |except, limit| registry.lookup(at(0), None, Some(FileId([1; 32])), except, limit, &mut random).0;
         let found = &look(Some(peers[0]), 8)[0];
         assert_eq!((found.holders, found.whole.len(), found.partial.len()), (39, 4, 4));
         let found = &look(None, 35)[0];
         assert_eq!((found.whole.len(), found.partial.len()), (25, 10));
         assert!(look(None, 0)[0].whole.is_empty());
+    }
+
+    #[test]
+    fn an_answer_is_bounded_however_many_files_share_a_name() {
+        let mut registry = registry();
+        let peers: Vec<PeerId> = (1..=30).map(|number| join(&mut registry, 0, number)).collect();
+        for number in 0..=200 {
+            for peer in &peers {
+                registry.announce(*peer, &file(number, "f"), 10).unwrap();
+            }
+        }
+        let name = FileName::new("f").unwrap();
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut seen = BTreeSet::new();
+        for _ in 0..50 {
+            let (found, more) = registry.lookup(at(1), Some(&name), None, None, 512, &mut random);
+            assert!(more && found.len() == FOUND_FILES_MAX);
+            assert!(found.iter().map(|found| found.whole.len()).sum::<usize>() <= HOLDERS_MAX);
+            seen.extend(found.iter().map(|found| found.file.id));
+        }
+        assert!(seen.len() > FOUND_FILES_MAX, "not always the same");
+        let one = registry.lookup(at(1), Some(&name), Some(FileId([7; 32])), None, 512, &mut random);
+        assert!(!one.1 && one.0[0].whole.len() == 30);
+    }
+
+    #[test]
+    fn the_dead_are_not_named_before_they_are_removed() {
+        let mut registry = registry();
+        let peers: Vec<PeerId> = (1..=9).map(|number| join(&mut registry, 0, number)).collect();
+        for peer in &peers {
+            registry.announce(*peer, &file(1, "f"), 10).unwrap();
+        }
+        registry.heartbeat(at(5), Token(4));
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..50 {
+            let (found, _) = registry.lookup(at(10), None, Some(FileId([1; 32])), None, 1, &mut random);
+            assert_eq!(found[0].whole, [registry.peer(peers[3]).unwrap().address]);
+        }
     }
 
     #[test]
@@ -566,7 +648,7 @@ mod tests {
                 for name in ["a", "b", "c"] {
                     let name = FileName::new(name).unwrap();
                     let mut random = fastrand::Rng::with_seed(now);
-                    for found in registry.lookup(at(now), Some(&name), None, None, 100, &mut random) {
+                    for found in registry.lookup(at(now), Some(&name), None, None, 100, &mut random).0 {
                         prop_assert_eq!(found.holders as usize, found.whole.len() + found.partial.len());
                         prop_assert_eq!(&found.file.name, &name);
                         for address in found.whole.iter().chain(&found.partial) {
@@ -575,7 +657,7 @@ mod tests {
                         }
                     }
                 }
-                prop_assert!(registry.files.values().all(|file| !file.holders.list.is_empty()));
+                prop_assert!(registry.files.values().all(|file| file.holders.len() > 0));
                 prop_assert_eq!(registry.tokens.len(), registry.peers.len());
             }
         }

@@ -1,6 +1,6 @@
 //! A hub's datagrams: who sends proves that it is there, and only then is heard.
 
-use super::Event;
+use super::Question;
 use crate::content::limits::{COOKIE_EPOCH, DATAGRAM_MAX, PROTOCOL_VERSION};
 use crate::net::listener::reachable;
 use crate::net::{Shutdown, Threads};
@@ -45,14 +45,14 @@ struct DatagramReceiver {
     replies: Replies,
     jar: CookieJar,
     started: Instant,
-    events: Sender<Event>,
+    questions: Sender<Question>,
 }
 
 /// Receives until the shutdown, in a thread of its own.
 pub(super) fn receive(
     socket: UdpSocket,
     secret: [u8; 32],
-    events: Sender<Event>,
+    questions: Sender<Question>,
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
@@ -64,7 +64,7 @@ pub(super) fn receive(
         socket,
         jar: CookieJar::new(secret),
         started: Instant::now(),
-        events,
+        questions,
     };
     let shutdown = shutdown.clone();
     threads.spawn("datagrams", move || receiver.run(&shutdown))
@@ -100,7 +100,7 @@ impl DatagramReceiver {
                 match datagram.cookie.is_some_and(|cookie| self.jar.proves(cookie, from, epoch)) {
                     true => {
                         // When the state thread does not keep up, datagrams are lost, and sent again.
-                        let _ = self.events.try_send(Event::Datagram(from, tx, datagram.message));
+                        let _ = self.questions.try_send((from, tx, datagram.message));
                     }
                     false => {
                         let cookie = self.jar.cookie(from, epoch);

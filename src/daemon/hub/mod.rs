@@ -1,8 +1,9 @@
 //! Sockets around a pure [`Machine`]: what a tracker and a manager have in common.
 //!
 //! One thread receives datagrams and proves their sources, one thread for each connection reads, one writes, and
-//! the state thread decides. Invariant: the state thread never waits for a socket; a connection that does not
-//! drain its queue is dropped, and delays nobody else.
+//! the state thread decides. Invariants: the state thread never waits for a socket; a connection that does not
+//! drain its queue is dropped, and delays nobody else; of one connection's requests few wait for the state thread,
+//! and datagrams, which heartbeats are, wait behind none of them.
 
 mod connections;
 mod datagrams;
@@ -20,7 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Events that may wait for the state thread.
+/// Events that may wait for the state thread, in each of the two queues: of datagrams and of connections.
 const QUEUE: usize = 16 * 1024;
 /// The longest the state thread sleeps.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -47,10 +48,11 @@ pub enum StartError {
     Io(#[from] io::Error),
 }
 
-/// Everything that the state thread reacts to.
+/// A datagram whose source is proven, with the number that its answer bears.
+type Question = (SocketAddr, u64, TrackerRequest);
+
+/// What the state thread hears of connections.
 enum Event {
-    /// A datagram whose source is proven.
-    Datagram(SocketAddr, u64, TrackerRequest),
     /// A connection has said hello.
     Opened(ConnectionId, Connection),
     /// A request over a connection.
@@ -80,11 +82,12 @@ impl Hub {
         let threads = Threads::new();
         let (events, received) = bounded(QUEUE);
         let replies = Replies::new(socket.try_clone()?);
-        datagrams::receive(socket, secret()?, events.clone(), &threads, shutdown)?;
+        let (questions, asked) = bounded(QUEUE);
+        datagrams::receive(socket, secret()?, questions, &threads, shutdown)?;
         connections::serve(listener, config, events, &threads, shutdown)?;
         let state = State { machine, replies, connections: HashMap::new(), started: Instant::now() };
         let stopped = shutdown.clone();
-        threads.spawn("state", move || state.run(&received, &stopped))?;
+        threads.spawn("state", move || state.run(&asked, &received, &stopped))?;
         Ok(Self { address, threads })
     }
 
@@ -127,11 +130,18 @@ impl<M: Machine> State<M> {
         self.started.elapsed()
     }
 
-    fn run(mut self, events: &Receiver<Event>, shutdown: &Shutdown) {
+    fn run(mut self, asked: &Receiver<Question>, events: &Receiver<Event>, shutdown: &Shutdown) {
         while !shutdown.is_stopped() {
             let wait = self.machine.next_tick().map_or(IDLE, |due| due.saturating_sub(self.now()));
             let effects = crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => break,
+                recv(asked) -> question => match question {
+                    Ok((from, tx, request)) => {
+                        let now = self.now();
+                        self.machine.request(now, Origin::Datagram(from, tx), request)
+                    }
+                    Err(_) => break,
+                },
                 recv(events) -> event => match event {
                     Ok(event) => self.handle(event),
                     Err(_) => break,
@@ -148,14 +158,14 @@ impl<M: Machine> State<M> {
     fn handle(&mut self, event: Event) -> Vec<Effect> {
         let now = self.now();
         match event {
-            Event::Datagram(from, tx, request) => {
-                self.machine.request(now, Origin::Datagram(from, tx), request)
-            }
             Event::Opened(id, connection) => {
                 self.connections.insert(id, connection);
                 Vec::new()
             }
             Event::Request(id, from, request) => {
+                if let Some(connection) = self.connections.get(&id) {
+                    connection.handled();
+                }
                 self.machine.request(now, Origin::Connection(id, from.ip()), request)
             }
             Event::Closed(id) => {
@@ -200,4 +210,98 @@ fn forward(events: &crossbeam_channel::Sender<Event>, shutdown: &Shutdown, mut e
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{LinkReader, LinkWriter};
+    use crate::protocol::datagram::Datagram;
+    use crate::protocol::tracker::{Token, TrackerResponse};
+    use std::net::{TcpStream, UdpSocket};
+    use std::sync::Arc;
+
+    /// Takes long to look something up, and answers nothing but heartbeats.
+    struct Slow;
+
+    impl Machine for Slow {
+        fn request(&mut self, _: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect> {
+            match request {
+                TrackerRequest::Heartbeat { .. } => vec![Effect::Reply(origin, TrackerResponse::Alive)],
+                _ => {
+                    std::thread::sleep(Duration::from_millis(5));
+                    Vec::new()
+                }
+            }
+        }
+
+        fn closed(&mut self, _: Moment, _: ConnectionId) -> Vec<Effect> {
+            Vec::new()
+        }
+
+        fn tick(&mut self, _: Moment) -> Vec<Effect> {
+            Vec::new()
+        }
+
+        fn next_tick(&self) -> Option<Moment> {
+            None
+        }
+    }
+
+    /// Pipelines many expensive requests over a connection that it gives back.
+    fn flood(address: SocketAddr) -> Arc<TcpStream> {
+        let stream = Arc::new(TcpStream::connect(address).unwrap());
+        let mut writer = LinkWriter::new(stream.clone()).unwrap();
+        writer.send(&TrackerRequest::Hello { version: limits::PROTOCOL_VERSION }).unwrap();
+        let hello: TrackerResponse = LinkReader::new(stream.clone()).message(Duration::from_secs(9)).unwrap();
+        assert!(matches!(hello, TrackerResponse::Hello { .. }));
+        std::thread::spawn(move || {
+            let lookup = TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None };
+            for _ in 0..5_000 {
+                if writer.send(&lookup).is_err() {
+                    return;
+                }
+            }
+        });
+        stream
+    }
+
+    fn ask(socket: &UdpSocket, cookie: Option<crate::protocol::datagram::Cookie>) -> TrackerResponse {
+        let heartbeat = TrackerRequest::Heartbeat { token: Token(1) };
+        socket.send(&Datagram::new(1, cookie, heartbeat).encode().unwrap()).unwrap();
+        let mut buffer = [0; limits::DATAGRAM_MAX];
+        let count = socket.recv(&mut buffer).expect("an answer in time");
+        Datagram::decode(&buffer[..count]).unwrap().message
+    }
+
+    #[test]
+    fn a_connection_that_floods_delays_neither_heartbeats_nor_other_connections_nor_the_end() {
+        let shutdown = Shutdown::new();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let config = HubConfig { listen, connections: 9, outbox: 9 };
+        let hub = Hub::start(&config, Slow, &shutdown).unwrap();
+        let flooding = flood(hub.address());
+        std::thread::sleep(Duration::from_millis(300));
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(hub.address()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let TrackerResponse::Cookie { cookie } = ask(&socket, None) else { panic!("no cookie") };
+        for _ in 0..5 {
+            assert_eq!(ask(&socket, Some(cookie)), TrackerResponse::Alive);
+        }
+        let stream = Arc::new(TcpStream::connect(hub.address()).unwrap());
+        let (mut reader, mut writer) = (LinkReader::new(stream.clone()), LinkWriter::new(stream).unwrap());
+        for request in [
+            TrackerRequest::Hello { version: limits::PROTOCOL_VERSION },
+            TrackerRequest::Heartbeat { token: Token(1) },
+        ] {
+            writer.send(&request).unwrap();
+            reader.message::<TrackerResponse>(Duration::from_secs(3)).expect("an answer in time");
+        }
+        let begun = Instant::now();
+        shutdown.trigger();
+        hub.join();
+        assert!(begun.elapsed() < Duration::from_secs(3), "nobody waits for the flood");
+        drop(flooding);
+    }
 }

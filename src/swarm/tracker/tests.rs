@@ -1,0 +1,303 @@
+//! Tests of the tracker, in a file of their own because there are many.
+
+use super::*;
+use crate::content::{Digest, Manifest};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn at(seconds: u64) -> Moment {
+    Duration::from_secs(seconds)
+}
+
+fn tracker() -> Tracker {
+    let mut next = 0;
+    let draw = move || {
+        next += 1;
+        next
+    };
+    Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), draw)
+}
+
+fn connection(number: u64) -> Origin {
+    Origin::Connection(ConnectionId(number), IpAddr::from([10, 0, 0, number as u8]))
+}
+
+fn datagram(number: u8) -> Origin {
+    Origin::Datagram(SocketAddr::from(([10, 0, 0, number], 9999)), 5)
+}
+
+/// Registers a peer and returns its token.
+fn register(tracker: &mut Tracker, now: u64, origin: Origin, name: &str) -> Token {
+    let name = EntityName::new(name).unwrap();
+    let request = TrackerRequest::Register { name, port: 7000, advertise: None };
+    match &tracker.request(at(now), origin, request)[0] {
+        Effect::Reply(_, TrackerResponse::Registered { token, .. }) => *token,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn key() -> SetKey {
+    SetKey { set: EntityName::new("default").unwrap(), count: 2 }
+}
+
+fn claim(number: u8) -> Claim {
+    Claim { sha256: Digest([number; 32]), size: 10 }
+}
+
+fn member(tracker: &mut Tracker, number: u64) -> Token {
+    let token = register(tracker, 0, connection(number), &format!("peer{number}"));
+    let joined = tracker.request(at(0), connection(number), TrackerRequest::JoinSet { token, set: key() });
+    assert_eq!(joined[0], Effect::Reply(connection(number), TrackerResponse::SetJoined { set: key() }));
+    token
+}
+
+fn claims(tracker: &mut Tracker, number: u64, token: Token, index: u32, value: u8) -> Vec<Effect> {
+    let (set, index) = (key(), ChunkIndex(index));
+    let request = TrackerRequest::Claim { token, set, index, claim: claim(value) };
+    tracker.request(at(1), connection(number), request)
+}
+
+fn wants(tracker: &mut Tracker, number: u64, token: Token, index: u32) -> Vec<Effect> {
+    let request = TrackerRequest::WhereChunk { token, set: key(), index: ChunkIndex(index) };
+    tracker.request(at(1), connection(number), request)
+}
+
+fn code(effects: &[Effect]) -> Option<ErrorCode> {
+    match effects.first() {
+        Some(Effect::Reply(_, TrackerResponse::Error { code, .. })) => Some(*code),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_seeder_is_found_until_its_lease_ends() {
+    let mut tracker = tracker();
+    let token = register(&mut tracker, 0, datagram(1), "s");
+    let name = FileName::new("f").unwrap();
+    let file = FileSummary { id: FileId([1; 32]), name: name.clone(), size: 1, chunks: 1 };
+    tracker.request(at(0), datagram(1), TrackerRequest::Announce { token, file, held: 1 });
+    let mut found = |now| {
+        let lookup = TrackerRequest::Lookup { name: Some(name.clone()), id: None, limit: 9, token: None };
+        match tracker.request(at(now), datagram(2), lookup).remove(0) {
+            Effect::Reply(_, TrackerResponse::Found { files, truncated: false }) => files,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(found(9)[0].whole, [SocketAddr::from(([10, 0, 0, 1], 7000))]);
+    assert!(found(10).is_empty());
+    assert_eq!(tracker.next_tick(), Some(at(10)));
+    let effects = tracker.tick(at(10));
+    assert!(matches!(&effects[..], [Effect::Note(note)] if note.contains("its lease ended")));
+}
+
+#[test]
+fn the_list_is_sent_once_for_each_connection_and_is_never_stale() {
+    let mut tracker = tracker();
+    let list = |tracker: &mut Tracker, now, number| match &tracker.request(
+        at(now),
+        connection(number),
+        TrackerRequest::List,
+    )[..]
+    {
+        [Effect::PushWith(_, TrackerResponse::Listing { count, length }, payload)] => {
+            assert_eq!(*length, payload.len() as u64);
+            let files: Vec<FoundFile> = serde_json::from_slice(payload).unwrap();
+            assert_eq!(*count as usize, files.len());
+            Ok((files.into_iter().map(|found| found.file.name.to_string()).collect(), payload.clone()))
+        }
+        effects => Err(code(effects)),
+    };
+    let names = |listed: &Result<(Vec<String>, Arc<[u8]>), _>| listed.as_ref().unwrap().0.clone();
+    assert!(names(&list(&mut tracker, 0, 1)).is_empty());
+    assert_eq!(list(&mut tracker, 0, 1), Err(Some(ErrorCode::Busy)));
+    tracker.closed(at(0), ConnectionId(1));
+    let token = register(&mut tracker, 0, datagram(1), "s");
+    for (number, name) in [(1, "b"), (2, "a")] {
+        let name = FileName::new(name).unwrap();
+        let file = FileSummary { id: FileId([number; 32]), name, size: 1, chunks: 1 };
+        tracker.request(at(0), datagram(1), TrackerRequest::Announce { token, file, held: 1 });
+    }
+    let (first, second) = (list(&mut tracker, 1, 1), list(&mut tracker, 2, 2));
+    assert_eq!(names(&first), ["a", "b"]);
+    assert!(Arc::ptr_eq(&first.unwrap().1, &second.unwrap().1), "made once");
+    assert!(names(&list(&mut tracker, 10, 3)).is_empty(), "the lease has ended");
+    let datagram = tracker.request(at(10), datagram(1), TrackerRequest::List);
+    assert_eq!(code(&datagram), Some(ErrorCode::Malformed));
+}
+
+#[test]
+fn nobody_speaks_for_another() {
+    let mut tracker = tracker();
+    let token = register(&mut tracker, 0, datagram(1), "s");
+    let forged = Token(token.0 + 1);
+    let file = FileSummary { id: FileId([1; 32]), name: FileName::new("f").unwrap(), size: 1, chunks: 1 };
+    for request in [
+        TrackerRequest::Heartbeat { token: forged },
+        TrackerRequest::Announce { token: forged, file, held: 1 },
+        TrackerRequest::JoinSet { token, set: key() },
+    ] {
+        let effects = tracker.request(at(1), connection(2), request);
+        assert_eq!(code(&effects), Some(ErrorCode::UnknownToken));
+    }
+    tracker.request(at(1), datagram(2), TrackerRequest::Goodbye { token: forged });
+    let alive = tracker.request(at(1), datagram(1), TrackerRequest::Heartbeat { token });
+    assert_eq!(alive, [Effect::Reply(datagram(1), TrackerResponse::Alive)]);
+}
+
+#[test]
+fn a_set_from_claims_to_a_file() {
+    let mut tracker = tracker();
+    let (one, two, three) = (member(&mut tracker, 1), member(&mut tracker, 2), member(&mut tracker, 3));
+    claims(&mut tracker, 1, one, 0, 7);
+    let unknown = wants(&mut tracker, 3, three, 0);
+    assert!(matches!(unknown[0], Effect::Reply(_, TrackerResponse::ChunkUnknown { .. })));
+    assert_eq!(unknown[1], Effect::Event("P2PTracker,CHUNK_LOCATION_UNKNOWN,1".into()));
+
+    let effects = claims(&mut tracker, 2, two, 0, 7);
+    let line = format!("P2PTracker,GET_CHUNK_FROM,1,{},10.0.0.", Digest([7; 32]));
+    assert!(matches!(&effects[0], Effect::Event(event) if event.starts_with(&line)), "{effects:?}");
+    assert!(matches!(
+        &effects[1],
+        Effect::Push(ConnectionId(3), TrackerResponse::ChunkLocation { holders, .. }) if holders.len() == 2
+    ));
+
+    claims(&mut tracker, 1, one, 1, 8);
+    let sealed = claims(&mut tracker, 3, three, 1, 8);
+    let file = sealed
+        .iter()
+        .find_map(|effect| match effect {
+            Effect::Push(_, TrackerResponse::SetSealed { file, .. }) => Some(*file),
+            _ => None,
+        })
+        .expect("the set is sealed");
+    let manifest = tracker.request(at(1), connection(9), TrackerRequest::Manifest { file });
+    let [Effect::PushWith(ConnectionId(9), TrackerResponse::Manifest { size: 20, .. }, payload)] =
+        &manifest[..]
+    else {
+        panic!("{manifest:?}")
+    };
+    assert_eq!(Manifest::decode(file, 20, 0, payload).map(|manifest| manifest.id()), Ok(file));
+    let again = tracker.request(at(1), connection(8), TrackerRequest::Manifest { file });
+    let [Effect::PushWith(_, _, second)] = &again[..] else { panic!("{again:?}") };
+    assert!(Arc::ptr_eq(payload, second), "however many ask, there is one");
+    let name = Some(FileName::new("default").unwrap());
+    let lookup = TrackerRequest::Lookup { name, id: None, limit: 9, token: None };
+    let found = tracker.request(at(1), datagram(9), lookup.clone());
+    let Effect::Reply(_, TrackerResponse::Found { files, .. }) = &found[0] else { panic!("{found:?}") };
+    assert_eq!((files[0].file.id, files[0].whole.len(), files[0].partial.len()), (file, 1, 2));
+
+    // Chunk 1 was held by peers 1 and 2: when both are gone the set is no file any more.
+    tracker.closed(at(1), ConnectionId(1));
+    tracker.closed(at(1), ConnectionId(2));
+    let found = tracker.request(at(1), datagram(9), lookup);
+    assert!(matches!(&found[0], Effect::Reply(_, TrackerResponse::Found { files, .. }) if files.is_empty()));
+    tracker.closed(at(1), ConnectionId(3));
+    assert!(tracker.sets.is_empty() && tracker.memberships.is_empty() && tracker.peers.is_clean());
+}
+
+#[test]
+fn all_are_told_when_all_have_everything() {
+    let mut tracker = tracker();
+    let tokens = [1, 2, 3].map(|number| (number, member(&mut tracker, number)));
+    let complete = |effects: &[Effect]| {
+        let told = |effect: &&Effect| matches!(effect, Effect::Push(_, TrackerResponse::SetComplete { .. }));
+        effects.iter().filter(told).count()
+    };
+    for (number, token) in tokens {
+        assert_eq!(complete(&claims(&mut tracker, number, token, 0, 7)), 0);
+    }
+    for (number, token) in &tokens[..2] {
+        assert_eq!(complete(&claims(&mut tracker, *number, *token, 1, 8)), 0);
+    }
+    assert_eq!(complete(&claims(&mut tracker, 3, tokens[2].1, 1, 9)), 0, "not as agreed");
+    assert_eq!(complete(&claims(&mut tracker, 3, tokens[2].1, 1, 8)), 3);
+    let changes = tracker.peers.registry.changes();
+    assert_eq!(claims(&mut tracker, 3, tokens[2].1, 1, 8), [], "nothing new");
+    assert_eq!(tracker.peers.registry.changes(), changes);
+    let late = member(&mut tracker, 4);
+    assert_eq!(complete(&claims(&mut tracker, 4, late, 0, 7)), 0);
+    assert_eq!(complete(&tracker.closed(at(1), ConnectionId(4))), 3);
+    assert_eq!(complete(&tracker.closed(at(1), ConnectionId(3))), 0, "nobody waited for it");
+}
+
+#[test]
+fn who_differs_is_told_and_not_named() {
+    let mut tracker = tracker();
+    let (one, two, three) = (member(&mut tracker, 1), member(&mut tracker, 2), member(&mut tracker, 3));
+    claims(&mut tracker, 3, three, 0, 66);
+    claims(&mut tracker, 1, one, 0, 7);
+    let effects = claims(&mut tracker, 2, two, 0, 7);
+    let differs = TrackerResponse::ClaimDiffers { set: key(), index: ChunkIndex(0), claim: claim(7) };
+    assert!(effects.contains(&Effect::Push(ConnectionId(3), differs)), "{effects:?}");
+    let located = wants(&mut tracker, 3, three, 0);
+    let Effect::Reply(_, TrackerResponse::ChunkLocation { holders, .. }) = &located[0] else {
+        panic!("{located:?}")
+    };
+    let mut ips: Vec<_> = holders.iter().map(SocketAddr::ip).collect();
+    ips.sort();
+    assert_eq!(ips, [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_a_code() {
+    let mut tracker = tracker();
+    let token = member(&mut tracker, 1);
+    let (set, index) = (key(), ChunkIndex(2));
+    let past = TrackerRequest::WhereChunk { token, set: set.clone(), index };
+    assert_eq!(code(&tracker.request(at(1), connection(1), past)), Some(ErrorCode::Malformed));
+    let other = SetKey { count: 3, ..set.clone() };
+    let stranger = TrackerRequest::WhereChunk { token, set: other, index };
+    assert_eq!(code(&tracker.request(at(1), connection(1), stranger)), Some(ErrorCode::NotFound));
+    let empty = TrackerRequest::JoinSet { token, set: SetKey { count: 0, ..set.clone() } };
+    assert_eq!(code(&tracker.request(at(1), connection(1), empty)), Some(ErrorCode::Malformed));
+    let loose = TrackerRequest::JoinSet { token, set };
+    assert_eq!(code(&tracker.request(at(1), datagram(1), loose)), Some(ErrorCode::Malformed));
+    let name = EntityName::new("x").unwrap();
+    let nowhere = TrackerRequest::Register { name, port: 0, advertise: None };
+    assert_eq!(code(&tracker.request(at(1), datagram(1), nowhere)), Some(ErrorCode::Malformed));
+    let unknown = tracker.request(at(1), datagram(1), TrackerRequest::Unknown);
+    assert_eq!(code(&unknown), Some(ErrorCode::UnknownMessage));
+}
+
+#[test]
+fn registering_again_on_a_connection_replaces_the_first() {
+    let mut tracker = tracker();
+    let first = member(&mut tracker, 1);
+    let second = register(&mut tracker, 1, connection(1), "again");
+    let old = tracker.request(at(1), datagram(1), TrackerRequest::Heartbeat { token: first });
+    assert_eq!(code(&old), Some(ErrorCode::UnknownToken));
+    tracker.request(at(1), connection(1), TrackerRequest::Goodbye { token: second });
+    assert!(tracker.peers.is_clean());
+}
+
+#[test]
+fn whoever_uses_its_token_is_alive() {
+    let mut tracker = tracker();
+    let token = member(&mut tracker, 1);
+    let (name, id) = (FileName::new("f").unwrap(), FileId([1; 32]));
+    let file = FileSummary { id, name: name.clone(), size: 1, chunks: 1 };
+    let set = TrackerRequest::JoinSet { token, set: key() };
+    let (index, claim) = (ChunkIndex(0), claim(1));
+    for (number, request) in [
+        TrackerRequest::Announce { token, file: file.clone(), held: 1 },
+        TrackerRequest::Withdraw { token, file: id },
+        TrackerRequest::Lookup { name: Some(name), id: None, limit: 1, token: Some(token) },
+        set.clone(),
+        TrackerRequest::Claim { token, set: key(), index, claim },
+        TrackerRequest::WhereChunk { token, set: key(), index },
+        TrackerRequest::Unclaim { token, set: key(), index },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let now = at(9 * (number as u64 + 1));
+        let effects = tracker.request(now, connection(1), request.clone());
+        assert_eq!(code(&effects), None, "{request:?}");
+        assert_eq!(tracker.tick(now), []);
+    }
+    // Who knows a token but not the connection proves nothing.
+    let forged = tracker.request(at(71), connection(2), set);
+    assert_eq!(code(&forged), Some(ErrorCode::UnknownToken));
+    assert_eq!(tracker.tick(at(73)).len(), 1);
+}
