@@ -91,6 +91,14 @@ fn run(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), D
 
 /// A chunk folder.
 fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    let list = flags.folder.join(local_chunks::FILE);
+    if flags.folder.is_dir() && list.symlink_metadata().is_err() {
+        let text = format!(
+            "cannot open {}: No such file or directory; a folder without it is shared with --manager or --plain",
+            list.display()
+        );
+        return Err(DaemonError::new(Fault::FileAccess, text));
+    }
     let config = ClientConfig {
         folder: flags.folder,
         listen: flags.serve.address(flags.transfer_port),

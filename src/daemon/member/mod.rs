@@ -18,16 +18,17 @@ use super::peer::{Met, ServeOptions, serve};
 use super::shelf::Shelf;
 use super::tracker_session::{self, SessionEvent};
 use super::watch::Watch;
+use crate::content::limits::LEASE;
 use crate::content::{EntityName, FileId};
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest};
 use crate::storage::SharedFolder;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never};
 use folder_watch::FolderWatch;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Events that may wait for the state thread, of each kind.
 const QUEUE: usize = 1_024;
@@ -122,7 +123,15 @@ impl Member {
             shutdown: shutdown.clone(),
             config,
         });
-        let state = State { inner: inner.clone(), own: None, _requests: None, failures };
+        let state = State {
+            inner: inner.clone(),
+            own: None,
+            _requests: None,
+            list: Vec::new(),
+            patient: false,
+            grace: never(),
+            failures,
+        };
         threads.spawn("member", move || state.run(&said, &meeting))?;
         FolderWatch::start(&inner)?;
         Ok(Self { inner, failed })
@@ -237,15 +246,20 @@ struct State {
     own: Option<SocketAddr>,
     /// The manager is asked for nothing more, but the connection lasts as long as it could be.
     _requests: Option<Sender<TrackerRequest>>,
+    /// The list as the manager last told it.
+    list: Vec<PeerSummary>,
+    /// Until `grace` is over, those who are not on the list (any more) are kept.
+    patient: bool,
+    grace: Receiver<Instant>,
     failures: Sender<DaemonError>,
 }
 
 impl State {
     fn run(mut self, said: &Receiver<SessionEvent>, meeting: &Receiver<Met>) {
         let shutdown = self.inner.shutdown.clone();
-        let never = crossbeam_channel::never();
+        let silence = never();
         // Without a manager nobody holds the other end, which would read as closed all the time.
-        let said = if self.inner.config.manager.is_some() { said } else { &never };
+        let said = if self.inner.config.manager.is_some() { said } else { &silence };
         loop {
             crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => return,
@@ -253,6 +267,11 @@ impl State {
                     Ok(event) => self.hear(event),
                     Err(_) => return,
                 },
+                recv(self.grace) -> _ => {
+                    self.grace = never();
+                    self.patient = false;
+                    self.update(self.list.clone());
+                }
                 recv(meeting) -> met => if let Ok(met) = met {
                     let routes = self.inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
                     let wanted = routes.iter().filter(|(file, _)| *file == met.file);
@@ -265,11 +284,22 @@ impl State {
     fn hear(&mut self, event: SessionEvent) {
         match event {
             SessionEvent::Joined { address, requests, .. } => {
-                self.own = Some(address);
+                // A manager that was restarted gets its peers back one by one: those that this one knows and it does
+                // not, yet, are given a while.
+                if self.own.replace(address).is_some() {
+                    self.grace = after(LEASE);
+                    self.patient = true;
+                }
                 self._requests = Some(requests);
             }
             SessionEvent::Peers(mut peers) => {
                 peers.retain(|peer| Some(peer.address) != self.own);
+                self.list.clone_from(&peers);
+                if self.patient {
+                    let known = self.inner.peers.read().unwrap_or_else(PoisonError::into_inner);
+                    let missing = known.iter().filter(|peer| !self.list.contains(peer));
+                    peers.extend(missing.cloned());
+                }
                 self.update(peers);
             }
             SessionEvent::GivenUp(error) => _ = self.failures.try_send(error),

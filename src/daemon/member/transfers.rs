@@ -225,7 +225,15 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
     };
     let mut finder = inner.finder()?;
     wait_ready(inner, shutdown)?;
-    let located = transfer::locate(&order, &mut finder, outage(inner, &order), shutdown)?;
+    let located = match transfer::locate(&order, &mut finder, outage(inner, &order), shutdown) {
+        Err(error)
+            if error.fault == Fault::NotFound && transfer.wish.out.is_none() && is_here(inner, &order) =>
+        {
+            log::info!("{} is here already, and nobody else has it", transfer.wanted);
+            return Ok(());
+        }
+        located => located?,
+    };
     let name = shared_name(inner, &located.file.path)?;
     let file = match transfer::start(&order, &located.file, transfer, shutdown)? {
         Start::Whole(_) => located.file,
@@ -255,6 +263,12 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
     }
     log::info!("Successfully downloaded {}", file.file.name);
     Ok(())
+}
+
+/// Whether a file of the wanted name is in the folder.
+fn is_here(inner: &Inner, order: &Order) -> bool {
+    let name = order.query.name.as_ref();
+    name.is_some_and(|name| inner.folder.path().join(name.as_str()).is_file())
 }
 
 /// Where a file goes: names are names in the folder, paths are paths.
