@@ -44,6 +44,9 @@ pub struct Tracker {
     memberships: HashMap<PeerId, BTreeSet<SetKey>>,
     /// The sets behind the ids of sealed ones.
     sealed: HashMap<FileId, SetKey>,
+    /// Claims and wishes for chunks, in all sets, and how many there may be.
+    entries: usize,
+    entries_max: usize,
     random: fastrand::Rng,
     /// The list of all files as it was last sent.
     listing: Option<Listing>,
@@ -91,6 +94,8 @@ impl Tracker {
             sets: HashMap::new(),
             memberships: HashMap::new(),
             sealed: HashMap::new(),
+            entries: 0,
+            entries_max: limits::CHUNK_ENTRIES_MAX,
             random,
             listing: None,
             listed: HashSet::new(),
@@ -222,10 +227,11 @@ impl Tracker {
         if claim.size > limits::CHUNK_SIZE_MAX {
             return Some(error(ErrorCode::Malformed, "the chunk is too large"));
         }
-        let set = self.sets.get_mut(key)?;
-        let before = set.standing(id);
-        let outcomes = set.claim(id, index, claim);
-        let after = set.standing(id);
+        if self.is_full() && !self.sets.get(key)?.claims(id, index) {
+            return Some(self.full());
+        }
+        let (before, outcomes, after) =
+            self.change(key, |set| (set.standing(id), set.claim(id, index, claim), set.standing(id)))?;
         let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
         self.settle(key, outcomes);
         if before != after {
@@ -239,10 +245,8 @@ impl Tracker {
     }
 
     fn unclaim(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
-        let set = self.sets.get_mut(key)?;
-        let before = set.standing(id);
-        let outcomes = set.unclaim(id, index);
-        let after = set.standing(id);
+        let (before, outcomes, after) =
+            self.change(key, |set| (set.standing(id), set.unclaim(id, index), set.standing(id)))?;
         self.settle(key, outcomes);
         if before != after {
             self.update_holder(id, key);
@@ -251,7 +255,10 @@ impl Tracker {
     }
 
     fn where_chunk(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
-        match self.sets.get_mut(key).is_some_and(|set| set.want(id, index)) {
+        if self.is_full() && !self.sets.get(key)?.waits(id, index) {
+            return Some(self.full());
+        }
+        match self.change(key, |set| set.want(id, index))? {
             true => self.location(id, key, index),
             false => {
                 let line = format!("{TRACKER_ENTITY},CHUNK_LOCATION_UNKNOWN,{index}");
@@ -259,6 +266,24 @@ impl Tracker {
                 Some(TrackerResponse::ChunkUnknown { set: key.clone(), index })
             }
         }
+    }
+
+    /// Changes a set, and keeps count of what all sets remember.
+    fn change<T>(&mut self, key: &SetKey, change: impl FnOnce(&mut ChunkSet) -> T) -> Option<T> {
+        let set = self.sets.get_mut(key)?;
+        self.entries -= set.entries();
+        let result = change(set);
+        self.entries += set.entries();
+        Some(result)
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries >= self.entries_max
+    }
+
+    fn full(&self) -> TrackerResponse {
+        let text = format!("{} chunks of members are remembered, no more are taken", self.entries_max);
+        error(ErrorCode::Busy, text)
     }
 
     fn announce(&mut self, id: PeerId, file: &FileSummary, held: u32) -> TrackerResponse {
@@ -438,9 +463,8 @@ impl Tracker {
             self.peers.registry.len()
         )));
         for key in self.memberships.remove(&id).unwrap_or_default() {
-            let Some(set) = self.sets.get_mut(&key) else { continue };
-            let whole = set.is_whole(id);
-            let outcomes = set.leave(id);
+            let left = self.change(&key, |set| (set.is_whole(id), set.leave(id)));
+            let Some((whole, outcomes)) = left else { continue };
             let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
             self.settle(&key, outcomes);
             // Nobody waited for one who had everything.

@@ -193,7 +193,12 @@ fn a_set_from_claims_to_a_file() {
     let found = tracker.request(at(1), datagram(9), lookup);
     assert!(matches!(&found[0], Effect::Reply(_, TrackerResponse::Found { files, .. }) if files.is_empty()));
     tracker.closed(at(1), ConnectionId(3));
-    assert!(tracker.sets.is_empty() && tracker.memberships.is_empty() && tracker.peers.is_clean());
+    assert!(
+        tracker.sets.is_empty()
+            && tracker.memberships.is_empty()
+            && tracker.peers.is_clean()
+            && tracker.entries == 0
+    );
 }
 
 #[test]
@@ -300,4 +305,26 @@ fn whoever_uses_its_token_is_alive() {
     let forged = tracker.request(at(71), connection(2), set);
     assert_eq!(code(&forged), Some(ErrorCode::UnknownToken));
     assert_eq!(tracker.tick(at(73)).len(), 1);
+}
+
+#[test]
+fn claims_and_wishes_are_bounded_in_all_sets_together() {
+    let mut tracker = tracker();
+    tracker.entries_max = 3;
+    let (one, two) = (member(&mut tracker, 1), member(&mut tracker, 2));
+    assert_eq!(code(&claims(&mut tracker, 1, one, 0, 7)), None);
+    for index in [0, 1] {
+        assert_eq!(code(&wants(&mut tracker, 2, two, index)), None);
+    }
+    assert_eq!(code(&claims(&mut tracker, 1, one, 1, 7)), Some(ErrorCode::Busy));
+    assert_eq!(code(&wants(&mut tracker, 1, one, 1)), Some(ErrorCode::Busy));
+    assert_eq!(code(&claims(&mut tracker, 1, one, 0, 8)), None, "another claim in the place of one");
+    assert_eq!(code(&wants(&mut tracker, 2, two, 1)), None, "the same wish again");
+    let (set, index) = (key(), ChunkIndex(0));
+    tracker.request(at(1), connection(1), TrackerRequest::Unclaim { token: one, set, index });
+    assert_eq!(code(&claims(&mut tracker, 1, one, 1, 7)), None);
+    tracker.closed(at(1), ConnectionId(2));
+    assert_eq!(tracker.entries, 1);
+    tracker.closed(at(1), ConnectionId(1));
+    assert_eq!(tracker.entries, 0);
 }
