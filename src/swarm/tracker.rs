@@ -42,8 +42,8 @@ pub struct Tracker {
     sets: HashMap<SetKey, ChunkSet>,
     /// The sets that a peer is a member of.
     memberships: HashMap<PeerId, BTreeSet<SetKey>>,
-    /// The sets behind the ids of sealed ones.
-    sealed: HashMap<FileId, SetKey>,
+    /// The sets behind the ids of sealed ones: several sets may agree upon the same content.
+    sealed: HashMap<FileId, BTreeSet<SetKey>>,
     /// Claims and wishes for chunks, in all sets, and how many there may be.
     entries: usize,
     entries_max: usize,
@@ -204,7 +204,7 @@ impl Tracker {
     }
 
     fn manifest(&mut self, origin: Origin, file: FileId) -> Option<TrackerResponse> {
-        let key = self.sealed.get(&file);
+        let key = self.sealed.get(&file).and_then(BTreeSet::first);
         let Some(sealed) = key.and_then(|key| self.sets.get(key)?.sealed()) else {
             return Some(error(ErrorCode::NotFound, format!("no chunk set is sealed as {file}")));
         };
@@ -409,7 +409,7 @@ impl Tracker {
 
     fn seal(&mut self, key: &SetKey, sealed: &Sealed) {
         let (file, size) = (sealed.id, sealed.size);
-        self.sealed.insert(file, key.clone());
+        self.sealed.entry(file).or_default().insert(key.clone());
         self.effects.push(Effect::Note(format!(
             "the set {} is agreed upon: {} chunks, {size} bytes, file {file}",
             key.set, key.count
@@ -421,7 +421,11 @@ impl Tracker {
     }
 
     fn unseal(&mut self, key: &SetKey, file: FileId) {
-        self.sealed.remove(&file);
+        let mut others = self.sealed.remove(&file).unwrap_or_default();
+        others.remove(key);
+        if !others.is_empty() {
+            self.sealed.insert(file, others.clone());
+        }
         let members = self.members(key);
         // When everybody has left that is no loss, but the end.
         if !members.is_empty() {
@@ -431,6 +435,12 @@ impl Tracker {
         }
         for id in members {
             self.peers.registry.retract(id, file);
+            // Who is also in another set of the same content still has what it has there.
+            for other in &others {
+                if self.sets.get(other).is_some_and(|set| set.is_member(id)) {
+                    self.update_holder(id, other);
+                }
+            }
         }
     }
 
@@ -440,7 +450,8 @@ impl Tracker {
         let Some(sealed) = set.sealed() else { return };
         let summary =
             FileSummary { id: sealed.id, name: key.set.clone().into(), size: sealed.size, chunks: key.count };
-        let held = if set.is_whole(id) { key.count } else { 0 };
+        let mut same = self.sealed.get(&sealed.id).into_iter().flatten().filter_map(|key| self.sets.get(key));
+        let held = if same.any(|set| set.is_whole(id)) { key.count } else { 0 };
         if let Err(full) = self.peers.registry.announce(id, &summary, held) {
             self.effects.push(Effect::Note(full.to_string()));
         }
