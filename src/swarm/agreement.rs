@@ -383,6 +383,7 @@ mod tests {
         assert_eq!(set.claim(A, FIRST, claim(1)), []);
         assert!(!set.want(C, FIRST), "one claim is not answered from");
         assert_eq!(set.claim(B, FIRST, claim(1)), [Outcome::Located(C, FIRST)]);
+        assert_eq!(set.claim(B, FIRST, claim(1)), [], "said again it is no news to those who wait");
         assert_eq!(set.holders(FIRST, C), [address(A), address(B)]);
         assert_eq!(set.holders(FIRST, A), [address(B)]);
         assert!(set.want(C, FIRST));
