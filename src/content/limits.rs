@@ -92,6 +92,11 @@ pub const COOKIE_EPOCH: Duration = Duration::from_secs(120);
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// Peers that a tracker remembers at once.
 pub const PEERS_MAX: usize = 1_000_000;
+/// Peers that a tracker remembers at once of those that register from one IP address: enough for a laboratory on one
+/// host, and no host takes the places of all others.
+pub const PEERS_PER_IP_MAX: usize = 65_536;
+/// Claims and wishes for chunks that a tracker remembers at once, in all chunk sets together.
+pub const CHUNK_ENTRIES_MAX: usize = 16 * 1024 * 1024;
 /// Files that one peer may announce.
 pub const FILES_PER_PEER_MAX: usize = 4_096;
 /// Chunk sets that one peer may join.

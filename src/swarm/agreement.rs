@@ -58,6 +58,11 @@ struct Chunk {
 }
 
 impl Chunk {
+    /// Claims and wishes.
+    fn entries(&self) -> usize {
+        self.claims.len() + self.waiting.len()
+    }
+
     fn holders(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.claims.iter().filter(|(_, claim)| Some(**claim) == self.agreed).map(|(peer, _)| *peer)
     }
@@ -80,6 +85,8 @@ pub struct ChunkSet {
     members: HashMap<PeerId, Member>,
     chunks: BTreeMap<ChunkIndex, Chunk>,
     agreed: u32,
+    /// Claims and wishes for all chunks.
+    entries: usize,
     sealed: Option<Arc<Sealed>>,
 }
 
@@ -87,7 +94,7 @@ impl ChunkSet {
     /// A set of `count` chunks in which `quorum` claims make an agreement.
     pub fn new(count: u32, quorum: usize) -> Self {
         let (members, chunks) = (HashMap::new(), BTreeMap::new());
-        Self { count, quorum: quorum.max(1), members, chunks, agreed: 0, sealed: None }
+        Self { count, quorum: quorum.max(1), members, chunks, agreed: 0, entries: 0, sealed: None }
     }
 
     /// Takes a member in.
@@ -147,11 +154,43 @@ impl ChunkSet {
         self.members.values().all(|member| member.held == self.count)
     }
 
+    /// How many claims and wishes are remembered.
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Whether a member claims a chunk.
+    pub fn claims(&self, peer: PeerId, index: ChunkIndex) -> bool {
+        self.chunks.get(&index).is_some_and(|chunk| chunk.claims.contains_key(&peer))
+    }
+
+    /// Whether a member waits for a chunk.
+    pub fn waits(&self, peer: PeerId, index: ChunkIndex) -> bool {
+        self.chunks.get(&index).is_some_and(|chunk| chunk.waiting.contains(&peer))
+    }
+
+    /// Changes one chunk, keeps count, and forgets it when nobody has to do with it any more.
+    fn change<T>(&mut self, index: ChunkIndex, change: impl FnOnce(&mut Self) -> T) -> T {
+        let entries = |set: &Self| set.chunks.get(&index).map_or(0, Chunk::entries);
+        let before = entries(self);
+        let result = change(self);
+        let after = entries(self);
+        self.entries = self.entries - before + after;
+        if after == 0 {
+            self.chunks.remove(&index);
+        }
+        result
+    }
+
     /// A member claims to have a chunk. Claims of strangers and of chunks past the end are ignored.
     pub fn claim(&mut self, peer: PeerId, index: ChunkIndex, claim: Claim) -> Vec<Outcome> {
         if index.0 >= self.count {
             return Vec::new();
         }
+        self.change(index, |set| set.take(peer, index, claim))
+    }
+
+    fn take(&mut self, peer: PeerId, index: ChunkIndex, claim: Claim) -> Vec<Outcome> {
         let Some(member) = self.members.get_mut(&peer) else { return Vec::new() };
         let chunk = self.chunks.entry(index).or_default();
         let before = chunk.claims.insert(peer, claim);
@@ -179,6 +218,10 @@ impl ChunkSet {
 
     /// A member no longer has a chunk.
     pub fn unclaim(&mut self, peer: PeerId, index: ChunkIndex) -> Vec<Outcome> {
+        self.change(index, |set| set.release(peer, index))
+    }
+
+    fn release(&mut self, peer: PeerId, index: ChunkIndex) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         let Some(chunk) = self.chunks.get_mut(&index) else { return outcomes };
         let removed = chunk.claims.remove(&peer);
@@ -198,7 +241,7 @@ impl ChunkSet {
         if !self.is_member(peer) || index.0 >= self.count {
             return false;
         }
-        self.chunks.entry(index).or_default().waiting.insert(peer);
+        self.change(index, |set| set.chunks.entry(index).or_default().waiting.insert(peer));
         !self.holders(index, peer).is_empty()
     }
 
@@ -208,16 +251,20 @@ impl ChunkSet {
         if self.members.remove(&peer).is_none() {
             return outcomes;
         }
-        let claimed: Vec<ChunkIndex> = self
-            .chunks
-            .iter_mut()
-            .filter_map(|(index, chunk)| {
+        let concerns = |chunk: &Chunk| chunk.waiting.contains(&peer) || chunk.claims.contains_key(&peer);
+        let chunks = self.chunks.iter().filter(|(_, chunk)| concerns(chunk));
+        let concerned: Vec<ChunkIndex> = chunks.map(|(index, _)| *index).collect();
+        // All claims go before anything is settled, so that nothing is decided with one that is about to go.
+        for index in &concerned {
+            if let Some(chunk) = self.chunks.get_mut(index) {
+                self.entries -= chunk.entries();
                 chunk.waiting.remove(&peer);
-                chunk.claims.remove(&peer).map(|_| *index)
-            })
-            .collect();
-        for index in claimed {
-            self.settle(index, &mut outcomes);
+                chunk.claims.remove(&peer);
+                self.entries += chunk.entries();
+            }
+        }
+        for index in concerned {
+            self.change(index, |set| set.settle(index, &mut outcomes));
         }
         outcomes
     }
@@ -336,6 +383,7 @@ mod tests {
         assert_eq!(set.claim(A, FIRST, claim(1)), []);
         assert!(!set.want(C, FIRST), "one claim is not answered from");
         assert_eq!(set.claim(B, FIRST, claim(1)), [Outcome::Located(C, FIRST)]);
+        assert_eq!(set.claim(B, FIRST, claim(1)), [], "said again it is no news to those who wait");
         assert_eq!(set.holders(FIRST, C), [address(A), address(B)]);
         assert_eq!(set.holders(FIRST, A), [address(B)]);
         assert!(set.want(C, FIRST));
@@ -424,7 +472,9 @@ mod tests {
                     let holds = |chunk: &&Chunk| chunk.holders().any(|holder| holder == *peer);
                     prop_assert_eq!(set.chunks.values().filter(holds).count(), member.held as usize);
                 }
+                prop_assert_eq!(set.chunks.values().map(Chunk::entries).sum::<usize>(), set.entries);
                 for chunk in set.chunks.values() {
+                    prop_assert!(chunk.entries() > 0);
                     prop_assert!(chunk.agreed.is_none() || chunk.holders().next().is_some());
                     prop_assert!(chunk.claims.keys().all(|peer| set.members.contains_key(peer)));
                     prop_assert!(chunk.waiting.iter().all(|peer| set.members.contains_key(peer)));

@@ -1,7 +1,8 @@
 //! Who is there: registrations, leases, and the connections that some peers registered over.
 //!
 //! What a tracker and a manager have in common. Invariants: a connection has at most one peer, and a peer that
-//! registered over a connection is gone when it ends; a token is known only while its peer is.
+//! registered over a connection is gone when it ends; a token is known only while its peer is; no IP address has
+//! more than its share of the peers.
 
 use super::Moment;
 use super::machine::{ConnectionId, Origin};
@@ -11,7 +12,7 @@ use crate::content::limits;
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Token, TrackerResponse};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// When peers are alive.
@@ -49,6 +50,11 @@ pub struct Membership {
     pub registry: Registry,
     connections: HashMap<PeerId, ConnectionId>,
     registered: HashMap<ConnectionId, PeerId>,
+    /// The IP address that each peer registered from, which it cannot choose as it can what it advertises.
+    sources: HashMap<PeerId, IpAddr>,
+    /// How many peers each IP address has.
+    shares: HashMap<IpAddr, usize>,
+    share_max: usize,
     /// Draws unguessable numbers for tokens.
     draw: Box<dyn FnMut() -> u128 + Send>,
 }
@@ -61,23 +67,22 @@ impl Membership {
             registry: Registry::new(leases.lease),
             connections: HashMap::new(),
             registered: HashMap::new(),
+            sources: HashMap::new(),
+            shares: HashMap::new(),
+            share_max: limits::PEERS_PER_IP_MAX,
             draw: Box::new(draw),
         }
     }
 
     /// The address under which others would be told of a peer.
     pub fn address(origin: Origin, port: u16, advertise: Option<SocketAddr>) -> SocketAddr {
-        let source = match origin {
-            Origin::Datagram(source, _) => source.ip(),
-            Origin::Connection(_, ip) => ip,
-        };
-        advertise.unwrap_or(SocketAddr::new(source, port))
+        advertise.unwrap_or(SocketAddr::new(source(origin), port))
     }
 
     /// Takes a peer in.
     ///
     /// # Errors
-    /// The refusal to be sent: an address that nobody can connect to, or too many peers.
+    /// The refusal to be sent: an address that nobody can connect to, or too many peers, in all or from there.
     pub fn register(
         &mut self,
         now: Moment,
@@ -91,9 +96,16 @@ impl Membership {
             let text = format!("{address} is not an address that others can connect to");
             return Err(error(ErrorCode::Malformed, text));
         }
+        let ip = source(origin).to_canonical();
+        if self.shares.get(&ip).is_some_and(|share| *share >= self.share_max) {
+            let text = format!("{} peers are registered from {ip}, no more are taken", self.share_max);
+            return Err(error(ErrorCode::Busy, text));
+        }
         let token = Token((self.draw)());
         let registered = self.registry.register(now, token, name.clone(), address);
         let id = registered.map_err(|full| error(ErrorCode::Busy, full.to_string()))?;
+        self.sources.insert(id, ip);
+        *self.shares.entry(ip).or_default() += 1;
         let replaced = match origin {
             Origin::Connection(connection, _) => {
                 let replaced = self.closed(connection);
@@ -134,18 +146,25 @@ impl Membership {
     /// Removes the peers whose lease has ended.
     pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Peer)> {
         let gone = self.registry.expire(now);
-        gone.iter().for_each(|(id, _)| self.disconnect(*id));
+        gone.iter().for_each(|(id, _)| self.forget(*id));
         gone
     }
 
     fn remove(&mut self, id: PeerId) -> Option<(PeerId, Peer)> {
-        self.disconnect(id);
+        self.forget(id);
         self.registry.remove(id).map(|peer| (id, peer))
     }
 
-    fn disconnect(&mut self, id: PeerId) {
+    fn forget(&mut self, id: PeerId) {
         if let Some(connection) = self.connections.remove(&id) {
             self.registered.remove(&connection);
+        }
+        let Some(ip) = self.sources.remove(&id) else { return };
+        if let Some(share) = self.shares.get_mut(&ip) {
+            *share -= 1;
+            if *share == 0 {
+                self.shares.remove(&ip);
+            }
         }
     }
 
@@ -186,7 +205,16 @@ impl Membership {
 
     #[cfg(test)]
     pub(super) fn is_clean(&self) -> bool {
-        self.registry.is_empty() && self.connections.is_empty() && self.registered.is_empty()
+        let unconnected = self.connections.is_empty() && self.registered.is_empty();
+        self.registry.is_empty() && unconnected && self.sources.is_empty() && self.shares.is_empty()
+    }
+}
+
+/// The IP address that a request came from.
+fn source(origin: Origin) -> IpAddr {
+    match origin {
+        Origin::Datagram(source, _) => source.ip(),
+        Origin::Connection(_, ip) => ip,
     }
 }
 
@@ -198,4 +226,32 @@ pub(super) fn error(code: ErrorCode, text: impl Into<String>) -> TrackerResponse
 /// The refusal for a token that is not known, or not for this.
 pub(super) fn unknown_token() -> TrackerResponse {
     error(ErrorCode::UnknownToken, "this token is not known (any more): register again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_ip_address_does_not_take_all_places() {
+        let mut next = 0;
+        let mut members = Membership::new(Leases::default(), move || {
+            next += 1;
+            next
+        });
+        members.share_max = 2;
+        let join = |members: &mut Membership, now, from: &str| {
+            let origin = Origin::Datagram(from.parse().unwrap(), 1);
+            // What is advertised is the peer's own choice, and does not count.
+            let advertise = Some(SocketAddr::from(([10, 0, 0, 9], 1_000)));
+            let name = EntityName::new("x").unwrap();
+            members.register(Duration::from_secs(now), origin, name, 1, advertise).is_ok()
+        };
+        assert!(join(&mut members, 0, "10.0.0.1:1") && join(&mut members, 0, "10.0.0.1:2"));
+        assert!(!join(&mut members, 0, "10.0.0.1:3") && join(&mut members, 0, "10.0.0.2:3"));
+        assert!(members.leave(Duration::ZERO, Token(1)).is_some());
+        assert!(join(&mut members, 1, "10.0.0.1:3") && !join(&mut members, 1, "10.0.0.1:4"));
+        assert_eq!(members.expire(Duration::from_secs(99)).len(), 3);
+        assert!(members.is_clean());
+    }
 }

@@ -42,8 +42,11 @@ pub struct Tracker {
     sets: HashMap<SetKey, ChunkSet>,
     /// The sets that a peer is a member of.
     memberships: HashMap<PeerId, BTreeSet<SetKey>>,
-    /// The sets behind the ids of sealed ones.
-    sealed: HashMap<FileId, SetKey>,
+    /// The sets behind the ids of sealed ones: several sets may agree upon the same content.
+    sealed: HashMap<FileId, BTreeSet<SetKey>>,
+    /// Claims and wishes for chunks, in all sets, and how many there may be.
+    entries: usize,
+    entries_max: usize,
     random: fastrand::Rng,
     /// The list of all files as it was last sent.
     listing: Option<Listing>,
@@ -91,6 +94,8 @@ impl Tracker {
             sets: HashMap::new(),
             memberships: HashMap::new(),
             sealed: HashMap::new(),
+            entries: 0,
+            entries_max: limits::CHUNK_ENTRIES_MAX,
             random,
             listing: None,
             listed: HashSet::new(),
@@ -199,7 +204,7 @@ impl Tracker {
     }
 
     fn manifest(&mut self, origin: Origin, file: FileId) -> Option<TrackerResponse> {
-        let key = self.sealed.get(&file);
+        let key = self.sealed.get(&file).and_then(BTreeSet::first);
         let Some(sealed) = key.and_then(|key| self.sets.get(key)?.sealed()) else {
             return Some(error(ErrorCode::NotFound, format!("no chunk set is sealed as {file}")));
         };
@@ -222,10 +227,11 @@ impl Tracker {
         if claim.size > limits::CHUNK_SIZE_MAX {
             return Some(error(ErrorCode::Malformed, "the chunk is too large"));
         }
-        let set = self.sets.get_mut(key)?;
-        let before = set.standing(id);
-        let outcomes = set.claim(id, index, claim);
-        let after = set.standing(id);
+        if self.is_full() && !self.sets.get(key)?.claims(id, index) {
+            return Some(self.full());
+        }
+        let (before, outcomes, after) =
+            self.change(key, |set| (set.standing(id), set.claim(id, index, claim), set.standing(id)))?;
         let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
         self.settle(key, outcomes);
         if before != after {
@@ -239,10 +245,8 @@ impl Tracker {
     }
 
     fn unclaim(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
-        let set = self.sets.get_mut(key)?;
-        let before = set.standing(id);
-        let outcomes = set.unclaim(id, index);
-        let after = set.standing(id);
+        let (before, outcomes, after) =
+            self.change(key, |set| (set.standing(id), set.unclaim(id, index), set.standing(id)))?;
         self.settle(key, outcomes);
         if before != after {
             self.update_holder(id, key);
@@ -251,7 +255,10 @@ impl Tracker {
     }
 
     fn where_chunk(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
-        match self.sets.get_mut(key).is_some_and(|set| set.want(id, index)) {
+        if self.is_full() && !self.sets.get(key)?.waits(id, index) {
+            return Some(self.full());
+        }
+        match self.change(key, |set| set.want(id, index))? {
             true => self.location(id, key, index),
             false => {
                 let line = format!("{TRACKER_ENTITY},CHUNK_LOCATION_UNKNOWN,{index}");
@@ -259,6 +266,24 @@ impl Tracker {
                 Some(TrackerResponse::ChunkUnknown { set: key.clone(), index })
             }
         }
+    }
+
+    /// Changes a set, and keeps count of what all sets remember.
+    fn change<T>(&mut self, key: &SetKey, change: impl FnOnce(&mut ChunkSet) -> T) -> Option<T> {
+        let set = self.sets.get_mut(key)?;
+        self.entries -= set.entries();
+        let result = change(set);
+        self.entries += set.entries();
+        Some(result)
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries >= self.entries_max
+    }
+
+    fn full(&self) -> TrackerResponse {
+        let text = format!("{} chunks of members are remembered, no more are taken", self.entries_max);
+        error(ErrorCode::Busy, text)
     }
 
     fn announce(&mut self, id: PeerId, file: &FileSummary, held: u32) -> TrackerResponse {
@@ -384,7 +409,7 @@ impl Tracker {
 
     fn seal(&mut self, key: &SetKey, sealed: &Sealed) {
         let (file, size) = (sealed.id, sealed.size);
-        self.sealed.insert(file, key.clone());
+        self.sealed.entry(file).or_default().insert(key.clone());
         self.effects.push(Effect::Note(format!(
             "the set {} is agreed upon: {} chunks, {size} bytes, file {file}",
             key.set, key.count
@@ -396,7 +421,11 @@ impl Tracker {
     }
 
     fn unseal(&mut self, key: &SetKey, file: FileId) {
-        self.sealed.remove(&file);
+        let mut others = self.sealed.remove(&file).unwrap_or_default();
+        others.remove(key);
+        if !others.is_empty() {
+            self.sealed.insert(file, others.clone());
+        }
         let members = self.members(key);
         // When everybody has left that is no loss, but the end.
         if !members.is_empty() {
@@ -406,6 +435,12 @@ impl Tracker {
         }
         for id in members {
             self.peers.registry.retract(id, file);
+            // Who is also in another set of the same content still has what it has there.
+            for other in &others {
+                if self.sets.get(other).is_some_and(|set| set.is_member(id)) {
+                    self.update_holder(id, other);
+                }
+            }
         }
     }
 
@@ -415,7 +450,8 @@ impl Tracker {
         let Some(sealed) = set.sealed() else { return };
         let summary =
             FileSummary { id: sealed.id, name: key.set.clone().into(), size: sealed.size, chunks: key.count };
-        let held = if set.is_whole(id) { key.count } else { 0 };
+        let mut same = self.sealed.get(&sealed.id).into_iter().flatten().filter_map(|key| self.sets.get(key));
+        let held = if same.any(|set| set.is_whole(id)) { key.count } else { 0 };
         if let Err(full) = self.peers.registry.announce(id, &summary, held) {
             self.effects.push(Effect::Note(full.to_string()));
         }
@@ -438,9 +474,8 @@ impl Tracker {
             self.peers.registry.len()
         )));
         for key in self.memberships.remove(&id).unwrap_or_default() {
-            let Some(set) = self.sets.get_mut(&key) else { continue };
-            let whole = set.is_whole(id);
-            let outcomes = set.leave(id);
+            let left = self.change(&key, |set| (set.is_whole(id), set.leave(id)));
+            let Some((whole, outcomes)) = left else { continue };
             let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
             self.settle(&key, outcomes);
             // Nobody waited for one who had everything.

@@ -193,7 +193,12 @@ fn a_set_from_claims_to_a_file() {
     let found = tracker.request(at(1), datagram(9), lookup);
     assert!(matches!(&found[0], Effect::Reply(_, TrackerResponse::Found { files, .. }) if files.is_empty()));
     tracker.closed(at(1), ConnectionId(3));
-    assert!(tracker.sets.is_empty() && tracker.memberships.is_empty() && tracker.peers.is_clean());
+    assert!(
+        tracker.sets.is_empty()
+            && tracker.memberships.is_empty()
+            && tracker.peers.is_clean()
+            && tracker.entries == 0
+    );
 }
 
 #[test]
@@ -300,4 +305,71 @@ fn whoever_uses_its_token_is_alive() {
     let forged = tracker.request(at(71), connection(2), set);
     assert_eq!(code(&forged), Some(ErrorCode::UnknownToken));
     assert_eq!(tracker.tick(at(73)).len(), 1);
+}
+
+#[test]
+fn claims_and_wishes_are_bounded_in_all_sets_together() {
+    let mut tracker = tracker();
+    tracker.entries_max = 3;
+    let (one, two) = (member(&mut tracker, 1), member(&mut tracker, 2));
+    assert_eq!(code(&claims(&mut tracker, 1, one, 0, 7)), None);
+    for index in [0, 1] {
+        assert_eq!(code(&wants(&mut tracker, 2, two, index)), None);
+    }
+    assert_eq!(code(&claims(&mut tracker, 1, one, 1, 7)), Some(ErrorCode::Busy));
+    assert_eq!(code(&wants(&mut tracker, 1, one, 1)), Some(ErrorCode::Busy));
+    assert_eq!(code(&claims(&mut tracker, 1, one, 0, 8)), None, "another claim in the place of one");
+    assert_eq!(code(&wants(&mut tracker, 2, two, 1)), None, "the same wish again");
+    let (set, index) = (key(), ChunkIndex(0));
+    tracker.request(at(1), connection(1), TrackerRequest::Unclaim { token: one, set, index });
+    assert_eq!(code(&claims(&mut tracker, 1, one, 1, 7)), None);
+    tracker.closed(at(1), ConnectionId(2));
+    assert_eq!(tracker.entries, 1);
+    tracker.closed(at(1), ConnectionId(1));
+    assert_eq!(tracker.entries, 0);
+}
+
+#[test]
+fn two_sets_of_the_same_content_do_not_undo_each_other() {
+    let mut tracker = tracker();
+    let tokens = [1, 2, 3, 4].map(|number| (number, member(&mut tracker, number)));
+    let other = SetKey { set: EntityName::new("other").unwrap(), ..key() };
+    let mut file = None;
+    for (number, token) in tokens {
+        // The first two are in one set, the last two in the other; all are members of both.
+        let set = if number <= 2 { key() } else { other.clone() };
+        for set in [key(), other.clone()] {
+            tracker.request(at(0), connection(number), TrackerRequest::JoinSet { token, set });
+        }
+        for index in [0, 1].map(ChunkIndex) {
+            let claim = claim(index.0 as u8);
+            let request = TrackerRequest::Claim { token, set: set.clone(), index, claim };
+            for effect in tracker.request(at(0), connection(number), request) {
+                if let Effect::Push(_, TrackerResponse::SetSealed { file: sealed, .. }) = effect {
+                    assert_eq!(*file.get_or_insert(sealed), sealed);
+                }
+            }
+        }
+    }
+    let file = file.expect("both are sealed");
+    let whole = |tracker: &mut Tracker| {
+        let lookup = TrackerRequest::Lookup { name: None, id: Some(file), limit: 9, token: None };
+        match tracker.request(at(0), datagram(9), lookup).remove(0) {
+            Effect::Reply(_, TrackerResponse::Found { files, .. }) => {
+                files.first().map_or(0, |found| found.whole.len())
+            }
+            effect => panic!("{effect:?}"),
+        }
+    };
+    assert_eq!(whole(&mut tracker), 4, "whole in one of the sets is whole");
+    tracker.closed(at(0), ConnectionId(1));
+    tracker.closed(at(0), ConnectionId(2));
+    assert_eq!(whole(&mut tracker), 2, "the set that is left");
+    let manifest = TrackerRequest::Manifest { file };
+    let answer = tracker.request(at(0), connection(9), manifest.clone());
+    assert!(matches!(answer[..], [Effect::PushWith(..)]), "{answer:?}");
+    tracker.closed(at(0), ConnectionId(3));
+    tracker.closed(at(0), ConnectionId(4));
+    assert_eq!(code(&tracker.request(at(0), connection(9), manifest)), Some(ErrorCode::NotFound));
+    assert!(tracker.sealed.is_empty());
 }
