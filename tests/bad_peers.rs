@@ -184,7 +184,8 @@ fn a_file_that_changes_while_it_is_served_is_served_no_more() {
     let changed = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB"]);
     write(dir, "a.bin", &random_bytes(2, 40_000));
     let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--timeout", "2"]);
-    assert!(matches!(leecher.exit_code(), Some(4 | 6)));
+    // The seeder may have noticed first, and withdrawn it.
+    assert!(matches!(leecher.exit_code(), Some(3 | 4 | 6)));
     changed.wait_for_text("has changed since it was hashed");
     assert!(!there.join("a.bin").exists());
 }

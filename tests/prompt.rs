@@ -264,7 +264,7 @@ fn what_a_tracker_knows_is_listed() {
     client.wait_for("one.txt");
     client.wait_for("one.txt");
     client.press("get one.txt\r");
-    client.wait_for("id ");
+    client.wait_for("2 different files are called one.txt");
     client.press("quit\r");
     assert_eq!(client.exit_code(PATIENCE), Some(0));
     let nobody = "127.0.0.1:9".parse().unwrap();

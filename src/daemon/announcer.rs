@@ -218,9 +218,14 @@ impl Worker {
     /// Announces what is new, or else sends a heartbeat. Returns `false` when the token is not known.
     fn tell_all(&mut self, token: Token) -> Result<bool, AskError> {
         let mut told = false;
-        let mut offers = self.shelf.offers();
         // What has changed on the disk is not what was announced, and is not served.
-        offers.retain(|offer| offer.source.is_intact());
+        let (offers, changed): (Vec<Offer>, Vec<Offer>) =
+            self.shelf.offers().into_iter().partition(|offer| offer.source.is_intact());
+        for Offer { file, .. } in changed {
+            if self.announced.contains_key(&(file.id, file.name.clone())) {
+                log::warn!("{} has changed since it was hashed and is offered no more", file.name);
+            }
+        }
         let offered = |file: FileId| offers.iter().any(|offer| offer.file.id == file);
         let gone: Vec<FileId> = self.announced.keys().map(|(id, _)| *id).filter(|id| !offered(*id)).collect();
         for file in gone {
