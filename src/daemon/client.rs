@@ -375,6 +375,16 @@ impl<'a> State<'a> {
                 self.all_complete = false;
                 self.questions.push_back(index);
             }
+            TrackerResponse::SetJoined { set, others } if set == self.set => {
+                for other in others {
+                    log::warn!(
+                        "others say that the set {} has {other} chunks, and {} says {}: these are different sets",
+                        set.set,
+                        self.folder.path().display(),
+                        set.count
+                    );
+                }
+            }
             TrackerResponse::SetSealed { set, file } if set == self.set => {
                 self.outbox.push_back(TrackerRequest::Manifest { file });
             }

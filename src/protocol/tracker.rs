@@ -257,6 +257,9 @@ pub enum TrackerResponse {
         /// The set.
         #[serde(flatten)]
         set: SetKey,
+        /// How many chunks other sets of that name have: somebody may have miscounted.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        others: Vec<u32>,
     },
     /// Where a chunk of a set is: an answer, or news for one who asked earlier.
     ChunkLocation {
@@ -485,7 +488,11 @@ mod tests {
             r#"{"type":"found","files":[{"id":"FILE","name":"a b.txt","size":9,"chunks":1,"holders":2,"whole":["10.0.0.1:7000"],"partial":[]}]}"#,
         );
         exact(Found { files: vec![], truncated: true }, r#"{"type":"found","files":[],"truncated":true}"#);
-        exact(SetJoined { set: set() }, r#"{"type":"set_joined","set":"default","count":5}"#);
+        exact(SetJoined { set: set(), others: vec![] }, r#"{"type":"set_joined","set":"default","count":5}"#);
+        exact(
+            SetJoined { set: set(), others: vec![6] },
+            r#"{"type":"set_joined","set":"default","count":5,"others":[6]}"#,
+        );
         exact(
             ChunkLocation { set: set(), index: INDEX, claim: CLAIM, holders: vec![address("10.0.0.1:1")] },
             r#"{"type":"chunk_location","set":"default","count":5,"index":4,"sha256":"HASH","size":131,"holders":["10.0.0.1:1"]}"#,

@@ -20,6 +20,9 @@ use crate::protocol::tracker::{
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 
+/// Other sets of the same name that somebody who joins is told of.
+const OTHER_COUNTS: usize = 8;
+
 /// What a tracker can be set to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rules {
@@ -338,7 +341,9 @@ impl Tracker {
             let response = TrackerResponse::SetSealed { set: key.clone(), file: sealed.id };
             self.effects.push(Effect::Push(connection, response));
         }
-        Some(TrackerResponse::SetJoined { set: key })
+        let same_name = self.sets.keys().filter(|other| other.set == key.set && other.count != key.count);
+        let others = same_name.map(|other| other.count).take(OTHER_COUNTS).collect();
+        Some(TrackerResponse::SetJoined { set: key, others })
     }
 
     /// For what concerns a chunk of a set that the peer has joined.

@@ -48,7 +48,10 @@ fn claim(number: u8) -> Claim {
 fn member(tracker: &mut Tracker, number: u64) -> Token {
     let token = register(tracker, 0, connection(number), &format!("peer{number}"));
     let joined = tracker.request(at(0), connection(number), TrackerRequest::JoinSet { token, set: key() });
-    assert_eq!(joined[0], Effect::Reply(connection(number), TrackerResponse::SetJoined { set: key() }));
+    assert_eq!(
+        joined[0],
+        Effect::Reply(connection(number), TrackerResponse::SetJoined { set: key(), others: vec![] })
+    );
     token
 }
 
@@ -372,4 +375,15 @@ fn two_sets_of_the_same_content_do_not_undo_each_other() {
     tracker.closed(at(0), ConnectionId(4));
     assert_eq!(code(&tracker.request(at(0), connection(9), manifest)), Some(ErrorCode::NotFound));
     assert!(tracker.sealed.is_empty());
+}
+
+#[test]
+fn who_counts_other_than_the_others_is_told() {
+    let mut tracker = tracker();
+    member(&mut tracker, 1);
+    let token = register(&mut tracker, 0, connection(2), "peer2");
+    let more = SetKey { count: 3, ..key() };
+    let joined = tracker.request(at(0), connection(2), TrackerRequest::JoinSet { token, set: more.clone() });
+    let told = TrackerResponse::SetJoined { set: more, others: vec![2] };
+    assert_eq!(joined[0], Effect::Reply(connection(2), told));
 }
