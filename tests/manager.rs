@@ -7,7 +7,7 @@ use common::*;
 use shoal::content::limits::FRAME_MAX;
 use shoal::content::{EntityName, FileName};
 use shoal::protocol::ErrorCode;
-use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
+use shoal::protocol::tracker::{Registration, TrackerRequest, TrackerResponse};
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeSet;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -321,11 +321,11 @@ fn who_does_not_read_delays_nobody_and_is_dropped() {
         })
         .collect();
     let mut lively = RawPeer::join(at, "lively");
-    let again = TrackerRequest::Register {
+    let again = TrackerRequest::Register(Registration {
         name: lively.summary.name.clone(),
         port: lively.summary.address.port(),
         advertise: None,
-    };
+    });
     let (mut rounds, mut list) = (0, vec![]);
     while !manager.has_said("- deaf at ") {
         // Every registration is a change, which everybody is told of, while one does not listen: who registers is
@@ -428,7 +428,11 @@ fn a_manager_says_what_it_does_not_do() {
     // By datagram, too; and joining needs a connection.
     let mut udp = Udp::to(at);
     assert!(unknown(Some(udp.ask(&lookup))));
-    let register = TrackerRequest::Register { name: EntityName::new("n").unwrap(), port: 1, advertise: None };
+    let register = TrackerRequest::Register(Registration {
+        name: EntityName::new("n").unwrap(),
+        port: 1,
+        advertise: None,
+    });
     assert!(matches!(udp.ask(&register), TrackerResponse::Error { code: ErrorCode::Malformed, .. }));
     let guessed = TrackerRequest::Goodbye { token: shoal::protocol::tracker::Token(7) };
     assert_eq!(udp.ask(&guessed), TrackerResponse::Farewell, "nothing is told to who guesses tokens");
@@ -477,8 +481,12 @@ fn nobody_advertises_the_address_of_another() {
         wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
         assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 1 }));
         let name = EntityName::new("nowhere").unwrap();
-        wire.send(&TrackerRequest::Register { name, port: 1, advertise: Some(advertise.parse().unwrap()) })
-            .unwrap();
+        wire.send(&TrackerRequest::Register(Registration {
+            name,
+            port: 1,
+            advertise: Some(advertise.parse().unwrap()),
+        }))
+        .unwrap();
         assert!(matches!(wire.message(), Some(TrackerResponse::Error { .. })), "{advertise}");
     }
     // Whose address it was is there as before, and a goodbye of its own is its end.

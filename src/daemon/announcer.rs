@@ -7,10 +7,10 @@
 use super::error::{DaemonError, Fault};
 use super::shelf::{Offer, Shelf};
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
-use crate::content::{EntityName, FileId, FileName};
+use crate::content::{FileId, FileName};
 use crate::net::{AskError, Asker, Shutdown, Threads};
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{Registration, Token, TrackerRequest, TrackerResponse};
 use crate::swarm::backoff::Backoff;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
@@ -28,25 +28,6 @@ pub(super) fn clamp_heartbeat(heartbeat: Duration) -> Duration {
     heartbeat.clamp(least, most)
 }
 
-/// Who registers.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// What people call the peer.
-    pub name: EntityName,
-    /// Where it serves.
-    pub port: u16,
-    /// Its address, when that is not what the tracker sees.
-    pub advertise: Option<SocketAddr>,
-}
-
-impl Identity {
-    /// The request that registers it.
-    pub fn request(&self) -> TrackerRequest {
-        let Identity { name, port, advertise } = self.clone();
-        TrackerRequest::Register { name, port, advertise }
-    }
-}
-
 /// A running announcer.
 #[derive(Clone)]
 pub struct Announcer {
@@ -62,7 +43,7 @@ impl Announcer {
     /// When there is no socket or thread to be had.
     pub fn start(
         tracker: SocketAddr,
-        identity: Identity,
+        registration: Registration,
         shelf: Shelf,
         timeout: Option<Duration>,
         failures: Sender<DaemonError>,
@@ -74,7 +55,7 @@ impl Announcer {
         let token = Arc::new(Mutex::new(None));
         let mut worker = Worker {
             asker,
-            identity,
+            registration,
             shelf,
             announced: HashMap::new(),
             full: false,
@@ -149,7 +130,7 @@ impl Outage {
 
 struct Worker {
     asker: Asker,
-    identity: Identity,
+    registration: Registration,
     shelf: Shelf,
     /// The files that the tracker knows of, and how much of each.
     announced: HashMap<(FileId, FileName), u32>,
@@ -256,7 +237,7 @@ impl Worker {
     }
 
     fn register(&mut self) -> Result<Token, AskError> {
-        match self.asker.ask(&self.identity.request())? {
+        match self.asker.ask(&TrackerRequest::Register(self.registration.clone()))? {
             TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
                 self.heartbeat = clamp_heartbeat(Duration::from_millis(heartbeat_ms));
                 self.announced.clear();

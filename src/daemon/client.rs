@@ -5,7 +5,6 @@
 //! hashed here; a chunk is claimed only when its line stands in `local_chunks.txt`; a chunk that the others agree to be
 //! different is not served until it has been replaced.
 
-use super::announcer::Identity;
 use super::error::DaemonError;
 use super::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
 use super::peer::{ServeOptions, serve};
@@ -15,7 +14,7 @@ use super::watch::Watch;
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
 use crate::net::{Listener, Shutdown, Threads};
-use crate::protocol::tracker::{Claim, SetKey, Token, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerRequest, TrackerResponse};
 use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
@@ -145,8 +144,8 @@ fn serve_and_fetch(
 
     let (says, said) = bounded(QUEUE);
     let port = address.port();
-    let identity = Identity { name: config.name.clone(), port, advertise: config.advertise };
-    tracker_session::start("tracker", config.tracker, identity, config.timeout, says, threads, shutdown)?;
+    let registration = Registration { name: config.name.clone(), port, advertise: config.advertise };
+    tracker_session::start("tracker", config.tracker, registration, config.timeout, says, threads, shutdown)?;
     let (events, received) = bounded(QUEUE);
     let mut have = HaveMap::none(set.count);
     for chunk in &held {

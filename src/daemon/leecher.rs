@@ -3,7 +3,7 @@
 //! The state thread is the caller's own; what it does is in [`transfer`]. With
 //! [`LeecherConfig::stay`] it serves each chunk as soon as it is verified.
 
-use super::announcer::{Announcer, Identity, Outage};
+use super::announcer::{Announcer, Outage};
 use super::error::DaemonError;
 use super::finder::TrackerFinder;
 use super::peer::{Met, ServeOptions, serve};
@@ -13,6 +13,7 @@ use super::transfer::{self, Beside, Downloaded, Located, Order, Start};
 use super::watch::Watch;
 use crate::content::EntityName;
 use crate::net::{Asker, Listener, Shutdown, Threads};
+use crate::protocol::tracker::Registration;
 use crate::storage::{ChunkSource, PartFile, WholeFile};
 use crossbeam_channel::{Receiver, bounded};
 use std::net::SocketAddr;
@@ -131,11 +132,12 @@ impl Leecher<'_> {
         log::info!("leecher listening on {address}");
         let port = address.port();
         let name = config.name.clone().map_or_else(|| default_name("leecher", port), Ok)?;
-        let identity = Identity { name, port, advertise: config.advertise };
+        let registration = Registration { name, port, advertise: config.advertise };
         // A download in progress does not end because the tracker is away: no time-out, so nothing fails.
         let (failures, _) = bounded(1);
         let (tracker, threads) = (self.config.tracker, &self.threads);
-        let announcer = Announcer::start(tracker, identity, shelf, None, failures, threads, self.shutdown)?;
+        let announcer =
+            Announcer::start(tracker, registration, shelf, None, failures, threads, self.shutdown)?;
         Ok(Some(Serving { port, met: meeting, announcer }))
     }
 

@@ -1,13 +1,13 @@
 //! A seeder: one file, hashed, registered and served until it is told to stop.
 
-use super::announcer::{Announcer, Identity};
+use super::announcer::Announcer;
 use super::error::{DaemonError, Fault};
 use super::peer::{ServeOptions, serve};
 use super::shelf::{Offer, Shelf};
 use super::watch::Watch;
 use crate::content::{EntityName, FileName};
 use crate::net::{Listener, Shutdown, Threads};
-use crate::protocol::tracker::FileSummary;
+use crate::protocol::tracker::{FileSummary, Registration};
 use crate::storage::{ChunkSource, WholeFile};
 use crossbeam_channel::bounded;
 use std::net::SocketAddr;
@@ -66,12 +66,12 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     serve(listener, shelf.clone(), &config.serve, None, &threads, shutdown)?;
     log::info!("seeder listening on {address}");
     let (failures, failed) = bounded(1);
-    let identity = Identity {
+    let registration = Registration {
         name: config.name.map_or_else(|| default_name("seeder", address.port()), Ok)?,
         port: address.port(),
         advertise: config.advertise,
     };
-    Announcer::start(config.tracker, identity, shelf, config.timeout, failures, &threads, shutdown)?;
+    Announcer::start(config.tracker, registration, shelf, config.timeout, failures, &threads, shutdown)?;
     let result = crossbeam_channel::select! {
         recv(shutdown.signal()) -> _ => Ok(()),
         recv(failed) -> failure => failure.map_or(Ok(()), Err),

@@ -5,7 +5,7 @@
 //! works. Invariant: after [`SessionEvent::Joined`] everything sent goes to the same registration until
 //! [`SessionEvent::Lost`].
 
-use super::announcer::{Identity, Outage};
+use super::announcer::Outage;
 use super::error::DaemonError;
 use super::fetch::manifest_payload;
 use crate::content::Manifest;
@@ -15,7 +15,7 @@ use crate::content::limits::{
 use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
-use crate::protocol::tracker::{PeerSummary, Token, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{PeerSummary, Registration, Token, TrackerRequest, TrackerResponse};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -54,7 +54,7 @@ pub enum SessionEvent {
 pub fn start(
     role: &'static str,
     tracker: SocketAddr,
-    identity: Identity,
+    registration: Registration,
     timeout: Option<Duration>,
     events: Sender<SessionEvent>,
     threads: &Threads,
@@ -63,7 +63,7 @@ pub fn start(
     let mut session = Session {
         role,
         tracker,
-        identity,
+        registration,
         events,
         asked: Instant::now(),
         outage: Outage::new(role, tracker, timeout),
@@ -76,7 +76,7 @@ pub fn start(
 struct Session {
     role: &'static str,
     tracker: SocketAddr,
-    identity: Identity,
+    registration: Registration,
     events: Sender<SessionEvent>,
     /// Since when it has been waited for, while it is not there.
     asked: Instant,
@@ -176,7 +176,7 @@ impl Session {
         let (role, tracker) = (self.role, self.tracker);
         let lost = |error: LinkError| SessionError::Link(role, tracker, error);
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).map_err(lost)?;
-        writer.send(&self.identity.request()).map_err(lost)?;
+        writer.send(&TrackerRequest::Register(self.registration.clone())).map_err(lost)?;
         loop {
             match reader.message(STALL_TIMEOUT).map_err(lost)? {
                 TrackerResponse::Hello { version: PROTOCOL_VERSION } => {}

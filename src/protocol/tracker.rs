@@ -74,6 +74,18 @@ pub struct PeerSummary {
     pub address: SocketAddr,
 }
 
+/// Who joins, and where others reach it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Registration {
+    /// What people call the peer.
+    pub name: EntityName,
+    /// The port on which it serves.
+    pub port: u16,
+    /// Its address, when that is not the source address with `port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<SocketAddr>,
+}
+
 /// A chunk set: its name and how many chunks it has. Two sets with one name and different counts are
 /// different sets.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -103,15 +115,7 @@ pub enum TrackerRequest {
         version: u32,
     },
     /// Joins. Over TCP the peer is gone when the connection ends.
-    Register {
-        /// What people call the peer.
-        name: EntityName,
-        /// The port on which it serves.
-        port: u16,
-        /// Its address, when that is not the source address with `port`.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        advertise: Option<SocketAddr>,
-    },
+    Register(Registration),
     /// Says that the peer is alive.
     Heartbeat {
         /// From `registered`.
@@ -417,11 +421,11 @@ mod tests {
         let name = EntityName::new("peer").unwrap();
         exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
         exact(
-            Register { name: name.clone(), port: 7000, advertise: None },
+            Register(Registration { name: name.clone(), port: 7000, advertise: None }),
             r#"{"type":"register","name":"peer","port":7000}"#,
         );
         exact(
-            Register { name, port: 7000, advertise: Some(address("[::1]:9")) },
+            Register(Registration { name, port: 7000, advertise: Some(address("[::1]:9")) }),
             r#"{"type":"register","name":"peer","port":7000,"advertise":"[::1]:9"}"#,
         );
         exact(Heartbeat { token: TOKEN }, r#"{"type":"heartbeat","token":"TOKEN"}"#);

@@ -8,11 +8,9 @@ use super::Moment;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Leases, Membership, error};
 use super::registry::Peer;
-use crate::content::EntityName;
 use crate::content::limits::{BROADCAST_PAUSE, PROTOCOL_VERSION};
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{PeerSummary, TrackerRequest, TrackerResponse};
-use std::net::SocketAddr;
+use crate::protocol::tracker::{PeerSummary, Registration, TrackerRequest, TrackerResponse};
 use std::sync::Arc;
 
 /// The state of a manager.
@@ -37,8 +35,8 @@ impl Manager {
     fn respond(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> TrackerResponse {
         match request {
             TrackerRequest::Hello { .. } => TrackerResponse::Hello { version: PROTOCOL_VERSION },
-            TrackerRequest::Register { name, port, advertise } => {
-                self.register(now, origin, name, port, advertise).unwrap_or_else(|refusal| refusal)
+            TrackerRequest::Register(registration) => {
+                self.register(now, origin, registration).unwrap_or_else(|refusal| refusal)
             }
             TrackerRequest::Heartbeat { token } => self.peers.heartbeat(now, token),
             TrackerRequest::Goodbye { token } => {
@@ -57,14 +55,13 @@ impl Manager {
         &mut self,
         now: Moment,
         origin: Origin,
-        name: EntityName,
-        port: u16,
-        advertise: Option<SocketAddr>,
+        registration: Registration,
     ) -> Result<TrackerResponse, TrackerResponse> {
         let Origin::Connection(connection, source) = origin else {
             return Err(error(ErrorCode::Malformed, "joining needs a connection, on which the list is sent"));
         };
-        let address = Membership::address(origin, port, advertise);
+        let address = Membership::address(origin, &registration);
+        let name = &registration.name;
         if address.ip() != source && !self.trust_advertised {
             let text = format!("{address} is not an address of {source}, where this peer comes from");
             self.effects.push(Effect::Note(format!("{name} from {source} is refused: {text}")));
@@ -79,7 +76,7 @@ impl Manager {
             self.effects.push(Effect::Note(format!("{name} from {source} is refused: {text}")));
             return Err(error(ErrorCode::Refused, text));
         }
-        let joined = self.peers.register(now, origin, name, port, advertise)?;
+        let joined = self.peers.register(now, origin, registration)?;
         self.effects.push(Effect::Note(joined.note));
         self.changed = true;
         Ok(joined.response)
@@ -155,6 +152,7 @@ impl Machine for Manager {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::EntityName;
     use crate::protocol::tracker::Token;
     use std::net::IpAddr;
     use std::time::Duration;
@@ -178,7 +176,8 @@ mod tests {
 
     fn register(port: u16, advertise: Option<&str>) -> TrackerRequest {
         let name = EntityName::new(format!("peer{port}")).unwrap();
-        TrackerRequest::Register { name, port, advertise: advertise.map(|text| text.parse().unwrap()) }
+        let advertise = advertise.map(|text| text.parse().unwrap());
+        TrackerRequest::Register(Registration { name, port, advertise })
     }
 
     /// The lists that are sent, by connection.

@@ -7,10 +7,9 @@
 use super::Moment;
 use super::machine::{ConnectionId, Origin};
 use super::registry::{Peer, PeerId, Registry};
-use crate::content::EntityName;
 use crate::content::limits;
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{Token, TrackerResponse};
+use crate::protocol::tracker::{Registration, Token, TrackerResponse};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -75,8 +74,8 @@ impl Membership {
     }
 
     /// The address under which others would be told of a peer.
-    pub fn address(origin: Origin, port: u16, advertise: Option<SocketAddr>) -> SocketAddr {
-        advertise.unwrap_or(SocketAddr::new(source(origin), port))
+    pub fn address(origin: Origin, registration: &Registration) -> SocketAddr {
+        registration.advertise.unwrap_or(SocketAddr::new(source(origin), registration.port))
     }
 
     /// Takes a peer in.
@@ -87,11 +86,10 @@ impl Membership {
         &mut self,
         now: Moment,
         origin: Origin,
-        name: EntityName,
-        port: u16,
-        advertise: Option<SocketAddr>,
+        registration: Registration,
     ) -> Result<Joined, TrackerResponse> {
-        let address = Self::address(origin, port, advertise);
+        let address = Self::address(origin, &registration);
+        let name = registration.name;
         if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
             let text = format!("{address} is not an address that others can connect to");
             return Err(error(ErrorCode::Malformed, text));
@@ -231,6 +229,7 @@ pub(super) fn unknown_token() -> TrackerResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::EntityName;
 
     #[test]
     fn one_ip_address_does_not_take_all_places() {
@@ -245,7 +244,8 @@ mod tests {
             // What is advertised is the peer's own choice, and does not count.
             let advertise = Some(SocketAddr::from(([10, 0, 0, 9], 1_000)));
             let name = EntityName::new("x").unwrap();
-            members.register(Duration::from_secs(now), origin, name, 1, advertise).is_ok()
+            let registration = Registration { name, port: 1, advertise };
+            members.register(Duration::from_secs(now), origin, registration).is_ok()
         };
         assert!(join(&mut members, 0, "10.0.0.1:1") && join(&mut members, 0, "10.0.0.1:2"));
         assert!(!join(&mut members, 0, "10.0.0.1:3") && join(&mut members, 0, "10.0.0.2:3"));

@@ -12,13 +12,12 @@ use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Leases, Membership, error, unknown_token};
 use super::registry::{Peer, PeerId};
 use crate::content::limits::{self, TRACKER_ENTITY};
-use crate::content::{ChunkIndex, EntityName, FileId, FileName};
+use crate::content::{ChunkIndex, FileId, FileName};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{
-    Claim, FileSummary, FoundFile, SetKey, Token, TrackerRequest, TrackerResponse,
+    Claim, FileSummary, FoundFile, Registration, SetKey, Token, TrackerRequest, TrackerResponse,
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
 
 /// Other sets of the same name that somebody who joins is told of.
 const OTHER_COUNTS: usize = 8;
@@ -111,9 +110,7 @@ impl Tracker {
         match request {
             // The daemon checks versions before anything gets here.
             Ask::Hello { .. } => Some(TrackerResponse::Hello { version: limits::PROTOCOL_VERSION }),
-            Ask::Register { name, port, advertise } => {
-                Some(self.register(now, origin, name, port, advertise))
-            }
+            Ask::Register(registration) => Some(self.register(now, origin, registration)),
             Ask::Heartbeat { token } => Some(self.peers.heartbeat(now, token)),
             Ask::Goodbye { token } => {
                 if let Some((id, peer)) = self.peers.leave(now, token) {
@@ -153,15 +150,8 @@ impl Tracker {
         }
     }
 
-    fn register(
-        &mut self,
-        now: Moment,
-        origin: Origin,
-        name: EntityName,
-        port: u16,
-        advertise: Option<SocketAddr>,
-    ) -> TrackerResponse {
-        let joined = match self.peers.register(now, origin, name, port, advertise) {
+    fn register(&mut self, now: Moment, origin: Origin, registration: Registration) -> TrackerResponse {
+        let joined = match self.peers.register(now, origin, registration) {
             Ok(joined) => joined,
             Err(refusal) => return refusal,
         };

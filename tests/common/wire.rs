@@ -6,7 +6,9 @@ use shoal::protocol::Message;
 use shoal::protocol::datagram::{Cookie, Datagram};
 use shoal::protocol::frame::{Decoder, encode};
 use shoal::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
-use shoal::protocol::tracker::{FileSummary, FoundFile, PeerSummary, Token, TrackerRequest, TrackerResponse};
+use shoal::protocol::tracker::{
+    FileSummary, FoundFile, PeerSummary, Registration, Token, TrackerRequest, TrackerResponse,
+};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -141,7 +143,7 @@ impl Udp {
     /// Registers a peer that serves on a port.
     pub fn register(&mut self, name: &str, port: u16) -> Token {
         let name = EntityName::new(name).unwrap();
-        match self.ask(&TrackerRequest::Register { name, port, advertise: None }) {
+        match self.ask(&TrackerRequest::Register(Registration { name, port, advertise: None })) {
             TrackerResponse::Registered { token, .. } => token,
             other => panic!("{other:?}"),
         }
@@ -289,8 +291,12 @@ impl RawPeer {
         let mut wire = Wire::new(stream);
         let name = EntityName::new(name).unwrap();
         wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
-        wire.send(&TrackerRequest::Register { name: name.clone(), port: address.port(), advertise: None })
-            .unwrap();
+        wire.send(&TrackerRequest::Register(Registration {
+            name: name.clone(),
+            port: address.port(),
+            advertise: None,
+        }))
+        .unwrap();
         assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 1 }));
         match wire.message() {
             Some(TrackerResponse::Registered { token, address: told, .. }) => {

@@ -10,7 +10,7 @@ mod transfers;
 
 pub use transfers::{Stage, Transfer, TransferStatus};
 
-use super::announcer::{Announcer, Identity};
+use super::announcer::Announcer;
 use super::error::DaemonError;
 use super::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use super::lookup::Query;
@@ -21,7 +21,7 @@ use super::watch::Watch;
 use crate::content::limits::LEASE;
 use crate::content::{EntityName, FileId};
 use crate::net::{Asker, Listener, Shutdown, Threads};
-use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest};
+use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
 use crate::storage::SharedFolder;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
 use folder_watch::FolderWatch;
@@ -98,16 +98,32 @@ impl Member {
         serve(listener, shelf.clone(), &config.serve, Some(met), &threads, shutdown)?;
         log::info!("{} listening on {address}", config.name);
         let (failures, failed) = bounded(1);
-        let identity =
-            Identity { name: config.name.clone(), port: address.port(), advertise: config.advertise };
+        let registration =
+            Registration { name: config.name.clone(), port: address.port(), advertise: config.advertise };
         let announce = |tracker| {
-            let (identity, failures) = (identity.clone(), failures.clone());
-            Announcer::start(tracker, identity, shelf.clone(), config.timeout, failures, &threads, shutdown)
+            let (registration, failures) = (registration.clone(), failures.clone());
+            Announcer::start(
+                tracker,
+                registration,
+                shelf.clone(),
+                config.timeout,
+                failures,
+                &threads,
+                shutdown,
+            )
         };
         let announcer = config.tracker.map(announce).transpose()?;
         let (says, said) = bounded(QUEUE);
         if let Some(manager) = config.manager {
-            tracker_session::start("manager", manager, identity, config.timeout, says, &threads, shutdown)?;
+            tracker_session::start(
+                "manager",
+                manager,
+                registration,
+                config.timeout,
+                says,
+                &threads,
+                shutdown,
+            )?;
         }
         let inner = Arc::new(Inner {
             port: address.port(),

@@ -1,8 +1,10 @@
 //! Tests of the tracker, in a file of their own because there are many.
 
 use super::*;
+use crate::content::EntityName;
 use crate::content::{Digest, Manifest};
 use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +32,7 @@ fn datagram(number: u8) -> Origin {
 /// Registers a peer and returns its token.
 fn register(tracker: &mut Tracker, now: u64, origin: Origin, name: &str) -> Token {
     let name = EntityName::new(name).unwrap();
-    let request = TrackerRequest::Register { name, port: 7000, advertise: None };
+    let request = TrackerRequest::Register(Registration { name, port: 7000, advertise: None });
     match &tracker.request(at(now), origin, request)[0] {
         Effect::Reply(_, TrackerResponse::Registered { token, .. }) => *token,
         other => panic!("{other:?}"),
@@ -262,7 +264,7 @@ fn what_does_not_fit_is_refused_with_a_code() {
     let loose = TrackerRequest::JoinSet { token, set };
     assert_eq!(code(&tracker.request(at(1), datagram(1), loose)), Some(ErrorCode::Malformed));
     let name = EntityName::new("x").unwrap();
-    let nowhere = TrackerRequest::Register { name, port: 0, advertise: None };
+    let nowhere = TrackerRequest::Register(Registration { name, port: 0, advertise: None });
     assert_eq!(code(&tracker.request(at(1), datagram(1), nowhere)), Some(ErrorCode::Malformed));
     let unknown = tracker.request(at(1), datagram(1), TrackerRequest::Unknown);
     assert_eq!(code(&unknown), Some(ErrorCode::UnknownMessage));
