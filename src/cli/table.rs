@@ -114,6 +114,7 @@ pub(super) mod tests {
             holders,
             whole: addresses(whole, 1),
             partial: addresses(partial, 1_000),
+            md5: None,
         }
     }
 

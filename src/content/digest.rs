@@ -9,8 +9,11 @@ use std::{fmt, str::FromStr};
 
 /// Why a text is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected 64 hexadecimal digits")]
-pub struct NotADigest;
+#[error("expected {digits} hexadecimal digits")]
+pub struct NotADigest {
+    /// How many digits are expected.
+    pub digits: usize,
+}
 
 macro_rules! hex_bytes {
     ($(#[$doc:meta])* $name:ident) => {
@@ -31,7 +34,7 @@ macro_rules! hex_bytes {
         impl FromStr for $name {
             type Err = NotADigest;
             fn from_str(text: &str) -> Result<Self, NotADigest> {
-                decode_hex(text.as_bytes()).map($name)
+                parse_hex(text.as_bytes()).map($name)
             }
         }
         impl Serialize for $name {
@@ -58,13 +61,14 @@ hex_bytes! {
     FileId
 }
 
-fn decode_hex(text: &[u8]) -> Result<[u8; 32], NotADigest> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 {
-        return Err(NotADigest);
+/// Reads exactly `N` bytes of hexadecimal digits.
+pub(super) fn parse_hex<const N: usize>(text: &[u8]) -> Result<[u8; N], NotADigest> {
+    let mut bytes = [0; N];
+    if text.len() != 2 * N {
+        return Err(NotADigest { digits: 2 * N });
     }
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        let digit = |c: u8| (c as char).to_digit(16).ok_or(NotADigest);
+        let digit = |c: u8| (c as char).to_digit(16).ok_or(NotADigest { digits: 2 * N });
         *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
     }
     Ok(bytes)
@@ -136,7 +140,7 @@ mod tests {
     #[test]
     fn what_is_not_a_digest_is_refused() {
         for text in ["", "e3", &"g".repeat(64), &"é".repeat(32), &"0".repeat(65)] {
-            assert_eq!(text.parse::<Digest>(), Err(NotADigest), "{text}");
+            assert_eq!(text.parse::<Digest>(), Err(NotADigest { digits: 64 }), "{text}");
         }
         assert!(serde_json::from_str::<Digest>("\"00\"").is_err());
     }

@@ -9,10 +9,12 @@ pub mod layout;
 pub mod limits;
 pub mod local_chunks;
 pub mod manifest;
+pub mod md5;
 pub mod names;
 
 pub use digest::{Digest, FileId, Hasher};
 pub use have::HaveMap;
 pub use layout::{ChunkIndex, ChunkSpan, Layout};
 pub use manifest::Manifest;
+pub use md5::Md5;
 pub use names::{EntityName, FileName};

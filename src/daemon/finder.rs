@@ -132,6 +132,7 @@ fn merge(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
             holders: 0,
             whole: Vec::new(),
             partial: Vec::new(),
+            md5: None,
         });
         if entry.whole.contains(&address) || entry.partial.contains(&address) {
             continue;
@@ -182,6 +183,7 @@ fn join(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
     };
     let (whole, partial) = (news(entry, file.whole), news(entry, file.partial));
     entry.holders += (whole.len() + partial.len()) as u32;
+    entry.md5 = entry.md5.or(file.md5);
     entry.whole.extend(whole);
     entry.partial.extend(partial);
 }

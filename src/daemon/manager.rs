@@ -1,6 +1,6 @@
 //! The manager: the pure [`Manager`] behind sockets.
 
-use super::hub::{Hub, HubConfig, StartError, draw};
+use super::hub::{Hands, Hub, HubConfig, StartError, draw};
 use crate::content::limits;
 use crate::net::Shutdown;
 use crate::swarm::manager::Manager;
@@ -28,7 +28,7 @@ pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<Hub, StartEr
     let manager = Manager::new(config.leases, config.trust_advertised, draw);
     let hub =
         HubConfig { listen: config.listen, connections: config.connections, outbox: limits::OUTBOX_LISTS };
-    let hub = Hub::start(&hub, manager, shutdown)?;
+    let hub = Hub::start(&hub, manager, Hands::none(), shutdown)?;
     log::info!("manager listening on {}, TCP and UDP", hub.address());
     Ok(hub)
 }

@@ -1,6 +1,6 @@
 //! The tracker: the pure [`Tracker`] behind sockets.
 
-use super::hub::{Hub, HubConfig, StartError, draw, secret};
+use super::hub::{Hands, Hub, HubConfig, StartError, draw, secret};
 use crate::content::limits;
 use crate::net::Shutdown;
 use crate::swarm::tracker::{Rules, Tracker};
@@ -26,7 +26,7 @@ pub fn start(config: &TrackerConfig, shutdown: &Shutdown) -> Result<Hub, StartEr
     let seed = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
     let tracker = Tracker::new(config.rules, fastrand::Rng::with_seed(seed), draw);
     let hub = HubConfig { listen: config.listen, connections: config.connections, outbox: limits::OUTBOX };
-    let hub = Hub::start(&hub, tracker, shutdown)?;
+    let hub = Hub::start(&hub, tracker, Hands::none(), shutdown)?;
     log::info!("tracker listening on {}, TCP and UDP", hub.address());
     Ok(hub)
 }

@@ -2,15 +2,19 @@
 //!
 //! - [`frame`]: one JSON object on one line; where it states a `length`, that many raw bytes follow.
 //! - [`datagram`]: the same messages, one in each datagram, with a cookie that proves the sender's address.
-//! - [`tracker`]: what a tracker is asked and what it answers. [`peer`]: the same for peers.
+//! - [`tracker`]: what a tracker is asked and what it answers. [`peer`]: the same for peers;
+//!   [`volunteer`]: for volunteers. [`status`]: what a tracker tells of itself.
 //!
 //! Pure: bytes in, messages out. No socket is named here, and nothing here waits. Every message is
 //! tagged by `type`; a type that is not known decodes to `Unknown` and is answered by an error frame.
 
 pub mod datagram;
 pub mod frame;
+pub mod numbers;
 pub mod peer;
+pub mod status;
 pub mod tracker;
+pub mod volunteer;
 
 use serde::{Deserialize, Serialize};
 

@@ -4,39 +4,12 @@
 //! Chunk sets need a connection, because the tracker speaks up when something changes
 //! (`chunk_location`, `claim_differs`, `set_sealed`).
 
+pub use super::numbers::Token;
+use super::volunteer::{VolunteerOrder, VolunteerRequest};
 use super::{ErrorCode, Message};
-use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::fmt;
+use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, Md5};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-
-/// What a peer proves by that it is the one that registered: 16 random bytes, 32 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Token(pub u128);
-
-impl fmt::Debug for Token {
-    /// Tokens are secrets: they do not appear in logs.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(..)")
-    }
-}
-
-impl Serialize for Token {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&format_args!("{:032x}", self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for Token {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(from)?;
-        let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        match u128::from_str_radix(&text, 16) {
-            Ok(token) if digits => Ok(Token(token)),
-            _ => Err(de::Error::custom("expected 32 hexadecimal digits")),
-        }
-    }
-}
 
 /// A file as a tracker knows it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -61,8 +34,12 @@ pub struct FoundFile {
     pub holders: u32,
     /// Addresses of peers that have all of it: a random choice when there are many.
     pub whole: Vec<SocketAddr>,
-    /// Addresses of peers that have, or are getting, a part of it.
+    /// Addresses of peers that have, or are getting, a part of it. Here and in `whole` an unspecified IP address
+    /// (`0.0.0.0`) stands for the tracker's own, under which the asker knows it.
     pub partial: Vec<SocketAddr>,
+    /// The MD5 of the whole, when the tracker keeps the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub md5: Option<Md5>,
 }
 
 /// A peer as a manager knows it.
@@ -204,6 +181,16 @@ pub enum TrackerRequest {
         /// The file id of the set.
         file: FileId,
     },
+    /// Something that a volunteer says (TCP).
+    Volunteer {
+        /// From `registered`.
+        token: Token,
+        /// What it says.
+        #[serde(flatten)]
+        act: VolunteerRequest,
+    },
+    /// Asks how volunteers and files are (TCP, from the same host only). Once for each connection.
+    Status,
     /// A message of a later version.
     #[serde(other)]
     Unknown,
@@ -336,6 +323,17 @@ pub enum TrackerResponse {
         /// Bytes that follow.
         length: u64,
     },
+    /// Something that a volunteer is to do.
+    Volunteer {
+        /// What.
+        #[serde(flatten)]
+        order: Box<VolunteerOrder>,
+    },
+    /// How volunteers and files are: a JSON object, a [`Status`](super::status::Status), follows.
+    Status {
+        /// Bytes that follow.
+        length: u64,
+    },
     /// Answers a request that cannot be met.
     Error {
         /// For programs.
@@ -376,6 +374,7 @@ impl Message for TrackerResponse {
         match self {
             TrackerResponse::Manifest { length, .. }
             | TrackerResponse::Peers { length, .. }
+            | TrackerResponse::Status { length }
             | TrackerResponse::Listing { length, .. } => *length,
             _ => 0,
         }
@@ -383,183 +382,4 @@ impl Message for TrackerResponse {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::content::limits;
-    use crate::protocol::datagram::Cookie;
-    use crate::protocol::frame;
-
-    fn exact<M: Message + PartialEq + fmt::Debug>(message: M, json: &str) {
-        let json = json
-            .replace("FILE", &"07".repeat(32))
-            .replace("HASH", &"09".repeat(32))
-            .replace("TOKEN", "0000000000000000000000000000002a");
-        assert_eq!(String::from_utf8(frame::encode(&message).unwrap()).unwrap(), format!("{json}\n"));
-        assert_eq!(serde_json::from_str::<M>(&json).unwrap(), message);
-    }
-
-    const FILE: FileId = FileId([7; 32]);
-    const TOKEN: Token = Token(42);
-    const INDEX: ChunkIndex = ChunkIndex(4);
-    const CLAIM: Claim = Claim { sha256: Digest([9; 32]), size: 131 };
-
-    fn set() -> SetKey {
-        SetKey { set: EntityName::new("default").unwrap(), count: 5 }
-    }
-
-    fn summary() -> FileSummary {
-        FileSummary { id: FILE, name: FileName::new("a b.txt").unwrap(), size: 9, chunks: 1 }
-    }
-
-    fn address(text: &str) -> SocketAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn requests() {
-        use TrackerRequest::*;
-        let name = EntityName::new("peer").unwrap();
-        exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
-        exact(
-            Register(Registration { name: name.clone(), port: 7000, advertise: None }),
-            r#"{"type":"register","name":"peer","port":7000}"#,
-        );
-        exact(
-            Register(Registration { name, port: 7000, advertise: Some(address("[::1]:9")) }),
-            r#"{"type":"register","name":"peer","port":7000,"advertise":"[::1]:9"}"#,
-        );
-        exact(Heartbeat { token: TOKEN }, r#"{"type":"heartbeat","token":"TOKEN"}"#);
-        exact(Goodbye { token: TOKEN }, r#"{"type":"goodbye","token":"TOKEN"}"#);
-        exact(
-            Announce { token: TOKEN, file: summary(), held: 1 },
-            r#"{"type":"announce","token":"TOKEN","file":{"id":"FILE","name":"a b.txt","size":9,"chunks":1},"held":1}"#,
-        );
-        exact(Withdraw { token: TOKEN, file: FILE }, r#"{"type":"withdraw","token":"TOKEN","file":"FILE"}"#);
-        exact(
-            Lookup { name: Some(summary().name), id: None, limit: 30, token: None },
-            r#"{"type":"lookup","name":"a b.txt","limit":30}"#,
-        );
-        exact(
-            Lookup { name: None, id: Some(FILE), limit: 30, token: Some(TOKEN) },
-            r#"{"type":"lookup","id":"FILE","limit":30,"token":"TOKEN"}"#,
-        );
-        exact(List, r#"{"type":"list"}"#);
-        exact(
-            JoinSet { token: TOKEN, set: set() },
-            r#"{"type":"join_set","token":"TOKEN","set":"default","count":5}"#,
-        );
-        exact(
-            Claim { token: TOKEN, set: set(), index: INDEX, claim: CLAIM },
-            r#"{"type":"claim","token":"TOKEN","set":"default","count":5,"index":4,"sha256":"HASH","size":131}"#,
-        );
-        exact(
-            Unclaim { token: TOKEN, set: set(), index: INDEX },
-            r#"{"type":"unclaim","token":"TOKEN","set":"default","count":5,"index":4}"#,
-        );
-        exact(
-            WhereChunk { token: TOKEN, set: set(), index: INDEX },
-            r#"{"type":"where_chunk","token":"TOKEN","set":"default","count":5,"index":4}"#,
-        );
-        exact(Manifest { file: FILE }, r#"{"type":"manifest","file":"FILE"}"#);
-        assert_eq!(serde_json::from_str::<TrackerRequest>(r#"{"type":"dance"}"#).unwrap(), Unknown);
-    }
-
-    #[test]
-    fn responses() {
-        use TrackerResponse::*;
-        exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
-        exact(
-            Cookie { cookie: super::super::datagram::Cookie(255) },
-            r#"{"type":"cookie","cookie":"00000000000000ff"}"#,
-        );
-        exact(
-            Registered {
-                token: TOKEN,
-                address: address("10.0.0.1:7000"),
-                heartbeat_ms: 5000,
-                lease_ms: 10000,
-            },
-            r#"{"type":"registered","token":"TOKEN","address":"10.0.0.1:7000","heartbeat_ms":5000,"lease_ms":10000}"#,
-        );
-        exact(Alive, r#"{"type":"alive"}"#);
-        exact(Farewell, r#"{"type":"farewell"}"#);
-        exact(Announced { file: FILE }, r#"{"type":"announced","file":"FILE"}"#);
-        exact(Withdrawn { file: FILE }, r#"{"type":"withdrawn","file":"FILE"}"#);
-        let found =
-            FoundFile { file: summary(), holders: 2, whole: vec![address("10.0.0.1:7000")], partial: vec![] };
-        exact(
-            Found { files: vec![found], truncated: false },
-            r#"{"type":"found","files":[{"id":"FILE","name":"a b.txt","size":9,"chunks":1,"holders":2,"whole":["10.0.0.1:7000"],"partial":[]}]}"#,
-        );
-        exact(Found { files: vec![], truncated: true }, r#"{"type":"found","files":[],"truncated":true}"#);
-        exact(SetJoined { set: set(), others: vec![] }, r#"{"type":"set_joined","set":"default","count":5}"#);
-        exact(
-            SetJoined { set: set(), others: vec![6] },
-            r#"{"type":"set_joined","set":"default","count":5,"others":[6]}"#,
-        );
-        exact(
-            ChunkLocation { set: set(), index: INDEX, claim: CLAIM, holders: vec![address("10.0.0.1:1")] },
-            r#"{"type":"chunk_location","set":"default","count":5,"index":4,"sha256":"HASH","size":131,"holders":["10.0.0.1:1"]}"#,
-        );
-        exact(
-            ChunkUnknown { set: set(), index: INDEX },
-            r#"{"type":"chunk_unknown","set":"default","count":5,"index":4}"#,
-        );
-        exact(
-            ClaimDiffers { set: set(), index: INDEX, claim: CLAIM },
-            r#"{"type":"claim_differs","set":"default","count":5,"index":4,"sha256":"HASH","size":131}"#,
-        );
-        exact(
-            SetSealed { set: set(), file: FILE },
-            r#"{"type":"set_sealed","set":"default","count":5,"file":"FILE"}"#,
-        );
-        exact(SetComplete { set: set() }, r#"{"type":"set_complete","set":"default","count":5}"#);
-        exact(
-            Manifest { file: FILE, size: 5, chunk_size: 0, length: 36 },
-            r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":0,"length":36}"#,
-        );
-        exact(Peers { count: 2, length: 90 }, r#"{"type":"peers","count":2,"length":90}"#);
-        exact(Listing { count: 2, length: 90 }, r#"{"type":"listing","count":2,"length":90}"#);
-        exact(
-            Error { code: ErrorCode::UnknownToken, text: "register again".into() },
-            r#"{"type":"error","code":"unknown_token","text":"register again"}"#,
-        );
-    }
-
-    #[test]
-    fn an_answer_shrinks_until_it_fits_in_a_datagram() {
-        let many = vec![address("[1111:2222:3333:4444:5555:6666:7777:8888]:65535"); 300];
-        let found = FoundFile { file: summary(), holders: 600, whole: many.clone(), partial: many };
-        let mut response = TrackerResponse::Found { files: vec![found; 9], truncated: false };
-        let mut encoded = Err(frame::FrameError::TooLong);
-        while encoded.is_err() {
-            assert!(response.shrink());
-            encoded = crate::protocol::datagram::Datagram::new(1, None, response.clone()).encode();
-        }
-        let TrackerResponse::Found { files, truncated: true } = response else { panic!("{response:?}") };
-        assert!(!files.is_empty());
-        assert!(!TrackerResponse::Alive.shrink());
-    }
-
-    #[test]
-    fn the_largest_messages_fit_in_a_frame() {
-        let longest = address("[1111:2222:3333:4444:5555:6666:7777:8888]:65535");
-        let holders = vec![longest; limits::HOLDERS_MAX];
-        let location = TrackerResponse::ChunkLocation {
-            set: SetKey { set: EntityName::new("é".repeat(32)).unwrap(), count: limits::CHUNKS_MAX },
-            index: ChunkIndex(limits::CHUNKS_MAX),
-            claim: Claim { sha256: Digest([255; 32]), size: u32::MAX },
-            holders,
-        };
-        assert!(frame::encode(&location).is_ok());
-    }
-
-    #[test]
-    fn tokens_and_cookies_are_hexadecimal_and_whole() {
-        for bad in ["\"\"", "\"+0000000000000000000000000000002a\"", "\"2a\"", "42"] {
-            assert!(serde_json::from_str::<Token>(bad).is_err(), "{bad}");
-            assert!(serde_json::from_str::<Cookie>(bad).is_err(), "{bad}");
-        }
-        assert_eq!(format!("{TOKEN:?}"), "Token(..)");
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 //! The daemon around a [`Machine`] does the reading, writing and waiting; the machine decides and never waits.
 
 use super::Moment;
+use super::keeping::{Answer, News, Task};
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -33,6 +34,10 @@ pub enum Effect {
     Event(String),
     /// Write a log line.
     Note(String),
+    /// Have something done that needs a disk or a socket; it comes back as [`news`](Machine::news).
+    Task(Task),
+    /// Answer what was asked under this number at the prompt.
+    Answer(u64, Answer),
 }
 
 /// The state of a daemon that answers requests.
@@ -42,6 +47,11 @@ pub trait Machine: Send {
 
     /// A connection has ended.
     fn closed(&mut self, now: Moment, connection: ConnectionId) -> Vec<Effect>;
+
+    /// A task is done, or a person wants something.
+    fn news(&mut self, _: Moment, _: News) -> Vec<Effect> {
+        Vec::new()
+    }
 
     /// Does what the time that has passed asks for.
     fn tick(&mut self, now: Moment) -> Vec<Effect>;

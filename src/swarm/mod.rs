@@ -6,6 +6,7 @@
 
 pub mod agreement;
 pub mod backoff;
+pub mod keeping;
 pub mod listing;
 pub mod machine;
 pub mod manager;

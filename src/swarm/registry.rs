@@ -385,6 +385,7 @@ impl Registry {
             holders: (file.holders.len() - usize::from(asker)) as u32,
             whole,
             partial,
+            md5: None,
         })
     }
 
@@ -585,7 +586,7 @@ mod tests {
         let list = |registry: &Registry, now, files| {
             let (found, all) = registry.list(at(now), 3, files, &mut fastrand::Rng::with_seed(1));
             let shown = |found: &FoundFile| {
-                let FoundFile { file, holders, whole, partial } = found;
+                let FoundFile { file, holders, whole, partial, .. } = found;
                 (file.name.to_string(), file.id.0[0], *holders, whole.len(), partial.len())
             };
             (found.iter().map(shown).collect::<Vec<_>>(), all)

@@ -146,6 +146,8 @@ impl Tracker {
             Ask::WhereChunk { token, set, index } => self.as_member(now, token, origin, |this, id| {
                 this.in_set(id, set, index, |this, key| this.where_chunk(id, key, index))
             }),
+            Ask::Volunteer { .. } => Some(error(ErrorCode::Refused, "this tracker keeps no files")),
+            Ask::Status => Some(error(ErrorCode::Refused, "this tracker keeps no files")),
             Ask::Unknown => Some(error(ErrorCode::UnknownMessage, "this message is not known here")),
         }
     }

@@ -248,7 +248,8 @@ mod tests {
         let holder = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse().unwrap();
         let name = FileName::new("f").unwrap();
         let file = FileSummary { id: FileId([1; 32]), name, size: 1, chunks: 1 };
-        let found = FoundFile { file, holders: 512, whole: vec![holder; 512], partial: vec![holder; 512] };
+        let found =
+            FoundFile { file, holders: 512, whole: vec![holder; 512], partial: vec![holder; 512], md5: None };
         let mut found = TrackerResponse::Found { files: vec![found; 4], truncated: false };
         let mut error = TrackerResponse::Error { code: ErrorCode::Busy, text: "x".repeat(FRAME_MAX) };
         for response in [&mut found, &mut error] {

@@ -12,9 +12,10 @@ use crate::content::limits;
 use crate::net::{BindError, Listener, Shutdown, Threads};
 use crate::protocol::tracker::TrackerRequest;
 use crate::swarm::Moment;
+use crate::swarm::keeping::{Answer, News, Task};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use connections::Connection;
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use datagrams::Replies;
 use std::collections::HashMap;
 use std::io;
@@ -61,6 +62,26 @@ enum Event {
     Closed(ConnectionId),
 }
 
+/// Who carries out what the machine wants done that is neither an answer nor a log line.
+///
+/// Neither direction is bounded by a number: the machine has few tasks under way by its own rules, and each task makes
+/// one piece of news.
+pub struct Hands {
+    /// Tasks, in the order in which they were given.
+    pub tasks: Sender<Task>,
+    /// Answers for whoever asked at the prompt.
+    pub answers: Sender<(u64, Answer)>,
+    /// What has come of the tasks, and what people ask.
+    pub news: Receiver<News>,
+}
+
+impl Hands {
+    /// For a machine that wants nothing done.
+    pub fn none() -> Self {
+        Self { tasks: unbounded().0, answers: unbounded().0, news: never() }
+    }
+}
+
 /// A running hub.
 pub struct Hub {
     address: SocketAddr,
@@ -75,6 +96,7 @@ impl Hub {
     pub fn start(
         config: &HubConfig,
         machine: impl Machine + 'static,
+        hands: Hands,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
         let (listener, socket) = Listener::bind_with_datagrams(config.listen)?;
@@ -85,7 +107,7 @@ impl Hub {
         let (questions, asked) = bounded(QUEUE);
         datagrams::receive(socket, secret()?, questions, &threads, shutdown)?;
         connections::serve(listener, config, events, &threads, shutdown)?;
-        let state = State { machine, replies, connections: HashMap::new(), started: Instant::now() };
+        let state = State { machine, replies, hands, connections: HashMap::new(), started: Instant::now() };
         let stopped = shutdown.clone();
         threads.spawn("state", move || state.run(&asked, &received, &stopped))?;
         Ok(Self { address, threads })
@@ -121,6 +143,7 @@ pub(super) fn draw() -> u128 {
 struct State<M> {
     machine: M,
     replies: Replies,
+    hands: Hands,
     connections: HashMap<ConnectionId, Connection>,
     started: Instant,
 }
@@ -131,6 +154,7 @@ impl<M: Machine> State<M> {
     }
 
     fn run(mut self, asked: &Receiver<Question>, events: &Receiver<Event>, shutdown: &Shutdown) {
+        let mut news = self.hands.news.clone();
         while !shutdown.is_stopped() {
             let wait = self.machine.next_tick().map_or(IDLE, |due| due.saturating_sub(self.now()));
             let effects = crossbeam_channel::select! {
@@ -145,6 +169,14 @@ impl<M: Machine> State<M> {
                 recv(events) -> event => match event {
                     Ok(event) => self.handle(event),
                     Err(_) => break,
+                },
+                recv(news) -> heard => match heard {
+                    Ok(heard) => self.machine.news(self.started.elapsed(), heard),
+                    // Nobody will tell anything any more; a closed channel would be ready all the time.
+                    Err(_) => {
+                        news = never();
+                        Vec::new()
+                    }
                 },
                 default(wait) => Vec::new(),
             };
@@ -185,6 +217,9 @@ impl<M: Machine> State<M> {
                 Effect::PushWith(id, response, payload) => self.send(id, (response, Some(payload))),
                 Effect::Event(line) => log::info!(target: limits::EVENT_TARGET, "{line}"),
                 Effect::Note(text) => log::info!("{text}"),
+                // Whoever would carry it out has ended, and so will this.
+                Effect::Task(task) => _ = self.hands.tasks.send(task),
+                Effect::Answer(number, answer) => _ = self.hands.answers.send((number, answer)),
             }
         }
     }
@@ -288,7 +323,7 @@ mod tests {
         let listen = "127.0.0.1:0".parse().unwrap();
         let config = HubConfig { listen, connections: 9, outbox: 9 };
         let (tell, handled) = crossbeam_channel::unbounded();
-        let hub = Hub::start(&config, Slow(tell), &shutdown).unwrap();
+        let hub = Hub::start(&config, Slow(tell), Hands::none(), &shutdown).unwrap();
         let flooding = flood(hub.address());
         // By then as much of it waits as ever will.
         (0..2 * limits::HUB_REQUESTS).for_each(|_| handled.recv_timeout(PATIENCE).unwrap());

@@ -1,0 +1,90 @@
+//! The MD5 of a whole file: a second, independent look at what was put together from chunks.
+//!
+//! Chunks are verified by SHA-256; the MD5 proves nothing against an attacker and only tells that all of it is in its
+//! place. It is 16 bytes, written as 32 lower-case hexadecimal digits, as `md5sum` does. It is serial and slow, so it is
+//! computed once, when a file is published.
+
+use super::digest::{NotADigest, parse_hex};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::{fmt, str::FromStr};
+
+/// The MD5 of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Md5(pub [u8; 16]);
+
+impl fmt::Display for Md5 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Md5 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Md5({self})")
+    }
+}
+
+impl FromStr for Md5 {
+    type Err = NotADigest;
+    fn from_str(text: &str) -> Result<Self, NotADigest> {
+        parse_hex(text.as_bytes()).map(Self)
+    }
+}
+
+impl Serialize for Md5 {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Md5 {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(from)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Computes an MD5 bit by bit.
+pub struct Md5Hasher(md5::Context);
+
+impl Default for Md5Hasher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Md5Hasher {
+    /// Of nothing yet.
+    pub fn new() -> Self {
+        Self(md5::Context::new())
+    }
+
+    /// Takes more bytes in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.consume(bytes);
+    }
+
+    /// The MD5 of all bytes so far.
+    pub fn finish(self) -> Md5 {
+        Md5(self.0.finalize().0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agrees_with_md5sum_and_is_read_as_written() {
+        let mut hasher = Md5Hasher::new();
+        hasher.update(b"a");
+        hasher.update(b"bc");
+        let md5 = hasher.finish();
+        assert_eq!(md5.to_string(), "900150983cd24fb0d6963f7d28e17f72");
+        assert_eq!("900150983CD24FB0D6963F7D28E17F72".parse(), Ok(md5));
+        for bad in ["", "900150983cd24fb0d6963f7d28e17f7", "g00150983cd24fb0d6963f7d28e17f72"] {
+            assert!(bad.parse::<Md5>().is_err(), "{bad}");
+        }
+        assert_eq!(Md5Hasher::new().finish().to_string(), "d41d8cd98f00b204e9800998ecf8427e");
+    }
+}
