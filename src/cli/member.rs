@@ -1,12 +1,12 @@
 //! What a client with a plain folder does for its user: gets what was named, or reads commands, or just serves.
 
 use super::BarWatch;
+use super::prompt::conduct::has_terminal;
 use crate::content::{FileId, FileName};
 use crate::daemon::lookup::Query;
 use crate::daemon::member::{Member, MemberConfig, Wish};
 use crate::daemon::{DaemonError, Fault};
 use crate::net::Shutdown;
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,11 +41,6 @@ pub fn run(
     };
     member.stop();
     result
-}
-
-/// Whether there is somebody to type and a place to answer.
-fn has_terminal() -> bool {
-    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
 /// What a user means by a word: a file's id, or its name.

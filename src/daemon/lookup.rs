@@ -5,6 +5,7 @@ use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION, STALL_TIMEOUT};
 use crate::content::{FileId, FileName};
 use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, dial};
 use crate::protocol::frame::FrameError;
+use crate::protocol::status::Status;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
 use std::io;
 use std::net::SocketAddr;
@@ -80,6 +81,21 @@ pub fn list(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Vec<FoundFile>, 
                 log::warn!("the tracker knows {count} files and lists {} of them", files.len());
             }
             Ok(files)
+        }
+        other => Err(unexpected(other)),
+    })
+}
+
+/// How a tracker's volunteers and files are. It tells only who is on its own machine.
+///
+/// # Errors
+/// When the tracker does not answer, or does not tell.
+pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, LinkError> {
+    converse(tracker, &TrackerRequest::Status, shutdown, |response, reader| match response {
+        TrackerResponse::Status { length } if length <= LIST_MAX => {
+            let mut payload = vec![0; length as usize];
+            reader.payload(&mut payload)?;
+            Ok(serde_json::from_slice(&payload).map_err(FrameError::Json)?)
         }
         other => Err(unexpected(other)),
     })

@@ -89,9 +89,13 @@ pub fn parse(line: &str) -> Result<Command, String> {
 }
 
 fn unknown(command: &str) -> String {
-    let similar = COMMANDS
-        .iter()
-        .map(|(name, ..)| (strsim::jaro_winkler(command, name), name))
+    similar(command, COMMANDS.iter().map(|(name, ..)| *name))
+}
+
+/// What to say to a word that is none of the commands.
+pub fn similar<'a>(command: &str, commands: impl Iterator<Item = &'a str>) -> String {
+    let similar = commands
+        .map(|name| (strsim::jaro_winkler(command, name), name))
         .filter(|(similarity, _)| *similarity >= SIMILAR)
         .max_by(|(one, _), (other, _)| one.total_cmp(other));
     match similar {
