@@ -149,5 +149,10 @@ pub const ANSWER_MOST: Duration = Duration::from_secs(15);
 pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often what has been verified is made durable (a power cut loses at most this much).
 pub const DURABLE_INTERVAL: Duration = Duration::from_secs(10);
+/// Memory in which the catalogue keeps what it has read, bytes.
+pub const CATALOGUE_CACHE: usize = 16 * 1024 * 1024;
+/// Free disk space without which the catalogue cannot be relied on to grow, bytes: what it says it needs when the disk
+/// is full.
+pub const CATALOGUE_GROWTH: u64 = 4 * 1024 * 1024;
 /// Stack of a thread, bytes.
 pub const STACK: usize = 256 * 1024;
