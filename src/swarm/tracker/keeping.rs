@@ -7,6 +7,8 @@
 //! [`Placement`] counts; nothing is ever dropped because it is not known here.
 
 mod orders;
+#[cfg(test)]
+mod tests;
 
 use super::Tracker;
 use crate::content::{ChunkIndex, EntityName, FileId, HaveMap, Layout};
