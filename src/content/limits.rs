@@ -116,8 +116,6 @@ pub const OUTBOX_BYTES: usize = 64 * 1024 * 1024;
 pub const OUTBOX_LISTS: usize = 64;
 /// Largest list of peers, or of files, bytes.
 pub const LIST_MAX: u64 = 64 * 1024 * 1024;
-/// Chunks named in one message about what a volunteer holds or is to drop: they fit in a frame.
-pub const CHUNKS_TOLD: usize = 4_096;
 /// Files named in a tracker's list of all.
 pub const LISTED_FILES: usize = 65_536;
 /// Holders of each kind, whole and partial, named for each file in that list.

@@ -67,7 +67,7 @@ pub fn run(
     drop(prompt);
     match end? {
         End::Left => {}
-        End::Deaf => return member.wait(),
+        End::Deaf => return super::member::wait(member, shutdown),
     }
     // Leaving is the shutdown; a question under way ends with it.
     shutdown.trigger();
@@ -118,7 +118,9 @@ impl Prompt<'_> {
             Command::Mine => show::mine(&self.member.mine()),
             Command::Status => {
                 let transfers = self.member.transfers();
-                show::status(&transfers.iter().map(|transfer| transfer.status()).collect::<Vec<_>>())
+                let statuses: Vec<_> = transfers.iter().map(|transfer| transfer.status()).collect();
+                let lent = self.member.volunteer().map(|volunteer| show::lent(&volunteer.status()));
+                show::status(&statuses) + &lent.unwrap_or_default()
             }
             Command::Help => show::help(),
         })

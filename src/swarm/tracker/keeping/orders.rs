@@ -83,7 +83,7 @@ impl Keeping {
                 vec![Effect::Task(Task::Drop { file, chunks })]
             }
             Order::Drop { at: Place::Volunteer(number), file, chunks } => {
-                let parts = chunks.chunks(crate::content::limits::CHUNKS_TOLD);
+                let parts = chunks.chunks(crate::content::limits::NAMED_CHUNKS_MAX);
                 parts
                     .filter_map(|part| tell(number, VolunteerOrder::Drop { file, chunks: part.to_vec() }))
                     .collect()
