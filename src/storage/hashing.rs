@@ -5,7 +5,8 @@
 
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
-use crate::content::{ChunkIndex, ChunkSpan, Digest, Hasher, Layout, limits};
+use crate::content::md5::Md5Hasher;
+use crate::content::{ChunkIndex, ChunkSpan, Digest, Hasher, Layout, Md5, limits};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -81,6 +82,31 @@ fn hash_span(
     watch: Watch<'_>,
 ) -> Result<Digest, StoreError> {
     let mut hasher = Hasher::new();
+    read_span(file, path, span, buffer, watch, &mut |bytes| hasher.update(bytes))?;
+    Ok(hasher.finish())
+}
+
+/// The MD5 of the first `size` bytes of a file, which must have as many.
+pub(super) fn md5(file: &File, path: &Path, size: u64, watch: Watch<'_>) -> Result<Md5, StoreError> {
+    let (mut hasher, mut buffer) = (Md5Hasher::new(), buffer(PIECE));
+    let mut offset = 0;
+    while offset < size {
+        let span = ChunkSpan { offset, length: (size - offset).min(PIECE.into()) as u32 };
+        read_span(file, path, span, &mut buffer, watch, &mut |bytes| hasher.update(bytes))?;
+        offset += u64::from(span.length);
+    }
+    Ok(hasher.finish())
+}
+
+/// Reads a part of a file, which must be there, piece by piece.
+fn read_span(
+    file: &File,
+    path: &Path,
+    span: ChunkSpan,
+    buffer: &mut [u8],
+    watch: Watch<'_>,
+    take: &mut dyn FnMut(&[u8]),
+) -> Result<(), StoreError> {
     let (mut at, end) = (span.offset, span.offset + u64::from(span.length));
     loop {
         if (watch.stop)() {
@@ -88,13 +114,13 @@ fn hash_span(
         }
         let wanted = (end - at).min(buffer.len() as u64) as usize;
         if wanted == 0 {
-            return Ok(hasher.finish());
+            return Ok(());
         }
         match file.read_at(&mut buffer[..wanted], at) {
             // It was longer when it was opened.
             Ok(0) => return Err(StoreError::Changed(path.to_owned())),
             Ok(read) => {
-                hasher.update(&buffer[..read]);
+                take(&buffer[..read]);
                 at += read as u64;
                 (watch.hashed)(read as u64);
             }
