@@ -74,7 +74,8 @@ pub(super) fn buffer(longest: u32) -> Vec<u8> {
     vec![0; longest.clamp(1, PIECE) as usize]
 }
 
-fn hash_span(
+/// Hashes a part of a file, which must be that long.
+pub(super) fn hash_span(
     file: &File,
     path: &Path,
     span: ChunkSpan,
