@@ -71,6 +71,10 @@ fn check(inner: &Inner) {
 fn tell_spoiled(inner: &Inner) {
     let mut files: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
     for (id, index) in inner.store.take_spoiled() {
+        if inner.store.file(id).is_some_and(|file| file.progress().has(index)) {
+            // It has been fetched again meanwhile, and that has been told.
+            continue;
+        }
         files.entry(id).or_default().push(index);
     }
     files.into_iter().for_each(|(id, chunks)| inner.tell(News::Spoiled(id, chunks)));

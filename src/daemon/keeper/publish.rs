@@ -105,7 +105,9 @@ impl Publisher {
                     (Some(other), Some(kept)) if kept.file.name == name => {
                         return self.publish(&other, KeptFile { file: summary(&other), ..kept });
                     }
-                    (Some(_), _) => log::info!("{name} is gone or has changed; it is here by another name, too"),
+                    (Some(_), _) => {
+                        log::info!("{name} is gone or has changed; it is here by another name, too")
+                    }
                 }
                 Ok(())
             }
@@ -119,7 +121,9 @@ impl Publisher {
     /// A file that is kept is not in the folder any more.
     fn gone(&self, name: &FileName, id: crate::content::FileId) {
         match fs::symlink_metadata(self.folder.path().join(name.as_str())) {
-            Ok(_) => log::warn!("{name} has changed: what it was stays kept by the volunteers until `forget {id}`"),
+            Ok(_) => {
+                log::warn!("{name} has changed: what it was stays kept by the volunteers until `forget {id}`")
+            }
             Err(_) => log::warn!("{name} is gone: it stays kept by the volunteers until `forget {id}`"),
         }
         self.inner.tell(News::Withdrawn(id));
@@ -151,10 +155,11 @@ impl Publisher {
         self.publish(file, kept)
     }
 
-    /// Takes a file into the catalogue, puts it on the shelf and reports it.
+    /// Takes a file into the catalogue, puts it on the shelf and reports it; a further copy of one that is published is
+    /// reported as the file that it is. The caller holds [`Inner::placing`].
     fn publish(&self, file: &SharedFile, kept: KeptFile) -> Result<(), Halt> {
         let SharedFile { name, file: whole, id, .. } = file;
-        let Some(manifest) = whole.manifest() else { return Ok(()) };
+        let Some(manifest) = whole.manifest().filter(|_| !self.inner.is_ignored(*id)) else { return Ok(()) };
         self.inner.take_in(&kept, &manifest).map_err(|error| {
             self.inner.fail(error);
             Halt

@@ -22,7 +22,8 @@ pub(super) fn run(inner: &Arc<Inner>, records: &Receiver<Record>) {
         let Some(first) = first else { return };
         let more = records.try_iter().take(RECORDS_AT_ONCE - 1);
         let (tickets, changes): (Vec<_>, Vec<_>) = std::iter::once(first).chain(more).unzip();
-        if let Err(error) = inner.catalogue.commit(&changes.concat()) {
+        let changes: Vec<_> = changes.into_iter().flatten().collect();
+        if let Err(error) = inner.catalogue.commit(&changes) {
             inner.fail(error);
             return;
         }

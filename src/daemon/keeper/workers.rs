@@ -1,8 +1,8 @@
 //! Hands tasks to workers, and does those that need another host.
 //!
 //! One thread takes tasks in and knows what is under way; workers carry them out. Tasks that need only the own disk
-//! have workers of their own, so that they do not wait for a host that is silent. Invariant: every task that is taken
-//! in is answered before the next that must not overtake it begins, also one that panics.
+//! have workers of their own, so that they do not wait for a host that is silent. Invariant: a task has been answered
+//! before the next one begins that must not overtake it.
 
 use super::record::Record;
 use super::schedule::{Kind, Schedule, file_of};
@@ -136,7 +136,8 @@ impl Inner {
             Some(file) => file,
             None => {
                 let manifest = self.manifest(id).ok_or(CopyFailure::Other)?;
-                let file = self.store.add_file(kept, manifest).map_err(|error| self.not_stored(kept, &error))?;
+                let file =
+                    self.store.add_file(kept, manifest).map_err(|error| self.not_stored(kept, &error))?;
                 self.place(id);
                 file
             }
