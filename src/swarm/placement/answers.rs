@@ -39,7 +39,10 @@ impl Placement {
             Place::Volunteer(number) => {
                 let before = self.at(number).map_or(0, |volunteer| volunteer.free);
                 self.set_free(number, free.unwrap_or(before.saturating_sub(length)));
-                self.set(key, number, Some(CopyState::Verified));
+                // What is ordered to be dropped is about to go, whatever was ordered before that.
+                if self.state(key, number) != Some(CopyState::Dropping) {
+                    self.set(key, number, Some(CopyState::Verified));
+                }
             }
         }
         self.settle(now);
@@ -98,7 +101,7 @@ impl Placement {
 
     /// Somebody got something else than the chunk from a volunteer: its copy is looked at.
     pub(super) fn suspect(&mut self, key: Key, number: VolunteerNumber) {
-        let state = self.chunk(key).and_then(|chunk| chunk.replicas.get(number));
+        let state = self.state(key, number);
         if !state.is_some_and(CopyState::is_source) {
             return;
         }
@@ -122,7 +125,7 @@ impl Placement {
         verdict: Verdict,
     ) {
         let Some(key) = self.key(file, index) else { return };
-        let state = self.chunk(key).and_then(|chunk| chunk.replicas.get(number));
+        let state = self.state(key, number);
         match verdict {
             Verdict::Right => self.prove(key, number),
             Verdict::Wrong => self.condemn(key, number),
@@ -137,14 +140,14 @@ impl Placement {
 
     /// A copy is right.
     pub(super) fn prove(&mut self, key: Key, number: VolunteerNumber) {
-        if self.chunk(key).and_then(|chunk| chunk.replicas.get(number)).is_some_and(CopyState::is_here) {
+        if self.state(key, number).is_some_and(CopyState::is_here) {
             self.set(key, number, Some(CopyState::Verified));
         }
     }
 
     /// A copy is wrong: it is none, and is to be dropped.
     pub(super) fn condemn(&mut self, key: Key, number: VolunteerNumber) {
-        if !self.chunk(key).and_then(|chunk| chunk.replicas.get(number)).is_some_and(CopyState::is_here) {
+        if !self.state(key, number).is_some_and(CopyState::is_here) {
             return;
         }
         let Some(file) = self.file(key.file).map(|file| file.id) else { return };
@@ -199,7 +202,7 @@ impl Placement {
             match at {
                 Place::Tracker => self.set_own(key, false),
                 Place::Volunteer(number) => {
-                    let state = self.chunk(key).and_then(|chunk| chunk.replicas.get(number));
+                    let state = self.state(key, number);
                     // One that is coming is ordered later than what this is about.
                     if state.is_some_and(|state| state != CopyState::Coming) {
                         self.set(key, number, None);

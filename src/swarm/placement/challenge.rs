@@ -103,7 +103,7 @@ impl Placement {
         let mut proofs: Vec<(VolunteerNumber, Digest)> = Vec::new();
         for (place, answer) in asked {
             let Place::Volunteer(holder) = place else { continue };
-            let state = self.chunk(key).and_then(|chunk| chunk.replicas.get(holder));
+            let state = self.state(key, holder);
             if !state.is_some_and(CopyState::is_here) {
                 continue;
             }

@@ -36,7 +36,10 @@ impl Placement {
         if self.by_id.contains_key(&id) {
             return None;
         }
-        self.forgotten.remove(&id);
+        if self.forgotten.remove(&id) {
+            // What has put it into the catalogue again is done; this would take it out.
+            self.changes.retain(|change| *change != Change::Forgotten(id));
+        }
         let slot = self.files.len() as u32;
         self.files.push(Some(File::new(id, layout, since)));
         self.by_id.insert(id, slot);
@@ -110,7 +113,7 @@ impl Placement {
         let here = self.at(number).is_some_and(Volunteer::is_here);
         let mut dropped = Vec::new();
         for key in keys {
-            let state = self.chunk(key).and_then(|chunk| chunk.replicas.get(number));
+            let state = self.state(key, number);
             self.set(key, number, None);
             if here && state.is_some_and(|state| state != CopyState::Dropping) {
                 dropped.push(ChunkIndex(key.index));

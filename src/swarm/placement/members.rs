@@ -124,7 +124,7 @@ impl Placement {
     }
 
     fn has(&mut self, key: Key, number: VolunteerNumber, checked: bool) {
-        let before = self.chunk(key).and_then(|chunk| chunk.replicas.get(number));
+        let before = self.state(key, number);
         let after = match before {
             // What is ordered is ordered, even if it has crossed this on the way.
             Some(CopyState::Dropping) => return,
@@ -146,7 +146,7 @@ impl Placement {
         }
         self.count_volunteers();
         for key in self.keys_of(number) {
-            match self.chunk(key).and_then(|chunk| chunk.replicas.get(number)) {
+            match self.state(key, number) {
                 Some(CopyState::Awaited | CopyState::Missed) => self.set(key, number, None),
                 // There may be more copies than are wanted, and only now may they be dropped.
                 _ => self.touch(key),
@@ -186,7 +186,7 @@ impl Placement {
     /// Nothing that a volunteer holds is sure until it has told again.
     fn expect(&mut self, number: VolunteerNumber) {
         for key in self.keys_of(number) {
-            let state = self.chunk(key).and_then(|chunk| chunk.replicas.get(number));
+            let state = self.state(key, number);
             let expected = match state {
                 // Whether it was dropped before the connection ended nobody knows.
                 Some(CopyState::Dropping) => CopyState::Missed,

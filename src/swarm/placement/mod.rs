@@ -411,6 +411,11 @@ impl Placement {
         self.file_mut(key.file)?.chunks.get_mut(key.index as usize)
     }
 
+    /// How a volunteer's copy of a chunk is.
+    fn state(&self, key: Key, number: VolunteerNumber) -> Option<chunk::CopyState> {
+        self.chunk(key)?.replicas.get(number)
+    }
+
     fn at(&self, number: VolunteerNumber) -> Option<&Volunteer> {
         self.volunteers.get(number.0 as usize)?.as_deref()
     }
