@@ -18,7 +18,7 @@ pub const COMMANDS: [(&str, &str, &str); 8] = [
     ("files", "files", "what the others have"),
     ("peers", "peers", "who is here, as the manager says"),
     ("mine", "mine", "what is shared from this folder"),
-    ("status", "status", "the transfers of this run"),
+    ("status", "status", "the transfers of this run, and what is lent to the tracker"),
     ("why", "why NAME", "what is missing of a file, who has it, and what went wrong last"),
     ("help", "help", "this"),
     ("quit", "quit", "leaves the swarm (also exit, Ctrl-D, or Ctrl-C twice)"),

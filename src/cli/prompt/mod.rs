@@ -56,7 +56,7 @@ pub fn run(
         Ok(started) => started,
         Err(error) => {
             log::warn!("no prompt: {error}");
-            return member.wait();
+            return super::member::wait(member, shutdown);
         }
     };
     // Log lines that go to a file do not tear anything.
@@ -78,7 +78,7 @@ pub fn run(
     };
     match end {
         Ok(End::Left) => {}
-        Ok(End::Deaf) => return member.wait(),
+        Ok(End::Deaf) => return super::member::wait(member, shutdown),
         Err(error) => return Err(error),
     }
     // Leaving is the shutdown; a question under way ends with it.
@@ -177,7 +177,9 @@ impl Prompt<'_> {
             Command::Mine => show::mine(&self.member.mine()),
             Command::Status => {
                 let transfers = self.member.transfers();
-                show::status(&transfers.iter().map(|transfer| transfer.status()).collect::<Vec<_>>())
+                let statuses: Vec<_> = transfers.iter().map(|transfer| transfer.status()).collect();
+                let lent = self.member.volunteer().map(|volunteer| show::lent(&volunteer.status()));
+                show::status(&statuses) + &lent.unwrap_or_default()
             }
             Command::Help => show::help(),
         })
