@@ -2,7 +2,7 @@
 //!
 //! A thread publishes the files of a folder, one writes the catalogue, one hands tasks to a few workers, and two look
 //! after the chunks that are here. Nothing here decides what is kept where. Invariants: every task is answered while the
-//! tracker runs, those of one file in their order (see [`schedule`]); what is reported as durable is durable; the
+//! tracker runs, those of one file in their order as far as they touch the same; what is reported as durable is durable; the
 //! manifest of every file that is kept can be had from the shelf by its id at any time; a file of the folder is deleted
 //! only on the machine's order and only if exactly that file is there.
 //!

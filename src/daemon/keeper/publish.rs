@@ -165,7 +165,7 @@ impl Publisher {
             Halt
         })?;
         // While it was being looked through the tracker itself may have deleted it.
-        if !self.folder.by_name(name).is_some_and(|there| there.id == *id) {
+        if self.folder.by_name(name).is_none_or(|there| there.id != *id) {
             return Ok(());
         }
         self.inner.shelf.offer(Offer { file: summary(file), source: whole.clone() });

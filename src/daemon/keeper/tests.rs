@@ -415,8 +415,13 @@ fn a_file_is_offloaded_only_if_it_is_the_one_and_comes_back_as_a_new_one_would()
     put(root.path(), "a", &bytes(1));
     assert_eq!(running.published(), a);
     assert_eq!(running.held(a.file.id), Some(3));
+    // A tracker that was killed between what it wrote down and what it did, and one in the midst of doing it.
+    let changes = vec![Change::Offloaded(a.file.id, true)];
+    assert_eq!(running.ask(Task::Record { ticket: 1, changes }), News::Recorded(1));
     running.stop();
-    // A tracker that was killed in the midst of it.
+    let running = Running::start(root.path());
+    assert!(running.looked().1.contains(&a));
+    running.stop();
     fs::create_dir(path(".shoal-leaving")).unwrap();
     fs::rename(path("a"), path(".shoal-leaving/a")).unwrap();
     let running = Running::start(root.path());

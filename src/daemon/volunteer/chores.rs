@@ -50,13 +50,20 @@ fn drop_chunks(hands: &Hands, file: FileId, mut chunks: Vec<ChunkIndex>) -> Vec<
 
 /// The proof, from the disk; nothing when the chunk is not here, or is not right.
 fn prove(hands: &Hands, range: &ChallengedRange) -> Option<Digest> {
-    let file = hands.store.file(range.file)?;
-    match file.check(range.index) {
-        Ok(true) => file.prove(range),
-        Ok(false) => None,
-        Err(error) => {
-            log::warn!("{error}");
+    let file = hands.store.file(range.file);
+    // All of it is looked at: damage beside the range is damage, too.
+    let checked = file.as_ref().map_or(Ok(false), |file| file.check(range.index));
+    let proof = match (file, checked) {
+        (Some(file), Ok(true)) => file.prove(range),
+        (_, Ok(_)) => None,
+        (_, Err(error)) => {
+            log::debug!("a challenge cannot be met: {error}");
             None
         }
+    };
+    if proof.is_none() {
+        let (index, file) = (range.index, range.file.short());
+        log::warn!("chunk {index} of {file} was challenged and cannot be proven to be here");
     }
+    proof
 }

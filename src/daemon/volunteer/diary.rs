@@ -55,9 +55,6 @@ impl Diary {
                     log::info!("no chunk of {} is kept any more", file.short());
                 }
             }
-            VolunteerRequest::Proof { sha256: None, .. } => {
-                log::warn!("a chunk that is to be here could not be proven to be");
-            }
             _ => return,
         }
         self.due.get_or_insert_with(|| after(SUMMARY_PAUSE));
