@@ -179,7 +179,9 @@ fn a_copy_that_rots_is_found_out_and_replaced() {
         }
         // Each of them is noticed, dropped, and a right one is somewhere in the end.
         tracker.wait_until("that every bad copy is found", |lines| {
-            let bad = lines.iter().filter_map(|line| line.split_once(" copies at a are bad")?.0.split(' ').next_back());
+            let bad = lines
+                .iter()
+                .filter_map(|line| line.split_once(" copies at a are bad")?.0.split(' ').next_back());
             bad.map(|count| count.parse::<usize>().unwrap()).sum::<usize>() >= rotten.len()
         });
         wait_safe(tracker.address(), 1);

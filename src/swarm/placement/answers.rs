@@ -87,7 +87,7 @@ impl Placement {
                 if let Some(volunteer) = self.at_mut(number) {
                     volunteer.rests_until = until;
                     let name = volunteer.record.name.clone();
-                    self.note(format!("{name} could not store a chunk: it gets none for a while"));
+                    self.note(None, format!("{name} could not store a chunk: it gets none for a while"));
                 }
                 self.stale.insert(number);
                 self.after(until, Timer::Rested(number));
@@ -153,7 +153,7 @@ impl Placement {
         let Some(file) = self.file(key.file).map(|file| file.id) else { return };
         let index = ChunkIndex(key.index);
         if let Some(name) = self.at(number).map(|volunteer| volunteer.record.name.clone()) {
-            self.note(format!("{file}: the copy of chunk {index} at {name} is bad"));
+            self.note(Some(file), format!("the copy of chunk {index} at {name} is bad"));
         }
         self.drop_copy(key, number);
     }
@@ -184,7 +184,7 @@ impl Placement {
             Place::Volunteer(number) => self.at(number).map(|volunteer| volunteer.record.name.to_string()),
         };
         if let Some(name) = name.filter(|_| self.is_known(file)) {
-            self.note(format!("{file}: {} copies at {name} are bad", chunks.len()));
+            self.note(Some(file), format!("{} copies at {name} are bad", chunks.len()));
         }
         self.lose_copies(now, at, file, chunks, free);
     }

@@ -100,8 +100,8 @@ impl Placement {
         if file.counts.short == 0 {
             if !file.announced {
                 file.announced = true;
-                let text = format!("{}: every chunk has its {replicas} copies at volunteers", file.id);
-                self.orders.push(super::Order::Note(text));
+                let text = format!("every chunk has its {replicas} copies at volunteers");
+                self.orders.push(super::Order::Note(Some(file.id), text));
             }
             if offload && file.whole && file.offload == Offload::No && !file.kept_for_good {
                 self.offloadable.insert(key.file);

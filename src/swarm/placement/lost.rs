@@ -31,7 +31,7 @@ impl Placement {
     pub(super) fn name_lost(&mut self) {
         for (slot, count) in std::mem::take(&mut self.found) {
             if let Some(id) = self.file(slot).map(|file| file.id) {
-                self.note(format!("{id}: {count} chunks that were lost are there again"));
+                self.note(Some(id), format!("{count} chunks that were lost are there again"));
             }
         }
         let mut lost: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();

@@ -235,9 +235,12 @@ impl Placement {
         self.unpark_all();
         if chunks > 0 {
             let waiting = self.counts.impaired;
-            self.note(format!(
-                "{name} is gone with {chunks} chunks, {bytes} bytes: repair of {waiting} chunks begins"
-            ));
+            self.note(
+                None,
+                format!(
+                    "{name} is gone with {chunks} chunks, {bytes} bytes: repair of {waiting} chunks begins"
+                ),
+            );
         }
     }
 

@@ -141,8 +141,8 @@ pub enum Order {
         /// Who had them last.
         last: Vec<VolunteerNumber>,
     },
-    /// A line for the log.
-    Note(String),
+    /// A line for the log, and the file that it is about.
+    Note(Option<FileId>, String),
 }
 
 /// Something to do at a time, if it still applies by then.
@@ -371,8 +371,8 @@ impl Placement {
         }
     }
 
-    fn note(&mut self, text: String) {
-        self.orders.push(Order::Note(text));
+    fn note(&mut self, file: Option<FileId>, text: String) {
+        self.orders.push(Order::Note(file, text));
     }
 
     /// What follows from what has happened. Ends every input.

@@ -237,7 +237,7 @@ impl Placement {
             (Some(since), 0) => {
                 self.repair_since = None;
                 let seconds = now.saturating_sub(since).as_secs_f64();
-                self.orders.push(Order::Note(format!("repair is done: it took {seconds:.1} s")));
+                self.orders.push(Order::Note(None, format!("repair is done: it took {seconds:.1} s")));
             }
             (None, impaired) if impaired > 0 => self.repair_since = Some(now),
             _ => {}

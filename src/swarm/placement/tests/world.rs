@@ -324,7 +324,7 @@ impl World {
                 self.whole.remove(&file);
                 self.placement.offloaded(self.now, file, true);
             }
-            Order::Drained { .. } | Order::Lost { .. } | Order::Note(_) => {}
+            Order::Drained { .. } | Order::Lost { .. } | Order::Note(..) => {}
         }
         self.take();
     }
@@ -375,7 +375,7 @@ impl World {
 
     pub fn notes(&self) -> Vec<&str> {
         let notes = self.log.iter().filter_map(|order| match order {
-            Order::Note(text) => Some(text.as_str()),
+            Order::Note(_, text) => Some(text.as_str()),
             _ => None,
         });
         notes.collect()

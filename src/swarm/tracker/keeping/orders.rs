@@ -114,7 +114,8 @@ impl Keeping {
                 told.into_iter().chain([Effect::Note(note)]).collect()
             }
             Order::Lost { file, chunks, last } => vec![Effect::Warning(self.loss(file, &chunks, &last))],
-            Order::Note(text) => vec![Effect::Note(text)],
+            Order::Note(None, text) => vec![Effect::Note(text)],
+            Order::Note(Some(file), text) => vec![Effect::Note(format!("{}: {text}", self.name_of(file)))],
         }
     }
 
