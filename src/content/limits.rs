@@ -172,6 +172,9 @@ pub const ORDERS_MAX: usize = 4_096;
 pub const CONVERSATION_IDLE: Duration = Duration::from_secs(15);
 /// Connections to peers that are kept open without being used.
 pub const CONVERSATIONS_KEPT: usize = 32;
+/// A peer that could not be reached, or fell silent, is not asked for another copy for this long: what else was to be
+/// copied from it does not wait for it as well.
+pub const SOURCE_PAUSE: Duration = Duration::from_secs(3);
 /// A volunteer that hashes what it has kept since before it was started rests so many times as long as it hashed.
 pub const CHECK_REST: u32 = 3;
 /// A volunteer tells of what it has stored and dropped in one line for all of it, at most this often.

@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// Holders that are asked for a manifest at once.
 const ASKED_AT_ONCE: usize = 4;
+/// What is watched when the download itself is over.
+pub const CHECKING_MD5: &str = "checking MD5";
 /// How often it is asked again whether somebody has the file by now.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -315,7 +317,7 @@ fn check_md5(
     watch: &dyn Watch,
     shutdown: &Shutdown,
 ) -> Result<(), DaemonError> {
-    watch.begin("checking MD5", file.file.size, 0);
+    watch.begin(CHECKING_MD5, file.file.size, 0);
     let got = part.md5(&|bytes| watch.advance(bytes), &|| shutdown.is_stopped());
     watch.end();
     match got {

@@ -5,9 +5,9 @@
 //! [`RECEIVE_MEMORY`](crate::content::limits::RECEIVE_MEMORY).
 
 use super::{Done, Hands, Job, work};
-use crate::content::limits::{COPY_WORKERS, RECEIVE_MEMORY};
+use crate::content::limits::{COPY_WORKERS, RECEIVE_MEMORY, SOURCE_PAUSE};
 use crate::content::{ChunkIndex, FileId, Manifest};
-use crate::daemon::fetch::{Conversations, Expected, SourceError};
+use crate::daemon::fetch::{Conversation, Conversations, Expected, SourceError};
 use crate::daemon::lookup::as_known;
 use crate::net::Shutdown;
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerRequest};
@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a worker that waits for memory looks whether it is still wanted.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -40,6 +40,8 @@ pub(super) struct Copier {
     memory: Memory,
     /// The files whose manifests are being asked for: whoever else wants one waits.
     gates: Mutex<HashMap<FileId, Arc<Mutex<()>>>>,
+    /// The peers that could not be reached, and when.
+    away: Mutex<HashMap<SocketAddr, Instant>>,
 }
 
 /// Why a chunk was not copied.
@@ -84,7 +86,7 @@ impl From<StoreError> for Failure {
 impl Copier {
     pub(super) fn new(hands: Arc<Hands>, tracker: SocketAddr) -> Self {
         let (conversations, memory) = (Conversations::new(), Memory::default());
-        Self { hands, tracker, conversations, memory, gates: Mutex::default() }
+        Self { hands, tracker, conversations, memory, gates: Mutex::default(), away: Mutex::default() }
     }
 
     /// Copies until the shutdown.
@@ -97,7 +99,8 @@ impl Copier {
             if buffer.capacity() > BUFFER_KEPT {
                 buffer = Vec::new();
             }
-            let free = self.hands.store.free();
+            // Filled in when it is said: of several threads the last to say it need not be the last to know it.
+            let free = 0;
             vec![match result {
                 Ok(()) => VolunteerRequest::Stored { file, index, free },
                 Err(Failure { why, text }) => {
@@ -149,8 +152,7 @@ impl Copier {
             return Err(Failure::new(CopyFailure::NoRoom, text));
         }
         let _memory = self.memory.take(needed, here).ok_or(SourceError::Stopped)?;
-        self.conversations
-            .with(from, here, |conversation| conversation.chunk(id, *index, expected, buffer, here))?;
+        self.ask(from, here, |peer| peer.chunk(id, *index, expected, buffer, here))?;
         for _ in 0..TRIES {
             store.add_file(kept, manifest.clone())?;
             match store.store(id, *index, buffer) {
@@ -160,6 +162,25 @@ impl Copier {
             }
         }
         Err(Failure::new(CopyFailure::Other, "the file is being dropped"))
+    }
+
+    /// Asks a peer, unless it could not be reached a moment ago.
+    fn ask<T>(
+        &self,
+        from: SocketAddr,
+        here: &Shutdown,
+        ask: impl FnMut(&mut Conversation) -> Result<T, SourceError>,
+    ) -> Result<T, Failure> {
+        if lock(&self.away).get(&from).is_some_and(|when| when.elapsed() < SOURCE_PAUSE) {
+            return Err(Failure::new(CopyFailure::Unreachable, "it could not be reached a moment ago"));
+        }
+        let result = self.conversations.with(from, here, ask);
+        if matches!(result, Err(SourceError::Link(_))) && !here.is_stopped() {
+            let mut away = lock(&self.away);
+            away.retain(|_, when| when.elapsed() < SOURCE_PAUSE);
+            away.insert(from, Instant::now());
+        }
+        Ok(result?)
     }
 
     /// The manifest of a file, from the store, or else from a peer; kept in the store from then on.
@@ -187,8 +208,7 @@ impl Copier {
         from: SocketAddr,
         here: &Shutdown,
     ) -> Result<Arc<Manifest>, Failure> {
-        let ask = self.conversations.with(from, here, |peer| peer.manifest(kept.file.id, here));
-        let manifest = Arc::new(ask?);
+        let manifest = Arc::new(self.ask(from, here, |peer| peer.manifest(kept.file.id, here))?);
         let layout = manifest.layout();
         if (layout.size(), layout.count()) != (kept.file.size, kept.file.chunks) {
             return Err(Failure::new(CopyFailure::Other, "the file has other sizes than its manifest says"));

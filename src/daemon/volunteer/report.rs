@@ -49,16 +49,25 @@ pub(super) fn holds(
     })
 }
 
-/// Makes a message as true as it can be at this moment: what has been removed since it was made is not held, and what
-/// is back is not spoiled. `None` when nothing is left of it.
+/// Makes a message as true as it can be at this moment: what has been removed since it was made is not held, what
+/// is back is not spoiled, and the bytes that can still be taken are those that can be taken now. `None` when nothing
+/// is left of it.
 pub(super) fn as_of_now(mut message: VolunteerRequest, store: &ReplicaStore) -> Option<VolunteerRequest> {
+    use VolunteerRequest as Say;
+    if let Say::Stored { free, .. }
+    | Say::NotStored { free, .. }
+    | Say::Dropped { free, .. }
+    | Say::Spoiled { free, .. } = &mut message
+    {
+        *free = store.free();
+    }
     match &mut message {
-        VolunteerRequest::Holds { kept, held, .. } => {
+        Say::Holds { kept, held, .. } => {
             let file = store.file(kept.file.id)?;
             *held = file.held_of(held).collect();
             if held.is_empty() { None } else { Some(message) }
         }
-        VolunteerRequest::Spoiled { file, chunks, .. } => {
+        Say::Spoiled { file, chunks, .. } => {
             if let Some(file) = store.file(*file) {
                 let back: Vec<ChunkIndex> = file.held_of(chunks).collect();
                 chunks.retain(|index| !back.contains(index));
@@ -85,7 +94,7 @@ mod tests {
         // Chunks without bytes: there can be many.
         let layout = Layout::uneven(vec![0; chunks as usize]).unwrap();
         let manifest = Manifest::new(layout, vec![Digest::of(b""); chunks as usize]).unwrap();
-        let name = FileName::new("\"".repeat(255)).unwrap();
+        let name = FileName::new("x".repeat(255)).unwrap();
         let file = FileSummary { id: manifest.id(), name, size: 0, chunks };
         let kept = KeptFile { file, md5: Md5([0; 16]) };
         let store = ReplicaStore::open(root.path(), 1).unwrap();
@@ -116,7 +125,7 @@ mod tests {
         let left = VolunteerRequest::Holds { kept, held: vec![gone[1]], checked: true };
         assert_eq!(as_of_now(holds, &store), Some(left.clone()));
         let spoiled =
-            |chunks: &[ChunkIndex]| VolunteerRequest::Spoiled { file, chunks: chunks.into(), free: 0 };
+            |chunks: &[ChunkIndex]| VolunteerRequest::Spoiled { file, chunks: chunks.into(), free: 1 };
         assert_eq!(as_of_now(spoiled(&gone), &store), Some(spoiled(&gone[..1])));
         store.remove(file, &(0..chunks).map(ChunkIndex).collect::<Vec<_>>()).unwrap();
         assert_eq!(as_of_now(left, &store), None);

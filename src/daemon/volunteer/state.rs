@@ -249,7 +249,7 @@ impl State {
                 self.told.tell(|told| told.welcome = true);
             }
             VolunteerOrder::Copy { kept, index, from } => {
-                let (file, free) = (kept.file.id, self.hands.store.free());
+                let (file, free) = (kept.file.id, 0);
                 let copies = self.outputs.copies.clone();
                 if !self.give(&copies, Copy { kept, index, from }) {
                     let (why, text) = (CopyFailure::Other, "too much to do".to_owned());
@@ -311,7 +311,7 @@ impl State {
             files.entry(file).or_default().push(index);
         }
         for (file, chunks) in files {
-            let free = self.hands.store.free();
+            let free = 0;
             for chunks in chunks.chunks(NAMED_CHUNKS_MAX) {
                 self.say(VolunteerRequest::Spoiled { file, chunks: chunks.to_vec(), free });
             }
