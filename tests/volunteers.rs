@@ -11,7 +11,8 @@ use shoal::protocol::numbers::Nonce;
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
 use shoal::protocol::tracker::{FoundFile, TrackerResponse};
 use shoal::protocol::volunteer::{ChallengedRange, CopyFailure, KeptFile, VolunteerOrder, VolunteerRequest};
-use std::net::{SocketAddr, TcpListener};
+use socket2::{Domain, Socket, Type};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -218,7 +219,10 @@ fn a_copy_that_fails_is_told_with_the_reason() {
     let tracker = ScriptedTracker::start();
     let _client = volunteer(dir.path(), "ann", &tracker, &[]);
     let (mut session, _) = tracker.volunteer();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // A port that is taken, so that nobody else gets it, and where nobody listens.
+    let taken = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    taken.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let nobody = taken.local_addr().unwrap().as_socket().unwrap();
     let wrong = FakePeer::answering(&whole, |request, mut right| {
         if matches!(request, PeerRequest::Chunk { .. }) {
             *right.last_mut().unwrap() ^= 1;
@@ -382,11 +386,11 @@ fn a_tracker_that_takes_no_volunteers_is_said_and_does_not_keep_anybody() {
     let mut client = volunteer(dir.path(), "ann", &tracker, &["--drain-on-exit"]);
     let mut session = tracker.registers();
     assert!(matches!(session.said(), VolunteerRequest::Lend { .. }));
+    assert_eq!(session.said(), VolunteerRequest::Reported);
     let (code, text) = (ErrorCode::Refused, "no files are kept here".to_owned());
     session.wire.send(&TrackerResponse::Error { code, text }).unwrap();
     client.wait_for_text("does not take what is lent: no files are kept here");
     client.interrupt();
-    assert_eq!(session.said(), VolunteerRequest::Reported);
     session.says_goodbye();
     client.ends_with(0);
 }
@@ -436,6 +440,42 @@ fn the_md5_of_the_tracker_is_looked_at_before_a_file_gets_its_name() {
     got.ends_with(0);
     assert!(got.has_said(&format!("MD5 {} of f is right", kept.md5)));
     assert_holds(&dir.path().join("f"), &whole.bytes);
+}
+
+#[test]
+fn who_gets_a_file_and_keeps_chunks_of_it_has_all_that_either_has() {
+    let dir = place();
+    let (whole, mut kept) = file(1, 9);
+    kept.file.name = shoal::content::FileName::new("f").unwrap();
+    let tracker = ScriptedTracker::start();
+    // Gives the last four chunks to those who ask what it has, and any chunk to those who do not.
+    let source = FakePeer::answering(&whole, move |request, right| match request {
+        PeerRequest::Have { file } => {
+            let have = PeerResponse::Have { file: *file, count: 9, length: 2 };
+            Some([shoal::protocol::frame::encode(&have).unwrap(), vec![0b1110_0000, 1]].concat())
+        }
+        _ => Some(right),
+    });
+    tracker.find(vec![found(&kept, vec![], vec![source.address], kept.md5)]);
+    let ann = volunteer(dir.path(), "ann", &tracker, &["--get", "f", "--stay"]);
+    let (mut session, _) = tracker.volunteer();
+    ann.wait_for_text("and none of them has chunk 1, 2, 3, 4, 5");
+    let mut guest = Guest::of(session.address);
+    let file = kept.file.id;
+    let (_, have) = guest.ask(&PeerRequest::Have { file });
+    assert_eq!(have, [0b1110_0000, 1]);
+    session.copy(&kept, &[0, 2], source.address);
+    let (_, have) = Guest::of(session.address).ask(&PeerRequest::Have { file });
+    assert_eq!(have, [0b1110_0101, 1]);
+    // Who is connected already is told when it says that it waits.
+    let chunks = vec![ChunkIndex(0), ChunkIndex(2)];
+    assert_eq!(guest.ask(&PeerRequest::Ping).0, PeerResponse::Got { file, chunks });
+    [0, 2, 5, 8].iter().for_each(|index| assert_serves(session.address, &whole, *index));
+    // What it keeps itself it need not get from elsewhere.
+    session.copy(&kept, &[1, 3, 4], source.address);
+    tracker.find(vec![found(&kept, vec![], vec![session.address], kept.md5)]);
+    ann.wait_for_text("Successfully downloaded f");
+    assert_holds(&dir.path().join("ann/f"), &whole.bytes);
 }
 
 #[test]

@@ -71,6 +71,8 @@ pub(super) struct State {
     /// Orders that workers have not answered yet, of any session.
     underway: usize,
     report: Option<Report>,
+    /// What is to be said behind the report: what turns out to be wrong meanwhile was perhaps named in it.
+    behind: Vec<VolunteerRequest>,
     outbox: VecDeque<VolunteerRequest>,
     draining: bool,
     diary: Diary,
@@ -104,6 +106,7 @@ impl State {
             sessions: 0,
             underway: 0,
             report: None,
+            behind: Vec::new(),
             outbox: VecDeque::new(),
             draining: false,
             diary,
@@ -171,6 +174,7 @@ impl State {
                     Some(None) => {
                         self.report = None;
                         self.outbox.push_back(VolunteerRequest::Reported);
+                        self.outbox.extend(self.behind.drain(..));
                         if self.draining {
                             self.outbox.push_back(VolunteerRequest::Drain);
                         }
@@ -224,6 +228,7 @@ impl State {
             session.here.trigger();
         }
         self.report = None;
+        self.behind.clear();
         self.outbox.clear();
         self.told.tell(|told| told.welcome = false);
     }
@@ -313,7 +318,11 @@ impl State {
         for (file, chunks) in files {
             let free = 0;
             for chunks in chunks.chunks(NAMED_CHUNKS_MAX) {
-                self.say(VolunteerRequest::Spoiled { file, chunks: chunks.to_vec(), free });
+                let message = VolunteerRequest::Spoiled { file, chunks: chunks.to_vec(), free };
+                match self.report {
+                    Some(_) => self.behind.push(message),
+                    None => self.say(message),
+                }
             }
             // Without a chunk it is not served any more, and forgotten. That is no order, and nobody is told.
             let (order, here, session) = (Chore::Drop(file, Vec::new()), self.shutdown.clone(), 0);
