@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Volunteers; one of them is missing in each round.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// Deaths in one swarm, each at another moment.
-const ROUNDS: usize = 25;
+const ROUNDS: usize = 4;
 /// The longest that everything runs after the files were got, before it is killed.
 const LIFE: Duration = Duration::from_millis(600);
 
