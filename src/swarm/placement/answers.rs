@@ -32,7 +32,7 @@ impl Placement {
         if self.land(key, at).is_some() {
             self.copied += 1;
             self.copied_bytes += length;
-            self.retries.remove(&key);
+            self.end_rest(key);
         }
         match at {
             Place::Tracker => self.set_own(key, true),

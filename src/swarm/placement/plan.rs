@@ -52,8 +52,12 @@ impl Placement {
             return;
         }
         let mut tries = TRIES_ALL;
+        // Copies that begin fill only buckets that are less urgent.
         for bucket in (0..BUCKETS).map(Bucket) {
-            if !self.is_allowed(now, bucket) {
+            if self.counts.waiting == 0 || tries == 0 || !self.can_place() {
+                break;
+            }
+            if !self.queued.any(bucket) || !self.is_allowed(now, bucket) {
                 continue;
             }
             let mut sources = self.ready(bucket);

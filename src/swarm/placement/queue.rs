@@ -66,6 +66,27 @@ impl Default for Bucket {
     }
 }
 
+/// How many chunks wait in each bucket.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Queued([u32; BUCKETS as usize]);
+
+impl Queued {
+    /// A chunk goes from one bucket to another.
+    pub fn move_one(&mut self, from: Bucket, to: Bucket) {
+        if let Some(count) = self.0.get_mut(usize::from(from.0)) {
+            *count = count.saturating_sub(1);
+        }
+        if let Some(count) = self.0.get_mut(usize::from(to.0)) {
+            *count += 1;
+        }
+    }
+
+    /// Whether any chunk waits in a bucket.
+    pub fn any(&self, bucket: Bucket) -> bool {
+        self.0.get(usize::from(bucket.0)).is_some_and(|count| *count > 0)
+    }
+}
+
 #[derive(Default, Debug)]
 struct Line {
     keys: VecDeque<Key>,
