@@ -345,7 +345,7 @@ impl Placement {
                 Timer::Retry(key) => self.rested(now, key),
                 Timer::Late(key, to) => self.late(now, key, to),
                 Timer::Challenge => self.challenge(now),
-                Timer::Answered(number) => self.challenge_over(now, number),
+                Timer::Answered(number) => self.challenge_over(number),
                 Timer::Repair => {}
                 Timer::Examine => self.examine(now),
                 Timer::Unpark => self.unpark_all(),

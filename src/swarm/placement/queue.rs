@@ -49,8 +49,8 @@ impl Bucket {
     /// Whether what waits in it had all its copies once.
     pub fn is_repair(self) -> bool {
         match self.0.checked_sub(2 * LEVELS) {
-            None => self.0 % 2 == 0,
-            Some(rest) => self.is_queue() && rest % 3 == 0,
+            None => self.0.is_multiple_of(2),
+            Some(rest) => self.is_queue() && rest.is_multiple_of(3),
         }
     }
 
