@@ -13,7 +13,8 @@ const PARKED_CHUNK: u64 = 64 * 1024;
 const UNPARK_MORE: usize = 64;
 
 impl Placement {
-    /// A chunk has been copied, and is durable. `free`: bytes that the volunteer can still take.
+    /// A chunk has been copied, and is durable; or, when it was not ordered, is there: this is how the chunks are told
+    /// that the tracker's own store has at the start. `free`: bytes that the volunteer can still take.
     pub fn stored(&mut self, now: Moment, at: Place, file: FileId, index: ChunkIndex, free: Option<u64>) {
         let Some(key) = self.key(file, index) else {
             if self.was_forgotten(file) {
@@ -32,7 +33,7 @@ impl Placement {
         if self.land(key, at).is_some() {
             self.copied += 1;
             self.copied_bytes += length;
-            self.retries.remove(&key);
+            self.end_rest(key);
         }
         match at {
             Place::Tracker => self.set_own(key, true),

@@ -111,6 +111,7 @@ impl Placement {
             self.surplus.insert(key);
         }
         if before.1 != after.1 {
+            self.queued.move_one(before.1, after.1);
             self.enqueue(key);
         }
     }
@@ -130,6 +131,14 @@ impl Placement {
         let count = self.file(slot).map_or(0, |file| file.chunks.len() as u32);
         for index in 0..count {
             self.touch(Key { file: slot, index });
+        }
+    }
+
+    /// Takes a chunk out of the queues, or lets it be weighed anew.
+    pub(super) fn move_to(&mut self, key: Key, to: Bucket) {
+        if let Some(chunk) = self.chunk_mut(key) {
+            let from = std::mem::replace(&mut chunk.bucket, to);
+            self.queued.move_one(from, to);
         }
     }
 
@@ -220,9 +229,7 @@ impl Placement {
 
     /// No volunteer could take a chunk, as things are. Parked chunks are looked at now and then, whatever happens.
     pub(super) fn park(&mut self, now: Moment, key: Key) {
-        if let Some(chunk) = self.chunk_mut(key) {
-            chunk.bucket = Bucket::PARKED;
-        }
+        self.move_to(key, Bucket::PARKED);
         if self.parked.is_empty() {
             self.after(now + super::plan::UNPARK_EVERY, Timer::Unpark);
         }
@@ -233,8 +240,8 @@ impl Placement {
     pub(super) fn unpark(&mut self, most: usize) {
         for _ in 0..most.min(self.parked.len()) {
             let Some(key) = self.parked.pop_front() else { break };
-            if let Some(chunk) = self.chunk_mut(key).filter(|chunk| chunk.bucket == Bucket::PARKED) {
-                chunk.bucket = Bucket::NONE;
+            if self.chunk(key).is_some_and(|chunk| chunk.bucket == Bucket::PARKED) {
+                self.move_to(key, Bucket::NONE);
                 self.touch(key);
             }
         }

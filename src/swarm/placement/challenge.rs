@@ -89,13 +89,13 @@ impl Placement {
             answer.get_or_insert(proof);
         }
         if challenge.asked.iter().all(|(_, answer)| answer.is_some()) {
-            self.challenge_over(now, number);
+            self.challenge_over(number);
             self.settle(now);
         }
     }
 
     /// Everybody has answered, or has had the time to.
-    pub(super) fn challenge_over(&mut self, _now: Moment, number: u64) {
+    pub(super) fn challenge_over(&mut self, number: u64) {
         let Some(Challenge { key, over, asked }) = self.challenges.remove(&number) else { return };
         self.timers.remove(&(over, Timer::Answered(number)));
         let own = asked.iter().find(|(place, _)| *place == Place::Tracker);

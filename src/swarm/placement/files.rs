@@ -2,6 +2,7 @@
 
 use super::chunk::{Aspects, CopyState, Key};
 use super::file::{File, Offload};
+use super::queue::Bucket;
 use super::volunteer::Volunteer;
 use super::{Placement, Timer};
 use crate::content::{ChunkIndex, FileId, Layout};
@@ -93,6 +94,9 @@ impl Placement {
         }
         if let Some(file) = self.files.get_mut(slot as usize).and_then(Option::take) {
             self.counts.subtract(&file.counts);
+            for chunk in &file.chunks {
+                self.queued.move_one(chunk.bucket, Bucket::NONE);
+            }
         }
         self.by_id.remove(&id);
         self.forgotten.insert(id);

@@ -144,9 +144,7 @@ impl Placement {
         let until = now + backoff.pause(&mut self.random);
         self.retries.insert(key, Retry { backoff, until, from, to });
         self.after(until, Timer::Retry(key));
-        if let Some(chunk) = self.chunk_mut(key) {
-            chunk.bucket = Bucket::RESTING;
-        }
+        self.move_to(key, Bucket::RESTING);
         self.touch(key);
     }
 
@@ -155,13 +153,24 @@ impl Placement {
         if self.retries.get(&key).is_none_or(|retry| retry.until > now) {
             return;
         }
-        if let Some(chunk) = self.chunk_mut(key).filter(|chunk| chunk.bucket == Bucket::RESTING) {
-            chunk.bucket = Bucket::NONE;
+        self.wake(key);
+        // What it was that failed is remembered until a copy succeeds, or none is wanted any more.
+        if self.chunk(key).is_none_or(|chunk| !chunk.bucket.is_queue()) {
+            self.retries.remove(&key);
+        }
+    }
+
+    fn wake(&mut self, key: Key) {
+        if self.chunk(key).is_some_and(|chunk| chunk.bucket == Bucket::RESTING) {
+            self.move_to(key, Bucket::NONE);
             self.touch(key);
         }
-        let settled = self.chunk(key).is_none_or(|chunk| !chunk.bucket.is_queue());
-        if settled {
-            self.retries.remove(&key);
+    }
+
+    /// A copy of a chunk has succeeded: what failed before does not matter any more.
+    pub(super) fn end_rest(&mut self, key: Key) {
+        if self.retries.remove(&key).is_some() {
+            self.wake(key);
         }
     }
 

@@ -44,7 +44,7 @@ use challenge::Challenge;
 use chunk::Key;
 use file::{Counts, File};
 use flights::Flight;
-use queue::Queue;
+use queue::{Queue, Queued};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 use volunteer::{Index, Traffic, Volunteer, Window};
@@ -217,6 +217,7 @@ pub struct Placement {
     incoming: Traffic,
     outgoing: Traffic,
     queue: Queue,
+    queued: Queued,
     flights: BTreeMap<(Key, Place), Flight>,
     /// Copies that were given up before they were answered, and how many answers are still to come.
     ignored: BTreeMap<(Key, VolunteerNumber), u32>,
@@ -279,6 +280,7 @@ impl Placement {
             incoming: Traffic::default(),
             outgoing: Traffic::default(),
             queue: Queue::default(),
+            queued: Queued::default(),
             flights: BTreeMap::new(),
             ignored: BTreeMap::new(),
             retries: BTreeMap::new(),
@@ -343,7 +345,7 @@ impl Placement {
                 Timer::Retry(key) => self.rested(now, key),
                 Timer::Late(key, to) => self.late(now, key, to),
                 Timer::Challenge => self.challenge(now),
-                Timer::Answered(number) => self.challenge_over(now, number),
+                Timer::Answered(number) => self.challenge_over(number),
                 Timer::Repair => {}
                 Timer::Examine => self.examine(now),
                 Timer::Unpark => self.unpark_all(),

@@ -52,8 +52,12 @@ impl Placement {
             return;
         }
         let mut tries = TRIES_ALL;
+        // Copies that begin fill only buckets that are less urgent.
         for bucket in (0..BUCKETS).map(Bucket) {
-            if !self.is_allowed(now, bucket) {
+            if self.counts.waiting == 0 || tries == 0 || !self.can_place() {
+                break;
+            }
+            if !self.queued.any(bucket) || !self.is_allowed(now, bucket) {
                 continue;
             }
             let mut sources = self.ready(bucket);
@@ -67,8 +71,9 @@ impl Placement {
     /// Whether chunks of a bucket may be copied at all now.
     fn is_allowed(&self, now: Moment, bucket: Bucket) -> bool {
         let limited = self.settings.repair_limit > 0 && now < self.repair_from;
-        !(bucket.is_repair() && limited)
-            && !(bucket.is_first() && self.census.staying < self.settings.volunteers_min)
+        let too_few = self.census.staying < self.settings.volunteers_min;
+        let waits = (bucket.is_repair() && limited) || (bucket.is_first() && too_few);
+        !waits
     }
 
     /// Whether it is worth looking: somebody's window is open, or there is nobody, and chunks are to be parked.

@@ -49,8 +49,8 @@ impl Bucket {
     /// Whether what waits in it had all its copies once.
     pub fn is_repair(self) -> bool {
         match self.0.checked_sub(2 * LEVELS) {
-            None => self.0 % 2 == 0,
-            Some(rest) => self.is_queue() && rest % 3 == 0,
+            None => self.0.is_multiple_of(2),
+            Some(rest) => self.is_queue() && rest.is_multiple_of(3),
         }
     }
 
@@ -63,6 +63,27 @@ impl Bucket {
 impl Default for Bucket {
     fn default() -> Self {
         Bucket::NONE
+    }
+}
+
+/// How many chunks wait in each bucket.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Queued([u32; BUCKETS as usize]);
+
+impl Queued {
+    /// A chunk goes from one bucket to another.
+    pub fn move_one(&mut self, from: Bucket, to: Bucket) {
+        if let Some(count) = self.0.get_mut(usize::from(from.0)) {
+            *count = count.saturating_sub(1);
+        }
+        if let Some(count) = self.0.get_mut(usize::from(to.0)) {
+            *count += 1;
+        }
+    }
+
+    /// Whether any chunk waits in a bucket.
+    pub fn any(&self, bucket: Bucket) -> bool {
+        self.0.get(usize::from(bucket.0)).is_some_and(|count| *count > 0)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::super::Placement;
 use super::super::chunk::{CopyState, Key, Weights};
 use super::super::file::Counts;
+use super::super::queue::{Bucket, Queued};
 use super::super::volunteer::{Standing, Traffic};
 use crate::swarm::keeping::Place;
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ impl Placement {
     /// Panics when a counter is not what there is to count.
     pub fn recount(&self) {
         let mut all = Counts::default();
+        let mut queued = Queued::default();
         let mut of_volunteers: BTreeMap<u32, (u64, u64, u64)> = BTreeMap::new();
         for (slot, file) in (0u32..).zip(&self.files) {
             let Some(file) = file else { continue };
@@ -42,6 +44,7 @@ impl Placement {
                     assert_eq!(held, state != CopyState::Coming);
                 }
                 assert_eq!(weights, chunk.weights, "{key:?}");
+                queued.move_one(Bucket::NONE, chunk.bucket);
                 counts.short += u64::from(chunk.aspects.short);
                 counts.waiting += u64::from(chunk.aspects.waiting);
                 counts.bare += u64::from(chunk.aspects.bare);
@@ -64,6 +67,7 @@ impl Placement {
             all.lost += counts.lost;
         }
         assert_eq!(all, self.counts);
+        assert_eq!(queued, self.queued);
         self.recount_volunteers(&of_volunteers);
     }
 
