@@ -147,7 +147,7 @@ fn what_is_lost_is_named_and_found_again() {
     wait_status(tracker.address(), "offloaded", |status| is_safe(status, 1) && file(status, "one").offloaded);
     volunteers.iter_mut().for_each(Program::kill9);
     let line = tracker.wait_for_text("LOST: ");
-    assert!(line.contains("WARNING") && line.contains(" of one ") && line.contains("last held by"), "{line}");
+    assert!(line.contains("WARNING") && line.contains(" of the chunks of one ") && line.contains("last held by"), "{line}");
     assert!(wait_status(tracker.address(), "lost", |status| status.copies.lost > 0).copies.lost <= 4);
     // In part nobody knows whether it will ever be whole: it is not there.
     let folder = subfolder(dir, "x1");
@@ -225,4 +225,129 @@ fn the_status_is_told_to_other_programs_on_this_machine() {
     let mut asked = Program::start("tracker", &["status", "-tracker", &address], dir);
     asked.ends_with(0);
     assert!(asked.has_said("3 here of 3 known"));
+}
+
+#[test]
+fn a_damaged_catalogue_is_refused_and_rebuilt_from_what_volunteers_report() {
+    let place = place();
+    let dir = place.path();
+    let one = bytes(1, 7);
+    offer(dir, &[("one", &one)]);
+    let names = ["a", "b", "c"];
+    let mut first = keeper(dir, &["--offload"]);
+    {
+        let _volunteers = names.map(|name| volunteer(dir, name, first.address(), &[]));
+        wait_status(first.address(), "offloaded", |status| {
+            is_safe(status, 1) && file(status, "one").offloaded
+        });
+    }
+    first.kill9();
+    let catalogue = dir.join("state/catalogue.redb");
+    let mut damaged = std::fs::read(&catalogue).unwrap();
+    damaged[1_000..].fill(0xA5);
+    std::fs::write(&catalogue, &damaged).unwrap();
+    let (files, state) = (dir.join("files"), dir.join("state"));
+    let args =
+        ["--listen", "127.0.0.1:0", "--files", files.to_str().unwrap(), "--state", state.to_str().unwrap()];
+    let mut refused = Program::start("tracker", &args, dir);
+    refused.ends_with(17);
+    refused.wait_for("why, and what helps", |line| {
+        line.contains("catalogue.redb") && line.contains("is damaged") && line.contains("--rebuild")
+    });
+    assert_holds(&catalogue, &damaged);
+    // Nobody but the volunteers knows of the file any more.
+    let tracker = keeper(dir, &["--offload", "--rebuild"]);
+    let _volunteers = names.map(|name| volunteer(dir, name, tracker.address(), &[]));
+    let status = wait_safe(tracker.address(), 1);
+    assert_eq!(file(&status, "one").here, 0);
+    gets(dir, "x", &tracker, "one", &one);
+    assert_holds(&dir.join("state/catalogue.redb.before-rebuild-1"), &damaged);
+}
+
+#[test]
+fn a_tracker_that_is_started_again_knows_what_it_knew() {
+    let place = place();
+    let dir = place.path();
+    let one = bytes(1, 7);
+    offer(dir, &[("one", &one)]);
+    let mut first = keeper(dir, &["--offload"]);
+    let address = first.address();
+    let volunteers = ["a", "b", "c"].map(|name| volunteer(dir, name, address, &[]));
+    wait_status(address, "offloaded", |status| is_safe(status, 1) && file(status, "one").offloaded);
+    let copied = status(address).unwrap().repair.copied;
+    assert_eq!(copied, 14);
+    first.kill9();
+    let listen = address.to_string();
+    let tracker = keeper(dir, &["--offload", "--listen", &listen]);
+    // The volunteers come back by themselves, and nothing is copied anew.
+    let status = wait_safe(tracker.address(), 1);
+    assert_eq!((here(&status), status.repair.copied), (3, 0));
+    gets(dir, "x", &tracker, "one", &one);
+    drop(volunteers);
+}
+
+#[test]
+fn a_second_death_in_the_middle_of_repair_is_survived() {
+    let place = place();
+    let dir = place.path();
+    let one = bytes(1, 24);
+    offer(dir, &[("one", &one)]);
+    // Slow enough to be in the middle of it.
+    let tracker = keeper(dir, &["--offload", "--repair-limit", "2MiB", "--replicas", "3"]);
+    let names = ["a", "b", "c", "d", "e"];
+    let mut volunteers = names.map(|name| volunteer(dir, name, tracker.address(), &[]));
+    wait_status(tracker.address(), "offloaded", |status| is_safe(status, 1) && file(status, "one").offloaded);
+    volunteers[0].kill9();
+    wait_status(tracker.address(), "in the middle", |status| {
+        of(status, "a").state == VolunteerState::Gone && status.repair.copied > 72 && status.copies.short > 0
+    });
+    volunteers[1].kill9();
+    let status = wait_status(tracker.address(), "healed", |status| {
+        of(status, "b").state == VolunteerState::Gone && is_safe(status, 1)
+    });
+    assert_eq!(status.copies.lost, 0);
+    assert!(!tracker.has_said("LOST: "));
+    gets(dir, "x", &tracker, "one", &one);
+}
+
+#[test]
+fn a_volunteer_never_holds_more_than_it_offered() {
+    let place = place();
+    let dir = place.path();
+    offer(dir, &[("one", &bytes(1, 20))]);
+    let tracker = keeper(dir, &[]);
+    let names = ["a", "b", "c"];
+    let _volunteers = names.map(|name| volunteer(dir, name, tracker.address(), &["--volunteer", "2MiB"]));
+    // Room for four chunks each: twelve of forty copies.
+    let status = wait_status(tracker.address(), "full", |status| {
+        status.copies.verified == 12 && status.repair.running == 0
+    });
+    assert!(status.copies.short > 0 && status.free < u64::from(CHUNK_SIZE));
+    for name in names {
+        let used: u64 = chunk_files(&dir.join(name)).iter().map(|path| path.metadata().unwrap().len()).sum();
+        assert!(used <= 2 << 20, "{name} holds {used} bytes");
+    }
+}
+
+#[test]
+fn two_trackers_never_share_a_state_folder_and_flags_that_do_not_fit_are_refused() {
+    let place = place();
+    let dir = place.path();
+    let _first = keeper(dir, &[]);
+    let (files, state) = (dir.join("files"), dir.join("state"));
+    let (files, state) = (files.to_str().unwrap(), state.to_str().unwrap());
+    let mut second = Program::start("tracker", &["--listen", "127.0.0.1:0", "--state", state], dir);
+    second.ends_with(17);
+    for (args, says, code) in [
+        (vec!["--files", files], "--state", 2),
+        (vec!["--replicas", "2"], "--state", 2),
+        (vec!["--state", state, "--offload"], "--files", 2),
+        (vec!["--state", state, "--files", files, "--replicas", "0"], "--replicas", 2),
+        (vec!["--state", state, "--files", "nowhere"], "nowhere is not a folder", 17),
+        (vec!["status", "--tracker", "127.0.0.1:1"], "no status from the tracker", 5),
+    ] {
+        let mut program = Program::start("tracker", &args, dir);
+        program.ends_with(code);
+        assert!(program.has_said(says), "{args:?}: {:?}", program.lines());
+    }
 }

@@ -132,7 +132,7 @@ impl Keeping {
             false => format!("last held by {}", some(holders, last.len())),
         };
         format!(
-            "LOST: {} of {} ({file}): chunks {}; {holders}. They are back when a holder comes back",
+            "LOST: {} of the chunks of {} ({file}), number {}; {holders}. They are back when a holder comes back",
             chunks.len(),
             self.name_of(file),
             some(numbers, chunks.len())
