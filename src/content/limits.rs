@@ -58,6 +58,35 @@ pub const BROADCAST_PAUSE: Duration = Duration::from_millis(100);
 /// How many clients must claim the same hash before it is the chunk's hash.
 pub const QUORUM: usize = 2;
 
+/// Copies of each chunk that are wanted at volunteers.
+pub const REPLICAS: usize = 2;
+/// Volunteers that must be there before a file is distributed.
+pub const VOLUNTEERS_MIN: usize = 3;
+/// Copies of chunks that are under way into one volunteer at once, and out of one.
+pub const COPY_WINDOW: u32 = 8;
+/// Bytes of copies that are under way into one volunteer at once, and out of one; one copy always may be.
+pub const COPY_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
+/// A copy that has not been acknowledged after this time, and the time that [`COPY_RATE_MIN`] gives it, has failed.
+pub const COPY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A copy may be as slow as this, bytes a second.
+pub const COPY_RATE_MIN: u64 = 16 * 1024;
+/// How long nothing is copied to a volunteer that could not store a chunk.
+pub const DISK_REST: Duration = Duration::from_secs(60);
+/// How often the holders of a chunk are challenged.
+pub const CHALLENGE_EVERY: Duration = Duration::from_secs(10);
+/// Most bytes of a chunk that a challenge asks about.
+pub const CHALLENGE_RANGE: u32 = 64 * 1024;
+/// How long a holder has to answer a challenge.
+pub const CHALLENGE_WAIT: Duration = Duration::from_secs(30);
+/// What has changed about placement is made durable at most this often, unless something waits for it.
+pub const RECORD_PAUSE: Duration = Duration::from_millis(100);
+/// Records that may wait for the catalogue before changes are gathered into one.
+pub const RECORDS_AHEAD: u64 = 4;
+/// Chunks that one order to drop names: it fits a frame.
+pub const DROP_MAX: usize = 4_096;
+/// Files that a status shows.
+pub const STATUS_FILES: usize = 1_000;
+
 /// A connection on which nothing was asked for this long is closed, and a request that is not
 /// answered as a whole by then is given up.
 pub const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(90);
@@ -147,5 +176,30 @@ pub const ANSWER_MOST: Duration = Duration::from_secs(15);
 pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often what has been verified is made durable (a power cut loses at most this much).
 pub const DURABLE_INTERVAL: Duration = Duration::from_secs(10);
+/// Memory in which the catalogue keeps what it has read, bytes.
+pub const CATALOGUE_CACHE: usize = 16 * 1024 * 1024;
+/// Free disk space without which the catalogue cannot be relied on to grow, bytes: what it says it needs when the disk
+/// is full.
+pub const CATALOGUE_GROWTH: u64 = 4 * 1024 * 1024;
+/// Whoever keeps chunks for others leaves at least this share of the disk's size free, per cent.
+pub const DISK_RESERVE_PERCENT: u64 = 5;
+/// The folder, in a volunteer's own one, that chunks are kept in for others. Hidden, so that nothing in it is shared.
+pub const VOLUNTEER_FOLDER: &str = ".volunteer";
+/// Chunks that a volunteer names in one message.
+pub const NAMED_CHUNKS_MAX: usize = 4_096;
+/// Chunks that a volunteer copies at once.
+pub const COPY_WORKERS: usize = 8;
+/// Orders of each kind that a volunteer takes ahead of carrying them out; more are refused.
+pub const ORDERS_MAX: usize = 4_096;
+/// A connection to a peer that nothing was asked over for this long is closed by who asked.
+pub const CONVERSATION_IDLE: Duration = Duration::from_secs(15);
+/// Connections to peers that are kept open without being used.
+pub const CONVERSATIONS_KEPT: usize = 32;
+/// A volunteer that hashes what it has kept since before it was started rests so many times as long as it hashed.
+pub const CHECK_REST: u32 = 3;
+/// A volunteer tells of what it has stored and dropped in one line for all of it, at most this often.
+pub const SUMMARY_PAUSE: Duration = Duration::from_secs(5);
+/// How long a volunteer that leaves waits for its tracker to take notice.
+pub const FAREWELL_WAIT: Duration = Duration::from_millis(500);
 /// Stack of a thread, bytes.
 pub const STACK: usize = 256 * 1024;

@@ -6,12 +6,17 @@
 
 use super::error::{self, StoreError};
 use rustix::fs::{FallocateFlags, OFlags};
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::SystemTime;
 use tempfile::NamedTempFile;
+
+/// How the name of a temporary file begins and ends.
+const TEMPORARY: (&str, &str) = (".shoal-", ".tmp");
 
 /// What a file must still look like to be the one that was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +121,13 @@ pub(super) fn free_space(folder: &Path) -> Option<u64> {
     Some(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
+/// The same, less a share of the whole disk that is to stay free.
+pub(super) fn free_space_beyond(folder: &Path, percent: u64) -> Option<u64> {
+    let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
+    let kept = space.f_blocks / 100 * percent;
+    Some(space.f_bavail.saturating_sub(kept).saturating_mul(space.f_frsize))
+}
+
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
@@ -163,13 +175,29 @@ pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
+/// Whether a file of that name is a temporary one of ours: left behind, when no other process has the folder.
+pub(super) fn is_temporary(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(TEMPORARY.0.as_bytes()) && name.ends_with(TEMPORARY.1.as_bytes())
+}
+
 /// A temporary file beside `path` with these bytes in it and the rights of an ordinary new file.
 pub(super) fn temporary(path: &Path, bytes: &[u8], durable: bool) -> Result<NamedTempFile, StoreError> {
+    temporary_for(path, bytes, durable, 0o666)
+}
+
+/// The same with other rights, less those that the umask takes away.
+pub(super) fn temporary_for(
+    path: &Path,
+    bytes: &[u8],
+    durable: bool,
+    mode: u32,
+) -> Result<NamedTempFile, StoreError> {
     let folder = folder_of(path);
     let mut file = tempfile::Builder::new()
-        .prefix(".shoal-")
-        .suffix(".tmp")
-        .permissions(Permissions::from_mode(0o666)) // less the umask
+        .prefix(TEMPORARY.0)
+        .suffix(TEMPORARY.1)
+        .permissions(Permissions::from_mode(mode))
         .tempfile_in(folder)
         .map_err(|error| {
             // tempfile wraps the system's error together with its own path; ours is said already.
@@ -231,7 +259,8 @@ mod tests {
     fn a_bare_name_is_in_the_working_directory() {
         assert_eq!(folder_of(Path::new("name")), Path::new("."));
         assert_eq!(folder_of(Path::new("a/name")), Path::new("a"));
-        assert!(free_space(Path::new(".")).is_some());
+        let (all, less) = (free_space(Path::new(".")), free_space_beyond(Path::new("."), 5));
+        assert!(less.is_some() && less < all && free_space_beyond(Path::new("."), 100) == Some(0));
     }
 
     #[test]
@@ -239,7 +268,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let temporary = temporary(&path, b"new", true).unwrap();
-        assert!(temporary.path().file_name().unwrap().to_str().unwrap().starts_with('.'));
+        let name = temporary.path().file_name().unwrap();
+        assert!(name.to_str().unwrap().starts_with('.') && is_temporary(name));
+        assert!(!is_temporary(OsStr::new(".shoal-notes")) && !is_temporary(OsStr::new("7")));
         fs::write(&path, "old").unwrap();
         let ordinary = fs::metadata(&path).unwrap().permissions().mode();
         replace(&path, temporary).unwrap();

@@ -1,4 +1,5 @@
-//! Bytes on disk: finished files and folders of them, files being downloaded, and chunk folders.
+//! Bytes on disk: finished files and folders of them, files being downloaded, chunk folders, chunks that are kept for
+//! others, and the tracker's catalogue.
 //!
 //! Whatever holds chunks is a [`ChunkSource`], so that serving does not care which of these it is;
 //! whatever takes verified chunks in is a [`ChunkSink`]. Nothing here opens a socket or decides what to
@@ -8,6 +9,7 @@
 //!
 //! Memory does not grow with the file beyond its digests and maps; files are hashed with buffers of 1 MiB.
 
+pub mod catalogue;
 pub mod chunk_folder;
 mod chunk_list;
 mod disk;
@@ -17,13 +19,19 @@ mod hashing;
 mod have_file;
 pub mod part;
 pub mod progress;
+pub mod replica_file;
+pub mod replica_store;
 pub mod shared_folder;
+mod space;
 pub mod whole;
 
+pub use catalogue::{Catalogue, CatalogueError, RedbCatalogue};
 pub use chunk_folder::{ChunkFolder, HeldChunk};
 pub use error::StoreError;
 pub use part::PartFile;
 pub use progress::Progress;
+pub use replica_file::ReplicaFile;
+pub use replica_store::ReplicaStore;
 pub use shared_folder::{FolderChange, Look, SharedFile, SharedFolder};
 pub use whole::WholeFile;
 

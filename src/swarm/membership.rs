@@ -73,6 +73,11 @@ impl Membership {
         }
     }
 
+    /// How long a peer counts as alive after a heartbeat.
+    pub fn lease(&self) -> Duration {
+        self.leases.lease
+    }
+
     /// The address under which others would be told of a peer.
     pub fn address(origin: Origin, registration: &Registration) -> SocketAddr {
         registration.advertise.unwrap_or(SocketAddr::new(source(origin), registration.port))

@@ -217,6 +217,7 @@ impl<M: Machine> State<M> {
                 Effect::PushWith(id, response, payload) => self.send(id, (response, Some(payload))),
                 Effect::Event(line) => log::info!(target: limits::EVENT_TARGET, "{line}"),
                 Effect::Note(text) => log::info!("{text}"),
+                Effect::Warning(text) => log::warn!("{text}"),
                 // Whoever would carry it out has ended, and so will this.
                 Effect::Task(task) => _ = self.hands.tasks.send(task),
                 Effect::Answer(number, answer) => _ = self.hands.answers.send((number, answer)),
