@@ -7,9 +7,9 @@
 
 use super::Message;
 use super::frame::FrameError;
-use crate::content::Hasher;
+use crate::content::{Hasher, text};
 use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_PADDED, PROTOCOL_VERSION};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::net::SocketAddr;
 
 /// Proves that a datagram comes from where it says: 16 hexadecimal digits.
@@ -18,18 +18,18 @@ pub struct Cookie(pub u64);
 
 impl Serialize for Cookie {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&format_args!("{:016x}", self.0))
+        to.serialize_str(text::hex(&self.0.to_be_bytes(), &mut [0; 16]))
     }
 }
 
 impl<'de> Deserialize<'de> for Cookie {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(from)?;
-        let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        match u64::from_str_radix(&text, 16) {
-            Ok(cookie) if digits => Ok(Cookie(cookie)),
-            _ => Err(de::Error::custom("expected 16 hexadecimal digits")),
-        }
+        const EXPECTED: &str = "16 hexadecimal digits";
+        text::read(from, EXPECTED, |text| {
+            let digit = |number, byte| Some(number << 4 | u64::from(text::digit(byte)?));
+            let number = text.bytes().try_fold(0, digit).filter(|_| text.len() == 16);
+            number.map(Cookie).ok_or(EXPECTED)
+        })
     }
 }
 
