@@ -161,6 +161,17 @@ pub const PIPELINE: usize = 2;
 pub const SOURCES_MAX: usize = 64;
 /// Memory for chunks being received, bytes: with large chunks fewer sources are used at once.
 pub const RECEIVE_MEMORY: u64 = 64 * 1024 * 1024;
+/// Memory in which a catalogue keeps what it has read, bytes.
+pub const CATALOGUE_CACHE: usize = 16 * 1024 * 1024;
+/// Free disk space without which a catalogue cannot be relied on to grow, bytes: what it says it needs when the disk is
+/// full.
+pub const CATALOGUE_GROWTH: u64 = 4 * 1024 * 1024;
+/// Tasks of a tracker that are under way at once and need another host.
+pub const KEEPER_DISTANT: usize = 4;
+/// Tasks of a tracker that are under way at once and need only its own disk.
+pub const KEEPER_LOCAL: usize = 2;
+/// Groups of changes that go into one transaction of a catalogue.
+pub const RECORDS_AT_ONCE: usize = 256;
 /// Sources used at once however large the chunks are.
 pub const SOURCES_MIN: usize = 4;
 /// Copies of one chunk that are asked for at once when a download ends.
@@ -176,11 +187,6 @@ pub const ANSWER_MOST: Duration = Duration::from_secs(15);
 pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often what has been verified is made durable (a power cut loses at most this much).
 pub const DURABLE_INTERVAL: Duration = Duration::from_secs(10);
-/// Memory in which the catalogue keeps what it has read, bytes.
-pub const CATALOGUE_CACHE: usize = 16 * 1024 * 1024;
-/// Free disk space without which the catalogue cannot be relied on to grow, bytes: what it says it needs when the disk
-/// is full.
-pub const CATALOGUE_GROWTH: u64 = 4 * 1024 * 1024;
 /// Whoever keeps chunks for others leaves at least this share of the disk's size free, per cent.
 pub const DISK_RESERVE_PERCENT: u64 = 5;
 /// The folder, in a volunteer's own one, that chunks are kept in for others. Hidden, so that nothing in it is shared.

@@ -11,6 +11,7 @@ pub mod error;
 pub mod fetch;
 pub mod finder;
 pub mod hub;
+pub mod keeper;
 pub mod leecher;
 pub mod lookup;
 pub mod manager;

@@ -6,7 +6,7 @@
 
 use super::error::{DaemonError, Fault};
 use super::hub::{Hands, Hub, HubConfig, draw, secret};
-use super::keeper::{Keeper, KeeperConfig};
+use super::keeper::{Keeper, KeeperChannels, KeeperConfig};
 use super::peer::{ServeOptions, serve};
 use super::shelf::Shelf;
 use super::watch::Watch;
@@ -147,7 +147,7 @@ fn keep_files(
     let own = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     let name = EntityName::new(TRACKER_ENTITY);
     let rules = KeepRules {
-        settings: keep.settings,
+        settings: keep.settings.clone(),
         name: name.map_err(|error| DaemonError::new(Fault::Other, error.to_string()))?,
         serving: keep.advertise.unwrap_or(own),
         rebuild: keep.rebuild,
@@ -157,19 +157,16 @@ fn keep_files(
     let (tasks, given) = unbounded();
     let (tell, news) = unbounded();
     let (answer, answers) = unbounded();
-    let config = KeeperConfig { files: keep.files.clone(), log_file: keep.log_file.clone() };
-    Keeper::start(
-        config,
+    let config = KeeperConfig {
+        files: keep.files.clone(),
+        log_file: keep.log_file.clone(),
         catalogue,
         store,
-        shelf.clone(),
-        given,
-        tell.clone(),
-        failures,
-        watch,
-        threads,
-        shutdown,
-    )?;
+        shelf: shelf.clone(),
+        watch: watch.clone(),
+    };
+    let channels = KeeperChannels { tasks: given, news: tell.clone(), failures };
+    Keeper::start(config, channels, threads, shutdown)?;
     serve(listener, shelf, &keep.serve, None, threads, shutdown)?;
     let serving = SocketAddr::new(ip, port);
     log::info!("tracker serving on {serving}");

@@ -7,7 +7,6 @@
 
 pub mod events;
 pub mod keeping;
-pub mod scripted;
 pub mod wire;
 
 use rustix::process::{Pid, Signal, kill_process};

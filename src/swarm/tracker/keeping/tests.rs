@@ -18,7 +18,12 @@ const FILE: FileId = FileId([7; 32]);
 const CHUNKS: u32 = 6;
 
 fn kept(id: FileId) -> KeptFile {
-    let file = FileSummary { id, name: FileName::new("f").unwrap(), size: u64::from(CHUNKS) * (512 << 10), chunks: CHUNKS };
+    let file = FileSummary {
+        id,
+        name: FileName::new("f").unwrap(),
+        size: u64::from(CHUNKS) * (512 << 10),
+        chunks: CHUNKS,
+    };
     KeptFile { file, md5: Md5([5; 16]) }
 }
 
@@ -104,7 +109,9 @@ impl World {
         let name = EntityName::new(format!("v{connection}")).unwrap();
         let registration = Registration { name, port: 7000, advertise: None };
         self.request(connection, TrackerRequest::Register(registration));
-        let Some(TrackerResponse::Registered { token, .. }) = self.replies.pop() else { panic!("not registered") };
+        let Some(TrackerResponse::Registered { token, .. }) = self.replies.pop() else {
+            panic!("not registered")
+        };
         self.lenders.insert(connection, Lender { token, held: held.clone(), told: Vec::new() });
         let key = VolunteerKey(connection.into());
         self.say(connection, VolunteerRequest::Lend { key, offered: 1 << 30, free: 1 << 30 });
@@ -206,7 +213,8 @@ fn a_file_is_spread_offloaded_and_found_at_its_volunteers() {
     world.join(3);
     world.wait(SECOND);
     assert_eq!(world.copies(), 12);
-    let offload = world.tasks.iter().position(|task| matches!(task, Task::Offload(_))).expect("it is offloaded");
+    let offload =
+        world.tasks.iter().position(|task| matches!(task, Task::Offload(_))).expect("it is offloaded");
     let recorded = |task: &Task| matches!(task, Task::Record { .. });
     assert!(world.tasks[..offload].iter().any(recorded), "what is where is recorded first");
     // The tracker has the manifest and no chunk any more; the volunteers are found with what they hold.
