@@ -20,9 +20,13 @@ impl Talk for Echo {
         true
     }
 
-    fn check(&mut self, _: usize, answer: &[u8]) -> Result<u32, Wrong> {
+    fn number(&self, answer: &[u8]) -> Result<u32, Wrong> {
         let number = answer.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
-        number.filter(|_| answer.len() == ANSWER).ok_or_else(|| format!("{} bytes", answer.len()))
+        number.ok_or_else(|| format!("{} bytes", answer.len()))
+    }
+
+    fn check(&mut self, _: usize, answer: &[u8]) -> Result<(), Wrong> {
+        if answer.len() == ANSWER { Ok(()) } else { Err(format!("{} bytes", answer.len())) }
     }
 }
 

@@ -118,13 +118,12 @@ impl Ours {
         }
     }
 
-    fn look(&self, answer: &[u8], wanted: u32) -> Result<u32, Wrong> {
-        let tx = number(answer)?;
+    fn look(&self, answer: &[u8], wanted: u32) -> Result<(), Wrong> {
         if self.checked % READ != 0 {
             // Three dots in each address, and one in the file's name.
             let dots = answer.iter().filter(|byte| **byte == b'.').count();
             return match dots == 3 * wanted as usize + 1 {
-                true => Ok(tx),
+                true => Ok(()),
                 false => Err(format!("not {wanted} addresses: {}", String::from_utf8_lossy(answer))),
             };
         }
@@ -132,20 +131,13 @@ impl Ours {
             TrackerResponse::Found { files, .. } if files.len() == 1 => {
                 let distinct: BTreeSet<_> = files[0].whole.iter().chain(&files[0].partial).collect();
                 match distinct.len() == wanted as usize {
-                    true => Ok(tx),
+                    true => Ok(()),
                     false => Err(format!("{} addresses, not {wanted}", distinct.len())),
                 }
             }
             other => Err(format!("{other:?}")),
         }
     }
-}
-
-/// The number that an answer bears, read without the rest.
-fn number(answer: &[u8]) -> Result<u32, Wrong> {
-    let digits = answer.strip_prefix(br#"{"v":1,"tx":"#).unwrap_or_default().iter();
-    let digits = digits.take_while(|byte| byte.is_ascii_digit());
-    Ok(digits.fold(0u64, |sum, digit| sum.wrapping_mul(10) + u64::from(digit - b'0')) as u32)
 }
 
 impl Talk for Ours {
@@ -165,13 +157,18 @@ impl Talk for Ours {
         Datagram::new(tx, cookie, request).encode().map(|bytes| question.extend(bytes)).is_ok()
     }
 
-    fn check(&mut self, source: usize, answer: &[u8]) -> Result<u32, Wrong> {
+    fn number(&self, answer: &[u8]) -> Result<u32, Wrong> {
+        let digits = answer.strip_prefix(br#"{"v":1,"tx":"#).ok_or("not an answer")?.iter();
+        let digits = digits.take_while(|byte| byte.is_ascii_digit());
+        Ok(digits.fold(0u64, |sum, digit| sum.wrapping_mul(10) + u64::from(digit - b'0')) as u32)
+    }
+
+    fn check(&mut self, source: usize, answer: &[u8]) -> Result<(), Wrong> {
         self.checked += 1;
         match self.stage {
             Stage::Heartbeat => {
                 let right = answer.trim_ascii_end().ends_with(br#","message":{"type":"alive"}}"#);
-                right.then_some(()).ok_or_else(|| String::from_utf8_lossy(answer).into_owned())?;
-                number(answer)
+                right.then_some(()).ok_or_else(|| String::from_utf8_lossy(answer).into_owned())
             }
             Stage::LookupId { wanted } | Stage::LookupName { wanted } => self.look(answer, wanted),
             _ => {
@@ -185,7 +182,7 @@ impl Talk for Ours {
                     TrackerResponse::Announced { .. } => {}
                     other => return Err(format!("{other:?}")),
                 }
-                Ok(answer.tx as u32)
+                Ok(())
             }
         }
     }

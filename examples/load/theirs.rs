@@ -87,20 +87,26 @@ impl Talk for Theirs {
         }
     }
 
-    fn check(&mut self, source: usize, answer: &[u8]) -> Result<u32, Wrong> {
-        let word = |at: usize| {
-            let bytes = answer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
-            bytes.map(u32::from_be_bytes).ok_or_else(|| format!("{answer:?}"))
-        };
-        let (action, number) = (word(0)?, word(4)?);
-        match (self.stage, action) {
-            (Stage::Connect, 0) => {
-                self.connections[source] = Some(u64::from(word(8)?) << 32 | u64::from(word(12)?));
-            }
-            (Stage::Fill, 1) => {}
-            (Stage::Announce { wanted }, 1) if answer.len() == 20 + 6 * wanted as usize => {}
-            _ => return Err(format!("action {action}, {} bytes", answer.len())),
-        }
-        Ok(number)
+    fn number(&self, answer: &[u8]) -> Result<u32, Wrong> {
+        word(answer, 4)
     }
+
+    fn check(&mut self, source: usize, answer: &[u8]) -> Result<(), Wrong> {
+        match (self.stage, word(answer, 0)?) {
+            (Stage::Connect, 0) => {
+                let connection = u64::from(word(answer, 8)?) << 32 | u64::from(word(answer, 12)?);
+                self.connections[source] = Some(connection);
+                Ok(())
+            }
+            (Stage::Fill, 1) => Ok(()),
+            (Stage::Announce { wanted }, 1) if answer.len() == 20 + 6 * wanted as usize => Ok(()),
+            (_, action) => Err(format!("action {action}, {} bytes", answer.len())),
+        }
+    }
+}
+
+/// Four bytes of an answer.
+fn word(answer: &[u8], at: usize) -> Result<u32, Wrong> {
+    let bytes = answer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+    bytes.map(u32::from_be_bytes).ok_or_else(|| format!("{answer:?}"))
 }

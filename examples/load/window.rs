@@ -15,8 +15,11 @@ pub trait Talk {
     /// Writes a question that bears a number; `false` when there is nothing more to ask.
     fn ask(&mut self, source: usize, number: u32, question: &mut Vec<u8>) -> bool;
 
-    /// Checks an answer and returns the number that it bears.
-    fn check(&mut self, source: usize, answer: &[u8]) -> Result<u32, Wrong>;
+    /// The number that an answer bears.
+    fn number(&self, answer: &[u8]) -> Result<u32, Wrong>;
+
+    /// Checks an answer to a question that was asked.
+    fn check(&mut self, source: usize, answer: &[u8]) -> Result<(), Wrong>;
 }
 
 /// Sockets, each at an IP address of its own, and what is asked over them.
@@ -24,7 +27,12 @@ pub struct Window {
     sockets: Vec<Source>,
     /// Questions in flight on each.
     depth: u32,
+    /// The first number of the next run: an answer that comes too late for its own run is none of another's.
+    first: u32,
 }
+
+/// More numbers than a run needs, and a multiple of every depth that is a power of two.
+const NUMBERS: u32 = 1 << 27;
 
 struct Source {
     socket: UdpSocket,
@@ -54,7 +62,7 @@ impl Window {
             Ok(Source { socket, places: Vec::new(), heard: Instant::now() })
         };
         let sockets = sources.iter().map(open).collect::<io::Result<_>>()?;
-        Ok(Self { sockets, depth })
+        Ok(Self { sockets, depth: depth.next_power_of_two(), first: 0 })
     }
 
     /// Asks until the time is over, or until there is nothing more to ask.
@@ -82,6 +90,7 @@ impl Window {
             }
         }
         count.took = began.elapsed();
+        self.first = self.first.wrapping_add(NUMBERS);
         self.drain();
         Ok(count)
     }
@@ -91,12 +100,12 @@ impl Window {
         source.places = vec![(0, Vec::new()); self.depth as usize];
         source.heard = Instant::now();
         for place in 0..self.depth {
-            source.next(index, talk, place);
+            source.next(index, talk, self.first.wrapping_add(place));
         }
         Ok(())
     }
 
-    /// Late answers are none of the next questions'.
+    /// Late answers are not to stand before those of the next run.
     fn drain(&mut self) {
         std::thread::sleep(Duration::from_millis(20));
         let mut buffer = [0; 2048];
@@ -122,10 +131,11 @@ impl Source {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.to_string()),
             };
-            let number = talk.check(index, &buffer[..length])?;
+            let number = talk.number(&buffer[..length])?;
             let place = (number % depth) as usize;
             // The answer to a question that was asked twice comes twice.
             if self.places[place].0 == number && !self.places[place].1.is_empty() {
+                talk.check(index, &buffer[..length])?;
                 count.answered += 1;
                 self.heard = Instant::now();
                 self.next(index, talk, number.wrapping_add(depth));
