@@ -70,11 +70,14 @@ fn tracker() -> (Tracker, Vec<Token>) {
     let mut tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(2), move || random.u128(..));
     let mut tokens = Vec::new();
     for number in 0..1_000u16 {
-        let origin = Origin::Datagram(SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 7000)), 1);
+        let origin =
+            Origin::Datagram(SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 7000)), 1);
         let name = EntityName::new(format!("peer-{number}")).unwrap();
         let register = TrackerRequest::Register(Registration { name, port: 7000, advertise: None });
         let effects = tracker.request(NOW, origin, register);
-        let Effect::Reply(_, TrackerResponse::Registered { token, .. }) = effects[0] else { panic!("refused") };
+        let Effect::Reply(_, TrackerResponse::Registered { token, .. }) = effects[0] else {
+            panic!("refused")
+        };
         let file = u32::from(number % 10);
         let name = FileName::new(format!("file-{file}.bin")).unwrap();
         let file = FileSummary { id: id(file), name, size: 1 << 30, chunks: 2_048 };

@@ -9,7 +9,5 @@ fn main() {
 #[divan::bench(args = [16 * 1024, 512 * 1024, 4 * 1024 * 1024])]
 fn sha256(bencher: divan::Bencher, size: usize) {
     let chunk: Vec<u8> = (0..size).map(|at| at as u8).collect();
-    bencher
-        .counter(divan::counter::BytesCount::new(size))
-        .bench(|| Digest::of(divan::black_box(&chunk)));
+    bencher.counter(divan::counter::BytesCount::new(size)).bench(|| Digest::of(divan::black_box(&chunk)));
 }

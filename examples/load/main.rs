@@ -128,7 +128,8 @@ impl Flags {
         talk: T,
     ) -> Result<Option<Target<'_, T>>> {
         let (Some(address), Some(pid)) = (address, pid) else { return Ok(None) };
-        let sources: Vec<IpAddr> = (1..=self.sources).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect();
+        let sources: Vec<IpAddr> =
+            (1..=self.sources).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect();
         let window = Window::new(&sources, address, self.depth)?;
         Ok(Some(Target { name, pid, window, talk, flags: self }))
     }

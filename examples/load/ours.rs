@@ -98,7 +98,8 @@ impl Ours {
     }
 
     fn quick(&mut self, cookie: Cookie, number: u32, question: &mut Vec<u8>) -> std::io::Result<()> {
-        let head = format_args!(r#"{{"v":1,"tx":{number},"cookie":"{:016x}","message":"#, cookie.0).to_string();
+        let head =
+            format_args!(r#"{{"v":1,"tx":{number},"cookie":"{:016x}","message":"#, cookie.0).to_string();
         question.extend_from_slice(head.as_bytes());
         match self.stage {
             Stage::LookupId { wanted } => {
@@ -172,7 +173,8 @@ impl Talk for Ours {
             }
             Stage::LookupId { wanted } | Stage::LookupName { wanted } => self.look(answer, wanted),
             _ => {
-                let answer = Datagram::<TrackerResponse>::decode(answer).map_err(|error| error.to_string())?;
+                let answer =
+                    Datagram::<TrackerResponse>::decode(answer).map_err(|error| error.to_string())?;
                 match answer.message {
                     TrackerResponse::Cookie { cookie } => self.cookies[source] = Some(cookie),
                     TrackerResponse::Registered { token, .. } => {

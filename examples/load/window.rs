@@ -1,5 +1,6 @@
 //! Datagrams in flight: some questions on each of a few sockets, and for each answer the next question.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -86,7 +87,7 @@ impl Window {
             }
             if idle {
                 self.sockets.iter_mut().for_each(|source| source.again(&mut count));
-                std::thread::yield_now();
+                self.wait();
             }
         }
         count.took = began.elapsed();
@@ -103,6 +104,14 @@ impl Window {
             source.next(index, talk, self.first.wrapping_add(place));
         }
         Ok(())
+    }
+
+    /// Waits for an answer on any socket, so that the load's core is free for it when it comes: who yields instead comes
+    /// last on a machine that others use.
+    fn wait(&self) {
+        let sockets = self.sockets.iter().map(|source| PollFd::new(&source.socket, PollFlags::IN));
+        let most = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+        let _ = poll(&mut sockets.collect::<Vec<_>>(), Some(&most));
     }
 
     /// Late answers are not to stand before those of the next run.

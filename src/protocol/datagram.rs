@@ -7,8 +7,8 @@
 
 use super::Message;
 use super::frame::FrameError;
-use crate::content::{Digest, text};
 use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_PADDED, PROTOCOL_VERSION};
+use crate::content::{Digest, text};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::net::{IpAddr, SocketAddr};
 

@@ -11,7 +11,6 @@ mod datagrams;
 mod desk;
 mod state;
 
-use crate::content::limits;
 use crate::net::{BindError, Listener, Shutdown, Threads};
 use crate::protocol::tracker::TrackerRequest;
 use crate::swarm::keeping::{Answer, News, Task};
@@ -205,6 +204,7 @@ fn forward(events: &crossbeam_channel::Sender<Event>, shutdown: &Shutdown, mut e
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::limits;
     use crate::net::{LinkReader, LinkWriter};
     use crate::protocol::datagram::Datagram;
     use crate::protocol::tracker::{Token, TrackerResponse};

@@ -59,8 +59,9 @@ pub struct Peer {
     pub name: EntityName,
     /// Where it serves.
     pub address: SocketAddr,
-    /// Of the tracker itself, whose lease never ends, it is none that anybody is told.
-    token: Token,
+    /// The token, as bytes: as a number it would be kept at multiples of its size, with room between the peers. Of the
+    /// tracker itself, whose lease never ends, it is none that anybody is told.
+    token: [u8; 16],
     expires: Expiry,
     pub(super) held: Held,
 }
@@ -106,14 +107,14 @@ impl Peers {
     ) -> (PeerId, Token) {
         let place = self.free.last().copied().unwrap_or(self.places.len() as u32);
         let token = Token(secret << TOKEN_PLACE_BITS | u128::from(place));
-        let expires = Expiry::at(expires);
-        (self.put(place, Peer { name, address, token, expires, held: Held::default() }), token)
+        let (bytes, expires) = (token.0.to_ne_bytes(), Expiry::at(expires));
+        (self.put(place, Peer { name, address, token: bytes, expires, held: Held::default() }), token)
     }
 
     /// Takes in a peer that needs no lease and has no token.
     pub(super) fn enroll(&mut self, name: EntityName, address: SocketAddr) -> PeerId {
         let place = self.free.last().copied().unwrap_or(self.places.len() as u32);
-        let (token, expires) = (Token(0), Expiry::NEVER);
+        let (token, expires) = ([0; 16], Expiry::NEVER);
         self.put(place, Peer { name, address, token, expires, held: Held::default() })
     }
 
@@ -156,7 +157,7 @@ impl Peers {
         let place = token.0 as u32 & ((1 << TOKEN_PLACE_BITS) - 1);
         let peer = self.live_at(now, place)?;
         let told = peer.expires != Expiry::NEVER;
-        (told && peer.token == token).then(|| self.places[place as usize].id)
+        (told && peer.token == token.0.to_ne_bytes()).then(|| self.places[place as usize].id)
     }
 
     /// Renews the lease of a peer.
@@ -181,13 +182,19 @@ impl Peers {
 
     #[cfg(test)]
     pub(super) fn token(&self, id: PeerId) -> Option<Token> {
-        self.get(id).map(|peer| peer.token)
+        self.get(id).map(|peer| Token(u128::from_ne_bytes(peer.token)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_takes_little_room() {
+        // A million of them, with their names and what they hold, are to fit in 200 MiB.
+        assert!(size_of::<Place>() <= 96);
+    }
 
     #[test]
     fn a_place_that_is_taken_again_is_another_peer() {
