@@ -120,7 +120,7 @@ impl Ours {
     }
 
     fn look(&self, answer: &[u8], wanted: u32) -> Result<(), Wrong> {
-        if self.checked % READ != 0 {
+        if !self.checked.is_multiple_of(READ) {
             // Three dots in each address, and one in the file's name.
             let dots = answer.iter().filter(|byte| **byte == b'.').count();
             return match dots == 3 * wanted as usize + 1 {
