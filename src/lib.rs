@@ -27,8 +27,9 @@
 //!
 //! - **tracker** ([`daemon::tracker`]) and **manager** ([`daemon::manager`]): both are a [`daemon::hub`] around a
 //!   pure [`swarm::machine::Machine`], which is a [`swarm::tracker::Tracker`] or a [`swarm::manager::Manager`]. `state`
-//!   owns it. `datagrams` receives and proves sources. `link-accept` takes connections; each has a `link` that
-//!   reads and a `link-out` that writes.
+//!   has it decide. `datagrams` receives, proves sources, and asks it itself when it is free: this one state has a lock,
+//!   because handing each datagram over took longer than answering it. `link-accept` takes connections; each has a
+//!   `link` that reads and a `link-out` that writes.
 //! - **whoever serves** ([`daemon::peer`]): `serve-accept`, and for each connection a `serve` that reads requests
 //!   and a `serve-out` that answers them in order, chunks by `sendfile(2)`.
 //! - **seeder** ([`daemon::seeder`]): hashes on all cores, then serves. `announce` ([`daemon::announcer`]) registers,

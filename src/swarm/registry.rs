@@ -3,21 +3,25 @@
 //! Invariants: a peer whose lease has ended is named in no answer, also before [`Registry::expire`] has
 //! removed it (until then it may be counted); a file without a holder is forgotten; a name is known as long as a holder uses it.
 
+mod holders;
+mod leases;
+mod peers;
+
+pub use peers::{Peer, PeerId};
+
 use super::Moment;
 use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
 use crate::content::{EntityName, FileId, FileName};
 use crate::protocol::tracker::{FileSummary, FoundFile, Token};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
-use std::net::SocketAddr;
+use holders::{Holder, Holders, Spot};
+use leases::Leases;
+use peers::Peers;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Live holders that are looked at for each that is wanted.
 const SAMPLE_TRIES: usize = 8;
-
-/// A registration. Never used twice, so that several peers behind one address are never mixed up.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct PeerId(pub u64);
 
 /// Why the registry takes nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,83 +34,9 @@ pub enum RegistryFull {
     Files,
 }
 
-/// A peer that is alive.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    /// What people call it.
-    pub name: EntityName,
-    /// Where it serves.
-    pub address: SocketAddr,
-    /// The tracker itself has none.
-    token: Option<Token>,
-    expires: Moment,
-    files: Vec<FileId>,
-}
-
-impl Peer {
-    /// When its lease ends, unless it is renewed.
-    pub fn expires(&self) -> Moment {
-        self.expires
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Holder {
-    peer: PeerId,
-    name: FileName,
-    whole: bool,
-}
-
-/// The holders of a file: a list of those who have all of it and one of the others, to draw from at random, and
-/// where each holder stands.
-#[derive(Debug, Default)]
-struct Holders {
-    whole: Vec<Holder>,
-    partial: Vec<Holder>,
-    places: HashMap<PeerId, (bool, usize)>,
-}
-
-impl Holders {
-    fn list(&self, whole: bool) -> &[Holder] {
-        if whole { &self.whole } else { &self.partial }
-    }
-
-    fn list_mut(&mut self, whole: bool) -> &mut Vec<Holder> {
-        if whole { &mut self.whole } else { &mut self.partial }
-    }
-
-    fn len(&self) -> usize {
-        self.places.len()
-    }
-
-    fn get(&self, peer: PeerId) -> Option<&Holder> {
-        let (whole, at) = *self.places.get(&peer)?;
-        self.list(whole).get(at)
-    }
-
-    fn put(&mut self, holder: Holder) -> Option<Holder> {
-        let before = self.remove(holder.peer);
-        let list = self.list_mut(holder.whole);
-        let place = (holder.whole, list.len());
-        let peer = holder.peer;
-        list.push(holder);
-        self.places.insert(peer, place);
-        before
-    }
-
-    fn remove(&mut self, peer: PeerId) -> Option<Holder> {
-        let (whole, at) = self.places.remove(&peer)?;
-        let list = self.list_mut(whole);
-        let holder = list.swap_remove(at);
-        if let Some(moved) = list.get(at).map(|moved| moved.peer) {
-            self.places.insert(moved, (whole, at));
-        }
-        Some(holder)
-    }
-}
-
 #[derive(Debug)]
 struct File {
+    id: FileId,
     size: u64,
     chunks: u32,
     holders: Holders,
@@ -125,17 +55,17 @@ impl File {
 #[derive(Debug)]
 pub struct Registry {
     lease: Duration,
-    next: u64,
     /// Rises with whatever changes who has what.
     changes: u64,
     /// Peers that are this program itself.
     enrolled: usize,
-    peers: HashMap<PeerId, Peer>,
-    tokens: HashMap<Token, PeerId>,
-    files: HashMap<FileId, File>,
+    peers: Peers,
+    /// Files by number. Between them are numbers that wait to be used again.
+    files: Vec<Option<File>>,
+    free: Vec<u32>,
+    numbers: HashMap<FileId, u32>,
     names: HashMap<FileName, BTreeSet<FileId>>,
-    /// When to look at a peer again. A heartbeat does not touch it.
-    leases: BinaryHeap<Reverse<(Moment, PeerId)>>,
+    leases: Leases,
 }
 
 impl Registry {
@@ -143,14 +73,14 @@ impl Registry {
     pub fn new(lease: Duration) -> Self {
         Self {
             lease,
-            next: 0,
             changes: 0,
             enrolled: 0,
-            peers: HashMap::new(),
-            tokens: HashMap::new(),
-            files: HashMap::new(),
+            peers: Peers::default(),
+            files: Vec::new(),
+            free: Vec::new(),
+            numbers: HashMap::new(),
             names: HashMap::new(),
-            leases: BinaryHeap::new(),
+            leases: Leases::new(lease),
         }
     }
 
@@ -169,72 +99,60 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Takes a peer in. `token` must be unguessable and new.
+    /// Takes a peer in, and returns what it is known by from now on. `secret` must be unguessable in its lower 104 bits,
+    /// and new: the token is made of those.
     ///
     /// # Errors
     /// When [`PEERS_MAX`] are there.
     pub fn register(
         &mut self,
         now: Moment,
-        token: Token,
+        secret: u128,
         name: EntityName,
         address: SocketAddr,
-    ) -> Result<PeerId, RegistryFull> {
+    ) -> Result<(PeerId, Token), RegistryFull> {
         if self.peers.len() >= PEERS_MAX {
             return Err(RegistryFull::Peers);
         }
-        let id = PeerId(self.next);
-        self.next += 1;
         let expires = now + self.lease;
-        self.peers.insert(id, Peer { name, address, token: Some(token), expires, files: Vec::new() });
-        self.tokens.insert(token, id);
-        self.leases.push(Reverse((expires, id)));
-        Ok(id)
+        let (id, token) = self.peers.insert(secret, name, address, expires);
+        self.leases.note(id, expires);
+        Ok((id, token))
     }
 
     /// Takes in the tracker itself, which needs no lease. It is not counted among the peers.
     pub fn enroll(&mut self, name: EntityName, address: SocketAddr) -> PeerId {
-        let id = PeerId(self.next);
-        self.next += 1;
-        let peer = Peer { name, address, token: None, expires: Moment::MAX, files: Vec::new() };
-        self.peers.insert(id, peer);
         self.enrolled += 1;
-        id
+        self.peers.enroll(name, address)
     }
 
     /// The peer with a token, if its lease has not ended.
     pub fn by_token(&self, now: Moment, token: Token) -> Option<PeerId> {
-        let id = *self.tokens.get(&token)?;
-        self.peers.get(&id).filter(|peer| now < peer.expires).map(|_| id)
+        self.peers.by_token(now, token)
     }
 
     /// Renews a lease: whoever proves to be a peer is alive, whatever it asks for.
     pub fn heartbeat(&mut self, now: Moment, token: Token) -> Option<PeerId> {
         let id = self.by_token(now, token)?;
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.expires = now + self.lease;
-        }
+        self.peers.renew(id, now + self.lease);
         Some(id)
     }
 
     /// What is known of a peer.
     pub fn peer(&self, id: PeerId) -> Option<&Peer> {
-        self.peers.get(&id)
+        self.peers.get(id)
     }
 
     /// All peers, in no order.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.values()
+        self.peers.iter()
     }
 
     /// Forgets a peer and all that it had.
     pub fn remove(&mut self, id: PeerId) -> Option<Peer> {
-        let peer = self.peers.remove(&id)?;
-        if let Some(token) = peer.token {
-            self.tokens.remove(&token);
-        }
-        for file in &peer.files {
-            self.remove_holder(*file, id);
+        let peer = self.peers.remove(id)?;
+        for (file, spot) in peer.held.iter() {
+            self.remove_holder(file, spot);
         }
         Some(peer)
     }
@@ -242,23 +160,15 @@ impl Registry {
     /// Removes the peers whose lease has ended and returns them.
     pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Peer)> {
         let mut gone = Vec::new();
-        while let Some(&Reverse((due, id))) = self.leases.peek() {
-            if due > now {
-                break;
-            }
-            self.leases.pop();
-            match self.peers.get(&id).map(|peer| peer.expires) {
-                Some(expires) if expires > now => self.leases.push(Reverse((expires, id))),
-                Some(_) => gone.extend(self.remove(id).map(|peer| (id, peer))),
-                None => {}
-            }
+        while let Some(id) = self.leases.due(now, |id| self.peers.get(id).map(Peer::expires)) {
+            gone.extend(self.remove(id).map(|peer| (id, peer)));
         }
         gone
     }
 
-    /// When [`expire`](Self::expire) has something to look at next.
+    /// When [`expire`](Self::expire) has something to look at next: no lease ends before.
     pub fn next_expiry(&self) -> Option<Moment> {
-        self.leases.peek().map(|Reverse((due, _))| *due)
+        self.leases.next()
     }
 
     /// Notes that a peer has a file, or `held` chunks of it. Returns whether that is news: the peer
@@ -279,57 +189,89 @@ impl Registry {
     fn put(
         &mut self,
         id: PeerId,
-        file: &FileSummary,
+        summary: &FileSummary,
         held: u32,
         files_max: usize,
     ) -> Result<bool, RegistryFull> {
-        let Some(peer) = self.peers.get_mut(&id) else { return Ok(false) };
-        let entry = self.files.get(&file.id);
-        let known = entry.is_some_and(|entry| entry.holders.places.contains_key(&id));
-        if !known {
-            if peer.files.len() >= files_max {
-                return Err(RegistryFull::Files);
+        let Some(peer) = self.peers.get(id) else { return Ok(false) };
+        let known = self.numbers.get(&summary.id).copied();
+        let spot = known.and_then(|number| peer.held.get(number));
+        if spot.is_none() && peer.held.len() >= files_max {
+            return Err(RegistryFull::Files);
+        }
+        let whole = held >= summary.chunks;
+        let number = known.unwrap_or_else(|| self.number(summary));
+        let Some(file) = self.files[number as usize].as_mut() else { return Ok(false) };
+        let before = spot.and_then(|spot| file.holders.get(spot));
+        let was_whole = before.map(|(_, whole)| whole);
+        if before.is_some_and(|(before, _)| before.name == summary.name) && was_whole == Some(whole) {
+            return Ok(false);
+        }
+        self.changes += 1;
+        // All who use a name share its bytes.
+        let name = file.names.get_key_value(&summary.name).map_or(&summary.name, |(name, _)| name).clone();
+        *file.names.entry(name.clone()).or_default() += 1;
+        self.names.entry(name.clone()).or_default().insert(summary.id);
+        let before = spot.and_then(|spot| self.take_out(number, spot));
+        if let Some(file) = self.files[number as usize].as_mut() {
+            let spot = file.holders.add(Holder { peer: id.place(), name }, whole);
+            if let Some(held) = self.peers.held_at(id.place()) {
+                held.put(number, spot);
             }
-            peer.files.push(file.id);
+            if let Some(before) = before {
+                release_name(&mut self.names, file, &before.name);
+            }
         }
-        let entry = self.files.entry(file.id).or_insert_with(|| File {
-            size: file.size,
-            chunks: file.chunks,
-            holders: Holders::default(),
-            names: BTreeMap::new(),
+        Ok(was_whole.is_none_or(|was_whole| whole && !was_whole))
+    }
+
+    /// A number for a file that has none.
+    fn number(&mut self, summary: &FileSummary) -> u32 {
+        let FileSummary { id, size, chunks, .. } = *summary;
+        let file = File { id, size, chunks, holders: Holders::default(), names: BTreeMap::new() };
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.files.push(None);
+            (self.files.len() - 1) as u32
         });
-        let holder = Holder { peer: id, name: file.name.clone(), whole: held >= file.chunks };
-        *entry.names.entry(file.name.clone()).or_default() += 1;
-        let whole = holder.whole;
-        let changed = (&holder.name, holder.whole);
-        let same = |before: &Holder| (&before.name, before.whole) == changed;
-        let known = entry.holders.get(id);
-        self.changes += u64::from(!known.is_some_and(same));
-        let before = entry.holders.put(holder);
-        let news = before.as_ref().is_none_or(|before| whole && !before.whole);
-        if let Some(before) = before {
-            release_name(&mut self.names, entry, &before.name, file.id);
-        }
-        self.names.entry(file.name.clone()).or_default().insert(file.id);
-        Ok(news)
+        self.files[number as usize] = Some(file);
+        self.numbers.insert(id, number);
+        number
     }
 
     /// Notes that a peer has nothing of a file any more.
     pub fn retract(&mut self, id: PeerId, file: FileId) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.files.retain(|known| *known != file);
+        let (Some(number), Some(peer)) = (self.numbers.get(&file).copied(), self.peers.get_mut(id)) else {
+            return;
+        };
+        if let Some(spot) = peer.held.remove(number) {
+            self.remove_holder(number, spot);
         }
-        self.remove_holder(file, id);
     }
 
-    fn remove_holder(&mut self, file: FileId, peer: PeerId) {
-        let Some(entry) = self.files.get_mut(&file) else { return };
-        let Some(holder) = entry.holders.remove(peer) else { return };
-        self.changes += 1;
-        release_name(&mut self.names, entry, &holder.name, file);
-        if entry.holders.len() == 0 {
-            self.files.remove(&file);
+    /// Takes a holder out of a file, and tells whoever takes its spot.
+    fn take_out(&mut self, number: u32, spot: Spot) -> Option<Holder> {
+        let (holder, moved) = self.files.get_mut(number as usize)?.as_mut()?.holders.remove(spot)?;
+        if let Some(held) = moved.and_then(|peer| self.peers.held_at(peer)) {
+            held.put(number, spot);
         }
+        Some(holder)
+    }
+
+    fn remove_holder(&mut self, number: u32, spot: Spot) {
+        let Some(holder) = self.take_out(number, spot) else { return };
+        self.changes += 1;
+        let Some(file) = self.files[number as usize].as_mut() else { return };
+        release_name(&mut self.names, file, &holder.name);
+        if file.holders.len() == 0 {
+            self.numbers.remove(&file.id);
+            self.files[number as usize] = None;
+            self.free.push(number);
+        }
+    }
+
+    fn file(&self, id: FileId) -> Option<(u32, &File)> {
+        let number = *self.numbers.get(&id)?;
+        Some((number, self.files.get(number as usize)?.as_ref()?))
     }
 
     /// The files of a name, of an id, or of both, each with at most `limit` live holders drawn at random,
@@ -376,7 +318,7 @@ impl Registry {
         random: &mut fastrand::Rng,
     ) -> (Vec<FoundFile>, usize) {
         let mut names: Vec<(&FileName, FileId)> =
-            self.files.iter().filter_map(|(id, file)| Some((file.most_used_name()?, *id))).collect();
+            self.files.iter().flatten().filter_map(|file| Some((file.most_used_name()?, file.id))).collect();
         // Of very many only those that are listed are sorted and looked at.
         let rest = names.len().saturating_sub(files);
         if rest > 0 && files > 0 {
@@ -404,7 +346,7 @@ impl Registry {
         limit: usize,
         random: &mut fastrand::Rng,
     ) -> Option<FoundFile> {
-        let file = self.files.get(&id)?;
+        let (number, file) = self.file(id)?;
         let mut sample = |whole| self.sample(now, file.holders.list(whole), except, limit.max(1), random);
         let (mut whole, mut partial) = (sample(true), sample(false));
         if whole.is_empty() && partial.is_empty() {
@@ -413,7 +355,7 @@ impl Registry {
         // Half of the places are for those who have it all, and each half takes what the other leaves.
         whole.truncate(limit.saturating_sub(partial.len().min(limit / 2)));
         partial.truncate(limit - whole.len());
-        let asker = except.is_some_and(|peer| file.holders.get(peer).is_some());
+        let asker = except.and_then(|peer| self.peers.get(peer)?.held.get(number)).is_some();
         Some(FoundFile {
             file: FileSummary {
                 id,
@@ -437,25 +379,40 @@ impl Registry {
         wanted: usize,
         random: &mut fastrand::Rng,
     ) -> Vec<SocketAddr> {
+        let except = except.map(PeerId::place);
         // Start anywhere and go around until there are enough: a random choice without looking at the whole list.
         let start = random.usize(..list.len().max(1));
         let around = list[start..].iter().chain(&list[..start]).filter(|holder| Some(holder.peer) != except);
-        let peers =
-            around.filter_map(|holder| self.peers.get(&holder.peer)).filter(|peer| now < peer.expires);
-        let mut seen = BTreeSet::new();
+        let peers = around.filter_map(|holder| self.peers.live_at(now, holder.peer));
+        let room = wanted.min(list.len());
+        let (mut found, mut keys) = (Vec::with_capacity(room), Vec::with_capacity(room));
         // Many may share an address: who looks for others among them gives up at some point.
-        let tries = peers.map(|peer| peer.address).take(SAMPLE_TRIES * wanted);
-        tries.filter(|address| seen.insert(*address)).take(wanted).collect()
+        for peer in peers.take(SAMPLE_TRIES * wanted) {
+            let key = key_of(peer.address);
+            // A few numbers in a row are looked through faster than any tree or table.
+            if !(keys.contains(&key) && found.contains(&peer.address)) {
+                found.push(peer.address);
+                keys.push(key);
+            }
+            if found.len() >= wanted {
+                break;
+            }
+        }
+        found
     }
 }
 
+/// A number that is the same for the same address, and rarely for two.
+fn key_of(address: SocketAddr) -> u64 {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => u64::from(ip.to_bits()),
+        IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64 ^ (ip.to_bits() as u64).rotate_left(7),
+    };
+    ip << 16 ^ ip >> 48 ^ u64::from(address.port())
+}
+
 /// One holder fewer uses a name.
-fn release_name(
-    names: &mut HashMap<FileName, BTreeSet<FileId>>,
-    file: &mut File,
-    name: &FileName,
-    id: FileId,
-) {
+fn release_name(names: &mut HashMap<FileName, BTreeSet<FileId>>, file: &mut File, name: &FileName) {
     let Some(count) = file.names.get_mut(name) else { return };
     *count -= 1;
     if *count > 0 {
@@ -463,7 +420,7 @@ fn release_name(
     }
     file.names.remove(name);
     if let Some(ids) = names.get_mut(name) {
-        ids.remove(&id);
+        ids.remove(&file.id);
         if ids.is_empty() {
             names.remove(name);
         }

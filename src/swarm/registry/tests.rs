@@ -16,7 +16,11 @@ fn registry() -> Registry {
 fn join(registry: &mut Registry, now: u64, number: u16) -> PeerId {
     let address = SocketAddr::from(([10, 0, 0, 1], number));
     let name = EntityName::new(format!("peer{number}")).unwrap();
-    registry.register(at(now), Token(number.into()), name, address).unwrap()
+    registry.register(at(now), number.into(), name, address).unwrap().0
+}
+
+fn token(registry: &Registry, peer: PeerId) -> Token {
+    registry.peers.token(peer).unwrap_or(Token(u128::MAX))
 }
 
 fn file(number: u8, name: &str) -> FileSummary {
@@ -42,15 +46,18 @@ fn a_silent_peer_is_in_no_answer_the_moment_its_lease_ends() {
     for peer in [one, two] {
         registry.announce(peer, &file(1, "f"), 10).unwrap();
     }
-    assert!(registry.heartbeat(at(9), Token(2)).is_some());
+    let (first, second) = (token(&registry, one), token(&registry, two));
+    assert!(registry.heartbeat(at(9), second).is_some());
     assert_eq!(ports(&registry, 9, "f"), [(vec![1, 2], vec![])]);
     assert_eq!(ports(&registry, 10, "f"), [(vec![2], vec![])]);
-    assert!(registry.heartbeat(at(10), Token(1)).is_none(), "an ended lease is not renewed");
+    assert!(registry.heartbeat(at(10), first).is_none(), "an ended lease is not renewed");
     let gone: Vec<PeerId> = registry.expire(at(10)).into_iter().map(|(id, _)| id).collect();
     assert_eq!(gone, [one]);
+    assert!(registry.next_expiry().is_some_and(|next| next > at(10) && next <= at(19)));
+    assert!(registry.expire(at(19) - Duration::from_nanos(1)).is_empty());
     assert_eq!(registry.next_expiry(), Some(at(19)));
     assert_eq!(registry.expire(at(19)).len(), 1);
-    assert!(registry.files.is_empty() && registry.names.is_empty() && registry.tokens.is_empty());
+    assert!(registry.numbers.is_empty() && registry.names.is_empty() && registry.peers.len() == 0);
 }
 
 #[test]
@@ -58,8 +65,8 @@ fn peers_behind_one_address_are_not_mixed_up() {
     let mut registry = registry();
     let address = SocketAddr::from(([10, 0, 0, 1], 1));
     let name = EntityName::new("x").unwrap();
-    let first = registry.register(at(0), Token(1), name.clone(), address).unwrap();
-    let second = registry.register(at(5), Token(2), name, address).unwrap();
+    let first = registry.register(at(0), 1, name.clone(), address).unwrap().0;
+    let second = registry.register(at(5), 2, name, address).unwrap().0;
     registry.announce(first, &file(1, "f"), 10).unwrap();
     registry.announce(second, &file(1, "f"), 10).unwrap();
     assert_eq!(ports(&registry, 6, "f"), [(vec![1], vec![])], "named once");
@@ -131,7 +138,7 @@ fn the_dead_are_not_named_before_they_are_removed() {
     for peer in &peers {
         registry.announce(*peer, &file(1, "f"), 10).unwrap();
     }
-    registry.heartbeat(at(5), Token(4));
+    registry.heartbeat(at(5), token(&registry, peers[3]));
     let mut random = fastrand::Rng::with_seed(3);
     for _ in 0..50 {
         let (found, _) = registry.lookup(at(10), None, Some(FileId([1; 32])), None, 1, &mut random);
@@ -201,7 +208,8 @@ proptest! {
                     }
                 }
                 Step::Heartbeat(peer) => {
-                    registry.heartbeat(at(now), Token(peer as u128));
+                    let known = peers.get(peer).map(|peer| token(&registry, *peer));
+                    known.and_then(|token| registry.heartbeat(at(now), token));
                 }
                 Step::Remove(peer) => {
                     peers.get(peer).map(|peer| registry.remove(*peer));
@@ -219,12 +227,34 @@ proptest! {
                     prop_assert_eq!(&found.file.name, &name);
                     for address in found.whole.iter().chain(&found.partial) {
                         let peer = peers.get(address.port() as usize).and_then(|id| registry.peer(*id));
-                        prop_assert!(peer.is_some_and(|peer| peer.expires > at(now)));
+                        prop_assert!(peer.is_some_and(|peer| peer.expires() > at(now)));
                     }
                 }
             }
-            prop_assert!(registry.files.values().all(|file| file.holders.len() > 0));
-            prop_assert_eq!(registry.tokens.len(), registry.peers.len());
+            prop_assert!(registry.files.iter().flatten().all(|file| file.holders.len() > 0));
+            agree(&registry)?;
         }
     }
+}
+
+/// What peers say that they hold is what files say who holds them.
+fn agree(registry: &Registry) -> Result<(), TestCaseError> {
+    let mut spots = 0;
+    for peer in registry.peers() {
+        for (number, spot) in peer.held.iter() {
+            let file = registry.files[number as usize].as_ref();
+            let holder = file.and_then(|file| file.holders.get(spot)).map(|(holder, _)| holder.peer);
+            let there = holder.and_then(|place| registry.peers.live_at(Moment::ZERO, place));
+            prop_assert!(there.is_some_and(|there| std::ptr::eq(there, peer)));
+            spots += 1;
+        }
+    }
+    let files = registry.files.iter().flatten();
+    prop_assert_eq!(spots, files.clone().map(|file| file.holders.len()).sum::<usize>());
+    prop_assert_eq!(registry.numbers.len(), files.clone().count());
+    prop_assert_eq!(registry.numbers.len() + registry.free.len(), registry.files.len());
+    for file in files {
+        prop_assert_eq!(file.names.values().sum::<u32>() as usize, file.holders.len());
+    }
+    Ok(())
 }
