@@ -24,9 +24,6 @@ impl Placement {
         if from == to {
             return;
         }
-        let lost_verified = from == Some(CopyState::Verified);
-        chunk.disturbed |= lost_verified;
-        file.disturbed |= lost_verified;
         let is = |state: Option<CopyState>, what: fn(CopyState) -> bool| state.is_some_and(what);
         chunk.placed |= is(to, CopyState::is_durable);
         file.counts.change_copy(from, to);
@@ -65,6 +62,10 @@ impl Placement {
         let whole = file.keeps_whole();
         let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
         let before = (chunk.aspects, chunk.bucket);
+        // One that takes the place of another may not be in the record that is being written.
+        let fewer = weights.verified < chunk.weights.verified;
+        chunk.disturbed |= fewer;
+        file.disturbed |= fewer;
         chunk.weights = weights;
         let (verified, live) = (usize::from(weights.verified), usize::from(weights.live));
         let (coming, leaving) = (usize::from(weights.coming), usize::from(weights.leaving));

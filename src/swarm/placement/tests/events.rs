@@ -191,7 +191,7 @@ fn settings_of(offload: bool, replicas: usize, repair_limit: u64) -> Settings {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn nothing_happens_that_must_not(

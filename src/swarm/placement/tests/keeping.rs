@@ -66,6 +66,25 @@ fn a_copy_that_is_lost_while_the_record_is_written_stops_the_offload() {
 }
 
 #[test]
+fn a_copy_that_replaces_a_recorded_one_has_to_be_recorded_too() {
+    let mut world = World::with(Settings { replicas: 1, ..offload() }, 3, 100);
+    world.records = false;
+    world.publish(id(1), 1);
+    world.run();
+    let holder = world.holders(id(1), 0)[0];
+    world.placement.drain(world.now, v(holder), true);
+    world.take();
+    world.run();
+    assert_eq!(world.holders(id(1), 0).len(), 2);
+    world.record();
+    world.take();
+    assert_eq!(offloads(&world), 0, "the record has the one that is leaving");
+    world.record();
+    world.take();
+    assert_eq!(offloads(&world), 1);
+}
+
+#[test]
 fn without_the_flag_the_tracker_keeps_its_copy() {
     let mut world = World::with(settings(), 3, 100);
     world.publish(id(1), 4);
