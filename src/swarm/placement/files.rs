@@ -70,6 +70,18 @@ impl Placement {
         self.settle(now);
     }
 
+    /// A file that only volunteers have is known from now on, as one that the tracker has given up its own copy of.
+    pub fn adopt_file(&mut self, now: Moment, id: FileId, layout: Layout) {
+        self.add_file(now, id, layout);
+        let slot = self.by_id.get(&id).copied();
+        let adopted = slot.and_then(|slot| self.file_mut(slot));
+        if let Some(file) = adopted.filter(|file| !file.whole && file.offload == Offload::No) {
+            file.offload = Offload::Done;
+            self.change(now, Change::Offloaded(id, true));
+        }
+        self.settle(now);
+    }
+
     /// All own whole copies that there are are known by now. Before that nothing is called lost.
     pub fn looked(&mut self, now: Moment) {
         self.begin(now);

@@ -278,7 +278,7 @@ impl Tracker {
         };
         self.effects.push(Effect::Note(format!("{} is kept again, as {}", kept.file.name, file.short())));
         keeping.files.insert(file, kept);
-        keeping.placement.add_file(now, file, layout);
+        keeping.placement.adopt_file(now, file, layout);
         for (volunteer, held, checked) in reports {
             keeping.placement.holds(now, volunteer, file, &held, checked);
         }
