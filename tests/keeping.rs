@@ -147,7 +147,10 @@ fn what_is_lost_is_named_and_found_again() {
     wait_status(tracker.address(), "offloaded", |status| is_safe(status, 1) && file(status, "one").offloaded);
     volunteers.iter_mut().for_each(Program::kill9);
     let line = tracker.wait_for_text("LOST: ");
-    assert!(line.contains("WARNING") && line.contains(" of the chunks of one ") && line.contains("last held by"), "{line}");
+    assert!(
+        line.contains("WARNING") && line.contains(" of the chunks of one ") && line.contains("last held by"),
+        "{line}"
+    );
     assert!(wait_status(tracker.address(), "lost", |status| status.copies.lost > 0).copies.lost <= 4);
     // In part nobody knows whether it will ever be whole: it is not there.
     let folder = subfolder(dir, "x1");
@@ -254,6 +257,7 @@ fn a_damaged_catalogue_is_refused_and_rebuilt_from_what_volunteers_report() {
     refused.wait_for("why, and what helps", |line| {
         line.contains("catalogue.redb") && line.contains("is damaged") && line.contains("--rebuild")
     });
+    assert!(!refused.has_said("panicked"));
     assert_holds(&catalogue, &damaged);
     // Nobody but the volunteers knows of the file any more.
     let tracker = keeper(dir, &["--offload", "--rebuild"]);

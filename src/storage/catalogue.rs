@@ -18,12 +18,13 @@ use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord
 use redb::{Builder, Database, Durability, StorageBackend, WriteTransaction};
 use rehearsal::Rehearsal;
 use rows::{FILES, FORGOTTEN, HELD, MANIFESTS, META, SCHEMA, SCHEMA_KEY, VOLUNTEERS};
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 /// The catalogue's file in the state folder.
 const FILE: &str = "catalogue.redb";
@@ -302,12 +303,34 @@ fn rehearse_on(backend: impl StorageBackend) -> Result<(), Trouble> {
     rows::read_all(&database).map(drop)
 }
 
+thread_local! {
+    /// A panic of this thread is expected, and will be said in other words.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does something whose panic is caught, so that people see the error that it becomes and not a stack trace.
+fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                usual(info);
+            }
+        }));
+    });
+    let before = QUIET.replace(true);
+    let result = work();
+    QUIET.set(before);
+    result
+}
+
 /// Does something with redb, which may panic on a file that it did not write.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, CatalogueError> {
     let damaged = |why| CatalogueError::Damaged { path: path.to_owned(), why };
     // What panicked is not used again: every call after it fails, or nobody has it any more.
-    let done =
-        catch_unwind(AssertUnwindSafe(work)).map_err(|_| damaged("it does not hang together".into()))?;
+    let caught = quietly(|| catch_unwind(AssertUnwindSafe(work)));
+    let done = caught.map_err(|_| damaged("it does not hang together".into()))?;
     done.map_err(|trouble| match trouble {
         Trouble::Wrong(why) => damaged(why),
         Trouble::Version(found) => CatalogueError::Version { path: path.to_owned(), found },
