@@ -31,10 +31,12 @@ impl Placement {
 
         volunteer.count(length, from, to);
         let holding = volunteer.holdings.entry(key.file).or_default();
-        match to.is_some_and(|state| state != CopyState::Coming) {
-            true => holding.chunks.insert(key.index),
-            false => holding.chunks.remove(&key.index),
-        };
+        let there = |state: Option<CopyState>| state.is_some_and(|state| state != CopyState::Coming);
+        match (there(from), there(to)) {
+            (false, true) => _ = holding.chunks.insert(key.index),
+            (true, false) => _ = holding.chunks.remove(&key.index),
+            _ => {}
+        }
         if is(from, CopyState::is_durable) != is(to, CopyState::is_durable) && !holding.dirty {
             holding.dirty = true;
             self.dirty.push((number, key.file));
