@@ -371,10 +371,10 @@ impl<'a> Answers<'a> {
 
     fn chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), LinkError> {
         self.server.shelf.served().fetch_add(1, Ordering::Relaxed);
-        let Some(source) = self.server.shelf.get(file) else {
+        let Some(stored) = self.server.shelf.stored(file, index) else {
             return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), Some(index));
         };
-        let stored = match source.stored(index) {
+        let stored = match stored {
             Ok(stored) => stored,
             Err(error) => {
                 let code = match &error {
