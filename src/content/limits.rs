@@ -128,10 +128,18 @@ pub const PEER_LIST_MAX: u64 = 8 * 1024 * 1024;
 pub const SERVE_QUEUE: usize = 16;
 /// Requests kept in flight to one source: the next is asked for before the last has arrived.
 pub const PIPELINE: usize = 2;
+/// Requests in flight to a source that is so fast that this many take no longer than [`PIPELINE_TIME`].
+pub const PIPELINE_MAX: usize = 8;
+/// Requests worth so much time are in flight to one source, as far as [`PIPELINE_MAX`] allows.
+pub const PIPELINE_TIME: Duration = Duration::from_millis(5);
 /// Sources that a download is connected to at once.
 pub const SOURCES_MAX: usize = 64;
 /// Memory for chunks being received, bytes: with large chunks fewer sources are used at once.
 pub const RECEIVE_MEMORY: u64 = 64 * 1024 * 1024;
+/// Threads that check and store chunks beside those of the sources; never more than there are cores.
+pub const VERIFY_HELPERS_MAX: usize = 8;
+/// Memory for chunks that such threads have in hand, bytes: with large chunks there are fewer of them, or none.
+pub const VERIFY_MEMORY: usize = 16 * 1024 * 1024;
 /// Sources used at once however large the chunks are.
 pub const SOURCES_MIN: usize = 4;
 /// Copies of one chunk that are asked for at once when a download ends.

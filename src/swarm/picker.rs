@@ -8,7 +8,7 @@
 //! chunks are exactly those that are wanted, not done and not on their way.
 
 use super::Moment;
-use crate::content::limits::{ENDGAME_COPIES, PIPELINE};
+use crate::content::limits::{ENDGAME_COPIES, PIPELINE, PIPELINE_MAX, PIPELINE_TIME};
 use crate::content::{ChunkIndex, HaveMap};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -32,6 +32,16 @@ struct Source {
     /// Moving average of the time from one arrival (or the request) to the next.
     pace: Option<Duration>,
     last_arrival: Moment,
+}
+
+impl Source {
+    /// How many chunks may be on their way from it at once. On a fast link a chunk takes less time than a request
+    /// takes to get through the threads of two busy machines.
+    fn depth(&self) -> usize {
+        let Some(pace) = self.pace else { return PIPELINE };
+        let chunks = PIPELINE_TIME.as_nanos() / pace.as_nanos().max(1);
+        usize::try_from(chunks).unwrap_or(PIPELINE_MAX).clamp(PIPELINE, PIPELINE_MAX)
+    }
 }
 
 /// Open chunks by how many partial sources have them. Sources that have everything do not count: they make
@@ -171,7 +181,7 @@ impl Picker {
     /// or enough to do.
     pub fn pick(&mut self, id: SourceId, now: Moment, random: &mut fastrand::Rng) -> Option<ChunkIndex> {
         let source = self.sources.get(&id)?;
-        if source.flights.len() >= PIPELINE {
+        if source.flights.len() >= source.depth() {
             return None;
         }
         let index = self.open.rarest(&source.have, random).or_else(|| self.late(id, source, now))?;
@@ -416,7 +426,7 @@ mod tests {
             assert_eq!(picker.rarity[index.at()] as usize, rarity);
         }
         for (id, source) in &picker.sources {
-            assert!(source.flights.len() <= PIPELINE);
+            assert!(source.flights.len() <= PIPELINE_MAX);
             for (index, _) in &source.flights {
                 assert!(picker.flights[index].contains(id));
             }

@@ -10,11 +10,12 @@
 
 mod conversations;
 mod source;
+mod verify;
 
 pub use conversations::Conversations;
 pub use source::{Conversation, SourceError, manifest_payload};
 
-use crate::content::limits::{PIPELINE, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN};
+use crate::content::limits::{PIPELINE_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{Shutdown, Threads};
 use crate::storage::{ChunkSink, StoreError};
@@ -27,6 +28,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use verify::Verifier;
 
 /// Addresses remembered as possible sources.
 const CANDIDATES_MAX: usize = 4_096;
@@ -149,6 +151,7 @@ pub struct Fetch {
     random: fastrand::Rng,
     events: Sender<SourceEvent>,
     threads: Threads,
+    verifier: Verifier,
     shutdown: Shutdown,
     news: Vec<FetchNews>,
 }
@@ -164,9 +167,11 @@ impl Fetch {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> Self {
+        let (job, shutdown) = (Arc::new(job), shutdown.child());
         Self {
             longest: job.longest,
-            job: Arc::new(job),
+            verifier: Verifier::new(job.clone(), events.clone(), threads, &shutdown),
+            job,
             picker: Picker::new(done, all),
             candidates: BTreeMap::new(),
             live: HashMap::new(),
@@ -174,7 +179,7 @@ impl Fetch {
             random: fastrand::Rng::new(),
             events,
             threads: threads.clone(),
-            shutdown: shutdown.child(),
+            shutdown,
             news: Vec::new(),
         }
     }
@@ -404,10 +409,10 @@ impl Fetch {
         let id = SourceId(self.next);
         self.next += 1;
         // Never full: a source is never asked for more than the pipeline holds.
-        let (asks, asked) = bounded(PIPELINE * 2);
+        let (asks, asked) = bounded(PIPELINE_MAX * 2);
         let shutdown = self.shutdown.child();
-        let (job, events) = (self.job.clone(), self.events.clone());
-        let reader = SourceReader { id, address, job, events, shutdown: shutdown.clone() };
+        let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
+        let reader = SourceReader { id, address, job, events, verifier, shutdown: shutdown.clone() };
         let threads = self.threads.clone();
         let spawned = self.threads.spawn("fetch", move || reader.run(asked, &threads));
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
