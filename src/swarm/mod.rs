@@ -6,14 +6,17 @@
 
 pub mod agreement;
 pub mod backoff;
+pub mod intake;
 pub mod listing;
 pub mod machine;
 pub mod manager;
 pub mod membership;
+pub mod meter;
 pub mod picker;
 pub mod registry;
 pub mod token_bucket;
 pub mod tracker;
+pub mod turns;
 
 use std::time::Duration;
 

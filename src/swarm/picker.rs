@@ -36,42 +36,66 @@ struct Source {
 
 /// Open chunks by how many partial sources have them. Sources that have everything do not count: they make
 /// every chunk less rare alike.
-#[derive(Default)]
 struct Open {
     buckets: Vec<Vec<ChunkIndex>>,
-    /// The bucket of each open chunk and its place there.
-    places: HashMap<ChunkIndex, (usize, usize)>,
+    /// The bucket of each chunk and its place there; [`NOWHERE`] for a chunk that is not open.
+    places: Vec<(u32, u32)>,
+    map: HaveMap,
 }
 
+/// The place of a chunk that is not open.
+const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
+
 impl Open {
-    fn put(&mut self, index: ChunkIndex, rarity: usize) {
+    fn new(count: u32) -> Self {
+        Self { buckets: Vec::new(), places: vec![NOWHERE; count as usize], map: HaveMap::none(count) }
+    }
+
+    fn put(&mut self, index: ChunkIndex, rarity: u32) {
         self.take(index);
-        if self.buckets.len() <= rarity {
-            self.buckets.resize_with(rarity + 1, Vec::new);
+        let at = rarity as usize;
+        if self.buckets.len() <= at {
+            self.buckets.resize_with(at + 1, Vec::new);
         }
-        self.places.insert(index, (rarity, self.buckets[rarity].len()));
-        self.buckets[rarity].push(index);
+        self.places[index.at()] = (rarity, self.buckets[at].len() as u32);
+        self.buckets[at].push(index);
+        self.map.insert(index);
     }
 
     fn take(&mut self, index: ChunkIndex) -> bool {
-        let Some((rarity, at)) = self.places.remove(&index) else { return false };
-        self.buckets[rarity].swap_remove(at);
-        if let Some(moved) = self.buckets[rarity].get(at) {
-            self.places.insert(*moved, (rarity, at));
+        let Some(place) = self.places.get_mut(index.at()).filter(|place| **place != NOWHERE) else {
+            return false;
+        };
+        let (rarity, at) = std::mem::replace(place, NOWHERE);
+        let bucket = &mut self.buckets[rarity as usize];
+        bucket.swap_remove(at as usize);
+        if let Some(moved) = bucket.get(at as usize) {
+            self.places[moved.at()] = (rarity, at);
         }
+        self.map.remove(index);
         true
     }
 
     fn contains(&self, index: ChunkIndex) -> bool {
-        self.places.contains_key(&index)
+        self.rarity(index).is_some()
     }
 
-    /// The rarest chunk that `have` has; among equals any.
-    fn rarest(&self, have: &HaveMap, random: &mut fastrand::Rng) -> Option<ChunkIndex> {
-        self.buckets.iter().filter(|bucket| !bucket.is_empty()).find_map(|bucket| {
+    fn rarity(&self, index: ChunkIndex) -> Option<u32> {
+        self.places.get(index.at()).filter(|place| **place != NOWHERE).map(|(rarity, _)| *rarity)
+    }
+
+    /// The rarest chunk that `have` has, and how rare it is, among those that at least `least` have; among equals any.
+    fn rarest(
+        &self,
+        have: &HaveMap,
+        least: usize,
+        random: &mut fastrand::Rng,
+    ) -> Option<(u32, ChunkIndex)> {
+        let buckets = self.buckets.iter().enumerate().skip(least).filter(|(_, bucket)| !bucket.is_empty());
+        buckets.into_iter().find_map(|(rarity, bucket)| {
             let start = random.usize(..bucket.len());
             let around = bucket[start..].iter().chain(&bucket[..start]);
-            around.copied().find(|index| have.has(*index))
+            around.copied().find(|index| have.has(*index)).map(|index| (rarity as u32, index))
         })
     }
 }
@@ -95,7 +119,7 @@ impl Picker {
         let count = done.count();
         let mut picker = Self {
             wanted: HaveMap::none(count),
-            open: Open::default(),
+            open: Open::new(count),
             rarity: vec![0; count as usize],
             sources: HashMap::new(),
             flights: BTreeMap::new(),
@@ -124,7 +148,7 @@ impl Picker {
 
     /// Whether nothing is wanted that is not done.
     pub fn is_complete(&self) -> bool {
-        self.open.places.is_empty() && self.flights.keys().all(|index| self.done.has(*index))
+        self.open.map.held() == 0 && self.flights.keys().all(|index| self.done.has(*index))
     }
 
     /// A source has appeared, with what it has.
@@ -168,13 +192,29 @@ impl Picker {
     }
 
     /// The next chunk to ask of a source, noted as on its way. `None` when it has nothing that is needed now,
-    /// or enough to do.
-    pub fn pick(&mut self, id: SourceId, now: Moment, random: &mut fastrand::Rng) -> Option<ChunkIndex> {
+    /// or enough to do. Among equally rare ones those in `preferred` are taken first.
+    pub fn pick(
+        &mut self,
+        id: SourceId,
+        preferred: &[ChunkIndex],
+        now: Moment,
+        random: &mut fastrand::Rng,
+    ) -> Option<ChunkIndex> {
         let source = self.sources.get(&id)?;
         if source.flights.len() >= PIPELINE {
             return None;
         }
-        let index = self.open.rarest(&source.have, random).or_else(|| self.late(id, source, now))?;
+        // What a partial source has is had by one at least.
+        let least = usize::from(source.partial);
+        let index = match self.open.rarest(&source.have, least, random) {
+            Some((rarity, any)) => {
+                let equal = |index: &&ChunkIndex| {
+                    self.open.rarity(**index).is_some_and(|other| other <= rarity) && source.have.has(**index)
+                };
+                preferred.iter().find(equal).copied().unwrap_or(any)
+            }
+            None => self.late(id, source, now)?,
+        };
         self.open.take(index);
         self.flights.entry(index).or_default().push(id);
         self.sources.get_mut(&id)?.flights.push((index, now));
@@ -237,10 +277,17 @@ impl Picker {
     /// Whether a source is busy, or has a chunk that is needed.
     pub fn is_useful(&self, id: SourceId) -> bool {
         let needed = |have: &HaveMap| {
-            let open = self.open.places.keys();
-            open.chain(self.flights.keys()).any(|index| have.has(*index) && !self.done.has(*index))
+            let mut flying = self.flights.keys();
+            self.open.map.meets(have) || flying.any(|index| have.has(*index) && !self.done.has(*index))
         };
         self.sources.get(&id).is_some_and(|source| !source.flights.is_empty() || needed(&source.have))
+    }
+
+    /// Whether a source has something that could be asked of it now.
+    pub fn could_pick(&self, id: SourceId, now: Moment) -> bool {
+        let Some(source) = self.sources.get(&id) else { return false };
+        source.flights.len() < PIPELINE
+            && (self.open.map.meets(&source.have) || self.late(id, source, now).is_some())
     }
 
     /// How many chunks are on their way from a source.
@@ -269,7 +316,7 @@ impl Picker {
 
     fn reopen(&mut self, index: ChunkIndex) {
         if self.wanted.has(index) && !self.done.has(index) && !self.flights.contains_key(&index) {
-            self.open.put(index, self.rarity[index.at()] as usize);
+            self.open.put(index, self.rarity[index.at()]);
         }
     }
 
@@ -277,7 +324,7 @@ impl Picker {
         let Some(rarity) = self.rarity.get_mut(index.at()) else { return };
         *rarity = rarity.saturating_add_signed(by);
         if self.open.contains(index) {
-            self.open.put(index, self.rarity[index.at()] as usize);
+            self.open.put(index, self.rarity[index.at()]);
         }
     }
 }
@@ -312,11 +359,11 @@ mod tests {
         picker.add_source(SourceId(1), having(3, &[0, 1]), NOW);
         picker.add_source(SourceId(2), having(3, &[0]), NOW);
         let mut random = rng();
-        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(2)));
-        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
-        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None, "enough to do");
-        assert_eq!(picker.pick(SourceId(2), NOW, &mut random), Some(ChunkIndex(0)));
-        assert_eq!(picker.pick(SourceId(2), NOW, &mut random), None);
+        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), Some(ChunkIndex(2)));
+        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), Some(ChunkIndex(1)));
+        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), None, "enough to do");
+        assert_eq!(picker.pick(SourceId(2), &[], NOW, &mut random), Some(ChunkIndex(0)));
+        assert_eq!(picker.pick(SourceId(2), &[], NOW, &mut random), None);
     }
 
     #[test]
@@ -325,10 +372,10 @@ mod tests {
         picker.add_source(SourceId(0), HaveMap::all(1), NOW);
         picker.add_source(SourceId(1), HaveMap::all(1), NOW);
         let mut random = rng();
-        assert!(picker.pick(SourceId(0), NOW, &mut random).is_some());
-        assert_eq!(picker.pick(SourceId(1), NOW, &mut random), None);
+        assert!(picker.pick(SourceId(0), &[], NOW, &mut random).is_some());
+        assert_eq!(picker.pick(SourceId(1), &[], NOW, &mut random), None);
         picker.remove_source(SourceId(0));
-        assert_eq!(picker.pick(SourceId(1), NOW, &mut random), Some(ChunkIndex(0)));
+        assert_eq!(picker.pick(SourceId(1), &[], NOW, &mut random), Some(ChunkIndex(0)));
         assert!(picker.arrived(SourceId(1), ChunkIndex(0), NOW));
         assert!(picker.is_complete());
     }
@@ -340,7 +387,7 @@ mod tests {
             picker.add_source(SourceId(id), HaveMap::all(1), NOW);
         }
         let mut random = rng();
-        let mut pick = |id, seconds| picker.pick(SourceId(id), Duration::from_secs(seconds), &mut random);
+        let mut pick = |id, seconds| picker.pick(SourceId(id), &[], Duration::from_secs(seconds), &mut random);
         assert!(pick(0, 0).is_some());
         assert_eq!(pick(1, 1), None, "not late yet");
         assert!(pick(1, 2).is_some());
@@ -358,13 +405,13 @@ mod tests {
         let mut picker = picker(2);
         picker.add_source(SourceId(0), HaveMap::all(2), NOW);
         let mut random = rng();
-        picker.pick(SourceId(0), NOW, &mut random);
-        picker.pick(SourceId(0), NOW, &mut random);
+        picker.pick(SourceId(0), &[], NOW, &mut random);
+        picker.pick(SourceId(0), &[], NOW, &mut random);
         picker.refused(SourceId(0), ChunkIndex(1));
-        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
+        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), None);
         assert_eq!(picker.unavailable().collect::<Vec<_>>(), [ChunkIndex(1)]);
         picker.source_has(SourceId(0), ChunkIndex(1));
-        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
+        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), Some(ChunkIndex(1)));
     }
 
     #[test]
@@ -372,12 +419,12 @@ mod tests {
         let mut picker = Picker::new(having(3, &[0]), false);
         picker.add_source(SourceId(0), HaveMap::all(3), NOW);
         let mut random = rng();
-        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
+        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), None);
         picker.want(ChunkIndex(2));
         picker.want(ChunkIndex(3));
-        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(2)));
+        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), Some(ChunkIndex(2)));
         picker.want(ChunkIndex(0));
-        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(0)), "a bad chunk, again");
+        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), Some(ChunkIndex(0)), "a bad chunk, again");
     }
 
     #[derive(Debug, Clone)]
@@ -444,7 +491,7 @@ mod tests {
                     }
                     Step::Pick(source) => {
                         let id = SourceId(source);
-                        if let Some(index) = picker.pick(id, now, &mut random) {
+                        if let Some(index) = picker.pick(id, &[], now, &mut random) {
                             prop_assert!(!picker.done.has(index) && !asked.contains(&(id, index)));
                             asked.push((id, index));
                         }
@@ -470,7 +517,7 @@ mod tests {
             picker.add_source(SourceId(9), HaveMap::all(6), now);
             for _ in 0..20 {
                 now += Duration::from_secs(60);
-                while let Some(index) = picker.pick(SourceId(9), now, &mut random) {
+                while let Some(index) = picker.pick(SourceId(9), &[], now, &mut random) {
                     picker.arrived(SourceId(9), index, now);
                 }
                 // The others never answer; they are given up.

@@ -429,7 +429,7 @@ impl Fetch {
 
     /// Asks a source for as much as the pipeline holds.
     fn ask(&mut self, id: SourceId, now: Moment) {
-        while let Some(index) = self.picker.pick(id, now, &mut self.random) {
+        while let Some(index) = self.picker.pick(id, &[], now, &mut self.random) {
             let Some(live) = self.live.get(&id) else { return };
             if live.asks.try_send(index).is_err() {
                 // It has just ended; its loss is on the way and gives the chunk back.
