@@ -9,6 +9,7 @@ pub struct Flow {
     pub to: usize,
     pub index: ChunkIndex,
     left: f64,
+    whole: f64,
     rate: f64,
     since: f64,
     /// How often its rate has changed: an end that was foretold before does not come.
@@ -19,6 +20,7 @@ pub struct Flow {
 pub struct Moved {
     pub from: usize,
     pub to: usize,
+    pub index: ChunkIndex,
     pub bytes: f64,
 }
 
@@ -61,7 +63,7 @@ impl Network {
         moved: &mut Vec<Moved>,
         changed: &mut Vec<(usize, u32, f64)>,
     ) {
-        let flow = Flow { from, to, index, left: bytes, rate: 0.0, since: now, version: 0 };
+        let flow = Flow { from, to, index, left: bytes, whole: bytes, rate: 0.0, since: now, version: 0 };
         let id = match self.free.pop() {
             Some(id) => {
                 self.flows[id] = Some(flow);
@@ -77,9 +79,23 @@ impl Network {
         self.share(from, to, now, moved, changed);
     }
 
-    /// The flow, if what was foretold of it still holds.
+    /// Whether what was foretold of a flow still holds.
     pub fn current(&self, id: usize, version: u32) -> bool {
         self.flows[id].as_ref().is_some_and(|flow| flow.version == version)
+    }
+
+    /// Whether a flow is through.
+    pub fn through(&self, id: usize, now: f64) -> bool {
+        self.flows[id].as_ref().is_some_and(|flow| flow.left - (now - flow.since) * flow.rate < 1.0)
+    }
+
+    /// What a flow has moved since it was looked at last.
+    pub fn look(&mut self, id: usize, now: f64) -> Option<Moved> {
+        let flow = self.flows[id].as_mut()?;
+        let bytes = (now - flow.since) * flow.rate;
+        flow.left = (flow.left - bytes).max(0.0);
+        flow.since = now;
+        Some(Moved { from: flow.from, to: flow.to, index: flow.index, bytes })
     }
 
     /// Ends a flow.
@@ -91,7 +107,7 @@ impl Network {
         changed: &mut Vec<(usize, u32, f64)>,
     ) -> Option<Flow> {
         let flow = self.flows[id].take()?;
-        moved.push(Moved { from: flow.from, to: flow.to, bytes: (now - flow.since) * flow.rate });
+        moved.push(Moved { from: flow.from, to: flow.to, index: flow.index, bytes: (now - flow.since) * flow.rate });
         self.free.push(id);
         self.links[flow.from].going.retain(|other| *other != id);
         self.links[flow.to].coming.retain(|other| *other != id);
@@ -125,10 +141,16 @@ impl Network {
             let bytes = (now - flow.since) * flow.rate;
             flow.left = (flow.left - bytes).max(0.0);
             if bytes > 0.0 {
-                moved.push(Moved { from: flow.from, to: flow.to, bytes });
+                moved.push(Moved { from: flow.from, to: flow.to, index: flow.index, bytes });
             }
             *versions = versions.wrapping_add(1);
             (flow.since, flow.rate, flow.version) = (now, rate, *versions);
+            for quarter in 1..16 {
+                let before = flow.left - flow.whole * f64::from(quarter) / 16.0;
+                if before > 0.0 {
+                    changed.push((*id, flow.version, now + before / rate));
+                }
+            }
             changed.push((*id, flow.version, now + flow.left / rate));
         }
     }

@@ -220,6 +220,11 @@ impl World {
             && let Some(Reverse(Timed(time, _, event))) = self.events.pop()
         {
             if std::env::var("DEBUG").is_ok() { let d=(time-self.now).as_secs_f64(); for p in 0..self.peers.len() { let (g,c)=self.network.counts(p); self.hist[0][g.min(5)]+=d; self.hist[1][c.min(5)]+=d; if p==0 {self.hist[2][g.min(5)]+=d;} } }
+            if std::env::var("TRACE").is_ok() && (time.as_secs_f64()/0.0439) as u64 != (self.now.as_secs_f64()/0.0439) as u64 {
+                let held: Vec<u32> = self.peers.iter().map(|p| p.intake.picker().done().held()).collect();
+                let flows: Vec<String> = (0..self.peers.len()).map(|p| {let (g,c)=self.network.counts(p); format!("{g}/{c}")}).collect();
+                eprintln!("{:3} fresh {:3} held {:?} {:?}", (time.as_secs_f64()/0.0439) as u64, self.peers[0].turns.fresh_left(), held, flows);
+            }
             self.now = time;
             if time > limit {
                 break;
@@ -272,7 +277,20 @@ impl World {
                     }
                 }
             }
-            Event::FlowEnds(flow, version) if self.network.current(flow, version) => self.flow_ends(flow),
+            Event::FlowEnds(flow, version) if self.network.current(flow, version) => {
+                let now = self.now.as_secs_f64();
+                match self.network.through(flow, now) {
+                    true => self.flow_ends(flow),
+                    false => {
+                        let moved: Vec<Moved> = self.network.look(flow, now).into_iter().collect();
+                        let ends = moved.first().map(|moved| (moved.from, moved.to));
+                        self.settle(moved, Vec::new());
+                        if let Some((from, to)) = ends {
+                            self.ask(to, Some(from));
+                        }
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -397,9 +415,11 @@ impl World {
     }
 
     fn settle(&mut self, moved: Vec<Moved>, changed: Vec<(usize, u32, f64)>) {
-        for Moved { from, to, bytes } in moved {
-            self.peers[from].turns.moved(bytes as u64, self.now);
-            self.peers[to].intake.moved(bytes as u64, self.now);
+        for Moved { from, to, index, bytes } in moved {
+            let (bytes, length) = ((bytes / self.setting.overhead) as u64, self.length(index));
+            let calls = self.peers[from].turns.moved(ClientId(to as u64), bytes, length, self.now);
+            self.follow(from, calls);
+            self.peers[to].intake.moved(SourceId(from as u32), bytes, length, self.now);
         }
         for (flow, version, end) in changed {
             self.at(Duration::from_secs_f64(end).max(self.now), Event::FlowEnds(flow, version));
@@ -423,14 +443,14 @@ impl World {
         });
         match self.setting.turns {
             true => {
-                let calls = giver.turns.sent(ClientId(flow.to as u64), bytes, now);
+                let calls = giver.turns.sent(ClientId(flow.to as u64), now);
                 self.follow(flow.from, calls);
             }
             false => left.into_iter().for_each(|index| self.send(flow.from, flow.to, index)),
         }
         let source = SourceId(flow.from as u32);
         let taker = &mut self.peers[flow.to];
-        match taker.intake.arrived(source, flow.index, bytes, now) {
+        match taker.intake.arrived(source, flow.index, now) {
             true => self.at(now + self.setting.latency, Event::Got(flow.to, flow.index)),
             false => self.wasted += bytes,
         }

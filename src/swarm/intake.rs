@@ -36,8 +36,12 @@ pub enum Ask {
     },
 }
 
-/// There is room while the chunks on their way fill the downlink less than this many times.
-const ROOM: f64 = 1.5;
+/// Chunks on their way may fill the downlink so many times.
+
+/// A chunk of which so much is still to come takes no room any more: before the next one can come, it is through.
+
+/// What is nearly as wide as this link counts as just as wide: neither is known exactly.
+const WIDE: f64 = 0.65;
 /// A chunk counts for no less than this share of the downlink.
 const SHARE_MIN: f64 = 1.0 / 16.0;
 /// A chunk that takes this many times what it should take takes no room any more.
@@ -56,10 +60,18 @@ struct Source {
     rate: Option<f64>,
 }
 
+/// A turn that has been offered and not been used yet.
+struct Turn {
+    source: SourceId,
+    fresh: Vec<ChunkIndex>,
+}
+
 struct Flight {
     source: SourceId,
     index: ChunkIndex,
     since: Moment,
+    /// Which part of it is still to come.
+    left: f64,
 }
 
 /// Decides what to ask of whom, and when.
@@ -67,6 +79,7 @@ pub struct Intake {
     picker: Picker,
     sources: BTreeMap<SourceId, Source>,
     flights: Vec<Flight>,
+    held: Vec<Turn>,
     meter: Meter,
     /// Bytes in a chunk, as far as has been seen.
     length: u64,
@@ -84,6 +97,7 @@ impl Intake {
             picker: Picker::new(done, all),
             sources: BTreeMap::new(),
             flights: Vec::new(),
+            held: Vec::new(),
             meter: Meter::new(Moment::ZERO),
             length: 0,
             wishes: 0,
@@ -128,6 +142,7 @@ impl Intake {
     pub fn remove_source(&mut self, id: SourceId) {
         self.picker.remove_source(id);
         self.flights.retain(|flight| flight.source != id);
+        self.held.retain(|turn| turn.source != id);
         let gone = self.sources.remove(&id);
         self.wishes -= usize::from(gone.is_some_and(|source| source.told.is_some()));
     }
@@ -142,28 +157,63 @@ impl Intake {
         now: Moment,
         random: &mut fastrand::Rng,
     ) {
-        let room = self.has_room(now);
         let Some(source) = self.sources.get_mut(&id) else { return };
         source.rate = rate.filter(|rate| rate.is_finite() && *rate > 0.0);
-        let picked = room.then(|| self.picker.pick(id, fresh, now, random)).flatten();
-        match picked {
-            Some(index) => self.ask_for(id, index, now),
-            None => {
-                // It takes this as the end of the wish.
-                self.wishes -= usize::from(source.told.take().is_some());
-                self.asks.push(Ask::Pass(id));
+        let turn = Turn { source: id, fresh: fresh.to_vec() };
+        match self.can_hold(id) {
+            true => self.held.push(turn),
+            false => match self.held.iter().position(|other| other.fresh.is_empty()) {
+                Some(at) if !turn.fresh.is_empty() => {
+                    let other = std::mem::replace(&mut self.held[at], turn);
+                    self.pass(other.source);
+                }
+                _ => self.pass(id),
+            },
+        }
+        self.use_turns(now, random);
+    }
+
+    fn pass(&mut self, id: SourceId) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            // It takes this as the end of the wish.
+            self.wishes -= usize::from(source.told.take().is_some());
+            self.asks.push(Ask::Pass(id));
+        }
+    }
+
+    /// Whether another turn may be held: as many as fill the downlink.
+    fn can_hold(&self, id: SourceId) -> bool {
+        let held: f64 = self.held.iter().map(|turn| self.share(turn.source)).sum();
+        held + self.share(id) <= (super::knob("D", 1.0) + 0.1)
+    }
+
+    /// Uses held turns while there is room for their chunks.
+    fn use_turns(&mut self, now: Moment, random: &mut fastrand::Rng) {
+        while !self.held.is_empty() {
+            let at = self.held.iter().position(|turn| !turn.fresh.is_empty()).unwrap_or(0);
+            if self.load(now) + self.share(self.held[at].source) > (super::knob("D", 1.0) + 0.1) {
+                return;
+            }
+            let Turn { source: id, fresh } = self.held.remove(at);
+            match self.picker.pick(id, &fresh, now, random) {
+                Some(index) => self.ask_for(id, index, now),
+                None => self.pass(id),
             }
         }
     }
 
-    /// Bytes of chunks have come, from whomever.
-    pub fn moved(&mut self, bytes: u64, now: Moment) {
+    /// Bytes of the chunk that a source is sending, which is so long, have come.
+    pub fn moved(&mut self, id: SourceId, bytes: u64, length: u64, now: Moment) {
         self.meter.add(bytes, now);
+        self.length = self.length.max(length);
+        // A source sends in the order in which it was asked.
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.source == id) {
+            flight.left = (flight.left - bytes as f64 / length.max(1) as f64).max(0.0);
+        }
     }
 
     /// A chunk has arrived and is verified. Returns whether that is news.
-    pub fn arrived(&mut self, id: SourceId, index: ChunkIndex, bytes: u64, now: Moment) -> bool {
-        self.length = self.length.max(bytes);
+    pub fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> bool {
         self.landed(id, index);
         self.picker.arrived(id, index, now)
     }
@@ -179,22 +229,24 @@ impl Intake {
     }
 
     fn ask_for(&mut self, id: SourceId, index: ChunkIndex, now: Moment) {
-        self.flights.push(Flight { source: id, index, since: now });
+        self.flights.push(Flight { source: id, index, since: now, left: 1.0 });
         self.asks.push(Ask::Chunk(id, index));
     }
 
-    /// Whether there is room for another chunk.
-    fn has_room(&self, now: Moment) -> bool {
+    /// How much of the downlink is taken by what is on its way and will be for a while.
+    fn load(&self, now: Moment) -> f64 {
         let slow = self.meter.time_for(self.length).map_or(SLOW_UNKNOWN, |time| time * SLOW).max(SLOW_MIN);
-        let fast = self.flights.iter().filter(|flight| now.saturating_sub(flight.since) < slow);
-        let share = |flight: &Flight| {
-            let theirs = self.sources.get(&flight.source).and_then(|source| source.rate);
-            match (theirs, self.meter.rate()) {
-                (Some(theirs), Some(ours)) => (theirs / ours).clamp(SHARE_MIN, 1.0),
-                _ => 1.0,
-            }
-        };
-        fast.map(share).sum::<f64>() < ROOM
+        let takes = |flight: &&Flight| flight.left > super::knob("READY", 0.3) && now.saturating_sub(flight.since) < slow;
+        self.flights.iter().filter(takes).map(|flight| self.share(flight.source)).sum()
+    }
+
+    /// How much of the downlink a chunk of this source fills.
+    fn share(&self, id: SourceId) -> f64 {
+        let theirs = self.sources.get(&id).and_then(|source| source.rate);
+        match (theirs, self.meter.rate()) {
+            (Some(theirs), Some(ours)) if theirs < ours * WIDE => (theirs / ours).max(SHARE_MIN),
+            _ => 1.0,
+        }
     }
 
     /// What is to be said now that `changed` may have news for this side (`None`: any of them). To be called after
@@ -205,7 +257,9 @@ impl Intake {
         now: Moment,
         random: &mut fastrand::Rng,
     ) -> Vec<Ask> {
-        let said = (self.has_room(now), self.flights.is_empty());
+        self.use_turns(now, random);
+        let held: f64 = self.held.iter().map(|turn| self.share(turn.source)).sum();
+        let said = (held < (super::knob("D", 1.0) + 0.1) * 0.9, self.flights.is_empty() && self.held.is_empty());
         let all = changed.is_none() || self.said != said;
         self.said = said;
         match changed.filter(|_| !all) {
@@ -229,7 +283,8 @@ impl Intake {
         }
         let (room, hungry) = self.said;
         let wishes = self.wishes - usize::from(source.told.is_some());
-        let wish = room && wishes < WISHES_MAX && self.picker.could_pick(id, now);
+        let holds = self.held.iter().any(|turn| turn.source == id);
+        let wish = room && !holds && wishes < WISHES_MAX && self.picker.could_pick(id, now);
         let told = wish.then_some(hungry);
         if source.told != told {
             source.told = told;

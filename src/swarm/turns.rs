@@ -44,7 +44,11 @@ pub enum Call {
 /// Chunks named in a turn, at most.
 const NAMED: usize = 8;
 /// While the chunks on their way fill less than this share of the link, another goes out beside them.
-const FULL: f64 = 0.5;
+
+/// What is nearly as wide as this link counts as just as wide: neither is known exactly.
+const WIDE: f64 = 0.65;
+/// The next turn is offered when so much of a chunk is still to go.
+const AHEAD: f64 = 0.55;
 /// A client counts for no less than this share of the link, however narrow it is: no more than so many at once.
 const SHARE_MIN: f64 = 1.0 / 16.0;
 /// A chunk takes no place on the link any more when it has been on its way for this many times what it should take.
@@ -57,6 +61,23 @@ const SLOW_MIN: Duration = Duration::from_millis(200);
 /// No turn is unanswered before this.
 const SILENT_MIN: Duration = Duration::from_millis(100);
 
+/// A chunk on its way out.
+struct Running {
+    since: Moment,
+    bytes: u64,
+    length: u64,
+}
+
+impl Running {
+    /// Which part of it is still to go.
+    fn left(&self) -> f64 {
+        match self.length {
+            0 => 1.0,
+            length => 1.0 - (self.bytes as f64 / length as f64).min(1.0),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Client {
     wish: Option<FileId>,
@@ -68,8 +89,8 @@ struct Client {
     turn: Option<(Moment, FileId, Vec<ChunkIndex>)>,
     /// How many of its requests wait, and go out.
     waiting: usize,
-    /// When the chunk that goes out to it began.
-    running: Option<Moment>,
+    /// The chunk that goes out to it.
+    running: Option<Running>,
     /// When it was served last, counted in turns.
     served: u64,
 }
@@ -99,6 +120,11 @@ impl Turns {
             turns: 0,
             calls: Vec::new(),
         }
+    }
+
+    /// temporary
+    pub fn fresh_left(&self) -> usize {
+        self.fresh.values().map(Vec::len).sum()
     }
 
     /// The best rate of this peer's uplink, bytes a second.
@@ -155,14 +181,19 @@ impl Turns {
         self.advance(now)
     }
 
-    /// Bytes have gone out to whomever.
-    pub fn moved(&mut self, bytes: u64, now: Moment) {
+    /// Bytes of a chunk, which is so long, have gone out to a client.
+    pub fn moved(&mut self, id: ClientId, bytes: u64, length: u64, now: Moment) -> Vec<Call> {
         self.meter.add(bytes, now);
+        self.length = self.length.max(length);
+        if let Some(running) = self.clients.get_mut(&id).and_then(|client| client.running.as_mut()) {
+            running.bytes += bytes;
+            running.length = length;
+        }
+        self.advance(now)
     }
 
     /// What was to be sent to a client is out, or cannot be.
-    pub fn sent(&mut self, id: ClientId, bytes: u64, now: Moment) -> Vec<Call> {
-        self.length = self.length.max(bytes);
+    pub fn sent(&mut self, id: ClientId, now: Moment) -> Vec<Call> {
         if let Some(client) = self.clients.get_mut(&id) {
             client.running = None;
         }
@@ -185,7 +216,7 @@ impl Turns {
     pub fn next_tick(&self) -> Option<Moment> {
         let (slow, silent) = (self.slow(), self.silent());
         let times = self.clients.values().flat_map(|client| {
-            let running = client.running.map(|since| since + slow);
+            let running = client.running.as_ref().map(|running| running.since + slow);
             running.into_iter().chain(client.turn.as_ref().map(|(since, ..)| *since + silent))
         });
         times.min()
@@ -202,16 +233,16 @@ impl Turns {
 
     /// How much of the link the chunks on their way fill.
     fn load(&self, now: Moment) -> f64 {
-        let slow = self.slow();
-        let running = self.clients.values().filter_map(|client| Some((client.running?, client)));
-        let fast = running.filter(|(since, _)| now.saturating_sub(*since) < slow);
+        let slow = self.slow() * (super::knob("K", 1.0) as u32);
+        let running = self.clients.values().filter_map(|client| Some((client.running.as_ref()?, client)));
+        let fast = running.filter(|(running, _)| now.saturating_sub(running.since) < slow && running.left() > super::knob("SREADY", 0.0));
         fast.map(|(_, client)| self.share(client)).sum()
     }
 
     /// How much of the link one chunk to this client fills.
     fn share(&self, client: &Client) -> f64 {
         match (client.rate, self.meter.rate()) {
-            (Some(theirs), Some(ours)) => (theirs / ours).clamp(SHARE_MIN, 1.0),
+            (Some(theirs), Some(ours)) if theirs < ours * WIDE => (theirs / ours).max(SHARE_MIN),
             _ => 1.0,
         }
     }
@@ -220,14 +251,17 @@ impl Turns {
         let mut load = self.load(now);
         // One chunk goes out to a client at a time: its connection has one order.
         let mut at = 0;
-        while load <= FULL && at < self.queue.len() {
+        let hungry = self.clients.values().filter(|client| client.hungry).count() as f64;
+        let full = super::knob("K", 1.0) - if hungry >= super::knob("HUNGRY", 99.0) { super::knob("K", 1.0) - 1.0 } else { 0.0 } - 0.5;
+        while load <= full && at < self.queue.len() {
             let id = self.queue[at];
             match self.clients.get_mut(&id) {
                 Some(client) if client.running.is_none() => {
-                    client.running = Some(now);
+                    client.running = Some(Running { since: now, bytes: 0, length: 0 });
                     client.waiting -= 1;
                     self.queue.remove(at);
-                    load += self.clients.get(&id).map_or(1.0, |client| self.share(client));
+                    let share = self.clients.get(&id).map_or(1.0, |client| self.share(client));
+                    load += share;
                     self.calls.push(Call::Send(id));
                 }
                 _ => at += 1,
@@ -238,9 +272,10 @@ impl Turns {
             client.turn.as_ref().is_some_and(|(since, ..)| now.saturating_sub(*since) < silent)
         };
         let mut ahead = self.queue.len() + self.clients.values().filter(promised).count();
-        // One for now, if there is room, and one for then.
-        let most = if load <= FULL { 2 } else { 1 };
-        while ahead < most && self.offer(now) {
+        while ahead < super::knob("AHEADN", 1.0) as usize && self.offer(false, now) {
+            ahead += 1;
+        }
+        while ahead < super::knob("AHEADN", 1.0) as usize + 1 && load <= full && self.offer(true, now) {
             ahead += 1;
         }
         // A turn goes before the chunk that would hold it up on the same connection.
@@ -249,11 +284,13 @@ impl Turns {
     }
 
     /// Offers a turn to the client that should have it; returns whether there is one.
-    fn offer(&mut self, now: Moment) -> bool {
-        let wishing = self.clients.iter().filter(|(_, client)| client.wish.is_some() && client.turn.is_none());
+    fn offer(&mut self, hungry: bool, now: Moment) -> bool {
+        let wishing = self.clients.iter().filter(|(_, client)| {
+            client.wish.is_some() && client.turn.is_none() && (client.hungry || !hungry)
+        });
         let chosen = wishing.min_by_key(|(_, client)| {
             let busy = client.waiting + usize::from(client.running.is_some());
-            let narrow = self.share(client) <= FULL;
+            let narrow = self.share(client) <= super::knob("FULL", 0.5);
             (busy, narrow, !client.hungry, client.served)
         });
         let Some((id, file)) = chosen.and_then(|(id, client)| Some((*id, client.wish?))) else { return false };
