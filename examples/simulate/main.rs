@@ -74,7 +74,13 @@ struct Flags {
     seed: u64,
     /// Whether sources are asked without turns
     #[arg(long)]
-    no_turns: bool,
+    turns: bool,
+    /// Whether chunks are passed on while they come
+    #[arg(long)]
+    relay: bool,
+    /// How much is passed on at once
+    #[arg(long, default_value = "64KiB")]
+    block: ByteSize,
 }
 
 fn parse_range(text: &str) -> Result<(f64, f64), String> {
@@ -107,7 +113,9 @@ fn main() {
         startup: Duration::from_secs_f64(flags.startup / 1e3),
         overhead: flags.overhead,
         seed: flags.seed,
-        turns: !flags.no_turns,
+        turns: flags.turns,
+        relay: flags.relay,
+        block: flags.block.as_u64(),
     };
     let outcome = World::new(setting).run();
     print(&flags, &outcome);

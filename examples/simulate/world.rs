@@ -6,6 +6,7 @@ use shoal::swarm::Moment;
 use shoal::swarm::intake::{Ask, Intake};
 use shoal::swarm::picker::SourceId;
 use shoal::swarm::turns::{Call, ClientId, Turns};
+use shoal::swarm::fresh::Fresh;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct Setting {
     pub overhead: f64,
     pub seed: u64,
     pub turns: bool,
+    pub relay: bool,
+    pub block: u64,
 }
 
 /// What came of it.
@@ -51,6 +54,15 @@ enum Message {
     Turn(Vec<ChunkIndex>, Option<f64>),
     Chunk(ChunkIndex),
     Pass,
+    Hint(Vec<ChunkIndex>),
+}
+
+/// A chunk on its way from one to another, block by block.
+struct Transfer {
+    index: ChunkIndex,
+    blocks: u32,
+    total: u32,
+    parked: bool,
 }
 
 enum Event {
@@ -67,6 +79,7 @@ enum Event {
 struct Peer {
     intake: Intake,
     turns: Turns,
+    fresh: Option<Fresh<usize>>,
     neighbours: Vec<usize>,
     /// What each client has asked for and not got yet.
     asked: HashMap<usize, VecDeque<ChunkIndex>>,
@@ -113,6 +126,7 @@ pub struct World {
     wasted: u64,
     messages: u64,
     hist: [[f64; 6]; 3],
+    transfers: HashMap<(usize, usize), Transfer>,
 }
 
 impl World {
@@ -139,9 +153,11 @@ impl World {
             };
             let mut turns = Turns::new(Moment::ZERO);
             turns.know(FILE, &have, &mut random);
+            let fresh = have.is_complete().then(|| Fresh::new(&have, &mut random));
             Peer {
                 intake: Intake::new(have, true),
                 turns,
+                fresh,
                 neighbours,
                 asked: HashMap::new(),
                 alive: peer < setting.seeders,
@@ -162,7 +178,7 @@ impl World {
             seeder_sent: 0,
             sent: 0,
             wasted: 0,
-            messages: 0, hist: [[0.0; 6]; 3],
+            messages: 0, hist: [[0.0; 6]; 3], transfers: HashMap::new(),
             setting,
         };
         world.foretell();
@@ -303,6 +319,12 @@ impl World {
                     let have = self.peers[two].intake.picker().done().clone();
                     let (turns, now) = (self.setting.turns, self.now);
                     self.peers[one].intake.add_source(SourceId(two as u32), have, turns, now);
+                    if let Some(fresh) = &mut self.peers[two].fresh {
+                        let hints = fresh.join(one);
+                        if std::env::var("NOHINT").is_err() {
+                        self.peers[one].intake.hint(SourceId(two as u32), &hints);
+                        }
+                    }
                 }
             }
         }
@@ -347,7 +369,18 @@ impl World {
                 peer.asked.entry(from).or_default().push_back(index);
                 peer.turns.asked(client, FILE, index, now)
             }
+            Message::Hint(hints) => {
+                peer.intake.hint(SourceId(from as u32), &hints);
+                return self.ask(to, Some(from));
+            }
             Message::Chunk(index) => {
+                if let Some(fresh) = &mut peer.fresh {
+                    let hints = fresh.asked(from, index);
+                    if !hints.is_empty() && std::env::var("NOHINT").is_err() {
+                        self.say(to, from, Message::Hint(hints));
+                    }
+                }
+                let peer = &mut self.peers[to];
                 let asked = peer.asked.entry(from).or_default();
                 asked.push_back(index);
                 if asked.len() == 1 {
@@ -402,11 +435,46 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: usize, index: ChunkIndex) {
-        let bytes = self.length(index) as f64 * self.setting.overhead;
+        let total = if self.setting.relay { self.length(index).div_ceil(self.setting.block) as u32 } else { 1 };
+        self.transfers.insert((from, to), Transfer { index, blocks: 0, total, parked: true });
+        self.block(from, to);
+    }
+
+    /// How many blocks of a chunk a peer has.
+    fn blocks(&self, peer: usize, index: ChunkIndex, total: u32) -> u32 {
+        if self.peers[peer].intake.picker().done().has(index) {
+            return total;
+        }
+        let neighbours = self.peers[peer].neighbours.iter();
+        let coming = neighbours.filter_map(|other| self.transfers.get(&(*other, peer)));
+        coming.filter(|transfer| transfer.index == index).map(|transfer| transfer.blocks).max().unwrap_or(0)
+    }
+
+    /// Sends the next block, if it is there.
+    fn block(&mut self, from: usize, to: usize) {
+        let Some(transfer) = self.transfers.get(&(from, to)) else { return };
+        let (index, blocks, total) = (transfer.index, transfer.blocks, transfer.total);
+        let there = self.blocks(from, index, total) > blocks;
+        if let Some(transfer) = self.transfers.get_mut(&(from, to)) {
+            transfer.parked = !there;
+        }
+        if !there {
+            return;
+        }
+        let bytes = self.length(index) as f64 * self.setting.overhead / f64::from(total);
         let (mut moved, mut changed) = (Vec::new(), Vec::new());
         let now = self.now.as_secs_f64();
         self.network.start((from, to, index), bytes, now, &mut moved, &mut changed);
         self.settle(moved, changed);
+    }
+
+    fn wake(&mut self, peer: usize, index: ChunkIndex) {
+        for other in self.peers[peer].neighbours.clone() {
+            let transfer = self.transfers.get(&(peer, other));
+            if transfer.is_some_and(|transfer| transfer.parked && transfer.index == index) {
+                self.block(peer, other);
+            }
+        }
     }
 
     fn length(&self, index: ChunkIndex) -> u64 {
@@ -432,6 +500,24 @@ impl World {
         self.settle(moved, changed);
         let Some(flow) = ended else { return };
         let (now, bytes) = (self.now, self.length(flow.index));
+        let Some(transfer) = self.transfers.get_mut(&(flow.from, flow.to)) else { return };
+        transfer.blocks += 1;
+        let (blocks, total) = (transfer.blocks, transfer.total);
+        if self.setting.relay && blocks == 1 && !self.peers[flow.to].intake.picker().done().has(flow.index) {
+            self.at(now + self.setting.latency, Event::Got(flow.to, flow.index));
+        }
+        if blocks == total {
+            self.transfers.remove(&(flow.from, flow.to));
+        } else {
+            self.block(flow.from, flow.to);
+        }
+        if blocks < total || total > 1 {
+            // wake those who wait for this block (the map of done chunks is brought up to date below)
+            if blocks < total {
+                self.wake(flow.to, flow.index);
+                return;
+            }
+        }
         self.sent += bytes;
         if flow.from < self.setting.seeders {
             self.seeder_sent += bytes;
@@ -450,7 +536,10 @@ impl World {
         }
         let source = SourceId(flow.from as u32);
         let taker = &mut self.peers[flow.to];
-        match taker.intake.arrived(source, flow.index, now) {
+        let news = taker.intake.arrived(source, flow.index, now);
+        self.wake(flow.to, flow.index);
+        match news {
+            true if self.setting.relay => {}
             true => self.at(now + self.setting.latency, Event::Got(flow.to, flow.index)),
             false => self.wasted += bytes,
         }

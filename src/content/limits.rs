@@ -128,8 +128,8 @@ pub const PEER_LIST_MAX: u64 = 8 * 1024 * 1024;
 pub const SERVE_QUEUE: usize = 16;
 /// Requests kept in flight to one source: the next is asked for before the last has arrived.
 pub const PIPELINE: usize = 2;
-/// Sources that are told at once that there is room for a chunk.
-pub const WISHES_MAX: usize = 16;
+/// Peers named to one that asks for a file, of those who have asked for it before.
+pub const PEERS_NAMED: usize = 64;
 /// Sources that a download is connected to at once.
 pub const SOURCES_MAX: usize = 64;
 /// Memory for chunks being received, bytes: with large chunks fewer sources are used at once.

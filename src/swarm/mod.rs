@@ -6,25 +6,17 @@
 
 pub mod agreement;
 pub mod backoff;
-pub mod intake;
+pub mod fresh;
 pub mod listing;
 pub mod machine;
 pub mod manager;
 pub mod membership;
-pub mod meter;
 pub mod picker;
 pub mod registry;
 pub mod token_bucket;
 pub mod tracker;
-pub mod turns;
 
 use std::time::Duration;
 
 /// A point in time: how long after its daemon's start.
 pub type Moment = Duration;
-
-static KNOBS: std::sync::OnceLock<std::collections::HashMap<String, f64>> = std::sync::OnceLock::new();
-/// temporary
-pub fn knob(name: &str, default: f64) -> f64 {
-    *KNOBS.get_or_init(|| std::env::vars().filter_map(|(k, v)| Some((k, v.parse().ok()?))).collect()).get(name).unwrap_or(&default)
-}

@@ -23,9 +23,15 @@ const PACE_UNKNOWN: Duration = Duration::from_secs(1);
 const LATE: u32 = 2;
 /// Nothing is late before this: on fast links the pace is shorter than what the system's scheduling adds.
 const LATE_MIN: Duration = Duration::from_millis(200);
+/// While fewer other sources than this are busy, a source is asked for more than one chunk at once.
+const FEW_SOURCES: usize = 3;
+/// Hints of one source that are kept.
+const HINTS_MAX: usize = 64;
 
 struct Source {
     have: HaveMap,
+    /// What it would like to be asked for.
+    hints: Vec<ChunkIndex>,
     /// Whether its chunks count for rarity: it has never had all of them.
     partial: bool,
     flights: Vec<(ChunkIndex, Moment)>,
@@ -158,7 +164,9 @@ impl Picker {
         if partial {
             have.iter().for_each(|index| self.shift_rarity(index, 1));
         }
-        self.sources.insert(id, Source { have, partial, flights: Vec::new(), pace: None, last_arrival: now });
+        let (hints, flights) = (Vec::new(), Vec::new());
+        let source = Source { have, hints, partial, flights, pace: None, last_arrival: now };
+        self.sources.insert(id, source);
     }
 
     /// A source has one more chunk.
@@ -192,16 +200,10 @@ impl Picker {
     }
 
     /// The next chunk to ask of a source, noted as on its way. `None` when it has nothing that is needed now,
-    /// or enough to do. Among equally rare ones those in `preferred` are taken first.
-    pub fn pick(
-        &mut self,
-        id: SourceId,
-        preferred: &[ChunkIndex],
-        now: Moment,
-        random: &mut fastrand::Rng,
-    ) -> Option<ChunkIndex> {
+    /// or enough to do. Among equally rare ones those that the source has [hinted](Self::hint) at go first.
+    pub fn pick(&mut self, id: SourceId, now: Moment, random: &mut fastrand::Rng) -> Option<ChunkIndex> {
         let source = self.sources.get(&id)?;
-        if source.flights.len() >= PIPELINE {
+        if source.flights.len() >= self.depth(source) {
             return None;
         }
         // What a partial source has is had by one at least.
@@ -211,14 +213,34 @@ impl Picker {
                 let equal = |index: &&ChunkIndex| {
                     self.open.rarity(**index).is_some_and(|other| other <= rarity) && source.have.has(**index)
                 };
-                preferred.iter().find(equal).copied().unwrap_or(any)
+                source.hints.iter().find(equal).copied().unwrap_or(any)
             }
             None => self.late(id, source, now)?,
         };
         self.open.take(index);
         self.flights.entry(index).or_default().push(id);
-        self.sources.get_mut(&id)?.flights.push((index, now));
+        let source = self.sources.get_mut(&id)?;
+        source.flights.push((index, now));
+        source.hints.retain(|hint| self.open.contains(*hint));
         Some(index)
+    }
+
+    /// How many chunks a source is asked for at once. A chunk that waits behind another one is of no use to anybody;
+    /// it saves a round trip, which matters only where few others fill it.
+    fn depth(&self, source: &Source) -> usize {
+        let busy = self.sources.values().filter(|source| !source.flights.is_empty()).count();
+        match busy - usize::from(!source.flights.is_empty()) < FEW_SOURCES {
+            true => PIPELINE,
+            false => 1,
+        }
+    }
+
+    /// A source names chunks that it would like to be asked for, among equals.
+    pub fn hint(&mut self, id: SourceId, hints: &[ChunkIndex]) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            let room = HINTS_MAX.saturating_sub(source.hints.len());
+            source.hints.extend(hints.iter().take(room));
+        }
     }
 
     /// The chunk that has been on its way longest, if this source can be expected to be faster.
@@ -281,13 +303,6 @@ impl Picker {
             self.open.map.meets(have) || flying.any(|index| have.has(*index) && !self.done.has(*index))
         };
         self.sources.get(&id).is_some_and(|source| !source.flights.is_empty() || needed(&source.have))
-    }
-
-    /// Whether a source has something that could be asked of it now.
-    pub fn could_pick(&self, id: SourceId, now: Moment) -> bool {
-        let Some(source) = self.sources.get(&id) else { return false };
-        source.flights.len() < PIPELINE
-            && (self.open.map.meets(&source.have) || self.late(id, source, now).is_some())
     }
 
     /// How many chunks are on their way from a source.
@@ -359,11 +374,11 @@ mod tests {
         picker.add_source(SourceId(1), having(3, &[0, 1]), NOW);
         picker.add_source(SourceId(2), having(3, &[0]), NOW);
         let mut random = rng();
-        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), Some(ChunkIndex(2)));
-        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), Some(ChunkIndex(1)));
-        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), None, "enough to do");
-        assert_eq!(picker.pick(SourceId(2), &[], NOW, &mut random), Some(ChunkIndex(0)));
-        assert_eq!(picker.pick(SourceId(2), &[], NOW, &mut random), None);
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(2)));
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None, "enough to do");
+        assert_eq!(picker.pick(SourceId(2), NOW, &mut random), Some(ChunkIndex(0)));
+        assert_eq!(picker.pick(SourceId(2), NOW, &mut random), None);
     }
 
     #[test]
@@ -372,10 +387,10 @@ mod tests {
         picker.add_source(SourceId(0), HaveMap::all(1), NOW);
         picker.add_source(SourceId(1), HaveMap::all(1), NOW);
         let mut random = rng();
-        assert!(picker.pick(SourceId(0), &[], NOW, &mut random).is_some());
-        assert_eq!(picker.pick(SourceId(1), &[], NOW, &mut random), None);
+        assert!(picker.pick(SourceId(0), NOW, &mut random).is_some());
+        assert_eq!(picker.pick(SourceId(1), NOW, &mut random), None);
         picker.remove_source(SourceId(0));
-        assert_eq!(picker.pick(SourceId(1), &[], NOW, &mut random), Some(ChunkIndex(0)));
+        assert_eq!(picker.pick(SourceId(1), NOW, &mut random), Some(ChunkIndex(0)));
         assert!(picker.arrived(SourceId(1), ChunkIndex(0), NOW));
         assert!(picker.is_complete());
     }
@@ -387,7 +402,7 @@ mod tests {
             picker.add_source(SourceId(id), HaveMap::all(1), NOW);
         }
         let mut random = rng();
-        let mut pick = |id, seconds| picker.pick(SourceId(id), &[], Duration::from_secs(seconds), &mut random);
+        let mut pick = |id, seconds| picker.pick(SourceId(id), Duration::from_secs(seconds), &mut random);
         assert!(pick(0, 0).is_some());
         assert_eq!(pick(1, 1), None, "not late yet");
         assert!(pick(1, 2).is_some());
@@ -405,13 +420,13 @@ mod tests {
         let mut picker = picker(2);
         picker.add_source(SourceId(0), HaveMap::all(2), NOW);
         let mut random = rng();
-        picker.pick(SourceId(0), &[], NOW, &mut random);
-        picker.pick(SourceId(0), &[], NOW, &mut random);
+        picker.pick(SourceId(0), NOW, &mut random);
+        picker.pick(SourceId(0), NOW, &mut random);
         picker.refused(SourceId(0), ChunkIndex(1));
-        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), None);
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
         assert_eq!(picker.unavailable().collect::<Vec<_>>(), [ChunkIndex(1)]);
         picker.source_has(SourceId(0), ChunkIndex(1));
-        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), Some(ChunkIndex(1)));
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
     }
 
     #[test]
@@ -419,12 +434,12 @@ mod tests {
         let mut picker = Picker::new(having(3, &[0]), false);
         picker.add_source(SourceId(0), HaveMap::all(3), NOW);
         let mut random = rng();
-        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), None);
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
         picker.want(ChunkIndex(2));
         picker.want(ChunkIndex(3));
-        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), Some(ChunkIndex(2)));
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(2)));
         picker.want(ChunkIndex(0));
-        assert_eq!(picker.pick(SourceId(0), &[], NOW, &mut random), Some(ChunkIndex(0)), "a bad chunk, again");
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(0)), "a bad chunk, again");
     }
 
     #[derive(Debug, Clone)]
@@ -491,7 +506,7 @@ mod tests {
                     }
                     Step::Pick(source) => {
                         let id = SourceId(source);
-                        if let Some(index) = picker.pick(id, &[], now, &mut random) {
+                        if let Some(index) = picker.pick(id, now, &mut random) {
                             prop_assert!(!picker.done.has(index) && !asked.contains(&(id, index)));
                             asked.push((id, index));
                         }
@@ -517,7 +532,7 @@ mod tests {
             picker.add_source(SourceId(9), HaveMap::all(6), now);
             for _ in 0..20 {
                 now += Duration::from_secs(60);
-                while let Some(index) = picker.pick(SourceId(9), &[], now, &mut random) {
+                while let Some(index) = picker.pick(SourceId(9), now, &mut random) {
                     picker.arrived(SourceId(9), index, now);
                 }
                 // The others never answer; they are given up.

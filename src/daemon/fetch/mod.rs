@@ -12,6 +12,7 @@ mod source;
 
 pub use source::{Conversation, SourceError, manifest_payload};
 
+use super::relay::Relay;
 use crate::content::limits::{PIPELINE, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{Shutdown, Threads};
@@ -61,6 +62,8 @@ pub struct Job {
     pub expected: Arc<dyn Expected>,
     /// Where verified chunks go.
     pub sink: Arc<dyn ChunkSink>,
+    /// Passes chunks on as they come, if this peer serves.
+    pub relay: Option<Relay>,
     /// Where this peer serves, so that sources can fetch from it in turn.
     pub port: Option<u16>,
     /// Whether sources say themselves what they have. Otherwise [`Fetch::source_has`] does, and nothing else counts.
@@ -89,6 +92,8 @@ pub struct SourceEvent {
 enum SourceUpdate {
     Connected(Option<HaveMap>),
     Has(Vec<ChunkIndex>),
+    Hints(Vec<ChunkIndex>),
+    Peers(Vec<SocketAddr>),
     Stored(Arrival),
     Refused(ChunkIndex),
     Lost(SourceError),
@@ -254,6 +259,11 @@ impl Fetch {
                 chunks.into_iter().for_each(|index| self.picker.source_has(id, index));
                 self.ask(id, now);
             }
+            SourceUpdate::Hints(chunks) => {
+                self.picker.hint(id, &chunks);
+                self.ask(id, now);
+            }
+            SourceUpdate::Peers(peers) => peers.into_iter().for_each(|peer| self.add_source(peer, now)),
             SourceUpdate::Stored(arrival) => {
                 let fresh = self.picker.arrived(id, arrival.index, now);
                 // Only what it delivers makes up for what it failed at.
@@ -429,7 +439,7 @@ impl Fetch {
 
     /// Asks a source for as much as the pipeline holds.
     fn ask(&mut self, id: SourceId, now: Moment) {
-        while let Some(index) = self.picker.pick(id, &[], now, &mut self.random) {
+        while let Some(index) = self.picker.pick(id, now, &mut self.random) {
             let Some(live) = self.live.get(&id) else { return };
             if live.asks.try_send(index).is_err() {
                 // It has just ended; its loss is on the way and gives the chunk back.
