@@ -132,6 +132,8 @@ pub const PIPELINE: usize = 2;
 pub const PIPELINE_MAX: usize = 8;
 /// Requests worth so much time are in flight to one source, as far as [`PIPELINE_MAX`] allows.
 pub const PIPELINE_TIME: Duration = Duration::from_millis(5);
+/// Peers named to one that asks for a file, of those who have asked for it before.
+pub const PEERS_NAMED: usize = 64;
 /// Sources that a download is connected to at once.
 pub const SOURCES_MAX: usize = 64;
 /// Memory for chunks being received, bytes: with large chunks fewer sources are used at once.

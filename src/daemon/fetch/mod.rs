@@ -15,6 +15,7 @@ mod verify;
 pub use conversations::Conversations;
 pub use source::{Conversation, SourceError, manifest_payload};
 
+use super::relay::Relay;
 use crate::content::limits::{PIPELINE_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{Shutdown, Threads};
@@ -65,6 +66,8 @@ pub struct Job {
     pub expected: Arc<dyn Expected>,
     /// Where verified chunks go.
     pub sink: Arc<dyn ChunkSink>,
+    /// Passes chunks on as they come, if this peer serves.
+    pub relay: Option<Relay>,
     /// Where this peer serves, so that sources can fetch from it in turn.
     pub port: Option<u16>,
     /// Whether sources say themselves what they have. Otherwise [`Fetch::source_has`] does, and nothing else counts.
@@ -93,6 +96,8 @@ pub struct SourceEvent {
 enum SourceUpdate {
     Connected(Option<HaveMap>),
     Has(Vec<ChunkIndex>),
+    Hints(Vec<ChunkIndex>),
+    Peers(Vec<SocketAddr>),
     Stored(Arrival),
     Refused(ChunkIndex),
     Lost(SourceError),
@@ -261,6 +266,11 @@ impl Fetch {
                 chunks.into_iter().for_each(|index| self.picker.source_has(id, index));
                 self.ask(id, now);
             }
+            SourceUpdate::Hints(chunks) => {
+                self.picker.hint(id, &chunks);
+                self.ask(id, now);
+            }
+            SourceUpdate::Peers(peers) => peers.into_iter().for_each(|peer| self.add_source(peer, now)),
             SourceUpdate::Stored(arrival) => {
                 let fresh = self.picker.arrived(id, arrival.index, now);
                 // Only what it delivers makes up for what it failed at.

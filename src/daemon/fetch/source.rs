@@ -8,7 +8,7 @@ use super::super::lookup::Query;
 use super::verify::{Tasks, Verifier};
 use super::{Job, SourceEvent, SourceUpdate};
 use crate::content::limits::{
-    CHUNKS_MAX, HELLO_TIMEOUT, KEEP_ALIVE, PEER_LIST_MAX, PROTOCOL_VERSION, STALL_TIMEOUT,
+    CHUNKS_MAX, HELLO_TIMEOUT, KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION, STALL_TIMEOUT,
 };
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
@@ -313,6 +313,19 @@ impl SourceReader {
                 self.report(SourceUpdate::Has(chunks));
                 Ok(())
             }
+            PeerResponse::Coming { file, index } if file == self.job.file => {
+                self.report(SourceUpdate::Has(vec![index]));
+                Ok(())
+            }
+            PeerResponse::Hints { file, chunks } if file == self.job.file => {
+                self.report(SourceUpdate::Hints(chunks));
+                Ok(())
+            }
+            PeerResponse::Peers { file, mut peers } if file == self.job.file => {
+                peers.truncate(PEERS_NAMED);
+                self.report(SourceUpdate::Peers(peers));
+                Ok(())
+            }
             PeerResponse::Pong => Ok(()),
             other => Err(SourceError::Protocol(format!("sends {other:?}, which nobody asked for"))),
         }
@@ -334,8 +347,14 @@ impl SourceReader {
             return Err(SourceError::Protocol(text));
         }
         buffer.resize(length as usize, 0);
-        reader.payload(buffer)?;
-        tasks.take(index, digest, buffer)
+        let relay = self.job.relay.as_ref();
+        let incoming = relay.and_then(|relay| relay.begin(self.job.file, index, length));
+        reader.payload_in_pieces(buffer, |piece| {
+            if let Some(incoming) = &incoming {
+                incoming.push(piece);
+            }
+        })?;
+        tasks.take(index, digest, buffer, incoming)
     }
 }
 

@@ -9,6 +9,7 @@
 //! Invariants: a chunk is stored only after its SHA-256 matched; whatever became of a chunk is reported before its
 //! source's [`Tasks::ended`] returns; there are never more buffers than sources and two for each helper.
 
+use super::super::relay::Incoming;
 use super::source::SourceError;
 use super::{Arrival, Job, SourceEvent, SourceUpdate};
 use crate::content::limits::{VERIFY_HELPERS_MAX, VERIFY_MEMORY};
@@ -26,6 +27,8 @@ struct Task {
     digest: Digest,
     bytes: Vec<u8>,
     source: SourceId,
+    /// Others wait for its last bytes.
+    incoming: Option<Incoming>,
     /// Gets what is wrong with the chunk; closed when nobody has chunks of this source any more.
     failed: Sender<SourceError>,
     /// Wakes the source's thread, when something is wrong.
@@ -106,8 +109,8 @@ impl Bench {
                 recv(self.shutdown.signal()) -> _ => return,
                 recv(self.tasks) -> task => task,
             };
-            let Ok(Task { index, digest, bytes, source, failed, shutdown }) = task else { return };
-            let outcome = self.settle(source, index, digest, &bytes);
+            let Ok(Task { index, digest, bytes, source, incoming, failed, shutdown }) = task else { return };
+            let outcome = self.settle(source, index, digest, &bytes, incoming);
             let _ = self.spare.0.try_send(bytes);
             if let Err(why) = outcome {
                 // The first that is wrong is enough.
@@ -124,13 +127,17 @@ impl Bench {
         index: ChunkIndex,
         digest: Digest,
         bytes: &[u8],
+        incoming: Option<Incoming>,
     ) -> Result<(), SourceError> {
         let length = bytes.len() as u32;
         if Digest::of(bytes) != digest {
             return Err(SourceError::BadChunk { index, bytes: length });
         }
         let update = match self.job.sink.store(index, digest, bytes)? {
-            true => SourceUpdate::Stored(Arrival { index, bytes: length }),
+            true => {
+                incoming.into_iter().for_each(Incoming::verified);
+                SourceUpdate::Stored(Arrival { index, bytes: length })
+            }
             false => SourceUpdate::Refused(index),
         };
         // The state thread takes these as long as it lives, and it never waits for this one.
@@ -153,11 +160,17 @@ impl Tasks {
     ///
     /// # Errors
     /// It is wrong, or cannot be stored, and that is known already.
-    pub fn take(&self, index: ChunkIndex, digest: Digest, buffer: &mut Vec<u8>) -> Result<(), SourceError> {
+    pub fn take(
+        &self,
+        index: ChunkIndex,
+        digest: Digest,
+        buffer: &mut Vec<u8>,
+        incoming: Option<Incoming>,
+    ) -> Result<(), SourceError> {
         let bench = &self.verifier.bench;
         let (failed, shutdown) = (self.failed.clone(), self.shutdown.clone());
         let bytes = std::mem::take(buffer);
-        let task = Task { index, digest, bytes, source: self.source, failed, shutdown };
+        let task = Task { index, digest, bytes, source: self.source, incoming, failed, shutdown };
         match self.verifier.hand_over(task) {
             None => {
                 *buffer = bench.spare.1.try_recv().unwrap_or_default();
@@ -165,7 +178,7 @@ impl Tasks {
             }
             Some(task) => {
                 *buffer = task.bytes;
-                bench.settle(self.source, index, digest, buffer)
+                bench.settle(self.source, index, digest, buffer, task.incoming)
             }
         }
     }
