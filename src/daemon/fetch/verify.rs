@@ -190,3 +190,125 @@ impl Tasks {
         failures.iter().fold(None, |first, why| first.or(Some(why)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Expected;
+    use super::*;
+    use crate::content::FileId;
+    use crate::storage::{ChunkSink, StoreError};
+    use std::sync::Mutex;
+
+    const SOURCE: SourceId = SourceId(7);
+    const BYTES: &[u8] = b"what is expected";
+
+    /// Remembers what was stored, and whether a helper did it.
+    #[derive(Default)]
+    struct Sink(Mutex<Vec<(ChunkIndex, bool)>>);
+
+    impl Sink {
+        fn has_been_helped(&self) -> bool {
+            self.0.lock().unwrap().iter().any(|(_, helped)| *helped)
+        }
+    }
+
+    impl ChunkSink for Sink {
+        fn store(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
+            assert_eq!(Digest::of(bytes), digest, "stored before it was verified");
+            let helped = thread::current().name() == Some("verify");
+            self.0.lock().unwrap().push((index, helped));
+            Ok(true)
+        }
+    }
+
+    struct Nothing;
+
+    impl Expected for Nothing {
+        fn expected(&self, _: ChunkIndex) -> Option<(Digest, u32)> {
+            None
+        }
+    }
+
+    struct Stage {
+        sink: Arc<Sink>,
+        verifier: Verifier,
+        reported: Receiver<SourceEvent>,
+        threads: Threads,
+        shutdown: Shutdown,
+    }
+
+    fn stage() -> Stage {
+        let (sink, threads, shutdown) = (Arc::new(Sink::default()), Threads::new(), Shutdown::new());
+        let job = Job {
+            relay: None,
+            download: 0,
+            file: FileId([0; 32]),
+            count: 1,
+            longest: 1,
+            expected: Arc::new(Nothing),
+            sink: sink.clone(),
+            port: None,
+            subscribe: true,
+        };
+        let (events, reported) = crossbeam_channel::unbounded();
+        let mut verifier = Verifier::new(Arc::new(job), events, &threads, &shutdown);
+        // Also on a machine with one core.
+        verifier.most = 2;
+        Stage { sink, verifier, reported, threads, shutdown }
+    }
+
+    fn take(tasks: &Tasks, index: u32, bytes: &[u8]) -> Result<(), SourceError> {
+        tasks.take(ChunkIndex(index), Digest::of(BYTES), &mut bytes.to_vec(), None)
+    }
+
+    #[test]
+    fn every_chunk_is_stored_and_reported_before_its_source_ends() {
+        let Stage { sink, verifier, reported, threads, shutdown } = stage();
+        let tasks = verifier.tasks(SOURCE, &shutdown.child());
+        let mut count = 0;
+        while !sink.has_been_helped() || count < 50 {
+            take(&tasks, count, BYTES).unwrap();
+            count += 1;
+        }
+        assert!(tasks.ended().is_none());
+        assert_eq!(reported.len(), count as usize);
+        let mut stored: Vec<u32> = sink.0.lock().unwrap().iter().map(|(index, _)| index.0).collect();
+        stored.sort_unstable();
+        assert!(stored.into_iter().eq(0..count));
+        shutdown.trigger();
+        threads.join();
+    }
+
+    #[test]
+    fn a_wrong_chunk_that_a_helper_finds_wakes_its_source_and_no_other() {
+        let Stage { sink, verifier, reported, threads, shutdown } = stage();
+        let (own, others) = (shutdown.child(), shutdown.child());
+        let (tasks, other) = (verifier.tasks(SOURCE, &own), verifier.tasks(SourceId(8), &others));
+        // Those that no helper takes are found wrong at once.
+        while let Err(why) = take(&tasks, 1, b"something else") {
+            assert!(matches!(why, SourceError::BadChunk { index: ChunkIndex(1), bytes: 14 }));
+        }
+        own.wait_forever();
+        assert!(matches!(tasks.ended(), Some(SourceError::BadChunk { index: ChunkIndex(1), .. })));
+        take(&other, 2, BYTES).unwrap();
+        assert!(other.ended().is_none() && !others.is_stopped());
+        assert_eq!((reported.len(), sink.0.lock().unwrap().len()), (1, 1));
+        shutdown.trigger();
+        threads.join();
+    }
+
+    #[test]
+    fn chunks_that_are_too_large_for_the_helpers_are_verified_here() {
+        let Stage { sink, verifier, threads, shutdown, .. } = stage();
+        let tasks = verifier.tasks(SOURCE, &shutdown.child());
+        let mut large = vec![0; VERIFY_MEMORY / 2 + 1];
+        let digest = Digest::of(&large);
+        for index in 0..3 {
+            tasks.take(ChunkIndex(index), digest, &mut large, None).unwrap();
+        }
+        assert!(!sink.has_been_helped() && large.len() == VERIFY_MEMORY / 2 + 1);
+        assert_eq!(verifier.helpers.load(Ordering::Relaxed), 0);
+        shutdown.trigger();
+        threads.join();
+    }
+}
