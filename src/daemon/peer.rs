@@ -6,7 +6,9 @@
 use super::relay::{Arriving, Piece};
 use super::shelf::{Offer, Shelf};
 use super::visitors::{VisitorId, Visitors};
-use crate::content::limits::{self, CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION, SERVE_QUEUE, STALL_TIMEOUT};
+use crate::content::limits::{
+    self, CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION, SERVE_QUEUE, STALL_TIMEOUT,
+};
 use crate::content::{ChunkIndex, FileId, FileName};
 use crate::net::link::SLICE;
 use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
@@ -276,12 +278,7 @@ impl Drop for Answers<'_> {
 }
 
 impl<'a> Answers<'a> {
-    fn new(
-        server: &'a Server,
-        writer: LinkWriter,
-        from: SocketAddr,
-        serves: Option<SocketAddr>,
-    ) -> Self {
+    fn new(server: &'a Server, writer: LinkWriter, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
         let visitor = server.visitors.name();
         Self { server, writer, from, visitor, serves, subscriptions: Vec::new() }
     }
