@@ -4,7 +4,7 @@
 //! cargo run --release --example simulate -- --peers 10000 --size 1GiB --up 100 --down 100 --seed 7
 //! ```
 //!
-//! The peers run the same [`Intake`](shoal::swarm::intake::Intake) and [`Turns`](shoal::swarm::turns::Turns) as the
+//! The peers run the same [`Picker`](shoal::swarm::picker::Picker) and [`Fresh`](shoal::swarm::fresh::Fresh) as the
 //! daemons; sockets, disks and clocks are replaced by events in order of time. Rates are in Mbit/s, one number or two
 //! with `..` between them, of which each peer draws its own (evenly over the logarithm). The same seed gives the same
 //! run.
@@ -72,15 +72,12 @@ struct Flags {
     /// Decides what is left to chance
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Whether sources are asked without turns
+    /// How much of a chunk is passed on at once [default: 64 KiB, or a whole chunk beyond 64 peers]
     #[arg(long)]
-    turns: bool,
-    /// Whether chunks are passed on while they come
+    block: Option<ByteSize>,
+    /// Seeders do not say what has not left them yet
     #[arg(long)]
-    relay: bool,
-    /// How much is passed on at once
-    #[arg(long, default_value = "64KiB")]
-    block: ByteSize,
+    no_hints: bool,
 }
 
 fn parse_range(text: &str) -> Result<(f64, f64), String> {
@@ -96,6 +93,8 @@ fn main() {
     let flags = Flags::parse();
     let bytes = MEGABIT / 8.0;
     let range = |(least, most): (f64, f64)| (least * bytes, most * bytes);
+    let block =
+        if flags.peers > shoal::content::limits::SOURCES_MAX { flags.chunk.as_u64() } else { 64 << 10 };
     let setting = Setting {
         peers: flags.peers,
         seeders: flags.seeders,
@@ -113,9 +112,8 @@ fn main() {
         startup: Duration::from_secs_f64(flags.startup / 1e3),
         overhead: flags.overhead,
         seed: flags.seed,
-        turns: flags.turns,
-        relay: flags.relay,
-        block: flags.block.as_u64(),
+        block: flags.block.map_or(block, |block| block.as_u64()),
+        hints: !flags.no_hints,
     };
     let outcome = World::new(setting).run();
     print(&flags, &outcome);

@@ -1,31 +1,25 @@
 //! Links and what flows over them. A flow gets the least of an equal share of its sender's uplink and an equal share
-//! of its receiver's downlink, which is what TCP comes to over links like these.
+//! of its receiver's downlink, which is about what TCP comes to over links like these.
 
-use shoal::content::ChunkIndex;
+/// When a flow will end, unless its version has changed by then.
+pub struct Forecast {
+    pub flow: usize,
+    pub version: u32,
+    pub end: f64,
+}
 
-/// A chunk on its way.
-pub struct Flow {
-    pub from: usize,
-    pub to: usize,
-    pub index: ChunkIndex,
+/// Bytes on their way.
+struct Flow {
+    from: usize,
+    to: usize,
     left: f64,
-    whole: f64,
     rate: f64,
     since: f64,
-    /// How often its rate has changed: an end that was foretold before does not come.
-    pub version: u32,
+    /// Another one after each change of its rate.
+    version: u32,
 }
 
-/// Whose bytes have moved.
-pub struct Moved {
-    pub from: usize,
-    pub to: usize,
-    pub index: ChunkIndex,
-    pub bytes: f64,
-}
-
-/// One peer's link.
-#[derive(Clone)]
+/// One peer's link, bytes a second.
 pub struct Link {
     pub up: f64,
     pub down: f64,
@@ -34,7 +28,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link of so many bytes a second.
+    /// A link without flows.
     pub fn new(up: f64, down: f64) -> Self {
         Self { up, down, going: Vec::new(), coming: Vec::new() }
     }
@@ -54,111 +48,53 @@ impl Network {
         Self { links, flows: Vec::new(), free: Vec::new(), versions: 0 }
     }
 
-    /// Starts a flow; `changed` is told of every flow that ends at another time from now on.
-    pub fn start(
-        &mut self,
-        (from, to, index): (usize, usize, ChunkIndex),
-        bytes: f64,
-        now: f64,
-        moved: &mut Vec<Moved>,
-        changed: &mut Vec<(usize, u32, f64)>,
-    ) {
-        let flow = Flow { from, to, index, left: bytes, whole: bytes, rate: 0.0, since: now, version: 0 };
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.flows[id] = Some(flow);
-                id
-            }
-            None => {
-                self.flows.push(Some(flow));
-                self.flows.len() - 1
-            }
-        };
+    /// Starts a flow. Returns it, and of every flow whose end has changed when it will be.
+    pub fn start(&mut self, from: usize, to: usize, bytes: f64, now: f64) -> (usize, Vec<Forecast>) {
+        let flow = Some(Flow { from, to, left: bytes, rate: 0.0, since: now, version: 0 });
+        let id = self.free.pop().unwrap_or(self.flows.len());
+        match self.flows.get_mut(id) {
+            Some(place) => *place = flow,
+            None => self.flows.push(flow),
+        }
         self.links[from].going.push(id);
         self.links[to].coming.push(id);
-        self.share(from, to, now, moved, changed);
+        (id, self.share(from, to, now))
     }
 
-    /// Whether what was foretold of a flow still holds.
+    /// Whether what was forecast of a flow still holds.
     pub fn current(&self, id: usize, version: u32) -> bool {
         self.flows[id].as_ref().is_some_and(|flow| flow.version == version)
     }
 
-    /// Whether a flow is through.
-    pub fn through(&self, id: usize, now: f64) -> bool {
-        self.flows[id].as_ref().is_some_and(|flow| flow.left - (now - flow.since) * flow.rate < 1.0)
+    /// From whom to whom a flow goes.
+    pub fn ends(&self, id: usize) -> Option<(usize, usize)> {
+        self.flows[id].as_ref().map(|flow| (flow.from, flow.to))
     }
 
-    /// What a flow has moved since it was looked at last.
-    pub fn look(&mut self, id: usize, now: f64) -> Option<Moved> {
-        let flow = self.flows[id].as_mut()?;
-        let bytes = (now - flow.since) * flow.rate;
-        flow.left = (flow.left - bytes).max(0.0);
-        flow.since = now;
-        Some(Moved { from: flow.from, to: flow.to, index: flow.index, bytes })
-    }
-
-    /// Ends a flow.
-    pub fn end(
-        &mut self,
-        id: usize,
-        now: f64,
-        moved: &mut Vec<Moved>,
-        changed: &mut Vec<(usize, u32, f64)>,
-    ) -> Option<Flow> {
-        let flow = self.flows[id].take()?;
-        moved.push(Moved {
-            from: flow.from,
-            to: flow.to,
-            index: flow.index,
-            bytes: (now - flow.since) * flow.rate,
-        });
+    /// Ends a flow. Returns when others will end now.
+    pub fn end(&mut self, id: usize, now: f64) -> Vec<Forecast> {
+        let Some(flow) = self.flows[id].take() else { return Vec::new() };
         self.free.push(id);
         self.links[flow.from].going.retain(|other| *other != id);
         self.links[flow.to].coming.retain(|other| *other != id);
-        self.share(flow.from, flow.to, now, moved, changed);
-        Some(flow)
+        self.share(flow.from, flow.to, now)
     }
 
-    pub fn counts(&self, peer: usize) -> (usize, usize) {
-        (self.links[peer].going.len(), self.links[peer].coming.len())
-    }
-    /// The flows from and to a peer.
-    pub fn of(&self, peer: usize) -> Vec<usize> {
-        self.links[peer].going.iter().chain(&self.links[peer].coming).copied().collect()
-    }
-
-    fn share(
-        &mut self,
-        from: usize,
-        to: usize,
-        now: f64,
-        moved: &mut Vec<Moved>,
-        changed: &mut Vec<(usize, u32, f64)>,
-    ) {
+    fn share(&mut self, from: usize, to: usize, now: f64) -> Vec<Forecast> {
         let Self { links, flows, versions, .. } = self;
+        let mut forecasts = Vec::new();
         for id in links[from].going.iter().chain(&links[to].coming) {
             let Some(flow) = flows[*id].as_mut() else { continue };
             let (sender, receiver) = (&links[flow.from], &links[flow.to]);
-            let rate =
-                (sender.up / sender.going.len() as f64).min(receiver.down / receiver.coming.len() as f64);
-            if rate == flow.rate {
-                continue;
+            let out = sender.up / sender.going.len() as f64;
+            let rate = out.min(receiver.down / receiver.coming.len() as f64);
+            if rate != flow.rate {
+                flow.left = (flow.left - (now - flow.since) * flow.rate).max(0.0);
+                *versions = versions.wrapping_add(1);
+                (flow.since, flow.rate, flow.version) = (now, rate, *versions);
+                forecasts.push(Forecast { flow: *id, version: *versions, end: now + flow.left / rate });
             }
-            let bytes = (now - flow.since) * flow.rate;
-            flow.left = (flow.left - bytes).max(0.0);
-            if bytes > 0.0 {
-                moved.push(Moved { from: flow.from, to: flow.to, index: flow.index, bytes });
-            }
-            *versions = versions.wrapping_add(1);
-            (flow.since, flow.rate, flow.version) = (now, rate, *versions);
-            for quarter in 1..1 {
-                let before = flow.left - flow.whole * f64::from(quarter) / 16.0;
-                if before > 0.0 {
-                    changed.push((*id, flow.version, now + before / rate));
-                }
-            }
-            changed.push((*id, flow.version, now + flow.left / rate));
         }
+        forecasts
     }
 }

@@ -34,10 +34,26 @@ struct Source {
     hints: Vec<ChunkIndex>,
     /// Whether its chunks count for rarity: it has never had all of them.
     partial: bool,
+    /// Whether it had all of them when it appeared.
+    origin: bool,
     flights: Vec<(ChunkIndex, Moment)>,
     /// Moving average of the time from one arrival (or the request) to the next.
     pace: Option<Duration>,
     last_arrival: Moment,
+}
+
+impl Source {
+    /// Twice the time that it needs for a chunk, about.
+    fn patience(&self) -> Duration {
+        (self.pace.unwrap_or(PACE_UNKNOWN) * LATE).max(LATE_MIN)
+    }
+
+    /// Whether it may be asked for what others can give. One that has had everything from the start is where the
+    /// chunks come from that nobody else has: it is spared until it has been left alone for as long as a chunk takes.
+    fn may_give(&self, now: Moment) -> bool {
+        let pause = self.pace.unwrap_or_default().max(LATE_MIN);
+        !self.origin || (self.flights.is_empty() && now.saturating_sub(self.last_arrival) >= pause)
+    }
 }
 
 /// Open chunks by how many partial sources have them. Sources that have everything do not count: they make
@@ -160,7 +176,8 @@ impl Picker {
             have.iter().for_each(|index| self.shift_rarity(index, 1));
         }
         let (hints, flights) = (Vec::new(), Vec::new());
-        let source = Source { have, hints, partial, flights, pace: None, last_arrival: now };
+        let source =
+            Source { have, hints, partial, origin: !partial, flights, pace: None, last_arrival: now };
         self.sources.insert(id, source);
     }
 
@@ -204,6 +221,7 @@ impl Picker {
         // What a partial source has is had by one at least.
         let least = usize::from(source.partial);
         let index = match self.open.rarest(&source.have, least, random) {
+            Some((rarity, _)) if rarity > 0 && !source.may_give(now) => return None,
             Some((rarity, any)) => {
                 let equal = |index: &&ChunkIndex| {
                     self.open.rarity(**index).is_some_and(|other| other <= rarity) && source.have.has(**index)
@@ -244,7 +262,8 @@ impl Picker {
 
     /// The chunk that has been on its way longest, if this source can be expected to be faster.
     fn late(&self, id: SourceId, source: &Source, now: Moment) -> Option<ChunkIndex> {
-        let patience = (source.pace.unwrap_or(PACE_UNKNOWN) * LATE).max(LATE_MIN);
+        let spared = source.origin && self.sources.values().any(|source| source.partial);
+        let patience = source.patience() * if spared { 2 } else { 1 };
         let late = self.flights.iter().filter(|(index, from)| {
             !self.done.has(**index)
                 && from.len() < ENDGAME_COPIES
