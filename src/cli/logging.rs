@@ -12,11 +12,16 @@ use crate::content::limits::{EVENT_TARGET, LOG_FILE};
 use anyhow::Context;
 use env_logger::fmt::style::Style;
 use env_logger::{Builder, Logger, Target, WriteStyle};
-use jiff::Zoned;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+/// Where systems keep the time zone that they are in.
+const LOCAL_TIME: &str = "/etc/localtime";
 
 /// The flags for logging, the same in every binary.
 #[derive(clap::Args, Debug, Clone)]
@@ -62,6 +67,22 @@ pub fn init(options: &LogOptions) -> anyhow::Result<Console> {
     Ok(console)
 }
 
+/// The time as the clocks here show it.
+fn now() -> Zoned {
+    static ZONE: LazyLock<TimeZone> = LazyLock::new(local_zone);
+    Timestamp::now().to_zoned(ZONE.clone())
+}
+
+/// The system's time zone, without its name: to find that, jiff goes through all time zones that there are, which takes
+/// longer than to fetch a small file.
+fn local_zone() -> TimeZone {
+    let file = match std::env::var_os("TZ") {
+        Some(_) => None,
+        None => std::fs::read(LOCAL_TIME).ok(),
+    };
+    file.and_then(|bytes| TimeZone::tzif("local", &bytes).ok()).unwrap_or_else(TimeZone::system)
+}
+
 /// Whether stderr shows colours: a terminal that can, and a user who did not say no (<https://no-color.org>).
 fn has_colours() -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -92,13 +113,13 @@ impl Tee {
         };
         for_terminal.target(Target::Pipe(terminal)).format(move |out, record| {
             let style = out.default_level_style(record.level());
-            out.write_all(line(&Zoned::now(), record, style).as_bytes())
+            out.write_all(line(&now(), record, style).as_bytes())
         });
         for_terminal.write_style(if colours { WriteStyle::Always } else { WriteStyle::Never });
         let mut for_file = Builder::new();
         for_file.filter_level(LevelFilter::Trace).target(Target::Pipe(Box::new(file)));
         for_file.write_style(WriteStyle::Never);
-        for_file.format(|out, record| out.write_all(line(&Zoned::now(), record, Style::new()).as_bytes()));
+        for_file.format(|out, record| out.write_all(line(&now(), record, Style::new()).as_bytes()));
         Self { terminal: for_terminal.build(), file: for_file.build() }
     }
 

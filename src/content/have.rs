@@ -81,6 +81,11 @@ impl HaveMap {
         there
     }
 
+    /// Whether some chunk is in both.
+    pub fn meets(&self, other: &HaveMap) -> bool {
+        !self.bits.is_disjoint(&other.bits)
+    }
+
     /// The chunks that are there, in order.
     pub fn iter(&self) -> impl Iterator<Item = ChunkIndex> + '_ {
         self.bits.ones().map(|at| ChunkIndex(at as u32))

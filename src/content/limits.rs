@@ -157,6 +157,12 @@ pub const PEER_LIST_MAX: u64 = 8 * 1024 * 1024;
 pub const SERVE_QUEUE: usize = 16;
 /// Requests kept in flight to one source: the next is asked for before the last has arrived.
 pub const PIPELINE: usize = 2;
+/// Requests in flight to a source that is so fast that this many take no longer than [`PIPELINE_TIME`].
+pub const PIPELINE_MAX: usize = 8;
+/// Requests worth so much time are in flight to one source, as far as [`PIPELINE_MAX`] allows.
+pub const PIPELINE_TIME: Duration = Duration::from_millis(5);
+/// Peers named to one that asks for a file, of those who have asked for it before.
+pub const PEERS_NAMED: usize = 64;
 /// Sources that a download is connected to at once.
 pub const SOURCES_MAX: usize = 64;
 /// Memory for chunks being received, bytes: with large chunks fewer sources are used at once.
@@ -172,6 +178,10 @@ pub const KEEPER_DISTANT: usize = 4;
 pub const KEEPER_LOCAL: usize = 2;
 /// Groups of changes that go into one transaction of a catalogue.
 pub const RECORDS_AT_ONCE: usize = 256;
+/// Threads that check and store chunks beside those of the sources; never more than there are cores.
+pub const VERIFY_HELPERS_MAX: usize = 8;
+/// Memory for chunks that such threads have in hand, bytes: with large chunks there are fewer of them, or none.
+pub const VERIFY_MEMORY: usize = 16 * 1024 * 1024;
 /// Sources used at once however large the chunks are.
 pub const SOURCES_MIN: usize = 4;
 /// Copies of one chunk that are asked for at once when a download ends.

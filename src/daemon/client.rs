@@ -209,6 +209,7 @@ impl<'a> State<'a> {
     ) -> Self {
         let agreed = Arc::new(Agreed::default());
         let job = Job {
+            relay: None,
             download: 0,
             file: key,
             count: set.count,

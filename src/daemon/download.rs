@@ -9,6 +9,7 @@ use super::fetch::{Fetch, FetchNews, Job, TICK};
 use super::finder::{Finder, interrupted};
 use super::lookup::Query;
 use super::peer::Met;
+use super::relay::Relay;
 use super::watch::Watch;
 use crate::content::limits::{DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_ALONE, NOTE_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
@@ -42,6 +43,8 @@ pub struct Download<'a> {
     pub holders: Vec<SocketAddr>,
     /// Finds more.
     pub finder: Box<dyn Finder>,
+    /// Passes chunks on as they come, if this peer serves.
+    pub relay: Option<Relay>,
     /// Where this peer serves, if it does.
     pub port: Option<u16>,
     /// Peers that have asked this one.
@@ -76,7 +79,7 @@ pub fn run(download: Download<'_>, shutdown: &Shutdown) -> Result<(), DaemonErro
 }
 
 fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Result<(), DaemonError> {
-    let Download { id, manifest, part, holders, finder, port, met, timeout, watch } = download;
+    let Download { id, manifest, part, holders, finder, relay, port, met, timeout, watch } = download;
     let layout = manifest.layout();
     let (have, _) = part.progress().have();
     let (size, resumed) = (layout.size(), part.resumed_bytes());
@@ -86,6 +89,7 @@ fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Resul
     watch.begin("downloading", size, resumed);
     let (events, received) = bounded(QUEUE);
     let job = Job {
+        relay,
         download: 0,
         file: id,
         count: layout.count(),

@@ -7,6 +7,7 @@ use super::announcer::{Announcer, Outage};
 use super::error::DaemonError;
 use super::finder::TrackerFinder;
 use super::peer::{Met, ServeOptions, serve};
+use super::relay::Relay;
 use super::seeder::default_name;
 use super::shelf::{Offer, Shelf};
 use super::transfer::{self, Beside, Downloaded, Located, Order, Start};
@@ -73,6 +74,7 @@ struct Leecher<'a> {
 
 /// The serving side, once it has begun.
 struct Serving {
+    relay: Relay,
     port: u16,
     met: Receiver<Met>,
     announcer: Announcer,
@@ -104,8 +106,9 @@ impl Leecher<'_> {
         };
         let mut beside = Beside::default();
         if let Some(serving) = self.serve(listener, &located, part.clone())? {
-            beside = Beside { port: Some(serving.port), met: Some(serving.met) };
-            let _ = announcer.set(serving.announcer);
+            let Serving { relay, port, met, announcer: own } = serving;
+            beside = Beside { relay: Some(relay), port: Some(port), met: Some(met) };
+            let _ = announcer.set(own);
         }
         let (watch, shutdown) = (self.watch, self.shutdown);
         let finder = Box::new(finder);
@@ -126,6 +129,7 @@ impl Leecher<'_> {
     ) -> Result<Option<Serving>, DaemonError> {
         let (Some(listener), Some(config)) = (listener, &self.config.stay) else { return Ok(None) };
         let (address, shelf) = (listener.address(), Shelf::new());
+        let relay = shelf.relay().clone();
         shelf.offer(Offer { file: located.file.file.clone(), source });
         let (met, meeting) = bounded(QUEUE);
         serve(listener, shelf.clone(), &config.serve, Some(met), &self.threads, self.shutdown)?;
@@ -138,7 +142,7 @@ impl Leecher<'_> {
         let (tracker, threads) = (self.config.tracker, &self.threads);
         let announcer =
             Announcer::start(tracker, registration, shelf, None, failures, threads, self.shutdown)?;
-        Ok(Some(Serving { port, met: meeting, announcer }))
+        Ok(Some(Serving { relay, port, met: meeting, announcer }))
     }
 
     /// Goes on serving a file that has just been completed.

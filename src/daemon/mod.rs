@@ -17,11 +17,13 @@ pub mod lookup;
 pub mod manager;
 pub mod member;
 pub mod peer;
+pub mod relay;
 pub mod seeder;
 pub mod shelf;
 pub mod tracker;
 pub mod tracker_session;
 pub mod transfer;
+mod visitors;
 pub mod volunteer;
 pub mod watch;
 

@@ -3,8 +3,12 @@
 //! A connection has a reading thread, which takes requests in, and a writing thread, which answers them in order
 //! and tells of new chunks in between. Invariant: only what a [`ChunkSource`] vouches for leaves this machine.
 
+use super::relay::{Arriving, Piece};
 use super::shelf::{Offer, Shelf};
-use crate::content::limits::{self, CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION, SERVE_QUEUE};
+use super::visitors::{VisitorId, Visitors};
+use crate::content::limits::{
+    self, CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION, SERVE_QUEUE, STALL_TIMEOUT,
+};
 use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
 use crate::net::link::SLICE;
 use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
@@ -13,7 +17,7 @@ use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
 use crate::storage::{ChunkSource, StoreError};
 use crate::swarm::token_bucket::TokenBucket;
-use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use crossbeam_channel::{Receiver, Select, Sender, bounded, never};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
@@ -30,6 +34,8 @@ const LIMITED_SLICE_SECONDS: u64 = 10;
 const LIMITED_AT_ONCE: u64 = 64;
 /// Files named in one answer.
 const FILES_MAX: usize = 65_536;
+/// How often one that waits for a chunk to come looks whether it is still to wait.
+const GLANCE: Duration = Duration::from_millis(100);
 /// Chunks named in one `got`.
 const GOT_MAX: usize = 4_096;
 
@@ -89,6 +95,7 @@ struct Server {
     shelf: Shelf,
     limit: Option<RateLimit>,
     met: Option<Sender<Met>>,
+    visitors: Visitors,
     /// Files that something is wrong with, which has been said.
     complained: Mutex<BTreeSet<FileId>>,
     threads: Threads,
@@ -113,6 +120,7 @@ pub fn serve(
         shelf,
         limit,
         met,
+        visitors: Visitors::default(),
         complained: Mutex::default(),
         threads: threads.clone(),
         shutdown: shutdown.clone(),
@@ -145,7 +153,8 @@ impl Server {
         let (server, shut) = (self.clone(), stream.clone());
         let spawned = self.threads.spawn("serve-out", move || {
             let _writing = writing;
-            if let Err(error) = Answers::new(&server, writer, from).run(&queued) {
+            let serves = port.map(|port| SocketAddr::new(from.ip(), port));
+            if let Err(error) = Answers::new(&server, writer, from, serves).run(&queued) {
                 log::debug!("answering {from}: {error}");
             }
             // Whatever ended the writing ends the reading.
@@ -245,14 +254,16 @@ struct Subscription {
     source: Arc<dyn ChunkSource>,
     cursor: usize,
     news: Receiver<()>,
+    /// Chunks that begin to arrive here; never ready for who does not pass them on.
+    coming: Receiver<ChunkIndex>,
 }
 
 impl Subscription {
     /// With what there is at this moment, so that nothing is missed.
-    fn new(file: FileId, source: Arc<dyn ChunkSource>) -> (Self, HaveMap) {
+    fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: Receiver<ChunkIndex>) -> (Self, HaveMap) {
         let news = source.progress().subscribe();
         let (have, cursor) = source.progress().have();
-        (Self { file, source, cursor, news }, have)
+        (Self { file, source, cursor, news, coming }, have)
     }
 }
 
@@ -261,12 +272,24 @@ struct Answers<'a> {
     server: &'a Server,
     writer: LinkWriter,
     from: SocketAddr,
+    /// Who it is, and where it serves, if it does.
+    visitor: VisitorId,
+    serves: Option<SocketAddr>,
     subscriptions: Vec<Subscription>,
 }
 
+impl Drop for Answers<'_> {
+    fn drop(&mut self) {
+        self.subscriptions.iter().for_each(|subscription| {
+            self.server.visitors.leave(self.visitor, subscription.file);
+        });
+    }
+}
+
 impl<'a> Answers<'a> {
-    fn new(server: &'a Server, writer: LinkWriter, from: SocketAddr) -> Self {
-        Self { server, writer, from, subscriptions: Vec::new() }
+    fn new(server: &'a Server, writer: LinkWriter, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
+        let visitor = server.visitors.name();
+        Self { server, writer, from, visitor, serves, subscriptions: Vec::new() }
     }
 
     fn run(mut self, requests: &Receiver<PeerRequest>) -> Result<(), LinkError> {
@@ -275,6 +298,7 @@ impl<'a> Answers<'a> {
             let asked = select.recv(requests);
             for subscription in &self.subscriptions {
                 select.recv(&subscription.news);
+                select.recv(&subscription.coming);
             }
             let ready = select.ready();
             drop(select);
@@ -285,9 +309,22 @@ impl<'a> Answers<'a> {
                     Err(crossbeam_channel::TryRecvError::Disconnected) => return Ok(()),
                 }
             } else {
-                let _ = self.subscriptions[ready - 1].news.try_recv();
+                let subscription = &self.subscriptions[(ready - 1) / 2];
+                match ready % 2 {
+                    1 => drop(subscription.news.try_recv()),
+                    _ => self.tell_coming((ready - 1) / 2)?,
+                }
             }
             self.tell_news()?;
+        }
+    }
+
+    /// A chunk that begins to arrive can be asked for.
+    fn tell_coming(&mut self, at: usize) -> Result<(), LinkError> {
+        let Some(Subscription { file, coming, .. }) = self.subscriptions.get(at) else { return Ok(()) };
+        match coming.try_recv() {
+            Ok(index) => self.writer.send(&PeerResponse::Coming { file: *file, index }),
+            Err(_) => Ok(()),
         }
     }
 
@@ -371,7 +408,12 @@ impl<'a> Answers<'a> {
         let mut map: Option<HaveMap> = None;
         let known = self.subscriptions.iter().any(|subscription| subscription.file == file);
         for source in self.server.shelf.all(file) {
-            let (subscription, have) = Subscription::new(file, source);
+            // Only who passes on what it gets can make use of what is coming, and is told of it once.
+            let coming = match self.serves {
+                Some(_) if !known && map.is_none() => self.server.shelf.relay().listen(file),
+                _ => never(),
+            };
+            let (subscription, have) = Subscription::new(file, source, coming);
             match &mut map {
                 None => map = Some(have),
                 Some(map) => have.iter().for_each(|index| _ = map.insert(index)),
@@ -385,7 +427,20 @@ impl<'a> Answers<'a> {
         };
         let bytes = map.to_bytes();
         let response = PeerResponse::Have { file, count: map.count(), length: bytes.len() as u64 };
-        self.writer.send_with(&response, &bytes)
+        self.writer.send_with(&response, &bytes)?;
+        let (false, Some(address)) = (known, self.serves) else { return Ok(()) };
+        let (peers, hints) = self.server.visitors.join(self.visitor, address, file, &map);
+        if !peers.is_empty() {
+            self.writer.send(&PeerResponse::Peers { file, peers })?;
+        }
+        self.hint(file, hints)
+    }
+
+    fn hint(&mut self, file: FileId, chunks: Vec<ChunkIndex>) -> Result<(), LinkError> {
+        match chunks.is_empty() {
+            true => Ok(()),
+            false => self.writer.send(&PeerResponse::Hints { file, chunks }),
+        }
     }
 
     /// Tells of what has been put on the shelf beside what the other side is told news of. Looked for whenever it says
@@ -399,7 +454,7 @@ impl<'a> Answers<'a> {
                 if full || self.subscriptions.iter().any(is_known) {
                     continue;
                 }
-                let (subscription, have) = Subscription::new(file, source);
+                let (subscription, have) = Subscription::new(file, source, never());
                 // What the others have is told already, or about to be.
                 let others = self.subscriptions.iter().filter(|one| one.file == file);
                 let told: Vec<HaveMap> = others.map(|one| one.source.progress().have().0).collect();
@@ -419,6 +474,16 @@ impl<'a> Answers<'a> {
         let Some(stored) = self.server.shelf.stored(file, index) else {
             return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), Some(index));
         };
+        let hints = self.server.visitors.asked(self.visitor, file, index);
+        self.hint(file, hints)?;
+        let mut stored = stored;
+        if matches!(stored, Err(StoreError::Missing(_))) {
+            if let Some(arriving) = self.server.shelf.relay().get(file, index) {
+                return self.pass_on(file, index, &arriving);
+            }
+            // It may have come to its end just now.
+            stored = self.server.shelf.stored(file, index).unwrap_or(stored);
+        }
         let stored = match stored {
             Ok(stored) => stored,
             Err(error) => {
@@ -441,5 +506,34 @@ impl<'a> Answers<'a> {
         let Some(_place) = server.place() else { return Err(LinkError::Closed) };
         let pace = |bytes| server.pace(bytes);
         self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)
+    }
+
+    /// Sends a chunk while it is being received. If it is lost, so is this connection: what has been said of the
+    /// chunk's length cannot be taken back.
+    fn pass_on(&mut self, file: FileId, index: ChunkIndex, arriving: &Arriving) -> Result<(), LinkError> {
+        log::debug!("passing chunk {index} of {} on to {}", file.short(), self.from);
+        let length = arriving.length();
+        let server = self.server;
+        let Some(_place) = server.place() else { return Err(LinkError::Closed) };
+        self.writer.send(&PeerResponse::Chunk { file, index, length })?;
+        let (mut sent, mut piece) = (0, Vec::new());
+        let mut moved = Instant::now();
+        while sent < length as usize {
+            if server.shutdown.is_stopped() {
+                return Err(LinkError::Closed);
+            }
+            match arriving.next(sent, &mut piece, GLANCE) {
+                Piece::Lost => return Err(LinkError::Torn),
+                Piece::Nothing if moved.elapsed() >= STALL_TIMEOUT => return Err(LinkError::TimedOut),
+                Piece::Nothing => {}
+                Piece::Bytes => {
+                    server.pace(piece.len() as u64);
+                    self.writer.send_piece(&piece)?;
+                    sent += piece.len();
+                    moved = Instant::now();
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: every file that is offered under a name can be served by its id.
 
+use super::relay::Relay;
 use crate::content::{ChunkIndex, FileId, FileName};
 use crate::protocol::tracker::FileSummary;
 use crate::storage::{ChunkSource, StoreError, StoredChunk};
@@ -32,12 +33,18 @@ struct Contents {
 pub struct Shelf {
     contents: Arc<RwLock<Contents>>,
     served: Arc<AtomicU64>,
+    relay: Relay,
 }
 
 impl Shelf {
     /// An empty shelf.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The chunks of what is on the shelf that are being received.
+    pub fn relay(&self) -> &Relay {
+        &self.relay
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Contents> {

@@ -11,6 +11,7 @@ use super::fetch::Conversation;
 use super::finder::{Finder, find_patiently, interrupted};
 use super::lookup::Query;
 use super::peer::Met;
+use super::relay::Relay;
 use super::watch::Watch;
 use crate::content::limits::LOOKUP_INTERVAL_ALONE;
 use crate::content::{FileId, FileName, Manifest, Md5};
@@ -268,6 +269,8 @@ pub fn start(
 /// What a download takes from whoever serves beside it.
 #[derive(Default)]
 pub struct Beside {
+    /// Passes chunks on as they come, if this peer serves.
+    pub relay: Option<Relay>,
     /// Where this peer serves, if it does.
     pub port: Option<u16>,
     /// Peers that have asked this one.
@@ -294,6 +297,7 @@ pub fn complete(
         part: part.clone(),
         holders,
         finder,
+        relay: beside.relay,
         port: beside.port,
         met: beside.met,
         timeout: order.timeout,

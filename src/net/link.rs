@@ -104,13 +104,29 @@ impl LinkReader {
     /// # Errors
     /// Whatever ends a link; a payload that stalls or takes longer than [`payload_time`].
     pub fn payload(&mut self, target: &mut [u8]) -> Result<(), LinkError> {
+        self.payload_in_pieces(target, |_| {})
+    }
+
+    /// As [`payload`](Self::payload), and hands over each piece as it comes.
+    ///
+    /// # Errors
+    /// As [`payload`](Self::payload).
+    pub fn payload_in_pieces(
+        &mut self,
+        target: &mut [u8],
+        mut come: impl FnMut(&[u8]),
+    ) -> Result<(), LinkError> {
         let deadline = Instant::now() + payload_time(target.len() as u64);
         let mut filled = self.decoder.take(target);
+        come(&target[..filled]);
         self.set_timeout(STALL_TIMEOUT)?;
         while filled < target.len() {
             match read(&self.stream, &mut target[filled..])? {
                 0 => return Err(LinkError::Torn),
-                count => filled += count,
+                count => {
+                    come(&target[filled..filled + count]);
+                    filled += count;
+                }
             }
             if filled < target.len() && Instant::now() >= deadline {
                 return Err(LinkError::TimedOut);
@@ -170,6 +186,14 @@ impl LinkWriter {
         let mut bytes = frame::encode(message)?;
         bytes.extend_from_slice(payload);
         self.write(&bytes)
+    }
+
+    /// Sends a part of the payload of the message sent before.
+    ///
+    /// # Errors
+    /// Whatever ends a link.
+    pub fn send_piece(&mut self, piece: &[u8]) -> Result<(), LinkError> {
+        self.write(piece)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), LinkError> {

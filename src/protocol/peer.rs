@@ -1,12 +1,14 @@
 //! What peers ask each other and answer.
 //!
 //! A conversation opens with `hello` from both sides. After that requests are pipelined: answers come
-//! in the order of the requests, and `got` may come between them once `have` was asked.
+//! in the order of the requests. Once `have` was asked, `got` may come between them, and to who serves as well also
+//! `coming`, `hints` and `peers`.
 
 use super::tracker::FileSummary;
 use super::{ErrorCode, Message};
 use crate::content::{ChunkIndex, FileId, FileName};
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 
 /// A file that a peer offers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -99,6 +101,28 @@ pub enum PeerResponse {
         /// The chunks.
         chunks: Vec<ChunkIndex>,
     },
+    /// A chunk begins to come here: it can be asked for, and is passed on as it comes.
+    Coming {
+        /// The file.
+        file: FileId,
+        /// The chunk.
+        index: ChunkIndex,
+    },
+    /// Chunks that nobody else has been named and nobody has asked for yet: among equally rare ones the best to ask
+    /// for.
+    Hints {
+        /// The file.
+        file: FileId,
+        /// The chunks.
+        chunks: Vec<ChunkIndex>,
+    },
+    /// Others who have asked for the file here and serve what they have of it.
+    Peers {
+        /// The file.
+        file: FileId,
+        /// Where they serve.
+        peers: Vec<SocketAddr>,
+    },
     /// A chunk; its bytes follow.
     Chunk {
         /// The file.
@@ -189,6 +213,13 @@ mod tests {
             r#"{"type":"have","file":"FILE","count":9,"length":2}"#,
         );
         exact(Got { file: FILE, chunks: vec![INDEX] }, r#"{"type":"got","file":"FILE","chunks":[4]}"#);
+        exact(Coming { file: FILE, index: INDEX }, r#"{"type":"coming","file":"FILE","index":4}"#);
+        exact(Hints { file: FILE, chunks: vec![INDEX] }, r#"{"type":"hints","file":"FILE","chunks":[4]}"#);
+        let peers = vec!["10.0.0.1:7000".parse().unwrap(), "[::1]:7001".parse().unwrap()];
+        exact(
+            Peers { file: FILE, peers },
+            r#"{"type":"peers","file":"FILE","peers":["10.0.0.1:7000","[::1]:7001"]}"#,
+        );
         exact(
             Chunk { file: FILE, index: INDEX, length: 3 },
             r#"{"type":"chunk","file":"FILE","index":4,"length":3}"#,

@@ -64,7 +64,7 @@ struct Entry {
 impl ChunkFolder {
     /// Reads a folder's `local_chunks.txt`, checks the files that it lists, and hashes them on all cores.
     /// `hashed` is called with byte counts as they get hashed, on any thread; `stop` is polled at least
-    /// every 1 MiB.
+    /// every 256 KiB.
     ///
     /// # Errors
     /// [`StoreError::Chunks`] for a line that is wrong; [`StoreError::ChunkFile`] for a file that is missing,

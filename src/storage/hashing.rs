@@ -1,7 +1,7 @@
 //! Hashing what is on disk, on all cores.
 //!
 //! Each thread takes the next chunk that nobody has, so that none waits for another; memory is a buffer of
-//! at most 1 MiB for each. Callbacks get the bytes hashed and say when to stop, at least once a buffer.
+//! at most 256 KiB for each. Callbacks get the bytes hashed and say when to stop, at least once a buffer.
 
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
@@ -15,8 +15,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::{panic, thread};
 
-/// Most bytes that are read at once.
-const PIECE: u32 = 1 << 20;
+/// Most bytes that are read at once: little enough that they are still in a core's own cache when they are hashed, which
+/// makes reading nearly free, and so many that the calls do not count.
+const PIECE: u32 = 256 * 1024;
 
 /// What the caller of a long hashing run wants to be told, and to say.
 #[derive(Clone, Copy)]

@@ -7,7 +7,7 @@
 //! hands them in. Invariant: a chunk that [`Progress`] names has been verified, and
 //! [`ChunkSource::stored`] gives only such chunks.
 //!
-//! Memory does not grow with the file beyond its digests and maps; files are hashed with buffers of 1 MiB.
+//! Memory does not grow with the file beyond its digests and maps; files are hashed with buffers of 256 KiB.
 
 pub mod catalogue;
 pub mod chunk_folder;

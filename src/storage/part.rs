@@ -39,6 +39,9 @@ pub struct PartFile {
     progress: Progress,
     resumed: u64,
     saved: Mutex<Saved>,
+    /// Held while bytes are written: the system lets only one thread at a time write to a file anyway, and whoever
+    /// waits for it there burns a core meanwhile.
+    writing: Mutex<()>,
 }
 
 /// The hidden siblings of the target.
@@ -112,6 +115,7 @@ impl PartFile {
             progress: Progress::new(vouched.written),
             resumed,
             saved: Mutex::new(saved),
+            writing: Mutex::default(),
         })
     }
 
@@ -268,13 +272,15 @@ impl ChunkSink for PartFile {
         }
         // The same chunk twice at once does no harm: both have the bytes that the digest vouches for.
         if !self.progress.has(index) {
-            let written = match disk::is_zero(bytes) && disk::make_hole(&self.file, span.offset, bytes.len())
-            {
+            let zero = disk::is_zero(bytes);
+            let writing = lock(&self.writing);
+            let written = match zero && disk::make_hole(&self.file, span.offset, bytes.len()) {
                 true => Ok(()),
                 false => self.file.write_all_at(bytes, span.offset),
             };
             written
                 .map_err(|source| error::write("write", &self.paths.part, self.missing_bytes())(source))?;
+            drop(writing);
             self.progress.add(index);
         }
         Ok(true)

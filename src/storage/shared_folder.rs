@@ -145,7 +145,7 @@ impl SharedFolder {
     }
 
     /// Hashes a file that the last look named, on all cores, and shares it. `hashed` is called with byte
-    /// counts as they get hashed, on any thread; `stop` is polled at least every 1 MiB. `None` when the file
+    /// counts as they get hashed, on any thread; `stop` is polled at least every 256 KiB. `None` when the file
     /// is not what the look saw, is shared already, or changes meanwhile: that is left for the next look. A
     /// file that cannot be read is [`FolderChange::Skipped`] and not named again before it changes, which
     /// new rights are, too.

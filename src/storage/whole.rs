@@ -37,7 +37,7 @@ enum Access {
 
 impl WholeFile {
     /// Hashes a file, on all cores. `chunk_size` of `None` takes the default. `hashed` is called with
-    /// byte counts as they get hashed, on any thread; `stop` is polled at least every 1 MiB. An empty file
+    /// byte counts as they get hashed, on any thread; `stop` is polled at least every 256 KiB. An empty file
     /// is one empty chunk.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 
 pub mod agreement;
 pub mod backoff;
+pub mod fresh;
 pub mod keeping;
 pub mod listing;
 pub mod machine;

@@ -8,7 +8,7 @@
 //! chunks are exactly those that are wanted, not done and not on their way.
 
 use super::Moment;
-use crate::content::limits::{ENDGAME_COPIES, PIPELINE};
+use crate::content::limits::{ENDGAME_COPIES, PIPELINE, PIPELINE_MAX, PIPELINE_TIME};
 use crate::content::{ChunkIndex, HaveMap};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -23,55 +23,96 @@ const PACE_UNKNOWN: Duration = Duration::from_secs(1);
 const LATE: u32 = 2;
 /// Nothing is late before this: on fast links the pace is shorter than what the system's scheduling adds.
 const LATE_MIN: Duration = Duration::from_millis(200);
+/// While fewer other sources than this are busy, a source is asked for more than one chunk at once.
+const FEW_SOURCES: usize = 3;
+/// Hints of one source that are kept.
+const HINTS_MAX: usize = 64;
 
 struct Source {
     have: HaveMap,
+    /// What it would like to be asked for.
+    hints: Vec<ChunkIndex>,
     /// Whether its chunks count for rarity: it has never had all of them.
     partial: bool,
+    /// Whether it had all of them when it appeared.
+    origin: bool,
     flights: Vec<(ChunkIndex, Moment)>,
     /// Moving average of the time from one arrival (or the request) to the next.
     pace: Option<Duration>,
     last_arrival: Moment,
 }
 
-/// Open chunks by how many partial sources have them. Sources that have everything do not count: they make
-/// every chunk less rare alike.
-#[derive(Default)]
-struct Open {
-    buckets: Vec<Vec<ChunkIndex>>,
-    /// The bucket of each open chunk and its place there.
-    places: HashMap<ChunkIndex, (usize, usize)>,
+impl Source {
+    /// Twice the time that it needs for a chunk, about.
+    fn patience(&self) -> Duration {
+        (self.pace.unwrap_or(PACE_UNKNOWN) * LATE).max(LATE_MIN)
+    }
+
+    /// Whether it may be asked for what others can give. One that has had everything from the start is where the
+    /// chunks come from that nobody else has: it is spared until it has been left alone for as long as a chunk takes.
+    fn may_give(&self, now: Moment) -> bool {
+        let pause = self.pace.unwrap_or_default().max(LATE_MIN);
+        !self.origin || (self.flights.is_empty() && now.saturating_sub(self.last_arrival) >= pause)
+    }
 }
 
+/// Open chunks by how many partial sources have them. Sources that have everything do not count: they make
+/// every chunk less rare alike.
+struct Open {
+    buckets: Vec<Vec<ChunkIndex>>,
+    /// The bucket of each chunk and its place there; [`NOWHERE`] for a chunk that is not open.
+    places: Vec<(u32, u32)>,
+    map: HaveMap,
+}
+
+/// The place of a chunk that is not open.
+const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
+
 impl Open {
-    fn put(&mut self, index: ChunkIndex, rarity: usize) {
+    fn new(count: u32) -> Self {
+        Self { buckets: Vec::new(), places: vec![NOWHERE; count as usize], map: HaveMap::none(count) }
+    }
+
+    fn put(&mut self, index: ChunkIndex, rarity: u32) {
         self.take(index);
-        if self.buckets.len() <= rarity {
-            self.buckets.resize_with(rarity + 1, Vec::new);
+        let at = rarity as usize;
+        if self.buckets.len() <= at {
+            self.buckets.resize_with(at + 1, Vec::new);
         }
-        self.places.insert(index, (rarity, self.buckets[rarity].len()));
-        self.buckets[rarity].push(index);
+        self.places[index.at()] = (rarity, self.buckets[at].len() as u32);
+        self.buckets[at].push(index);
+        self.map.insert(index);
     }
 
     fn take(&mut self, index: ChunkIndex) -> bool {
-        let Some((rarity, at)) = self.places.remove(&index) else { return false };
-        self.buckets[rarity].swap_remove(at);
-        if let Some(moved) = self.buckets[rarity].get(at) {
-            self.places.insert(*moved, (rarity, at));
+        let Some(place) = self.places.get_mut(index.at()).filter(|place| **place != NOWHERE) else {
+            return false;
+        };
+        let (rarity, at) = std::mem::replace(place, NOWHERE);
+        let bucket = &mut self.buckets[rarity as usize];
+        bucket.swap_remove(at as usize);
+        if let Some(moved) = bucket.get(at as usize) {
+            self.places[moved.at()] = (rarity, at);
         }
+        self.map.remove(index);
         true
     }
 
     fn contains(&self, index: ChunkIndex) -> bool {
-        self.places.contains_key(&index)
+        self.rarity(index).is_some()
     }
 
-    /// The rarest chunk that `have` has; among equals any.
-    fn rarest(&self, have: &HaveMap, random: &mut fastrand::Rng) -> Option<ChunkIndex> {
-        self.buckets.iter().filter(|bucket| !bucket.is_empty()).find_map(|bucket| {
+    fn rarity(&self, index: ChunkIndex) -> Option<u32> {
+        self.places.get(index.at()).filter(|place| **place != NOWHERE).map(|(rarity, _)| *rarity)
+    }
+
+    /// The rarest chunk that `have` has, and how rare it is, among those that at least `least` have; among equals any.
+    fn rarest(&self, have: &HaveMap, least: usize, random: &mut fastrand::Rng) -> Option<(u32, ChunkIndex)> {
+        let buckets = self.buckets.iter().enumerate().skip(least).filter(|(_, bucket)| !bucket.is_empty());
+        buckets.into_iter().find_map(|(rarity, bucket)| {
             let start = random.usize(..bucket.len());
             let around = bucket[start..].iter().chain(&bucket[..start]);
-            around.copied().find(|index| have.has(*index))
+            around.copied().find(|index| have.has(*index)).map(|index| (rarity as u32, index))
         })
     }
 }
@@ -95,7 +136,7 @@ impl Picker {
         let count = done.count();
         let mut picker = Self {
             wanted: HaveMap::none(count),
-            open: Open::default(),
+            open: Open::new(count),
             rarity: vec![0; count as usize],
             sources: HashMap::new(),
             flights: BTreeMap::new(),
@@ -124,7 +165,7 @@ impl Picker {
 
     /// Whether nothing is wanted that is not done.
     pub fn is_complete(&self) -> bool {
-        self.open.places.is_empty() && self.flights.keys().all(|index| self.done.has(*index))
+        self.open.map.held() == 0 && self.flights.keys().all(|index| self.done.has(*index))
     }
 
     /// A source has appeared, with what it has.
@@ -134,7 +175,10 @@ impl Picker {
         if partial {
             have.iter().for_each(|index| self.shift_rarity(index, 1));
         }
-        self.sources.insert(id, Source { have, partial, flights: Vec::new(), pace: None, last_arrival: now });
+        let (hints, flights) = (Vec::new(), Vec::new());
+        let source =
+            Source { have, hints, partial, origin: !partial, flights, pace: None, last_arrival: now };
+        self.sources.insert(id, source);
     }
 
     /// A source has one more chunk.
@@ -168,22 +212,58 @@ impl Picker {
     }
 
     /// The next chunk to ask of a source, noted as on its way. `None` when it has nothing that is needed now,
-    /// or enough to do.
+    /// or enough to do. Among equally rare ones those that the source has [hinted](Self::hint) at go first.
     pub fn pick(&mut self, id: SourceId, now: Moment, random: &mut fastrand::Rng) -> Option<ChunkIndex> {
         let source = self.sources.get(&id)?;
-        if source.flights.len() >= PIPELINE {
+        if source.flights.len() >= self.depth(source) {
             return None;
         }
-        let index = self.open.rarest(&source.have, random).or_else(|| self.late(id, source, now))?;
+        // What a partial source has is had by one at least.
+        let least = usize::from(source.partial);
+        let index = match self.open.rarest(&source.have, least, random) {
+            Some((rarity, _)) if rarity > 0 && !source.may_give(now) => return None,
+            Some((rarity, any)) => {
+                let equal = |index: &&ChunkIndex| {
+                    self.open.rarity(**index).is_some_and(|other| other <= rarity) && source.have.has(**index)
+                };
+                source.hints.iter().find(equal).copied().unwrap_or(any)
+            }
+            None => self.late(id, source, now)?,
+        };
         self.open.take(index);
         self.flights.entry(index).or_default().push(id);
-        self.sources.get_mut(&id)?.flights.push((index, now));
+        let source = self.sources.get_mut(&id)?;
+        source.flights.push((index, now));
+        source.hints.retain(|hint| self.open.contains(*hint));
         Some(index)
+    }
+
+    /// How many chunks a source is asked for at once. A chunk that waits behind another one is of no use to anybody;
+    /// it saves a round trip, which matters only where few others fill it, or where a chunk takes less time than a
+    /// request takes to get through the threads of two busy machines.
+    fn depth(&self, source: &Source) -> usize {
+        let busy = self.sources.values().filter(|source| !source.flights.is_empty()).count();
+        let least = match busy - usize::from(!source.flights.is_empty()) < FEW_SOURCES {
+            true => PIPELINE,
+            false => 1,
+        };
+        let Some(pace) = source.pace else { return least };
+        let fast = PIPELINE_TIME.as_nanos() / pace.as_nanos().max(1);
+        usize::try_from(fast).unwrap_or(PIPELINE_MAX).clamp(least, PIPELINE_MAX)
+    }
+
+    /// A source names chunks that it would like to be asked for, among equals.
+    pub fn hint(&mut self, id: SourceId, hints: &[ChunkIndex]) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            let room = HINTS_MAX.saturating_sub(source.hints.len());
+            source.hints.extend(hints.iter().take(room));
+        }
     }
 
     /// The chunk that has been on its way longest, if this source can be expected to be faster.
     fn late(&self, id: SourceId, source: &Source, now: Moment) -> Option<ChunkIndex> {
-        let patience = (source.pace.unwrap_or(PACE_UNKNOWN) * LATE).max(LATE_MIN);
+        let spared = source.origin && self.sources.values().any(|source| source.partial);
+        let patience = source.patience() * if spared { 2 } else { 1 };
         let late = self.flights.iter().filter(|(index, from)| {
             !self.done.has(**index)
                 && from.len() < ENDGAME_COPIES
@@ -237,8 +317,8 @@ impl Picker {
     /// Whether a source is busy, or has a chunk that is needed.
     pub fn is_useful(&self, id: SourceId) -> bool {
         let needed = |have: &HaveMap| {
-            let open = self.open.places.keys();
-            open.chain(self.flights.keys()).any(|index| have.has(*index) && !self.done.has(*index))
+            let mut flying = self.flights.keys();
+            self.open.map.meets(have) || flying.any(|index| have.has(*index) && !self.done.has(*index))
         };
         self.sources.get(&id).is_some_and(|source| !source.flights.is_empty() || needed(&source.have))
     }
@@ -269,7 +349,7 @@ impl Picker {
 
     fn reopen(&mut self, index: ChunkIndex) {
         if self.wanted.has(index) && !self.done.has(index) && !self.flights.contains_key(&index) {
-            self.open.put(index, self.rarity[index.at()] as usize);
+            self.open.put(index, self.rarity[index.at()]);
         }
     }
 
@@ -277,7 +357,7 @@ impl Picker {
         let Some(rarity) = self.rarity.get_mut(index.at()) else { return };
         *rarity = rarity.saturating_add_signed(by);
         if self.open.contains(index) {
-            self.open.put(index, self.rarity[index.at()] as usize);
+            self.open.put(index, self.rarity[index.at()]);
         }
     }
 }
@@ -416,7 +496,7 @@ mod tests {
             assert_eq!(picker.rarity[index.at()] as usize, rarity);
         }
         for (id, source) in &picker.sources {
-            assert!(source.flights.len() <= PIPELINE);
+            assert!(source.flights.len() <= PIPELINE_MAX);
             for (index, _) in &source.flights {
                 assert!(picker.flights[index].contains(id));
             }

@@ -10,11 +10,13 @@
 
 mod conversations;
 mod source;
+mod verify;
 
 pub use conversations::Conversations;
 pub use source::{Conversation, SourceError, manifest_payload};
 
-use crate::content::limits::{PIPELINE, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN};
+use super::relay::Relay;
+use crate::content::limits::{PIPELINE_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{Shutdown, Threads};
 use crate::storage::{ChunkSink, StoreError};
@@ -27,6 +29,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use verify::Verifier;
 
 /// Addresses remembered as possible sources.
 const CANDIDATES_MAX: usize = 4_096;
@@ -63,6 +66,8 @@ pub struct Job {
     pub expected: Arc<dyn Expected>,
     /// Where verified chunks go.
     pub sink: Arc<dyn ChunkSink>,
+    /// Passes chunks on as they come, if this peer serves.
+    pub relay: Option<Relay>,
     /// Where this peer serves, so that sources can fetch from it in turn.
     pub port: Option<u16>,
     /// Whether sources say themselves what they have. Otherwise [`Fetch::source_has`] does, and nothing else counts.
@@ -91,6 +96,8 @@ pub struct SourceEvent {
 enum SourceUpdate {
     Connected(Option<HaveMap>),
     Has(Vec<ChunkIndex>),
+    Hints(Vec<ChunkIndex>),
+    Peers(Vec<SocketAddr>),
     Stored(Arrival),
     Refused(ChunkIndex),
     Lost(SourceError),
@@ -149,6 +156,7 @@ pub struct Fetch {
     random: fastrand::Rng,
     events: Sender<SourceEvent>,
     threads: Threads,
+    verifier: Verifier,
     shutdown: Shutdown,
     news: Vec<FetchNews>,
 }
@@ -164,9 +172,11 @@ impl Fetch {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> Self {
+        let (job, shutdown) = (Arc::new(job), shutdown.child());
         Self {
             longest: job.longest,
-            job: Arc::new(job),
+            verifier: Verifier::new(job.clone(), events.clone(), threads, &shutdown),
+            job,
             picker: Picker::new(done, all),
             candidates: BTreeMap::new(),
             live: HashMap::new(),
@@ -174,7 +184,7 @@ impl Fetch {
             random: fastrand::Rng::new(),
             events,
             threads: threads.clone(),
-            shutdown: shutdown.child(),
+            shutdown,
             news: Vec::new(),
         }
     }
@@ -256,6 +266,11 @@ impl Fetch {
                 chunks.into_iter().for_each(|index| self.picker.source_has(id, index));
                 self.ask(id, now);
             }
+            SourceUpdate::Hints(chunks) => {
+                self.picker.hint(id, &chunks);
+                self.ask(id, now);
+            }
+            SourceUpdate::Peers(peers) => peers.into_iter().for_each(|peer| self.add_source(peer, now)),
             SourceUpdate::Stored(arrival) => {
                 let fresh = self.picker.arrived(id, arrival.index, now);
                 // Only what it delivers makes up for what it failed at.
@@ -404,10 +419,10 @@ impl Fetch {
         let id = SourceId(self.next);
         self.next += 1;
         // Never full: a source is never asked for more than the pipeline holds.
-        let (asks, asked) = bounded(PIPELINE * 2);
+        let (asks, asked) = bounded(PIPELINE_MAX * 2);
         let shutdown = self.shutdown.child();
-        let (job, events) = (self.job.clone(), self.events.clone());
-        let reader = SourceReader { id, address, job, events, shutdown: shutdown.clone() };
+        let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
+        let reader = SourceReader { id, address, job, events, verifier, shutdown: shutdown.clone() };
         let threads = self.threads.clone();
         let spawned = self.threads.spawn("fetch", move || reader.run(asked, &threads));
         let Some(candidate) = self.candidates.get_mut(&address) else { return };

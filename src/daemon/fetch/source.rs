@@ -1,12 +1,14 @@
-//! One source of a download: a connection, a thread that reads and checks, and one that asks.
+//! One source of a download: a connection, a thread that reads, and one that asks. What was read is checked and
+//! stored by the download's [`Verifier`], which may have a helper for it.
 //!
-//! Invariants: a chunk is stored only after its SHA-256 matched what was expected before it was asked for; nothing
-//! is accepted that was not asked for; every wait has a deadline.
+//! Invariants: nothing is accepted that was not asked for; a source that sent a wrong chunk is lost for that reason
+//! and no other; after the loss of a source nothing more is heard of it; every wait has a deadline.
 
 use super::super::lookup::Query;
-use super::{Arrival, Job, SourceEvent, SourceUpdate};
+use super::verify::{Tasks, Verifier};
+use super::{Job, SourceEvent, SourceUpdate};
 use crate::content::limits::{
-    CHUNKS_MAX, HELLO_TIMEOUT, KEEP_ALIVE, PEER_LIST_MAX, PROTOCOL_VERSION, STALL_TIMEOUT,
+    CHUNKS_MAX, HELLO_TIMEOUT, KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION, STALL_TIMEOUT,
 };
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
@@ -192,15 +194,21 @@ pub(super) struct SourceReader {
     pub address: SocketAddr,
     pub job: Arc<Job>,
     pub events: Sender<SourceEvent>,
+    pub verifier: Verifier,
     pub shutdown: Shutdown,
 }
 
 impl SourceReader {
     /// Runs until the source is lost or not wanted any more, and says why.
     pub fn run(self, asks: Receiver<ChunkIndex>, threads: &Threads) {
-        let result = self.converse(asks, threads);
+        let tasks = self.verifier.tasks(self.id, &self.shutdown);
+        let mut result = self.converse(asks, &tasks, threads);
         // Wakes the asking thread, whatever it waits for.
         self.shutdown.trigger();
+        // What is wrong with a chunk weighs more than how the connection ended after it.
+        if let (Some(why), false) = (tasks.ended(), matches!(result, Err(SourceError::BadChunk { .. }))) {
+            result = Err(why);
+        }
         if let Err(why) = result {
             self.report(SourceUpdate::Lost(why));
         }
@@ -211,7 +219,12 @@ impl SourceReader {
         let _ = self.events.send(SourceEvent { download: self.job.download, source: self.id, update });
     }
 
-    fn converse(&self, asks: Receiver<ChunkIndex>, threads: &Threads) -> Result<(), SourceError> {
+    fn converse(
+        &self,
+        asks: Receiver<ChunkIndex>,
+        tasks: &Tasks,
+        threads: &Threads,
+    ) -> Result<(), SourceError> {
         let Conversation { mut reader, mut writer, stream } =
             Conversation::open(self.address, self.job.port, &self.shutdown)?;
         let _guard = self.shutdown.guard(&stream);
@@ -226,7 +239,7 @@ impl SourceReader {
         let mut buffer = Vec::new();
         while !self.shutdown.is_stopped() {
             match reader.message(STALL_TIMEOUT) {
-                Ok(message) => self.take(message, &mut reader, &asked, &mut buffer)?,
+                Ok(message) => self.take(message, &mut reader, &asked, tasks, &mut buffer)?,
                 Err(LinkError::TimedOut) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -264,6 +277,7 @@ impl SourceReader {
         message: PeerResponse,
         reader: &mut LinkReader,
         asked: &Asked,
+        tasks: &Tasks,
         buffer: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
         match message {
@@ -272,7 +286,7 @@ impl SourceReader {
                 if file != self.job.file || front != Some(index) {
                     return Err(SourceError::Protocol(format!("sends chunk {index}, which is not its turn")));
                 }
-                self.chunk(index, length, reader, buffer)?;
+                self.chunk(index, length, reader, tasks, buffer)?;
                 // The next one could not come before this one was through.
                 if let Some((_, since)) = asked.queue().front_mut() {
                     *since = Instant::now();
@@ -299,6 +313,19 @@ impl SourceReader {
                 self.report(SourceUpdate::Has(chunks));
                 Ok(())
             }
+            PeerResponse::Coming { file, index } if file == self.job.file => {
+                self.report(SourceUpdate::Has(vec![index]));
+                Ok(())
+            }
+            PeerResponse::Hints { file, chunks } if file == self.job.file => {
+                self.report(SourceUpdate::Hints(chunks));
+                Ok(())
+            }
+            PeerResponse::Peers { file, mut peers } if file == self.job.file => {
+                peers.truncate(PEERS_NAMED);
+                self.report(SourceUpdate::Peers(peers));
+                Ok(())
+            }
             PeerResponse::Pong => Ok(()),
             other => Err(SourceError::Protocol(format!("sends {other:?}, which nobody asked for"))),
         }
@@ -309,6 +336,7 @@ impl SourceReader {
         index: ChunkIndex,
         length: u32,
         reader: &mut LinkReader,
+        tasks: &Tasks,
         buffer: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
         let Some((digest, expected)) = self.job.expected.expected(index) else {
@@ -319,15 +347,14 @@ impl SourceReader {
             return Err(SourceError::Protocol(text));
         }
         buffer.resize(length as usize, 0);
-        reader.payload(buffer)?;
-        if Digest::of(buffer) != digest {
-            return Err(SourceError::BadChunk { index, bytes: length });
-        }
-        match self.job.sink.store(index, digest, buffer)? {
-            true => self.report(SourceUpdate::Stored(Arrival { index, bytes: length })),
-            false => self.report(SourceUpdate::Refused(index)),
-        }
-        Ok(())
+        let relay = self.job.relay.as_ref();
+        let incoming = relay.and_then(|relay| relay.begin(self.job.file, index, length));
+        reader.payload_in_pieces(buffer, |piece| {
+            if let Some(incoming) = &incoming {
+                incoming.push(piece);
+            }
+        })?;
+        tasks.take(index, digest, buffer, incoming)
     }
 }
 

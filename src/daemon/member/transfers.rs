@@ -345,5 +345,5 @@ fn beside(inner: &Inner, file: &Downloaded) -> (Sender<Met>, Beside) {
     let (met, meeting) = bounded(QUEUE);
     let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
     routes.push((file.file.id, met.clone()));
-    (met, Beside { port: Some(inner.port), met: Some(meeting) })
+    (met, Beside { relay: Some(inner.shelf.relay().clone()), port: Some(inner.port), met: Some(meeting) })
 }

@@ -1,0 +1,134 @@
+//! A swarm of any size on this machine: the decisions of `shoal::swarm` over links that are only calculated.
+//!
+//! ```text
+//! cargo run --release --example simulate -- --peers 10000 --size 1GiB --up 100 --down 100 --seed 7
+//! ```
+//!
+//! The peers run the same [`Picker`](shoal::swarm::picker::Picker) and [`Fresh`](shoal::swarm::fresh::Fresh) as the
+//! daemons; sockets, disks and clocks are replaced by events in order of time. Rates are in Mbit/s, one number or two
+//! with `..` between them, of which each peer draws its own (evenly over the logarithm). The same seed gives the same
+//! run.
+
+mod network;
+mod world;
+
+use bytesize::ByteSize;
+use clap::Parser;
+use std::time::Duration;
+use world::{Outcome, Setting, World};
+
+/// Bits in a megabit.
+const MEGABIT: f64 = 1e6;
+
+/// Simulates how a file spreads.
+#[derive(Parser)]
+#[command(name = "simulate")]
+struct Flags {
+    /// How many leechers
+    #[arg(long, default_value_t = 8)]
+    peers: usize,
+    /// How large the file is
+    #[arg(long, default_value = "64MiB")]
+    size: ByteSize,
+    /// How large a chunk is
+    #[arg(long, default_value = "512KiB")]
+    chunk: ByteSize,
+    /// Uplink of each leecher, Mbit/s
+    #[arg(long, default_value = "100", value_parser = parse_range)]
+    up: (f64, f64),
+    /// Downlink of each leecher, Mbit/s
+    #[arg(long, default_value = "100", value_parser = parse_range)]
+    down: (f64, f64),
+    /// Uplink of each seeder, Mbit/s [default: the most that a leecher's can be]
+    #[arg(long)]
+    seeder_up: Option<f64>,
+    /// How many seeders
+    #[arg(long, default_value_t = 1)]
+    seeders: usize,
+    /// The last leecher's link is so wide, Mbit/s, both ways, and it does not count
+    #[arg(long)]
+    slow: Option<f64>,
+    /// Percent of the leechers that die at some time
+    #[arg(long, default_value_t = 0.0)]
+    dying: f64,
+    /// The last leecher dies after so many seconds
+    #[arg(long)]
+    kill: Option<f64>,
+    /// Seconds between two leechers' starts
+    #[arg(long, default_value_t = 0.0)]
+    apart: f64,
+    /// How many neighbours each peer knows
+    #[arg(long, default_value_t = shoal::content::limits::SOURCES_MAX)]
+    neighbours: usize,
+    /// How long a message takes, milliseconds
+    #[arg(long, default_value_t = 5.0)]
+    latency: f64,
+    /// Milliseconds until the peers are connected
+    #[arg(long, default_value_t = 30.0)]
+    startup: f64,
+    /// What every byte of a chunk costs on the link
+    #[arg(long, default_value_t = 1.046)]
+    overhead: f64,
+    /// Decides what is left to chance
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How much of a chunk is passed on at once [default: 64 KiB, or a whole chunk beyond 64 peers]
+    #[arg(long)]
+    block: Option<ByteSize>,
+    /// Seeders do not say what has not left them yet
+    #[arg(long)]
+    no_hints: bool,
+}
+
+fn parse_range(text: &str) -> Result<(f64, f64), String> {
+    let number = |text: &str| text.parse::<f64>().ok().filter(|number| *number > 0.0);
+    let range = match text.split_once("..") {
+        None => number(text).map(|number| (number, number)),
+        Some((least, most)) => number(least).zip(number(most)).filter(|(least, most)| least <= most),
+    };
+    range.ok_or_else(|| "neither a rate nor LEAST..MOST".to_owned())
+}
+
+fn main() {
+    let flags = Flags::parse();
+    let bytes = MEGABIT / 8.0;
+    let range = |(least, most): (f64, f64)| (least * bytes, most * bytes);
+    let block =
+        if flags.peers > shoal::content::limits::SOURCES_MAX { flags.chunk.as_u64() } else { 64 << 10 };
+    let setting = Setting {
+        peers: flags.peers,
+        seeders: flags.seeders,
+        size: flags.size.as_u64(),
+        chunk: flags.chunk.as_u64(),
+        up: range(flags.up),
+        down: range(flags.down),
+        seeder_up: flags.seeder_up.unwrap_or(flags.up.1) * bytes,
+        slow: flags.slow.map(|rate| rate * bytes),
+        dying: flags.dying / 100.0,
+        kill: flags.kill.map(Duration::from_secs_f64),
+        apart: Duration::from_secs_f64(flags.apart),
+        neighbours: flags.neighbours,
+        latency: Duration::from_secs_f64(flags.latency / 1e3),
+        startup: Duration::from_secs_f64(flags.startup / 1e3),
+        overhead: flags.overhead,
+        seed: flags.seed,
+        block: flags.block.map_or(block, |block| block.as_u64()),
+        hints: !flags.no_hints,
+    };
+    let outcome = World::new(setting).run();
+    print(&flags, &outcome);
+}
+
+fn print(flags: &Flags, outcome: &Outcome) {
+    let Outcome { bound, last, median, unfinished, seeder_sent, wasted, messages } = outcome;
+    println!("peers            {}", flags.peers);
+    println!("fluid bound      {bound:.2} s");
+    println!("last / bound     {:.3}", last / bound);
+    println!("median / bound   {:.3}", median / bound);
+    println!("seeders sent     {:.3} times the file", seeder_sent / flags.size.as_u64() as f64);
+    println!("wasted           {:.3} % of what was sent", wasted * 100.0);
+    println!("messages a peer  {messages:.0}");
+    if *unfinished > 0 {
+        println!("NOT FINISHED     {unfinished}");
+    }
+}

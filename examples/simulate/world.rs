@@ -1,0 +1,478 @@
+//! The peers of a simulated swarm, and what happens to them in order of time.
+
+use crate::network::{Forecast, Link, Network};
+use shoal::content::{ChunkIndex, HaveMap};
+use shoal::swarm::Moment;
+use shoal::swarm::fresh::Fresh;
+use shoal::swarm::picker::{Picker, SourceId};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::Duration;
+
+/// How often a peer looks whether something is late, as the daemons do.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What is simulated. Rates are in bytes a second.
+pub struct Setting {
+    pub peers: usize,
+    pub seeders: usize,
+    pub size: u64,
+    pub chunk: u64,
+    pub block: u64,
+    pub up: (f64, f64),
+    pub down: (f64, f64),
+    pub seeder_up: f64,
+    pub slow: Option<f64>,
+    pub dying: f64,
+    pub kill: Option<Duration>,
+    pub apart: Duration,
+    pub neighbours: usize,
+    pub latency: Duration,
+    pub startup: Duration,
+    pub overhead: f64,
+    pub seed: u64,
+    pub hints: bool,
+}
+
+/// What came of it.
+pub struct Outcome {
+    pub bound: f64,
+    pub last: f64,
+    pub median: f64,
+    pub unfinished: usize,
+    pub seeder_sent: f64,
+    pub wasted: f64,
+    pub messages: f64,
+}
+
+enum Event {
+    Join(usize),
+    Die(usize),
+    Tick(usize),
+    /// From, to: a chunk is asked for.
+    Asks(usize, usize, ChunkIndex),
+    /// From, to: chunks are named that are better asked for than others.
+    Hints(usize, usize, Vec<ChunkIndex>),
+    /// Everybody who knows this peer learns that a chunk is coming, or there.
+    Got(usize, ChunkIndex),
+    BlockEnds(usize, u32),
+}
+
+/// A chunk on its way from one to another, block by block.
+struct Transfer {
+    index: ChunkIndex,
+    blocks: u32,
+    total: u32,
+    /// The flow of the block that moves; none while it is not there yet.
+    flow: Option<usize>,
+}
+
+struct Peer {
+    picker: Picker,
+    fresh: Option<Fresh<usize>>,
+    neighbours: Vec<usize>,
+    /// What each client has asked for and is not being sent yet.
+    asked: HashMap<usize, VecDeque<ChunkIndex>>,
+    /// To whom something goes out, and from whom something comes.
+    sending: Vec<usize>,
+    receiving: Vec<usize>,
+    alive: bool,
+    began: Moment,
+    done: Option<Moment>,
+}
+
+/// Something that will happen; the number keeps those of one moment in order.
+struct Timed(Moment, u64, Event);
+
+impl PartialEq for Timed {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+
+impl Eq for Timed {}
+
+impl PartialOrd for Timed {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timed {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+/// A swarm at a moment.
+pub struct World {
+    setting: Setting,
+    peers: Vec<Peer>,
+    network: Network,
+    transfers: HashMap<(usize, usize), Transfer>,
+    events: BinaryHeap<Reverse<Timed>>,
+    sequence: u64,
+    now: Moment,
+    random: fastrand::Rng,
+    waiting: usize,
+    seeder_sent: u64,
+    sent: u64,
+    wasted: u64,
+    messages: u64,
+}
+
+impl World {
+    /// Peers who know each other, with links drawn.
+    pub fn new(setting: Setting) -> Self {
+        let mut random = fastrand::Rng::with_seed(setting.seed);
+        let count = setting.size.div_ceil(setting.chunk) as u32;
+        let total = setting.seeders + setting.peers;
+        let mut draw = |(least, most): (f64, f64)| least * (most / least).powf(random.f64());
+        let mut links: Vec<Link> = (0..total)
+            .map(|peer| match peer < setting.seeders {
+                true => Link::new(setting.seeder_up, setting.seeder_up),
+                false => Link::new(draw(setting.up), draw(setting.down)),
+            })
+            .collect();
+        if let (Some(slow), Some(last)) = (setting.slow, links.last_mut()) {
+            *last = Link::new(slow, slow);
+        }
+        let graph = acquaint(total, setting.neighbours, &mut random);
+        let peers = graph.into_iter().enumerate().map(|(peer, neighbours)| {
+            let seeds = peer < setting.seeders;
+            let have = if seeds { HaveMap::all(count) } else { HaveMap::none(count) };
+            Peer {
+                fresh: (seeds && setting.hints).then(|| Fresh::new(&have, &mut random)),
+                picker: Picker::new(have, true),
+                neighbours,
+                asked: HashMap::new(),
+                sending: Vec::new(),
+                receiving: Vec::new(),
+                alive: seeds,
+                began: Moment::ZERO,
+                done: None,
+            }
+        });
+        let mut world = Self {
+            peers: peers.collect(),
+            network: Network::new(links),
+            transfers: HashMap::new(),
+            events: BinaryHeap::new(),
+            sequence: 0,
+            now: Moment::ZERO,
+            random,
+            waiting: 0,
+            seeder_sent: 0,
+            sent: 0,
+            wasted: 0,
+            messages: 0,
+            setting,
+        };
+        world.foretell();
+        world
+    }
+
+    /// What will happen whatever the peers do.
+    fn foretell(&mut self) {
+        let first = self.setting.seeders;
+        let horizon = self.bound();
+        for peer in first..self.peers.len() {
+            let began = self.setting.apart * (peer - first) as u32;
+            self.peers[peer].began = began;
+            // Nobody connects to everybody in the same moment.
+            let jitter = self.setting.startup.mul_f64(0.5 + 0.5 * self.random.f64());
+            self.at(began + jitter, Event::Join(peer));
+            if self.random.f64() < self.setting.dying {
+                let at = began + jitter + Duration::from_secs_f64(self.random.f64() * horizon);
+                self.at(at, Event::Die(peer));
+            }
+        }
+        self.waiting = self.counted();
+        if let Some(at) = self.setting.kill {
+            self.at(at, Event::Die(self.peers.len() - 1));
+        }
+    }
+
+    /// How many leechers count: all, but for one that is slow on purpose.
+    fn counted(&self) -> usize {
+        self.setting.peers - usize::from(self.setting.slow.is_some())
+    }
+
+    /// The least time in which all leechers that count can have the file, seconds.
+    fn bound(&self) -> f64 {
+        let (seeders, leechers) = self.network.links.split_at(self.setting.seeders);
+        let leechers = &leechers[..self.counted()];
+        let size = self.setting.size as f64;
+        let seed: f64 = seeders.iter().map(|link| link.up).sum();
+        let up: f64 = leechers.iter().map(|link| link.up).sum();
+        let narrowest = leechers.iter().map(|link| link.down).fold(f64::INFINITY, f64::min);
+        (size / seed).max(size / narrowest).max(leechers.len() as f64 * size / (seed + up))
+    }
+
+    fn at(&mut self, time: Moment, event: Event) {
+        self.sequence += 1;
+        self.events.push(Reverse(Timed(time, self.sequence, event)));
+    }
+
+    fn say(&mut self, event: Event) {
+        self.messages += 1;
+        self.at(self.now + self.setting.latency, event);
+    }
+
+    /// Runs until every leecher that counts and lives has the file.
+    pub fn run(mut self) -> Outcome {
+        let limit = Duration::from_secs_f64(self.bound() * 10.0 + 60.0);
+        while self.waiting > 0
+            && let Some(Reverse(Timed(time, _, event))) = self.events.pop()
+            && time <= limit
+        {
+            self.now = time;
+            self.happen(event);
+        }
+        self.outcome()
+    }
+
+    fn outcome(&self) -> Outcome {
+        let counted = &self.peers[self.setting.seeders..][..self.counted()];
+        let times = counted.iter().filter_map(|peer| Some(peer.done?.saturating_sub(peer.began)));
+        let mut times: Vec<f64> = times.map(|time| time.as_secs_f64()).collect();
+        times.sort_by(f64::total_cmp);
+        Outcome {
+            bound: self.bound(),
+            last: times.last().copied().unwrap_or(f64::NAN),
+            median: times.get(times.len() / 2).copied().unwrap_or(f64::NAN),
+            unfinished: self.waiting,
+            seeder_sent: self.seeder_sent as f64 * self.setting.overhead,
+            wasted: self.wasted as f64 / self.sent.max(1) as f64,
+            messages: self.messages as f64 / self.peers.len() as f64,
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Join(peer) => self.join(peer),
+            Event::Die(peer) => self.die(peer),
+            Event::Tick(peer) if self.peers[peer].alive && self.peers[peer].done.is_none() => {
+                self.ask_all(peer);
+                self.at(self.now + TICK, Event::Tick(peer));
+            }
+            Event::Asks(from, to, index) if self.peers[from].alive && self.peers[to].alive => {
+                self.asked(from, to, index);
+            }
+            Event::Hints(from, to, hints) if self.peers[from].alive && self.peers[to].alive => {
+                self.peers[to].picker.hint(SourceId(from as u32), &hints);
+                self.ask(to, from);
+            }
+            Event::Got(peer, index) if self.peers[peer].alive => {
+                for at in 0..self.peers[peer].neighbours.len() {
+                    let other = self.peers[peer].neighbours[at];
+                    if self.peers[other].alive && self.peers[other].done.is_none() {
+                        self.messages += 1;
+                        self.peers[other].picker.source_has(SourceId(peer as u32), index);
+                        self.ask(other, peer);
+                    }
+                }
+            }
+            Event::BlockEnds(flow, version) if self.network.current(flow, version) => self.block_ends(flow),
+            _ => {}
+        }
+    }
+
+    fn join(&mut self, peer: usize) {
+        self.peers[peer].alive = true;
+        let neighbours = self.peers[peer].neighbours.clone();
+        for other in neighbours.iter().copied().filter(|other| self.peers[*other].alive).collect::<Vec<_>>() {
+            for (one, two) in [(peer, other), (other, peer)] {
+                let have = self.peers[two].picker.done().clone();
+                self.peers[one].picker.add_source(SourceId(two as u32), have, self.now);
+            }
+            let hints = self.peers[other].fresh.as_mut().map(|fresh| fresh.join(peer)).unwrap_or_default();
+            self.peers[peer].picker.hint(SourceId(other as u32), &hints);
+            self.ask(other, peer);
+        }
+        self.ask_all(peer);
+        let first = TICK.mul_f64(self.random.f64());
+        self.at(self.now + first, Event::Tick(peer));
+    }
+
+    fn die(&mut self, peer: usize) {
+        let counts = peer < self.setting.seeders + self.counted();
+        if counts && self.peers[peer].done.is_none() {
+            self.waiting -= 1;
+        }
+        self.peers[peer].alive = false;
+        for other in self.peers[peer].neighbours.clone() {
+            self.abort(peer, other);
+            self.abort(other, peer);
+            self.peers[other].picker.remove_source(SourceId(peer as u32));
+            self.peers[other].asked.remove(&peer);
+            if let Some(fresh) = &mut self.peers[other].fresh {
+                fresh.leave(peer);
+            }
+            self.ask_all(other);
+        }
+    }
+
+    /// A transfer will not be completed, and so none that passes it on.
+    fn abort(&mut self, from: usize, to: usize) {
+        let Some(Transfer { index, flow, .. }) = self.transfers.remove(&(from, to)) else { return };
+        self.peers[from].sending.retain(|other| *other != to);
+        self.peers[to].receiving.retain(|other| *other != from);
+        if let Some(flow) = flow {
+            let forecasts = self.network.end(flow, self.now.as_secs_f64());
+            self.foresee(forecasts);
+        }
+        self.peers[to].picker.refused(SourceId(from as u32), index);
+        let elsewhere = self.there(to, index) > 0;
+        for other in self.peers[to].sending.clone() {
+            let same = self.transfers.get(&(to, other)).is_some_and(|transfer| transfer.index == index);
+            if same && !elsewhere {
+                self.abort(to, other);
+            }
+        }
+    }
+
+    fn asked(&mut self, from: usize, to: usize, index: ChunkIndex) {
+        if let Some(fresh) = &mut self.peers[to].fresh {
+            let hints = fresh.asked(from, index);
+            if !hints.is_empty() {
+                self.say(Event::Hints(to, from, hints));
+            }
+        }
+        self.peers[to].asked.entry(from).or_default().push_back(index);
+        self.serve(to, from);
+    }
+
+    /// Begins with what a client has asked for next, unless something is on its way to it.
+    fn serve(&mut self, from: usize, to: usize) {
+        if self.transfers.contains_key(&(from, to)) {
+            return;
+        }
+        let next = self.peers[from].asked.get_mut(&to).and_then(VecDeque::pop_front);
+        let Some(index) = next else { return };
+        if self.there(from, index) == 0 {
+            self.messages += 1;
+            self.peers[to].picker.refused(SourceId(from as u32), index);
+            self.ask(to, from);
+            return self.serve(from, to);
+        }
+        let total = self.length(index).div_ceil(self.setting.block) as u32;
+        self.transfers.insert((from, to), Transfer { index, blocks: 0, total, flow: None });
+        self.peers[from].sending.push(to);
+        self.peers[to].receiving.push(from);
+        self.block(from, to);
+    }
+
+    /// How many blocks of a chunk a peer has.
+    fn there(&self, peer: usize, index: ChunkIndex) -> u32 {
+        if self.peers[peer].picker.done().has(index) {
+            return u32::MAX;
+        }
+        let coming = self.peers[peer].receiving.iter().filter_map(|from| self.transfers.get(&(*from, peer)));
+        coming.filter(|transfer| transfer.index == index).map(|transfer| transfer.blocks).max().unwrap_or(0)
+    }
+
+    /// Sends the next block, if it is there.
+    fn block(&mut self, from: usize, to: usize) {
+        let Some(transfer) = self.transfers.get(&(from, to)) else { return };
+        let (index, total) = (transfer.index, transfer.total);
+        if transfer.flow.is_some() || self.there(from, index) <= transfer.blocks {
+            return;
+        }
+        let bytes = self.length(index) as f64 * self.setting.overhead / f64::from(total);
+        let (flow, forecasts) = self.network.start(from, to, bytes, self.now.as_secs_f64());
+        if let Some(transfer) = self.transfers.get_mut(&(from, to)) {
+            transfer.flow = Some(flow);
+        }
+        self.foresee(forecasts);
+    }
+
+    fn foresee(&mut self, forecasts: Vec<Forecast>) {
+        for Forecast { flow, version, end } in forecasts {
+            self.at(Duration::from_secs_f64(end).max(self.now), Event::BlockEnds(flow, version));
+        }
+    }
+
+    fn block_ends(&mut self, flow: usize) {
+        let Some((from, to)) = self.network.ends(flow) else { return };
+        let forecasts = self.network.end(flow, self.now.as_secs_f64());
+        self.foresee(forecasts);
+        let Some(transfer) = self.transfers.get_mut(&(from, to)) else { return };
+        transfer.flow = None;
+        transfer.blocks += 1;
+        let (index, blocks, total) = (transfer.index, transfer.blocks, transfer.total);
+        if blocks == 1 && !self.peers[to].picker.done().has(index) {
+            self.at(self.now + self.setting.latency, Event::Got(to, index));
+        }
+        match blocks == total {
+            true => self.transferred(from, to, index),
+            false => self.block(from, to),
+        }
+        for other in self.peers[to].sending.clone() {
+            self.block(to, other);
+        }
+    }
+
+    fn transferred(&mut self, from: usize, to: usize, index: ChunkIndex) {
+        let bytes = self.length(index);
+        self.transfers.remove(&(from, to));
+        self.peers[from].sending.retain(|other| *other != to);
+        self.peers[to].receiving.retain(|other| *other != from);
+        self.sent += bytes;
+        if from < self.setting.seeders {
+            self.seeder_sent += bytes;
+        }
+        self.serve(from, to);
+        let peer = &mut self.peers[to];
+        if !peer.picker.arrived(SourceId(from as u32), index, self.now) {
+            self.wasted += bytes;
+        }
+        if peer.done.is_none() && peer.picker.is_complete() {
+            peer.done = Some(self.now);
+            self.waiting -= usize::from(to < self.setting.seeders + self.counted());
+        }
+        self.ask(to, from);
+    }
+
+    fn ask_all(&mut self, peer: usize) {
+        let mut neighbours = self.peers[peer].neighbours.clone();
+        self.random.shuffle(&mut neighbours);
+        neighbours.into_iter().for_each(|other| self.ask(peer, other));
+    }
+
+    /// Asks a source for what the picker says.
+    fn ask(&mut self, peer: usize, other: usize) {
+        if peer < self.setting.seeders {
+            return;
+        }
+        let source = SourceId(other as u32);
+        while let Some(index) = self.peers[peer].picker.pick(source, self.now, &mut self.random) {
+            self.say(Event::Asks(peer, other, index));
+        }
+    }
+
+    fn length(&self, index: ChunkIndex) -> u64 {
+        let whole = self.setting.chunk;
+        whole.min(self.setting.size - u64::from(index.0) * whole)
+    }
+}
+
+/// Who knows whom: everybody knows about as many others as there may be neighbours, and all ways lead both ways.
+fn acquaint(total: usize, most: usize, random: &mut fastrand::Rng) -> Vec<Vec<usize>> {
+    if total - 1 <= most {
+        return (0..total).map(|peer| (0..total).filter(|other| *other != peer).collect()).collect();
+    }
+    let mut graph = vec![Vec::new(); total];
+    for peer in 0..total {
+        // A few tries are enough: who is full already is known well enough.
+        for _ in 0..most * 2 {
+            let other = random.usize(..total);
+            let fits = graph[peer].len() < most * 3 / 4 && graph[other].len() < most;
+            if fits && other != peer && !graph[peer].contains(&other) {
+                graph[peer].push(other);
+                graph[other].push(peer);
+            }
+        }
+    }
+    graph
+}

@@ -1,0 +1,204 @@
+//! Chunks that are being received, for those who want them passed on at once.
+//!
+//! A chunk that is passed on only when all of it is here makes everybody behind wait for its whole length. With
+//! links that are shared by many that is many times what it takes alone, at the beginning and at the end of every
+//! download. So the bytes of a chunk go on to others as they come.
+//!
+//! Invariant: nobody gets all of a chunk that has not been verified here. Its last bytes are held back until then; if
+//! it turns out to be bad, or its source is lost, whoever was being sent it finds its connection torn, and has
+//! nothing that it could take for a chunk.
+
+use crate::content::{ChunkIndex, FileId};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What is held back of a chunk until it is verified, bytes.
+const HELD_BACK: usize = 1_024;
+/// Bytes go on in blocks of so many, or every few of them would cost a packet of their own.
+const BLOCK: usize = 16 * 1_024;
+/// News of beginnings that may wait for a listener; what does not fit it learns when the chunk is here.
+const NEWS: usize = 256;
+
+/// Nothing that these mutexes guard is ever half done, so a panic elsewhere has broken nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Default)]
+struct Table {
+    arriving: HashMap<(FileId, ChunkIndex), Arc<Arriving>>,
+    listeners: HashMap<FileId, Vec<Sender<ChunkIndex>>>,
+}
+
+/// The chunks that are being received. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Relay(Arc<Mutex<Table>>);
+
+impl Relay {
+    /// A chunk begins to arrive, and listeners are told. `None` when it arrives from somewhere else already.
+    pub fn begin(&self, file: FileId, index: ChunkIndex, length: u32) -> Option<Incoming> {
+        let mut table = lock(&self.0);
+        if table.arriving.contains_key(&(file, index)) {
+            return None;
+        }
+        let arriving = Arc::new(Arriving { length, state: Mutex::default(), moved: Condvar::new() });
+        table.arriving.insert((file, index), arriving.clone());
+        if let Some(listeners) = table.listeners.get_mut(&file) {
+            let gone = |sent| matches!(sent, Err(TrySendError::Disconnected(_)));
+            listeners.retain(|listener| !gone(listener.try_send(index)));
+        }
+        drop(table);
+        Some(Incoming { relay: self.clone(), key: (file, index), arriving })
+    }
+
+    /// A chunk that is arriving now.
+    pub fn get(&self, file: FileId, index: ChunkIndex) -> Option<Arc<Arriving>> {
+        lock(&self.0).arriving.get(&(file, index)).cloned()
+    }
+
+    /// Gets each chunk of a file as it begins to arrive.
+    pub fn listen(&self, file: FileId) -> Receiver<ChunkIndex> {
+        let (listener, listened) = bounded(NEWS);
+        lock(&self.0).listeners.entry(file).or_default().push(listener);
+        listened
+    }
+}
+
+#[derive(Default)]
+struct State {
+    bytes: Vec<u8>,
+    /// How it has ended: verified, or lost.
+    end: Option<bool>,
+}
+
+/// A chunk that is being received.
+pub struct Arriving {
+    length: u32,
+    state: Mutex<State>,
+    moved: Condvar,
+}
+
+/// What there is of an arriving chunk behind some point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// There are more bytes.
+    Bytes,
+    /// Nothing has come in time.
+    Nothing,
+    /// It will not come any more.
+    Lost,
+}
+
+impl Arriving {
+    /// How long the chunk is, bytes.
+    pub fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// Puts what has come behind `from`, and may go on, in place of what `piece` holds. Waits for it a while.
+    pub fn next(&self, from: usize, piece: &mut Vec<u8>, patience: Duration) -> Piece {
+        let free = |state: &State| match state.end {
+            Some(true) => state.bytes.len(),
+            _ => {
+                let whole_blocks = state.bytes.len() / BLOCK * BLOCK;
+                whole_blocks.min((self.length as usize).saturating_sub(HELD_BACK))
+            }
+        };
+        let waits = |state: &mut State| state.end != Some(false) && free(state) <= from;
+        let state = lock(&self.state);
+        let waited = self.moved.wait_timeout_while(state, patience, waits);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let free = free(&state);
+        match state.end {
+            Some(false) => Piece::Lost,
+            _ if free > from => {
+                piece.clear();
+                piece.extend_from_slice(&state.bytes[from..free]);
+                Piece::Bytes
+            }
+            _ => Piece::Nothing,
+        }
+    }
+
+    fn end(&self, verified: bool) {
+        lock(&self.state).end.get_or_insert(verified);
+        self.moved.notify_all();
+    }
+}
+
+/// The receiving end of an arriving chunk. When it is dropped before the chunk is verified, the chunk is lost.
+pub struct Incoming {
+    relay: Relay,
+    key: (FileId, ChunkIndex),
+    arriving: Arc<Arriving>,
+}
+
+impl Incoming {
+    /// More bytes have come.
+    pub fn push(&self, bytes: &[u8]) {
+        lock(&self.arriving.state).bytes.extend_from_slice(bytes);
+        self.arriving.moved.notify_all();
+    }
+
+    /// All of it has come, is what it must be, and is stored.
+    pub fn verified(self) {
+        self.arriving.end(true);
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        lock(&self.relay.0).arriving.remove(&self.key);
+        self.arriving.end(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: FileId = FileId([3; 32]);
+    const INDEX: ChunkIndex = ChunkIndex(5);
+    const LENGTH: usize = 3 * BLOCK;
+
+    #[test]
+    fn bytes_go_on_as_they_come_and_the_last_only_when_verified() {
+        let relay = Relay::default();
+        let listener = relay.listen(FILE);
+        let incoming = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
+        assert_eq!(listener.try_recv(), Ok(INDEX));
+        assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_none(), "it is on its way");
+        let arriving = relay.get(FILE, INDEX).unwrap();
+        let mut piece = Vec::new();
+        assert_eq!(arriving.next(0, &mut piece, Duration::ZERO), Piece::Nothing);
+        incoming.push(&[1; BLOCK + 1]);
+        assert_eq!(arriving.next(0, &mut piece, Duration::ZERO), Piece::Bytes);
+        assert_eq!(piece, [1; BLOCK]);
+        incoming.push(&[2; LENGTH - BLOCK - 1]);
+        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Bytes);
+        assert_eq!(piece.len(), LENGTH - BLOCK - HELD_BACK);
+        let sent = LENGTH - HELD_BACK;
+        assert_eq!(arriving.next(sent, &mut piece, Duration::ZERO), Piece::Nothing, "held back");
+        incoming.verified();
+        assert_eq!(arriving.next(sent, &mut piece, Duration::ZERO), Piece::Bytes);
+        assert_eq!(piece, [2; HELD_BACK]);
+        assert!(relay.get(FILE, INDEX).is_none(), "it is stored by now");
+    }
+
+    #[test]
+    fn what_is_not_verified_is_lost_for_all_who_wait() {
+        let relay = Relay::default();
+        let incoming = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
+        incoming.push(&[1; LENGTH]);
+        let arriving = relay.get(FILE, INDEX).unwrap();
+        let waiting = std::thread::spawn(move || {
+            let mut piece = Vec::new();
+            arriving.next(LENGTH - HELD_BACK, &mut piece, Duration::from_secs(60))
+        });
+        drop(incoming);
+        assert_eq!(waiting.join().unwrap(), Piece::Lost);
+        assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_some(), "another source may bring it");
+    }
+}

@@ -1,0 +1,66 @@
+//! What has not left its only holder yet, and to whom it should go: hints of a peer that has a whole file.
+//!
+//! A chunk that leaves the only one who has it a second time costs the whole swarm the time of a chunk as long as
+//! others have not left it once. Those who ask cannot know what others ask for in the same moment; the one that is
+//! asked does. So it names to each of them a few chunks that nobody has asked for yet, different ones to each.
+//! Hints are no more than that: whoever wants another chunk gets it.
+//!
+//! Invariant: a chunk is hinted to one client at most, and to none once somebody has asked for it.
+
+use crate::content::{ChunkIndex, HaveMap};
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// Chunks hinted to each client: what it is asked for ahead.
+const HINTS: usize = 2;
+
+/// Keeps account of what has left this peer, for clients named by `C`.
+#[derive(Debug)]
+pub struct Fresh<C> {
+    /// What nobody has asked for and nobody has been told of, in random order.
+    waiting: Vec<ChunkIndex>,
+    hinted: HashMap<C, Vec<ChunkIndex>>,
+}
+
+impl<C: Copy + Eq + Hash> Fresh<C> {
+    /// Nothing has left yet.
+    pub fn new(have: &HaveMap, random: &mut fastrand::Rng) -> Self {
+        let mut waiting: Vec<ChunkIndex> = have.iter().collect();
+        random.shuffle(&mut waiting);
+        Self { waiting, hinted: HashMap::new() }
+    }
+
+    /// A client is there, that passes on what it gets. Returns its hints.
+    pub fn join(&mut self, client: C) -> Vec<ChunkIndex> {
+        self.hinted.entry(client).or_default();
+        self.fill(client)
+    }
+
+    /// Whoever asks for a chunk. Returns new hints for a client that has joined.
+    pub fn asked(&mut self, client: C, index: ChunkIndex) -> Vec<ChunkIndex> {
+        let hinted = self.hinted.values_mut();
+        let lists = std::iter::once(&mut self.waiting).chain(hinted);
+        for list in lists {
+            if let Some(at) = list.iter().position(|other| *other == index) {
+                list.remove(at);
+                break;
+            }
+        }
+        self.fill(client)
+    }
+
+    /// A client is gone: what it was told of goes to others.
+    pub fn leave(&mut self, client: C) {
+        if let Some(hinted) = self.hinted.remove(&client) {
+            self.waiting.extend(hinted);
+        }
+    }
+
+    fn fill(&mut self, client: C) -> Vec<ChunkIndex> {
+        let Some(hinted) = self.hinted.get_mut(&client) else { return Vec::new() };
+        let count = HINTS.saturating_sub(hinted.len()).min(self.waiting.len());
+        let hints = self.waiting.split_off(self.waiting.len() - count);
+        hinted.extend(&hints);
+        hints
+    }
+}
