@@ -14,6 +14,7 @@ use shoal::protocol::tracker::{
 };
 use shoal::protocol::{Message, frame, status::Status};
 use shoal::swarm::Moment;
+use shoal::swarm::keeping::Task;
 use shoal::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +43,8 @@ pub enum Event {
     Ends(u8),
     /// Tenths of a second pass.
     Passes(u8),
+    /// The same, and the machine has not been told of it yet.
+    Elapses(u8),
 }
 
 #[derive(Debug)]
@@ -63,6 +66,8 @@ pub struct World<M> {
     pub keeps: bool,
     /// Addresses that are always there: the tracker's own.
     pub always: BTreeSet<SocketAddr>,
+    /// Tasks under way.
+    pub tasks: Vec<Task>,
     connections: Vec<ConnectionId>,
     next: u64,
     tokens: Vec<Token>,
@@ -90,6 +95,7 @@ impl<M: Machine> World<M> {
             is_manager,
             keeps: false,
             always: BTreeSet::new(),
+            tasks: Vec::new(),
             connections: (0..CONNECTIONS as u64).map(ConnectionId).collect(),
             next: CONNECTIONS as u64,
             tokens: Vec::new(),
@@ -105,6 +111,7 @@ impl<M: Machine> World<M> {
         match event {
             Event::Asks(asker, ask) => self.asks(asker, ask),
             Event::Ends(number) => self.ends(usize::from(number) % CONNECTIONS),
+            Event::Elapses(tenths) => self.now += Duration::from_millis(u64::from(tenths) * 100),
             Event::Passes(tenths) => {
                 self.now += Duration::from_millis(u64::from(tenths) * 100);
                 self.tick();
@@ -260,9 +267,8 @@ impl<M: Machine> World<M> {
         assert!(next.is_none_or(|next| next > self.now), "after a tick at {:?}: {next:?}", self.now);
     }
 
-    /// Hears what the machine wants done. Tasks are given back.
-    pub fn check(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
-        let mut tasks = Vec::new();
+    /// Hears what the machine wants done.
+    pub fn check(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Reply(_, response) => self.said(&response),
@@ -278,10 +284,10 @@ impl<M: Machine> World<M> {
                     self.showed(to, &response, &payload);
                 }
                 Effect::Event(line) | Effect::Note(line) => is_one_line(&line),
-                other => tasks.push(other),
+                Effect::Task(task) => self.tasks.push(task),
+                Effect::Answer(..) => {}
             }
         }
-        tasks
     }
 
     fn said(&mut self, response: &TrackerResponse) {
