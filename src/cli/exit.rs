@@ -41,7 +41,7 @@ Exit codes:
    2  wrong usage
    3  no such file in the swarm
    4  nobody who is there has all the chunks
-   5  the network or the tracker cannot be reached
+   5  the network, the tracker or the manager cannot be reached
    6  timed out: nothing arrived for too long
    7  interrupted; the same command resumes
    9  the disk is full

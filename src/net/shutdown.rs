@@ -25,6 +25,8 @@ struct State {
 struct Inner {
     signal: Receiver<Infallible>,
     state: Mutex<State>,
+    /// Nobody else may keep it, and a grandparent's trigger gets here through it.
+    _parent: Option<Shutdown>,
 }
 
 /// Ends what it was given to. Clones are the same shutdown; a [`child`](Self::child) ends with its parent
@@ -47,14 +49,18 @@ impl Default for Shutdown {
 impl Shutdown {
     /// A shutdown that has not been triggered.
     pub fn new() -> Self {
+        Self::under(None)
+    }
+
+    fn under(parent: Option<Self>) -> Self {
         let (alive, signal) = bounded(0);
         let state = State { alive: Some(alive), ..State::default() };
-        Self(Arc::new(Inner { signal, state: Mutex::new(state) }))
+        Self(Arc::new(Inner { signal, state: Mutex::new(state), _parent: parent }))
     }
 
     /// A shutdown that is triggered along with this one, and can be triggered alone.
     pub fn child(&self) -> Self {
-        let child = Self::new();
+        let child = Self::under(Some(self.clone()));
         let mut state = self.state();
         if state.stopped {
             drop(state);
@@ -189,6 +195,14 @@ mod tests {
         assert_eq!(calls.load(Ordering::SeqCst), 2);
         assert!(child.is_stopped() && shutdown.child().is_stopped());
         assert!(child.wait(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_grandchild_ends_also_when_nobody_keeps_what_is_between() {
+        let shutdown = Shutdown::new();
+        let grandchild = shutdown.child().child();
+        shutdown.trigger();
+        assert!(grandchild.is_stopped() && grandchild.wait(Duration::ZERO));
     }
 
     #[test]

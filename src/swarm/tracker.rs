@@ -358,6 +358,10 @@ impl Tracker {
         origin: Origin,
         then: impl FnOnce(&mut Self, PeerId) -> Option<TrackerResponse>,
     ) -> Option<TrackerResponse> {
+        // Sets know nothing of leases: whoever's has ended leaves them first, also when nobody has ticked yet.
+        if self.peers.registry.next_expiry().is_some_and(|due| due <= now) {
+            self.effects = self.tick(now);
+        }
         match self.peers.over_connection(now, token, origin) {
             Ok(id) => then(self, id),
             Err(refusal) => Some(refusal),

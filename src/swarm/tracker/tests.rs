@@ -97,6 +97,25 @@ fn a_seeder_is_found_until_its_lease_ends() {
 }
 
 #[test]
+fn a_chunk_is_not_at_whose_lease_has_ended_also_before_the_next_tick() {
+    let mut tracker = tracker();
+    let [a, b] = [1, 2].map(|number| member(&mut tracker, number));
+    claims(&mut tracker, 1, a, 0, 1);
+    claims(&mut tracker, 2, b, 0, 1);
+    // Heartbeats go on while it asks; the others have been silent since the first second.
+    let c = member(&mut tracker, 3);
+    tracker.request(at(9), connection(3), TrackerRequest::Heartbeat { token: c });
+    let wanted = TrackerRequest::WhereChunk { token: c, set: key(), index: ChunkIndex(0) };
+    let named = |effects: &[Effect]| {
+        effects.iter().any(|effect| matches!(effect, Effect::Reply(_, TrackerResponse::ChunkLocation { .. })))
+    };
+    assert!(named(&tracker.request(at(10), connection(3), wanted.clone())));
+    let late = tracker.request(at(11), connection(3), wanted);
+    assert!(!named(&late), "{late:?}");
+    assert!(matches!(late[0], Effect::Reply(_, TrackerResponse::ChunkUnknown { .. })));
+}
+
+#[test]
 fn the_list_is_sent_once_for_each_connection_and_is_never_stale() {
     let mut tracker = tracker();
     let list = |tracker: &mut Tracker, now, number| match &tracker.request(

@@ -1,0 +1,61 @@
+//! A stream of frames gives the same messages however it is cut into pieces.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use shoal::content::limits::FRAME_MAX;
+use shoal::protocol::Message;
+use shoal::protocol::frame::{Decoder, encode};
+use shoal::protocol::peer::PeerResponse;
+
+/// Payloads longer than this are taken for as long.
+const PAYLOAD_MAX: u64 = 300;
+
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Message(PeerResponse),
+    Byte(u8),
+    Refused,
+}
+
+/// Feeds pieces of the given sizes, over and over, and tells what comes out.
+fn decode(bytes: &[u8], sizes: &[u8]) -> Vec<Seen> {
+    let (mut decoder, mut seen, mut wanted) = (Decoder::new(), Vec::new(), 0);
+    let mut sizes = sizes.iter().map(|size| usize::from(*size).max(1)).cycle();
+    let mut rest = bytes;
+    loop {
+        if wanted > 0 {
+            let mut payload = vec![0; wanted];
+            let taken = decoder.take(&mut payload);
+            seen.extend(payload[..taken].iter().map(|byte| Seen::Byte(*byte)));
+            wanted -= taken;
+        }
+        if wanted == 0 {
+            match decoder.next_message::<PeerResponse>() {
+                Ok(Some(message)) => {
+                    wanted = message.payload_length().min(PAYLOAD_MAX) as usize;
+                    assert!(encode(&message).is_ok_and(|line| line.len() <= FRAME_MAX + 1));
+                    seen.push(Seen::Message(message));
+                    continue;
+                }
+                Ok(None) => {}
+                Err(_) => {
+                    seen.push(Seen::Refused);
+                    return seen;
+                }
+            }
+        }
+        if rest.is_empty() {
+            return seen;
+        }
+        let (piece, after) = rest.split_at(sizes.next().unwrap_or(1).min(rest.len()));
+        decoder.feed(piece);
+        rest = after;
+    }
+}
+
+fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
+    let (sizes, bytes) = input;
+    let whole = decode(&bytes, &[255]);
+    assert_eq!(decode(&bytes, &sizes), whole);
+    assert_eq!(decode(&bytes, &[1]), whole);
+});

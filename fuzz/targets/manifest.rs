@@ -1,0 +1,42 @@
+//! Manifests: what does not have the id that was asked for is refused; what has it survives another journey, and its
+//! chunks cover the file without gap or overlap.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use shoal::content::manifest::ManifestError;
+use shoal::content::{FileId, Manifest};
+
+fuzz_target!(|input: (u64, u8, bool, &[u8])| {
+    let (size, power, odd, payload) = input;
+    let chunk_size = match power % 34 {
+        33 => 0,
+        power => (1u64 << power) as u32,
+    };
+    let chunk_size = chunk_size.wrapping_add(u32::from(odd));
+    // Sizes that fit the payload are rare among all numbers.
+    let chunks = (payload.len() / 32) as u64;
+    for size in
+        [size, size % 4_096, u64::from(chunk_size).saturating_mul(chunks).saturating_sub(size % 16_384)]
+    {
+        let id = match Manifest::decode(FileId([0; 32]), size, chunk_size, payload) {
+            Err(ManifestError::OtherFile { got, .. }) => got,
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                continue;
+            }
+            Ok(_) => panic!("a file of the id 0"),
+        };
+        let manifest = Manifest::decode(id, size, chunk_size, payload).expect("it has that id");
+        assert_eq!(manifest.payload(), payload);
+        let layout = manifest.layout();
+        assert_eq!((layout.size(), layout.chunk_size()), (size, chunk_size));
+        let mut end = 0;
+        for index in layout.indices() {
+            let span = layout.span(index).expect("every chunk has a span");
+            assert_eq!(span.offset, end);
+            assert!(span.length <= layout.longest() && manifest.digest(index).is_some());
+            end += u64::from(span.length);
+        }
+        assert_eq!(end, size);
+    }
+});

@@ -1,0 +1,22 @@
+//! Names from outside: one that is taken is one plain component, and one line, on any system.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use shoal::content::names::fold;
+use shoal::content::{EntityName, FileName};
+use shoal_fuzz::is_one_line;
+use std::path::{Component, Path};
+
+fuzz_target!(|text: &str| {
+    if let Ok(name) = FileName::new(text) {
+        is_one_line(name.as_str());
+        let parts: Vec<_> = Path::new(name.as_str()).components().collect();
+        assert!(matches!(parts[..], [Component::Normal(part)] if part == text));
+        assert!(!text.contains(['/', '\\', ':', '\0']));
+        assert_eq!(fold(&name.folded()), name.folded(), "folding twice changes nothing");
+    }
+    if let Ok(name) = EntityName::new(text) {
+        assert!(FileName::new(text).is_ok(), "every name of a set can be a file's");
+        assert!(!name.as_str().contains(|c: char| c == ',' || c.is_whitespace()));
+    }
+});

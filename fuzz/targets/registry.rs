@@ -1,0 +1,191 @@
+//! The registry beside a simple model of it: who is alive, who has what under which name.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use shoal::content::{FileId, FileName};
+use shoal::protocol::tracker::{FoundFile, Token};
+use shoal::swarm::Moment;
+use shoal::swarm::registry::{PeerId, Registry};
+use shoal_fuzz::requests::{entity, file_id, file_name, summary};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const LEASE: Duration = Duration::from_secs(10);
+
+#[derive(Arbitrary, Debug)]
+enum Event {
+    Register { name: u8, address: u8 },
+    Heartbeat(u8),
+    Announce { peer: u8, file: u8, name: u8, held: u8 },
+    Retract(u8, u8),
+    Remove(u8),
+    Expire,
+    Passes(u8),
+    Lookup { name: Option<u8>, id: Option<u8>, except: Option<u8>, limit: u8 },
+    List { holders: u8, files: u8 },
+}
+
+struct Peer {
+    address: SocketAddr,
+    expires: Moment,
+    /// Of each file the name, and whether all of it is there.
+    files: BTreeMap<FileId, (FileName, bool)>,
+}
+
+struct World {
+    registry: Registry,
+    now: Moment,
+    /// All that were ever there, so that those who are gone are named, too.
+    all: Vec<(PeerId, Token)>,
+    peers: BTreeMap<PeerId, Peer>,
+    random: fastrand::Rng,
+}
+
+impl World {
+    fn peer(&self, number: u8) -> (PeerId, Token) {
+        let at = usize::from(number) % (self.all.len() + 1);
+        self.all.get(at).copied().unwrap_or((PeerId(u64::MAX), Token(0)))
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Register { name, address } => {
+                let token = Token(self.all.len() as u128 + 1);
+                let address = SocketAddr::from(([10, 0, 0, 1], 1 + u16::from(address % 8)));
+                let id = self.registry.register(self.now, token, entity(name), address).expect("room");
+                let expires = self.now + LEASE;
+                self.all.push((id, token));
+                let peer = Peer { address, expires, files: BTreeMap::new() };
+                assert!(self.peers.insert(id, peer).is_none(), "an id is given once");
+            }
+            Event::Heartbeat(number) => {
+                let (id, token) = self.peer(number);
+                let alive = self.peers.get(&id).is_some_and(|peer| self.now < peer.expires);
+                assert_eq!(self.registry.by_token(self.now, token), alive.then_some(id));
+                assert_eq!(self.registry.heartbeat(self.now, token), alive.then_some(id));
+                if let Some(peer) = self.peers.get_mut(&id).filter(|_| alive) {
+                    peer.expires = self.now + LEASE;
+                }
+            }
+            Event::Announce { peer, file, name, held } => self.announce(peer, file, name, held),
+            Event::Retract(peer, file) => {
+                let (id, _) = self.peer(peer);
+                self.registry.retract(id, file_id(file));
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.files.remove(&file_id(file));
+                }
+            }
+            Event::Remove(number) => {
+                let (id, _) = self.peer(number);
+                let known = self.peers.remove(&id).is_some();
+                assert_eq!(self.registry.remove(id).is_some(), known);
+            }
+            Event::Expire => self.expire(),
+            Event::Passes(tenths) => self.now += Duration::from_millis(u64::from(tenths) * 100),
+            Event::Lookup { name, id, except, limit } => self.lookup(name, id, except, limit),
+            Event::List { holders, files } => self.list(holders.into(), files.into()),
+        }
+        assert_eq!(self.registry.len(), self.peers.len());
+        assert_eq!(self.registry.is_empty(), self.peers.is_empty());
+    }
+
+    fn announce(&mut self, peer: u8, file: u8, name: u8, held: u8) {
+        let (id, _) = self.peer(peer);
+        let (file, held) = (summary(file, name), u32::from(held % 8));
+        let news = self.registry.announce(id, &file, held).expect("room");
+        let Some(peer) = self.peers.get_mut(&id) else {
+            assert!(!news);
+            return;
+        };
+        let whole = held >= file.chunks;
+        let before = peer.files.insert(file.id, (file.name, whole));
+        assert_eq!(news, before.is_none_or(|(_, before)| whole && !before));
+    }
+
+    fn expire(&mut self) {
+        let gone: BTreeSet<PeerId> = self.registry.expire(self.now).into_iter().map(|(id, _)| id).collect();
+        let late = self.peers.iter().filter(|(_, peer)| peer.expires <= self.now);
+        assert_eq!(gone, late.map(|(id, _)| *id).collect());
+        gone.iter().for_each(|id| drop(self.peers.remove(id)));
+        assert!(self.registry.next_expiry().is_none_or(|next| next > self.now));
+    }
+
+    /// Those who have a file and are alive.
+    fn holders(&self, id: FileId, except: Option<PeerId>) -> Vec<(&Peer, bool)> {
+        let others = self.peers.iter().filter(|(peer, _)| Some(**peer) != except).map(|(_, peer)| peer);
+        let alive = others.filter(|peer| self.now < peer.expires);
+        alive.filter_map(|peer| peer.files.get(&id).map(|(_, whole)| (peer, *whole))).collect()
+    }
+
+    fn is_right(&self, found: &FoundFile, except: Option<PeerId>) {
+        let holders = self.holders(found.file.id, except);
+        for (list, wanted) in [(&found.whole, true), (&found.partial, false)] {
+            assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), list.len(), "each once");
+            for address in list {
+                let has = holders.iter().any(|(peer, whole)| peer.address == *address && *whole == wanted);
+                assert!(has, "{address} is named for {} and has it not", found.file.id.short());
+            }
+        }
+        let calls =
+            |peer: &Peer| peer.files.get(&found.file.id).is_some_and(|(name, _)| *name == found.file.name);
+        assert!(self.peers.values().any(calls), "nobody calls it {}", found.file.name);
+    }
+
+    fn lookup(&mut self, name: Option<u8>, id: Option<u8>, except: Option<u8>, limit: u8) {
+        let (name, id) = (name.map(file_name), id.map(file_id));
+        let except = except.map(|number| self.peer(number).0);
+        let limit = usize::from(limit);
+        let (found, more) =
+            self.registry.lookup(self.now, name.as_ref(), id, except, limit, &mut self.random);
+        assert!(!more, "there are few files");
+        for one in &found {
+            self.is_right(one, except);
+            assert!(one.whole.len() + one.partial.len() <= limit.max(1));
+            assert!(id.is_none_or(|id| id == one.file.id));
+        }
+        let named: BTreeSet<FileId> = found.iter().map(|one| one.file.id).collect();
+        assert_eq!(named.len(), found.len());
+        let all = (0..5).map(file_id);
+        let wanted = all.filter(|file| match (&id, &name) {
+            (Some(id), _) => file == id,
+            (None, Some(name)) => {
+                self.peers.values().any(|peer| peer.files.get(file).is_some_and(|(called, _)| called == name))
+            }
+            (None, None) => false,
+        });
+        let known: BTreeSet<FileId> = wanted.filter(|file| !self.holders(*file, except).is_empty()).collect();
+        if limit > 0 {
+            assert_eq!(named, known, "every file with a holder is found, and no other");
+        }
+    }
+
+    fn list(&mut self, holders: usize, files: usize) {
+        let (found, all) = self.registry.list(self.now, holders, files, &mut self.random);
+        assert!(found.len() <= files && found.len() <= all);
+        for one in &found {
+            self.is_right(one, None);
+            assert!(one.whole.len() <= holders && one.partial.len() <= holders);
+        }
+        if files >= 5 {
+            let known = (0..5).map(file_id).filter(|file| !self.holders(*file, None).is_empty()).count();
+            assert_eq!((found.len(), all), (known, known));
+        }
+    }
+}
+
+fuzz_target!(|input: (u64, Vec<Event>)| {
+    let (seed, events) = input;
+    let registry = Registry::new(LEASE);
+    let random = fastrand::Rng::with_seed(seed);
+    let mut world = World { registry, now: Moment::ZERO, all: Vec::new(), peers: BTreeMap::new(), random };
+    events.into_iter().for_each(|event| world.happens(event));
+    world.now += 2 * LEASE;
+    world.expire();
+    assert!(world.peers.is_empty() && world.registry.next_expiry().is_none());
+    assert_eq!(world.registry.list(world.now, 9, 9, &mut world.random), (Vec::new(), 0));
+    let tokens =
+        world.all.iter().filter(|(_, token)| world.registry.by_token(Moment::ZERO, *token).is_some());
+    assert_eq!(tokens.count(), 0);
+});
