@@ -104,15 +104,9 @@ fn a_full_disk_ends_with_9_before_and_during_a_download() {
     let large = write(dir, "large.bin", &random_bytes(1, 2 << 20));
     let bytes = random_bytes(2, 768 << 10);
     let fits = write(dir, "fits.bin", &bytes);
-    let _seeders = [
-        seeder(dir, &large, &tracker, &["--name", "large"]),
-        seeder(
-            dir,
-            &fits,
-            &tracker,
-            &["--name", "fits", "--upload-limit", "128KiB", "--chunk-size", "16KiB"],
-        ),
-    ];
+    let _large = seeder(dir, &large, &tracker, &["--name", "large"]);
+    let limits = ["--name", "fits", "--upload-limit", "128KiB", "--chunk-size", "16KiB", "-v"];
+    let slow = seeder(dir, &fits, &tracker, &limits);
     assert_eq!(Udp::to(tracker.address()).lookup("fits.bin").len(), 1);
     let out = disk.path().to_str().unwrap();
     let mut before = leecher(dir, tracker.address(), &["large.bin", "--out", out]);
