@@ -64,3 +64,28 @@ impl<C: Copy + Eq + Hash> Fresh<C> {
         hints
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_chunk_is_hinted_to_one_client_and_what_is_asked_for_to_none() {
+        let mut fresh = Fresh::new(&HaveMap::all(7), &mut fastrand::Rng::with_seed(3));
+        let (one, two) = (fresh.join(1), fresh.join(2));
+        assert_eq!((one.len(), two.len()), (HINTS, HINTS));
+        assert!(one.iter().all(|index| !two.contains(index)));
+        let more = fresh.asked(1, one[0]);
+        assert_eq!(more.len(), 1, "one in place of that one");
+        assert!(fresh.asked(9, two[0]).is_empty(), "who has not joined gets none");
+        assert!(fresh.asked(9, two[0]).is_empty(), "asked for again");
+        assert_eq!(fresh.asked(2, two[1]).len(), HINTS);
+        assert!(fresh.asked(2, two[1]).is_empty(), "none is left");
+        fresh.leave(1);
+        let mut left = fresh.join(3);
+        left.sort_unstable();
+        let mut given_back = vec![one[1], more[0]];
+        given_back.sort_unstable();
+        assert_eq!(left, given_back, "what a client that is gone was told of");
+    }
+}

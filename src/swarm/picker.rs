@@ -34,7 +34,8 @@ struct Source {
     hints: Vec<ChunkIndex>,
     /// Whether its chunks count for rarity: it has never had all of them.
     partial: bool,
-    /// Whether it had all of them when it appeared.
+    /// Whether it had all of them when it appeared. From such a source come the chunks that nobody else has: as long
+    /// as others are busy it is spared for these.
     origin: bool,
     flights: Vec<(ChunkIndex, Moment)>,
     /// Moving average of the time from one arrival (or the request) to the next.
@@ -48,11 +49,10 @@ impl Source {
         (self.pace.unwrap_or(PACE_UNKNOWN) * LATE).max(LATE_MIN)
     }
 
-    /// Whether it may be asked for what others can give. One that has had everything from the start is where the
-    /// chunks come from that nobody else has: it is spared until it has been left alone for as long as a chunk takes.
-    fn may_give(&self, now: Moment) -> bool {
+    /// Whether nothing has been asked of it for as long as a chunk takes.
+    fn is_left_alone(&self, now: Moment) -> bool {
         let pause = self.pace.unwrap_or_default().max(LATE_MIN);
-        !self.origin || (self.flights.is_empty() && now.saturating_sub(self.last_arrival) >= pause)
+        self.flights.is_empty() && now.saturating_sub(self.last_arrival) >= pause
     }
 }
 
@@ -221,7 +221,7 @@ impl Picker {
         // What a partial source has is had by one at least.
         let least = usize::from(source.partial);
         let index = match self.open.rarest(&source.have, least, random) {
-            Some((rarity, _)) if rarity > 0 && !source.may_give(now) => return None,
+            Some((rarity, _)) if rarity > 0 && !self.may_give(source, now) => return None,
             Some((rarity, any)) => {
                 let equal = |index: &&ChunkIndex| {
                     self.open.rarity(**index).is_some_and(|other| other <= rarity) && source.have.has(**index)
@@ -242,14 +242,20 @@ impl Picker {
     /// it saves a round trip, which matters only where few others fill it, or where a chunk takes less time than a
     /// request takes to get through the threads of two busy machines.
     fn depth(&self, source: &Source) -> usize {
-        let busy = self.sources.values().filter(|source| !source.flights.is_empty()).count();
-        let least = match busy - usize::from(!source.flights.is_empty()) < FEW_SOURCES {
-            true => PIPELINE,
-            false => 1,
-        };
+        let least = if self.few_others_busy(source) { PIPELINE } else { 1 };
         let Some(pace) = source.pace else { return least };
         let fast = PIPELINE_TIME.as_nanos() / pace.as_nanos().max(1);
         usize::try_from(fast).unwrap_or(PIPELINE_MAX).clamp(least, PIPELINE_MAX)
+    }
+
+    fn few_others_busy(&self, source: &Source) -> bool {
+        let busy = self.sources.values().filter(|source| !source.flights.is_empty()).count();
+        busy - usize::from(!source.flights.is_empty()) < FEW_SOURCES
+    }
+
+    /// Whether a source may be asked for what others can give as well.
+    fn may_give(&self, source: &Source, now: Moment) -> bool {
+        !source.origin || source.is_left_alone(now) || self.few_others_busy(source)
     }
 
     /// A source names chunks that it would like to be asked for, among equals.
@@ -445,6 +451,36 @@ mod tests {
         assert_eq!(picker.unavailable().collect::<Vec<_>>(), [ChunkIndex(1)]);
         picker.source_has(SourceId(0), ChunkIndex(1));
         assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
+    }
+
+    #[test]
+    fn among_equals_hints_go_first() {
+        let mut picker = picker(9);
+        picker.add_source(SourceId(0), HaveMap::all(9), NOW);
+        picker.add_source(SourceId(1), having(9, &[7]), NOW);
+        picker.hint(SourceId(0), &[ChunkIndex(7), ChunkIndex(4), ChunkIndex(100)]);
+        let mut random = rng();
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(4)), "7 is less rare");
+    }
+
+    #[test]
+    fn who_had_everything_first_is_spared_while_others_are_busy() {
+        let mut picker = picker(9);
+        picker.add_source(SourceId(0), HaveMap::all(9), NOW);
+        for id in 1..=3 {
+            picker.add_source(SourceId(id), having(9, &[0, 1, 2, 3, 4, 5, 6, 7, 8 - id]), NOW);
+        }
+        let mut random = rng();
+        // One chunk or two from each of the others.
+        for id in 1..=3 {
+            assert!(picker.pick(SourceId(id), NOW, &mut random).is_some());
+        }
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(8)), "nobody else has it");
+        picker.arrived(SourceId(0), ChunkIndex(8), NOW);
+        assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None, "others can give the rest");
+        let later = Duration::from_secs(1);
+        assert!(picker.pick(SourceId(0), later, &mut random).is_some(), "it has been left alone");
+        assert_eq!(picker.pick(SourceId(0), later, &mut random), None, "one at a time");
     }
 
     #[test]
