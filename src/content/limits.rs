@@ -147,6 +147,8 @@ pub const ANSWER_MOST: Duration = Duration::from_secs(15);
 pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often what has been verified is made durable (a power cut loses at most this much).
 pub const DURABLE_INTERVAL: Duration = Duration::from_secs(10);
+/// Chunks that are hashed of what is there already, when a sample of it is.
+pub const VERIFY_SAMPLE: usize = 32;
 /// Memory in which the catalogue keeps what it has read, bytes.
 pub const CATALOGUE_CACHE: usize = 16 * 1024 * 1024;
 /// Free disk space without which the catalogue cannot be relied on to grow, bytes: what it says it needs when the disk
