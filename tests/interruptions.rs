@@ -90,7 +90,9 @@ fn leecher_killed(seed: u64) {
     let how = ["none", "sample", "full"][seed as usize % 3];
     let mut last = leecher(&there, tracker.address(), &["a.bin", "-v", "--verify", how]);
     last.ends_with(0);
-    assert_eq!(resumed(&last.lines()).unwrap_or(0), kept.held() as usize * CHUNK);
+    let found = resumed(&last.lines()).unwrap_or(0);
+    // What came in the last moments, and no map names, is found by who reads all.
+    assert!(found == kept.held() as usize * CHUNK || how == "full" && found > kept.held() as usize * CHUNK);
     let read = match how {
         "none" => 0,
         "sample" => kept.held().min(32),
@@ -103,7 +105,6 @@ fn leecher_killed(seed: u64) {
     assert!(how != "none" || said == 0);
     let asked = fast.lines().iter().filter(|line| line.contains("serving chunk")).count();
     match how {
-        // What came in the last moments, and no map names, is found.
         "full" => assert!(asked <= (CHUNKS - kept.held()) as usize),
         _ => assert_eq!(asked, (CHUNKS - kept.held()) as usize),
     }

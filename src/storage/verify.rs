@@ -45,7 +45,7 @@ pub struct CheckWatch<'a> {
 #[cfg(test)]
 impl CheckWatch<'_> {
     /// Nobody does, and nobody stops it.
-    pub(super) const NOBODY: CheckWatch<'static> =
+    pub(crate) const NOBODY: CheckWatch<'static> =
         CheckWatch { begin: &|_| (), hashed: &|_| (), stop: &|| false };
 }
 
