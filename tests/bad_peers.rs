@@ -175,21 +175,6 @@ fn refusals_have_stable_codes() {
     );
 }
 
-#[test]
-fn a_file_that_changes_while_it_is_served_is_served_no_more() {
-    let place = place();
-    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let tracker = patient_tracker(dir);
-    let file = write(dir, "a.bin", &random_bytes(1, 40_000));
-    let changed = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB"]);
-    write(dir, "a.bin", &random_bytes(2, 40_000));
-    let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--timeout", "2"]);
-    // The seeder may have noticed first, and withdrawn it.
-    assert!(matches!(leecher.exit_code(), Some(3 | 4 | 6)));
-    changed.wait_for_text("has changed since it was hashed");
-    assert!(!there.join("a.bin").exists());
-}
-
 /// A download beside a peer that is up to no good. The honest one is so slow that the other is met, and its own
 /// chunks alone make a whole file.
 struct Beside {
