@@ -217,5 +217,4 @@ fn a_download_in_the_middle_never_takes_what_a_changed_file_has() {
     write(dir, "a.bin", &random_bytes(7, 100 * CHUNK));
     leecher.ends_with(0);
     assert_holds(&there.join("a.bin"), &old);
-    assert!(!leecher.has_said("SHA-256"), "nothing wrong was sent");
 }

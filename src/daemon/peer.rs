@@ -16,6 +16,7 @@ use crate::swarm::token_bucket::TokenBucket;
 use crossbeam_channel::{Receiver, Select, Sender, bounded};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
@@ -394,7 +395,16 @@ impl<'a> Answers<'a> {
         let response = PeerResponse::Chunk { file, index, length: stored.length };
         let server = self.server;
         let Some(_place) = server.place() else { return Err(LinkError::Closed) };
-        let pace = |bytes| server.pace(bytes);
+        // A part file is written to all the time; what is complete must stay as it is, or the rest is not sent.
+        let looks = |file: &File| file.metadata().ok().map(|found| (found.len(), found.modified().ok()));
+        let looked = source.progress().is_complete().then(|| looks(&stored.file));
+        let pace = |bytes| {
+            server.pace(bytes);
+            match looked.as_ref().is_none_or(|looked| *looked == looks(&stored.file)) {
+                true => Ok(()),
+                false => Err(LinkError::Closed),
+            }
+        };
         self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)
     }
 }

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each file of tests uses some of it")]
 
 pub mod events;
+pub mod proxy;
 pub mod wire;
 
 use rustix::process::{Pid, Signal, kill_process};
