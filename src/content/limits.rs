@@ -67,6 +67,9 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a newly accepted connection may take to say hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// When all places are taken, a connection on which nothing was asked for this long makes room for a new one; one on
+/// which nothing was ever asked does so at once. Longer than [`KEEP_ALIVE`].
+pub const EVICTION_IDLE: Duration = Duration::from_secs(35);
 /// A peer that waits on an idle connection says so this often, to keep it open.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// First wait for the answer to a datagram; doubled at each repeat.

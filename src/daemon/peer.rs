@@ -7,7 +7,7 @@ use super::shelf::{Offer, Shelf};
 use crate::content::limits::{self, CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION, SERVE_QUEUE};
 use crate::content::{ChunkIndex, FileId, FileName};
 use crate::net::link::SLICE;
-use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
+use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
@@ -118,8 +118,8 @@ pub fn serve(
         threads: threads.clone(),
         shutdown: shutdown.clone(),
     });
-    listener.serve("serve", options.connections, threads, shutdown, move |stream, from| {
-        match server.converse(stream, from) {
+    listener.serve("serve", options.connections, threads, shutdown, move |stream, from, activity| {
+        match server.converse(stream, from, activity) {
             LinkError::Closed => log::debug!("{from} has closed its connection"),
             LinkError::TimedOut => log::debug!("{from} has asked for nothing for a while"),
             _ if server.shutdown.is_stopped() => {}
@@ -130,7 +130,12 @@ pub fn serve(
 }
 
 impl Server {
-    fn converse(self: &Arc<Self>, stream: Arc<TcpStream>, from: SocketAddr) -> LinkError {
+    fn converse(
+        self: &Arc<Self>,
+        stream: Arc<TcpStream>,
+        from: SocketAddr,
+        activity: &Activity,
+    ) -> LinkError {
         let mut reader = LinkReader::new(stream.clone());
         let mut writer = match LinkWriter::new(stream.clone()) {
             Ok(writer) => writer,
@@ -155,7 +160,7 @@ impl Server {
         if let Err(error) = spawned {
             return error.into();
         }
-        let why = self.take_requests(&mut reader, &requests, from, port);
+        let why = self.take_requests(&mut reader, &requests, (from, port), activity);
         drop(requests);
         // Who has closed only its own side may still read the answers to what it asked.
         if !matches!(why, LinkError::Closed) {
@@ -169,14 +174,15 @@ impl Server {
         &self,
         reader: &mut LinkReader,
         requests: &Sender<PeerRequest>,
-        from: SocketAddr,
-        port: Option<u16>,
+        (from, port): (SocketAddr, Option<u16>),
+        activity: &Activity,
     ) -> LinkError {
         loop {
             let request = match reader.message(CONVERSATION_TIMEOUT) {
                 Ok(request) => request,
                 Err(error) => return error,
             };
+            activity.note();
             self.note_met(&request, from, port);
             // The queue is short: who asks faster than it reads waits here.
             if requests.send(request).is_err() {
