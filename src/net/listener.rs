@@ -5,7 +5,8 @@
 //! is never closed for another one.
 
 use super::{Shutdown, Threads};
-use crate::content::limits::EVICTION_IDLE;
+use crate::content::limits::{EVICTION_GRACE, EVICTION_IDLE, LISTEN_BACKLOG};
+use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -54,7 +55,11 @@ impl Listener {
     /// When the port is taken, or the address is not one of this machine.
     pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
         let bind = || {
-            let socket = TcpListener::bind(address)?;
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(LISTEN_BACKLOG)?;
+            let socket = TcpListener::from(socket);
             let address = socket.local_addr()?;
             Ok(Self { socket, address })
         };
@@ -132,6 +137,15 @@ impl Activity {
 struct Seat {
     stream: Arc<TcpStream>,
     activity: Arc<Activity>,
+    since: Instant,
+}
+
+/// Whether a place could be taken from somebody.
+enum Eviction {
+    Done,
+    /// When it may be tried again: until then everybody may still have something to say.
+    Later(Duration),
+    Impossible,
 }
 
 /// The connections that have places, the oldest first.
@@ -144,15 +158,20 @@ struct Seats {
 impl Seats {
     /// Takes the place of a connection that nobody will miss: the oldest on which nothing was ever asked, or the one on
     /// which nothing was for longest.
-    fn evict(&mut self) -> bool {
+    fn evict(&mut self) -> Eviction {
         let idle = self.taken.iter().min_by_key(|(_, seat)| seat.activity.last());
-        let idle =
-            idle.filter(|(_, seat)| seat.activity.last().is_none_or(|last| last.elapsed() >= EVICTION_IDLE));
-        let Some(seat) = idle.map(|(number, _)| *number).and_then(|number| self.taken.remove(&number)) else {
-            return false;
-        };
+        let Some((&number, seat)) = idle else { return Eviction::Impossible };
+        match seat.activity.last() {
+            Some(last) if last.elapsed() < EVICTION_IDLE => return Eviction::Impossible,
+            // A place that is taken away at once is none: in a rush nobody would get to speak.
+            None if seat.since.elapsed() < EVICTION_GRACE => {
+                return Eviction::Later(EVICTION_GRACE.saturating_sub(seat.since.elapsed()));
+            }
+            _ => {}
+        }
         let _ = seat.stream.shutdown(std::net::Shutdown::Both);
-        true
+        self.taken.remove(&number);
+        Eviction::Done
     }
 }
 
@@ -212,20 +231,7 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
     fn admit(&self, stream: TcpStream, from: SocketAddr) -> bool {
         let stream = Arc::new(stream);
         let activity = Arc::new(Activity::default());
-        let (place, full) = {
-            let mut seats = lock(&self.seats);
-            let full = seats.taken.len() >= self.most;
-            // Those that were evicted end soon; should they not, there is a limit to that, too.
-            let crowded = self.running.load(Ordering::Relaxed) >= self.most + self.most.div_ceil(4);
-            if full && (crowded || !seats.evict()) {
-                return true;
-            }
-            let number = seats.next;
-            seats.next += 1;
-            seats.taken.insert(number, Seat { stream: stream.clone(), activity: activity.clone() });
-            self.running.fetch_add(1, Ordering::Relaxed);
-            (Place { number, seats: self.seats.clone(), running: self.running.clone() }, full)
-        };
+        let Some((place, full)) = self.place(&stream, &activity) else { return true };
         let (handle, shutdown) = (self.handle.clone(), self.shutdown.clone());
         let spawned = self.threads.spawn(self.name, move || {
             let _place = place;
@@ -238,6 +244,33 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
             log::warn!("no thread for the connection from {from}: {error}");
         }
         full
+    }
+
+    /// A place for a connection, and whether all were taken; `None` when none can be had.
+    fn place(&self, stream: &Arc<TcpStream>, activity: &Arc<Activity>) -> Option<(Place, bool)> {
+        let mut full = false;
+        loop {
+            let mut seats = lock(&self.seats);
+            if seats.taken.len() < self.most {
+                let number = seats.next;
+                seats.next += 1;
+                let (stream, activity, since) = (stream.clone(), activity.clone(), Instant::now());
+                seats.taken.insert(number, Seat { stream, activity, since });
+                self.running.fetch_add(1, Ordering::Relaxed);
+                let place = Place { number, seats: self.seats.clone(), running: self.running.clone() };
+                return Some((place, full));
+            }
+            full = true;
+            // Those that were evicted end soon; should they not, there is a limit to that, too.
+            let crowded = self.running.load(Ordering::Relaxed) >= self.most + self.most.div_ceil(4);
+            let eviction = if crowded { Eviction::Impossible } else { seats.evict() };
+            drop(seats);
+            match eviction {
+                Eviction::Done => {}
+                Eviction::Later(wait) if !self.shutdown.wait(wait) => {}
+                Eviction::Later(_) | Eviction::Impossible => return None,
+            }
+        }
     }
 }
 
@@ -297,7 +330,7 @@ mod tests {
         let mut asking = TcpStream::connect(address).unwrap();
         assert!(ask(&asking));
         let mut idle = TcpStream::connect(address).unwrap();
-        for _ in 0..50 {
+        for _ in 0..3 {
             let next = TcpStream::connect(address).unwrap();
             assert_eq!(idle.read(&mut [0]).unwrap(), 0, "it makes room");
             idle = next;
