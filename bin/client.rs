@@ -7,6 +7,7 @@ use shoal::cli::{self, BarWatch, LogOptions, member};
 use shoal::content::{EntityName, limits, local_chunks};
 use shoal::daemon::client::{self, ClientConfig};
 use shoal::daemon::member::MemberConfig;
+use shoal::daemon::volunteer::VolunteerConfig;
 use shoal::daemon::{DaemonError, Fault};
 use shoal::net::Shutdown;
 use std::net::SocketAddr;
@@ -40,6 +41,16 @@ struct Flags {
     /// Plain folder: share it through the tracker, without a manager
     #[arg(long)]
     plain: bool,
+    /// Plain folder: lend so much space to the tracker, which keeps chunks of its files there; for example 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = flags::parse_lent)]
+    volunteer: Option<u64>,
+    /// With --volunteer: where those chunks are kept [default: .volunteer in the folder]
+    #[arg(long, value_name = "PATH", requires = "volunteer")]
+    volunteer_dir: Option<PathBuf>,
+    /// With --volunteer: before leaving, wait until what is kept here has been copied elsewhere; a second Ctrl-C
+    /// leaves at once
+    #[arg(long, requires = "volunteer")]
+    drain_on_exit: bool,
     /// Plain folder: get a file, by name or id, and exit; may be given several times
     #[arg(long, value_name = "NAME")]
     get: Vec<String>,
@@ -73,11 +84,13 @@ fn main() -> ExitCode {
 
 fn run(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let has_list = flags.folder.join(local_chunks::FILE).exists();
-    let wants_plain = flags.manager.is_some() || flags.plain || !flags.get.is_empty();
+    let wants_plain =
+        flags.manager.is_some() || flags.plain || flags.volunteer.is_some() || !flags.get.is_empty();
     match (has_list, wants_plain) {
         (true, true) => {
             let text = format!(
-                "{} has a {} and is a chunk folder; --manager, --plain and --get are for plain folders",
+                "{} has a {} and is a chunk folder; --manager, --plain, --volunteer and --get are for plain \
+                 folders",
                 flags.folder.display(),
                 local_chunks::FILE
             );
@@ -115,7 +128,9 @@ fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<
 
 /// A plain folder.
 fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
-    let default = if flags.manager.is_none() { Some(limits::TRACKER_ADDRESS) } else { None };
+    let without_tracker = flags.manager.is_some() && flags.volunteer.is_none();
+    let default = if without_tracker { None } else { Some(limits::TRACKER_ADDRESS) };
+    let kept = flags.volunteer_dir.unwrap_or_else(|| flags.folder.join(limits::VOLUNTEER_FOLDER));
     let config = MemberConfig {
         folder: flags.folder,
         listen: flags.serve.address(flags.transfer_port),
@@ -126,7 +141,13 @@ fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(),
         serve: flags.serve.options(),
         log_file: flags.log.log_file,
         timeout: flags.timeout,
+        volunteer: flags.volunteer.map(|offered| VolunteerConfig { offered, folder: kept }),
     };
-    let task = member::Task { get: flags.get, stay: flags.stay, wait: flags.wait };
+    let task = member::Task {
+        get: flags.get,
+        stay: flags.stay,
+        wait: flags.wait,
+        drain_on_exit: flags.drain_on_exit,
+    };
     member::run(config, &task, watch, shutdown)
 }

@@ -9,9 +9,9 @@
 //! |---|---|---|
 //! | `bin/` | flags become a config, a daemon is run, its end becomes an exit code | anything else |
 //! | [`cli`] | flags, log lines, progress bars, exit codes, Ctrl-C | know what a daemon does inside |
-//! | [`daemon`] | the roles: tracker, manager, serving peer, download, seeder, leecher, folders of both kinds | read flags, draw on a terminal |
+//! | [`daemon`] | the roles: tracker, manager, serving peer, download, seeder, leecher, folders of both kinds, volunteer | read flags, draw on a terminal |
 //! | [`net`] | sockets and threads: listener, link, datagrams, shutdown | know what is said over them |
-//! | [`storage`] | bytes on disk: whole files, part files with their have-map, folders of both kinds | open a socket, decide what to fetch |
+//! | [`storage`] | bytes on disk: whole files, part files with their have-map, folders of both kinds, chunks kept for others | open a socket, decide what to fetch |
 //! | [`swarm`] | decisions: who is alive, who has what, what is agreed upon, what to ask of whom | name a socket, a file, a thread or a clock |
 //! | [`protocol`] | frames, datagrams and messages | wait, or touch a socket |
 //! | [`content`] | chunk arithmetic, digests, manifests, names, and every limit and default | depend on anything above |
@@ -27,8 +27,9 @@
 //!
 //! - **tracker** ([`daemon::tracker`]) and **manager** ([`daemon::manager`]): both are a [`daemon::hub`] around a
 //!   pure [`swarm::machine::Machine`], which is a [`swarm::tracker::Tracker`] or a [`swarm::manager::Manager`]. `state`
-//!   owns it. `datagrams` receives and proves sources. `link-accept` takes connections; each has a `link` that
-//!   reads and a `link-out` that writes.
+//!   has it decide. `datagrams` receives, proves sources, and asks it itself when it is free: this one state has a lock,
+//!   because handing each datagram over took longer than answering it. `link-accept` takes connections; each has a
+//!   `link` that reads and a `link-out` that writes.
 //! - **whoever serves** ([`daemon::peer`]): `serve-accept`, and for each connection a `serve` that reads requests
 //!   and a `serve-out` that answers them in order, chunks by `sendfile(2)`.
 //! - **seeder** ([`daemon::seeder`]): hashes on all cores, then serves. `announce` ([`daemon::announcer`]) registers,
@@ -42,6 +43,9 @@
 //! - **client with a plain folder** ([`daemon::member`]): `member` takes in the manager's lists (over the same
 //!   `tracker-session`), `folder` looks at the folder and hashes what is new, and each `get` is a `transfer`, the same as
 //!   a leecher's, that asks all peers, a tracker, or both.
+//! - **volunteer** ([`daemon::volunteer`]), beside a member with a tracker: `volunteer` takes in what the tracker orders over
+//!   a `tracker-session` and says what has come of it; eight `volunteer-copy` fetch chunks, verify and store them;
+//!   `volunteer-chores` drops chunks and proves that they are here; `volunteer-check` hashes what was kept before.
 //! - **prompt** ([`cli::prompt`]): the caller's thread waits for lines and for the shutdown. `prompt-line` reads,
 //!   `prompt-print` shows what others print above the line, `prompt-ask` asks the swarm. A reader that waits for a key
 //!   is woken by a signal that this process sends itself; where the line editor does not take a terminal, that one thread
@@ -91,7 +95,7 @@
 //! | who counts as alive, who is named | [`swarm::registry`] |
 //! | which hash is the right one | [`swarm::agreement`] |
 //! | what is asked of whom | [`swarm::picker`] |
-//! | what survives a crash | [`storage::part`], [`storage::chunk_folder`] |
+//! | what survives a crash | [`storage::part`], [`storage::chunk_folder`], [`storage::replica_store`] |
 //! | which exit code | [`cli::exit`] |
 //! | all of it at work | `examples/demo` |
 #![forbid(unsafe_code)]

@@ -2,11 +2,14 @@
 
 mod common;
 
+use common::scripted::{ScriptedTracker, kept};
+use common::wire::{FakePeer, Whole};
 use common::*;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use shoal::protocol::volunteer::{VolunteerOrder, VolunteerRequest};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -206,6 +209,36 @@ fn a_signal_ends_the_prompt_at_once() {
         client.signal(Signal::TERM);
         // Far more than it takes, and far less than a key would be waited for.
         assert_eq!(client.exit_code(Duration::from_secs(5)), Some(0));
+        assert!(client.is_cooked());
+    }
+}
+
+#[test]
+fn what_is_lent_stands_in_the_status_and_quit_waits_until_it_is_elsewhere() {
+    let place = place();
+    let dir = place.path();
+    let whole = Whole::new(random_bytes(1, 40_000), 16 << 10);
+    let (tracker, source) = (ScriptedTracker::start(), FakePeer::answering(&whole, |_, right| Some(right)));
+    let to = tracker.address.to_string();
+    let extra = ["--tracker", &to, "--volunteer", "1MiB", "--drain-on-exit"];
+    let folder = subfolder(dir, "folder");
+    for ends_by_itself in [true, false] {
+        let mut client = AtTerminal::client(dir, &folder, "me", &extra);
+        let (mut session, _) = tracker.volunteer();
+        client.wait_for("takes what is lent");
+        session.copy(&kept(&whole, "f"), &[0, 1], source.address);
+        client.press("status\r");
+        client.wait_for("lending 1.0 MiB, 32.0 KiB used in 2 chunks of 1 file\r\n");
+        client.press("quit\r");
+        assert_eq!(session.answer(), VolunteerRequest::Drain);
+        session.order(VolunteerOrder::Draining { left: 2 });
+        client.wait_for("leaving: 2 chunks to go");
+        match ends_by_itself {
+            true => session.order(VolunteerOrder::Draining { left: 0 }),
+            false => client.signal(Signal::INT),
+        }
+        session.says_goodbye();
+        assert_eq!(client.exit_code(PATIENCE), Some(0));
         assert!(client.is_cooked());
     }
 }

@@ -38,7 +38,7 @@ pub fn try_parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Re
 
 /// The command as people use it: both spellings of each flag, and the exit codes below the help.
 pub fn command<T: CommandFactory>() -> clap::Command {
-    let command = with_both_spellings(T::command());
+    let command = with_both_spellings(T::command()).mut_subcommands(with_both_spellings);
     match command.get_after_help() {
         Some(_) => command,
         None => command.after_help(exit::HELP_TABLE),
@@ -112,10 +112,12 @@ struct Flags {
 }
 
 impl Flags {
+    /// Those of its subcommands count as its own: no flag means one thing there and another here.
     fn of(command: &clap::Command) -> Self {
-        let long = command.get_arguments().flat_map(names).map(str::to_owned).collect();
+        let arguments = || command.get_subcommands().chain([command]).flat_map(clap::Command::get_arguments);
+        let long = arguments().flat_map(names).map(str::to_owned).collect();
         let mut short = HashMap::new();
-        for arg in command.get_arguments() {
+        for arg in arguments() {
             let letters =
                 arg.get_short().into_iter().chain(arg.get_all_short_aliases().into_iter().flatten());
             short.extend(letters.map(|letter| (letter, arg.get_action().takes_values())));

@@ -225,6 +225,20 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// The space that a volunteer lends, written as [`parse_size`] takes it: room for a chunk at least.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_lent(text: &str) -> Result<u64, String> {
+    let least = u64::from(limits::CHUNK_SIZE_MIN);
+    match parse_size(text)? {
+        bytes if bytes < least => {
+            Err(format!("{bytes} bytes are not enough for a chunk, which has {} or more", ByteSize(least)))
+        }
+        bytes => Ok(bytes),
+    }
+}
+
 /// A chunk size: a power of two within the limits, written as [`parse_size`] takes it.
 ///
 /// # Errors
@@ -346,6 +360,15 @@ mod tests {
         for text in ["", "-1", "+1", "x", "1x", "1.2.3GB", ".", "99999999EB", "18446744073709551616"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn lent_space() {
+        assert_eq!(parse_lent("2GiB"), Ok(2 << 30));
+        assert_eq!(parse_lent("16KiB"), Ok(16 << 10));
+        let error = parse_lent("16000").unwrap_err();
+        assert_eq!(error, "16000 bytes are not enough for a chunk, which has 16.0 KiB or more");
+        assert!(parse_lent("2 apples").is_err());
     }
 
     #[test]

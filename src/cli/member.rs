@@ -1,14 +1,15 @@
 //! What a client with a plain folder does for its user: gets what was named, or reads commands, or just serves.
 
-use super::BarWatch;
+use super::prompt::conduct::has_terminal;
+use super::{BarWatch, signals};
 use crate::content::{FileId, FileName};
 use crate::daemon::lookup::Query;
 use crate::daemon::member::{Member, MemberConfig, Wish};
+use crate::daemon::volunteer::Volunteer;
 use crate::daemon::{DaemonError, Fault};
 use crate::net::Shutdown;
-use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the user wants.
 #[derive(Debug, Clone)]
@@ -19,7 +20,12 @@ pub struct Task {
     pub stay: bool,
     /// How long to wait for somebody to have them.
     pub wait: Duration,
+    /// Before it ends, waits until what is kept here for the tracker has been copied elsewhere.
+    pub drain_on_exit: bool,
 }
+
+/// How often it is said how far the emptying is, at most.
+const SAY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs a member until its task is done, its user quits, or the shutdown.
 ///
@@ -34,18 +40,71 @@ pub fn run(
     let wishes = task.get.iter().map(|text| wish(text, task.wait)).collect::<Result<Vec<_>, _>>()?;
     let name = config.name.clone();
     let member = Member::start(config, watch.clone(), shutdown)?;
+    // With something to do before the end, what asks for the end is not yet the end.
+    let leaving = if task.drain_on_exit { shutdown.child() } else { shutdown.clone() };
+    if task.drain_on_exit {
+        let leave = leaving.clone();
+        signals::on_next_interrupt(move || leave.trigger());
+    }
     let result = match wishes.is_empty() {
-        true if has_terminal() => super::prompt::run(&member, &name, task.wait, watch, shutdown),
-        true => member.wait(),
-        false => get_all(&member, wishes, task.stay, shutdown),
+        true if has_terminal() => super::prompt::run(&member, &name, task.wait, watch, &leaving),
+        true => wait(&member, &leaving),
+        false => get_all(&member, wishes, task.stay, &leaving),
     };
+    if task.drain_on_exit {
+        signals::forget_next_interrupt();
+        let is_away = result.as_ref().is_err_and(|error| error.fault == Fault::Unreachable);
+        match member.volunteer() {
+            Some(volunteer) if !is_away => drain(&member, volunteer, shutdown),
+            _ => {}
+        }
+    }
     member.stop();
     result
 }
 
-/// Whether there is somebody to type and a place to answer.
-fn has_terminal() -> bool {
-    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+/// Waits until it is time to leave.
+///
+/// # Errors
+/// A manager or tracker has not answered for too long.
+pub(super) fn wait(member: &Member, leaving: &Shutdown) -> Result<(), DaemonError> {
+    crossbeam_channel::select! {
+        recv(leaving.signal()) -> _ => Ok(()),
+        recv(member.failed()) -> failure => failure.map_or(Ok(()), Err),
+    }
+}
+
+/// Has the tracker copy elsewhere what is kept here, and waits for that, or for whoever wants to leave at once.
+fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
+    if volunteer.status().chunks == 0 {
+        return;
+    }
+    log::info!("leaving when what is kept here has been copied elsewhere; Ctrl-C leaves at once");
+    volunteer.drain();
+    let mut said: Option<(u64, Instant)> = None;
+    while !shutdown.is_stopped() {
+        let status = volunteer.status();
+        match (status.left, said) {
+            _ if status.refused => return log::warn!("the tracker does not empty this volunteer; leaving"),
+            (Some(0), _) => return log::info!("leaving: everything has been copied elsewhere"),
+            (Some(left), Some((before, when))) if left == before || when.elapsed() < SAY_AGAIN => {}
+            (Some(left), _) => {
+                log::info!("leaving: {} to go", counted(left));
+                said = Some((left, Instant::now()));
+            }
+            (None, _) => {}
+        }
+        crossbeam_channel::select! {
+            recv(shutdown.signal()) -> _ => {}
+            recv(volunteer.changed()) -> _ => {}
+            recv(member.failed()) -> _ => return log::warn!("the tracker does not answer; leaving"),
+            default(SAY_AGAIN) => {}
+        }
+    }
+}
+
+fn counted(chunks: u64) -> String {
+    if chunks == 1 { "1 chunk".to_owned() } else { format!("{chunks} chunks") }
 }
 
 /// What a user means by a word: a file's id, or its name.
@@ -64,11 +123,13 @@ pub fn wish(text: &str, patience: Duration) -> Result<Wish, DaemonError> {
     Ok(Wish { query, patience, ..Wish::default() })
 }
 
-fn get_all(member: &Member, wishes: Vec<Wish>, stay: bool, shutdown: &Shutdown) -> Result<(), DaemonError> {
+fn get_all(member: &Member, wishes: Vec<Wish>, stay: bool, leaving: &Shutdown) -> Result<(), DaemonError> {
     let mut transfers = Vec::new();
     for wish in wishes {
         transfers.push(member.get(wish)?);
     }
+    let running = transfers.clone();
+    leaving.on_trigger(move || running.iter().for_each(|transfer| transfer.cancel()));
     let count = transfers.len();
     let mut failures = Vec::new();
     for transfer in transfers {
@@ -84,8 +145,8 @@ fn get_all(member: &Member, wishes: Vec<Wish>, stay: bool, shutdown: &Shutdown) 
             let text = format!("{} of {count} files could not be got", failures.len());
             Err(DaemonError::new(*fault, text))
         }
-        None if shutdown.is_stopped() => Ok(()),
-        None if stay => member.wait(),
+        None if leaving.is_stopped() => Ok(()),
+        None if stay => wait(member, leaving),
         None => Ok(()),
     }
 }

@@ -9,6 +9,7 @@ pub mod bar;
 pub mod console;
 pub mod exit;
 pub mod flags;
+pub mod keeper;
 mod line;
 pub mod list;
 pub mod logging;

@@ -1,7 +1,8 @@
 //! Ctrl-C, and what service managers send instead (SIGTERM, SIGHUP).
 //!
 //! The first signal asks the program to end in good order, the second ends it at once: whoever presses
-//! Ctrl-C twice means it. Invariant: the terminal is left as it was found, also when the second signal ends it.
+//! Ctrl-C twice means it. A program that has something to do before it ends can have one signal more. Invariant: the
+//! terminal is left as it was found, also when the second signal ends it.
 
 use super::exit::ExitCode;
 use super::terminal;
@@ -10,6 +11,8 @@ use rustix::process::{Signal, getpid, kill_process};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// What the next signal does instead of ending the program.
+static INSTEAD: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 /// When this process last interrupted itself.
 static OWN: Mutex<Option<Instant>> = Mutex::new(None);
 /// How long a signal of its own may be under way.
@@ -26,6 +29,12 @@ pub fn on_interrupt(f: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
         if is_own() {
             return;
         }
+        let instead = INSTEAD.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(instead) = instead
+            && std::thread::Builder::new().name("interrupt".to_owned()).spawn(instead).is_ok()
+        {
+            return;
+        }
         let Some(f) = first.take() else { return exit_now() };
         // Without a thread nobody can be told to end in good order.
         if std::thread::Builder::new().name("interrupt".to_owned()).spawn(f).is_err() {
@@ -33,6 +42,17 @@ pub fn on_interrupt(f: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
         }
     };
     ctrlc::set_handler(handler).context("cannot catch Ctrl-C")
+}
+
+/// Has the next signal call `f`, on a thread of its own, instead of what [`on_interrupt`] was given: the one after it
+/// does that.
+pub fn on_next_interrupt(f: impl FnOnce() + Send + 'static) {
+    *INSTEAD.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(f));
+}
+
+/// The next signal does again what [`on_interrupt`] was given.
+pub fn forget_next_interrupt() {
+    INSTEAD.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
 /// Wakes the line editor, which catches SIGINT while it reads. A signal that comes when it has just ended is not

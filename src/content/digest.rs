@@ -3,7 +3,8 @@
 //! Both are 32 bytes and are written as 64 lower-case hexadecimal digits. They are distinct types so
 //! that a chunk's digest is never taken for a file's id.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use super::text;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 use std::{fmt, str::FromStr};
 
@@ -39,13 +40,12 @@ macro_rules! hex_bytes {
         }
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.collect_str(self)
+                to.serialize_str(text::hex(&self.0, &mut [0; 64]))
             }
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<str>::deserialize(from)?;
-                text.parse().map_err(de::Error::custom)
+                text::read(from, "64 hexadecimal digits", str::parse)
             }
         }
     };
@@ -62,14 +62,14 @@ hex_bytes! {
 }
 
 /// Reads exactly `N` bytes of hexadecimal digits.
-pub(super) fn parse_hex<const N: usize>(text: &[u8]) -> Result<[u8; N], NotADigest> {
+pub(super) fn parse_hex<const N: usize>(digits: &[u8]) -> Result<[u8; N], NotADigest> {
     let mut bytes = [0; N];
-    if text.len() != 2 * N {
+    if digits.len() != 2 * N {
         return Err(NotADigest { digits: 2 * N });
     }
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        let digit = |c: u8| (c as char).to_digit(16).ok_or(NotADigest { digits: 2 * N });
-        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |c: u8| text::digit(c).ok_or(NotADigest { digits: 2 * N });
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
     }
     Ok(bytes)
 }

@@ -58,6 +58,35 @@ pub const BROADCAST_PAUSE: Duration = Duration::from_millis(100);
 /// How many clients must claim the same hash before it is the chunk's hash.
 pub const QUORUM: usize = 2;
 
+/// Copies of each chunk that are wanted at volunteers.
+pub const REPLICAS: usize = 2;
+/// Volunteers that must be there before a file is distributed.
+pub const VOLUNTEERS_MIN: usize = 3;
+/// Copies of chunks that are under way into one volunteer at once, and out of one.
+pub const COPY_WINDOW: u32 = 8;
+/// Bytes of copies that are under way into one volunteer at once, and out of one; one copy always may be.
+pub const COPY_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
+/// A copy that has not been acknowledged after this time, and the time that [`COPY_RATE_MIN`] gives it, has failed.
+pub const COPY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A copy may be as slow as this, bytes a second.
+pub const COPY_RATE_MIN: u64 = 16 * 1024;
+/// How long nothing is copied to a volunteer that could not store a chunk.
+pub const DISK_REST: Duration = Duration::from_secs(60);
+/// How often the holders of a chunk are challenged.
+pub const CHALLENGE_EVERY: Duration = Duration::from_secs(10);
+/// Most bytes of a chunk that a challenge asks about.
+pub const CHALLENGE_RANGE: u32 = 64 * 1024;
+/// How long a holder has to answer a challenge.
+pub const CHALLENGE_WAIT: Duration = Duration::from_secs(30);
+/// What has changed about placement is made durable at most this often, unless something waits for it.
+pub const RECORD_PAUSE: Duration = Duration::from_millis(100);
+/// Records that may wait for the catalogue before changes are gathered into one.
+pub const RECORDS_AHEAD: u64 = 4;
+/// Chunks that one order to drop names: it fits a frame.
+pub const DROP_MAX: usize = 4_096;
+/// Files that a status shows.
+pub const STATUS_FILES: usize = 1_000;
+
 /// A connection on which nothing was asked for this long is closed, and a request that is not
 /// answered as a whole by then is given up.
 pub const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(90);
@@ -140,6 +169,17 @@ pub const PIPELINE: usize = 2;
 pub const SOURCES_MAX: usize = 64;
 /// Memory for chunks being received, bytes: with large chunks fewer sources are used at once.
 pub const RECEIVE_MEMORY: u64 = 64 * 1024 * 1024;
+/// Memory in which a catalogue keeps what it has read, bytes.
+pub const CATALOGUE_CACHE: usize = 16 * 1024 * 1024;
+/// Free disk space without which a catalogue cannot be relied on to grow, bytes: what it says it needs when the disk is
+/// full.
+pub const CATALOGUE_GROWTH: u64 = 4 * 1024 * 1024;
+/// Tasks of a tracker that are under way at once and need another host.
+pub const KEEPER_DISTANT: usize = 4;
+/// Tasks of a tracker that are under way at once and need only its own disk.
+pub const KEEPER_LOCAL: usize = 2;
+/// Groups of changes that go into one transaction of a catalogue.
+pub const RECORDS_AT_ONCE: usize = 256;
 /// Sources used at once however large the chunks are.
 pub const SOURCES_MIN: usize = 4;
 /// Copies of one chunk that are asked for at once when a download ends.
@@ -157,11 +197,6 @@ pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
 pub const DURABLE_INTERVAL: Duration = Duration::from_secs(10);
 /// Chunks that are hashed of what is there already, when a sample of it is.
 pub const VERIFY_SAMPLE: usize = 32;
-/// Memory in which the catalogue keeps what it has read, bytes.
-pub const CATALOGUE_CACHE: usize = 16 * 1024 * 1024;
-/// Free disk space without which the catalogue cannot be relied on to grow, bytes: what it says it needs when the disk
-/// is full.
-pub const CATALOGUE_GROWTH: u64 = 4 * 1024 * 1024;
 /// Whoever keeps chunks for others leaves at least this share of the disk's size free, per cent.
 pub const DISK_RESERVE_PERCENT: u64 = 5;
 /// The folder, in a volunteer's own one, that chunks are kept in for others. Hidden, so that nothing in it is shared.
@@ -176,6 +211,9 @@ pub const ORDERS_MAX: usize = 4_096;
 pub const CONVERSATION_IDLE: Duration = Duration::from_secs(15);
 /// Connections to peers that are kept open without being used.
 pub const CONVERSATIONS_KEPT: usize = 32;
+/// A peer that could not be reached, or fell silent, is not asked for another copy for this long: what else was to be
+/// copied from it does not wait for it as well.
+pub const SOURCE_PAUSE: Duration = Duration::from_secs(3);
 /// A volunteer that hashes what it has kept since before it was started rests so many times as long as it hashed.
 pub const CHECK_REST: u32 = 3;
 /// A volunteer tells of what it has stored and dropped in one line for all of it, at most this often.

@@ -5,7 +5,8 @@
 //! computed once, when a file is published.
 
 use super::digest::{NotADigest, parse_hex};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use super::text;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
 /// The MD5 of a file.
@@ -33,14 +34,13 @@ impl FromStr for Md5 {
 
 impl Serialize for Md5 {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
+        to.serialize_str(text::hex(&self.0, &mut [0; 32]))
     }
 }
 
 impl<'de> Deserialize<'de> for Md5 {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(from)?;
-        text.parse().map_err(de::Error::custom)
+        text::read(from, "32 hexadecimal digits", str::parse)
     }
 }
 

@@ -4,9 +4,10 @@
 //! an [`EntityName`] can stand in an event line. Both are checked when they are made, so that whoever
 //! holds one need not check again.
 
-use super::limits;
-use serde::{Deserialize, Serialize};
+use super::{limits, text};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::sync::Arc;
 use unicode_normalization::UnicodeNormalization as _;
 
 /// Why a text is not a usable name.
@@ -33,21 +34,20 @@ pub enum NameError {
 }
 
 macro_rules! checked_name {
-    ($(#[$doc:meta])* $name:ident, $check:ident) => {
+    ($(#[$doc:meta])* $name:ident($text:ty), $check:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        pub struct $name($text);
 
         impl $name {
             /// Checks a text.
             ///
             /// # Errors
             /// What is wrong with it.
-            pub fn new(text: impl Into<String>) -> Result<Self, NameError> {
-                let text = text.into();
-                $check(&text)?;
-                Ok(Self(text))
+            pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
+                let text = text.as_ref();
+                $check(text)?;
+                Ok(Self(text.into()))
             }
             /// The name as text.
             pub fn as_str(&self) -> &str {
@@ -68,7 +68,17 @@ macro_rules! checked_name {
         }
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.as_str().to_owned()
+            }
+        }
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(&self.0)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                text::read(from, "a name", |text| Self::new(text))
             }
         }
         impl fmt::Display for $name {
@@ -82,13 +92,14 @@ macro_rules! checked_name {
 checked_name! {
     /// The name of a file: one plain component, safe to join to a folder. Spaces and letters of any
     /// script are welcome; separators, control characters, `.`, `..`, Windows devices
-    /// (`CON`, `nul.txt`, `COM1` ...) and what Windows forbids or cuts off are not.
-    FileName, check_file_name
+    /// (`CON`, `nul.txt`, `COM1` ...) and what Windows forbids or cuts off are not. Whoever copies it copies a
+    /// reference: many may hold a file under the same name.
+    FileName(Arc<str>), check_file_name
 }
 checked_name! {
     /// The name of a peer or of a chunk set: a [`FileName`] of 1 to 64 bytes without white space and
     /// comma, so that it can stand in an event line of `logs.log` and name the file that a set becomes.
-    EntityName, check_entity_name
+    EntityName(Box<str>), check_entity_name
 }
 
 impl FileName {
@@ -168,7 +179,7 @@ fn check_entity_name(text: &str) -> Result<(), NameError> {
 
 impl From<EntityName> for FileName {
     fn from(name: EntityName) -> FileName {
-        FileName(name.0)
+        FileName(name.0.into())
     }
 }
 

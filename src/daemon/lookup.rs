@@ -5,7 +5,9 @@ use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION, STALL_TIMEOUT};
 use crate::content::{FileId, FileName};
 use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, dial};
 use crate::protocol::frame::FrameError;
+use crate::protocol::status::Status;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,6 +61,7 @@ pub fn lookup(
                 }
             };
             files.retain(|found| query.is_answered_by(&found.file));
+            files.iter_mut().for_each(|found| place(found, asker.tracker()));
             Ok(files)
         }
         TrackerResponse::Error { text, .. } => Err(AskError::Io(io::Error::other(text))),
@@ -75,7 +78,8 @@ pub fn list(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Vec<FoundFile>, 
         TrackerResponse::Listing { count, length } if length <= LIST_MAX => {
             let mut payload = vec![0; length as usize];
             reader.payload(&mut payload)?;
-            let files: Vec<FoundFile> = serde_json::from_slice(&payload).map_err(FrameError::Json)?;
+            let mut files: Vec<FoundFile> = serde_json::from_slice(&payload).map_err(FrameError::Json)?;
+            files.iter_mut().for_each(|found| place(found, tracker));
             if files.len() < count as usize {
                 log::warn!("the tracker knows {count} files and lists {} of them", files.len());
             }
@@ -83,6 +87,44 @@ pub fn list(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Vec<FoundFile>, 
         }
         other => Err(unexpected(other)),
     })
+}
+
+/// How a tracker's volunteers and files are. It tells only who is on its own machine.
+///
+/// # Errors
+/// When the tracker does not answer, or does not tell.
+pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, LinkError> {
+    converse(tracker, &TrackerRequest::Status, shutdown, |response, reader| match response {
+        TrackerResponse::Status { length } if length <= LIST_MAX => {
+            let mut payload = vec![0; length as usize];
+            reader.payload(&mut payload)?;
+            Ok(serde_json::from_slice(&payload).map_err(FrameError::Json)?)
+        }
+        other => Err(unexpected(other)),
+    })
+}
+
+/// An address as a tracker tells it: an unspecified IP address stands for the tracker's own, under which it is known
+/// here.
+pub fn as_known(address: SocketAddr, tracker: SocketAddr) -> SocketAddr {
+    match address.ip().is_unspecified() {
+        true => SocketAddr::new(tracker.ip(), address.port()),
+        false => address,
+    }
+}
+
+/// Puts known addresses in the place of those that a tracker tells. Who has a file and keeps chunks of it for others
+/// as well is named once.
+fn place(found: &mut FoundFile, tracker: SocketAddr) {
+    let FoundFile { whole, partial, holders, .. } = found;
+    let told = whole.len() + partial.len();
+    for address in whole.iter_mut().chain(&mut *partial) {
+        *address = as_known(*address, tracker);
+    }
+    let mut seen = HashSet::new();
+    whole.retain(|address| seen.insert(*address));
+    partial.retain(|address| seen.insert(*address));
+    *holders = holders.saturating_sub((told - whole.len() - partial.len()) as u32);
 }
 
 fn over_connection(
@@ -122,4 +164,27 @@ fn unexpected(response: TrackerResponse) -> LinkError {
         TrackerResponse::Error { text, .. } => format!("it refuses: {text}"),
         other => format!("it answers {other:?}"),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unspecified_address_is_the_trackers_and_everybody_is_named_once() {
+        let tracker = "10.0.0.1:5100".parse().unwrap();
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        let name = FileName::new("f").unwrap();
+        let mut found = FoundFile {
+            file: FileSummary { id: FileId([1; 32]), name, size: 1, chunks: 1 },
+            holders: 9,
+            whole: addresses(&["0.0.0.0:7", "10.0.0.2:7"]),
+            partial: addresses(&["[::]:8", "10.0.0.2:7", "10.0.0.3:7", "10.0.0.3:7"]),
+            md5: None,
+        };
+        place(&mut found, tracker);
+        assert_eq!(found.whole, addresses(&["10.0.0.1:7", "10.0.0.2:7"]));
+        assert_eq!(found.partial, addresses(&["10.0.0.1:8", "10.0.0.3:7"]));
+        assert_eq!(found.holders, 7);
+    }
 }

@@ -1,4 +1,4 @@
-//! What each role is made of: the tracker, peers that serve, downloads, chunk folders.
+//! What each role is made of: the tracker, peers that serve, downloads, chunk folders, volunteers.
 //!
 //! Each daemon has one thread that owns its state and handles a closed enum of events; connection
 //! threads do the reading, hashing and writing, and chunk bytes never pass through the state thread. Nothing here
@@ -11,6 +11,7 @@ pub mod error;
 pub mod fetch;
 pub mod finder;
 pub mod hub;
+pub mod keeper;
 pub mod leecher;
 pub mod lookup;
 pub mod manager;
@@ -21,6 +22,7 @@ pub mod shelf;
 pub mod tracker;
 pub mod tracker_session;
 pub mod transfer;
+pub mod volunteer;
 pub mod watch;
 
 pub use error::{DaemonError, Fault};

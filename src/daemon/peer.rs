@@ -5,7 +5,7 @@
 
 use super::shelf::{Offer, Shelf};
 use crate::content::limits::{self, CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION, SERVE_QUEUE};
-use crate::content::{ChunkIndex, FileId, FileName};
+use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
 use crate::net::link::SLICE;
 use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
 use crate::protocol::ErrorCode;
@@ -254,6 +254,15 @@ struct Subscription {
     news: Receiver<()>,
 }
 
+impl Subscription {
+    /// With what there is at this moment, so that nothing is missed.
+    fn new(file: FileId, source: Arc<dyn ChunkSource>) -> (Self, HaveMap) {
+        let news = source.progress().subscribe();
+        let (have, cursor) = source.progress().have();
+        (Self { file, source, cursor, news }, have)
+    }
+}
+
 /// The writing thread of a connection.
 struct Answers<'a> {
     server: &'a Server,
@@ -314,7 +323,10 @@ impl<'a> Answers<'a> {
             PeerRequest::Have { file } => self.have(file),
             PeerRequest::Chunk { file, index } => self.chunk(file, index),
             PeerRequest::Files { name, id } => self.files(name.as_ref(), id),
-            PeerRequest::Ping => self.writer.send(&PeerResponse::Pong),
+            PeerRequest::Ping => {
+                self.look_again()?;
+                self.writer.send(&PeerResponse::Pong)
+            }
             PeerRequest::Hello { .. } => self.refuse(ErrorCode::Malformed, "hello was said already", None),
             PeerRequest::Unknown => {
                 self.refuse(ErrorCode::UnknownMessage, "this message is not known here", None)
@@ -362,26 +374,59 @@ impl<'a> Answers<'a> {
     }
 
     fn have(&mut self, file: FileId) -> Result<(), LinkError> {
-        let Some(source) = self.server.shelf.get(file) else {
+        // A download may stand beside chunks that are kept for others: together they have more.
+        let mut map: Option<HaveMap> = None;
+        let known = self.subscriptions.iter().any(|subscription| subscription.file == file);
+        for source in self.server.shelf.all(file) {
+            let (subscription, have) = Subscription::new(file, source);
+            match &mut map {
+                None => map = Some(have),
+                Some(map) => have.iter().for_each(|index| _ = map.insert(index)),
+            }
+            if !known && self.subscriptions.len() < SUBSCRIPTIONS_MAX {
+                self.subscriptions.push(subscription);
+            }
+        }
+        let Some(map) = map else {
             return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), None);
         };
-        let news = source.progress().subscribe();
-        let (have, cursor) = source.progress().have();
-        let bytes = have.to_bytes();
-        let response = PeerResponse::Have { file, count: have.count(), length: bytes.len() as u64 };
-        let known = self.subscriptions.iter().any(|subscription| subscription.file == file);
-        if !known && self.subscriptions.len() < SUBSCRIPTIONS_MAX {
-            self.subscriptions.push(Subscription { file, source, cursor, news });
-        }
+        let bytes = map.to_bytes();
+        let response = PeerResponse::Have { file, count: map.count(), length: bytes.len() as u64 };
         self.writer.send_with(&response, &bytes)
+    }
+
+    /// Tells of what has been put on the shelf beside what the other side is told news of. Looked for whenever it says
+    /// that it waits.
+    fn look_again(&mut self) -> Result<(), LinkError> {
+        let files: BTreeSet<FileId> = self.subscriptions.iter().map(|one| one.file).collect();
+        for file in files {
+            for source in self.server.shelf.all(file) {
+                let is_known = |one: &Subscription| Arc::ptr_eq(&one.source, &source);
+                let full = self.subscriptions.len() >= SUBSCRIPTIONS_MAX;
+                if full || self.subscriptions.iter().any(is_known) {
+                    continue;
+                }
+                let (subscription, have) = Subscription::new(file, source);
+                // What the others have is told already, or about to be.
+                let others = self.subscriptions.iter().filter(|one| one.file == file);
+                let told: Vec<HaveMap> = others.map(|one| one.source.progress().have().0).collect();
+                let is_news = |index: &ChunkIndex| !told.iter().any(|told| told.has(*index));
+                let chunks: Vec<ChunkIndex> = have.iter().filter(is_news).collect();
+                self.subscriptions.push(subscription);
+                for chunks in chunks.chunks(GOT_MAX) {
+                    self.writer.send(&PeerResponse::Got { file, chunks: chunks.to_vec() })?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), LinkError> {
         self.server.shelf.served().fetch_add(1, Ordering::Relaxed);
-        let Some(source) = self.server.shelf.get(file) else {
+        let Some(stored) = self.server.shelf.stored(file, index) else {
             return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), Some(index));
         };
-        let stored = match source.stored(index) {
+        let stored = match stored {
             Ok(stored) => stored,
             Err(error) => {
                 let code = match &error {
@@ -403,7 +448,8 @@ impl<'a> Answers<'a> {
         let Some(_place) = server.place() else { return Err(LinkError::Closed) };
         // A part file is written to all the time; what is complete must stay as it is, or the rest is not sent.
         let looks = |file: &File| file.metadata().ok().map(|found| (found.len(), found.modified().ok()));
-        let looked = source.progress().is_complete().then(|| looks(&stored.file));
+        let whole = server.shelf.get(file).is_some_and(|source| source.progress().is_complete());
+        let looked = whole.then(|| looks(&stored.file));
         let pace = |bytes| {
             server.pace(bytes);
             match looked.as_ref().is_none_or(|looked| *looked == looks(&stored.file)) {

@@ -2,9 +2,9 @@
 //!
 //! Invariant: every file that is offered under a name can be served by its id.
 
-use crate::content::{FileId, FileName};
+use crate::content::{ChunkIndex, FileId, FileName};
 use crate::protocol::tracker::FileSummary;
-use crate::storage::ChunkSource;
+use crate::storage::{ChunkSource, StoreError, StoredChunk};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -84,15 +84,38 @@ impl Shelf {
         self.read().offers.values().cloned().collect()
     }
 
-    /// What serves an id.
+    /// What serves an id: of several the one that has most, since a download, or chunks that are kept for others, may
+    /// stand beside the whole file.
     pub fn get(&self, id: FileId) -> Option<Arc<dyn ChunkSource>> {
+        self.all(id).into_iter().next()
+    }
+
+    /// All that there is of an id, that which has most first.
+    pub fn all(&self, id: FileId) -> Vec<Arc<dyn ChunkSource>> {
         let contents = self.read();
-        let named = || {
-            // Of several copies the one that has most: a download may stand beside the whole file.
-            let offers = contents.names.get(&id)?.iter().filter_map(|name| contents.offers.get(name));
-            offers.max_by_key(|offer| offer.source.progress().held()).map(|offer| offer.source.clone())
-        };
-        contents.unnamed.get(&id).cloned().or_else(named)
+        let names = contents.names.get(&id).into_iter().flatten();
+        let named = names.filter_map(|name| contents.offers.get(name)).map(|offer| &offer.source);
+        let mut sources: Vec<_> = named.chain(contents.unnamed.get(&id)).cloned().collect();
+        drop(contents);
+        if sources.len() > 1 {
+            sources.sort_by_cached_key(|source| std::cmp::Reverse(source.progress().held()));
+        }
+        sources
+    }
+
+    /// Where a chunk lies, by whichever has it.
+    ///
+    /// # Errors
+    /// Why it is not to be had from the one that has most; `None` when there is nothing of that id at all.
+    pub fn stored(&self, id: FileId, index: ChunkIndex) -> Option<Result<StoredChunk, StoreError>> {
+        let mut first = None;
+        for source in self.all(id) {
+            match source.stored(index) {
+                Ok(stored) => return Some(Ok(stored)),
+                Err(error) => first = first.or(Some(Err(error))),
+            }
+        }
+        first
     }
 
     /// How many chunks have been asked for of all that is on the shelf.
@@ -110,5 +133,63 @@ impl Contents {
                 self.names.remove(&offer.file.id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{HaveMap, Manifest};
+    use crate::storage::Progress;
+    use std::fs::File;
+
+    /// Has some chunks; each lies at its own offset, so that sources can be told apart by `length`.
+    struct Part {
+        progress: Progress,
+        length: u32,
+    }
+
+    fn source(count: u32, held: &[u32], length: u32) -> Arc<dyn ChunkSource> {
+        let mut have = HaveMap::none(count);
+        held.iter().for_each(|index| assert!(have.insert(ChunkIndex(*index))));
+        Arc::new(Part { progress: Progress::new(have), length })
+    }
+
+    impl ChunkSource for Part {
+        fn manifest(&self) -> Option<Arc<Manifest>> {
+            None
+        }
+        fn progress(&self) -> &Progress {
+            &self.progress
+        }
+        fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
+            match self.progress.has(index) {
+                true => Ok(StoredChunk {
+                    file: Arc::new(File::open("/dev/null").unwrap()),
+                    offset: 0,
+                    length: self.length,
+                }),
+                false => Err(StoreError::Missing(index)),
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_most_is_served_and_each_chunk_by_whoever_has_it() {
+        let (shelf, id) = (Shelf::new(), FileId([7; 32]));
+        let from = |index| shelf.stored(id, ChunkIndex(index)).map(|stored| stored.ok().map(|at| at.length));
+        assert!(shelf.get(id).is_none() && from(0).is_none());
+        shelf.put(id, source(4, &[3], 1));
+        assert_eq!(shelf.get(id).unwrap().progress().held(), 1);
+        let file = FileSummary { id, name: FileName::new("f").unwrap(), size: 4, chunks: 4 };
+        shelf.offer(Offer { file: file.clone(), source: source(4, &[0, 1], 2) });
+        assert_eq!(shelf.get(id).unwrap().progress().held(), 2);
+        assert_eq!((from(0), from(2), from(3)), (Some(Some(2)), Some(None), Some(Some(1))));
+        shelf.offer(Offer { file: file.clone(), source: source(4, &[0, 1, 2, 3], 3) });
+        assert_eq!((from(0), from(3)), (Some(Some(3)), Some(Some(3))));
+        shelf.withdraw(&file.name);
+        assert_eq!((from(0), from(3)), (Some(None), Some(Some(1))));
+        shelf.take(id);
+        assert!(shelf.get(id).is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! One file from being named to being in place: find it, choose, get its manifest, download, rename.
 //!
 //! What a leecher does once and a client does at each `get`. Invariant: the file appears under its name only when
-//! every chunk of it has been verified; until then what is verified is kept beside it, and a later run goes on
+//! every chunk of it has been verified, and its MD5 where the tracker tells one; until then what is verified is kept beside it, and a later run goes on
 //! from there.
 
 use super::announcer::Outage;
@@ -13,7 +13,7 @@ use super::lookup::Query;
 use super::peer::Met;
 use super::watch::Watch;
 use crate::content::limits::{LOOKUP_INTERVAL_ALONE, VERIFY_SAMPLE};
-use crate::content::{FileId, FileName, Manifest};
+use crate::content::{FileId, FileName, Manifest, Md5};
 use crate::net::{Shutdown, side_by_side};
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::storage::verify::CheckWatch;
@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 
 /// Holders that are asked for a manifest at once.
 const ASKED_AT_ONCE: usize = 4;
+/// What is watched when the download itself is over.
+pub const CHECKING_MD5: &str = "checking MD5";
 /// How often it is asked again whether somebody has the file by now.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -86,6 +88,8 @@ pub struct Downloaded {
     pub path: PathBuf,
     /// What its bytes are.
     pub manifest: Arc<Manifest>,
+    /// The MD5 of the whole, where the tracker tells it.
+    pub md5: Option<Md5>,
 }
 
 /// A file that has been found, and what it must be.
@@ -129,7 +133,7 @@ pub fn locate(
     let (manifest, holders) = manifest(order, finder, &found, shutdown)?;
     let layout = manifest.layout();
     let file = FileSummary { size: layout.size(), chunks: layout.count(), ..found.file };
-    Ok(Located { file: Downloaded { file, path, manifest }, holders })
+    Ok(Located { file: Downloaded { file, path, manifest, md5: found.md5 }, holders })
 }
 
 /// The one file that is meant.
@@ -363,7 +367,36 @@ pub fn complete(
     };
     download::run(download, shutdown)?;
     log::info!("All download threads completed");
+    if let Some(md5) = file.md5 {
+        check_md5(md5, &file, part, watch, shutdown)?;
+    }
     part.finish(order.overwrite, order.durable)?;
     log::info!("Download complete. File size: {} bytes", file.file.size);
     Ok(file)
+}
+
+/// A second look at a file whose chunks are all right, before it gets its name.
+fn check_md5(
+    wanted: Md5,
+    file: &Downloaded,
+    part: &PartFile,
+    watch: &dyn Watch,
+    shutdown: &Shutdown,
+) -> Result<(), DaemonError> {
+    watch.begin(CHECKING_MD5, file.file.size, 0);
+    let got = part.md5(&|bytes| watch.advance(bytes), &|| shutdown.is_stopped());
+    watch.end();
+    match got {
+        Ok(got) if got == wanted => {
+            log::info!("MD5 {got} of {} is right", file.file.name);
+            Ok(())
+        }
+        Ok(got) => {
+            let path = file.path.display();
+            let text = format!("{path}: the MD5 of what arrived is {got}, and the tracker says {wanted}");
+            Err(DaemonError::new(Fault::VerificationFailed, text))
+        }
+        Err(StoreError::Stopped) => Err(interrupted()),
+        Err(error) => Err(error.into()),
+    }
 }

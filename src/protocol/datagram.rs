@@ -7,10 +7,10 @@
 
 use super::Message;
 use super::frame::FrameError;
-use crate::content::Hasher;
 use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_PADDED, PROTOCOL_VERSION};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::net::SocketAddr;
+use crate::content::{Digest, text};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::net::{IpAddr, SocketAddr};
 
 /// Proves that a datagram comes from where it says: 16 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,18 +18,18 @@ pub struct Cookie(pub u64);
 
 impl Serialize for Cookie {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&format_args!("{:016x}", self.0))
+        to.serialize_str(text::hex(&self.0.to_be_bytes(), &mut [0; 16]))
     }
 }
 
 impl<'de> Deserialize<'de> for Cookie {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(from)?;
-        let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        match u64::from_str_radix(&text, 16) {
-            Ok(cookie) if digits => Ok(Cookie(cookie)),
-            _ => Err(de::Error::custom("expected 16 hexadecimal digits")),
-        }
+        const EXPECTED: &str = "16 hexadecimal digits";
+        text::read(from, EXPECTED, |text| {
+            let digit = |number, byte| Some(number << 4 | u64::from(text::digit(byte)?));
+            let number = text.bytes().try_fold(0, digit).filter(|_| text.len() == 16);
+            number.map(Cookie).ok_or(EXPECTED)
+        })
     }
 }
 
@@ -47,14 +47,19 @@ impl CookieJar {
     /// The cookie of an address in an epoch (a time divided by
     /// [`COOKIE_EPOCH`](crate::content::limits::COOKIE_EPOCH)).
     pub fn cookie(&self, address: SocketAddr, epoch: u64) -> Cookie {
-        let mut hasher = Hasher::new();
-        hasher.update(&self.secret);
-        hasher.update(&epoch.to_be_bytes());
-        hasher.update(address.to_string().as_bytes());
-        let digest = hasher.finish().0;
-        let mut first = [0; 8];
-        first.copy_from_slice(&digest[..8]);
-        Cookie(u64::from_be_bytes(first))
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        // Of the same length for all, so that it says one thing only, and so short that it takes one step of the hash:
+        // every datagram is checked.
+        let mut text = [0; 54];
+        text[..32].copy_from_slice(&self.secret);
+        text[32..36].copy_from_slice(&(epoch as u32).to_be_bytes());
+        text[36..52].copy_from_slice(&ip.octets());
+        text[52..].copy_from_slice(&address.port().to_be_bytes());
+        let [a, b, c, d, e, f, g, h, ..] = Digest::of(&text).0;
+        Cookie(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 
     /// Whether a cookie proves an address: those of this epoch and of the one before do.
@@ -98,16 +103,22 @@ impl<M: Message> Datagram<M> {
     /// # Errors
     /// [`FrameError::TooLong`] when they do not fit.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
-        let mut bytes = serde_json::to_vec(self)?;
-        match bytes.len() > DATAGRAM_MAX {
-            true => Err(FrameError::TooLong),
-            false => {
-                if self.cookie.is_none() && bytes.len() < DATAGRAM_PADDED {
-                    bytes.resize(DATAGRAM_PADDED, b' ');
-                }
-                Ok(bytes)
-            }
+        let mut bytes = Vec::new();
+        self.write(&mut bytes)?;
+        if self.cookie.is_none() && bytes.len() < DATAGRAM_PADDED {
+            bytes.resize(DATAGRAM_PADDED, b' ');
         }
+        Ok(bytes)
+    }
+
+    /// Puts the bytes to send into `bytes` in place of what was there. Without padding, which an answer does not need.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLong`] when they do not fit.
+    pub fn write(&self, bytes: &mut Vec<u8>) -> Result<(), FrameError> {
+        bytes.clear();
+        serde_json::to_writer(&mut *bytes, self)?;
+        if bytes.len() > DATAGRAM_MAX { Err(FrameError::TooLong) } else { Ok(()) }
     }
 
     /// Reads a datagram.

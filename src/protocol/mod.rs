@@ -8,8 +8,10 @@
 //! Pure: bytes in, messages out. No socket is named here, and nothing here waits. Every message is
 //! tagged by `type`; a type that is not known decodes to `Unknown` and is answered by an error frame.
 
+mod addresses;
 pub mod datagram;
 pub mod frame;
+mod frequent;
 pub mod numbers;
 pub mod peer;
 pub mod status;

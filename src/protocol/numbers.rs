@@ -2,7 +2,8 @@
 //!
 //! They are secrets, so `Debug`, and with it every log line, does not show them.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use crate::content::text;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
@@ -27,13 +28,13 @@ macro_rules! numbers {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.collect_str(&format_args!("{:032x}", self.0))
+                to.serialize_str(text::hex(&self.0.to_be_bytes(), &mut [0; 32]))
             }
         }
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                std::borrow::Cow::<str>::deserialize(from)?.parse().map_err(de::Error::custom)
+                text::read(from, "32 hexadecimal digits", str::parse)
             }
         }
     )+};
@@ -50,9 +51,8 @@ numbers! {
 }
 
 fn parse(text: &str) -> Result<u128, &'static str> {
-    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    match u128::from_str_radix(text, 16) {
-        Ok(number) if digits => Ok(number),
-        _ => Err("expected 32 hexadecimal digits"),
-    }
+    const WRONG: &str = "expected 32 hexadecimal digits";
+    let digit = |number, byte| Some(number << 4 | u128::from(text::digit(byte)?));
+    let number = text.bytes().try_fold(0, digit).ok_or(WRONG)?;
+    if text.len() == 32 { Ok(number) } else { Err(WRONG) }
 }

@@ -6,7 +6,7 @@
 
 pub use super::numbers::Token;
 use super::volunteer::{VolunteerOrder, VolunteerRequest};
-use super::{ErrorCode, Message};
+use super::{ErrorCode, Message, addresses};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, Md5};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -33,9 +33,11 @@ pub struct FoundFile {
     /// How many live holders there are in all, whole and partial.
     pub holders: u32,
     /// Addresses of peers that have all of it: a random choice when there are many.
+    #[serde(serialize_with = "addresses::serialize")]
     pub whole: Vec<SocketAddr>,
     /// Addresses of peers that have, or are getting, a part of it. Here and in `whole` an unspecified IP address
     /// (`0.0.0.0`) stands for the tracker's own, under which the asker knows it.
+    #[serde(serialize_with = "addresses::serialize")]
     pub partial: Vec<SocketAddr>,
     /// The MD5 of the whole, when the tracker keeps the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,7 +86,8 @@ pub struct Claim {
 
 /// From a peer to a tracker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+// What is derived is not the trait itself: see `frequent`.
+#[serde(tag = "type", rename_all = "snake_case", remote = "Self")]
 pub enum TrackerRequest {
     /// Opens a conversation over TCP.
     Hello {

@@ -188,12 +188,6 @@ impl RedbCatalogue {
         Ok(Self { database, path, _lock: None })
     }
 
-    /// An empty catalogue that is gone when it is dropped.
-    #[cfg(test)]
-    pub(crate) fn in_memory() -> Self {
-        Self::on(redb::backends::InMemoryBackend::new()).unwrap()
-    }
-
     /// A transaction that is durable once this returns.
     fn write<T>(
         &self,

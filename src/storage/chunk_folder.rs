@@ -161,7 +161,7 @@ impl ChunkFolder {
     }
 
     /// Stops serving a chunk, because what was agreed differs from what the folder has. Its line and file
-    /// stay until [`store_chunk`](Self::store_chunk) replaces them.
+    /// stay until [`commit`](Self::commit) replaces them.
     pub fn distrust(&self, index: ChunkIndex) {
         let mut state = lock(&self.state);
         if let Some(entry) = state.entries.get_mut(&index) {

@@ -70,6 +70,11 @@ impl Identity {
         self.stamp.modified.is_some_and(|modified| modified < time)
     }
 
+    /// Whether this is the file that was `before`, under another name: a move is a change of its own sort.
+    pub(super) fn is_moved(&self, before: &Self) -> bool {
+        Self { changed: before.changed, ..*self } == *before
+    }
+
     /// Refuses an open file that is another one, or no longer looks like this.
     pub(super) fn check(&self, file: &File, path: &Path) -> Result<(), StoreError> {
         match Self::of(&file.metadata().map_err(error::io("look at", path))?) == *self {

@@ -5,9 +5,11 @@
 
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
+use crate::content::md5::{Md5, Md5Hasher};
 use crate::content::{ChunkIndex, ChunkSpan, Digest, Hasher, Layout, limits};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -83,20 +85,42 @@ pub(super) fn hash_span(
     watch: Watch<'_>,
 ) -> Result<Digest, StoreError> {
     let mut hasher = Hasher::new();
-    let (mut at, end) = (span.offset, span.offset + u64::from(span.length));
+    let range = span.offset..span.offset + u64::from(span.length);
+    read_range(file, path, range, buffer, watch, |bytes| hasher.update(bytes))?;
+    Ok(hasher.finish())
+}
+
+/// The MD5 of the first `size` bytes of a file. It is serial: there is nothing for other cores to do.
+pub(super) fn md5(file: &File, path: &Path, size: u64, watch: Watch<'_>) -> Result<Md5, StoreError> {
+    let mut hasher = Md5Hasher::new();
+    let mut buffer = buffer(u32::try_from(size).unwrap_or(u32::MAX));
+    read_range(file, path, 0..size, &mut buffer, watch, |bytes| hasher.update(bytes))?;
+    Ok(hasher.finish())
+}
+
+/// Reads a part of a file, which must be that long, piece by piece.
+fn read_range(
+    file: &File,
+    path: &Path,
+    range: Range<u64>,
+    buffer: &mut [u8],
+    watch: Watch<'_>,
+    mut each: impl FnMut(&[u8]),
+) -> Result<(), StoreError> {
+    let (mut at, end) = (range.start, range.end);
     loop {
         if (watch.stop)() {
             return Err(StoreError::Stopped);
         }
         let wanted = (end - at).min(buffer.len() as u64) as usize;
         if wanted == 0 {
-            return Ok(hasher.finish());
+            return Ok(());
         }
         match file.read_at(&mut buffer[..wanted], at) {
             // It was longer when it was opened.
             Ok(0) => return Err(StoreError::Changed(path.to_owned())),
             Ok(read) => {
-                hasher.update(&buffer[..read]);
+                each(&buffer[..read]);
                 at += read as u64;
                 (watch.hashed)(read as u64);
             }

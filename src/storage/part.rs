@@ -14,10 +14,11 @@ pub use check::Checked;
 
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
+use super::hashing::{self, Watch};
 use super::have_file::{self, Vouched};
 use super::progress::Progress;
 use super::{ChunkSink, ChunkSource, StoredChunk, lock};
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
+use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest, Md5};
 use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -187,6 +188,23 @@ impl PartFile {
             saved.durable = vouched.durable;
         }
         disk::sync_folder(disk::folder_of(&self.target))
+    }
+
+    /// The MD5 of the file, which must be complete. The callbacks are those of
+    /// [`WholeFile::publish`](super::WholeFile::publish).
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when a chunk is, [`StoreError::Stopped`], or it cannot be read.
+    pub fn md5(
+        &self,
+        hashed: &(dyn Fn(u64) + Sync),
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Md5, StoreError> {
+        if let Some(missing) = self.progress.have().0.missing().next() {
+            return Err(StoreError::Missing(missing));
+        }
+        let size = self.manifest.layout().size();
+        hashing::md5(&self.file, &self.paths.part, size, Watch { hashed, stop })
     }
 
     /// Gives the complete file its name and removes the have-files; a second call does nothing more. With

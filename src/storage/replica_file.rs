@@ -101,6 +101,12 @@ impl ReplicaFile {
         self.progress.held()
     }
 
+    /// Those of some chunks that are here.
+    pub fn held_of<'a>(&self, chunks: &'a [ChunkIndex]) -> impl Iterator<Item = ChunkIndex> + use<'a> {
+        let (have, _) = self.progress.have();
+        chunks.iter().copied().filter(move |index| have.has(*index))
+    }
+
     /// The chunks that are here: those that have been hashed since the start or were stored since, and the others.
     pub fn chunks(&self) -> (Vec<ChunkIndex>, Vec<ChunkIndex>) {
         let (have, _) = self.progress.have();

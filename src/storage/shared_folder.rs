@@ -2,10 +2,12 @@
 //!
 //! [`look`](SharedFolder::look) compares the folder with what is known of it and says what has gone and what
 //! is to be hashed; [`hash`](SharedFolder::hash) does that, one file at a time, and takes its time;
-//! [`adopt`](SharedFolder::adopt) takes in what has just been downloaded. Nothing here writes, watches or
-//! decides when to look, and nobody who asks what is shared waits while the folder is read. No file is kept
+//! [`adopt`](SharedFolder::adopt) takes in what has just been downloaded, and [`delete`](SharedFolder::delete) removes
+//! what need not be here any more. Nothing here writes into a file, watches or decides when to look, and nobody who asks what is shared waits while the folder is read. No file is kept
 //! open. Invariant: a file is shared only after it was hashed as a whole and not written to meanwhile, and its
 //! chunks are given only while exactly that file is there, also between two looks.
+
+mod removal;
 
 use super::disk::{self, Identity};
 use super::error::{self, StoreError};
@@ -66,6 +68,8 @@ pub struct Look {
     /// Every file that is ready to be hashed, in order, also those that earlier looks named and that have
     /// not been hashed since: it replaces the earlier list.
     pub to_hash: Vec<FileName>,
+    /// How many more files there are that have to be looked at once more before they can be hashed.
+    pub unsettled: usize,
 }
 
 /// A folder that is shared.
@@ -275,8 +279,10 @@ impl State {
                 None if long_ago.is_some_and(|time| identity.written_before(time)) => Readiness::Settled,
                 None => Readiness::Seen,
             };
-            if let Readiness::Settled = readiness {
-                look.to_hash.push(name.clone());
+            match readiness {
+                Readiness::Settled => look.to_hash.push(name.clone()),
+                Readiness::Seen => look.unsettled += 1,
+                Readiness::Unusable(_) => {}
             }
             self.waiting.insert(name, Waiting { identity, readiness });
         }

@@ -12,7 +12,7 @@ use super::hashing::{self, Watch};
 use super::progress::Progress;
 use super::verify::{CheckWatch, Verify};
 use super::{ChunkSource, StoredChunk, lock};
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Layout, Manifest};
+use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Layout, Manifest, Md5};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -138,6 +138,20 @@ impl WholeFile {
         let progress = Progress::new(HaveMap::all(manifest.layout().count()));
         let access = Access::Open { file: Arc::new(file), stamp };
         Ok(Self { path: path.to_owned(), access, manifest, id, progress })
+    }
+
+    /// The MD5 of all of it, read once more from its beginning to its end, on this thread. The callbacks are those of
+    /// [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
+    pub fn md5(
+        &self,
+        hashed: &(dyn Fn(u64) + Sync),
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Md5, StoreError> {
+        let md5 = hashing::md5(&*self.open()?, &self.path, self.layout().size(), Watch { hashed, stop })?;
+        self.open().map(|_| md5)
     }
 
     /// What the file is known by.

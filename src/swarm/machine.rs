@@ -34,6 +34,8 @@ pub enum Effect {
     Event(String),
     /// Write a log line.
     Note(String),
+    /// Write a log line that somebody should see to.
+    Warning(String),
     /// Have something done that needs a disk or a socket; it comes back as [`news`](Machine::news).
     Task(Task),
     /// Answer what was asked under this number at the prompt.

@@ -194,10 +194,20 @@ mod tests {
         lists
     }
 
+    /// What a peer was told when it joined.
+    fn token(joined: &[Effect]) -> Token {
+        let told = joined.iter().find_map(|effect| match effect {
+            Effect::Reply(_, TrackerResponse::Registered { token, .. }) => Some(*token),
+            _ => None,
+        });
+        told.expect("it has joined")
+    }
+
     #[test]
     fn the_list_goes_to_everybody_at_each_change() {
         let mut manager = manager();
-        assert_eq!(lists(&manager.request(at(0), from(1), register(1, None))), [(1, vec![1])]);
+        let joined = manager.request(at(0), from(1), register(1, None));
+        assert_eq!(lists(&joined), [(1, vec![1])]);
         assert_eq!(lists(&manager.tick(at(0))), [(1, vec![1])]);
         assert_eq!(lists(&manager.request(at(10), from(2), register(2, None))), [(2, vec![1, 2])]);
         manager.request(at(20), from(3), register(3, None));
@@ -208,17 +218,17 @@ mod tests {
         assert_eq!(sent, [(1, all.clone()), (2, all.clone()), (3, all)]);
         manager.closed(at(5000), ConnectionId(2));
         assert_eq!(lists(&manager.tick(at(5000))), [(1, vec![1, 3]), (3, vec![1, 3])]);
-        manager.request(at(6000), from(1), TrackerRequest::Goodbye { token: Token(1) });
+        manager.request(at(6000), from(1), TrackerRequest::Goodbye { token: token(&joined) });
         assert_eq!(lists(&manager.tick(at(6000))), [(3, vec![3])]);
     }
 
     #[test]
     fn silence_ends_a_lease_and_heartbeats_keep_it() {
         let mut manager = manager();
-        manager.request(at(0), from(1), register(1, None));
+        let joined = manager.request(at(0), from(1), register(1, None));
         manager.request(at(0), from(2), register(2, None));
         manager.tick(at(0));
-        let heartbeat = TrackerRequest::Heartbeat { token: Token(1) };
+        let heartbeat = TrackerRequest::Heartbeat { token: token(&joined) };
         let datagram = Origin::Datagram("10.0.0.1:9".parse().unwrap(), 1);
         let alive = manager.request(at(9_000), datagram, heartbeat);
         assert_eq!(alive, [Effect::Reply(datagram, TrackerResponse::Alive)]);

@@ -11,7 +11,9 @@ use crate::content::limits;
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerResponse};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// When peers are alive.
@@ -49,10 +51,11 @@ pub struct Membership {
     pub registry: Registry,
     connections: HashMap<PeerId, ConnectionId>,
     registered: HashMap<ConnectionId, PeerId>,
-    /// The IP address that each peer registered from, which it cannot choose as it can what it advertises.
-    sources: HashMap<PeerId, IpAddr>,
+    /// The IP address that a peer registered from, which it cannot choose as it can what it advertises; of those that
+    /// advertise another one.
+    elsewhere: HashMap<PeerId, IpAddr>,
     /// How many peers each IP address has.
-    shares: HashMap<IpAddr, usize>,
+    shares: Shares,
     share_max: usize,
     /// Draws unguessable numbers for tokens.
     draw: Box<dyn FnMut() -> u128 + Send>,
@@ -66,11 +69,16 @@ impl Membership {
             registry: Registry::new(leases.lease),
             connections: HashMap::new(),
             registered: HashMap::new(),
-            sources: HashMap::new(),
-            shares: HashMap::new(),
+            elsewhere: HashMap::new(),
+            shares: Shares::default(),
             share_max: limits::PEERS_PER_IP_MAX,
             draw: Box::new(draw),
         }
+    }
+
+    /// How long a peer counts as alive after a heartbeat.
+    pub fn lease(&self) -> Duration {
+        self.leases.lease
     }
 
     /// The address under which others would be told of a peer.
@@ -95,15 +103,16 @@ impl Membership {
             return Err(error(ErrorCode::Malformed, text));
         }
         let ip = source(origin).to_canonical();
-        if self.shares.get(&ip).is_some_and(|share| *share >= self.share_max) {
+        if self.shares.of(ip) >= self.share_max {
             let text = format!("{} peers are registered from {ip}, no more are taken", self.share_max);
             return Err(error(ErrorCode::Busy, text));
         }
-        let token = Token((self.draw)());
-        let registered = self.registry.register(now, token, name.clone(), address);
-        let id = registered.map_err(|full| error(ErrorCode::Busy, full.to_string()))?;
-        self.sources.insert(id, ip);
-        *self.shares.entry(ip).or_default() += 1;
+        let registered = self.registry.register(now, (self.draw)(), name.clone(), address);
+        let (id, token) = registered.map_err(|full| error(ErrorCode::Busy, full.to_string()))?;
+        self.shares.add(ip);
+        if ip != address.ip().to_canonical() {
+            self.elsewhere.insert(id, ip);
+        }
         let replaced = match origin {
             Origin::Connection(connection, _) => {
                 let replaced = self.closed(connection);
@@ -144,26 +153,22 @@ impl Membership {
     /// Removes the peers whose lease has ended.
     pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Peer)> {
         let gone = self.registry.expire(now);
-        gone.iter().for_each(|(id, _)| self.forget(*id));
+        gone.iter().for_each(|(id, peer)| self.forget(*id, peer));
         gone
     }
 
     fn remove(&mut self, id: PeerId) -> Option<(PeerId, Peer)> {
-        self.forget(id);
-        self.registry.remove(id).map(|peer| (id, peer))
+        let peer = self.registry.remove(id)?;
+        self.forget(id, &peer);
+        Some((id, peer))
     }
 
-    fn forget(&mut self, id: PeerId) {
+    fn forget(&mut self, id: PeerId, peer: &Peer) {
         if let Some(connection) = self.connections.remove(&id) {
             self.registered.remove(&connection);
         }
-        let Some(ip) = self.sources.remove(&id) else { return };
-        if let Some(share) = self.shares.get_mut(&ip) {
-            *share -= 1;
-            if *share == 0 {
-                self.shares.remove(&ip);
-            }
-        }
+        let elsewhere = self.elsewhere.remove(&id);
+        self.shares.take(elsewhere.unwrap_or(peer.address.ip().to_canonical()));
     }
 
     /// The connection that a peer registered over.
@@ -204,7 +209,52 @@ impl Membership {
     #[cfg(test)]
     pub(super) fn is_clean(&self) -> bool {
         let unconnected = self.connections.is_empty() && self.registered.is_empty();
-        self.registry.is_empty() && unconnected && self.sources.is_empty() && self.shares.is_empty()
+        self.registry.is_empty() && unconnected && self.elsewhere.is_empty() && self.shares.is_empty()
+    }
+}
+
+/// How many peers each IP address has. There may be as many addresses as peers, so they are kept in as little space
+/// as they take: in a table of all kinds an address of four bytes would take seventeen.
+#[derive(Default)]
+struct Shares {
+    v4: HashMap<Ipv4Addr, u32>,
+    v6: HashMap<Ipv6Addr, u32>,
+}
+
+impl Shares {
+    fn of(&self, ip: IpAddr) -> usize {
+        let share = match ip {
+            IpAddr::V4(ip) => self.v4.get(&ip),
+            IpAddr::V6(ip) => self.v6.get(&ip),
+        };
+        share.map_or(0, |share| *share as usize)
+    }
+
+    fn add(&mut self, ip: IpAddr) {
+        *match ip {
+            IpAddr::V4(ip) => self.v4.entry(ip).or_default(),
+            IpAddr::V6(ip) => self.v6.entry(ip).or_default(),
+        } += 1;
+    }
+
+    fn take(&mut self, ip: IpAddr) {
+        fn one_less<K: Hash + Eq>(shares: &mut HashMap<K, u32>, key: K) {
+            if let Entry::Occupied(mut share) = shares.entry(key) {
+                *share.get_mut() -= 1;
+                if *share.get() == 0 {
+                    share.remove();
+                }
+            }
+        }
+        match ip {
+            IpAddr::V4(ip) => one_less(&mut self.v4, ip),
+            IpAddr::V6(ip) => one_less(&mut self.v6, ip),
+        }
+    }
+
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
     }
 }
 
@@ -245,12 +295,18 @@ mod tests {
             let advertise = Some(SocketAddr::from(([10, 0, 0, 9], 1_000)));
             let name = EntityName::new("x").unwrap();
             let registration = Registration { name, port: 1, advertise };
-            members.register(Duration::from_secs(now), origin, registration).is_ok()
+            match members.register(Duration::from_secs(now), origin, registration).ok()?.response {
+                TrackerResponse::Registered { token, .. } => Some(token),
+                other => panic!("{other:?}"),
+            }
         };
-        assert!(join(&mut members, 0, "10.0.0.1:1") && join(&mut members, 0, "10.0.0.1:2"));
-        assert!(!join(&mut members, 0, "10.0.0.1:3") && join(&mut members, 0, "10.0.0.2:3"));
-        assert!(members.leave(Duration::ZERO, Token(1)).is_some());
-        assert!(join(&mut members, 1, "10.0.0.1:3") && !join(&mut members, 1, "10.0.0.1:4"));
+        let first = join(&mut members, 0, "10.0.0.1:1").unwrap();
+        assert!(join(&mut members, 0, "10.0.0.1:2").is_some());
+        assert!(join(&mut members, 0, "10.0.0.1:3").is_none());
+        assert!(join(&mut members, 0, "10.0.0.2:3").is_some());
+        assert!(members.leave(Duration::ZERO, first).is_some());
+        assert!(join(&mut members, 1, "10.0.0.1:3").is_some());
+        assert!(join(&mut members, 1, "10.0.0.1:4").is_none());
         assert_eq!(members.expire(Duration::from_secs(99)).len(), 3);
         assert!(members.is_clean());
     }

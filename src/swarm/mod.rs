@@ -12,6 +12,7 @@ pub mod machine;
 pub mod manager;
 pub mod membership;
 pub mod picker;
+pub mod placement;
 pub mod registry;
 pub mod token_bucket;
 pub mod tracker;

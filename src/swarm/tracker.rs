@@ -5,8 +5,13 @@
 //!
 //! Invariant: a peer that is gone from the registry is gone from every set, and nothing is ever sent to it.
 
+mod keeping;
+
+pub use keeping::{KeepRules, Remembered};
+
 use super::Moment;
 use super::agreement::{ChunkSet, Outcome, Sealed};
+use super::keeping::News;
 use super::listing::Listing;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Leases, Membership, error, unknown_token};
@@ -17,7 +22,10 @@ use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{
     Claim, FileSummary, FoundFile, Registration, SetKey, Token, TrackerRequest, TrackerResponse,
 };
+use keeping::{Departure, Keeping};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Other sets of the same name that somebody who joins is told of.
 const OTHER_COUNTS: usize = 8;
@@ -29,11 +37,13 @@ pub struct Rules {
     pub leases: Leases,
     /// How many claims make an agreement.
     pub quorum: usize,
+    /// The address that the tracker listens on: who asks from there is on this machine.
+    pub local: IpAddr,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { leases: Leases::default(), quorum: limits::QUORUM }
+        Self { leases: Leases::default(), quorum: limits::QUORUM, local: limits::TRACKER_ADDRESS.ip() }
     }
 }
 
@@ -54,6 +64,12 @@ pub struct Tracker {
     listing: Option<Listing>,
     /// Connections that have had it.
     listed: HashSet<ConnectionId>,
+    /// The files that this tracker keeps, if it does.
+    keeping: Option<Keeping>,
+    /// Connections that have had the status.
+    told_status: HashSet<ConnectionId>,
+    /// Who asks from here is on this machine, beside those who ask from a loopback address.
+    local: IpAddr,
     effects: Vec<Effect>,
 }
 
@@ -67,23 +83,31 @@ impl Machine for Tracker {
         std::mem::take(&mut self.effects)
     }
 
-    fn closed(&mut self, _: Moment, connection: ConnectionId) -> Vec<Effect> {
+    fn closed(&mut self, now: Moment, connection: ConnectionId) -> Vec<Effect> {
         self.listed.remove(&connection);
+        self.told_status.remove(&connection);
         if let Some((id, peer)) = self.peers.closed(connection) {
-            self.depart(id, &peer, "its connection ended");
+            self.depart(now, id, &peer, Departure::Closed);
         }
         std::mem::take(&mut self.effects)
     }
 
     fn tick(&mut self, now: Moment) -> Vec<Effect> {
         for (id, peer) in self.peers.expire(now) {
-            self.depart(id, &peer, "its lease ended");
+            self.depart(now, id, &peer, Departure::Expired);
         }
+        self.tick_keeping(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    fn news(&mut self, now: Moment, news: News) -> Vec<Effect> {
+        self.keeping_news(now, news);
         std::mem::take(&mut self.effects)
     }
 
     fn next_tick(&self) -> Option<Moment> {
-        self.peers.registry.next_expiry()
+        let keeping = self.keeping.as_ref().and_then(Keeping::next_tick);
+        self.peers.registry.next_expiry().into_iter().chain(keeping).min()
     }
 }
 
@@ -101,6 +125,9 @@ impl Tracker {
             random,
             listing: None,
             listed: HashSet::new(),
+            keeping: None,
+            told_status: HashSet::new(),
+            local: rules.local,
             effects: Vec::new(),
         }
     }
@@ -114,7 +141,7 @@ impl Tracker {
             Ask::Heartbeat { token } => Some(self.peers.heartbeat(now, token)),
             Ask::Goodbye { token } => {
                 if let Some((id, peer)) = self.peers.leave(now, token) {
-                    self.depart(id, &peer, "it said goodbye");
+                    self.depart(now, id, &peer, Departure::Goodbye);
                 }
                 // A peer that is not known is gone already: that is what it asked for.
                 Some(TrackerResponse::Farewell)
@@ -146,8 +173,10 @@ impl Tracker {
             Ask::WhereChunk { token, set, index } => self.as_member(now, token, origin, |this, id| {
                 this.in_set(id, set, index, |this, key| this.where_chunk(id, key, index))
             }),
-            Ask::Volunteer { .. } => Some(error(ErrorCode::Refused, "this tracker keeps no files")),
-            Ask::Status => Some(error(ErrorCode::Refused, "this tracker keeps no files")),
+            Ask::Volunteer { token, act } => {
+                self.as_member(now, token, origin, |this, id| this.volunteer_says(now, id, act))
+            }
+            Ask::Status => self.tell_status(origin),
             Ask::Unknown => Some(error(ErrorCode::UnknownMessage, "this message is not known here")),
         }
     }
@@ -158,7 +187,7 @@ impl Tracker {
             Err(refusal) => return refusal,
         };
         if let Some((before, peer)) = joined.replaced {
-            self.depart(before, &peer, "it registered again");
+            self.depart(now, before, &peer, Departure::Again);
         }
         self.effects.push(Effect::Note(joined.note));
         joined.response
@@ -173,7 +202,8 @@ impl Tracker {
         except: Option<PeerId>,
     ) -> TrackerResponse {
         let limit = (limit as usize).min(limits::HOLDERS_MAX);
-        let (files, more) = self.peers.registry.lookup(now, name, id, except, limit, &mut self.random);
+        let (mut files, more) = self.peers.registry.lookup(now, name, id, except, limit, &mut self.random);
+        self.add_md5(&mut files);
         let named = |found: &FoundFile| found.whole.len() + found.partial.len();
         let truncated = more || files.iter().any(|found| named(found) < limit.min(found.holders as usize));
         TrackerResponse::Found { files, truncated }
@@ -195,6 +225,28 @@ impl Tracker {
         let (response, payload) = listing.message();
         self.effects.push(Effect::PushWith(connection, response, payload));
         self.listing = Some(listing);
+        None
+    }
+
+    /// Tells how volunteers and files are, to who is on this machine, once for each connection.
+    fn tell_status(&mut self, origin: Origin) -> Option<TrackerResponse> {
+        let Origin::Connection(connection, from) = origin else {
+            return Some(error(ErrorCode::Malformed, "the status needs a connection"));
+        };
+        let from = from.to_canonical();
+        if !from.is_loopback() && from != self.local.to_canonical() {
+            return Some(error(ErrorCode::Refused, "the status is only told on the tracker's own machine"));
+        }
+        if !self.told_status.insert(connection) {
+            return Some(error(ErrorCode::Busy, "one status for each connection; ask again over another"));
+        }
+        let Some(status) = self.status() else {
+            return Some(error(ErrorCode::NotFound, "this tracker keeps no files (--files)"));
+        };
+        // Names, numbers and addresses always serialise.
+        let payload: Arc<[u8]> = serde_json::to_vec(&status).unwrap_or_default().into();
+        let response = TrackerResponse::Status { length: payload.len() as u64 };
+        self.effects.push(Effect::PushWith(connection, response, payload));
         None
     }
 
@@ -464,12 +516,13 @@ impl Tracker {
     }
 
     /// Takes a peer that the registry has removed out of everything else.
-    fn depart(&mut self, id: PeerId, peer: &Peer, why: &str) {
-        let (name, address) = (&peer.name, peer.address);
+    fn depart(&mut self, now: Moment, id: PeerId, peer: &Peer, how: Departure) {
+        let (name, address, why) = (&peer.name, peer.address, how.words());
         self.effects.push(Effect::Note(format!(
             "{name} at {address} is gone: {why}, {} peers",
             self.peers.registry.len()
         )));
+        self.volunteer_left(now, id, peer.expires(), how);
         for key in self.memberships.remove(&id).unwrap_or_default() {
             let left = self.change(&key, |set| (set.is_whole(id), set.leave(id)));
             let Some((whole, outcomes)) = left else { continue };

@@ -6,7 +6,9 @@
 #![allow(dead_code, reason = "each file of tests uses some of it")]
 
 pub mod events;
+pub mod keeping;
 pub mod proxy;
+pub mod scripted;
 pub mod wire;
 
 use rustix::process::{Pid, Signal, kill_process};

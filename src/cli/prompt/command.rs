@@ -18,7 +18,7 @@ pub const COMMANDS: [(&str, &str, &str); 8] = [
     ("files", "files", "what the others have"),
     ("peers", "peers", "who is here, as the manager says"),
     ("mine", "mine", "what is shared from this folder"),
-    ("status", "status", "the transfers of this run"),
+    ("status", "status", "the transfers of this run, and what is lent to the tracker"),
     ("why", "why NAME", "what is missing of a file, who has it, and what went wrong last"),
     ("help", "help", "this"),
     ("quit", "quit", "leaves the swarm (also exit, Ctrl-D, or Ctrl-C twice)"),
@@ -89,9 +89,13 @@ pub fn parse(line: &str) -> Result<Command, String> {
 }
 
 fn unknown(command: &str) -> String {
-    let similar = COMMANDS
-        .iter()
-        .map(|(name, ..)| (strsim::jaro_winkler(command, name), name))
+    similar(command, COMMANDS.iter().map(|(name, ..)| *name))
+}
+
+/// What to say to a word that is none of the commands.
+pub fn similar<'a>(command: &str, commands: impl Iterator<Item = &'a str>) -> String {
+    let similar = commands
+        .map(|name| (strsim::jaro_winkler(command, name), name))
         .filter(|(similarity, _)| *similarity >= SIMILAR)
         .max_by(|(one, _), (other, _)| one.total_cmp(other));
     match similar {

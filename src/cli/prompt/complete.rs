@@ -31,7 +31,8 @@ pub fn complete(line: &str, cursor: usize, names: &BTreeSet<String>) -> (usize, 
     (start, offers)
 }
 
-fn offer<'a>(
+/// Those of the candidates that go on from what was begun.
+pub fn offer<'a>(
     candidates: impl Iterator<Item = &'a str>,
     begun: &str,
     typed: impl Fn(&str) -> String,

@@ -6,7 +6,7 @@
 //! line but by the editor itself. [`Editor::stop`] wakes a reader that waits for a key, and joins both threads; a
 //! reader that cannot be woken (a terminal that the editor does not support) is left to end with the process.
 
-use super::complete::complete;
+use super::complete::Offer;
 use crate::cli::console::Printer;
 use crate::cli::signals;
 use crate::content::limits::HISTORY_MAX;
@@ -19,7 +19,6 @@ use rustyline::hint::Hinter;
 use rustyline::history::DefaultHistory;
 use rustyline::validate::Validator;
 use rustyline::{CompletionType, Config, Context, ExternalPrinter, Helper};
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -35,8 +34,8 @@ const PIECE: usize = 32 * 1024;
 const TRIES: u32 = 5;
 const TRY_TIME: Duration = Duration::from_millis(100);
 
-/// Names that Tab completes.
-pub type Names = Arc<Mutex<BTreeSet<String>>>;
+/// What Tab offers for a line and a place in it: where the word begins, and what it can become.
+pub type Complete = Box<dyn Fn(&str, usize) -> (usize, Vec<Offer>) + Send>;
 
 /// What came of reading a line.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,9 +98,9 @@ impl Editor {
     ///
     /// # Errors
     /// There is no terminal, or no thread.
-    pub fn start(prompt: String, names: Names) -> io::Result<(Self, Option<Printer>)> {
+    pub fn start(prompt: String, complete: Complete) -> io::Result<(Self, Option<Printer>)> {
         let gate = Arc::new(Gate::default());
-        let mut editor = new_editor(names, gate.clone()).map_err(io::Error::other)?;
+        let mut editor = new_editor(complete, gate.clone()).map_err(io::Error::other)?;
         let threads = Threads::new();
         let printer = match editor.create_external_printer() {
             Ok(external) => Some(start_printer(external, gate.clone(), &threads)?),
@@ -155,7 +154,7 @@ impl Editor {
 
 type Line = rustyline::Editor<Aid, DefaultHistory>;
 
-fn new_editor(names: Names, gate: Arc<Gate>) -> rustyline::Result<Line> {
+fn new_editor(complete: Complete, gate: Arc<Gate>) -> rustyline::Result<Line> {
     let config = Config::builder()
         .max_history_size(HISTORY_MAX)?
         .history_ignore_dups(true)?
@@ -164,7 +163,7 @@ fn new_editor(names: Names, gate: Arc<Gate>) -> rustyline::Result<Line> {
         .completion_show_all_if_ambiguous(true)
         .build();
     let mut editor = rustyline::Editor::with_config(config)?;
-    editor.set_helper(Some(Aid { names, gate }));
+    editor.set_helper(Some(Aid { complete, gate }));
     Ok(editor)
 }
 
@@ -291,7 +290,7 @@ fn write(text: &str) {
 
 /// What the editor asks while a line is being typed.
 struct Aid {
-    names: Names,
+    complete: Complete,
     gate: Arc<Gate>,
 }
 
@@ -314,9 +313,8 @@ impl Completer for Aid {
     type Candidate = Pair;
 
     fn complete(&self, line: &str, cursor: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let (start, offers) = complete(line, cursor, &names);
-        let pair = |offer: super::complete::Offer| Pair { display: offer.shown, replacement: offer.typed };
+        let (start, offers) = (self.complete)(line, cursor);
+        let pair = |offer: Offer| Pair { display: offer.shown, replacement: offer.typed };
         Ok((start, offers.into_iter().map(pair).collect()))
     }
 }

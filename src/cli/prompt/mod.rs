@@ -5,25 +5,27 @@
 //! being typed, so that a peer that does not answer holds up nobody. Never decides anything about files: that is the
 //! member's. Invariant: at every end the terminal is as it was.
 
-mod command;
-mod complete;
+pub(super) mod command;
+pub(super) mod complete;
+pub(super) mod conduct;
 mod editor;
-mod show;
+pub(super) mod show;
 
 use super::member::wish;
-use super::{BarWatch, Console, terminal};
+use super::{BarWatch, Console};
 use crate::content::EntityName;
 use crate::daemon::DaemonError;
 use crate::daemon::lookup::Query;
 use crate::daemon::member::{Member, Wish};
 use crate::net::{Shutdown, Threads};
 use command::Command;
+use conduct::{Answers, End, conduct, say};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use editor::{Editor, Heard, Names};
-use std::io::{self, IsTerminal};
+use editor::Complete;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Questions that may wait while one is being asked.
@@ -31,6 +33,9 @@ const QUESTIONS: usize = 8;
 /// The prompt comes back after so long at the latest; an answer that takes longer appears above it. (Meanwhile
 /// Ctrl-C is a signal, and ends the program.)
 const ANSWER_TIME: Duration = Duration::from_millis(200);
+
+/// Names that Tab completes.
+type Names = Arc<Mutex<BTreeSet<String>>>;
 
 /// Something that must be asked of the swarm.
 enum Question {
@@ -50,36 +55,19 @@ pub fn run(
     shutdown: &Shutdown,
 ) -> Result<(), DaemonError> {
     let console = watch.console().clone();
-    let _kept = terminal::keep();
     let names = Names::default();
-    let (editor, printer) = match Editor::start(format!("{name}> "), names.clone()) {
-        Ok(started) => started,
-        Err(error) => {
-            log::warn!("no prompt: {error}");
-            return member.wait();
-        }
-    };
-    // Log lines that go to a file do not tear anything.
-    console.begin_prompt(printer.filter(|_| io::stderr().is_terminal()));
     let threads = Threads::new();
     let (questions, asked) = bounded(QUESTIONS);
     let (answers, answered) = bounded(QUESTIONS);
     let asker = Asker { answers, member: member.clone(), console: console.clone(), names: names.clone() };
-    let spawned = threads.spawn("prompt-ask", move || asker.run(&asked));
-    let prompt =
-        Prompt { member, patience, console: console.clone(), names, questions, answered, leaving: false };
-    let end = match spawned {
-        Ok(()) => prompt.run(editor, shutdown),
-        Err(error) => {
-            console.end_prompt();
-            editor.stop();
-            Err(error.into())
-        }
-    };
-    match end {
-        Ok(End::Left) => {}
-        Ok(End::Deaf) => return member.wait(),
-        Err(error) => return Err(error),
+    threads.spawn("prompt-ask", move || asker.run(&asked))?;
+    let mut prompt = Prompt { member, patience, names: names.clone(), questions, answered };
+    let line = format!("{name}> ");
+    let end = conduct(line, completing(names), &console, &mut prompt, member.failed(), shutdown);
+    drop(prompt);
+    match end? {
+        End::Left => {}
+        End::Deaf => return super::member::wait(member, shutdown),
     }
     // Leaving is the shutdown; a question under way ends with it.
     shutdown.trigger();
@@ -87,72 +75,23 @@ pub fn run(
     Ok(())
 }
 
-/// How a prompt has ended.
-enum End {
-    /// By the user, or the shutdown.
-    Left,
-    /// Nobody can type any more, but the member goes on.
-    Deaf,
-}
-
 struct Prompt<'a> {
     member: &'a Member,
     patience: Duration,
-    console: Console,
     names: Names,
     questions: Sender<Question>,
     /// Hears of each question that has been answered.
     answered: Receiver<()>,
-    /// Ctrl-C was pressed on an empty line.
-    leaving: bool,
 }
 
-impl Prompt<'_> {
-    fn run(mut self, mut editor: Editor, shutdown: &Shutdown) -> Result<End, DaemonError> {
-        say("help lists the commands\n");
-        let end = loop {
-            self.learn_names();
-            editor.ask();
-            crossbeam_channel::select! {
-                recv(editor.heard()) -> heard => {
-                    editor.answered();
-                    let heard = heard.unwrap_or_else(|_| Heard::Broken("the line editor has failed".into()));
-                    if let ControlFlow::Break(end) = self.hear(heard) {
-                        break Ok(end);
-                    }
-                }
-                recv(shutdown.signal()) -> _ => break Ok(End::Left),
-                recv(self.member.failed()) -> failure => break failure.map_or(Ok(End::Left), Err),
-            }
-        };
-        self.console.end_prompt();
-        editor.stop();
-        end
+impl Answers for Prompt<'_> {
+    fn refresh(&mut self) {
+        self.learn_names();
     }
 
-    fn hear(&mut self, heard: Heard) -> ControlFlow<End> {
-        let leaving = std::mem::take(&mut self.leaving);
-        match heard {
-            // What was pasted may be several lines.
-            Heard::Line(text) => text.lines().try_for_each(|line| self.obey(line)),
-            Heard::Interrupted { empty: true } if leaving => ControlFlow::Break(End::Left),
-            Heard::Interrupted { empty: true } => {
-                self.leaving = true;
-                say("again, or quit, to leave\n");
-                ControlFlow::Continue(())
-            }
-            Heard::Interrupted { empty: false } => ControlFlow::Continue(()),
-            Heard::End => ControlFlow::Break(End::Left),
-            Heard::Broken(why) => {
-                log::warn!("no prompt any more: {why}");
-                ControlFlow::Break(End::Deaf)
-            }
-        }
-    }
-
-    fn obey(&mut self, line: &str) -> ControlFlow<End> {
+    fn obey(&mut self, line: &str) -> ControlFlow<()> {
         let answer = match command::parse(line) {
-            Ok(Command::Quit) => return ControlFlow::Break(End::Left),
+            Ok(Command::Quit) => return ControlFlow::Break(()),
             Ok(command) => self.answer(command),
             Err(text) => Err(text),
         };
@@ -162,7 +101,9 @@ impl Prompt<'_> {
         }
         ControlFlow::Continue(())
     }
+}
 
+impl Prompt<'_> {
     /// Does what a command says. An error is for the user.
     fn answer(&self, command: Command) -> Result<String, String> {
         Ok(match command {
@@ -177,7 +118,9 @@ impl Prompt<'_> {
             Command::Mine => show::mine(&self.member.mine()),
             Command::Status => {
                 let transfers = self.member.transfers();
-                show::status(&transfers.iter().map(|transfer| transfer.status()).collect::<Vec<_>>())
+                let statuses: Vec<_> = transfers.iter().map(|transfer| transfer.status()).collect();
+                let lent = self.member.volunteer().map(|volunteer| show::lent(&volunteer.status()));
+                show::status(&statuses) + &lent.unwrap_or_default()
             }
             Command::Help => show::help(),
         })
@@ -209,17 +152,16 @@ impl Prompt<'_> {
     }
 }
 
+/// What Tab offers, given the names that are known by then.
+fn completing(names: Names) -> Complete {
+    Box::new(move |line, cursor| {
+        complete::complete(line, cursor, &names.lock().unwrap_or_else(PoisonError::into_inner))
+    })
+}
+
 /// Adds names to those that Tab completes.
 fn learn(names: &Names, more: impl Iterator<Item = String>) {
     names.lock().unwrap_or_else(PoisonError::into_inner).extend(more);
-}
-
-/// Writes while no line is being read.
-fn say(text: &str) {
-    use std::io::Write;
-    let mut out = io::stdout().lock();
-    // A terminal that is gone stops nothing.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// Asks the swarm, one question after the other.

@@ -8,6 +8,7 @@ use crate::cli::line::escaped;
 use crate::cli::table::{self, Side, percent, size, table};
 use crate::daemon::member::{Stage, TransferStatus};
 use crate::daemon::shelf::Offer;
+use crate::daemon::volunteer::VolunteerStatus;
 use crate::protocol::tracker::{FileSummary, FoundFile, PeerSummary};
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -97,6 +98,17 @@ pub fn status(transfers: &[TransferStatus]) -> String {
         ("STAGE", Side::Left),
     ];
     table(columns, &rows)
+}
+
+/// What is lent to the tracker.
+pub fn lent(status: &VolunteerStatus) -> String {
+    let more = match status.left {
+        _ if status.refused => "; the tracker does not take it".to_owned(),
+        _ if !status.welcome => "; the tracker has not taken it yet".to_owned(),
+        Some(left) => format!("; {left} chunks have yet to be copied elsewhere"),
+        None => String::new(),
+    };
+    format!("{status}{more}\n")
 }
 
 fn stage(status: &TransferStatus) -> String {
@@ -246,6 +258,28 @@ mod tests {
                 "f         -                   -          -        -  failed: nobody has \\u{1b}[31mf",
             ]
         );
+    }
+
+    #[test]
+    fn what_is_lent_is_a_line() {
+        let status = VolunteerStatus {
+            offered: 2 << 30,
+            used: 512 << 20,
+            chunks: 1_024,
+            files: 3,
+            welcome: true,
+            left: None,
+            refused: false,
+        };
+        let line = "lending 2.0 GiB, 512.0 MiB used in 1,024 chunks of 3 files";
+        for (status, more) in [
+            (status, ""),
+            (VolunteerStatus { left: Some(7), ..status }, "; 7 chunks have yet to be copied elsewhere"),
+            (VolunteerStatus { welcome: false, ..status }, "; the tracker has not taken it yet"),
+            (VolunteerStatus { refused: true, ..status }, "; the tracker does not take it"),
+        ] {
+            assert_eq!(lent(&status), format!("{line}{more}\n"));
+        }
     }
 
     #[test]

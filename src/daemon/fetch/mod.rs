@@ -8,8 +8,10 @@
 //! Invariants: the owner of a fetch never waits for a source; a source that sent a bad chunk is never used
 //! again; a source that is lost is tried again later, at growing intervals.
 
+mod conversations;
 mod source;
 
+pub use conversations::Conversations;
 pub use source::{Conversation, SourceError, manifest_payload};
 
 use crate::content::limits::{PIPELINE, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN};

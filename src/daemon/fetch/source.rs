@@ -103,6 +103,38 @@ impl Conversation {
 }
 
 impl Conversation {
+    /// Asks for one chunk and waits for it. Its bytes are in `buffer` when it is right. A [refusal](SourceError::Refused)
+    /// leaves the conversation as it was; after any other error it is of no use any more.
+    ///
+    /// # Errors
+    /// Not to be had there; [`SourceError::BadChunk`] when what came has another digest or length; whatever ends a link.
+    pub fn chunk(
+        &mut self,
+        file: FileId,
+        index: ChunkIndex,
+        (digest, length): (Digest, u32),
+        buffer: &mut Vec<u8>,
+        shutdown: &Shutdown,
+    ) -> Result<(), SourceError> {
+        let _guard = shutdown.guard(&self.stream);
+        self.writer.send(&PeerRequest::Chunk { file, index })?;
+        match self.reader.message(STALL_TIMEOUT)? {
+            PeerResponse::Chunk { file: got, index: at, length: bytes } if (got, at) == (file, index) => {
+                if bytes != length {
+                    return Err(SourceError::BadChunk { index, bytes });
+                }
+                buffer.resize(length as usize, 0);
+                self.reader.payload(buffer)?;
+                match Digest::of(buffer) == digest {
+                    true => Ok(()),
+                    false => Err(SourceError::BadChunk { index, bytes }),
+                }
+            }
+            PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
+            _ => Err(SourceError::Protocol("answers something else".into())),
+        }
+    }
+
     /// Asks what a peer offers.
     ///
     /// # Errors

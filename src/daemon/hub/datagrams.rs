@@ -1,126 +1,157 @@
 //! A hub's datagrams: who sends proves that it is there, and only then is heard.
 
-use super::Question;
 use crate::content::limits::{COOKIE_EPOCH, DATAGRAM_MAX, PROTOCOL_VERSION};
 use crate::net::listener::reachable;
 use crate::net::{Shutdown, Threads};
 use crate::protocol::ErrorCode;
-use crate::protocol::datagram::{CookieJar, Datagram, envelope};
+use crate::protocol::datagram::{CookieJar, Datagram, Envelope, envelope};
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
-use crossbeam_channel::Sender;
-use rustix::net::SendFlags;
-use std::io::{self, ErrorKind};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
+/// Datagrams that are handed over at once, while more are there.
+pub(super) const BATCH: usize = 64;
+
+/// A datagram whose source is proven, with the number that its answer bears.
+pub(super) type Question = (SocketAddr, u64, TrackerRequest);
+
 /// Sends answers without ever waiting: what the system has no room for is lost, as datagrams may be.
-pub(super) struct Replies(UdpSocket);
+pub(super) struct Replies {
+    socket: UdpSocket,
+    /// What is being sent, kept for its room.
+    bytes: Vec<u8>,
+}
 
 impl Replies {
     pub(super) fn new(socket: UdpSocket) -> Self {
-        Self(socket)
+        Self { socket, bytes: Vec::with_capacity(DATAGRAM_MAX) }
     }
 
     /// Answers a proven source; what does not fit is shortened and says so.
-    pub(super) fn send(&self, to: SocketAddr, tx: u64, mut response: TrackerResponse) {
+    pub(super) fn send(&mut self, to: SocketAddr, tx: u64, response: TrackerResponse) {
+        let mut answer = Datagram::new(tx, None, response);
         loop {
-            match Datagram::new(tx, None, response.clone()).encode() {
-                Ok(bytes) => return self.send_bytes(to, &bytes),
-                Err(_) if response.shrink() => {}
+            match answer.write(&mut self.bytes) {
+                Ok(()) => return self.send_bytes(to),
+                Err(_) if answer.message.shrink() => {}
                 Err(error) => return log::warn!("an answer to {to} does not fit in a datagram: {error}"),
             }
         }
     }
 
-    fn send_bytes(&self, to: SocketAddr, bytes: &[u8]) {
+    fn send_bytes(&self, to: SocketAddr) {
         // The flag keeps this call from blocking without making the receiver's calls spin.
-        if let Err(error) = rustix::net::sendto(&self.0, bytes, SendFlags::DONTWAIT, &to) {
+        if let Err(error) = rustix::net::sendto(&self.socket, &self.bytes, SendFlags::DONTWAIT, &to) {
             log::debug!("an answer to {to} is lost: {error}");
         }
     }
 }
 
-struct DatagramReceiver {
+struct DatagramReceiver<H> {
     socket: UdpSocket,
     replies: Replies,
     jar: CookieJar,
     started: Instant,
-    questions: Sender<Question>,
+    /// Proven questions that have not been handed over.
+    batch: Vec<Question>,
+    hand_over: H,
 }
 
-/// Receives until the shutdown, in a thread of its own.
+/// Receives until the shutdown, in a thread of its own, and hands proven questions over, a few at a time. Whoever gets
+/// them empties the batch.
 pub(super) fn receive(
     socket: UdpSocket,
     secret: [u8; 32],
-    questions: Sender<Question>,
     threads: &Threads,
     shutdown: &Shutdown,
+    hand_over: impl FnMut(&mut Vec<Question>) + Send + 'static,
 ) -> io::Result<()> {
     let wake = reachable(socket.local_addr()?);
     let waker = socket.try_clone()?;
     shutdown.on_trigger(move || drop(waker.send_to(b"", wake)));
-    let receiver = DatagramReceiver {
+    let mut receiver = DatagramReceiver {
         replies: Replies::new(socket.try_clone()?),
         socket,
         jar: CookieJar::new(secret),
         started: Instant::now(),
-        questions,
+        batch: Vec::with_capacity(BATCH),
+        hand_over,
     };
     let shutdown = shutdown.clone();
     threads.spawn("datagrams", move || receiver.run(&shutdown))
 }
 
-impl DatagramReceiver {
-    fn run(&self, shutdown: &Shutdown) {
+impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
+    fn run(&mut self, shutdown: &Shutdown) {
         let mut buffer = [0; DATAGRAM_MAX + 1];
         while !shutdown.is_stopped() {
-            match self.socket.recv_from(&mut buffer) {
-                Ok((count, from)) => self.handle(&buffer[..count], from),
-                // An answer that nobody took comes back as an error of a later call.
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-                Err(error) => {
-                    log::debug!("receiving a datagram: {error}");
-                    std::thread::yield_now();
+            // Waits for the first, takes what else is there, and hands it over before it waits again.
+            self.receive(&mut buffer, RecvFlags::empty());
+            for _ in 1..BATCH {
+                if !self.receive(&mut buffer, RecvFlags::DONTWAIT) {
+                    break;
                 }
+            }
+            if !self.batch.is_empty() {
+                (self.hand_over)(&mut self.batch);
             }
         }
     }
 
-    fn handle(&self, bytes: &[u8], from: SocketAddr) {
+    /// Receives a datagram, if there is one.
+    fn receive(&mut self, buffer: &mut [u8], flags: RecvFlags) -> bool {
+        match rustix::net::recvfrom(&self.socket, &mut *buffer, flags) {
+            Ok((count, _, Some(from))) => {
+                if let Ok(from) = SocketAddr::try_from(from) {
+                    self.handle(&buffer[..count], from);
+                }
+                true
+            }
+            Err(Errno::WOULDBLOCK) => false,
+            // An answer that nobody took comes back as an error of a later call.
+            Ok((_, _, None)) | Err(Errno::CONNREFUSED | Errno::INTR) => true,
+            Err(error) => {
+                log::debug!("receiving a datagram: {error}");
+                std::thread::yield_now();
+                false
+            }
+        }
+    }
+
+    fn handle(&mut self, bytes: &[u8], from: SocketAddr) {
         let epoch = self.started.elapsed().as_secs() / COOKIE_EPOCH.as_secs();
-        let datagram = Datagram::<TrackerRequest>::decode(bytes);
-        let (v, tx) = match (&datagram, envelope(bytes)) {
-            (Ok(datagram), _) => (datagram.v, datagram.tx),
-            (Err(_), Some(envelope)) => (envelope.v, envelope.tx),
-            // Not even a beginning: there is nobody to answer.
-            (Err(error), None) => return log::debug!("a datagram from {from} is none of ours: {error}"),
-        };
-        let (code, text) = match datagram {
-            Ok(datagram) if v == PROTOCOL_VERSION => {
-                match datagram.cookie.is_some_and(|cookie| self.jar.proves(cookie, from, epoch)) {
-                    true => {
-                        // When the state thread does not keep up, datagrams are lost, and sent again.
-                        let _ = self.questions.try_send((from, tx, datagram.message));
-                    }
+        let error = match Datagram::<TrackerRequest>::decode(bytes) {
+            Ok(Datagram { v: PROTOCOL_VERSION, tx, cookie, message }) => {
+                return match cookie.is_some_and(|cookie| self.jar.proves(cookie, from, epoch)) {
+                    true => self.batch.push((from, tx, message)),
                     false => {
                         let cookie = self.jar.cookie(from, epoch);
                         self.answer_unproven(from, tx, TrackerResponse::Cookie { cookie }, bytes.len());
                     }
-                }
-                return;
+                };
             }
-            _ if v != PROTOCOL_VERSION => (ErrorCode::UnknownVersion, "another version"),
-            _ => (ErrorCode::Malformed, "not a message"),
+            Ok(Datagram { v, tx, .. }) => Ok(Envelope { v, tx }),
+            Err(error) => envelope(bytes).ok_or(error),
+        };
+        let (tx, code, text) = match error {
+            Ok(Envelope { v, tx }) if v != PROTOCOL_VERSION => {
+                (tx, ErrorCode::UnknownVersion, "another version")
+            }
+            Ok(Envelope { tx, .. }) => (tx, ErrorCode::Malformed, "not a message"),
+            // Not even a beginning: there is nobody to answer.
+            Err(error) => return log::debug!("a datagram from {from} is none of ours: {error}"),
         };
         let error = TrackerResponse::Error { code, text: text.into() };
         self.answer_unproven(from, tx, error, bytes.len());
     }
 
     /// An unproven source never gets more bytes than it sent.
-    fn answer_unproven(&self, to: SocketAddr, tx: u64, response: TrackerResponse, received: usize) {
-        let datagram = Datagram::new(tx, None, response);
-        match serde_json::to_vec(&datagram) {
-            Ok(bytes) if bytes.len() <= received => self.replies.send_bytes(to, &bytes),
+    fn answer_unproven(&mut self, to: SocketAddr, tx: u64, response: TrackerResponse, received: usize) {
+        match Datagram::new(tx, None, response).write(&mut self.replies.bytes) {
+            Ok(()) if self.replies.bytes.len() <= received => self.replies.send_bytes(to),
             _ => log::debug!("a datagram from {to} is too short to be answered"),
         }
     }

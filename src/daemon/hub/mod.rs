@@ -1,31 +1,32 @@
 //! Sockets around a pure [`Machine`]: what a tracker and a manager have in common.
 //!
 //! One thread receives datagrams and proves their sources, one thread for each connection reads, one writes, and
-//! the state thread decides. Invariants: the state thread never waits for a socket; a connection that does not
-//! drain its queue is dropped, and delays nobody else; of one connection's requests few wait for the state thread,
-//! and datagrams, which heartbeats are, wait behind none of them.
+//! the state thread has the machine decide; over datagrams it decides where they are received, when it is free (see
+//! `desk`). Invariants: whoever has the machine never waits for a socket; a connection that does not drain its queue is
+//! dropped, and delays nobody else; of one connection's requests few wait for the state thread, and datagrams, which
+//! heartbeats are, wait behind none of them.
 
 mod connections;
 mod datagrams;
+mod desk;
+mod state;
 
-use crate::content::limits;
 use crate::net::{BindError, Listener, Shutdown, Threads};
 use crate::protocol::tracker::TrackerRequest;
-use crate::swarm::Moment;
 use crate::swarm::keeping::{Answer, News, Task};
-use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
+use crate::swarm::machine::{ConnectionId, Machine};
 use connections::Connection;
 use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use datagrams::Replies;
-use std::collections::HashMap;
+use desk::Desk;
+use state::State;
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Events that may wait for the state thread, in each of the two queues: of datagrams and of connections.
+/// Events of connections that may wait for the state thread.
 const QUEUE: usize = 16 * 1024;
-/// The longest the state thread sleeps.
-const IDLE: Duration = Duration::from_secs(3600);
 
 /// What a hub is told.
 #[derive(Debug, Clone)]
@@ -48,9 +49,6 @@ pub enum StartError {
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
 }
-
-/// A datagram whose source is proven, with the number that its answer bears.
-type Question = (SocketAddr, u64, TrackerRequest);
 
 /// What the state thread hears of connections.
 enum Event {
@@ -104,12 +102,14 @@ impl Hub {
         let threads = Threads::new();
         let (events, received) = bounded(QUEUE);
         let replies = Replies::new(socket.try_clone()?);
-        let (questions, asked) = bounded(QUEUE);
-        datagrams::receive(socket, secret()?, questions, &threads, shutdown)?;
+        let news = hands.news.clone();
+        let (bell, rung) = bounded(1);
+        let desk = Arc::new(Desk::new(State::new(machine, replies, hands), bell));
+        let counter = desk.clone();
+        datagrams::receive(socket, secret()?, &threads, shutdown, move |batch| counter.hear(batch))?;
         connections::serve(listener, config, events, &threads, shutdown)?;
-        let state = State { machine, replies, hands, connections: HashMap::new(), started: Instant::now() };
         let stopped = shutdown.clone();
-        threads.spawn("state", move || state.run(&asked, &received, &stopped))?;
+        threads.spawn("state", move || run(&desk, &rung, &received, news, &stopped))?;
         Ok(Self { address, threads })
     }
 
@@ -140,98 +140,52 @@ pub(super) fn draw() -> u128 {
     u128::from_be_bytes(bytes)
 }
 
-struct State<M> {
-    machine: M,
-    replies: Replies,
-    hands: Hands,
-    connections: HashMap<ConnectionId, Connection>,
-    started: Instant,
+/// Waits for whatever comes next and has the machine handle it, until the shutdown.
+fn run<M: Machine>(
+    desk: &Desk<M>,
+    rung: &Receiver<()>,
+    events: &Receiver<Event>,
+    mut news: Receiver<News>,
+    shutdown: &Shutdown,
+) {
+    let mut wait = desk.turn().rest();
+    while !shutdown.is_stopped() {
+        let cause = crossbeam_channel::select! {
+            recv(shutdown.signal()) -> _ => break,
+            recv(rung) -> _ => Cause::Bell,
+            recv(events) -> event => match event {
+                Ok(event) => Cause::Event(event),
+                Err(_) => break,
+            },
+            recv(news) -> heard => match heard {
+                Ok(heard) => Cause::News(heard),
+                // Nobody will tell anything any more; a closed channel would be ready all the time.
+                Err(_) => {
+                    news = never();
+                    continue;
+                }
+            },
+            default(wait) => Cause::Time,
+        };
+        let mut state = desk.turn();
+        match cause {
+            Cause::Bell => desk.answer_waiting(&mut state),
+            Cause::Event(event) => state.handle(event),
+            Cause::News(heard) => state.hear(heard),
+            Cause::Time => {}
+        }
+        // Also under load: a lease ends when it ends.
+        state.tick();
+        wait = state.rest();
+    }
 }
 
-impl<M: Machine> State<M> {
-    fn now(&self) -> Moment {
-        self.started.elapsed()
-    }
-
-    fn run(mut self, asked: &Receiver<Question>, events: &Receiver<Event>, shutdown: &Shutdown) {
-        let mut news = self.hands.news.clone();
-        while !shutdown.is_stopped() {
-            let wait = self.machine.next_tick().map_or(IDLE, |due| due.saturating_sub(self.now()));
-            let effects = crossbeam_channel::select! {
-                recv(shutdown.signal()) -> _ => break,
-                recv(asked) -> question => match question {
-                    Ok((from, tx, request)) => {
-                        let now = self.now();
-                        self.machine.request(now, Origin::Datagram(from, tx), request)
-                    }
-                    Err(_) => break,
-                },
-                recv(events) -> event => match event {
-                    Ok(event) => self.handle(event),
-                    Err(_) => break,
-                },
-                recv(news) -> heard => match heard {
-                    Ok(heard) => self.machine.news(self.started.elapsed(), heard),
-                    // Nobody will tell anything any more; a closed channel would be ready all the time.
-                    Err(_) => {
-                        news = never();
-                        Vec::new()
-                    }
-                },
-                default(wait) => Vec::new(),
-            };
-            self.apply(effects);
-            // Also under load: a lease ends when it ends.
-            let effects = self.machine.tick(self.now());
-            self.apply(effects);
-        }
-    }
-
-    fn handle(&mut self, event: Event) -> Vec<Effect> {
-        let now = self.now();
-        match event {
-            Event::Opened(id, connection) => {
-                self.connections.insert(id, connection);
-                Vec::new()
-            }
-            Event::Request(id, from, request) => {
-                if let Some(connection) = self.connections.get(&id) {
-                    connection.handled();
-                }
-                self.machine.request(now, Origin::Connection(id, from.ip()), request)
-            }
-            Event::Closed(id) => {
-                self.connections.remove(&id);
-                self.machine.closed(now, id)
-            }
-        }
-    }
-
-    fn apply(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Reply(Origin::Datagram(to, tx), response) => self.replies.send(to, tx, response),
-                Effect::Reply(Origin::Connection(id, _), response) | Effect::Push(id, response) => {
-                    self.send(id, (response, None));
-                }
-                Effect::PushWith(id, response, payload) => self.send(id, (response, Some(payload))),
-                Effect::Event(line) => log::info!(target: limits::EVENT_TARGET, "{line}"),
-                Effect::Note(text) => log::info!("{text}"),
-                // Whoever would carry it out has ended, and so will this.
-                Effect::Task(task) => _ = self.hands.tasks.send(task),
-                Effect::Answer(number, answer) => _ = self.hands.answers.send((number, answer)),
-            }
-        }
-    }
-
-    fn send(&mut self, id: ConnectionId, outgoing: connections::Outgoing) {
-        if let Some(connection) = self.connections.get(&id)
-            && !connection.send(outgoing)
-        {
-            // Its reader ends now and reports it closed.
-            self.connections.remove(&id);
-        }
-    }
+/// Why the state thread is awake.
+enum Cause {
+    Bell,
+    Event(Event),
+    News(News),
+    Time,
 }
 
 /// What waits for the state thread is bounded, so senders wait; they do so only while it runs.
@@ -250,12 +204,14 @@ fn forward(events: &crossbeam_channel::Sender<Event>, shutdown: &Shutdown, mut e
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::limits;
     use crate::net::{LinkReader, LinkWriter};
     use crate::protocol::datagram::Datagram;
     use crate::protocol::tracker::{Token, TrackerResponse};
+    use crate::swarm::Moment;
+    use crate::swarm::machine::{Effect, Origin};
     use crossbeam_channel::Sender;
     use std::net::{TcpStream, UdpSocket};
-    use std::sync::Arc;
 
     /// Requests in the flood: far more than can be handled while the test runs.
     const FLOOD: usize = 20_000;

@@ -17,6 +17,7 @@ use super::lookup::Query;
 use super::peer::{Met, ServeOptions, serve};
 use super::shelf::Shelf;
 use super::tracker_session::{self, SessionEvent};
+use super::volunteer::{Surroundings, Volunteer, VolunteerConfig};
 use super::watch::Watch;
 use crate::content::limits::LEASE;
 use crate::content::{EntityName, FileId};
@@ -54,6 +55,8 @@ pub struct MemberConfig {
     pub log_file: PathBuf,
     /// How long to wait for a manager or tracker that does not answer, and for chunks that do not come.
     pub timeout: Option<Duration>,
+    /// The space that is lent to the tracker, if any.
+    pub volunteer: Option<VolunteerConfig>,
 }
 
 /// What the threads of a member share.
@@ -66,6 +69,7 @@ struct Inner {
     /// Whether the manager has told of peers yet.
     told: Mutex<bool>,
     announcer: Option<Announcer>,
+    volunteer: Option<Volunteer>,
     /// Where peers that ask for a file are reported while it is being downloaded.
     routes: Mutex<Vec<(FileId, Sender<Met>)>>,
     transfers: Mutex<Vec<Arc<Transfer>>>,
@@ -118,13 +122,24 @@ impl Member {
             tracker_session::start(
                 "manager",
                 manager,
-                registration,
+                registration.clone(),
                 config.timeout,
                 says,
                 &threads,
                 shutdown,
             )?;
         }
+        let lend = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
+            let (shelf, timeout) = (shelf.clone(), config.timeout);
+            let failures = failures.clone();
+            let beside =
+                Surroundings { tracker, registration, shelf, timeout, failures, threads: &threads, shutdown };
+            Volunteer::start(volunteer, beside)
+        };
+        if config.volunteer.is_some() && config.tracker.is_none() {
+            return Err(DaemonError::new(super::Fault::Usage, "there is no tracker to lend space to"));
+        }
+        let volunteer = config.tracker.zip(config.volunteer.as_ref()).map(lend).transpose()?;
         let inner = Arc::new(Inner {
             port: address.port(),
             folder,
@@ -132,6 +147,7 @@ impl Member {
             peers: Peers::default(),
             told: Mutex::new(false),
             announcer,
+            volunteer,
             routes: Mutex::default(),
             transfers: Mutex::default(),
             watch,
@@ -189,6 +205,11 @@ impl Member {
     /// What is offered here, whole and partial.
     pub fn mine(&self) -> Vec<super::shelf::Offer> {
         self.inner.shelf.offers()
+    }
+
+    /// What lends space to the tracker, if anything does.
+    pub fn volunteer(&self) -> Option<&Volunteer> {
+        self.inner.volunteer.as_ref()
     }
 
     /// What others offer: all of it, or what a query names. Asks now.

@@ -8,7 +8,7 @@ use crate::daemon::announcer::Outage;
 use crate::daemon::finder::Finder;
 use crate::daemon::peer::Met;
 use crate::daemon::shelf::Offer;
-use crate::daemon::transfer::{self, Advice, Beside, Downloaded, Order, Recheck, Start};
+use crate::daemon::transfer::{self, Advice, Beside, CHECKING_MD5, Downloaded, Order, Recheck, Start};
 use crate::daemon::watch::Watch;
 use crate::daemon::{DaemonError, Fault};
 use crate::net::Shutdown;
@@ -66,6 +66,7 @@ struct Progressing {
     total: u64,
     done: u64,
     resumed: u64,
+    checking: bool,
     began: Option<Instant>,
     took: Option<Duration>,
     note: String,
@@ -143,14 +144,22 @@ impl Transfer {
 impl Watch for Transfer {
     fn begin(&self, title: &str, total: u64, done: u64) {
         let mut state = self.state();
-        (state.total, state.done, state.resumed) = (total, done, done);
-        state.began = Some(Instant::now());
+        state.checking = title == CHECKING_MD5;
+        if !state.checking {
+            (state.total, state.done, state.resumed) = (total, done, done);
+            state.began = Some(Instant::now());
+        }
         drop(state);
         self.watch.begin(&format!("{title} {}", self.wanted), total, done);
     }
 
     fn advance(&self, bytes: u64) {
-        self.state().done += bytes;
+        let mut state = self.state();
+        // What has arrived does not arrive again when it is looked at once more.
+        if !state.checking {
+            state.done += bytes;
+        }
+        drop(state);
         self.watch.advance(bytes);
     }
 
@@ -184,6 +193,7 @@ pub(super) fn start(inner: &Arc<Inner>, wish: Wish) -> Result<Arc<Transfer>, Dae
             total: 0,
             done: 0,
             resumed: 0,
+            checking: false,
             began: None,
             took: None,
             note: String::new(),

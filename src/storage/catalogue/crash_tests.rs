@@ -39,29 +39,44 @@ impl Operation {
 
 /// Memory that remembers how it became what it is.
 #[derive(Debug, Clone, Default)]
-struct Recorder(Arc<Mutex<(Vec<u8>, Vec<Operation>)>>);
+struct Recorder(Arc<Mutex<Recorded>>);
+
+#[derive(Debug, Default)]
+struct Recorded {
+    image: Vec<u8>,
+    operations: Vec<Operation>,
+    /// After so many operations the disk is full.
+    full_after: Option<usize>,
+}
 
 impl Recorder {
+    fn of(image: Vec<u8>) -> Self {
+        Self(Arc::new(Mutex::new(Recorded { image, ..Recorded::default() })))
+    }
+
     fn note(&self, operation: Operation) -> io::Result<()> {
-        let (image, operations) = &mut *lock(&self.0);
+        let Recorded { image, operations, full_after } = &mut *lock(&self.0);
+        if full_after.is_some_and(|count| operations.len() >= count) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         operation.apply(image);
         operations.push(operation);
         Ok(())
     }
 
     fn count(&self) -> usize {
-        lock(&self.0).1.len()
+        lock(&self.0).operations.len()
     }
 }
 
 impl StorageBackend for Recorder {
     fn len(&self) -> io::Result<u64> {
-        Ok(lock(&self.0).0.len() as u64)
+        Ok(lock(&self.0).image.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let (offset, image) = (offset as usize, &lock(&self.0).0);
-        let bytes = image.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (offset, recorded) = (offset as usize, lock(&self.0));
+        let bytes = recorded.image.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(bytes);
         Ok(())
     }
@@ -99,7 +114,7 @@ fn life() -> Vec<Step> {
 
 /// Opens what a crash has left as a tracker does, and says how many steps are in it.
 fn survivors(image: Vec<u8>, states: &[Contents], where_: &str) -> usize {
-    let recorder = Recorder(Arc::new(Mutex::new((image, Vec::new()))));
+    let recorder = Recorder::of(image);
     let rehearsed = guarded(Path::new("memory"), || rehearse_on(recorder.clone()));
     rehearsed.unwrap_or_else(|error| panic!("{where_}: {error}"));
     let catalogue = RedbCatalogue::on(recorder).unwrap_or_else(|error| panic!("{where_}: {error}"));
@@ -126,7 +141,7 @@ fn nothing_that_was_acknowledged_is_lost_whenever_it_is_killed() {
         acknowledged.push(recorder.count());
     }
     drop(catalogue);
-    let operations = lock(&recorder.0).1.clone();
+    let operations = lock(&recorder.0).operations.clone();
     let mut random = fastrand::Rng::with_seed(11);
     let (mut durable, mut pending): (Vec<u8>, Vec<Operation>) = (Vec::new(), Vec::new());
     for (at, operation) in operations.iter().enumerate() {
@@ -154,4 +169,38 @@ fn nothing_that_was_acknowledged_is_lost_whenever_it_is_killed() {
         }
     }
     assert!(operations.len() > begun + 100, "{}", operations.len());
+}
+
+#[test]
+fn a_full_disk_is_said_and_nothing_that_was_acknowledged_is_lost() {
+    let begun = {
+        let recorder = Recorder::default();
+        let _catalogue = RedbCatalogue::on(recorder.clone()).unwrap();
+        recorder.count()
+    };
+    for full_after in (begun..begun + 300).step_by(7) {
+        let recorder = Recorder::default();
+        let catalogue = RedbCatalogue::on(recorder.clone()).unwrap();
+        lock(&recorder.0).full_after = Some(full_after);
+        let mut model = Model::default();
+        let mut states = vec![model.contents()];
+        let mut refused = None;
+        for step in life() {
+            model.apply(&step);
+            states.push(model.contents());
+            refused = perform(&catalogue, &step).err();
+            if refused.is_some() {
+                break;
+            }
+        }
+        if let Some(error) = refused {
+            let full = matches!(error, CatalogueError::Store(StoreError::Full { .. }));
+            assert!(full, "{full_after}: {error}");
+            assert!(catalogue.commit(&[Change::Volunteer(volunteer(1, 5))]).is_err(), "{full_after}");
+        }
+        drop(catalogue);
+        let image = lock(&recorder.0).image.clone();
+        let found = survivors(image, &states, &format!("full after {full_after}"));
+        assert!(found + 2 >= states.len(), "{full_after}: {found} of {}", states.len());
+    }
 }

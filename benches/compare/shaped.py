@@ -1,0 +1,87 @@
+"""A small network of shaped links, and programs in it: what the benchmarks of this folder share."""
+
+import hashlib, os, re, signal, subprocess, sys, time
+
+
+def say(*words):
+    print(*words, file=sys.stderr, flush=True)
+
+
+def run(*words, check=True):
+    done = subprocess.run(words, capture_output=True, text=True)
+    if check and done.returncode != 0:
+        raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Network:
+    """Namespaces on a bridge, which is in a namespace of its own, so that nothing of this host is touched."""
+
+    def __init__(self, name, burst="32kb", latency="50ms", congestion=None):
+        self.prefix = f"{name}{os.getpid()}"
+        self.hub = f"{self.prefix}-hub"
+        self.names, self.burst, self.latency, self.congestion = [], burst, latency, congestion
+
+    def open(self):
+        self.names.append(self.hub)
+        run("ip", "netns", "add", self.hub)
+        run("ip", "-n", self.hub, "link", "add", "bridge", "type", "bridge")
+        run("ip", "-n", self.hub, "link", "set", "bridge", "up")
+
+    def host(self, number, up=None, down=None):
+        """A host with address 10.77.x.y; returns its namespace and address."""
+        name, address = f"{self.prefix}-{number}", f"10.77.{number // 250}.{number % 250 + 1}"
+        self.names.append(name)
+        run("ip", "netns", "add", name)
+        end = f"port{number}"
+        run("ip", "link", "add", "eth0", "netns", name, "type", "veth", "peer", "name", end, "netns", self.hub)
+        run("ip", "-n", self.hub, "link", "set", end, "master", "bridge", "up")
+        run("ip", "-n", name, "addr", "add", f"{address}/16", "dev", "eth0")
+        for link in ("lo", "eth0"):
+            run("ip", "-n", name, "link", "set", link, "up")
+        for namespace, device, rate in ((name, "eth0", up), (self.hub, end, down)):
+            if rate:
+                run("tc", "-n", namespace, "qdisc", "add", "dev", device, "root", "tbf", "rate", f"{rate}mbit",
+                    "burst", self.burst, "latency", self.latency)
+        if self.congestion:
+            run("ip", "netns", "exec", name, "sysctl", "-w", f"net.ipv4.tcp_congestion_control={self.congestion}")
+        return name, address
+
+    def sent(self, name):
+        """Bytes that a shaped host has sent, headers of every packet included."""
+        found = re.search(r"Sent (\d+) bytes", run("tc", "-n", name, "-s", "qdisc", "show", "dev", "eth0"))
+        return int(found.group(1))
+
+    def close(self):
+        for name in self.names:
+            run("ip", "netns", "del", name, check=False)
+
+
+class Processes:
+    def __init__(self):
+        self.all = []
+
+    def start(self, namespace, folder, words, waits=False, log=None):
+        """Starts a program; with `waits`, it begins when a line is written to its input."""
+        words = ["ip", "netns", "exec", namespace, "sh", "-c", ("read _; " if waits else "") + 'exec "$@"', "sh", *words]
+        errors = open(log, "wb") if log else subprocess.DEVNULL
+        process = subprocess.Popen(words, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        self.all.append(process)
+        return process
+
+    def close(self):
+        running = [process for process in self.all if process.poll() is None]
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 5
+        for process in running:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

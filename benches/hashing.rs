@@ -1,0 +1,13 @@
+//! The rate at which chunks are hashed: the largest single cost of a download.
+
+use shoal::content::Digest;
+
+fn main() {
+    divan::main();
+}
+
+#[divan::bench(args = [16 * 1024, 512 * 1024, 4 * 1024 * 1024])]
+fn sha256(bencher: divan::Bencher, size: usize) {
+    let chunk: Vec<u8> = (0..size).map(|at| at as u8).collect();
+    bencher.counter(divan::counter::BytesCount::new(size)).bench(|| Digest::of(divan::black_box(&chunk)));
+}

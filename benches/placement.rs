@@ -1,0 +1,169 @@
+//! How long the tracker's decisions take with a million chunks: `cargo bench --bench placement`.
+//!
+//! 16 files of 65,536 chunks, two copies of each, spread at random over the volunteers. A volunteer dies; what is
+//! measured is the one call that finds out what has become short, puts it in order and chooses source and target for
+//! as much of it as may be under way. The wanted figure is less than 50 ms.
+
+use shoal::content::{ChunkIndex, EntityName, FileId, HaveMap, Layout, limits};
+use shoal::protocol::numbers::VolunteerKey;
+use shoal::swarm::keeping::{Place, VolunteerNumber, VolunteerRecord};
+use shoal::swarm::placement::{Order, Placement, Settings};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+const FILES: u8 = 16;
+const CHUNKS: u32 = 65_536;
+const OFFERED: u64 = 1 << 50;
+
+fn record(number: u32) -> VolunteerRecord {
+    let [.., a, b] = number.to_be_bytes();
+    VolunteerRecord {
+        number: VolunteerNumber(number),
+        key: VolunteerKey(number.into()),
+        name: EntityName::new(format!("volunteer-{number}")).unwrap(),
+        address: SocketAddr::from(([10, 0, a, b], 6000)),
+        offered: OFFERED,
+    }
+}
+
+fn id(file: u8) -> FileId {
+    FileId([file; 32])
+}
+
+/// The chunks of each file at each volunteer.
+fn spread(volunteers: u32, random: &mut fastrand::Rng) -> BTreeMap<(u32, u8), Vec<ChunkIndex>> {
+    let mut held: BTreeMap<(u32, u8), Vec<ChunkIndex>> = BTreeMap::new();
+    for (file, index) in (0..FILES).flat_map(|file| (0..CHUNKS).map(move |index| (file, index))) {
+        let first = random.u32(..volunteers);
+        let second = (first + random.u32(1..volunteers)) % volunteers;
+        for volunteer in [first, second] {
+            held.entry((volunteer, file)).or_default().push(ChunkIndex(index));
+        }
+    }
+    held
+}
+
+/// All volunteers are here, and all chunks are where they should be.
+fn placement(volunteers: u32) -> Placement {
+    let mut random = fastrand::Rng::with_seed(7);
+    let settings = Settings { challenge_every: None, ..Settings::default() };
+    let mut placement = Placement::new(settings, random.fork());
+    for number in 0..volunteers {
+        placement.restore_volunteer(Duration::ZERO, record(number));
+    }
+    let layout = Layout::even(u64::from(CHUNKS) * u64::from(limits::CHUNK_SIZE), Some(limits::CHUNK_SIZE));
+    for file in 0..FILES {
+        placement.restore_file(id(file), layout.clone().unwrap(), true);
+    }
+    let held = spread(volunteers, &mut random);
+    for ((volunteer, file), chunks) in &held {
+        let mut map = HaveMap::none(CHUNKS);
+        for index in chunks {
+            map.insert(*index);
+        }
+        placement.restore_held(id(*file), VolunteerNumber(*volunteer), &map);
+    }
+    placement.looked(Duration::ZERO);
+    for number in 0..volunteers {
+        let VolunteerRecord { key, name, address, offered, .. } = record(number);
+        let number = placement.join(Duration::ZERO, key, name, address, offered, offered);
+        for ((_, file), chunks) in held.range((number.0, 0)..(number.0 + 1, 0)) {
+            placement.holds(Duration::ZERO, number, id(*file), chunks, true);
+        }
+        placement.reported(Duration::ZERO, number);
+    }
+    placement.take_orders();
+    placement
+}
+
+fn copies(orders: Vec<Order>) -> Vec<Order> {
+    orders.into_iter().filter(|order| matches!(order, Order::Copy { .. })).collect()
+}
+
+/// Time on a processor, where the system tells it, so that what else runs on the machine does not count; else the
+/// time that has passed.
+struct Stopwatch {
+    ran: Option<u64>,
+    began: Instant,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self { ran: ran(), began: Instant::now() }
+    }
+
+    fn milliseconds(&self) -> f64 {
+        match (self.ran, ran()) {
+            (Some(before), Some(after)) => (after - before) as f64 / 1e6,
+            _ => self.began.elapsed().as_secs_f64() * 1e3,
+        }
+    }
+}
+
+/// Nanoseconds that this thread has run.
+fn ran() -> Option<u64> {
+    // The system counts when it switches.
+    std::thread::yield_now();
+    std::fs::read_to_string("/proc/thread-self/schedstat").ok()?.split(' ').next()?.parse().ok()
+}
+
+/// Memory in use, bytes; 0 where that cannot be told.
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+fn measure(volunteers: u32) {
+    let before = resident();
+    let begun = Stopwatch::start();
+    let mut placement = placement(volunteers);
+    let set_up = begun.milliseconds();
+    let bytes = resident().saturating_sub(before) / u64::from(CHUNKS) / u64::from(FILES);
+    println!("{volunteers} volunteers: set up in {set_up:.0} ms");
+    if bytes > 50 {
+        // Later ones use what the first has used.
+        println!("  about {bytes} bytes a chunk");
+    }
+
+    let second = Duration::from_secs(1);
+    let begun = Stopwatch::start();
+    placement.gone(second, VolunteerNumber(0));
+    let death = begun.milliseconds();
+    let status = placement.status(|_| None);
+    let short = status.copies.short;
+    println!(
+        "  a death, windows as they are: {death:.2} ms for {short} chunks, {} copies begun",
+        status.repair.running
+    );
+
+    let begun = Stopwatch::start();
+    let ordered = copies(placement.take_orders());
+    let mut answered = 0;
+    for order in &ordered {
+        let Order::Copy { file, index, to: to @ Place::Volunteer(_), .. } = order else { continue };
+        placement.stored(second, *to, *file, *index, None);
+        answered += 1;
+    }
+    let each = begun.milliseconds() * 1000.0 / f64::from(answered.max(1));
+    println!("  a copy that arrives, and the next one that begins: {each:.1} us");
+
+    placement.set_window(u32::MAX, u64::MAX);
+    placement.tick(second);
+    placement.take_orders();
+    let begun = Stopwatch::start();
+    placement.gone(second, VolunteerNumber(1));
+    let all = begun.milliseconds();
+    let begun_copies = copies(placement.take_orders()).len();
+    println!("  a death, windows without end: {all:.2} ms, {begun_copies} copies begun");
+
+    let begun = Stopwatch::start();
+    std::hint::black_box(placement.status(|_| None));
+    println!("  status: {:.3} ms", begun.milliseconds());
+}
+
+fn main() {
+    for volunteers in [100, 1_000, 10] {
+        measure(volunteers);
+    }
+}

@@ -1,0 +1,85 @@
+//! What people meet at a tracker that keeps files: its prompt, and how it tells of itself.
+//!
+//! Invariant: what others have sent (names of volunteers and files) drives no terminal.
+
+mod command;
+mod show;
+pub mod status;
+
+use crate::cli::BarWatch;
+use crate::cli::prompt::conduct::{self, Answers, End, say};
+use crate::daemon::DaemonError;
+use crate::daemon::tracker::RunningTracker;
+use crate::net::Shutdown;
+use crate::swarm::keeping::{Answer, Command};
+use command::Line;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Names that Tab completes: of volunteers, and of files.
+type Names = Arc<Mutex<(BTreeSet<String>, BTreeSet<String>)>>;
+
+/// Runs a tracker that keeps files until its user leaves or the shutdown: with a prompt where there is a terminal.
+///
+/// # Errors
+/// The tracker cannot go on.
+pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    if !conduct::has_terminal() {
+        return tracker.wait(shutdown);
+    }
+    let names = Names::default();
+    let known = names.clone();
+    let complete = Box::new(move |line: &str, cursor| {
+        let names = known.lock().unwrap_or_else(PoisonError::into_inner);
+        command::complete(line, cursor, &names.0, &names.1)
+    });
+    let mut desk = Desk { tracker, names };
+    let console = watch.console();
+    match conduct::conduct("tracker> ".into(), complete, console, &mut desk, tracker.failed(), shutdown)? {
+        End::Left => Ok(()),
+        End::Deaf => tracker.wait(shutdown),
+    }
+}
+
+struct Desk<'a> {
+    tracker: &'a RunningTracker,
+    names: Names,
+}
+
+impl Answers for Desk<'_> {
+    fn refresh(&mut self) {
+        let Ok(Answer::Status(status)) = self.tracker.command(Command::Status) else { return };
+        let volunteers = status.volunteers.iter().map(|volunteer| volunteer.name.to_string()).collect();
+        let files = status.files.iter().map(|file| file.name.to_string()).collect();
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = (volunteers, files);
+    }
+
+    fn obey(&mut self, line: &str) -> ControlFlow<()> {
+        let (command, show): (_, fn(&crate::protocol::status::Status) -> String) = match command::parse(line)
+        {
+            Ok(Line::Quit) => return ControlFlow::Break(()),
+            Ok(Line::Nothing) => return ControlFlow::Continue(()),
+            Ok(Line::Help) => {
+                say(&command::help());
+                return ControlFlow::Continue(());
+            }
+            Ok(Line::Status) => (Command::Status, show::status),
+            Ok(Line::Files) => (Command::Status, show::files),
+            Ok(Line::Volunteers) => (Command::Status, show::volunteers),
+            Ok(Line::Repair) => (Command::Status, show::repair),
+            Ok(Line::Do(command)) => (command, show::status),
+            Err(text) => {
+                say(&format!("{}\n", show::line(&text)));
+                return ControlFlow::Continue(());
+            }
+        };
+        match self.tracker.command(command) {
+            Ok(Answer::Status(status)) => say(&show(&status)),
+            Ok(Answer::Done(text) | Answer::Refused(text)) | Err(text) => {
+                say(&format!("{}\n", show::line(&text)));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}

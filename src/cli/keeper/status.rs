@@ -1,0 +1,31 @@
+//! `tracker status`: asks a tracker on this machine how its volunteers and files are.
+
+use super::show;
+use crate::daemon::{DaemonError, Fault, lookup};
+use crate::net::Shutdown;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+/// Asks, and prints the answer on standard output: as tables, or as the JSON that the tracker sent.
+///
+/// # Errors
+/// The tracker does not answer, or does not tell.
+pub fn run(tracker: SocketAddr, json: bool, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    let told = lookup::status(tracker, shutdown);
+    let status = told.map_err(|why| {
+        let text = format!("no status from the tracker on {tracker}: {why}");
+        DaemonError::new(Fault::Unreachable, text)
+    })?;
+    let text = match json {
+        true => {
+            let text = serde_json::to_string_pretty(&status).map_err(io::Error::from)?;
+            format!("{text}\n")
+        }
+        false => {
+            format!("{}\n{}\n{}", show::status(&status), show::volunteers(&status), show::files(&status))
+        }
+    };
+    // Whoever reads may have seen enough, as `head` does.
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! In which order tasks are carried out.
+//!
+//! Pure. Invariants: of one file's tasks those that only read or add may be under way together; any other waits for all
+//! before it and is alone; none overtakes another of its file that it must not be under way with.
+
+use crate::content::FileId;
+use crate::swarm::keeping::Task;
+use std::collections::{HashMap, VecDeque};
+
+/// What a task needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// Another host, which may take its time.
+    Distant,
+    /// Only this one's disk.
+    Local,
+}
+
+/// What a task is about; `None` for one that is about no file.
+pub(super) fn file_of(task: &Task) -> Option<FileId> {
+    match task {
+        Task::Record { .. } => None,
+        Task::Fetch { kept, .. } | Task::Offload(kept) | Task::Adopt { kept, .. } => Some(kept.file.id),
+        Task::Drop { file, .. } | Task::Audit { file, .. } | Task::Forget(file) => Some(*file),
+        Task::Prove { range, .. } => Some(range.file),
+    }
+}
+
+/// What a task needs.
+pub(super) fn kind_of(task: &Task) -> Kind {
+    match task {
+        Task::Fetch { .. } | Task::Audit { .. } | Task::Adopt { .. } => Kind::Distant,
+        _ => Kind::Local,
+    }
+}
+
+/// Whether nothing else of its file may be under way.
+fn is_alone(task: &Task) -> bool {
+    !matches!(task, Task::Fetch { .. } | Task::Audit { .. } | Task::Prove { .. })
+}
+
+/// Tasks that wait, and which of the others they wait for.
+#[derive(Default)]
+pub(super) struct Schedule {
+    files: HashMap<FileId, Queue>,
+    /// Files whose first task may be one that can begin, each once.
+    ready: VecDeque<FileId>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Task>,
+    running: usize,
+    /// What is running is to be alone.
+    alone: bool,
+    is_ready: bool,
+}
+
+impl Queue {
+    fn may_begin(&self) -> bool {
+        match self.waiting.front() {
+            Some(task) => self.running == 0 || !self.alone && !is_alone(task),
+            None => false,
+        }
+    }
+}
+
+impl Schedule {
+    /// A task, behind all others of its file. One that is about no file is not taken.
+    pub(super) fn push(&mut self, task: Task) {
+        let Some(id) = file_of(&task) else { return };
+        self.files.entry(id).or_default().waiting.push_back(task);
+        self.make_ready(id);
+    }
+
+    /// The next task of a kind that can begin. It is under way until it is [`done`](Self::done).
+    pub(super) fn next(&mut self, kind: Kind) -> Option<Task> {
+        for _ in 0..self.ready.len() {
+            let id = self.ready.pop_front()?;
+            let Some(queue) = self.files.get_mut(&id) else { continue };
+            queue.is_ready = false;
+            if !queue.may_begin() {
+                // When what is running is done it is looked at again.
+                continue;
+            }
+            let fits = queue.waiting.front().is_some_and(|task| kind_of(task) == kind);
+            let task = if fits { queue.waiting.pop_front() } else { None };
+            if let Some(task) = &task {
+                queue.running += 1;
+                queue.alone = is_alone(task);
+            }
+            self.make_ready(id);
+            if task.is_some() {
+                return task;
+            }
+        }
+        None
+    }
+
+    /// A task of a file is not under way any more.
+    pub(super) fn done(&mut self, id: FileId) {
+        let Some(queue) = self.files.get_mut(&id) else { return };
+        queue.running = queue.running.saturating_sub(1);
+        queue.alone &= queue.running > 0;
+        match queue.running == 0 && queue.waiting.is_empty() {
+            true => _ = self.files.remove(&id),
+            false => self.make_ready(id),
+        }
+    }
+
+    fn make_ready(&mut self, id: FileId) {
+        if let Some(queue) = self.files.get_mut(&id)
+            && !queue.is_ready
+            && queue.may_begin()
+        {
+            queue.is_ready = true;
+            self.ready.push_back(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::ChunkIndex;
+    use crate::swarm::keeping::VolunteerNumber;
+    use proptest::prelude::*;
+
+    const A: FileId = FileId([1; 32]);
+
+    fn audit(file: FileId, index: u32) -> Task {
+        let from = "127.0.0.1:1".parse().unwrap();
+        Task::Audit { volunteer: VolunteerNumber(0), from, file, index: ChunkIndex(index) }
+    }
+
+    fn drop_of(file: FileId, index: u32) -> Task {
+        Task::Drop { file, chunks: vec![ChunkIndex(index)] }
+    }
+
+    #[test]
+    fn what_alters_a_file_waits_for_what_reads_it_and_the_other_way_round() {
+        let mut schedule = Schedule::default();
+        [audit(A, 0), audit(A, 1), drop_of(A, 2), audit(A, 3)].into_iter().for_each(|t| schedule.push(t));
+        assert_eq!(schedule.next(Kind::Local), None);
+        assert_eq!(schedule.next(Kind::Distant), Some(audit(A, 0)));
+        assert_eq!(schedule.next(Kind::Distant), Some(audit(A, 1)));
+        assert_eq!((schedule.next(Kind::Distant), schedule.next(Kind::Local)), (None, None));
+        schedule.done(A);
+        assert_eq!(schedule.next(Kind::Local), None);
+        schedule.done(A);
+        assert_eq!(schedule.next(Kind::Local), Some(drop_of(A, 2)));
+        assert_eq!(schedule.next(Kind::Distant), None);
+        schedule.done(A);
+        assert_eq!(schedule.next(Kind::Distant), Some(audit(A, 3)));
+        schedule.done(A);
+        assert!(schedule.files.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn all_tasks_begin_in_order_and_none_is_lost(
+            tasks in proptest::collection::vec((0..3u8, any::<bool>()), 0..40),
+            choices in proptest::collection::vec(0..4u8, 200),
+        ) {
+            let mut schedule = Schedule::default();
+            let mut waiting = tasks.iter().enumerate();
+            // The number of each file's last task that began, and what is running.
+            let mut last = HashMap::new();
+            let mut running: Vec<(FileId, Task)> = Vec::new();
+            let mut begun = 0;
+            let endings = std::iter::repeat_n(&1, 400).enumerate().map(|(at, _)| (at % 4) as u8);
+            for choice in choices.into_iter().chain(endings) {
+                let kind = if choice % 2 == 0 { Kind::Local } else { Kind::Distant };
+                match choice {
+                    0 => if let Some((number, (file, alone))) = waiting.next() {
+                        let id = FileId([*file; 32]);
+                        let make = if *alone { drop_of } else { audit };
+                        schedule.push(make(id, number as u32));
+                    }
+                    3 => if let Some((id, _)) = running.pop() {
+                        schedule.done(id);
+                    }
+                    _ => if let Some(task) = schedule.next(kind) {
+                        begun += 1;
+                        let id = file_of(&task).unwrap();
+                        let number = match &task {
+                            Task::Drop { chunks, .. } => chunks[0].0,
+                            Task::Audit { index, .. } => index.0,
+                            _ => unreachable!(),
+                        };
+                        prop_assert!(last.insert(id, number) < Some(number));
+                        let beside: Vec<_> = running.iter().filter(|(other, _)| *other == id).collect();
+                        prop_assert!(beside.is_empty() || !is_alone(&task));
+                        prop_assert!(beside.iter().all(|(_, other)| !is_alone(other)));
+                        running.push((id, task));
+                    }
+                }
+            }
+            prop_assert_eq!(begun, tasks.len());
+        }
+    }
+}

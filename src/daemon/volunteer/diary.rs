@@ -1,0 +1,89 @@
+//! What a volunteer writes into the log: not each chunk, but enough to follow what happens to it.
+
+use super::{VolunteerStatus, grouped};
+use crate::content::limits::SUMMARY_PAUSE;
+use crate::content::{FileId, FileName};
+use crate::protocol::volunteer::{CopyFailure, VolunteerRequest};
+use crate::storage::ReplicaStore;
+use crossbeam_channel::{Receiver, after, never};
+use std::collections::HashSet;
+use std::time::Instant;
+
+/// Counts, and says now and then what it has counted.
+pub(super) struct Diary {
+    /// The files that are known to be kept.
+    files: HashSet<FileId>,
+    stored: u64,
+    dropped: u64,
+    failed: u64,
+    why: String,
+    /// When to say it, when there is something to say.
+    due: Option<Receiver<Instant>>,
+}
+
+impl Diary {
+    /// What is there at the start is no news.
+    pub(super) fn new(store: &ReplicaStore) -> Self {
+        let files = store.files().iter().map(|file| file.id()).collect();
+        Self { files, stored: 0, dropped: 0, failed: 0, why: String::new(), due: None }
+    }
+
+    /// Gets a message when it is time to [summarise](Self::summarise).
+    pub(super) fn due(&self) -> Receiver<Instant> {
+        self.due.clone().unwrap_or_else(never)
+    }
+
+    /// Notes what the tracker is told.
+    pub(super) fn note(&mut self, answer: &VolunteerRequest, store: &ReplicaStore) {
+        match answer {
+            VolunteerRequest::Stored { file, .. } => {
+                if self.files.insert(*file) {
+                    log::info!("keeping chunks of {} for the tracker", name(*file, store));
+                }
+                self.stored += 1;
+            }
+            VolunteerRequest::NotStored { index, why, text, .. } => {
+                self.failed += 1;
+                self.why = match why {
+                    CopyFailure::NoRoom => format!("no room for chunk {index}: {text}"),
+                    _ => format!("chunk {index}: {text}"),
+                };
+            }
+            VolunteerRequest::Dropped { file, chunks, .. } => {
+                self.dropped += chunks.len() as u64;
+                if store.file(*file).is_none() && self.files.remove(file) {
+                    log::info!("no chunk of {} is kept any more", file.short());
+                }
+            }
+            _ => return,
+        }
+        self.due.get_or_insert_with(|| after(SUMMARY_PAUSE));
+    }
+
+    /// Says what has happened since the last time.
+    pub(super) fn summarise(&mut self, status: &VolunteerStatus) {
+        self.due = None;
+        let counts = [(&mut self.stored, "stored"), (&mut self.dropped, "dropped")];
+        let said = counts.into_iter().map(|(count, what)| (std::mem::take(count), what));
+        let said: Vec<String> = said
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{what} {} chunks", grouped(count)))
+            .collect();
+        if !said.is_empty() {
+            log::info!("{}; {status}", said.join(", "));
+        }
+        let failed = std::mem::take(&mut self.failed);
+        if failed > 0 {
+            log::info!(
+                "could not copy {} chunks, the last one for this reason: {}",
+                grouped(failed),
+                self.why
+            );
+        }
+    }
+}
+
+fn name(file: FileId, store: &ReplicaStore) -> String {
+    let name: Option<FileName> = store.file(file).map(|file| file.kept().file.name.clone());
+    name.map_or_else(|| file.short(), |name| name.to_string())
+}

@@ -1,0 +1,135 @@
+//! What a volunteer tells a tracker that it has just joined: everything that it holds, in messages that fit in a frame.
+
+use crate::content::ChunkIndex;
+use crate::content::limits::NAMED_CHUNKS_MAX;
+use crate::protocol::volunteer::VolunteerRequest;
+use crate::storage::{ReplicaFile, ReplicaStore};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A report, made as it is sent: file by file, so that it takes little memory and is true when it is said.
+pub(super) struct Report {
+    files: std::vec::IntoIter<Arc<ReplicaFile>>,
+    /// What there is to say of the file whose turn it is.
+    messages: VecDeque<VolunteerRequest>,
+}
+
+impl Report {
+    /// Of everything in a store.
+    pub(super) fn of(store: &ReplicaStore) -> Self {
+        Self { files: store.files().into_iter(), messages: VecDeque::new() }
+    }
+}
+
+impl Iterator for Report {
+    type Item = VolunteerRequest;
+
+    fn next(&mut self) -> Option<VolunteerRequest> {
+        while self.messages.is_empty() {
+            let file = self.files.next()?;
+            let (checked, unchecked) = file.chunks();
+            self.messages.extend(holds(&file, &checked, true));
+            self.messages.extend(holds(&file, &unchecked, false));
+        }
+        self.messages.pop_front()
+    }
+}
+
+/// That chunks of a file are held, in as many messages as it takes.
+pub(super) fn holds(
+    file: &ReplicaFile,
+    chunks: &[ChunkIndex],
+    checked: bool,
+) -> impl Iterator<Item = VolunteerRequest> {
+    let kept = file.kept();
+    chunks.chunks(NAMED_CHUNKS_MAX).map(move |held| VolunteerRequest::Holds {
+        kept: kept.clone(),
+        held: held.to_vec(),
+        checked,
+    })
+}
+
+/// Makes a message as true as it can be at this moment: what has been removed since it was made is not held, what
+/// is back is not spoiled, and the bytes that can still be taken are those that can be taken now. `None` when nothing
+/// is left of it.
+pub(super) fn as_of_now(mut message: VolunteerRequest, store: &ReplicaStore) -> Option<VolunteerRequest> {
+    use VolunteerRequest as Say;
+    if let Say::Stored { free, .. }
+    | Say::NotStored { free, .. }
+    | Say::Dropped { free, .. }
+    | Say::Spoiled { free, .. } = &mut message
+    {
+        *free = store.free();
+    }
+    match &mut message {
+        Say::Holds { kept, held, .. } => {
+            let file = store.file(kept.file.id)?;
+            *held = file.held_of(held).collect();
+            if held.is_empty() { None } else { Some(message) }
+        }
+        Say::Spoiled { file, chunks, .. } => {
+            if let Some(file) = store.file(*file) {
+                let back: Vec<ChunkIndex> = file.held_of(chunks).collect();
+                chunks.retain(|index| !back.contains(index));
+            }
+            if chunks.is_empty() { None } else { Some(message) }
+        }
+        _ => Some(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{Digest, FileName, Layout, Manifest, Md5};
+    use crate::protocol::frame::encode;
+    use crate::protocol::numbers::Token;
+    use crate::protocol::tracker::{FileSummary, TrackerRequest};
+    use crate::protocol::volunteer::KeptFile;
+
+    #[test]
+    fn a_report_names_everything_once_and_each_message_fits_in_a_frame() {
+        let root = tempfile::tempdir().unwrap();
+        let chunks = 2 * NAMED_CHUNKS_MAX as u32 + 5;
+        // Chunks without bytes: there can be many.
+        let layout = Layout::uneven(vec![0; chunks as usize]).unwrap();
+        let manifest = Manifest::new(layout, vec![Digest::of(b""); chunks as usize]).unwrap();
+        let name = FileName::new("x".repeat(255)).unwrap();
+        let file = FileSummary { id: manifest.id(), name, size: 0, chunks };
+        let kept = KeptFile { file, md5: Md5([0; 16]) };
+        let store = ReplicaStore::open(root.path(), 1).unwrap();
+        store.add_file(&kept, Arc::new(manifest)).unwrap();
+        drop(store);
+        let folder = root.path().join(kept.file.id.to_string());
+        (0..chunks).for_each(|index| std::fs::write(folder.join(index.to_string()), "").unwrap());
+        let store = ReplicaStore::open(root.path(), 1).unwrap();
+        assert!(store.check(kept.file.id, ChunkIndex(7)).unwrap());
+        let mut named = Vec::new();
+        for message in Report::of(&store) {
+            let VolunteerRequest::Holds { kept: of, held, checked } = message.clone() else { panic!() };
+            assert!(of == kept && checked == (held == [ChunkIndex(7)]));
+            named.extend(held);
+            assert!(as_of_now(message.clone(), &store) == Some(message.clone()));
+            encode(&TrackerRequest::Volunteer { token: Token(u128::MAX), act: message }).unwrap();
+        }
+        named.sort();
+        assert_eq!(named, (0..chunks).map(ChunkIndex).collect::<Vec<_>>());
+        let largest = (1 << 20) - NAMED_CHUNKS_MAX as u32..1 << 20;
+        let file = kept.file.id;
+        let most =
+            VolunteerRequest::Spoiled { file, chunks: largest.map(ChunkIndex).collect(), free: u64::MAX };
+        encode(&TrackerRequest::Volunteer { token: Token(u128::MAX), act: most }).unwrap();
+        let gone = [ChunkIndex(1), ChunkIndex(2)];
+        store.remove(file, &gone[..1]).unwrap();
+        let holds = VolunteerRequest::Holds { kept: kept.clone(), held: gone.to_vec(), checked: true };
+        let left = VolunteerRequest::Holds { kept, held: vec![gone[1]], checked: true };
+        assert_eq!(as_of_now(holds, &store), Some(left.clone()));
+        let spoiled =
+            |chunks: &[ChunkIndex]| VolunteerRequest::Spoiled { file, chunks: chunks.into(), free: 1 };
+        assert_eq!(as_of_now(spoiled(&gone), &store), Some(spoiled(&gone[..1])));
+        store.remove(file, &(0..chunks).map(ChunkIndex).collect::<Vec<_>>()).unwrap();
+        assert_eq!(as_of_now(left, &store), None);
+        assert_eq!(as_of_now(spoiled(&gone), &store), Some(spoiled(&gone)));
+        assert_eq!(Report::of(&store).count(), 0);
+    }
+}

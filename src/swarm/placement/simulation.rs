@@ -1,0 +1,251 @@
+//! A thousand volunteers, and a tenth of them dying within an hour.
+//!
+//! Links are simulated, everything else is the real thing. A link carries one copy at a time, at the rate of the slower
+//! end; what is ordered waits for its turn. Whoever dies takes along its disk and what is on its way to and from it, and
+//! the tracker finds out when the lease is over.
+
+use super::{Order, Placement, Settings};
+use crate::content::{ChunkIndex, EntityName, FileId, Layout, limits};
+use crate::protocol::numbers::VolunteerKey;
+use crate::protocol::volunteer::CopyFailure;
+use crate::swarm::Moment;
+use crate::swarm::keeping::{Change, Place, VolunteerNumber};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const VOLUNTEERS: u32 = 1_000;
+const DEATHS: u32 = VOLUNTEERS / 10;
+const CHUNKS: u32 = 20_000;
+const CHUNK: u64 = limits::CHUNK_SIZE as u64;
+const HOUR: Duration = Duration::from_secs(3_600);
+const FILE: FileId = FileId([5; 32]);
+/// Bytes a second.
+const RATES: [u64; 3] = [6_000_000, 12_500_000, 25_000_000];
+const TRACKER_RATE: u64 = 1_250_000_000;
+/// The longest that the links may need, beyond the lease, for what one volunteer had: its 40 chunks wait for some 40
+/// sources, each of which may be busy with a few copies of its own to the slowest of targets.
+const LINKS: Duration = Duration::from_secs(5);
+
+/// What happens next.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Event {
+    Arrived { index: u32, from: Place, to: Place },
+    Recorded(u64),
+    Dies(u32),
+}
+
+/// One direction of each link is free from then on.
+#[derive(Default)]
+struct Links {
+    up: BTreeMap<Place, Moment>,
+    down: BTreeMap<Place, Moment>,
+}
+
+fn rate(place: Place) -> u64 {
+    match place {
+        Place::Tracker => TRACKER_RATE,
+        Place::Volunteer(number) => RATES[number.0 as usize % RATES.len()],
+    }
+}
+
+impl Links {
+    /// When a copy that is ordered now has arrived.
+    fn carry(&mut self, now: Moment, from: Place, to: Place) -> Moment {
+        let free = |links: &BTreeMap<Place, Moment>, place| links.get(&place).copied().unwrap_or_default();
+        let begins = now.max(free(&self.up, from)).max(free(&self.down, to));
+        let took = |rate: u64| Duration::from_secs_f64(CHUNK as f64 / rate as f64);
+        // A fast end is done with its part sooner, and begins the next.
+        self.up.insert(from, begins + took(rate(from)));
+        self.down.insert(to, begins + took(rate(to)));
+        begins + took(rate(from).min(rate(to)))
+    }
+}
+
+struct Simulation {
+    placement: Placement,
+    now: Moment,
+    events: BTreeSet<(Moment, u64, Event)>,
+    number: u64,
+    links: Links,
+    dead: BTreeSet<VolunteerNumber>,
+    /// Who really has each chunk.
+    holders: Vec<BTreeSet<VolunteerNumber>>,
+    /// The last death that made a chunk short which was not repaired before the next.
+    short_since: Vec<Option<Moment>>,
+    whole: bool,
+    lost: BTreeSet<u32>,
+    named: BTreeSet<u32>,
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let settings = Settings { offload: true, ..Settings::default() };
+        let mut placement = Placement::new(settings, fastrand::Rng::with_seed(seed));
+        placement.looked(Duration::ZERO);
+        for number in 0..VOLUNTEERS {
+            let [.., a, b] = number.to_be_bytes();
+            let address = SocketAddr::from(([10, 0, a, b], 6000));
+            let name = EntityName::new(format!("v{number}")).unwrap();
+            let key = VolunteerKey(number.into());
+            let number = placement.join(Duration::ZERO, key, name, address, 1 << 30, 1 << 30);
+            placement.reported(Duration::ZERO, number);
+        }
+        Self {
+            placement,
+            now: Duration::ZERO,
+            events: BTreeSet::new(),
+            number: 0,
+            links: Links::default(),
+            dead: BTreeSet::new(),
+            holders: vec![BTreeSet::new(); CHUNKS as usize],
+            short_since: vec![None; CHUNKS as usize],
+            whole: true,
+            lost: BTreeSet::new(),
+            named: BTreeSet::new(),
+        }
+    }
+
+    fn after(&mut self, at: Moment, event: Event) {
+        self.number += 1;
+        self.events.insert((at, self.number, event));
+    }
+
+    fn is_dead(&self, place: Place) -> bool {
+        matches!(place, Place::Volunteer(number) if self.dead.contains(&number))
+    }
+
+    fn carry_out(&mut self) {
+        for order in self.placement.take_orders() {
+            match order {
+                Order::Copy { index, from, to, .. } => {
+                    let arrives = self.links.carry(self.now, from, to);
+                    self.after(arrives, Event::Arrived { index: index.0, from, to });
+                }
+                Order::Offload { .. } => {
+                    self.whole = false;
+                    self.placement.offloaded(self.now, FILE, true);
+                }
+                Order::Lost { chunks, .. } => self.named.extend(chunks.iter().map(|index| index.0)),
+                Order::Challenge { number, range, to } => {
+                    let alive: Vec<Place> = to.into_iter().filter(|place| !self.is_dead(*place)).collect();
+                    for place in alive {
+                        self.placement.proof(self.now, place, number, Some(range.proof(b"right")));
+                    }
+                }
+                Order::Drop { .. } => panic!("nobody returns, so nothing is too much: {order:?}"),
+                Order::Audit { .. } | Order::Drained { .. } | Order::Note(..) => {}
+            }
+        }
+        while let Some((ticket, changes)) = self.placement.take_record(self.now) {
+            assert!(changes.iter().all(|change| !matches!(change, Change::Forgotten(_))));
+            self.after(self.now + Duration::from_millis(5), Event::Recorded(ticket));
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Arrived { to, .. } if self.is_dead(to) => {}
+            Event::Arrived { index, from, to } if self.is_dead(from) => {
+                let why = CopyFailure::Unreachable;
+                self.placement.not_stored(self.now, to, FILE, ChunkIndex(index), why, None);
+            }
+            Event::Arrived { index, to, .. } => {
+                let Place::Volunteer(number) = to else { panic!("there is room at volunteers") };
+                let holders = &mut self.holders[index as usize];
+                assert!(holders.insert(number), "one copy each");
+                if holders.len() >= 2 {
+                    self.short_since[index as usize] = None;
+                }
+                self.placement.stored(self.now, to, FILE, ChunkIndex(index), None);
+            }
+            Event::Recorded(ticket) => self.placement.recorded(self.now, ticket),
+            Event::Dies(number) => self.die(VolunteerNumber(number)),
+        }
+    }
+
+    fn die(&mut self, number: VolunteerNumber) {
+        self.dead.insert(number);
+        for (index, holders) in (0u32..).zip(&mut self.holders) {
+            if !holders.remove(&number) {
+                continue;
+            }
+            let since = &mut self.short_since[index as usize];
+            if holders.is_empty() {
+                self.lost.insert(index);
+                let open = self.now - since.expect("it had two copies");
+                assert!(open <= limits::LEASE + LINKS, "chunk {index} was left with one copy for {open:?}");
+            }
+            *since = Some(self.now);
+        }
+        self.placement.away(self.now, number);
+    }
+
+    fn run_until(&mut self, end: Moment) {
+        loop {
+            self.carry_out();
+            let event = self.events.first().map(|(at, ..)| *at);
+            let tick = self.placement.next_tick();
+            let Some(next) = event.into_iter().chain(tick).min().filter(|next| *next <= end) else {
+                self.now = end;
+                return;
+            };
+            self.now = self.now.max(next);
+            match event.filter(|at| *at <= self.now) {
+                Some(_) => {
+                    let (_, _, event) = self.events.pop_first().expect("it was there");
+                    self.apply(event);
+                }
+                None => self.placement.tick(self.now),
+            }
+        }
+    }
+
+    /// Fewest and most copies at those that live, and the mean.
+    fn balance(&self) -> (f64, f64, f64) {
+        let mut copies: BTreeMap<VolunteerNumber, u32> = BTreeMap::new();
+        for number in self.holders.iter().flatten() {
+            *copies.entry(*number).or_default() += 1;
+        }
+        let living = f64::from(VOLUNTEERS) - self.dead.len() as f64;
+        let mean = f64::from(copies.values().sum::<u32>()) / living;
+        assert_eq!(copies.len() as f64, living, "everybody has something");
+        let extreme = |extreme: Option<&u32>| f64::from(*extreme.expect("there are some"));
+        (extreme(copies.values().min()), extreme(copies.values().max()), mean)
+    }
+}
+
+#[test]
+fn of_a_thousand_a_tenth_die_in_an_hour() {
+    let mut simulation = Simulation::new(11);
+    let layout = Layout::even(u64::from(CHUNKS) * CHUNK, Some(limits::CHUNK_SIZE)).unwrap();
+    simulation.placement.add_file(Duration::ZERO, FILE, layout);
+    simulation.placement.own_whole(Duration::ZERO, FILE, true);
+    let day = Duration::from_secs(400);
+    simulation.run_until(day);
+    assert!(!simulation.whole, "all is distributed, recorded, and given up by the tracker");
+    assert!(simulation.holders.iter().all(|holders| holders.len() == 2));
+    let (fewest, most, mean) = simulation.balance();
+    assert!(fewest >= 0.9 * mean && most <= 1.1 * mean, "{fewest} to {most} copies, {mean} on average");
+
+    let mut random = fastrand::Rng::with_seed(3);
+    let mut mortal: Vec<u32> = (0..VOLUNTEERS).collect();
+    random.shuffle(&mut mortal);
+    for number in mortal.into_iter().take(DEATHS as usize) {
+        let at = day + Duration::from_millis(random.u64(..HOUR.as_millis() as u64));
+        simulation.after(at, Event::Dies(number));
+    }
+    simulation.run_until(day + HOUR + Duration::from_secs(60));
+
+    assert_eq!(simulation.dead.len() as u32, DEATHS);
+    assert_eq!(simulation.named, simulation.lost, "what is lost is named, and nothing else");
+    for (index, holders) in (0u32..).zip(&simulation.holders) {
+        let wanted = if simulation.lost.contains(&index) { 0 } else { 2 };
+        assert_eq!(holders.len(), wanted, "chunk {index}");
+    }
+    let (fewest, most, mean) = simulation.balance();
+    assert!(fewest >= 0.9 * mean && most <= 1.1 * mean, "{fewest} to {most} copies, {mean} on average");
+    let status = simulation.placement.status(|_| None);
+    assert_eq!((status.copies.short, status.copies.lost), (status.copies.lost, simulation.lost.len() as u64));
+    simulation.placement.recount();
+}

@@ -1,0 +1,81 @@
+//! How everything is, from counters that are kept up to date.
+
+use super::Placement;
+use super::file::{Counts, File, Offload};
+use super::volunteer::{Standing, Volunteer};
+use crate::content::{FileId, FileName, limits};
+use crate::protocol::status::{Copies, FileStatus, RepairStatus, Status, VolunteerState, VolunteerStatus};
+
+impl Placement {
+    /// How everything is. `names` says what a file is called; files without a name are left out.
+    pub fn status(&self, names: impl Fn(FileId) -> Option<FileName>) -> Status {
+        let replicas = self.settings.replicas as u64;
+        let here = || self.volunteers.iter().flatten().filter(|volunteer| volunteer.is_here());
+        let known = || self.files.iter().flatten();
+        let mut files: Vec<(FileName, &File)> =
+            known().filter_map(|file| Some((names(file.id)?, file))).collect();
+        files.sort_unstable_by(|one, other| (one.0.as_str(), one.1.id).cmp(&(other.0.as_str(), other.1.id)));
+        files.truncate(limits::STATUS_FILES);
+        let chunks: u64 = known().map(|file| file.chunks.len() as u64).sum();
+        Status {
+            replicas: self.settings.replicas as u32,
+            volunteers_needed: u32::try_from(self.settings.volunteers_min).unwrap_or(u32::MAX),
+            offered: here().map(|volunteer| volunteer.record.offered).fold(0, u64::saturating_add),
+            free: here().map(|volunteer| volunteer.free).fold(0, u64::saturating_add),
+            copies: copies(&self.counts, chunks * replicas),
+            volunteers: self
+                .volunteers
+                .iter()
+                .flatten()
+                .map(|volunteer| volunteer_status(volunteer))
+                .collect(),
+            files_known: self.by_id.len() as u64,
+            files: files.into_iter().map(|(name, file)| file_status(file, name, replicas)).collect(),
+            repair: RepairStatus {
+                paused: self.paused,
+                waiting: self.counts.waiting,
+                running: self.flights.len() as u64,
+                copied: self.copied,
+                copied_bytes: self.copied_bytes,
+                limit: self.settings.repair_limit,
+            },
+        }
+    }
+}
+
+fn copies(counts: &Counts, wanted: u64) -> Copies {
+    let Counts { verified, claimed, short, lost, .. } = *counts;
+    Copies { wanted, verified, claimed, short, lost }
+}
+
+fn volunteer_status(volunteer: &Volunteer) -> VolunteerStatus {
+    let state = match volunteer.standing {
+        Standing::Here { .. } if volunteer.draining => VolunteerState::Draining,
+        Standing::Here { .. } => VolunteerState::Here,
+        Standing::Away { .. } => VolunteerState::Away,
+        Standing::Gone => VolunteerState::Gone,
+    };
+    VolunteerStatus {
+        name: volunteer.record.name.clone(),
+        address: volunteer.record.address,
+        state,
+        offered: volunteer.record.offered,
+        free: volunteer.free,
+        chunks: volunteer.chunks,
+        verified: volunteer.verified,
+        incoming: volunteer.incoming.copies,
+    }
+}
+
+fn file_status(file: &File, name: FileName, replicas: u64) -> FileStatus {
+    let chunks = file.layout.count();
+    FileStatus {
+        id: file.id,
+        name,
+        size: file.layout.size(),
+        chunks,
+        here: if file.whole { chunks } else { file.own },
+        offloaded: file.offload == Offload::Done,
+        copies: copies(&file.counts, u64::from(chunks) * replicas),
+    }
+}

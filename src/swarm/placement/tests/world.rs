@@ -1,0 +1,412 @@
+//! A world for a placement to be tried in: volunteers with disks, a tracker with a disk and a catalogue.
+//!
+//! It carries orders out, at once or when told to, and looks at every one of them: nothing is copied from where it is
+//! not, nothing is dropped that is needed, nothing is offloaded that is not recorded.
+
+use super::super::volunteer::Standing;
+use super::super::{Order, Placement, Settings};
+use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap, Layout};
+use crate::protocol::numbers::VolunteerKey;
+use crate::protocol::volunteer::ChallengedRange;
+use crate::swarm::Moment;
+use crate::swarm::keeping::{Change, Place, Verdict, VolunteerNumber, VolunteerRecord};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub const CHUNK: u64 = 16 * 1024;
+pub const TRACKER: Place = Place::Tracker;
+
+pub fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub fn id(number: u8) -> FileId {
+    FileId([number; 32])
+}
+
+pub fn layout(chunks: u32) -> Layout {
+    Layout::even(u64::from(chunks) * CHUNK, Some(CHUNK as u32)).unwrap()
+}
+
+pub fn v(number: u32) -> VolunteerNumber {
+    VolunteerNumber(number)
+}
+
+pub fn at(number: u32) -> Place {
+    Place::Volunteer(v(number))
+}
+
+pub fn settings() -> Settings {
+    Settings { challenge_every: None, ..Settings::default() }
+}
+
+/// A chunk somewhere.
+pub type There = (Place, FileId, u32);
+
+pub struct World {
+    pub placement: Placement,
+    pub now: Moment,
+    /// What is on whose disk.
+    pub disk: BTreeSet<There>,
+    /// Whole files at the tracker.
+    pub whole: BTreeSet<FileId>,
+    /// Copies that are damaged.
+    pub bad: BTreeSet<There>,
+    /// Orders that have not been carried out.
+    pub orders: Vec<Order>,
+    /// Every order there was.
+    pub log: Vec<Order>,
+    /// The catalogue.
+    pub volunteers: BTreeMap<VolunteerNumber, VolunteerRecord>,
+    pub held: BTreeMap<(FileId, VolunteerNumber), HaveMap>,
+    pub offloaded: BTreeMap<FileId, bool>,
+    pub forgotten: BTreeSet<FileId>,
+    /// Records that are not durable yet.
+    pub pending: Vec<(u64, Vec<Change>)>,
+    pub offered: BTreeMap<VolunteerNumber, u64>,
+    pub layouts: BTreeMap<FileId, Layout>,
+    /// Whether records become durable by themselves.
+    pub records: bool,
+}
+
+impl World {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            placement: Placement::new(settings, fastrand::Rng::with_seed(1)),
+            now: Duration::ZERO,
+            disk: BTreeSet::new(),
+            whole: BTreeSet::new(),
+            bad: BTreeSet::new(),
+            orders: Vec::new(),
+            log: Vec::new(),
+            volunteers: BTreeMap::new(),
+            held: BTreeMap::new(),
+            offloaded: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
+            pending: Vec::new(),
+            offered: BTreeMap::new(),
+            layouts: BTreeMap::new(),
+            records: true,
+        }
+    }
+
+    /// A world with volunteers at addresses of their own, all looked.
+    pub fn with(settings: Settings, volunteers: u32, chunks: u64) -> Self {
+        let mut world = Self::new(settings);
+        world.placement.looked(world.now);
+        for number in 0..volunteers {
+            world.join(number, number, chunks);
+        }
+        world
+    }
+
+    pub fn free(&self, number: VolunteerNumber) -> u64 {
+        let held = self.disk.iter().filter(|(place, ..)| *place == Place::Volunteer(number)).count() as u64;
+        self.offered.get(&number).copied().unwrap_or(0).saturating_sub(held * CHUNK)
+    }
+
+    /// A volunteer comes, with room for so many chunks, and has not told what it has.
+    pub fn come(&mut self, number: u32, host: u32, chunks: u64) {
+        self.offered.insert(v(number), chunks * CHUNK);
+        let [.., a, b] = host.to_be_bytes();
+        let address = SocketAddr::from(([10, 0, a, b], 1000 + number as u16));
+        let name = EntityName::new(format!("volunteer-{number}")).unwrap();
+        let key = VolunteerKey(u128::from(number) + 1);
+        let free = self.free(v(number));
+        let got = self.placement.join(self.now, key, name, address, chunks * CHUNK, free);
+        assert_eq!(got, v(number), "volunteers of a test come in order");
+        self.take();
+    }
+
+    /// A volunteer tells all that it has on its disk.
+    pub fn report(&mut self, number: u32, checked: bool) {
+        for (file, chunks) in self.chunks_of(number) {
+            self.placement.holds(self.now, v(number), file, &chunks, checked);
+            self.take();
+        }
+        self.placement.reported(self.now, v(number));
+        self.take();
+    }
+
+    pub fn join(&mut self, number: u32, host: u32, chunks: u64) {
+        self.come(number, host, chunks);
+        self.report(number, false);
+    }
+
+    pub fn chunks_of(&self, number: u32) -> BTreeMap<FileId, Vec<ChunkIndex>> {
+        let mut chunks: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
+        for (_, file, index) in self.disk.iter().filter(|(place, ..)| *place == at(number)) {
+            chunks.entry(*file).or_default().push(ChunkIndex(*index));
+        }
+        chunks
+    }
+
+    pub fn gone(&mut self, number: u32) {
+        self.placement.gone(self.now, v(number));
+        self.take();
+    }
+
+    pub fn publish(&mut self, file: FileId, chunks: u32) {
+        self.layouts.insert(file, layout(chunks));
+        self.whole.insert(file);
+        // What publishes it writes to the same catalogue, later than what forgot it.
+        if self.placement.was_forgotten(file) {
+            self.record();
+            self.forgotten.remove(&file);
+        }
+        self.placement.add_file(self.now, file, layout(chunks));
+        self.placement.own_whole(self.now, file, true);
+        self.take();
+    }
+
+    /// Time passes, and ticks come when they are due.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        for _ in 0..100_000 {
+            let Some(next) = self.placement.next_tick().filter(|next| *next <= end) else {
+                self.now = end;
+                return;
+            };
+            self.now = self.now.max(next);
+            self.placement.tick(self.now);
+            self.take();
+        }
+        panic!("time does not pass");
+    }
+
+    /// Takes the orders, and has recorded what is due.
+    pub fn take(&mut self) {
+        loop {
+            let orders = self.placement.take_orders();
+            for order in &orders {
+                self.look_at(order);
+            }
+            self.log.extend(orders.iter().cloned());
+            self.orders.extend(orders);
+            let Some((ticket, changes)) = self.placement.take_record(self.now) else { break };
+            self.pending.push((ticket, changes));
+            if self.records {
+                self.record();
+            }
+        }
+        self.placement.recount();
+    }
+
+    /// Makes all records durable.
+    pub fn record(&mut self) {
+        for (ticket, changes) in std::mem::take(&mut self.pending) {
+            for change in changes {
+                self.write(change);
+            }
+            self.placement.recorded(self.now, ticket);
+        }
+    }
+
+    fn write(&mut self, change: Change) {
+        match change {
+            Change::Volunteer(record) => drop(self.volunteers.insert(record.number, record)),
+            Change::Held { file, volunteer, chunks } if chunks.held() == 0 => {
+                self.held.remove(&(file, volunteer));
+            }
+            Change::Held { file, volunteer, chunks } => {
+                assert!(self.volunteers.contains_key(&volunteer) && !self.forgotten.contains(&file));
+                self.held.insert((file, volunteer), chunks);
+            }
+            Change::Offloaded(file, done) => drop(self.offloaded.insert(file, done)),
+            Change::Forgotten(file) => {
+                self.held.retain(|(held, _), _| *held != file);
+                self.offloaded.remove(&file);
+                self.forgotten.insert(file);
+            }
+        }
+    }
+
+    /// How many verified copies of a chunk the volunteers that are here and stay have, on their disks.
+    fn safe(&self, file: FileId, index: u32, recorded: bool) -> usize {
+        let key = self.placement.key(file, ChunkIndex(index)).unwrap();
+        let replicas = self.placement.chunk(key).unwrap().replicas.clone();
+        let safe = replicas.iter().filter(|replica| {
+            let number = replica.volunteer();
+            let volunteer = self.placement.at(number).unwrap();
+            let held = self.held.get(&(file, number)).is_some_and(|held| held.has(ChunkIndex(index)));
+            replica.state() == super::super::chunk::CopyState::Verified
+                && matches!(volunteer.standing, Standing::Here { .. })
+                && !volunteer.draining
+                && self.disk.contains(&(Place::Volunteer(number), file, index))
+                && (held || !recorded)
+        });
+        safe.count()
+    }
+
+    /// What must be true of an order when it is given.
+    fn look_at(&self, order: &Order) {
+        let replicas = self.placement.settings.replicas;
+        match order {
+            Order::Drop { at, file, chunks } if self.placement.is_known(*file) => {
+                for index in chunks {
+                    let there = (*at, *file, index.0);
+                    let safe = self.safe(*file, index.0, *at == TRACKER);
+                    assert!(safe >= replicas || self.bad.contains(&there), "{order:?} with {safe} safe");
+                }
+            }
+            Order::Offload { file } => {
+                assert_eq!(self.offloaded.get(file), Some(&true));
+                for index in self.layouts[file].indices() {
+                    assert!(self.safe(*file, index.0, true) >= replicas, "{order:?}: {index}");
+                }
+            }
+            Order::Copy { from, to, .. } => assert_ne!(from, to),
+            _ => {}
+        }
+    }
+
+    /// Whether somebody has a chunk to give.
+    pub fn gives(&self, from: Place, file: FileId, index: u32) -> bool {
+        self.disk.contains(&(from, file, index)) || (from == TRACKER && self.whole.contains(&file))
+    }
+
+    /// Carries one order out.
+    pub fn carry_out(&mut self, order: Order) {
+        use crate::protocol::volunteer::CopyFailure::{Corrupt, NoRoom, Unreachable};
+        let free = |world: &Self, place: Place| match place {
+            Place::Tracker => None,
+            Place::Volunteer(number) => Some(world.free(number)),
+        };
+        match order {
+            Order::Copy { file, index, from, to } => {
+                let why = if !self.gives(from, file, index.0) {
+                    Some(Unreachable)
+                } else if self.bad.contains(&(from, file, index.0)) {
+                    Some(Corrupt)
+                } else if free(self, to).is_some_and(|free| free < CHUNK) {
+                    Some(NoRoom)
+                } else {
+                    None
+                };
+                match why {
+                    Some(why) => {
+                        let free = free(self, to);
+                        self.placement.not_stored(self.now, to, file, index, why, free);
+                    }
+                    None => {
+                        self.disk.insert((to, file, index.0));
+                        self.bad.remove(&(to, file, index.0));
+                        let free = free(self, to);
+                        self.placement.stored(self.now, to, file, index, free);
+                    }
+                }
+            }
+            Order::Drop { at, file, chunks } => {
+                for index in &chunks {
+                    self.disk.remove(&(at, file, index.0));
+                    self.bad.remove(&(at, file, index.0));
+                }
+                let free = free(self, at);
+                self.placement.dropped(self.now, at, file, &chunks, free);
+            }
+            Order::Challenge { number, range, to } => {
+                for place in to {
+                    let proof = self.proof(place, &range);
+                    self.placement.proof(self.now, place, number, proof);
+                    self.take();
+                }
+            }
+            Order::Audit { file, index, at } => {
+                let there = (Place::Volunteer(at), file, index.0);
+                let verdict = match self.disk.contains(&there) && !self.bad.contains(&there) {
+                    true => Verdict::Right,
+                    false => Verdict::Wrong,
+                };
+                self.placement.audited(self.now, at, file, index, verdict);
+            }
+            Order::Offload { file } => {
+                self.whole.remove(&file);
+                self.placement.offloaded(self.now, file, true);
+            }
+            Order::Drained { .. } | Order::Lost { .. } | Order::Note(..) => {}
+        }
+        self.take();
+    }
+
+    pub fn proof(&self, place: Place, range: &ChallengedRange) -> Option<Digest> {
+        let there = (place, range.file, range.index.0);
+        let right = range.proof(b"right");
+        match self.gives(place, range.file, range.index.0) {
+            true if self.bad.contains(&there) => Some(range.proof(b"wrong")),
+            true => Some(right),
+            false => None,
+        }
+    }
+
+    /// Carries all orders out, and those that follow.
+    pub fn run(&mut self) {
+        for _ in 0..100_000 {
+            let Some(order) = (!self.orders.is_empty()).then(|| self.orders.remove(0)) else { return };
+            self.carry_out(order);
+        }
+        panic!("there is no end to it");
+    }
+
+    /// Carries everything out, and lets records be gathered.
+    pub fn settle(&mut self) {
+        self.run();
+        self.pass(Duration::from_millis(200));
+        self.run();
+    }
+
+    /// The copies that have been ordered and not carried out.
+    pub fn copies(&self) -> Vec<(u32, Place, Place)> {
+        let copies = self.orders.iter().filter_map(|order| match order {
+            Order::Copy { index, from, to, .. } => Some((index.0, *from, *to)),
+            _ => None,
+        });
+        copies.collect()
+    }
+
+    /// Who has a chunk on disk, by number; the tracker's own store is not counted.
+    pub fn holders(&self, file: FileId, index: u32) -> Vec<u32> {
+        let there = self.disk.iter().filter_map(|(place, held, at)| match place {
+            Place::Volunteer(number) if (*held, *at) == (file, index) => Some(number.0),
+            _ => None,
+        });
+        there.collect()
+    }
+
+    pub fn notes(&self) -> Vec<&str> {
+        let notes = self.log.iter().filter_map(|order| match order {
+            Order::Note(_, text) => Some(text.as_str()),
+            _ => None,
+        });
+        notes.collect()
+    }
+
+    /// The tracker is started again, with what its catalogue and its disk have.
+    pub fn restart(&mut self, settings: Settings) {
+        self.orders.clear();
+        self.pending.clear();
+        self.placement = Placement::new(settings, fastrand::Rng::with_seed(2));
+        for record in self.volunteers.values() {
+            self.placement.restore_volunteer(self.now, record.clone());
+        }
+        for (file, layout) in self.layouts.iter().filter(|(file, _)| !self.forgotten.contains(*file)) {
+            let offloaded = self.offloaded.get(file).copied().unwrap_or(false);
+            self.placement.restore_file(*file, layout.clone(), offloaded);
+        }
+        for ((file, volunteer), held) in &self.held {
+            self.placement.restore_held(*file, *volunteer, held);
+        }
+        for file in &self.forgotten {
+            self.placement.restore_forgotten(*file);
+        }
+        let own = self.disk.iter().filter(|(place, ..)| *place == TRACKER);
+        for (_, file, index) in own.copied().collect::<Vec<_>>() {
+            self.placement.stored(self.now, TRACKER, file, ChunkIndex(index), None);
+        }
+        for file in self.whole.iter().copied().collect::<Vec<_>>() {
+            self.placement.own_whole(self.now, file, true);
+        }
+        self.placement.looked(self.now);
+        self.take();
+    }
+}

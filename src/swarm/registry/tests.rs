@@ -1,0 +1,260 @@
+//! Tests of the registry, in a file of their own because there are many.
+
+use super::*;
+use proptest::prelude::*;
+
+const LEASE: Duration = Duration::from_secs(10);
+
+fn at(seconds: u64) -> Moment {
+    Duration::from_secs(seconds)
+}
+
+fn registry() -> Registry {
+    Registry::new(LEASE)
+}
+
+fn join(registry: &mut Registry, now: u64, number: u16) -> PeerId {
+    let address = SocketAddr::from(([10, 0, 0, 1], number));
+    let name = EntityName::new(format!("peer{number}")).unwrap();
+    registry.register(at(now), number.into(), name, address).unwrap().0
+}
+
+fn token(registry: &Registry, peer: PeerId) -> Token {
+    registry.peers.token(peer).unwrap_or(Token(u128::MAX))
+}
+
+fn file(number: u8, name: &str) -> FileSummary {
+    FileSummary { id: FileId([number; 32]), name: FileName::new(name).unwrap(), size: 5, chunks: 10 }
+}
+
+fn ports(registry: &Registry, now: u64, name: &str) -> Vec<(Vec<u16>, Vec<u16>)> {
+    let name = FileName::new(name).unwrap();
+    let found = registry.lookup(at(now), Some(&name), None, None, 100, &mut fastrand::Rng::with_seed(1)).0;
+    let sorted = |addresses: &[SocketAddr]| {
+        let mut ports: Vec<u16> = addresses.iter().map(SocketAddr::port).collect();
+        ports.sort_unstable();
+        ports
+    };
+    found.iter().map(|found| (sorted(&found.whole), sorted(&found.partial))).collect()
+}
+
+#[test]
+fn a_silent_peer_is_in_no_answer_the_moment_its_lease_ends() {
+    let mut registry = registry();
+    let one = join(&mut registry, 0, 1);
+    let two = join(&mut registry, 0, 2);
+    for peer in [one, two] {
+        registry.announce(peer, &file(1, "f"), 10).unwrap();
+    }
+    let (first, second) = (token(&registry, one), token(&registry, two));
+    assert!(registry.heartbeat(at(9), second).is_some());
+    assert_eq!(ports(&registry, 9, "f"), [(vec![1, 2], vec![])]);
+    assert_eq!(ports(&registry, 10, "f"), [(vec![2], vec![])]);
+    assert!(registry.heartbeat(at(10), first).is_none(), "an ended lease is not renewed");
+    let gone: Vec<PeerId> = registry.expire(at(10)).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(gone, [one]);
+    assert!(registry.next_expiry().is_some_and(|next| next > at(10) && next <= at(19)));
+    assert!(registry.expire(at(19) - Duration::from_nanos(1)).is_empty());
+    assert_eq!(registry.next_expiry(), Some(at(19)));
+    assert_eq!(registry.expire(at(19)).len(), 1);
+    assert!(registry.numbers.is_empty() && registry.names.is_empty() && registry.peers.len() == 0);
+}
+
+#[test]
+fn peers_behind_one_address_are_not_mixed_up() {
+    let mut registry = registry();
+    let address = SocketAddr::from(([10, 0, 0, 1], 1));
+    let name = EntityName::new("x").unwrap();
+    let first = registry.register(at(0), 1, name.clone(), address).unwrap().0;
+    let second = registry.register(at(5), 2, name, address).unwrap().0;
+    registry.announce(first, &file(1, "f"), 10).unwrap();
+    registry.announce(second, &file(1, "f"), 10).unwrap();
+    assert_eq!(ports(&registry, 6, "f"), [(vec![1], vec![])], "named once");
+    assert_eq!(registry.expire(at(10)).len(), 1);
+    assert_eq!(ports(&registry, 11, "f"), [(vec![1], vec![])]);
+}
+
+#[test]
+fn whole_and_partial_and_two_files_under_one_name() {
+    let mut registry = registry();
+    let (one, two, three) = (join(&mut registry, 0, 1), join(&mut registry, 0, 2), join(&mut registry, 0, 3));
+    registry.announce(one, &file(1, "f"), 10).unwrap();
+    registry.announce(two, &file(1, "f"), 3).unwrap();
+    registry.announce(three, &file(2, "f"), 10).unwrap();
+    assert_eq!(ports(&registry, 1, "f"), [(vec![1], vec![2]), (vec![3], vec![])]);
+    registry.announce(two, &file(1, "f"), 10).unwrap();
+    registry.announce(three, &file(2, "g"), 10).unwrap();
+    assert_eq!(ports(&registry, 1, "f"), [(vec![1, 2], vec![])]);
+    registry.retract(one, FileId([1; 32]));
+    registry.remove(two);
+    assert_eq!(ports(&registry, 1, "f"), []);
+    assert_eq!(ports(&registry, 1, "g"), [(vec![3], vec![])]);
+}
+
+#[test]
+fn a_lookup_leaves_the_asker_out_and_keeps_to_its_limit() {
+    let mut registry = registry();
+    let peers: Vec<PeerId> = (1..=40).map(|number| join(&mut registry, 0, number)).collect();
+    for (number, peer) in peers.iter().enumerate() {
+        registry.announce(*peer, &file(1, "f"), if number < 30 { 10 } else { 1 }).unwrap();
+    }
+    let mut random = fastrand::Rng::with_seed(3);
+    let mut look =
+        |except, limit| registry.lookup(at(0), None, Some(FileId([1; 32])), except, limit, &mut random).0;
+    let found = &look(Some(peers[0]), 8)[0];
+    assert_eq!((found.holders, found.whole.len(), found.partial.len()), (39, 4, 4));
+    let found = &look(None, 35)[0];
+    assert_eq!((found.whole.len(), found.partial.len()), (25, 10));
+    assert!(look(None, 0)[0].whole.is_empty());
+}
+
+#[test]
+fn an_answer_is_bounded_however_many_files_share_a_name() {
+    let mut registry = registry();
+    let peers: Vec<PeerId> = (1..=30).map(|number| join(&mut registry, 0, number)).collect();
+    for number in 0..=200 {
+        for peer in &peers {
+            registry.announce(*peer, &file(number, "f"), 10).unwrap();
+        }
+    }
+    let name = FileName::new("f").unwrap();
+    let mut random = fastrand::Rng::with_seed(3);
+    let mut seen = BTreeSet::new();
+    for _ in 0..50 {
+        let (found, more) = registry.lookup(at(1), Some(&name), None, None, 512, &mut random);
+        assert!(more && found.len() == FOUND_FILES_MAX);
+        assert!(found.iter().map(|found| found.whole.len()).sum::<usize>() <= HOLDERS_MAX);
+        seen.extend(found.iter().map(|found| found.file.id));
+    }
+    assert!(seen.len() > FOUND_FILES_MAX, "not always the same");
+    let one = registry.lookup(at(1), Some(&name), Some(FileId([7; 32])), None, 512, &mut random);
+    assert!(!one.1 && one.0[0].whole.len() == 30);
+}
+
+#[test]
+fn the_dead_are_not_named_before_they_are_removed() {
+    let mut registry = registry();
+    let peers: Vec<PeerId> = (1..=9).map(|number| join(&mut registry, 0, number)).collect();
+    for peer in &peers {
+        registry.announce(*peer, &file(1, "f"), 10).unwrap();
+    }
+    registry.heartbeat(at(5), token(&registry, peers[3]));
+    let mut random = fastrand::Rng::with_seed(3);
+    for _ in 0..50 {
+        let (found, _) = registry.lookup(at(10), None, Some(FileId([1; 32])), None, 1, &mut random);
+        assert_eq!(found[0].whole, [registry.peer(peers[3]).unwrap().address]);
+    }
+}
+
+#[test]
+fn the_list_names_every_file_that_is_alive() {
+    let mut registry = registry();
+    let peers: Vec<PeerId> = (1..=9).map(|number| join(&mut registry, 0, number)).collect();
+    for (at, peer) in peers.iter().enumerate() {
+        registry.announce(*peer, &file(2, "b"), if at < 5 { 10 } else { 1 }).unwrap();
+    }
+    registry.announce(peers[0], &file(1, "b"), 10).unwrap();
+    registry.announce(peers[0], &file(3, "a"), 1).unwrap();
+    let list = |registry: &Registry, now, files| {
+        let (found, all) = registry.list(at(now), 3, files, &mut fastrand::Rng::with_seed(1));
+        let shown = |found: &FoundFile| {
+            let FoundFile { file, holders, whole, partial, .. } = found;
+            (file.name.to_string(), file.id.0[0], *holders, whole.len(), partial.len())
+        };
+        (found.iter().map(shown).collect::<Vec<_>>(), all)
+    };
+    let (a, one, two) = (("a".into(), 3, 1, 0, 1), ("b".into(), 1, 1, 1, 0), ("b".into(), 2, 9, 3, 3));
+    assert_eq!(list(&registry, 1, 9), (vec![a.clone(), one, two], 3));
+    assert_eq!(list(&registry, 1, 1), (vec![a], 3));
+    assert_eq!(list(&registry, 10, 9), (vec![], 0), "all leases have ended");
+    let changes = registry.changes();
+    registry.announce(peers[0], &file(3, "a"), 2).unwrap();
+    assert_eq!(registry.changes(), changes, "one chunk more is nothing that the list shows");
+    registry.announce(peers[0], &file(3, "a"), 10).unwrap();
+    assert!(registry.changes() > changes);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Join,
+    Announce(usize, u8, u8, u32),
+    Heartbeat(usize),
+    Remove(usize),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        Just(Step::Join),
+        (0usize..8, 0u8..3, 0u8..3, 0u32..12).prop_map(|(p, f, n, h)| Step::Announce(p, f, n, h)),
+        (0usize..8).prop_map(Step::Heartbeat),
+        (0usize..8).prop_map(Step::Remove),
+        (0u64..7).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_only_the_living_are_named(steps in prop::collection::vec(step(), 0..60)) {
+        let mut registry = registry();
+        let mut peers = Vec::new();
+        let mut now = 0;
+        for step in steps {
+            match step {
+                Step::Join => peers.push(join(&mut registry, now, peers.len() as u16)),
+                Step::Announce(peer, f, name, held) => {
+                    if let Some(peer) = peers.get(peer) {
+                        registry.announce(*peer, &file(f, ["a", "b", "c"][name as usize]), held).unwrap();
+                    }
+                }
+                Step::Heartbeat(peer) => {
+                    let known = peers.get(peer).map(|peer| token(&registry, *peer));
+                    known.and_then(|token| registry.heartbeat(at(now), token));
+                }
+                Step::Remove(peer) => {
+                    peers.get(peer).map(|peer| registry.remove(*peer));
+                }
+                Step::Pass(seconds) => {
+                    now += seconds;
+                    registry.expire(at(now));
+                }
+            }
+            for name in ["a", "b", "c"] {
+                let name = FileName::new(name).unwrap();
+                let mut random = fastrand::Rng::with_seed(now);
+                for found in registry.lookup(at(now), Some(&name), None, None, 100, &mut random).0 {
+                    prop_assert_eq!(found.holders as usize, found.whole.len() + found.partial.len());
+                    prop_assert_eq!(&found.file.name, &name);
+                    for address in found.whole.iter().chain(&found.partial) {
+                        let peer = peers.get(address.port() as usize).and_then(|id| registry.peer(*id));
+                        prop_assert!(peer.is_some_and(|peer| peer.expires() > at(now)));
+                    }
+                }
+            }
+            prop_assert!(registry.files.iter().flatten().all(|file| file.holders.len() > 0));
+            agree(&registry)?;
+        }
+    }
+}
+
+/// What peers say that they hold is what files say who holds them.
+fn agree(registry: &Registry) -> Result<(), TestCaseError> {
+    let mut spots = 0;
+    for peer in registry.peers() {
+        for (number, spot) in peer.held.iter() {
+            let file = registry.files[number as usize].as_ref();
+            let holder = file.and_then(|file| file.holders.get(spot)).map(|(holder, _)| holder.peer);
+            let there = holder.and_then(|place| registry.peers.live_at(Moment::ZERO, place));
+            prop_assert!(there.is_some_and(|there| std::ptr::eq(there, peer)));
+            spots += 1;
+        }
+    }
+    let files = registry.files.iter().flatten();
+    prop_assert_eq!(spots, files.clone().map(|file| file.holders.len()).sum::<usize>());
+    prop_assert_eq!(registry.numbers.len(), files.clone().count());
+    prop_assert_eq!(registry.numbers.len() + registry.free.len(), registry.files.len());
+    for file in files {
+        prop_assert_eq!(file.names.values().sum::<u32>() as usize, file.holders.len());
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! A tracker that a test plays itself, word by word.
+
+use super::wire::{Whole, Wire};
+use shoal::content::{ChunkIndex, FileId, Md5};
+use shoal::protocol::datagram::Datagram;
+use shoal::protocol::numbers::{Token, VolunteerKey};
+use shoal::protocol::tracker::{FoundFile, TrackerRequest, TrackerResponse};
+use shoal::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerRequest};
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::{Arc, Mutex};
+
+/// Listens for connections, which the test answers, and for datagrams, which are answered by themselves.
+pub struct ScriptedTracker {
+    pub address: SocketAddr,
+    listener: TcpListener,
+    found: Arc<Mutex<Vec<FoundFile>>>,
+}
+
+impl ScriptedTracker {
+    /// Listens on a port of its own. The thread for datagrams ends with the test's process.
+    pub fn start() -> Self {
+        let (listener, socket) = loop {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            // Somebody else may have the same port for datagrams.
+            if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()) {
+                break (listener, socket);
+            }
+        };
+        let found: Arc<Mutex<Vec<FoundFile>>> = Arc::default();
+        let known = found.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2_000];
+            while let Ok((count, from)) = socket.recv_from(&mut buffer) {
+                let Ok(question) = Datagram::<TrackerRequest>::decode(&buffer[..count]) else { continue };
+                let answer = match question.message {
+                    TrackerRequest::Register(registration) => {
+                        registered(Token(1), SocketAddr::new(from.ip(), registration.port))
+                    }
+                    TrackerRequest::Announce { file, .. } => TrackerResponse::Announced { file: file.id },
+                    TrackerRequest::Withdraw { file, .. } => TrackerResponse::Withdrawn { file },
+                    TrackerRequest::Goodbye { .. } => TrackerResponse::Farewell,
+                    TrackerRequest::Lookup { .. } => {
+                        TrackerResponse::Found { files: known.lock().unwrap().clone(), truncated: false }
+                    }
+                    _ => TrackerResponse::Alive,
+                };
+                let _ = socket.send_to(&Datagram::new(question.tx, None, answer).encode().unwrap(), from);
+            }
+        });
+        Self { address: listener.local_addr().unwrap(), listener, found }
+    }
+
+    /// What lookups find from now on.
+    pub fn find(&self, files: Vec<FoundFile>) {
+        *self.found.lock().unwrap() = files;
+    }
+
+    /// The next peer that registers over a connection.
+    #[track_caller]
+    pub fn registers(&self) -> Session {
+        let (stream, from) = self.listener.accept().unwrap();
+        let mut wire = Wire::new(stream);
+        assert!(matches!(wire.message(), Some(TrackerRequest::Hello { version: 1 })));
+        let Some(TrackerRequest::Register(registration)) = wire.message() else { panic!("no registration") };
+        let address = SocketAddr::new(from.ip(), registration.port);
+        let token = Token(u128::from(from.port()) << 64);
+        wire.send(&TrackerResponse::Hello { version: 1 }).unwrap();
+        wire.send(&registered(token, address)).unwrap();
+        Session { wire, token, address, key: VolunteerKey(0), offered: 0, free: 0 }
+    }
+
+    /// The next volunteer, welcomed, and what it says that it holds.
+    #[track_caller]
+    pub fn volunteer(&self) -> (Session, Held) {
+        let mut session = self.registers();
+        let held = session.report();
+        session.order(VolunteerOrder::Welcome);
+        (session, held)
+    }
+}
+
+fn registered(token: Token, address: SocketAddr) -> TrackerResponse {
+    TrackerResponse::Registered { token, address, heartbeat_ms: 5_000, lease_ms: 10_000 }
+}
+
+/// What a volunteer holds: hashed since it was started, and not.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub checked: BTreeSet<(FileId, u32)>,
+    pub unchecked: BTreeSet<(FileId, u32)>,
+}
+
+impl Held {
+    /// Takes in a message; what is checked is not unchecked any more.
+    pub fn note(&mut self, kept: &KeptFile, chunks: &[ChunkIndex], checked: bool) {
+        for index in chunks {
+            let chunk = (kept.file.id, index.0);
+            self.unchecked.remove(&chunk);
+            match checked {
+                true => self.checked.insert(chunk),
+                false => self.unchecked.insert(chunk),
+            };
+        }
+    }
+}
+
+/// The tracker's end of a volunteer's connection.
+pub struct Session {
+    pub wire: Wire,
+    pub token: Token,
+    /// Where the volunteer serves.
+    pub address: SocketAddr,
+    pub key: VolunteerKey,
+    pub offered: u64,
+    pub free: u64,
+}
+
+impl Session {
+    /// The next thing that it says that is no heartbeat. `None` when it has closed the connection.
+    #[track_caller]
+    pub fn request(&mut self) -> Option<TrackerRequest> {
+        loop {
+            match self.wire.message()? {
+                TrackerRequest::Heartbeat { .. } => self.wire.send(&TrackerResponse::Alive).unwrap(),
+                other => return Some(other),
+            }
+        }
+    }
+
+    /// The next thing that it says as a volunteer.
+    #[track_caller]
+    pub fn said(&mut self) -> VolunteerRequest {
+        match self.request() {
+            Some(TrackerRequest::Volunteer { token, act }) => {
+                assert!(token == self.token, "it uses another token");
+                act
+            }
+            other => panic!("it says {other:?}"),
+        }
+    }
+
+    /// The next thing that it says but that chunks have been checked.
+    #[track_caller]
+    pub fn answer(&mut self) -> VolunteerRequest {
+        loop {
+            match self.said() {
+                VolunteerRequest::Holds { checked: true, .. } => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Everything up to `reported`.
+    #[track_caller]
+    pub fn report(&mut self) -> Held {
+        match self.said() {
+            VolunteerRequest::Lend { key, offered, free } => {
+                (self.key, self.offered, self.free) = (key, offered, free);
+            }
+            other => panic!("it begins with {other:?}"),
+        }
+        let mut all = Held::default();
+        loop {
+            match self.said() {
+                VolunteerRequest::Holds { kept, held, checked } => all.note(&kept, &held, checked),
+                VolunteerRequest::Reported => return all,
+                other => panic!("it reports {other:?}"),
+            }
+        }
+    }
+
+    /// Orders something.
+    pub fn order(&mut self, order: VolunteerOrder) {
+        self.wire.send(&TrackerResponse::Volunteer { order: Box::new(order) }).unwrap();
+    }
+
+    /// Orders a copy.
+    pub fn order_copy(&mut self, kept: &KeptFile, index: u32, from: SocketAddr) {
+        self.order(VolunteerOrder::Copy { kept: kept.clone(), index: ChunkIndex(index), from });
+    }
+
+    /// Has chunks copied, and waits until they are stored.
+    #[track_caller]
+    pub fn copy(&mut self, kept: &KeptFile, chunks: &[u32], from: SocketAddr) {
+        chunks.iter().for_each(|index| self.order_copy(kept, *index, from));
+        let mut left: BTreeSet<u32> = chunks.iter().copied().collect();
+        while !left.is_empty() {
+            match self.answer() {
+                VolunteerRequest::Stored { file, index, free } => {
+                    assert!(file == kept.file.id && left.remove(&index.0));
+                    self.free = free;
+                }
+                other => panic!("it answers {other:?}"),
+            }
+        }
+    }
+
+    /// Waits for its goodbye, and takes leave of it.
+    #[track_caller]
+    pub fn says_goodbye(mut self) {
+        match self.request() {
+            Some(TrackerRequest::Goodbye { token }) => assert!(token == self.token),
+            other => panic!("it says {other:?}"),
+        }
+        self.wire.send(&TrackerResponse::Farewell).unwrap();
+        self.wire.is_closed();
+    }
+}
+
+/// A file as a tracker keeps it.
+pub fn kept(whole: &Whole, name: &str) -> KeptFile {
+    let mut hasher = shoal::content::md5::Md5Hasher::new();
+    hasher.update(&whole.bytes);
+    let md5: Md5 = hasher.finish();
+    KeptFile { file: whole.summary(name), md5 }
+}
