@@ -86,21 +86,22 @@ impl PartFile {
     /// is among them even if it is all zeros, which take up no room.
     fn with_data(&self) -> Vec<ChunkIndex> {
         let (layout, (have, _)) = (self.manifest.layout(), self.progress.have());
-        let mut data = 0;
+        let mut data = None;
         let has_data = |index: &ChunkIndex| {
             let Some(span) = layout.span(*index) else { return false };
             if have.has(*index) {
                 return true;
             }
-            if data < span.offset {
+            if data.is_none_or(|data| data < span.offset) {
                 // Past the last data there is none; where the system cannot say, everything may be data.
-                data = match rustix::fs::seek(&*self.file, SeekFrom::Data(span.offset)) {
+                let next = match rustix::fs::seek(&*self.file, SeekFrom::Data(span.offset)) {
                     Ok(next) => next,
                     Err(rustix::io::Errno::NXIO) => u64::MAX,
                     Err(_) => span.offset,
                 };
+                data = Some(next);
             }
-            data < span.offset + u64::from(span.length)
+            data.is_some_and(|data| data < span.offset + u64::from(span.length))
         };
         layout.indices().filter(has_data).collect()
     }
