@@ -2,12 +2,12 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use shoal::cli::flags::{self, ServeFlags, TrackerFlag};
+use shoal::cli::flags::{self, ServeFlags, TrackerFlag, VerifyFlag};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{EntityName, FileId, FileName, limits};
 use shoal::daemon::leecher::{self, LeecherConfig, StayConfig};
 use shoal::daemon::lookup::Query;
-use shoal::daemon::transfer::{Advice, Order};
+use shoal::daemon::transfer::{Advice, Order, Recheck};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,6 +31,8 @@ struct Flags {
     /// Replace a different file that is in the way
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    verify: VerifyFlag,
     /// Serve what is there while downloading, and go on serving when done
     #[arg(long)]
     stay: bool,
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
             query: Query { name: flags.name.clone().or_else(default), id: flags.id },
             out: flags.out,
             overwrite: flags.overwrite,
+            recheck: Recheck::new(flags.verify.verify()),
             durable: flags.durable,
             timeout: Some(flags.timeout),
             patience: flags.wait,

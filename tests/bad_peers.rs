@@ -175,21 +175,6 @@ fn refusals_have_stable_codes() {
     );
 }
 
-#[test]
-fn a_file_that_changes_while_it_is_served_is_served_no_more() {
-    let place = place();
-    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let tracker = patient_tracker(dir);
-    let file = write(dir, "a.bin", &random_bytes(1, 40_000));
-    let changed = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB"]);
-    write(dir, "a.bin", &random_bytes(2, 40_000));
-    let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--timeout", "2"]);
-    // The seeder may have noticed first, and withdrawn it.
-    assert!(matches!(leecher.exit_code(), Some(3 | 4 | 6)));
-    changed.wait_for_text("has changed since it was hashed");
-    assert!(!there.join("a.bin").exists());
-}
-
 /// A download beside a peer that is up to no good. The honest one is so slow that the other is met, and its own
 /// chunks alone make a whole file.
 struct Beside {
@@ -257,7 +242,81 @@ fn wrong_bytes_are_found_out_and_their_sender_named() {
     let leecher = beside.download(bad);
     let line = leecher.wait_for_text("is not used any more");
     assert!(line.contains("WARNING") && line.contains(&address), "{line}");
-    assert!(line.contains("does not have the SHA-256 that it must have"), "{line}");
+    assert!(line.contains("does not have the SHA-256 that it must have (16384 bad bytes)"), "{line}");
+}
+
+#[test]
+fn another_chunk_than_was_asked_for_is_found_out() {
+    // Under the number that was asked for, and under its own.
+    for honest_number in [false, true] {
+        let beside = Beside::new();
+        let whole = beside.whole.clone();
+        let bad = FakePeer::answering(&beside.whole, move |request, right| match request {
+            PeerRequest::Chunk { file, index } => {
+                let other = shoal::content::ChunkIndex((index.0 + 1) % 36);
+                let (_, payload) = whole.answer(&PeerRequest::Chunk { file: *file, index: other }).unwrap();
+                let index = if honest_number { other } else { *index };
+                let line = PeerResponse::Chunk { file: *file, index, length: payload.len() as u32 };
+                Some([shoal::protocol::frame::encode(&line).unwrap(), payload].concat())
+            }
+            _ => Some(right),
+        });
+        let address = bad.address.to_string();
+        let leecher = beside.download(bad);
+        let why = if honest_number { "which is not its turn" } else { "does not have the SHA-256" };
+        leecher.wait_for("the bad one and the reason", |line| line.contains(&address) && line.contains(why));
+    }
+}
+
+#[test]
+fn who_sends_a_byte_a_second_is_done_without() {
+    let beside = Beside::new();
+    let whole = beside.whole.clone();
+    let bad = FakePeer::start(move |mut wire| {
+        while let Some(request) = wire.message::<PeerRequest>() {
+            let (response, payload) = whole.answer(&request).unwrap();
+            wire.send(&response).unwrap();
+            let chunk = matches!(request, PeerRequest::Chunk { .. });
+            for piece in payload.chunks(if chunk { 1 } else { payload.len().max(1) }) {
+                if wire.send_bytes(piece).is_err() {
+                    return;
+                }
+                // So slow is what this peer is.
+                std::thread::sleep(std::time::Duration::from_secs(u64::from(chunk)));
+            }
+        }
+    });
+    beside.download(bad);
+}
+
+#[test]
+fn who_says_that_a_file_has_a_terabyte_is_not_believed() {
+    const TERABYTE: u64 = 1 << 40;
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let whole = Whole::new(random_bytes(5, 600_000), 16_384);
+    let tracker = patient_tracker(dir);
+    // It is the first to tell the tracker of the file, under its right id.
+    let bad = FakePeer::answering(&whole, |request, right| {
+        match request {
+        PeerRequest::Manifest { file } => Some(
+            format!(
+                "{{\"type\":\"manifest\",\"file\":\"{file}\",\"size\":{TERABYTE},\"chunk_size\":1048576,\"length\":33554432}}\n"
+            )
+            .into_bytes(),
+        ),
+        _ => Some(right),
+    }
+    });
+    let mut summary = whole.summary("a.bin");
+    (summary.size, summary.chunks) = (TERABYTE, 1 << 20);
+    bad.announce(tracker.address(), "bad", &summary);
+    let file = write(dir, "a.bin", &whole.bytes);
+    let _honest = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB", "--name", "honest"]);
+    let mut leecher = leecher(&there, tracker.address(), &["a.bin"]);
+    leecher.ends_with(0);
+    assert_holds(&there.join("a.bin"), &whole.bytes);
+    assert_eq!(names_in(&there), ["a.bin", "logs.log"]);
 }
 
 #[test]

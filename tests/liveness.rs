@@ -249,17 +249,3 @@ fn whoever_has_nothing_to_do_does_nothing() {
         assert!(used < 10, "{name} used {used} hundredths of a second in 2 s with nothing to do");
     }
 }
-
-#[test]
-fn a_seeder_whose_file_changes_offers_it_no_more_and_says_so_once() {
-    let place = place();
-    let tracker = tracker(place.path(), &["--heartbeat", "0.2", "--lease", "2"]);
-    let file = write(place.path(), "f.bin", &random_bytes(1, 200_000));
-    let seeder = seeder(place.path(), &file, &tracker, &["--chunk-size", "16KiB"]);
-    std::fs::write(&file, random_bytes(2, 200_001)).unwrap();
-    let mut udp = Udp::to(tracker.address());
-    // Each lookup is an exchange over a socket, and the withdrawal comes with one of the next heartbeats.
-    while !udp.lookup("f.bin").is_empty() {}
-    leecher(place.path(), tracker.address(), &["f.bin", "--out", "copy"]).ends_with(3);
-    assert!(seeder.lines().iter().filter(|line| line.contains("is not served any more")).count() <= 1);
-}

@@ -7,6 +7,7 @@ use crate::content::Layout;
 use crate::content::limits::{self, TRACKER_ADDRESS};
 use crate::daemon::peer::ServeOptions;
 use crate::daemon::{DaemonError, Fault};
+use crate::storage::Verify;
 use crate::swarm::membership::Leases;
 use bytesize::ByteSize;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -79,6 +80,35 @@ impl ServeFlags {
     /// How to serve.
     pub fn options(&self) -> ServeOptions {
         ServeOptions { connections: self.max_connections, upload_limit: self.upload_limit }
+    }
+}
+
+/// How much of what is there already is read again.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct VerifyFlag {
+    /// How much of what is here already is read and hashed before it counts: all of it (full), 32 chunks at random
+    /// (sample), or nothing (none). With none a file in place needs only the right size, and what an interrupted run
+    /// left is what its have-map vouches for [default: full for a file in place, none for what a run left]
+    #[arg(long, value_name = "HOW", value_enum)]
+    verify: Option<VerifyHow>,
+}
+
+/// The values of the flag.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum VerifyHow {
+    Full,
+    Sample,
+    None,
+}
+
+impl VerifyFlag {
+    /// What the user says, if anything.
+    pub fn verify(self) -> Option<Verify> {
+        self.verify.map(|how| match how {
+            VerifyHow::Full => Verify::Full,
+            VerifyHow::Sample => Verify::Sample,
+            VerifyHow::None => Verify::None,
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
 use crate::daemon::watch::Watch;
 use crate::daemon::{DaemonError, Fault};
 use crate::net::Shutdown;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Sets up logging and Ctrl-C, runs a daemon, and turns its end into an exit code.
@@ -13,6 +14,7 @@ pub fn run(
     log: &LogOptions,
     body: impl FnOnce(&Arc<BarWatch>, &Shutdown) -> Result<(), DaemonError>,
 ) -> std::process::ExitCode {
+    allow_many_files();
     let shutdown = Shutdown::new();
     let console = match logging::init(log) {
         Ok(console) => console,
@@ -36,6 +38,14 @@ pub fn run(
     };
     log::logger().flush();
     code.into()
+}
+
+/// Each connection is an open file: the system's first limit, often 1,024, is less than the connections that a daemon
+/// takes, so it is raised as far as this user may.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // If it may not, what there is has to do.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// The exit code for a kind of trouble.

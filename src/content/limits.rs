@@ -96,6 +96,11 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a newly accepted connection may take to say hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// When all places are taken, a connection on which nothing was asked for this long makes room for a new one. Longer
+/// than [`KEEP_ALIVE`].
+pub const EVICTION_IDLE: Duration = Duration::from_secs(35);
+/// One on which nothing was ever asked does so after this long; until then the new one waits.
+pub const EVICTION_GRACE: Duration = Duration::from_millis(250);
 /// A peer that waits on an idle connection says so this often, to keep it open.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// First wait for the answer to a datagram; doubled at each repeat.
@@ -117,6 +122,9 @@ pub const FOLDER_LOOK: Duration = Duration::from_secs(1);
 /// How long a tracker's cookie proves a source address, at least.
 pub const COOKIE_EPOCH: Duration = Duration::from_secs(120);
 
+/// Connections that may wait to be accepted; in a rush further ones are tried again by their systems, which takes
+/// seconds. The system may allow fewer.
+pub const LISTEN_BACKLOG: i32 = 4_096;
 /// Connections that a daemon serves at once.
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// Peers that a tracker remembers at once.
@@ -197,6 +205,8 @@ pub const ANSWER_MOST: Duration = Duration::from_secs(15);
 pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often what has been verified is made durable (a power cut loses at most this much).
 pub const DURABLE_INTERVAL: Duration = Duration::from_secs(10);
+/// Chunks that are hashed of what is there already, when a sample of it is.
+pub const VERIFY_SAMPLE: usize = 32;
 /// Whoever keeps chunks for others leaves at least this share of the disk's size free, per cent.
 pub const DISK_RESERVE_PERCENT: u64 = 5;
 /// The folder, in a volunteer's own one, that chunks are kept in for others. Hidden, so that nothing in it is shared.

@@ -15,6 +15,8 @@ use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerRequest, TrackerResponse};
+use crate::storage::chunk_folder::Loose;
+use crate::storage::verify::CheckWatch;
 use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
@@ -32,6 +34,8 @@ const QUEUE: usize = 1_024;
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Files that are looked at each time.
 const SWEPT: usize = 256;
+/// Chunks that wait to become part of the folder, and that do so at once.
+const COMMIT_MOST: usize = 1_024;
 /// Questions that the tracker is asked ahead of its answers.
 const QUESTIONS: usize = 256;
 /// A client that ends when its folder is complete waits until the tracker says that all others are complete, too; if
@@ -78,10 +82,11 @@ impl Expected for Agreed {
     }
 }
 
-/// Verified chunks on their way into the folder.
+/// Verified chunks on their way into the folder: kept at once, and committed together by a thread of its own.
 struct Deposit {
     folder: Arc<ChunkFolder>,
     agreed: Arc<Agreed>,
+    kept: Sender<Loose>,
 }
 
 impl ChunkSink for Deposit {
@@ -92,9 +97,31 @@ impl ChunkSink for Deposit {
         if agreed != Some(digest) || sealed.is_some_and(|sealed| sealed != digest) {
             return Ok(false);
         }
-        self.folder.store_chunk(index, digest, bytes)?;
+        let loose = self.folder.keep(index, digest, bytes)?;
+        // Closed only when the client ends.
+        self.kept.send(loose).map_err(|_| StoreError::Stopped)?;
         Ok(true)
     }
+}
+
+/// Starts the thread that makes chunks part of the folder, as many at once as wait for it. Ends when whoever keeps them
+/// is gone, and has committed all then.
+fn commit_kept(
+    folder: Arc<ChunkFolder>,
+    kept: Receiver<Loose>,
+    threads: &Threads,
+) -> std::io::Result<Receiver<Result<Vec<HeldChunk>, StoreError>>> {
+    let (tell, committed) = bounded(COMMIT_MOST);
+    threads.spawn("commit", move || {
+        while let Ok(first) = kept.recv() {
+            let chunks: Vec<Loose> =
+                std::iter::once(first).chain(kept.try_iter().take(COMMIT_MOST - 1)).collect();
+            let held: Vec<HeldChunk> = chunks.iter().map(Loose::chunk).collect();
+            // While the client ends nobody listens any more.
+            let _ = tell.send(folder.commit(chunks).map(|()| held));
+        }
+    })?;
+    Ok(committed)
 }
 
 /// Runs until the shutdown, or until the folder is complete if that was asked for.
@@ -117,10 +144,11 @@ pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
 }
 
 fn open(config: &ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<ChunkFolder, DaemonError> {
-    watch.begin(&format!("hashing {}", config.folder.display()), 0, 0);
     let hashed = |bytes| watch.advance(bytes);
     let stop = || shutdown.is_stopped();
-    let folder = ChunkFolder::open(&config.folder, &hashed, &stop);
+    let begin = |bytes| watch.begin(&format!("hashing {}", config.folder.display()), bytes, 0);
+    let folder =
+        ChunkFolder::open(&config.folder, CheckWatch { begin: &begin, hashed: &hashed, stop: &stop });
     watch.end();
     Ok(folder?)
 }
@@ -151,8 +179,10 @@ fn serve_and_fetch(
     for chunk in &held {
         have.insert(chunk.index);
     }
-    let mut state = State::new(config, set, key, folder, shelf, have, events, threads, shutdown);
-    let result = state.run(&said, &received, shutdown);
+    let (keep, kept) = bounded(COMMIT_MOST);
+    let committed = commit_kept(folder.clone(), kept, threads)?;
+    let mut state = State::new(config, set, key, folder, shelf, have, keep, events, threads, shutdown);
+    let result = state.run(&said, &received, &committed, shutdown);
     // Before the state goes, and with it the queue to the tracker: the session is to see an end that is wanted.
     shutdown.trigger();
     result
@@ -203,6 +233,7 @@ impl<'a> State<'a> {
         folder: Arc<ChunkFolder>,
         shelf: Shelf,
         have: HaveMap,
+        kept: Sender<Loose>,
         events: Sender<SourceEvent>,
         threads: &Threads,
         shutdown: &Shutdown,
@@ -216,7 +247,7 @@ impl<'a> State<'a> {
             // Not known beforehand; the folder's own chunks tell what to expect, and then the tracker.
             longest: folder.held().iter().map(|chunk| chunk.length).max().unwrap_or(CHUNK_SIZE),
             expected: agreed.clone(),
-            sink: Arc::new(Deposit { folder: folder.clone(), agreed: agreed.clone() }),
+            sink: Arc::new(Deposit { folder: folder.clone(), agreed: agreed.clone(), kept }),
             port: None,
             subscribe: false,
         };
@@ -248,6 +279,7 @@ impl<'a> State<'a> {
         &mut self,
         said: &Receiver<SessionEvent>,
         received: &Receiver<SourceEvent>,
+        committed: &Receiver<Result<Vec<HeldChunk>, StoreError>>,
         shutdown: &Shutdown,
     ) -> Result<(), DaemonError> {
         let ticks = crossbeam_channel::tick(TICK);
@@ -263,6 +295,10 @@ impl<'a> State<'a> {
                 },
                 recv(received) -> event => match event {
                     Ok(event) => self.arrive(event)?,
+                    Err(_) => return Ok(()),
+                },
+                recv(committed) -> chunks => match chunks {
+                    Ok(chunks) => self.committed(&chunks?),
                     Err(_) => return Ok(()),
                 },
                 send(requests, next) -> sent => if sent.is_ok() { self.sent() },
@@ -448,16 +484,23 @@ impl<'a> State<'a> {
                 FetchNews::Requested(index, from) => {
                     self.event(format_args!("REQUEST_CHUNK,{index},{},{}", from.ip(), from.port()));
                 }
-                FetchNews::Stored(arrival, _) => {
-                    self.backoff.reset();
-                    log::info!("chunk {} is here, {} bytes, verified", arrival.index, arrival.bytes);
-                    self.announce(arrival.index);
-                }
+                // It is claimed when it has become a part of the folder.
+                FetchNews::Stored(..) => self.backoff.reset(),
                 FetchNews::Failed(error) => return Err(error.into()),
                 FetchNews::Lost(_) | FetchNews::Corrupt(_) => {}
             }
         }
         Ok(())
+    }
+
+    /// Chunks that came have their lines now.
+    fn committed(&mut self, chunks: &[HeldChunk]) {
+        for chunk in chunks {
+            if self.folder.holds(chunk.index) == Some(*chunk) {
+                log::info!("chunk {} is here, {} bytes, verified", chunk.index, chunk.length);
+                self.announce(chunk.index);
+            }
+        }
     }
 
     fn announce(&mut self, index: ChunkIndex) {
@@ -536,9 +579,10 @@ mod tests {
     fn bytes_are_stored_only_under_the_digest_that_they_were_verified_against() {
         let place = tempfile::tempdir().unwrap();
         std::fs::write(place.path().join("local_chunks.txt"), "2,LASTCHUNK\n").unwrap();
-        let folder = Arc::new(ChunkFolder::open(place.path(), &|_| {}, &|| false).unwrap());
+        let folder = Arc::new(ChunkFolder::open(place.path(), CheckWatch::NOBODY).unwrap());
         let agreed = Arc::new(Agreed::default());
-        let deposit = Deposit { folder: folder.clone(), agreed: agreed.clone() };
+        let (keep, kept) = bounded(2);
+        let deposit = Deposit { folder: folder.clone(), agreed: agreed.clone(), kept: keep };
         let (index, old, new) = (ChunkIndex(0), Digest::of(b"old"), Digest::of(b"new"));
         assert!(!deposit.store(index, old, b"old").unwrap(), "nothing is agreed upon");
         // What was agreed upon has changed while the old bytes were on their way.
@@ -546,6 +590,8 @@ mod tests {
         assert!(!deposit.store(index, old, b"old").unwrap());
         assert_eq!(folder.holds(index), None);
         assert!(deposit.store(index, new, b"new").unwrap());
+        assert_eq!(folder.holds(index), None, "not before it has its line");
+        folder.commit(kept.try_iter().collect()).unwrap();
         assert_eq!(folder.holds(index).map(|chunk| chunk.digest), Some(new));
     }
 }

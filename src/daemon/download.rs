@@ -14,7 +14,7 @@ use super::watch::Watch;
 use crate::content::limits::{DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_ALONE, NOTE_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::net::{Shutdown, Threads};
-use crate::storage::{ChunkSource, PartFile};
+use crate::storage::{ChunkSource, PartFile, StoreError};
 use crate::swarm::Moment;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::net::SocketAddr;
@@ -69,8 +69,9 @@ pub fn run(download: Download<'_>, shutdown: &Shutdown) -> Result<(), DaemonErro
     work.trigger();
     threads.join();
     // After an interruption, too: the next run goes on from here.
-    if let Err(error) = part.note() {
-        log::warn!("{error}");
+    match part.note() {
+        Ok(()) | Err(StoreError::Gone(_)) => {}
+        Err(error) => log::warn!("{error}"),
     }
     match shutdown.is_stopped() && !part.progress().is_complete() {
         true => Err(interrupted()),
@@ -110,7 +111,7 @@ fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Resul
     };
     let alone = Arc::new(AtomicBool::new(true));
     let mut found = find_more(finder, id, alone.clone(), threads, work)?;
-    keep_map(part, threads, work)?;
+    let mut lost = keep_map(part, threads, work)?;
     let mut met = met.unwrap_or_else(never);
     holders.into_iter().for_each(|holder| state.fetch.add_source(holder, Moment::ZERO));
     let ticks = crossbeam_channel::tick(TICK);
@@ -140,6 +141,13 @@ fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Resul
                 }
                 Vec::new()
             }
+            recv(lost) -> error => match error {
+                Ok(error) => return Err(error.into()),
+                Err(_) => {
+                    lost = never();
+                    Vec::new()
+                }
+            },
             recv(ticks) -> _ => {
                 let connected = state.fetch.connected();
                 alone.store(connected == 0, Ordering::Relaxed);
@@ -261,11 +269,18 @@ fn find_more(
     Ok(finding)
 }
 
-/// Keeps the have-map in step with what has arrived, and now and then makes both durable.
-fn keep_map(part: Arc<PartFile>, threads: &Threads, work: &Shutdown) -> std::io::Result<()> {
+/// Keeps the have-map in step with what has arrived, and now and then makes both durable. Says when the part file is
+/// lost, so that nothing more is got for it; other trouble is told once and may pass.
+fn keep_map(
+    part: Arc<PartFile>,
+    threads: &Threads,
+    work: &Shutdown,
+) -> std::io::Result<Receiver<StoreError>> {
+    let (tell, lost) = bounded(1);
     let work = work.clone();
     threads.spawn("keep-map", move || {
         let mut durable = Instant::now();
+        let mut said = false;
         while !work.wait(NOTE_INTERVAL) {
             let written = match durable.elapsed() >= DURABLE_INTERVAL {
                 true => {
@@ -274,9 +289,19 @@ fn keep_map(part: Arc<PartFile>, threads: &Threads, work: &Shutdown) -> std::io:
                 }
                 false => part.note(),
             };
-            if let Err(error) = written {
-                log::warn!("{error}");
+            match written {
+                Ok(()) => said = false,
+                Err(error @ StoreError::Gone(_)) => {
+                    let _ = tell.try_send(error);
+                    return;
+                }
+                Err(_) if said => {}
+                Err(error) => {
+                    said = true;
+                    log::warn!("{error}");
+                }
             }
         }
-    })
+    })?;
+    Ok(lost)
 }

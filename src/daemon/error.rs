@@ -59,6 +59,7 @@ impl From<StoreError> for DaemonError {
             StoreError::Manifest(_) => Fault::VerificationFailed,
             StoreError::Io { .. }
             | StoreError::Changed(_)
+            | StoreError::Gone(_)
             | StoreError::Busy(_)
             | StoreError::NotAFile(_)
             | StoreError::Chunks { .. }

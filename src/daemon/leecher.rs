@@ -15,7 +15,7 @@ use super::watch::Watch;
 use crate::content::EntityName;
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::Registration;
-use crate::storage::{ChunkSource, PartFile, WholeFile};
+use crate::storage::{ChunkSource, PartFile, Verify, WholeFile};
 use crossbeam_channel::{Receiver, bounded};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -93,6 +93,12 @@ impl Leecher<'_> {
             TrackerFinder::new(Asker::new(*tracker, self.shutdown)?.with_patience(order.timeout), token);
         let outage = Outage::new("tracker", *tracker, order.timeout);
         let located = transfer::locate(order, &mut finder, outage, self.shutdown)?;
+        let mut order = order.clone();
+        if stay.is_some() && order.recheck.in_place != Verify::Full {
+            log::debug!("what is served must have been read: a file in place is checked in full");
+            order.recheck.in_place = Verify::Full;
+        }
+        let order = &order;
         let part = match transfer::start(order, &located.file, self.watch, self.shutdown)? {
             Start::Whole(whole) => {
                 let serving = self.serve(listener, &located, Arc::<WholeFile>::from(whole))?;

@@ -11,7 +11,7 @@ use crate::content::limits::{
 };
 use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
 use crate::net::link::SLICE;
-use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
+use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
@@ -20,6 +20,7 @@ use crate::swarm::token_bucket::TokenBucket;
 use crossbeam_channel::{Receiver, Select, Sender, bounded, never};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
@@ -125,8 +126,8 @@ pub fn serve(
         threads: threads.clone(),
         shutdown: shutdown.clone(),
     });
-    listener.serve("serve", options.connections, threads, shutdown, move |stream, from| {
-        match server.converse(stream, from) {
+    listener.serve("serve", options.connections, threads, shutdown, move |stream, from, activity| {
+        match server.converse(stream, from, activity) {
             LinkError::Closed => log::debug!("{from} has closed its connection"),
             LinkError::TimedOut => log::debug!("{from} has asked for nothing for a while"),
             _ if server.shutdown.is_stopped() => {}
@@ -137,7 +138,12 @@ pub fn serve(
 }
 
 impl Server {
-    fn converse(self: &Arc<Self>, stream: Arc<TcpStream>, from: SocketAddr) -> LinkError {
+    fn converse(
+        self: &Arc<Self>,
+        stream: Arc<TcpStream>,
+        from: SocketAddr,
+        activity: &Activity,
+    ) -> LinkError {
         let mut reader = LinkReader::new(stream.clone());
         let mut writer = match LinkWriter::new(stream.clone()) {
             Ok(writer) => writer,
@@ -163,7 +169,7 @@ impl Server {
         if let Err(error) = spawned {
             return error.into();
         }
-        let why = self.take_requests(&mut reader, &requests, from, port);
+        let why = self.take_requests(&mut reader, &requests, (from, port), activity);
         drop(requests);
         // Who has closed only its own side may still read the answers to what it asked.
         if !matches!(why, LinkError::Closed) {
@@ -177,14 +183,15 @@ impl Server {
         &self,
         reader: &mut LinkReader,
         requests: &Sender<PeerRequest>,
-        from: SocketAddr,
-        port: Option<u16>,
+        (from, port): (SocketAddr, Option<u16>),
+        activity: &Activity,
     ) -> LinkError {
         loop {
             let request = match reader.message(CONVERSATION_TIMEOUT) {
                 Ok(request) => request,
                 Err(error) => return error,
             };
+            activity.note();
             self.note_met(&request, from, port);
             // The queue is short: who asks faster than it reads waits here.
             if requests.send(request).is_err() {
@@ -504,7 +511,17 @@ impl<'a> Answers<'a> {
         let response = PeerResponse::Chunk { file, index, length: stored.length };
         let server = self.server;
         let Some(_place) = server.place() else { return Err(LinkError::Closed) };
-        let pace = |bytes| server.pace(bytes);
+        // A part file is written to all the time; what is complete must stay as it is, or the rest is not sent.
+        let looks = |file: &File| file.metadata().ok().map(|found| (found.len(), found.modified().ok()));
+        let whole = server.shelf.get(file).is_some_and(|source| source.progress().is_complete());
+        let looked = whole.then(|| looks(&stored.file));
+        let pace = |bytes| {
+            server.pace(bytes);
+            match looked.as_ref().is_none_or(|looked| *looked == looks(&stored.file)) {
+                true => Ok(()),
+                false => Err(LinkError::Closed),
+            }
+        };
         self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)
     }
 

@@ -1,14 +1,18 @@
 //! A seeder: one file, hashed, registered and served until it is told to stop.
+//!
+//! The state thread is the caller's own: it looks at the file now and then, and hashes it again when it has changed.
+//! Invariant: what is offered is what the file was when it was hashed as a whole, and nobody has written to it since.
 
 use super::announcer::Announcer;
 use super::error::{DaemonError, Fault};
 use super::peer::{ServeOptions, serve};
 use super::shelf::{Offer, Shelf};
 use super::watch::Watch;
+use crate::content::limits::FOLDER_LOOK;
 use crate::content::{EntityName, FileName};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
-use crate::storage::{ChunkSource, WholeFile};
+use crate::storage::{ChunkSource, Glance, WholeFile};
 use crossbeam_channel::bounded;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -50,35 +54,123 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     // First the port: it is known at once whether it is free, hashing may take minutes.
     let listener = Listener::bind(config.listen)?;
     let address = listener.address();
+    let glance = Glance::at(&config.file);
     let file = match hash(&config, &name, watch, shutdown) {
         Ok(file) => Arc::new(file),
         // Ctrl-C is how a seeder ends, also before it serves.
         Err(_) if shutdown.is_stopped() => return Ok(()),
         Err(error) => return Err(error),
     };
-    let layout = file.manifest().map(|manifest| manifest.layout().clone());
-    let (size, chunks) = layout.map_or((0, 0), |layout| (layout.size(), layout.count()));
-    let summary = FileSummary { id: file.id(), name, size, chunks };
-    log::info!("serving {} ({size} bytes, {chunks} chunks) with id {}", summary.name, summary.id);
     let threads = Threads::new();
     let shelf = Shelf::new();
-    shelf.offer(Offer { file: summary, source: file });
+    shelf.offer(offer_of(&name, &file));
     serve(listener, shelf.clone(), &config.serve, None, &threads, shutdown)?;
     log::info!("seeder listening on {address}");
     let (failures, failed) = bounded(1);
     let registration = Registration {
-        name: config.name.map_or_else(|| default_name("seeder", address.port()), Ok)?,
+        name: config.name.clone().map_or_else(|| default_name("seeder", address.port()), Ok)?,
         port: address.port(),
         advertise: config.advertise,
     };
-    Announcer::start(config.tracker, registration, shelf, config.timeout, failures, &threads, shutdown)?;
-    let result = crossbeam_channel::select! {
-        recv(shutdown.signal()) -> _ => Ok(()),
-        recv(failed) -> failure => failure.map_or(Ok(()), Err),
+    let (tracker, timeout) = (config.tracker, config.timeout);
+    let announcer =
+        Announcer::start(tracker, registration, shelf.clone(), timeout, failures, &threads, shutdown)?;
+    let (config, said) = (&config, String::new());
+    let mut kept = Kept { config, name, shelf, announcer, file, glance, seen: None, offered: true, said };
+    let result = loop {
+        crossbeam_channel::select! {
+            recv(shutdown.signal()) -> _ => break Ok(()),
+            recv(failed) -> failure => break failure.map_or(Ok(()), Err),
+            default(FOLDER_LOOK) => kept.look(watch, shutdown),
+        }
     };
     shutdown.trigger();
     threads.join();
     result
+}
+
+/// Makes an offer of a file, and says so.
+fn offer_of(name: &FileName, file: &Arc<WholeFile>) -> Offer {
+    let layout = file.layout();
+    let summary =
+        FileSummary { id: file.id(), name: name.clone(), size: layout.size(), chunks: layout.count() };
+    let FileSummary { id, size, chunks, .. } = &summary;
+    log::info!("serving {name} ({size} bytes, {chunks} chunks) with id {id}");
+    Offer { file: summary, source: file.clone() }
+}
+
+/// The file that is offered, which somebody may change, replace or remove meanwhile.
+struct Kept<'a> {
+    config: &'a SeederConfig,
+    name: FileName,
+    shelf: Shelf,
+    announcer: Announcer,
+    file: Arc<WholeFile>,
+    /// What the path led to when the file was hashed.
+    glance: Option<Glance>,
+    /// Something else that the path led to at the last look: hashed when it stays so.
+    seen: Option<Glance>,
+    offered: bool,
+    /// What has been said of what is wrong.
+    said: String,
+}
+
+impl Kept<'_> {
+    /// Looks at the path. What has changed is withdrawn at once, hashed when nobody writes to it any more, and offered
+    /// as what it is then.
+    fn look(&mut self, watch: &dyn Watch, shutdown: &Shutdown) {
+        let now = Glance::at(&self.config.file);
+        if now == self.glance && self.offered {
+            self.seen = None;
+            self.said.clear();
+            return;
+        }
+        let intact = self.file.is_intact();
+        if !intact && std::mem::take(&mut self.offered) {
+            self.shelf.withdraw(&self.name);
+            self.announcer.nudge();
+        }
+        self.tell(match (now.is_some(), intact) {
+            (false, true) => "has been removed; it is served until this program ends",
+            (true, true) => "has been touched or replaced: it is hashed again",
+            (false, false) => "has been removed and is offered no more",
+            (true, false) => "has changed: it is offered no more until it has been hashed again",
+        });
+        let settled = now.is_some() && std::mem::replace(&mut self.seen, now) == now;
+        if settled {
+            self.hash_again(now, watch, shutdown);
+        }
+    }
+
+    /// Says what is wrong, once.
+    fn tell(&mut self, text: &str) {
+        if self.said != text {
+            log::warn!("{} {text}", self.name);
+            text.clone_into(&mut self.said);
+        }
+    }
+
+    fn hash_again(&mut self, now: Option<Glance>, watch: &dyn Watch, shutdown: &Shutdown) {
+        let file = match hash(self.config, &self.name, watch, shutdown) {
+            Ok(file) => Arc::new(file),
+            Err(_) if shutdown.is_stopped() => return,
+            // It is tried again when it has settled.
+            Err(error) => {
+                self.tell(&format!("cannot be hashed again: {error}"));
+                self.seen = None;
+                return;
+            }
+        };
+        if file.id() != self.file.id() && self.file.is_intact() {
+            // It was replaced: whoever is in the middle of the old one can finish.
+            self.shelf.put(self.file.id(), self.file.clone());
+        }
+        let same = if file.id() == self.file.id() { "is what it was" } else { "is another file now" };
+        log::info!("{} was hashed again and {same}", self.name);
+        self.shelf.offer(offer_of(&self.name, &file));
+        self.announcer.nudge();
+        (self.file, self.glance, self.offered) = (file, now, true);
+    }
 }
 
 /// The name of a peer that was given none.

@@ -13,12 +13,14 @@ use super::lookup::Query;
 use super::peer::Met;
 use super::relay::Relay;
 use super::watch::Watch;
-use crate::content::limits::LOOKUP_INTERVAL_ALONE;
+use crate::content::limits::{LOOKUP_INTERVAL_ALONE, VERIFY_SAMPLE};
 use crate::content::{FileId, FileName, Manifest, Md5};
 use crate::net::{Shutdown, side_by_side};
 use crate::protocol::tracker::{FileSummary, FoundFile};
-use crate::storage::{PartFile, StoreError, WholeFile};
+use crate::storage::verify::CheckWatch;
+use crate::storage::{PartFile, StoreError, Verify, WholeFile};
 use crossbeam_channel::Receiver;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,6 +43,22 @@ pub struct Advice {
     pub in_the_way: &'static str,
 }
 
+/// How much of what is there already is read again before it counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Recheck {
+    /// Of a file that is in place. Nothing vouches for it but its bytes.
+    pub in_place: Verify,
+    /// Of what an earlier run has left, for which its have-map vouches.
+    pub resumed: Verify,
+}
+
+impl Recheck {
+    /// What the user says, for both; or else all of a file in place, and nothing that the have-map vouches for.
+    pub fn new(asked: Option<Verify>) -> Self {
+        Self { in_place: asked.unwrap_or(Verify::Full), resumed: asked.unwrap_or(Verify::None) }
+    }
+}
+
 /// What is wanted.
 #[derive(Debug, Clone)]
 pub struct Order {
@@ -50,6 +68,8 @@ pub struct Order {
     pub out: Option<PathBuf>,
     /// Whether a different file that is in the way is replaced.
     pub overwrite: bool,
+    /// How much of what is there already is read again.
+    pub recheck: Recheck,
     /// Whether the end waits until the file is on the disk and not just with the system.
     pub durable: bool,
     /// Gives up when nothing has arrived for so long.
@@ -238,23 +258,19 @@ pub fn start(
 ) -> Result<Start, DaemonError> {
     let Downloaded { path, manifest, .. } = file;
     if path.exists() {
-        watch.begin(&format!("checking {}", path.display()), manifest.layout().size(), 0);
-        let hashed = |bytes| watch.advance(bytes);
-        let stop = || shutdown.is_stopped();
-        let checked = WholeFile::check(path, manifest.clone(), &hashed, &stop);
-        watch.end();
-        match checked {
-            Err(StoreError::Stopped) => return Err(interrupted()),
-            Ok(Some(whole)) => {
-                log::info!("{} is already here and complete", path.display());
+        let verify = order.recheck.in_place;
+        let check = |watch: CheckWatch<'_>| WholeFile::check(path, manifest.clone(), verify, watch);
+        match checking(&path.display(), watch, shutdown, check)? {
+            Some(whole) => {
+                log::info!("{} is already here and complete{}", path.display(), how_sure(verify));
                 return Ok(Start::Whole(Box::new(whole)));
             }
-            Ok(None) if !order.overwrite => {
+            None if !order.overwrite => {
                 let (path, advice) = (path.display(), order.advice.in_the_way);
                 let text = format!("{path} is there already and is another file; {advice}");
                 return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
             }
-            other => drop(other?),
+            None => {}
         }
     } else if path.is_symlink() && !order.overwrite {
         let text = format!(
@@ -263,7 +279,57 @@ pub fn start(
         );
         return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
     }
-    Ok(Start::Part(Arc::new(PartFile::open(path, manifest.clone())?)))
+    let part = PartFile::open(path, manifest.clone())?;
+    if part.is_doubtful() {
+        log::warn!("what the last run left of {} is read again, since a have-map is no use", path.display());
+    }
+    let what = format!("what is here of {}", path.display());
+    let checked = checking(&what, watch, shutdown, |watch| part.check(order.recheck.resumed, watch))?;
+    if checked.bad > 0 {
+        log::warn!("{} chunks that were here are not what they should be and are fetched again", checked.bad);
+    }
+    if checked.found > 0 {
+        log::info!("{} chunks are here that no have-map named", checked.found);
+    }
+    Ok(Start::Part(Arc::new(part)))
+}
+
+/// Checks something while somebody looks on.
+fn checking<T>(
+    what: &dyn std::fmt::Display,
+    watch: &dyn Watch,
+    shutdown: &Shutdown,
+    check: impl FnOnce(CheckWatch<'_>) -> Result<T, StoreError>,
+) -> Result<T, DaemonError> {
+    let began = Cell::new(false);
+    let end = || {
+        if began.replace(false) {
+            watch.end()
+        }
+    };
+    let begin = |bytes| {
+        end();
+        began.set(true);
+        log::debug!("checking {what}: {bytes} bytes to read");
+        watch.begin(&format!("checking {what}"), bytes, 0);
+    };
+    let hashed = |bytes| watch.advance(bytes);
+    let stop = || shutdown.is_stopped();
+    let checked = check(CheckWatch { begin: &begin, hashed: &hashed, stop: &stop });
+    end();
+    match checked {
+        Err(StoreError::Stopped) => Err(interrupted()),
+        checked => Ok(checked?),
+    }
+}
+
+/// What less than a full check leaves open.
+fn how_sure(verify: Verify) -> String {
+    match verify {
+        Verify::Full => String::new(),
+        Verify::Sample => format!(", as far as {VERIFY_SAMPLE} chunks of it tell"),
+        Verify::None => ", as far as its size tells: it was not read".to_owned(),
+    }
 }
 
 /// What a download takes from whoever serves beside it.

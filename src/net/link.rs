@@ -214,7 +214,7 @@ impl LinkWriter {
     }
 
     /// Sends a message and, as its payload, `length` bytes of a file from `offset` on, with `sendfile(2)`:
-    /// the bytes never enter this process. `pace` is called before each slice and may wait.
+    /// the bytes never enter this process. `pace` is called before each slice and may wait, or end it all.
     ///
     /// # Errors
     /// Whatever ends a link; [`ErrorKind::UnexpectedEof`] as [`LinkError::Torn`] when the file is shorter than
@@ -225,7 +225,7 @@ impl LinkWriter {
         file: &File,
         offset: u64,
         length: u32,
-        mut pace: impl FnMut(u64),
+        mut pace: impl FnMut(u64) -> Result<(), LinkError>,
     ) -> Result<(), LinkError> {
         let line = frame::encode(message)?;
         // More is to come: the line and the first bytes share a packet.
@@ -240,7 +240,7 @@ impl LinkWriter {
         while left > 0 {
             let slice = left.min(SLICE as u32);
             let before = Instant::now();
-            pace(slice.into());
+            pace(slice.into())?;
             // Waiting for the rate limit is not the other side's fault.
             paced += before.elapsed();
             match retry(|| rustix::fs::sendfile(&*self.stream, file, Some(&mut position), slice as usize))? {
@@ -324,9 +324,9 @@ mod tests {
         let (one, two) = pair();
         let sender = std::thread::spawn(move || {
             let mut writer = LinkWriter::new(one).unwrap();
-            writer.send_file(&chunk(250_000), &file, 10, 250_000, |_| {}).unwrap();
-            writer.send_file(&chunk(0), &file, 10, 0, |_| {}).unwrap();
-            writer.send_file(&chunk(20), &file, 299_990, 20, |_| {}).unwrap_err()
+            writer.send_file(&chunk(250_000), &file, 10, 250_000, |_| Ok(())).unwrap();
+            writer.send_file(&chunk(0), &file, 10, 0, |_| Ok(())).unwrap();
+            writer.send_file(&chunk(20), &file, 299_990, 20, |_| Ok(())).unwrap_err()
         });
         let mut reader = LinkReader::new(two);
         for length in [250_000, 0] {

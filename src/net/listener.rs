@@ -1,11 +1,18 @@
 //! Accepting connections, each into a thread of its own, up to a cap.
+//!
+//! When the cap is reached a new connection takes the place of one that has asked for nothing yet, or for nothing in a
+//! long time: whoever only holds places keeps nobody out. Invariant: a connection on which something was asked lately
+//! is never closed for another one.
 
 use super::{Shutdown, Threads};
+use crate::content::limits::{EVICTION_GRACE, EVICTION_IDLE, LISTEN_BACKLOG};
+use socket2::{Domain, Socket, Type};
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long accepting rests after the system had no room for another connection.
 const REST: Duration = Duration::from_millis(100);
@@ -48,7 +55,11 @@ impl Listener {
     /// When the port is taken, or the address is not one of this machine.
     pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
         let bind = || {
-            let socket = TcpListener::bind(address)?;
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(LISTEN_BACKLOG)?;
+            let socket = TcpListener::from(socket);
             let address = socket.local_addr()?;
             Ok(Self { socket, address })
         };
@@ -79,7 +90,7 @@ impl Listener {
     }
 
     /// Accepts until the shutdown, in a thread of its own, and runs `handle` in a thread for each
-    /// connection. Beyond `most` connections at once a new one is closed.
+    /// connection. Beyond `most` connections at once one that is idle is closed for a new one, or else the new one.
     ///
     /// # Errors
     /// When no thread can be spawned.
@@ -89,7 +100,7 @@ impl Listener {
         most: usize,
         threads: &Threads,
         shutdown: &Shutdown,
-        handle: impl Fn(Arc<TcpStream>, SocketAddr) + Send + Sync + 'static,
+        handle: impl Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static,
     ) -> io::Result<()> {
         let wake = reachable(self.address);
         // A connection of our own wakes the accept, as tiny_http does it.
@@ -97,7 +108,8 @@ impl Listener {
         let acceptor = Acceptor {
             name,
             most,
-            open: Arc::new(AtomicUsize::new(0)),
+            running: Arc::default(),
+            seats: Arc::default(),
             threads: threads.clone(),
             shutdown: shutdown.clone(),
             handle: Arc::new(handle),
@@ -106,64 +118,159 @@ impl Listener {
     }
 }
 
+/// When something was last asked for on a connection. Whoever handles it keeps this up to date.
+#[derive(Debug, Default)]
+pub struct Activity(Mutex<Option<Instant>>);
+
+impl Activity {
+    /// Something has just been asked for.
+    pub fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn last(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that has a place.
+struct Seat {
+    stream: Arc<TcpStream>,
+    activity: Arc<Activity>,
+    since: Instant,
+}
+
+/// Whether a place could be taken from somebody.
+enum Eviction {
+    Done,
+    /// When it may be tried again: until then everybody may still have something to say.
+    Later(Duration),
+    Impossible,
+}
+
+/// The connections that have places, the oldest first.
+#[derive(Default)]
+struct Seats {
+    taken: BTreeMap<u64, Seat>,
+    next: u64,
+}
+
+impl Seats {
+    /// Takes the place of a connection that nobody will miss: the oldest on which nothing was ever asked, or the one on
+    /// which nothing was for longest.
+    fn evict(&mut self) -> Eviction {
+        let idle = self.taken.iter().min_by_key(|(_, seat)| seat.activity.last());
+        let Some((&number, seat)) = idle else { return Eviction::Impossible };
+        match seat.activity.last() {
+            Some(last) if last.elapsed() < EVICTION_IDLE => return Eviction::Impossible,
+            // A place that is taken away at once is none: in a rush nobody would get to speak.
+            None if seat.since.elapsed() < EVICTION_GRACE => {
+                return Eviction::Later(EVICTION_GRACE.saturating_sub(seat.since.elapsed()));
+            }
+            _ => {}
+        }
+        let _ = seat.stream.shutdown(std::net::Shutdown::Both);
+        self.taken.remove(&number);
+        Eviction::Done
+    }
+}
+
 struct Acceptor<H> {
     name: &'static str,
     most: usize,
-    open: Arc<AtomicUsize>,
+    /// Threads that have not ended yet, also of connections that have no place any more.
+    running: Arc<AtomicUsize>,
+    seats: Arc<Mutex<Seats>>,
     threads: Threads,
     shutdown: Shutdown,
     handle: Arc<H>,
 }
 
-/// One connection of those that may be open; gives its place back when dropped.
-struct Place(Arc<AtomicUsize>);
+/// One of the places; gives it back when dropped.
+struct Place {
+    number: u64,
+    seats: Arc<Mutex<Seats>>,
+    running: Arc<AtomicUsize>,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        lock(&self.seats).taken.remove(&self.number);
+        self.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl<H: Fn(Arc<TcpStream>, SocketAddr) + Send + Sync + 'static> Acceptor<H> {
+fn lock(seats: &Mutex<Seats>) -> MutexGuard<'_, Seats> {
+    seats.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Acceptor<H> {
     fn run(&self, socket: &TcpListener) {
         let mut full = false;
         while !self.shutdown.is_stopped() {
             match socket.accept() {
                 Ok((stream, from)) => {
-                    let was_full = std::mem::replace(&mut full, !self.admit(stream, from));
-                    if full && !was_full {
-                        log::warn!("{} connections are open, no more are taken for now", self.most);
+                    let now_full = self.admit(stream, from);
+                    if now_full && !std::mem::replace(&mut full, now_full) {
+                        log::warn!("{} connections are open: only idle ones make room for others", self.most);
                     }
+                    full = now_full;
                 }
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
                     log::warn!("cannot accept a connection: {error}");
+                    lock(&self.seats).evict();
                     self.shutdown.wait(REST);
                 }
             }
         }
     }
 
+    /// Takes a connection in, if there is a place or one can be made. Returns whether all places were taken.
     fn admit(&self, stream: TcpStream, from: SocketAddr) -> bool {
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.most {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-            return false;
-        }
-        let place = Place(self.open.clone());
+        let stream = Arc::new(stream);
+        let activity = Arc::new(Activity::default());
+        let Some((place, full)) = self.place(&stream, &activity) else { return true };
         let (handle, shutdown) = (self.handle.clone(), self.shutdown.clone());
         let spawned = self.threads.spawn(self.name, move || {
             let _place = place;
-            let stream = Arc::new(stream);
             let _guard = shutdown.guard(&stream);
             if stream.set_nodelay(true).is_ok() && !shutdown.is_stopped() {
-                handle(stream, from);
+                handle(stream, from, &activity);
             }
         });
         if let Err(error) = &spawned {
             log::warn!("no thread for the connection from {from}: {error}");
         }
-        spawned.is_ok()
+        full
+    }
+
+    /// A place for a connection, and whether all were taken; `None` when none can be had.
+    fn place(&self, stream: &Arc<TcpStream>, activity: &Arc<Activity>) -> Option<(Place, bool)> {
+        let mut full = false;
+        loop {
+            let mut seats = lock(&self.seats);
+            if seats.taken.len() < self.most {
+                let number = seats.next;
+                seats.next += 1;
+                let (stream, activity, since) = (stream.clone(), activity.clone(), Instant::now());
+                seats.taken.insert(number, Seat { stream, activity, since });
+                self.running.fetch_add(1, Ordering::Relaxed);
+                let place = Place { number, seats: self.seats.clone(), running: self.running.clone() };
+                return Some((place, full));
+            }
+            full = true;
+            // Those that were evicted end soon; should they not, there is a limit to that, too.
+            let crowded = self.running.load(Ordering::Relaxed) >= self.most + self.most.div_ceil(4);
+            let eviction = if crowded { Eviction::Impossible } else { seats.evict() };
+            drop(seats);
+            match eviction {
+                Eviction::Done => {}
+                Eviction::Later(wait) if !self.shutdown.wait(wait) => {}
+                Eviction::Later(_) | Eviction::Impossible => return None,
+            }
+        }
     }
 }
 
@@ -188,7 +295,8 @@ mod tests {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address();
         listener
-            .serve("test", 2, &threads, &shutdown, |stream, _| {
+            .serve("test", 2, &threads, &shutdown, |stream, _, activity| {
+                activity.note();
                 (&*stream).write_all(b"x").unwrap();
                 let _ = (&*stream).read(&mut [0]);
             })
@@ -201,6 +309,37 @@ mod tests {
         shutdown.trigger();
         threads.join();
         assert_eq!(streams[0].read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn who_asks_for_nothing_makes_room() {
+        let (threads, shutdown) = (Threads::new(), Shutdown::new());
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address();
+        listener
+            .serve("test", 2, &threads, &shutdown, |stream, _, activity| {
+                // Each byte is a request.
+                while (&*stream).read(&mut [0]).is_ok_and(|count| count > 0) {
+                    activity.note();
+                    (&*stream).write_all(b"x").unwrap();
+                }
+            })
+            .unwrap();
+        let ask =
+            |mut stream: &TcpStream| stream.write_all(b"?").is_ok() && stream.read_exact(&mut [0]).is_ok();
+        let mut asking = TcpStream::connect(address).unwrap();
+        assert!(ask(&asking));
+        let mut idle = TcpStream::connect(address).unwrap();
+        for _ in 0..3 {
+            let next = TcpStream::connect(address).unwrap();
+            assert_eq!(idle.read(&mut [0]).unwrap(), 0, "it makes room");
+            idle = next;
+        }
+        assert!(ask(&idle) && ask(&asking));
+        assert_eq!(TcpStream::connect(address).unwrap().read(&mut [0]).unwrap_or(0), 0, "both are busy");
+        shutdown.trigger();
+        threads.join();
+        assert_eq!(asking.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]

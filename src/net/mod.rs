@@ -13,6 +13,6 @@ pub mod threads;
 pub use asker::{AskError, Asker};
 pub use dial::dial;
 pub use link::{LinkError, LinkReader, LinkWriter};
-pub use listener::{BindError, Listener};
+pub use listener::{Activity, BindError, Listener};
 pub use shutdown::Shutdown;
 pub use threads::{Threads, side_by_side};

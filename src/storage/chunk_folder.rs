@@ -1,16 +1,21 @@
 //! A folder with a `local_chunks.txt`: some chunks of a set, a file each.
 //!
-//! What the folder claims is hashed when it is opened; what arrives is written under a temporary name,
-//! made durable, renamed, and listed, in this order, so that a crash leaves at most a file that is not
-//! listed yet. Files that the user put there are never overwritten, except the one that is listed for the chunk
+//! What the folder claims is hashed when it is opened; what arrives is written under a temporary name
+//! ([`keep`](ChunkFolder::keep)), made durable, renamed, and listed ([`commit`](ChunkFolder::commit)), in this order,
+//! so that a crash leaves at most a file that is not listed yet. Files that the user put there are never overwritten, except the one that is listed for the chunk
 //! that arrives. Invariant: what is served was hashed, and is what was agreed upon as far as the
 //! folder has been told.
+
+mod store;
+
+pub use store::Loose;
 
 use super::chunk_list::ChunkList;
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
 use super::hashing::{self, Watch};
 use super::progress::Progress;
+use super::verify::CheckWatch;
 use super::{ChunkSource, StoredChunk, lock};
 use crate::content::layout::LayoutError;
 use crate::content::{ChunkIndex, Digest, FileName, HaveMap, Manifest, limits};
@@ -18,7 +23,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use tempfile::NamedTempFile;
 
 /// A chunk that a folder vouches for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,32 +66,33 @@ struct Entry {
 }
 
 impl ChunkFolder {
-    /// Reads a folder's `local_chunks.txt`, checks the files that it lists, and hashes them on all cores.
-    /// `hashed` is called with byte counts as they get hashed, on any thread; `stop` is polled at least
-    /// every 256 KiB.
+    /// Reads a folder's `local_chunks.txt`, checks the files that it lists, and hashes them on all cores. What an
+    /// earlier run left behind when it was killed is removed.
     ///
     /// # Errors
     /// [`StoreError::Chunks`] for a line that is wrong; [`StoreError::ChunkFile`] for a file that is missing,
     /// not regular, not readable, outside the folder (also by way of a link) or larger than
     /// [`limits::CHUNK_SIZE_MAX`]; [`StoreError::Changed`] for one that changes while it is hashed;
     /// [`StoreError::Stopped`].
-    pub fn open(
-        folder: &Path,
-        hashed: &(dyn Fn(u64) + Sync),
-        stop: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Self, StoreError> {
+    pub fn open(folder: &Path, watch: CheckWatch<'_>) -> Result<Self, StoreError> {
         let list = ChunkList::read(folder)?;
         let root = fs::canonicalize(folder).map_err(error::io("open", folder))?;
         // Two clients in one folder would count as two witnesses for what is one.
         let claimed = disk::lock_folder(&root)?;
+        if claimed.is_some() {
+            store::remove_left_over(&root);
+        }
         // All are looked at before the first is hashed: a mistake is told at once, and the first one first.
         let files = list.chunks.files.keys();
         let files = files.map(|&index| Ok((index, list.locate(&root, index)?)));
         let files = files.collect::<Result<Vec<_>, StoreError>>()?;
+        let size = |(_, path): &(_, PathBuf)| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        (watch.begin)(files.iter().map(size).sum());
+        let watch = Watch { hashed: watch.hashed, stop: watch.stop };
         let entries = Mutex::new(BTreeMap::new());
         hashing::on_all_cores(files.len() as u32, limits::CHUNK_SIZE_MAX, &|item, buffer| {
             let (index, path) = &files[item as usize];
-            let entry = Entry::hash(*index, path, buffer, Watch { hashed, stop });
+            let entry = Entry::hash(*index, path, buffer, watch);
             let entry = entry.map_err(|error| list.unreadable(*index, error))?;
             lock(&entries).insert(*index, entry);
             Ok(true)
@@ -129,42 +134,6 @@ impl ChunkFolder {
         self.trusted(index).map(|entry| entry.chunk)
     }
 
-    /// Stores a chunk whose bytes the caller has verified against `digest`: its file first, durably, then
-    /// its line. Takes the name that is listed for the chunk and replaces that file; else `chunk_<number>`,
-    /// or the same with a part of the digest behind it where other content has that name. A chunk that is
-    /// there and unchanged is left as it is.
-    ///
-    /// # Errors
-    /// No such chunk, too large, not what the manifest says; the folder cannot be written to, is full, or its
-    /// `local_chunks.txt` is no longer right or for another number of chunks.
-    pub fn store_chunk(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<(), StoreError> {
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let chunk = HeldChunk { index, digest, length };
-        self.acceptable(chunk)?;
-        if self.is_intact(chunk) {
-            return Ok(());
-        }
-        // Any name in the folder will do; the bytes reach the disk before the list is locked.
-        let temporary = disk::temporary(&self.root.join("chunk"), bytes, true)?;
-        let stamp = Stamp::read(temporary.as_file(), temporary.path())?;
-        let _writing = lock(&self.writing);
-        if self.is_intact(chunk) {
-            return Ok(());
-        }
-        let list = self.read_list()?;
-        let (name, stamp) = match list.chunks.files.get(&index) {
-            Some(name) => {
-                disk::replace(&self.root.join(name.as_str()), temporary)?;
-                (name.clone(), stamp)
-            }
-            None => self.place(temporary, stamp, chunk, &list)?,
-        };
-        disk::sync_folder(&self.root)?;
-        list.add(index, &name)?;
-        self.hold(chunk, &name, stamp);
-        Ok(())
-    }
-
     /// Lists a chunk file that is there without being listed, as a crash between rename and line leaves it.
     /// Returns whether the folder now vouches for the chunk; `false` when there is no such file, or it
     /// is not the chunk of this digest and length, or another file is listed for the chunk.
@@ -184,7 +153,7 @@ impl ChunkFolder {
             if list.chunks.files.contains_key(&index) || list.lists_for_another(&name, index) {
                 return Ok(false);
             }
-            list.add(index, &name)?;
+            list.add([(index, name.clone())])?;
             self.hold(chunk, &name, stamp);
             return Ok(true);
         }
@@ -192,7 +161,7 @@ impl ChunkFolder {
     }
 
     /// Stops serving a chunk, because what was agreed differs from what the folder has. Its line and file
-    /// stay until [`store_chunk`](Self::store_chunk) replaces them.
+    /// stay until [`commit`](Self::commit) replaces them.
     pub fn distrust(&self, index: ChunkIndex) {
         let mut state = lock(&self.state);
         if let Some(entry) = state.entries.get_mut(&index) {
@@ -287,39 +256,6 @@ impl ChunkFolder {
             self.insert(Entry { trusted: true, ..entry });
         }
         intact
-    }
-
-    fn read_list(&self) -> Result<ChunkList, StoreError> {
-        let list = ChunkList::read(&self.folder)?;
-        match list.chunks.count == self.count {
-            true => Ok(list),
-            false => Err(StoreError::Changed(list.path().to_owned())),
-        }
-    }
-
-    /// Gives the file of a chunk that is not listed a name that nothing else has.
-    fn place(
-        &self,
-        mut temporary: NamedTempFile,
-        stamp: Stamp,
-        chunk: HeldChunk,
-        list: &ChunkList,
-    ) -> Result<(FileName, Stamp), StoreError> {
-        for name in file_names(chunk) {
-            if list.lists_for_another(&name, chunk.index) {
-                continue;
-            }
-            let path = self.root.join(name.as_str());
-            match temporary.persist_noclobber(&path) {
-                Ok(_) => return Ok((name, stamp)),
-                Err(error) if path.symlink_metadata().is_ok() => temporary = error.file,
-                Err(error) => return Err(error::io("rename a chunk to", &path)(error.error)),
-            }
-            if let Some(stamp) = self.same_content(&name, chunk)? {
-                return Ok((name, stamp));
-            }
-        }
-        Err(StoreError::Exists(self.root.join(format!("chunk_{}", chunk.index))))
     }
 
     /// Looks whether a file is there that is exactly this chunk.

@@ -10,6 +10,7 @@ use super::hashing;
 use crate::content::limits::{CHUNK_SIZE_MAX, CHUNKS_MAX, FILE_NAME_MAX};
 use crate::content::local_chunks::{self, LocalChunks};
 use crate::content::{ChunkIndex, FileName};
+use std::collections::HashMap;
 use std::fs::{self, Permissions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -23,6 +24,7 @@ pub(super) struct ChunkList {
     path: PathBuf,
     bytes: Vec<u8>,
     mode: u32,
+    names: HashMap<FileName, ChunkIndex>,
     pub chunks: LocalChunks,
 }
 
@@ -39,7 +41,8 @@ impl ChunkList {
         }
         let chunks =
             LocalChunks::parse(&bytes).map_err(|error| StoreError::Chunks { path: path.clone(), error })?;
-        Ok(Self { path, bytes, mode, chunks })
+        let names = chunks.files.iter().map(|(&index, name)| (name.clone(), index)).collect();
+        Ok(Self { path, bytes, mode, names, chunks })
     }
 
     /// Where the list is.
@@ -49,15 +52,21 @@ impl ChunkList {
 
     /// Whether a name is in use for another chunk.
     pub(super) fn lists_for_another(&self, name: &FileName, index: ChunkIndex) -> bool {
-        self.chunks.files.iter().any(|(&other, listed)| other != index && listed == name)
+        self.names.get(name).is_some_and(|other| *other != index)
     }
 
-    /// Lists a chunk, durably, unless it is listed with this name. Line ends and rights stay.
-    pub(super) fn add(mut self, index: ChunkIndex, name: &FileName) -> Result<(), StoreError> {
-        if self.chunks.files.get(&index) == Some(name) {
+    /// Lists chunks, durably, unless all are listed with these names. Line ends and rights stay.
+    pub(super) fn add(
+        mut self,
+        chunks: impl IntoIterator<Item = (ChunkIndex, FileName)>,
+    ) -> Result<(), StoreError> {
+        let mut news = false;
+        for (index, name) in chunks {
+            news |= self.chunks.files.insert(index, name.clone()).as_ref() != Some(&name);
+        }
+        if !news {
             return Ok(());
         }
-        self.chunks.files.insert(index, name.clone());
         let mut text = self.chunks.render();
         if self.bytes.contains(&b'\r') {
             text = text.replace('\n', "\r\n");

@@ -24,6 +24,9 @@ pub enum StoreError {
     /// Somebody wrote to the file, or removed it, since it was hashed.
     #[error("{} has changed since it was hashed", .0.display())]
     Changed(PathBuf),
+    /// Somebody removed what was being written to.
+    #[error("{} has been removed, and what was got of it with it", .0.display())]
+    Gone(PathBuf),
     /// The chunk is not here, or not verified, or there is no such chunk.
     #[error("chunk {0} is not here")]
     Missing(ChunkIndex),

@@ -33,17 +33,18 @@ impl Watch<'_> {
     pub(super) const NONE: Watch<'static> = Watch { hashed: &|_| (), stop: &|| false };
 }
 
-/// Hashes every chunk of a file and hands each digest to `each`, in no particular order, until that says
+/// Hashes chunks of a file and hands each digest to `each`, in no particular order, until that says
 /// `false`.
 pub(super) fn hash_chunks(
     file: &File,
     path: &Path,
     layout: &Layout,
+    chunks: &[ChunkIndex],
     watch: Watch<'_>,
     each: &(dyn Fn(ChunkIndex, Digest) -> bool + Sync),
 ) -> Result<(), StoreError> {
-    on_all_cores(layout.count(), layout.longest(), &|index, buffer| {
-        let index = ChunkIndex(index);
+    on_all_cores(chunks.len() as u32, layout.longest(), &|item, buffer| {
+        let index = chunks[item as usize];
         let span = layout.span(index).ok_or(StoreError::Missing(index))?;
         Ok(each(index, hash_span(file, path, span, buffer, watch)?))
     })

@@ -9,9 +9,12 @@
 use super::disk;
 use super::error::{self, StoreError};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read as _};
-use std::path::Path;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "shoal have-map";
 const VERSION: u32 = 1;
@@ -116,8 +119,11 @@ pub(super) fn decode(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -
     Ok(Vouched { durable, written })
 }
 
-/// Reads a have-file; one that is not there or not usable vouches for nothing.
-pub(super) fn read(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> Vouched {
+/// Reads a have-file; one that is not there vouches for nothing.
+///
+/// # Errors
+/// It is there and not usable, which is logged.
+pub(super) fn read(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> Result<Vouched, ()> {
     let most = HEADER_MAX + 2 * HaveMap::byte_length(count) as u64;
     let mut bytes = Vec::new();
     let read = disk::open_regular(path).and_then(|(file, _)| {
@@ -125,27 +131,83 @@ pub(super) fn read(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> V
         file.take(most + 1).read_to_end(&mut bytes).map_err(error::io("read", path))
     });
     match read {
-        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(Vouched::nothing(count));
+        }
         Err(error) => log::warn!("a have-map is ignored: {error}"),
         Ok(_) => match decode(&bytes, id, count, boot) {
-            Ok(vouched) => return vouched,
+            Ok(vouched) => return Ok(vouched),
             Err(why) => log::warn!("the have-map {} is ignored: {why}", path.display()),
         },
     }
-    Vouched::nothing(count)
+    Err(())
 }
 
-/// Replaces a have-file. `durable`: returns when it is on the disk; its name is so only after
-/// [`disk::sync_folder`].
+/// Replaces a have-file and returns when it is on the disk; its name is so only after [`disk::sync_folder`].
 pub(super) fn write(
     path: &Path,
     id: FileId,
     boot: Option<&str>,
     vouched: &Vouched,
-    durable: bool,
 ) -> Result<(), StoreError> {
     let bytes = encode(id, boot, vouched).map_err(error::io("write", path))?;
-    disk::replace(path, disk::temporary(path, &bytes, durable)?).map(drop)
+    replace(path, &bytes, true)
+}
+
+/// Replaces a have-file without any sync. When the disk is full it is written over in place, which takes no room:
+/// being cut off there would cost what this file alone vouches for.
+pub(super) fn write_note(
+    path: &Path,
+    id: FileId,
+    boot: Option<&str>,
+    vouched: &Vouched,
+) -> Result<(), StoreError> {
+    let bytes = encode(id, boot, vouched).map_err(error::io("write", path))?;
+    match replace(path, &bytes, false) {
+        Err(full @ StoreError::Full { .. }) => {
+            let over = OpenOptions::new().write(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path);
+            let over = over.and_then(|file| {
+                file.write_all_at(&bytes, 0)?;
+                file.set_len(bytes.len() as u64)
+            });
+            over.map_err(|_| full)
+        }
+        written => written,
+    }
+}
+
+/// Removes a have-file, and what a killed process may have left of its successor.
+pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
+    let (new, old) = (disk::remove(&successor(path)), disk::remove(path));
+    Ok(new? | old?)
+}
+
+/// The name that a have-file has while it is written. Always the same, so that kills leave no more than one; the part
+/// file's lock keeps others away.
+fn successor(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+fn replace(path: &Path, bytes: &[u8], durable: bool) -> Result<(), StoreError> {
+    let new = successor(path);
+    let needed = bytes.len() as u64;
+    let mut options = OpenOptions::new();
+    // A link under this name is not ours, and is not followed.
+    options.write(true).create(true).truncate(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    let written = options
+        .open(&new)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            if durable { file.sync_all() } else { Ok(()) }
+        })
+        .map_err(error::write("write", &new, needed));
+    if let Err(error) = written {
+        let _ = disk::remove(&new);
+        return Err(error);
+    }
+    fs::rename(&new, path).map_err(error::write("replace", path, needed))
 }
 
 #[cfg(test)]
@@ -202,13 +264,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("have");
         let (vouched, mut bytes) = sample();
-        assert_eq!(read(&path, ID, 20, BOOT), Vouched::nothing(20));
-        write(&path, ID, BOOT, &vouched, true).unwrap();
-        assert_eq!(read(&path, ID, 20, BOOT), vouched);
+        assert_eq!(read(&path, ID, 20, BOOT), Ok(Vouched::nothing(20)));
+        write(&path, ID, BOOT, &vouched).unwrap();
+        assert_eq!(read(&path, ID, 20, BOOT), Ok(vouched));
         bytes.resize(1 << 20, 0);
         std::fs::write(&path, bytes).unwrap();
-        assert_eq!(read(&path, ID, 20, BOOT), Vouched::nothing(20));
-        assert_eq!(read(folder.path(), ID, 20, BOOT), Vouched::nothing(20));
+        assert_eq!(read(&path, ID, 20, BOOT), Err(()));
+        assert_eq!(read(folder.path(), ID, 20, BOOT), Err(()));
+        assert!(remove(&path).unwrap() && !remove(&path).unwrap());
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod replica_file;
 pub mod replica_store;
 pub mod shared_folder;
 mod space;
+pub mod verify;
 pub mod whole;
 
 pub use catalogue::{Catalogue, CatalogueError, RedbCatalogue};
@@ -33,7 +34,8 @@ pub use progress::Progress;
 pub use replica_file::ReplicaFile;
 pub use replica_store::ReplicaStore;
 pub use shared_folder::{FolderChange, Look, SharedFile, SharedFolder};
-pub use whole::WholeFile;
+pub use verify::Verify;
+pub use whole::{Glance, WholeFile};
 
 use crate::content::{ChunkIndex, Digest, Manifest};
 use std::fs::File;

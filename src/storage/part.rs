@@ -4,10 +4,15 @@
 //! Two have-files beside it say which chunks a restart can rely on: `.have` is written after the data
 //! has been made durable and is durable itself; `.note` is written often and without any sync, for the case
 //! that the process is killed. They are two because a file that is replaced without a sync may be empty after a
-//! power cut: the note may be lost then, the durable map must not. Invariant: a have-file never outlives
+//! power cut: the note may be lost then, the durable map must not. A map that is torn or belongs to another file
+//! vouches for nothing, and [`check`](PartFile::check) finds out what is there. Invariant: a have-file never outlives
 //! the part file it vouches for, and never names a chunk before its bytes are in the part file.
 
-use super::disk;
+mod check;
+
+pub use check::Checked;
+
+use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
 use super::hashing::{self, Watch};
 use super::have_file::{self, Vouched};
@@ -20,7 +25,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Bytes of the target's name that the hidden names repeat: with what is added they stay below the 255
 /// that file systems take.
@@ -37,11 +43,15 @@ pub struct PartFile {
     id: FileId,
     boot: Option<String>,
     progress: Progress,
-    resumed: u64,
+    resumed: AtomicU64,
+    /// A map was there that said nothing of this file.
+    doubtful: bool,
     saved: Mutex<Saved>,
     /// Held while bytes are written: the system lets only one thread at a time write to a file anyway, and whoever
     /// waits for it there burns a core meanwhile.
     writing: Mutex<()>,
+    /// What the finished file must still look like.
+    stamp: OnceLock<Stamp>,
 }
 
 /// The hidden siblings of the target.
@@ -82,12 +92,11 @@ impl PartFile {
         let size = file.metadata().map_err(error::io("look at", &paths.part))?.len();
         let layout = manifest.layout();
         let resume = size == layout.size();
-        let vouched = match resume {
+        let (vouched, doubtful) = match resume {
             true => paths.vouched(id, layout.count(), boot.as_deref()),
-            false => Vouched::nothing(layout.count()),
+            false => (Vouched::nothing(layout.count()), false),
         };
-        let bytes = |index| layout.span(index).map_or(0, |span| u64::from(span.length));
-        let resumed = vouched.written.iter().map(bytes).sum();
+        let resumed = vouched.written.iter().map(|index| length_of(&manifest, index)).sum();
         let ready = match resume {
             true => check_space(&file, &paths.part, layout.size(), resumed),
             false => start_afresh(&file, &paths, layout.size()),
@@ -98,6 +107,11 @@ impl PartFile {
                 disk::remove(&paths.part).err().into_iter().for_each(|error| log::warn!("{error}"));
             }
             return Err(error);
+        }
+        if paths.note.symlink_metadata().is_err() {
+            // Once it is there it can be written over when the disk is full.
+            let nothing = Vouched::nothing(layout.count());
+            have_file::write_note(&paths.note, id, boot.as_deref(), &nothing)?;
         }
         let saved = Saved {
             durable: vouched.durable,
@@ -113,15 +127,17 @@ impl PartFile {
             id,
             boot,
             progress: Progress::new(vouched.written),
-            resumed,
+            resumed: AtomicU64::new(resumed),
+            doubtful,
             saved: Mutex::new(saved),
             writing: Mutex::default(),
+            stamp: OnceLock::new(),
         })
     }
 
-    /// Bytes that were there when the part file was opened.
+    /// Bytes that were there when the part file was opened and, if that was asked for, checked.
     pub fn resumed_bytes(&self) -> u64 {
-        self.resumed
+        self.resumed.load(Relaxed)
     }
 
     /// Where the finished file will be.
@@ -133,16 +149,20 @@ impl PartFile {
     /// nothing is synced; nothing is done when there is nothing new.
     ///
     /// # Errors
-    /// The note cannot be written.
+    /// The note cannot be written; [`StoreError::Gone`] when the part file is not there any more, so that there is
+    /// no point in going on.
     pub fn note(&self) -> Result<(), StoreError> {
         let mut saved = lock(&self.saved);
         let (written, _) = self.progress.have();
         if saved.finished || saved.unsound || written.held() == saved.noted {
             return Ok(());
         }
+        if !is_named(&self.file, &self.paths.part)? {
+            return Err(StoreError::Gone(self.paths.part.clone()));
+        }
         let noted = written.held();
         let vouched = Vouched { durable: saved.durable.clone(), written };
-        have_file::write(&self.paths.note, self.id, self.boot.as_deref(), &vouched, false)?;
+        have_file::write_note(&self.paths.note, self.id, self.boot.as_deref(), &vouched)?;
         saved.noted = noted;
         Ok(())
     }
@@ -167,7 +187,7 @@ impl PartFile {
             let mut durable = written;
             have_file::merge(&mut durable, &saved.durable);
             let vouched = Vouched { written: durable.clone(), durable };
-            have_file::write(&self.paths.have, self.id, self.boot.as_deref(), &vouched, true)?;
+            have_file::write(&self.paths.have, self.id, self.boot.as_deref(), &vouched)?;
             saved.noted = saved.noted.max(vouched.durable.held());
             saved.durable = vouched.durable;
         }
@@ -210,6 +230,8 @@ impl PartFile {
         if !saved.finished {
             rename(&self.paths.part, &self.target, overwrite)?;
             saved.finished = true;
+            // From now on it is the user's, who may change it; what has changed is not served.
+            let _ = self.stamp.set(Stamp::read(&self.file, &self.target)?);
             // Left behind they do no harm: they are removed before the next part file of this name grows.
             if let Err(error) = self.paths.remove_maps() {
                 log::warn!("{error}");
@@ -234,17 +256,28 @@ impl PartFile {
         };
         synced.map_err(|source| {
             lock(&self.saved).unsound = true;
-            let removed = disk::remove(&self.paths.note);
+            let removed = have_file::remove(&self.paths.note);
             removed.err().into_iter().for_each(|error| log::warn!("{error}"));
             error::io("sync", &self.paths.part)(source)
         })
     }
 
     fn missing_bytes(&self) -> u64 {
-        let layout = self.manifest.layout();
-        let (have, _) = self.progress.have();
-        have.missing().filter_map(|index| layout.span(index)).map(|span| u64::from(span.length)).sum()
+        self.manifest.layout().size().saturating_sub(self.bytes_of(&self.progress.have().0))
     }
+
+    fn bytes_of(&self, chunks: &HaveMap) -> u64 {
+        chunks.iter().map(|index| length_of(&self.manifest, index)).sum()
+    }
+
+    /// Whether nobody has written to the finished file.
+    fn unchanged(&self) -> Result<(), StoreError> {
+        self.stamp.get().map_or(Ok(()), |stamp| stamp.check(&self.file, &self.target))
+    }
+}
+
+fn length_of(manifest: &Manifest, index: ChunkIndex) -> u64 {
+    manifest.layout().span(index).map_or(0, |span| span.length.into())
 }
 
 impl ChunkSource for PartFile {
@@ -256,7 +289,12 @@ impl ChunkSource for PartFile {
         &self.progress
     }
 
+    fn is_intact(&self) -> bool {
+        self.unchanged().is_ok()
+    }
+
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
+        self.unchanged()?;
         let span = self.manifest.layout().span(index).filter(|_| self.progress.has(index));
         let span = span.ok_or(StoreError::Missing(index))?;
         Ok(StoredChunk { file: Arc::clone(&self.file), offset: span.offset, length: span.length })
@@ -297,15 +335,21 @@ impl Paths {
         Ok(Self { part: path("part"), have: path("have"), note: path("note") })
     }
 
-    fn vouched(&self, id: FileId, count: u32, boot: Option<&str>) -> Vouched {
-        let mut vouched = have_file::read(&self.have, id, count, boot);
-        vouched.add(&have_file::read(&self.note, id, count, boot));
-        vouched
+    /// What the maps vouch for, and whether there is one that is not usable.
+    fn vouched(&self, id: FileId, count: u32, boot: Option<&str>) -> (Vouched, bool) {
+        let (mut vouched, mut doubtful) = (Vouched::nothing(count), false);
+        for path in [&self.have, &self.note] {
+            match have_file::read(path, id, count, boot) {
+                Ok(map) => vouched.add(&map),
+                Err(()) => doubtful = true,
+            }
+        }
+        (vouched, doubtful)
     }
 
     fn remove_maps(&self) -> Result<bool, StoreError> {
-        let (have, note) = (disk::remove(&self.have), disk::remove(&self.note));
-        Ok(have? | note?)
+        let removed = [&self.have, &self.note].map(|path| have_file::remove(path));
+        removed.into_iter().try_fold(false, |any, removed| Ok(any | removed?))
     }
 }
 
@@ -327,14 +371,18 @@ fn open_locked(path: &Path) -> Result<File, StoreError> {
         }
         // Between opening and locking, the process that held the lock may have renamed the file to its
         // target: writing to it then would write to a finished file.
-        let opened = file.metadata().map_err(error::io("look at", path))?;
-        if fs::symlink_metadata(path)
-            .is_ok_and(|named| (named.dev(), named.ino()) == (opened.dev(), opened.ino()))
-        {
+        if is_named(&file, path)? {
             return Ok(file);
         }
     }
     Err(busy())
+}
+
+/// Whether a name is that of an open file.
+fn is_named(file: &File, path: &Path) -> Result<bool, StoreError> {
+    let opened = file.metadata().map_err(error::io("look at", path))?;
+    let named = fs::symlink_metadata(path);
+    Ok(named.is_ok_and(|named| (named.dev(), named.ino()) == (opened.dev(), opened.ino())))
 }
 
 /// Gives a file that is new, or not what it should be, its size. The maps of an earlier part file go first,

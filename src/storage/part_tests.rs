@@ -1,5 +1,6 @@
 //! What a download survives.
 
+use super::super::verify::{CheckWatch, Verify};
 use super::*;
 use crate::content::{Digest, Layout};
 use std::os::unix::fs::symlink;
@@ -157,14 +158,14 @@ fn nothing_new_writes_nothing() {
     let part = fixture.open().unwrap();
     part.note().unwrap();
     part.make_durable().unwrap();
-    assert_eq!(fixture.names().len(), 1);
+    assert_eq!(fixture.names().len(), 2);
     fixture.store(&part, [0]);
     part.make_durable().unwrap();
     let written = || fs::metadata(fixture.paths().have).unwrap().ino();
     let first = written();
     part.make_durable().unwrap();
     part.note().unwrap();
-    assert_eq!((written(), fixture.names().len()), (first, 2));
+    assert_eq!((written(), fixture.names().len()), (first, 3));
 }
 
 #[test]
@@ -173,7 +174,7 @@ fn the_map_of_another_file_is_not_believed() {
     drop(fixture.open().unwrap());
     let foreign = Vouched { durable: HaveMap::all(2), written: HaveMap::all(2) };
     let boot = have_file::boot_id();
-    have_file::write(&fixture.paths().have, FileId([1; 32]), boot.as_deref(), &foreign, false).unwrap();
+    have_file::write(&fixture.paths().have, FileId([1; 32]), boot.as_deref(), &foreign).unwrap();
     assert_eq!(fixture.open().unwrap().resumed_bytes(), 0);
 }
 
@@ -302,4 +303,113 @@ fn after_a_failed_sync_nothing_more_is_vouched_for() {
     assert!(part.finish(false, false).is_err() && part.make_durable().is_err());
     drop(part);
     assert_eq!(fixture.open().unwrap().resumed_bytes(), CHUNK as u64);
+}
+
+/// What a check says, and how many bytes it reads.
+fn check(part: &PartFile, verify: Verify) -> (Checked, u64) {
+    let read = AtomicU64::new(0);
+    let hashed = |bytes| _ = read.fetch_add(bytes, Relaxed);
+    let watch = CheckWatch { hashed: &hashed, ..CheckWatch::NOBODY };
+    (part.check(verify, watch).unwrap(), read.into_inner())
+}
+
+#[test]
+fn what_the_maps_vouch_for_is_read_again_as_far_as_asked() {
+    let fixture = Fixture::new(100 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, 0..80);
+    part.make_durable().unwrap();
+    fixture.store(&part, 80..90);
+    part.note().unwrap();
+    fixture.store(&part, 90..95);
+    drop(part);
+    let size = CHUNK as u64;
+    for (verify, found, read) in
+        [(Verify::None, 0, 0), (Verify::Sample, 0, 32 * size), (Verify::Full, 5, 95 * size)]
+    {
+        let part = fixture.open().unwrap();
+        assert_eq!((part.resumed_bytes(), part.is_doubtful()), (90 * size, false));
+        assert_eq!(check(&part, verify), (Checked { bad: 0, found }, read));
+        assert_eq!(part.resumed_bytes(), (90 + u64::from(found)) * size);
+    }
+    // All that was found is vouched for from now on.
+    assert_eq!(fixture.open_after_reboot().resumed_bytes(), 95 * size);
+}
+
+#[test]
+fn a_bad_chunk_makes_a_sample_a_check_of_all_and_is_vouched_for_no_more() {
+    let fixture = Fixture::new(20 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, 0..20);
+    part.make_durable().unwrap();
+    drop(part);
+    let spoilt = File::options().write(true).open(fixture.paths().part).unwrap();
+    [3, 17].into_iter().for_each(|index| spoilt.write_all_at(b"\0", index * CHUNK as u64).unwrap());
+    let part = fixture.open().unwrap();
+    assert_eq!(check(&part, Verify::Sample).0, Checked { bad: 2, found: 0 });
+    assert_eq!(part.progress().have().0.missing().collect::<Vec<_>>(), [ChunkIndex(3), ChunkIndex(17)]);
+    drop(part);
+    let part = fixture.open_after_reboot();
+    assert_eq!(part.resumed_bytes(), 18 * CHUNK as u64);
+    fixture.store(&part, [3, 17]);
+    part.finish(false, false).unwrap();
+    assert!(fs::read(fixture.target()).unwrap() == fixture.bytes);
+}
+
+#[test]
+fn a_torn_or_foreign_map_costs_a_check_and_nothing_else() {
+    let fixture = Fixture::new(9 * CHUNK + 1);
+    let spoils: [&dyn Fn(&Path); 3] = [
+        &|path| fs::write(path, "").unwrap(),
+        &|path| fs::write(path, &fs::read(path).unwrap()[1..]).unwrap(),
+        &|path| {
+            let all = Vouched { durable: HaveMap::all(10), written: HaveMap::all(10) };
+            have_file::write(path, FileId([1; 32]), have_file::boot_id().as_deref(), &all).unwrap();
+        },
+    ];
+    for (at, spoil) in spoils.into_iter().enumerate() {
+        let part = fixture.open().unwrap();
+        fixture.store(&part, [2 * at as u32, 2 * at as u32 + 1]);
+        part.make_durable().unwrap();
+        drop(part);
+        spoil(&fixture.paths().have);
+        let part = fixture.open().unwrap();
+        assert!(part.is_doubtful());
+        let there = 2 * (at as u32 + 1);
+        let (checked, read) = check(&part, Verify::None);
+        assert_eq!((checked, read), (Checked { bad: 0, found: there }, u64::from(there) * CHUNK as u64));
+        drop(part);
+        let part = fixture.open_after_reboot();
+        assert!(!part.is_doubtful());
+        assert_eq!(part.resumed_bytes(), u64::from(there) * CHUNK as u64);
+    }
+    // Nothing is there, and the map is torn: there is nothing to read, and the map is gone.
+    let fixture = Fixture::new(3 * CHUNK);
+    drop(fixture.open().unwrap());
+    fs::write(fixture.paths().note, "torn").unwrap();
+    let part = fixture.open().unwrap();
+    assert_eq!(check(&part, Verify::None), (Checked::default(), 0));
+    drop(part);
+    assert!(!fixture.open().unwrap().is_doubtful());
+}
+
+#[test]
+fn a_part_file_that_is_removed_is_missed() {
+    let fixture = Fixture::new(2 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, [0]);
+    fs::remove_file(fixture.paths().part).unwrap();
+    assert!(matches!(part.note(), Err(StoreError::Gone(_))));
+}
+
+#[test]
+fn a_finished_file_that_somebody_changes_is_not_served() {
+    let fixture = Fixture::new(2 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, 0..2);
+    part.finish(false, true).unwrap();
+    fixture.serves(&part, 1);
+    assert!(part.is_intact());
+    File::options().append(true).open(fixture.target()).unwrap().set_len(1).unwrap();
+    assert!(matches!(part.stored(ChunkIndex(0)), Err(StoreError::Changed(_))) && !part.is_intact());
 }

@@ -10,6 +10,7 @@ use super::disk::{self, Identity, Stamp};
 use super::error::StoreError;
 use super::hashing::{self, Watch};
 use super::progress::Progress;
+use super::verify::{CheckWatch, Verify};
 use super::{ChunkSource, StoredChunk, lock};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Layout, Manifest, Md5};
 use std::fs::File;
@@ -25,6 +26,18 @@ pub struct WholeFile {
     manifest: Arc<Manifest>,
     id: FileId,
     progress: Progress,
+}
+
+/// What a path leads to, seen from outside: two that are equal are the same file, and nobody has touched it in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance(Identity);
+
+impl Glance {
+    /// Looks at a path; `None` when there is no regular file.
+    pub fn at(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+        Some(Self(Identity::of(&metadata)))
+    }
 }
 
 /// How the bytes are reached again.
@@ -52,7 +65,8 @@ impl WholeFile {
         let (file, stamp) = disk::open_regular(path)?;
         let layout = Layout::even(stamp.size, chunk_size)?;
         let digests = Mutex::new(vec![Digest([0; 32]); layout.count() as usize]);
-        hashing::hash_chunks(&file, path, &layout, Watch { hashed, stop }, &|index, digest| {
+        let all: Vec<ChunkIndex> = layout.indices().collect();
+        hashing::hash_chunks(&file, path, &layout, &all, Watch { hashed, stop }, &|index, digest| {
             lock(&digests)[index.at()] = digest;
             true
         })?;
@@ -60,24 +74,29 @@ impl WholeFile {
         Self::unchanged(path, file, stamp, Arc::new(Manifest::new(layout, digests)?))
     }
 
-    /// Checks a file that is there against a manifest: `Some` when it has that content, `None` when it
-    /// differs. A file of another size is not read; reading ends at the first chunk that differs. The
-    /// callbacks are those of [`publish`](Self::publish).
+    /// Checks a file that is there against a manifest, all of it or what `verify` says: `Some` when it has that
+    /// content, as far as has been looked, `None` when it differs. A file of another size is not read; reading ends
+    /// at the first chunk that differs. **Only what was checked in full may be served.**
     ///
     /// # Errors
     /// As for [`publish`](Self::publish); a file that is not there is [`StoreError::Io`].
     pub fn check(
         path: &Path,
         manifest: Arc<Manifest>,
-        hashed: &(dyn Fn(u64) + Sync),
-        stop: &(dyn Fn() -> bool + Sync),
+        verify: Verify,
+        watch: CheckWatch<'_>,
     ) -> Result<Option<Self>, StoreError> {
         let (file, stamp) = disk::open_regular(path)?;
-        if stamp.size != manifest.layout().size() {
+        let layout = manifest.layout();
+        if stamp.size != layout.size() {
             return Ok(None);
         }
+        let chosen = verify.choose(&HaveMap::all(layout.count()));
+        let length = |index: &ChunkIndex| layout.span(*index).map_or(0, |span| u64::from(span.length));
+        (watch.begin)(chosen.iter().map(length).sum());
+        let watch = Watch { hashed: watch.hashed, stop: watch.stop };
         let same = AtomicBool::new(true);
-        hashing::hash_chunks(&file, path, manifest.layout(), Watch { hashed, stop }, &|index, digest| {
+        hashing::hash_chunks(&file, path, layout, &chosen, watch, &|index, digest| {
             let equal = manifest.digest(index) == Some(digest);
             same.fetch_and(equal, Relaxed);
             equal
@@ -227,7 +246,7 @@ mod tests {
     }
 
     fn check(path: &Path, manifest: Arc<Manifest>) -> Option<WholeFile> {
-        WholeFile::check(path, manifest, &|_| (), &|| false).unwrap()
+        WholeFile::check(path, manifest, Verify::Full, CheckWatch::NOBODY).unwrap()
     }
 
     #[test]
@@ -274,7 +293,28 @@ mod tests {
         assert!(check(&path, Arc::clone(&manifest)).is_none());
         fs::write(&path, &bytes[1..]).unwrap();
         let unread = |_| unreachable!("the size was enough");
-        assert!(WholeFile::check(&path, manifest, &unread, &|| false).unwrap().is_none());
+        for verify in [Verify::Full, Verify::Sample, Verify::None] {
+            let watch = CheckWatch { begin: &unread, hashed: &unread, stop: &|| false };
+            assert!(WholeFile::check(&path, manifest.clone(), verify, watch).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn less_than_a_full_check_reads_less() {
+        let (_folder, path) = file_of(&vec![1; 100 * CHUNK]);
+        let manifest = publish(&path).unwrap().manifest().unwrap();
+        let size = CHUNK as u64;
+        for (verify, wanted) in [(Verify::Full, 100 * size), (Verify::Sample, 32 * size), (Verify::None, 0)] {
+            let (read, told) = (AtomicU64::new(0), AtomicU64::new(0));
+            let hashed = |bytes| _ = read.fetch_add(bytes, Relaxed);
+            let begin = |bytes| told.store(bytes, Relaxed);
+            let watch = CheckWatch { begin: &begin, hashed: &hashed, stop: &|| false };
+            assert!(WholeFile::check(&path, manifest.clone(), verify, watch).unwrap().is_some());
+            assert_eq!((read.into_inner(), told.into_inner()), (wanted, wanted));
+        }
+        fs::write(&path, vec![2; 100 * CHUNK]).unwrap();
+        let check = |verify| WholeFile::check(&path, manifest.clone(), verify, CheckWatch::NOBODY).unwrap();
+        assert!(check(Verify::Sample).is_none() && check(Verify::None).is_some());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 pub mod events;
 pub mod keeping;
+pub mod proxy;
 pub mod scripted;
 pub mod wire;
 
@@ -98,6 +99,11 @@ pub struct Program {
 impl Program {
     /// Starts one of the binaries in a folder.
     pub fn start<A: AsRef<OsStr>>(bin: &str, args: &[A], cwd: &Path) -> Self {
+        Self::start_by(&[], bin, args, cwd)
+    }
+
+    /// Starts one of the binaries by way of a command that turns into it.
+    pub fn start_by<A: AsRef<OsStr>>(by: &[&str], bin: &str, args: &[A], cwd: &Path) -> Self {
         let path = match bin {
             "tracker" => env!("CARGO_BIN_EXE_tracker"),
             "seeder" => env!("CARGO_BIN_EXE_seeder"),
@@ -106,7 +112,15 @@ impl Program {
             "client" => env!("CARGO_BIN_EXE_client"),
             other => panic!("there is no binary {other}"),
         };
-        let mut child = Command::new(path)
+        let mut command = match by {
+            [] => Command::new(path),
+            [by, with @ ..] => {
+                let mut command = Command::new(by);
+                command.args(with).arg(path);
+                command
+            }
+        };
+        let mut child = command
             .args(args)
             .current_dir(cwd)
             .env_remove("RUST_LOG")

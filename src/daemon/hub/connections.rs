@@ -4,7 +4,7 @@ use super::{Event, HubConfig, forward};
 use crate::content::limits::{
     CONVERSATION_TIMEOUT, FILE_NAME_MAX, HELLO_TIMEOUT, HUB_REQUESTS, OUTBOX_BYTES, PROTOCOL_VERSION,
 };
-use crate::net::{LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
+use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{FoundFile, TrackerRequest, TrackerResponse};
@@ -84,13 +84,14 @@ pub(super) fn serve(
 ) -> io::Result<()> {
     let next = AtomicU64::new(0);
     let hall = Hall { outbox: config.outbox, events, threads: threads.clone(), shutdown: shutdown.clone() };
-    listener.serve("link", config.connections, threads, shutdown, move |stream, from| {
+    listener.serve("link", config.connections, threads, shutdown, move |stream, from, activity| {
         let id = ConnectionId(next.fetch_add(1, Ordering::Relaxed));
-        let why = hall.converse(id, stream, from);
+        let why = hall.converse(id, stream, from, activity);
         match why {
             LinkError::Closed => log::debug!("{from} has closed its connection"),
             _ if hall.shutdown.is_stopped() => {}
-            why => log::info!("dropping {from}: {why}"),
+            // Anybody can make a connection and say nonsense: that must not fill the log.
+            why => log::debug!("dropping {from}: {why}"),
         }
     })
 }
@@ -104,7 +105,13 @@ struct Hall {
 }
 
 impl Hall {
-    fn converse(&self, id: ConnectionId, stream: Arc<TcpStream>, from: SocketAddr) -> LinkError {
+    fn converse(
+        &self,
+        id: ConnectionId,
+        stream: Arc<TcpStream>,
+        from: SocketAddr,
+        activity: &Activity,
+    ) -> LinkError {
         let mut reader = LinkReader::new(stream.clone());
         let mut writer = match LinkWriter::new(stream.clone()) {
             Ok(writer) => writer,
@@ -131,7 +138,7 @@ impl Hall {
             let _ = shut.shutdown(std::net::Shutdown::Both);
         });
         let why = match spawned {
-            Ok(()) => self.read(id, &mut reader, from, &credit),
+            Ok(()) => self.read(id, &mut reader, from, &credit, activity),
             Err(error) => error.into(),
         };
         // Who has closed only its own side may still read the answers to what it asked.
@@ -150,12 +157,14 @@ impl Hall {
         reader: &mut LinkReader,
         from: SocketAddr,
         credit: &Sender<()>,
+        activity: &Activity,
     ) -> LinkError {
         loop {
             let request = match reader.message(CONVERSATION_TIMEOUT) {
                 Ok(request) => request,
                 Err(error) => return error,
             };
+            activity.note();
             let granted = crossbeam_channel::select! {
                 send(credit, ()) -> sent => sent.is_ok(),
                 recv(self.shutdown.signal()) -> _ => false,

@@ -8,7 +8,7 @@ use crate::daemon::announcer::Outage;
 use crate::daemon::finder::Finder;
 use crate::daemon::peer::Met;
 use crate::daemon::shelf::Offer;
-use crate::daemon::transfer::{self, Advice, Beside, CHECKING_MD5, Downloaded, Order, Start};
+use crate::daemon::transfer::{self, Advice, Beside, CHECKING_MD5, Downloaded, Order, Recheck, Start};
 use crate::daemon::watch::Watch;
 use crate::daemon::{DaemonError, Fault};
 use crate::net::Shutdown;
@@ -228,6 +228,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
         query: transfer.wish.query.clone(),
         out: Some(destination(inner, transfer.wish.out.as_deref())),
         overwrite: transfer.wish.overwrite,
+        recheck: Recheck::new(None),
         durable: false,
         timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
         patience: transfer.wish.patience,
