@@ -11,6 +11,7 @@ pub mod local_chunks;
 pub mod manifest;
 pub mod md5;
 pub mod names;
+pub mod words;
 
 pub use digest::{Digest, FileId, Hasher};
 pub use have::HaveMap;

@@ -8,6 +8,7 @@
 pub mod events;
 pub mod keeping;
 pub mod scripted;
+pub mod terminal;
 pub mod wire;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -87,6 +88,18 @@ impl Transcript {
     }
 }
 
+/// Where one of the binaries is.
+fn binary(name: &str) -> &'static str {
+    match name {
+        "tracker" => env!("CARGO_BIN_EXE_tracker"),
+        "seeder" => env!("CARGO_BIN_EXE_seeder"),
+        "leecher" => env!("CARGO_BIN_EXE_leecher"),
+        "manager" => env!("CARGO_BIN_EXE_manager"),
+        "client" => env!("CARGO_BIN_EXE_client"),
+        other => panic!("there is no binary {other}"),
+    }
+}
+
 /// A running program.
 pub struct Program {
     what: String,
@@ -98,15 +111,7 @@ pub struct Program {
 impl Program {
     /// Starts one of the binaries in a folder.
     pub fn start<A: AsRef<OsStr>>(bin: &str, args: &[A], cwd: &Path) -> Self {
-        let path = match bin {
-            "tracker" => env!("CARGO_BIN_EXE_tracker"),
-            "seeder" => env!("CARGO_BIN_EXE_seeder"),
-            "leecher" => env!("CARGO_BIN_EXE_leecher"),
-            "manager" => env!("CARGO_BIN_EXE_manager"),
-            "client" => env!("CARGO_BIN_EXE_client"),
-            other => panic!("there is no binary {other}"),
-        };
-        let mut child = Command::new(path)
+        let mut child = Command::new(binary(bin))
             .args(args)
             .current_dir(cwd)
             .env_remove("RUST_LOG")

@@ -1,7 +1,8 @@
 //! What a volunteer writes into the log: not each chunk, but enough to follow what happens to it.
 
-use super::{VolunteerStatus, grouped};
+use super::VolunteerStatus;
 use crate::content::limits::SUMMARY_PAUSE;
+use crate::content::words::counted;
 use crate::content::{FileId, FileName};
 use crate::protocol::volunteer::{CopyFailure, VolunteerRequest};
 use crate::storage::ReplicaStore;
@@ -67,7 +68,7 @@ impl Diary {
         let said = counts.into_iter().map(|(count, what)| (std::mem::take(count), what));
         let said: Vec<String> = said
             .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("{what} {} chunks", grouped(count)))
+            .map(|(count, what)| format!("{what} {}", counted(count, "chunk")))
             .collect();
         if !said.is_empty() {
             log::info!("{}; {status}", said.join(", "));
@@ -75,8 +76,8 @@ impl Diary {
         let failed = std::mem::take(&mut self.failed);
         if failed > 0 {
             log::info!(
-                "could not copy {} chunks, the last one for this reason: {}",
-                grouped(failed),
+                "could not copy {}, the last one for this reason: {}",
+                counted(failed, "chunk"),
                 self.why
             );
         }
