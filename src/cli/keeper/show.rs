@@ -117,6 +117,7 @@ pub fn files(status: &Status) -> String {
         let here = match (file.here >= file.chunks, file.offloaded) {
             (true, _) => "whole".to_owned(),
             (false, true) if file.here == 0 => "offloaded".to_owned(),
+            (false, false) if file.here == 0 => "nothing".to_owned(),
             _ => counted(file.here.into(), "chunk"),
         };
         let copies = format!("{verified} of {wanted}");

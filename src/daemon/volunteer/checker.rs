@@ -21,43 +21,36 @@ pub(super) type Batch = (FileId, Vec<ChunkIndex>);
 
 /// Runs until everything has been looked at, or the shutdown.
 pub(super) fn run(store: &ReplicaStore, passed: &Sender<Batch>, shutdown: &Shutdown) {
-    let (began, mut right, mut wrong) = (Instant::now(), 0u64, 0u64);
+    let (began, mut right) = (Instant::now(), 0u64);
     for file in store.files() {
-        let Some(counts) = check(&file, file.unchecked(), passed, shutdown) else { return };
-        right += counts.0;
-        wrong += counts.1;
+        let Some(count) = check(&file, file.unchecked(), passed, shutdown) else { return };
+        right += count;
     }
-    if right + wrong > 0 {
-        let seconds = began.elapsed().as_secs_f64();
-        log::info!(
-            "what was kept before has been checked: {} right, {wrong} wrong, in {seconds:.1} s",
-            counted(right, "chunk")
-        );
+    if right > 0 {
+        let (right, seconds) = (counted(right, "chunk"), began.elapsed().as_secs_f64());
+        log::info!("what was kept before has been checked: {right} right, in {seconds:.1} s");
     }
 }
 
-/// Looks at chunks of one file. Returns how many were right, and how many were not; those that have been dropped
-/// meanwhile are neither. `None` at the shutdown.
+/// Looks at chunks of one file. Returns how many were right; `None` at the shutdown. Of each that was not the store
+/// says so itself, and those that have been dropped meanwhile are neither.
 fn check(
     file: &ReplicaFile,
     chunks: Vec<ChunkIndex>,
     passed: &Sender<Batch>,
     shutdown: &Shutdown,
-) -> Option<(u64, u64)> {
-    let (mut right, mut wrong) = (0, 0);
+) -> Option<u64> {
+    let mut right = 0;
     let (mut batch, mut since) = (Vec::new(), Instant::now());
     let mut complained = false;
     for index in chunks {
-        if file.held_of(&[index]).next().is_none() {
-            continue;
-        }
         let began = Instant::now();
         match file.check(index) {
             Ok(true) => {
                 right += 1;
                 batch.push(index);
             }
-            Ok(false) => wrong += 1,
+            Ok(false) => {}
             Err(error) if complained => log::debug!("{error}"),
             Err(error) => {
                 complained = true;
@@ -75,7 +68,7 @@ fn check(
     if !batch.is_empty() {
         passed.send((file.id(), batch)).ok()?;
     }
-    Some((right, wrong))
+    Some(right)
 }
 
 #[cfg(test)]
@@ -88,7 +81,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn what_is_dropped_meanwhile_is_not_wrong() {
+    fn what_is_right_is_counted_and_told() {
         let place = tempfile::tempdir().unwrap();
         let store = ReplicaStore::open(place.path(), 1 << 30).unwrap();
         let bytes = vec![7; 48 << 10];
@@ -101,7 +94,7 @@ mod tests {
         chunks.iter().for_each(|index| store.store(id, *index, &bytes[..16 << 10]).unwrap());
         store.remove(id, &[ChunkIndex(1)]).unwrap();
         let (passed, batches) = unbounded();
-        assert_eq!(check(&file, chunks, &passed, &Shutdown::new()), Some((2, 0)));
+        assert_eq!(check(&file, chunks, &passed, &Shutdown::new()), Some(2));
         assert_eq!(batches.recv().unwrap(), (id, vec![ChunkIndex(0), ChunkIndex(2)]));
     }
 }

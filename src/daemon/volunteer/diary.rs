@@ -7,13 +7,13 @@ use crate::content::{FileId, FileName};
 use crate::protocol::volunteer::{CopyFailure, VolunteerRequest};
 use crate::storage::ReplicaStore;
 use crossbeam_channel::{Receiver, after, never};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Instant;
 
 /// Counts, and says now and then what it has counted.
 pub(super) struct Diary {
-    /// The files that are known to be kept.
-    files: HashSet<FileId>,
+    /// The files that are known to be kept, and their names.
+    files: HashMap<FileId, FileName>,
     stored: u64,
     dropped: u64,
     failed: u64,
@@ -25,7 +25,7 @@ pub(super) struct Diary {
 impl Diary {
     /// What is there at the start is no news.
     pub(super) fn new(store: &ReplicaStore) -> Self {
-        let files = store.files().iter().map(|file| file.id()).collect();
+        let files = store.files().iter().map(|file| (file.id(), file.kept().file.name.clone())).collect();
         Self { files, stored: 0, dropped: 0, failed: 0, why: String::new(), due: None }
     }
 
@@ -38,8 +38,10 @@ impl Diary {
     pub(super) fn note(&mut self, answer: &VolunteerRequest, store: &ReplicaStore) {
         match answer {
             VolunteerRequest::Stored { file, .. } => {
-                if self.files.insert(*file) {
-                    log::info!("keeping chunks of {} for the tracker", name(*file, store));
+                if let Some(there) = store.file(*file).filter(|_| !self.files.contains_key(file)) {
+                    let name = there.kept().file.name.clone();
+                    log::info!("keeping chunks of {name} for the tracker");
+                    self.files.insert(*file, name);
                 }
                 self.stored += 1;
             }
@@ -52,8 +54,10 @@ impl Diary {
             }
             VolunteerRequest::Dropped { file, chunks, .. } => {
                 self.dropped += chunks.len() as u64;
-                if store.file(*file).is_none() && self.files.remove(file) {
-                    log::info!("no chunk of {} is kept any more", file.short());
+                if store.file(*file).is_none()
+                    && let Some(name) = self.files.remove(file)
+                {
+                    log::info!("no chunk of {name} is kept any more");
                 }
             }
             _ => return,
@@ -82,9 +86,4 @@ impl Diary {
             );
         }
     }
-}
-
-fn name(file: FileId, store: &ReplicaStore) -> String {
-    let name: Option<FileName> = store.file(file).map(|file| file.kept().file.name.clone());
-    name.map_or_else(|| file.short(), |name| name.to_string())
 }

@@ -285,7 +285,6 @@ impl Tracker {
             self.effects.push(Effect::Note(text));
             return;
         };
-        self.effects.push(Effect::Note(format!("{} is kept again, as {}", kept.file.name, file.short())));
         keeping.files.insert(file, kept);
         keeping.placement.add_file(now, file, layout);
         for (volunteer, held, checked) in reports {
