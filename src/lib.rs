@@ -8,11 +8,11 @@
 //! | floor | what it is about | what it never does |
 //! |---|---|---|
 //! | `bin/` | flags become a config, a daemon is run, its end becomes an exit code | anything else |
-//! | [`cli`] | flags, log lines, progress bars, exit codes, Ctrl-C | know what a daemon does inside |
+//! | [`cli`] | flags, log lines, progress bars, prompts, exit codes, Ctrl-C | know what a daemon does inside |
 //! | [`daemon`] | the roles: tracker, manager, serving peer, download, seeder, leecher, folders of both kinds, volunteer | read flags, draw on a terminal |
 //! | [`net`] | sockets and threads: listener, link, datagrams, shutdown | know what is said over them |
-//! | [`storage`] | bytes on disk: whole files, part files with their have-map, folders of both kinds, chunks kept for others | open a socket, decide what to fetch |
-//! | [`swarm`] | decisions: who is alive, who has what, what is agreed upon, what to ask of whom | name a socket, a file, a thread or a clock |
+//! | [`storage`] | bytes on disk: whole files, part files with their have-map, folders of both kinds, chunks kept for others, a tracker's catalogue | open a socket, decide what to fetch |
+//! | [`swarm`] | decisions: who is alive, who has what, what is agreed upon, what to ask of whom, who keeps copies | name a socket, a file, a thread or a clock |
 //! | [`protocol`] | frames, datagrams and messages | wait, or touch a socket |
 //! | [`content`] | chunk arithmetic, digests, manifests, names, and every limit and default | depend on anything above |
 //!
@@ -30,6 +30,11 @@
 //!   has it decide. `datagrams` receives, proves sources, and asks it itself when it is free: this one state has a lock,
 //!   because handing each datagram over took longer than answering it. `link-accept` takes connections; each has a
 //!   `link` that reads and a `link-out` that writes.
+//! - **tracker that keeps files**, besides: its machine holds a [`swarm::placement::Placement`], and what that wants done with a
+//!   disk or another host goes as a [`swarm::keeping::Task`] to its hands ([`daemon::keeper`]) and comes back as
+//!   [`swarm::keeping::News`]. There `keeper` hands out tasks to `keep-distant` (four that fetch from volunteers) and
+//!   `keep-local` (two for its own disk), `record` alone writes the catalogue, `publish` looks at the folder of files, `check` hashes
+//!   chunks that were here before the start, and `spoiled` tells of those that turn out wrong. It serves like any peer.
 //! - **whoever serves** ([`daemon::peer`]): `serve-accept`, and for each connection a `serve` that reads requests
 //!   and a `serve-out` that answers them in order, chunks by `sendfile(2)`.
 //! - **seeder** ([`daemon::seeder`]): hashes on all cores, then serves. `announce` ([`daemon::announcer`]) registers,
@@ -46,7 +51,7 @@
 //! - **volunteer** ([`daemon::volunteer`]), beside a member with a tracker: `volunteer` takes in what the tracker orders over
 //!   a `tracker-session` and says what has come of it; eight `volunteer-copy` fetch chunks, verify and store them;
 //!   `volunteer-chores` drops chunks and proves that they are here; `volunteer-check` hashes what was kept before.
-//! - **prompt** ([`cli::prompt`]): the caller's thread waits for lines and for the shutdown. `prompt-line` reads,
+//! - **prompt** ([`cli::prompt`] of a client, [`cli::keeper`] of a tracker): the caller's thread waits for lines and for the shutdown. `prompt-line` reads,
 //!   `prompt-print` shows what others print above the line, `prompt-ask` asks the swarm. A reader that waits for a key
 //!   is woken by a signal that this process sends itself; where the line editor does not take a terminal, that one thread
 //!   is not joined and ends with the process.
@@ -75,6 +80,28 @@
 //! a line in `local_chunks.txt` ([`storage::ChunkFolder`]). A set whose chunks are all agreed upon gets a manifest,
 //! and from then on is a file like any other.
 //!
+//! # A chunk's life at volunteers, step by step
+//!
+//! 1. The tracker's `publish` hashes a file of its folder, writes the manifest into the catalogue
+//!    ([`storage::catalogue`]), puts the file on the shelf and reports it. Nothing is promised before that is durable.
+//! 2. A volunteer registers, says what it lends and, chunk by chunk, what it holds ([`protocol::volunteer`]). It is known by
+//!    a key of its own, not by its name or address.
+//! 3. When enough of them are here, [`swarm::placement`] picks two for each chunk, by free space and load, on different addresses
+//!    where there are any, and tells each: copy this chunk from there.
+//! 4. The volunteer fetches the chunk as any peer does, checks it against the manifest (fetched once by the file's id), and
+//!    stores it ([`storage::replica_store`]). When file and folder are on the disk it says `stored`: the copy is
+//!    verified, the catalogue learns of it, and the registry names this holder to whoever asks for the file.
+//! 5. With `--offload`, when each chunk has its verified copies and the catalogue says so durably, the tracker deletes its own. The
+//!    manifest stays on its shelf.
+//! 6. Random ranges are challenged, hashed with a nonce. Where answers differ, the tracker fetches the suspect's chunk itself and
+//!    hashes it; a bad copy is dropped and made again elsewhere.
+//! 7. A connection that ends makes a volunteer *away*; the end of its lease makes it *gone*. Its copies count no more. Chunks
+//!    that are short are copied as in 3, from a volunteer that has them, those with the fewest copies first. Where nobody has room they
+//!    come back to the tracker's own store.
+//! 8. A volunteer that comes back reports what it has. That counts for repair at once, and as verified when it has been
+//!    hashed again; above the wanted number of verified copies one is dropped.
+//! 9. A volunteer that is drained does not count, so its chunks are copied as in 7; it may leave when nothing depends on it.
+//!
 //! # Invariants
 //!
 //! - No byte from outside counts, is served or is announced before it was verified here against a digest that did not come with it.
@@ -83,6 +110,8 @@
 //! - A peer whose lease has ended is in no answer.
 //! - A name from outside is a [`content::FileName`] or a [`content::EntityName`] before anything is done with it.
 //! - A datagram from a source that has not been proven is never answered with more bytes than it had.
+//! - Of a chunk that is kept there is a durable copy at every instant; what is not known is not dropped.
+//! - A catalogue is read as a whole or not at all.
 //! - Every wait has a deadline or is woken by the shutdown; every queue and every message has a limit.
 //!
 //! # Where to look
@@ -95,7 +124,9 @@
 //! | who counts as alive, who is named | [`swarm::registry`] |
 //! | which hash is the right one | [`swarm::agreement`] |
 //! | what is asked of whom | [`swarm::picker`] |
-//! | what survives a crash | [`storage::part`], [`storage::chunk_folder`], [`storage::replica_store`] |
+//! | who keeps a copy, what is repaired first | [`swarm::placement`] |
+//! | what a tracker does with its own disk | [`daemon::keeper`] |
+//! | what survives a crash | [`storage::part`], [`storage::chunk_folder`], [`storage::replica_store`], [`storage::catalogue`] |
 //! | which exit code | [`cli::exit`] |
 //! | all of it at work | `examples/demo` |
 #![forbid(unsafe_code)]

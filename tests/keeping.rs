@@ -184,7 +184,7 @@ fn a_copy_that_rots_is_found_out_and_replaced() {
         tracker.wait_until("that every bad copy is found", |lines| {
             let bad = lines
                 .iter()
-                .filter_map(|line| line.split_once(" copies at a are bad")?.0.split(' ').next_back());
+                .filter_map(|line| line.split_once(" at a found to be bad")?.0.rsplit(' ').nth(1));
             bad.map(|count| count.parse::<usize>().unwrap()).sum::<usize>() >= rotten.len()
         });
         wait_safe(tracker.address(), 1);

@@ -3,129 +3,14 @@
 mod common;
 
 use common::scripted::{ScriptedTracker, kept};
+use common::terminal::AtTerminal;
 use common::wire::{FakePeer, Whole};
 use common::*;
-use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use rustix::process::Signal;
 use shoal::protocol::volunteer::{VolunteerOrder, VolunteerRequest};
-use std::fs::File;
-use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command};
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
-
-/// A client at a terminal of its own.
-struct AtTerminal {
-    child: Child,
-    keys: File,
-    /// The program's end of the terminal, held open so that its mode can be looked at.
-    screen: File,
-    shown: Arc<(Mutex<String>, Condvar)>,
-    /// How much of what was shown has been waited for.
-    seen: usize,
-}
-
-impl AtTerminal {
-    fn client(dir: &Path, folder: &Path, name: &str, extra: &[&str]) -> Self {
-        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&controller).unwrap();
-        unlockpt(&controller).unwrap();
-        let path = ptsname(&controller, Vec::new()).unwrap();
-        let screen = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
-        tcsetwinsize(&screen, Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
-        let (keys, screen) = (File::from(controller), File::from(screen));
-        let end = || screen.try_clone().unwrap();
-        let folder = folder.to_str().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_client"))
-            .args(["-folder", folder, "-transfer_port", "0", "-name", name])
-            .args(extra)
-            .current_dir(dir)
-            .env_remove("RUST_LOG")
-            .env("TERM", "xterm")
-            .env("NO_COLOR", "1")
-            .env("XDG_STATE_HOME", dir.join("state"))
-            .stdin(end())
-            .stdout(end())
-            .stderr(end())
-            .spawn()
-            .unwrap();
-        let shown = Arc::new((Mutex::new(String::new()), Condvar::new()));
-        let (mut from, into) = (keys.try_clone().unwrap(), shown.clone());
-        // Ends with the test's process at the latest: while `screen` is open nothing ends the reading.
-        std::thread::spawn(move || {
-            let mut piece = [0; 4096];
-            while let Ok(count @ 1..) = from.read(&mut piece) {
-                *into.0.lock().unwrap() += &String::from_utf8_lossy(&piece[..count]);
-                into.1.notify_all();
-            }
-        });
-        Self { child, keys, screen, shown, seen: 0 }
-    }
-
-    /// Waits for a text that has not been waited for yet, and returns what was shown up to its end.
-    #[track_caller]
-    fn wait_for(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        let mut shown = self.shown.0.lock().unwrap();
-        loop {
-            if let Some(at) = shown[self.seen..].find(text) {
-                let end = self.seen + at + text.len();
-                let passed = shown[self.seen..end].to_owned();
-                self.seen = end;
-                return passed;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "never saw {text:?} in {:?}", &shown[self.seen..]);
-            shown = self.shown.1.wait_timeout(shown, left).unwrap().0;
-        }
-    }
-
-    /// Waits until the terminal is the editor's again.
-    #[track_caller]
-    fn wait_for_prompt(&mut self) {
-        self.wait_for("\x1b[?2004h");
-        self.wait_for("> ");
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-    }
-
-    fn is_cooked(&self) -> bool {
-        let modes = tcgetattr(&self.screen).unwrap().local_modes;
-        modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Waits until the program has ended, and returns its exit code.
-    #[track_caller]
-    fn exit_code(&mut self, patience: Duration) -> Option<i32> {
-        let deadline = Instant::now() + patience;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            let shown = self.shown.0.lock().unwrap();
-            assert!(Instant::now() < deadline, "it does not end: {shown:?}");
-            // There is nothing to wait on for the end of a process with a time-out.
-            drop(self.shown.1.wait_timeout(shown, Duration::from_millis(10)));
-        }
-    }
-}
-
-impl Drop for AtTerminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use std::time::Duration;
 
 fn manager(dir: &Path) -> (Program, SocketAddr) {
     let program = Program::start("manager", &["--listen", "127.0.0.1:0"], dir);
@@ -179,7 +64,7 @@ fn commands_are_answered_and_the_terminal_is_left_as_it_was() {
     client.press("get plain.txt as other.txt\rquit\r");
     assert_eq!(client.exit_code(PATIENCE), Some(0));
     assert!(client.is_cooked());
-    let history = std::fs::read_to_string(dir.join("state/shoal/history")).unwrap();
+    let history = std::fs::read_to_string(dir.join("history/shoal/history")).unwrap();
     assert!(history.lines().any(|line| line == "get \"a b.bin\" "), "{history:?}");
 
     other.press("half a li");
@@ -189,7 +74,7 @@ fn commands_are_answered_and_the_terminal_is_left_as_it_was() {
     other.press("\x03");
     other.wait_for("again, or quit, to leave");
     other.wait_for_prompt();
-    assert!(other.child.try_wait().unwrap().is_none());
+    assert!(other.is_running());
     other.press("\x03");
     assert_eq!(other.exit_code(PATIENCE), Some(0));
     assert!(other.is_cooked());

@@ -7,7 +7,9 @@
 //! 2. two seeders offer a file of 64 MiB, a leecher fetches it from both at once, and one of the seeders is killed
 //!    in the middle;
 //! 3. a manager and two peers, on copies of `peer1` and `peer2`, get each other's file; then a third peer gets both
-//!    from the one that is left.
+//!    from the one that is left;
+//! 4. a tracker has a file of 16 MiB kept by four volunteers and deletes its own copy; one of the volunteers is
+//!    killed, what it had is copied anew among the others, and a client gets the file from them.
 //!
 //! In the end it compares every byte itself. It exits with 0 when everything is as it should be, and otherwise
 //! says what is not. Everything happens in a new folder under the system's temporary folder. That folder is kept,
@@ -31,7 +33,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longer than this, and something is wrong.
-const DEADLINE: Duration = Duration::from_secs(28);
+const DEADLINE: Duration = Duration::from_secs(45);
 
 /// Where the sample folders are.
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
@@ -46,6 +48,10 @@ const UPLOAD_LIMIT: &str = "16MiB";
 const CHUNKS_BEFORE_THE_KILL: usize = 24;
 /// What a seeder logs, with `-v`, for each chunk that it sends.
 const SERVING: &str = " - DEBUG - serving chunk ";
+
+const KEPT_NAME: &str = "kept.bin";
+const KEPT_SIZE: usize = 16 << 20;
+const VOLUNTEERS: [&str; 4] = ["anna", "bert", "cora", "dora"];
 
 fn main() -> ExitCode {
     match demo() {
@@ -72,7 +78,7 @@ fn demo() -> Result<()> {
     let result = play(stage);
     say("demo", &format!("logs.log is {}", folder.join("logs.log").display()));
     result?;
-    say("demo", &format!("the folder is kept (130 MiB); remove it with: rm -r {}", folder.display()));
+    say("demo", &format!("the folder is kept (200 MiB); remove it with: rm -r {}", folder.display()));
     say("demo", &format!("done in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(())
 }
@@ -109,6 +115,7 @@ fn play(mut stage: Stage) -> Result<()> {
     let mut verified = chunk_folders(&mut stage, &tracker)?;
     verified.push(large_file(&mut stage, &tracker)?);
     verified.push(peers(&mut stage)?);
+    verified.push(volunteers(&mut stage)?);
     stage.end_all()?;
     title("complete and verified");
     verified.iter().for_each(|line| say("demo", line));
@@ -208,6 +215,47 @@ fn peers(stage: &mut Stage) -> Result<String> {
     Ok("peer1, peer2, peer3: file1.txt and file2.txt in each, the same bytes as in the samples".to_owned())
 }
 
+/// Four volunteers keep a file for a tracker, and one of them is killed. Returns what was verified.
+fn volunteers(stage: &mut Stage) -> Result<String> {
+    title("a file that volunteers keep alive");
+    let (library, got) = (stage.folder.join("library"), stage.folder.join("got"));
+    let mut bytes = vec![0; KEPT_SIZE];
+    fastrand::Rng::with_seed(16).fill(&mut bytes);
+    for folder in [&library, &got] {
+        fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let original = library.join(KEPT_NAME);
+    fs::write(&original, &bytes).with_context(|| format!("cannot write {}", original.display()))?;
+    let keep = ["--files", "library", "--state", "state", "--offload", "--heartbeat", "0.5", "--lease", "2"];
+    stage.start("keeper", "tracker", ["--listen", "127.0.0.1:0"].into_iter().chain(keep))?;
+    let keeper = stage.address("keeper")?.to_string();
+    let client = |folder| ["-folder", folder, "-transfer_port", "0", "-name", folder, "--tracker", &keeper];
+    for volunteer in VOLUNTEERS {
+        fs::create_dir(stage.folder.join(volunteer)).context("cannot make a folder for a volunteer")?;
+        stage.start(volunteer, "client", client(volunteer).into_iter().chain(["--volunteer", "1GiB"]))?;
+    }
+    stage.until_said("keeper", " is with the volunteers, and deleted here")?;
+    ensure!(!original.exists(), "{} is still there", original.display());
+    status(stage, &keeper)?;
+    stage.kill("bert")?;
+    stage.until_said("keeper", "repair is done")?;
+    status(stage, &keeper)?;
+    stage.start("getter", "client", client("got").into_iter().chain(["--get", KEPT_NAME]))?;
+    stage.until_success("getter")?;
+    let copy = read(&got.join(KEPT_NAME))?;
+    ensure!(copy == bytes, "the file that volunteers kept is not the one that was offered");
+    // The tracker first: it would begin to repair what those who leave had.
+    stage.end(&["keeper", "anna", "cora", "dora"])?;
+    let (bytes, digest) = (copy.len(), Digest::of(&copy));
+    Ok(format!("{KEPT_NAME}: {bytes} bytes, kept by volunteers of whom one was killed, SHA-256 {digest}"))
+}
+
+/// Shows how the volunteers are.
+fn status(stage: &mut Stage, tracker: &str) -> Result<()> {
+    stage.start("status", "tracker", ["status", "--tracker", tracker])?;
+    stage.until_success("status")
+}
+
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     let copy = || -> io::Result<()> {
         fs::create_dir(to)?;
@@ -249,8 +297,8 @@ fn colour(who: &str) -> Option<u8> {
     }
     Some(match who {
         "demo" => 1,
-        "tracker" | "manager" => 35,
-        "leecher" => 32,
+        "tracker" | "manager" | "keeper" => 35,
+        "leecher" | "getter" => 32,
         _ if who.starts_with("seeder") => 36,
         _ => 34,
     })

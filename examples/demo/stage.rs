@@ -95,8 +95,10 @@ impl Stage {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", path.display()))?;
         let (at, stdout, stderr) = (self.programs.len(), child.stdout.take(), child.stderr.take());
-        // A leecher ends when it is done, the others when they are told to.
-        let (lines, status, may_end) = (Vec::new(), None, binary == "leecher");
+        // Who only asks or gets something ends when that is done, the others when they are told to.
+        let has = |flag| flags.contains(&flag);
+        let may_end = binary == "leecher" || has("status") || has("--get") && !has("--stay");
+        let (lines, status) = (Vec::new(), None);
         self.programs.push(Program { who, child, lines, served: 0, outputs: 2, status, may_end });
         self.listen(at, stdout)?;
         self.listen(at, stderr)
@@ -174,6 +176,16 @@ impl Stage {
         let status = wait(program).with_context(|| format!("{who} cannot be waited for"))?;
         ensure!(status.success(), "{who} has ended with {status}");
         Ok(())
+    }
+
+    /// Ends some programs at once, as Ctrl-C does. Each must end with exit code 0.
+    pub fn end(&mut self, whom: &[&str]) -> Result<()> {
+        say("demo", &format!("Ctrl-C to {}", whom.join(", ")));
+        for who in whom {
+            let program = self.programs.iter_mut().rfind(|program| program.who == *who);
+            program.with_context(|| format!("{who} was never started"))?.interrupt();
+        }
+        whom.iter().try_for_each(|who| self.until_success(who))
     }
 
     /// `kill -9`.

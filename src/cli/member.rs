@@ -2,6 +2,7 @@
 
 use super::prompt::conduct::has_terminal;
 use super::{BarWatch, signals};
+use crate::content::words::counted;
 use crate::content::{FileId, FileName};
 use crate::daemon::lookup::Query;
 use crate::daemon::member::{Member, MemberConfig, Wish};
@@ -89,7 +90,7 @@ fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
             (Some(0), _) => return log::info!("leaving: everything has been copied elsewhere"),
             (Some(left), Some((before, when))) if left == before || when.elapsed() < SAY_AGAIN => {}
             (Some(left), _) => {
-                log::info!("leaving: {} to go", counted(left));
+                log::info!("leaving: {} to go", counted(left, "chunk"));
                 said = Some((left, Instant::now()));
             }
             (None, _) => {}
@@ -101,10 +102,6 @@ fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
             default(SAY_AGAIN) => {}
         }
     }
-}
-
-fn counted(chunks: u64) -> String {
-    if chunks == 1 { "1 chunk".to_owned() } else { format!("{chunks} chunks") }
 }
 
 /// What a user means by a word: a file's id, or its name.

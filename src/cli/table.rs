@@ -4,8 +4,8 @@
 
 use super::line::escaped;
 use crate::content::limits::LISTED_HOLDERS;
+pub use crate::content::words::size;
 use crate::protocol::tracker::FoundFile;
-use bytesize::ByteSize;
 use unicode_width::UnicodeWidthStr;
 
 /// Longest cell, bytes: the longest name fits, escaped or not.
@@ -44,11 +44,6 @@ pub fn table<const N: usize>(columns: [(&str, Side); N], rows: &[[String; N]]) -
         text.push('\n');
     }
     text
-}
-
-/// A size for people.
-pub fn size(bytes: u64) -> String {
-    ByteSize(bytes).to_string()
 }
 
 /// How much of something is there. 100 % is all of it and nothing else is, 0 % is nothing of it.

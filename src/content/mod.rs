@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod md5;
 pub mod names;
 pub(crate) mod text;
+pub mod words;
 
 pub use digest::{Digest, FileId, Hasher};
 pub use have::HaveMap;

@@ -12,6 +12,7 @@ use super::shelf::Shelf;
 use super::watch::Watch;
 use crate::content::EntityName;
 use crate::content::limits::{self, TRACKER_ENTITY};
+use crate::content::words::counted;
 use crate::net::{Listener, Shutdown, Threads};
 use crate::storage::ReplicaStore;
 use crate::storage::catalogue::{Catalogue, Contents, RedbCatalogue};
@@ -142,7 +143,8 @@ fn keep_files(
     });
     let Contents { files, volunteers, held, forgotten } = catalogue.load()?;
     let store = ReplicaStore::open(&keep.state.join(CHUNKS), u64::MAX)?;
-    log::info!("the catalogue has {} files and {} volunteers", files.len(), volunteers.len());
+    let known = (counted(files.len() as u64, "file"), counted(volunteers.len() as u64, "volunteer"));
+    log::info!("the catalogue has {} and {}", known.0, known.1);
     let port = listener.address().port();
     let own = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     let name = EntityName::new(TRACKER_ENTITY);

@@ -522,10 +522,14 @@ impl Tracker {
     /// Takes a peer that the registry has removed out of everything else.
     fn depart(&mut self, now: Moment, id: PeerId, peer: &Peer, how: Departure) {
         let (name, address, why) = (&peer.name, peer.address, how.words());
-        self.effects.push(Effect::Note(format!(
-            "{name} at {address} is gone: {why}, {} peers",
-            self.peers.registry.len()
-        )));
+        let text = match self.may_come_back(id, how) {
+            true => {
+                let left = peer.expires().saturating_sub(now).as_secs_f64();
+                format!("{name} at {address} is away: {why}; it is gone if it is not back in {left:.1} s")
+            }
+            false => format!("{name} at {address} is gone: {why}, {} peers", self.peers.registry.len()),
+        };
+        self.effects.push(Effect::Note(text));
         self.volunteer_left(now, id, peer.expires(), how);
         for key in self.memberships.remove(&id).unwrap_or_default() {
             let left = self.change(&key, |set| (set.is_whole(id), set.leave(id)));

@@ -9,6 +9,7 @@ pub mod events;
 pub mod keeping;
 pub mod proxy;
 pub mod scripted;
+pub mod terminal;
 pub mod wire;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -88,6 +89,18 @@ impl Transcript {
     }
 }
 
+/// Where one of the binaries is.
+fn binary(name: &str) -> &'static str {
+    match name {
+        "tracker" => env!("CARGO_BIN_EXE_tracker"),
+        "seeder" => env!("CARGO_BIN_EXE_seeder"),
+        "leecher" => env!("CARGO_BIN_EXE_leecher"),
+        "manager" => env!("CARGO_BIN_EXE_manager"),
+        "client" => env!("CARGO_BIN_EXE_client"),
+        other => panic!("there is no binary {other}"),
+    }
+}
+
 /// A running program.
 pub struct Program {
     what: String,
@@ -104,14 +117,7 @@ impl Program {
 
     /// Starts one of the binaries by way of a command that turns into it.
     pub fn start_by<A: AsRef<OsStr>>(by: &[&str], bin: &str, args: &[A], cwd: &Path) -> Self {
-        let path = match bin {
-            "tracker" => env!("CARGO_BIN_EXE_tracker"),
-            "seeder" => env!("CARGO_BIN_EXE_seeder"),
-            "leecher" => env!("CARGO_BIN_EXE_leecher"),
-            "manager" => env!("CARGO_BIN_EXE_manager"),
-            "client" => env!("CARGO_BIN_EXE_client"),
-            other => panic!("there is no binary {other}"),
-        };
+        let path = binary(bin);
         let mut command = match by {
             [] => Command::new(path),
             [by, with @ ..] => {

@@ -4,6 +4,7 @@
 
 pub use crate::cli::prompt::show::line;
 use crate::cli::table::{Side, percent, size, table};
+use crate::content::words::counted;
 use crate::protocol::status::{Copies, FileStatus, Status, VolunteerState, VolunteerStatus};
 use std::fmt::Write;
 
@@ -36,9 +37,13 @@ pub fn status(status: &Status) -> String {
 fn copies(copies: &Copies) -> String {
     let Copies { wanted, verified, claimed, short, lost } = copies;
     let mut text = format!("{verified} verified of {wanted} wanted");
-    for (count, what) in [(claimed, "claimed"), (short, "chunks short"), (lost, "chunks LOST")] {
-        if *count > 0 {
-            let _ = write!(text, ", {count} {what}");
+    for (count, what) in [
+        (*claimed, format!("{claimed} claimed")),
+        (*short, format!("{} short", counted(*short, "chunk"))),
+        (*lost, format!("{} LOST", counted(*lost, "chunk"))),
+    ] {
+        if count > 0 {
+            let _ = write!(text, ", {what}");
         }
     }
     text
@@ -47,18 +52,21 @@ fn copies(copies: &Copies) -> String {
 /// What is being copied.
 pub fn repair(status: &Status) -> String {
     let repair = &status.repair;
+    let (running, waiting) = (counted(repair.running.into(), "chunk"), repair.waiting);
+    let underway = format!("{running} on the way, {waiting} waiting");
     let what = match (repair.paused, repair.running, repair.waiting) {
-        (true, running, waiting) => format!("paused; {running} chunks on their way, {waiting} waiting"),
+        (true, 0, 0) => "paused; nothing to do".to_owned(),
+        (true, ..) => format!("paused; {underway}"),
         (false, 0, 0) => "nothing to do".to_owned(),
-        (false, running, waiting) => format!("{running} chunks on their way, {waiting} waiting"),
+        (false, ..) => underway,
     };
     let limit = match repair.limit {
         0 => String::new(),
         limit => format!("; at most {}/s", size(limit)),
     };
     format!(
-        "repair      {what}; {} chunks ({}) copied since the start{limit}\n",
-        repair.copied,
+        "repair      {what}; {} ({}) copied since the start{limit}\n",
+        counted(repair.copied, "chunk"),
         size(repair.copied_bytes)
     )
 }
@@ -109,7 +117,8 @@ pub fn files(status: &Status) -> String {
         let here = match (file.here >= file.chunks, file.offloaded) {
             (true, _) => "whole".to_owned(),
             (false, true) if file.here == 0 => "offloaded".to_owned(),
-            _ => format!("{} chunks", file.here),
+            (false, false) if file.here == 0 => "nothing".to_owned(),
+            _ => counted(file.here.into(), "chunk"),
         };
         let copies = format!("{verified} of {wanted}");
         [
@@ -191,8 +200,8 @@ mod tests {
         };
         let text = status(&full);
         assert!(text.contains("1 here of 1 known; 2.0 KiB lent, 1.0 KiB free"), "{text}");
-        assert!(text.contains("5 verified of 8 wanted, 1 claimed, 2 chunks short, 1 chunks LOST"), "{text}");
-        assert!(text.contains("paused; 1 chunks on their way, 3 waiting"), "{text}");
+        assert!(text.contains("5 verified of 8 wanted, 1 claimed, 2 chunks short, 1 chunk LOST"), "{text}");
+        assert!(text.contains("paused; 1 chunk on the way, 3 waiting"), "{text}");
         assert!(text.contains("at most 1.0 KiB/s"), "{text}");
         assert!(volunteers(&full).contains("draining"));
         let files = files(&full);

@@ -6,6 +6,7 @@
 use super::command::{COMMANDS, quoted};
 use crate::cli::line::escaped;
 use crate::cli::table::{self, Side, percent, size, table};
+use crate::content::words::counted;
 use crate::daemon::member::{Stage, TransferStatus};
 use crate::daemon::shelf::Offer;
 use crate::daemon::volunteer::VolunteerStatus;
@@ -105,7 +106,8 @@ pub fn lent(status: &VolunteerStatus) -> String {
     let more = match status.left {
         _ if status.refused => "; the tracker does not take it".to_owned(),
         _ if !status.welcome => "; the tracker has not taken it yet".to_owned(),
-        Some(left) => format!("; {left} chunks have yet to be copied elsewhere"),
+        Some(0) => "; all of it has been copied elsewhere".to_owned(),
+        Some(left) => format!("; {} still to be copied elsewhere", counted(left, "chunk")),
         None => String::new(),
     };
     format!("{status}{more}\n")
@@ -274,7 +276,8 @@ mod tests {
         let line = "lending 2.0 GiB, 512.0 MiB used in 1,024 chunks of 3 files";
         for (status, more) in [
             (status, ""),
-            (VolunteerStatus { left: Some(7), ..status }, "; 7 chunks have yet to be copied elsewhere"),
+            (VolunteerStatus { left: Some(7), ..status }, "; 7 chunks still to be copied elsewhere"),
+            (VolunteerStatus { left: Some(0), ..status }, "; all of it has been copied elsewhere"),
             (VolunteerStatus { welcome: false, ..status }, "; the tracker has not taken it yet"),
             (VolunteerStatus { refused: true, ..status }, "; the tracker does not take it"),
         ] {

@@ -5,6 +5,7 @@
 
 use super::Inner;
 use crate::content::limits::FOLDER_LOOK;
+use crate::content::words::counted;
 use crate::content::{FileName, Md5};
 use crate::daemon::shelf::Offer;
 use crate::protocol::tracker::FileSummary;
@@ -67,7 +68,8 @@ impl Publisher {
         // What is still being written to at the second look is a new file, and not one that was there.
         if !self.looked && (look.unsettled == 0 || self.looks > 1) {
             self.looked = true;
-            log::info!("offering {} files of {}", self.folder.files().len(), self.folder.path().display());
+            let files = counted(self.folder.files().len() as u64, "file");
+            log::info!("offering {files} of {}", self.folder.path().display());
             self.inner.tell(News::Looked);
         }
         Ok(())

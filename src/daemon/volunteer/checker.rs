@@ -4,6 +4,7 @@
 //! batches; what does not, the store tells of.
 
 use crate::content::limits::{CHECK_REST, NAMED_CHUNKS_MAX};
+use crate::content::words::counted;
 use crate::content::{ChunkIndex, FileId};
 use crate::net::Shutdown;
 use crate::storage::{ReplicaFile, ReplicaStore};
@@ -20,33 +21,36 @@ pub(super) type Batch = (FileId, Vec<ChunkIndex>);
 
 /// Runs until everything has been looked at, or the shutdown.
 pub(super) fn run(store: &ReplicaStore, passed: &Sender<Batch>, shutdown: &Shutdown) {
-    let (began, mut right, mut wrong) = (Instant::now(), 0u64, 0u64);
+    let (began, mut right) = (Instant::now(), 0u64);
     for file in store.files() {
-        let Some(counts) = check(&file, passed, shutdown) else { return };
-        right += counts.0;
-        wrong += counts.1;
+        let Some(count) = check(&file, file.unchecked(), passed, shutdown) else { return };
+        right += count;
     }
-    if right + wrong > 0 {
-        let seconds = began.elapsed().as_secs_f64();
-        log::info!(
-            "what was kept before has been checked: {right} chunks are right, {wrong} were not, in {seconds:.1} s"
-        );
+    if right > 0 {
+        let (right, seconds) = (counted(right, "chunk"), began.elapsed().as_secs_f64());
+        log::info!("what was kept before has been checked: {right} right, in {seconds:.1} s");
     }
 }
 
-/// Looks at one file. Returns how many chunks were right, and how many were not; `None` at the shutdown.
-fn check(file: &ReplicaFile, passed: &Sender<Batch>, shutdown: &Shutdown) -> Option<(u64, u64)> {
-    let (mut right, mut wrong) = (0, 0);
+/// Looks at chunks of one file. Returns how many were right; `None` at the shutdown. Of each that was not the store
+/// says so itself, and those that have been dropped meanwhile are neither.
+fn check(
+    file: &ReplicaFile,
+    chunks: Vec<ChunkIndex>,
+    passed: &Sender<Batch>,
+    shutdown: &Shutdown,
+) -> Option<u64> {
+    let mut right = 0;
     let (mut batch, mut since) = (Vec::new(), Instant::now());
     let mut complained = false;
-    for index in file.unchecked() {
+    for index in chunks {
         let began = Instant::now();
         match file.check(index) {
             Ok(true) => {
                 right += 1;
                 batch.push(index);
             }
-            Ok(false) => wrong += 1,
+            Ok(false) => {}
             Err(error) if complained => log::debug!("{error}"),
             Err(error) => {
                 complained = true;
@@ -64,5 +68,33 @@ fn check(file: &ReplicaFile, passed: &Sender<Batch>, shutdown: &Shutdown) -> Opt
     if !batch.is_empty() {
         passed.send((file.id(), batch)).ok()?;
     }
-    Some((right, wrong))
+    Some(right)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{Digest, FileName, Layout, Manifest, Md5};
+    use crate::protocol::tracker::FileSummary;
+    use crate::protocol::volunteer::KeptFile;
+    use crossbeam_channel::unbounded;
+    use std::sync::Arc;
+
+    #[test]
+    fn what_is_right_is_counted_and_told() {
+        let place = tempfile::tempdir().unwrap();
+        let store = ReplicaStore::open(place.path(), 1 << 30).unwrap();
+        let bytes = vec![7; 48 << 10];
+        let layout = Layout::even(bytes.len() as u64, Some(16 << 10)).unwrap();
+        let manifest = Manifest::new(layout, bytes.chunks(16 << 10).map(Digest::of).collect()).unwrap();
+        let (id, name) = (manifest.id(), FileName::new("f").unwrap());
+        let file = FileSummary { id, name, size: bytes.len() as u64, chunks: 3 };
+        let file = store.add_file(&KeptFile { file, md5: Md5([0; 16]) }, Arc::new(manifest)).unwrap();
+        let chunks: Vec<ChunkIndex> = (0..3).map(ChunkIndex).collect();
+        chunks.iter().for_each(|index| store.store(id, *index, &bytes[..16 << 10]).unwrap());
+        store.remove(id, &[ChunkIndex(1)]).unwrap();
+        let (passed, batches) = unbounded();
+        assert_eq!(check(&file, chunks, &passed, &Shutdown::new()), Some(2));
+        assert_eq!(batches.recv().unwrap(), (id, vec![ChunkIndex(0), ChunkIndex(2)]));
+    }
 }

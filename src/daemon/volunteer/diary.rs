@@ -1,18 +1,19 @@
 //! What a volunteer writes into the log: not each chunk, but enough to follow what happens to it.
 
-use super::{VolunteerStatus, grouped};
+use super::VolunteerStatus;
 use crate::content::limits::SUMMARY_PAUSE;
+use crate::content::words::counted;
 use crate::content::{FileId, FileName};
 use crate::protocol::volunteer::{CopyFailure, VolunteerRequest};
 use crate::storage::ReplicaStore;
 use crossbeam_channel::{Receiver, after, never};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Instant;
 
 /// Counts, and says now and then what it has counted.
 pub(super) struct Diary {
-    /// The files that are known to be kept.
-    files: HashSet<FileId>,
+    /// The files that are known to be kept, and their names.
+    files: HashMap<FileId, FileName>,
     stored: u64,
     dropped: u64,
     failed: u64,
@@ -24,7 +25,7 @@ pub(super) struct Diary {
 impl Diary {
     /// What is there at the start is no news.
     pub(super) fn new(store: &ReplicaStore) -> Self {
-        let files = store.files().iter().map(|file| file.id()).collect();
+        let files = store.files().iter().map(|file| (file.id(), file.kept().file.name.clone())).collect();
         Self { files, stored: 0, dropped: 0, failed: 0, why: String::new(), due: None }
     }
 
@@ -37,8 +38,10 @@ impl Diary {
     pub(super) fn note(&mut self, answer: &VolunteerRequest, store: &ReplicaStore) {
         match answer {
             VolunteerRequest::Stored { file, .. } => {
-                if self.files.insert(*file) {
-                    log::info!("keeping chunks of {} for the tracker", name(*file, store));
+                if let Some(there) = store.file(*file).filter(|_| !self.files.contains_key(file)) {
+                    let name = there.kept().file.name.clone();
+                    log::info!("keeping chunks of {name} for the tracker");
+                    self.files.insert(*file, name);
                 }
                 self.stored += 1;
             }
@@ -51,8 +54,10 @@ impl Diary {
             }
             VolunteerRequest::Dropped { file, chunks, .. } => {
                 self.dropped += chunks.len() as u64;
-                if store.file(*file).is_none() && self.files.remove(file) {
-                    log::info!("no chunk of {} is kept any more", file.short());
+                if store.file(*file).is_none()
+                    && let Some(name) = self.files.remove(file)
+                {
+                    log::info!("no chunk of {name} is kept any more");
                 }
             }
             _ => return,
@@ -67,7 +72,7 @@ impl Diary {
         let said = counts.into_iter().map(|(count, what)| (std::mem::take(count), what));
         let said: Vec<String> = said
             .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("{what} {} chunks", grouped(count)))
+            .map(|(count, what)| format!("{what} {}", counted(count, "chunk")))
             .collect();
         if !said.is_empty() {
             log::info!("{}; {status}", said.join(", "));
@@ -75,15 +80,10 @@ impl Diary {
         let failed = std::mem::take(&mut self.failed);
         if failed > 0 {
             log::info!(
-                "could not copy {} chunks, the last one for this reason: {}",
-                grouped(failed),
+                "could not copy {}, the last one for this reason: {}",
+                counted(failed, "chunk"),
                 self.why
             );
         }
     }
-}
-
-fn name(file: FileId, store: &ReplicaStore) -> String {
-    let name: Option<FileName> = store.file(file).map(|file| file.kept().file.name.clone());
-    name.map_or_else(|| file.short(), |name| name.to_string())
 }

@@ -18,11 +18,11 @@ use super::shelf::Shelf;
 use super::tracker_session;
 use crate::content::FileId;
 use crate::content::limits::{CONVERSATION_IDLE, COPY_WORKERS, ORDERS_MAX};
+use crate::content::words::{counted, size};
 use crate::net::{Shutdown, Threads};
 use crate::protocol::tracker::Registration;
 use crate::protocol::volunteer::VolunteerRequest;
 use crate::storage::ReplicaStore;
-use bytesize::ByteSize;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
 use std::net::SocketAddr;
@@ -175,27 +175,12 @@ impl Volunteer {
 impl fmt::Display for VolunteerStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { offered, used, chunks, files, .. } = *self;
-        write!(f, "lending {}, {} used", ByteSize(offered), ByteSize(used))?;
+        write!(f, "lending {}, {} used", size(offered), size(used))?;
         match chunks {
-            0 => f.write_str(" by no chunk yet"),
-            1 => f.write_str(" in 1 chunk of 1 file"),
-            _ if files == 1 => write!(f, " in {} chunks of 1 file", grouped(chunks)),
-            _ => write!(f, " in {} chunks of {} files", grouped(chunks), grouped(files as u64)),
+            0 => Ok(()),
+            _ => write!(f, " in {} of {}", counted(chunks, "chunk"), counted(files as u64, "file")),
         }
     }
-}
-
-/// A number for people, its thousands set apart.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 impl Told {
@@ -284,9 +269,6 @@ mod tests {
         assert_eq!(status(512 << 20, 1_024, 3), "lending 2.0 GiB, 512.0 MiB used in 1,024 chunks of 3 files");
         assert_eq!(status(16 << 10, 1, 1), "lending 2.0 GiB, 16.0 KiB used in 1 chunk of 1 file");
         assert_eq!(status(32 << 10, 2, 1), "lending 2.0 GiB, 32.0 KiB used in 2 chunks of 1 file");
-        assert_eq!(status(0, 0, 0), "lending 2.0 GiB, 0 B used by no chunk yet");
-        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(number), text);
-        }
+        assert_eq!(status(0, 0, 0), "lending 2.0 GiB, 0 B used");
     }
 }

@@ -3,6 +3,7 @@
 use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
 use super::{Order, Placement, Timer};
+use crate::content::words::counted;
 use crate::content::{ChunkIndex, FileId, limits};
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;
@@ -185,7 +186,8 @@ impl Placement {
             Place::Volunteer(number) => self.at(number).map(|volunteer| volunteer.record.name.to_string()),
         };
         if let Some(name) = name.filter(|_| self.is_known(file)) {
-            self.note(Some(file), format!("{} copies at {name} are bad", chunks.len()));
+            let bad = counted(chunks.len() as u64, "copy");
+            self.note(Some(file), format!("{bad} at {name} found to be bad"));
         }
         self.lose_copies(now, at, file, chunks, free);
     }

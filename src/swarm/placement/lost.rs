@@ -3,6 +3,7 @@
 use super::chunk::{CopyState, Key};
 use super::{Order, Placement};
 use crate::content::ChunkIndex;
+use crate::content::words::counted;
 use crate::swarm::Moment;
 use crate::swarm::keeping::VolunteerNumber;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +32,7 @@ impl Placement {
     pub(super) fn name_lost(&mut self) {
         for (slot, count) in std::mem::take(&mut self.found) {
             if let Some(id) = self.file(slot).map(|file| file.id) {
-                self.note(Some(id), format!("{count} chunks that were lost are there again"));
+                self.note(Some(id), format!("{} found again", counted(count, "lost chunk")));
             }
         }
         let mut lost: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();

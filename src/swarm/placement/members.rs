@@ -5,6 +5,7 @@ use super::file::Offload;
 use super::queue::Queue;
 use super::volunteer::{Standing, Volunteer};
 use super::{Placement, Timer};
+use crate::content::words::{counted, size};
 use crate::content::{ChunkIndex, EntityName, FileId, HaveMap};
 use crate::protocol::numbers::VolunteerKey;
 use crate::swarm::Moment;
@@ -234,13 +235,12 @@ impl Placement {
         // What waited for it to come back waits no longer.
         self.unpark_all();
         if chunks > 0 {
-            let waiting = self.counts.impaired;
-            self.note(
-                None,
-                format!(
-                    "{name} is gone with {chunks} chunks, {bytes} bytes: repair of {waiting} chunks begins"
-                ),
-            );
+            let with = format!("{name} is gone with {}, {}", counted(chunks.into(), "chunk"), size(bytes));
+            let text = match self.counts.impaired {
+                0 => format!("{with}: nothing is short"),
+                waiting => format!("{with}: repair of {} begins", counted(waiting, "chunk")),
+            };
+            self.note(None, text);
         }
     }
 

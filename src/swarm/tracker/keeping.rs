@@ -11,6 +11,7 @@ mod orders;
 mod tests;
 
 use super::Tracker;
+use crate::content::words::size;
 use crate::content::{ChunkIndex, EntityName, FileId, HaveMap, Layout};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::Status;
@@ -155,7 +156,9 @@ impl Tracker {
                 keeping.volunteers.remove(&before);
             }
             self.effects.push(Effect::Note(format!(
-                "{name} at {address} lends {offered} bytes, {free} of them free"
+                "{name} at {address} lends {}, {} free",
+                size(offered),
+                size(free)
             )));
             self.settle_keeping(now);
             return Some(orders::message(VolunteerOrder::Welcome));
@@ -196,6 +199,12 @@ impl Tracker {
             Says::Proof { challenge, sha256 } => placement.proof(now, at, challenge, sha256),
             Says::Drain => placement.drain(now, number, true),
         }
+    }
+
+    /// Whether a peer that leaves like this is a volunteer that is given time to come back.
+    pub(super) fn may_come_back(&self, id: PeerId, how: Departure) -> bool {
+        let lends = |keeping: &Keeping| keeping.volunteers.contains_key(&id);
+        how == Departure::Closed && self.keeping.as_ref().is_some_and(lends)
     }
 
     /// A peer has left. Whether it was a volunteer is seen here.
@@ -276,7 +285,6 @@ impl Tracker {
             self.effects.push(Effect::Note(text));
             return;
         };
-        self.effects.push(Effect::Note(format!("{} is kept again, as {}", kept.file.name, file.short())));
         keeping.files.insert(file, kept);
         keeping.placement.adopt_file(now, file, layout);
         for (volunteer, held, checked) in reports {
@@ -306,9 +314,7 @@ impl Tracker {
                 };
                 keeping.placement.drain(now, volunteer, on);
                 Answer::Done(match on {
-                    true => format!(
-                        "{name} is being emptied; it may leave when status shows that nothing depends on it"
-                    ),
+                    true => format!("{name} is being emptied; the log says when it may leave"),
                     false => format!("{name} stays"),
                 })
             }
@@ -334,10 +340,11 @@ impl Tracker {
             });
         };
         keeping.placement.forget(now, id);
+        let name = keeping.name_of(id);
         keeping.files.remove(&id);
         self.peers.registry.retract(keeping.own, id);
         self.effects.push(Effect::Task(Task::Forget(id)));
-        Answer::Done(format!("{} is not kept any more", id.short()))
+        Answer::Done(format!("{name} is forgotten; its copies at volunteers are dropped"))
     }
 
     /// Keeps the registry in step with what the tracker itself has of a file.

@@ -314,7 +314,7 @@ fn what_is_lost_is_named_once_and_is_back_when_its_holder_is() {
     world.report(1, false);
     assert_eq!(lost(&world).len(), 1);
     assert_eq!(world.placement.status(|_| None).copies.lost, 0);
-    assert!(world.notes().iter().any(|note| note.ends_with("that were lost are there again")));
+    assert!(world.notes().iter().any(|note| note.ends_with(" found again")));
 }
 
 #[test]

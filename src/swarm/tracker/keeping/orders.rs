@@ -4,6 +4,7 @@
 //! leaving [`Placement`](crate::swarm::placement::Placement) has been told of.
 
 use super::{Keeping, NAMED};
+use crate::content::words::counted;
 use crate::content::{ChunkIndex, FileId};
 use crate::protocol::status::Status;
 use crate::protocol::tracker::TrackerResponse;
@@ -108,7 +109,7 @@ impl Keeping {
                 let name = self.name_of_volunteer(volunteer);
                 let note = match left {
                     0 => format!("{name} may leave: nothing depends on what it holds"),
-                    left => format!("{name} is being emptied, {left} chunks to go"),
+                    left => format!("{name} is being emptied, {} to go", counted(left, "chunk")),
                 };
                 let told = tell(volunteer, VolunteerOrder::Draining { left });
                 told.into_iter().chain([Effect::Note(note)]).collect()
@@ -132,8 +133,8 @@ impl Keeping {
             false => format!("last held by {}", some(holders, last.len())),
         };
         format!(
-            "LOST: {} of the chunks of {} ({file}), number {}; {holders}. They are back when a holder comes back",
-            chunks.len(),
+            "LOST: {} of {} ({file}): {}; {holders}. They are back when a holder comes back",
+            counted(chunks.len() as u64, "chunk"),
             self.name_of(file),
             some(numbers, chunks.len())
         )

@@ -1,0 +1,151 @@
+//! Programs at a terminal of their own: typed at, and what they show is read.
+
+use super::{PATIENCE, binary};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// A program at a terminal of its own.
+pub struct AtTerminal {
+    child: Child,
+    keys: File,
+    /// The program's end of the terminal, held open so that its mode can be looked at.
+    screen: File,
+    shown: Arc<(Mutex<String>, Condvar)>,
+    /// How much of what was shown has been waited for.
+    seen: usize,
+}
+
+impl AtTerminal {
+    /// A client with a plain folder.
+    pub fn client(dir: &Path, folder: &Path, name: &str, extra: &[&str]) -> Self {
+        let folder = folder.to_str().unwrap();
+        let who = ["-folder", folder, "-transfer_port", "0", "-name", name];
+        Self::start(dir, "client", &[&who, extra].concat())
+    }
+
+    /// Any of the programs.
+    pub fn start(dir: &Path, program: &str, args: &[&str]) -> Self {
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&controller).unwrap();
+        unlockpt(&controller).unwrap();
+        let path = ptsname(&controller, Vec::new()).unwrap();
+        let screen = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        tcsetwinsize(&screen, Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        let (keys, screen) = (File::from(controller), File::from(screen));
+        let end = || screen.try_clone().unwrap();
+        let child = Command::new(binary(program))
+            .args(args)
+            .current_dir(dir)
+            .env_remove("RUST_LOG")
+            .env("TERM", "xterm")
+            .env("NO_COLOR", "1")
+            .env("XDG_STATE_HOME", dir.join("history"))
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap();
+        let shown = Arc::new((Mutex::new(String::new()), Condvar::new()));
+        let (mut from, into) = (keys.try_clone().unwrap(), shown.clone());
+        // Ends with the test's process at the latest: while `screen` is open nothing ends the reading.
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = from.read(&mut piece) {
+                *into.0.lock().unwrap() += &String::from_utf8_lossy(&piece[..count]);
+                into.1.notify_all();
+            }
+        });
+        Self { child, keys, screen, shown, seen: 0 }
+    }
+
+    /// Waits for a text that has not been waited for yet, and returns what was shown up to its end.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) -> String {
+        self.wait_for_all(&[text])
+    }
+
+    /// Waits for several texts, in whatever order they come, that have not been waited for yet, and returns what was
+    /// shown up to the end of the last one.
+    #[track_caller]
+    pub fn wait_for_all(&mut self, texts: &[&str]) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut shown = self.shown.0.lock().unwrap();
+        loop {
+            let new = &shown[self.seen..];
+            let ends: Option<Vec<usize>> =
+                texts.iter().map(|text| Some(new.find(text)? + text.len())).collect();
+            if let Some(end) = ends.and_then(|ends| ends.into_iter().max()) {
+                let passed = new[..end].to_owned();
+                self.seen += end;
+                return passed;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "never saw all of {texts:?} in {new:?}");
+            shown = self.shown.1.wait_timeout(shown, left).unwrap().0;
+        }
+    }
+
+    /// Waits until the terminal is the editor's again.
+    #[track_caller]
+    pub fn wait_for_prompt(&mut self) {
+        self.wait_for("\x1b[?2004h");
+        self.wait_for("> ");
+    }
+
+    /// Types.
+    pub fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Whether the terminal is as it was before there was a prompt.
+    pub fn is_cooked(&self) -> bool {
+        let modes = tcgetattr(&self.screen).unwrap().local_modes;
+        modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+    }
+
+    /// Whether the program has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The end without a chance to do anything about it.
+    pub fn kill9(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until the program has ended, and returns its exit code.
+    #[track_caller]
+    pub fn exit_code(&mut self, patience: Duration) -> Option<i32> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            let shown = self.shown.0.lock().unwrap();
+            assert!(Instant::now() < deadline, "it does not end: {shown:?}");
+            // There is nothing to wait on for the end of a process with a time-out.
+            drop(self.shown.1.wait_timeout(shown, Duration::from_millis(10)));
+        }
+    }
+}
+
+impl Drop for AtTerminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
