@@ -148,7 +148,7 @@ fn what_is_lost_is_named_and_found_again() {
     volunteers.iter_mut().for_each(Program::kill9);
     let line = tracker.wait_for_text("LOST: ");
     assert!(
-        line.contains("WARNING") && line.contains(" of the chunks of one ") && line.contains("last held by"),
+        line.contains("WARNING") && line.contains(" of one ") && line.contains("last held by"),
         "{line}"
     );
     assert!(wait_status(tracker.address(), "lost", |status| status.copies.lost > 0).copies.lost <= 4);
