@@ -78,7 +78,7 @@ fn demo() -> Result<()> {
     let result = play(stage);
     say("demo", &format!("logs.log is {}", folder.join("logs.log").display()));
     result?;
-    say("demo", &format!("the folder is kept (200 MiB); remove it with: rm -r {}", folder.display()));
+    say("demo", &format!("the folder is kept (190 MiB); remove it with: rm -r {}", folder.display()));
     say("demo", &format!("done in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(())
 }

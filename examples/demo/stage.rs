@@ -91,7 +91,7 @@ impl Stage {
         say("demo", &format!("starting {binary} {}", flags.join(" ")));
         let path = self.binaries.join(binary).with_extension(env::consts::EXE_EXTENSION);
         let mut command = Command::new(&path);
-        command.args(flags).current_dir(&self.folder).env_remove("RUST_LOG");
+        command.args(&flags).current_dir(&self.folder).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", path.display()))?;
         let (at, stdout, stderr) = (self.programs.len(), child.stdout.take(), child.stderr.take());
@@ -270,7 +270,9 @@ fn readable(line: &str) -> Option<String> {
         (Some(_), Some(level @ ("WARNING" | "ERROR")), Some(text)) => format!("{level}: {text}"),
         _ => line.to_owned(),
     };
-    let shorten = |word: &str| match word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    let shorten = |word: &str| match matches!(word.len(), 32 | 64)
+        && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+    {
         true => format!("{}…", &word[..8]),
         false => word.to_owned(),
     };

@@ -82,7 +82,7 @@ impl AtTerminal {
             let new = &shown[self.seen..];
             let ends: Option<Vec<usize>> =
                 texts.iter().map(|text| Some(new.find(text)? + text.len())).collect();
-            if let Some(end) = ends.and_then(|ends| ends.into_iter().max()) {
+            if let Some(end) = ends.map(|ends| ends.into_iter().max().unwrap_or_default()) {
                 let passed = new[..end].to_owned();
                 self.seen += end;
                 return passed;
