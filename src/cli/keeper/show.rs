@@ -52,7 +52,7 @@ fn copies(copies: &Copies) -> String {
 /// What is being copied.
 pub fn repair(status: &Status) -> String {
     let repair = &status.repair;
-    let (running, waiting) = (counted(repair.running.into(), "chunk"), repair.waiting);
+    let (running, waiting) = (counted(repair.running, "chunk"), repair.waiting);
     let underway = format!("{running} on the way, {waiting} waiting");
     let what = match (repair.paused, repair.running, repair.waiting) {
         (true, 0, 0) => "paused; nothing to do".to_owned(),

@@ -235,7 +235,7 @@ impl Placement {
         // What waited for it to come back waits no longer.
         self.unpark_all();
         if chunks > 0 {
-            let with = format!("{name} is gone with {}, {}", counted(chunks.into(), "chunk"), size(bytes));
+            let with = format!("{name} is gone with {}, {}", counted(chunks, "chunk"), size(bytes));
             let text = match self.counts.impaired {
                 0 => format!("{with}: nothing is short"),
                 waiting => format!("{with}: repair of {} begins", counted(waiting, "chunk")),
