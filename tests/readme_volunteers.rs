@@ -12,6 +12,7 @@ use shoal::protocol::status::{Status, VolunteerState};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Instant;
 
 const README: &str = include_str!("../README.md");
 const FILE: &str = "numbers.txt";
@@ -85,9 +86,11 @@ fn the_session_of_the_readme() {
         "mkdir -p v4 && client -folder v4 -transfer_port 7104 -name dora --volunteer 2GiB --drain-on-exit";
     let mut anna = volunteer(dir, "anna", anna, address);
     let mut bert = volunteer(dir, "bert", bert, address);
+    wait_status(address, "both here", |status| here(status) == 2);
     ask(&mut desk, "tracker", "status", &["2 here of 2 known", "nothing is distributed below 3 volunteers"]);
     let _cora = volunteer(dir, "cora", cora, address);
     let mut dora = volunteer(dir, "dora", dora, address);
+    wait_status(address, "all here", |status| here(status) == 4);
     desk.wait_for_all(&[
         "every chunk has its 2 copies at volunteers",
         "numbers.txt is with the volunteers, and deleted here",
@@ -132,7 +135,15 @@ fn the_session_of_the_readme() {
         "drain anna",
         &["anna is being emptied; the log says", "anna may leave: nothing depends"],
     );
-    ask(&mut anna, "anna", "status", &["all of it has been copied elsewhere"]);
+    // It is told a moment after the log has it.
+    let began = Instant::now();
+    loop {
+        ask(&mut anna, "anna", "status", &[" of 1 file"]);
+        match anna.wait_for("\r\n") {
+            line if line.contains("; all of it has been copied elsewhere") => break,
+            line => assert!(began.elapsed() < PATIENCE, "{line}"),
+        }
+    }
     ask(&mut anna, "anna", "quit", &[]);
     assert_eq!(anna.exit_code(PATIENCE), Some(0));
     let status = wait_status(address, "without anna", |status| is_gone(status, "anna"));
