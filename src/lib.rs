@@ -104,7 +104,9 @@
 //!
 //! # Invariants
 //!
-//! - No byte from outside counts, is served or is announced before it was verified here against a digest that did not come with it.
+//! - No byte from outside counts or is announced as here before it was verified here against a digest that did not come with
+//!   it. A chunk that is arriving may be passed on as it comes ([`daemon::relay`]), but for its last bytes: nobody gets all
+//!   of a chunk that has not been verified.
 //! - A file appears under its name only when it is complete.
 //! - A have-map never names a chunk whose bytes are not there; the durable one never names one that is not on the disk.
 //! - A peer whose lease has ended is in no answer.

@@ -147,10 +147,7 @@ fn what_is_lost_is_named_and_found_again() {
     wait_status(tracker.address(), "offloaded", |status| is_safe(status, 1) && file(status, "one").offloaded);
     volunteers.iter_mut().for_each(Program::kill9);
     let line = tracker.wait_for_text("LOST: ");
-    assert!(
-        line.contains("WARNING") && line.contains(" of one ") && line.contains("last held by"),
-        "{line}"
-    );
+    assert!(line.contains("WARNING") && line.contains(" of one ") && line.contains("last held by"), "{line}");
     assert!(wait_status(tracker.address(), "lost", |status| status.copies.lost > 0).copies.lost <= 4);
     // In part nobody knows whether it will ever be whole: it is not there.
     let folder = subfolder(dir, "x1");

@@ -1,7 +1,8 @@
 //! The serving side of a peer: whoever connects gets manifests, have-maps and chunks of what is on the shelf.
 //!
 //! A connection has a reading thread, which takes requests in, and a writing thread, which answers them in order
-//! and tells of new chunks in between. Invariant: only what a [`ChunkSource`] vouches for leaves this machine.
+//! and tells of new chunks in between. Invariant: whole chunks leave this machine only when a
+//! [`ChunkSource`] vouches for them; of one that is arriving all but the last bytes may go on before ([`relay`](super::relay)).
 
 use super::relay::{Arriving, Piece};
 use super::shelf::{Offer, Shelf};
