@@ -16,7 +16,7 @@ use crate::content::{ChunkIndex, EntityName, FileId, HaveMap, Layout};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
-use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerRequest};
+use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerRequest};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{
     Answer, Command, FileRecord, News, Place, Task, VolunteerNumber, VolunteerRecord, Wanted,
@@ -192,7 +192,10 @@ impl Tracker {
                 let text =
                     format!("{name} has not stored chunk {index} of {}: {text}", keeping.name_of(file));
                 keeping.placement.not_stored(now, at, file, index, why, Some(free));
-                self.effects.push(Effect::Note(text));
+                // Of one that is full there would be a line for each chunk; the status shows that it has no room.
+                if why != CopyFailure::NoRoom {
+                    self.effects.push(Effect::Note(text));
+                }
             }
             Says::Dropped { file, chunks, free } => placement.dropped(now, at, file, &chunks, Some(free)),
             Says::Spoiled { file, chunks, free } => placement.spoiled(now, at, file, &chunks, Some(free)),
