@@ -200,6 +200,8 @@ pub struct Placement {
     start: Option<Moment>,
     looked: bool,
     paused: bool,
+    /// Nothing is copied before: volunteers that nobody knows of yet may have it.
+    held_until: Moment,
 
     files: Vec<Option<File>>,
     by_id: HashMap<FileId, u32>,
@@ -268,6 +270,7 @@ impl Placement {
             start: None,
             looked: false,
             paused: false,
+            held_until: Moment::ZERO,
             files: Vec::new(),
             by_id: HashMap::new(),
             forgotten: HashSet::new(),
@@ -328,6 +331,12 @@ impl Placement {
     pub fn pause(&mut self, now: Moment, on: bool) {
         self.paused = on;
         self.settle(now);
+    }
+
+    /// Copies nothing before a time, by when all who are there can have told what they hold.
+    pub fn hold(&mut self, until: Moment) {
+        self.held_until = until;
+        self.after(until, Timer::Repair);
     }
 
     /// Does what is due.

@@ -48,7 +48,7 @@ enum Turn {
 impl Placement {
     /// Orders all copies that the windows have room for.
     pub(super) fn plan(&mut self, now: Moment) {
-        if self.paused {
+        if self.paused || now < self.held_until {
             return;
         }
         let mut tries = TRIES_ALL;

@@ -112,7 +112,11 @@ impl Tracker {
     /// Makes this a tracker that keeps files. `random` decides where copies go.
     pub fn keep(&mut self, rules: KeepRules, remembered: Remembered, random: fastrand::Rng) {
         let own = self.peers.registry.enroll(rules.name, rules.serving);
+        let lease = rules.settings.lease;
         let mut placement = Placement::new(rules.settings, random);
+        if rules.rebuild {
+            placement.hold(lease);
+        }
         let now = Moment::ZERO;
         let Remembered { files, volunteers, held, forgotten } = remembered;
         volunteers.into_iter().for_each(|record| placement.restore_volunteer(now, record));

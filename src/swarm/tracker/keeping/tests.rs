@@ -262,8 +262,13 @@ fn what_nobody_here_knows_is_left_alone_unless_it_is_to_be_taken_in() {
     assert!(world.lenders[&1].told.iter().all(|order| !matches!(order, VolunteerOrder::Drop { .. })));
     assert_eq!(world.found().1, 0);
     let mut world = World::new(true, true);
-    (1..=3).for_each(|id| world.join_with(id, if id < 3 { held() } else { BTreeMap::new() }));
-    world.wait(SECOND);
+    // They come one after the other: nothing is copied before the others have had the time to.
+    for id in 1..=3 {
+        world.join_with(id, if id < 3 { held() } else { BTreeMap::new() });
+        (0..4).for_each(|_| world.wait(SECOND));
+    }
+    assert_eq!(world.copies(), 2 * CHUNKS as usize);
+    assert!(!world.tasks.iter().any(|task| matches!(task, Task::Fetch { .. })), "nothing comes back");
     assert!(world.found().0 > 0 || world.found().1 > 0, "it is kept again");
     assert_eq!(world.tasks.iter().filter(|task| matches!(task, Task::Adopt { .. })).count(), 1);
 }
