@@ -350,7 +350,7 @@ fn who_does_not_read_delays_nobody_and_is_dropped() {
 #[test]
 fn what_is_no_conversation_is_refused_and_harms_nobody() {
     let place = place();
-    let manager = manager(place.path(), &PATIENT);
+    let manager = manager(place.path(), &[&PATIENT[..], &["-v"]].concat());
     let at = manager.address();
     let mut honest = RawPeer::join(at, "honest");
     honest.wait_for_names(&["honest"]);
