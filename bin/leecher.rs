@@ -74,6 +74,7 @@ fn main() -> ExitCode {
             recheck: Recheck::new(flags.verify.verify()),
             durable: flags.durable,
             timeout: Some(flags.timeout),
+            timeouts: flags.serve.timeouts.timeouts(),
             patience: flags.wait,
             advice: Advice {
                 choose: "--id",

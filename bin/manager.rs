@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use shoal::cli::flags::{self, LeaseFlags};
+use shoal::cli::flags::{self, LeaseFlags, TimeoutFlags};
 use shoal::cli::{self, LogOptions};
 use shoal::content::limits;
 use shoal::daemon::DaemonError;
@@ -27,6 +27,8 @@ struct Flags {
     #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX)]
     max_connections: usize,
     #[command(flatten)]
+    timeouts: TimeoutFlags,
+    #[command(flatten)]
     log: LogOptions,
 }
 
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
             leases: flags.leases.leases()?,
             trust_advertised: flags.trust_advertised,
             connections: flags.max_connections,
+            timeouts: flags.timeouts.timeouts(),
         };
         let manager = manager::start(&config, shutdown).map_err(DaemonError::from)?;
         shutdown.wait_forever();

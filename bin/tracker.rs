@@ -2,12 +2,13 @@
 #![forbid(unsafe_code)]
 
 use clap::{Args, Parser, Subcommand};
-use shoal::cli::flags::{self, LeaseFlags, TrackerFlag};
+use shoal::cli::flags::{self, LeaseFlags, TimeoutFlags, TrackerFlag};
 use shoal::cli::{self, LogOptions, keeper};
 use shoal::content::limits;
 use shoal::daemon::peer::ServeOptions;
 use shoal::daemon::tracker::{self, KeepConfig, TrackerConfig};
 use shoal::daemon::{DaemonError, Fault};
+use shoal::net::Timeouts;
 use shoal::swarm::placement::Settings;
 use shoal::swarm::tracker::Rules;
 use std::net::SocketAddr;
@@ -36,6 +37,8 @@ struct Flags {
     /// Connections served at once
     #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX)]
     max_connections: usize,
+    #[command(flatten)]
+    timeouts: TimeoutFlags,
     #[command(flatten)]
     keep: KeepFlags,
     #[command(flatten)]
@@ -100,7 +103,12 @@ struct KeepFlags {
 }
 
 impl KeepFlags {
-    fn config(self, leases: &Rules, connections: usize, log: &LogOptions) -> Option<KeepConfig> {
+    fn config(
+        self,
+        leases: &Rules,
+        (connections, timeouts): (usize, Timeouts),
+        log: &LogOptions,
+    ) -> Option<KeepConfig> {
         let settings = Settings {
             replicas: self.replicas as usize,
             volunteers_min: self.min_volunteers as usize,
@@ -114,7 +122,7 @@ impl KeepFlags {
             state: self.state?,
             port: self.transfer_port,
             advertise: self.advertise,
-            serve: ServeOptions { connections, upload_limit: self.upload_limit },
+            serve: ServeOptions { connections, upload_limit: self.upload_limit, timeouts },
             settings,
             rebuild: self.rebuild,
             log_file: log.log_file.clone(),
@@ -130,14 +138,15 @@ fn main() -> ExitCode {
     let log = flags.log.clone();
     cli::run(&log, |watch, shutdown| {
         let (leases, local) = (flags.leases.leases()?, flags.listen.ip());
+        let (connections, timeouts) = (flags.max_connections, flags.timeouts.timeouts());
         let rules = Rules { leases, quorum: flags.quorum as usize, local };
         if let Some(folder) = flags.keep.files.as_ref().filter(|folder| !folder.is_dir()) {
             let text = format!("{} is not a folder whose files could be offered", folder.display());
             return Err(DaemonError::new(Fault::FileAccess, text));
         }
-        let keep = flags.keep.config(&rules, flags.max_connections, &flags.log);
+        let keep = flags.keep.config(&rules, (connections, timeouts), &flags.log);
         let keeps = keep.is_some();
-        let config = TrackerConfig { listen: flags.listen, rules, connections: flags.max_connections, keep };
+        let config = TrackerConfig { listen: flags.listen, rules, connections, timeouts, keep };
         let tracker = tracker::start(&config, &(Arc::clone(watch) as _), shutdown)?;
         let result = match keeps {
             true => keeper::run(&tracker, watch, shutdown),

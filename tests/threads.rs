@@ -11,7 +11,7 @@ use shoal::daemon::peer::{ServeOptions, serve};
 use shoal::daemon::seeder::{self, SeederConfig};
 use shoal::daemon::shelf::Shelf;
 use shoal::daemon::watch::Unwatched;
-use shoal::net::{Listener, Shutdown, Threads, side_by_side};
+use shoal::net::{Listener, Shutdown, Threads, Timeouts, side_by_side};
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
 use shoal::storage::WholeFile;
 use shoal::swarm::manager::Manager;
@@ -45,7 +45,12 @@ fn any_port() -> SocketAddr {
 /// Some who talk, one who says nothing, and one who has not even said hello, all of them still there at the end.
 fn hub(start: impl FnOnce(&HubConfig, &Shutdown) -> Hub) {
     let shutdown = Shutdown::new();
-    let config = HubConfig { listen: any_port(), connections: CONNECTIONS_MAX, outbox: OUTBOX };
+    let config = HubConfig {
+        listen: any_port(),
+        connections: CONNECTIONS_MAX,
+        outbox: OUTBOX,
+        timeouts: Timeouts::default(),
+    };
     let hub = start(&config, &shutdown);
     let mut wires: Vec<Wire> = (0..9).map(|_| Wire::connect(hub.address())).collect();
     for wire in &mut wires[1..] {
@@ -80,7 +85,8 @@ fn serving(dir: &std::path::Path) {
 fn seeding(dir: &std::path::Path) {
     let file = write(dir, "seeded", &random_bytes(2, 100_000));
     let (shutdown, ends) = (Shutdown::new(), Shutdown::new());
-    let hub_config = HubConfig { listen: any_port(), connections: 9, outbox: 9 };
+    let hub_config =
+        HubConfig { listen: any_port(), connections: 9, outbox: 9, timeouts: Timeouts::default() };
     let tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), || 7);
     let hub = Hub::start(&hub_config, tracker, Hands::none(), &ends).unwrap();
     let config = SeederConfig {

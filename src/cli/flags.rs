@@ -4,9 +4,10 @@
 //! flag's name and the value in front. Only [`parse_address`] asks the outside world (the resolver).
 
 use crate::content::Layout;
-use crate::content::limits::{self, TRACKER_ADDRESS};
+use crate::content::limits::{self, KEEP_ALIVE, TRACKER_ADDRESS};
 use crate::daemon::peer::ServeOptions;
 use crate::daemon::{DaemonError, Fault};
+use crate::net::Timeouts;
 use crate::storage::Verify;
 use crate::swarm::membership::Leases;
 use bytesize::ByteSize;
@@ -54,6 +55,29 @@ impl LeaseFlags {
     }
 }
 
+/// How long the other side of a connection is waited for.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct TimeoutFlags {
+    /// How long the other side of a new connection may take to say hello, seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    hello_timeout: Duration,
+    /// Close a connection on which nothing is asked for so long, seconds; longer than 25
+    #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = parse_idle)]
+    idle_timeout: Duration,
+    /// How long the other side may be silent in the middle of a message, or take nothing of what it is sent, and how
+    /// long a source may take to begin an answer, seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_seconds)]
+    stall_timeout: Duration,
+}
+
+impl TimeoutFlags {
+    /// The three together.
+    pub fn timeouts(self) -> Timeouts {
+        let Self { hello_timeout: hello, idle_timeout: idle, stall_timeout: stall } = self;
+        Timeouts { hello, idle, stall }
+    }
+}
+
 /// How a peer serves.
 #[derive(clap::Args, Debug, Clone)]
 pub struct ServeFlags {
@@ -69,6 +93,9 @@ pub struct ServeFlags {
     /// Connections served at once
     #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX)]
     pub max_connections: usize,
+    /// How long connections are waited for.
+    #[command(flatten)]
+    pub timeouts: TimeoutFlags,
 }
 
 impl ServeFlags {
@@ -79,7 +106,11 @@ impl ServeFlags {
 
     /// How to serve.
     pub fn options(&self) -> ServeOptions {
-        ServeOptions { connections: self.max_connections, upload_limit: self.upload_limit }
+        ServeOptions {
+            connections: self.max_connections,
+            upload_limit: self.upload_limit,
+            timeouts: self.timeouts.timeouts(),
+        }
     }
 }
 
@@ -196,6 +227,20 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long a connection may be idle: longer than our own peers are silent while they wait.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_idle(text: &str) -> Result<Duration, String> {
+    match parse_seconds(text)? {
+        idle if idle > KEEP_ALIVE => Ok(idle),
+        _ => Err(format!(
+            "it must be longer than {} s: peers that wait say so only that often, and would be cut off",
+            KEEP_ALIVE.as_secs()
+        )),
+    }
+}
+
 /// A time as [`parse_seconds`] takes it, or 0.
 ///
 /// # Errors
@@ -278,6 +323,19 @@ mod tests {
     struct Example {
         #[command(flatten)]
         tracker: TrackerFlag,
+        #[command(flatten)]
+        timeouts: TimeoutFlags,
+    }
+
+    #[test]
+    fn the_time_outs_are_the_usual_ones_unless_told_otherwise() {
+        assert_eq!(Example::parse_from(["x"]).timeouts.timeouts(), Timeouts::default());
+        let given = ["x", "--hello-timeout", "0.5", "--idle-timeout", "26", "--stall-timeout", "2m"];
+        let Timeouts { hello, idle, stall } = Example::parse_from(given).timeouts.timeouts();
+        let wanted = [500, 26_000, 120_000].map(Duration::from_millis);
+        assert_eq!([hello, idle, stall], wanted);
+        assert!(parse_idle("25").unwrap_err().contains("longer than 25 s"));
+        assert!(parse_idle("25.1").is_ok() && parse_idle("x").is_err());
     }
 
     #[test]

@@ -87,14 +87,14 @@ pub const DROP_MAX: usize = 4_096;
 /// Files that a status shows.
 pub const STATUS_FILES: usize = 1_000;
 
-/// A connection on which nothing was asked for this long is closed, and a request that is not
-/// answered as a whole by then is given up.
+/// A connection on which nothing was asked for this long is closed, unless its server is told otherwise, and a request
+/// that is not answered as a whole by then is given up.
 pub const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(90);
-/// No single read or write waits longer than this in the middle of a message.
+/// No single read or write waits longer than this in the middle of a message, unless a program is told otherwise.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection may take to be made.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a newly accepted connection may take to say hello.
+/// How long the other side of a new connection may take to say hello, unless a program is told otherwise.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// When all places are taken, a connection on which nothing was asked for this long makes room for a new one. Longer
 /// than [`KEEP_ALIVE`].

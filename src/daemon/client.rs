@@ -250,6 +250,7 @@ impl<'a> State<'a> {
             sink: Arc::new(Deposit { folder: folder.clone(), agreed: agreed.clone(), kept }),
             port: None,
             subscribe: false,
+            timeouts: config.serve.timeouts,
         };
         Self {
             config,

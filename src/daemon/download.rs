@@ -13,7 +13,7 @@ use super::relay::Relay;
 use super::watch::Watch;
 use crate::content::limits::{DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_ALONE, NOTE_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
-use crate::net::{Shutdown, Threads};
+use crate::net::{Shutdown, Threads, Timeouts};
 use crate::storage::{ChunkSource, PartFile, StoreError};
 use crate::swarm::Moment;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -51,6 +51,8 @@ pub struct Download<'a> {
     pub met: Option<Receiver<Met>>,
     /// Gives up when nothing has arrived for so long.
     pub timeout: Option<Duration>,
+    /// How long sources are waited for.
+    pub timeouts: Timeouts,
     /// Who looks on.
     pub watch: &'a dyn Watch,
 }
@@ -80,7 +82,8 @@ pub fn run(download: Download<'_>, shutdown: &Shutdown) -> Result<(), DaemonErro
 }
 
 fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Result<(), DaemonError> {
-    let Download { id, manifest, part, holders, finder, relay, port, met, timeout, watch } = download;
+    let Download { id, manifest, part, holders, finder, relay, port, met, timeout, timeouts, watch } =
+        download;
     let layout = manifest.layout();
     let (have, _) = part.progress().have();
     let (size, resumed) = (layout.size(), part.resumed_bytes());
@@ -99,6 +102,7 @@ fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Resul
         sink: part.clone(),
         port,
         subscribe: true,
+        timeouts,
     };
     let started = Instant::now();
     let mut state = State {

@@ -6,7 +6,7 @@ use super::fetch::{Conversation, SourceError};
 use super::lookup::{Query, list, lookup};
 use crate::content::FileId;
 use crate::content::limits::{ANSWER_MOST, ANSWER_WAIT, SOURCES_MAX};
-use crate::net::{AskError, Asker, Shutdown, side_by_side};
+use crate::net::{AskError, Asker, Shutdown, Timeouts, side_by_side};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
 use std::collections::BTreeMap;
@@ -58,12 +58,13 @@ pub type Peers = Arc<RwLock<Vec<PeerSummary>>>;
 /// Asks all active peers at once. When some have it, those that are silent are not waited for.
 pub struct PeersFinder {
     peers: Peers,
+    timeouts: Timeouts,
 }
 
 impl PeersFinder {
     /// Asks whoever is on the list when the question comes.
-    pub fn new(peers: Peers) -> Self {
-        Self { peers }
+    pub fn new(peers: Peers, timeouts: Timeouts) -> Self {
+        Self { peers, timeouts }
     }
 }
 
@@ -83,7 +84,7 @@ impl Finder for PeersFinder {
             while !enough.is_stopped()
                 && let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed))
             {
-                match files_of(peer.address, query, &enough) {
+                match files_of(peer.address, query, self.timeouts, &enough) {
                     Ok(files) => answers.lock().unwrap_or_else(PoisonError::into_inner).extend(
                         files
                             .into_iter()
@@ -118,9 +119,10 @@ impl Finder for PeersFinder {
 fn files_of(
     address: SocketAddr,
     query: &Query,
+    timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<OfferedFile>, SourceError> {
-    Conversation::open(address, None, shutdown)?.files(query, shutdown)
+    Conversation::open(address, None, timeouts, shutdown)?.files(query, shutdown)
 }
 
 /// What single peers offer, as files and their holders.

@@ -2,7 +2,7 @@
 
 use super::hub::{Hands, Hub, HubConfig, StartError, draw};
 use crate::content::limits;
-use crate::net::Shutdown;
+use crate::net::{Shutdown, Timeouts};
 use crate::swarm::manager::Manager;
 use crate::swarm::membership::Leases;
 use std::net::SocketAddr;
@@ -18,6 +18,8 @@ pub struct ManagerConfig {
     pub trust_advertised: bool,
     /// Connections served at once.
     pub connections: usize,
+    /// How long connections are waited for.
+    pub timeouts: Timeouts,
 }
 
 /// Starts a manager, which runs until the shutdown.
@@ -26,8 +28,8 @@ pub struct ManagerConfig {
 /// When the port is taken, or the system gives no threads or randomness.
 pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<Hub, StartError> {
     let manager = Manager::new(config.leases, config.trust_advertised, draw);
-    let hub =
-        HubConfig { listen: config.listen, connections: config.connections, outbox: limits::OUTBOX_LISTS };
+    let ManagerConfig { listen, connections, timeouts, .. } = *config;
+    let hub = HubConfig { listen, connections, outbox: limits::OUTBOX_LISTS, timeouts };
     let hub = Hub::start(&hub, manager, Hands::none(), shutdown)?;
     log::info!("manager listening on {}, TCP and UDP", hub.address());
     Ok(hub)

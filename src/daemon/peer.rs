@@ -7,12 +7,10 @@
 use super::relay::{Arriving, Piece};
 use super::shelf::{Offer, Shelf};
 use super::visitors::{VisitorId, Visitors};
-use crate::content::limits::{
-    self, CONVERSATION_TIMEOUT, HELLO_TIMEOUT, PROTOCOL_VERSION, SERVE_QUEUE, STALL_TIMEOUT,
-};
+use crate::content::limits::{self, PROTOCOL_VERSION, SERVE_QUEUE};
 use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
-use crate::net::link::SLICE;
-use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
+use crate::net::link::{SLICE, halves};
+use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
@@ -57,11 +55,13 @@ pub struct ServeOptions {
     pub connections: usize,
     /// Bytes a second for all of them together; 0 for as fast as it goes.
     pub upload_limit: u64,
+    /// How long connections are waited for, also those that this program makes to other peers.
+    pub timeouts: Timeouts,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { connections: limits::CONNECTIONS_MAX, upload_limit: 0 }
+        Self { connections: limits::CONNECTIONS_MAX, upload_limit: 0, timeouts: Timeouts::default() }
     }
 }
 
@@ -96,6 +96,7 @@ impl Drop for Place<'_> {
 struct Server {
     shelf: Shelf,
     limit: Option<RateLimit>,
+    timeouts: Timeouts,
     met: Option<Sender<Met>>,
     visitors: Visitors,
     /// Files that something is wrong with, which has been said.
@@ -121,6 +122,7 @@ pub fn serve(
     let server = Arc::new(Server {
         shelf,
         limit,
+        timeouts: options.timeouts,
         met,
         visitors: Visitors::default(),
         complained: Mutex::default(),
@@ -145,12 +147,11 @@ impl Server {
         from: SocketAddr,
         activity: &Activity,
     ) -> LinkError {
-        let mut reader = LinkReader::new(stream.clone());
-        let mut writer = match LinkWriter::new(stream.clone()) {
-            Ok(writer) => writer,
+        let (mut reader, mut writer) = match halves(&stream, self.timeouts.stall) {
+            Ok(halves) => halves,
             Err(error) => return error.into(),
         };
-        let port = match hello(&mut reader, &mut writer) {
+        let port = match hello(&mut reader, &mut writer, self.timeouts.hello) {
             Ok(port) => port,
             Err(error) => return error,
         };
@@ -188,7 +189,7 @@ impl Server {
         activity: &Activity,
     ) -> LinkError {
         loop {
-            let request = match reader.message(CONVERSATION_TIMEOUT) {
+            let request = match reader.message(self.timeouts.idle) {
                 Ok(request) => request,
                 Err(error) => return error,
             };
@@ -238,8 +239,12 @@ impl Server {
 }
 
 /// Reads the hello and answers it; returns the port on which the other side serves.
-fn hello(reader: &mut LinkReader, writer: &mut LinkWriter) -> Result<Option<u16>, LinkError> {
-    let (code, text) = match reader.message(HELLO_TIMEOUT) {
+fn hello(
+    reader: &mut LinkReader,
+    writer: &mut LinkWriter,
+    patience: Duration,
+) -> Result<Option<u16>, LinkError> {
+    let (code, text) = match reader.message(patience) {
         Ok(PeerRequest::Hello { version: PROTOCOL_VERSION, port }) => {
             writer.send(&PeerResponse::Hello { version: PROTOCOL_VERSION })?;
             return Ok(port.filter(|port| *port != 0));
@@ -542,7 +547,9 @@ impl<'a> Answers<'a> {
             }
             match arriving.next(sent, &mut piece, GLANCE) {
                 Piece::Lost => return Err(LinkError::Torn),
-                Piece::Nothing if moved.elapsed() >= STALL_TIMEOUT => return Err(LinkError::TimedOut),
+                Piece::Nothing if moved.elapsed() >= server.timeouts.stall => {
+                    return Err(LinkError::TimedOut);
+                }
                 Piece::Nothing => {}
                 Piece::Bytes => {
                     server.pace(piece.len() as u64);

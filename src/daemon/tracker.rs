@@ -13,7 +13,7 @@ use super::watch::Watch;
 use crate::content::EntityName;
 use crate::content::limits::{self, TRACKER_ENTITY};
 use crate::content::words::counted;
-use crate::net::{Listener, Shutdown, Threads};
+use crate::net::{Listener, Shutdown, Threads, Timeouts};
 use crate::storage::ReplicaStore;
 use crate::storage::catalogue::{Catalogue, Contents, RedbCatalogue};
 use crate::swarm::keeping::{Answer, Command, News};
@@ -40,6 +40,8 @@ pub struct TrackerConfig {
     pub rules: Rules,
     /// Connections served at once.
     pub connections: usize,
+    /// How long connections are waited for.
+    pub timeouts: Timeouts,
     /// What it keeps, if it does.
     pub keep: Option<KeepConfig>,
 }
@@ -105,7 +107,8 @@ pub fn start(
             keep_files(keep, config.listen.ip(), &mut tracker, random, watch, failures, &threads, shutdown)?;
         (hands, keeping, failed_keeping) = (given, Some(desk), failed);
     }
-    let hub = HubConfig { listen: config.listen, connections: config.connections, outbox: limits::OUTBOX };
+    let TrackerConfig { listen, connections, timeouts, .. } = *config;
+    let hub = HubConfig { listen, connections, outbox: limits::OUTBOX, timeouts };
     let hub = Hub::start(&hub, tracker, hands, shutdown)?;
     let address = hub.address();
     log::info!("tracker listening on {address}, TCP and UDP");
@@ -166,6 +169,7 @@ fn keep_files(
         store,
         shelf: shelf.clone(),
         watch: watch.clone(),
+        timeouts: keep.serve.timeouts,
     };
     let channels = KeeperChannels { tasks: given, news: tell.clone(), failures };
     Keeper::start(config, channels, threads, shutdown)?;

@@ -15,7 +15,7 @@ use super::relay::Relay;
 use super::watch::Watch;
 use crate::content::limits::{LOOKUP_INTERVAL_ALONE, VERIFY_SAMPLE};
 use crate::content::{FileId, FileName, Manifest, Md5};
-use crate::net::{Shutdown, side_by_side};
+use crate::net::{Shutdown, Timeouts, side_by_side};
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::storage::verify::CheckWatch;
 use crate::storage::{PartFile, StoreError, Verify, WholeFile};
@@ -74,6 +74,8 @@ pub struct Order {
     pub durable: bool,
     /// Gives up when nothing has arrived for so long.
     pub timeout: Option<Duration>,
+    /// How long sources are waited for.
+    pub timeouts: Timeouts,
     /// How long to wait for somebody to have the file, when nobody does at first.
     pub patience: Duration,
     /// What to tell people.
@@ -208,7 +210,7 @@ fn manifest(
     let mut found = found.clone();
     loop {
         let holders: Vec<SocketAddr> = found.whole.iter().chain(&found.partial).copied().collect();
-        if let Some(manifest) = first_manifest(id, &holders, shutdown) {
+        if let Some(manifest) = first_manifest(id, &holders, order.timeouts, shutdown) {
             return Ok((Arc::new(manifest), holders));
         }
         if order.timeout.is_some_and(|timeout| started.elapsed() >= timeout) {
@@ -225,13 +227,18 @@ fn manifest(
 }
 
 /// Asks a few holders at once, so that one that is silent delays nobody, and takes the first answer.
-fn first_manifest(id: FileId, holders: &[SocketAddr], shutdown: &Shutdown) -> Option<Manifest> {
+fn first_manifest(
+    id: FileId,
+    holders: &[SocketAddr],
+    timeouts: Timeouts,
+    shutdown: &Shutdown,
+) -> Option<Manifest> {
     let race = shutdown.child();
     let next = AtomicUsize::new(0);
     let won = Mutex::new(None);
     side_by_side("manifest", holders.len().min(ASKED_AT_ONCE), || {
         while let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let answer = Conversation::open(*holder, None, &race)
+            let answer = Conversation::open(*holder, None, timeouts, &race)
                 .and_then(|mut conversation| conversation.manifest(id, &race));
             match answer {
                 Ok(manifest) => {
@@ -367,6 +374,7 @@ pub fn complete(
         port: beside.port,
         met: beside.met,
         timeout: order.timeout,
+        timeouts: order.timeouts,
         watch,
     };
     download::run(download, shutdown)?;

@@ -19,6 +19,8 @@ const PIECE: usize = 8 * 1024;
 pub const SLICE: u64 = 128 * 1024;
 /// The slowest that a chunk may come or go, bytes a second, before its deadline passes.
 const SLOWEST: u64 = 16 * 1024;
+/// The shortest time-out of a socket.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Why a link has ended.
 #[derive(Debug, thiserror::Error)]
@@ -60,17 +62,24 @@ pub fn payload_time(length: u64) -> Duration {
 pub struct LinkReader {
     stream: Arc<TcpStream>,
     decoder: Decoder,
+    stall: Duration,
     timeout: Option<Duration>,
 }
 
 impl LinkReader {
-    /// Reads from a stream that nobody else reads from.
+    /// Reads from a stream that nobody else reads from. In the middle of a message nothing may come for
+    /// [`STALL_TIMEOUT`].
     pub fn new(stream: Arc<TcpStream>) -> Self {
-        Self { stream, decoder: Decoder::new(), timeout: None }
+        Self { stream, decoder: Decoder::new(), stall: STALL_TIMEOUT, timeout: None }
+    }
+
+    /// As it is, with another limit for the middle of a message.
+    pub fn with_stall(self, stall: Duration) -> Self {
+        Self { stall, ..self }
     }
 
     /// The next message: its first byte within `patience`, the rest of its line within
-    /// [`STALL_TIMEOUT`] after that.
+    /// the stall limit after that.
     ///
     /// # Errors
     /// Whatever ends a link. After [`LinkError::TimedOut`] without a byte the link can still be read.
@@ -84,8 +93,8 @@ impl LinkReader {
             let wait = match (begun, deadline) {
                 (false, _) => patience,
                 (true, None) => {
-                    deadline = Some(Instant::now() + STALL_TIMEOUT);
-                    STALL_TIMEOUT
+                    deadline = Some(Instant::now() + self.stall);
+                    self.stall
                 }
                 (true, Some(deadline)) => deadline.saturating_duration_since(Instant::now()),
             };
@@ -119,7 +128,7 @@ impl LinkReader {
         let deadline = Instant::now() + payload_time(target.len() as u64);
         let mut filled = self.decoder.take(target);
         come(&target[..filled]);
-        self.set_timeout(STALL_TIMEOUT)?;
+        self.set_timeout(self.stall)?;
         while filled < target.len() {
             match read(&self.stream, &mut target[filled..])? {
                 0 => return Err(LinkError::Torn),
@@ -137,7 +146,7 @@ impl LinkReader {
 
     fn set_timeout(&mut self, wait: Duration) -> io::Result<()> {
         // Zero would mean "for ever".
-        let wait = wait.max(Duration::from_millis(1));
+        let wait = wait.max(SHORTEST);
         if self.timeout != Some(wait) {
             self.stream.set_read_timeout(Some(wait))?;
             self.timeout = Some(wait);
@@ -155,19 +164,37 @@ fn read(mut stream: &TcpStream, target: &mut [u8]) -> io::Result<usize> {
     }
 }
 
+/// Both halves of a link, with one limit for the middle of a message.
+///
+/// # Errors
+/// When the stream takes no such time-out.
+pub fn halves(stream: &Arc<TcpStream>, stall: Duration) -> io::Result<(LinkReader, LinkWriter)> {
+    let writer = LinkWriter::new(stream.clone())?.with_stall(stall)?;
+    Ok((LinkReader::new(stream.clone()).with_stall(stall), writer))
+}
+
 /// The writing half of a link.
 pub struct LinkWriter {
     stream: Arc<TcpStream>,
 }
 
 impl LinkWriter {
-    /// Writes to a stream that nobody else writes to.
+    /// Writes to a stream that nobody else writes to. No single write waits longer than [`STALL_TIMEOUT`].
     ///
     /// # Errors
     /// When the stream takes no time-out.
     pub fn new(stream: Arc<TcpStream>) -> io::Result<Self> {
-        stream.set_write_timeout(Some(STALL_TIMEOUT))?;
-        Ok(Self { stream })
+        Self { stream }.with_stall(STALL_TIMEOUT)
+    }
+
+    /// As it is, with another limit for a single write.
+    ///
+    /// # Errors
+    /// When the stream takes no such time-out.
+    pub fn with_stall(self, stall: Duration) -> io::Result<Self> {
+        // Zero would be refused, and less than the system's grain would mean "for ever".
+        self.stream.set_write_timeout(Some(stall.max(SHORTEST)))?;
+        Ok(self)
     }
 
     /// Sends a message without payload.

@@ -9,6 +9,7 @@ pub mod link;
 pub mod listener;
 pub mod shutdown;
 pub mod threads;
+pub mod timeouts;
 
 pub use asker::{AskError, Asker};
 pub use dial::dial;
@@ -16,3 +17,4 @@ pub use link::{LinkError, LinkReader, LinkWriter};
 pub use listener::{Activity, BindError, Listener};
 pub use shutdown::Shutdown;
 pub use threads::{Threads, side_by_side};
+pub use timeouts::Timeouts;

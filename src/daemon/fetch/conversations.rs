@@ -5,7 +5,7 @@
 
 use super::source::{Conversation, SourceError};
 use crate::content::limits::{CONVERSATION_IDLE, CONVERSATIONS_KEPT};
-use crate::net::Shutdown;
+use crate::net::{Shutdown, Timeouts};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,18 +23,13 @@ pub struct Conversations {
     /// The one that was used longest ago first.
     kept: Mutex<VecDeque<Kept>>,
     idle: Duration,
-}
-
-impl Default for Conversations {
-    fn default() -> Self {
-        Self { kept: Mutex::default(), idle: CONVERSATION_IDLE }
-    }
+    timeouts: Timeouts,
 }
 
 impl Conversations {
     /// None yet.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(timeouts: Timeouts) -> Self {
+        Self { kept: Mutex::default(), idle: CONVERSATION_IDLE, timeouts }
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<Kept>> {
@@ -60,7 +55,7 @@ impl Conversations {
                 result => return self.settle(address, conversation, result),
             }
         }
-        let mut conversation = Conversation::open(address, None, shutdown)?;
+        let mut conversation = Conversation::open(address, None, self.timeouts, shutdown)?;
         let result = ask(&mut conversation);
         self.settle(address, conversation, result)
     }
@@ -157,7 +152,8 @@ mod tests {
                 std::thread::spawn(move || converse(Arc::new(stream)));
             }
         });
-        let (mut conversations, shutdown, mut buffer) = (Conversations::new(), Shutdown::new(), Vec::new());
+        let mut conversations = Conversations::new(Timeouts::default());
+        let (shutdown, mut buffer) = (Shutdown::new(), Vec::new());
         conversations.idle = Duration::from_secs(600);
         let expected = (Digest::of(RIGHT), RIGHT.len() as u32);
         let mut ask = |conversations: &Conversations, index| {

@@ -18,7 +18,7 @@ pub use source::{Conversation, SourceError, manifest_payload};
 use super::relay::Relay;
 use crate::content::limits::{PIPELINE_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
-use crate::net::{Shutdown, Threads};
+use crate::net::{Shutdown, Threads, Timeouts};
 use crate::storage::{ChunkSink, StoreError};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
@@ -72,6 +72,8 @@ pub struct Job {
     pub port: Option<u16>,
     /// Whether sources say themselves what they have. Otherwise [`Fetch::source_has`] does, and nothing else counts.
     pub subscribe: bool,
+    /// How long sources are waited for.
+    pub timeouts: Timeouts,
 }
 
 /// A chunk that is verified and stored.

@@ -7,11 +7,10 @@
 use super::super::lookup::Query;
 use super::verify::{Tasks, Verifier};
 use super::{Job, SourceEvent, SourceUpdate};
-use crate::content::limits::{
-    CHUNKS_MAX, HELLO_TIMEOUT, KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION, STALL_TIMEOUT,
-};
+use crate::content::limits::{CHUNKS_MAX, KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
-use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
+use crate::net::link::halves;
+use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
 use crate::storage::StoreError;
@@ -21,7 +20,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why a source is no good.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +61,8 @@ pub struct Conversation {
     reader: LinkReader,
     writer: LinkWriter,
     stream: Arc<TcpStream>,
+    /// How long an answer may take to begin.
+    stall: Duration,
 }
 
 impl Conversation {
@@ -69,16 +70,21 @@ impl Conversation {
     ///
     /// # Errors
     /// Not reachable, or not a peer of this version.
-    pub fn open(address: SocketAddr, port: Option<u16>, shutdown: &Shutdown) -> Result<Self, SourceError> {
+    pub fn open(
+        address: SocketAddr,
+        port: Option<u16>,
+        timeouts: Timeouts,
+        shutdown: &Shutdown,
+    ) -> Result<Self, SourceError> {
         let stream = Arc::new(dial(address, shutdown)?);
         let guard = shutdown.guard(&stream);
-        let mut writer = LinkWriter::new(stream.clone())?;
+        let Timeouts { hello, stall, .. } = timeouts;
+        let (mut reader, mut writer) = halves(&stream, stall)?;
         writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port })?;
-        let mut reader = LinkReader::new(stream.clone());
-        match reader.message(HELLO_TIMEOUT)? {
+        match reader.message(hello)? {
             PeerResponse::Hello { version: PROTOCOL_VERSION } => {
                 drop(guard);
-                Ok(Self { reader, writer, stream })
+                Ok(Self { reader, writer, stream, stall })
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("does not open with hello".into())),
@@ -92,7 +98,7 @@ impl Conversation {
     pub fn manifest(&mut self, file: FileId, shutdown: &Shutdown) -> Result<Manifest, SourceError> {
         let _guard = shutdown.guard(&self.stream);
         self.writer.send(&PeerRequest::Manifest { file })?;
-        match self.reader.message(STALL_TIMEOUT)? {
+        match self.reader.message(self.stall)? {
             PeerResponse::Manifest { size, chunk_size, length, .. } => {
                 let payload = manifest_payload(&mut self.reader, size, chunk_size, length)?;
                 Manifest::decode(file, size, chunk_size, &payload)
@@ -120,7 +126,7 @@ impl Conversation {
     ) -> Result<(), SourceError> {
         let _guard = shutdown.guard(&self.stream);
         self.writer.send(&PeerRequest::Chunk { file, index })?;
-        match self.reader.message(STALL_TIMEOUT)? {
+        match self.reader.message(self.stall)? {
             PeerResponse::Chunk { file: got, index: at, length: bytes } if (got, at) == (file, index) => {
                 if bytes != length {
                     return Err(SourceError::BadChunk { index, bytes });
@@ -145,7 +151,7 @@ impl Conversation {
         let _guard = shutdown.guard(&self.stream);
         let Query { name, id } = query.clone();
         self.writer.send(&PeerRequest::Files { name, id })?;
-        match self.reader.message(STALL_TIMEOUT)? {
+        match self.reader.message(self.stall)? {
             PeerResponse::Files { length, .. } if length <= PEER_LIST_MAX => {
                 let mut payload = vec![0; length as usize];
                 self.reader.payload(&mut payload)?;
@@ -225,8 +231,8 @@ impl SourceReader {
         tasks: &Tasks,
         threads: &Threads,
     ) -> Result<(), SourceError> {
-        let Conversation { mut reader, mut writer, stream } =
-            Conversation::open(self.address, self.job.port, &self.shutdown)?;
+        let Conversation { mut reader, mut writer, stream, stall } =
+            Conversation::open(self.address, self.job.port, self.job.timeouts, &self.shutdown)?;
         let _guard = self.shutdown.guard(&stream);
         let have = match self.job.subscribe {
             true => Some(self.have(&mut reader, &mut writer)?),
@@ -238,7 +244,7 @@ impl SourceReader {
         threads.spawn("fetch-ask", move || asker.run(&asks, &mut writer, &stream))?;
         let mut buffer = Vec::new();
         while !self.shutdown.is_stopped() {
-            match reader.message(STALL_TIMEOUT) {
+            match reader.message(stall) {
                 Ok(message) => self.take(message, &mut reader, &asked, tasks, &mut buffer)?,
                 Err(LinkError::TimedOut) => {}
                 Err(error) => return Err(error.into()),
@@ -251,7 +257,7 @@ impl SourceReader {
 
     fn have(&self, reader: &mut LinkReader, writer: &mut LinkWriter) -> Result<HaveMap, SourceError> {
         writer.send(&PeerRequest::Have { file: self.job.file })?;
-        match reader.message(STALL_TIMEOUT)? {
+        match reader.message(self.job.timeouts.stall)? {
             PeerResponse::Have { count, length, .. }
                 if count == self.job.count && length == HaveMap::byte_length(count) as u64 =>
             {
@@ -267,7 +273,7 @@ impl SourceReader {
     /// Silence is fine while nothing is asked for; the other side answers pings.
     fn check_patience(&self, asked: &Asked) -> Result<(), SourceError> {
         match asked.queue().front() {
-            Some((_, since)) if since.elapsed() >= STALL_TIMEOUT => Err(LinkError::TimedOut.into()),
+            Some((_, since)) if since.elapsed() >= self.job.timeouts.stall => Err(LinkError::TimedOut.into()),
             _ => Ok(()),
         }
     }

@@ -249,6 +249,7 @@ mod tests {
             sink: sink.clone(),
             port: None,
             subscribe: true,
+            timeouts: crate::net::Timeouts::default(),
         };
         let (events, reported) = crossbeam_channel::unbounded();
         let mut verifier = Verifier::new(Arc::new(job), events, &threads, &shutdown);

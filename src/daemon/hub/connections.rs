@@ -1,10 +1,9 @@
 //! A hub's connections: a reader and a writer thread for each.
 
 use super::{Event, HubConfig, forward};
-use crate::content::limits::{
-    CONVERSATION_TIMEOUT, FILE_NAME_MAX, HELLO_TIMEOUT, HUB_REQUESTS, OUTBOX_BYTES, PROTOCOL_VERSION,
-};
-use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads};
+use crate::content::limits::{FILE_NAME_MAX, HUB_REQUESTS, OUTBOX_BYTES, PROTOCOL_VERSION};
+use crate::net::link::halves;
+use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{FoundFile, TrackerRequest, TrackerResponse};
@@ -15,6 +14,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// What waits to be written: a message, and its payload if it has one.
 pub(super) type Outgoing = (TrackerResponse, Option<Arc<[u8]>>);
@@ -83,7 +83,13 @@ pub(super) fn serve(
     shutdown: &Shutdown,
 ) -> io::Result<()> {
     let next = AtomicU64::new(0);
-    let hall = Hall { outbox: config.outbox, events, threads: threads.clone(), shutdown: shutdown.clone() };
+    let hall = Hall {
+        outbox: config.outbox,
+        timeouts: config.timeouts,
+        events,
+        threads: threads.clone(),
+        shutdown: shutdown.clone(),
+    };
     listener.serve("link", config.connections, threads, shutdown, move |stream, from, activity| {
         let id = ConnectionId(next.fetch_add(1, Ordering::Relaxed));
         let why = hall.converse(id, stream, from, activity);
@@ -99,6 +105,7 @@ pub(super) fn serve(
 /// What all connections share.
 struct Hall {
     outbox: usize,
+    timeouts: Timeouts,
     events: Sender<Event>,
     threads: Threads,
     shutdown: Shutdown,
@@ -112,12 +119,11 @@ impl Hall {
         from: SocketAddr,
         activity: &Activity,
     ) -> LinkError {
-        let mut reader = LinkReader::new(stream.clone());
-        let mut writer = match LinkWriter::new(stream.clone()) {
-            Ok(writer) => writer,
+        let (mut reader, mut writer) = match halves(&stream, self.timeouts.stall) {
+            Ok(halves) => halves,
             Err(error) => return error.into(),
         };
-        if let Err(error) = hello(&mut reader, &mut writer) {
+        if let Err(error) = hello(&mut reader, &mut writer, self.timeouts.hello) {
             return error;
         }
         let (outbox, queued) = unbounded();
@@ -161,7 +167,7 @@ impl Hall {
         activity: &Activity,
     ) -> LinkError {
         loop {
-            let request = match reader.message(CONVERSATION_TIMEOUT) {
+            let request = match reader.message(self.timeouts.idle) {
                 Ok(request) => request,
                 Err(error) => return error,
             };
@@ -177,8 +183,8 @@ impl Hall {
     }
 }
 
-fn hello(reader: &mut LinkReader, writer: &mut LinkWriter) -> Result<(), LinkError> {
-    let refusal = match reader.message(HELLO_TIMEOUT) {
+fn hello(reader: &mut LinkReader, writer: &mut LinkWriter, patience: Duration) -> Result<(), LinkError> {
+    let refusal = match reader.message(patience) {
         Ok(TrackerRequest::Hello { version: PROTOCOL_VERSION }) => {
             return writer.send(&TrackerResponse::Hello { version: PROTOCOL_VERSION });
         }
@@ -233,7 +239,7 @@ fn deliver(writer: &mut LinkWriter, response: &mut TrackerResponse, payload: &[u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::limits::FRAME_MAX;
+    use crate::content::limits::{FRAME_MAX, HELLO_TIMEOUT};
     use crate::content::{FileId, FileName};
     use crate::protocol::tracker::FileSummary;
     use std::net::TcpListener;

@@ -11,7 +11,7 @@ mod datagrams;
 mod desk;
 mod state;
 
-use crate::net::{BindError, Listener, Shutdown, Threads};
+use crate::net::{BindError, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::TrackerRequest;
 use crate::swarm::keeping::{Answer, News, Task};
 use crate::swarm::machine::{ConnectionId, Machine};
@@ -37,6 +37,8 @@ pub struct HubConfig {
     pub connections: usize,
     /// Messages that may wait for a connection before it is dropped.
     pub outbox: usize,
+    /// How long connections are waited for.
+    pub timeouts: Timeouts,
 }
 
 /// Why a hub cannot start.
@@ -277,7 +279,7 @@ mod tests {
     fn a_connection_that_floods_delays_neither_heartbeats_nor_other_connections_nor_the_end() {
         let shutdown = Shutdown::new();
         let listen = "127.0.0.1:0".parse().unwrap();
-        let config = HubConfig { listen, connections: 9, outbox: 9 };
+        let config = HubConfig { listen, connections: 9, outbox: 9, timeouts: Timeouts::default() };
         let (tell, handled) = crossbeam_channel::unbounded();
         let hub = Hub::start(&config, Slow(tell), Hands::none(), &shutdown).unwrap();
         let flooding = flood(hub.address());

@@ -23,7 +23,7 @@ use super::shelf::Shelf;
 use super::watch::Watch;
 use crate::content::limits::RECEIVE_MEMORY;
 use crate::content::{FileId, Manifest};
-use crate::net::{Shutdown, Threads};
+use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::volunteer::KeptFile;
 use crate::storage::{Catalogue, CatalogueError, ChunkSource, ReplicaStore, SharedFolder};
 use crate::swarm::keeping::{News, Task};
@@ -48,6 +48,8 @@ pub struct KeeperConfig {
     pub shelf: Shelf,
     /// Sees the hashing.
     pub watch: Arc<dyn Watch>,
+    /// How long volunteers are waited for.
+    pub timeouts: Timeouts,
 }
 
 /// How a keeper hears and is heard.
@@ -98,7 +100,7 @@ impl Keeper {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> Result<Self, DaemonError> {
-        let KeeperConfig { files, log_file, catalogue, store, shelf, watch } = config;
+        let KeeperConfig { files, log_file, catalogue, store, shelf, watch, timeouts } = config;
         let KeeperChannels { tasks, news, failures } = channels;
         let folder = files.map(|files| SharedFolder::open(&files)).transpose()?.map(Arc::new);
         if let Some(folder) = &folder {
@@ -116,7 +118,7 @@ impl Keeper {
             ignored: Mutex::default(),
             placing: Mutex::default(),
             manifest: Mutex::default(),
-            conversations: Conversations::new(),
+            conversations: Conversations::new(timeouts),
             memory: Memory::new(RECEIVE_MEMORY),
             news,
             failures,

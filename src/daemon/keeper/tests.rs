@@ -4,7 +4,7 @@ use super::*;
 use crate::content::{ChunkIndex, FileName, HaveMap, Md5};
 use crate::daemon::Fault;
 use crate::daemon::peer::{ServeOptions, serve};
-use crate::net::Listener;
+use crate::net::{Listener, Timeouts};
 use crate::protocol::numbers::{Nonce, VolunteerKey};
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure};
 use crate::storage::catalogue::Contents;
@@ -67,6 +67,7 @@ impl Running {
             store: ReplicaStore::open(&root.join("state/chunks"), 1 << 30).unwrap(),
             shelf: shelf.clone(),
             watch: titles.clone(),
+            timeouts: Timeouts::default(),
         };
         let channels = KeeperChannels { tasks: todo, news: tell, failures };
         Keeper::start(config, channels, &threads, &shutdown).unwrap();

@@ -132,8 +132,10 @@ impl Member {
         let lend = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
             let (shelf, timeout) = (shelf.clone(), config.timeout);
             let failures = failures.clone();
+            let timeouts = config.serve.timeouts;
+            let threads = &threads;
             let beside =
-                Surroundings { tracker, registration, shelf, timeout, failures, threads: &threads, shutdown };
+                Surroundings { tracker, registration, shelf, timeout, timeouts, failures, threads, shutdown };
             Volunteer::start(volunteer, beside)
         };
         if config.volunteer.is_some() && config.tracker.is_none() {
@@ -253,7 +255,7 @@ impl Inner {
     fn finder(&self) -> Result<Both, DaemonError> {
         let mut finders: Vec<Box<dyn Finder>> = Vec::new();
         if self.config.manager.is_some() {
-            finders.push(Box::new(PeersFinder::new(self.peers.clone())));
+            finders.push(Box::new(PeersFinder::new(self.peers.clone(), self.config.serve.timeouts)));
         }
         if let Some(tracker) = self.config.tracker {
             let announcer = self.announcer.clone();

@@ -231,6 +231,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
         recheck: Recheck::new(None),
         durable: false,
         timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
+        timeouts: inner.config.serve.timeouts,
         patience: transfer.wish.patience,
         advice: ADVICE,
     };

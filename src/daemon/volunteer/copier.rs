@@ -9,7 +9,7 @@ use crate::content::limits::{COPY_WORKERS, RECEIVE_MEMORY, SOURCE_PAUSE};
 use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::daemon::fetch::{Conversation, Conversations, Expected, SourceError};
 use crate::daemon::lookup::as_known;
-use crate::net::Shutdown;
+use crate::net::{Shutdown, Timeouts};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerRequest};
 use crate::storage::{ChunkSource, ReplicaFile, StoreError};
 use crossbeam_channel::{Receiver, Sender};
@@ -84,8 +84,8 @@ impl From<StoreError> for Failure {
 }
 
 impl Copier {
-    pub(super) fn new(hands: Arc<Hands>, tracker: SocketAddr) -> Self {
-        let (conversations, memory) = (Conversations::new(), Memory::default());
+    pub(super) fn new(hands: Arc<Hands>, tracker: SocketAddr, timeouts: Timeouts) -> Self {
+        let (conversations, memory) = (Conversations::new(timeouts), Memory::default());
         Self { hands, tracker, conversations, memory, gates: Mutex::default(), away: Mutex::default() }
     }
 

@@ -19,7 +19,7 @@ use super::tracker_session;
 use crate::content::FileId;
 use crate::content::limits::{CONVERSATION_IDLE, COPY_WORKERS, ORDERS_MAX};
 use crate::content::words::{counted, size};
-use crate::net::{Shutdown, Threads};
+use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::Registration;
 use crate::protocol::volunteer::VolunteerRequest;
 use crate::storage::ReplicaStore;
@@ -52,6 +52,8 @@ pub struct Surroundings<'a> {
     pub shelf: Shelf,
     /// How long to wait for a tracker that does not answer.
     pub timeout: Option<Duration>,
+    /// How long sources of copies are waited for.
+    pub timeouts: Timeouts,
     /// Where it is said that the tracker has not answered for so long.
     pub failures: Sender<DaemonError>,
     /// Its threads.
@@ -118,7 +120,7 @@ impl Volunteer {
         store.files().iter().for_each(|file| hands.shelve(file.id()));
         let (done, results) = bounded(QUEUE);
         let (copies, to_copy) = bounded(ORDERS_MAX);
-        let copier = Arc::new(copier::Copier::new(hands.clone(), beside.tracker));
+        let copier = Arc::new(copier::Copier::new(hands.clone(), beside.tracker, beside.timeouts));
         for _ in 0..COPY_WORKERS {
             let (copier, jobs, done, stop) =
                 (copier.clone(), to_copy.clone(), done.clone(), shutdown.clone());
