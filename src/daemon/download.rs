@@ -162,6 +162,7 @@ fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Resul
         };
         state.take(news)?;
     }
+    state.fetch.name_silent(started.elapsed());
     Ok(())
 }
 

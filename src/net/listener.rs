@@ -136,6 +136,7 @@ impl Activity {
 /// A connection that has a place.
 struct Seat {
     stream: Arc<TcpStream>,
+    from: IpAddr,
     activity: Arc<Activity>,
     since: Instant,
 }
@@ -175,6 +176,13 @@ impl Seats {
     }
 }
 
+/// The one that occurs most often, and how often.
+fn commonest(all: impl Iterator<Item = IpAddr>) -> Option<(IpAddr, usize)> {
+    let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    all.for_each(|ip| *counts.entry(ip).or_default() += 1);
+    counts.into_iter().max_by_key(|(_, count)| *count)
+}
+
 struct Acceptor<H> {
     name: &'static str,
     most: usize,
@@ -212,7 +220,7 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
                 Ok((stream, from)) => {
                     let now_full = self.admit(stream, from);
                     if now_full && !std::mem::replace(&mut full, now_full) {
-                        log::warn!("{} connections are open: only idle ones make room for others", self.most);
+                        self.say_full();
                     }
                     full = now_full;
                 }
@@ -227,11 +235,17 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
         }
     }
 
+    fn say_full(&self) {
+        let most = commonest(lock(&self.seats).taken.values().map(|seat| seat.from));
+        let whose = most.map(|(ip, count)| format!("; {count} of them are from {ip}")).unwrap_or_default();
+        log::warn!("{} connections are open: only idle ones make room for others{whose}", self.most);
+    }
+
     /// Takes a connection in, if there is a place or one can be made. Returns whether all places were taken.
     fn admit(&self, stream: TcpStream, from: SocketAddr) -> bool {
         let stream = Arc::new(stream);
         let activity = Arc::new(Activity::default());
-        let Some((place, full)) = self.place(&stream, &activity) else { return true };
+        let Some((place, full)) = self.place(&stream, from.ip(), &activity) else { return true };
         let (handle, shutdown) = (self.handle.clone(), self.shutdown.clone());
         let spawned = self.threads.spawn(self.name, move || {
             let _place = place;
@@ -247,7 +261,12 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
     }
 
     /// A place for a connection, and whether all were taken; `None` when none can be had.
-    fn place(&self, stream: &Arc<TcpStream>, activity: &Arc<Activity>) -> Option<(Place, bool)> {
+    fn place(
+        &self,
+        stream: &Arc<TcpStream>,
+        from: IpAddr,
+        activity: &Arc<Activity>,
+    ) -> Option<(Place, bool)> {
         let mut full = false;
         loop {
             let mut seats = lock(&self.seats);
@@ -255,7 +274,7 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
                 let number = seats.next;
                 seats.next += 1;
                 let (stream, activity, since) = (stream.clone(), activity.clone(), Instant::now());
-                seats.taken.insert(number, Seat { stream, activity, since });
+                seats.taken.insert(number, Seat { stream, from, activity, since });
                 self.running.fetch_add(1, Ordering::Relaxed);
                 let place = Place { number, seats: self.seats.clone(), running: self.running.clone() };
                 return Some((place, full));
@@ -309,6 +328,13 @@ mod tests {
         shutdown.trigger();
         threads.join();
         assert_eq!(streams[0].read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn who_has_most_places_is_known() {
+        let [one, other]: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
+        assert_eq!(commonest([one, other, other].into_iter()), Some((other, 2)));
+        assert_eq!(commonest([].into_iter()), None);
     }
 
     #[test]

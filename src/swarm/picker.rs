@@ -287,6 +287,14 @@ impl Picker {
             .map(|(_, index)| index)
     }
 
+    /// The chunk that a source owes, and for how long by now, if that is far longer than it can be expected to take.
+    pub fn overdue(&self, id: SourceId, now: Moment) -> Option<(ChunkIndex, Duration)> {
+        let source = self.sources.get(&id)?;
+        let (index, since) = source.flights.first()?;
+        let waited = now.saturating_sub(source.last_arrival.max(*since));
+        (waited >= source.patience().max(PACE_UNKNOWN)).then_some((*index, waited))
+    }
+
     /// A chunk has arrived and is verified. Returns whether that is news: it may have come from another
     /// source before.
     pub fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> bool {
@@ -437,6 +445,24 @@ mod tests {
         assert!(!picker.arrived(SourceId(0), ChunkIndex(0), NOW));
         picker.remove_source(SourceId(1));
         assert!(picker.is_complete());
+    }
+
+    #[test]
+    fn who_owes_a_chunk_for_long_is_known() {
+        let mut picker = picker(2);
+        let id = SourceId(0);
+        picker.add_source(id, HaveMap::all(2), NOW);
+        let seconds = Duration::from_secs;
+        assert_eq!(picker.overdue(id, seconds(9)), None, "nothing was asked for");
+        let first = picker.pick(id, seconds(9), &mut rng()).unwrap();
+        let second = picker.pick(id, seconds(9), &mut rng()).unwrap();
+        assert_eq!(picker.overdue(id, seconds(10)), None);
+        assert_eq!(picker.overdue(id, seconds(11)), Some((first, seconds(2))));
+        // It has shown that it needs five seconds for one.
+        picker.arrived(id, first, seconds(14));
+        assert_eq!(picker.overdue(id, seconds(23)), None);
+        assert_eq!(picker.overdue(id, seconds(24)), Some((second, seconds(10))));
+        assert_eq!(picker.overdue(SourceId(1), seconds(99)), None);
     }
 
     #[test]

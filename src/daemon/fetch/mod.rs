@@ -37,6 +37,8 @@ const CANDIDATES_MAX: usize = 4_096;
 const FAILURES_MAX: u32 = 8;
 /// A source that has not kept to the protocol so often is not used any more.
 const OFFENCES_MAX: u32 = 3;
+/// Whoever has not said for so long what it has is named when the download ends without it.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How often a fetch wants to be ticked.
 pub const TICK: Duration = Duration::from_millis(100);
 
@@ -142,6 +144,7 @@ struct Candidate {
 
 struct Live {
     address: SocketAddr,
+    since: Moment,
     connected: bool,
     asks: Sender<ChunkIndex>,
     shutdown: Shutdown,
@@ -304,6 +307,22 @@ impl Fetch {
         std::mem::take(&mut self.news)
     }
 
+    /// Names those in the log that have kept a download waiting until its end: their time-outs are yet to come.
+    pub fn name_silent(&self, now: Moment) {
+        for (id, live) in &self.live {
+            let (address, waited) = (live.address, now.saturating_sub(live.since));
+            if let Some((index, waited)) = self.picker.overdue(*id, now) {
+                let waited = waited.as_secs();
+                log::warn!(
+                    "{address} was asked for chunk {index} {waited} s ago and has not sent it (0 bad bytes)"
+                );
+            } else if !live.connected && waited >= SILENCE {
+                let waited = waited.as_secs();
+                log::warn!("{address} has not said what it has in {waited} s (0 bad bytes)");
+            }
+        }
+    }
+
     /// Lets go of all sources.
     pub fn stop(&self) {
         self.shutdown.trigger();
@@ -373,7 +392,10 @@ impl Fetch {
             }
             SourceError::Protocol(_) if candidate.offences + 1 >= OFFENCES_MAX => {
                 candidate.link = Link::Banned;
-                log::warn!("{address} is not used any more: {why}, and not for the first time");
+                let bytes = candidate.bad_bytes;
+                log::warn!(
+                    "{address} is not used any more: {why}, and not for the first time ({bytes} bad bytes)"
+                );
                 self.news.push(FetchNews::Corrupt(address));
             }
             why => {
@@ -431,7 +453,7 @@ impl Fetch {
         match spawned {
             Ok(()) => {
                 candidate.link = Link::Live(id);
-                self.live.insert(id, Live { address, connected: false, asks, shutdown });
+                self.live.insert(id, Live { address, since: now, connected: false, asks, shutdown });
             }
             Err(error) => {
                 log::warn!("no thread for {address}: {error}");
