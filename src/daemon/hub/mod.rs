@@ -111,7 +111,13 @@ impl Hub {
         datagrams::receive(socket, secret()?, &threads, shutdown, move |batch| counter.hear(batch))?;
         connections::serve(listener, config, events, &threads, shutdown)?;
         let stopped = shutdown.clone();
-        threads.spawn("state", move || run(&desk, &rung, &received, news, &stopped))?;
+        threads.spawn("state", move || {
+            run(&desk, &rung, &received, news, &stopped);
+            drop(desk);
+            // What was not heard of any more would stay in the channel for as long as somebody can send, and in it
+            // connections, whose ends their senders wait for.
+            received.iter().for_each(drop);
+        })?;
         Ok(Self { address, threads })
     }
 
@@ -267,6 +273,13 @@ mod tests {
         stream
     }
 
+    /// Connections of this process that are written to.
+    fn writers() -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.trim_end() == "link-out").count()
+    }
+
     fn ask(socket: &UdpSocket, cookie: Option<crate::protocol::datagram::Cookie>) -> TrackerResponse {
         let heartbeat = TrackerRequest::Heartbeat { token: Token(1) };
         socket.send(&Datagram::new(1, cookie, heartbeat).encode().unwrap()).unwrap();
@@ -305,5 +318,47 @@ mod tests {
         hub.join();
         assert!(handled.len() < FLOOD / 2, "nobody waits for the flood");
         drop(flooding);
+    }
+
+    #[test]
+    fn connections_that_the_state_thread_has_not_heard_of_end_with_the_hub() {
+        let shutdown = Shutdown::new();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let config = HubConfig { listen, connections: 99, outbox: 9, timeouts: Timeouts::default() };
+        // With a channel that has no room the machine is in the middle of a request for as long as nobody listens.
+        let (tell, handled) = bounded(0);
+        let hub = Hub::start(&config, Slow(tell), Hands::none(), &shutdown).unwrap();
+        let connect = || {
+            let stream = Arc::new(TcpStream::connect(hub.address()).unwrap());
+            stream.set_nodelay(true).unwrap();
+            let (mut reader, mut writer) =
+                (LinkReader::new(stream.clone()), LinkWriter::new(stream).unwrap());
+            writer.send(&TrackerRequest::Hello { version: limits::PROTOCOL_VERSION }).unwrap();
+            reader.message::<TrackerResponse>(PATIENCE).expect("an answer in time");
+            (reader, writer)
+        };
+        let (_busy, mut asks) = connect();
+        for _ in 0..2 {
+            asks.send(&TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None }).unwrap();
+        }
+        handled.recv_timeout(PATIENCE).unwrap();
+        let unheard: Vec<_> = (0..50).map(|_| connect()).collect();
+        // One begins to write when the state thread has been told of it.
+        let began = std::time::Instant::now();
+        while writers() < unheard.len() {
+            assert!(began.elapsed() < PATIENCE, "{} write", writers());
+            std::thread::yield_now();
+        }
+        shutdown.trigger();
+        // The machine goes on, and sees that it is over.
+        drop(handled);
+        let (ended, end) = bounded(0);
+        std::thread::spawn(move || {
+            hub.join();
+            drop::<Sender<()>>(ended);
+        });
+        let end = end.recv_timeout(PATIENCE);
+        assert_eq!(end, Err(crossbeam_channel::RecvTimeoutError::Disconnected), "it ends");
+        drop(unheard);
     }
 }
