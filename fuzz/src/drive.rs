@@ -283,7 +283,7 @@ impl<M: Machine> World<M> {
                     self.said(&response);
                     self.showed(to, &response, &payload);
                 }
-                Effect::Event(line) | Effect::Note(line) => is_one_line(&line),
+                Effect::Event(line) | Effect::Note(line) | Effect::Warning(line) => is_one_line(&line),
                 Effect::Task(task) => self.tasks.push(task),
                 Effect::Answer(..) => {}
             }

@@ -52,9 +52,10 @@ impl World {
     fn happens(&mut self, event: Event) {
         match event {
             Event::Register { name, address } => {
-                let token = Token(self.all.len() as u128 + 1);
+                let secret = self.all.len() as u128 + 1;
                 let address = SocketAddr::from(([10, 0, 0, 1], 1 + u16::from(address % 8)));
-                let id = self.registry.register(self.now, token, entity(name), address).expect("room");
+                let registered = self.registry.register(self.now, secret, entity(name), address);
+                let (id, token) = registered.expect("room");
                 let expires = self.now + LEASE;
                 self.all.push((id, token));
                 let peer = Peer { address, expires, files: BTreeMap::new() };

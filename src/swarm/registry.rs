@@ -379,7 +379,8 @@ impl Registry {
         wanted: usize,
         random: &mut fastrand::Rng,
     ) -> Vec<SocketAddr> {
-        let except = except.map(PeerId::place);
+        // The place of one who has left may be another's by now.
+        let except = except.filter(|peer| self.peers.get(*peer).is_some()).map(PeerId::place);
         // Start anywhere and go around until there are enough: a random choice without looking at the whole list.
         let start = random.usize(..list.len().max(1));
         let around = list[start..].iter().chain(&list[..start]).filter(|holder| Some(holder.peer) != except);

@@ -12,13 +12,15 @@ const SOURCES: [(&str, &str); 4] = [
     ("storage/progress", "#[cfg(test)]"),
     ("daemon/shelf", "#[cfg(test)]"),
 ];
-const REPLACED: [(&str, &str); 9] = [
+const REPLACED: [(&str, &str); 10] = [
     ("std::sync::atomic", "shuttle::sync::atomic"),
     ("std::sync", "crate::instead::sync"),
     ("std::thread", "crate::instead::thread"),
     ("std::net::TcpStream", "crate::instead::TcpStream"),
     ("crossbeam_channel", "crate::instead::channel"),
     ("super::lock", "crate::instead::lock"),
+    // Only held by the shelf, and not waited on there.
+    ("super::relay", "shoal::daemon::relay"),
     ("crate::content", "shoal::content"),
     ("crate::protocol", "shoal::protocol"),
     ("crate::storage", "shoal::storage"),

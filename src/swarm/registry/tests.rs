@@ -109,6 +109,19 @@ fn a_lookup_leaves_the_asker_out_and_keeps_to_its_limit() {
 }
 
 #[test]
+fn one_who_has_left_keeps_nobody_out_of_an_answer() {
+    let mut registry = registry();
+    let gone = join(&mut registry, 0, 1);
+    registry.remove(gone);
+    // It may have the place of the one before.
+    let here = join(&mut registry, 0, 2);
+    registry.announce(here, &file(1, "f"), 10).unwrap();
+    let mut random = fastrand::Rng::with_seed(3);
+    let (found, _) = registry.lookup(at(0), None, Some(FileId([1; 32])), Some(gone), 8, &mut random);
+    assert_eq!(found.first().map(|found| found.whole.len()), Some(1));
+}
+
+#[test]
 fn an_answer_is_bounded_however_many_files_share_a_name() {
     let mut registry = registry();
     let peers: Vec<PeerId> = (1..=30).map(|number| join(&mut registry, 0, number)).collect();
