@@ -8,6 +8,7 @@ use shoal::content::limits::{CONVERSATION_TIMEOUT, HELLO_TIMEOUT, KEEP_ALIVE, ST
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// One of each program that serves, with a file to give away.
@@ -106,9 +107,13 @@ fn a_source_that_falls_silent_is_not_waited_for() {
     let tracker = tracker(dir, &["--lease", "60"]);
     // It answers until it is asked for a chunk; to that it says nothing, or half of it.
     for half in [false, true] {
-        let silent = FakePeer::answering(&whole, move |request, right| match (request, half) {
-            (PeerRequest::Chunk { .. }, false) => Some(Vec::new()),
-            (PeerRequest::Chunk { .. }, true) => Some(right[..right.len() / 2].to_vec()),
+        // Only once: halves of two chunks would make a whole one, of wrong bytes.
+        let begins = AtomicBool::new(half);
+        let silent = FakePeer::answering(&whole, move |request, right| match request {
+            PeerRequest::Chunk { .. } if begins.swap(false, Ordering::Relaxed) => {
+                Some(right[..right.len() / 2].to_vec())
+            }
+            PeerRequest::Chunk { .. } => Some(Vec::new()),
             _ => Some(right),
         });
         let name = format!("silent-{half}");
