@@ -4,7 +4,7 @@
 //! and tells of new chunks in between. Invariant: whole chunks leave this machine only when a
 //! [`ChunkSource`] vouches for them; of one that is arriving all but the last bytes may go on before ([`relay`](super::relay)).
 
-use super::relay::{Arriving, Piece};
+use super::relay::{Arriving, Listening, Piece};
 use super::shelf::{Offer, Shelf};
 use super::visitors::{VisitorId, Visitors};
 use crate::content::limits::{self, PROTOCOL_VERSION, SERVE_QUEUE};
@@ -16,7 +16,7 @@ use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
 use crate::storage::{ChunkSource, StoreError};
 use crate::swarm::token_bucket::TokenBucket;
-use crossbeam_channel::{Receiver, Select, Sender, bounded, never};
+use crossbeam_channel::{Receiver, Select, Sender, bounded};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fs::File;
@@ -268,12 +268,12 @@ struct Subscription {
     cursor: usize,
     news: Receiver<()>,
     /// Chunks that begin to arrive here; never ready for who does not pass them on.
-    coming: Receiver<ChunkIndex>,
+    coming: Listening,
 }
 
 impl Subscription {
     /// With what there is at this moment, so that nothing is missed.
-    fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: Receiver<ChunkIndex>) -> (Self, HaveMap) {
+    fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: Listening) -> (Self, HaveMap) {
         let news = source.progress().subscribe();
         let (have, cursor) = source.progress().have();
         (Self { file, source, cursor, news, coming }, have)
@@ -311,7 +311,7 @@ impl<'a> Answers<'a> {
             let asked = select.recv(requests);
             for subscription in &self.subscriptions {
                 select.recv(&subscription.news);
-                select.recv(&subscription.coming);
+                select.recv(subscription.coming.chunks());
             }
             let ready = select.ready();
             drop(select);
@@ -335,7 +335,7 @@ impl<'a> Answers<'a> {
     /// A chunk that begins to arrive can be asked for.
     fn tell_coming(&mut self, at: usize) -> Result<(), LinkError> {
         let Some(Subscription { file, coming, .. }) = self.subscriptions.get(at) else { return Ok(()) };
-        match coming.try_recv() {
+        match coming.chunks().try_recv() {
             Ok(index) => self.writer.send(&PeerResponse::Coming { file: *file, index }),
             Err(_) => Ok(()),
         }
@@ -424,7 +424,7 @@ impl<'a> Answers<'a> {
             // Only who passes on what it gets can make use of what is coming, and is told of it once.
             let coming = match self.serves {
                 Some(_) if !known && map.is_none() => self.server.shelf.relay().listen(file),
-                _ => never(),
+                _ => Listening::to_nothing(),
             };
             let (subscription, have) = Subscription::new(file, source, coming);
             match &mut map {
@@ -441,7 +441,9 @@ impl<'a> Answers<'a> {
         let bytes = map.to_bytes();
         let response = PeerResponse::Have { file, count: map.count(), length: bytes.len() as u64 };
         self.writer.send_with(&response, &bytes)?;
-        let (false, Some(address)) = (known, self.serves) else { return Ok(()) };
+        // What is not subscribed to is not left again, either.
+        let is_new = !known && self.subscriptions.iter().any(|subscription| subscription.file == file);
+        let (true, Some(address)) = (is_new, self.serves) else { return Ok(()) };
         let (peers, hints) = self.server.visitors.join(self.visitor, address, file, &map);
         if !peers.is_empty() {
             self.writer.send(&PeerResponse::Peers { file, peers })?;
@@ -467,7 +469,7 @@ impl<'a> Answers<'a> {
                 if full || self.subscriptions.iter().any(is_known) {
                     continue;
                 }
-                let (subscription, have) = Subscription::new(file, source, never());
+                let (subscription, have) = Subscription::new(file, source, Listening::to_nothing());
                 // What the others have is told already, or about to be.
                 let others = self.subscriptions.iter().filter(|one| one.file == file);
                 let told: Vec<HaveMap> = others.map(|one| one.source.progress().have().0).collect();

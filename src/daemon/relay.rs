@@ -9,7 +9,7 @@
 //! nothing that it could take for a chunk.
 
 use crate::content::{ChunkIndex, FileId};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,7 +29,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Default)]
 struct Table {
     arriving: HashMap<(FileId, ChunkIndex), Arc<Arriving>>,
-    listeners: HashMap<FileId, Vec<Sender<ChunkIndex>>>,
+    /// By file, and by a number of their own. Whoever listens no more is not here.
+    listeners: HashMap<FileId, HashMap<u64, Sender<ChunkIndex>>>,
+    last: u64,
 }
 
 /// The chunks that are being received. Clones are the same.
@@ -45,9 +47,8 @@ impl Relay {
         }
         let arriving = Arc::new(Arriving { length, state: Mutex::default(), moved: Condvar::new() });
         table.arriving.insert((file, index), arriving.clone());
-        if let Some(listeners) = table.listeners.get_mut(&file) {
-            let gone = |sent| matches!(sent, Err(TrySendError::Disconnected(_)));
-            listeners.retain(|listener| !gone(listener.try_send(index)));
+        for listener in table.listeners.get(&file).into_iter().flat_map(HashMap::values) {
+            let _ = listener.try_send(index);
         }
         drop(table);
         Some(Incoming { relay: self.clone(), key: (file, index), arriving })
@@ -58,11 +59,44 @@ impl Relay {
         lock(&self.0).arriving.get(&(file, index)).cloned()
     }
 
-    /// Gets each chunk of a file as it begins to arrive.
-    pub fn listen(&self, file: FileId) -> Receiver<ChunkIndex> {
-        let (listener, listened) = bounded(NEWS);
-        lock(&self.0).listeners.entry(file).or_default().push(listener);
-        listened
+    /// Gets each chunk of a file as it begins to arrive, for as long as what is returned lives.
+    pub fn listen(&self, file: FileId) -> Listening {
+        let (listener, chunks) = bounded(NEWS);
+        let mut table = lock(&self.0);
+        table.last += 1;
+        let number = table.last;
+        table.listeners.entry(file).or_default().insert(number, listener);
+        Listening { chunks, place: Some((self.clone(), file, number)) }
+    }
+}
+
+/// The chunks of a file that begin to arrive.
+pub struct Listening {
+    chunks: Receiver<ChunkIndex>,
+    place: Option<(Relay, FileId, u64)>,
+}
+
+impl Listening {
+    /// For who is not to be told.
+    pub fn to_nothing() -> Self {
+        Self { chunks: never(), place: None }
+    }
+
+    /// Where they are named.
+    pub fn chunks(&self) -> &Receiver<ChunkIndex> {
+        &self.chunks
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let Some((relay, file, number)) = self.place.take() else { return };
+        let mut table = lock(&relay.0);
+        let Some(listeners) = table.listeners.get_mut(&file) else { return };
+        listeners.remove(&number);
+        if listeners.is_empty() {
+            table.listeners.remove(&file);
+        }
     }
 }
 
@@ -168,7 +202,7 @@ mod tests {
         let relay = Relay::default();
         let listener = relay.listen(FILE);
         let incoming = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
-        assert_eq!(listener.try_recv(), Ok(INDEX));
+        assert_eq!(listener.chunks().try_recv(), Ok(INDEX));
         assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_none(), "it is on its way");
         let arriving = relay.get(FILE, INDEX).unwrap();
         let mut piece = Vec::new();
@@ -185,6 +219,18 @@ mod tests {
         assert_eq!(arriving.next(sent, &mut piece, Duration::ZERO), Piece::Bytes);
         assert_eq!(piece, [2; HELD_BACK]);
         assert!(relay.get(FILE, INDEX).is_none(), "it is stored by now");
+    }
+
+    #[test]
+    fn nothing_is_kept_of_those_who_listen_no_more() {
+        let relay = Relay::default();
+        let stays = relay.listen(FILE);
+        (0..9).for_each(|_| drop(relay.listen(FILE)));
+        assert_eq!(lock(&relay.0).listeners[&FILE].len(), 1);
+        let incoming = relay.begin(FILE, INDEX, 1);
+        assert_eq!(stays.chunks().try_recv(), Ok(INDEX));
+        drop((stays, incoming));
+        assert!(lock(&relay.0).listeners.is_empty());
     }
 
     #[test]

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// How long accepting rests after the system had no room for another connection.
 const REST: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether evicted connections have ended, while a new one waits for that.
+const CROWDED_PAUSE: Duration = Duration::from_millis(5);
+
 /// Why a socket could not be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -268,6 +271,7 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
         activity: &Arc<Activity>,
     ) -> Option<(Place, bool)> {
         let mut full = false;
+        let begun = Instant::now();
         loop {
             let mut seats = lock(&self.seats);
             if seats.taken.len() < self.most {
@@ -280,9 +284,13 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
                 return Some((place, full));
             }
             full = true;
-            // Those that were evicted end soon; should they not, there is a limit to that, too.
+            // Those that were evicted end soon, and are waited for; should they not, there is a limit to that, too.
             let crowded = self.running.load(Ordering::Relaxed) >= self.most + self.most.div_ceil(4);
-            let eviction = if crowded { Eviction::Impossible } else { seats.evict() };
+            let eviction = match crowded {
+                true if begun.elapsed() < EVICTION_GRACE => Eviction::Later(CROWDED_PAUSE),
+                true => Eviction::Impossible,
+                false => seats.evict(),
+            };
             drop(seats);
             match eviction {
                 Eviction::Done => {}
@@ -349,20 +357,27 @@ mod tests {
                     activity.note();
                     (&*stream).write_all(b"x").unwrap();
                 }
+                // Not all end at once: the new ones have to wait for it.
+                std::thread::sleep(Duration::from_millis(20));
             })
             .unwrap();
+        let connect = || {
+            let stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+        };
         let ask =
             |mut stream: &TcpStream| stream.write_all(b"?").is_ok() && stream.read_exact(&mut [0]).is_ok();
-        let mut asking = TcpStream::connect(address).unwrap();
+        let mut asking = connect();
         assert!(ask(&asking));
-        let mut idle = TcpStream::connect(address).unwrap();
+        let mut idle = connect();
         for _ in 0..3 {
-            let next = TcpStream::connect(address).unwrap();
+            let next = connect();
             assert_eq!(idle.read(&mut [0]).unwrap(), 0, "it makes room");
             idle = next;
         }
         assert!(ask(&idle) && ask(&asking));
-        assert_eq!(TcpStream::connect(address).unwrap().read(&mut [0]).unwrap_or(0), 0, "both are busy");
+        assert_eq!(connect().read(&mut [0]).unwrap_or(0), 0, "both are busy");
         shutdown.trigger();
         threads.join();
         assert_eq!(asking.read(&mut [0]).unwrap(), 0);

@@ -130,7 +130,6 @@ impl Hall {
         let waiting = Arc::new(AtomicUsize::new(0));
         let (credit, asked) = bounded(HUB_REQUESTS);
         let (shut, written) = (stream.clone(), waiting.clone());
-        let stopped = self.shutdown.clone();
         let own = stream.clone();
         let connection = Connection { from, outbox, limit: self.outbox, asked, waiting, stream: own };
         if !forward(&self.events, &self.shutdown, Event::Opened(id, connection)) {
@@ -140,7 +139,7 @@ impl Hall {
         let (writing, ended) = bounded::<Infallible>(0);
         let spawned = self.threads.spawn("link-out", move || {
             let _writing = writing;
-            write(&mut writer, &queued, &written, &stopped);
+            write(&mut writer, &queued, &written);
             // Whatever ended the writing ends the reading.
             let _ = shut.shutdown(std::net::Shutdown::Both);
         });
@@ -201,15 +200,8 @@ fn hello(reader: &mut LinkReader, writer: &mut LinkWriter, patience: Duration) -
     Err(LinkError::Io(io::Error::new(io::ErrorKind::InvalidData, text)))
 }
 
-/// Writes what is queued, until nothing more can be, or the shutdown: the other end of the queue may by then be in an
-/// event that nobody takes any more, and would never be dropped.
-fn write(writer: &mut LinkWriter, queued: &Receiver<Outgoing>, waiting: &AtomicUsize, shutdown: &Shutdown) {
-    loop {
-        let outgoing = crossbeam_channel::select! {
-            recv(shutdown.signal()) -> _ => return,
-            recv(queued) -> outgoing => outgoing,
-        };
-        let Ok(outgoing) = outgoing else { return };
+fn write(writer: &mut LinkWriter, queued: &Receiver<Outgoing>, waiting: &AtomicUsize) {
+    for outgoing in queued {
         let cost = cost(&outgoing);
         let (mut response, payload) = outgoing;
         if deliver(writer, &mut response, payload.as_deref().unwrap_or_default()).is_err() {

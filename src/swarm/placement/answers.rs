@@ -169,37 +169,6 @@ impl Placement {
         chunks: &[ChunkIndex],
         free: Option<u64>,
     ) {
-        self.lose_copies(now, at, file, chunks, free);
-    }
-
-    /// Chunks have turned out to be wrong or not there.
-    pub fn spoiled(
-        &mut self,
-        now: Moment,
-        at: Place,
-        file: FileId,
-        chunks: &[ChunkIndex],
-        free: Option<u64>,
-    ) {
-        let name = match at {
-            Place::Tracker => Some("the tracker".to_owned()),
-            Place::Volunteer(number) => self.at(number).map(|volunteer| volunteer.record.name.to_string()),
-        };
-        if let Some(name) = name.filter(|_| self.is_known(file)) {
-            let bad = counted(chunks.len() as u64, "copy");
-            self.note(Some(file), format!("{bad} at {name} found to be bad"));
-        }
-        self.lose_copies(now, at, file, chunks, free);
-    }
-
-    fn lose_copies(
-        &mut self,
-        now: Moment,
-        at: Place,
-        file: FileId,
-        chunks: &[ChunkIndex],
-        free: Option<u64>,
-    ) {
         let mut bytes = 0;
         for key in chunks.iter().filter_map(|index| self.key(file, *index)).collect::<Vec<_>>() {
             match at {
@@ -219,6 +188,26 @@ impl Placement {
             self.set_free(number, free.unwrap_or(before.saturating_add(bytes)));
         }
         self.settle(now);
+    }
+
+    /// Chunks have turned out to be wrong or not there.
+    pub fn spoiled(
+        &mut self,
+        now: Moment,
+        at: Place,
+        file: FileId,
+        chunks: &[ChunkIndex],
+        free: Option<u64>,
+    ) {
+        let name = match at {
+            Place::Tracker => Some("the tracker".to_owned()),
+            Place::Volunteer(number) => self.at(number).map(|volunteer| volunteer.record.name.to_string()),
+        };
+        if let Some(name) = name.filter(|_| self.is_known(file)) {
+            let bad = counted(chunks.len() as u64, "copy");
+            self.note(Some(file), format!("{bad} at {name} found to be bad"));
+        }
+        self.dropped(now, at, file, chunks, free);
     }
 
     fn set_free(&mut self, number: VolunteerNumber, free: u64) {
