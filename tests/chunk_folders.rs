@@ -201,14 +201,16 @@ fn a_bad_chunk_is_told_never_named_and_replaced() {
     assert_complete(&bad, &chunks);
     folders.iter().for_each(|folder| assert_complete(folder, &chunks));
     let address = liar.address();
+    let corrects = |line: &Line| {
+        matches!(line, Line::Event(event) if event[0] == "liar" && event[1] == "LOCAL_CHUNKS"
+            && event[2] == "1" && event[3] == good)
+    };
+    events::wait_for(&dir.join("logs.log"), "the liar's second claim", corrects);
     drop((liar, honest, tracker));
     // Up to its second claim, which is the right one, the liar is in no answer.
     let log = events::read(&dir.join("logs.log"));
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
-    let corrected = log.iter().position(|line| {
-        matches!(line, Line::Event(event) if event[0] == "liar" && event[1] == "LOCAL_CHUNKS"
-            && event[2] == "1" && event[3] == good)
-    });
+    let corrected = log.iter().position(corrects);
     let corrected = corrected.expect("the liar claims the right chunk in the end");
     for line in &log[..corrected] {
         if let Line::Event(event) = line

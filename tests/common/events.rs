@@ -1,6 +1,8 @@
 //! Reads `logs.log` as the scripts do that grade it.
 
+use super::PATIENCE;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// A line of a `logs.log`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +19,21 @@ pub fn read(path: &Path) -> Vec<Line> {
     let text = std::fs::read_to_string(path).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'), "the last line is torn");
     text.lines().map(|line| parse(line).unwrap_or_else(|| panic!("not a line: {line:?}"))).collect()
+}
+
+/// Waits until a line of a log that is still being written is the wanted one.
+#[track_caller]
+pub fn wait_for(path: &Path, what: &str, wanted: impl Fn(&Line) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        if whole.lines().filter_map(parse).any(|line| wanted(&line)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what} is not in {} in time", path.display());
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The events of one program, in order.
