@@ -62,8 +62,8 @@ struct Flags {
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     if flags.list {
-        let tracker = flags.tracker.tracker;
-        return cli::run(&flags.log, |_, shutdown| cli::list::run(tracker, shutdown));
+        let (tracker, timeouts) = (flags.tracker.tracker, flags.serve.timeouts.timeouts());
+        return cli::run(&flags.log, |_, shutdown| cli::list::run(tracker, timeouts, shutdown));
     }
     let default = || FileName::new(limits::SEEDER_FILE).ok().filter(|_| flags.id.is_none());
     let config = LeecherConfig {

@@ -2,12 +2,14 @@
 
 mod common;
 
+use common::scripted::registered;
 use common::wire::{FakePeer, Whole, Wire};
 use common::*;
 use shoal::content::limits::{CONVERSATION_TIMEOUT, HELLO_TIMEOUT, KEEP_ALIVE, STALL_TIMEOUT};
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
-use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
-use std::net::SocketAddr;
+use shoal::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -132,4 +134,67 @@ fn a_source_that_falls_silent_is_not_waited_for() {
         assert_holds(&there.join("a.bin"), &whole.bytes);
         drop(honest);
     }
+}
+
+/// One of each program that keeps a connection to a tracker or manager, or asks one for something, and that
+/// connection's other end.
+fn askers(dir: &Path, flags: &[&str]) -> Vec<(Program, Wire)> {
+    let (lent, shared) = (subfolder(dir, "lent"), subfolder(dir, "shared"));
+    let chunks = chunk_folder(dir, "chunks", 2, &[(1, b"one")]);
+    let starts: [&dyn Fn(SocketAddr) -> Program; 4] = [
+        &|tracker| client(dir, &chunks, "completes", tracker, flags),
+        &|tracker| client(dir, &lent, "lends", tracker, &[&["--volunteer", "1MiB"], flags].concat()),
+        &|manager| start_member(dir, &shared, "shares", manager, flags),
+        &|tracker| leecher(dir, tracker, &[&["--list"], flags].concat()),
+    ];
+    let ask = |start: &dyn Fn(SocketAddr) -> Program| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let program = start(listener.local_addr().unwrap());
+        let mut wire = Wire::new(listener.accept().unwrap().0);
+        assert_eq!(wire.message(), Some(TrackerRequest::Hello { version: 1 }));
+        (program, wire)
+    };
+    starts.map(ask).into()
+}
+
+/// All of them give their connection up sooner than they would without a flag, and say why.
+#[track_caller]
+fn give_up_before(usual: Duration, askers: Vec<(Program, Wire)>) {
+    let (mut programs, wires): (Vec<Program>, Vec<Wire>) = askers.into_iter().unzip();
+    are_closed_before(usual, wires);
+    programs.iter().for_each(|program| drop(program.wait_for_text("nothing moved for too long")));
+    programs.pop().unwrap().ends_with(5);
+}
+
+#[test]
+fn a_tracker_or_manager_that_does_not_say_hello_is_not_waited_for() {
+    let place = place();
+    give_up_before(HELLO_TIMEOUT, askers(place.path(), &["--hello-timeout", "0.5"]));
+}
+
+#[test]
+fn a_tracker_or_manager_that_does_not_answer_is_not_waited_for() {
+    let place = place();
+    let mut askers = askers(place.path(), &["--stall-timeout", "1"]);
+    let hello = TrackerResponse::Hello { version: 1 };
+    askers.iter_mut().for_each(|(_, wire)| wire.send(&hello).unwrap());
+    give_up_before(STALL_TIMEOUT, askers);
+}
+
+#[test]
+fn a_tracker_or_manager_that_falls_silent_is_not_waited_for() {
+    let place = place();
+    let mut askers = askers(place.path(), &["--idle-timeout", "26"]);
+    // A list is all that its program asks for.
+    askers.pop();
+    for (_, wire) in &mut askers {
+        wire.send(&TrackerResponse::Hello { version: 1 }).unwrap();
+        let Some(TrackerRequest::Register(registration)) = wire.message() else { panic!("no registration") };
+        wire.send(&registered(Token(1), ([127, 0, 0, 1], registration.port).into())).unwrap();
+    }
+    let began = Instant::now();
+    let (programs, wires): (Vec<Program>, Vec<Wire>) = askers.into_iter().unzip();
+    are_closed_before(CONVERSATION_TIMEOUT, wires);
+    assert!(began.elapsed() > KEEP_ALIVE, "an answer to what is said now and then is waited for");
+    programs.iter().for_each(|program| drop(program.wait_for_text("nothing moved for too long")));
 }

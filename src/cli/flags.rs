@@ -61,11 +61,12 @@ pub struct TimeoutFlags {
     /// How long the other side of a new connection may take to say hello, seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     hello_timeout: Duration,
-    /// Close a connection on which nothing is asked for so long, seconds; longer than 25
+    /// Close a connection on which nothing is asked, or on one's own to a tracker or manager nothing is heard, for so
+    /// long, seconds; longer than 25
     #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = parse_idle)]
     idle_timeout: Duration,
     /// How long the other side may be silent in the middle of a message, or take nothing of what it is sent, and how
-    /// long a source may take to begin an answer, seconds
+    /// long a source, tracker or manager may take to begin an answer, seconds
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_seconds)]
     stall_timeout: Duration,
 }

@@ -2,7 +2,7 @@
 
 use super::table;
 use crate::daemon::{DaemonError, Fault, lookup};
-use crate::net::Shutdown;
+use crate::net::{Shutdown, Timeouts};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 ///
 /// # Errors
 /// The tracker does not answer.
-pub fn run(tracker: SocketAddr, shutdown: &Shutdown) -> Result<(), DaemonError> {
-    let listed = lookup::list(tracker, shutdown);
+pub fn run(tracker: SocketAddr, timeouts: Timeouts, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    let listed = lookup::list(tracker, timeouts, shutdown);
     let found = match listed {
         Ok(found) => found,
         Err(_) if shutdown.is_stopped() => return Err(crate::daemon::finder::interrupted()),

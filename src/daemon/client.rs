@@ -9,7 +9,7 @@ use super::error::DaemonError;
 use super::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
 use super::peer::{ServeOptions, serve};
 use super::shelf::Shelf;
-use super::tracker_session::{self, SessionEvent};
+use super::tracker_session::{self, SessionConfig, SessionEvent};
 use super::watch::Watch;
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
@@ -173,7 +173,14 @@ fn serve_and_fetch(
     let (says, said) = bounded(QUEUE);
     let port = address.port();
     let registration = Registration { name: config.name.clone(), port, advertise: config.advertise };
-    tracker_session::start("tracker", config.tracker, registration, config.timeout, says, threads, shutdown)?;
+    let session = SessionConfig {
+        role: "tracker",
+        tracker: config.tracker,
+        registration,
+        timeout: config.timeout,
+        timeouts: config.serve.timeouts,
+    };
+    tracker_session::start(session, says, threads, shutdown)?;
     let (events, received) = bounded(QUEUE);
     let mut have = HaveMap::none(set.count);
     for chunk in &held {

@@ -30,13 +30,15 @@ pub trait Finder: Send {
 /// Asks a tracker.
 pub struct TrackerFinder {
     asker: Asker,
+    timeouts: Timeouts,
     token: Box<dyn Fn() -> Option<Token> + Send>,
 }
 
 impl TrackerFinder {
-    /// Asks with an asker of its own. `token` keeps this peer out of the answers, if it is registered.
-    pub fn new(asker: Asker, token: impl Fn() -> Option<Token> + Send + 'static) -> Self {
-        Self { asker, token: Box::new(token) }
+    /// Asks with an asker of its own, and over connections on which the tracker is waited for by `timeouts`. `token`
+    /// keeps this peer out of the answers, if it is registered.
+    pub fn new(asker: Asker, timeouts: Timeouts, token: impl Fn() -> Option<Token> + Send + 'static) -> Self {
+        Self { asker, timeouts, token: Box::new(token) }
     }
 }
 
@@ -44,10 +46,11 @@ impl Finder for TrackerFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
         if *query == Query::default() {
             let tracker = self.asker.tracker();
-            let listed = list(tracker, stop);
+            let listed = list(tracker, self.timeouts, stop);
             return listed.map_err(|why| format!("no list of files from the tracker on {tracker}: {why}"));
         }
-        let found = lookup(&mut self.asker, query, SOURCES_MAX as u32, (self.token)(), stop);
+        let (token, timeouts) = ((self.token)(), self.timeouts);
+        let found = lookup(&mut self.asker, query, SOURCES_MAX as u32, token, timeouts, stop);
         found.map_err(|why: AskError| why.to_string())
     }
 }

@@ -89,8 +89,8 @@ impl Leecher<'_> {
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
         let own = announcer.clone();
         let token = move || own.get().and_then(Announcer::token);
-        let mut finder =
-            TrackerFinder::new(Asker::new(*tracker, self.shutdown)?.with_patience(order.timeout), token);
+        let asker = Asker::new(*tracker, self.shutdown)?.with_patience(order.timeout);
+        let mut finder = TrackerFinder::new(asker, order.timeouts, token);
         let outage = Outage::new("tracker", *tracker, order.timeout);
         let located = transfer::locate(order, &mut finder, outage, self.shutdown)?;
         let mut order = order.clone();

@@ -1,9 +1,10 @@
 //! Asking a tracker who has a file: a datagram first, a connection when the answer does not fit in one, and for the
 //! list of all files.
 
-use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION, STALL_TIMEOUT};
+use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION};
 use crate::content::{FileId, FileName};
-use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, dial};
+use crate::net::link::halves;
+use crate::net::{AskError, Asker, LinkError, LinkReader, Shutdown, Timeouts, dial};
 use crate::protocol::frame::FrameError;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
@@ -42,6 +43,7 @@ pub fn lookup(
     query: &Query,
     wanted: u32,
     token: Option<Token>,
+    timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, AskError> {
     asker.until(shutdown);
@@ -51,7 +53,7 @@ pub fn lookup(
         TrackerResponse::Found { files, truncated } => {
             let known = |found: &FoundFile| found.holders > (found.whole.len() + found.partial.len()) as u32;
             let more = truncated || (wanted > DATAGRAM_HOLDERS && files.iter().any(known));
-            let all = more.then(|| over_connection(asker, &request(wanted), shutdown));
+            let all = more.then(|| over_connection(asker, &request(wanted), timeouts, shutdown));
             let mut files = match all {
                 None => files,
                 Some(Ok(more)) => more,
@@ -73,8 +75,12 @@ pub fn lookup(
 ///
 /// # Errors
 /// When the tracker does not answer.
-pub fn list(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Vec<FoundFile>, LinkError> {
-    converse(tracker, &TrackerRequest::List, shutdown, |response, reader| match response {
+pub fn list(
+    tracker: SocketAddr,
+    timeouts: Timeouts,
+    shutdown: &Shutdown,
+) -> Result<Vec<FoundFile>, LinkError> {
+    converse(tracker, &TrackerRequest::List, timeouts, shutdown, |response, reader| match response {
         TrackerResponse::Listing { count, length } if length <= LIST_MAX => {
             let mut payload = vec![0; length as usize];
             reader.payload(&mut payload)?;
@@ -89,18 +95,20 @@ pub fn list(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Vec<FoundFile>, 
     })
 }
 
-/// How a tracker's volunteers and files are. It tells only who is on its own machine.
+/// How a tracker's volunteers and files are. It tells only who is on its own machine, so nobody needs other time-outs.
 ///
 /// # Errors
 /// When the tracker does not answer, or does not tell.
 pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, LinkError> {
-    converse(tracker, &TrackerRequest::Status, shutdown, |response, reader| match response {
-        TrackerResponse::Status { length } if length <= LIST_MAX => {
-            let mut payload = vec![0; length as usize];
-            reader.payload(&mut payload)?;
-            Ok(serde_json::from_slice(&payload).map_err(FrameError::Json)?)
+    converse(tracker, &TrackerRequest::Status, Timeouts::default(), shutdown, |response, reader| {
+        match response {
+            TrackerResponse::Status { length } if length <= LIST_MAX => {
+                let mut payload = vec![0; length as usize];
+                reader.payload(&mut payload)?;
+                Ok(serde_json::from_slice(&payload).map_err(FrameError::Json)?)
+            }
+            other => Err(unexpected(other)),
         }
-        other => Err(unexpected(other)),
     })
 }
 
@@ -130,9 +138,10 @@ fn place(found: &mut FoundFile, tracker: SocketAddr) {
 fn over_connection(
     asker: &Asker,
     request: &TrackerRequest,
+    timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, LinkError> {
-    converse(asker.tracker(), request, shutdown, |response, _| match response {
+    converse(asker.tracker(), request, timeouts, shutdown, |response, _| match response {
         TrackerResponse::Found { files, .. } => Ok(files),
         other => Err(unexpected(other)),
     })
@@ -142,17 +151,18 @@ fn over_connection(
 fn converse<T>(
     tracker: SocketAddr,
     request: &TrackerRequest,
+    timeouts: Timeouts,
     shutdown: &Shutdown,
     answer: impl FnOnce(TrackerResponse, &mut LinkReader) -> Result<T, LinkError>,
 ) -> Result<T, LinkError> {
     let stream = Arc::new(dial(tracker, shutdown)?);
     let _guard = shutdown.guard(&stream);
-    let (mut reader, mut writer) = (LinkReader::new(stream.clone()), LinkWriter::new(stream)?);
+    let (mut reader, mut writer) = halves(&stream, timeouts.stall)?;
     writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION })?;
     writer.send(request)?;
-    match reader.message(STALL_TIMEOUT)? {
+    match reader.message(timeouts.hello)? {
         TrackerResponse::Hello { .. } => {
-            let response = reader.message(STALL_TIMEOUT)?;
+            let response = reader.message(timeouts.stall)?;
             answer(response, &mut reader)
         }
         other => Err(unexpected(other)),

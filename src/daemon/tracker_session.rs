@@ -9,10 +9,9 @@ use super::announcer::Outage;
 use super::error::DaemonError;
 use super::fetch::manifest_payload;
 use crate::content::Manifest;
-use crate::content::limits::{
-    CONVERSATION_TIMEOUT, KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, RETRY_MAX, STALL_TIMEOUT,
-};
-use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, dial};
+use crate::content::limits::{KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, RETRY_MAX};
+use crate::net::link::halves;
+use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{PeerSummary, Registration, Token, TrackerRequest, TrackerResponse};
@@ -46,24 +45,36 @@ pub enum SessionEvent {
     GivenUp(DaemonError),
 }
 
-/// Keeps a session with a tracker or manager (`role` says which to people) up until the shutdown, in threads of
-/// its own.
+/// With whom a session is, and as whom.
+pub struct SessionConfig {
+    /// What people call the other side: tracker or manager.
+    pub role: &'static str,
+    /// Where it is.
+    pub tracker: SocketAddr,
+    /// What is said of this peer.
+    pub registration: Registration,
+    /// How long it is waited for as a whole, over however many connections.
+    pub timeout: Option<Duration>,
+    /// How long it is waited for within a connection.
+    pub timeouts: Timeouts,
+}
+
+/// Keeps a session with a tracker or manager up until the shutdown, in threads of its own.
 ///
 /// # Errors
 /// When no thread can be spawned.
 pub fn start(
-    role: &'static str,
-    tracker: SocketAddr,
-    registration: Registration,
-    timeout: Option<Duration>,
+    config: SessionConfig,
     events: Sender<SessionEvent>,
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
+    let SessionConfig { role, tracker, registration, timeout, timeouts } = config;
     let mut session = Session {
         role,
         tracker,
         registration,
+        timeouts,
         events,
         asked: Instant::now(),
         outage: Outage::new(role, tracker, timeout),
@@ -77,6 +88,7 @@ struct Session {
     role: &'static str,
     tracker: SocketAddr,
     registration: Registration,
+    timeouts: Timeouts,
     events: Sender<SessionEvent>,
     /// Since when it has been waited for, while it is not there.
     asked: Instant,
@@ -129,9 +141,8 @@ impl Session {
             Err(error) => return SessionError::Connect(role, tracker, error),
         };
         let _guard = self.shutdown.guard(&stream);
-        let mut reader = LinkReader::new(stream.clone());
-        let mut writer = match LinkWriter::new(stream.clone()) {
-            Ok(writer) => writer,
+        let (mut reader, mut writer) = match halves(&stream, self.timeouts.stall) {
+            Ok(halves) => halves,
             Err(error) => return SessionError::Connect(role, tracker, error),
         };
         let joined = self.register(&mut reader, &mut writer);
@@ -177,9 +188,10 @@ impl Session {
         let lost = |error: LinkError| SessionError::Link(role, tracker, error);
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).map_err(lost)?;
         writer.send(&TrackerRequest::Register(self.registration.clone())).map_err(lost)?;
+        let mut patience = self.timeouts.hello;
         loop {
-            match reader.message(STALL_TIMEOUT).map_err(lost)? {
-                TrackerResponse::Hello { version: PROTOCOL_VERSION } => {}
+            match reader.message(patience).map_err(lost)? {
+                TrackerResponse::Hello { version: PROTOCOL_VERSION } => patience = self.timeouts.stall,
                 TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
                     let heartbeat = Duration::from_millis(heartbeat_ms);
                     return Ok((token, address, super::announcer::clamp_heartbeat(heartbeat)));
@@ -196,7 +208,7 @@ impl Session {
     fn listen(&self, reader: &mut LinkReader) -> SessionError {
         let lost = |error: LinkError| SessionError::Link(self.role, self.tracker, error);
         loop {
-            let event = match reader.message(CONVERSATION_TIMEOUT) {
+            let event = match reader.message(self.timeouts.idle) {
                 Ok(TrackerResponse::Alive) => continue,
                 Ok(TrackerResponse::Manifest { file, size, chunk_size, length }) => {
                     let payload = match manifest_payload(reader, size, chunk_size, length) {

@@ -8,10 +8,10 @@ use std::time::Duration;
 pub struct Timeouts {
     /// For its hello.
     pub hello: Duration,
-    /// For its next request, by who serves.
+    /// For its next request, by who serves; for anything at all, by a peer with a session at a tracker or manager.
     pub idle: Duration,
     /// For the next bytes in the middle of a message, for it to take what is sent, and for an answer to begin, by who
-    /// downloads.
+    /// asks.
     pub stall: Duration,
 }
 

@@ -80,7 +80,8 @@ impl ScriptedTracker {
     }
 }
 
-fn registered(token: Token, address: SocketAddr) -> TrackerResponse {
+/// The answer to a registration.
+pub fn registered(token: Token, address: SocketAddr) -> TrackerResponse {
     TrackerResponse::Registered { token, address, heartbeat_ms: 5_000, lease_ms: 10_000 }
 }
 

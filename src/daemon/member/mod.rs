@@ -16,7 +16,7 @@ use super::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use super::lookup::Query;
 use super::peer::{Met, ServeOptions, serve};
 use super::shelf::Shelf;
-use super::tracker_session::{self, SessionEvent};
+use super::tracker_session::{self, SessionConfig, SessionEvent};
 use super::volunteer::{Surroundings, Volunteer, VolunteerConfig};
 use super::watch::Watch;
 use crate::content::limits::LEASE;
@@ -118,22 +118,14 @@ impl Member {
         };
         let announcer = config.tracker.map(announce).transpose()?;
         let (says, said) = bounded(QUEUE);
-        if let Some(manager) = config.manager {
-            tracker_session::start(
-                "manager",
-                manager,
-                registration.clone(),
-                config.timeout,
-                says,
-                &threads,
-                shutdown,
-            )?;
+        let (timeout, timeouts) = (config.timeout, config.serve.timeouts);
+        if let Some(tracker) = config.manager {
+            let registration = registration.clone();
+            let session = SessionConfig { role: "manager", tracker, registration, timeout, timeouts };
+            tracker_session::start(session, says, &threads, shutdown)?;
         }
         let lend = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
-            let (shelf, timeout) = (shelf.clone(), config.timeout);
-            let failures = failures.clone();
-            let timeouts = config.serve.timeouts;
-            let threads = &threads;
+            let (shelf, failures, threads) = (shelf.clone(), failures.clone(), &threads);
             let beside =
                 Surroundings { tracker, registration, shelf, timeout, timeouts, failures, threads, shutdown };
             Volunteer::start(volunteer, beside)
@@ -254,13 +246,15 @@ impl Inner {
     /// A finder that asks everybody there is to ask.
     fn finder(&self) -> Result<Both, DaemonError> {
         let mut finders: Vec<Box<dyn Finder>> = Vec::new();
+        let timeouts = self.config.serve.timeouts;
         if self.config.manager.is_some() {
-            finders.push(Box::new(PeersFinder::new(self.peers.clone(), self.config.serve.timeouts)));
+            finders.push(Box::new(PeersFinder::new(self.peers.clone(), timeouts)));
         }
         if let Some(tracker) = self.config.tracker {
             let announcer = self.announcer.clone();
             let token = move || announcer.as_ref().and_then(Announcer::token);
-            finders.push(Box::new(TrackerFinder::new(Asker::new(tracker, &self.shutdown)?, token)));
+            let asker = Asker::new(tracker, &self.shutdown)?;
+            finders.push(Box::new(TrackerFinder::new(asker, timeouts, token)));
         }
         Ok(Both(finders))
     }

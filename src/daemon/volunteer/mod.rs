@@ -15,7 +15,7 @@ mod state;
 
 use super::error::DaemonError;
 use super::shelf::Shelf;
-use super::tracker_session;
+use super::tracker_session::{self, SessionConfig};
 use crate::content::FileId;
 use crate::content::limits::{CONVERSATION_IDLE, COPY_WORKERS, ORDERS_MAX};
 use crate::content::words::{counted, size};
@@ -52,7 +52,7 @@ pub struct Surroundings<'a> {
     pub shelf: Shelf,
     /// How long to wait for a tracker that does not answer.
     pub timeout: Option<Duration>,
-    /// How long sources of copies are waited for.
+    /// How long the tracker and sources of copies are waited for within a connection.
     pub timeouts: Timeouts,
     /// Where it is said that the tracker has not answered for so long.
     pub failures: Sender<DaemonError>,
@@ -135,12 +135,13 @@ impl Volunteer {
         // The session outlives the shutdown for a moment: it is what goodbye is said over.
         let session = Shutdown::new();
         let (says, said) = bounded(QUEUE);
-        let (tracker, timeout) = (beside.tracker, beside.timeout);
+        let Surroundings { tracker, registration, timeout, timeouts, .. } = beside;
         let inputs = state::Inputs { said, results, checked };
         let outputs = state::Outputs { copies, chores, failures: beside.failures, session: session.clone() };
         let state = state::State::new(hands, told, outputs, tracker, shutdown);
         threads.spawn("volunteer", move || state.run(&inputs))?;
-        tracker_session::start("tracker", tracker, beside.registration, timeout, says, threads, &session)?;
+        let config = SessionConfig { role: "tracker", tracker, registration, timeout, timeouts };
+        tracker_session::start(config, says, threads, &session)?;
         Ok(volunteer)
     }
 
