@@ -1,9 +1,10 @@
-//! What several targets need: messages that survive the wire, and the machines that answer requests, driven by
-//! arbitrary events.
+//! What several targets need: messages that survive the wire, the machines that answer requests, driven by
+//! arbitrary events, and what may be found on a disk in the place of what was written.
 //!
 //! A target in `targets/` says what must hold for any input, and panics when it does not.
 
 pub mod drive;
+pub mod instead;
 pub mod requests;
 
 use shoal::content::limits::DATAGRAM_MAX;
