@@ -56,8 +56,8 @@
 //!   is woken by a signal that this process sends itself; where the line editor does not take a terminal, that one thread
 //!   is not joined and ends with the process.
 //!
-//! Threads are spawned by [`net::Threads`] alone, have names, and are joined. [`net::Shutdown`] wakes whatever any
-//! of them waits for.
+//! Threads are spawned by [`net::Threads`] alone, have names, and are joined; a program that ends and has not joined one
+//! says so, and no test takes that. [`net::Shutdown`] wakes whatever any of them waits for.
 //!
 //! # A download, step by step
 //!

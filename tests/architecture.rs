@@ -158,6 +158,21 @@ fn decisions_name_no_socket_file_thread_or_clock() {
     }
 }
 
+/// So that a program can tell whether all of its threads have been joined.
+#[test]
+fn threads_are_spawned_where_they_are_counted_or_cannot_outlive_their_scope() {
+    const SPAWN: [&str; 4] = ["thread::spawn(", "thread::scope(", "thread::Builder", "Builder::new().name("];
+    let spawning = sources("src").into_iter().chain(sources("bin")).filter(|(path, source)| {
+        let is_test = path.ends_with("tests.rs") || path.contains("/tests/");
+        let code = code(source.split("#[cfg(test)]\nmod ").next().unwrap());
+        !is_test && SPAWN.iter().any(|spawn| code.contains(spawn))
+    });
+    let mut paths: Vec<String> = spawning.map(|(path, _)| path).collect();
+    paths.sort();
+    // What Ctrl-C begins may take longer than the program.
+    assert_eq!(paths, ["src/cli/signals.rs", "src/net/threads.rs", "src/storage/hashing.rs"]);
+}
+
 #[test]
 fn no_async_runtime() {
     let output = Command::new(env!("CARGO"))

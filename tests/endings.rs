@@ -210,3 +210,19 @@ fn whoever_has_just_been_started_ends_at_any_moment() {
         }
     }
 }
+
+/// Each has begun to serve when it finds out that something is taken.
+#[test]
+fn whoever_cannot_be_started_ends_all_the_same() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &[]);
+    let address = tracker.address().to_string();
+    let keeps = ["--listen", &address, "--state", "state"];
+    Program::start("tracker", &keeps, dir).ends_with(1);
+    let [one, other] = ["one", "other"].map(|name| subfolder(dir, name));
+    let lend = ["--volunteer", "1MiB", "--volunteer-dir", "kept"];
+    let first = client(dir, &one, "one", tracker.address(), &lend);
+    first.wait_for_text("lending ");
+    client(dir, &other, "other", tracker.address(), &lend).ends_with(17);
+}

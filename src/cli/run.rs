@@ -5,7 +5,7 @@
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
 use crate::daemon::watch::Watch;
 use crate::daemon::{DaemonError, Fault};
-use crate::net::Shutdown;
+use crate::net::{Shutdown, unjoined};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,8 +36,22 @@ pub fn run(
             exit_code(error.fault)
         }
     };
+    let left = unjoined();
+    if left > 0 {
+        log::error!(
+            "threads that were never joined: {left} (of {}); this is a fault in shoal",
+            threads().join(", ")
+        );
+    }
     log::logger().flush();
     code.into()
+}
+
+/// The names of the threads that there are, which tell whose some of them must be.
+fn threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.map(|name| name.trim_end().to_owned()).collect()
 }
 
 /// Each connection is an open file: the system's first limit, often 1,024, is less than the connections that a daemon

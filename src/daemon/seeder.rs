@@ -53,7 +53,6 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     };
     // First the port: it is known at once whether it is free, hashing may take minutes.
     let listener = Listener::bind(config.listen)?;
-    let address = listener.address();
     let glance = Glance::at(&config.file);
     let file = match hash(&config, &name, watch, shutdown) {
         Ok(file) => Arc::new(file),
@@ -62,9 +61,25 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
         Err(error) => return Err(error),
     };
     let threads = Threads::new();
-    let shelf = Shelf::new();
+    let result = serve_until(&config, name, listener, (file, glance), watch, &threads, shutdown);
+    shutdown.trigger();
+    threads.join();
+    result
+}
+
+/// Serves a file until the shutdown, and what it is later on.
+fn serve_until(
+    config: &SeederConfig,
+    name: FileName,
+    listener: Listener,
+    (file, glance): (Arc<WholeFile>, Option<Glance>),
+    watch: &dyn Watch,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> Result<(), DaemonError> {
+    let (address, shelf) = (listener.address(), Shelf::new());
     shelf.offer(offer_of(&name, &file));
-    serve(listener, shelf.clone(), &config.serve, None, &threads, shutdown)?;
+    serve(listener, shelf.clone(), &config.serve, None, threads, shutdown)?;
     log::info!("seeder listening on {address}");
     let (failures, failed) = bounded(1);
     let registration = Registration {
@@ -74,19 +89,16 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     };
     let (tracker, timeout) = (config.tracker, config.timeout);
     let announcer =
-        Announcer::start(tracker, registration, shelf.clone(), timeout, failures, &threads, shutdown)?;
-    let (config, said) = (&config, String::new());
+        Announcer::start(tracker, registration, shelf.clone(), timeout, failures, threads, shutdown)?;
+    let said = String::new();
     let mut kept = Kept { config, name, shelf, announcer, file, glance, seen: None, offered: true, said };
-    let result = loop {
+    loop {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => break Ok(()),
             recv(failed) -> failure => break failure.map_or(Ok(()), Err),
             default(FOLDER_LOOK) => kept.look(watch, shutdown),
         }
-    };
-    shutdown.trigger();
-    threads.join();
-    result
+    }
 }
 
 /// Makes an offer of a file, and says so.

@@ -96,15 +96,24 @@ pub fn start(
     watch: &Arc<dyn Watch>,
     shutdown: &Shutdown,
 ) -> Result<RunningTracker, DaemonError> {
+    let threads = Threads::new();
+    threads.unless_failed(start_in(&threads, config, watch, shutdown), shutdown)
+}
+
+fn start_in(
+    threads: &Threads,
+    config: &TrackerConfig,
+    watch: &Arc<dyn Watch>,
+    shutdown: &Shutdown,
+) -> Result<RunningTracker, DaemonError> {
     let mut seeds = seeds()?;
     let mut tracker = Tracker::new(config.rules, fastrand::Rng::with_seed(seeds.0), draw);
-    let threads = Threads::new();
     let (failures, failed) = bounded(1);
     let (mut hands, mut keeping, mut failed_keeping) = (Hands::none(), None, never());
     if let Some(keep) = &config.keep {
         let random = fastrand::Rng::with_seed(std::mem::take(&mut seeds.1));
         let (given, desk) =
-            keep_files(keep, config.listen.ip(), &mut tracker, random, watch, failures, &threads, shutdown)?;
+            keep_files(keep, config.listen.ip(), &mut tracker, random, watch, failures, threads, shutdown)?;
         (hands, keeping, failed_keeping) = (given, Some(desk), failed);
     }
     let TrackerConfig { listen, connections, timeouts, .. } = *config;
@@ -117,7 +126,7 @@ pub fn start(
         address,
         keeping,
         failed: failed_keeping,
-        threads,
+        threads: threads.clone(),
     })))
 }
 

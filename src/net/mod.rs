@@ -16,5 +16,5 @@ pub use dial::dial;
 pub use link::{LinkError, LinkReader, LinkWriter};
 pub use listener::{Activity, BindError, Listener};
 pub use shutdown::Shutdown;
-pub use threads::{Threads, side_by_side};
+pub use threads::{Threads, side_by_side, unjoined};
 pub use timeouts::Timeouts;

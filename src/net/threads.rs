@@ -1,13 +1,26 @@
 //! The one way to spawn a thread: named, with a small stack, and joined in the end.
 
 use crate::content::limits::STACK;
+// Of `core`, since nobody ever waits on a count.
+use core::sync::atomic::{AtomicUsize, Ordering};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-/// The threads of a daemon.
+/// Threads of this process that have been spawned and not been joined.
+static UNJOINED: AtomicUsize = AtomicUsize::new(0);
+
+/// How many threads of this process were spawned and have not been joined: none, when all that it ran has ended.
+pub fn unjoined() -> usize {
+    UNJOINED.load(Ordering::SeqCst)
+}
+
+/// The threads of a daemon. Whoever makes them joins them, or [lets them go](Self::abandon).
 #[derive(Clone, Default)]
-pub struct Threads(Arc<Mutex<Vec<JoinHandle<()>>>>);
+pub struct Threads(Arc<Group>);
+
+#[derive(Default)]
+struct Group(Mutex<Vec<JoinHandle<()>>>);
 
 impl Threads {
     /// No thread yet.
@@ -16,7 +29,7 @@ impl Threads {
     }
 
     fn handles(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Spawns a thread.
@@ -25,12 +38,17 @@ impl Threads {
     /// When the system has no room for another one.
     pub fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let handle = Builder::new().name(name.to_owned()).stack_size(STACK).spawn(run)?;
+        UNJOINED.fetch_add(1, Ordering::SeqCst);
         let mut handles = self.handles();
         // Those that have ended need no joining later.
+        let mut ended = Vec::new();
         if handles.len() >= 64 && handles.len().is_power_of_two() {
-            handles.retain(|handle| !handle.is_finished());
+            let all = std::mem::take(&mut *handles);
+            (ended, *handles) = all.into_iter().partition(JoinHandle::is_finished);
         }
         handles.push(handle);
+        drop(handles);
+        ended.into_iter().for_each(joined);
         Ok(())
     }
 
@@ -40,16 +58,25 @@ impl Threads {
         loop {
             let handle = self.handles().pop();
             match handle {
-                Some(handle) => {
-                    let name = handle.thread().name().unwrap_or("?").to_owned();
-                    if handle.join().is_err() {
-                        log::error!("the thread {name} panicked; this is a fault in shoal");
-                    }
-                }
+                Some(handle) => joined(handle),
                 None => return,
             }
         }
     }
+
+    /// Lets go of threads that nothing can wake: they end with the process.
+    pub fn abandon(&self) {
+        let handles = std::mem::take(&mut *self.handles());
+        UNJOINED.fetch_sub(handles.len(), Ordering::SeqCst);
+    }
+}
+
+fn joined(handle: JoinHandle<()>) {
+    let name = handle.thread().name().unwrap_or("?").to_owned();
+    if handle.join().is_err() {
+        log::error!("the thread {name} panicked; this is a fault in shoal");
+    }
+    UNJOINED.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// Runs `work` in `count` threads at once and returns when all have ended, so that it may borrow. When the system has
@@ -71,10 +98,43 @@ pub fn side_by_side(name: &str, count: usize, work: impl Fn() + Sync) {
     });
 }
 
+impl Threads {
+    /// What has come of starting something in these threads. When it could not be started, those that it has by then
+    /// are ended.
+    ///
+    /// # Errors
+    /// What it failed for.
+    pub fn unless_failed<T, E>(&self, started: Result<T, E>, shutdown: &super::Shutdown) -> Result<T, E> {
+        if started.is_err() {
+            shutdown.trigger();
+            self.join();
+        }
+        started
+    }
+}
+
+/// In a test of this crate, threads that are let go of without having been joined are a failure.
+#[cfg(test)]
+impl Drop for Group {
+    fn drop(&mut self) {
+        let left = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if left.is_empty() || std::thread::panicking() {
+            return;
+        }
+        let names: Vec<_> = left.iter().map(|handle| handle.thread().name().map(str::to_owned)).collect();
+        let own = std::thread::current().id();
+        if left.iter().any(|handle| handle.thread().id() == own) {
+            // Nobody would hear of a panic here.
+            eprintln!("{names:?} were never joined");
+            std::process::abort();
+        }
+        panic!("{names:?} were never joined");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn threads_side_by_side_may_borrow() {
@@ -84,6 +144,24 @@ mod tests {
         });
         side_by_side("test", 0, || panic!("nothing to do"));
         assert_eq!(ran.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "forgotten")]
+    fn a_test_that_leaves_a_thread_behind_fails() {
+        let threads = Threads::new();
+        threads.spawn("forgotten", || ()).unwrap();
+        drop(threads);
+    }
+
+    #[test]
+    fn what_cannot_be_started_leaves_no_thread_behind() {
+        let (threads, shutdown) = (Threads::new(), crate::net::Shutdown::new());
+        let end = shutdown.clone();
+        threads.spawn("begun", move || end.wait_forever()).unwrap();
+        assert_eq!(threads.unless_failed(Ok::<_, ()>(7), &shutdown), Ok(7));
+        assert!(!shutdown.is_stopped());
+        assert_eq!(threads.unless_failed(Err::<(), _>("no"), &shutdown), Err("no"));
     }
 
     #[test]

@@ -89,6 +89,9 @@ impl Transcript {
     }
 }
 
+/// What a program says when one of its threads has panicked, or was not joined before its end.
+pub const FAULT: &str = "this is a fault in shoal";
+
 /// Where one of the binaries is.
 fn binary(name: &str) -> &'static str {
     match name {
@@ -225,7 +228,16 @@ impl Program {
         if ended.is_none() && self.transcript.said.lock().unwrap().open > 0 {
             panic!("{} does not end", self.what);
         }
-        self.child.wait().unwrap().code()
+        let code = self.child.wait().unwrap().code();
+        self.has_no_fault();
+        code
+    }
+
+    /// Every thread that has ended did so in order, and at the program's end none was left.
+    #[track_caller]
+    fn has_no_fault(&self) {
+        let fault = self.lines().into_iter().find(|line| line.contains(FAULT));
+        assert_eq!(fault, None, "{}", self.what);
     }
 
     /// Waits for the program's end, which must be with a certain exit code.
@@ -281,6 +293,8 @@ impl Drop for Program {
         if std::thread::panicking() {
             eprintln!("--- {}: {status:?}", self.what);
             self.lines().iter().for_each(|line| eprintln!("    {line}"));
+        } else {
+            self.has_no_fault();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Programs at a terminal of their own: typed at, and what they show is read.
 
-use super::{PATIENCE, binary};
+use super::{FAULT, PATIENCE, binary};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -10,14 +10,16 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A program at a terminal of its own.
 pub struct AtTerminal {
     child: Child,
     keys: File,
-    /// The program's end of the terminal, held open so that its mode can be looked at.
-    screen: File,
+    /// The program's end of the terminal, held open until it has ended so that its mode can be looked at.
+    screen: Option<File>,
+    reader: Option<JoinHandle<()>>,
     shown: Arc<(Mutex<String>, Condvar)>,
     /// How much of what was shown has been waited for.
     seen: usize,
@@ -37,7 +39,9 @@ impl AtTerminal {
         grantpt(&controller).unwrap();
         unlockpt(&controller).unwrap();
         let path = ptsname(&controller, Vec::new()).unwrap();
-        let screen = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        // Closed in other programs: whoever held it open would keep the reading from its end.
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let screen = rustix::fs::open(path, flags, Mode::empty()).unwrap();
         tcsetwinsize(&screen, Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         let (keys, screen) = (File::from(controller), File::from(screen));
         let end = || screen.try_clone().unwrap();
@@ -55,15 +59,15 @@ impl AtTerminal {
             .unwrap();
         let shown = Arc::new((Mutex::new(String::new()), Condvar::new()));
         let (mut from, into) = (keys.try_clone().unwrap(), shown.clone());
-        // Ends with the test's process at the latest: while `screen` is open nothing ends the reading.
-        std::thread::spawn(move || {
+        // While `screen` is open nothing ends the reading.
+        let reader = std::thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(count @ 1..) = from.read(&mut piece) {
                 *into.0.lock().unwrap() += &String::from_utf8_lossy(&piece[..count]);
                 into.1.notify_all();
             }
         });
-        Self { child, keys, screen, shown, seen: 0 }
+        Self { child, keys, screen: Some(screen), reader: Some(reader), shown, seen: 0 }
     }
 
     /// Waits for a text that has not been waited for yet, and returns what was shown up to its end.
@@ -107,7 +111,7 @@ impl AtTerminal {
 
     /// Whether the terminal is as it was before there was a prompt.
     pub fn is_cooked(&self) -> bool {
-        let modes = tcgetattr(&self.screen).unwrap().local_modes;
+        let modes = tcgetattr(self.screen.as_ref().unwrap()).unwrap().local_modes;
         modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
 
@@ -147,5 +151,11 @@ impl Drop for AtTerminal {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        drop(self.screen.take());
+        drop(self.reader.take().map(JoinHandle::join));
+        if !std::thread::panicking() {
+            let shown = self.shown.0.lock().unwrap();
+            assert!(!shown.contains(FAULT), "{shown:?}");
+        }
     }
 }

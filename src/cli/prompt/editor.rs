@@ -146,8 +146,9 @@ impl Editor {
             waiting = matches!(answer, Err(crossbeam_channel::RecvTimeoutError::Timeout));
         }
         drop((self.go, self.heard));
-        if !waiting {
-            self.threads.join();
+        match waiting {
+            false => self.threads.join(),
+            true => self.threads.abandon(),
         }
     }
 }

@@ -65,14 +65,15 @@ pub fn run(
     let line = format!("{name}> ");
     let end = conduct(line, completing(names), &console, &mut prompt, member.failed(), shutdown);
     drop(prompt);
-    match end? {
-        End::Left => {}
-        End::Deaf => return super::member::wait(member, shutdown),
-    }
+    let result = match end {
+        Ok(End::Left) => Ok(()),
+        Ok(End::Deaf) => super::member::wait(member, shutdown),
+        Err(failure) => Err(failure),
+    };
     // Leaving is the shutdown; a question under way ends with it.
     shutdown.trigger();
     threads.join();
-    Ok(())
+    result
 }
 
 struct Prompt<'a> {

@@ -21,7 +21,7 @@ use datagrams::Replies;
 use desk::Desk;
 use state::State;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,14 +102,27 @@ impl Hub {
         let (listener, socket) = Listener::bind_with_datagrams(config.listen)?;
         let address = listener.address();
         let threads = Threads::new();
+        let started = Self::start_in(&threads, config, (listener, socket), machine, hands, shutdown);
+        threads.unless_failed(started, shutdown)?;
+        Ok(Self { address, threads })
+    }
+
+    fn start_in(
+        threads: &Threads,
+        config: &HubConfig,
+        (listener, socket): (Listener, UdpSocket),
+        machine: impl Machine + 'static,
+        hands: Hands,
+        shutdown: &Shutdown,
+    ) -> io::Result<()> {
         let (events, received) = bounded(QUEUE);
         let replies = Replies::new(socket.try_clone()?);
         let news = hands.news.clone();
         let (bell, rung) = bounded(1);
         let desk = Arc::new(Desk::new(State::new(machine, replies, hands), bell));
         let counter = desk.clone();
-        datagrams::receive(socket, secret()?, &threads, shutdown, move |batch| counter.hear(batch))?;
-        connections::serve(listener, config, events, &threads, shutdown)?;
+        datagrams::receive(socket, secret()?, threads, shutdown, move |batch| counter.hear(batch))?;
+        connections::serve(listener, config, events, threads, shutdown)?;
         let stopped = shutdown.clone();
         threads.spawn("state", move || {
             run(&desk, &rung, &received, news, &stopped);
@@ -117,8 +130,7 @@ impl Hub {
             // What was not heard of any more would stay in the channel for as long as somebody can send, and in it
             // connections, whose ends their senders wait for.
             received.iter().for_each(drop);
-        })?;
-        Ok(Self { address, threads })
+        })
     }
 
     /// Where it listens.

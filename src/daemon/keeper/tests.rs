@@ -161,6 +161,7 @@ struct Volunteers {
     honest: SocketAddr,
     lying: SocketAddr,
     empty: SocketAddr,
+    threads: Threads,
     shutdown: Shutdown,
     _folder: TempDir,
 }
@@ -175,23 +176,24 @@ impl Volunteers {
         let (id, manifest) = (whole.id(), whole.manifest().unwrap());
         let progress = Progress::new(HaveMap::all(manifest.layout().count()));
         let wrong = Arc::new(File::open(path("wrong")).unwrap());
-        let shutdown = Shutdown::new();
+        let (threads, shutdown) = (Threads::new(), Shutdown::new());
         let serving = |source: Option<Arc<dyn ChunkSource>>| {
             let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
             let (address, shelf) = (listener.address(), Shelf::new());
             source.into_iter().for_each(|source| shelf.put(id, source));
-            serve(listener, shelf, &ServeOptions::default(), None, &Threads::new(), &shutdown).unwrap();
+            serve(listener, shelf, &ServeOptions::default(), None, &threads, &shutdown).unwrap();
             address
         };
         let (honest, empty) = (serving(Some(whole)), serving(None));
         let lying = serving(Some(Arc::new(Lying(manifest, progress, wrong))));
-        Self { honest, lying, empty, shutdown, _folder: folder }
+        Self { honest, lying, empty, threads, shutdown, _folder: folder }
     }
 }
 
 impl Drop for Volunteers {
     fn drop(&mut self) {
         self.shutdown.trigger();
+        self.threads.join();
     }
 }
 

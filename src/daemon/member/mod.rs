@@ -95,11 +95,21 @@ impl Member {
         watch: Arc<dyn Watch>,
         shutdown: &Shutdown,
     ) -> Result<Self, DaemonError> {
+        let threads = Threads::new();
+        threads.unless_failed(Self::start_in(&threads, config, watch, shutdown), shutdown)
+    }
+
+    fn start_in(
+        threads: &Threads,
+        config: MemberConfig,
+        watch: Arc<dyn Watch>,
+        shutdown: &Shutdown,
+    ) -> Result<Self, DaemonError> {
         let listener = Listener::bind(config.listen)?;
         let folder = SharedFolder::open(&config.folder)?;
-        let (address, threads, shelf) = (listener.address(), Threads::new(), Shelf::new());
+        let (address, shelf) = (listener.address(), Shelf::new());
         let (met, meeting) = bounded(QUEUE);
-        serve(listener, shelf.clone(), &config.serve, Some(met), &threads, shutdown)?;
+        serve(listener, shelf.clone(), &config.serve, Some(met), threads, shutdown)?;
         log::info!("{} listening on {address}", config.name);
         let (failures, failed) = bounded(1);
         let registration =
@@ -112,7 +122,7 @@ impl Member {
                 shelf.clone(),
                 config.timeout,
                 failures,
-                &threads,
+                threads,
                 shutdown,
             )
         };
@@ -122,10 +132,10 @@ impl Member {
         if let Some(tracker) = config.manager {
             let registration = registration.clone();
             let session = SessionConfig { role: "manager", tracker, registration, timeout, timeouts };
-            tracker_session::start(session, says, &threads, shutdown)?;
+            tracker_session::start(session, says, threads, shutdown)?;
         }
         let lend = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
-            let (shelf, failures, threads) = (shelf.clone(), failures.clone(), &threads);
+            let (shelf, failures) = (shelf.clone(), failures.clone());
             let beside =
                 Surroundings { tracker, registration, shelf, timeout, timeouts, failures, threads, shutdown };
             Volunteer::start(volunteer, beside)
