@@ -75,9 +75,15 @@ struct Flags {
     /// How much of a chunk is passed on at once [default: 64 KiB, or a whole chunk beyond 64 peers]
     #[arg(long)]
     block: Option<ByteSize>,
+    /// How much more one connection may get of a link than another one
+    #[arg(long, default_value_t = 2.0)]
+    unfair: f64,
     /// Seeders do not say what has not left them yet
     #[arg(long)]
     no_hints: bool,
+    /// Seeders keep no line
+    #[arg(long)]
+    no_line: bool,
 }
 
 fn parse_range(text: &str) -> Result<(f64, f64), String> {
@@ -114,6 +120,8 @@ fn main() {
         seed: flags.seed,
         block: flags.block.map_or(block, |block| block.as_u64()),
         hints: !flags.no_hints,
+        line: !flags.no_line,
+        unfair: flags.unfair,
     };
     let outcome = World::new(setting).run();
     print(&flags, &outcome);

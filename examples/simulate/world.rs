@@ -1,12 +1,17 @@
 //! The peers of a simulated swarm, and what happens to them in order of time.
 
+mod line;
+
 use crate::network::{Forecast, Link, Network};
+use line::Standing;
+use shoal::content::limits::CONNECTIONS_MAX;
 use shoal::content::{ChunkIndex, HaveMap};
 use shoal::swarm::Moment;
 use shoal::swarm::fresh::Fresh;
+use shoal::swarm::line::{Line, Moved};
 use shoal::swarm::picker::{Picker, SourceId};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 /// How often a peer looks whether something is late, as the daemons do.
@@ -32,6 +37,8 @@ pub struct Setting {
     pub overhead: f64,
     pub seed: u64,
     pub hints: bool,
+    pub line: bool,
+    pub unfair: f64,
 }
 
 /// What came of it.
@@ -53,9 +60,13 @@ enum Event {
     Asks(usize, usize, ChunkIndex),
     /// From, to: chunks are named that are better asked for than others.
     Hints(usize, usize, Vec<ChunkIndex>),
-    /// Everybody who knows this peer learns that a chunk is coming, or there.
+    /// Everybody who asks this peer learns that a chunk is coming, or there.
     Got(usize, ChunkIndex),
     BlockEnds(usize, u32),
+    /// Somebody has another one ahead of it in the line of a seeder.
+    Placed(usize, Moved<usize>),
+    /// From, to: somebody is kept waiting by the one ahead of it.
+    Overtakes(usize, usize, bool),
 }
 
 /// A chunk on its way from one to another, block by block.
@@ -70,7 +81,13 @@ struct Transfer {
 struct Peer {
     picker: Picker,
     fresh: Option<Fresh<usize>>,
-    neighbours: Vec<usize>,
+    /// Its line, if it is a seeder; else where it stands in theirs.
+    line: Line<usize>,
+    standings: BTreeMap<usize, Standing>,
+    overtakes: u32,
+    /// Whom it asks, and who asks it.
+    sources: Vec<usize>,
+    clients: Vec<usize>,
     /// What each client has asked for and is not being sent yet.
     asked: HashMap<usize, VecDeque<ChunkIndex>>,
     /// To whom something goes out, and from whom something comes.
@@ -137,14 +154,22 @@ impl World {
         if let (Some(slow), Some(last)) = (setting.slow, links.last_mut()) {
             *last = Link::new(slow, slow);
         }
-        let graph = acquaint(total, setting.neighbours, &mut random);
-        let peers = graph.into_iter().enumerate().map(|(peer, neighbours)| {
+        let graph = acquaint(setting.seeders, total, setting.neighbours, &mut random);
+        let mut clients = vec![Vec::new(); total];
+        for (peer, sources) in graph.iter().enumerate() {
+            sources.iter().for_each(|source| clients[*source].push(peer));
+        }
+        let peers = graph.into_iter().zip(clients).enumerate().map(|(peer, (sources, clients))| {
             let seeds = peer < setting.seeders;
             let have = if seeds { HaveMap::all(count) } else { HaveMap::none(count) };
             Peer {
                 fresh: (seeds && setting.hints).then(|| Fresh::new(&have, &mut random)),
                 picker: Picker::new(have, true),
-                neighbours,
+                line: Line::default(),
+                standings: BTreeMap::new(),
+                overtakes: 0,
+                sources,
+                clients,
                 asked: HashMap::new(),
                 sending: Vec::new(),
                 receiving: Vec::new(),
@@ -253,6 +278,7 @@ impl World {
             Event::Join(peer) => self.join(peer),
             Event::Die(peer) => self.die(peer),
             Event::Tick(peer) if self.peers[peer].alive && self.peers[peer].done.is_none() => {
+                self.overtake(peer);
                 self.ask_all(peer);
                 self.at(self.now + TICK, Event::Tick(peer));
             }
@@ -264,13 +290,20 @@ impl World {
                 self.ask(to, from);
             }
             Event::Got(peer, index) if self.peers[peer].alive => {
-                for at in 0..self.peers[peer].neighbours.len() {
-                    let other = self.peers[peer].neighbours[at];
+                for at in 0..self.peers[peer].clients.len() {
+                    let other = self.peers[peer].clients[at];
                     if self.peers[other].alive && self.peers[other].done.is_none() {
                         self.messages += 1;
-                        self.peers[other].picker.source_has(SourceId(peer as u32), index);
+                        let source = SourceId(peer as u32);
+                        self.peers[other].picker.source_has(source, index);
                         self.ask(other, peer);
                     }
+                }
+            }
+            Event::Placed(seeder, moved) if self.peers[moved.who].alive => self.placed(seeder, moved),
+            Event::Overtakes(from, to, sure) if self.peers[from].alive => {
+                for moved in self.peers[to].line.overtake(from, sure) {
+                    self.say(Event::Placed(to, moved));
                 }
             }
             Event::BlockEnds(flow, version) if self.network.current(flow, version) => self.block_ends(flow),
@@ -280,19 +313,32 @@ impl World {
 
     fn join(&mut self, peer: usize) {
         self.peers[peer].alive = true;
-        let neighbours = self.peers[peer].neighbours.clone();
-        for other in neighbours.iter().copied().filter(|other| self.peers[*other].alive).collect::<Vec<_>>() {
-            for (one, two) in [(peer, other), (other, peer)] {
-                let have = self.peers[two].picker.done().clone();
-                self.peers[one].picker.add_source(SourceId(two as u32), have, self.now);
-            }
-            let hints = self.peers[other].fresh.as_mut().map(|fresh| fresh.join(peer)).unwrap_or_default();
-            self.peers[peer].picker.hint(SourceId(other as u32), &hints);
-            self.ask(other, peer);
+        for source in self.peers[peer].sources.clone() {
+            self.meet(peer, source);
+        }
+        for client in self.peers[peer].clients.clone() {
+            self.meet(client, peer);
         }
         self.ask_all(peer);
         let first = TICK.mul_f64(self.random.f64());
         self.at(self.now + first, Event::Tick(peer));
+    }
+
+    fn meet(&mut self, client: usize, source: usize) {
+        if self.peers[client].alive && self.peers[source].alive {
+            let have = self.peers[source].picker.done().clone();
+            let hints = self.peers[source].fresh.as_mut().map(|fresh| fresh.join(client)).unwrap_or_default();
+            let picker = &mut self.peers[client].picker;
+            picker.add_source(SourceId(source as u32), have, self.now);
+            picker.hint(SourceId(source as u32), &hints);
+            if source < self.setting.seeders && self.setting.line {
+                for moved in self.peers[source].line.join(client) {
+                    self.placed(source, moved);
+                }
+            }
+            self.follow(client);
+            self.ask(client, source);
+        }
     }
 
     fn die(&mut self, peer: usize) {
@@ -301,15 +347,19 @@ impl World {
             self.waiting -= 1;
         }
         self.peers[peer].alive = false;
-        for other in self.peers[peer].neighbours.clone() {
-            self.abort(peer, other);
-            self.abort(other, peer);
-            self.peers[other].picker.remove_source(SourceId(peer as u32));
-            self.peers[other].asked.remove(&peer);
-            if let Some(fresh) = &mut self.peers[other].fresh {
+        self.step_out(peer);
+        for source in self.peers[peer].sources.clone() {
+            self.abort(source, peer);
+            self.peers[source].asked.remove(&peer);
+            if let Some(fresh) = &mut self.peers[source].fresh {
                 fresh.leave(peer);
             }
-            self.ask_all(other);
+        }
+        for client in self.peers[peer].clients.clone() {
+            self.abort(peer, client);
+            self.peers[client].picker.remove_source(SourceId(peer as u32));
+            self.follow(client);
+            self.ask_all(client);
         }
     }
 
@@ -380,11 +430,18 @@ impl World {
             return;
         }
         let bytes = self.length(index) as f64 * self.setting.overhead / f64::from(total);
-        let (flow, forecasts) = self.network.start(from, to, bytes, self.now.as_secs_f64());
+        let (flow, forecasts) =
+            self.network.start((from, to), bytes, self.weight(from, to), self.now.as_secs_f64());
         if let Some(transfer) = self.transfers.get_mut(&(from, to)) {
             transfer.flow = Some(flow);
         }
         self.foresee(forecasts);
+    }
+
+    /// What a connection gets of a link against others: TCP is not as fair as one could wish.
+    fn weight(&self, from: usize, to: usize) -> f64 {
+        let pair = (self.setting.seed << 48) ^ ((from as u64) << 24) ^ to as u64;
+        self.setting.unfair.powf(fastrand::Rng::with_seed(pair).f64() - 0.5)
     }
 
     fn foresee(&mut self, forecasts: Vec<Forecast>) {
@@ -423,6 +480,10 @@ impl World {
             self.seeder_sent += bytes;
         }
         self.serve(from, to);
+        let hints = self.peers[from].fresh.as_mut().map(|fresh| fresh.left(to, index)).unwrap_or_default();
+        if !hints.is_empty() {
+            self.say(Event::Hints(from, to, hints));
+        }
         let peer = &mut self.peers[to];
         if !peer.picker.arrived(SourceId(from as u32), index, self.now) {
             self.wasted += bytes;
@@ -430,14 +491,18 @@ impl World {
         if peer.done.is_none() && peer.picker.is_complete() {
             peer.done = Some(self.now);
             self.waiting -= usize::from(to < self.setting.seeders + self.counted());
+            self.step_out(to);
         }
         self.ask(to, from);
+        if self.setting.peers < 100 {
+            self.ask_all(to);
+        }
     }
 
     fn ask_all(&mut self, peer: usize) {
-        let mut neighbours = self.peers[peer].neighbours.clone();
-        self.random.shuffle(&mut neighbours);
-        neighbours.into_iter().for_each(|other| self.ask(peer, other));
+        let mut sources = self.peers[peer].sources.clone();
+        self.random.shuffle(&mut sources);
+        sources.into_iter().for_each(|other| self.ask(peer, other));
     }
 
     /// Asks a source for what the picker says.
@@ -457,20 +522,26 @@ impl World {
     }
 }
 
-/// Who knows whom: everybody knows about as many others as there may be neighbours, and all ways lead both ways.
-fn acquaint(total: usize, most: usize, random: &mut fastrand::Rng) -> Vec<Vec<usize>> {
-    if total - 1 <= most {
-        return (0..total).map(|peer| (0..total).filter(|other| *other != peer).collect()).collect();
+/// Whom each peer asks: some of the others, drawn. A seeder asks nobody and is asked by as many.
+fn acquaint(seeders: usize, total: usize, most: usize, random: &mut fastrand::Rng) -> Vec<Vec<usize>> {
+    let leechers = total - seeders;
+    let mut graph: Vec<Vec<usize>> = vec![Vec::new(); total];
+    for seeder in 0..seeders {
+        for leecher in random.choose_multiple(seeders..total, CONNECTIONS_MAX.min(leechers)) {
+            graph[leecher].push(seeder);
+        }
     }
-    let mut graph = vec![Vec::new(); total];
-    for peer in 0..total {
-        // A few tries are enough: who is full already is known well enough.
-        for _ in 0..most * 2 {
-            let other = random.usize(..total);
-            let fits = graph[peer].len() < most * 3 / 4 && graph[other].len() < most;
-            if fits && other != peer && !graph[peer].contains(&other) {
-                graph[peer].push(other);
-                graph[other].push(peer);
+    for (peer, sources) in graph.iter_mut().enumerate().skip(seeders) {
+        let left = most.saturating_sub(sources.len()).min(leechers - 1);
+        if left == leechers - 1 {
+            sources.extend((seeders..total).filter(|other| *other != peer));
+            continue;
+        }
+        let full = sources.len() + left;
+        while sources.len() < full {
+            let other = random.usize(seeders..total);
+            if other != peer && !sources.contains(&other) {
+                sources.push(other);
             }
         }
     }

@@ -6,17 +6,17 @@
 
 use super::relay::{Arriving, Listening, Piece};
 use super::shelf::{Offer, Shelf};
-use super::visitors::{VisitorId, Visitors};
+use super::visitors::{VisitorId, Visitors, Welcome};
 use crate::content::limits::{self, PROTOCOL_VERSION, SERVE_QUEUE};
 use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
 use crate::net::link::{SLICE, halves};
 use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
-use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
+use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
 use crate::storage::{ChunkSource, StoreError};
 use crate::swarm::token_bucket::TokenBucket;
-use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, never};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fs::File;
@@ -34,6 +34,8 @@ const LIMITED_SLICE_SECONDS: u64 = 10;
 const LIMITED_AT_ONCE: u64 = 64;
 /// Files named in one answer.
 const FILES_MAX: usize = 65_536;
+/// News of chunks is told so often at most.
+const NEWS_PAUSE: Duration = Duration::from_millis(100);
 /// How often one that waits for a chunk to come looks whether it is still to wait.
 const GLANCE: Duration = Duration::from_millis(100);
 /// Chunks named in one `got`.
@@ -269,6 +271,8 @@ struct Subscription {
     news: Receiver<()>,
     /// Chunks that begin to arrive here; never ready for who does not pass them on.
     coming: Listening,
+    /// Whom the other side had better ask first, whenever that changes.
+    upstream: Receiver<Upstream>,
 }
 
 impl Subscription {
@@ -276,7 +280,7 @@ impl Subscription {
     fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: Listening) -> (Self, HaveMap) {
         let news = source.progress().subscribe();
         let (have, cursor) = source.progress().have();
-        (Self { file, source, cursor, news, coming }, have)
+        (Self { file, source, cursor, news, coming, upstream: never() }, have)
     }
 }
 
@@ -289,6 +293,8 @@ struct Answers<'a> {
     visitor: VisitorId,
     serves: Option<SocketAddr>,
     subscriptions: Vec<Subscription>,
+    /// When news was last told.
+    told: Instant,
 }
 
 impl Drop for Answers<'_> {
@@ -302,7 +308,7 @@ impl Drop for Answers<'_> {
 impl<'a> Answers<'a> {
     fn new(server: &'a Server, writer: LinkWriter, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
         let visitor = server.visitors.name();
-        Self { server, writer, from, visitor, serves, subscriptions: Vec::new() }
+        Self { server, writer, from, visitor, serves, subscriptions: Vec::new(), told: Instant::now() }
     }
 
     fn run(mut self, requests: &Receiver<PeerRequest>) -> Result<(), LinkError> {
@@ -310,39 +316,56 @@ impl<'a> Answers<'a> {
             let mut select = Select::new();
             let asked = select.recv(requests);
             for subscription in &self.subscriptions {
-                select.recv(&subscription.news);
                 select.recv(subscription.coming.chunks());
+                select.recv(&subscription.upstream);
             }
-            let ready = select.ready();
+            // News waits a while for more: who fetches knows already of most of it, that it was coming.
+            let quiet = self.told + NEWS_PAUSE;
+            let hears_news = Instant::now() >= quiet;
+            for subscription in self.subscriptions.iter().filter(|_| hears_news) {
+                select.recv(&subscription.news);
+            }
+            let ready = match hears_news {
+                true => Some(select.ready()),
+                false => select.ready_deadline(quiet).ok(),
+            };
             drop(select);
-            if ready == asked {
-                match requests.try_recv() {
+            match ready {
+                Some(ready) if ready == asked => match requests.try_recv() {
                     Ok(request) => self.answer(request)?,
-                    Err(crossbeam_channel::TryRecvError::Empty) => {}
-                    Err(crossbeam_channel::TryRecvError::Disconnected) => return Ok(()),
-                }
-            } else {
-                let subscription = &self.subscriptions[(ready - 1) / 2];
-                match ready % 2 {
-                    1 => drop(subscription.news.try_recv()),
-                    _ => self.tell_coming((ready - 1) / 2)?,
-                }
+                    Err(TryRecvError::Empty) => {}
+                    Err(TryRecvError::Disconnected) => return Ok(()),
+                },
+                Some(ready) if ready <= 2 * self.subscriptions.len() => self.tell_way((ready - 1) / 2)?,
+                _ => self.tell_news()?,
             }
-            self.tell_news()?;
         }
     }
 
-    /// A chunk that begins to arrive can be asked for.
-    fn tell_coming(&mut self, at: usize) -> Result<(), LinkError> {
-        let Some(Subscription { file, coming, .. }) = self.subscriptions.get(at) else { return Ok(()) };
-        match coming.chunks().try_recv() {
-            Ok(index) => self.writer.send(&PeerResponse::Coming { file: *file, index }),
-            Err(_) => Ok(()),
+    /// A chunk that begins to arrive can be asked for; and who is to be asked first may have changed.
+    fn tell_way(&mut self, at: usize) -> Result<(), LinkError> {
+        let Some(Subscription { file, coming, upstream, .. }) = self.subscriptions.get_mut(at) else {
+            return Ok(());
+        };
+        if let Ok(index) = coming.chunks().try_recv() {
+            self.writer.send(&PeerResponse::Coming { file: *file, index })?;
+        }
+        match upstream.try_recv() {
+            Ok(upstream) => self.writer.send(&PeerResponse::Upstream { file: *file, upstream }),
+            Err(TryRecvError::Empty) => Ok(()),
+            Err(TryRecvError::Disconnected) => {
+                *upstream = never();
+                Ok(())
+            }
         }
     }
 
     /// Each chunk that has come since the last time is named once; what is gone again is not.
     fn tell_news(&mut self) -> Result<(), LinkError> {
+        self.told = Instant::now();
+        for subscription in &self.subscriptions {
+            let _ = subscription.news.try_recv();
+        }
         for subscription in &mut self.subscriptions {
             loop {
                 let progress = subscription.source.progress();
@@ -365,6 +388,10 @@ impl<'a> Answers<'a> {
             PeerRequest::Manifest { file } => self.manifest(file),
             PeerRequest::Have { file } => self.have(file),
             PeerRequest::Chunk { file, index } => self.chunk(file, index),
+            PeerRequest::Overtake { file, sure } => {
+                self.server.visitors.overtake(self.visitor, file, sure);
+                Ok(())
+            }
             PeerRequest::Files { name, id } => self.files(name.as_ref(), id),
             PeerRequest::Ping => {
                 self.look_again()?;
@@ -438,13 +465,21 @@ impl<'a> Answers<'a> {
         let Some(map) = map else {
             return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), None);
         };
-        let bytes = map.to_bytes();
-        let response = PeerResponse::Have { file, count: map.count(), length: bytes.len() as u64 };
-        self.writer.send_with(&response, &bytes)?;
         // What is not subscribed to is not left again, either.
-        let is_new = !known && self.subscriptions.iter().any(|subscription| subscription.file == file);
-        let (true, Some(address)) = (is_new, self.serves) else { return Ok(()) };
-        let (peers, hints) = self.server.visitors.join(self.visitor, address, file, &map);
+        let new = self.subscriptions.iter_mut().find(|one| !known && one.file == file);
+        let mut welcome = None;
+        if let (Some(subscription), Some(address)) = (new, self.serves) {
+            let Welcome { peers, hints, upstream } =
+                self.server.visitors.join(self.visitor, address, file, &map);
+            welcome = Some((peers, hints));
+            subscription.upstream = upstream;
+        }
+        let placed = self.subscriptions.iter().find(|one| one.file == file);
+        let upstream = placed.and_then(|subscription| subscription.upstream.try_recv().ok());
+        let bytes = map.to_bytes();
+        let response = PeerResponse::Have { file, count: map.count(), length: bytes.len() as u64, upstream };
+        self.writer.send_with(&response, &bytes)?;
+        let Some((peers, hints)) = welcome else { return Ok(()) };
         if !peers.is_empty() {
             self.writer.send(&PeerResponse::Peers { file, peers })?;
         }
@@ -530,7 +565,9 @@ impl<'a> Answers<'a> {
                 false => Err(LinkError::Closed),
             }
         };
-        self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)
+        self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)?;
+        let hints = self.server.visitors.left(self.visitor, file, index);
+        self.hint(file, hints)
     }
 
     /// Sends a chunk while it is being received. If it is lost, so is this connection: what has been said of the
@@ -552,7 +589,17 @@ impl<'a> Answers<'a> {
                 Piece::Nothing if moved.elapsed() >= server.timeouts.stall => {
                     return Err(LinkError::TimedOut);
                 }
-                Piece::Nothing => {}
+                Piece::Nothing => {
+                    // It may have come in full from somebody faster.
+                    if let Some(Ok(stored)) = server.shelf.stored(file, index) {
+                        let (offset, left) = (stored.offset + sent as u64, length - sent as u32);
+                        let pace = |bytes| {
+                            server.pace(bytes);
+                            Ok(())
+                        };
+                        return self.writer.send_rest(&stored.file, offset, left, pace);
+                    }
+                }
                 Piece::Bytes => {
                     server.pace(piece.len() as u64);
                     self.writer.send_piece(&piece)?;

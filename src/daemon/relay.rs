@@ -17,7 +17,7 @@ use std::time::Duration;
 /// What is held back of a chunk until it is verified, bytes.
 const HELD_BACK: usize = 1_024;
 /// Bytes go on in blocks of so many, or every few of them would cost a packet of their own.
-const BLOCK: usize = 16 * 1_024;
+const BLOCK: usize = 32 * 1_024;
 /// News of beginnings that may wait for a listener; what does not fit it learns when the chunk is here.
 const NEWS: usize = 256;
 
@@ -172,8 +172,12 @@ pub struct Incoming {
 impl Incoming {
     /// More bytes have come.
     pub fn push(&self, bytes: &[u8]) {
-        lock(&self.arriving.state).bytes.extend_from_slice(bytes);
-        self.arriving.moved.notify_all();
+        let mut state = lock(&self.arriving.state);
+        let before = state.bytes.len();
+        state.bytes.extend_from_slice(bytes);
+        if state.bytes.len() / BLOCK > before / BLOCK {
+            self.arriving.moved.notify_all();
+        }
     }
 
     /// All of it has come, is what it must be, and is stored.

@@ -1,4 +1,5 @@
-//! Who is here for a file and serves it as well: what a serving peer tells them of each other, and what it hints at.
+//! Who is here for a file and serves it as well: what a serving peer tells them of each other, what it hints at, and in
+//! which line they stand.
 //!
 //! Peers who begin together would otherwise know nobody but the seeder until the tracker is asked again. Only the one
 //! that comes is told of those who are here: it connects to them, and so they learn of it.
@@ -7,19 +8,59 @@
 
 use crate::content::limits::PEERS_NAMED;
 use crate::content::{ChunkIndex, FileId, HaveMap};
+use crate::protocol::peer::Upstream;
 use crate::swarm::fresh::Fresh;
+use crate::swarm::line::{Line, Moved};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// Changes of one place in a line that may wait for its connection.
+const MOVES_MAX: usize = 64;
+
 /// A connection, counted from the first.
 pub type VisitorId = u64;
 
+struct Visitor {
+    address: SocketAddr,
+    /// Learns whom to ask first: another visitor, or this peer.
+    upstream: Sender<Upstream>,
+}
+
 #[derive(Default)]
 struct Visited {
-    here: HashMap<VisitorId, SocketAddr>,
-    /// What has not left this peer yet, if it had the whole file when the first one came.
-    fresh: Option<Fresh<VisitorId>>,
+    here: HashMap<VisitorId, Visitor>,
+    /// What has not left this peer yet, and the line, if it had the whole file when the first one came.
+    origin: Option<Origin>,
+}
+
+struct Origin {
+    fresh: Fresh<VisitorId>,
+    line: Line<VisitorId>,
+}
+
+impl Visited {
+    /// Tells those who have another one ahead of them now.
+    fn tell(&self, moved: impl IntoIterator<Item = Moved<VisitorId>>) {
+        for Moved { who, ahead, second: first, closed } in moved {
+            let peer = ahead.and_then(|ahead| self.here.get(&ahead)).map(|visitor| visitor.address);
+            if let Some(visitor) = self.here.get(&who) {
+                // Who does not read what it is told has other troubles.
+                let _ = visitor.upstream.try_send(Upstream { peer, first, closed });
+            }
+        }
+    }
+}
+
+/// What one who comes is told.
+pub struct Welcome {
+    /// Others who are here.
+    pub peers: Vec<SocketAddr>,
+    /// What it had better ask for.
+    pub hints: Vec<ChunkIndex>,
+    /// Whom it had better ask first, whenever that changes: an address, or none for this peer.
+    pub upstream: Receiver<Upstream>,
 }
 
 #[derive(Default)]
@@ -44,32 +85,47 @@ impl Visitors {
         state.last
     }
 
-    /// Somebody who serves at `address` is here for a file, of which this peer has `have`. Returns others who are here,
-    /// and hints.
-    pub fn join(
-        &self,
-        id: VisitorId,
-        address: SocketAddr,
-        file: FileId,
-        have: &HaveMap,
-    ) -> (Vec<SocketAddr>, Vec<ChunkIndex>) {
+    /// Somebody who serves at `address` is here for a file, of which this peer has `have`. Returns what it is
+    /// to be told.
+    pub fn join(&self, id: VisitorId, address: SocketAddr, file: FileId, have: &HaveMap) -> Welcome {
         let mut random = fastrand::Rng::new();
         let mut state = self.state();
         let visited = state.files.entry(file).or_insert_with(|| Visited {
             here: HashMap::new(),
-            fresh: have.is_complete().then(|| Fresh::new(have, &mut random)),
+            origin: have
+                .is_complete()
+                .then(|| Origin { fresh: Fresh::new(have, &mut random), line: Line::default() }),
         });
-        let others = visited.here.values().copied().filter(|other| *other != address);
-        let others = random.choose_multiple(others, PEERS_NAMED);
-        visited.here.insert(id, address);
-        (others, visited.fresh.as_mut().map(|fresh| fresh.join(id)).unwrap_or_default())
+        let others = visited.here.values().map(|visitor| visitor.address);
+        let peers = random.choose_multiple(others.filter(|other| *other != address), PEERS_NAMED);
+        let (teller, upstream) = bounded(MOVES_MAX);
+        visited.here.insert(id, Visitor { address, upstream: teller });
+        let moved = visited.origin.as_mut().map(|origin| origin.line.join(id)).unwrap_or_default();
+        visited.tell(moved);
+        let hints = visited.origin.as_mut().map(|origin| origin.fresh.join(id)).unwrap_or_default();
+        Welcome { peers, hints, upstream }
+    }
+
+    /// Somebody is kept waiting by the one ahead of it.
+    pub fn overtake(&self, id: VisitorId, file: FileId, sure: bool) {
+        let mut state = self.state();
+        let Some(visited) = state.files.get_mut(&file) else { return };
+        let moved = visited.origin.as_mut().map(|origin| origin.line.overtake(id, sure)).unwrap_or_default();
+        visited.tell(moved);
     }
 
     /// A chunk is asked for. Returns new hints for who asks.
     pub fn asked(&self, id: VisitorId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
         let mut state = self.state();
-        let fresh = state.files.get_mut(&file).and_then(|visited| visited.fresh.as_mut());
-        fresh.map(|fresh| fresh.asked(id, index)).unwrap_or_default()
+        let origin = state.files.get_mut(&file).and_then(|visited| visited.origin.as_mut());
+        origin.map(|origin| origin.fresh.asked(id, index)).unwrap_or_default()
+    }
+
+    /// A chunk has gone out. Returns new hints for who has got it.
+    pub fn left(&self, id: VisitorId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
+        let mut state = self.state();
+        let origin = state.files.get_mut(&file).and_then(|visited| visited.origin.as_mut());
+        origin.map(|origin| origin.fresh.left(id, index)).unwrap_or_default()
     }
 
     /// A connection has ended.
@@ -77,8 +133,10 @@ impl Visitors {
         let mut state = self.state();
         let Some(visited) = state.files.get_mut(&file) else { return };
         visited.here.remove(&id);
-        if let Some(fresh) = &mut visited.fresh {
-            fresh.leave(id);
+        if let Some(origin) = &mut visited.origin {
+            origin.fresh.leave(id);
+            let moved = origin.line.leave(id);
+            visited.tell(moved);
         }
         if visited.here.is_empty() {
             state.files.remove(&file);
@@ -90,17 +148,28 @@ impl Visitors {
 mod tests {
     use super::*;
 
+    fn second_behind(peer: SocketAddr) -> Upstream {
+        Upstream { peer: Some(peer), first: true, closed: false }
+    }
+
     #[test]
     fn who_comes_is_told_of_those_who_are_here_and_hints_differ() {
         let (visitors, file) = (Visitors::default(), FileId([1; 32]));
         let [one, two] = [7001, 7002].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
         let (first, second) = (visitors.name(), visitors.name());
-        let (peers, hints) = visitors.join(first, one, file, &HaveMap::all(9));
+        let Welcome { peers, hints, upstream } = visitors.join(first, one, file, &HaveMap::all(9));
         assert!(peers.is_empty() && !hints.is_empty());
-        let (peers, other) = visitors.join(second, two, file, &HaveMap::all(9));
-        assert_eq!(peers, [one]);
-        assert!(!other.is_empty() && other.iter().all(|index| !hints.contains(index)));
-        let (peers, _) = visitors.join(visitors.name(), two, file, &HaveMap::all(9));
+        assert_eq!(upstream.try_recv(), Ok(Upstream::default()), "it is the first in the line");
+        let other = visitors.join(second, two, file, &HaveMap::all(9));
+        assert_eq!(other.peers, [one]);
+        assert!(!other.hints.is_empty() && other.hints.iter().all(|index| !hints.contains(index)));
+        assert_eq!(other.upstream.try_recv(), Ok(second_behind(one)));
+        visitors.overtake(second, file, true);
+        assert_eq!(
+            (other.upstream.try_recv(), upstream.try_recv()),
+            (Ok(Upstream::default()), Ok(second_behind(two)))
+        );
+        let peers = visitors.join(visitors.name(), two, file, &HaveMap::all(9)).peers;
         assert_eq!(peers, [one], "nobody is told of itself");
         assert!(!visitors.asked(first, file, hints[0]).is_empty());
         (1..=3).for_each(|id| visitors.leave(id, file));

@@ -2,7 +2,7 @@
 //!
 //! A conversation opens with `hello` from both sides. After that requests are pipelined: answers come
 //! in the order of the requests. Once `have` was asked, `got` may come between them, and to who serves as well also
-//! `coming`, `hints` and `peers`.
+//! `coming`, `hints`, `upstream` and `peers`. `overtake` and `ping` ask for nothing that the order depends on.
 
 use super::tracker::FileSummary;
 use super::{ErrorCode, Message};
@@ -58,11 +58,33 @@ pub enum PeerRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<FileId>,
     },
+    /// The peer that was named `upstream` keeps the asker waiting: another one, please.
+    Overtake {
+        /// The file.
+        file: FileId,
+        /// Whether it has been compared with the one who is asked here.
+        #[serde(default)]
+        sure: bool,
+    },
     /// Keeps an idle conversation open.
     Ping,
     /// A message of a later version.
     #[serde(other)]
     Unknown,
+}
+
+/// Whom to ask before all others, of those who fetch a file from the same peer ([`line`](crate::swarm::line)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Where it serves; none for the one who says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<SocketAddr>,
+    /// Whether that one is the first: nobody else can tell whether it is slow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first: bool,
+    /// Whether there is no line any more, and everybody is as good as anybody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
 }
 
 /// From the peer that was connected to.
@@ -93,6 +115,9 @@ pub enum PeerResponse {
         count: u32,
         /// Bytes that follow.
         length: u64,
+        /// Whom to ask before all others, where there is a line.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        upstream: Option<Upstream>,
     },
     /// More chunks are there now.
     Got {
@@ -115,6 +140,13 @@ pub enum PeerResponse {
         file: FileId,
         /// The chunks.
         chunks: Vec<ChunkIndex>,
+    },
+    /// Somebody else is to be asked before all others now.
+    Upstream {
+        /// The file.
+        file: FileId,
+        /// Who.
+        upstream: Upstream,
     },
     /// Others who have asked for the file here and serve what they have of it.
     Peers {
@@ -209,7 +241,7 @@ mod tests {
             r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":16384,"length":32}"#,
         );
         exact(
-            Have { file: FILE, count: 9, length: 2 },
+            Have { file: FILE, count: 9, length: 2, upstream: None },
             r#"{"type":"have","file":"FILE","count":9,"length":2}"#,
         );
         exact(Got { file: FILE, chunks: vec![INDEX] }, r#"{"type":"got","file":"FILE","chunks":[4]}"#);

@@ -20,6 +20,8 @@ pub struct Fresh<C> {
     /// What nobody has asked for and nobody has been told of, in random order.
     waiting: Vec<ChunkIndex>,
     hinted: HashMap<C, Vec<ChunkIndex>>,
+    /// What is on its way to whom, the oldest first, and whether it has been hinted to somebody else since.
+    leaving: Vec<(ChunkIndex, C, bool)>,
 }
 
 impl<C: Copy + Eq + Hash> Fresh<C> {
@@ -27,7 +29,7 @@ impl<C: Copy + Eq + Hash> Fresh<C> {
     pub fn new(have: &HaveMap, random: &mut fastrand::Rng) -> Self {
         let mut waiting: Vec<ChunkIndex> = have.iter().collect();
         random.shuffle(&mut waiting);
-        Self { waiting, hinted: HashMap::new() }
+        Self { waiting, hinted: HashMap::new(), leaving: Vec::new() }
     }
 
     /// A client is there, that passes on what it gets. Returns its hints.
@@ -46,22 +48,56 @@ impl<C: Copy + Eq + Hash> Fresh<C> {
                 break;
             }
         }
+        if self.hinted.contains_key(&client) {
+            self.leaving.push((index, client, false));
+        }
         self.fill(client)
     }
 
-    /// A client is gone: what it was told of goes to others.
+    /// A chunk has left this peer, and so need not be hinted again. Returns new hints for the client that got it.
+    pub fn left(&mut self, client: C, index: ChunkIndex) -> Vec<ChunkIndex> {
+        self.leaving.retain(|(other, ..)| *other != index);
+        self.fill(client)
+    }
+
+    /// A client is gone: what it was told of, and what was on its way to it alone, goes to others.
     pub fn leave(&mut self, client: C) {
-        if let Some(hinted) = self.hinted.remove(&client) {
-            self.waiting.extend(hinted);
+        let mut back = self.hinted.remove(&client).unwrap_or_default();
+        let lost = self.leaving.iter().filter(|(_, whose, _)| *whose == client);
+        back.extend(lost.map(|(index, ..)| *index));
+        self.leaving.retain(|(_, whose, _)| *whose != client);
+        for index in back {
+            let is_told = self.hinted.values().any(|hinted| hinted.contains(&index));
+            let is_leaving = self.leaving.iter().any(|(other, ..)| *other == index);
+            if !is_told && !is_leaving && !self.waiting.contains(&index) {
+                self.waiting.push(index);
+            }
         }
     }
 
     fn fill(&mut self, client: C) -> Vec<ChunkIndex> {
-        let Some(hinted) = self.hinted.get_mut(&client) else { return Vec::new() };
+        let Some(hinted) = self.hinted.get(&client) else { return Vec::new() };
         let count = HINTS.saturating_sub(hinted.len()).min(self.waiting.len());
-        let hints = self.waiting.split_off(self.waiting.len() - count);
-        hinted.extend(&hints);
+        let mut hints = self.waiting.split_off(self.waiting.len() - count);
+        if hints.is_empty() && hinted.is_empty() {
+            hints.extend(self.take_over(client));
+        }
+        self.hinted.entry(client).or_default().extend(&hints);
         hints
+    }
+
+    /// When everything has been hinted to somebody, those who are done help those who are behind: with what these have
+    /// not asked for yet, or what takes long to reach them.
+    fn take_over(&mut self, client: C) -> Option<ChunkIndex> {
+        let most = self.hinted.values_mut().max_by_key(|hinted| hinted.len());
+        if let Some(index) = most.and_then(Vec::pop) {
+            return Some(index);
+        }
+        let slow = self.leaving.iter_mut().find(|(_, whose, told)| *whose != client && !told);
+        slow.map(|(index, _, told)| {
+            *told = true;
+            *index
+        })
     }
 }
 
@@ -81,11 +117,29 @@ mod tests {
         assert!(fresh.asked(9, two[0]).is_empty(), "asked for again");
         assert_eq!(fresh.asked(2, two[1]).len(), HINTS);
         assert!(fresh.asked(2, two[1]).is_empty(), "none is left");
+        assert!(fresh.left(1, one[0]).is_empty(), "it knows two");
         fresh.leave(1);
         let mut left = fresh.join(3);
         left.sort_unstable();
         let mut given_back = vec![one[1], more[0]];
         given_back.sort_unstable();
         assert_eq!(left, given_back, "what a client that is gone was told of");
+    }
+
+    #[test]
+    fn who_is_done_helps_who_is_behind_and_what_was_lost_on_its_way_waits_again() {
+        let mut fresh = Fresh::new(&HaveMap::all(4), &mut fastrand::Rng::with_seed(3));
+        let (one, two) = (fresh.join(1), fresh.join(2));
+        for index in &one {
+            fresh.asked(1, *index);
+        }
+        assert!(fresh.left(1, one[0]).iter().all(|index| two.contains(index)), "what 2 has not asked for");
+        let mut fresh = Fresh::new(&HaveMap::all(1), &mut fastrand::Rng::with_seed(3));
+        let (slow, none) = (fresh.join(1), fresh.join(2));
+        assert_eq!((slow.len(), none.len()), (1, 1), "there is but one");
+        fresh.asked(2, slow[0]);
+        assert_eq!(fresh.join(3), slow, "it takes long");
+        (2..=3).for_each(|client| fresh.leave(client));
+        assert_eq!(fresh.join(5), slow);
     }
 }

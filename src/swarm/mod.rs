@@ -8,6 +8,7 @@ pub mod agreement;
 pub mod backoff;
 pub mod fresh;
 pub mod keeping;
+pub mod line;
 pub mod listing;
 pub mod machine;
 pub mod manager;

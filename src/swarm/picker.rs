@@ -7,11 +7,16 @@
 //! Invariants: a chunk that is done is never picked; no source is asked twice for one chunk at a time; the open
 //! chunks are exactly those that are wanted, not done and not on their way.
 
+mod open;
+mod upstream;
+
 use super::Moment;
 use crate::content::limits::{ENDGAME_COPIES, PIPELINE, PIPELINE_MAX, PIPELINE_TIME};
 use crate::content::{ChunkIndex, HaveMap};
+use open::Open;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
+use upstream::Ahead;
 
 /// A source of a download.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -23,6 +28,8 @@ const PACE_UNKNOWN: Duration = Duration::from_secs(1);
 const LATE: u32 = 2;
 /// Nothing is late before this: on fast links the pace is shorter than what the system's scheduling adds.
 const LATE_MIN: Duration = Duration::from_millis(200);
+/// How many times later than others a source is asked for what is late that has what nobody else has.
+const SPARED: u32 = 4;
 /// While fewer other sources than this are busy, a source is asked for more than one chunk at once.
 const FEW_SOURCES: usize = 3;
 /// Hints of one source that are kept.
@@ -37,6 +44,8 @@ struct Source {
     /// Whether it had all of them when it appeared. From such a source come the chunks that nobody else has: as long
     /// as others are busy it is spared for these.
     origin: bool,
+    /// Whether it says what it would like to be asked for.
+    steers: bool,
     flights: Vec<(ChunkIndex, Moment)>,
     /// Moving average of the time from one arrival (or the request) to the next.
     pace: Option<Duration>,
@@ -56,67 +65,6 @@ impl Source {
     }
 }
 
-/// Open chunks by how many partial sources have them. Sources that have everything do not count: they make
-/// every chunk less rare alike.
-struct Open {
-    buckets: Vec<Vec<ChunkIndex>>,
-    /// The bucket of each chunk and its place there; [`NOWHERE`] for a chunk that is not open.
-    places: Vec<(u32, u32)>,
-    map: HaveMap,
-}
-
-/// The place of a chunk that is not open.
-const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
-
-impl Open {
-    fn new(count: u32) -> Self {
-        Self { buckets: Vec::new(), places: vec![NOWHERE; count as usize], map: HaveMap::none(count) }
-    }
-
-    fn put(&mut self, index: ChunkIndex, rarity: u32) {
-        self.take(index);
-        let at = rarity as usize;
-        if self.buckets.len() <= at {
-            self.buckets.resize_with(at + 1, Vec::new);
-        }
-        self.places[index.at()] = (rarity, self.buckets[at].len() as u32);
-        self.buckets[at].push(index);
-        self.map.insert(index);
-    }
-
-    fn take(&mut self, index: ChunkIndex) -> bool {
-        let Some(place) = self.places.get_mut(index.at()).filter(|place| **place != NOWHERE) else {
-            return false;
-        };
-        let (rarity, at) = std::mem::replace(place, NOWHERE);
-        let bucket = &mut self.buckets[rarity as usize];
-        bucket.swap_remove(at as usize);
-        if let Some(moved) = bucket.get(at as usize) {
-            self.places[moved.at()] = (rarity, at);
-        }
-        self.map.remove(index);
-        true
-    }
-
-    fn contains(&self, index: ChunkIndex) -> bool {
-        self.rarity(index).is_some()
-    }
-
-    fn rarity(&self, index: ChunkIndex) -> Option<u32> {
-        self.places.get(index.at()).filter(|place| **place != NOWHERE).map(|(rarity, _)| *rarity)
-    }
-
-    /// The rarest chunk that `have` has, and how rare it is, among those that at least `least` have; among equals any.
-    fn rarest(&self, have: &HaveMap, least: usize, random: &mut fastrand::Rng) -> Option<(u32, ChunkIndex)> {
-        let buckets = self.buckets.iter().enumerate().skip(least).filter(|(_, bucket)| !bucket.is_empty());
-        buckets.into_iter().find_map(|(rarity, bucket)| {
-            let start = random.usize(..bucket.len());
-            let around = bucket[start..].iter().chain(&bucket[..start]);
-            around.copied().find(|index| have.has(*index)).map(|index| (rarity as u32, index))
-        })
-    }
-}
-
 /// Decides what to ask of whom.
 pub struct Picker {
     done: HaveMap,
@@ -127,6 +75,10 @@ pub struct Picker {
     sources: HashMap<SourceId, Source>,
     /// The sources that each chunk is on its way from.
     flights: BTreeMap<ChunkIndex, Vec<SourceId>>,
+    /// Who is to be asked before all others, if anybody is.
+    ahead: Ahead,
+    /// When the first source appeared.
+    began: Option<Moment>,
 }
 
 impl Picker {
@@ -140,6 +92,8 @@ impl Picker {
             rarity: vec![0; count as usize],
             sources: HashMap::new(),
             flights: BTreeMap::new(),
+            ahead: Ahead::default(),
+            began: None,
             done,
         };
         if all {
@@ -171,17 +125,26 @@ impl Picker {
     /// A source has appeared, with what it has.
     pub fn add_source(&mut self, id: SourceId, have: HaveMap, now: Moment) {
         self.remove_source(id);
+        self.began.get_or_insert(now);
         let partial = !have.is_complete();
         if partial {
             have.iter().for_each(|index| self.shift_rarity(index, 1));
         }
         let (hints, flights) = (Vec::new(), Vec::new());
-        let source =
-            Source { have, hints, partial, origin: !partial, flights, pace: None, last_arrival: now };
+        let source = Source {
+            have,
+            hints,
+            partial,
+            origin: !partial,
+            steers: false,
+            flights,
+            pace: None,
+            last_arrival: now,
+        };
         self.sources.insert(id, source);
     }
 
-    /// A source has one more chunk.
+    /// A source has one more chunk, or begins to receive it: it can be asked for it.
     pub fn source_has(&mut self, id: SourceId, index: ChunkIndex) {
         let Some(source) = self.sources.get_mut(&id) else { return };
         if !source.have.insert(index) {
@@ -202,6 +165,7 @@ impl Picker {
     /// A source is gone; what it held is open again.
     pub fn remove_source(&mut self, id: SourceId) {
         let Some(source) = self.sources.remove(&id) else { return };
+        self.ahead.lose(id);
         if source.partial {
             source.have.iter().for_each(|index| self.shift_rarity(index, -1));
         }
@@ -218,23 +182,40 @@ impl Picker {
         if source.flights.len() >= self.depth(source) {
             return None;
         }
+        if self.ahead.awaited.is_some_and(|until| now < until) {
+            return None;
+        }
+        if !self.ahead.tries(id) && self.keeps_to(now).is_some_and(|upstream| upstream != id) {
+            let open = self.open.map.held() > 0;
+            let late = if open { None } else { self.late(id, source, now) };
+            return late.and_then(|index| self.take_off(id, index, now));
+        }
+        if let Some(index) = self.owed_before(id, source) {
+            return self.take_off(id, index, now);
+        }
         // What a partial source has is had by one at least.
         let least = usize::from(source.partial);
-        let index = match self.open.rarest(&source.have, least, random) {
-            Some((rarity, _)) if rarity > 0 && !self.may_give(source, now) => return None,
-            Some((rarity, any)) => {
-                let equal = |index: &&ChunkIndex| {
-                    self.open.rarity(**index).is_some_and(|other| other <= rarity) && source.have.has(**index)
-                };
-                source.hints.iter().find(equal).copied().unwrap_or(any)
-            }
-            None => self.late(id, source, now)?,
+        let fresh = |index: &&ChunkIndex| self.open.rarity(**index) == Some(0) && source.have.has(**index);
+        let index = match source.hints.iter().find(fresh) {
+            Some(hint) => *hint,
+            None => match self.open.rarest(&source.have, least, random) {
+                Some((rarity, _)) if (rarity > 0 || source.steers) && !self.may_give(source, now) => {
+                    return None;
+                }
+                Some((_, any)) => any,
+                None => self.late(id, source, now)?,
+            },
         };
+        self.take_off(id, index, now)
+    }
+
+    fn take_off(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> Option<ChunkIndex> {
         self.open.take(index);
         self.flights.entry(index).or_default().push(id);
+        self.ahead.asked(id, index, now);
         let source = self.sources.get_mut(&id)?;
         source.flights.push((index, now));
-        source.hints.retain(|hint| self.open.contains(*hint));
+        source.hints.retain(|hint| *hint != index && !self.done.has(*hint));
         Some(index)
     }
 
@@ -261,6 +242,7 @@ impl Picker {
     /// A source names chunks that it would like to be asked for, among equals.
     pub fn hint(&mut self, id: SourceId, hints: &[ChunkIndex]) {
         if let Some(source) = self.sources.get_mut(&id) {
+            source.steers = true;
             let room = HINTS_MAX.saturating_sub(source.hints.len());
             source.hints.extend(hints.iter().take(room));
         }
@@ -269,7 +251,10 @@ impl Picker {
     /// The chunk that has been on its way longest, if this source can be expected to be faster.
     fn late(&self, id: SourceId, source: &Source, now: Moment) -> Option<ChunkIndex> {
         let spared = source.origin && self.sources.values().any(|source| source.partial);
-        let patience = source.patience() * if spared { 2 } else { 1 };
+        let patience = |index: &ChunkIndex| match spared && !source.hints.contains(index) {
+            true => source.patience() * SPARED,
+            false => source.patience(),
+        };
         let late = self.flights.iter().filter(|(index, from)| {
             !self.done.has(**index)
                 && from.len() < ENDGAME_COPIES
@@ -282,7 +267,7 @@ impl Picker {
             flights.filter(|(flying, _)| flying == index).map(|(_, since)| *since).max()
         };
         late.filter_map(|(index, from)| Some((since(index, from)?, *index)))
-            .filter(|(since, _)| now.saturating_sub(*since) >= patience)
+            .filter(|(since, index)| now.saturating_sub(*since) >= patience(index))
             .min()
             .map(|(_, index)| index)
     }
@@ -298,6 +283,7 @@ impl Picker {
     /// A chunk has arrived and is verified. Returns whether that is news: it may have come from another
     /// source before.
     pub fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> bool {
+        self.ahead.arrived(id, index, now);
         if let Some(since) = self.land(id, index)
             && let Some(source) = self.sources.get_mut(&id)
         {
@@ -306,7 +292,9 @@ impl Picker {
             source.last_arrival = now;
         }
         self.open.take(index);
-        self.done.insert(index)
+        let is_new = self.done.insert(index);
+        self.note_gaps();
+        is_new
     }
 
     /// A source will not deliver a chunk that it was asked for. It is not asked for it again until it says that it

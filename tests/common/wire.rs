@@ -203,14 +203,22 @@ impl Whole {
                 let mut have = HaveMap::none(layout.count());
                 layout.indices().for_each(|index| _ = have.insert(index));
                 let bytes = have.to_bytes();
-                (PeerResponse::Have { file, count: layout.count(), length: bytes.len() as u64 }, bytes)
+                (
+                    PeerResponse::Have {
+                        file,
+                        count: layout.count(),
+                        length: bytes.len() as u64,
+                        upstream: None,
+                    },
+                    bytes,
+                )
             }
             PeerRequest::Chunk { index, .. } => {
                 let span = layout.span(*index)?;
                 let bytes = self.bytes[span.offset as usize..][..span.length as usize].to_vec();
                 (PeerResponse::Chunk { file, index: *index, length: span.length }, bytes)
             }
-            PeerRequest::Files { .. } | PeerRequest::Unknown => return None,
+            PeerRequest::Files { .. } | PeerRequest::Overtake { .. } | PeerRequest::Unknown => return None,
         })
     }
 }

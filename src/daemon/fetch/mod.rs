@@ -19,12 +19,13 @@ use super::relay::Relay;
 use crate::content::limits::{PIPELINE_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{Shutdown, Threads, Timeouts};
+use crate::protocol::peer::Upstream;
 use crate::storage::{ChunkSink, StoreError};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
 use crate::swarm::picker::{Picker, SourceId};
 use crossbeam_channel::{Sender, bounded};
-use source::SourceReader;
+use source::{Question, SourceReader};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,6 +40,9 @@ const FAILURES_MAX: u32 = 8;
 const OFFENCES_MAX: u32 = 3;
 /// Whoever has not said for so long what it has is named when the download ends without it.
 const SILENCE: Duration = Duration::from_secs(1);
+/// One who is upstream is given so long before another one is asked for, and so often that is done.
+const OVERTAKE_PAUSE: Duration = Duration::from_millis(200);
+const OVERTAKES_MAX: u32 = 8;
 /// How often a fetch wants to be ticked.
 pub const TICK: Duration = Duration::from_millis(100);
 
@@ -98,9 +102,10 @@ pub struct SourceEvent {
 
 #[derive(Debug)]
 enum SourceUpdate {
-    Connected(Option<HaveMap>),
+    Connected(Option<HaveMap>, Option<Upstream>),
     Has(Vec<ChunkIndex>),
     Hints(Vec<ChunkIndex>),
+    Upstream(Upstream),
     Peers(Vec<SocketAddr>),
     Stored(Arrival),
     Refused(ChunkIndex),
@@ -146,7 +151,7 @@ struct Live {
     address: SocketAddr,
     since: Moment,
     connected: bool,
-    asks: Sender<ChunkIndex>,
+    asks: Sender<Question>,
     shutdown: Shutdown,
 }
 
@@ -164,6 +169,9 @@ pub struct Fetch {
     verifier: Verifier,
     shutdown: Shutdown,
     news: Vec<FetchNews>,
+    /// Whom each source that keeps a line has named to be asked first, and since when.
+    upstreams: BTreeMap<SourceId, (SocketAddr, Moment, bool)>,
+    overtakes: u32,
 }
 
 impl Fetch {
@@ -191,6 +199,8 @@ impl Fetch {
             threads: threads.clone(),
             shutdown,
             news: Vec::new(),
+            upstreams: BTreeMap::new(),
+            overtakes: 0,
         }
     }
 
@@ -266,7 +276,7 @@ impl Fetch {
     pub fn handle(&mut self, event: SourceEvent, now: Moment) -> Vec<FetchNews> {
         let SourceEvent { source: id, update, .. } = event;
         match update {
-            SourceUpdate::Connected(have) => self.connected_to(id, have, now),
+            SourceUpdate::Connected(have, upstream) => self.connected_to(id, have, upstream, now),
             SourceUpdate::Has(chunks) => {
                 chunks.into_iter().for_each(|index| self.picker.source_has(id, index));
                 self.ask(id, now);
@@ -274,6 +284,10 @@ impl Fetch {
             SourceUpdate::Hints(chunks) => {
                 self.picker.hint(id, &chunks);
                 self.ask(id, now);
+            }
+            SourceUpdate::Upstream(upstream) => {
+                self.placed(id, upstream, now);
+                self.ask_all(now);
             }
             SourceUpdate::Peers(peers) => peers.into_iter().for_each(|peer| self.add_source(peer, now)),
             SourceUpdate::Stored(arrival) => {
@@ -303,6 +317,7 @@ impl Fetch {
             self.make_room(now);
         }
         self.connect(now);
+        self.overtake(now);
         self.ask_all(now);
         std::mem::take(&mut self.news)
     }
@@ -344,6 +359,7 @@ impl Fetch {
         {
             live.shutdown.trigger();
             self.picker.remove_source(id);
+            self.upstreams.remove(&id);
             if let Some(candidate) = self.candidates.get_mut(&live.address) {
                 candidate.link = Link::Idle(now + RETRY_MAX);
             }
@@ -352,6 +368,7 @@ impl Fetch {
 
     /// Lets go of sources that are not needed any more; they are connected to again if something is wanted.
     fn release(&mut self, now: Moment) {
+        self.upstreams.clear();
         for (id, live) in self.live.drain() {
             live.shutdown.trigger();
             self.picker.remove_source(id);
@@ -361,7 +378,52 @@ impl Fetch {
         }
     }
 
-    fn connected_to(&mut self, id: SourceId, have: Option<HaveMap>, now: Moment) {
+    /// A source says whom to ask before all others.
+    fn placed(&mut self, id: SourceId, upstream: Upstream, now: Moment) {
+        if upstream.closed {
+            self.upstreams.remove(&id);
+            return self.follow();
+        }
+        let Some(address) = upstream.peer.or_else(|| self.live.get(&id).map(|live| live.address)) else {
+            return;
+        };
+        self.upstreams.insert(id, (address, now, upstream.first));
+        self.add_source(address, now);
+        self.picker.expect_upstream(now);
+        self.follow();
+    }
+
+    /// With one line there is one to be asked first. Several would stand in each other's way.
+    fn follow(&mut self) {
+        let only = self.upstreams.first_key_value().filter(|_| self.upstreams.len() == 1);
+        let candidate = only.and_then(|(_, (address, ..))| self.candidates.get(address));
+        let upstream = match candidate.map(|candidate| &candidate.link) {
+            Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
+            _ => None,
+        };
+        self.picker.follow(upstream, only.filter(|(_, (.., first))| *first).map(|(id, _)| *id));
+    }
+
+    /// Says so when the one ahead in the line keeps this peer waiting, or is not to be had.
+    fn overtake(&mut self, now: Moment) {
+        let Some((id, (address, since, first))) = self.upstreams.first_key_value() else { return };
+        let is_live = matches!(self.candidates.get(address), Some(Candidate { link: Link::Live(_), .. }));
+        let waits = if is_live { self.picker.waits_long(now) } else { !self.is_complete() };
+        let named_lately = now.saturating_sub(*since) < OVERTAKE_PAUSE;
+        if !waits || named_lately || self.overtakes >= OVERTAKES_MAX {
+            return;
+        }
+        let sure = !is_live || self.picker.is_slower_than_first(now);
+        if let Some(live) = self.live.get(id) {
+            log::debug!("{address} is slow: {} is asked for another one", live.address);
+            let _ = live.asks.try_send(Question::Overtake { sure });
+        }
+        self.overtakes += 1;
+        let (id, place) = (*id, (*address, now, *first));
+        self.upstreams.insert(id, place);
+    }
+
+    fn connected_to(&mut self, id: SourceId, have: Option<HaveMap>, upstream: Option<Upstream>, now: Moment) {
         let Some(live) = self.live.get_mut(&id) else { return };
         live.connected = true;
         let address = live.address;
@@ -373,13 +435,19 @@ impl Fetch {
         let have = have.or(told).unwrap_or_else(|| HaveMap::none(self.job.count));
         log::debug!("connected to {address}, which has {} of {} chunks", have.held(), have.count());
         self.picker.add_source(id, have, now);
+        match upstream {
+            Some(upstream) => self.placed(id, upstream, now),
+            None => self.follow(),
+        }
         self.ask(id, now);
     }
 
     fn lost(&mut self, id: SourceId, why: SourceError, now: Moment) {
         self.picker.remove_source(id);
+        self.upstreams.remove(&id);
         let Some(live) = self.live.remove(&id) else { return };
         live.shutdown.trigger();
+        self.follow();
         let address = live.address;
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match why {
@@ -472,7 +540,7 @@ impl Fetch {
     fn ask(&mut self, id: SourceId, now: Moment) {
         while let Some(index) = self.picker.pick(id, now, &mut self.random) {
             let Some(live) = self.live.get(&id) else { return };
-            if live.asks.try_send(index).is_err() {
+            if live.asks.try_send(Question::Chunk(index)).is_err() {
                 // It has just ended; its loss is on the way and gives the chunk back.
                 return;
             }

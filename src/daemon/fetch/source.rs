@@ -12,7 +12,7 @@ use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::link::halves;
 use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
-use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
+use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
 use crate::storage::StoreError;
 use crate::swarm::picker::SourceId;
 use crossbeam_channel::{Receiver, Sender};
@@ -194,6 +194,16 @@ impl Asked {
     }
 }
 
+/// What a source is asked.
+pub(super) enum Question {
+    Chunk(ChunkIndex),
+    /// Somebody else upstream.
+    Overtake {
+        /// Whether the one who is has been found to be slow.
+        sure: bool,
+    },
+}
+
 /// The reading thread of a source.
 pub(super) struct SourceReader {
     pub id: SourceId,
@@ -206,7 +216,7 @@ pub(super) struct SourceReader {
 
 impl SourceReader {
     /// Runs until the source is lost or not wanted any more, and says why.
-    pub fn run(self, asks: Receiver<ChunkIndex>, threads: &Threads) {
+    pub fn run(self, asks: Receiver<Question>, threads: &Threads) {
         let tasks = self.verifier.tasks(self.id, &self.shutdown);
         let mut result = self.converse(asks, &tasks, threads);
         // Wakes the asking thread, whatever it waits for.
@@ -227,18 +237,18 @@ impl SourceReader {
 
     fn converse(
         &self,
-        asks: Receiver<ChunkIndex>,
+        asks: Receiver<Question>,
         tasks: &Tasks,
         threads: &Threads,
     ) -> Result<(), SourceError> {
         let Conversation { mut reader, mut writer, stream, stall } =
             Conversation::open(self.address, self.job.port, self.job.timeouts, &self.shutdown)?;
         let _guard = self.shutdown.guard(&stream);
-        let have = match self.job.subscribe {
-            true => Some(self.have(&mut reader, &mut writer)?),
-            false => None,
+        let (have, upstream) = match self.job.subscribe {
+            true => self.have(&mut reader, &mut writer).map(|(have, upstream)| (Some(have), upstream))?,
+            false => (None, None),
         };
-        self.report(SourceUpdate::Connected(have));
+        self.report(SourceUpdate::Connected(have, upstream));
         let asked = Asked::default();
         let asker = Questions { file: self.job.file, asked: asked.clone(), shutdown: self.shutdown.clone() };
         threads.spawn("fetch-ask", move || asker.run(&asks, &mut writer, &stream))?;
@@ -255,15 +265,20 @@ impl SourceReader {
         Err(SourceError::Stopped)
     }
 
-    fn have(&self, reader: &mut LinkReader, writer: &mut LinkWriter) -> Result<HaveMap, SourceError> {
+    fn have(
+        &self,
+        reader: &mut LinkReader,
+        writer: &mut LinkWriter,
+    ) -> Result<(HaveMap, Option<Upstream>), SourceError> {
         writer.send(&PeerRequest::Have { file: self.job.file })?;
         match reader.message(self.job.timeouts.stall)? {
-            PeerResponse::Have { count, length, .. }
+            PeerResponse::Have { count, length, upstream, .. }
                 if count == self.job.count && length == HaveMap::byte_length(count) as u64 =>
             {
                 let mut bytes = vec![0; length as usize];
                 reader.payload(&mut bytes)?;
-                HaveMap::from_bytes(count, &bytes).map_err(|error| SourceError::Protocol(error.to_string()))
+                let have = HaveMap::from_bytes(count, &bytes);
+                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstream))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("sends no have-map of this file".into())),
@@ -327,6 +342,10 @@ impl SourceReader {
                 self.report(SourceUpdate::Hints(chunks));
                 Ok(())
             }
+            PeerResponse::Upstream { file, upstream } if file == self.job.file => {
+                self.report(SourceUpdate::Upstream(upstream));
+                Ok(())
+            }
             PeerResponse::Peers { file, mut peers } if file == self.job.file => {
                 peers.truncate(PEERS_NAMED);
                 self.report(SourceUpdate::Peers(peers));
@@ -382,12 +401,15 @@ struct Questions {
 }
 
 impl Questions {
-    fn run(self, asks: &Receiver<ChunkIndex>, writer: &mut LinkWriter, stream: &TcpStream) {
+    fn run(self, asks: &Receiver<Question>, writer: &mut LinkWriter, stream: &TcpStream) {
         loop {
             let sent = crossbeam_channel::select! {
                 recv(self.shutdown.signal()) -> _ => break,
                 recv(asks) -> ask => match ask {
-                    Ok(index) => {
+                    Ok(Question::Overtake { sure }) => {
+                        writer.send(&PeerRequest::Overtake { file: self.file, sure })
+                    }
+                    Ok(Question::Chunk(index)) => {
                         self.asked.queue().push_back((index, Instant::now()));
                         writer.send(&PeerRequest::Chunk { file: self.file, index })
                     }
