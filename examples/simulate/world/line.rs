@@ -43,7 +43,7 @@ impl World {
         let upstream = only.map(|(seeder, standing)| standing.ahead.unwrap_or(*seeder));
         let upstream = upstream.filter(|upstream| self.peers[*upstream].alive).map(id);
         let first = only.filter(|(_, standing)| standing.second).map(|(seeder, _)| id(*seeder));
-        self.peers[peer].picker.follow(upstream, first);
+        self.peers[peer].picker.follow(upstream, first, self.now);
     }
 
     pub(super) fn overtake(&mut self, peer: usize) {

@@ -40,6 +40,8 @@ const FAILURES_MAX: u32 = 8;
 const OFFENCES_MAX: u32 = 3;
 /// Whoever has not said for so long what it has is named when the download ends without it.
 const SILENCE: Duration = Duration::from_secs(1);
+/// So many times one who is named upstream and not connected yet is waited for.
+const PLACEMENTS_MAX: u32 = 16;
 /// One who is upstream is given so long before another one is asked for, and so often that is done.
 const OVERTAKE_PAUSE: Duration = Duration::from_millis(200);
 const OVERTAKES_MAX: u32 = 8;
@@ -172,6 +174,7 @@ pub struct Fetch {
     /// Whom each source that keeps a line has named to be asked first, and since when.
     upstreams: BTreeMap<SourceId, (SocketAddr, Moment, bool)>,
     overtakes: u32,
+    placements: u32,
 }
 
 impl Fetch {
@@ -201,6 +204,7 @@ impl Fetch {
             news: Vec::new(),
             upstreams: BTreeMap::new(),
             overtakes: 0,
+            placements: 0,
         }
     }
 
@@ -382,26 +386,30 @@ impl Fetch {
     fn placed(&mut self, id: SourceId, upstream: Upstream, now: Moment) {
         if upstream.closed {
             self.upstreams.remove(&id);
-            return self.follow();
+            return self.follow(now);
         }
         let Some(address) = upstream.peer.or_else(|| self.live.get(&id).map(|live| live.address)) else {
             return;
         };
         self.upstreams.insert(id, (address, now, upstream.first));
         self.add_source(address, now);
-        self.picker.expect_upstream(now);
-        self.follow();
+        // Who names one after the other keeps nobody from asking others for ever.
+        self.placements += 1;
+        if self.placements <= PLACEMENTS_MAX {
+            self.picker.expect_upstream(now);
+        }
+        self.follow(now);
     }
 
     /// With one line there is one to be asked first. Several would stand in each other's way.
-    fn follow(&mut self) {
+    fn follow(&mut self, now: Moment) {
         let only = self.upstreams.first_key_value().filter(|_| self.upstreams.len() == 1);
         let candidate = only.and_then(|(_, (address, ..))| self.candidates.get(address));
         let upstream = match candidate.map(|candidate| &candidate.link) {
             Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
             _ => None,
         };
-        self.picker.follow(upstream, only.filter(|(_, (.., first))| *first).map(|(id, _)| *id));
+        self.picker.follow(upstream, only.filter(|(_, (.., first))| *first).map(|(id, _)| *id), now);
     }
 
     /// Says so when the one ahead in the line keeps this peer waiting, or is not to be had.
@@ -437,7 +445,7 @@ impl Fetch {
         self.picker.add_source(id, have, now);
         match upstream {
             Some(upstream) => self.placed(id, upstream, now),
-            None => self.follow(),
+            None => self.follow(now),
         }
         self.ask(id, now);
     }
@@ -447,7 +455,7 @@ impl Fetch {
         self.upstreams.remove(&id);
         let Some(live) = self.live.remove(&id) else { return };
         live.shutdown.trigger();
-        self.follow();
+        self.follow(now);
         let address = live.address;
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match why {

@@ -1,7 +1,7 @@
 //! The source to be asked before all others: who is ahead in a line ([`line`](crate::swarm::line)).
 //!
-//! As long as it keeps up, nobody else is asked. Whether it does is told by three signs: how much more it has than this
-//! peer, how much more anybody has, and, for who stands behind the first in the line, how long a chunk takes from
+//! As long as it keeps up, nobody else is asked. Whether it does is told by four signs: how much more it has than this
+//! peer, how much more anybody has, how long nothing has come from it, and, for who stands behind the first in the line, how long a chunk takes from
 //! the one who has the file.
 //!
 //! Invariant: without a source ahead, or with one that does not keep up, everybody is asked.
@@ -19,6 +19,9 @@ const FAR_CHUNKS: u32 = 8;
 const FAR_TIME: Duration = Duration::from_secs(1);
 /// Nobody else is asked for so long while the one upstream is being connected to.
 const AWAITED: Duration = Duration::from_millis(250);
+/// Nothing may come from the one ahead for so many times as long as a chunk takes, and for that long in any case.
+const SILENT: u32 = 3;
+const SILENT_MIN: Duration = Duration::from_secs(2);
 /// So many times as long as from the first holder a chunk may take from the one to be asked, and a little more.
 const TRIAL: u32 = 3;
 const TRIAL_MIN: Duration = Duration::from_millis(100);
@@ -30,6 +33,8 @@ pub(super) struct Ahead {
     trial: Option<Trial>,
     /// What the one before it owes.
     stuck: Vec<ChunkIndex>,
+    /// Since when it is ahead.
+    since: Moment,
     /// Whether it kept this peer waiting when that was last looked at.
     waited: bool,
     /// The least gaps since it is ahead: who comes late begins with wide ones.
@@ -88,10 +93,10 @@ impl Trial {
 impl Picker {
     /// The source that is to be asked before all others, or none. One that has everything by now is kept: it does not
     /// need to be replaced by one that others wait for. With `first`, which has what that one gets, the two are compared.
-    pub fn follow(&mut self, id: Option<SourceId>, first: Option<SourceId>) {
+    pub fn follow(&mut self, id: Option<SourceId>, first: Option<SourceId>, now: Moment) {
         let id = id.filter(|id| self.sources.contains_key(id));
         let is_done = |id| self.sources.get(&id).is_some_and(|one| !one.origin && !one.partial);
-        let kept = self.ahead.upstream.is_some_and(|now| id.is_some_and(|id| id == now || is_done(now)));
+        let kept = self.ahead.upstream.is_some_and(|old| id.is_some_and(|id| id == old || is_done(old)));
         if kept {
             return;
         }
@@ -103,6 +108,7 @@ impl Picker {
         self.ahead.upstream = id;
         self.ahead.least = (u32::MAX, u32::MAX);
         self.ahead.waited = false;
+        self.ahead.since = now;
         self.note_gaps();
         self.ahead.trial = first.filter(|_| id.is_some()).map(Trial::new);
         if id.is_some() {
@@ -146,6 +152,13 @@ impl Picker {
         self.is_behind(near, self.ahead.least.0, upstream.have.held(), (LAG_CHUNKS, LAG_TIME), now)
             || self.is_behind(far, self.ahead.least.1, self.most(), (FAR_CHUNKS, FAR_TIME), now)
             || self.is_slower_than_first(now)
+            || self.is_silent(upstream, now)
+    }
+
+    /// Whether nothing has come from the one ahead in a long time: then it does not matter why.
+    fn is_silent(&self, upstream: &Source, now: Moment) -> bool {
+        let waits = now.saturating_sub(upstream.last_arrival.max(self.ahead.since));
+        waits > (upstream.pace.unwrap_or_default() * SILENT).max(SILENT_MIN)
     }
 
     /// The most chunks that one of those has who are not done.
@@ -207,7 +220,7 @@ mod tests {
         picker.add_source(FIRST, HaveMap::all(100), ms(0));
         picker.add_source(AHEAD, HaveMap::none(100), ms(0));
         picker.add_source(OTHER, HaveMap::none(100), ms(0));
-        picker.follow(Some(AHEAD), first);
+        picker.follow(Some(AHEAD), first, ms(0));
         (picker, fastrand::Rng::with_seed(1))
     }
 
@@ -236,11 +249,11 @@ mod tests {
     fn who_falls_behind_the_one_ahead_asks_everybody() {
         let (mut picker, mut random) = picker(None);
         gets(&mut picker, AHEAD, 0..30);
-        assert!(picker.pick(OTHER, ms(2_000), &mut random).is_none(), "it has nothing");
+        assert!(picker.pick(OTHER, ms(1_000), &mut random).is_none(), "it has nothing");
         gets(&mut picker, OTHER, 0..30);
-        assert!(picker.pick(OTHER, ms(2_000), &mut random).is_some());
-        assert!(!picker.waits_long(ms(2_000)), "once is nothing");
-        assert!(picker.waits_long(ms(2_100)));
+        assert!(picker.pick(OTHER, ms(1_000), &mut random).is_some());
+        assert!(!picker.waits_long(ms(1_000)), "once is nothing");
+        assert!(picker.waits_long(ms(1_100)));
     }
 
     #[test]
@@ -248,9 +261,10 @@ mod tests {
         let mut picker = Picker::new(HaveMap::none(100), true);
         picker.add_source(AHEAD, HaveMap::none(100), ms(0));
         gets(&mut picker, AHEAD, 0..60);
-        picker.follow(Some(AHEAD), None);
+        picker.follow(Some(AHEAD), None, ms(0));
         (0..30).for_each(|index| _ = picker.arrived(AHEAD, ChunkIndex(index), ms(1_000)));
         gets(&mut picker, AHEAD, 60..63);
+        picker.ahead.since = ms(1_000);
         assert_eq!(picker.keeps_to(ms(2_000)), Some(AHEAD), "33 less, after 60");
         gets(&mut picker, AHEAD, 63..80);
         assert_eq!(picker.keeps_to(ms(2_000)), None, "50 less, after 30");
@@ -260,7 +274,14 @@ mod tests {
     fn one_ahead_who_gets_nothing_itself_is_seen_by_what_others_have() {
         let (mut picker, _) = picker(None);
         gets(&mut picker, OTHER, 0..90);
-        assert!(!picker.waits_long(ms(5_000)) && picker.waits_long(ms(5_100)));
+        assert!(!picker.waits_long(ms(1_800)) && picker.waits_long(ms(1_900)));
+    }
+
+    #[test]
+    fn one_ahead_who_gives_nothing_is_not_waited_for_whoever_else_there_is() {
+        let (mut picker, mut random) = picker(None);
+        assert_eq!(picker.pick(FIRST, SILENT_MIN, &mut random), None);
+        assert!(picker.pick(FIRST, SILENT_MIN + ms(1), &mut random).is_some());
     }
 
     #[test]
@@ -284,7 +305,7 @@ mod tests {
         gets(&mut picker, AHEAD, 0..1);
         assert_eq!(picker.pick(AHEAD, ms(0), &mut random), Some(ChunkIndex(0)));
         gets(&mut picker, OTHER, 0..9);
-        picker.follow(Some(OTHER), None);
+        picker.follow(Some(OTHER), None, ms(0));
         assert_eq!(picker.pick(OTHER, ms(0), &mut random), Some(ChunkIndex(0)));
         assert_ne!(picker.pick(OTHER, ms(0), &mut random), Some(ChunkIndex(0)));
     }
