@@ -1,0 +1,130 @@
+//! The line in which those stand who fetch a file from the only one who has it: it is told, kept, and nobody in it can
+//! keep the others from the file.
+
+mod common;
+
+use common::wire::{FakePeer, Whole, Wire};
+use common::*;
+use shoal::content::FileId;
+use shoal::content::HaveMap;
+use shoal::protocol::peer::{PeerRequest, PeerResponse, Upstream};
+use std::net::SocketAddr;
+
+const CHUNK: usize = 16 << 10;
+const CHUNKS: usize = 64;
+
+/// Stands in the line of a seeder, as one who serves on a port.
+fn stand(seeder: SocketAddr, file: FileId, port: u16) -> (Wire, Option<Upstream>) {
+    let mut wire = Wire::connect(seeder);
+    wire.send(&PeerRequest::Hello { version: 1, port: Some(port) }).unwrap();
+    assert!(matches!(wire.message(), Some(PeerResponse::Hello { .. })));
+    wire.send(&PeerRequest::Have { file }).unwrap();
+    loop {
+        if let PeerResponse::Have { length, upstream, .. } = wire.message().expect("an answer") {
+            wire.payload(length);
+            return (wire, upstream);
+        }
+    }
+}
+
+/// The next one that is named to be asked first.
+fn next_upstream(wire: &mut Wire) -> Upstream {
+    loop {
+        if let PeerResponse::Upstream { upstream, .. } = wire.message().expect("it goes on") {
+            return upstream;
+        }
+    }
+}
+
+/// A seeder with a file in its folder.
+fn seed(dir: &std::path::Path) -> (Program, Program, Vec<u8>, FileId) {
+    let bytes = random_bytes(7, CHUNK * CHUNKS);
+    let file = write(dir, "a.bin", &bytes);
+    let tracker = tracker(dir, &["--lease", "60"]);
+    let seeder = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB", "-vv"]);
+    let id = Whole::new(bytes.clone(), CHUNK as u32).id();
+    (tracker, seeder, bytes, id)
+}
+
+#[test]
+fn each_is_told_who_is_ahead_and_of_every_change() {
+    let place = place();
+    let (_tracker, seeder, _, file) = seed(place.path());
+    let at = |port: u16| Some(SocketAddr::from(([127, 0, 0, 1], port)));
+    let (first, upstream) = stand(seeder.address(), file, 7001);
+    assert_eq!(upstream, Some(Upstream::default()), "the seeder itself");
+    let (mut second, upstream) = stand(seeder.address(), file, 7002);
+    assert_eq!(upstream, Some(Upstream { peer: at(7001), first: true, closed: false }));
+    let (mut third, upstream) = stand(seeder.address(), file, 7003);
+    assert_eq!(upstream, Some(Upstream { peer: at(7002), first: false, closed: false }));
+    drop(first);
+    assert_eq!(next_upstream(&mut second), Upstream::default());
+    assert_eq!(next_upstream(&mut third), Upstream { peer: at(7002), first: true, closed: false });
+    third.send(&PeerRequest::Overtake { file, sure: true }).unwrap();
+    assert_eq!(next_upstream(&mut third), Upstream::default());
+    assert_eq!(next_upstream(&mut second), Upstream { peer: at(7003), first: true, closed: false });
+}
+
+#[test]
+fn one_at_the_head_who_gives_nothing_does_not_keep_the_others_from_the_file() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let (tracker, seeder, bytes, file) = seed(dir);
+    // It says that it has nothing, and later nothing at all.
+    let silent = FakePeer::start(|mut wire| {
+        while let Some(request) = wire.message::<PeerRequest>() {
+            let sent = match request {
+                PeerRequest::Hello { .. } => wire.send(&PeerResponse::Hello { version: 1 }),
+                PeerRequest::Have { file } => {
+                    let have = HaveMap::none(CHUNKS as u32).to_bytes();
+                    let (count, length) = (CHUNKS as u32, have.len() as u64);
+                    let response = PeerResponse::Have { file, count, length, upstream: None };
+                    wire.send(&response).and_then(|()| wire.send_bytes(&have))
+                }
+                _ => Ok(()),
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    });
+    let (_head, _) = stand(seeder.address(), file, silent.address.port());
+    leecher(&there, tracker.address(), &["a.bin", "--stay"]).wait_for_text("Successfully downloaded");
+    assert_holds(&there.join("a.bin"), &bytes);
+}
+
+#[test]
+fn one_at_the_head_who_sends_wrong_bytes_does_not_keep_the_others_from_the_file() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let (tracker, seeder, bytes, file) = seed(dir);
+    let whole = Whole::new(bytes.clone(), CHUNK as u32);
+    let liar = FakePeer::answering(&whole, |request, answer| match request {
+        PeerRequest::Chunk { .. } => {
+            let mut answer = answer;
+            *answer.last_mut().unwrap() ^= 1;
+            Some(answer)
+        }
+        _ => Some(answer),
+    });
+    let (_head, _) = stand(seeder.address(), file, liar.address.port());
+    let leecher = leecher(&there, tracker.address(), &["a.bin", "--stay"]);
+    leecher.wait_for_text("bad bytes");
+    leecher.wait_for_text("Successfully downloaded");
+    assert_holds(&there.join("a.bin"), &bytes);
+}
+
+#[test]
+fn those_who_fetch_together_get_the_file_from_each_other() {
+    let place = place();
+    let dir = place.path();
+    let (tracker, seeder, bytes, _) = seed(dir);
+    let folders: Vec<_> = (0..4).map(|number| subfolder(dir, &format!("there{number}"))).collect();
+    let start = |there: &std::path::PathBuf| leecher(there, tracker.address(), &["a.bin", "--stay"]);
+    let leechers: Vec<_> = folders.iter().map(start).collect();
+    leechers.iter().for_each(|leecher| drop(leecher.wait_for_text("Successfully downloaded")));
+    for there in &folders {
+        assert_holds(&there.join("a.bin"), &bytes);
+    }
+    drop(seeder);
+}
