@@ -4,7 +4,8 @@
 //! peer, how much more anybody has, how long nothing has come from it, and, for who stands behind the first in the line, how long a chunk takes from
 //! the one who has the file.
 //!
-//! Invariant: without a source ahead, or with one that does not keep up, everybody is asked.
+//! Invariant: without a source ahead, with one that does not keep up, or with a first holder that has nothing to give any
+//! more, everybody is asked.
 
 use super::super::Moment;
 use super::{Picker, Source, SourceId};
@@ -146,7 +147,7 @@ impl Picker {
             return false;
         };
         if upstream.origin {
-            return false;
+            return !self.open.map.meets(&upstream.have) || self.is_silent(upstream, now);
         }
         let (near, far) = self.gaps(upstream);
         self.is_behind(near, self.ahead.least.0, upstream.have.held(), (LAG_CHUNKS, LAG_TIME), now)
@@ -308,6 +309,16 @@ mod tests {
         picker.follow(Some(OTHER), None, ms(0));
         assert_eq!(picker.pick(OTHER, ms(0), &mut random), Some(ChunkIndex(0)));
         assert_ne!(picker.pick(OTHER, ms(0), &mut random), Some(ChunkIndex(0)));
+    }
+
+    #[test]
+    fn a_first_holder_that_has_given_its_chunks_up_is_not_kept_to() {
+        let (mut picker, mut random) = picker(None);
+        picker.follow(Some(FIRST), None, ms(0));
+        gets(&mut picker, OTHER, 0..100);
+        assert_eq!(picker.pick(OTHER, ms(0), &mut random), None);
+        (0..100).for_each(|index| picker.refused(FIRST, ChunkIndex(index)));
+        assert!(picker.pick(OTHER, ms(0), &mut random).is_some());
     }
 
     #[test]
