@@ -85,6 +85,7 @@ struct Peer {
     line: Line<usize>,
     standings: BTreeMap<usize, Standing>,
     overtakes: u32,
+    placements: u32,
     /// Whom it asks, and who asks it.
     sources: Vec<usize>,
     clients: Vec<usize>,
@@ -168,6 +169,7 @@ impl World {
                 line: Line::default(),
                 standings: BTreeMap::new(),
                 overtakes: 0,
+                placements: 0,
                 sources,
                 clients,
                 asked: HashMap::new(),

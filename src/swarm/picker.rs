@@ -32,6 +32,8 @@ const LATE_MIN: Duration = Duration::from_millis(200);
 const SPARED: u32 = 4;
 /// While fewer other sources than this are busy, a source is asked for more than one chunk at once.
 const FEW_SOURCES: usize = 3;
+/// Sources that are asked at once in a line, when the one ahead does not keep up.
+const HELPERS: usize = 3;
 /// Hints of one source that are kept.
 const HINTS_MAX: usize = 64;
 
@@ -190,6 +192,10 @@ impl Picker {
             let late = if open { None } else { self.late(id, source, now) };
             return late.and_then(|index| self.take_off(id, index, now));
         }
+        // Who is behind in a line needs some help, and not a swarm: too many flows at once would hold up everybody.
+        if self.ahead.holds_back(id) && source.flights.is_empty() && self.busy() >= HELPERS {
+            return None;
+        }
         if let Some(index) = self.owed_before(id, source) {
             return self.take_off(id, index, now);
         }
@@ -229,9 +235,12 @@ impl Picker {
         usize::try_from(fast).unwrap_or(PIPELINE_MAX).clamp(least, PIPELINE_MAX)
     }
 
+    fn busy(&self) -> usize {
+        self.sources.values().filter(|source| !source.flights.is_empty()).count()
+    }
+
     fn few_others_busy(&self, source: &Source) -> bool {
-        let busy = self.sources.values().filter(|source| !source.flights.is_empty()).count();
-        busy - usize::from(!source.flights.is_empty()) < FEW_SOURCES
+        self.busy() - usize::from(!source.flights.is_empty()) < FEW_SOURCES
     }
 
     /// Whether a source may be asked for what others can give as well.

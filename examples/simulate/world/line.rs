@@ -24,6 +24,7 @@ impl World {
             self.follow(who);
             return self.ask_all(who);
         }
+        self.peers[who].placements += 1;
         self.peers[who].standings.insert(seeder, Standing { ahead, second, since: self.now });
         if let Some(ahead) = ahead.filter(|ahead| !self.peers[who].sources.contains(ahead)) {
             self.peers[who].sources.push(ahead);
@@ -49,7 +50,7 @@ impl World {
     pub(super) fn overtake(&mut self, peer: usize) {
         let (now, one) = (self.now, &mut self.peers[peer]);
         let Some((seeder, standing)) = one.standings.iter_mut().next() else { return };
-        let lately = now.saturating_sub(standing.since) < OVERTAKE_PAUSE;
+        let lately = now.saturating_sub(standing.since) < OVERTAKE_PAUSE * one.placements.clamp(1, 3);
         if one.picker.waits_long(now) && !lately && one.overtakes < OVERTAKES_MAX {
             standing.since = now;
             let sure = one.picker.is_slower_than_first(now);

@@ -42,7 +42,8 @@ const OFFENCES_MAX: u32 = 3;
 const SILENCE: Duration = Duration::from_secs(1);
 /// So many times one who is named upstream and not connected yet is waited for.
 const PLACEMENTS_MAX: u32 = 16;
-/// One who is upstream is given so long before another one is asked for, and so often that is done.
+/// One who is upstream is given so long before another one is asked for; the next ones twice and three times as long,
+/// as it takes a while to catch up behind them. So often that is done.
 const OVERTAKE_PAUSE: Duration = Duration::from_millis(200);
 const OVERTAKES_MAX: u32 = 8;
 /// How often a fetch wants to be ticked.
@@ -417,7 +418,7 @@ impl Fetch {
         let Some((id, (address, since, first))) = self.upstreams.first_key_value() else { return };
         let is_live = matches!(self.candidates.get(address), Some(Candidate { link: Link::Live(_), .. }));
         let waits = if is_live { self.picker.waits_long(now) } else { !self.is_complete() };
-        let named_lately = now.saturating_sub(*since) < OVERTAKE_PAUSE;
+        let named_lately = now.saturating_sub(*since) < OVERTAKE_PAUSE * self.placements.clamp(1, 3);
         if !waits || named_lately || self.overtakes >= OVERTAKES_MAX {
             return;
         }

@@ -50,6 +50,11 @@ impl Ahead {
         self.upstream = self.upstream.filter(|upstream| *upstream != id);
     }
 
+    /// Whether a source is not the one to be asked, and there is one.
+    pub(super) fn holds_back(&self, id: SourceId) -> bool {
+        self.upstream.is_some_and(|upstream| upstream != id)
+    }
+
     /// Whether a source is to be asked for one chunk, to be compared.
     pub(super) fn tries(&self, id: SourceId) -> bool {
         self.trial.as_ref().is_some_and(|trial| trial.first == id && trial.asked.is_none())
