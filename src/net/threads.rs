@@ -146,6 +146,7 @@ mod tests {
         assert_eq!(ran.load(Ordering::SeqCst), 3);
     }
 
+    // The panic is what makes a test fail that leaves a thread behind: it must come.
     #[test]
     #[should_panic(expected = "forgotten")]
     fn a_test_that_leaves_a_thread_behind_fails() {

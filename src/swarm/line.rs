@@ -5,7 +5,7 @@
 //! its first holder once: the last in the line is done hardly later than the first. That is the pipelined broadcast
 //! of *Mundinger, Weber and Weiss: Optimal scheduling of peer-to-peer file dissemination* (2008), as a chain.
 //!
-//! A line is advice. Whoever finds that it is kept waiting asks everybody, as without a line, and says so; then somebody
+//! A line is advice. Whoever finds that it is kept waiting asks others as well, and says so; then somebody
 //! goes to the end, where nobody waits for it. The second takes one chunk past the first, to find out whether that one is slow.
 //!
 //! Invariant: each one stands in the line once, and is told of every change of the one ahead of it.

@@ -193,7 +193,7 @@ impl Picker {
             return late.and_then(|index| self.take_off(id, index, now));
         }
         // Who is behind in a line needs some help, and not a swarm: too many flows at once would hold up everybody.
-        if self.ahead.holds_back(id) && source.flights.is_empty() && self.busy() >= HELPERS {
+        if self.only_helps(id, now) && source.flights.is_empty() && self.busy() >= HELPERS {
             return None;
         }
         if let Some(index) = self.owed_before(id, source) {

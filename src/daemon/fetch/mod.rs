@@ -403,8 +403,12 @@ impl Fetch {
     }
 
     /// With one line there is one to be asked first. Several would stand in each other's way.
+    fn only_line(&self) -> Option<(&SourceId, &(SocketAddr, Moment, bool))> {
+        self.upstreams.first_key_value().filter(|_| self.upstreams.len() == 1)
+    }
+
     fn follow(&mut self, now: Moment) {
-        let only = self.upstreams.first_key_value().filter(|_| self.upstreams.len() == 1);
+        let only = self.only_line();
         let candidate = only.and_then(|(_, (address, ..))| self.candidates.get(address));
         let upstream = match candidate.map(|candidate| &candidate.link) {
             Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
@@ -415,21 +419,20 @@ impl Fetch {
 
     /// Says so when the one ahead in the line keeps this peer waiting, or is not to be had.
     fn overtake(&mut self, now: Moment) {
-        let Some((id, (address, since, first))) = self.upstreams.first_key_value() else { return };
-        let is_live = matches!(self.candidates.get(address), Some(Candidate { link: Link::Live(_), .. }));
+        let Some((&id, &(address, since, first))) = self.only_line() else { return };
+        let is_live = matches!(self.candidates.get(&address), Some(Candidate { link: Link::Live(_), .. }));
         let waits = if is_live { self.picker.waits_long(now) } else { !self.is_complete() };
-        let named_lately = now.saturating_sub(*since) < OVERTAKE_PAUSE * self.placements.clamp(1, 3);
+        let named_lately = now.saturating_sub(since) < OVERTAKE_PAUSE * self.placements.clamp(1, 3);
         if !waits || named_lately || self.overtakes >= OVERTAKES_MAX {
             return;
         }
         let sure = !is_live || self.picker.is_slower_than_first(now);
-        if let Some(live) = self.live.get(id) {
+        if let Some(live) = self.live.get(&id) {
             log::debug!("{address} is slow: {} is asked for another one", live.address);
             let _ = live.asks.try_send(Question::Overtake { sure });
         }
         self.overtakes += 1;
-        let (id, place) = (*id, (*address, now, *first));
-        self.upstreams.insert(id, place);
+        self.upstreams.insert(id, (address, now, first));
     }
 
     fn connected_to(&mut self, id: SourceId, have: Option<HaveMap>, upstream: Option<Upstream>, now: Moment) {

@@ -4,8 +4,8 @@
 //! peer, how much more anybody has, how long nothing has come from it, and, for who stands behind the first in the line, how long a chunk takes from
 //! the one who has the file.
 //!
-//! Invariant: without a source ahead, with one that does not keep up, or with a first holder that has nothing to give any
-//! more, everybody is asked.
+//! Invariant: beside a source ahead that does not keep up others are asked, a few at once; without one, or when nothing
+//! comes from it, everybody is.
 
 use super::super::Moment;
 use super::{Picker, Source, SourceId};
@@ -48,11 +48,6 @@ impl Ahead {
     /// A source is gone.
     pub(super) fn lose(&mut self, id: SourceId) {
         self.upstream = self.upstream.filter(|upstream| *upstream != id);
-    }
-
-    /// Whether a source is not the one to be asked, and there is one.
-    pub(super) fn holds_back(&self, id: SourceId) -> bool {
-        self.upstream.is_some_and(|upstream| upstream != id)
     }
 
     /// Whether a source is to be asked for one chunk, to be compared.
@@ -165,6 +160,12 @@ impl Picker {
     fn is_silent(&self, upstream: &Source, now: Moment) -> bool {
         let waits = now.saturating_sub(upstream.last_arrival.max(self.ahead.since));
         waits > (upstream.pace.unwrap_or_default() * SILENT).max(SILENT_MIN)
+    }
+
+    /// Whether a source is only a help, beside one ahead from which something comes.
+    pub(super) fn only_helps(&self, id: SourceId, now: Moment) -> bool {
+        let ahead = self.ahead.upstream.filter(|upstream| *upstream != id);
+        ahead.and_then(|ahead| self.sources.get(&ahead)).is_some_and(|ahead| !self.is_silent(ahead, now))
     }
 
     /// The most chunks that one of those has who are not done.
@@ -288,6 +289,11 @@ mod tests {
         let (mut picker, mut random) = picker(None);
         assert_eq!(picker.pick(FIRST, SILENT_MIN, &mut random), None);
         assert!(picker.pick(FIRST, SILENT_MIN + ms(1), &mut random).is_some());
+        // Not even by three more who give nothing.
+        for id in (4..9).map(SourceId) {
+            picker.add_source(id, HaveMap::all(100), SILENT_MIN);
+            assert!(picker.pick(id, SILENT_MIN + ms(1), &mut random).is_some());
+        }
     }
 
     #[test]
