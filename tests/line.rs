@@ -14,15 +14,15 @@ const CHUNK: usize = 16 << 10;
 const CHUNKS: usize = 64;
 
 /// Stands in the line of a seeder, as one who serves on a port.
-fn stand(seeder: SocketAddr, file: FileId, port: u16) -> (Wire, Option<Upstream>) {
+fn stand(seeder: SocketAddr, file: FileId, port: u16) -> (Wire, Vec<Upstream>) {
     let mut wire = Wire::connect(seeder);
     wire.send(&PeerRequest::Hello { version: 1, port: Some(port) }).unwrap();
     assert!(matches!(wire.message(), Some(PeerResponse::Hello { .. })));
     wire.send(&PeerRequest::Have { file }).unwrap();
     loop {
-        if let PeerResponse::Have { length, upstream, .. } = wire.message().expect("an answer") {
+        if let PeerResponse::Have { length, upstreams, .. } = wire.message().expect("an answer") {
             wire.payload(length);
-            return (wire, upstream);
+            return (wire, upstreams);
         }
     }
 }
@@ -51,18 +51,19 @@ fn each_is_told_who_is_ahead_and_of_every_change() {
     let place = place();
     let (_tracker, seeder, _, file) = seed(place.path());
     let at = |port: u16| Some(SocketAddr::from(([127, 0, 0, 1], port)));
-    let (first, upstream) = stand(seeder.address(), file, 7001);
-    assert_eq!(upstream, Some(Upstream::default()), "the seeder itself");
-    let (mut second, upstream) = stand(seeder.address(), file, 7002);
-    assert_eq!(upstream, Some(Upstream { peer: at(7001), first: true, closed: false }));
-    let (mut third, upstream) = stand(seeder.address(), file, 7003);
-    assert_eq!(upstream, Some(Upstream { peer: at(7002), first: false, closed: false }));
+    let behind = |peer, first| Upstream { peer, first, stripe: 0, stripes: 1 };
+    let (first, upstreams) = stand(seeder.address(), file, 7001);
+    assert_eq!(upstreams, [behind(None, false)], "the seeder itself");
+    let (mut second, upstreams) = stand(seeder.address(), file, 7002);
+    assert_eq!(upstreams, [behind(at(7001), true)]);
+    let (mut third, upstreams) = stand(seeder.address(), file, 7003);
+    assert_eq!(upstreams, [behind(at(7002), false)]);
     drop(first);
-    assert_eq!(next_upstream(&mut second), Upstream::default());
-    assert_eq!(next_upstream(&mut third), Upstream { peer: at(7002), first: true, closed: false });
-    third.send(&PeerRequest::Overtake { file, sure: true }).unwrap();
-    assert_eq!(next_upstream(&mut third), Upstream::default());
-    assert_eq!(next_upstream(&mut second), Upstream { peer: at(7003), first: true, closed: false });
+    assert_eq!(next_upstream(&mut second), behind(None, false));
+    assert_eq!(next_upstream(&mut third), behind(at(7002), true));
+    third.send(&PeerRequest::Overtake { file, stripe: 0, sure: true }).unwrap();
+    assert_eq!(next_upstream(&mut third), behind(None, false));
+    assert_eq!(next_upstream(&mut second), behind(at(7003), true));
 }
 
 #[test]
@@ -78,7 +79,7 @@ fn one_at_the_head_who_gives_nothing_does_not_keep_the_others_from_the_file() {
                 PeerRequest::Have { file } => {
                     let have = HaveMap::none(CHUNKS as u32).to_bytes();
                     let (count, length) = (CHUNKS as u32, have.len() as u64);
-                    let response = PeerResponse::Have { file, count, length, upstream: None };
+                    let response = PeerResponse::Have { file, count, length, upstreams: vec![] };
                     wire.send(&response).and_then(|()| wire.send_bytes(&have))
                 }
                 _ => Ok(()),

@@ -451,7 +451,7 @@ fn who_gets_a_file_and_keeps_chunks_of_it_has_all_that_either_has() {
     // Gives the last four chunks to those who ask what it has, and any chunk to those who do not.
     let source = FakePeer::answering(&whole, move |request, right| match request {
         PeerRequest::Have { file } => {
-            let have = PeerResponse::Have { file: *file, count: 9, length: 2, upstream: None };
+            let have = PeerResponse::Have { file: *file, count: 9, length: 2, upstreams: vec![] };
             Some([shoal::protocol::frame::encode(&have).unwrap(), vec![0b1110_0000, 1]].concat())
         }
         _ => Some(right),

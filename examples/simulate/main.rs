@@ -81,9 +81,15 @@ struct Flags {
     /// Seeders do not say what has not left them yet
     #[arg(long)]
     no_hints: bool,
-    /// Seeders keep no line
+    /// Seeders keep no trees
     #[arg(long)]
-    no_line: bool,
+    no_trees: bool,
+    /// So many leechers stand in a line, before there are several stripes
+    #[arg(long, default_value_t = shoal::swarm::trees::LINE_MAX)]
+    line_max: usize,
+    /// How many stripes there are then
+    #[arg(long, default_value_t = shoal::swarm::trees::STRIPES)]
+    stripes: usize,
 }
 
 fn parse_range(text: &str) -> Result<(f64, f64), String> {
@@ -120,7 +126,9 @@ fn main() {
         seed: flags.seed,
         block: flags.block.map_or(block, |block| block.as_u64()),
         hints: !flags.no_hints,
-        line: !flags.no_line,
+        trees: !flags.no_trees,
+        line_max: flags.line_max,
+        stripes: flags.stripes,
         unfair: flags.unfair,
     };
     let outcome = World::new(setting).run();

@@ -18,6 +18,8 @@ struct Flow {
     left: f64,
     /// Against the other flows of the same links.
     weight: f64,
+    /// It is not faster than this: what it carries does not come faster.
+    most: f64,
     rate: f64,
     since: f64,
     /// Another one after each change of its rate.
@@ -74,10 +76,10 @@ impl Network {
         &mut self,
         (from, to): (usize, usize),
         bytes: f64,
-        weight: f64,
+        (weight, most): (f64, f64),
         now: f64,
     ) -> (usize, Vec<Forecast>) {
-        let flow = Some(Flow { from, to, left: bytes, weight, rate: 0.0, since: now, version: 0 });
+        let flow = Some(Flow { from, to, left: bytes, weight, most, rate: 0.0, since: now, version: 0 });
         let id = self.free.pop().unwrap_or(self.flows.len());
         match self.flows.get_mut(id) {
             Some(place) => *place = flow,
@@ -93,6 +95,11 @@ impl Network {
     /// Whether what was forecast of a flow still holds.
     pub fn current(&self, id: usize, version: u32) -> bool {
         self.flows[id].as_ref().is_some_and(|flow| flow.version == version)
+    }
+
+    /// How fast a flow is, bytes a second.
+    pub fn rate(&self, id: usize) -> Option<f64> {
+        self.flows[id].as_ref().map(|flow| flow.rate)
     }
 
     /// From whom to whom a flow goes.
@@ -131,6 +138,19 @@ impl Network {
                 break;
             };
             let (level, link) = (level(way), &self.links[at / 2]);
+            // Who cannot use its share leaves the rest to others.
+            let modest = self.flows.iter().enumerate().filter_map(|(id, flow)| Some((id, flow.as_ref()?)));
+            let modest = modest.filter(|(id, flow)| rates[*id].is_nan() && flow.most < level * flow.weight);
+            if let Some((id, flow)) = modest
+                .min_by(|(_, one), (_, two)| (one.most / one.weight).total_cmp(&(two.most / two.weight)))
+            {
+                rates[id] = flow.most;
+                for way in [flow.from * 2, flow.to * 2 + 1] {
+                    ways[way].0 -= flow.most;
+                    ways[way].1 -= flow.weight;
+                }
+                continue;
+            }
             for id in if at % 2 == 0 { &link.going } else { &link.coming } {
                 if let Some(flow) = self.flows[*id].as_ref().filter(|_| rates[*id].is_nan()) {
                     rates[*id] = (level * flow.weight).max(1.0);
@@ -162,7 +182,7 @@ impl Network {
             let Some(flow) = flows[*id].as_mut() else { continue };
             let (sender, receiver) = (&links[flow.from], &links[flow.to]);
             let out = sender.up * flow.weight / sender.out.max(flow.weight);
-            let rate = out.min(receiver.down * flow.weight / receiver.into.max(flow.weight));
+            let rate = out.min(receiver.down * flow.weight / receiver.into.max(flow.weight)).min(flow.most);
             let change = flow.change(rate, now, versions);
             forecasts.extend(change.map(|(version, end)| Forecast { flow: *id, version, end }));
         }

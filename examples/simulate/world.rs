@@ -1,21 +1,24 @@
 //! The peers of a simulated swarm, and what happens to them in order of time.
 
-mod line;
+mod trees;
 
 use crate::network::{Forecast, Link, Network};
-use line::Standing;
 use shoal::content::limits::CONNECTIONS_MAX;
 use shoal::content::{ChunkIndex, HaveMap};
 use shoal::swarm::Moment;
 use shoal::swarm::fresh::Fresh;
-use shoal::swarm::line::{Line, Moved};
 use shoal::swarm::picker::{Picker, SourceId};
+use shoal::swarm::trees::{Moved, Trees};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
+use trees::Standing;
 
 /// How often a peer looks whether something is late, as the daemons do.
 const TICK: Duration = Duration::from_millis(100);
+
+/// What is passed on as it comes is so much faster than what comes, at most.
+const CATCHING_UP: f64 = 1.02;
 
 /// What is simulated. Rates are in bytes a second.
 pub struct Setting {
@@ -37,7 +40,9 @@ pub struct Setting {
     pub overhead: f64,
     pub seed: u64,
     pub hints: bool,
-    pub line: bool,
+    pub trees: bool,
+    pub line_max: usize,
+    pub stripes: usize,
     pub unfair: f64,
 }
 
@@ -63,10 +68,10 @@ enum Event {
     /// Everybody who asks this peer learns that a chunk is coming, or there.
     Got(usize, ChunkIndex),
     BlockEnds(usize, u32),
-    /// Somebody has another one ahead of it in the line of a seeder.
-    Placed(usize, Moved<usize>),
+    /// Somebody has another one ahead of it in the trees of a seeder.
+    Placed(usize, Vec<Moved<usize>>),
     /// From, to: somebody is kept waiting by the one ahead of it.
-    Overtakes(usize, usize, bool),
+    Overtakes(usize, usize, usize, bool),
 }
 
 /// A chunk on its way from one to another, block by block.
@@ -81,11 +86,9 @@ struct Transfer {
 struct Peer {
     picker: Picker,
     fresh: Option<Fresh<usize>>,
-    /// Its line, if it is a seeder; else where it stands in theirs.
-    line: Line<usize>,
+    /// Its trees, if it is a seeder; else where it hangs in theirs.
+    trees: Trees<usize>,
     standings: BTreeMap<usize, Standing>,
-    overtakes: u32,
-    placements: u32,
     /// Whom it asks, and who asks it.
     sources: Vec<usize>,
     clients: Vec<usize>,
@@ -166,10 +169,8 @@ impl World {
             Peer {
                 fresh: (seeds && setting.hints).then(|| Fresh::new(&have, &mut random)),
                 picker: Picker::new(have, true),
-                line: Line::default(),
+                trees: Trees::new(setting.line_max, setting.stripes),
                 standings: BTreeMap::new(),
-                overtakes: 0,
-                placements: 0,
                 sources,
                 clients,
                 asked: HashMap::new(),
@@ -302,11 +303,10 @@ impl World {
                     }
                 }
             }
-            Event::Placed(seeder, moved) if self.peers[moved.who].alive => self.placed(seeder, moved),
-            Event::Overtakes(from, to, sure) if self.peers[from].alive => {
-                for moved in self.peers[to].line.overtake(from, sure) {
-                    self.say(Event::Placed(to, moved));
-                }
+            Event::Placed(seeder, moved) => self.placed(seeder, moved),
+            Event::Overtakes(from, to, stripe, sure) if self.peers[from].alive => {
+                let moved = self.peers[to].trees.overtake(from, stripe, sure);
+                self.tell(to, moved);
             }
             Event::BlockEnds(flow, version) if self.network.current(flow, version) => self.block_ends(flow),
             _ => {}
@@ -333,10 +333,9 @@ impl World {
             let picker = &mut self.peers[client].picker;
             picker.add_source(SourceId(source as u32), have, self.now);
             picker.hint(SourceId(source as u32), &hints);
-            if source < self.setting.seeders && self.setting.line {
-                for moved in self.peers[source].line.join(client) {
-                    self.placed(source, moved);
-                }
+            if source < self.setting.seeders && self.setting.trees {
+                let moved = self.peers[source].trees.join(client);
+                self.placed(source, moved);
             }
             self.follow(client);
             self.ask(client, source);
@@ -432,12 +431,24 @@ impl World {
             return;
         }
         let bytes = self.length(index) as f64 * self.setting.overhead / f64::from(total);
+        let most = self.pace(from, index, transfer.blocks + 1);
         let (flow, forecasts) =
-            self.network.start((from, to), bytes, self.weight(from, to), self.now.as_secs_f64());
+            self.network.start((from, to), bytes, (self.weight(from, to), most), self.now.as_secs_f64());
         if let Some(transfer) = self.transfers.get_mut(&(from, to)) {
             transfer.flow = Some(flow);
         }
         self.foresee(forecasts);
+    }
+
+    /// How fast what follows so many blocks of a chunk comes to a peer that passes them on.
+    fn pace(&self, peer: usize, index: ChunkIndex, blocks: u32) -> f64 {
+        if self.there(peer, index) > blocks {
+            return f64::INFINITY;
+        }
+        let coming = self.peers[peer].receiving.iter().filter_map(|from| self.transfers.get(&(*from, peer)));
+        let rates = coming.filter(|transfer| transfer.index == index).filter_map(|transfer| transfer.flow);
+        let most = rates.filter_map(|flow| self.network.rate(flow)).fold(0.0, f64::max);
+        if most > 0.0 { most * CATCHING_UP } else { f64::INFINITY }
     }
 
     /// What a connection gets of a link against others: TCP is not as fair as one could wish.

@@ -86,6 +86,16 @@ impl HaveMap {
         !self.bits.is_disjoint(&other.bits)
     }
 
+    /// The chunks that are in both, in order.
+    pub fn common<'a>(&'a self, other: &'a HaveMap) -> impl Iterator<Item = ChunkIndex> + 'a {
+        self.bits.intersection(&other.bits).map(|at| ChunkIndex(at as u32))
+    }
+
+    /// How many chunks are in both.
+    pub fn shared(&self, other: &HaveMap) -> usize {
+        self.bits.intersection_count(&other.bits)
+    }
+
     /// The chunks that are there, in order.
     pub fn iter(&self) -> impl Iterator<Item = ChunkIndex> + '_ {
         self.bits.ones().map(|at| ChunkIndex(at as u32))

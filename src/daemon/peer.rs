@@ -15,6 +15,7 @@ use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
 use crate::storage::{ChunkSource, StoreError};
+use crate::swarm::picker::STRIPES_MAX;
 use crate::swarm::token_bucket::TokenBucket;
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, never};
 use std::collections::BTreeSet;
@@ -388,8 +389,8 @@ impl<'a> Answers<'a> {
             PeerRequest::Manifest { file } => self.manifest(file),
             PeerRequest::Have { file } => self.have(file),
             PeerRequest::Chunk { file, index } => self.chunk(file, index),
-            PeerRequest::Overtake { file, sure } => {
-                self.server.visitors.overtake(self.visitor, file, sure);
+            PeerRequest::Overtake { file, stripe, sure } => {
+                self.server.visitors.overtake(self.visitor, file, usize::from(stripe), sure);
                 Ok(())
             }
             PeerRequest::Files { name, id } => self.files(name.as_ref(), id),
@@ -475,9 +476,10 @@ impl<'a> Answers<'a> {
             subscription.upstream = upstream;
         }
         let placed = self.subscriptions.iter().find(|one| one.file == file);
-        let upstream = placed.and_then(|subscription| subscription.upstream.try_recv().ok());
-        let bytes = map.to_bytes();
-        let response = PeerResponse::Have { file, count: map.count(), length: bytes.len() as u64, upstream };
+        let upstreams =
+            placed.map(|subscription| subscription.upstream.try_iter().take(STRIPES_MAX).collect());
+        let (upstreams, bytes) = (upstreams.unwrap_or_default(), map.to_bytes());
+        let response = PeerResponse::Have { file, count: map.count(), length: bytes.len() as u64, upstreams };
         self.writer.send_with(&response, &bytes)?;
         let Some((peers, hints)) = welcome else { return Ok(()) };
         if !peers.is_empty() {

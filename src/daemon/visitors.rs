@@ -1,5 +1,5 @@
-//! Who is here for a file and serves it as well: what a serving peer tells them of each other, what it hints at, and in
-//! which line they stand.
+//! Who is here for a file and serves it as well: what a serving peer tells them of each other, what it hints at, and the
+//! trees in which they hang.
 //!
 //! Peers who begin together would otherwise know nobody but the seeder until the tracker is asked again. Only the one
 //! that comes is told of those who are here: it connects to them, and so they learn of it.
@@ -10,13 +10,13 @@ use crate::content::limits::PEERS_NAMED;
 use crate::content::{ChunkIndex, FileId, HaveMap};
 use crate::protocol::peer::Upstream;
 use crate::swarm::fresh::Fresh;
-use crate::swarm::line::{Line, Moved};
+use crate::swarm::trees::{Moved, Trees};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Changes of one place in a line that may wait for its connection.
+/// Changes of one's places in a tree that may wait for its connection.
 const MOVES_MAX: usize = 64;
 
 /// A connection, counted from the first.
@@ -31,23 +31,24 @@ struct Visitor {
 #[derive(Default)]
 struct Visited {
     here: HashMap<VisitorId, Visitor>,
-    /// What has not left this peer yet, and the line, if it had the whole file when the first one came.
+    /// What has not left this peer yet, and the trees, if it had the whole file when the first one came.
     origin: Option<Origin>,
 }
 
 struct Origin {
     fresh: Fresh<VisitorId>,
-    line: Line<VisitorId>,
+    trees: Trees<VisitorId>,
 }
 
 impl Visited {
     /// Tells those who have another one ahead of them now.
     fn tell(&self, moved: impl IntoIterator<Item = Moved<VisitorId>>) {
-        for Moved { who, ahead, second: first, closed } in moved {
+        for Moved { who, stripe, stripes, ahead, second: first } in moved {
+            let (stripe, stripes) = (stripe as u8, stripes as u8);
             let peer = ahead.and_then(|ahead| self.here.get(&ahead)).map(|visitor| visitor.address);
             if let Some(visitor) = self.here.get(&who) {
                 // Who does not read what it is told has other troubles.
-                let _ = visitor.upstream.try_send(Upstream { peer, first, closed });
+                let _ = visitor.upstream.try_send(Upstream { peer, first, stripe, stripes });
             }
         }
     }
@@ -94,23 +95,24 @@ impl Visitors {
             here: HashMap::new(),
             origin: have
                 .is_complete()
-                .then(|| Origin { fresh: Fresh::new(have, &mut random), line: Line::default() }),
+                .then(|| Origin { fresh: Fresh::new(have, &mut random), trees: Trees::default() }),
         });
         let others = visited.here.values().map(|visitor| visitor.address);
         let peers = random.choose_multiple(others.filter(|other| *other != address), PEERS_NAMED);
         let (teller, upstream) = bounded(MOVES_MAX);
         visited.here.insert(id, Visitor { address, upstream: teller });
-        let moved = visited.origin.as_mut().map(|origin| origin.line.join(id)).unwrap_or_default();
+        let moved = visited.origin.as_mut().map(|origin| origin.trees.join(id)).unwrap_or_default();
         visited.tell(moved);
         let hints = visited.origin.as_mut().map(|origin| origin.fresh.join(id)).unwrap_or_default();
         Welcome { peers, hints, upstream }
     }
 
-    /// Somebody is kept waiting by the one ahead of it.
-    pub fn overtake(&self, id: VisitorId, file: FileId, sure: bool) {
+    /// Somebody is kept waiting by the one ahead of it in a stripe.
+    pub fn overtake(&self, id: VisitorId, file: FileId, stripe: usize, sure: bool) {
         let mut state = self.state();
         let Some(visited) = state.files.get_mut(&file) else { return };
-        let moved = visited.origin.as_mut().map(|origin| origin.line.overtake(id, sure)).unwrap_or_default();
+        let moved = visited.origin.as_mut().map(|origin| origin.trees.overtake(id, stripe, sure));
+        let moved = moved.unwrap_or_default();
         visited.tell(moved);
     }
 
@@ -135,7 +137,7 @@ impl Visitors {
         visited.here.remove(&id);
         if let Some(origin) = &mut visited.origin {
             origin.fresh.leave(id);
-            let moved = origin.line.leave(id);
+            let moved = origin.trees.leave(id);
             visited.tell(moved);
         }
         if visited.here.is_empty() {
@@ -148,8 +150,10 @@ impl Visitors {
 mod tests {
     use super::*;
 
+    const FIRST: Upstream = Upstream { peer: None, first: false, stripe: 0, stripes: 1 };
+
     fn second_behind(peer: SocketAddr) -> Upstream {
-        Upstream { peer: Some(peer), first: true, closed: false }
+        Upstream { peer: Some(peer), first: true, stripe: 0, stripes: 1 }
     }
 
     #[test]
@@ -159,16 +163,13 @@ mod tests {
         let (first, second) = (visitors.name(), visitors.name());
         let Welcome { peers, hints, upstream } = visitors.join(first, one, file, &HaveMap::all(9));
         assert!(peers.is_empty() && !hints.is_empty());
-        assert_eq!(upstream.try_recv(), Ok(Upstream::default()), "it is the first in the line");
+        assert_eq!(upstream.try_recv(), Ok(FIRST), "it is the first in the line");
         let other = visitors.join(second, two, file, &HaveMap::all(9));
         assert_eq!(other.peers, [one]);
         assert!(!other.hints.is_empty() && other.hints.iter().all(|index| !hints.contains(index)));
         assert_eq!(other.upstream.try_recv(), Ok(second_behind(one)));
-        visitors.overtake(second, file, true);
-        assert_eq!(
-            (other.upstream.try_recv(), upstream.try_recv()),
-            (Ok(Upstream::default()), Ok(second_behind(two)))
-        );
+        visitors.overtake(second, file, 0, true);
+        assert_eq!((other.upstream.try_recv(), upstream.try_recv()), (Ok(FIRST), Ok(second_behind(two))));
         let peers = visitors.join(visitors.name(), two, file, &HaveMap::all(9)).peers;
         assert_eq!(peers, [one], "nobody is told of itself");
         assert!(!visitors.asked(first, file, hints[0]).is_empty());

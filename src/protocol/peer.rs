@@ -62,6 +62,9 @@ pub enum PeerRequest {
     Overtake {
         /// The file.
         file: FileId,
+        /// In which stripe.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        stripe: u8,
         /// Whether it has been compared with the one who is asked here.
         #[serde(default)]
         sure: bool,
@@ -73,8 +76,8 @@ pub enum PeerRequest {
     Unknown,
 }
 
-/// Whom to ask before all others, of those who fetch a file from the same peer ([`line`](crate::swarm::line)).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+/// Whom to ask before all others, of those who fetch a file from the same peer ([`trees`](crate::swarm::trees)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Upstream {
     /// Where it serves; none for the one who says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,9 +85,24 @@ pub struct Upstream {
     /// Whether that one is the first: nobody else can tell whether it is slow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub first: bool,
-    /// Whether there is no line any more, and everybody is as good as anybody.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub closed: bool,
+    /// For which stripe: chunks whose number leaves this over when it is divided by the number of stripes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stripe: u8,
+    /// How many stripes there are; none when there are no trees any more, and everybody is as good as anybody.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub stripes: u8,
+}
+
+fn is_zero(number: &u8) -> bool {
+    *number == 0
+}
+
+fn is_one(number: &u8) -> bool {
+    *number == 1
+}
+
+fn one() -> u8 {
+    1
 }
 
 /// From the peer that was connected to.
@@ -115,9 +133,9 @@ pub enum PeerResponse {
         count: u32,
         /// Bytes that follow.
         length: u64,
-        /// Whom to ask before all others, where there is a line.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        upstream: Option<Upstream>,
+        /// Whom to ask before all others, for each stripe, where there are trees.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        upstreams: Vec<Upstream>,
     },
     /// More chunks are there now.
     Got {
@@ -241,7 +259,7 @@ mod tests {
             r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":16384,"length":32}"#,
         );
         exact(
-            Have { file: FILE, count: 9, length: 2, upstream: None },
+            Have { file: FILE, count: 9, length: 2, upstreams: vec![] },
             r#"{"type":"have","file":"FILE","count":9,"length":2}"#,
         );
         exact(Got { file: FILE, chunks: vec![INDEX] }, r#"{"type":"got","file":"FILE","chunks":[4]}"#);

@@ -8,7 +8,6 @@ pub mod agreement;
 pub mod backoff;
 pub mod fresh;
 pub mod keeping;
-pub mod line;
 pub mod listing;
 pub mod machine;
 pub mod manager;
@@ -18,6 +17,7 @@ pub mod placement;
 pub mod registry;
 pub mod token_bucket;
 pub mod tracker;
+pub mod trees;
 
 use std::time::Duration;
 

@@ -11,12 +11,15 @@ mod open;
 mod upstream;
 
 use super::Moment;
+use super::trees::stripe_of;
 use crate::content::limits::{ENDGAME_COPIES, PIPELINE, PIPELINE_MAX, PIPELINE_TIME};
 use crate::content::{ChunkIndex, HaveMap};
 use open::Open;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
-use upstream::Ahead;
+use upstream::{Counts, Upstreams};
+
+pub use upstream::STRIPES_MAX;
 
 /// A source of a download.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -39,6 +42,8 @@ const HINTS_MAX: usize = 64;
 
 struct Source {
     have: HaveMap,
+    /// How many chunks of each stripe those are.
+    counts: Counts,
     /// What it would like to be asked for.
     hints: Vec<ChunkIndex>,
     /// Whether its chunks count for rarity: it has never had all of them.
@@ -78,7 +83,7 @@ pub struct Picker {
     /// The sources that each chunk is on its way from.
     flights: BTreeMap<ChunkIndex, Vec<SourceId>>,
     /// Who is to be asked before all others, if anybody is.
-    ahead: Ahead,
+    upstreams: Upstreams,
     /// When the first source appeared.
     began: Option<Moment>,
 }
@@ -94,7 +99,7 @@ impl Picker {
             rarity: vec![0; count as usize],
             sources: HashMap::new(),
             flights: BTreeMap::new(),
-            ahead: Ahead::default(),
+            upstreams: Upstreams::new(&done, 1),
             began: None,
             done,
         };
@@ -107,7 +112,9 @@ impl Picker {
 
     /// A chunk is wanted, also if it was thought to be done.
     pub fn want(&mut self, index: ChunkIndex) {
-        self.done.remove(index);
+        if self.done.remove(index) {
+            self.upstreams.done.shift(index, -1);
+        }
         if index.0 < self.done.count() {
             self.wanted.insert(index);
             self.reopen(index);
@@ -134,6 +141,7 @@ impl Picker {
         }
         let (hints, flights) = (Vec::new(), Vec::new());
         let source = Source {
+            counts: Counts::of(&have, self.upstreams.stripes()),
             have,
             hints,
             partial,
@@ -152,6 +160,7 @@ impl Picker {
         if !source.have.insert(index) {
             return;
         }
+        source.counts.shift(index, 1);
         if !source.partial {
             return;
         }
@@ -167,7 +176,7 @@ impl Picker {
     /// A source is gone; what it held is open again.
     pub fn remove_source(&mut self, id: SourceId) {
         let Some(source) = self.sources.remove(&id) else { return };
-        self.ahead.lose(id);
+        self.upstreams.lose(id);
         if source.partial {
             source.have.iter().for_each(|index| self.shift_rarity(index, -1));
         }
@@ -181,31 +190,27 @@ impl Picker {
     /// or enough to do. Among equally rare ones those that the source has [hinted](Self::hint) at go first.
     pub fn pick(&mut self, id: SourceId, now: Moment, random: &mut fastrand::Rng) -> Option<ChunkIndex> {
         let source = self.sources.get(&id)?;
-        if source.flights.len() >= self.depth(source) {
+        if source.flights.len() >= self.depth(id, source) {
             return None;
         }
-        if self.ahead.awaited.is_some_and(|until| now < until) {
-            return None;
-        }
-        if !self.ahead.tries(id) && self.keeps_to(now).is_some_and(|upstream| upstream != id) {
-            let open = self.open.map.held() > 0;
-            let late = if open { None } else { self.late(id, source, now) };
-            return late.and_then(|index| self.take_off(id, index, now));
-        }
-        // Who is behind in a line needs some help, and not a swarm: too many flows at once would hold up everybody.
-        if self.only_helps(id, now) && source.flights.is_empty() && self.busy() >= HELPERS {
-            return None;
+        let allowed = self.allowed(id, source, now);
+        if allowed.is_none() {
+            let late =
+                (allowed.is_kept_from && self.open.map.held() == 0).then(|| self.late(id, source, now));
+            return late.flatten().and_then(|index| self.take_off(id, index, now));
         }
         if let Some(index) = self.owed_before(id, source) {
             return self.take_off(id, index, now);
         }
         // What a partial source has is had by one at least.
         let least = usize::from(source.partial);
-        let fresh = |index: &&ChunkIndex| self.open.rarity(**index) == Some(0) && source.have.has(**index);
+        let fresh = |index: &&ChunkIndex| {
+            self.open.rarity(**index) == Some(0) && source.have.has(**index) && allowed.has(**index)
+        };
         let index = match source.hints.iter().find(fresh) {
             Some(hint) => *hint,
-            None => match self.open.rarest(&source.have, least, random) {
-                Some((rarity, _)) if (rarity > 0 || source.steers) && !self.may_give(source, now) => {
+            None => match self.open.rarest(&source.have, least, |index| allowed.has(index), random) {
+                Some((rarity, _)) if (rarity > 0 || source.steers) && !self.may_give(id, source, now) => {
                     return None;
                 }
                 Some((_, any)) => any,
@@ -218,7 +223,7 @@ impl Picker {
     fn take_off(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> Option<ChunkIndex> {
         self.open.take(index);
         self.flights.entry(index).or_default().push(id);
-        self.ahead.asked(id, index, now);
+        self.upstreams.asked(id, index, now);
         let source = self.sources.get_mut(&id)?;
         source.flights.push((index, now));
         source.hints.retain(|hint| *hint != index && !self.done.has(*hint));
@@ -228,8 +233,8 @@ impl Picker {
     /// How many chunks a source is asked for at once. A chunk that waits behind another one is of no use to anybody;
     /// it saves a round trip, which matters only where few others fill it, or where a chunk takes less time than a
     /// request takes to get through the threads of two busy machines.
-    fn depth(&self, source: &Source) -> usize {
-        let least = if self.few_others_busy(source) { PIPELINE } else { 1 };
+    fn depth(&self, id: SourceId, source: &Source) -> usize {
+        let least = if self.upstreams.has(id) || self.few_others_busy(source) { PIPELINE } else { 1 };
         let Some(pace) = source.pace else { return least };
         let fast = PIPELINE_TIME.as_nanos() / pace.as_nanos().max(1);
         usize::try_from(fast).unwrap_or(PIPELINE_MAX).clamp(least, PIPELINE_MAX)
@@ -244,8 +249,8 @@ impl Picker {
     }
 
     /// Whether a source may be asked for what others can give as well.
-    fn may_give(&self, source: &Source, now: Moment) -> bool {
-        !source.origin || source.is_left_alone(now) || self.few_others_busy(source)
+    fn may_give(&self, id: SourceId, source: &Source, now: Moment) -> bool {
+        !source.origin || self.upstreams.has(id) || source.is_left_alone(now) || self.few_others_busy(source)
     }
 
     /// A source names chunks that it would like to be asked for, among equals.
@@ -292,7 +297,7 @@ impl Picker {
     /// A chunk has arrived and is verified. Returns whether that is news: it may have come from another
     /// source before.
     pub fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> bool {
-        self.ahead.arrived(id, index, now);
+        self.upstreams.arrived(id, index, now);
         if let Some(since) = self.land(id, index)
             && let Some(source) = self.sources.get_mut(&id)
         {
@@ -301,8 +306,8 @@ impl Picker {
             source.last_arrival = now;
         }
         self.open.take(index);
-        let is_new = self.done.insert(index);
-        self.note_gaps();
+        let is_new = self.is_done(index);
+        self.note_gaps(stripe_of(index, self.upstreams.stripes()));
         is_new
     }
 
@@ -312,8 +317,11 @@ impl Picker {
         self.land(id, index);
         if let Some(source) = self.sources.get_mut(&id) {
             let partial = source.partial;
-            if source.have.remove(index) && partial {
-                self.shift_rarity(index, -1);
+            if source.have.remove(index) {
+                source.counts.shift(index, -1);
+                if partial {
+                    self.shift_rarity(index, -1);
+                }
             }
         }
         self.reopen(index);
@@ -322,7 +330,16 @@ impl Picker {
     /// A chunk is there by other ways than a source of this download.
     pub fn have(&mut self, index: ChunkIndex) {
         self.open.take(index);
-        self.done.insert(index);
+        self.is_done(index);
+    }
+
+    /// Notes that a chunk is there. Returns whether that is news.
+    fn is_done(&mut self, index: ChunkIndex) -> bool {
+        let is_new = self.done.insert(index);
+        if is_new {
+            self.upstreams.done.shift(index, 1);
+        }
+        is_new
     }
 
     /// Whether a source is busy, or has a chunk that is needed.

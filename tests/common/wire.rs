@@ -208,7 +208,7 @@ impl Whole {
                         file,
                         count: layout.count(),
                         length: bytes.len() as u64,
-                        upstream: None,
+                        upstreams: vec![],
                     },
                     bytes,
                 )

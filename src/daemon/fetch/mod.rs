@@ -10,6 +10,7 @@
 
 mod conversations;
 mod source;
+mod upstreams;
 mod verify;
 
 pub use conversations::Conversations;
@@ -30,6 +31,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use upstreams::Upstreams;
 use verify::Verifier;
 
 /// Addresses remembered as possible sources.
@@ -40,12 +42,6 @@ const FAILURES_MAX: u32 = 8;
 const OFFENCES_MAX: u32 = 3;
 /// Whoever has not said for so long what it has is named when the download ends without it.
 const SILENCE: Duration = Duration::from_secs(1);
-/// So many times one who is named upstream and not connected yet is waited for.
-const PLACEMENTS_MAX: u32 = 16;
-/// One who is upstream is given so long before another one is asked for; the next ones twice and three times as long,
-/// as it takes a while to catch up behind them. So often that is done.
-const OVERTAKE_PAUSE: Duration = Duration::from_millis(200);
-const OVERTAKES_MAX: u32 = 8;
 /// How often a fetch wants to be ticked.
 pub const TICK: Duration = Duration::from_millis(100);
 
@@ -105,7 +101,7 @@ pub struct SourceEvent {
 
 #[derive(Debug)]
 enum SourceUpdate {
-    Connected(Option<HaveMap>, Option<Upstream>),
+    Connected(Option<HaveMap>, Vec<Upstream>),
     Has(Vec<ChunkIndex>),
     Hints(Vec<ChunkIndex>),
     Upstream(Upstream),
@@ -172,10 +168,7 @@ pub struct Fetch {
     verifier: Verifier,
     shutdown: Shutdown,
     news: Vec<FetchNews>,
-    /// Whom each source that keeps a line has named to be asked first, and since when.
-    upstreams: BTreeMap<SourceId, (SocketAddr, Moment, bool)>,
-    overtakes: u32,
-    placements: u32,
+    upstreams: Upstreams,
 }
 
 impl Fetch {
@@ -203,9 +196,7 @@ impl Fetch {
             threads: threads.clone(),
             shutdown,
             news: Vec::new(),
-            upstreams: BTreeMap::new(),
-            overtakes: 0,
-            placements: 0,
+            upstreams: Upstreams::default(),
         }
     }
 
@@ -281,7 +272,7 @@ impl Fetch {
     pub fn handle(&mut self, event: SourceEvent, now: Moment) -> Vec<FetchNews> {
         let SourceEvent { source: id, update, .. } = event;
         match update {
-            SourceUpdate::Connected(have, upstream) => self.connected_to(id, have, upstream, now),
+            SourceUpdate::Connected(have, upstreams) => self.connected_to(id, have, upstreams, now),
             SourceUpdate::Has(chunks) => {
                 chunks.into_iter().for_each(|index| self.picker.source_has(id, index));
                 self.ask(id, now);
@@ -364,7 +355,7 @@ impl Fetch {
         {
             live.shutdown.trigger();
             self.picker.remove_source(id);
-            self.upstreams.remove(&id);
+            self.upstreams.lose(id);
             if let Some(candidate) = self.candidates.get_mut(&live.address) {
                 candidate.link = Link::Idle(now + RETRY_MAX);
             }
@@ -383,59 +374,7 @@ impl Fetch {
         }
     }
 
-    /// A source says whom to ask before all others.
-    fn placed(&mut self, id: SourceId, upstream: Upstream, now: Moment) {
-        if upstream.closed {
-            self.upstreams.remove(&id);
-            return self.follow(now);
-        }
-        let Some(address) = upstream.peer.or_else(|| self.live.get(&id).map(|live| live.address)) else {
-            return;
-        };
-        self.upstreams.insert(id, (address, now, upstream.first));
-        self.add_source(address, now);
-        // Who names one after the other keeps nobody from asking others for ever.
-        self.placements += 1;
-        if self.placements <= PLACEMENTS_MAX {
-            self.picker.expect_upstream(now);
-        }
-        self.follow(now);
-    }
-
-    /// With one line there is one to be asked first. Several would stand in each other's way.
-    fn only_line(&self) -> Option<(&SourceId, &(SocketAddr, Moment, bool))> {
-        self.upstreams.first_key_value().filter(|_| self.upstreams.len() == 1)
-    }
-
-    fn follow(&mut self, now: Moment) {
-        let only = self.only_line();
-        let candidate = only.and_then(|(_, (address, ..))| self.candidates.get(address));
-        let upstream = match candidate.map(|candidate| &candidate.link) {
-            Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
-            _ => None,
-        };
-        self.picker.follow(upstream, only.filter(|(_, (.., first))| *first).map(|(id, _)| *id), now);
-    }
-
-    /// Says so when the one ahead in the line keeps this peer waiting, or is not to be had.
-    fn overtake(&mut self, now: Moment) {
-        let Some((&id, &(address, since, first))) = self.only_line() else { return };
-        let is_live = matches!(self.candidates.get(&address), Some(Candidate { link: Link::Live(_), .. }));
-        let waits = if is_live { self.picker.waits_long(now) } else { !self.is_complete() };
-        let named_lately = now.saturating_sub(since) < OVERTAKE_PAUSE * self.placements.clamp(1, 3);
-        if !waits || named_lately || self.overtakes >= OVERTAKES_MAX {
-            return;
-        }
-        let sure = !is_live || self.picker.is_slower_than_first(now);
-        if let Some(live) = self.live.get(&id) {
-            log::debug!("{address} is slow: {} is asked for another one", live.address);
-            let _ = live.asks.try_send(Question::Overtake { sure });
-        }
-        self.overtakes += 1;
-        self.upstreams.insert(id, (address, now, first));
-    }
-
-    fn connected_to(&mut self, id: SourceId, have: Option<HaveMap>, upstream: Option<Upstream>, now: Moment) {
+    fn connected_to(&mut self, id: SourceId, have: Option<HaveMap>, upstreams: Vec<Upstream>, now: Moment) {
         let Some(live) = self.live.get_mut(&id) else { return };
         live.connected = true;
         let address = live.address;
@@ -447,16 +386,14 @@ impl Fetch {
         let have = have.or(told).unwrap_or_else(|| HaveMap::none(self.job.count));
         log::debug!("connected to {address}, which has {} of {} chunks", have.held(), have.count());
         self.picker.add_source(id, have, now);
-        match upstream {
-            Some(upstream) => self.placed(id, upstream, now),
-            None => self.follow(now),
-        }
+        self.follow(now);
+        upstreams.into_iter().for_each(|upstream| self.placed(id, upstream, now));
         self.ask(id, now);
     }
 
     fn lost(&mut self, id: SourceId, why: SourceError, now: Moment) {
         self.picker.remove_source(id);
-        self.upstreams.remove(&id);
+        self.upstreams.lose(id);
         let Some(live) = self.live.remove(&id) else { return };
         live.shutdown.trigger();
         self.follow(now);
@@ -517,6 +454,15 @@ impl Fetch {
         let mut due: Vec<SocketAddr> = due.map(|(address, _)| *address).collect();
         self.random.shuffle(&mut due);
         due.into_iter().take(room).for_each(|address| self.start(address, now));
+    }
+
+    /// Connects to an address that is known, also when every place is taken.
+    fn reach(&mut self, address: SocketAddr, now: Moment) {
+        let link = self.candidates.get(&address).map(|candidate| &candidate.link);
+        let is_due = matches!(link, Some(Link::Idle(at)) if *at <= now);
+        if is_due && !self.is_complete() && !self.shutdown.is_stopped() {
+            self.start(address, now);
+        }
     }
 
     fn start(&mut self, address: SocketAddr, now: Moment) {

@@ -199,6 +199,8 @@ pub(super) enum Question {
     Chunk(ChunkIndex),
     /// Somebody else upstream.
     Overtake {
+        /// In which stripe.
+        stripe: u8,
         /// Whether the one who is has been found to be slow.
         sure: bool,
     },
@@ -244,11 +246,11 @@ impl SourceReader {
         let Conversation { mut reader, mut writer, stream, stall } =
             Conversation::open(self.address, self.job.port, self.job.timeouts, &self.shutdown)?;
         let _guard = self.shutdown.guard(&stream);
-        let (have, upstream) = match self.job.subscribe {
-            true => self.have(&mut reader, &mut writer).map(|(have, upstream)| (Some(have), upstream))?,
-            false => (None, None),
+        let (have, upstreams) = match self.job.subscribe {
+            true => self.have(&mut reader, &mut writer).map(|(have, upstreams)| (Some(have), upstreams))?,
+            false => (None, Vec::new()),
         };
-        self.report(SourceUpdate::Connected(have, upstream));
+        self.report(SourceUpdate::Connected(have, upstreams));
         let asked = Asked::default();
         let asker = Questions { file: self.job.file, asked: asked.clone(), shutdown: self.shutdown.clone() };
         threads.spawn("fetch-ask", move || asker.run(&asks, &mut writer, &stream))?;
@@ -269,16 +271,16 @@ impl SourceReader {
         &self,
         reader: &mut LinkReader,
         writer: &mut LinkWriter,
-    ) -> Result<(HaveMap, Option<Upstream>), SourceError> {
+    ) -> Result<(HaveMap, Vec<Upstream>), SourceError> {
         writer.send(&PeerRequest::Have { file: self.job.file })?;
         match reader.message(self.job.timeouts.stall)? {
-            PeerResponse::Have { count, length, upstream, .. }
+            PeerResponse::Have { count, length, upstreams, .. }
                 if count == self.job.count && length == HaveMap::byte_length(count) as u64 =>
             {
                 let mut bytes = vec![0; length as usize];
                 reader.payload(&mut bytes)?;
                 let have = HaveMap::from_bytes(count, &bytes);
-                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstream))
+                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstreams))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("sends no have-map of this file".into())),
@@ -406,8 +408,8 @@ impl Questions {
             let sent = crossbeam_channel::select! {
                 recv(self.shutdown.signal()) -> _ => break,
                 recv(asks) -> ask => match ask {
-                    Ok(Question::Overtake { sure }) => {
-                        writer.send(&PeerRequest::Overtake { file: self.file, sure })
+                    Ok(Question::Overtake { stripe, sure }) => {
+                        writer.send(&PeerRequest::Overtake { file: self.file, stripe, sure })
                     }
                     Ok(Question::Chunk(index)) => {
                         self.asked.queue().push_back((index, Instant::now()));

@@ -13,6 +13,8 @@ pub(super) struct Open {
     pub(super) map: HaveMap,
 }
 
+/// So many chunks are looked at one by one sooner than all that are as rare as the rarest.
+const FEW: usize = 64;
 /// The place of a chunk that is not open.
 const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
 
@@ -54,18 +56,28 @@ impl Open {
         self.places.get(index.at()).filter(|place| **place != NOWHERE).map(|(rarity, _)| *rarity)
     }
 
-    /// The rarest chunk that `have` has, and how rare it is, among those that at least `least` have; among equals any.
+    /// The rarest chunk that `have` has and that is `allowed`, and how rare it is, among those that at least `least` have;
+    /// among equals any.
     pub(super) fn rarest(
         &self,
         have: &HaveMap,
         least: usize,
+        allowed: impl Fn(ChunkIndex) -> bool,
         random: &mut fastrand::Rng,
     ) -> Option<(u32, ChunkIndex)> {
+        if self.map.shared(have) <= FEW {
+            let rarity = |index: &ChunkIndex| self.places[index.at()].0;
+            let few =
+                self.map.common(have).filter(|index| rarity(index) as usize >= least && allowed(*index));
+            let rarest = few.min_by_key(|index| (rarity(index), random.u32(..)));
+            return rarest.map(|index| (rarity(&index), index));
+        }
         let buckets = self.buckets.iter().enumerate().skip(least).filter(|(_, bucket)| !bucket.is_empty());
         buckets.into_iter().find_map(|(rarity, bucket)| {
             let start = random.usize(..bucket.len());
             let around = bucket[start..].iter().chain(&bucket[..start]);
-            around.copied().find(|index| have.has(*index)).map(|index| (rarity as u32, index))
+            let found = around.copied().find(|index| have.has(*index) && allowed(*index));
+            found.map(|index| (rarity as u32, index))
         })
     }
 }

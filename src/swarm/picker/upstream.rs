@@ -1,23 +1,32 @@
-//! The source to be asked before all others: who is ahead in a line ([`line`](crate::swarm::line)).
+//! The sources to be asked before all others: who is ahead in the trees of a file ([`trees`](crate::swarm::trees)),
+//! one for each stripe.
 //!
-//! As long as it keeps up, nobody else is asked. Whether it does is told by four signs: how much more it has than this
-//! peer, how much more anybody has, how long nothing has come from it, and, for who stands behind the first in the line, how long a chunk takes from
+//! As long as it keeps up, nobody else is asked for the chunks of its stripe. Whether it does is told by these signs: how
+//! much more it has than this peer; how much more anybody has, or how much more this peer gets in other
+//! stripes; how long nothing has come from it; and, for who stands behind the first in a line, how long a chunk takes from
 //! the one who has the file.
 //!
 //! Invariant: beside a source ahead that does not keep up others are asked, a few at once; without one, or when nothing
 //! comes from it, everybody is.
 
 use super::super::Moment;
-use super::{Picker, Source, SourceId};
-use crate::content::ChunkIndex;
+use super::super::trees::stripe_of;
+use super::{HELPERS, Picker, Source, SourceId};
+use crate::content::{ChunkIndex, HaveMap};
 use std::time::Duration;
 
-/// A peer may have so many chunks less than the one it asks, and what that one gets in so much time, before it is behind.
+/// In a line a peer may have so many chunks less than the one it asks, and what that one gets in so much time, before it
+/// is behind.
 const LAG_CHUNKS: u32 = 2;
 const LAG_TIME: Duration = Duration::from_millis(100);
-/// The same against the one who has most.
+/// The same against the one who has most; and with several stripes, whose connections share links unevenly, against
+/// the one ahead.
 const FAR_CHUNKS: u32 = 8;
 const FAR_TIME: Duration = Duration::from_secs(1);
+/// One stripe may be so many chunks ahead of another one.
+const AHEAD_CHUNKS: u32 = 8;
+/// One stripe may come so many times as fast as another one.
+const UNEVEN: u32 = 4;
 /// Nobody else is asked for so long while the one upstream is being connected to.
 const AWAITED: Duration = Duration::from_millis(250);
 /// Nothing may come from the one ahead for so many times as long as a chunk takes, and for that long in any case.
@@ -26,11 +35,35 @@ const SILENT_MIN: Duration = Duration::from_secs(2);
 /// So many times as long as from the first holder a chunk may take from the one to be asked, and a little more.
 const TRIAL: u32 = 3;
 const TRIAL_MIN: Duration = Duration::from_millis(100);
+/// There are never more stripes.
+pub const STRIPES_MAX: usize = 16;
 
-/// What is known of the source to be asked before all others.
+/// How many chunks of each stripe something has.
+#[derive(Debug, Clone)]
+pub(super) struct Counts(Vec<u32>);
+
+impl Counts {
+    pub(super) fn of(have: &HaveMap, stripes: usize) -> Self {
+        let mut counts = Self(vec![0; stripes]);
+        match stripes {
+            1 => counts.0[0] = have.held(),
+            _ => have.iter().for_each(|index| counts.shift(index, 1)),
+        }
+        counts
+    }
+
+    pub(super) fn shift(&mut self, index: ChunkIndex, by: i32) {
+        let stripe = stripe_of(index, self.0.len());
+        self.0[stripe] = self.0[stripe].saturating_add_signed(by);
+    }
+}
+
+/// What is known of the source to be asked before all others for the chunks of a stripe.
 #[derive(Default)]
 pub(super) struct Ahead {
     upstream: Option<SourceId>,
+    /// Whether that one is the first after the one who has the file.
+    second: bool,
     trial: Option<Trial>,
     /// What the one before it owes.
     stuck: Vec<ChunkIndex>,
@@ -41,34 +74,7 @@ pub(super) struct Ahead {
     /// The least gaps since it is ahead: who comes late begins with wide ones.
     least: (u32, u32),
     /// Until when nobody is asked, as that source is not connected yet.
-    pub(super) awaited: Option<Moment>,
-}
-
-impl Ahead {
-    /// A source is gone.
-    pub(super) fn lose(&mut self, id: SourceId) {
-        self.upstream = self.upstream.filter(|upstream| *upstream != id);
-    }
-
-    /// Whether a source is to be asked for one chunk, to be compared.
-    pub(super) fn tries(&self, id: SourceId) -> bool {
-        self.trial.as_ref().is_some_and(|trial| trial.first == id && trial.asked.is_none())
-    }
-
-    /// A source is asked for a chunk.
-    pub(super) fn asked(&mut self, id: SourceId, index: ChunkIndex, now: Moment) {
-        if let Some(trial) = self.trial.as_mut().filter(|trial| trial.first == id) {
-            trial.asked.get_or_insert((index, now));
-        }
-    }
-
-    /// A chunk has come.
-    pub(super) fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) {
-        if let Some(trial) = self.trial.as_mut().filter(|trial| trial.first == id && trial.took.is_none()) {
-            let asked = trial.asked.filter(|(asked, _)| *asked == index);
-            trial.took = asked.map(|(_, since)| now.saturating_sub(since));
-        }
-    }
+    awaited: Option<Moment>,
 }
 
 /// One chunk from the first holder, to see whether the one who is to be asked instead is slower.
@@ -91,93 +97,257 @@ impl Trial {
     }
 }
 
+/// The sources ahead, for each stripe.
+pub(super) struct Upstreams {
+    ahead: Vec<Ahead>,
+    /// What this peer has of each stripe.
+    pub(super) done: Counts,
+}
+
+impl Upstreams {
+    /// Nobody is to be asked before all others.
+    pub(super) fn new(done: &HaveMap, stripes: usize) -> Self {
+        let ahead = std::iter::repeat_with(Ahead::default).take(stripes).collect();
+        Self { ahead, done: Counts::of(done, stripes) }
+    }
+
+    pub(super) fn stripes(&self) -> usize {
+        self.ahead.len()
+    }
+
+    /// A source is gone.
+    pub(super) fn lose(&mut self, id: SourceId) {
+        for ahead in &mut self.ahead {
+            ahead.upstream = ahead.upstream.filter(|upstream| *upstream != id);
+        }
+    }
+
+    /// Whether a source is to be asked before all others for something.
+    pub(super) fn has(&self, id: SourceId) -> bool {
+        self.ahead.iter().any(|ahead| ahead.upstream == Some(id))
+    }
+
+    /// A source is asked for a chunk.
+    pub(super) fn asked(&mut self, id: SourceId, index: ChunkIndex, now: Moment) {
+        if let Some(trial) = self.trial(id, index) {
+            trial.asked.get_or_insert((index, now));
+        }
+    }
+
+    /// A chunk has come.
+    pub(super) fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) {
+        if let Some(trial) = self.trial(id, index).filter(|trial| trial.took.is_none()) {
+            let asked = trial.asked.filter(|(asked, _)| *asked == index);
+            trial.took = asked.map(|(_, since)| now.saturating_sub(since));
+        }
+    }
+
+    fn trial(&mut self, id: SourceId, index: ChunkIndex) -> Option<&mut Trial> {
+        let stripe = stripe_of(index, self.ahead.len());
+        self.ahead[stripe].trial.as_mut().filter(|trial| trial.first == id)
+    }
+}
+
+impl Ahead {
+    /// Whether a source is to be asked for one chunk, to be compared.
+    fn tries(&self, id: SourceId) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.first == id && trial.asked.is_none())
+    }
+}
+
+/// The stripes for which a source may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Allowed {
+    stripes: u32,
+    /// How many there are.
+    count: usize,
+    /// Somebody else is kept to for one of the others.
+    pub(super) is_kept_from: bool,
+}
+
+impl Allowed {
+    pub(super) fn is_none(self) -> bool {
+        self.stripes == 0
+    }
+
+    pub(super) fn has(self, index: ChunkIndex) -> bool {
+        self.stripes >> stripe_of(index, self.count) & 1 == 1
+    }
+}
+
 impl Picker {
-    /// The source that is to be asked before all others, or none. One that has everything by now is kept: it does not
-    /// need to be replaced by one that others wait for. With `first`, which has what that one gets, the two are compared.
-    pub fn follow(&mut self, id: Option<SourceId>, first: Option<SourceId>, now: Moment) {
+    /// The chunks are dealt out to so many stripes, and nobody is to be asked before all others for any of them yet. One,
+    /// unless this is called; [`STRIPES_MAX`] at most.
+    pub fn split(&mut self, stripes: usize) {
+        let stripes = stripes.clamp(1, STRIPES_MAX);
+        if stripes != self.upstreams.stripes() {
+            self.upstreams = Upstreams::new(&self.done, stripes);
+            self.sources.values_mut().for_each(|source| source.counts = Counts::of(&source.have, stripes));
+        }
+    }
+
+    /// The source that is to be asked before all others for a stripe, or none. One that has everything by now is kept: it
+    /// does not need to be replaced by one that others wait for. With `first`, which has what that one gets, it is the
+    /// second, and the two are compared.
+    pub fn follow(&mut self, stripe: usize, id: Option<SourceId>, first: Option<SourceId>, now: Moment) {
         let id = id.filter(|id| self.sources.contains_key(id));
         let is_done = |id| self.sources.get(&id).is_some_and(|one| !one.origin && !one.partial);
-        let kept = self.ahead.upstream.is_some_and(|old| id.is_some_and(|id| id == old || is_done(old)));
-        if kept {
+        let is_line = self.upstreams.stripes() == 1;
+        let Some(ahead) = self.upstreams.ahead.get_mut(stripe) else { return };
+        ahead.second = first.is_some();
+        if ahead.upstream.is_some_and(|old| id.is_some_and(|id| id == old || is_done(old))) {
             return;
         }
         // What the one before owes may take long: it is asked of the new one, too, and first.
-        let before =
-            self.ahead.upstream.and_then(|before| self.sources.get(&before)).filter(|before| !before.origin);
+        let before = ahead.upstream.and_then(|before| self.sources.get(&before)).filter(|one| !one.origin);
         let owed = before.into_iter().flat_map(|before| before.flights.iter().map(|(index, _)| *index));
-        self.ahead.stuck = owed.collect();
-        self.ahead.upstream = id;
-        self.ahead.least = (u32::MAX, u32::MAX);
-        self.ahead.waited = false;
-        self.ahead.since = now;
-        self.note_gaps();
-        self.ahead.trial = first.filter(|_| id.is_some()).map(Trial::new);
-        if id.is_some() {
-            self.ahead.awaited = None;
-        }
+        *ahead = Ahead {
+            stuck: owed.collect(),
+            upstream: id,
+            second: ahead.second,
+            least: (u32::MAX, u32::MAX),
+            since: now,
+            trial: first.filter(|_| id.is_some() && is_line).map(Trial::new),
+            awaited: ahead.awaited.filter(|_| id.is_none()),
+            waited: false,
+        };
+        self.note_gaps(stripe);
     }
 
     /// A source to be asked before all others is being connected to, and for a short while nobody else is asked.
-    pub fn expect_upstream(&mut self, now: Moment) {
-        if self.ahead.upstream.is_none() {
-            self.ahead.awaited = Some(now + AWAITED);
+    pub fn expect_upstream(&mut self, stripe: usize, now: Moment) {
+        if let Some(ahead) = self.upstreams.ahead.get_mut(stripe).filter(|ahead| ahead.upstream.is_none()) {
+            ahead.awaited = Some(now + AWAITED);
         }
     }
 
-    /// The one source that is asked, as long as that is no slower than asking all.
-    pub(super) fn keeps_to(&self, now: Moment) -> Option<SourceId> {
-        self.ahead.upstream.filter(|_| !self.is_held_up(now))
+    /// For which stripes a source may be asked.
+    pub(super) fn allowed(&self, id: SourceId, source: &Source, now: Moment) -> Allowed {
+        let count = self.upstreams.stripes();
+        let mut allowed = Allowed { stripes: 0, count, is_kept_from: false };
+        // Who is behind needs some help, and not a swarm: too many flows at once would hold up everybody.
+        let crowded = source.flights.is_empty() && self.busy() >= HELPERS + count - 1;
+        for (stripe, ahead) in self.upstreams.ahead.iter().enumerate() {
+            if ahead.awaited.is_some_and(|until| now < until) {
+                continue;
+            }
+            let is_open = match self.keeps_to(stripe, now) {
+                Some(upstream) => {
+                    (upstream == id && !(source.origin && self.runs_ahead(stripe))) || ahead.tries(id)
+                }
+                None => ahead.tries(id) || !(crowded && self.only_helps(ahead, id, now)),
+            };
+            allowed.is_kept_from |= !is_open && self.keeps_to(stripe, now).is_some();
+            allowed.stripes |= u32::from(is_open) << stripe;
+        }
+        allowed
+    }
+
+    /// Whether a stripe is ahead of another one.
+    fn runs_ahead(&self, stripe: usize) -> bool {
+        let others =
+            (0..self.upstreams.stripes()).filter(|other| *other != stripe).map(|other| self.own(other));
+        others.min().is_some_and(|least| self.own(stripe) > least + AHEAD_CHUNKS)
+    }
+
+    /// The one source that is asked for a stripe, as long as that is no slower than asking all.
+    pub(super) fn keeps_to(&self, stripe: usize, now: Moment) -> Option<SourceId> {
+        self.upstreams.ahead[stripe].upstream.filter(|_| !self.is_held_up(stripe, now))
+    }
+
+    fn upstream(&self, stripe: usize) -> Option<(&Ahead, &Source)> {
+        let ahead = self.upstreams.ahead.get(stripe)?;
+        Some((ahead, self.sources.get(&ahead.upstream?)?))
     }
 
     /// Whether the source that is to be asked before all others is slower than the first holder.
-    pub fn is_slower_than_first(&self, now: Moment) -> bool {
-        let upstream = self.ahead.upstream.and_then(|upstream| self.sources.get(&upstream));
-        upstream.zip(self.ahead.trial.as_ref()).is_some_and(|(upstream, trial)| trial.is_lost(upstream, now))
+    pub fn is_slower_than_first(&self, stripe: usize, now: Moment) -> bool {
+        let trial =
+            self.upstream(stripe).and_then(|(ahead, upstream)| Some((ahead.trial.as_ref()?, upstream)));
+        trial.is_some_and(|(trial, upstream)| trial.is_lost(upstream, now))
     }
 
     /// Whether that source keeps this peer waiting, and did the last time when this was asked. Called now and then.
-    pub fn waits_long(&mut self, now: Moment) -> bool {
-        let waits = self.is_held_up(now);
-        std::mem::replace(&mut self.ahead.waited, waits) && waits
+    pub fn waits_long(&mut self, stripe: usize, now: Moment) -> bool {
+        // With several stripes everybody below a slow one is late: only those who are next to it speak.
+        let waits = match self.upstreams.stripes() {
+            1 => self.is_held_up(stripe, now),
+            _ => self.upstream(stripe).is_some_and(|(ahead, upstream)| {
+                self.is_near_behind(stripe, ahead, upstream, now)
+                    || self.is_silent(ahead, upstream, now)
+                    || ahead.second && self.is_uneven(stripe)
+            }),
+        };
+        let Some(ahead) = self.upstreams.ahead.get_mut(stripe) else { return false };
+        std::mem::replace(&mut ahead.waited, waits) && waits
     }
 
     /// Whether the source that is to be asked before all others keeps this peer waiting, or does not get more itself.
-    fn is_held_up(&self, now: Moment) -> bool {
-        let Some(upstream) = self.ahead.upstream.and_then(|upstream| self.sources.get(&upstream)) else {
-            return false;
-        };
+    fn is_held_up(&self, stripe: usize, now: Moment) -> bool {
+        let Some((ahead, upstream)) = self.upstream(stripe) else { return false };
         if upstream.origin {
-            return !self.open.map.meets(&upstream.have) || self.is_silent(upstream, now);
+            let mut open = self.open.map.common(&upstream.have);
+            let count = self.upstreams.stripes();
+            return !open.any(|index| stripe_of(index, count) == stripe)
+                || self.is_silent(ahead, upstream, now);
         }
-        let (near, far) = self.gaps(upstream);
-        self.is_behind(near, self.ahead.least.0, upstream.have.held(), (LAG_CHUNKS, LAG_TIME), now)
-            || self.is_behind(far, self.ahead.least.1, self.most(), (FAR_CHUNKS, FAR_TIME), now)
-            || self.is_slower_than_first(now)
-            || self.is_silent(upstream, now)
+        self.is_near_behind(stripe, ahead, upstream, now)
+            || self.is_far_behind(ahead, now)
+            || self.is_slower_than_first(stripe, now)
+            || self.is_silent(ahead, upstream, now)
+    }
+
+    fn is_near_behind(&self, stripe: usize, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
+        let held = upstream.counts.0[stripe];
+        let gap = held.saturating_sub(self.own(stripe));
+        let lag = match self.upstreams.stripes() {
+            1 => (LAG_CHUNKS, LAG_TIME),
+            _ => (FAR_CHUNKS, FAR_TIME),
+        };
+        !upstream.origin && self.is_behind(gap, ahead.least.0, held, lag, now)
+    }
+
+    fn is_far_behind(&self, ahead: &Ahead, now: Moment) -> bool {
+        let most = self.most();
+        let gap = most.saturating_sub(self.all());
+        self.is_behind(gap, ahead.least.1, most, (FAR_CHUNKS, FAR_TIME), now)
+    }
+
+    /// Whether far less comes of a stripe than of another one: connections share a link unevenly, but not like that.
+    fn is_uneven(&self, stripe: usize) -> bool {
+        let others = (0..self.upstreams.stripes()).map(|other| self.own(other));
+        others.max().is_some_and(|most| most > self.own(stripe) * UNEVEN + FAR_CHUNKS)
     }
 
     /// Whether nothing has come from the one ahead in a long time: then it does not matter why.
-    fn is_silent(&self, upstream: &Source, now: Moment) -> bool {
-        let waits = now.saturating_sub(upstream.last_arrival.max(self.ahead.since));
+    fn is_silent(&self, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
+        let waits = now.saturating_sub(upstream.last_arrival.max(ahead.since));
         waits > (upstream.pace.unwrap_or_default() * SILENT).max(SILENT_MIN)
     }
 
     /// Whether a source is only a help, beside one ahead from which something comes.
-    pub(super) fn only_helps(&self, id: SourceId, now: Moment) -> bool {
-        let ahead = self.ahead.upstream.filter(|upstream| *upstream != id);
-        ahead.and_then(|ahead| self.sources.get(&ahead)).is_some_and(|ahead| !self.is_silent(ahead, now))
+    fn only_helps(&self, ahead: &Ahead, id: SourceId, now: Moment) -> bool {
+        let upstream = ahead.upstream.filter(|upstream| *upstream != id);
+        let upstream = upstream.and_then(|upstream| self.sources.get(&upstream));
+        upstream.is_some_and(|upstream| !self.is_silent(ahead, upstream, now))
+    }
+
+    /// What this peer has of a stripe, or will have soon.
+    fn own(&self, stripe: usize) -> u32 {
+        let count = self.upstreams.stripes();
+        let flying = self.flights.keys().filter(|index| stripe_of(**index, count) == stripe).count();
+        self.upstreams.done.0[stripe] + flying as u32
+    }
+
+    /// The same of all stripes.
+    fn all(&self) -> u32 {
+        self.done.held() + self.flights.len() as u32
     }
 
     /// The most chunks that one of those has who are not done.
     fn most(&self) -> u32 {
         let others = self.sources.values().filter(|source| source.partial);
         others.map(|source| source.have.held()).max().unwrap_or(0)
-    }
-
-    /// How many chunks more than this peer the one upstream has, and the one who has most.
-    fn gaps(&self, upstream: &Source) -> (u32, u32) {
-        let own = self.done.held() + self.flights.len() as u32;
-        (upstream.have.held().saturating_sub(own), self.most().saturating_sub(own))
     }
 
     /// Whether a gap has become wider: by more than those chunks, and what somebody who has `held` gets in that time.
@@ -194,17 +364,19 @@ impl Picker {
         gap > least.saturating_add(chunks + lag as u32)
     }
 
-    pub(super) fn note_gaps(&mut self) {
-        if let Some(upstream) = self.ahead.upstream.and_then(|upstream| self.sources.get(&upstream)) {
-            let (near, far) = self.gaps(upstream);
-            self.ahead.least = (self.ahead.least.0.min(near), self.ahead.least.1.min(far));
+    pub(super) fn note_gaps(&mut self, stripe: usize) {
+        if let Some((ahead, upstream)) = self.upstream(stripe) {
+            let own = self.own(stripe);
+            let near = upstream.counts.0[stripe].saturating_sub(own);
+            let far = self.most().saturating_sub(self.all());
+            self.upstreams.ahead[stripe].least = (ahead.least.0.min(near), ahead.least.1.min(far));
         }
     }
 
     /// A chunk that the one before owes still, and that this one, who is ahead now, can give.
     pub(super) fn owed_before(&self, id: SourceId, source: &Source) -> Option<ChunkIndex> {
-        let mut stuck = self.ahead.stuck.iter().copied().filter(|_| self.ahead.upstream == Some(id));
-        stuck.find(|index| {
+        let ahead = self.upstreams.ahead.iter().filter(|ahead| ahead.upstream == Some(id));
+        ahead.flat_map(|ahead| ahead.stuck.iter().copied()).find(|index| {
             source.have.has(*index)
                 && !self.done.has(*index)
                 && self.flights.get(index).is_some_and(|from| !from.contains(&id))
@@ -227,7 +399,7 @@ mod tests {
         picker.add_source(FIRST, HaveMap::all(100), ms(0));
         picker.add_source(AHEAD, HaveMap::none(100), ms(0));
         picker.add_source(OTHER, HaveMap::none(100), ms(0));
-        picker.follow(Some(AHEAD), first, ms(0));
+        picker.follow(0, Some(AHEAD), first, ms(0));
         (picker, fastrand::Rng::with_seed(1))
     }
 
@@ -247,7 +419,7 @@ mod tests {
         assert_eq!(picker.pick(FIRST, ms(10), &mut random), None);
         assert_eq!(picker.pick(OTHER, ms(10), &mut random), None);
         assert_eq!(picker.pick(AHEAD, ms(10), &mut random), Some(ChunkIndex(0)));
-        assert!(!picker.waits_long(ms(10)) && !picker.waits_long(ms(20)));
+        assert!(!picker.waits_long(0, ms(10)) && !picker.waits_long(0, ms(20)));
         picker.remove_source(AHEAD);
         assert!(picker.pick(OTHER, ms(30), &mut random).is_some(), "it is gone");
     }
@@ -259,8 +431,8 @@ mod tests {
         assert!(picker.pick(OTHER, ms(1_000), &mut random).is_none(), "it has nothing");
         gets(&mut picker, OTHER, 0..30);
         assert!(picker.pick(OTHER, ms(1_000), &mut random).is_some());
-        assert!(!picker.waits_long(ms(1_000)), "once is nothing");
-        assert!(picker.waits_long(ms(1_100)));
+        assert!(!picker.waits_long(0, ms(1_000)), "once is nothing");
+        assert!(picker.waits_long(0, ms(1_100)));
     }
 
     #[test]
@@ -268,20 +440,20 @@ mod tests {
         let mut picker = Picker::new(HaveMap::none(100), true);
         picker.add_source(AHEAD, HaveMap::none(100), ms(0));
         gets(&mut picker, AHEAD, 0..60);
-        picker.follow(Some(AHEAD), None, ms(0));
+        picker.follow(0, Some(AHEAD), None, ms(0));
         (0..30).for_each(|index| _ = picker.arrived(AHEAD, ChunkIndex(index), ms(1_000)));
         gets(&mut picker, AHEAD, 60..63);
-        picker.ahead.since = ms(1_000);
-        assert_eq!(picker.keeps_to(ms(2_000)), Some(AHEAD), "33 less, after 60");
+        picker.upstreams.ahead[0].since = ms(1_000);
+        assert_eq!(picker.keeps_to(0, ms(2_000)), Some(AHEAD), "33 less, after 60");
         gets(&mut picker, AHEAD, 63..80);
-        assert_eq!(picker.keeps_to(ms(2_000)), None, "50 less, after 30");
+        assert_eq!(picker.keeps_to(0, ms(2_000)), None, "50 less, after 30");
     }
 
     #[test]
     fn one_ahead_who_gets_nothing_itself_is_seen_by_what_others_have() {
         let (mut picker, _) = picker(None);
         gets(&mut picker, OTHER, 0..90);
-        assert!(!picker.waits_long(ms(1_800)) && picker.waits_long(ms(1_900)));
+        assert!(!picker.waits_long(0, ms(1_800)) && picker.waits_long(0, ms(1_900)));
     }
 
     #[test]
@@ -301,14 +473,14 @@ mod tests {
         let (mut picker, mut random) = picker(Some(FIRST));
         let tried = picker.pick(FIRST, ms(0), &mut random).unwrap();
         assert_eq!(picker.pick(FIRST, ms(0), &mut random), None, "one will do");
-        assert!(!picker.is_slower_than_first(ms(9_000)), "nothing to compare with");
+        assert!(!picker.is_slower_than_first(0, ms(9_000)), "nothing to compare with");
         picker.arrived(FIRST, tried, ms(100));
-        assert!(!picker.is_slower_than_first(ms(300)));
-        assert!(picker.is_slower_than_first(ms(600)));
+        assert!(!picker.is_slower_than_first(0, ms(300)));
+        assert!(picker.is_slower_than_first(0, ms(600)));
         gets(&mut picker, AHEAD, 0..20);
         let index = picker.pick(AHEAD, ms(600), &mut random).unwrap();
         picker.arrived(AHEAD, index, ms(700));
-        assert!(!picker.is_slower_than_first(ms(800)));
+        assert!(!picker.is_slower_than_first(0, ms(800)));
     }
 
     #[test]
@@ -317,7 +489,7 @@ mod tests {
         gets(&mut picker, AHEAD, 0..1);
         assert_eq!(picker.pick(AHEAD, ms(0), &mut random), Some(ChunkIndex(0)));
         gets(&mut picker, OTHER, 0..9);
-        picker.follow(Some(OTHER), None, ms(0));
+        picker.follow(0, Some(OTHER), None, ms(0));
         assert_eq!(picker.pick(OTHER, ms(0), &mut random), Some(ChunkIndex(0)));
         assert_ne!(picker.pick(OTHER, ms(0), &mut random), Some(ChunkIndex(0)));
     }
@@ -325,7 +497,7 @@ mod tests {
     #[test]
     fn a_first_holder_that_has_given_its_chunks_up_is_not_kept_to() {
         let (mut picker, mut random) = picker(None);
-        picker.follow(Some(FIRST), None, ms(0));
+        picker.follow(0, Some(FIRST), None, ms(0));
         gets(&mut picker, OTHER, 0..100);
         assert_eq!(picker.pick(OTHER, ms(0), &mut random), None);
         (0..100).for_each(|index| picker.refused(FIRST, ChunkIndex(index)));
@@ -337,7 +509,7 @@ mod tests {
         let mut picker = Picker::new(HaveMap::none(9), true);
         let mut random = fastrand::Rng::with_seed(1);
         picker.add_source(FIRST, HaveMap::all(9), ms(0));
-        picker.expect_upstream(ms(0));
+        picker.expect_upstream(0, ms(0));
         assert_eq!(picker.pick(FIRST, ms(1), &mut random), None);
         assert!(picker.pick(FIRST, AWAITED, &mut random).is_some(), "it takes too long");
     }

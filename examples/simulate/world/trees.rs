@@ -1,0 +1,113 @@
+//! Where the peers of a simulated swarm hang in the trees of its seeders: what the daemons do about it.
+
+use super::{Event, World};
+use shoal::swarm::Moment;
+use shoal::swarm::picker::SourceId;
+use shoal::swarm::trees::Moved;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long one who is upstream is given, and how often another one is asked for, as by the daemons.
+const OVERTAKE_PAUSE: Duration = Duration::from_millis(200);
+const OVERTAKES_MAX: u32 = 8;
+
+/// Where a peer hangs in the trees of a seeder.
+#[derive(Default)]
+pub(super) struct Standing {
+    stripes: usize,
+    places: BTreeMap<usize, Place>,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    ahead: Option<usize>,
+    second: bool,
+    since: Moment,
+    overtakes: u32,
+    placements: u32,
+}
+
+impl World {
+    /// Some are told of all their new places before they ask anybody.
+    pub(super) fn placed(&mut self, seeder: usize, moved: Vec<Moved<usize>>) {
+        let who: BTreeSet<usize> = moved.iter().map(|moved| moved.who).collect();
+        moved.into_iter().for_each(|moved| self.place(seeder, moved));
+        who.into_iter().for_each(|who| self.ask_all(who));
+    }
+
+    fn place(&mut self, seeder: usize, moved: Moved<usize>) {
+        let Moved { who, stripe, stripes, ahead, second } = moved;
+        if stripes == 0 {
+            self.peers[who].standings.remove(&seeder);
+            return self.follow(who);
+        }
+        let standing = self.peers[who].standings.entry(seeder).or_default();
+        if standing.stripes != stripes {
+            *standing = Standing { stripes, places: BTreeMap::new() };
+        }
+        let before = standing.places.get(&stripe);
+        let (overtakes, placements) = before.map_or((0, 0), |place| (place.overtakes, place.placements));
+        let place = Place { ahead, second, since: self.now, overtakes, placements: placements + 1 };
+        standing.places.insert(stripe, place);
+        if let Some(ahead) = ahead.filter(|ahead| !self.peers[who].sources.contains(ahead)) {
+            self.peers[who].sources.push(ahead);
+            self.peers[ahead].clients.push(who);
+            self.meet(who, ahead);
+        }
+        self.follow(who);
+        self.peers[who].picker.expect_upstream(stripe, self.now);
+    }
+
+    /// With one keeper there is one to be asked first for each stripe.
+    pub(super) fn follow(&mut self, peer: usize) {
+        let standings = &self.peers[peer].standings;
+        let only = standings.first_key_value().filter(|_| standings.len() == 1);
+        let Some((&seeder, Standing { stripes, places })) = only else {
+            return self.peers[peer].picker.split(1);
+        };
+        let (stripes, places) = (*stripes, places.clone());
+        self.peers[peer].picker.split(stripes);
+        let id = |peer: usize| SourceId(peer as u32);
+        for (stripe, Place { ahead, second, .. }) in places {
+            let upstream = ahead.unwrap_or(seeder);
+            let upstream = Some(upstream).filter(|upstream| self.peers[*upstream].alive).map(id);
+            self.peers[peer].picker.follow(stripe, upstream, second.then_some(id(seeder)), self.now);
+        }
+    }
+
+    pub(super) fn overtake(&mut self, peer: usize) {
+        let (now, one) = (self.now, &mut self.peers[peer]);
+        let Some((&seeder, standing)) = one.standings.iter_mut().next() else { return };
+        let mut said = Vec::new();
+        for (stripe, place) in &mut standing.places {
+            let lately = now.saturating_sub(place.since) < OVERTAKE_PAUSE * place.placements.clamp(1, 3);
+            if one.picker.waits_long(*stripe, now) && !lately && place.overtakes < OVERTAKES_MAX {
+                place.since = now;
+                place.overtakes += 1;
+                said.push((*stripe, one.picker.is_slower_than_first(*stripe, now)));
+            }
+        }
+        for (stripe, sure) in said {
+            self.say(Event::Overtakes(peer, seeder, stripe, sure));
+        }
+    }
+
+    /// A peer fetches no more.
+    pub(super) fn step_out(&mut self, peer: usize) {
+        for seeder in std::mem::take(&mut self.peers[peer].standings).into_keys() {
+            let moved = self.peers[seeder].trees.leave(peer);
+            self.tell(seeder, moved);
+        }
+    }
+
+    /// Those who have moved are told so, each in a message.
+    pub(super) fn tell(&mut self, seeder: usize, moved: Vec<Moved<usize>>) {
+        let mut each: BTreeMap<usize, Vec<Moved<usize>>> = BTreeMap::new();
+        moved.into_iter().for_each(|moved| each.entry(moved.who).or_default().push(moved));
+        for (who, moved) in each {
+            if self.peers[who].alive {
+                self.say(Event::Placed(seeder, moved));
+            }
+        }
+    }
+}

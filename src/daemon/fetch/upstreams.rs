@@ -1,0 +1,134 @@
+//! Whom to ask before all others, as told by those who keep trees, and what is said about it in turn.
+//!
+//! Several keepers would stand in each other's way: with more than one nobody is asked before all others. Invariant: a
+//! keeper that names one after the other, or ones that are not to be had, holds a download up for a bounded time.
+
+use super::{Fetch, Link, Question};
+use crate::protocol::peer::Upstream;
+use crate::swarm::Moment;
+use crate::swarm::picker::{STRIPES_MAX, SourceId};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// So many times for each stripe one who is named upstream and not connected yet is waited for.
+const PLACEMENTS_MAX: u32 = 16;
+/// One who is upstream is given so long before another one is asked for; the next ones twice and three times as long,
+/// as it takes a while to catch up behind them. So often that is done for each stripe.
+const OVERTAKE_PAUSE: Duration = Duration::from_millis(200);
+const OVERTAKES_MAX: u32 = 8;
+
+/// Whom a keeper has named for one stripe.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    address: SocketAddr,
+    since: Moment,
+    /// Whether that is the first after the keeper.
+    second: bool,
+}
+
+/// What one keeper has said.
+#[derive(Debug, Default)]
+struct Kept {
+    stripes: usize,
+    places: BTreeMap<usize, Place>,
+}
+
+/// What has happened in a stripe.
+#[derive(Debug, Default, Clone, Copy)]
+struct Counted {
+    placements: u32,
+    overtakes: u32,
+}
+
+/// What the keepers have said.
+#[derive(Debug, Default)]
+pub(super) struct Upstreams {
+    keepers: BTreeMap<SourceId, Kept>,
+    counted: [Counted; STRIPES_MAX],
+}
+
+impl Upstreams {
+    /// A source is gone, and its trees are of no use.
+    pub(super) fn lose(&mut self, id: SourceId) {
+        self.keepers.remove(&id);
+    }
+
+    /// All sources are gone.
+    pub(super) fn clear(&mut self) {
+        self.keepers.clear();
+    }
+
+    fn only(&self) -> Option<(SourceId, &Kept)> {
+        self.keepers.first_key_value().filter(|_| self.keepers.len() == 1).map(|(id, kept)| (*id, kept))
+    }
+}
+
+impl Fetch {
+    /// A source says whom to ask before all others for a stripe.
+    pub(super) fn placed(&mut self, id: SourceId, upstream: Upstream, now: Moment) {
+        let Upstream { peer, first, stripe, stripes } = upstream;
+        let (stripe, stripes) = (usize::from(stripe), usize::from(stripes));
+        if stripe >= stripes || stripes > STRIPES_MAX {
+            // There are no trees any more, or more than anybody needs.
+            self.upstreams.lose(id);
+            return self.follow(now);
+        }
+        let Some(address) = peer.or_else(|| self.live.get(&id).map(|live| live.address)) else { return };
+        let kept = self.upstreams.keepers.entry(id).or_default();
+        if kept.stripes != stripes {
+            *kept = Kept { stripes, places: BTreeMap::new() };
+        }
+        kept.places.insert(stripe, Place { address, since: now, second: first });
+        self.add_source(address, now);
+        self.follow(now);
+        let counted = &mut self.upstreams.counted[stripe];
+        counted.placements += 1;
+        if counted.placements <= PLACEMENTS_MAX {
+            self.reach(address, now);
+            self.picker.expect_upstream(stripe, now);
+        }
+    }
+
+    /// With one keeper there is one to be asked first for each stripe.
+    pub(super) fn follow(&mut self, now: Moment) {
+        let Some((keeper, Kept { stripes, places })) = self.upstreams.only() else {
+            return self.picker.split(1);
+        };
+        self.picker.split(*stripes);
+        for (stripe, Place { address, second, .. }) in places {
+            let upstream = match self.candidates.get(address).map(|candidate| &candidate.link) {
+                Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
+                _ => None,
+            };
+            self.picker.follow(*stripe, upstream, second.then_some(keeper), now);
+        }
+    }
+
+    /// Says so when one ahead keeps this peer waiting, or is not to be had.
+    pub(super) fn overtake(&mut self, now: Moment) {
+        let Some((keeper, kept)) = self.upstreams.only() else { return };
+        let places: Vec<(usize, Place)> =
+            kept.places.iter().map(|(stripe, place)| (*stripe, *place)).collect();
+        for (stripe, Place { address, since, .. }) in places {
+            let link = self.candidates.get(&address).map(|candidate| &candidate.link);
+            let is_live = matches!(link, Some(Link::Live(_)));
+            let waits = if is_live { self.picker.waits_long(stripe, now) } else { !self.is_complete() };
+            let Counted { placements, overtakes } = self.upstreams.counted[stripe];
+            let named_lately = now.saturating_sub(since) < OVERTAKE_PAUSE * placements.clamp(1, 3);
+            if !waits || named_lately || overtakes >= OVERTAKES_MAX {
+                continue;
+            }
+            let sure = !is_live || self.picker.is_slower_than_first(stripe, now);
+            if let Some(live) = self.live.get(&keeper) {
+                log::debug!("{address} is slow: {} is asked for another one", live.address);
+                let _ = live.asks.try_send(Question::Overtake { stripe: stripe as u8, sure });
+            }
+            self.upstreams.counted[stripe].overtakes += 1;
+            let kept = self.upstreams.keepers.get_mut(&keeper);
+            if let Some(place) = kept.and_then(|kept| kept.places.get_mut(&stripe)) {
+                place.since = now;
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Who asks whom, of those who fetch one file from the only one who has it: the trees that it keeps.
+//!
+//! The chunks are dealt out in turn to one stripe or more, each with a tree of its own that holds everybody and begins
+//! at the one who has the file, the keeper. Each asks the one ahead of it for the chunks of that stripe, and every chunk
+//! is passed on while it arrives. With `n` stripes everybody passes on one of them, to `n` others, and only receives
+//! the rest: so each link carries the file once in each direction, whole and at full speed, and it leaves the
+//! keeper once. With one stripe that is a line, in which each waits for all ahead of it; with more the last one is as
+//! many steps away as the logarithm of the swarm. That is *SplitStream* (Castro and others: SplitStream: high-bandwidth
+//! multicast in cooperative environments, 2003), with somebody who knows everybody.
+//!
+//! A place is advice. Whoever finds that it is kept waiting asks others as well, and says so; then somebody
+//! goes to where few or none wait for it.
+//!
+//! Invariants: everybody hangs in each tree once, below the keeper; everybody is told of every change of whom it
+//! is to ask.
+
+mod places;
+
+use crate::content::ChunkIndex;
+use places::Places;
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// More than these are not kept in trees: everybody asks everybody.
+pub const MEMBERS_MAX: usize = 16_384;
+/// Up to so many stand in a line: a link carries one chunk at a time, which costs least.
+pub const LINE_MAX: usize = 64;
+/// Stripes where a line would be too long.
+pub const STRIPES: usize = 2;
+/// Whoever has been found slow so often passes nothing on any more, where there are several stripes.
+const TURNS_MAX: u32 = 2;
+
+/// The stripe of a chunk, of so many.
+pub fn stripe_of(index: ChunkIndex, stripes: usize) -> usize {
+    index.at() % stripes.max(1)
+}
+
+/// Somebody whose place has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moved<C> {
+    /// Who.
+    pub who: C,
+    /// In which stripe, of how many.
+    pub stripe: usize,
+    /// How many stripes there are; none, when there are no trees any more.
+    pub stripes: usize,
+    /// Who is ahead of it now: nobody, for one that the keeper gives to.
+    pub ahead: Option<C>,
+    /// Whether that one is the first after the keeper.
+    pub second: bool,
+}
+
+/// The trees of one file, of members named by `C`.
+#[derive(Debug)]
+pub struct Trees<C> {
+    names: HashMap<C, usize>,
+    places: Places<C>,
+    /// In the order in which they came.
+    came: Vec<C>,
+    /// Too many have come.
+    closed: bool,
+    most: usize,
+    line_max: usize,
+    stripes: usize,
+}
+
+impl<C: Copy + Eq + Hash> Default for Trees<C> {
+    fn default() -> Self {
+        Self::new(LINE_MAX, STRIPES)
+    }
+}
+
+impl<C: Copy + Eq + Hash> Trees<C> {
+    /// Nobody yet: a line of up to `line_max`, then `stripes` trees.
+    pub fn new(line_max: usize, stripes: usize) -> Self {
+        let first = if line_max == 0 { stripes } else { 1 };
+        let places = Places::new(first);
+        Self {
+            names: HashMap::new(),
+            places,
+            came: Vec::new(),
+            closed: false,
+            most: MEMBERS_MAX,
+            line_max,
+            stripes,
+        }
+    }
+
+    /// Somebody comes. When a line would become too long it is made into trees, and when too many have come there are
+    /// none any more. Returns all whose places have changed.
+    pub fn join(&mut self, newcomer: C) -> Vec<Moved<C>> {
+        if self.closed || self.names.contains_key(&newcomer) {
+            return Vec::new();
+        }
+        self.came.push(newcomer);
+        if self.came.len() > self.most {
+            return self.close();
+        }
+        if self.places.stripes() < self.stripes && self.came.len() > self.line_max {
+            self.places = Places::new(self.stripes);
+            self.names.clear();
+            self.came.clone().into_iter().for_each(|who| self.put(who));
+        } else {
+            self.put(newcomer);
+        }
+        self.places.moved()
+    }
+
+    fn put(&mut self, who: C) {
+        let at = self.places.add(who);
+        self.names.insert(who, at);
+    }
+
+    fn close(&mut self) -> Vec<Moved<C>> {
+        self.closed = true;
+        self.names.clear();
+        self.places = Places::new(1);
+        let gone = self.came.drain(..);
+        gone.map(|who| Moved { who, stripe: 0, stripes: 0, ahead: None, second: false }).collect()
+    }
+
+    /// Somebody has gone. Returns all whose places have changed.
+    pub fn leave(&mut self, gone: C) -> Vec<Moved<C>> {
+        let Some(at) = self.names.remove(&gone) else { return Vec::new() };
+        self.came.retain(|other| *other != gone);
+        self.places.remove(at);
+        self.places.moved()
+    }
+
+    /// Somebody is kept waiting by the one ahead of it in a stripe. Either may be the cause, unless it is `sure`. Returns
+    /// all whose places have changed.
+    pub fn overtake(&mut self, waiting: C, stripe: usize, sure: bool) -> Vec<Moved<C>> {
+        let Some(&at) = self.names.get(&waiting).filter(|_| stripe < self.places.stripes()) else {
+            return Vec::new();
+        };
+        let Some(ahead) = self.places.above(at, stripe) else { return Vec::new() };
+        if let Some(slow) = self.blame(at, ahead, stripe, sure) {
+            self.places.send_back(slow);
+        }
+        self.places.moved()
+    }
+
+    /// Who is slow: the one ahead, when two wait for it; the one who waits, when it waits for two, or alone.
+    fn blame(&mut self, waiting: usize, ahead: usize, stripe: usize, sure: bool) -> Option<usize> {
+        let line = self.places.stripes() == 1;
+        let node = self.places.node(ahead);
+        if sure || node.waited.replace(waiting).is_some_and(|other| other != waiting) {
+            return Some(ahead);
+        }
+        let node = self.places.node(waiting);
+        let again = !node.waits.insert(stripe);
+        (line || again || node.waits.len() > 1).then_some(waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn line() -> Trees<u32> {
+        Trees::new(usize::MAX, 1)
+    }
+
+    fn moved(who: u32, ahead: Option<u32>, second: bool) -> Moved<u32> {
+        Moved { who, stripe: 0, stripes: 1, ahead, second }
+    }
+
+    #[test]
+    fn in_a_line_each_stands_behind_another_and_closes_up_when_that_one_goes() {
+        let mut line = line();
+        assert_eq!(line.join(1), [moved(1, None, false)]);
+        assert_eq!(line.join(2), [moved(2, Some(1), true)]);
+        assert_eq!(line.join(3), [moved(3, Some(2), false)]);
+        assert_eq!(line.join(3), [], "once is enough");
+        assert_eq!(line.leave(2), [moved(3, Some(1), true)]);
+        assert_eq!(line.leave(3), [], "nobody stood behind it");
+        assert_eq!(line.leave(2), []);
+        assert_eq!(line.overtake(1, 0, true), [], "nobody is ahead of it");
+        assert_eq!(line.overtake(1, 1, true), [], "there is but one stripe");
+    }
+
+    fn order(line: &Trees<u32>, known: &BTreeMap<u32, Option<u32>>) -> Vec<u32> {
+        let behind =
+            |ahead: Option<u32>| known.iter().find(|(_, other)| **other == ahead).map(|(who, _)| *who);
+        let order: Vec<u32> = std::iter::successors(behind(None), |who| behind(Some(*who))).collect();
+        assert_eq!(order.len(), line.names.len());
+        order
+    }
+
+    #[test]
+    fn who_is_kept_waiting_goes_to_the_end_and_then_the_one_who_keeps_others_waiting() {
+        let mut line = line();
+        let mut known = BTreeMap::new();
+        let mut note = |line: &Trees<u32>, all: Vec<Moved<u32>>| {
+            known.extend(all.into_iter().map(|moved| (moved.who, moved.ahead)));
+            order(line, &known)
+        };
+        for one in 1..=5 {
+            let all = line.join(one);
+            note(&line, all);
+        }
+        let steps = [
+            (3, false, [1, 2, 4, 5, 3], "either may be the cause"),
+            (4, false, [1, 4, 5, 3, 2], "2 it is"),
+            (4, true, [4, 5, 3, 2, 1], "and 1 for sure"),
+            (4, true, [4, 5, 3, 2, 1], "nobody is ahead"),
+            (9, true, [4, 5, 3, 2, 1], "who is that?"),
+        ];
+        for (who, sure, expected, why) in steps {
+            let all = line.overtake(who, 0, sure);
+            assert_eq!(note(&line, all), expected, "{why}");
+        }
+        let all = line.join(6);
+        assert_eq!(note(&line, all), [4, 5, 6, 3, 2, 1], "before the slow ones");
+    }
+
+    #[test]
+    fn trees_are_low_and_nobody_gives_more_than_it_gets() {
+        for (stripes, depth) in [(2, 10), (4, 6)] {
+            let mut trees = Trees::new(0, stripes);
+            (0..1_000).for_each(|one| _ = trees.join(one));
+            for stripe in 0..stripes {
+                assert!(trees.places.depth(stripe) <= depth, "{}", trees.places.depth(stripe));
+                assert!(trees.places.most_children(stripe) <= stripes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_becomes_too_long_is_made_into_trees_and_too_many_need_none() {
+        let mut trees = Trees::default();
+        trees.most = 100;
+        (1..=LINE_MAX as u32).for_each(|one| assert!(trees.join(one).iter().all(|moved| moved.stripes == 1)));
+        let all = trees.join(0);
+        assert_eq!(all.len(), (LINE_MAX + 1) * STRIPES);
+        assert!(all.iter().all(|moved| moved.stripes == STRIPES));
+        (LINE_MAX as u32 + 1..100).for_each(|one| _ = trees.join(one));
+        let all = trees.join(u32::MAX);
+        assert!(all.len() == 101 && all.iter().all(|moved| moved.stripes == 0));
+        assert_eq!(trees.join(u32::MAX - 1), []);
+    }
+
+    #[test]
+    fn one_who_keeps_two_waiting_or_waits_for_two_passes_nothing_on_in_the_end() {
+        let mut trees = Trees::new(0, 2);
+        (0..20).for_each(|one| _ = trees.join(one));
+        let children = trees.places.below(trees.names[&0]);
+        assert_eq!(children.len(), 2);
+        assert_eq!(trees.overtake(children[0], 0, false), [], "one is not enough");
+        assert!(!trees.overtake(children[1], 0, false).is_empty());
+        for stripe in 0..2 {
+            trees.overtake(7, stripe, false);
+            trees.overtake(7, stripe, false);
+        }
+        let waiting = trees.places.below(trees.names[&7]);
+        assert!(waiting.is_empty(), "it waited in both stripes, twice");
+    }
+
+    #[test]
+    fn everybody_always_knows_who_is_ahead() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for stripes in [1, 2, 3] {
+            let (mut trees, mut known) =
+                (Trees::new(if stripes == 1 { 99 } else { 0 }, stripes), BTreeMap::new());
+            for _ in 0..5_000 {
+                let one = random.u32(..40);
+                let moved = match random.u32(..3) {
+                    0 => trees.join(one),
+                    1 => {
+                        known.retain(|(who, _), _| *who != one);
+                        trees.leave(one)
+                    }
+                    _ => trees.overtake(one, random.usize(..stripes), random.bool()),
+                };
+                known.extend(moved.into_iter().map(|moved| ((moved.who, moved.stripe), moved.ahead)));
+                assert_eq!(trees.names.len() * stripes, known.len());
+                for (&(who, stripe), &ahead) in &known {
+                    let mut at = ahead;
+                    for _ in 0..=trees.names.len() {
+                        at = at.and_then(|at| known[&(at, stripe)]);
+                    }
+                    assert_eq!(at, None, "{who} goes round in a circle");
+                    let place = trees.places.above(trees.names[&who], stripe);
+                    assert_eq!(place, ahead.map(|ahead| trees.names[&ahead]));
+                }
+            }
+        }
+    }
+}
