@@ -127,6 +127,8 @@ pub struct World {
     setting: Setting,
     peers: Vec<Peer>,
     network: Network,
+    /// When blocks will end that were to end at another time; empty between changes.
+    forecasts: Vec<Forecast>,
     transfers: HashMap<(usize, usize), Transfer>,
     events: BinaryHeap<Reverse<Timed>>,
     sequence: u64,
@@ -183,6 +185,7 @@ impl World {
         let mut world = Self {
             peers: peers.collect(),
             network: Network::new(links),
+            forecasts: Vec::new(),
             transfers: HashMap::new(),
             events: BinaryHeap::new(),
             sequence: 0,
@@ -371,8 +374,8 @@ impl World {
         self.peers[from].sending.retain(|other| *other != to);
         self.peers[to].receiving.retain(|other| *other != from);
         if let Some(flow) = flow {
-            let forecasts = self.network.end(flow, self.now.as_secs_f64());
-            self.foresee(forecasts);
+            self.network.end(flow, self.now.as_secs_f64(), &mut self.forecasts);
+            self.foresee();
         }
         self.peers[to].picker.refused(SourceId(from as u32), index);
         let elsewhere = self.there(to, index) > 0;
@@ -432,12 +435,12 @@ impl World {
             return;
         }
         let bytes = self.length(index) as f64 * self.setting.overhead / f64::from(total);
-        let (flow, forecasts) =
-            self.network.start((from, to), bytes, self.weight(from, to), self.now.as_secs_f64());
+        let (weight, now) = (self.weight(from, to), self.now.as_secs_f64());
+        let flow = self.network.start((from, to), bytes, weight, now, &mut self.forecasts);
         if let Some(transfer) = self.transfers.get_mut(&(from, to)) {
             transfer.flow = Some(flow);
         }
-        self.foresee(forecasts);
+        self.foresee();
     }
 
     /// What a connection gets of a link against others: TCP is not as fair as one could wish.
@@ -446,16 +449,18 @@ impl World {
         self.setting.unfair.powf(fastrand::Rng::with_seed(pair).f64() - 0.5)
     }
 
-    fn foresee(&mut self, forecasts: Vec<Forecast>) {
-        for Forecast { flow, version, end } in forecasts {
+    fn foresee(&mut self) {
+        let mut forecasts = std::mem::take(&mut self.forecasts);
+        for Forecast { flow, version, end } in forecasts.drain(..) {
             self.at(Duration::from_secs_f64(end).max(self.now), Event::BlockEnds(flow, version));
         }
+        self.forecasts = forecasts;
     }
 
     fn block_ends(&mut self, flow: usize) {
         let Some((from, to)) = self.network.ends(flow) else { return };
-        let forecasts = self.network.end(flow, self.now.as_secs_f64());
-        self.foresee(forecasts);
+        self.network.end(flow, self.now.as_secs_f64(), &mut self.forecasts);
+        self.foresee();
         let Some(transfer) = self.transfers.get_mut(&(from, to)) else { return };
         transfer.flow = None;
         transfer.blocks += 1;
