@@ -1,8 +1,10 @@
 //! The peers of a simulated swarm, and what happens to them in order of time.
 
+mod clients;
 mod line;
 
 use crate::network::{Forecast, Link, Network};
+use clients::Clients;
 use line::Standing;
 use shoal::content::limits::CONNECTIONS_MAX;
 use shoal::content::{ChunkIndex, HaveMap};
@@ -60,8 +62,10 @@ enum Event {
     Asks(usize, usize, ChunkIndex),
     /// From, to: chunks are named that are better asked for than others.
     Hints(usize, usize, Vec<ChunkIndex>),
-    /// Everybody who asks this peer learns that a chunk is coming, or there.
-    Got(usize, ChunkIndex),
+    /// Those who ask this peer, and make use of it, learn that a chunk is coming since then.
+    Coming(usize, ChunkIndex, Moment),
+    /// All who ask this peer learn what is there.
+    News(usize),
     BlockEnds(usize, u32),
     /// Somebody has another one ahead of it in the line of a seeder.
     Placed(usize, Moved<usize>),
@@ -88,7 +92,7 @@ struct Peer {
     placements: u32,
     /// Whom it asks, and who asks it.
     sources: Vec<usize>,
-    clients: Vec<usize>,
+    clients: Clients,
     /// What each client has asked for and is not being sent yet.
     asked: HashMap<usize, VecDeque<ChunkIndex>>,
     /// To whom something goes out, and from whom something comes.
@@ -158,7 +162,7 @@ impl World {
             *last = Link::new(slow, slow);
         }
         let graph = acquaint(setting.seeders, total, setting.neighbours, &mut random);
-        let mut clients = vec![Vec::new(); total];
+        let mut clients: Vec<Clients> = (0..total).map(|_| Clients::default()).collect();
         for (peer, sources) in graph.iter().enumerate() {
             sources.iter().for_each(|source| clients[*source].push(peer));
         }
@@ -294,17 +298,8 @@ impl World {
                 self.peers[to].picker.hint(SourceId(from as u32), &hints);
                 self.ask(to, from);
             }
-            Event::Got(peer, index) if self.peers[peer].alive => {
-                for at in 0..self.peers[peer].clients.len() {
-                    let other = self.peers[peer].clients[at];
-                    if self.peers[other].alive && self.peers[other].done.is_none() {
-                        self.messages += 1;
-                        let source = SourceId(peer as u32);
-                        self.peers[other].picker.source_has(source, index);
-                        self.ask(other, peer);
-                    }
-                }
-            }
+            Event::Coming(peer, index, began) if self.peers[peer].alive => self.tell(peer, index, began),
+            Event::News(peer) if self.peers[peer].alive => self.tell_news(peer),
             Event::Placed(seeder, moved) if self.peers[moved.who].alive => self.placed(seeder, moved),
             Event::Overtakes(from, to, sure) if self.peers[from].alive => {
                 for moved in self.peers[to].line.overtake(from, sure) {
@@ -316,12 +311,40 @@ impl World {
         }
     }
 
+    /// Who is told at once learns of a chunk that has begun to arrive.
+    fn tell(&mut self, peer: usize, index: ChunkIndex, began: Moment) {
+        for at in 0..self.peers[peer].clients.count() {
+            if let Some(other) = self.peers[peer].clients.told_at_once(at, began) {
+                self.messages += 1;
+                self.peers[other].picker.source_has(SourceId(peer as u32), index);
+                self.ask(other, peer);
+            }
+        }
+    }
+
+    /// Everybody is told of what is there, in one message. Only who has missed something learns from it.
+    fn tell_news(&mut self, peer: usize) {
+        let news = self.peers[peer].clients.take_news(self.now);
+        for at in 0..self.peers[peer].clients.count() {
+            let Some((other, missed)) = self.peers[peer].clients.hears(at) else { continue };
+            self.messages += 1;
+            let mut any = false;
+            for (index, _) in news.iter().filter(|(_, began)| *began <= missed) {
+                self.peers[other].picker.source_has(SourceId(peer as u32), *index);
+                any = true;
+            }
+            if any {
+                self.ask(other, peer);
+            }
+        }
+    }
+
     fn join(&mut self, peer: usize) {
         self.peers[peer].alive = true;
         for source in self.peers[peer].sources.clone() {
             self.meet(peer, source);
         }
-        for client in self.peers[peer].clients.clone() {
+        for client in self.peers[peer].clients.everybody() {
             self.meet(client, peer);
         }
         self.ask_all(peer);
@@ -332,6 +355,7 @@ impl World {
     fn meet(&mut self, client: usize, source: usize) {
         if self.peers[client].alive && self.peers[source].alive {
             let have = self.peers[source].picker.done().clone();
+            self.peers[source].clients.misses(client, self.now);
             let hints = self.peers[source].fresh.as_mut().map(|fresh| fresh.join(client)).unwrap_or_default();
             let picker = &mut self.peers[client].picker;
             picker.add_source(SourceId(source as u32), have, self.now);
@@ -354,13 +378,14 @@ impl World {
         self.peers[peer].alive = false;
         self.step_out(peer);
         for source in self.peers[peer].sources.clone() {
+            self.peers[source].clients.gone(peer);
             self.abort(source, peer);
             self.peers[source].asked.remove(&peer);
             if let Some(fresh) = &mut self.peers[source].fresh {
                 fresh.leave(peer);
             }
         }
-        for client in self.peers[peer].clients.clone() {
+        for client in self.peers[peer].clients.everybody() {
             self.abort(peer, client);
             self.peers[client].picker.remove_source(SourceId(peer as u32));
             self.follow(client);
@@ -379,6 +404,9 @@ impl World {
         }
         self.peers[to].picker.refused(SourceId(from as u32), index);
         let elsewhere = self.there(to, index) > 0;
+        if !elsewhere {
+            self.peers[to].clients.lost(index);
+        }
         for other in self.peers[to].sending.clone() {
             let same = self.transfers.get(&(to, other)).is_some_and(|transfer| transfer.index == index);
             if same && !elsewhere {
@@ -388,6 +416,7 @@ impl World {
     }
 
     fn asked(&mut self, from: usize, to: usize, index: ChunkIndex) {
+        self.peers[to].clients.asked(from);
         if let Some(fresh) = &mut self.peers[to].fresh {
             let hints = fresh.asked(from, index);
             if !hints.is_empty() {
@@ -407,6 +436,7 @@ impl World {
         let Some(index) = next else { return };
         if self.there(from, index) == 0 {
             self.messages += 1;
+            self.peers[from].clients.misses(to, self.now);
             self.peers[to].picker.refused(SourceId(from as u32), index);
             self.ask(to, from);
             return self.serve(from, to);
@@ -465,8 +495,9 @@ impl World {
         transfer.flow = None;
         transfer.blocks += 1;
         let (index, blocks, total) = (transfer.index, transfer.blocks, transfer.total);
-        if blocks == 1 && !self.peers[to].picker.done().has(index) {
-            self.at(self.now + self.setting.latency, Event::Got(to, index));
+        let is_new = blocks == 1 && !self.peers[to].picker.done().has(index);
+        if is_new && self.peers[to].clients.begins(index, self.now) {
+            self.at(self.now + self.setting.latency, Event::Coming(to, index, self.now));
         }
         match blocks == total {
             true => self.transferred(from, to, index),
@@ -494,15 +525,26 @@ impl World {
         let peer = &mut self.peers[to];
         if !peer.picker.arrived(SourceId(from as u32), index, self.now) {
             self.wasted += bytes;
+        } else if let Some(when) = peer.clients.ends(index, self.now) {
+            self.at(when + self.setting.latency, Event::News(to));
         }
+        let peer = &self.peers[to];
         if peer.done.is_none() && peer.picker.is_complete() {
-            peer.done = Some(self.now);
-            self.waiting -= usize::from(to < self.setting.seeders + self.counted());
-            self.step_out(to);
+            self.complete(to);
         }
         self.ask(to, from);
         if self.setting.peers < 100 {
             self.ask_all(to);
+        }
+    }
+
+    fn complete(&mut self, peer: usize) {
+        self.peers[peer].done = Some(self.now);
+        self.waiting -= usize::from(peer < self.setting.seeders + self.counted());
+        self.step_out(peer);
+        for at in 0..self.peers[peer].sources.len() {
+            let source = self.peers[peer].sources[at];
+            self.peers[source].clients.gone(peer);
         }
     }
 
