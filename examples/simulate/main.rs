@@ -9,6 +9,7 @@
 //! with `..` between them, of which each peer draws its own (evenly over the logarithm). The same seed gives the same
 //! run.
 
+mod agenda;
 mod network;
 mod world;
 

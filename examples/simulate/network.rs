@@ -20,10 +20,12 @@ const STEPS_MAX: usize = 48;
 const TOLERANCE: f64 = 0.004;
 /// A direction with so much of it left lets its flows have what their other ends give.
 const ROOM: f64 = 0.000_04;
+/// Time is counted in these, seconds.
+const NANOSECOND: f64 = 1e-9;
 /// What is nothing but rounding.
 const ROUNDING: f64 = 1e-9;
 
-/// When a flow will end, unless its version has changed by then.
+/// When a flow is to be looked at: it ends then, or later.
 pub struct Forecast {
     pub flow: usize,
     pub version: u32,
@@ -39,7 +41,10 @@ struct Flow {
     weight: f64,
     rate: f64,
     since: f64,
-    /// Another one after each change of its rate.
+    /// When it will end, and when that is to be looked at: no later.
+    end: f64,
+    due: f64,
+    /// Another one whenever it is to be looked at earlier.
     version: u32,
 }
 
@@ -54,15 +59,20 @@ impl Flow {
         if way.is_multiple_of(2) { self.to * 2 + 1 } else { self.from * 2 }
     }
 
-    /// Goes on at another rate. Returns when it will end, if that has changed, and its version.
-    fn change(&mut self, rate: f64, now: f64, versions: &mut u32) -> Option<(u32, f64)> {
+    /// Goes on at another rate. Returns when it will end, if that is earlier than it was to be looked at: most changes
+    /// are undone long before.
+    fn change(&mut self, id: usize, rate: f64, now: f64, versions: &mut u32) -> Option<Forecast> {
         if (rate - self.rate).abs() <= self.rate * ROUNDING {
             return None;
         }
         self.left = (self.left - (now - self.since) * self.rate).max(0.0);
+        (self.since, self.rate, self.end) = (now, rate, now + self.left / rate);
+        if self.end >= self.due {
+            return None;
+        }
         *versions = versions.wrapping_add(1);
-        (self.since, self.rate, self.version) = (now, rate, *versions);
-        Some((self.version, now + self.left / rate))
+        (self.due, self.version) = (self.end, *versions);
+        Some(Forecast { flow: id, version: self.version, end: self.end })
     }
 }
 
@@ -141,7 +151,17 @@ impl Network {
         now: f64,
         forecasts: &mut Vec<Forecast>,
     ) -> usize {
-        let flow = Flow { from, to, left: bytes, weight, rate: 0.0, since: now, version: 0 };
+        let flow = Flow {
+            from,
+            to,
+            left: bytes,
+            weight,
+            rate: 0.0,
+            since: now,
+            end: f64::INFINITY,
+            due: f64::INFINITY,
+            version: 0,
+        };
         let ways = flow.ways();
         let id = self.free.pop().unwrap_or(self.flows.len());
         match self.flows.get_mut(id) {
@@ -155,13 +175,20 @@ impl Network {
         id
     }
 
-    /// Whether what was forecast of a flow still holds.
-    pub fn current(&self, id: usize, version: u32) -> bool {
-        self.flows[id].as_ref().is_some_and(|flow| flow.version == version)
+    /// Looks at a flow when it was forecast to end. Returns whether it does, or forecasts when; neither if the forecast
+    /// does not hold any more.
+    pub fn ends(&mut self, id: usize, version: u32, now: f64, forecasts: &mut Vec<Forecast>) -> bool {
+        let Some(flow) = self.flows[id].as_mut().filter(|flow| flow.version == version) else { return false };
+        let is_over = flow.end <= now + NANOSECOND;
+        if !is_over {
+            flow.due = flow.end;
+            forecasts.push(Forecast { flow: id, version, end: flow.end });
+        }
+        is_over
     }
 
     /// From whom to whom a flow goes.
-    pub fn ends(&self, id: usize) -> Option<(usize, usize)> {
+    pub fn between(&self, id: usize) -> Option<(usize, usize)> {
         self.flows[id].as_ref().map(|flow| (flow.from, flow.to))
     }
 
@@ -213,8 +240,7 @@ impl Network {
         }
         for (id, rate) in rates.into_iter().enumerate() {
             if let Some(flow) = self.flows[id].as_mut() {
-                let change = flow.change(rate, now, &mut self.versions);
-                forecasts.extend(change.map(|(version, end)| Forecast { flow: id, version, end }));
+                forecasts.extend(flow.change(id, rate, now, &mut self.versions));
             }
         }
     }
@@ -308,7 +334,6 @@ impl Network {
         let Some(flow) = self.flows[id].as_mut() else { return };
         let [out, into] = flow.ways();
         let rate = (self.ways[out].level.min(self.ways[into].level) * flow.weight).max(1.0);
-        let change = flow.change(rate, now, &mut self.versions);
-        forecasts.extend(change.map(|(version, end)| Forecast { flow: id, version, end }));
+        forecasts.extend(flow.change(id, rate, now, &mut self.versions));
     }
 }

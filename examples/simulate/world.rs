@@ -2,18 +2,18 @@
 
 mod clients;
 mod line;
+mod peer;
 
+use crate::agenda::Agenda;
 use crate::network::{Forecast, Link, Network};
 use clients::Clients;
-use line::Standing;
+use peer::{Peer, Transfer};
 use shoal::content::limits::CONNECTIONS_MAX;
 use shoal::content::{ChunkIndex, HaveMap};
 use shoal::swarm::Moment;
 use shoal::swarm::fresh::Fresh;
-use shoal::swarm::line::{Line, Moved};
-use shoal::swarm::picker::{Picker, SourceId};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use shoal::swarm::line::Moved;
+use shoal::swarm::picker::SourceId;
 use std::time::Duration;
 
 /// How often a peer looks whether something is late, as the daemons do.
@@ -73,59 +73,6 @@ enum Event {
     Overtakes(usize, usize, bool),
 }
 
-/// A chunk on its way from one to another, block by block.
-struct Transfer {
-    index: ChunkIndex,
-    blocks: u32,
-    total: u32,
-    /// The flow of the block that moves; none while it is not there yet.
-    flow: Option<usize>,
-}
-
-struct Peer {
-    picker: Picker,
-    fresh: Option<Fresh<usize>>,
-    /// Its line, if it is a seeder; else where it stands in theirs.
-    line: Line<usize>,
-    standings: BTreeMap<usize, Standing>,
-    overtakes: u32,
-    placements: u32,
-    /// Whom it asks, and who asks it.
-    sources: Vec<usize>,
-    clients: Clients,
-    /// What each client has asked for and is not being sent yet.
-    asked: HashMap<usize, VecDeque<ChunkIndex>>,
-    /// To whom something goes out, and from whom something comes.
-    sending: Vec<usize>,
-    receiving: Vec<usize>,
-    alive: bool,
-    began: Moment,
-    done: Option<Moment>,
-}
-
-/// Something that will happen; the number keeps those of one moment in order.
-struct Timed(Moment, u64, Event);
-
-impl PartialEq for Timed {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-
-impl Eq for Timed {}
-
-impl PartialOrd for Timed {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Timed {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
 /// A swarm at a moment.
 pub struct World {
     setting: Setting,
@@ -133,9 +80,9 @@ pub struct World {
     network: Network,
     /// When blocks will end that were to end at another time; empty between changes.
     forecasts: Vec<Forecast>,
-    transfers: HashMap<(usize, usize), Transfer>,
-    events: BinaryHeap<Reverse<Timed>>,
-    sequence: u64,
+    agenda: Agenda<Event>,
+    /// The sources of a peer as they are asked; empty between events.
+    order: Vec<usize>,
     now: Moment,
     random: fastrand::Rng,
     waiting: usize,
@@ -169,30 +116,17 @@ impl World {
         let peers = graph.into_iter().zip(clients).enumerate().map(|(peer, (sources, clients))| {
             let seeds = peer < setting.seeders;
             let have = if seeds { HaveMap::all(count) } else { HaveMap::none(count) };
-            Peer {
-                fresh: (seeds && setting.hints).then(|| Fresh::new(&have, &mut random)),
-                picker: Picker::new(have, true),
-                line: Line::default(),
-                standings: BTreeMap::new(),
-                overtakes: 0,
-                placements: 0,
-                sources,
-                clients,
-                asked: HashMap::new(),
-                sending: Vec::new(),
-                receiving: Vec::new(),
-                alive: seeds,
-                began: Moment::ZERO,
-                done: None,
-            }
+            let fresh = (seeds && setting.hints).then(|| Fresh::new(&have, &mut random));
+            let mut peer = Peer::new(have, sources, clients);
+            (peer.fresh, peer.alive) = (fresh, seeds);
+            peer
         });
         let mut world = Self {
             peers: peers.collect(),
             network: Network::new(links),
             forecasts: Vec::new(),
-            transfers: HashMap::new(),
-            events: BinaryHeap::new(),
-            sequence: 0,
+            agenda: Agenda::new(),
+            order: Vec::new(),
             now: Moment::ZERO,
             random,
             waiting: 0,
@@ -244,8 +178,7 @@ impl World {
     }
 
     fn at(&mut self, time: Moment, event: Event) {
-        self.sequence += 1;
-        self.events.push(Reverse(Timed(time, self.sequence, event)));
+        self.agenda.note(time, event);
     }
 
     fn say(&mut self, event: Event) {
@@ -257,7 +190,7 @@ impl World {
     pub fn run(mut self) -> Outcome {
         let limit = Duration::from_secs_f64(self.bound() * 10.0 + 60.0);
         while self.waiting > 0
-            && let Some(Reverse(Timed(time, _, event))) = self.events.pop()
+            && let Some((time, event)) = self.agenda.take_next()
             && time <= limit
         {
             self.now = time;
@@ -286,7 +219,7 @@ impl World {
         match event {
             Event::Join(peer) => self.join(peer),
             Event::Die(peer) => self.die(peer),
-            Event::Tick(peer) if self.peers[peer].alive && self.peers[peer].done.is_none() => {
+            Event::Tick(peer) if self.peers[peer].fetches() => {
                 self.overtake(peer);
                 self.ask_all(peer);
                 self.at(self.now + TICK, Event::Tick(peer));
@@ -306,7 +239,12 @@ impl World {
                     self.say(Event::Placed(to, moved));
                 }
             }
-            Event::BlockEnds(flow, version) if self.network.current(flow, version) => self.block_ends(flow),
+            Event::BlockEnds(flow, version) => {
+                match self.network.ends(flow, version, self.now.as_secs_f64(), &mut self.forecasts) {
+                    true => self.block_ends(flow),
+                    false => self.foresee(),
+                }
+            }
             _ => {}
         }
     }
@@ -380,7 +318,7 @@ impl World {
         for source in self.peers[peer].sources.clone() {
             self.peers[source].clients.gone(peer);
             self.abort(source, peer);
-            self.peers[source].asked.remove(&peer);
+            self.peers[source].forget(peer);
             if let Some(fresh) = &mut self.peers[source].fresh {
                 fresh.leave(peer);
             }
@@ -395,20 +333,19 @@ impl World {
 
     /// A transfer will not be completed, and so none that passes it on.
     fn abort(&mut self, from: usize, to: usize) {
-        let Some(Transfer { index, flow, .. }) = self.transfers.remove(&(from, to)) else { return };
-        self.peers[from].sending.retain(|other| *other != to);
-        self.peers[to].receiving.retain(|other| *other != from);
+        let Some(Transfer { index, flow, .. }) = self.peers[to].received(from) else { return };
+        self.peers[from].sent(to);
         if let Some(flow) = flow {
             self.network.end(flow, self.now.as_secs_f64(), &mut self.forecasts);
             self.foresee();
         }
         self.peers[to].picker.refused(SourceId(from as u32), index);
-        let elsewhere = self.there(to, index) > 0;
+        let elsewhere = self.peers[to].there(index) > 0;
         if !elsewhere {
             self.peers[to].clients.lost(index);
         }
         for other in self.peers[to].sending.clone() {
-            let same = self.transfers.get(&(to, other)).is_some_and(|transfer| transfer.index == index);
+            let same = self.peers[other].coming(to).is_some_and(|transfer| transfer.index == index);
             if same && !elsewhere {
                 self.abort(to, other);
             }
@@ -423,18 +360,17 @@ impl World {
                 self.say(Event::Hints(to, from, hints));
             }
         }
-        self.peers[to].asked.entry(from).or_default().push_back(index);
+        self.peers[to].is_asked(from, index);
         self.serve(to, from);
     }
 
     /// Begins with what a client has asked for next, unless something is on its way to it.
     fn serve(&mut self, from: usize, to: usize) {
-        if self.transfers.contains_key(&(from, to)) {
+        if self.peers[to].coming(from).is_some() {
             return;
         }
-        let next = self.peers[from].asked.get_mut(&to).and_then(VecDeque::pop_front);
-        let Some(index) = next else { return };
-        if self.there(from, index) == 0 {
+        let Some(index) = self.peers[from].next_asked(to) else { return };
+        if self.peers[from].there(index) == 0 {
             self.messages += 1;
             self.peers[from].clients.misses(to, self.now);
             self.peers[to].picker.refused(SourceId(from as u32), index);
@@ -442,32 +378,21 @@ impl World {
             return self.serve(from, to);
         }
         let total = self.length(index).div_ceil(self.setting.block) as u32;
-        self.transfers.insert((from, to), Transfer { index, blocks: 0, total, flow: None });
+        self.peers[to].receive(from, Transfer { index, blocks: 0, total, flow: None });
         self.peers[from].sending.push(to);
-        self.peers[to].receiving.push(from);
         self.block(from, to);
-    }
-
-    /// How many blocks of a chunk a peer has.
-    fn there(&self, peer: usize, index: ChunkIndex) -> u32 {
-        if self.peers[peer].picker.done().has(index) {
-            return u32::MAX;
-        }
-        let coming = self.peers[peer].receiving.iter().filter_map(|from| self.transfers.get(&(*from, peer)));
-        coming.filter(|transfer| transfer.index == index).map(|transfer| transfer.blocks).max().unwrap_or(0)
     }
 
     /// Sends the next block, if it is there.
     fn block(&mut self, from: usize, to: usize) {
-        let Some(transfer) = self.transfers.get(&(from, to)) else { return };
-        let (index, total) = (transfer.index, transfer.total);
-        if transfer.flow.is_some() || self.there(from, index) <= transfer.blocks {
+        let Some(&mut Transfer { index, blocks, total, flow }) = self.peers[to].coming(from) else { return };
+        if flow.is_some() || self.peers[from].there(index) <= blocks {
             return;
         }
         let bytes = self.length(index) as f64 * self.setting.overhead / f64::from(total);
         let (weight, now) = (self.weight(from, to), self.now.as_secs_f64());
         let flow = self.network.start((from, to), bytes, weight, now, &mut self.forecasts);
-        if let Some(transfer) = self.transfers.get_mut(&(from, to)) {
+        if let Some(transfer) = self.peers[to].coming(from) {
             transfer.flow = Some(flow);
         }
         self.foresee();
@@ -488,10 +413,10 @@ impl World {
     }
 
     fn block_ends(&mut self, flow: usize) {
-        let Some((from, to)) = self.network.ends(flow) else { return };
+        let Some((from, to)) = self.network.between(flow) else { return };
         self.network.end(flow, self.now.as_secs_f64(), &mut self.forecasts);
         self.foresee();
-        let Some(transfer) = self.transfers.get_mut(&(from, to)) else { return };
+        let Some(transfer) = self.peers[to].coming(from) else { return };
         transfer.flow = None;
         transfer.blocks += 1;
         let (index, blocks, total) = (transfer.index, transfer.blocks, transfer.total);
@@ -503,16 +428,15 @@ impl World {
             true => self.transferred(from, to, index),
             false => self.block(from, to),
         }
-        for other in self.peers[to].sending.clone() {
-            self.block(to, other);
+        for at in 0..self.peers[to].sending.len() {
+            self.block(to, self.peers[to].sending[at]);
         }
     }
 
     fn transferred(&mut self, from: usize, to: usize, index: ChunkIndex) {
         let bytes = self.length(index);
-        self.transfers.remove(&(from, to));
-        self.peers[from].sending.retain(|other| *other != to);
-        self.peers[to].receiving.retain(|other| *other != from);
+        self.peers[to].received(from);
+        self.peers[from].sent(to);
         self.sent += bytes;
         if from < self.setting.seeders {
             self.seeder_sent += bytes;
@@ -549,9 +473,11 @@ impl World {
     }
 
     fn ask_all(&mut self, peer: usize) {
-        let mut sources = self.peers[peer].sources.clone();
-        self.random.shuffle(&mut sources);
-        sources.into_iter().for_each(|other| self.ask(peer, other));
+        let mut order = std::mem::take(&mut self.order);
+        order.clone_from(&self.peers[peer].sources);
+        self.random.shuffle(&mut order);
+        order.drain(..).for_each(|other| self.ask(peer, other));
+        self.order = order;
     }
 
     /// Asks a source for what the picker says.
