@@ -54,11 +54,6 @@ impl Flow {
         [self.from * 2, self.to * 2 + 1]
     }
 
-    /// Of the two directions that it takes, the other one.
-    fn other(&self, way: usize) -> usize {
-        if way.is_multiple_of(2) { self.to * 2 + 1 } else { self.from * 2 }
-    }
-
     /// Goes on at another rate. Returns when it will end, if that is earlier than it was to be looked at: most changes
     /// are undone long before.
     fn change(&mut self, id: usize, rate: f64, now: f64, versions: &mut u32) -> Option<Forecast> {
@@ -89,13 +84,19 @@ impl Link {
     }
 }
 
+/// A flow as one direction sees it: all that is needed to share the direction out.
+struct Lane {
+    flow: usize,
+    /// The direction at the flow's other end.
+    other: usize,
+    weight: f64,
+}
+
 /// One direction of a link.
 struct Way {
     capacity: f64,
-    flows: Vec<usize>,
-    /// What a flow gets for its weight unless its other end gives it less; without bound as long as there is room.
-    level: f64,
-    /// What its flows' other ends have been told of that: no less than it is.
+    lanes: Vec<Lane>,
+    /// What its flows' other ends have been told of its level: no less than it is.
     told: f64,
     /// Whether it is to be looked at, and whether its level has moved.
     queued: bool,
@@ -104,8 +105,7 @@ struct Way {
 
 impl Way {
     fn new(capacity: f64) -> Self {
-        let level = f64::INFINITY;
-        Self { capacity, flows: Vec::new(), level, told: level, queued: false, moved: false }
+        Self { capacity, lanes: Vec::new(), told: f64::INFINITY, queued: false, moved: false }
     }
 }
 
@@ -114,6 +114,9 @@ pub struct Network {
     pub links: Vec<Link>,
     /// Out of each link, and into it.
     ways: Vec<Way>,
+    /// Of each of these, what a flow gets for its weight unless its other end gives it less; without bound as long as
+    /// there is room. Apart from the rest, because a change looks at many of them.
+    levels: Vec<f64>,
     flows: Vec<Option<Flow>>,
     free: Vec<usize>,
     versions: u32,
@@ -130,6 +133,7 @@ impl Network {
     pub fn new(links: Vec<Link>) -> Self {
         let ways = links.iter().flat_map(|link| [Way::new(link.up), Way::new(link.down)]).collect();
         Self {
+            levels: vec![f64::INFINITY; links.len() * 2],
             exact: links.len() <= EXACT_MAX,
             links,
             ways,
@@ -168,7 +172,9 @@ impl Network {
             Some(place) => *place = Some(flow),
             None => self.flows.push(Some(flow)),
         }
-        ways.iter().for_each(|way| self.ways[*way].flows.push(id));
+        let [out, into] = ways;
+        self.ways[out].lanes.push(Lane { flow: id, other: into, weight });
+        self.ways[into].lanes.push(Lane { flow: id, other: out, weight });
         self.share(ways, now, forecasts);
         // Neither end's level need have moved for a new one.
         self.pace(id, now, forecasts);
@@ -197,9 +203,9 @@ impl Network {
         let Some(flow) = self.flows[id].take() else { return };
         self.free.push(id);
         for way in flow.ways() {
-            let flows = &mut self.ways[way].flows;
-            if let Some(at) = flows.iter().position(|other| *other == id) {
-                flows.swap_remove(at);
+            let lanes = &mut self.ways[way].lanes;
+            if let Some(at) = lanes.iter().position(|lane| lane.flow == id) {
+                lanes.swap_remove(at);
             }
         }
         self.share(flow.ways(), now, forecasts);
@@ -215,10 +221,8 @@ impl Network {
     /// Calculates everything anew: the direction with the lowest level decides for its flows, then the next one.
     fn share_exactly(&mut self, now: f64, forecasts: &mut Vec<Forecast>) {
         // What is left of each direction, and the weights of those who have nothing yet.
-        let weight = |id: &usize| self.flows[*id].as_ref().map_or(0.0, |flow| flow.weight);
-        let all = self.ways.iter();
-        let mut rooms: Vec<(f64, f64)> =
-            all.map(|way| (way.capacity, way.flows.iter().map(weight).sum())).collect();
+        let weight = |way: &Way| way.lanes.iter().map(|lane| lane.weight).sum();
+        let mut rooms: Vec<(f64, f64)> = self.ways.iter().map(|way| (way.capacity, weight(way))).collect();
         let mut rates = vec![f64::NAN; self.flows.len()];
         loop {
             let open = rooms.iter().enumerate().filter(|(_, (_, weight))| *weight > 1e-6);
@@ -227,9 +231,9 @@ impl Network {
                 break;
             };
             let level = level(room);
-            for id in &self.ways[at].flows {
-                if let Some(flow) = self.flows[*id].as_ref().filter(|_| rates[*id].is_nan()) {
-                    rates[*id] = (level * flow.weight).max(1.0);
+            for id in self.ways[at].lanes.iter().map(|lane| lane.flow) {
+                if let Some(flow) = self.flows[id].as_ref().filter(|_| rates[id].is_nan()) {
+                    rates[id] = (level * flow.weight).max(1.0);
                     for way in flow.ways() {
                         rooms[way].0 -= level * flow.weight;
                         rooms[way].1 -= flow.weight;
@@ -257,8 +261,8 @@ impl Network {
         let mut moved = std::mem::take(&mut self.moved);
         for way in moved.drain(..) {
             self.ways[way].moved = false;
-            for at in 0..self.ways[way].flows.len() {
-                self.pace(self.ways[way].flows[at], now, forecasts);
+            for at in 0..self.ways[way].lanes.len() {
+                self.pace(self.ways[way].lanes[at].flow, now, forecasts);
             }
         }
         self.moved = moved;
@@ -273,7 +277,7 @@ impl Network {
     /// Moves a direction's level to where it is full. Upwards, and told to others, only when there is time for it: giving
     /// way makes nobody else too full.
     fn settle(&mut self, at: usize, has_time: bool) {
-        let Way { level: old, told, .. } = self.ways[at];
+        let (old, told) = (self.levels[at], self.ways[at].told);
         let (level, room) = self.fill(at);
         // Without bound it is as soon as there is some room: what its flows get may be limited by nothing but what it
         // told their other ends before.
@@ -284,7 +288,7 @@ impl Network {
         if level >= old * (1.0 - ROUNDING) && !(rises && has_time) {
             return;
         }
-        self.ways[at].level = level;
+        self.levels[at] = level;
         if !std::mem::replace(&mut self.ways[at].moved, true) {
             self.moved.push(at);
         }
@@ -294,10 +298,9 @@ impl Network {
         self.ways[at].told = level;
         // To whom the own level was lower than this one's, and is, nothing changes.
         let least = told.min(old).min(level);
-        for flow in 0..self.ways[at].flows.len() {
-            let Some(flow) = &self.flows[self.ways[at].flows[flow]] else { continue };
-            let other = flow.other(at);
-            if self.ways[other].level >= least {
+        for lane in 0..self.ways[at].lanes.len() {
+            let other = self.ways[at].lanes[lane].other;
+            if self.levels[other] >= least {
                 self.look_at(other);
             }
         }
@@ -305,10 +308,9 @@ impl Network {
 
     /// The level at which a direction is full, given what the other ends of its flows allow, and what is left of it.
     fn fill(&mut self, at: usize) -> (f64, f64) {
-        let Self { ways, flows, demands, .. } = self;
+        let Self { ways, levels, demands, .. } = self;
         demands.clear();
-        let all = ways[at].flows.iter().filter_map(|id| flows[*id].as_ref());
-        demands.extend(all.map(|flow| (flow.weight, ways[flow.other(at)].level)));
+        demands.extend(ways[at].lanes.iter().map(|lane| (lane.weight, levels[lane.other])));
         let mut left = ways[at].capacity;
         while !demands.is_empty() {
             let level = left.max(0.0) / demands.iter().map(|(weight, _)| weight).sum::<f64>();
@@ -333,7 +335,7 @@ impl Network {
         }
         let Some(flow) = self.flows[id].as_mut() else { return };
         let [out, into] = flow.ways();
-        let rate = (self.ways[out].level.min(self.ways[into].level) * flow.weight).max(1.0);
+        let rate = (self.levels[out].min(self.levels[into]) * flow.weight).max(1.0);
         forecasts.extend(flow.change(id, rate, now, &mut self.versions));
     }
 }

@@ -44,8 +44,11 @@ impl Pair {
 
     fn check_capacity(&self) {
         for way in &self.about.ways {
-            let rates =
-                way.flows.iter().filter_map(|id| self.about.flows[*id].as_ref()).map(|flow| flow.rate);
+            let rates = way
+                .lanes
+                .iter()
+                .filter_map(|lane| self.about.flows[lane.flow].as_ref())
+                .map(|flow| flow.rate);
             let sum: f64 = rates.sum();
             assert!(sum <= way.capacity * (1.0 + ROUNDING * 100.0), "{sum} of {}", way.capacity);
         }

@@ -61,6 +61,10 @@ impl Open {
         least: usize,
         random: &mut fastrand::Rng,
     ) -> Option<(u32, ChunkIndex)> {
+        // Often it has none of them, which is seen at once.
+        if !self.map.meets(have) {
+            return None;
+        }
         let buckets = self.buckets.iter().enumerate().skip(least).filter(|(_, bucket)| !bucket.is_empty());
         buckets.into_iter().find_map(|(rarity, bucket)| {
             let start = random.usize(..bucket.len());
