@@ -473,6 +473,9 @@ impl World {
     }
 
     fn ask_all(&mut self, peer: usize) {
+        if !self.peers[peer].fetches() {
+            return;
+        }
         let mut order = std::mem::take(&mut self.order);
         order.clone_from(&self.peers[peer].sources);
         self.random.shuffle(&mut order);
@@ -482,7 +485,7 @@ impl World {
 
     /// Asks a source for what the picker says.
     fn ask(&mut self, peer: usize, other: usize) {
-        if peer < self.setting.seeders {
+        if peer < self.setting.seeders || self.peers[peer].done.is_some() {
             return;
         }
         let source = SourceId(other as u32);
