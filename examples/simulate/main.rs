@@ -9,6 +9,7 @@
 //! with `..` between them, of which each peer draws its own (evenly over the logarithm). The same seed gives the same
 //! run.
 
+mod agenda;
 mod network;
 mod world;
 
@@ -60,6 +61,9 @@ struct Flags {
     /// How many neighbours each peer knows
     #[arg(long, default_value_t = shoal::content::limits::SOURCES_MAX)]
     neighbours: usize,
+    /// How many leechers a seeder serves, as `seeder --max-connections` says [default: all]
+    #[arg(long)]
+    seeder_connections: Option<usize>,
     /// How long a message takes, milliseconds
     #[arg(long, default_value_t = 5.0)]
     latency: f64,
@@ -120,6 +124,7 @@ fn main() {
         kill: flags.kill.map(Duration::from_secs_f64),
         apart: Duration::from_secs_f64(flags.apart),
         neighbours: flags.neighbours,
+        seeder_connections: flags.seeder_connections.unwrap_or(flags.peers),
         latency: Duration::from_secs_f64(flags.latency / 1e3),
         startup: Duration::from_secs_f64(flags.startup / 1e3),
         overhead: flags.overhead,

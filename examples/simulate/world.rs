@@ -1,18 +1,19 @@
 //! The peers of a simulated swarm, and what happens to them in order of time.
 
+mod clients;
+mod peer;
 mod trees;
 
+use crate::agenda::Agenda;
 use crate::network::{Forecast, Link, Network};
-use shoal::content::limits::CONNECTIONS_MAX;
+use clients::Clients;
+use peer::{Peer, Transfer};
 use shoal::content::{ChunkIndex, HaveMap};
 use shoal::swarm::Moment;
 use shoal::swarm::fresh::Fresh;
-use shoal::swarm::picker::{Picker, SourceId};
+use shoal::swarm::picker::SourceId;
 use shoal::swarm::trees::{Moved, Trees};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
-use trees::Standing;
 
 /// How often a peer looks whether something is late, as the daemons do.
 const TICK: Duration = Duration::from_millis(100);
@@ -35,6 +36,7 @@ pub struct Setting {
     pub kill: Option<Duration>,
     pub apart: Duration,
     pub neighbours: usize,
+    pub seeder_connections: usize,
     pub latency: Duration,
     pub startup: Duration,
     pub overhead: f64,
@@ -65,8 +67,10 @@ enum Event {
     Asks(usize, usize, ChunkIndex),
     /// From, to: chunks are named that are better asked for than others.
     Hints(usize, usize, Vec<ChunkIndex>),
-    /// Everybody who asks this peer learns that a chunk is coming, or there.
-    Got(usize, ChunkIndex),
+    /// Those who ask this peer, and make use of it, learn that a chunk is coming since then.
+    Coming(usize, ChunkIndex, Moment),
+    /// All who ask this peer learn what is there.
+    News(usize),
     BlockEnds(usize, u32),
     /// Somebody has another one ahead of it in the trees of a seeder.
     Placed(usize, Vec<Moved<usize>>),
@@ -74,65 +78,16 @@ enum Event {
     Overtakes(usize, usize, usize, bool),
 }
 
-/// A chunk on its way from one to another, block by block.
-struct Transfer {
-    index: ChunkIndex,
-    blocks: u32,
-    total: u32,
-    /// The flow of the block that moves; none while it is not there yet.
-    flow: Option<usize>,
-}
-
-struct Peer {
-    picker: Picker,
-    fresh: Option<Fresh<usize>>,
-    /// Its trees, if it is a seeder; else where it hangs in theirs.
-    trees: Trees<usize>,
-    standings: BTreeMap<usize, Standing>,
-    /// Whom it asks, and who asks it.
-    sources: Vec<usize>,
-    clients: Vec<usize>,
-    /// What each client has asked for and is not being sent yet.
-    asked: HashMap<usize, VecDeque<ChunkIndex>>,
-    /// To whom something goes out, and from whom something comes.
-    sending: Vec<usize>,
-    receiving: Vec<usize>,
-    alive: bool,
-    began: Moment,
-    done: Option<Moment>,
-}
-
-/// Something that will happen; the number keeps those of one moment in order.
-struct Timed(Moment, u64, Event);
-
-impl PartialEq for Timed {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-
-impl Eq for Timed {}
-
-impl PartialOrd for Timed {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Timed {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
 /// A swarm at a moment.
 pub struct World {
     setting: Setting,
     peers: Vec<Peer>,
     network: Network,
-    transfers: HashMap<(usize, usize), Transfer>,
-    events: BinaryHeap<Reverse<Timed>>,
-    sequence: u64,
+    /// When blocks will end that were to end at another time; empty between changes.
+    forecasts: Vec<Forecast>,
+    agenda: Agenda<Event>,
+    /// The sources of a peer as they are asked; empty between events.
+    order: Vec<usize>,
     now: Moment,
     random: fastrand::Rng,
     waiting: usize,
@@ -158,35 +113,26 @@ impl World {
         if let (Some(slow), Some(last)) = (setting.slow, links.last_mut()) {
             *last = Link::new(slow, slow);
         }
-        let graph = acquaint(setting.seeders, total, setting.neighbours, &mut random);
-        let mut clients = vec![Vec::new(); total];
+        let graph = acquaint(&setting, &mut random);
+        let mut clients: Vec<Clients> = (0..total).map(|_| Clients::default()).collect();
         for (peer, sources) in graph.iter().enumerate() {
             sources.iter().for_each(|source| clients[*source].push(peer));
         }
         let peers = graph.into_iter().zip(clients).enumerate().map(|(peer, (sources, clients))| {
             let seeds = peer < setting.seeders;
             let have = if seeds { HaveMap::all(count) } else { HaveMap::none(count) };
-            Peer {
-                fresh: (seeds && setting.hints).then(|| Fresh::new(&have, &mut random)),
-                picker: Picker::new(have, true),
-                trees: Trees::new(setting.line_max, setting.stripes),
-                standings: BTreeMap::new(),
-                sources,
-                clients,
-                asked: HashMap::new(),
-                sending: Vec::new(),
-                receiving: Vec::new(),
-                alive: seeds,
-                began: Moment::ZERO,
-                done: None,
-            }
+            let fresh = (seeds && setting.hints).then(|| Fresh::new(&have, &mut random));
+            let mut peer = Peer::new(have, sources, clients);
+            (peer.fresh, peer.alive) = (fresh, seeds);
+            peer.trees = Trees::new(setting.line_max, setting.stripes);
+            peer
         });
         let mut world = Self {
             peers: peers.collect(),
             network: Network::new(links),
-            transfers: HashMap::new(),
-            events: BinaryHeap::new(),
-            sequence: 0,
+            forecasts: Vec::new(),
+            agenda: Agenda::new(),
+            order: Vec::new(),
             now: Moment::ZERO,
             random,
             waiting: 0,
@@ -238,8 +184,7 @@ impl World {
     }
 
     fn at(&mut self, time: Moment, event: Event) {
-        self.sequence += 1;
-        self.events.push(Reverse(Timed(time, self.sequence, event)));
+        self.agenda.note(time, event);
     }
 
     fn say(&mut self, event: Event) {
@@ -251,7 +196,7 @@ impl World {
     pub fn run(mut self) -> Outcome {
         let limit = Duration::from_secs_f64(self.bound() * 10.0 + 60.0);
         while self.waiting > 0
-            && let Some(Reverse(Timed(time, _, event))) = self.events.pop()
+            && let Some((time, event)) = self.agenda.take_next()
             && time <= limit
         {
             self.now = time;
@@ -280,7 +225,7 @@ impl World {
         match event {
             Event::Join(peer) => self.join(peer),
             Event::Die(peer) => self.die(peer),
-            Event::Tick(peer) if self.peers[peer].alive && self.peers[peer].done.is_none() => {
+            Event::Tick(peer) if self.peers[peer].fetches() => {
                 self.overtake(peer);
                 self.ask_all(peer);
                 self.at(self.now + TICK, Event::Tick(peer));
@@ -292,24 +237,48 @@ impl World {
                 self.peers[to].picker.hint(SourceId(from as u32), &hints);
                 self.ask(to, from);
             }
-            Event::Got(peer, index) if self.peers[peer].alive => {
-                for at in 0..self.peers[peer].clients.len() {
-                    let other = self.peers[peer].clients[at];
-                    if self.peers[other].alive && self.peers[other].done.is_none() {
-                        self.messages += 1;
-                        let source = SourceId(peer as u32);
-                        self.peers[other].picker.source_has(source, index);
-                        self.ask(other, peer);
-                    }
-                }
-            }
+            Event::Coming(peer, index, began) if self.peers[peer].alive => self.tell(peer, index, began),
+            Event::News(peer) if self.peers[peer].alive => self.tell_news(peer),
             Event::Placed(seeder, moved) => self.placed(seeder, moved),
             Event::Overtakes(from, to, stripe, sure) if self.peers[from].alive => {
                 let moved = self.peers[to].trees.overtake(from, stripe, sure);
-                self.tell(to, moved);
+                self.say_placed(to, moved);
             }
-            Event::BlockEnds(flow, version) if self.network.current(flow, version) => self.block_ends(flow),
+            Event::BlockEnds(flow, version) => {
+                match self.network.ends(flow, version, self.now.as_secs_f64(), &mut self.forecasts) {
+                    true => self.block_ends(flow),
+                    false => self.foresee(),
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// Who is told at once learns of a chunk that has begun to arrive.
+    fn tell(&mut self, peer: usize, index: ChunkIndex, began: Moment) {
+        for at in 0..self.peers[peer].clients.count() {
+            if let Some(other) = self.peers[peer].clients.told_at_once(at, began) {
+                self.messages += 1;
+                self.peers[other].picker.source_has(SourceId(peer as u32), index);
+                self.ask(other, peer);
+            }
+        }
+    }
+
+    /// Everybody is told of what is there, in one message. Only who has missed something learns from it.
+    fn tell_news(&mut self, peer: usize) {
+        let news = self.peers[peer].clients.take_news(self.now);
+        for at in 0..self.peers[peer].clients.count() {
+            let Some((other, missed)) = self.peers[peer].clients.hears(at) else { continue };
+            self.messages += 1;
+            let mut any = false;
+            for (index, _) in news.iter().filter(|(_, began)| *began <= missed) {
+                self.peers[other].picker.source_has(SourceId(peer as u32), *index);
+                any = true;
+            }
+            if any {
+                self.ask(other, peer);
+            }
         }
     }
 
@@ -318,7 +287,7 @@ impl World {
         for source in self.peers[peer].sources.clone() {
             self.meet(peer, source);
         }
-        for client in self.peers[peer].clients.clone() {
+        for client in self.peers[peer].clients.everybody() {
             self.meet(client, peer);
         }
         self.ask_all(peer);
@@ -329,6 +298,7 @@ impl World {
     fn meet(&mut self, client: usize, source: usize) {
         if self.peers[client].alive && self.peers[source].alive {
             let have = self.peers[source].picker.done().clone();
+            self.peers[source].clients.misses(client, self.now);
             let hints = self.peers[source].fresh.as_mut().map(|fresh| fresh.join(client)).unwrap_or_default();
             let picker = &mut self.peers[client].picker;
             picker.add_source(SourceId(source as u32), have, self.now);
@@ -350,13 +320,14 @@ impl World {
         self.peers[peer].alive = false;
         self.step_out(peer);
         for source in self.peers[peer].sources.clone() {
+            self.peers[source].clients.gone(peer);
             self.abort(source, peer);
-            self.peers[source].asked.remove(&peer);
+            self.peers[source].forget(peer);
             if let Some(fresh) = &mut self.peers[source].fresh {
                 fresh.leave(peer);
             }
         }
-        for client in self.peers[peer].clients.clone() {
+        for client in self.peers[peer].clients.everybody() {
             self.abort(peer, client);
             self.peers[client].picker.remove_source(SourceId(peer as u32));
             self.follow(client);
@@ -366,17 +337,19 @@ impl World {
 
     /// A transfer will not be completed, and so none that passes it on.
     fn abort(&mut self, from: usize, to: usize) {
-        let Some(Transfer { index, flow, .. }) = self.transfers.remove(&(from, to)) else { return };
-        self.peers[from].sending.retain(|other| *other != to);
-        self.peers[to].receiving.retain(|other| *other != from);
+        let Some(Transfer { index, flow, .. }) = self.peers[to].received(from) else { return };
+        self.peers[from].sent(to);
         if let Some(flow) = flow {
-            let forecasts = self.network.end(flow, self.now.as_secs_f64());
-            self.foresee(forecasts);
+            self.network.end(flow, self.now.as_secs_f64(), &mut self.forecasts);
+            self.foresee();
         }
         self.peers[to].picker.refused(SourceId(from as u32), index);
-        let elsewhere = self.there(to, index) > 0;
+        let elsewhere = self.peers[to].there(index) > 0;
+        if !elsewhere {
+            self.peers[to].clients.lost(index);
+        }
         for other in self.peers[to].sending.clone() {
-            let same = self.transfers.get(&(to, other)).is_some_and(|transfer| transfer.index == index);
+            let same = self.peers[other].coming(to).is_some_and(|transfer| transfer.index == index);
             if same && !elsewhere {
                 self.abort(to, other);
             }
@@ -384,71 +357,60 @@ impl World {
     }
 
     fn asked(&mut self, from: usize, to: usize, index: ChunkIndex) {
+        self.peers[to].clients.asked(from);
         if let Some(fresh) = &mut self.peers[to].fresh {
             let hints = fresh.asked(from, index);
             if !hints.is_empty() {
                 self.say(Event::Hints(to, from, hints));
             }
         }
-        self.peers[to].asked.entry(from).or_default().push_back(index);
+        self.peers[to].is_asked(from, index);
         self.serve(to, from);
     }
 
     /// Begins with what a client has asked for next, unless something is on its way to it.
     fn serve(&mut self, from: usize, to: usize) {
-        if self.transfers.contains_key(&(from, to)) {
+        if self.peers[to].coming(from).is_some() {
             return;
         }
-        let next = self.peers[from].asked.get_mut(&to).and_then(VecDeque::pop_front);
-        let Some(index) = next else { return };
-        if self.there(from, index) == 0 {
+        let Some(index) = self.peers[from].next_asked(to) else { return };
+        if self.peers[from].there(index) == 0 {
             self.messages += 1;
+            self.peers[from].clients.misses(to, self.now);
             self.peers[to].picker.refused(SourceId(from as u32), index);
             self.ask(to, from);
             return self.serve(from, to);
         }
         let total = self.length(index).div_ceil(self.setting.block) as u32;
-        self.transfers.insert((from, to), Transfer { index, blocks: 0, total, flow: None });
+        self.peers[to].receive(from, Transfer { index, blocks: 0, total, flow: None });
         self.peers[from].sending.push(to);
-        self.peers[to].receiving.push(from);
         self.block(from, to);
-    }
-
-    /// How many blocks of a chunk a peer has.
-    fn there(&self, peer: usize, index: ChunkIndex) -> u32 {
-        if self.peers[peer].picker.done().has(index) {
-            return u32::MAX;
-        }
-        let coming = self.peers[peer].receiving.iter().filter_map(|from| self.transfers.get(&(*from, peer)));
-        coming.filter(|transfer| transfer.index == index).map(|transfer| transfer.blocks).max().unwrap_or(0)
     }
 
     /// Sends the next block, if it is there.
     fn block(&mut self, from: usize, to: usize) {
-        let Some(transfer) = self.transfers.get(&(from, to)) else { return };
-        let (index, total) = (transfer.index, transfer.total);
-        if transfer.flow.is_some() || self.there(from, index) <= transfer.blocks {
+        let Some(&mut Transfer { index, blocks, total, flow }) = self.peers[to].coming(from) else { return };
+        if flow.is_some() || self.peers[from].there(index) <= blocks {
             return;
         }
         let bytes = self.length(index) as f64 * self.setting.overhead / f64::from(total);
-        let most = self.pace(from, index, transfer.blocks + 1);
-        let (flow, forecasts) =
-            self.network.start((from, to), bytes, (self.weight(from, to), most), self.now.as_secs_f64());
-        if let Some(transfer) = self.transfers.get_mut(&(from, to)) {
+        let (weight, now) = (self.weight(from, to), self.now.as_secs_f64());
+        let most = self.pace(from, index, blocks + 1);
+        let flow = self.network.start((from, to), bytes, (weight, most), now, &mut self.forecasts);
+        if let Some(transfer) = self.peers[to].coming(from) {
             transfer.flow = Some(flow);
         }
-        self.foresee(forecasts);
+        self.foresee();
     }
 
     /// How fast what follows so many blocks of a chunk comes to a peer that passes them on.
     fn pace(&self, peer: usize, index: ChunkIndex, blocks: u32) -> f64 {
-        if self.there(peer, index) > blocks {
-            return f64::INFINITY;
+        let peer = &self.peers[peer];
+        let rates = peer.flows(index).filter_map(|flow| self.network.rate(flow));
+        match rates.fold(0.0, f64::max) {
+            most if most > 0.0 && peer.there(index) <= blocks => most * CATCHING_UP,
+            _ => f64::INFINITY,
         }
-        let coming = self.peers[peer].receiving.iter().filter_map(|from| self.transfers.get(&(*from, peer)));
-        let rates = coming.filter(|transfer| transfer.index == index).filter_map(|transfer| transfer.flow);
-        let most = rates.filter_map(|flow| self.network.rate(flow)).fold(0.0, f64::max);
-        if most > 0.0 { most * CATCHING_UP } else { f64::INFINITY }
     }
 
     /// What a connection gets of a link against others: TCP is not as fair as one could wish.
@@ -457,37 +419,39 @@ impl World {
         self.setting.unfair.powf(fastrand::Rng::with_seed(pair).f64() - 0.5)
     }
 
-    fn foresee(&mut self, forecasts: Vec<Forecast>) {
-        for Forecast { flow, version, end } in forecasts {
+    fn foresee(&mut self) {
+        let mut forecasts = std::mem::take(&mut self.forecasts);
+        for Forecast { flow, version, end } in forecasts.drain(..) {
             self.at(Duration::from_secs_f64(end).max(self.now), Event::BlockEnds(flow, version));
         }
+        self.forecasts = forecasts;
     }
 
     fn block_ends(&mut self, flow: usize) {
-        let Some((from, to)) = self.network.ends(flow) else { return };
-        let forecasts = self.network.end(flow, self.now.as_secs_f64());
-        self.foresee(forecasts);
-        let Some(transfer) = self.transfers.get_mut(&(from, to)) else { return };
+        let Some((from, to)) = self.network.between(flow) else { return };
+        self.network.end(flow, self.now.as_secs_f64(), &mut self.forecasts);
+        self.foresee();
+        let Some(transfer) = self.peers[to].coming(from) else { return };
         transfer.flow = None;
         transfer.blocks += 1;
         let (index, blocks, total) = (transfer.index, transfer.blocks, transfer.total);
-        if blocks == 1 && !self.peers[to].picker.done().has(index) {
-            self.at(self.now + self.setting.latency, Event::Got(to, index));
+        let is_new = blocks == 1 && !self.peers[to].picker.done().has(index);
+        if is_new && self.peers[to].clients.begins(index, self.now) {
+            self.at(self.now + self.setting.latency, Event::Coming(to, index, self.now));
         }
         match blocks == total {
             true => self.transferred(from, to, index),
             false => self.block(from, to),
         }
-        for other in self.peers[to].sending.clone() {
-            self.block(to, other);
+        for at in 0..self.peers[to].sending.len() {
+            self.block(to, self.peers[to].sending[at]);
         }
     }
 
     fn transferred(&mut self, from: usize, to: usize, index: ChunkIndex) {
         let bytes = self.length(index);
-        self.transfers.remove(&(from, to));
-        self.peers[from].sending.retain(|other| *other != to);
-        self.peers[to].receiving.retain(|other| *other != from);
+        self.peers[to].received(from);
+        self.peers[from].sent(to);
         self.sent += bytes;
         if from < self.setting.seeders {
             self.seeder_sent += bytes;
@@ -500,11 +464,12 @@ impl World {
         let peer = &mut self.peers[to];
         if !peer.picker.arrived(SourceId(from as u32), index, self.now) {
             self.wasted += bytes;
+        } else if let Some(when) = peer.clients.ends(index, self.now) {
+            self.at(when + self.setting.latency, Event::News(to));
         }
+        let peer = &self.peers[to];
         if peer.done.is_none() && peer.picker.is_complete() {
-            peer.done = Some(self.now);
-            self.waiting -= usize::from(to < self.setting.seeders + self.counted());
-            self.step_out(to);
+            self.complete(to);
         }
         self.ask(to, from);
         if self.setting.peers < 100 {
@@ -512,15 +477,30 @@ impl World {
         }
     }
 
+    fn complete(&mut self, peer: usize) {
+        self.peers[peer].done = Some(self.now);
+        self.waiting -= usize::from(peer < self.setting.seeders + self.counted());
+        self.step_out(peer);
+        for at in 0..self.peers[peer].sources.len() {
+            let source = self.peers[peer].sources[at];
+            self.peers[source].clients.gone(peer);
+        }
+    }
+
     fn ask_all(&mut self, peer: usize) {
-        let mut sources = self.peers[peer].sources.clone();
-        self.random.shuffle(&mut sources);
-        sources.into_iter().for_each(|other| self.ask(peer, other));
+        if !self.peers[peer].fetches() {
+            return;
+        }
+        let mut order = std::mem::take(&mut self.order);
+        order.clone_from(&self.peers[peer].sources);
+        self.random.shuffle(&mut order);
+        order.drain(..).for_each(|other| self.ask(peer, other));
+        self.order = order;
     }
 
     /// Asks a source for what the picker says.
     fn ask(&mut self, peer: usize, other: usize) {
-        if peer < self.setting.seeders {
+        if peer < self.setting.seeders || self.peers[peer].done.is_some() {
             return;
         }
         let source = SourceId(other as u32);
@@ -536,11 +516,12 @@ impl World {
 }
 
 /// Whom each peer asks: some of the others, drawn. A seeder asks nobody and is asked by as many.
-fn acquaint(seeders: usize, total: usize, most: usize, random: &mut fastrand::Rng) -> Vec<Vec<usize>> {
-    let leechers = total - seeders;
+fn acquaint(setting: &Setting, random: &mut fastrand::Rng) -> Vec<Vec<usize>> {
+    let &Setting { seeders, peers: leechers, neighbours: most, .. } = setting;
+    let total = seeders + leechers;
     let mut graph: Vec<Vec<usize>> = vec![Vec::new(); total];
     for seeder in 0..seeders {
-        for leecher in random.choose_multiple(seeders..total, CONNECTIONS_MAX.min(leechers)) {
+        for leecher in random.choose_multiple(seeders..total, setting.seeder_connections.min(leechers)) {
             graph[leecher].push(seeder);
         }
     }

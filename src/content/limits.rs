@@ -169,6 +169,11 @@ pub const PIPELINE: usize = 2;
 pub const PIPELINE_MAX: usize = 8;
 /// Requests worth so much time are in flight to one source, as far as [`PIPELINE_MAX`] allows.
 pub const PIPELINE_TIME: Duration = Duration::from_millis(5);
+/// Who has been told of so many chunks as they began to arrive, and has asked for none of that file since, is told only of
+/// those that are there, many at a time, until it asks for one.
+pub const COMING_UNASKED: u32 = 16;
+/// News of chunks that are there is told so often at most.
+pub const NEWS_PAUSE: Duration = Duration::from_millis(100);
 /// Peers named to one that asks for a file, of those who have asked for it before.
 pub const PEERS_NAMED: usize = 64;
 /// Sources that a download is connected to at once.

@@ -7,7 +7,7 @@
 use super::relay::{Arriving, Listening, Piece};
 use super::shelf::{Offer, Shelf};
 use super::visitors::{VisitorId, Visitors, Welcome};
-use crate::content::limits::{self, PROTOCOL_VERSION, SERVE_QUEUE};
+use crate::content::limits::{self, NEWS_PAUSE, PROTOCOL_VERSION, SERVE_QUEUE};
 use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
 use crate::net::link::{SLICE, halves};
 use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
@@ -35,8 +35,6 @@ const LIMITED_SLICE_SECONDS: u64 = 10;
 const LIMITED_AT_ONCE: u64 = 64;
 /// Files named in one answer.
 const FILES_MAX: usize = 65_536;
-/// News of chunks is told so often at most.
-const NEWS_PAUSE: Duration = Duration::from_millis(100);
 /// How often one that waits for a chunk to come looks whether it is still to wait.
 const GLANCE: Duration = Duration::from_millis(100);
 /// Chunks named in one `got`.
@@ -343,12 +341,12 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// A chunk that begins to arrive can be asked for; and who is to be asked first may have changed.
+    /// A chunk that begins to arrive can be asked for, if the other side does such a thing; and who is to be asked first may have changed.
     fn tell_way(&mut self, at: usize) -> Result<(), LinkError> {
         let Some(Subscription { file, coming, upstream, .. }) = self.subscriptions.get_mut(at) else {
             return Ok(());
         };
-        if let Ok(index) = coming.chunks().try_recv() {
+        if let Some(index) = coming.take_next() {
             self.writer.send(&PeerResponse::Coming { file: *file, index })?;
         }
         match upstream.try_recv() {
@@ -523,6 +521,8 @@ impl<'a> Answers<'a> {
 
     fn chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), LinkError> {
         self.server.shelf.served().fetch_add(1, Ordering::Relaxed);
+        let subscriptions = self.subscriptions.iter_mut().filter(|one| one.file == file);
+        subscriptions.for_each(|subscription| subscription.coming.asked());
         let Some(stored) = self.server.shelf.stored(file, index) else {
             return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), Some(index));
         };

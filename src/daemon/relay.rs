@@ -8,6 +8,7 @@
 //! it turns out to be bad, or its source is lost, whoever was being sent it finds its connection torn, and has
 //! nothing that it could take for a chunk.
 
+use crate::content::limits::COMING_UNASKED;
 use crate::content::{ChunkIndex, FileId};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
@@ -66,25 +67,41 @@ impl Relay {
         table.last += 1;
         let number = table.last;
         table.listeners.entry(file).or_default().insert(number, listener);
-        Listening { chunks, place: Some((self.clone(), file, number)) }
+        Listening { chunks, place: Some((self.clone(), file, number)), unasked: 0 }
     }
 }
 
-/// The chunks of a file that begin to arrive.
+/// The chunks of a file that begin to arrive, for one who may ask for them.
 pub struct Listening {
     chunks: Receiver<ChunkIndex>,
     place: Option<(Relay, FileId, u64)>,
+    /// How many it has been told of since it last asked for one.
+    unasked: u32,
 }
 
 impl Listening {
     /// For who is not to be told.
     pub fn to_nothing() -> Self {
-        Self { chunks: never(), place: None }
+        Self { chunks: never(), place: None, unasked: 0 }
     }
 
-    /// Where they are named.
+    /// Where they are named: to be waited for.
     pub fn chunks(&self) -> &Receiver<ChunkIndex> {
         &self.chunks
+    }
+
+    /// The next one that has begun. `None` also when the other side has been told of so many without asking for any
+    /// that it is told no more of them, but only of what is here, which takes far fewer messages.
+    pub fn take_next(&mut self) -> Option<ChunkIndex> {
+        let index = self.chunks.try_recv().ok()?;
+        let makes_use = self.unasked < COMING_UNASKED;
+        self.unasked += u32::from(makes_use);
+        makes_use.then_some(index)
+    }
+
+    /// The other side has asked for a chunk of this file.
+    pub fn asked(&mut self) {
+        self.unasked = 0;
     }
 }
 
@@ -235,6 +252,23 @@ mod tests {
         assert_eq!(stays.chunks().try_recv(), Ok(INDEX));
         drop((stays, incoming));
         assert!(lock(&relay.0).listeners.is_empty());
+    }
+
+    #[test]
+    fn who_asks_for_nothing_is_told_of_no_more_beginnings_until_it_asks() {
+        let relay = Relay::default();
+        let mut told = relay.listen(FILE);
+        let begin = |told: &mut Listening, index: u32| {
+            drop(relay.begin(FILE, ChunkIndex(index), 1));
+            told.take_next()
+        };
+        for index in 0..COMING_UNASKED {
+            assert_eq!(begin(&mut told, index), Some(ChunkIndex(index)));
+        }
+        assert_eq!(begin(&mut told, 100), None);
+        assert!(told.chunks().is_empty(), "what it is not told of does not wait either");
+        told.asked();
+        assert_eq!(begin(&mut told, 101), Some(ChunkIndex(101)));
     }
 
     #[test]

@@ -8,8 +8,7 @@
 //! Invariant: a chunk is hinted to one client at most, and to none once somebody has asked for it.
 
 use crate::content::{ChunkIndex, HaveMap};
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::BTreeMap;
 
 /// Chunks hinted to each client: what it is asked for ahead.
 const HINTS: usize = 2;
@@ -19,17 +18,17 @@ const HINTS: usize = 2;
 pub struct Fresh<C> {
     /// What nobody has asked for and nobody has been told of, in random order.
     waiting: Vec<ChunkIndex>,
-    hinted: HashMap<C, Vec<ChunkIndex>>,
+    hinted: BTreeMap<C, Vec<ChunkIndex>>,
     /// What is on its way to whom, the oldest first, and whether it has been hinted to somebody else since.
     leaving: Vec<(ChunkIndex, C, bool)>,
 }
 
-impl<C: Copy + Eq + Hash> Fresh<C> {
+impl<C: Copy + Ord> Fresh<C> {
     /// Nothing has left yet.
     pub fn new(have: &HaveMap, random: &mut fastrand::Rng) -> Self {
         let mut waiting: Vec<ChunkIndex> = have.iter().collect();
         random.shuffle(&mut waiting);
-        Self { waiting, hinted: HashMap::new(), leaving: Vec::new() }
+        Self { waiting, hinted: BTreeMap::new(), leaving: Vec::new() }
     }
 
     /// A client is there, that passes on what it gets. Returns its hints.

@@ -15,7 +15,9 @@ use super::trees::stripe_of;
 use crate::content::limits::{ENDGAME_COPIES, PIPELINE, PIPELINE_MAX, PIPELINE_TIME};
 use crate::content::{ChunkIndex, HaveMap};
 use open::Open;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 use upstream::{Counts, Upstreams};
 
@@ -24,6 +26,26 @@ pub use upstream::STRIPES_MAX;
 /// A source of a download.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct SourceId(pub u32);
+
+/// Sources are looked up at every turn, and numbered by this program itself: no need to defend their table.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // The table takes its places from the low bits, and tells those of one place apart by the high ones.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 32;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// How long a source that has delivered nothing yet is thought to need for a chunk.
 const PACE_UNKNOWN: Duration = Duration::from_secs(1);
@@ -79,7 +101,11 @@ pub struct Picker {
     open: Open,
     /// How many partial sources have each chunk.
     rarity: Vec<u32>,
-    sources: HashMap<SourceId, Source>,
+    sources: HashMap<SourceId, Source, BuildHasherDefault<IdHasher>>,
+    /// How many of them have something on its way.
+    busy: usize,
+    /// Nothing that is on its way and not done was asked for before.
+    oldest: Cell<Moment>,
     /// The sources that each chunk is on its way from.
     flights: BTreeMap<ChunkIndex, Vec<SourceId>>,
     /// Who is to be asked before all others, if anybody is.
@@ -97,7 +123,9 @@ impl Picker {
             wanted: HaveMap::none(count),
             open: Open::new(count),
             rarity: vec![0; count as usize],
-            sources: HashMap::new(),
+            sources: HashMap::default(),
+            busy: 0,
+            oldest: Cell::new(Moment::MAX),
             flights: BTreeMap::new(),
             upstreams: Upstreams::new(&done, 1),
             began: None,
@@ -113,6 +141,8 @@ impl Picker {
     /// A chunk is wanted, also if it was thought to be done.
     pub fn want(&mut self, index: ChunkIndex) {
         if self.done.remove(index) {
+            // It may be on its way still.
+            self.oldest.set(Moment::ZERO);
             self.upstreams.done.shift(index, -1);
         }
         if index.0 < self.done.count() {
@@ -176,6 +206,7 @@ impl Picker {
     /// A source is gone; what it held is open again.
     pub fn remove_source(&mut self, id: SourceId) {
         let Some(source) = self.sources.remove(&id) else { return };
+        self.busy -= usize::from(!source.flights.is_empty());
         self.upstreams.lose(id);
         if source.partial {
             source.have.iter().for_each(|index| self.shift_rarity(index, -1));
@@ -225,6 +256,8 @@ impl Picker {
         self.flights.entry(index).or_default().push(id);
         self.upstreams.asked(id, index, now);
         let source = self.sources.get_mut(&id)?;
+        self.busy += usize::from(source.flights.is_empty());
+        self.oldest.set(self.oldest.get().min(now));
         source.flights.push((index, now));
         source.hints.retain(|hint| *hint != index && !self.done.has(*hint));
         Some(index)
@@ -241,7 +274,7 @@ impl Picker {
     }
 
     fn busy(&self) -> usize {
-        self.sources.values().filter(|source| !source.flights.is_empty()).count()
+        self.busy
     }
 
     fn few_others_busy(&self, source: &Source) -> bool {
@@ -264,26 +297,35 @@ impl Picker {
 
     /// The chunk that has been on its way longest, if this source can be expected to be faster.
     fn late(&self, id: SourceId, source: &Source, now: Moment) -> Option<ChunkIndex> {
+        // Most of the time nothing is, which is seen without a look at everything.
+        let least = source.patience();
+        if now.saturating_sub(self.oldest.get()) < least {
+            return None;
+        }
         let spared = source.origin && self.sources.values().any(|source| source.partial);
         let patience = |index: &ChunkIndex| match spared && !source.hints.contains(index) {
-            true => source.patience() * SPARED,
-            false => source.patience(),
+            true => least * SPARED,
+            false => least,
         };
-        let late = self.flights.iter().filter(|(index, from)| {
-            !self.done.has(**index)
-                && from.len() < ENDGAME_COPIES
-                && !from.contains(&id)
-                && source.have.has(**index)
-        });
-        let since = |index: &ChunkIndex, from: &[SourceId]| {
-            let flights =
-                from.iter().filter_map(|id| self.sources.get(id)).flat_map(|source| &source.flights);
-            flights.filter(|(flying, _)| flying == index).map(|(_, since)| *since).max()
-        };
-        late.filter_map(|(index, from)| Some((since(index, from)?, *index)))
-            .filter(|(since, index)| now.saturating_sub(*since) >= patience(index))
-            .min()
-            .map(|(_, index)| index)
+        let mut oldest = Moment::MAX;
+        let mut late = None;
+        for (index, from) in self.flights.iter().filter(|(index, _)| !self.done.has(**index)) {
+            let Some((first, since)) = self.asked(*index, from) else { continue };
+            oldest = oldest.min(first);
+            let asks = from.len() < ENDGAME_COPIES && !from.contains(&id) && source.have.has(*index);
+            if asks && now.saturating_sub(since) >= patience(index) {
+                late = late.into_iter().chain([(since, *index)]).min();
+            }
+        }
+        self.oldest.set(oldest);
+        late.map(|(_, index)| index)
+    }
+
+    /// When a chunk was asked of those from whom it is on its way: first, and last.
+    fn asked(&self, index: ChunkIndex, from: &[SourceId]) -> Option<(Moment, Moment)> {
+        let flights = from.iter().filter_map(|id| self.sources.get(id)).flat_map(|source| &source.flights);
+        let times = flights.filter(|(flying, _)| *flying == index).map(|(_, since)| (*since, *since));
+        times.reduce(|one, two| (one.0.min(two.0), one.1.max(two.1)))
     }
 
     /// The chunk that a source owes, and for how long by now, if that is far longer than it can be expected to take.
@@ -372,7 +414,9 @@ impl Picker {
         }
         let flights = &mut self.sources.get_mut(&id)?.flights;
         let at = flights.iter().position(|(flying, _)| *flying == index)?;
-        Some(flights.remove(at).1)
+        let (_, since) = flights.remove(at);
+        self.busy -= usize::from(flights.is_empty());
+        Some(since)
     }
 
     fn reopen(&mut self, index: ChunkIndex) {
@@ -573,10 +617,13 @@ mod tests {
         }
         for (id, source) in &picker.sources {
             assert!(source.flights.len() <= PIPELINE_MAX);
-            for (index, _) in &source.flights {
+            for (index, since) in &source.flights {
                 assert!(picker.flights[index].contains(id));
+                assert!(picker.done.has(*index) || picker.oldest.get() <= *since);
             }
         }
+        let busy = picker.sources.values().filter(|source| !source.flights.is_empty());
+        assert_eq!(picker.busy, busy.count());
     }
 
     proptest! {

@@ -96,12 +96,12 @@ impl World {
     pub(super) fn step_out(&mut self, peer: usize) {
         for seeder in std::mem::take(&mut self.peers[peer].standings).into_keys() {
             let moved = self.peers[seeder].trees.leave(peer);
-            self.tell(seeder, moved);
+            self.say_placed(seeder, moved);
         }
     }
 
     /// Those who have moved are told so, each in a message.
-    pub(super) fn tell(&mut self, seeder: usize, moved: Vec<Moved<usize>>) {
+    pub(super) fn say_placed(&mut self, seeder: usize, moved: Vec<Moved<usize>>) {
         let mut each: BTreeMap<usize, Vec<Moved<usize>>> = BTreeMap::new();
         moved.into_iter().for_each(|moved| each.entry(moved.who).or_default().push(moved));
         for (who, moved) in each {
