@@ -7,7 +7,7 @@ mod holders;
 mod leases;
 mod peers;
 
-pub use peers::{Peer, PeerId};
+pub use peers::{Gone, Peer, PeerId};
 
 use super::Moment;
 use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
@@ -149,21 +149,21 @@ impl Registry {
     }
 
     /// Forgets a peer and all that it had.
-    pub fn remove(&mut self, id: PeerId) -> Option<Peer> {
-        let peer = self.peers.remove(id)?;
-        for (file, spot) in peer.held.iter() {
+    pub fn remove(&mut self, id: PeerId) -> Option<Gone> {
+        let gone = self.peers.remove(id)?;
+        for (file, spot) in gone.peer.held.iter() {
             self.remove_holder(file, spot);
         }
-        Some(peer)
+        Some(gone)
     }
 
     /// Removes the peers whose lease has ended and returns them.
-    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Peer)> {
-        let mut gone = Vec::new();
-        while let Some(id) = self.leases.due(now, |id| self.peers.get(id).map(Peer::expires)) {
-            gone.extend(self.remove(id).map(|peer| (id, peer)));
+    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Gone)> {
+        let mut all = Vec::new();
+        while let Some(id) = self.leases.due(now, |id| self.peers.expires(id)) {
+            all.extend(self.remove(id).map(|gone| (id, gone)));
         }
-        gone
+        all
     }
 
     /// When [`expire`](Self::expire) has something to look at next: no lease ends before.
