@@ -74,6 +74,12 @@ pub struct Tracker {
 }
 
 impl Machine for Tracker {
+    fn foresee(&self, request: &TrackerRequest) {
+        if let TrackerRequest::Heartbeat { token } = request {
+            self.peers.registry.foresee(*token);
+        }
+    }
+
     fn request(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect> {
         let response = self.respond(now, origin, request);
         // The answer comes before what the request caused, so that a client reads them in order.

@@ -35,7 +35,7 @@ impl Replies {
     pub(super) fn send(&mut self, to: SocketAddr, tx: u64, response: TrackerResponse) {
         let mut answer = Datagram::new(tx, None, response);
         loop {
-            match answer.write(&mut self.bytes) {
+            match frequent::write(&answer, &mut self.bytes) {
                 Ok(()) => return self.send_bytes(to),
                 Err(_) if answer.message.shrink() => {}
                 Err(error) => return log::warn!("an answer to {to} does not fit in a datagram: {error}"),
