@@ -87,7 +87,8 @@ fn tracker() -> (Tracker, Vec<Token>) {
     (tracker, tokens)
 }
 
-/// All that a tracker does for a datagram, but for the system calls: decoding, the cookie, the machine, encoding.
+/// All that a tracker does for a datagram, but for the system calls: decoding, the cookie, the machine, encoding. Messages
+/// are read and written in the general way; a tracker has a shorter one for heartbeats.
 fn whole_way(bencher: divan::Bencher, questions: &[Vec<u8>], tracker: &mut Tracker) {
     let jar = CookieJar::new([7; 32]);
     let from: SocketAddr = "127.0.0.1:12345".parse().unwrap();

@@ -29,9 +29,10 @@ impl<T, E: fmt::Display, F: FnOnce(&str) -> Result<T, E>> Visitor<'_> for Text<F
     }
 }
 
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
+
 /// The digits of a byte sequence, lower case, in a buffer of as many.
 pub(crate) fn hex<'a, const N: usize>(bytes: &[u8], digits: &'a mut [u8; N]) -> &'a str {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
     let mut count = 0;
     for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
         pair[0] = DIGITS[usize::from(byte >> 4)];
@@ -42,12 +43,42 @@ pub(crate) fn hex<'a, const N: usize>(bytes: &[u8], digits: &'a mut [u8; N]) -> 
     std::str::from_utf8(&digits[..count]).unwrap_or_default()
 }
 
+/// The number that up to 32 hexadecimal digits, of either case, stand for.
+pub(crate) fn number(digits: &[u8]) -> Option<u128> {
+    if digits.len() > 32 {
+        return None;
+    }
+    digits.iter().try_fold(0, |number, byte| Some(number << 4 | u128::from(digit(*byte)?)))
+}
+
 /// The value of a hexadecimal digit, of either case.
 pub(crate) fn digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
+    // Looked up, because which digits are letters cannot be foreseen, and a processor that guesses is often wrong.
+    let value = VALUES[usize::from(digit)];
+    (value < 16).then_some(value)
+}
+
+/// What each byte is worth as a digit: those that are none have more than any digit.
+const VALUES: [u8; 256] = {
+    let mut values = [u8::MAX; 256];
+    let mut value = 0;
+    while value < 16 {
+        let digit = DIGITS[value as usize];
+        values[digit as usize] = value;
+        values[digit.to_ascii_uppercase() as usize] = value;
+        value += 1;
+    }
+    values
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digit_is_worth_what_it_always_is() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(digit(byte).map(u32::from), char::from(byte).to_digit(16), "{byte}");
+        }
     }
 }

@@ -26,9 +26,8 @@ impl<'de> Deserialize<'de> for Cookie {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         const EXPECTED: &str = "16 hexadecimal digits";
         text::read(from, EXPECTED, |text| {
-            let digit = |number, byte| Some(number << 4 | u64::from(text::digit(byte)?));
-            let number = text.bytes().try_fold(0, digit).filter(|_| text.len() == 16);
-            number.map(Cookie).ok_or(EXPECTED)
+            let number = text::number(text.as_bytes()).filter(|_| text.len() == 16);
+            number.map(|number| Cookie(number as u64)).ok_or(EXPECTED)
         })
     }
 }

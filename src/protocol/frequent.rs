@@ -1,11 +1,14 @@
-//! Reads the requests that come most often without a detour.
+//! Reads the requests that come most often, and writes what answers them, without a detour.
 //!
 //! A message is tagged by its `type`, which may stand anywhere in it, so what is derived first collects a message whole and
 //! then reads it again. Everybody writes the `type` first: then a heartbeat or a lookup is read straight from the bytes. All
-//! else is read as derived, and what comes out is the same.
+//! else is read as derived, and what comes out is the same. A datagram with a heartbeat, which is most of what a tracker
+//! hears, is recognised by its very bytes.
 
-use super::tracker::{Token, TrackerRequest};
-use crate::content::{FileId, FileName};
+use super::datagram::{Cookie, Datagram};
+use super::frame::FrameError;
+use super::tracker::{Token, TrackerRequest, TrackerResponse};
+use crate::content::{FileId, FileName, text};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Error, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -22,6 +25,45 @@ impl<'de> Deserialize<'de> for TrackerRequest {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_map(Requests)
     }
+}
+
+/// Reads a datagram, as [`Datagram::decode`] does.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Datagram<TrackerRequest>, FrameError> {
+    heartbeat(bytes).map_or_else(|| Datagram::decode(bytes), Ok)
+}
+
+/// The datagram, if it is a heartbeat with a cookie and is written exactly as [`Datagram::encode`] writes it. Everything
+/// in it then has one place and one form.
+fn heartbeat(bytes: &[u8]) -> Option<Datagram<TrackerRequest>> {
+    let rest = bytes.strip_prefix(br#"{"v":1,"tx":"#)?;
+    let length = rest.iter().position(|byte| !byte.is_ascii_digit())?;
+    let (digits, rest) = rest.split_at(length);
+    let rest = rest.strip_prefix(br#","cookie":""#)?;
+    let (cookie, rest) = rest.split_first_chunk::<16>()?;
+    let rest = rest.strip_prefix(br#"","message":{"type":"heartbeat","token":""#)?;
+    let (token, rest) = rest.split_first_chunk::<32>()?;
+    if rest != br#""}}"# || digits.is_empty() || (digits.starts_with(b"0") && length > 1) {
+        return None;
+    }
+    let decimal = |number: u64, digit: &u8| number.checked_mul(10)?.checked_add(u64::from(digit - b'0'));
+    Some(Datagram {
+        v: 1,
+        tx: digits.iter().try_fold(0, decimal)?,
+        cookie: Some(Cookie(text::number(cookie)? as u64)),
+        message: TrackerRequest::Heartbeat { token: Token(text::number(token)?) },
+    })
+}
+
+/// Puts an answer into `bytes`, as [`Datagram::write`] does.
+pub(crate) fn write(answer: &Datagram<TrackerResponse>, bytes: &mut Vec<u8>) -> Result<(), FrameError> {
+    let Datagram { v: 1, tx, cookie: None, message: TrackerResponse::Alive } = answer else {
+        return answer.write(bytes);
+    };
+    bytes.clear();
+    bytes.extend_from_slice(br#"{"v":1,"tx":"#);
+    serde_json::to_writer(&mut *bytes, tx)?;
+    bytes.extend_from_slice(br#","message":{"type":"alive"}}"#);
+    Ok(())
 }
 
 /// What [`TrackerRequest::Heartbeat`] has.
@@ -192,7 +234,64 @@ mod tests {
         assert!(read(r#"{"type":"lookup","name":null,"id":null,"limit":3,"token":null}"#).is_ok());
     }
 
+    #[test]
+    fn only_what_is_a_heartbeat_is_read_as_one() {
+        let token = Token(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
+        let all =
+            Datagram::new(907, Some(Cookie(0xfedc_ba98_7654_3210)), TrackerRequest::Heartbeat { token });
+        let bytes = all.encode().unwrap();
+        assert_eq!(heartbeat(&bytes), Some(all));
+        // Everything that differs from it in one byte, is longer, or is shorter.
+        let changed = (0..bytes.len()).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte)));
+        for (at, byte) in changed {
+            let mut other = bytes.clone();
+            other[at] = byte;
+            same_as_derived(&other);
+            other[at] = bytes[at];
+            other.insert(at, byte);
+            same_as_derived(&other);
+        }
+        (0..bytes.len()).for_each(|length| same_as_derived(&bytes[..length]));
+        let most = |tx: &str| String::from_utf8_lossy(&bytes).replace("907", tx).into_bytes();
+        for (tx, right) in [("18446744073709551615", true), ("18446744073709551616", false), ("0", true)] {
+            same_as_derived(&most(tx));
+            assert_eq!(heartbeat(&most(tx)).is_some(), right, "{tx}");
+        }
+        ["00", "01", "", "-1", "1.0", "1e2"].iter().for_each(|tx| {
+            same_as_derived(&most(tx));
+            assert_eq!(heartbeat(&most(tx)), None, "{tx}");
+        });
+    }
+
+    /// What is recognised by its bytes must be what the general way makes of them.
+    fn same_as_derived(bytes: &[u8]) {
+        if let Some(read) = heartbeat(bytes) {
+            let derived = Datagram::<TrackerRequest>::decode(bytes).ok();
+            assert_eq!(Some(read), derived, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_heartbeat_is_recognised(tx: u64, cookie: u64, token: u128) {
+            let request = TrackerRequest::Heartbeat { token: Token(token) };
+            let all = Datagram::new(tx, Some(Cookie(cookie)), request);
+            let bytes = all.encode().unwrap();
+            same_as_derived(&bytes);
+            prop_assert_eq!(heartbeat(&bytes), Some(all));
+        }
+
+        #[test]
+        fn any_answer_is_written_as_it_always_is(tx: u64, v in 0u32..3, cookie: Option<u64>) {
+            for message in [TrackerResponse::Alive, TrackerResponse::Farewell] {
+                let answer = Datagram { v, tx, cookie: cookie.map(Cookie), message };
+                let (mut written, mut derived) = (b"old".to_vec(), Vec::new());
+                write(&answer, &mut written).unwrap();
+                answer.write(&mut derived).unwrap();
+                prop_assert_eq!(written, derived);
+            }
+        }
+
         #[test]
         fn any_lookup_is_read_as_it_was_written(
             name in prop::option::of("[a-zäöü\"'0-9]{1,9}"), id: Option<[u8; 32]>, limit: u32, token: Option<u128>,

@@ -11,7 +11,7 @@
 mod addresses;
 pub mod datagram;
 pub mod frame;
-mod frequent;
+pub(crate) mod frequent;
 pub mod numbers;
 pub mod peer;
 pub mod status;

@@ -52,7 +52,5 @@ numbers! {
 
 fn parse(text: &str) -> Result<u128, &'static str> {
     const WRONG: &str = "expected 32 hexadecimal digits";
-    let digit = |number, byte| Some(number << 4 | u128::from(text::digit(byte)?));
-    let number = text.bytes().try_fold(0, digit).ok_or(WRONG)?;
-    if text.len() == 32 { Ok(number) } else { Err(WRONG) }
+    text::number(text.as_bytes()).filter(|_| text.len() == 32).ok_or(WRONG)
 }

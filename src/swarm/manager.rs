@@ -40,8 +40,8 @@ impl Manager {
             }
             TrackerRequest::Heartbeat { token } => self.peers.heartbeat(now, token),
             TrackerRequest::Goodbye { token } => {
-                if let Some((_, peer)) = self.peers.leave(now, token) {
-                    self.depart(&peer, "it said goodbye");
+                if let Some((_, gone)) = self.peers.leave(now, token) {
+                    self.depart(&gone.peer, "it said goodbye");
                 }
                 TrackerResponse::Farewell
             }
@@ -128,15 +128,15 @@ impl Machine for Manager {
     }
 
     fn closed(&mut self, _: Moment, connection: ConnectionId) -> Vec<Effect> {
-        if let Some((_, peer)) = self.peers.closed(connection) {
-            self.depart(&peer, "its connection ended");
+        if let Some((_, gone)) = self.peers.closed(connection) {
+            self.depart(&gone.peer, "its connection ended");
         }
         std::mem::take(&mut self.effects)
     }
 
     fn tick(&mut self, now: Moment) -> Vec<Effect> {
-        for (_, peer) in self.peers.expire(now) {
-            self.depart(&peer, "its lease ended");
+        for (_, gone) in self.peers.expire(now) {
+            self.depart(&gone.peer, "its lease ended");
         }
         if self.due().is_some_and(|due| due <= now) {
             self.broadcast(now);

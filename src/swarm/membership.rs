@@ -6,7 +6,7 @@
 
 use super::Moment;
 use super::machine::{ConnectionId, Origin};
-use super::registry::{Peer, PeerId, Registry};
+use super::registry::{Gone, Peer, PeerId, Registry};
 use crate::content::limits;
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerResponse};
@@ -39,7 +39,7 @@ pub struct Joined {
     /// What it is told.
     pub response: TrackerResponse,
     /// The peer that had registered over the same connection before.
-    pub replaced: Option<(PeerId, Peer)>,
+    pub replaced: Option<(PeerId, Gone)>,
     /// For the log.
     pub note: String,
 }
@@ -139,28 +139,28 @@ impl Membership {
     }
 
     /// A peer says goodbye.
-    pub fn leave(&mut self, now: Moment, token: Token) -> Option<(PeerId, Peer)> {
+    pub fn leave(&mut self, now: Moment, token: Token) -> Option<(PeerId, Gone)> {
         let id = self.registry.by_token(now, token)?;
         self.remove(id)
     }
 
     /// A connection has ended, and with it the peer that registered over it.
-    pub fn closed(&mut self, connection: ConnectionId) -> Option<(PeerId, Peer)> {
+    pub fn closed(&mut self, connection: ConnectionId) -> Option<(PeerId, Gone)> {
         let id = *self.registered.get(&connection)?;
         self.remove(id)
     }
 
     /// Removes the peers whose lease has ended.
-    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Peer)> {
-        let gone = self.registry.expire(now);
-        gone.iter().for_each(|(id, peer)| self.forget(*id, peer));
-        gone
+    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Gone)> {
+        let all = self.registry.expire(now);
+        all.iter().for_each(|(id, gone)| self.forget(*id, &gone.peer));
+        all
     }
 
-    fn remove(&mut self, id: PeerId) -> Option<(PeerId, Peer)> {
-        let peer = self.registry.remove(id)?;
-        self.forget(id, &peer);
-        Some((id, peer))
+    fn remove(&mut self, id: PeerId) -> Option<(PeerId, Gone)> {
+        let gone = self.registry.remove(id)?;
+        self.forget(id, &gone.peer);
+        Some((id, gone))
     }
 
     fn forget(&mut self, id: PeerId, peer: &Peer) {

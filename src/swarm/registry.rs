@@ -7,7 +7,7 @@ mod holders;
 mod leases;
 mod peers;
 
-pub use peers::{Peer, PeerId};
+pub use peers::{Gone, Peer, PeerId};
 
 use super::Moment;
 use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
@@ -131,6 +131,12 @@ impl Registry {
         self.peers.by_token(now, token)
     }
 
+    /// Looks at the peer with a token, for the sake of looking: of many that are asked for soon the processor then fetches
+    /// several at once, and waits for none of them alone.
+    pub fn foresee(&self, token: Token) {
+        std::hint::black_box(self.by_token(Moment::ZERO, token));
+    }
+
     /// Renews a lease: whoever proves to be a peer is alive, whatever it asks for.
     pub fn heartbeat(&mut self, now: Moment, token: Token) -> Option<PeerId> {
         let id = self.by_token(now, token)?;
@@ -149,21 +155,21 @@ impl Registry {
     }
 
     /// Forgets a peer and all that it had.
-    pub fn remove(&mut self, id: PeerId) -> Option<Peer> {
-        let peer = self.peers.remove(id)?;
-        for (file, spot) in peer.held.iter() {
+    pub fn remove(&mut self, id: PeerId) -> Option<Gone> {
+        let gone = self.peers.remove(id)?;
+        for (file, spot) in gone.peer.held.iter() {
             self.remove_holder(file, spot);
         }
-        Some(peer)
+        Some(gone)
     }
 
     /// Removes the peers whose lease has ended and returns them.
-    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Peer)> {
-        let mut gone = Vec::new();
-        while let Some(id) = self.leases.due(now, |id| self.peers.get(id).map(Peer::expires)) {
-            gone.extend(self.remove(id).map(|peer| (id, peer)));
+    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Gone)> {
+        let mut all = Vec::new();
+        while let Some(id) = self.leases.due(now, |id| self.peers.expires(id)) {
+            all.extend(self.remove(id).map(|gone| (id, gone)));
         }
-        gone
+        all
     }
 
     /// When [`expire`](Self::expire) has something to look at next: no lease ends before.

@@ -15,7 +15,7 @@ use super::keeping::News;
 use super::listing::Listing;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Leases, Membership, error, unknown_token};
-use super::registry::{Peer, PeerId};
+use super::registry::{Gone, PeerId};
 use crate::content::limits::{self, TRACKER_ENTITY};
 use crate::content::{ChunkIndex, FileId, FileName};
 use crate::protocol::ErrorCode;
@@ -74,6 +74,12 @@ pub struct Tracker {
 }
 
 impl Machine for Tracker {
+    fn foresee(&self, request: &TrackerRequest) {
+        if let TrackerRequest::Heartbeat { token } = request {
+            self.peers.registry.foresee(*token);
+        }
+    }
+
     fn request(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect> {
         let response = self.respond(now, origin, request);
         // The answer comes before what the request caused, so that a client reads them in order.
@@ -86,15 +92,15 @@ impl Machine for Tracker {
     fn closed(&mut self, now: Moment, connection: ConnectionId) -> Vec<Effect> {
         self.listed.remove(&connection);
         self.told_status.remove(&connection);
-        if let Some((id, peer)) = self.peers.closed(connection) {
-            self.depart(now, id, &peer, Departure::Closed);
+        if let Some((id, gone)) = self.peers.closed(connection) {
+            self.depart(now, id, &gone, Departure::Closed);
         }
         std::mem::take(&mut self.effects)
     }
 
     fn tick(&mut self, now: Moment) -> Vec<Effect> {
-        for (id, peer) in self.peers.expire(now) {
-            self.depart(now, id, &peer, Departure::Expired);
+        for (id, gone) in self.peers.expire(now) {
+            self.depart(now, id, &gone, Departure::Expired);
         }
         self.tick_keeping(now);
         std::mem::take(&mut self.effects)
@@ -140,8 +146,8 @@ impl Tracker {
             Ask::Register(registration) => Some(self.register(now, origin, registration)),
             Ask::Heartbeat { token } => Some(self.peers.heartbeat(now, token)),
             Ask::Goodbye { token } => {
-                if let Some((id, peer)) = self.peers.leave(now, token) {
-                    self.depart(now, id, &peer, Departure::Goodbye);
+                if let Some((id, gone)) = self.peers.leave(now, token) {
+                    self.depart(now, id, &gone, Departure::Goodbye);
                 }
                 // A peer that is not known is gone already: that is what it asked for.
                 Some(TrackerResponse::Farewell)
@@ -186,8 +192,8 @@ impl Tracker {
             Ok(joined) => joined,
             Err(refusal) => return refusal,
         };
-        if let Some((before, peer)) = joined.replaced {
-            self.depart(now, before, &peer, Departure::Again);
+        if let Some((before, gone)) = joined.replaced {
+            self.depart(now, before, &gone, Departure::Again);
         }
         self.effects.push(Effect::Note(joined.note));
         joined.response
@@ -520,17 +526,18 @@ impl Tracker {
     }
 
     /// Takes a peer that the registry has removed out of everything else.
-    fn depart(&mut self, now: Moment, id: PeerId, peer: &Peer, how: Departure) {
+    fn depart(&mut self, now: Moment, id: PeerId, gone: &Gone, how: Departure) {
+        let Gone { peer, expires } = gone;
         let (name, address, why) = (&peer.name, peer.address, how.words());
         let text = match self.may_come_back(id, how) {
             true => {
-                let left = peer.expires().saturating_sub(now).as_secs_f64();
+                let left = expires.saturating_sub(now).as_secs_f64();
                 format!("{name} at {address} is away: {why}; it is gone if it is not back in {left:.1} s")
             }
             false => format!("{name} at {address} is gone: {why}, {} peers", self.peers.registry.len()),
         };
         self.effects.push(Effect::Note(text));
-        self.volunteer_left(now, id, peer.expires(), how);
+        self.volunteer_left(now, id, *expires, how);
         for key in self.memberships.remove(&id).unwrap_or_default() {
             let left = self.change(&key, |set| (set.is_whole(id), set.leave(id)));
             let Some((whole, outcomes)) = left else { continue };

@@ -22,12 +22,14 @@ pub(super) struct State<M> {
     started: Instant,
     /// When the state thread wakes by itself.
     wakes: Moment,
+    /// What was decided on a batch of datagrams, kept for its room.
+    effects: Vec<Effect>,
 }
 
 impl<M: Machine> State<M> {
     pub(super) fn new(machine: M, replies: Replies, hands: Hands) -> Self {
         let (connections, started) = (HashMap::new(), Instant::now());
-        Self { machine, replies, hands, connections, started, wakes: Moment::ZERO }
+        Self { machine, replies, hands, connections, started, wakes: Moment::ZERO, effects: Vec::new() }
     }
 
     fn now(&self) -> Moment {
@@ -55,10 +57,14 @@ impl<M: Machine> State<M> {
     /// Answers a batch of datagrams: so few that no lease that ends meanwhile is missed. Leaves it empty.
     pub(super) fn answer(&mut self, batch: &mut Vec<Question>) {
         let now = self.now();
+        let mut effects = std::mem::take(&mut self.effects);
+        batch.iter().for_each(|(_, _, request)| self.machine.foresee(request));
+        // All are decided on before the first answer is sent: between two system calls the processor forgets.
         for (from, tx, request) in batch.drain(..) {
-            let effects = self.machine.request(now, Origin::Datagram(from, tx), request);
-            self.apply(effects);
+            effects.extend(self.machine.request(now, Origin::Datagram(from, tx), request));
         }
+        effects.drain(..).for_each(|effect| self.carry_out(effect));
+        self.effects = effects;
     }
 
     /// A task is done, or a person wants something.
@@ -90,20 +96,22 @@ impl<M: Machine> State<M> {
     }
 
     fn apply(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Reply(Origin::Datagram(to, tx), response) => self.replies.send(to, tx, response),
-                Effect::Reply(Origin::Connection(id, _), response) | Effect::Push(id, response) => {
-                    self.send(id, (response, None));
-                }
-                Effect::PushWith(id, response, payload) => self.send(id, (response, Some(payload))),
-                Effect::Event(line) => log::info!(target: limits::EVENT_TARGET, "{line}"),
-                Effect::Note(text) => log::info!("{text}"),
-                Effect::Warning(text) => log::warn!("{text}"),
-                // Whoever would carry it out has ended, and so will this.
-                Effect::Task(task) => _ = self.hands.tasks.send(task),
-                Effect::Answer(number, answer) => _ = self.hands.answers.send((number, answer)),
+        effects.into_iter().for_each(|effect| self.carry_out(effect));
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Reply(Origin::Datagram(to, tx), response) => self.replies.send(to, tx, response),
+            Effect::Reply(Origin::Connection(id, _), response) | Effect::Push(id, response) => {
+                self.send(id, (response, None));
             }
+            Effect::PushWith(id, response, payload) => self.send(id, (response, Some(payload))),
+            Effect::Event(line) => log::info!(target: limits::EVENT_TARGET, "{line}"),
+            Effect::Note(text) => log::info!("{text}"),
+            Effect::Warning(text) => log::warn!("{text}"),
+            // Whoever would carry it out has ended, and so will this.
+            Effect::Task(task) => _ = self.hands.tasks.send(task),
+            Effect::Answer(number, answer) => _ = self.hands.answers.send((number, answer)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The peers of a registry, each in a numbered place, so that whoever refers to one needs four bytes, and a token leads
 //! straight to its peer.
 //!
-//! Invariant: a [`PeerId`] and a [`Token`] name the registration that they were made for and no other, also after its place
+//! Invariants: a place without a peer has a mark that is not alive; a [`PeerId`] and a [`Token`] name the registration that they were made for and no other, also after its place
 //! has been taken by the next.
 
 use super::holders::Held;
@@ -38,6 +38,8 @@ struct Expiry(u64);
 
 impl Expiry {
     const NEVER: Self = Self(u64::MAX);
+    /// Where nobody is, nobody is alive at any moment.
+    const NOBODY: Self = Self(0);
 
     fn at(moment: Moment) -> Self {
         // One less than never.
@@ -59,31 +61,36 @@ pub struct Peer {
     pub name: EntityName,
     /// Where it serves.
     pub address: SocketAddr,
-    /// The token, as bytes: as a number it would be kept at multiples of its size, with room between the peers. Of the
-    /// tracker itself, whose lease never ends, it is none that anybody is told.
-    token: [u8; 16],
-    expires: Expiry,
     pub(super) held: Held,
 }
 
-impl Peer {
-    /// When its lease ends, unless it is renewed.
-    pub fn expires(&self) -> Moment {
-        self.expires.moment()
-    }
+/// A peer that has been taken out.
+#[derive(Debug)]
+pub struct Gone {
+    /// What was known of it.
+    pub peer: Peer,
+    /// When its lease ended, or would have ended.
+    pub expires: Moment,
 }
 
-#[derive(Debug)]
-struct Place {
+/// Who is in a place, and until when: all that a heartbeat looks at, together in half of what a processor fetches at
+/// once, and apart from what is told to others. Of very many peers few are in the processor's memory already.
+#[derive(Clone, Debug)]
+#[repr(align(32))]
+struct Mark {
     /// Of the one who is here, or was here last.
     id: PeerId,
-    peer: Option<Peer>,
+    expires: Expiry,
+    /// Of the tracker itself, whose lease never ends, it is none that anybody is told.
+    token: u128,
 }
 
 /// Peers in numbered places.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    places: Vec<Place>,
+    /// As many as there are places.
+    marks: Vec<Mark>,
+    peers: Vec<Option<Peer>>,
     /// Places without a peer.
     free: Vec<u32>,
     /// How many have ever been here.
@@ -93,7 +100,7 @@ pub(super) struct Peers {
 impl Peers {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.peers.len() - self.free.len()
     }
 
     /// Takes a peer in until `expires`. Returns what it is known by: `secret` must be unguessable in its lower 104 bits,
@@ -105,84 +112,108 @@ impl Peers {
         address: SocketAddr,
         expires: Moment,
     ) -> (PeerId, Token) {
-        let place = self.free.last().copied().unwrap_or(self.places.len() as u32);
-        let token = Token(secret << TOKEN_PLACE_BITS | u128::from(place));
-        let (bytes, expires) = (token.0.to_ne_bytes(), Expiry::at(expires));
-        (self.put(place, Peer { name, address, token: bytes, expires, held: Held::default() }), token)
+        let token = Token(secret << TOKEN_PLACE_BITS | u128::from(self.next_place()));
+        (self.put(Peer { name, address, held: Held::default() }, token, Expiry::at(expires)), token)
     }
 
     /// Takes in a peer that needs no lease and has no token.
     pub(super) fn enroll(&mut self, name: EntityName, address: SocketAddr) -> PeerId {
-        let place = self.free.last().copied().unwrap_or(self.places.len() as u32);
-        let (token, expires) = ([0; 16], Expiry::NEVER);
-        self.put(place, Peer { name, address, token, expires, held: Held::default() })
+        self.put(Peer { name, address, held: Held::default() }, Token(0), Expiry::NEVER)
     }
 
-    /// Puts a peer in the place that is the last free one, or a new one.
-    fn put(&mut self, place: u32, peer: Peer) -> PeerId {
-        let id = PeerId::new(self.registrations, place);
+    /// The last free place, or a new one.
+    fn next_place(&self) -> u32 {
+        self.free.last().copied().unwrap_or(self.peers.len() as u32)
+    }
+
+    /// Puts a peer in the next place.
+    fn put(&mut self, peer: Peer, token: Token, expires: Expiry) -> PeerId {
+        let id = PeerId::new(self.registrations, self.next_place());
         self.registrations += 1;
+        let mark = Mark { id, expires, token: token.0 };
         match self.free.pop() {
-            Some(free) => self.places[free as usize] = Place { id, peer: Some(peer) },
-            None => self.places.push(Place { id, peer: Some(peer) }),
+            Some(free) => {
+                self.marks[free as usize] = mark;
+                self.peers[free as usize] = Some(peer);
+            }
+            None => {
+                self.marks.push(mark);
+                self.peers.push(Some(peer));
+            }
         }
         id
     }
 
+    /// The mark of a peer, if it is or was the last in its place.
+    fn mark(&self, id: PeerId) -> Option<&Mark> {
+        self.marks.get(id.place() as usize).filter(|mark| mark.id == id)
+    }
+
     /// What is known of a peer.
     pub(super) fn get(&self, id: PeerId) -> Option<&Peer> {
-        let place = self.places.get(id.place() as usize).filter(|place| place.id == id)?;
-        place.peer.as_ref()
+        self.mark(id)?;
+        self.peers[id.place() as usize].as_ref()
     }
 
     /// The same, to change it.
     pub(super) fn get_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
-        let place = self.places.get_mut(id.place() as usize).filter(|place| place.id == id)?;
-        place.peer.as_mut()
+        self.mark(id)?;
+        self.peers[id.place() as usize].as_mut()
+    }
+
+    /// When the lease of a peer ends, unless it is renewed.
+    pub(super) fn expires(&self, id: PeerId) -> Option<Moment> {
+        self.get(id).and(self.mark(id)).map(|mark| mark.expires.moment())
+    }
+
+    /// The mark in a place, if the lease of who is there has not ended.
+    fn live_mark(&self, now: Moment, place: u32) -> Option<&Mark> {
+        self.marks.get(place as usize).filter(|mark| Expiry::at(now) < mark.expires)
     }
 
     /// The peer in a place, if its lease has not ended.
     pub(super) fn live_at(&self, now: Moment, place: u32) -> Option<&Peer> {
-        let peer = self.places.get(place as usize)?.peer.as_ref()?;
-        (Expiry::at(now) < peer.expires).then_some(peer)
+        self.live_mark(now, place)?;
+        self.peers[place as usize].as_ref()
     }
 
     /// What a peer in a place has.
     pub(super) fn held_at(&mut self, place: u32) -> Option<&mut Held> {
-        self.places.get_mut(place as usize)?.peer.as_mut().map(|peer| &mut peer.held)
+        self.peers.get_mut(place as usize)?.as_mut().map(|peer| &mut peer.held)
     }
 
     /// The peer with a token, if its lease has not ended.
     pub(super) fn by_token(&self, now: Moment, token: Token) -> Option<PeerId> {
-        let place = token.0 as u32 & ((1 << TOKEN_PLACE_BITS) - 1);
-        let peer = self.live_at(now, place)?;
-        let told = peer.expires != Expiry::NEVER;
-        (told && peer.token == token.0.to_ne_bytes()).then(|| self.places[place as usize].id)
+        let mark = self.live_mark(now, token.0 as u32 & ((1 << TOKEN_PLACE_BITS) - 1))?;
+        let told = mark.expires != Expiry::NEVER;
+        (told && mark.token == token.0).then_some(mark.id)
     }
 
-    /// Renews the lease of a peer.
+    /// Renews the lease of a peer that is here.
     pub(super) fn renew(&mut self, id: PeerId, expires: Moment) {
-        if let Some(peer) = self.get_mut(id) {
-            peer.expires = Expiry::at(expires);
+        let mark = self.marks.get_mut(id.place() as usize).filter(|mark| mark.id == id);
+        if let Some(mark) = mark.filter(|mark| mark.expires != Expiry::NOBODY) {
+            mark.expires = Expiry::at(expires);
         }
     }
 
     /// Takes a peer out.
-    pub(super) fn remove(&mut self, id: PeerId) -> Option<Peer> {
-        let place = self.places.get_mut(id.place() as usize).filter(|place| place.id == id)?;
-        let peer = place.peer.take()?;
+    pub(super) fn remove(&mut self, id: PeerId) -> Option<Gone> {
+        let mark = self.marks.get_mut(id.place() as usize).filter(|mark| mark.id == id)?;
+        let peer = self.peers[id.place() as usize].take()?;
+        let expires = std::mem::replace(&mut mark.expires, Expiry::NOBODY).moment();
         self.free.push(id.place());
-        Some(peer)
+        Some(Gone { peer, expires })
     }
 
     /// All of them, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
-        self.places.iter().filter_map(|place| place.peer.as_ref())
+        self.peers.iter().flatten()
     }
 
     #[cfg(test)]
     pub(super) fn token(&self, id: PeerId) -> Option<Token> {
-        self.get(id).map(|peer| Token(u128::from_ne_bytes(peer.token)))
+        self.get(id).and(self.mark(id)).map(|mark| Token(mark.token))
     }
 }
 
@@ -193,7 +224,7 @@ mod tests {
     #[test]
     fn a_peer_takes_little_room() {
         // A million of them, with their names and what they hold, are to fit in 200 MiB.
-        assert!(size_of::<Place>() <= 96);
+        assert!(size_of::<Mark>() + size_of::<Option<Peer>>() <= 96);
     }
 
     #[test]
@@ -204,7 +235,10 @@ mod tests {
         let (now, then) = (Moment::from_secs(0), Moment::from_secs(1));
         let (first, old) = peers.insert(7, name(), address, then);
         assert_eq!(peers.by_token(now, old), Some(first));
-        assert!(peers.remove(first).is_some() && peers.remove(first).is_none());
+        assert_eq!(peers.remove(first).map(|gone| gone.expires), Some(then));
+        assert!(peers.remove(first).is_none() && peers.expires(first).is_none());
+        peers.renew(first, then);
+        assert_eq!(peers.by_token(now, old), None, "nobody is there");
         let (second, new) = peers.insert(8, name(), address, then);
         assert_eq!(first.place(), second.place());
         assert!(first < second && peers.get(first).is_none());
@@ -220,7 +254,7 @@ mod tests {
         let mut peers = Peers::default();
         let id = peers.enroll(EntityName::new("own").unwrap(), SocketAddr::from(([10, 0, 0, 1], 1)));
         assert_eq!(peers.by_token(Moment::ZERO, Token(0)), None);
-        assert_eq!(peers.get(id).map(Peer::expires), Some(Moment::MAX));
+        assert_eq!(peers.expires(id), Some(Moment::MAX));
         assert!(peers.live_at(Moment::from_secs(1 << 40), 0).is_some());
     }
 }

@@ -239,8 +239,9 @@ proptest! {
                     prop_assert_eq!(found.holders as usize, found.whole.len() + found.partial.len());
                     prop_assert_eq!(&found.file.name, &name);
                     for address in found.whole.iter().chain(&found.partial) {
-                        let peer = peers.get(address.port() as usize).and_then(|id| registry.peer(*id));
-                        prop_assert!(peer.is_some_and(|peer| peer.expires() > at(now)));
+                        let peer = peers.get(address.port() as usize);
+                        let expires = peer.and_then(|id| registry.peers.expires(*id));
+                        prop_assert!(expires.is_some_and(|expires| expires > at(now)));
                     }
                 }
             }
