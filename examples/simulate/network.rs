@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 /// Networks of up to so many links are calculated exactly.
 const EXACT_MAX: usize = 40;
-/// A change is passed on to so many directions of links; beyond that, only what is too full gives way.
+/// A change is passed on to about so many directions of links; beyond that, only what is too full gives way.
 const STEPS_MAX: usize = 48;
 /// A level does not rise for less than this share of itself, and others are not told of less.
 const TOLERANCE: f64 = 0.004;
@@ -256,7 +256,8 @@ impl Network {
         while let Some(way) = self.queue.pop_front() {
             steps += 1;
             self.ways[way].queued = false;
-            self.settle(way, steps <= STEPS_MAX);
+            // What waits counts, too: it has to be looked at, as it may be too full.
+            self.settle(way, steps <= ways.len() || steps + self.queue.len() <= STEPS_MAX);
         }
         let mut moved = std::mem::take(&mut self.moved);
         for way in moved.drain(..) {
