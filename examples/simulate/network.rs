@@ -101,11 +101,20 @@ struct Way {
     /// Whether it is to be looked at, and whether its level has moved.
     queued: bool,
     moved: bool,
+    /// Its level before it moved.
+    before: f64,
 }
 
 impl Way {
     fn new(capacity: f64) -> Self {
-        Self { capacity, lanes: Vec::new(), told: f64::INFINITY, queued: false, moved: false }
+        Self {
+            capacity,
+            lanes: Vec::new(),
+            told: f64::INFINITY,
+            queued: false,
+            moved: false,
+            before: f64::INFINITY,
+        }
     }
 }
 
@@ -262,8 +271,13 @@ impl Network {
         let mut moved = std::mem::take(&mut self.moved);
         for way in moved.drain(..) {
             self.ways[way].moved = false;
+            // What the other end kept and keeps below that goes on as it did, or is seen to from there.
+            let least = self.ways[way].before.min(self.levels[way]);
             for at in 0..self.ways[way].lanes.len() {
-                self.pace(self.ways[way].lanes[at].flow, now, forecasts);
+                let Lane { flow, other, .. } = self.ways[way].lanes[at];
+                if self.levels[other] >= least {
+                    self.pace(flow, now, forecasts);
+                }
             }
         }
         self.moved = moved;
@@ -291,6 +305,7 @@ impl Network {
         }
         self.levels[at] = level;
         if !std::mem::replace(&mut self.ways[at].moved, true) {
+            self.ways[at].before = old;
             self.moved.push(at);
         }
         if !has_time || !rises && level >= told * (1.0 - TOLERANCE) {
