@@ -5,8 +5,8 @@ mod common;
 
 use common::wire::{FakePeer, Whole, Wire};
 use common::*;
-use shoal::content::FileId;
-use shoal::content::HaveMap;
+use shoal::content::limits::COMING_UNASKED;
+use shoal::content::{FileId, HaveMap};
 use shoal::protocol::peer::{PeerRequest, PeerResponse, Upstream};
 use std::net::SocketAddr;
 
@@ -128,4 +128,31 @@ fn those_who_fetch_together_get_the_file_from_each_other() {
         assert_holds(&there.join("a.bin"), &bytes);
     }
     drop(seeder);
+}
+
+#[test]
+fn who_asks_for_nothing_is_told_in_batches_of_what_is_there() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let bytes = random_bytes(7, CHUNK * CHUNKS);
+    let tracker = tracker(dir, &["--lease", "60"]);
+    let slow = ["--chunk-size", "16KiB", "--upload-limit", "300KiB"];
+    let _seeder = seeder(dir, &write(dir, "a.bin", &bytes), &tracker, &slow);
+    let file = Whole::new(bytes.clone(), CHUNK as u32).id();
+    let leecher = leecher(&there, tracker.address(), &["a.bin", "--stay", "-vv"]);
+    leecher.wait_for_text("connected to");
+    let (mut wire, _) = stand(leecher.address(), file, 7009);
+    let (mut coming, mut got) = (0, 0);
+    leecher.wait_for_text("Successfully downloaded");
+    wire.send(&PeerRequest::Ping).unwrap();
+    loop {
+        match wire.message().expect("it goes on") {
+            PeerResponse::Coming { .. } => coming += 1,
+            PeerResponse::Got { chunks, .. } => got += chunks.len(),
+            PeerResponse::Pong => break,
+            _ => {}
+        }
+    }
+    assert!(got > 2 * COMING_UNASKED as usize, "{got}: most of it comes while somebody listens");
+    assert_eq!(coming, COMING_UNASKED);
 }

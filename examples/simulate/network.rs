@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 /// Networks of up to so many links are calculated exactly.
 const EXACT_MAX: usize = 40;
-/// A change is passed on to so many directions of links; beyond that, only what is too full gives way.
+/// A change is passed on to about so many directions of links; beyond that, only what is too full gives way.
 const STEPS_MAX: usize = 48;
 /// A level does not rise for less than this share of itself, and others are not told of less.
 const TOLERANCE: f64 = 0.004;
@@ -105,11 +105,20 @@ struct Way {
     /// Whether it is to be looked at, and whether its level has moved.
     queued: bool,
     moved: bool,
+    /// Its level before it moved.
+    before: f64,
 }
 
 impl Way {
     fn new(capacity: f64) -> Self {
-        Self { capacity, lanes: Vec::new(), told: f64::INFINITY, queued: false, moved: false }
+        Self {
+            capacity,
+            lanes: Vec::new(),
+            told: f64::INFINITY,
+            queued: false,
+            moved: false,
+            before: f64::INFINITY,
+        }
     }
 }
 
@@ -281,13 +290,19 @@ impl Network {
         while let Some(way) = self.queue.pop_front() {
             steps += 1;
             self.ways[way].queued = false;
-            self.settle(way, steps <= STEPS_MAX);
+            // What waits counts, too: it has to be looked at, as it may be too full.
+            self.settle(way, steps <= ways.len() || steps + self.queue.len() <= STEPS_MAX);
         }
         let mut moved = std::mem::take(&mut self.moved);
         for way in moved.drain(..) {
             self.ways[way].moved = false;
+            // What the other end kept and keeps below that goes on as it did, or is seen to from there.
+            let least = self.ways[way].before.min(self.levels[way]);
             for at in 0..self.ways[way].lanes.len() {
-                self.pace(self.ways[way].lanes[at].flow, now, forecasts);
+                let Lane { flow, other, .. } = self.ways[way].lanes[at];
+                if self.levels[other] >= least {
+                    self.pace(flow, now, forecasts);
+                }
             }
         }
         self.moved = moved;
@@ -315,6 +330,7 @@ impl Network {
         }
         self.levels[at] = level;
         if !std::mem::replace(&mut self.ways[at].moved, true) {
+            self.ways[at].before = old;
             self.moved.push(at);
         }
         if !has_time || !rises && level >= told * (1.0 - TOLERANCE) {
