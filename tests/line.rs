@@ -51,19 +51,19 @@ fn each_is_told_who_is_ahead_and_of_every_change() {
     let place = place();
     let (_tracker, seeder, _, file) = seed(place.path());
     let at = |port: u16| Some(SocketAddr::from(([127, 0, 0, 1], port)));
-    let behind = |peer, first| Upstream { peer, first, stripe: 0, stripes: 1 };
+    let behind = |peer, first, steps| Upstream { peer, first, stripe: 0, stripes: 1, steps };
     let (first, upstreams) = stand(seeder.address(), file, 7001);
-    assert_eq!(upstreams, [behind(None, false)], "the seeder itself");
+    assert_eq!(upstreams, [behind(None, false, 1)], "the seeder itself");
     let (mut second, upstreams) = stand(seeder.address(), file, 7002);
-    assert_eq!(upstreams, [behind(at(7001), true)]);
+    assert_eq!(upstreams, [behind(at(7001), true, 2)]);
     let (mut third, upstreams) = stand(seeder.address(), file, 7003);
-    assert_eq!(upstreams, [behind(at(7002), false)]);
+    assert_eq!(upstreams, [behind(at(7002), false, 3)]);
     drop(first);
-    assert_eq!(next_upstream(&mut second), behind(None, false));
-    assert_eq!(next_upstream(&mut third), behind(at(7002), true));
+    assert_eq!(next_upstream(&mut second), behind(None, false, 1));
+    assert_eq!(next_upstream(&mut third), behind(at(7002), true, 2));
     third.send(&PeerRequest::Overtake { file, stripe: 0, sure: true }).unwrap();
-    assert_eq!(next_upstream(&mut third), behind(None, false));
-    assert_eq!(next_upstream(&mut second), behind(at(7003), true));
+    assert_eq!(next_upstream(&mut third), behind(None, false, 1));
+    assert_eq!(next_upstream(&mut second), behind(at(7003), true, 2));
 }
 
 #[test]

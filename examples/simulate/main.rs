@@ -15,6 +15,7 @@ mod world;
 
 use bytesize::ByteSize;
 use clap::Parser;
+use shoal::swarm::trees::line_max;
 use std::time::Duration;
 use world::{Outcome, Setting, World};
 
@@ -88,9 +89,9 @@ struct Flags {
     /// Seeders keep no trees
     #[arg(long)]
     no_trees: bool,
-    /// So many leechers stand in a line, before there are several stripes
-    #[arg(long, default_value_t = shoal::swarm::trees::LINE_MAX)]
-    line_max: usize,
+    /// So many leechers stand in a line, before there are several stripes [default: as many as the daemons let]
+    #[arg(long)]
+    line_max: Option<usize>,
     /// How many stripes there are then
     #[arg(long, default_value_t = shoal::swarm::trees::STRIPES)]
     stripes: usize,
@@ -111,6 +112,7 @@ fn main() {
     let range = |(least, most): (f64, f64)| (least * bytes, most * bytes);
     let block =
         if flags.peers > shoal::content::limits::SOURCES_MAX { flags.chunk.as_u64() } else { 64 << 10 };
+    let chunks = flags.size.as_u64().div_ceil(flags.chunk.as_u64());
     let setting = Setting {
         peers: flags.peers,
         seeders: flags.seeders,
@@ -132,7 +134,7 @@ fn main() {
         block: flags.block.map_or(block, |block| block.as_u64()),
         hints: !flags.no_hints,
         trees: !flags.no_trees,
-        line_max: flags.line_max,
+        line_max: flags.line_max.unwrap_or_else(|| line_max(chunks as u32)),
         stripes: flags.stripes,
         unfair: flags.unfair,
     };

@@ -10,7 +10,7 @@ use crate::content::limits::PEERS_NAMED;
 use crate::content::{ChunkIndex, FileId, HaveMap};
 use crate::protocol::peer::Upstream;
 use crate::swarm::fresh::Fresh;
-use crate::swarm::trees::{Moved, Trees};
+use crate::swarm::trees::{self, Moved, Trees};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -43,12 +43,12 @@ struct Origin {
 impl Visited {
     /// Tells those who have another one ahead of them now.
     fn tell(&self, moved: impl IntoIterator<Item = Moved<VisitorId>>) {
-        for Moved { who, stripe, stripes, ahead, second: first } in moved {
-            let (stripe, stripes) = (stripe as u8, stripes as u8);
+        for Moved { who, stripe, stripes, ahead, second: first, steps } in moved {
+            let (stripe, stripes, steps) = (stripe as u8, stripes as u8, steps as u32);
             let peer = ahead.and_then(|ahead| self.here.get(&ahead)).map(|visitor| visitor.address);
             if let Some(visitor) = self.here.get(&who) {
                 // Who does not read what it is told has other troubles.
-                let _ = visitor.upstream.try_send(Upstream { peer, first, stripe, stripes });
+                let _ = visitor.upstream.try_send(Upstream { peer, first, stripe, stripes, steps });
             }
         }
     }
@@ -93,9 +93,10 @@ impl Visitors {
         let mut state = self.state();
         let visited = state.files.entry(file).or_insert_with(|| Visited {
             here: HashMap::new(),
-            origin: have
-                .is_complete()
-                .then(|| Origin { fresh: Fresh::new(have, &mut random), trees: Trees::default() }),
+            origin: have.is_complete().then(|| Origin {
+                fresh: Fresh::new(have, &mut random),
+                trees: Trees::new(trees::line_max(have.count()), trees::STRIPES),
+            }),
         });
         let others = visited.here.values().map(|visitor| visitor.address);
         let peers = random.choose_multiple(others.filter(|other| *other != address), PEERS_NAMED);
@@ -150,10 +151,10 @@ impl Visitors {
 mod tests {
     use super::*;
 
-    const FIRST: Upstream = Upstream { peer: None, first: false, stripe: 0, stripes: 1 };
+    const FIRST: Upstream = Upstream { peer: None, first: false, stripe: 0, stripes: 1, steps: 1 };
 
     fn second_behind(peer: SocketAddr) -> Upstream {
-        Upstream { peer: Some(peer), first: true, stripe: 0, stripes: 1 }
+        Upstream { peer: Some(peer), first: true, stripe: 0, stripes: 1, steps: 2 }
     }
 
     #[test]

@@ -91,6 +91,9 @@ pub struct Upstream {
     /// How many stripes there are; none when there are no trees any more, and everybody is as good as anybody.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub stripes: u8,
+    /// How many steps the one who is told is away from the one who says so: things take longer there.
+    #[serde(default)]
+    pub steps: u32,
 }
 
 fn is_zero(number: &u8) -> bool {

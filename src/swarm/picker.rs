@@ -21,7 +21,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 use upstream::{Counts, Upstreams};
 
-pub use upstream::STRIPES_MAX;
+pub use upstream::{Place, STRIPES_MAX};
 
 /// A source of a download.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -44,7 +44,7 @@ impl Peer {
         Self {
             picker: Picker::new(have, true),
             fresh: None,
-            trees: Trees::default(),
+            trees: Trees::new(0, 1),
             standings: BTreeMap::new(),
             sources,
             clients,

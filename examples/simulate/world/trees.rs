@@ -2,7 +2,7 @@
 
 use super::{Event, World};
 use shoal::swarm::Moment;
-use shoal::swarm::picker::SourceId;
+use shoal::swarm::picker::{self, SourceId};
 use shoal::swarm::trees::Moved;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub(super) struct Standing {
 struct Place {
     ahead: Option<usize>,
     second: bool,
+    steps: u32,
     since: Moment,
     overtakes: u32,
     placements: u32,
@@ -36,7 +37,7 @@ impl World {
     }
 
     fn place(&mut self, seeder: usize, moved: Moved<usize>) {
-        let Moved { who, stripe, stripes, ahead, second } = moved;
+        let Moved { who, stripe, stripes, ahead, second, steps } = moved;
         if stripes == 0 {
             self.peers[who].standings.remove(&seeder);
             return self.follow(who);
@@ -47,7 +48,14 @@ impl World {
         }
         let before = standing.places.get(&stripe);
         let (overtakes, placements) = before.map_or((0, 0), |place| (place.overtakes, place.placements));
-        let place = Place { ahead, second, since: self.now, overtakes, placements: placements + 1 };
+        let place = Place {
+            ahead,
+            second,
+            steps: steps as u32,
+            since: self.now,
+            overtakes,
+            placements: placements + 1,
+        };
         standing.places.insert(stripe, place);
         if let Some(ahead) = ahead.filter(|ahead| !self.peers[who].sources.contains(ahead)) {
             self.peers[who].sources.push(ahead);
@@ -68,10 +76,11 @@ impl World {
         let (stripes, places) = (*stripes, places.clone());
         self.peers[peer].picker.split(stripes);
         let id = |peer: usize| SourceId(peer as u32);
-        for (stripe, Place { ahead, second, .. }) in places {
+        for (stripe, Place { ahead, second, steps, .. }) in places {
             let upstream = ahead.unwrap_or(seeder);
-            let upstream = Some(upstream).filter(|upstream| self.peers[*upstream].alive).map(id);
-            self.peers[peer].picker.follow(stripe, upstream, second.then_some(id(seeder)), self.now);
+            let source = Some(upstream).filter(|upstream| self.peers[*upstream].alive).map(id);
+            let place = picker::Place { source, first: second.then_some(id(seeder)), steps };
+            self.peers[peer].picker.follow(stripe, place, self.now);
         }
     }
 

@@ -6,7 +6,7 @@
 use super::{Fetch, Link, Question};
 use crate::protocol::peer::Upstream;
 use crate::swarm::Moment;
-use crate::swarm::picker::{STRIPES_MAX, SourceId};
+use crate::swarm::picker::{self, STRIPES_MAX, SourceId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,6 +25,8 @@ struct Place {
     since: Moment,
     /// Whether that is the first after the keeper.
     second: bool,
+    /// How many steps this peer is away from the keeper.
+    steps: u32,
 }
 
 /// What one keeper has said.
@@ -67,7 +69,7 @@ impl Upstreams {
 impl Fetch {
     /// A source says whom to ask before all others for a stripe.
     pub(super) fn placed(&mut self, id: SourceId, upstream: Upstream, now: Moment) {
-        let Upstream { peer, first, stripe, stripes } = upstream;
+        let Upstream { peer, first, stripe, stripes, steps } = upstream;
         let (stripe, stripes) = (usize::from(stripe), usize::from(stripes));
         if stripe >= stripes || stripes > STRIPES_MAX {
             // There are no trees any more, or more than anybody needs.
@@ -79,7 +81,7 @@ impl Fetch {
         if kept.stripes != stripes {
             *kept = Kept { stripes, places: BTreeMap::new() };
         }
-        kept.places.insert(stripe, Place { address, since: now, second: first });
+        kept.places.insert(stripe, Place { address, since: now, second: first, steps });
         self.add_source(address, now);
         self.follow(now);
         let counted = &mut self.upstreams.counted[stripe];
@@ -96,12 +98,13 @@ impl Fetch {
             return self.picker.split(1);
         };
         self.picker.split(*stripes);
-        for (stripe, Place { address, second, .. }) in places {
-            let upstream = match self.candidates.get(address).map(|candidate| &candidate.link) {
+        for (stripe, Place { address, second, steps, .. }) in places {
+            let source = match self.candidates.get(address).map(|candidate| &candidate.link) {
                 Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
                 _ => None,
             };
-            self.picker.follow(*stripe, upstream, second.then_some(keeper), now);
+            let place = picker::Place { source, first: second.then_some(keeper), steps: *steps };
+            self.picker.follow(*stripe, place, now);
         }
     }
 

@@ -35,8 +35,21 @@ const SILENT_MIN: Duration = Duration::from_secs(2);
 /// So many times as long as from the first holder a chunk may take from the one to be asked, and a little more.
 const TRIAL: u32 = 3;
 const TRIAL_MIN: Duration = Duration::from_millis(100);
+/// So much later everything may be for each step from the one who has the file.
+const STEP_TIME: Duration = Duration::from_millis(50);
 /// There are never more stripes.
 pub const STRIPES_MAX: usize = 16;
+
+/// Where a peer hangs in the tree of a stripe.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Place {
+    /// The source to be asked before all others, if it is connected.
+    pub source: Option<SourceId>,
+    /// The one who has the file, if that source gets everything from it: in a line the two are compared.
+    pub first: Option<SourceId>,
+    /// How many steps this peer is away from the one who has the file.
+    pub steps: u32,
+}
 
 /// How many chunks of each stripe something has.
 #[derive(Debug, Clone)]
@@ -64,6 +77,8 @@ pub(super) struct Ahead {
     upstream: Option<SourceId>,
     /// Whether that one is the first after the one who has the file.
     second: bool,
+    /// How much later than at the first one everything is here.
+    distance: Duration,
     trial: Option<Trial>,
     /// What the one before it owes.
     stuck: Vec<ChunkIndex>,
@@ -186,15 +201,14 @@ impl Picker {
         }
     }
 
-    /// The source that is to be asked before all others for a stripe, or none. One that has everything by now is kept: it
-    /// does not need to be replaced by one that others wait for. With `first`, which has what that one gets, it is the
-    /// second, and the two are compared.
-    pub fn follow(&mut self, stripe: usize, id: Option<SourceId>, first: Option<SourceId>, now: Moment) {
+    /// Whom to ask before all others for a stripe. One that has everything by now is kept: it does not need to be
+    /// replaced by one that others wait for.
+    pub fn follow(&mut self, stripe: usize, Place { source: id, first, steps }: Place, now: Moment) {
         let id = id.filter(|id| self.sources.contains_key(id));
         let is_done = |id| self.sources.get(&id).is_some_and(|one| !one.origin && !one.partial);
         let is_line = self.upstreams.stripes() == 1;
         let Some(ahead) = self.upstreams.ahead.get_mut(stripe) else { return };
-        ahead.second = first.is_some();
+        (ahead.second, ahead.distance) = (first.is_some(), STEP_TIME * steps);
         if ahead.upstream.is_some_and(|old| id.is_some_and(|id| id == old || is_done(old))) {
             return;
         }
@@ -205,6 +219,7 @@ impl Picker {
             stuck: owed.collect(),
             upstream: id,
             second: ahead.second,
+            distance: ahead.distance,
             least: (u32::MAX, u32::MAX),
             since: now,
             trial: first.filter(|_| id.is_some() && is_line).map(Trial::new),
@@ -274,7 +289,7 @@ impl Picker {
             1 => self.is_held_up(stripe, now),
             _ => self.upstream(stripe).is_some_and(|(ahead, upstream)| {
                 self.is_near_behind(stripe, ahead, upstream, now)
-                    || self.is_silent(ahead, upstream, now)
+                    || Self::is_silent(ahead, upstream, now)
                     || ahead.second && self.is_uneven(stripe)
             }),
         };
@@ -289,12 +304,12 @@ impl Picker {
             let mut open = self.open.map.common(&upstream.have);
             let count = self.upstreams.stripes();
             return !open.any(|index| stripe_of(index, count) == stripe)
-                || self.is_silent(ahead, upstream, now);
+                || Self::is_silent(ahead, upstream, now);
         }
         self.is_near_behind(stripe, ahead, upstream, now)
             || self.is_far_behind(ahead, now)
             || self.is_slower_than_first(stripe, now)
-            || self.is_silent(ahead, upstream, now)
+            || Self::is_silent(ahead, upstream, now)
     }
 
     fn is_near_behind(&self, stripe: usize, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
@@ -310,7 +325,7 @@ impl Picker {
     fn is_far_behind(&self, ahead: &Ahead, now: Moment) -> bool {
         let most = self.most();
         let gap = most.saturating_sub(self.all());
-        self.is_behind(gap, ahead.least.1, most, (FAR_CHUNKS, FAR_TIME), now)
+        self.is_behind(gap, ahead.least.1, most, (FAR_CHUNKS, FAR_TIME + ahead.distance), now)
     }
 
     /// Whether far less comes of a stripe than of another one: connections share a link unevenly, but not like that.
@@ -320,8 +335,11 @@ impl Picker {
     }
 
     /// Whether nothing has come from the one ahead in a long time: then it does not matter why.
-    fn is_silent(&self, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
-        let waits = now.saturating_sub(upstream.last_arrival.max(ahead.since));
+    fn is_silent(ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
+        // Far from the one who has the file it takes a while until there is anything to be asked for.
+        let asked = upstream.flights.first().map(|(_, asked)| *asked);
+        let begins = asked.unwrap_or(ahead.since + ahead.distance);
+        let waits = now.saturating_sub(upstream.last_arrival.max(begins));
         waits > (upstream.pace.unwrap_or_default() * SILENT).max(SILENT_MIN)
     }
 
@@ -329,7 +347,7 @@ impl Picker {
     fn only_helps(&self, ahead: &Ahead, id: SourceId, now: Moment) -> bool {
         let upstream = ahead.upstream.filter(|upstream| *upstream != id);
         let upstream = upstream.and_then(|upstream| self.sources.get(&upstream));
-        upstream.is_some_and(|upstream| !self.is_silent(ahead, upstream, now))
+        upstream.is_some_and(|upstream| !Self::is_silent(ahead, upstream, now))
     }
 
     /// What this peer has of a stripe, or will have soon.
@@ -399,8 +417,12 @@ mod tests {
         picker.add_source(FIRST, HaveMap::all(100), ms(0));
         picker.add_source(AHEAD, HaveMap::none(100), ms(0));
         picker.add_source(OTHER, HaveMap::none(100), ms(0));
-        picker.follow(0, Some(AHEAD), first, ms(0));
+        follow(&mut picker, Some(AHEAD), first, ms(0));
         (picker, fastrand::Rng::with_seed(1))
+    }
+
+    fn follow(picker: &mut Picker, source: Option<SourceId>, first: Option<SourceId>, now: Moment) {
+        picker.follow(0, Place { source, first, steps: 0 }, now);
     }
 
     fn ms(time: u64) -> Moment {
@@ -440,7 +462,7 @@ mod tests {
         let mut picker = Picker::new(HaveMap::none(100), true);
         picker.add_source(AHEAD, HaveMap::none(100), ms(0));
         gets(&mut picker, AHEAD, 0..60);
-        picker.follow(0, Some(AHEAD), None, ms(0));
+        follow(&mut picker, Some(AHEAD), None, ms(0));
         (0..30).for_each(|index| _ = picker.arrived(AHEAD, ChunkIndex(index), ms(1_000)));
         gets(&mut picker, AHEAD, 60..63);
         picker.upstreams.ahead[0].since = ms(1_000);
@@ -489,7 +511,7 @@ mod tests {
         gets(&mut picker, AHEAD, 0..1);
         assert_eq!(picker.pick(AHEAD, ms(0), &mut random), Some(ChunkIndex(0)));
         gets(&mut picker, OTHER, 0..9);
-        picker.follow(0, Some(OTHER), None, ms(0));
+        follow(&mut picker, Some(OTHER), None, ms(0));
         assert_eq!(picker.pick(OTHER, ms(0), &mut random), Some(ChunkIndex(0)));
         assert_ne!(picker.pick(OTHER, ms(0), &mut random), Some(ChunkIndex(0)));
     }
@@ -497,7 +519,7 @@ mod tests {
     #[test]
     fn a_first_holder_that_has_given_its_chunks_up_is_not_kept_to() {
         let (mut picker, mut random) = picker(None);
-        picker.follow(0, Some(FIRST), None, ms(0));
+        follow(&mut picker, Some(FIRST), None, ms(0));
         gets(&mut picker, OTHER, 0..100);
         assert_eq!(picker.pick(OTHER, ms(0), &mut random), None);
         (0..100).for_each(|index| picker.refused(FIRST, ChunkIndex(index)));

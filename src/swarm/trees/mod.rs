@@ -23,10 +23,16 @@ use std::hash::Hash;
 
 /// More than these are not kept in trees: everybody asks everybody.
 pub const MEMBERS_MAX: usize = 16_384;
-/// Up to so many stand in a line: a link carries one chunk at a time, which costs least.
-pub const LINE_MAX: usize = 64;
-/// Stripes where a line would be too long.
+/// Up to so many stand in a line, however short the file is, and however long it is.
+const LINE_MIN: usize = 32;
+const LINE_MAX: usize = 512;
+/// One in the line for so many chunks: its last one waits about as long as that many take in all. With more it would
+/// wait longer than trees cost, in which connections share links and get in each other's way.
+const CHUNKS_EACH: u32 = 4;
+/// Stripes where a line would be too long. With more, more connections share each link.
 pub const STRIPES: usize = 2;
+/// When more have been found slow than that and one for each member, links are too unequal for trees.
+const SLOW_MAX: usize = 16;
 /// Whoever has been found slow so often passes nothing on any more, where there are several stripes.
 const TURNS_MAX: u32 = 2;
 
@@ -48,6 +54,8 @@ pub struct Moved<C> {
     pub ahead: Option<C>,
     /// Whether that one is the first after the keeper.
     pub second: bool,
+    /// How many steps it is away from the keeper.
+    pub steps: usize,
 }
 
 /// The trees of one file, of members named by `C`.
@@ -57,17 +65,18 @@ pub struct Trees<C> {
     places: Places<C>,
     /// In the order in which they came.
     came: Vec<C>,
-    /// Too many have come.
+    /// How often somebody was found slow.
+    slow: usize,
+    /// Too many have come, or their links are too unequal.
     closed: bool,
     most: usize,
     line_max: usize,
     stripes: usize,
 }
 
-impl<C: Copy + Eq + Hash> Default for Trees<C> {
-    fn default() -> Self {
-        Self::new(LINE_MAX, STRIPES)
-    }
+/// How many stand in a line who fetch a file of so many chunks, before there are several stripes.
+pub fn line_max(chunks: u32) -> usize {
+    ((chunks / CHUNKS_EACH) as usize).clamp(LINE_MIN, LINE_MAX)
 }
 
 impl<C: Copy + Eq + Hash> Trees<C> {
@@ -79,6 +88,7 @@ impl<C: Copy + Eq + Hash> Trees<C> {
             names: HashMap::new(),
             places,
             came: Vec::new(),
+            slow: 0,
             closed: false,
             most: MEMBERS_MAX,
             line_max,
@@ -116,7 +126,7 @@ impl<C: Copy + Eq + Hash> Trees<C> {
         self.names.clear();
         self.places = Places::new(1);
         let gone = self.came.drain(..);
-        gone.map(|who| Moved { who, stripe: 0, stripes: 0, ahead: None, second: false }).collect()
+        gone.map(|who| Moved { who, stripe: 0, stripes: 0, ahead: None, second: false, steps: 0 }).collect()
     }
 
     /// Somebody has gone. Returns all whose places have changed.
@@ -127,14 +137,18 @@ impl<C: Copy + Eq + Hash> Trees<C> {
         self.places.moved()
     }
 
-    /// Somebody is kept waiting by the one ahead of it in a stripe. Either may be the cause, unless it is `sure`. Returns
-    /// all whose places have changed.
+    /// Somebody is kept waiting by the one ahead of it in a stripe. Either may be the cause, unless it is `sure`. When that
+    /// happens too often there are no trees any more. Returns all whose places have changed.
     pub fn overtake(&mut self, waiting: C, stripe: usize, sure: bool) -> Vec<Moved<C>> {
         let Some(&at) = self.names.get(&waiting).filter(|_| stripe < self.places.stripes()) else {
             return Vec::new();
         };
         let Some(ahead) = self.places.above(at, stripe) else { return Vec::new() };
         if let Some(slow) = self.blame(at, ahead, stripe, sure) {
+            self.slow += 1;
+            if self.slow > self.came.len() + SLOW_MAX {
+                return self.close();
+            }
             self.places.send_back(slow);
         }
         self.places.moved()
@@ -162,18 +176,18 @@ mod tests {
         Trees::new(usize::MAX, 1)
     }
 
-    fn moved(who: u32, ahead: Option<u32>, second: bool) -> Moved<u32> {
-        Moved { who, stripe: 0, stripes: 1, ahead, second }
+    fn moved(who: u32, ahead: Option<u32>, second: bool, steps: usize) -> Moved<u32> {
+        Moved { who, stripe: 0, stripes: 1, ahead, second, steps }
     }
 
     #[test]
     fn in_a_line_each_stands_behind_another_and_closes_up_when_that_one_goes() {
         let mut line = line();
-        assert_eq!(line.join(1), [moved(1, None, false)]);
-        assert_eq!(line.join(2), [moved(2, Some(1), true)]);
-        assert_eq!(line.join(3), [moved(3, Some(2), false)]);
+        assert_eq!(line.join(1), [moved(1, None, false, 1)]);
+        assert_eq!(line.join(2), [moved(2, Some(1), true, 2)]);
+        assert_eq!(line.join(3), [moved(3, Some(2), false, 3)]);
         assert_eq!(line.join(3), [], "once is enough");
-        assert_eq!(line.leave(2), [moved(3, Some(1), true)]);
+        assert_eq!(line.leave(2), [moved(3, Some(1), true, 2)]);
         assert_eq!(line.leave(3), [], "nobody stood behind it");
         assert_eq!(line.leave(2), []);
         assert_eq!(line.overtake(1, 0, true), [], "nobody is ahead of it");
@@ -229,16 +243,31 @@ mod tests {
 
     #[test]
     fn a_line_that_becomes_too_long_is_made_into_trees_and_too_many_need_none() {
-        let mut trees = Trees::default();
+        let mut trees = Trees::new(LINE_MIN, STRIPES);
         trees.most = 100;
-        (1..=LINE_MAX as u32).for_each(|one| assert!(trees.join(one).iter().all(|moved| moved.stripes == 1)));
+        (1..=LINE_MIN as u32).for_each(|one| assert!(trees.join(one).iter().all(|moved| moved.stripes == 1)));
         let all = trees.join(0);
-        assert_eq!(all.len(), (LINE_MAX + 1) * STRIPES);
+        assert_eq!(all.len(), (LINE_MIN + 1) * STRIPES);
         assert!(all.iter().all(|moved| moved.stripes == STRIPES));
-        (LINE_MAX as u32 + 1..100).for_each(|one| _ = trees.join(one));
+        (LINE_MIN as u32 + 1..100).for_each(|one| _ = trees.join(one));
         let all = trees.join(u32::MAX);
         assert!(all.len() == 101 && all.iter().all(|moved| moved.stripes == 0));
         assert_eq!(trees.join(u32::MAX - 1), []);
+    }
+
+    #[test]
+    fn a_line_is_as_long_as_its_file_is_worth() {
+        assert_eq!([1, 128, 256, 2_048, 65_536].map(line_max), [32, 32, 64, 512, 512]);
+    }
+
+    #[test]
+    fn where_too_many_are_slow_everybody_asks_everybody() {
+        let mut trees = line();
+        (0..10).for_each(|one| _ = trees.join(one));
+        let mut complaints = (0..).map(|turn| trees.overtake(1 + turn % 9, 0, true));
+        let end = complaints.position(|all| all.iter().any(|moved| moved.stripes == 0)).unwrap();
+        assert!((SLOW_MAX + 10..60).contains(&end), "{end}");
+        assert_eq!(trees.join(99), []);
     }
 
     #[test]
@@ -273,6 +302,7 @@ mod tests {
                     }
                     _ => trees.overtake(one, random.usize(..stripes), random.bool()),
                 };
+                trees.slow = 0;
                 known.extend(moved.into_iter().map(|moved| ((moved.who, moved.stripe), moved.ahead)));
                 assert_eq!(trees.names.len() * stripes, known.len());
                 for (&(who, stripe), &ahead) in &known {

@@ -26,7 +26,7 @@ pub(super) struct Node<C> {
 struct Branch {
     above: Above,
     children: Vec<usize>,
-    /// What was told of it last: who is above, and whether that is the first.
+    /// What was told of it last: who is above it, and whether that is the first.
     told: Option<(Above, bool)>,
 }
 
@@ -313,19 +313,22 @@ impl<C: Copy> Places<C> {
                 return None;
             }
             let ahead = self.above(at, stripe).map(|above| self.nodes[above].who);
-            Some(Moved { who: self.nodes[at].who, stripe, stripes, ahead, second })
+            let steps = self.steps(at, stripe);
+            Some(Moved { who: self.nodes[at].who, stripe, stripes, ahead, second, steps })
         });
         changed.collect()
     }
 
-    /// How many steps the one is away from the keeper who is farthest from it.
+    /// How many steps one is away from the keeper.
+    fn steps(&self, at: usize, stripe: usize) -> usize {
+        std::iter::successors(Some(at), |at| self.above(*at, stripe)).count()
+    }
+
+    /// The most steps that anybody is away.
     #[cfg(test)]
     pub(super) fn depth(&self, stripe: usize) -> usize {
-        let steps = |at: usize| std::iter::successors(Some(at), |at| self.above(*at, stripe)).count();
-        self.walk(stripe)
-            .map(|above| if let Above::Node(at) = above { steps(at) } else { 0 })
-            .max()
-            .unwrap_or(0)
+        let steps = |above| if let Above::Node(at) = above { self.steps(at, stripe) } else { 0 };
+        self.walk(stripe).map(steps).max().unwrap_or(0)
     }
 
     /// All whom one passes something on to.
