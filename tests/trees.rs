@@ -1,5 +1,5 @@
-//! The line in which those stand who fetch a file from the only one who has it: it is told, kept, and nobody in it can
-//! keep the others from the file.
+//! The trees in which those hang who fetch a file from the only one who has it, a line as long as they are few: they are
+//! told, kept, and nobody in them can keep the others from the file.
 
 mod common;
 
@@ -113,6 +113,40 @@ fn one_at_the_head_who_sends_wrong_bytes_does_not_keep_the_others_from_the_file(
     leecher.wait_for_text("bad bytes");
     leecher.wait_for_text("Successfully downloaded");
     assert_holds(&there.join("a.bin"), &bytes);
+}
+
+/// More than stand in a line for a file of so few chunks.
+const MANY: usize = 34;
+
+#[test]
+fn where_a_line_would_be_too_long_there_are_stripes_and_everybody_is_told() {
+    let place = place();
+    let (_tracker, seeder, _, file) = seed(place.path());
+    let stand = |port: usize| stand(seeder.address(), file, 7000 + port as u16);
+    let mut all: Vec<(Wire, Vec<Upstream>)> = (1..MANY).map(stand).collect();
+    let (_, upstreams) = stand(MANY);
+    let places: Vec<(u8, u8)> =
+        upstreams.iter().map(|upstream| (upstream.stripe, upstream.stripes)).collect();
+    assert_eq!(places, [(0, 2), (1, 2)]);
+    assert!(upstreams.iter().all(|upstream| (2..9).contains(&upstream.steps)), "{upstreams:?}");
+    let (first, upstreams) = &mut all[0];
+    assert_eq!(upstreams.len(), 1, "it stood in a line");
+    let told = [next_upstream(first), next_upstream(first)];
+    assert!(told.iter().all(|upstream| upstream.stripes == 2), "{told:?}");
+}
+
+#[test]
+fn many_get_the_file_through_trees() {
+    let place = place();
+    let dir = place.path();
+    let (tracker, _seeder, bytes, _) = seed(dir);
+    let folders: Vec<_> = (0..MANY).map(|number| subfolder(dir, &format!("there{number}"))).collect();
+    let start = |there: &std::path::PathBuf| leecher(there, tracker.address(), &["a.bin", "--stay"]);
+    let leechers: Vec<_> = folders.iter().map(start).collect();
+    leechers.iter().for_each(|leecher| drop(leecher.wait_for_text("Successfully downloaded")));
+    for there in &folders {
+        assert_holds(&there.join("a.bin"), &bytes);
+    }
 }
 
 #[test]
