@@ -58,7 +58,7 @@ const SPARED: u32 = 4;
 /// While fewer other sources than this are busy, a source is asked for more than one chunk at once.
 const FEW_SOURCES: usize = 3;
 /// Sources that are asked at once in a line, when the one ahead does not keep up.
-const HELPERS: usize = 3;
+const HELPERS: usize = 2;
 /// Hints of one source that are kept.
 const HINTS_MAX: usize = 64;
 
@@ -227,7 +227,7 @@ impl Picker {
         let allowed = self.allowed(id, source, now);
         if allowed.is_none() {
             let late =
-                (allowed.is_kept_from && self.open.map.held() == 0).then(|| self.late(id, source, now));
+                (allowed.is_kept_from && self.open.map.held() == 0).then(|| self.late(id, source, true, now));
             return late.flatten().and_then(|index| self.take_off(id, index, now));
         }
         if let Some(index) = self.owed_before(id, source) {
@@ -245,7 +245,7 @@ impl Picker {
                     return None;
                 }
                 Some((_, any)) => any,
-                None => self.late(id, source, now)?,
+                None => self.late(id, source, false, now)?,
             },
         };
         self.take_off(id, index, now)
@@ -295,15 +295,16 @@ impl Picker {
         }
     }
 
-    /// The chunk that has been on its way longest, if this source can be expected to be faster.
-    fn late(&self, id: SourceId, source: &Source, now: Moment) -> Option<ChunkIndex> {
+    /// The chunk that has been on its way longest, if this source can be expected to be faster. As long as another one is
+    /// `kept` to, and gives, it is only in the way.
+    fn late(&self, id: SourceId, source: &Source, kept: bool, now: Moment) -> Option<ChunkIndex> {
         // Most of the time nothing is, which is seen without a look at everything.
         let least = source.patience();
         if now.saturating_sub(self.oldest.get()) < least {
             return None;
         }
         let spared = source.origin && self.sources.values().any(|source| source.partial);
-        let patience = |index: &ChunkIndex| match spared && !source.hints.contains(index) {
+        let patience = |index: &ChunkIndex| match kept || spared && !source.hints.contains(index) {
             true => least * SPARED,
             false => least,
         };

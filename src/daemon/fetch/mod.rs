@@ -42,6 +42,8 @@ const FAILURES_MAX: u32 = 8;
 const OFFENCES_MAX: u32 = 3;
 /// Whoever has not said for so long what it has is named when the download ends without it.
 const SILENCE: Duration = Duration::from_secs(1);
+/// Sources that are connected to in the time of a tick beside those that are to be asked before all others.
+const STARTS: usize = 4;
 /// How often a fetch wants to be ticked.
 pub const TICK: Duration = Duration::from_millis(100);
 
@@ -169,6 +171,8 @@ pub struct Fetch {
     shutdown: Shutdown,
     news: Vec<FetchNews>,
     upstreams: Upstreams,
+    /// How many more may be connected to until the next tick, once there is one to be asked before all others.
+    starts: usize,
 }
 
 impl Fetch {
@@ -197,6 +201,7 @@ impl Fetch {
             shutdown,
             news: Vec::new(),
             upstreams: Upstreams::default(),
+            starts: STARTS,
         }
     }
 
@@ -239,6 +244,11 @@ impl Fetch {
 
     /// An address may be a source. It is connected to when there is room.
     pub fn add_source(&mut self, address: SocketAddr, now: Moment) {
+        self.note_source(address, now);
+        self.connect(now);
+    }
+
+    fn note_source(&mut self, address: SocketAddr, now: Moment) {
         let full = self.candidates.len() >= CANDIDATES_MAX;
         let known = self.candidates.contains_key(&address);
         if !known && !full {
@@ -252,7 +262,6 @@ impl Fetch {
             };
             self.candidates.insert(address, candidate);
         }
-        self.connect(now);
     }
 
     /// The owner knows that a source has a chunk (where sources do not say so themselves).
@@ -312,6 +321,7 @@ impl Fetch {
         } else if self.room() == 0 {
             self.make_room(now);
         }
+        self.starts = STARTS;
         self.connect(now);
         self.overtake(now);
         self.ask_all(now);
@@ -442,7 +452,8 @@ impl Fetch {
     }
 
     fn connect(&mut self, now: Moment) {
-        let room = self.room();
+        // Who knows whom to ask is in no hurry to know more: all who begin together would make each other wait.
+        let room = if self.upstreams.is_kept() { self.room().min(self.starts) } else { self.room() };
         if room == 0 || self.is_complete() || self.shutdown.is_stopped() {
             return;
         }
@@ -468,6 +479,7 @@ impl Fetch {
     fn start(&mut self, address: SocketAddr, now: Moment) {
         let id = SourceId(self.next);
         self.next += 1;
+        self.starts = self.starts.saturating_sub(1);
         // Never full: a source is never asked for more than the pipeline holds.
         let (asks, asked) = bounded(PIPELINE_MAX * 2);
         let shutdown = self.shutdown.child();

@@ -61,6 +61,11 @@ impl Upstreams {
         self.keepers.clear();
     }
 
+    /// Whether somebody is to be asked before all others.
+    pub(super) fn is_kept(&self) -> bool {
+        self.only().is_some()
+    }
+
     fn only(&self) -> Option<(SourceId, &Kept)> {
         self.keepers.first_key_value().filter(|_| self.keepers.len() == 1).map(|(id, kept)| (*id, kept))
     }
@@ -82,7 +87,7 @@ impl Fetch {
             *kept = Kept { stripes, places: BTreeMap::new() };
         }
         kept.places.insert(stripe, Place { address, since: now, second: first, steps });
-        self.add_source(address, now);
+        self.note_source(address, now);
         self.follow(now);
         let counted = &mut self.upstreams.counted[stripe];
         counted.placements += 1;

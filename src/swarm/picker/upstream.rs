@@ -23,6 +23,8 @@ const LAG_TIME: Duration = Duration::from_millis(100);
 /// the one ahead.
 const FAR_CHUNKS: u32 = 8;
 const FAR_TIME: Duration = Duration::from_secs(1);
+/// A chunk may be owed for so long while others have everything.
+const OWED: Duration = Duration::from_millis(300);
 /// One stripe may be so many chunks ahead of another one.
 const AHEAD_CHUNKS: u32 = 8;
 /// One stripe may come so many times as fast as another one.
@@ -32,6 +34,8 @@ const AWAITED: Duration = Duration::from_millis(250);
 /// Nothing may come from the one ahead for so many times as long as a chunk takes, and for that long in any case.
 const SILENT: u32 = 3;
 const SILENT_MIN: Duration = Duration::from_secs(2);
+/// The first holder is asked for one chunk to compare with after this time: at first everybody waits for what it gives.
+const TRIAL_AFTER: Duration = Duration::from_millis(200);
 /// So many times as long as from the first holder a chunk may take from the one to be asked, and a little more.
 const TRIAL: u32 = 3;
 const TRIAL_MIN: Duration = Duration::from_millis(100);
@@ -84,8 +88,8 @@ pub(super) struct Ahead {
     stuck: Vec<ChunkIndex>,
     /// Since when it is ahead.
     since: Moment,
-    /// Whether it kept this peer waiting when that was last looked at.
-    waited: bool,
+    /// Since when it keeps this peer waiting.
+    waiting: Option<Moment>,
     /// The least gaps since it is ahead: who comes late begins with wide ones.
     least: (u32, u32),
     /// Until when nobody is asked, as that source is not connected yet.
@@ -165,8 +169,9 @@ impl Upstreams {
 
 impl Ahead {
     /// Whether a source is to be asked for one chunk, to be compared.
-    fn tries(&self, id: SourceId) -> bool {
-        self.trial.as_ref().is_some_and(|trial| trial.first == id && trial.asked.is_none())
+    fn tries(&self, id: SourceId, now: Moment) -> bool {
+        let trial = self.trial.as_ref().filter(|_| now >= self.since + TRIAL_AFTER);
+        trial.is_some_and(|trial| trial.first == id && trial.asked.is_none())
     }
 }
 
@@ -224,7 +229,7 @@ impl Picker {
             since: now,
             trial: first.filter(|_| id.is_some() && is_line).map(Trial::new),
             awaited: ahead.awaited.filter(|_| id.is_none()),
-            waited: false,
+            waiting: None,
         };
         self.note_gaps(stripe);
     }
@@ -242,15 +247,17 @@ impl Picker {
         let mut allowed = Allowed { stripes: 0, count, is_kept_from: false };
         // Who is behind needs some help, and not a swarm: too many flows at once would hold up everybody.
         let crowded = source.flights.is_empty() && self.busy() >= HELPERS + count - 1;
+        // What has left the one who has the file is had by others: it has better things to do than to send it again.
+        let spared = source.origin && self.sources.values().any(|source| source.partial);
         for (stripe, ahead) in self.upstreams.ahead.iter().enumerate() {
             if ahead.awaited.is_some_and(|until| now < until) {
                 continue;
             }
             let is_open = match self.keeps_to(stripe, now) {
                 Some(upstream) => {
-                    (upstream == id && !(source.origin && self.runs_ahead(stripe))) || ahead.tries(id)
+                    (upstream == id && !(source.origin && self.runs_ahead(stripe))) || ahead.tries(id, now)
                 }
-                None => ahead.tries(id) || !(crowded && self.only_helps(ahead, id, now)),
+                None => ahead.tries(id, now) || !((crowded || spared) && self.only_helps(ahead, id, now)),
             };
             allowed.is_kept_from |= !is_open && self.keeps_to(stripe, now).is_some();
             allowed.stripes |= u32::from(is_open) << stripe;
@@ -282,7 +289,7 @@ impl Picker {
         trial.is_some_and(|(trial, upstream)| trial.is_lost(upstream, now))
     }
 
-    /// Whether that source keeps this peer waiting, and did the last time when this was asked. Called now and then.
+    /// Whether that source keeps this peer waiting, and has for a while. To be called now and then.
     pub fn waits_long(&mut self, stripe: usize, now: Moment) -> bool {
         // With several stripes everybody below a slow one is late: only those who are next to it speak.
         let waits = match self.upstreams.stripes() {
@@ -294,7 +301,8 @@ impl Picker {
             }),
         };
         let Some(ahead) = self.upstreams.ahead.get_mut(stripe) else { return false };
-        std::mem::replace(&mut ahead.waited, waits) && waits
+        ahead.waiting = ahead.waiting.filter(|_| waits).or(waits.then_some(now));
+        ahead.waiting.is_some_and(|since| now.saturating_sub(since) >= LAG_TIME)
     }
 
     /// Whether the source that is to be asked before all others keeps this peer waiting, or does not get more itself.
@@ -308,6 +316,7 @@ impl Picker {
         }
         self.is_near_behind(stripe, ahead, upstream, now)
             || self.is_far_behind(ahead, now)
+            || self.owes_while_others_rest(upstream, now)
             || self.is_slower_than_first(stripe, now)
             || Self::is_silent(ahead, upstream, now)
     }
@@ -332,6 +341,13 @@ impl Picker {
     fn is_uneven(&self, stripe: usize) -> bool {
         let others = (0..self.upstreams.stripes()).map(|other| self.own(other));
         others.max().is_some_and(|most| most > self.own(stripe) * UNEVEN + FAR_CHUNKS)
+    }
+
+    /// Whether the one ahead takes its time while others are done, and have nothing to do.
+    fn owes_while_others_rest(&self, upstream: &Source, now: Moment) -> bool {
+        let Some((_, asked)) = upstream.flights.first() else { return false };
+        now.saturating_sub(upstream.last_arrival.max(*asked)) > OWED
+            && self.sources.values().any(|source| !source.partial && !source.origin)
     }
 
     /// Whether nothing has come from the one ahead in a long time: then it does not matter why.
@@ -493,16 +509,17 @@ mod tests {
     #[test]
     fn the_second_takes_one_chunk_past_the_first_and_compares() {
         let (mut picker, mut random) = picker(Some(FIRST));
-        let tried = picker.pick(FIRST, ms(0), &mut random).unwrap();
-        assert_eq!(picker.pick(FIRST, ms(0), &mut random), None, "one will do");
+        assert_eq!(picker.pick(FIRST, ms(100), &mut random), None, "later");
+        let tried = picker.pick(FIRST, TRIAL_AFTER, &mut random).unwrap();
+        assert_eq!(picker.pick(FIRST, TRIAL_AFTER, &mut random), None, "one will do");
         assert!(!picker.is_slower_than_first(0, ms(9_000)), "nothing to compare with");
-        picker.arrived(FIRST, tried, ms(100));
-        assert!(!picker.is_slower_than_first(0, ms(300)));
-        assert!(picker.is_slower_than_first(0, ms(600)));
+        picker.arrived(FIRST, tried, ms(300));
+        assert!(!picker.is_slower_than_first(0, ms(500)));
+        assert!(picker.is_slower_than_first(0, ms(800)));
         gets(&mut picker, AHEAD, 0..20);
-        let index = picker.pick(AHEAD, ms(600), &mut random).unwrap();
-        picker.arrived(AHEAD, index, ms(700));
-        assert!(!picker.is_slower_than_first(0, ms(800)));
+        let index = picker.pick(AHEAD, ms(800), &mut random).unwrap();
+        picker.arrived(AHEAD, index, ms(900));
+        assert!(!picker.is_slower_than_first(0, ms(1_000)));
     }
 
     #[test]
