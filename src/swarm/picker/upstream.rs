@@ -34,8 +34,6 @@ const AWAITED: Duration = Duration::from_millis(250);
 /// Nothing may come from the one ahead for so many times as long as a chunk takes, and for that long in any case.
 const SILENT: u32 = 3;
 const SILENT_MIN: Duration = Duration::from_secs(2);
-/// The first holder is asked for one chunk to compare with after this time: at first everybody waits for what it gives.
-const TRIAL_AFTER: Duration = Duration::from_millis(200);
 /// So many times as long as from the first holder a chunk may take from the one to be asked, and a little more.
 const TRIAL: u32 = 3;
 const TRIAL_MIN: Duration = Duration::from_millis(100);
@@ -169,9 +167,8 @@ impl Upstreams {
 
 impl Ahead {
     /// Whether a source is to be asked for one chunk, to be compared.
-    fn tries(&self, id: SourceId, now: Moment) -> bool {
-        let trial = self.trial.as_ref().filter(|_| now >= self.since + TRIAL_AFTER);
-        trial.is_some_and(|trial| trial.first == id && trial.asked.is_none())
+    fn tries(&self, id: SourceId) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.first == id && trial.asked.is_none())
     }
 }
 
@@ -255,9 +252,9 @@ impl Picker {
             }
             let is_open = match self.keeps_to(stripe, now) {
                 Some(upstream) => {
-                    (upstream == id && !(source.origin && self.runs_ahead(stripe))) || ahead.tries(id, now)
+                    (upstream == id && !(source.origin && self.runs_ahead(stripe))) || ahead.tries(id)
                 }
-                None => ahead.tries(id, now) || !((crowded || spared) && self.only_helps(ahead, id, now)),
+                None => ahead.tries(id) || !((crowded || spared) && self.only_helps(ahead, id, now)),
             };
             allowed.is_kept_from |= !is_open && self.keeps_to(stripe, now).is_some();
             allowed.stripes |= u32::from(is_open) << stripe;
@@ -509,17 +506,16 @@ mod tests {
     #[test]
     fn the_second_takes_one_chunk_past_the_first_and_compares() {
         let (mut picker, mut random) = picker(Some(FIRST));
-        assert_eq!(picker.pick(FIRST, ms(100), &mut random), None, "later");
-        let tried = picker.pick(FIRST, TRIAL_AFTER, &mut random).unwrap();
-        assert_eq!(picker.pick(FIRST, TRIAL_AFTER, &mut random), None, "one will do");
+        let tried = picker.pick(FIRST, ms(0), &mut random).unwrap();
+        assert_eq!(picker.pick(FIRST, ms(0), &mut random), None, "one will do");
         assert!(!picker.is_slower_than_first(0, ms(9_000)), "nothing to compare with");
-        picker.arrived(FIRST, tried, ms(300));
-        assert!(!picker.is_slower_than_first(0, ms(500)));
-        assert!(picker.is_slower_than_first(0, ms(800)));
+        picker.arrived(FIRST, tried, ms(100));
+        assert!(!picker.is_slower_than_first(0, ms(300)));
+        assert!(picker.is_slower_than_first(0, ms(600)));
         gets(&mut picker, AHEAD, 0..20);
-        let index = picker.pick(AHEAD, ms(800), &mut random).unwrap();
-        picker.arrived(AHEAD, index, ms(900));
-        assert!(!picker.is_slower_than_first(0, ms(1_000)));
+        let index = picker.pick(AHEAD, ms(600), &mut random).unwrap();
+        picker.arrived(AHEAD, index, ms(700));
+        assert!(!picker.is_slower_than_first(0, ms(800)));
     }
 
     #[test]
