@@ -69,8 +69,8 @@
 //!    there and is not hashed again.
 //! 4. Each holder gets a connection. It tells which chunks it has, and later which ones it gets.
 //! 5. [`swarm::picker::Picker`] decides what to ask of whom: the rarest first, each chunk of one source at a time; at
-//!    the end, what is late is asked of others as well. Where one peer has what all the others want, they stand in a
-//!    line ([`swarm::line`]) and each asks the one ahead of it, as long as that one keeps up.
+//!    the end, what is late is asked of others as well. Where one peer has what all the others want, it keeps a line of
+//!    them, or trees when they are many ([`swarm::trees`]), and each asks the one ahead of it, as long as that one keeps up.
 //! 6. A chunk arrives in the source's thread, is hashed, compared with the manifest, and only then stored and
 //!    announced to whoever asked this peer. A wrong one ends that source for good; what it still owed is asked
 //!    elsewhere.
@@ -126,7 +126,7 @@
 //! | how ids are computed | [`content::Manifest::id`] |
 //! | who counts as alive, who is named | [`swarm::registry`] |
 //! | which hash is the right one | [`swarm::agreement`] |
-//! | what is asked of whom | [`swarm::picker`], [`swarm::line`], [`swarm::fresh`] |
+//! | what is asked of whom | [`swarm::picker`], [`swarm::trees`], [`swarm::fresh`] |
 //! | who keeps a copy, what is repaired first | [`swarm::placement`] |
 //! | what a tracker does with its own disk | [`daemon::keeper`] |
 //! | what survives a crash | [`storage::part`], [`storage::chunk_folder`], [`storage::replica_store`], [`storage::catalogue`] |
