@@ -71,7 +71,7 @@ impl World {
         let standings = &self.peers[peer].standings;
         let only = standings.first_key_value().filter(|_| standings.len() == 1);
         let Some((&seeder, Standing { stripes, places })) = only else {
-            return self.peers[peer].picker.split(1);
+            return self.peers[peer].picker.follow_nobody();
         };
         let (stripes, places) = (*stripes, places.clone());
         self.peers[peer].picker.split(stripes);

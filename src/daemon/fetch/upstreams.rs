@@ -100,7 +100,7 @@ impl Fetch {
     /// With one keeper there is one to be asked first for each stripe.
     pub(super) fn follow(&mut self, now: Moment) {
         let Some((keeper, Kept { stripes, places })) = self.upstreams.only() else {
-            return self.picker.split(1);
+            return self.picker.follow_nobody();
         };
         self.picker.split(*stripes);
         for (stripe, Place { address, second, steps, .. }) in places {

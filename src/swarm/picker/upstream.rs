@@ -203,6 +203,12 @@ impl Picker {
         }
     }
 
+    /// Nobody is to be asked before all others any more, and there are no stripes.
+    pub fn follow_nobody(&mut self) {
+        self.split(1);
+        self.upstreams.ahead[0] = Ahead::default();
+    }
+
     /// Whom to ask before all others for a stripe. One that has everything by now is kept: it does not need to be
     /// replaced by one that others wait for.
     pub fn follow(&mut self, stripe: usize, Place { source: id, first, steps }: Place, now: Moment) {
@@ -457,6 +463,20 @@ mod tests {
         assert!(!picker.waits_long(0, ms(10)) && !picker.waits_long(0, ms(20)));
         picker.remove_source(AHEAD);
         assert!(picker.pick(OTHER, ms(30), &mut random).is_some(), "it is gone");
+    }
+
+    #[test]
+    fn everybody_is_asked_when_nobody_is_to_be_asked_before_all_others_any_more() {
+        for stripes in [1, 3] {
+            let (mut picker, mut random) = picker(None);
+            picker.split(stripes);
+            (0..stripes).for_each(|stripe| {
+                picker.follow(stripe, Place { source: Some(AHEAD), first: None, steps: 1 }, ms(0));
+            });
+            assert_eq!(picker.pick(FIRST, ms(10), &mut random), None);
+            picker.follow_nobody();
+            assert!(picker.pick(FIRST, ms(10), &mut random).is_some());
+        }
     }
 
     #[test]
