@@ -77,9 +77,9 @@ struct Flags {
     /// Decides what is left to chance
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How much of a chunk is passed on at once [default: 64 KiB, or a whole chunk beyond 64 peers]
-    #[arg(long)]
-    block: Option<ByteSize>,
+    /// How much of a chunk is passed on at once; larger ones make large swarms faster to simulate
+    #[arg(long, default_value = "64KiB")]
+    block: ByteSize,
     /// How much more one connection may get of a link than another one
     #[arg(long, default_value_t = 2.0)]
     unfair: f64,
@@ -110,8 +110,6 @@ fn main() {
     let flags = Flags::parse();
     let bytes = MEGABIT / 8.0;
     let range = |(least, most): (f64, f64)| (least * bytes, most * bytes);
-    let block =
-        if flags.peers > shoal::content::limits::SOURCES_MAX { flags.chunk.as_u64() } else { 64 << 10 };
     let chunks = flags.size.as_u64().div_ceil(flags.chunk.as_u64());
     let setting = Setting {
         peers: flags.peers,
@@ -131,7 +129,7 @@ fn main() {
         startup: Duration::from_secs_f64(flags.startup / 1e3),
         overhead: flags.overhead,
         seed: flags.seed,
-        block: flags.block.map_or(block, |block| block.as_u64()),
+        block: flags.block.as_u64(),
         hints: !flags.no_hints,
         trees: !flags.no_trees,
         line_max: flags.line_max.unwrap_or_else(|| line_max(chunks as u32)),
