@@ -341,7 +341,8 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// A chunk that begins to arrive can be asked for, if the other side does such a thing; and who is to be asked first may have changed.
+    /// A chunk that begins to arrive can be asked for, if the other side does such a thing; and who is to be asked first
+    /// may have changed.
     fn tell_way(&mut self, at: usize) -> Result<(), LinkError> {
         let Some(Subscription { file, coming, upstream, .. }) = self.subscriptions.get_mut(at) else {
             return Ok(());

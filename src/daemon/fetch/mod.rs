@@ -25,6 +25,7 @@ use crate::storage::{ChunkSink, StoreError};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
 use crate::swarm::picker::{Picker, SourceId};
+use crate::swarm::trees::STRIPES;
 use crossbeam_channel::{Sender, bounded};
 use source::{Question, SourceReader};
 use std::collections::{BTreeMap, HashMap};
@@ -446,9 +447,13 @@ impl Fetch {
     }
 
     /// As many sources at once as the memory for their buffers allows.
-    fn room(&self) -> usize {
+    fn places(&self) -> usize {
         let by_memory = RECEIVE_MEMORY / u64::from(self.longest.max(1));
-        (by_memory as usize).clamp(SOURCES_MIN, SOURCES_MAX).saturating_sub(self.live.len())
+        (by_memory as usize).clamp(SOURCES_MIN, SOURCES_MAX)
+    }
+
+    fn room(&self) -> usize {
+        self.places().saturating_sub(self.live.len())
     }
 
     fn connect(&mut self, now: Moment) {
@@ -467,11 +472,12 @@ impl Fetch {
         due.into_iter().take(room).for_each(|address| self.start(address, now));
     }
 
-    /// Connects to an address that is known, also when every place is taken.
+    /// Connects to an address that is known, also when every place is taken: one more for each stripe.
     fn reach(&mut self, address: SocketAddr, now: Moment) {
         let link = self.candidates.get(&address).map(|candidate| &candidate.link);
         let is_due = matches!(link, Some(Link::Idle(at)) if *at <= now);
-        if is_due && !self.is_complete() && !self.shutdown.is_stopped() {
+        let has_room = self.live.len() < self.places() + STRIPES;
+        if is_due && has_room && !self.is_complete() && !self.shutdown.is_stopped() {
             self.start(address, now);
         }
     }

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// So many times for each stripe one who is named upstream and not connected yet is waited for.
 const PLACEMENTS_MAX: u32 = 16;
+/// So often the number of stripes may change: each time everything is counted anew.
+const RESHAPES_MAX: u32 = 16;
 /// One who is upstream is given so long before another one is asked for; the next ones twice and three times as long,
 /// as it takes a while to catch up behind them. So often that is done for each stripe.
 const OVERTAKE_PAUSE: Duration = Duration::from_millis(200);
@@ -48,6 +50,8 @@ struct Counted {
 pub(super) struct Upstreams {
     keepers: BTreeMap<SourceId, Kept>,
     counted: [Counted; STRIPES_MAX],
+    /// How often the number of stripes has changed.
+    reshapes: u32,
 }
 
 impl Upstreams {
@@ -85,6 +89,11 @@ impl Fetch {
         let kept = self.upstreams.keepers.entry(id).or_default();
         if kept.stripes != stripes {
             *kept = Kept { stripes, places: BTreeMap::new() };
+            self.upstreams.reshapes += 1;
+            if self.upstreams.reshapes > RESHAPES_MAX {
+                self.upstreams.lose(id);
+                return self.follow(now);
+            }
         }
         kept.places.insert(stripe, Place { address, since: now, second: first, steps });
         self.note_source(address, now);
