@@ -169,6 +169,8 @@ pub const PIPELINE: usize = 2;
 pub const PIPELINE_MAX: usize = 8;
 /// Requests worth so much time are in flight to one source, as far as [`PIPELINE_MAX`] allows.
 pub const PIPELINE_TIME: Duration = Duration::from_millis(5);
+/// Requests in flight to a source that is far away: as many as are answered in two round trips, as far as this allows.
+pub const PIPELINE_FAR_MAX: usize = 16;
 /// Who has been told of so many chunks as they began to arrive, and has asked for none of that file since, is told only of
 /// those that are there, many at a time, until it asks for one.
 pub const COMING_UNASKED: u32 = 16;

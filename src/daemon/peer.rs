@@ -4,7 +4,7 @@
 //! and tells of new chunks in between. Invariant: whole chunks leave this machine only when a
 //! [`ChunkSource`] vouches for them; of one that is arriving all but the last bytes may go on before ([`relay`](super::relay)).
 
-use super::relay::{Arriving, Listening, Piece};
+use super::relay::{Arriving, Listening, Piece, Sending};
 use super::shelf::{Offer, Shelf};
 use super::visitors::{VisitorId, Visitors, Welcome};
 use crate::content::limits::{self, NEWS_PAUSE, PROTOCOL_VERSION, SERVE_QUEUE};
@@ -392,6 +392,10 @@ impl<'a> Answers<'a> {
                 self.server.visitors.overtake(self.visitor, file, usize::from(stripe), sure);
                 Ok(())
             }
+            PeerRequest::Slow { file, peer } => {
+                self.server.visitors.found_slow(self.visitor, file, peer);
+                Ok(())
+            }
             PeerRequest::Files { name, id } => self.files(name.as_ref(), id),
             PeerRequest::Ping => {
                 self.look_again()?;
@@ -568,6 +572,8 @@ impl<'a> Answers<'a> {
                 false => Err(LinkError::Closed),
             }
         };
+        let sending = self.serves.map(|to| server.shelf.relay().send_to(file, to));
+        let _goes = sending.as_ref().map(Sending::goes);
         self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)?;
         let hints = self.server.visitors.left(self.visitor, file, index);
         self.hint(file, hints)
@@ -582,6 +588,7 @@ impl<'a> Answers<'a> {
         let Some(_place) = server.place() else { return Err(LinkError::Closed) };
         self.writer.send(&PeerResponse::Chunk { file, index, length })?;
         let (mut sent, mut piece) = (0, Vec::new());
+        let sending = self.serves.map(|to| server.shelf.relay().send_to(file, to));
         let mut moved = Instant::now();
         while sent < length as usize {
             if server.shutdown.is_stopped() {
@@ -595,6 +602,7 @@ impl<'a> Answers<'a> {
                 Piece::Nothing => {
                     // It may have come in full from somebody faster.
                     if let Some(Ok(stored)) = server.shelf.stored(file, index) {
+                        let _goes = sending.as_ref().map(Sending::goes);
                         let (offset, left) = (stored.offset + sent as u64, length - sent as u32);
                         let pace = |bytes| {
                             server.pace(bytes);
@@ -605,6 +613,7 @@ impl<'a> Answers<'a> {
                 }
                 Piece::Bytes => {
                     server.pace(piece.len() as u64);
+                    let _goes = sending.as_ref().map(Sending::goes);
                     self.writer.send_piece(&piece)?;
                     sent += piece.len();
                     moved = Instant::now();

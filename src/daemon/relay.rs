@@ -12,8 +12,9 @@ use crate::content::limits::COMING_UNASKED;
 use crate::content::{ChunkIndex, FileId};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is held back of a chunk until it is verified, bytes.
 const HELD_BACK: usize = 1_024;
@@ -32,6 +33,8 @@ struct Table {
     arriving: HashMap<(FileId, ChunkIndex), Arc<Arriving>>,
     /// By file, and by a number of their own. Whoever listens no more is not here.
     listeners: HashMap<FileId, HashMap<u64, Sender<ChunkIndex>>>,
+    /// Chunks on their way to others who serve, by a number of their own.
+    sent: HashMap<u64, (FileId, SocketAddr, Arc<Mutex<Sent>>)>,
     last: u64,
 }
 
@@ -68,6 +71,65 @@ impl Relay {
         let number = table.last;
         table.listeners.entry(file).or_default().insert(number, listener);
         Listening { chunks, place: Some((self.clone(), file, number)), unasked: 0 }
+    }
+
+    /// A chunk of a file is sent to one who serves at `to`, until what is returned is dropped.
+    pub fn send_to(&self, file: FileId, to: SocketAddr) -> Sending {
+        let sent = Arc::new(Mutex::new(Sent::default()));
+        let mut table = lock(&self.0);
+        table.last += 1;
+        let number = table.last;
+        table.sent.insert(number, (file, to, sent.clone()));
+        Sending { relay: self.clone(), number, sent }
+    }
+
+    /// The one to whom a chunk is sent, of whatever file, and how long it has taken it so far, if that is this file and
+    /// nobody else is sent anything: several share the link, and none of them is to blame.
+    pub fn only_taker(&self, file: FileId) -> Option<(SocketAddr, Duration)> {
+        let table = lock(&self.0);
+        let mut all = table.sent.values().filter(|_| table.sent.len() == 1);
+        let (_, to, sent) = all.find(|(of, ..)| *of == file)?;
+        let sent = lock(sent);
+        Some((*to, sent.took + sent.since.map(|since| since.elapsed()).unwrap_or_default()))
+    }
+}
+
+/// How long a chunk has kept a connection busy: the time in which nothing of it was here to be sent is not counted.
+#[derive(Default)]
+struct Sent {
+    took: Duration,
+    since: Option<Instant>,
+}
+
+/// A chunk on its way to somebody.
+pub struct Sending {
+    relay: Relay,
+    number: u64,
+    sent: Arc<Mutex<Sent>>,
+}
+
+impl Sending {
+    /// Bytes of it go, until what is returned is dropped.
+    pub fn goes(&self) -> Going<'_> {
+        lock(&self.sent).since = Some(Instant::now());
+        Going(self)
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        lock(&self.relay.0).sent.remove(&self.number);
+    }
+}
+
+/// Bytes that go.
+pub struct Going<'a>(&'a Sending);
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        let mut sent = lock(&self.0.sent);
+        let went = sent.since.take().map(|since| since.elapsed());
+        sent.took += went.unwrap_or_default();
     }
 }
 

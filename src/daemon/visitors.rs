@@ -43,12 +43,12 @@ struct Origin {
 impl Visited {
     /// Tells those who have another one ahead of them now.
     fn tell(&self, moved: impl IntoIterator<Item = Moved<VisitorId>>) {
-        for Moved { who, stripe, stripes, ahead, second: first, steps } in moved {
+        for Moved { who, stripe, stripes, ahead, second: first, steps, slow } in moved {
             let (stripe, stripes, steps) = (stripe as u8, stripes as u8, steps as u32);
             let peer = ahead.and_then(|ahead| self.here.get(&ahead)).map(|visitor| visitor.address);
             if let Some(visitor) = self.here.get(&who) {
                 // Who does not read what it is told has other troubles.
-                let _ = visitor.upstream.try_send(Upstream { peer, first, stripe, stripes, steps });
+                let _ = visitor.upstream.try_send(Upstream { peer, first, stripe, stripes, steps, slow });
             }
         }
     }
@@ -117,6 +117,17 @@ impl Visitors {
         visited.tell(moved);
     }
 
+    /// Somebody finds that the one who serves at `slow`, and whom it gives to, takes that slowly.
+    pub fn found_slow(&self, id: VisitorId, file: FileId, slow: SocketAddr) {
+        let mut state = self.state();
+        let Some(visited) = state.files.get_mut(&file) else { return };
+        let mut here = visited.here.iter();
+        let Some(slow) = here.find(|(_, other)| other.address == slow).map(|(id, _)| *id) else { return };
+        let moved = visited.origin.as_mut().map(|origin| origin.trees.found_slow(id, slow));
+        let moved = moved.unwrap_or_default();
+        visited.tell(moved);
+    }
+
     /// A chunk is asked for. Returns new hints for who asks.
     pub fn asked(&self, id: VisitorId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
         let mut state = self.state();
@@ -151,10 +162,11 @@ impl Visitors {
 mod tests {
     use super::*;
 
-    const FIRST: Upstream = Upstream { peer: None, first: false, stripe: 0, stripes: 1, steps: 1 };
+    const FIRST: Upstream =
+        Upstream { peer: None, first: false, stripe: 0, stripes: 1, steps: 1, slow: false };
 
     fn second_behind(peer: SocketAddr) -> Upstream {
-        Upstream { peer: Some(peer), first: true, stripe: 0, stripes: 1, steps: 2 }
+        Upstream { peer: Some(peer), first: true, stripe: 0, stripes: 1, steps: 2, slow: false }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A conversation opens with `hello` from both sides. After that requests are pipelined: answers come
 //! in the order of the requests. Once `have` was asked, `got` may come between them, and to who serves as well also
-//! `coming`, `hints`, `upstream` and `peers`. `overtake` and `ping` ask for nothing that the order depends on.
+//! `coming`, `hints`, `upstream` and `peers`. `overtake`, `slow` and `ping` ask for nothing that the order depends on.
 
 use super::tracker::FileSummary;
 use super::{ErrorCode, Message};
@@ -69,6 +69,14 @@ pub enum PeerRequest {
         #[serde(default)]
         sure: bool,
     },
+    /// Another one who fetches the file here takes chunks from the asker far more slowly than they come: it had better
+    /// stand where nobody waits for it.
+    Slow {
+        /// The file.
+        file: FileId,
+        /// Where that one serves.
+        peer: SocketAddr,
+    },
     /// Keeps an idle conversation open.
     Ping,
     /// A message of a later version.
@@ -94,6 +102,9 @@ pub struct Upstream {
     /// How many steps the one who is told is away from the one who says so: things take longer there.
     #[serde(default)]
     pub steps: u32,
+    /// The one who is told has been found slow: however much more the other one has, asking more of them would not help.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub slow: bool,
 }
 
 fn is_zero(number: &u8) -> bool {

@@ -12,7 +12,7 @@ mod upstream;
 
 use super::Moment;
 use super::trees::stripe_of;
-use crate::content::limits::{ENDGAME_COPIES, PIPELINE, PIPELINE_MAX, PIPELINE_TIME};
+use crate::content::limits::{ENDGAME_COPIES, PIPELINE, PIPELINE_FAR_MAX, PIPELINE_MAX, PIPELINE_TIME};
 use crate::content::{ChunkIndex, HaveMap};
 use open::Open;
 use std::cell::Cell;
@@ -59,6 +59,8 @@ const SPARED: u32 = 4;
 const FEW_SOURCES: usize = 3;
 /// Sources that are asked at once in a line, when the one ahead does not keep up.
 const HELPERS: usize = 2;
+/// The way to a source and back takes no time to speak of when it takes less than this.
+const NEAR: Duration = Duration::from_millis(10);
 /// Hints of one source that are kept.
 const HINTS_MAX: usize = 64;
 
@@ -76,15 +78,17 @@ struct Source {
     /// Whether it says what it would like to be asked for.
     steers: bool,
     flights: Vec<(ChunkIndex, Moment)>,
-    /// Moving average of the time from one arrival (or the request) to the next.
+    /// Moving average of the time from one arrival (or the request, and the way there and back) to the next.
     pace: Option<Duration>,
+    /// How long a request and the beginning of its answer take, however fast the link is.
+    round_trip: Duration,
     last_arrival: Moment,
 }
 
 impl Source {
     /// Twice the time that it needs for a chunk, about.
     fn patience(&self) -> Duration {
-        (self.pace.unwrap_or(PACE_UNKNOWN) * LATE).max(LATE_MIN)
+        ((self.pace.unwrap_or(PACE_UNKNOWN) + self.round_trip) * LATE).max(LATE_MIN)
     }
 
     /// Whether nothing has been asked of it for as long as a chunk takes.
@@ -179,9 +183,17 @@ impl Picker {
             steers: false,
             flights,
             pace: None,
+            round_trip: Duration::ZERO,
             last_arrival: now,
         };
         self.sources.insert(id, source);
+    }
+
+    /// How long it takes at least until the answer of a source begins. While nothing is known it is near.
+    pub fn set_round_trip(&mut self, id: SourceId, time: Duration) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.round_trip = time;
+        }
     }
 
     /// A source has one more chunk, or begins to receive it: it can be asked for it.
@@ -265,12 +277,20 @@ impl Picker {
 
     /// How many chunks a source is asked for at once. A chunk that waits behind another one is of no use to anybody;
     /// it saves a round trip, which matters only where few others fill it, or where a chunk takes less time than a
-    /// request takes to get through the threads of two busy machines.
+    /// request takes to get there: through the threads of two busy machines, or over a long way.
     fn depth(&self, id: SourceId, source: &Source) -> usize {
         let least = if self.upstreams.has(id) || self.few_others_busy(source) { PIPELINE } else { 1 };
         let Some(pace) = source.pace else { return least };
-        let fast = PIPELINE_TIME.as_nanos() / pace.as_nanos().max(1);
-        usize::try_from(fast).unwrap_or(PIPELINE_MAX).clamp(least, PIPELINE_MAX)
+        let pace = pace.as_nanos().max(1);
+        let limited = |count: u128, most: usize| usize::try_from(count).unwrap_or(most).min(most);
+        let fast = limited(PIPELINE_TIME.as_nanos() / pace, PIPELINE_MAX);
+        if source.round_trip < NEAR {
+            return least.max(fast);
+        }
+        // One that is coming, and as many as come in a round trip. As long as requests are what it waits for that is as
+        // many as it is asked for: it takes more to find out whether there could be more.
+        let far = limited((source.round_trip * 2).as_nanos().div_ceil(pace) + 1, PIPELINE_FAR_MAX);
+        least.max(fast).max(far)
     }
 
     fn busy(&self) -> usize {
@@ -344,7 +364,9 @@ impl Picker {
         if let Some(since) = self.land(id, index)
             && let Some(source) = self.sources.get_mut(&id)
         {
-            let took = now.saturating_sub(since.max(source.last_arrival));
+            // What an idle source is asked for has the whole way to go first.
+            let way = if since >= source.last_arrival { source.round_trip } else { Duration::ZERO };
+            let took = now.saturating_sub(since.max(source.last_arrival)).saturating_sub(way);
             source.pace = Some(source.pace.map_or(took, |pace| (pace * 3 + took) / 4));
             source.last_arrival = now;
         }
@@ -617,7 +639,7 @@ mod tests {
             assert_eq!(picker.rarity[index.at()] as usize, rarity);
         }
         for (id, source) in &picker.sources {
-            assert!(source.flights.len() <= PIPELINE_MAX);
+            assert!(source.flights.len() <= PIPELINE_FAR_MAX);
             for (index, since) in &source.flights {
                 assert!(picker.flights[index].contains(id));
                 assert!(picker.done.has(*index) || picker.oldest.get() <= *since);

@@ -218,7 +218,10 @@ impl Whole {
                 let bytes = self.bytes[span.offset as usize..][..span.length as usize].to_vec();
                 (PeerResponse::Chunk { file, index: *index, length: span.length }, bytes)
             }
-            PeerRequest::Files { .. } | PeerRequest::Overtake { .. } | PeerRequest::Unknown => return None,
+            PeerRequest::Files { .. }
+            | PeerRequest::Overtake { .. }
+            | PeerRequest::Slow { .. }
+            | PeerRequest::Unknown => return None,
         })
     }
 }

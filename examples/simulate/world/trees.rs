@@ -23,6 +23,7 @@ struct Place {
     ahead: Option<usize>,
     second: bool,
     steps: u32,
+    slow: bool,
     since: Moment,
     overtakes: u32,
     placements: u32,
@@ -37,7 +38,7 @@ impl World {
     }
 
     fn place(&mut self, seeder: usize, moved: Moved<usize>) {
-        let Moved { who, stripe, stripes, ahead, second, steps } = moved;
+        let Moved { who, stripe, stripes, ahead, second, steps, slow } = moved;
         if stripes == 0 {
             self.peers[who].standings.remove(&seeder);
             return self.follow(who);
@@ -52,6 +53,7 @@ impl World {
             ahead,
             second,
             steps: steps as u32,
+            slow,
             since: self.now,
             overtakes,
             placements: placements + 1,
@@ -76,10 +78,10 @@ impl World {
         let (stripes, places) = (*stripes, places.clone());
         self.peers[peer].picker.split(stripes);
         let id = |peer: usize| SourceId(peer as u32);
-        for (stripe, Place { ahead, second, steps, .. }) in places {
+        for (stripe, Place { ahead, second, steps, slow, .. }) in places {
             let upstream = ahead.unwrap_or(seeder);
             let source = Some(upstream).filter(|upstream| self.peers[*upstream].alive).map(id);
-            let place = picker::Place { source, first: second.then_some(id(seeder)), steps };
+            let place = picker::Place { source, first: second.then_some(id(seeder)), steps, slow };
             self.peers[peer].picker.follow(stripe, place, self.now);
         }
     }

@@ -17,7 +17,9 @@ pub use conversations::Conversations;
 pub use source::{Conversation, SourceError, manifest_payload};
 
 use super::relay::Relay;
-use crate::content::limits::{PIPELINE_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN};
+use crate::content::limits::{
+    PIPELINE_FAR_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
+};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::peer::Upstream;
@@ -104,7 +106,7 @@ pub struct SourceEvent {
 
 #[derive(Debug)]
 enum SourceUpdate {
-    Connected(Option<HaveMap>, Vec<Upstream>),
+    Connected { have: Option<HaveMap>, upstreams: Vec<Upstream>, round_trip: Duration },
     Has(Vec<ChunkIndex>),
     Hints(Vec<ChunkIndex>),
     Upstream(Upstream),
@@ -282,7 +284,13 @@ impl Fetch {
     pub fn handle(&mut self, event: SourceEvent, now: Moment) -> Vec<FetchNews> {
         let SourceEvent { source: id, update, .. } = event;
         match update {
-            SourceUpdate::Connected(have, upstreams) => self.connected_to(id, have, upstreams, now),
+            SourceUpdate::Connected { have, upstreams, round_trip } => {
+                self.connected_to(id, have, now);
+                self.picker.set_round_trip(id, round_trip);
+                self.follow(now);
+                upstreams.into_iter().for_each(|upstream| self.placed(id, upstream, now));
+                self.ask(id, now);
+            }
             SourceUpdate::Has(chunks) => {
                 chunks.into_iter().for_each(|index| self.picker.source_has(id, index));
                 self.ask(id, now);
@@ -325,6 +333,7 @@ impl Fetch {
         self.starts = STARTS;
         self.connect(now);
         self.overtake(now);
+        self.name_slow();
         self.ask_all(now);
         std::mem::take(&mut self.news)
     }
@@ -385,7 +394,7 @@ impl Fetch {
         }
     }
 
-    fn connected_to(&mut self, id: SourceId, have: Option<HaveMap>, upstreams: Vec<Upstream>, now: Moment) {
+    fn connected_to(&mut self, id: SourceId, have: Option<HaveMap>, now: Moment) {
         let Some(live) = self.live.get_mut(&id) else { return };
         live.connected = true;
         let address = live.address;
@@ -397,9 +406,6 @@ impl Fetch {
         let have = have.or(told).unwrap_or_else(|| HaveMap::none(self.job.count));
         log::debug!("connected to {address}, which has {} of {} chunks", have.held(), have.count());
         self.picker.add_source(id, have, now);
-        self.follow(now);
-        upstreams.into_iter().for_each(|upstream| self.placed(id, upstream, now));
-        self.ask(id, now);
     }
 
     fn lost(&mut self, id: SourceId, why: SourceError, now: Moment) {
@@ -487,7 +493,7 @@ impl Fetch {
         self.next += 1;
         self.starts = self.starts.saturating_sub(1);
         // Never full: a source is never asked for more than the pipeline holds.
-        let (asks, asked) = bounded(PIPELINE_MAX * 2);
+        let (asks, asked) = bounded(PIPELINE_FAR_MAX * 2);
         let shutdown = self.shutdown.child();
         let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
         let reader = SourceReader { id, address, job, events, verifier, shutdown: shutdown.clone() };
@@ -520,6 +526,7 @@ impl Fetch {
                 // It has just ended; its loss is on the way and gives the chunk back.
                 return;
             }
+            log::debug!("ASK {index} of {} flights {}", live.address, self.picker.in_flight(id));
             self.news.push(FetchNews::Requested(index, live.address));
         }
     }

@@ -56,35 +56,56 @@ impl From<io::Error> for SourceError {
     }
 }
 
-/// An opened conversation with a peer.
+/// An opened conversation with a peer. Its hello is sent together with the first question, so that the two cost one
+/// way there and back.
 pub struct Conversation {
     reader: LinkReader,
     writer: LinkWriter,
     stream: Arc<TcpStream>,
     /// How long an answer may take to begin.
     stall: Duration,
+    /// When hello was said and how long its answer may take, until that is there.
+    hello: Option<(Instant, Duration)>,
+    /// The shortest time that something has taken to get there and back.
+    round_trip: Duration,
 }
 
 impl Conversation {
-    /// Connects and says hello. `port` is where this peer serves, if it does.
+    /// Connects and says hello; the answer is looked at with that to the first question. `port` is where this peer
+    /// serves, if it does.
     ///
     /// # Errors
-    /// Not reachable, or not a peer of this version.
+    /// Not reachable.
     pub fn open(
         address: SocketAddr,
         port: Option<u16>,
         timeouts: Timeouts,
         shutdown: &Shutdown,
     ) -> Result<Self, SourceError> {
+        let began = Instant::now();
         let stream = Arc::new(dial(address, shutdown)?);
-        let guard = shutdown.guard(&stream);
+        let round_trip = began.elapsed();
         let Timeouts { hello, stall, .. } = timeouts;
-        let (mut reader, mut writer) = halves(&stream, stall)?;
+        let (reader, mut writer) = halves(&stream, stall)?;
         writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port })?;
-        match reader.message(hello)? {
+        Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), round_trip })
+    }
+
+    fn ask(&mut self, request: &PeerRequest) -> Result<PeerResponse, SourceError> {
+        self.writer.send(request)?;
+        self.greet()?;
+        Ok(self.reader.message(self.stall)?)
+    }
+
+    /// Waits for the answer to hello, if that has not been there.
+    fn greet(&mut self) -> Result<(), SourceError> {
+        let Some((since, patience)) = self.hello else { return Ok(()) };
+        match self.reader.message(patience)? {
             PeerResponse::Hello { version: PROTOCOL_VERSION } => {
-                drop(guard);
-                Ok(Self { reader, writer, stream, stall })
+                self.hello = None;
+                // A busy machine makes this, or connecting, longer than the way.
+                self.round_trip = self.round_trip.min(since.elapsed());
+                Ok(())
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("does not open with hello".into())),
@@ -94,11 +115,10 @@ impl Conversation {
     /// Asks for a file's manifest and checks it against the id.
     ///
     /// # Errors
-    /// Not to be had there, or not the manifest of that file.
+    /// Not a peer of this version; the manifest is not to be had there, or not that of this file.
     pub fn manifest(&mut self, file: FileId, shutdown: &Shutdown) -> Result<Manifest, SourceError> {
         let _guard = shutdown.guard(&self.stream);
-        self.writer.send(&PeerRequest::Manifest { file })?;
-        match self.reader.message(self.stall)? {
+        match self.ask(&PeerRequest::Manifest { file })? {
             PeerResponse::Manifest { size, chunk_size, length, .. } => {
                 let payload = manifest_payload(&mut self.reader, size, chunk_size, length)?;
                 Manifest::decode(file, size, chunk_size, &payload)
@@ -108,9 +128,7 @@ impl Conversation {
             _ => Err(SourceError::Protocol("answers something else".into())),
         }
     }
-}
 
-impl Conversation {
     /// Asks for one chunk and waits for it. Its bytes are in `buffer` when it is right. A [refusal](SourceError::Refused)
     /// leaves the conversation as it was; after any other error it is of no use any more.
     ///
@@ -125,8 +143,7 @@ impl Conversation {
         shutdown: &Shutdown,
     ) -> Result<(), SourceError> {
         let _guard = shutdown.guard(&self.stream);
-        self.writer.send(&PeerRequest::Chunk { file, index })?;
-        match self.reader.message(self.stall)? {
+        match self.ask(&PeerRequest::Chunk { file, index })? {
             PeerResponse::Chunk { file: got, index: at, length: bytes } if (got, at) == (file, index) => {
                 if bytes != length {
                     return Err(SourceError::BadChunk { index, bytes });
@@ -146,12 +163,11 @@ impl Conversation {
     /// Asks what a peer offers.
     ///
     /// # Errors
-    /// Not a list of files, or whatever ends a link.
+    /// Not a peer of this version, not a list of files, or whatever ends a link.
     pub fn files(&mut self, query: &Query, shutdown: &Shutdown) -> Result<Vec<OfferedFile>, SourceError> {
         let _guard = shutdown.guard(&self.stream);
         let Query { name, id } = query.clone();
-        self.writer.send(&PeerRequest::Files { name, id })?;
-        match self.reader.message(self.stall)? {
+        match self.ask(&PeerRequest::Files { name, id })? {
             PeerResponse::Files { length, .. } if length <= PEER_LIST_MAX => {
                 let mut payload = vec![0; length as usize];
                 self.reader.payload(&mut payload)?;
@@ -159,6 +175,22 @@ impl Conversation {
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("answers something else".into())),
+        }
+    }
+
+    /// Asks what a peer has of a file of so many chunks, whom to ask before all others, and to be told what comes.
+    fn have(&mut self, file: FileId, chunks: u32) -> Result<(HaveMap, Vec<Upstream>), SourceError> {
+        match self.ask(&PeerRequest::Have { file })? {
+            PeerResponse::Have { count, length, upstreams, .. }
+                if count == chunks && length == HaveMap::byte_length(count) as u64 =>
+            {
+                let mut bytes = vec![0; length as usize];
+                self.reader.payload(&mut bytes)?;
+                let have = HaveMap::from_bytes(count, &bytes);
+                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstreams))
+            }
+            PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
+            _ => Err(SourceError::Protocol("sends no have-map of this file".into())),
         }
     }
 }
@@ -204,6 +236,8 @@ pub(super) enum Question {
         /// Whether the one who is has been found to be slow.
         sure: bool,
     },
+    /// That somebody who asks this peer takes what it gets slowly.
+    Slow(SocketAddr),
 }
 
 /// The reading thread of a source.
@@ -243,14 +277,22 @@ impl SourceReader {
         tasks: &Tasks,
         threads: &Threads,
     ) -> Result<(), SourceError> {
-        let Conversation { mut reader, mut writer, stream, stall } =
+        let mut conversation =
             Conversation::open(self.address, self.job.port, self.job.timeouts, &self.shutdown)?;
+        let stream = conversation.stream.clone();
         let _guard = self.shutdown.guard(&stream);
         let (have, upstreams) = match self.job.subscribe {
-            true => self.have(&mut reader, &mut writer).map(|(have, upstreams)| (Some(have), upstreams))?,
-            false => (None, Vec::new()),
+            true => {
+                let (have, upstreams) = conversation.have(self.job.file, self.job.count)?;
+                (Some(have), upstreams)
+            }
+            false => {
+                conversation.greet()?;
+                (None, Vec::new())
+            }
         };
-        self.report(SourceUpdate::Connected(have, upstreams));
+        let Conversation { mut reader, mut writer, stall, round_trip, .. } = conversation;
+        self.report(SourceUpdate::Connected { have, upstreams, round_trip });
         let asked = Asked::default();
         let asker = Questions { file: self.job.file, asked: asked.clone(), shutdown: self.shutdown.clone() };
         threads.spawn("fetch-ask", move || asker.run(&asks, &mut writer, &stream))?;
@@ -265,26 +307,6 @@ impl SourceReader {
             self.check_patience(&asked)?;
         }
         Err(SourceError::Stopped)
-    }
-
-    fn have(
-        &self,
-        reader: &mut LinkReader,
-        writer: &mut LinkWriter,
-    ) -> Result<(HaveMap, Vec<Upstream>), SourceError> {
-        writer.send(&PeerRequest::Have { file: self.job.file })?;
-        match reader.message(self.job.timeouts.stall)? {
-            PeerResponse::Have { count, length, upstreams, .. }
-                if count == self.job.count && length == HaveMap::byte_length(count) as u64 =>
-            {
-                let mut bytes = vec![0; length as usize];
-                reader.payload(&mut bytes)?;
-                let have = HaveMap::from_bytes(count, &bytes);
-                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstreams))
-            }
-            PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
-            _ => Err(SourceError::Protocol("sends no have-map of this file".into())),
-        }
     }
 
     /// Silence is fine while nothing is asked for; the other side answers pings.
@@ -411,6 +433,7 @@ impl Questions {
                     Ok(Question::Overtake { stripe, sure }) => {
                         writer.send(&PeerRequest::Overtake { file: self.file, stripe, sure })
                     }
+                    Ok(Question::Slow(peer)) => writer.send(&PeerRequest::Slow { file: self.file, peer }),
                     Ok(Question::Chunk(index)) => {
                         self.asked.queue().push_back((index, Instant::now()));
                         writer.send(&PeerRequest::Chunk { file: self.file, index })

@@ -7,7 +7,7 @@ use super::{Fetch, Link, Question};
 use crate::protocol::peer::Upstream;
 use crate::swarm::Moment;
 use crate::swarm::picker::{self, STRIPES_MAX, SourceId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ const RESHAPES_MAX: u32 = 16;
 /// as it takes a while to catch up behind them. So often that is done for each stripe.
 const OVERTAKE_PAUSE: Duration = Duration::from_millis(200);
 const OVERTAKES_MAX: u32 = 8;
+/// So many others are said to be slow.
+const SLOW_MAX: usize = 8;
 
 /// Whom a keeper has named for one stripe.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +31,8 @@ struct Place {
     second: bool,
     /// How many steps this peer is away from the keeper.
     steps: u32,
+    /// Whether this peer has been found slow.
+    slow: bool,
 }
 
 /// What one keeper has said.
@@ -52,6 +56,8 @@ pub(super) struct Upstreams {
     counted: [Counted; STRIPES_MAX],
     /// How often the number of stripes has changed.
     reshapes: u32,
+    /// Who has been said to be slow.
+    slow: BTreeSet<SocketAddr>,
 }
 
 impl Upstreams {
@@ -78,7 +84,7 @@ impl Upstreams {
 impl Fetch {
     /// A source says whom to ask before all others for a stripe.
     pub(super) fn placed(&mut self, id: SourceId, upstream: Upstream, now: Moment) {
-        let Upstream { peer, first, stripe, stripes, steps } = upstream;
+        let Upstream { peer, first, stripe, stripes, steps, slow } = upstream;
         let (stripe, stripes) = (usize::from(stripe), usize::from(stripes));
         if stripe >= stripes || stripes > STRIPES_MAX {
             // There are no trees any more, or more than anybody needs.
@@ -95,7 +101,7 @@ impl Fetch {
                 return self.follow(now);
             }
         }
-        kept.places.insert(stripe, Place { address, since: now, second: first, steps });
+        kept.places.insert(stripe, Place { address, since: now, second: first, steps, slow });
         self.note_source(address, now);
         self.follow(now);
         let counted = &mut self.upstreams.counted[stripe];
@@ -112,13 +118,30 @@ impl Fetch {
             return self.picker.follow_nobody();
         };
         self.picker.split(*stripes);
-        for (stripe, Place { address, second, steps, .. }) in places {
+        for (stripe, Place { address, second, steps, slow, .. }) in places {
             let source = match self.candidates.get(address).map(|candidate| &candidate.link) {
                 Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
                 _ => None,
             };
-            let place = picker::Place { source, first: second.then_some(keeper), steps: *steps };
+            let place = picker::Place { source, first: second.then_some(keeper), steps: *steps, slow: *slow };
             self.picker.follow(*stripe, place, now);
+        }
+    }
+
+    /// Says so when the one behind takes what it is given far more slowly than it comes here. That one itself learns of it
+    /// late, as what it is told waits behind what it is given.
+    pub(super) fn name_slow(&mut self) {
+        let Some((keeper, kept)) = self.upstreams.only() else { return };
+        let taker = self.job.relay.as_ref().and_then(|relay| relay.only_taker(self.job.file));
+        let Some((address, took)) = taker.filter(|_| kept.stripes == 1) else { return };
+        let is_known = self.upstreams.slow.len() >= SLOW_MAX || self.upstreams.slow.contains(&address);
+        if is_known || !self.picker.is_slow_to_take(0, took) {
+            return;
+        }
+        self.upstreams.slow.insert(address);
+        if let Some(live) = self.live.get(&keeper) {
+            log::debug!("{address} takes its chunks slowly: {} is told", live.address);
+            let _ = live.asks.try_send(Question::Slow(address));
         }
     }
 

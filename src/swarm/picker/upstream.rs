@@ -11,7 +11,7 @@
 
 use super::super::Moment;
 use super::super::trees::stripe_of;
-use super::{HELPERS, Picker, Source, SourceId};
+use super::{HELPERS, NEAR, Picker, Source, SourceId};
 use crate::content::{ChunkIndex, HaveMap};
 use std::time::Duration;
 
@@ -31,14 +31,23 @@ const AHEAD_CHUNKS: u32 = 8;
 const UNEVEN: u32 = 4;
 /// Nobody else is asked for so long while the one upstream is being connected to.
 const AWAITED: Duration = Duration::from_millis(250);
+/// On top of that: connecting to it, and being told what it has.
+const AWAITED_WAYS: u32 = 2;
 /// Nothing may come from the one ahead for so many times as long as a chunk takes, and for that long in any case.
 const SILENT: u32 = 3;
 const SILENT_MIN: Duration = Duration::from_secs(2);
-/// So many times as long as from the first holder a chunk may take from the one to be asked, and a little more.
+/// So many times as long as from the first holder a chunk may take from the one to be asked, and a little more; and the
+/// same to the one behind.
 const TRIAL: u32 = 3;
 const TRIAL_MIN: Duration = Duration::from_millis(100);
 /// So much later everything may be for each step from the one who has the file.
 const STEP_TIME: Duration = Duration::from_millis(50);
+/// On top of that, for every step: a chunk is told of, asked for, and given.
+const WAYS: u32 = 2;
+/// Connections over a long way do not share links evenly for long: while a peer gets this many chunks, the one ahead may
+/// get so many more.
+const DRIFT_CHUNKS: u32 = 16;
+const DRIFT: u32 = 4;
 /// There are never more stripes.
 pub const STRIPES_MAX: usize = 16;
 
@@ -51,6 +60,8 @@ pub struct Place {
     pub first: Option<SourceId>,
     /// How many steps this peer is away from the one who has the file.
     pub steps: u32,
+    /// Whether this peer has been found to take what it is given more slowly than others.
+    pub slow: bool,
 }
 
 /// How many chunks of each stripe something has.
@@ -79,8 +90,10 @@ pub(super) struct Ahead {
     upstream: Option<SourceId>,
     /// Whether that one is the first after the one who has the file.
     second: bool,
-    /// How much later than at the first one everything is here.
-    distance: Duration,
+    /// How many steps this peer is away from the one who has the file.
+    steps: u32,
+    /// Whether this peer itself is slow.
+    slow: bool,
     trial: Option<Trial>,
     /// What the one before it owes.
     stuck: Vec<ChunkIndex>,
@@ -90,6 +103,8 @@ pub(super) struct Ahead {
     waiting: Option<Moment>,
     /// The least gaps since it is ahead: who comes late begins with wide ones.
     least: (u32, u32),
+    /// How many chunks this peer had when those were looked at anew.
+    looked_at: u32,
     /// Until when nobody is asked, as that source is not connected yet.
     awaited: Option<Moment>,
 }
@@ -165,6 +180,13 @@ impl Upstreams {
     }
 }
 
+impl Source {
+    /// How much less this peer may get than such a source.
+    fn drift(&self) -> u32 {
+        if self.round_trip < NEAR { 0 } else { DRIFT }
+    }
+}
+
 impl Ahead {
     /// Whether a source is to be asked for one chunk, to be compared.
     fn tries(&self, id: SourceId) -> bool {
@@ -211,12 +233,12 @@ impl Picker {
 
     /// Whom to ask before all others for a stripe. One that has everything by now is kept: it does not need to be
     /// replaced by one that others wait for.
-    pub fn follow(&mut self, stripe: usize, Place { source: id, first, steps }: Place, now: Moment) {
+    pub fn follow(&mut self, stripe: usize, Place { source: id, first, steps, slow }: Place, now: Moment) {
         let id = id.filter(|id| self.sources.contains_key(id));
         let is_done = |id| self.sources.get(&id).is_some_and(|one| !one.origin && !one.partial);
         let is_line = self.upstreams.stripes() == 1;
         let Some(ahead) = self.upstreams.ahead.get_mut(stripe) else { return };
-        (ahead.second, ahead.distance) = (first.is_some(), STEP_TIME * steps);
+        (ahead.second, ahead.steps, ahead.slow) = (first.is_some(), steps, slow);
         if ahead.upstream.is_some_and(|old| id.is_some_and(|id| id == old || is_done(old))) {
             return;
         }
@@ -227,8 +249,10 @@ impl Picker {
             stuck: owed.collect(),
             upstream: id,
             second: ahead.second,
-            distance: ahead.distance,
+            steps: ahead.steps,
+            slow: ahead.slow,
             least: (u32::MAX, u32::MAX),
+            looked_at: 0,
             since: now,
             trial: first.filter(|_| id.is_some() && is_line).map(Trial::new),
             awaited: ahead.awaited.filter(|_| id.is_none()),
@@ -239,8 +263,9 @@ impl Picker {
 
     /// A source to be asked before all others is being connected to, and for a short while nobody else is asked.
     pub fn expect_upstream(&mut self, stripe: usize, now: Moment) {
+        let farthest = self.farthest();
         if let Some(ahead) = self.upstreams.ahead.get_mut(stripe).filter(|ahead| ahead.upstream.is_none()) {
-            ahead.awaited = Some(now + AWAITED);
+            ahead.awaited = Some(now + AWAITED + farthest * AWAITED_WAYS);
         }
     }
 
@@ -292,6 +317,13 @@ impl Picker {
         trial.is_some_and(|(trial, upstream)| trial.is_lost(upstream, now))
     }
 
+    /// Whether a chunk that has been given to somebody for so long, and is not all there, takes far longer than one takes
+    /// to get here.
+    pub fn is_slow_to_take(&self, stripe: usize, took: Duration) -> bool {
+        let pace = self.upstream(stripe).and_then(|(_, upstream)| upstream.pace);
+        pace.is_some_and(|pace| took > pace * TRIAL + TRIAL_MIN)
+    }
+
     /// Whether that source keeps this peer waiting, and has for a while. To be called now and then.
     pub fn waits_long(&mut self, stripe: usize, now: Moment) -> bool {
         // With several stripes everybody below a slow one is late: only those who are next to it speak.
@@ -299,7 +331,7 @@ impl Picker {
             1 => self.is_held_up(stripe, now),
             _ => self.upstream(stripe).is_some_and(|(ahead, upstream)| {
                 self.is_near_behind(stripe, ahead, upstream, now)
-                    || Self::is_silent(ahead, upstream, now)
+                    || self.is_silent(ahead, upstream, now)
                     || ahead.second && self.is_uneven(stripe)
             }),
         };
@@ -315,29 +347,47 @@ impl Picker {
             let mut open = self.open.map.common(&upstream.have);
             let count = self.upstreams.stripes();
             return !open.any(|index| stripe_of(index, count) == stripe)
-                || Self::is_silent(ahead, upstream, now);
+                || self.is_silent(ahead, upstream, now);
+        }
+        // Who is slow itself is no better off with help, as long as there is something to be had where it is.
+        if ahead.slow && upstream.counts.0[stripe] > self.own(stripe) + LAG_CHUNKS {
+            return self.is_silent(ahead, upstream, now);
         }
         self.is_near_behind(stripe, ahead, upstream, now)
             || self.is_far_behind(ahead, now)
             || self.owes_while_others_rest(upstream, now)
             || self.is_slower_than_first(stripe, now)
-            || Self::is_silent(ahead, upstream, now)
+            || self.is_silent(ahead, upstream, now)
     }
 
     fn is_near_behind(&self, stripe: usize, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
         let held = upstream.counts.0[stripe];
         let gap = held.saturating_sub(self.own(stripe));
-        let lag = match self.upstreams.stripes() {
+        let (chunks, time) = match self.upstreams.stripes() {
             1 => (LAG_CHUNKS, LAG_TIME),
             _ => (FAR_CHUNKS, FAR_TIME),
         };
+        let lag = (chunks + upstream.drift(), time + upstream.round_trip * WAYS);
         !upstream.origin && self.is_behind(gap, ahead.least.0, held, lag, now)
     }
 
     fn is_far_behind(&self, ahead: &Ahead, now: Moment) -> bool {
         let most = self.most();
         let gap = most.saturating_sub(self.all());
-        self.is_behind(gap, ahead.least.1, most, (FAR_CHUNKS, FAR_TIME + ahead.distance), now)
+        let drift = self.sources.values().map(Source::drift).max().unwrap_or(0);
+        let lag = (FAR_CHUNKS + drift * ahead.steps, FAR_TIME + self.distance(ahead));
+        self.is_behind(gap, ahead.least.1, most, lag, now)
+    }
+
+    /// How much later than at the first one everything may be here: the others are as far from each other as the
+    /// farthest one is from here.
+    fn distance(&self, ahead: &Ahead) -> Duration {
+        (STEP_TIME + self.farthest() * WAYS) * ahead.steps
+    }
+
+    /// The way to the farthest source and back.
+    fn farthest(&self) -> Duration {
+        self.sources.values().map(|source| source.round_trip).max().unwrap_or_default()
     }
 
     /// Whether far less comes of a stripe than of another one: connections share a link unevenly, but not like that.
@@ -349,15 +399,15 @@ impl Picker {
     /// Whether the one ahead takes its time while others are done, and have nothing to do.
     fn owes_while_others_rest(&self, upstream: &Source, now: Moment) -> bool {
         let Some((_, asked)) = upstream.flights.first() else { return false };
-        now.saturating_sub(upstream.last_arrival.max(*asked)) > OWED
+        now.saturating_sub(upstream.last_arrival.max(*asked)) > OWED + upstream.round_trip * WAYS
             && self.sources.values().any(|source| !source.partial && !source.origin)
     }
 
     /// Whether nothing has come from the one ahead in a long time: then it does not matter why.
-    fn is_silent(ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
+    fn is_silent(&self, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
         // Far from the one who has the file it takes a while until there is anything to be asked for.
         let asked = upstream.flights.first().map(|(_, asked)| *asked);
-        let begins = asked.unwrap_or(ahead.since + ahead.distance);
+        let begins = asked.unwrap_or(ahead.since + self.distance(ahead));
         let waits = now.saturating_sub(upstream.last_arrival.max(begins));
         waits > (upstream.pace.unwrap_or_default() * SILENT).max(SILENT_MIN)
     }
@@ -366,7 +416,7 @@ impl Picker {
     fn only_helps(&self, ahead: &Ahead, id: SourceId, now: Moment) -> bool {
         let upstream = ahead.upstream.filter(|upstream| *upstream != id);
         let upstream = upstream.and_then(|upstream| self.sources.get(&upstream));
-        upstream.is_some_and(|upstream| !Self::is_silent(ahead, upstream, now))
+        upstream.is_some_and(|upstream| !self.is_silent(ahead, upstream, now))
     }
 
     /// What this peer has of a stripe, or will have soon.
@@ -402,11 +452,20 @@ impl Picker {
     }
 
     pub(super) fn note_gaps(&mut self, stripe: usize) {
-        if let Some((ahead, upstream)) = self.upstream(stripe) {
-            let own = self.own(stripe);
-            let near = upstream.counts.0[stripe].saturating_sub(own);
-            let far = self.most().saturating_sub(self.all());
-            self.upstreams.ahead[stripe].least = (ahead.least.0.min(near), ahead.least.1.min(far));
+        let Some((ahead, upstream)) = self.upstream(stripe) else { return };
+        let own = self.own(stripe);
+        let near = upstream.counts.0[stripe].saturating_sub(own);
+        let far = self.most().saturating_sub(self.all());
+        let drift = upstream.drift();
+        let least = ahead.least;
+        let is_due = drift > 0 && own >= ahead.looked_at + DRIFT_CHUNKS;
+        let keeps_up = |gap: u32, least: u32| is_due && gap <= least.saturating_add(drift);
+        let anew = |gap: u32, least: u32| if keeps_up(gap, least) { gap } else { least.min(gap) };
+        let least = (anew(near, least.0), anew(far, least.1));
+        let ahead = &mut self.upstreams.ahead[stripe];
+        ahead.least = least;
+        if is_due {
+            ahead.looked_at = own;
         }
     }
 
@@ -441,7 +500,7 @@ mod tests {
     }
 
     fn follow(picker: &mut Picker, source: Option<SourceId>, first: Option<SourceId>, now: Moment) {
-        picker.follow(0, Place { source, first, steps: 0 }, now);
+        picker.follow(0, Place { source, first, steps: 0, slow: false }, now);
     }
 
     fn ms(time: u64) -> Moment {
@@ -471,7 +530,11 @@ mod tests {
             let (mut picker, mut random) = picker(None);
             picker.split(stripes);
             (0..stripes).for_each(|stripe| {
-                picker.follow(stripe, Place { source: Some(AHEAD), first: None, steps: 1 }, ms(0));
+                picker.follow(
+                    stripe,
+                    Place { source: Some(AHEAD), first: None, steps: 1, slow: false },
+                    ms(0),
+                );
             });
             assert_eq!(picker.pick(FIRST, ms(10), &mut random), None);
             picker.follow_nobody();

@@ -56,6 +56,8 @@ pub struct Moved<C> {
     pub second: bool,
     /// How many steps it is away from the keeper.
     pub steps: usize,
+    /// Whether it has been found to take what it gets more slowly than others.
+    pub slow: bool,
 }
 
 /// The trees of one file, of members named by `C`.
@@ -126,7 +128,9 @@ impl<C: Copy + Eq + Hash> Trees<C> {
         self.names.clear();
         self.places = Places::new(1);
         let gone = self.came.drain(..);
-        gone.map(|who| Moved { who, stripe: 0, stripes: 0, ahead: None, second: false, steps: 0 }).collect()
+        let nowhere =
+            |who| Moved { who, stripe: 0, stripes: 0, ahead: None, second: false, steps: 0, slow: false };
+        gone.map(nowhere).collect()
     }
 
     /// Somebody has gone. Returns all whose places have changed.
@@ -144,13 +148,37 @@ impl<C: Copy + Eq + Hash> Trees<C> {
             return Vec::new();
         };
         let Some(ahead) = self.places.above(at, stripe) else { return Vec::new() };
-        if let Some(slow) = self.blame(at, ahead, stripe, sure) {
-            self.slow += 1;
-            if self.slow > self.came.len() + SLOW_MAX {
-                return self.close();
-            }
-            self.places.send_back(slow);
+        match self.blame(at, ahead, stripe, sure) {
+            Some(slow) => self.send_back(slow),
+            None => self.places.moved(),
         }
+    }
+
+    /// In a line the one whom `giver` gives to takes chunks far more slowly than they come. Who finds one after the other
+    /// slow is slow itself. Returns all whose places have changed.
+    pub fn found_slow(&mut self, giver: C, taker: C) -> Vec<Moved<C>> {
+        let (Some(&giver), Some(&taker)) = (self.names.get(&giver), self.names.get(&taker)) else {
+            return Vec::new();
+        };
+        let is_line = self.places.stripes() == 1;
+        if !is_line || self.places.above(taker, 0) != Some(giver) || self.places.node(taker).slow {
+            return Vec::new();
+        }
+        let found = self.places.node(giver).found.replace(taker);
+        let Some(other) = found.filter(|other| *other != taker) else {
+            self.places.node(taker).slow = true;
+            return self.send_back(taker);
+        };
+        self.places.node(other).slow = false;
+        self.send_back(giver)
+    }
+
+    fn send_back(&mut self, slow: usize) -> Vec<Moved<C>> {
+        self.slow += 1;
+        if self.slow > self.came.len() + SLOW_MAX {
+            return self.close();
+        }
+        self.places.send_back(slow);
         self.places.moved()
     }
 
@@ -177,7 +205,7 @@ mod tests {
     }
 
     fn moved(who: u32, ahead: Option<u32>, second: bool, steps: usize) -> Moved<u32> {
-        Moved { who, stripe: 0, stripes: 1, ahead, second, steps }
+        Moved { who, stripe: 0, stripes: 1, ahead, second, steps, slow: false }
     }
 
     #[test]

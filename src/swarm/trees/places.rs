@@ -18,6 +18,10 @@ pub(super) struct Node<C> {
     pub(super) waited: Option<usize>,
     /// The stripes in which it was kept waiting.
     pub(super) waits: BTreeSet<usize>,
+    /// Whether the one above it has found it slow.
+    pub(super) slow: bool,
+    /// The last one below it that it has found slow.
+    pub(super) found: Option<usize>,
     branches: Vec<Branch>,
 }
 
@@ -26,8 +30,8 @@ pub(super) struct Node<C> {
 struct Branch {
     above: Above,
     children: Vec<usize>,
-    /// What was told of it last: who is above it, and whether that is the first.
-    told: Option<(Above, bool)>,
+    /// What was told of it last: who is above it, whether that is the first, and whether it is slow.
+    told: Option<(Above, bool, bool)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,7 +100,8 @@ impl<C: Copy> Places<C> {
         let stripes = self.stripes();
         let trunk = (0..stripes).min_by_key(|stripe| self.passing[*stripe]).unwrap_or(0);
         let branches = vec![Branch::default(); stripes];
-        let node = Node { who, trunk, turns: 0, waited: None, waits: BTreeSet::new(), branches };
+        let (waits, found) = (BTreeSet::new(), None);
+        let node = Node { who, trunk, turns: 0, waited: None, waits, slow: false, found, branches };
         let at = self.free.pop().unwrap_or(self.nodes.len());
         match self.nodes.get_mut(at) {
             Some(place) => *place = node,
@@ -123,7 +128,7 @@ impl<C: Copy> Places<C> {
         let stripes = self.stripes();
         let node = &mut self.nodes[at];
         node.turns += 1;
-        (node.waited, node.waits) = (None, BTreeSet::new());
+        (node.waited, node.waits, node.found) = (None, BTreeSet::new(), None);
         if node.turns == TURNS_MAX {
             self.passing[node.trunk] -= 1;
         }
@@ -307,14 +312,16 @@ impl<C: Copy> Places<C> {
         let changed = touched.into_iter().filter_map(|(at, stripe)| {
             let above = self.nodes[at].branches[stripe].above;
             let second = self.above(at, stripe).is_some_and(|above| self.above(above, stripe).is_none());
+            let slow = self.nodes[at].slow;
+            let news = Some((above, second, slow));
             if above == Above::Nobody
-                || self.nodes[at].branches[stripe].told.replace((above, second)) == Some((above, second))
+                || std::mem::replace(&mut self.nodes[at].branches[stripe].told, news) == news
             {
                 return None;
             }
             let ahead = self.above(at, stripe).map(|above| self.nodes[above].who);
             let steps = self.steps(at, stripe);
-            Some(Moved { who: self.nodes[at].who, stripe, stripes, ahead, second, steps })
+            Some(Moved { who: self.nodes[at].who, stripe, stripes, ahead, second, steps, slow })
         });
         changed.collect()
     }
