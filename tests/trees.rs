@@ -51,7 +51,15 @@ fn each_is_told_who_is_ahead_and_of_every_change() {
     let place = place();
     let (_tracker, seeder, _, file) = seed(place.path());
     let at = |port: u16| Some(SocketAddr::from(([127, 0, 0, 1], port)));
-    let behind = |peer, first, steps| Upstream { peer, first, stripe: 0, stripes: 1, steps, slow: false };
+    let behind = |peer, first, steps| Upstream {
+        peer,
+        beyond: None,
+        first,
+        stripe: 0,
+        stripes: 1,
+        steps,
+        slow: false,
+    };
     let (first, upstreams) = stand(seeder.address(), file, 7001);
     assert_eq!(upstreams, [behind(None, false, 1)], "the seeder itself");
     let (mut second, upstreams) = stand(seeder.address(), file, 7002);

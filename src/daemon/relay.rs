@@ -58,6 +58,19 @@ impl Relay {
         Some(Incoming { relay: self.clone(), key: (file, index), arriving })
     }
 
+    /// A chunk has come in full, and been verified and stored. If it is arriving from somebody else as well, whoever is
+    /// being sent it does not wait for that one any more.
+    pub fn complete(&self, file: FileId, index: ChunkIndex, bytes: &[u8]) {
+        if let Some(arriving) = self.get(file, index) {
+            let mut state = lock(&arriving.state);
+            if state.end.is_none() && bytes.len() == arriving.length as usize {
+                bytes.clone_into(&mut state.bytes);
+                state.end = Some(true);
+                arriving.moved.notify_all();
+            }
+        }
+    }
+
     /// A chunk that is arriving now.
     pub fn get(&self, file: FileId, index: ChunkIndex) -> Option<Arc<Arriving>> {
         lock(&self.0).arriving.get(&(file, index)).cloned()
@@ -252,6 +265,10 @@ impl Incoming {
     /// More bytes have come.
     pub fn push(&self, bytes: &[u8]) {
         let mut state = lock(&self.arriving.state);
+        if state.end.is_some() {
+            // It has come from somebody faster.
+            return;
+        }
         let before = state.bytes.len();
         state.bytes.extend_from_slice(bytes);
         if state.bytes.len() / BLOCK > before / BLOCK {

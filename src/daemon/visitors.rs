@@ -43,12 +43,14 @@ struct Origin {
 impl Visited {
     /// Tells those who have another one ahead of them now.
     fn tell(&self, moved: impl IntoIterator<Item = Moved<VisitorId>>) {
-        for Moved { who, stripe, stripes, ahead, second: first, steps, slow } in moved {
+        for Moved { who, stripe, stripes, ahead, beyond, second: first, steps, slow } in moved {
             let (stripe, stripes, steps) = (stripe as u8, stripes as u8, steps as u32);
-            let peer = ahead.and_then(|ahead| self.here.get(&ahead)).map(|visitor| visitor.address);
+            let address = |id: Option<VisitorId>| id.and_then(|id| self.here.get(&id)).map(|one| one.address);
+            let (peer, beyond) = (address(ahead), address(beyond));
             if let Some(visitor) = self.here.get(&who) {
                 // Who does not read what it is told has other troubles.
-                let _ = visitor.upstream.try_send(Upstream { peer, first, stripe, stripes, steps, slow });
+                let _ =
+                    visitor.upstream.try_send(Upstream { peer, beyond, first, stripe, stripes, steps, slow });
             }
         }
     }
@@ -163,10 +165,10 @@ mod tests {
     use super::*;
 
     const FIRST: Upstream =
-        Upstream { peer: None, first: false, stripe: 0, stripes: 1, steps: 1, slow: false };
+        Upstream { peer: None, beyond: None, first: false, stripe: 0, stripes: 1, steps: 1, slow: false };
 
     fn second_behind(peer: SocketAddr) -> Upstream {
-        Upstream { peer: Some(peer), first: true, stripe: 0, stripes: 1, steps: 2, slow: false }
+        Upstream { peer: Some(peer), beyond: None, first: true, stripe: 0, stripes: 1, steps: 2, slow: false }
     }
 
     #[test]

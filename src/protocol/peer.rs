@@ -90,6 +90,9 @@ pub struct Upstream {
     /// Where it serves; none for the one who says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<SocketAddr>,
+    /// Where the one serves whom that one asks: it has something to spare when that one takes slowly what it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beyond: Option<SocketAddr>,
     /// Whether that one is the first: nobody else can tell whether it is slow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub first: bool,

@@ -196,6 +196,16 @@ impl Picker {
         }
     }
 
+    /// Whether a source lacks something.
+    pub fn is_partial(&self, id: SourceId) -> bool {
+        self.sources.get(&id).is_some_and(|source| source.partial)
+    }
+
+    /// Whether a source had everything when it appeared.
+    pub fn has_had_all(&self, id: SourceId) -> bool {
+        self.sources.get(&id).is_some_and(|source| source.origin)
+    }
+
     /// A source has one more chunk, or begins to receive it: it can be asked for it.
     pub fn source_has(&mut self, id: SourceId, index: ChunkIndex) {
         let Some(source) = self.sources.get_mut(&id) else { return };

@@ -21,6 +21,7 @@ pub(super) struct Standing {
 #[derive(Clone, Copy)]
 struct Place {
     ahead: Option<usize>,
+    beyond: Option<usize>,
     second: bool,
     steps: u32,
     slow: bool,
@@ -38,7 +39,7 @@ impl World {
     }
 
     fn place(&mut self, seeder: usize, moved: Moved<usize>) {
-        let Moved { who, stripe, stripes, ahead, second, steps, slow } = moved;
+        let Moved { who, stripe, stripes, ahead, beyond, second, steps, slow } = moved;
         if stripes == 0 {
             self.peers[who].standings.remove(&seeder);
             return self.follow(who);
@@ -51,6 +52,7 @@ impl World {
         let (overtakes, placements) = before.map_or((0, 0), |place| (place.overtakes, place.placements));
         let place = Place {
             ahead,
+            beyond,
             second,
             steps: steps as u32,
             slow,
@@ -59,10 +61,12 @@ impl World {
             placements: placements + 1,
         };
         standing.places.insert(stripe, place);
-        if let Some(ahead) = ahead.filter(|ahead| !self.peers[who].sources.contains(ahead)) {
-            self.peers[who].sources.push(ahead);
-            self.peers[ahead].clients.push(who);
-            self.meet(who, ahead);
+        for other in ahead.into_iter().chain(beyond) {
+            if !self.peers[who].sources.contains(&other) {
+                self.peers[who].sources.push(other);
+                self.peers[other].clients.push(who);
+                self.meet(who, other);
+            }
         }
         self.follow(who);
         self.peers[who].picker.expect_upstream(stripe, self.now);
@@ -78,10 +82,11 @@ impl World {
         let (stripes, places) = (*stripes, places.clone());
         self.peers[peer].picker.split(stripes);
         let id = |peer: usize| SourceId(peer as u32);
-        for (stripe, Place { ahead, second, steps, slow, .. }) in places {
+        for (stripe, Place { ahead, beyond, second, steps, slow, .. }) in places {
             let upstream = ahead.unwrap_or(seeder);
+            let beyond = beyond.filter(|beyond| self.peers[*beyond].alive).map(id);
             let source = Some(upstream).filter(|upstream| self.peers[*upstream].alive).map(id);
-            let place = picker::Place { source, first: second.then_some(id(seeder)), steps, slow };
+            let place = picker::Place { source, beyond, first: second.then_some(id(seeder)), steps, slow };
             self.peers[peer].picker.follow(stripe, place, self.now);
         }
     }

@@ -289,7 +289,8 @@ impl Fetch {
                 self.picker.set_round_trip(id, round_trip);
                 self.follow(now);
                 upstreams.into_iter().for_each(|upstream| self.placed(id, upstream, now));
-                self.ask(id, now);
+                // It may have been what the others waited for.
+                self.ask_all(now);
             }
             SourceUpdate::Has(chunks) => {
                 chunks.into_iter().for_each(|index| self.picker.source_has(id, index));
@@ -491,6 +492,7 @@ impl Fetch {
     fn start(&mut self, address: SocketAddr, now: Moment) {
         let id = SourceId(self.next);
         self.next += 1;
+        self.upstreams.begin(now);
         self.starts = self.starts.saturating_sub(1);
         // Never full: a source is never asked for more than the pipeline holds.
         let (asks, asked) = bounded(PIPELINE_FAR_MAX * 2);
@@ -520,13 +522,15 @@ impl Fetch {
 
     /// Asks a source for as much as the pipeline holds.
     fn ask(&mut self, id: SourceId, now: Moment) {
+        if self.awaits_word(id, now) {
+            return;
+        }
         while let Some(index) = self.picker.pick(id, now, &mut self.random) {
             let Some(live) = self.live.get(&id) else { return };
             if live.asks.try_send(Question::Chunk(index)).is_err() {
                 // It has just ended; its loss is on the way and gives the chunk back.
                 return;
             }
-            log::debug!("ASK {index} of {} flights {}", live.address, self.picker.in_flight(id));
             self.news.push(FetchNews::Requested(index, live.address));
         }
     }

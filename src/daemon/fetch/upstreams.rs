@@ -19,6 +19,8 @@ const RESHAPES_MAX: u32 = 16;
 /// as it takes a while to catch up behind them. So often that is done for each stripe.
 const OVERTAKE_PAUSE: Duration = Duration::from_millis(200);
 const OVERTAKES_MAX: u32 = 8;
+/// So long after the first connection is begun the word of those who keep trees is waited for.
+const WORD: Duration = Duration::from_millis(250);
 /// So many others are said to be slow.
 const SLOW_MAX: usize = 8;
 
@@ -26,6 +28,8 @@ const SLOW_MAX: usize = 8;
 #[derive(Debug, Clone, Copy)]
 struct Place {
     address: SocketAddr,
+    /// Whom that one asks.
+    beyond: Option<SocketAddr>,
     since: Moment,
     /// Whether that is the first after the keeper.
     second: bool,
@@ -58,9 +62,16 @@ pub(super) struct Upstreams {
     reshapes: u32,
     /// Who has been said to be slow.
     slow: BTreeSet<SocketAddr>,
+    /// When somebody was connected to for the first time.
+    began: Option<Moment>,
 }
 
 impl Upstreams {
+    /// Somebody is connected to.
+    pub(super) fn begin(&mut self, now: Moment) {
+        self.began.get_or_insert(now);
+    }
+
     /// A source is gone, and its trees are of no use.
     pub(super) fn lose(&mut self, id: SourceId) {
         self.keepers.remove(&id);
@@ -82,9 +93,22 @@ impl Upstreams {
 }
 
 impl Fetch {
+    /// Whether a source had better not be asked yet: it does not have everything, and one that may say whom to ask before all
+    /// others is being connected to. The answer of the only one who has the file is the last to come, as it waits behind the
+    /// first chunk; if all asked for that one at once whoever gets it first, everything behind it would be late for good.
+    pub(super) fn awaits_word(&self, id: SourceId, now: Moment) -> bool {
+        let until = self.upstreams.began.map_or(now, |began| began + WORD);
+        now < until
+            && self.job.subscribe
+            && !self.upstreams.is_kept()
+            && self.picker.is_partial(id)
+            && self.live.values().any(|live| !live.connected)
+            && !self.live.keys().any(|id| self.picker.has_had_all(*id))
+    }
+
     /// A source says whom to ask before all others for a stripe.
     pub(super) fn placed(&mut self, id: SourceId, upstream: Upstream, now: Moment) {
-        let Upstream { peer, first, stripe, stripes, steps, slow } = upstream;
+        let Upstream { peer, beyond, first, stripe, stripes, steps, slow } = upstream;
         let (stripe, stripes) = (usize::from(stripe), usize::from(stripes));
         if stripe >= stripes || stripes > STRIPES_MAX {
             // There are no trees any more, or more than anybody needs.
@@ -101,13 +125,15 @@ impl Fetch {
                 return self.follow(now);
             }
         }
-        kept.places.insert(stripe, Place { address, since: now, second: first, steps, slow });
+        kept.places.insert(stripe, Place { address, beyond, since: now, second: first, steps, slow });
         self.note_source(address, now);
+        beyond.into_iter().for_each(|beyond| self.note_source(beyond, now));
         self.follow(now);
         let counted = &mut self.upstreams.counted[stripe];
         counted.placements += 1;
         if counted.placements <= PLACEMENTS_MAX {
             self.reach(address, now);
+            beyond.into_iter().for_each(|beyond| self.reach(beyond, now));
             self.picker.expect_upstream(stripe, now);
         }
     }
@@ -118,12 +144,14 @@ impl Fetch {
             return self.picker.follow_nobody();
         };
         self.picker.split(*stripes);
-        for (stripe, Place { address, second, steps, slow, .. }) in places {
-            let source = match self.candidates.get(address).map(|candidate| &candidate.link) {
-                Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
-                _ => None,
-            };
-            let place = picker::Place { source, first: second.then_some(keeper), steps: *steps, slow: *slow };
+        let source = |address: &SocketAddr| match self.candidates.get(address).map(|one| &one.link) {
+            Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
+            _ => None,
+        };
+        for (stripe, Place { address, beyond, second, steps, slow, .. }) in places {
+            let (source, beyond) = (source(address), beyond.as_ref().and_then(source));
+            let place =
+                picker::Place { source, beyond, first: second.then_some(keeper), steps: *steps, slow: *slow };
             self.picker.follow(*stripe, place, now);
         }
     }

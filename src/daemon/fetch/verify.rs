@@ -135,7 +135,11 @@ impl Bench {
         }
         let update = match self.job.sink.store(index, digest, bytes)? {
             true => {
-                incoming.into_iter().for_each(Incoming::verified);
+                match (incoming, &self.job.relay) {
+                    (Some(incoming), _) => incoming.verified(),
+                    (None, Some(relay)) => relay.complete(self.job.file, index, bytes),
+                    (None, None) => {}
+                }
                 SourceUpdate::Stored(Arrival { index, bytes: length })
             }
             false => SourceUpdate::Refused(index),

@@ -19,6 +19,13 @@ use std::time::Duration;
 /// is behind.
 const LAG_CHUNKS: u32 = 2;
 const LAG_TIME: Duration = Duration::from_millis(100);
+/// The one beyond the one ahead may have so many more.
+const BEYOND_CHUNKS: u32 = 3;
+/// So many chunks the one beyond is asked for, until the places have changed: what goes that way does not go to the one
+/// ahead, and if that were slow for no more than a moment it would be late in turn.
+const BRIDGED_MAX: u32 = 12;
+/// Nor is it asked any more when so many have come from the one ahead.
+const PROVEN: u32 = 4;
 /// The same against the one who has most; and with several stripes, whose connections share links unevenly, against
 /// the one ahead.
 const FAR_CHUNKS: u32 = 8;
@@ -56,6 +63,8 @@ pub const STRIPES_MAX: usize = 16;
 pub struct Place {
     /// The source to be asked before all others, if it is connected.
     pub source: Option<SourceId>,
+    /// Whom that source asks, if it is connected.
+    pub beyond: Option<SourceId>,
     /// The one who has the file, if that source gets everything from it: in a line the two are compared.
     pub first: Option<SourceId>,
     /// How many steps this peer is away from the one who has the file.
@@ -88,6 +97,11 @@ impl Counts {
 #[derive(Default)]
 pub(super) struct Ahead {
     upstream: Option<SourceId>,
+    /// Whom that one asks, and how many chunks that has been asked for here.
+    beyond: Option<SourceId>,
+    bridged: u32,
+    /// How many have come from the one ahead.
+    proven: u32,
     /// Whether that one is the first after the one who has the file.
     second: bool,
     /// How many steps this peer is away from the one who has the file.
@@ -151,6 +165,7 @@ impl Upstreams {
     pub(super) fn lose(&mut self, id: SourceId) {
         for ahead in &mut self.ahead {
             ahead.upstream = ahead.upstream.filter(|upstream| *upstream != id);
+            ahead.beyond = ahead.beyond.filter(|beyond| *beyond != id);
         }
     }
 
@@ -164,10 +179,16 @@ impl Upstreams {
         if let Some(trial) = self.trial(id, index) {
             trial.asked.get_or_insert((index, now));
         }
+        let stripe = stripe_of(index, self.ahead.len());
+        let ahead = &mut self.ahead[stripe];
+        ahead.bridged += u32::from(ahead.beyond == Some(id) && ahead.upstream != Some(id));
     }
 
     /// A chunk has come.
     pub(super) fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) {
+        let stripe = stripe_of(index, self.ahead.len());
+        let ahead = &mut self.ahead[stripe];
+        ahead.proven += u32::from(ahead.upstream == Some(id));
         if let Some(trial) = self.trial(id, index).filter(|trial| trial.took.is_none()) {
             let asked = trial.asked.filter(|(asked, _)| *asked == index);
             trial.took = asked.map(|(_, since)| now.saturating_sub(since));
@@ -188,6 +209,11 @@ impl Source {
 }
 
 impl Ahead {
+    /// Whether the one beyond can help for a while.
+    fn is_bridged(&self) -> bool {
+        self.beyond.is_some() && self.bridged < BRIDGED_MAX && self.proven < PROVEN
+    }
+
     /// Whether a source is to be asked for one chunk, to be compared.
     fn tries(&self, id: SourceId) -> bool {
         self.trial.as_ref().is_some_and(|trial| trial.first == id && trial.asked.is_none())
@@ -233,12 +259,18 @@ impl Picker {
 
     /// Whom to ask before all others for a stripe. One that has everything by now is kept: it does not need to be
     /// replaced by one that others wait for.
-    pub fn follow(&mut self, stripe: usize, Place { source: id, first, steps, slow }: Place, now: Moment) {
+    pub fn follow(
+        &mut self,
+        stripe: usize,
+        Place { source: id, beyond, first, steps, slow }: Place,
+        now: Moment,
+    ) {
         let id = id.filter(|id| self.sources.contains_key(id));
         let is_done = |id| self.sources.get(&id).is_some_and(|one| !one.origin && !one.partial);
         let is_line = self.upstreams.stripes() == 1;
         let Some(ahead) = self.upstreams.ahead.get_mut(stripe) else { return };
-        (ahead.second, ahead.steps, ahead.slow) = (first.is_some(), steps, slow);
+        (ahead.beyond, ahead.second) = (beyond, first.is_some());
+        (ahead.steps, ahead.slow) = (steps, slow);
         if ahead.upstream.is_some_and(|old| id.is_some_and(|id| id == old || is_done(old))) {
             return;
         }
@@ -248,6 +280,9 @@ impl Picker {
         *ahead = Ahead {
             stuck: owed.collect(),
             upstream: id,
+            beyond,
+            bridged: 0,
+            proven: 0,
             second: ahead.second,
             steps: ahead.steps,
             slow: ahead.slow,
@@ -283,14 +318,38 @@ impl Picker {
             }
             let is_open = match self.keeps_to(stripe, now) {
                 Some(upstream) => {
-                    (upstream == id && !(source.origin && self.runs_ahead(stripe))) || ahead.tries(id)
+                    (upstream == id && !(source.origin && self.runs_ahead(stripe)))
+                        || ahead.tries(id)
+                        || self.is_to_spare(stripe, id, source, now)
                 }
-                None => ahead.tries(id) || !((crowded || spared) && self.only_helps(ahead, id, now)),
+                None => {
+                    ahead.tries(id)
+                        || self.is_to_spare(stripe, id, source, now)
+                        || !((crowded || spared) && self.only_helps(ahead, id, now))
+                }
             };
             allowed.is_kept_from |= !is_open && self.keeps_to(stripe, now).is_some();
             allowed.stripes |= u32::from(is_open) << stripe;
         }
         allowed
+    }
+
+    /// Whether a source is the one beyond the one ahead, and has more than comes to either, far more slowly than it should:
+    /// then the one ahead takes it slowly, and until it has been replaced what is not sent to that one can as well be
+    /// sent here.
+    fn is_to_spare(&self, stripe: usize, id: SourceId, source: &Source, now: Moment) -> bool {
+        let Some((ahead, upstream)) = self.upstream(stripe) else { return false };
+        if ahead.beyond != Some(id) || !ahead.is_bridged() || ahead.slow || source.origin {
+            return false;
+        }
+        let held = source.counts.0[stripe];
+        let least = upstream.counts.0[stripe].max(self.own(stripe));
+        let each = now.saturating_sub(self.began.unwrap_or(now)) / held.max(1);
+        let asked = upstream.flights.first().map_or(ahead.since, |(_, asked)| *asked);
+        let waits = now.saturating_sub(upstream.last_arrival.max(asked));
+        self.upstreams.stripes() == 1
+            && held > least + BEYOND_CHUNKS + source.drift()
+            && upstream.pace.unwrap_or_default().max(waits) > each * TRIAL
     }
 
     /// Whether a stripe is ahead of another one.
@@ -328,7 +387,12 @@ impl Picker {
     pub fn waits_long(&mut self, stripe: usize, now: Moment) -> bool {
         // With several stripes everybody below a slow one is late: only those who are next to it speak.
         let waits = match self.upstreams.stripes() {
-            1 => self.is_held_up(stripe, now),
+            1 => {
+                self.is_held_up(stripe, now)
+                    || self.upstream(stripe).is_some_and(|(ahead, upstream)| {
+                        !ahead.slow && self.is_near_behind(stripe, ahead, upstream, now)
+                    })
+            }
             _ => self.upstream(stripe).is_some_and(|(ahead, upstream)| {
                 self.is_near_behind(stripe, ahead, upstream, now)
                     || self.is_silent(ahead, upstream, now)
@@ -350,10 +414,10 @@ impl Picker {
                 || self.is_silent(ahead, upstream, now);
         }
         // Who is slow itself is no better off with help, as long as there is something to be had where it is.
-        if ahead.slow && upstream.counts.0[stripe] > self.own(stripe) + LAG_CHUNKS {
+        if ahead.slow && !upstream.flights.is_empty() {
             return self.is_silent(ahead, upstream, now);
         }
-        self.is_near_behind(stripe, ahead, upstream, now)
+        (!ahead.is_bridged() && self.is_near_behind(stripe, ahead, upstream, now))
             || self.is_far_behind(ahead, now)
             || self.owes_while_others_rest(upstream, now)
             || self.is_slower_than_first(stripe, now)
@@ -396,11 +460,16 @@ impl Picker {
         others.max().is_some_and(|most| most > self.own(stripe) * UNEVEN + FAR_CHUNKS)
     }
 
-    /// Whether the one ahead takes its time while others are done, and have nothing to do.
+    /// Whether the one ahead takes its time while others are done, and have nothing to do; or has nothing to be asked for
+    /// while others have.
     fn owes_while_others_rest(&self, upstream: &Source, now: Moment) -> bool {
-        let Some((_, asked)) = upstream.flights.first() else { return false };
-        now.saturating_sub(upstream.last_arrival.max(*asked)) > OWED + upstream.round_trip * WAYS
-            && self.sources.values().any(|source| !source.partial && !source.origin)
+        let asked = upstream.flights.first().map(|(_, asked)| *asked);
+        let waits = now.saturating_sub(upstream.last_arrival.max(asked.unwrap_or_default()));
+        let idle = match asked {
+            Some(_) => self.sources.values().any(|source| !source.partial && !source.origin),
+            None => self.most() > self.all() && !self.open.map.meets(&upstream.have),
+        };
+        idle && waits > OWED + upstream.round_trip * WAYS
     }
 
     /// Whether nothing has come from the one ahead in a long time: then it does not matter why.
@@ -431,9 +500,9 @@ impl Picker {
         self.done.held() + self.flights.len() as u32
     }
 
-    /// The most chunks that one of those has who are not done.
+    /// The most chunks that one of those has who have not had all from the beginning.
     fn most(&self) -> u32 {
-        let others = self.sources.values().filter(|source| source.partial);
+        let others = self.sources.values().filter(|source| !source.origin);
         others.map(|source| source.have.held()).max().unwrap_or(0)
     }
 
@@ -500,7 +569,7 @@ mod tests {
     }
 
     fn follow(picker: &mut Picker, source: Option<SourceId>, first: Option<SourceId>, now: Moment) {
-        picker.follow(0, Place { source, first, steps: 0, slow: false }, now);
+        picker.follow(0, Place { source, beyond: None, first, steps: 0, slow: false }, now);
     }
 
     fn ms(time: u64) -> Moment {
@@ -532,7 +601,7 @@ mod tests {
             (0..stripes).for_each(|stripe| {
                 picker.follow(
                     stripe,
-                    Place { source: Some(AHEAD), first: None, steps: 1, slow: false },
+                    Place { source: Some(AHEAD), beyond: None, first: None, steps: 1, slow: false },
                     ms(0),
                 );
             });

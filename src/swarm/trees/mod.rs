@@ -52,6 +52,8 @@ pub struct Moved<C> {
     pub stripes: usize,
     /// Who is ahead of it now: nobody, for one that the keeper gives to.
     pub ahead: Option<C>,
+    /// Who is ahead of that one. When it takes slowly what it is given, that one has something to spare.
+    pub beyond: Option<C>,
     /// Whether that one is the first after the keeper.
     pub second: bool,
     /// How many steps it is away from the keeper.
@@ -128,8 +130,16 @@ impl<C: Copy + Eq + Hash> Trees<C> {
         self.names.clear();
         self.places = Places::new(1);
         let gone = self.came.drain(..);
-        let nowhere =
-            |who| Moved { who, stripe: 0, stripes: 0, ahead: None, second: false, steps: 0, slow: false };
+        let nowhere = |who| Moved {
+            who,
+            stripe: 0,
+            stripes: 0,
+            ahead: None,
+            beyond: None,
+            second: false,
+            steps: 0,
+            slow: false,
+        };
         gone.map(nowhere).collect()
     }
 
@@ -182,14 +192,19 @@ impl<C: Copy + Eq + Hash> Trees<C> {
         self.places.moved()
     }
 
-    /// Who is slow: the one ahead, when two wait for it; the one who waits, when it waits for two, or alone.
+    /// Who is slow: the one ahead, when two wait for it, or it has been found slow before; the one who waits, when it waits for two, or alone.
     fn blame(&mut self, waiting: usize, ahead: usize, stripe: usize, sure: bool) -> Option<usize> {
         let line = self.places.stripes() == 1;
         let node = self.places.node(ahead);
-        if sure || node.waited.replace(waiting).is_some_and(|other| other != waiting) {
+        if sure || line && node.slow {
+            return Some(ahead);
+        }
+        if let Some(other) = node.waited.replace(waiting).filter(|other| *other != waiting) {
+            self.places.node(other).slow = false;
             return Some(ahead);
         }
         let node = self.places.node(waiting);
+        node.slow |= line;
         let again = !node.waits.insert(stripe);
         (line || again || node.waits.len() > 1).then_some(waiting)
     }
@@ -204,18 +219,19 @@ mod tests {
         Trees::new(usize::MAX, 1)
     }
 
-    fn moved(who: u32, ahead: Option<u32>, second: bool, steps: usize) -> Moved<u32> {
-        Moved { who, stripe: 0, stripes: 1, ahead, second, steps, slow: false }
+    fn moved(who: u32, ahead: Option<u32>, beyond: Option<u32>, steps: usize) -> Moved<u32> {
+        let second = ahead.is_some() && beyond.is_none();
+        Moved { who, stripe: 0, stripes: 1, ahead, beyond, second, steps, slow: false }
     }
 
     #[test]
     fn in_a_line_each_stands_behind_another_and_closes_up_when_that_one_goes() {
         let mut line = line();
-        assert_eq!(line.join(1), [moved(1, None, false, 1)]);
-        assert_eq!(line.join(2), [moved(2, Some(1), true, 2)]);
-        assert_eq!(line.join(3), [moved(3, Some(2), false, 3)]);
+        assert_eq!(line.join(1), [moved(1, None, None, 1)]);
+        assert_eq!(line.join(2), [moved(2, Some(1), None, 2)]);
+        assert_eq!(line.join(3), [moved(3, Some(2), Some(1), 3)]);
         assert_eq!(line.join(3), [], "once is enough");
-        assert_eq!(line.leave(2), [moved(3, Some(1), true, 2)]);
+        assert_eq!(line.leave(2), [moved(3, Some(1), None, 2)]);
         assert_eq!(line.leave(3), [], "nobody stood behind it");
         assert_eq!(line.leave(2), []);
         assert_eq!(line.overtake(1, 0, true), [], "nobody is ahead of it");

@@ -25,13 +25,32 @@ pub(super) struct Node<C> {
     branches: Vec<Branch>,
 }
 
+impl<C> Node<C> {
+    /// Who has more of it stands farther from the keeper: behind one that is slow everybody is. Of two slow ones the first
+    /// to be found is more likely to be.
+    fn rank(&self) -> (bool, u32) {
+        (self.slow, self.turns)
+    }
+}
+
 /// A place in a stripe.
 #[derive(Debug, Clone, Default)]
 struct Branch {
     above: Above,
     children: Vec<usize>,
-    /// What was told of it last: who is above it, whether that is the first, and whether it is slow.
-    told: Option<(Above, bool, bool)>,
+    /// What was told of it last.
+    told: Option<Told>,
+}
+
+/// What one is told of its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    above: Above,
+    /// Who is above that one.
+    beyond: Option<usize>,
+    /// Whether the one above is the first.
+    second: bool,
+    slow: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -233,14 +252,16 @@ impl<C: Copy> Places<C> {
 
     /// The nearest to the keeper that there is: a free place, or that of one who passes nothing on or is slower.
     fn find(&self, at: usize, stripe: usize) -> Found {
-        let (passes, turns) = (self.has_room(Above::Node(at), stripe), self.nodes[at].turns);
+        let (passes, rank) = (self.has_room(Above::Node(at), stripe), self.nodes[at].rank());
         for above in self.walk(stripe) {
             if self.has_room(above, stripe) {
                 return Found::Room(above);
             }
             if let Above::Node(other) = above
                 && passes
-                && (self.nodes[other].turns > turns || self.room(other, stripe) == 0)
+                && (self.nodes[other].rank() > rank
+                    || self.nodes[other].rank() == rank && rank.0
+                    || self.room(other, stripe) == 0)
             {
                 return Found::Yields(other);
             }
@@ -311,17 +332,28 @@ impl<C: Copy> Places<C> {
         let touched = std::mem::take(&mut self.touched);
         let changed = touched.into_iter().filter_map(|(at, stripe)| {
             let above = self.nodes[at].branches[stripe].above;
-            let second = self.above(at, stripe).is_some_and(|above| self.above(above, stripe).is_none());
-            let slow = self.nodes[at].slow;
-            let news = Some((above, second, slow));
-            if above == Above::Nobody
-                || std::mem::replace(&mut self.nodes[at].branches[stripe].told, news) == news
-            {
+            let ahead = self.above(at, stripe);
+            // Behind another slow one it is that one which is waited for.
+            let slow = self.nodes[at].slow && !ahead.is_some_and(|ahead| self.nodes[ahead].slow);
+            let beyond = ahead.and_then(|ahead| self.above(ahead, stripe));
+            let second = ahead.is_some() && beyond.is_none();
+            let news = Some(Told { above, beyond, second, slow });
+            let told = std::mem::replace(&mut self.nodes[at].branches[stripe].told, news);
+            if above == Above::Nobody || told == news {
                 return None;
             }
-            let ahead = self.above(at, stripe).map(|above| self.nodes[above].who);
-            let steps = self.steps(at, stripe);
-            Some(Moved { who: self.nodes[at].who, stripe, stripes, ahead, second, steps, slow })
+            let name = |at: Option<usize>| at.map(|at| self.nodes[at].who);
+            let (who, steps) = (self.nodes[at].who, self.steps(at, stripe));
+            Some(Moved {
+                who,
+                stripe,
+                stripes,
+                ahead: name(ahead),
+                beyond: name(beyond),
+                second,
+                steps,
+                slow,
+            })
         });
         changed.collect()
     }
