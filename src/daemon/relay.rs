@@ -322,6 +322,41 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_that_has_come_from_somebody_faster_does_not_wait_for_the_slower_one() {
+        let relay = Relay::default();
+        let incoming = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
+        incoming.push(&[1; BLOCK]);
+        let arriving = relay.get(FILE, INDEX).unwrap();
+        relay.complete(FILE, ChunkIndex(6), &[2; LENGTH]);
+        relay.complete(FILE, INDEX, &[1; LENGTH - 1]);
+        let mut piece = Vec::new();
+        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Nothing, "another one, and none");
+        relay.complete(FILE, INDEX, &[1; LENGTH]);
+        incoming.push(&[9; BLOCK]);
+        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Bytes);
+        assert_eq!(piece, [1; LENGTH - BLOCK]);
+        drop(incoming);
+        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Bytes, "it is not lost any more");
+    }
+
+    #[test]
+    fn only_one_who_is_given_something_alone_can_be_slow_to_take_it() {
+        let relay = Relay::default();
+        let [one, two] = [7001, 7002].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
+        assert_eq!(relay.only_taker(FILE), None);
+        let first = relay.send_to(FILE, one);
+        assert_eq!(relay.only_taker(FILE), Some((one, Duration::ZERO)), "nothing goes yet");
+        drop(first.goes());
+        let (_, took) = relay.only_taker(FILE).unwrap();
+        assert_eq!(relay.only_taker(FILE), Some((one, took)), "nothing goes any more");
+        assert_eq!(relay.only_taker(FileId([4; 32])), None);
+        let second = relay.send_to(FileId([4; 32]), two);
+        assert_eq!(relay.only_taker(FILE), None, "they share a link");
+        drop((first, second));
+        assert!(lock(&relay.0).sent.is_empty());
+    }
+
+    #[test]
     fn nothing_is_kept_of_those_who_listen_no_more() {
         let relay = Relay::default();
         let stays = relay.listen(FILE);

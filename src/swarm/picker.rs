@@ -66,6 +66,8 @@ const HINTS_MAX: usize = 64;
 
 struct Source {
     have: HaveMap,
+    /// How many chunks it had when it appeared.
+    had: u32,
     /// How many chunks of each stripe those are.
     counts: Counts,
     /// What it would like to be asked for.
@@ -176,6 +178,7 @@ impl Picker {
         let (hints, flights) = (Vec::new(), Vec::new());
         let source = Source {
             counts: Counts::of(&have, self.upstreams.stripes()),
+            had: have.held(),
             have,
             hints,
             partial,
@@ -488,6 +491,33 @@ mod tests {
 
     fn rng() -> fastrand::Rng {
         fastrand::Rng::with_seed(5)
+    }
+
+    #[test]
+    fn a_source_far_away_is_asked_for_as_many_as_fill_the_way_and_a_near_one_is_not() {
+        let ms = Duration::from_millis;
+        let depth = |round_trip: Duration, each: Duration| {
+            let mut picker = picker(1_000);
+            let id = SourceId(0);
+            picker.add_source(id, HaveMap::all(1_000), NOW);
+            picker.set_round_trip(id, round_trip);
+            let mut random = rng();
+            let (mut now, mut flying) = (NOW, std::collections::VecDeque::new());
+            for _ in 0..60 {
+                while let Some(index) = picker.pick(id, now, &mut random) {
+                    flying.push_back((index, now + round_trip));
+                }
+                let (index, begins) = flying.pop_front().unwrap();
+                now = now.max(begins) + each;
+                picker.arrived(id, index, now);
+            }
+            flying.len() + 1
+        };
+        assert_eq!(depth(ms(1), ms(40)), PIPELINE);
+        assert_eq!(depth(ms(9), ms(40)), PIPELINE);
+        // 50 ms are worth two and a half, and one is coming.
+        assert!((4..=7).contains(&depth(ms(50), ms(20))), "{}", depth(ms(50), ms(20)));
+        assert_eq!(depth(ms(200), ms(4)), PIPELINE_FAR_MAX);
     }
 
     #[test]

@@ -200,3 +200,70 @@ impl Fetch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Expected, Job, Live};
+    use super::*;
+    use crate::content::{ChunkIndex, Digest, FileId, HaveMap};
+    use crate::net::{Shutdown, Threads, Timeouts};
+    use crate::storage::{ChunkSink, StoreError};
+    use crossbeam_channel::bounded;
+    use std::sync::Arc;
+
+    struct Nothing;
+
+    impl Expected for Nothing {
+        fn expected(&self, _: ChunkIndex) -> Option<(Digest, u32)> {
+            None
+        }
+    }
+
+    impl ChunkSink for Nothing {
+        fn store(&self, _: ChunkIndex, _: Digest, _: &[u8]) -> Result<bool, StoreError> {
+            Ok(true)
+        }
+    }
+
+    fn fetch(shutdown: &Shutdown) -> Fetch {
+        let job = Job {
+            relay: None,
+            download: 0,
+            file: FileId([0; 32]),
+            count: 9,
+            longest: 1,
+            expected: Arc::new(Nothing),
+            sink: Arc::new(Nothing),
+            port: None,
+            subscribe: true,
+            timeouts: Timeouts::default(),
+        };
+        let (events, _) = crossbeam_channel::unbounded();
+        Fetch::new(job, HaveMap::none(9), true, events, &Threads::new(), shutdown)
+    }
+
+    #[test]
+    fn nobody_is_asked_before_the_one_who_has_everything_has_said_whom_to_ask() {
+        let shutdown = Shutdown::new();
+        let mut fetch = fetch(&shutdown);
+        let (asks, _asked) = bounded(9);
+        for (id, connected) in [(1, true), (2, false)] {
+            let address = SocketAddr::from(([10, 0, 0, 1], id as u16));
+            let (asks, shutdown) = (asks.clone(), shutdown.child());
+            let live = Live { address, since: Moment::ZERO, connected, asks, shutdown };
+            fetch.live.insert(SourceId(id), live);
+        }
+        fetch.upstreams.begin(Moment::ZERO);
+        let mut have = HaveMap::none(9);
+        have.insert(ChunkIndex(0));
+        let soon = Duration::from_millis(50);
+        fetch.picker.add_source(SourceId(1), have, soon);
+        assert!(fetch.awaits_word(SourceId(1), soon));
+        assert!(!fetch.awaits_word(SourceId(1), WORD), "not for ever");
+        fetch.picker.add_source(SourceId(2), HaveMap::all(9), soon);
+        assert!(!fetch.awaits_word(SourceId(2), soon) && !fetch.awaits_word(SourceId(1), soon));
+        fetch.picker.remove_source(SourceId(2));
+        fetch.live.remove(&SourceId(2));
+        assert!(!fetch.awaits_word(SourceId(1), soon), "there is nobody else");
+    }
+}

@@ -97,10 +97,8 @@ impl Counts {
 #[derive(Default)]
 pub(super) struct Ahead {
     upstream: Option<SourceId>,
-    /// Whom that one asks, and how many chunks that has been asked for here.
-    beyond: Option<SourceId>,
-    bridged: u32,
-    /// How many have come from the one ahead.
+    bridge: Bridge,
+    /// How many chunks have come from the one ahead.
     proven: u32,
     /// Whether that one is the first after the one who has the file.
     second: bool,
@@ -121,6 +119,14 @@ pub(super) struct Ahead {
     looked_at: u32,
     /// Until when nobody is asked, as that source is not connected yet.
     awaited: Option<Moment>,
+}
+
+/// The way past the one ahead, to whom that one asks.
+#[derive(Default)]
+struct Bridge {
+    beyond: Option<SourceId>,
+    /// How many chunks it has been asked for.
+    asked: u32,
 }
 
 /// One chunk from the first holder, to see whether the one who is to be asked instead is slower.
@@ -165,7 +171,7 @@ impl Upstreams {
     pub(super) fn lose(&mut self, id: SourceId) {
         for ahead in &mut self.ahead {
             ahead.upstream = ahead.upstream.filter(|upstream| *upstream != id);
-            ahead.beyond = ahead.beyond.filter(|beyond| *beyond != id);
+            ahead.bridge.beyond = ahead.bridge.beyond.filter(|beyond| *beyond != id);
         }
     }
 
@@ -181,7 +187,7 @@ impl Upstreams {
         }
         let stripe = stripe_of(index, self.ahead.len());
         let ahead = &mut self.ahead[stripe];
-        ahead.bridged += u32::from(ahead.beyond == Some(id) && ahead.upstream != Some(id));
+        ahead.bridge.asked += u32::from(ahead.bridge.beyond == Some(id) && ahead.upstream != Some(id));
     }
 
     /// A chunk has come.
@@ -202,6 +208,11 @@ impl Upstreams {
 }
 
 impl Source {
+    /// How many more chunks it has than when it appeared.
+    fn gains(&self) -> u32 {
+        self.have.held().saturating_sub(self.had)
+    }
+
     /// How much less this peer may get than such a source.
     fn drift(&self) -> u32 {
         if self.round_trip < NEAR { 0 } else { DRIFT }
@@ -211,7 +222,7 @@ impl Source {
 impl Ahead {
     /// Whether the one beyond can help for a while.
     fn is_bridged(&self) -> bool {
-        self.beyond.is_some() && self.bridged < BRIDGED_MAX && self.proven < PROVEN
+        self.bridge.beyond.is_some() && self.bridge.asked < BRIDGED_MAX && self.proven < PROVEN
     }
 
     /// Whether a source is to be asked for one chunk, to be compared.
@@ -269,8 +280,10 @@ impl Picker {
         let is_done = |id| self.sources.get(&id).is_some_and(|one| !one.origin && !one.partial);
         let is_line = self.upstreams.stripes() == 1;
         let Some(ahead) = self.upstreams.ahead.get_mut(stripe) else { return };
-        (ahead.beyond, ahead.second) = (beyond, first.is_some());
-        (ahead.steps, ahead.slow) = (steps, slow);
+        if ahead.bridge.beyond != beyond || ahead.upstream != id {
+            ahead.bridge = Bridge { beyond, asked: 0 };
+        }
+        (ahead.second, ahead.steps, ahead.slow) = (first.is_some(), steps, slow);
         if ahead.upstream.is_some_and(|old| id.is_some_and(|id| id == old || is_done(old))) {
             return;
         }
@@ -280,8 +293,7 @@ impl Picker {
         *ahead = Ahead {
             stuck: owed.collect(),
             upstream: id,
-            beyond,
-            bridged: 0,
+            bridge: std::mem::take(&mut ahead.bridge),
             proven: 0,
             second: ahead.second,
             steps: ahead.steps,
@@ -339,16 +351,17 @@ impl Picker {
     /// sent here.
     fn is_to_spare(&self, stripe: usize, id: SourceId, source: &Source, now: Moment) -> bool {
         let Some((ahead, upstream)) = self.upstream(stripe) else { return false };
-        if ahead.beyond != Some(id) || !ahead.is_bridged() || ahead.slow || source.origin {
+        if ahead.bridge.beyond != Some(id) || !ahead.is_bridged() || ahead.slow || source.origin {
             return false;
         }
-        let held = source.counts.0[stripe];
-        let least = upstream.counts.0[stripe].max(self.own(stripe));
-        let each = now.saturating_sub(self.began.unwrap_or(now)) / held.max(1);
+        // Who comes late begins with less than others, and nobody is slow for that.
+        let gets = source.gains();
+        let comes = upstream.gains().max(self.own(stripe));
+        let each = now.saturating_sub(self.began.unwrap_or(now)) / gets.max(1);
         let asked = upstream.flights.first().map_or(ahead.since, |(_, asked)| *asked);
         let waits = now.saturating_sub(upstream.last_arrival.max(asked));
         self.upstreams.stripes() == 1
-            && held > least + BEYOND_CHUNKS + source.drift()
+            && gets > comes + BEYOND_CHUNKS + source.drift()
             && upstream.pace.unwrap_or_default().max(waits) > each * TRIAL
     }
 
@@ -652,6 +665,91 @@ mod tests {
         for id in (4..9).map(SourceId) {
             picker.add_source(id, HaveMap::all(100), SILENT_MIN);
             assert!(picker.pick(id, SILENT_MIN + ms(1), &mut random).is_some());
+        }
+    }
+
+    fn follow_past(picker: &mut Picker, slow: bool) {
+        let place = Place { source: Some(AHEAD), beyond: Some(OTHER), first: None, steps: 2, slow };
+        picker.follow(0, place, ms(0));
+    }
+
+    #[test]
+    fn until_a_slow_one_is_replaced_the_one_beyond_it_is_asked_for_a_few() {
+        let (mut picker, mut random) = picker(None);
+        follow_past(&mut picker, false);
+        gets(&mut picker, OTHER, 0..BEYOND_CHUNKS);
+        assert_eq!(picker.pick(OTHER, ms(150), &mut random), None, "that is nothing yet");
+        gets(&mut picker, OTHER, 0..60);
+        for _ in 0..BRIDGED_MAX {
+            let index = picker.pick(OTHER, ms(150), &mut random).expect("it has more than anybody else");
+            picker.arrived(OTHER, index, ms(150));
+        }
+        assert_eq!(picker.pick(OTHER, ms(160), &mut random), None);
+        assert_eq!(picker.pick(FIRST, ms(160), &mut random), None);
+    }
+
+    #[test]
+    fn one_ahead_that_has_given_something_or_has_as_much_is_not_gone_round() {
+        let (mut picker, mut random) = picker(None);
+        follow_past(&mut picker, false);
+        gets(&mut picker, OTHER, 0..30);
+        gets(&mut picker, AHEAD, 0..30);
+        assert_eq!(picker.pick(OTHER, ms(50), &mut random), None, "it has as much");
+        (0..PROVEN).for_each(|index| _ = picker.arrived(AHEAD, ChunkIndex(index), ms(200)));
+        (PROVEN..28).for_each(|index| _ = picker.arrived(AHEAD, ChunkIndex(index), ms(200)));
+        gets(&mut picker, OTHER, 30..60);
+        assert_eq!(picker.pick(OTHER, ms(210), &mut random), None, "it gives");
+    }
+
+    #[test]
+    fn one_ahead_that_came_later_than_the_one_beyond_is_not_slow_for_that() {
+        let (mut picker, mut random) = picker(None);
+        let mut have = HaveMap::none(100);
+        (0..60).for_each(|index| _ = have.insert(ChunkIndex(index)));
+        picker.add_source(OTHER, have, ms(0));
+        follow_past(&mut picker, false);
+        assert_eq!(picker.pick(OTHER, ms(200), &mut random), None);
+        gets(&mut picker, OTHER, 60..70);
+        assert!(picker.pick(OTHER, ms(200), &mut random).is_some());
+    }
+
+    #[test]
+    fn who_is_slow_asks_only_the_one_ahead_while_that_one_gives() {
+        for slow in [false, true] {
+            let (mut picker, mut random) = picker(None);
+            follow_past(&mut picker, slow);
+            gets(&mut picker, AHEAD, 0..90);
+            gets(&mut picker, OTHER, 0..90);
+            picker.pick(AHEAD, ms(900), &mut random).unwrap();
+            picker.upstreams.ahead[0].proven = PROVEN;
+            assert_eq!(picker.pick(OTHER, ms(1_000), &mut random).is_none(), slow);
+            picker.waits_long(0, ms(1_000));
+            assert_eq!(!picker.waits_long(0, ms(1_100)), slow);
+            assert!(picker.pick(OTHER, ms(900) + SILENT_MIN * 2, &mut random).is_some(), "now it is silent");
+        }
+    }
+
+    #[test]
+    fn one_ahead_with_nothing_to_give_is_not_waited_for_while_others_have_something() {
+        let (mut picker, mut random) = picker(None);
+        gets(&mut picker, OTHER, 0..4);
+        assert_eq!(picker.pick(OTHER, OWED, &mut random), None);
+        assert!(picker.pick(OTHER, OWED + ms(1), &mut random).is_some());
+    }
+
+    #[test]
+    fn over_a_long_way_a_peer_may_drift_away_from_the_one_ahead() {
+        let (mut picker, mut random) = picker(None);
+        picker.set_round_trip(AHEAD, ms(50));
+        // An eighth less than the one ahead, all the time.
+        for index in 0..96 {
+            let now = ms(100 * u64::from(index) + 100);
+            picker.source_has(AHEAD, ChunkIndex(index));
+            if index % 8 > 0 {
+                let index = picker.pick(AHEAD, now, &mut random).unwrap();
+                picker.arrived(AHEAD, index, now);
+            }
+            assert_eq!(picker.keeps_to(0, now), Some(AHEAD), "{index}");
         }
     }
 

@@ -195,8 +195,14 @@ impl<C: Copy + Eq + Hash> Trees<C> {
     /// Who is slow: the one ahead, when two wait for it, or it has been found slow before; the one who waits, when it waits for two, or alone.
     fn blame(&mut self, waiting: usize, ahead: usize, stripe: usize, sure: bool) -> Option<usize> {
         let line = self.places.stripes() == 1;
+        let turns = self.places.node(waiting).turns;
         let node = self.places.node(ahead);
-        if sure || line && node.slow {
+        if line && node.slow {
+            // It goes behind the one who waits, whatever was said of that one.
+            node.turns = node.turns.max(turns);
+            return Some(ahead);
+        }
+        if sure {
             return Some(ahead);
         }
         if let Some(other) = node.waited.replace(waiting).filter(|other| *other != waiting) {
@@ -271,6 +277,36 @@ mod tests {
         }
         let all = line.join(6);
         assert_eq!(note(&line, all), [4, 5, 6, 3, 2, 1], "before the slow ones");
+    }
+
+    #[test]
+    fn who_takes_slowly_stands_last_and_who_finds_two_slow_is_slow_itself() {
+        let mut line = line();
+        let mut known = BTreeMap::new();
+        let mut note = |line: &Trees<u32>, all: &[Moved<u32>]| {
+            known.extend(all.iter().map(|moved| (moved.who, moved.ahead)));
+            order(line, &known)
+        };
+        for one in 1..=5 {
+            let all = line.join(one);
+            note(&line, &all);
+        }
+        assert_eq!(line.found_slow(1, 3), [], "it is 2 who gives to 3");
+        let all = line.found_slow(2, 3);
+        assert_eq!(note(&line, &all), [1, 2, 4, 5, 3]);
+        let three = all.iter().find(|moved| moved.who == 3).unwrap();
+        assert!(three.slow && three.ahead == Some(5) && three.beyond == Some(4));
+        assert_eq!(line.found_slow(5, 3), [], "that is known");
+        let all = line.join(6);
+        assert_eq!(note(&line, &all), [1, 2, 4, 5, 6, 3], "before the slow one");
+        let all = line.found_slow(2, 4);
+        assert_eq!(note(&line, &all), [1, 4, 5, 6, 3, 2], "nobody is fast enough for 2");
+        let all = line.overtake(4, 0, false);
+        assert_eq!(note(&line, &all), [1, 5, 6, 3, 2, 4]);
+        let all = line.overtake(6, 0, false);
+        assert_eq!(note(&line, &all), [1, 5, 3, 2, 6, 4], "of two slow ones the one found first is the last");
+        let all = line.overtake(4, 0, false);
+        assert_eq!(note(&line, &all), [1, 5, 3, 2, 4, 6], "unless it waits for the other");
     }
 
     #[test]

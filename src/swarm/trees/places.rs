@@ -13,7 +13,7 @@ pub(super) struct Node<C> {
     /// The stripe that it passes on.
     trunk: usize,
     /// How often it has been found slow.
-    turns: u32,
+    pub(super) turns: u32,
     /// The last one who was kept waiting by it.
     pub(super) waited: Option<usize>,
     /// The stripes in which it was kept waiting.
@@ -254,16 +254,15 @@ impl<C: Copy> Places<C> {
     fn find(&self, at: usize, stripe: usize) -> Found {
         let (passes, rank) = (self.has_room(Above::Node(at), stripe), self.nodes[at].rank());
         for above in self.walk(stripe) {
-            if self.has_room(above, stripe) {
-                return Found::Room(above);
-            }
-            if let Above::Node(other) = above
-                && passes
-                && (self.nodes[other].rank() > rank
-                    || self.nodes[other].rank() == rank && rank.0
-                    || self.room(other, stripe) == 0)
-            {
-                return Found::Yields(other);
+            let yields = |other: usize| {
+                let slow = self.nodes[other].rank() > rank || self.nodes[other].rank() == rank && rank.0;
+                // Not below a slow one, even if there is room.
+                passes && (slow || self.room(other, stripe) == 0)
+            };
+            match above {
+                Above::Node(other) if yields(other) => return Found::Yields(other),
+                _ if self.has_room(above, stripe) => return Found::Room(above),
+                _ => {}
             }
         }
         Found::Nothing
