@@ -65,7 +65,7 @@ fn each_is_told_who_is_ahead_and_of_every_change() {
     let (mut second, upstreams) = stand(seeder.address(), file, 7002);
     assert_eq!(upstreams, [behind(at(7001), true, 2)]);
     let (mut third, upstreams) = stand(seeder.address(), file, 7003);
-    assert_eq!(upstreams, [behind(at(7002), false, 3)]);
+    assert_eq!(upstreams, [Upstream { beyond: at(7001), ..behind(at(7002), false, 3) }]);
     drop(first);
     assert_eq!(next_upstream(&mut second), behind(None, false, 1));
     assert_eq!(next_upstream(&mut third), behind(at(7002), true, 2));

@@ -1,0 +1,275 @@
+//! What is asked of whom, when.
+
+use super::*;
+use proptest::prelude::*;
+
+const NOW: Moment = Duration::ZERO;
+
+fn picker(count: u32) -> Picker {
+    Picker::new(HaveMap::none(count), true)
+}
+
+fn having(count: u32, chunks: &[u32]) -> HaveMap {
+    let mut have = HaveMap::none(count);
+    for chunk in chunks {
+        have.insert(ChunkIndex(*chunk));
+    }
+    have
+}
+
+fn rng() -> fastrand::Rng {
+    fastrand::Rng::with_seed(5)
+}
+
+#[test]
+fn a_source_far_away_is_asked_for_as_many_as_fill_the_way_and_a_near_one_is_not() {
+    let ms = Duration::from_millis;
+    let depth = |round_trip: Duration, each: Duration| {
+        let mut picker = picker(1_000);
+        let id = SourceId(0);
+        picker.add_source(id, HaveMap::all(1_000), NOW);
+        picker.set_round_trip(id, round_trip);
+        let mut random = rng();
+        let (mut now, mut flying) = (NOW, std::collections::VecDeque::new());
+        for _ in 0..60 {
+            while let Some(index) = picker.pick(id, now, &mut random) {
+                flying.push_back((index, now + round_trip));
+            }
+            let (index, begins) = flying.pop_front().unwrap();
+            now = now.max(begins) + each;
+            picker.arrived(id, index, now);
+        }
+        flying.len() + 1
+    };
+    assert_eq!(depth(ms(1), ms(40)), PIPELINE);
+    assert_eq!(depth(ms(9), ms(40)), PIPELINE);
+    // 50 ms are worth two and a half, and one is coming.
+    assert!((4..=7).contains(&depth(ms(50), ms(20))), "{}", depth(ms(50), ms(20)));
+    assert_eq!(depth(ms(200), ms(4)), PIPELINE_FAR_MAX);
+}
+
+#[test]
+fn the_rarest_goes_first() {
+    let mut picker = picker(3);
+    picker.add_source(SourceId(0), HaveMap::all(3), NOW);
+    picker.add_source(SourceId(1), having(3, &[0, 1]), NOW);
+    picker.add_source(SourceId(2), having(3, &[0]), NOW);
+    let mut random = rng();
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(2)));
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None, "enough to do");
+    assert_eq!(picker.pick(SourceId(2), NOW, &mut random), Some(ChunkIndex(0)));
+    assert_eq!(picker.pick(SourceId(2), NOW, &mut random), None);
+}
+
+#[test]
+fn what_a_lost_source_held_is_asked_elsewhere() {
+    let mut picker = picker(1);
+    picker.add_source(SourceId(0), HaveMap::all(1), NOW);
+    picker.add_source(SourceId(1), HaveMap::all(1), NOW);
+    let mut random = rng();
+    assert!(picker.pick(SourceId(0), NOW, &mut random).is_some());
+    assert_eq!(picker.pick(SourceId(1), NOW, &mut random), None);
+    picker.remove_source(SourceId(0));
+    assert_eq!(picker.pick(SourceId(1), NOW, &mut random), Some(ChunkIndex(0)));
+    assert!(picker.arrived(SourceId(1), ChunkIndex(0), NOW));
+    assert!(picker.is_complete());
+}
+
+#[test]
+fn a_late_chunk_is_asked_of_another_and_counts_once() {
+    let mut picker = picker(1);
+    for id in 0..5 {
+        picker.add_source(SourceId(id), HaveMap::all(1), NOW);
+    }
+    let mut random = rng();
+    let mut pick = |id, seconds| picker.pick(SourceId(id), Duration::from_secs(seconds), &mut random);
+    assert!(pick(0, 0).is_some());
+    assert_eq!(pick(1, 1), None, "not late yet");
+    assert!(pick(1, 2).is_some());
+    assert_eq!(pick(1, 9), None, "never twice of one source");
+    assert!(pick(2, 9).is_some());
+    assert_eq!(pick(3, 99), None, "no more than three copies");
+    assert!(picker.arrived(SourceId(2), ChunkIndex(0), NOW));
+    assert!(!picker.arrived(SourceId(0), ChunkIndex(0), NOW));
+    picker.remove_source(SourceId(1));
+    assert!(picker.is_complete());
+}
+
+#[test]
+fn who_owes_a_chunk_for_long_is_known() {
+    let mut picker = picker(2);
+    let id = SourceId(0);
+    picker.add_source(id, HaveMap::all(2), NOW);
+    let seconds = Duration::from_secs;
+    assert_eq!(picker.overdue(id, seconds(9)), None, "nothing was asked for");
+    let first = picker.pick(id, seconds(9), &mut rng()).unwrap();
+    let second = picker.pick(id, seconds(9), &mut rng()).unwrap();
+    assert_eq!(picker.overdue(id, seconds(10)), None);
+    assert_eq!(picker.overdue(id, seconds(11)), Some((first, seconds(2))));
+    // It has shown that it needs five seconds for one.
+    picker.arrived(id, first, seconds(14));
+    assert_eq!(picker.overdue(id, seconds(23)), None);
+    assert_eq!(picker.overdue(id, seconds(24)), Some((second, seconds(10))));
+    assert_eq!(picker.overdue(SourceId(1), seconds(99)), None);
+}
+
+#[test]
+fn a_source_that_refuses_is_not_asked_again_until_it_says_so() {
+    let mut picker = picker(2);
+    picker.add_source(SourceId(0), HaveMap::all(2), NOW);
+    let mut random = rng();
+    picker.pick(SourceId(0), NOW, &mut random);
+    picker.pick(SourceId(0), NOW, &mut random);
+    picker.refused(SourceId(0), ChunkIndex(1));
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
+    assert_eq!(picker.unavailable().collect::<Vec<_>>(), [ChunkIndex(1)]);
+    picker.source_has(SourceId(0), ChunkIndex(1));
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
+}
+
+#[test]
+fn among_equals_hints_go_first() {
+    let mut picker = picker(9);
+    picker.add_source(SourceId(0), HaveMap::all(9), NOW);
+    picker.add_source(SourceId(1), having(9, &[7]), NOW);
+    picker.hint(SourceId(0), &[ChunkIndex(7), ChunkIndex(4), ChunkIndex(100)]);
+    let mut random = rng();
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(4)), "7 is less rare");
+}
+
+#[test]
+fn who_had_everything_first_is_spared_while_others_are_busy() {
+    let mut picker = picker(9);
+    picker.add_source(SourceId(0), HaveMap::all(9), NOW);
+    for id in 1..=3 {
+        picker.add_source(SourceId(id), having(9, &[0, 1, 2, 3, 4, 5, 6, 7, 8 - id]), NOW);
+    }
+    let mut random = rng();
+    // One chunk or two from each of the others.
+    for id in 1..=3 {
+        assert!(picker.pick(SourceId(id), NOW, &mut random).is_some());
+    }
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(8)), "nobody else has it");
+    picker.arrived(SourceId(0), ChunkIndex(8), NOW);
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None, "others can give the rest");
+    let later = Duration::from_secs(1);
+    assert!(picker.pick(SourceId(0), later, &mut random).is_some(), "it has been left alone");
+    assert_eq!(picker.pick(SourceId(0), later, &mut random), None, "one at a time");
+}
+
+#[test]
+fn nothing_is_asked_for_that_is_not_wanted() {
+    let mut picker = Picker::new(having(3, &[0]), false);
+    picker.add_source(SourceId(0), HaveMap::all(3), NOW);
+    let mut random = rng();
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
+    picker.want(ChunkIndex(2));
+    picker.want(ChunkIndex(3));
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(2)));
+    picker.want(ChunkIndex(0));
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(0)), "a bad chunk, again");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Add(u32, Vec<bool>),
+    Has(u32, u32),
+    Remove(u32),
+    Pick(u32),
+    Arrive(u32),
+    Refuse(u32),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let source = 0u32..4;
+    prop_oneof![
+        (source.clone(), prop::collection::vec(any::<bool>(), 6)).prop_map(|(s, h)| Step::Add(s, h)),
+        (source.clone(), 0u32..6).prop_map(|(s, i)| Step::Has(s, i)),
+        source.clone().prop_map(Step::Remove),
+        source.clone().prop_map(Step::Pick),
+        source.clone().prop_map(Step::Pick),
+        source.clone().prop_map(Step::Arrive),
+        source.prop_map(Step::Refuse),
+        (0u64..3).prop_map(Step::Pass),
+    ]
+}
+
+fn check(picker: &Picker) {
+    for index in (0..6).map(ChunkIndex) {
+        let flying: Vec<SourceId> = picker.flights.get(&index).cloned().unwrap_or_default();
+        let open = !picker.done.has(index) && flying.is_empty();
+        assert_eq!(picker.open.contains(index), open);
+        assert!(flying.len() <= ENDGAME_COPIES);
+        let partial = picker.sources.values().filter(|source| source.partial);
+        let rarity = partial.filter(|source| source.have.has(index)).count();
+        assert_eq!(picker.rarity[index.at()] as usize, rarity);
+    }
+    for (id, source) in &picker.sources {
+        assert!(source.flights.len() <= PIPELINE_FAR_MAX);
+        for (index, since) in &source.flights {
+            assert!(picker.flights[index].contains(id));
+            assert!(picker.done.has(*index) || picker.oldest.get() <= *since);
+        }
+    }
+    let busy = picker.sources.values().filter(|source| !source.flights.is_empty());
+    assert_eq!(picker.busy, busy.count());
+}
+
+proptest! {
+    #[test]
+    fn the_invariants_hold_whatever_sources_do(steps in prop::collection::vec(step(), 0..150), seed: u64) {
+        let mut picker = picker(6);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut now = NOW;
+        let mut asked: Vec<(SourceId, ChunkIndex)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Add(source, held) => {
+                    let held: Vec<u32> = (0..6).filter(|at| held[*at as usize]).collect();
+                    asked.retain(|(id, _)| id.0 != source);
+                    picker.add_source(SourceId(source), having(6, &held), now);
+                }
+                Step::Has(source, index) => picker.source_has(SourceId(source), ChunkIndex(index)),
+                Step::Remove(source) => {
+                    asked.retain(|(id, _)| id.0 != source);
+                    picker.remove_source(SourceId(source));
+                }
+                Step::Pick(source) => {
+                    let id = SourceId(source);
+                    if let Some(index) = picker.pick(id, now, &mut random) {
+                        prop_assert!(!picker.done.has(index) && !asked.contains(&(id, index)));
+                        asked.push((id, index));
+                    }
+                }
+                Step::Arrive(source) => {
+                    if let Some(at) = asked.iter().position(|(id, _)| id.0 == source) {
+                        let (id, index) = asked.remove(at);
+                        picker.arrived(id, index, now);
+                        prop_assert!(picker.done.has(index));
+                    }
+                }
+                Step::Refuse(source) => {
+                    if let Some(at) = asked.iter().position(|(id, _)| id.0 == source) {
+                        let (id, index) = asked.remove(at);
+                        picker.refused(id, index);
+                    }
+                }
+                Step::Pass(seconds) => now += Duration::from_secs(seconds),
+            }
+            check(&picker);
+        }
+        // One honest source that has everything finishes it.
+        picker.add_source(SourceId(9), HaveMap::all(6), now);
+        for _ in 0..20 {
+            now += Duration::from_secs(60);
+            while let Some(index) = picker.pick(SourceId(9), now, &mut random) {
+                picker.arrived(SourceId(9), index, now);
+            }
+            // The others never answer; they are given up.
+            (0..4).for_each(|id| picker.remove_source(SourceId(id)));
+        }
+        prop_assert!(picker.is_complete() && picker.done.is_complete());
+    }
+}

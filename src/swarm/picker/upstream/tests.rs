@@ -1,0 +1,236 @@
+//! Who is asked, and who is not, while somebody is to be asked before all others.
+
+use super::*;
+use crate::content::HaveMap;
+
+const FIRST: SourceId = SourceId(1);
+const AHEAD: SourceId = SourceId(2);
+const OTHER: SourceId = SourceId(3);
+
+/// Everybody is there, and `AHEAD` is to be asked.
+fn picker(first: Option<SourceId>) -> (Picker, fastrand::Rng) {
+    let mut picker = Picker::new(HaveMap::none(100), true);
+    picker.add_source(FIRST, HaveMap::all(100), ms(0));
+    picker.add_source(AHEAD, HaveMap::none(100), ms(0));
+    picker.add_source(OTHER, HaveMap::none(100), ms(0));
+    follow(&mut picker, Some(AHEAD), first, ms(0));
+    (picker, fastrand::Rng::with_seed(1))
+}
+
+fn follow(picker: &mut Picker, source: Option<SourceId>, first: Option<SourceId>, now: Moment) {
+    picker.follow(0, Place { source, beyond: None, first, steps: 0, slow: false }, now);
+}
+
+fn ms(time: u64) -> Moment {
+    Duration::from_millis(time)
+}
+
+fn gets(picker: &mut Picker, id: SourceId, chunks: std::ops::Range<u32>) {
+    chunks.for_each(|index| picker.source_has(id, ChunkIndex(index)));
+}
+
+#[test]
+fn nobody_but_the_one_ahead_is_asked_while_it_keeps_up() {
+    let (mut picker, mut random) = picker(None);
+    gets(&mut picker, AHEAD, 0..1);
+    gets(&mut picker, OTHER, 0..5);
+    assert_eq!(picker.pick(FIRST, ms(10), &mut random), None);
+    assert_eq!(picker.pick(OTHER, ms(10), &mut random), None);
+    assert_eq!(picker.pick(AHEAD, ms(10), &mut random), Some(ChunkIndex(0)));
+    assert!(!picker.waits_long(0, ms(10)) && !picker.waits_long(0, ms(20)));
+    picker.remove_source(AHEAD);
+    assert!(picker.pick(OTHER, ms(30), &mut random).is_some(), "it is gone");
+}
+
+#[test]
+fn everybody_is_asked_when_nobody_is_to_be_asked_before_all_others_any_more() {
+    for stripes in [1, 3] {
+        let (mut picker, mut random) = picker(None);
+        picker.split(stripes);
+        (0..stripes).for_each(|stripe| {
+            picker.follow(
+                stripe,
+                Place { source: Some(AHEAD), beyond: None, first: None, steps: 1, slow: false },
+                ms(0),
+            );
+        });
+        assert_eq!(picker.pick(FIRST, ms(10), &mut random), None);
+        picker.follow_nobody();
+        assert!(picker.pick(FIRST, ms(10), &mut random).is_some());
+    }
+}
+
+#[test]
+fn who_falls_behind_the_one_ahead_asks_everybody() {
+    let (mut picker, mut random) = picker(None);
+    gets(&mut picker, AHEAD, 0..30);
+    assert!(picker.pick(OTHER, ms(1_000), &mut random).is_none(), "it has nothing");
+    gets(&mut picker, OTHER, 0..30);
+    assert!(picker.pick(OTHER, ms(1_000), &mut random).is_some());
+    assert!(!picker.waits_long(0, ms(1_000)), "once is nothing");
+    assert!(picker.waits_long(0, ms(1_100)));
+}
+
+#[test]
+fn who_comes_late_is_not_behind_as_long_as_it_catches_up() {
+    let mut picker = Picker::new(HaveMap::none(100), true);
+    picker.add_source(AHEAD, HaveMap::none(100), ms(0));
+    gets(&mut picker, AHEAD, 0..60);
+    follow(&mut picker, Some(AHEAD), None, ms(0));
+    (0..30).for_each(|index| _ = picker.arrived(AHEAD, ChunkIndex(index), ms(1_000)));
+    gets(&mut picker, AHEAD, 60..63);
+    picker.upstreams.ahead[0].since = ms(1_000);
+    assert_eq!(picker.keeps_to(0, ms(2_000)), Some(AHEAD), "33 less, after 60");
+    gets(&mut picker, AHEAD, 63..80);
+    assert_eq!(picker.keeps_to(0, ms(2_000)), None, "50 less, after 30");
+}
+
+#[test]
+fn one_ahead_who_gets_nothing_itself_is_seen_by_what_others_have() {
+    let (mut picker, _) = picker(None);
+    gets(&mut picker, OTHER, 0..90);
+    assert!(!picker.waits_long(0, ms(1_800)) && picker.waits_long(0, ms(1_900)));
+}
+
+#[test]
+fn one_ahead_who_gives_nothing_is_not_waited_for_whoever_else_there_is() {
+    let (mut picker, mut random) = picker(None);
+    assert_eq!(picker.pick(FIRST, SILENT_MIN, &mut random), None);
+    assert!(picker.pick(FIRST, SILENT_MIN + ms(1), &mut random).is_some());
+    // Not even by three more who give nothing.
+    for id in (4..9).map(SourceId) {
+        picker.add_source(id, HaveMap::all(100), SILENT_MIN);
+        assert!(picker.pick(id, SILENT_MIN + ms(1), &mut random).is_some());
+    }
+}
+
+fn follow_past(picker: &mut Picker, slow: bool) {
+    let place = Place { source: Some(AHEAD), beyond: Some(OTHER), first: None, steps: 2, slow };
+    picker.follow(0, place, ms(0));
+}
+
+#[test]
+fn until_a_slow_one_is_replaced_the_one_beyond_it_is_asked_for_a_few() {
+    let (mut picker, mut random) = picker(None);
+    follow_past(&mut picker, false);
+    gets(&mut picker, OTHER, 0..BEYOND_CHUNKS);
+    assert_eq!(picker.pick(OTHER, ms(150), &mut random), None, "that is nothing yet");
+    gets(&mut picker, OTHER, 0..60);
+    for _ in 0..BRIDGED_MAX {
+        let index = picker.pick(OTHER, ms(150), &mut random).expect("it has more than anybody else");
+        picker.arrived(OTHER, index, ms(150));
+    }
+    assert_eq!(picker.pick(OTHER, ms(160), &mut random), None);
+    assert_eq!(picker.pick(FIRST, ms(160), &mut random), None);
+}
+
+#[test]
+fn one_ahead_that_has_given_something_or_has_as_much_is_not_gone_round() {
+    let (mut picker, mut random) = picker(None);
+    follow_past(&mut picker, false);
+    gets(&mut picker, OTHER, 0..30);
+    gets(&mut picker, AHEAD, 0..30);
+    assert_eq!(picker.pick(OTHER, ms(50), &mut random), None, "it has as much");
+    (0..PROVEN).for_each(|index| _ = picker.arrived(AHEAD, ChunkIndex(index), ms(200)));
+    (PROVEN..28).for_each(|index| _ = picker.arrived(AHEAD, ChunkIndex(index), ms(200)));
+    gets(&mut picker, OTHER, 30..60);
+    assert_eq!(picker.pick(OTHER, ms(210), &mut random), None, "it gives");
+}
+
+#[test]
+fn one_ahead_that_came_later_than_the_one_beyond_is_not_slow_for_that() {
+    let (mut picker, mut random) = picker(None);
+    let mut have = HaveMap::none(100);
+    (0..60).for_each(|index| _ = have.insert(ChunkIndex(index)));
+    picker.add_source(OTHER, have, ms(0));
+    follow_past(&mut picker, false);
+    assert_eq!(picker.pick(OTHER, ms(200), &mut random), None);
+    gets(&mut picker, OTHER, 60..70);
+    assert!(picker.pick(OTHER, ms(200), &mut random).is_some());
+}
+
+#[test]
+fn who_is_slow_asks_only_the_one_ahead_while_that_one_gives() {
+    for slow in [false, true] {
+        let (mut picker, mut random) = picker(None);
+        follow_past(&mut picker, slow);
+        gets(&mut picker, AHEAD, 0..90);
+        gets(&mut picker, OTHER, 0..90);
+        picker.pick(AHEAD, ms(900), &mut random).unwrap();
+        picker.upstreams.ahead[0].proven = PROVEN;
+        assert_eq!(picker.pick(OTHER, ms(1_000), &mut random).is_none(), slow);
+        picker.waits_long(0, ms(1_000));
+        assert_eq!(!picker.waits_long(0, ms(1_100)), slow);
+        assert!(picker.pick(OTHER, ms(900) + SILENT_MIN * 2, &mut random).is_some(), "now it is silent");
+    }
+}
+
+#[test]
+fn one_ahead_with_nothing_to_give_is_not_waited_for_while_others_have_something() {
+    let (mut picker, mut random) = picker(None);
+    gets(&mut picker, OTHER, 0..4);
+    assert_eq!(picker.pick(OTHER, OWED, &mut random), None);
+    assert!(picker.pick(OTHER, OWED + ms(1), &mut random).is_some());
+}
+
+#[test]
+fn over_a_long_way_a_peer_may_drift_away_from_the_one_ahead() {
+    let (mut picker, mut random) = picker(None);
+    picker.set_round_trip(AHEAD, ms(50));
+    // An eighth less than the one ahead, all the time.
+    for index in 0..96 {
+        let now = ms(100 * u64::from(index) + 100);
+        picker.source_has(AHEAD, ChunkIndex(index));
+        if index % 8 > 0 {
+            let index = picker.pick(AHEAD, now, &mut random).unwrap();
+            picker.arrived(AHEAD, index, now);
+        }
+        assert_eq!(picker.keeps_to(0, now), Some(AHEAD), "{index}");
+    }
+}
+
+#[test]
+fn the_second_takes_one_chunk_past_the_first_and_compares() {
+    let (mut picker, mut random) = picker(Some(FIRST));
+    let tried = picker.pick(FIRST, ms(0), &mut random).unwrap();
+    assert_eq!(picker.pick(FIRST, ms(0), &mut random), None, "one will do");
+    assert!(!picker.is_slower_than_first(0, ms(9_000)), "nothing to compare with");
+    picker.arrived(FIRST, tried, ms(100));
+    assert!(!picker.is_slower_than_first(0, ms(300)));
+    assert!(picker.is_slower_than_first(0, ms(600)));
+    gets(&mut picker, AHEAD, 0..20);
+    let index = picker.pick(AHEAD, ms(600), &mut random).unwrap();
+    picker.arrived(AHEAD, index, ms(700));
+    assert!(!picker.is_slower_than_first(0, ms(800)));
+}
+
+#[test]
+fn what_the_one_before_owes_is_asked_of_the_new_one_first() {
+    let (mut picker, mut random) = picker(None);
+    gets(&mut picker, AHEAD, 0..1);
+    assert_eq!(picker.pick(AHEAD, ms(0), &mut random), Some(ChunkIndex(0)));
+    gets(&mut picker, OTHER, 0..9);
+    follow(&mut picker, Some(OTHER), None, ms(0));
+    assert_eq!(picker.pick(OTHER, ms(0), &mut random), Some(ChunkIndex(0)));
+    assert_ne!(picker.pick(OTHER, ms(0), &mut random), Some(ChunkIndex(0)));
+}
+
+#[test]
+fn a_first_holder_that_has_given_its_chunks_up_is_not_kept_to() {
+    let (mut picker, mut random) = picker(None);
+    follow(&mut picker, Some(FIRST), None, ms(0));
+    gets(&mut picker, OTHER, 0..100);
+    assert_eq!(picker.pick(OTHER, ms(0), &mut random), None);
+    (0..100).for_each(|index| picker.refused(FIRST, ChunkIndex(index)));
+    assert!(picker.pick(OTHER, ms(0), &mut random).is_some());
+}
+
+#[test]
+fn nobody_is_asked_while_the_one_ahead_is_being_connected_to() {
+    let mut picker = Picker::new(HaveMap::none(9), true);
+    let mut random = fastrand::Rng::with_seed(1);
+    picker.add_source(FIRST, HaveMap::all(9), ms(0));
+    picker.expect_upstream(0, ms(0));
+    assert_eq!(picker.pick(FIRST, ms(1), &mut random), None);
+    assert!(picker.pick(FIRST, AWAITED, &mut random).is_some(), "it takes too long");
+}
