@@ -599,18 +599,7 @@ impl<'a> Answers<'a> {
                 Piece::Nothing if moved.elapsed() >= server.timeouts.stall => {
                     return Err(LinkError::TimedOut);
                 }
-                Piece::Nothing => {
-                    // It may have come in full from somebody faster.
-                    if let Some(Ok(stored)) = server.shelf.stored(file, index) {
-                        let _goes = sending.as_ref().map(Sending::goes);
-                        let (offset, left) = (stored.offset + sent as u64, length - sent as u32);
-                        let pace = |bytes| {
-                            server.pace(bytes);
-                            Ok(())
-                        };
-                        return self.writer.send_rest(&stored.file, offset, left, pace);
-                    }
-                }
+                Piece::Nothing => {}
                 Piece::Bytes => {
                     server.pace(piece.len() as u64);
                     let _goes = sending.as_ref().map(Sending::goes);

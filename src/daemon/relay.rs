@@ -59,13 +59,15 @@ impl Relay {
     }
 
     /// A chunk has come in full, and been verified and stored. If it is arriving from somebody else as well, whoever is
-    /// being sent it does not wait for that one any more.
+    /// being sent it does not wait for that one any more: the rest goes on at once, or, where what has come so far is
+    /// not how the chunk begins, nothing of it any more.
     pub fn complete(&self, file: FileId, index: ChunkIndex, bytes: &[u8]) {
         if let Some(arriving) = self.get(file, index) {
             let mut state = lock(&arriving.state);
             if state.end.is_none() && bytes.len() == arriving.length as usize {
+                let is_right = bytes.starts_with(&state.bytes);
                 bytes.clone_into(&mut state.bytes);
-                state.end = Some(true);
+                state.end = Some(is_right);
                 arriving.moved.notify_all();
             }
         }
@@ -337,6 +339,21 @@ mod tests {
         assert_eq!(piece, [1; LENGTH - BLOCK]);
         drop(incoming);
         assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Bytes, "it is not lost any more");
+    }
+
+    #[test]
+    fn what_began_wrong_does_not_end_right() {
+        let relay = Relay::default();
+        let incoming = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
+        incoming.push(&[7; BLOCK]);
+        let arriving = relay.get(FILE, INDEX).unwrap();
+        let mut piece = Vec::new();
+        assert_eq!(arriving.next(0, &mut piece, Duration::ZERO), Piece::Bytes);
+        relay.complete(FILE, INDEX, &[1; LENGTH]);
+        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Lost);
+        assert_eq!(arriving.next(0, &mut piece, Duration::ZERO), Piece::Lost, "for everybody");
+        incoming.verified();
+        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Lost);
     }
 
     #[test]

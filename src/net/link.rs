@@ -252,7 +252,7 @@ impl LinkWriter {
         file: &File,
         offset: u64,
         length: u32,
-        pace: impl FnMut(u64) -> Result<(), LinkError>,
+        mut pace: impl FnMut(u64) -> Result<(), LinkError>,
     ) -> Result<(), LinkError> {
         let line = frame::encode(message)?;
         // More is to come: the line and the first bytes share a packet.
@@ -261,20 +261,6 @@ impl LinkWriter {
         if sent < line.len() {
             self.write(&line[sent..])?;
         }
-        self.send_rest(file, offset, length, pace)
-    }
-
-    /// As [`send_file`](Self::send_file), of a payload whose message, and whatever is before `offset`, is sent already.
-    ///
-    /// # Errors
-    /// As [`send_file`](Self::send_file).
-    pub fn send_rest(
-        &mut self,
-        file: &File,
-        offset: u64,
-        length: u32,
-        mut pace: impl FnMut(u64) -> Result<(), LinkError>,
-    ) -> Result<(), LinkError> {
         let started = Instant::now();
         let mut paced = Duration::ZERO;
         let (mut position, mut left) = (offset, length);
