@@ -572,11 +572,18 @@ impl<'a> Answers<'a> {
                 false => Err(LinkError::Closed),
             }
         };
-        let sending = self.serves.map(|to| server.shelf.relay().send_to(file, to));
+        let sending = self.sends(file);
         let _goes = sending.as_ref().map(Sending::goes);
         self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)?;
         let hints = self.server.visitors.left(self.visitor, file, index);
         self.hint(file, hints)
+    }
+
+    /// How long a chunk takes the other side is looked at where nothing but its link can be the cause: a rate limit here
+    /// is not its fault.
+    fn sends(&self, file: FileId) -> Option<Sending> {
+        let to = self.serves.filter(|_| self.server.limit.is_none());
+        to.map(|to| self.server.shelf.relay().send_to(file, to))
     }
 
     /// Sends a chunk while it is being received. If it is lost, so is this connection: what has been said of the
@@ -588,7 +595,7 @@ impl<'a> Answers<'a> {
         let Some(_place) = server.place() else { return Err(LinkError::Closed) };
         self.writer.send(&PeerResponse::Chunk { file, index, length })?;
         let (mut sent, mut piece) = (0, Vec::new());
-        let sending = self.serves.map(|to| server.shelf.relay().send_to(file, to));
+        let sending = self.sends(file);
         let mut moved = Instant::now();
         while sent < length as usize {
             if server.shutdown.is_stopped() {

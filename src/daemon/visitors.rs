@@ -112,21 +112,27 @@ impl Visitors {
 
     /// Somebody is kept waiting by the one ahead of it in a stripe.
     pub fn overtake(&self, id: VisitorId, file: FileId, stripe: usize, sure: bool) {
-        let mut state = self.state();
-        let Some(visited) = state.files.get_mut(&file) else { return };
-        let moved = visited.origin.as_mut().map(|origin| origin.trees.overtake(id, stripe, sure));
-        let moved = moved.unwrap_or_default();
-        visited.tell(moved);
+        self.rearrange(file, |trees, _| trees.overtake(id, stripe, sure));
     }
 
     /// Somebody finds that the one who serves at `slow`, and whom it gives to, takes that slowly.
     pub fn found_slow(&self, id: VisitorId, file: FileId, slow: SocketAddr) {
+        self.rearrange(file, |trees, here| {
+            let slow = here.iter().find(|(_, other)| other.address == slow);
+            slow.map(|(slow, _)| trees.found_slow(id, *slow)).unwrap_or_default()
+        });
+    }
+
+    /// Changes the trees of a file, if there are any, and tells all who have moved.
+    fn rearrange(
+        &self,
+        file: FileId,
+        change: impl FnOnce(&mut Trees<VisitorId>, &HashMap<VisitorId, Visitor>) -> Vec<Moved<VisitorId>>,
+    ) {
         let mut state = self.state();
         let Some(visited) = state.files.get_mut(&file) else { return };
-        let mut here = visited.here.iter();
-        let Some(slow) = here.find(|(_, other)| other.address == slow).map(|(id, _)| *id) else { return };
-        let moved = visited.origin.as_mut().map(|origin| origin.trees.found_slow(id, slow));
-        let moved = moved.unwrap_or_default();
+        let Visited { here, origin } = visited;
+        let moved = origin.as_mut().map(|origin| change(&mut origin.trees, here)).unwrap_or_default();
         visited.tell(moved);
     }
 

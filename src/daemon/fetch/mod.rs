@@ -10,6 +10,8 @@
 
 mod conversations;
 mod source;
+#[cfg(test)]
+mod staging;
 mod upstreams;
 mod verify;
 

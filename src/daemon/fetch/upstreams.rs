@@ -203,42 +203,17 @@ impl Fetch {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Expected, Job, Live};
+    use super::super::Live;
+    use super::super::staging::{Nothing, job};
     use super::*;
-    use crate::content::{ChunkIndex, Digest, FileId, HaveMap};
-    use crate::net::{Shutdown, Threads, Timeouts};
-    use crate::storage::{ChunkSink, StoreError};
+    use crate::content::{ChunkIndex, HaveMap};
+    use crate::net::{Shutdown, Threads};
     use crossbeam_channel::bounded;
     use std::sync::Arc;
 
-    struct Nothing;
-
-    impl Expected for Nothing {
-        fn expected(&self, _: ChunkIndex) -> Option<(Digest, u32)> {
-            None
-        }
-    }
-
-    impl ChunkSink for Nothing {
-        fn store(&self, _: ChunkIndex, _: Digest, _: &[u8]) -> Result<bool, StoreError> {
-            Ok(true)
-        }
-    }
-
     fn fetch(shutdown: &Shutdown) -> Fetch {
-        let job = Job {
-            relay: None,
-            download: 0,
-            file: FileId([0; 32]),
-            count: 9,
-            longest: 1,
-            expected: Arc::new(Nothing),
-            sink: Arc::new(Nothing),
-            port: None,
-            subscribe: true,
-            timeouts: Timeouts::default(),
-        };
         let (events, _) = crossbeam_channel::unbounded();
+        let job = job(9, Arc::new(Nothing));
         Fetch::new(job, HaveMap::none(9), true, events, &Threads::new(), shutdown)
     }
 

@@ -197,9 +197,8 @@ impl Tasks {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Expected;
+    use super::super::staging::job;
     use super::*;
-    use crate::content::FileId;
     use crate::storage::{ChunkSink, StoreError};
     use std::sync::Mutex;
 
@@ -225,14 +224,6 @@ mod tests {
         }
     }
 
-    struct Nothing;
-
-    impl Expected for Nothing {
-        fn expected(&self, _: ChunkIndex) -> Option<(Digest, u32)> {
-            None
-        }
-    }
-
     struct Stage {
         sink: Arc<Sink>,
         verifier: Verifier,
@@ -243,18 +234,7 @@ mod tests {
 
     fn stage() -> Stage {
         let (sink, threads, shutdown) = (Arc::new(Sink::default()), Threads::new(), Shutdown::new());
-        let job = Job {
-            relay: None,
-            download: 0,
-            file: FileId([0; 32]),
-            count: 1,
-            longest: 1,
-            expected: Arc::new(Nothing),
-            sink: sink.clone(),
-            port: None,
-            subscribe: true,
-            timeouts: crate::net::Timeouts::default(),
-        };
+        let job = job(1, sink.clone());
         let (events, reported) = crossbeam_channel::unbounded();
         let mut verifier = Verifier::new(Arc::new(job), events, &threads, &shutdown);
         // Also on a machine with one core.
