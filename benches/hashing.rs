@@ -1,6 +1,6 @@
 //! The rate at which chunks are hashed: the largest single cost of a download.
 
-use shoal::content::Digest;
+use shoal::content::{Digest, TOGETHER};
 
 fn main() {
     divan::main();
@@ -10,4 +10,13 @@ fn main() {
 fn sha256(bencher: divan::Bencher, size: usize) {
     let chunk: Vec<u8> = (0..size).map(|at| at as u8).collect();
     bencher.counter(divan::counter::BytesCount::new(size)).bench(|| Digest::of(divan::black_box(&chunk)));
+}
+
+/// As many chunks at once as are verified together.
+#[divan::bench(args = [16 * 1024, 512 * 1024, 4 * 1024 * 1024])]
+fn sha256_together(bencher: divan::Bencher, size: usize) {
+    let chunk: Vec<u8> = (0..size).map(|at| at as u8).collect();
+    let chunks = [chunk.as_slice(); TOGETHER];
+    let counter = divan::counter::BytesCount::new(size * TOGETHER);
+    bencher.counter(counter).bench(|| Digest::of_each(divan::black_box(&chunks)));
 }

@@ -195,7 +195,11 @@ pub const KEEPER_LOCAL: usize = 2;
 pub const RECORDS_AT_ONCE: usize = 256;
 /// Threads that check and store chunks beside those of the sources; never more than there are cores.
 pub const VERIFY_HELPERS_MAX: usize = 8;
-/// Memory for chunks that such threads have in hand, bytes: with large chunks there are fewer of them, or none.
+/// Memory for chunks that are hashed together when a file is published or checked, bytes, on all cores together.
+pub const HASH_MEMORY: usize = 64 * 1024 * 1024;
+/// How long a chunk waits at most for others to be verified together with it, where they come faster than that.
+pub const VERIFY_COMPANY: Duration = Duration::from_millis(2);
+/// Memory for chunks that such threads have in hand, bytes: with large chunks they get fewer of them, or none.
 pub const VERIFY_MEMORY: usize = 16 * 1024 * 1024;
 /// Sources used at once however large the chunks are.
 pub const SOURCES_MIN: usize = 4;

@@ -14,7 +14,7 @@ pub mod names;
 pub(crate) mod text;
 pub mod words;
 
-pub use digest::{Digest, FileId, Hasher};
+pub use digest::{Digest, FileId, Hasher, TOGETHER};
 pub use have::HaveMap;
 pub use layout::{ChunkIndex, ChunkSpan, Layout};
 pub use manifest::Manifest;

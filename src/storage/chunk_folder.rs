@@ -90,7 +90,7 @@ impl ChunkFolder {
         (watch.begin)(files.iter().map(size).sum());
         let watch = Watch { hashed: watch.hashed, stop: watch.stop };
         let entries = Mutex::new(BTreeMap::new());
-        hashing::on_all_cores(files.len() as u32, limits::CHUNK_SIZE_MAX, &|item, buffer| {
+        hashing::on_all_cores(files.len() as u32, hashing::PIECE, &|item, buffer| {
             let (index, path) = &files[item as usize];
             let entry = Entry::hash(*index, path, buffer, watch);
             let entry = entry.map_err(|error| list.unreadable(*index, error))?;

@@ -1,12 +1,13 @@
 //! Hashing what is on disk, on all cores.
 //!
-//! Each thread takes the next chunk that nobody has, so that none waits for another; memory is a buffer of
-//! at most 256 KiB for each. Callbacks get the bytes hashed and say when to stop, at least once a buffer.
+//! Each thread takes the next chunks that nobody has, so that none waits for another; memory is a buffer of
+//! at most 256 KiB for each or, where several chunks are hashed at once, of [`HASH_MEMORY`](limits::HASH_MEMORY) for all of them.
+//! Callbacks get the bytes hashed and say when to stop, at least once a buffer.
 
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
 use crate::content::md5::{Md5, Md5Hasher};
-use crate::content::{ChunkIndex, ChunkSpan, Digest, Hasher, Layout, limits};
+use crate::content::{ChunkIndex, ChunkSpan, Digest, Hasher, Layout, TOGETHER, limits};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -17,7 +18,7 @@ use std::{panic, thread};
 
 /// Most bytes that are read at once: little enough that they are still in a core's own cache when they are hashed, which
 /// makes reading nearly free, and so many that the calls do not count.
-const PIECE: u32 = 256 * 1024;
+pub(super) const PIECE: u32 = 256 * 1024;
 
 /// What the caller of a long hashing run wants to be told, and to say.
 #[derive(Clone, Copy)]
@@ -43,11 +44,50 @@ pub(super) fn hash_chunks(
     watch: Watch<'_>,
     each: &(dyn Fn(ChunkIndex, Digest) -> bool + Sync),
 ) -> Result<(), StoreError> {
-    on_all_cores(chunks.len() as u32, layout.longest(), &|item, buffer| {
-        let index = chunks[item as usize];
-        let span = layout.span(index).ok_or(StoreError::Missing(index))?;
-        Ok(each(index, hash_span(file, path, span, buffer, watch)?))
+    let longest = layout.longest();
+    // All cores have something to do, and not much memory is taken.
+    let groups = cores() * TOGETHER;
+    if chunks.len() < 2 * groups || longest as usize > limits::HASH_MEMORY / groups {
+        return on_all_cores(chunks.len() as u32, longest.min(PIECE), &|item, buffer| {
+            let index = chunks[item as usize];
+            let span = layout.span(index).ok_or(StoreError::Missing(index))?;
+            Ok(each(index, hash_span(file, path, span, buffer, watch)?))
+        });
+    }
+    let groups: Vec<&[ChunkIndex]> = chunks.chunks(TOGETHER).collect();
+    on_all_cores(groups.len() as u32, longest * TOGETHER as u32, &|item, buffer| {
+        let group = groups[item as usize];
+        let digests = hash_group(file, path, layout, group, buffer, watch)?;
+        Ok(group.iter().zip(digests).all(|(index, digest)| each(*index, digest)))
     })
+}
+
+/// Hashes up to [`TOGETHER`] chunks at once; the buffer holds as many.
+fn hash_group(
+    file: &File,
+    path: &Path,
+    layout: &Layout,
+    group: &[ChunkIndex],
+    buffer: &mut [u8],
+    watch: Watch<'_>,
+) -> Result<Vec<Digest>, StoreError> {
+    let mut read = Vec::with_capacity(group.len());
+    for (index, room) in group.iter().zip(buffer.chunks_mut(layout.longest() as usize)) {
+        if (watch.stop)() {
+            return Err(StoreError::Stopped);
+        }
+        let span = layout.span(*index).ok_or(StoreError::Missing(*index))?;
+        let bytes = &mut room[..span.length as usize];
+        file.read_exact_at(bytes, span.offset).map_err(|error| match error.kind() {
+            // It was longer when it was opened.
+            io::ErrorKind::UnexpectedEof => StoreError::Changed(path.to_owned()),
+            _ => error::io("read", path)(error),
+        })?;
+        read.push(&*bytes);
+    }
+    let digests = Digest::of_each(&read);
+    (watch.hashed)(read.iter().map(|bytes| bytes.len() as u64).sum());
+    Ok(digests)
 }
 
 /// Hashes a whole file; one that changes meanwhile is [`StoreError::Changed`]. It must not be longer than
@@ -131,15 +171,20 @@ fn read_range(
     }
 }
 
+/// How many threads can run at once.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get())
+}
+
 /// Work on one item, with the thread's buffer; `false` ends it all without an error.
 type Work<'a> = &'a (dyn Fn(u32, &mut [u8]) -> Result<bool, StoreError> + Sync);
 
-/// Does `work` for `0..count`, on this thread and as many others as there are cores and items. The first
-/// error ends it all.
-pub(super) fn on_all_cores(count: u32, longest: u32, work: Work<'_>) -> Result<(), StoreError> {
+/// Does `work` for `0..count`, on this thread and as many others as there are cores and items, each with a buffer of
+/// `room` bytes. The first error ends it all.
+pub(super) fn on_all_cores(count: u32, room: u32, work: Work<'_>) -> Result<(), StoreError> {
     let (next, over) = (AtomicU32::new(0), AtomicBool::new(false));
     let worker = || {
-        let mut buffer = buffer(longest);
+        let mut buffer = vec![0; room as usize];
         while !over.load(Relaxed) {
             let item = next.fetch_add(1, Relaxed);
             if item >= count {
@@ -155,7 +200,7 @@ pub(super) fn on_all_cores(count: u32, longest: u32, work: Work<'_>) -> Result<(
         }
         Ok(())
     };
-    let cores = thread::available_parallelism().map_or(1, |cores| cores.get()).min(count as usize);
+    let cores = cores().min(count as usize);
     thread::scope(|scope| {
         let spawn =
             |number| thread::Builder::new().name(format!("hash {number}")).spawn_scoped(scope, worker);

@@ -331,7 +331,8 @@ impl SourceReader {
                 if file != self.job.file || front != Some(index) {
                     return Err(SourceError::Protocol(format!("sends chunk {index}, which is not its turn")));
                 }
-                self.chunk(index, length, reader, tasks, buffer)?;
+                let more = !asked.queue().is_empty();
+                self.chunk((index, length), more, reader, tasks, buffer)?;
                 // The next one could not come before this one was through.
                 if let Some((_, since)) = asked.queue().front_mut() {
                     *since = Instant::now();
@@ -382,8 +383,8 @@ impl SourceReader {
 
     fn chunk(
         &self,
-        index: ChunkIndex,
-        length: u32,
+        (index, length): (ChunkIndex, u32),
+        more: bool,
         reader: &mut LinkReader,
         tasks: &Tasks,
         buffer: &mut Vec<u8>,
@@ -403,7 +404,8 @@ impl SourceReader {
                 incoming.push(piece);
             }
         })?;
-        tasks.take(index, digest, buffer, incoming)
+        tasks.take(index, digest, buffer, incoming, more);
+        Ok(())
     }
 }
 
