@@ -165,8 +165,9 @@ pub const PEER_LIST_MAX: u64 = 8 * 1024 * 1024;
 pub const SERVE_QUEUE: usize = 16;
 /// Requests kept in flight to one source: the next is asked for before the last has arrived.
 pub const PIPELINE: usize = 2;
-/// Requests in flight to a source that is so fast that this many take no longer than [`PIPELINE_TIME`].
-pub const PIPELINE_MAX: usize = 8;
+/// Requests in flight to a source that is so fast that this many take no longer than [`PIPELINE_TIME`]: two batches that are
+/// being verified, one that comes.
+pub const PIPELINE_MAX: usize = 12;
 /// Requests worth so much time are in flight to one source, as far as [`PIPELINE_MAX`] allows.
 pub const PIPELINE_TIME: Duration = Duration::from_millis(5);
 /// Requests in flight to a source that is far away: as many as are answered in two round trips, as far as this allows.
