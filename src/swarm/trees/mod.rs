@@ -14,12 +14,15 @@
 //! Invariants: everybody hangs in each tree once, below the keeper; everybody is told of every change of whom it
 //! is to ask.
 
+mod pace;
 mod places;
 
 use crate::content::ChunkIndex;
 use places::Places;
 use std::collections::HashMap;
 use std::hash::Hash;
+
+pub use pace::Pace;
 
 /// More than these are not kept in trees: everybody asks everybody.
 pub const MEMBERS_MAX: usize = 16_384;
@@ -98,6 +101,11 @@ impl<C: Copy + Eq + Hash> Trees<C> {
             line_max,
             stripes,
         }
+    }
+
+    /// How many stripes there are; none, when there are no trees any more.
+    pub fn stripes(&self) -> usize {
+        if self.closed { 0 } else { self.places.stripes() }
     }
 
     /// Somebody comes. When a line would become too long it is made into trees, and when too many have come there are
