@@ -29,9 +29,9 @@ pub const MEMBERS_MAX: usize = 16_384;
 /// Up to so many stand in a line, however short the file is, and however long it is.
 const LINE_MIN: usize = 32;
 const LINE_MAX: usize = 512;
-/// One in the line for so many chunks: its last one waits about as long as that many take in all. With more it would
-/// wait longer than trees cost, in which connections share links and get in each other's way.
-const CHUNKS_EACH: u32 = 4;
+/// One in the line for so many chunks. With more its last one would wait longer than trees cost, in which connections share
+/// links and get in each other's way, as far as their [`Pace`] lets them.
+const CHUNKS_EACH: u32 = 8;
 /// Stripes where a line would be too long. With more, more connections share each link.
 pub const STRIPES: usize = 2;
 /// When more have been found slow than that and one for each member, links are too unequal for trees.
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_line_is_as_long_as_its_file_is_worth() {
-        assert_eq!([1, 128, 256, 2_048, 65_536].map(line_max), [32, 32, 64, 512, 512]);
+        assert_eq!([1, 128, 512, 2_048, 65_536].map(line_max), [32, 32, 64, 256, 512]);
     }
 
     #[test]
