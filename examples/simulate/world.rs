@@ -395,7 +395,7 @@ impl World {
         }
         let bytes = self.length(index) as f64 * self.setting.overhead / f64::from(total);
         let (weight, now) = (self.weight(from, to), self.now.as_secs_f64());
-        let most = self.pace(from, index, blocks + 1);
+        let most = self.pace(from, index, blocks + 1).min(self.peers[from].gives() * self.setting.overhead);
         let flow = self.network.start((from, to), bytes, (weight, most), now, &mut self.forecasts);
         if let Some(transfer) = self.peers[to].coming(from) {
             transfer.flow = Some(flow);
@@ -435,6 +435,8 @@ impl World {
         transfer.flow = None;
         transfer.blocks += 1;
         let (index, blocks, total) = (transfer.index, transfer.blocks, transfer.total);
+        let bytes = self.length(index) / u64::from(total);
+        self.peers[from].pace.gave(to, bytes, self.now);
         let is_new = blocks == 1 && !self.peers[to].picker.done().has(index);
         if is_new && self.peers[to].clients.begins(index, self.now) {
             self.at(self.now + self.setting.latency, Event::Coming(to, index, self.now));

@@ -4,6 +4,7 @@
 //! and tells of new chunks in between. Invariant: whole chunks leave this machine only when a
 //! [`ChunkSource`] vouches for them; of one that is arriving all but the last bytes may go on before ([`relay`](super::relay)).
 
+use super::pacing::Held;
 use super::relay::{Arriving, Listening, Piece, Sending};
 use super::shelf::{Offer, Shelf};
 use super::visitors::{VisitorId, Visitors, Welcome};
@@ -237,6 +238,14 @@ impl Server {
             }
         }
     }
+
+    /// Where there are several stripes, waits until it is somebody's turn to be given so much.
+    fn take_turns(&self, file: FileId, taker: Option<SocketAddr>, bytes: u64) {
+        let wait = taker.map(|taker| self.shelf.relay().pacing().give(file, taker, bytes));
+        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+            self.shutdown.wait(wait);
+        }
+    }
 }
 
 /// Reads the hello and answers it; returns the port on which the other side serves.
@@ -292,6 +301,8 @@ struct Answers<'a> {
     visitor: VisitorId,
     serves: Option<SocketAddr>,
     subscriptions: Vec<Subscription>,
+    /// The pace of a file that is dealt out from here in several stripes.
+    pace: Option<Held>,
     /// When news was last told.
     told: Instant,
 }
@@ -307,7 +318,8 @@ impl Drop for Answers<'_> {
 impl<'a> Answers<'a> {
     fn new(server: &'a Server, writer: LinkWriter, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
         let visitor = server.visitors.name();
-        Self { server, writer, from, visitor, serves, subscriptions: Vec::new(), told: Instant::now() }
+        let (subscriptions, pace) = (Vec::new(), None);
+        Self { server, writer, from, visitor, serves, subscriptions, pace, told: Instant::now() }
     }
 
     fn run(mut self, requests: &Receiver<PeerRequest>) -> Result<(), LinkError> {
@@ -528,6 +540,7 @@ impl<'a> Answers<'a> {
         self.server.shelf.served().fetch_add(1, Ordering::Relaxed);
         let subscriptions = self.subscriptions.iter_mut().filter(|one| one.file == file);
         subscriptions.for_each(|subscription| subscription.coming.asked());
+        self.hold_pace(file);
         let Some(stored) = self.server.shelf.stored(file, index) else {
             return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), Some(index));
         };
@@ -565,8 +578,10 @@ impl<'a> Answers<'a> {
         let looks = |file: &File| file.metadata().ok().map(|found| (found.len(), found.modified().ok()));
         let whole = server.shelf.get(file).is_some_and(|source| source.progress().is_complete());
         let looked = whole.then(|| looks(&stored.file));
+        let taker = self.serves;
         let pace = |bytes| {
             server.pace(bytes);
+            server.take_turns(file, taker, bytes);
             match looked.as_ref().is_none_or(|looked| *looked == looks(&stored.file)) {
                 true => Ok(()),
                 false => Err(LinkError::Closed),
@@ -577,6 +592,13 @@ impl<'a> Answers<'a> {
         self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)?;
         let hints = self.server.visitors.left(self.visitor, file, index);
         self.hint(file, hints)
+    }
+
+    fn hold_pace(&mut self, file: FileId) {
+        let is_held = self.pace.as_ref().is_some_and(|held| held.file() == file);
+        if self.server.visitors.is_split(file) != is_held {
+            self.pace = (!is_held).then(|| self.server.shelf.relay().pacing().hold(file));
+        }
     }
 
     /// How long a chunk takes the other side is looked at where nothing but its link can be the cause: a rate limit here
@@ -609,6 +631,7 @@ impl<'a> Answers<'a> {
                 Piece::Nothing => {}
                 Piece::Bytes => {
                     server.pace(piece.len() as u64);
+                    server.take_turns(file, self.serves, piece.len() as u64);
                     let _goes = sending.as_ref().map(Sending::goes);
                     self.writer.send_piece(&piece)?;
                     sent += piece.len();

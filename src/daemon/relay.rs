@@ -8,6 +8,7 @@
 //! it turns out to be bad, or its source is lost, whoever was being sent it finds its connection torn, and has
 //! nothing that it could take for a chunk.
 
+use super::pacing::Pacing;
 use crate::content::limits::COMING_UNASKED;
 use crate::content::{ChunkIndex, FileId};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -40,9 +41,14 @@ struct Table {
 
 /// The chunks that are being received. Clones are the same.
 #[derive(Clone, Default)]
-pub struct Relay(Arc<Mutex<Table>>);
+pub struct Relay(Arc<Mutex<Table>>, Pacing);
 
 impl Relay {
+    /// How fast others are given what is dealt out in several stripes.
+    pub fn pacing(&self) -> &Pacing {
+        &self.1
+    }
+
     /// A chunk begins to arrive, and listeners are told. `None` when it arrives from somewhere else already.
     pub fn begin(&self, file: FileId, index: ChunkIndex, length: u32) -> Option<Incoming> {
         let mut table = lock(&self.0);

@@ -110,6 +110,13 @@ impl Visitors {
         Welcome { peers, hints, upstream }
     }
 
+    /// Whether a file is dealt out from here in several stripes.
+    pub fn is_split(&self, file: FileId) -> bool {
+        let state = self.state();
+        let origin = state.files.get(&file).and_then(|visited| visited.origin.as_ref());
+        origin.is_some_and(|origin| origin.trees.stripes() > 1)
+    }
+
     /// Somebody is kept waiting by the one ahead of it in a stripe.
     pub fn overtake(&self, id: VisitorId, file: FileId, stripe: usize, sure: bool) {
         self.rearrange(file, |trees, _| trees.overtake(id, stripe, sure));

@@ -6,7 +6,7 @@ use shoal::content::{ChunkIndex, HaveMap};
 use shoal::swarm::Moment;
 use shoal::swarm::fresh::Fresh;
 use shoal::swarm::picker::Picker;
-use shoal::swarm::trees::Trees;
+use shoal::swarm::trees::{Pace, Trees};
 use std::collections::BTreeMap;
 
 /// A chunk on its way from one to another, block by block.
@@ -25,6 +25,8 @@ pub(super) struct Peer {
     /// Its trees, if it is a seeder; else where it hangs in theirs.
     pub(super) trees: Trees<usize>,
     pub(super) standings: BTreeMap<usize, Standing>,
+    /// What it gives to whom.
+    pub(super) pace: Pace<usize>,
     /// Whom it asks, and who asks it.
     pub(super) sources: Vec<usize>,
     pub(super) clients: Clients,
@@ -46,6 +48,7 @@ impl Peer {
             fresh: None,
             trees: Trees::new(0, 1),
             standings: BTreeMap::new(),
+            pace: Pace::default(),
             sources,
             clients,
             asked: Vec::new(),
@@ -55,6 +58,12 @@ impl Peer {
             began: Moment::ZERO,
             done: None,
         }
+    }
+
+    /// How fast it gives something to anybody, bytes a second: as fast as it can, unless there are several stripes.
+    pub(super) fn gives(&self) -> f64 {
+        let is_split = self.trees.stripes() > 1 || self.standings.values().any(Standing::is_split);
+        self.pace.most().filter(|_| is_split).unwrap_or(f64::INFINITY)
     }
 
     /// Whether it is there and fetches.

@@ -18,6 +18,13 @@ pub(super) struct Standing {
     places: BTreeMap<usize, Place>,
 }
 
+impl Standing {
+    /// Whether there are several stripes.
+    pub(super) fn is_split(&self) -> bool {
+        self.stripes > 1
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Place {
     ahead: Option<usize>,

@@ -3,6 +3,7 @@
 //! Several keepers would stand in each other's way: with more than one nobody is asked before all others. Invariant: a
 //! keeper that names one after the other, or ones that are not to be had, holds a download up for a bounded time.
 
+use super::super::pacing::Held;
 use super::{Fetch, Link, Question};
 use crate::protocol::peer::Upstream;
 use crate::swarm::Moment;
@@ -54,7 +55,7 @@ struct Counted {
 }
 
 /// What the keepers have said.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Upstreams {
     keepers: BTreeMap<SourceId, Kept>,
     counted: [Counted; STRIPES_MAX],
@@ -62,6 +63,8 @@ pub(super) struct Upstreams {
     reshapes: u32,
     /// Who has been said to be slow.
     slow: BTreeSet<SocketAddr>,
+    /// The pace at which this peer gives the file to others, while there are several stripes.
+    pace: Option<Held>,
     /// When somebody was connected to for the first time.
     began: Option<Moment>,
 }
@@ -80,6 +83,7 @@ impl Upstreams {
     /// All sources are gone.
     pub(super) fn clear(&mut self) {
         self.keepers.clear();
+        self.pace = None;
     }
 
     /// Whether somebody is to be asked before all others.
@@ -140,6 +144,7 @@ impl Fetch {
 
     /// With one keeper there is one to be asked first for each stripe.
     pub(super) fn follow(&mut self, now: Moment) {
+        self.hold_pace();
         let Some((keeper, Kept { stripes, places })) = self.upstreams.only() else {
             return self.picker.follow_nobody();
         };
@@ -153,6 +158,17 @@ impl Fetch {
             let place =
                 picker::Place { source, beyond, first: second.then_some(keeper), steps: *steps, slow: *slow };
             self.picker.follow(*stripe, place, now);
+        }
+    }
+
+    fn hold_pace(&mut self) {
+        let is_split = self.upstreams.only().is_some_and(|(_, kept)| kept.stripes > 1);
+        match self.job.relay.as_ref().filter(|_| is_split) {
+            None => self.upstreams.pace = None,
+            Some(relay) => {
+                let hold = || relay.pacing().hold(self.job.file);
+                self.upstreams.pace.get_or_insert_with(hold);
+            }
         }
     }
 

@@ -432,7 +432,7 @@ impl Picker {
         }
         (!ahead.is_bridged() && self.is_near_behind(stripe, ahead, upstream, now))
             || self.is_far_behind(ahead, now)
-            || self.owes_while_others_rest(upstream, now)
+            || self.owes_while_others_rest(stripe, ahead, upstream, now)
             || self.is_slower_than_first(stripe, now)
             || self.is_silent(ahead, upstream, now)
     }
@@ -475,9 +475,11 @@ impl Picker {
 
     /// Whether the one ahead takes its time while others are done, and have nothing to do; or has nothing to be asked for
     /// while others have.
-    fn owes_while_others_rest(&self, upstream: &Source, now: Moment) -> bool {
+    fn owes_while_others_rest(&self, stripe: usize, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
         let asked = upstream.flights.first().map(|(_, asked)| *asked);
-        let waits = now.saturating_sub(upstream.last_arrival.max(asked.unwrap_or_default()));
+        // Far from the one who has the file it takes a while until there is a first chunk to be asked for.
+        let first = if self.own(stripe) == 0 { ahead.since + self.distance(ahead) } else { Moment::ZERO };
+        let waits = now.saturating_sub(upstream.last_arrival.max(asked.unwrap_or(first)));
         let idle = match asked {
             Some(_) => self.sources.values().any(|source| !source.partial && !source.origin),
             None => self.most() > self.all() && !self.open.map.meets(&upstream.have),

@@ -14,6 +14,7 @@
 //! Invariants: everybody hangs in each tree once, below the keeper; everybody is told of every change of whom it
 //! is to ask.
 
+mod pace;
 mod places;
 
 use crate::content::ChunkIndex;
@@ -21,14 +22,16 @@ use places::Places;
 use std::collections::HashMap;
 use std::hash::Hash;
 
+pub use pace::Pace;
+
 /// More than these are not kept in trees: everybody asks everybody.
 pub const MEMBERS_MAX: usize = 16_384;
 /// Up to so many stand in a line, however short the file is, and however long it is.
 const LINE_MIN: usize = 32;
 const LINE_MAX: usize = 512;
-/// One in the line for so many chunks: its last one waits about as long as that many take in all. With more it would
-/// wait longer than trees cost, in which connections share links and get in each other's way.
-const CHUNKS_EACH: u32 = 4;
+/// One in the line for so many chunks. With more its last one would wait longer than trees cost, in which connections share
+/// links and get in each other's way, as far as their [`Pace`] lets them.
+const CHUNKS_EACH: u32 = 8;
 /// Stripes where a line would be too long. With more, more connections share each link.
 pub const STRIPES: usize = 2;
 /// When more have been found slow than that and one for each member, links are too unequal for trees.
@@ -98,6 +101,11 @@ impl<C: Copy + Eq + Hash> Trees<C> {
             line_max,
             stripes,
         }
+    }
+
+    /// How many stripes there are; none, when there are no trees any more.
+    pub fn stripes(&self) -> usize {
+        if self.closed { 0 } else { self.places.stripes() }
     }
 
     /// Somebody comes. When a line would become too long it is made into trees, and when too many have come there are
@@ -337,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_line_is_as_long_as_its_file_is_worth() {
-        assert_eq!([1, 128, 256, 2_048, 65_536].map(line_max), [32, 32, 64, 512, 512]);
+        assert_eq!([1, 128, 512, 2_048, 65_536].map(line_max), [32, 32, 64, 256, 512]);
     }
 
     #[test]

@@ -43,6 +43,19 @@ fn nobody_but_the_one_ahead_is_asked_while_it_keeps_up() {
 }
 
 #[test]
+fn far_from_the_one_who_has_the_file_the_first_chunk_is_waited_for_longer() {
+    let asks_others_after = |steps| {
+        let (mut picker, mut random) = picker(None);
+        picker.follow(0, Place { source: Some(AHEAD), steps, ..Place::default() }, ms(0));
+        gets(&mut picker, OTHER, 0..3);
+        (0..50).map(|tick| ms(tick * 100)).find(|now| picker.pick(OTHER, *now, &mut random).is_some())
+    };
+    let near = asks_others_after(0).unwrap();
+    assert!((OWED..OWED + ms(200)).contains(&near), "{near:?}");
+    assert!(asks_others_after(20).unwrap() >= near + STEP_TIME * 20);
+}
+
+#[test]
 fn everybody_is_asked_when_nobody_is_to_be_asked_before_all_others_any_more() {
     for stripes in [1, 3] {
         let (mut picker, mut random) = picker(None);
