@@ -14,6 +14,16 @@ def run(*words, check=True):
     return done.stdout
 
 
+# The largest first, as the system wants them in order.
+NEIGHBOURS = [f"/proc/sys/net/ipv4/neigh/default/gc_thresh{number}" for number in (3, 2)]
+NEIGHBOURS_LEAST = 65536
+
+
+def write(path, number):
+    with open(path, "w") as file:
+        file.write(str(number))
+
+
 class Network:
     """Namespaces on a bridge, which is in a namespace of its own, so that nothing of this host is touched."""
 
@@ -21,12 +31,25 @@ class Network:
         self.prefix = f"{name}{os.getpid()}"
         self.hub = f"{self.prefix}-hub"
         self.names, self.burst, self.latency, self.congestion = [], burst, latency, congestion
+        # What was set on this machine, and what it was before.
+        self.settings = []
 
     def open(self):
+        self.make_room_for_neighbours()
         self.names.append(self.hub)
         run("ip", "netns", "add", self.hub)
         run("ip", "-n", self.hub, "link", "add", "bridge", "type", "bridge")
         run("ip", "-n", self.hub, "link", "set", "bridge", "up")
+
+    def make_room_for_neighbours(self):
+        """All namespaces share one table of the addresses next to them, which has 1,024 places: 32 hosts that all talk to
+        each other fill it, and some of more never reach each other."""
+        for path in NEIGHBOURS:
+            with open(path) as file:
+                before = int(file.read())
+            if before < NEIGHBOURS_LEAST:
+                self.settings.append((path, before))
+                write(path, NEIGHBOURS_LEAST)
 
     def host(self, number, up=None, down=None):
         """A host with address 10.77.x.y; returns its namespace and address."""
@@ -55,6 +78,8 @@ class Network:
     def close(self):
         for name in self.names:
             run("ip", "netns", "del", name, check=False)
+        for path, before in reversed(self.settings):
+            write(path, before)
 
 
 class Processes:
