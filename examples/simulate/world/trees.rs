@@ -87,7 +87,7 @@ impl World {
             return self.peers[peer].picker.follow_nobody();
         };
         let (stripes, places) = (*stripes, places.clone());
-        self.peers[peer].picker.split(stripes);
+        self.peers[peer].picker.split(stripes, self.now);
         let id = |peer: usize| SourceId(peer as u32);
         for (stripe, Place { ahead, beyond, second, steps, slow, .. }) in places {
             let upstream = ahead.unwrap_or(seeder);

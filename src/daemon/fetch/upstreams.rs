@@ -148,7 +148,7 @@ impl Fetch {
         let Some((keeper, Kept { stripes, places })) = self.upstreams.only() else {
             return self.picker.follow_nobody();
         };
-        self.picker.split(*stripes);
+        self.picker.split(*stripes, now);
         let source = |address: &SocketAddr| match self.candidates.get(address).map(|one| &one.link) {
             Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
             _ => None,

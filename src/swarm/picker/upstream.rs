@@ -38,6 +38,9 @@ const AHEAD_CHUNKS: u32 = 8;
 const UNEVEN: u32 = 4;
 /// Nobody else is asked for so long while the one upstream is being connected to.
 const AWAITED: Duration = Duration::from_millis(250);
+/// And the one who has everything so much longer, where others have begun: when many begin at once connections take their
+/// time, and what each of them would ask it for fills its link for long.
+const AWAITED_SPARED: Duration = Duration::from_secs(2);
 /// On top of that: connecting to it, and being told what it has.
 const AWAITED_WAYS: u32 = 2;
 /// Nothing may come from the one ahead for so many times as long as a chunk takes, and for that long in any case.
@@ -252,19 +255,29 @@ impl Allowed {
 }
 
 impl Picker {
-    /// The chunks are dealt out to so many stripes, and nobody is to be asked before all others for any of them yet. One,
-    /// unless this is called; [`STRIPES_MAX`] at most.
-    pub fn split(&mut self, stripes: usize) {
+    /// The chunks are dealt out to so many stripes, and nobody is to be asked before all others for any of them yet; of several
+    /// stripes it is expected that there soon is one for each. One, unless this is called; [`STRIPES_MAX`] at most.
+    pub fn split(&mut self, stripes: usize, now: Moment) {
+        if self.deal(stripes) && stripes > 1 {
+            // The first word of a stripe may come before that of the others.
+            (0..stripes).for_each(|stripe| self.expect_upstream(stripe, now));
+        }
+    }
+
+    /// Returns whether there were more or fewer stripes before.
+    fn deal(&mut self, stripes: usize) -> bool {
         let stripes = stripes.clamp(1, STRIPES_MAX);
-        if stripes != self.upstreams.stripes() {
+        let changes = stripes != self.upstreams.stripes();
+        if changes {
             self.upstreams = Upstreams::new(&self.done, stripes);
             self.sources.values_mut().for_each(|source| source.counts = Counts::of(&source.have, stripes));
         }
+        changes
     }
 
     /// Nobody is to be asked before all others any more, and there are no stripes.
     pub fn follow_nobody(&mut self) {
-        self.split(1);
+        self.deal(1);
         self.upstreams.ahead[0] = Ahead::default();
     }
 
@@ -325,7 +338,8 @@ impl Picker {
         // What has left the one who has the file is had by others: it has better things to do than to send it again.
         let spared = source.origin && self.sources.values().any(|source| source.partial);
         for (stripe, ahead) in self.upstreams.ahead.iter().enumerate() {
-            if ahead.awaited.is_some_and(|until| now < until) {
+            let patience = if spared && ahead.upstream.is_none() { AWAITED_SPARED } else { Duration::ZERO };
+            if ahead.awaited.is_some_and(|until| now < until + patience) {
                 continue;
             }
             let is_open = match self.keeps_to(stripe, now) {

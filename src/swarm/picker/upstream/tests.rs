@@ -59,7 +59,7 @@ fn far_from_the_one_who_has_the_file_the_first_chunk_is_waited_for_longer() {
 fn everybody_is_asked_when_nobody_is_to_be_asked_before_all_others_any_more() {
     for stripes in [1, 3] {
         let (mut picker, mut random) = picker(None);
-        picker.split(stripes);
+        picker.split(stripes, ms(0));
         (0..stripes).for_each(|stripe| {
             picker.follow(
                 stripe,
@@ -246,4 +246,30 @@ fn nobody_is_asked_while_the_one_ahead_is_being_connected_to() {
     picker.expect_upstream(0, ms(0));
     assert_eq!(picker.pick(FIRST, ms(1), &mut random), None);
     assert!(picker.pick(FIRST, AWAITED, &mut random).is_some(), "it takes too long");
+}
+
+#[test]
+fn the_one_who_has_everything_is_spared_longer_while_the_one_ahead_is_being_connected_to() {
+    let mut picker = Picker::new(HaveMap::none(9), true);
+    let mut random = fastrand::Rng::with_seed(1);
+    picker.add_source(FIRST, HaveMap::all(9), ms(0));
+    picker.add_source(OTHER, HaveMap::none(9), ms(0));
+    picker.source_has(OTHER, ChunkIndex(3));
+    picker.expect_upstream(0, ms(0));
+    assert_eq!(picker.pick(FIRST, AWAITED, &mut random), None);
+    assert_eq!(picker.pick(OTHER, AWAITED, &mut random), Some(ChunkIndex(3)));
+    assert!(picker.pick(FIRST, AWAITED + AWAITED_SPARED, &mut random).is_some(), "it takes too long");
+}
+
+#[test]
+fn nobody_is_asked_for_a_stripe_of_which_nothing_has_been_said_yet() {
+    let mut picker = Picker::new(HaveMap::none(9), true);
+    let mut random = fastrand::Rng::with_seed(1);
+    picker.add_source(FIRST, HaveMap::all(9), ms(0));
+    picker.add_source(OTHER, HaveMap::all(9), ms(0));
+    picker.split(2, ms(0));
+    picker.follow(0, Place { source: Some(OTHER), steps: 2, ..Place::default() }, ms(0));
+    let asked: Vec<ChunkIndex> = std::iter::from_fn(|| picker.pick(OTHER, ms(1), &mut random)).collect();
+    assert!(!asked.is_empty() && asked.iter().all(|index| stripe_of(*index, 2) == 0), "{asked:?}");
+    assert_eq!(picker.pick(FIRST, ms(1), &mut random), None);
 }
