@@ -96,11 +96,7 @@ pub const TOGETHER: usize = 4;
 static TRUSTED: LazyLock<bool> = LazyLock::new(|| {
     let messages = [1u8, 2, 3, 4].map(|byte| [byte; 200]);
     let messages = messages.each_ref().map(|message| message.as_slice());
-    let agrees = together(&messages) == messages.map(Digest::of);
-    if !agrees {
-        log::error!("{} hashes wrongly on this processor and is not used", tape_sha256::backend());
-    }
-    agrees
+    together(&messages) == messages.map(Digest::of)
 });
 
 fn of_group(group: &[&[u8]], trusted: bool) -> Vec<Digest> {
