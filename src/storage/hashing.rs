@@ -47,7 +47,8 @@ pub(super) fn hash_chunks(
     let longest = layout.longest();
     // All cores have something to do, and not much memory is taken.
     let groups = cores() * TOGETHER;
-    if chunks.len() < 2 * groups || longest as usize > limits::HASH_MEMORY / groups {
+    let fits = (1..=limits::HASH_MEMORY / groups).contains(&(longest as usize));
+    if chunks.len() < 2 * groups || !fits {
         return on_all_cores(chunks.len() as u32, longest.min(PIECE), &|item, buffer| {
             let index = chunks[item as usize];
             let span = layout.span(index).ok_or(StoreError::Missing(index))?;
@@ -217,4 +218,38 @@ pub(super) fn on_all_cores(count: u32, room: u32, work: Work<'_>) -> Result<(), 
         }
         result
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::sync::Mutex;
+
+    #[test]
+    fn many_chunks_of_any_lengths_are_each_hashed_once() {
+        let bytes: Vec<u8> = (0..200_000u32).map(|at| (at * 7 % 251) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let count = 3 * cores() * TOGETHER + 1;
+        // Alike, of all lengths, and all empty.
+        for length in [|_| 40, |at| at as u32 % 9 * 11, |_| 0] {
+            let layout = Layout::uneven((0..count).map(length)).unwrap();
+            let chunks: Vec<ChunkIndex> = layout.indices().collect();
+            let found = Mutex::new(Vec::new());
+            let each = |index, digest| {
+                found.lock().unwrap().push((index, digest));
+                true
+            };
+            hash_chunks(&file, Path::new("it"), &layout, &chunks, Watch::NONE, &each).unwrap();
+            let mut found = found.into_inner().unwrap();
+            found.sort_unstable_by_key(|(index, _)| *index);
+            let expected = chunks.iter().map(|index| {
+                let span = layout.span(*index).unwrap();
+                let at = span.offset as usize;
+                (*index, Digest::of(&bytes[at..at + span.length as usize]))
+            });
+            assert!(found.into_iter().eq(expected));
+        }
+    }
 }
