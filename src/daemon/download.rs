@@ -2,7 +2,8 @@
 //! that all of it ends up in.
 //!
 //! Invariant: the state thread waits neither for a socket nor for the disk; looking up holders and writing the
-//! have-map are threads of their own, and all of them have ended when [`run`] returns.
+//! have-map are threads of their own. When [`run`] returns all of them have ended, except that a sync which the disk is
+//! still at is not waited for by one who has every chunk.
 
 use super::error::{DaemonError, Fault};
 use super::fetch::{Fetch, FetchNews, Job, TICK};
@@ -57,16 +58,24 @@ pub struct Download<'a> {
     pub watch: &'a dyn Watch,
 }
 
-/// Downloads until every chunk is there.
+/// Downloads until every chunk is there. A thread that waits for the disk may be left in `syncing`.
 ///
 /// # Errors
 /// Nobody has it all, nothing arrives, it cannot be stored, or the shutdown.
-pub fn run(download: Download<'_>, shutdown: &Shutdown) -> Result<(), DaemonError> {
+pub fn run(download: Download<'_>, syncing: &Threads, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let work = shutdown.child();
     let threads = Threads::new();
     let watch = download.watch;
     let part = download.part.clone();
-    let result = run_with(download, &threads, &work);
+    let result = keep_map(part.clone(), syncing, &work).map_err(DaemonError::from).and_then(|lost| {
+        let result = run_with(download, lost.clone(), &threads, &work);
+        work.trigger();
+        if !part.progress().is_complete() {
+            // Whoever tries again finds the part file free.
+            while lost.recv().is_ok() {}
+        }
+        result
+    });
     watch.end();
     work.trigger();
     threads.join();
@@ -81,7 +90,12 @@ pub fn run(download: Download<'_>, shutdown: &Shutdown) -> Result<(), DaemonErro
     }
 }
 
-fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Result<(), DaemonError> {
+fn run_with(
+    download: Download<'_>,
+    mut lost: Receiver<StoreError>,
+    threads: &Threads,
+    work: &Shutdown,
+) -> Result<(), DaemonError> {
     let Download { id, manifest, part, holders, finder, relay, port, met, timeout, timeouts, watch } =
         download;
     let layout = manifest.layout();
@@ -115,7 +129,6 @@ fn run_with(download: Download<'_>, threads: &Threads, work: &Shutdown) -> Resul
     };
     let alone = Arc::new(AtomicBool::new(true));
     let mut found = find_more(finder, id, alone.clone(), threads, work)?;
-    let mut lost = keep_map(part, threads, work)?;
     let mut met = met.unwrap_or_else(never);
     holders.into_iter().for_each(|holder| state.fetch.add_source(holder, Moment::ZERO));
     let ticks = crossbeam_channel::tick(TICK);

@@ -110,10 +110,11 @@ impl Leecher<'_> {
             }
             Start::Part(part) => part,
         };
-        let mut beside = Beside::default();
+        let threads = self.threads.clone();
+        let mut beside = Beside { threads, relay: None, port: None, met: None };
         if let Some(serving) = self.serve(listener, &located, part.clone())? {
             let Serving { relay, port, met, announcer: own } = serving;
-            beside = Beside { relay: Some(relay), port: Some(port), met: Some(met) };
+            beside = Beside { relay: Some(relay), port: Some(port), met: Some(met), ..beside };
             let _ = announcer.set(own);
         }
         let (watch, shutdown) = (self.watch, self.shutdown);

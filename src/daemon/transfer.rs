@@ -15,7 +15,7 @@ use super::relay::Relay;
 use super::watch::Watch;
 use crate::content::limits::{LOOKUP_INTERVAL_ALONE, VERIFY_SAMPLE};
 use crate::content::{FileId, FileName, Manifest, Md5};
-use crate::net::{Shutdown, Timeouts, side_by_side};
+use crate::net::{Shutdown, Threads, Timeouts, side_by_side};
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::storage::verify::CheckWatch;
 use crate::storage::{PartFile, StoreError, Verify, WholeFile};
@@ -340,8 +340,9 @@ fn how_sure(verify: Verify) -> String {
 }
 
 /// What a download takes from whoever serves beside it.
-#[derive(Default)]
 pub struct Beside {
+    /// Joined by whoever serves, when that ends.
+    pub threads: Threads,
     /// Passes chunks on as they come, if this peer serves.
     pub relay: Option<Relay>,
     /// Where this peer serves, if it does.
@@ -350,7 +351,8 @@ pub struct Beside {
     pub met: Option<Receiver<Met>>,
 }
 
-/// Downloads what is missing and puts the file in place.
+/// Downloads what is missing and puts the file in place. One of the threads beside it may wait for the disk
+/// a little longer.
 ///
 /// # Errors
 /// Nobody has it all, nothing arrives, it cannot be stored, or the shutdown.
@@ -377,7 +379,7 @@ pub fn complete(
         timeouts: order.timeouts,
         watch,
     };
-    download::run(download, shutdown)?;
+    download::run(download, &beside.threads, shutdown)?;
     log::info!("All download threads completed");
     if let Some(md5) = file.md5 {
         check_md5(md5, &file, part, watch, shutdown)?;

@@ -2,9 +2,11 @@
 //!
 //! One line of JSON, then two bitmaps: the chunks that were on the disk when the file was written, and
 //! those that had been handed to the system. The second sort survives the death of the process but not of
-//! the machine, so it counts only while the machine's boot id is the same. The file is replaced as a whole;
-//! one that is torn, foreign or of the wrong length counts as absent. Invariant: what comes out of
-//! [`decode`] was vouched for by this program, for this file, and is still there.
+//! the machine, so it counts only while the machine's boot id is the same. A durable map is a file that is replaced as a
+//! whole. A note has room for two of them, which are written over in turns: a file system may make whoever replaces a file
+//! wait until the disk has the new one, for seconds when it is busy, and a note does not need the disk. Whatever is
+//! torn, foreign or of the wrong length counts as absent. Invariant: what comes out of [`decode`] was vouched for by
+//! this program, for this file, and is still there.
 
 use super::disk;
 use super::error::{self, StoreError};
@@ -20,6 +22,8 @@ const FORMAT: &str = "shoal have-map";
 const VERSION: u32 = 1;
 /// Longest first line, bytes.
 const HEADER_MAX: u64 = 1024;
+/// Maps that a note has room for.
+const NOTE_HALVES: usize = 2;
 
 /// Chunks that a have-file vouches for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,23 +123,68 @@ pub(super) fn decode(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -
     Ok(Vouched { durable, written })
 }
 
-/// Reads a have-file; one that is not there vouches for nothing.
+/// The most bytes that a map of so many chunks takes.
+fn map_room(count: u32) -> usize {
+    HEADER_MAX as usize + 2 * HaveMap::byte_length(count)
+}
+
+/// What the halves of a note vouch for between them. One that was never written, or was being written when the process
+/// was killed, takes nothing from the other.
+fn decode_note(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -> Result<Vouched, Unusable> {
+    if bytes.len() > NOTE_HALVES * map_room(count) {
+        return Err(Unusable::Torn);
+    }
+    let decode = |half: &[u8]| {
+        let header = half.iter().position(|&byte| byte == b'\n').ok_or(Unusable::Torn)?;
+        // What follows is left of a longer one.
+        let end = half.len().min(header + 1 + 2 * HaveMap::byte_length(count));
+        decode(&half[..end], id, count, boot)
+    };
+    let mut halves = bytes.chunks(map_room(count)).map(decode);
+    let first = halves.next().unwrap_or(Err(Unusable::Torn));
+    match (first, halves.next().unwrap_or(Err(Unusable::Torn))) {
+        (Ok(mut one), Ok(other)) => {
+            one.add(&other);
+            Ok(one)
+        }
+        (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(one),
+        (Err(why), Err(_)) => Err(why),
+    }
+}
+
+/// Reads a durable map; one that is not there vouches for nothing.
 ///
 /// # Errors
 /// It is there and not usable, which is logged.
 pub(super) fn read(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> Result<Vouched, ()> {
-    let most = HEADER_MAX + 2 * HaveMap::byte_length(count) as u64;
+    read_with(path, count, map_room(count), |bytes| decode(bytes, id, count, boot))
+}
+
+/// The same of a note.
+///
+/// # Errors
+/// It is there and neither half of it is usable, which is logged.
+pub(super) fn read_note(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> Result<Vouched, ()> {
+    read_with(path, count, NOTE_HALVES * map_room(count), |bytes| decode_note(bytes, id, count, boot))
+}
+
+fn read_with(
+    path: &Path,
+    count: u32,
+    most: usize,
+    decode: impl Fn(&[u8]) -> Result<Vouched, Unusable>,
+) -> Result<Vouched, ()> {
     let mut bytes = Vec::new();
     let read = disk::open_regular(path).and_then(|(file, _)| {
         // One byte more than there can be, so that a longer file is seen to be one.
-        file.take(most + 1).read_to_end(&mut bytes).map_err(error::io("read", path))
+        file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(error::io("read", path))
     });
     match read {
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Ok(Vouched::nothing(count));
         }
         Err(error) => log::warn!("a have-map is ignored: {error}"),
-        Ok(_) => match decode(&bytes, id, count, boot) {
+        Ok(_) => match decode(&bytes) {
             Ok(vouched) => return Ok(vouched),
             Err(why) => log::warn!("the have-map {} is ignored: {why}", path.display()),
         },
@@ -151,29 +200,48 @@ pub(super) fn write(
     vouched: &Vouched,
 ) -> Result<(), StoreError> {
     let bytes = encode(id, boot, vouched).map_err(error::io("write", path))?;
-    replace(path, &bytes, true)
+    let new = successor(path);
+    let needed = bytes.len() as u64;
+    let mut options = OpenOptions::new();
+    // A link under this name is not ours, and is not followed.
+    options.write(true).create(true).truncate(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    let written = options
+        .open(&new)
+        .and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()
+        })
+        .map_err(error::write("write", &new, needed));
+    if let Err(error) = written {
+        let _ = disk::remove(&new);
+        return Err(error);
+    }
+    fs::rename(&new, path).map_err(error::write("replace", path, needed))
 }
 
-/// Replaces a have-file without any sync. When the disk is full it is written over in place, which takes no room:
-/// being cut off there would cost what this file alone vouches for.
+/// Makes a note that vouches for nothing, and has all the room on the disk that it will ever need.
+pub(super) fn begin_note(path: &Path, id: FileId, boot: Option<&str>, count: u32) -> Result<(), StoreError> {
+    let nothing = Vouched::nothing(count);
+    (0..NOTE_HALVES).try_for_each(|half| write_note(path, id, boot, &nothing, half))
+}
+
+/// Writes over one half of a note, the one that the last call did not write, without any sync.
 pub(super) fn write_note(
     path: &Path,
     id: FileId,
     boot: Option<&str>,
     vouched: &Vouched,
+    turn: usize,
 ) -> Result<(), StoreError> {
-    let bytes = encode(id, boot, vouched).map_err(error::io("write", path))?;
-    match replace(path, &bytes, false) {
-        Err(full @ StoreError::Full { .. }) => {
-            let over = OpenOptions::new().write(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path);
-            let over = over.and_then(|file| {
-                file.write_all_at(&bytes, 0)?;
-                file.set_len(bytes.len() as u64)
-            });
-            over.map_err(|_| full)
-        }
-        written => written,
-    }
+    let mut bytes = encode(id, boot, vouched).map_err(error::io("write", path))?;
+    let room = map_room(vouched.durable.count());
+    bytes.resize(room.max(bytes.len()), 0);
+    let mut options = OpenOptions::new();
+    // A link under this name is not ours, and is not followed.
+    options.write(true).create(true).truncate(false).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    let file = options.open(path);
+    let written = file.and_then(|file| file.write_all_at(&bytes, (turn % NOTE_HALVES * room) as u64));
+    written.map_err(error::write("write", path, room as u64))
 }
 
 /// Removes a have-file, and what a killed process may have left of its successor.
@@ -188,26 +256,6 @@ fn successor(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     name.into()
-}
-
-fn replace(path: &Path, bytes: &[u8], durable: bool) -> Result<(), StoreError> {
-    let new = successor(path);
-    let needed = bytes.len() as u64;
-    let mut options = OpenOptions::new();
-    // A link under this name is not ours, and is not followed.
-    options.write(true).create(true).truncate(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
-    let written = options
-        .open(&new)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            if durable { file.sync_all() } else { Ok(()) }
-        })
-        .map_err(error::write("write", &new, needed));
-    if let Err(error) = written {
-        let _ = disk::remove(&new);
-        return Err(error);
-    }
-    fs::rename(&new, path).map_err(error::write("replace", path, needed))
 }
 
 #[cfg(test)]
@@ -275,6 +323,38 @@ mod tests {
     }
 
     #[test]
+    fn a_note_is_written_in_turns_and_the_half_that_is_torn_takes_nothing_from_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("note");
+        assert_eq!(read_note(&path, ID, 20, BOOT), Ok(Vouched::nothing(20)));
+        begin_note(&path, ID, BOOT, 20).unwrap();
+        let room = std::fs::metadata(&path).unwrap().len();
+        assert_eq!(read_note(&path, ID, 20, BOOT), Ok(Vouched::nothing(20)));
+        let held = |held: &[u32]| Vouched { durable: map(20, &[]), written: map(20, held) };
+        for turn in 0..5 {
+            write_note(&path, ID, BOOT, &held(&[turn as u32, 19]), turn).unwrap();
+        }
+        assert_eq!(read_note(&path, ID, 20, BOOT), Ok(held(&[3, 4, 19])));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), room);
+        // Killed while the first half was written over.
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(b"{\"format\":\"", 0).unwrap();
+        file.write_all_at(&[0xff; 3], room / 2 - 5).unwrap();
+        assert_eq!(read_note(&path, ID, 20, BOOT), Ok(held(&[3, 4, 19])));
+        file.write_all_at(&[0; 40], 0).unwrap();
+        assert_eq!(read_note(&path, ID, 20, BOOT), Ok(held(&[3, 19])));
+        assert_eq!(read_note(&path, FileId([8; 32]), 20, BOOT), Err(()));
+        file.write_all_at(&[0; 40], room / 2).unwrap();
+        assert_eq!(read_note(&path, ID, 20, BOOT), Err(()));
+        file.set_len(0).unwrap();
+        assert_eq!(read_note(&path, ID, 20, BOOT), Err(()));
+        write_note(&path, ID, BOOT, &held(&[5]), 1).unwrap();
+        assert_eq!(read_note(&path, ID, 20, BOOT), Ok(held(&[5])));
+        file.set_len(room + 1).unwrap();
+        assert_eq!(read_note(&path, ID, 20, BOOT), Err(()));
+    }
+
+    #[test]
     fn the_largest_header_fits() {
         let nothing = Vouched::nothing(u32::MAX >> 12);
         let bytes = encode(ID, boot_id().as_deref(), &nothing).unwrap();
@@ -301,10 +381,11 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>, count in 0u32..100, at in 0usize..400, byte: u8) {
             prop_assert!(decode(&bytes, ID, count, BOOT).is_err());
+            prop_assert!(decode_note(&bytes, ID, count, BOOT).is_err());
             let (_, mut near) = sample();
             let at = at % near.len();
             near[at] = byte;
-            let _ = decode(&near, ID, 20, BOOT);
+            let _ = (decode(&near, ID, 20, BOOT), decode_note(&near, ID, 20, BOOT));
         }
     }
 }

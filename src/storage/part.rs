@@ -3,7 +3,7 @@
 //! Its bytes go to a hidden sibling of the target, which gets its name only when every chunk is there.
 //! Two have-files beside it say which chunks a restart can rely on: `.have` is written after the data
 //! has been made durable and is durable itself; `.note` is written often and without any sync, for the case
-//! that the process is killed. They are two because a file that is replaced without a sync may be empty after a
+//! that the process is killed. They are two because a file that is written without a sync may be torn after a
 //! power cut: the note may be lost then, the durable map must not. A map that is torn or belongs to another file
 //! vouches for nothing, and [`check`](PartFile::check) finds out what is there. Invariant: a have-file never outlives
 //! the part file it vouches for, and never names a chunk before its bytes are in the part file.
@@ -67,6 +67,8 @@ struct Saved {
     durable: HaveMap,
     /// How many chunks the have-files name between them.
     noted: u32,
+    /// How many notes this process has written.
+    notes: usize,
     finished: bool,
     /// A sync of the data failed: what the system still keeps can no longer be relied on.
     unsound: bool,
@@ -110,12 +112,12 @@ impl PartFile {
         }
         if paths.note.symlink_metadata().is_err() {
             // Once it is there it can be written over when the disk is full.
-            let nothing = Vouched::nothing(layout.count());
-            have_file::write_note(&paths.note, id, boot.as_deref(), &nothing)?;
+            have_file::begin_note(&paths.note, id, boot.as_deref(), layout.count())?;
         }
         let saved = Saved {
             durable: vouched.durable,
             noted: vouched.written.held(),
+            notes: 0,
             finished: false,
             unsound: false,
         };
@@ -162,7 +164,8 @@ impl PartFile {
         }
         let noted = written.held();
         let vouched = Vouched { durable: saved.durable.clone(), written };
-        have_file::write_note(&self.paths.note, self.id, self.boot.as_deref(), &vouched)?;
+        have_file::write_note(&self.paths.note, self.id, self.boot.as_deref(), &vouched, saved.notes)?;
+        saved.notes += 1;
         saved.noted = noted;
         Ok(())
     }
@@ -338,8 +341,9 @@ impl Paths {
     /// What the maps vouch for, and whether there is one that is not usable.
     fn vouched(&self, id: FileId, count: u32, boot: Option<&str>) -> (Vouched, bool) {
         let (mut vouched, mut doubtful) = (Vouched::nothing(count), false);
-        for path in [&self.have, &self.note] {
-            match have_file::read(path, id, count, boot) {
+        let durable = have_file::read(&self.have, id, count, boot);
+        for map in [durable, have_file::read_note(&self.note, id, count, boot)] {
+            match map {
                 Ok(map) => vouched.add(&map),
                 Err(()) => doubtful = true,
             }

@@ -347,5 +347,6 @@ fn beside(inner: &Inner, file: &Downloaded) -> (Sender<Met>, Beside) {
     let (met, meeting) = bounded(QUEUE);
     let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
     routes.push((file.file.id, met.clone()));
-    (met, Beside { relay: Some(inner.shelf.relay().clone()), port: Some(inner.port), met: Some(meeting) })
+    let (relay, threads) = (inner.shelf.relay().clone(), inner.threads.clone());
+    (met, Beside { relay: Some(relay), port: Some(inner.port), met: Some(meeting), threads })
 }
