@@ -19,7 +19,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
-use upstream::{Counts, Upstreams};
+use upstream::{Allowed, Counts, Upstreams};
 
 pub use upstream::{Place, STRIPES_MAX};
 
@@ -204,6 +204,11 @@ impl Picker {
         self.sources.get(&id).is_some_and(|source| source.partial)
     }
 
+    /// How many chunks a source has.
+    pub fn held_by(&self, id: SourceId) -> u32 {
+        self.sources.get(&id).map_or(0, |source| source.have.held())
+    }
+
     /// Whether a source had everything when it appeared.
     pub fn has_had_all(&self, id: SourceId) -> bool {
         self.sources.get(&id).is_some_and(|source| source.origin)
@@ -251,8 +256,8 @@ impl Picker {
         }
         let allowed = self.allowed(id, source, now);
         if allowed.is_none() {
-            let late =
-                (allowed.is_kept_from && self.open.map.held() == 0).then(|| self.late(id, source, true, now));
+            let late = (allowed.is_kept_from && self.open.map.held() == 0)
+                .then(|| self.late(id, source, allowed, now));
             return late.flatten().and_then(|index| self.take_off(id, index, now));
         }
         if let Some(index) = self.owed_before(id, source) {
@@ -270,7 +275,7 @@ impl Picker {
                     return None;
                 }
                 Some((_, any)) => any,
-                None => self.late(id, source, false, now)?,
+                None => self.late(id, source, allowed, now)?,
             },
         };
         self.take_off(id, index, now)
@@ -328,19 +333,20 @@ impl Picker {
         }
     }
 
-    /// The chunk that has been on its way longest, if this source can be expected to be faster. As long as another one is
-    /// `kept` to, and gives, it is only in the way.
-    fn late(&self, id: SourceId, source: &Source, kept: bool, now: Moment) -> Option<ChunkIndex> {
+    /// The chunk that has been on its way longest, if this source can be expected to be faster. Where it is not
+    /// `allowed`, since another one is kept to and gives, it is only in the way.
+    fn late(&self, id: SourceId, source: &Source, allowed: Allowed, now: Moment) -> Option<ChunkIndex> {
         // Most of the time nothing is, which is seen without a look at everything.
         let least = source.patience();
         if now.saturating_sub(self.oldest.get()) < least {
             return None;
         }
         let spared = source.origin && self.sources.values().any(|source| source.partial);
-        let patience = |index: &ChunkIndex| match kept || spared && !source.hints.contains(index) {
-            true => least * SPARED,
-            false => least,
-        };
+        let patience =
+            |index: &ChunkIndex| match !allowed.has(*index) || spared && !source.hints.contains(index) {
+                true => least * SPARED,
+                false => least,
+            };
         let mut oldest = Moment::MAX;
         let mut late = None;
         for (index, from) in self.flights.iter().filter(|(index, _)| !self.done.has(**index)) {

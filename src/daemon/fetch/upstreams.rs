@@ -20,8 +20,13 @@ const RESHAPES_MAX: u32 = 16;
 /// as it takes a while to catch up behind them. So often that is done for each stripe.
 const OVERTAKE_PAUSE: Duration = Duration::from_millis(200);
 const OVERTAKES_MAX: u32 = 8;
-/// So long after the first connection is begun the word of those who keep trees is waited for.
+/// So long after the first connection is begun the word of those who keep trees is waited for; and so long before sources are
+/// asked that have next to nothing: when many begin at once connections take their time, and what all of them would ask
+/// the first ones for fills their links for long.
 const WORD: Duration = Duration::from_millis(250);
+const WORD_EARLY: Duration = Duration::from_secs(2);
+/// Next to nothing: chunks.
+const EARLY: u32 = 8;
 /// So many others are said to be slow.
 const SLOW_MAX: usize = 8;
 
@@ -101,7 +106,8 @@ impl Fetch {
     /// others is being connected to. The answer of the only one who has the file is the last to come, as it waits behind the
     /// first chunk; if all asked for that one at once whoever gets it first, everything behind it would be late for good.
     pub(super) fn awaits_word(&self, id: SourceId, now: Moment) -> bool {
-        let until = self.upstreams.began.map_or(now, |began| began + WORD);
+        let patience = if self.picker.held_by(id) < EARLY { WORD_EARLY } else { WORD };
+        let until = self.upstreams.began.map_or(now, |began| began + patience);
         now < until
             && self.job.subscribe
             && !self.upstreams.is_kept()
@@ -248,9 +254,13 @@ mod tests {
         let mut have = HaveMap::none(9);
         have.insert(ChunkIndex(0));
         let soon = Duration::from_millis(50);
+        fetch.picker.add_source(SourceId(1), have.clone(), soon);
+        assert!(fetch.awaits_word(SourceId(1), soon) && fetch.awaits_word(SourceId(1), WORD));
+        assert!(!fetch.awaits_word(SourceId(1), WORD_EARLY), "not for ever");
+        (1..EARLY).for_each(|index| _ = have.insert(ChunkIndex(index)));
         fetch.picker.add_source(SourceId(1), have, soon);
         assert!(fetch.awaits_word(SourceId(1), soon));
-        assert!(!fetch.awaits_word(SourceId(1), WORD), "not for ever");
+        assert!(!fetch.awaits_word(SourceId(1), WORD), "it has much");
         fetch.picker.add_source(SourceId(2), HaveMap::all(9), soon);
         assert!(!fetch.awaits_word(SourceId(2), soon) && !fetch.awaits_word(SourceId(1), soon));
         fetch.picker.remove_source(SourceId(2));

@@ -351,7 +351,7 @@ impl Picker {
                 None => {
                     ahead.tries(id)
                         || self.is_to_spare(stripe, id, source, now)
-                        || !((crowded || spared) && self.only_helps(ahead, id, now))
+                        || !((crowded || spared) && self.only_helps(stripe, ahead, id, now))
                 }
             };
             allowed.is_kept_from |= !is_open && self.keeps_to(stripe, now).is_some();
@@ -422,7 +422,7 @@ impl Picker {
             }
             _ => self.upstream(stripe).is_some_and(|(ahead, upstream)| {
                 self.is_near_behind(stripe, ahead, upstream, now)
-                    || self.is_silent(ahead, upstream, now)
+                    || self.is_silent(stripe, ahead, upstream, now)
                     || ahead.second && self.is_uneven(stripe)
             }),
         };
@@ -438,17 +438,17 @@ impl Picker {
             let mut open = self.open.map.common(&upstream.have);
             let count = self.upstreams.stripes();
             return !open.any(|index| stripe_of(index, count) == stripe)
-                || self.is_silent(ahead, upstream, now);
+                || self.is_silent(stripe, ahead, upstream, now);
         }
         // Who is slow itself is no better off with help, as long as there is something to be had where it is.
         if ahead.slow && !upstream.flights.is_empty() {
-            return self.is_silent(ahead, upstream, now);
+            return self.is_silent(stripe, ahead, upstream, now);
         }
         (!ahead.is_bridged() && self.is_near_behind(stripe, ahead, upstream, now))
             || self.is_far_behind(ahead, now)
             || self.owes_while_others_rest(stripe, ahead, upstream, now)
             || self.is_slower_than_first(stripe, now)
-            || self.is_silent(ahead, upstream, now)
+            || self.is_silent(stripe, ahead, upstream, now)
     }
 
     fn is_near_behind(&self, stripe: usize, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
@@ -498,23 +498,38 @@ impl Picker {
             Some(_) => self.sources.values().any(|source| !source.partial && !source.origin),
             None => self.most() > self.all() && !self.open.map.meets(&upstream.have),
         };
-        idle && waits > OWED + upstream.round_trip * WAYS
+        idle && waits > OWED.max(self.stripe_pace(now) * TRIAL) + upstream.round_trip * WAYS
+    }
+
+    /// How long a chunk of one stripe takes to come to whoever gets most.
+    fn stripe_pace(&self, now: Moment) -> Duration {
+        let others = self.sources.values().filter(|source| !source.origin).map(Source::gains);
+        let most = others.max().unwrap_or(0).max(self.all());
+        let elapsed = now.saturating_sub(self.began.unwrap_or(now));
+        elapsed * self.upstreams.stripes() as u32 / most.max(1)
     }
 
     /// Whether nothing has come from the one ahead in a long time: then it does not matter why.
-    fn is_silent(&self, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
+    fn is_silent(&self, stripe: usize, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
         // Far from the one who has the file it takes a while until there is anything to be asked for.
         let asked = upstream.flights.first().map(|(_, asked)| *asked);
         let begins = asked.unwrap_or(ahead.since + self.distance(ahead));
         let waits = now.saturating_sub(upstream.last_arrival.max(begins));
         waits > (upstream.pace.unwrap_or_default() * SILENT).max(SILENT_MIN)
+            && (asked.is_some() || self.is_open(stripe))
+    }
+
+    /// Whether something of a stripe is yet to be asked for.
+    fn is_open(&self, stripe: usize) -> bool {
+        let count = self.upstreams.stripes();
+        self.open.map.iter().any(|index| stripe_of(index, count) == stripe)
     }
 
     /// Whether a source is only a help, beside one ahead from which something comes.
-    fn only_helps(&self, ahead: &Ahead, id: SourceId, now: Moment) -> bool {
+    fn only_helps(&self, stripe: usize, ahead: &Ahead, id: SourceId, now: Moment) -> bool {
         let upstream = ahead.upstream.filter(|upstream| *upstream != id);
         let upstream = upstream.and_then(|upstream| self.sources.get(&upstream));
-        upstream.is_some_and(|upstream| !self.is_silent(ahead, upstream, now))
+        upstream.is_some_and(|upstream| !self.is_silent(stripe, ahead, upstream, now))
     }
 
     /// What this peer has of a stripe, or will have soon.

@@ -273,3 +273,64 @@ fn nobody_is_asked_for_a_stripe_of_which_nothing_has_been_said_yet() {
     assert!(!asked.is_empty() && asked.iter().all(|index| stripe_of(*index, 2) == 0), "{asked:?}");
     assert_eq!(picker.pick(FIRST, ms(1), &mut random), None);
 }
+
+#[test]
+fn where_chunks_take_long_one_ahead_that_waits_for_its_next_one_is_given_time() {
+    let asks_others_after = |each: u64| {
+        let (mut picker, mut random) = picker(None);
+        for index in 0..3 {
+            gets(&mut picker, OTHER, index..index + 1);
+            picker.source_has(AHEAD, ChunkIndex(index));
+            let now = ms(each * u64::from(index + 1));
+            assert_eq!(picker.pick(AHEAD, now, &mut random), Some(ChunkIndex(index)));
+            picker.arrived(AHEAD, ChunkIndex(index), now);
+        }
+        // Somebody else has one more.
+        gets(&mut picker, OTHER, 3..4);
+        let mut times = (0..100).map(|tick| ms(tick * 100));
+        times.find(|time| picker.pick(OTHER, ms(each * 3) + *time, &mut random).is_some()).unwrap()
+    };
+    assert!(asks_others_after(40) <= OWED + ms(100));
+    assert!(asks_others_after(400) > ms(1_000));
+}
+
+#[test]
+fn a_stripe_of_which_everything_is_here_is_not_waited_for() {
+    let mut picker = Picker::new(HaveMap::none(4), true);
+    let mut random = fastrand::Rng::with_seed(1);
+    picker.add_source(FIRST, HaveMap::all(4), ms(0));
+    picker.add_source(AHEAD, HaveMap::none(4), ms(0));
+    picker.split(2, ms(0));
+    for (stripe, source) in [(0, AHEAD), (1, FIRST)] {
+        picker.follow(stripe, Place { source: Some(source), steps: 2, ..Place::default() }, ms(0));
+    }
+    for index in [0, 2].map(ChunkIndex) {
+        picker.source_has(AHEAD, index);
+        assert_eq!(picker.pick(AHEAD, ms(10), &mut random), Some(index));
+        picker.arrived(AHEAD, index, ms(20));
+    }
+    let late = SILENT_MIN * 2;
+    assert!(!picker.waits_long(0, late) && !picker.waits_long(0, late + LAG_TIME));
+    assert!(
+        !picker.waits_long(1, late) && picker.waits_long(1, late + LAG_TIME),
+        "of this one something is missing"
+    );
+}
+
+#[test]
+fn what_is_late_in_one_stripe_is_not_asked_of_whoever_helps_in_another() {
+    let mut picker = Picker::new(HaveMap::none(4), true);
+    let mut random = fastrand::Rng::with_seed(1);
+    picker.add_source(AHEAD, HaveMap::none(4), ms(0));
+    picker.add_source(OTHER, HaveMap::none(4), ms(0));
+    picker.split(2, ms(0));
+    // Nobody is ahead in the other stripe, so that anybody may be asked for it.
+    picker.follow(0, Place { source: Some(AHEAD), steps: 2, ..Place::default() }, ms(0));
+    picker.upstreams.ahead[1].awaited = None;
+    gets(&mut picker, AHEAD, 0..1);
+    gets(&mut picker, OTHER, 0..1);
+    assert_eq!(picker.pick(AHEAD, ms(0), &mut random), Some(ChunkIndex(0)));
+    let patience = picker.sources[&OTHER].patience();
+    assert_eq!(picker.pick(OTHER, patience, &mut random), None);
+    assert_eq!(picker.pick(OTHER, patience * super::super::SPARED, &mut random), Some(ChunkIndex(0)));
+}
