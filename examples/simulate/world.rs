@@ -259,7 +259,7 @@ impl World {
         for at in 0..self.peers[peer].clients.count() {
             if let Some(other) = self.peers[peer].clients.told_at_once(at, began) {
                 self.messages += 1;
-                self.peers[other].picker.source_has(SourceId(peer as u32), index);
+                self.peers[other].picker.source_has(SourceId(peer as u32), index, self.now);
                 self.ask(other, peer);
             }
         }
@@ -273,7 +273,7 @@ impl World {
             self.messages += 1;
             let mut any = false;
             for (index, _) in news.iter().filter(|(_, began)| *began <= missed) {
-                self.peers[other].picker.source_has(SourceId(peer as u32), *index);
+                self.peers[other].picker.source_has(SourceId(peer as u32), *index, self.now);
                 any = true;
             }
             if any {
@@ -437,6 +437,7 @@ impl World {
         let (index, blocks, total) = (transfer.index, transfer.blocks, transfer.total);
         let bytes = self.length(index) / u64::from(total);
         self.peers[from].pace.gave(to, bytes, self.now);
+        self.peers[to].picker.heard(SourceId(from as u32), self.now);
         let is_new = blocks == 1 && !self.peers[to].picker.done().has(index);
         if is_new && self.peers[to].clients.begins(index, self.now) {
             self.at(self.now + self.setting.latency, Event::Coming(to, index, self.now));

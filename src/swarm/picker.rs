@@ -85,6 +85,10 @@ struct Source {
     /// How long a request and the beginning of its answer take, however fast the link is.
     round_trip: Duration,
     last_arrival: Moment,
+    /// When it last had one more chunk.
+    gained: Moment,
+    /// When something of a chunk has last come from it.
+    heard: Moment,
 }
 
 impl Source {
@@ -188,6 +192,8 @@ impl Picker {
             pace: None,
             round_trip: Duration::ZERO,
             last_arrival: now,
+            gained: now,
+            heard: now,
         };
         self.sources.insert(id, source);
     }
@@ -196,6 +202,13 @@ impl Picker {
     pub fn set_round_trip(&mut self, id: SourceId, time: Duration) {
         if let Some(source) = self.sources.get_mut(&id) {
             source.round_trip = time;
+        }
+    }
+
+    /// Something of a chunk has come from a source.
+    pub fn heard(&mut self, id: SourceId, now: Moment) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.heard = now;
         }
     }
 
@@ -215,11 +228,12 @@ impl Picker {
     }
 
     /// A source has one more chunk, or begins to receive it: it can be asked for it.
-    pub fn source_has(&mut self, id: SourceId, index: ChunkIndex) {
+    pub fn source_has(&mut self, id: SourceId, index: ChunkIndex, now: Moment) {
         let Some(source) = self.sources.get_mut(&id) else { return };
         if !source.have.insert(index) {
             return;
         }
+        source.gained = now;
         source.counts.shift(index, 1);
         if !source.partial {
             return;

@@ -31,10 +31,11 @@ use crate::swarm::backoff::Backoff;
 use crate::swarm::picker::{Picker, SourceId};
 use crate::swarm::trees::STRIPES;
 use crossbeam_channel::{Sender, bounded};
-use source::{Question, SourceReader};
+use source::{Pieces, Question, SourceReader};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use upstreams::Upstreams;
 use verify::Verifier;
@@ -158,6 +159,9 @@ struct Live {
     since: Moment,
     connected: bool,
     asks: Sender<Question>,
+    /// Pieces of chunks that have come from it, and how many of them the picker knows of.
+    pieces: Pieces,
+    heard: usize,
     shutdown: Shutdown,
 }
 
@@ -275,7 +279,7 @@ impl Fetch {
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.told.insert(index);
             if let Link::Live(id) = candidate.link {
-                self.picker.source_has(id, index);
+                self.picker.source_has(id, index, now);
                 self.ask(id, now);
             }
         }
@@ -295,7 +299,7 @@ impl Fetch {
                 self.ask_all(now);
             }
             SourceUpdate::Has(chunks) => {
-                chunks.into_iter().for_each(|index| self.picker.source_has(id, index));
+                chunks.into_iter().for_each(|index| self.picker.source_has(id, index, now));
                 self.ask(id, now);
             }
             SourceUpdate::Hints(chunks) => {
@@ -334,11 +338,22 @@ impl Fetch {
             self.make_room(now);
         }
         self.starts = STARTS;
+        self.hear(now);
         self.connect(now);
         self.overtake(now);
         self.name_slow();
         self.ask_all(now);
         std::mem::take(&mut self.news)
+    }
+
+    /// Notes from whom something has come.
+    fn hear(&mut self, now: Moment) {
+        for (id, live) in &mut self.live {
+            let pieces = live.pieces.load(Ordering::Relaxed);
+            if std::mem::replace(&mut live.heard, pieces) != pieces {
+                self.picker.heard(*id, now);
+            }
+        }
     }
 
     /// Names those in the log that have kept a download waiting until its end: their time-outs are yet to come.
@@ -500,14 +515,17 @@ impl Fetch {
         let (asks, asked) = bounded(PIPELINE_FAR_MAX * 2);
         let shutdown = self.shutdown.child();
         let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
-        let reader = SourceReader { id, address, job, events, verifier, shutdown: shutdown.clone() };
+        let pieces = Pieces::default();
+        let (counted, ended) = (pieces.clone(), shutdown.clone());
+        let reader = SourceReader { id, address, job, events, verifier, pieces: counted, shutdown: ended };
         let threads = self.threads.clone();
         let spawned = self.threads.spawn("fetch", move || reader.run(asked, &threads));
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match spawned {
             Ok(()) => {
                 candidate.link = Link::Live(id);
-                self.live.insert(id, Live { address, since: now, connected: false, asks, shutdown });
+                let live = Live { address, since: now, connected: false, asks, pieces, heard: 0, shutdown };
+                self.live.insert(id, live);
             }
             Err(error) => {
                 log::warn!("no thread for {address}: {error}");

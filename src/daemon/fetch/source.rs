@@ -19,6 +19,7 @@ use crossbeam_channel::{Receiver, Sender};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -240,6 +241,9 @@ pub(super) enum Question {
     Slow(SocketAddr),
 }
 
+/// How many pieces of chunks have come from a source.
+pub(super) type Pieces = Arc<AtomicUsize>;
+
 /// The reading thread of a source.
 pub(super) struct SourceReader {
     pub id: SourceId,
@@ -247,6 +251,7 @@ pub(super) struct SourceReader {
     pub job: Arc<Job>,
     pub events: Sender<SourceEvent>,
     pub verifier: Verifier,
+    pub pieces: Pieces,
     pub shutdown: Shutdown,
 }
 
@@ -400,6 +405,7 @@ impl SourceReader {
         let relay = self.job.relay.as_ref();
         let incoming = relay.and_then(|relay| relay.begin(self.job.file, index, length));
         reader.payload_in_pieces(buffer, |piece| {
+            self.pieces.fetch_add(1, Ordering::Relaxed);
             if let Some(incoming) = &incoming {
                 incoming.push(piece);
             }

@@ -247,7 +247,8 @@ mod tests {
         for (id, connected) in [(1, true), (2, false)] {
             let address = SocketAddr::from(([10, 0, 0, 1], id as u16));
             let (asks, shutdown) = (asks.clone(), shutdown.child());
-            let live = Live { address, since: Moment::ZERO, connected, asks, shutdown };
+            let (since, pieces) = (Moment::ZERO, Default::default());
+            let live = Live { address, since, connected, asks, pieces, heard: 0, shutdown };
             fetch.live.insert(SourceId(id), live);
         }
         fetch.upstreams.begin(Moment::ZERO);

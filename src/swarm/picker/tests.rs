@@ -124,7 +124,7 @@ fn a_source_that_refuses_is_not_asked_again_until_it_says_so() {
     picker.refused(SourceId(0), ChunkIndex(1));
     assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
     assert_eq!(picker.unavailable().collect::<Vec<_>>(), [ChunkIndex(1)]);
-    picker.source_has(SourceId(0), ChunkIndex(1));
+    picker.source_has(SourceId(0), ChunkIndex(1), Moment::ZERO);
     assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
 }
 
@@ -231,7 +231,7 @@ proptest! {
                     asked.retain(|(id, _)| id.0 != source);
                     picker.add_source(SourceId(source), having(6, &held), now);
                 }
-                Step::Has(source, index) => picker.source_has(SourceId(source), ChunkIndex(index)),
+                Step::Has(source, index) => picker.source_has(SourceId(source), ChunkIndex(index), now),
                 Step::Remove(source) => {
                     asked.retain(|(id, _)| id.0 != source);
                     picker.remove_source(SourceId(source));

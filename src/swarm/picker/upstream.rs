@@ -46,6 +46,11 @@ const AWAITED_WAYS: u32 = 2;
 /// Nothing may come from the one ahead for so many times as long as a chunk takes, and for that long in any case.
 const SILENT: u32 = 3;
 const SILENT_MIN: Duration = Duration::from_secs(2);
+/// So many times longer it is waited for that something of a chunk has come from within this time.
+const SPEAKS: u32 = 3;
+const HEARD: Duration = Duration::from_secs(1);
+/// Longer than that a chunk is not thought to take whoever gets most.
+const STRIPE_PACE_MAX: Duration = Duration::from_secs(3);
 /// So many times as long as from the first holder a chunk may take from the one to be asked, and a little more; and the
 /// same to the one behind.
 const TRIAL: u32 = 3;
@@ -435,10 +440,7 @@ impl Picker {
     fn is_held_up(&self, stripe: usize, now: Moment) -> bool {
         let Some((ahead, upstream)) = self.upstream(stripe) else { return false };
         if upstream.origin {
-            let mut open = self.open.map.common(&upstream.have);
-            let count = self.upstreams.stripes();
-            return !open.any(|index| stripe_of(index, count) == stripe)
-                || self.is_silent(stripe, ahead, upstream, now);
+            return !self.offers(stripe, upstream) || self.is_silent(stripe, ahead, upstream, now);
         }
         // Who is slow itself is no better off with help, as long as there is something to be had where it is.
         if ahead.slow && !upstream.flights.is_empty() {
@@ -494,35 +496,50 @@ impl Picker {
         // Far from the one who has the file it takes a while until there is a first chunk to be asked for.
         let first = if self.own(stripe) == 0 { ahead.since + self.distance(ahead) } else { Moment::ZERO };
         let waits = now.saturating_sub(upstream.last_arrival.max(asked.unwrap_or(first)));
+        let rests = self.sources.values().any(|source| !source.partial && !source.origin);
         let idle = match asked {
-            Some(_) => self.sources.values().any(|source| !source.partial && !source.origin),
+            Some(_) => rests,
             None => self.most() > self.all() && !self.open.map.meets(&upstream.have),
         };
-        idle && waits > OWED.max(self.stripe_pace(now) * TRIAL) + upstream.round_trip * WAYS
+        // How long chunks take is not to be told of a few, and of those it costs little to have some twice.
+        let few = self.done.count() <= TRIAL * self.upstreams.stripes() as u32;
+        let owed = if rests && few { OWED } else { OWED.max(self.stripe_pace(now) * TRIAL) };
+        idle && waits > owed + upstream.round_trip * WAYS
     }
 
-    /// How long a chunk of one stripe takes to come to whoever gets most.
+    /// How long a chunk of one stripe takes to come to whoever gets most, as far as that can be told: when next to nothing has
+    /// come to anybody, links may be slow, or those ahead dead.
     fn stripe_pace(&self, now: Moment) -> Duration {
         let others = self.sources.values().filter(|source| !source.origin).map(Source::gains);
         let most = others.max().unwrap_or(0).max(self.all());
         let elapsed = now.saturating_sub(self.began.unwrap_or(now));
-        elapsed * self.upstreams.stripes() as u32 / most.max(1)
+        (elapsed * self.upstreams.stripes() as u32 / most.max(1)).min(STRIPE_PACE_MAX)
     }
 
     /// Whether nothing has come from the one ahead in a long time: then it does not matter why.
     fn is_silent(&self, stripe: usize, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
-        // Far from the one who has the file it takes a while until there is anything to be asked for.
+        // Far from the one who has the file it takes a while until there is anything to be asked for, and who has been
+        // given more by others than the one ahead has waits for what that one gets.
         let asked = upstream.flights.first().map(|(_, asked)| *asked);
-        let begins = asked.unwrap_or(ahead.since + self.distance(ahead));
+        let begins = asked.unwrap_or((ahead.since + self.distance(ahead)).max(upstream.gained));
         let waits = now.saturating_sub(upstream.last_arrival.max(begins));
-        waits > (upstream.pace.unwrap_or_default() * SILENT).max(SILENT_MIN)
-            && (asked.is_some() || self.is_open(stripe))
+        let pace = upstream.pace.unwrap_or_default().max(self.stripe_pace(now));
+        let patience = (pace * SILENT).max(SILENT_MIN);
+        // As long as something comes it is only slow: but bytes now and then do not make up for chunks.
+        let speaks = asked.is_some() && now.saturating_sub(upstream.heard) < HEARD;
+        waits > (if speaks { patience * SPEAKS } else { patience }) && (asked.is_some() || self.lacks(stripe))
     }
 
     /// Whether something of a stripe is yet to be asked for.
-    fn is_open(&self, stripe: usize) -> bool {
+    fn lacks(&self, stripe: usize) -> bool {
         let count = self.upstreams.stripes();
         self.open.map.iter().any(|index| stripe_of(index, count) == stripe)
+    }
+
+    /// Whether a source has something of a stripe that is yet to be asked for.
+    fn offers(&self, stripe: usize, source: &Source) -> bool {
+        let count = self.upstreams.stripes();
+        self.open.map.common(&source.have).any(|index| stripe_of(index, count) == stripe)
     }
 
     /// Whether a source is only a help, beside one ahead from which something comes.

@@ -14,6 +14,9 @@ use std::time::Duration;
 /// What goes out is counted for so long: longer than a chunk or two take, and short, because what a peer finds out it
 /// finds out a little with each count.
 const WINDOW: Duration = Duration::from_millis(300);
+/// And for so much longer, until there are so many bytes: the fewer pieces there are the more some counts are too high by.
+const WINDOW_MAX: Duration = Duration::from_millis(2_400);
+const WINDOW_BYTES: f64 = (2 << 20) as f64;
 /// The best of so many counts: less goes out when less comes in, and that says nothing of the link.
 const WINDOWS: usize = 16;
 /// Nobody is held back before so many.
@@ -54,10 +57,10 @@ impl<C: Ord> Pace<C> {
         let given = self.given.entry(taker).or_default();
         *given = given.saturating_add(bytes);
         let elapsed = now.saturating_sub(began);
-        if elapsed < WINDOW {
+        let all: f64 = self.given.values().map(|given| *given as f64).sum();
+        if elapsed < WINDOW || all < WINDOW_BYTES && elapsed < WINDOW_MAX {
             return;
         }
-        let all: f64 = self.given.values().map(|given| *given as f64).sum();
         self.rates.push_back(all / elapsed.as_secs_f64() / self.given.len() as f64);
         if self.rates.len() > WINDOWS {
             self.rates.pop_front();
@@ -99,36 +102,51 @@ mod tests {
     #[test]
     fn each_gets_its_part_of_what_goes_out_however_uneven_that_is() {
         let (mut pace, mut now) = (Pace::default(), Moment::ZERO);
-        give(&mut pace, &mut now, 80, &[700, 300]);
+        give(&mut pace, &mut now, 80, &[700_000, 300_000]);
         assert_eq!(pace.most(), None, "too little is known");
-        give(&mut pace, &mut now, 40, &[700, 300]);
+        give(&mut pace, &mut now, 40, &[700_000, 300_000]);
         let most = pace.most().unwrap();
-        assert!((50_000.0 * EASE..52_500.0).contains(&most), "{most}");
+        assert!((50_000_000.0 * EASE..52_500_000.0).contains(&most), "{most}");
+    }
+
+    #[test]
+    fn over_a_slow_link_it_is_counted_for_longer() {
+        let rate = |piece: u64, pause: u64| {
+            let (mut pace, mut now) = (Pace::default(), Moment::ZERO);
+            for turn in 0..300 {
+                now += Duration::from_millis(pause);
+                pace.gave(turn % 2, piece, now);
+            }
+            let part = piece as f64 / Duration::from_millis(pause).as_secs_f64() / 2.0;
+            pace.most().unwrap() / part
+        };
+        assert!((EASE..1.07).contains(&rate(64 << 10, 55)), "{}", rate(64 << 10, 55));
+        assert!((EASE..1.07).contains(&rate(64 << 10, 110)), "{}", rate(64 << 10, 110));
     }
 
     #[test]
     fn less_for_a_while_changes_nothing_and_less_for_long_does() {
         let (mut pace, mut now) = (Pace::default(), Moment::ZERO);
-        give(&mut pace, &mut now, 200, &[500, 500]);
+        give(&mut pace, &mut now, 200, &[500_000, 500_000]);
         let before = pace.most().unwrap();
-        give(&mut pace, &mut now, 300, &[100, 100]);
+        give(&mut pace, &mut now, 300, &[100_000, 100_000]);
         assert_eq!(pace.most(), Some(before));
-        give(&mut pace, &mut now, 300, &[100, 100]);
+        give(&mut pace, &mut now, 300, &[100_000, 100_000]);
         let after = pace.most().unwrap();
-        assert!((9_900.0..10_500.0).contains(&after), "{after}");
+        assert!((9_900_000.0..10_500_000.0).contains(&after), "{after}");
     }
 
     #[test]
     fn who_has_had_its_part_waits_and_who_has_missed_some_of_it_gets_little_more() {
         let (mut pace, mut now) = (Pace::default(), Moment::ZERO);
-        assert_eq!(pace.wait(1, 500, now), Duration::ZERO, "too little is known");
-        give(&mut pace, &mut now, 200, &[500, 500]);
-        let takes = Duration::from_secs_f64(500.0 / pace.most().unwrap());
+        assert_eq!(pace.wait(1, 500_000, now), Duration::ZERO, "too little is known");
+        give(&mut pace, &mut now, 200, &[500_000, 500_000]);
+        let takes = Duration::from_secs_f64(500_000.0 / pace.most().unwrap());
         let hour = now + Duration::from_secs(3600);
-        assert_eq!(pace.wait(1, 500, hour), Duration::ZERO);
-        assert_eq!(pace.wait(1, 500, hour), takes.saturating_sub(SLACK));
-        assert_eq!(pace.wait(1, 500, hour), (takes * 2).saturating_sub(SLACK));
-        assert_eq!(pace.wait(2, 500, hour), Duration::ZERO, "each has a part of its own");
+        assert_eq!(pace.wait(1, 500_000, hour), Duration::ZERO);
+        assert_eq!(pace.wait(1, 500_000, hour), takes.saturating_sub(SLACK));
+        assert_eq!(pace.wait(1, 500_000, hour), (takes * 2).saturating_sub(SLACK));
+        assert_eq!(pace.wait(2, 500_000, hour), Duration::ZERO, "each has a part of its own");
         assert!(pace.wait(2, u64::MAX, hour) <= WINDOW && pace.wait(2, 1, hour) <= WINDOW * 2);
     }
 

@@ -26,7 +26,7 @@ fn ms(time: u64) -> Moment {
 }
 
 fn gets(picker: &mut Picker, id: SourceId, chunks: std::ops::Range<u32>) {
-    chunks.for_each(|index| picker.source_has(id, ChunkIndex(index)));
+    chunks.for_each(|index| picker.source_has(id, ChunkIndex(index), ms(0)));
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn far_from_the_one_who_has_the_file_the_first_chunk_is_waited_for_longer() {
     let asks_others_after = |steps| {
         let (mut picker, mut random) = picker(None);
         picker.follow(0, Place { source: Some(AHEAD), steps, ..Place::default() }, ms(0));
-        gets(&mut picker, OTHER, 0..3);
+        gets(&mut picker, OTHER, 0..50);
         (0..50).map(|tick| ms(tick * 100)).find(|now| picker.pick(OTHER, *now, &mut random).is_some())
     };
     let near = asks_others_after(0).unwrap();
@@ -108,13 +108,27 @@ fn one_ahead_who_gets_nothing_itself_is_seen_by_what_others_have() {
 #[test]
 fn one_ahead_who_gives_nothing_is_not_waited_for_whoever_else_there_is() {
     let (mut picker, mut random) = picker(None);
-    assert_eq!(picker.pick(FIRST, SILENT_MIN, &mut random), None);
-    assert!(picker.pick(FIRST, SILENT_MIN + ms(1), &mut random).is_some());
+    let most = STRIPE_PACE_MAX * SILENT;
+    assert_eq!(picker.pick(FIRST, most, &mut random), None);
+    assert!(picker.pick(FIRST, most + ms(1), &mut random).is_some());
     // Not even by three more who give nothing.
     for id in (4..9).map(SourceId) {
-        picker.add_source(id, HaveMap::all(100), SILENT_MIN);
-        assert!(picker.pick(id, SILENT_MIN + ms(1), &mut random).is_some());
+        picker.add_source(id, HaveMap::all(100), most);
+        assert!(picker.pick(id, most + ms(1), &mut random).is_some());
     }
+}
+
+#[test]
+fn one_ahead_who_gives_nothing_is_waited_for_as_long_as_three_chunks_take_others() {
+    let asks_others_after = |others: u32| {
+        let (mut picker, mut random) = picker(None);
+        gets(&mut picker, AHEAD, 0..1);
+        assert!(picker.pick(AHEAD, ms(0), &mut random).is_some());
+        gets(&mut picker, OTHER, 0..others);
+        (0..100).map(|tick| ms(tick * 100)).find(|now| picker.pick(FIRST, *now, &mut random).is_some())
+    };
+    assert_eq!(asks_others_after(9), Some(SILENT_MIN + ms(100)), "a chunk takes less than a second");
+    assert_eq!(asks_others_after(1), Some(STRIPE_PACE_MAX * SILENT + ms(100)));
 }
 
 fn follow_past(picker: &mut Picker, slow: bool) {
@@ -179,9 +193,34 @@ fn who_is_slow_asks_only_the_one_ahead_while_that_one_gives() {
 }
 
 #[test]
+fn one_ahead_from_whom_something_comes_is_waited_for_longer_and_not_for_ever() {
+    let (mut picker, mut random) = picker(None);
+    gets(&mut picker, AHEAD, 0..9);
+    gets(&mut picker, OTHER, 0..9);
+    assert!(picker.pick(AHEAD, ms(0), &mut random).is_some());
+    let asks_others =
+        |picker: &mut Picker, now| picker.pick(FIRST, now, &mut fastrand::Rng::with_seed(1)).is_some();
+    picker.heard(AHEAD, SILENT_MIN);
+    assert!(!asks_others(&mut picker, SILENT_MIN + HEARD - ms(1)));
+    picker.heard(AHEAD, SILENT_MIN * SPEAKS);
+    assert!(asks_others(&mut picker, SILENT_MIN * SPEAKS + ms(1)), "for too long");
+}
+
+#[test]
 fn one_ahead_with_nothing_to_give_is_not_waited_for_while_others_have_something() {
     let (mut picker, mut random) = picker(None);
     gets(&mut picker, OTHER, 0..4);
+    assert_eq!(picker.pick(OTHER, OWED, &mut random), None);
+    assert!(picker.pick(OTHER, OWED + ms(1), &mut random).is_some());
+}
+
+#[test]
+fn one_ahead_with_nothing_to_give_is_not_waited_for_long_when_others_have_everything() {
+    let mut picker = Picker::new(HaveMap::none(2), true);
+    let mut random = fastrand::Rng::with_seed(1);
+    [FIRST, AHEAD, OTHER].into_iter().for_each(|id| picker.add_source(id, HaveMap::none(2), ms(0)));
+    follow(&mut picker, Some(AHEAD), None, ms(0));
+    gets(&mut picker, OTHER, 0..2);
     assert_eq!(picker.pick(OTHER, OWED, &mut random), None);
     assert!(picker.pick(OTHER, OWED + ms(1), &mut random).is_some());
 }
@@ -193,7 +232,7 @@ fn over_a_long_way_a_peer_may_drift_away_from_the_one_ahead() {
     // An eighth less than the one ahead, all the time.
     for index in 0..96 {
         let now = ms(100 * u64::from(index) + 100);
-        picker.source_has(AHEAD, ChunkIndex(index));
+        picker.source_has(AHEAD, ChunkIndex(index), now);
         if index % 8 > 0 {
             let index = picker.pick(AHEAD, now, &mut random).unwrap();
             picker.arrived(AHEAD, index, now);
@@ -254,7 +293,7 @@ fn the_one_who_has_everything_is_spared_longer_while_the_one_ahead_is_being_conn
     let mut random = fastrand::Rng::with_seed(1);
     picker.add_source(FIRST, HaveMap::all(9), ms(0));
     picker.add_source(OTHER, HaveMap::none(9), ms(0));
-    picker.source_has(OTHER, ChunkIndex(3));
+    picker.source_has(OTHER, ChunkIndex(3), ms(0));
     picker.expect_upstream(0, ms(0));
     assert_eq!(picker.pick(FIRST, AWAITED, &mut random), None);
     assert_eq!(picker.pick(OTHER, AWAITED, &mut random), Some(ChunkIndex(3)));
@@ -280,7 +319,7 @@ fn where_chunks_take_long_one_ahead_that_waits_for_its_next_one_is_given_time() 
         let (mut picker, mut random) = picker(None);
         for index in 0..3 {
             gets(&mut picker, OTHER, index..index + 1);
-            picker.source_has(AHEAD, ChunkIndex(index));
+            picker.source_has(AHEAD, ChunkIndex(index), ms(each * u64::from(index)));
             let now = ms(each * u64::from(index + 1));
             assert_eq!(picker.pick(AHEAD, now, &mut random), Some(ChunkIndex(index)));
             picker.arrived(AHEAD, ChunkIndex(index), now);
@@ -305,11 +344,11 @@ fn a_stripe_of_which_everything_is_here_is_not_waited_for() {
         picker.follow(stripe, Place { source: Some(source), steps: 2, ..Place::default() }, ms(0));
     }
     for index in [0, 2].map(ChunkIndex) {
-        picker.source_has(AHEAD, index);
+        picker.source_has(AHEAD, index, ms(10));
         assert_eq!(picker.pick(AHEAD, ms(10), &mut random), Some(index));
         picker.arrived(AHEAD, index, ms(20));
     }
-    let late = SILENT_MIN * 2;
+    let late = STRIPE_PACE_MAX * SILENT + ms(1_000);
     assert!(!picker.waits_long(0, late) && !picker.waits_long(0, late + LAG_TIME));
     assert!(
         !picker.waits_long(1, late) && picker.waits_long(1, late + LAG_TIME),
