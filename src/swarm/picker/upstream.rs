@@ -507,9 +507,13 @@ impl Picker {
         idle && waits > owed + upstream.round_trip * WAYS
     }
 
-    /// How long a chunk of one stripe takes to come to whoever gets most, as far as that can be told: when next to nothing has
-    /// come to anybody, links may be slow, or those ahead dead.
+    /// How long a chunk takes to come to whoever gets most, where there are several stripes, as far as that can be told: when
+    /// next to nothing has come to anybody, links may be slow, or those ahead dead. In a line whoever waits for that long waits
+    /// for one that is slow.
     fn stripe_pace(&self, now: Moment) -> Duration {
+        if self.upstreams.stripes() == 1 {
+            return Duration::ZERO;
+        }
         let others = self.sources.values().filter(|source| !source.origin).map(Source::gains);
         let most = others.max().unwrap_or(0).max(self.all());
         let elapsed = now.saturating_sub(self.began.unwrap_or(now));
@@ -526,7 +530,8 @@ impl Picker {
         let pace = upstream.pace.unwrap_or_default().max(self.stripe_pace(now));
         let patience = (pace * SILENT).max(SILENT_MIN);
         // As long as something comes it is only slow: but bytes now and then do not make up for chunks.
-        let speaks = asked.is_some() && now.saturating_sub(upstream.heard) < HEARD;
+        let speaks =
+            asked.is_some() && self.upstreams.stripes() > 1 && now.saturating_sub(upstream.heard) < HEARD;
         waits > (if speaks { patience * SPEAKS } else { patience }) && (asked.is_some() || self.lacks(stripe))
     }
 
