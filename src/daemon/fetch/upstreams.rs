@@ -195,13 +195,12 @@ impl Fetch {
         }
     }
 
-    /// Says so when one ahead keeps this peer waiting, or is not to be had.
+    /// Says so when one ahead keeps this peer waiting, or is not to be had. Also of the keeper itself, which moves nobody: a
+    /// slow one at the head of a line has then said all it may before others are put ahead of it that it would blame.
     pub(super) fn overtake(&mut self, now: Moment) {
         let Some((keeper, kept)) = self.upstreams.only() else { return };
-        // Nobody is ahead of the keeper.
-        let own = self.live.get(&keeper).map(|live| live.address);
-        let others = kept.places.iter().filter(|(_, place)| Some(place.address) != own);
-        let places: Vec<(usize, Place)> = others.map(|(stripe, place)| (*stripe, *place)).collect();
+        let places: Vec<(usize, Place)> =
+            kept.places.iter().map(|(stripe, place)| (*stripe, *place)).collect();
         for (stripe, Place { address, since, .. }) in places {
             let link = self.candidates.get(&address).map(|candidate| &candidate.link);
             let is_live = matches!(link, Some(Link::Live(_)));

@@ -522,17 +522,19 @@ impl Picker {
 
     /// Whether nothing has come from the one ahead in a long time: then it does not matter why.
     fn is_silent(&self, stripe: usize, ahead: &Ahead, upstream: &Source, now: Moment) -> bool {
-        // Far from the one who has the file it takes a while until there is anything to be asked for, and who has been
-        // given more by others than the one ahead has waits for what that one gets.
+        // Far from the one who has the file it takes a while until there is anything to be asked for. In a tree who has been
+        // given more by others than the one ahead has waits for what that one gets; in a line that one is slow.
+        let is_tree = self.upstreams.stripes() > 1;
+        let gained = if is_tree { upstream.gained } else { Moment::ZERO };
         let asked = upstream.flights.first().map(|(_, asked)| *asked);
-        let begins = asked.unwrap_or((ahead.since + self.distance(ahead)).max(upstream.gained));
+        let begins = asked.unwrap_or((ahead.since + self.distance(ahead)).max(gained));
         let waits = now.saturating_sub(upstream.last_arrival.max(begins));
         let pace = upstream.pace.unwrap_or_default().max(self.stripe_pace(now));
         let patience = (pace * SILENT).max(SILENT_MIN);
         // As long as something comes it is only slow: but bytes now and then do not make up for chunks.
-        let speaks =
-            asked.is_some() && self.upstreams.stripes() > 1 && now.saturating_sub(upstream.heard) < HEARD;
-        waits > (if speaks { patience * SPEAKS } else { patience }) && (asked.is_some() || self.lacks(stripe))
+        let speaks = is_tree && asked.is_some() && now.saturating_sub(upstream.heard) < HEARD;
+        let needed = !is_tree || asked.is_some() || self.lacks(stripe);
+        needed && waits > if speaks { patience * SPEAKS } else { patience }
     }
 
     /// Whether something of a stripe is yet to be asked for.
