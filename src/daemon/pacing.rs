@@ -86,7 +86,7 @@ mod tests {
     fn only_a_file_whose_pace_is_held_waits_and_nothing_is_kept_of_others() {
         let (pacing, file) = (Pacing::default(), FileId([4; 32]));
         let to = SocketAddr::from(([10, 0, 0, 1], 7000));
-        let give = |seconds: u64| pacing.give_at(file, to, 1_000_000, Duration::from_secs(seconds));
+        let give = |seconds: u64| pacing.give_at(file, to, 4_000_000, Duration::from_secs(seconds));
         assert!((0..9).all(|second| give(second).is_zero()));
         let (one, other) = (pacing.hold(file), pacing.clone().hold(file));
         assert!((10..19).all(|second| give(second).is_zero()));
