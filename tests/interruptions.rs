@@ -31,10 +31,14 @@ fn vouched(folder: &Path) -> HaveMap {
     let mut all = HaveMap::none(CHUNKS);
     for name in names_in(folder).iter().filter(|name| name.ends_with(".note") || name.ends_with(".have")) {
         let bytes = std::fs::read(folder.join(name)).unwrap();
-        let header = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-        let written = &bytes[header + HaveMap::byte_length(CHUNKS)..];
-        let written = HaveMap::from_bytes(CHUNKS, written).unwrap();
-        written.iter().for_each(|index: ChunkIndex| _ = all.insert(index));
+        // A note has two halves, which are written in turns.
+        let parts = if name.ends_with(".note") { 2 } else { 1 };
+        for part in bytes.chunks(bytes.len() / parts) {
+            let header = part.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+            let written = &part[header + HaveMap::byte_length(CHUNKS)..][..HaveMap::byte_length(CHUNKS)];
+            let written = HaveMap::from_bytes(CHUNKS, written).unwrap();
+            written.iter().for_each(|index: ChunkIndex| _ = all.insert(index));
+        }
     }
     all
 }
