@@ -385,3 +385,20 @@ fn what_is_late_in_one_stripe_is_not_asked_of_whoever_helps_in_another() {
     assert_eq!(picker.pick(OTHER, patience, &mut random), None);
     assert_eq!(picker.pick(OTHER, patience * super::super::SPARED, &mut random), Some(ChunkIndex(0)));
 }
+
+#[test]
+fn one_ahead_in_a_tree_that_gets_what_is_here_already_is_not_silent() {
+    let (mut picker, mut random) = tree();
+    gets(&mut picker, AHEAD, 0..2);
+    for _ in 0..2 {
+        let index = picker.pick(AHEAD, ms(0), &mut random).unwrap();
+        picker.arrived(AHEAD, index, ms(10));
+    }
+    // Others have given more meanwhile.
+    (2..20).map(ChunkIndex).for_each(|index| picker.have(index));
+    picker.source_has(AHEAD, ChunkIndex(2), SILENT_MIN);
+    let late = SILENT_MIN + ms(500);
+    assert_eq!((picker.keeps_to(0, late), picker.keeps_to(1, late)), (Some(AHEAD), Some(AHEAD)));
+    let later = SILENT_MIN * 2 + ms(501);
+    assert_eq!((picker.keeps_to(0, later), picker.keeps_to(1, later)), (None, None), "it gets no more");
+}
