@@ -77,7 +77,6 @@ pub fn run(download: Download<'_>, syncing: &Threads, shutdown: &Shutdown) -> Re
         result
     });
     watch.end();
-    work.trigger();
     threads.join();
     // After an interruption, too: the next run goes on from here.
     match part.note() {
