@@ -59,6 +59,7 @@ fn each_is_told_who_is_ahead_and_of_every_change() {
         stripes: 1,
         steps,
         slow: false,
+        left: false,
     };
     let (first, upstreams) = stand(seeder.address(), file, 7001);
     assert_eq!(upstreams, [behind(None, false, 1)], "the seeder itself");
@@ -67,7 +68,7 @@ fn each_is_told_who_is_ahead_and_of_every_change() {
     let (mut third, upstreams) = stand(seeder.address(), file, 7003);
     assert_eq!(upstreams, [Upstream { beyond: at(7001), ..behind(at(7002), false, 3) }]);
     drop(first);
-    assert_eq!(next_upstream(&mut second), behind(None, false, 1));
+    assert_eq!(next_upstream(&mut second), Upstream { left: true, ..behind(None, false, 1) });
     assert_eq!(next_upstream(&mut third), behind(at(7002), true, 2));
     third.send(&PeerRequest::Overtake { file, stripe: 0, sure: true }).unwrap();
     assert_eq!(next_upstream(&mut third), behind(None, false, 1));

@@ -348,7 +348,9 @@ impl<'a> Answers<'a> {
                     Err(TryRecvError::Disconnected) => return Ok(()),
                 },
                 Some(ready) if ready <= 2 * self.subscriptions.len() => self.tell_way((ready - 1) / 2)?,
-                _ => self.tell_news()?,
+                Some(_) => self.tell_news()?,
+                // From now on news is waited for, however long: where there is none nobody wakes up.
+                None => {}
             }
         }
     }
@@ -359,7 +361,7 @@ impl<'a> Answers<'a> {
         let Some(Subscription { file, coming, upstream, .. }) = self.subscriptions.get_mut(at) else {
             return Ok(());
         };
-        if let Some(index) = coming.take_next() {
+        if let Ok(index) = coming.chunks().try_recv() {
             self.writer.send(&PeerResponse::Coming { file: *file, index })?;
         }
         match upstream.try_recv() {

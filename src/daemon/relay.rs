@@ -14,13 +14,15 @@ use crate::content::{ChunkIndex, FileId};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What is held back of a chunk until it is verified, bytes.
 const HELD_BACK: usize = 1_024;
-/// Bytes go on in blocks of so many, or every few of them would cost a packet of their own.
-const BLOCK: usize = 32 * 1_024;
+/// Bytes go on in blocks of so many: what ten full packets of Ethernet carry. With fewer more of them would be packets that are
+/// not full, and more is late by itself at each step of a line.
+const BLOCK: usize = 10 * 1_448;
 /// News of beginnings that may wait for a listener; what does not fit it learns when the chunk is here.
 const NEWS: usize = 256;
 
@@ -33,10 +35,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Table {
     arriving: HashMap<(FileId, ChunkIndex), Arc<Arriving>>,
     /// By file, and by a number of their own. Whoever listens no more is not here.
-    listeners: HashMap<FileId, HashMap<u64, Sender<ChunkIndex>>>,
+    listeners: HashMap<FileId, HashMap<u64, Listener>>,
     /// Chunks on their way to others who serve, by a number of their own.
     sent: HashMap<u64, (FileId, SocketAddr, Arc<Mutex<Sent>>)>,
     last: u64,
+}
+
+struct Listener {
+    chunks: Sender<ChunkIndex>,
+    /// How many it has been told of since it last asked for one.
+    unasked: Arc<AtomicU32>,
+}
+
+impl Listener {
+    /// Told so many without asking for any it is told no more of them: its thread would wake up for each, and for nothing.
+    fn tell(&self, index: ChunkIndex) {
+        if self.unasked.load(Ordering::Relaxed) < COMING_UNASKED {
+            self.unasked.fetch_add(1, Ordering::Relaxed);
+            let _ = self.chunks.try_send(index);
+        }
+    }
 }
 
 /// The chunks that are being received. Clones are the same.
@@ -58,7 +76,7 @@ impl Relay {
         let arriving = Arc::new(Arriving { length, state: Mutex::default(), moved: Condvar::new() });
         table.arriving.insert((file, index), arriving.clone());
         for listener in table.listeners.get(&file).into_iter().flat_map(HashMap::values) {
-            let _ = listener.try_send(index);
+            listener.tell(index);
         }
         drop(table);
         Some(Incoming { relay: self.clone(), key: (file, index), arriving })
@@ -87,11 +105,13 @@ impl Relay {
     /// Gets each chunk of a file as it begins to arrive, for as long as what is returned lives.
     pub fn listen(&self, file: FileId) -> Listening {
         let (listener, chunks) = bounded(NEWS);
+        let unasked = Arc::new(AtomicU32::new(0));
         let mut table = lock(&self.0);
         table.last += 1;
         let number = table.last;
+        let listener = Listener { chunks: listener, unasked: unasked.clone() };
         table.listeners.entry(file).or_default().insert(number, listener);
-        Listening { chunks, place: Some((self.clone(), file, number)), unasked: 0 }
+        Listening { chunks, place: Some((self.clone(), file, number)), unasked }
     }
 
     /// A chunk of a file is sent to one who serves at `to`, until what is returned is dropped.
@@ -154,18 +174,18 @@ impl Drop for Going<'_> {
     }
 }
 
-/// The chunks of a file that begin to arrive, for one who may ask for them.
+/// The chunks of a file that begin to arrive, for one who may ask for them. Who has been told of [`COMING_UNASKED`] without
+/// asking for any is told no more of them until it asks, but only of what is here, which takes far fewer messages.
 pub struct Listening {
     chunks: Receiver<ChunkIndex>,
     place: Option<(Relay, FileId, u64)>,
-    /// How many it has been told of since it last asked for one.
-    unasked: u32,
+    unasked: Arc<AtomicU32>,
 }
 
 impl Listening {
     /// For who is not to be told.
     pub fn to_nothing() -> Self {
-        Self { chunks: never(), place: None, unasked: 0 }
+        Self { chunks: never(), place: None, unasked: Arc::default() }
     }
 
     /// Where they are named: to be waited for.
@@ -173,18 +193,9 @@ impl Listening {
         &self.chunks
     }
 
-    /// The next one that has begun. `None` also when the other side has been told of so many without asking for any
-    /// that it is told no more of them, but only of what is here, which takes far fewer messages.
-    pub fn take_next(&mut self) -> Option<ChunkIndex> {
-        let index = self.chunks.try_recv().ok()?;
-        let makes_use = self.unasked < COMING_UNASKED;
-        self.unasked += u32::from(makes_use);
-        makes_use.then_some(index)
-    }
-
     /// The other side has asked for a chunk of this file.
-    pub fn asked(&mut self) {
-        self.unasked = 0;
+    pub fn asked(&self) {
+        self.unasked.store(0, Ordering::Relaxed);
     }
 }
 
@@ -394,18 +405,17 @@ mod tests {
     #[test]
     fn who_asks_for_nothing_is_told_of_no_more_beginnings_until_it_asks() {
         let relay = Relay::default();
-        let mut told = relay.listen(FILE);
-        let begin = |told: &mut Listening, index: u32| {
+        let told = relay.listen(FILE);
+        let begin = |index: u32| {
             drop(relay.begin(FILE, ChunkIndex(index), 1));
-            told.take_next()
+            told.chunks().try_recv().ok()
         };
         for index in 0..COMING_UNASKED {
-            assert_eq!(begin(&mut told, index), Some(ChunkIndex(index)));
+            assert_eq!(begin(index), Some(ChunkIndex(index)));
         }
-        assert_eq!(begin(&mut told, 100), None);
-        assert!(told.chunks().is_empty(), "what it is not told of does not wait either");
+        assert_eq!(begin(100), None);
         told.asked();
-        assert_eq!(begin(&mut told, 101), Some(ChunkIndex(101)));
+        assert_eq!(begin(101), Some(ChunkIndex(101)));
     }
 
     #[test]

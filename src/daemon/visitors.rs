@@ -43,14 +43,14 @@ struct Origin {
 impl Visited {
     /// Tells those who have another one ahead of them now.
     fn tell(&self, moved: impl IntoIterator<Item = Moved<VisitorId>>) {
-        for Moved { who, stripe, stripes, ahead, beyond, second: first, steps, slow } in moved {
+        for Moved { who, stripe, stripes, ahead, beyond, second: first, steps, slow, left } in moved {
             let (stripe, stripes, steps) = (stripe as u8, stripes as u8, steps as u32);
             let address = |id: Option<VisitorId>| id.and_then(|id| self.here.get(&id)).map(|one| one.address);
             let (peer, beyond) = (address(ahead), address(beyond));
             if let Some(visitor) = self.here.get(&who) {
                 // Who does not read what it is told has other troubles.
-                let _ =
-                    visitor.upstream.try_send(Upstream { peer, beyond, first, stripe, stripes, steps, slow });
+                let upstream = Upstream { peer, beyond, first, stripe, stripes, steps, slow, left };
+                let _ = visitor.upstream.try_send(upstream);
             }
         }
     }
@@ -177,11 +177,19 @@ impl Visitors {
 mod tests {
     use super::*;
 
-    const FIRST: Upstream =
-        Upstream { peer: None, beyond: None, first: false, stripe: 0, stripes: 1, steps: 1, slow: false };
+    const FIRST: Upstream = Upstream {
+        peer: None,
+        beyond: None,
+        first: false,
+        stripe: 0,
+        stripes: 1,
+        steps: 1,
+        slow: false,
+        left: false,
+    };
 
     fn second_behind(peer: SocketAddr) -> Upstream {
-        Upstream { peer: Some(peer), beyond: None, first: true, stripe: 0, stripes: 1, steps: 2, slow: false }
+        Upstream { peer: Some(peer), first: true, steps: 2, ..FIRST }
     }
 
     #[test]

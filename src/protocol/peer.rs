@@ -108,6 +108,9 @@ pub struct Upstream {
     /// The one who is told has been found slow: however much more the other one has, asking more of them would not help.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub slow: bool,
+    /// The one who was named before has left, most likely since it has everything: it had better be asked as long as it gives.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left: bool,
 }
 
 fn is_zero(number: &u8) -> bool {

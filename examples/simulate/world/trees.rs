@@ -32,6 +32,7 @@ struct Place {
     second: bool,
     steps: u32,
     slow: bool,
+    left: bool,
     since: Moment,
     overtakes: u32,
     placements: u32,
@@ -46,7 +47,7 @@ impl World {
     }
 
     fn place(&mut self, seeder: usize, moved: Moved<usize>) {
-        let Moved { who, stripe, stripes, ahead, beyond, second, steps, slow } = moved;
+        let Moved { who, stripe, stripes, ahead, beyond, second, steps, slow, left } = moved;
         if stripes == 0 {
             self.peers[who].standings.remove(&seeder);
             return self.follow(who);
@@ -63,6 +64,7 @@ impl World {
             second,
             steps: steps as u32,
             slow,
+            left,
             since: self.now,
             overtakes,
             placements: placements + 1,
@@ -89,11 +91,12 @@ impl World {
         let (stripes, places) = (*stripes, places.clone());
         self.peers[peer].picker.split(stripes, self.now);
         let id = |peer: usize| SourceId(peer as u32);
-        for (stripe, Place { ahead, beyond, second, steps, slow, .. }) in places {
+        for (stripe, Place { ahead, beyond, second, steps, slow, left, .. }) in places {
             let upstream = ahead.unwrap_or(seeder);
             let beyond = beyond.filter(|beyond| self.peers[*beyond].alive).map(id);
             let source = Some(upstream).filter(|upstream| self.peers[*upstream].alive).map(id);
-            let place = picker::Place { source, beyond, first: second.then_some(id(seeder)), steps, slow };
+            let first = second.then_some(id(seeder));
+            let place = picker::Place { source, beyond, first, steps, slow, left };
             self.peers[peer].picker.follow(stripe, place, self.now);
         }
     }

@@ -43,6 +43,8 @@ struct Place {
     steps: u32,
     /// Whether this peer has been found slow.
     slow: bool,
+    /// Whether the one named before has left the keeper.
+    left: bool,
 }
 
 /// What one keeper has said.
@@ -118,7 +120,7 @@ impl Fetch {
 
     /// A source says whom to ask before all others for a stripe.
     pub(super) fn placed(&mut self, id: SourceId, upstream: Upstream, now: Moment) {
-        let Upstream { peer, beyond, first, stripe, stripes, steps, slow } = upstream;
+        let Upstream { peer, beyond, first, stripe, stripes, steps, slow, left } = upstream;
         let (stripe, stripes) = (usize::from(stripe), usize::from(stripes));
         if stripe >= stripes || stripes > STRIPES_MAX {
             // There are no trees any more, or more than anybody needs.
@@ -135,7 +137,7 @@ impl Fetch {
                 return self.follow(now);
             }
         }
-        kept.places.insert(stripe, Place { address, beyond, since: now, second: first, steps, slow });
+        kept.places.insert(stripe, Place { address, beyond, since: now, second: first, steps, slow, left });
         self.note_source(address, now);
         beyond.into_iter().for_each(|beyond| self.note_source(beyond, now));
         self.follow(now);
@@ -159,10 +161,10 @@ impl Fetch {
             Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
             _ => None,
         };
-        for (stripe, Place { address, beyond, second, steps, slow, .. }) in places {
+        for (stripe, Place { address, beyond, second, steps, slow, left, .. }) in places {
             let (source, beyond) = (source(address), beyond.as_ref().and_then(source));
-            let place =
-                picker::Place { source, beyond, first: second.then_some(keeper), steps: *steps, slow: *slow };
+            let first = second.then_some(keeper);
+            let place = picker::Place { source, beyond, first, steps: *steps, slow: *slow, left: *left };
             self.picker.follow(*stripe, place, now);
         }
     }

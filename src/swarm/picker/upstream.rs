@@ -79,6 +79,8 @@ pub struct Place {
     pub steps: u32,
     /// Whether this peer has been found to take what it is given more slowly than others.
     pub slow: bool,
+    /// Whether the one before has left whoever says so.
+    pub left: bool,
 }
 
 /// How many chunks of each stripe something has.
@@ -287,22 +289,25 @@ impl Picker {
     }
 
     /// Whom to ask before all others for a stripe. One that has everything by now is kept: it does not need to be
-    /// replaced by one that others wait for.
+    /// replaced by one that others wait for. So is one that has left with next to everything: word of the last chunks
+    /// waits behind those that it gives.
     pub fn follow(
         &mut self,
         stripe: usize,
-        Place { source: id, beyond, first, steps, slow }: Place,
+        Place { source: id, beyond, first, steps, slow, left }: Place,
         now: Moment,
     ) {
         let id = id.filter(|id| self.sources.contains_key(id));
         let is_done = |id| self.sources.get(&id).is_some_and(|one| !one.origin && !one.partial);
+        let next_to_all = self.done.count().saturating_sub(FAR_CHUNKS * self.upstreams.stripes() as u32);
+        let has_left = |id| left && self.sources.get(&id).is_some_and(|one| one.have.held() >= next_to_all);
         let is_line = self.upstreams.stripes() == 1;
         let Some(ahead) = self.upstreams.ahead.get_mut(stripe) else { return };
         if ahead.bridge.beyond != beyond || ahead.upstream != id {
             ahead.bridge = Bridge { beyond, asked: 0 };
         }
         (ahead.second, ahead.steps, ahead.slow) = (first.is_some(), steps, slow);
-        if ahead.upstream.is_some_and(|old| id.is_some_and(|id| id == old || is_done(old))) {
+        if ahead.upstream.is_some_and(|old| id.is_some_and(|id| id == old || is_done(old)) || has_left(old)) {
             return;
         }
         // What the one before owes may take long: it is asked of the new one, too, and first.

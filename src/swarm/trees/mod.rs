@@ -63,6 +63,8 @@ pub struct Moved<C> {
     pub steps: usize,
     /// Whether it has been found to take what it gets more slowly than others.
     pub slow: bool,
+    /// Whether the one that was ahead of it has left. It may have all by now, and still give what it owes.
+    pub left: bool,
 }
 
 /// The trees of one file, of members named by `C`.
@@ -147,6 +149,7 @@ impl<C: Copy + Eq + Hash> Trees<C> {
             second: false,
             steps: 0,
             slow: false,
+            left: false,
         };
         gone.map(nowhere).collect()
     }
@@ -235,7 +238,7 @@ mod tests {
 
     fn moved(who: u32, ahead: Option<u32>, beyond: Option<u32>, steps: usize) -> Moved<u32> {
         let second = ahead.is_some() && beyond.is_none();
-        Moved { who, stripe: 0, stripes: 1, ahead, beyond, second, steps, slow: false }
+        Moved { who, stripe: 0, stripes: 1, ahead, beyond, second, steps, slow: false, left: false }
     }
 
     #[test]
@@ -245,7 +248,7 @@ mod tests {
         assert_eq!(line.join(2), [moved(2, Some(1), None, 2)]);
         assert_eq!(line.join(3), [moved(3, Some(2), Some(1), 3)]);
         assert_eq!(line.join(3), [], "once is enough");
-        assert_eq!(line.leave(2), [moved(3, Some(1), None, 2)]);
+        assert_eq!(line.leave(2), [Moved { left: true, ..moved(3, Some(1), None, 2) }]);
         assert_eq!(line.leave(3), [], "nobody stood behind it");
         assert_eq!(line.leave(2), []);
         assert_eq!(line.overtake(1, 0, true), [], "nobody is ahead of it");

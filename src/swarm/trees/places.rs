@@ -84,6 +84,8 @@ pub(super) struct Places<C> {
     crowded: Vec<bool>,
     /// Nodes whose place, or that of the one above them, may have changed, and in which stripe.
     touched: BTreeSet<(usize, usize)>,
+    /// Who has gone since that was asked last.
+    gone: Option<usize>,
 }
 
 impl<C: Copy> Places<C> {
@@ -95,6 +97,7 @@ impl<C: Copy> Places<C> {
             passing: vec![0; stripes],
             crowded: vec![false; stripes],
             touched: BTreeSet::new(),
+            gone: None,
         }
     }
 
@@ -138,6 +141,7 @@ impl<C: Copy> Places<C> {
             self.passing[self.nodes[at].trunk] -= 1;
         }
         self.free.push(at);
+        self.gone = Some(at);
         self.house(homeless);
     }
 
@@ -329,6 +333,7 @@ impl<C: Copy> Places<C> {
     pub(super) fn moved(&mut self) -> Vec<Moved<C>> {
         let stripes = self.stripes();
         let touched = std::mem::take(&mut self.touched);
+        let gone = self.gone.take().map(Above::Node);
         let changed = touched.into_iter().filter_map(|(at, stripe)| {
             let above = self.nodes[at].branches[stripe].above;
             let ahead = self.above(at, stripe);
@@ -343,6 +348,7 @@ impl<C: Copy> Places<C> {
             }
             let name = |at: Option<usize>| at.map(|at| self.nodes[at].who);
             let (who, steps) = (self.nodes[at].who, self.steps(at, stripe));
+            let left = told.is_some_and(|told| Some(told.above) == gone);
             Some(Moved {
                 who,
                 stripe,
@@ -352,6 +358,7 @@ impl<C: Copy> Places<C> {
                 second,
                 steps,
                 slow,
+                left,
             })
         });
         changed.collect()

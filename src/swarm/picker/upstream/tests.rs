@@ -28,7 +28,7 @@ fn tree() -> (Picker, fastrand::Rng) {
 }
 
 fn follow(picker: &mut Picker, source: Option<SourceId>, first: Option<SourceId>, now: Moment) {
-    picker.follow(0, Place { source, beyond: None, first, steps: 0, slow: false }, now);
+    picker.follow(0, Place { source, first, ..Place::default() }, now);
 }
 
 fn ms(time: u64) -> Moment {
@@ -71,11 +71,7 @@ fn everybody_is_asked_when_nobody_is_to_be_asked_before_all_others_any_more() {
         let (mut picker, mut random) = picker(None);
         picker.split(stripes, ms(0));
         (0..stripes).for_each(|stripe| {
-            picker.follow(
-                stripe,
-                Place { source: Some(AHEAD), beyond: None, first: None, steps: 1, slow: false },
-                ms(0),
-            );
+            picker.follow(stripe, Place { source: Some(AHEAD), steps: 1, ..Place::default() }, ms(0));
         });
         assert_eq!(picker.pick(FIRST, ms(10), &mut random), None);
         picker.follow_nobody();
@@ -141,7 +137,7 @@ fn one_ahead_who_gives_nothing_is_waited_for_as_long_as_three_chunks_take_others
 }
 
 fn follow_past(picker: &mut Picker, slow: bool) {
-    let place = Place { source: Some(AHEAD), beyond: Some(OTHER), first: None, steps: 2, slow };
+    let place = Place { source: Some(AHEAD), beyond: Some(OTHER), first: None, steps: 2, slow, left: false };
     picker.follow(0, place, ms(0));
 }
 
@@ -401,4 +397,23 @@ fn one_ahead_in_a_tree_that_gets_what_is_here_already_is_not_silent() {
     assert_eq!((picker.keeps_to(0, late), picker.keeps_to(1, late)), (Some(AHEAD), Some(AHEAD)));
     let later = SILENT_MIN * 2 + ms(501);
     assert_eq!((picker.keeps_to(0, later), picker.keeps_to(1, later)), (None, None), "it gets no more");
+}
+
+#[test]
+fn one_ahead_that_leaves_with_next_to_everything_is_asked_as_long_as_it_is_there() {
+    let asked_after_it_left = |has, left| {
+        let (mut picker, mut random) = picker(None);
+        gets(&mut picker, AHEAD, 0..has);
+        assert!(picker.pick(AHEAD, ms(10), &mut random).is_some());
+        picker.follow(0, Place { source: Some(FIRST), steps: 1, left, ..Place::default() }, ms(20));
+        assert!(picker.pick(AHEAD, ms(20), &mut random).is_some() == (has == 95 && left));
+        let asked = picker.pick(FIRST, ms(20), &mut random).is_some();
+        picker.remove_source(AHEAD);
+        picker.follow(0, Place { source: Some(FIRST), steps: 1, left, ..Place::default() }, ms(30));
+        assert!(picker.pick(FIRST, ms(30), &mut random).is_some(), "it is gone");
+        asked
+    };
+    assert!(!asked_after_it_left(95, true));
+    assert!(asked_after_it_left(95, false), "others wait for it");
+    assert!(asked_after_it_left(50, true), "it gets no more");
 }
