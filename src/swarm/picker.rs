@@ -400,8 +400,9 @@ impl Picker {
             // What an idle source is asked for has the whole way to go first.
             let way = if since >= source.last_arrival { source.round_trip } else { Duration::ZERO };
             let took = now.saturating_sub(since.max(source.last_arrival)).saturating_sub(way);
-            source.pace = Some(source.pace.map_or(took, |pace| (pace * 3 + took) / 4));
-            source.last_arrival = now;
+            let pace = source.pace.map_or(took, |pace| (pace * 3 + took) / 4);
+            (source.pace, source.last_arrival) = (Some(pace), now);
+            self.upstreams.compare_again(id, index, pace);
         }
         self.open.take(index);
         let is_new = self.is_done(index);

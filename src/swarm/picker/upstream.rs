@@ -18,7 +18,9 @@ use std::time::Duration;
 /// In a line a peer may have so many chunks less than the one it asks, and what that one gets in so much time, before it
 /// is behind.
 const LAG_CHUNKS: u32 = 2;
-const LAG_TIME: Duration = Duration::from_millis(100);
+const LAG_TIME: Duration = Duration::from_millis(200);
+/// Who has been behind for so long says so.
+const WAITS_LONG: Duration = Duration::from_millis(100);
 /// The one beyond the one ahead may have so many more.
 const BEYOND_CHUNKS: u32 = 3;
 /// So many chunks the one beyond is asked for, until the places have changed: what goes that way does not go to the one
@@ -55,6 +57,12 @@ const STRIPE_PACE_MAX: Duration = Duration::from_secs(3);
 /// same to the one behind.
 const TRIAL: u32 = 3;
 const TRIAL_MIN: Duration = Duration::from_millis(100);
+/// While it takes more than this share of what one takes from the first holder, in percent, and a little more, the two are
+/// compared once again, when so many have come: a first holder that gives to somebody else at full speed takes twice as long, and one
+/// that gives slowly to a slow one hardly longer than alone.
+const AGAIN_PERCENT: u32 = 80;
+const AGAIN_MIN: Duration = Duration::from_millis(5);
+const AGAIN_AFTER: u32 = 4;
 /// So much later everything may be for each step from the one who has the file.
 const STEP_TIME: Duration = Duration::from_millis(50);
 /// On top of that, for every step: a chunk is told of, asked for, and given.
@@ -144,15 +152,25 @@ struct Trial {
     first: SourceId,
     asked: Option<(ChunkIndex, Moment)>,
     took: Option<Duration>,
+    /// What the other one took before, when this is the second trial.
+    again: Option<Duration>,
 }
 
 impl Trial {
     fn new(first: SourceId) -> Self {
-        Self { first, asked: None, took: None }
+        Self { first, asked: None, took: None, again: None }
+    }
+
+    /// Whether a chunk takes from the other one about as long as from the first holder, or longer.
+    fn is_close(&self, pace: Duration) -> bool {
+        self.took.is_some_and(|took| pace > took * AGAIN_PERCENT / 100 + AGAIN_MIN)
     }
 
     fn is_lost(&self, upstream: &Source, now: Moment) -> bool {
         let Some(took) = self.took else { return false };
+        if self.again.is_some_and(|pace| self.is_close(pace)) {
+            return true;
+        }
         let asked = self.asked.map_or(now, |(_, since)| since);
         let waits = now.saturating_sub(asked.max(upstream.last_arrival));
         upstream.pace.unwrap_or_default().max(waits) > took * TRIAL + TRIAL_MIN
@@ -208,6 +226,21 @@ impl Upstreams {
         if let Some(trial) = self.trial(id, index).filter(|trial| trial.took.is_none()) {
             let asked = trial.asked.filter(|(asked, _)| *asked == index);
             trial.took = asked.map(|(_, since)| now.saturating_sub(since));
+        }
+    }
+
+    /// A chunk has come from a source, from which one takes so long: when the one ahead is no faster than the first holder
+    /// there is a second trial.
+    pub(super) fn compare_again(&mut self, id: SourceId, index: ChunkIndex, pace: Duration) {
+        let stripe = stripe_of(index, self.ahead.len());
+        let ahead = &mut self.ahead[stripe];
+        if ahead.upstream != Some(id) || ahead.proven < AGAIN_AFTER {
+            return;
+        }
+        if let Some(trial) =
+            ahead.trial.as_mut().filter(|trial| trial.again.is_none() && trial.is_close(pace))
+        {
+            *trial = Trial { again: Some(pace), ..Trial::new(trial.first) };
         }
     }
 
@@ -438,7 +471,7 @@ impl Picker {
         };
         let Some(ahead) = self.upstreams.ahead.get_mut(stripe) else { return false };
         ahead.waiting = ahead.waiting.filter(|_| waits).or(waits.then_some(now));
-        ahead.waiting.is_some_and(|since| now.saturating_sub(since) >= LAG_TIME)
+        ahead.waiting.is_some_and(|since| now.saturating_sub(since) >= WAITS_LONG)
     }
 
     /// Whether the source that is to be asked before all others keeps this peer waiting, or does not get more itself.
@@ -447,8 +480,9 @@ impl Picker {
         if upstream.origin {
             return !self.offers(stripe, upstream) || self.is_silent(stripe, ahead, upstream, now);
         }
-        // Who is slow itself is no better off with help, as long as there is something to be had where it is.
-        if ahead.slow && !upstream.flights.is_empty() {
+        // Who is slow itself is no better off with help, as long as there is something to be had where it is. But it may have
+        // been found slow by mistake, and who has everything has nothing else to do.
+        if ahead.slow && !upstream.flights.is_empty() && !self.others_rest() {
             return self.is_silent(stripe, ahead, upstream, now);
         }
         (!ahead.is_bridged() && self.is_near_behind(stripe, ahead, upstream, now))
@@ -501,7 +535,7 @@ impl Picker {
         // Far from the one who has the file it takes a while until there is a first chunk to be asked for.
         let first = if self.own(stripe) == 0 { ahead.since + self.distance(ahead) } else { Moment::ZERO };
         let waits = now.saturating_sub(upstream.last_arrival.max(asked.unwrap_or(first)));
-        let rests = self.sources.values().any(|source| !source.partial && !source.origin);
+        let rests = self.others_rest();
         let idle = match asked {
             Some(_) => rests,
             None => self.most() > self.all() && !self.open.map.meets(&upstream.have),
@@ -510,6 +544,11 @@ impl Picker {
         let few = self.done.count() <= TRIAL * self.upstreams.stripes() as u32;
         let owed = if rests && few { OWED } else { OWED.max(self.stripe_pace(now) * TRIAL) };
         idle && waits > owed + upstream.round_trip * WAYS
+    }
+
+    /// Whether somebody has got everything by now.
+    fn others_rest(&self) -> bool {
+        self.sources.values().any(|source| !source.partial && !source.origin)
     }
 
     /// How long a chunk takes to come to whoever gets most, where there are several stripes, as far as that can be told: when

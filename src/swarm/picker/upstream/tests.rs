@@ -198,6 +198,19 @@ fn who_is_slow_asks_only_the_one_ahead_while_that_one_gives() {
 }
 
 #[test]
+fn who_is_slow_is_helped_by_those_who_have_everything() {
+    let (mut picker, mut random) = picker(None);
+    follow_past(&mut picker, true);
+    gets(&mut picker, AHEAD, 0..90);
+    gets(&mut picker, OTHER, 0..99);
+    picker.pick(AHEAD, ms(900), &mut random).unwrap();
+    picker.upstreams.ahead[0].proven = PROVEN;
+    assert_eq!(picker.pick(OTHER, ms(1_000), &mut random), None);
+    gets(&mut picker, OTHER, 99..100);
+    assert!(picker.pick(OTHER, ms(1_000), &mut random).is_some());
+}
+
+#[test]
 fn one_ahead_from_whom_something_comes_is_waited_for_longer_and_not_for_ever() {
     let (mut picker, mut random) = tree();
     gets(&mut picker, AHEAD, 0..2);
@@ -259,6 +272,36 @@ fn the_second_takes_one_chunk_past_the_first_and_compares() {
     let index = picker.pick(AHEAD, ms(600), &mut random).unwrap();
     picker.arrived(AHEAD, index, ms(700));
     assert!(!picker.is_slower_than_first(0, ms(800)));
+}
+
+/// In a line whose first one gets a chunk in `took`, and the second the one to be compared in `tried`: whether that is enough.
+fn is_found_out(took: u64, tried: u64) -> bool {
+    let (mut picker, mut random) = picker(Some(FIRST));
+    gets(&mut picker, AHEAD, 0..50);
+    let first = picker.pick(FIRST, ms(0), &mut random).unwrap();
+    picker.arrived(FIRST, first, ms(tried));
+    let mut now = tried;
+    for _ in 0..AGAIN_AFTER + 2 {
+        let index = picker.pick(AHEAD, ms(now), &mut random).unwrap();
+        now += took;
+        picker.arrived(AHEAD, index, ms(now));
+    }
+    let again = picker.pick(FIRST, ms(now), &mut random);
+    if let Some(index) = again {
+        assert!(!picker.is_slower_than_first(0, ms(now)), "not by one trial");
+        picker.arrived(FIRST, index, ms(now + tried));
+    }
+    assert_eq!(picker.pick(FIRST, ms(now + tried), &mut random), None, "twice will do");
+    picker.is_slower_than_first(0, ms(now + tried))
+}
+
+#[test]
+fn where_the_first_is_no_faster_than_the_one_who_has_the_file_the_second_compares_again() {
+    // What the one who has the file gives at full speed it gives to two during a trial.
+    assert!(!is_found_out(100, 200));
+    assert!(!is_found_out(100, 133), "shared unevenly");
+    assert!(is_found_out(300, 150), "three times slower: a third of the link is taken");
+    assert!(is_found_out(220, 183));
 }
 
 #[test]
