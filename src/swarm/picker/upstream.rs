@@ -168,7 +168,7 @@ impl Trial {
 
     fn is_lost(&self, upstream: &Source, now: Moment) -> bool {
         let Some(took) = self.took else { return false };
-        if self.again.is_some_and(|pace| self.is_close(pace)) {
+        if self.again.is_some_and(|before| self.is_close(before.min(upstream.pace.unwrap_or_default()))) {
             return true;
         }
         let asked = self.asked.map_or(now, |(_, since)| since);
@@ -230,11 +230,11 @@ impl Upstreams {
     }
 
     /// A chunk has come from a source, from which one takes so long: when the one ahead is no faster than the first holder
-    /// there is a second trial.
+    /// there is a second trial. Only at the beginning: later others may ask the one ahead as well, which is not its fault.
     pub(super) fn compare_again(&mut self, id: SourceId, index: ChunkIndex, pace: Duration) {
         let stripe = stripe_of(index, self.ahead.len());
         let ahead = &mut self.ahead[stripe];
-        if ahead.upstream != Some(id) || ahead.proven < AGAIN_AFTER {
+        if ahead.upstream != Some(id) || ahead.proven != AGAIN_AFTER {
             return;
         }
         if let Some(trial) =

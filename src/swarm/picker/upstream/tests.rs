@@ -305,6 +305,21 @@ fn where_the_first_is_no_faster_than_the_one_who_has_the_file_the_second_compare
 }
 
 #[test]
+fn a_first_one_that_is_slow_for_a_while_later_is_not_compared_again() {
+    let (mut picker, mut random) = picker(Some(FIRST));
+    gets(&mut picker, AHEAD, 0..50);
+    let first = picker.pick(FIRST, ms(0), &mut random).unwrap();
+    picker.arrived(FIRST, first, ms(200));
+    let mut now = 200;
+    for took in [100; AGAIN_AFTER as usize + 1].into_iter().chain([400; 5]) {
+        let index = picker.pick(AHEAD, ms(now), &mut random).unwrap();
+        now += took;
+        picker.arrived(AHEAD, index, ms(now));
+        assert!(!picker.upstreams.ahead[0].tries(FIRST));
+    }
+}
+
+#[test]
 fn what_the_one_before_owes_is_asked_of_the_new_one_first() {
     let (mut picker, mut random) = picker(None);
     gets(&mut picker, AHEAD, 0..1);
