@@ -15,6 +15,7 @@ mod world;
 
 use bytesize::ByteSize;
 use clap::Parser;
+use shoal::content::limits::SOURCES_MAX;
 use shoal::swarm::trees::line_max;
 use std::time::Duration;
 use world::{Outcome, Setting, World};
@@ -59,9 +60,9 @@ struct Flags {
     /// Seconds between two leechers' starts
     #[arg(long, default_value_t = 0.0)]
     apart: f64,
-    /// How many neighbours each peer knows
-    #[arg(long, default_value_t = shoal::content::limits::SOURCES_MAX)]
-    neighbours: usize,
+    /// How many neighbours each peer knows [default: 64 as the daemons, 16 in a swarm of more than 2,000]
+    #[arg(long)]
+    neighbours: Option<usize>,
     /// How many leechers a seeder serves, as `seeder --max-connections` says [default: all]
     #[arg(long)]
     seeder_connections: Option<usize>,
@@ -77,9 +78,9 @@ struct Flags {
     /// Decides what is left to chance
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How much of a chunk is passed on at once; larger ones make large swarms faster to simulate
-    #[arg(long, default_value = "64KiB")]
-    block: ByteSize,
+    /// How much of a chunk is passed on at once [default: 64KiB, 128KiB in a swarm of more than 2,000]
+    #[arg(long)]
+    block: Option<ByteSize>,
     /// How much more one connection may get of a link than another one
     #[arg(long, default_value_t = 2.0)]
     unfair: f64,
@@ -95,6 +96,21 @@ struct Flags {
     /// How many stripes there are then
     #[arg(long, default_value_t = shoal::swarm::trees::STRIPES)]
     stripes: usize,
+}
+
+/// More peers take hours, with all that the daemons do: what is left out then makes little difference in smaller swarms.
+const MANY: usize = 2_000;
+
+impl Flags {
+    fn neighbours(&self) -> usize {
+        let most = if self.peers > MANY { 16 } else { SOURCES_MAX };
+        self.neighbours.unwrap_or(most)
+    }
+
+    fn block(&self) -> ByteSize {
+        let block = if self.peers > MANY { 128 } else { 64 };
+        self.block.unwrap_or(ByteSize::kib(block))
+    }
 }
 
 fn parse_range(text: &str) -> Result<(f64, f64), String> {
@@ -123,13 +139,13 @@ fn main() {
         dying: flags.dying / 100.0,
         kill: flags.kill.map(Duration::from_secs_f64),
         apart: Duration::from_secs_f64(flags.apart),
-        neighbours: flags.neighbours,
+        neighbours: flags.neighbours(),
         seeder_connections: flags.seeder_connections.unwrap_or(flags.peers),
         latency: Duration::from_secs_f64(flags.latency / 1e3),
         startup: Duration::from_secs_f64(flags.startup / 1e3),
         overhead: flags.overhead,
         seed: flags.seed,
-        block: flags.block.as_u64(),
+        block: flags.block().as_u64(),
         hints: !flags.no_hints,
         trees: !flags.no_trees,
         line_max: flags.line_max.unwrap_or_else(|| line_max(chunks as u32)),
@@ -142,7 +158,12 @@ fn main() {
 
 fn print(flags: &Flags, outcome: &Outcome) {
     let Outcome { bound, last, median, unfinished, seeder_sent, wasted, messages } = outcome;
-    println!("peers            {}", flags.peers);
+    println!(
+        "peers            {}, {} neighbours, blocks of {}",
+        flags.peers,
+        flags.neighbours(),
+        flags.block()
+    );
     println!("fluid bound      {bound:.2} s");
     println!("last / bound     {:.3}", last / bound);
     println!("median / bound   {:.3}", median / bound);

@@ -24,6 +24,7 @@ pub mod shelf;
 pub mod tracker;
 pub mod tracker_session;
 pub mod transfer;
+mod upload_limit;
 mod visitors;
 pub mod volunteer;
 pub mod watch;

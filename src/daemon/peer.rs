@@ -7,17 +7,17 @@
 use super::pacing::Held;
 use super::relay::{Arriving, Listening, Piece, Sending};
 use super::shelf::{Offer, Shelf};
+use super::upload_limit::{Place, UploadLimit};
 use super::visitors::{VisitorId, Visitors, Welcome};
 use crate::content::limits::{self, NEWS_PAUSE, PROTOCOL_VERSION, SERVE_QUEUE};
 use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
-use crate::net::link::{SLICE, halves};
+use crate::net::link::halves;
 use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
 use crate::storage::{ChunkSource, StoreError};
 use crate::swarm::picker::STRIPES_MAX;
-use crate::swarm::token_bucket::TokenBucket;
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, never};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -30,10 +30,6 @@ use std::time::{Duration, Instant};
 
 /// Files that one connection is told news of.
 const SUBSCRIPTIONS_MAX: usize = 16;
-/// With a rate limit, no slice of a chunk waits longer than this for the other chunks on their way, seconds.
-const LIMITED_SLICE_SECONDS: u64 = 10;
-/// Chunks on their way at once with a rate limit, however high it is.
-const LIMITED_AT_ONCE: u64 = 64;
 /// Files named in one answer.
 const FILES_MAX: usize = 65_536;
 /// How often one that waits for a chunk to come looks whether it is still to wait.
@@ -67,37 +63,10 @@ impl Default for ServeOptions {
     }
 }
 
-struct RateLimit {
-    bucket: Mutex<TokenBucket>,
-    started: Instant,
-    /// Chunks that may be on their way at once: with more, each would be so slow that it is given up.
-    places: (Sender<()>, Receiver<()>),
-}
-
-impl RateLimit {
-    fn new(rate: u64) -> Self {
-        let at_once = (rate * LIMITED_SLICE_SECONDS / SLICE).clamp(1, LIMITED_AT_ONCE);
-        Self {
-            bucket: Mutex::new(TokenBucket::new(rate, Duration::ZERO)),
-            started: Instant::now(),
-            places: bounded(at_once as usize),
-        }
-    }
-}
-
-/// One of the chunks that may be on their way; gives its place back when dropped.
-struct Place<'a>(&'a Receiver<()>);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let _ = self.0.try_recv();
-    }
-}
-
 /// What the threads of a server share.
 struct Server {
     shelf: Shelf,
-    limit: Option<RateLimit>,
+    limit: Option<UploadLimit>,
     timeouts: Timeouts,
     met: Option<Sender<Met>>,
     visitors: Visitors,
@@ -120,7 +89,7 @@ pub fn serve(
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
-    let limit = (options.upload_limit > 0).then(|| RateLimit::new(options.upload_limit));
+    let limit = (options.upload_limit > 0).then(|| UploadLimit::new(options.upload_limit));
     let server = Arc::new(Server {
         shelf,
         limit,
@@ -219,23 +188,17 @@ impl Server {
         }
     }
 
-    /// With a rate limit, waits for one of the chunks on their way to be through. `None` at the shutdown.
+    /// With an upload limit, waits for one of the chunks on their way to be through. `None` at the shutdown.
     fn place(&self) -> Option<Option<Place<'_>>> {
-        let Some(limit) = &self.limit else { return Some(None) };
-        crossbeam_channel::select! {
-            recv(self.shutdown.signal()) -> _ => None,
-            send(limit.places.0, ()) -> _ => Some(Some(Place(&limit.places.1))),
+        match &self.limit {
+            Some(limit) => limit.place(&self.shutdown).map(Some),
+            None => Some(None),
         }
     }
 
     fn pace(&self, bytes: u64) {
         if let Some(limit) = &self.limit {
-            let mut bucket = limit.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-            let wait = bucket.take(bytes, limit.started.elapsed());
-            drop(bucket);
-            if !wait.is_zero() {
-                self.shutdown.wait(wait);
-            }
+            limit.pace(bytes, &self.shutdown);
         }
     }
 

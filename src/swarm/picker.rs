@@ -402,7 +402,7 @@ impl Picker {
             let took = now.saturating_sub(since.max(source.last_arrival)).saturating_sub(way);
             let pace = source.pace.map_or(took, |pace| (pace * 3 + took) / 4);
             (source.pace, source.last_arrival) = (Some(pace), now);
-            self.upstreams.compare_again(id, index, pace);
+            self.upstreams.paced(id, index, pace);
         }
         self.open.take(index);
         let is_new = self.is_done(index);

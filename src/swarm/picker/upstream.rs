@@ -9,11 +9,14 @@
 //! Invariant: beside a source ahead that does not keep up others are asked, a few at once; without one, or when nothing
 //! comes from it, everybody is.
 
+mod trial;
+
 use super::super::Moment;
 use super::super::trees::stripe_of;
 use super::{HELPERS, NEAR, Picker, Source, SourceId};
 use crate::content::{ChunkIndex, HaveMap};
 use std::time::Duration;
+use trial::Trial;
 
 /// In a line a peer may have so many chunks less than the one it asks, and what that one gets in so much time, before it
 /// is behind.
@@ -57,12 +60,6 @@ const STRIPE_PACE_MAX: Duration = Duration::from_secs(3);
 /// same to the one behind.
 const TRIAL: u32 = 3;
 const TRIAL_MIN: Duration = Duration::from_millis(100);
-/// While it takes more than this share of what one takes from the first holder, in percent, and a little more, the two are
-/// compared once again, when so many have come: a first holder that gives to somebody else at full speed takes twice as long, and one
-/// that gives slowly to a slow one hardly longer than alone.
-const AGAIN_PERCENT: u32 = 80;
-const AGAIN_MIN: Duration = Duration::from_millis(5);
-const AGAIN_AFTER: u32 = 4;
 /// So much later everything may be for each step from the one who has the file.
 const STEP_TIME: Duration = Duration::from_millis(50);
 /// On top of that, for every step: a chunk is told of, asked for, and given.
@@ -147,36 +144,6 @@ struct Bridge {
     asked: u32,
 }
 
-/// One chunk from the first holder, to see whether the one who is to be asked instead is slower.
-struct Trial {
-    first: SourceId,
-    asked: Option<(ChunkIndex, Moment)>,
-    took: Option<Duration>,
-    /// What the other one took before, when this is the second trial.
-    again: Option<Duration>,
-}
-
-impl Trial {
-    fn new(first: SourceId) -> Self {
-        Self { first, asked: None, took: None, again: None }
-    }
-
-    /// Whether a chunk takes from the other one about as long as from the first holder, or longer.
-    fn is_close(&self, pace: Duration) -> bool {
-        self.took.is_some_and(|took| pace > took * AGAIN_PERCENT / 100 + AGAIN_MIN)
-    }
-
-    fn is_lost(&self, upstream: &Source, now: Moment) -> bool {
-        let Some(took) = self.took else { return false };
-        if self.again.is_some_and(|before| self.is_close(before.min(upstream.pace.unwrap_or_default()))) {
-            return true;
-        }
-        let asked = self.asked.map_or(now, |(_, since)| since);
-        let waits = now.saturating_sub(asked.max(upstream.last_arrival));
-        upstream.pace.unwrap_or_default().max(waits) > took * TRIAL + TRIAL_MIN
-    }
-}
-
 /// The sources ahead, for each stripe.
 pub(super) struct Upstreams {
     ahead: Vec<Ahead>,
@@ -211,7 +178,7 @@ impl Upstreams {
     /// A source is asked for a chunk.
     pub(super) fn asked(&mut self, id: SourceId, index: ChunkIndex, now: Moment) {
         if let Some(trial) = self.trial(id, index) {
-            trial.asked.get_or_insert((index, now));
+            trial.asked(index, now);
         }
         let stripe = stripe_of(index, self.ahead.len());
         let ahead = &mut self.ahead[stripe];
@@ -223,30 +190,23 @@ impl Upstreams {
         let stripe = stripe_of(index, self.ahead.len());
         let ahead = &mut self.ahead[stripe];
         ahead.proven += u32::from(ahead.upstream == Some(id));
-        if let Some(trial) = self.trial(id, index).filter(|trial| trial.took.is_none()) {
-            let asked = trial.asked.filter(|(asked, _)| *asked == index);
-            trial.took = asked.map(|(_, since)| now.saturating_sub(since));
+        if let Some(trial) = self.trial(id, index) {
+            trial.arrived(index, now);
         }
     }
 
-    /// A chunk has come from a source, from which one takes so long: when the one ahead is no faster than the first holder
-    /// there is a second trial. Only at the beginning: later others may ask the one ahead as well, which is not its fault.
-    pub(super) fn compare_again(&mut self, id: SourceId, index: ChunkIndex, pace: Duration) {
+    /// A chunk has come from a source, from which one takes so long.
+    pub(super) fn paced(&mut self, id: SourceId, index: ChunkIndex, pace: Duration) {
         let stripe = stripe_of(index, self.ahead.len());
         let ahead = &mut self.ahead[stripe];
-        if ahead.upstream != Some(id) || ahead.proven != AGAIN_AFTER {
-            return;
-        }
-        if let Some(trial) =
-            ahead.trial.as_mut().filter(|trial| trial.again.is_none() && trial.is_close(pace))
-        {
-            *trial = Trial { again: Some(pace), ..Trial::new(trial.first) };
+        if let Some(trial) = ahead.trial.as_mut().filter(|_| ahead.upstream == Some(id)) {
+            trial.upstream_gave(ahead.proven, pace);
         }
     }
 
     fn trial(&mut self, id: SourceId, index: ChunkIndex) -> Option<&mut Trial> {
         let stripe = stripe_of(index, self.ahead.len());
-        self.ahead[stripe].trial.as_mut().filter(|trial| trial.first == id)
+        self.ahead[stripe].trial.as_mut().filter(|trial| trial.is_with(id))
     }
 }
 
@@ -270,7 +230,7 @@ impl Ahead {
 
     /// Whether a source is to be asked for one chunk, to be compared.
     fn tries(&self, id: SourceId) -> bool {
-        self.trial.as_ref().is_some_and(|trial| trial.first == id && trial.asked.is_none())
+        self.trial.as_ref().is_some_and(|trial| trial.is_with(id) && trial.is_open())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who is asked, and who is not, while somebody is to be asked before all others.
 
+use super::trial::AGAIN_AFTER;
 use super::*;
 use crate::content::HaveMap;
 
