@@ -33,7 +33,7 @@ impl Drop for Place<'_> {
 impl UploadLimit {
     /// So many bytes a second, which are not none.
     pub fn new(rate: u64) -> Self {
-        let at_once = (rate * SLICE_SECONDS / SLICE).clamp(1, AT_ONCE_MAX);
+        let at_once = (rate.saturating_mul(SLICE_SECONDS) / SLICE).clamp(1, AT_ONCE_MAX);
         Self {
             bucket: Mutex::new(TokenBucket::new(rate, Duration::ZERO)),
             started: Instant::now(),
@@ -74,5 +74,10 @@ mod tests {
         shutdown.trigger();
         assert!(limit.place(&shutdown).is_none());
         limit.pace(1 << 40, &shutdown);
+    }
+
+    #[test]
+    fn the_highest_limit_there_is_lets_many_go() {
+        assert_eq!(UploadLimit::new(u64::MAX).places.0.capacity(), Some(AT_ONCE_MAX as usize));
     }
 }

@@ -393,17 +393,17 @@ impl Picker {
     /// A chunk has arrived and is verified. Returns whether that is news: it may have come from another
     /// source before.
     pub fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> bool {
-        self.upstreams.arrived(id, index, now);
+        let mut pace = None;
         if let Some(since) = self.land(id, index)
             && let Some(source) = self.sources.get_mut(&id)
         {
             // What an idle source is asked for has the whole way to go first.
             let way = if since >= source.last_arrival { source.round_trip } else { Duration::ZERO };
             let took = now.saturating_sub(since.max(source.last_arrival)).saturating_sub(way);
-            let pace = source.pace.map_or(took, |pace| (pace * 3 + took) / 4);
-            (source.pace, source.last_arrival) = (Some(pace), now);
-            self.upstreams.paced(id, index, pace);
+            pace = Some(source.pace.map_or(took, |pace| (pace * 3 + took) / 4));
+            (source.pace, source.last_arrival) = (pace, now);
         }
+        self.upstreams.arrived(id, index, pace, now);
         self.open.take(index);
         let is_new = self.is_done(index);
         self.note_gaps(stripe_of(index, self.upstreams.stripes()));

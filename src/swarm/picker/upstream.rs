@@ -185,22 +185,18 @@ impl Upstreams {
         ahead.bridge.asked += u32::from(ahead.bridge.beyond == Some(id) && ahead.upstream != Some(id));
     }
 
-    /// A chunk has come.
-    pub(super) fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) {
+    /// A chunk has come from a source, from which one takes so long, if it was asked for it.
+    pub(super) fn arrived(&mut self, id: SourceId, index: ChunkIndex, pace: Option<Duration>, now: Moment) {
         let stripe = stripe_of(index, self.ahead.len());
         let ahead = &mut self.ahead[stripe];
-        ahead.proven += u32::from(ahead.upstream == Some(id));
+        if ahead.upstream == Some(id) {
+            ahead.proven += 1;
+            if let (Some(trial), Some(pace)) = (&mut ahead.trial, pace) {
+                trial.upstream_gave(ahead.proven, pace);
+            }
+        }
         if let Some(trial) = self.trial(id, index) {
             trial.arrived(index, now);
-        }
-    }
-
-    /// A chunk has come from a source, from which one takes so long.
-    pub(super) fn paced(&mut self, id: SourceId, index: ChunkIndex, pace: Duration) {
-        let stripe = stripe_of(index, self.ahead.len());
-        let ahead = &mut self.ahead[stripe];
-        if let Some(trial) = ahead.trial.as_mut().filter(|_| ahead.upstream == Some(id)) {
-            trial.upstream_gave(ahead.proven, pace);
         }
     }
 
