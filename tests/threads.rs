@@ -1,6 +1,7 @@
 //! No thread outlives what began it. A program of its own with one test, because threads are counted for the whole
 //! process.
 
+#[path = "it/common/mod.rs"]
 mod common;
 
 use common::wire::{Guest, Wire};

@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""How long a file takes to reach every host of a small network, over the least time in which it can.
+
+Every host is a network namespace of its own, on one bridge; `tbf` shapes its link both ways. Release binaries run
+in them: a tracker (its link is not shaped), seeders, leechers with `--stay`. Each received file is compared.
+Needs root, `ip` and `tc`. Removes what it made, and ends only the processes that it started.
+
+    cargo build --release
+    benches/compare/fanout.py equal8 wide8 equal16        # cases, see --list
+    benches/compare/fanout.py equal8 --repeat 3
+    benches/compare/fanout.py --hosts 4 --up 20 --down 40 --size 16
+
+What is printed: the time of the last leecher that counts, the same over the fluid bound
+max(F/u_seed, F/d_min, N*F/(u_seed + sum u_i)), the median leecher over the bound, and what the seeders sent, headers
+included, over the size of the file.
+"""
+
+import argparse, os, selectors, shutil, signal, sys, tempfile, time
+from shaped import Network, Processes, digest, say
+from dataclasses import dataclass, replace
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+MEBIBYTE = 1 << 20
+
+
+@dataclass
+class Case:
+    hosts: int = 8          # leechers
+    up: float = 100         # Mbit/s of each leecher
+    down: float = 100
+    size: int = 64          # MiB
+    seeders: int = 1
+    seeder_up: float = 0    # 0: like the leechers
+    seeder_down: float = 0
+    slow: float = 0         # the last leecher's link is so many Mbit/s, both ways; it does not count
+    kill: float = 0         # the last leecher is killed after so many seconds; it does not count
+    apart: float = 0        # seconds between two leechers' starts
+    most: float = 1.10      # what the last leecher should need at most, over the bound
+
+
+CASES = {
+    "equal8": Case(),
+    "wide8": Case(up=50, down=200),
+    "equal16": Case(hosts=16),
+    "large8": Case(size=256, most=1.08),
+    "killed8": Case(kill=2.7, most=1.20),
+    "narrow-seeder": Case(seeder_up=40, seeder_down=40, up=80, down=80, most=1.12),
+    "slow1": Case(slow=10, most=1.15),
+    "apart2": Case(apart=2, most=1.15),
+    "seeders3": Case(seeders=3, most=1.15),
+    "one": Case(hosts=1, most=1.10),
+    "seeders3-one": Case(hosts=1, seeders=3, up=50, down=150, most=1.15),
+}
+
+
+def bound(case):
+    """Seconds that the last leecher needs at least, and the size in bits."""
+    bits = case.size * MEBIBYTE * 8 / 1e6
+    seed = case.seeders * (case.seeder_up or case.up)
+    fast = case.hosts - (1 if case.slow else 0)
+    return max(bits / seed, bits / case.down, fast * bits / (seed + fast * case.up))
+
+
+def measure(case, options):
+    binaries = os.path.abspath(options.binaries)
+    folder = tempfile.mkdtemp(prefix="fanout-", dir=options.folder)
+    network, processes = Network("fanout", options.burst, options.latency, options.congestion), Processes()
+    try:
+        network.open()
+        tracker_space, tracker = network.host(0)
+        source = os.path.join(folder, "file.bin")
+        with open(source, "wb") as file:
+            for _ in range(case.size):
+                file.write(os.urandom(MEBIBYTE))
+
+        def place(name):
+            path = os.path.join(folder, name)
+            os.mkdir(path)
+            return path
+
+        def log(path):
+            return os.path.join(options.logs, os.path.basename(path)) if options.logs else None
+
+        level = ["-vv"] if options.logs else []
+        path = place("tracker")
+        processes.start(tracker_space, path, [f"{binaries}/tracker", "--listen", f"{tracker}:5100", *level], log=log(path))
+        time.sleep(0.5)
+        common = ["--tracker", f"{tracker}:5100", *level]
+        seeders = []
+        for number in range(case.seeders):
+            up, down = case.seeder_up or case.up, case.seeder_down or case.down
+            space, address = network.host(1 + number, up, down)
+            seeders.append(space)
+            path = place(f"seeder{number}")
+            words = [f"{binaries}/seeder", "-f", source, "-p", "7000", "--listen", address, *common]
+            if options.chunk:
+                words += ["--chunk-size", options.chunk]
+            processes.start(space, path, words, log=log(path))
+        leechers = []
+        for number in range(case.hosts):
+            last = number == case.hosts - 1
+            up, down = (case.slow, case.slow) if case.slow and last else (case.up, case.down)
+            space, address = network.host(1 + case.seeders + number, up, down)
+            path = place(f"leecher{number}")
+            words = [f"{binaries}/leecher", "file.bin", "--stay", "--port", "7000", "--listen", address, *common]
+            counts = not (last and (case.slow or case.kill))
+            leechers.append((processes.start(space, path, words, waits=True, log=log(path)), path, counts))
+        time.sleep(1.0 + case.size / 256)
+        before = sum(network.sent(space) for space in seeders)
+        times = follow(case, leechers)
+        sent = sum(network.sent(space) for space in seeders) - before
+        expected = digest(source)
+        for number in times:
+            if digest(os.path.join(leechers[number][1], "file.bin")) != expected:
+                raise RuntimeError(f"leecher {number} has received something else")
+        return times, sent
+    finally:
+        processes.close()
+        network.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def follow(case, leechers):
+    """Lets the leechers begin; returns the seconds that each one that counts has needed, by number."""
+    waiting = {number for number, (_, _, counts) in enumerate(leechers) if counts}
+    selector = selectors.DefaultSelector()
+    for number, (process, _, _) in enumerate(leechers):
+        selector.register(process.stdout, selectors.EVENT_READ, number)
+    began, times, text = time.monotonic(), {}, {}
+    start = [began + case.apart * number for number in range(len(leechers))]
+    unborn = list(range(len(leechers)))
+    kill_at = began + case.kill if case.kill else None
+    deadline = began + start[-1] - began + 60 + 12 * bound(case)
+    while waiting:
+        now = time.monotonic()
+        if now > deadline:
+            raise RuntimeError(f"leechers {sorted(waiting)} do not end")
+        while unborn and start[unborn[0]] <= now:
+            process = leechers[unborn.pop(0)][0]
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        if kill_at and now >= kill_at:
+            leechers[-1][0].kill()
+            kill_at = None
+        for key, _ in selector.select(0.01):
+            piece = os.read(key.fileobj.fileno(), 4096)
+            number = key.data
+            if not piece:
+                selector.unregister(key.fileobj)
+                if number in waiting:
+                    raise RuntimeError(f"leecher {number} has ended too early")
+                continue
+            text[number] = text.get(number, b"") + piece
+            if b"Successfully downloaded" in text[number] and number in waiting:
+                waiting.discard(number)
+                times[number] = time.monotonic() - start[number]
+    return times
+
+
+def stop(*_):
+    # `timeout` signals twice; the second must not cut the cleaning up short.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="see --list")
+    parser.add_argument("--list", action="store_true", help="name the cases, and exit")
+    for name in ("hosts", "up", "down", "size", "seeders", "seeder-up", "slow", "kill", "apart"):
+        parser.add_argument(f"--{name}", type=float, help="of a case of your own, or in place of what a case says")
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--burst", default="80kb", help="tbf's burst: more than the largest packet that TCP makes, 68 kb with its headers, or each is cut into 45, with a timer for each")
+    parser.add_argument("--latency", default="50ms", help="the longest that tbf queues a packet")
+    parser.add_argument("--congestion", help="the congestion control; the system's own by default")
+    parser.add_argument("--chunk", help="chunk size; the seeder's own choice by default")
+    parser.add_argument("--folder", help="where the files go; the system's temporary folder by default")
+    parser.add_argument("--logs", help="a folder that keeps what the programs say")
+    parser.add_argument("--binaries", default=os.path.join(ROOT, "target", "release"), help="where the programs are")
+    options = parser.parse_args()
+    if options.list:
+        for name, case in CASES.items():
+            print(name, case)
+        return
+    if os.geteuid() != 0:
+        sys.exit("namespaces need root")
+    signal.signal(signal.SIGTERM, stop)
+    changes = {key: getattr(options, key) for key in ("hosts", "up", "down", "size", "seeders", "seeder_up", "slow", "kill", "apart")}
+    changes = {key: int(value) if key in ("hosts", "size", "seeders") else value for key, value in changes.items() if value is not None}
+    print(f"{'case':14} {'last s':>7} {'/bound':>7} {'wanted':>7} {'median':>7} {'seeders sent':>12}", flush=True)
+    failed = False
+    for name in options.cases or ["equal8"]:
+        case = replace(CASES[name], **changes)
+        for _ in range(options.repeat):
+            try:
+                times, sent = measure(case, options)
+            except RuntimeError as error:
+                say(f"{name}: {error}")
+                failed = True
+                continue
+            least, ordered = bound(case), sorted(times.values())
+            last, median = ordered[-1], ordered[len(ordered) // 2]
+            print(f"{name:14} {last:7.2f} {last / least:7.3f} {case.most:7.2f} {median / least:7.3f} "
+                  f"{sent / (case.size * MEBIBYTE):12.3f}", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

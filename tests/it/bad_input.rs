@@ -1,0 +1,303 @@
+//! What people get wrong: a clear message and an exit code, never a panic, never a hang.
+
+use crate::common::*;
+use shoal::protocol::datagram::envelope;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+const BINARIES: [&str; 5] = ["tracker", "manager", "seeder", "leecher", "client"];
+
+/// What each binary needs to get as far as its port, or its tracker.
+fn minimal(bin: &str, dir: &std::path::Path) -> Vec<String> {
+    write(dir, "file", b"bytes");
+    let folder = chunk_folder(dir, "folder", 1, &[(1, b"x")]);
+    let words = match bin {
+        "seeder" => vec!["-f", "file"],
+        "client" => vec!["-folder", folder.to_str().unwrap(), "-name", "me"],
+        "leecher" => vec!["file", "--stay"],
+        _ => vec![],
+    };
+    words.into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn an_unknown_flag() {
+    let place = place();
+    for bin in BINARIES {
+        let mut program = Program::start(bin, &["--no-such-flag"], place.path());
+        program.ends_with(2);
+        program.wait_for_text("--no-such-flag");
+    }
+    assert!(names_in(place.path()).is_empty(), "nothing is begun with a wrong command line");
+}
+
+#[test]
+fn a_flag_that_is_mistyped_is_not_read_as_another() {
+    let place = place();
+    let mut seeder = Program::start("seeder", &["-fil", "x"], place.path());
+    seeder.ends_with(2);
+    seeder.wait_for_text("-fil");
+    seeder.wait_for_text("--file");
+    Program::start("client", &["-folde", "x", "-transfer_port", "1", "-name", "n"], place.path())
+        .ends_with(2);
+}
+
+#[test]
+fn values_that_make_no_sense() {
+    let place = place();
+    for (bin, args) in [
+        ("seeder", &["-p", "70000"][..]),
+        ("seeder", &["--chunk-size", "1000"]),
+        ("seeder", &["--as", "../x"]),
+        ("seeder", &["--as", "a,b/c"]),
+        ("seeder", &["--upload-limit", "fast"]),
+        ("leecher", &["../x"]),
+        ("leecher", &["/etc/passwd"]),
+        ("leecher", &[""]),
+        ("leecher", &["--id", "123"]),
+        ("leecher", &["x", "--tracker", "a b"]),
+        ("tracker", &["--quorum", "0"]),
+        ("tracker", &["--lease", "-1"]),
+        ("tracker", &["--listen", "nonsense:x"]),
+        ("client", &["-folder", "f", "-transfer_port", "1", "-name", "a b"]),
+        ("client", &["-folder", "f", "-transfer_port", "1", "-name", "a,b"]),
+        ("client", &["-folder", "f", "-transfer_port", "1", "-name", "n", "-set", "../x"]),
+        ("client", &[]),
+    ] {
+        let mut program = Program::start(bin, args, place.path());
+        assert_eq!(program.exit_code(), Some(2), "{bin} {args:?}");
+        program.wait_for("a reason", |line| line.starts_with("error: "));
+    }
+}
+
+#[test]
+fn a_lease_that_no_heartbeat_can_keep() {
+    let place = place();
+    for bin in ["tracker", "manager"] {
+        for args in [["--lease", "5"], ["--heartbeat", "10"]] {
+            let mut program = Program::start(bin, &args, place.path());
+            program.ends_with(2);
+            program.wait_for_text("must be longer than --heartbeat");
+        }
+    }
+}
+
+#[test]
+fn help_and_version() {
+    let place = place();
+    for bin in BINARIES {
+        for flag in ["--help", "-help", "--version", "-V"] {
+            Program::start(bin, &[flag], place.path()).ends_with(0);
+        }
+        let mut help = Program::start(bin, &["--help"], place.path());
+        help.ends_with(0);
+        help.wait_for_text("Exit codes:");
+        help.wait_for_text("--log-file");
+    }
+    for (bin, default) in [
+        ("tracker", "127.0.0.1:5100"),
+        ("manager", "127.0.0.1:10000"),
+        ("seeder", "7000"),
+        ("seeder", "large_text_file.txt"),
+        ("seeder", "127.0.0.1:5100"),
+        ("leecher", "large_text_file.txt, unless --id is given"),
+        ("client", "default"),
+    ] {
+        let mut help = Program::start(bin, &["--help"], place.path());
+        help.ends_with(0);
+        let text = help.lines().join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(&format!("[default: {default}]")), "{bin}: {default}");
+    }
+}
+
+/// A port that nobody has for connections, either: those that the system gives out may be had by any connection of
+/// another test.
+fn taken_for_datagrams_only(port: u16) -> Option<UdpSocket> {
+    let address = ("127.0.0.1", port);
+    let free = TcpListener::bind(address).is_ok();
+    free.then(|| UdpSocket::bind(address).ok()).flatten()
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let place = place();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let port = address.port().to_string();
+    for bin in BINARIES {
+        let mut args = minimal(bin, place.path());
+        args.extend(match bin {
+            "tracker" | "manager" => ["--listen".to_owned(), address.to_string()],
+            "client" => ["-transfer_port".to_owned(), port.clone()],
+            _ => ["-p".to_owned(), port.clone()],
+        });
+        let mut program = Program::start(bin, &args, place.path());
+        program.ends_with(1);
+        program.wait_for_text(&format!("port {port} on 127.0.0.1 is in use by another program (TCP)"));
+    }
+    let taken = (20_000..30_000).find_map(taken_for_datagrams_only).unwrap();
+    let address = taken.local_addr().unwrap();
+    let port = address.port();
+    for bin in ["tracker", "manager"] {
+        let mut program = Program::start(bin, &["--listen", &address.to_string()], place.path());
+        program.ends_with(1);
+        program.wait_for_text(&format!("port {port} on 127.0.0.1 is in use by another program (UDP)"));
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let place = place();
+    let dir = place.path();
+    let nobody = "127.0.0.1:9".parse().unwrap();
+    let mut lost = start_seeder(dir, &dir.join("nowhere.bin"), nobody, &[]);
+    lost.ends_with(17);
+    lost.wait_for_text("nowhere.bin");
+    let mut folder = start_seeder(dir, &subfolder(dir, "folder"), nobody, &[]);
+    folder.ends_with(17);
+    folder.wait_for_text("is not a regular file");
+}
+
+#[test]
+fn rights_that_are_missing() {
+    use std::os::unix::fs::PermissionsExt;
+    if rustix::process::geteuid().is_root() {
+        return; // Rights do not apply to root.
+    }
+    let place = place();
+    let dir = place.path();
+    let forbid = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let tracker = tracker(dir, &[]);
+    let file = write(dir, "a.bin", b"bytes");
+    let _seeder = seeder(dir, &file, &tracker, &[]);
+    let unreadable = write(dir, "unreadable", b"bytes");
+    forbid(&unreadable, 0);
+    start_seeder(dir, &unreadable, tracker.address(), &[]).ends_with(17);
+    let closed = subfolder(dir, "closed");
+    forbid(&closed, 0o555);
+    let mut refused = leecher(dir, tracker.address(), &["a.bin", "--out", closed.to_str().unwrap()]);
+    refused.ends_with(17);
+    refused.wait_for_text("closed");
+    forbid(&closed, 0o755);
+}
+
+#[test]
+fn no_tracker_there() {
+    let place = place();
+    let dir = place.path();
+    // Taken as long as the test runs, and deaf: nobody answers there.
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = deaf.local_addr().unwrap();
+    drop(deaf);
+    for bin in ["seeder", "leecher", "client"] {
+        let mut args = minimal(bin, dir);
+        if bin == "client" {
+            args.extend(["-transfer_port".into(), "0".into()]);
+        } else {
+            args.extend(["-p".into(), "0".into()]);
+        }
+        args.extend(["--tracker".into(), address.to_string(), "--timeout".into(), "1".into()]);
+        let mut program = Program::start(bin, &args, dir);
+        program.ends_with(5);
+        program.wait_for_text("trying again until it answers");
+        program.wait_for_text(&format!("the tracker on {address} has not answered for "));
+    }
+}
+
+/// A tracker that answers every question with the same text, in which `TX` stands for the question's number.
+fn fake_tracker(answer: String) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2_000];
+        while let Ok((count, from)) = socket.recv_from(&mut buffer) {
+            if let Some(question) = envelope(&buffer[..count]) {
+                let answer = answer.replace("TX", &question.tx.to_string());
+                let _ = socket.send_to(answer.as_bytes(), from);
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_name_from_the_wire_never_leads_out_of_the_folder() {
+    let place = place();
+    let dir = place.path();
+    let file = wire::Whole::new(b"evil bytes".to_vec(), 16_384);
+    let peer = wire::FakePeer::answering(&file, |_, right| Some(right));
+    let long = "x".repeat(300);
+    let names = [
+        "../evil",
+        "/tmp/shoal-evil",
+        "a/../../evil",
+        "..",
+        ".",
+        "",
+        "evil\\u0000",
+        "..\\\\evil",
+        "NUL",
+        "con.txt",
+        "C:evil",
+        "evil/",
+        &long,
+    ];
+    let mut leechers: Vec<Program> = Vec::new();
+    for (at, name) in names.iter().enumerate() {
+        let answer = format!(
+            r#"{{"v":1,"tx":TX,"message":{{"type":"found","files":[{{"id":"{}","name":"{name}","size":10,"chunks":1,"holders":1,"whole":["{}"],"partial":[]}}]}}}}"#,
+            file.id(),
+            peer.address
+        );
+        let own = subfolder(dir, &format!("{at}/inner"));
+        let id = file.id().to_string();
+        leechers.push(leecher(&own, fake_tracker(answer), &["--id", &id, "--timeout", "1"]));
+    }
+    for (at, leecher) in leechers.iter_mut().enumerate() {
+        let code = leecher.exit_code();
+        assert!(matches!(code, Some(5 | 6)), "{:?}: {code:?}", names[at]);
+        assert_eq!(names_in(&dir.join(at.to_string())), ["inner"], "{:?}", names[at]);
+        assert_eq!(names_in(&dir.join(format!("{at}/inner"))), ["logs.log"], "{:?}", names[at]);
+    }
+    assert!(!std::path::Path::new("/tmp/shoal-evil").exists());
+    // The same answer with a name that is one does arrive: it is the name that was refused.
+    let answer = format!(
+        r#"{{"v":1,"tx":TX,"message":{{"type":"found","files":[{{"id":"{}","name":"fine","size":10,"chunks":1,"holders":1,"whole":["{}"],"partial":[]}}]}}}}"#,
+        file.id(),
+        peer.address
+    );
+    let own = subfolder(dir, "fine");
+    leecher(&own, fake_tracker(answer), &["--id", &file.id().to_string()]).ends_with(0);
+    assert_holds(&own.join("fine"), b"evil bytes");
+}
+
+#[test]
+fn an_answer_to_another_question_is_none() {
+    let place = place();
+    let dir = place.path();
+    let file = wire::Whole::new(b"other bytes".to_vec(), 16_384);
+    let peer = wire::FakePeer::answering(&file, |_, right| Some(right));
+    let answer = |name: &str| {
+        format!(
+            r#"{{"v":1,"tx":TX,"message":{{"type":"found","files":[{{"id":"{}","name":"{name}","size":11,"chunks":1,"holders":1,"whole":["{}"],"partial":[]}}]}}}}"#,
+            file.id(),
+            peer.address
+        )
+    };
+    // The file that is served is not the one of that id, and not the one of that name.
+    let pinned = subfolder(dir, "pinned");
+    leecher(&pinned, fake_tracker(answer("other")), &["--id", &"ab".repeat(32)]).ends_with(3);
+    assert_eq!(names_in(&pinned), ["logs.log"]);
+    let named = subfolder(dir, "named");
+    leecher(&named, fake_tracker(answer("other")), &["wanted"]).ends_with(3);
+    assert_eq!(names_in(&named), ["logs.log"]);
+    // A name that others chose is never a hidden one; a name that the user chose is used.
+    let (hidden, id) = (subfolder(dir, "hidden"), file.id().to_string());
+    let mut refused = leecher(&hidden, fake_tracker(answer(".bash_login")), &["--id", &id]);
+    refused.ends_with(2);
+    refused.wait_for_text("which would be hidden");
+    assert_eq!(names_in(&hidden), ["logs.log"]);
+    leecher(&hidden, fake_tracker(answer(".bash_login")), &["mine", "--id", &id]).ends_with(0);
+    assert_holds(&hidden.join("mine"), b"other bytes");
+}

@@ -1,0 +1,146 @@
+//! Networks that delay, cut, swallow, lose, double and reorder: a download ends right all the same.
+
+use crate::common::proxy::Proxy;
+use crate::common::*;
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Bad networks, each of its own.
+const SEEDS: u64 = 100;
+/// So many at once: most of the time they wait for what does not come.
+const AT_ONCE: usize = 10;
+
+/// Two seeders and a leecher that reach each other, and their tracker, only over bad networks.
+fn one_swarm(seed: u64) {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let bytes = random_bytes(seed, 400_000);
+    let file = write(dir, "a.bin", &bytes);
+    let tracker = tracker(dir, &["--heartbeat", "1", "--lease", "30"]);
+    let network = Proxy::for_everything(seed, tracker.address());
+    let seeders = [1, 2].map(|number| {
+        let way = Proxy::for_connections(1_000 * number + seed);
+        let address = way.address.to_string();
+        let options = ["--chunk-size", "16KiB", "--advertise", &address, "-v"];
+        let seeder = start_seeder(dir, &file, network.address, &options);
+        way.lead_to(seeder.address());
+        (seeder, way)
+    });
+    let mut leecher = leecher(&there, network.address, &["a.bin", "--wait", "60", "-v"]);
+    leecher.ends_with(0);
+    assert_holds(&there.join("a.bin"), &bytes);
+    assert_eq!(names_in(&there), ["a.bin", "logs.log"]);
+    for (program, _) in &seeders {
+        assert!(!program.has_said("panicked"));
+    }
+    assert!(!tracker.has_said("panicked") && !leecher.has_said("not used any more"), "nobody is to blame");
+}
+
+#[test]
+fn a_download_ends_right_over_a_hundred_bad_networks() {
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Relaxed);
+                    if seed >= SEEDS {
+                        return;
+                    }
+                    let began = std::time::Instant::now();
+                    one_swarm(seed);
+                    println!("{seed}: {:?}", began.elapsed());
+                }
+            });
+        }
+    });
+}
+
+/// Three hosts at one switch, each a network namespace. They are gone at the end of the test.
+struct Hosts {
+    tag: String,
+}
+
+impl Hosts {
+    /// Makes them; `None`, with a word, where this user may not.
+    fn new() -> Option<Self> {
+        let hosts = Self { tag: format!("shoal-{}", std::process::id()) };
+        if !hosts.ip(&["netns", "add", &hosts.name(0)]) {
+            eprintln!("skipped: network namespaces need rights that this user does not have");
+            return None;
+        }
+        let inside = |host, args: &[&str]| {
+            let name = hosts.name(host);
+            assert!(hosts.ip(&[&["-n", &name], args].concat()), "{args:?}");
+        };
+        inside(0, &["link", "add", "switch", "type", "bridge"]);
+        inside(0, &["link", "set", "switch", "up"]);
+        for host in 1..=3 {
+            let (name, port) = (hosts.name(host), format!("port{host}"));
+            assert!(hosts.ip(&["netns", "add", &name]));
+            let pair = ["link", "add", &port, "type", "veth", "peer", "name", "wire", "netns", &name];
+            inside(0, &pair);
+            inside(0, &["link", "set", &port, "master", "switch", "up"]);
+            inside(host, &["address", "add", &format!("{}/24", Self::address(host)), "dev", "wire"]);
+            inside(host, &["link", "set", "wire", "up"]);
+            inside(host, &["link", "set", "lo", "up"]);
+        }
+        Some(hosts)
+    }
+
+    fn name(&self, host: usize) -> String {
+        format!("{}-{host}", self.tag)
+    }
+
+    fn address(host: usize) -> String {
+        format!("10.213.77.{host}")
+    }
+
+    fn ip(&self, args: &[&str]) -> bool {
+        Command::new("ip").args(args).output().is_ok_and(|output| output.status.success())
+    }
+
+    /// Takes the wire of a host away, or gives it back.
+    fn wire(&self, host: usize, state: &str) {
+        assert!(self.ip(&["-n", &self.name(0), "link", "set", &format!("port{host}"), state]));
+    }
+
+    fn start(&self, host: usize, bin: &str, args: &[&str], cwd: &std::path::Path) -> Program {
+        Program::start_by(&["ip", "netns", "exec", &self.name(host)], bin, args, cwd)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        (0..=3).for_each(|host| _ = self.ip(&["netns", "delete", &self.name(host)]));
+    }
+}
+
+#[test]
+fn links_that_are_cut_for_a_while_are_waited_for() {
+    let Some(hosts) = Hosts::new() else { return };
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let bytes = random_bytes(7, 4 << 20);
+    let file = write(dir, "a.bin", &bytes);
+    let listen = Hosts::address(1);
+    let tracker = hosts.start(1, "tracker", &["--listen", &format!("{listen}:0")], dir);
+    let at = tracker.address().to_string();
+    let (path, here) = (file.to_str().unwrap(), Hosts::address(2));
+    let slowly = ["--listen", &here, "--upload-limit", "512KiB", "--chunk-size", "16KiB", "-v", "-p", "0"];
+    let seeder = hosts.start(2, "seeder", &[&["-f", path, "--tracker", &at], &slowly[..]].concat(), dir);
+    tracker.wait_for_text("of a.bin");
+    let mut leecher = hosts.start(3, "leecher", &["a.bin", "--tracker", &at, "-v"], &there);
+    seeder.wait_for_count("serving chunk", 20);
+    (1..=3).for_each(|host| hosts.wire(host, "down"));
+    // How long they are cut is what is tested; nothing is waited for.
+    std::thread::sleep(Duration::from_secs(20));
+    (1..=3).for_each(|host| hosts.wire(host, "up"));
+    leecher.ends_with(0);
+    assert_holds(&there.join("a.bin"), &bytes);
+    // The seeder's lease had ended meanwhile, and it is back by itself.
+    tracker.wait_for_text("is gone");
+    tracker.wait_for_count("of a.bin", 2);
+    assert!(!leecher.has_said("going on where the last run stopped"), "it was one run");
+}

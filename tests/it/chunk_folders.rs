@@ -1,0 +1,429 @@
+//! Chunk folders that complete each other, agree on hashes, and tell about it in `logs.log`.
+
+use crate::common::events::{self, Line};
+use crate::common::wire::Udp;
+use crate::common::*;
+use shoal::content::Digest;
+use std::path::Path;
+
+/// Three chunks of unequal size, one of them empty.
+fn three() -> Vec<Vec<u8>> {
+    vec![random_bytes(1, 51_894), vec![], random_bytes(3, 131)]
+}
+
+/// The folders of the course: {1,2}, {2,3}, {1,3}.
+fn course_folders(dir: &Path, chunks: &[Vec<u8>]) -> [std::path::PathBuf; 3] {
+    let numbered = |number: usize| (number, chunks[number - 1].as_slice());
+    [("f1", [1, 2]), ("f2", [2, 3]), ("f3", [1, 3])]
+        .map(|(name, held)| chunk_folder(dir, name, 3, &held.map(numbered)))
+}
+
+fn is_complete(client: &Program) {
+    client.wait_for_text(" is complete: all ");
+}
+
+#[test]
+fn three_folders_complete_each_other() {
+    let place = place();
+    let dir = place.path();
+    let chunks = three();
+    let folders = course_folders(dir, &chunks);
+    let mut tracker = tracker(dir, &[]);
+    let mut clients: Vec<Program> = Vec::new();
+    for (name, folder) in ["one", "two", "three"].iter().zip(&folders) {
+        clients.push(client(dir, folder, name, tracker.address(), &["--exit-when-complete"]));
+    }
+    let addresses: Vec<_> = clients.iter().map(Program::address).collect();
+    clients.iter_mut().for_each(|client| client.ends_with(0));
+    for client in &clients {
+        let lines = client.lines();
+        let registered = lines.iter().filter(|line| line.contains("registered with the tracker on"));
+        assert_eq!(registered.count(), 1, "one connection serves for the whole life");
+    }
+    folders.iter().for_each(|folder| assert_complete(folder, &chunks));
+    for folder in &folders {
+        let names = ["chunk_1", "chunk_2", "chunk_3", "local_chunks.txt"];
+        assert_eq!(names_in(folder), names, "nothing else is left behind");
+    }
+    tracker.interrupt();
+    tracker.ends_with(0);
+
+    // All four have written to one log, and every line of it is whole.
+    let log = events::read(&dir.join("logs.log"));
+    let hashes: Vec<String> = chunks.iter().map(|chunk| Digest::of(chunk).to_string()).collect();
+    let held = [[1, 2], [2, 3], [1, 3]];
+    for (at, name) in ["one", "two", "three"].iter().enumerate() {
+        let missing = 6 - held[at].iter().sum::<usize>();
+        let local = |number: usize| {
+            let (ip, port) = (addresses[at].ip(), addresses[at].port());
+            format!("{name},LOCAL_CHUNKS,{number},{},{ip},{port}", hashes[number - 1])
+        };
+        let events: Vec<String> = events::of(&log, name).iter().map(|fields| fields.join(",")).collect();
+        let [first, second, asked, requested @ .., last] = events.as_slice() else { panic!("{events:#?}") };
+        assert_eq!([first.clone(), second.clone()], held[at].map(local));
+        assert_eq!(asked, &format!("{name},WHERE_CHUNK,{missing}"));
+        assert_eq!(last, &local(missing));
+        let holders = (0..3).filter(|other| held[*other].contains(&missing));
+        let requests: Vec<_> = holders
+            .map(|holder| {
+                let (ip, port) = (addresses[holder].ip(), addresses[holder].port());
+                format!("{name},REQUEST_CHUNK,{missing},{ip},{port}")
+            })
+            .collect();
+        // A holder that takes long is not the only one asked.
+        assert!(!requested.is_empty() && requested.iter().all(|it| requests.contains(it)), "{events:#?}");
+    }
+    let tracker = events::of(&log, "P2PTracker");
+    for (index, hash) in ["1", "2", "3"].iter().zip(&hashes) {
+        let of_chunk: Vec<_> = tracker.iter().filter(|event| event[2] == *index).collect();
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            of_chunk.into_iter().partition(|event| event[1] == "GET_CHUNK_FROM");
+        assert!(!known.is_empty() && unknown.len() <= 1, "{tracker:#?}");
+        for event in known {
+            assert_eq!(&event[3], hash);
+            let named: Vec<_> = event[4..].chunks(2).map(|pair| pair.join(":")).collect();
+            assert!((1..=2).contains(&named.len()), "{event:?}");
+            for address in named {
+                let holder = addresses.iter().position(|known| known.to_string() == address).unwrap();
+                assert!(held[holder].contains(&index.parse().unwrap()), "{event:?}");
+            }
+        }
+    }
+    let levels = log.iter().filter(|line| matches!(line, Line::Log(level, _) if level != "INFO"));
+    assert_eq!(levels.count(), 0, "nothing to warn about");
+}
+
+#[test]
+fn the_sample_folders_complete_each_other() {
+    let place = place();
+    let dir = place.path();
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let chunks: Vec<_> = [("folder1", 1), ("folder1", 2), ("folder2", 3)]
+        .map(|(folder, number)| std::fs::read(samples.join(folder).join(format!("chunk_{number}"))).unwrap())
+        .into();
+    let tracker = tracker(dir, &[]);
+    let folders = ["folder1", "folder2", "folder3"].map(|name| {
+        let copy = subfolder(dir, name);
+        for file in names_in(&samples.join(name)) {
+            std::fs::copy(samples.join(name).join(&file), copy.join(&file)).unwrap();
+        }
+        copy
+    });
+    let start = |folder: &std::path::PathBuf| {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        client(dir, folder, name, tracker.address(), &["--exit-when-complete"])
+    };
+    let mut clients: Vec<_> = folders.iter().map(start).collect();
+    clients.iter_mut().for_each(|client| client.ends_with(0));
+    folders.iter().for_each(|folder| assert_complete(folder, &chunks));
+}
+
+#[test]
+fn lists_as_they_are_seen_in_the_wild() {
+    let chunks: Vec<Vec<u8>> = (1..=3).map(|n| random_bytes(n, 1_000 * n as usize)).collect();
+    for (from, to) in [("\n", "\r\n"), (",", ", "), ("LASTCHUNK\n", "LASTCHUNK"), ("chunk_", "a chunk, no. ")]
+    {
+        let place = place();
+        let dir = place.path();
+        let folders = course_folders(dir, &chunks);
+        for folder in &folders {
+            let path = folder.join("local_chunks.txt");
+            let list = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, list.replace(from, to)).unwrap();
+            if from == "chunk_" {
+                for file in names_in(folder).iter().filter(|file| file.starts_with(from)) {
+                    std::fs::rename(folder.join(file), folder.join(file.replace(from, to))).unwrap();
+                }
+            }
+        }
+        let tracker = tracker(dir, &[]);
+        let start = |(at, folder): (usize, &std::path::PathBuf)| {
+            client(dir, folder, &format!("client{at}"), tracker.address(), &["--exit-when-complete"])
+        };
+        let mut clients: Vec<_> = folders.iter().enumerate().map(start).collect();
+        clients.iter_mut().for_each(|client| client.ends_with(0));
+        folders.iter().for_each(|folder| assert_complete(folder, &chunks));
+    }
+}
+
+#[test]
+fn many_chunks_and_an_empty_handed_client() {
+    let place = place();
+    let dir = place.path();
+    let chunks: Vec<Vec<u8>> = (0..60).map(|n| random_bytes(n, 100 * n as usize)).collect();
+    let numbered: Vec<(usize, &[u8])> = (1..).zip(chunks.iter().map(Vec::as_slice)).collect();
+    let folders = [
+        chunk_folder(dir, "all", 60, &numbered),
+        chunk_folder(dir, "odd", 60, &numbered.iter().copied().step_by(2).collect::<Vec<_>>()),
+        chunk_folder(dir, "even", 60, &numbered.iter().copied().skip(1).step_by(2).collect::<Vec<_>>()),
+        chunk_folder(dir, "none", 60, &[]),
+    ];
+    let tracker = tracker(dir, &[]);
+    let start = |folder: &std::path::PathBuf| {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        client(dir, folder, name, tracker.address(), &[])
+    };
+    let clients: Vec<_> = folders.iter().map(start).collect();
+    clients.iter().for_each(is_complete);
+    folders.iter().for_each(|folder| assert_complete(folder, &chunks));
+    drop(clients);
+    drop(tracker);
+    let log = events::read(&dir.join("logs.log"));
+    let asked = events::of(&log, "none");
+    let asked: Vec<_> = asked.iter().filter(|event| event[1] == "WHERE_CHUNK").collect();
+    assert_eq!(asked.len(), 60, "each missing chunk is asked for once");
+}
+
+#[test]
+fn a_bad_chunk_is_told_never_named_and_replaced() {
+    let place = place();
+    let dir = place.path();
+    let chunks = three();
+    let folders = course_folders(dir, &chunks);
+    let good = Digest::of(&chunks[0]).to_string();
+    let bad_bytes = random_bytes(66, 51_894);
+    let bad = chunk_folder(dir, "bad", 3, &[(1, &bad_bytes)]);
+    let tracker = tracker(dir, &[]);
+    // The bad claim is there first, so that nobody can say it came too late.
+    let liar = client(dir, &bad, "liar", tracker.address(), &[]);
+    tracker.wait_for_text("liar joined the set default");
+    let honest: Vec<_> = ["one", "two", "three"]
+        .iter()
+        .zip(&folders)
+        .map(|(name, folder)| client(dir, folder, name, tracker.address(), &[]))
+        .collect();
+    liar.wait_for_text("chunk 1 here is not what the others agree upon");
+    tracker.wait_for_text("liar claims another hash for chunk 1 of default than was agreed upon");
+    is_complete(&liar);
+    honest.iter().for_each(is_complete);
+    assert_complete(&bad, &chunks);
+    folders.iter().for_each(|folder| assert_complete(folder, &chunks));
+    let address = liar.address();
+    let corrects = |line: &Line| {
+        matches!(line, Line::Event(event) if event[0] == "liar" && event[1] == "LOCAL_CHUNKS"
+            && event[2] == "1" && event[3] == good)
+    };
+    events::wait_for(&dir.join("logs.log"), "the liar's second claim", corrects);
+    drop((liar, honest, tracker));
+    // Up to its second claim, which is the right one, the liar is in no answer.
+    let log = events::read(&dir.join("logs.log"));
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let corrected = log.iter().position(corrects);
+    let corrected = corrected.expect("the liar claims the right chunk in the end");
+    for line in &log[..corrected] {
+        if let Line::Event(event) = line
+            && event[1] == "GET_CHUNK_FROM"
+            && event[2] == "1"
+        {
+            assert_eq!(event[3], good);
+            assert!(!event[4..].chunks(2).any(|pair| pair == [ip.clone(), port.clone()]), "{event:?}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_chunk_that_comes_late_is_replaced_too() {
+    let place = place();
+    let dir = place.path();
+    let chunks = three();
+    let folders = course_folders(dir, &chunks);
+    let tracker = tracker(dir, &[]);
+    let _honest: Vec<_> = ["one", "two", "three"]
+        .iter()
+        .zip(&folders)
+        .map(|(name, folder)| client(dir, folder, name, tracker.address(), &[]))
+        .collect();
+    tracker.wait_for_text("the set default is agreed upon");
+    // Longer, shorter, and of the same length.
+    let bad = chunk_folder(dir, "bad", 3, &[(1, b"short"), (2, b"not empty"), (3, &random_bytes(7, 131))]);
+    let mut liar = client(dir, &bad, "liar", tracker.address(), &["--exit-when-complete"]);
+    liar.ends_with(0);
+    for number in 1..=3 {
+        assert!(liar.has_said(&format!("chunk {number} here is not what the others agree upon")));
+    }
+    assert_complete(&bad, &chunks);
+}
+
+#[test]
+fn a_quorum_of_one_takes_the_first_word() {
+    let place = place();
+    let dir = place.path();
+    let chunks = three();
+    let all: Vec<_> = (1..).zip(chunks.iter().map(Vec::as_slice)).collect();
+    let (full, empty) = (chunk_folder(dir, "full", 3, &all), chunk_folder(dir, "empty", 3, &[]));
+    let tracker = tracker(dir, &["--quorum", "1"]);
+    let _full = client(dir, &full, "full", tracker.address(), &[]);
+    let mut empty_client = client(dir, &empty, "empty", tracker.address(), &["--exit-when-complete"]);
+    empty_client.ends_with(0);
+    assert_complete(&empty, &chunks);
+}
+
+#[test]
+fn one_client_is_no_quorum() {
+    let place = place();
+    let dir = place.path();
+    let chunks = three();
+    let all: Vec<_> = (1..).zip(chunks.iter().map(Vec::as_slice)).collect();
+    let (full, empty) = (chunk_folder(dir, "full", 3, &all), chunk_folder(dir, "empty", 3, &[]));
+    let tracker = tracker(dir, &[]);
+    let _full = client(dir, &full, "full", tracker.address(), &[]);
+    let waits = client(dir, &empty, "empty", tracker.address(), &["-v"]);
+    waits.wait_for_count("waiting to be told", 3);
+    // A second one who has them makes it an agreement.
+    let second = chunk_folder(dir, "second", 3, &all);
+    let _second = client(dir, &second, "second", tracker.address(), &[]);
+    is_complete(&waits);
+    assert_complete(&empty, &chunks);
+    drop(waits);
+    let log = events::read(&dir.join("logs.log"));
+    let asked: Vec<_> =
+        events::of(&log, "empty").into_iter().filter(|event| event[1] == "WHERE_CHUNK").collect();
+    assert_eq!(asked.len(), 3, "who waits does not ask again: {asked:?}");
+}
+
+#[test]
+fn an_agreed_set_is_a_file_like_any_other() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let chunks = three();
+    let folders = course_folders(dir, &chunks);
+    let tracker = tracker(dir, &[]);
+    let clients: Vec<_> = ["one", "two", "three"]
+        .iter()
+        .zip(&folders)
+        .map(|(name, folder)| client(dir, folder, name, tracker.address(), &["--set", "the-book"]))
+        .collect();
+    clients
+        .iter()
+        .for_each(|client| drop(client.wait_for_text("serving the set the-book as a file with id")));
+    let mut leecher = leecher(&there, tracker.address(), &["the-book"]);
+    leecher.ends_with(0);
+    assert_holds(&there.join("the-book"), &chunks.concat());
+    assert_eq!(leecher.stdout(), ["Successfully downloaded the-book"]);
+    let found = Udp::to(tracker.address()).lookup("the-book");
+    assert_eq!((found.len(), found[0].file.chunks, found[0].file.size), (1, 3, 52_025));
+}
+
+#[test]
+fn sets_of_other_names_are_kept_apart() {
+    let place = place();
+    let dir = place.path();
+    let (ours, theirs) = (vec![random_bytes(1, 99)], vec![random_bytes(2, 99)]);
+    let tracker = tracker(dir, &["--quorum", "1"]);
+    let start = |name: &str, set: &str, chunks: &[(usize, &[u8])]| {
+        let folder = chunk_folder(dir, name, 1, chunks);
+        (client(dir, &folder, name, tracker.address(), &["--set", set]), folder)
+    };
+    let _holders = [start("a", "ours", &[(1, &ours[0])]), start("b", "theirs", &[(1, &theirs[0])])];
+    for (name, set, chunks) in [("c", "ours", &ours), ("d", "theirs", &theirs)] {
+        let (client, folder) = start(name, set, &[]);
+        is_complete(&client);
+        assert_complete(&folder, chunks);
+    }
+}
+
+#[test]
+fn control_c_ends_it_cleanly_at_any_time() {
+    let place = place();
+    let dir = place.path();
+    let folder = chunk_folder(dir, "f", 2, &[(1, b"first")]);
+    // While there is no tracker: nobody listens on a port that was just given back.
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut lonely = client(dir, &folder, "lonely", nobody, &[]);
+    lonely.wait_for_text("trying again until it answers");
+    lonely.interrupt();
+    lonely.ends_with(0);
+    // While it waits for a chunk.
+    let tracker = tracker(dir, &[]);
+    let mut waits = client(dir, &folder, "waits", tracker.address(), &["-v"]);
+    waits.wait_for_text("waiting to be told");
+    waits.interrupt();
+    waits.ends_with(0);
+    tracker.wait_for_text("waits at ");
+    tracker.wait_for_text(" is gone: ");
+    // When it is complete.
+    let full = chunk_folder(dir, "full", 1, &[(1, b"only")]);
+    let mut complete = client(dir, &full, "complete", tracker.address(), &[]);
+    is_complete(&complete);
+    complete.interrupt();
+    complete.ends_with(0);
+}
+
+/// Two slow holders of many chunks, and a client that has fetched some of them when `stop` is called for it.
+/// Started again it must go on with what it has.
+fn stopped_in_the_middle(stop: impl Fn(&mut Program)) {
+    let place = place();
+    let dir = place.path();
+    let chunks: Vec<Vec<u8>> = (0..40).map(|n| random_bytes(n, 16_384)).collect();
+    let all: Vec<_> = (1..).zip(chunks.iter().map(Vec::as_slice)).collect();
+    let tracker = tracker(dir, &[]);
+    let _holders = ["a", "b"].map(|name| {
+        let folder = chunk_folder(dir, name, 40, &all);
+        client(dir, &folder, name, tracker.address(), &["--upload-limit", "128KiB"])
+    });
+    let folder = chunk_folder(dir, "late", 40, &[]);
+    let mut late = client(dir, &folder, "late", tracker.address(), &[]);
+    late.wait_for_count(" is here, 16384 bytes, verified", 10);
+    stop(&mut late);
+    let mut again = client(dir, &folder, "again", tracker.address(), &["--exit-when-complete"]);
+    let line = again.wait_for_text(" of 40 chunks");
+    let held = line.rsplit(" holds ").next().unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
+    assert!((10..40).contains(&held), "what was there is still there: {line}");
+    again.ends_with(0);
+    assert_complete(&folder, &chunks);
+}
+
+#[test]
+fn killed_in_the_middle_it_goes_on() {
+    stopped_in_the_middle(Program::kill9);
+}
+
+#[test]
+fn interrupted_in_the_middle_it_goes_on() {
+    stopped_in_the_middle(|client| {
+        client.interrupt();
+        client.ends_with(0);
+    });
+}
+
+#[test]
+fn what_nobody_has_any_more_is_had_again_when_its_holders_return() {
+    let place = place();
+    let dir = place.path();
+    let chunks = three();
+    let folders = course_folders(dir, &chunks);
+    let tracker = tracker(dir, &[]);
+    let first = client(dir, &folders[0], "one", tracker.address(), &["-v"]);
+    first.wait_for_text("waiting to be told");
+    // Two folders of two chunks each: only chunk 2 is with both.
+    let second = client(dir, &folders[1], "two", tracker.address(), &["-v"]);
+    second.wait_for_text("nobody is known to have chunk 1");
+    drop(second);
+    tracker.wait_for_text("two at ");
+    let _second = client(dir, &folders[1], "two", tracker.address(), &[]);
+    let _third = client(dir, &folders[2], "three", tracker.address(), &[]);
+    is_complete(&first);
+    assert_complete(&folders[0], &chunks);
+}
+
+#[test]
+fn a_chunk_that_goes_or_changes_while_its_client_runs_is_fetched_again() {
+    let place = place();
+    let dir = place.path();
+    let chunks = three();
+    let folders = course_folders(dir, &chunks);
+    let tracker = tracker(dir, &[]);
+    let clients: Vec<Program> = ["one", "two", "three"]
+        .iter()
+        .zip(&folders)
+        .map(|(name, folder)| client(dir, folder, name, tracker.address(), &[]))
+        .collect();
+    clients.iter().for_each(is_complete);
+    std::fs::remove_file(folders[0].join("chunk_1")).unwrap();
+    std::fs::write(folders[1].join("chunk_3"), "something else").unwrap();
+    for (client, number) in [(&clients[0], 1), (&clients[1], 3)] {
+        client.wait_for_text(&format!("the file of chunk {number} has changed or is gone"));
+        client.wait_for_count(" is complete: all ", 2);
+    }
+    folders.iter().for_each(|folder| assert_complete(folder, &chunks));
+}

@@ -1,0 +1,89 @@
+//! A `local_chunks.txt` that is not in order is refused with the file and the line.
+
+use crate::common::*;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+/// Starts a client on a folder, which must be refused before any tracker is asked. Returns the reason, behind the
+/// path of the list.
+#[track_caller]
+fn refusal(dir: &Path, folder: &Path) -> String {
+    let nobody = "127.0.0.1:9".parse().unwrap();
+    let mut client = client(dir, folder, "client", nobody, &[]);
+    client.ends_with(17);
+    let error = client.wait_for("an error", |line| line.contains(" - ERROR - "));
+    let (_, text) = error.split_once(" - ERROR - ").unwrap();
+    let list = folder.join("local_chunks.txt");
+    let reason = text.strip_prefix(&format!("{}: ", list.display()));
+    reason.unwrap_or_else(|| panic!("the file is not named: {text}")).to_owned()
+}
+
+#[test]
+fn a_line_that_is_wrong() {
+    let place = place();
+    let (dir, folder) = (place.path(), subfolder(place.path(), "folder"));
+    for name in ["a", "b", "c"] {
+        write(&folder, name, b"bytes");
+    }
+    let long = format!("1,a\n2,{}\n3,LASTCHUNK\n", "x".repeat(300));
+    for (list, line, reason) in [
+        ("1,a\n\n2,b\n2,LASTCHUNK\n", 2, "the line is empty"),
+        ("", 1, "the line is empty"),
+        ("1,a\n2,b\n1,c\n3,LASTCHUNK\n", 3, "chunk 1 is listed twice (first in line 1)"),
+        ("1,a\n2,a\n3,LASTCHUNK\n", 2, "listed twice (first in line 1)"),
+        ("1,a\n4,b\n3,LASTCHUNK\n", 2, "chunk 4 is above the number of chunks, 3"),
+        ("1,a\n2,b\n", 2, "the last line must be"),
+        ("1,a\n3,LASTCHUNK\n2,b\n", 3, "a line after LASTCHUNK"),
+        ("1 a\n3,LASTCHUNK\n", 1, "expected \"<number>,<file name>\", found \"1 a\""),
+        ("x,a\n3,LASTCHUNK\n", 1, "\"x\" is not a chunk number"),
+        ("0,a\n3,LASTCHUNK\n", 1, "\"0\" is not a chunk number"),
+        ("-1,a\n3,LASTCHUNK\n", 1, "\"-1\" is not a chunk number"),
+        ("1,a\n99999999999,LASTCHUNK\n", 2, "is not a chunk number"),
+        ("1,a\n4000000,LASTCHUNK\n", 2, "chunks are more than"),
+        ("1,../logs.log\n3,LASTCHUNK\n", 1, "not a file in this folder"),
+        ("1,a\n2,/etc/passwd\n3,LASTCHUNK\n", 2, "not a file in this folder"),
+        ("1,.\n3,LASTCHUNK\n", 1, "not a file in this folder"),
+        ("1,a/../../b\n3,LASTCHUNK\n", 1, "not a file in this folder"),
+        ("1,nul\0byte\n3,LASTCHUNK\n", 1, "not a file in this folder"),
+        ("1,CON.txt\n3,LASTCHUNK\n", 1, "not a file in this folder"),
+        ("1,\n3,LASTCHUNK\n", 1, "not a file in this folder: the name is empty"),
+        (&long, 2, "not a file in this folder: the name has 300 bytes"),
+        ("1,a\n2,nowhere\n3,LASTCHUNK\n", 2, "chunk 2, file \"nowhere\": the file is missing"),
+        ("1,local_chunks.txt\n3,LASTCHUNK\n", 1, "this is the list itself"),
+    ] {
+        write(&folder, "local_chunks.txt", list.as_bytes());
+        let got = refusal(dir, &folder);
+        assert!(got.starts_with(&format!("line {line}: ")) && got.contains(reason), "{list:?}: {got}");
+    }
+    write(&folder, "local_chunks.txt", b"1,a\n2,\xff\n3,LASTCHUNK\n");
+    assert_eq!(refusal(dir, &folder), "line 2: not UTF-8 text");
+}
+
+#[test]
+fn a_chunk_that_is_no_file_in_the_folder() {
+    let place = place();
+    let (dir, folder) = (place.path(), subfolder(place.path(), "folder"));
+    write(&folder, "local_chunks.txt", b"1,a\n2,b\n3,LASTCHUNK\n");
+    write(&folder, "a", b"bytes");
+    subfolder(&folder, "b");
+    assert_eq!(refusal(dir, &folder), "line 2: chunk 2, file \"b\": it is not a regular file");
+    std::fs::remove_dir(folder.join("b")).unwrap();
+    let outside = write(dir, "outside", b"secret");
+    symlink(&outside, folder.join("b")).unwrap();
+    let got = refusal(dir, &folder);
+    assert!(got.starts_with("line 2: chunk 2, file \"b\": it is outside the folder"), "{got}");
+}
+
+#[test]
+fn no_folder_and_no_list() {
+    let place = place();
+    let dir = place.path();
+    let nobody = "127.0.0.1:9".parse().unwrap();
+    let mut lost = client(dir, &dir.join("nowhere"), "client", nobody, &[]);
+    lost.ends_with(17);
+    lost.wait_for_text("nowhere");
+    let empty = subfolder(dir, "empty");
+    let mut lost = client(dir, &empty, "client", nobody, &[]);
+    lost.ends_with(17);
+    lost.wait_for_text("empty/local_chunks.txt");
+}

@@ -1,0 +1,94 @@
+//! `logs.log`: where it is, what goes into it, and that no line of it is ever torn.
+
+use crate::common::events::{self, Line};
+use crate::common::*;
+
+#[test]
+fn it_is_in_the_working_directory_unless_moved() {
+    let place = place();
+    let (dir, other) = (place.path(), subfolder(place.path(), "other"));
+    let mut tracker = tracker(&other, &["--log-file", "../moved.log"]);
+    tracker.interrupt();
+    tracker.ends_with(0);
+    assert_eq!(names_in(dir), ["moved.log", "other"]);
+    assert!(names_in(&other).is_empty());
+    let log = events::read(&dir.join("moved.log"));
+    assert!(
+        matches!(&log[0], Line::Log(level, text) if level == "INFO" && text.starts_with("tracker listening on"))
+    );
+    let mut refused = Program::start("tracker", &["--log-file", "nowhere/x.log"], dir);
+    refused.ends_with(17);
+    refused.wait_for_text("cannot open the log file nowhere/x.log: ");
+}
+
+#[test]
+fn how_much_is_said_where() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &[]);
+    let file = write(dir, "a.bin", b"bytes");
+    let _seeder = seeder(dir, &file, &tracker, &[]);
+    for (flag, on_terminal, in_file) in [("-q", false, false), ("-v", true, true), ("--quiet", false, false)]
+    {
+        let there = subfolder(dir, flag);
+        let mut leecher = leecher(&there, tracker.address(), &["a.bin", flag]);
+        leecher.ends_with(0);
+        assert_eq!(leecher.stdout(), ["Successfully downloaded a.bin"]);
+        assert_eq!(leecher.has_said("All download threads completed"), on_terminal, "{flag}");
+        let log = events::read(&there.join("logs.log"));
+        let said =
+            |wanted: &str| log.iter().any(|line| matches!(line, Line::Log(_, text) if text.contains(wanted)));
+        assert!(said("All download threads completed"), "the file has it whatever the terminal shows");
+        assert_eq!(said("connected to "), in_file, "{flag}");
+    }
+}
+
+#[test]
+fn runs_are_appended() {
+    let place = place();
+    let dir = place.path();
+    for runs in 1..=3 {
+        let mut tracker = tracker(dir, &[]);
+        tracker.interrupt();
+        tracker.ends_with(0);
+        let log = events::read(&dir.join("logs.log"));
+        let starts =
+            log.iter().filter(|line| matches!(line, Line::Log(_, text) if text.contains("listening on")));
+        assert_eq!(starts.count(), runs);
+    }
+}
+
+#[test]
+fn many_programs_tear_no_line() {
+    let place = place();
+    let dir = place.path();
+    let chunks: Vec<Vec<u8>> = (0..100).map(|n| random_bytes(n, 500)).collect();
+    let all: Vec<(usize, &[u8])> = (1..).zip(chunks.iter().map(Vec::as_slice)).collect();
+    let tracker = tracker(dir, &["-v"]);
+    let mut clients: Vec<Program> = Vec::new();
+    for at in 0..6 {
+        // Each chunk is with two of them.
+        let held: Vec<_> = all.iter().copied().filter(|(n, _)| n % 6 == at || (n + 1) % 6 == at).collect();
+        let name = format!("client{at}");
+        let folder = chunk_folder(dir, &name, 100, &held);
+        clients.push(client(dir, &folder, &name, tracker.address(), &["-vv"]));
+    }
+    // Who leaves takes its chunks along, so nobody leaves before everybody is complete.
+    clients.iter().for_each(|client| drop(client.wait_for_text("is complete: all 100 chunks")));
+    for (at, client) in clients.iter_mut().enumerate() {
+        client.interrupt();
+        client.ends_with(0);
+        assert_complete(&dir.join(format!("client{at}")), &chunks);
+    }
+    drop(tracker);
+    let log = events::read(&dir.join("logs.log"));
+    for at in 0..6 {
+        let events = events::of(&log, &format!("client{at}"));
+        let claimed: std::collections::BTreeSet<_> =
+            events.iter().filter(|event| event[1] == "LOCAL_CHUNKS").map(|event| event[2].clone()).collect();
+        assert_eq!(claimed.len(), 100);
+        let asked = events.iter().filter(|event| event[1] == "WHERE_CHUNK").count();
+        let held = (1..=100).filter(|n| n % 6 == at || (n + 1) % 6 == at).count();
+        assert_eq!(asked, 100 - held, "no chunk is asked for twice");
+    }
+}

@@ -1,0 +1,30 @@
+//! Integration tests: the real programs over real sockets, a module for each subject.
+//!
+//! One binary, because linking one takes seconds. `threads.rs` counts the threads of its process and stays apart.
+
+mod architecture;
+mod bad_clients;
+mod bad_input;
+mod bad_network;
+mod bad_peers;
+mod chunk_folders;
+mod common;
+mod crashes;
+mod datagrams;
+mod disks;
+mod endings;
+mod exit_codes;
+mod interruptions;
+mod keeping;
+mod lists;
+mod liveness;
+mod logs;
+mod manager;
+mod members;
+mod prompt;
+mod seeding;
+mod timeouts;
+mod trees;
+mod tutorial_volunteers;
+mod verify;
+mod volunteers;

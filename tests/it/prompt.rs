@@ -1,0 +1,188 @@
+//! The prompt, typed at through a pseudo-terminal; and `leecher --list`.
+
+use crate::common::scripted::{ScriptedTracker, kept};
+use crate::common::terminal::AtTerminal;
+use crate::common::wire::{FakePeer, Whole};
+use crate::common::*;
+use rustix::process::Signal;
+use shoal::protocol::volunteer::{VolunteerOrder, VolunteerRequest};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+fn manager(dir: &Path) -> (Program, SocketAddr) {
+    let program = Program::start("manager", &["--listen", "127.0.0.1:0"], dir);
+    let address = program.address();
+    (program, address)
+}
+
+#[test]
+fn commands_are_answered_and_the_terminal_is_left_as_it_was() {
+    let place = place();
+    let dir = place.path();
+    let (ours, theirs) = (subfolder(dir, "ours"), subfolder(dir, "theirs"));
+    let bytes = random_bytes(1, 3 << 20);
+    write(&theirs, "a b.bin", &bytes);
+    write(&theirs, "plain.txt", b"plain");
+    let (_manager, address) = manager(dir);
+    let manager = ["--manager", &address.to_string()];
+    let mut other = AtTerminal::client(dir, &theirs, "other", &manager);
+    other.wait_for_prompt();
+    other.wait_for("sharing plain.txt");
+    let mut client = AtTerminal::client(dir, &ours, "me", &manager);
+    client.wait_for("me> ");
+    client.wait_for("other at ");
+    assert!(!client.is_cooked());
+
+    client.press("files\r");
+    client.wait_for("NAME");
+    let table = client.wait_for("plain.txt");
+    assert!(table.contains("a b.bin") && table.contains("3.0 MiB"), "{table:?}");
+    // Tab knows the names that were just shown, and quotes what needs it.
+    client.press("get a\t\r");
+    client.wait_for("get \"a b.bin\"");
+    client.wait_for("Successfully downloaded a b.bin");
+    assert_holds(&ours.join("a b.bin"), &bytes);
+    client.press("status\r");
+    client.wait_for("100 %");
+    client.wait_for("done");
+    client.press("mine\r");
+    client.wait_for("a b.bin");
+    client.press("peers\r");
+    client.wait_for("other ");
+    client.press("why 'a b.bin'\r");
+    client.wait_for("here     all 6 chunks");
+    client.wait_for("other at 127.0.0.1:");
+    client.press("get nothing as x\r");
+    client.press("why nothing\r");
+    client.wait_for("nobody who is there has it");
+    client.press("fiels\r");
+    client.wait_for("did you mean files?");
+    // Two lines that come at once are two commands.
+    client.press("get plain.txt as other.txt\rquit\r");
+    assert_eq!(client.exit_code(PATIENCE), Some(0));
+    assert!(client.is_cooked());
+    let history = std::fs::read_to_string(dir.join("history/shoal/history")).unwrap();
+    assert!(history.lines().any(|line| line == "get \"a b.bin\" "), "{history:?}");
+
+    other.press("half a li");
+    other.wait_for("me at ");
+    other.press("\x03");
+    other.wait_for_prompt();
+    other.press("\x03");
+    other.wait_for("again, or quit, to leave");
+    other.wait_for_prompt();
+    assert!(other.is_running());
+    other.press("\x03");
+    assert_eq!(other.exit_code(PATIENCE), Some(0));
+    assert!(other.is_cooked());
+}
+
+#[test]
+fn a_signal_ends_the_prompt_at_once() {
+    let place = place();
+    let dir = place.path();
+    let folder = subfolder(dir, "folder");
+    let (_manager, address) = manager(dir);
+    for typed in ["", "half a line"] {
+        let mut client = AtTerminal::client(dir, &folder, "me", &["--manager", &address.to_string()]);
+        client.wait_for("me> ");
+        client.press(typed);
+        client.wait_for(typed);
+        client.signal(Signal::TERM);
+        // Far more than it takes, and far less than a key would be waited for.
+        assert_eq!(client.exit_code(Duration::from_secs(5)), Some(0));
+        assert!(client.is_cooked());
+    }
+}
+
+#[test]
+fn what_is_lent_stands_in_the_status_and_quit_waits_until_it_is_elsewhere() {
+    let place = place();
+    let dir = place.path();
+    let whole = Whole::new(random_bytes(1, 40_000), 16 << 10);
+    let (tracker, source) = (ScriptedTracker::start(), FakePeer::answering(&whole, |_, right| Some(right)));
+    let to = tracker.address.to_string();
+    let extra = ["--tracker", &to, "--volunteer", "1MiB", "--drain-on-exit"];
+    let folder = subfolder(dir, "folder");
+    for ends_by_itself in [true, false] {
+        let mut client = AtTerminal::client(dir, &folder, "me", &extra);
+        let (mut session, _) = tracker.volunteer();
+        client.wait_for("takes what is lent");
+        session.copy(&kept(&whole, "f"), &[0, 1], source.address);
+        client.press("status\r");
+        client.wait_for("lending 1.0 MiB, 32.0 KiB used in 2 chunks of 1 file\r\n");
+        client.press("quit\r");
+        assert_eq!(session.answer(), VolunteerRequest::Drain);
+        session.order(VolunteerOrder::Draining { left: 2 });
+        client.wait_for("leaving: 2 chunks to go");
+        match ends_by_itself {
+            true => session.order(VolunteerOrder::Draining { left: 0 }),
+            false => client.signal(Signal::INT),
+        }
+        session.says_goodbye();
+        assert_eq!(client.exit_code(PATIENCE), Some(0));
+        assert!(client.is_cooked());
+    }
+}
+
+#[test]
+fn log_lines_leave_the_line_whole() {
+    let place = place();
+    let dir = place.path();
+    let (ours, theirs) = (subfolder(dir, "ours"), subfolder(dir, "theirs"));
+    let (_manager, address) = manager(dir);
+    let manager = ["--manager", &address.to_string()];
+    let mut client = AtTerminal::client(dir, &ours, "me", &manager);
+    client.wait_for("me> ");
+    client.press("pee");
+    client.wait_for("pee");
+    let _other = AtTerminal::client(dir, &theirs, "other", &manager);
+    client.wait_for("other at ");
+    // Behind the line comes the prompt again, with what was typed.
+    client.wait_for("\n");
+    client.wait_for("me> pee");
+    client.press("rs\r");
+    client.wait_for("NAME");
+    client.wait_for("other ");
+    // Before that the key would be the terminal's, not the editor's.
+    client.wait_for_prompt();
+    client.press("\x04");
+    assert_eq!(client.exit_code(PATIENCE), Some(0));
+}
+
+#[test]
+fn what_a_tracker_knows_is_listed() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &[]);
+    let list = || {
+        let mut leecher = leecher(dir, tracker.address(), &["--list"]);
+        leecher.ends_with(0);
+        leecher
+    };
+    let none = list();
+    assert!(none.stdout().is_empty());
+    none.wait_for_text("knows no files");
+    let one = write(dir, "one.txt", b"one");
+    let other = write(&subfolder(dir, "other"), "one.txt", b"another");
+    let _seeders = [seeder(dir, &one, &tracker, &[]), seeder(dir, &other, &tracker, &[])];
+    let lines = list().stdout();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[0].starts_with("NAME"), "{lines:?}");
+    assert!(lines[1..].iter().all(|line| line.starts_with("one.txt  ")), "{lines:?}");
+    // With a tracker alone the prompt lists the same.
+    let folder = subfolder(dir, "folder");
+    let extra = ["--plain", "--tracker", &tracker.address().to_string()];
+    let mut client = AtTerminal::client(dir, &folder, "me", &extra);
+    client.wait_for("me> ");
+    client.press("files\r");
+    client.wait_for("one.txt");
+    client.wait_for("one.txt");
+    client.press("get one.txt\r");
+    client.wait_for("2 different files are called one.txt");
+    client.press("quit\r");
+    assert_eq!(client.exit_code(PATIENCE), Some(0));
+    let nobody = "127.0.0.1:9".parse().unwrap();
+    crate::common::leecher(dir, nobody, &["--list"]).ends_with(5);
+}

@@ -1,0 +1,155 @@
+//! What is there already: a finished file that is in place, and what an interrupted download has left.
+
+use crate::common::*;
+use std::path::Path;
+
+const MODES: [&str; 3] = ["full", "sample", "none"];
+/// More chunks than a sample has.
+const CHUNKS: usize = 100;
+const CHUNK: usize = 16 * 1024;
+
+/// A tracker, and a seeder of a file.
+fn swarm(dir: &Path, bytes: &[u8]) -> (Program, Program) {
+    let file = write(dir, "a.bin", bytes);
+    let tracker = tracker(dir, &["--lease", "60"]);
+    let seeder = seeder(dir, &file, &tracker, &["-v", "--chunk-size", "16KiB"]);
+    (tracker, seeder)
+}
+
+#[test]
+fn a_file_in_place_is_not_fetched_again_and_never_replaced_by_a_different_one_unasked() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let bytes = random_bytes(1, CHUNKS * CHUNK);
+    let (tracker, seeder) = swarm(dir, &bytes);
+    let get = |extra: &[&str]| leecher(&there, tracker.address(), &[&["a.bin", "-v"], extra].concat());
+    let target = there.join("a.bin");
+    for (mode, read) in [("full", CHUNKS), ("sample", 32), ("none", 0)] {
+        write(&there, "a.bin", &bytes);
+        let mut right = get(&["--verify", mode]);
+        right.ends_with(0);
+        right.wait_for_text("is already here and complete");
+        let said = format!("checking a.bin: {} bytes to read", read * CHUNK);
+        assert!(right.has_said(&said), "{mode} says {said:?}");
+        // Another size is never the same file, and every chunk of another file is bad.
+        for (other, same_size) in
+            [(random_bytes(2, CHUNKS * CHUNK - 1), false), (random_bytes(3, CHUNKS * CHUNK), true)]
+        {
+            write(&there, "a.bin", &other);
+            let mut wrong = get(&["--verify", mode]);
+            match (mode, same_size) {
+                // Nothing was to be read, and the size is right.
+                ("none", true) => wrong.ends_with(0),
+                _ => {
+                    wrong.ends_with(13);
+                    wrong.wait_for_text("is there already and is another file");
+                }
+            }
+            assert_holds(&target, &other);
+        }
+    }
+    assert!(!seeder.has_said("serving chunk"), "nothing was fetched");
+    for mode in ["full", "sample"] {
+        write(&there, "a.bin", &random_bytes(4, CHUNKS * CHUNK));
+        get(&["--verify", mode, "--overwrite"]).ends_with(0);
+        assert_holds(&target, &bytes);
+    }
+    // One that is spoilt in a single place is found out by who reads all.
+    let mut spoilt = bytes.clone();
+    spoilt[77 * CHUNK] ^= 1;
+    write(&there, "a.bin", &spoilt);
+    get(&[]).ends_with(13);
+    assert_holds(&target, &spoilt);
+}
+
+#[test]
+fn what_is_served_was_read_whatever_is_asked_for() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let bytes = random_bytes(1, CHUNKS * CHUNK);
+    let (tracker, _seeder) = swarm(dir, &bytes);
+    let mut spoilt = bytes.clone();
+    spoilt[77 * CHUNK] ^= 1;
+    write(&there, "a.bin", &spoilt);
+    leecher(&there, tracker.address(), &["a.bin", "--stay", "--verify", "none"]).ends_with(13);
+}
+
+/// A download that was killed when some of it was there and noted.
+fn killed(dir: &Path, there: &Path, tracker: &Program) {
+    let slow = ["-v", "--chunk-size", "16KiB", "--upload-limit", "256KiB", "--name", "slow"];
+    let seeder = seeder(dir, &dir.join("a.bin"), tracker, &slow);
+    let mut leecher = leecher(there, tracker.address(), &["a.bin"]);
+    seeder.wait_for_count("serving chunk", 40);
+    leecher.kill9();
+}
+
+/// A hidden file of a download.
+fn hidden(there: &Path, ending: &str) -> std::path::PathBuf {
+    there.join(names_in(there).into_iter().find(|name| name.ends_with(ending)).unwrap())
+}
+
+#[test]
+fn a_torn_map_is_noticed_and_costs_only_a_check() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let bytes = random_bytes(5, CHUNKS * CHUNK);
+    write(dir, "a.bin", &bytes);
+    let tracker = tracker(dir, &["--lease", "60"]);
+    killed(dir, &there, &tracker);
+    let note = hidden(&there, ".note");
+    let text = std::fs::read(&note).unwrap();
+    std::fs::write(&note, &text[..9]).unwrap();
+    let fast = seeder(dir, &dir.join("a.bin"), &tracker, &["-v", "--chunk-size", "16KiB"]);
+    let mut leecher = leecher(&there, tracker.address(), &["a.bin", "-v"]);
+    leecher.ends_with(0);
+    leecher.wait_for_text("is ignored: it is torn");
+    leecher.wait_for_text("is read again, since a have-map is no use");
+    leecher.wait_for_text("chunks are here that no have-map named");
+    let asked = fast.lines().iter().filter(|line| line.contains("serving chunk")).count();
+    assert!(asked < CHUNKS, "{asked} chunks were fetched");
+    assert_holds(&there.join("a.bin"), &bytes);
+    assert_eq!(names_in(&there), ["a.bin", "logs.log"]);
+}
+
+#[test]
+fn what_went_bad_on_the_disk_is_found_by_who_looks() {
+    for mode in ["sample", "full"] {
+        let place = place();
+        let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+        let bytes = random_bytes(6, CHUNKS * CHUNK);
+        write(dir, "a.bin", &bytes);
+        let tracker = tracker(dir, &["--lease", "60"]);
+        killed(dir, &there, &tracker);
+        // All of it: any sample finds some.
+        let part = hidden(&there, ".part");
+        std::fs::write(&part, random_bytes(7, CHUNKS * CHUNK)).unwrap();
+        let _fast = seeder(dir, &dir.join("a.bin"), &tracker, &["--chunk-size", "16KiB"]);
+        let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--verify", mode]);
+        leecher.ends_with(0);
+        leecher.wait_for_text("are not what they should be and are fetched again");
+        assert_holds(&there.join("a.bin"), &bytes);
+    }
+}
+
+#[test]
+fn a_part_of_another_file_is_never_mixed_in() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    write(dir, "a.bin", &random_bytes(8, CHUNKS * CHUNK));
+    let first = tracker(dir, &["--lease", "60"]);
+    killed(dir, &there, &first);
+    let before = hidden(&there, ".part");
+    // The same name and size, and other bytes.
+    let bytes = random_bytes(9, CHUNKS * CHUNK);
+    write(dir, "a.bin", &bytes);
+    let second = tracker(dir, &["--lease", "60"]);
+    let _seeder = seeder(dir, &dir.join("a.bin"), &second, &["--chunk-size", "16KiB"]);
+    for mode in MODES {
+        let _ = std::fs::remove_file(there.join("a.bin"));
+        let mut leecher = leecher(&there, second.address(), &["a.bin", "--verify", mode]);
+        leecher.ends_with(0);
+        assert!(!leecher.has_said("going on"));
+        assert_holds(&there.join("a.bin"), &bytes);
+        assert!(before.exists(), "what was got of the other file is kept");
+    }
+}
