@@ -5,7 +5,7 @@
 
 use crate::content::limits::EVENT_TARGET;
 use env_logger::fmt::style::Style;
-use jiff::Zoned;
+use jiff::ZonedDateTime;
 use log::{Level, Record};
 use std::fmt::{self, Write};
 
@@ -17,7 +17,7 @@ pub(super) const EVENT_LINE_MAX: usize = 64 * 1024;
 const CUT: &str = "…";
 
 /// The line for a record, with its newline. `style` colours the level; the empty style does not.
-pub(super) fn line(now: &Zoned, record: &Record<'_>, style: Style) -> String {
+pub(super) fn line(now: &ZonedDateTime, record: &Record<'_>, style: Style) -> String {
     let mut line = String::new();
     let mut room = EVENT_LINE_MAX;
     if record.target() != EVENT_TARGET {
@@ -100,9 +100,9 @@ mod tests {
 
     const PLAIN: Style = Style::new();
 
-    fn at(text: &str) -> Zoned {
+    fn at(text: &str) -> ZonedDateTime {
         let time: jiff::civil::DateTime = text.parse().unwrap();
-        time.to_zoned(jiff::tz::TimeZone::UTC).unwrap()
+        time.to_zoned_datetime(jiff::tz::TimeZone::UTC).unwrap()
     }
 
     fn shown(level: Level, target: &str, text: &str) -> String {

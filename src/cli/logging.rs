@@ -13,7 +13,7 @@ use anyhow::Context;
 use env_logger::fmt::style::Style;
 use env_logger::{Builder, Logger, Target, WriteStyle};
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::{Timestamp, ZonedDateTime};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -68,9 +68,9 @@ pub fn init(options: &LogOptions) -> anyhow::Result<Console> {
 }
 
 /// The time as the clocks here show it.
-fn now() -> Zoned {
+fn now() -> ZonedDateTime {
     static ZONE: LazyLock<TimeZone> = LazyLock::new(local_zone);
-    Timestamp::now().to_zoned(ZONE.clone())
+    Timestamp::now().to_zoned_datetime(ZONE.clone())
 }
 
 /// The system's time zone, without its name: to find that, jiff goes through all time zones that there are, which takes

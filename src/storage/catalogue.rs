@@ -15,6 +15,7 @@ use super::error::{self, StoreError};
 use crate::content::{FileId, HaveMap, Manifest, limits};
 use crate::protocol::volunteer::KeptFile;
 use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
+use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, StorageBackend, WriteTransaction};
 use rehearsal::Rehearsal;
 use rows::{FILES, FORGOTTEN, HELD, MANIFESTS, META, SCHEMA, SCHEMA_KEY, VOLUNTEERS};
@@ -171,7 +172,7 @@ impl RedbCatalogue {
             false => create(folder, &path)?,
         }
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(error::io("open", &path))?;
-        let database = guarded(&path, || Ok(builder().create_file(file)?))?;
+        let database = guarded(&path, || Ok(builder().create_with_backend(FileBackend::new(file)?)?))?;
         Ok(Self { database, path, _lock: lock })
     }
 
@@ -265,7 +266,7 @@ fn create(folder: &Path, path: &Path) -> Result<(), CatalogueError> {
     options.read(true).write(true).create(true).truncate(true).mode(0o600);
     let file = options.open(&new).map_err(error::io("create", &new))?;
     let synced = file.try_clone().map_err(error::io("create", &new))?;
-    guarded(&new, || prepare(&builder().create_file(file)?))?;
+    guarded(&new, || prepare(&builder().create_with_backend(FileBackend::new(file)?)?))?;
     synced.sync_all().map_err(error::io("sync", &new))?;
     fs::rename(&new, path).map_err(error::io("create", path))?;
     Ok(disk::sync_folder(folder)?)
