@@ -1,7 +1,6 @@
 //! What the house is built like, kept by reading the sources.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// From the top down. A floor may import from itself and from those below it.
 const FLOORS: [&str; 8] = ["bin", "cli", "daemon", "net", "storage", "swarm", "protocol", "content"];
@@ -171,24 +170,6 @@ fn threads_are_spawned_where_they_are_counted_or_cannot_outlive_their_scope() {
     paths.sort();
     // What Ctrl-C begins may take longer than the program.
     assert_eq!(paths, ["src/cli/signals.rs", "src/net/threads.rs", "src/storage/hashing.rs"]);
-}
-
-#[test]
-fn no_async_runtime() {
-    let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--locked", "-e", "normal", "--prefix", "none", "--format", "{p}"])
-        .current_dir(root())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    let packages: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert!(packages.contains(&"shoal") && packages.contains(&"serde_json"), "{packages:?}");
-    let refused = ["tokio", "async-std", "smol", "mio", "futures", "async-executor", "glommio", "monoio"];
-    for package in packages {
-        let family = |name: &str| package == name || package.starts_with(&format!("{name}-"));
-        assert!(!refused.iter().any(|name| family(name)), "{package}");
-    }
 }
 
 #[test]

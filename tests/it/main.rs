@@ -11,6 +11,7 @@ mod chunk_folders;
 mod common;
 mod crashes;
 mod datagrams;
+mod dependencies;
 mod disks;
 mod endings;
 mod exit_codes;
