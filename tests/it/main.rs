@@ -24,7 +24,7 @@ mod members;
 mod prompt;
 mod seeding;
 mod timeouts;
+mod transcripts;
 mod trees;
-mod tutorial_volunteers;
 mod verify;
 mod volunteers;
