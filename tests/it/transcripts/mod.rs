@@ -4,8 +4,8 @@
 //!
 //! A fenced block with the info string `console N` shows terminal N. A line that begins with `$ ` is typed at a shell,
 //! `> ` continues it; `tracker> status` is typed at the prompt of a program; `^C` presses Ctrl-C. Every other line is
-//! output. In place of a number the label of a terminal can be the letter of a host (`A`, `B`, `C` at 10.0.0.1 to
-//! 10.0.0.3 on one network).
+//! output. On several hosts the label of a terminal is the letter of its host, with a number if the host has
+//! several terminals (`A1`, `A2`, `B`, `C`; the hosts have the addresses 10.0.0.1 to 10.0.0.3 on one network).
 //!
 //! All blocks of a `## ` section are one scenario: a new folder with copies of the sample folders (on hosts: an empty
 //! folder for each terminal), a network of its own, and the ports as written. Input is entered in the order of the

@@ -15,7 +15,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Whether the terminals are on several hosts (labels `A`, `B`, `C`) and not on one (labels `1`, `2`, ...).
+    /// Whether the terminals are on several hosts (labels `A1`, `B`) and not on one (labels `1`, `2`).
     pub fn has_hosts(&self) -> bool {
         self.steps.iter().any(|step| step.host().is_some())
     }
