@@ -18,7 +18,7 @@ const TIME_UNITS: [&str; 4] = ["s", "ms", "min", "h"];
 #[derive(Debug, PartialEq, Eq)]
 enum Token {
     Timestamp,
-    /// A number with a fraction, whatever its value.
+    /// A number with a fraction; every value matches.
     Decimal,
     /// A number of seconds or of another unit of time.
     Duration,
