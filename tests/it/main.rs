@@ -25,7 +25,7 @@ mod members;
 mod prompt;
 mod seeding;
 mod timeouts;
+mod transcripts;
 mod trees;
-mod tutorial_volunteers;
 mod verify;
 mod volunteers;

@@ -13,6 +13,19 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// Opens a pseudo-terminal and returns its controlling end and its end for programs.
+pub fn open(size: Winsize) -> (File, File) {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let path = ptsname(&controller, Vec::new()).unwrap();
+    // Closed in other programs: a program that held it open would keep the reader from its end.
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let screen = rustix::fs::open(path, flags, Mode::empty()).unwrap();
+    tcsetwinsize(&screen, size).unwrap();
+    (File::from(controller), File::from(screen))
+}
+
 /// A program at a terminal of its own.
 pub struct AtTerminal {
     child: Child,
@@ -35,15 +48,7 @@ impl AtTerminal {
 
     /// Any of the programs.
     pub fn start(dir: &Path, program: &str, args: &[&str]) -> Self {
-        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&controller).unwrap();
-        unlockpt(&controller).unwrap();
-        let path = ptsname(&controller, Vec::new()).unwrap();
-        // Closed in other programs: whoever held it open would keep the reading from its end.
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let screen = rustix::fs::open(path, flags, Mode::empty()).unwrap();
-        tcsetwinsize(&screen, Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
-        let (keys, screen) = (File::from(controller), File::from(screen));
+        let (keys, screen) = open(Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 });
         let end = || screen.try_clone().unwrap();
         let child = Command::new(binary(program))
             .args(args)
