@@ -7,6 +7,7 @@
 //! through its printer.
 
 use super::console::Console;
+use super::help::LOGGING;
 use super::line::line;
 use crate::content::limits::{EVENT_TARGET, LOG_FILE};
 use anyhow::Context;
@@ -23,23 +24,23 @@ use std::sync::LazyLock;
 /// Where systems keep the time zone that they are in.
 const LOCAL_TIME: &str = "/etc/localtime";
 
-/// The flags for logging, the same in every binary.
+/// The flags for logging, the same in all programs.
 #[derive(clap::Args, Debug, Clone)]
 pub struct LogOptions {
-    /// Append log lines and events to this file; several programs may share one
-    #[arg(long, value_name = "PATH", default_value = LOG_FILE)]
+    /// File that log lines and event lines are appended to; several programs may share one
+    #[arg(long, value_name = "PATH", default_value = LOG_FILE, help_heading = LOGGING)]
     pub log_file: PathBuf,
-    /// Say more: -v shows debug lines, -vv everything (the variable RUST_LOG, when set, decides instead)
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    /// Show more log lines: -v debug, -vv all; the environment variable RUST_LOG overrides -v and -q
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = LOGGING)]
     pub verbose: u8,
-    /// Say less: -q hides progress bars and shows warnings and errors only, -qq only errors; the log file
+    /// Show fewer log lines: -q only warnings and errors, without progress bars; -qq only errors. The log file
     /// stays complete
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = LOGGING)]
     pub quiet: u8,
 }
 
 impl LogOptions {
-    /// What the terminal shows, unless `RUST_LOG` says otherwise.
+    /// The level of the terminal, unless `RUST_LOG` is set.
     pub fn level(&self) -> LevelFilter {
         match i16::from(self.verbose) - i16::from(self.quiet) {
             2.. => LevelFilter::Trace,

@@ -7,7 +7,7 @@ use crate::content::{FileId, FileName};
 use crate::daemon::lookup::Query;
 use crate::daemon::member::{Member, MemberConfig, Wish};
 use crate::daemon::volunteer::Volunteer;
-use crate::daemon::{DaemonError, Fault};
+use crate::daemon::{DaemonError, Fault, next_step};
 use crate::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub fn run(
     shutdown: &Shutdown,
 ) -> Result<(), DaemonError> {
     let wishes = task.get.iter().map(|text| wish(text, task.wait)).collect::<Result<Vec<_>, _>>()?;
-    let name = config.name.clone();
+    let (name, manager, tracker) = (config.name.clone(), config.manager, config.tracker);
     let member = Member::start(config, watch.clone(), shutdown)?;
     // With something to do before the end, what asks for the end is not yet the end.
     let leaving = if task.drain_on_exit { shutdown.child() } else { shutdown.clone() };
@@ -49,7 +49,14 @@ pub fn run(
     }
     let result = match wishes.is_empty() {
         true if has_terminal() => super::prompt::run(&member, &name, task.wait, watch, &leaving),
-        true => wait(&member, &leaving),
+        true => {
+            match (manager, tracker) {
+                (Some(manager), _) => log::info!("{}", next_step::get_from_peers(manager)),
+                (None, Some(tracker)) => log::info!("{}", next_step::download_any(tracker)),
+                (None, None) => {}
+            }
+            wait(&member, &leaving)
+        }
         false => get_all(&member, wishes, task.stay, &leaving),
     };
     if task.drain_on_exit {

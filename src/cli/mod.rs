@@ -9,6 +9,8 @@ pub mod bar;
 pub mod console;
 pub mod exit;
 pub mod flags;
+pub mod folder;
+pub mod help;
 pub mod keeper;
 mod line;
 pub mod list;

@@ -171,7 +171,7 @@ fn nobody_has_it() {
     let tracker = tracker(place.path(), &[]);
     let mut by_name = leecher(place.path(), tracker.address(), &["nowhere.bin"]);
     by_name.ends_with(3);
-    by_name.wait_for_text("ERROR - nobody who is there has nowhere.bin");
+    by_name.wait_for_text("ERROR - nowhere.bin not found: no peer offers it");
     let id = "ab".repeat(32);
     leecher(place.path(), tracker.address(), &["--id", &id]).ends_with(3);
 }

@@ -1,7 +1,7 @@
 //! `tracker status`: asks a tracker on this machine how its volunteers and files are.
 
 use super::show;
-use crate::daemon::{DaemonError, Fault, lookup};
+use crate::daemon::{DaemonError, Fault, lookup, next_step};
 use crate::net::Shutdown;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -13,7 +13,8 @@ use std::net::SocketAddr;
 pub fn run(tracker: SocketAddr, json: bool, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let told = lookup::status(tracker, shutdown);
     let status = told.map_err(|why| {
-        let text = format!("no status from the tracker on {tracker}: {why}");
+        let advice = next_step::after_failure("tracker", tracker, &why.to_string());
+        let text = format!("no status from the tracker on {tracker}: {why}{advice}");
         DaemonError::new(Fault::Unreachable, text)
     })?;
     let text = match json {

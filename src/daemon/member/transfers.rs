@@ -16,6 +16,7 @@ use crate::protocol::tracker::FileSummary;
 use crate::storage::PartFile;
 use crate::storage::shared_folder::FolderChange;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// Holds for a flag and for a command alike.
 const ADVICE: Advice = Advice {
     choose: "get",
+    list: Cow::Borrowed("files (at the prompt)"),
     in_the_way: "move it away, or get this one under another name (get NAME as OTHER)",
 };
 
