@@ -32,7 +32,9 @@ pub fn run(
         Ok(()) => ExitCode::Done,
         Err(error) => {
             // Each line of the text is a log line of its own.
-            error.text.lines().for_each(|line| log::error!("{line}"));
+            let is_interrupted = error.fault == Fault::Interrupted;
+            let level = if is_interrupted { log::Level::Warn } else { log::Level::Error };
+            error.text.lines().for_each(|line| log::log!(level, "{line}"));
             exit_code(error.fault)
         }
     };

@@ -442,7 +442,7 @@ fn what_people_get_wrong() {
     for extra in [&["--manager", "127.0.0.1:1"][..], &["--plain"], &["--get", "f"]] {
         let mut refused = plain(dir, &chunks, "n", extra);
         assert_eq!(refused.exit_code(), Some(2), "{extra:?}");
-        refused.wait_for_text("has a local_chunks.txt and is a chunk folder");
+        refused.wait_for_text("contains a local_chunks.txt and is a chunk folder");
     }
     // A plain folder needs to be said to be one.
     let mut bare = plain(dir, &subfolder(dir, "bare"), "n", &[]);

@@ -322,7 +322,7 @@ fn interrupted_in_the_middle_it_goes_on() {
     let (_seeder, mut leecher) = in_the_middle(dir, &there, &tracker, &bytes);
     leecher.interrupt();
     leecher.ends_with(7);
-    leecher.wait_for_text("interrupted; the same command goes on from here");
+    leecher.wait_for_text("WARNING - interrupted; run the same command to resume");
     assert!(!there.join("a.bin").exists());
     goes_on(dir, &there, &tracker, &bytes);
 }
