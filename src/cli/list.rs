@@ -1,4 +1,4 @@
-//! `leecher --list`: what a tracker knows, as a table on standard output.
+//! `leecher --list`: the files that a tracker knows, as a table on standard output.
 
 use super::table;
 use crate::daemon::{DaemonError, Fault, lookup, next_step};
@@ -6,7 +6,7 @@ use crate::net::{Shutdown, Timeouts};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
-/// Asks a tracker and shows what it answers. When it knows nothing, only standard error says so.
+/// Prints the list of files. An empty list is reported on standard error only.
 ///
 /// # Errors
 /// The tracker does not answer.
