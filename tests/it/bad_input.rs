@@ -147,11 +147,11 @@ fn a_port_in_use_is_an_error() {
 fn a_missing_file_is_an_error() {
     let place = place();
     let dir = place.path();
-    let nobody = "127.0.0.1:9".parse().unwrap();
-    let mut lost = start_seeder(dir, &dir.join("nowhere.bin"), nobody, &[]);
+    let closed = "127.0.0.1:9".parse().unwrap();
+    let mut lost = start_seeder(dir, &dir.join("nowhere.bin"), closed, &[]);
     lost.ends_with(17);
     lost.wait_for_text("nowhere.bin");
-    let mut folder = start_seeder(dir, &subfolder(dir, "folder"), nobody, &[]);
+    let mut folder = start_seeder(dir, &subfolder(dir, "folder"), closed, &[]);
     folder.ends_with(17);
     folder.wait_for_text("is not a regular file");
 }

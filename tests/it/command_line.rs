@@ -185,10 +185,10 @@ fn port_and_transfer_port_are_one_flag() {
     let dir = place.path();
     let (file, folder) = (write(dir, "file", b"bytes"), chunk_folder(dir, "folder", 1, &[(1, b"x")]));
     let (file, folder) = (file.to_str().unwrap(), folder.to_str().unwrap());
-    let nobody = "127.0.0.1:9";
-    Program::start("seeder", &["-f", file, "-transfer_port", "0", "--tracker", nobody], dir).address();
+    let closed = "127.0.0.1:9";
+    Program::start("seeder", &["-f", file, "-transfer_port", "0", "--tracker", closed], dir).address();
     for flag in ["--port", "-p", "-transfer-port"] {
-        let args = ["-folder", folder, flag, "0", "-name", "a", "--tracker", nobody];
+        let args = ["-folder", folder, flag, "0", "-name", "a", "--tracker", closed];
         Program::start("client", &args, dir).address();
     }
 }

@@ -111,7 +111,7 @@ fn a_full_disk_ends_with_9_before_and_during_a_download() {
     before.ends_with(9);
     before.wait_for_text("missing");
     assert!(names_in(disk.path()).is_empty(), "nothing is left behind");
-    // There is room when it begins, and somebody else takes it.
+    // There is free space at the start, and then another program takes it.
     let mut during = leecher(dir, tracker.address(), &["fits.bin", "--out", out]);
     // Two are in flight at most: some of them are on the disk.
     slow.wait_for_count("serving chunk", 8);
