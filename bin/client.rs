@@ -1,14 +1,16 @@
-//! `client`: a folder in a swarm.
+//! `client`: completes a chunk folder, or shares a plain folder.
 #![forbid(unsafe_code)]
 
 use clap::Parser;
 use shoal::cli::flags::{self, ServeFlags};
+use shoal::cli::folder::{self, FolderKind};
+use shoal::cli::help::{FILES, NETWORK, TIMEOUTS, VOLUNTEERS};
 use shoal::cli::{self, BarWatch, LogOptions, member};
-use shoal::content::{EntityName, limits, local_chunks};
+use shoal::content::{EntityName, limits};
+use shoal::daemon::DaemonError;
 use shoal::daemon::client::{self, ClientConfig};
 use shoal::daemon::member::MemberConfig;
 use shoal::daemon::volunteer::VolunteerConfig;
-use shoal::daemon::{DaemonError, Fault};
 use shoal::net::Shutdown;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,62 +18,56 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A folder in a swarm. A folder with a local_chunks.txt is completed from others that have the missing chunks; of
-/// any other folder every file is shared, and files of others can be got into it.
+/// Exchanges files with other peers. In a chunk folder (with a local_chunks.txt) it downloads the missing chunks. It
+/// shares every file of a plain folder, and downloads files of other peers into it.
 #[derive(Parser)]
 #[command(name = "client", version)]
 struct Flags {
-    /// The folder
-    #[arg(long, value_name = "PATH")]
+    /// Chunk folder or plain folder
+    #[arg(long, value_name = "PATH", help_heading = FILES)]
     folder: PathBuf,
-    /// The port on which others fetch chunks; 0 takes any free one
-    #[arg(long = "transfer_port", value_name = "PORT")]
+    /// Chunk folder: name of the chunk set
+    #[arg(long, value_name = "NAME", default_value = limits::DEFAULT_SET, help_heading = FILES)]
+    set: EntityName,
+    /// Chunk folder: exit when this folder and those of all other peers are complete, or after 10 s without a request
+    #[arg(long, help_heading = FILES)]
+    exit_when_complete: bool,
+    /// Plain folder: download a file, by name or id, and exit; may be repeated
+    #[arg(long, value_name = "NAME", help_heading = FILES)]
+    get: Vec<String>,
+    #[arg(long, requires = "get", help = flags::STAY_HELP, help_heading = FILES)]
+    stay: bool,
+    /// Plain folder: offer this amount of storage to the tracker for replicas of its chunks, for example 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = flags::parse_storage, help_heading = VOLUNTEERS)]
+    volunteer: Option<u64>,
+    /// Folder for the replicas [default: .volunteer in the folder]
+    #[arg(long, value_name = "PATH", requires = "volunteer", help_heading = VOLUNTEERS)]
+    volunteer_dir: Option<PathBuf>,
+    /// At the first Ctrl-C wait until the replicas have been copied to other volunteers; exit at the second
+    #[arg(long, requires = "volunteer", help_heading = VOLUNTEERS)]
+    drain_on_exit: bool,
+    #[arg(short = 'p', long = "transfer_port", visible_alias = "port", value_name = "PORT", help = flags::PORT_HELP,
+        help_heading = NETWORK)]
     transfer_port: u16,
-    /// The name of this client, as it stands in logs.log
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help = flags::NAME_HELP, help_heading = NETWORK)]
     name: EntityName,
-    /// The tracker: an address or a name; without a port, port 5100
-    /// [default: 127.0.0.1:5100, unless a manager is given]
-    #[arg(long, value_name = "ADDR", value_parser = flags::parse_tracker)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_tracker, help_heading = NETWORK,
+        help = format!("{} [default: 127.0.0.1:5100; none with --manager]", flags::TRACKER_HELP))]
     tracker: Option<SocketAddr>,
-    /// Plain folder: the manager that tells of other peers; without a port, port 10000
-    #[arg(long, value_name = "ADDR",
-        value_parser = |text: &str| flags::parse_address(text, limits::MANAGER_ADDRESS.port()))]
+    /// Plain folder: address or host name of the manager; the port is 10000 if omitted
+    #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_manager, help_heading = NETWORK)]
     manager: Option<SocketAddr>,
     /// Plain folder: share it through the tracker, without a manager
-    #[arg(long)]
+    #[arg(long, help_heading = NETWORK)]
     plain: bool,
-    /// Plain folder: lend so much space to the tracker, which keeps chunks of its files there; for example 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = flags::parse_lent)]
-    volunteer: Option<u64>,
-    /// With --volunteer: where those chunks are kept [default: .volunteer in the folder]
-    #[arg(long, value_name = "PATH", requires = "volunteer")]
-    volunteer_dir: Option<PathBuf>,
-    /// With --volunteer: before leaving, wait until what is kept here has been copied elsewhere; a second Ctrl-C
-    /// leaves at once
-    #[arg(long, requires = "volunteer")]
-    drain_on_exit: bool,
-    /// Plain folder: get a file, by name or id, and exit; may be given several times
-    #[arg(long, value_name = "NAME")]
-    get: Vec<String>,
-    /// With --get: go on serving afterwards
-    #[arg(long, requires = "get")]
-    stay: bool,
-    /// With --get: wait so long for somebody to have the file, when nobody does at first
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = flags::parse_wait)]
-    wait: Duration,
-    /// Chunk folder: the set that the chunks belong to
-    #[arg(long, value_name = "NAME", default_value = limits::DEFAULT_SET)]
-    set: EntityName,
-    /// Chunk folder: end when the folder is complete and those of the others are, too, or nobody asks for its chunks
-    #[arg(long)]
-    exit_when_complete: bool,
-    /// Give up when the tracker or manager has not answered, or no chunk has come, for so long
-    /// [default: never; 90 for a chunk]
-    #[arg(long, value_name = "SECONDS", value_parser = flags::parse_seconds)]
-    timeout: Option<Duration>,
     #[command(flatten)]
     serve: ServeFlags,
+    #[arg(long, value_name = "SECONDS", value_parser = flags::parse_seconds, help_heading = TIMEOUTS,
+        help = format!("{} [default: never; 90 for a download]", flags::TIMEOUT_HELP))]
+    timeout: Option<Duration>,
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = flags::parse_wait,
+        help = flags::WAIT_HELP, help_heading = TIMEOUTS)]
+    wait: Duration,
     #[command(flatten)]
     log: LogOptions,
 }
@@ -83,35 +79,20 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
-    let has_list = flags.folder.join(local_chunks::FILE).exists();
-    let wants_plain =
+    let is_shared =
         flags.manager.is_some() || flags.plain || flags.volunteer.is_some() || !flags.get.is_empty();
-    match (has_list, wants_plain) {
-        (true, true) => {
-            let text = format!(
-                "{} has a {} and is a chunk folder; --manager, --plain, --volunteer and --get are for plain \
-                 folders",
-                flags.folder.display(),
-                local_chunks::FILE
-            );
-            Err(DaemonError::new(Fault::Usage, text))
+    match (folder::kind(&flags.folder)?, is_shared) {
+        (FolderKind::Chunks, false) => complete(flags, watch, shutdown),
+        (FolderKind::Plain, true) => share(flags, watch, shutdown),
+        (FolderKind::Chunks, true) => Err(folder::not_plain(&flags.folder)),
+        (FolderKind::Plain, false) => {
+            Err(folder::needs_a_way(&flags.folder, flags.transfer_port, flags.name.as_str()))
         }
-        (false, true) => share(flags, watch, shutdown),
-        // A folder without the list is an error that names it.
-        (_, false) => complete(flags, watch, shutdown),
     }
 }
 
-/// A chunk folder.
+/// Completes a chunk folder.
 fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
-    let list = flags.folder.join(local_chunks::FILE);
-    if flags.folder.is_dir() && list.symlink_metadata().is_err() {
-        let text = format!(
-            "cannot open {}: No such file or directory; a folder without it is shared with --manager or --plain",
-            list.display()
-        );
-        return Err(DaemonError::new(Fault::FileAccess, text));
-    }
     let config = ClientConfig {
         folder: flags.folder,
         listen: flags.serve.address(flags.transfer_port),
@@ -126,7 +107,7 @@ fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<
     client::run(config, &**watch, shutdown)
 }
 
-/// A plain folder.
+/// Shares a plain folder.
 fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let without_tracker = flags.manager.is_some() && flags.volunteer.is_none();
     let default = if without_tracker { None } else { Some(limits::TRACKER_ADDRESS) };

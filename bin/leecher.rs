@@ -1,60 +1,61 @@
-//! `leecher`: gets a file from everybody who has it.
+//! `leecher`: downloads a file from all peers that offer it.
 #![forbid(unsafe_code)]
 
 use clap::Parser;
 use shoal::cli::flags::{self, ServeFlags, TrackerFlag, VerifyFlag};
+use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{EntityName, FileId, FileName, limits};
 use shoal::daemon::leecher::{self, LeecherConfig, StayConfig};
 use shoal::daemon::lookup::Query;
+use shoal::daemon::next_step;
 use shoal::daemon::transfer::{Advice, Order, Recheck};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Gets a file from everybody who has it, at once, and checks every byte.
+/// Downloads a file from all peers that offer it at the same time, and verifies every chunk.
 #[derive(Parser)]
 #[command(name = "leecher", version)]
 struct Flags {
-    /// The file's name [default: large_text_file.txt, unless --id is given]
+    /// Name of the file [default: large_text_file.txt, unless --id is given]
     #[arg(value_name = "NAME")]
     name: Option<FileName>,
-    /// The file's id, which decides when several files have the same name
-    #[arg(long, value_name = "HEX")]
+    /// Id of the file, which selects one of several files with the same name
+    #[arg(long, value_name = "HEX", help_heading = FILES)]
     id: Option<FileId>,
     /// List the files that the tracker knows, and exit
-    #[arg(long, conflicts_with_all = ["name", "id", "out", "overwrite", "stay", "durable"])]
+    #[arg(long, conflicts_with_all = ["name", "id", "out", "overwrite", "stay", "durable"], help_heading = FILES)]
     list: bool,
-    /// Where to put the file: a path, or a folder [default: its name, in this folder]
-    #[arg(short, long, value_name = "PATH")]
+    /// Path or folder for the downloaded file [default: NAME in the current folder]
+    #[arg(short, long, value_name = "PATH", help_heading = FILES)]
     out: Option<PathBuf>,
-    /// Replace a different file that is in the way
-    #[arg(long)]
+    /// Replace a different file at the target path
+    #[arg(long, help_heading = FILES)]
     overwrite: bool,
     #[command(flatten)]
     verify: VerifyFlag,
-    /// Serve what is there while downloading, and go on serving when done
-    #[arg(long)]
+    #[arg(long, help = flags::STAY_HELP, help_heading = FILES)]
     stay: bool,
-    /// With --stay: the port to serve on; 0 takes any free one
-    #[arg(short, long, value_name = "PORT", default_value_t = 0)]
-    port: u16,
-    /// With --stay: what this peer is called in the tracker's log [default: leecher-PORT]
-    #[arg(long = "name", value_name = "NAME")]
-    peer_name: Option<EntityName>,
-    /// Wait until the finished file is on the disk, not just with the system
-    #[arg(long)]
+    /// fsync the file before exiting
+    #[arg(long, help_heading = FILES)]
     durable: bool,
-    /// Give up when the tracker has not answered, or nothing has arrived, for so long
-    #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = flags::parse_seconds)]
-    timeout: Duration,
-    /// Wait so long for somebody to have the file, when nobody does at first
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = flags::parse_wait)]
-    wait: Duration,
-    #[command(flatten)]
-    serve: ServeFlags,
+    #[arg(short, long, visible_alias = "transfer_port", value_name = "PORT", default_value_t = 0,
+        help = flags::PORT_HELP, help_heading = NETWORK)]
+    port: u16,
+    #[arg(long = "name", value_name = "NAME", help = format!("{} [default: leecher-PORT]", flags::NAME_HELP),
+        help_heading = NETWORK)]
+    peer_name: Option<EntityName>,
     #[command(flatten)]
     tracker: TrackerFlag,
+    #[command(flatten)]
+    serve: ServeFlags,
+    #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = flags::parse_seconds,
+        help = flags::TIMEOUT_HELP, help_heading = TIMEOUTS)]
+    timeout: Duration,
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = flags::parse_wait,
+        help = flags::WAIT_HELP, help_heading = TIMEOUTS)]
+    wait: Duration,
     #[command(flatten)]
     log: LogOptions,
 }
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
             advice: Advice {
                 choose: "--id",
                 in_the_way: "--overwrite replaces it, --out puts this one elsewhere",
+                list: next_step::list(flags.tracker.tracker).into(),
             },
         },
         tracker: flags.tracker.tracker,

@@ -1,8 +1,9 @@
-//! `manager`: keeps the list of active peers, and tells it to everybody on it.
+//! `manager`: keeps the list of active peers and sends it to all of them.
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use shoal::cli::flags::{self, LeaseFlags, TimeoutFlags};
+use shoal::cli::flags::{self, ConnectionsFlag, LeaseFlags, TimeoutFlags};
+use shoal::cli::help::NETWORK;
 use shoal::cli::{self, LogOptions};
 use shoal::content::limits;
 use shoal::daemon::DaemonError;
@@ -10,22 +11,22 @@ use shoal::daemon::manager::{self, ManagerConfig};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-/// Keeps the list of active peers, and tells it to everybody on it. Runs until Ctrl-C.
+/// Keeps the list of active peers and sends it to all of them at each change, so that clients find each other. Runs
+/// until Ctrl-C.
 #[derive(Parser)]
 #[command(name = "manager", version)]
 struct Flags {
-    /// Where to listen, TCP and UDP; port 0 takes any free one
-    #[arg(long, value_name = "ADDR", default_value_t = limits::MANAGER_ADDRESS,
-        value_parser = |text: &str| flags::parse_listen(text, limits::MANAGER_ADDRESS.port()))]
+    /// Address to listen on, TCP and UDP; port 0 selects any free one
+    #[arg(long, value_name = "HOST:PORT", default_value_t = limits::MANAGER_ADDRESS,
+        value_parser = |text: &str| flags::parse_listen(text, limits::MANAGER_ADDRESS.port()), help_heading = NETWORK)]
     listen: SocketAddr,
+    /// Accept peers that advertise an address of another host than the one they connect from
+    #[arg(long, help_heading = NETWORK)]
+    trust_advertised: bool,
+    #[command(flatten)]
+    connections: ConnectionsFlag,
     #[command(flatten)]
     leases: LeaseFlags,
-    /// Let peers advertise an address of another machine than they come from
-    #[arg(long)]
-    trust_advertised: bool,
-    /// Connections served at once
-    #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX)]
-    max_connections: usize,
     #[command(flatten)]
     timeouts: TimeoutFlags,
     #[command(flatten)]
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
             listen: flags.listen,
             leases: flags.leases.leases()?,
             trust_advertised: flags.trust_advertised,
-            connections: flags.max_connections,
+            connections: flags.connections.max_connections,
             timeouts: flags.timeouts.timeouts(),
         };
         let manager = manager::start(&config, shutdown).map_err(DaemonError::from)?;

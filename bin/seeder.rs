@@ -1,8 +1,9 @@
-//! `seeder`: offers one file to whoever asks.
+//! `seeder`: shares one file through a tracker.
 #![forbid(unsafe_code)]
 
 use clap::Parser;
 use shoal::cli::flags::{self, ServeFlags, TrackerFlag};
+use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{EntityName, FileName, limits};
 use shoal::daemon::seeder::{self, SeederConfig};
@@ -10,32 +11,33 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Offers one file: hashes it, registers with a tracker, serves it until Ctrl-C.
+/// Shares one file: hashes it, registers it with a tracker, and uploads its chunks to other peers until Ctrl-C.
 #[derive(Parser)]
 #[command(name = "seeder", version)]
 struct Flags {
-    /// The file to offer
-    #[arg(short, long, value_name = "FILE", default_value = limits::SEEDER_FILE)]
+    /// File to share
+    #[arg(short, long, value_name = "FILE", default_value = limits::SEEDER_FILE, help_heading = FILES)]
     file: PathBuf,
-    /// The port to serve on; 0 takes any free one
-    #[arg(short, long, value_name = "PORT", default_value_t = limits::SEEDER_PORT)]
-    port: u16,
-    /// The name to offer the file under, instead of its own
-    #[arg(long = "as", value_name = "NAME")]
+    /// Name under which the file is offered [default: its own name]
+    #[arg(long = "as", value_name = "NAME", help_heading = FILES)]
     offer_as: Option<FileName>,
-    /// Bytes in a chunk, a power of two from 16KiB to 64MiB [default: 512KiB, more for files over 32 GiB]
-    #[arg(long, value_name = "SIZE", value_parser = flags::parse_chunk_size)]
+    /// Size of a chunk: a power of two from 16KiB to 64MiB [default: 512KiB, larger for
+    /// files above 32 GiB]
+    #[arg(long, value_name = "SIZE", value_parser = flags::parse_chunk_size, help_heading = FILES)]
     chunk_size: Option<u32>,
-    /// What this peer is called in the tracker's log [default: seeder-PORT]
-    #[arg(long, value_name = "NAME")]
+    #[arg(short, long, visible_alias = "transfer_port", value_name = "PORT", default_value_t = limits::SEEDER_PORT,
+        help = flags::PORT_HELP, help_heading = NETWORK)]
+    port: u16,
+    #[arg(long, value_name = "NAME", help = format!("{} [default: seeder-PORT]", flags::NAME_HELP),
+        help_heading = NETWORK)]
     name: Option<EntityName>,
-    /// Give up when the tracker has not answered for so long [default: never]
-    #[arg(long, value_name = "SECONDS", value_parser = flags::parse_seconds)]
-    timeout: Option<Duration>,
-    #[command(flatten)]
-    serve: ServeFlags,
     #[command(flatten)]
     tracker: TrackerFlag,
+    #[command(flatten)]
+    serve: ServeFlags,
+    #[arg(long, value_name = "SECONDS", value_parser = flags::parse_seconds,
+        help = format!("{} [default: never]", flags::TIMEOUT_HELP), help_heading = TIMEOUTS)]
+    timeout: Option<Duration>,
     #[command(flatten)]
     log: LogOptions,
 }

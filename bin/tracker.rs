@@ -1,10 +1,12 @@
-//! `tracker`: knows who has what, and tells whoever asks; keeps files alive at volunteers.
+//! `tracker`: answers lookups for files and peers, and replicates files at volunteers.
 #![forbid(unsafe_code)]
 
 use clap::{Args, Parser, Subcommand};
-use shoal::cli::flags::{self, LeaseFlags, TimeoutFlags, TrackerFlag};
+use shoal::cli::flags::{self, ConnectionsFlag, LeaseFlags, TimeoutFlags, TrackerFlag};
+use shoal::cli::help::{FILES, LIMITS, NETWORK, OUTPUT, TIMEOUTS, VOLUNTEERS};
 use shoal::cli::{self, LogOptions, keeper};
 use shoal::content::limits;
+use shoal::daemon::next_step::quoted;
 use shoal::daemon::peer::ServeOptions;
 use shoal::daemon::tracker::{self, KeepConfig, TrackerConfig};
 use shoal::daemon::{DaemonError, Fault};
@@ -17,89 +19,87 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Knows who has what, and tells whoever asks. With --state it keeps the files of a folder alive at volunteers. Runs
-/// until Ctrl-C.
+/// Keeps the list of files and of the peers that offer them, and answers lookups. With --files it also replicates the
+/// files of a folder at volunteers. Runs until Ctrl-C.
 #[derive(Parser)]
 #[command(name = "tracker", version, args_conflicts_with_subcommands = true)]
 struct Flags {
     #[command(subcommand)]
-    question: Option<Question>,
-    /// Where to listen, TCP and UDP; port 0 takes any free one
-    #[arg(long, value_name = "ADDR", default_value_t = limits::TRACKER_ADDRESS,
-        value_parser = |text: &str| flags::parse_listen(text, limits::TRACKER_ADDRESS.port()))]
-    listen: SocketAddr,
-    /// How many clients must agree on a chunk's hash before it is handed out
-    #[arg(long, value_name = "N", default_value_t = limits::QUORUM as u32,
-        value_parser = clap::value_parser!(u32).range(1..=1000))]
-    quorum: u32,
-    #[command(flatten)]
-    leases: LeaseFlags,
-    /// Connections served at once
-    #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX)]
-    max_connections: usize,
-    #[command(flatten)]
-    timeouts: TimeoutFlags,
+    query: Option<Query>,
     #[command(flatten)]
     keep: KeepFlags,
+    /// Address to listen on, TCP and UDP; port 0 selects any free one
+    #[arg(long, value_name = "HOST:PORT", default_value_t = limits::TRACKER_ADDRESS, display_order = 0,
+        value_parser = |text: &str| flags::parse_listen(text, limits::TRACKER_ADDRESS.port()), help_heading = NETWORK)]
+    listen: SocketAddr,
+    /// Chunk folders: number of clients that must agree on the hash of a chunk before it is distributed
+    #[arg(long, value_name = "N", default_value_t = limits::QUORUM as u32,
+        value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = LIMITS)]
+    quorum: u32,
+    #[command(flatten)]
+    connections: ConnectionsFlag,
+    #[command(flatten)]
+    leases: LeaseFlags,
+    #[command(flatten)]
+    timeouts: TimeoutFlags,
     #[command(flatten)]
     log: LogOptions,
 }
 
-/// Questions to a tracker that runs on this machine.
+/// Queries to a running tracker.
 #[derive(Subcommand)]
-enum Question {
-    /// How its volunteers and files are
+enum Query {
+    /// Shows the volunteers and files of a running tracker on this host
     Status {
         #[command(flatten)]
         tracker: TrackerFlag,
-        /// Print JSON, for programs
-        #[arg(long)]
+        /// Print JSON instead of tables
+        #[arg(long, help_heading = OUTPUT)]
         json: bool,
         #[command(flatten)]
         log: LogOptions,
     },
 }
 
-/// Keeping files.
+/// Replication of files at volunteers.
 #[derive(Args, Clone)]
-#[command(next_help_heading = "Keeping files at volunteers")]
 struct KeepFlags {
-    /// Offer the files of this folder, and have volunteers keep copies of their chunks
-    #[arg(long, value_name = "DIR", requires = "state")]
+    /// Offer the files of this folder and replicate them at volunteers
+    #[arg(long, value_name = "DIR", requires = "state", help_heading = FILES)]
     files: Option<PathBuf>,
-    /// Where the tracker remembers which files there are and who has them
-    #[arg(long, value_name = "DIR")]
+    /// Folder for the catalogue of files and replicas; it is created if it does not exist
+    #[arg(long, value_name = "DIR", help_heading = FILES)]
     state: Option<PathBuf>,
-    /// The port on which files are served; 0 takes any free one
-    #[arg(long = "transfer_port", value_name = "PORT", default_value_t = 0, requires = "state")]
-    transfer_port: u16,
-    /// Where others reach that port, when it is not the address by which they know the tracker
-    #[arg(long, value_name = "ADDR", requires = "state")]
-    advertise: Option<SocketAddr>,
-    /// Copies of each chunk
-    #[arg(long, value_name = "N", default_value_t = limits::REPLICAS as u32, requires = "state",
-        value_parser = clap::value_parser!(u32).range(1..=16))]
-    replicas: u32,
-    /// Volunteers that must be there before anything is distributed
-    #[arg(long, value_name = "N", default_value_t = limits::VOLUNTEERS_MIN as u32, requires = "state",
-        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    min_volunteers: u32,
-    /// Delete files from the folder once volunteers have every copy, to save space; they are still kept and offered
-    #[arg(long, requires = "files")]
+    /// Delete a file from the folder after volunteers have stored all replicas; it is still offered
+    #[arg(long, requires = "files", help_heading = FILES)]
     offload: bool,
-    /// Copy at most so much a second to repair, for example 50MB; 0 for as fast as it goes
-    #[arg(long, value_name = "RATE", default_value = "0", value_parser = flags::parse_rate, requires = "state")]
-    repair_limit: u64,
-    /// How often a random chunk's holders have to prove that they have it
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = flags::parse_seconds,
-        requires = "state")]
-    challenge: Duration,
-    /// Upload at most so much a second, for example 5MB; 0 for as fast as it goes
-    #[arg(long, value_name = "RATE", default_value = "0", value_parser = flags::parse_rate, requires = "state")]
-    upload_limit: u64,
-    /// Forget what is remembered (a copy is put aside) and learn it again from what volunteers report
-    #[arg(long, requires = "state")]
+    /// Move the catalogue aside and build a new one from the reports of volunteers
+    #[arg(long, requires = "state", help_heading = FILES)]
     rebuild: bool,
+    /// Number of replicas of each chunk, 1 to 16
+    #[arg(long, value_name = "N", default_value_t = limits::REPLICAS as u32, requires = "state",
+        value_parser = clap::value_parser!(u32).range(1..=16), help_heading = VOLUNTEERS)]
+    replicas: u32,
+    /// Number of volunteers that must be active before files are distributed
+    #[arg(long, value_name = "N", default_value_t = limits::VOLUNTEERS_MIN as u32, requires = "state",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = VOLUNTEERS)]
+    min_volunteers: u32,
+    #[arg(long = "transfer_port", short = 'p', visible_alias = "port", value_name = "PORT", default_value_t = 0,
+        requires = "state", help = flags::PORT_HELP, help_heading = NETWORK)]
+    transfer_port: u16,
+    #[arg(long, value_name = "IP:PORT", requires = "state", help = flags::ADVERTISE_HELP, help_heading = NETWORK)]
+    advertise: Option<SocketAddr>,
+    #[arg(long, value_name = "RATE", default_value = "0", value_parser = flags::parse_rate, requires = "state",
+        help = flags::UPLOAD_LIMIT_HELP, help_heading = LIMITS)]
+    upload_limit: u64,
+    /// Maximum rate of copies for repair in bytes per second, for example 50MB; 0 means no limit
+    #[arg(long, value_name = "RATE", default_value = "0", value_parser = flags::parse_rate, requires = "state",
+        help_heading = LIMITS)]
+    repair_limit: u64,
+    /// Interval at which the holders of a random chunk must prove that they have it
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = flags::parse_seconds,
+        requires = "state", help_heading = TIMEOUTS)]
+    challenge: Duration,
 }
 
 impl KeepFlags {
@@ -132,16 +132,20 @@ impl KeepFlags {
 
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
-    if let Some(Question::Status { tracker, json, log }) = flags.question {
+    if let Some(Query::Status { tracker, json, log }) = flags.query {
         return cli::run(&log, |_, shutdown| keeper::status::run(tracker.tracker, json, shutdown));
     }
     let log = flags.log.clone();
     cli::run(&log, |watch, shutdown| {
         let (leases, local) = (flags.leases.leases()?, flags.listen.ip());
-        let (connections, timeouts) = (flags.max_connections, flags.timeouts.timeouts());
+        let (connections, timeouts) = (flags.connections.max_connections, flags.timeouts.timeouts());
         let rules = Rules { leases, quorum: flags.quorum as usize, local };
         if let Some(folder) = flags.keep.files.as_ref().filter(|folder| !folder.is_dir()) {
-            let text = format!("{} is not a folder whose files could be offered", folder.display());
+            let text = format!(
+                "{} is not a folder; create it with: mkdir -p {} (or choose another with --files DIR)",
+                folder.display(),
+                quoted(&folder.display().to_string())
+            );
             return Err(DaemonError::new(Fault::FileAccess, text));
         }
         let keep = flags.keep.config(&rules, (connections, timeouts), &flags.log);

@@ -1,17 +1,16 @@
-//! One dash for long flags: `client -folder F -transfer_port P -name N`.
+//! Long flags with one dash: `client -folder F -transfer_port P -name N`.
 //!
-//! A pure pass over the arguments before clap sees them. A word with one dash that is exactly a long
-//! flag of the command gets its second dash. Other words with one dash are left alone when they can
-//! only be short flags, and refused when they look like a long flag that was mistyped: clap would
-//! read `-fil x` as `-f il` and go on with the wrong file. Every flag may be spelled with `_` or `-`
-//! between its words.
+//! A pure pass over the arguments before clap parses them. An argument with one dash that is exactly a long flag of the
+//! command gets a second dash. Other arguments with one dash are kept if they can only be short flags. They are refused
+//! if they look like a mistyped long flag: clap would read `-fil x` as `-f il` and use the wrong file. The words of a
+//! flag may be separated by `_` or `-`.
 //!
-//! Invariant: an argument is kept as it is, gets one more dash in front, or ends in a usage error; its
-//! bytes are never changed, so paths need not be UTF-8. What follows `--` is never looked at.
+//! Invariant: an argument is kept, gets one more dash, or causes a usage error. Its bytes never change, so paths need
+//! not be UTF-8. Arguments after `--` are kept.
 
-use super::exit;
+use super::help;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser};
+use clap::{Arg, ArgAction, CommandFactory, Parser};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -19,16 +18,25 @@ use std::path::Path;
 /// A long flag at least this similar to a refused word is suggested (1 is the same word).
 const SIMILAR: f64 = 0.7;
 
-/// Reads the command line of this process. `--help` and `--version` print and exit with 0, a usage
-/// error prints and exits with 2 ([`ExitCode::Usage`](exit::ExitCode::Usage)).
+/// Parses the command line of this process. `--help` and `--version` print and exit with 0. A usage error prints the
+/// reason and an example, and exits with 2 ([`ExitCode::Usage`](super::ExitCode::Usage)).
 pub fn parse<T: Parser>() -> T {
-    try_parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    try_parse_from(std::env::args_os()).unwrap_or_else(|error| {
+        // A closed terminal changes nothing about the exit code.
+        let _ = error.print();
+        if error.use_stderr()
+            && let Some(example) = help::example(T::command().get_name())
+        {
+            eprintln!("{example}");
+        }
+        std::process::exit(error.exit_code())
+    })
 }
 
-/// Reads a command line, the program's name first.
+/// Parses a command line that begins with the name of the program.
 ///
 /// # Errors
-/// What clap has to say about it, help and version included.
+/// A usage error, or a request for help or the version.
 pub fn try_parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<T, clap::Error> {
     let mut command = command::<T>();
     let args = with_two_dashes(&mut command, args)?;
@@ -36,12 +44,38 @@ pub fn try_parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Re
     T::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
 
-/// The command as people use it: both spellings of each flag, and the exit codes below the help.
+/// The command with both spellings of each flag, and with exit codes and examples at the end of its help.
 pub fn command<T: CommandFactory>() -> clap::Command {
-    let command = with_both_spellings(T::command()).mut_subcommands(with_both_spellings);
-    match command.get_after_help() {
-        Some(_) => command,
-        None => command.after_help(exit::HELP_TABLE),
+    let command = T::command();
+    let name = command.get_name().to_owned();
+    completed(command, &name).mut_subcommands(|subcommand| {
+        let name = format!("{name} {}", subcommand.get_name());
+        completed(subcommand, &name)
+    })
+}
+
+fn completed(command: clap::Command, name: &str) -> clap::Command {
+    // clap removes the full stop of a doc comment.
+    let purpose = command.get_about().map(|text| format!("{text}.")).unwrap_or_default();
+    let command = command.about(purpose);
+    with_both_spellings(with_help_group(command)).after_help(help::ending(name))
+}
+
+/// Moves `--help` and `--version` into a group of their own below the other flags.
+fn with_help_group(command: clap::Command) -> clap::Command {
+    let has_version = command.get_version().is_some();
+    let flag = |name, letter, action, text| {
+        Arg::new(name).short(letter).long(name).action(action).help(text).help_heading(help::HELP)
+    };
+    let command = command.disable_help_flag(true).arg(flag("help", 'h', ArgAction::Help, "Print this help"));
+    match has_version {
+        true => command.disable_version_flag(true).arg(flag(
+            "version",
+            'V',
+            ArgAction::Version,
+            "Print the version",
+        )),
+        false => command,
     }
 }
 
@@ -57,22 +91,22 @@ fn with_both_spellings(command: clap::Command) -> clap::Command {
     })
 }
 
-/// Each long name of a flag, aliases included.
-fn names(arg: &clap::Arg) -> impl Iterator<Item = &str> {
+/// The long names of a flag, aliases included.
+fn names(arg: &Arg) -> impl Iterator<Item = &str> {
     arg.get_long().into_iter().chain(arg.get_all_aliases().into_iter().flatten())
 }
 
-/// The pass itself. The first argument is the program's name.
+/// Rewrites the arguments. The first is the name of the program.
 fn with_two_dashes(
     command: &mut clap::Command,
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<Vec<OsString>, clap::Error> {
-    command.build(); // adds --help and --version
+    command.build();
     let flags = Flags::of(command);
     let mut args = args.into_iter();
     let mut rewritten: Vec<OsString> = args.next().into_iter().collect();
     if let Some(name) = rewritten.first().and_then(|path| Path::new(path).file_name()) {
-        command.set_bin_name(name.to_string_lossy()); // as clap does, for the usage in a refusal
+        command.set_bin_name(name.to_string_lossy()); // as clap does, for the usage line in an error
     }
     while let Some(arg) = args.next() {
         match flags.judge(&arg) {
@@ -93,26 +127,26 @@ fn with_two_dashes(
     Ok(rewritten)
 }
 
-/// What becomes of one argument.
+/// The decision on one argument.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Not ours: clap knows what to do with it.
+    /// It is left to clap.
     Keep,
-    /// A long flag that lacks a dash.
+    /// A long flag with one dash.
     LongFlag,
-    /// A word (without its dash) that would be read as something else than was meant.
+    /// A word (without its dash) that clap would misread.
     Refuse(String),
 }
 
 /// The flags of one command.
 struct Flags {
     long: HashSet<String>,
-    /// Whether the short flag takes a value.
+    /// The short flags, and whether each takes a value.
     short: HashMap<char, bool>,
 }
 
 impl Flags {
-    /// Those of its subcommands count as its own: no flag means one thing there and another here.
+    /// The flags of the command and of its subcommands: a flag has one meaning in all of them.
     fn of(command: &clap::Command) -> Self {
         let arguments = || command.get_subcommands().chain([command]).flat_map(clap::Command::get_arguments);
         let long = arguments().flat_map(names).map(str::to_owned).collect();
@@ -126,7 +160,7 @@ impl Flags {
     }
 
     fn judge(&self, arg: &OsStr) -> Verdict {
-        // The first bytes of an encoded string are ASCII exactly when its first characters are.
+        // The first byte of the encoded string is ASCII if and only if the first character is.
         let Some(text) = arg.as_encoded_bytes().strip_prefix(b"-") else { return Verdict::Keep };
         match text {
             [] | [b'-' | b'=' | b'0'..=b'9', ..] | [b'.', b'0'..=b'9', ..] => return Verdict::Keep,
@@ -144,8 +178,8 @@ impl Flags {
         }
     }
 
-    /// Whether a word can only be meant as short flags: `-vv`, `-vp`, `-p7000`, `-vp=7000`, `-f./x`.
-    /// A value that begins with a letter must stand apart, since the word may be a mistyped long flag.
+    /// Whether a word can only consist of short flags: `-vv`, `-vp`, `-p7000`, `-vp=7000`, `-f./x`. A value that
+    /// begins with a letter must be a separate argument, because the word may be a mistyped long flag.
     fn is_short(&self, text: &str) -> bool {
         let mut rest = text.chars();
         while let Some(letter) = rest.next() {
@@ -181,12 +215,12 @@ fn refusal(command: &mut clap::Command, flags: &Flags, word: &str) -> clap::Erro
     error
 }
 
-/// The long flag that looks most like a word.
+/// The long flag that is most similar to a word.
 fn nearest<'a>(command: &'a clap::Command, word: &str) -> Option<&'a str> {
     command
         .get_arguments()
         .filter(|arg| !arg.is_hide_set())
-        .filter_map(clap::Arg::get_long)
+        .filter_map(Arg::get_long)
         .map(|long| (strsim::jaro_winkler(word, long), long))
         .filter(|(similarity, _)| *similarity >= SIMILAR)
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
@@ -234,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table() {
+    fn long_flags_with_one_dash_get_a_second_one() {
         for (given, wanted) in [
             ("-folder F -transfer_port 1 -name", None),
             ("-folder F -transfer_port 1", Some("--folder F --transfer_port 1")),
@@ -276,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_words_mean() {
+    fn rewritten_arguments_are_parsed() {
         let example =
             parsed(&["-folder", "F", "-transfer-port", "7", "-log_file=L", "-vv", "-offset", "-0.5"]);
         assert_eq!(example.folder, Some("F".into()));
@@ -289,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_word_and_what_was_meant() {
+    fn a_refusal_names_the_word_and_a_similar_flag() {
         let text = rewrite(&["-fil", "x"]).unwrap_err();
         for part in ["'-fil'", "'--file'", "write '-f il'", "write '-- -fil'", "Usage: client"] {
             assert!(text.contains(part), "{part} is not in {text}");
@@ -299,24 +333,24 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes() {
+    fn usage_errors_exit_with_2_and_help_with_0() {
         let code = |word: &str| {
             let error = try_parse_from::<Example>(["client".into(), word.into()]).unwrap_err();
             error.exit_code()
         };
         assert_eq!((code("-help"), code("--version")), (0, 0));
         assert_eq!((code("-fil"), code("--nothing"), code("-p70000")), (2, 2, 2));
-        let usage = exit::ExitCode::Usage as i32;
+        let usage = crate::cli::ExitCode::Usage as i32;
         assert_eq!(code("-fil"), usage);
     }
 
     #[test]
-    fn help_shows_the_exit_codes() {
-        assert!(command::<Example>().render_help().to_string().contains(exit::HELP_TABLE.trim()));
+    fn help_ends_with_the_exit_codes() {
+        assert!(command::<Example>().render_help().to_string().contains(crate::cli::exit::HELP_TABLE));
     }
 
     #[test]
-    fn clap_finds_nothing_wrong_with_the_command() {
+    fn the_command_is_valid_for_clap() {
         command::<Example>().debug_assert();
     }
 

@@ -1,62 +1,61 @@
-//! How a program ends, as a number that scripts can rely on.
+//! Exit codes of the programs, for scripts.
 //!
-//! The numbers are a promise: one is never given another meaning. [`HELP_TABLE`] is what `--help`
-//! shows; a test keeps it in step with the enum.
+//! Invariant: a number never changes its meaning. `--help` shows [`HELP_TABLE`]; a test compares it with the enum.
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ExitCode {
-    /// Everything asked for was done.
+    /// Success.
     Done = 0,
-    /// Something went wrong that has no number of its own.
+    /// Any error without a number of its own.
     Other = 1,
-    /// The command line makes no sense (clap's own number).
+    /// A wrong or missing flag or value (the number that clap uses).
     Usage = 2,
-    /// Nobody knows a file of that name or id.
+    /// No peer offers a file with that name or id.
     NotFound = 3,
-    /// The file is known, but some of its chunks are with nobody who is there.
-    NobodyHasAll = 4,
-    /// The network or the tracker cannot be reached.
+    /// The file is offered, but the active peers do not have all of its chunks.
+    ChunksMissing = 4,
+    /// The network, the tracker or the manager cannot be reached.
     Unreachable = 5,
-    /// Nothing arrived for too long.
+    /// No data arrived within the timeout.
     TimedOut = 6,
-    /// Stopped by the user; what was verified is kept, and the same command goes on from there.
+    /// Stopped by the user; verified chunks are kept for a later run.
     Interrupted = 7,
-    /// No room on the disk.
+    /// The disk or the user's quota is full.
     DiskFull = 9,
-    /// A file is already there, and it is not the one asked for.
+    /// A different file exists at the target path.
     ExistsAndDiffers = 13,
     /// A file or folder cannot be read or written.
     FileAccess = 17,
-    /// What arrived is not what it should be.
+    /// Received data does not match its digest.
     VerificationFailed = 32,
 }
 
 /// The exit codes as `--help` shows them.
 pub const HELP_TABLE: &str = "\
 Exit codes:
-   0  done
-   1  another error
-   2  wrong usage
-   3  no such file in the swarm
-   4  nobody who is there has all the chunks
+   0  success
+   1  other error, for example a port in use
+   2  usage error: a wrong or missing flag or value
+   3  file not found: no peer offers it
+   4  chunks missing: the active peers do not have all chunks of the file
    5  the network, the tracker or the manager cannot be reached
-   6  timed out: nothing arrived for too long
-   7  interrupted; the same command resumes
-   9  the disk is full
-  13  the file exists and differs
+   6  timeout: no data arrived
+   7  interrupted; run the same command to resume
+   9  disk full
+  13  a different file exists at the target path
   17  a file or folder cannot be read or written
-  32  verification failed";
+  32  verification failed: received data does not match its digest";
 
 impl ExitCode {
-    /// Every code, rising.
+    /// All codes in ascending order.
     pub const ALL: [ExitCode; 12] = [
         ExitCode::Done,
         ExitCode::Other,
         ExitCode::Usage,
         ExitCode::NotFound,
-        ExitCode::NobodyHasAll,
+        ExitCode::ChunksMissing,
         ExitCode::Unreachable,
         ExitCode::TimedOut,
         ExitCode::Interrupted,
@@ -77,15 +76,15 @@ impl From<ExitCode> for std::process::ExitCode {
 mod tests {
     use super::*;
 
-    /// A new variant does not compile until it is given a successor here, and then fails the test
-    /// until it is in `ALL` and in the table.
+    /// The match is exhaustive: a new variant must be added here, and the test then requires it in `ALL` and in the
+    /// table.
     fn next(code: ExitCode) -> Option<ExitCode> {
         Some(match code {
             ExitCode::Done => ExitCode::Other,
             ExitCode::Other => ExitCode::Usage,
             ExitCode::Usage => ExitCode::NotFound,
-            ExitCode::NotFound => ExitCode::NobodyHasAll,
-            ExitCode::NobodyHasAll => ExitCode::Unreachable,
+            ExitCode::NotFound => ExitCode::ChunksMissing,
+            ExitCode::ChunksMissing => ExitCode::Unreachable,
             ExitCode::Unreachable => ExitCode::TimedOut,
             ExitCode::TimedOut => ExitCode::Interrupted,
             ExitCode::Interrupted => ExitCode::DiskFull,
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_in_step() {
+    fn the_table_lists_all_codes() {
         let all: Vec<ExitCode> = std::iter::successors(Some(ExitCode::Done), |&code| next(code)).collect();
         assert_eq!(all, ExitCode::ALL);
         let mut rows = HELP_TABLE.lines();
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_are_a_promise() {
+    fn the_numbers_never_change() {
         let codes: Vec<u8> = ExitCode::ALL.iter().map(|&code| code as u8).collect();
         assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 9, 13, 17, 32]);
     }

@@ -1,12 +1,12 @@
-//! `leecher --list`: what a tracker knows, as a table on standard output.
+//! `leecher --list`: the files that a tracker knows, as a table on standard output.
 
 use super::table;
-use crate::daemon::{DaemonError, Fault, lookup};
+use crate::daemon::{DaemonError, Fault, lookup, next_step};
 use crate::net::{Shutdown, Timeouts};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
-/// Asks a tracker and shows what it answers. When it knows nothing, only standard error says so.
+/// Prints the list of files. An empty list is reported on standard error only.
 ///
 /// # Errors
 /// The tracker does not answer.
@@ -16,12 +16,13 @@ pub fn run(tracker: SocketAddr, timeouts: Timeouts, shutdown: &Shutdown) -> Resu
         Ok(found) => found,
         Err(_) if shutdown.is_stopped() => return Err(crate::daemon::finder::interrupted()),
         Err(why) => {
-            let text = format!("no list of files from the tracker on {tracker}: {why}");
+            let advice = next_step::after_failure("tracker", tracker, &why.to_string());
+            let text = format!("no list of files from the tracker on {tracker}: {why}{advice}");
             return Err(DaemonError::new(Fault::Unreachable, text));
         }
     };
     if found.is_empty() {
-        eprintln!("the tracker on {tracker} knows no files");
+        eprintln!("the tracker on {tracker} knows no files; {}", next_step::share_with_tracker(tracker));
         return Ok(());
     }
     // Whoever reads may have seen enough, as `head` does.

@@ -1,12 +1,12 @@
-//! Where log lines go: the terminal (stderr), for people, and `logs.log`, for later.
+//! Log lines: to the terminal (stderr) and to the log file.
 //!
-//! Whatever the terminal shows is in the file too; the file has at least everything from Info up, and
-//! every event line. Invariants: a line reaches the file in one write at its end, so that several
-//! processes can share one file and no line is torn; a log call never fails and never panics, whatever
-//! becomes of the file; the terminal is only written to while the progress bars stand aside, and at the prompt
-//! through its printer.
+//! The file contains all lines of the terminal, all lines of level info and above, and all event lines. Invariants: a
+//! line is appended to the file with one write, so several processes can share a file without torn lines; a log call
+//! never fails and never panics; the terminal is written to only while progress bars are hidden, and at the prompt
+//! through the printer of the line editor.
 
 use super::console::Console;
+use super::help::LOGGING;
 use super::line::line;
 use crate::content::limits::{EVENT_TARGET, LOG_FILE};
 use anyhow::Context;
@@ -20,26 +20,26 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// Where systems keep the time zone that they are in.
+/// The time zone of the system.
 const LOCAL_TIME: &str = "/etc/localtime";
 
-/// The flags for logging, the same in every binary.
+/// The flags for logging, the same in all programs.
 #[derive(clap::Args, Debug, Clone)]
 pub struct LogOptions {
-    /// Append log lines and events to this file; several programs may share one
-    #[arg(long, value_name = "PATH", default_value = LOG_FILE)]
+    /// File that log lines and event lines are appended to; several programs may share one
+    #[arg(long, value_name = "PATH", default_value = LOG_FILE, help_heading = LOGGING)]
     pub log_file: PathBuf,
-    /// Say more: -v shows debug lines, -vv everything (the variable RUST_LOG, when set, decides instead)
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    /// Show more log lines: -v debug, -vv all; the environment variable RUST_LOG overrides -v and -q
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = LOGGING)]
     pub verbose: u8,
-    /// Say less: -q hides progress bars and shows warnings and errors only, -qq only errors; the log file
+    /// Show fewer log lines: -q only warnings and errors, without progress bars; -qq only errors. The log file
     /// stays complete
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = LOGGING)]
     pub quiet: u8,
 }
 
 impl LogOptions {
-    /// What the terminal shows, unless `RUST_LOG` says otherwise.
+    /// The level of the terminal, unless `RUST_LOG` is set.
     pub fn level(&self) -> LevelFilter {
         match i16::from(self.verbose) - i16::from(self.quiet) {
             2.. => LevelFilter::Trace,
@@ -67,14 +67,14 @@ pub fn init(options: &LogOptions) -> anyhow::Result<Console> {
     Ok(console)
 }
 
-/// The time as the clocks here show it.
+/// The local time.
 fn now() -> ZonedDateTime {
     static ZONE: LazyLock<TimeZone> = LazyLock::new(local_zone);
     Timestamp::now().to_zoned_datetime(ZONE.clone())
 }
 
-/// The system's time zone, without its name: to find that, jiff goes through all time zones that there are, which takes
-/// longer than to fetch a small file.
+/// The time zone of the system, without its name: jiff would search all time zones for the name, which takes longer
+/// than the download of a small file.
 fn local_zone() -> TimeZone {
     let file = match std::env::var_os("TZ") {
         Some(_) => None,
@@ -83,17 +83,17 @@ fn local_zone() -> TimeZone {
     file.and_then(|bytes| TimeZone::tzif("local", &bytes).ok()).unwrap_or_else(TimeZone::system)
 }
 
-/// Whether stderr shows colours: a terminal that can, and a user who did not say no (<https://no-color.org>).
+/// Whether stderr is a terminal with colours, and `NO_COLOR` is not set (<https://no-color.org>).
 fn has_colours() -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
     io::stderr().is_terminal() && !unwanted && !dumb
 }
 
-/// Both loggers as the one that the `log` crate takes.
+/// The two loggers as one.
 struct Tee {
     terminal: Logger,
-    /// Its own filter lets everything through: see [`Tee::log`].
+    /// Without a filter of its own; [`Tee::log`] filters.
     file: Logger,
 }
 
@@ -108,7 +108,7 @@ impl Tee {
         let mut for_terminal = Builder::new();
         match filters {
             Some(filters) => for_terminal.parse_filters(filters),
-            // The line editor tells of every key that is pressed.
+            // The line editor logs every key.
             None => for_terminal.filter_level(level).filter_module("rustyline", level.min(LevelFilter::Warn)),
         };
         for_terminal.target(Target::Pipe(terminal)).format(move |out, record| {
@@ -123,7 +123,7 @@ impl Tee {
         Self { terminal: for_terminal.build(), file: for_file.build() }
     }
 
-    /// Below this the `log` macros need not even ask. Event lines are written with `info!`.
+    /// The maximum level of both outputs. Event lines have level info.
     fn max_level(&self) -> LevelFilter {
         self.terminal.filter().max(LevelFilter::Info)
     }
@@ -148,10 +148,10 @@ impl Log for Tee {
         }
     }
 
-    fn flush(&self) {} // nothing is ever held back
+    fn flush(&self) {} // Nothing is buffered.
 }
 
-/// Writes to stderr while the progress bars stand aside, or above the line that is being typed.
+/// Writes to stderr while progress bars are hidden, or above the line of the prompt.
 #[derive(Clone)]
 struct Terminal {
     console: Console,
@@ -172,9 +172,9 @@ impl Write for Terminal {
 struct LogFile {
     file: File,
     path: PathBuf,
-    /// Where the first failure is told; `None` when it has been, or when nobody listens.
+    /// Where the first failure is reported; `None` after that.
     complaints: Option<Terminal>,
-    /// The last line was cut short by a full disk: the next one begins on a new line.
+    /// The last line was truncated by a full disk: the next write begins with a newline.
     torn: bool,
 }
 
@@ -190,8 +190,7 @@ impl LogFile {
             self.file.write_all(b"\n")?;
             self.torn = false;
         }
-        // A file opened for appending takes each write at its end, undivided by those of others, and all
-        // of it unless the disk is full. So the first write is the line; what follows is only for the rest.
+        // With O_APPEND a write is atomic and complete unless the disk is full. The second write is for that case.
         let written = self.file.write(line)?;
         self.torn = written > 0 && written < line.len();
         self.file.write_all(line.get(written..).unwrap_or_default())?;
@@ -209,7 +208,7 @@ impl Write for LogFile {
             let complaint = format!("cannot write to the log file {path}: {error}");
             terminal.write_all(format!("{}\n", super::line::escaped(&complaint, 1_024)).as_bytes())?;
         }
-        // What could not be written is lost: logging must not stop the work.
+        // The line is lost: a failure to log does not stop the program.
         Ok(line.len())
     }
 

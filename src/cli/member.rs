@@ -1,4 +1,4 @@
-//! What a client with a plain folder does for its user: gets what was named, or reads commands, or just serves.
+//! A client with a plain folder: downloads the files of `--get`, or runs the prompt, or only serves.
 
 use super::prompt::conduct::has_terminal;
 use super::{BarWatch, signals};
@@ -7,31 +7,31 @@ use crate::content::{FileId, FileName};
 use crate::daemon::lookup::Query;
 use crate::daemon::member::{Member, MemberConfig, Wish};
 use crate::daemon::volunteer::Volunteer;
-use crate::daemon::{DaemonError, Fault};
+use crate::daemon::{DaemonError, Fault, next_step};
 use crate::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What the user wants.
+/// The task of a client with a plain folder.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// Files to get, by name or id.
+    /// Files to download, by name or id.
     pub get: Vec<String>,
-    /// Goes on serving when they are there.
+    /// Keeps serving after the downloads.
     pub stay: bool,
-    /// How long to wait for somebody to have them.
+    /// Maximum time to wait for a peer that offers the files.
     pub wait: Duration,
-    /// Before it ends, waits until what is kept here for the tracker has been copied elsewhere.
+    /// Waits at the end until the replicas in this volunteer have been copied to others.
     pub drain_on_exit: bool,
 }
 
-/// How often it is said how far the emptying is, at most.
+/// Minimum interval between two log lines about the progress of a drain.
 const SAY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs a member until its task is done, its user quits, or the shutdown.
 ///
 /// # Errors
-/// It cannot start, or what was named cannot be had.
+/// The client cannot start, or a download failed.
 pub fn run(
     config: MemberConfig,
     task: &Task,
@@ -39,7 +39,7 @@ pub fn run(
     shutdown: &Shutdown,
 ) -> Result<(), DaemonError> {
     let wishes = task.get.iter().map(|text| wish(text, task.wait)).collect::<Result<Vec<_>, _>>()?;
-    let name = config.name.clone();
+    let (name, manager, tracker) = (config.name.clone(), config.manager, config.tracker);
     let member = Member::start(config, watch.clone(), shutdown)?;
     // With something to do before the end, what asks for the end is not yet the end.
     let leaving = if task.drain_on_exit { shutdown.child() } else { shutdown.clone() };
@@ -49,7 +49,14 @@ pub fn run(
     }
     let result = match wishes.is_empty() {
         true if has_terminal() => super::prompt::run(&member, &name, task.wait, watch, &leaving),
-        true => wait(&member, &leaving),
+        true => {
+            match (manager, tracker) {
+                (Some(manager), _) => log::info!("{}", next_step::get_from_peers(manager)),
+                (None, Some(tracker)) => log::info!("{}", next_step::download_any(tracker)),
+                (None, None) => {}
+            }
+            wait(&member, &leaving)
+        }
         false => get_all(&member, wishes, task.stay, &leaving),
     };
     if task.drain_on_exit {
@@ -64,10 +71,10 @@ pub fn run(
     result
 }
 
-/// Waits until it is time to leave.
+/// Waits for the shutdown.
 ///
 /// # Errors
-/// A manager or tracker has not answered for too long.
+/// The manager or tracker did not answer within the timeout.
 pub(super) fn wait(member: &Member, leaving: &Shutdown) -> Result<(), DaemonError> {
     crossbeam_channel::select! {
         recv(leaving.signal()) -> _ => Ok(()),
@@ -75,7 +82,7 @@ pub(super) fn wait(member: &Member, leaving: &Shutdown) -> Result<(), DaemonErro
     }
 }
 
-/// Has the tracker copy elsewhere what is kept here, and waits for that, or for whoever wants to leave at once.
+/// Drains the volunteer: waits until the tracker has copied its replicas to others, or for a second Ctrl-C.
 fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
     if volunteer.status().chunks == 0 {
         return;
@@ -104,10 +111,10 @@ fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
     }
 }
 
-/// What a user means by a word: a file's id, or its name.
+/// Parses the id or the name of a file.
 ///
 /// # Errors
-/// Neither.
+/// The text is neither.
 pub fn wish(text: &str, patience: Duration) -> Result<Wish, DaemonError> {
     let query = match text.parse::<FileId>() {
         Ok(id) => Query { name: None, id: Some(id) },

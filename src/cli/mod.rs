@@ -1,14 +1,16 @@
-//! What people meet: flags, exit codes, log lines, progress bars, the prompt, Ctrl-C.
+//! The user interface of the programs: flags, exit codes, log lines, progress bars, the prompt, Ctrl-C.
 //!
-//! Shared by all binaries, so that a flag, a time or a size means the same everywhere. Nothing here
-//! knows what a daemon does. Invariant: what comes from outside (file names, addresses, messages of
-//! peers) reaches a terminal or the log file only with its control characters escaped.
+//! All programs share it, so a flag, a duration or a size has one meaning in all of them. Invariant: text from other
+//! programs (file names, addresses, messages of peers) is written to a terminal or the log file only with its control
+//! characters escaped.
 
 pub mod args;
 pub mod bar;
 pub mod console;
 pub mod exit;
 pub mod flags;
+pub mod folder;
+pub mod help;
 pub mod keeper;
 mod line;
 pub mod list;

@@ -1,6 +1,6 @@
-//! From flags to exit code: what every binary does around its daemon.
+//! Runs a program from its flags to its exit code.
 //!
-//! Invariant: whatever ends a program is said in one line that names what and why, and has an exit code.
+//! Invariant: an error is logged with its cause and has an exit code.
 
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
 use crate::daemon::watch::Watch;
@@ -9,7 +9,7 @@ use crate::net::{Shutdown, unjoined};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Sets up logging and Ctrl-C, runs a daemon, and turns its end into an exit code.
+/// Sets up logging and Ctrl-C, runs `body`, and returns the exit code for its result.
 pub fn run(
     log: &LogOptions,
     body: impl FnOnce(&Arc<BarWatch>, &Shutdown) -> Result<(), DaemonError>,
@@ -31,8 +31,10 @@ pub fn run(
     let code = match body(&Arc::new(BarWatch::new(console)), &shutdown) {
         Ok(()) => ExitCode::Done,
         Err(error) => {
-            // A text of several lines stays so, for people; the log has a line for each.
-            error.text.lines().for_each(|line| log::error!("{line}"));
+            // Each line of the text is a log line of its own.
+            let is_interrupted = error.fault == Fault::Interrupted;
+            let level = if is_interrupted { log::Level::Warn } else { log::Level::Error };
+            error.text.lines().for_each(|line| log::log!(level, "{line}"));
             exit_code(error.fault)
         }
     };
@@ -47,28 +49,28 @@ pub fn run(
     code.into()
 }
 
-/// The names of the threads that there are, which tell whose some of them must be.
+/// The names of all threads of this process.
 fn threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
     names.map(|name| name.trim_end().to_owned()).collect()
 }
 
-/// Each connection is an open file: the system's first limit, often 1,024, is less than the connections that a daemon
-/// takes, so it is raised as far as this user may.
+/// Raises the soft limit on open files to the hard limit. Each connection is an open file, and the usual soft limit of
+/// 1,024 is less than the connections that a program serves.
 fn allow_many_files() {
     let limit = getrlimit(Resource::Nofile);
-    // If it may not, what there is has to do.
+    // A failure is ignored: the program then serves fewer connections.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// The exit code for a kind of trouble.
+/// The exit code of an error.
 pub fn exit_code(fault: Fault) -> ExitCode {
     match fault {
         Fault::Other => ExitCode::Other,
         Fault::Usage => ExitCode::Usage,
         Fault::NotFound => ExitCode::NotFound,
-        Fault::NobodyHasAll => ExitCode::NobodyHasAll,
+        Fault::NobodyHasAll => ExitCode::ChunksMissing,
         Fault::Unreachable => ExitCode::Unreachable,
         Fault::TimedOut => ExitCode::TimedOut,
         Fault::Interrupted => ExitCode::Interrupted,
@@ -79,19 +81,19 @@ pub fn exit_code(fault: Fault) -> ExitCode {
     }
 }
 
-/// Shows what a daemon is at as a bar on the terminal; not while somebody types there.
+/// Shows progress as a bar on the terminal, except while the prompt is active.
 pub struct BarWatch {
     console: Console,
     bar: Mutex<Option<Bar>>,
 }
 
 impl BarWatch {
-    /// Draws on a console.
+    /// A watch without a bar.
     pub fn new(console: Console) -> Self {
         Self { console, bar: Mutex::new(None) }
     }
 
-    /// What it draws on.
+    /// The console that the bar is drawn on.
     pub fn console(&self) -> &Console {
         &self.console
     }

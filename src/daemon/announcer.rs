@@ -5,6 +5,7 @@
 //! files is announced as it is.
 
 use super::error::{DaemonError, Fault};
+use super::next_step;
 use super::shelf::{Offer, Shelf};
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
@@ -102,13 +103,14 @@ impl Outage {
     /// # Errors
     /// When it has not for as long as it was given.
     pub fn failed(&mut self, asked: Instant, why: &dyn std::fmt::Display) -> Result<Duration, DaemonError> {
+        let advice = next_step::after_failure(self.role, self.tracker, &why.to_string());
         let since = *self.since.get_or_insert_with(|| {
-            log::warn!("{why}; trying again until it answers");
+            log::warn!("{why}; trying again until it answers{advice}");
             asked
         });
         if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
             let (role, tracker, seconds) = (self.role, self.tracker, since.elapsed().as_secs_f64());
-            let text = format!("the {role} on {tracker} has not answered for {seconds:.1} s: {why}");
+            let text = format!("the {role} on {tracker} has not answered for {seconds:.1} s: {why}{advice}");
             return Err(DaemonError::new(Fault::Unreachable, text));
         }
         let pause = self.backoff.pause(&mut self.random);
@@ -283,7 +285,7 @@ enum Told {
 
 fn unexpected(response: TrackerResponse) -> AskError {
     AskError::Io(io::Error::other(match response {
-        TrackerResponse::Error { text, .. } => format!("it refuses: {text}"),
+        TrackerResponse::Error { text, .. } => format!("the program on that address refuses: {text}"),
         other => format!("it answers {other:?}"),
     }))
 }

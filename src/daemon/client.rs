@@ -7,6 +7,7 @@
 
 use super::error::DaemonError;
 use super::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
+use super::next_step;
 use super::peer::{ServeOptions, serve};
 use super::shelf::Shelf;
 use super::tracker_session::{self, SessionConfig, SessionEvent};
@@ -129,7 +130,7 @@ fn commit_kept(
 /// # Errors
 /// The folder is not in order, the port is taken, the tracker does not answer in time, or nothing can be stored.
 pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), DaemonError> {
-    let listener = Listener::bind(config.listen)?;
+    let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-transfer_port PORT"))?;
     let folder = match open(&config, watch, shutdown) {
         Ok(folder) => Arc::new(folder),
         // Ctrl-C is how a client ends, also before it serves.
@@ -169,6 +170,7 @@ fn serve_and_fetch(
     log::info!("{} listening on {address}", config.name);
     let held = folder.held();
     log::info!("{} holds {} of {} chunks", folder.path().display(), held.len(), set.count);
+    log::info!("{}", next_step::join_set(&config.set, config.tracker));
 
     let (says, said) = bounded(QUEUE);
     let port = address.port();
@@ -436,7 +438,7 @@ impl<'a> State<'a> {
             TrackerResponse::Error { code, text } => {
                 // It may have been the answer to a question.
                 self.unanswered = self.unanswered.saturating_sub(1);
-                log::warn!("the tracker refuses ({code:?}): {text}");
+                log::warn!("the program on {} refuses ({code:?}): {text}", self.config.tracker);
             }
             other => log::debug!("the tracker says {other:?}"),
         }

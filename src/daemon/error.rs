@@ -1,5 +1,6 @@
 //! Why a daemon has ended, for people and for exit codes.
 
+use super::hub::StartError;
 use crate::net::BindError;
 use crate::storage::{CatalogueError, StoreError};
 use std::io;
@@ -46,6 +47,20 @@ impl DaemonError {
     pub fn new(fault: Fault, text: impl Into<String>) -> Self {
         Self { fault, text: text.into() }
     }
+
+    /// Makes an error of a socket that could not be bound, for `map_err`. `flag` is the flag that chooses the port.
+    pub fn bind(flag: &'static str) -> impl FnOnce(BindError) -> Self {
+        move |error| {
+            let advice = match &error {
+                BindError::InUse { .. } => format!("choose another port with {flag}"),
+                BindError::Other(_, _, source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                    format!("choose a port above 1023 with {flag}")
+                }
+                BindError::Other(..) => "choose an address of this host with --listen".to_owned(),
+            };
+            Self::new(Fault::Other, format!("{error}; {advice}"))
+        }
+    }
 }
 
 impl From<StoreError> for DaemonError {
@@ -81,15 +96,12 @@ impl From<CatalogueError> for DaemonError {
     }
 }
 
-impl From<BindError> for DaemonError {
-    fn from(error: BindError) -> Self {
-        Self::new(Fault::Other, error.to_string())
-    }
-}
-
-impl From<super::hub::StartError> for DaemonError {
-    fn from(error: super::hub::StartError) -> Self {
-        Self::new(Fault::Other, error.to_string())
+impl From<StartError> for DaemonError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Bind(error) => Self::bind("--listen HOST:PORT")(error),
+            StartError::Io(_) => Self::new(Fault::Other, error.to_string()),
+        }
     }
 }
 

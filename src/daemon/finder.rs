@@ -218,7 +218,7 @@ pub fn find_patiently(
 
 /// What to say when a download was interrupted.
 pub fn interrupted() -> DaemonError {
-    DaemonError::new(Fault::Interrupted, "interrupted; the same command goes on from here")
+    DaemonError::new(Fault::Interrupted, "interrupted; run the same command to resume")
 }
 
 #[cfg(test)]

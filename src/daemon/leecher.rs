@@ -84,7 +84,8 @@ impl Leecher<'_> {
     fn run(&self, done: &mut dyn FnMut(&Downloaded)) -> Result<(), DaemonError> {
         let LeecherConfig { order, tracker, stay } = self.config;
         // First the port: it is known at once whether it is free.
-        let listener = stay.as_ref().map(|stay| Listener::bind(stay.listen)).transpose()?;
+        let listener = stay.as_ref().map(|stay| Listener::bind(stay.listen)).transpose();
+        let listener = listener.map_err(DaemonError::bind("--port PORT"))?;
         // Known once the serving side has registered.
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
         let own = announcer.clone();

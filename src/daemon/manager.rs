@@ -1,6 +1,7 @@
 //! The manager: the pure [`Manager`] behind sockets.
 
 use super::hub::{Hands, Hub, HubConfig, StartError, draw};
+use super::next_step;
 use crate::content::limits;
 use crate::net::{Shutdown, Timeouts};
 use crate::swarm::manager::Manager;
@@ -32,5 +33,6 @@ pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<Hub, StartEr
     let hub = HubConfig { listen, connections, outbox: limits::OUTBOX_LISTS, timeouts };
     let hub = Hub::start(&hub, manager, Hands::none(), shutdown)?;
     log::info!("manager listening on {}, TCP and UDP", hub.address());
+    log::info!("{}", next_step::share_with_manager(hub.address()));
     Ok(hub)
 }

@@ -16,6 +16,7 @@ pub mod leecher;
 pub mod lookup;
 pub mod manager;
 pub mod member;
+pub mod next_step;
 pub mod pacing;
 pub mod peer;
 pub mod relay;

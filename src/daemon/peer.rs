@@ -380,7 +380,7 @@ impl<'a> Answers<'a> {
             }
             PeerRequest::Hello { .. } => self.refuse(ErrorCode::Malformed, "hello was said already", None),
             PeerRequest::Unknown => {
-                self.refuse(ErrorCode::UnknownMessage, "this message is not known here", None)
+                self.refuse(ErrorCode::UnknownMessage, "this is a peer, and it does not know the message; name a tracker with --tracker HOST:PORT, a manager with --manager HOST:PORT", None)
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use super::announcer::Announcer;
 use super::error::{DaemonError, Fault};
+use super::next_step::{self, quoted};
 use super::peer::{ServeOptions, serve};
 use super::shelf::{Offer, Shelf};
 use super::watch::Watch;
@@ -12,8 +13,9 @@ use crate::content::limits::FOLDER_LOOK;
 use crate::content::{EntityName, FileName};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
-use crate::storage::{ChunkSource, Glance, WholeFile};
+use crate::storage::{ChunkSource, Glance, StoreError, WholeFile};
 use crossbeam_channel::bounded;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,7 +54,7 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
         None => own_name(&config.file)?,
     };
     // First the port: it is known at once whether it is free, hashing may take minutes.
-    let listener = Listener::bind(config.listen)?;
+    let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-p PORT"))?;
     let glance = Glance::at(&config.file);
     let file = match hash(&config, &name, watch, shutdown) {
         Ok(file) => Arc::new(file),
@@ -81,6 +83,7 @@ fn serve_until(
     shelf.offer(offer_of(&name, &file));
     serve(listener, shelf.clone(), &config.serve, None, threads, shutdown)?;
     log::info!("seeder listening on {address}");
+    log::info!("{}", next_step::download(name.as_str(), config.tracker));
     let (failures, failed) = bounded(1);
     let registration = Registration {
         name: config.name.clone().map_or_else(|| default_name("seeder", address.port()), Ok)?,
@@ -219,5 +222,21 @@ fn hash(
     let stop = || shutdown.is_stopped();
     let file = WholeFile::publish(&config.file, config.chunk_size, &hashed, &stop);
     watch.end();
-    Ok(file?)
+    file.map_err(|error| explained(error, &config.file))
+}
+
+/// Adds the next command to the two likely mistakes: a missing file, and a folder in place of a file.
+fn explained(error: StoreError, path: &Path) -> DaemonError {
+    let advice = match &error {
+        StoreError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
+            "choose an existing file with: seeder -f FILE".to_owned()
+        }
+        StoreError::NotAFile(_) if path.is_dir() => format!(
+            "share the files of a folder with: client -folder {} -transfer_port 7001 -name NAME --plain",
+            quoted(&path.display().to_string())
+        ),
+        _ => return error.into(),
+    };
+    let DaemonError { fault, text } = error.into();
+    DaemonError::new(fault, format!("{text}; {advice}"))
 }

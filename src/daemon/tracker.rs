@@ -7,6 +7,7 @@
 use super::error::{DaemonError, Fault};
 use super::hub::{Hands, Hub, HubConfig, draw, secret};
 use super::keeper::{Keeper, KeeperChannels, KeeperConfig};
+use super::next_step;
 use super::peer::{ServeOptions, serve};
 use super::shelf::Shelf;
 use super::watch::Watch;
@@ -121,6 +122,10 @@ fn start_in(
     let hub = Hub::start(&hub, tracker, hands, shutdown)?;
     let address = hub.address();
     log::info!("tracker listening on {address}, TCP and UDP");
+    match config.keep {
+        Some(_) => log::info!("{}", next_step::volunteer(address)),
+        None => log::info!("{}", next_step::share_with_tracker(address)),
+    }
     Ok(RunningTracker(Arc::new(Inner {
         hub: Mutex::new(Some(hub)),
         address,
@@ -148,7 +153,8 @@ fn keep_files(
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> Result<(Hands, Desk), DaemonError> {
-    let listener = Listener::bind(SocketAddr::new(ip, keep.port))?;
+    let listener =
+        Listener::bind(SocketAddr::new(ip, keep.port)).map_err(DaemonError::bind("--transfer_port PORT"))?;
     let catalogue: Arc<dyn Catalogue> = Arc::new(match keep.rebuild {
         true => RedbCatalogue::rebuild(&keep.state)?,
         false => RedbCatalogue::open(&keep.state)?,

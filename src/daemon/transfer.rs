@@ -10,6 +10,7 @@ use super::error::{DaemonError, Fault};
 use super::fetch::Conversation;
 use super::finder::{Finder, find_patiently, interrupted};
 use super::lookup::Query;
+use super::next_step::quoted;
 use super::peer::Met;
 use super::relay::Relay;
 use super::watch::Watch;
@@ -20,6 +21,7 @@ use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::storage::verify::CheckWatch;
 use crate::storage::{PartFile, StoreError, Verify, WholeFile};
 use crossbeam_channel::Receiver;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -35,12 +37,14 @@ pub const CHECKING_MD5: &str = "checking MD5";
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What to tell people who have a choice: each program lets them make it in its own way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Advice {
     /// What to write before the id of one of several files of the same name.
     pub choose: &'static str,
     /// What to do about another file that is in the way.
     pub in_the_way: &'static str,
+    /// The command that lists the offered files.
+    pub list: Cow<'static, str>,
 }
 
 /// How much of what is there already is read again before it counts.
@@ -147,7 +151,11 @@ fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, DaemonE
         (None, None) => "nothing".into(),
     };
     match files.len() {
-        0 => Err(DaemonError::new(Fault::NotFound, format!("nobody who is there has {what}"))),
+        0 => {
+            let list = &order.advice.list;
+            let text = format!("{what} not found: no peer offers it; list the offered files with: {list}");
+            Err(DaemonError::new(Fault::NotFound, text))
+        }
         1 => Ok(files.remove(0)),
         count => {
             let choose = order.advice.choose;
@@ -193,7 +201,11 @@ fn target(order: &Order, offered: &FileName) -> Result<PathBuf, DaemonError> {
 }
 
 fn no_folder(path: &Path) -> DaemonError {
-    let text = format!("{} is not a folder that the file can be put in", path.display());
+    let text = format!(
+        "{} is not a folder that the file can be put in; create it with: mkdir -p {}",
+        path.display(),
+        quoted(&path.display().to_string())
+    );
     DaemonError::new(Fault::FileAccess, text)
 }
 

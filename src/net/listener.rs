@@ -24,7 +24,7 @@ const CROWDED_PAUSE: Duration = Duration::from_millis(5);
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody else has the port.
-    #[error("port {port} on {ip} is in use by another program ({protocol}); choose another", port = .address.port(), ip = .address.ip())]
+    #[error("port {port} on {ip} is in use by another program ({protocol})", port = .address.port(), ip = .address.ip())]
     InUse {
         /// The address.
         address: SocketAddr,
@@ -388,9 +388,6 @@ mod tests {
         let (first, _datagrams) = Listener::bind_with_datagrams("127.0.0.1:0".parse().unwrap()).unwrap();
         let error = Listener::bind(first.address()).err().unwrap().to_string();
         let port = first.address().port();
-        assert_eq!(
-            error,
-            format!("port {port} on 127.0.0.1 is in use by another program (TCP); choose another")
-        );
+        assert_eq!(error, format!("port {port} on 127.0.0.1 is in use by another program (TCP)"));
     }
 }

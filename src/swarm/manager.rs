@@ -45,9 +45,10 @@ impl Manager {
                 }
                 TrackerResponse::Farewell
             }
-            _ => {
-                error(ErrorCode::UnknownMessage, "a manager keeps the list of active peers and nothing else")
-            }
+            _ => error(
+                ErrorCode::UnknownMessage,
+                "this is a manager, not a tracker; name the tracker with --tracker HOST:PORT",
+            ),
         }
     }
 
@@ -58,7 +59,10 @@ impl Manager {
         registration: Registration,
     ) -> Result<TrackerResponse, TrackerResponse> {
         let Origin::Connection(connection, source) = origin else {
-            return Err(error(ErrorCode::Malformed, "joining needs a connection, on which the list is sent"));
+            return Err(error(
+                ErrorCode::Malformed,
+                "this is a manager, which peers join over TCP; name a tracker with --tracker HOST:PORT",
+            ));
         };
         let address = Membership::address(origin, &registration);
         let name = &registration.name;

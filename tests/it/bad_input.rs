@@ -1,4 +1,4 @@
-//! What people get wrong: a clear message and an exit code, never a panic, never a hang.
+//! Wrong input: each mistake causes a clear message and an exit code, without a panic or a hang.
 
 use crate::common::*;
 use shoal::protocol::datagram::envelope;
@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 const BINARIES: [&str; 5] = ["tracker", "manager", "seeder", "leecher", "client"];
 
-/// What each binary needs to get as far as its port, or its tracker.
+/// The arguments with which a program gets as far as its port or its tracker.
 fn minimal(bin: &str, dir: &std::path::Path) -> Vec<String> {
     write(dir, "file", b"bytes");
     let folder = chunk_folder(dir, "folder", 1, &[(1, b"x")]);
@@ -20,7 +20,7 @@ fn minimal(bin: &str, dir: &std::path::Path) -> Vec<String> {
 }
 
 #[test]
-fn an_unknown_flag() {
+fn an_unknown_flag_is_refused() {
     let place = place();
     for bin in BINARIES {
         let mut program = Program::start(bin, &["--no-such-flag"], place.path());
@@ -31,7 +31,7 @@ fn an_unknown_flag() {
 }
 
 #[test]
-fn a_flag_that_is_mistyped_is_not_read_as_another() {
+fn a_mistyped_flag_is_refused_with_a_similar_one() {
     let place = place();
     let mut seeder = Program::start("seeder", &["-fil", "x"], place.path());
     seeder.ends_with(2);
@@ -42,7 +42,7 @@ fn a_flag_that_is_mistyped_is_not_read_as_another() {
 }
 
 #[test]
-fn values_that_make_no_sense() {
+fn invalid_values_are_refused() {
     let place = place();
     for (bin, args) in [
         ("seeder", &["-p", "70000"][..]),
@@ -70,7 +70,7 @@ fn values_that_make_no_sense() {
 }
 
 #[test]
-fn a_lease_that_no_heartbeat_can_keep() {
+fn a_lease_must_be_longer_than_the_heartbeat() {
     let place = place();
     for bin in ["tracker", "manager"] {
         for args in [["--lease", "5"], ["--heartbeat", "10"]] {
@@ -82,7 +82,7 @@ fn a_lease_that_no_heartbeat_can_keep() {
 }
 
 #[test]
-fn help_and_version() {
+fn help_and_version_exit_with_0() {
     let place = place();
     for bin in BINARIES {
         for flag in ["--help", "-help", "--version", "-V"] {
@@ -109,8 +109,7 @@ fn help_and_version() {
     }
 }
 
-/// A port that nobody has for connections, either: those that the system gives out may be had by any connection of
-/// another test.
+/// A UDP socket on a port that is also free for TCP. Ephemeral ports may be in use by connections of other tests.
 fn taken_for_datagrams_only(port: u16) -> Option<UdpSocket> {
     let address = ("127.0.0.1", port);
     let free = TcpListener::bind(address).is_ok();
@@ -118,7 +117,7 @@ fn taken_for_datagrams_only(port: u16) -> Option<UdpSocket> {
 }
 
 #[test]
-fn a_port_in_use_is_named() {
+fn a_port_in_use_is_an_error() {
     let place = place();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
@@ -145,20 +144,20 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
-fn a_file_that_is_not_there() {
+fn a_missing_file_is_an_error() {
     let place = place();
     let dir = place.path();
-    let nobody = "127.0.0.1:9".parse().unwrap();
-    let mut lost = start_seeder(dir, &dir.join("nowhere.bin"), nobody, &[]);
+    let closed = "127.0.0.1:9".parse().unwrap();
+    let mut lost = start_seeder(dir, &dir.join("nowhere.bin"), closed, &[]);
     lost.ends_with(17);
     lost.wait_for_text("nowhere.bin");
-    let mut folder = start_seeder(dir, &subfolder(dir, "folder"), nobody, &[]);
+    let mut folder = start_seeder(dir, &subfolder(dir, "folder"), closed, &[]);
     folder.ends_with(17);
     folder.wait_for_text("is not a regular file");
 }
 
 #[test]
-fn rights_that_are_missing() {
+fn missing_permissions_are_an_error() {
     use std::os::unix::fs::PermissionsExt;
     if rustix::process::geteuid().is_root() {
         return; // Rights do not apply to root.
@@ -183,10 +182,9 @@ fn rights_that_are_missing() {
 }
 
 #[test]
-fn no_tracker_there() {
+fn a_missing_tracker_ends_with_5_after_the_timeout() {
     let place = place();
     let dir = place.path();
-    // Taken as long as the test runs, and deaf: nobody answers there.
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = deaf.local_addr().unwrap();
     drop(deaf);
@@ -273,7 +271,7 @@ fn a_name_from_the_wire_never_leads_out_of_the_folder() {
 }
 
 #[test]
-fn an_answer_to_another_question_is_none() {
+fn an_answer_with_another_file_is_ignored() {
     let place = place();
     let dir = place.path();
     let file = wire::Whole::new(b"other bytes".to_vec(), 16_384);

@@ -1,7 +1,6 @@
-//! Exit codes that no other test has a use for, and that what is said of all of them is the same everywhere.
+//! Exit codes that no other module tests, and the tables of exit codes in `--help` and in the documentation.
 //!
-//! The others are met where they belong: 1, 2, 5 and 17 in `bad_input`, 3 and 7 in `seeding`, 4 and 32 in `bad_peers`, 13
-//! wherever something is in the way.
+//! Other modules test 1, 2, 5 and 17 (`bad_input`), 3 and 7 (`seeding`), 4 and 32 (`bad_peers`), and 13 (several).
 
 use crate::common::wire::{FakePeer, Udp, Whole};
 use crate::common::*;
@@ -10,7 +9,7 @@ use shoal::protocol::peer::PeerRequest;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Number and meaning, as `--help` has them.
+/// Number and meaning of each exit code in `--help`.
 fn promised() -> Vec<(u8, &'static str)> {
     let row = |row: &'static str| {
         let (number, meaning) = row.trim().split_once("  ").unwrap();
@@ -20,30 +19,31 @@ fn promised() -> Vec<(u8, &'static str)> {
 }
 
 #[test]
-fn help_and_readme_tell_of_all_of_them() {
+fn help_and_documentation_list_all_exit_codes() {
     let place = place();
     for bin in ["tracker", "manager", "seeder", "leecher", "client"] {
         let mut help = Program::start(bin, &["--help"], place.path());
         help.ends_with(0);
         let text = help.stdout().join("\n");
         for (number, meaning) in promised() {
-            assert!(text.contains(&format!("{number}  {meaning}")), "{bin} --help says nothing of {number}");
+            assert!(text.contains(&format!("{number}  {meaning}")), "{bin} --help does not list {number}");
         }
     }
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let section = readme.split("## Exit codes").nth(1).unwrap().split("## ").next().unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/command-line.md");
+    let reference = std::fs::read_to_string(path).unwrap();
+    let section = reference.split("## Exit codes").nth(1).unwrap().split("## ").next().unwrap();
     let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
-    let told: Vec<(u8, &str)> =
+    let documented: Vec<(u8, &str)> =
         rows.filter_map(|(number, meaning)| Some((number.parse().ok()?, meaning))).collect();
-    assert_eq!(told.len(), ExitCode::ALL.len());
-    for ((number, meaning), (expected, short)) in told.into_iter().zip(promised()) {
+    assert_eq!(documented.len(), ExitCode::ALL.len());
+    for ((number, meaning), (expected, short)) in documented.into_iter().zip(promised()) {
         assert_eq!(number, expected);
         assert!(meaning.starts_with(short), "{number}: {meaning:?}, and --help says {short:?}");
     }
 }
 
 #[test]
-fn whoever_waits_in_vain_ends_with_6() {
+fn a_download_without_data_ends_with_6() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker(dir, &[]);
@@ -111,7 +111,7 @@ fn a_full_disk_ends_with_9_before_and_during_a_download() {
     before.ends_with(9);
     before.wait_for_text("missing");
     assert!(names_in(disk.path()).is_empty(), "nothing is left behind");
-    // There is room when it begins, and somebody else takes it.
+    // There is free space at the start, and then another program takes it.
     let mut during = leecher(dir, tracker.address(), &["fits.bin", "--out", out]);
     // Two are in flight at most: some of them are on the disk.
     slow.wait_for_count("serving chunk", 8);

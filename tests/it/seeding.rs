@@ -171,7 +171,7 @@ fn nobody_has_it() {
     let tracker = tracker(place.path(), &[]);
     let mut by_name = leecher(place.path(), tracker.address(), &["nowhere.bin"]);
     by_name.ends_with(3);
-    by_name.wait_for_text("ERROR - nobody who is there has nowhere.bin");
+    by_name.wait_for_text("ERROR - nowhere.bin not found: no peer offers it");
     let id = "ab".repeat(32);
     leecher(place.path(), tracker.address(), &["--id", &id]).ends_with(3);
 }
@@ -322,7 +322,7 @@ fn interrupted_in_the_middle_it_goes_on() {
     let (_seeder, mut leecher) = in_the_middle(dir, &there, &tracker, &bytes);
     leecher.interrupt();
     leecher.ends_with(7);
-    leecher.wait_for_text("interrupted; the same command goes on from here");
+    leecher.wait_for_text("WARNING - interrupted; run the same command to resume");
     assert!(!there.join("a.bin").exists());
     goes_on(dir, &there, &tracker, &bytes);
 }

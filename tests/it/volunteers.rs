@@ -398,8 +398,8 @@ fn flags_that_make_no_sense_are_refused() {
     let dir = place();
     let folder = subfolder(dir.path(), "f");
     for (args, text) in [
-        (&["--volunteer", "1KiB"][..], "are not enough for a chunk"),
-        (&["--volunteer", "lots"], "it is no size such as 2GiB"),
+        (&["--volunteer", "1KiB"][..], "are less than the smallest chunk"),
+        (&["--volunteer", "lots"], "expected a size such as 2GiB"),
         (&["--volunteer-dir", "x"], "--volunteer <SIZE>"),
         (&["--drain-on-exit"], "--volunteer <SIZE>"),
     ] {

@@ -1,19 +1,20 @@
-//! `tracker status`: asks a tracker on this machine how its volunteers and files are.
+//! `tracker status`: the volunteers and files of a running tracker on this host.
 
 use super::show;
-use crate::daemon::{DaemonError, Fault, lookup};
+use crate::daemon::{DaemonError, Fault, lookup, next_step};
 use crate::net::Shutdown;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
-/// Asks, and prints the answer on standard output: as tables, or as the JSON that the tracker sent.
+/// Prints the status on standard output: as tables, or as the JSON that the tracker sent.
 ///
 /// # Errors
-/// The tracker does not answer, or does not tell.
+/// The tracker does not answer, or refuses.
 pub fn run(tracker: SocketAddr, json: bool, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let told = lookup::status(tracker, shutdown);
     let status = told.map_err(|why| {
-        let text = format!("no status from the tracker on {tracker}: {why}");
+        let advice = next_step::after_failure("tracker", tracker, &why.to_string());
+        let text = format!("no status from the tracker on {tracker}: {why}{advice}");
         DaemonError::new(Fault::Unreachable, text)
     })?;
     let text = match json {

@@ -33,6 +33,8 @@ use std::time::{Duration, Instant};
 
 /// Events that may wait for the state thread, of each kind.
 const QUEUE: usize = 1_024;
+/// Time after which a manager must have sent its list of peers.
+const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a member is told to do.
 #[derive(Debug, Clone)]
@@ -105,7 +107,7 @@ impl Member {
         watch: Arc<dyn Watch>,
         shutdown: &Shutdown,
     ) -> Result<Self, DaemonError> {
-        let listener = Listener::bind(config.listen)?;
+        let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-transfer_port PORT"))?;
         let folder = SharedFolder::open(&config.folder)?;
         let (address, shelf) = (listener.address(), Shelf::new());
         let (met, meeting) = bounded(QUEUE);
@@ -141,7 +143,10 @@ impl Member {
             Volunteer::start(volunteer, beside)
         };
         if config.volunteer.is_some() && config.tracker.is_none() {
-            return Err(DaemonError::new(super::Fault::Usage, "there is no tracker to lend space to"));
+            return Err(DaemonError::new(
+                super::Fault::Usage,
+                "--volunteer needs a tracker; name it with --tracker HOST:PORT",
+            ));
         }
         let volunteer = config.tracker.zip(config.volunteer.as_ref()).map(lend).transpose()?;
         let inner = Arc::new(Inner {
@@ -166,6 +171,7 @@ impl Member {
             list: Vec::new(),
             patient: false,
             grace: never(),
+            unlisted: never(),
             failures,
         };
         threads.spawn("member", move || state.run(&said, &meeting))?;
@@ -294,6 +300,8 @@ struct State {
     /// Until `grace` is over, those who are not on the list (any more) are kept.
     patient: bool,
     grace: Receiver<Instant>,
+    /// Fires if the manager has not sent its list in time.
+    unlisted: Receiver<Instant>,
     failures: Sender<DaemonError>,
 }
 
@@ -315,6 +323,10 @@ impl State {
                     self.patient = false;
                     self.update(self.list.clone());
                 }
+                recv(self.unlisted) -> _ => {
+                    self.unlisted = never();
+                    self.warn_unlisted();
+                }
                 recv(meeting) -> met => if let Ok(met) = met {
                     let routes = self.inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
                     let wanted = routes.iter().filter(|(file, _)| *file == met.file);
@@ -334,8 +346,10 @@ impl State {
                     self.patient = true;
                 }
                 self._requests = Some(requests);
+                self.unlisted = after(LIST_TIMEOUT);
             }
             SessionEvent::Peers(mut peers) => {
+                self.unlisted = never();
                 peers.retain(|peer| Some(peer.address) != self.own);
                 self.list.clone_from(&peers);
                 if self.patient {
@@ -350,6 +364,15 @@ impl State {
             SessionEvent::Lost => {}
             other => log::debug!("the manager says {other:?}"),
         }
+    }
+
+    /// A tracker accepts the registration, too, but sends no list of peers.
+    fn warn_unlisted(&self) {
+        let Some(manager) = self.inner.config.manager else { return };
+        log::warn!(
+            "no list of peers from {manager}: it may be a tracker; use a tracker with --tracker {manager} --plain, or \
+             choose a manager with --manager HOST:PORT"
+        );
     }
 
     fn update(&self, peers: Vec<PeerSummary>) {

@@ -10,12 +10,13 @@ use crate::daemon::peer::Met;
 use crate::daemon::shelf::Offer;
 use crate::daemon::transfer::{self, Advice, Beside, CHECKING_MD5, Downloaded, Order, Recheck, Start};
 use crate::daemon::watch::Watch;
-use crate::daemon::{DaemonError, Fault};
+use crate::daemon::{DaemonError, Fault, next_step};
 use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::storage::PartFile;
 use crate::storage::shared_folder::FolderChange;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,11 +26,15 @@ const QUEUE: usize = 256;
 /// How often it is tried again when nobody has the file yet.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Holds for a flag and for a command alike.
-const ADVICE: Advice = Advice {
-    choose: "get",
-    in_the_way: "move it away, or get this one under another name (get NAME as OTHER)",
-};
+/// Advice for the flag `--get` and for the prompt.
+fn advice(inner: &Inner) -> Advice {
+    let at_prompt = Cow::Borrowed("files (at the prompt of a client)");
+    Advice {
+        choose: "get",
+        list: inner.config.tracker.map_or(at_prompt, |tracker| next_step::list(tracker).into()),
+        in_the_way: "move it away, or get this one under another name (get NAME as OTHER)",
+    }
+}
 
 /// How far a transfer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,7 +238,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
         timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
         timeouts: inner.config.serve.timeouts,
         patience: transfer.wish.patience,
-        advice: ADVICE,
+        advice: advice(inner),
     };
     let mut finder = inner.finder()?;
     wait_ready(inner, shutdown)?;

@@ -1,0 +1,220 @@
+//! Flags that several programs have, each defined once, so that a flag has one meaning in all of them.
+//!
+//! A flag with another default in each program shares its help text here and is declared in the program.
+
+mod values;
+
+pub use values::*;
+
+use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};
+use crate::content::limits::{self, TRACKER_ADDRESS};
+use crate::daemon::peer::ServeOptions;
+use crate::daemon::{DaemonError, Fault};
+use crate::net::Timeouts;
+use crate::storage::Verify;
+use crate::swarm::membership::Leases;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Help of `--tracker`.
+pub const TRACKER_HELP: &str = "Address or host name of the tracker; the port is 5100 if omitted";
+/// Help of `--port`, and of `--transfer_port`, which is the same flag.
+pub const PORT_HELP: &str = "TCP port to serve chunks on; 0 selects any free port";
+/// Help of `--advertise`.
+pub const ADVERTISE_HELP: &str = "Address that other peers are told to connect to, if it differs from the address that the tracker or manager sees";
+/// Help of `--upload-limit`.
+pub const UPLOAD_LIMIT_HELP: &str =
+    "Maximum upload rate in bytes per second, for example 5MB; 0 means no limit";
+/// Help of `--name`.
+pub const NAME_HELP: &str = "Name of this peer in log lines, event lines and lists of peers";
+/// Help of `--timeout`.
+pub const TIMEOUT_HELP: &str =
+    "Give up if the tracker or manager does not answer, or a download receives no data, for this time";
+/// Help of `--wait`.
+pub const WAIT_HELP: &str = "Wait up to this time for a peer that offers the file";
+/// Help of `--stay`.
+pub const STAY_HELP: &str = "Serve verified chunks during the download and keep serving after it";
+
+/// The address of the tracker.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct TrackerFlag {
+    #[doc = "The tracker."]
+    #[arg(long, value_name = "HOST:PORT", default_value_t = TRACKER_ADDRESS, value_parser = parse_tracker,
+        help = TRACKER_HELP, help_heading = NETWORK)]
+    pub tracker: SocketAddr,
+}
+
+/// When a peer counts as alive.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct LeaseFlags {
+    /// Interval between the heartbeats of a peer
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds,
+        help_heading = TIMEOUTS)]
+    heartbeat: Duration,
+    /// Time for which a peer counts as alive after its last heartbeat; longer than --heartbeat
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds,
+        help_heading = TIMEOUTS)]
+    lease: Duration,
+}
+
+impl LeaseFlags {
+    /// Both values, checked against each other.
+    ///
+    /// # Errors
+    /// A lease that ends before the next heartbeat arrives.
+    pub fn leases(self) -> Result<Leases, DaemonError> {
+        let Self { heartbeat, lease } = self;
+        if lease <= heartbeat {
+            let (lease, heartbeat) = (lease.as_secs_f64(), heartbeat.as_secs_f64());
+            let text = format!(
+                "--lease {lease} must be longer than --heartbeat {heartbeat}: otherwise each lease ends between two \
+                 heartbeats; try --lease {}",
+                heartbeat * 2.0
+            );
+            return Err(DaemonError::new(Fault::Usage, text));
+        }
+        Ok(Leases { heartbeat, lease })
+    }
+}
+
+/// Timeouts of a connection.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct TimeoutFlags {
+    /// Maximum time from the connection to the first message (hello) of the other side
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds,
+        help_heading = TIMEOUTS)]
+    hello_timeout: Duration,
+    /// Close a connection that is idle for this time; longer than 25, the keep-alive interval of peers
+    #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = parse_idle,
+        help_heading = TIMEOUTS)]
+    idle_timeout: Duration,
+    /// Read and write timeout within a message, and maximum time to the first byte of a response
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_seconds,
+        help_heading = TIMEOUTS)]
+    stall_timeout: Duration,
+}
+
+impl TimeoutFlags {
+    /// The three values.
+    pub fn timeouts(self) -> Timeouts {
+        let Self { hello_timeout: hello, idle_timeout: idle, stall_timeout: stall } = self;
+        Timeouts { hello, idle, stall }
+    }
+}
+
+/// The limit on connections.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct ConnectionsFlag {
+    /// Maximum number of connections that are served at the same time
+    #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX, help_heading = LIMITS)]
+    pub max_connections: usize,
+}
+
+/// How a peer serves chunks.
+#[derive(clap::Args, Debug, Clone)]
+pub struct ServeFlags {
+    /// IP address to serve chunks on; 0.0.0.0 serves on all networks of this host
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1", help_heading = NETWORK)]
+    pub listen: IpAddr,
+    #[doc = "The address that other peers are told."]
+    #[arg(long, value_name = "IP:PORT", help = ADVERTISE_HELP, help_heading = NETWORK)]
+    pub advertise: Option<SocketAddr>,
+    #[doc = "Bytes per second; 0 means no limit."]
+    #[arg(long, value_name = "RATE", default_value = "0", value_parser = parse_rate, help = UPLOAD_LIMIT_HELP,
+        help_heading = LIMITS)]
+    pub upload_limit: u64,
+    #[doc = "The limit on connections."]
+    #[command(flatten)]
+    pub connections: ConnectionsFlag,
+    #[doc = "Timeouts of a connection."]
+    #[command(flatten)]
+    pub timeouts: TimeoutFlags,
+}
+
+impl ServeFlags {
+    /// The address to serve on, with a port.
+    pub fn address(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.listen, port)
+    }
+
+    /// Limits and timeouts.
+    pub fn options(&self) -> ServeOptions {
+        ServeOptions {
+            connections: self.connections.max_connections,
+            upload_limit: self.upload_limit,
+            timeouts: self.timeouts.timeouts(),
+        }
+    }
+}
+
+/// How much data from earlier runs is verified.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct VerifyFlag {
+    /// How much data that is already on disk is hashed: all (full), 32 random chunks (sample) or nothing (none)
+    /// [default: full for a complete file, none for a partial download]
+    #[arg(long, value_name = "HOW", value_enum, help_heading = FILES)]
+    verify: Option<VerifyHow>,
+}
+
+/// The values of `--verify`.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum VerifyHow {
+    Full,
+    Sample,
+    None,
+}
+
+impl VerifyFlag {
+    /// The value of the flag, if it was given.
+    pub fn verify(self) -> Option<Verify> {
+        self.verify.map(|how| match how {
+            VerifyHow::Full => Verify::Full,
+            VerifyHow::Sample => Verify::Sample,
+            VerifyHow::None => Verify::None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    /// A program with shared flags.
+    #[derive(Parser, Debug)]
+    struct Example {
+        #[command(flatten)]
+        tracker: TrackerFlag,
+        #[command(flatten)]
+        timeouts: TimeoutFlags,
+        #[command(flatten)]
+        leases: LeaseFlags,
+    }
+
+    #[test]
+    fn timeouts_have_defaults_and_flags() {
+        assert_eq!(Example::parse_from(["x"]).timeouts.timeouts(), Timeouts::default());
+        let given = ["x", "--hello-timeout", "0.5", "--idle-timeout", "26", "--stall-timeout", "2m"];
+        let Timeouts { hello, idle, stall } = Example::parse_from(given).timeouts.timeouts();
+        let wanted = [500, 26_000, 120_000].map(Duration::from_millis);
+        assert_eq!([hello, idle, stall], wanted);
+    }
+
+    #[test]
+    fn a_tracker_without_a_port_has_the_default_port() {
+        assert_eq!(Example::parse_from(["x"]).tracker.tracker, TRACKER_ADDRESS);
+        let given = Example::parse_from(["x", "--tracker", "10.0.0.1"]).tracker.tracker;
+        assert_eq!(given, "10.0.0.1:5100".parse().unwrap());
+        assert!(TRACKER_HELP.contains(&TRACKER_ADDRESS.port().to_string()));
+    }
+
+    #[test]
+    fn a_lease_that_is_too_short_is_refused_with_one_that_works() {
+        let leases = Example::parse_from(["x", "--lease", "5"]).leases.leases();
+        let text = leases.unwrap_err().text;
+        assert!(
+            text.contains("must be longer than --heartbeat") && text.ends_with("try --lease 10"),
+            "{text}"
+        );
+    }
+}

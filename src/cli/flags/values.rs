@@ -1,0 +1,320 @@
+//! Parsers for the values of flags: addresses, durations, sizes, rates.
+//!
+//! Each error is one sentence; clap puts the name and the value of the flag in front of it. Only [`parse_address`]
+//! has an effect outside of this process: it resolves names.
+
+use crate::content::Layout;
+use crate::content::limits::{self, KEEP_ALIVE, MANAGER_ADDRESS, TRACKER_ADDRESS};
+use bytesize::ByteSize;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+/// Longest duration that a flag takes: a year.
+const SECONDS_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Parses the address of a tracker; the port may be omitted.
+///
+/// # Errors
+/// A text that is no address, or a name that cannot be resolved.
+pub fn parse_tracker(text: &str) -> Result<SocketAddr, String> {
+    parse_address(text, TRACKER_ADDRESS.port())
+}
+
+/// Parses the address of a manager; the port may be omitted.
+///
+/// # Errors
+/// A text that is no address, or a name that cannot be resolved.
+pub fn parse_manager(text: &str) -> Result<SocketAddr, String> {
+    parse_address(text, MANAGER_ADDRESS.port())
+}
+
+/// Parses the address that a daemon listens on: as [`parse_address`], and also with port 0 (any free port).
+///
+/// # Errors
+/// A text that is no address, or a name that cannot be resolved.
+pub fn parse_listen(text: &str, default_port: u16) -> Result<SocketAddr, String> {
+    text.trim().parse().or_else(|_| parse_address(text, default_port))
+}
+
+/// Parses `host:port`, or `host` alone, which then has `default_port`. Hosts are names or addresses (IPv6 with or
+/// without brackets). If a name has several addresses, the first IPv4 address is used, because daemons listen on IPv4
+/// by default.
+///
+/// # Errors
+/// A text that is no address, or a name that cannot be resolved.
+pub fn parse_address(text: &str, default_port: u16) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    if let Some(address) = bare {
+        let address = address.parse::<Ipv6Addr>().map_err(|_| format!("{address} is not an IPv6 address"))?;
+        return Ok(SocketAddr::from((address, default_port)));
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::from((address, default_port)));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, parse_port(port)?),
+        None => (text, default_port),
+    };
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address);
+    }
+    if host.is_empty() || host.contains([':', '[', ']', '/']) || host.contains(char::is_whitespace) {
+        return Err("expected HOST:PORT or HOST".to_owned());
+    }
+    resolve(host, port)
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(port @ 1..) => Ok(port),
+        _ => Err(format!("{text:?} is not a port from 1 to 65535")),
+    }
+}
+
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
+    let found =
+        (host, port).to_socket_addrs().map_err(|error| format!("cannot resolve {host:?}: {error}"))?;
+    let found: Vec<SocketAddr> = found.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| format!("{host:?} has no address"))
+}
+
+/// Parses a duration: `90`, `90s`, `0.5`, `250ms`, `2m`, `1.5h`, `1d`; greater than 0, at most a year.
+///
+/// # Errors
+/// Another text, or a duration out of range.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let seconds = match unit.trim() {
+        "" | "s" | "sec" => 1.0,
+        "ms" => 0.001,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        _ => return Err("expected a duration such as 90, 0.5, 90s, 2m or 1h".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a duration such as 90, 0.5, 90s, 2m or 1h")?;
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(Duration::ZERO) => Err("the duration must be greater than 0".to_owned()),
+        Ok(duration) if duration <= SECONDS_MAX => Ok(duration),
+        _ => Err("the duration must be at most a year".to_owned()),
+    }
+}
+
+/// Parses an idle timeout: longer than the keep-alive interval of a waiting peer.
+///
+/// # Errors
+/// No duration, or one that is too short.
+pub fn parse_idle(text: &str) -> Result<Duration, String> {
+    match parse_seconds(text)? {
+        idle if idle > KEEP_ALIVE => Ok(idle),
+        _ => Err(format!(
+            "the timeout must be longer than {} s, the interval of keep-alive messages",
+            KEEP_ALIVE.as_secs()
+        )),
+    }
+}
+
+/// Parses a duration as [`parse_seconds`] does, or 0.
+///
+/// # Errors
+/// As [`parse_seconds`].
+pub fn parse_wait(text: &str) -> Result<Duration, String> {
+    match text.trim() {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => parse_seconds(text),
+    }
+}
+
+/// Parses a size: `2GiB`, `512KiB`, `10MB`, `1.5 GB`, or a number of bytes.
+///
+/// # Errors
+/// Another text, or a size that a `u64` cannot hold.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let example = || "expected a size such as 2GiB, 512KiB, 10MB or 4096".to_owned();
+    let text = text.trim();
+    if !text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(example());
+    }
+    match text.parse::<ByteSize>() {
+        // The parser saturates at this value.
+        Ok(ByteSize(u64::MAX)) => Err("the size is too large".to_owned()),
+        Ok(ByteSize(bytes)) => Ok(bytes),
+        Err(_) => Err(example()),
+    }
+}
+
+/// Parses the storage that a volunteer offers, as [`parse_size`] does: at least the smallest chunk.
+///
+/// # Errors
+/// No size, or one that is too small.
+pub fn parse_storage(text: &str) -> Result<u64, String> {
+    let least = u64::from(limits::CHUNK_SIZE_MIN);
+    match parse_size(text)? {
+        bytes if bytes < least => {
+            Err(format!("{bytes} bytes are less than the smallest chunk, {}", ByteSize(least)))
+        }
+        bytes => Ok(bytes),
+    }
+}
+
+/// Parses a chunk size: a power of two within the limits, written as [`parse_size`] takes it.
+///
+/// # Errors
+/// No size, or one that is not allowed.
+pub fn parse_chunk_size(text: &str) -> Result<u32, String> {
+    let bytes = parse_size(text)?;
+    // A value that a u32 cannot hold is as invalid as `u32::MAX`.
+    let size = u32::try_from(bytes).unwrap_or(u32::MAX);
+    match Layout::even(0, Some(size)) {
+        Ok(_) => Ok(size),
+        Err(_) => Err(format!(
+            "{bytes} bytes is not a power of two from {} to {}",
+            ByteSize(crate::content::limits::CHUNK_SIZE_MIN.into()),
+            ByteSize(crate::content::limits::CHUNK_SIZE_MAX.into()),
+        )),
+    }
+}
+
+/// Parses a rate in bytes per second: `10MB` or `10MB/s`; 0 means no limit.
+///
+/// # Errors
+/// Another text.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    let size = text.trim();
+    let size = size.strip_suffix("/s").unwrap_or(size);
+    parse_size(size).map_err(|_| "expected a rate such as 10MB/s, 512KiB or 0 (no limit)".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_idle_timeout_is_longer_than_the_keep_alive_interval() {
+        assert!(parse_idle("25").unwrap_err().contains("longer than 25 s"));
+        assert!(parse_idle("25.1").is_ok() && parse_idle("x").is_err());
+    }
+
+    #[test]
+    fn only_listen_addresses_accept_port_0() {
+        let listen = |text| parse_listen(text, 5100).map(|address| address.to_string());
+        assert_eq!(listen("127.0.0.1:0"), Ok("127.0.0.1:0".into()));
+        assert_eq!(listen(" [::1]:0 "), Ok("[::1]:0".into()));
+        assert_eq!(listen("0.0.0.0"), Ok("0.0.0.0:5100".into()));
+        assert!(listen("127.0.0.1:70000").is_err());
+        assert!(parse_tracker("127.0.0.1:0").is_err());
+    }
+
+    #[test]
+    fn addresses_with_and_without_a_port() {
+        for (text, wanted) in [
+            ("127.0.0.1:7", "127.0.0.1:7"),
+            ("127.0.0.1", "127.0.0.1:5100"),
+            ("::1", "[::1]:5100"),
+            ("[::1]", "[::1]:5100"),
+            ("[::1]:7", "[::1]:7"),
+            ("localhost", "127.0.0.1:5100"),
+            ("localhost:7", "127.0.0.1:7"),
+        ] {
+            assert_eq!(parse_tracker(text), Ok(wanted.parse().unwrap()), "{text}");
+        }
+        for text in
+            ["", ":", ":5100", "a:b", "a:0", "127.0.0.1:0", "[::1]:0", "a:65536", "[x]", "a b", "http://a:1"]
+        {
+            assert!(parse_tracker(text).is_err(), "{text}");
+        }
+        // A name with an empty label fails without a DNS query.
+        let error = parse_tracker("no..body:7").unwrap_err();
+        assert!(error.starts_with("cannot resolve \"no..body\": "), "{error}");
+        assert!(parse_tracker("a:99999").unwrap_err().contains("\"99999\" is not a port"));
+    }
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("90", 90_000),
+            ("90s", 90_000),
+            ("2m", 120_000),
+            ("2 min", 120_000),
+            ("0.5", 500),
+            ("250ms", 250),
+            ("1.5h", 5_400_000),
+            ("365d", 31_536_000_000),
+        ] {
+            assert_eq!(parse_seconds(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "0", "0s", "-1", "1e3", "nan", "inf", "366d", "1.2.3", ".", "1y", "5 m s"] {
+            assert!(parse_seconds(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4_096),
+            ("2GiB", 2 << 30),
+            ("512KiB", 512 << 10),
+            ("512 kib", 512 << 10),
+            ("10MB", 10_000_000),
+            ("1.5 GB", 1_500_000_000),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "-1", "+1", "x", "1x", "1.2.3GB", ".", "99999999EB", "18446744073709551616"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn offered_storage_holds_at_least_one_chunk() {
+        assert_eq!(parse_storage("2GiB"), Ok(2 << 30));
+        assert_eq!(parse_storage("16KiB"), Ok(16 << 10));
+        let error = parse_storage("16000").unwrap_err();
+        assert_eq!(error, "16000 bytes are less than the smallest chunk, 16.0 KiB");
+        assert!(parse_storage("2 apples").is_err());
+    }
+
+    #[test]
+    fn chunk_sizes() {
+        assert_eq!(parse_chunk_size("512KiB"), Ok(512 << 10));
+        assert_eq!(parse_chunk_size("16384"), Ok(16_384));
+        assert_eq!(parse_chunk_size("64MiB"), Ok(64 << 20));
+        for text in ["0", "8KiB", "128MiB", "500KiB", "512KB", "4GiB", "1TiB"] {
+            let error = parse_chunk_size(text).unwrap_err();
+            assert!(error.ends_with("bytes is not a power of two from 16.0 KiB to 64.0 MiB"), "{error}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(parse_rate("10MB"), Ok(10_000_000));
+        assert_eq!(parse_rate("10MB/s"), Ok(10_000_000));
+        assert_eq!(parse_rate("0"), Ok(0));
+        assert_eq!(parse_rate("0/s"), Ok(0));
+        for text in ["", "/s", "10MB/h", "10Mbit/s", "fast"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(text in "[0-9.]{0,30}[a-zA-Z/ ]{0,5}|.*") {
+            let _ = (parse_seconds(&text), parse_size(&text), parse_chunk_size(&text), parse_rate(&text));
+        }
+
+        #[test]
+        fn written_addresses_are_read_back(address: SocketAddr) {
+            prop_assume!(address.port() != 0);
+            // Flow label and scope are not part of a written address.
+            let address = SocketAddr::from((address.ip(), address.port()));
+            prop_assert_eq!(parse_address(&address.to_string(), 1), Ok(address));
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The two kinds of folder that a client takes: chunk folders and plain folders.
+
+use crate::content::local_chunks;
+use crate::daemon::next_step::quoted;
+use crate::daemon::{DaemonError, Fault};
+use std::path::Path;
+
+/// What a folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FolderKind {
+    /// It contains a `local_chunks.txt`.
+    Chunks,
+    /// Any other folder.
+    Plain,
+}
+
+/// Finds out which kind of folder a path is.
+///
+/// # Errors
+/// The path does not exist, or is a file. The text names a command that fixes it.
+pub fn kind(folder: &Path) -> Result<FolderKind, DaemonError> {
+    let shown = folder.display();
+    let path = quoted(&shown.to_string());
+    let text = match folder.metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            format!(
+                "folder {shown} not found; create it with: mkdir -p {path} (or choose another with -folder PATH)"
+            )
+        }
+        Ok(metadata) if !metadata.is_dir() => {
+            format!("{shown} is a file, not a folder; share a single file with: seeder -f {path}")
+        }
+        _ => {
+            let has_list = folder.join(local_chunks::FILE).symlink_metadata().is_ok();
+            return Ok(if has_list { FolderKind::Chunks } else { FolderKind::Plain });
+        }
+    };
+    Err(DaemonError::new(Fault::FileAccess, text))
+}
+
+/// The error for a plain folder without a flag that says how to share it.
+pub fn needs_a_way(folder: &Path, port: u16, name: &str) -> DaemonError {
+    let list = folder.join(local_chunks::FILE);
+    let text = format!(
+        "{} not found, so {} is a plain folder; share it through a tracker with: client -folder {} -transfer_port \
+         {port} -name {name} --plain (or through a manager with --manager HOST:PORT instead of --plain)",
+        list.display(),
+        folder.display(),
+        quoted(&folder.display().to_string()),
+    );
+    DaemonError::new(Fault::FileAccess, text)
+}
+
+/// The error for a chunk folder with flags of a plain folder.
+pub fn not_plain(folder: &Path) -> DaemonError {
+    let text = format!(
+        "{} contains a {} and is a chunk folder; --manager, --plain, --volunteer and --get are for plain folders: \
+         omit them, or choose another folder with -folder PATH",
+        folder.display(),
+        local_chunks::FILE
+    );
+    DaemonError::new(Fault::Usage, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_a_chunk_folder_if_it_contains_the_list() {
+        let place = tempfile::tempdir().unwrap();
+        assert_eq!(kind(place.path()).unwrap(), FolderKind::Plain);
+        let list = place.path().join(local_chunks::FILE);
+        std::fs::write(&list, "1,LASTCHUNK\n").unwrap();
+        assert_eq!(kind(place.path()).unwrap(), FolderKind::Chunks);
+        let error = kind(&list).unwrap_err();
+        assert!(error.text.contains("share a single file with: seeder -f "), "{error}");
+        let error = kind(&place.path().join("no folder")).unwrap_err();
+        assert!(error.text.contains("create it with: mkdir -p '"), "{error}");
+    }
+}
