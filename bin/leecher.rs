@@ -93,7 +93,7 @@ fn main() -> ExitCode {
     };
     cli::run(&flags.log, |watch, shutdown| {
         leecher::run(&config, &**watch, shutdown, &mut |file| {
-            println!("Successfully downloaded {}", file.file.name)
+            watch.console().say(&format!("Successfully downloaded {}\n", file.file.name));
         })
     })
 }

@@ -57,7 +57,7 @@ pub fn run(
             }
             wait(&member, &leaving)
         }
-        false => get_all(&member, wishes, task.stay, &leaving),
+        false => get_all(&member, wishes, task.stay, watch, &leaving),
     };
     if task.drain_on_exit {
         signals::forget_next_interrupt();
@@ -127,7 +127,13 @@ pub fn wish(text: &str, patience: Duration) -> Result<Wish, DaemonError> {
     Ok(Wish { query, patience, ..Wish::default() })
 }
 
-fn get_all(member: &Member, wishes: Vec<Wish>, stay: bool, leaving: &Shutdown) -> Result<(), DaemonError> {
+fn get_all(
+    member: &Member,
+    wishes: Vec<Wish>,
+    stay: bool,
+    watch: &BarWatch,
+    leaving: &Shutdown,
+) -> Result<(), DaemonError> {
     let mut transfers = Vec::new();
     for wish in wishes {
         transfers.push(member.get(wish)?);
@@ -138,7 +144,10 @@ fn get_all(member: &Member, wishes: Vec<Wish>, stay: bool, leaving: &Shutdown) -
     let mut failures = Vec::new();
     for transfer in transfers {
         match transfer.wait() {
-            Ok(()) => println!("Successfully downloaded {}", transfer.status().wanted),
+            Ok(()) => {
+                let text = format!("Successfully downloaded {}\n", transfer.status().wanted);
+                watch.console().say(&text);
+            }
             Err(error) => failures.push(error.fault),
         }
     }
