@@ -177,14 +177,17 @@ fn start(bin: &str, dir: &Path, other: SocketAddr) -> Program {
     let folder = dir.join("folder");
     let folder = folder.to_str().unwrap();
     match bin {
-        "seeder" => Program::start(bin, &["-f", file, "-p", "0", "--tracker", &other], dir),
-        "leecher" => Program::start(
+        "seeder" => Program::start_interruptible(bin, &["-f", file, "-p", "0", "--tracker", &other], dir),
+        "leecher" => Program::start_interruptible(
             bin,
             &["a.bin", "--out", folder, "--stay", "--tracker", &other, "--wait", "99"],
             dir,
         ),
-        "client" => plain(dir, &dir.join("folder"), "client", &["--manager", &other]),
-        _ => Program::start(bin, &["--listen", "127.0.0.1:0"], dir),
+        "client" => {
+            let flags = ["-folder", folder, "-transfer_port", "0", "-name", "client", "--manager", &other];
+            Program::start_interruptible(bin, &flags, dir)
+        }
+        _ => Program::start_interruptible(bin, &["--listen", "127.0.0.1:0"], dir),
     }
 }
 

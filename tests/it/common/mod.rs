@@ -18,7 +18,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -116,6 +116,15 @@ impl Program {
     /// Starts one of the binaries in a folder.
     pub fn start<A: AsRef<OsStr>>(bin: &str, args: &[A], cwd: &Path) -> Self {
         Self::start_by(&[], bin, args, cwd)
+    }
+
+    /// Starts one of the binaries with the default action for SIGINT. A shell ignores SIGINT in its background jobs; a
+    /// program that inherits this ignores it, too, until it has installed its own handler. A signal that this process
+    /// handles has the default action in the programs that it starts.
+    pub fn start_interruptible<A: AsRef<OsStr>>(bin: &str, args: &[A], cwd: &Path) -> Self {
+        static HANDLE_SIGINT: Once = Once::new();
+        HANDLE_SIGINT.call_once(|| ctrlc::set_handler(|| std::process::exit(130)).unwrap());
+        Self::start(bin, args, cwd)
     }
 
     /// Starts one of the binaries by way of a command that turns into it.
