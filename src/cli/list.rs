@@ -1,7 +1,10 @@
 //! `leecher --list`: the files that a tracker knows, as a table on standard output.
 
 use super::table;
-use crate::daemon::{DaemonError, Fault, lookup, next_step};
+use crate::daemon::DaemonError;
+use crate::daemon::Fault;
+use crate::daemon::lookup;
+use crate::daemon::next_step;
 use crate::net::{Shutdown, Timeouts};
 use std::io::{self, Write};
 use std::net::SocketAddr;

@@ -3,8 +3,9 @@
 //! Invariant: an error is logged with its cause and has an exit code.
 
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
+use crate::daemon::DaemonError;
+use crate::daemon::Fault;
 use crate::daemon::watch::Watch;
-use crate::daemon::{DaemonError, Fault};
 use crate::net::{Shutdown, unjoined};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -4,11 +4,11 @@
 //! it gets its swarm back. Invariant: as long as the tracker answers, a peer is registered once and each of its
 //! files is announced as it is.
 
-use super::error::{DaemonError, Fault};
-use super::next_step;
-use super::shelf::{Offer, Shelf};
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
+use crate::daemon::error::{DaemonError, Fault};
+use crate::daemon::next_step;
+use crate::daemon::shelf::{Offer, Shelf};
 use crate::net::{AskError, Asker, Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerRequest, TrackerResponse};

@@ -5,15 +5,15 @@
 //! hashed here; a chunk is claimed only when its line stands in `local_chunks.txt`; a chunk that the others agree to be
 //! different is not served until it has been replaced.
 
-use super::error::DaemonError;
-use super::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
-use super::next_step;
-use super::peer::{ServeOptions, serve};
-use super::shelf::Shelf;
-use super::tracker_session::{self, SessionConfig, SessionEvent};
-use super::watch::Watch;
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
+use crate::daemon::error::DaemonError;
+use crate::daemon::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
+use crate::daemon::next_step;
+use crate::daemon::peer::{ServeOptions, serve};
+use crate::daemon::shelf::Shelf;
+use crate::daemon::tracker_session::{self, SessionConfig, SessionEvent};
+use crate::daemon::watch::Watch;
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerRequest, TrackerResponse};
 use crate::storage::chunk_folder::Loose;

@@ -5,15 +5,15 @@
 //! have-map are threads of their own. When [`run`] returns all of them have ended, except that a sync which the disk is
 //! still at is not waited for by one who has every chunk.
 
-use super::error::{DaemonError, Fault};
-use super::fetch::{Fetch, FetchNews, Job, TICK};
-use super::finder::{Finder, interrupted};
-use super::lookup::Query;
-use super::peer::Met;
-use super::relay::Relay;
-use super::watch::Watch;
 use crate::content::limits::{DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_ALONE, NOTE_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
+use crate::daemon::error::{DaemonError, Fault};
+use crate::daemon::fetch::{Fetch, FetchNews, Job, TICK};
+use crate::daemon::finder::{Finder, interrupted};
+use crate::daemon::lookup::Query;
+use crate::daemon::peer::Met;
+use crate::daemon::relay::Relay;
+use crate::daemon::watch::Watch;
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::storage::{ChunkSource, PartFile, StoreError};
 use crate::swarm::Moment;

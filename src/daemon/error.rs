@@ -1,6 +1,6 @@
 //! Why a daemon has ended, for people and for exit codes.
 
-use super::hub::StartError;
+use crate::daemon::hub::StartError;
 use crate::net::BindError;
 use crate::storage::{CatalogueError, StoreError};
 use std::io;

@@ -1,11 +1,11 @@
 //! Ways to find out who has a file: asking a tracker, asking all peers, or both.
 
-use super::announcer::Outage;
-use super::error::{DaemonError, Fault};
-use super::fetch::{Conversation, SourceError};
-use super::lookup::{Query, list, lookup};
 use crate::content::FileId;
 use crate::content::limits::{ANSWER_MOST, ANSWER_WAIT, SOURCES_MAX};
+use crate::daemon::announcer::Outage;
+use crate::daemon::error::{DaemonError, Fault};
+use crate::daemon::fetch::{Conversation, SourceError};
+use crate::daemon::lookup::{Query, list, lookup};
 use crate::net::{AskError, Asker, Shutdown, Timeouts, side_by_side};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};

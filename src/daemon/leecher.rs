@@ -3,16 +3,16 @@
 //! The state thread is the caller's own; what it does is in [`transfer`]. With
 //! [`LeecherConfig::stay`] it serves each chunk as soon as it is verified.
 
-use super::announcer::{Announcer, Outage};
-use super::error::DaemonError;
-use super::finder::TrackerFinder;
-use super::peer::{Met, ServeOptions, serve};
-use super::relay::Relay;
-use super::seeder::default_name;
-use super::shelf::{Offer, Shelf};
-use super::transfer::{self, Beside, Downloaded, Located, Order, Start};
-use super::watch::Watch;
 use crate::content::EntityName;
+use crate::daemon::announcer::{Announcer, Outage};
+use crate::daemon::error::DaemonError;
+use crate::daemon::finder::TrackerFinder;
+use crate::daemon::peer::{Met, ServeOptions, serve};
+use crate::daemon::relay::Relay;
+use crate::daemon::seeder::default_name;
+use crate::daemon::shelf::{Offer, Shelf};
+use crate::daemon::transfer::{self, Beside, Downloaded, Located, Order, Start};
+use crate::daemon::watch::Watch;
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::Registration;
 use crate::storage::{ChunkSource, PartFile, Verify, WholeFile};
@@ -51,7 +51,7 @@ pub struct StayConfig {
 /// shutdown.
 ///
 /// # Errors
-/// Not found, ambiguous, not to be had, no room, interrupted: [`Fault`](super::Fault) tells which.
+/// Not found, ambiguous, not to be had, no room, interrupted: [`Fault`](crate::daemon::Fault) tells which.
 pub fn run(
     config: &LeecherConfig,
     watch: &dyn Watch,

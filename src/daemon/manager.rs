@@ -1,8 +1,8 @@
 //! The manager: the pure [`Manager`] behind sockets.
 
-use super::hub::{Hands, Hub, HubConfig, StartError, draw};
-use super::next_step;
 use crate::content::limits;
+use crate::daemon::hub::{Hands, Hub, HubConfig, StartError, draw};
+use crate::daemon::next_step;
 use crate::net::{Shutdown, Timeouts};
 use crate::swarm::manager::Manager;
 use crate::swarm::membership::Leases;

@@ -2,15 +2,15 @@
 //!
 //! A connection has a reading thread, which takes requests in, and a writing thread, which answers them in order
 //! and tells of new chunks in between. Invariant: whole chunks leave this machine only when a
-//! [`ChunkSource`] vouches for them; of one that is arriving all but the last bytes may go on before ([`relay`](super::relay)).
+//! [`ChunkSource`] vouches for them; of one that is arriving all but the last bytes may go on before ([`relay`](crate::daemon::relay)).
 
-use super::pacing::Held;
-use super::relay::{Arriving, Listening, Piece, Sending};
-use super::shelf::{Offer, Shelf};
-use super::upload_limit::{Place, UploadLimit};
-use super::visitors::{VisitorId, Visitors, Welcome};
 use crate::content::limits::{self, NEWS_PAUSE, PROTOCOL_VERSION, SERVE_QUEUE};
 use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
+use crate::daemon::pacing::Held;
+use crate::daemon::relay::{Arriving, Listening, Piece, Sending};
+use crate::daemon::shelf::{Offer, Shelf};
+use crate::daemon::upload_limit::{Place, UploadLimit};
+use crate::daemon::visitors::{VisitorId, Visitors, Welcome};
 use crate::net::link::halves;
 use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::ErrorCode;

@@ -8,9 +8,9 @@
 //! it turns out to be bad, or its source is lost, whoever was being sent it finds its connection torn, and has
 //! nothing that it could take for a chunk.
 
-use super::pacing::Pacing;
 use crate::content::limits::COMING_UNASKED;
 use crate::content::{ChunkIndex, FileId};
+use crate::daemon::pacing::Pacing;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -3,14 +3,14 @@
 //! The state thread is the caller's own: it looks at the file now and then, and hashes it again when it has changed.
 //! Invariant: what is offered is what the file was when it was hashed as a whole, and nobody has written to it since.
 
-use super::announcer::Announcer;
-use super::error::{DaemonError, Fault};
-use super::next_step::{self, quoted};
-use super::peer::{ServeOptions, serve};
-use super::shelf::{Offer, Shelf};
-use super::watch::Watch;
 use crate::content::limits::FOLDER_LOOK;
 use crate::content::{EntityName, FileName};
+use crate::daemon::announcer::Announcer;
+use crate::daemon::error::{DaemonError, Fault};
+use crate::daemon::next_step::{self, quoted};
+use crate::daemon::peer::{ServeOptions, serve};
+use crate::daemon::shelf::{Offer, Shelf};
+use crate::daemon::watch::Watch;
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
 use crate::storage::{ChunkSource, Glance, StoreError, WholeFile};

@@ -2,8 +2,8 @@
 //!
 //! Invariant: every file that is offered under a name can be served by its id.
 
-use super::relay::Relay;
 use crate::content::{ChunkIndex, FileId, FileName};
+use crate::daemon::relay::Relay;
 use crate::protocol::tracker::FileSummary;
 use crate::storage::{ChunkSource, StoreError, StoredChunk};
 use std::collections::{BTreeMap, HashMap};

@@ -4,16 +4,16 @@
 //! A tracker that keeps files is a serving peer, too: it has a port of its own for chunks and manifests. Invariant:
 //! it serves nothing and takes no volunteer in before its catalogue has been read whole.
 
-use super::error::{DaemonError, Fault};
-use super::hub::{Hands, Hub, HubConfig, draw, secret};
-use super::keeper::{Keeper, KeeperChannels, KeeperConfig};
-use super::next_step;
-use super::peer::{ServeOptions, serve};
-use super::shelf::Shelf;
-use super::watch::Watch;
 use crate::content::EntityName;
 use crate::content::limits::{self, TRACKER_ENTITY};
 use crate::content::words::counted;
+use crate::daemon::error::{DaemonError, Fault};
+use crate::daemon::hub::{Hands, Hub, HubConfig, draw, secret};
+use crate::daemon::keeper::{Keeper, KeeperChannels, KeeperConfig};
+use crate::daemon::next_step;
+use crate::daemon::peer::{ServeOptions, serve};
+use crate::daemon::shelf::Shelf;
+use crate::daemon::watch::Watch;
 use crate::net::{Listener, Shutdown, Threads, Timeouts};
 use crate::storage::ReplicaStore;
 use crate::storage::catalogue::{Catalogue, Contents, RedbCatalogue};

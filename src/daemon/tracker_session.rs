@@ -5,11 +5,11 @@
 //! works. Invariant: after [`SessionEvent::Joined`] everything sent goes to the same registration until
 //! [`SessionEvent::Lost`].
 
-use super::announcer::Outage;
-use super::error::DaemonError;
-use super::fetch::manifest_payload;
 use crate::content::Manifest;
 use crate::content::limits::{KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, RETRY_MAX};
+use crate::daemon::announcer::Outage;
+use crate::daemon::error::DaemonError;
+use crate::daemon::fetch::manifest_payload;
 use crate::net::link::halves;
 use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
@@ -194,7 +194,7 @@ impl Session {
                 TrackerResponse::Hello { version: PROTOCOL_VERSION } => patience = self.timeouts.stall,
                 TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
                     let heartbeat = Duration::from_millis(heartbeat_ms);
-                    return Ok((token, address, super::announcer::clamp_heartbeat(heartbeat)));
+                    return Ok((token, address, crate::daemon::announcer::clamp_heartbeat(heartbeat)));
                 }
                 TrackerResponse::Error { text, .. } => {
                     return Err(SessionError::Refused(role, tracker, format!("refuses: {text}")));

@@ -4,18 +4,18 @@
 //! every chunk of it has been verified, and its MD5 where the tracker tells one; until then what is verified is kept beside it, and a later run goes on
 //! from there.
 
-use super::announcer::Outage;
-use super::download::{self, Download};
-use super::error::{DaemonError, Fault};
-use super::fetch::Conversation;
-use super::finder::{Finder, find_patiently, interrupted};
-use super::lookup::Query;
-use super::next_step::quoted;
-use super::peer::Met;
-use super::relay::Relay;
-use super::watch::Watch;
 use crate::content::limits::{LOOKUP_INTERVAL_ALONE, VERIFY_SAMPLE};
 use crate::content::{FileId, FileName, Manifest, Md5};
+use crate::daemon::announcer::Outage;
+use crate::daemon::download::{self, Download};
+use crate::daemon::error::{DaemonError, Fault};
+use crate::daemon::fetch::Conversation;
+use crate::daemon::finder::{Finder, find_patiently, interrupted};
+use crate::daemon::lookup::Query;
+use crate::daemon::next_step::quoted;
+use crate::daemon::peer::Met;
+use crate::daemon::relay::Relay;
+use crate::daemon::watch::Watch;
 use crate::net::{Shutdown, Threads, Timeouts, side_by_side};
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::storage::verify::CheckWatch;

@@ -8,8 +8,9 @@ pub use values::*;
 
 use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};
 use crate::content::limits::{self, TRACKER_ADDRESS};
+use crate::daemon::DaemonError;
+use crate::daemon::Fault;
 use crate::daemon::peer::ServeOptions;
-use crate::daemon::{DaemonError, Fault};
 use crate::net::Timeouts;
 use crate::storage::Verify;
 use crate::swarm::membership::Leases;

@@ -1,7 +1,10 @@
 //! `tracker status`: the volunteers and files of a running tracker on this host.
 
 use super::show;
-use crate::daemon::{DaemonError, Fault, lookup, next_step};
+use crate::daemon::DaemonError;
+use crate::daemon::Fault;
+use crate::daemon::lookup;
+use crate::daemon::next_step;
 use crate::net::Shutdown;
 use std::io::{self, Write};
 use std::net::SocketAddr;

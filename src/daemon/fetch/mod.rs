@@ -18,11 +18,11 @@ mod verify;
 pub use conversations::Conversations;
 pub use source::{Conversation, SourceError, manifest_payload};
 
-use super::relay::Relay;
 use crate::content::limits::{
     PIPELINE_FAR_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
 };
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
+use crate::daemon::relay::Relay;
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::peer::Upstream;
 use crate::storage::{ChunkSink, StoreError};

@@ -4,11 +4,11 @@
 //! Invariants: nothing is accepted that was not asked for; a source that sent a wrong chunk is lost for that reason
 //! and no other; after the loss of a source nothing more is heard of it; every wait has a deadline.
 
-use super::super::lookup::Query;
 use super::verify::{Tasks, Verifier};
 use super::{Job, SourceEvent, SourceUpdate};
 use crate::content::limits::{CHUNKS_MAX, KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
+use crate::daemon::lookup::Query;
 use crate::net::link::halves;
 use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;

@@ -3,8 +3,8 @@
 //! Several keepers would stand in each other's way: with more than one nobody is asked before all others. Invariant: a
 //! keeper that names one after the other, or ones that are not to be had, holds a download up for a bounded time.
 
-use super::super::pacing::Held;
 use super::{Fetch, Link, Question};
+use crate::daemon::pacing::Held;
 use crate::protocol::peer::Upstream;
 use crate::swarm::Moment;
 use crate::swarm::picker::{self, STRIPES_MAX, SourceId};

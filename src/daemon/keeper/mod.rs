@@ -17,12 +17,12 @@ mod schedule;
 mod source;
 mod workers;
 
-use super::DaemonError;
-use super::fetch::Conversations;
-use super::shelf::Shelf;
-use super::watch::Watch;
 use crate::content::limits::RECEIVE_MEMORY;
 use crate::content::{FileId, Manifest};
+use crate::daemon::DaemonError;
+use crate::daemon::fetch::Conversations;
+use crate::daemon::shelf::Shelf;
+use crate::daemon::watch::Watch;
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::volunteer::KeptFile;
 use crate::storage::{Catalogue, CatalogueError, ChunkSource, ReplicaStore, SharedFolder};

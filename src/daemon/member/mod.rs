@@ -10,17 +10,17 @@ mod transfers;
 
 pub use transfers::{Stage, Transfer, TransferStatus};
 
-use super::announcer::Announcer;
-use super::error::DaemonError;
-use super::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
-use super::lookup::Query;
-use super::peer::{Met, ServeOptions, serve};
-use super::shelf::Shelf;
-use super::tracker_session::{self, SessionConfig, SessionEvent};
-use super::volunteer::{Surroundings, Volunteer, VolunteerConfig};
-use super::watch::Watch;
 use crate::content::limits::LEASE;
 use crate::content::{EntityName, FileId};
+use crate::daemon::announcer::Announcer;
+use crate::daemon::error::DaemonError;
+use crate::daemon::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
+use crate::daemon::lookup::Query;
+use crate::daemon::peer::{Met, ServeOptions, serve};
+use crate::daemon::shelf::Shelf;
+use crate::daemon::tracker_session::{self, SessionConfig, SessionEvent};
+use crate::daemon::volunteer::{Surroundings, Volunteer, VolunteerConfig};
+use crate::daemon::watch::Watch;
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
 use crate::storage::SharedFolder;
@@ -144,7 +144,7 @@ impl Member {
         };
         if config.volunteer.is_some() && config.tracker.is_none() {
             return Err(DaemonError::new(
-                super::Fault::Usage,
+                crate::daemon::Fault::Usage,
                 "--volunteer needs a tracker; name it with --tracker HOST:PORT",
             ));
         }
@@ -213,7 +213,7 @@ impl Member {
     }
 
     /// What is offered here, whole and partial.
-    pub fn mine(&self) -> Vec<super::shelf::Offer> {
+    pub fn mine(&self) -> Vec<crate::daemon::shelf::Offer> {
         self.inner.shelf.offers()
     }
 
@@ -228,7 +228,7 @@ impl Member {
     /// Nobody answers.
     pub fn files(&self, query: &Query) -> Result<Vec<FoundFile>, DaemonError> {
         let found = self.inner.finder()?.find(query, &self.inner.shutdown);
-        found.map_err(|why| DaemonError::new(super::Fault::Unreachable, why))
+        found.map_err(|why| DaemonError::new(crate::daemon::Fault::Unreachable, why))
     }
 
     /// Starts to get a file, in a thread of its own.
