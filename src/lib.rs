@@ -139,5 +139,6 @@ pub mod content;
 pub mod daemon;
 pub mod net;
 pub mod protocol;
+pub mod report;
 pub mod storage;
 pub mod swarm;

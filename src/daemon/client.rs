@@ -7,15 +7,15 @@
 
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
-use crate::daemon::error::DaemonError;
 use crate::daemon::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
-use crate::daemon::next_step;
 use crate::daemon::peer::{ServeOptions, serve};
 use crate::daemon::shelf::Shelf;
 use crate::daemon::tracker_session::{self, SessionConfig, SessionEvent};
-use crate::daemon::watch::Watch;
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerRequest, TrackerResponse};
+use crate::report::error::DaemonError;
+use crate::report::next_step;
+use crate::report::watch::Watch;
 use crate::storage::chunk_folder::Loose;
 use crate::storage::verify::CheckWatch;
 use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError};

@@ -7,14 +7,14 @@
 
 use crate::content::limits::{DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_ALONE, NOTE_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
-use crate::daemon::error::{DaemonError, Fault};
 use crate::daemon::fetch::{Fetch, FetchNews, Job, TICK};
 use crate::daemon::finder::{Finder, interrupted};
 use crate::daemon::lookup::Query;
 use crate::daemon::peer::Met;
 use crate::daemon::relay::Relay;
-use crate::daemon::watch::Watch;
 use crate::net::{Shutdown, Threads, Timeouts};
+use crate::report::error::{DaemonError, Fault};
+use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, PartFile, StoreError};
 use crate::swarm::Moment;
 use crossbeam_channel::{Receiver, Sender, bounded, never};

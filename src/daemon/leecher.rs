@@ -5,16 +5,16 @@
 
 use crate::content::EntityName;
 use crate::daemon::announcer::{Announcer, Outage};
-use crate::daemon::error::DaemonError;
 use crate::daemon::finder::TrackerFinder;
 use crate::daemon::peer::{Met, ServeOptions, serve};
 use crate::daemon::relay::Relay;
 use crate::daemon::seeder::default_name;
 use crate::daemon::shelf::{Offer, Shelf};
 use crate::daemon::transfer::{self, Beside, Downloaded, Located, Order, Start};
-use crate::daemon::watch::Watch;
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::Registration;
+use crate::report::error::DaemonError;
+use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, PartFile, Verify, WholeFile};
 use crossbeam_channel::{Receiver, bounded};
 use std::net::SocketAddr;
@@ -51,7 +51,7 @@ pub struct StayConfig {
 /// shutdown.
 ///
 /// # Errors
-/// Not found, ambiguous, not to be had, no room, interrupted: [`Fault`](crate::daemon::Fault) tells which.
+/// Not found, ambiguous, not to be had, no room, interrupted: [`Fault`](crate::report::Fault) tells which.
 pub fn run(
     config: &LeecherConfig,
     watch: &dyn Watch,

@@ -2,8 +2,8 @@
 
 use crate::content::limits;
 use crate::daemon::hub::{Hands, Hub, HubConfig, StartError, draw};
-use crate::daemon::next_step;
 use crate::net::{Shutdown, Timeouts};
+use crate::report::next_step;
 use crate::swarm::manager::Manager;
 use crate::swarm::membership::Leases;
 use std::net::SocketAddr;

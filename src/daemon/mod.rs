@@ -7,7 +7,6 @@
 pub mod announcer;
 pub mod client;
 pub mod download;
-pub mod error;
 pub mod fetch;
 pub mod finder;
 pub mod hub;
@@ -16,7 +15,6 @@ pub mod leecher;
 pub mod lookup;
 pub mod manager;
 pub mod member;
-pub mod next_step;
 pub mod pacing;
 pub mod peer;
 pub mod relay;
@@ -28,6 +26,3 @@ pub mod transfer;
 mod upload_limit;
 mod visitors;
 pub mod volunteer;
-pub mod watch;
-
-pub use error::{DaemonError, Fault};

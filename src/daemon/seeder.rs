@@ -6,13 +6,13 @@
 use crate::content::limits::FOLDER_LOOK;
 use crate::content::{EntityName, FileName};
 use crate::daemon::announcer::Announcer;
-use crate::daemon::error::{DaemonError, Fault};
-use crate::daemon::next_step::{self, quoted};
 use crate::daemon::peer::{ServeOptions, serve};
 use crate::daemon::shelf::{Offer, Shelf};
-use crate::daemon::watch::Watch;
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
+use crate::report::error::{DaemonError, Fault};
+use crate::report::next_step::{self, quoted};
+use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, Glance, StoreError, WholeFile};
 use crossbeam_channel::bounded;
 use std::io::ErrorKind;

@@ -7,14 +7,14 @@
 use crate::content::EntityName;
 use crate::content::limits::{self, TRACKER_ENTITY};
 use crate::content::words::counted;
-use crate::daemon::error::{DaemonError, Fault};
 use crate::daemon::hub::{Hands, Hub, HubConfig, draw, secret};
 use crate::daemon::keeper::{Keeper, KeeperChannels, KeeperConfig};
-use crate::daemon::next_step;
 use crate::daemon::peer::{ServeOptions, serve};
 use crate::daemon::shelf::Shelf;
-use crate::daemon::watch::Watch;
 use crate::net::{Listener, Shutdown, Threads, Timeouts};
+use crate::report::error::{DaemonError, Fault};
+use crate::report::next_step;
+use crate::report::watch::Watch;
 use crate::storage::ReplicaStore;
 use crate::storage::catalogue::{Catalogue, Contents, RedbCatalogue};
 use crate::swarm::keeping::{Answer, Command, News};

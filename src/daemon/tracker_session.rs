@@ -8,13 +8,13 @@
 use crate::content::Manifest;
 use crate::content::limits::{KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, RETRY_MAX};
 use crate::daemon::announcer::Outage;
-use crate::daemon::error::DaemonError;
 use crate::daemon::fetch::manifest_payload;
 use crate::net::link::halves;
 use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{PeerSummary, Registration, Token, TrackerRequest, TrackerResponse};
+use crate::report::error::DaemonError;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{SocketAddr, TcpStream};

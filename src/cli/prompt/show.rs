@@ -219,7 +219,7 @@ fn named(found: &FoundFile, peers: &[PeerSummary]) -> String {
 mod tests {
     use super::*;
     use crate::cli::table::tests::found;
-    use crate::daemon::Fault;
+    use crate::report::Fault;
 
     fn transfer(stage: Stage, bytes: (u64, u64), rate: u64, trouble: &str) -> TransferStatus {
         let (wanted, note) = ("f".to_owned(), "2 sources".to_owned());

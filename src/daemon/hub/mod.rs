@@ -13,6 +13,7 @@ mod state;
 
 use crate::net::{BindError, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::TrackerRequest;
+use crate::report::{DaemonError, Fault};
 use crate::swarm::keeping::{Answer, News, Task};
 use crate::swarm::machine::{ConnectionId, Machine};
 use connections::Connection;
@@ -219,6 +220,15 @@ fn forward(events: &crossbeam_channel::Sender<Event>, shutdown: &Shutdown, mut e
         }
     }
     false
+}
+
+impl From<StartError> for DaemonError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Bind(error) => Self::bind("--listen HOST:PORT")(error),
+            StartError::Io(_) => Self::new(Fault::Other, error.to_string()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use super::Inner;
 use crate::content::{ChunkIndex, FileId};
-use crate::daemon::DaemonError;
+use crate::report::DaemonError;
 use crate::storage::ChunkSource as _;
 use crate::swarm::keeping::News;
 use std::collections::BTreeMap;

@@ -19,12 +19,12 @@ mod workers;
 
 use crate::content::limits::RECEIVE_MEMORY;
 use crate::content::{FileId, Manifest};
-use crate::daemon::DaemonError;
 use crate::daemon::fetch::Conversations;
 use crate::daemon::shelf::Shelf;
-use crate::daemon::watch::Watch;
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::volunteer::KeptFile;
+use crate::report::DaemonError;
+use crate::report::watch::Watch;
 use crate::storage::{Catalogue, CatalogueError, ChunkSource, ReplicaStore, SharedFolder};
 use crate::swarm::keeping::{News, Task};
 use crossbeam_channel::{Receiver, Sender, unbounded};

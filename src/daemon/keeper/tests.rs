@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::content::{ChunkIndex, FileName, HaveMap, Md5};
-use crate::daemon::Fault;
 use crate::daemon::peer::{ServeOptions, serve};
 use crate::net::{Listener, Timeouts};
 use crate::protocol::numbers::{Nonce, VolunteerKey};
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure};
+use crate::report::Fault;
 use crate::storage::catalogue::Contents;
 use crate::storage::{Progress, RedbCatalogue, StoreError, StoredChunk, WholeFile};
 use crate::swarm::keeping::{Change, Verdict, VolunteerNumber, VolunteerRecord};

@@ -13,16 +13,16 @@ pub use transfers::{Stage, Transfer, TransferStatus};
 use crate::content::limits::LEASE;
 use crate::content::{EntityName, FileId};
 use crate::daemon::announcer::Announcer;
-use crate::daemon::error::DaemonError;
 use crate::daemon::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::daemon::lookup::Query;
 use crate::daemon::peer::{Met, ServeOptions, serve};
 use crate::daemon::shelf::Shelf;
 use crate::daemon::tracker_session::{self, SessionConfig, SessionEvent};
 use crate::daemon::volunteer::{Surroundings, Volunteer, VolunteerConfig};
-use crate::daemon::watch::Watch;
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
+use crate::report::error::DaemonError;
+use crate::report::watch::Watch;
 use crate::storage::SharedFolder;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
 use folder_watch::FolderWatch;
@@ -144,7 +144,7 @@ impl Member {
         };
         if config.volunteer.is_some() && config.tracker.is_none() {
             return Err(DaemonError::new(
-                crate::daemon::Fault::Usage,
+                crate::report::Fault::Usage,
                 "--volunteer needs a tracker; name it with --tracker HOST:PORT",
             ));
         }
@@ -228,7 +228,7 @@ impl Member {
     /// Nobody answers.
     pub fn files(&self, query: &Query) -> Result<Vec<FoundFile>, DaemonError> {
         let found = self.inner.finder()?.find(query, &self.inner.shutdown);
-        found.map_err(|why| DaemonError::new(crate::daemon::Fault::Unreachable, why))
+        found.map_err(|why| DaemonError::new(crate::report::Fault::Unreachable, why))
     }
 
     /// Starts to get a file, in a thread of its own.

@@ -1,6 +1,5 @@
 //! Why a daemon has ended, for people and for exit codes.
 
-use crate::daemon::hub::StartError;
 use crate::net::BindError;
 use crate::storage::{CatalogueError, StoreError};
 use std::io;
@@ -92,15 +91,6 @@ impl From<CatalogueError> for DaemonError {
                 Self::new(Fault::FileAccess, error.to_string())
             }
             CatalogueError::Inconsistent(_) => Self::new(Fault::Other, error.to_string()),
-        }
-    }
-}
-
-impl From<StartError> for DaemonError {
-    fn from(error: StartError) -> Self {
-        match error {
-            StartError::Bind(error) => Self::bind("--listen HOST:PORT")(error),
-            StartError::Io(_) => Self::new(Fault::Other, error.to_string()),
         }
     }
 }
