@@ -35,7 +35,7 @@
 //!   [`swarm::keeping::News`]. There `keeper` hands out tasks to `keep-distant` (four that fetch from volunteers) and
 //!   `keep-local` (two for its own disk), `record` alone writes the catalogue, `publish` looks at the folder of files, `check` hashes
 //!   chunks that were here before the start, and `spoiled` tells of those that turn out wrong. It serves like any peer.
-//! - **whoever serves** ([`daemon::peer`]): `serve-accept`, and for each connection a `serve` that reads requests
+//! - **whoever serves** ([`upload::server`]): `serve-accept`, and for each connection a `serve` that reads requests
 //!   and a `serve-out` that answers them in order, chunks by `sendfile(2)`.
 //! - **seeder** ([`daemon::seeder`]): hashes on all cores, then serves. `announce` ([`daemon::announcer`]) registers,
 //!   announces and sends heartbeats by datagram.
@@ -106,7 +106,7 @@
 //! # Invariants
 //!
 //! - No byte from outside counts or is announced as here before it was verified here against a digest that did not come with
-//!   it. A chunk that is arriving may be passed on as it comes ([`daemon::relay`]), but for its last bytes: nobody gets all
+//!   it. A chunk that is arriving may be passed on as it comes ([`upload::relay`]), but for its last bytes: nobody gets all
 //!   of a chunk that has not been verified.
 //! - A file appears under its name only when it is complete.
 //! - A have-map never names a chunk whose bytes are not there; the durable one never names one that is not on the disk.
@@ -142,3 +142,4 @@ pub mod protocol;
 pub mod report;
 pub mod storage;
 pub mod swarm;
+pub mod upload;

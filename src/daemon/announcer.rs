@@ -6,13 +6,13 @@
 
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
-use crate::daemon::shelf::{Offer, Shelf};
 use crate::net::{AskError, Asker, Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::next_step;
 use crate::swarm::backoff::Backoff;
+use crate::upload::offers::{Offer, Shelf};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
 use std::io;

@@ -8,8 +8,6 @@
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
 use crate::daemon::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
-use crate::daemon::peer::{ServeOptions, serve};
-use crate::daemon::shelf::Shelf;
 use crate::daemon::tracker_session::{self, SessionConfig, SessionEvent};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerRequest, TrackerResponse};
@@ -21,6 +19,8 @@ use crate::storage::verify::CheckWatch;
 use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
+use crate::upload::offers::Shelf;
+use crate::upload::server::{ServeOptions, serve};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;

@@ -6,14 +6,14 @@
 use crate::content::limits::FOLDER_LOOK;
 use crate::content::{EntityName, FileName};
 use crate::daemon::announcer::Announcer;
-use crate::daemon::peer::{ServeOptions, serve};
-use crate::daemon::shelf::{Offer, Shelf};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::next_step::{self, quoted};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, Glance, StoreError, WholeFile};
+use crate::upload::offers::{Offer, Shelf};
+use crate::upload::server::{ServeOptions, serve};
 use crossbeam_channel::bounded;
 use std::io::ErrorKind;
 use std::net::SocketAddr;

@@ -22,7 +22,6 @@ use crate::content::limits::{
     PIPELINE_FAR_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
 };
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
-use crate::daemon::relay::Relay;
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::peer::Upstream;
 use crate::storage::{ChunkSink, StoreError};
@@ -30,6 +29,7 @@ use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
 use crate::swarm::picker::{Picker, SourceId};
 use crate::swarm::trees::STRIPES;
+use crate::upload::relay::Relay;
 use crossbeam_channel::{Sender, bounded};
 use source::{Pieces, Question, SourceReader};
 use std::collections::{BTreeMap, HashMap};

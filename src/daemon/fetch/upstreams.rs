@@ -4,10 +4,10 @@
 //! keeper that names one after the other, or ones that are not to be had, holds a download up for a bounded time.
 
 use super::{Fetch, Link, Question};
-use crate::daemon::pacing::Held;
 use crate::protocol::peer::Upstream;
 use crate::swarm::Moment;
 use crate::swarm::picker::{self, STRIPES_MAX, SourceId};
+use crate::upload::pacing::Held;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;

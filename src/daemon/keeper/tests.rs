@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::content::{ChunkIndex, FileName, HaveMap, Md5};
-use crate::daemon::peer::{ServeOptions, serve};
 use crate::net::{Listener, Timeouts};
 use crate::protocol::numbers::{Nonce, VolunteerKey};
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure};
@@ -10,6 +9,7 @@ use crate::report::Fault;
 use crate::storage::catalogue::Contents;
 use crate::storage::{Progress, RedbCatalogue, StoreError, StoredChunk, WholeFile};
 use crate::swarm::keeping::{Change, Verdict, VolunteerNumber, VolunteerRecord};
+use crate::upload::server::{ServeOptions, serve};
 use crossbeam_channel::bounded;
 use std::fs::{self, File, FileTimes};
 use std::io;

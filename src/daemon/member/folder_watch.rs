@@ -3,9 +3,9 @@
 use super::Inner;
 use crate::content::FileName;
 use crate::content::limits::FOLDER_LOOK;
-use crate::daemon::shelf::Offer;
 use crate::protocol::tracker::FileSummary;
 use crate::storage::shared_folder::{FolderChange, SharedFile};
+use crate::upload::offers::Offer;
 use std::sync::Arc;
 use std::{fs, io};
 

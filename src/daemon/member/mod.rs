@@ -15,8 +15,6 @@ use crate::content::{EntityName, FileId};
 use crate::daemon::announcer::Announcer;
 use crate::daemon::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::daemon::lookup::Query;
-use crate::daemon::peer::{Met, ServeOptions, serve};
-use crate::daemon::shelf::Shelf;
 use crate::daemon::tracker_session::{self, SessionConfig, SessionEvent};
 use crate::daemon::volunteer::{Surroundings, Volunteer, VolunteerConfig};
 use crate::net::{Asker, Listener, Shutdown, Threads};
@@ -24,6 +22,8 @@ use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequ
 use crate::report::error::DaemonError;
 use crate::report::watch::Watch;
 use crate::storage::SharedFolder;
+use crate::upload::offers::Shelf;
+use crate::upload::server::{Met, ServeOptions, serve};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
 use folder_watch::FolderWatch;
 use std::net::SocketAddr;
@@ -213,7 +213,7 @@ impl Member {
     }
 
     /// What is offered here, whole and partial.
-    pub fn mine(&self) -> Vec<crate::daemon::shelf::Offer> {
+    pub fn mine(&self) -> Vec<crate::upload::offers::Offer> {
         self.inner.shelf.offers()
     }
 

@@ -2,15 +2,10 @@
 //!
 //! A connection has a reading thread, which takes requests in, and a writing thread, which answers them in order
 //! and tells of new chunks in between. Invariant: whole chunks leave this machine only when a
-//! [`ChunkSource`] vouches for them; of one that is arriving all but the last bytes may go on before ([`relay`](crate::daemon::relay)).
+//! [`ChunkSource`] vouches for them; of one that is arriving all but the last bytes may go on before ([`relay`](crate::upload::relay)).
 
 use crate::content::limits::{self, NEWS_PAUSE, PROTOCOL_VERSION, SERVE_QUEUE};
 use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
-use crate::daemon::pacing::Held;
-use crate::daemon::relay::{Arriving, Listening, Piece, Sending};
-use crate::daemon::shelf::{Offer, Shelf};
-use crate::daemon::upload_limit::{Place, UploadLimit};
-use crate::daemon::visitors::{VisitorId, Visitors, Welcome};
 use crate::net::link::halves;
 use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::ErrorCode;
@@ -18,6 +13,11 @@ use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
 use crate::storage::{ChunkSource, StoreError};
 use crate::swarm::picker::STRIPES_MAX;
+use crate::upload::offers::{Offer, Shelf};
+use crate::upload::pacing::Held;
+use crate::upload::rate_limit::{Place, UploadLimit};
+use crate::upload::relay::{Arriving, Listening, Piece, Sending};
+use crate::upload::subscribers::{VisitorId, Visitors, Welcome};
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, never};
 use std::collections::BTreeSet;
 use std::convert::Infallible;

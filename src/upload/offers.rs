@@ -3,9 +3,9 @@
 //! Invariant: every file that is offered under a name can be served by its id.
 
 use crate::content::{ChunkIndex, FileId, FileName};
-use crate::daemon::relay::Relay;
 use crate::protocol::tracker::FileSummary;
 use crate::storage::{ChunkSource, StoreError, StoredChunk};
+use crate::upload::relay::Relay;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -10,7 +10,7 @@
 
 use crate::content::limits::COMING_UNASKED;
 use crate::content::{ChunkIndex, FileId};
-use crate::daemon::pacing::Pacing;
+use crate::upload::pacing::Pacing;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
 use std::net::SocketAddr;
