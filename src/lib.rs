@@ -37,7 +37,7 @@
 //!   chunks that were here before the start, and `spoiled` tells of those that turn out wrong. It serves like any peer.
 //! - **whoever serves** ([`upload::server`]): `serve-accept`, and for each connection a `serve` that reads requests
 //!   and a `serve-out` that answers them in order, chunks by `sendfile(2)`.
-//! - **seeder** ([`daemon::seeder`]): hashes on all cores, then serves. `announce` ([`daemon::announcer`]) registers,
+//! - **seeder** ([`daemon::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`]) registers,
 //!   announces and sends heartbeats by datagram.
 //! - **leecher** ([`daemon::leecher`], [`daemon::transfer`], [`daemon::download`]): the state thread is the caller's own and owns a
 //!   [`daemon::fetch::Fetch`]. Each source has a `fetch` that reads, checks and stores, and a `fetch-ask` that sends
@@ -61,7 +61,7 @@
 //!
 //! # A download, step by step
 //!
-//! 1. The leecher asks the tracker for a name or an id ([`daemon::lookup`]): a datagram, sent again with the cookie
+//! 1. The leecher asks the tracker for a name or an id ([`tracker_client::lookup`]): a datagram, sent again with the cookie
 //!    that comes back; a connection when the answer does not fit. The answer is a file id and addresses of holders.
 //! 2. It fetches the manifest from any holder and checks it against the id ([`content::Manifest`]). From here on it
 //!    needs to trust nobody.
@@ -142,4 +142,5 @@ pub mod protocol;
 pub mod report;
 pub mod storage;
 pub mod swarm;
+pub mod tracker_client;
 pub mod upload;

@@ -1,11 +1,11 @@
 //! `leecher --list`: the files that a tracker knows, as a table on standard output.
 
 use super::table;
-use crate::daemon::lookup;
 use crate::net::{Shutdown, Timeouts};
 use crate::report::DaemonError;
 use crate::report::Fault;
 use crate::report::next_step;
+use crate::tracker_client::lookup;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 

@@ -4,13 +4,13 @@ use super::prompt::conduct::has_terminal;
 use super::{BarWatch, signals};
 use crate::content::words::counted;
 use crate::content::{FileId, FileName};
-use crate::daemon::lookup::Query;
 use crate::daemon::member::{Member, MemberConfig, Wish};
 use crate::daemon::volunteer::Volunteer;
 use crate::net::Shutdown;
 use crate::report::DaemonError;
 use crate::report::Fault;
 use crate::report::next_step;
+use crate::tracker_client::lookup::Query;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,6 @@
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
 use crate::daemon::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
-use crate::daemon::tracker_session::{self, SessionConfig, SessionEvent};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::DaemonError;
@@ -19,6 +18,7 @@ use crate::storage::verify::CheckWatch;
 use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
+use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
 use crate::upload::offers::Shelf;
 use crate::upload::server::{ServeOptions, serve};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -182,7 +182,7 @@ fn serve_and_fetch(
         timeout: config.timeout,
         timeouts: config.serve.timeouts,
     };
-    tracker_session::start(session, says, threads, shutdown)?;
+    session::start(session, says, threads, shutdown)?;
     let (events, received) = bounded(QUEUE);
     let mut have = HaveMap::none(set.count);
     for chunk in &held {

@@ -9,12 +9,12 @@ use crate::content::limits::{DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_
 use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::daemon::fetch::{Fetch, FetchNews, Job, TICK};
 use crate::daemon::finder::{Finder, interrupted};
-use crate::daemon::lookup::Query;
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, PartFile, StoreError};
 use crate::swarm::Moment;
+use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
 use crate::upload::server::Met;
 use crossbeam_channel::{Receiver, Sender, bounded, never};

@@ -2,13 +2,13 @@
 
 use crate::content::FileId;
 use crate::content::limits::{ANSWER_MOST, ANSWER_WAIT, SOURCES_MAX};
-use crate::daemon::announcer::Outage;
 use crate::daemon::fetch::{Conversation, SourceError};
-use crate::daemon::lookup::{Query, list, lookup};
 use crate::net::{AskError, Asker, Shutdown, Timeouts, side_by_side};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
 use crate::report::error::{DaemonError, Fault};
+use crate::tracker_client::announcer::Outage;
+use crate::tracker_client::lookup::{Query, list, lookup};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -4,7 +4,6 @@
 //! [`LeecherConfig::stay`] it serves each chunk as soon as it is verified.
 
 use crate::content::EntityName;
-use crate::daemon::announcer::{Announcer, Outage};
 use crate::daemon::finder::TrackerFinder;
 use crate::daemon::seeder::default_name;
 use crate::daemon::transfer::{self, Beside, Downloaded, Located, Order, Start};
@@ -13,6 +12,7 @@ use crate::protocol::tracker::Registration;
 use crate::report::error::DaemonError;
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, PartFile, Verify, WholeFile};
+use crate::tracker_client::announcer::{Announcer, Outage};
 use crate::upload::offers::{Offer, Shelf};
 use crate::upload::relay::Relay;
 use crate::upload::server::{Met, ServeOptions, serve};

@@ -4,7 +4,6 @@
 //! threads do the reading, hashing and writing, and chunk bytes never pass through the state thread. Nothing here
 //! reads flags or draws on a terminal.
 
-pub mod announcer;
 pub mod client;
 pub mod download;
 pub mod fetch;
@@ -12,11 +11,9 @@ pub mod finder;
 pub mod hub;
 pub mod keeper;
 pub mod leecher;
-pub mod lookup;
 pub mod manager;
 pub mod member;
 pub mod seeder;
 pub mod tracker;
-pub mod tracker_session;
 pub mod transfer;
 pub mod volunteer;

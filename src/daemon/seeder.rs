@@ -5,13 +5,13 @@
 
 use crate::content::limits::FOLDER_LOOK;
 use crate::content::{EntityName, FileName};
-use crate::daemon::announcer::Announcer;
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::next_step::{self, quoted};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, Glance, StoreError, WholeFile};
+use crate::tracker_client::announcer::Announcer;
 use crate::upload::offers::{Offer, Shelf};
 use crate::upload::server::{ServeOptions, serve};
 use crossbeam_channel::bounded;

@@ -6,11 +6,9 @@
 
 use crate::content::limits::{LOOKUP_INTERVAL_ALONE, VERIFY_SAMPLE};
 use crate::content::{FileId, FileName, Manifest, Md5};
-use crate::daemon::announcer::Outage;
 use crate::daemon::download::{self, Download};
 use crate::daemon::fetch::Conversation;
 use crate::daemon::finder::{Finder, find_patiently, interrupted};
-use crate::daemon::lookup::Query;
 use crate::net::{Shutdown, Threads, Timeouts, side_by_side};
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::report::error::{DaemonError, Fault};
@@ -18,6 +16,8 @@ use crate::report::next_step::quoted;
 use crate::report::watch::Watch;
 use crate::storage::verify::CheckWatch;
 use crate::storage::{PartFile, StoreError, Verify, WholeFile};
+use crate::tracker_client::announcer::Outage;
+use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
 use crate::upload::server::Met;
 use crossbeam_channel::Receiver;

@@ -13,6 +13,7 @@ pub mod datagram;
 pub mod frame;
 pub(crate) mod frequent;
 pub mod numbers;
+pub mod payload;
 pub mod peer;
 pub mod status;
 pub mod tracker;

@@ -16,7 +16,7 @@ mod upstreams;
 mod verify;
 
 pub use conversations::Conversations;
-pub use source::{Conversation, SourceError, manifest_payload};
+pub use source::{Conversation, SourceError};
 
 use crate::content::limits::{
     PIPELINE_FAR_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,

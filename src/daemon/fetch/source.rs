@@ -6,15 +6,16 @@
 
 use super::verify::{Tasks, Verifier};
 use super::{Job, SourceEvent, SourceUpdate};
-use crate::content::limits::{CHUNKS_MAX, KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION};
+use crate::content::limits::{KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
-use crate::daemon::lookup::Query;
 use crate::net::link::halves;
 use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
+use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
 use crate::storage::StoreError;
 use crate::swarm::picker::SourceId;
+use crate::tracker_client::lookup::Query;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::VecDeque;
 use std::io;
@@ -200,19 +201,14 @@ impl Conversation {
 ///
 /// # Errors
 /// Sizes that fit no manifest, or whatever ends a link.
-pub fn manifest_payload(
+fn manifest_payload(
     reader: &mut LinkReader,
     size: u64,
     chunk_size: u32,
     length: u64,
 ) -> Result<Vec<u8>, SourceError> {
-    let wrong = |text: String| SourceError::Protocol(format!("sends a wrong manifest: {text}"));
-    let expected = Manifest::payload_length(size, chunk_size).map_err(|error| wrong(error.to_string()))?;
-    let most = expected.unwrap_or(u64::from(CHUNKS_MAX) * 36);
-    if length > most {
-        return Err(wrong(format!("{length} bytes of digests")));
-    }
-    let mut payload = vec![0; length as usize];
+    let length = manifest_payload_length(size, chunk_size, length).map_err(SourceError::Protocol)?;
+    let mut payload = vec![0; length];
     reader.payload(&mut payload)?;
     Ok(payload)
 }

@@ -12,16 +12,16 @@ pub use transfers::{Stage, Transfer, TransferStatus};
 
 use crate::content::limits::LEASE;
 use crate::content::{EntityName, FileId};
-use crate::daemon::announcer::Announcer;
 use crate::daemon::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
-use crate::daemon::lookup::Query;
-use crate::daemon::tracker_session::{self, SessionConfig, SessionEvent};
 use crate::daemon::volunteer::{Surroundings, Volunteer, VolunteerConfig};
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
 use crate::report::error::DaemonError;
 use crate::report::watch::Watch;
 use crate::storage::SharedFolder;
+use crate::tracker_client::announcer::Announcer;
+use crate::tracker_client::lookup::Query;
+use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
 use crate::upload::offers::Shelf;
 use crate::upload::server::{Met, ServeOptions, serve};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
@@ -134,7 +134,7 @@ impl Member {
         if let Some(tracker) = config.manager {
             let registration = registration.clone();
             let session = SessionConfig { role: "manager", tracker, registration, timeout, timeouts };
-            tracker_session::start(session, says, threads, shutdown)?;
+            session::start(session, says, threads, shutdown)?;
         }
         let lend = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
             let (shelf, failures) = (shelf.clone(), failures.clone());

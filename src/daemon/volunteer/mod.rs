@@ -16,12 +16,12 @@ mod state;
 use crate::content::FileId;
 use crate::content::limits::{CONVERSATION_IDLE, COPY_WORKERS, ORDERS_MAX};
 use crate::content::words::{counted, size};
-use crate::daemon::tracker_session::{self, SessionConfig};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::Registration;
 use crate::protocol::volunteer::VolunteerRequest;
 use crate::report::error::DaemonError;
 use crate::storage::ReplicaStore;
+use crate::tracker_client::session::{self, SessionConfig};
 use crate::upload::offers::Shelf;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
@@ -141,7 +141,7 @@ impl Volunteer {
         let state = state::State::new(hands, told, outputs, tracker, shutdown);
         threads.spawn("volunteer", move || state.run(&inputs))?;
         let config = SessionConfig { role: "tracker", tracker, registration, timeout, timeouts };
-        tracker_session::start(config, says, threads, &session)?;
+        session::start(config, says, threads, &session)?;
         Ok(volunteer)
     }
 

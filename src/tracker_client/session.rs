@@ -7,14 +7,14 @@
 
 use crate::content::Manifest;
 use crate::content::limits::{KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, RETRY_MAX};
-use crate::daemon::announcer::Outage;
-use crate::daemon::fetch::manifest_payload;
 use crate::net::link::halves;
 use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
+use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::tracker::{PeerSummary, Registration, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::DaemonError;
+use crate::tracker_client::announcer::Outage;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -194,7 +194,11 @@ impl Session {
                 TrackerResponse::Hello { version: PROTOCOL_VERSION } => patience = self.timeouts.stall,
                 TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
                     let heartbeat = Duration::from_millis(heartbeat_ms);
-                    return Ok((token, address, crate::daemon::announcer::clamp_heartbeat(heartbeat)));
+                    return Ok((
+                        token,
+                        address,
+                        crate::tracker_client::announcer::clamp_heartbeat(heartbeat),
+                    ));
                 }
                 TrackerResponse::Error { text, .. } => {
                     return Err(SessionError::Refused(role, tracker, format!("refuses: {text}")));
@@ -211,12 +215,17 @@ impl Session {
             let event = match reader.message(self.timeouts.idle) {
                 Ok(TrackerResponse::Alive) => continue,
                 Ok(TrackerResponse::Manifest { file, size, chunk_size, length }) => {
-                    let payload = match manifest_payload(reader, size, chunk_size, length) {
-                        Ok(payload) => payload,
-                        Err(error) => {
-                            return SessionError::Refused(self.role, self.tracker, error.to_string());
+                    let length = match manifest_payload_length(size, chunk_size, length) {
+                        Ok(length) => length,
+                        Err(text) => {
+                            let text = format!("it {text}");
+                            return SessionError::Refused(self.role, self.tracker, text);
                         }
                     };
+                    let mut payload = vec![0; length];
+                    if let Err(error) = reader.payload(&mut payload) {
+                        return SessionError::Refused(self.role, self.tracker, error.to_string());
+                    }
                     match Manifest::decode(file, size, chunk_size, &payload) {
                         Ok(manifest) => SessionEvent::Manifest(Arc::new(manifest)),
                         Err(error) => {
