@@ -7,7 +7,7 @@ use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{EntityName, FileId, FileName, limits};
 use shoal::daemon::leecher::{self, LeecherConfig, StayConfig};
-use shoal::daemon::transfer::{Advice, Order, Recheck};
+use shoal::download::job::{Advice, Order, Recheck};
 use shoal::report::next_step;
 use shoal::tracker_client::lookup::Query;
 use std::path::PathBuf;

@@ -39,11 +39,11 @@
 //!   and a `serve-out` that answers them in order, chunks by `sendfile(2)`.
 //! - **seeder** ([`daemon::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`]) registers,
 //!   announces and sends heartbeats by datagram.
-//! - **leecher** ([`daemon::leecher`], [`daemon::transfer`], [`daemon::download`]): the state thread is the caller's own and owns a
-//!   [`daemon::fetch::Fetch`]. Each source has a `fetch` that reads, checks and stores, and a `fetch-ask` that sends
-//!   requests. `find` asks for more holders ([`daemon::finder`]), `keep-map` writes the have-map. With `--stay` it serves and
+//! - **leecher** ([`daemon::leecher`], [`download::job`], [`download::driver`]): the state thread is the caller's own and owns a
+//!   [`download::scheduler::Fetch`]. Each source has a `fetch` that reads, checks and stores, and a `fetch-ask` that sends
+//!   requests. `find` asks for more holders ([`download::finder`]), `keep-map` writes the have-map. With `--stay` it serves and
 //!   announces as a seeder does.
-//! - **client with a chunk folder** ([`daemon::client`]): the same [`Fetch`](daemon::fetch::Fetch), fed by a `tracker-session` that keeps
+//! - **client with a chunk folder** ([`daemon::client`]): the same [`Fetch`](download::scheduler::Fetch), fed by a `tracker-session` that keeps
 //!   up one connection (with a `tracker-ask` that writes to it and a `heartbeat`); it serves too.
 //! - **client with a plain folder** ([`daemon::member`]): `member` takes in the manager's lists (over the same
 //!   `tracker-session`), `folder` looks at the folder and hashes what is new, and each `get` is a `transfer`, the same as
@@ -137,6 +137,7 @@
 pub mod cli;
 pub mod content;
 pub mod daemon;
+pub mod download;
 pub mod net;
 pub mod protocol;
 pub mod report;

@@ -17,7 +17,7 @@ pub fn run(tracker: SocketAddr, timeouts: Timeouts, shutdown: &Shutdown) -> Resu
     let listed = lookup::list(tracker, timeouts, shutdown);
     let found = match listed {
         Ok(found) => found,
-        Err(_) if shutdown.is_stopped() => return Err(crate::daemon::finder::interrupted()),
+        Err(_) if shutdown.is_stopped() => return Err(crate::download::finder::interrupted()),
         Err(why) => {
             let advice = next_step::after_failure("tracker", tracker, &why.to_string());
             let text = format!("no list of files from the tracker on {tracker}: {why}{advice}");

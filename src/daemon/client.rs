@@ -7,7 +7,8 @@
 
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
-use crate::daemon::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
+use crate::download::events::{Expected, Job, SourceEvent};
+use crate::download::scheduler::{Fetch, FetchNews, TICK};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::DaemonError;

@@ -4,9 +4,9 @@
 //! [`LeecherConfig::stay`] it serves each chunk as soon as it is verified.
 
 use crate::content::EntityName;
-use crate::daemon::finder::TrackerFinder;
 use crate::daemon::seeder::default_name;
-use crate::daemon::transfer::{self, Beside, Downloaded, Located, Order, Start};
+use crate::download::finder::TrackerFinder;
+use crate::download::job::{self, Beside, Downloaded, Located, Order, Start};
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::Registration;
 use crate::report::error::DaemonError;
@@ -93,14 +93,14 @@ impl Leecher<'_> {
         let asker = Asker::new(*tracker, self.shutdown)?.with_patience(order.timeout);
         let mut finder = TrackerFinder::new(asker, order.timeouts, token);
         let outage = Outage::new("tracker", *tracker, order.timeout);
-        let located = transfer::locate(order, &mut finder, outage, self.shutdown)?;
+        let located = job::locate(order, &mut finder, outage, self.shutdown)?;
         let mut order = order.clone();
         if stay.is_some() && order.recheck.in_place != Verify::Full {
             log::debug!("what is served must have been read: a file in place is checked in full");
             order.recheck.in_place = Verify::Full;
         }
         let order = &order;
-        let part = match transfer::start(order, &located.file, self.watch, self.shutdown)? {
+        let part = match job::start(order, &located.file, self.watch, self.shutdown)? {
             Start::Whole(whole) => {
                 let serving = self.serve(listener, &located, Arc::<WholeFile>::from(whole))?;
                 done(&located.file);
@@ -120,7 +120,7 @@ impl Leecher<'_> {
         }
         let (watch, shutdown) = (self.watch, self.shutdown);
         let finder = Box::new(finder);
-        let downloaded = transfer::complete(order, located, &part, finder, beside, watch, shutdown)?;
+        let downloaded = job::complete(order, located, &part, finder, beside, watch, shutdown)?;
         done(&downloaded);
         if let Some(announcer) = announcer.get() {
             self.stay(announcer, &part);

@@ -5,9 +5,6 @@
 //! reads flags or draws on a terminal.
 
 pub mod client;
-pub mod download;
-pub mod fetch;
-pub mod finder;
 pub mod hub;
 pub mod keeper;
 pub mod leecher;
@@ -15,5 +12,4 @@ pub mod manager;
 pub mod member;
 pub mod seeder;
 pub mod tracker;
-pub mod transfer;
 pub mod volunteer;

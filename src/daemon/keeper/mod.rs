@@ -19,7 +19,7 @@ mod workers;
 
 use crate::content::limits::RECEIVE_MEMORY;
 use crate::content::{FileId, Manifest};
-use crate::daemon::fetch::Conversations;
+use crate::download::conversations::Conversations;
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::volunteer::KeptFile;
 use crate::report::DaemonError;

@@ -9,7 +9,7 @@ use super::schedule::{Kind, Schedule, file_of};
 use super::{Inner, lock};
 use crate::content::limits::{KEEPER_DISTANT, KEEPER_LOCAL};
 use crate::content::{ChunkIndex, Digest, FileId, Manifest};
-use crate::daemon::fetch::SourceError;
+use crate::download::events::SourceError;
 use crate::net::Shutdown;
 use crate::protocol::volunteer::{CopyFailure, KeptFile};
 use crate::storage::StoreError;

@@ -12,8 +12,8 @@ pub use transfers::{Stage, Transfer, TransferStatus};
 
 use crate::content::limits::LEASE;
 use crate::content::{EntityName, FileId};
-use crate::daemon::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::daemon::volunteer::{Surroundings, Volunteer, VolunteerConfig};
+use crate::download::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
 use crate::report::error::DaemonError;

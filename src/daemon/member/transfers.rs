@@ -4,8 +4,8 @@ use super::folder_watch::apply;
 use super::{Inner, Wish};
 use crate::content::FileName;
 use crate::content::limits::LEECHER_TIMEOUT;
-use crate::daemon::finder::Finder;
-use crate::daemon::transfer::{self, Advice, Beside, CHECKING_MD5, Downloaded, Order, Recheck, Start};
+use crate::download::finder::Finder;
+use crate::download::job::{self, Advice, Beside, CHECKING_MD5, Downloaded, Order, Recheck, Start};
 use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::report::DaemonError;
@@ -244,7 +244,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
     };
     let mut finder = inner.finder()?;
     wait_ready(inner, shutdown)?;
-    let located = match transfer::locate(&order, &mut finder, outage(inner, &order), shutdown) {
+    let located = match job::locate(&order, &mut finder, outage(inner, &order), shutdown) {
         Err(error)
             if error.fault == Fault::NotFound && transfer.wish.out.is_none() && is_here(inner, &order) =>
         {
@@ -254,14 +254,14 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
         located => located?,
     };
     let name = shared_name(inner, &located.file.path)?;
-    let file = match transfer::start(&order, &located.file, transfer, shutdown)? {
+    let file = match job::start(&order, &located.file, transfer, shutdown)? {
         Start::Whole(_) => located.file,
         Start::Part(part) => {
             transfer.state().stage = Stage::Downloading;
             let offered = name.clone().map(|name| offer(inner, name, &located.file, &part));
             let finder: Box<dyn Finder> = Box::new(finder);
             let (route, beside) = beside(inner, &located.file);
-            let result = transfer::complete(&order, located, &part, finder, beside, transfer, shutdown);
+            let result = job::complete(&order, located, &part, finder, beside, transfer, shutdown);
             let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
             routes.retain(|(_, other)| !other.same_channel(&route));
             drop(routes);
@@ -329,7 +329,7 @@ fn wait_ready(inner: &Inner, shutdown: &Shutdown) -> Result<(), DaemonError> {
             return Err(DaemonError::new(Fault::Unreachable, text));
         }
         if shutdown.wait(AGAIN / 10) {
-            return Err(crate::daemon::finder::interrupted());
+            return Err(crate::download::finder::interrupted());
         }
     }
     Ok(())

@@ -7,7 +7,9 @@
 use super::{Done, Hands, Job, work};
 use crate::content::limits::{COPY_WORKERS, RECEIVE_MEMORY, SOURCE_PAUSE};
 use crate::content::{ChunkIndex, FileId, Manifest};
-use crate::daemon::fetch::{Conversation, Conversations, Expected, SourceError};
+use crate::download::conversations::Conversations;
+use crate::download::events::{Expected, SourceError};
+use crate::download::source::Conversation;
 use crate::net::{Shutdown, Timeouts};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerRequest};
 use crate::storage::{ChunkSource, ReplicaFile, StoreError};

@@ -6,9 +6,9 @@
 
 use crate::content::limits::{LOOKUP_INTERVAL_ALONE, VERIFY_SAMPLE};
 use crate::content::{FileId, FileName, Manifest, Md5};
-use crate::daemon::download::{self, Download};
-use crate::daemon::fetch::Conversation;
-use crate::daemon::finder::{Finder, find_patiently, interrupted};
+use crate::download::driver::{self, Download};
+use crate::download::finder::{Finder, find_patiently, interrupted};
+use crate::download::source::Conversation;
 use crate::net::{Shutdown, Threads, Timeouts, side_by_side};
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::report::error::{DaemonError, Fault};
@@ -391,7 +391,7 @@ pub fn complete(
         timeouts: order.timeouts,
         watch,
     };
-    download::run(download, &beside.threads, shutdown)?;
+    driver::run(download, &beside.threads, shutdown)?;
     log::info!("All download threads completed");
     if let Some(md5) = file.md5 {
         check_md5(md5, &file, part, watch, shutdown)?;

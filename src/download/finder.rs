@@ -2,7 +2,8 @@
 
 use crate::content::FileId;
 use crate::content::limits::{ANSWER_MOST, ANSWER_WAIT, SOURCES_MAX};
-use crate::daemon::fetch::{Conversation, SourceError};
+use crate::download::events::SourceError;
+use crate::download::source::Conversation;
 use crate::net::{AskError, Asker, Shutdown, Timeouts, side_by_side};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};

@@ -7,8 +7,9 @@
 
 use crate::content::limits::{DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_ALONE, NOTE_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
-use crate::daemon::fetch::{Fetch, FetchNews, Job, TICK};
-use crate::daemon::finder::{Finder, interrupted};
+use crate::download::events::Job;
+use crate::download::finder::{Finder, interrupted};
+use crate::download::scheduler::{Fetch, FetchNews, TICK};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::watch::Watch;

@@ -3,7 +3,8 @@
 //! For those who ask many peers for single chunks. Nobody waits here for anybody else. Invariants: a conversation is
 //! used by one thread at a time; one that was not used for a while, or that something went wrong in, is closed.
 
-use super::source::{Conversation, SourceError};
+use super::events::SourceError;
+use super::source::Conversation;
 use crate::content::limits::{CONVERSATION_IDLE, CONVERSATIONS_KEPT};
 use crate::net::{Shutdown, Timeouts};
 use std::collections::VecDeque;

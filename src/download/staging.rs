@@ -1,6 +1,6 @@
 //! What the tests of parts of a download need to have one.
 
-use super::{Expected, Job};
+use super::events::{Expected, Job};
 use crate::content::{ChunkIndex, Digest, FileId};
 use crate::net::Timeouts;
 use crate::storage::{ChunkSink, StoreError};

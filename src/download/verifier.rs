@@ -10,8 +10,7 @@
 //! Invariants: a chunk is stored only after its SHA-256 matched; whatever became of a chunk is reported before its
 //! source's [`Tasks::ended`] returns; what is handed over never takes more than [`VERIFY_MEMORY`].
 
-use super::source::SourceError;
-use super::{Arrival, Job, SourceEvent, SourceUpdate};
+use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
 use crate::content::limits::{VERIFY_COMPANY, VERIFY_HELPERS_MAX, VERIFY_MEMORY};
 use crate::content::{ChunkIndex, Digest, TOGETHER};
 use crate::net::{Shutdown, Threads};

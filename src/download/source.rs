@@ -4,8 +4,8 @@
 //! Invariants: nothing is accepted that was not asked for; a source that sent a wrong chunk is lost for that reason
 //! and no other; after the loss of a source nothing more is heard of it; every wait has a deadline.
 
-use super::verify::{Tasks, Verifier};
-use super::{Job, SourceEvent, SourceUpdate};
+use super::events::{Job, SourceError, SourceEvent, SourceUpdate};
+use super::verifier::{Tasks, Verifier};
 use crate::content::limits::{KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::link::halves;
@@ -13,50 +13,14 @@ use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts,
 use crate::protocol::ErrorCode;
 use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
-use crate::storage::StoreError;
 use crate::swarm::picker::SourceId;
 use crate::tracker_client::lookup::Query;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::VecDeque;
-use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// Why a source is no good.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// The connection has ended, or was never made.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// It says what does not fit the conversation.
-    #[error("it {0}")]
-    Protocol(String),
-    /// It says that it cannot or will not.
-    #[error("it refuses: {0}")]
-    Refused(String),
-    /// A chunk does not have its digest.
-    #[error("chunk {index} does not have the SHA-256 that it must have ({bytes} bad bytes)")]
-    BadChunk {
-        /// The chunk.
-        index: ChunkIndex,
-        /// How many bytes came for nothing.
-        bytes: u32,
-    },
-    /// It cannot be stored here; the source is not to blame.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The download is not interested any more.
-    #[error("stopped")]
-    Stopped,
-}
-
-impl From<io::Error> for SourceError {
-    fn from(error: io::Error) -> Self {
-        SourceError::Link(error.into())
-    }
-}
 
 /// An opened conversation with a peer. Its hello is sent together with the first question, so that the two cost one
 /// way there and back.

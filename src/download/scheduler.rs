@@ -8,37 +8,30 @@
 //! Invariants: the owner of a fetch never waits for a source; a source that sent a bad chunk is never used
 //! again; a source that is lost is tried again later, at growing intervals.
 
-mod conversations;
-mod source;
-#[cfg(test)]
-mod staging;
 mod upstreams;
-mod verify;
 
-pub use conversations::Conversations;
-pub use source::{Conversation, SourceError};
-
+use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
+use super::source::{Pieces, Question, SourceReader};
+#[cfg(test)]
+use super::staging;
+use super::verifier::Verifier;
 use crate::content::limits::{
     PIPELINE_FAR_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
 };
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
-use crate::net::{Shutdown, Threads, Timeouts};
-use crate::protocol::peer::Upstream;
-use crate::storage::{ChunkSink, StoreError};
+use crate::content::{ChunkIndex, HaveMap};
+use crate::net::{Shutdown, Threads};
+use crate::storage::StoreError;
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
 use crate::swarm::picker::{Picker, SourceId};
 use crate::swarm::trees::STRIPES;
-use crate::upload::relay::Relay;
 use crossbeam_channel::{Sender, bounded};
-use source::{Pieces, Question, SourceReader};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use upstreams::Upstreams;
-use verify::Verifier;
 
 /// Addresses remembered as possible sources.
 const CANDIDATES_MAX: usize = 4_096;
@@ -52,72 +45,6 @@ const SILENCE: Duration = Duration::from_secs(1);
 const STARTS: usize = 4;
 /// How often a fetch wants to be ticked.
 pub const TICK: Duration = Duration::from_millis(100);
-
-/// What a chunk must be.
-pub trait Expected: Send + Sync {
-    /// The SHA-256 and the length, bytes; `None` while nobody knows.
-    fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)>;
-}
-
-impl Expected for Manifest {
-    fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)> {
-        Some((self.digest(index)?, self.layout().span(index)?.length))
-    }
-}
-
-/// What is to be fetched.
-pub struct Job {
-    /// Tells several downloads of one daemon apart.
-    pub download: u32,
-    /// What sources are asked for.
-    pub file: FileId,
-    /// How many chunks it has.
-    pub count: u32,
-    /// The longest chunk, bytes, as far as it is known: bounds how many sources are used at once.
-    pub longest: u32,
-    /// What each chunk must be.
-    pub expected: Arc<dyn Expected>,
-    /// Where verified chunks go.
-    pub sink: Arc<dyn ChunkSink>,
-    /// Passes chunks on as they come, if this peer serves.
-    pub relay: Option<Relay>,
-    /// Where this peer serves, so that sources can fetch from it in turn.
-    pub port: Option<u16>,
-    /// Whether sources say themselves what they have. Otherwise [`Fetch::source_has`] does, and nothing else counts.
-    pub subscribe: bool,
-    /// How long sources are waited for.
-    pub timeouts: Timeouts,
-}
-
-/// A chunk that is verified and stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrival {
-    /// The chunk.
-    pub index: ChunkIndex,
-    /// Its bytes.
-    pub bytes: u32,
-}
-
-/// Something has happened to a source.
-#[derive(Debug)]
-pub struct SourceEvent {
-    /// The download that the source belongs to.
-    pub download: u32,
-    source: SourceId,
-    update: SourceUpdate,
-}
-
-#[derive(Debug)]
-enum SourceUpdate {
-    Connected { have: Option<HaveMap>, upstreams: Vec<Upstream>, round_trip: Duration },
-    Has(Vec<ChunkIndex>),
-    Hints(Vec<ChunkIndex>),
-    Upstream(Upstream),
-    Peers(Vec<SocketAddr>),
-    Stored(Arrival),
-    Refused(ChunkIndex),
-    Lost(SourceError),
-}
 
 /// What the owner of a fetch learns.
 #[derive(Debug)]
