@@ -48,7 +48,7 @@
 //! - **client with a plain folder** ([`daemon::member`]): `member` takes in the manager's lists (over the same
 //!   `tracker-session`), `folder` looks at the folder and hashes what is new, and each `get` is a `transfer`, the same as
 //!   a leecher's, that asks all peers, a tracker, or both.
-//! - **volunteer** ([`daemon::volunteer`]), beside a member with a tracker: `volunteer` takes in what the tracker orders over
+//! - **volunteer** ([`volunteer`]), beside a member with a tracker: `volunteer` takes in what the tracker orders over
 //!   a `tracker-session` and says what has come of it; eight `volunteer-copy` fetch chunks, verify and store them;
 //!   `volunteer-chores` drops chunks and proves that they are here; `volunteer-check` hashes what was kept before.
 //! - **prompt** ([`cli::prompt`] of a client, [`cli::keeper`] of a tracker): the caller's thread waits for lines and for the shutdown. `prompt-line` reads,
@@ -145,3 +145,4 @@ pub mod storage;
 pub mod swarm;
 pub mod tracker_client;
 pub mod upload;
+pub mod volunteer;

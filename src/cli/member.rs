@@ -5,12 +5,12 @@ use super::{BarWatch, signals};
 use crate::content::words::counted;
 use crate::content::{FileId, FileName};
 use crate::daemon::member::{Member, MemberConfig, Wish};
-use crate::daemon::volunteer::Volunteer;
 use crate::net::Shutdown;
 use crate::report::DaemonError;
 use crate::report::Fault;
 use crate::report::next_step;
 use crate::tracker_client::lookup::Query;
+use crate::volunteer::Volunteer;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

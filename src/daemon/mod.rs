@@ -12,4 +12,3 @@ pub mod manager;
 pub mod member;
 pub mod seeder;
 pub mod tracker;
-pub mod volunteer;

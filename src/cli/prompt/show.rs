@@ -8,9 +8,9 @@ use crate::cli::line::escaped;
 use crate::cli::table::{self, Side, percent, size, table};
 use crate::content::words::counted;
 use crate::daemon::member::{Stage, TransferStatus};
-use crate::daemon::volunteer::VolunteerStatus;
 use crate::protocol::tracker::{FileSummary, FoundFile, PeerSummary};
 use crate::upload::offers::Offer;
+use crate::volunteer::VolunteerStatus;
 use std::fmt::Write;
 use std::net::SocketAddr;
 

@@ -12,7 +12,6 @@ pub use transfers::{Stage, Transfer, TransferStatus};
 
 use crate::content::limits::LEASE;
 use crate::content::{EntityName, FileId};
-use crate::daemon::volunteer::{Surroundings, Volunteer, VolunteerConfig};
 use crate::download::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
@@ -24,6 +23,7 @@ use crate::tracker_client::lookup::Query;
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
 use crate::upload::offers::Shelf;
 use crate::upload::server::{Met, ServeOptions, serve};
+use crate::volunteer::{Surroundings, Volunteer, VolunteerConfig};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
 use folder_watch::FolderWatch;
 use std::net::SocketAddr;
