@@ -25,13 +25,13 @@
 //! Every daemon has one thread that owns its state. It takes events from bounded channels and never waits for a
 //! socket or a disk. Chunk bytes do not pass through it.
 //!
-//! - **tracker** ([`daemon::tracker`]) and **manager** ([`daemon::manager`]): both are a [`daemon::hub`] around a
+//! - **tracker** ([`daemon::tracker`]) and **manager** ([`daemon::manager`]): both are a [`tracker::server`] around a
 //!   pure [`swarm::machine::Machine`], which is a [`swarm::tracker::Tracker`] or a [`swarm::manager::Manager`]. `state`
 //!   has it decide. `datagrams` receives, proves sources, and asks it itself when it is free: this one state has a lock,
 //!   because handing each datagram over took longer than answering it. `link-accept` takes connections; each has a
 //!   `link` that reads and a `link-out` that writes.
 //! - **tracker that keeps files**, besides: its machine holds a [`swarm::placement::Placement`], and what that wants done with a
-//!   disk or another host goes as a [`swarm::keeping::Task`] to its hands ([`daemon::keeper`]) and comes back as
+//!   disk or another host goes as a [`swarm::keeping::Task`] to its hands ([`tracker::executor`]) and comes back as
 //!   [`swarm::keeping::News`]. There `keeper` hands out tasks to `keep-distant` (four that fetch from volunteers) and
 //!   `keep-local` (two for its own disk), `record` alone writes the catalogue, `publish` looks at the folder of files, `check` hashes
 //!   chunks that were here before the start, and `spoiled` tells of those that turn out wrong. It serves like any peer.
@@ -84,7 +84,7 @@
 //! # A chunk's life at volunteers, step by step
 //!
 //! 1. The tracker's `publish` hashes a file of its folder, writes the manifest into the catalogue
-//!    ([`storage::catalogue`]), puts the file on the shelf and reports it. Nothing is promised before that is durable.
+//!    ([`tracker::store`]), puts the file on the shelf and reports it. Nothing is promised before that is durable.
 //! 2. A volunteer registers, says what it lends and, chunk by chunk, what it holds ([`protocol::volunteer`]). It is known by
 //!    a key of its own, not by its name or address.
 //! 3. When enough of them are here, [`swarm::placement`] picks two for each chunk, by free space and load, on different addresses
@@ -128,8 +128,8 @@
 //! | which hash is the right one | [`swarm::agreement`] |
 //! | what is asked of whom | [`swarm::picker`], [`swarm::trees`], [`swarm::fresh`] |
 //! | who keeps a copy, what is repaired first | [`swarm::placement`] |
-//! | what a tracker does with its own disk | [`daemon::keeper`] |
-//! | what survives a crash | [`storage::part`], [`storage::chunk_folder`], [`storage::replica_store`], [`storage::catalogue`] |
+//! | what a tracker does with its own disk | [`tracker::executor`] |
+//! | what survives a crash | [`storage::part`], [`storage::chunk_folder`], [`storage::replica_store`], [`tracker::store`] |
 //! | which exit code | [`cli::exit`] |
 //! | all of it at work | `examples/demo` |
 #![forbid(unsafe_code)]
@@ -143,6 +143,7 @@ pub mod protocol;
 pub mod report;
 pub mod storage;
 pub mod swarm;
+pub mod tracker;
 pub mod tracker_client;
 pub mod upload;
 pub mod volunteer;

@@ -1,11 +1,11 @@
 //! The manager: the pure [`Manager`] behind sockets.
 
 use crate::content::limits;
-use crate::daemon::hub::{Hands, Hub, HubConfig, StartError, draw};
 use crate::net::{Shutdown, Timeouts};
 use crate::report::next_step;
 use crate::swarm::manager::Manager;
 use crate::swarm::membership::Leases;
+use crate::tracker::server::{Hands, Hub, HubConfig, StartError, draw};
 use std::net::SocketAddr;
 
 /// What a manager is told to do.

@@ -5,8 +5,6 @@
 //! reads flags or draws on a terminal.
 
 pub mod client;
-pub mod hub;
-pub mod keeper;
 pub mod leecher;
 pub mod manager;
 pub mod member;

@@ -1,7 +1,7 @@
 //! Why a daemon has ended, for people and for exit codes.
 
 use crate::net::BindError;
-use crate::storage::{CatalogueError, StoreError};
+use crate::storage::StoreError;
 use std::io;
 
 /// What kind of trouble it was. The command line turns it into an exit code.
@@ -80,18 +80,6 @@ impl From<StoreError> for DaemonError {
             | StoreError::ChunkFile { .. } => Fault::FileAccess,
         };
         Self::new(fault, error.to_string())
-    }
-}
-
-impl From<CatalogueError> for DaemonError {
-    fn from(error: CatalogueError) -> Self {
-        match error {
-            CatalogueError::Store(error) => error.into(),
-            CatalogueError::Damaged { .. } | CatalogueError::Version { .. } => {
-                Self::new(Fault::FileAccess, error.to_string())
-            }
-            CatalogueError::Inconsistent(_) => Self::new(Fault::Other, error.to_string()),
-        }
     }
 }
 

@@ -86,12 +86,12 @@ pub enum StoreError {
 }
 
 /// Makes an error of the operating system's one, for `map_err`.
-pub(super) fn io(action: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn io(action: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |source| StoreError::Io { action: action.to_owned(), path: path.to_owned(), source }
 }
 
 /// The same for writing `needed` bytes: says how much is missing when the disk is full.
-pub(super) fn write(action: &str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn write(action: &str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> StoreError {
     move |source| {
         let available = match source.kind() {
             io::ErrorKind::StorageFull => disk::free_space(disk::folder_of(path)).unwrap_or(0),

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 /// From the top down. A floor may import from itself and from those below it.
-const FLOORS: [&str; 13] = [
+const FLOORS: [&str; 14] = [
     "bin",
     "cli",
     "daemon",
+    "tracker",
     "volunteer",
     "download",
     "tracker_client",

@@ -1,7 +1,8 @@
 //! A file of which nothing but the manifest is here.
 
 use crate::content::{ChunkIndex, FileId, HaveMap, Manifest};
-use crate::storage::{Catalogue, ChunkSource, Progress, StoreError, StoredChunk};
+use crate::storage::{ChunkSource, Progress, StoreError, StoredChunk};
+use crate::tracker::store::Catalogue;
 use std::sync::Arc;
 
 /// Gives the manifest of a file from the catalogue, which is read each time: a tracker may keep more files than their

@@ -146,14 +146,14 @@ impl Hub {
 }
 
 /// Bytes that nobody can guess.
-pub(super) fn secret() -> io::Result<[u8; 32]> {
+pub(crate) fn secret() -> io::Result<[u8; 32]> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
     Ok(secret)
 }
 
 /// A number that nobody can guess. The system's generator does not fail once it has worked.
-pub(super) fn draw() -> u128 {
+pub(crate) fn draw() -> u128 {
     let mut bytes = [0; 16];
     while getrandom::fill(&mut bytes).is_err() {
         std::thread::yield_now();

@@ -10,10 +10,11 @@
 mod rehearsal;
 mod rows;
 
-use super::disk;
-use super::error::{self, StoreError};
 use crate::content::{FileId, HaveMap, Manifest, limits};
 use crate::protocol::volunteer::KeptFile;
+use crate::report::{DaemonError, Fault};
+use crate::storage::disk;
+use crate::storage::error::{self, StoreError};
 use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, StorageBackend, WriteTransaction};
@@ -352,8 +353,19 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Trouble>) -> Result<
     })
 }
 
+impl From<CatalogueError> for DaemonError {
+    fn from(error: CatalogueError) -> Self {
+        match error {
+            CatalogueError::Store(error) => error.into(),
+            CatalogueError::Damaged { .. } | CatalogueError::Version { .. } => {
+                Self::new(Fault::FileAccess, error.to_string())
+            }
+            CatalogueError::Inconsistent(_) => Self::new(Fault::Other, error.to_string()),
+        }
+    }
+}
+
 #[cfg(test)]
-#[path = "catalogue/crash_tests.rs"]
 mod crash_tests;
 #[cfg(test)]
 mod tests;
