@@ -6,11 +6,11 @@ use shoal::cli::flags::{self, ConnectionsFlag, LeaseFlags, TimeoutFlags, Tracker
 use shoal::cli::help::{FILES, LIMITS, NETWORK, OUTPUT, TIMEOUTS, VOLUNTEERS};
 use shoal::cli::{self, LogOptions, keeper};
 use shoal::content::limits;
-use shoal::daemon::tracker::{self, KeepConfig, TrackerConfig};
 use shoal::net::Timeouts;
 use shoal::report::DaemonError;
 use shoal::report::Fault;
 use shoal::report::next_step::quoted;
+use shoal::roles::tracker::{self, KeepConfig, TrackerConfig};
 use shoal::swarm::placement::Settings;
 use shoal::swarm::tracker::Rules;
 use shoal::upload::server::ServeOptions;

@@ -25,7 +25,7 @@
 //! Every daemon has one thread that owns its state. It takes events from bounded channels and never waits for a
 //! socket or a disk. Chunk bytes do not pass through it.
 //!
-//! - **tracker** ([`daemon::tracker`]) and **manager** ([`daemon::manager`]): both are a [`tracker::server`] around a
+//! - **tracker** ([`roles::tracker`]) and **manager** ([`roles::manager`]): both are a [`tracker::server`] around a
 //!   pure [`swarm::machine::Machine`], which is a [`swarm::tracker::Tracker`] or a [`swarm::manager::Manager`]. `state`
 //!   has it decide. `datagrams` receives, proves sources, and asks it itself when it is free: this one state has a lock,
 //!   because handing each datagram over took longer than answering it. `link-accept` takes connections; each has a
@@ -37,15 +37,15 @@
 //!   chunks that were here before the start, and `spoiled` tells of those that turn out wrong. It serves like any peer.
 //! - **whoever serves** ([`upload::server`]): `serve-accept`, and for each connection a `serve` that reads requests
 //!   and a `serve-out` that answers them in order, chunks by `sendfile(2)`.
-//! - **seeder** ([`daemon::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`]) registers,
+//! - **seeder** ([`roles::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`]) registers,
 //!   announces and sends heartbeats by datagram.
-//! - **leecher** ([`daemon::leecher`], [`download::job`], [`download::driver`]): the state thread is the caller's own and owns a
+//! - **leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): the state thread is the caller's own and owns a
 //!   [`download::scheduler::Fetch`]. Each source has a `fetch` that reads, checks and stores, and a `fetch-ask` that sends
 //!   requests. `find` asks for more holders ([`download::finder`]), `keep-map` writes the have-map. With `--stay` it serves and
 //!   announces as a seeder does.
-//! - **client with a chunk folder** ([`daemon::client`]): the same [`Fetch`](download::scheduler::Fetch), fed by a `tracker-session` that keeps
+//! - **client with a chunk folder** ([`roles::chunk_client`]): the same [`Fetch`](download::scheduler::Fetch), fed by a `tracker-session` that keeps
 //!   up one connection (with a `tracker-ask` that writes to it and a `heartbeat`); it serves too.
-//! - **client with a plain folder** ([`daemon::member`]): `member` takes in the manager's lists (over the same
+//! - **client with a plain folder** ([`roles::folder_client`]): `member` takes in the manager's lists (over the same
 //!   `tracker-session`), `folder` looks at the folder and hashes what is new, and each `get` is a `transfer`, the same as
 //!   a leecher's, that asks all peers, a tracker, or both.
 //! - **volunteer** ([`volunteer`]), beside a member with a tracker: `volunteer` takes in what the tracker orders over
@@ -136,11 +136,11 @@
 
 pub mod cli;
 pub mod content;
-pub mod daemon;
 pub mod download;
 pub mod net;
 pub mod protocol;
 pub mod report;
+pub mod roles;
 pub mod storage;
 pub mod swarm;
 pub mod tracker;

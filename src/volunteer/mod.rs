@@ -1,6 +1,6 @@
 //! A volunteer: lends space to a tracker, which has chunks kept there.
 //!
-//! Runs beside a [`Member`](crate::daemon::member::Member) and serves what it keeps from the same listener. It decides nothing:
+//! Runs beside a [`Member`](crate::roles::folder_client::Member) and serves what it keeps from the same listener. It decides nothing:
 //! it says what it holds, carries out what the tracker orders, answers each order, and hashes what it has kept since
 //! before it was started. Invariants: it says that it has a chunk only when that is durable and was verified by this
 //! process, or is said to be unchecked; orders of one session have come to their end before the next one begins; the

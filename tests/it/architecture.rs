@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&str; 14] = [
     "bin",
     "cli",
-    "daemon",
+    "roles",
     "tracker",
     "volunteer",
     "download",

@@ -4,13 +4,13 @@
 //! [`LeecherConfig::stay`] it serves each chunk as soon as it is verified.
 
 use crate::content::EntityName;
-use crate::daemon::seeder::default_name;
 use crate::download::finder::TrackerFinder;
 use crate::download::job::{self, Beside, Downloaded, Located, Order, Start};
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::Registration;
 use crate::report::error::DaemonError;
 use crate::report::watch::Watch;
+use crate::roles::seeder::default_name;
 use crate::storage::{ChunkSource, PartFile, Verify, WholeFile};
 use crate::tracker_client::announcer::{Announcer, Outage};
 use crate::upload::offers::{Offer, Shelf};
