@@ -11,7 +11,7 @@ use shoal::report::DaemonError;
 use shoal::report::Fault;
 use shoal::report::next_step::quoted;
 use shoal::roles::tracker::{self, KeepConfig, TrackerConfig};
-use shoal::swarm::placement::Settings;
+use shoal::swarm::replication::Settings;
 use shoal::swarm::tracker::Rules;
 use shoal::upload::server::ServeOptions;
 use std::net::SocketAddr;

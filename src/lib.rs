@@ -30,7 +30,7 @@
 //!   has it decide. `datagrams` receives, proves sources, and asks it itself when it is free: this one state has a lock,
 //!   because handing each datagram over took longer than answering it. `link-accept` takes connections; each has a
 //!   `link` that reads and a `link-out` that writes.
-//! - **tracker that keeps files**, besides: its machine holds a [`swarm::placement::Placement`], and what that wants done with a
+//! - **tracker that keeps files**, besides: its machine holds a [`swarm::replication::Placement`], and what that wants done with a
 //!   disk or another host goes as a [`swarm::keeping::Task`] to its hands ([`tracker::executor`]) and comes back as
 //!   [`swarm::keeping::News`]. There `keeper` hands out tasks to `keep-distant` (four that fetch from volunteers) and
 //!   `keep-local` (two for its own disk), `record` alone writes the catalogue, `publish` looks at the folder of files, `check` hashes
@@ -87,7 +87,7 @@
 //!    ([`tracker::store`]), puts the file on the shelf and reports it. Nothing is promised before that is durable.
 //! 2. A volunteer registers, says what it lends and, chunk by chunk, what it holds ([`protocol::volunteer`]). It is known by
 //!    a key of its own, not by its name or address.
-//! 3. When enough of them are here, [`swarm::placement`] picks two for each chunk, by free space and load, on different addresses
+//! 3. When enough of them are here, [`swarm::replication`] picks two for each chunk, by free space and load, on different addresses
 //!    where there are any, and tells each: copy this chunk from there.
 //! 4. The volunteer fetches the chunk as any peer does, checks it against the manifest (fetched once by the file's id), and
 //!    stores it ([`storage::replica_store`]). When file and folder are on the disk it says `stored`: the copy is
@@ -127,7 +127,7 @@
 //! | who counts as alive, who is named | [`swarm::registry`] |
 //! | which hash is the right one | [`swarm::agreement`] |
 //! | what is asked of whom | [`swarm::picker`], [`swarm::trees`], [`swarm::fresh`] |
-//! | who keeps a copy, what is repaired first | [`swarm::placement`] |
+//! | who keeps a copy, what is repaired first | [`swarm::replication`] |
 //! | what a tracker does with its own disk | [`tracker::executor`] |
 //! | what survives a crash | [`storage::part`], [`storage::chunk_folder`], [`storage::replica_store`], [`tracker::store`] |
 //! | which exit code | [`cli::exit`] |

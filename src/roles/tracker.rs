@@ -13,7 +13,7 @@ use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::ReplicaStore;
 use crate::swarm::keeping::{Answer, Command, News};
-use crate::swarm::placement::Settings;
+use crate::swarm::replication::Settings;
 use crate::swarm::tracker::{KeepRules, Remembered, Rules, Tracker};
 use crate::tracker::executor::{Keeper, KeeperChannels, KeeperConfig};
 use crate::tracker::server::{Hands, Hub, HubConfig, draw, secret};

@@ -5,7 +5,7 @@ use super::super::file::Offload;
 use super::world::*;
 use crate::content::ChunkIndex;
 use crate::protocol::volunteer::CopyFailure;
-use crate::swarm::placement::{Order, Settings};
+use crate::swarm::replication::{Order, Settings};
 use proptest::prelude::*;
 use std::time::Duration;
 

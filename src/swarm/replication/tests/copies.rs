@@ -3,7 +3,7 @@
 use super::world::*;
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::keeping::Place;
-use crate::swarm::placement::{Order, Settings};
+use crate::swarm::replication::{Order, Settings};
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use super::world::*;
 use crate::content::limits;
 use crate::swarm::keeping::Place;
-use crate::swarm::placement::{Order, Settings};
+use crate::swarm::replication::{Order, Settings};
 
 fn challenging(offload: bool) -> Settings {
     Settings { challenge_every: Some(limits::CHALLENGE_EVERY), offload, ..Settings::default() }

@@ -4,7 +4,7 @@ use super::super::chunk::Key;
 use super::world::*;
 use crate::content::ChunkIndex;
 use crate::swarm::keeping::{Change, Place};
-use crate::swarm::placement::{Order, Settings};
+use crate::swarm::replication::{Order, Settings};
 use std::time::Duration;
 
 fn offload() -> Settings {
