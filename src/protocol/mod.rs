@@ -10,6 +10,7 @@
 
 mod addresses;
 pub mod datagram;
+pub mod file_summary;
 pub mod frame;
 pub(crate) mod frequent;
 pub mod numbers;

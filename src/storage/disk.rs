@@ -5,6 +5,7 @@
 //! by a process that was killed.
 
 use super::error::{self, StoreError};
+pub(super) use super::free_space::{folder_of, free_space, free_space_beyond};
 use rustix::fs::{FallocateFlags, OFlags};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
@@ -110,27 +111,6 @@ pub(super) fn open_as_file(
         .and_then(|flags| rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK))
         .map_err(|errno| error::io("open", path)(errno.into()))?;
     Ok((file, Stamp::of(&metadata)))
-}
-
-/// The folder that a file is in.
-pub(super) fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Bytes that this user may still write below a folder; `None` where the file system does not say.
-pub(super) fn free_space(folder: &Path) -> Option<u64> {
-    let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
-    Some(space.f_bavail.saturating_mul(space.f_frsize))
-}
-
-/// The same, less a share of the whole disk that is to stay free.
-pub(super) fn free_space_beyond(folder: &Path, percent: u64) -> Option<u64> {
-    let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
-    let kept = space.f_blocks / 100 * percent;
-    Some(space.f_bavail.saturating_sub(kept).saturating_mul(space.f_frsize))
 }
 
 /// Makes the names in a folder durable.

@@ -1,6 +1,6 @@
 //! Why bytes could not be kept or given.
 
-use super::disk;
+use super::free_space::{folder_of, free_space};
 use crate::content::ChunkIndex;
 use crate::content::layout::LayoutError;
 use crate::content::local_chunks::LineError;
@@ -94,7 +94,7 @@ pub(crate) fn io(action: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreEr
 pub(crate) fn write(action: &str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> StoreError {
     move |source| {
         let available = match source.kind() {
-            io::ErrorKind::StorageFull => disk::free_space(disk::folder_of(path)).unwrap_or(0),
+            io::ErrorKind::StorageFull => free_space(folder_of(path)).unwrap_or(0),
             // The file system may have plenty, but none for this user.
             io::ErrorKind::QuotaExceeded => 0,
             _ => return io(action, path)(source),

@@ -14,6 +14,7 @@ mod chunk_list;
 pub(crate) mod disk;
 pub mod error;
 mod folder_scan;
+mod free_space;
 mod hashing;
 mod have_file;
 pub mod part;

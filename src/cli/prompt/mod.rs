@@ -11,7 +11,7 @@ pub(super) mod conduct;
 mod editor;
 pub(super) mod show;
 
-use super::member::wish;
+use super::wish::wish;
 use super::{BarWatch, Console};
 use crate::content::EntityName;
 use crate::net::{Shutdown, Threads};
@@ -67,7 +67,7 @@ pub fn run(
     drop(prompt);
     let result = match end {
         Ok(End::Left) => Ok(()),
-        Ok(End::Deaf) => super::member::wait(member, shutdown),
+        Ok(End::Deaf) => member.wait_for(shutdown),
         Err(failure) => Err(failure),
     };
     // Leaving is the shutdown; a question under way ends with it.

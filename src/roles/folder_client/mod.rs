@@ -195,6 +195,17 @@ impl Member {
         }
     }
 
+    /// Waits for a shutdown of the caller.
+    ///
+    /// # Errors
+    /// The manager or tracker did not answer within the timeout.
+    pub fn wait_for(&self, shutdown: &Shutdown) -> Result<(), DaemonError> {
+        crossbeam_channel::select! {
+            recv(shutdown.signal()) -> _ => Ok(()),
+            recv(self.failed()) -> failure => failure.map_or(Ok(()), Err),
+        }
+    }
+
     /// Tells when a manager or tracker has not answered for too long: what [`wait`](Self::wait) waits for, for
     /// `select!`.
     pub fn failed(&self) -> &Receiver<DaemonError> {

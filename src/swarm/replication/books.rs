@@ -4,9 +4,9 @@
 //! [`Placement::touch`]. They keep all counters, queues and lists of things to look at up to date, in time that does not
 //! depend on how many chunks there are.
 
+use super::bucket::Bucket;
 use super::chunk::{Aspects, CopyState, Key, Weights};
 use super::file::Offload;
-use super::queue::Bucket;
 use super::{Placement, Timer};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Place, VolunteerNumber};

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a volunteer is named at most once among the copies of a chunk.
 
+use super::bucket::Bucket;
 use crate::swarm::keeping::VolunteerNumber;
 
 /// Which chunk of which file: the file's place in the table of files, and the chunk's index.
@@ -209,7 +210,7 @@ pub(super) struct Chunk {
     pub weights: Weights,
     pub aspects: Aspects,
     /// Which queue it waits in.
-    pub bucket: super::queue::Bucket,
+    pub bucket: Bucket,
     /// The tracker's own store of chunks has it.
     pub own: bool,
     /// That copy is about to go.

@@ -1,8 +1,8 @@
 //! Files come and go, and the tracker's own copies of them.
 
+use super::bucket::Bucket;
 use super::chunk::{Aspects, CopyState, Key};
 use super::file::{File, Offload};
-use super::queue::Bucket;
 use super::volunteer::Volunteer;
 use super::{Placement, Timer};
 use crate::content::{ChunkIndex, FileId, Layout};

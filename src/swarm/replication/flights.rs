@@ -2,9 +2,9 @@
 //!
 //! Invariant: a flight to a volunteer exists exactly as long as the chunk's copy there is coming.
 
+use super::bucket::Bucket;
 use super::chunk::{CopyState, Key};
 use super::plan::gives;
-use super::queue::Bucket;
 use super::{Order, Placement, Retry, Timer};
 use crate::content::{ChunkIndex, limits};
 use crate::swarm::Moment;

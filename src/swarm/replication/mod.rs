@@ -13,6 +13,7 @@
 
 mod answers;
 mod books;
+mod bucket;
 mod challenge;
 mod chunk;
 mod drain;

@@ -5,8 +5,8 @@
 //! than the copies that there are. What nobody could take is parked until somebody can, and comes back to the tracker
 //! when it has no copy.
 
+use super::bucket::{BUCKETS, Bucket};
 use super::chunk::{CopyState, Key, Replicas};
-use super::queue::{BUCKETS, Bucket};
 use super::volunteer::{Traffic, Window};
 use super::{Order, Placement};
 use crate::swarm::Moment;

@@ -4,29 +4,14 @@
 //! give. A chunk stands in the queues of all its sources, in the bucket that it says itself; an entry of which that
 //! is not true any more is thrown away when it is met. So nothing has to be searched for and taken out.
 
+use super::bucket::{BUCKETS, Bucket, LEVELS};
 use super::chunk::{Chunk, Key};
 use std::collections::{HashSet, VecDeque};
 
-/// Copies up to which chunks are told apart by how many they have.
-const LEVELS: u8 = 4;
-/// How many buckets there are.
-pub(super) const BUCKETS: u8 = 5 * LEVELS;
 /// Below this many entries a bucket is never cleared of what is not true any more.
 const CLEAR_MIN: usize = 4_096;
 
-/// Where a chunk waits, the most urgent first: those of which the tracker has no copy, then the others; among those the
-/// ones with the fewest copies; among those the ones that had all their copies once.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Bucket(pub u8);
-
 impl Bucket {
-    /// It waits for nothing.
-    pub const NONE: Bucket = Bucket(255);
-    /// No volunteer could take it, as things are.
-    pub const PARKED: Bucket = Bucket(254);
-    /// A copy has failed, and the next try has to wait a little.
-    pub const RESTING: Bucket = Bucket(253);
-
     /// Where a chunk that is short belongs.
     pub fn of(chunk: &Chunk, at_tracker: bool) -> Self {
         let weights = chunk.weights;
@@ -39,24 +24,6 @@ impl Bucket {
             (true, false, true) => Bucket(2 * LEVELS + 3 * level + 1),
             (true, false, false) => Bucket(2 * LEVELS + 3 * level + 2),
         }
-    }
-
-    /// Whether it is one that chunks wait in.
-    pub fn is_queue(self) -> bool {
-        self.0 < BUCKETS
-    }
-
-    /// Whether what waits in it had all its copies once.
-    pub fn is_repair(self) -> bool {
-        match self.0.checked_sub(2 * LEVELS) {
-            None => self.0.is_multiple_of(2),
-            Some(rest) => self.is_queue() && rest.is_multiple_of(3),
-        }
-    }
-
-    /// Whether what waits in it has never been at a volunteer.
-    pub fn is_first(self) -> bool {
-        self.is_queue() && self.0.checked_sub(2 * LEVELS).is_some_and(|rest| rest % 3 == 2)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Counting everything anew, to compare with the counters.
 
 use super::super::Placement;
+use super::super::bucket::Bucket;
 use super::super::chunk::{CopyState, Key, Weights};
 use super::super::file::Counts;
-use super::super::queue::{Bucket, Queued};
+use super::super::queue::Queued;
 use super::super::volunteer::{Standing, Traffic};
 use crate::swarm::keeping::Place;
 use std::collections::BTreeMap;
