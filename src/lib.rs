@@ -1,22 +1,28 @@
 //! Peer-to-peer file distribution: a file is cut into chunks, whoever has a chunk serves it, and every byte is
 //! checked before it counts. This page is the architecture; `README.md` tells how to use the programs.
 //!
-//! # The floors
+//! # The layers
 //!
-//! A module imports only from floors below its own. From the top:
+//! A module imports only from layers below its own, and modules do not import each other in a cycle. From the top:
 //!
-//! | floor | what it is about | what it never does |
+//! | layer | subject | what it never does |
 //! |---|---|---|
-//! | `bin/` | flags become a config, a daemon is run, its end becomes an exit code | anything else |
-//! | [`cli`] | flags, log lines, progress bars, prompts, exit codes, Ctrl-C | know what a daemon does inside |
-//! | [`daemon`] | the roles: tracker, manager, serving peer, download, seeder, leecher, folders of both kinds, volunteer | read flags, draw on a terminal |
-//! | [`net`] | sockets and threads: listener, link, datagrams, shutdown | know what is said over them |
-//! | [`storage`] | bytes on disk: whole files, part files with their have-map, folders of both kinds, chunks kept for others, a tracker's catalogue | open a socket, decide what to fetch |
-//! | [`swarm`] | decisions: who is alive, who has what, what is agreed upon, what to ask of whom, who keeps copies | name a socket, a file, a thread or a clock |
+//! | `bin/` | flags become a config, a role runs, its end becomes an exit code | anything else |
+//! | [`cli`] | flags, log lines, progress bars, prompts, exit codes, Ctrl-C | know how a role works inside |
+//! | [`roles`] | the code of each program: tracker, manager, seeder, leecher, clients with a chunk folder or a plain folder | read flags, draw on a terminal |
+//! | [`tracker`] | server (sockets around the pure state machine), executor (disk and host tasks), store (the catalogue) | decide where replicas are stored |
+//! | [`volunteer`] | disk space that is offered to a tracker | decide what to store |
+//! | [`download`] | job, driver, scheduler, source connections, verifier, finder of holders | serve |
+//! | [`tracker_client`] | announcer (UDP), session (TCP), lookup | transfer chunks |
+//! | [`upload`] | server, offered files, subscribers, relay of partial chunks, rate limit | decide what to download |
+//! | [`report`] | errors of roles, watch of progress, commands to type next | open a socket or a file |
+//! | [`net`] | sockets and threads: listener, link, datagrams, shutdown | know the messages that it carries |
+//! | [`storage`] | bytes on disk: complete files, part files with their resume file, folders, replica store | open a socket, decide what to fetch |
+//! | [`swarm`] | decisions: registry, agreement, picker, replication | name a socket, a file, a thread or a clock |
 //! | [`protocol`] | frames, datagrams and messages | wait, or touch a socket |
 //! | [`content`] | chunk arithmetic, digests, manifests, names, and every limit and default | depend on anything above |
 //!
-//! The three lowest floors are pure. The time and the source of randomness are arguments there, so a test of
+//! The three lowest layers are pure. The time and the source of randomness are arguments there, so a test of
 //! [`swarm`] reads like a timetable. Everything is synchronous: blocking sockets, a thread for each connection,
 //! bounded channels between threads.
 //!
