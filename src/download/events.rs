@@ -41,7 +41,8 @@ pub struct Job {
     pub relay: Option<Relay>,
     /// Where this peer serves, so that sources can fetch from it in turn.
     pub port: Option<u16>,
-    /// Whether sources say themselves what they have. Otherwise [`Fetch::source_has`](super::scheduler::Fetch::source_has) does, and nothing else counts.
+    /// Whether sources say themselves what they have. Otherwise [`Fetch::source_has`](super::scheduler::Fetch::source_has)
+    /// does, and nothing else counts.
     pub subscribe: bool,
     /// How long sources are waited for.
     pub timeouts: Timeouts,
