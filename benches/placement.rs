@@ -7,7 +7,7 @@
 use shoal::content::{ChunkIndex, EntityName, FileId, HaveMap, Layout, limits};
 use shoal::protocol::numbers::VolunteerKey;
 use shoal::swarm::keeping::{Place, VolunteerNumber, VolunteerRecord};
-use shoal::swarm::placement::{Order, Placement, Settings};
+use shoal::swarm::replication::{Order, Placement, Settings};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

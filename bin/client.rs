@@ -7,11 +7,11 @@ use shoal::cli::folder::{self, FolderKind};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS, VOLUNTEERS};
 use shoal::cli::{self, BarWatch, LogOptions, member};
 use shoal::content::{EntityName, limits};
-use shoal::daemon::DaemonError;
-use shoal::daemon::client::{self, ClientConfig};
-use shoal::daemon::member::MemberConfig;
-use shoal::daemon::volunteer::VolunteerConfig;
 use shoal::net::Shutdown;
+use shoal::report::DaemonError;
+use shoal::roles::chunk_client::{self, ClientConfig};
+use shoal::roles::folder_client::MemberConfig;
+use shoal::volunteer::VolunteerConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -104,7 +104,7 @@ fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<
         serve: flags.serve.options(),
         timeout: flags.timeout,
     };
-    client::run(config, &**watch, shutdown)
+    chunk_client::run(config, &**watch, shutdown)
 }
 
 /// Shares a plain folder.

@@ -6,8 +6,8 @@ use shoal::cli::flags::{self, ConnectionsFlag, LeaseFlags, TimeoutFlags};
 use shoal::cli::help::NETWORK;
 use shoal::cli::{self, LogOptions};
 use shoal::content::limits;
-use shoal::daemon::DaemonError;
-use shoal::daemon::manager::{self, ManagerConfig};
+use shoal::report::DaemonError;
+use shoal::roles::manager::{self, ManagerConfig};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 

@@ -6,7 +6,7 @@ use shoal::cli::flags::{self, ServeFlags, TrackerFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{EntityName, FileName, limits};
-use shoal::daemon::seeder::{self, SeederConfig};
+use shoal::roles::seeder::{self, SeederConfig};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,8 +1,9 @@
 //! The two kinds of folder that a client takes: chunk folders and plain folders.
 
 use crate::content::local_chunks;
-use crate::daemon::next_step::quoted;
-use crate::daemon::{DaemonError, Fault};
+use crate::report::DaemonError;
+use crate::report::Fault;
+use crate::report::next_step::quoted;
 use std::path::Path;
 
 /// What a folder is.

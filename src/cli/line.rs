@@ -114,7 +114,7 @@ mod tests {
     fn exact_lines() {
         let text = "All download threads completed";
         assert_eq!(
-            shown(Level::Info, "shoal::daemon", text),
+            shown(Level::Info, "shoal::roles", text),
             "2025-03-16 21:50:25,873 - INFO - All download threads completed\n"
         );
         for (level, name) in [

@@ -1,8 +1,11 @@
 //! `leecher --list`: the files that a tracker knows, as a table on standard output.
 
 use super::table;
-use crate::daemon::{DaemonError, Fault, lookup, next_step};
 use crate::net::{Shutdown, Timeouts};
+use crate::report::DaemonError;
+use crate::report::Fault;
+use crate::report::next_step;
+use crate::tracker_client::lookup;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
@@ -14,7 +17,7 @@ pub fn run(tracker: SocketAddr, timeouts: Timeouts, shutdown: &Shutdown) -> Resu
     let listed = lookup::list(tracker, timeouts, shutdown);
     let found = match listed {
         Ok(found) => found,
-        Err(_) if shutdown.is_stopped() => return Err(crate::daemon::finder::interrupted()),
+        Err(_) if shutdown.is_stopped() => return Err(crate::download::finder::interrupted()),
         Err(why) => {
             let advice = next_step::after_failure("tracker", tracker, &why.to_string());
             let text = format!("no list of files from the tracker on {tracker}: {why}{advice}");

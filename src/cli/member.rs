@@ -1,14 +1,15 @@
 //! A client with a plain folder: downloads the files of `--get`, or runs the prompt, or only serves.
 
 use super::prompt::conduct::has_terminal;
+use super::wish::wish;
 use super::{BarWatch, signals};
 use crate::content::words::counted;
-use crate::content::{FileId, FileName};
-use crate::daemon::lookup::Query;
-use crate::daemon::member::{Member, MemberConfig, Wish};
-use crate::daemon::volunteer::Volunteer;
-use crate::daemon::{DaemonError, Fault, next_step};
 use crate::net::Shutdown;
+use crate::report::DaemonError;
+use crate::report::Fault;
+use crate::report::next_step;
+use crate::roles::folder_client::{Member, MemberConfig, Wish};
+use crate::volunteer::Volunteer;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,7 @@ pub fn run(
                 (None, Some(tracker)) => log::info!("{}", next_step::download_any(tracker)),
                 (None, None) => {}
             }
-            wait(&member, &leaving)
+            member.wait_for(&leaving)
         }
         false => get_all(&member, wishes, task.stay, watch, &leaving),
     };
@@ -69,17 +70,6 @@ pub fn run(
     }
     member.stop();
     result
-}
-
-/// Waits for the shutdown.
-///
-/// # Errors
-/// The manager or tracker did not answer within the timeout.
-pub(super) fn wait(member: &Member, leaving: &Shutdown) -> Result<(), DaemonError> {
-    crossbeam_channel::select! {
-        recv(leaving.signal()) -> _ => Ok(()),
-        recv(member.failed()) -> failure => failure.map_or(Ok(()), Err),
-    }
 }
 
 /// Drains the volunteer: waits until the tracker has copied its replicas to others, or for a second Ctrl-C.
@@ -109,22 +99,6 @@ fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
             default(SAY_AGAIN) => {}
         }
     }
-}
-
-/// Parses the id or the name of a file.
-///
-/// # Errors
-/// The text is neither.
-pub fn wish(text: &str, patience: Duration) -> Result<Wish, DaemonError> {
-    let query = match text.parse::<FileId>() {
-        Ok(id) => Query { name: None, id: Some(id) },
-        Err(_) => {
-            let name = FileName::new(text);
-            let name = name.map_err(|error| DaemonError::new(Fault::Usage, error.to_string()))?;
-            Query { name: Some(name), id: None }
-        }
-    };
-    Ok(Wish { query, patience, ..Wish::default() })
 }
 
 fn get_all(
@@ -159,7 +133,7 @@ fn get_all(
             Err(DaemonError::new(*fault, text))
         }
         None if leaving.is_stopped() => Ok(()),
-        None if stay => wait(member, leaving),
+        None if stay => member.wait_for(leaving),
         None => Ok(()),
     }
 }

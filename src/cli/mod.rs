@@ -21,6 +21,7 @@ pub mod run;
 pub mod signals;
 pub mod table;
 pub mod terminal;
+mod wish;
 
 pub use args::parse;
 pub use bar::Bar;

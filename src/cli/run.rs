@@ -3,9 +3,10 @@
 //! Invariant: an error is logged with its cause and has an exit code.
 
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
-use crate::daemon::watch::Watch;
-use crate::daemon::{DaemonError, Fault};
 use crate::net::{Shutdown, unjoined};
+use crate::report::DaemonError;
+use crate::report::Fault;
+use crate::report::watch::Watch;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -10,9 +10,11 @@
 
 mod addresses;
 pub mod datagram;
+pub mod file_summary;
 pub mod frame;
 pub(crate) mod frequent;
 pub mod numbers;
+pub mod payload;
 pub mod peer;
 pub mod status;
 pub mod tracker;

@@ -4,25 +4,13 @@
 //! Chunk sets need a connection, because the tracker speaks up when something changes
 //! (`chunk_location`, `claim_differs`, `set_sealed`).
 
+pub use super::file_summary::FileSummary;
 pub use super::numbers::Token;
 use super::volunteer::{VolunteerOrder, VolunteerRequest};
 use super::{ErrorCode, Message, addresses};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, Md5};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-
-/// A file as a tracker knows it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct FileSummary {
-    /// The file's id.
-    pub id: FileId,
-    /// The name that its holders give it.
-    pub name: FileName,
-    /// Bytes in the file.
-    pub size: u64,
-    /// How many chunks it has.
-    pub chunks: u32,
-}
 
 /// A file and where to get it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -5,8 +5,8 @@
 //! any number of `holds`, `reported`; after that the tracker says what to copy from whom, what to drop and what to
 //! prove, and everything it says is answered. All of it is over the one connection that the volunteer registered over.
 
+use super::file_summary::FileSummary;
 use super::numbers::{Nonce, VolunteerKey};
-use super::tracker::FileSummary;
 use crate::content::{ChunkIndex, Digest, FileId, Hasher, Md5};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;

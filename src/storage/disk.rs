@@ -5,6 +5,7 @@
 //! by a process that was killed.
 
 use super::error::{self, StoreError};
+pub(super) use super::free_space::{folder_of, free_space, free_space_beyond};
 use rustix::fs::{FallocateFlags, OFlags};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
@@ -20,7 +21,7 @@ const TEMPORARY: (&str, &str) = (".shoal-", ".tmp");
 
 /// What a file must still look like to be the one that was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     pub size: u64,
     modified: Option<SystemTime>,
 }
@@ -36,7 +37,7 @@ impl Stamp {
     }
 
     /// Refuses a file that no longer looks like this.
-    pub(super) fn check(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+    pub(crate) fn check(&self, file: &File, path: &Path) -> Result<(), StoreError> {
         match Self::read(file, path)? == *self {
             true => Ok(()),
             false => Err(StoreError::Changed(path.to_owned())),
@@ -85,7 +86,7 @@ impl Identity {
 }
 
 /// Opens a regular file for reading; anything else is [`StoreError::NotAFile`].
-pub(super) fn open_regular(path: &Path) -> Result<(File, Stamp), StoreError> {
+pub(crate) fn open_regular(path: &Path) -> Result<(File, Stamp), StoreError> {
     // Looked at first because to open a device can have an effect.
     let metadata = fs::metadata(path).map_err(error::io("open", path))?;
     if !metadata.is_file() {
@@ -112,29 +113,8 @@ pub(super) fn open_as_file(
     Ok((file, Stamp::of(&metadata)))
 }
 
-/// The folder that a file is in.
-pub(super) fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Bytes that this user may still write below a folder; `None` where the file system does not say.
-pub(super) fn free_space(folder: &Path) -> Option<u64> {
-    let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
-    Some(space.f_bavail.saturating_mul(space.f_frsize))
-}
-
-/// The same, less a share of the whole disk that is to stay free.
-pub(super) fn free_space_beyond(folder: &Path, percent: u64) -> Option<u64> {
-    let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
-    let kept = space.f_blocks / 100 * percent;
-    Some(space.f_bavail.saturating_sub(kept).saturating_mul(space.f_frsize))
-}
-
 /// Makes the names in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     match synced {
         // Some file systems cannot sync a folder, and need not.
@@ -148,7 +128,7 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// [`StoreError::Busy`] when another program has it, or it cannot be opened.
-pub(super) fn lock_folder(folder: &Path) -> Result<Option<File>, StoreError> {
+pub(crate) fn lock_folder(folder: &Path) -> Result<Option<File>, StoreError> {
     let handle = File::open(folder).map_err(error::io("open", folder))?;
     match handle.try_lock() {
         Ok(()) => Ok(Some(handle)),

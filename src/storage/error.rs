@@ -1,6 +1,6 @@
 //! Why bytes could not be kept or given.
 
-use super::disk;
+use super::free_space::{folder_of, free_space};
 use crate::content::ChunkIndex;
 use crate::content::layout::LayoutError;
 use crate::content::local_chunks::LineError;
@@ -86,15 +86,15 @@ pub enum StoreError {
 }
 
 /// Makes an error of the operating system's one, for `map_err`.
-pub(super) fn io(action: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn io(action: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |source| StoreError::Io { action: action.to_owned(), path: path.to_owned(), source }
 }
 
 /// The same for writing `needed` bytes: says how much is missing when the disk is full.
-pub(super) fn write(action: &str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn write(action: &str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> StoreError {
     move |source| {
         let available = match source.kind() {
-            io::ErrorKind::StorageFull => disk::free_space(disk::folder_of(path)).unwrap_or(0),
+            io::ErrorKind::StorageFull => free_space(folder_of(path)).unwrap_or(0),
             // The file system may have plenty, but none for this user.
             io::ErrorKind::QuotaExceeded => 0,
             _ => return io(action, path)(source),

@@ -1,5 +1,5 @@
-//! Bytes on disk: finished files and folders of them, files being downloaded, chunk folders, chunks that are kept for
-//! others, and the tracker's catalogue.
+//! Bytes on disk: finished files and folders of them, files being downloaded, chunk folders, and chunks that are kept
+//! for others.
 //!
 //! Whatever holds chunks is a [`ChunkSource`], so that serving does not care which of these it is;
 //! whatever takes verified chunks in is a [`ChunkSink`]. Nothing here opens a socket or decides what to
@@ -9,12 +9,12 @@
 //!
 //! Memory does not grow with the file beyond its digests and maps; files are hashed with buffers of 256 KiB.
 
-pub mod catalogue;
 pub mod chunk_folder;
 mod chunk_list;
-mod disk;
+pub(crate) mod disk;
 pub mod error;
 mod folder_scan;
+mod free_space;
 mod hashing;
 mod have_file;
 pub mod part;
@@ -26,7 +26,6 @@ mod space;
 pub mod verify;
 pub mod whole;
 
-pub use catalogue::{Catalogue, CatalogueError, RedbCatalogue};
 pub use chunk_folder::{ChunkFolder, HeldChunk};
 pub use error::StoreError;
 pub use part::PartFile;
@@ -86,6 +85,6 @@ pub trait ChunkSink: Send + Sync {
 
 /// Locks. What the mutexes of this floor guard is whole between any two statements, so a thread that
 /// panicked while it held one has broken nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

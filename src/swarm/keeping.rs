@@ -1,7 +1,7 @@
 //! What keeping files consists of, as plain data: who and where, what the tracker's own hands are to do, and what they
 //! report.
 //!
-//! The decisions are in [`placement`](super::placement), the conversation with volunteers in
+//! The decisions are in [`replication`](super::replication), the conversation with volunteers in
 //! [`tracker`](super::tracker). Whatever needs a disk or a socket leaves the state machine as a [`Task`] and comes back
 //! as [`News`]. Invariant: a task is carried out in the order in which it was given among those of its file, and is
 //! always answered.

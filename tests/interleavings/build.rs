@@ -10,7 +10,7 @@ const SOURCES: [(&str, &str); 4] = [
     // Scoped threads cannot outlive what they borrow, and have no builder here.
     ("net/threads", "/// Runs `work` in `count` threads"),
     ("storage/progress", "#[cfg(test)]"),
-    ("daemon/shelf", "#[cfg(test)]"),
+    ("upload/offers", "#[cfg(test)]"),
 ];
 const REPLACED: [(&str, &str); 10] = [
     ("std::sync::atomic", "shuttle::sync::atomic"),
@@ -20,7 +20,7 @@ const REPLACED: [(&str, &str); 10] = [
     ("crossbeam_channel", "crate::instead::channel"),
     ("super::lock", "crate::instead::lock"),
     // Only held by the shelf, and not waited on there.
-    ("super::relay", "shoal::daemon::relay"),
+    ("super::relay", "shoal::upload::relay"),
     ("crate::content", "shoal::content"),
     ("crate::protocol", "shoal::protocol"),
     ("crate::storage", "shoal::storage"),

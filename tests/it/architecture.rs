@@ -1,9 +1,25 @@
-//! What the house is built like, kept by reading the sources.
+//! Layers, cycles and style of the sources, checked by reading them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From the top down. A floor may import from itself and from those below it.
-const FLOORS: [&str; 8] = ["bin", "cli", "daemon", "net", "storage", "swarm", "protocol", "content"];
+const FLOORS: [&str; 14] = [
+    "bin",
+    "cli",
+    "roles",
+    "tracker",
+    "volunteer",
+    "download",
+    "tracker_client",
+    "upload",
+    "report",
+    "net",
+    "storage",
+    "swarm",
+    "protocol",
+    "content",
+];
 /// Floors whose decisions are pure.
 const PURE: [&str; 3] = ["swarm", "protocol", "content"];
 /// No source file is longer, tests included.
@@ -95,6 +111,9 @@ fn every_folder_is_a_floor() {
         let floor = floor_of(&path);
         assert!(path == "src/lib.rs" || floor.is_some_and(|floor| FLOORS.contains(&floor)), "{path}");
     }
+    let files = std::fs::read_dir(root().join("src")).unwrap().map(|entry| entry.unwrap());
+    let files: Vec<_> = files.filter(|entry| !entry.path().is_dir()).map(|entry| entry.file_name()).collect();
+    assert_eq!(files, ["lib.rs"]);
 }
 
 #[test]
@@ -114,6 +133,200 @@ fn imports_go_only_down() {
         let deep = path.matches('/').count() + 1;
         assert!(!code.contains(&"super::".repeat(deep)), "{path} climbs out of its floor");
     }
+}
+
+/// A module's path from the crate's root; a module is a file.
+type Module = Vec<String>;
+
+/// The module that a file of `src/` is.
+fn module_of(path: &str) -> Module {
+    let path = path.strip_prefix("src/").unwrap().strip_suffix(".rs").unwrap();
+    let mut module: Module = path.split('/').map(str::to_owned).collect();
+    if ["mod", "lib"].contains(&module.last().unwrap().as_str()) {
+        module.pop();
+    }
+    module
+}
+
+/// The code of a source without comments and without its tests, words apart by one space at most.
+fn spaced_code(source: &str) -> String {
+    let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let words = source.lines().map(|line| line.split("//").next().unwrap()).flat_map(str::split_whitespace);
+    let code = words.collect::<Vec<_>>().join(" ");
+    [" ::", ":: ", "{ ", " }", " ,", ", "]
+        .iter()
+        .fold(code, |code, spaced| code.replace(spaced, spaced.trim()))
+}
+
+/// Every path of a tree like `a::{b, c::{self, D as E}}`, as segments.
+fn paths_of(tree: &str) -> Vec<Vec<String>> {
+    let name = head(tree);
+    let rest = &tree[name.len()..];
+    let with = |mut path: Vec<String>| {
+        if path.first().is_none_or(|segment| segment != "self") {
+            path.insert(0, name.clone());
+            return path;
+        }
+        vec![name.clone()]
+    };
+    match rest.strip_prefix("::") {
+        _ if name.is_empty() => Vec::new(),
+        None => vec![vec![name]],
+        Some(group) if group.starts_with('{') => {
+            parts(&group[1..]).into_iter().flat_map(paths_of).map(with).collect()
+        }
+        Some(rest) => match paths_of(rest) {
+            paths if paths.is_empty() => vec![vec![name]],
+            paths => paths
+                .into_iter()
+                .map(|mut path| {
+                    path.insert(0, name.clone());
+                    path
+                })
+                .collect(),
+        },
+    }
+}
+
+/// The parts of a group, of which the opening brace is gone.
+fn parts(group: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut found) = (0, 0, Vec::new());
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            '}' | ',' if depth == 0 => {
+                found.push(group[start..at].trim());
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The paths in a module's code that begin at the crate's root, at the module or at its parent: in `use` and elsewhere.
+fn anchored_paths(code: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for anchor in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(anchor) {
+            let before = code[..at].chars().next_back();
+            if !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                found.extend(paths_of(&code[at..]));
+            }
+        }
+    }
+    found
+}
+
+/// The names that a module imports or re-exports, and the path that each stands for.
+fn imported_names(code: &str) -> BTreeMap<String, Vec<String>> {
+    let mut found = BTreeMap::new();
+    for statement in code.split(';') {
+        let Some(at) = statement.rfind("use ") else { continue };
+        if statement[..at].chars().next_back().is_none_or(|c| [' ', ']', '}'].contains(&c)) {
+            for path in paths_of(statement[at + 4..].trim()) {
+                found.insert(path.last().unwrap().clone(), path);
+            }
+        }
+    }
+    found
+}
+
+/// The modules of a crate, each with the modules that it imports from. A module and those below it are one for this:
+/// a parent that uses or re-exports its children, and a child that uses its parent, import nothing.
+fn import_graph(sources: &[(String, String)]) -> BTreeMap<Module, BTreeSet<Module>> {
+    let code: BTreeMap<Module, String> =
+        sources.iter().map(|(path, source)| (module_of(path), spaced_code(source))).collect();
+    let names: BTreeMap<&Module, _> =
+        code.iter().map(|(module, code)| (module, imported_names(code))).collect();
+    // The module in which the item of a path is defined.
+    let resolve = |from: &Module, path: &[String]| {
+        let (mut at, mut path): (Module, Vec<String>) = (from.clone(), path.to_vec());
+        for _ in 0..32 {
+            let Some(segment) = path.first().cloned() else { break };
+            let child: Module = at.iter().cloned().chain([segment.clone()]).collect();
+            match segment.as_str() {
+                "crate" => at.clear(),
+                "super" => drop(at.pop()),
+                "self" => {}
+                _ if code.contains_key(&child) => at = child,
+                _ => match names.get(&at).and_then(|names| names.get(&segment)) {
+                    Some(target) if target[0] != segment => {
+                        path.splice(..1, target.iter().cloned());
+                        continue;
+                    }
+                    _ => break,
+                },
+            }
+            path.remove(0);
+        }
+        at
+    };
+    let kin = |one: &Module, other: &Module| one.starts_with(other) || other.starts_with(one);
+    let imports_of = |module: &Module, code: &String| -> BTreeSet<Module> {
+        let targets = anchored_paths(code).into_iter().map(|path| resolve(module, &path));
+        targets.filter(|target| !kin(module, target)).collect()
+    };
+    code.iter().map(|(module, code)| (module.clone(), imports_of(module, code))).collect()
+}
+
+/// The modules of one import cycle, if there is any.
+fn import_cycle(graph: &BTreeMap<Module, BTreeSet<Module>>) -> Option<Vec<String>> {
+    fn visit<'a>(
+        module: &'a Module,
+        graph: &'a BTreeMap<Module, BTreeSet<Module>>,
+        way: &mut Vec<&'a Module>,
+        done: &mut BTreeSet<&'a Module>,
+    ) -> Option<Vec<String>> {
+        if let Some(at) = way.iter().position(|before| *before == module) {
+            return Some(way[at..].iter().map(|module| module.join("::")).collect());
+        }
+        if done.contains(module) {
+            return None;
+        }
+        way.push(module);
+        let cycle = graph.get(module).into_iter().flatten().find_map(|next| visit(next, graph, way, done));
+        way.pop();
+        done.insert(module);
+        cycle
+    }
+    let mut done = BTreeSet::new();
+    graph.keys().find_map(|module| visit(module, graph, &mut Vec::new(), &mut done))
+}
+
+fn cycle_of(sources: &[(&str, &str)]) -> Option<Vec<String>> {
+    let sources: Vec<_> =
+        sources.iter().map(|(path, code)| ((*path).to_owned(), (*code).to_owned())).collect();
+    import_cycle(&import_graph(&sources))
+}
+
+#[test]
+fn a_cycle_is_found_and_a_parent_with_its_children_is_none() {
+    let b = ("src/x/b.rs", "//! B.\nuse crate::x::{\n    c::{self, C},\n};\n");
+    let (a, c) = (("src/x/a.rs", "use super::b::B;"), ("src/x/c.rs", "fn c(_: super::a::A) {}"));
+    let cycle = cycle_of(&[("src/x/mod.rs", "mod a;\nmod b;\nmod c;"), a, b, c]);
+    assert_eq!(cycle.unwrap(), ["x::a", "x::b", "x::c"]);
+    // Through a name that the parent re-exports.
+    let parent = ("src/x/mod.rs", "mod a;\nmod b;\npub use a::A;\nuse self::b::B;");
+    let through = [parent, ("src/x/a.rs", "use super::b;"), ("src/x/b.rs", "use crate::x::A;")];
+    assert_eq!(cycle_of(&through).unwrap(), ["x::a", "x::b"]);
+    let tree = [parent, ("src/x/a.rs", "use super::b::B;"), ("src/x/b.rs", "use super::{D, d::*};")];
+    assert_eq!(cycle_of(&tree), None);
+    let tests = "use crate::x::b;\n#[cfg(test)]\nmod tests {\n    use crate::x::a;\n}";
+    assert_eq!(cycle_of(&[("src/x/a.rs", tests), ("src/x/b.rs", "// crate::x::a\n")]), None);
+}
+
+#[test]
+fn modules_import_without_cycles() {
+    let is_test = |path: &str| path.ends_with("tests.rs") || path.contains("/tests/");
+    let sources: Vec<_> = sources("src").into_iter().filter(|(path, _)| !is_test(path)).collect();
+    let graph = import_graph(&sources);
+    assert!(graph.values().map(BTreeSet::len).sum::<usize>() > graph.len());
+    assert_eq!(import_cycle(&graph), None);
 }
 
 #[test]

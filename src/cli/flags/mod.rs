@@ -8,11 +8,12 @@ pub use values::*;
 
 use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};
 use crate::content::limits::{self, TRACKER_ADDRESS};
-use crate::daemon::peer::ServeOptions;
-use crate::daemon::{DaemonError, Fault};
 use crate::net::Timeouts;
+use crate::report::DaemonError;
+use crate::report::Fault;
 use crate::storage::Verify;
 use crate::swarm::membership::Leases;
+use crate::upload::server::ServeOptions;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 

@@ -8,9 +8,9 @@ pub mod status;
 
 use crate::cli::BarWatch;
 use crate::cli::prompt::conduct::{self, Answers, End, say};
-use crate::daemon::DaemonError;
-use crate::daemon::tracker::RunningTracker;
 use crate::net::Shutdown;
+use crate::report::DaemonError;
+use crate::roles::tracker::RunningTracker;
 use crate::swarm::keeping::{Answer, Command};
 use command::Line;
 use std::collections::BTreeSet;

@@ -1,8 +1,11 @@
 //! `tracker status`: the volunteers and files of a running tracker on this host.
 
 use super::show;
-use crate::daemon::{DaemonError, Fault, lookup, next_step};
 use crate::net::Shutdown;
+use crate::report::DaemonError;
+use crate::report::Fault;
+use crate::report::next_step;
+use crate::tracker_client::lookup;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 

@@ -5,8 +5,8 @@
 
 use super::editor::{Complete, Editor, Heard};
 use crate::cli::{Console, terminal};
-use crate::daemon::DaemonError;
 use crate::net::Shutdown;
+use crate::report::DaemonError;
 use crossbeam_channel::Receiver;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;

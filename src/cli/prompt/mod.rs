@@ -11,13 +11,13 @@ pub(super) mod conduct;
 mod editor;
 pub(super) mod show;
 
-use super::member::wish;
+use super::wish::wish;
 use super::{BarWatch, Console};
 use crate::content::EntityName;
-use crate::daemon::DaemonError;
-use crate::daemon::lookup::Query;
-use crate::daemon::member::{Member, Wish};
 use crate::net::{Shutdown, Threads};
+use crate::report::DaemonError;
+use crate::roles::folder_client::{Member, Wish};
+use crate::tracker_client::lookup::Query;
 use command::Command;
 use conduct::{Answers, End, conduct, say};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -67,7 +67,7 @@ pub fn run(
     drop(prompt);
     let result = match end {
         Ok(End::Left) => Ok(()),
-        Ok(End::Deaf) => super::member::wait(member, shutdown),
+        Ok(End::Deaf) => member.wait_for(shutdown),
         Err(failure) => Err(failure),
     };
     // Leaving is the shutdown; a question under way ends with it.

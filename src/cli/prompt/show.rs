@@ -7,10 +7,10 @@ use super::command::{COMMANDS, quoted};
 use crate::cli::line::escaped;
 use crate::cli::table::{self, Side, percent, size, table};
 use crate::content::words::counted;
-use crate::daemon::member::{Stage, TransferStatus};
-use crate::daemon::shelf::Offer;
-use crate::daemon::volunteer::VolunteerStatus;
 use crate::protocol::tracker::{FileSummary, FoundFile, PeerSummary};
+use crate::roles::folder_client::{Stage, TransferStatus};
+use crate::upload::offers::Offer;
+use crate::volunteer::VolunteerStatus;
 use std::fmt::Write;
 use std::net::SocketAddr;
 
@@ -219,7 +219,7 @@ fn named(found: &FoundFile, peers: &[PeerSummary]) -> String {
 mod tests {
     use super::*;
     use crate::cli::table::tests::found;
-    use crate::daemon::Fault;
+    use crate::report::Fault;
 
     fn transfer(stage: Stage, bytes: (u64, u64), rate: u64, trouble: &str) -> TransferStatus {
         let (wanted, note) = ("f".to_owned(), "2 sources".to_owned());

@@ -23,8 +23,8 @@ use crate::swarm::keeping::{
 };
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
-use crate::swarm::placement::{Placement, Settings};
 use crate::swarm::registry::PeerId;
+use crate::swarm::replication::{Placement, Settings};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -13,8 +13,8 @@ mod threads {
 mod progress {
     include!(concat!(env!("OUT_DIR"), "/progress.rs"));
 }
-mod shelf {
-    include!(concat!(env!("OUT_DIR"), "/shelf.rs"));
+mod offers {
+    include!(concat!(env!("OUT_DIR"), "/offers.rs"));
 }
 
 mod endings;

@@ -2,7 +2,7 @@
 
 use crate::instead::channel;
 use crate::progress::Progress;
-use crate::shelf::{Offer, Shelf};
+use crate::offers::{Offer, Shelf};
 use shoal::content::{ChunkIndex, FileId, FileName, HaveMap, Manifest};
 use shoal::protocol::tracker::FileSummary;
 use shoal::storage::{ChunkSource, StoreError, StoredChunk};

@@ -2,9 +2,9 @@
 
 use super::{PATIENCE, Program, client, subfolder, tracker};
 use shoal::content::FileName;
-use shoal::daemon::lookup;
 use shoal::net::Shutdown;
 use shoal::protocol::status::{FileStatus, Status, VolunteerState, VolunteerStatus};
+use shoal::tracker_client::lookup;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

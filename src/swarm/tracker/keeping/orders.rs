@@ -1,7 +1,7 @@
-//! How decisions of [`Placement`](crate::swarm::placement::Placement) become messages, tasks and log lines.
+//! How decisions of [`Placement`](crate::swarm::replication::Placement) become messages, tasks and log lines.
 //!
 //! Pure. Invariant: every order becomes something that somebody is told, or it is to a volunteer that has left, whose
-//! leaving [`Placement`](crate::swarm::placement::Placement) has been told of.
+//! leaving [`Placement`](crate::swarm::replication::Placement) has been told of.
 
 use super::{Keeping, NAMED};
 use crate::content::words::counted;
@@ -11,8 +11,8 @@ use crate::protocol::tracker::TrackerResponse;
 use crate::protocol::volunteer::{KeptFile, VolunteerOrder};
 use crate::swarm::keeping::{Place, Task, VolunteerNumber};
 use crate::swarm::machine::{ConnectionId, Effect};
-use crate::swarm::placement::Order;
 use crate::swarm::registry::PeerId;
+use crate::swarm::replication::Order;
 use std::net::SocketAddr;
 
 /// A message to a volunteer.

@@ -9,7 +9,7 @@ use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerRequest};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Answer, Command, News, Task, Wanted};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
-use crate::swarm::placement::Settings;
+use crate::swarm::replication::Settings;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;

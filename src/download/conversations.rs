@@ -1,0 +1,183 @@
+//! Conversations with peers that are kept open between two questions.
+//!
+//! For those who ask many peers for single chunks. Nobody waits here for anybody else. Invariants: a conversation is
+//! used by one thread at a time; one that was not used for a while, or that something went wrong in, is closed.
+
+use super::events::SourceError;
+use super::source::Conversation;
+use crate::content::limits::{CONVERSATION_IDLE, CONVERSATIONS_KEPT};
+use crate::net::{Shutdown, Timeouts};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A conversation that nobody uses.
+struct Kept {
+    address: SocketAddr,
+    conversation: Conversation,
+    since: Instant,
+}
+
+/// Conversations that are open and not in use.
+pub struct Conversations {
+    /// The one that was used longest ago first.
+    kept: Mutex<VecDeque<Kept>>,
+    idle: Duration,
+    timeouts: Timeouts,
+}
+
+impl Conversations {
+    /// None yet.
+    pub fn new(timeouts: Timeouts) -> Self {
+        Self { kept: Mutex::default(), idle: CONVERSATION_IDLE, timeouts }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks a peer, over a connection that is open already if there is one. When that one has come to its end
+    /// meanwhile the question is asked again over a new one.
+    ///
+    /// # Errors
+    /// As `ask`, or the peer cannot be reached.
+    pub fn with<T>(
+        &self,
+        address: SocketAddr,
+        shutdown: &Shutdown,
+        mut ask: impl FnMut(&mut Conversation) -> Result<T, SourceError>,
+    ) -> Result<T, SourceError> {
+        self.close_idle();
+        if let Some(mut conversation) = self.take(address) {
+            let result = ask(&mut conversation);
+            match result {
+                Err(SourceError::Link(_)) if !shutdown.is_stopped() => {}
+                result => return self.settle(address, conversation, result),
+            }
+        }
+        let mut conversation = Conversation::open(address, None, self.timeouts, shutdown)?;
+        let result = ask(&mut conversation);
+        self.settle(address, conversation, result)
+    }
+
+    fn take(&self, address: SocketAddr) -> Option<Conversation> {
+        let mut kept = self.kept();
+        // The one that was used last is the least likely to have come to its end.
+        let at = kept.iter().rposition(|kept| kept.address == address)?;
+        kept.remove(at).map(|kept| kept.conversation)
+    }
+
+    fn settle<T>(
+        &self,
+        address: SocketAddr,
+        conversation: Conversation,
+        result: Result<T, SourceError>,
+    ) -> Result<T, SourceError> {
+        if matches!(result, Ok(_) | Err(SourceError::Refused(_))) {
+            let mut kept = self.kept();
+            if kept.len() >= CONVERSATIONS_KEPT {
+                kept.pop_front();
+            }
+            kept.push_back(Kept { address, conversation, since: Instant::now() });
+        }
+        result
+    }
+
+    /// Closes those that were not used for a while. To be called now and then by whoever may stop asking.
+    pub fn close_idle(&self) {
+        let mut kept = self.kept();
+        while kept.front().is_some_and(|kept| kept.since.elapsed() >= self.idle) {
+            kept.pop_front();
+        }
+    }
+
+    /// Closes all that are not in use.
+    pub fn close(&self) {
+        self.kept().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{ChunkIndex, Digest, FileId};
+    use crate::net::{LinkReader, LinkWriter};
+    use crate::protocol::ErrorCode;
+    use crate::protocol::peer::{PeerRequest, PeerResponse};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const FILE: FileId = FileId([7; 32]);
+    const RIGHT: &[u8] = b"the right bytes";
+
+    /// Chunk 0 is right, 1 has wrong bytes, 2 another length, 3 is not here; after 4 it closes without an answer.
+    fn converse(stream: Arc<std::net::TcpStream>) -> Option<()> {
+        let mut reader = LinkReader::new(stream.clone());
+        let mut writer = LinkWriter::new(stream).unwrap();
+        let mut last = false;
+        loop {
+            let request = reader.message(Duration::from_secs(60)).ok()?;
+            if last {
+                return None;
+            }
+            let PeerRequest::Chunk { file, index } = request else {
+                writer.send(&PeerResponse::Hello { version: 1 }).ok()?;
+                continue;
+            };
+            let bytes: &[u8] = match index.0 {
+                1 => b"the wrong bytes",
+                2 => b"the right bytes and more",
+                _ => RIGHT,
+            };
+            let chunk = PeerResponse::Chunk { file, index, length: bytes.len() as u32 };
+            let no = PeerResponse::Error { code: ErrorCode::NotHere, text: "no".into(), index: Some(index) };
+            match index.0 {
+                3 => writer.send(&no).ok()?,
+                _ => writer.send_with(&chunk, bytes).ok()?,
+            }
+            last = index.0 == 4;
+        }
+    }
+
+    #[test]
+    fn a_conversation_is_used_again_unless_something_went_wrong_in_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = opened.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || converse(Arc::new(stream)));
+            }
+        });
+        let mut conversations = Conversations::new(Timeouts::default());
+        let (shutdown, mut buffer) = (Shutdown::new(), Vec::new());
+        conversations.idle = Duration::from_secs(600);
+        let expected = (Digest::of(RIGHT), RIGHT.len() as u32);
+        let mut ask = |conversations: &Conversations, index| {
+            conversations.with(address, &shutdown, |conversation| {
+                conversation.chunk(FILE, ChunkIndex(index), expected, &mut buffer, &shutdown)
+            })
+        };
+        let opened = || opened.load(Ordering::SeqCst);
+        assert!(ask(&conversations, 0).is_ok() && ask(&conversations, 0).is_ok());
+        assert!(matches!(ask(&conversations, 3), Err(SourceError::Refused(_))));
+        assert!(ask(&conversations, 0).is_ok() && opened() == 1);
+        for (index, connections) in [(1, 1), (2, 2)] {
+            assert!(matches!(ask(&conversations, index), Err(SourceError::BadChunk { .. })));
+            assert_eq!((opened(), conversations.kept().len()), (connections, 0));
+        }
+        // The other side closes it: asked again.
+        assert!(ask(&conversations, 4).is_ok() && ask(&conversations, 0).is_ok());
+        assert_eq!((opened(), conversations.kept().len()), (4, 1));
+        conversations.idle = Duration::ZERO;
+        conversations.close_idle();
+        assert!(conversations.kept().is_empty());
+        assert!(ask(&conversations, 0).is_ok() && opened() == 5);
+        conversations.close();
+        assert!(conversations.kept().is_empty());
+    }
+}

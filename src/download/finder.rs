@@ -1,0 +1,271 @@
+//! Ways to find out who has a file: asking a tracker, asking all peers, or both.
+
+use crate::content::FileId;
+use crate::content::limits::{ANSWER_MOST, ANSWER_WAIT, SOURCES_MAX};
+use crate::download::events::SourceError;
+use crate::download::source::Conversation;
+use crate::net::{AskError, Asker, Shutdown, Timeouts, side_by_side};
+use crate::protocol::peer::OfferedFile;
+use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
+use crate::report::error::{DaemonError, Fault};
+use crate::tracker_client::announcer::Outage;
+use crate::tracker_client::lookup::{Query, list, lookup};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Peers that are asked at once.
+const ASKED_AT_ONCE: usize = 32;
+
+/// Finds out who has what. A query of nothing finds everything; a tracker then names this peer as well.
+pub trait Finder: Send {
+    /// Asks once; `stop` is when the answer is not wanted any more.
+    ///
+    /// # Errors
+    /// Why there is no answer, for people.
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String>;
+}
+
+/// Asks a tracker.
+pub struct TrackerFinder {
+    asker: Asker,
+    timeouts: Timeouts,
+    token: Box<dyn Fn() -> Option<Token> + Send>,
+}
+
+impl TrackerFinder {
+    /// Asks with an asker of its own, and over connections on which the tracker is waited for by `timeouts`. `token`
+    /// keeps this peer out of the answers, if it is registered.
+    pub fn new(asker: Asker, timeouts: Timeouts, token: impl Fn() -> Option<Token> + Send + 'static) -> Self {
+        Self { asker, timeouts, token: Box::new(token) }
+    }
+}
+
+impl Finder for TrackerFinder {
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
+        if *query == Query::default() {
+            let tracker = self.asker.tracker();
+            let listed = list(tracker, self.timeouts, stop);
+            return listed.map_err(|why| format!("no list of files from the tracker on {tracker}: {why}"));
+        }
+        let (token, timeouts) = ((self.token)(), self.timeouts);
+        let found = lookup(&mut self.asker, query, SOURCES_MAX as u32, token, timeouts, stop);
+        found.map_err(|why: AskError| why.to_string())
+    }
+}
+
+/// The active peers, without this one, as the manager last told.
+pub type Peers = Arc<RwLock<Vec<PeerSummary>>>;
+
+/// Asks all active peers at once. When some have it, those that are silent are not waited for.
+pub struct PeersFinder {
+    peers: Peers,
+    timeouts: Timeouts,
+}
+
+impl PeersFinder {
+    /// Asks whoever is on the list when the question comes.
+    pub fn new(peers: Peers, timeouts: Timeouts) -> Self {
+        Self { peers, timeouts }
+    }
+}
+
+impl Finder for PeersFinder {
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let answers = Mutex::new(Vec::new());
+        let (next, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (began, enough) = (Instant::now(), stop.child());
+        let settle = || {
+            let late = began.elapsed() >= ANSWER_WAIT;
+            if late && !answers.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+                enough.trigger();
+            }
+        };
+        let ask = || {
+            while !enough.is_stopped()
+                && let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed))
+            {
+                match files_of(peer.address, query, self.timeouts, &enough) {
+                    Ok(files) => answers.lock().unwrap_or_else(PoisonError::into_inner).extend(
+                        files
+                            .into_iter()
+                            .filter(|offered| query.is_answered_by(&offered.file))
+                            .map(|file| (peer.address, file)),
+                    ),
+                    Err(why) => log::debug!("{} at {} does not answer: {why}", peer.name, peer.address),
+                }
+                if asked.fetch_add(1, Ordering::Relaxed) + 1 == peers.len() {
+                    enough.trigger();
+                }
+                settle();
+            }
+        };
+        // One thread keeps the time: the others may all wait for peers that say nothing, or say it very slowly.
+        let timekeeper = AtomicBool::new(!peers.is_empty());
+        let work = || match timekeeper.swap(false, Ordering::Relaxed) {
+            true => {
+                enough.wait(ANSWER_WAIT);
+                settle();
+                enough.wait(ANSWER_MOST.saturating_sub(began.elapsed()));
+                enough.trigger();
+            }
+            false => ask(),
+        };
+        let threads = if peers.is_empty() { 0 } else { peers.len().min(ASKED_AT_ONCE) + 1 };
+        side_by_side("ask-peer", threads, work);
+        Ok(merge(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+fn files_of(
+    address: SocketAddr,
+    query: &Query,
+    timeouts: Timeouts,
+    shutdown: &Shutdown,
+) -> Result<Vec<OfferedFile>, SourceError> {
+    Conversation::open(address, None, timeouts, shutdown)?.files(query, shutdown)
+}
+
+/// What single peers offer, as files and their holders.
+fn merge(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
+    let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
+    for (address, OfferedFile { file, held }) in answers {
+        let entry = found.entry(file.id).or_insert_with(|| FoundFile {
+            file: file.clone(),
+            holders: 0,
+            whole: Vec::new(),
+            partial: Vec::new(),
+            md5: None,
+        });
+        if entry.whole.contains(&address) || entry.partial.contains(&address) {
+            continue;
+        }
+        entry.holders += 1;
+        match held >= file.chunks {
+            true => entry.whole.push(address),
+            false => entry.partial.push(address),
+        }
+    }
+    found.into_values().collect()
+}
+
+/// Asks several, and puts their answers together.
+pub struct Both(pub Vec<Box<dyn Finder>>);
+
+impl Finder for Both {
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
+        let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
+        let mut failure = None;
+        let mut answered = false;
+        for finder in &mut self.0 {
+            match finder.find(query, stop) {
+                Ok(files) => {
+                    answered = true;
+                    files.into_iter().for_each(|file| join(&mut found, file));
+                }
+                Err(why) => failure = Some(why),
+            }
+        }
+        match failure {
+            Some(why) if !answered => Err(why),
+            _ => Ok(found.into_values().collect()),
+        }
+    }
+}
+
+fn join(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
+    let Some(entry) = found.get_mut(&file.file.id) else {
+        found.insert(file.file.id, file);
+        return;
+    };
+    let known = |entry: &FoundFile, address: &SocketAddr| {
+        entry.whole.contains(address) || entry.partial.contains(address)
+    };
+    let news = |entry: &FoundFile, addresses: Vec<SocketAddr>| -> Vec<SocketAddr> {
+        addresses.into_iter().filter(|address| !known(entry, address)).collect()
+    };
+    let (whole, partial) = (news(entry, file.whole), news(entry, file.partial));
+    entry.holders += (whole.len() + partial.len()) as u32;
+    entry.md5 = entry.md5.or(file.md5);
+    entry.whole.extend(whole);
+    entry.partial.extend(partial);
+}
+
+/// Asks until there is an answer, and returns all that match.
+///
+/// # Errors
+/// No answer for as long as `outage` was given, or the shutdown.
+pub fn find_patiently(
+    finder: &mut dyn Finder,
+    query: &Query,
+    mut outage: Outage,
+    shutdown: &Shutdown,
+) -> Result<Vec<FoundFile>, DaemonError> {
+    loop {
+        let asked = Instant::now();
+        let pause = match finder.find(query, shutdown) {
+            Ok(files) => return Ok(files),
+            Err(_) if shutdown.is_stopped() => Duration::ZERO,
+            Err(why) => outage.failed(asked, &why)?,
+        };
+        if shutdown.wait(pause) {
+            return Err(interrupted());
+        }
+    }
+}
+
+/// What to say when a download was interrupted.
+pub fn interrupted() -> DaemonError {
+    DaemonError::new(Fault::Interrupted, "interrupted; run the same command to resume")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::FileName;
+    use crate::protocol::tracker::FileSummary;
+
+    fn address(number: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], number))
+    }
+
+    fn offered(id: u8, held: u32) -> OfferedFile {
+        let name = FileName::new("f").unwrap();
+        OfferedFile { file: FileSummary { id: FileId([id; 32]), name, size: 1, chunks: 4 }, held }
+    }
+
+    #[test]
+    fn answers_are_put_together_by_id() {
+        let answers = vec![
+            (address(1), offered(1, 4)),
+            (address(2), offered(1, 3)),
+            (address(2), offered(1, 4)),
+            (address(3), offered(2, 4)),
+        ];
+        let found = merge(answers);
+        assert_eq!(found.len(), 2);
+        assert_eq!(
+            (found[0].holders, &found[0].whole[..], &found[0].partial[..]),
+            (2, &[address(1)][..], &[address(2)][..])
+        );
+
+        struct Fixed(Result<Vec<FoundFile>, String>);
+        impl Finder for Fixed {
+            fn find(&mut self, _: &Query, _: &Shutdown) -> Result<Vec<FoundFile>, String> {
+                self.0.clone()
+            }
+        }
+        let more = merge(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
+        let none = || Box::new(Fixed(Err("no answer".into())));
+        let mut both = Both(vec![Box::new(Fixed(Ok(found))), none(), Box::new(Fixed(Ok(more)))]);
+        let found = both.find(&Query::default(), &Shutdown::new()).unwrap();
+        assert_eq!((found.len(), found[0].holders, found[0].whole.len()), (2, 3, 2));
+        assert_eq!(
+            Both(vec![none(), none()]).find(&Query::default(), &Shutdown::new()),
+            Err("no answer".into())
+        );
+    }
+}

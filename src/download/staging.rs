@@ -1,0 +1,38 @@
+//! What the tests of parts of a download need to have one.
+
+use super::events::{Expected, Job};
+use crate::content::{ChunkIndex, Digest, FileId};
+use crate::net::Timeouts;
+use crate::storage::{ChunkSink, StoreError};
+use std::sync::Arc;
+
+/// Expects nothing, and keeps nothing.
+pub(super) struct Nothing;
+
+impl Expected for Nothing {
+    fn expected(&self, _: ChunkIndex) -> Option<(Digest, u32)> {
+        None
+    }
+}
+
+impl ChunkSink for Nothing {
+    fn store(&self, _: ChunkIndex, _: Digest, _: &[u8]) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+}
+
+/// A job of so many chunks, which go to `sink`.
+pub(super) fn job(count: u32, sink: Arc<dyn ChunkSink>) -> Job {
+    Job {
+        relay: None,
+        download: 0,
+        file: FileId([0; 32]),
+        count,
+        longest: 1,
+        expected: Arc::new(Nothing),
+        sink,
+        port: None,
+        subscribe: true,
+        timeouts: Timeouts::default(),
+    }
+}

@@ -1,0 +1,9 @@
+//! Reports of a running program: errors of roles, watch of progress and state, and commands to type next.
+//!
+//! Nothing here reads flags or draws on a terminal.
+
+pub mod error;
+pub mod next_step;
+pub mod watch;
+
+pub use error::{DaemonError, Fault};

@@ -1,0 +1,359 @@
+//! Getting files into the folder, each in a thread of its own.
+
+use super::folder_watch::apply;
+use super::{Inner, Wish};
+use crate::content::FileName;
+use crate::content::limits::LEECHER_TIMEOUT;
+use crate::download::finder::Finder;
+use crate::download::job::{self, Advice, Beside, CHECKING_MD5, Downloaded, Order, Recheck, Start};
+use crate::net::Shutdown;
+use crate::protocol::tracker::FileSummary;
+use crate::report::DaemonError;
+use crate::report::Fault;
+use crate::report::next_step;
+use crate::report::watch::Watch;
+use crate::storage::PartFile;
+use crate::storage::shared_folder::FolderChange;
+use crate::tracker_client::announcer::Outage;
+use crate::upload::offers::Offer;
+use crate::upload::server::Met;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Peers met that may wait for a transfer.
+const QUEUE: usize = 256;
+/// How often it is tried again when nobody has the file yet.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Advice for the flag `--get` and for the prompt.
+fn advice(inner: &Inner) -> Advice {
+    let at_prompt = Cow::Borrowed("files (at the prompt of a client)");
+    Advice {
+        choose: "get",
+        list: inner.config.tracker.map_or(at_prompt, |tracker| next_step::list(tracker).into()),
+        in_the_way: "move it away, or get this one under another name (get NAME as OTHER)",
+    }
+}
+
+/// How far a transfer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Looking for holders, and getting the manifest.
+    Finding,
+    /// Getting chunks.
+    Downloading,
+    /// The file is in place.
+    Done,
+    /// It has failed, and why.
+    Failed(Fault, String),
+}
+
+/// What can be said of a transfer.
+#[derive(Debug, Clone)]
+pub struct TransferStatus {
+    /// What was asked for.
+    pub wanted: String,
+    /// How far it is.
+    pub stage: Stage,
+    /// Bytes that are there, and bytes in all.
+    pub bytes: (u64, u64),
+    /// Bytes a second since it began.
+    pub rate: u64,
+    /// A word on what is going on.
+    pub note: String,
+    /// What is missing, when nothing comes.
+    pub trouble: String,
+}
+
+struct Progressing {
+    stage: Stage,
+    total: u64,
+    done: u64,
+    resumed: u64,
+    checking: bool,
+    began: Option<Instant>,
+    took: Option<Duration>,
+    note: String,
+    trouble: String,
+}
+
+/// A file being got.
+pub struct Transfer {
+    wanted: String,
+    wish: Wish,
+    state: Mutex<Progressing>,
+    /// Closes when it has ended.
+    ended: Receiver<()>,
+    ending: Mutex<Option<Sender<()>>>,
+    shutdown: Shutdown,
+    watch: Arc<dyn Watch>,
+}
+
+impl Transfer {
+    fn state(&self) -> MutexGuard<'_, Progressing> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> TransferStatus {
+        let state = self.state();
+        let elapsed = state.took.or(state.began.map(|began| began.elapsed()));
+        let seconds = elapsed.unwrap_or_default().as_secs_f64().max(0.001);
+        TransferStatus {
+            wanted: self.wanted.clone(),
+            stage: state.stage.clone(),
+            bytes: (state.done, state.total),
+            rate: ((state.done - state.resumed) as f64 / seconds) as u64,
+            note: state.note.clone(),
+            trouble: state.trouble.clone(),
+        }
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// Why it has failed.
+    pub fn wait(&self) -> Result<(), DaemonError> {
+        let _ = self.ended.recv();
+        match &self.state().stage {
+            Stage::Failed(fault, text) => Err(DaemonError::new(*fault, text.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives it up; what is verified is kept.
+    pub fn cancel(&self) {
+        self.shutdown.trigger();
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.state().stage, Stage::Done | Stage::Failed(..))
+    }
+
+    fn end(&self, result: Result<(), DaemonError>) {
+        let mut state = self.state();
+        state.took = state.began.map(|began| began.elapsed());
+        state.stage = match result {
+            Ok(()) => Stage::Done,
+            Err(error) => {
+                error.text.lines().for_each(|line| log::error!("{line}"));
+                Stage::Failed(error.fault, error.text)
+            }
+        };
+        drop(state);
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Watch for Transfer {
+    fn begin(&self, title: &str, total: u64, done: u64) {
+        let mut state = self.state();
+        state.checking = title == CHECKING_MD5;
+        if !state.checking {
+            (state.total, state.done, state.resumed) = (total, done, done);
+            state.began = Some(Instant::now());
+        }
+        drop(state);
+        self.watch.begin(&format!("{title} {}", self.wanted), total, done);
+    }
+
+    fn advance(&self, bytes: u64) {
+        let mut state = self.state();
+        // What has arrived does not arrive again when it is looked at once more.
+        if !state.checking {
+            state.done += bytes;
+        }
+        drop(state);
+        self.watch.advance(bytes);
+    }
+
+    fn note(&self, text: &str) {
+        text.clone_into(&mut self.state().note);
+        self.watch.note(text);
+    }
+
+    fn trouble(&self, text: &str) {
+        text.clone_into(&mut self.state().trouble);
+    }
+
+    fn end(&self) {
+        self.watch.end();
+    }
+}
+
+/// Starts a transfer.
+pub(super) fn start(inner: &Arc<Inner>, wish: Wish) -> Result<Arc<Transfer>, DaemonError> {
+    let wanted = match (&wish.query.name, &wish.query.id) {
+        (Some(name), _) => name.to_string(),
+        (None, Some(id)) => id.to_string(),
+        (None, None) => return Err(DaemonError::new(Fault::Usage, "name a file")),
+    };
+    let (ending, ended) = bounded(0);
+    let transfer = Arc::new(Transfer {
+        wanted,
+        wish,
+        state: Mutex::new(Progressing {
+            stage: Stage::Finding,
+            total: 0,
+            done: 0,
+            resumed: 0,
+            checking: false,
+            began: None,
+            took: None,
+            note: String::new(),
+            trouble: String::new(),
+        }),
+        ended,
+        ending: Mutex::new(Some(ending)),
+        shutdown: inner.shutdown.child(),
+        watch: inner.watch.clone(),
+    });
+    let mut transfers = inner.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+    if transfers.iter().any(|other| !other.is_over() && other.wanted == transfer.wanted) {
+        let text = format!("{} is being got already", transfer.wanted);
+        return Err(DaemonError::new(Fault::Usage, text));
+    }
+    transfers.push(transfer.clone());
+    drop(transfers);
+    let (own, running) = (inner.clone(), transfer.clone());
+    let spawned = inner.threads.spawn("transfer", move || {
+        let result = run(&own, &running);
+        running.end(result);
+    });
+    if let Err(error) = spawned {
+        transfer.end(Err(error.into()));
+    }
+    Ok(transfer)
+}
+
+fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
+    let shutdown = &transfer.shutdown;
+    let order = Order {
+        query: transfer.wish.query.clone(),
+        out: Some(destination(inner, transfer.wish.out.as_deref())),
+        overwrite: transfer.wish.overwrite,
+        recheck: Recheck::new(None),
+        durable: false,
+        timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
+        timeouts: inner.config.serve.timeouts,
+        patience: transfer.wish.patience,
+        advice: advice(inner),
+    };
+    let mut finder = inner.finder()?;
+    wait_ready(inner, shutdown)?;
+    let located = match job::locate(&order, &mut finder, outage(inner, &order), shutdown) {
+        Err(error)
+            if error.fault == Fault::NotFound && transfer.wish.out.is_none() && is_here(inner, &order) =>
+        {
+            log::info!("{} is here already, and nobody else has it", transfer.wanted);
+            return Ok(());
+        }
+        located => located?,
+    };
+    let name = shared_name(inner, &located.file.path)?;
+    let file = match job::start(&order, &located.file, transfer, shutdown)? {
+        Start::Whole(_) => located.file,
+        Start::Part(part) => {
+            transfer.state().stage = Stage::Downloading;
+            let offered = name.clone().map(|name| offer(inner, name, &located.file, &part));
+            let finder: Box<dyn Finder> = Box::new(finder);
+            let (route, beside) = beside(inner, &located.file);
+            let result = job::complete(&order, located, &part, finder, beside, transfer, shutdown);
+            let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
+            routes.retain(|(_, other)| !other.same_channel(&route));
+            drop(routes);
+            // Either the whole file takes its place, or there is nobody any more who would complete it.
+            if let (Some(name), Err(_)) = (&offered, &result) {
+                inner.shelf.withdraw(name);
+                // What was to be replaced is still there.
+                if let Some(before) = inner.folder.by_name(name) {
+                    apply(inner, FolderChange::Added(before));
+                }
+            }
+            result?
+        }
+    };
+    if let Some(name) = name {
+        let changes = inner.folder.adopt(name, file.manifest.clone())?;
+        changes.into_iter().for_each(|change| apply(inner, change));
+    }
+    log::info!("Successfully downloaded {}", file.file.name);
+    Ok(())
+}
+
+/// Whether a file of the wanted name is in the folder.
+fn is_here(inner: &Inner, order: &Order) -> bool {
+    let name = order.query.name.as_ref();
+    name.is_some_and(|name| inner.folder.path().join(name.as_str()).is_file())
+}
+
+/// Where a file goes: names are names in the folder, paths are paths.
+fn destination(inner: &Inner, out: Option<&Path>) -> PathBuf {
+    let folder = inner.folder.path();
+    match out {
+        None => folder.to_owned(),
+        Some(out) if out.components().count() == 1 && out.file_name().is_some() => folder.join(out),
+        Some(out) => out.to_owned(),
+    }
+}
+
+/// The name under which a file will be shared; `None` when it goes elsewhere.
+fn shared_name(inner: &Inner, path: &Path) -> Result<Option<FileName>, DaemonError> {
+    if path.parent() != Some(inner.folder.path()) {
+        return Ok(None);
+    }
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = FileName::new(name).map_err(|error| DaemonError::new(Fault::Usage, error.to_string()))?;
+    match inner.folder.collides(&name)? {
+        None => Ok(Some(name)),
+        Some(other) => {
+            let text = format!(
+                "{name} and {other}, which is there, would be one file on systems that do not tell them apart; \
+                 get it under another name (get NAME as OTHER)"
+            );
+            Err(DaemonError::new(Fault::ExistsAndDiffers, text))
+        }
+    }
+}
+
+/// Waits until the manager has told whom there is to ask.
+fn wait_ready(inner: &Inner, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    let timeout = inner.config.timeout.unwrap_or(LEECHER_TIMEOUT);
+    let began = Instant::now();
+    while !inner.is_ready() {
+        if began.elapsed() >= timeout {
+            let text = format!("the manager has not told of any peers for {} s", timeout.as_secs());
+            return Err(DaemonError::new(Fault::Unreachable, text));
+        }
+        if shutdown.wait(AGAIN / 10) {
+            return Err(crate::download::finder::interrupted());
+        }
+    }
+    Ok(())
+}
+
+fn outage(inner: &Inner, order: &Order) -> Outage {
+    let role = if inner.config.tracker.is_some() { "tracker" } else { "manager" };
+    let asked = inner.config.tracker.or(inner.config.manager);
+    Outage::new(role, asked.unwrap_or(crate::content::limits::TRACKER_ADDRESS), order.timeout)
+}
+
+/// Offers what is there of a file while it is being got.
+fn offer(inner: &Inner, name: FileName, file: &Downloaded, part: &Arc<PartFile>) -> FileName {
+    let file = FileSummary { name: name.clone(), ..file.file.clone() };
+    inner.shelf.offer(Offer { file, source: part.clone() });
+    inner.nudge();
+    name
+}
+
+/// Where this peer serves, and whom it meets.
+fn beside(inner: &Inner, file: &Downloaded) -> (Sender<Met>, Beside) {
+    let (met, meeting) = bounded(QUEUE);
+    let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
+    routes.push((file.file.id, met.clone()));
+    let (relay, threads) = (inner.shelf.relay().clone(), inner.threads.clone());
+    (met, Beside { relay: Some(relay), port: Some(inner.port), met: Some(meeting), threads })
+}

@@ -1,0 +1,12 @@
+//! Roles: the code that each program runs.
+//!
+//! Each program has one thread that owns its state and handles a closed enum of events; connection threads do the
+//! reading, hashing and writing, and chunk bytes never pass through the state thread. Nothing here reads flags or draws
+//! on a terminal.
+
+pub mod chunk_client;
+pub mod folder_client;
+pub mod leecher;
+pub mod manager;
+pub mod seeder;
+pub mod tracker;

@@ -1,0 +1,257 @@
+//! Keeping the books: the one place where a copy changes.
+//!
+//! Every change of a copy goes through [`Placement::set`], every other change that a chunk depends on ends in
+//! [`Placement::touch`]. They keep all counters, queues and lists of things to look at up to date, in time that does not
+//! depend on how many chunks there are.
+
+use super::bucket::Bucket;
+use super::chunk::{Aspects, CopyState, Key, Weights};
+use super::file::Offload;
+use super::{Placement, Timer};
+use crate::swarm::Moment;
+use crate::swarm::keeping::{Place, VolunteerNumber};
+
+impl Placement {
+    /// A volunteer's copy is now like this; `None`: there is none.
+    pub(super) fn set(&mut self, key: Key, number: VolunteerNumber, to: Option<CopyState>) {
+        let Some(file) = self.files.get_mut(key.file as usize).and_then(Option::as_mut) else { return };
+        let (length, id) = (file.length(key.index), file.id);
+        let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
+        let Some(volunteer) = self.volunteers.get_mut(number.0 as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let from = chunk.replicas.set(number, to);
+        if from == to {
+            return;
+        }
+        let is = |state: Option<CopyState>, what: fn(CopyState) -> bool| state.is_some_and(what);
+        chunk.placed |= is(to, CopyState::is_durable);
+        file.counts.change_copy(from, to);
+        self.counts.change_copy(from, to);
+
+        volunteer.count(length, from, to);
+        let holding = volunteer.holdings.entry(key.file).or_default();
+        let there = |state: Option<CopyState>| state.is_some_and(|state| state != CopyState::Coming);
+        match (there(from), there(to)) {
+            (false, true) => _ = holding.chunks.insert(key.index),
+            (true, false) => _ = holding.chunks.remove(&key.index),
+            _ => {}
+        }
+        if is(from, CopyState::is_durable) != is(to, CopyState::is_durable) && !holding.dirty {
+            holding.dirty = true;
+            self.dirty.push((number, key.file));
+        }
+        let (served, serves) = (is(from, CopyState::is_here), is(to, CopyState::is_here));
+        if served != serves {
+            holding.served = (holding.served + u32::from(serves)).saturating_sub(served.into());
+            if !holding.changed {
+                holding.changed = true;
+                self.changed.push((number, id));
+            }
+        }
+        self.stale.insert(number);
+        self.touch(key);
+        if is(to, CopyState::is_source) && !is(from, CopyState::is_source) {
+            self.enqueue_at(Place::Volunteer(number), key);
+        }
+    }
+
+    /// Weighs a chunk again, after anything that it depends on has changed.
+    pub(super) fn touch(&mut self, key: Key) {
+        let weights = self.weigh(key);
+        let (replicas, offload) = (self.settings.replicas, self.settings.offload);
+        let Some(file) = self.files.get_mut(key.file as usize).and_then(Option::as_mut) else { return };
+        let whole = file.keeps_whole();
+        let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
+        let before = (chunk.aspects, chunk.bucket);
+        // One that takes the place of another may not be in the record that is being written.
+        let fewer = weights.verified < chunk.weights.verified;
+        chunk.disturbed |= fewer;
+        file.disturbed |= fewer;
+        chunk.weights = weights;
+        let (verified, live) = (usize::from(weights.verified), usize::from(weights.live));
+        let (coming, leaving) = (usize::from(weights.coming), usize::from(weights.leaving));
+        let at_tracker = chunk.own || whole;
+        chunk.full |= live >= replicas;
+        let bare = live + leaving + coming == 0 && !at_tracker;
+        let waiting = live + coming < replicas;
+        let impaired = chunk.full && live < replicas && !bare;
+        chunk.aspects = Aspects { short: verified < replicas, waiting, bare, impaired };
+        let resting = chunk.bucket == Bucket::RESTING;
+        chunk.bucket = match (waiting, resting) {
+            (false, _) => Bucket::NONE,
+            (true, true) => Bucket::RESTING,
+            (true, false) => Bucket::of(chunk, at_tracker),
+        };
+        let after = (chunk.aspects, chunk.bucket);
+        let is_back = chunk.lost && (weights.here > 0 || at_tracker);
+        chunk.lost &= !is_back;
+        if chunk.own && !chunk.own_leaving && verified >= replicas && file.offload == Offload::Done {
+            chunk.own_leaving = true;
+            self.own_surplus.push(key);
+        }
+        if is_back {
+            file.counts.lost = file.counts.lost.saturating_sub(1);
+            self.counts.lost = self.counts.lost.saturating_sub(1);
+            *self.found.entry(key.file).or_default() += 1;
+        }
+        file.counts.change(before.0, after.0);
+        self.counts.change(before.0, after.0);
+        if bare && !before.0.bare && file.examined {
+            self.newly_bare.push(key);
+        }
+        if file.counts.short == 0 {
+            if !file.announced {
+                file.announced = true;
+                let text = format!("every chunk has its {replicas} copies at volunteers");
+                self.orders.push(super::Order::Note(Some(file.id), text));
+            }
+            if offload && file.whole && file.offload == Offload::No && !file.kept_for_good {
+                self.offloadable.insert(key.file);
+            }
+        }
+        if verified >= replicas && live > replicas && coming == 0 {
+            self.surplus.insert(key);
+        }
+        if before.1 != after.1 {
+            self.queued.move_one(before.1, after.1);
+            self.enqueue(key);
+        }
+    }
+
+    fn weigh(&self, key: Key) -> Weights {
+        let mut weights = Weights::default();
+        for replica in self.chunk(key).into_iter().flat_map(|chunk| chunk.replicas.iter()) {
+            let draining = self.census.draining > 0
+                && self.at(replica.volunteer()).is_some_and(|volunteer| volunteer.draining);
+            weights.add(replica.state(), draining);
+        }
+        weights
+    }
+
+    /// Weighs all chunks of a file again.
+    pub(super) fn touch_file(&mut self, slot: u32) {
+        let count = self.file(slot).map_or(0, |file| file.chunks.len() as u32);
+        for index in 0..count {
+            self.touch(Key { file: slot, index });
+        }
+    }
+
+    /// Takes a chunk out of the queues, or lets it be weighed anew.
+    pub(super) fn move_to(&mut self, key: Key, to: Bucket) {
+        if let Some(chunk) = self.chunk_mut(key) {
+            let from = std::mem::replace(&mut chunk.bucket, to);
+            self.queued.move_one(from, to);
+        }
+    }
+
+    /// Puts a chunk into the queues of all who could give it.
+    fn enqueue(&mut self, key: Key) {
+        let Some(file) = self.file(key.file) else { return };
+        let Some(chunk) = file.chunks.get(key.index as usize) else { return };
+        if !chunk.bucket.is_queue() {
+            return;
+        }
+        let replicas = chunk.replicas.clone();
+        if file.has(chunk) {
+            self.enqueue_at(Place::Tracker, key);
+        }
+        for replica in replicas.iter().filter(|replica| replica.state().is_source()) {
+            self.enqueue_at(Place::Volunteer(replica.volunteer()), key);
+        }
+    }
+
+    fn enqueue_at(&mut self, place: Place, key: Key) {
+        let Some(bucket) = self.chunk(key).map(|chunk| chunk.bucket) else { return };
+        let queue = match place {
+            Place::Tracker => Some(&mut self.queue),
+            Place::Volunteer(number) => {
+                let volunteer = self.volunteers.get_mut(number.0 as usize).and_then(Option::as_mut);
+                volunteer.map(|volunteer| &mut volunteer.queue)
+            }
+        };
+        if queue.is_some_and(|queue| queue.push(bucket, key)) {
+            self.clear_queue(place, bucket);
+        }
+    }
+
+    fn clear_queue(&mut self, place: Place, bucket: Bucket) {
+        let mut queue = match place {
+            Place::Tracker => std::mem::take(&mut self.queue),
+            Place::Volunteer(number) => match self.at_mut(number) {
+                Some(volunteer) => std::mem::take(&mut volunteer.queue),
+                None => return,
+            },
+        };
+        queue.clear(bucket, |key| self.could_give(place, key, bucket));
+        match place {
+            Place::Tracker => self.queue = queue,
+            Place::Volunteer(number) => {
+                if let Some(volunteer) = self.at_mut(number) {
+                    volunteer.queue = queue;
+                }
+            }
+        }
+    }
+
+    /// Whether a chunk waits in a bucket, and somebody has it to give.
+    pub(super) fn could_give(&self, place: Place, key: Key, bucket: Bucket) -> bool {
+        let Some(file) = self.file(key.file) else { return false };
+        let Some(chunk) = file.chunks.get(key.index as usize) else { return false };
+        let gives = match place {
+            Place::Tracker => file.has(chunk),
+            Place::Volunteer(number) => chunk.replicas.get(number).is_some_and(CopyState::is_source),
+        };
+        gives && chunk.bucket == bucket
+    }
+
+    /// Has the index as the volunteers are now.
+    pub(super) fn reindex(&mut self, now: Moment) {
+        while let Some(number) = self.stale.pop_first() {
+            let window = self.window;
+            let Some(volunteer) = self.volunteers.get_mut(number.0 as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            let indexed = volunteer.to_index(now, window);
+            self.index.put(number, volunteer.indexed, indexed);
+            volunteer.indexed = indexed;
+        }
+    }
+
+    /// Counts who is here.
+    pub(super) fn count_volunteers(&mut self) {
+        let mut census = super::Census::default();
+        for volunteer in self.volunteers.iter().flatten() {
+            let gone = volunteer.standing == super::volunteer::Standing::Gone;
+            census.staying += usize::from(volunteer.has_reported() && !volunteer.draining);
+            census.expected += usize::from(!volunteer.has_reported() && !gone);
+            census.draining += usize::from(volunteer.draining);
+        }
+        self.census = census;
+    }
+
+    /// No volunteer could take a chunk, as things are. Parked chunks are looked at now and then, whatever happens.
+    pub(super) fn park(&mut self, now: Moment, key: Key) {
+        self.move_to(key, Bucket::PARKED);
+        if self.parked.is_empty() {
+            self.after(now + super::plan::UNPARK_EVERY, Timer::Unpark);
+        }
+        self.parked.push_back(key);
+    }
+
+    /// Some of the parked chunks may find a place now.
+    pub(super) fn unpark(&mut self, most: usize) {
+        for _ in 0..most.min(self.parked.len()) {
+            let Some(key) = self.parked.pop_front() else { break };
+            if self.chunk(key).is_some_and(|chunk| chunk.bucket == Bucket::PARKED) {
+                self.move_to(key, Bucket::NONE);
+                self.touch(key);
+            }
+        }
+    }
+
+    /// All of them may.
+    pub(super) fn unpark_all(&mut self) {
+        self.unpark(usize::MAX);
+    }
+}

@@ -1,0 +1,200 @@
+//! Copies that are under way.
+//!
+//! Invariant: a flight to a volunteer exists exactly as long as the chunk's copy there is coming.
+
+use super::bucket::Bucket;
+use super::chunk::{CopyState, Key};
+use super::plan::gives;
+use super::{Order, Placement, Retry, Timer};
+use crate::content::{ChunkIndex, limits};
+use crate::swarm::Moment;
+use crate::swarm::backoff::Backoff;
+use crate::swarm::keeping::{Place, VolunteerNumber};
+use crate::swarm::token_bucket::TokenBucket;
+use std::time::Duration;
+
+/// A copy that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flight {
+    pub from: Place,
+    pub length: u64,
+    pub deadline: Moment,
+}
+
+impl Placement {
+    /// Orders a copy.
+    pub(super) fn depart(&mut self, now: Moment, key: Key, from: Place, to: Place) {
+        let Some(file) = self.file(key.file) else { return };
+        let (id, length) = (file.id, file.length(key.index));
+        let full = file.chunks.get(key.index as usize).is_some_and(|chunk| chunk.full);
+        if full && self.settings.repair_limit > 0 {
+            let limit = self.settings.repair_limit;
+            let wait = self.bucket.get_or_insert_with(|| TokenBucket::new(limit, now)).take(length, now);
+            self.repair_from = now + wait;
+            if wait > Duration::ZERO {
+                self.after(self.repair_from, Timer::Repair);
+            }
+        }
+        let deadline = now + limits::COPY_TIMEOUT + Duration::from_secs(length / limits::COPY_RATE_MIN);
+        self.flights.insert((key, to), Flight { from, length, deadline });
+        self.after(deadline, Timer::Late(key, to));
+        self.traffic_out(from, |traffic| traffic.add(length));
+        self.traffic_in(to, |traffic| traffic.add(length));
+        if let Place::Volunteer(number) = to {
+            self.set(key, number, Some(CopyState::Coming));
+        }
+        self.reindex(now);
+        self.orders.push(Order::Copy { file: id, index: ChunkIndex(key.index), from, to });
+    }
+
+    fn traffic_out(&mut self, place: Place, change: impl FnOnce(&mut super::Traffic)) {
+        match place {
+            Place::Tracker => change(&mut self.outgoing),
+            Place::Volunteer(number) => {
+                if let Some(volunteer) = self.at_mut(number) {
+                    change(&mut volunteer.outgoing);
+                }
+            }
+        }
+    }
+
+    fn traffic_in(&mut self, place: Place, change: impl FnOnce(&mut super::Traffic)) {
+        match place {
+            Place::Tracker => change(&mut self.incoming),
+            Place::Volunteer(number) => {
+                if let Some(volunteer) = self.at_mut(number) {
+                    change(&mut volunteer.incoming);
+                }
+                self.stale.insert(number);
+            }
+        }
+    }
+
+    /// A copy is no longer under way. What has become of it is for the caller to say.
+    pub(super) fn land(&mut self, key: Key, to: Place) -> Option<Flight> {
+        let flight = self.flights.remove(&(key, to))?;
+        self.timers.remove(&(flight.deadline, Timer::Late(key, to)));
+        self.traffic_out(flight.from, |traffic| traffic.subtract(flight.length));
+        self.traffic_in(to, |traffic| traffic.subtract(flight.length));
+        Some(flight)
+    }
+
+    /// A copy will not arrive.
+    pub(super) fn crash(&mut self, key: Key, to: Place) -> Option<Flight> {
+        let flight = self.land(key, to)?;
+        match to {
+            Place::Volunteer(number) => self.set(key, number, None),
+            // It may wait for just this.
+            Place::Tracker => self.touch(key),
+        }
+        Some(flight)
+    }
+
+    /// A copy will not arrive, and its target does not know: the next answer from there is not about what is
+    /// ordered after this.
+    fn give_up(&mut self, key: Key, to: Place) -> Option<Flight> {
+        let flight = self.crash(key, to)?;
+        if let Place::Volunteer(number) = to {
+            *self.ignored.entry((key, number)).or_default() += 1;
+        }
+        Some(flight)
+    }
+
+    /// Whether an answer is about a copy that was given up since.
+    pub(super) fn is_ignored(&mut self, key: Key, number: VolunteerNumber) -> bool {
+        let Some(left) = self.ignored.get_mut(&(key, number)) else { return false };
+        *left -= 1;
+        if *left == 0 {
+            self.ignored.remove(&(key, number));
+        }
+        true
+    }
+
+    /// All copies to a volunteer that is not here any more.
+    pub(super) fn crash_to(&mut self, number: VolunteerNumber) {
+        let to = Place::Volunteer(number);
+        let keys: Vec<Key> = self.flights.keys().filter(|(_, at)| *at == to).map(|(key, _)| *key).collect();
+        for key in keys {
+            self.crash(key, to);
+        }
+        self.ignored.retain(|(_, at), _| *at != number);
+    }
+
+    /// All copies from a volunteer that is gone.
+    pub(super) fn crash_from(&mut self, number: VolunteerNumber) {
+        let from = Place::Volunteer(number);
+        let flights = self.flights.iter().filter(|(_, flight)| flight.from == from);
+        let keys: Vec<(Key, Place)> = flights.map(|(key, _)| *key).collect();
+        for (key, to) in keys {
+            self.give_up(key, to);
+        }
+    }
+
+    /// A copy has taken too long.
+    pub(super) fn late(&mut self, now: Moment, key: Key, to: Place) {
+        if let Some(flight) = self.give_up(key, to) {
+            self.rest(now, key, flight.from, to);
+        }
+    }
+
+    /// A copy has failed: the chunk is tried again after a pause, another way if there is one.
+    pub(super) fn rest(&mut self, now: Moment, key: Key, from: Place, to: Place) {
+        let first = || Backoff::new(limits::RETRY_MIN, limits::RETRY_MAX);
+        let mut backoff = self.retries.remove(&key).map_or_else(first, |retry| retry.backoff);
+        let until = now + backoff.pause(&mut self.random);
+        self.retries.insert(key, Retry { backoff, until, from, to });
+        self.after(until, Timer::Retry(key));
+        self.move_to(key, Bucket::RESTING);
+        self.touch(key);
+    }
+
+    /// The pause of a chunk is over.
+    pub(super) fn rested(&mut self, now: Moment, key: Key) {
+        if self.retries.get(&key).is_none_or(|retry| retry.until > now) {
+            return;
+        }
+        self.wake(key);
+        // What it was that failed is remembered until a copy succeeds, or none is wanted any more.
+        if self.chunk(key).is_none_or(|chunk| !chunk.bucket.is_queue()) {
+            self.retries.remove(&key);
+        }
+    }
+
+    fn wake(&mut self, key: Key) {
+        if self.chunk(key).is_some_and(|chunk| chunk.bucket == Bucket::RESTING) {
+            self.move_to(key, Bucket::NONE);
+            self.touch(key);
+        }
+    }
+
+    /// A copy of a chunk has succeeded: what failed before does not matter any more.
+    pub(super) fn end_rest(&mut self, key: Key) {
+        if self.retries.remove(&key).is_some() {
+            self.wake(key);
+        }
+    }
+
+    /// Where a copy of a chunk could best come from, among those whose window is open.
+    pub(super) fn source(&self, key: Key) -> Option<Place> {
+        let file = self.file(key.file)?;
+        let chunk = file.chunks.get(key.index as usize)?;
+        let length = file.length(key.index);
+        let failed = self.retries.get(&key).map(|retry| retry.from);
+        let holders = chunk.replicas.iter().filter(|replica| replica.state().is_source());
+        let open = holders.filter_map(|replica| {
+            let number = replica.volunteer();
+            let outgoing = self.at(number)?.outgoing;
+            let place = Place::Volunteer(number);
+            let claimed = replica.state() == CopyState::Claimed;
+            let order = (failed == Some(place), claimed, outgoing.copies, number);
+            gives(self.window, outgoing, length).then_some((order, place))
+        });
+        let best = open.min().map(|(order, place)| (order.0, place));
+        let tracker = file.has(chunk) && gives(self.window, self.outgoing, length);
+        match best {
+            Some((false, place)) => Some(place),
+            _ if tracker => Some(Place::Tracker),
+            other => other.map(|(_, place)| place),
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Distribution and repair.
+
+use super::world::*;
+use crate::protocol::volunteer::CopyFailure;
+use crate::swarm::keeping::Place;
+use crate::swarm::replication::{Order, Settings};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+fn everything_twice(world: &World, file: u8, chunks: u32) {
+    for index in 0..chunks {
+        assert_eq!(world.holders(id(file), index).len(), 2, "chunk {index}");
+    }
+}
+
+#[test]
+fn with_three_volunteers_each_chunk_goes_to_two() {
+    let mut world = World::with(settings(), 2, 100);
+    world.publish(id(1), 12);
+    world.settle();
+    assert_eq!(world.disk.len(), 0, "two are not enough to begin");
+    world.join(2, 2, 100);
+    assert_eq!(world.copies().len(), 8, "the tracker's window");
+    assert!(world.copies().iter().all(|(_, from, _)| *from == TRACKER));
+    world.settle();
+    everything_twice(&world, 1, 12);
+    for number in 0..3 {
+        assert_eq!(world.chunks_of(number)[&id(1)].len(), 8, "evenly");
+    }
+    let status = world.placement.status(|_| Some(crate::content::FileName::new("f").unwrap()));
+    assert_eq!((status.copies.wanted, status.copies.verified, status.copies.short), (24, 24, 0));
+    assert_eq!((status.repair.waiting, status.repair.running, status.repair.copied), (0, 0, 24));
+    assert_eq!((status.files[0].here, status.files[0].offloaded), (12, false));
+    assert_eq!(world.notes().len(), 1, "{:?}", world.notes());
+    assert_eq!(world.placement.held_by(v(1), id(1)), 8);
+    assert!(world.placement.changed_holdings().contains(&(v(1), id(1))));
+    assert_eq!(world.placement.changed_holdings(), []);
+}
+
+#[test]
+fn the_second_copy_comes_from_a_volunteer_rather_than_from_the_tracker() {
+    let mut world = World::with(settings(), 3, 100);
+    world.publish(id(1), 30);
+    world.settle();
+    let copies = world.log.iter().filter(|order| matches!(order, Order::Copy { from: TRACKER, .. })).count();
+    assert!(copies < 45, "{copies} of 60 copies came from the tracker");
+}
+
+#[test]
+fn copies_go_to_different_addresses_where_there_are_any() {
+    let mut world = World::with(settings(), 0, 0);
+    for (number, host) in [(0, 7), (1, 7), (2, 7), (3, 8)] {
+        world.join(number, host, 1_000);
+    }
+    world.publish(id(1), 40);
+    world.settle();
+    for index in 0..40 {
+        assert!(world.holders(id(1), index).contains(&3), "chunk {index}: one copy is at the other address");
+    }
+    everything_twice(&world, 1, 40);
+}
+
+#[test]
+fn at_one_address_only_copies_still_go_to_different_volunteers() {
+    let mut world = World::with(settings(), 0, 0);
+    for number in 0..3 {
+        world.join(number, 7, 100);
+    }
+    world.publish(id(1), 9);
+    world.settle();
+    everything_twice(&world, 1, 9);
+}
+
+#[test]
+fn an_emptier_volunteer_gets_more_and_a_larger_one_gets_more() {
+    let mut world = World::with(settings(), 0, 0);
+    for (number, chunks) in [(0, 100), (1, 100), (2, 200)] {
+        world.join(number, number, chunks);
+    }
+    world.publish(id(1), 40);
+    world.settle();
+    assert!(world.chunks_of(2)[&id(1)].len() >= 34, "as full as the others it would have all 40");
+    assert!(world.chunks_of(0)[&id(1)].len() <= 24);
+}
+
+#[test]
+fn windows_are_kept_in_both_directions() {
+    let mut world = World::with(settings(), 3, 1_000);
+    world.placement.set_window(2, 64 << 20);
+    world.publish(id(1), 40);
+    assert_eq!(world.copies().len(), 2);
+    world.settle();
+    everything_twice(&world, 1, 40);
+}
+
+#[test]
+fn after_a_death_repair_begins_with_the_lease() {
+    let mut world = World::with(settings(), 4, 100);
+    world.publish(id(1), 20);
+    world.settle();
+    let held = world.chunks_of(1)[&id(1)].len();
+    world.placement.heard(world.now, v(1));
+    world.placement.away(world.now + seconds(3), v(1));
+    world.pass(Duration::from_millis(9_999));
+    assert_eq!(world.copies(), [], "it may come back");
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.copies().len(), held);
+    for (_, from, to) in world.copies() {
+        assert!(![from, to].contains(&at(1)) && from != TRACKER);
+    }
+    world.pass(seconds(3));
+    world.disk.retain(|(place, ..)| *place != at(1));
+    world.settle();
+    everything_twice(&world, 1, 20);
+    assert!(world.notes().iter().any(|note| note.starts_with("volunteer-1 is gone with")));
+    assert!(
+        world.notes().last().unwrap().starts_with("repair is done: it took 3.0 s"),
+        "{:?}",
+        world.notes()
+    );
+}
+
+#[test]
+fn who_comes_back_within_its_lease_is_not_repaired() {
+    let mut world = World::with(settings(), 4, 100);
+    world.publish(id(1), 20);
+    world.settle();
+    world.placement.away(world.now, v(1));
+    world.pass(seconds(5));
+    world.join(1, 1, 100);
+    world.pass(seconds(60));
+    assert_eq!(world.copies(), []);
+    everything_twice(&world, 1, 20);
+}
+
+#[test]
+fn a_second_death_during_repair_is_survived() {
+    let mut world = World::with(settings(), 5, 100);
+    world.publish(id(1), 40);
+    world.settle();
+    world.whole.clear();
+    world.placement.own_whole(world.now, id(1), false);
+    world.gone(0);
+    let order = world.orders.remove(0);
+    world.carry_out(order);
+    world.gone(1);
+    world.pass(seconds(120));
+    world.settle();
+    world.disk.retain(|(place, ..)| ![at(0), at(1)].contains(place));
+    let mut lost = BTreeSet::new();
+    for order in &world.log {
+        if let Order::Lost { chunks, last, .. } = order {
+            assert!(last.iter().all(|number| number.0 < 2));
+            lost.extend(chunks.iter().map(|index| index.0));
+        }
+    }
+    for index in (0..40).filter(|index| !lost.contains(index)) {
+        assert_eq!(world.holders(id(1), index).len(), 2, "chunk {index}");
+    }
+    assert!((0..40).all(|index| lost.contains(&index) == world.holders(id(1), index).is_empty()));
+    assert!(lost.len() < 20, "{lost:?}");
+}
+
+#[test]
+fn the_scarcest_chunk_is_copied_first() {
+    let settings = Settings { replicas: 3, ..settings() };
+    let mut world = World::with(settings, 6, 100);
+    world.publish(id(1), 30);
+    world.settle();
+    world.whole.clear();
+    world.placement.own_whole(world.now, id(1), false);
+    world.placement.pause(world.now, true);
+    world.gone(0);
+    world.gone(1);
+    world.placement.set_window(1, 64 << 20);
+    world.placement.pause(world.now, false);
+    world.take();
+    let both = |index| world.holders(id(1), index).iter().filter(|holder| **holder < 2).count() == 2;
+    assert!((0..30).any(both), "some have lost two copies");
+    let copies = world.copies();
+    assert!(!copies.is_empty() && copies.iter().all(|(index, ..)| both(*index)), "{copies:?}");
+}
+
+#[test]
+fn a_copy_that_fails_is_tried_another_way_after_a_pause() {
+    let mut world = World::with(settings(), 4, 100);
+    world.publish(id(1), 1);
+    world.settle();
+    let holders = world.holders(id(1), 0);
+    world.gone(holders[0]);
+    let [(0, from, to)] = world.copies()[..] else { panic!("{:?}", world.copies()) };
+    world.orders.clear();
+    let chunk = crate::content::ChunkIndex(0);
+    world.placement.not_stored(world.now, to, id(1), chunk, CopyFailure::Unreachable, None);
+    world.take();
+    assert_eq!(world.copies(), []);
+    world.pass(seconds(1));
+    let [(0, again, other)] = world.copies()[..] else { panic!("{:?}", world.copies()) };
+    assert_eq!((again, from), (TRACKER, at(holders[1])), "the tracker has it too");
+    assert_ne!(other, to);
+}
+
+#[test]
+fn a_copy_that_is_never_answered_is_given_up_and_its_late_answer_does_no_harm() {
+    let mut world = World::with(settings(), 4, 100);
+    world.publish(id(1), 1);
+    world.settle();
+    world.gone(world.holders(id(1), 0)[0]);
+    let [(0, _, first)] = world.copies()[..] else { panic!() };
+    world.orders.clear();
+    world.pass(seconds(33));
+    let [(0, _, second)] = world.copies()[..] else { panic!("{:?}", world.copies()) };
+    assert_ne!(first, second);
+    let chunk = crate::content::ChunkIndex(0);
+    world.placement.not_stored(world.now, first, id(1), chunk, CopyFailure::Other, None);
+    world.take();
+    world.settle();
+    assert!(world.holders(id(1), 0).len() >= 2);
+}
+
+#[test]
+fn a_volunteer_that_cannot_store_rests_and_one_without_room_is_asked_no_more() {
+    for why in [CopyFailure::Disk, CopyFailure::NoRoom] {
+        let mut world = World::with(settings(), 4, 100);
+        world.publish(id(1), 1);
+        let [(0, _, to), ..] = world.copies()[..] else { panic!() };
+        world.orders.remove(0);
+        let chunk = crate::content::ChunkIndex(0);
+        world.placement.not_stored(world.now, to, id(1), chunk, why, None);
+        world.take();
+        let again = world.copies();
+        assert!(!again.is_empty() && again.iter().all(|(_, _, other)| *other != to), "{why:?}");
+        world.settle();
+        everything_twice(&world, 1, 1);
+    }
+}
+
+#[test]
+fn a_repair_limit_is_kept_and_does_not_slow_the_first_distribution() {
+    let limited = Settings { repair_limit: 10 * CHUNK, ..settings() };
+    let mut world = World::with(limited, 4, 1_000);
+    world.publish(id(1), 200);
+    world.run();
+    everything_twice(&world, 1, 200);
+    let begun = world.now;
+    world.gone(3);
+    let missing = world.chunks_of(3)[&id(1)].len() as u64;
+    world.disk.retain(|(place, ..)| *place != at(3));
+    while world.placement.counts.impaired > 0 {
+        world.run();
+        world.pass(Duration::from_millis(50));
+    }
+    let took = (world.now - begun).as_secs_f64();
+    let least = (missing as f64 - 5.0) / 10.0;
+    assert!((least..least + 2.0).contains(&took), "{took} s for {missing} chunks");
+    everything_twice(&world, 1, 200);
+}
+
+#[test]
+fn paused_nothing_new_is_copied() {
+    let mut world = World::with(settings(), 4, 100);
+    world.placement.pause(world.now, true);
+    world.publish(id(1), 20);
+    assert_eq!(world.copies(), []);
+    assert!(world.placement.status(|_| None).repair.paused);
+    world.placement.pause(world.now, false);
+    world.take();
+    assert_eq!(world.copies().len(), 8);
+    world.settle();
+    everything_twice(&world, 1, 20);
+}
+
+#[test]
+fn what_nobody_has_room_for_comes_back_to_the_tracker_and_goes_out_again() {
+    let offload = Settings { offload: true, ..settings() };
+    let mut world = World::with(offload, 3, 14);
+    world.publish(id(1), 20);
+    world.settle();
+    assert!(world.whole.is_empty(), "40 copies fit 42 places, and the tracker has given up its own");
+    world.gone(2);
+    world.disk.retain(|(place, ..)| *place != at(2));
+    world.settle();
+    let (whole, own) = world.placement.own(id(1));
+    let single = (0..20).filter(|index| world.holders(id(1), *index).len() == 1).count() as u32;
+    assert!(!whole && single > 0);
+    assert_eq!(own, single, "what has a single copy at volunteers has one here");
+    world.pass(seconds(300));
+    world.settle();
+    assert_eq!(world.placement.own(id(1)).1, own, "once");
+    world.join(3, 3, 40);
+    world.settle();
+    everything_twice(&world, 1, 20);
+    assert_eq!(world.placement.own(id(1)), (false, 0), "and is dropped when volunteers have it");
+    assert!(!world.disk.iter().any(|(place, ..)| *place == Place::Tracker));
+}
+
+#[test]
+fn chunks_come_back_when_a_single_volunteer_is_left() {
+    let offload = Settings { offload: true, ..settings() };
+    let mut world = World::with(offload, 3, 100);
+    world.publish(id(1), 9);
+    world.settle();
+    world.placement.away(world.now, v(2));
+    world.gone(1);
+    let to_tracker = |world: &World| world.copies().iter().filter(|(_, _, to)| *to == TRACKER).count();
+    assert_eq!(to_tracker(&world), 0, "the other may come back");
+    world.disk.retain(|(place, ..)| *place == at(0));
+    world.pass(seconds(10));
+    world.settle();
+    let held = world.chunks_of(0)[&id(1)].len() as u32;
+    assert_eq!(world.placement.own(id(1)).1, held);
+}

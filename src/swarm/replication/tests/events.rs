@@ -1,0 +1,249 @@
+//! Random events: whatever happens, in whatever order, nothing is done that must not be, all counters are right, and
+//! when it is over everything is whole that can be.
+
+use super::super::file::Offload;
+use super::world::*;
+use crate::content::ChunkIndex;
+use crate::protocol::volunteer::CopyFailure;
+use crate::swarm::replication::{Order, Settings};
+use proptest::prelude::*;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+enum Event {
+    Join {
+        number: u32,
+        checked: bool,
+    },
+    Come(u32),
+    Report(u32),
+    Away(u32),
+    Gone(u32),
+    Wipe(u32),
+    Publish(u8),
+    Withdraw(u8),
+    Forget(u8),
+    /// An order is carried out: not always the first one.
+    CarryOut(usize),
+    /// An order is never answered.
+    Ignore(usize),
+    Fail(usize, CopyFailure),
+    Damage(usize),
+    Spoil(usize),
+    Drain(u32, bool),
+    Pause(bool),
+    Record,
+    Pass(u64),
+    Run,
+    Restart,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    use Event::*;
+    let why = prop_oneof![
+        Just(CopyFailure::NoRoom),
+        Just(CopyFailure::Corrupt),
+        Just(CopyFailure::Unreachable),
+        Just(CopyFailure::Disk),
+    ];
+    prop_oneof![
+        4 => (0u32..6, any::<bool>()).prop_map(|(number, checked)| Join { number, checked }),
+        1 => (0u32..6).prop_map(Come),
+        1 => (0u32..6).prop_map(Report),
+        2 => (0u32..6).prop_map(Away),
+        2 => (0u32..6).prop_map(Gone),
+        1 => (0u32..6).prop_map(Wipe),
+        2 => (1u8..4).prop_map(Publish),
+        1 => (1u8..4).prop_map(Withdraw),
+        1 => (1u8..4).prop_map(Forget),
+        12 => (0usize..8).prop_map(CarryOut),
+        1 => (0usize..8).prop_map(Ignore),
+        2 => (0usize..8, why).prop_map(|(at, why)| Fail(at, why)),
+        1 => (0usize..40).prop_map(Damage),
+        1 => (0usize..40).prop_map(Spoil),
+        2 => (0u32..6, any::<bool>()).prop_map(|(number, on)| Drain(number, on)),
+        1 => any::<bool>().prop_map(Pause),
+        3 => Just(Record),
+        3 => (1u64..15_000).prop_map(Pass),
+        2 => Just(Run),
+        1 => Just(Restart),
+    ]
+}
+
+/// The world, and who is in it.
+struct Random {
+    world: World,
+    settings: Settings,
+    known: u32,
+    here: [bool; 6],
+}
+
+impl Random {
+    fn come(&mut self, number: u32) -> u32 {
+        // They come in order the first time.
+        let number = number.min(self.known);
+        self.known = self.known.max(number + 1);
+        self.here[number as usize] = true;
+        self.world.come(number, number / 2, 14 + u64::from(number));
+        number
+    }
+
+    fn leave(&mut self, number: u32) {
+        self.here[number as usize] = false;
+        // What it was to do it will not do, and what it was to give it will not give.
+        self.world.orders.retain(|order| !concerns(order, number));
+    }
+
+    fn take_order(&mut self, at: usize) -> Option<Order> {
+        let at = at.checked_rem(self.world.orders.len())?;
+        Some(self.world.orders.remove(at))
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Join { number, checked } => {
+                let number = self.come(number);
+                self.world.report(number, checked);
+            }
+            Event::Come(number) => drop(self.come(number)),
+            Event::Report(number) if self.here[number as usize] => self.world.report(number, false),
+            Event::Away(number) => {
+                self.world.placement.away(self.world.now, v(number));
+                self.leave(number);
+            }
+            Event::Gone(number) => {
+                self.world.placement.gone(self.world.now, v(number));
+                self.leave(number);
+            }
+            Event::Wipe(number) if !self.here[number as usize] => {
+                self.world.disk.retain(|(place, ..)| *place != at(number));
+            }
+            Event::Publish(file) => self.world.publish(id(file), u32::from(file) * 4),
+            Event::Withdraw(file) => {
+                self.world.whole.remove(&id(file));
+                self.world.placement.own_whole(self.world.now, id(file), false);
+            }
+            Event::Forget(file) => {
+                self.world.placement.forget(self.world.now, id(file));
+                self.world.disk.retain(|(place, held, _)| *place != TRACKER || *held != id(file));
+            }
+            Event::Drain(number, on) => self.world.placement.drain(self.world.now, v(number), on),
+            Event::Pause(on) => self.world.placement.pause(self.world.now, on),
+            Event::Record => self.world.record(),
+            Event::Pass(time) => self.world.pass(Duration::from_millis(time)),
+            Event::Run => self.world.run(),
+            Event::Restart => {
+                self.here = [false; 6];
+                // All that is not durable is forgotten, but who has which number: the world counts on that.
+                for number in (0..self.known).map(v) {
+                    let record = self.world.placement.volunteer(number).unwrap().clone();
+                    self.world.volunteers.insert(number, record);
+                }
+                self.world.restart(self.settings.clone());
+            }
+            other => self.apply_to_order(other),
+        }
+        self.world.take();
+    }
+
+    fn apply_to_order(&mut self, event: Event) {
+        match event {
+            Event::CarryOut(at) => {
+                if let Some(order) = self.take_order(at) {
+                    self.world.carry_out(order);
+                }
+            }
+            Event::Ignore(at) => drop(self.take_order(at)),
+            Event::Fail(at, why) => match self.take_order(at) {
+                Some(Order::Copy { file, index, to, .. }) => {
+                    self.world.placement.not_stored(self.world.now, to, file, index, why, None);
+                }
+                Some(other) => self.world.carry_out(other),
+                None => {}
+            },
+            Event::Damage(at) => {
+                let there = self.world.disk.iter().nth(at).filter(|(place, ..)| *place != TRACKER).copied();
+                self.world.bad.extend(there);
+            }
+            Event::Spoil(at) => {
+                let Some(there) = self.world.disk.iter().nth(at).copied() else { return };
+                self.world.disk.remove(&there);
+                self.world.bad.remove(&there);
+                let (place, file, index) = there;
+                self.world.placement.spoiled(self.world.now, place, file, &[ChunkIndex(index)], None);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn concerns(order: &Order, number: u32) -> bool {
+    match order {
+        Order::Copy { to, .. } => *to == at(number),
+        Order::Drop { at: place, .. } => *place == at(number),
+        Order::Audit { at: place, .. } => *place == v(number),
+        _ => false,
+    }
+}
+
+fn settings_of(offload: bool, replicas: usize, repair_limit: u64) -> Settings {
+    Settings { offload, replicas, repair_limit, challenge_every: Some(seconds(7)), ..Settings::default() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn nothing_happens_that_must_not(
+        events in prop::collection::vec(event(), 1..120),
+        offload in any::<bool>(),
+        replicas in 1usize..4,
+        limited in any::<bool>(),
+    ) {
+        let settings = settings_of(offload, replicas, if limited { 4 * CHUNK } else { 0 });
+        let world = World::with(settings.clone(), 0, 0);
+        let mut random = Random { world, settings, known: 0, here: [false; 6] };
+        random.world.records = false;
+        for event in events {
+            random.apply(event);
+        }
+        heal(&mut random);
+        let world = &random.world;
+        let status = world.placement.status(|_| None);
+        prop_assert_eq!(status.copies.short, status.copies.lost, "all that is not lost is whole");
+        prop_assert_eq!((status.repair.waiting, status.repair.running), (status.copies.lost, 0));
+        let copies = world.disk.iter().filter(|(place, file, _)| *place != TRACKER && !world.forgotten.contains(file));
+        prop_assert_eq!(copies.count() as u64, status.copies.verified, "no copy is too many or unknown");
+        prop_assert_eq!(status.copies.verified + status.copies.lost * replicas as u64, status.copies.wanted);
+        for file in world.placement.files.iter().flatten().filter(|file| file.offload == Offload::Done) {
+            prop_assert_eq!(file.own, 0, "what came back has gone out again");
+        }
+    }
+}
+
+/// Everybody comes, with room for everything, and everything is checked and carried out.
+fn heal(random: &mut Random) {
+    random.world.records = true;
+    random.world.record();
+    random.world.placement.pause(random.world.now, false);
+    random.world.take();
+    for number in 0..6 {
+        let number = number.min(random.known);
+        random.known = random.known.max(number + 1);
+        random.world.orders.retain(|order| !concerns(order, number));
+        let sound = random.world.bad.iter().filter(|(place, ..)| *place == at(number)).copied();
+        for there in sound.collect::<Vec<_>>() {
+            random.world.bad.remove(&there);
+            random.world.disk.remove(&there);
+        }
+        random.world.come(number, number / 2, 1_000);
+        random.world.report(number, true);
+        random.world.placement.drain(random.world.now, v(number), false);
+        random.world.take();
+    }
+    for _ in 0..20 {
+        random.world.run();
+        random.world.pass(seconds(10));
+    }
+    random.world.run();
+}

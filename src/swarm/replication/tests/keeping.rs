@@ -1,0 +1,396 @@
+//! Giving up the tracker's copy, surplus, draining, forgetting, losing, starting again.
+
+use super::super::chunk::Key;
+use super::world::*;
+use crate::content::ChunkIndex;
+use crate::swarm::keeping::{Change, Place};
+use crate::swarm::replication::{Order, Settings};
+use std::time::Duration;
+
+fn offload() -> Settings {
+    Settings { offload: true, ..settings() }
+}
+
+fn offloads(world: &World) -> usize {
+    world.log.iter().filter(|order| matches!(order, Order::Offload { .. })).count()
+}
+
+fn drops(world: &World) -> Vec<(Place, u32)> {
+    let drops = world.log.iter().filter_map(|order| match order {
+        Order::Drop { at, chunks, .. } => Some(chunks.iter().map(|index| (*at, index.0))),
+        _ => None,
+    });
+    drops.flatten().collect()
+}
+
+#[test]
+fn the_trackers_copy_goes_only_after_the_record() {
+    let mut world = World::with(offload(), 3, 100);
+    world.records = false;
+    world.publish(id(1), 4);
+    world.run();
+    let (_, changes) = world.pending.last().expect("an offload does not wait for others");
+    assert_eq!(changes.last(), Some(&Change::Offloaded(id(1), true)));
+    world.pass(seconds(60));
+    assert_eq!(offloads(&world), 0);
+    world.record();
+    world.take();
+    assert_eq!(offloads(&world), 1);
+    world.run();
+    assert_eq!(world.placement.own(id(1)), (false, 0));
+    assert!(world.placement.status(|_| Some(crate::content::FileName::new("f").unwrap())).files[0].offloaded);
+}
+
+#[test]
+fn a_copy_that_is_lost_while_the_record_is_written_stops_the_offload() {
+    let mut world = World::with(offload(), 3, 100);
+    world.records = false;
+    world.publish(id(1), 4);
+    world.run();
+    world.placement.away(world.now, v(0));
+    world.record();
+    world.take();
+    assert_eq!(offloads(&world), 0);
+    world.join(0, 0, 100);
+    world.record();
+    world.take();
+    assert_eq!(offloads(&world), 0, "its copies have not been checked");
+    for (file, chunks) in world.chunks_of(0) {
+        world.placement.holds(world.now, v(0), file, &chunks, true);
+    }
+    world.take();
+    assert_eq!(offloads(&world), 0, "and not recorded");
+    world.record();
+    world.take();
+    assert_eq!(offloads(&world), 1);
+}
+
+#[test]
+fn a_copy_that_replaces_a_recorded_one_has_to_be_recorded_too() {
+    let mut world = World::with(Settings { replicas: 1, ..offload() }, 3, 100);
+    world.records = false;
+    world.publish(id(1), 1);
+    world.run();
+    let holder = world.holders(id(1), 0)[0];
+    world.placement.drain(world.now, v(holder), true);
+    world.take();
+    world.run();
+    assert_eq!(world.holders(id(1), 0).len(), 2);
+    world.record();
+    world.take();
+    assert_eq!(offloads(&world), 0, "the record has the one that is leaving");
+    world.record();
+    world.take();
+    assert_eq!(offloads(&world), 1);
+}
+
+#[test]
+fn without_the_flag_the_tracker_keeps_its_copy() {
+    let mut world = World::with(settings(), 3, 100);
+    world.publish(id(1), 4);
+    world.settle();
+    world.pass(seconds(60));
+    assert_eq!((offloads(&world), world.placement.own(id(1))), (0, (true, 0)));
+}
+
+#[test]
+fn an_offload_that_fails_is_not_tried_again() {
+    let mut world = World::with(offload(), 3, 100);
+    world.publish(id(1), 1);
+    while offloads(&world) == 0 {
+        let order = world.orders.remove(0);
+        world.carry_out(order);
+    }
+    world.orders.clear();
+    world.placement.offloaded(world.now, id(1), false);
+    world.take();
+    world.pass(seconds(5));
+    assert_eq!((offloads(&world), world.offloaded[&id(1)]), (1, false));
+    assert_eq!(world.placement.own(id(1)), (true, 0));
+}
+
+#[test]
+fn a_file_that_is_put_there_again_is_offloaded_again() {
+    let mut world = World::with(offload(), 3, 100);
+    world.publish(id(1), 2);
+    world.settle();
+    assert!(world.whole.is_empty());
+    world.publish(id(1), 2);
+    world.settle();
+    assert_eq!((offloads(&world), world.whole.len()), (2, 0));
+}
+
+#[test]
+fn who_returns_counts_again_and_what_is_too_much_is_dropped() {
+    let mut world = World::with(settings(), 4, 100);
+    world.publish(id(1), 20);
+    world.settle();
+    world.gone(0);
+    world.settle();
+    assert_eq!(drops(&world), []);
+    let mine = world.chunks_of(0)[&id(1)].len();
+    world.come(0, 0, 100);
+    assert_eq!(drops(&world), [], "it has not told what it has");
+    world.report(0, false);
+    world.settle();
+    assert_eq!(drops(&world).len(), mine);
+    assert!(drops(&world).iter().all(|(place, _)| *place == at(0)), "its copies are not checked");
+    assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
+}
+
+#[test]
+fn checked_copies_of_one_who_returns_stay_where_it_is_emptier() {
+    let mut world = World::with(settings(), 4, 100);
+    world.publish(id(1), 20);
+    world.settle();
+    world.gone(0);
+    world.settle();
+    world.come(0, 0, 1_000);
+    world.report(0, true);
+    world.settle();
+    assert!(drops(&world).iter().all(|(place, _)| *place != at(0)), "{:?}", drops(&world));
+    assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
+}
+
+#[test]
+fn claimed_copies_do_not_let_others_be_dropped() {
+    let mut world = World::with(settings(), 3, 100);
+    world.publish(id(1), 6);
+    world.settle();
+    world.restart(settings());
+    for (number, index) in (0..3).flat_map(|number| (0..6).map(move |index| (number, index))) {
+        world.disk.insert((at(number), id(1), index));
+    }
+    for number in 0..3 {
+        world.join(number, number, 100);
+    }
+    world.settle();
+    assert_eq!(drops(&world), [], "three copies each, none of them checked");
+    world.report(0, true);
+    world.settle();
+    assert_eq!(drops(&world), [], "one checked copy each");
+    world.report(1, true);
+    world.settle();
+    assert_eq!(drops(&world).len(), 6);
+    assert!(drops(&world).iter().all(|(place, _)| *place == at(2)));
+}
+
+#[test]
+fn of_copies_at_one_address_one_is_dropped_first() {
+    let mut world = World::with(settings(), 0, 0);
+    for (number, host) in [(0, 7), (1, 8), (2, 9)] {
+        world.join(number, host, 100);
+    }
+    world.publish(id(1), 1);
+    world.settle();
+    for number in 0..3 {
+        world.disk.insert((at(number), id(1), 0));
+        world.placement.gone(world.now, v(number));
+    }
+    for (number, host) in [(0, 7), (1, 8), (2, 8)] {
+        world.come(number, host, 100);
+    }
+    for number in 0..3 {
+        world.report(number, true);
+    }
+    world.settle();
+    let holders = world.holders(id(1), 0);
+    assert!(holders.len() == 2 && holders.contains(&0), "{holders:?}");
+}
+
+#[test]
+fn a_drained_volunteer_may_leave_when_nothing_depends_on_it() {
+    let mut world = World::with(offload(), 4, 100);
+    world.publish(id(1), 20);
+    world.settle();
+    let held = world.chunks_of(0)[&id(1)].len() as u64;
+    let told = |world: &World| {
+        let told = world.log.iter().filter_map(|order| match order {
+            Order::Drained { volunteer, left } => Some((volunteer.0, *left)),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    world.placement.drain(world.now, v(0), true);
+    world.take();
+    assert_eq!(told(&world), [(0, held)]);
+    assert!(world.copies().iter().all(|(_, _, to)| *to != at(0)));
+    world.pass(seconds(5));
+    assert_eq!(told(&world), [(0, held)]);
+    world.run();
+    world.pass(seconds(1));
+    assert_eq!(told(&world), [(0, held), (0, 0)]);
+    world.gone(0);
+    world.disk.retain(|(place, ..)| *place != at(0));
+    world.settle();
+    assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
+    assert_eq!(world.placement.counts.impaired, 0);
+}
+
+#[test]
+fn a_drain_that_is_called_off_leaves_no_copy_too_many() {
+    let mut world = World::with(settings(), 4, 100);
+    world.publish(id(1), 20);
+    world.settle();
+    world.placement.drain(world.now, v(0), true);
+    world.take();
+    world.settle();
+    assert_eq!(drops(&world), []);
+    world.placement.drain(world.now, v(0), false);
+    world.take();
+    world.settle();
+    assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
+}
+
+#[test]
+fn a_drain_waits_for_copies_elsewhere_to_be_checked_and_has_them_checked() {
+    let mut world = World::with(offload(), 3, 100);
+    world.publish(id(1), 6);
+    world.settle();
+    world.restart(offload());
+    for number in 0..3 {
+        world.join(number, number, 100);
+    }
+    world.settle();
+    world.placement.drain(world.now, v(0), true);
+    world.take();
+    for _ in 0..40 {
+        world.run();
+        world.pass(Duration::from_millis(250));
+    }
+    let last = world.log.iter().rev().find(|order| matches!(order, Order::Drained { .. }));
+    assert_eq!(last, Some(&Order::Drained { volunteer: v(0), left: 0 }));
+}
+
+#[test]
+fn a_forgotten_file_is_dropped_everywhere_even_later() {
+    let mut world = World::with(settings(), 3, 100);
+    world.publish(id(1), 6);
+    world.settle();
+    world.gone(2);
+    let late = world.chunks_of(2)[&id(1)].len();
+    world.orders.clear();
+    world.placement.forget(world.now, id(1));
+    world.take();
+    world.settle();
+    assert!(!world.placement.is_known(id(1)) && world.placement.was_forgotten(id(1)));
+    assert!(world.forgotten.contains(&id(1)));
+    assert_eq!(world.disk.len(), late);
+    world.restart(settings());
+    world.join(2, 2, 100);
+    world.settle();
+    assert_eq!(world.disk.len(), 0);
+    assert!(!world.placement.holds(world.now, v(2), id(9), &[ChunkIndex(0)], true), "a stranger's file");
+    world.settle();
+    world.publish(id(1), 6);
+    assert!(!world.placement.was_forgotten(id(1)));
+}
+
+#[test]
+fn what_is_lost_is_named_once_and_is_back_when_its_holder_is() {
+    let mut world = World::with(offload(), 3, 100);
+    world.publish(id(1), 8);
+    world.settle();
+    world.pass(seconds(11));
+    let lost = |world: &World| {
+        let lost = world.log.iter().filter_map(|order| match order {
+            Order::Lost { chunks, last, .. } => Some((chunks.clone(), last.clone())),
+            _ => None,
+        });
+        lost.collect::<Vec<_>>()
+    };
+    let both: Vec<ChunkIndex> =
+        (0..8).filter(|index| world.holders(id(1), *index) == [0, 1]).map(ChunkIndex).collect();
+    assert!(!both.is_empty());
+    world.gone(0);
+    assert_eq!(lost(&world), []);
+    world.orders.clear();
+    world.gone(1);
+    assert_eq!(lost(&world), [(both.clone(), vec![v(0), v(1)])]);
+    assert_eq!(world.placement.status(|_| None).copies.lost, both.len() as u64);
+    world.pass(seconds(100));
+    world.come(1, 1, 100);
+    assert_eq!(world.placement.status(|_| None).copies.lost, both.len() as u64, "it has not told yet");
+    world.report(1, false);
+    assert_eq!(lost(&world).len(), 1);
+    assert_eq!(world.placement.status(|_| None).copies.lost, 0);
+    assert!(world.notes().iter().any(|note| note.ends_with(" found again")));
+}
+
+#[test]
+fn nothing_is_lost_before_everybody_could_have_come() {
+    let mut world = World::with(offload(), 3, 100);
+    world.publish(id(1), 8);
+    world.settle();
+    world.restart(offload());
+    let lost = |world: &World| world.log.iter().any(|order| matches!(order, Order::Lost { .. }));
+    world.pass(Duration::from_millis(9_999));
+    assert!(!lost(&world) && world.copies().is_empty());
+    world.pass(Duration::from_millis(2));
+    assert!(lost(&world));
+}
+
+#[test]
+fn started_again_the_placement_is_the_same() {
+    let mut world = World::with(offload(), 5, 100);
+    world.publish(id(1), 30);
+    world.publish(id(2), 7);
+    world.settle();
+    world.gone(4);
+    world.pass(seconds(1));
+    world.run();
+    world.pass(seconds(1));
+    let holders = |world: &World| -> Vec<Vec<u32>> {
+        let all =
+            (0u32..2).flat_map(|file| (0..[30, 7][file as usize]).map(move |index| Key { file, index }));
+        let sorted = |key| {
+            let chunk = world.placement.chunk(key).unwrap();
+            let mut holders: Vec<u32> = chunk.replicas.iter().map(|replica| replica.volunteer().0).collect();
+            holders.sort_unstable();
+            holders
+        };
+        all.map(sorted).collect()
+    };
+    let before = holders(&world);
+    world.restart(offload());
+    assert_eq!(holders(&world), before);
+    assert_eq!(world.placement.own(id(1)), (false, 0));
+    for number in 0..4 {
+        world.join(number, number, 100);
+    }
+    world.pass(seconds(60));
+    world.settle();
+    assert_eq!(holders(&world), before);
+    assert_eq!(world.copies(), []);
+    let new = world.placement.status(|_| None);
+    assert_eq!((new.copies.claimed, new.copies.verified, new.copies.lost), (74, 0, 0));
+}
+
+#[test]
+fn killed_between_record_and_deletion_the_tracker_still_gives_its_copy_up() {
+    let mut world = World::with(offload(), 3, 100);
+    world.publish(id(1), 3);
+    while offloads(&world) == 0 {
+        let order = world.orders.remove(0);
+        world.carry_out(order);
+    }
+    world.restart(offload());
+    assert_eq!(world.placement.own(id(1)), (true, 0));
+    for number in 0..3 {
+        world.come(number, number, 100);
+        world.report(number, true);
+    }
+    world.settle();
+    assert!(world.whole.is_empty());
+}
+
+#[test]
+fn a_catalogue_with_numbers_that_it_never_gave_does_no_harm() {
+    let mut world = World::with(settings(), 1, 10);
+    world.pass(seconds(1));
+    let mut record = world.volunteers[&v(0)].clone();
+    record.number = v(u32::MAX);
+    world.placement.restore_volunteer(world.now, record);
+    assert_eq!(world.placement.volunteer(v(u32::MAX)), None);
+    assert_eq!(world.placement.volunteer_by_name(&world.volunteers[&v(0)].name), [v(0)]);
+}

@@ -1,0 +1,111 @@
+//! Counting everything anew, to compare with the counters.
+
+use super::super::Placement;
+use super::super::bucket::Bucket;
+use super::super::chunk::{CopyState, Key, Weights};
+use super::super::file::Counts;
+use super::super::queue::Queued;
+use super::super::volunteer::{Standing, Traffic};
+use crate::swarm::keeping::Place;
+use std::collections::BTreeMap;
+
+impl Placement {
+    /// Panics when a counter is not what there is to count.
+    pub fn recount(&self) {
+        let mut all = Counts::default();
+        let mut queued = Queued::default();
+        let mut of_volunteers: BTreeMap<u32, (u64, u64, u64)> = BTreeMap::new();
+        for (slot, file) in (0u32..).zip(&self.files) {
+            let Some(file) = file else { continue };
+            let mut counts = Counts::default();
+            for (index, chunk) in (0u32..).zip(&file.chunks) {
+                let key = Key { file: slot, index };
+                let mut weights = Weights::default();
+                let mut met = Vec::new();
+                for replica in chunk.replicas.iter() {
+                    let (number, state) = (replica.volunteer(), replica.state());
+                    assert!(!met.contains(&number), "two copies at one volunteer");
+                    met.push(number);
+                    let volunteer = self.at(number).unwrap();
+                    weights.add(state, volunteer.draining);
+                    counts.verified += u64::from(state == CopyState::Verified);
+                    counts.claimed += u64::from(state.is_here() && state != CopyState::Verified);
+                    let sums = of_volunteers.entry(number.0).or_default();
+                    if state.counts() {
+                        sums.0 += file.length(index);
+                        sums.1 += 1;
+                    }
+                    sums.2 += u64::from(state == CopyState::Verified);
+                    assert!(volunteer.is_here() || !state.is_here());
+                    assert_eq!(
+                        state == CopyState::Coming,
+                        self.flights.contains_key(&(key, Place::Volunteer(number)))
+                    );
+                    let held = volunteer.holdings[&slot].chunks.contains(&index);
+                    assert_eq!(held, state != CopyState::Coming);
+                }
+                assert_eq!(weights, chunk.weights, "{key:?}");
+                queued.move_one(Bucket::NONE, chunk.bucket);
+                counts.short += u64::from(chunk.aspects.short);
+                counts.waiting += u64::from(chunk.aspects.waiting);
+                counts.bare += u64::from(chunk.aspects.bare);
+                counts.impaired += u64::from(chunk.aspects.impaired);
+                counts.lost += u64::from(chunk.lost);
+                let replicas = self.settings.replicas;
+                assert_eq!(chunk.aspects.short, usize::from(weights.verified) < replicas);
+                assert_eq!(chunk.aspects.waiting, usize::from(weights.live + weights.coming) < replicas);
+                let copies = weights.live + weights.leaving + weights.coming;
+                assert_eq!(chunk.aspects.bare, copies == 0 && !file.has(chunk), "{key:?}");
+            }
+            assert_eq!(counts, file.counts);
+            assert_eq!(file.own as usize, file.chunks.iter().filter(|chunk| chunk.own).count());
+            all.verified += counts.verified;
+            all.claimed += counts.claimed;
+            all.short += counts.short;
+            all.waiting += counts.waiting;
+            all.bare += counts.bare;
+            all.impaired += counts.impaired;
+            all.lost += counts.lost;
+        }
+        assert_eq!(all, self.counts);
+        assert_eq!(queued, self.queued);
+        self.recount_volunteers(&of_volunteers);
+    }
+
+    fn recount_volunteers(&self, sums: &BTreeMap<u32, (u64, u64, u64)>) {
+        let mut census = (0, 0, 0);
+        for volunteer in self.volunteers.iter().flatten() {
+            let number = volunteer.record.number;
+            let sum = sums.get(&number.0).copied().unwrap_or_default();
+            assert_eq!((volunteer.held, volunteer.chunks, volunteer.verified), sum, "{number:?}");
+            let place = Place::Volunteer(number);
+            let (mut incoming, mut outgoing) = (Traffic::default(), Traffic::default());
+            for ((_, to), flight) in &self.flights {
+                if *to == place {
+                    incoming.add(flight.length);
+                }
+                if flight.from == place {
+                    outgoing.add(flight.length);
+                }
+            }
+            assert_eq!((volunteer.incoming, volunteer.outgoing), (incoming, outgoing));
+            for traffic in [incoming, outgoing] {
+                assert!(traffic.copies <= self.window.copies.max(1));
+                assert!(traffic.copies == 1 || traffic.bytes <= self.window.bytes);
+            }
+            assert!(volunteer.is_here() || incoming.copies == 0);
+            census.0 += usize::from(volunteer.has_reported() && !volunteer.draining);
+            census.1 += usize::from(!volunteer.has_reported() && volunteer.standing != Standing::Gone);
+            census.2 += usize::from(volunteer.draining);
+            for (slot, holding) in &volunteer.holdings {
+                let chunks = &self.file(*slot).unwrap().chunks;
+                let state = |index: &u32| chunks[*index as usize].replicas.get(number);
+                let served =
+                    holding.chunks.iter().filter(|index| state(index).is_some_and(CopyState::is_here));
+                assert_eq!(holding.served as usize, served.count());
+            }
+        }
+        assert_eq!(census, (self.census.staying, self.census.expected, self.census.draining));
+        assert!(self.incoming.copies <= self.window.copies && self.outgoing.copies <= self.window.copies);
+    }
+}

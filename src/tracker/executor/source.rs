@@ -1,0 +1,37 @@
+//! A file of which nothing but the manifest is here.
+
+use crate::content::{ChunkIndex, FileId, HaveMap, Manifest};
+use crate::storage::{ChunkSource, Progress, StoreError, StoredChunk};
+use crate::tracker::store::Catalogue;
+use std::sync::Arc;
+
+/// Gives the manifest of a file from the catalogue, which is read each time: a tracker may keep more files than their
+/// manifests fit into memory. It never has a chunk.
+pub(super) struct ManifestOnly {
+    id: FileId,
+    catalogue: Arc<dyn Catalogue>,
+    progress: Progress,
+}
+
+impl ManifestOnly {
+    pub(super) fn new(id: FileId, chunks: u32, catalogue: Arc<dyn Catalogue>) -> Self {
+        Self { id, catalogue, progress: Progress::new(HaveMap::none(chunks)) }
+    }
+}
+
+impl ChunkSource for ManifestOnly {
+    fn manifest(&self) -> Option<Arc<Manifest>> {
+        self.catalogue.manifest(self.id).unwrap_or_else(|error| {
+            log::error!("{error}");
+            None
+        })
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
+        Err(StoreError::Missing(index))
+    }
+}

@@ -1,0 +1,528 @@
+//! A keeper with real files, a real catalogue and real volunteers' serving sides.
+
+use super::*;
+use crate::content::{ChunkIndex, FileName, HaveMap, Md5};
+use crate::net::{Listener, Timeouts};
+use crate::protocol::numbers::{Nonce, VolunteerKey};
+use crate::protocol::volunteer::{ChallengedRange, CopyFailure};
+use crate::report::Fault;
+use crate::storage::{Progress, StoreError, StoredChunk, WholeFile};
+use crate::swarm::keeping::{Change, Verdict, VolunteerNumber, VolunteerRecord};
+use crate::tracker::store::Contents;
+use crate::tracker::store::RedbCatalogue;
+use crate::upload::server::{ServeOptions, serve};
+use crossbeam_channel::bounded;
+use std::fs::{self, File, FileTimes};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+use tempfile::TempDir;
+
+/// Longer than anything takes that goes well.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A file of three chunks.
+const SIZE: usize = 1_200_000;
+const V: VolunteerNumber = VolunteerNumber(0);
+
+/// What has begun to be shown.
+#[derive(Default)]
+struct Titles(Mutex<Vec<String>>);
+
+impl Watch for Titles {
+    fn begin(&self, title: &str, _: u64, _: u64) {
+        lock(&self.0).push(title.to_owned());
+    }
+    fn advance(&self, _: u64) {}
+    fn note(&self, _: &str) {}
+    fn end(&self) {}
+}
+
+struct Running {
+    shelf: Shelf,
+    catalogue: Arc<dyn Catalogue>,
+    titles: Arc<Titles>,
+    tasks: Sender<Task>,
+    news: Receiver<News>,
+    failed: Receiver<DaemonError>,
+    threads: Threads,
+    shutdown: Shutdown,
+}
+
+impl Running {
+    fn start(root: &Path) -> Self {
+        Self::start_with(root, Arc::new(RedbCatalogue::open(&root.join("state")).unwrap()))
+    }
+
+    fn start_with(root: &Path, catalogue: Arc<dyn Catalogue>) -> Self {
+        let files = root.join("files");
+        fs::create_dir_all(&files).unwrap();
+        let ((tasks, todo), (tell, news)) = (unbounded(), unbounded());
+        let (failures, failed) = bounded(1);
+        let (shelf, titles) = (Shelf::new(), Arc::new(Titles::default()));
+        let (threads, shutdown) = (Threads::new(), Shutdown::new());
+        let config = KeeperConfig {
+            files: Some(files.clone()),
+            log_file: files.join("logs.log"),
+            catalogue: catalogue.clone(),
+            store: ReplicaStore::open(&root.join("state/chunks"), 1 << 30).unwrap(),
+            shelf: shelf.clone(),
+            watch: titles.clone(),
+            timeouts: Timeouts::default(),
+        };
+        let channels = KeeperChannels { tasks: todo, news: tell, failures };
+        Keeper::start(config, channels, &threads, &shutdown).unwrap();
+        Self { shelf, catalogue, titles, tasks, news, failed, threads, shutdown }
+    }
+
+    fn hear(&self) -> News {
+        self.news.recv_timeout(PATIENCE).expect("news in time")
+    }
+
+    fn ask(&self, task: Task) -> News {
+        self.tasks.send(task).unwrap();
+        self.hear()
+    }
+
+    /// Everything up to `Looked`, and what was published.
+    fn looked(&self) -> (Vec<News>, Vec<KeptFile>) {
+        let all: Vec<_> =
+            std::iter::from_fn(|| Some(self.hear()).filter(|news| *news != News::Looked)).collect();
+        let published = all.iter().filter_map(|news| match news {
+            News::Published { kept, .. } => Some(kept.clone()),
+            _ => None,
+        });
+        (all.clone(), published.collect())
+    }
+
+    fn published(&self) -> KeptFile {
+        match self.hear() {
+            News::Published { kept, .. } => kept,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn held(&self, id: FileId) -> Option<u32> {
+        self.shelf.get(id).map(|source| source.progress().held())
+    }
+
+    fn stop(self) -> Vec<News> {
+        let began = Instant::now();
+        self.shutdown.trigger();
+        self.threads.join();
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(self.failed.try_recv().is_err());
+        self.news.try_iter().collect()
+    }
+}
+
+/// Bytes that are no others'.
+fn bytes(number: u8) -> Vec<u8> {
+    let mut bytes = vec![0; SIZE];
+    fastrand::Rng::with_seed(number.into()).fill(&mut bytes);
+    bytes
+}
+
+/// Puts a file there that nobody has written to for long.
+fn put(root: &Path, name: &str, bytes: &[u8]) {
+    let folder = root.join("files");
+    fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(name);
+    fs::write(&path, bytes).unwrap();
+    age(&path);
+}
+
+fn age(path: &Path) {
+    let old = FileTimes::new().set_modified(SystemTime::now() - Duration::from_secs(99));
+    File::options().append(true).open(path).unwrap().set_times(old).unwrap();
+}
+
+fn name(text: &str) -> FileName {
+    FileName::new(text).unwrap()
+}
+
+/// Gives what somebody else's bytes are for chunks.
+struct Lying(Arc<Manifest>, Progress, Arc<File>);
+
+impl ChunkSource for Lying {
+    fn manifest(&self) -> Option<Arc<Manifest>> {
+        Some(self.0.clone())
+    }
+    fn progress(&self) -> &Progress {
+        &self.1
+    }
+    fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
+        let span = self.0.layout().span(index).ok_or(StoreError::Missing(index))?;
+        Ok(StoredChunk { file: self.2.clone(), offset: span.offset, length: span.length })
+    }
+}
+
+/// Volunteers with the file of that number: an honest one, one that lies, and one that has nothing.
+struct Volunteers {
+    honest: SocketAddr,
+    lying: SocketAddr,
+    empty: SocketAddr,
+    threads: Threads,
+    shutdown: Shutdown,
+    _folder: TempDir,
+}
+
+impl Volunteers {
+    fn new(number: u8) -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("right"), bytes(number)).unwrap();
+        fs::write(path("wrong"), bytes(number + 100)).unwrap();
+        let whole = Arc::new(WholeFile::publish(&path("right"), None, &|_| (), &|| false).unwrap());
+        let (id, manifest) = (whole.id(), whole.manifest().unwrap());
+        let progress = Progress::new(HaveMap::all(manifest.layout().count()));
+        let wrong = Arc::new(File::open(path("wrong")).unwrap());
+        let (threads, shutdown) = (Threads::new(), Shutdown::new());
+        let serving = |source: Option<Arc<dyn ChunkSource>>| {
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let (address, shelf) = (listener.address(), Shelf::new());
+            source.into_iter().for_each(|source| shelf.put(id, source));
+            serve(listener, shelf, &ServeOptions::default(), None, &threads, &shutdown).unwrap();
+            address
+        };
+        let (honest, empty) = (serving(Some(whole)), serving(None));
+        let lying = serving(Some(Arc::new(Lying(manifest, progress, wrong))));
+        Self { honest, lying, empty, threads, shutdown, _folder: folder }
+    }
+}
+
+impl Drop for Volunteers {
+    fn drop(&mut self) {
+        self.shutdown.trigger();
+        self.threads.join();
+    }
+}
+
+#[test]
+fn what_is_in_the_folder_is_published_and_what_changes_is_withdrawn() {
+    let root = TempDir::new().unwrap();
+    put(root.path(), "a", &bytes(1));
+    put(root.path(), "logs.log", b"not this");
+    let running = Running::start(root.path());
+    let (_, published) = running.looked();
+    let [kept] = &published[..] else { panic!("{published:?}") };
+    assert_eq!(kept.file.name, name("a"));
+    let mut md5 = crate::content::md5::Md5Hasher::new();
+    md5.update(&bytes(1));
+    assert_eq!(kept.md5, md5.finish());
+    let id = kept.file.id;
+    assert_eq!(running.catalogue.load().unwrap().files[0].kept, *kept);
+    assert_eq!((running.held(id), running.shelf.offers().len()), (Some(3), 1));
+    // A second name alters nothing; when the first goes, it is the file's name.
+    put(root.path(), "b", &bytes(1));
+    assert_eq!(running.published(), *kept);
+    assert_eq!(running.shelf.offers().len(), 2);
+    fs::remove_file(root.path().join("files/a")).unwrap();
+    let renamed = running.published();
+    assert_eq!((renamed.file.name.clone(), renamed.file.id), (name("b"), id));
+    assert_eq!(running.catalogue.load().unwrap().files[0].kept.file.name, name("b"));
+    put(root.path(), "b", &bytes(2));
+    assert_eq!(running.hear(), News::Withdrawn(id));
+    let second = running.published();
+    assert_ne!(second.file.id, id);
+    assert_eq!(running.held(id), Some(0), "its manifest can still be had");
+    assert!(running.shelf.get(id).unwrap().manifest().is_some());
+    fs::remove_file(root.path().join("files/b")).unwrap();
+    assert_eq!(running.hear(), News::Withdrawn(second.file.id));
+    assert_eq!(running.stop(), []);
+    // Known files need no MD5 any more, and are on the shelf at once.
+    put(root.path(), "c", &bytes(2));
+    let running = Running::start(root.path());
+    assert!(running.shelf.get(id).unwrap().manifest().is_some());
+    let (_, published) = running.looked();
+    assert_eq!((published.len(), published[0].file.name.clone()), (1, name("c")));
+    assert_eq!(published[0].md5, second.md5);
+    assert_eq!(*lock(&running.titles.0), ["hashing c"]);
+    running.stop();
+}
+
+#[test]
+fn what_is_recorded_is_acknowledged_in_order_and_is_there_then() {
+    let root = TempDir::new().unwrap();
+    let running = Running::start(root.path());
+    running.looked();
+    let record = |number: u32| VolunteerRecord {
+        number: VolunteerNumber(number),
+        key: VolunteerKey(number.into()),
+        name: crate::content::EntityName::new("v").unwrap(),
+        address: "127.0.0.1:7".parse().unwrap(),
+        offered: 1,
+    };
+    for ticket in 0..50 {
+        let changes = vec![Change::Volunteer(record(ticket as u32))];
+        running.tasks.send(Task::Record { ticket, changes }).unwrap();
+    }
+    for ticket in 0..50 {
+        assert_eq!(running.hear(), News::Recorded(ticket));
+        assert!(running.catalogue.load().unwrap().volunteers.len() > ticket as usize);
+    }
+    running.stop();
+}
+
+/// A catalogue on a full disk.
+struct Full;
+
+impl Catalogue for Full {
+    fn load(&self) -> Result<Contents, CatalogueError> {
+        Ok(Contents::default())
+    }
+    fn add_file(&self, _: &KeptFile, _: &Manifest) -> Result<(), CatalogueError> {
+        self.commit(&[])
+    }
+    fn manifest(&self, _: FileId) -> Result<Option<Arc<Manifest>>, CatalogueError> {
+        let source = io::Error::other("the disk is on fire");
+        Err(StoreError::Io { action: "read".into(), path: "catalogue.redb".into(), source }.into())
+    }
+    fn commit(&self, _: &[Change]) -> Result<(), CatalogueError> {
+        Err(StoreError::Full { path: "catalogue.redb".into(), needed: 9, available: 1 }.into())
+    }
+}
+
+#[test]
+fn a_catalogue_that_cannot_be_written_ends_the_tracker_and_nothing_is_acknowledged() {
+    let root = TempDir::new().unwrap();
+    let running = Running::start_with(root.path(), Arc::new(Full));
+    running.looked();
+    for ticket in 0..3 {
+        running.tasks.send(Task::Record { ticket, changes: Vec::new() }).unwrap();
+    }
+    let error = running.failed.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(error.fault, Fault::DiskFull);
+    put(root.path(), "a", b"new");
+    let error = running.failed.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(error.fault, Fault::DiskFull);
+    let from = "127.0.0.1:1".parse().unwrap();
+    let audit = Task::Audit { volunteer: V, from, file: FileId([1; 32]), index: ChunkIndex(0) };
+    assert!(matches!(running.ask(audit), News::Audited(_, _, _, Verdict::Unknown)));
+    assert_eq!(running.failed.recv_timeout(PATIENCE).unwrap().fault, Fault::FileAccess);
+    assert!(running.shelf.offers().is_empty());
+    assert_eq!(running.stop(), []);
+}
+
+#[test]
+fn a_chunk_comes_back_is_served_checked_after_a_restart_and_dropped() {
+    let root = TempDir::new().unwrap();
+    put(root.path(), "a", &bytes(1));
+    let running = Running::start(root.path());
+    let (_, published) = running.looked();
+    let (kept, id) = (published[0].clone(), published[0].file.id);
+    fs::remove_file(root.path().join("files/a")).unwrap();
+    assert_eq!(running.hear(), News::Withdrawn(id));
+    let volunteers = Volunteers::new(1);
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let fetch = |index, from| Task::Fetch { kept: kept.clone(), index: ChunkIndex(index), from };
+    for (from, why) in [
+        (volunteers.lying, CopyFailure::Corrupt),
+        (volunteers.empty, CopyFailure::Unreachable),
+        (dead, CopyFailure::Unreachable),
+    ] {
+        assert_eq!(running.ask(fetch(0, from)), News::NotStored(id, ChunkIndex(0), why));
+    }
+    let nobody = running.ask(fetch(9, volunteers.honest));
+    assert_eq!(nobody, News::NotStored(id, ChunkIndex(9), CopyFailure::Other));
+    for index in [2, 0] {
+        assert_eq!(running.ask(fetch(index, volunteers.honest)), News::Stored(id, ChunkIndex(index)));
+    }
+    // What is there already needs nobody.
+    assert_eq!(running.ask(fetch(0, dead)), News::Stored(id, ChunkIndex(0)));
+    assert_eq!(running.held(id), Some(2));
+    assert!(running.shelf.get(id).unwrap().stored(ChunkIndex(2)).is_ok());
+    assert_eq!(running.stop(), []);
+    // One of them is damaged while nobody looks.
+    fs::write(root.path().join(format!("state/chunks/{id}/2")), &bytes(9)[..SIZE - 2 * 524_288]).unwrap();
+    let running = Running::start(root.path());
+    let mut news = [running.hear(), running.hear(), running.hear()];
+    news.sort_by_key(|news| format!("{news:?}"));
+    let spoiled = News::Spoiled(id, vec![ChunkIndex(2)]);
+    assert_eq!(news, [News::Looked, spoiled, News::Stored(id, ChunkIndex(0))]);
+    let gone = running.ask(Task::Drop { file: id, chunks: vec![ChunkIndex(0)] });
+    assert_eq!(gone, News::Dropped(id, vec![ChunkIndex(0)]));
+    assert_eq!(running.held(id), Some(0));
+    assert!(running.shelf.get(id).unwrap().manifest().is_some());
+    assert_eq!(running.ask(fetch(1, volunteers.honest)), News::Stored(id, ChunkIndex(1)));
+    assert_eq!(running.held(id), Some(1));
+    running.stop();
+}
+
+#[test]
+fn copies_are_audited_and_challenges_answered_from_the_file_and_from_chunks() {
+    let root = TempDir::new().unwrap();
+    put(root.path(), "a", &bytes(1));
+    let running = Running::start(root.path());
+    let (_, published) = running.looked();
+    let (kept, id) = (published[0].clone(), published[0].file.id);
+    let volunteers = Volunteers::new(1);
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let index = ChunkIndex(1);
+    for (from, verdict) in [
+        (volunteers.honest, Verdict::Right),
+        (volunteers.lying, Verdict::Wrong),
+        (volunteers.empty, Verdict::Wrong),
+        (dead, Verdict::Unknown),
+    ] {
+        let audit = Task::Audit { volunteer: V, from, file: id, index };
+        assert_eq!(running.ask(audit), News::Audited(V, id, index, verdict));
+    }
+    let range = ChallengedRange { file: id, index, offset: 5, length: 100, nonce: Nonce(3) };
+    let proof = |range| running.ask(Task::Prove { challenge: 7, range });
+    let right = range.proof(&bytes(1)[524_288 + 5..][..100]);
+    assert_eq!(proof(range), News::Proof(7, Some(right)));
+    for bad in [
+        ChallengedRange { offset: 524_288, ..range },
+        ChallengedRange { offset: u32::MAX, ..range },
+        ChallengedRange { index: ChunkIndex(3), ..range },
+        ChallengedRange { file: FileId([1; 32]), ..range },
+    ] {
+        assert_eq!(proof(bad), News::Proof(7, None));
+    }
+    fs::remove_file(root.path().join("files/a")).unwrap();
+    assert_eq!(running.hear(), News::Withdrawn(id));
+    assert_eq!(proof(range), News::Proof(7, None));
+    running.ask(Task::Fetch { kept, index, from: volunteers.honest });
+    assert_eq!(proof(range), News::Proof(7, Some(right)));
+    running.stop();
+}
+
+#[test]
+fn a_file_is_offloaded_only_if_it_is_the_one_and_comes_back_as_a_new_one_would() {
+    let root = TempDir::new().unwrap();
+    for (number, file) in [(1, "a"), (2, "changed"), (3, "twice"), (3, "again")] {
+        put(root.path(), file, &bytes(number));
+    }
+    let running = Running::start(root.path());
+    let (_, published) = running.looked();
+    let by_name = |text: &str| published.iter().find(|kept| kept.file.name == name(text)).unwrap().clone();
+    let path = |name: &str| root.path().join("files").join(name);
+    // Somebody writes to it in the moment before.
+    fs::write(path("changed"), "precious").unwrap();
+    let changed = by_name("changed");
+    let news = [running.ask(Task::Offload(changed.clone())), running.hear()];
+    assert!(news.contains(&News::Offloaded(changed.file.id, false)), "{news:?}");
+    assert!(news.contains(&News::Withdrawn(changed.file.id)), "{news:?}");
+    assert_eq!(fs::read(path("changed")).unwrap(), b"precious");
+    running.published();
+    let twice = published.iter().find(|kept| kept.file.name != name("a") && kept.md5 != changed.md5).unwrap();
+    assert_eq!(running.ask(Task::Offload(twice.clone())), News::Offloaded(twice.file.id, false));
+    assert!(path("twice").exists() && path("again").exists());
+    let a = by_name("a");
+    assert_eq!(running.ask(Task::Offload(a.clone())), News::Offloaded(a.file.id, true));
+    assert!(!path("a").exists());
+    assert_eq!(running.held(a.file.id), Some(0));
+    assert!(running.shelf.get(a.file.id).unwrap().manifest().is_some());
+    assert_eq!(running.ask(Task::Offload(a.clone())), News::Offloaded(a.file.id, false));
+    // Nobody is surprised that it is gone, and it may come again.
+    put(root.path(), "a", &bytes(1));
+    assert_eq!(running.published(), a);
+    assert_eq!(running.held(a.file.id), Some(3));
+    // A tracker that was killed between what it wrote down and what it did, and one in the midst of doing it.
+    let changes = vec![Change::Offloaded(a.file.id, true)];
+    assert_eq!(running.ask(Task::Record { ticket: 1, changes }), News::Recorded(1));
+    running.stop();
+    let running = Running::start(root.path());
+    assert!(running.looked().1.contains(&a));
+    running.stop();
+    fs::create_dir(path(".shoal-leaving")).unwrap();
+    fs::rename(path("a"), path(".shoal-leaving/a")).unwrap();
+    let running = Running::start(root.path());
+    assert!(running.looked().1.contains(&a));
+    assert_eq!(running.ask(Task::Offload(a.clone())), News::Offloaded(a.file.id, true));
+    running.stop();
+}
+
+#[test]
+fn a_file_is_adopted_by_what_a_volunteer_knows_and_forgotten() {
+    let root = TempDir::new().unwrap();
+    put(root.path(), "b", &bytes(2));
+    let running = Running::start(root.path());
+    let b = running.looked().1[0].clone();
+    let volunteers = Volunteers::new(1);
+    let whole =
+        WholeFile::publish(&volunteers._folder.path().join("right"), None, &|_| (), &|| false).unwrap();
+    let (id, layout) = (whole.id(), whole.layout().clone());
+    let file = crate::protocol::tracker::FileSummary { id, name: name("a"), size: SIZE as u64, chunks: 3 };
+    let kept = KeptFile { file, md5: Md5([1; 16]) };
+    let adopt = |kept: &KeptFile, from| running.ask(Task::Adopt { kept: kept.clone(), from });
+    assert_eq!(adopt(&kept, volunteers.empty), News::Adopted(id, None));
+    let mut short = kept.clone();
+    short.file.size -= 1;
+    assert_eq!(adopt(&short, volunteers.honest), News::Adopted(id, None));
+    assert!(running.shelf.get(id).is_none());
+    for from in [volunteers.honest, volunteers.empty] {
+        assert_eq!(adopt(&kept, from), News::Adopted(id, Some((kept.clone(), layout.clone()))));
+    }
+    assert!(running.shelf.get(id).unwrap().manifest().is_some());
+    running.ask(Task::Fetch { kept: kept.clone(), index: ChunkIndex(0), from: volunteers.honest });
+    // Recorded by the machine, and then carried out.
+    let changes = vec![Change::Forgotten(id), Change::Forgotten(b.file.id)];
+    assert_eq!(running.ask(Task::Record { ticket: 1, changes }), News::Recorded(1));
+    for id in [id, b.file.id] {
+        running.tasks.send(Task::Forget(id)).unwrap();
+        running.tasks.send(Task::Drop { file: id, chunks: Vec::new() }).unwrap();
+        assert_eq!(running.hear(), News::Dropped(id, Vec::new()));
+        assert!(running.shelf.get(id).is_none());
+    }
+    assert!(running.shelf.offers().is_empty());
+    assert!(!root.path().join(format!("state/chunks/{id}")).exists());
+    assert_eq!(running.stop(), []);
+    // It is still in the folder, and so it is kept again.
+    let running = Running::start(root.path());
+    assert_eq!(running.looked().1, [b]);
+    running.stop();
+}
+
+#[test]
+fn after_a_rebuild_the_chunks_that_are_here_are_taken_over_but_not_those_of_forgotten_files() {
+    let root = TempDir::new().unwrap();
+    let mut ids = Vec::new();
+    for number in [1, 2] {
+        let volunteers = Volunteers::new(number);
+        put(root.path(), "a", &bytes(number));
+        let running = Running::start(root.path());
+        let kept = running.looked().1[0].clone();
+        ids.push(kept.file.id);
+        let fetched = running.ask(Task::Fetch { kept, index: ChunkIndex(1), from: volunteers.honest });
+        assert!(matches!(fetched, News::Stored(..)), "{fetched:?}");
+        running.stop();
+        fs::remove_file(root.path().join("files/a")).unwrap();
+    }
+    let catalogue = RedbCatalogue::rebuild(&root.path().join("state")).unwrap();
+    catalogue.commit(&[Change::Forgotten(ids[1])]).unwrap();
+    let running = Running::start_with(root.path(), Arc::new(catalogue));
+    let adopted = running.hear();
+    assert!(
+        matches!(&adopted, News::Adopted(id, Some((kept, _))) if *id == ids[0] && kept.file.name == name("a"))
+    );
+    let news = [running.hear(), running.hear()];
+    assert!(news.contains(&News::Stored(ids[0], ChunkIndex(1))) && news.contains(&News::Looked), "{news:?}");
+    assert_eq!((running.held(ids[0]), running.held(ids[1])), (Some(1), None));
+    assert!(!root.path().join(format!("state/chunks/{}", ids[1])).exists());
+    running.stop();
+}
+
+#[test]
+fn everything_ends_at_once_although_a_volunteer_is_silent_and_local_tasks_do_not_wait_for_it() {
+    let root = TempDir::new().unwrap();
+    put(root.path(), "a", &bytes(1));
+    put(root.path(), "b", &bytes(2));
+    let running = Running::start(root.path());
+    let published = running.looked().1;
+    // Takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let from = silent.local_addr().unwrap();
+    for index in 0..20 {
+        let audit =
+            Task::Audit { volunteer: V, from, file: published[0].file.id, index: ChunkIndex(index % 3) };
+        running.tasks.send(audit).unwrap();
+    }
+    let (connection, _) = silent.accept().unwrap();
+    let drop_none = |file| running.ask(Task::Drop { file, chunks: Vec::new() });
+    assert_eq!(drop_none(published[1].file.id), News::Dropped(published[1].file.id, Vec::new()));
+    running.tasks.send(Task::Drop { file: published[0].file.id, chunks: Vec::new() }).unwrap();
+    running.stop();
+    drop(connection);
+}

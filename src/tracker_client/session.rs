@@ -1,0 +1,315 @@
+//! A client's one persistent connection to its tracker, kept up for the client's whole life.
+//!
+//! It connects, says hello, registers, passes on everything that the tracker says, and starts over when the
+//! connection is lost. Heartbeats go by datagram, and now and then over the connection, which shows that it still
+//! works. Invariant: after [`SessionEvent::Joined`] everything sent goes to the same registration until
+//! [`SessionEvent::Lost`].
+
+use crate::content::Manifest;
+use crate::content::limits::{KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, RETRY_MAX};
+use crate::net::link::halves;
+use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
+use crate::protocol::ErrorCode;
+use crate::protocol::frame::FrameError;
+use crate::protocol::payload::manifest_payload_length;
+use crate::protocol::tracker::{PeerSummary, Registration, Token, TrackerRequest, TrackerResponse};
+use crate::report::error::DaemonError;
+use crate::tracker_client::announcer::Outage;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What the owner of a session learns.
+#[derive(Debug)]
+pub enum SessionEvent {
+    /// Connected and registered: nothing that was said before is known there any more.
+    Joined {
+        /// For every request.
+        token: Token,
+        /// The address under which others are told of this peer.
+        address: SocketAddr,
+        /// Requests go here. A full queue means that the tracker does not read.
+        requests: Sender<TrackerRequest>,
+    },
+    /// The tracker has said something.
+    Said(TrackerResponse),
+    /// The tracker has sent a manifest, which has the id that it was asked for under.
+    Manifest(Arc<Manifest>),
+    /// The manager has sent the list of active peers.
+    Peers(Vec<PeerSummary>),
+    /// The connection is lost; it is being made again.
+    Lost,
+    /// The tracker has not answered for as long as it was given.
+    GivenUp(DaemonError),
+}
+
+/// With whom a session is, and as whom.
+pub struct SessionConfig {
+    /// What people call the other side: tracker or manager.
+    pub role: &'static str,
+    /// Where it is.
+    pub tracker: SocketAddr,
+    /// What is said of this peer.
+    pub registration: Registration,
+    /// How long it is waited for as a whole, over however many connections.
+    pub timeout: Option<Duration>,
+    /// How long it is waited for within a connection.
+    pub timeouts: Timeouts,
+}
+
+/// Keeps a session with a tracker or manager up until the shutdown, in threads of its own.
+///
+/// # Errors
+/// When no thread can be spawned.
+pub fn start(
+    config: SessionConfig,
+    events: Sender<SessionEvent>,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> io::Result<()> {
+    let SessionConfig { role, tracker, registration, timeout, timeouts } = config;
+    let mut session = Session {
+        role,
+        tracker,
+        registration,
+        timeouts,
+        events,
+        asked: Instant::now(),
+        outage: Outage::new(role, tracker, timeout),
+        threads: threads.clone(),
+        shutdown: shutdown.clone(),
+    };
+    threads.spawn("tracker-session", move || session.run())
+}
+
+struct Session {
+    role: &'static str,
+    tracker: SocketAddr,
+    registration: Registration,
+    timeouts: Timeouts,
+    events: Sender<SessionEvent>,
+    /// Since when it has been waited for, while it is not there.
+    asked: Instant,
+    outage: Outage,
+    threads: Threads,
+    shutdown: Shutdown,
+}
+
+/// Why a session ended, when it was not the link.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("no connection to the {0} on {1}: {2}")]
+    Connect(&'static str, SocketAddr, io::Error),
+    #[error("the connection to the {0} on {1} is lost: {2}")]
+    Link(&'static str, SocketAddr, LinkError),
+    #[error("the {0} on {1} {2}")]
+    Refused(&'static str, SocketAddr, String),
+    #[error("stopped")]
+    Stopped,
+}
+
+impl Session {
+    fn run(&mut self) {
+        while !self.shutdown.is_stopped() {
+            self.asked = Instant::now();
+            let why = self.converse();
+            if self.shutdown.is_stopped() {
+                return;
+            }
+            match self.outage.failed(self.asked, &why) {
+                Ok(pause) => {
+                    if self.shutdown.wait(pause) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let _ = self.events.send(SessionEvent::GivenUp(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One connection, from its making to its end.
+    fn converse(&mut self) -> SessionError {
+        let (role, tracker) = (self.role, self.tracker);
+        let link_lost = |error: LinkError| SessionError::Link(role, tracker, error);
+        let stream = match dial(tracker, &self.shutdown) {
+            Ok(stream) => Arc::new(stream),
+            Err(error) => return SessionError::Connect(role, tracker, error),
+        };
+        let _guard = self.shutdown.guard(&stream);
+        let (mut reader, mut writer) = match halves(&stream, self.timeouts.stall) {
+            Ok(halves) => halves,
+            Err(error) => return SessionError::Connect(role, tracker, error),
+        };
+        let joined = self.register(&mut reader, &mut writer);
+        let (token, address, heartbeat) = match joined {
+            Ok(joined) => joined,
+            Err(error) => return error,
+        };
+        self.outage.ended();
+        log::info!("registered with the {role} on {tracker} as {address}");
+        let began = Instant::now();
+        // Ends with this connection, or with everything.
+        let here = self.shutdown.child();
+        let (requests, queued) = bounded(OUTBOX);
+        let result = self
+            .spawn_writer(writer, queued, token, &stream, &here)
+            .and_then(|()| self.spawn_heartbeat(token, heartbeat, &stream, &here))
+            .map_err(LinkError::from)
+            .map_err(link_lost);
+        if let Err(error) = result {
+            here.trigger();
+            return error;
+        }
+        let sent = self.events.send(SessionEvent::Joined { token, address, requests });
+        let why = match sent {
+            Ok(()) => self.listen(&mut reader),
+            Err(_) => SessionError::Stopped,
+        };
+        here.trigger();
+        self.asked = Instant::now();
+        if began.elapsed() >= RETRY_MAX {
+            self.outage.settled();
+        }
+        let _ = self.events.send(SessionEvent::Lost);
+        why
+    }
+
+    fn register(
+        &self,
+        reader: &mut LinkReader,
+        writer: &mut LinkWriter,
+    ) -> Result<(Token, SocketAddr, Duration), SessionError> {
+        let (role, tracker) = (self.role, self.tracker);
+        let lost = |error: LinkError| SessionError::Link(role, tracker, error);
+        writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).map_err(lost)?;
+        writer.send(&TrackerRequest::Register(self.registration.clone())).map_err(lost)?;
+        let mut patience = self.timeouts.hello;
+        loop {
+            match reader.message(patience).map_err(lost)? {
+                TrackerResponse::Hello { version: PROTOCOL_VERSION } => patience = self.timeouts.stall,
+                TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
+                    let heartbeat = Duration::from_millis(heartbeat_ms);
+                    return Ok((
+                        token,
+                        address,
+                        crate::tracker_client::announcer::clamp_heartbeat(heartbeat),
+                    ));
+                }
+                TrackerResponse::Error { text, .. } => {
+                    return Err(SessionError::Refused(role, tracker, format!("refuses: {text}")));
+                }
+                other => return Err(SessionError::Refused(role, tracker, format!("answers {other:?}"))),
+            }
+        }
+    }
+
+    /// Passes on what the tracker says until the connection ends.
+    fn listen(&self, reader: &mut LinkReader) -> SessionError {
+        let lost = |error: LinkError| SessionError::Link(self.role, self.tracker, error);
+        loop {
+            let event = match reader.message(self.timeouts.idle) {
+                Ok(TrackerResponse::Alive) => continue,
+                Ok(TrackerResponse::Manifest { file, size, chunk_size, length }) => {
+                    let length = match manifest_payload_length(size, chunk_size, length) {
+                        Ok(length) => length,
+                        Err(text) => {
+                            let text = format!("it {text}");
+                            return SessionError::Refused(self.role, self.tracker, text);
+                        }
+                    };
+                    let mut payload = vec![0; length];
+                    if let Err(error) = reader.payload(&mut payload) {
+                        return SessionError::Refused(self.role, self.tracker, error.to_string());
+                    }
+                    match Manifest::decode(file, size, chunk_size, &payload) {
+                        Ok(manifest) => SessionEvent::Manifest(Arc::new(manifest)),
+                        Err(error) => {
+                            return SessionError::Refused(self.role, self.tracker, error.to_string());
+                        }
+                    }
+                }
+                Ok(TrackerResponse::Peers { length, .. }) if length <= LIST_MAX => {
+                    let mut payload = vec![0; length as usize];
+                    if let Err(error) = reader.payload(&mut payload) {
+                        return lost(error);
+                    }
+                    match serde_json::from_slice(&payload) {
+                        Ok(peers) => SessionEvent::Peers(peers),
+                        Err(error) => return lost(FrameError::Json(error).into()),
+                    }
+                }
+                Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, text }) => {
+                    return SessionError::Refused(self.role, self.tracker, format!("says: {text}"));
+                }
+                Ok(response) => SessionEvent::Said(response),
+                Err(error) => return lost(error),
+            };
+            if self.events.send(event).is_err() {
+                return SessionError::Stopped;
+            }
+        }
+    }
+
+    fn spawn_writer(
+        &self,
+        mut writer: LinkWriter,
+        queued: Receiver<TrackerRequest>,
+        token: Token,
+        stream: &Arc<TcpStream>,
+        here: &Shutdown,
+    ) -> io::Result<()> {
+        let (stream, here) = (stream.clone(), here.clone());
+        self.threads.spawn("tracker-ask", move || {
+            // By the clock, not when nothing else is said: claims have no answer, and silence would look like the end.
+            let keep_alive = crossbeam_channel::tick(KEEP_ALIVE);
+            loop {
+                let sent = crossbeam_channel::select! {
+                    recv(here.signal()) -> _ => break,
+                    recv(queued) -> request => match request {
+                        Ok(request) => writer.send(&request),
+                        Err(_) => break,
+                    },
+                    recv(keep_alive) -> _ => writer.send(&TrackerRequest::Heartbeat { token }),
+                };
+                if sent.is_err() {
+                    break;
+                }
+            }
+            // Whatever ended the writing ends the reading.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        })
+    }
+
+    /// Heartbeats by datagram. A tracker that does not know the token is registered with again, over a new
+    /// connection.
+    fn spawn_heartbeat(
+        &self,
+        token: Token,
+        heartbeat: Duration,
+        stream: &Arc<TcpStream>,
+        here: &Shutdown,
+    ) -> io::Result<()> {
+        let mut asker = Asker::new(self.tracker, here)?;
+        let (stream, here) = (stream.clone(), here.clone());
+        self.threads.spawn("heartbeat", move || {
+            let mut next = Instant::now();
+            while !here.wait(next.saturating_duration_since(Instant::now())) {
+                next = Instant::now() + heartbeat;
+                match asker.ask(&TrackerRequest::Heartbeat { token }) {
+                    Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, .. }) => {
+                        let _ = stream.shutdown(std::net::Shutdown::Both);
+                        return;
+                    }
+                    Ok(_) | Err(AskError::Stopped) => {}
+                    // The connection tells soon enough whether the tracker is gone.
+                    Err(why) => log::debug!("no answer to a heartbeat: {why}"),
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,10 @@
+//! Upload: the server that answers other peers, the offered files, subscribers, relay of partial chunks, rate limit.
+//!
+//! Nothing here decides what to download, and nothing here reads flags or draws on a terminal.
+
+pub mod offers;
+pub mod pacing;
+mod rate_limit;
+pub mod relay;
+pub mod server;
+mod subscribers;
