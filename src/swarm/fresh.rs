@@ -1,43 +1,46 @@
-//! What has not left its only holder yet, and to whom it should go: hints of a peer that has a whole file.
+//! Super-seeding: a seeder with a complete file hints to each leecher different chunks that it has not
+//! uploaded yet.
 //!
-//! A chunk that leaves the only one who has it a second time costs the whole swarm the time of a chunk as long as
-//! others have not left it once. Those who ask cannot know what others ask for in the same moment; the one that is
-//! asked does. So it names to each of them a few chunks that nobody has asked for yet, different ones to each.
-//! Hints are no more than that: whoever wants another chunk gets it.
+//! A second upload of a chunk costs the swarm one chunk time while other chunks have not been uploaded at
+//! all. Leechers cannot see the requests of other leechers, but the seeder can. So it hints a few chunks to
+//! each leecher, different ones to each, that no leecher has requested. Hints are advice: a request for any
+//! other chunk is served.
 //!
-//! Invariant: a chunk is hinted to one client at most, and to none once somebody has asked for it.
+//! Invariant: a chunk is in the hints of at most one leecher. A request for it removes it from all hints; it
+//! is hinted again only to replace a slow or lost upload.
 
 use crate::content::{ChunkIndex, HaveMap};
 use std::collections::BTreeMap;
 
-/// Chunks hinted to each client: what it is asked for ahead.
+/// Number of outstanding hints of each leecher.
 const HINTS: usize = 2;
 
-/// Keeps account of what has left this peer, for clients named by `C`.
+/// Tracks which chunks have been requested from this seeder and uploaded, for leechers identified by `C`.
 #[derive(Debug)]
 pub struct Fresh<C> {
-    /// What nobody has asked for and nobody has been told of, in random order.
+    /// Chunks that have been neither requested nor hinted, in random order.
     waiting: Vec<ChunkIndex>,
     hinted: BTreeMap<C, Vec<ChunkIndex>>,
-    /// What is on its way to whom, the oldest first, and whether it has been hinted to somebody else since.
-    leaving: Vec<(ChunkIndex, C, bool)>,
+    /// Uploads in flight, the oldest first: chunk, leecher, and whether it has since been hinted to a second
+    /// leecher.
+    in_flight: Vec<(ChunkIndex, C, bool)>,
 }
 
 impl<C: Copy + Ord> Fresh<C> {
-    /// Nothing has left yet.
+    /// Starts with all chunks of `have` neither requested nor hinted.
     pub fn new(have: &HaveMap, random: &mut fastrand::Rng) -> Self {
         let mut waiting: Vec<ChunkIndex> = have.iter().collect();
         random.shuffle(&mut waiting);
-        Self { waiting, hinted: BTreeMap::new(), leaving: Vec::new() }
+        Self { waiting, hinted: BTreeMap::new(), in_flight: Vec::new() }
     }
 
-    /// A client is there, that passes on what it gets. Returns its hints.
+    /// Adds a leecher that uploads the chunks that it receives. Returns its hints.
     pub fn join(&mut self, client: C) -> Vec<ChunkIndex> {
         self.hinted.entry(client).or_default();
         self.fill(client)
     }
 
-    /// Whoever asks for a chunk. Returns new hints for a client that has joined.
+    /// Handles a request for a chunk. Returns new hints for a leecher that has joined.
     pub fn asked(&mut self, client: C, index: ChunkIndex) -> Vec<ChunkIndex> {
         let hinted = self.hinted.values_mut();
         let lists = std::iter::once(&mut self.waiting).chain(hinted);
@@ -48,27 +51,28 @@ impl<C: Copy + Ord> Fresh<C> {
             }
         }
         if self.hinted.contains_key(&client) {
-            self.leaving.push((index, client, false));
+            self.in_flight.push((index, client, false));
         }
         self.fill(client)
     }
 
-    /// A chunk has left this peer, and so need not be hinted again. Returns new hints for the client that got it.
+    /// Handles the end of an upload: the chunk need not be hinted again. Returns new hints for the receiver.
     pub fn left(&mut self, client: C, index: ChunkIndex) -> Vec<ChunkIndex> {
-        self.leaving.retain(|(other, ..)| *other != index);
+        self.in_flight.retain(|(other, ..)| *other != index);
         self.fill(client)
     }
 
-    /// A client is gone: what it was told of, and what was on its way to it alone, goes to others.
+    /// Removes a leecher. Its hints, and the chunks in flight to it alone, become available for other
+    /// leechers.
     pub fn leave(&mut self, client: C) {
-        let mut back = self.hinted.remove(&client).unwrap_or_default();
-        let lost = self.leaving.iter().filter(|(_, whose, _)| *whose == client);
-        back.extend(lost.map(|(index, ..)| *index));
-        self.leaving.retain(|(_, whose, _)| *whose != client);
-        for index in back {
-            let is_told = self.hinted.values().any(|hinted| hinted.contains(&index));
-            let is_leaving = self.leaving.iter().any(|(other, ..)| *other == index);
-            if !is_told && !is_leaving && !self.waiting.contains(&index) {
+        let mut released = self.hinted.remove(&client).unwrap_or_default();
+        let lost = self.in_flight.iter().filter(|(_, owner, _)| *owner == client);
+        released.extend(lost.map(|(index, ..)| *index));
+        self.in_flight.retain(|(_, owner, _)| *owner != client);
+        for index in released {
+            let is_hinted = self.hinted.values().any(|hinted| hinted.contains(&index));
+            let is_in_flight = self.in_flight.iter().any(|(other, ..)| *other == index);
+            if !is_hinted && !is_in_flight && !self.waiting.contains(&index) {
                 self.waiting.push(index);
             }
         }
@@ -85,16 +89,16 @@ impl<C: Copy + Ord> Fresh<C> {
         hints
     }
 
-    /// When everything has been hinted to somebody, those who are done help those who are behind: with what these have
-    /// not asked for yet, or what takes long to reach them.
+    /// Picks a hint for a leecher that has none once all chunks are hinted: takes one from the leecher with
+    /// the most open hints, otherwise the oldest upload in flight to another leecher.
     fn take_over(&mut self, client: C) -> Option<ChunkIndex> {
         let most = self.hinted.values_mut().max_by_key(|hinted| hinted.len());
         if let Some(index) = most.and_then(Vec::pop) {
             return Some(index);
         }
-        let slow = self.leaving.iter_mut().find(|(_, whose, told)| *whose != client && !told);
-        slow.map(|(index, _, told)| {
-            *told = true;
+        let slow = self.in_flight.iter_mut().find(|(_, owner, rehinted)| *owner != client && !rehinted);
+        slow.map(|(index, _, rehinted)| {
+            *rehinted = true;
             *index
         })
     }
@@ -105,39 +109,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_chunk_is_hinted_to_one_client_and_what_is_asked_for_to_none() {
+    fn each_chunk_is_hinted_to_one_leecher_and_requested_chunks_to_none() {
         let mut fresh = Fresh::new(&HaveMap::all(7), &mut fastrand::Rng::with_seed(3));
         let (one, two) = (fresh.join(1), fresh.join(2));
         assert_eq!((one.len(), two.len()), (HINTS, HINTS));
         assert!(one.iter().all(|index| !two.contains(index)));
         let more = fresh.asked(1, one[0]);
-        assert_eq!(more.len(), 1, "one in place of that one");
-        assert!(fresh.asked(9, two[0]).is_empty(), "who has not joined gets none");
-        assert!(fresh.asked(9, two[0]).is_empty(), "asked for again");
+        assert_eq!(more.len(), 1, "a new hint replaces the requested chunk");
+        assert!(fresh.asked(9, two[0]).is_empty(), "a leecher that has not joined gets no hints");
+        assert!(fresh.asked(9, two[0]).is_empty(), "a repeated request");
         assert_eq!(fresh.asked(2, two[1]).len(), HINTS);
-        assert!(fresh.asked(2, two[1]).is_empty(), "none is left");
-        assert!(fresh.left(1, one[0]).is_empty(), "it knows two");
+        assert!(fresh.asked(2, two[1]).is_empty(), "no chunk is left to hint");
+        assert!(fresh.left(1, one[0]).is_empty(), "it has two open hints");
         fresh.leave(1);
         let mut left = fresh.join(3);
         left.sort_unstable();
         let mut given_back = vec![one[1], more[0]];
         given_back.sort_unstable();
-        assert_eq!(left, given_back, "what a client that is gone was told of");
+        assert_eq!(left, given_back, "the hints of the leecher that left");
     }
 
     #[test]
-    fn who_is_done_helps_who_is_behind_and_what_was_lost_on_its_way_waits_again() {
+    fn a_leecher_without_hints_takes_over_and_lost_uploads_are_hinted_again() {
         let mut fresh = Fresh::new(&HaveMap::all(4), &mut fastrand::Rng::with_seed(3));
         let (one, two) = (fresh.join(1), fresh.join(2));
         for index in &one {
             fresh.asked(1, *index);
         }
-        assert!(fresh.left(1, one[0]).iter().all(|index| two.contains(index)), "what 2 has not asked for");
+        assert!(
+            fresh.left(1, one[0]).iter().all(|index| two.contains(index)),
+            "hints that leecher 2 has not requested"
+        );
         let mut fresh = Fresh::new(&HaveMap::all(1), &mut fastrand::Rng::with_seed(3));
         let (slow, none) = (fresh.join(1), fresh.join(2));
-        assert_eq!((slow.len(), none.len()), (1, 1), "there is but one");
+        assert_eq!((slow.len(), none.len()), (1, 1), "the file has one chunk");
         fresh.asked(2, slow[0]);
-        assert_eq!(fresh.join(3), slow, "it takes long");
+        assert_eq!(fresh.join(3), slow, "the slow upload is hinted to a second leecher");
         (2..=3).for_each(|client| fresh.leave(client));
         assert_eq!(fresh.join(5), slow);
     }
