@@ -1,7 +1,7 @@
-//! How decisions of [`Placement`](crate::swarm::placement::Placement) become messages, tasks and log lines.
+//! Translates orders of [`Placement`](crate::swarm::placement::Placement) into messages, tasks and log lines.
 //!
-//! Pure. Invariant: every order becomes something that somebody is told, or it is to a volunteer that has left, whose
-//! leaving [`Placement`](crate::swarm::placement::Placement) has been told of.
+//! Pure. Invariant: each order results in a message, task or log line, except for orders to a volunteer that
+//! has left; [`Placement`](crate::swarm::placement::Placement) has been notified of its departure.
 
 use super::{Keeping, NAMED};
 use crate::content::words::counted;
@@ -15,13 +15,13 @@ use crate::swarm::placement::Order;
 use crate::swarm::registry::PeerId;
 use std::net::SocketAddr;
 
-/// A message to a volunteer.
+/// The message that carries an order to a volunteer.
 pub(super) fn message(order: VolunteerOrder) -> TrackerResponse {
     TrackerResponse::Volunteer { order: Box::new(order) }
 }
 
 impl Keeping {
-    /// What a file is called; its id, when it is not kept here.
+    /// The name of a file, or its short id if it is not kept.
     pub(super) fn name_of(&self, file: FileId) -> String {
         self.files.get(&file).map_or_else(|| file.short(), |kept| kept.file.name.to_string())
     }
@@ -37,8 +37,8 @@ impl Keeping {
         }
     }
 
-    /// A volunteer holds chunks of a file that is not kept here. They are left alone, unless they are to be taken in.
-    pub(super) fn stranger(
+    /// Handles a report on a file that is not in the catalogue. The file is ignored unless `rebuild` is set.
+    pub(super) fn unknown_file(
         &mut self,
         number: VolunteerNumber,
         kept: KeptFile,
@@ -47,11 +47,11 @@ impl Keeping {
     ) -> Option<Effect> {
         let (id, name) = (kept.file.id, kept.file.name.clone());
         if !self.rebuild {
-            let who = self.name_of_volunteer(number);
+            let holder = self.name_of_volunteer(number);
             let text = format!(
-                "{who} holds chunks of {name} ({id}), which is not kept here; --rebuild would take it in"
+                "{holder} holds chunks of {name} ({id}), which this tracker does not keep; --rebuild adds such files"
             );
-            return self.strangers.insert(id).then_some(Effect::Note(text));
+            return self.reported_unknown.insert(id).then_some(Effect::Note(text));
         }
         let from = self.address_of(Place::Volunteer(number))?;
         let reports = self.adopting.entry(id).or_default();
@@ -59,7 +59,7 @@ impl Keeping {
         (reports.len() == 1).then_some(Effect::Task(Task::Adopt { kept, from }))
     }
 
-    /// What an order means.
+    /// The effects that carry out an order.
     pub(super) fn effects(
         &self,
         order: Order,
@@ -108,20 +108,20 @@ impl Keeping {
             Order::Drained { volunteer, left } => {
                 let name = self.name_of_volunteer(volunteer);
                 let note = match left {
-                    0 => format!("{name} may leave: nothing depends on what it holds"),
-                    left => format!("{name} is being emptied, {} to go", counted(left, "chunk")),
+                    0 => format!("{name} is drained and may leave"),
+                    left => format!("draining {name}: {} left", counted(left, "chunk")),
                 };
                 let told = tell(volunteer, VolunteerOrder::Draining { left });
                 told.into_iter().chain([Effect::Note(note)]).collect()
             }
-            Order::Lost { file, chunks, last } => vec![Effect::Warning(self.loss(file, &chunks, &last))],
+            Order::Lost { file, chunks, last } => vec![Effect::Warning(self.lost_text(file, &chunks, &last))],
             Order::Note(None, text) => vec![Effect::Note(text)],
             Order::Note(Some(file), text) => vec![Effect::Note(format!("{}: {text}", self.name_of(file)))],
         }
     }
 
-    /// What is lost, in words.
-    fn loss(&self, file: FileId, chunks: &[ChunkIndex], last: &[VolunteerNumber]) -> String {
+    /// The log line for lost chunks.
+    fn lost_text(&self, file: FileId, chunks: &[ChunkIndex], last: &[VolunteerNumber]) -> String {
         let some = |names: Vec<String>, all: usize| match all.saturating_sub(NAMED) {
             0 => names.join(", "),
             more => format!("{} and {more} more", names.join(", ")),
@@ -129,18 +129,18 @@ impl Keeping {
         let numbers = chunks.iter().take(NAMED).map(ToString::to_string).collect();
         let holders = last.iter().take(NAMED).map(|number| self.name_of_volunteer(*number)).collect();
         let holders = match last.is_empty() {
-            true => "nobody is known to have held them".to_owned(),
+            true => "last holders unknown".to_owned(),
             false => format!("last held by {}", some(holders, last.len())),
         };
         format!(
-            "LOST: {} of {} ({file}): {}; {holders}. They are back when a holder comes back",
+            "LOST: {} of {} ({file}): {}; {holders}. A returning holder restores them",
             counted(chunks.len() as u64, "chunk"),
             self.name_of(file),
             some(numbers, chunks.len())
         )
     }
 
-    /// How volunteers and files are.
+    /// Status of volunteers and files.
     pub(super) fn status(&self) -> Status {
         self.placement.status(|id| self.files.get(&id).map(|kept| kept.file.name.clone()))
     }
