@@ -1,4 +1,4 @@
-//! What has become of what was ordered.
+//! Outcomes of orders.
 
 use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
@@ -9,13 +9,14 @@ use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Place, Verdict, VolunteerNumber};
 
-/// When room has been made, as many parked chunks are tried as chunks of this size would fit there, and some more.
+/// When a volunteer has more free space, parked chunks are tried again: as many as fit at this size in bytes,
+/// plus some.
 const PARKED_CHUNK: u64 = 64 * 1024;
 const UNPARK_MORE: usize = 64;
 
 impl Placement {
-    /// A chunk has been copied, and is durable; or, when it was not ordered, is there: this is how the chunks are told
-    /// that the tracker's own store has at the start. `free`: bytes that the volunteer can still take.
+    /// Notes that a chunk is stored and durable. Chunks that were in the tracker's chunk store at start are
+    /// reported in this way, too. `free`: free space of the volunteer in bytes.
     pub fn stored(&mut self, now: Moment, at: Place, file: FileId, index: ChunkIndex, free: Option<u64>) {
         let Some(key) = self.key(file, index) else {
             if self.was_forgotten(file) {
@@ -41,7 +42,7 @@ impl Placement {
             Place::Volunteer(number) => {
                 let before = self.at(number).map_or(0, |volunteer| volunteer.free);
                 self.set_free(number, free.unwrap_or(before.saturating_sub(length)));
-                // What is ordered to be dropped is about to go, whatever was ordered before that.
+                // A drop was ordered after the copy: the copy is about to be removed.
                 if self.state(key, number) != Some(CopyState::Dropping) {
                     self.set(key, number, Some(CopyState::Verified));
                 }
@@ -50,7 +51,7 @@ impl Placement {
         self.settle(now);
     }
 
-    /// A chunk has not been copied.
+    /// Notes that a copy has failed.
     pub fn not_stored(
         &mut self,
         now: Moment,
@@ -79,7 +80,7 @@ impl Placement {
     fn failed(&mut self, now: Moment, key: Key, at: Place, from: Place, length: u64, why: CopyFailure) {
         match (why, at, from) {
             (CopyFailure::NoRoom, Place::Volunteer(number), _) => {
-                // Whatever it says: there is less room than this chunk takes.
+                // Whatever free space it reports, this chunk does not fit.
                 let free = self.at(number).map_or(0, |volunteer| volunteer.free);
                 self.set_free(number, free.min(length.saturating_sub(1)));
                 return;
@@ -89,7 +90,13 @@ impl Placement {
                 if let Some(volunteer) = self.at_mut(number) {
                     volunteer.rests_until = until;
                     let name = volunteer.record.name.clone();
-                    self.note(None, format!("{name} could not store a chunk: it gets none for a while"));
+                    self.note(
+                        None,
+                        format!(
+                            "{name} could not write a chunk to disk: it gets no copies for {} s",
+                            limits::DISK_REST.as_secs()
+                        ),
+                    );
                 }
                 self.stale.insert(number);
                 self.after(until, Timer::Rested(number));
@@ -101,7 +108,7 @@ impl Placement {
         self.rest(now, key, from, at);
     }
 
-    /// Somebody got something else than the chunk from a volunteer: its copy is looked at.
+    /// A peer got other bytes than the chunk from a volunteer: its copy is audited.
     pub(super) fn suspect(&mut self, key: Key, number: VolunteerNumber) {
         let state = self.state(key, number);
         if !state.is_some_and(CopyState::is_source) {
@@ -117,7 +124,7 @@ impl Placement {
         }
     }
 
-    /// A volunteer's copy has been looked at.
+    /// Handles the result of an audit.
     pub fn audited(
         &mut self,
         now: Moment,
@@ -131,7 +138,7 @@ impl Placement {
         match verdict {
             Verdict::Right => self.prove(key, number),
             Verdict::Wrong => self.condemn(key, number),
-            // It says that it has the chunk, and nobody knows better.
+            // The volunteer claims the chunk, and the audit did not disprove it.
             Verdict::Unknown if state == Some(CopyState::Suspect) => {
                 self.set(key, number, Some(CopyState::Claimed));
             }
@@ -140,14 +147,14 @@ impl Placement {
         self.settle(now);
     }
 
-    /// A copy is right.
+    /// Marks a copy as verified.
     pub(super) fn prove(&mut self, key: Key, number: VolunteerNumber) {
         if self.state(key, number).is_some_and(CopyState::is_here) {
             self.set(key, number, Some(CopyState::Verified));
         }
     }
 
-    /// A copy is wrong: it is none, and is to be dropped.
+    /// Handles a corrupt copy: it no longer counts and is dropped.
     pub(super) fn condemn(&mut self, key: Key, number: VolunteerNumber) {
         if !self.state(key, number).is_some_and(CopyState::is_here) {
             return;
@@ -160,7 +167,7 @@ impl Placement {
         self.drop_copy(key, number);
     }
 
-    /// Chunks have been dropped, as ordered.
+    /// Notes that chunks have been dropped as ordered.
     pub fn dropped(
         &mut self,
         now: Moment,
@@ -175,7 +182,7 @@ impl Placement {
                 Place::Tracker => self.set_own(key, false),
                 Place::Volunteer(number) => {
                     let state = self.state(key, number);
-                    // One that is coming is ordered later than what this is about.
+                    // A copy in flight was ordered after this drop.
                     if state.is_some_and(|state| state != CopyState::Coming) {
                         self.set(key, number, None);
                         bytes += self.file(key.file).map_or(0, |file| file.length(key.index));
@@ -190,7 +197,7 @@ impl Placement {
         self.settle(now);
     }
 
-    /// Chunks have turned out to be wrong or not there.
+    /// Handles chunks that a holder found corrupt or missing.
     pub fn spoiled(
         &mut self,
         now: Moment,

@@ -1,8 +1,8 @@
-//! Keeping the books: the one place where a copy changes.
+//! Ledger of copies: the only code that changes the state of a copy.
 //!
-//! Every change of a copy goes through [`Placement::set`], every other change that a chunk depends on ends in
-//! [`Placement::touch`]. They keep all counters, queues and lists of things to look at up to date, in time that does not
-//! depend on how many chunks there are.
+//! Every change of a copy goes through [`Placement::set`]; every other change that a chunk depends on ends in
+//! [`Placement::touch`]. They update all counters, queues and work lists in time independent of the number of
+//! chunks.
 
 use super::chunk::{Aspects, CopyState, Key, Weights};
 use super::file::Offload;
@@ -12,7 +12,7 @@ use crate::swarm::Moment;
 use crate::swarm::keeping::{Place, VolunteerNumber};
 
 impl Placement {
-    /// A volunteer's copy is now like this; `None`: there is none.
+    /// Sets the state of a volunteer's copy; `None` if it has none.
     pub(super) fn set(&mut self, key: Key, number: VolunteerNumber, to: Option<CopyState>) {
         let Some(file) = self.files.get_mut(key.file as usize).and_then(Option::as_mut) else { return };
         let (length, id) = (file.length(key.index), file.id);
@@ -56,7 +56,7 @@ impl Placement {
         }
     }
 
-    /// Weighs a chunk again, after anything that it depends on has changed.
+    /// Recomputes the counts and the priority of a chunk after any change that they depend on.
     pub(super) fn touch(&mut self, key: Key) {
         let weights = self.weigh(key);
         let (replicas, offload) = (self.settings.replicas, self.settings.offload);
@@ -64,7 +64,7 @@ impl Placement {
         let whole = file.keeps_whole();
         let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
         let before = (chunk.aspects, chunk.bucket);
-        // One that takes the place of another may not be in the record that is being written.
+        // A copy that replaces the lost one may be missing from the record that is being written.
         let fewer = weights.verified < chunk.weights.verified;
         chunk.disturbed |= fewer;
         file.disturbed |= fewer;
@@ -129,7 +129,7 @@ impl Placement {
         weights
     }
 
-    /// Weighs all chunks of a file again.
+    /// Recomputes all chunks of a file.
     pub(super) fn touch_file(&mut self, slot: u32) {
         let count = self.file(slot).map_or(0, |file| file.chunks.len() as u32);
         for index in 0..count {
@@ -137,7 +137,7 @@ impl Placement {
         }
     }
 
-    /// Takes a chunk out of the queues, or lets it be weighed anew.
+    /// Changes the priority of a chunk: takes it out of the queues, or ends its backoff.
     pub(super) fn move_to(&mut self, key: Key, to: Bucket) {
         if let Some(chunk) = self.chunk_mut(key) {
             let from = std::mem::replace(&mut chunk.bucket, to);
@@ -145,7 +145,7 @@ impl Placement {
         }
     }
 
-    /// Puts a chunk into the queues of all who could give it.
+    /// Appends a chunk to the queues of all its sources.
     fn enqueue(&mut self, key: Key) {
         let Some(file) = self.file(key.file) else { return };
         let Some(chunk) = file.chunks.get(key.index as usize) else { return };
@@ -194,7 +194,7 @@ impl Placement {
         }
     }
 
-    /// Whether a chunk waits in a bucket, and somebody has it to give.
+    /// Whether a chunk still has this priority and the source still has a copy.
     pub(super) fn could_give(&self, place: Place, key: Key, bucket: Bucket) -> bool {
         let Some(file) = self.file(key.file) else { return false };
         let Some(chunk) = file.chunks.get(key.index as usize) else { return false };
@@ -205,7 +205,7 @@ impl Placement {
         gives && chunk.bucket == bucket
     }
 
-    /// Has the index as the volunteers are now.
+    /// Updates the index entries of all volunteers that have changed.
     pub(super) fn reindex(&mut self, now: Moment) {
         while let Some(number) = self.stale.pop_first() {
             let window = self.window;
@@ -218,7 +218,7 @@ impl Placement {
         }
     }
 
-    /// Counts who is here.
+    /// Counts the volunteers by liveness.
     pub(super) fn count_volunteers(&mut self) {
         let mut census = super::Census::default();
         for volunteer in self.volunteers.iter().flatten() {
@@ -230,16 +230,16 @@ impl Placement {
         self.census = census;
     }
 
-    /// No volunteer could take a chunk, as things are. Parked chunks are looked at now and then, whatever happens.
+    /// Parks a chunk that no volunteer can take at present. Parked chunks are retried at an interval.
     pub(super) fn park(&mut self, now: Moment, key: Key) {
         self.move_to(key, Bucket::PARKED);
         if self.parked.is_empty() {
-            self.after(now + super::plan::UNPARK_EVERY, Timer::Unpark);
+            self.after(now + super::plan::UNPARK_INTERVAL, Timer::Unpark);
         }
         self.parked.push_back(key);
     }
 
-    /// Some of the parked chunks may find a place now.
+    /// Tries up to `most` parked chunks again.
     pub(super) fn unpark(&mut self, most: usize) {
         for _ in 0..most.min(self.parked.len()) {
             let Some(key) = self.parked.pop_front() else { break };
@@ -250,7 +250,7 @@ impl Placement {
         }
     }
 
-    /// All of them may.
+    /// Tries all parked chunks again.
     pub(super) fn unpark_all(&mut self) {
         self.unpark(usize::MAX);
     }

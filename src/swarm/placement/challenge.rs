@@ -1,9 +1,9 @@
-//! Having copies proven: a random range of a chunk is hashed by all who hold it, with a number that makes the answer
-//! unlike any that was given before.
+//! Challenges: all holders of a chunk hash a random range of it together with a nonce, which makes every
+//! answer unique.
 //!
-//! Where the tracker has a copy of its own, that decides. Where it has none, holders that agree are believed, and
-//! holders that do not are audited: the tracker fetches the chunk from each. One single holder has nobody to agree
-//! with, so it is now and then audited instead of challenged.
+//! If the tracker has a copy, its own hash decides. Otherwise holders with equal answers pass, and holders
+//! with different answers are audited: the tracker downloads the chunk from each. A single holder cannot be
+//! compared, so one in [`AUDIT_ONE_IN`] of its challenges is an audit.
 
 use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
@@ -14,26 +14,26 @@ use crate::protocol::volunteer::ChallengedRange;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Place, VolunteerNumber};
 
-/// Chunks that are looked at to find one that can be challenged.
-const TRIES: usize = 16;
-/// One in so many chunks with a single holder is audited.
+/// Number of random chunks tried to find one that has holders to challenge.
+const TRIES_MAX: usize = 16;
+/// One challenge in this many becomes an audit if the chunk has a single holder.
 const AUDIT_ONE_IN: u32 = 4;
 
-/// A challenge that has not been answered by all.
+/// An outstanding challenge.
 #[derive(Debug)]
 pub(super) struct Challenge {
     key: Key,
     over: Moment,
-    /// Who was asked, and what each has answered.
+    /// The challenged holders and their answers: `None` is outstanding, `Some(None)` means no copy.
     asked: Vec<(Place, Option<Option<Digest>>)>,
 }
 
 impl Placement {
-    /// Challenges the holders of some chunk: a random one of a random file.
+    /// Challenges the holders of a random chunk of a random file.
     pub(super) fn challenge(&mut self, now: Moment) {
         let Some(every) = self.settings.challenge_every else { return };
         self.after(now + every, Timer::Challenge);
-        for _ in 0..TRIES.min(self.files.len()) {
+        for _ in 0..TRIES_MAX.min(self.files.len()) {
             let slot = self.random.usize(..self.files.len()) as u32;
             let Some(count) = self.file(slot).map(|file| file.chunks.len()) else { continue };
             let index = self.random.usize(..count.max(1)) as u32;
@@ -43,7 +43,7 @@ impl Placement {
         }
     }
 
-    /// Challenges the holders of a chunk. Returns whether there are any.
+    /// Challenges the holders of a chunk. Returns whether it has any.
     pub(super) fn challenge_chunk(&mut self, now: Moment, key: Key) -> bool {
         let Some(file) = self.file(key.file) else { return false };
         let Some(chunk) = file.chunks.get(key.index as usize) else { return false };
@@ -67,7 +67,7 @@ impl Placement {
             return true;
         }
         to.extend(at_tracker.then_some(Place::Tracker));
-        // A chunk's length fits 32 bits.
+        // The length of a chunk fits in 32 bits.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         let asked = length.min(limits::CHALLENGE_RANGE);
         let offset = self.random.u32(..=length - asked);
@@ -82,7 +82,7 @@ impl Placement {
         true
     }
 
-    /// An answer to a challenge; nothing: the chunk is not there.
+    /// Handles an answer to a challenge; `None` if the holder does not have the chunk.
     pub fn proof(&mut self, now: Moment, from: Place, number: u64, proof: Option<Digest>) {
         let Some(challenge) = self.challenges.get_mut(&number) else { return };
         if let Some((_, answer)) = challenge.asked.iter_mut().find(|(place, _)| *place == from) {
@@ -94,7 +94,7 @@ impl Placement {
         }
     }
 
-    /// Everybody has answered, or has had the time to.
+    /// Evaluates a challenge after all answers, or the timeout.
     pub(super) fn challenge_over(&mut self, number: u64) {
         let Some(Challenge { key, over, asked }) = self.challenges.remove(&number) else { return };
         self.timers.remove(&(over, Timer::Answered(number)));

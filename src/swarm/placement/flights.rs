@@ -1,6 +1,7 @@
-//! Copies that are under way.
+//! Copies in flight.
 //!
-//! Invariant: a flight to a volunteer exists exactly as long as the chunk's copy there is coming.
+//! Invariant: a copy in flight to a volunteer exists exactly while the state of the chunk's copy there is
+//! `Coming`.
 
 use super::chunk::{CopyState, Key};
 use super::plan::gives;
@@ -13,7 +14,7 @@ use crate::swarm::keeping::{Place, VolunteerNumber};
 use crate::swarm::token_bucket::TokenBucket;
 use std::time::Duration;
 
-/// A copy that is under way.
+/// A copy in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flight {
     pub from: Place,
@@ -70,7 +71,7 @@ impl Placement {
         }
     }
 
-    /// A copy is no longer under way. What has become of it is for the caller to say.
+    /// Ends a copy in flight. The caller sets the resulting state.
     pub(super) fn land(&mut self, key: Key, to: Place) -> Option<Flight> {
         let flight = self.flights.remove(&(key, to))?;
         self.timers.remove(&(flight.deadline, Timer::Late(key, to)));
@@ -79,19 +80,19 @@ impl Placement {
         Some(flight)
     }
 
-    /// A copy will not arrive.
+    /// Ends a copy that will not arrive.
     pub(super) fn crash(&mut self, key: Key, to: Place) -> Option<Flight> {
         let flight = self.land(key, to)?;
         match to {
             Place::Volunteer(number) => self.set(key, number, None),
-            // It may wait for just this.
+            // The chunk may be waiting for the end of this copy.
             Place::Tracker => self.touch(key),
         }
         Some(flight)
     }
 
-    /// A copy will not arrive, and its target does not know: the next answer from there is not about what is
-    /// ordered after this.
+    /// Abandons a copy without the knowledge of its target: the next answer from there is ignored, because it
+    /// does not belong to a later order.
     fn give_up(&mut self, key: Key, to: Place) -> Option<Flight> {
         let flight = self.crash(key, to)?;
         if let Place::Volunteer(number) = to {
@@ -100,7 +101,7 @@ impl Placement {
         Some(flight)
     }
 
-    /// Whether an answer is about a copy that was given up since.
+    /// Whether an answer belongs to an abandoned copy.
     pub(super) fn is_ignored(&mut self, key: Key, number: VolunteerNumber) -> bool {
         let Some(left) = self.ignored.get_mut(&(key, number)) else { return false };
         *left -= 1;
@@ -110,7 +111,7 @@ impl Placement {
         true
     }
 
-    /// All copies to a volunteer that is not here any more.
+    /// Ends all copies to a volunteer that is no longer connected.
     pub(super) fn crash_to(&mut self, number: VolunteerNumber) {
         let to = Place::Volunteer(number);
         let keys: Vec<Key> = self.flights.keys().filter(|(_, at)| *at == to).map(|(key, _)| *key).collect();
@@ -120,7 +121,7 @@ impl Placement {
         self.ignored.retain(|(_, at), _| *at != number);
     }
 
-    /// All copies from a volunteer that is gone.
+    /// Abandons all copies from a volunteer that is dead.
     pub(super) fn crash_from(&mut self, number: VolunteerNumber) {
         let from = Place::Volunteer(number);
         let flights = self.flights.iter().filter(|(_, flight)| flight.from == from);
@@ -130,14 +131,15 @@ impl Placement {
         }
     }
 
-    /// A copy has taken too long.
+    /// Handles a copy that has timed out.
     pub(super) fn late(&mut self, now: Moment, key: Key, to: Place) {
         if let Some(flight) = self.give_up(key, to) {
             self.rest(now, key, flight.from, to);
         }
     }
 
-    /// A copy has failed: the chunk is tried again after a pause, another way if there is one.
+    /// Schedules a retry after a failed copy: after a backoff, and if possible with another source and
+    /// target.
     pub(super) fn rest(&mut self, now: Moment, key: Key, from: Place, to: Place) {
         let first = || Backoff::new(limits::RETRY_MIN, limits::RETRY_MAX);
         let mut backoff = self.retries.remove(&key).map_or_else(first, |retry| retry.backoff);
@@ -148,13 +150,13 @@ impl Placement {
         self.touch(key);
     }
 
-    /// The pause of a chunk is over.
+    /// Ends the backoff of a chunk.
     pub(super) fn rested(&mut self, now: Moment, key: Key) {
         if self.retries.get(&key).is_none_or(|retry| retry.until > now) {
             return;
         }
         self.wake(key);
-        // What it was that failed is remembered until a copy succeeds, or none is wanted any more.
+        // The failed source and target are remembered until a copy succeeds or none is needed any more.
         if self.chunk(key).is_none_or(|chunk| !chunk.bucket.is_queue()) {
             self.retries.remove(&key);
         }
@@ -167,14 +169,14 @@ impl Placement {
         }
     }
 
-    /// A copy of a chunk has succeeded: what failed before does not matter any more.
+    /// Ends the retry state of a chunk after a successful copy.
     pub(super) fn end_rest(&mut self, key: Key) {
         if self.retries.remove(&key).is_some() {
             self.wake(key);
         }
     }
 
-    /// Where a copy of a chunk could best come from, among those whose window is open.
+    /// The best source for a copy of a chunk among those with an open window.
     pub(super) fn source(&self, key: Key) -> Option<Place> {
         let file = self.file(key.file)?;
         let chunk = file.chunks.get(key.index as usize)?;

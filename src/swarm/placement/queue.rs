@@ -1,33 +1,32 @@
-//! The chunks that wait for a copy, by who could give it and how scarce they are.
+//! Queues of chunks that wait for a copy, by source and priority.
 //!
-//! Each source has queues of its own, so that a source that is free finds work without looking at what others have to
-//! give. A chunk stands in the queues of all its sources, in the bucket that it says itself; an entry of which that
-//! is not true any more is thrown away when it is met. So nothing has to be searched for and taken out.
+//! Each source has its own queues, so that an idle source finds work without a search. A chunk is in the
+//! queues of all its sources, under the priority stored in the chunk; an entry with another priority is stale
+//! and is discarded when it is met. So no entry must be searched for and removed.
 
 use super::chunk::{Chunk, Key};
 use std::collections::{HashSet, VecDeque};
 
-/// Copies up to which chunks are told apart by how many they have.
+/// Number of priority levels by copy count: chunks with this many copies or more share the last level.
 const LEVELS: u8 = 4;
-/// How many buckets there are.
 pub(super) const BUCKETS: u8 = 5 * LEVELS;
-/// Below this many entries a bucket is never cleared of what is not true any more.
+/// Minimum number of entries at which a queue is cleared of stale entries.
 const CLEAR_MIN: usize = 4_096;
 
-/// Where a chunk waits, the most urgent first: those of which the tracker has no copy, then the others; among those the
-/// ones with the fewest copies; among those the ones that had all their copies once.
+/// Priority of a chunk, the most urgent first: chunks without a copy at the tracker before the others; then
+/// chunks with the fewest copies; then chunks that had all their copies once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Bucket(pub u8);
 
 impl Bucket {
-    /// It waits for nothing.
+    /// It needs no copy.
     pub const NONE: Bucket = Bucket(255);
-    /// No volunteer could take it, as things are.
+    /// No volunteer can take it at present.
     pub const PARKED: Bucket = Bucket(254);
-    /// A copy has failed, and the next try has to wait a little.
+    /// A copy has failed, and the retry waits for the end of a backoff.
     pub const RESTING: Bucket = Bucket(253);
 
-    /// Where a chunk that is short belongs.
+    /// The priority of an under-replicated chunk.
     pub fn of(chunk: &Chunk, at_tracker: bool) -> Self {
         let weights = chunk.weights;
         let copies = weights.live.saturating_add(weights.leaving).saturating_add(weights.coming);
@@ -41,12 +40,12 @@ impl Bucket {
         }
     }
 
-    /// Whether it is one that chunks wait in.
+    /// Whether chunks of this priority wait in queues.
     pub fn is_queue(self) -> bool {
         self.0 < BUCKETS
     }
 
-    /// Whether what waits in it had all its copies once.
+    /// Whether chunks of this priority had all their copies once.
     pub fn is_repair(self) -> bool {
         match self.0.checked_sub(2 * LEVELS) {
             None => self.0.is_multiple_of(2),
@@ -54,8 +53,8 @@ impl Bucket {
         }
     }
 
-    /// Whether what waits in it has never been at a volunteer.
-    pub fn is_first(self) -> bool {
+    /// Whether chunks of this priority have never been at a volunteer.
+    pub fn is_new(self) -> bool {
         self.is_queue() && self.0.checked_sub(2 * LEVELS).is_some_and(|rest| rest % 3 == 2)
     }
 }
@@ -66,12 +65,12 @@ impl Default for Bucket {
     }
 }
 
-/// How many chunks wait in each bucket.
+/// Number of waiting chunks of each priority.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Queued([u32; BUCKETS as usize]);
 
 impl Queued {
-    /// A chunk goes from one bucket to another.
+    /// Moves a chunk from one priority to another.
     pub fn move_one(&mut self, from: Bucket, to: Bucket) {
         if let Some(count) = self.0.get_mut(usize::from(from.0)) {
             *count = count.saturating_sub(1);
@@ -81,42 +80,41 @@ impl Queued {
         }
     }
 
-    /// Whether any chunk waits in a bucket.
+    /// Whether any chunk of this priority waits.
     pub fn any(&self, bucket: Bucket) -> bool {
         self.0.get(usize::from(bucket.0)).is_some_and(|count| *count > 0)
     }
 }
 
 #[derive(Default, Debug)]
-struct Line {
+struct PriorityQueue {
     keys: VecDeque<Key>,
-    /// How many were left when it was cleared last.
+    /// Number of entries left after the last clearing.
     cleared: usize,
 }
 
-/// What one source could give.
+/// The chunks that one source can give, by priority.
 #[derive(Default, Debug)]
 pub(super) struct Queue {
-    lines: Vec<Line>,
-    /// A bit for each bucket that is not empty.
+    lines: Vec<PriorityQueue>,
+    /// A bit for each priority that has entries.
     filled: u32,
 }
 
 impl Queue {
-    /// Which buckets have entries: a bit for each.
+    /// The priorities that have entries, as a bit mask.
     pub fn filled(&self) -> u32 {
         self.filled
     }
 
-    /// Puts a chunk at the end of a bucket. Returns whether the bucket has so many entries that it had better be
-    /// [cleared](Self::clear).
+    /// Appends a chunk. Returns whether the queue has grown enough to be [cleared](Self::clear).
     pub fn push(&mut self, bucket: Bucket, key: Key) -> bool {
         if !bucket.is_queue() {
             return false;
         }
         let at = usize::from(bucket.0);
         if self.lines.len() <= at {
-            self.lines.resize_with(at + 1, Line::default);
+            self.lines.resize_with(at + 1, PriorityQueue::default);
         }
         let Some(line) = self.lines.get_mut(at) else { return false };
         line.keys.push_back(key);
@@ -124,7 +122,7 @@ impl Queue {
         line.keys.len() > CLEAR_MIN.max(4 * line.cleared)
     }
 
-    /// Takes the first entry of a bucket.
+    /// Takes the first entry of a priority.
     pub fn pop(&mut self, bucket: Bucket) -> Option<Key> {
         let line = self.lines.get_mut(usize::from(bucket.0))?;
         let key = line.keys.pop_front();
@@ -134,7 +132,7 @@ impl Queue {
         key
     }
 
-    /// Throws away entries that are not true any more, or are there twice.
+    /// Removes stale and duplicate entries.
     pub fn clear(&mut self, bucket: Bucket, holds: impl Fn(Key) -> bool) {
         let Some(line) = self.lines.get_mut(usize::from(bucket.0)) else { return };
         let mut met = HashSet::new();
@@ -156,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scarcest_come_first_and_those_that_only_volunteers_have_before_all() {
+    fn priority_rises_with_fewer_copies_and_without_a_tracker_copy() {
         let order = [
             (chunk(1, true, true), false),
             (chunk(1, false, true), false),
@@ -172,15 +170,15 @@ mod tests {
         for ((chunk, _), bucket) in order.iter().zip(buckets) {
             assert!(bucket.is_queue());
             assert_eq!(bucket.is_repair(), chunk.full, "{bucket:?}");
-            assert_eq!(bucket.is_first(), !chunk.placed, "{bucket:?}");
+            assert_eq!(bucket.is_new(), !chunk.placed, "{bucket:?}");
         }
         for other in [Bucket::NONE, Bucket::PARKED, Bucket::RESTING] {
-            assert!(!other.is_queue() && !other.is_repair() && !other.is_first());
+            assert!(!other.is_queue() && !other.is_repair() && !other.is_new());
         }
     }
 
     #[test]
-    fn a_queue_knows_which_buckets_have_something() {
+    fn a_queue_knows_its_priorities_with_entries() {
         let mut queue = Queue::default();
         let key = |index| Key { file: 0, index };
         assert_eq!(queue.pop(Bucket(3)), None);
@@ -194,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_asks_to_be_cleared_only_when_it_has_grown_by_much() {
+    fn a_queue_asks_for_clearing_only_after_large_growth() {
         let mut queue = Queue::default();
         let asks = (0..5_000).filter(|_| queue.push(Bucket(0), Key { file: 0, index: 7 })).count();
         assert!(asks > 0);

@@ -1,4 +1,4 @@
-//! How everything is, from counters that are kept up to date.
+//! Status of volunteers, files and repair, computed from counters.
 
 use super::Placement;
 use super::file::{Counts, File, Offload};
@@ -7,7 +7,7 @@ use crate::content::{FileId, FileName, limits};
 use crate::protocol::status::{Copies, FileStatus, RepairStatus, Status, VolunteerState, VolunteerStatus};
 
 impl Placement {
-    /// How everything is. `names` says what a file is called; files without a name are left out.
+    /// The current status. `names` returns the name of a file; files without a name are left out.
     pub fn status(&self, names: impl Fn(FileId) -> Option<FileName>) -> Status {
         let replicas = self.settings.replicas as u64;
         let here = || self.volunteers.iter().flatten().filter(|volunteer| volunteer.is_here());

@@ -1,5 +1,5 @@
-//! Random events: whatever happens, in whatever order, nothing is done that must not be, all counters are right, and
-//! when it is over everything is whole that can be.
+//! Random events in random order: no forbidden order is issued, all counters are right, and in the end every
+//! chunk that is not lost has all its copies.
 
 use super::super::file::Offload;
 use super::world::*;
@@ -23,7 +23,7 @@ enum Event {
     Publish(u8),
     Withdraw(u8),
     Forget(u8),
-    /// An order is carried out: not always the first one.
+    /// An order is carried out, not necessarily the first one.
     CarryOut(usize),
     /// An order is never answered.
     Ignore(usize),
@@ -70,7 +70,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// The world, and who is in it.
+/// The simulated world and its connected volunteers.
 struct Random {
     world: World,
     settings: Settings,
@@ -80,7 +80,7 @@ struct Random {
 
 impl Random {
     fn come(&mut self, number: u32) -> u32 {
-        // They come in order the first time.
+        // Volunteers get consecutive numbers when they first join.
         let number = number.min(self.known);
         self.known = self.known.max(number + 1);
         self.here[number as usize] = true;
@@ -90,7 +90,7 @@ impl Random {
 
     fn leave(&mut self, number: u32) {
         self.here[number as usize] = false;
-        // What it was to do it will not do, and what it was to give it will not give.
+        // The volunteer carries out no further orders and delivers no further copies.
         self.world.orders.retain(|order| !concerns(order, number));
     }
 
@@ -134,7 +134,8 @@ impl Random {
             Event::Run => self.world.run(),
             Event::Restart => {
                 self.here = [false; 6];
-                // All that is not durable is forgotten, but who has which number: the world counts on that.
+                // All state that is not durable is lost, except the numbers of volunteers, which the test
+                // relies on.
                 for number in (0..self.known).map(v) {
                     let record = self.world.placement.volunteer(number).unwrap().clone();
                     self.world.volunteers.insert(number, record);
@@ -194,7 +195,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn nothing_happens_that_must_not(
+    fn the_invariants_hold_for_any_sequence_of_events(
         events in prop::collection::vec(event(), 1..120),
         offload in any::<bool>(),
         replicas in 1usize..4,
@@ -210,18 +211,18 @@ proptest! {
         heal(&mut random);
         let world = &random.world;
         let status = world.placement.status(|_| None);
-        prop_assert_eq!(status.copies.short, status.copies.lost, "all that is not lost is whole");
+        prop_assert_eq!(status.copies.short, status.copies.lost, "each chunk that is not lost has all copies");
         prop_assert_eq!((status.repair.waiting, status.repair.running), (status.copies.lost, 0));
         let copies = world.disk.iter().filter(|(place, file, _)| *place != TRACKER && !world.forgotten.contains(file));
-        prop_assert_eq!(copies.count() as u64, status.copies.verified, "no copy is too many or unknown");
+        prop_assert_eq!(copies.count() as u64, status.copies.verified, "no copy is over-replicated or unknown");
         prop_assert_eq!(status.copies.verified + status.copies.lost * replicas as u64, status.copies.wanted);
         for file in world.placement.files.iter().flatten().filter(|file| file.offload == Offload::Done) {
-            prop_assert_eq!(file.own, 0, "what came back has gone out again");
+            prop_assert_eq!(file.own, 0, "chunks copied back were distributed again");
         }
     }
 }
 
-/// Everybody comes, with room for everything, and everything is checked and carried out.
+/// All volunteers join with enough storage and verify their chunks; all orders are carried out.
 fn heal(random: &mut Random) {
     random.world.records = true;
     random.world.record();

@@ -1,4 +1,4 @@
-//! Counting everything anew, to compare with the counters.
+//! Recomputes all counters from scratch, to compare them with the stored ones.
 
 use super::super::Placement;
 use super::super::chunk::{CopyState, Key, Weights};
@@ -9,7 +9,7 @@ use crate::swarm::keeping::Place;
 use std::collections::BTreeMap;
 
 impl Placement {
-    /// Panics when a counter is not what there is to count.
+    /// Panics if a stored counter differs from the recomputed one.
     pub fn recount(&self) {
         let mut all = Counts::default();
         let mut queued = Queued::default();
