@@ -18,7 +18,7 @@ pub struct VolunteerNumber(pub u32);
 
 /// Location of a copy of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum Place {
+pub enum Location {
     /// The tracker: the file itself, or a single chunk in the tracker's chunk store.
     Tracker,
     /// A volunteer.

@@ -7,7 +7,7 @@ use crate::content::words::counted;
 use crate::content::{ChunkIndex, FileId, limits};
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Place, Verdict, VolunteerNumber};
+use crate::swarm::keeping::{Location, Verdict, VolunteerNumber};
 
 /// When a volunteer has more free space, parked chunks are tried again: as many as fit at this size in bytes,
 /// plus some.
@@ -17,7 +17,7 @@ const UNPARK_MORE: usize = 64;
 impl Placement {
     /// Notes that a chunk is stored and durable. Chunks that were in the tracker's chunk store at start are
     /// reported in this way, too. `free`: free space of the volunteer in bytes.
-    pub fn stored(&mut self, now: Moment, at: Place, file: FileId, index: ChunkIndex, free: Option<u64>) {
+    pub fn stored(&mut self, now: Moment, at: Location, file: FileId, index: ChunkIndex, free: Option<u64>) {
         let Some(key) = self.key(file, index) else {
             if self.was_forgotten(file) {
                 self.drops.entry((at, file)).or_default().push(index);
@@ -26,7 +26,7 @@ impl Placement {
             return;
         };
         let length = self.file(key.file).map_or(0, |file| file.length(key.index));
-        if let Place::Volunteer(number) = at {
+        if let Location::Volunteer(number) = at {
             self.is_ignored(key, number);
             if !self.at(number).is_some_and(Volunteer::is_here) {
                 return;
@@ -38,8 +38,8 @@ impl Placement {
             self.end_rest(key);
         }
         match at {
-            Place::Tracker => self.set_own(key, true),
-            Place::Volunteer(number) => {
+            Location::Tracker => self.set_own(key, true),
+            Location::Volunteer(number) => {
                 let before = self.at(number).map_or(0, |volunteer| volunteer.free);
                 self.set_free(number, free.unwrap_or(before.saturating_sub(length)));
                 // A drop was ordered after the copy: the copy is about to be removed.
@@ -55,18 +55,18 @@ impl Placement {
     pub fn not_stored(
         &mut self,
         now: Moment,
-        at: Place,
+        at: Location,
         file: FileId,
         index: ChunkIndex,
         why: CopyFailure,
         free: Option<u64>,
     ) {
         let key = self.key(file, index);
-        if let (Place::Volunteer(number), Some(free)) = (at, free) {
+        if let (Location::Volunteer(number), Some(free)) = (at, free) {
             self.set_free(number, free);
         }
         let Some(key) = key else { return };
-        if let Place::Volunteer(number) = at
+        if let Location::Volunteer(number) = at
             && self.is_ignored(key, number)
         {
             return;
@@ -77,15 +77,15 @@ impl Placement {
         self.settle(now);
     }
 
-    fn failed(&mut self, now: Moment, key: Key, at: Place, from: Place, length: u64, why: CopyFailure) {
+    fn failed(&mut self, now: Moment, key: Key, at: Location, from: Location, length: u64, why: CopyFailure) {
         match (why, at, from) {
-            (CopyFailure::NoRoom, Place::Volunteer(number), _) => {
+            (CopyFailure::NoRoom, Location::Volunteer(number), _) => {
                 // Whatever free space it reports, this chunk does not fit.
                 let free = self.at(number).map_or(0, |volunteer| volunteer.free);
                 self.set_free(number, free.min(length.saturating_sub(1)));
                 return;
             }
-            (CopyFailure::Disk, Place::Volunteer(number), _) => {
+            (CopyFailure::Disk, Location::Volunteer(number), _) => {
                 let until = now + limits::DISK_REST;
                 if let Some(volunteer) = self.at_mut(number) {
                     volunteer.rests_until = until;
@@ -102,7 +102,7 @@ impl Placement {
                 self.after(until, Timer::Rested(number));
                 return;
             }
-            (CopyFailure::Corrupt, _, Place::Volunteer(source)) => self.suspect(key, source),
+            (CopyFailure::Corrupt, _, Location::Volunteer(source)) => self.suspect(key, source),
             _ => {}
         }
         self.rest(now, key, from, at);
@@ -171,7 +171,7 @@ impl Placement {
     pub fn dropped(
         &mut self,
         now: Moment,
-        at: Place,
+        at: Location,
         file: FileId,
         chunks: &[ChunkIndex],
         free: Option<u64>,
@@ -179,8 +179,8 @@ impl Placement {
         let mut bytes = 0;
         for key in chunks.iter().filter_map(|index| self.key(file, *index)).collect::<Vec<_>>() {
             match at {
-                Place::Tracker => self.set_own(key, false),
-                Place::Volunteer(number) => {
+                Location::Tracker => self.set_own(key, false),
+                Location::Volunteer(number) => {
                     let state = self.state(key, number);
                     // A copy in flight was ordered after this drop.
                     if state.is_some_and(|state| state != CopyState::Coming) {
@@ -190,7 +190,7 @@ impl Placement {
                 }
             }
         }
-        if let Place::Volunteer(number) = at {
+        if let Location::Volunteer(number) = at {
             let before = self.at(number).map_or(0, |volunteer| volunteer.free);
             self.set_free(number, free.unwrap_or(before.saturating_add(bytes)));
         }
@@ -201,14 +201,14 @@ impl Placement {
     pub fn spoiled(
         &mut self,
         now: Moment,
-        at: Place,
+        at: Location,
         file: FileId,
         chunks: &[ChunkIndex],
         free: Option<u64>,
     ) {
         let name = match at {
-            Place::Tracker => Some("the tracker".to_owned()),
-            Place::Volunteer(number) => self.at(number).map(|volunteer| volunteer.record.name.to_string()),
+            Location::Tracker => Some("the tracker".to_owned()),
+            Location::Volunteer(number) => self.at(number).map(|volunteer| volunteer.record.name.to_string()),
         };
         if let Some(name) = name.filter(|_| self.is_known(file)) {
             let bad = counted(chunks.len() as u64, "copy");

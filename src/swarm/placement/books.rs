@@ -9,7 +9,7 @@ use super::file::Offload;
 use super::queue::Bucket;
 use super::{Placement, Timer};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Place, VolunteerNumber};
+use crate::swarm::keeping::{Location, VolunteerNumber};
 
 impl Placement {
     /// Sets the state of a volunteer's copy; `None` if it has none.
@@ -52,7 +52,7 @@ impl Placement {
         self.stale.insert(number);
         self.touch(key);
         if is(to, CopyState::is_source) && !is(from, CopyState::is_source) {
-            self.enqueue_at(Place::Volunteer(number), key);
+            self.enqueue_at(Location::Volunteer(number), key);
         }
     }
 
@@ -154,39 +154,39 @@ impl Placement {
         }
         let replicas = chunk.replicas.clone();
         if file.has(chunk) {
-            self.enqueue_at(Place::Tracker, key);
+            self.enqueue_at(Location::Tracker, key);
         }
         for replica in replicas.iter().filter(|replica| replica.state().is_source()) {
-            self.enqueue_at(Place::Volunteer(replica.volunteer()), key);
+            self.enqueue_at(Location::Volunteer(replica.volunteer()), key);
         }
     }
 
-    fn enqueue_at(&mut self, place: Place, key: Key) {
+    fn enqueue_at(&mut self, location: Location, key: Key) {
         let Some(bucket) = self.chunk(key).map(|chunk| chunk.bucket) else { return };
-        let queue = match place {
-            Place::Tracker => Some(&mut self.queue),
-            Place::Volunteer(number) => {
+        let queue = match location {
+            Location::Tracker => Some(&mut self.queue),
+            Location::Volunteer(number) => {
                 let volunteer = self.volunteers.get_mut(number.0 as usize).and_then(Option::as_mut);
                 volunteer.map(|volunteer| &mut volunteer.queue)
             }
         };
         if queue.is_some_and(|queue| queue.push(bucket, key)) {
-            self.clear_queue(place, bucket);
+            self.clear_queue(location, bucket);
         }
     }
 
-    fn clear_queue(&mut self, place: Place, bucket: Bucket) {
-        let mut queue = match place {
-            Place::Tracker => std::mem::take(&mut self.queue),
-            Place::Volunteer(number) => match self.at_mut(number) {
+    fn clear_queue(&mut self, location: Location, bucket: Bucket) {
+        let mut queue = match location {
+            Location::Tracker => std::mem::take(&mut self.queue),
+            Location::Volunteer(number) => match self.at_mut(number) {
                 Some(volunteer) => std::mem::take(&mut volunteer.queue),
                 None => return,
             },
         };
-        queue.clear(bucket, |key| self.could_give(place, key, bucket));
-        match place {
-            Place::Tracker => self.queue = queue,
-            Place::Volunteer(number) => {
+        queue.clear(bucket, |key| self.could_give(location, key, bucket));
+        match location {
+            Location::Tracker => self.queue = queue,
+            Location::Volunteer(number) => {
                 if let Some(volunteer) = self.at_mut(number) {
                     volunteer.queue = queue;
                 }
@@ -195,12 +195,12 @@ impl Placement {
     }
 
     /// Whether a chunk still has this priority and the source still has a copy.
-    pub(super) fn could_give(&self, place: Place, key: Key, bucket: Bucket) -> bool {
+    pub(super) fn could_give(&self, location: Location, key: Key, bucket: Bucket) -> bool {
         let Some(file) = self.file(key.file) else { return false };
         let Some(chunk) = file.chunks.get(key.index as usize) else { return false };
-        let gives = match place {
-            Place::Tracker => file.has(chunk),
-            Place::Volunteer(number) => chunk.replicas.get(number).is_some_and(CopyState::is_source),
+        let gives = match location {
+            Location::Tracker => file.has(chunk),
+            Location::Volunteer(number) => chunk.replicas.get(number).is_some_and(CopyState::is_source),
         };
         gives && chunk.bucket == bucket
     }

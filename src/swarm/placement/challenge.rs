@@ -12,7 +12,7 @@ use crate::content::{ChunkIndex, Digest, limits};
 use crate::protocol::numbers::Nonce;
 use crate::protocol::volunteer::ChallengedRange;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Place, VolunteerNumber};
+use crate::swarm::keeping::{Location, VolunteerNumber};
 
 /// Number of random chunks tried to find one that has holders to challenge.
 const TRIES_MAX: usize = 16;
@@ -25,7 +25,7 @@ pub(super) struct Challenge {
     key: Key,
     over: Moment,
     /// The challenged holders and their answers: `None` is outstanding, `Some(None)` means no copy.
-    asked: Vec<(Place, Option<Option<Digest>>)>,
+    asked: Vec<(Location, Option<Option<Digest>>)>,
 }
 
 impl Placement {
@@ -50,11 +50,11 @@ impl Placement {
         let holders = chunk.replicas.iter().filter(|replica| {
             replica.state().is_here() && self.at(replica.volunteer()).is_some_and(Volunteer::has_reported)
         });
-        let mut to: Vec<Place> = holders.map(|replica| Place::Volunteer(replica.volunteer())).collect();
+        let mut to: Vec<Location> = holders.map(|replica| Location::Volunteer(replica.volunteer())).collect();
         let (id, at_tracker, length) = (file.id, file.has(chunk), file.length(key.index));
         match (&to[..], at_tracker) {
             ([], _) => return false,
-            ([Place::Volunteer(only)], false) => {
+            ([Location::Volunteer(only)], false) => {
                 let only = *only;
                 if self.random.u32(..AUDIT_ONE_IN) == 0 {
                     self.audit(key, only);
@@ -66,7 +66,7 @@ impl Placement {
         if self.challenges.values().any(|challenge| challenge.key == key) {
             return true;
         }
-        to.extend(at_tracker.then_some(Place::Tracker));
+        to.extend(at_tracker.then_some(Location::Tracker));
         // The length of a chunk fits in 32 bits.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         let asked = length.min(limits::CHALLENGE_RANGE);
@@ -75,7 +75,7 @@ impl Placement {
         let range = ChallengedRange { file: id, index: ChunkIndex(key.index), offset, length: asked, nonce };
         self.challenge_last += 1;
         let (number, over) = (self.challenge_last, now + limits::CHALLENGE_WAIT);
-        let unanswered = to.iter().map(|place| (*place, None)).collect();
+        let unanswered = to.iter().map(|location| (*location, None)).collect();
         self.challenges.insert(number, Challenge { key, over, asked: unanswered });
         self.after(over, Timer::Answered(number));
         self.orders.push(Order::Challenge { number, range, to });
@@ -83,9 +83,9 @@ impl Placement {
     }
 
     /// Handles an answer to a challenge; `None` if the holder does not have the chunk.
-    pub fn proof(&mut self, now: Moment, from: Place, number: u64, proof: Option<Digest>) {
+    pub fn proof(&mut self, now: Moment, from: Location, number: u64, proof: Option<Digest>) {
         let Some(challenge) = self.challenges.get_mut(&number) else { return };
-        if let Some((_, answer)) = challenge.asked.iter_mut().find(|(place, _)| *place == from) {
+        if let Some((_, answer)) = challenge.asked.iter_mut().find(|(location, _)| *location == from) {
             answer.get_or_insert(proof);
         }
         if challenge.asked.iter().all(|(_, answer)| answer.is_some()) {
@@ -98,11 +98,11 @@ impl Placement {
     pub(super) fn challenge_over(&mut self, number: u64) {
         let Some(Challenge { key, over, asked }) = self.challenges.remove(&number) else { return };
         self.timers.remove(&(over, Timer::Answered(number)));
-        let own = asked.iter().find(|(place, _)| *place == Place::Tracker);
+        let own = asked.iter().find(|(location, _)| *location == Location::Tracker);
         let own = own.and_then(|(_, answer)| answer.flatten());
         let mut proofs: Vec<(VolunteerNumber, Digest)> = Vec::new();
-        for (place, answer) in asked {
-            let Place::Volunteer(holder) = place else { continue };
+        for (location, answer) in asked {
+            let Location::Volunteer(holder) = location else { continue };
             let state = self.state(key, holder);
             if !state.is_some_and(CopyState::is_here) {
                 continue;

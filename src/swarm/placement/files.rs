@@ -7,7 +7,7 @@ use super::volunteer::Volunteer;
 use super::{Placement, Timer};
 use crate::content::{ChunkIndex, FileId, Layout};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Place, VolunteerNumber};
+use crate::swarm::keeping::{Change, Location, VolunteerNumber};
 
 impl Placement {
     /// Restores a file from the catalogue, before any other event. `offloaded`: the tracker has deleted its
@@ -96,7 +96,7 @@ impl Placement {
     /// Stops keeping a file: all its chunks are dropped, and its id is remembered.
     pub fn forget(&mut self, now: Moment, id: FileId) {
         let Some(slot) = self.by_id.get(&id).copied() else { return };
-        let flights: Vec<(Key, Place)> =
+        let flights: Vec<(Key, Location)> =
             self.flights.keys().filter(|(key, _)| key.file == slot).copied().collect();
         for (key, to) in flights {
             self.crash(key, to);
@@ -138,7 +138,7 @@ impl Placement {
             }
         }
         if !dropped.is_empty() {
-            self.drops.entry((Place::Volunteer(number), id)).or_default().extend(dropped);
+            self.drops.entry((Location::Volunteer(number), id)).or_default().extend(dropped);
         }
         if let Some(volunteer) = self.at_mut(number) {
             volunteer.holdings.remove(&slot);

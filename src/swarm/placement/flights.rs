@@ -10,21 +10,21 @@ use super::{Order, Placement, Retry, Timer};
 use crate::content::{ChunkIndex, limits};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
-use crate::swarm::keeping::{Place, VolunteerNumber};
+use crate::swarm::keeping::{Location, VolunteerNumber};
 use crate::swarm::token_bucket::TokenBucket;
 use std::time::Duration;
 
 /// A copy in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flight {
-    pub from: Place,
+    pub from: Location,
     pub length: u64,
     pub deadline: Moment,
 }
 
 impl Placement {
     /// Orders a copy.
-    pub(super) fn depart(&mut self, now: Moment, key: Key, from: Place, to: Place) {
+    pub(super) fn depart(&mut self, now: Moment, key: Key, from: Location, to: Location) {
         let Some(file) = self.file(key.file) else { return };
         let (id, length) = (file.id, file.length(key.index));
         let full = file.chunks.get(key.index as usize).is_some_and(|chunk| chunk.full);
@@ -41,17 +41,17 @@ impl Placement {
         self.after(deadline, Timer::Late(key, to));
         self.traffic_out(from, |traffic| traffic.add(length));
         self.traffic_in(to, |traffic| traffic.add(length));
-        if let Place::Volunteer(number) = to {
+        if let Location::Volunteer(number) = to {
             self.set(key, number, Some(CopyState::Coming));
         }
         self.reindex(now);
         self.orders.push(Order::Copy { file: id, index: ChunkIndex(key.index), from, to });
     }
 
-    fn traffic_out(&mut self, place: Place, change: impl FnOnce(&mut super::Traffic)) {
-        match place {
-            Place::Tracker => change(&mut self.outgoing),
-            Place::Volunteer(number) => {
+    fn traffic_out(&mut self, location: Location, change: impl FnOnce(&mut super::Traffic)) {
+        match location {
+            Location::Tracker => change(&mut self.outgoing),
+            Location::Volunteer(number) => {
                 if let Some(volunteer) = self.at_mut(number) {
                     change(&mut volunteer.outgoing);
                 }
@@ -59,10 +59,10 @@ impl Placement {
         }
     }
 
-    fn traffic_in(&mut self, place: Place, change: impl FnOnce(&mut super::Traffic)) {
-        match place {
-            Place::Tracker => change(&mut self.incoming),
-            Place::Volunteer(number) => {
+    fn traffic_in(&mut self, location: Location, change: impl FnOnce(&mut super::Traffic)) {
+        match location {
+            Location::Tracker => change(&mut self.incoming),
+            Location::Volunteer(number) => {
                 if let Some(volunteer) = self.at_mut(number) {
                     change(&mut volunteer.incoming);
                 }
@@ -72,7 +72,7 @@ impl Placement {
     }
 
     /// Ends a copy in flight. The caller sets the resulting state.
-    pub(super) fn land(&mut self, key: Key, to: Place) -> Option<Flight> {
+    pub(super) fn land(&mut self, key: Key, to: Location) -> Option<Flight> {
         let flight = self.flights.remove(&(key, to))?;
         self.timers.remove(&(flight.deadline, Timer::Late(key, to)));
         self.traffic_out(flight.from, |traffic| traffic.subtract(flight.length));
@@ -81,21 +81,21 @@ impl Placement {
     }
 
     /// Ends a copy that will not arrive.
-    pub(super) fn crash(&mut self, key: Key, to: Place) -> Option<Flight> {
+    pub(super) fn crash(&mut self, key: Key, to: Location) -> Option<Flight> {
         let flight = self.land(key, to)?;
         match to {
-            Place::Volunteer(number) => self.set(key, number, None),
+            Location::Volunteer(number) => self.set(key, number, None),
             // The chunk may be waiting for the end of this copy.
-            Place::Tracker => self.touch(key),
+            Location::Tracker => self.touch(key),
         }
         Some(flight)
     }
 
     /// Abandons a copy without the knowledge of its target: the next answer from there is ignored, because it
     /// does not belong to a later order.
-    fn give_up(&mut self, key: Key, to: Place) -> Option<Flight> {
+    fn give_up(&mut self, key: Key, to: Location) -> Option<Flight> {
         let flight = self.crash(key, to)?;
-        if let Place::Volunteer(number) = to {
+        if let Location::Volunteer(number) = to {
             *self.ignored.entry((key, number)).or_default() += 1;
         }
         Some(flight)
@@ -113,7 +113,7 @@ impl Placement {
 
     /// Ends all copies to a volunteer that is no longer connected.
     pub(super) fn crash_to(&mut self, number: VolunteerNumber) {
-        let to = Place::Volunteer(number);
+        let to = Location::Volunteer(number);
         let keys: Vec<Key> = self.flights.keys().filter(|(_, at)| *at == to).map(|(key, _)| *key).collect();
         for key in keys {
             self.crash(key, to);
@@ -123,16 +123,16 @@ impl Placement {
 
     /// Abandons all copies from a volunteer that is dead.
     pub(super) fn crash_from(&mut self, number: VolunteerNumber) {
-        let from = Place::Volunteer(number);
+        let from = Location::Volunteer(number);
         let flights = self.flights.iter().filter(|(_, flight)| flight.from == from);
-        let keys: Vec<(Key, Place)> = flights.map(|(key, _)| *key).collect();
+        let keys: Vec<(Key, Location)> = flights.map(|(key, _)| *key).collect();
         for (key, to) in keys {
             self.give_up(key, to);
         }
     }
 
     /// Handles a copy that has timed out.
-    pub(super) fn late(&mut self, now: Moment, key: Key, to: Place) {
+    pub(super) fn late(&mut self, now: Moment, key: Key, to: Location) {
         if let Some(flight) = self.give_up(key, to) {
             self.rest(now, key, flight.from, to);
         }
@@ -140,7 +140,7 @@ impl Placement {
 
     /// Schedules a retry after a failed copy: after a backoff, and if possible with another source and
     /// target.
-    pub(super) fn rest(&mut self, now: Moment, key: Key, from: Place, to: Place) {
+    pub(super) fn rest(&mut self, now: Moment, key: Key, from: Location, to: Location) {
         let first = || Backoff::new(limits::RETRY_MIN, limits::RETRY_MAX);
         let mut backoff = self.retries.remove(&key).map_or_else(first, |retry| retry.backoff);
         let until = now + backoff.pause(&mut self.random);
@@ -177,7 +177,7 @@ impl Placement {
     }
 
     /// The best source for a copy of a chunk among those with an open window.
-    pub(super) fn source(&self, key: Key) -> Option<Place> {
+    pub(super) fn source(&self, key: Key) -> Option<Location> {
         let file = self.file(key.file)?;
         let chunk = file.chunks.get(key.index as usize)?;
         let length = file.length(key.index);
@@ -186,17 +186,17 @@ impl Placement {
         let open = holders.filter_map(|replica| {
             let number = replica.volunteer();
             let outgoing = self.at(number)?.outgoing;
-            let place = Place::Volunteer(number);
+            let location = Location::Volunteer(number);
             let claimed = replica.state() == CopyState::Claimed;
-            let order = (failed == Some(place), claimed, outgoing.copies, number);
-            gives(self.window, outgoing, length).then_some((order, place))
+            let order = (failed == Some(location), claimed, outgoing.copies, number);
+            gives(self.window, outgoing, length).then_some((order, location))
         });
-        let best = open.min().map(|(order, place)| (order.0, place));
+        let best = open.min().map(|(order, location)| (order.0, location));
         let tracker = file.has(chunk) && gives(self.window, self.outgoing, length);
         match best {
-            Some((false, place)) => Some(place),
-            _ if tracker => Some(Place::Tracker),
-            other => other.map(|(_, place)| place),
+            Some((false, location)) => Some(location),
+            _ if tracker => Some(Location::Tracker),
+            other => other.map(|(_, location)| location),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::content::words::{counted, size};
 use crate::content::{ChunkIndex, EntityName, FileId, HaveMap};
 use crate::protocol::numbers::VolunteerKey;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Place, VolunteerNumber, VolunteerRecord};
+use crate::swarm::keeping::{Change, Location, VolunteerNumber, VolunteerRecord};
 use std::net::SocketAddr;
 
 impl Placement {
@@ -49,8 +49,8 @@ impl Placement {
             self.volunteers.resize_with(at + 1, || None);
         }
         self.by_key.insert(record.key, record.number);
-        if let Some(place) = self.volunteers.get_mut(at) {
-            *place = Some(Box::new(Volunteer::new(record, standing)));
+        if let Some(slot) = self.volunteers.get_mut(at) {
+            *slot = Some(Box::new(Volunteer::new(record, standing)));
         }
     }
 
@@ -110,7 +110,7 @@ impl Placement {
     ) -> bool {
         if !self.is_known(file) {
             if self.was_forgotten(file) {
-                self.drops.entry((Place::Volunteer(number), file)).or_default().extend(chunks);
+                self.drops.entry((Location::Volunteer(number), file)).or_default().extend(chunks);
                 self.settle(now);
             }
             return false;
@@ -133,7 +133,7 @@ impl Placement {
             _ if checked => CopyState::Verified,
             _ => CopyState::Claimed,
         };
-        self.land(key, Place::Volunteer(number));
+        self.land(key, Location::Volunteer(number));
         self.set(key, number, Some(after));
     }
 
@@ -181,7 +181,7 @@ impl Placement {
     /// Ends the copies in flight to a volunteer and its pending drops, which end with the connection.
     fn sever(&mut self, number: VolunteerNumber) {
         self.crash_to(number);
-        self.drops.retain(|(at, _), _| *at != Place::Volunteer(number));
+        self.drops.retain(|(at, _), _| *at != Location::Volunteer(number));
     }
 
     /// Marks the copies of a volunteer as expected until it reports again.

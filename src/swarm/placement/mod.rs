@@ -37,7 +37,7 @@ mod tests;
 
 use super::Moment;
 use super::backoff::Backoff;
-use super::keeping::{Change, Place, VolunteerNumber};
+use super::keeping::{Change, Location, VolunteerNumber};
 use super::token_bucket::TokenBucket;
 use crate::content::{ChunkIndex, FileId, limits};
 use crate::protocol::numbers::VolunteerKey;
@@ -91,14 +91,14 @@ pub enum Order {
         /// The chunk.
         index: ChunkIndex,
         /// The source.
-        from: Place,
+        from: Location,
         /// The target.
-        to: Place,
+        to: Location,
     },
     /// Drop chunks. At the tracker: only chunks of its chunk store, never a complete file.
     Drop {
         /// The location of the copies.
-        at: Place,
+        at: Location,
         /// The file.
         file: FileId,
         /// The chunks.
@@ -111,7 +111,7 @@ pub enum Order {
         /// The range of the chunk and the nonce to hash.
         range: ChallengedRange,
         /// All alive holders, and the tracker if it has the chunk.
-        to: Vec<Place>,
+        to: Vec<Location>,
     },
     /// Download and verify a volunteer's copy.
     Audit {
@@ -159,7 +159,7 @@ enum Timer {
     /// A failed copy of a chunk may be retried.
     Retry(Key),
     /// A copy times out.
-    Late(Key, Place),
+    Late(Key, Location),
     /// The next challenge is sent.
     Challenge,
     /// A challenge times out.
@@ -178,8 +178,8 @@ struct Retry {
     backoff: Backoff,
     until: Moment,
     /// Source and target of the last attempt.
-    from: Place,
-    to: Place,
+    from: Location,
+    to: Location,
 }
 
 /// Numbers of alive and expected volunteers.
@@ -222,7 +222,7 @@ pub struct Placement {
     outgoing: Traffic,
     queue: Queue,
     queued: Queued,
-    flights: BTreeMap<(Key, Place), Flight>,
+    flights: BTreeMap<(Key, Location), Flight>,
     /// Copies that were abandoned before an answer came, with the number of answers still to ignore.
     ignored: BTreeMap<(Key, VolunteerNumber), u32>,
     retries: BTreeMap<Key, Retry>,
@@ -238,7 +238,7 @@ pub struct Placement {
     repair_since: Option<Moment>,
 
     surplus: BTreeSet<Key>,
-    drops: BTreeMap<(Place, FileId), Vec<ChunkIndex>>,
+    drops: BTreeMap<(Location, FileId), Vec<ChunkIndex>>,
     newly_bare: Vec<Key>,
     /// Number of chunks of each file that were lost and have been found again.
     found: BTreeMap<u32, u64>,

@@ -10,7 +10,7 @@ use super::queue::{BUCKETS, Bucket};
 use super::volunteer::{Traffic, Window};
 use super::{Order, Placement};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Place, VolunteerNumber};
+use crate::swarm::keeping::{Location, VolunteerNumber};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -62,7 +62,8 @@ impl Placement {
             }
             let mut sources = self.ready(bucket);
             while !sources.is_empty() && tries > 0 && self.can_place() {
-                sources.retain(|place| matches!(self.turn(now, *place, bucket, &mut tries), Turn::More));
+                sources
+                    .retain(|location| matches!(self.turn(now, *location, bucket, &mut tries), Turn::More));
             }
         }
         self.plan_home(now);
@@ -82,67 +83,67 @@ impl Placement {
     }
 
     /// The sources with an open window and chunks of this priority, the least busy first.
-    fn ready(&self, bucket: Bucket) -> Vec<Place> {
+    fn ready(&self, bucket: Bucket) -> Vec<Location> {
         let bit = 1u32 << bucket.0;
         let open = |filled: u32, outgoing: Traffic| filled & bit != 0 && self.window.is_open(outgoing);
         let volunteers = self.volunteers.iter().flatten().filter(|volunteer| {
             volunteer.queue.filled() & bit != 0 && open(volunteer.queue.filled(), volunteer.outgoing)
         });
-        let mut ready: Vec<(u32, Place)> = volunteers
-            .map(|volunteer| (volunteer.outgoing.copies, Place::Volunteer(volunteer.record.number)))
+        let mut ready: Vec<(u32, Location)> = volunteers
+            .map(|volunteer| (volunteer.outgoing.copies, Location::Volunteer(volunteer.record.number)))
             .collect();
         if open(self.queue.filled(), self.outgoing) {
-            ready.push((self.outgoing.copies, Place::Tracker));
+            ready.push((self.outgoing.copies, Location::Tracker));
         }
         ready.sort_unstable();
-        ready.into_iter().map(|(_, place)| place).collect()
+        ready.into_iter().map(|(_, location)| location).collect()
     }
 
-    fn outgoing(&self, place: Place) -> Traffic {
-        match place {
-            Place::Tracker => self.outgoing,
-            Place::Volunteer(number) => self.at(number).map(|v| v.outgoing).unwrap_or_default(),
+    fn outgoing(&self, location: Location) -> Traffic {
+        match location {
+            Location::Tracker => self.outgoing,
+            Location::Volunteer(number) => self.at(number).map(|v| v.outgoing).unwrap_or_default(),
         }
     }
 
-    fn pop(&mut self, place: Place, bucket: Bucket) -> Option<Key> {
-        match place {
-            Place::Tracker => self.queue.pop(bucket),
-            Place::Volunteer(number) => self.at_mut(number)?.queue.pop(bucket),
+    fn pop(&mut self, location: Location, bucket: Bucket) -> Option<Key> {
+        match location {
+            Location::Tracker => self.queue.pop(bucket),
+            Location::Volunteer(number) => self.at_mut(number)?.queue.pop(bucket),
         }
     }
 
-    fn push(&mut self, place: Place, bucket: Bucket, key: Key) {
-        match place {
-            Place::Tracker => self.queue.push(bucket, key),
-            Place::Volunteer(number) => self.at_mut(number).is_some_and(|v| v.queue.push(bucket, key)),
+    fn push(&mut self, location: Location, bucket: Bucket, key: Key) {
+        match location {
+            Location::Tracker => self.queue.push(bucket, key),
+            Location::Volunteer(number) => self.at_mut(number).is_some_and(|v| v.queue.push(bucket, key)),
         };
     }
 
     /// Starts one copy of a chunk of this priority from a source, if possible.
-    fn turn(&mut self, now: Moment, place: Place, bucket: Bucket, tries: &mut usize) -> Turn {
+    fn turn(&mut self, now: Moment, location: Location, bucket: Bucket, tries: &mut usize) -> Turn {
         let mut failed = 0;
         while failed < TURN_TRIES_MAX && *tries > 0 {
-            if !self.window.is_open(self.outgoing(place)) || !self.is_allowed(now, bucket) {
+            if !self.window.is_open(self.outgoing(location)) || !self.is_allowed(now, bucket) {
                 return Turn::Over;
             }
-            let Some(key) = self.pop(place, bucket) else { return Turn::Over };
-            if !self.could_give(place, key, bucket) {
+            let Some(key) = self.pop(location, bucket) else { return Turn::Over };
+            if !self.could_give(location, key, bucket) {
                 continue;
             }
             let target = self.target(key);
             let source = self.source(key);
             match (source, target) {
                 (Some(from), Target::At(to)) => {
-                    self.depart(now, key, from, Place::Volunteer(to));
-                    if self.could_give(place, key, bucket) {
-                        self.push(place, bucket, key);
+                    self.depart(now, key, from, Location::Volunteer(to));
+                    if self.could_give(location, key, bucket) {
+                        self.push(location, bucket, key);
                     }
                     return Turn::More;
                 }
                 (_, Target::Nowhere) => self.nowhere(now, key),
                 (None, _) | (_, Target::Later) => {
-                    self.push(place, bucket, key);
+                    self.push(location, bucket, key);
                     failed += 1;
                     *tries -= 1;
                 }
@@ -171,7 +172,7 @@ impl Placement {
             if !fits || !free(number) || (elsewhere && near(volunteer.record.address.ip())) {
                 continue;
             }
-            if avoided != Some(Place::Volunteer(number)) {
+            if avoided != Some(Location::Volunteer(number)) {
                 return Target::At(number);
             }
             second = Target::At(number);
@@ -202,7 +203,7 @@ impl Placement {
         let missing = self
             .file(key.file)
             .is_some_and(|file| file.chunks.get(key.index as usize).is_some_and(|chunk| !file.has(chunk)));
-        if missing && self.census.expected == 0 && !self.flights.contains_key(&(key, Place::Tracker)) {
+        if missing && self.census.expected == 0 && !self.flights.contains_key(&(key, Location::Tracker)) {
             self.homebound.push_back(key);
         }
     }
@@ -217,7 +218,7 @@ impl Placement {
             }
             let length = self.file(key.file).map_or(0, |file| file.length(key.index));
             match self.source(key).filter(|_| self.window.takes(self.incoming, length)) {
-                Some(from) => self.depart(now, key, from, Place::Tracker),
+                Some(from) => self.depart(now, key, from, Location::Tracker),
                 None => {
                     self.homebound.push_back(key);
                     tries -= 1;
@@ -233,7 +234,7 @@ impl Placement {
         sources
             && chunk.bucket == Bucket::PARKED
             && !file.has(chunk)
-            && !self.flights.contains_key(&(key, Place::Tracker))
+            && !self.flights.contains_key(&(key, Location::Tracker))
     }
 
     /// Reports the end of a repair, and notes its start.

@@ -9,7 +9,7 @@ use super::file::Offload;
 use super::{Order, Placement};
 use crate::content::{ChunkIndex, FileId, HaveMap, limits};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Place, VolunteerNumber};
+use crate::swarm::keeping::{Change, Location, VolunteerNumber};
 
 impl Placement {
     pub(super) fn change(&mut self, now: Moment, change: Change) {
@@ -156,7 +156,7 @@ impl Placement {
         let (id, offloaded) = (file.id, file.offload == Offload::Done);
         if safe && offloaded {
             self.set_own(key, false);
-            self.drops.entry((Place::Tracker, id)).or_default().push(ChunkIndex(key.index));
+            self.drops.entry((Location::Tracker, id)).or_default().push(ChunkIndex(key.index));
         } else {
             if let Some(chunk) = self.chunk_mut(key) {
                 chunk.own_leaving = false;

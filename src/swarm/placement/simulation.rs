@@ -9,7 +9,7 @@ use crate::content::{ChunkIndex, EntityName, FileId, Layout, limits};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Place, VolunteerNumber};
+use crate::swarm::keeping::{Change, Location, VolunteerNumber};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -30,7 +30,7 @@ const REPAIR_TIME_MAX: Duration = Duration::from_secs(5);
 /// A scheduled event.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Event {
-    Arrived { index: u32, from: Place, to: Place },
+    Arrived { index: u32, from: Location, to: Location },
     Recorded(u64),
     Dies(u32),
 }
@@ -38,21 +38,22 @@ enum Event {
 /// Time from which each direction of each link is free.
 #[derive(Default)]
 struct Links {
-    up: BTreeMap<Place, Moment>,
-    down: BTreeMap<Place, Moment>,
+    up: BTreeMap<Location, Moment>,
+    down: BTreeMap<Location, Moment>,
 }
 
-fn rate(place: Place) -> u64 {
-    match place {
-        Place::Tracker => TRACKER_RATE,
-        Place::Volunteer(number) => RATES[number.0 as usize % RATES.len()],
+fn rate(location: Location) -> u64 {
+    match location {
+        Location::Tracker => TRACKER_RATE,
+        Location::Volunteer(number) => RATES[number.0 as usize % RATES.len()],
     }
 }
 
 impl Links {
     /// Arrival time of a copy that is ordered now.
-    fn carry(&mut self, now: Moment, from: Place, to: Place) -> Moment {
-        let free = |links: &BTreeMap<Place, Moment>, place| links.get(&place).copied().unwrap_or_default();
+    fn carry(&mut self, now: Moment, from: Location, to: Location) -> Moment {
+        let free =
+            |links: &BTreeMap<Location, Moment>, location| links.get(&location).copied().unwrap_or_default();
         let begins = now.max(free(&self.up, from)).max(free(&self.down, to));
         let took = |rate: u64| Duration::from_secs_f64(CHUNK as f64 / rate as f64);
         // The faster end finishes its part earlier and starts the next copy.
@@ -111,8 +112,8 @@ impl Simulation {
         self.events.insert((at, self.number, event));
     }
 
-    fn is_dead(&self, place: Place) -> bool {
-        matches!(place, Place::Volunteer(number) if self.dead.contains(&number))
+    fn is_dead(&self, location: Location) -> bool {
+        matches!(location, Location::Volunteer(number) if self.dead.contains(&number))
     }
 
     fn carry_out(&mut self) {
@@ -128,9 +129,10 @@ impl Simulation {
                 }
                 Order::Lost { chunks, .. } => self.named.extend(chunks.iter().map(|index| index.0)),
                 Order::Challenge { number, range, to } => {
-                    let alive: Vec<Place> = to.into_iter().filter(|place| !self.is_dead(*place)).collect();
-                    for place in alive {
-                        self.placement.proof(self.now, place, number, Some(range.proof(b"right")));
+                    let alive: Vec<Location> =
+                        to.into_iter().filter(|location| !self.is_dead(*location)).collect();
+                    for location in alive {
+                        self.placement.proof(self.now, location, number, Some(range.proof(b"right")));
                     }
                 }
                 Order::Drop { .. } => {
@@ -153,7 +155,7 @@ impl Simulation {
                 self.placement.not_stored(self.now, to, FILE, ChunkIndex(index), why, None);
             }
             Event::Arrived { index, to, .. } => {
-                let Place::Volunteer(number) = to else { panic!("there is room at volunteers") };
+                let Location::Volunteer(number) = to else { panic!("there is room at volunteers") };
                 let holders = &mut self.holders[index as usize];
                 assert!(holders.insert(number), "one copy per volunteer");
                 if holders.len() >= 2 {

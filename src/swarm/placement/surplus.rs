@@ -6,7 +6,7 @@ use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
 use super::{Order, Placement};
 use crate::content::{ChunkIndex, limits};
-use crate::swarm::keeping::{Place, VolunteerNumber};
+use crate::swarm::keeping::{Location, VolunteerNumber};
 use std::net::IpAddr;
 
 impl Placement {
@@ -25,7 +25,7 @@ impl Placement {
         let replicas = self.settings.replicas;
         let chunk = self.chunk(key)?;
         let verified = usize::from(chunk.weights.verified);
-        let under_way = chunk.weights.coming > 0 || self.flights.contains_key(&(key, Place::Tracker));
+        let under_way = chunk.weights.coming > 0 || self.flights.contains_key(&(key, Location::Tracker));
         if verified < replicas || under_way {
             return None;
         }
@@ -55,7 +55,7 @@ impl Placement {
     pub(super) fn drop_copy(&mut self, key: Key, number: VolunteerNumber) {
         let Some(file) = self.file(key.file).map(|file| file.id) else { return };
         self.set(key, number, Some(CopyState::Dropping));
-        let chunks = self.drops.entry((Place::Volunteer(number), file)).or_default();
+        let chunks = self.drops.entry((Location::Volunteer(number), file)).or_default();
         chunks.push(ChunkIndex(key.index));
     }
 
@@ -67,8 +67,8 @@ impl Placement {
         let drops = std::mem::take(&mut self.drops);
         for ((at, file), chunks) in drops {
             let ready = match at {
-                Place::Tracker => true,
-                Place::Volunteer(number) => self.at(number).is_some_and(Volunteer::has_reported),
+                Location::Tracker => true,
+                Location::Volunteer(number) => self.at(number).is_some_and(Volunteer::has_reported),
             };
             if ready {
                 let orders = chunks.chunks(limits::DROP_MAX);

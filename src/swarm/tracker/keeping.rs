@@ -18,7 +18,7 @@ use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerRequest};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{
-    Answer, Command, FileRecord, News, Place, Task, VolunteerNumber, VolunteerRecord, Wanted,
+    Answer, Command, FileRecord, Location, News, Task, VolunteerNumber, VolunteerRecord, Wanted,
 };
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
@@ -177,7 +177,7 @@ impl Tracker {
     fn handle_report(&mut self, now: Moment, number: VolunteerNumber, report: VolunteerRequest) {
         use VolunteerRequest as Report;
         let Some(keeping) = &mut self.keeping else { return };
-        let (placement, at) = (&mut keeping.placement, Place::Volunteer(number));
+        let (placement, at) = (&mut keeping.placement, Location::Volunteer(number));
         match report {
             Report::Lend { .. } => {}
             Report::Holds { kept, held, checked } => {
@@ -252,18 +252,18 @@ impl Tracker {
             }
             News::Looked => placement.looked(now),
             News::Stored(file, index) => {
-                placement.stored(now, Place::Tracker, file, index, None);
+                placement.stored(now, Location::Tracker, file, index, None);
                 self.vouch_own(file);
             }
             News::NotStored(file, index, why) => {
-                placement.not_stored(now, Place::Tracker, file, index, why, None);
+                placement.not_stored(now, Location::Tracker, file, index, why, None);
             }
             News::Dropped(file, chunks) => {
-                placement.dropped(now, Place::Tracker, file, &chunks, None);
+                placement.dropped(now, Location::Tracker, file, &chunks, None);
                 self.vouch_own(file);
             }
             News::Spoiled(file, chunks) => {
-                placement.spoiled(now, Place::Tracker, file, &chunks, None);
+                placement.spoiled(now, Location::Tracker, file, &chunks, None);
                 self.vouch_own(file);
             }
             News::Offloaded(file, done) => {
@@ -273,7 +273,7 @@ impl Tracker {
             News::Audited(volunteer, file, index, verdict) => {
                 placement.audited(now, volunteer, file, index, verdict);
             }
-            News::Proof(challenge, proof) => placement.proof(now, Place::Tracker, challenge, proof),
+            News::Proof(challenge, proof) => placement.proof(now, Location::Tracker, challenge, proof),
             News::Adopted(file, adopted) => self.adopted(now, file, adopted),
             News::Command(number, command) => {
                 let answer = self.carry_out(now, command);

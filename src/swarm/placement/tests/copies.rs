@@ -2,7 +2,7 @@
 
 use super::world::*;
 use crate::protocol::volunteer::CopyFailure;
-use crate::swarm::keeping::Place;
+use crate::swarm::keeping::Location;
 use crate::swarm::placement::{Order, Settings};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -109,7 +109,7 @@ fn repair_begins_when_the_lease_of_a_volunteer_expires() {
         assert!(![from, to].contains(&at(1)) && from != TRACKER);
     }
     world.pass(seconds(3));
-    world.disk.retain(|(place, ..)| *place != at(1));
+    world.disk.retain(|(location, ..)| *location != at(1));
     world.settle();
     assert_two_copies_each(&world, 1, 20);
     assert!(world.notes().iter().any(|note| note.starts_with("volunteer-1 is gone with")));
@@ -146,7 +146,7 @@ fn repair_survives_a_second_death() {
     world.gone(1);
     world.pass(seconds(120));
     world.settle();
-    world.disk.retain(|(place, ..)| ![at(0), at(1)].contains(place));
+    world.disk.retain(|(location, ..)| ![at(0), at(1)].contains(location));
     let mut lost = BTreeSet::new();
     for order in &world.log {
         if let Order::Lost { chunks, last, .. } = order {
@@ -245,7 +245,7 @@ fn the_repair_limit_does_not_slow_the_first_distribution() {
     let begun = world.now;
     world.gone(3);
     let missing = world.chunks_of(3)[&id(1)].len() as u64;
-    world.disk.retain(|(place, ..)| *place != at(3));
+    world.disk.retain(|(location, ..)| *location != at(3));
     while world.placement.counts.impaired > 0 {
         world.run();
         world.pass(Duration::from_millis(50));
@@ -281,7 +281,7 @@ fn chunks_without_a_target_return_to_the_tracker_and_are_distributed_later() {
         "40 copies fit into space for 42, and the tracker has offloaded the file"
     );
     world.gone(2);
-    world.disk.retain(|(place, ..)| *place != at(2));
+    world.disk.retain(|(location, ..)| *location != at(2));
     world.settle();
     let (whole, own) = world.placement.own(id(1));
     let single = (0..20).filter(|index| world.holders(id(1), *index).len() == 1).count() as u32;
@@ -294,7 +294,7 @@ fn chunks_without_a_target_return_to_the_tracker_and_are_distributed_later() {
     world.settle();
     assert_two_copies_each(&world, 1, 20);
     assert_eq!(world.placement.own(id(1)), (false, 0), "dropped once volunteers have all copies");
-    assert!(!world.disk.iter().any(|(place, ..)| *place == Place::Tracker));
+    assert!(!world.disk.iter().any(|(location, ..)| *location == Location::Tracker));
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn chunks_come_back_when_a_single_volunteer_is_left() {
     world.gone(1);
     let to_tracker = |world: &World| world.copies().iter().filter(|(_, _, to)| *to == TRACKER).count();
     assert_eq!(to_tracker(&world), 0, "the other volunteer may return");
-    world.disk.retain(|(place, ..)| *place == at(0));
+    world.disk.retain(|(location, ..)| *location == at(0));
     world.pass(seconds(10));
     world.settle();
     let held = world.chunks_of(0)[&id(1)].len() as u32;

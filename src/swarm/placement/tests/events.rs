@@ -116,7 +116,7 @@ impl Random {
                 self.leave(number);
             }
             Event::Wipe(number) if !self.here[number as usize] => {
-                self.world.disk.retain(|(place, ..)| *place != at(number));
+                self.world.disk.retain(|(location, ..)| *location != at(number));
             }
             Event::Publish(file) => self.world.publish(id(file), u32::from(file) * 4),
             Event::Withdraw(file) => {
@@ -125,7 +125,7 @@ impl Random {
             }
             Event::Forget(file) => {
                 self.world.placement.forget(self.world.now, id(file));
-                self.world.disk.retain(|(place, held, _)| *place != TRACKER || *held != id(file));
+                self.world.disk.retain(|(location, held, _)| *location != TRACKER || *held != id(file));
             }
             Event::Drain(number, on) => self.world.placement.drain(self.world.now, v(number), on),
             Event::Pause(on) => self.world.placement.pause(self.world.now, on),
@@ -163,15 +163,16 @@ impl Random {
                 None => {}
             },
             Event::Damage(at) => {
-                let there = self.world.disk.iter().nth(at).filter(|(place, ..)| *place != TRACKER).copied();
+                let there =
+                    self.world.disk.iter().nth(at).filter(|(location, ..)| *location != TRACKER).copied();
                 self.world.bad.extend(there);
             }
             Event::Spoil(at) => {
                 let Some(there) = self.world.disk.iter().nth(at).copied() else { return };
                 self.world.disk.remove(&there);
                 self.world.bad.remove(&there);
-                let (place, file, index) = there;
-                self.world.placement.spoiled(self.world.now, place, file, &[ChunkIndex(index)], None);
+                let (location, file, index) = there;
+                self.world.placement.spoiled(self.world.now, location, file, &[ChunkIndex(index)], None);
             }
             _ => {}
         }
@@ -181,8 +182,8 @@ impl Random {
 fn concerns(order: &Order, number: u32) -> bool {
     match order {
         Order::Copy { to, .. } => *to == at(number),
-        Order::Drop { at: place, .. } => *place == at(number),
-        Order::Audit { at: place, .. } => *place == v(number),
+        Order::Drop { at: location, .. } => *location == at(number),
+        Order::Audit { at: location, .. } => *location == v(number),
         _ => false,
     }
 }
@@ -213,7 +214,7 @@ proptest! {
         let status = world.placement.status(|_| None);
         prop_assert_eq!(status.copies.short, status.copies.lost, "each chunk that is not lost has all copies");
         prop_assert_eq!((status.repair.waiting, status.repair.running), (status.copies.lost, 0));
-        let copies = world.disk.iter().filter(|(place, file, _)| *place != TRACKER && !world.forgotten.contains(file));
+        let copies = world.disk.iter().filter(|(location, file, _)| *location != TRACKER && !world.forgotten.contains(file));
         prop_assert_eq!(copies.count() as u64, status.copies.verified, "no copy is over-replicated or unknown");
         prop_assert_eq!(status.copies.verified + status.copies.lost * replicas as u64, status.copies.wanted);
         for file in world.placement.files.iter().flatten().filter(|file| file.offload == Offload::Done) {
@@ -232,7 +233,7 @@ fn heal(random: &mut Random) {
         let number = number.min(random.known);
         random.known = random.known.max(number + 1);
         random.world.orders.retain(|order| !concerns(order, number));
-        let sound = random.world.bad.iter().filter(|(place, ..)| *place == at(number)).copied();
+        let sound = random.world.bad.iter().filter(|(location, ..)| *location == at(number)).copied();
         for there in sound.collect::<Vec<_>>() {
             random.world.bad.remove(&there);
             random.world.disk.remove(&there);

@@ -3,7 +3,7 @@
 use super::super::chunk::Key;
 use super::world::*;
 use crate::content::ChunkIndex;
-use crate::swarm::keeping::{Change, Place};
+use crate::swarm::keeping::{Change, Location};
 use crate::swarm::placement::{Order, Settings};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn offloads(world: &World) -> usize {
     world.log.iter().filter(|order| matches!(order, Order::Offload { .. })).count()
 }
 
-fn drops(world: &World) -> Vec<(Place, u32)> {
+fn drops(world: &World) -> Vec<(Location, u32)> {
     let drops = world.log.iter().filter_map(|order| match order {
         Order::Drop { at, chunks, .. } => Some(chunks.iter().map(|index| (*at, index.0))),
         _ => None,
@@ -134,7 +134,7 @@ fn copies_of_a_returning_volunteer_count_and_over_replicated_ones_are_dropped() 
     world.report(0, false);
     world.settle();
     assert_eq!(drops(&world).len(), mine);
-    assert!(drops(&world).iter().all(|(place, _)| *place == at(0)), "its copies are not verified");
+    assert!(drops(&world).iter().all(|(location, _)| *location == at(0)), "its copies are not verified");
     assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
 }
 
@@ -148,7 +148,7 @@ fn verified_copies_of_a_returning_emptier_volunteer_stay() {
     world.come(0, 0, 1_000);
     world.report(0, true);
     world.settle();
-    assert!(drops(&world).iter().all(|(place, _)| *place != at(0)), "{:?}", drops(&world));
+    assert!(drops(&world).iter().all(|(location, _)| *location != at(0)), "{:?}", drops(&world));
     assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
 }
 
@@ -172,7 +172,7 @@ fn claimed_copies_cause_no_drops() {
     world.report(1, true);
     world.settle();
     assert_eq!(drops(&world).len(), 6);
-    assert!(drops(&world).iter().all(|(place, _)| *place == at(2)));
+    assert!(drops(&world).iter().all(|(location, _)| *location == at(2)));
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn a_drained_volunteer_may_leave_when_no_chunk_depends_on_it() {
     world.pass(seconds(1));
     assert_eq!(told(&world), [(0, held), (0, 0)]);
     world.gone(0);
-    world.disk.retain(|(place, ..)| *place != at(0));
+    world.disk.retain(|(location, ..)| *location != at(0));
     world.settle();
     assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
     assert_eq!(world.placement.counts.impaired, 0);

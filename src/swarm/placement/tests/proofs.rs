@@ -2,7 +2,7 @@
 
 use super::world::*;
 use crate::content::limits;
-use crate::swarm::keeping::Place;
+use crate::swarm::keeping::Location;
 use crate::swarm::placement::{Order, Settings};
 
 fn challenging(offload: bool) -> Settings {
@@ -16,7 +16,7 @@ fn distributed(offload: bool, chunks: u32) -> World {
     world
 }
 
-fn last_challenge(world: &World) -> (u64, Vec<Place>) {
+fn last_challenge(world: &World) -> (u64, Vec<Location>) {
     let found = world.log.iter().rev().find_map(|order| match order {
         Order::Challenge { number, to, range } => {
             assert!(u64::from(range.offset) + u64::from(range.length) <= CHUNK);
@@ -147,7 +147,7 @@ fn unsolicited_answers_are_ignored() {
     world.pass(limits::CHALLENGE_EVERY);
     let (number, to) = last_challenge(&world);
     world.orders.clear();
-    let stranger = (0..3).map(at).find(|place| !to.contains(place)).unwrap();
+    let stranger = (0..3).map(at).find(|location| !to.contains(location)).unwrap();
     world.placement.proof(world.now, stranger, number, None);
     world.take();
     assert_eq!(world.placement.challenges.len(), 1);

@@ -5,7 +5,7 @@ use super::super::chunk::{CopyState, Key, Weights};
 use super::super::file::Counts;
 use super::super::queue::{Bucket, Queued};
 use super::super::volunteer::{Standing, Traffic};
-use crate::swarm::keeping::Place;
+use crate::swarm::keeping::Location;
 use std::collections::BTreeMap;
 
 impl Placement {
@@ -38,7 +38,7 @@ impl Placement {
                     assert!(volunteer.is_here() || !state.is_here());
                     assert_eq!(
                         state == CopyState::Coming,
-                        self.flights.contains_key(&(key, Place::Volunteer(number)))
+                        self.flights.contains_key(&(key, Location::Volunteer(number)))
                     );
                     let held = volunteer.holdings[&slot].chunks.contains(&index);
                     assert_eq!(held, state != CopyState::Coming);
@@ -77,13 +77,13 @@ impl Placement {
             let number = volunteer.record.number;
             let sum = sums.get(&number.0).copied().unwrap_or_default();
             assert_eq!((volunteer.held, volunteer.chunks, volunteer.verified), sum, "{number:?}");
-            let place = Place::Volunteer(number);
+            let location = Location::Volunteer(number);
             let (mut incoming, mut outgoing) = (Traffic::default(), Traffic::default());
             for ((_, to), flight) in &self.flights {
-                if *to == place {
+                if *to == location {
                     incoming.add(flight.length);
                 }
-                if flight.from == place {
+                if flight.from == location {
                     outgoing.add(flight.length);
                 }
             }

@@ -9,13 +9,13 @@ use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap, Layout};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::volunteer::ChallengedRange;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Place, Verdict, VolunteerNumber, VolunteerRecord};
+use crate::swarm::keeping::{Change, Location, Verdict, VolunteerNumber, VolunteerRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 pub const CHUNK: u64 = 16 * 1024;
-pub const TRACKER: Place = Place::Tracker;
+pub const TRACKER: Location = Location::Tracker;
 
 pub fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -33,8 +33,8 @@ pub fn v(number: u32) -> VolunteerNumber {
     VolunteerNumber(number)
 }
 
-pub fn at(number: u32) -> Place {
-    Place::Volunteer(v(number))
+pub fn at(number: u32) -> Location {
+    Location::Volunteer(v(number))
 }
 
 pub fn settings() -> Settings {
@@ -42,7 +42,7 @@ pub fn settings() -> Settings {
 }
 
 /// A copy of a chunk: location, file, chunk index.
-pub type There = (Place, FileId, u32);
+pub type There = (Location, FileId, u32);
 
 pub struct World {
     pub placement: Placement,
@@ -103,7 +103,8 @@ impl World {
     }
 
     pub fn free(&self, number: VolunteerNumber) -> u64 {
-        let held = self.disk.iter().filter(|(place, ..)| *place == Place::Volunteer(number)).count() as u64;
+        let held =
+            self.disk.iter().filter(|(location, ..)| *location == Location::Volunteer(number)).count() as u64;
         self.offered.get(&number).copied().unwrap_or(0).saturating_sub(held * CHUNK)
     }
 
@@ -137,7 +138,7 @@ impl World {
 
     pub fn chunks_of(&self, number: u32) -> BTreeMap<FileId, Vec<ChunkIndex>> {
         let mut chunks: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
-        for (_, file, index) in self.disk.iter().filter(|(place, ..)| *place == at(number)) {
+        for (_, file, index) in self.disk.iter().filter(|(location, ..)| *location == at(number)) {
             chunks.entry(*file).or_default().push(ChunkIndex(*index));
         }
         chunks
@@ -234,7 +235,7 @@ impl World {
             replica.state() == super::super::chunk::CopyState::Verified
                 && matches!(volunteer.standing, Standing::Here { .. })
                 && !volunteer.draining
-                && self.disk.contains(&(Place::Volunteer(number), file, index))
+                && self.disk.contains(&(Location::Volunteer(number), file, index))
                 && (held || !recorded)
         });
         safe.count()
@@ -263,16 +264,16 @@ impl World {
     }
 
     /// Whether a location has a chunk to give.
-    pub fn gives(&self, from: Place, file: FileId, index: u32) -> bool {
+    pub fn gives(&self, from: Location, file: FileId, index: u32) -> bool {
         self.disk.contains(&(from, file, index)) || (from == TRACKER && self.whole.contains(&file))
     }
 
     /// Carries out one order.
     pub fn carry_out(&mut self, order: Order) {
         use crate::protocol::volunteer::CopyFailure::{Corrupt, NoRoom, Unreachable};
-        let free = |world: &Self, place: Place| match place {
-            Place::Tracker => None,
-            Place::Volunteer(number) => Some(world.free(number)),
+        let free = |world: &Self, location: Location| match location {
+            Location::Tracker => None,
+            Location::Volunteer(number) => Some(world.free(number)),
         };
         match order {
             Order::Copy { file, index, from, to } => {
@@ -307,14 +308,14 @@ impl World {
                 self.placement.dropped(self.now, at, file, &chunks, free);
             }
             Order::Challenge { number, range, to } => {
-                for place in to {
-                    let proof = self.proof(place, &range);
-                    self.placement.proof(self.now, place, number, proof);
+                for location in to {
+                    let proof = self.proof(location, &range);
+                    self.placement.proof(self.now, location, number, proof);
                     self.take();
                 }
             }
             Order::Audit { file, index, at } => {
-                let there = (Place::Volunteer(at), file, index.0);
+                let there = (Location::Volunteer(at), file, index.0);
                 let verdict = match self.disk.contains(&there) && !self.bad.contains(&there) {
                     true => Verdict::Right,
                     false => Verdict::Wrong,
@@ -330,10 +331,10 @@ impl World {
         self.take();
     }
 
-    pub fn proof(&self, place: Place, range: &ChallengedRange) -> Option<Digest> {
-        let there = (place, range.file, range.index.0);
+    pub fn proof(&self, location: Location, range: &ChallengedRange) -> Option<Digest> {
+        let there = (location, range.file, range.index.0);
         let right = range.proof(b"right");
-        match self.gives(place, range.file, range.index.0) {
+        match self.gives(location, range.file, range.index.0) {
             true if self.bad.contains(&there) => Some(range.proof(b"wrong")),
             true => Some(right),
             false => None,
@@ -357,7 +358,7 @@ impl World {
     }
 
     /// The copies that have been ordered and not carried out.
-    pub fn copies(&self) -> Vec<(u32, Place, Place)> {
+    pub fn copies(&self) -> Vec<(u32, Location, Location)> {
         let copies = self.orders.iter().filter_map(|order| match order {
             Order::Copy { index, from, to, .. } => Some((index.0, *from, *to)),
             _ => None,
@@ -367,8 +368,8 @@ impl World {
 
     /// Numbers of the volunteers that have a chunk on disk. The tracker is not counted.
     pub fn holders(&self, file: FileId, index: u32) -> Vec<u32> {
-        let there = self.disk.iter().filter_map(|(place, held, at)| match place {
-            Place::Volunteer(number) if (*held, *at) == (file, index) => Some(number.0),
+        let there = self.disk.iter().filter_map(|(location, held, at)| match location {
+            Location::Volunteer(number) if (*held, *at) == (file, index) => Some(number.0),
             _ => None,
         });
         there.collect()
@@ -400,7 +401,7 @@ impl World {
         for file in &self.forgotten {
             self.placement.restore_forgotten(*file);
         }
-        let own = self.disk.iter().filter(|(place, ..)| *place == TRACKER);
+        let own = self.disk.iter().filter(|(location, ..)| *location == TRACKER);
         for (_, file, index) in own.copied().collect::<Vec<_>>() {
             self.placement.stored(self.now, TRACKER, file, ChunkIndex(index), None);
         }

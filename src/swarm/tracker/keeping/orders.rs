@@ -9,7 +9,7 @@ use crate::content::{ChunkIndex, FileId};
 use crate::protocol::status::Status;
 use crate::protocol::tracker::TrackerResponse;
 use crate::protocol::volunteer::{KeptFile, VolunteerOrder};
-use crate::swarm::keeping::{Place, Task, VolunteerNumber};
+use crate::swarm::keeping::{Location, Task, VolunteerNumber};
 use crate::swarm::machine::{ConnectionId, Effect};
 use crate::swarm::placement::Order;
 use crate::swarm::registry::PeerId;
@@ -30,10 +30,10 @@ impl Keeping {
         self.placement.volunteer(number).map_or_else(|| "?".to_owned(), |record| record.name.to_string())
     }
 
-    fn address_of(&self, place: Place) -> Option<SocketAddr> {
-        match place {
-            Place::Tracker => Some(self.serving),
-            Place::Volunteer(number) => self.placement.volunteer(number).map(|record| record.address),
+    fn address_of(&self, location: Location) -> Option<SocketAddr> {
+        match location {
+            Location::Tracker => Some(self.serving),
+            Location::Volunteer(number) => self.placement.volunteer(number).map(|record| record.address),
         }
     }
 
@@ -53,7 +53,7 @@ impl Keeping {
             );
             return self.reported_unknown.insert(id).then_some(Effect::Note(text));
         }
-        let from = self.address_of(Place::Volunteer(number))?;
+        let from = self.address_of(Location::Volunteer(number))?;
         let reports = self.adopting.entry(id).or_default();
         reports.push((number, held, checked));
         (reports.len() == 1).then_some(Effect::Task(Task::Adopt { kept, from }))
@@ -75,29 +75,31 @@ impl Keeping {
                     return Vec::new();
                 };
                 let effect = match to {
-                    Place::Tracker => Some(Effect::Task(Task::Fetch { kept, index, from })),
-                    Place::Volunteer(number) => tell(number, VolunteerOrder::Copy { kept, index, from }),
+                    Location::Tracker => Some(Effect::Task(Task::Fetch { kept, index, from })),
+                    Location::Volunteer(number) => tell(number, VolunteerOrder::Copy { kept, index, from }),
                 };
                 effect.into_iter().collect()
             }
-            Order::Drop { at: Place::Tracker, file, chunks } => {
+            Order::Drop { at: Location::Tracker, file, chunks } => {
                 vec![Effect::Task(Task::Drop { file, chunks })]
             }
-            Order::Drop { at: Place::Volunteer(number), file, chunks } => {
+            Order::Drop { at: Location::Volunteer(number), file, chunks } => {
                 let parts = chunks.chunks(crate::content::limits::NAMED_CHUNKS_MAX);
                 parts
                     .filter_map(|part| tell(number, VolunteerOrder::Drop { file, chunks: part.to_vec() }))
                     .collect()
             }
             Order::Challenge { number: challenge, range, to } => {
-                let ask = |place| match place {
-                    Place::Tracker => Some(Effect::Task(Task::Prove { challenge, range })),
-                    Place::Volunteer(number) => tell(number, VolunteerOrder::Challenge { challenge, range }),
+                let ask = |location| match location {
+                    Location::Tracker => Some(Effect::Task(Task::Prove { challenge, range })),
+                    Location::Volunteer(number) => {
+                        tell(number, VolunteerOrder::Challenge { challenge, range })
+                    }
                 };
                 to.into_iter().filter_map(ask).collect()
             }
             Order::Audit { file, index, at } => {
-                let from = self.address_of(Place::Volunteer(at));
+                let from = self.address_of(Location::Volunteer(at));
                 let task = from.map(|from| Effect::Task(Task::Audit { volunteer: at, from, file, index }));
                 task.into_iter().collect()
             }
