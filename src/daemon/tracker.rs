@@ -17,7 +17,7 @@ use crate::content::words::counted;
 use crate::net::{Listener, Shutdown, Threads, Timeouts};
 use crate::storage::ReplicaStore;
 use crate::storage::catalogue::{Catalogue, Contents, RedbCatalogue};
-use crate::swarm::keeping::{Answer, Command, News};
+use crate::swarm::keeping::{Answer, Command, TaskOutcome};
 use crate::swarm::placement::Settings;
 use crate::swarm::tracker::{KeepRules, Remembered, Rules, Tracker};
 use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
@@ -83,7 +83,7 @@ struct Inner {
 /// Where commands go in and answers come out.
 struct Desk {
     serving: SocketAddr,
-    news: Sender<News>,
+    news: Sender<TaskOutcome>,
     answers: Receiver<(u64, Answer)>,
     next: AtomicU64,
 }
@@ -215,7 +215,7 @@ impl RunningTracker {
             return Err("this tracker keeps no files; it would with --files and --state".into());
         };
         let number = desk.next.fetch_add(1, Ordering::Relaxed);
-        desk.news.send(News::Command(number, command)).map_err(|_| "the tracker is ending")?;
+        desk.news.send(TaskOutcome::Command(number, command)).map_err(|_| "the tracker is ending")?;
         loop {
             match desk.answers.recv_timeout(ANSWER_WAIT) {
                 Ok((answered, Answer::Refused(why))) if answered == number => return Err(why),

@@ -2,7 +2,7 @@
 //!
 //! The decisions are in [`placement`](super::placement), the exchange with volunteers in
 //! [`tracker`](super::tracker). Everything that needs a disk or a socket leaves the state machine as a
-//! [`Task`] and returns as [`News`]. Invariant: tasks of one file are executed in order, and each task gets
+//! [`ExecutorTask`] and returns as [`TaskOutcome`]. Invariant: tasks of one file are executed in order, and each task gets
 //! exactly one outcome unless its description says otherwise.
 
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, HaveMap, Layout};
@@ -74,16 +74,16 @@ pub enum Change {
 
 /// A task for the tracker's executor (threads with access to disk and network).
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Task {
-    /// Write to the catalogue, atomically: [`News::Recorded`] once it is durable.
+pub enum ExecutorTask {
+    /// Write to the catalogue, atomically: [`TaskOutcome::Recorded`] once it is durable.
     Record {
         /// Increases by one with each record.
         ticket: u64,
         /// The changes in order.
         changes: Vec<Change>,
     },
-    /// Download a chunk from a volunteer into the tracker's chunk store: [`News::Stored`] or
-    /// [`News::NotStored`].
+    /// Download a chunk from a volunteer into the tracker's chunk store: [`TaskOutcome::Stored`] or
+    /// [`TaskOutcome::NotStored`].
     Fetch {
         /// The file.
         kept: KeptFile,
@@ -92,16 +92,16 @@ pub enum Task {
         /// Address of the holder.
         from: SocketAddr,
     },
-    /// Drop chunks from the tracker's chunk store: [`News::Dropped`].
+    /// Drop chunks from the tracker's chunk store: [`TaskOutcome::Dropped`].
     Drop {
         /// The file.
         file: FileId,
         /// The chunks.
         chunks: Vec<ChunkIndex>,
     },
-    /// Delete the tracker's own copy of a complete file, unless it has changed: [`News::Offloaded`].
+    /// Delete the tracker's own copy of a complete file, unless it has changed: [`TaskOutcome::Offloaded`].
     Offload(KeptFile),
-    /// Download a chunk from a volunteer and verify it: [`News::Audited`].
+    /// Download a chunk from a volunteer and verify it: [`TaskOutcome::Audited`].
     Audit {
         /// The volunteer.
         volunteer: VolunteerNumber,
@@ -112,7 +112,7 @@ pub enum Task {
         /// The chunk.
         index: ChunkIndex,
     },
-    /// Compute the proof for a challenge from the tracker's own copy: [`News::Proof`].
+    /// Compute the proof for a challenge from the tracker's own copy: [`TaskOutcome::Proof`].
     Prove {
         /// The challenge's number.
         challenge: u64,
@@ -120,7 +120,7 @@ pub enum Task {
         range: ChallengedRange,
     },
     /// Add a file to the catalogue whose manifest comes from a volunteer that holds chunks of it:
-    /// [`News::Adopted`].
+    /// [`TaskOutcome::Adopted`].
     Adopt {
         /// The file as described by the volunteer.
         kept: KeptFile,
@@ -177,7 +177,7 @@ pub enum Answer {
 
 /// Outcome of a task, or another event from the executor or the prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum News {
+pub enum TaskOutcome {
     /// This record, and all before it, is durable.
     Recorded(u64),
     /// The tracker has this complete file, and its manifest is in the catalogue.

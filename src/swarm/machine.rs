@@ -4,7 +4,7 @@
 //! The daemon around a [`Machine`] reads, writes and waits. The machine decides and never blocks.
 
 use super::Moment;
-use super::keeping::{Answer, News, Task};
+use super::keeping::{Answer, ExecutorTask, TaskOutcome};
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -37,8 +37,8 @@ pub enum Effect {
     Note(String),
     /// Write a log line at warning level: the operator should act.
     Warning(String),
-    /// Run a task that needs a disk or a socket. Its outcome comes back through [`news`](Machine::news).
-    Task(Task),
+    /// Run a task that needs a disk or a socket. Its outcome comes back through [`task_outcome`](Machine::task_outcome).
+    Task(ExecutorTask),
     /// Answer the prompt command with this number.
     Answer(u64, Answer),
 }
@@ -56,7 +56,7 @@ pub trait Machine: Send {
     fn closed(&mut self, now: Moment, connection: ConnectionId) -> Vec<Effect>;
 
     /// Handles the outcome of a task or a command from the prompt.
-    fn news(&mut self, _: Moment, _: News) -> Vec<Effect> {
+    fn task_outcome(&mut self, _: Moment, _: TaskOutcome) -> Vec<Effect> {
         Vec::new()
     }
 

@@ -11,7 +11,7 @@ pub use keeping::{KeepRules, Remembered};
 
 use super::Moment;
 use super::agreement::{ChunkSet, Outcome, Sealed};
-use super::keeping::News;
+use super::keeping::TaskOutcome;
 use super::listing::Listing;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Leases, Membership, error, unknown_token};
@@ -106,8 +106,8 @@ impl Machine for Tracker {
         std::mem::take(&mut self.effects)
     }
 
-    fn news(&mut self, now: Moment, news: News) -> Vec<Effect> {
-        self.keeping_news(now, news);
+    fn task_outcome(&mut self, now: Moment, outcome: TaskOutcome) -> Vec<Effect> {
+        self.handle_outcome(now, outcome);
         std::mem::take(&mut self.effects)
     }
 

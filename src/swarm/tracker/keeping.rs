@@ -18,7 +18,8 @@ use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerRequest};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{
-    Answer, Command, FileRecord, Location, News, Task, VolunteerNumber, VolunteerRecord, Wanted,
+    Answer, Command, ExecutorTask, FileRecord, Location, TaskOutcome, VolunteerNumber, VolunteerRecord,
+    Wanted,
 };
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
@@ -234,48 +235,48 @@ impl Tracker {
     }
 
     /// Handles the outcome of a task, or a command.
-    pub(super) fn keeping_news(&mut self, now: Moment, news: News) {
+    pub(super) fn handle_outcome(&mut self, now: Moment, outcome: TaskOutcome) {
         let Some(keeping) = &mut self.keeping else { return };
         let placement = &mut keeping.placement;
-        match news {
-            News::Recorded(ticket) => placement.recorded(now, ticket),
-            News::Published { kept, layout } => {
+        match outcome {
+            TaskOutcome::Recorded(ticket) => placement.recorded(now, ticket),
+            TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
                 keeping.files.insert(id, kept);
                 placement.add_file(now, id, layout);
                 placement.own_whole(now, id, true);
                 self.vouch_own(id);
             }
-            News::Withdrawn(file) => {
+            TaskOutcome::Withdrawn(file) => {
                 placement.own_whole(now, file, false);
                 self.vouch_own(file);
             }
-            News::Looked => placement.looked(now),
-            News::Stored(file, index) => {
+            TaskOutcome::Looked => placement.looked(now),
+            TaskOutcome::Stored(file, index) => {
                 placement.stored(now, Location::Tracker, file, index, None);
                 self.vouch_own(file);
             }
-            News::NotStored(file, index, why) => {
+            TaskOutcome::NotStored(file, index, why) => {
                 placement.not_stored(now, Location::Tracker, file, index, why, None);
             }
-            News::Dropped(file, chunks) => {
+            TaskOutcome::Dropped(file, chunks) => {
                 placement.dropped(now, Location::Tracker, file, &chunks, None);
                 self.vouch_own(file);
             }
-            News::Spoiled(file, chunks) => {
+            TaskOutcome::Spoiled(file, chunks) => {
                 placement.spoiled(now, Location::Tracker, file, &chunks, None);
                 self.vouch_own(file);
             }
-            News::Offloaded(file, done) => {
+            TaskOutcome::Offloaded(file, done) => {
                 placement.offloaded(now, file, done);
                 self.vouch_own(file);
             }
-            News::Audited(volunteer, file, index, verdict) => {
+            TaskOutcome::Audited(volunteer, file, index, verdict) => {
                 placement.audited(now, volunteer, file, index, verdict);
             }
-            News::Proof(challenge, proof) => placement.proof(now, Location::Tracker, challenge, proof),
-            News::Adopted(file, adopted) => self.adopted(now, file, adopted),
-            News::Command(number, command) => {
+            TaskOutcome::Proof(challenge, proof) => placement.proof(now, Location::Tracker, challenge, proof),
+            TaskOutcome::Adopted(file, adopted) => self.adopted(now, file, adopted),
+            TaskOutcome::Command(number, command) => {
                 let answer = self.carry_out(now, command);
                 self.effects.push(Effect::Answer(number, answer));
             }
@@ -351,7 +352,7 @@ impl Tracker {
         let name = keeping.name_of(id);
         keeping.files.remove(&id);
         self.peers.registry.retract(keeping.own, id);
-        self.effects.push(Effect::Task(Task::Forget(id)));
+        self.effects.push(Effect::Task(ExecutorTask::Forget(id)));
         Answer::Done(format!("{name} is forgotten; its copies at volunteers are dropped"))
     }
 
@@ -388,7 +389,7 @@ impl Tracker {
             self.effects.extend(effects);
         }
         if let Some((ticket, changes)) = keeping.placement.take_record(now) {
-            self.effects.push(Effect::Task(Task::Record { ticket, changes }));
+            self.effects.push(Effect::Task(ExecutorTask::Record { ticket, changes }));
         }
     }
 

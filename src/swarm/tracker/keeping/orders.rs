@@ -9,7 +9,7 @@ use crate::content::{ChunkIndex, FileId};
 use crate::protocol::status::Status;
 use crate::protocol::tracker::TrackerResponse;
 use crate::protocol::volunteer::{KeptFile, VolunteerOrder};
-use crate::swarm::keeping::{Location, Task, VolunteerNumber};
+use crate::swarm::keeping::{ExecutorTask, Location, VolunteerNumber};
 use crate::swarm::machine::{ConnectionId, Effect};
 use crate::swarm::placement::Order;
 use crate::swarm::registry::PeerId;
@@ -56,7 +56,7 @@ impl Keeping {
         let from = self.address_of(Location::Volunteer(number))?;
         let reports = self.adopting.entry(id).or_default();
         reports.push((number, held, checked));
-        (reports.len() == 1).then_some(Effect::Task(Task::Adopt { kept, from }))
+        (reports.len() == 1).then_some(Effect::Task(ExecutorTask::Adopt { kept, from }))
     }
 
     /// The effects that carry out an order.
@@ -75,13 +75,13 @@ impl Keeping {
                     return Vec::new();
                 };
                 let effect = match to {
-                    Location::Tracker => Some(Effect::Task(Task::Fetch { kept, index, from })),
+                    Location::Tracker => Some(Effect::Task(ExecutorTask::Fetch { kept, index, from })),
                     Location::Volunteer(number) => tell(number, VolunteerOrder::Copy { kept, index, from }),
                 };
                 effect.into_iter().collect()
             }
             Order::Drop { at: Location::Tracker, file, chunks } => {
-                vec![Effect::Task(Task::Drop { file, chunks })]
+                vec![Effect::Task(ExecutorTask::Drop { file, chunks })]
             }
             Order::Drop { at: Location::Volunteer(number), file, chunks } => {
                 let parts = chunks.chunks(crate::content::limits::NAMED_CHUNKS_MAX);
@@ -91,7 +91,7 @@ impl Keeping {
             }
             Order::Challenge { number: challenge, range, to } => {
                 let ask = |location| match location {
-                    Location::Tracker => Some(Effect::Task(Task::Prove { challenge, range })),
+                    Location::Tracker => Some(Effect::Task(ExecutorTask::Prove { challenge, range })),
                     Location::Volunteer(number) => {
                         tell(number, VolunteerOrder::Challenge { challenge, range })
                     }
@@ -100,12 +100,13 @@ impl Keeping {
             }
             Order::Audit { file, index, at } => {
                 let from = self.address_of(Location::Volunteer(at));
-                let task = from.map(|from| Effect::Task(Task::Audit { volunteer: at, from, file, index }));
+                let task =
+                    from.map(|from| Effect::Task(ExecutorTask::Audit { volunteer: at, from, file, index }));
                 task.into_iter().collect()
             }
             Order::Offload { file } => {
                 let kept = self.files.get(&file).cloned();
-                kept.map(|kept| Effect::Task(Task::Offload(kept))).into_iter().collect()
+                kept.map(|kept| Effect::Task(ExecutorTask::Offload(kept))).into_iter().collect()
             }
             Order::Drained { volunteer, left } => {
                 let name = self.name_of_volunteer(volunteer);

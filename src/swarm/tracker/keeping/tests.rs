@@ -7,7 +7,7 @@ use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerRequest};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Answer, Command, News, Task, Wanted};
+use crate::swarm::keeping::{Answer, Command, ExecutorTask, TaskOutcome, Wanted};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use crate::swarm::placement::Settings;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,7 +42,7 @@ struct World {
     tracker: Tracker,
     now: Moment,
     volunteers: BTreeMap<u64, SimulatedVolunteer>,
-    tasks: Vec<Task>,
+    tasks: Vec<ExecutorTask>,
     notes: Vec<String>,
     answers: Vec<Answer>,
     replies: Vec<TrackerResponse>,
@@ -73,8 +73,8 @@ impl World {
         self.settle(effects);
     }
 
-    fn news(&mut self, news: News) {
-        let effects = self.tracker.news(self.now, news);
+    fn news(&mut self, news: TaskOutcome) {
+        let effects = self.tracker.task_outcome(self.now, news);
         self.settle(effects);
     }
 
@@ -143,14 +143,16 @@ impl World {
                 Effect::Task(task) => {
                     self.tasks.push(task.clone());
                     let news = match task {
-                        Task::Record { ticket, .. } => News::Recorded(ticket),
-                        Task::Offload(kept) => News::Offloaded(kept.file.id, true),
-                        Task::Fetch { kept, index, .. } => News::Stored(kept.file.id, index),
-                        Task::Drop { file, chunks } => News::Dropped(file, chunks),
-                        Task::Adopt { kept, .. } => News::Adopted(kept.file.id, Some((kept, layout()))),
+                        ExecutorTask::Record { ticket, .. } => TaskOutcome::Recorded(ticket),
+                        ExecutorTask::Offload(kept) => TaskOutcome::Offloaded(kept.file.id, true),
+                        ExecutorTask::Fetch { kept, index, .. } => TaskOutcome::Stored(kept.file.id, index),
+                        ExecutorTask::Drop { file, chunks } => TaskOutcome::Dropped(file, chunks),
+                        ExecutorTask::Adopt { kept, .. } => {
+                            TaskOutcome::Adopted(kept.file.id, Some((kept, layout())))
+                        }
                         _ => continue,
                     };
-                    effects.extend(self.tracker.news(self.now, news));
+                    effects.extend(self.tracker.task_outcome(self.now, news));
                 }
                 other => panic!("unexpected: {other:?}"),
             }
@@ -184,8 +186,8 @@ impl World {
     }
 
     fn publish(&mut self) {
-        self.news(News::Published { kept: kept(FILE), layout: layout() });
-        self.news(News::Looked);
+        self.news(TaskOutcome::Published { kept: kept(FILE), layout: layout() });
+        self.news(TaskOutcome::Looked);
     }
 
     fn copies(&self) -> usize {
@@ -220,9 +222,12 @@ fn a_file_is_replicated_offloaded_and_found_at_its_volunteers() {
     world.join(3);
     world.wait(SECOND);
     assert_eq!(world.copies(), 12);
-    let offload =
-        world.tasks.iter().position(|task| matches!(task, Task::Offload(_))).expect("the file is offloaded");
-    let recorded = |task: &Task| matches!(task, Task::Record { .. });
+    let offload = world
+        .tasks
+        .iter()
+        .position(|task| matches!(task, ExecutorTask::Offload(_)))
+        .expect("the file is offloaded");
+    let recorded = |task: &ExecutorTask| matches!(task, ExecutorTask::Record { .. });
     assert!(world.tasks[..offload].iter().any(recorded), "the locations of the copies are recorded first");
     // The tracker has the manifest and no chunk; lookups return the volunteers with their chunks.
     assert_eq!(world.found(), (0, 4, Some(Md5([5; 16]))));
@@ -276,11 +281,11 @@ fn files_unknown_to_the_catalogue_are_ignored_unless_rebuild_is_set() {
     }
     assert_eq!(world.copies(), 2 * CHUNKS as usize);
     assert!(
-        !world.tasks.iter().any(|task| matches!(task, Task::Fetch { .. })),
+        !world.tasks.iter().any(|task| matches!(task, ExecutorTask::Fetch { .. })),
         "no chunk is copied back to the tracker"
     );
     assert!(world.found().0 > 0 || world.found().1 > 0, "the file is kept again");
-    assert_eq!(world.tasks.iter().filter(|task| matches!(task, Task::Adopt { .. })).count(), 1);
+    assert_eq!(world.tasks.iter().filter(|task| matches!(task, ExecutorTask::Adopt { .. })).count(), 1);
 }
 
 #[test]
@@ -290,7 +295,7 @@ fn a_forgotten_file_is_dropped_at_all_volunteers() {
     (1..=3).for_each(|id| world.join(id));
     world.wait(SECOND);
     let away = world.leave(3);
-    world.news(News::Command(5, Command::Forget(Wanted::Name(FileName::new("f").unwrap()))));
+    world.news(TaskOutcome::Command(5, Command::Forget(Wanted::Name(FileName::new("f").unwrap()))));
     assert!(matches!(world.answers.pop(), Some(Answer::Done(_))));
     world.wait(SECOND);
     assert_eq!((world.copies(), world.found()), (0, (0, 0, None)));
@@ -298,7 +303,7 @@ fn a_forgotten_file_is_dropped_at_all_volunteers() {
     world.join_with(3, away.held);
     world.wait(SECOND);
     assert_eq!(world.copies(), 0);
-    world.news(News::Command(6, Command::Forget(Wanted::Id(FILE))));
+    world.news(TaskOutcome::Command(6, Command::Forget(Wanted::Id(FILE))));
     assert!(matches!(world.answers.pop(), Some(Answer::Refused(_))));
 }
 
