@@ -7,7 +7,6 @@
 
 pub mod agreement;
 pub mod backoff;
-pub mod fresh;
 pub mod keeping;
 pub mod listing;
 pub mod machine;
@@ -16,6 +15,7 @@ pub mod membership;
 pub mod picker;
 pub mod placement;
 pub mod registry;
+pub mod super_seeding;
 pub mod token_bucket;
 pub mod tracker;
 pub mod trees;

@@ -17,7 +17,7 @@ const HINTS: usize = 2;
 
 /// Tracks which chunks have been requested from this seeder and uploaded, for leechers identified by `C`.
 #[derive(Debug)]
-pub struct Fresh<C> {
+pub struct SuperSeeder<C> {
     /// Chunks that have been neither requested nor hinted, in random order.
     waiting: Vec<ChunkIndex>,
     hinted: BTreeMap<C, Vec<ChunkIndex>>,
@@ -26,7 +26,7 @@ pub struct Fresh<C> {
     in_flight: Vec<(ChunkIndex, C, bool)>,
 }
 
-impl<C: Copy + Ord> Fresh<C> {
+impl<C: Copy + Ord> SuperSeeder<C> {
     /// Starts with all chunks of `have` neither requested nor hinted.
     pub fn new(have: &HaveMap, random: &mut fastrand::Rng) -> Self {
         let mut waiting: Vec<ChunkIndex> = have.iter().collect();
@@ -110,19 +110,19 @@ mod tests {
 
     #[test]
     fn each_chunk_is_hinted_to_one_leecher_and_requested_chunks_to_none() {
-        let mut fresh = Fresh::new(&HaveMap::all(7), &mut fastrand::Rng::with_seed(3));
-        let (one, two) = (fresh.join(1), fresh.join(2));
+        let mut seeder = SuperSeeder::new(&HaveMap::all(7), &mut fastrand::Rng::with_seed(3));
+        let (one, two) = (seeder.join(1), seeder.join(2));
         assert_eq!((one.len(), two.len()), (HINTS, HINTS));
         assert!(one.iter().all(|index| !two.contains(index)));
-        let more = fresh.asked(1, one[0]);
+        let more = seeder.asked(1, one[0]);
         assert_eq!(more.len(), 1, "a new hint replaces the requested chunk");
-        assert!(fresh.asked(9, two[0]).is_empty(), "a leecher that has not joined gets no hints");
-        assert!(fresh.asked(9, two[0]).is_empty(), "a repeated request");
-        assert_eq!(fresh.asked(2, two[1]).len(), HINTS);
-        assert!(fresh.asked(2, two[1]).is_empty(), "no chunk is left to hint");
-        assert!(fresh.left(1, one[0]).is_empty(), "it has two open hints");
-        fresh.leave(1);
-        let mut left = fresh.join(3);
+        assert!(seeder.asked(9, two[0]).is_empty(), "a leecher that has not joined gets no hints");
+        assert!(seeder.asked(9, two[0]).is_empty(), "a repeated request");
+        assert_eq!(seeder.asked(2, two[1]).len(), HINTS);
+        assert!(seeder.asked(2, two[1]).is_empty(), "no chunk is left to hint");
+        assert!(seeder.left(1, one[0]).is_empty(), "it has two open hints");
+        seeder.leave(1);
+        let mut left = seeder.join(3);
         left.sort_unstable();
         let mut given_back = vec![one[1], more[0]];
         given_back.sort_unstable();
@@ -131,21 +131,21 @@ mod tests {
 
     #[test]
     fn a_leecher_without_hints_takes_over_and_lost_uploads_are_hinted_again() {
-        let mut fresh = Fresh::new(&HaveMap::all(4), &mut fastrand::Rng::with_seed(3));
-        let (one, two) = (fresh.join(1), fresh.join(2));
+        let mut seeder = SuperSeeder::new(&HaveMap::all(4), &mut fastrand::Rng::with_seed(3));
+        let (one, two) = (seeder.join(1), seeder.join(2));
         for index in &one {
-            fresh.asked(1, *index);
+            seeder.asked(1, *index);
         }
         assert!(
-            fresh.left(1, one[0]).iter().all(|index| two.contains(index)),
+            seeder.left(1, one[0]).iter().all(|index| two.contains(index)),
             "hints that leecher 2 has not requested"
         );
-        let mut fresh = Fresh::new(&HaveMap::all(1), &mut fastrand::Rng::with_seed(3));
-        let (slow, none) = (fresh.join(1), fresh.join(2));
+        let mut seeder = SuperSeeder::new(&HaveMap::all(1), &mut fastrand::Rng::with_seed(3));
+        let (slow, none) = (seeder.join(1), seeder.join(2));
         assert_eq!((slow.len(), none.len()), (1, 1), "the file has one chunk");
-        fresh.asked(2, slow[0]);
-        assert_eq!(fresh.join(3), slow, "the slow upload is hinted to a second leecher");
-        (2..=3).for_each(|client| fresh.leave(client));
-        assert_eq!(fresh.join(5), slow);
+        seeder.asked(2, slow[0]);
+        assert_eq!(seeder.join(3), slow, "the slow upload is hinted to a second leecher");
+        (2..=3).for_each(|client| seeder.leave(client));
+        assert_eq!(seeder.join(5), slow);
     }
 }
