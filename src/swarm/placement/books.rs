@@ -222,9 +222,9 @@ impl Placement {
     pub(super) fn count_volunteers(&mut self) {
         let mut census = super::Census::default();
         for volunteer in self.volunteers.iter().flatten() {
-            let gone = volunteer.standing == super::volunteer::Standing::Gone;
+            let dead = volunteer.liveness == super::volunteer::Liveness::Dead;
             census.staying += usize::from(volunteer.has_reported() && !volunteer.draining);
-            census.expected += usize::from(!volunteer.has_reported() && !gone);
+            census.expected += usize::from(!volunteer.has_reported() && !dead);
             census.draining += usize::from(volunteer.draining);
         }
         self.census = census;

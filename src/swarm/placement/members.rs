@@ -3,7 +3,7 @@
 use super::chunk::{CopyState, Key, VOLUNTEERS_MAX};
 use super::file::Offload;
 use super::queue::Queue;
-use super::volunteer::{Standing, Volunteer};
+use super::volunteer::{Liveness, Volunteer};
 use super::{Placement, Timer};
 use crate::content::words::{counted, size};
 use crate::content::{ChunkIndex, EntityName, FileId, HaveMap};
@@ -22,8 +22,8 @@ impl Placement {
             return;
         }
         let until = now + self.settings.lease;
-        self.add_volunteer(record, Standing::Away { until });
-        self.after(until, Timer::Gone(number));
+        self.add_volunteer(record, Liveness::Away { until });
+        self.after(until, Timer::Dead(number));
         self.count_volunteers();
     }
 
@@ -43,14 +43,14 @@ impl Placement {
         }
     }
 
-    fn add_volunteer(&mut self, record: VolunteerRecord, standing: Standing) {
+    fn add_volunteer(&mut self, record: VolunteerRecord, liveness: Liveness) {
         let at = record.number.0 as usize;
         if self.volunteers.len() <= at {
             self.volunteers.resize_with(at + 1, || None);
         }
         self.by_key.insert(record.key, record.number);
         if let Some(slot) = self.volunteers.get_mut(at) {
-            *slot = Some(Box::new(Volunteer::new(record, standing)));
+            *slot = Some(Box::new(Volunteer::new(record, liveness)));
         }
     }
 
@@ -70,14 +70,14 @@ impl Placement {
         let number = known.unwrap_or(VolunteerNumber(self.volunteers.len() as u32));
         let record = VolunteerRecord { number, key, name, address, offered };
         if known.is_none() {
-            self.add_volunteer(record.clone(), Standing::Gone);
+            self.add_volunteer(record.clone(), Liveness::Dead);
         }
         self.sever(number);
         self.expect(number);
         let told = self.at(number).is_some_and(|volunteer| known.is_some() && volunteer.record == record);
         if let Some(volunteer) = self.at_mut(number) {
             volunteer.record = record.clone();
-            volunteer.standing = Standing::Here { reported: false };
+            volunteer.liveness = Liveness::Alive { reported: false };
             volunteer.heard = Some(now);
             volunteer.free = free;
             volunteer.rests_until = Moment::ZERO;
@@ -143,7 +143,7 @@ impl Placement {
             return;
         }
         if let Some(volunteer) = self.at_mut(number) {
-            volunteer.standing = Standing::Here { reported: true };
+            volunteer.liveness = Liveness::Alive { reported: true };
         }
         self.count_volunteers();
         for key in self.keys_of(number) {
@@ -169,8 +169,8 @@ impl Placement {
         let lease = self.settings.lease;
         if let Some(volunteer) = self.at_mut(number) {
             let until = volunteer.heard.unwrap_or(now) + lease;
-            volunteer.standing = Standing::Away { until };
-            self.after(until, Timer::Gone(number));
+            volunteer.liveness = Liveness::Away { until };
+            self.after(until, Timer::Dead(number));
         }
         self.expect(number);
         self.stale.insert(number);
@@ -199,7 +199,7 @@ impl Placement {
 
     pub(super) fn lease_over(&mut self, now: Moment, number: VolunteerNumber) {
         let over =
-            |volunteer: &Volunteer| matches!(volunteer.standing, Standing::Away { until } if until <= now);
+            |volunteer: &Volunteer| matches!(volunteer.liveness, Liveness::Away { until } if until <= now);
         if self.at(number).is_some_and(over) {
             self.leave(now, number);
         }
@@ -213,12 +213,12 @@ impl Placement {
 
     fn leave(&mut self, now: Moment, number: VolunteerNumber) {
         let Some(volunteer) = self.at_mut(number) else { return };
-        if volunteer.standing == Standing::Gone {
+        if volunteer.liveness == Liveness::Dead {
             return;
         }
         let name = volunteer.record.name.clone();
         let (chunks, bytes) = (volunteer.chunks, volunteer.held);
-        volunteer.standing = Standing::Gone;
+        volunteer.liveness = Liveness::Dead;
         volunteer.queue = Queue::default();
         self.sever(number);
         self.crash_from(number);

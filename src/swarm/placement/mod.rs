@@ -151,7 +151,7 @@ pub enum Order {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Timer {
     /// A volunteer that is away counts as dead.
-    Gone(VolunteerNumber),
+    Dead(VolunteerNumber),
     /// A volunteer that could not write a chunk may get copies again.
     Rested(VolunteerNumber),
     /// The progress of a drain is checked.
@@ -347,7 +347,7 @@ impl Placement {
         while let Some((at, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, timer));
             match timer {
-                Timer::Gone(volunteer) => self.lease_over(now, volunteer),
+                Timer::Dead(volunteer) => self.lease_over(now, volunteer),
                 Timer::Rested(volunteer) => {
                     self.stale.insert(volunteer);
                     self.unpark_all();

@@ -2,7 +2,7 @@
 
 use super::Placement;
 use super::file::{Counts, File, Offload};
-use super::volunteer::{Standing, Volunteer};
+use super::volunteer::{Liveness, Volunteer};
 use crate::content::{FileId, FileName, limits};
 use crate::protocol::status::{Copies, FileStatus, RepairStatus, Status, VolunteerState, VolunteerStatus};
 
@@ -49,11 +49,11 @@ fn copies(counts: &Counts, wanted: u64) -> Copies {
 }
 
 fn volunteer_status(volunteer: &Volunteer) -> VolunteerStatus {
-    let state = match volunteer.standing {
-        Standing::Here { .. } if volunteer.draining => VolunteerState::Draining,
-        Standing::Here { .. } => VolunteerState::Here,
-        Standing::Away { .. } => VolunteerState::Away,
-        Standing::Gone => VolunteerState::Gone,
+    let state = match volunteer.liveness {
+        Liveness::Alive { .. } if volunteer.draining => VolunteerState::Draining,
+        Liveness::Alive { .. } => VolunteerState::Here,
+        Liveness::Away { .. } => VolunteerState::Away,
+        Liveness::Dead => VolunteerState::Gone,
     };
     VolunteerStatus {
         name: volunteer.record.name.clone(),

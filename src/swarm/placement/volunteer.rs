@@ -12,13 +12,13 @@ use std::net::IpAddr;
 
 /// Liveness of a volunteer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Standing {
+pub(super) enum Liveness {
     /// It is connected. `reported`: it has reported all its chunks.
-    Here { reported: bool },
+    Alive { reported: bool },
     /// Its connection has closed, and it may return until this time.
     Away { until: Moment },
     /// It is dead: not expected back.
-    Gone,
+    Dead,
 }
 
 /// Copies in flight into or out of a location.
@@ -75,7 +75,7 @@ pub(super) struct Holding {
 #[derive(Debug)]
 pub(super) struct Volunteer {
     pub record: VolunteerRecord,
-    pub standing: Standing,
+    pub liveness: Liveness,
     /// Time of its last message in this session.
     pub heard: Option<Moment>,
     pub draining: bool,
@@ -99,10 +99,10 @@ pub(super) struct Volunteer {
 }
 
 impl Volunteer {
-    pub fn new(record: VolunteerRecord, standing: Standing) -> Self {
+    pub fn new(record: VolunteerRecord, liveness: Liveness) -> Self {
         Self {
             record,
-            standing,
+            liveness,
             heard: None,
             draining: false,
             told: None,
@@ -120,11 +120,11 @@ impl Volunteer {
     }
 
     pub fn is_here(&self) -> bool {
-        matches!(self.standing, Standing::Here { .. })
+        matches!(self.liveness, Liveness::Alive { .. })
     }
 
     pub fn has_reported(&self) -> bool {
-        self.standing == Standing::Here { reported: true }
+        self.liveness == Liveness::Alive { reported: true }
     }
 
     /// Whether it may take copies, apart from free space and window.

@@ -4,7 +4,7 @@ use super::super::Placement;
 use super::super::chunk::{CopyState, Key, Weights};
 use super::super::file::Counts;
 use super::super::queue::{Bucket, Queued};
-use super::super::volunteer::{Standing, Traffic};
+use super::super::volunteer::{Liveness, Traffic};
 use crate::swarm::keeping::Location;
 use std::collections::BTreeMap;
 
@@ -94,7 +94,7 @@ impl Placement {
             }
             assert!(volunteer.is_here() || incoming.copies == 0);
             census.0 += usize::from(volunteer.has_reported() && !volunteer.draining);
-            census.1 += usize::from(!volunteer.has_reported() && volunteer.standing != Standing::Gone);
+            census.1 += usize::from(!volunteer.has_reported() && volunteer.liveness != Liveness::Dead);
             census.2 += usize::from(volunteer.draining);
             for (slot, holding) in &volunteer.holdings {
                 let chunks = &self.file(*slot).unwrap().chunks;

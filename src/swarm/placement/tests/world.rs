@@ -3,7 +3,7 @@
 //! It carries out orders, at once or on request, and checks each of them: sources have the chunks that they
 //! give, no needed copy is dropped, no file is offloaded before its copies are recorded.
 
-use super::super::volunteer::Standing;
+use super::super::volunteer::Liveness;
 use super::super::{Order, Placement, Settings};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap, Layout};
 use crate::protocol::numbers::VolunteerKey;
@@ -233,7 +233,7 @@ impl World {
             let volunteer = self.placement.at(number).unwrap();
             let held = self.held.get(&(file, number)).is_some_and(|held| held.has(ChunkIndex(index)));
             replica.state() == super::super::chunk::CopyState::Verified
-                && matches!(volunteer.standing, Standing::Here { .. })
+                && matches!(volunteer.liveness, Liveness::Alive { .. })
                 && !volunteer.draining
                 && self.disk.contains(&(Location::Volunteer(number), file, index))
                 && (held || !recorded)
