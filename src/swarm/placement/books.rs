@@ -4,7 +4,7 @@
 //! [`Placement::touch`]. They update all counters, queues and work lists in time independent of the number of
 //! chunks.
 
-use super::chunk::{Aspects, CopyState, Key, Weights};
+use super::chunk::{CopyCounts, CopyState, Deficits, Key};
 use super::file::Offload;
 use super::queue::Bucket;
 use super::{Placement, Timer};
@@ -58,33 +58,33 @@ impl Placement {
 
     /// Recomputes the counts and the priority of a chunk after any change that they depend on.
     pub(super) fn touch(&mut self, key: Key) {
-        let weights = self.weigh(key);
+        let copy_counts = self.count_copies(key);
         let (replicas, offload) = (self.settings.replicas, self.settings.offload);
         let Some(file) = self.files.get_mut(key.file as usize).and_then(Option::as_mut) else { return };
         let whole = file.keeps_whole();
         let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
-        let before = (chunk.aspects, chunk.bucket);
+        let before = (chunk.deficits, chunk.bucket);
         // A copy that replaces the lost one may be missing from the record that is being written.
-        let fewer = weights.verified < chunk.weights.verified;
+        let fewer = copy_counts.verified < chunk.copy_counts.verified;
         chunk.disturbed |= fewer;
         file.disturbed |= fewer;
-        chunk.weights = weights;
-        let (verified, live) = (usize::from(weights.verified), usize::from(weights.live));
-        let (coming, leaving) = (usize::from(weights.coming), usize::from(weights.leaving));
+        chunk.copy_counts = copy_counts;
+        let (verified, live) = (usize::from(copy_counts.verified), usize::from(copy_counts.live));
+        let (coming, leaving) = (usize::from(copy_counts.coming), usize::from(copy_counts.leaving));
         let at_tracker = chunk.own || whole;
         chunk.full |= live >= replicas;
         let bare = live + leaving + coming == 0 && !at_tracker;
         let waiting = live + coming < replicas;
         let impaired = chunk.full && live < replicas && !bare;
-        chunk.aspects = Aspects { short: verified < replicas, waiting, bare, impaired };
+        chunk.deficits = Deficits { under_replicated: verified < replicas, waiting, bare, impaired };
         let resting = chunk.bucket == Bucket::RESTING;
         chunk.bucket = match (waiting, resting) {
             (false, _) => Bucket::NONE,
             (true, true) => Bucket::RESTING,
             (true, false) => Bucket::of(chunk, at_tracker),
         };
-        let after = (chunk.aspects, chunk.bucket);
-        let is_back = chunk.lost && (weights.here > 0 || at_tracker);
+        let after = (chunk.deficits, chunk.bucket);
+        let is_back = chunk.lost && (copy_counts.here > 0 || at_tracker);
         chunk.lost &= !is_back;
         if chunk.own && !chunk.own_leaving && verified >= replicas && file.offload == Offload::Done {
             chunk.own_leaving = true;
@@ -100,7 +100,7 @@ impl Placement {
         if bare && !before.0.bare && file.examined {
             self.newly_bare.push(key);
         }
-        if file.counts.short == 0 {
+        if file.counts.under_replicated == 0 {
             if !file.announced {
                 file.announced = true;
                 let text = format!("every chunk has its {replicas} copies at volunteers");
@@ -119,14 +119,14 @@ impl Placement {
         }
     }
 
-    fn weigh(&self, key: Key) -> Weights {
-        let mut weights = Weights::default();
+    fn count_copies(&self, key: Key) -> CopyCounts {
+        let mut copy_counts = CopyCounts::default();
         for replica in self.chunk(key).into_iter().flat_map(|chunk| chunk.replicas.iter()) {
             let draining = self.census.draining > 0
                 && self.at(replica.volunteer()).is_some_and(|volunteer| volunteer.draining);
-            weights.add(replica.state(), draining);
+            copy_counts.add(replica.state(), draining);
         }
-        weights
+        copy_counts
     }
 
     /// Recomputes all chunks of a file.

@@ -162,7 +162,7 @@ impl Replicas {
 
 /// Copy counts of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Weights {
+pub(super) struct CopyCounts {
     /// Verified copies at volunteers that are not draining.
     pub verified: u8,
     /// Copies that count, at volunteers that are not draining.
@@ -175,7 +175,7 @@ pub(super) struct Weights {
     pub coming: u8,
 }
 
-impl Weights {
+impl CopyCounts {
     pub fn add(&mut self, state: CopyState, draining: bool) {
         let one = |condition: bool, sum: &mut u8| *sum = sum.saturating_add(condition.into());
         one(state == Verified && !draining, &mut self.verified);
@@ -188,9 +188,9 @@ impl Weights {
 
 /// Deficits of a chunk, which are summed per file and in total.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Aspects {
+pub(super) struct Deficits {
     /// Fewer verified copies than wanted.
-    pub short: bool,
+    pub under_replicated: bool,
     /// A copy is needed that is not in flight yet.
     pub waiting: bool,
     /// There is no copy and none in flight.
@@ -203,8 +203,8 @@ pub(super) struct Aspects {
 #[derive(Clone, Default, Debug)]
 pub(super) struct Chunk {
     pub replicas: Replicas,
-    pub weights: Weights,
-    pub aspects: Aspects,
+    pub copy_counts: CopyCounts,
+    pub deficits: Deficits,
     /// Its current priority.
     pub bucket: super::queue::Bucket,
     /// The tracker's chunk store has it.

@@ -48,7 +48,7 @@ impl Placement {
             if self.depends(key, number) {
                 left += 1;
                 let chunk = self.chunk(key);
-                if unchecked.len() < CHALLENGES_MAX && chunk.is_some_and(|chunk| !chunk.aspects.waiting) {
+                if unchecked.len() < CHALLENGES_MAX && chunk.is_some_and(|chunk| !chunk.deficits.waiting) {
                     unchecked.push(key);
                 }
             }
@@ -75,10 +75,10 @@ impl Placement {
         let Some(file) = self.file(key.file) else { return false };
         let Some(chunk) = file.chunks.get(key.index as usize) else { return false };
         let counts = chunk.replicas.get(number).is_some_and(CopyState::counts);
-        let verified = usize::from(chunk.weights.verified);
+        let verified = usize::from(chunk.copy_counts.verified);
         counts
             && !file.has(chunk)
             && verified < self.settings.replicas
-            && (verified == 0 || chunk.weights.coming > 0 || self.could_go_on(key))
+            && (verified == 0 || chunk.copy_counts.coming > 0 || self.could_go_on(key))
     }
 }

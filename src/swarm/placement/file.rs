@@ -1,6 +1,6 @@
 //! State of one file: its chunks and the tracker's own copy.
 
-use super::chunk::{Aspects, Chunk, CopyState};
+use super::chunk::{Chunk, CopyState, Deficits};
 use crate::content::{ChunkIndex, FileId, Layout};
 use crate::swarm::Moment;
 
@@ -49,7 +49,7 @@ pub(super) struct Counts {
     /// Other copies at alive volunteers.
     pub claimed: u64,
     /// Chunks with fewer verified copies than wanted.
-    pub short: u64,
+    pub under_replicated: u64,
     /// Chunks that need a copy that is not in flight yet.
     pub waiting: u64,
     /// Chunks without any copy.
@@ -62,9 +62,9 @@ pub(super) struct Counts {
 
 impl Counts {
     /// Updates the sums after a change of a chunk.
-    pub fn change(&mut self, from: Aspects, to: Aspects) {
+    pub fn change(&mut self, from: Deficits, to: Deficits) {
         for (sum, from, to) in [
-            (&mut self.short, from.short, to.short),
+            (&mut self.under_replicated, from.under_replicated, to.under_replicated),
             (&mut self.waiting, from.waiting, to.waiting),
             (&mut self.bare, from.bare, to.bare),
             (&mut self.impaired, from.impaired, to.impaired),
@@ -87,7 +87,7 @@ impl Counts {
         for (sum, part) in [
             (&mut self.verified, other.verified),
             (&mut self.claimed, other.claimed),
-            (&mut self.short, other.short),
+            (&mut self.under_replicated, other.under_replicated),
             (&mut self.waiting, other.waiting),
             (&mut self.bare, other.bare),
             (&mut self.impaired, other.impaired),

@@ -1,6 +1,6 @@
 //! Files that are added and forgotten, and the tracker's own copies of them.
 
-use super::chunk::{Aspects, CopyState, Key};
+use super::chunk::{CopyState, Deficits, Key};
 use super::file::{File, Offload};
 use super::queue::Bucket;
 use super::volunteer::Volunteer;
@@ -172,6 +172,6 @@ impl Placement {
 
     /// Whether a chunk has no copy.
     pub(super) fn is_bare(&self, key: Key) -> bool {
-        self.chunk(key).is_some_and(|chunk| chunk.aspects == Aspects { bare: true, ..chunk.aspects })
+        self.chunk(key).is_some_and(|chunk| chunk.deficits == Deficits { bare: true, ..chunk.deficits })
     }
 }

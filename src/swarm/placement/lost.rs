@@ -22,7 +22,7 @@ impl Placement {
                 continue;
             }
             file.examined = true;
-            let chunks = (0u32..).zip(&file.chunks).filter(|(_, chunk)| chunk.aspects.bare);
+            let chunks = (0u32..).zip(&file.chunks).filter(|(_, chunk)| chunk.deficits.bare);
             let bare: Vec<Key> = chunks.map(|(index, _)| Key { file: slot, index }).collect();
             self.newly_bare.extend(bare);
         }

@@ -28,8 +28,8 @@ impl Bucket {
 
     /// The priority of an under-replicated chunk.
     pub fn of(chunk: &Chunk, at_tracker: bool) -> Self {
-        let weights = chunk.weights;
-        let copies = weights.live.saturating_add(weights.leaving).saturating_add(weights.coming);
+        let copy_counts = chunk.copy_counts;
+        let copies = copy_counts.live.saturating_add(copy_counts.leaving).saturating_add(copy_counts.coming);
         let level = copies.min(LEVELS - 1);
         match (at_tracker, chunk.full, chunk.placed) {
             (false, true, _) => Bucket(2 * level),
@@ -149,8 +149,8 @@ mod tests {
     use super::*;
 
     fn chunk(live: u8, full: bool, placed: bool) -> Chunk {
-        let weights = super::super::chunk::Weights { live, ..Default::default() };
-        Chunk { weights, full, placed, ..Chunk::default() }
+        let copy_counts = super::super::chunk::CopyCounts { live, ..Default::default() };
+        Chunk { copy_counts, full, placed, ..Chunk::default() }
     }
 
     #[test]

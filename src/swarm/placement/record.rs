@@ -96,7 +96,7 @@ impl Placement {
             return;
         }
         let id = file.id;
-        if file.whole && file.counts.short == 0 && !file.disturbed {
+        if file.whole && file.counts.under_replicated == 0 && !file.disturbed {
             file.offload = Offload::Ordered;
             self.orders.push(Order::Offload { file: id });
         } else {
@@ -130,7 +130,9 @@ impl Placement {
         let files = &self.files;
         self.offloadable.retain(|slot| {
             let file = files.get(*slot as usize).and_then(Option::as_ref);
-            file.is_some_and(|file| file.whole && file.offload == Offload::No && file.counts.short == 0)
+            file.is_some_and(|file| {
+                file.whole && file.offload == Offload::No && file.counts.under_replicated == 0
+            })
         });
         if self.unrecorded.is_none() {
             // All changes are in records that have been taken already.
@@ -152,7 +154,7 @@ impl Placement {
         let Some(chunk) = file.chunks.get(key.index as usize).filter(|chunk| chunk.own_leaving) else {
             return;
         };
-        let safe = usize::from(chunk.weights.verified) >= replicas && !chunk.disturbed;
+        let safe = usize::from(chunk.copy_counts.verified) >= replicas && !chunk.disturbed;
         let (id, offloaded) = (file.id, file.offload == Offload::Done);
         if safe && offloaded {
             self.set_own(key, false);

@@ -44,8 +44,8 @@ impl Placement {
 }
 
 fn copies(counts: &Counts, wanted: u64) -> Copies {
-    let Counts { verified, claimed, short, lost, .. } = *counts;
-    Copies { wanted, verified, claimed, short, lost }
+    let Counts { verified, claimed, under_replicated, lost, .. } = *counts;
+    Copies { wanted, verified, claimed, short: under_replicated, lost }
 }
 
 fn volunteer_status(volunteer: &Volunteer) -> VolunteerStatus {

@@ -24,8 +24,8 @@ impl Placement {
     fn too_much(&self, key: Key) -> Option<VolunteerNumber> {
         let replicas = self.settings.replicas;
         let chunk = self.chunk(key)?;
-        let verified = usize::from(chunk.weights.verified);
-        let under_way = chunk.weights.coming > 0 || self.flights.contains_key(&(key, Location::Tracker));
+        let verified = usize::from(chunk.copy_counts.verified);
+        let under_way = chunk.copy_counts.coming > 0 || self.flights.contains_key(&(key, Location::Tracker));
         if verified < replicas || under_way {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Recomputes all counters from scratch, to compare them with the stored ones.
 
 use super::super::Placement;
-use super::super::chunk::{CopyState, Key, Weights};
+use super::super::chunk::{CopyCounts, CopyState, Key};
 use super::super::file::Counts;
 use super::super::queue::{Bucket, Queued};
 use super::super::volunteer::{Liveness, Traffic};
@@ -19,14 +19,14 @@ impl Placement {
             let mut counts = Counts::default();
             for (index, chunk) in (0u32..).zip(&file.chunks) {
                 let key = Key { file: slot, index };
-                let mut weights = Weights::default();
+                let mut copy_counts = CopyCounts::default();
                 let mut met = Vec::new();
                 for replica in chunk.replicas.iter() {
                     let (number, state) = (replica.volunteer(), replica.state());
                     assert!(!met.contains(&number), "two copies at one volunteer");
                     met.push(number);
                     let volunteer = self.at(number).unwrap();
-                    weights.add(state, volunteer.draining);
+                    copy_counts.add(state, volunteer.draining);
                     counts.verified += u64::from(state == CopyState::Verified);
                     counts.claimed += u64::from(state.is_here() && state != CopyState::Verified);
                     let sums = of_volunteers.entry(number.0).or_default();
@@ -43,24 +43,27 @@ impl Placement {
                     let held = volunteer.holdings[&slot].chunks.contains(&index);
                     assert_eq!(held, state != CopyState::Coming);
                 }
-                assert_eq!(weights, chunk.weights, "{key:?}");
+                assert_eq!(copy_counts, chunk.copy_counts, "{key:?}");
                 queued.move_one(Bucket::NONE, chunk.bucket);
-                counts.short += u64::from(chunk.aspects.short);
-                counts.waiting += u64::from(chunk.aspects.waiting);
-                counts.bare += u64::from(chunk.aspects.bare);
-                counts.impaired += u64::from(chunk.aspects.impaired);
+                counts.under_replicated += u64::from(chunk.deficits.under_replicated);
+                counts.waiting += u64::from(chunk.deficits.waiting);
+                counts.bare += u64::from(chunk.deficits.bare);
+                counts.impaired += u64::from(chunk.deficits.impaired);
                 counts.lost += u64::from(chunk.lost);
                 let replicas = self.settings.replicas;
-                assert_eq!(chunk.aspects.short, usize::from(weights.verified) < replicas);
-                assert_eq!(chunk.aspects.waiting, usize::from(weights.live + weights.coming) < replicas);
-                let copies = weights.live + weights.leaving + weights.coming;
-                assert_eq!(chunk.aspects.bare, copies == 0 && !file.has(chunk), "{key:?}");
+                assert_eq!(chunk.deficits.under_replicated, usize::from(copy_counts.verified) < replicas);
+                assert_eq!(
+                    chunk.deficits.waiting,
+                    usize::from(copy_counts.live + copy_counts.coming) < replicas
+                );
+                let copies = copy_counts.live + copy_counts.leaving + copy_counts.coming;
+                assert_eq!(chunk.deficits.bare, copies == 0 && !file.has(chunk), "{key:?}");
             }
             assert_eq!(counts, file.counts);
             assert_eq!(file.own as usize, file.chunks.iter().filter(|chunk| chunk.own).count());
             all.verified += counts.verified;
             all.claimed += counts.claimed;
-            all.short += counts.short;
+            all.short += counts.under_replicated;
             all.waiting += counts.waiting;
             all.bare += counts.bare;
             all.impaired += counts.impaired;
