@@ -6,7 +6,7 @@
 
 use super::chunk::{CopyCounts, CopyState, Deficits, Key};
 use super::file::Offload;
-use super::queue::Bucket;
+use super::queue::Priority;
 use super::{Placement, Timer};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Location, VolunteerNumber};
@@ -63,7 +63,7 @@ impl Placement {
         let Some(file) = self.files.get_mut(key.file as usize).and_then(Option::as_mut) else { return };
         let whole = file.keeps_whole();
         let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
-        let before = (chunk.deficits, chunk.bucket);
+        let before = (chunk.deficits, chunk.priority);
         // A copy that replaces the lost one may be missing from the record that is being written.
         let fewer = copy_counts.verified < chunk.copy_counts.verified;
         chunk.disturbed |= fewer;
@@ -77,13 +77,13 @@ impl Placement {
         let waiting = live + coming < replicas;
         let impaired = chunk.full && live < replicas && !bare;
         chunk.deficits = Deficits { under_replicated: verified < replicas, waiting, bare, impaired };
-        let resting = chunk.bucket == Bucket::RESTING;
-        chunk.bucket = match (waiting, resting) {
-            (false, _) => Bucket::NONE,
-            (true, true) => Bucket::RESTING,
-            (true, false) => Bucket::of(chunk, at_tracker),
+        let resting = chunk.priority == Priority::RESTING;
+        chunk.priority = match (waiting, resting) {
+            (false, _) => Priority::NONE,
+            (true, true) => Priority::RESTING,
+            (true, false) => Priority::of(chunk, at_tracker),
         };
-        let after = (chunk.deficits, chunk.bucket);
+        let after = (chunk.deficits, chunk.priority);
         let is_back = chunk.lost && (copy_counts.here > 0 || at_tracker);
         chunk.lost &= !is_back;
         if chunk.own && !chunk.own_leaving && verified >= replicas && file.offload == Offload::Done {
@@ -138,9 +138,9 @@ impl Placement {
     }
 
     /// Changes the priority of a chunk: takes it out of the queues, or ends its backoff.
-    pub(super) fn move_to(&mut self, key: Key, to: Bucket) {
+    pub(super) fn move_to(&mut self, key: Key, to: Priority) {
         if let Some(chunk) = self.chunk_mut(key) {
-            let from = std::mem::replace(&mut chunk.bucket, to);
+            let from = std::mem::replace(&mut chunk.priority, to);
             self.queued.move_one(from, to);
         }
     }
@@ -149,7 +149,7 @@ impl Placement {
     fn enqueue(&mut self, key: Key) {
         let Some(file) = self.file(key.file) else { return };
         let Some(chunk) = file.chunks.get(key.index as usize) else { return };
-        if !chunk.bucket.is_queue() {
+        if !chunk.priority.is_queue() {
             return;
         }
         let replicas = chunk.replicas.clone();
@@ -162,7 +162,7 @@ impl Placement {
     }
 
     fn enqueue_at(&mut self, location: Location, key: Key) {
-        let Some(bucket) = self.chunk(key).map(|chunk| chunk.bucket) else { return };
+        let Some(priority) = self.chunk(key).map(|chunk| chunk.priority) else { return };
         let queue = match location {
             Location::Tracker => Some(&mut self.queue),
             Location::Volunteer(number) => {
@@ -170,12 +170,12 @@ impl Placement {
                 volunteer.map(|volunteer| &mut volunteer.queue)
             }
         };
-        if queue.is_some_and(|queue| queue.push(bucket, key)) {
-            self.clear_queue(location, bucket);
+        if queue.is_some_and(|queue| queue.push(priority, key)) {
+            self.clear_queue(location, priority);
         }
     }
 
-    fn clear_queue(&mut self, location: Location, bucket: Bucket) {
+    fn clear_queue(&mut self, location: Location, priority: Priority) {
         let mut queue = match location {
             Location::Tracker => std::mem::take(&mut self.queue),
             Location::Volunteer(number) => match self.at_mut(number) {
@@ -183,7 +183,7 @@ impl Placement {
                 None => return,
             },
         };
-        queue.clear(bucket, |key| self.could_give(location, key, bucket));
+        queue.clear(priority, |key| self.could_give(location, key, priority));
         match location {
             Location::Tracker => self.queue = queue,
             Location::Volunteer(number) => {
@@ -195,14 +195,14 @@ impl Placement {
     }
 
     /// Whether a chunk still has this priority and the source still has a copy.
-    pub(super) fn could_give(&self, location: Location, key: Key, bucket: Bucket) -> bool {
+    pub(super) fn could_give(&self, location: Location, key: Key, priority: Priority) -> bool {
         let Some(file) = self.file(key.file) else { return false };
         let Some(chunk) = file.chunks.get(key.index as usize) else { return false };
         let gives = match location {
             Location::Tracker => file.has(chunk),
             Location::Volunteer(number) => chunk.replicas.get(number).is_some_and(CopyState::is_source),
         };
-        gives && chunk.bucket == bucket
+        gives && chunk.priority == priority
     }
 
     /// Updates the index entries of all volunteers that have changed.
@@ -232,7 +232,7 @@ impl Placement {
 
     /// Parks a chunk that no volunteer can take at present. Parked chunks are retried at an interval.
     pub(super) fn park(&mut self, now: Moment, key: Key) {
-        self.move_to(key, Bucket::PARKED);
+        self.move_to(key, Priority::PARKED);
         if self.parked.is_empty() {
             self.after(now + super::plan::UNPARK_INTERVAL, Timer::Unpark);
         }
@@ -243,8 +243,8 @@ impl Placement {
     pub(super) fn unpark(&mut self, most: usize) {
         for _ in 0..most.min(self.parked.len()) {
             let Some(key) = self.parked.pop_front() else { break };
-            if self.chunk(key).is_some_and(|chunk| chunk.bucket == Bucket::PARKED) {
-                self.move_to(key, Bucket::NONE);
+            if self.chunk(key).is_some_and(|chunk| chunk.priority == Priority::PARKED) {
+                self.move_to(key, Priority::NONE);
                 self.touch(key);
             }
         }

@@ -206,7 +206,7 @@ pub(super) struct Chunk {
     pub copy_counts: CopyCounts,
     pub deficits: Deficits,
     /// Its current priority.
-    pub bucket: super::queue::Bucket,
+    pub priority: super::queue::Priority,
     /// The tracker's chunk store has it.
     pub own: bool,
     /// The copy in the tracker's chunk store is about to be dropped.

@@ -2,7 +2,7 @@
 
 use super::chunk::{CopyState, Deficits, Key};
 use super::file::{File, Offload};
-use super::queue::Bucket;
+use super::queue::Priority;
 use super::volunteer::Volunteer;
 use super::{Placement, Timer};
 use crate::content::{ChunkIndex, FileId, Layout};
@@ -109,7 +109,7 @@ impl Placement {
         if let Some(file) = self.files.get_mut(slot as usize).and_then(Option::take) {
             self.counts.subtract(&file.counts);
             for chunk in &file.chunks {
-                self.queued.move_one(chunk.bucket, Bucket::NONE);
+                self.queued.move_one(chunk.priority, Priority::NONE);
             }
         }
         self.by_id.remove(&id);

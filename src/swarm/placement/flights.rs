@@ -5,7 +5,7 @@
 
 use super::chunk::{CopyState, Key};
 use super::plan::gives;
-use super::queue::Bucket;
+use super::queue::Priority;
 use super::{Order, Placement, Retry, Timer};
 use crate::content::{ChunkIndex, limits};
 use crate::swarm::Moment;
@@ -30,7 +30,8 @@ impl Placement {
         let full = file.chunks.get(key.index as usize).is_some_and(|chunk| chunk.full);
         if full && self.settings.repair_limit > 0 {
             let limit = self.settings.repair_limit;
-            let wait = self.bucket.get_or_insert_with(|| TokenBucket::new(limit, now)).take(length, now);
+            let wait =
+                self.repair_limiter.get_or_insert_with(|| TokenBucket::new(limit, now)).take(length, now);
             self.repair_from = now + wait;
             if wait > Duration::ZERO {
                 self.after(self.repair_from, Timer::Repair);
@@ -146,7 +147,7 @@ impl Placement {
         let until = now + backoff.pause(&mut self.random);
         self.retries.insert(key, Retry { backoff, until, from, to });
         self.after(until, Timer::Retry(key));
-        self.move_to(key, Bucket::RESTING);
+        self.move_to(key, Priority::RESTING);
         self.touch(key);
     }
 
@@ -157,14 +158,14 @@ impl Placement {
         }
         self.wake(key);
         // The failed source and target are remembered until a copy succeeds or none is needed any more.
-        if self.chunk(key).is_none_or(|chunk| !chunk.bucket.is_queue()) {
+        if self.chunk(key).is_none_or(|chunk| !chunk.priority.is_queue()) {
             self.retries.remove(&key);
         }
     }
 
     fn wake(&mut self, key: Key) {
-        if self.chunk(key).is_some_and(|chunk| chunk.bucket == Bucket::RESTING) {
-            self.move_to(key, Bucket::NONE);
+        if self.chunk(key).is_some_and(|chunk| chunk.priority == Priority::RESTING) {
+            self.move_to(key, Priority::NONE);
             self.touch(key);
         }
     }

@@ -229,7 +229,7 @@ pub struct Placement {
     parked: VecDeque<Key>,
     /// Parked chunks that should be copied back to the tracker.
     homebound: VecDeque<Key>,
-    bucket: Option<TokenBucket>,
+    repair_limiter: Option<TokenBucket>,
     /// Time at which the rate limit permits the next repair.
     repair_from: Moment,
     copied: u64,
@@ -291,7 +291,7 @@ impl Placement {
             retries: BTreeMap::new(),
             parked: VecDeque::new(),
             homebound: VecDeque::new(),
-            bucket: None,
+            repair_limiter: None,
             repair_from: Moment::ZERO,
             copied: 0,
             copied_bytes: 0,

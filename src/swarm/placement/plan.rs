@@ -6,7 +6,7 @@
 //! parked, and copied back to the tracker if the tracker has no copy.
 
 use super::chunk::{CopyState, Key, Replicas};
-use super::queue::{BUCKETS, Bucket};
+use super::queue::{PRIORITIES, Priority};
 use super::volunteer::{Traffic, Window};
 use super::{Order, Placement};
 use crate::swarm::Moment;
@@ -53,27 +53,27 @@ impl Placement {
         }
         let mut tries = PLAN_TRIES_MAX;
         // A new copy can only lower the priority of its chunk.
-        for bucket in (0..BUCKETS).map(Bucket) {
+        for priority in (0..PRIORITIES).map(Priority) {
             if self.counts.waiting == 0 || tries == 0 || !self.can_place() {
                 break;
             }
-            if !self.queued.any(bucket) || !self.is_allowed(now, bucket) {
+            if !self.queued.any(priority) || !self.is_allowed(now, priority) {
                 continue;
             }
-            let mut sources = self.ready(bucket);
+            let mut sources = self.ready(priority);
             while !sources.is_empty() && tries > 0 && self.can_place() {
                 sources
-                    .retain(|location| matches!(self.turn(now, *location, bucket, &mut tries), Turn::More));
+                    .retain(|location| matches!(self.turn(now, *location, priority, &mut tries), Turn::More));
             }
         }
         self.plan_home(now);
     }
 
     /// Whether chunks of this priority may be copied now.
-    fn is_allowed(&self, now: Moment, bucket: Bucket) -> bool {
+    fn is_allowed(&self, now: Moment, priority: Priority) -> bool {
         let limited = self.settings.repair_limit > 0 && now < self.repair_from;
         let too_few = self.census.staying < self.settings.volunteers_min;
-        let waits = (bucket.is_repair() && limited) || (bucket.is_new() && too_few);
+        let waits = (priority.is_repair() && limited) || (priority.is_new() && too_few);
         !waits
     }
 
@@ -83,8 +83,8 @@ impl Placement {
     }
 
     /// The sources with an open window and chunks of this priority, the least busy first.
-    fn ready(&self, bucket: Bucket) -> Vec<Location> {
-        let bit = 1u32 << bucket.0;
+    fn ready(&self, priority: Priority) -> Vec<Location> {
+        let bit = 1u32 << priority.0;
         let open = |filled: u32, outgoing: Traffic| filled & bit != 0 && self.window.is_open(outgoing);
         let volunteers = self.volunteers.iter().flatten().filter(|volunteer| {
             volunteer.queue.filled() & bit != 0 && open(volunteer.queue.filled(), volunteer.outgoing)
@@ -106,29 +106,29 @@ impl Placement {
         }
     }
 
-    fn pop(&mut self, location: Location, bucket: Bucket) -> Option<Key> {
+    fn pop(&mut self, location: Location, priority: Priority) -> Option<Key> {
         match location {
-            Location::Tracker => self.queue.pop(bucket),
-            Location::Volunteer(number) => self.at_mut(number)?.queue.pop(bucket),
+            Location::Tracker => self.queue.pop(priority),
+            Location::Volunteer(number) => self.at_mut(number)?.queue.pop(priority),
         }
     }
 
-    fn push(&mut self, location: Location, bucket: Bucket, key: Key) {
+    fn push(&mut self, location: Location, priority: Priority, key: Key) {
         match location {
-            Location::Tracker => self.queue.push(bucket, key),
-            Location::Volunteer(number) => self.at_mut(number).is_some_and(|v| v.queue.push(bucket, key)),
+            Location::Tracker => self.queue.push(priority, key),
+            Location::Volunteer(number) => self.at_mut(number).is_some_and(|v| v.queue.push(priority, key)),
         };
     }
 
     /// Starts one copy of a chunk of this priority from a source, if possible.
-    fn turn(&mut self, now: Moment, location: Location, bucket: Bucket, tries: &mut usize) -> Turn {
+    fn turn(&mut self, now: Moment, location: Location, priority: Priority, tries: &mut usize) -> Turn {
         let mut failed = 0;
         while failed < TURN_TRIES_MAX && *tries > 0 {
-            if !self.window.is_open(self.outgoing(location)) || !self.is_allowed(now, bucket) {
+            if !self.window.is_open(self.outgoing(location)) || !self.is_allowed(now, priority) {
                 return Turn::Over;
             }
-            let Some(key) = self.pop(location, bucket) else { return Turn::Over };
-            if !self.could_give(location, key, bucket) {
+            let Some(key) = self.pop(location, priority) else { return Turn::Over };
+            if !self.could_give(location, key, priority) {
                 continue;
             }
             let target = self.target(key);
@@ -136,14 +136,14 @@ impl Placement {
             match (source, target) {
                 (Some(from), Target::At(to)) => {
                     self.depart(now, key, from, Location::Volunteer(to));
-                    if self.could_give(location, key, bucket) {
-                        self.push(location, bucket, key);
+                    if self.could_give(location, key, priority) {
+                        self.push(location, priority, key);
                     }
                     return Turn::More;
                 }
                 (_, Target::Nowhere) => self.nowhere(now, key),
                 (None, _) | (_, Target::Later) => {
-                    self.push(location, bucket, key);
+                    self.push(location, priority, key);
                     failed += 1;
                     *tries -= 1;
                 }
@@ -211,7 +211,7 @@ impl Placement {
     /// Orders the copies back to the tracker that its window permits.
     fn plan_home(&mut self, now: Moment) {
         let mut tries = self.homebound.len().min(PLAN_TRIES_MAX);
-        while tries > 0 && self.window.is_open(self.incoming) && self.is_allowed(now, Bucket(0)) {
+        while tries > 0 && self.window.is_open(self.incoming) && self.is_allowed(now, Priority(0)) {
             let Some(key) = self.homebound.pop_front() else { return };
             if !self.is_homebound(key) {
                 continue;
@@ -232,7 +232,7 @@ impl Placement {
         let Some(chunk) = file.chunks.get(key.index as usize) else { return false };
         let sources = chunk.replicas.iter().any(|replica| replica.state().is_source());
         sources
-            && chunk.bucket == Bucket::PARKED
+            && chunk.priority == Priority::PARKED
             && !file.has(chunk)
             && !self.flights.contains_key(&(key, Location::Tracker))
     }

@@ -9,22 +9,22 @@ use std::collections::{HashSet, VecDeque};
 
 /// Number of priority levels by copy count: chunks with this many copies or more share the last level.
 const LEVELS: u8 = 4;
-pub(super) const BUCKETS: u8 = 5 * LEVELS;
+pub(super) const PRIORITIES: u8 = 5 * LEVELS;
 /// Minimum number of entries at which a queue is cleared of stale entries.
 const CLEAR_MIN: usize = 4_096;
 
 /// Priority of a chunk, the most urgent first: chunks without a copy at the tracker before the others; then
 /// chunks with the fewest copies; then chunks that had all their copies once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Bucket(pub u8);
+pub(super) struct Priority(pub u8);
 
-impl Bucket {
+impl Priority {
     /// It needs no copy.
-    pub const NONE: Bucket = Bucket(255);
+    pub const NONE: Priority = Priority(255);
     /// No volunteer can take it at present.
-    pub const PARKED: Bucket = Bucket(254);
+    pub const PARKED: Priority = Priority(254);
     /// A copy has failed, and the retry waits for the end of a backoff.
-    pub const RESTING: Bucket = Bucket(253);
+    pub const RESTING: Priority = Priority(253);
 
     /// The priority of an under-replicated chunk.
     pub fn of(chunk: &Chunk, at_tracker: bool) -> Self {
@@ -32,17 +32,17 @@ impl Bucket {
         let copies = copy_counts.live.saturating_add(copy_counts.leaving).saturating_add(copy_counts.coming);
         let level = copies.min(LEVELS - 1);
         match (at_tracker, chunk.full, chunk.placed) {
-            (false, true, _) => Bucket(2 * level),
-            (false, false, _) => Bucket(2 * level + 1),
-            (true, true, _) => Bucket(2 * LEVELS + 3 * level),
-            (true, false, true) => Bucket(2 * LEVELS + 3 * level + 1),
-            (true, false, false) => Bucket(2 * LEVELS + 3 * level + 2),
+            (false, true, _) => Priority(2 * level),
+            (false, false, _) => Priority(2 * level + 1),
+            (true, true, _) => Priority(2 * LEVELS + 3 * level),
+            (true, false, true) => Priority(2 * LEVELS + 3 * level + 1),
+            (true, false, false) => Priority(2 * LEVELS + 3 * level + 2),
         }
     }
 
     /// Whether chunks of this priority wait in queues.
     pub fn is_queue(self) -> bool {
-        self.0 < BUCKETS
+        self.0 < PRIORITIES
     }
 
     /// Whether chunks of this priority had all their copies once.
@@ -59,19 +59,19 @@ impl Bucket {
     }
 }
 
-impl Default for Bucket {
+impl Default for Priority {
     fn default() -> Self {
-        Bucket::NONE
+        Priority::NONE
     }
 }
 
 /// Number of waiting chunks of each priority.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(super) struct Queued([u32; BUCKETS as usize]);
+pub(super) struct Queued([u32; PRIORITIES as usize]);
 
 impl Queued {
     /// Moves a chunk from one priority to another.
-    pub fn move_one(&mut self, from: Bucket, to: Bucket) {
+    pub fn move_one(&mut self, from: Priority, to: Priority) {
         if let Some(count) = self.0.get_mut(usize::from(from.0)) {
             *count = count.saturating_sub(1);
         }
@@ -81,8 +81,8 @@ impl Queued {
     }
 
     /// Whether any chunk of this priority waits.
-    pub fn any(&self, bucket: Bucket) -> bool {
-        self.0.get(usize::from(bucket.0)).is_some_and(|count| *count > 0)
+    pub fn any(&self, priority: Priority) -> bool {
+        self.0.get(usize::from(priority.0)).is_some_and(|count| *count > 0)
     }
 }
 
@@ -108,38 +108,38 @@ impl Queue {
     }
 
     /// Appends a chunk. Returns whether the queue has grown enough to be [cleared](Self::clear).
-    pub fn push(&mut self, bucket: Bucket, key: Key) -> bool {
-        if !bucket.is_queue() {
+    pub fn push(&mut self, priority: Priority, key: Key) -> bool {
+        if !priority.is_queue() {
             return false;
         }
-        let at = usize::from(bucket.0);
+        let at = usize::from(priority.0);
         if self.lines.len() <= at {
             self.lines.resize_with(at + 1, PriorityQueue::default);
         }
         let Some(line) = self.lines.get_mut(at) else { return false };
         line.keys.push_back(key);
-        self.filled |= 1 << bucket.0;
+        self.filled |= 1 << priority.0;
         line.keys.len() > CLEAR_MIN.max(4 * line.cleared)
     }
 
     /// Takes the first entry of a priority.
-    pub fn pop(&mut self, bucket: Bucket) -> Option<Key> {
-        let line = self.lines.get_mut(usize::from(bucket.0))?;
+    pub fn pop(&mut self, priority: Priority) -> Option<Key> {
+        let line = self.lines.get_mut(usize::from(priority.0))?;
         let key = line.keys.pop_front();
         if line.keys.is_empty() {
-            self.filled &= !(1 << bucket.0);
+            self.filled &= !(1 << priority.0);
         }
         key
     }
 
     /// Removes stale and duplicate entries.
-    pub fn clear(&mut self, bucket: Bucket, holds: impl Fn(Key) -> bool) {
-        let Some(line) = self.lines.get_mut(usize::from(bucket.0)) else { return };
+    pub fn clear(&mut self, priority: Priority, holds: impl Fn(Key) -> bool) {
+        let Some(line) = self.lines.get_mut(usize::from(priority.0)) else { return };
         let mut met = HashSet::new();
         line.keys.retain(|key| holds(*key) && met.insert(*key));
         line.cleared = line.keys.len();
         if line.keys.is_empty() {
-            self.filled &= !(1 << bucket.0);
+            self.filled &= !(1 << priority.0);
         }
     }
 }
@@ -165,14 +165,14 @@ mod tests {
             (chunk(1, false, true), true),
             (chunk(9, false, true), true),
         ];
-        let buckets: Vec<Bucket> = order.iter().map(|(chunk, own)| Bucket::of(chunk, *own)).collect();
-        assert!(buckets.is_sorted(), "{buckets:?}");
-        for ((chunk, _), bucket) in order.iter().zip(buckets) {
-            assert!(bucket.is_queue());
-            assert_eq!(bucket.is_repair(), chunk.full, "{bucket:?}");
-            assert_eq!(bucket.is_new(), !chunk.placed, "{bucket:?}");
+        let priorities: Vec<Priority> = order.iter().map(|(chunk, own)| Priority::of(chunk, *own)).collect();
+        assert!(priorities.is_sorted(), "{priorities:?}");
+        for ((chunk, _), priority) in order.iter().zip(priorities) {
+            assert!(priority.is_queue());
+            assert_eq!(priority.is_repair(), chunk.full, "{priority:?}");
+            assert_eq!(priority.is_new(), !chunk.placed, "{priority:?}");
         }
-        for other in [Bucket::NONE, Bucket::PARKED, Bucket::RESTING] {
+        for other in [Priority::NONE, Priority::PARKED, Priority::RESTING] {
             assert!(!other.is_queue() && !other.is_repair() && !other.is_new());
         }
     }
@@ -181,22 +181,22 @@ mod tests {
     fn a_queue_knows_its_priorities_with_entries() {
         let mut queue = Queue::default();
         let key = |index| Key { file: 0, index };
-        assert_eq!(queue.pop(Bucket(3)), None);
+        assert_eq!(queue.pop(Priority(3)), None);
         for index in [1, 2, 1] {
-            assert!(!queue.push(Bucket(3), key(index)));
+            assert!(!queue.push(Priority(3), key(index)));
         }
         assert_eq!(queue.filled(), 1 << 3);
-        queue.clear(Bucket(3), |key| key.index == 1);
-        assert_eq!(queue.pop(Bucket(3)), Some(key(1)));
-        assert_eq!((queue.pop(Bucket(3)), queue.filled()), (None, 0));
+        queue.clear(Priority(3), |key| key.index == 1);
+        assert_eq!(queue.pop(Priority(3)), Some(key(1)));
+        assert_eq!((queue.pop(Priority(3)), queue.filled()), (None, 0));
     }
 
     #[test]
     fn a_queue_asks_for_clearing_only_after_large_growth() {
         let mut queue = Queue::default();
-        let asks = (0..5_000).filter(|_| queue.push(Bucket(0), Key { file: 0, index: 7 })).count();
+        let asks = (0..5_000).filter(|_| queue.push(Priority(0), Key { file: 0, index: 7 })).count();
         assert!(asks > 0);
-        queue.clear(Bucket(0), |_| true);
-        assert!(!queue.push(Bucket(0), Key { file: 0, index: 7 }));
+        queue.clear(Priority(0), |_| true);
+        assert!(!queue.push(Priority(0), Key { file: 0, index: 7 }));
     }
 }

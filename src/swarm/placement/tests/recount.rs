@@ -3,7 +3,7 @@
 use super::super::Placement;
 use super::super::chunk::{CopyCounts, CopyState, Key};
 use super::super::file::Counts;
-use super::super::queue::{Bucket, Queued};
+use super::super::queue::{Priority, Queued};
 use super::super::volunteer::{Liveness, Traffic};
 use crate::swarm::keeping::Location;
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ impl Placement {
                     assert_eq!(held, state != CopyState::Coming);
                 }
                 assert_eq!(copy_counts, chunk.copy_counts, "{key:?}");
-                queued.move_one(Bucket::NONE, chunk.bucket);
+                queued.move_one(Priority::NONE, chunk.priority);
                 counts.under_replicated += u64::from(chunk.deficits.under_replicated);
                 counts.waiting += u64::from(chunk.deficits.waiting);
                 counts.bare += u64::from(chunk.deficits.bare);
