@@ -32,7 +32,7 @@ impl Placement {
                 return;
             }
         }
-        if self.land(key, at).is_some() {
+        if self.end_transfer(key, at).is_some() {
             self.copied += 1;
             self.copied_bytes += length;
             self.end_rest(key);
@@ -71,8 +71,8 @@ impl Placement {
         {
             return;
         }
-        if let Some(flight) = self.crash(key, at) {
-            self.failed(now, key, at, flight.from, flight.length, why);
+        if let Some(transfer) = self.fail_transfer(key, at) {
+            self.failed(now, key, at, transfer.from, transfer.length, why);
         }
         self.settle(now);
     }
@@ -105,7 +105,7 @@ impl Placement {
             (CopyFailure::Corrupt, _, Location::Volunteer(source)) => self.suspect(key, source),
             _ => {}
         }
-        self.rest(now, key, from, at);
+        self.schedule_retry(now, key, from, at);
     }
 
     /// A peer got other bytes than the chunk from a volunteer: its copy is audited.

@@ -96,10 +96,10 @@ impl Placement {
     /// Stops keeping a file: all its chunks are dropped, and its id is remembered.
     pub fn forget(&mut self, now: Moment, id: FileId) {
         let Some(slot) = self.by_id.get(&id).copied() else { return };
-        let flights: Vec<(Key, Location)> =
-            self.flights.keys().filter(|(key, _)| key.file == slot).copied().collect();
-        for (key, to) in flights {
-            self.crash(key, to);
+        let transfers: Vec<(Key, Location)> =
+            self.transfers.keys().filter(|(key, _)| key.file == slot).copied().collect();
+        for (key, to) in transfers {
+            self.fail_transfer(key, to);
         }
         self.ignored.retain(|(key, _), _| key.file != slot);
         self.retries.retain(|key, _| key.file != slot);

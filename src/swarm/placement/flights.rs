@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// A copy in flight.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Flight {
+pub(super) struct Transfer {
     pub from: Location,
     pub length: u64,
     pub deadline: Moment,
@@ -24,7 +24,7 @@ pub(super) struct Flight {
 
 impl Placement {
     /// Orders a copy.
-    pub(super) fn depart(&mut self, now: Moment, key: Key, from: Location, to: Location) {
+    pub(super) fn start_transfer(&mut self, now: Moment, key: Key, from: Location, to: Location) {
         let Some(file) = self.file(key.file) else { return };
         let (id, length) = (file.id, file.length(key.index));
         let full = file.chunks.get(key.index as usize).is_some_and(|chunk| chunk.full);
@@ -38,8 +38,8 @@ impl Placement {
             }
         }
         let deadline = now + limits::COPY_TIMEOUT + Duration::from_secs(length / limits::COPY_RATE_MIN);
-        self.flights.insert((key, to), Flight { from, length, deadline });
-        self.after(deadline, Timer::Late(key, to));
+        self.transfers.insert((key, to), Transfer { from, length, deadline });
+        self.after(deadline, Timer::CopyTimeout(key, to));
         self.traffic_out(from, |traffic| traffic.add(length));
         self.traffic_in(to, |traffic| traffic.add(length));
         if let Location::Volunteer(number) = to {
@@ -73,33 +73,33 @@ impl Placement {
     }
 
     /// Ends a copy in flight. The caller sets the resulting state.
-    pub(super) fn land(&mut self, key: Key, to: Location) -> Option<Flight> {
-        let flight = self.flights.remove(&(key, to))?;
-        self.timers.remove(&(flight.deadline, Timer::Late(key, to)));
-        self.traffic_out(flight.from, |traffic| traffic.subtract(flight.length));
-        self.traffic_in(to, |traffic| traffic.subtract(flight.length));
-        Some(flight)
+    pub(super) fn end_transfer(&mut self, key: Key, to: Location) -> Option<Transfer> {
+        let transfer = self.transfers.remove(&(key, to))?;
+        self.timers.remove(&(transfer.deadline, Timer::CopyTimeout(key, to)));
+        self.traffic_out(transfer.from, |traffic| traffic.subtract(transfer.length));
+        self.traffic_in(to, |traffic| traffic.subtract(transfer.length));
+        Some(transfer)
     }
 
     /// Ends a copy that will not arrive.
-    pub(super) fn crash(&mut self, key: Key, to: Location) -> Option<Flight> {
-        let flight = self.land(key, to)?;
+    pub(super) fn fail_transfer(&mut self, key: Key, to: Location) -> Option<Transfer> {
+        let transfer = self.end_transfer(key, to)?;
         match to {
             Location::Volunteer(number) => self.set(key, number, None),
             // The chunk may be waiting for the end of this copy.
             Location::Tracker => self.touch(key),
         }
-        Some(flight)
+        Some(transfer)
     }
 
     /// Abandons a copy without the knowledge of its target: the next answer from there is ignored, because it
     /// does not belong to a later order.
-    fn give_up(&mut self, key: Key, to: Location) -> Option<Flight> {
-        let flight = self.crash(key, to)?;
+    fn abandon_transfer(&mut self, key: Key, to: Location) -> Option<Transfer> {
+        let transfer = self.fail_transfer(key, to)?;
         if let Location::Volunteer(number) = to {
             *self.ignored.entry((key, number)).or_default() += 1;
         }
-        Some(flight)
+        Some(transfer)
     }
 
     /// Whether an answer belongs to an abandoned copy.
@@ -113,35 +113,35 @@ impl Placement {
     }
 
     /// Ends all copies to a volunteer that is no longer connected.
-    pub(super) fn crash_to(&mut self, number: VolunteerNumber) {
+    pub(super) fn fail_transfers_to(&mut self, number: VolunteerNumber) {
         let to = Location::Volunteer(number);
-        let keys: Vec<Key> = self.flights.keys().filter(|(_, at)| *at == to).map(|(key, _)| *key).collect();
+        let keys: Vec<Key> = self.transfers.keys().filter(|(_, at)| *at == to).map(|(key, _)| *key).collect();
         for key in keys {
-            self.crash(key, to);
+            self.fail_transfer(key, to);
         }
         self.ignored.retain(|(_, at), _| *at != number);
     }
 
     /// Abandons all copies from a volunteer that is dead.
-    pub(super) fn crash_from(&mut self, number: VolunteerNumber) {
+    pub(super) fn abandon_transfers_from(&mut self, number: VolunteerNumber) {
         let from = Location::Volunteer(number);
-        let flights = self.flights.iter().filter(|(_, flight)| flight.from == from);
-        let keys: Vec<(Key, Location)> = flights.map(|(key, _)| *key).collect();
+        let transfers = self.transfers.iter().filter(|(_, transfer)| transfer.from == from);
+        let keys: Vec<(Key, Location)> = transfers.map(|(key, _)| *key).collect();
         for (key, to) in keys {
-            self.give_up(key, to);
+            self.abandon_transfer(key, to);
         }
     }
 
     /// Handles a copy that has timed out.
-    pub(super) fn late(&mut self, now: Moment, key: Key, to: Location) {
-        if let Some(flight) = self.give_up(key, to) {
-            self.rest(now, key, flight.from, to);
+    pub(super) fn time_out(&mut self, now: Moment, key: Key, to: Location) {
+        if let Some(transfer) = self.abandon_transfer(key, to) {
+            self.schedule_retry(now, key, transfer.from, to);
         }
     }
 
     /// Schedules a retry after a failed copy: after a backoff, and if possible with another source and
     /// target.
-    pub(super) fn rest(&mut self, now: Moment, key: Key, from: Location, to: Location) {
+    pub(super) fn schedule_retry(&mut self, now: Moment, key: Key, from: Location, to: Location) {
         let first = || Backoff::new(limits::RETRY_MIN, limits::RETRY_MAX);
         let mut backoff = self.retries.remove(&key).map_or_else(first, |retry| retry.backoff);
         let until = now + backoff.pause(&mut self.random);

@@ -133,7 +133,7 @@ impl Placement {
             _ if checked => CopyState::Verified,
             _ => CopyState::Claimed,
         };
-        self.land(key, Location::Volunteer(number));
+        self.end_transfer(key, Location::Volunteer(number));
         self.set(key, number, Some(after));
     }
 
@@ -180,7 +180,7 @@ impl Placement {
 
     /// Ends the copies in flight to a volunteer and its pending drops, which end with the connection.
     fn sever(&mut self, number: VolunteerNumber) {
-        self.crash_to(number);
+        self.fail_transfers_to(number);
         self.drops.retain(|(at, _), _| *at != Location::Volunteer(number));
     }
 
@@ -221,7 +221,7 @@ impl Placement {
         volunteer.liveness = Liveness::Dead;
         volunteer.queue = Queue::default();
         self.sever(number);
-        self.crash_from(number);
+        self.abandon_transfers_from(number);
         for key in self.keys_of(number) {
             self.set(key, number, Some(CopyState::Missed));
         }

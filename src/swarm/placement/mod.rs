@@ -45,7 +45,7 @@ use crate::protocol::volunteer::ChallengedRange;
 use challenge::Challenge;
 use chunk::Key;
 use file::{Counts, File};
-use flights::Flight;
+use flights::Transfer;
 use queue::{Queue, Queued};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -159,7 +159,7 @@ enum Timer {
     /// A failed copy of a chunk may be retried.
     Retry(Key),
     /// A copy times out.
-    Late(Key, Location),
+    CopyTimeout(Key, Location),
     /// The next challenge is sent.
     Challenge,
     /// A challenge times out.
@@ -222,7 +222,7 @@ pub struct Placement {
     outgoing: Traffic,
     queue: Queue,
     queued: Queued,
-    flights: BTreeMap<(Key, Location), Flight>,
+    transfers: BTreeMap<(Key, Location), Transfer>,
     /// Copies that were abandoned before an answer came, with the number of answers still to ignore.
     ignored: BTreeMap<(Key, VolunteerNumber), u32>,
     retries: BTreeMap<Key, Retry>,
@@ -286,7 +286,7 @@ impl Placement {
             outgoing: Traffic::default(),
             queue: Queue::default(),
             queued: Queued::default(),
-            flights: BTreeMap::new(),
+            transfers: BTreeMap::new(),
             ignored: BTreeMap::new(),
             retries: BTreeMap::new(),
             parked: VecDeque::new(),
@@ -354,7 +354,7 @@ impl Placement {
                 }
                 Timer::Drain(volunteer) => self.look_at_drain(now, volunteer),
                 Timer::Retry(key) => self.rested(now, key),
-                Timer::Late(key, to) => self.late(now, key, to),
+                Timer::CopyTimeout(key, to) => self.time_out(now, key, to),
                 Timer::Challenge => self.challenge(now),
                 Timer::Answered(number) => self.challenge_over(number),
                 Timer::Repair => {}

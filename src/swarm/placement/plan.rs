@@ -135,7 +135,7 @@ impl Placement {
             let source = self.source(key);
             match (source, target) {
                 (Some(from), Target::At(to)) => {
-                    self.depart(now, key, from, Location::Volunteer(to));
+                    self.start_transfer(now, key, from, Location::Volunteer(to));
                     if self.could_give(location, key, priority) {
                         self.push(location, priority, key);
                     }
@@ -203,7 +203,7 @@ impl Placement {
         let missing = self
             .file(key.file)
             .is_some_and(|file| file.chunks.get(key.index as usize).is_some_and(|chunk| !file.has(chunk)));
-        if missing && self.census.expected == 0 && !self.flights.contains_key(&(key, Location::Tracker)) {
+        if missing && self.census.expected == 0 && !self.transfers.contains_key(&(key, Location::Tracker)) {
             self.homebound.push_back(key);
         }
     }
@@ -218,7 +218,7 @@ impl Placement {
             }
             let length = self.file(key.file).map_or(0, |file| file.length(key.index));
             match self.source(key).filter(|_| self.window.takes(self.incoming, length)) {
-                Some(from) => self.depart(now, key, from, Location::Tracker),
+                Some(from) => self.start_transfer(now, key, from, Location::Tracker),
                 None => {
                     self.homebound.push_back(key);
                     tries -= 1;
@@ -234,7 +234,7 @@ impl Placement {
         sources
             && chunk.priority == Priority::PARKED
             && !file.has(chunk)
-            && !self.flights.contains_key(&(key, Location::Tracker))
+            && !self.transfers.contains_key(&(key, Location::Tracker))
     }
 
     /// Reports the end of a repair, and notes its start.

@@ -34,7 +34,7 @@ impl Placement {
             repair: RepairStatus {
                 paused: self.paused,
                 waiting: self.counts.waiting,
-                running: self.flights.len() as u64,
+                running: self.transfers.len() as u64,
                 copied: self.copied,
                 copied_bytes: self.copied_bytes,
                 limit: self.settings.repair_limit,

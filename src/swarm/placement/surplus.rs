@@ -25,7 +25,8 @@ impl Placement {
         let replicas = self.settings.replicas;
         let chunk = self.chunk(key)?;
         let verified = usize::from(chunk.copy_counts.verified);
-        let under_way = chunk.copy_counts.coming > 0 || self.flights.contains_key(&(key, Location::Tracker));
+        let under_way =
+            chunk.copy_counts.coming > 0 || self.transfers.contains_key(&(key, Location::Tracker));
         if verified < replicas || under_way {
             return None;
         }

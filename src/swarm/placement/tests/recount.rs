@@ -38,7 +38,7 @@ impl Placement {
                     assert!(volunteer.is_here() || !state.is_here());
                     assert_eq!(
                         state == CopyState::Coming,
-                        self.flights.contains_key(&(key, Location::Volunteer(number)))
+                        self.transfers.contains_key(&(key, Location::Volunteer(number)))
                     );
                     let held = volunteer.holdings[&slot].chunks.contains(&index);
                     assert_eq!(held, state != CopyState::Coming);
@@ -82,12 +82,12 @@ impl Placement {
             assert_eq!((volunteer.held, volunteer.chunks, volunteer.verified), sum, "{number:?}");
             let location = Location::Volunteer(number);
             let (mut incoming, mut outgoing) = (Traffic::default(), Traffic::default());
-            for ((_, to), flight) in &self.flights {
+            for ((_, to), transfer) in &self.transfers {
                 if *to == location {
-                    incoming.add(flight.length);
+                    incoming.add(transfer.length);
                 }
-                if flight.from == location {
-                    outgoing.add(flight.length);
+                if transfer.from == location {
+                    outgoing.add(transfer.length);
                 }
             }
             assert_eq!((volunteer.incoming, volunteer.outgoing), (incoming, outgoing));
