@@ -6,7 +6,7 @@
 
 use super::Moment;
 use super::machine::{ConnectionId, Origin};
-use super::registry::{Gone, Peer, PeerId, Registry};
+use super::registry::{Peer, PeerId, Registry, RemovedPeer};
 use crate::content::limits;
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerResponse};
@@ -39,7 +39,7 @@ pub struct Joined {
     /// The reply to the peer.
     pub response: TrackerResponse,
     /// The peer that had registered over the same connection before, now removed.
-    pub replaced: Option<(PeerId, Gone)>,
+    pub replaced: Option<(PeerId, RemovedPeer)>,
     /// Line for the log.
     pub note: String,
 }
@@ -140,25 +140,25 @@ impl Membership {
     }
 
     /// Removes a peer that disconnects.
-    pub fn leave(&mut self, now: Moment, token: Token) -> Option<(PeerId, Gone)> {
+    pub fn leave(&mut self, now: Moment, token: Token) -> Option<(PeerId, RemovedPeer)> {
         let id = self.registry.by_token(now, token)?;
         self.remove(id)
     }
 
     /// Removes the peer that registered over a closed connection.
-    pub fn closed(&mut self, connection: ConnectionId) -> Option<(PeerId, Gone)> {
+    pub fn closed(&mut self, connection: ConnectionId) -> Option<(PeerId, RemovedPeer)> {
         let id = *self.registered.get(&connection)?;
         self.remove(id)
     }
 
     /// Removes the peers whose lease has expired.
-    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Gone)> {
+    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, RemovedPeer)> {
         let all = self.registry.expire(now);
         all.iter().for_each(|(id, gone)| self.forget(*id, &gone.peer));
         all
     }
 
-    fn remove(&mut self, id: PeerId) -> Option<(PeerId, Gone)> {
+    fn remove(&mut self, id: PeerId) -> Option<(PeerId, RemovedPeer)> {
         let gone = self.registry.remove(id)?;
         self.forget(id, &gone.peer);
         Some((id, gone))

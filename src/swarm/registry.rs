@@ -7,7 +7,7 @@ mod holders;
 mod leases;
 mod peers;
 
-pub use peers::{Gone, Peer, PeerId};
+pub use peers::{Peer, PeerId, RemovedPeer};
 
 use super::Moment;
 use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
@@ -156,7 +156,7 @@ impl Registry {
     }
 
     /// Removes a peer and its files.
-    pub fn remove(&mut self, id: PeerId) -> Option<Gone> {
+    pub fn remove(&mut self, id: PeerId) -> Option<RemovedPeer> {
         let gone = self.peers.remove(id)?;
         for (file, spot) in gone.peer.held.iter() {
             self.remove_holder(file, spot);
@@ -165,7 +165,7 @@ impl Registry {
     }
 
     /// Removes the expired peers and returns them.
-    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Gone)> {
+    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, RemovedPeer)> {
         let mut all = Vec::new();
         while let Some(id) = self.leases.due(now, |id| self.peers.expires(id)) {
             all.extend(self.remove(id).map(|gone| (id, gone)));

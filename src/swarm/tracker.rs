@@ -15,7 +15,7 @@ use super::keeping::TaskOutcome;
 use super::listing::Listing;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Leases, Membership, error, unknown_token};
-use super::registry::{Gone, PeerId};
+use super::registry::{PeerId, RemovedPeer};
 use crate::content::limits::{self, TRACKER_ENTITY};
 use crate::content::{ChunkIndex, FileId, FileName};
 use crate::protocol::ErrorCode;
@@ -540,8 +540,8 @@ impl Tracker {
     }
 
     /// Removes a peer, already removed from the registry, from all other state.
-    fn depart(&mut self, now: Moment, id: PeerId, gone: &Gone, how: Departure) {
-        let Gone { peer, expires } = gone;
+    fn depart(&mut self, now: Moment, id: PeerId, gone: &RemovedPeer, how: Departure) {
+        let RemovedPeer { peer, expires } = gone;
         let (name, address, why) = (&peer.name, peer.address, how.text());
         let text = match self.may_come_back(id, how) {
             true => {

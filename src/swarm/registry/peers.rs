@@ -65,7 +65,7 @@ pub struct Peer {
 
 /// A peer that has been removed.
 #[derive(Debug)]
-pub struct Gone {
+pub struct RemovedPeer {
     /// The peer as it was registered.
     pub peer: Peer,
     /// When its lease expired, or would have expired.
@@ -195,12 +195,12 @@ impl Peers {
     }
 
     /// Removes a peer.
-    pub(super) fn remove(&mut self, id: PeerId) -> Option<Gone> {
+    pub(super) fn remove(&mut self, id: PeerId) -> Option<RemovedPeer> {
         let mark = self.marks.get_mut(id.slot() as usize).filter(|mark| mark.id == id)?;
         let peer = self.peers[id.slot() as usize].take()?;
         let expires = std::mem::replace(&mut mark.expires, Expiry::EXPIRED).moment();
         self.free.push(id.slot());
-        Some(Gone { peer, expires })
+        Some(RemovedPeer { peer, expires })
     }
 
     /// All peers, in no particular order.
