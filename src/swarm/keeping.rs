@@ -2,8 +2,8 @@
 //!
 //! The decisions are in [`placement`](super::placement), the exchange with volunteers in
 //! [`tracker`](super::tracker). Everything that needs a disk or a socket leaves the state machine as a
-//! [`ExecutorTask`] and returns as [`TaskOutcome`]. Invariant: tasks of one file are executed in order, and each task gets
-//! exactly one outcome unless its description says otherwise.
+//! [`ExecutorTask`] and returns as [`TaskOutcome`]. Invariant: tasks of one file are executed in order, and
+//! each task gets exactly one outcome unless its description says otherwise.
 
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, HaveMap, Layout};
 use crate::protocol::numbers::VolunteerKey;

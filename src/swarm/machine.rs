@@ -37,7 +37,8 @@ pub enum Effect {
     Note(String),
     /// Write a log line at warning level: the operator should act.
     Warning(String),
-    /// Run a task that needs a disk or a socket. Its outcome comes back through [`task_outcome`](Machine::task_outcome).
+    /// Run a task that needs a disk or a socket. Its outcome comes back through
+    /// [`task_outcome`](Machine::task_outcome).
     Task(ExecutorTask),
     /// Answer the prompt command with this number.
     Answer(u64, Answer),

@@ -24,7 +24,7 @@ pub(super) enum CopyState {
     Awaited,
     /// Was present when its volunteer died.
     Missed,
-    /// In transfer.
+    /// In flight.
     Coming,
     /// A drop is ordered.
     Dropping,

@@ -63,7 +63,7 @@ impl Placement {
             assert_eq!(file.own as usize, file.chunks.iter().filter(|chunk| chunk.own).count());
             all.verified += counts.verified;
             all.claimed += counts.claimed;
-            all.short += counts.under_replicated;
+            all.under_replicated += counts.under_replicated;
             all.waiting += counts.waiting;
             all.bare += counts.bare;
             all.impaired += counts.impaired;
