@@ -454,7 +454,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_invariants_hold_for_any_sequence_of_requests(steps in prop::collection::vec((0u64..4, 0u32..4, 0u8..3, 0u8..8), 0..80)) {
+        fn the_invariants_hold_for_any_sequence_of_requests(
+            steps in prop::collection::vec((0u64..4, 0u32..4, 0u8..3, 0u8..8), 0..80),
+        ) {
             let mut set = set(3, 2);
             for (peer, index, value, action) in steps {
                 let (peer, index) = (PeerId(peer), ChunkIndex(index));

@@ -1,7 +1,7 @@
 //! Data types of a tracker that keeps files: locations of copies, tasks for its executor, and their outcomes.
 //!
 //! The decisions are in [`placement`](super::placement), the exchange with volunteers in
-//! [`tracker`](super::tracker). Everything that needs a disk or a socket leaves the state machine as a
+//! [`tracker`](super::tracker). Everything that needs a disk or a socket leaves the state machine as an
 //! [`ExecutorTask`] and returns as [`TaskOutcome`]. Invariant: tasks of one file are executed in order, and
 //! each task gets exactly one outcome unless its description says otherwise.
 
