@@ -6,7 +6,7 @@
 
 use shoal::content::{ChunkIndex, EntityName, FileId, HaveMap, Layout, limits};
 use shoal::protocol::numbers::VolunteerKey;
-use shoal::swarm::keeping::{Place, VolunteerNumber, VolunteerRecord};
+use shoal::swarm::keeping::{Location, VolunteerNumber, VolunteerRecord};
 use shoal::swarm::replication::{Order, Placement, Settings};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -141,7 +141,7 @@ fn measure(volunteers: u32) {
     let ordered = copies(placement.take_orders());
     let mut answered = 0;
     for order in &ordered {
-        let Order::Copy { file, index, to: to @ Place::Volunteer(_), .. } = order else { continue };
+        let Order::Copy { file, index, to: to @ Location::Volunteer(_), .. } = order else { continue };
         placement.stored(second, *to, *file, *index, None);
         answered += 1;
     }

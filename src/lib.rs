@@ -37,8 +37,8 @@
 //!   because handing each datagram over took longer than answering it. `link-accept` takes connections; each has a
 //!   `link` that reads and a `link-out` that writes.
 //! - **tracker that keeps files**, besides: its machine holds a [`swarm::replication::Placement`], and what that wants done with a
-//!   disk or another host goes as a [`swarm::keeping::Task`] to its hands ([`tracker::executor`]) and comes back as
-//!   [`swarm::keeping::News`]. There `keeper` hands out tasks to `keep-distant` (four that fetch from volunteers) and
+//!   disk or another host goes as a [`swarm::keeping::ExecutorTask`] to its hands ([`tracker::executor`]) and comes back as
+//!   [`swarm::keeping::TaskOutcome`]. There `keeper` hands out tasks to `keep-distant` (four that fetch from volunteers) and
 //!   `keep-local` (two for its own disk), `record` alone writes the catalogue, `publish` looks at the folder of files, `check` hashes
 //!   chunks that were here before the start, and `spoiled` tells of those that turn out wrong. It serves like any peer.
 //! - **whoever serves** ([`upload::server`]): `serve-accept`, and for each connection a `serve` that reads requests

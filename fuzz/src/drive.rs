@@ -14,7 +14,7 @@ use shoal::protocol::tracker::{
 };
 use shoal::protocol::{Message, frame, status::Status};
 use shoal::swarm::Moment;
-use shoal::swarm::keeping::Task;
+use shoal::swarm::keeping::ExecutorTask;
 use shoal::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -67,7 +67,7 @@ pub struct World<M> {
     /// Addresses that are always there: the tracker's own.
     pub always: BTreeSet<SocketAddr>,
     /// Tasks under way.
-    pub tasks: Vec<Task>,
+    pub tasks: Vec<ExecutorTask>,
     connections: Vec<ConnectionId>,
     next: u64,
     tokens: Vec<Token>,

@@ -12,7 +12,7 @@ use crate::report::error::{DaemonError, Fault};
 use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::ReplicaStore;
-use crate::swarm::keeping::{Answer, Command, News};
+use crate::swarm::keeping::{Answer, Command, TaskOutcome};
 use crate::swarm::replication::Settings;
 use crate::swarm::tracker::{KeepRules, Remembered, Rules, Tracker};
 use crate::tracker::executor::{Keeper, KeeperChannels, KeeperConfig};
@@ -83,7 +83,7 @@ struct Inner {
 /// Where commands go in and answers come out.
 struct Desk {
     serving: SocketAddr,
-    news: Sender<News>,
+    news: Sender<TaskOutcome>,
     answers: Receiver<(u64, Answer)>,
     next: AtomicU64,
 }
@@ -215,7 +215,7 @@ impl RunningTracker {
             return Err("this tracker keeps no files; it would with --files and --state".into());
         };
         let number = desk.next.fetch_add(1, Ordering::Relaxed);
-        desk.news.send(News::Command(number, command)).map_err(|_| "the tracker is ending")?;
+        desk.news.send(TaskOutcome::Command(number, command)).map_err(|_| "the tracker is ending")?;
         loop {
             match desk.answers.recv_timeout(ANSWER_WAIT) {
                 Ok((answered, Answer::Refused(why))) if answered == number => return Err(why),

@@ -1,11 +1,11 @@
-//! Chunk sets: which hash a chunk has, agreed upon by those who claim to have it.
+//! Chunk sets: members claim chunk hashes, and a quorum of equal claims makes an agreement.
 //!
-//! Everything claimed stands on the check list. A chunk's hash moves to the chunk list when claims from
-//! a quorum of different addresses say the same; those who made them are its holders. Only the chunk list is
-//! ever answered from. When every chunk is agreed upon the set is sealed into a manifest.
+//! All claims are on the check list. A chunk's hash moves to the chunk list when a quorum of different
+//! addresses claim it; these members are its holders. Responses use only the chunk list. When all chunks are
+//! agreed, the set is sealed into a manifest.
 //!
-//! Invariants: a holder's claim equals what was agreed; an agreement lasts as long as it has a holder, and when
-//! the last one leaves the check list decides again; a set is sealed exactly when all its chunks are agreed.
+//! Invariants: a holder's claim equals the agreed hash; an agreement lasts while it has a holder, and when
+//! the last one leaves, the check list decides again; a set is sealed exactly when all its chunks are agreed.
 
 use super::registry::PeerId;
 use crate::content::{ChunkIndex, FileId, Layout, Manifest};
@@ -14,30 +14,30 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// What follows from a claim or a departure.
+/// Consequence of a claim or a departure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// This member's claim is not what the others agree upon.
+    /// The claim of this member differs from the agreed one.
     Differs(PeerId, ChunkIndex, Claim),
-    /// Somebody else has the chunk that this member waits for.
+    /// Another member holds the chunk that this member waits for.
     Located(PeerId, ChunkIndex),
-    /// All chunks are agreed upon.
+    /// All chunks are agreed.
     Sealed(Arc<Sealed>),
-    /// A sealed set has lost the last holder of a chunk: it is no file any more.
+    /// A sealed set has lost the last holder of a chunk: it is no longer available as a file.
     Unsealed(Arc<Sealed>),
 }
 
-/// What a sealed set is as a file. Hashing and encoding a manifest costs as much as the set has chunks, so both are
-/// done once, and one payload is sent to everybody who asks.
+/// A sealed set as a file. The cost of hashing and encoding a manifest grows with the number of chunks, so
+/// both are done once and all clients share one payload.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sealed {
     /// The id of the file.
     pub id: FileId,
-    /// Its size in bytes.
+    /// Size of the file in bytes.
     pub size: u64,
-    /// Bytes in a chunk, as the manifest message says it.
+    /// Chunk size in bytes, as in the manifest message.
     pub chunk_size: u32,
-    /// The manifest as it travels.
+    /// The encoded manifest.
     pub payload: Arc<[u8]>,
 }
 
@@ -53,12 +53,12 @@ impl Sealed {
 struct Chunk {
     claims: BTreeMap<PeerId, Claim>,
     agreed: Option<Claim>,
-    /// Members who asked for the chunk and do not have it yet.
+    /// Members that asked for the chunk and do not have it yet.
     waiting: BTreeSet<PeerId>,
 }
 
 impl Chunk {
-    /// Claims and wishes.
+    /// Number of claims and waiting members.
     fn entries(&self) -> usize {
         self.claims.len() + self.waiting.len()
     }
@@ -71,13 +71,13 @@ impl Chunk {
 #[derive(Debug)]
 struct Member {
     address: SocketAddr,
-    /// How many chunks it claims.
+    /// Number of chunks that it claims.
     claims: u32,
-    /// How many of those claims are what was agreed.
+    /// Number of its claims that equal the agreed hash.
     held: u32,
 }
 
-/// A chunk set and its members.
+/// A chunk set, its members, their claims and the agreements.
 #[derive(Debug)]
 pub struct ChunkSet {
     count: u32,
@@ -85,19 +85,19 @@ pub struct ChunkSet {
     members: HashMap<PeerId, Member>,
     chunks: BTreeMap<ChunkIndex, Chunk>,
     agreed: u32,
-    /// Claims and wishes for all chunks.
+    /// Number of claims and waiting members of all chunks.
     entries: usize,
     sealed: Option<Arc<Sealed>>,
 }
 
 impl ChunkSet {
-    /// A set of `count` chunks in which `quorum` claims make an agreement.
+    /// A set of `count` chunks in which `quorum` equal claims make an agreement.
     pub fn new(count: u32, quorum: usize) -> Self {
         let (members, chunks) = (HashMap::new(), BTreeMap::new());
         Self { count, quorum: quorum.max(1), members, chunks, agreed: 0, entries: 0, sealed: None }
     }
 
-    /// Takes a member in.
+    /// Adds a member.
     pub fn join(&mut self, peer: PeerId, address: SocketAddr) {
         self.members.entry(peer).or_insert(Member { address, claims: 0, held: 0 });
     }
@@ -112,22 +112,22 @@ impl ChunkSet {
         self.members.keys().copied()
     }
 
-    /// Whether the set has no member left and can be forgotten.
+    /// Whether the set has no members and can be removed.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// What the set is as a file, once every chunk is agreed upon.
+    /// The set as a file, once all chunks are agreed.
     pub fn sealed(&self) -> Option<&Arc<Sealed>> {
         self.sealed.as_ref()
     }
 
-    /// What was agreed upon for a chunk.
+    /// The agreed claim of a chunk.
     pub fn agreed(&self, index: ChunkIndex) -> Option<Claim> {
         self.chunks.get(&index)?.agreed
     }
 
-    /// The addresses of a chunk's holders, each once, without that of `except`.
+    /// The addresses of a chunk's holders, each once, without the address of `except`.
     pub fn holders(&self, index: ChunkIndex, except: PeerId) -> Vec<SocketAddr> {
         let own = self.address(except);
         let holders = self.chunks.get(&index).into_iter().flat_map(Chunk::holders);
@@ -139,22 +139,23 @@ impl ChunkSet {
         self.members.get(&peer).map(|member| member.address)
     }
 
-    /// Whether a member holds every chunk of the set, as agreed.
+    /// Whether a member holds every chunk of the set with the agreed hash.
     pub fn is_whole(&self, peer: PeerId) -> bool {
         self.members.get(&peer).is_some_and(|member| member.held == self.count)
     }
 
-    /// What others may be told of a member: whether it claims anything, and whether it holds everything.
-    pub fn standing(&self, peer: PeerId) -> (bool, bool) {
+    /// State of a member that holder lists depend on: whether it claims any chunk, and whether it holds all
+    /// chunks.
+    pub fn claim_state(&self, peer: PeerId) -> (bool, bool) {
         (self.members.get(&peer).is_some_and(|member| member.claims > 0), self.is_whole(peer))
     }
 
-    /// Whether every member holds every chunk, as agreed.
+    /// Whether every member holds every chunk with the agreed hash.
     pub fn is_complete(&self) -> bool {
         self.members.values().all(|member| member.held == self.count)
     }
 
-    /// How many claims and wishes are remembered.
+    /// Number of claims and waiting members that are stored.
     pub fn entries(&self) -> usize {
         self.entries
     }
@@ -169,7 +170,7 @@ impl ChunkSet {
         self.chunks.get(&index).is_some_and(|chunk| chunk.waiting.contains(&peer))
     }
 
-    /// Changes one chunk, keeps count, and forgets it when nobody has to do with it any more.
+    /// Changes one chunk, updates the entry count, and removes the chunk when it has no entries left.
     fn change<T>(&mut self, index: ChunkIndex, change: impl FnOnce(&mut Self) -> T) -> T {
         let entries = |set: &Self| set.chunks.get(&index).map_or(0, Chunk::entries);
         let before = entries(self);
@@ -182,7 +183,7 @@ impl ChunkSet {
         result
     }
 
-    /// A member claims to have a chunk. Claims of strangers and of chunks past the end are ignored.
+    /// Adds a member's claim. Claims of peers that are not members, and of chunks past the end, are ignored.
     pub fn claim(&mut self, peer: PeerId, index: ChunkIndex, claim: Claim) -> Vec<Outcome> {
         if index.0 >= self.count {
             return Vec::new();
@@ -216,7 +217,7 @@ impl ChunkSet {
         outcomes
     }
 
-    /// A member no longer has a chunk.
+    /// Withdraws a member's claim.
     pub fn unclaim(&mut self, peer: PeerId, index: ChunkIndex) -> Vec<Outcome> {
         self.change(index, |set| set.release(peer, index))
     }
@@ -235,8 +236,8 @@ impl ChunkSet {
         outcomes
     }
 
-    /// A member wants a chunk. Returns whether somebody else has it; either way the member is told of more
-    /// holders until it claims the chunk itself.
+    /// Registers a member's request for a chunk. Returns whether another member holds it. The member is told
+    /// of further holders until it claims the chunk itself.
     pub fn want(&mut self, peer: PeerId, index: ChunkIndex) -> bool {
         if !self.is_member(peer) || index.0 >= self.count {
             return false;
@@ -245,7 +246,7 @@ impl ChunkSet {
         !self.holders(index, peer).is_empty()
     }
 
-    /// A member is gone, and with it its claims.
+    /// Removes a member and its claims.
     pub fn leave(&mut self, peer: PeerId) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         if self.members.remove(&peer).is_none() {
@@ -254,7 +255,7 @@ impl ChunkSet {
         let concerns = |chunk: &Chunk| chunk.waiting.contains(&peer) || chunk.claims.contains_key(&peer);
         let chunks = self.chunks.iter().filter(|(_, chunk)| concerns(chunk));
         let concerned: Vec<ChunkIndex> = chunks.map(|(index, _)| *index).collect();
-        // All claims go before anything is settled, so that nothing is decided with one that is about to go.
+        // Remove all claims before any decision, so that no agreement counts a claim of the departed member.
         for index in &concerned {
             if let Some(chunk) = self.chunks.get_mut(index) {
                 self.entries -= chunk.entries();
@@ -269,7 +270,7 @@ impl ChunkSet {
         outcomes
     }
 
-    /// After a claim was withdrawn: an agreement without a holder ends, and the check list decides again.
+    /// After a withdrawn claim: an agreement without a holder ends, and the check list decides again.
     fn settle(&mut self, index: ChunkIndex, outcomes: &mut Vec<Outcome>) {
         let Some(chunk) = self.chunks.get_mut(&index) else { return };
         if chunk.agreed.is_none() || chunk.holders().next().is_some() {
@@ -284,7 +285,7 @@ impl ChunkSet {
         }
     }
 
-    /// Moves a claim to the chunk list if enough addresses make it.
+    /// Moves a claim to the chunk list if a quorum of addresses makes it.
     fn agree(&mut self, index: ChunkIndex, claim: Claim, outcomes: &mut Vec<Outcome>) {
         let Some(chunk) = self.chunks.get_mut(&index) else { return };
         let same = chunk.claims.iter().filter(|(_, other)| **other == claim);
@@ -310,8 +311,9 @@ impl ChunkSet {
         self.seal(outcomes);
     }
 
-    /// A chunk has a new holder. Those who wait for it are told at its first holders and whenever their number has
-    /// doubled: often enough to spread the load, rarely enough for a large set.
+    /// Notifies the members that wait for a chunk of a new holder: for the first holders (up to the quorum)
+    /// and then whenever the number of holders is a power of two. This spreads the load, but limits the
+    /// messages in a large set.
     fn tell_waiting(&self, index: ChunkIndex, outcomes: &mut Vec<Outcome>) {
         let Some(chunk) = self.chunks.get(&index) else { return };
         let holders = chunk.holders().count();
@@ -329,7 +331,7 @@ impl ChunkSet {
         let manifest = Layout::uneven(agreed.map(|claim| claim.size))
             .map_err(Into::into)
             .and_then(|layout| Manifest::new(layout, digests));
-        // Sizes and counts are checked before a claim gets here, so that this always succeeds.
+        // The sizes and counts of claims have been validated, so this always succeeds.
         if let Ok(manifest) = manifest {
             let sealed = Arc::new(Sealed::of(&manifest));
             self.sealed = Some(sealed.clone());
@@ -338,7 +340,7 @@ impl ChunkSet {
     }
 }
 
-/// What a claim that was made before leads to: who is wrong is told again, and nobody else hears of it.
+/// Handles a repeated claim: a member that differs is told again; no other member is notified.
 fn repeated(peer: PeerId, index: ChunkIndex, claim: Claim, chunk: &mut Chunk) -> Vec<Outcome> {
     match chunk.agreed {
         Some(agreed) if agreed != claim => vec![Outcome::Differs(peer, index, agreed)],
@@ -378,19 +380,19 @@ mod tests {
     }
 
     #[test]
-    fn two_who_say_the_same_make_an_agreement() {
+    fn two_equal_claims_make_an_agreement() {
         let mut set = set(2, 2);
         assert_eq!(set.claim(A, FIRST, claim(1)), []);
-        assert!(!set.want(C, FIRST), "one claim is not answered from");
+        assert!(!set.want(C, FIRST), "a single claim is no agreement");
         assert_eq!(set.claim(B, FIRST, claim(1)), [Outcome::Located(C, FIRST)]);
-        assert_eq!(set.claim(B, FIRST, claim(1)), [], "said again it is no news to those who wait");
+        assert_eq!(set.claim(B, FIRST, claim(1)), [], "a repeated claim notifies no waiting member");
         assert_eq!(set.holders(FIRST, C), [address(A), address(B)]);
         assert_eq!(set.holders(FIRST, A), [address(B)]);
         assert!(set.want(C, FIRST));
     }
 
     #[test]
-    fn one_who_says_something_else_is_told_and_never_named() {
+    fn a_member_with_a_different_hash_is_told_and_is_no_holder() {
         let mut set = set(2, 2);
         set.claim(A, FIRST, claim(9));
         set.claim(B, FIRST, claim(1));
@@ -403,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_does_not_make_a_quorum() {
+    fn several_members_at_one_address_are_no_quorum() {
         let mut set = ChunkSet::new(1, 2);
         set.join(A, address(A));
         set.join(B, address(A));
@@ -413,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_sealed_with_its_last_agreement_and_lasts_while_it_has_holders() {
+    fn a_set_is_sealed_by_its_last_agreement_and_unsealed_without_holders() {
         let mut set = set(2, 2);
         for index in [0, 1].map(ChunkIndex) {
             set.claim(A, index, claim(index.0 as u8 + 1));
@@ -432,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn when_the_last_holder_leaves_the_check_list_decides_again() {
+    fn when_the_last_holder_withdraws_the_check_list_decides_again() {
         let mut set = set(2, 1);
         set.claim(A, FIRST, claim(1));
         assert_eq!(set.claim(B, FIRST, claim(2)), [Outcome::Differs(B, FIRST, claim(1))]);
@@ -442,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_and_chunks_past_the_end_are_ignored() {
+    fn claims_of_non_members_and_of_chunks_past_the_end_are_ignored() {
         let mut set = set(1, 1);
         assert_eq!(set.claim(PeerId(9), FIRST, claim(1)), []);
         assert_eq!(set.claim(A, ChunkIndex(1), claim(1)), []);
@@ -452,7 +454,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_invariants_hold(steps in prop::collection::vec((0u64..4, 0u32..4, 0u8..3, 0u8..8), 0..80)) {
+        fn the_invariants_hold_for_any_sequence_of_requests(
+            steps in prop::collection::vec((0u64..4, 0u32..4, 0u8..3, 0u8..8), 0..80),
+        ) {
             let mut set = set(3, 2);
             for (peer, index, value, action) in steps {
                 let (peer, index) = (PeerId(peer), ChunkIndex(index));

@@ -1,9 +1,9 @@
-//! How long to wait before something is tried again.
+//! Exponential backoff with jitter.
 
 use std::time::Duration;
 
-/// Pauses that double from `first` to `most`, each shortened at random by up to a quarter, so that many who
-/// failed together do not come back together.
+/// Pauses that double from `first` up to `most`. Each is shortened at random by up to a quarter, so that
+/// peers which failed together do not retry together.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -12,7 +12,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses from `first` to `most`.
+    /// A backoff whose pauses range from `first` to `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, next: first }
     }
@@ -24,7 +24,7 @@ impl Backoff {
         pause.mul_f64(1.0 - random.f64() / 4.0)
     }
 
-    /// It worked: the next pause is the first one again.
+    /// Call after a success: the next pause is `first` again.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_most_and_start_over() {
+    fn pauses_double_up_to_the_limit_and_reset_restarts_them() {
         let second = Duration::from_secs(1);
         let mut random = fastrand::Rng::with_seed(7);
         let mut backoff = Backoff::new(second, second * 5);

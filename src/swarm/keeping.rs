@@ -1,10 +1,9 @@
-//! What keeping files consists of, as plain data: who and where, what the tracker's own hands are to do, and what they
-//! report.
+//! Data types of a tracker that keeps files: locations of copies, tasks for its executor, and their outcomes.
 //!
-//! The decisions are in [`replication`](super::replication), the conversation with volunteers in
-//! [`tracker`](super::tracker). Whatever needs a disk or a socket leaves the state machine as a [`Task`] and comes back
-//! as [`News`]. Invariant: a task is carried out in the order in which it was given among those of its file, and is
-//! always answered.
+//! The decisions are in [`replication`](super::replication), the exchange with volunteers in
+//! [`tracker`](super::tracker). Everything that needs a disk or a socket leaves the state machine as an
+//! [`ExecutorTask`] and returns as [`TaskOutcome`]. Invariant: tasks of one file are executed in order, and
+//! each task gets exactly one outcome unless its description says otherwise.
 
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, HaveMap, Layout};
 use crate::protocol::numbers::VolunteerKey;
@@ -13,51 +12,51 @@ use crate::protocol::volunteer::{ChallengedRange, CopyFailure, KeptFile};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// A volunteer, as the catalogue numbers it: from 0, never used twice.
+/// A volunteer's number in the catalogue: counted from 0, never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct VolunteerNumber(pub u32);
 
-/// Where a copy of a chunk is.
+/// Location of a copy of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum Place {
-    /// Here: the file itself, or a chunk that came back.
+pub enum Location {
+    /// The tracker: the file itself, or a single chunk in the tracker's chunk store.
     Tracker,
-    /// At a volunteer.
+    /// A volunteer.
     Volunteer(VolunteerNumber),
 }
 
-/// What the catalogue knows of a volunteer.
+/// Catalogue entry of a volunteer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VolunteerRecord {
     /// Its number.
     pub number: VolunteerNumber,
-    /// What it proves by that it is the one.
+    /// The key by which a returning volunteer is recognised.
     pub key: VolunteerKey,
-    /// What people call it.
+    /// The name that it registered with.
     pub name: EntityName,
-    /// Where it served last.
+    /// Its last address.
     pub address: SocketAddr,
-    /// Bytes that it lends.
+    /// Bytes of storage that it offers.
     pub offered: u64,
 }
 
-/// What the catalogue knows of a file, beside its manifest.
+/// Catalogue entry of a file, without its manifest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FileRecord {
-    /// What it is.
+    /// Id, name, size and MD5.
     pub kept: KeptFile,
-    /// How it is cut.
+    /// Sizes and offsets of its chunks.
     pub layout: Layout,
-    /// The tracker has given up its own copy, or is about to.
+    /// The tracker has deleted its own copy, or is about to.
     pub offloaded: bool,
 }
 
-/// A change that the catalogue is to remember.
+/// A change to store in the catalogue.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// A volunteer is new, or something about it is.
+    /// A new volunteer, or a changed entry.
     Volunteer(VolunteerRecord),
-    /// What a volunteer has of a file by now: durable copies. None of it: it holds nothing of the file any more.
+    /// The chunks of a file of which a volunteer has a durable copy. Empty: it holds none any more.
     Held {
         /// The file.
         file: FileId,
@@ -66,146 +65,150 @@ pub enum Change {
         /// The chunks.
         chunks: HaveMap,
     },
-    /// Whether the tracker does without a copy of its own.
+    /// Whether the tracker's own copy is offloaded.
     Offloaded(FileId, bool),
-    /// The file is not kept any more. Its id is remembered, so that a volunteer that comes back later can be told.
+    /// The file is not kept any more. Its id stays, so that a volunteer that returns later is told to drop
+    /// it.
     Forgotten(FileId),
 }
 
-/// What the tracker's own hands are to do.
+/// A task for the tracker's executor (threads with access to disk and network).
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Task {
-    /// Write to the catalogue, all or nothing: [`News::Recorded`] once it is durable.
+pub enum ExecutorTask {
+    /// Write to the catalogue, atomically: [`TaskOutcome::Recorded`] once it is durable.
     Record {
-        /// Rises by one each time.
+        /// Increases by one with each record.
         ticket: u64,
-        /// In order.
+        /// The changes in order.
         changes: Vec<Change>,
     },
-    /// Copy a chunk from a volunteer into the tracker's own store: [`News::Stored`] or [`News::NotStored`].
+    /// Download a chunk from a volunteer into the tracker's chunk store: [`TaskOutcome::Stored`] or
+    /// [`TaskOutcome::NotStored`].
     Fetch {
         /// The file.
         kept: KeptFile,
         /// The chunk.
         index: ChunkIndex,
-        /// Who has it.
+        /// Address of the holder.
         from: SocketAddr,
     },
-    /// Drop chunks from the tracker's own store: [`News::Dropped`].
+    /// Drop chunks from the tracker's chunk store: [`TaskOutcome::Dropped`].
     Drop {
         /// The file.
         file: FileId,
         /// The chunks.
         chunks: Vec<ChunkIndex>,
     },
-    /// Delete the tracker's own copy of a whole file, if it still is that file: [`News::Offloaded`].
+    /// Delete the tracker's own copy of a complete file, unless it has changed: [`TaskOutcome::Offloaded`].
     Offload(KeptFile),
-    /// Fetch a chunk from a volunteer and see whether it is right: [`News::Audited`].
+    /// Download a chunk from a volunteer and verify it: [`TaskOutcome::Audited`].
     Audit {
         /// The volunteer.
         volunteer: VolunteerNumber,
-        /// Where it serves.
+        /// Its address.
         from: SocketAddr,
         /// The file.
         file: FileId,
         /// The chunk.
         index: ChunkIndex,
     },
-    /// Answer a challenge from the tracker's own copy: [`News::Proof`].
+    /// Compute the proof for a challenge from the tracker's own copy: [`TaskOutcome::Proof`].
     Prove {
         /// The challenge's number.
         challenge: u64,
-        /// What of it.
+        /// The range of the chunk and the nonce to hash.
         range: ChallengedRange,
     },
-    /// Get the manifest of a file that is not in the catalogue from a volunteer that holds chunks of it, and take it
-    /// into the catalogue: [`News::Adopted`].
+    /// Add a file to the catalogue whose manifest comes from a volunteer that holds chunks of it:
+    /// [`TaskOutcome::Adopted`].
     Adopt {
-        /// The file, as the volunteer knows it.
+        /// The file as described by the volunteer.
         kept: KeptFile,
-        /// Where the volunteer serves.
+        /// Address of the volunteer.
         from: SocketAddr,
     },
-    /// Serve nothing of a file any more, and drop what the tracker's own store has of it. Not answered.
+    /// Stop serving a file and drop its chunks from the tracker's chunk store. Has no outcome.
     Forget(FileId),
 }
 
-/// Whether a copy is right.
+/// Result of an audit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It has the chunk's digest.
+    /// The chunk has the right digest.
     Right,
-    /// It is wrong, or not there.
+    /// The chunk is corrupt or missing.
     Wrong,
-    /// Its holder could not be asked.
+    /// The holder could not be reached.
     Unknown,
 }
 
-/// What a person at the tracker's prompt wants.
+/// A command of the operator at the tracker's prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// How everything is.
+    /// Show the status.
     Status,
-    /// Empty a volunteer, or (`false`) no longer.
+    /// Drain a volunteer, or (`false`) cancel the drain.
     Drain(EntityName, bool),
-    /// Copy nothing new, or (`false`) go on.
+    /// Pause new copies, or (`false`) resume them.
     Pause(bool),
-    /// No longer keep a file, by name or id.
+    /// Stop keeping a file, given by name or id.
     Forget(Wanted),
 }
 
-/// A file, as a person names it.
+/// A file as named by the operator.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Wanted {
-    /// By what it is called.
+    /// By name.
     Name(FileName),
-    /// By what it is.
+    /// By id.
     Id(FileId),
 }
 
-/// What a person at the tracker's prompt is told.
+/// Answer to a command at the tracker's prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// How everything is.
+    /// The status.
     Status(Arc<Status>),
-    /// It is done; a word on it.
+    /// The command was carried out; text for the operator.
     Done(String),
-    /// It cannot be done, and why.
+    /// The command was refused; the reason.
     Refused(String),
 }
 
-/// What the tracker's own hands report.
+/// Outcome of a task, or another event from the executor or the prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum News {
-    /// What was to be recorded under this ticket, and all before it, is durable.
+pub enum TaskOutcome {
+    /// This record, and all before it, is durable.
     Recorded(u64),
-    /// The tracker has this whole file, and the catalogue has its manifest.
+    /// The tracker has this complete file, and its manifest is in the catalogue.
     Published {
         /// The file.
         kept: KeptFile,
-        /// How it is cut.
+        /// Sizes and offsets of its chunks.
         layout: Layout,
     },
-    /// The tracker does not have this whole file any more: somebody has removed or changed it.
+    /// The tracker no longer has this complete file: it was removed or changed on disk.
     Withdrawn(FileId),
-    /// All files that were there at the start have been published: what has not been is not here.
+    /// The scan at start is complete: all files that are there have been published.
     Looked,
-    /// A chunk is in the tracker's own store, and durable.
+    /// A chunk is durable in the tracker's chunk store.
     Stored(FileId, ChunkIndex),
-    /// A chunk is not in the tracker's own store.
+    /// A chunk could not be stored in the tracker's chunk store.
     NotStored(FileId, ChunkIndex, CopyFailure),
-    /// Chunks have been dropped from the tracker's own store.
+    /// Chunks have been dropped from the tracker's chunk store.
     Dropped(FileId, Vec<ChunkIndex>),
-    /// Chunks in the tracker's own store have turned out to be wrong, and are gone.
+    /// Chunks in the tracker's chunk store were found corrupt and have been removed.
     Spoiled(FileId, Vec<ChunkIndex>),
-    /// The tracker's own copy of a whole file is deleted; or (`false`) it is another file by now, or cannot be deleted.
+    /// The tracker's own copy of a complete file was deleted; or (`false`) it has changed or cannot be
+    /// deleted.
     Offloaded(FileId, bool),
-    /// A volunteer's copy has been looked at.
+    /// A volunteer's copy was audited.
     Audited(VolunteerNumber, FileId, ChunkIndex, Verdict),
-    /// The tracker's own answer to a challenge; nothing when it has no copy (any more).
+    /// The tracker's own proof for a challenge; `None` if it has no copy (any more).
     Proof(u64, Option<Digest>),
-    /// A file that volunteers hold has been taken into the catalogue; or (`None`) its manifest could not be had.
+    /// A file that volunteers hold was added to the catalogue; or (`None`) its manifest could not be
+    /// downloaded.
     Adopted(FileId, Option<(KeptFile, Layout)>),
-    /// Somebody at the prompt wants something. The number goes back with the answer.
+    /// A command from the prompt. The number is returned with the answer.
     Command(u64, Command),
 }

@@ -1,7 +1,7 @@
-//! The list of all files that a tracker knows, as it travels, made once and sent to many.
+//! Encoded list of all files that a tracker knows, built once and shared by many clients.
 //!
-//! Invariant: a listing that [`holds`](Listing::holds) says what a new one would say of who has what; it is never
-//! longer than its limit.
+//! Invariants: a listing for which [`holds`](Listing::holds) is true equals a newly built one, except for the
+//! random choice of holders; its size never exceeds [`LIST_MAX`].
 
 use super::Moment;
 use super::registry::Registry;
@@ -9,18 +9,18 @@ use crate::content::limits::{LIST_MAX, LISTED_FILES, LISTED_HOLDERS};
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use std::sync::Arc;
 
-/// A list of all files.
+/// The encoded list and the registry state that it was built from.
 pub struct Listing {
-    /// The state of the registry that it shows.
+    /// [`Registry::changes`] at the time of encoding.
     changes: u64,
-    /// When the next lease may end.
+    /// Time at which the next lease may expire.
     until: Moment,
     count: u32,
     payload: Arc<[u8]>,
 }
 
 impl Listing {
-    /// What a registry knows now.
+    /// Encodes the current content of a registry.
     pub fn of(now: Moment, registry: &Registry, random: &mut fastrand::Rng) -> Self {
         let (found, all) = registry.list(now, LISTED_HOLDERS, LISTED_FILES, random);
         Self {
@@ -31,19 +31,19 @@ impl Listing {
         }
     }
 
-    /// Whether nothing has changed since, and no lease has ended.
+    /// Whether the registry is unchanged and no lease has expired since.
     pub fn holds(&self, now: Moment, registry: &Registry) -> bool {
         self.changes == registry.changes() && now < self.until
     }
 
-    /// The message, and its payload.
+    /// The message and its payload.
     pub fn message(&self) -> (TrackerResponse, Arc<[u8]>) {
         let response = TrackerResponse::Listing { count: self.count, length: self.payload.len() as u64 };
         (response, self.payload.clone())
     }
 }
 
-/// A JSON array of as many files as fit in a list.
+/// A JSON array of the first files that fit into [`LIST_MAX`] bytes.
 fn encode(files: &[FoundFile]) -> Vec<u8> {
     let mut array = vec![b'['];
     for found in files {
@@ -68,7 +68,7 @@ mod tests {
     use crate::protocol::tracker::FileSummary;
 
     #[test]
-    fn a_list_keeps_to_its_limit() {
+    fn a_list_never_exceeds_its_size_limit() {
         let name = FileName::new("é".repeat(127)).unwrap();
         let address = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse().unwrap();
         let holders = vec![address; LISTED_HOLDERS];
@@ -79,6 +79,6 @@ mod tests {
         let fitting = (LIST_MAX - 2) / one;
         let payload = encode(&vec![found; fitting as usize + 9_000]);
         assert!(payload.len() as u64 <= LIST_MAX && payload.ends_with(b"]"));
-        assert!(fitting >= LISTED_FILES as u64, "as many as are listed fit, whatever their names");
+        assert!(fitting >= LISTED_FILES as u64, "LISTED_FILES entries fit, even with the longest names");
     }
 }

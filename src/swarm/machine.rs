@@ -1,66 +1,69 @@
-//! What a daemon that answers requests is, seen from its state: requests, endings and ticks in, effects out.
+//! State machine interface of a daemon that serves requests: requests, closed connections and ticks in,
+//! effects out.
 //!
-//! The daemon around a [`Machine`] does the reading, writing and waiting; the machine decides and never waits.
+//! The daemon around a [`Machine`] reads, writes and waits. The machine decides and never blocks.
 
 use super::Moment;
-use super::keeping::{Answer, News, Task};
+use super::keeping::{Answer, ExecutorTask, TaskOutcome};
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// A connection over TCP, numbered by the daemon.
+/// A TCP connection, numbered by the daemon.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnectionId(pub u64);
 
-/// Where a request came from, and where its response goes.
+/// Source of a request and destination of its response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
-    /// A datagram, with the asker's number, whose source address is proven.
+    /// A datagram with a validated source address, and the request number that the client chose.
     Datagram(SocketAddr, u64),
-    /// A connection from this address.
+    /// A TCP connection from this IP address.
     Connection(ConnectionId, IpAddr),
 }
 
-/// What the daemon is to do.
+/// An action for the daemon.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// Answer a request.
     Reply(Origin, TrackerResponse),
-    /// Tell a connected peer something.
+    /// Send an unsolicited message to a connected peer.
     Push(ConnectionId, TrackerResponse),
-    /// Tell a connected peer something that has a payload. One payload may go to many.
+    /// Send an unsolicited message with a payload to a connected peer. Several peers may share one payload.
     PushWith(ConnectionId, TrackerResponse, Arc<[u8]>),
     /// Write an event line.
     Event(String),
     /// Write a log line.
     Note(String),
-    /// Write a log line that somebody should see to.
+    /// Write a log line at warning level: the operator should act.
     Warning(String),
-    /// Have something done that needs a disk or a socket; it comes back as [`news`](Machine::news).
-    Task(Task),
-    /// Answer what was asked under this number at the prompt.
+    /// Run a task that needs a disk or a socket. Its outcome comes back through
+    /// [`task_outcome`](Machine::task_outcome).
+    Task(ExecutorTask),
+    /// Answer the prompt command with this number.
     Answer(u64, Answer),
 }
 
 /// The state of a daemon that answers requests.
 pub trait Machine: Send {
-    /// Looks at what a request will need, so that the processor has it at hand when its turn comes. Changes nothing.
-    fn foresee(&self, _: &TrackerRequest) {}
+    /// Reads the data that a request will need, to load it into the processor cache ahead of time. Changes
+    /// nothing.
+    fn prefetch(&self, _: &TrackerRequest) {}
 
-    /// Handles a request. The answer comes first among the effects.
+    /// Handles a request. The reply is the first effect.
     fn request(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect>;
 
-    /// A connection has ended.
+    /// Handles the end of a connection.
     fn closed(&mut self, now: Moment, connection: ConnectionId) -> Vec<Effect>;
 
-    /// A task is done, or a person wants something.
-    fn news(&mut self, _: Moment, _: News) -> Vec<Effect> {
+    /// Handles the outcome of a task or a command from the prompt.
+    fn task_outcome(&mut self, _: Moment, _: TaskOutcome) -> Vec<Effect> {
         Vec::new()
     }
 
-    /// Does what the time that has passed asks for.
+    /// Does everything that is due at `now`.
     fn tick(&mut self, now: Moment) -> Vec<Effect>;
 
-    /// When [`tick`](Self::tick) has something to do next.
+    /// Time at which [`tick`](Self::tick) is due next.
     fn next_tick(&self) -> Option<Moment>;
 }

@@ -1,8 +1,8 @@
-//! The manager as a pure state machine: the list of active peers, and nothing else.
+//! The manager as a pure state machine: it keeps the list of active peers and broadcasts it.
 //!
-//! Whoever joins gets the whole list at once; everybody gets it again at each join, leave and death. Changes that
-//! come close together share one broadcast. Invariant: [`BROADCAST_PAUSE`] after the last change everybody who is
-//! connected has been sent the list as it is.
+//! A peer that joins gets the whole list at once; all peers get it again after each join, leave and expiry.
+//! Changes close together share one broadcast. Invariant: [`BROADCAST_PAUSE`] after the last change, the
+//! current list has been sent to every connected peer.
 
 use super::Moment;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
@@ -16,17 +16,17 @@ use std::sync::Arc;
 /// The state of a manager.
 pub struct Manager {
     peers: Membership,
-    /// Peers may advertise another address than the one that they come from.
+    /// Peers may advertise an address other than their source address.
     trust_advertised: bool,
-    /// The list has changed since it was last sent to everybody.
+    /// The list has changed since the last broadcast.
     changed: bool,
     sent: Option<Moment>,
     effects: Vec<Effect>,
 }
 
 impl Manager {
-    /// A manager of nobody. `draw` gives unguessable numbers. Unless `trust_advertised`, a peer that advertises an
-    /// address of another machine than it comes from is refused.
+    /// A manager without peers. `draw` returns unguessable numbers. Unless `trust_advertised`, a peer is
+    /// refused if the host that it advertises is not the host that it connects from.
     pub fn new(leases: Leases, trust_advertised: bool, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
         let peers = Membership::new(leases, draw);
         Self { peers, trust_advertised, changed: false, sent: None, effects: Vec::new() }
@@ -41,13 +41,13 @@ impl Manager {
             TrackerRequest::Heartbeat { token } => self.peers.heartbeat(now, token),
             TrackerRequest::Goodbye { token } => {
                 if let Some((_, gone)) = self.peers.leave(now, token) {
-                    self.depart(&gone.peer, "it said goodbye");
+                    self.depart(&gone.peer, "it disconnected");
                 }
                 TrackerResponse::Farewell
             }
             _ => error(
                 ErrorCode::UnknownMessage,
-                "this is a manager, not a tracker; name the tracker with --tracker HOST:PORT",
+                "this is a manager, not a tracker; give the address of a tracker with --tracker HOST:PORT",
             ),
         }
     }
@@ -61,7 +61,7 @@ impl Manager {
         let Origin::Connection(connection, source) = origin else {
             return Err(error(
                 ErrorCode::Malformed,
-                "this is a manager, which peers join over TCP; name a tracker with --tracker HOST:PORT",
+                "this is a manager, which peers join over TCP; give the address of a tracker with --tracker HOST:PORT",
             ));
         };
         let address = Membership::address(origin, &registration);
@@ -72,7 +72,7 @@ impl Manager {
             return Err(error(ErrorCode::Refused, text));
         }
         let taken = self.peers.registry.peers().find(|peer| peer.address == address);
-        // Registering again on the same connection is not a collision.
+        // Registering again over the same connection is not a collision.
         if let Some(taken) = taken
             && self.peers.registered_over(connection).is_none_or(|own| own.address != address)
         {
@@ -92,7 +92,7 @@ impl Manager {
         self.effects.push(Effect::Note(format!("{name} at {address} is gone: {why}, {left} peers")));
     }
 
-    /// The list as it is, and the message in front of it.
+    /// The current list and the message that announces it.
     fn list(&self) -> (TrackerResponse, Arc<[u8]>) {
         let peers = self.peers.registry.peers();
         let mut list: Vec<PeerSummary> =
@@ -104,7 +104,7 @@ impl Manager {
         (TrackerResponse::Peers { count, length }, payload.into())
     }
 
-    /// When the list is due to be sent to everybody.
+    /// Time at which the next broadcast is due.
     fn due(&self) -> Option<Moment> {
         self.changed.then(|| self.sent.map_or(Moment::ZERO, |sent| sent + BROADCAST_PAUSE))
     }
@@ -184,7 +184,7 @@ mod tests {
         TrackerRequest::Register(Registration { name, port, advertise })
     }
 
-    /// The lists that are sent, by connection.
+    /// The lists that were sent, by connection.
     fn lists(effects: &[Effect]) -> Vec<(u64, Vec<u16>)> {
         let lists = effects.iter().filter_map(|effect| match effect {
             Effect::PushWith(connection, TrackerResponse::Peers { .. }, payload) => {
@@ -198,7 +198,7 @@ mod tests {
         lists
     }
 
-    /// What a peer was told when it joined.
+    /// The token that a peer got when it joined.
     fn token(joined: &[Effect]) -> Token {
         let told = joined.iter().find_map(|effect| match effect {
             Effect::Reply(_, TrackerResponse::Registered { token, .. }) => Some(*token),
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_goes_to_everybody_at_each_change() {
+    fn the_list_is_broadcast_to_all_peers_after_each_change() {
         let mut manager = manager();
         let joined = manager.request(at(0), from(1), register(1, None));
         assert_eq!(lists(&joined), [(1, vec![1])]);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_ends_a_lease_and_heartbeats_keep_it() {
+    fn a_lease_expires_without_heartbeats_and_is_renewed_by_them() {
         let mut manager = manager();
         let joined = manager.request(at(0), from(1), register(1, None));
         manager.request(at(0), from(2), register(2, None));
@@ -240,14 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_the_address_of_another() {
+    fn the_address_of_another_peer_is_refused() {
         let mut manager = manager();
         let mut code = |origin, request| match manager.request(at(0), origin, request).remove(0) {
             Effect::Reply(_, TrackerResponse::Error { code, .. }) => Some(code),
             _ => None,
         };
         assert_eq!(code(from(1), register(1, None)), None);
-        assert_eq!(code(from(1), register(1, None)), None, "again on the same connection");
+        assert_eq!(code(from(1), register(1, None)), None, "again over the same connection");
         let same_host = Origin::Connection(ConnectionId(9), IpAddr::from([10, 0, 0, 1]));
         assert_eq!(code(same_host, register(1, None)), Some(ErrorCode::Refused));
         assert_eq!(code(same_host, register(2, Some("10.0.0.1:1"))), Some(ErrorCode::Refused));

@@ -1,12 +1,12 @@
-//! Who is there: registrations, leases, and the connections that some peers registered over.
+//! Membership of peers: registrations, leases, and the connections that peers registered over.
 //!
-//! What a tracker and a manager have in common. Invariants: a connection has at most one peer, and a peer that
-//! registered over a connection is gone when it ends; a token is known only while its peer is; no IP address has
-//! more than its share of the peers.
+//! Shared by tracker and manager. Invariants: a connection has at most one peer, and a peer that registered
+//! over a connection is removed when the connection closes; a token is valid only while its peer is
+//! registered; no IP address has more than its share of the peers.
 
 use super::Moment;
 use super::machine::{ConnectionId, Origin};
-use super::registry::{Gone, Peer, PeerId, Registry};
+use super::registry::{Peer, PeerId, Registry, RemovedPeer};
 use crate::content::limits;
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerResponse};
@@ -16,12 +16,12 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// When peers are alive.
+/// Timing of heartbeats and leases.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Leases {
-    /// How often peers are to send a heartbeat.
+    /// Interval at which peers send heartbeats.
     pub heartbeat: Duration,
-    /// How long a peer counts as alive after one.
+    /// Time for which a peer counts as alive after a heartbeat.
     pub lease: Duration,
 }
 
@@ -31,65 +31,66 @@ impl Default for Leases {
     }
 }
 
-/// What follows from a registration.
+/// Result of a registration.
 #[derive(Debug)]
 pub struct Joined {
-    /// The new peer.
+    /// Id of the new peer.
     pub id: PeerId,
-    /// What it is told.
+    /// The reply to the peer.
     pub response: TrackerResponse,
-    /// The peer that had registered over the same connection before.
-    pub replaced: Option<(PeerId, Gone)>,
-    /// For the log.
+    /// The peer that had registered over the same connection before, now removed.
+    pub replaced: Option<(PeerId, RemovedPeer)>,
+    /// Line for the log.
     pub note: String,
 }
 
-/// Peers and their connections.
+/// Registered peers and their connections.
 pub struct Membership {
     leases: Leases,
-    /// Peers, leases, files.
+    /// Registry of peers, leases and files.
     pub registry: Registry,
     connections: HashMap<PeerId, ConnectionId>,
     registered: HashMap<ConnectionId, PeerId>,
-    /// The IP address that a peer registered from, which it cannot choose as it can what it advertises; of those that
-    /// advertise another one.
-    elsewhere: HashMap<PeerId, IpAddr>,
-    /// How many peers each IP address has.
+    /// Source IP addresses of the peers that advertise another address. A peer can choose the address that it
+    /// advertises, but not its source address.
+    source_ips: HashMap<PeerId, IpAddr>,
+    /// Number of peers registered from each IP address.
     shares: Shares,
     share_max: usize,
-    /// Draws unguessable numbers for tokens.
+    /// Returns unguessable numbers for tokens.
     draw: Box<dyn FnMut() -> u128 + Send>,
 }
 
 impl Membership {
-    /// Nobody yet. `draw` gives unguessable numbers.
+    /// Starts without peers. `draw` returns unguessable numbers.
     pub fn new(leases: Leases, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
         Self {
             leases,
             registry: Registry::new(leases.lease),
             connections: HashMap::new(),
             registered: HashMap::new(),
-            elsewhere: HashMap::new(),
+            source_ips: HashMap::new(),
             shares: Shares::default(),
             share_max: limits::PEERS_PER_IP_MAX,
             draw: Box::new(draw),
         }
     }
 
-    /// How long a peer counts as alive after a heartbeat.
+    /// Time for which a peer counts as alive after a heartbeat.
     pub fn lease(&self) -> Duration {
         self.leases.lease
     }
 
-    /// The address under which others would be told of a peer.
+    /// The address of a peer as other peers would get it.
     pub fn address(origin: Origin, registration: &Registration) -> SocketAddr {
         registration.advertise.unwrap_or(SocketAddr::new(source(origin), registration.port))
     }
 
-    /// Takes a peer in.
+    /// Registers a peer.
     ///
     /// # Errors
-    /// The refusal to be sent: an address that nobody can connect to, or too many peers, in all or from there.
+    /// The error to send: an address that no peer can connect to, or too many peers in total or from this IP
+    /// address.
     pub fn register(
         &mut self,
         now: Moment,
@@ -104,14 +105,14 @@ impl Membership {
         }
         let ip = source(origin).to_canonical();
         if self.shares.of(ip) >= self.share_max {
-            let text = format!("{} peers are registered from {ip}, no more are taken", self.share_max);
+            let text = format!("peer limit of {ip} reached ({})", self.share_max);
             return Err(error(ErrorCode::Busy, text));
         }
         let registered = self.registry.register(now, (self.draw)(), name.clone(), address);
         let (id, token) = registered.map_err(|full| error(ErrorCode::Busy, full.to_string()))?;
         self.shares.add(ip);
         if ip != address.ip().to_canonical() {
-            self.elsewhere.insert(id, ip);
+            self.source_ips.insert(id, ip);
         }
         let replaced = match origin {
             Origin::Connection(connection, _) => {
@@ -133,31 +134,31 @@ impl Membership {
         Ok(Joined { id, response, replaced, note })
     }
 
-    /// Renews a lease, and says whether it did.
+    /// Renews a lease. Returns the reply to the heartbeat.
     pub fn heartbeat(&mut self, now: Moment, token: Token) -> TrackerResponse {
         self.registry.heartbeat(now, token).map_or_else(unknown_token, |_| TrackerResponse::Alive)
     }
 
-    /// A peer says goodbye.
-    pub fn leave(&mut self, now: Moment, token: Token) -> Option<(PeerId, Gone)> {
+    /// Removes a peer that disconnects.
+    pub fn leave(&mut self, now: Moment, token: Token) -> Option<(PeerId, RemovedPeer)> {
         let id = self.registry.by_token(now, token)?;
         self.remove(id)
     }
 
-    /// A connection has ended, and with it the peer that registered over it.
-    pub fn closed(&mut self, connection: ConnectionId) -> Option<(PeerId, Gone)> {
+    /// Removes the peer that registered over a closed connection.
+    pub fn closed(&mut self, connection: ConnectionId) -> Option<(PeerId, RemovedPeer)> {
         let id = *self.registered.get(&connection)?;
         self.remove(id)
     }
 
-    /// Removes the peers whose lease has ended.
-    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Gone)> {
+    /// Removes the peers whose lease has expired.
+    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, RemovedPeer)> {
         let all = self.registry.expire(now);
         all.iter().for_each(|(id, gone)| self.forget(*id, &gone.peer));
         all
     }
 
-    fn remove(&mut self, id: PeerId) -> Option<(PeerId, Gone)> {
+    fn remove(&mut self, id: PeerId) -> Option<(PeerId, RemovedPeer)> {
         let gone = self.registry.remove(id)?;
         self.forget(id, &gone.peer);
         Some((id, gone))
@@ -167,8 +168,8 @@ impl Membership {
         if let Some(connection) = self.connections.remove(&id) {
             self.registered.remove(&connection);
         }
-        let elsewhere = self.elsewhere.remove(&id);
-        self.shares.take(elsewhere.unwrap_or(peer.address.ip().to_canonical()));
+        let source_ips = self.source_ips.remove(&id);
+        self.shares.take(source_ips.unwrap_or(peer.address.ip().to_canonical()));
     }
 
     /// The connection that a peer registered over.
@@ -186,11 +187,11 @@ impl Membership {
         self.connections.values().copied()
     }
 
-    /// The peer of a token, for what is only done over the connection that it registered over. Who asks is alive: its
-    /// lease is renewed.
+    /// The peer with this token, for requests that are accepted only over the connection that it registered
+    /// over. Renews its lease.
     ///
     /// # Errors
-    /// The refusal to be sent.
+    /// The error to send.
     pub fn over_connection(
         &mut self,
         now: Moment,
@@ -198,7 +199,7 @@ impl Membership {
         origin: Origin,
     ) -> Result<PeerId, TrackerResponse> {
         let Origin::Connection(connection, _) = origin else {
-            return Err(error(ErrorCode::Malformed, "this needs a connection"));
+            return Err(error(ErrorCode::Malformed, "this request needs a TCP connection"));
         };
         let id = self.registry.by_token(now, token);
         let id = id.filter(|id| self.connection(*id) == Some(connection)).ok_or_else(unknown_token)?;
@@ -209,12 +210,12 @@ impl Membership {
     #[cfg(test)]
     pub(super) fn is_clean(&self) -> bool {
         let unconnected = self.connections.is_empty() && self.registered.is_empty();
-        self.registry.is_empty() && unconnected && self.elsewhere.is_empty() && self.shares.is_empty()
+        self.registry.is_empty() && unconnected && self.source_ips.is_empty() && self.shares.is_empty()
     }
 }
 
-/// How many peers each IP address has. There may be as many addresses as peers, so they are kept in as little space
-/// as they take: in a table of all kinds an address of four bytes would take seventeen.
+/// Number of peers registered from each IP address. Separate tables for IPv4 and IPv6 save memory: there may
+/// be as many addresses as peers, and one table of both takes 17 instead of 4 bytes for each IPv4 address.
 #[derive(Default)]
 struct Shares {
     v4: HashMap<Ipv4Addr, u32>,
@@ -258,7 +259,7 @@ impl Shares {
     }
 }
 
-/// The IP address that a request came from.
+/// The source IP address of a request.
 fn source(origin: Origin) -> IpAddr {
     match origin {
         Origin::Datagram(source, _) => source.ip(),
@@ -266,14 +267,14 @@ fn source(origin: Origin) -> IpAddr {
     }
 }
 
-/// A refusal.
+/// An error reply.
 pub(super) fn error(code: ErrorCode, text: impl Into<String>) -> TrackerResponse {
     TrackerResponse::Error { code, text: text.into() }
 }
 
-/// The refusal for a token that is not known, or not for this.
+/// The error for a token that is unknown, expired, or not valid for this connection.
 pub(super) fn unknown_token() -> TrackerResponse {
-    error(ErrorCode::UnknownToken, "this token is not known (any more): register again")
+    error(ErrorCode::UnknownToken, "unknown or expired token: register again")
 }
 
 #[cfg(test)]
@@ -282,7 +283,7 @@ mod tests {
     use crate::content::EntityName;
 
     #[test]
-    fn one_ip_address_does_not_take_all_places() {
+    fn an_ip_address_cannot_exceed_its_share_of_peers() {
         let mut next = 0;
         let mut members = Membership::new(Leases::default(), move || {
             next += 1;
@@ -291,7 +292,7 @@ mod tests {
         members.share_max = 2;
         let join = |members: &mut Membership, now, from: &str| {
             let origin = Origin::Datagram(from.parse().unwrap(), 1);
-            // What is advertised is the peer's own choice, and does not count.
+            // The advertised address is the peer's own choice and does not count.
             let advertise = Some(SocketAddr::from(([10, 0, 0, 9], 1_000)));
             let name = EntityName::new("x").unwrap();
             let registration = Registration { name, port: 1, advertise };

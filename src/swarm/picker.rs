@@ -1,11 +1,11 @@
-//! Which chunk to ask of which source next.
+//! Chunk picker: which chunk to request from which source next.
 //!
-//! Rarest first with random ties. A chunk is asked of one source at a time, until every wanted chunk is on
-//! its way: then those that are late are asked of others too. What a source that has failed held goes back to the
-//! open chunks at once.
+//! Rarest first, ties broken at random. Each chunk is requested from one source at a time until all wanted
+//! chunks are in flight; then endgame begins and late chunks are requested from a second or third source.
+//! When a source fails, its chunks in flight are open again at once.
 //!
-//! Invariants: a chunk that is done is never picked; no source is asked twice for one chunk at a time; the open
-//! chunks are exactly those that are wanted, not done and not on their way.
+//! Invariants: a verified chunk is never picked; no chunk is requested twice from one source at a time; the
+//! open chunks are exactly those that are wanted, not verified and not in flight.
 
 mod open;
 mod upstream;
@@ -27,7 +27,8 @@ pub use upstream::{Place, STRIPES_MAX};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct SourceId(pub u32);
 
-/// Sources are looked up at every turn, and numbered by this program itself: no need to defend their table.
+/// Hash function for source ids. They are assigned by this program, so no defence against collision attacks
+/// is needed.
 #[derive(Default)]
 struct IdHasher(u64);
 
@@ -37,7 +38,7 @@ impl Hasher for IdHasher {
     }
 
     fn write_u32(&mut self, number: u32) {
-        // The table takes its places from the low bits, and tells those of one place apart by the high ones.
+        // The table takes the slot from the low bits and tells keys in one slot apart by the high bits.
         self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.0 ^= self.0 >> 32;
     }
@@ -47,86 +48,88 @@ impl Hasher for IdHasher {
     }
 }
 
-/// How long a source that has delivered nothing yet is thought to need for a chunk.
+/// Assumed chunk time of a source that has not delivered any chunk yet.
 const PACE_UNKNOWN: Duration = Duration::from_secs(1);
-/// A chunk on its way is asked of another source once it takes this many times what that source needs.
+/// Endgame: a chunk in flight is late after this many times the chunk time plus RTT of the source that would
+/// repeat it.
 const LATE: u32 = 2;
-/// Nothing is late before this: on fast links the pace is shorter than what the system's scheduling adds.
+/// Lower limit for "late": on fast links the chunk time is shorter than scheduling delays.
 const LATE_MIN: Duration = Duration::from_millis(200);
-/// How many times later than others a source is asked for what is late that has what nobody else has.
+/// Factor on the late limit for a source that should be spared, as the only holder of some chunks.
 const SPARED: u32 = 4;
-/// While fewer other sources than this are busy, a source is asked for more than one chunk at once.
+/// A source is asked for more than one chunk at once while fewer other sources than this are busy.
 const FEW_SOURCES: usize = 3;
-/// Sources that are asked at once in a line, when the one ahead does not keep up.
+/// Sources that are asked at once for the chunks of a stripe while its predecessor does not keep up.
 const HELPERS: usize = 2;
-/// The way to a source and back takes no time to speak of when it takes less than this.
+/// RTT below which the pipeline depth ignores the RTT.
 const NEAR: Duration = Duration::from_millis(10);
-/// Hints of one source that are kept.
+/// Maximum number of hints kept for one source.
 const HINTS_MAX: usize = 64;
 
 struct Source {
     have: HaveMap,
-    /// How many chunks it had when it appeared.
+    /// Number of chunks that it had when it appeared.
     had: u32,
-    /// How many chunks of each stripe those are.
+    /// Number of its chunks in each stripe.
     counts: Counts,
-    /// What it would like to be asked for.
+    /// Chunks that it hinted: it prefers requests for these.
     hints: Vec<ChunkIndex>,
     /// Whether its chunks count for rarity: it has never had all of them.
     partial: bool,
-    /// Whether it had all of them when it appeared. From such a source come the chunks that nobody else has: as long
-    /// as others are busy it is spared for these.
+    /// Whether it was complete when it appeared. Only such a source has the chunks that no other source has,
+    /// so it is spared for these while other sources are busy.
     origin: bool,
-    /// Whether it says what it would like to be asked for.
+    /// Whether it sends hints (super-seeding).
     steers: bool,
     flights: Vec<(ChunkIndex, Moment)>,
-    /// Moving average of the time from one arrival (or the request, and the way there and back) to the next.
+    /// Moving average of the time from one arrival (or from the request plus RTT) to the next.
     pace: Option<Duration>,
-    /// How long a request and the beginning of its answer take, however fast the link is.
+    /// RTT: time from a request to the first byte of its response on an idle connection.
     round_trip: Duration,
     last_arrival: Moment,
-    /// When it last had one more chunk.
+    /// When it last gained a chunk.
     gained: Moment,
-    /// When something of a chunk has last come from it.
+    /// When the last bytes of a chunk arrived from it.
     heard: Moment,
 }
 
 impl Source {
-    /// Twice the time that it needs for a chunk, about.
+    /// Time after which a chunk in flight elsewhere is late from the view of this source: twice its chunk
+    /// time plus RTT.
     fn patience(&self) -> Duration {
         ((self.pace.unwrap_or(PACE_UNKNOWN) + self.round_trip) * LATE).max(LATE_MIN)
     }
 
-    /// Whether nothing has been asked of it for as long as a chunk takes.
+    /// Whether it has had no request outstanding for at least one chunk time.
     fn is_left_alone(&self, now: Moment) -> bool {
         let pause = self.pace.unwrap_or_default().max(LATE_MIN);
         self.flights.is_empty() && now.saturating_sub(self.last_arrival) >= pause
     }
 }
 
-/// Decides what to ask of whom.
+/// State of a download that decides which source gets the next request, and for which chunk.
 pub struct Picker {
     done: HaveMap,
     wanted: HaveMap,
     open: Open,
-    /// How many partial sources have each chunk.
+    /// Number of partial sources that have each chunk.
     rarity: Vec<u32>,
     sources: HashMap<SourceId, Source, BuildHasherDefault<IdHasher>>,
-    /// How many of them have something on its way.
+    /// Number of sources with chunks in flight.
     busy: usize,
-    /// Nothing that is on its way and not done was asked for before.
+    /// Lower bound for the request times of all chunks in flight that are not verified.
     oldest: Cell<Moment>,
-    /// The sources that each chunk is on its way from.
+    /// Sources that each chunk in flight was requested from.
     flights: BTreeMap<ChunkIndex, Vec<SourceId>>,
-    /// Who is to be asked before all others, if anybody is.
+    /// Predecessors in the rings, which are asked before all other sources.
     upstreams: Upstreams,
     /// When the first source appeared.
     began: Option<Moment>,
 }
 
 impl Picker {
-    /// A picker for the chunks that `done` does not have. With `all` every one of them is wanted from the start;
-    /// without, each is once [`want`](Self::want) names it.
+    /// A picker for the chunks that `done` lacks. With `all`, all of them are wanted from the start;
+    /// otherwise each is wanted once [`want`](Self::want) names it.
     pub fn new(done: HaveMap, all: bool) -> Self {
         let count = done.count();
         let mut picker = Self {
@@ -148,10 +151,10 @@ impl Picker {
         picker
     }
 
-    /// A chunk is wanted, also if it was thought to be done.
+    /// Marks a chunk as wanted, even if it counted as verified before.
     pub fn want(&mut self, index: ChunkIndex) {
         if self.done.remove(index) {
-            // It may be on its way still.
+            // It may still be in flight.
             self.oldest.set(Moment::ZERO);
             self.upstreams.done.shift(index, -1);
         }
@@ -161,17 +164,17 @@ impl Picker {
         }
     }
 
-    /// Which chunks are done.
+    /// The verified chunks.
     pub fn done(&self) -> &HaveMap {
         &self.done
     }
 
-    /// Whether nothing is wanted that is not done.
+    /// Whether all wanted chunks are verified.
     pub fn is_complete(&self) -> bool {
         self.open.map.held() == 0 && self.flights.keys().all(|index| self.done.has(*index))
     }
 
-    /// A source has appeared, with what it has.
+    /// Adds a source with its bitfield.
     pub fn add_source(&mut self, id: SourceId, have: HaveMap, now: Moment) {
         self.remove_source(id);
         self.began.get_or_insert(now);
@@ -198,36 +201,36 @@ impl Picker {
         self.sources.insert(id, source);
     }
 
-    /// How long it takes at least until the answer of a source begins. While nothing is known it is near.
+    /// Sets the RTT of a source. Until it is known, it counts as zero.
     pub fn set_round_trip(&mut self, id: SourceId, time: Duration) {
         if let Some(source) = self.sources.get_mut(&id) {
             source.round_trip = time;
         }
     }
 
-    /// Something of a chunk has come from a source.
+    /// Notes that bytes of a chunk have arrived from a source.
     pub fn heard(&mut self, id: SourceId, now: Moment) {
         if let Some(source) = self.sources.get_mut(&id) {
             source.heard = now;
         }
     }
 
-    /// Whether a source lacks something.
+    /// Whether a source lacks some chunk.
     pub fn is_partial(&self, id: SourceId) -> bool {
         self.sources.get(&id).is_some_and(|source| source.partial)
     }
 
-    /// How many chunks a source has.
+    /// Number of chunks that a source has.
     pub fn held_by(&self, id: SourceId) -> u32 {
         self.sources.get(&id).map_or(0, |source| source.have.held())
     }
 
-    /// Whether a source had everything when it appeared.
+    /// Whether a source was complete when it appeared.
     pub fn has_had_all(&self, id: SourceId) -> bool {
         self.sources.get(&id).is_some_and(|source| source.origin)
     }
 
-    /// A source has one more chunk, or begins to receive it: it can be asked for it.
+    /// Adds a chunk to a source that has it, or begins to receive it, so that it can be requested there.
     pub fn source_has(&mut self, id: SourceId, index: ChunkIndex, now: Moment) {
         let Some(source) = self.sources.get_mut(&id) else { return };
         if !source.have.insert(index) {
@@ -241,13 +244,13 @@ impl Picker {
         if !source.have.is_complete() {
             return self.shift_rarity(index, 1);
         }
-        // From now on it does not count, like any source that has everything.
+        // A complete source does not count for rarity.
         source.partial = false;
         let others = (0..self.done.count()).map(ChunkIndex).filter(|other| *other != index);
         others.for_each(|other| self.shift_rarity(other, -1));
     }
 
-    /// A source is gone; what it held is open again.
+    /// Removes a source. Its chunks in flight are open again.
     pub fn remove_source(&mut self, id: SourceId) {
         let Some(source) = self.sources.remove(&id) else { return };
         self.busy -= usize::from(!source.flights.is_empty());
@@ -261,8 +264,9 @@ impl Picker {
         }
     }
 
-    /// The next chunk to ask of a source, noted as on its way. `None` when it has nothing that is needed now,
-    /// or enough to do. Among equally rare ones those that the source has [hinted](Self::hint) at go first.
+    /// Picks the next chunk to request from a source and marks it as in flight. `None` if the source has no
+    /// chunk that is needed now, or has enough requests outstanding. Among equally rare chunks,
+    /// [hinted](Self::hint) ones go first.
     pub fn pick(&mut self, id: SourceId, now: Moment, random: &mut fastrand::Rng) -> Option<ChunkIndex> {
         let source = self.sources.get(&id)?;
         if source.flights.len() >= self.depth(id, source) {
@@ -277,7 +281,7 @@ impl Picker {
         if let Some(index) = self.owed_before(id, source) {
             return self.take_off(id, index, now);
         }
-        // What a partial source has is had by one at least.
+        // A chunk that a partial source has is held by at least one source.
         let least = usize::from(source.partial);
         let fresh = |index: &&ChunkIndex| {
             self.open.rarity(**index) == Some(0) && source.have.has(**index) && allowed.has(**index)
@@ -307,9 +311,9 @@ impl Picker {
         Some(index)
     }
 
-    /// How many chunks a source is asked for at once. A chunk that waits behind another one is of no use to anybody;
-    /// it saves a round trip, which matters only where few others fill it, or where a chunk takes less time than a
-    /// request takes to get there: through the threads of two busy machines, or over a long way.
+    /// Number of requests that a source may have outstanding. A queued request saves one RTT but delays its
+    /// chunk for all other sources, so more than one pays only while few other sources are busy, or where a
+    /// chunk takes less time than its request: on fast local links, or at a high RTT.
     fn depth(&self, id: SourceId, source: &Source) -> usize {
         let least = if self.upstreams.has(id) || self.few_others_busy(source) { PIPELINE } else { 1 };
         let Some(pace) = source.pace else { return least };
@@ -319,8 +323,9 @@ impl Picker {
         if source.round_trip < NEAR {
             return least.max(fast);
         }
-        // One that is coming, and as many as come in a round trip. As long as requests are what it waits for that is as
-        // many as it is asked for: it takes more to find out whether there could be more.
+        // One chunk in transfer plus as many as arrive within one RTT. While requests limit the rate, the
+        // measured chunk time is RTT / depth, which hides that the link could carry more: hence twice the
+        // RTT.
         let far = limited((source.round_trip * 2).as_nanos().div_ceil(pace) + 1, PIPELINE_FAR_MAX);
         least.max(fast).max(far)
     }
@@ -333,12 +338,12 @@ impl Picker {
         self.busy() - usize::from(!source.flights.is_empty()) < FEW_SOURCES
     }
 
-    /// Whether a source may be asked for what others can give as well.
+    /// Whether a source may be asked for a chunk that other sources have as well.
     fn may_give(&self, id: SourceId, source: &Source, now: Moment) -> bool {
         !source.origin || self.upstreams.has(id) || source.is_left_alone(now) || self.few_others_busy(source)
     }
 
-    /// A source names chunks that it would like to be asked for, among equals.
+    /// Notes chunks for which a source prefers requests (super-seeding).
     pub fn hint(&mut self, id: SourceId, hints: &[ChunkIndex]) {
         if let Some(source) = self.sources.get_mut(&id) {
             source.steers = true;
@@ -347,10 +352,11 @@ impl Picker {
         }
     }
 
-    /// The chunk that has been on its way longest, if this source can be expected to be faster. Where it is not
-    /// `allowed`, since another one is kept to and gives, it is only in the way.
+    /// Endgame: the chunk that has been in flight longest, if this source is expected to deliver it sooner. A
+    /// source that is not `allowed`, because a predecessor delivers these chunks, waits longer before it
+    /// repeats one.
     fn late(&self, id: SourceId, source: &Source, allowed: Allowed, now: Moment) -> Option<ChunkIndex> {
-        // Most of the time nothing is, which is seen without a look at everything.
+        // Usually no chunk is late; this check avoids the scan.
         let least = source.patience();
         if now.saturating_sub(self.oldest.get()) < least {
             return None;
@@ -375,14 +381,14 @@ impl Picker {
         late.map(|(_, index)| index)
     }
 
-    /// When a chunk was asked of those from whom it is on its way: first, and last.
+    /// First and last time at which a chunk in flight was requested.
     fn asked(&self, index: ChunkIndex, from: &[SourceId]) -> Option<(Moment, Moment)> {
         let flights = from.iter().filter_map(|id| self.sources.get(id)).flat_map(|source| &source.flights);
         let times = flights.filter(|(flying, _)| *flying == index).map(|(_, since)| (*since, *since));
         times.reduce(|one, two| (one.0.min(two.0), one.1.max(two.1)))
     }
 
-    /// The chunk that a source owes, and for how long by now, if that is far longer than it can be expected to take.
+    /// The oldest outstanding chunk of a source and its waiting time, if that is far longer than expected.
     pub fn overdue(&self, id: SourceId, now: Moment) -> Option<(ChunkIndex, Duration)> {
         let source = self.sources.get(&id)?;
         let (index, since) = source.flights.first()?;
@@ -390,14 +396,14 @@ impl Picker {
         (waited >= source.patience().max(PACE_UNKNOWN)).then_some((*index, waited))
     }
 
-    /// A chunk has arrived and is verified. Returns whether that is news: it may have come from another
-    /// source before.
+    /// Marks a chunk as received and verified. Returns whether it is new: another source may have delivered
+    /// it before.
     pub fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> bool {
         let mut pace = None;
         if let Some(since) = self.land(id, index)
             && let Some(source) = self.sources.get_mut(&id)
         {
-            // What an idle source is asked for has the whole way to go first.
+            // A request to an idle source takes a whole RTT before data arrives.
             let way = if since >= source.last_arrival { source.round_trip } else { Duration::ZERO };
             let took = now.saturating_sub(since.max(source.last_arrival)).saturating_sub(way);
             pace = Some(source.pace.map_or(took, |pace| (pace * 3 + took) / 4));
@@ -410,8 +416,7 @@ impl Picker {
         is_new
     }
 
-    /// A source will not deliver a chunk that it was asked for. It is not asked for it again until it says that it
-    /// has it.
+    /// Handles a refusal: the source is not asked for this chunk again until it announces it.
     pub fn refused(&mut self, id: SourceId, index: ChunkIndex) {
         self.land(id, index);
         if let Some(source) = self.sources.get_mut(&id) {
@@ -426,13 +431,13 @@ impl Picker {
         self.reopen(index);
     }
 
-    /// A chunk is there by other ways than a source of this download.
+    /// Marks a chunk as available from elsewhere than a source of this download.
     pub fn have(&mut self, index: ChunkIndex) {
         self.open.take(index);
         self.is_done(index);
     }
 
-    /// Notes that a chunk is there. Returns whether that is news.
+    /// Marks a chunk as verified. Returns whether it is new.
     fn is_done(&mut self, index: ChunkIndex) -> bool {
         let is_new = self.done.insert(index);
         if is_new {
@@ -441,7 +446,7 @@ impl Picker {
         is_new
     }
 
-    /// Whether a source is busy, or has a chunk that is needed.
+    /// Whether a source is busy or has a chunk that is needed.
     pub fn is_useful(&self, id: SourceId) -> bool {
         let needed = |have: &HaveMap| {
             let mut flying = self.flights.keys();
@@ -450,7 +455,7 @@ impl Picker {
         self.sources.get(&id).is_some_and(|source| !source.flights.is_empty() || needed(&source.have))
     }
 
-    /// How many chunks are on their way from a source.
+    /// Number of chunks in flight from a source.
     pub fn in_flight(&self, id: SourceId) -> usize {
         self.sources.get(&id).map_or(0, |source| source.flights.len())
     }
@@ -461,7 +466,7 @@ impl Picker {
         self.done.missing().filter(|index| self.wanted.has(*index)).filter(nowhere)
     }
 
-    /// Takes a chunk off a source's flights; returns when it was asked for.
+    /// Removes a chunk from the chunks in flight of a source. Returns its request time.
     fn land(&mut self, id: SourceId, index: ChunkIndex) -> Option<Moment> {
         if let Some(from) = self.flights.get_mut(&index) {
             from.retain(|source| *source != id);

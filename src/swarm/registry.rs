@@ -1,13 +1,13 @@
-//! Peers, leases, files, and who has what.
+//! Registry of a tracker: peers, their leases, files and their holders.
 //!
-//! Invariants: a peer whose lease has ended is named in no answer, also before [`Registry::expire`] has
-//! removed it (until then it may be counted); a file without a holder is forgotten; a name is known as long as a holder uses it.
+//! Invariants: an expired peer is in no lookup result, even before [`Registry::expire`] has removed it (until
+//! then it may be counted); a file without a holder is removed; a file name is known while a holder uses it.
 
 mod holders;
 mod leases;
 mod peers;
 
-pub use peers::{Gone, Peer, PeerId};
+pub use peers::{Peer, PeerId, RemovedPeer};
 
 use super::Moment;
 use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
@@ -20,17 +20,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Live holders that are looked at for each that is wanted.
+/// Live holders examined for each address wanted in a lookup result.
 const SAMPLE_TRIES: usize = 8;
 
-/// Why the registry takes nothing more.
+/// Limit that rejects a registration or an announcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryFull {
     /// Too many peers.
-    #[error("{PEERS_MAX} peers are registered, no more are taken")]
+    #[error("peer limit reached ({PEERS_MAX})")]
     Peers,
     /// Too many files of one peer.
-    #[error("{FILES_PER_PEER_MAX} files of one peer are known, no more are taken")]
+    #[error("file limit of this peer reached ({FILES_PER_PEER_MAX})")]
     Files,
 }
 
@@ -40,27 +40,27 @@ struct File {
     size: u64,
     chunks: u32,
     holders: Holders,
-    /// Each name that a holder gives the file, and how many do.
+    /// Each name that holders give the file, with the number of holders that use it.
     names: BTreeMap<FileName, u32>,
 }
 
 impl File {
-    /// What most of its holders call it.
+    /// The name that most holders use.
     fn most_used_name(&self) -> Option<&FileName> {
         self.names.iter().max_by_key(|(_, count)| **count).map(|(name, _)| name)
     }
 }
 
-/// Who is alive and who has what.
+/// Live peers, files and holders.
 #[derive(Debug)]
 pub struct Registry {
     lease: Duration,
-    /// Rises with whatever changes who has what.
+    /// Increases with each change of files or holders.
     changes: u64,
-    /// Peers that are this program itself.
+    /// Number of entries for the tracker itself, which are not counted as peers.
     enrolled: usize,
     peers: Peers,
-    /// Files by number. Between them are numbers that wait to be used again.
+    /// Files by number. Freed numbers (`None`) are reused.
     files: Vec<Option<File>>,
     free: Vec<u32>,
     numbers: HashMap<FileId, u32>,
@@ -69,7 +69,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// An empty registry whose peers live for `lease` after each heartbeat.
+    /// An empty registry. A lease lasts `lease` after each heartbeat.
     pub fn new(lease: Duration) -> Self {
         Self {
             lease,
@@ -84,12 +84,12 @@ impl Registry {
         }
     }
 
-    /// How many peers are registered.
+    /// Number of registered peers.
     pub fn len(&self) -> usize {
         self.peers.len() - self.enrolled
     }
 
-    /// A number that is the same only as long as nothing has changed in who has what.
+    /// Version number: equal values mean that no file and no holder has changed.
     pub fn changes(&self) -> u64 {
         self.changes
     }
@@ -99,11 +99,11 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Takes a peer in, and returns what it is known by from now on. `secret` must be unguessable in its lower 104 bits,
-    /// and new: the token is made of those.
+    /// Registers a peer and returns its id and token. The token contains the lower 104 bits of `secret`,
+    /// which must be unguessable and new.
     ///
     /// # Errors
-    /// When [`PEERS_MAX`] are there.
+    /// Fails if [`PEERS_MAX`] peers are registered.
     pub fn register(
         &mut self,
         now: Moment,
@@ -120,42 +120,43 @@ impl Registry {
         Ok((id, token))
     }
 
-    /// Takes in the tracker itself, which needs no lease. It is not counted among the peers.
+    /// Adds the tracker itself as a holder. It needs no lease and is not counted as a peer.
     pub fn enroll(&mut self, name: EntityName, address: SocketAddr) -> PeerId {
         self.enrolled += 1;
         self.peers.enroll(name, address)
     }
 
-    /// The peer with a token, if its lease has not ended.
+    /// The peer with this token, if its lease has not expired.
     pub fn by_token(&self, now: Moment, token: Token) -> Option<PeerId> {
         self.peers.by_token(now, token)
     }
 
-    /// Looks at the peer with a token, for the sake of looking: of many that are asked for soon the processor then fetches
-    /// several at once, and waits for none of them alone.
-    pub fn foresee(&self, token: Token) {
+    /// Loads the entry of a peer into the processor cache. For a batch of requests the processor then loads
+    /// several entries in parallel instead of waiting for each.
+    pub fn prefetch(&self, token: Token) {
         std::hint::black_box(self.by_token(Moment::ZERO, token));
     }
 
-    /// Renews a lease: whoever proves to be a peer is alive, whatever it asks for.
+    /// Renews the lease of the peer with this token. Each request with a valid token proves that the peer is
+    /// alive.
     pub fn heartbeat(&mut self, now: Moment, token: Token) -> Option<PeerId> {
         let id = self.by_token(now, token)?;
         self.peers.renew(id, now + self.lease);
         Some(id)
     }
 
-    /// What is known of a peer.
+    /// Name, address and files of a peer.
     pub fn peer(&self, id: PeerId) -> Option<&Peer> {
         self.peers.get(id)
     }
 
-    /// All peers, in no order.
+    /// All peers, in no particular order.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         self.peers.iter()
     }
 
-    /// Forgets a peer and all that it had.
-    pub fn remove(&mut self, id: PeerId) -> Option<Gone> {
+    /// Removes a peer and its files.
+    pub fn remove(&mut self, id: PeerId) -> Option<RemovedPeer> {
         let gone = self.peers.remove(id)?;
         for (file, spot) in gone.peer.held.iter() {
             self.remove_holder(file, spot);
@@ -163,8 +164,8 @@ impl Registry {
         Some(gone)
     }
 
-    /// Removes the peers whose lease has ended and returns them.
-    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, Gone)> {
+    /// Removes the expired peers and returns them.
+    pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, RemovedPeer)> {
         let mut all = Vec::new();
         while let Some(id) = self.leases.due(now, |id| self.peers.expires(id)) {
             all.extend(self.remove(id).map(|gone| (id, gone)));
@@ -172,23 +173,23 @@ impl Registry {
         all
     }
 
-    /// When [`expire`](Self::expire) has something to look at next: no lease ends before.
+    /// Time at which [`expire`](Self::expire) is due next: no lease expires earlier.
     pub fn next_expiry(&self) -> Option<Moment> {
         self.leases.next()
     }
 
-    /// Notes that a peer has a file, or `held` chunks of it. Returns whether that is news: the peer
-    /// is new to the file, or has all of it now and had not.
+    /// Registers a peer as holder of `held` chunks of a file. Returns whether that is new: it had no chunk of
+    /// the file before, or has become complete.
     ///
     /// # Errors
-    /// When the peer has announced [`FILES_PER_PEER_MAX`] files already.
+    /// Fails if the peer has announced [`FILES_PER_PEER_MAX`] files already.
     pub fn announce(&mut self, id: PeerId, file: &FileSummary, held: u32) -> Result<bool, RegistryFull> {
         self.put(id, file, held, FILES_PER_PEER_MAX)
     }
 
-    /// The same for what the tracker itself has put there, which its own rules limit.
+    /// Like [`announce`](Self::announce) without the limit, for replicas that the tracker itself has placed.
     pub fn vouch(&mut self, id: PeerId, file: &FileSummary, held: u32) {
-        // Without a limit there is nothing to be full.
+        // Without a limit it cannot fail.
         let _ = self.put(id, file, held, usize::MAX);
     }
 
@@ -214,14 +215,14 @@ impl Registry {
             return Ok(false);
         }
         self.changes += 1;
-        // All who use a name share its bytes.
+        // All holders that use a name share its allocation.
         let name = file.names.get_key_value(&summary.name).map_or(&summary.name, |(name, _)| name).clone();
         *file.names.entry(name.clone()).or_default() += 1;
         self.names.entry(name.clone()).or_default().insert(summary.id);
         let before = spot.and_then(|spot| self.take_out(number, spot));
         if let Some(file) = self.files[number as usize].as_mut() {
-            let spot = file.holders.add(Holder { peer: id.place(), name }, whole);
-            if let Some(held) = self.peers.held_at(id.place()) {
+            let spot = file.holders.add(Holder { peer: id.slot(), name }, whole);
+            if let Some(held) = self.peers.held_at(id.slot()) {
                 held.put(number, spot);
             }
             if let Some(before) = before {
@@ -231,7 +232,7 @@ impl Registry {
         Ok(was_whole.is_none_or(|was_whole| whole && !was_whole))
     }
 
-    /// A number for a file that has none.
+    /// Assigns a number to a new file.
     fn number(&mut self, summary: &FileSummary) -> u32 {
         let FileSummary { id, size, chunks, .. } = *summary;
         let file = File { id, size, chunks, holders: Holders::default(), names: BTreeMap::new() };
@@ -244,7 +245,7 @@ impl Registry {
         number
     }
 
-    /// Notes that a peer has nothing of a file any more.
+    /// Removes a peer from the holders of a file.
     pub fn retract(&mut self, id: PeerId, file: FileId) {
         let (Some(number), Some(peer)) = (self.numbers.get(&file).copied(), self.peers.get_mut(id)) else {
             return;
@@ -254,7 +255,7 @@ impl Registry {
         }
     }
 
-    /// Takes a holder out of a file, and tells whoever takes its spot.
+    /// Removes a holder from a file and updates the position of the holder that moves into its spot.
     fn take_out(&mut self, number: u32, spot: Spot) -> Option<Holder> {
         let (holder, moved) = self.files.get_mut(number as usize)?.as_mut()?.holders.remove(spot)?;
         if let Some(held) = moved.and_then(|peer| self.peers.held_at(peer)) {
@@ -280,11 +281,11 @@ impl Registry {
         Some((number, self.files.get(number as usize)?.as_ref()?))
     }
 
-    /// The files of a name, of an id, or of both, each with at most `limit` live holders drawn at random,
-    /// without `except`; and whether there are more files than are named.
+    /// Finds the files with a name, an id, or both. Each has at most `limit` live holders drawn at random,
+    /// without `except`. The flag is true if more files match than are returned.
     ///
-    /// When very many files share a name some are drawn at random, and the more files, the fewer holders of each:
-    /// an answer takes bounded time and space whatever has been announced.
+    /// If more than [`FOUND_FILES_MAX`] files share a name, some are drawn at random; the more files, the
+    /// fewer holders of each. So a response takes bounded time and space.
     pub fn lookup(
         &self,
         now: Moment,
@@ -299,7 +300,7 @@ impl Registry {
             (Some(id), _) => vec![id],
             (None, Some(named)) if named.len() <= FOUND_FILES_MAX => named.iter().copied().collect(),
             (None, Some(named)) => {
-                // Ids are hashes, so that any place to begin is as likely as another.
+                // Ids are hashes: a random start is an unbiased choice.
                 let mut start = [0; 32];
                 random.fill(&mut start);
                 let around = named.range(FileId(start)..).chain(named.range(..FileId(start)));
@@ -314,8 +315,8 @@ impl Registry {
         (found.collect(), more)
     }
 
-    /// Every file that somebody alive has, by name and id, each with at most `holders` of each kind drawn at random;
-    /// at most `files` of them, and how many there are in all.
+    /// Lists files with live holders, ordered by name and id: at most `files` files, each with at most
+    /// `holders` complete and partial holders drawn at random. Also returns the total number of files.
     pub fn list(
         &self,
         now: Moment,
@@ -325,7 +326,7 @@ impl Registry {
     ) -> (Vec<FoundFile>, usize) {
         let mut names: Vec<(&FileName, FileId)> =
             self.files.iter().flatten().filter_map(|file| Some((file.most_used_name()?, file.id))).collect();
-        // Of very many only those that are listed are sorted and looked at.
+        // Only the files that will be listed are sorted and examined.
         let rest = names.len().saturating_sub(files);
         if rest > 0 && files > 0 {
             names.select_nth_unstable(files - 1);
@@ -358,7 +359,7 @@ impl Registry {
         if whole.is_empty() && partial.is_empty() {
             return None;
         }
-        // Half of the places are for those who have it all, and each half takes what the other leaves.
+        // Half of the places are for complete holders; each half uses the places that the other leaves free.
         whole.truncate(limit.saturating_sub(partial.len().min(limit / 2)));
         partial.truncate(limit - whole.len());
         let asker = except.and_then(|peer| self.peers.get(peer)?.held.get(number)).is_some();
@@ -376,7 +377,7 @@ impl Registry {
         })
     }
 
-    /// The addresses of at most `wanted` live holders, each once.
+    /// Addresses of at most `wanted` live holders, each address once.
     fn sample(
         &self,
         now: Moment,
@@ -385,18 +386,18 @@ impl Registry {
         wanted: usize,
         random: &mut fastrand::Rng,
     ) -> Vec<SocketAddr> {
-        // The place of one who has left may be another's by now.
-        let except = except.filter(|peer| self.peers.get(*peer).is_some()).map(PeerId::place);
-        // Start anywhere and go around until there are enough: a random choice without looking at the whole list.
+        // The slot of a removed peer may belong to another peer by now.
+        let except = except.filter(|peer| self.peers.get(*peer).is_some()).map(PeerId::slot);
+        // A random start and one pass around the list: a random choice without a scan of the whole list.
         let start = random.usize(..list.len().max(1));
         let around = list[start..].iter().chain(&list[..start]).filter(|holder| Some(holder.peer) != except);
         let peers = around.filter_map(|holder| self.peers.live_at(now, holder.peer));
         let room = wanted.min(list.len());
         let (mut found, mut keys) = (Vec::with_capacity(room), Vec::with_capacity(room));
-        // Many may share an address: who looks for others among them gives up at some point.
+        // Many holders may share one address: the search is limited.
         for peer in peers.take(SAMPLE_TRIES * wanted) {
             let key = key_of(peer.address);
-            // A few numbers in a row are looked through faster than any tree or table.
+            // A scan of a short array of numbers is faster than any tree or hash table.
             if !(keys.contains(&key) && found.contains(&peer.address)) {
                 found.push(peer.address);
                 keys.push(key);
@@ -409,7 +410,7 @@ impl Registry {
     }
 }
 
-/// A number that is the same for the same address, and rarely for two.
+/// Hash of an address: equal for equal addresses, rarely equal for different ones.
 fn key_of(address: SocketAddr) -> u64 {
     let ip = match address.ip() {
         IpAddr::V4(ip) => u64::from(ip.to_bits()),
@@ -418,7 +419,7 @@ fn key_of(address: SocketAddr) -> u64 {
     ip << 16 ^ ip >> 48 ^ u64::from(address.port())
 }
 
-/// One holder fewer uses a name.
+/// Decrements the number of holders that use a name.
 fn release_name(names: &mut HashMap<FileName, BTreeSet<FileId>>, file: &mut File, name: &FileName) {
     let Some(count) = file.names.get_mut(name) else { return };
     *count -= 1;

@@ -1,9 +1,9 @@
-//! The tracker as a pure state machine: requests in, responses and event lines out.
+//! The tracker as a pure state machine: requests in, replies and event lines out.
 //!
-//! It composes the [`Membership`] (peers, leases, files) with the [`ChunkSet`]s (agreement). A sealed set is
-//! announced in the registry like any other file, so that lookups need to know nothing of sets.
+//! It combines the [`Membership`] (peers, leases, files) with the [`ChunkSet`]s (agreement). A sealed set is
+//! announced in the registry like any other file, so that lookups need no knowledge of sets.
 //!
-//! Invariant: a peer that is gone from the registry is gone from every set, and nothing is ever sent to it.
+//! Invariant: a peer removed from the registry is removed from every set, and no message is sent to it.
 
 mod keeping;
 
@@ -11,11 +11,11 @@ pub use keeping::{KeepRules, Remembered};
 
 use super::Moment;
 use super::agreement::{ChunkSet, Outcome, Sealed};
-use super::keeping::News;
+use super::keeping::TaskOutcome;
 use super::listing::Listing;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Leases, Membership, error, unknown_token};
-use super::registry::{Gone, PeerId};
+use super::registry::{PeerId, RemovedPeer};
 use crate::content::limits::{self, TRACKER_ENTITY};
 use crate::content::{ChunkIndex, FileId, FileName};
 use crate::protocol::ErrorCode;
@@ -27,17 +27,17 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Other sets of the same name that somebody who joins is told of.
+/// Maximum number of other sets of the same name that a joining member is told of.
 const OTHER_COUNTS: usize = 8;
 
-/// What a tracker can be set to.
+/// Settings of a tracker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rules {
     /// When peers are alive.
     pub leases: Leases,
-    /// How many claims make an agreement.
+    /// Number of equal claims that make an agreement.
     pub quorum: usize,
-    /// The address that the tracker listens on: who asks from there is on this machine.
+    /// The address that the tracker listens on: a client with this source address is on the same host.
     pub local: IpAddr,
 }
 
@@ -52,37 +52,37 @@ pub struct Tracker {
     quorum: usize,
     peers: Membership,
     sets: HashMap<SetKey, ChunkSet>,
-    /// The sets that a peer is a member of.
+    /// The sets of each member.
     memberships: HashMap<PeerId, BTreeSet<SetKey>>,
-    /// The sets behind the ids of sealed ones: several sets may agree upon the same content.
+    /// The sets behind each id of a sealed set: several sets may have the same content.
     sealed: HashMap<FileId, BTreeSet<SetKey>>,
-    /// Claims and wishes for chunks, in all sets, and how many there may be.
+    /// Number of claims and waiting members in all sets, and its limit.
     entries: usize,
     entries_max: usize,
     random: fastrand::Rng,
-    /// The list of all files as it was last sent.
+    /// The last encoded list of all files.
     listing: Option<Listing>,
-    /// Connections that have had it.
+    /// Connections that have requested the list.
     listed: HashSet<ConnectionId>,
-    /// The files that this tracker keeps, if it does.
+    /// State for the files that this tracker keeps, if started with `--files`.
     keeping: Option<Keeping>,
-    /// Connections that have had the status.
+    /// Connections that have requested the status.
     told_status: HashSet<ConnectionId>,
-    /// Who asks from here is on this machine, beside those who ask from a loopback address.
+    /// Listen address: like loopback addresses, a source address that marks a client on the same host.
     local: IpAddr,
     effects: Vec<Effect>,
 }
 
 impl Machine for Tracker {
-    fn foresee(&self, request: &TrackerRequest) {
+    fn prefetch(&self, request: &TrackerRequest) {
         if let TrackerRequest::Heartbeat { token } = request {
-            self.peers.registry.foresee(*token);
+            self.peers.registry.prefetch(*token);
         }
     }
 
     fn request(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect> {
         let response = self.respond(now, origin, request);
-        // The answer comes before what the request caused, so that a client reads them in order.
+        // The reply precedes the messages that the request caused, so that a client reads them in this order.
         if let Some(response) = response {
             self.effects.insert(0, Effect::Reply(origin, response));
         }
@@ -106,8 +106,8 @@ impl Machine for Tracker {
         std::mem::take(&mut self.effects)
     }
 
-    fn news(&mut self, now: Moment, news: News) -> Vec<Effect> {
-        self.keeping_news(now, news);
+    fn task_outcome(&mut self, now: Moment, outcome: TaskOutcome) -> Vec<Effect> {
+        self.handle_outcome(now, outcome);
         std::mem::take(&mut self.effects)
     }
 
@@ -118,7 +118,8 @@ impl Machine for Tracker {
 }
 
 impl Tracker {
-    /// An empty tracker. `draw` gives unguessable numbers; `random` decides what may be guessed.
+    /// An empty tracker. `draw` returns unguessable numbers; `random` is used for choices that need not be
+    /// unguessable.
     pub fn new(rules: Rules, random: fastrand::Rng, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
         Self {
             quorum: rules.quorum,
@@ -141,7 +142,7 @@ impl Tracker {
     fn respond(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Option<TrackerResponse> {
         use TrackerRequest as Ask;
         match request {
-            // The daemon checks versions before anything gets here.
+            // The daemon has checked the protocol version.
             Ask::Hello { .. } => Some(TrackerResponse::Hello { version: limits::PROTOCOL_VERSION }),
             Ask::Register(registration) => Some(self.register(now, origin, registration)),
             Ask::Heartbeat { token } => Some(self.peers.heartbeat(now, token)),
@@ -149,7 +150,7 @@ impl Tracker {
                 if let Some((id, gone)) = self.peers.leave(now, token) {
                     self.depart(now, id, &gone, Departure::Goodbye);
                 }
-                // A peer that is not known is gone already: that is what it asked for.
+                // An unknown peer is not registered: the result that it asked for.
                 Some(TrackerResponse::Farewell)
             }
             Ask::Announce { token, file, held } => Some(match self.peers.registry.heartbeat(now, token) {
@@ -183,7 +184,7 @@ impl Tracker {
                 self.as_member(now, token, origin, |this, id| this.volunteer_says(now, id, act))
             }
             Ask::Status => self.tell_status(origin),
-            Ask::Unknown => Some(error(ErrorCode::UnknownMessage, "this message is not known here")),
+            Ask::Unknown => Some(error(ErrorCode::UnknownMessage, "unknown message")),
         }
     }
 
@@ -215,13 +216,17 @@ impl Tracker {
         TrackerResponse::Found { files, truncated }
     }
 
-    /// Sends the list of all files, once for each connection: it may be long, and nobody is to pile up many.
+    /// Sends the list of all files, once per connection: it may be large, and a client must not queue many of
+    /// them.
     fn list(&mut self, now: Moment, origin: Origin) -> Option<TrackerResponse> {
         let Origin::Connection(connection, _) = origin else {
-            return Some(error(ErrorCode::Malformed, "the list of all files needs a connection"));
+            return Some(error(ErrorCode::Malformed, "the list of all files needs a TCP connection"));
         };
         if !self.listed.insert(connection) {
-            return Some(error(ErrorCode::Busy, "one list for each connection; ask again over another"));
+            return Some(error(
+                ErrorCode::Busy,
+                "one list per connection; open another connection to get it again",
+            ));
         }
         let registry = &self.peers.registry;
         let listing = match self.listing.take().filter(|listing| listing.holds(now, registry)) {
@@ -234,20 +239,26 @@ impl Tracker {
         None
     }
 
-    /// Tells how volunteers and files are, to who is on this machine, once for each connection.
+    /// Sends the status of volunteers and files to a client on the same host, once per connection.
     fn tell_status(&mut self, origin: Origin) -> Option<TrackerResponse> {
         let Origin::Connection(connection, from) = origin else {
-            return Some(error(ErrorCode::Malformed, "the status needs a connection"));
+            return Some(error(ErrorCode::Malformed, "the status needs a TCP connection"));
         };
         let from = from.to_canonical();
         if !from.is_loopback() && from != self.local.to_canonical() {
-            return Some(error(ErrorCode::Refused, "the status is only told on the tracker's own machine"));
+            return Some(error(ErrorCode::Refused, "the status is available only on the tracker's own host"));
         }
         if !self.told_status.insert(connection) {
-            return Some(error(ErrorCode::Busy, "one status for each connection; ask again over another"));
+            return Some(error(
+                ErrorCode::Busy,
+                "one status per connection; open another connection to get it again",
+            ));
         }
         let Some(status) = self.status() else {
-            return Some(error(ErrorCode::NotFound, "this tracker keeps no files (--files)"));
+            return Some(error(
+                ErrorCode::NotFound,
+                "this tracker keeps no files; start it with --files DIR",
+            ));
         };
         // Names, numbers and addresses always serialise.
         let payload: Arc<[u8]> = serde_json::to_vec(&status).unwrap_or_default().into();
@@ -262,7 +273,7 @@ impl Tracker {
             return Some(error(ErrorCode::NotFound, format!("no chunk set is sealed as {file}")));
         };
         let Origin::Connection(connection, _) = origin else {
-            return Some(error(ErrorCode::Malformed, "a manifest needs a connection"));
+            return Some(error(ErrorCode::Malformed, "a manifest needs a TCP connection"));
         };
         let Sealed { size, chunk_size, ref payload, .. } = **sealed;
         let response = TrackerResponse::Manifest { file, size, chunk_size, length: payload.len() as u64 };
@@ -284,13 +295,13 @@ impl Tracker {
             return Some(self.full());
         }
         let (before, outcomes, after) =
-            self.change(key, |set| (set.standing(id), set.claim(id, index, claim), set.standing(id)))?;
+            self.change(key, |set| (set.claim_state(id), set.claim(id, index, claim), set.claim_state(id)))?;
         let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
         self.settle(key, outcomes);
         if before != after {
             self.update_holder(id, key);
         }
-        // A seal may make others whole.
+        // Sealing the set may make other members complete holders.
         if sealed || before != after {
             self.tell_complete(key);
         }
@@ -299,7 +310,7 @@ impl Tracker {
 
     fn unclaim(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
         let (before, outcomes, after) =
-            self.change(key, |set| (set.standing(id), set.unclaim(id, index), set.standing(id)))?;
+            self.change(key, |set| (set.claim_state(id), set.unclaim(id, index), set.claim_state(id)))?;
         self.settle(key, outcomes);
         if before != after {
             self.update_holder(id, key);
@@ -321,7 +332,7 @@ impl Tracker {
         }
     }
 
-    /// Changes a set, and keeps count of what all sets remember.
+    /// Changes a set and updates the entry count of all sets.
     fn change<T>(&mut self, key: &SetKey, change: impl FnOnce(&mut ChunkSet) -> T) -> Option<T> {
         let set = self.sets.get_mut(key)?;
         self.entries -= set.entries();
@@ -335,7 +346,7 @@ impl Tracker {
     }
 
     fn full(&self) -> TrackerResponse {
-        let text = format!("{} chunks of members are remembered, no more are taken", self.entries_max);
+        let text = format!("limit of claims and requests for chunks reached ({})", self.entries_max);
         error(ErrorCode::Busy, text)
     }
 
@@ -356,7 +367,7 @@ impl Tracker {
         }
     }
 
-    /// For what needs a connection and a token that was given over it.
+    /// Handles a request that needs a connection and the token issued over it.
     fn as_member(
         &mut self,
         now: Moment,
@@ -364,7 +375,7 @@ impl Tracker {
         origin: Origin,
         then: impl FnOnce(&mut Self, PeerId) -> Option<TrackerResponse>,
     ) -> Option<TrackerResponse> {
-        // Sets know nothing of leases: whoever's has ended leaves them first, also when nobody has ticked yet.
+        // Sets have no leases: expired peers must leave them first, even before the next tick.
         if self.peers.registry.next_expiry().is_some_and(|due| due <= now) {
             self.effects = self.tick(now);
         }
@@ -382,7 +393,7 @@ impl Tracker {
         let peer = self.peers.registry.peer(id)?;
         let joined = self.memberships.entry(id).or_default();
         if joined.len() >= limits::SETS_PER_PEER_MAX && !joined.contains(&key) {
-            let text = format!("no peer is in more than {} sets", limits::SETS_PER_PEER_MAX);
+            let text = format!("set limit of this peer reached ({})", limits::SETS_PER_PEER_MAX);
             return Some(error(ErrorCode::Busy, text));
         }
         joined.insert(key.clone());
@@ -400,7 +411,7 @@ impl Tracker {
         Some(TrackerResponse::SetJoined { set: key, others })
     }
 
-    /// For what concerns a chunk of a set that the peer has joined.
+    /// Handles a request for a chunk of a set that the peer has joined.
     fn in_set(
         &mut self,
         id: PeerId,
@@ -410,14 +421,15 @@ impl Tracker {
     ) -> Option<TrackerResponse> {
         match self.memberships.get(&id).is_some_and(|joined| joined.contains(&key)) {
             true if index.0 < key.count => then(self, &key),
-            true => {
-                Some(error(ErrorCode::Malformed, format!("the set has {} chunks, not {index}", key.count)))
-            }
+            true => Some(error(
+                ErrorCode::Malformed,
+                format!("the set has {} chunks, there is no chunk {index}", key.count),
+            )),
             false => Some(error(ErrorCode::NotFound, format!("join the set {} first", key.set))),
         }
     }
 
-    /// Where a chunk is, for a member that wants it, with the event line that says so.
+    /// The holders of a chunk, for a member that asked for it. Also writes the event line.
     fn location(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
         let set = self.sets.get(key)?;
         let claim: Claim = set.agreed(index)?;
@@ -432,7 +444,7 @@ impl Tracker {
         Some(TrackerResponse::ChunkLocation { set: key.clone(), index, claim, holders })
     }
 
-    /// Tells members what has changed in a set.
+    /// Sends the consequences of a change in a set to its members.
     fn settle(&mut self, key: &SetKey, outcomes: Vec<Outcome>) {
         for outcome in outcomes {
             match outcome {
@@ -486,15 +498,17 @@ impl Tracker {
             self.sealed.insert(file, others.clone());
         }
         let members = self.members(key);
-        // When everybody has left that is no loss, but the end.
+        // When all members have left, no chunk is lost that anybody needs.
         if !members.is_empty() {
-            let text =
-                format!("the set {} has lost the last holder of a chunk and is no file any more", key.set);
+            let text = format!(
+                "the set {} lost the last holder of a chunk: it is no longer available as a file",
+                key.set
+            );
             self.effects.push(Effect::Note(text));
         }
         for id in members {
             self.peers.registry.retract(id, file);
-            // Who is also in another set of the same content still has what it has there.
+            // A member that is also in another set with the same content remains a holder through that set.
             for other in &others {
                 if self.sets.get(other).is_some_and(|set| set.is_member(id)) {
                     self.update_holder(id, other);
@@ -503,7 +517,7 @@ impl Tracker {
         }
     }
 
-    /// Keeps the registry in step with what a member holds of a sealed set.
+    /// Updates the registry entry of a member of a sealed set.
     fn update_holder(&mut self, id: PeerId, key: &SetKey) {
         let Some(set) = self.sets.get(key) else { return };
         let Some(sealed) = set.sealed() else { return };
@@ -516,7 +530,7 @@ impl Tracker {
         }
     }
 
-    /// Nobody needs anything of anybody in this set any more.
+    /// Notifies all members when every member holds all chunks.
     fn tell_complete(&mut self, key: &SetKey) {
         if self.sets.get(key).is_some_and(ChunkSet::is_complete) {
             for id in self.members(key) {
@@ -525,14 +539,16 @@ impl Tracker {
         }
     }
 
-    /// Takes a peer that the registry has removed out of everything else.
-    fn depart(&mut self, now: Moment, id: PeerId, gone: &Gone, how: Departure) {
-        let Gone { peer, expires } = gone;
-        let (name, address, why) = (&peer.name, peer.address, how.words());
+    /// Removes a peer, already removed from the registry, from all other state.
+    fn depart(&mut self, now: Moment, id: PeerId, gone: &RemovedPeer, how: Departure) {
+        let RemovedPeer { peer, expires } = gone;
+        let (name, address, why) = (&peer.name, peer.address, how.text());
         let text = match self.may_come_back(id, how) {
             true => {
                 let left = expires.saturating_sub(now).as_secs_f64();
-                format!("{name} at {address} is away: {why}; it is gone if it is not back in {left:.1} s")
+                format!(
+                    "{name} at {address} is away: {why}; it counts as dead unless it returns within {left:.1} s"
+                )
             }
             false => format!("{name} at {address} is gone: {why}, {} peers", self.peers.registry.len()),
         };
@@ -543,7 +559,7 @@ impl Tracker {
             let Some((whole, outcomes)) = left else { continue };
             let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
             self.settle(&key, outcomes);
-            // Nobody waited for one who had everything.
+            // No member waited for a complete one.
             if sealed || !whole {
                 self.tell_complete(&key);
             }

@@ -9,7 +9,7 @@
 use crate::content::limits::PEERS_NAMED;
 use crate::content::{ChunkIndex, FileId, HaveMap};
 use crate::protocol::peer::Upstream;
-use crate::swarm::fresh::Fresh;
+use crate::swarm::super_seeding::SuperSeeder;
 use crate::swarm::trees::{self, Moved, Trees};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::HashMap;
@@ -36,7 +36,7 @@ struct Visited {
 }
 
 struct Origin {
-    fresh: Fresh<VisitorId>,
+    fresh: SuperSeeder<VisitorId>,
     trees: Trees<VisitorId>,
 }
 
@@ -96,7 +96,7 @@ impl Visitors {
         let visited = state.files.entry(file).or_insert_with(|| Visited {
             here: HashMap::new(),
             origin: have.is_complete().then(|| Origin {
-                fresh: Fresh::new(have, &mut random),
+                fresh: SuperSeeder::new(have, &mut random),
                 trees: Trees::new(trees::line_max(have.count()), trees::STRIPES),
             }),
         });

@@ -74,7 +74,7 @@ fn a_seeder_that_leaves_says_goodbye() {
     let mut leaves = seeder(dir, &file, &tracker, &[]);
     leaves.interrupt();
     leaves.ends_with(0);
-    tracker.wait_for_text("is gone: it said goodbye, 0 peers");
+    tracker.wait_for_text("is gone: it disconnected, 0 peers");
     assert_eq!(Udp::to(tracker.address()).lookup("a.bin"), []);
 }
 

@@ -76,7 +76,7 @@ fn who_joins_has_the_list_at_once_and_everybody_again_at_each_change() {
     });
     second.leave();
     manager.wait_for("its goodbye", |line| {
-        line.contains("second at ") && line.contains("it said goodbye, 2 peers")
+        line.contains("second at ") && line.contains("it disconnected, 2 peers")
     });
     first.wait_for_names(&["client", "first"]);
     wait_known(&client, &["first"]);

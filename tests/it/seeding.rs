@@ -221,7 +221,7 @@ fn a_leecher_that_stays_is_a_seeder() {
     assert_holds(&second.join("a.bin"), &bytes);
     stays.interrupt();
     stays.ends_with(0);
-    tracker.wait_for_text("is gone: it said goodbye");
+    tracker.wait_for_text("is gone: it disconnected");
     assert_eq!(names_in(&first), ["a.bin", "logs.log"]);
 }
 
@@ -238,7 +238,7 @@ fn a_leecher_that_stays_serves_what_is_in_place_already() {
     stays.wait_for("on stdout", |line| line == "Successfully downloaded a.bin");
     seeder.interrupt();
     seeder.ends_with(0);
-    tracker.wait_for_text("is gone: it said goodbye");
+    tracker.wait_for_text("is gone: it disconnected");
     fetch(&there, &tracker, &["a.bin", "--out", "b.bin"]);
     assert_holds(&there.join("b.bin"), b"some bytes");
 }

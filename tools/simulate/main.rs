@@ -4,7 +4,7 @@
 //! cargo run --release --example simulate -- --peers 10000 --size 1GiB --up 100 --down 100 --seed 7
 //! ```
 //!
-//! The peers run the same [`Picker`](shoal::swarm::picker::Picker) and [`Fresh`](shoal::swarm::fresh::Fresh) as the
+//! The peers run the same [`Picker`](shoal::swarm::picker::Picker) and [`SuperSeeder`](shoal::swarm::super_seeding::SuperSeeder) as the
 //! daemons; sockets, disks and clocks are replaced by events in order of time. Rates are in Mbit/s, one number or two
 //! with `..` between them, of which each peer draws its own (evenly over the logarithm). The same seed gives the same
 //! run.

@@ -10,8 +10,8 @@ use clients::Clients;
 use peer::{Peer, Transfer};
 use shoal::content::{ChunkIndex, HaveMap};
 use shoal::swarm::Moment;
-use shoal::swarm::fresh::Fresh;
 use shoal::swarm::picker::SourceId;
+use shoal::swarm::super_seeding::SuperSeeder;
 use shoal::swarm::trees::{Moved, Trees};
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ impl World {
         let peers = graph.into_iter().zip(clients).enumerate().map(|(peer, (sources, clients))| {
             let seeds = peer < setting.seeders;
             let have = if seeds { HaveMap::all(count) } else { HaveMap::none(count) };
-            let fresh = (seeds && setting.hints).then(|| Fresh::new(&have, &mut random));
+            let fresh = (seeds && setting.hints).then(|| SuperSeeder::new(&have, &mut random));
             let mut peer = Peer::new(have, sources, clients);
             (peer.fresh, peer.alive) = (fresh, seeds);
             peer.trees = Trees::new(setting.line_max, setting.stripes);

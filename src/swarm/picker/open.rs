@@ -1,26 +1,26 @@
-//! The chunks that are wanted and not on their way, by how rare they are.
+//! Open chunks (wanted, not verified, not in flight), grouped by rarity.
 //!
-//! Invariant: a chunk is in one bucket at most, and where `places` says.
+//! Invariant: a chunk is in at most one bucket, at the position stored in `places`.
 
 use crate::content::{ChunkIndex, HaveMap};
 
-/// Open chunks by how many partial sources have them. Sources that have everything do not count: they make
-/// every chunk less rare alike.
+/// Open chunks by the number of partial sources that have them. Complete sources do not count: they add one
+/// to the rarity of every chunk.
 pub(super) struct Open {
     buckets: Vec<Vec<ChunkIndex>>,
-    /// The bucket of each chunk and its place there; [`NOWHERE`] for a chunk that is not open.
+    /// Bucket and position of each chunk; [`NOT_OPEN`] for a chunk that is not open.
     places: Vec<(u32, u32)>,
     pub(super) map: HaveMap,
 }
 
-/// So many chunks are looked at one by one sooner than all that are as rare as the rarest.
-const FEW: usize = 64;
-/// The place of a chunk that is not open.
-const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
+/// Up to this many common chunks are scanned one by one instead of bucket by bucket.
+const SCAN_MAX: usize = 64;
+/// Position of a chunk that is not open.
+const NOT_OPEN: (u32, u32) = (u32::MAX, u32::MAX);
 
 impl Open {
     pub(super) fn new(count: u32) -> Self {
-        Self { buckets: Vec::new(), places: vec![NOWHERE; count as usize], map: HaveMap::none(count) }
+        Self { buckets: Vec::new(), places: vec![NOT_OPEN; count as usize], map: HaveMap::none(count) }
     }
 
     pub(super) fn put(&mut self, index: ChunkIndex, rarity: u32) {
@@ -35,10 +35,10 @@ impl Open {
     }
 
     pub(super) fn take(&mut self, index: ChunkIndex) -> bool {
-        let Some(place) = self.places.get_mut(index.at()).filter(|place| **place != NOWHERE) else {
+        let Some(place) = self.places.get_mut(index.at()).filter(|place| **place != NOT_OPEN) else {
             return false;
         };
-        let (rarity, at) = std::mem::replace(place, NOWHERE);
+        let (rarity, at) = std::mem::replace(place, NOT_OPEN);
         let bucket = &mut self.buckets[rarity as usize];
         bucket.swap_remove(at as usize);
         if let Some(moved) = bucket.get(at as usize) {
@@ -53,11 +53,11 @@ impl Open {
     }
 
     pub(super) fn rarity(&self, index: ChunkIndex) -> Option<u32> {
-        self.places.get(index.at()).filter(|place| **place != NOWHERE).map(|(rarity, _)| *rarity)
+        self.places.get(index.at()).filter(|place| **place != NOT_OPEN).map(|(rarity, _)| *rarity)
     }
 
-    /// The rarest chunk that `have` has and that is `allowed`, and how rare it is, among those that at least `least` have;
-    /// among equals any.
+    /// The rarest chunk that `have` contains, that is `allowed` and that at least `least` partial sources
+    /// have, with its rarity. Ties are broken at random.
     pub(super) fn rarest(
         &self,
         have: &HaveMap,
@@ -65,7 +65,7 @@ impl Open {
         allowed: impl Fn(ChunkIndex) -> bool,
         random: &mut fastrand::Rng,
     ) -> Option<(u32, ChunkIndex)> {
-        if self.map.shared(have) <= FEW {
+        if self.map.shared(have) <= SCAN_MAX {
             let rarity = |index: &ChunkIndex| self.places[index.at()].0;
             let few =
                 self.map.common(have).filter(|index| rarity(index) as usize >= least && allowed(*index));

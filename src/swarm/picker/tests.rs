@@ -1,4 +1,4 @@
-//! What is asked of whom, when.
+//! Tests of the request order: rarity, pipelining, endgame, refusals.
 
 use super::*;
 use proptest::prelude::*;
@@ -22,7 +22,7 @@ fn rng() -> fastrand::Rng {
 }
 
 #[test]
-fn a_source_far_away_is_asked_for_as_many_as_fill_the_way_and_a_near_one_is_not() {
+fn requests_in_flight_fill_the_rtt_of_a_distant_source() {
     let ms = Duration::from_millis;
     let depth = |round_trip: Duration, each: Duration| {
         let mut picker = picker(1_000);
@@ -43,13 +43,13 @@ fn a_source_far_away_is_asked_for_as_many_as_fill_the_way_and_a_near_one_is_not(
     };
     assert_eq!(depth(ms(1), ms(40)), PIPELINE);
     assert_eq!(depth(ms(9), ms(40)), PIPELINE);
-    // 50 ms are worth two and a half, and one is coming.
+    // At 20 ms per chunk, an RTT of 50 ms is worth 2.5 chunks, plus the one in transfer.
     assert!((4..=7).contains(&depth(ms(50), ms(20))), "{}", depth(ms(50), ms(20)));
     assert_eq!(depth(ms(200), ms(4)), PIPELINE_FAR_MAX);
 }
 
 #[test]
-fn the_rarest_goes_first() {
+fn the_rarest_chunk_goes_first() {
     let mut picker = picker(3);
     picker.add_source(SourceId(0), HaveMap::all(3), NOW);
     picker.add_source(SourceId(1), having(3, &[0, 1]), NOW);
@@ -57,13 +57,13 @@ fn the_rarest_goes_first() {
     let mut random = rng();
     assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(2)));
     assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
-    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None, "enough to do");
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None, "its pipeline is full");
     assert_eq!(picker.pick(SourceId(2), NOW, &mut random), Some(ChunkIndex(0)));
     assert_eq!(picker.pick(SourceId(2), NOW, &mut random), None);
 }
 
 #[test]
-fn what_a_lost_source_held_is_asked_elsewhere() {
+fn chunks_in_flight_from_a_lost_source_are_requested_elsewhere() {
     let mut picker = picker(1);
     picker.add_source(SourceId(0), HaveMap::all(1), NOW);
     picker.add_source(SourceId(1), HaveMap::all(1), NOW);
@@ -77,7 +77,7 @@ fn what_a_lost_source_held_is_asked_elsewhere() {
 }
 
 #[test]
-fn a_late_chunk_is_asked_of_another_and_counts_once() {
+fn endgame_requests_a_late_chunk_from_another_source_and_counts_it_once() {
     let mut picker = picker(1);
     for id in 0..5 {
         picker.add_source(SourceId(id), HaveMap::all(1), NOW);
@@ -87,7 +87,7 @@ fn a_late_chunk_is_asked_of_another_and_counts_once() {
     assert!(pick(0, 0).is_some());
     assert_eq!(pick(1, 1), None, "not late yet");
     assert!(pick(1, 2).is_some());
-    assert_eq!(pick(1, 9), None, "never twice of one source");
+    assert_eq!(pick(1, 9), None, "never twice from one source");
     assert!(pick(2, 9).is_some());
     assert_eq!(pick(3, 99), None, "no more than three copies");
     assert!(picker.arrived(SourceId(2), ChunkIndex(0), NOW));
@@ -97,17 +97,17 @@ fn a_late_chunk_is_asked_of_another_and_counts_once() {
 }
 
 #[test]
-fn who_owes_a_chunk_for_long_is_known() {
+fn an_overdue_chunk_is_reported_with_its_waiting_time() {
     let mut picker = picker(2);
     let id = SourceId(0);
     picker.add_source(id, HaveMap::all(2), NOW);
     let seconds = Duration::from_secs;
-    assert_eq!(picker.overdue(id, seconds(9)), None, "nothing was asked for");
+    assert_eq!(picker.overdue(id, seconds(9)), None, "no request is outstanding");
     let first = picker.pick(id, seconds(9), &mut rng()).unwrap();
     let second = picker.pick(id, seconds(9), &mut rng()).unwrap();
     assert_eq!(picker.overdue(id, seconds(10)), None);
     assert_eq!(picker.overdue(id, seconds(11)), Some((first, seconds(2))));
-    // It has shown that it needs five seconds for one.
+    // Its measured chunk time is now five seconds.
     picker.arrived(id, first, seconds(14));
     assert_eq!(picker.overdue(id, seconds(23)), None);
     assert_eq!(picker.overdue(id, seconds(24)), Some((second, seconds(10))));
@@ -115,7 +115,7 @@ fn who_owes_a_chunk_for_long_is_known() {
 }
 
 #[test]
-fn a_source_that_refuses_is_not_asked_again_until_it_says_so() {
+fn a_refused_chunk_is_requested_again_only_after_an_announcement() {
     let mut picker = picker(2);
     picker.add_source(SourceId(0), HaveMap::all(2), NOW);
     let mut random = rng();
@@ -129,7 +129,7 @@ fn a_source_that_refuses_is_not_asked_again_until_it_says_so() {
 }
 
 #[test]
-fn among_equals_hints_go_first() {
+fn hinted_chunks_go_first_among_equally_rare_ones() {
     let mut picker = picker(9);
     picker.add_source(SourceId(0), HaveMap::all(9), NOW);
     picker.add_source(SourceId(1), having(9, &[7]), NOW);
@@ -139,27 +139,27 @@ fn among_equals_hints_go_first() {
 }
 
 #[test]
-fn who_had_everything_first_is_spared_while_others_are_busy() {
+fn the_initial_seeder_is_spared_while_other_sources_are_busy() {
     let mut picker = picker(9);
     picker.add_source(SourceId(0), HaveMap::all(9), NOW);
     for id in 1..=3 {
         picker.add_source(SourceId(id), having(9, &[0, 1, 2, 3, 4, 5, 6, 7, 8 - id]), NOW);
     }
     let mut random = rng();
-    // One chunk or two from each of the others.
+    // One or two chunks from each of the other sources.
     for id in 1..=3 {
         assert!(picker.pick(SourceId(id), NOW, &mut random).is_some());
     }
-    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(8)), "nobody else has it");
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(8)), "no other source has it");
     picker.arrived(SourceId(0), ChunkIndex(8), NOW);
-    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None, "others can give the rest");
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None, "other sources have the rest");
     let later = Duration::from_secs(1);
-    assert!(picker.pick(SourceId(0), later, &mut random).is_some(), "it has been left alone");
+    assert!(picker.pick(SourceId(0), later, &mut random).is_some(), "it has been idle for a chunk time");
     assert_eq!(picker.pick(SourceId(0), later, &mut random), None, "one at a time");
 }
 
 #[test]
-fn nothing_is_asked_for_that_is_not_wanted() {
+fn unwanted_chunks_are_never_requested() {
     let mut picker = Picker::new(having(3, &[0]), false);
     picker.add_source(SourceId(0), HaveMap::all(3), NOW);
     let mut random = rng();
@@ -168,7 +168,11 @@ fn nothing_is_asked_for_that_is_not_wanted() {
     picker.want(ChunkIndex(3));
     assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(2)));
     picker.want(ChunkIndex(0));
-    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(0)), "a bad chunk, again");
+    assert_eq!(
+        picker.pick(SourceId(0), NOW, &mut random),
+        Some(ChunkIndex(0)),
+        "a corrupt chunk is requested again"
+    );
 }
 
 #[derive(Debug, Clone)]
@@ -219,7 +223,7 @@ fn check(picker: &Picker) {
 
 proptest! {
     #[test]
-    fn the_invariants_hold_whatever_sources_do(steps in prop::collection::vec(step(), 0..150), seed: u64) {
+    fn the_invariants_hold_for_any_sequence_of_events(steps in prop::collection::vec(step(), 0..150), seed: u64) {
         let mut picker = picker(6);
         let mut random = fastrand::Rng::with_seed(seed);
         let mut now = NOW;
@@ -260,14 +264,14 @@ proptest! {
             }
             check(&picker);
         }
-        // One honest source that has everything finishes it.
+        // A single honest complete source finishes the download.
         picker.add_source(SourceId(9), HaveMap::all(6), now);
         for _ in 0..20 {
             now += Duration::from_secs(60);
             while let Some(index) = picker.pick(SourceId(9), now, &mut random) {
                 picker.arrived(SourceId(9), index, now);
             }
-            // The others never answer; they are given up.
+            // The other sources never respond; they are removed.
             (0..4).for_each(|id| picker.remove_source(SourceId(id)));
         }
         prop_assert!(picker.is_complete() && picker.done.is_complete());

@@ -1,12 +1,12 @@
-//! Who holds a file, and what a peer holds, each able to find its place in the other at once.
+//! Cross references between a file's holders and a peer's files. Each entry stores its position in the other.
 //!
-//! Invariant, kept together with the registry: a peer's [`Held`] names a file exactly when the file's [`Holders`] name
-//! the peer, and says where.
+//! Invariant, kept together with the registry: a peer's [`Held`] contains a file exactly if the file's
+//! [`Holders`] contain the peer, at the stored position.
 
 use crate::content::FileName;
 use std::collections::HashMap;
 
-/// Where a holder stands among the holders of a file: in which list, and where in it. The lowest bit is the list.
+/// Position of a holder in the lists of a file. The lowest bit selects the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Spot(u32);
 
@@ -24,16 +24,16 @@ impl Spot {
     }
 }
 
-/// A peer that has all of a file, or a part of it.
+/// A peer that has all chunks of a file, or some.
 #[derive(Clone, Debug)]
 pub(super) struct Holder {
-    /// The place of the peer.
+    /// The slot of the peer.
     pub(super) peer: u32,
-    /// What it calls the file.
+    /// The name that it gives the file.
     pub(super) name: FileName,
 }
 
-/// The holders of a file: a list of those who have all of it and one of the others, to draw from at random.
+/// The holders of a file: complete ones and partial ones in separate lists, for random draws.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     whole: Vec<Holder>,
@@ -41,7 +41,7 @@ pub(super) struct Holders {
 }
 
 impl Holders {
-    /// Those who have all of it, or the others.
+    /// The complete holders (`whole`) or the partial ones.
     pub(super) fn list(&self, whole: bool) -> &[Holder] {
         if whole { &self.whole } else { &self.partial }
     }
@@ -50,20 +50,20 @@ impl Holders {
         if whole { &mut self.whole } else { &mut self.partial }
     }
 
-    /// How many there are, of both kinds.
+    /// Number of holders of both kinds.
     pub(super) fn len(&self) -> usize {
         self.whole.len() + self.partial.len()
     }
 
-    /// The holder at a spot, and whether it has all of the file.
+    /// The holder at a position, and whether it is complete.
     pub(super) fn get(&self, spot: Spot) -> Option<(&Holder, bool)> {
         Some((self.list(spot.whole()).get(spot.at())?, spot.whole()))
     }
 
-    /// Adds a holder that is not there yet.
+    /// Adds a new holder.
     pub(super) fn add(&mut self, holder: Holder, whole: bool) -> Spot {
         let list = self.list_mut(whole);
-        // A few at a time while there are few: most files have few holders, and there may be many files.
+        // Grow in small steps: most files have few holders, and there may be very many files.
         if list.len() == list.capacity() {
             list.reserve_exact((list.len() / 2).max(2));
         }
@@ -71,7 +71,8 @@ impl Holders {
         Spot::new(whole, list.len() - 1)
     }
 
-    /// Removes the holder at a spot. Another one may take its place: its peer has to be told the spot.
+    /// Removes the holder at a position. The last holder of the list may move there: its peer's entry must be
+    /// updated.
     pub(super) fn remove(&mut self, spot: Spot) -> Option<(Holder, Option<u32>)> {
         let list = self.list_mut(spot.whole());
         if spot.at() >= list.len() {
@@ -85,24 +86,20 @@ impl Holders {
     }
 }
 
-/// The files that a peer has, by their numbers, and its spot among the holders of each. Most peers have one.
+/// The files of a peer, by number, and its position among the holders of each. Most peers have one file.
 #[derive(Debug, Default)]
 pub(super) enum Held {
-    /// None.
     #[default]
     Nothing,
-    /// One.
     One(u32, Spot),
-    /// More, or fewer again.
     #[expect(
         clippy::box_collection,
-        reason = "a table would make room for itself in every peer, and few have one"
+        reason = "an inline table would enlarge every peer, and few peers need one"
     )]
     Many(Box<HashMap<u32, Spot>>),
 }
 
 impl Held {
-    /// How many.
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Nothing => 0,
@@ -111,7 +108,7 @@ impl Held {
         }
     }
 
-    /// The spot among the holders of a file.
+    /// The peer's position among the holders of a file.
     pub(super) fn get(&self, file: u32) -> Option<Spot> {
         match self {
             Self::One(one, spot) if *one == file => Some(*spot),
@@ -120,7 +117,7 @@ impl Held {
         }
     }
 
-    /// Notes the spot among the holders of a file.
+    /// Stores the peer's position among the holders of a file.
     pub(super) fn put(&mut self, file: u32, spot: Spot) {
         match self {
             Self::Nothing => *self = Self::One(file, spot),
@@ -130,7 +127,7 @@ impl Held {
         }
     }
 
-    /// Notes that the peer does not have a file any more, and returns where it stood.
+    /// Removes a file and returns the peer's position among its holders.
     pub(super) fn remove(&mut self, file: u32) -> Option<Spot> {
         match self {
             Self::One(one, spot) if *one == file => {
@@ -143,7 +140,7 @@ impl Held {
         }
     }
 
-    /// All files and spots.
+    /// All files and positions.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, Spot)> + '_ {
         let one = match self {
             Self::One(file, spot) => Some((*file, *spot)),

@@ -1,12 +1,12 @@
-//! When to look at which peer again, for very many peers of which nearly all are alive when their time comes.
+//! Expiry queue for the leases of very many peers, nearly all of which renew their lease before it expires.
 //!
-//! A calendar of pages: each page lists the peers whose lease was to end within its span when they were last looked at.
-//! A heartbeat does not touch it. Once a page's time has come, those of its peers that have been renewed go onto a later
-//! page, and only those that may really end within the page's span are sorted. So each peer is looked at about once a
-//! lease, in constant time, whatever the number of peers.
+//! A calendar queue: each page holds the peers whose lease was to expire in its time span when they were last
+//! checked. A heartbeat does not touch the queue. When a page begins, renewed peers move to a later page and
+//! only the others are sorted. So each peer is checked about once per lease, in constant time for any number
+//! of peers.
 //!
-//! Invariant: each peer that has been [noted](Leases::note) is on one page or among the soon, until it is
-//! [due](Leases::due), no later than its lease ends.
+//! Invariant: each peer that has been [noted](Leases::note) is on one page or in `soon` until
+//! [`due`](Leases::due) returns it, when its lease has expired.
 
 use super::PeerId;
 use crate::swarm::Moment;
@@ -14,10 +14,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-/// Pages within a lease: more are exacter, fewer are longer.
+/// Pages per lease. More pages are more exact; fewer pages are longer.
 const PAGES: u32 = 32;
 
-/// Peers, each with the time to look at it.
+/// Peers, each with its next check time.
 #[derive(Debug)]
 pub(super) struct Leases {
     page: Duration,
@@ -28,31 +28,31 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// Nobody yet. Leases are about so long.
+    /// An empty queue for leases of about this duration.
     pub(super) fn new(lease: Duration) -> Self {
         let page = (lease / PAGES).max(Duration::from_nanos(1));
         Self { page, later: BTreeMap::new(), soon: BinaryHeap::new() }
     }
 
-    /// Looks at a peer when its lease ends.
+    /// Schedules a check of a peer for the time when its lease expires.
     pub(super) fn note(&mut self, peer: PeerId, expires: Moment) {
         let page = self.page_of(expires);
         self.later.entry(page).or_default().push(peer);
     }
 
-    /// The number of the page that a moment is on.
+    /// The number of the page that contains a moment.
     fn page_of(&self, moment: Moment) -> u64 {
         (moment.as_nanos() / self.page.as_nanos()).try_into().unwrap_or(u64::MAX)
     }
 
-    /// When a page begins.
+    /// The time at which a page begins.
     fn begin_of(&self, page: u64) -> Moment {
         let nanoseconds = u128::from(page) * self.page.as_nanos();
         Moment::from_nanos(nanoseconds.try_into().unwrap_or(u64::MAX))
     }
 
-    /// A peer whose time has come, if there is one: its lease, of which `expires` tells, has ended. `None` from `expires`
-    /// is a peer that nobody needs to look at any more.
+    /// The next peer whose lease has expired, if any. `expires` returns the current end of a lease, or `None`
+    /// for a peer that has been removed.
     pub(super) fn due(&mut self, now: Moment, expires: impl Fn(PeerId) -> Option<Moment>) -> Option<PeerId> {
         while let Some((&page, _)) = self.later.first_key_value()
             && self.begin_of(page) <= now
@@ -78,7 +78,7 @@ impl Leases {
         None
     }
 
-    /// When [`due`](Self::due) has something to look at next.
+    /// Time at which [`due`](Self::due) has peers to check next.
     pub(super) fn next(&self) -> Option<Moment> {
         let page = self.later.keys().next().map(|page| self.begin_of(*page));
         let soon = self.soon.peek().map(|Reverse((due, _))| *due);

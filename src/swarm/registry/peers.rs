@@ -1,8 +1,7 @@
-//! The peers of a registry, each in a numbered place, so that whoever refers to one needs four bytes, and a token leads
-//! straight to its peer.
+//! Slot table of registered peers: references take four bytes, and a token leads directly to its peer.
 //!
-//! Invariants: a place without a peer has a mark that is not alive; a [`PeerId`] and a [`Token`] name the registration that they were made for and no other, also after its place
-//! has been taken by the next.
+//! Invariants: the mark of an empty slot is never alive; a [`PeerId`] and a [`Token`] refer to one
+//! registration only, also after its slot has been reused.
 
 use super::holders::Held;
 use crate::content::EntityName;
@@ -10,39 +9,39 @@ use crate::protocol::tracker::Token;
 use crate::swarm::Moment;
 use std::net::SocketAddr;
 
-/// Bits of a [`PeerId`] that say where the peer is; the others count registrations.
-const PLACE_BITS: u32 = 24;
-const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
-/// Bits of a [`Token`] that say where the peer is; the others are the secret.
-const TOKEN_PLACE_BITS: u32 = 24;
+/// Bits of a [`PeerId`] for the slot; the others count registrations.
+const SLOT_BITS: u32 = 24;
+const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
+/// Bits of a [`Token`] for the slot; the others are the secret.
+const TOKEN_SLOT_BITS: u32 = 24;
 
-/// A registration. Not used twice, so that several peers behind one address are never mixed up: it counts
-/// registrations, and would begin again after 2^40 of them.
+/// Id of a registration. Never reused, so that several peers behind one address cannot be confused. It
+/// contains a counter of registrations that would wrap around after 2^40 of them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct PeerId(pub u64);
 
 impl PeerId {
-    fn new(number: u64, place: u32) -> Self {
-        Self(number << PLACE_BITS | u64::from(place))
+    fn new(number: u64, slot: u32) -> Self {
+        Self(number << SLOT_BITS | u64::from(slot))
     }
 
-    /// Where the peer is, or was.
-    pub(super) fn place(self) -> u32 {
-        (self.0 & PLACE_MASK) as u32
+    /// The slot of the peer.
+    pub(super) fn slot(self) -> u32 {
+        (self.0 & SLOT_MASK) as u32
     }
 }
 
-/// When a lease ends: nanoseconds, which fit for five hundred years, at half the size of a [`Moment`].
+/// End of a lease in nanoseconds. 64 bits suffice for 500 years, at half the size of a [`Moment`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Expiry(u64);
 
 impl Expiry {
     const NEVER: Self = Self(u64::MAX);
-    /// Where nobody is, nobody is alive at any moment.
-    const NOBODY: Self = Self(0);
+    /// Value of an empty slot: expired at all times.
+    const EXPIRED: Self = Self(0);
 
     fn at(moment: Moment) -> Self {
-        // One less than never.
+        // Keep the maximum free for [`Self::NEVER`].
         Self(moment.as_nanos().try_into().unwrap_or(u64::MAX).min(u64::MAX - 1))
     }
 
@@ -54,57 +53,57 @@ impl Expiry {
     }
 }
 
-/// A peer that is alive.
+/// A registered peer.
 #[derive(Debug)]
 pub struct Peer {
-    /// What people call it.
+    /// The name that it registered with.
     pub name: EntityName,
-    /// Where it serves.
+    /// The address at which it accepts connections.
     pub address: SocketAddr,
     pub(super) held: Held,
 }
 
-/// A peer that has been taken out.
+/// A peer that has been removed.
 #[derive(Debug)]
-pub struct Gone {
-    /// What was known of it.
+pub struct RemovedPeer {
+    /// The peer as it was registered.
     pub peer: Peer,
-    /// When its lease ended, or would have ended.
+    /// When its lease expired, or would have expired.
     pub expires: Moment,
 }
 
-/// Who is in a place, and until when: all that a heartbeat looks at, together in half of what a processor fetches at
-/// once, and apart from what is told to others. Of very many peers few are in the processor's memory already.
+/// The data of a slot that a heartbeat needs: 32 bytes, half a cache line, kept apart from the data for
+/// lookups. With very many peers most accesses miss the cache.
 #[derive(Clone, Debug)]
 #[repr(align(32))]
 struct Mark {
-    /// Of the one who is here, or was here last.
+    /// Id of the current or last peer in this slot.
     id: PeerId,
     expires: Expiry,
-    /// Of the tracker itself, whose lease never ends, it is none that anybody is told.
+    /// The token, unused for the tracker itself, whose lease never expires.
     token: u128,
 }
 
-/// Peers in numbered places.
+/// Peers in numbered slots.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    /// As many as there are places.
+    /// One for each slot.
     marks: Vec<Mark>,
     peers: Vec<Option<Peer>>,
-    /// Places without a peer.
+    /// Slots without a peer.
     free: Vec<u32>,
-    /// How many have ever been here.
+    /// Number of registrations so far.
     registrations: u64,
 }
 
 impl Peers {
-    /// How many there are.
+    /// Number of peers.
     pub(super) fn len(&self) -> usize {
         self.peers.len() - self.free.len()
     }
 
-    /// Takes a peer in until `expires`. Returns what it is known by: `secret` must be unguessable in its lower 104 bits,
-    /// and new.
+    /// Registers a peer until `expires` and returns its id and token. The lower 104 bits of `secret` must be
+    /// unguessable and new.
     pub(super) fn insert(
         &mut self,
         secret: u128,
@@ -112,23 +111,23 @@ impl Peers {
         address: SocketAddr,
         expires: Moment,
     ) -> (PeerId, Token) {
-        let token = Token(secret << TOKEN_PLACE_BITS | u128::from(self.next_place()));
+        let token = Token(secret << TOKEN_SLOT_BITS | u128::from(self.next_slot()));
         (self.put(Peer { name, address, held: Held::default() }, token, Expiry::at(expires)), token)
     }
 
-    /// Takes in a peer that needs no lease and has no token.
+    /// Adds a peer that needs no lease and has no token.
     pub(super) fn enroll(&mut self, name: EntityName, address: SocketAddr) -> PeerId {
         self.put(Peer { name, address, held: Held::default() }, Token(0), Expiry::NEVER)
     }
 
-    /// The last free place, or a new one.
-    fn next_place(&self) -> u32 {
+    /// The next slot to use: the last free one, or a new one.
+    fn next_slot(&self) -> u32 {
         self.free.last().copied().unwrap_or(self.peers.len() as u32)
     }
 
-    /// Puts a peer in the next place.
+    /// Puts a peer into the next slot.
     fn put(&mut self, peer: Peer, token: Token, expires: Expiry) -> PeerId {
-        let id = PeerId::new(self.registrations, self.next_place());
+        let id = PeerId::new(self.registrations, self.next_slot());
         self.registrations += 1;
         let mark = Mark { id, expires, token: token.0 };
         match self.free.pop() {
@@ -144,69 +143,67 @@ impl Peers {
         id
     }
 
-    /// The mark of a peer, if it is or was the last in its place.
+    /// The mark of a peer, if it is or was the last in its slot.
     fn mark(&self, id: PeerId) -> Option<&Mark> {
-        self.marks.get(id.place() as usize).filter(|mark| mark.id == id)
+        self.marks.get(id.slot() as usize).filter(|mark| mark.id == id)
     }
 
-    /// What is known of a peer.
     pub(super) fn get(&self, id: PeerId) -> Option<&Peer> {
         self.mark(id)?;
-        self.peers[id.place() as usize].as_ref()
+        self.peers[id.slot() as usize].as_ref()
     }
 
-    /// The same, to change it.
     pub(super) fn get_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
         self.mark(id)?;
-        self.peers[id.place() as usize].as_mut()
+        self.peers[id.slot() as usize].as_mut()
     }
 
-    /// When the lease of a peer ends, unless it is renewed.
+    /// When the lease of a peer expires, unless it is renewed.
     pub(super) fn expires(&self, id: PeerId) -> Option<Moment> {
         self.get(id).and(self.mark(id)).map(|mark| mark.expires.moment())
     }
 
-    /// The mark in a place, if the lease of who is there has not ended.
-    fn live_mark(&self, now: Moment, place: u32) -> Option<&Mark> {
-        self.marks.get(place as usize).filter(|mark| Expiry::at(now) < mark.expires)
+    /// The mark of a slot, if the lease of its peer has not expired.
+    fn live_mark(&self, now: Moment, slot: u32) -> Option<&Mark> {
+        self.marks.get(slot as usize).filter(|mark| Expiry::at(now) < mark.expires)
     }
 
-    /// The peer in a place, if its lease has not ended.
-    pub(super) fn live_at(&self, now: Moment, place: u32) -> Option<&Peer> {
-        self.live_mark(now, place)?;
-        self.peers[place as usize].as_ref()
+    /// The peer in a slot, if its lease has not expired.
+    pub(super) fn live_at(&self, now: Moment, slot: u32) -> Option<&Peer> {
+        self.live_mark(now, slot)?;
+        self.peers[slot as usize].as_ref()
     }
 
-    /// What a peer in a place has.
-    pub(super) fn held_at(&mut self, place: u32) -> Option<&mut Held> {
-        self.peers.get_mut(place as usize)?.as_mut().map(|peer| &mut peer.held)
+    /// The files of the peer in a slot.
+    pub(super) fn held_at(&mut self, slot: u32) -> Option<&mut Held> {
+        self.peers.get_mut(slot as usize)?.as_mut().map(|peer| &mut peer.held)
     }
 
-    /// The peer with a token, if its lease has not ended.
+    /// The peer with this token, if its lease has not expired.
     pub(super) fn by_token(&self, now: Moment, token: Token) -> Option<PeerId> {
-        let mark = self.live_mark(now, token.0 as u32 & ((1 << TOKEN_PLACE_BITS) - 1))?;
+        let mark = self.live_mark(now, token.0 as u32 & ((1 << TOKEN_SLOT_BITS) - 1))?;
         let told = mark.expires != Expiry::NEVER;
         (told && mark.token == token.0).then_some(mark.id)
     }
 
-    /// Renews the lease of a peer that is here.
+    /// Renews the lease of a registered peer.
     pub(super) fn renew(&mut self, id: PeerId, expires: Moment) {
-        let mark = self.marks.get_mut(id.place() as usize).filter(|mark| mark.id == id);
-        if let Some(mark) = mark.filter(|mark| mark.expires != Expiry::NOBODY) {
+        let mark = self.marks.get_mut(id.slot() as usize).filter(|mark| mark.id == id);
+        if let Some(mark) = mark.filter(|mark| mark.expires != Expiry::EXPIRED) {
             mark.expires = Expiry::at(expires);
         }
     }
 
-    /// Takes a peer out.
-    pub(super) fn remove(&mut self, id: PeerId) -> Option<Gone> {
-        let mark = self.marks.get_mut(id.place() as usize).filter(|mark| mark.id == id)?;
-        let peer = self.peers[id.place() as usize].take()?;
-        let expires = std::mem::replace(&mut mark.expires, Expiry::NOBODY).moment();
-        self.free.push(id.place());
-        Some(Gone { peer, expires })
+    /// Removes a peer.
+    pub(super) fn remove(&mut self, id: PeerId) -> Option<RemovedPeer> {
+        let mark = self.marks.get_mut(id.slot() as usize).filter(|mark| mark.id == id)?;
+        let peer = self.peers[id.slot() as usize].take()?;
+        let expires = std::mem::replace(&mut mark.expires, Expiry::EXPIRED).moment();
+        self.free.push(id.slot());
+        Some(RemovedPeer { peer, expires })
     }
 
-    /// All of them, in no order.
+    /// All peers, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.peers.iter().flatten()
     }
@@ -222,13 +219,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_takes_little_room() {
-        // A million of them, with their names and what they hold, are to fit in 200 MiB.
+    fn a_peer_takes_at_most_96_bytes() {
+        // A million peers, with names and files, must fit in 200 MiB.
         assert!(size_of::<Mark>() + size_of::<Option<Peer>>() <= 96);
     }
 
     #[test]
-    fn a_place_that_is_taken_again_is_another_peer() {
+    fn a_reused_slot_is_another_peer() {
         let mut peers = Peers::default();
         let name = || EntityName::new("x").unwrap();
         let address = SocketAddr::from(([10, 0, 0, 1], 1));
@@ -238,19 +235,19 @@ mod tests {
         assert_eq!(peers.remove(first).map(|gone| gone.expires), Some(then));
         assert!(peers.remove(first).is_none() && peers.expires(first).is_none());
         peers.renew(first, then);
-        assert_eq!(peers.by_token(now, old), None, "nobody is there");
+        assert_eq!(peers.by_token(now, old), None, "the slot is empty");
         let (second, new) = peers.insert(8, name(), address, then);
-        assert_eq!(first.place(), second.place());
+        assert_eq!(first.slot(), second.slot());
         assert!(first < second && peers.get(first).is_none());
         assert_eq!((peers.by_token(now, old), peers.by_token(now, new)), (None, Some(second)));
-        assert_eq!(peers.by_token(then, new), None, "its lease has ended");
-        assert_eq!(peers.by_token(now, Token(new.0 + 1)), None, "nobody is there");
+        assert_eq!(peers.by_token(then, new), None, "its lease has expired");
+        assert_eq!(peers.by_token(now, Token(new.0 + 1)), None, "a wrong secret");
         assert_eq!(peers.by_token(now, Token(u128::MAX)), None);
         assert_eq!(peers.len(), 1);
     }
 
     #[test]
-    fn nobody_speaks_for_the_tracker_itself() {
+    fn no_token_is_valid_for_the_tracker_itself() {
         let mut peers = Peers::default();
         let id = peers.enroll(EntityName::new("own").unwrap(), SocketAddr::from(([10, 0, 0, 1], 1)));
         assert_eq!(peers.by_token(Moment::ZERO, Token(0)), None);

@@ -1,4 +1,4 @@
-//! Tests of the registry, in a file of their own because there are many.
+//! Tests of the registry.
 
 use super::*;
 use proptest::prelude::*;
@@ -39,7 +39,7 @@ fn ports(registry: &Registry, now: u64, name: &str) -> Vec<(Vec<u16>, Vec<u16>)>
 }
 
 #[test]
-fn a_silent_peer_is_in_no_answer_the_moment_its_lease_ends() {
+fn an_expired_peer_is_in_no_lookup_from_that_moment_on() {
     let mut registry = registry();
     let one = join(&mut registry, 0, 1);
     let two = join(&mut registry, 0, 2);
@@ -50,7 +50,7 @@ fn a_silent_peer_is_in_no_answer_the_moment_its_lease_ends() {
     assert!(registry.heartbeat(at(9), second).is_some());
     assert_eq!(ports(&registry, 9, "f"), [(vec![1, 2], vec![])]);
     assert_eq!(ports(&registry, 10, "f"), [(vec![2], vec![])]);
-    assert!(registry.heartbeat(at(10), first).is_none(), "an ended lease is not renewed");
+    assert!(registry.heartbeat(at(10), first).is_none(), "an expired lease cannot be renewed");
     let gone: Vec<PeerId> = registry.expire(at(10)).into_iter().map(|(id, _)| id).collect();
     assert_eq!(gone, [one]);
     assert!(registry.next_expiry().is_some_and(|next| next > at(10) && next <= at(19)));
@@ -61,7 +61,7 @@ fn a_silent_peer_is_in_no_answer_the_moment_its_lease_ends() {
 }
 
 #[test]
-fn peers_behind_one_address_are_not_mixed_up() {
+fn peers_behind_one_address_are_distinct() {
     let mut registry = registry();
     let address = SocketAddr::from(([10, 0, 0, 1], 1));
     let name = EntityName::new("x").unwrap();
@@ -69,13 +69,13 @@ fn peers_behind_one_address_are_not_mixed_up() {
     let second = registry.register(at(5), 2, name, address).unwrap().0;
     registry.announce(first, &file(1, "f"), 10).unwrap();
     registry.announce(second, &file(1, "f"), 10).unwrap();
-    assert_eq!(ports(&registry, 6, "f"), [(vec![1], vec![])], "named once");
+    assert_eq!(ports(&registry, 6, "f"), [(vec![1], vec![])], "the shared address is returned once");
     assert_eq!(registry.expire(at(10)).len(), 1);
     assert_eq!(ports(&registry, 11, "f"), [(vec![1], vec![])]);
 }
 
 #[test]
-fn whole_and_partial_and_two_files_under_one_name() {
+fn lookup_separates_complete_and_partial_holders_and_files_of_one_name() {
     let mut registry = registry();
     let (one, two, three) = (join(&mut registry, 0, 1), join(&mut registry, 0, 2), join(&mut registry, 0, 3));
     registry.announce(one, &file(1, "f"), 10).unwrap();
@@ -92,7 +92,7 @@ fn whole_and_partial_and_two_files_under_one_name() {
 }
 
 #[test]
-fn a_lookup_leaves_the_asker_out_and_keeps_to_its_limit() {
+fn a_lookup_excludes_the_requester_and_keeps_to_its_limit() {
     let mut registry = registry();
     let peers: Vec<PeerId> = (1..=40).map(|number| join(&mut registry, 0, number)).collect();
     for (number, peer) in peers.iter().enumerate() {
@@ -109,11 +109,11 @@ fn a_lookup_leaves_the_asker_out_and_keeps_to_its_limit() {
 }
 
 #[test]
-fn one_who_has_left_keeps_nobody_out_of_an_answer() {
+fn a_removed_peer_excludes_no_other_peer_from_a_lookup() {
     let mut registry = registry();
     let gone = join(&mut registry, 0, 1);
     registry.remove(gone);
-    // It may have the place of the one before.
+    // This peer may reuse the slot of the removed one.
     let here = join(&mut registry, 0, 2);
     registry.announce(here, &file(1, "f"), 10).unwrap();
     let mut random = fastrand::Rng::with_seed(3);
@@ -122,7 +122,7 @@ fn one_who_has_left_keeps_nobody_out_of_an_answer() {
 }
 
 #[test]
-fn an_answer_is_bounded_however_many_files_share_a_name() {
+fn a_lookup_is_bounded_for_any_number_of_files_of_one_name() {
     let mut registry = registry();
     let peers: Vec<PeerId> = (1..=30).map(|number| join(&mut registry, 0, number)).collect();
     for number in 0..=200 {
@@ -139,13 +139,13 @@ fn an_answer_is_bounded_however_many_files_share_a_name() {
         assert!(found.iter().map(|found| found.whole.len()).sum::<usize>() <= HOLDERS_MAX);
         seen.extend(found.iter().map(|found| found.file.id));
     }
-    assert!(seen.len() > FOUND_FILES_MAX, "not always the same");
+    assert!(seen.len() > FOUND_FILES_MAX, "the choice is random");
     let one = registry.lookup(at(1), Some(&name), Some(FileId([7; 32])), None, 512, &mut random);
     assert!(!one.1 && one.0[0].whole.len() == 30);
 }
 
 #[test]
-fn the_dead_are_not_named_before_they_are_removed() {
+fn expired_peers_are_not_returned_before_they_are_removed() {
     let mut registry = registry();
     let peers: Vec<PeerId> = (1..=9).map(|number| join(&mut registry, 0, number)).collect();
     for peer in &peers {
@@ -160,7 +160,7 @@ fn the_dead_are_not_named_before_they_are_removed() {
 }
 
 #[test]
-fn the_list_names_every_file_that_is_alive() {
+fn the_list_contains_every_file_with_a_live_holder() {
     let mut registry = registry();
     let peers: Vec<PeerId> = (1..=9).map(|number| join(&mut registry, 0, number)).collect();
     for (at, peer) in peers.iter().enumerate() {
@@ -179,10 +179,14 @@ fn the_list_names_every_file_that_is_alive() {
     let (a, one, two) = (("a".into(), 3, 1, 0, 1), ("b".into(), 1, 1, 1, 0), ("b".into(), 2, 9, 3, 3));
     assert_eq!(list(&registry, 1, 9), (vec![a.clone(), one, two], 3));
     assert_eq!(list(&registry, 1, 1), (vec![a], 3));
-    assert_eq!(list(&registry, 10, 9), (vec![], 0), "all leases have ended");
+    assert_eq!(list(&registry, 10, 9), (vec![], 0), "all leases have expired");
     let changes = registry.changes();
     registry.announce(peers[0], &file(3, "a"), 2).unwrap();
-    assert_eq!(registry.changes(), changes, "one chunk more is nothing that the list shows");
+    assert_eq!(
+        registry.changes(),
+        changes,
+        "the list does not show the number of chunks of a partial holder"
+    );
     registry.announce(peers[0], &file(3, "a"), 10).unwrap();
     assert!(registry.changes() > changes);
 }
@@ -208,7 +212,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn whatever_happens_only_the_living_are_named(steps in prop::collection::vec(step(), 0..60)) {
+    fn lookups_return_only_live_peers_after_any_sequence_of_events(steps in prop::collection::vec(step(), 0..60)) {
         let mut registry = registry();
         let mut peers = Vec::new();
         let mut now = 0;
@@ -251,7 +255,7 @@ proptest! {
     }
 }
 
-/// What peers say that they hold is what files say who holds them.
+/// Checks that the files of each peer and the holders of each file refer to each other.
 fn agree(registry: &Registry) -> Result<(), TestCaseError> {
     let mut spots = 0;
     for peer in registry.peers() {

@@ -1,4 +1,4 @@
-//! What has become of what was ordered.
+//! Outcomes of orders.
 
 use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
@@ -7,16 +7,17 @@ use crate::content::words::counted;
 use crate::content::{ChunkIndex, FileId, limits};
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Place, Verdict, VolunteerNumber};
+use crate::swarm::keeping::{Location, Verdict, VolunteerNumber};
 
-/// When room has been made, as many parked chunks are tried as chunks of this size would fit there, and some more.
+/// When a volunteer has more free space, parked chunks are tried again: as many as fit at this size in bytes,
+/// plus some.
 const PARKED_CHUNK: u64 = 64 * 1024;
 const UNPARK_MORE: usize = 64;
 
 impl Placement {
-    /// A chunk has been copied, and is durable; or, when it was not ordered, is there: this is how the chunks are told
-    /// that the tracker's own store has at the start. `free`: bytes that the volunteer can still take.
-    pub fn stored(&mut self, now: Moment, at: Place, file: FileId, index: ChunkIndex, free: Option<u64>) {
+    /// Notes that a chunk is stored and durable. Chunks that were in the tracker's chunk store at start are
+    /// reported in this way, too. `free`: free space of the volunteer in bytes.
+    pub fn stored(&mut self, now: Moment, at: Location, file: FileId, index: ChunkIndex, free: Option<u64>) {
         let Some(key) = self.key(file, index) else {
             if self.was_forgotten(file) {
                 self.drops.entry((at, file)).or_default().push(index);
@@ -25,23 +26,23 @@ impl Placement {
             return;
         };
         let length = self.file(key.file).map_or(0, |file| file.length(key.index));
-        if let Place::Volunteer(number) = at {
+        if let Location::Volunteer(number) = at {
             self.is_ignored(key, number);
             if !self.at(number).is_some_and(Volunteer::is_here) {
                 return;
             }
         }
-        if self.land(key, at).is_some() {
+        if self.end_transfer(key, at).is_some() {
             self.copied += 1;
             self.copied_bytes += length;
             self.end_rest(key);
         }
         match at {
-            Place::Tracker => self.set_own(key, true),
-            Place::Volunteer(number) => {
+            Location::Tracker => self.set_own(key, true),
+            Location::Volunteer(number) => {
                 let before = self.at(number).map_or(0, |volunteer| volunteer.free);
                 self.set_free(number, free.unwrap_or(before.saturating_sub(length)));
-                // What is ordered to be dropped is about to go, whatever was ordered before that.
+                // A drop was ordered after the copy: the copy is about to be removed.
                 if self.state(key, number) != Some(CopyState::Dropping) {
                     self.set(key, number, Some(CopyState::Verified));
                 }
@@ -50,58 +51,64 @@ impl Placement {
         self.settle(now);
     }
 
-    /// A chunk has not been copied.
+    /// Notes that a copy has failed.
     pub fn not_stored(
         &mut self,
         now: Moment,
-        at: Place,
+        at: Location,
         file: FileId,
         index: ChunkIndex,
         why: CopyFailure,
         free: Option<u64>,
     ) {
         let key = self.key(file, index);
-        if let (Place::Volunteer(number), Some(free)) = (at, free) {
+        if let (Location::Volunteer(number), Some(free)) = (at, free) {
             self.set_free(number, free);
         }
         let Some(key) = key else { return };
-        if let Place::Volunteer(number) = at
+        if let Location::Volunteer(number) = at
             && self.is_ignored(key, number)
         {
             return;
         }
-        if let Some(flight) = self.crash(key, at) {
-            self.failed(now, key, at, flight.from, flight.length, why);
+        if let Some(transfer) = self.fail_transfer(key, at) {
+            self.failed(now, key, at, transfer.from, transfer.length, why);
         }
         self.settle(now);
     }
 
-    fn failed(&mut self, now: Moment, key: Key, at: Place, from: Place, length: u64, why: CopyFailure) {
+    fn failed(&mut self, now: Moment, key: Key, at: Location, from: Location, length: u64, why: CopyFailure) {
         match (why, at, from) {
-            (CopyFailure::NoRoom, Place::Volunteer(number), _) => {
-                // Whatever it says: there is less room than this chunk takes.
+            (CopyFailure::NoRoom, Location::Volunteer(number), _) => {
+                // Whatever free space it reports, this chunk does not fit.
                 let free = self.at(number).map_or(0, |volunteer| volunteer.free);
                 self.set_free(number, free.min(length.saturating_sub(1)));
                 return;
             }
-            (CopyFailure::Disk, Place::Volunteer(number), _) => {
+            (CopyFailure::Disk, Location::Volunteer(number), _) => {
                 let until = now + limits::DISK_REST;
                 if let Some(volunteer) = self.at_mut(number) {
                     volunteer.rests_until = until;
                     let name = volunteer.record.name.clone();
-                    self.note(None, format!("{name} could not store a chunk: it gets none for a while"));
+                    self.note(
+                        None,
+                        format!(
+                            "{name} could not write a chunk to disk: it gets no copies for {} s",
+                            limits::DISK_REST.as_secs()
+                        ),
+                    );
                 }
                 self.stale.insert(number);
                 self.after(until, Timer::Rested(number));
                 return;
             }
-            (CopyFailure::Corrupt, _, Place::Volunteer(source)) => self.suspect(key, source),
+            (CopyFailure::Corrupt, _, Location::Volunteer(source)) => self.suspect(key, source),
             _ => {}
         }
-        self.rest(now, key, from, at);
+        self.schedule_retry(now, key, from, at);
     }
 
-    /// Somebody got something else than the chunk from a volunteer: its copy is looked at.
+    /// A peer got other bytes than the chunk from a volunteer: its copy is audited.
     pub(super) fn suspect(&mut self, key: Key, number: VolunteerNumber) {
         let state = self.state(key, number);
         if !state.is_some_and(CopyState::is_source) {
@@ -117,7 +124,7 @@ impl Placement {
         }
     }
 
-    /// A volunteer's copy has been looked at.
+    /// Handles the result of an audit.
     pub fn audited(
         &mut self,
         now: Moment,
@@ -131,7 +138,7 @@ impl Placement {
         match verdict {
             Verdict::Right => self.prove(key, number),
             Verdict::Wrong => self.condemn(key, number),
-            // It says that it has the chunk, and nobody knows better.
+            // The volunteer claims the chunk, and the audit did not disprove it.
             Verdict::Unknown if state == Some(CopyState::Suspect) => {
                 self.set(key, number, Some(CopyState::Claimed));
             }
@@ -140,14 +147,14 @@ impl Placement {
         self.settle(now);
     }
 
-    /// A copy is right.
+    /// Marks a copy as verified.
     pub(super) fn prove(&mut self, key: Key, number: VolunteerNumber) {
         if self.state(key, number).is_some_and(CopyState::is_here) {
             self.set(key, number, Some(CopyState::Verified));
         }
     }
 
-    /// A copy is wrong: it is none, and is to be dropped.
+    /// Handles a corrupt copy: it no longer counts and is dropped.
     pub(super) fn condemn(&mut self, key: Key, number: VolunteerNumber) {
         if !self.state(key, number).is_some_and(CopyState::is_here) {
             return;
@@ -160,11 +167,11 @@ impl Placement {
         self.drop_copy(key, number);
     }
 
-    /// Chunks have been dropped, as ordered.
+    /// Notes that chunks have been dropped as ordered.
     pub fn dropped(
         &mut self,
         now: Moment,
-        at: Place,
+        at: Location,
         file: FileId,
         chunks: &[ChunkIndex],
         free: Option<u64>,
@@ -172,10 +179,10 @@ impl Placement {
         let mut bytes = 0;
         for key in chunks.iter().filter_map(|index| self.key(file, *index)).collect::<Vec<_>>() {
             match at {
-                Place::Tracker => self.set_own(key, false),
-                Place::Volunteer(number) => {
+                Location::Tracker => self.set_own(key, false),
+                Location::Volunteer(number) => {
                     let state = self.state(key, number);
-                    // One that is coming is ordered later than what this is about.
+                    // A copy in flight was ordered after this drop.
                     if state.is_some_and(|state| state != CopyState::Coming) {
                         self.set(key, number, None);
                         bytes += self.file(key.file).map_or(0, |file| file.length(key.index));
@@ -183,25 +190,25 @@ impl Placement {
                 }
             }
         }
-        if let Place::Volunteer(number) = at {
+        if let Location::Volunteer(number) = at {
             let before = self.at(number).map_or(0, |volunteer| volunteer.free);
             self.set_free(number, free.unwrap_or(before.saturating_add(bytes)));
         }
         self.settle(now);
     }
 
-    /// Chunks have turned out to be wrong or not there.
+    /// Handles chunks that a holder found corrupt or missing.
     pub fn spoiled(
         &mut self,
         now: Moment,
-        at: Place,
+        at: Location,
         file: FileId,
         chunks: &[ChunkIndex],
         free: Option<u64>,
     ) {
         let name = match at {
-            Place::Tracker => Some("the tracker".to_owned()),
-            Place::Volunteer(number) => self.at(number).map(|volunteer| volunteer.record.name.to_string()),
+            Location::Tracker => Some("the tracker".to_owned()),
+            Location::Volunteer(number) => self.at(number).map(|volunteer| volunteer.record.name.to_string()),
         };
         if let Some(name) = name.filter(|_| self.is_known(file)) {
             let bad = counted(chunks.len() as u64, "copy");

@@ -1,18 +1,19 @@
-//! Keeping the books: the one place where a copy changes.
+//! Ledger of copies: the only code that changes the state of a copy.
 //!
-//! Every change of a copy goes through [`Placement::set`], every other change that a chunk depends on ends in
-//! [`Placement::touch`]. They keep all counters, queues and lists of things to look at up to date, in time that does not
-//! depend on how many chunks there are.
+//! Every change of a copy goes through [`Placement::set`]; every other change that a chunk depends on ends in
+//! [`Placement::touch`]. They update all counters, queues and work lists in time independent of the number of
+//! chunks.
 
 use super::bucket::Bucket;
-use super::chunk::{Aspects, CopyState, Key, Weights};
+use super::chunk::{CopyCounts, CopyState, Deficits, Key};
 use super::file::Offload;
+use super::queue::Priority;
 use super::{Placement, Timer};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Place, VolunteerNumber};
+use crate::swarm::keeping::{Location, VolunteerNumber};
 
 impl Placement {
-    /// A volunteer's copy is now like this; `None`: there is none.
+    /// Sets the state of a volunteer's copy; `None` if it has none.
     pub(super) fn set(&mut self, key: Key, number: VolunteerNumber, to: Option<CopyState>) {
         let Some(file) = self.files.get_mut(key.file as usize).and_then(Option::as_mut) else { return };
         let (length, id) = (file.length(key.index), file.id);
@@ -52,39 +53,39 @@ impl Placement {
         self.stale.insert(number);
         self.touch(key);
         if is(to, CopyState::is_source) && !is(from, CopyState::is_source) {
-            self.enqueue_at(Place::Volunteer(number), key);
+            self.enqueue_at(Location::Volunteer(number), key);
         }
     }
 
-    /// Weighs a chunk again, after anything that it depends on has changed.
+    /// Recomputes the counts and the priority of a chunk after any change that they depend on.
     pub(super) fn touch(&mut self, key: Key) {
-        let weights = self.weigh(key);
+        let copy_counts = self.count_copies(key);
         let (replicas, offload) = (self.settings.replicas, self.settings.offload);
         let Some(file) = self.files.get_mut(key.file as usize).and_then(Option::as_mut) else { return };
         let whole = file.keeps_whole();
         let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
-        let before = (chunk.aspects, chunk.bucket);
-        // One that takes the place of another may not be in the record that is being written.
-        let fewer = weights.verified < chunk.weights.verified;
+        let before = (chunk.deficits, chunk.priority);
+        // A copy that replaces the lost one may be missing from the record that is being written.
+        let fewer = copy_counts.verified < chunk.copy_counts.verified;
         chunk.disturbed |= fewer;
         file.disturbed |= fewer;
-        chunk.weights = weights;
-        let (verified, live) = (usize::from(weights.verified), usize::from(weights.live));
-        let (coming, leaving) = (usize::from(weights.coming), usize::from(weights.leaving));
+        chunk.copy_counts = copy_counts;
+        let (verified, live) = (usize::from(copy_counts.verified), usize::from(copy_counts.live));
+        let (coming, leaving) = (usize::from(copy_counts.coming), usize::from(copy_counts.leaving));
         let at_tracker = chunk.own || whole;
         chunk.full |= live >= replicas;
         let bare = live + leaving + coming == 0 && !at_tracker;
         let waiting = live + coming < replicas;
         let impaired = chunk.full && live < replicas && !bare;
-        chunk.aspects = Aspects { short: verified < replicas, waiting, bare, impaired };
-        let resting = chunk.bucket == Bucket::RESTING;
-        chunk.bucket = match (waiting, resting) {
-            (false, _) => Bucket::NONE,
-            (true, true) => Bucket::RESTING,
-            (true, false) => Bucket::of(chunk, at_tracker),
+        chunk.deficits = Deficits { under_replicated: verified < replicas, waiting, bare, impaired };
+        let resting = chunk.priority == Priority::RESTING;
+        chunk.priority = match (waiting, resting) {
+            (false, _) => Priority::NONE,
+            (true, true) => Priority::RESTING,
+            (true, false) => Priority::of(chunk, at_tracker),
         };
-        let after = (chunk.aspects, chunk.bucket);
-        let is_back = chunk.lost && (weights.here > 0 || at_tracker);
+        let after = (chunk.deficits, chunk.priority);
+        let is_back = chunk.lost && (copy_counts.here > 0 || at_tracker);
         chunk.lost &= !is_back;
         if chunk.own && !chunk.own_leaving && verified >= replicas && file.offload == Offload::Done {
             chunk.own_leaving = true;
@@ -100,7 +101,7 @@ impl Placement {
         if bare && !before.0.bare && file.examined {
             self.newly_bare.push(key);
         }
-        if file.counts.short == 0 {
+        if file.counts.under_replicated == 0 {
             if !file.announced {
                 file.announced = true;
                 let text = format!("every chunk has its {replicas} copies at volunteers");
@@ -119,17 +120,17 @@ impl Placement {
         }
     }
 
-    fn weigh(&self, key: Key) -> Weights {
-        let mut weights = Weights::default();
+    fn count_copies(&self, key: Key) -> CopyCounts {
+        let mut copy_counts = CopyCounts::default();
         for replica in self.chunk(key).into_iter().flat_map(|chunk| chunk.replicas.iter()) {
             let draining = self.census.draining > 0
                 && self.at(replica.volunteer()).is_some_and(|volunteer| volunteer.draining);
-            weights.add(replica.state(), draining);
+            copy_counts.add(replica.state(), draining);
         }
-        weights
+        copy_counts
     }
 
-    /// Weighs all chunks of a file again.
+    /// Recomputes all chunks of a file.
     pub(super) fn touch_file(&mut self, slot: u32) {
         let count = self.file(slot).map_or(0, |file| file.chunks.len() as u32);
         for index in 0..count {
@@ -137,56 +138,56 @@ impl Placement {
         }
     }
 
-    /// Takes a chunk out of the queues, or lets it be weighed anew.
-    pub(super) fn move_to(&mut self, key: Key, to: Bucket) {
+    /// Changes the priority of a chunk: takes it out of the queues, or ends its backoff.
+    pub(super) fn move_to(&mut self, key: Key, to: Priority) {
         if let Some(chunk) = self.chunk_mut(key) {
-            let from = std::mem::replace(&mut chunk.bucket, to);
+            let from = std::mem::replace(&mut chunk.priority, to);
             self.queued.move_one(from, to);
         }
     }
 
-    /// Puts a chunk into the queues of all who could give it.
+    /// Appends a chunk to the queues of all its sources.
     fn enqueue(&mut self, key: Key) {
         let Some(file) = self.file(key.file) else { return };
         let Some(chunk) = file.chunks.get(key.index as usize) else { return };
-        if !chunk.bucket.is_queue() {
+        if !chunk.priority.is_queue() {
             return;
         }
         let replicas = chunk.replicas.clone();
         if file.has(chunk) {
-            self.enqueue_at(Place::Tracker, key);
+            self.enqueue_at(Location::Tracker, key);
         }
         for replica in replicas.iter().filter(|replica| replica.state().is_source()) {
-            self.enqueue_at(Place::Volunteer(replica.volunteer()), key);
+            self.enqueue_at(Location::Volunteer(replica.volunteer()), key);
         }
     }
 
-    fn enqueue_at(&mut self, place: Place, key: Key) {
-        let Some(bucket) = self.chunk(key).map(|chunk| chunk.bucket) else { return };
-        let queue = match place {
-            Place::Tracker => Some(&mut self.queue),
-            Place::Volunteer(number) => {
+    fn enqueue_at(&mut self, location: Location, key: Key) {
+        let Some(priority) = self.chunk(key).map(|chunk| chunk.priority) else { return };
+        let queue = match location {
+            Location::Tracker => Some(&mut self.queue),
+            Location::Volunteer(number) => {
                 let volunteer = self.volunteers.get_mut(number.0 as usize).and_then(Option::as_mut);
                 volunteer.map(|volunteer| &mut volunteer.queue)
             }
         };
-        if queue.is_some_and(|queue| queue.push(bucket, key)) {
-            self.clear_queue(place, bucket);
+        if queue.is_some_and(|queue| queue.push(priority, key)) {
+            self.clear_queue(location, priority);
         }
     }
 
-    fn clear_queue(&mut self, place: Place, bucket: Bucket) {
-        let mut queue = match place {
-            Place::Tracker => std::mem::take(&mut self.queue),
-            Place::Volunteer(number) => match self.at_mut(number) {
+    fn clear_queue(&mut self, location: Location, priority: Priority) {
+        let mut queue = match location {
+            Location::Tracker => std::mem::take(&mut self.queue),
+            Location::Volunteer(number) => match self.at_mut(number) {
                 Some(volunteer) => std::mem::take(&mut volunteer.queue),
                 None => return,
             },
         };
-        queue.clear(bucket, |key| self.could_give(place, key, bucket));
-        match place {
-            Place::Tracker => self.queue = queue,
-            Place::Volunteer(number) => {
+        queue.clear(priority, |key| self.could_give(location, key, priority));
+        match location {
+            Location::Tracker => self.queue = queue,
+            Location::Volunteer(number) => {
                 if let Some(volunteer) = self.at_mut(number) {
                     volunteer.queue = queue;
                 }
@@ -194,18 +195,18 @@ impl Placement {
         }
     }
 
-    /// Whether a chunk waits in a bucket, and somebody has it to give.
-    pub(super) fn could_give(&self, place: Place, key: Key, bucket: Bucket) -> bool {
+    /// Whether a chunk still has this priority and the source still has a copy.
+    pub(super) fn could_give(&self, location: Location, key: Key, priority: Priority) -> bool {
         let Some(file) = self.file(key.file) else { return false };
         let Some(chunk) = file.chunks.get(key.index as usize) else { return false };
-        let gives = match place {
-            Place::Tracker => file.has(chunk),
-            Place::Volunteer(number) => chunk.replicas.get(number).is_some_and(CopyState::is_source),
+        let gives = match location {
+            Location::Tracker => file.has(chunk),
+            Location::Volunteer(number) => chunk.replicas.get(number).is_some_and(CopyState::is_source),
         };
-        gives && chunk.bucket == bucket
+        gives && chunk.priority == priority
     }
 
-    /// Has the index as the volunteers are now.
+    /// Updates the index entries of all volunteers that have changed.
     pub(super) fn reindex(&mut self, now: Moment) {
         while let Some(number) = self.stale.pop_first() {
             let window = self.window;
@@ -218,39 +219,39 @@ impl Placement {
         }
     }
 
-    /// Counts who is here.
+    /// Counts the volunteers by liveness.
     pub(super) fn count_volunteers(&mut self) {
         let mut census = super::Census::default();
         for volunteer in self.volunteers.iter().flatten() {
-            let gone = volunteer.standing == super::volunteer::Standing::Gone;
+            let dead = volunteer.liveness == super::volunteer::Liveness::Dead;
             census.staying += usize::from(volunteer.has_reported() && !volunteer.draining);
-            census.expected += usize::from(!volunteer.has_reported() && !gone);
+            census.expected += usize::from(!volunteer.has_reported() && !dead);
             census.draining += usize::from(volunteer.draining);
         }
         self.census = census;
     }
 
-    /// No volunteer could take a chunk, as things are. Parked chunks are looked at now and then, whatever happens.
+    /// Parks a chunk that no volunteer can take at present. Parked chunks are retried at an interval.
     pub(super) fn park(&mut self, now: Moment, key: Key) {
-        self.move_to(key, Bucket::PARKED);
+        self.move_to(key, Priority::PARKED);
         if self.parked.is_empty() {
-            self.after(now + super::plan::UNPARK_EVERY, Timer::Unpark);
+            self.after(now + super::plan::UNPARK_INTERVAL, Timer::Unpark);
         }
         self.parked.push_back(key);
     }
 
-    /// Some of the parked chunks may find a place now.
+    /// Tries up to `most` parked chunks again.
     pub(super) fn unpark(&mut self, most: usize) {
         for _ in 0..most.min(self.parked.len()) {
             let Some(key) = self.parked.pop_front() else { break };
-            if self.chunk(key).is_some_and(|chunk| chunk.bucket == Bucket::PARKED) {
-                self.move_to(key, Bucket::NONE);
+            if self.chunk(key).is_some_and(|chunk| chunk.priority == Priority::PARKED) {
+                self.move_to(key, Priority::NONE);
                 self.touch(key);
             }
         }
     }
 
-    /// All of them may.
+    /// Tries all parked chunks again.
     pub(super) fn unpark_all(&mut self) {
         self.unpark(usize::MAX);
     }

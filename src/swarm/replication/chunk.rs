@@ -1,33 +1,33 @@
-//! A chunk's copies, small: a few dozen bytes for each chunk, whatever the number of volunteers.
+//! Copies of a chunk in a compact form: a few dozen bytes per chunk for any number of volunteers.
 //!
-//! Invariant: a volunteer is named at most once among the copies of a chunk.
+//! Invariant: a chunk has at most one copy entry for each volunteer.
 
 use super::bucket::Bucket;
 use crate::swarm::keeping::VolunteerNumber;
 
-/// Which chunk of which file: the file's place in the table of files, and the chunk's index.
+/// Key of a chunk: the file's position in the table of files, and the chunk's index.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub(super) struct Key {
     pub file: u32,
     pub index: u32,
 }
 
-/// How a copy at a volunteer is.
+/// State of a copy at a volunteer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CopyState {
-    /// There, and checked in this session.
+    /// Present, and verified in this session.
     Verified,
-    /// There, says the volunteer.
+    /// Present according to the volunteer, not verified.
     Claimed,
-    /// There, but somebody got something else: it is being looked at.
+    /// Present, but a receiver got other bytes: an audit is in progress.
     Suspect,
-    /// Expected to be there: its volunteer is away, or has come back and has not told yet.
+    /// Expected: its volunteer is away, or has returned and not reported yet.
     Awaited,
-    /// Was there when its volunteer was gone.
+    /// Was present when its volunteer died.
     Missed,
-    /// On its way.
+    /// In flight.
     Coming,
-    /// Ordered to be dropped.
+    /// A drop is ordered.
     Dropping,
 }
 
@@ -41,27 +41,27 @@ impl CopyState {
         matches!(self, Verified | Claimed | Suspect | Awaited)
     }
 
-    /// Whether its volunteer is here and has it.
+    /// Whether its volunteer is alive and has it.
     pub fn is_here(self) -> bool {
         matches!(self, Verified | Claimed | Suspect)
     }
 
-    /// Whether others may copy from it.
+    /// Whether other volunteers may copy from it.
     pub fn is_source(self) -> bool {
         matches!(self, Verified | Claimed)
     }
 
-    /// Whether the catalogue is to know it.
+    /// Whether the catalogue contains it.
     pub fn is_durable(self) -> bool {
         matches!(self, Verified | Claimed | Suspect | Awaited | Missed)
     }
 }
 
-/// A copy at a volunteer, in 32 bits: the volunteer, and 3 bits of state.
+/// A copy at a volunteer in 32 bits: the volunteer's number and 3 bits of state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Replica(u32);
 
-/// No volunteer has a number as high as this: it would not fit beside the state.
+/// Limit of volunteer numbers, so that number and state fit in 32 bits.
 pub(super) const VOLUNTEERS_MAX: u32 = 1 << 24;
 
 impl Replica {
@@ -69,52 +69,50 @@ impl Replica {
         Self(volunteer.0 << 3 | state as u32)
     }
 
-    /// Who has it.
+    /// The volunteer that has it.
     pub fn volunteer(self) -> VolunteerNumber {
         VolunteerNumber(self.0 >> 3)
     }
 
-    /// How it is.
+    /// Its state.
     pub fn state(self) -> CopyState {
         CopyState::ALL.get(self.0 as usize & 7).copied().unwrap_or(Missed)
     }
 }
 
-const FEW: usize = 6;
+const INLINE_MAX: usize = 6;
 
-/// The copies of one chunk, in place as long as they are few.
+/// The copies of one chunk, stored inline while there are at most [`INLINE_MAX`].
 #[derive(Clone, Debug)]
 pub(super) enum Replicas {
-    Few(u8, [Replica; FEW]),
-    Many(Vec<Replica>),
+    Inline(u8, [Replica; INLINE_MAX]),
+    Heap(Vec<Replica>),
 }
 
 impl Default for Replicas {
     fn default() -> Self {
-        Replicas::Few(0, [Replica(0); FEW])
+        Replicas::Inline(0, [Replica(0); INLINE_MAX])
     }
 }
 
 impl Replicas {
-    /// All of them.
     pub fn all(&self) -> &[Replica] {
         match self {
-            Replicas::Few(count, items) => items.get(..usize::from(*count)).unwrap_or(items),
-            Replicas::Many(items) => items,
+            Replicas::Inline(count, items) => items.get(..usize::from(*count)).unwrap_or(items),
+            Replicas::Heap(items) => items,
         }
     }
 
-    /// All of them, copied out.
     pub fn iter(&self) -> impl Iterator<Item = Replica> + '_ {
         self.all().iter().copied()
     }
 
-    /// How a volunteer's copy is.
+    /// State of a volunteer's copy.
     pub fn get(&self, volunteer: VolunteerNumber) -> Option<CopyState> {
         self.iter().find(|replica| replica.volunteer() == volunteer).map(Replica::state)
     }
 
-    /// Changes a volunteer's copy, and returns how it was.
+    /// Sets the state of a volunteer's copy and returns the previous one.
     pub fn set(&mut self, volunteer: VolunteerNumber, state: Option<CopyState>) -> Option<CopyState> {
         let at = self.all().iter().position(|replica| replica.volunteer() == volunteer);
         let before = at.and_then(|at| self.all().get(at)).map(|replica| replica.state());
@@ -133,53 +131,52 @@ impl Replicas {
 
     fn all_mut(&mut self) -> &mut [Replica] {
         match self {
-            Replicas::Few(count, items) => &mut items[..usize::from(*count)],
-            Replicas::Many(items) => items,
+            Replicas::Inline(count, items) => &mut items[..usize::from(*count)],
+            Replicas::Heap(items) => items,
         }
     }
 
     fn push(&mut self, replica: Replica) {
         match self {
-            Replicas::Few(count, items) => match items.get_mut(usize::from(*count)) {
+            Replicas::Inline(count, items) => match items.get_mut(usize::from(*count)) {
                 Some(free) => {
                     *free = replica;
                     *count += 1;
                 }
-                None => *self = Replicas::Many(items.iter().copied().chain([replica]).collect()),
+                None => *self = Replicas::Heap(items.iter().copied().chain([replica]).collect()),
             },
-            Replicas::Many(items) => items.push(replica),
+            Replicas::Heap(items) => items.push(replica),
         }
     }
 
-    /// Keeps the order, so that the same history gives the same placement.
+    /// Preserves the order, so that equal histories give equal plans.
     fn remove(&mut self, at: usize) {
         match self {
-            Replicas::Few(count, items) => {
+            Replicas::Inline(count, items) => {
                 items.copy_within(at + 1..usize::from(*count), at);
                 *count -= 1;
             }
-            Replicas::Many(items) => drop(items.remove(at)),
+            Replicas::Heap(items) => drop(items.remove(at)),
         }
     }
 }
 
-/// What a chunk's copies come to.
+/// Copy counts of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Weights {
-    /// Verified copies at volunteers who stay.
+pub(super) struct CopyCounts {
+    /// Verified copies at volunteers that are not draining.
     pub verified: u8,
-    /// Copies that count, at volunteers who stay.
+    /// Copies that count, at volunteers that are not draining.
     pub live: u8,
-    /// Copies that count, at volunteers who are being emptied.
+    /// Copies that count, at draining volunteers.
     pub leaving: u8,
-    /// Copies at volunteers who are here.
+    /// Copies at alive volunteers.
     pub here: u8,
-    /// Copies on their way.
+    /// Copies in flight.
     pub coming: u8,
 }
 
-impl Weights {
-    /// Adds one copy.
+impl CopyCounts {
     pub fn add(&mut self, state: CopyState, draining: bool) {
         let one = |condition: bool, sum: &mut u8| *sum = sum.saturating_add(condition.into());
         one(state == Verified && !draining, &mut self.verified);
@@ -190,38 +187,38 @@ impl Weights {
     }
 }
 
-/// What is counted of a chunk in its file and over all.
+/// Deficits of a chunk, which are summed per file and in total.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Aspects {
-    /// Fewer verified copies than are wanted.
-    pub short: bool,
-    /// A copy is to be made that is not on its way yet.
+pub(super) struct Deficits {
+    /// Fewer verified copies than wanted.
+    pub under_replicated: bool,
+    /// A copy is needed that is not in flight yet.
     pub waiting: bool,
-    /// There is no copy, and none is on its way.
+    /// There is no copy and none in flight.
     pub bare: bool,
     /// It had all its copies once, has fewer now, and can be repaired.
     pub impaired: bool,
 }
 
-/// A chunk.
+/// State of a chunk.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Chunk {
     pub replicas: Replicas,
-    pub weights: Weights,
-    pub aspects: Aspects,
-    /// Which queue it waits in.
-    pub bucket: Bucket,
-    /// The tracker's own store of chunks has it.
+    pub copy_counts: CopyCounts,
+    pub deficits: Deficits,
+    /// Its current priority.
+    pub priority: super::queue::Priority,
+    /// The tracker's chunk store has it.
     pub own: bool,
-    /// That copy is about to go.
+    /// The copy in the tracker's chunk store is about to be dropped.
     pub own_leaving: bool,
     /// It has been at a volunteer before.
     pub placed: bool,
     /// It had all its copies before.
     pub full: bool,
-    /// It has been called lost.
+    /// It has been reported as lost.
     pub lost: bool,
-    /// It has lost a verified copy since the tracker's own copy was to go.
+    /// It has lost a verified copy since the drop of the tracker's copy was scheduled.
     pub disturbed: bool,
 }
 
@@ -230,12 +227,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chunk_is_small() {
+    fn a_chunk_takes_at_most_56_bytes() {
         assert!(size_of::<Chunk>() <= 56, "{}", size_of::<Chunk>());
     }
 
     #[test]
-    fn copies_are_kept_in_order_however_many_they_are() {
+    fn copies_stay_ordered_in_both_representations() {
         let mut replicas = Replicas::default();
         let volunteers = |replicas: &Replicas| replicas.iter().map(|r| r.volunteer().0).collect::<Vec<_>>();
         for number in 0..20 {
@@ -251,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_copies_are_removed_in_place() {
+    fn inline_copies_are_removed_in_place() {
         let mut replicas = Replicas::default();
         for number in [5, 3, VOLUNTEERS_MAX - 1] {
             replicas.set(VolunteerNumber(number), Some(Verified));

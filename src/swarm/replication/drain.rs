@@ -1,7 +1,7 @@
-//! Emptying a volunteer before it leaves.
+//! Drains a volunteer before it leaves.
 //!
-//! Its copies do not count any more, so that they are made elsewhere like any that are short; what this adds is to say
-//! how far that is.
+//! The copies of a draining volunteer no longer count, so its chunks are under-replicated and repaired as
+//! usual. This module reports the progress.
 
 use super::chunk::{CopyState, Key};
 use super::{Order, Placement, Timer};
@@ -9,15 +9,15 @@ use crate::swarm::Moment;
 use crate::swarm::keeping::VolunteerNumber;
 use std::time::Duration;
 
-/// How often progress is told.
-const TELL_EVERY: Duration = Duration::from_secs(1);
-/// How often it is looked at, so that the end is told soon.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Chunks of which the copies elsewhere only have to be checked: so many are challenged at each look.
-const CHALLENGES: usize = 4;
+/// Minimum time between two progress reports.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of progress checks, so that the end is reported soon.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Number of chunks challenged at each check, among those whose other copies only need verification.
+const CHALLENGES_MAX: usize = 4;
 
 impl Placement {
-    /// Empties a volunteer, or (`on` is false) lets it be filled again.
+    /// Drains a volunteer, or (`on` is false) cancels the drain.
     pub fn drain(&mut self, now: Moment, number: VolunteerNumber, on: bool) {
         let Some(volunteer) = self.at_mut(number) else { return };
         if volunteer.draining == on {
@@ -38,7 +38,7 @@ impl Placement {
         }
     }
 
-    /// Says how far a drain is, when there is something new to say.
+    /// Reports the progress of a drain if it has changed.
     pub(super) fn look_at_drain(&mut self, now: Moment, number: VolunteerNumber) {
         let Some(volunteer) = self.at(number).filter(|volunteer| volunteer.draining) else { return };
         let told = volunteer.told;
@@ -48,7 +48,7 @@ impl Placement {
             if self.depends(key, number) {
                 left += 1;
                 let chunk = self.chunk(key);
-                if unchecked.len() < CHALLENGES && chunk.is_some_and(|chunk| !chunk.aspects.waiting) {
+                if unchecked.len() < CHALLENGES_MAX && chunk.is_some_and(|chunk| !chunk.deficits.waiting) {
                     unchecked.push(key);
                 }
             }
@@ -56,28 +56,29 @@ impl Placement {
         for key in unchecked {
             self.challenge_chunk(now, key);
         }
-        let news = told.is_none_or(|(at, before)| before != left && (left == 0 || now >= at + TELL_EVERY));
+        let news =
+            told.is_none_or(|(at, before)| before != left && (left == 0 || now >= at + REPORT_INTERVAL));
         if news {
             self.orders.push(Order::Drained { volunteer: number, left });
             if let Some(volunteer) = self.at_mut(number) {
                 volunteer.told = Some((now, left));
             }
         }
-        let pause = if left == 0 { TELL_EVERY } else { LOOK_EVERY };
+        let pause = if left == 0 { REPORT_INTERVAL } else { CHECK_INTERVAL };
         self.timers.retain(|(_, timer)| *timer != Timer::Drain(number));
         self.after(now + pause, Timer::Drain(number));
     }
 
-    /// Whether a chunk would be missed if a volunteer left: there are fewer verified copies elsewhere than are wanted or
-    /// could be made, and none at the tracker.
+    /// Whether a chunk depends on a draining volunteer: the tracker has no copy, and other volunteers have
+    /// fewer verified copies than are wanted or can be made.
     fn depends(&self, key: Key, number: VolunteerNumber) -> bool {
         let Some(file) = self.file(key.file) else { return false };
         let Some(chunk) = file.chunks.get(key.index as usize) else { return false };
         let counts = chunk.replicas.get(number).is_some_and(CopyState::counts);
-        let verified = usize::from(chunk.weights.verified);
+        let verified = usize::from(chunk.copy_counts.verified);
         counts
             && !file.has(chunk)
             && verified < self.settings.replicas
-            && (verified == 0 || chunk.weights.coming > 0 || self.could_go_on(key))
+            && (verified == 0 || chunk.copy_counts.coming > 0 || self.could_go_on(key))
     }
 }

@@ -1,70 +1,70 @@
-//! What is known of one file: its chunks, and what the tracker itself has of it.
+//! State of one file: its chunks and the tracker's own copy.
 
-use super::chunk::{Aspects, Chunk, CopyState};
+use super::chunk::{Chunk, CopyState, Deficits};
 use crate::content::{ChunkIndex, FileId, Layout};
 use crate::swarm::Moment;
 
-/// How far the tracker is with giving up its own copy of a file.
+/// Progress of offloading the tracker's own copy of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Offload {
-    /// It keeps it.
+    /// The tracker keeps its copy.
     No,
-    /// It will, once this record is durable and all copies in it are still there.
+    /// The copy is deleted once this record is durable, if all copies in the record remain.
     Recording(u64),
-    /// It has been ordered to.
+    /// The deletion is ordered.
     Ordered,
-    /// It has none.
+    /// The tracker has no copy.
     Done,
 }
 
-/// A file.
+/// A file and its chunks.
 #[derive(Debug)]
 pub(super) struct File {
     pub id: FileId,
     pub layout: Layout,
     pub chunks: Vec<Chunk>,
-    /// The tracker has the whole file.
+    /// The tracker has the complete file.
     pub whole: bool,
     pub offload: Offload,
-    /// It could not be given up, and is not tried again before it has been gone.
+    /// Offloading failed, and is not retried until the file is withdrawn and published again.
     pub kept_for_good: bool,
-    /// A verified copy has been lost since what is being recorded was put together.
+    /// A verified copy was lost after the current record was assembled.
     pub disturbed: bool,
-    /// It has been told that all copies are there.
+    /// A log line has reported that all copies exist.
     pub announced: bool,
-    /// Since when it is known.
+    /// Time at which the file became known.
     pub since: Moment,
-    /// Everybody has had the time to tell what there is of it: what has no copy now is lost.
+    /// All volunteers have had time to report: a chunk without a copy is lost.
     pub examined: bool,
-    /// Chunks in the tracker's own store.
+    /// Number of chunks in the tracker's chunk store.
     pub own: u32,
     pub counts: Counts,
 }
 
-/// Sums over chunks, of one file or of all.
+/// Sums over the chunks of one file, or of all files.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Counts {
-    /// Copies at volunteers who are here that have been checked.
+    /// Verified copies at alive volunteers.
     pub verified: u64,
-    /// And that have not.
+    /// Other copies at alive volunteers.
     pub claimed: u64,
-    /// Chunks with fewer verified copies than are wanted.
-    pub short: u64,
-    /// Chunks of which a copy is to be made.
+    /// Chunks with fewer verified copies than wanted.
+    pub under_replicated: u64,
+    /// Chunks that need a copy that is not in flight yet.
     pub waiting: u64,
     /// Chunks without any copy.
     pub bare: u64,
     /// Chunks that had all copies once, have fewer now and can be repaired.
     pub impaired: u64,
-    /// Chunks that have been called lost.
+    /// Chunks reported as lost.
     pub lost: u64,
 }
 
 impl Counts {
-    /// A chunk has changed.
-    pub fn change(&mut self, from: Aspects, to: Aspects) {
+    /// Updates the sums after a change of a chunk.
+    pub fn change(&mut self, from: Deficits, to: Deficits) {
         for (sum, from, to) in [
-            (&mut self.short, from.short, to.short),
+            (&mut self.under_replicated, from.under_replicated, to.under_replicated),
             (&mut self.waiting, from.waiting, to.waiting),
             (&mut self.bare, from.bare, to.bare),
             (&mut self.impaired, from.impaired, to.impaired),
@@ -73,7 +73,7 @@ impl Counts {
         }
     }
 
-    /// A copy has changed.
+    /// Updates the sums after a change of a copy.
     pub fn change_copy(&mut self, from: Option<CopyState>, to: Option<CopyState>) {
         let verified = |state: Option<CopyState>| u64::from(state == Some(CopyState::Verified));
         let here = |state: Option<CopyState>| u64::from(state.is_some_and(CopyState::is_here));
@@ -82,12 +82,12 @@ impl Counts {
         self.claimed = (self.claimed + claimed(to)).saturating_sub(claimed(from));
     }
 
-    /// All of another are taken out.
+    /// Subtracts the sums of a file.
     pub fn subtract(&mut self, other: &Counts) {
         for (sum, part) in [
             (&mut self.verified, other.verified),
             (&mut self.claimed, other.claimed),
-            (&mut self.short, other.short),
+            (&mut self.under_replicated, other.under_replicated),
             (&mut self.waiting, other.waiting),
             (&mut self.bare, other.bare),
             (&mut self.impaired, other.impaired),
@@ -117,17 +117,17 @@ impl File {
         }
     }
 
-    /// Bytes of a chunk.
+    /// Length of a chunk in bytes.
     pub fn length(&self, index: u32) -> u64 {
         self.layout.span(ChunkIndex(index)).map_or(0, |span| span.length.into())
     }
 
-    /// Whether the tracker has the whole file, and will go on having it.
+    /// Whether the tracker has the complete file and is not deleting it.
     pub fn keeps_whole(&self) -> bool {
         self.whole && self.offload != Offload::Ordered
     }
 
-    /// Whether the tracker has a chunk.
+    /// Whether the tracker has a chunk, in the file or in its chunk store.
     pub fn has(&self, chunk: &Chunk) -> bool {
         chunk.own || self.keeps_whole()
     }

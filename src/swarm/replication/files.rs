@@ -1,16 +1,18 @@
-//! Files come and go, and the tracker's own copies of them.
+//! Files that are added and forgotten, and the tracker's own copies of them.
 
 use super::bucket::Bucket;
-use super::chunk::{Aspects, CopyState, Key};
+use super::chunk::{CopyState, Deficits, Key};
 use super::file::{File, Offload};
+use super::queue::Priority;
 use super::volunteer::Volunteer;
 use super::{Placement, Timer};
 use crate::content::{ChunkIndex, FileId, Layout};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Place, VolunteerNumber};
+use crate::swarm::keeping::{Change, Location, VolunteerNumber};
 
 impl Placement {
-    /// A file that the catalogue knows, before anything else. `offloaded`: the tracker has given up its own copy.
+    /// Restores a file from the catalogue, before any other event. `offloaded`: the tracker has deleted its
+    /// own copy.
     pub fn restore_file(&mut self, id: FileId, layout: Layout, offloaded: bool) {
         let since = self.start.unwrap_or_default();
         let slot = self.insert_file(since, id, layout);
@@ -19,12 +21,12 @@ impl Placement {
         }
     }
 
-    /// An id that the catalogue remembers as forgotten.
+    /// Restores the id of a forgotten file from the catalogue.
     pub fn restore_forgotten(&mut self, file: FileId) {
         self.forgotten.insert(file);
     }
 
-    /// A file is known from now on. Nothing happens if it is already.
+    /// Adds a file. A known file is left unchanged.
     pub fn add_file(&mut self, now: Moment, id: FileId, layout: Layout) {
         self.begin(now);
         if self.insert_file(now, id, layout).is_some() {
@@ -38,7 +40,8 @@ impl Placement {
             return None;
         }
         if self.forgotten.remove(&id) {
-            // What has put it into the catalogue again is done; this would take it out.
+            // The publisher has already written the file to the catalogue; a pending deletion would remove it
+            // again.
             self.changes.retain(|change| *change != Change::Forgotten(id));
         }
         let slot = self.files.len() as u32;
@@ -48,7 +51,7 @@ impl Placement {
         Some(slot)
     }
 
-    /// The tracker's own whole copy of a file has appeared, or is gone.
+    /// Notes that the tracker's own complete copy of a file has appeared or disappeared.
     pub fn own_whole(&mut self, now: Moment, id: FileId, there: bool) {
         let Some(slot) = self.by_id.get(&id).copied() else { return };
         let Some(file) = self.file_mut(slot) else { return };
@@ -70,7 +73,7 @@ impl Placement {
         self.settle(now);
     }
 
-    /// A file that only volunteers have is known from now on, as one that the tracker has given up its own copy of.
+    /// Adds a file that only volunteers have, as an offloaded file.
     pub fn adopt_file(&mut self, now: Moment, id: FileId, layout: Layout) {
         self.add_file(now, id, layout);
         let slot = self.by_id.get(&id).copied();
@@ -82,7 +85,7 @@ impl Placement {
         self.settle(now);
     }
 
-    /// All own whole copies that there are are known by now. Before that nothing is called lost.
+    /// Notes that all complete files of the tracker are known. No chunk is reported lost before that.
     pub fn looked(&mut self, now: Moment) {
         self.begin(now);
         self.looked = true;
@@ -91,13 +94,13 @@ impl Placement {
         self.settle(now);
     }
 
-    /// A file is no longer kept: all its chunks are to be dropped, and its id is remembered.
+    /// Stops keeping a file: all its chunks are dropped, and its id is remembered.
     pub fn forget(&mut self, now: Moment, id: FileId) {
         let Some(slot) = self.by_id.get(&id).copied() else { return };
-        let flights: Vec<(Key, Place)> =
-            self.flights.keys().filter(|(key, _)| key.file == slot).copied().collect();
-        for (key, to) in flights {
-            self.crash(key, to);
+        let transfers: Vec<(Key, Location)> =
+            self.transfers.keys().filter(|(key, _)| key.file == slot).copied().collect();
+        for (key, to) in transfers {
+            self.fail_transfer(key, to);
         }
         self.ignored.retain(|(key, _), _| key.file != slot);
         self.retries.retain(|key, _| key.file != slot);
@@ -107,7 +110,7 @@ impl Placement {
         if let Some(file) = self.files.get_mut(slot as usize).and_then(Option::take) {
             self.counts.subtract(&file.counts);
             for chunk in &file.chunks {
-                self.queued.move_one(chunk.bucket, Bucket::NONE);
+                self.queued.move_one(chunk.priority, Priority::NONE);
             }
         }
         self.by_id.remove(&id);
@@ -136,7 +139,7 @@ impl Placement {
             }
         }
         if !dropped.is_empty() {
-            self.drops.entry((Place::Volunteer(number), id)).or_default().extend(dropped);
+            self.drops.entry((Location::Volunteer(number), id)).or_default().extend(dropped);
         }
         if let Some(volunteer) = self.at_mut(number) {
             volunteer.holdings.remove(&slot);
@@ -148,12 +151,12 @@ impl Placement {
         self.by_id.contains_key(&file)
     }
 
-    /// Whether a file was kept once, and is not any more.
+    /// Whether a file was kept before and has been forgotten.
     pub fn was_forgotten(&self, file: FileId) -> bool {
         self.forgotten.contains(&file)
     }
 
-    /// The tracker's own store has a chunk, or no longer.
+    /// Adds a chunk to the tracker's chunk store, or removes it.
     pub(super) fn set_own(&mut self, key: Key, there: bool) {
         let Some(file) = self.file_mut(key.file) else { return };
         let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
@@ -170,6 +173,6 @@ impl Placement {
 
     /// Whether a chunk has no copy.
     pub(super) fn is_bare(&self, key: Key) -> bool {
-        self.chunk(key).is_some_and(|chunk| chunk.aspects == Aspects { bare: true, ..chunk.aspects })
+        self.chunk(key).is_some_and(|chunk| chunk.deficits == Deficits { bare: true, ..chunk.deficits })
     }
 }

@@ -1,4 +1,4 @@
-//! Naming what is lost: chunks of which no copy is left, neither at a volunteer nor at the tracker.
+//! Reports lost chunks: those without any copy, neither at a volunteer nor at the tracker.
 
 use super::chunk::{CopyState, Key};
 use super::{Order, Placement};
@@ -9,8 +9,8 @@ use crate::swarm::keeping::VolunteerNumber;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Placement {
-    /// From now on chunks without a copy are lost in all files of which everybody has had a lease's time to tell what
-    /// there is.
+    /// Checks for lost chunks in all files that have been known for at least one lease, the time within which
+    /// volunteers report.
     pub(super) fn examine(&mut self, now: Moment) {
         let lease = self.settings.lease;
         if !self.looked || self.start.is_none_or(|start| now < start + lease) {
@@ -22,13 +22,13 @@ impl Placement {
                 continue;
             }
             file.examined = true;
-            let chunks = (0u32..).zip(&file.chunks).filter(|(_, chunk)| chunk.aspects.bare);
+            let chunks = (0u32..).zip(&file.chunks).filter(|(_, chunk)| chunk.deficits.bare);
             let bare: Vec<Key> = chunks.map(|(index, _)| Key { file: slot, index }).collect();
             self.newly_bare.extend(bare);
         }
     }
 
-    /// Says which chunks have become lost, and which are back.
+    /// Reports the chunks that have become lost, and those that were found again.
     pub(super) fn name_lost(&mut self) {
         for (slot, count) in std::mem::take(&mut self.found) {
             if let Some(id) = self.file(slot).map(|file| file.id) {

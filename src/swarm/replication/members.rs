@@ -1,20 +1,20 @@
-//! Volunteers come, tell what they have, fall silent, and go.
+//! Volunteers join, report their chunks, disconnect and die.
 
 use super::chunk::{CopyState, Key, VOLUNTEERS_MAX};
 use super::file::Offload;
 use super::queue::Queue;
-use super::volunteer::{Standing, Volunteer};
+use super::volunteer::{Liveness, Volunteer};
 use super::{Placement, Timer};
 use crate::content::words::{counted, size};
 use crate::content::{ChunkIndex, EntityName, FileId, HaveMap};
 use crate::protocol::numbers::VolunteerKey;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Place, VolunteerNumber, VolunteerRecord};
+use crate::swarm::keeping::{Change, Location, VolunteerNumber, VolunteerRecord};
 use std::net::SocketAddr;
 
 impl Placement {
-    /// A volunteer that the catalogue knows, before anything else. It counts as away since now. One with a number that
-    /// is not from a catalogue is ignored.
+    /// Restores a volunteer from the catalogue, before any other event. It counts as away since `now`.
+    /// Numbers that no catalogue can contain are ignored.
     pub fn restore_volunteer(&mut self, now: Moment, record: VolunteerRecord) {
         self.begin(now);
         let number = record.number;
@@ -22,19 +22,19 @@ impl Placement {
             return;
         }
         let until = now + self.settings.lease;
-        self.add_volunteer(record, Standing::Away { until });
-        self.after(until, Timer::Gone(number));
+        self.add_volunteer(record, Liveness::Away { until });
+        self.after(until, Timer::Dead(number));
         self.count_volunteers();
     }
 
-    /// What the catalogue expects a volunteer to hold of a file.
+    /// Restores the copies that a volunteer had of a file according to the catalogue.
     pub fn restore_held(&mut self, file: FileId, volunteer: VolunteerNumber, held: &HaveMap) {
         for index in held.iter() {
             if let Some(key) = self.key(file, index) {
                 self.set(key, volunteer, Some(CopyState::Awaited));
             }
         }
-        // The catalogue knows all this already.
+        // The catalogue contains these copies already.
         let slot = self.by_id.get(&file).copied();
         let holding = slot.and_then(|slot| self.at_mut(volunteer)?.holdings.get_mut(&slot));
         if let (Some(slot), Some(holding)) = (slot, holding) {
@@ -43,20 +43,20 @@ impl Placement {
         }
     }
 
-    fn add_volunteer(&mut self, record: VolunteerRecord, standing: Standing) {
+    fn add_volunteer(&mut self, record: VolunteerRecord, liveness: Liveness) {
         let at = record.number.0 as usize;
         if self.volunteers.len() <= at {
             self.volunteers.resize_with(at + 1, || None);
         }
         self.by_key.insert(record.key, record.number);
-        if let Some(place) = self.volunteers.get_mut(at) {
-            *place = Some(Box::new(Volunteer::new(record, standing)));
+        if let Some(slot) = self.volunteers.get_mut(at) {
+            *slot = Some(Box::new(Volunteer::new(record, liveness)));
         }
     }
 
-    /// A volunteer is here. One whose key is not known gets the next number, one that returns has its own. What it holds
-    /// is unknown until it [tells](Self::holds); what was expected of it stays expected until it has
-    /// [told all](Self::reported).
+    /// Connects a volunteer. An unknown key gets the next number; a returning volunteer keeps its own. Its
+    /// copies are unknown until it [reports them](Self::holds); expected copies stay expected until its
+    /// report is [complete](Self::reported).
     pub fn join(
         &mut self,
         now: Moment,
@@ -70,14 +70,14 @@ impl Placement {
         let number = known.unwrap_or(VolunteerNumber(self.volunteers.len() as u32));
         let record = VolunteerRecord { number, key, name, address, offered };
         if known.is_none() {
-            self.add_volunteer(record.clone(), Standing::Gone);
+            self.add_volunteer(record.clone(), Liveness::Dead);
         }
         self.sever(number);
         self.expect(number);
         let told = self.at(number).is_some_and(|volunteer| known.is_some() && volunteer.record == record);
         if let Some(volunteer) = self.at_mut(number) {
             volunteer.record = record.clone();
-            volunteer.standing = Standing::Here { reported: false };
+            volunteer.liveness = Liveness::Alive { reported: false };
             volunteer.heard = Some(now);
             volunteer.free = free;
             volunteer.rests_until = Moment::ZERO;
@@ -91,15 +91,15 @@ impl Placement {
         number
     }
 
-    /// A volunteer has given a sign of life.
+    /// Notes a message from a volunteer.
     pub fn heard(&mut self, now: Moment, number: VolunteerNumber) {
         if let Some(volunteer) = self.at_mut(number) {
             volunteer.heard = Some(now);
         }
     }
 
-    /// A volunteer has chunks of a file: `checked` when it has hashed them in this session. Returns whether the file is
-    /// known; chunks of one that has been forgotten are ordered to be dropped.
+    /// Handles a report of chunks: `checked` if the volunteer has hashed them in this session. Returns
+    /// whether the file is known; chunks of a forgotten file are dropped.
     pub fn holds(
         &mut self,
         now: Moment,
@@ -110,7 +110,7 @@ impl Placement {
     ) -> bool {
         if !self.is_known(file) {
             if self.was_forgotten(file) {
-                self.drops.entry((Place::Volunteer(number), file)).or_default().extend(chunks);
+                self.drops.entry((Location::Volunteer(number), file)).or_default().extend(chunks);
                 self.settle(now);
             }
             return false;
@@ -127,29 +127,29 @@ impl Placement {
     fn has(&mut self, key: Key, number: VolunteerNumber, checked: bool) {
         let before = self.state(key, number);
         let after = match before {
-            // What is ordered is ordered, even if it has crossed this on the way.
+            // The drop order stands, even if it crossed this report on the wire.
             Some(CopyState::Dropping) => return,
             Some(CopyState::Verified | CopyState::Suspect) if !checked => return,
             _ if checked => CopyState::Verified,
             _ => CopyState::Claimed,
         };
-        self.land(key, Place::Volunteer(number));
+        self.end_transfer(key, Location::Volunteer(number));
         self.set(key, number, Some(after));
     }
 
-    /// A volunteer has told of all that it holds: what was expected beyond that is not there.
+    /// Ends the report of a volunteer: copies that were expected and not reported do not exist.
     pub fn reported(&mut self, now: Moment, number: VolunteerNumber) {
         if !self.at(number).is_some_and(Volunteer::is_here) {
             return;
         }
         if let Some(volunteer) = self.at_mut(number) {
-            volunteer.standing = Standing::Here { reported: true };
+            volunteer.liveness = Liveness::Alive { reported: true };
         }
         self.count_volunteers();
         for key in self.keys_of(number) {
             match self.state(key, number) {
                 Some(CopyState::Awaited | CopyState::Missed) => self.set(key, number, None),
-                // There may be more copies than are wanted, and only now may they be dropped.
+                // The chunk may be over-replicated, and copies here may be dropped only now.
                 _ => self.touch(key),
             }
         }
@@ -159,8 +159,8 @@ impl Placement {
         self.settle(now);
     }
 
-    /// A volunteer's connection has ended: it is gone when it does not come back within a lease from when it was last
-    /// heard.
+    /// Handles a closed connection: the volunteer is dead if it does not return within a lease after its last
+    /// message.
     pub fn away(&mut self, now: Moment, number: VolunteerNumber) {
         if !self.at(number).is_some_and(Volunteer::is_here) {
             return;
@@ -169,8 +169,8 @@ impl Placement {
         let lease = self.settings.lease;
         if let Some(volunteer) = self.at_mut(number) {
             let until = volunteer.heard.unwrap_or(now) + lease;
-            volunteer.standing = Standing::Away { until };
-            self.after(until, Timer::Gone(number));
+            volunteer.liveness = Liveness::Away { until };
+            self.after(until, Timer::Dead(number));
         }
         self.expect(number);
         self.stale.insert(number);
@@ -178,18 +178,18 @@ impl Placement {
         self.settle(now);
     }
 
-    /// What was under way to a volunteer, and what it was to do, has ended with its connection.
+    /// Ends the copies in flight to a volunteer and its pending drops, which end with the connection.
     fn sever(&mut self, number: VolunteerNumber) {
-        self.crash_to(number);
-        self.drops.retain(|(at, _), _| *at != Place::Volunteer(number));
+        self.fail_transfers_to(number);
+        self.drops.retain(|(at, _), _| *at != Location::Volunteer(number));
     }
 
-    /// Nothing that a volunteer holds is sure until it has told again.
+    /// Marks the copies of a volunteer as expected until it reports again.
     fn expect(&mut self, number: VolunteerNumber) {
         for key in self.keys_of(number) {
             let state = self.state(key, number);
             let expected = match state {
-                // Whether it was dropped before the connection ended nobody knows.
+                // It is unknown whether the drop took place before the connection closed.
                 Some(CopyState::Dropping) => CopyState::Missed,
                 _ => CopyState::Awaited,
             };
@@ -199,13 +199,13 @@ impl Placement {
 
     pub(super) fn lease_over(&mut self, now: Moment, number: VolunteerNumber) {
         let over =
-            |volunteer: &Volunteer| matches!(volunteer.standing, Standing::Away { until } if until <= now);
+            |volunteer: &Volunteer| matches!(volunteer.liveness, Liveness::Away { until } if until <= now);
         if self.at(number).is_some_and(over) {
             self.leave(now, number);
         }
     }
 
-    /// A volunteer has said goodbye, or its lease is over. Repair begins.
+    /// Marks a volunteer as dead, after an orderly disconnect or at the end of its lease. Repair begins.
     pub fn gone(&mut self, now: Moment, number: VolunteerNumber) {
         self.leave(now, number);
         self.settle(now);
@@ -213,15 +213,15 @@ impl Placement {
 
     fn leave(&mut self, now: Moment, number: VolunteerNumber) {
         let Some(volunteer) = self.at_mut(number) else { return };
-        if volunteer.standing == Standing::Gone {
+        if volunteer.liveness == Liveness::Dead {
             return;
         }
         let name = volunteer.record.name.clone();
         let (chunks, bytes) = (volunteer.chunks, volunteer.held);
-        volunteer.standing = Standing::Gone;
+        volunteer.liveness = Liveness::Dead;
         volunteer.queue = Queue::default();
         self.sever(number);
-        self.crash_from(number);
+        self.abandon_transfers_from(number);
         for key in self.keys_of(number) {
             self.set(key, number, Some(CopyState::Missed));
         }
@@ -232,36 +232,36 @@ impl Placement {
         self.stale.insert(number);
         self.count_volunteers();
         self.reindex(now);
-        // What waited for it to come back waits no longer.
+        // Chunks that waited for its return wait no longer.
         self.unpark_all();
         if chunks > 0 {
             let with = format!("{name} is gone with {}, {}", counted(chunks, "chunk"), size(bytes));
             let text = match self.counts.impaired {
-                0 => format!("{with}: nothing is short"),
-                waiting => format!("{with}: repair of {} begins", counted(waiting, "chunk")),
+                0 => format!("{with}: no repair needed"),
+                waiting => format!("{with}: repairing {}", counted(waiting, "chunk")),
             };
             self.note(None, text);
         }
     }
 
-    /// What is known of a volunteer.
+    /// Catalogue entry of a volunteer.
     pub fn volunteer(&self, number: VolunteerNumber) -> Option<&VolunteerRecord> {
         self.at(number).map(|volunteer| &volunteer.record)
     }
 
-    /// The volunteers that people call so.
+    /// The volunteers with this name.
     pub fn volunteer_by_name(&self, name: &EntityName) -> Vec<VolunteerNumber> {
         let named = self.volunteers.iter().flatten().filter(|volunteer| volunteer.record.name == *name);
         named.map(|volunteer| volunteer.record.number).collect()
     }
 
-    /// How many chunks of a file can be had from a volunteer that is here.
+    /// Number of chunks of a file that an alive volunteer serves.
     pub fn held_by(&self, number: VolunteerNumber, file: FileId) -> u32 {
         let holding = self.by_id.get(&file).and_then(|slot| self.at(number)?.holdings.get(slot));
         holding.map_or(0, |holding| holding.served)
     }
 
-    /// The pairs for which [`held_by`](Self::held_by) has changed since this was last asked.
+    /// The pairs for which [`held_by`](Self::held_by) has changed since the last call.
     pub fn changed_holdings(&mut self) -> Vec<(VolunteerNumber, FileId)> {
         let changed = std::mem::take(&mut self.changed);
         for (number, file) in &changed {
@@ -273,7 +273,7 @@ impl Placement {
         changed
     }
 
-    /// Whether the tracker has a whole file, and how many of its chunks are in the tracker's own store.
+    /// Whether the tracker has the complete file, and the number of its chunks in the tracker's chunk store.
     pub fn own(&self, file: FileId) -> (bool, u32) {
         let file = self.by_id.get(&file).and_then(|slot| self.file(*slot));
         file.map_or((false, 0), |file| (file.whole && file.offload != Offload::Done, file.own))

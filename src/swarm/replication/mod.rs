@@ -1,15 +1,17 @@
-//! Who holds what, what is short, what to copy from where to where, what to drop, and whom to challenge.
+//! Replication planner: which chunks need copies, from where to where they are copied, which copies are
+//! dropped, and which holders are challenged.
 //!
-//! A [`Placement`] is told what happens, and orders what is to be done about it. It keeps `replicas` copies of each
-//! chunk at volunteers: it distributes what is published, repairs what a death has left short, scarcest chunks first,
-//! drops what is too much, and lets the tracker give up its own copy of a file once the volunteers have it.
+//! A [`Placement`] is notified of events and returns orders. It keeps `replicas` copies of each chunk at
+//! volunteers: it distributes published files, repairs under-replicated chunks (fewest copies first), drops
+//! over-replicated copies, and offloads the tracker's own copy of a file once the volunteers have it.
 //!
-//! It never names a socket, a file, a thread or a clock: the time and the randomness are arguments, and so the same
-//! code runs in the tracker, in the simulation among its tests, and under random events. Invariants: no volunteer has
-//! two copies of a chunk; a copy counts as verified only when its volunteer has acknowledged it as durable, or has
-//! checked it, in this session, or has passed a challenge for it; no copy is dropped as surplus unless `replicas`
-//! verified ones stay; the tracker's own copy goes only after a record of all that replaces it is durable and while
-//! all of that is still there. The module `books` is the only place where a copy changes, so that all counters are kept there.
+//! It uses no socket, file, thread or clock: time and randomness are arguments, so the same code runs in the
+//! tracker, in a simulation and under random events. Invariants: no volunteer has two copies of a chunk; a
+//! copy counts as verified only when its volunteer has acknowledged it as durable, or has hashed it in this
+//! session, or has passed a challenge or an audit; no copy is dropped as over-replicated unless `replicas`
+//! verified ones remain; the tracker's own copy is deleted only after a record of all copies that replace it
+//! is durable, and while all of these copies remain. Copies change only in the module `books`, which updates
+//! all counters.
 
 mod answers;
 mod books;
@@ -36,7 +38,7 @@ mod tests;
 
 use super::Moment;
 use super::backoff::Backoff;
-use super::keeping::{Change, Place, VolunteerNumber};
+use super::keeping::{Change, Location, VolunteerNumber};
 use super::token_bucket::TokenBucket;
 use crate::content::{ChunkIndex, FileId, limits};
 use crate::protocol::numbers::VolunteerKey;
@@ -44,26 +46,26 @@ use crate::protocol::volunteer::ChallengedRange;
 use challenge::Challenge;
 use chunk::Key;
 use file::{Counts, File};
-use flights::Flight;
+use flights::Transfer;
 use queue::{Queue, Queued};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 use volunteer::{Index, Traffic, Volunteer, Window};
 
-/// What is wanted.
+/// Replication settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
     /// Copies of each chunk at volunteers.
     pub replicas: usize,
-    /// Volunteers that must be here before anything new is distributed.
+    /// Number of connected volunteers required before new files are distributed.
     pub volunteers_min: usize,
-    /// How long a volunteer whose connection has ended has to come back.
+    /// Time within which a volunteer whose connection closed may return before it counts as dead.
     pub lease: Duration,
-    /// The tracker gives up its own copy of a file once the volunteers have it.
+    /// Delete the tracker's own copy of a file once the volunteers have all copies.
     pub offload: bool,
-    /// Bytes a second that may be copied to repair; 0 for as fast as it goes.
+    /// Rate limit of repair in bytes a second; 0 for none.
     pub repair_limit: u64,
-    /// How often the holders of a chunk are challenged.
+    /// Interval between challenges; `None` for none.
     pub challenge_every: Option<Duration>,
 }
 
@@ -80,39 +82,39 @@ impl Default for Settings {
     }
 }
 
-/// What is to be done.
+/// An action for the tracker.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Order {
-    /// Copy a chunk. To the tracker: into its own store of chunks.
+    /// Copy a chunk. Copies to the tracker go to its chunk store.
     Copy {
         /// The file.
         file: FileId,
         /// The chunk.
         index: ChunkIndex,
-        /// Who has it.
-        from: Place,
-        /// Who is to have it.
-        to: Place,
+        /// The source.
+        from: Location,
+        /// The target.
+        to: Location,
     },
-    /// Drop chunks. At the tracker: only from its own store of chunks, never a whole file.
+    /// Drop chunks. At the tracker: only chunks of its chunk store, never a complete file.
     Drop {
-        /// Where.
-        at: Place,
+        /// The location of the copies.
+        at: Location,
         /// The file.
         file: FileId,
         /// The chunks.
         chunks: Vec<ChunkIndex>,
     },
-    /// Have a chunk proven.
+    /// Challenge the holders of a chunk.
     Challenge {
         /// The challenge's number.
         number: u64,
-        /// What of it.
+        /// The range of the chunk and the nonce to hash.
         range: ChallengedRange,
-        /// By whom: all holders that are here, and the tracker if it has it.
-        to: Vec<Place>,
+        /// All alive holders, and the tracker if it has the chunk.
+        to: Vec<Location>,
     },
-    /// Look at a volunteer's copy.
+    /// Download and verify a volunteer's copy.
     Audit {
         /// The file.
         file: FileId,
@@ -121,87 +123,87 @@ pub enum Order {
         /// The volunteer.
         at: VolunteerNumber,
     },
-    /// Delete the tracker's own copy of a whole file.
+    /// Delete the tracker's own copy of a complete file.
     Offload {
         /// The file.
         file: FileId,
     },
-    /// Tell a volunteer how far it is emptied.
+    /// Report the progress of a drain to the volunteer.
     Drained {
         /// The volunteer.
         volunteer: VolunteerNumber,
         /// Chunks that still depend on it.
         left: u64,
     },
-    /// Chunks are lost: said once.
+    /// Report lost chunks, once for each chunk.
     Lost {
         /// The file.
         file: FileId,
         /// The chunks.
         chunks: Vec<ChunkIndex>,
-        /// Who had them last.
+        /// The volunteers that had them last.
         last: Vec<VolunteerNumber>,
     },
-    /// A line for the log, and the file that it is about.
+    /// A log line, and the file that it concerns.
     Note(Option<FileId>, String),
 }
 
-/// Something to do at a time, if it still applies by then.
+/// An action at a scheduled time; it is skipped if it no longer applies then.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Timer {
-    /// A volunteer that is away is gone.
-    Gone(VolunteerNumber),
-    /// A volunteer that could not store may be tried again.
+    /// A volunteer that is away counts as dead.
+    Dead(VolunteerNumber),
+    /// A volunteer that could not write a chunk may get copies again.
     Rested(VolunteerNumber),
-    /// How far a drain is is to be looked at.
+    /// The progress of a drain is checked.
     Drain(VolunteerNumber),
-    /// A chunk of which a copy has failed may be tried again.
+    /// A failed copy of a chunk may be retried.
     Retry(Key),
-    /// A copy has taken too long.
-    Late(Key, Place),
-    /// Something is to be challenged.
+    /// A copy times out.
+    CopyTimeout(Key, Location),
+    /// The next challenge is sent.
     Challenge,
-    /// A challenge is over.
+    /// A challenge times out.
     Answered(u64),
-    /// Repair may go on, as far as its limit goes.
+    /// The rate limit permits the next repair.
     Repair,
-    /// What has no copy by now is lost.
+    /// Chunks that have no copy by now are lost.
     Examine,
-    /// What has been parked is to be tried again.
+    /// Parked chunks are tried again.
     Unpark,
 }
 
-/// A chunk of which a copy has failed.
+/// Retry state of a chunk of which a copy has failed.
 #[derive(Debug)]
 struct Retry {
     backoff: Backoff,
     until: Moment,
-    /// What was tried last.
-    from: Place,
-    to: Place,
+    /// Source and target of the last attempt.
+    from: Location,
+    to: Location,
 }
 
-/// How many volunteers are here, and how many may come.
+/// Numbers of alive and expected volunteers.
 #[derive(Clone, Copy, Default, Debug)]
 struct Census {
-    /// Have reported and are not being emptied.
+    /// Have reported their chunks and are not draining.
     staying: usize,
-    /// Are away, or have not reported.
+    /// Are away, or have not reported yet.
     expected: usize,
     draining: usize,
 }
 
-/// The state of all files and volunteers.
+/// State of all files, volunteers and copies.
 #[derive(Debug)]
 pub struct Placement {
     settings: Settings,
     window: Window,
     random: fastrand::Rng,
-    /// When it was first told the time.
+    /// Time of the first event.
     start: Option<Moment>,
     looked: bool,
     paused: bool,
-    /// Nothing is copied before: volunteers that nobody knows of yet may have it.
+    /// No copy starts earlier: volunteers that are not known yet may have the chunks.
     held_until: Moment,
 
     files: Vec<Option<File>>,
@@ -213,33 +215,33 @@ pub struct Placement {
     by_key: HashMap<VolunteerKey, VolunteerNumber>,
     census: Census,
     index: Index,
-    /// Volunteers that the index has to look at again.
+    /// Volunteers whose index entry is out of date.
     stale: BTreeSet<VolunteerNumber>,
 
-    /// The tracker's own part in copying.
+    /// Copies in flight to and from the tracker.
     incoming: Traffic,
     outgoing: Traffic,
     queue: Queue,
     queued: Queued,
-    flights: BTreeMap<(Key, Place), Flight>,
-    /// Copies that were given up before they were answered, and how many answers are still to come.
+    transfers: BTreeMap<(Key, Location), Transfer>,
+    /// Copies that were abandoned before an answer came, with the number of answers still to ignore.
     ignored: BTreeMap<(Key, VolunteerNumber), u32>,
     retries: BTreeMap<Key, Retry>,
     parked: VecDeque<Key>,
-    /// Parked chunks that are to come back to the tracker.
+    /// Parked chunks that should be copied back to the tracker.
     homebound: VecDeque<Key>,
-    bucket: Option<TokenBucket>,
-    /// When the limit lets the next repair begin.
+    repair_limiter: Option<TokenBucket>,
+    /// Time at which the rate limit permits the next repair.
     repair_from: Moment,
     copied: u64,
     copied_bytes: u64,
-    /// Since when there is something to repair.
+    /// Start of the current repair, if chunks need repair.
     repair_since: Option<Moment>,
 
     surplus: BTreeSet<Key>,
-    drops: BTreeMap<(Place, FileId), Vec<ChunkIndex>>,
+    drops: BTreeMap<(Location, FileId), Vec<ChunkIndex>>,
     newly_bare: Vec<Key>,
-    /// Chunks that were called lost and are back, of each file.
+    /// Number of chunks of each file that were lost and have been found again.
     found: BTreeMap<u32, u64>,
     challenges: BTreeMap<u64, Challenge>,
     challenge_last: u64,
@@ -247,13 +249,13 @@ pub struct Placement {
     changes: Vec<Change>,
     dirty: Vec<(VolunteerNumber, u32)>,
     changed: Vec<(VolunteerNumber, FileId)>,
-    /// Since when there is something to record.
+    /// Time of the oldest change that is not in a record yet.
     unrecorded: Option<Moment>,
     ticket: u64,
     recorded: u64,
-    /// Files that the tracker could give up.
+    /// Files whose own copy at the tracker may be offloaded.
     offloadable: BTreeSet<u32>,
-    /// Chunks of the tracker's own store that could go, and those for which a record is awaited.
+    /// Chunks of the tracker's chunk store that may be dropped, and those that wait for a record.
     own_surplus: Vec<Key>,
     own_waiting: VecDeque<(u64, Vec<Key>)>,
 
@@ -262,7 +264,7 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Nothing is known yet.
+    /// Starts without files and volunteers.
     pub fn new(settings: Settings, random: fastrand::Rng) -> Self {
         Self {
             settings: Settings { replicas: settings.replicas.clamp(1, 100), ..settings },
@@ -285,12 +287,12 @@ impl Placement {
             outgoing: Traffic::default(),
             queue: Queue::default(),
             queued: Queued::default(),
-            flights: BTreeMap::new(),
+            transfers: BTreeMap::new(),
             ignored: BTreeMap::new(),
             retries: BTreeMap::new(),
             parked: VecDeque::new(),
             homebound: VecDeque::new(),
-            bucket: None,
+            repair_limiter: None,
             repair_from: Moment::ZERO,
             copied: 0,
             copied_bytes: 0,
@@ -315,45 +317,45 @@ impl Placement {
         }
     }
 
-    /// Lets another number of copies, and of their bytes, be under way at once into each place and out of it. One copy
-    /// always may be.
+    /// Sets the limits of copies and bytes in flight into and out of each location. One copy is always
+    /// permitted.
     pub fn set_window(&mut self, copies: u32, bytes: u64) {
         self.window = Window { copies, bytes };
         let everybody: Vec<VolunteerNumber> = self.numbers().collect();
         self.stale.extend(everybody);
     }
 
-    /// What is to be done, in order, since this was last asked.
+    /// The orders issued since the last call, in order.
     pub fn take_orders(&mut self) -> Vec<Order> {
         std::mem::take(&mut self.orders)
     }
 
-    /// Copies nothing new, or goes on.
+    /// Pauses new copies, or (`on` is false) resumes them.
     pub fn pause(&mut self, now: Moment, on: bool) {
         self.paused = on;
         self.settle(now);
     }
 
-    /// Copies nothing before a time, by when all who are there can have told what they hold.
+    /// Starts no copy before `until`, so that all volunteers can report their chunks first.
     pub fn hold(&mut self, until: Moment) {
         self.held_until = until;
         self.after(until, Timer::Repair);
     }
 
-    /// Does what is due.
+    /// Does everything that is due at `now`.
     pub fn tick(&mut self, now: Moment) {
         self.begin(now);
         while let Some((at, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, timer));
             match timer {
-                Timer::Gone(volunteer) => self.lease_over(now, volunteer),
+                Timer::Dead(volunteer) => self.lease_over(now, volunteer),
                 Timer::Rested(volunteer) => {
                     self.stale.insert(volunteer);
                     self.unpark_all();
                 }
                 Timer::Drain(volunteer) => self.look_at_drain(now, volunteer),
                 Timer::Retry(key) => self.rested(now, key),
-                Timer::Late(key, to) => self.late(now, key, to),
+                Timer::CopyTimeout(key, to) => self.time_out(now, key, to),
                 Timer::Challenge => self.challenge(now),
                 Timer::Answered(number) => self.challenge_over(number),
                 Timer::Repair => {}
@@ -364,7 +366,7 @@ impl Placement {
         self.settle(now);
     }
 
-    /// When [`tick`](Self::tick), and after it [`take_record`](Self::take_record), has something to do next.
+    /// Time at which [`tick`](Self::tick), followed by [`take_record`](Self::take_record), is due next.
     pub fn next_tick(&self) -> Option<Moment> {
         self.timers.first().map(|(at, _)| *at).into_iter().chain(self.record_due()).min()
     }
@@ -373,7 +375,7 @@ impl Placement {
         self.timers.insert((at, timer));
     }
 
-    /// The first time that it hears of the time.
+    /// Notes the time of the first event.
     fn begin(&mut self, now: Moment) {
         if self.start.is_none() {
             self.start = Some(now);
@@ -387,7 +389,7 @@ impl Placement {
         self.orders.push(Order::Note(file, text));
     }
 
-    /// What follows from what has happened. Ends every input.
+    /// Computes the consequences of an event. Called at the end of every input.
     fn settle(&mut self, now: Moment) {
         self.begin(now);
         self.reindex(now);
@@ -400,7 +402,7 @@ impl Placement {
         self.send_drops();
     }
 
-    /// The chunk of a file, if there is one.
+    /// The key of a chunk, if the file and the chunk exist.
     fn key(&self, file: FileId, index: ChunkIndex) -> Option<Key> {
         let slot = *self.by_id.get(&file)?;
         self.file(slot)?.chunks.get(index.at())?;
@@ -423,7 +425,7 @@ impl Placement {
         self.file_mut(key.file)?.chunks.get_mut(key.index as usize)
     }
 
-    /// How a volunteer's copy of a chunk is.
+    /// State of a volunteer's copy of a chunk.
     fn state(&self, key: Key, number: VolunteerNumber) -> Option<chunk::CopyState> {
         self.chunk(key)?.replicas.get(number)
     }
@@ -441,7 +443,7 @@ impl Placement {
         known.map(|volunteer| volunteer.record.number)
     }
 
-    /// All chunks of which a volunteer has, or may have, a copy; not those on their way.
+    /// All chunks of which a volunteer has, or may have, a copy; without those in flight to it.
     fn keys_of(&self, number: VolunteerNumber) -> Vec<Key> {
         let holdings = self.at(number).into_iter().flat_map(|volunteer| &volunteer.holdings);
         let keys = holdings.flat_map(|(file, holding)| {

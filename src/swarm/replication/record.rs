@@ -1,14 +1,15 @@
-//! What the catalogue is to remember, and what may happen only once it does.
+//! Records: changes to write to the catalogue, and the actions that wait until a record is durable.
 //!
-//! Invariant: the tracker's own copy of a file, or of a chunk in its own store, is given up only when every copy that
-//! replaces it is in a durable record, and none of those has been lost since that record was put together.
+//! Invariant: the tracker deletes its own copy of a file, or of a chunk in its chunk store, only when every
+//! copy that replaces it is in a durable record and none of these has been lost since the record was
+//! assembled.
 
 use super::chunk::{CopyState, Key};
 use super::file::Offload;
 use super::{Order, Placement};
 use crate::content::{ChunkIndex, FileId, HaveMap, limits};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Place, VolunteerNumber};
+use crate::swarm::keeping::{Change, Location, VolunteerNumber};
 
 impl Placement {
     pub(super) fn change(&mut self, now: Moment, change: Change) {
@@ -16,20 +17,20 @@ impl Placement {
         self.unrecorded.get_or_insert(now);
     }
 
-    /// When there is something to record next.
+    /// Time at which the next record is due.
     pub(super) fn record_due(&self) -> Option<Moment> {
         if self.ticket - self.recorded >= limits::RECORDS_AHEAD {
             return None;
         }
         match self.offloadable.is_empty() {
             true => self.unrecorded.map(|since| since + limits::RECORD_PAUSE),
-            // The copies are there; only the record is waited for.
+            // All copies exist; only the record is missing, so do not wait for more changes.
             false => Some(self.unrecorded.unwrap_or_default()),
         }
     }
 
-    /// What is to be made durable, all or nothing, under a number that rises by one each time. Changes are gathered for
-    /// a short time, unless the tracker waits to give up a file.
+    /// The next record: changes to write atomically, and its number, which increases by one each time.
+    /// Changes are collected for [`limits::RECORD_PAUSE`], unless an offload waits for the record.
     pub fn take_record(&mut self, now: Moment) -> Option<(u64, Vec<Change>)> {
         self.record_due().filter(|due| *due <= now)?;
         self.unrecorded = None;
@@ -50,7 +51,7 @@ impl Placement {
         Some((ticket, changes))
     }
 
-    /// All of a volunteer's durable copies of a file.
+    /// All durable copies that a volunteer has of a file.
     fn held(&mut self, volunteer: VolunteerNumber, slot: u32) -> Option<Change> {
         self.at_mut(volunteer)?.holdings.get_mut(&slot)?.dirty = false;
         let file = self.file(slot)?;
@@ -64,7 +65,8 @@ impl Placement {
         Some(Change::Held { file: file.id, volunteer, chunks })
     }
 
-    /// Chunks of the tracker's own store that volunteers have by now may go once this record is durable.
+    /// Chunks of the tracker's chunk store that volunteers have by now may be dropped once this record is
+    /// durable.
     fn await_record(&mut self, ticket: u64) {
         let keys = std::mem::take(&mut self.own_surplus);
         if keys.is_empty() {
@@ -78,7 +80,7 @@ impl Placement {
         self.own_waiting.push_back((ticket, keys));
     }
 
-    /// This record, and all before it, is durable.
+    /// Notes that this record, and all before it, is durable.
     pub fn recorded(&mut self, now: Moment, ticket: u64) {
         self.recorded = self.recorded.max(ticket.min(self.ticket));
         for slot in 0..self.files.len() as u32 {
@@ -94,7 +96,7 @@ impl Placement {
             return;
         }
         let id = file.id;
-        if file.whole && file.counts.short == 0 && !file.disturbed {
+        if file.whole && file.counts.under_replicated == 0 && !file.disturbed {
             file.offload = Offload::Ordered;
             self.orders.push(Order::Offload { file: id });
         } else {
@@ -104,7 +106,7 @@ impl Placement {
         self.touch_file(slot);
     }
 
-    /// The tracker's own copy of a file is deleted; or (`done` is false) it stays.
+    /// Handles the deletion of the tracker's own copy of a file; or (`done` is false) its failure.
     pub fn offloaded(&mut self, now: Moment, id: FileId, done: bool) {
         let Some(slot) = self.by_id.get(&id).copied() else { return };
         let Some(file) = self.file_mut(slot).filter(|file| file.offload == Offload::Ordered) else { return };
@@ -120,7 +122,7 @@ impl Placement {
         self.settle(now);
     }
 
-    /// Sees what has to be recorded, and what no longer has to wait for a record.
+    /// Updates the pending records and releases the actions that no longer wait for one.
     pub(super) fn look_at_record(&mut self, now: Moment) {
         if !self.dirty.is_empty() {
             self.unrecorded.get_or_insert(now);
@@ -128,10 +130,12 @@ impl Placement {
         let files = &self.files;
         self.offloadable.retain(|slot| {
             let file = files.get(*slot as usize).and_then(Option::as_ref);
-            file.is_some_and(|file| file.whole && file.offload == Offload::No && file.counts.short == 0)
+            file.is_some_and(|file| {
+                file.whole && file.offload == Offload::No && file.counts.under_replicated == 0
+            })
         });
         if self.unrecorded.is_none() {
-            // All that is to be recorded is on its way already.
+            // All changes are in records that have been taken already.
             self.await_record(self.ticket);
         }
         while let Some((ticket, _)) = self.own_waiting.front()
@@ -143,18 +147,18 @@ impl Placement {
         }
     }
 
-    /// The tracker drops a chunk of its own store, if the copies that replace it are still there.
+    /// Drops a chunk of the tracker's chunk store, if the copies that replace it remain.
     fn give_up_own(&mut self, key: Key) {
         let replicas = self.settings.replicas;
         let Some(file) = self.file(key.file) else { return };
         let Some(chunk) = file.chunks.get(key.index as usize).filter(|chunk| chunk.own_leaving) else {
             return;
         };
-        let safe = usize::from(chunk.weights.verified) >= replicas && !chunk.disturbed;
+        let safe = usize::from(chunk.copy_counts.verified) >= replicas && !chunk.disturbed;
         let (id, offloaded) = (file.id, file.offload == Offload::Done);
         if safe && offloaded {
             self.set_own(key, false);
-            self.drops.entry((Place::Tracker, id)).or_default().push(ChunkIndex(key.index));
+            self.drops.entry((Location::Tracker, id)).or_default().push(ChunkIndex(key.index));
         } else {
             if let Some(chunk) = self.chunk_mut(key) {
                 chunk.own_leaving = false;

@@ -1,15 +1,15 @@
-//! A thousand volunteers, and a tenth of them dying within an hour.
+//! Simulation of 1,000 volunteers, a tenth of which die within an hour.
 //!
-//! Links are simulated, everything else is the real thing. A link carries one copy at a time, at the rate of the slower
-//! end; what is ordered waits for its turn. Whoever dies takes along its disk and what is on its way to and from it, and
-//! the tracker finds out when the lease is over.
+//! Only the links are simulated. A link carries one copy at a time, at the rate of the slower end; further
+//! copies wait. A volunteer that dies loses its disk and its copies in flight, and the tracker notices at the
+//! end of the lease.
 
 use super::{Order, Placement, Settings};
 use crate::content::{ChunkIndex, EntityName, FileId, Layout, limits};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Place, VolunteerNumber};
+use crate::swarm::keeping::{Change, Location, VolunteerNumber};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,42 +20,43 @@ const CHUNKS: u32 = 20_000;
 const CHUNK: u64 = limits::CHUNK_SIZE as u64;
 const HOUR: Duration = Duration::from_secs(3_600);
 const FILE: FileId = FileId([5; 32]);
-/// Bytes a second.
+/// Link rates of volunteers in bytes a second.
 const RATES: [u64; 3] = [6_000_000, 12_500_000, 25_000_000];
 const TRACKER_RATE: u64 = 1_250_000_000;
-/// The longest that the links may need, beyond the lease, for what one volunteer had: its 40 chunks wait for some 40
-/// sources, each of which may be busy with a few copies of its own to the slowest of targets.
-const LINKS: Duration = Duration::from_secs(5);
+/// Upper limit of the time, beyond the lease, that the links need to repair one volunteer: its 40 chunks wait
+/// for about 40 sources, each of which may be busy with a few copies to the slowest targets.
+const REPAIR_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// What happens next.
+/// A scheduled event.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Event {
-    Arrived { index: u32, from: Place, to: Place },
+    Arrived { index: u32, from: Location, to: Location },
     Recorded(u64),
     Dies(u32),
 }
 
-/// One direction of each link is free from then on.
+/// Time from which each direction of each link is free.
 #[derive(Default)]
 struct Links {
-    up: BTreeMap<Place, Moment>,
-    down: BTreeMap<Place, Moment>,
+    up: BTreeMap<Location, Moment>,
+    down: BTreeMap<Location, Moment>,
 }
 
-fn rate(place: Place) -> u64 {
-    match place {
-        Place::Tracker => TRACKER_RATE,
-        Place::Volunteer(number) => RATES[number.0 as usize % RATES.len()],
+fn rate(location: Location) -> u64 {
+    match location {
+        Location::Tracker => TRACKER_RATE,
+        Location::Volunteer(number) => RATES[number.0 as usize % RATES.len()],
     }
 }
 
 impl Links {
-    /// When a copy that is ordered now has arrived.
-    fn carry(&mut self, now: Moment, from: Place, to: Place) -> Moment {
-        let free = |links: &BTreeMap<Place, Moment>, place| links.get(&place).copied().unwrap_or_default();
+    /// Arrival time of a copy that is ordered now.
+    fn carry(&mut self, now: Moment, from: Location, to: Location) -> Moment {
+        let free =
+            |links: &BTreeMap<Location, Moment>, location| links.get(&location).copied().unwrap_or_default();
         let begins = now.max(free(&self.up, from)).max(free(&self.down, to));
         let took = |rate: u64| Duration::from_secs_f64(CHUNK as f64 / rate as f64);
-        // A fast end is done with its part sooner, and begins the next.
+        // The faster end finishes its part earlier and starts the next copy.
         self.up.insert(from, begins + took(rate(from)));
         self.down.insert(to, begins + took(rate(to)));
         begins + took(rate(from).min(rate(to)))
@@ -69,9 +70,9 @@ struct Simulation {
     number: u64,
     links: Links,
     dead: BTreeSet<VolunteerNumber>,
-    /// Who really has each chunk.
+    /// The actual holders of each chunk.
     holders: Vec<BTreeSet<VolunteerNumber>>,
-    /// The last death that made a chunk short which was not repaired before the next.
+    /// Time since which each chunk has fewer copies than wanted.
     short_since: Vec<Option<Moment>>,
     whole: bool,
     lost: BTreeSet<u32>,
@@ -111,8 +112,8 @@ impl Simulation {
         self.events.insert((at, self.number, event));
     }
 
-    fn is_dead(&self, place: Place) -> bool {
-        matches!(place, Place::Volunteer(number) if self.dead.contains(&number))
+    fn is_dead(&self, location: Location) -> bool {
+        matches!(location, Location::Volunteer(number) if self.dead.contains(&number))
     }
 
     fn carry_out(&mut self) {
@@ -128,12 +129,15 @@ impl Simulation {
                 }
                 Order::Lost { chunks, .. } => self.named.extend(chunks.iter().map(|index| index.0)),
                 Order::Challenge { number, range, to } => {
-                    let alive: Vec<Place> = to.into_iter().filter(|place| !self.is_dead(*place)).collect();
-                    for place in alive {
-                        self.placement.proof(self.now, place, number, Some(range.proof(b"right")));
+                    let alive: Vec<Location> =
+                        to.into_iter().filter(|location| !self.is_dead(*location)).collect();
+                    for location in alive {
+                        self.placement.proof(self.now, location, number, Some(range.proof(b"right")));
                     }
                 }
-                Order::Drop { .. } => panic!("nobody returns, so nothing is too much: {order:?}"),
+                Order::Drop { .. } => {
+                    panic!("no volunteer returns, so no chunk is over-replicated: {order:?}")
+                }
                 Order::Audit { .. } | Order::Drained { .. } | Order::Note(..) => {}
             }
         }
@@ -151,9 +155,9 @@ impl Simulation {
                 self.placement.not_stored(self.now, to, FILE, ChunkIndex(index), why, None);
             }
             Event::Arrived { index, to, .. } => {
-                let Place::Volunteer(number) = to else { panic!("there is room at volunteers") };
+                let Location::Volunteer(number) = to else { panic!("there is room at volunteers") };
                 let holders = &mut self.holders[index as usize];
-                assert!(holders.insert(number), "one copy each");
+                assert!(holders.insert(number), "one copy per volunteer");
                 if holders.len() >= 2 {
                     self.short_since[index as usize] = None;
                 }
@@ -174,7 +178,10 @@ impl Simulation {
             if holders.is_empty() {
                 self.lost.insert(index);
                 let open = self.now - since.expect("it had two copies");
-                assert!(open <= limits::LEASE + LINKS, "chunk {index} was left with one copy for {open:?}");
+                assert!(
+                    open <= limits::LEASE + REPAIR_TIME_MAX,
+                    "chunk {index} was left with one copy for {open:?}"
+                );
             }
             *since = Some(self.now);
         }
@@ -201,7 +208,7 @@ impl Simulation {
         }
     }
 
-    /// Fewest and most copies at those that live, and the mean.
+    /// Minimum, maximum and mean number of copies at the alive volunteers.
     fn balance(&self) -> (f64, f64, f64) {
         let mut copies: BTreeMap<VolunteerNumber, u32> = BTreeMap::new();
         for number in self.holders.iter().flatten() {
@@ -209,36 +216,36 @@ impl Simulation {
         }
         let living = f64::from(VOLUNTEERS) - self.dead.len() as f64;
         let mean = f64::from(copies.values().sum::<u32>()) / living;
-        assert_eq!(copies.len() as f64, living, "everybody has something");
+        assert_eq!(copies.len() as f64, living, "each volunteer has a copy");
         let extreme = |extreme: Option<&u32>| f64::from(*extreme.expect("there are some"));
         (extreme(copies.values().min()), extreme(copies.values().max()), mean)
     }
 }
 
 #[test]
-fn of_a_thousand_a_tenth_die_in_an_hour() {
+fn repair_survives_the_death_of_100_of_1000_volunteers_in_an_hour() {
     let mut simulation = Simulation::new(11);
     let layout = Layout::even(u64::from(CHUNKS) * CHUNK, Some(limits::CHUNK_SIZE)).unwrap();
     simulation.placement.add_file(Duration::ZERO, FILE, layout);
     simulation.placement.own_whole(Duration::ZERO, FILE, true);
     let day = Duration::from_secs(400);
     simulation.run_until(day);
-    assert!(!simulation.whole, "all is distributed, recorded, and given up by the tracker");
+    assert!(!simulation.whole, "the file is distributed, recorded and offloaded");
     assert!(simulation.holders.iter().all(|holders| holders.len() == 2));
     let (fewest, most, mean) = simulation.balance();
     assert!(fewest >= 0.9 * mean && most <= 1.1 * mean, "{fewest} to {most} copies, {mean} on average");
 
     let mut random = fastrand::Rng::with_seed(3);
-    let mut mortal: Vec<u32> = (0..VOLUNTEERS).collect();
-    random.shuffle(&mut mortal);
-    for number in mortal.into_iter().take(DEATHS as usize) {
+    let mut victims: Vec<u32> = (0..VOLUNTEERS).collect();
+    random.shuffle(&mut victims);
+    for number in victims.into_iter().take(DEATHS as usize) {
         let at = day + Duration::from_millis(random.u64(..HOUR.as_millis() as u64));
         simulation.after(at, Event::Dies(number));
     }
     simulation.run_until(day + HOUR + Duration::from_secs(60));
 
     assert_eq!(simulation.dead.len() as u32, DEATHS);
-    assert_eq!(simulation.named, simulation.lost, "what is lost is named, and nothing else");
+    assert_eq!(simulation.named, simulation.lost, "exactly the lost chunks are reported");
     for (index, holders) in (0u32..).zip(&simulation.holders) {
         let wanted = if simulation.lost.contains(&index) { 0 } else { 2 };
         assert_eq!(holders.len(), wanted, "chunk {index}");

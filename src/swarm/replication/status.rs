@@ -1,13 +1,13 @@
-//! How everything is, from counters that are kept up to date.
+//! Status of volunteers, files and repair, computed from counters.
 
 use super::Placement;
 use super::file::{Counts, File, Offload};
-use super::volunteer::{Standing, Volunteer};
+use super::volunteer::{Liveness, Volunteer};
 use crate::content::{FileId, FileName, limits};
 use crate::protocol::status::{Copies, FileStatus, RepairStatus, Status, VolunteerState, VolunteerStatus};
 
 impl Placement {
-    /// How everything is. `names` says what a file is called; files without a name are left out.
+    /// The current status. `names` returns the name of a file; files without a name are left out.
     pub fn status(&self, names: impl Fn(FileId) -> Option<FileName>) -> Status {
         let replicas = self.settings.replicas as u64;
         let here = || self.volunteers.iter().flatten().filter(|volunteer| volunteer.is_here());
@@ -34,7 +34,7 @@ impl Placement {
             repair: RepairStatus {
                 paused: self.paused,
                 waiting: self.counts.waiting,
-                running: self.flights.len() as u64,
+                running: self.transfers.len() as u64,
                 copied: self.copied,
                 copied_bytes: self.copied_bytes,
                 limit: self.settings.repair_limit,
@@ -44,16 +44,16 @@ impl Placement {
 }
 
 fn copies(counts: &Counts, wanted: u64) -> Copies {
-    let Counts { verified, claimed, short, lost, .. } = *counts;
-    Copies { wanted, verified, claimed, short, lost }
+    let Counts { verified, claimed, under_replicated, lost, .. } = *counts;
+    Copies { wanted, verified, claimed, short: under_replicated, lost }
 }
 
 fn volunteer_status(volunteer: &Volunteer) -> VolunteerStatus {
-    let state = match volunteer.standing {
-        Standing::Here { .. } if volunteer.draining => VolunteerState::Draining,
-        Standing::Here { .. } => VolunteerState::Here,
-        Standing::Away { .. } => VolunteerState::Away,
-        Standing::Gone => VolunteerState::Gone,
+    let state = match volunteer.liveness {
+        Liveness::Alive { .. } if volunteer.draining => VolunteerState::Draining,
+        Liveness::Alive { .. } => VolunteerState::Here,
+        Liveness::Away { .. } => VolunteerState::Away,
+        Liveness::Dead => VolunteerState::Gone,
     };
     VolunteerStatus {
         name: volunteer.record.name.clone(),

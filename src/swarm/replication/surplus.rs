@@ -1,16 +1,16 @@
-//! Dropping what is too much.
+//! Drops over-replicated copies.
 //!
-//! Invariant: of the copies that stay at least `replicas` are verified, and are not themselves being dropped.
+//! Invariant: at least `replicas` of the remaining copies are verified and not being dropped.
 
 use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
 use super::{Order, Placement};
 use crate::content::{ChunkIndex, limits};
-use crate::swarm::keeping::{Place, VolunteerNumber};
+use crate::swarm::keeping::{Location, VolunteerNumber};
 use std::net::IpAddr;
 
 impl Placement {
-    /// Orders drops of the copies that are too much.
+    /// Orders drops of over-replicated copies.
     pub(super) fn shed(&mut self) {
         while let Some(key) = self.surplus.pop_first() {
             while let Some(number) = self.too_much(key) {
@@ -19,14 +19,14 @@ impl Placement {
         }
     }
 
-    /// The copy of a chunk that is to go first, if there are too many: one that has not been checked before one that
-    /// has, one that shares its IP address with another before one that does not, one at a fuller volunteer before one
-    /// at an emptier.
+    /// The copy of a chunk to drop first, if there are too many: an unverified copy before a verified one,
+    /// then a copy that shares its IP address with another copy, then the copy at the fullest volunteer.
     fn too_much(&self, key: Key) -> Option<VolunteerNumber> {
         let replicas = self.settings.replicas;
         let chunk = self.chunk(key)?;
-        let verified = usize::from(chunk.weights.verified);
-        let under_way = chunk.weights.coming > 0 || self.flights.contains_key(&(key, Place::Tracker));
+        let verified = usize::from(chunk.copy_counts.verified);
+        let under_way =
+            chunk.copy_counts.coming > 0 || self.transfers.contains_key(&(key, Location::Tracker));
         if verified < replicas || under_way {
             return None;
         }
@@ -43,7 +43,7 @@ impl Placement {
         let ip = |volunteer: &Volunteer| -> IpAddr { volunteer.record.address.ip() };
         let shares = |one: &Volunteer| copies.iter().filter(|(_, other)| ip(one) == ip(other)).count() > 1;
         let may_go = copies.iter().filter(|(claimed, volunteer)| {
-            // Before it has told of all that it has it is given no orders.
+            // A volunteer gets no orders before it has reported all its chunks.
             volunteer.has_reported() && (*claimed || verified > replicas)
         });
         let first = may_go.max_by_key(|(claimed, volunteer)| {
@@ -52,15 +52,15 @@ impl Placement {
         first.map(|(_, volunteer)| volunteer.record.number)
     }
 
-    /// Orders a volunteer to drop its copy of a chunk, which is none from now on.
+    /// Orders a volunteer to drop its copy of a chunk. The copy no longer counts.
     pub(super) fn drop_copy(&mut self, key: Key, number: VolunteerNumber) {
         let Some(file) = self.file(key.file).map(|file| file.id) else { return };
         self.set(key, number, Some(CopyState::Dropping));
-        let chunks = self.drops.entry((Place::Volunteer(number), file)).or_default();
+        let chunks = self.drops.entry((Location::Volunteer(number), file)).or_default();
         chunks.push(ChunkIndex(key.index));
     }
 
-    /// Sends the orders to drop, many chunks in one.
+    /// Sends the drop orders, up to [`limits::DROP_MAX`] chunks in each.
     pub(super) fn send_drops(&mut self) {
         if self.drops.is_empty() {
             return;
@@ -68,8 +68,8 @@ impl Placement {
         let drops = std::mem::take(&mut self.drops);
         for ((at, file), chunks) in drops {
             let ready = match at {
-                Place::Tracker => true,
-                Place::Volunteer(number) => self.at(number).is_some_and(Volunteer::has_reported),
+                Location::Tracker => true,
+                Location::Volunteer(number) => self.at(number).is_some_and(Volunteer::has_reported),
             };
             if ready {
                 let orders = chunks.chunks(limits::DROP_MAX);

@@ -1,7 +1,7 @@
-//! What is known of one volunteer, and the order in which volunteers are chosen from.
+//! State of one volunteer, and the index from which targets of copies are chosen.
 //!
-//! Invariant: the [`Index`] names exactly the volunteers that may take copies, as they were when they were last
-//! [put](Index::put) there.
+//! Invariant: the [`Index`] contains exactly the volunteers that may take copies, in the state in which they
+//! were last [put](Index::put) there.
 
 use super::chunk::CopyState;
 use super::queue::Queue;
@@ -10,25 +10,25 @@ use crate::swarm::keeping::{VolunteerNumber, VolunteerRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Whether a volunteer is here.
+/// Liveness of a volunteer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Standing {
-    /// Its connection is there. `reported`: it has told of all that it holds.
-    Here { reported: bool },
-    /// Its connection has ended, and it has until then to come back.
+pub(super) enum Liveness {
+    /// It is connected. `reported`: it has reported all its chunks.
+    Alive { reported: bool },
+    /// Its connection has closed, and it may return until this time.
     Away { until: Moment },
-    /// It is not expected back.
-    Gone,
+    /// It is dead: not expected back.
+    Dead,
 }
 
-/// Copies under way into or out of a place.
+/// Copies in flight into or out of a location.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Traffic {
     pub copies: u32,
     pub bytes: u64,
 }
 
-/// How much may be under way.
+/// Limit of copies and bytes in flight in one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Window {
     pub copies: u32,
@@ -36,12 +36,12 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Whether one more copy may begin. One always may, however large.
+    /// Whether one more copy may start. One copy is always permitted, however large.
     pub fn takes(self, traffic: Traffic, length: u64) -> bool {
         traffic.copies == 0 || (self.is_open(traffic) && traffic.bytes.saturating_add(length) <= self.bytes)
     }
 
-    /// Whether some copy may begin, if it is small.
+    /// Whether a small copy may start.
     pub fn is_open(self, traffic: Traffic) -> bool {
         traffic.copies == 0 || (traffic.copies < self.copies && traffic.bytes < self.bytes)
     }
@@ -59,51 +59,50 @@ impl Traffic {
     }
 }
 
-/// What a volunteer has of one file.
+/// The copies that a volunteer has of one file.
 #[derive(Default, Debug)]
 pub(super) struct Holding {
-    /// The chunks of which it has, or may have, a copy; not those on their way.
+    /// Chunks of which it has, or may have, a copy; without those in flight to it.
     pub chunks: BTreeSet<u32>,
-    /// How many of them can be had from it now.
+    /// Number of these that it serves now.
     pub served: u32,
-    /// The catalogue is to be told.
+    /// The catalogue entry is out of date.
     pub dirty: bool,
-    /// The registry is to be told.
+    /// The registry entry is out of date.
     pub changed: bool,
 }
 
-/// A volunteer.
 #[derive(Debug)]
 pub(super) struct Volunteer {
     pub record: VolunteerRecord,
-    pub standing: Standing,
-    /// Its last sign of life in this session.
+    pub liveness: Liveness,
+    /// Time of its last message in this session.
     pub heard: Option<Moment>,
     pub draining: bool,
-    /// Since when the drain's progress is told, and what was told last.
+    /// Time and value of the last progress report of its drain.
     pub told: Option<(Moment, u64)>,
-    /// It could not store a chunk: nothing is copied to it before this.
+    /// After a disk error, no chunk is copied to it before this time.
     pub rests_until: Moment,
-    /// Bytes that it can still take, as it said last.
+    /// Free space in bytes, as it reported last.
     pub free: u64,
     /// Bytes of its copies that count.
     pub held: u64,
-    /// Copies that count, and those of them that have been checked.
+    /// Number of its copies that count, and of the verified ones among them.
     pub chunks: u64,
     pub verified: u64,
     pub incoming: Traffic,
     pub outgoing: Traffic,
     pub holdings: BTreeMap<u32, Holding>,
     pub queue: Queue,
-    /// As what the [`Index`] has it.
+    /// Its current entry in the [`Index`].
     pub indexed: Option<Indexed>,
 }
 
 impl Volunteer {
-    pub fn new(record: VolunteerRecord, standing: Standing) -> Self {
+    pub fn new(record: VolunteerRecord, liveness: Liveness) -> Self {
         Self {
             record,
-            standing,
+            liveness,
             heard: None,
             draining: false,
             told: None,
@@ -121,30 +120,30 @@ impl Volunteer {
     }
 
     pub fn is_here(&self) -> bool {
-        matches!(self.standing, Standing::Here { .. })
+        matches!(self.liveness, Liveness::Alive { .. })
     }
 
     pub fn has_reported(&self) -> bool {
-        self.standing == Standing::Here { reported: true }
+        self.liveness == Liveness::Alive { reported: true }
     }
 
-    /// Whether copies may go to it, room and windows aside.
+    /// Whether it may take copies, apart from free space and window.
     pub fn is_able(&self, now: Moment) -> bool {
         self.has_reported() && !self.draining && self.rests_until <= now
     }
 
-    /// Bytes for which there is room, when all that is on its way has arrived.
+    /// Free space in bytes once all copies in flight have arrived.
     pub fn room(&self) -> u64 {
         self.free.saturating_sub(self.incoming.bytes)
     }
 
-    /// How full it is, with what is on its way: parts of 2^32.
+    /// Fill level, including copies in flight, in units of 2^-32 of the offered storage.
     pub fn fill(&self) -> u64 {
         let bytes = u128::from(self.held) + u128::from(self.incoming.bytes);
         u64::try_from((bytes << 32) / u128::from(self.record.offered.max(1))).unwrap_or(u64::MAX)
     }
 
-    /// Counts a copy that has changed.
+    /// Updates its counters after a change of a copy.
     pub fn count(&mut self, length: u64, from: Option<CopyState>, to: Option<CopyState>) {
         let counts = |state: Option<CopyState>| state.is_some_and(CopyState::counts);
         match (counts(from), counts(to)) {
@@ -165,33 +164,33 @@ impl Volunteer {
         }
     }
 
-    /// As what the index is to have it.
+    /// The entry that the index should have.
     pub fn to_index(&self, now: Moment, window: Window) -> Option<Indexed> {
         let open = window.is_open(self.incoming).then(|| (self.fill(), self.incoming.copies));
         self.is_able(now).then(|| Indexed { room: self.room(), ip: self.record.address.ip(), open })
     }
 }
 
-/// What a volunteer that may take copies is chosen by.
+/// Sort keys of a volunteer that may take copies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Indexed {
     room: u64,
     ip: IpAddr,
-    /// Its window is open; how full it is, and how much is under way to it.
+    /// Fill level and copies in flight, if its window is open.
     open: Option<(u64, u32)>,
 }
 
 /// The volunteers that may take copies.
 #[derive(Default, Debug)]
 pub(super) struct Index {
-    /// Those whose window is open, the emptiest first, then the one with the least on its way.
+    /// Volunteers with an open window: the emptiest first, then the one with the fewest copies in flight.
     open: BTreeSet<(u64, u32, VolunteerNumber)>,
     by_room: BTreeSet<(u64, VolunteerNumber)>,
     by_ip: BTreeMap<IpAddr, BTreeSet<(u64, VolunteerNumber)>>,
 }
 
 impl Index {
-    /// Has a volunteer in it as `to` says instead of as `from` says.
+    /// Replaces the entry `from` of a volunteer by `to`.
     pub fn put(&mut self, number: VolunteerNumber, from: Option<Indexed>, to: Option<Indexed>) {
         if from == to {
             return;
@@ -217,42 +216,42 @@ impl Index {
         }
     }
 
-    /// Those whose window is open, the emptiest first.
+    /// Volunteers with an open window, the emptiest first.
     pub fn open(&self) -> impl Iterator<Item = VolunteerNumber> + '_ {
         self.open.iter().map(|(_, _, number)| *number)
     }
 
-    /// Whether some window is open.
+    /// Whether any window is open.
     pub fn is_open(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// Whether there is anybody at all.
+    /// Whether no volunteer may take copies.
     pub fn is_empty(&self) -> bool {
         self.by_room.is_empty()
     }
 
-    /// Whether any of those who are meant has room, whether its window is open or not.
-    pub fn has_room(&self, length: u64, meant: impl Fn(VolunteerNumber) -> bool) -> bool {
-        any_with_room(&self.by_room, length, meant)
+    /// Whether any volunteer that `eligible` accepts has enough free space, with its window open or closed.
+    pub fn has_room(&self, length: u64, eligible: impl Fn(VolunteerNumber) -> bool) -> bool {
+        any_with_room(&self.by_room, length, eligible)
     }
 
-    /// The same, of those at other addresses than those that are near.
+    /// Like [`has_room`](Self::has_room), only at IP addresses that are not `near`.
     pub fn has_room_elsewhere(
         &self,
         length: u64,
         near: impl Fn(IpAddr) -> bool,
-        meant: impl Fn(VolunteerNumber) -> bool,
+        eligible: impl Fn(VolunteerNumber) -> bool,
     ) -> bool {
-        self.by_ip.iter().any(|(ip, there)| !near(*ip) && any_with_room(there, length, &meant))
+        self.by_ip.iter().any(|(ip, there)| !near(*ip) && any_with_room(there, length, &eligible))
     }
 }
 
 fn any_with_room(
-    those: &BTreeSet<(u64, VolunteerNumber)>,
+    volunteers: &BTreeSet<(u64, VolunteerNumber)>,
     length: u64,
-    meant: impl Fn(VolunteerNumber) -> bool,
+    eligible: impl Fn(VolunteerNumber) -> bool,
 ) -> bool {
-    let with_room = those.iter().rev().take_while(|(room, _)| *room >= length);
-    with_room.map(|(_, number)| *number).any(meant)
+    let with_room = volunteers.iter().rev().take_while(|(room, _)| *room >= length);
+    with_room.map(|(_, number)| *number).any(eligible)
 }

@@ -1,10 +1,9 @@
-//! The part of a tracker that keeps files: it speaks with volunteers and with the tracker's own hands, and lets
-//! [`Placement`] decide.
+//! The part of a tracker that keeps files: connects volunteers and the executor with [`Placement`].
 //!
-//! It turns what volunteers say and what tasks come to into calls of [`Placement`], and its orders into messages and
-//! tasks. What it holds itself is only how things are called and reached. Invariants: a volunteer is spoken to over the
-//! connection that it registered over last; what the registry knows of a volunteer's or the tracker's chunks is what
-//! [`Placement`] counts; nothing is ever dropped because it is not known here.
+//! It turns reports of volunteers and outcomes of tasks into calls of [`Placement`], and its orders into
+//! messages and tasks. Its own state is only names, addresses and sessions. Invariants: messages to a
+//! volunteer use its latest session; the registry entries of volunteers and tracker match the counts of
+//! [`Placement`]; a chunk is never dropped merely because its file is unknown.
 
 mod orders;
 #[cfg(test)]
@@ -19,7 +18,8 @@ use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerRequest};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{
-    Answer, Command, FileRecord, News, Place, Task, VolunteerNumber, VolunteerRecord, Wanted,
+    Answer, Command, ExecutorTask, FileRecord, Location, TaskOutcome, VolunteerNumber, VolunteerRecord,
+    Wanted,
 };
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
@@ -29,87 +29,87 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Chunks and volunteers named in one log line.
+/// Maximum number of chunks and volunteers listed in one log line.
 const NAMED: usize = 8;
 
-/// What a tracker that keeps files is given.
+/// Settings of a tracker that keeps files.
 pub struct KeepRules {
-    /// How many copies, and when.
+    /// Replication settings.
     pub settings: Settings,
-    /// What the tracker calls itself.
+    /// Name under which the tracker serves its files.
     pub name: EntityName,
-    /// Where the tracker serves, as others are to be told.
+    /// Address at which it serves them, for peers.
     pub serving: SocketAddr,
-    /// Files that volunteers have and the catalogue has not are taken in.
+    /// Files that volunteers hold and the catalogue lacks are added to it.
     pub rebuild: bool,
 }
 
-/// What the catalogue knew when the tracker was started.
+/// Content of the catalogue when the tracker was started.
 #[derive(Default)]
 pub struct Remembered {
     /// Files.
     pub files: Vec<FileRecord>,
     /// Volunteers.
     pub volunteers: Vec<VolunteerRecord>,
-    /// What each had of each file.
+    /// The chunks that each volunteer held of each file.
     pub held: Vec<(FileId, VolunteerNumber, HaveMap)>,
-    /// Files that are not kept any more.
+    /// Ids of files that are not kept any more.
     pub forgotten: Vec<FileId>,
 }
 
-/// What a volunteer has told of a file that is being taken in.
+/// Reports of volunteers on a file that is being added: volunteer, chunks, and whether it has checked them.
 type Reports = Vec<(VolunteerNumber, Vec<ChunkIndex>, bool)>;
 
-/// The state.
+/// Files, volunteers and sessions of a tracker that keeps files.
 pub struct Keeping {
     placement: Placement,
     serving: SocketAddr,
     rebuild: bool,
     files: HashMap<FileId, KeptFile>,
-    /// The tracker itself, among the peers.
+    /// The tracker itself as an entry of the registry.
     own: PeerId,
     volunteers: HashMap<PeerId, VolunteerNumber>,
     sessions: HashMap<VolunteerNumber, PeerId>,
-    /// Files whose manifests are being fetched, and what volunteers have told of them meanwhile.
+    /// Files whose manifests are being downloaded, with the reports received meanwhile.
     adopting: HashMap<FileId, Reports>,
-    /// Files that volunteers hold and nobody here knows, which has been said.
-    strangers: HashSet<FileId>,
+    /// Files unknown to the catalogue that a log line has reported.
+    reported_unknown: HashSet<FileId>,
 }
 
-/// How a peer has left.
+/// Reason for which a peer was removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Departure {
-    /// Its connection has ended; it may come back.
+    /// Its connection closed; it may return.
     Closed,
-    /// It has been silent for too long.
+    /// Its lease expired.
     Expired,
-    /// It said goodbye.
+    /// It disconnected in order.
     Goodbye,
-    /// It has registered again.
+    /// It registered again.
     Again,
 }
 
 impl Departure {
-    /// For people.
-    pub(super) fn words(self) -> &'static str {
+    /// Text for log lines.
+    pub(super) fn text(self) -> &'static str {
         match self {
             Departure::Closed => "its connection ended",
             Departure::Expired => "its lease ended",
-            Departure::Goodbye => "it said goodbye",
+            Departure::Goodbye => "it disconnected",
             Departure::Again => "it registered again",
         }
     }
 }
 
 impl Keeping {
-    /// When there is something to do next.
+    /// Time at which a tick is due next.
     pub(super) fn next_tick(&self) -> Option<Moment> {
         self.placement.next_tick()
     }
 }
 
 impl Tracker {
-    /// Makes this a tracker that keeps files. `random` decides where copies go.
+    /// Enables keeping of files. `random` is used to place copies.
     pub fn keep(&mut self, rules: KeepRules, remembered: Remembered, random: fastrand::Rng) {
         let own = self.peers.registry.enroll(rules.name, rules.serving);
         let lease = rules.settings.lease;
@@ -137,21 +137,21 @@ impl Tracker {
             volunteers: HashMap::new(),
             sessions: HashMap::new(),
             adopting: HashMap::new(),
-            strangers: HashSet::new(),
+            reported_unknown: HashSet::new(),
         });
     }
 
-    /// Something that a volunteer says, over the connection that it registered over.
+    /// Handles a report of a volunteer, received over its latest connection.
     pub(super) fn volunteer_says(
         &mut self,
         now: Moment,
         id: PeerId,
-        act: VolunteerRequest,
+        report: VolunteerRequest,
     ) -> Option<TrackerResponse> {
         let Some(keeping) = &mut self.keeping else {
             return Some(error(ErrorCode::Refused, "this tracker keeps no files"));
         };
-        if let VolunteerRequest::Lend { key, offered, free } = act {
+        if let VolunteerRequest::Lend { key, offered, free } = report {
             let peer = self.peers.registry.peer(id)?;
             let (name, address) = (peer.name.clone(), peer.address);
             let number = keeping.placement.join(now, key, name.clone(), address, offered, free);
@@ -160,7 +160,7 @@ impl Tracker {
                 keeping.volunteers.remove(&before);
             }
             self.effects.push(Effect::Note(format!(
-                "{name} at {address} lends {}, {} free",
+                "{name} at {address} offers {} of storage, {} free",
                 size(offered),
                 size(free)
             )));
@@ -168,57 +168,58 @@ impl Tracker {
             return Some(orders::message(VolunteerOrder::Welcome));
         }
         let Some(number) = keeping.volunteers.get(&id).copied() else {
-            return Some(error(ErrorCode::Refused, "say first what you lend"));
+            return Some(error(ErrorCode::Refused, "offer storage first"));
         };
-        self.lender_says(now, number, act);
+        self.handle_report(now, number, report);
         self.settle_keeping(now);
         None
     }
 
-    fn lender_says(&mut self, now: Moment, number: VolunteerNumber, act: VolunteerRequest) {
-        use VolunteerRequest as Says;
+    fn handle_report(&mut self, now: Moment, number: VolunteerNumber, report: VolunteerRequest) {
+        use VolunteerRequest as Report;
         let Some(keeping) = &mut self.keeping else { return };
-        let (placement, at) = (&mut keeping.placement, Place::Volunteer(number));
-        match act {
-            Says::Lend { .. } => {}
-            Says::Holds { kept, held, checked } => {
+        let (placement, at) = (&mut keeping.placement, Location::Volunteer(number));
+        match report {
+            Report::Lend { .. } => {}
+            Report::Holds { kept, held, checked } => {
                 let known = placement.holds(now, number, kept.file.id, &held, checked);
                 if !known && !placement.was_forgotten(kept.file.id) {
-                    let effect = keeping.stranger(number, kept, held, checked);
+                    let effect = keeping.unknown_file(number, kept, held, checked);
                     self.effects.extend(effect);
                 }
             }
-            Says::Reported => placement.reported(now, number),
-            Says::Stored { file, index, free } => placement.stored(now, at, file, index, Some(free)),
-            Says::NotStored { file, index, why, text, free } => {
+            Report::Reported => placement.reported(now, number),
+            Report::Stored { file, index, free } => placement.stored(now, at, file, index, Some(free)),
+            Report::NotStored { file, index, why, text, free } => {
                 let name =
                     placement.volunteer(number).map(|record| record.name.to_string()).unwrap_or_default();
                 let text =
-                    format!("{name} has not stored chunk {index} of {}: {text}", keeping.name_of(file));
+                    format!("{name} could not store chunk {index} of {}: {text}", keeping.name_of(file));
                 keeping.placement.not_stored(now, at, file, index, why, Some(free));
-                // Of one that is full there would be a line for each chunk; the status shows that it has no room.
+                // A full volunteer would cause a line for each chunk; the status shows that it has no free
+                // space.
                 if why != CopyFailure::NoRoom {
                     self.effects.push(Effect::Note(text));
                 }
             }
-            Says::Dropped { file, chunks, free } => placement.dropped(now, at, file, &chunks, Some(free)),
-            Says::Spoiled { file, chunks, free } => placement.spoiled(now, at, file, &chunks, Some(free)),
-            Says::Proof { challenge, sha256 } => placement.proof(now, at, challenge, sha256),
-            Says::Drain => placement.drain(now, number, true),
+            Report::Dropped { file, chunks, free } => placement.dropped(now, at, file, &chunks, Some(free)),
+            Report::Spoiled { file, chunks, free } => placement.spoiled(now, at, file, &chunks, Some(free)),
+            Report::Proof { challenge, sha256 } => placement.proof(now, at, challenge, sha256),
+            Report::Drain => placement.drain(now, number, true),
         }
     }
 
-    /// Whether a peer that leaves like this is a volunteer that is given time to come back.
+    /// Whether this peer is a volunteer that gets time to reconnect.
     pub(super) fn may_come_back(&self, id: PeerId, how: Departure) -> bool {
-        let lends = |keeping: &Keeping| keeping.volunteers.contains_key(&id);
-        how == Departure::Closed && self.keeping.as_ref().is_some_and(lends)
+        let is_volunteer = |keeping: &Keeping| keeping.volunteers.contains_key(&id);
+        how == Departure::Closed && self.keeping.as_ref().is_some_and(is_volunteer)
     }
 
-    /// A peer has left. Whether it was a volunteer is seen here.
+    /// Handles the removal of a peer, which may be a volunteer.
     pub(super) fn volunteer_left(&mut self, now: Moment, id: PeerId, expires: Moment, how: Departure) {
         let Some(keeping) = &mut self.keeping else { return };
         let Some(number) = keeping.volunteers.remove(&id) else { return };
-        // Another session of the same volunteer goes on.
+        // A newer session of the same volunteer continues.
         if keeping.sessions.get(&number) != Some(&id) {
             return;
         }
@@ -233,62 +234,62 @@ impl Tracker {
         self.settle_keeping(now);
     }
 
-    /// What has come of a task, or what a person wants.
-    pub(super) fn keeping_news(&mut self, now: Moment, news: News) {
+    /// Handles the outcome of a task, or a command.
+    pub(super) fn handle_outcome(&mut self, now: Moment, outcome: TaskOutcome) {
         let Some(keeping) = &mut self.keeping else { return };
         let placement = &mut keeping.placement;
-        match news {
-            News::Recorded(ticket) => placement.recorded(now, ticket),
-            News::Published { kept, layout } => {
+        match outcome {
+            TaskOutcome::Recorded(ticket) => placement.recorded(now, ticket),
+            TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
                 keeping.files.insert(id, kept);
                 placement.add_file(now, id, layout);
                 placement.own_whole(now, id, true);
                 self.vouch_own(id);
             }
-            News::Withdrawn(file) => {
+            TaskOutcome::Withdrawn(file) => {
                 placement.own_whole(now, file, false);
                 self.vouch_own(file);
             }
-            News::Looked => placement.looked(now),
-            News::Stored(file, index) => {
-                placement.stored(now, Place::Tracker, file, index, None);
+            TaskOutcome::Looked => placement.looked(now),
+            TaskOutcome::Stored(file, index) => {
+                placement.stored(now, Location::Tracker, file, index, None);
                 self.vouch_own(file);
             }
-            News::NotStored(file, index, why) => {
-                placement.not_stored(now, Place::Tracker, file, index, why, None);
+            TaskOutcome::NotStored(file, index, why) => {
+                placement.not_stored(now, Location::Tracker, file, index, why, None);
             }
-            News::Dropped(file, chunks) => {
-                placement.dropped(now, Place::Tracker, file, &chunks, None);
+            TaskOutcome::Dropped(file, chunks) => {
+                placement.dropped(now, Location::Tracker, file, &chunks, None);
                 self.vouch_own(file);
             }
-            News::Spoiled(file, chunks) => {
-                placement.spoiled(now, Place::Tracker, file, &chunks, None);
+            TaskOutcome::Spoiled(file, chunks) => {
+                placement.spoiled(now, Location::Tracker, file, &chunks, None);
                 self.vouch_own(file);
             }
-            News::Offloaded(file, done) => {
+            TaskOutcome::Offloaded(file, done) => {
                 placement.offloaded(now, file, done);
                 self.vouch_own(file);
             }
-            News::Audited(volunteer, file, index, verdict) => {
+            TaskOutcome::Audited(volunteer, file, index, verdict) => {
                 placement.audited(now, volunteer, file, index, verdict);
             }
-            News::Proof(challenge, proof) => placement.proof(now, Place::Tracker, challenge, proof),
-            News::Adopted(file, adopted) => self.adopted(now, file, adopted),
-            News::Command(number, command) => {
-                let answer = self.obey(now, command);
+            TaskOutcome::Proof(challenge, proof) => placement.proof(now, Location::Tracker, challenge, proof),
+            TaskOutcome::Adopted(file, adopted) => self.adopted(now, file, adopted),
+            TaskOutcome::Command(number, command) => {
+                let answer = self.carry_out(now, command);
                 self.effects.push(Effect::Answer(number, answer));
             }
         }
         self.settle_keeping(now);
     }
 
-    /// A file that only volunteers knew is in the catalogue now, or could not be had.
+    /// Handles the end of an attempt to add a file that only volunteers had.
     fn adopted(&mut self, now: Moment, file: FileId, adopted: Option<(KeptFile, Layout)>) {
         let Some(keeping) = &mut self.keeping else { return };
         let reports = keeping.adopting.remove(&file).unwrap_or_default();
         let Some((kept, layout)) = adopted else {
-            let text = format!("{} cannot be taken in yet: its manifest is not to be had", file.short());
+            let text = format!("{} not added yet: no volunteer delivered its manifest", file.short());
             self.effects.push(Effect::Note(text));
             return;
         };
@@ -300,7 +301,7 @@ impl Tracker {
         self.vouch_own(file);
     }
 
-    fn obey(&mut self, now: Moment, command: Command) -> Answer {
+    fn carry_out(&mut self, now: Moment, command: Command) -> Answer {
         let Some(keeping) = &mut self.keeping else {
             return Answer::Refused("this tracker keeps no files".into());
         };
@@ -308,21 +309,22 @@ impl Tracker {
             Command::Status => Answer::Status(Arc::new(keeping.status())),
             Command::Pause(on) => {
                 keeping.placement.pause(now, on);
-                let text = if on { "nothing more is copied until repair resume" } else { "copying goes on" };
+                let text =
+                    if on { "repair is paused; `repair resume` continues it" } else { "repair is resumed" };
                 Answer::Done(text.into())
             }
             Command::Drain(name, on) => {
                 let volunteers = keeping.placement.volunteer_by_name(&name);
                 let [volunteer] = volunteers[..] else {
                     return Answer::Refused(match volunteers.len() {
-                        0 => format!("no volunteer is called {name}"),
-                        several => format!("{several} volunteers are called {name}"),
+                        0 => format!("no volunteer is named {name}"),
+                        several => format!("{several} volunteers are named {name}"),
                     });
                 };
                 keeping.placement.drain(now, volunteer, on);
                 Answer::Done(match on {
-                    true => format!("{name} is being emptied; the log says when it may leave"),
-                    false => format!("{name} stays"),
+                    true => format!("draining {name}; the log reports when it may leave"),
+                    false => format!("drain of {name} cancelled"),
                 })
             }
             Command::Forget(wanted) => self.forget(now, &wanted),
@@ -343,18 +345,18 @@ impl Tracker {
         let [id] = ids[..] else {
             return Answer::Refused(match ids.len() {
                 0 => "no such file is kept".into(),
-                several => format!("{several} files are called that; name one by its id"),
+                several => format!("{several} files have this name; give the id of one of them"),
             });
         };
         keeping.placement.forget(now, id);
         let name = keeping.name_of(id);
         keeping.files.remove(&id);
         self.peers.registry.retract(keeping.own, id);
-        self.effects.push(Effect::Task(Task::Forget(id)));
+        self.effects.push(Effect::Task(ExecutorTask::Forget(id)));
         Answer::Done(format!("{name} is forgotten; its copies at volunteers are dropped"))
     }
 
-    /// Keeps the registry in step with what the tracker itself has of a file.
+    /// Updates the tracker's own registry entry for a file.
     fn vouch_own(&mut self, file: FileId) {
         let Some(keeping) = &self.keeping else { return };
         let Some(kept) = keeping.files.get(&file) else { return };
@@ -363,7 +365,7 @@ impl Tracker {
         self.peers.registry.vouch(keeping.own, &kept.file, held);
     }
 
-    /// Does what time asks for.
+    /// Does everything that is due at `now`.
     pub(super) fn tick_keeping(&mut self, now: Moment) {
         if let Some(keeping) = &mut self.keeping {
             keeping.placement.tick(now);
@@ -371,7 +373,7 @@ impl Tracker {
         }
     }
 
-    /// Carries out what has been decided.
+    /// Turns the decisions of [`Placement`] into registry updates, messages and tasks.
     fn settle_keeping(&mut self, now: Moment) {
         let Some(keeping) = &mut self.keeping else { return };
         for (volunteer, file) in keeping.placement.changed_holdings() {
@@ -387,11 +389,11 @@ impl Tracker {
             self.effects.extend(effects);
         }
         if let Some((ticket, changes)) = keeping.placement.take_record(now) {
-            self.effects.push(Effect::Task(Task::Record { ticket, changes }));
+            self.effects.push(Effect::Task(ExecutorTask::Record { ticket, changes }));
         }
     }
 
-    /// What is known of files that are kept is said with every answer.
+    /// Adds the MD5 of kept files to a lookup result.
     pub(super) fn add_md5(&self, found: &mut [FoundFile]) {
         let Some(keeping) = &self.keeping else { return };
         for file in found {
@@ -399,7 +401,7 @@ impl Tracker {
         }
     }
 
-    /// How volunteers and files are; `None` when this tracker keeps none.
+    /// Status of volunteers and files; `None` if this tracker keeps no files.
     pub(super) fn status(&self) -> Option<Status> {
         self.keeping.as_ref().map(Keeping::status)
     }

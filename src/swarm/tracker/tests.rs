@@ -1,4 +1,4 @@
-//! Tests of the tracker, in a file of their own because there are many.
+//! Tests of the tracker.
 
 use super::*;
 use crate::content::EntityName;
@@ -76,7 +76,7 @@ fn code(effects: &[Effect]) -> Option<ErrorCode> {
 }
 
 #[test]
-fn a_seeder_is_found_until_its_lease_ends() {
+fn a_seeder_is_found_until_its_lease_expires() {
     let mut tracker = tracker();
     let token = register(&mut tracker, 0, datagram(1), "s");
     let name = FileName::new("f").unwrap();
@@ -97,12 +97,12 @@ fn a_seeder_is_found_until_its_lease_ends() {
 }
 
 #[test]
-fn a_chunk_is_not_at_whose_lease_has_ended_also_before_the_next_tick() {
+fn an_expired_holder_of_a_chunk_is_not_returned_even_before_the_next_tick() {
     let mut tracker = tracker();
     let [a, b] = [1, 2].map(|number| member(&mut tracker, number));
     claims(&mut tracker, 1, a, 0, 1);
     claims(&mut tracker, 2, b, 0, 1);
-    // Heartbeats go on while it asks; the others have been silent since the first second.
+    // Member 3 sends heartbeats; the other two have been silent since the first second.
     let c = member(&mut tracker, 3);
     tracker.request(at(9), connection(3), TrackerRequest::Heartbeat { token: c });
     let wanted = TrackerRequest::WhereChunk { token: c, set: key(), index: ChunkIndex(0) };
@@ -116,7 +116,7 @@ fn a_chunk_is_not_at_whose_lease_has_ended_also_before_the_next_tick() {
 }
 
 #[test]
-fn the_list_is_sent_once_for_each_connection_and_is_never_stale() {
+fn the_list_is_sent_once_per_connection_and_is_never_stale() {
     let mut tracker = tracker();
     let list = |tracker: &mut Tracker, now, number| match &tracker.request(
         at(now),
@@ -144,14 +144,14 @@ fn the_list_is_sent_once_for_each_connection_and_is_never_stale() {
     }
     let (first, second) = (list(&mut tracker, 1, 1), list(&mut tracker, 2, 2));
     assert_eq!(names(&first), ["a", "b"]);
-    assert!(Arc::ptr_eq(&first.unwrap().1, &second.unwrap().1), "made once");
-    assert!(names(&list(&mut tracker, 10, 3)).is_empty(), "the lease has ended");
+    assert!(Arc::ptr_eq(&first.unwrap().1, &second.unwrap().1), "encoded once");
+    assert!(names(&list(&mut tracker, 10, 3)).is_empty(), "the lease has expired");
     let datagram = tracker.request(at(10), datagram(1), TrackerRequest::List);
     assert_eq!(code(&datagram), Some(ErrorCode::Malformed));
 }
 
 #[test]
-fn nobody_speaks_for_another() {
+fn requests_with_a_wrong_token_or_connection_are_refused() {
     let mut tracker = tracker();
     let token = register(&mut tracker, 0, datagram(1), "s");
     let forged = Token(token.0 + 1);
@@ -170,7 +170,7 @@ fn nobody_speaks_for_another() {
 }
 
 #[test]
-fn a_set_from_claims_to_a_file() {
+fn a_set_becomes_a_file_when_all_chunks_are_agreed() {
     let mut tracker = tracker();
     let (one, two, three) = (member(&mut tracker, 1), member(&mut tracker, 2), member(&mut tracker, 3));
     claims(&mut tracker, 1, one, 0, 7);
@@ -204,14 +204,14 @@ fn a_set_from_claims_to_a_file() {
     assert_eq!(Manifest::decode(file, 20, 0, payload).map(|manifest| manifest.id()), Ok(file));
     let again = tracker.request(at(1), connection(8), TrackerRequest::Manifest { file });
     let [Effect::PushWith(_, _, second)] = &again[..] else { panic!("{again:?}") };
-    assert!(Arc::ptr_eq(payload, second), "however many ask, there is one");
+    assert!(Arc::ptr_eq(payload, second), "all clients share one payload");
     let name = Some(FileName::new("default").unwrap());
     let lookup = TrackerRequest::Lookup { name, id: None, limit: 9, token: None };
     let found = tracker.request(at(1), datagram(9), lookup.clone());
     let Effect::Reply(_, TrackerResponse::Found { files, .. }) = &found[0] else { panic!("{found:?}") };
     assert_eq!((files[0].file.id, files[0].whole.len(), files[0].partial.len()), (file, 1, 2));
 
-    // Chunk 1 was held by peers 1 and 2: when both are gone the set is no file any more.
+    // Peers 1 and 2 held chunk 1: without them the set is no longer available as a file.
     tracker.closed(at(1), ConnectionId(1));
     tracker.closed(at(1), ConnectionId(2));
     let found = tracker.request(at(1), datagram(9), lookup);
@@ -226,7 +226,7 @@ fn a_set_from_claims_to_a_file() {
 }
 
 #[test]
-fn all_are_told_when_all_have_everything() {
+fn members_are_notified_when_all_of_them_are_complete() {
     let mut tracker = tracker();
     let tokens = [1, 2, 3].map(|number| (number, member(&mut tracker, number)));
     let complete = |effects: &[Effect]| {
@@ -239,19 +239,19 @@ fn all_are_told_when_all_have_everything() {
     for (number, token) in &tokens[..2] {
         assert_eq!(complete(&claims(&mut tracker, *number, *token, 1, 8)), 0);
     }
-    assert_eq!(complete(&claims(&mut tracker, 3, tokens[2].1, 1, 9)), 0, "not as agreed");
+    assert_eq!(complete(&claims(&mut tracker, 3, tokens[2].1, 1, 9)), 0, "differs from the agreed hash");
     assert_eq!(complete(&claims(&mut tracker, 3, tokens[2].1, 1, 8)), 3);
     let changes = tracker.peers.registry.changes();
-    assert_eq!(claims(&mut tracker, 3, tokens[2].1, 1, 8), [], "nothing new");
+    assert_eq!(claims(&mut tracker, 3, tokens[2].1, 1, 8), [], "a repeated claim");
     assert_eq!(tracker.peers.registry.changes(), changes);
     let late = member(&mut tracker, 4);
     assert_eq!(complete(&claims(&mut tracker, 4, late, 0, 7)), 0);
     assert_eq!(complete(&tracker.closed(at(1), ConnectionId(4))), 3);
-    assert_eq!(complete(&tracker.closed(at(1), ConnectionId(3))), 0, "nobody waited for it");
+    assert_eq!(complete(&tracker.closed(at(1), ConnectionId(3))), 0, "no member waited for it");
 }
 
 #[test]
-fn who_differs_is_told_and_not_named() {
+fn a_member_with_a_different_hash_is_told_and_not_returned() {
     let mut tracker = tracker();
     let (one, two, three) = (member(&mut tracker, 1), member(&mut tracker, 2), member(&mut tracker, 3));
     claims(&mut tracker, 3, three, 0, 66);
@@ -269,7 +269,7 @@ fn who_differs_is_told_and_not_named() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_a_code() {
+fn invalid_requests_get_an_error_code() {
     let mut tracker = tracker();
     let token = member(&mut tracker, 1);
     let (set, index) = (key(), ChunkIndex(2));
@@ -290,7 +290,7 @@ fn what_does_not_fit_is_refused_with_a_code() {
 }
 
 #[test]
-fn registering_again_on_a_connection_replaces_the_first() {
+fn a_second_registration_over_a_connection_replaces_the_first() {
     let mut tracker = tracker();
     let first = member(&mut tracker, 1);
     let second = register(&mut tracker, 1, connection(1), "again");
@@ -301,7 +301,7 @@ fn registering_again_on_a_connection_replaces_the_first() {
 }
 
 #[test]
-fn whoever_uses_its_token_is_alive() {
+fn each_request_with_a_token_renews_the_lease() {
     let mut tracker = tracker();
     let token = member(&mut tracker, 1);
     let (name, id) = (FileName::new("f").unwrap(), FileId([1; 32]));
@@ -325,14 +325,14 @@ fn whoever_uses_its_token_is_alive() {
         assert_eq!(code(&effects), None, "{request:?}");
         assert_eq!(tracker.tick(now), []);
     }
-    // Who knows a token but not the connection proves nothing.
+    // A token used over another connection does not renew the lease.
     let forged = tracker.request(at(71), connection(2), set);
     assert_eq!(code(&forged), Some(ErrorCode::UnknownToken));
     assert_eq!(tracker.tick(at(73)).len(), 1);
 }
 
 #[test]
-fn claims_and_wishes_are_bounded_in_all_sets_together() {
+fn claims_and_requests_are_limited_over_all_sets() {
     let mut tracker = tracker();
     tracker.entries_max = 3;
     let (one, two) = (member(&mut tracker, 1), member(&mut tracker, 2));
@@ -342,8 +342,8 @@ fn claims_and_wishes_are_bounded_in_all_sets_together() {
     }
     assert_eq!(code(&claims(&mut tracker, 1, one, 1, 7)), Some(ErrorCode::Busy));
     assert_eq!(code(&wants(&mut tracker, 1, one, 1)), Some(ErrorCode::Busy));
-    assert_eq!(code(&claims(&mut tracker, 1, one, 0, 8)), None, "another claim in the place of one");
-    assert_eq!(code(&wants(&mut tracker, 2, two, 1)), None, "the same wish again");
+    assert_eq!(code(&claims(&mut tracker, 1, one, 0, 8)), None, "a new claim replaces the old one");
+    assert_eq!(code(&wants(&mut tracker, 2, two, 1)), None, "a repeated request");
     let (set, index) = (key(), ChunkIndex(0));
     tracker.request(at(1), connection(1), TrackerRequest::Unclaim { token: one, set, index });
     assert_eq!(code(&claims(&mut tracker, 1, one, 1, 7)), None);
@@ -354,13 +354,13 @@ fn claims_and_wishes_are_bounded_in_all_sets_together() {
 }
 
 #[test]
-fn two_sets_of_the_same_content_do_not_undo_each_other() {
+fn two_sets_of_the_same_content_are_independent() {
     let mut tracker = tracker();
     let tokens = [1, 2, 3, 4].map(|number| (number, member(&mut tracker, number)));
     let other = SetKey { set: EntityName::new("other").unwrap(), ..key() };
     let mut file = None;
     for (number, token) in tokens {
-        // The first two are in one set, the last two in the other; all are members of both.
+        // Members 1 and 2 claim chunks of one set, members 3 and 4 of the other; all are members of both.
         let set = if number <= 2 { key() } else { other.clone() };
         for set in [key(), other.clone()] {
             tracker.request(at(0), connection(number), TrackerRequest::JoinSet { token, set });
@@ -385,10 +385,10 @@ fn two_sets_of_the_same_content_do_not_undo_each_other() {
             effect => panic!("{effect:?}"),
         }
     };
-    assert_eq!(whole(&mut tracker), 4, "whole in one of the sets is whole");
+    assert_eq!(whole(&mut tracker), 4, "complete in one of the sets is complete");
     tracker.closed(at(0), ConnectionId(1));
     tracker.closed(at(0), ConnectionId(2));
-    assert_eq!(whole(&mut tracker), 2, "the set that is left");
+    assert_eq!(whole(&mut tracker), 2, "the holders in the remaining set");
     let manifest = TrackerRequest::Manifest { file };
     let answer = tracker.request(at(0), connection(9), manifest.clone());
     assert!(matches!(answer[..], [Effect::PushWith(..)]), "{answer:?}");
@@ -399,7 +399,7 @@ fn two_sets_of_the_same_content_do_not_undo_each_other() {
 }
 
 #[test]
-fn who_counts_other_than_the_others_is_told() {
+fn a_member_with_another_chunk_count_is_told_of_the_other_sets() {
     let mut tracker = tracker();
     member(&mut tracker, 1);
     let token = register(&mut tracker, 0, connection(2), "peer2");

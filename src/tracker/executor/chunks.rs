@@ -7,7 +7,7 @@ use super::Inner;
 use crate::content::{ChunkIndex, FileId};
 use crate::report::DaemonError;
 use crate::storage::ChunkSource as _;
-use crate::swarm::keeping::News;
+use crate::swarm::keeping::TaskOutcome;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(super) fn take_over(inner: &Inner, forgotten: &[FileId]) -> Result<(), Daemo
         } else if let Some(manifest) = file.manifest() {
             inner.take_in(kept, &manifest)?;
             log::info!("{} is kept again: some of it is here", kept.file.name);
-            inner.tell(News::Adopted(id, Some((kept.clone(), manifest.layout().clone()))));
+            inner.tell(TaskOutcome::Adopted(id, Some((kept.clone(), manifest.layout().clone()))));
         }
     }
     Ok(())
@@ -59,7 +59,7 @@ fn check(inner: &Inner) {
                 return;
             }
             match file.check(index) {
-                Ok(true) => inner.tell(News::Stored(file.id(), index)),
+                Ok(true) => inner.tell(TaskOutcome::Stored(file.id(), index)),
                 // The other thread tells of it.
                 Ok(false) => {}
                 Err(error) => log::warn!("chunk {index} of {}: {error}", file.kept().file.name),
@@ -77,5 +77,5 @@ fn tell_spoiled(inner: &Inner) {
         }
         files.entry(id).or_default().push(index);
     }
-    files.into_iter().for_each(|(id, chunks)| inner.tell(News::Spoiled(id, chunks)));
+    files.into_iter().for_each(|(id, chunks)| inner.tell(TaskOutcome::Spoiled(id, chunks)));
 }

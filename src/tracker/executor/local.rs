@@ -4,7 +4,7 @@ use super::Inner;
 use crate::content::{ChunkIndex, Digest, FileId};
 use crate::protocol::volunteer::{ChallengedRange, KeptFile};
 use crate::storage::{ChunkSource as _, SharedFile, StoreError};
-use crate::swarm::keeping::News;
+use crate::swarm::keeping::TaskOutcome;
 use std::os::unix::fs::FileExt as _;
 
 impl Inner {
@@ -31,7 +31,7 @@ impl Inner {
             log::warn!("{error}");
         }
         self.place(file);
-        self.tell(News::Dropped(file, chunks));
+        self.tell(TaskOutcome::Dropped(file, chunks));
     }
 
     /// Deletes the tracker's own copy of a whole file. Returns whether it is gone. The caller holds [`Inner::placing`].
@@ -70,7 +70,7 @@ impl Inner {
         let folder = self.folder.as_ref();
         if folder.is_none_or(|folder| folder.by_id(id).is_none()) {
             log::debug!("{} is hashed again after {error}", id.short());
-            self.tell(News::Withdrawn(id));
+            self.tell(TaskOutcome::Withdrawn(id));
         }
     }
 

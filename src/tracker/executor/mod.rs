@@ -25,7 +25,7 @@ use crate::protocol::volunteer::KeptFile;
 use crate::report::DaemonError;
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, ReplicaStore, SharedFolder};
-use crate::swarm::keeping::{News, Task};
+use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
 use crate::tracker::store::{Catalogue, CatalogueError};
 use crate::upload::offers::Shelf;
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -56,9 +56,9 @@ pub struct KeeperConfig {
 /// How a keeper hears and is heard.
 pub struct KeeperChannels {
     /// What is to be done.
-    pub tasks: Receiver<Task>,
+    pub tasks: Receiver<ExecutorTask>,
     /// What has come of it, and what happens by itself.
-    pub news: Sender<News>,
+    pub news: Sender<TaskOutcome>,
     /// Gets one error at most, after which the tracker is to end: the catalogue cannot be relied on any more.
     pub failures: Sender<DaemonError>,
 }
@@ -83,7 +83,7 @@ struct Inner {
     manifest: Mutex<Option<(FileId, Arc<Manifest>)>>,
     conversations: Conversations,
     memory: Memory,
-    news: Sender<News>,
+    news: Sender<TaskOutcome>,
     failures: Sender<DaemonError>,
     threads: Threads,
     shutdown: Shutdown,
@@ -91,7 +91,7 @@ struct Inner {
 
 impl Keeper {
     /// Puts all files of the catalogue on the shelf, by their ids, and starts the threads. The store's chunks of files
-    /// that are not in the catalogue are taken in, as [`News::Adopted`], or dropped when the file was forgotten.
+    /// that are not in the catalogue are taken in, as [`TaskOutcome::Adopted`], or dropped when the file was forgotten.
     ///
     /// # Errors
     /// The catalogue or the folder cannot be read, another program shares the folder, or there are no threads.
@@ -136,14 +136,14 @@ impl Keeper {
         chunks::start(&inner)?;
         match folder {
             Some(folder) => publish::Publisher::start(&inner, folder, &log_file)?,
-            None => inner.tell(News::Looked),
+            None => inner.tell(TaskOutcome::Looked),
         }
         Ok(Self)
     }
 }
 
 impl Inner {
-    fn tell(&self, news: News) {
+    fn tell(&self, news: TaskOutcome) {
         // Nobody listens any more when the tracker ends.
         let _ = self.news.send(news);
     }

@@ -11,7 +11,7 @@ use crate::protocol::tracker::FileSummary;
 use crate::protocol::volunteer::KeptFile;
 use crate::storage::shared_folder::{FolderChange, SharedFile, SharedFolder};
 use crate::storage::{ChunkSource as _, StoreError};
-use crate::swarm::keeping::News;
+use crate::swarm::keeping::TaskOutcome;
 use crate::upload::offers::Offer;
 use std::path::Path;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ impl Publisher {
             self.looked = true;
             let files = counted(self.folder.files().len() as u64, "file");
             log::info!("offering {files} of {}", self.folder.path().display());
-            self.inner.tell(News::Looked);
+            self.inner.tell(TaskOutcome::Looked);
         }
         Ok(())
     }
@@ -128,7 +128,7 @@ impl Publisher {
             }
             Err(_) => log::warn!("{name} is gone: it stays kept by the volunteers until `forget {id}`"),
         }
-        self.inner.tell(News::Withdrawn(id));
+        self.inner.tell(TaskOutcome::Withdrawn(id));
     }
 
     fn added(&self, file: &SharedFile) -> Result<(), Halt> {
@@ -172,7 +172,7 @@ impl Publisher {
         }
         self.inner.shelf.offer(Offer { file: summary(file), source: whole.clone() });
         log::info!("offering {name}, {} bytes, id {id}, MD5 {}", file.size, kept.md5);
-        self.inner.tell(News::Published { kept, layout: manifest.layout().clone() });
+        self.inner.tell(TaskOutcome::Published { kept, layout: manifest.layout().clone() });
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 
 use super::Inner;
 use crate::content::limits::RECORDS_AT_ONCE;
-use crate::swarm::keeping::{Change, News};
+use crate::swarm::keeping::{Change, TaskOutcome};
 use crossbeam_channel::Receiver;
 use std::sync::Arc;
 
@@ -27,6 +27,6 @@ pub(super) fn run(inner: &Arc<Inner>, records: &Receiver<Record>) {
             inner.fail(error);
             return;
         }
-        tickets.into_iter().for_each(|ticket| inner.tell(News::Recorded(ticket)));
+        tickets.into_iter().for_each(|ticket| inner.tell(TaskOutcome::Recorded(ticket)));
     }
 }

@@ -4,7 +4,7 @@
 //! before it and is alone; none overtakes another of its file that it must not be under way with.
 
 use crate::content::FileId;
-use crate::swarm::keeping::Task;
+use crate::swarm::keeping::ExecutorTask;
 use std::collections::{HashMap, VecDeque};
 
 /// What a task needs.
@@ -17,26 +17,30 @@ pub(super) enum Kind {
 }
 
 /// What a task is about; `None` for one that is about no file.
-pub(super) fn file_of(task: &Task) -> Option<FileId> {
+pub(super) fn file_of(task: &ExecutorTask) -> Option<FileId> {
     match task {
-        Task::Record { .. } => None,
-        Task::Fetch { kept, .. } | Task::Offload(kept) | Task::Adopt { kept, .. } => Some(kept.file.id),
-        Task::Drop { file, .. } | Task::Audit { file, .. } | Task::Forget(file) => Some(*file),
-        Task::Prove { range, .. } => Some(range.file),
+        ExecutorTask::Record { .. } => None,
+        ExecutorTask::Fetch { kept, .. } | ExecutorTask::Offload(kept) | ExecutorTask::Adopt { kept, .. } => {
+            Some(kept.file.id)
+        }
+        ExecutorTask::Drop { file, .. } | ExecutorTask::Audit { file, .. } | ExecutorTask::Forget(file) => {
+            Some(*file)
+        }
+        ExecutorTask::Prove { range, .. } => Some(range.file),
     }
 }
 
 /// What a task needs.
-pub(super) fn kind_of(task: &Task) -> Kind {
+pub(super) fn kind_of(task: &ExecutorTask) -> Kind {
     match task {
-        Task::Fetch { .. } | Task::Audit { .. } | Task::Adopt { .. } => Kind::Distant,
+        ExecutorTask::Fetch { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Adopt { .. } => Kind::Distant,
         _ => Kind::Local,
     }
 }
 
 /// Whether nothing else of its file may be under way.
-fn is_alone(task: &Task) -> bool {
-    !matches!(task, Task::Fetch { .. } | Task::Audit { .. } | Task::Prove { .. })
+fn is_alone(task: &ExecutorTask) -> bool {
+    !matches!(task, ExecutorTask::Fetch { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Prove { .. })
 }
 
 /// Tasks that wait, and which of the others they wait for.
@@ -49,7 +53,7 @@ pub(super) struct Schedule {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Task>,
+    waiting: VecDeque<ExecutorTask>,
     running: usize,
     /// What is running is to be alone.
     alone: bool,
@@ -67,14 +71,14 @@ impl Queue {
 
 impl Schedule {
     /// A task, behind all others of its file. One that is about no file is not taken.
-    pub(super) fn push(&mut self, task: Task) {
+    pub(super) fn push(&mut self, task: ExecutorTask) {
         let Some(id) = file_of(&task) else { return };
         self.files.entry(id).or_default().waiting.push_back(task);
         self.make_ready(id);
     }
 
     /// The next task of a kind that can begin. It is under way until it is [`done`](Self::done).
-    pub(super) fn next(&mut self, kind: Kind) -> Option<Task> {
+    pub(super) fn next(&mut self, kind: Kind) -> Option<ExecutorTask> {
         for _ in 0..self.ready.len() {
             let id = self.ready.pop_front()?;
             let Some(queue) = self.files.get_mut(&id) else { continue };
@@ -128,13 +132,13 @@ mod tests {
 
     const A: FileId = FileId([1; 32]);
 
-    fn audit(file: FileId, index: u32) -> Task {
+    fn audit(file: FileId, index: u32) -> ExecutorTask {
         let from = "127.0.0.1:1".parse().unwrap();
-        Task::Audit { volunteer: VolunteerNumber(0), from, file, index: ChunkIndex(index) }
+        ExecutorTask::Audit { volunteer: VolunteerNumber(0), from, file, index: ChunkIndex(index) }
     }
 
-    fn drop_of(file: FileId, index: u32) -> Task {
-        Task::Drop { file, chunks: vec![ChunkIndex(index)] }
+    fn drop_of(file: FileId, index: u32) -> ExecutorTask {
+        ExecutorTask::Drop { file, chunks: vec![ChunkIndex(index)] }
     }
 
     #[test]
@@ -166,7 +170,7 @@ mod tests {
             let mut waiting = tasks.iter().enumerate();
             // The number of each file's last task that began, and what is running.
             let mut last = HashMap::new();
-            let mut running: Vec<(FileId, Task)> = Vec::new();
+            let mut running: Vec<(FileId, ExecutorTask)> = Vec::new();
             let mut begun = 0;
             let endings = std::iter::repeat_n(&1, 400).enumerate().map(|(at, _)| (at % 4) as u8);
             for choice in choices.into_iter().chain(endings) {
@@ -184,8 +188,8 @@ mod tests {
                         begun += 1;
                         let id = file_of(&task).unwrap();
                         let number = match &task {
-                            Task::Drop { chunks, .. } => chunks[0].0,
-                            Task::Audit { index, .. } => index.0,
+                            ExecutorTask::Drop { chunks, .. } => chunks[0].0,
+                            ExecutorTask::Audit { index, .. } => index.0,
                             _ => unreachable!(),
                         };
                         prop_assert!(last.insert(id, number) < Some(number));

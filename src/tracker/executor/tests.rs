@@ -42,8 +42,8 @@ struct Running {
     shelf: Shelf,
     catalogue: Arc<dyn Catalogue>,
     titles: Arc<Titles>,
-    tasks: Sender<Task>,
-    news: Receiver<News>,
+    tasks: Sender<ExecutorTask>,
+    news: Receiver<TaskOutcome>,
     failed: Receiver<DaemonError>,
     threads: Threads,
     shutdown: Shutdown,
@@ -75,21 +75,21 @@ impl Running {
         Self { shelf, catalogue, titles, tasks, news, failed, threads, shutdown }
     }
 
-    fn hear(&self) -> News {
+    fn hear(&self) -> TaskOutcome {
         self.news.recv_timeout(PATIENCE).expect("news in time")
     }
 
-    fn ask(&self, task: Task) -> News {
+    fn ask(&self, task: ExecutorTask) -> TaskOutcome {
         self.tasks.send(task).unwrap();
         self.hear()
     }
 
     /// Everything up to `Looked`, and what was published.
-    fn looked(&self) -> (Vec<News>, Vec<KeptFile>) {
+    fn looked(&self) -> (Vec<TaskOutcome>, Vec<KeptFile>) {
         let all: Vec<_> =
-            std::iter::from_fn(|| Some(self.hear()).filter(|news| *news != News::Looked)).collect();
+            std::iter::from_fn(|| Some(self.hear()).filter(|news| *news != TaskOutcome::Looked)).collect();
         let published = all.iter().filter_map(|news| match news {
-            News::Published { kept, .. } => Some(kept.clone()),
+            TaskOutcome::Published { kept, .. } => Some(kept.clone()),
             _ => None,
         });
         (all.clone(), published.collect())
@@ -97,7 +97,7 @@ impl Running {
 
     fn published(&self) -> KeptFile {
         match self.hear() {
-            News::Published { kept, .. } => kept,
+            TaskOutcome::Published { kept, .. } => kept,
             other => panic!("{other:?}"),
         }
     }
@@ -106,7 +106,7 @@ impl Running {
         self.shelf.get(id).map(|source| source.progress().held())
     }
 
-    fn stop(self) -> Vec<News> {
+    fn stop(self) -> Vec<TaskOutcome> {
         let began = Instant::now();
         self.shutdown.trigger();
         self.threads.join();
@@ -222,13 +222,13 @@ fn what_is_in_the_folder_is_published_and_what_changes_is_withdrawn() {
     assert_eq!((renamed.file.name.clone(), renamed.file.id), (name("b"), id));
     assert_eq!(running.catalogue.load().unwrap().files[0].kept.file.name, name("b"));
     put(root.path(), "b", &bytes(2));
-    assert_eq!(running.hear(), News::Withdrawn(id));
+    assert_eq!(running.hear(), TaskOutcome::Withdrawn(id));
     let second = running.published();
     assert_ne!(second.file.id, id);
     assert_eq!(running.held(id), Some(0), "its manifest can still be had");
     assert!(running.shelf.get(id).unwrap().manifest().is_some());
     fs::remove_file(root.path().join("files/b")).unwrap();
-    assert_eq!(running.hear(), News::Withdrawn(second.file.id));
+    assert_eq!(running.hear(), TaskOutcome::Withdrawn(second.file.id));
     assert_eq!(running.stop(), []);
     // Known files need no MD5 any more, and are on the shelf at once.
     put(root.path(), "c", &bytes(2));
@@ -255,10 +255,10 @@ fn what_is_recorded_is_acknowledged_in_order_and_is_there_then() {
     };
     for ticket in 0..50 {
         let changes = vec![Change::Volunteer(record(ticket as u32))];
-        running.tasks.send(Task::Record { ticket, changes }).unwrap();
+        running.tasks.send(ExecutorTask::Record { ticket, changes }).unwrap();
     }
     for ticket in 0..50 {
-        assert_eq!(running.hear(), News::Recorded(ticket));
+        assert_eq!(running.hear(), TaskOutcome::Recorded(ticket));
         assert!(running.catalogue.load().unwrap().volunteers.len() > ticket as usize);
     }
     running.stop();
@@ -289,7 +289,7 @@ fn a_catalogue_that_cannot_be_written_ends_the_tracker_and_nothing_is_acknowledg
     let running = Running::start_with(root.path(), Arc::new(Full));
     running.looked();
     for ticket in 0..3 {
-        running.tasks.send(Task::Record { ticket, changes: Vec::new() }).unwrap();
+        running.tasks.send(ExecutorTask::Record { ticket, changes: Vec::new() }).unwrap();
     }
     let error = running.failed.recv_timeout(PATIENCE).unwrap();
     assert_eq!(error.fault, Fault::DiskFull);
@@ -297,8 +297,8 @@ fn a_catalogue_that_cannot_be_written_ends_the_tracker_and_nothing_is_acknowledg
     let error = running.failed.recv_timeout(PATIENCE).unwrap();
     assert_eq!(error.fault, Fault::DiskFull);
     let from = "127.0.0.1:1".parse().unwrap();
-    let audit = Task::Audit { volunteer: V, from, file: FileId([1; 32]), index: ChunkIndex(0) };
-    assert!(matches!(running.ask(audit), News::Audited(_, _, _, Verdict::Unknown)));
+    let audit = ExecutorTask::Audit { volunteer: V, from, file: FileId([1; 32]), index: ChunkIndex(0) };
+    assert!(matches!(running.ask(audit), TaskOutcome::Audited(_, _, _, Verdict::Unknown)));
     assert_eq!(running.failed.recv_timeout(PATIENCE).unwrap().fault, Fault::FileAccess);
     assert!(running.shelf.offers().is_empty());
     assert_eq!(running.stop(), []);
@@ -312,24 +312,24 @@ fn a_chunk_comes_back_is_served_checked_after_a_restart_and_dropped() {
     let (_, published) = running.looked();
     let (kept, id) = (published[0].clone(), published[0].file.id);
     fs::remove_file(root.path().join("files/a")).unwrap();
-    assert_eq!(running.hear(), News::Withdrawn(id));
+    assert_eq!(running.hear(), TaskOutcome::Withdrawn(id));
     let volunteers = Volunteers::new(1);
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let fetch = |index, from| Task::Fetch { kept: kept.clone(), index: ChunkIndex(index), from };
+    let fetch = |index, from| ExecutorTask::Fetch { kept: kept.clone(), index: ChunkIndex(index), from };
     for (from, why) in [
         (volunteers.lying, CopyFailure::Corrupt),
         (volunteers.empty, CopyFailure::Unreachable),
         (dead, CopyFailure::Unreachable),
     ] {
-        assert_eq!(running.ask(fetch(0, from)), News::NotStored(id, ChunkIndex(0), why));
+        assert_eq!(running.ask(fetch(0, from)), TaskOutcome::NotStored(id, ChunkIndex(0), why));
     }
     let nobody = running.ask(fetch(9, volunteers.honest));
-    assert_eq!(nobody, News::NotStored(id, ChunkIndex(9), CopyFailure::Other));
+    assert_eq!(nobody, TaskOutcome::NotStored(id, ChunkIndex(9), CopyFailure::Other));
     for index in [2, 0] {
-        assert_eq!(running.ask(fetch(index, volunteers.honest)), News::Stored(id, ChunkIndex(index)));
+        assert_eq!(running.ask(fetch(index, volunteers.honest)), TaskOutcome::Stored(id, ChunkIndex(index)));
     }
     // What is there already needs nobody.
-    assert_eq!(running.ask(fetch(0, dead)), News::Stored(id, ChunkIndex(0)));
+    assert_eq!(running.ask(fetch(0, dead)), TaskOutcome::Stored(id, ChunkIndex(0)));
     assert_eq!(running.held(id), Some(2));
     assert!(running.shelf.get(id).unwrap().stored(ChunkIndex(2)).is_ok());
     assert_eq!(running.stop(), []);
@@ -338,13 +338,13 @@ fn a_chunk_comes_back_is_served_checked_after_a_restart_and_dropped() {
     let running = Running::start(root.path());
     let mut news = [running.hear(), running.hear(), running.hear()];
     news.sort_by_key(|news| format!("{news:?}"));
-    let spoiled = News::Spoiled(id, vec![ChunkIndex(2)]);
-    assert_eq!(news, [News::Looked, spoiled, News::Stored(id, ChunkIndex(0))]);
-    let gone = running.ask(Task::Drop { file: id, chunks: vec![ChunkIndex(0)] });
-    assert_eq!(gone, News::Dropped(id, vec![ChunkIndex(0)]));
+    let spoiled = TaskOutcome::Spoiled(id, vec![ChunkIndex(2)]);
+    assert_eq!(news, [TaskOutcome::Looked, spoiled, TaskOutcome::Stored(id, ChunkIndex(0))]);
+    let gone = running.ask(ExecutorTask::Drop { file: id, chunks: vec![ChunkIndex(0)] });
+    assert_eq!(gone, TaskOutcome::Dropped(id, vec![ChunkIndex(0)]));
     assert_eq!(running.held(id), Some(0));
     assert!(running.shelf.get(id).unwrap().manifest().is_some());
-    assert_eq!(running.ask(fetch(1, volunteers.honest)), News::Stored(id, ChunkIndex(1)));
+    assert_eq!(running.ask(fetch(1, volunteers.honest)), TaskOutcome::Stored(id, ChunkIndex(1)));
     assert_eq!(running.held(id), Some(1));
     running.stop();
 }
@@ -365,26 +365,26 @@ fn copies_are_audited_and_challenges_answered_from_the_file_and_from_chunks() {
         (volunteers.empty, Verdict::Wrong),
         (dead, Verdict::Unknown),
     ] {
-        let audit = Task::Audit { volunteer: V, from, file: id, index };
-        assert_eq!(running.ask(audit), News::Audited(V, id, index, verdict));
+        let audit = ExecutorTask::Audit { volunteer: V, from, file: id, index };
+        assert_eq!(running.ask(audit), TaskOutcome::Audited(V, id, index, verdict));
     }
     let range = ChallengedRange { file: id, index, offset: 5, length: 100, nonce: Nonce(3) };
-    let proof = |range| running.ask(Task::Prove { challenge: 7, range });
+    let proof = |range| running.ask(ExecutorTask::Prove { challenge: 7, range });
     let right = range.proof(&bytes(1)[524_288 + 5..][..100]);
-    assert_eq!(proof(range), News::Proof(7, Some(right)));
+    assert_eq!(proof(range), TaskOutcome::Proof(7, Some(right)));
     for bad in [
         ChallengedRange { offset: 524_288, ..range },
         ChallengedRange { offset: u32::MAX, ..range },
         ChallengedRange { index: ChunkIndex(3), ..range },
         ChallengedRange { file: FileId([1; 32]), ..range },
     ] {
-        assert_eq!(proof(bad), News::Proof(7, None));
+        assert_eq!(proof(bad), TaskOutcome::Proof(7, None));
     }
     fs::remove_file(root.path().join("files/a")).unwrap();
-    assert_eq!(running.hear(), News::Withdrawn(id));
-    assert_eq!(proof(range), News::Proof(7, None));
-    running.ask(Task::Fetch { kept, index, from: volunteers.honest });
-    assert_eq!(proof(range), News::Proof(7, Some(right)));
+    assert_eq!(running.hear(), TaskOutcome::Withdrawn(id));
+    assert_eq!(proof(range), TaskOutcome::Proof(7, None));
+    running.ask(ExecutorTask::Fetch { kept, index, from: volunteers.honest });
+    assert_eq!(proof(range), TaskOutcome::Proof(7, Some(right)));
     running.stop();
 }
 
@@ -401,27 +401,30 @@ fn a_file_is_offloaded_only_if_it_is_the_one_and_comes_back_as_a_new_one_would()
     // Somebody writes to it in the moment before.
     fs::write(path("changed"), "precious").unwrap();
     let changed = by_name("changed");
-    let news = [running.ask(Task::Offload(changed.clone())), running.hear()];
-    assert!(news.contains(&News::Offloaded(changed.file.id, false)), "{news:?}");
-    assert!(news.contains(&News::Withdrawn(changed.file.id)), "{news:?}");
+    let news = [running.ask(ExecutorTask::Offload(changed.clone())), running.hear()];
+    assert!(news.contains(&TaskOutcome::Offloaded(changed.file.id, false)), "{news:?}");
+    assert!(news.contains(&TaskOutcome::Withdrawn(changed.file.id)), "{news:?}");
     assert_eq!(fs::read(path("changed")).unwrap(), b"precious");
     running.published();
     let twice = published.iter().find(|kept| kept.file.name != name("a") && kept.md5 != changed.md5).unwrap();
-    assert_eq!(running.ask(Task::Offload(twice.clone())), News::Offloaded(twice.file.id, false));
+    assert_eq!(
+        running.ask(ExecutorTask::Offload(twice.clone())),
+        TaskOutcome::Offloaded(twice.file.id, false)
+    );
     assert!(path("twice").exists() && path("again").exists());
     let a = by_name("a");
-    assert_eq!(running.ask(Task::Offload(a.clone())), News::Offloaded(a.file.id, true));
+    assert_eq!(running.ask(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, true));
     assert!(!path("a").exists());
     assert_eq!(running.held(a.file.id), Some(0));
     assert!(running.shelf.get(a.file.id).unwrap().manifest().is_some());
-    assert_eq!(running.ask(Task::Offload(a.clone())), News::Offloaded(a.file.id, false));
+    assert_eq!(running.ask(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, false));
     // Nobody is surprised that it is gone, and it may come again.
     put(root.path(), "a", &bytes(1));
     assert_eq!(running.published(), a);
     assert_eq!(running.held(a.file.id), Some(3));
     // A tracker that was killed between what it wrote down and what it did, and one in the midst of doing it.
     let changes = vec![Change::Offloaded(a.file.id, true)];
-    assert_eq!(running.ask(Task::Record { ticket: 1, changes }), News::Recorded(1));
+    assert_eq!(running.ask(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
     running.stop();
     let running = Running::start(root.path());
     assert!(running.looked().1.contains(&a));
@@ -430,7 +433,7 @@ fn a_file_is_offloaded_only_if_it_is_the_one_and_comes_back_as_a_new_one_would()
     fs::rename(path("a"), path(".shoal-leaving/a")).unwrap();
     let running = Running::start(root.path());
     assert!(running.looked().1.contains(&a));
-    assert_eq!(running.ask(Task::Offload(a.clone())), News::Offloaded(a.file.id, true));
+    assert_eq!(running.ask(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, true));
     running.stop();
 }
 
@@ -446,24 +449,24 @@ fn a_file_is_adopted_by_what_a_volunteer_knows_and_forgotten() {
     let (id, layout) = (whole.id(), whole.layout().clone());
     let file = crate::protocol::tracker::FileSummary { id, name: name("a"), size: SIZE as u64, chunks: 3 };
     let kept = KeptFile { file, md5: Md5([1; 16]) };
-    let adopt = |kept: &KeptFile, from| running.ask(Task::Adopt { kept: kept.clone(), from });
-    assert_eq!(adopt(&kept, volunteers.empty), News::Adopted(id, None));
+    let adopt = |kept: &KeptFile, from| running.ask(ExecutorTask::Adopt { kept: kept.clone(), from });
+    assert_eq!(adopt(&kept, volunteers.empty), TaskOutcome::Adopted(id, None));
     let mut short = kept.clone();
     short.file.size -= 1;
-    assert_eq!(adopt(&short, volunteers.honest), News::Adopted(id, None));
+    assert_eq!(adopt(&short, volunteers.honest), TaskOutcome::Adopted(id, None));
     assert!(running.shelf.get(id).is_none());
     for from in [volunteers.honest, volunteers.empty] {
-        assert_eq!(adopt(&kept, from), News::Adopted(id, Some((kept.clone(), layout.clone()))));
+        assert_eq!(adopt(&kept, from), TaskOutcome::Adopted(id, Some((kept.clone(), layout.clone()))));
     }
     assert!(running.shelf.get(id).unwrap().manifest().is_some());
-    running.ask(Task::Fetch { kept: kept.clone(), index: ChunkIndex(0), from: volunteers.honest });
+    running.ask(ExecutorTask::Fetch { kept: kept.clone(), index: ChunkIndex(0), from: volunteers.honest });
     // Recorded by the machine, and then carried out.
     let changes = vec![Change::Forgotten(id), Change::Forgotten(b.file.id)];
-    assert_eq!(running.ask(Task::Record { ticket: 1, changes }), News::Recorded(1));
+    assert_eq!(running.ask(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
     for id in [id, b.file.id] {
-        running.tasks.send(Task::Forget(id)).unwrap();
-        running.tasks.send(Task::Drop { file: id, chunks: Vec::new() }).unwrap();
-        assert_eq!(running.hear(), News::Dropped(id, Vec::new()));
+        running.tasks.send(ExecutorTask::Forget(id)).unwrap();
+        running.tasks.send(ExecutorTask::Drop { file: id, chunks: Vec::new() }).unwrap();
+        assert_eq!(running.hear(), TaskOutcome::Dropped(id, Vec::new()));
         assert!(running.shelf.get(id).is_none());
     }
     assert!(running.shelf.offers().is_empty());
@@ -485,8 +488,9 @@ fn after_a_rebuild_the_chunks_that_are_here_are_taken_over_but_not_those_of_forg
         let running = Running::start(root.path());
         let kept = running.looked().1[0].clone();
         ids.push(kept.file.id);
-        let fetched = running.ask(Task::Fetch { kept, index: ChunkIndex(1), from: volunteers.honest });
-        assert!(matches!(fetched, News::Stored(..)), "{fetched:?}");
+        let fetched =
+            running.ask(ExecutorTask::Fetch { kept, index: ChunkIndex(1), from: volunteers.honest });
+        assert!(matches!(fetched, TaskOutcome::Stored(..)), "{fetched:?}");
         running.stop();
         fs::remove_file(root.path().join("files/a")).unwrap();
     }
@@ -495,10 +499,13 @@ fn after_a_rebuild_the_chunks_that_are_here_are_taken_over_but_not_those_of_forg
     let running = Running::start_with(root.path(), Arc::new(catalogue));
     let adopted = running.hear();
     assert!(
-        matches!(&adopted, News::Adopted(id, Some((kept, _))) if *id == ids[0] && kept.file.name == name("a"))
+        matches!(&adopted, TaskOutcome::Adopted(id, Some((kept, _))) if *id == ids[0] && kept.file.name == name("a"))
     );
     let news = [running.hear(), running.hear()];
-    assert!(news.contains(&News::Stored(ids[0], ChunkIndex(1))) && news.contains(&News::Looked), "{news:?}");
+    assert!(
+        news.contains(&TaskOutcome::Stored(ids[0], ChunkIndex(1))) && news.contains(&TaskOutcome::Looked),
+        "{news:?}"
+    );
     assert_eq!((running.held(ids[0]), running.held(ids[1])), (Some(1), None));
     assert!(!root.path().join(format!("state/chunks/{}", ids[1])).exists());
     running.stop();
@@ -515,14 +522,18 @@ fn everything_ends_at_once_although_a_volunteer_is_silent_and_local_tasks_do_not
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let from = silent.local_addr().unwrap();
     for index in 0..20 {
-        let audit =
-            Task::Audit { volunteer: V, from, file: published[0].file.id, index: ChunkIndex(index % 3) };
+        let audit = ExecutorTask::Audit {
+            volunteer: V,
+            from,
+            file: published[0].file.id,
+            index: ChunkIndex(index % 3),
+        };
         running.tasks.send(audit).unwrap();
     }
     let (connection, _) = silent.accept().unwrap();
-    let drop_none = |file| running.ask(Task::Drop { file, chunks: Vec::new() });
-    assert_eq!(drop_none(published[1].file.id), News::Dropped(published[1].file.id, Vec::new()));
-    running.tasks.send(Task::Drop { file: published[0].file.id, chunks: Vec::new() }).unwrap();
+    let drop_none = |file| running.ask(ExecutorTask::Drop { file, chunks: Vec::new() });
+    assert_eq!(drop_none(published[1].file.id), TaskOutcome::Dropped(published[1].file.id, Vec::new()));
+    running.tasks.send(ExecutorTask::Drop { file: published[0].file.id, chunks: Vec::new() }).unwrap();
     running.stop();
     drop(connection);
 }

@@ -13,7 +13,7 @@ use crate::download::events::SourceError;
 use crate::net::Shutdown;
 use crate::protocol::volunteer::{CopyFailure, KeptFile};
 use crate::storage::StoreError;
-use crate::swarm::keeping::{News, Task, Verdict};
+use crate::swarm::keeping::{ExecutorTask, TaskOutcome, Verdict};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,13 +21,17 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Starts the thread that hands tasks out, and the workers.
-pub(super) fn start(inner: &Arc<Inner>, tasks: Receiver<Task>, records: Sender<Record>) -> io::Result<()> {
+pub(super) fn start(
+    inner: &Arc<Inner>,
+    tasks: Receiver<ExecutorTask>,
+    records: Sender<Record>,
+) -> io::Result<()> {
     let (done, finished) = bounded(KEEPER_DISTANT + KEEPER_LOCAL);
     let mut pools = Vec::new();
     for (name, kind, count) in
         [("keep-distant", Kind::Distant, KEEPER_DISTANT), ("keep-local", Kind::Local, KEEPER_LOCAL)]
     {
-        let (jobs, work) = bounded::<Task>(count);
+        let (jobs, work) = bounded::<ExecutorTask>(count);
         for _ in 0..count {
             let (inner, work, done) = (inner.clone(), work.clone(), done.clone());
             inner.threads.clone().spawn(name, move || {
@@ -47,7 +51,7 @@ pub(super) fn start(inner: &Arc<Inner>, tasks: Receiver<Task>, records: Sender<R
 /// Workers of one kind.
 struct Pool {
     kind: Kind,
-    jobs: Sender<Task>,
+    jobs: Sender<ExecutorTask>,
     idle: usize,
 }
 
@@ -65,7 +69,7 @@ impl Drop for Done<'_> {
 }
 
 fn hand_out(
-    tasks: &Receiver<Task>,
+    tasks: &Receiver<ExecutorTask>,
     records: &Sender<Record>,
     finished: &Receiver<(Kind, Option<FileId>)>,
     mut pools: Vec<Pool>,
@@ -82,7 +86,7 @@ fn hand_out(
             }
             recv(tasks) -> task => match task {
                 // Who recorded has ended, and with it the tracker.
-                Ok(Task::Record { ticket, changes }) => _ = records.send((ticket, changes)),
+                Ok(ExecutorTask::Record { ticket, changes }) => _ = records.send((ticket, changes)),
                 Ok(task) => schedule.push(task),
                 // The machine is gone.
                 Err(_) => return,
@@ -99,32 +103,34 @@ fn hand_out(
     }
 }
 
-fn carry_out(inner: &Inner, task: Task) {
+fn carry_out(inner: &Inner, task: ExecutorTask) {
     if inner.shutdown.is_stopped() {
         return;
     }
     match task {
         // Goes another way.
-        Task::Record { .. } => {}
-        Task::Fetch { kept, index, from } => {
+        ExecutorTask::Record { .. } => {}
+        ExecutorTask::Fetch { kept, index, from } => {
             let id = kept.file.id;
             inner.tell(match inner.fetch(&kept, index, from) {
-                Ok(()) => News::Stored(id, index),
-                Err(why) => News::NotStored(id, index, why),
+                Ok(()) => TaskOutcome::Stored(id, index),
+                Err(why) => TaskOutcome::NotStored(id, index, why),
             });
         }
-        Task::Audit { volunteer, from, file, index } => {
-            inner.tell(News::Audited(volunteer, file, index, inner.audit(file, index, from)));
+        ExecutorTask::Audit { volunteer, from, file, index } => {
+            inner.tell(TaskOutcome::Audited(volunteer, file, index, inner.audit(file, index, from)));
         }
-        Task::Adopt { kept, from } => inner.adopt(&kept, from),
-        Task::Prove { challenge, range } => inner.tell(News::Proof(challenge, inner.prove(&range))),
-        Task::Drop { file, chunks } => inner.drop_chunks(file, chunks),
-        Task::Offload(kept) => {
+        ExecutorTask::Adopt { kept, from } => inner.adopt(&kept, from),
+        ExecutorTask::Prove { challenge, range } => {
+            inner.tell(TaskOutcome::Proof(challenge, inner.prove(&range)))
+        }
+        ExecutorTask::Drop { file, chunks } => inner.drop_chunks(file, chunks),
+        ExecutorTask::Offload(kept) => {
             let _placing = inner.placing();
             let deleted = inner.offload(&kept);
-            inner.tell(News::Offloaded(kept.file.id, deleted));
+            inner.tell(TaskOutcome::Offloaded(kept.file.id, deleted));
         }
-        Task::Forget(file) => inner.forget(file),
+        ExecutorTask::Forget(file) => inner.forget(file),
     }
 }
 
@@ -231,7 +237,7 @@ impl Inner {
             self.ignore(id, false);
             log::info!("{} is kept again, by what {from} knows of it", kept.file.name);
         }
-        self.tell(News::Adopted(id, adopted));
+        self.tell(TaskOutcome::Adopted(id, adopted));
     }
 }
 

@@ -14,7 +14,7 @@ mod state;
 use crate::net::{BindError, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::TrackerRequest;
 use crate::report::{DaemonError, Fault};
-use crate::swarm::keeping::{Answer, News, Task};
+use crate::swarm::keeping::{Answer, ExecutorTask, TaskOutcome};
 use crate::swarm::machine::{ConnectionId, Machine};
 use connections::Connection;
 use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
@@ -69,11 +69,11 @@ enum Event {
 /// one piece of news.
 pub struct Hands {
     /// Tasks, in the order in which they were given.
-    pub tasks: Sender<Task>,
+    pub tasks: Sender<ExecutorTask>,
     /// Answers for whoever asked at the prompt.
     pub answers: Sender<(u64, Answer)>,
     /// What has come of the tasks, and what people ask.
-    pub news: Receiver<News>,
+    pub news: Receiver<TaskOutcome>,
 }
 
 impl Hands {
@@ -166,7 +166,7 @@ fn run<M: Machine>(
     desk: &Desk<M>,
     rung: &Receiver<()>,
     events: &Receiver<Event>,
-    mut news: Receiver<News>,
+    mut news: Receiver<TaskOutcome>,
     shutdown: &Shutdown,
 ) {
     let mut wait = desk.turn().rest();
@@ -205,7 +205,7 @@ fn run<M: Machine>(
 enum Cause {
     Bell,
     Event(Event),
-    News(News),
+    News(TaskOutcome),
     Time,
 }
 

@@ -5,7 +5,7 @@ use super::datagrams::{Question, Replies};
 use super::{Event, Hands};
 use crate::content::limits;
 use crate::swarm::Moment;
-use crate::swarm::keeping::News;
+use crate::swarm::keeping::TaskOutcome;
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ impl<M: Machine> State<M> {
     pub(super) fn answer(&mut self, batch: &mut Vec<Question>) {
         let now = self.now();
         let mut effects = std::mem::take(&mut self.effects);
-        batch.iter().for_each(|(_, _, request)| self.machine.foresee(request));
+        batch.iter().for_each(|(_, _, request)| self.machine.prefetch(request));
         // All are decided on before the first answer is sent: between two system calls the processor forgets.
         for (from, tx, request) in batch.drain(..) {
             effects.extend(self.machine.request(now, Origin::Datagram(from, tx), request));
@@ -68,8 +68,8 @@ impl<M: Machine> State<M> {
     }
 
     /// A task is done, or a person wants something.
-    pub(super) fn hear(&mut self, news: News) {
-        let effects = self.machine.news(self.now(), news);
+    pub(super) fn hear(&mut self, news: TaskOutcome) {
+        let effects = self.machine.task_outcome(self.now(), news);
         self.apply(effects);
     }
 

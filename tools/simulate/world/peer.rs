@@ -4,8 +4,8 @@ use super::clients::Clients;
 use super::trees::Standing;
 use shoal::content::{ChunkIndex, HaveMap};
 use shoal::swarm::Moment;
-use shoal::swarm::fresh::Fresh;
 use shoal::swarm::picker::Picker;
+use shoal::swarm::super_seeding::SuperSeeder;
 use shoal::swarm::trees::{Pace, Trees};
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub(super) struct Transfer {
 /// A seeder or a leecher.
 pub(super) struct Peer {
     pub(super) picker: Picker,
-    pub(super) fresh: Option<Fresh<usize>>,
+    pub(super) fresh: Option<SuperSeeder<usize>>,
     /// Its trees, if it is a seeder; else where it hangs in theirs.
     pub(super) trees: Trees<usize>,
     pub(super) standings: BTreeMap<usize, Standing>,

@@ -1,13 +1,13 @@
-//! Distribution and repair.
+//! Tests of distribution and repair.
 
 use super::world::*;
 use crate::protocol::volunteer::CopyFailure;
-use crate::swarm::keeping::Place;
+use crate::swarm::keeping::Location;
 use crate::swarm::replication::{Order, Settings};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-fn everything_twice(world: &World, file: u8, chunks: u32) {
+fn assert_two_copies_each(world: &World, file: u8, chunks: u32) {
     for index in 0..chunks {
         assert_eq!(world.holders(id(file), index).len(), 2, "chunk {index}");
     }
@@ -18,12 +18,12 @@ fn with_three_volunteers_each_chunk_goes_to_two() {
     let mut world = World::with(settings(), 2, 100);
     world.publish(id(1), 12);
     world.settle();
-    assert_eq!(world.disk.len(), 0, "two are not enough to begin");
+    assert_eq!(world.disk.len(), 0, "two volunteers are below the minimum");
     world.join(2, 2, 100);
     assert_eq!(world.copies().len(), 8, "the tracker's window");
     assert!(world.copies().iter().all(|(_, from, _)| *from == TRACKER));
     world.settle();
-    everything_twice(&world, 1, 12);
+    assert_two_copies_each(&world, 1, 12);
     for number in 0..3 {
         assert_eq!(world.chunks_of(number)[&id(1)].len(), 8, "evenly");
     }
@@ -57,44 +57,44 @@ fn copies_go_to_different_addresses_where_there_are_any() {
     for index in 0..40 {
         assert!(world.holders(id(1), index).contains(&3), "chunk {index}: one copy is at the other address");
     }
-    everything_twice(&world, 1, 40);
+    assert_two_copies_each(&world, 1, 40);
 }
 
 #[test]
-fn at_one_address_only_copies_still_go_to_different_volunteers() {
+fn volunteers_at_one_address_still_get_one_copy_each() {
     let mut world = World::with(settings(), 0, 0);
     for number in 0..3 {
         world.join(number, 7, 100);
     }
     world.publish(id(1), 9);
     world.settle();
-    everything_twice(&world, 1, 9);
+    assert_two_copies_each(&world, 1, 9);
 }
 
 #[test]
-fn an_emptier_volunteer_gets_more_and_a_larger_one_gets_more() {
+fn emptier_and_larger_volunteers_get_more_copies() {
     let mut world = World::with(settings(), 0, 0);
     for (number, chunks) in [(0, 100), (1, 100), (2, 200)] {
         world.join(number, number, chunks);
     }
     world.publish(id(1), 40);
     world.settle();
-    assert!(world.chunks_of(2)[&id(1)].len() >= 34, "as full as the others it would have all 40");
+    assert!(world.chunks_of(2)[&id(1)].len() >= 34, "at the fill level of the others it would have all 40");
     assert!(world.chunks_of(0)[&id(1)].len() <= 24);
 }
 
 #[test]
-fn windows_are_kept_in_both_directions() {
+fn windows_limit_copies_in_both_directions() {
     let mut world = World::with(settings(), 3, 1_000);
     world.placement.set_window(2, 64 << 20);
     world.publish(id(1), 40);
     assert_eq!(world.copies().len(), 2);
     world.settle();
-    everything_twice(&world, 1, 40);
+    assert_two_copies_each(&world, 1, 40);
 }
 
 #[test]
-fn after_a_death_repair_begins_with_the_lease() {
+fn repair_begins_when_the_lease_of_a_volunteer_expires() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 20);
     world.settle();
@@ -102,16 +102,16 @@ fn after_a_death_repair_begins_with_the_lease() {
     world.placement.heard(world.now, v(1));
     world.placement.away(world.now + seconds(3), v(1));
     world.pass(Duration::from_millis(9_999));
-    assert_eq!(world.copies(), [], "it may come back");
+    assert_eq!(world.copies(), [], "it may return");
     world.pass(Duration::from_millis(1));
     assert_eq!(world.copies().len(), held);
     for (_, from, to) in world.copies() {
         assert!(![from, to].contains(&at(1)) && from != TRACKER);
     }
     world.pass(seconds(3));
-    world.disk.retain(|(place, ..)| *place != at(1));
+    world.disk.retain(|(location, ..)| *location != at(1));
     world.settle();
-    everything_twice(&world, 1, 20);
+    assert_two_copies_each(&world, 1, 20);
     assert!(world.notes().iter().any(|note| note.starts_with("volunteer-1 is gone with")));
     assert!(
         world.notes().last().unwrap().starts_with("repair is done: it took 3.0 s"),
@@ -121,7 +121,7 @@ fn after_a_death_repair_begins_with_the_lease() {
 }
 
 #[test]
-fn who_comes_back_within_its_lease_is_not_repaired() {
+fn a_volunteer_that_returns_within_its_lease_is_not_replaced() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 20);
     world.settle();
@@ -130,11 +130,11 @@ fn who_comes_back_within_its_lease_is_not_repaired() {
     world.join(1, 1, 100);
     world.pass(seconds(60));
     assert_eq!(world.copies(), []);
-    everything_twice(&world, 1, 20);
+    assert_two_copies_each(&world, 1, 20);
 }
 
 #[test]
-fn a_second_death_during_repair_is_survived() {
+fn repair_survives_a_second_death() {
     let mut world = World::with(settings(), 5, 100);
     world.publish(id(1), 40);
     world.settle();
@@ -146,7 +146,7 @@ fn a_second_death_during_repair_is_survived() {
     world.gone(1);
     world.pass(seconds(120));
     world.settle();
-    world.disk.retain(|(place, ..)| ![at(0), at(1)].contains(place));
+    world.disk.retain(|(location, ..)| ![at(0), at(1)].contains(location));
     let mut lost = BTreeSet::new();
     for order in &world.log {
         if let Order::Lost { chunks, last, .. } = order {
@@ -162,7 +162,7 @@ fn a_second_death_during_repair_is_survived() {
 }
 
 #[test]
-fn the_scarcest_chunk_is_copied_first() {
+fn the_chunk_with_the_fewest_copies_is_copied_first() {
     let settings = Settings { replicas: 3, ..settings() };
     let mut world = World::with(settings, 6, 100);
     world.publish(id(1), 30);
@@ -182,7 +182,7 @@ fn the_scarcest_chunk_is_copied_first() {
 }
 
 #[test]
-fn a_copy_that_fails_is_tried_another_way_after_a_pause() {
+fn a_failed_copy_is_retried_from_another_source_after_a_backoff() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 1);
     world.settle();
@@ -196,12 +196,12 @@ fn a_copy_that_fails_is_tried_another_way_after_a_pause() {
     assert_eq!(world.copies(), []);
     world.pass(seconds(1));
     let [(0, again, other)] = world.copies()[..] else { panic!("{:?}", world.copies()) };
-    assert_eq!((again, from), (TRACKER, at(holders[1])), "the tracker has it too");
+    assert_eq!((again, from), (TRACKER, at(holders[1])), "the tracker has it, too");
     assert_ne!(other, to);
 }
 
 #[test]
-fn a_copy_that_is_never_answered_is_given_up_and_its_late_answer_does_no_harm() {
+fn an_unanswered_copy_times_out_and_its_late_answer_is_harmless() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 1);
     world.settle();
@@ -219,7 +219,7 @@ fn a_copy_that_is_never_answered_is_given_up_and_its_late_answer_does_no_harm() 
 }
 
 #[test]
-fn a_volunteer_that_cannot_store_rests_and_one_without_room_is_asked_no_more() {
+fn a_volunteer_with_a_disk_error_or_without_free_space_gets_no_copies() {
     for why in [CopyFailure::Disk, CopyFailure::NoRoom] {
         let mut world = World::with(settings(), 4, 100);
         world.publish(id(1), 1);
@@ -231,21 +231,21 @@ fn a_volunteer_that_cannot_store_rests_and_one_without_room_is_asked_no_more() {
         let again = world.copies();
         assert!(!again.is_empty() && again.iter().all(|(_, _, other)| *other != to), "{why:?}");
         world.settle();
-        everything_twice(&world, 1, 1);
+        assert_two_copies_each(&world, 1, 1);
     }
 }
 
 #[test]
-fn a_repair_limit_is_kept_and_does_not_slow_the_first_distribution() {
+fn the_repair_limit_does_not_slow_the_first_distribution() {
     let limited = Settings { repair_limit: 10 * CHUNK, ..settings() };
     let mut world = World::with(limited, 4, 1_000);
     world.publish(id(1), 200);
     world.run();
-    everything_twice(&world, 1, 200);
+    assert_two_copies_each(&world, 1, 200);
     let begun = world.now;
     world.gone(3);
     let missing = world.chunks_of(3)[&id(1)].len() as u64;
-    world.disk.retain(|(place, ..)| *place != at(3));
+    world.disk.retain(|(location, ..)| *location != at(3));
     while world.placement.counts.impaired > 0 {
         world.run();
         world.pass(Duration::from_millis(50));
@@ -253,11 +253,11 @@ fn a_repair_limit_is_kept_and_does_not_slow_the_first_distribution() {
     let took = (world.now - begun).as_secs_f64();
     let least = (missing as f64 - 5.0) / 10.0;
     assert!((least..least + 2.0).contains(&took), "{took} s for {missing} chunks");
-    everything_twice(&world, 1, 200);
+    assert_two_copies_each(&world, 1, 200);
 }
 
 #[test]
-fn paused_nothing_new_is_copied() {
+fn a_pause_stops_new_copies() {
     let mut world = World::with(settings(), 4, 100);
     world.placement.pause(world.now, true);
     world.publish(id(1), 20);
@@ -267,31 +267,34 @@ fn paused_nothing_new_is_copied() {
     world.take();
     assert_eq!(world.copies().len(), 8);
     world.settle();
-    everything_twice(&world, 1, 20);
+    assert_two_copies_each(&world, 1, 20);
 }
 
 #[test]
-fn what_nobody_has_room_for_comes_back_to_the_tracker_and_goes_out_again() {
+fn chunks_without_a_target_return_to_the_tracker_and_are_distributed_later() {
     let offload = Settings { offload: true, ..settings() };
     let mut world = World::with(offload, 3, 14);
     world.publish(id(1), 20);
     world.settle();
-    assert!(world.whole.is_empty(), "40 copies fit 42 places, and the tracker has given up its own");
+    assert!(
+        world.whole.is_empty(),
+        "40 copies fit into space for 42, and the tracker has offloaded the file"
+    );
     world.gone(2);
-    world.disk.retain(|(place, ..)| *place != at(2));
+    world.disk.retain(|(location, ..)| *location != at(2));
     world.settle();
     let (whole, own) = world.placement.own(id(1));
     let single = (0..20).filter(|index| world.holders(id(1), *index).len() == 1).count() as u32;
     assert!(!whole && single > 0);
-    assert_eq!(own, single, "what has a single copy at volunteers has one here");
+    assert_eq!(own, single, "each chunk with a single copy at volunteers has one at the tracker");
     world.pass(seconds(300));
     world.settle();
     assert_eq!(world.placement.own(id(1)).1, own, "once");
     world.join(3, 3, 40);
     world.settle();
-    everything_twice(&world, 1, 20);
-    assert_eq!(world.placement.own(id(1)), (false, 0), "and is dropped when volunteers have it");
-    assert!(!world.disk.iter().any(|(place, ..)| *place == Place::Tracker));
+    assert_two_copies_each(&world, 1, 20);
+    assert_eq!(world.placement.own(id(1)), (false, 0), "dropped once volunteers have all copies");
+    assert!(!world.disk.iter().any(|(location, ..)| *location == Location::Tracker));
 }
 
 #[test]
@@ -303,8 +306,8 @@ fn chunks_come_back_when_a_single_volunteer_is_left() {
     world.placement.away(world.now, v(2));
     world.gone(1);
     let to_tracker = |world: &World| world.copies().iter().filter(|(_, _, to)| *to == TRACKER).count();
-    assert_eq!(to_tracker(&world), 0, "the other may come back");
-    world.disk.retain(|(place, ..)| *place == at(0));
+    assert_eq!(to_tracker(&world), 0, "the other volunteer may return");
+    world.disk.retain(|(location, ..)| *location == at(0));
     world.pass(seconds(10));
     world.settle();
     let held = world.chunks_of(0)[&id(1)].len() as u32;

@@ -1,5 +1,5 @@
-//! Random events: whatever happens, in whatever order, nothing is done that must not be, all counters are right, and
-//! when it is over everything is whole that can be.
+//! Random events in random order: no forbidden order is issued, all counters are right, and in the end every
+//! chunk that is not lost has all its copies.
 
 use super::super::file::Offload;
 use super::world::*;
@@ -23,7 +23,7 @@ enum Event {
     Publish(u8),
     Withdraw(u8),
     Forget(u8),
-    /// An order is carried out: not always the first one.
+    /// An order is carried out, not necessarily the first one.
     CarryOut(usize),
     /// An order is never answered.
     Ignore(usize),
@@ -70,7 +70,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// The world, and who is in it.
+/// The simulated world and its connected volunteers.
 struct Random {
     world: World,
     settings: Settings,
@@ -80,7 +80,7 @@ struct Random {
 
 impl Random {
     fn come(&mut self, number: u32) -> u32 {
-        // They come in order the first time.
+        // Volunteers get consecutive numbers when they first join.
         let number = number.min(self.known);
         self.known = self.known.max(number + 1);
         self.here[number as usize] = true;
@@ -90,7 +90,7 @@ impl Random {
 
     fn leave(&mut self, number: u32) {
         self.here[number as usize] = false;
-        // What it was to do it will not do, and what it was to give it will not give.
+        // The volunteer carries out no further orders and delivers no further copies.
         self.world.orders.retain(|order| !concerns(order, number));
     }
 
@@ -116,7 +116,7 @@ impl Random {
                 self.leave(number);
             }
             Event::Wipe(number) if !self.here[number as usize] => {
-                self.world.disk.retain(|(place, ..)| *place != at(number));
+                self.world.disk.retain(|(location, ..)| *location != at(number));
             }
             Event::Publish(file) => self.world.publish(id(file), u32::from(file) * 4),
             Event::Withdraw(file) => {
@@ -125,7 +125,7 @@ impl Random {
             }
             Event::Forget(file) => {
                 self.world.placement.forget(self.world.now, id(file));
-                self.world.disk.retain(|(place, held, _)| *place != TRACKER || *held != id(file));
+                self.world.disk.retain(|(location, held, _)| *location != TRACKER || *held != id(file));
             }
             Event::Drain(number, on) => self.world.placement.drain(self.world.now, v(number), on),
             Event::Pause(on) => self.world.placement.pause(self.world.now, on),
@@ -134,7 +134,8 @@ impl Random {
             Event::Run => self.world.run(),
             Event::Restart => {
                 self.here = [false; 6];
-                // All that is not durable is forgotten, but who has which number: the world counts on that.
+                // All state that is not durable is lost, except the numbers of volunteers, which the test
+                // relies on.
                 for number in (0..self.known).map(v) {
                     let record = self.world.placement.volunteer(number).unwrap().clone();
                     self.world.volunteers.insert(number, record);
@@ -162,15 +163,16 @@ impl Random {
                 None => {}
             },
             Event::Damage(at) => {
-                let there = self.world.disk.iter().nth(at).filter(|(place, ..)| *place != TRACKER).copied();
+                let there =
+                    self.world.disk.iter().nth(at).filter(|(location, ..)| *location != TRACKER).copied();
                 self.world.bad.extend(there);
             }
             Event::Spoil(at) => {
                 let Some(there) = self.world.disk.iter().nth(at).copied() else { return };
                 self.world.disk.remove(&there);
                 self.world.bad.remove(&there);
-                let (place, file, index) = there;
-                self.world.placement.spoiled(self.world.now, place, file, &[ChunkIndex(index)], None);
+                let (location, file, index) = there;
+                self.world.placement.spoiled(self.world.now, location, file, &[ChunkIndex(index)], None);
             }
             _ => {}
         }
@@ -180,8 +182,8 @@ impl Random {
 fn concerns(order: &Order, number: u32) -> bool {
     match order {
         Order::Copy { to, .. } => *to == at(number),
-        Order::Drop { at: place, .. } => *place == at(number),
-        Order::Audit { at: place, .. } => *place == v(number),
+        Order::Drop { at: location, .. } => *location == at(number),
+        Order::Audit { at: location, .. } => *location == v(number),
         _ => false,
     }
 }
@@ -194,7 +196,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn nothing_happens_that_must_not(
+    fn the_invariants_hold_for_any_sequence_of_events(
         events in prop::collection::vec(event(), 1..120),
         offload in any::<bool>(),
         replicas in 1usize..4,
@@ -210,18 +212,18 @@ proptest! {
         heal(&mut random);
         let world = &random.world;
         let status = world.placement.status(|_| None);
-        prop_assert_eq!(status.copies.short, status.copies.lost, "all that is not lost is whole");
+        prop_assert_eq!(status.copies.short, status.copies.lost, "each chunk that is not lost has all copies");
         prop_assert_eq!((status.repair.waiting, status.repair.running), (status.copies.lost, 0));
-        let copies = world.disk.iter().filter(|(place, file, _)| *place != TRACKER && !world.forgotten.contains(file));
-        prop_assert_eq!(copies.count() as u64, status.copies.verified, "no copy is too many or unknown");
+        let copies = world.disk.iter().filter(|(location, file, _)| *location != TRACKER && !world.forgotten.contains(file));
+        prop_assert_eq!(copies.count() as u64, status.copies.verified, "no copy is over-replicated or unknown");
         prop_assert_eq!(status.copies.verified + status.copies.lost * replicas as u64, status.copies.wanted);
         for file in world.placement.files.iter().flatten().filter(|file| file.offload == Offload::Done) {
-            prop_assert_eq!(file.own, 0, "what came back has gone out again");
+            prop_assert_eq!(file.own, 0, "chunks copied back were distributed again");
         }
     }
 }
 
-/// Everybody comes, with room for everything, and everything is checked and carried out.
+/// All volunteers join with enough storage and verify their chunks; all orders are carried out.
 fn heal(random: &mut Random) {
     random.world.records = true;
     random.world.record();
@@ -231,7 +233,7 @@ fn heal(random: &mut Random) {
         let number = number.min(random.known);
         random.known = random.known.max(number + 1);
         random.world.orders.retain(|order| !concerns(order, number));
-        let sound = random.world.bad.iter().filter(|(place, ..)| *place == at(number)).copied();
+        let sound = random.world.bad.iter().filter(|(location, ..)| *location == at(number)).copied();
         for there in sound.collect::<Vec<_>>() {
             random.world.bad.remove(&there);
             random.world.disk.remove(&there);

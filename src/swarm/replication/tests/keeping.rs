@@ -1,9 +1,9 @@
-//! Giving up the tracker's copy, surplus, draining, forgetting, losing, starting again.
+//! Tests of offloading, over-replication, draining, forgetting, lost chunks and restarts.
 
 use super::super::chunk::Key;
 use super::world::*;
 use crate::content::ChunkIndex;
-use crate::swarm::keeping::{Change, Place};
+use crate::swarm::keeping::{Change, Location};
 use crate::swarm::replication::{Order, Settings};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn offloads(world: &World) -> usize {
     world.log.iter().filter(|order| matches!(order, Order::Offload { .. })).count()
 }
 
-fn drops(world: &World) -> Vec<(Place, u32)> {
+fn drops(world: &World) -> Vec<(Location, u32)> {
     let drops = world.log.iter().filter_map(|order| match order {
         Order::Drop { at, chunks, .. } => Some(chunks.iter().map(|index| (*at, index.0))),
         _ => None,
@@ -24,12 +24,12 @@ fn drops(world: &World) -> Vec<(Place, u32)> {
 }
 
 #[test]
-fn the_trackers_copy_goes_only_after_the_record() {
+fn the_trackers_copy_is_deleted_only_after_a_durable_record() {
     let mut world = World::with(offload(), 3, 100);
     world.records = false;
     world.publish(id(1), 4);
     world.run();
-    let (_, changes) = world.pending.last().expect("an offload does not wait for others");
+    let (_, changes) = world.pending.last().expect("an offload is recorded without delay");
     assert_eq!(changes.last(), Some(&Change::Offloaded(id(1), true)));
     world.pass(seconds(60));
     assert_eq!(offloads(&world), 0);
@@ -54,19 +54,19 @@ fn a_copy_that_is_lost_while_the_record_is_written_stops_the_offload() {
     world.join(0, 0, 100);
     world.record();
     world.take();
-    assert_eq!(offloads(&world), 0, "its copies have not been checked");
+    assert_eq!(offloads(&world), 0, "the copies are not verified");
     for (file, chunks) in world.chunks_of(0) {
         world.placement.holds(world.now, v(0), file, &chunks, true);
     }
     world.take();
-    assert_eq!(offloads(&world), 0, "and not recorded");
+    assert_eq!(offloads(&world), 0, "the copies are not recorded");
     world.record();
     world.take();
     assert_eq!(offloads(&world), 1);
 }
 
 #[test]
-fn a_copy_that_replaces_a_recorded_one_has_to_be_recorded_too() {
+fn a_copy_that_replaces_a_recorded_one_must_be_recorded_before_an_offload() {
     let mut world = World::with(Settings { replicas: 1, ..offload() }, 3, 100);
     world.records = false;
     world.publish(id(1), 1);
@@ -78,7 +78,7 @@ fn a_copy_that_replaces_a_recorded_one_has_to_be_recorded_too() {
     assert_eq!(world.holders(id(1), 0).len(), 2);
     world.record();
     world.take();
-    assert_eq!(offloads(&world), 0, "the record has the one that is leaving");
+    assert_eq!(offloads(&world), 0, "the record contains the draining copy");
     world.record();
     world.take();
     assert_eq!(offloads(&world), 1);
@@ -94,7 +94,7 @@ fn without_the_flag_the_tracker_keeps_its_copy() {
 }
 
 #[test]
-fn an_offload_that_fails_is_not_tried_again() {
+fn a_failed_offload_is_not_retried() {
     let mut world = World::with(offload(), 3, 100);
     world.publish(id(1), 1);
     while offloads(&world) == 0 {
@@ -110,7 +110,7 @@ fn an_offload_that_fails_is_not_tried_again() {
 }
 
 #[test]
-fn a_file_that_is_put_there_again_is_offloaded_again() {
+fn a_file_that_is_published_again_is_offloaded_again() {
     let mut world = World::with(offload(), 3, 100);
     world.publish(id(1), 2);
     world.settle();
@@ -121,7 +121,7 @@ fn a_file_that_is_put_there_again_is_offloaded_again() {
 }
 
 #[test]
-fn who_returns_counts_again_and_what_is_too_much_is_dropped() {
+fn copies_of_a_returning_volunteer_count_and_over_replicated_ones_are_dropped() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 20);
     world.settle();
@@ -130,16 +130,16 @@ fn who_returns_counts_again_and_what_is_too_much_is_dropped() {
     assert_eq!(drops(&world), []);
     let mine = world.chunks_of(0)[&id(1)].len();
     world.come(0, 0, 100);
-    assert_eq!(drops(&world), [], "it has not told what it has");
+    assert_eq!(drops(&world), [], "it has not reported yet");
     world.report(0, false);
     world.settle();
     assert_eq!(drops(&world).len(), mine);
-    assert!(drops(&world).iter().all(|(place, _)| *place == at(0)), "its copies are not checked");
+    assert!(drops(&world).iter().all(|(location, _)| *location == at(0)), "its copies are not verified");
     assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
 }
 
 #[test]
-fn checked_copies_of_one_who_returns_stay_where_it_is_emptier() {
+fn verified_copies_of_a_returning_emptier_volunteer_stay() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 20);
     world.settle();
@@ -148,12 +148,12 @@ fn checked_copies_of_one_who_returns_stay_where_it_is_emptier() {
     world.come(0, 0, 1_000);
     world.report(0, true);
     world.settle();
-    assert!(drops(&world).iter().all(|(place, _)| *place != at(0)), "{:?}", drops(&world));
+    assert!(drops(&world).iter().all(|(location, _)| *location != at(0)), "{:?}", drops(&world));
     assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
 }
 
 #[test]
-fn claimed_copies_do_not_let_others_be_dropped() {
+fn claimed_copies_cause_no_drops() {
     let mut world = World::with(settings(), 3, 100);
     world.publish(id(1), 6);
     world.settle();
@@ -165,18 +165,18 @@ fn claimed_copies_do_not_let_others_be_dropped() {
         world.join(number, number, 100);
     }
     world.settle();
-    assert_eq!(drops(&world), [], "three copies each, none of them checked");
+    assert_eq!(drops(&world), [], "three copies each, none of them verified");
     world.report(0, true);
     world.settle();
-    assert_eq!(drops(&world), [], "one checked copy each");
+    assert_eq!(drops(&world), [], "one verified copy each");
     world.report(1, true);
     world.settle();
     assert_eq!(drops(&world).len(), 6);
-    assert!(drops(&world).iter().all(|(place, _)| *place == at(2)));
+    assert!(drops(&world).iter().all(|(location, _)| *location == at(2)));
 }
 
 #[test]
-fn of_copies_at_one_address_one_is_dropped_first() {
+fn copies_that_share_an_address_are_dropped_first() {
     let mut world = World::with(settings(), 0, 0);
     for (number, host) in [(0, 7), (1, 8), (2, 9)] {
         world.join(number, host, 100);
@@ -199,7 +199,7 @@ fn of_copies_at_one_address_one_is_dropped_first() {
 }
 
 #[test]
-fn a_drained_volunteer_may_leave_when_nothing_depends_on_it() {
+fn a_drained_volunteer_may_leave_when_no_chunk_depends_on_it() {
     let mut world = World::with(offload(), 4, 100);
     world.publish(id(1), 20);
     world.settle();
@@ -221,14 +221,14 @@ fn a_drained_volunteer_may_leave_when_nothing_depends_on_it() {
     world.pass(seconds(1));
     assert_eq!(told(&world), [(0, held), (0, 0)]);
     world.gone(0);
-    world.disk.retain(|(place, ..)| *place != at(0));
+    world.disk.retain(|(location, ..)| *location != at(0));
     world.settle();
     assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
     assert_eq!(world.placement.counts.impaired, 0);
 }
 
 #[test]
-fn a_drain_that_is_called_off_leaves_no_copy_too_many() {
+fn a_cancelled_drain_leaves_no_over_replicated_chunk() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 20);
     world.settle();
@@ -243,7 +243,7 @@ fn a_drain_that_is_called_off_leaves_no_copy_too_many() {
 }
 
 #[test]
-fn a_drain_waits_for_copies_elsewhere_to_be_checked_and_has_them_checked() {
+fn a_drain_challenges_the_other_copies_and_waits_until_they_are_verified() {
     let mut world = World::with(offload(), 3, 100);
     world.publish(id(1), 6);
     world.settle();
@@ -263,7 +263,7 @@ fn a_drain_waits_for_copies_elsewhere_to_be_checked_and_has_them_checked() {
 }
 
 #[test]
-fn a_forgotten_file_is_dropped_everywhere_even_later() {
+fn a_forgotten_file_is_dropped_even_by_volunteers_that_return_later() {
     let mut world = World::with(settings(), 3, 100);
     world.publish(id(1), 6);
     world.settle();
@@ -280,14 +280,14 @@ fn a_forgotten_file_is_dropped_everywhere_even_later() {
     world.join(2, 2, 100);
     world.settle();
     assert_eq!(world.disk.len(), 0);
-    assert!(!world.placement.holds(world.now, v(2), id(9), &[ChunkIndex(0)], true), "a stranger's file");
+    assert!(!world.placement.holds(world.now, v(2), id(9), &[ChunkIndex(0)], true), "an unknown file");
     world.settle();
     world.publish(id(1), 6);
     assert!(!world.placement.was_forgotten(id(1)));
 }
 
 #[test]
-fn what_is_lost_is_named_once_and_is_back_when_its_holder_is() {
+fn lost_chunks_are_reported_once_and_found_again_when_their_holder_returns() {
     let mut world = World::with(offload(), 3, 100);
     world.publish(id(1), 8);
     world.settle();
@@ -310,7 +310,7 @@ fn what_is_lost_is_named_once_and_is_back_when_its_holder_is() {
     assert_eq!(world.placement.status(|_| None).copies.lost, both.len() as u64);
     world.pass(seconds(100));
     world.come(1, 1, 100);
-    assert_eq!(world.placement.status(|_| None).copies.lost, both.len() as u64, "it has not told yet");
+    assert_eq!(world.placement.status(|_| None).copies.lost, both.len() as u64, "it has not reported yet");
     world.report(1, false);
     assert_eq!(lost(&world).len(), 1);
     assert_eq!(world.placement.status(|_| None).copies.lost, 0);
@@ -318,7 +318,7 @@ fn what_is_lost_is_named_once_and_is_back_when_its_holder_is() {
 }
 
 #[test]
-fn nothing_is_lost_before_everybody_could_have_come() {
+fn no_chunk_is_lost_before_all_volunteers_could_have_returned() {
     let mut world = World::with(offload(), 3, 100);
     world.publish(id(1), 8);
     world.settle();
@@ -331,7 +331,7 @@ fn nothing_is_lost_before_everybody_could_have_come() {
 }
 
 #[test]
-fn started_again_the_placement_is_the_same() {
+fn a_restart_restores_the_copies() {
     let mut world = World::with(offload(), 5, 100);
     world.publish(id(1), 30);
     world.publish(id(2), 7);
@@ -367,7 +367,7 @@ fn started_again_the_placement_is_the_same() {
 }
 
 #[test]
-fn killed_between_record_and_deletion_the_tracker_still_gives_its_copy_up() {
+fn an_offload_interrupted_between_record_and_deletion_is_completed() {
     let mut world = World::with(offload(), 3, 100);
     world.publish(id(1), 3);
     while offloads(&world) == 0 {
@@ -385,7 +385,7 @@ fn killed_between_record_and_deletion_the_tracker_still_gives_its_copy_up() {
 }
 
 #[test]
-fn a_catalogue_with_numbers_that_it_never_gave_does_no_harm() {
+fn unknown_volunteer_numbers_in_the_catalogue_are_harmless() {
     let mut world = World::with(settings(), 1, 10);
     world.pass(seconds(1));
     let mut record = world.volunteers[&v(0)].clone();

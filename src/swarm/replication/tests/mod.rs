@@ -1,4 +1,4 @@
-//! What a placement does, as timetables; and what it never does, whatever happens.
+//! Tests of the replication planner: simulated time, random events, and checks of its invariants.
 
 mod copies;
 mod events;

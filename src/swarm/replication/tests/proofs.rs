@@ -1,8 +1,8 @@
-//! Challenges and audits.
+//! Tests of challenges and audits.
 
 use super::world::*;
 use crate::content::limits;
-use crate::swarm::keeping::Place;
+use crate::swarm::keeping::Location;
 use crate::swarm::replication::{Order, Settings};
 
 fn challenging(offload: bool) -> Settings {
@@ -16,7 +16,7 @@ fn distributed(offload: bool, chunks: u32) -> World {
     world
 }
 
-fn last_challenge(world: &World) -> (u64, Vec<Place>) {
+fn last_challenge(world: &World) -> (u64, Vec<Location>) {
     let found = world.log.iter().rev().find_map(|order| match order {
         Order::Challenge { number, to, range } => {
             assert!(u64::from(range.offset) + u64::from(range.length) <= CHUNK);
@@ -32,7 +32,7 @@ fn audits(world: &World) -> usize {
 }
 
 #[test]
-fn holders_and_the_tracker_are_challenged_now_and_then() {
+fn holders_and_the_tracker_are_challenged_at_each_interval() {
     let mut world = distributed(false, 5);
     world.pass(limits::CHALLENGE_EVERY);
     let (_, to) = last_challenge(&world);
@@ -42,7 +42,7 @@ fn holders_and_the_tracker_are_challenged_now_and_then() {
 }
 
 #[test]
-fn a_bad_copy_is_found_by_the_trackers_own_and_replaced() {
+fn a_corrupt_copy_is_found_by_the_trackers_own_copy_and_replaced() {
     let mut world = distributed(false, 1);
     let bad = world.holders(id(1), 0)[0];
     world.bad.insert((at(bad), id(1), 0));
@@ -56,7 +56,7 @@ fn a_bad_copy_is_found_by_the_trackers_own_and_replaced() {
 }
 
 #[test]
-fn without_an_own_copy_those_who_differ_are_audited() {
+fn without_a_tracker_copy_holders_that_differ_are_audited() {
     let mut world = distributed(true, 1);
     assert!(world.whole.is_empty());
     let bad = world.holders(id(1), 0)[1];
@@ -84,7 +84,7 @@ fn claimed_copies_that_agree_are_verified() {
 }
 
 #[test]
-fn who_does_not_answer_is_audited() {
+fn a_holder_that_does_not_answer_is_audited() {
     let mut world = distributed(false, 1);
     world.pass(limits::CHALLENGE_EVERY);
     let (number, _) = last_challenge(&world);
@@ -97,7 +97,7 @@ fn who_does_not_answer_is_audited() {
 }
 
 #[test]
-fn a_chunk_that_is_not_there_is_no_copy() {
+fn a_missing_copy_is_replaced() {
     let mut world = distributed(false, 1);
     let holders = world.holders(id(1), 0);
     world.disk.remove(&(at(holders[0]), id(1), 0));
@@ -109,7 +109,7 @@ fn a_chunk_that_is_not_there_is_no_copy() {
 }
 
 #[test]
-fn a_source_of_bad_bytes_is_audited_and_replaced() {
+fn a_source_of_corrupt_bytes_is_audited_and_replaced() {
     let mut world = distributed(true, 1);
     let holders = world.holders(id(1), 0);
     world.bad.insert((at(holders[1]), id(1), 0));
@@ -125,11 +125,11 @@ fn a_source_of_bad_bytes_is_audited_and_replaced() {
     world.settle();
     world.pass(seconds(20));
     world.settle();
-    assert_eq!(world.holders(id(1), 0).len(), 2, "the one who was gone had it");
+    assert_eq!(world.holders(id(1), 0).len(), 2, "the volunteer that returned had it");
 }
 
 #[test]
-fn one_single_holder_is_audited_now_and_then() {
+fn a_single_holder_is_audited_from_time_to_time() {
     let mut world = World::with(Settings { replicas: 1, ..challenging(true) }, 3, 100);
     world.publish(id(1), 1);
     world.settle();
@@ -141,13 +141,13 @@ fn one_single_holder_is_audited_now_and_then() {
 }
 
 #[test]
-fn answers_that_nobody_asked_for_are_ignored() {
+fn unsolicited_answers_are_ignored() {
     let mut world = distributed(false, 1);
     world.placement.proof(world.now, at(0), 99, None);
     world.pass(limits::CHALLENGE_EVERY);
     let (number, to) = last_challenge(&world);
     world.orders.clear();
-    let stranger = (0..3).map(at).find(|place| !to.contains(place)).unwrap();
+    let stranger = (0..3).map(at).find(|location| !to.contains(location)).unwrap();
     world.placement.proof(world.now, stranger, number, None);
     world.take();
     assert_eq!(world.placement.challenges.len(), 1);

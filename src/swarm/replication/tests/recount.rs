@@ -1,16 +1,16 @@
-//! Counting everything anew, to compare with the counters.
+//! Recomputes all counters from scratch, to compare them with the stored ones.
 
 use super::super::Placement;
 use super::super::bucket::Bucket;
-use super::super::chunk::{CopyState, Key, Weights};
+use super::super::chunk::{CopyCounts, CopyState, Key};
 use super::super::file::Counts;
 use super::super::queue::Queued;
-use super::super::volunteer::{Standing, Traffic};
-use crate::swarm::keeping::Place;
+use super::super::volunteer::{Liveness, Traffic};
+use crate::swarm::keeping::Location;
 use std::collections::BTreeMap;
 
 impl Placement {
-    /// Panics when a counter is not what there is to count.
+    /// Panics if a stored counter differs from the recomputed one.
     pub fn recount(&self) {
         let mut all = Counts::default();
         let mut queued = Queued::default();
@@ -20,14 +20,14 @@ impl Placement {
             let mut counts = Counts::default();
             for (index, chunk) in (0u32..).zip(&file.chunks) {
                 let key = Key { file: slot, index };
-                let mut weights = Weights::default();
+                let mut copy_counts = CopyCounts::default();
                 let mut met = Vec::new();
                 for replica in chunk.replicas.iter() {
                     let (number, state) = (replica.volunteer(), replica.state());
                     assert!(!met.contains(&number), "two copies at one volunteer");
                     met.push(number);
                     let volunteer = self.at(number).unwrap();
-                    weights.add(state, volunteer.draining);
+                    copy_counts.add(state, volunteer.draining);
                     counts.verified += u64::from(state == CopyState::Verified);
                     counts.claimed += u64::from(state.is_here() && state != CopyState::Verified);
                     let sums = of_volunteers.entry(number.0).or_default();
@@ -39,29 +39,32 @@ impl Placement {
                     assert!(volunteer.is_here() || !state.is_here());
                     assert_eq!(
                         state == CopyState::Coming,
-                        self.flights.contains_key(&(key, Place::Volunteer(number)))
+                        self.transfers.contains_key(&(key, Location::Volunteer(number)))
                     );
                     let held = volunteer.holdings[&slot].chunks.contains(&index);
                     assert_eq!(held, state != CopyState::Coming);
                 }
-                assert_eq!(weights, chunk.weights, "{key:?}");
-                queued.move_one(Bucket::NONE, chunk.bucket);
-                counts.short += u64::from(chunk.aspects.short);
-                counts.waiting += u64::from(chunk.aspects.waiting);
-                counts.bare += u64::from(chunk.aspects.bare);
-                counts.impaired += u64::from(chunk.aspects.impaired);
+                assert_eq!(copy_counts, chunk.copy_counts, "{key:?}");
+                queued.move_one(Priority::NONE, chunk.priority);
+                counts.under_replicated += u64::from(chunk.deficits.under_replicated);
+                counts.waiting += u64::from(chunk.deficits.waiting);
+                counts.bare += u64::from(chunk.deficits.bare);
+                counts.impaired += u64::from(chunk.deficits.impaired);
                 counts.lost += u64::from(chunk.lost);
                 let replicas = self.settings.replicas;
-                assert_eq!(chunk.aspects.short, usize::from(weights.verified) < replicas);
-                assert_eq!(chunk.aspects.waiting, usize::from(weights.live + weights.coming) < replicas);
-                let copies = weights.live + weights.leaving + weights.coming;
-                assert_eq!(chunk.aspects.bare, copies == 0 && !file.has(chunk), "{key:?}");
+                assert_eq!(chunk.deficits.under_replicated, usize::from(copy_counts.verified) < replicas);
+                assert_eq!(
+                    chunk.deficits.waiting,
+                    usize::from(copy_counts.live + copy_counts.coming) < replicas
+                );
+                let copies = copy_counts.live + copy_counts.leaving + copy_counts.coming;
+                assert_eq!(chunk.deficits.bare, copies == 0 && !file.has(chunk), "{key:?}");
             }
             assert_eq!(counts, file.counts);
             assert_eq!(file.own as usize, file.chunks.iter().filter(|chunk| chunk.own).count());
             all.verified += counts.verified;
             all.claimed += counts.claimed;
-            all.short += counts.short;
+            all.under_replicated += counts.under_replicated;
             all.waiting += counts.waiting;
             all.bare += counts.bare;
             all.impaired += counts.impaired;
@@ -78,14 +81,14 @@ impl Placement {
             let number = volunteer.record.number;
             let sum = sums.get(&number.0).copied().unwrap_or_default();
             assert_eq!((volunteer.held, volunteer.chunks, volunteer.verified), sum, "{number:?}");
-            let place = Place::Volunteer(number);
+            let location = Location::Volunteer(number);
             let (mut incoming, mut outgoing) = (Traffic::default(), Traffic::default());
-            for ((_, to), flight) in &self.flights {
-                if *to == place {
-                    incoming.add(flight.length);
+            for ((_, to), transfer) in &self.transfers {
+                if *to == location {
+                    incoming.add(transfer.length);
                 }
-                if flight.from == place {
-                    outgoing.add(flight.length);
+                if transfer.from == location {
+                    outgoing.add(transfer.length);
                 }
             }
             assert_eq!((volunteer.incoming, volunteer.outgoing), (incoming, outgoing));
@@ -95,7 +98,7 @@ impl Placement {
             }
             assert!(volunteer.is_here() || incoming.copies == 0);
             census.0 += usize::from(volunteer.has_reported() && !volunteer.draining);
-            census.1 += usize::from(!volunteer.has_reported() && volunteer.standing != Standing::Gone);
+            census.1 += usize::from(!volunteer.has_reported() && volunteer.liveness != Liveness::Dead);
             census.2 += usize::from(volunteer.draining);
             for (slot, holding) in &volunteer.holdings {
                 let chunks = &self.file(*slot).unwrap().chunks;

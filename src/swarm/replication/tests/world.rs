@@ -1,21 +1,21 @@
-//! A world for a placement to be tried in: volunteers with disks, a tracker with a disk and a catalogue.
+//! Simulated world for tests: volunteers with disks, a tracker with a disk and a catalogue.
 //!
-//! It carries orders out, at once or when told to, and looks at every one of them: nothing is copied from where it is
-//! not, nothing is dropped that is needed, nothing is offloaded that is not recorded.
+//! It carries out orders, at once or on request, and checks each of them: sources have the chunks that they
+//! give, no needed copy is dropped, no file is offloaded before its copies are recorded.
 
-use super::super::volunteer::Standing;
+use super::super::volunteer::Liveness;
 use super::super::{Order, Placement, Settings};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap, Layout};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::volunteer::ChallengedRange;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Place, Verdict, VolunteerNumber, VolunteerRecord};
+use crate::swarm::keeping::{Change, Location, Verdict, VolunteerNumber, VolunteerRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 pub const CHUNK: u64 = 16 * 1024;
-pub const TRACKER: Place = Place::Tracker;
+pub const TRACKER: Location = Location::Tracker;
 
 pub fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -33,31 +33,31 @@ pub fn v(number: u32) -> VolunteerNumber {
     VolunteerNumber(number)
 }
 
-pub fn at(number: u32) -> Place {
-    Place::Volunteer(v(number))
+pub fn at(number: u32) -> Location {
+    Location::Volunteer(v(number))
 }
 
 pub fn settings() -> Settings {
     Settings { challenge_every: None, ..Settings::default() }
 }
 
-/// A chunk somewhere.
-pub type There = (Place, FileId, u32);
+/// A copy of a chunk: location, file, chunk index.
+pub type There = (Location, FileId, u32);
 
 pub struct World {
     pub placement: Placement,
     pub now: Moment,
-    /// What is on whose disk.
+    /// Copies on all disks.
     pub disk: BTreeSet<There>,
-    /// Whole files at the tracker.
+    /// Complete files at the tracker.
     pub whole: BTreeSet<FileId>,
-    /// Copies that are damaged.
+    /// Copies that are corrupt.
     pub bad: BTreeSet<There>,
     /// Orders that have not been carried out.
     pub orders: Vec<Order>,
-    /// Every order there was.
+    /// All orders so far.
     pub log: Vec<Order>,
-    /// The catalogue.
+    /// The content of the catalogue.
     pub volunteers: BTreeMap<VolunteerNumber, VolunteerRecord>,
     pub held: BTreeMap<(FileId, VolunteerNumber), HaveMap>,
     pub offloaded: BTreeMap<FileId, bool>,
@@ -66,7 +66,7 @@ pub struct World {
     pub pending: Vec<(u64, Vec<Change>)>,
     pub offered: BTreeMap<VolunteerNumber, u64>,
     pub layouts: BTreeMap<FileId, Layout>,
-    /// Whether records become durable by themselves.
+    /// Whether records become durable at once.
     pub records: bool,
 }
 
@@ -91,7 +91,8 @@ impl World {
         }
     }
 
-    /// A world with volunteers at addresses of their own, all looked.
+    /// A world with volunteers at different addresses, each with space for `chunks` chunks; all complete
+    /// files of the tracker are known.
     pub fn with(settings: Settings, volunteers: u32, chunks: u64) -> Self {
         let mut world = Self::new(settings);
         world.placement.looked(world.now);
@@ -102,11 +103,12 @@ impl World {
     }
 
     pub fn free(&self, number: VolunteerNumber) -> u64 {
-        let held = self.disk.iter().filter(|(place, ..)| *place == Place::Volunteer(number)).count() as u64;
+        let held =
+            self.disk.iter().filter(|(location, ..)| *location == Location::Volunteer(number)).count() as u64;
         self.offered.get(&number).copied().unwrap_or(0).saturating_sub(held * CHUNK)
     }
 
-    /// A volunteer comes, with room for so many chunks, and has not told what it has.
+    /// Connects a volunteer with storage for `chunks` chunks that has not reported its chunks.
     pub fn come(&mut self, number: u32, host: u32, chunks: u64) {
         self.offered.insert(v(number), chunks * CHUNK);
         let [.., a, b] = host.to_be_bytes();
@@ -119,7 +121,7 @@ impl World {
         self.take();
     }
 
-    /// A volunteer tells all that it has on its disk.
+    /// Reports all chunks on the disk of a volunteer.
     pub fn report(&mut self, number: u32, checked: bool) {
         for (file, chunks) in self.chunks_of(number) {
             self.placement.holds(self.now, v(number), file, &chunks, checked);
@@ -136,7 +138,7 @@ impl World {
 
     pub fn chunks_of(&self, number: u32) -> BTreeMap<FileId, Vec<ChunkIndex>> {
         let mut chunks: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
-        for (_, file, index) in self.disk.iter().filter(|(place, ..)| *place == at(number)) {
+        for (_, file, index) in self.disk.iter().filter(|(location, ..)| *location == at(number)) {
             chunks.entry(*file).or_default().push(ChunkIndex(*index));
         }
         chunks
@@ -150,7 +152,7 @@ impl World {
     pub fn publish(&mut self, file: FileId, chunks: u32) {
         self.layouts.insert(file, layout(chunks));
         self.whole.insert(file);
-        // What publishes it writes to the same catalogue, later than what forgot it.
+        // Publishing writes to the same catalogue, after the record that forgot the file.
         if self.placement.was_forgotten(file) {
             self.record();
             self.forgotten.remove(&file);
@@ -160,7 +162,7 @@ impl World {
         self.take();
     }
 
-    /// Time passes, and ticks come when they are due.
+    /// Lets time pass, with a tick whenever one is due.
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         for _ in 0..100_000 {
@@ -175,7 +177,7 @@ impl World {
         panic!("time does not pass");
     }
 
-    /// Takes the orders, and has recorded what is due.
+    /// Takes the orders, and the records that are due.
     pub fn take(&mut self) {
         loop {
             let orders = self.placement.take_orders();
@@ -222,7 +224,7 @@ impl World {
         }
     }
 
-    /// How many verified copies of a chunk the volunteers that are here and stay have, on their disks.
+    /// Number of verified copies of a chunk on the disks of connected volunteers that are not draining.
     fn safe(&self, file: FileId, index: u32, recorded: bool) -> usize {
         let key = self.placement.key(file, ChunkIndex(index)).unwrap();
         let replicas = self.placement.chunk(key).unwrap().replicas.clone();
@@ -231,15 +233,15 @@ impl World {
             let volunteer = self.placement.at(number).unwrap();
             let held = self.held.get(&(file, number)).is_some_and(|held| held.has(ChunkIndex(index)));
             replica.state() == super::super::chunk::CopyState::Verified
-                && matches!(volunteer.standing, Standing::Here { .. })
+                && matches!(volunteer.liveness, Liveness::Alive { .. })
                 && !volunteer.draining
-                && self.disk.contains(&(Place::Volunteer(number), file, index))
+                && self.disk.contains(&(Location::Volunteer(number), file, index))
                 && (held || !recorded)
         });
         safe.count()
     }
 
-    /// What must be true of an order when it is given.
+    /// Checks an order at the time when it is issued.
     fn look_at(&self, order: &Order) {
         let replicas = self.placement.settings.replicas;
         match order {
@@ -261,17 +263,17 @@ impl World {
         }
     }
 
-    /// Whether somebody has a chunk to give.
-    pub fn gives(&self, from: Place, file: FileId, index: u32) -> bool {
+    /// Whether a location has a chunk to give.
+    pub fn gives(&self, from: Location, file: FileId, index: u32) -> bool {
         self.disk.contains(&(from, file, index)) || (from == TRACKER && self.whole.contains(&file))
     }
 
-    /// Carries one order out.
+    /// Carries out one order.
     pub fn carry_out(&mut self, order: Order) {
         use crate::protocol::volunteer::CopyFailure::{Corrupt, NoRoom, Unreachable};
-        let free = |world: &Self, place: Place| match place {
-            Place::Tracker => None,
-            Place::Volunteer(number) => Some(world.free(number)),
+        let free = |world: &Self, location: Location| match location {
+            Location::Tracker => None,
+            Location::Volunteer(number) => Some(world.free(number)),
         };
         match order {
             Order::Copy { file, index, from, to } => {
@@ -306,14 +308,14 @@ impl World {
                 self.placement.dropped(self.now, at, file, &chunks, free);
             }
             Order::Challenge { number, range, to } => {
-                for place in to {
-                    let proof = self.proof(place, &range);
-                    self.placement.proof(self.now, place, number, proof);
+                for location in to {
+                    let proof = self.proof(location, &range);
+                    self.placement.proof(self.now, location, number, proof);
                     self.take();
                 }
             }
             Order::Audit { file, index, at } => {
-                let there = (Place::Volunteer(at), file, index.0);
+                let there = (Location::Volunteer(at), file, index.0);
                 let verdict = match self.disk.contains(&there) && !self.bad.contains(&there) {
                     true => Verdict::Right,
                     false => Verdict::Wrong,
@@ -329,26 +331,26 @@ impl World {
         self.take();
     }
 
-    pub fn proof(&self, place: Place, range: &ChallengedRange) -> Option<Digest> {
-        let there = (place, range.file, range.index.0);
+    pub fn proof(&self, location: Location, range: &ChallengedRange) -> Option<Digest> {
+        let there = (location, range.file, range.index.0);
         let right = range.proof(b"right");
-        match self.gives(place, range.file, range.index.0) {
+        match self.gives(location, range.file, range.index.0) {
             true if self.bad.contains(&there) => Some(range.proof(b"wrong")),
             true => Some(right),
             false => None,
         }
     }
 
-    /// Carries all orders out, and those that follow.
+    /// Carries out all orders, including those that result from them.
     pub fn run(&mut self) {
         for _ in 0..100_000 {
             let Some(order) = (!self.orders.is_empty()).then(|| self.orders.remove(0)) else { return };
             self.carry_out(order);
         }
-        panic!("there is no end to it");
+        panic!("the orders do not end");
     }
 
-    /// Carries everything out, and lets records be gathered.
+    /// Carries out all orders and lets 200 ms pass, so that records are taken.
     pub fn settle(&mut self) {
         self.run();
         self.pass(Duration::from_millis(200));
@@ -356,7 +358,7 @@ impl World {
     }
 
     /// The copies that have been ordered and not carried out.
-    pub fn copies(&self) -> Vec<(u32, Place, Place)> {
+    pub fn copies(&self) -> Vec<(u32, Location, Location)> {
         let copies = self.orders.iter().filter_map(|order| match order {
             Order::Copy { index, from, to, .. } => Some((index.0, *from, *to)),
             _ => None,
@@ -364,10 +366,10 @@ impl World {
         copies.collect()
     }
 
-    /// Who has a chunk on disk, by number; the tracker's own store is not counted.
+    /// Numbers of the volunteers that have a chunk on disk. The tracker is not counted.
     pub fn holders(&self, file: FileId, index: u32) -> Vec<u32> {
-        let there = self.disk.iter().filter_map(|(place, held, at)| match place {
-            Place::Volunteer(number) if (*held, *at) == (file, index) => Some(number.0),
+        let there = self.disk.iter().filter_map(|(location, held, at)| match location {
+            Location::Volunteer(number) if (*held, *at) == (file, index) => Some(number.0),
             _ => None,
         });
         there.collect()
@@ -399,7 +401,7 @@ impl World {
         for file in &self.forgotten {
             self.placement.restore_forgotten(*file);
         }
-        let own = self.disk.iter().filter(|(place, ..)| *place == TRACKER);
+        let own = self.disk.iter().filter(|(location, ..)| *location == TRACKER);
         for (_, file, index) in own.copied().collect::<Vec<_>>() {
             self.placement.stored(self.now, TRACKER, file, ChunkIndex(index), None);
         }

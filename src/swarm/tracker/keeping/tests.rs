@@ -1,4 +1,4 @@
-//! A tracker that keeps files, with volunteers and hands that do at once what they are told: what is said to whom.
+//! Tests of a tracker that keeps files, with simulated volunteers and an executor that act at once.
 
 use super::super::{KeepRules, Remembered, Rules, Tracker};
 use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, Layout, Md5};
@@ -7,7 +7,7 @@ use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerRequest};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Answer, Command, News, Task, Wanted};
+use crate::swarm::keeping::{Answer, Command, ExecutorTask, TaskOutcome, Wanted};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use crate::swarm::replication::Settings;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,8 +31,8 @@ fn layout() -> Layout {
     Layout::even(u64::from(CHUNKS) * (512 << 10), Some(512 << 10)).unwrap()
 }
 
-/// A volunteer that does at once what it is told.
-struct Lender {
+/// A volunteer that carries out each order at once.
+struct SimulatedVolunteer {
     token: Token,
     held: BTreeMap<FileId, BTreeSet<ChunkIndex>>,
     told: Vec<VolunteerOrder>,
@@ -41,8 +41,8 @@ struct Lender {
 struct World {
     tracker: Tracker,
     now: Moment,
-    lenders: BTreeMap<u64, Lender>,
-    tasks: Vec<Task>,
+    volunteers: BTreeMap<u64, SimulatedVolunteer>,
+    tasks: Vec<ExecutorTask>,
     notes: Vec<String>,
     answers: Vec<Answer>,
     replies: Vec<TrackerResponse>,
@@ -64,8 +64,8 @@ impl World {
         let serving = "0.0.0.0:5101".parse().unwrap();
         let rules = KeepRules { settings, name: EntityName::new("T").unwrap(), serving, rebuild };
         tracker.keep(rules, Remembered::default(), fastrand::Rng::with_seed(2));
-        let (lenders, tasks, notes, answers) = Default::default();
-        Self { tracker, now: Duration::ZERO, lenders, tasks, notes, answers, replies: Vec::new() }
+        let (volunteers, tasks, notes, answers) = Default::default();
+        Self { tracker, now: Duration::ZERO, volunteers, tasks, notes, answers, replies: Vec::new() }
     }
 
     fn request(&mut self, connection: u64, request: TrackerRequest) {
@@ -73,8 +73,8 @@ impl World {
         self.settle(effects);
     }
 
-    fn news(&mut self, news: News) {
-        let effects = self.tracker.news(self.now, news);
+    fn news(&mut self, news: TaskOutcome) {
+        let effects = self.tracker.task_outcome(self.now, news);
         self.settle(effects);
     }
 
@@ -85,7 +85,7 @@ impl World {
             let effects = self.tracker.tick(self.now);
             self.settle(effects);
             if due <= self.now {
-                // Whatever is due again at once is due a moment later.
+                // An event that is due again immediately runs 1 ms later.
                 self.now += Duration::from_millis(1);
             }
         }
@@ -93,9 +93,10 @@ impl World {
         self.beat();
     }
 
-    /// Everybody who is there is alive.
+    /// All connected volunteers send a heartbeat.
     fn beat(&mut self) {
-        let tokens: Vec<(u64, Token)> = self.lenders.iter().map(|(id, lender)| (*id, lender.token)).collect();
+        let tokens: Vec<(u64, Token)> =
+            self.volunteers.iter().map(|(id, volunteer)| (*id, volunteer.token)).collect();
         for (id, token) in tokens {
             self.request(id, TrackerRequest::Heartbeat { token });
         }
@@ -112,7 +113,8 @@ impl World {
         let Some(TrackerResponse::Registered { token, .. }) = self.replies.pop() else {
             panic!("not registered")
         };
-        self.lenders.insert(connection, Lender { token, held: held.clone(), told: Vec::new() });
+        self.volunteers
+            .insert(connection, SimulatedVolunteer { token, held: held.clone(), told: Vec::new() });
         let key = VolunteerKey(connection.into());
         self.say(connection, VolunteerRequest::Lend { key, offered: 1 << 30, free: 1 << 30 });
         for (file, chunks) in held {
@@ -123,7 +125,7 @@ impl World {
     }
 
     fn say(&mut self, connection: u64, act: VolunteerRequest) {
-        let token = self.lenders[&connection].token;
+        let token = self.volunteers[&connection].token;
         self.request(connection, TrackerRequest::Volunteer { token, act });
     }
 
@@ -141,14 +143,16 @@ impl World {
                 Effect::Task(task) => {
                     self.tasks.push(task.clone());
                     let news = match task {
-                        Task::Record { ticket, .. } => News::Recorded(ticket),
-                        Task::Offload(kept) => News::Offloaded(kept.file.id, true),
-                        Task::Fetch { kept, index, .. } => News::Stored(kept.file.id, index),
-                        Task::Drop { file, chunks } => News::Dropped(file, chunks),
-                        Task::Adopt { kept, .. } => News::Adopted(kept.file.id, Some((kept, layout()))),
+                        ExecutorTask::Record { ticket, .. } => TaskOutcome::Recorded(ticket),
+                        ExecutorTask::Offload(kept) => TaskOutcome::Offloaded(kept.file.id, true),
+                        ExecutorTask::Fetch { kept, index, .. } => TaskOutcome::Stored(kept.file.id, index),
+                        ExecutorTask::Drop { file, chunks } => TaskOutcome::Dropped(file, chunks),
+                        ExecutorTask::Adopt { kept, .. } => {
+                            TaskOutcome::Adopted(kept.file.id, Some((kept, layout())))
+                        }
                         _ => continue,
                     };
-                    effects.extend(self.tracker.news(self.now, news));
+                    effects.extend(self.tracker.task_outcome(self.now, news));
                 }
                 other => panic!("unexpected: {other:?}"),
             }
@@ -156,40 +160,45 @@ impl World {
     }
 
     fn carry_out(&mut self, id: u64, order: VolunteerOrder) -> Vec<Effect> {
-        let Some(lender) = self.lenders.get_mut(&id) else { return Vec::new() };
-        lender.told.push(order.clone());
+        let Some(volunteer) = self.volunteers.get_mut(&id) else { return Vec::new() };
+        volunteer.told.push(order.clone());
         let free = 1 << 30;
         let act = match order {
             VolunteerOrder::Copy { kept, index, .. } => {
                 let file = kept.file.id;
-                assert!(lender.held.entry(file).or_default().insert(index), "told twice to copy {index}");
+                assert!(
+                    volunteer.held.entry(file).or_default().insert(index),
+                    "ordered twice to copy {index}"
+                );
                 VolunteerRequest::Stored { file, index, free }
             }
             VolunteerOrder::Drop { file, chunks } => {
-                let held = lender.held.entry(file).or_default();
-                chunks.iter().for_each(|index| assert!(held.remove(index), "told to drop what it has not"));
+                let held = volunteer.held.entry(file).or_default();
+                chunks.iter().for_each(|index| {
+                    assert!(held.remove(index), "ordered to drop a chunk that it does not have")
+                });
                 VolunteerRequest::Dropped { file, chunks, free }
             }
             _ => return Vec::new(),
         };
-        let token = lender.token;
+        let token = volunteer.token;
         self.tracker.request(self.now, origin(id), TrackerRequest::Volunteer { token, act })
     }
 
     fn publish(&mut self) {
-        self.news(News::Published { kept: kept(FILE), layout: layout() });
-        self.news(News::Looked);
+        self.news(TaskOutcome::Published { kept: kept(FILE), layout: layout() });
+        self.news(TaskOutcome::Looked);
     }
 
     fn copies(&self) -> usize {
-        self.lenders.values().filter_map(|lender| lender.held.get(&FILE)).map(BTreeSet::len).sum()
+        self.volunteers.values().filter_map(|volunteer| volunteer.held.get(&FILE)).map(BTreeSet::len).sum()
     }
 
-    fn leave(&mut self, connection: u64) -> Lender {
-        let lender = self.lenders.remove(&connection).unwrap();
+    fn leave(&mut self, connection: u64) -> SimulatedVolunteer {
+        let volunteer = self.volunteers.remove(&connection).unwrap();
         let effects = self.tracker.closed(self.now, ConnectionId(connection));
         self.settle(effects);
-        lender
+        volunteer
     }
 
     fn found(&mut self) -> (usize, usize, Option<Md5>) {
@@ -203,7 +212,7 @@ impl World {
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn a_file_is_spread_offloaded_and_found_at_its_volunteers() {
+fn a_file_is_replicated_offloaded_and_found_at_its_volunteers() {
     let mut world = World::new(true, false);
     world.publish();
     assert_eq!(world.found(), (1, 0, Some(Md5([5; 16]))), "the tracker itself has it");
@@ -213,90 +222,96 @@ fn a_file_is_spread_offloaded_and_found_at_its_volunteers() {
     world.join(3);
     world.wait(SECOND);
     assert_eq!(world.copies(), 12);
-    let offload =
-        world.tasks.iter().position(|task| matches!(task, Task::Offload(_))).expect("it is offloaded");
-    let recorded = |task: &Task| matches!(task, Task::Record { .. });
-    assert!(world.tasks[..offload].iter().any(recorded), "what is where is recorded first");
-    // The tracker has the manifest and no chunk any more; the volunteers are found with what they hold.
+    let offload = world
+        .tasks
+        .iter()
+        .position(|task| matches!(task, ExecutorTask::Offload(_)))
+        .expect("the file is offloaded");
+    let recorded = |task: &ExecutorTask| matches!(task, ExecutorTask::Record { .. });
+    assert!(world.tasks[..offload].iter().any(recorded), "the locations of the copies are recorded first");
+    // The tracker has the manifest and no chunk; lookups return the volunteers with their chunks.
     assert_eq!(world.found(), (0, 4, Some(Md5([5; 16]))));
 }
 
 #[test]
-fn a_volunteer_that_comes_back_in_time_is_not_replaced_and_one_that_does_not_is() {
+fn only_a_volunteer_that_does_not_return_within_its_lease_is_replaced() {
     let mut world = World::new(true, false);
     world.publish();
     (1..=4).for_each(|id| world.join(id));
     world.wait(SECOND);
     assert_eq!(world.copies(), 12);
-    let lender = world.leave(1);
-    let had = lender.held.get(&FILE).map_or(0, BTreeSet::len);
+    let volunteer = world.leave(1);
+    let had = volunteer.held.get(&FILE).map_or(0, BTreeSet::len);
     assert!(had > 0);
     (0..5).for_each(|_| world.wait(SECOND));
-    assert_eq!(world.copies(), 12 - had, "it may come back");
-    world.join_with(1, lender.held);
+    assert_eq!(world.copies(), 12 - had, "it may return");
+    world.join_with(1, volunteer.held);
     world.wait(SECOND);
-    assert_eq!(world.copies(), 12, "it has come back with all that it had");
+    assert_eq!(world.copies(), 12, "it has returned with all its chunks");
     world.leave(1);
     (0..12).for_each(|_| world.wait(SECOND));
-    assert_eq!(world.copies(), 12, "the others have made up for it");
+    assert_eq!(world.copies(), 12, "the other volunteers hold its chunks now");
 }
 
 #[test]
-fn a_goodbye_is_acted_upon_at_once() {
+fn a_volunteer_that_disconnects_in_order_is_replaced_at_once() {
     let mut world = World::new(true, false);
     world.publish();
     (1..=4).for_each(|id| world.join(id));
     world.wait(SECOND);
-    let lender = world.lenders.remove(&1).unwrap();
-    world.request(1, TrackerRequest::Goodbye { token: lender.token });
+    let volunteer = world.volunteers.remove(&1).unwrap();
+    world.request(1, TrackerRequest::Goodbye { token: volunteer.token });
     world.wait(SECOND);
     assert_eq!(world.copies(), 12);
 }
 
 #[test]
-fn what_nobody_here_knows_is_left_alone_unless_it_is_to_be_taken_in() {
+fn files_unknown_to_the_catalogue_are_ignored_unless_rebuild_is_set() {
     let held = || BTreeMap::from([(FILE, (0..CHUNKS).map(ChunkIndex).collect())]);
     let mut world = World::new(true, false);
     world.join_with(1, held());
     assert!(world.notes.iter().any(|note| note.contains("--rebuild")), "{:?}", world.notes);
-    assert!(world.lenders[&1].told.iter().all(|order| !matches!(order, VolunteerOrder::Drop { .. })));
+    assert!(world.volunteers[&1].told.iter().all(|order| !matches!(order, VolunteerOrder::Drop { .. })));
     assert_eq!(world.found().1, 0);
     let mut world = World::new(true, true);
-    // They come one after the other: nothing is copied before the others have had the time to.
+    // The volunteers join one after the other: no copy starts before all had time to report.
     for id in 1..=3 {
         world.join_with(id, if id < 3 { held() } else { BTreeMap::new() });
         (0..4).for_each(|_| world.wait(SECOND));
     }
     assert_eq!(world.copies(), 2 * CHUNKS as usize);
-    assert!(!world.tasks.iter().any(|task| matches!(task, Task::Fetch { .. })), "nothing comes back");
-    assert!(world.found().0 > 0 || world.found().1 > 0, "it is kept again");
-    assert_eq!(world.tasks.iter().filter(|task| matches!(task, Task::Adopt { .. })).count(), 1);
+    assert!(
+        !world.tasks.iter().any(|task| matches!(task, ExecutorTask::Fetch { .. })),
+        "no chunk is copied back to the tracker"
+    );
+    assert!(world.found().0 > 0 || world.found().1 > 0, "the file is kept again");
+    assert_eq!(world.tasks.iter().filter(|task| matches!(task, ExecutorTask::Adopt { .. })).count(), 1);
 }
 
 #[test]
-fn what_is_forgotten_is_dropped_everywhere() {
+fn a_forgotten_file_is_dropped_at_all_volunteers() {
     let mut world = World::new(true, false);
     world.publish();
     (1..=3).for_each(|id| world.join(id));
     world.wait(SECOND);
     let away = world.leave(3);
-    world.news(News::Command(5, Command::Forget(Wanted::Name(FileName::new("f").unwrap()))));
+    world.news(TaskOutcome::Command(5, Command::Forget(Wanted::Name(FileName::new("f").unwrap()))));
     assert!(matches!(world.answers.pop(), Some(Answer::Done(_))));
     world.wait(SECOND);
     assert_eq!((world.copies(), world.found()), (0, (0, 0, None)));
-    // One that was away is told when it comes back.
+    // A volunteer that was away is told when it returns.
     world.join_with(3, away.held);
     world.wait(SECOND);
     assert_eq!(world.copies(), 0);
-    world.news(News::Command(6, Command::Forget(Wanted::Id(FILE))));
+    world.news(TaskOutcome::Command(6, Command::Forget(Wanted::Id(FILE))));
     assert!(matches!(world.answers.pop(), Some(Answer::Refused(_))));
 }
 
 #[test]
-fn who_has_not_lent_or_is_somebody_else_is_refused() {
+fn reports_without_an_offer_or_from_another_connection_are_refused() {
     let mut world = World::new(false, false);
     world.join(1);
-    let token = world.lenders[&1].token;
+    let token = world.volunteers[&1].token;
     let act = VolunteerRequest::Reported;
     world.request(2, TrackerRequest::Volunteer { token, act: act.clone() });
     let refused = |world: &mut World| match world.replies.pop() {
@@ -309,10 +324,10 @@ fn who_has_not_lent_or_is_somebody_else_is_refused() {
     let Some(TrackerResponse::Registered { token, .. }) = world.replies.pop() else { panic!() };
     world.request(2, TrackerRequest::Volunteer { token, act });
     assert_eq!(refused(&mut world), ErrorCode::Refused);
-    // The status is for this machine alone.
+    // The status is available only on the tracker's own host.
     world.request(2, TrackerRequest::Status);
     assert_eq!(refused(&mut world), ErrorCode::Refused);
     let proof = VolunteerRequest::Proof { challenge: 77, sha256: Some(Digest([0; 32])) };
     world.say(1, proof);
-    assert!(world.replies.is_empty(), "an answer to nothing does nothing");
+    assert!(world.replies.is_empty(), "a proof for an unknown challenge is ignored");
 }
