@@ -1,28 +1,28 @@
-//! The have-map: a bit for each chunk, set when the chunk is there and verified.
+//! Bitfield: one bit for each chunk of a file, set if the chunk is held and verified.
 //!
-//! On the wire and on disk chunk `i` is bit `i % 8`, counted from the lowest, of byte `i / 8`.
-//! Bits past the last chunk are 0.
+//! As bytes (on the wire and on disk), chunk `i` is bit `i % 8`, counted from the least significant, of
+//! byte `i / 8`. Bits past the last chunk are 0. Invariant: `held` is the number of set bits.
 
 use super::layout::ChunkIndex;
 use fixedbitset::FixedBitSet;
 
-/// Why bytes are not a have-map.
+/// Bytes that are not a bitfield of the expected number of chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HaveMapError {
-    /// Not as many bytes as the chunks need.
-    #[error("the have-map has {got} bytes, not {expected}")]
+    /// Too few or too many bytes for the number of chunks.
+    #[error("the bitfield has {got} bytes, expected {expected}")]
     Length {
-        /// What the chunks need.
+        /// Bytes that the number of chunks requires.
         expected: usize,
-        /// What there is.
+        /// Bytes received.
         got: usize,
     },
     /// A bit past the last chunk is set.
-    #[error("the have-map names a chunk past the last one")]
+    #[error("the bitfield sets a bit past the last chunk")]
     PastEnd,
 }
 
-/// Which chunks of a file are there.
+/// The chunks of a file that a peer holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HaveMap {
     bits: FixedBitSet,
@@ -30,12 +30,12 @@ pub struct HaveMap {
 }
 
 impl HaveMap {
-    /// A map of `count` chunks, none of them there.
+    /// A bitfield of `count` chunks, none of them held.
     pub fn none(count: u32) -> Self {
         Self { bits: FixedBitSet::with_capacity(count as usize), held: 0 }
     }
 
-    /// A map of `count` chunks, all of them there.
+    /// A bitfield of `count` chunks, all of them held.
     pub fn all(count: u32) -> Self {
         let mut map = Self::none(count);
         map.bits.insert_range(..);
@@ -43,75 +43,75 @@ impl HaveMap {
         map
     }
 
-    /// How many chunks the file has.
+    /// Number of chunks of the file.
     pub fn count(&self) -> u32 {
         self.bits.len() as u32
     }
 
-    /// How many chunks are there.
+    /// Number of chunks held.
     pub fn held(&self) -> u32 {
         self.held
     }
 
-    /// Whether every chunk is there.
+    /// Whether every chunk is held.
     pub fn is_complete(&self) -> bool {
         self.held == self.count()
     }
 
-    /// Whether a chunk is there; false for a chunk that the file does not have.
+    /// Whether a chunk is held; false for an index past the last chunk.
     pub fn has(&self, index: ChunkIndex) -> bool {
         self.bits.contains(index.at())
     }
 
-    /// Notes that a chunk is there. Returns whether that is news; a chunk that the file does not have
-    /// is ignored.
+    /// Marks a chunk as held. Returns true if it was not held before.
+    /// An index past the last chunk is ignored and returns false.
     pub fn insert(&mut self, index: ChunkIndex) -> bool {
-        let news = index.at() < self.bits.len() && !self.bits.put(index.at());
-        self.held += u32::from(news);
-        news
+        let added = index.at() < self.bits.len() && !self.bits.put(index.at());
+        self.held += u32::from(added);
+        added
     }
 
-    /// Notes that a chunk is no longer there. Returns whether it was.
+    /// Marks a chunk as missing. Returns true if it was held before.
     pub fn remove(&mut self, index: ChunkIndex) -> bool {
-        let there = self.has(index);
-        if there {
+        let removed = self.has(index);
+        if removed {
             self.bits.remove(index.at());
             self.held -= 1;
         }
-        there
+        removed
     }
 
-    /// Whether some chunk is in both.
+    /// Whether at least one chunk is held in both bitfields.
     pub fn meets(&self, other: &HaveMap) -> bool {
         !self.bits.is_disjoint(&other.bits)
     }
 
-    /// The chunks that are in both, in order.
+    /// The chunks held in both bitfields, in ascending order.
     pub fn common<'a>(&'a self, other: &'a HaveMap) -> impl Iterator<Item = ChunkIndex> + 'a {
         self.bits.intersection(&other.bits).map(|at| ChunkIndex(at as u32))
     }
 
-    /// How many chunks are in both.
+    /// Number of chunks held in both bitfields.
     pub fn shared(&self, other: &HaveMap) -> usize {
         self.bits.intersection_count(&other.bits)
     }
 
-    /// The chunks that are there, in order.
+    /// The chunks held, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = ChunkIndex> + '_ {
         self.bits.ones().map(|at| ChunkIndex(at as u32))
     }
 
-    /// The chunks that are not there, in order.
+    /// The chunks not held, in ascending order.
     pub fn missing(&self) -> impl Iterator<Item = ChunkIndex> + '_ {
         self.bits.zeroes().map(|at| ChunkIndex(at as u32))
     }
 
-    /// How many bytes the map of `count` chunks takes.
+    /// Length of a bitfield of `count` chunks, bytes.
     pub fn byte_length(count: u32) -> usize {
         (count as usize).div_ceil(8)
     }
 
-    /// The map as bytes.
+    /// Encodes the bitfield as bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; Self::byte_length(self.count())];
         for at in self.bits.ones() {
@@ -120,10 +120,10 @@ impl HaveMap {
         bytes
     }
 
-    /// Reads a map of `count` chunks back.
+    /// Decodes a bitfield of `count` chunks.
     ///
     /// # Errors
-    /// Too few or too many bytes, or a bit past the end.
+    /// Too few or too many bytes, or a bit set past the last chunk.
     pub fn from_bytes(count: u32, bytes: &[u8]) -> Result<Self, HaveMapError> {
         let expected = Self::byte_length(count);
         if bytes.len() != expected {
@@ -145,7 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn bits_are_counted_from_the_lowest() {
+    fn first_chunk_is_the_least_significant_bit() {
         let mut map = HaveMap::none(10);
         assert!(map.insert(ChunkIndex(0)) && map.insert(ChunkIndex(9)));
         assert!(!map.insert(ChunkIndex(9)) && !map.insert(ChunkIndex(10)));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_bytes_are_refused() {
+    fn wrong_length_and_excess_bits_are_refused() {
         let length = HaveMapError::Length { expected: 2, got: 1 };
         assert_eq!(HaveMap::from_bytes(10, &[0]), Err(length));
         assert_eq!(HaveMap::from_bytes(10, &[0, 4]), Err(HaveMapError::PastEnd));
@@ -167,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn maps_survive_the_wire(held in prop::collection::vec(any::<bool>(), 1..300)) {
+        fn encoding_and_decoding_preserve_a_bitfield(held in prop::collection::vec(any::<bool>(), 1..300)) {
             let mut map = HaveMap::none(held.len() as u32);
             for (at, _) in held.iter().enumerate().filter(|(_, held)| **held) {
                 map.insert(ChunkIndex(at as u32));

@@ -1,7 +1,7 @@
-//! What a file is: chunks, digests, manifests, names, and every limit and default.
+//! Description of a file: chunks, digests, manifests, names, and every limit and default.
 //!
-//! The lowest floor. Everything here is a pure value or a pure function: no socket, file, thread or
-//! clock is named below this line, and nothing from a higher floor is imported.
+//! The lowest layer: it imports no other module of the crate. Everything here is a pure value or a pure
+//! function, without sockets, files, threads or clocks.
 
 pub mod digest;
 pub mod have;
