@@ -1,13 +1,13 @@
-//! Numbers of 16 random bytes that prove something, each a type of its own. Written as 32 hexadecimal digits.
+//! Random secrets of 128 bits, each of its own type; 32 hexadecimal digits in JSON.
 //!
-//! They are secrets, so `Debug`, and with it every log line, does not show them.
+//! `Debug` hides their values, so that they never appear in log lines.
 
 use crate::content::text;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
-macro_rules! numbers {
+macro_rules! secret_tokens {
     ($($(#[$doc:meta])* $name:ident)+) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,13 +40,14 @@ macro_rules! numbers {
     )+};
 }
 
-numbers! {
-    /// What a peer proves by that it is the one that registered.
+secret_tokens! {
+    /// Token of a registered peer; it authorises the requests of this peer.
     Token
-    /// What a volunteer is known by, across restarts and addresses. It tells nobody but its tracker: whoever has it can
-    /// pass for that volunteer.
+    /// Key that identifies a volunteer across restarts and addresses.
+    ///
+    /// A volunteer sends it to its tracker only: any peer that knows the key can impersonate the volunteer.
     VolunteerKey
-    /// What makes the answer to a challenge unlike any that was given before.
+    /// Random number in a challenge, so that an earlier proof cannot be replayed.
     Nonce
 }
 

@@ -1,4 +1,4 @@
-//! Golden JSON of every message: what is on the wire today is read tomorrow.
+//! Exact JSON of every message, so that the wire format never changes by accident.
 
 use super::*;
 use crate::content::limits;
@@ -34,7 +34,7 @@ fn address(text: &str) -> SocketAddr {
 }
 
 #[test]
-fn requests() {
+fn json_of_requests_is_fixed() {
     use TrackerRequest::*;
     let name = EntityName::new("peer").unwrap();
     exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
@@ -83,7 +83,7 @@ fn requests() {
 }
 
 #[test]
-fn responses() {
+fn json_of_responses_is_fixed() {
     use TrackerResponse::*;
     exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
     exact(
@@ -145,13 +145,13 @@ fn responses() {
 }
 
 #[test]
-fn an_answer_shrinks_until_it_fits_in_a_datagram() {
-    let many = vec![address("[1111:2222:3333:4444:5555:6666:7777:8888]:65535"); 300];
+fn a_response_shrinks_until_it_fits_in_a_datagram() {
+    let addresses = vec![address("[1111:2222:3333:4444:5555:6666:7777:8888]:65535"); 300];
     let found = FoundFile {
         file: summary(),
         holders: 600,
-        whole: many.clone(),
-        partial: many,
+        whole: addresses.clone(),
+        partial: addresses,
         md5: Some(Md5([5; 16])),
     };
     let mut response = TrackerResponse::Found { files: vec![found; 9], truncated: false };
@@ -179,7 +179,7 @@ fn the_largest_messages_fit_in_a_frame() {
 }
 
 #[test]
-fn tokens_and_cookies_are_hexadecimal_and_whole() {
+fn tokens_and_cookies_have_a_fixed_number_of_digits() {
     for bad in ["\"\"", "\"+0000000000000000000000000000002a\"", "\"2a\"", "42"] {
         assert!(serde_json::from_str::<Token>(bad).is_err(), "{bad}");
         assert!(serde_json::from_str::<Cookie>(bad).is_err(), "{bad}");
