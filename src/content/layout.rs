@@ -83,7 +83,7 @@ impl Layout {
     /// A layout of equal chunks of `chunk_size` bytes.
     ///
     /// With `None`, the chunk size is the default, doubled until the file has at most
-    /// [`limits::CHUNKS_WANTED_MAX`] chunks.
+    /// [`limits::DEFAULT_CHUNKS_MAX`] chunks.
     ///
     /// # Errors
     /// The chunk size is not a power of two within the limits, or the file has too many chunks.
@@ -180,7 +180,7 @@ impl Layout {
 
 fn default_chunk_size(size: u64) -> u32 {
     let mut chunk_size = limits::CHUNK_SIZE;
-    while chunk_size < limits::CHUNK_SIZE_MAX && size.div_ceil(chunk_size.into()) > limits::CHUNKS_WANTED_MAX
+    while chunk_size < limits::CHUNK_SIZE_MAX && size.div_ceil(chunk_size.into()) > limits::DEFAULT_CHUNKS_MAX
     {
         chunk_size *= 2;
     }
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn the_default_chunk_size_grows_with_the_file() {
         let chunk_size = |size| Layout::even(size, None).unwrap().chunk_size();
-        let largest = u64::from(limits::CHUNK_SIZE) * limits::CHUNKS_WANTED_MAX;
+        let largest = u64::from(limits::CHUNK_SIZE) * limits::DEFAULT_CHUNKS_MAX;
         assert_eq!(chunk_size(10 << 30), limits::CHUNK_SIZE);
         assert_eq!(chunk_size(largest), limits::CHUNK_SIZE);
         assert_eq!(chunk_size(largest + 1), 2 * limits::CHUNK_SIZE);

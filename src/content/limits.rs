@@ -25,18 +25,18 @@ pub const LOG_FILE: &str = "logs.log";
 /// `target` of the log records that are event lines: the log file gets them without time and level.
 pub const EVENT_TARGET: &str = "event";
 /// Name of the tracker in event lines.
-pub const TRACKER_ENTITY: &str = "P2PTracker";
+pub const TRACKER_NAME: &str = "P2PTracker";
 
 // Chunks and files
 
-/// Default chunk size, bytes; doubled for large files, see [`CHUNKS_WANTED_MAX`].
+/// Default chunk size, bytes; doubled for large files, see [`DEFAULT_CHUNKS_MAX`].
 pub const CHUNK_SIZE: u32 = 512 * 1024;
 /// Smallest chunk size of a file, bytes.
 pub const CHUNK_SIZE_MIN: u32 = 16 * 1024;
 /// Largest chunk of a file or a chunk set, bytes.
 pub const CHUNK_SIZE_MAX: u32 = 64 * 1024 * 1024;
 /// Largest number of chunks of a file for which the default chunk size is not doubled.
-pub const CHUNKS_WANTED_MAX: u64 = 65_536;
+pub const DEFAULT_CHUNKS_MAX: u64 = 65_536;
 /// Largest number of chunks of a file or a chunk set.
 pub const CHUNKS_MAX: u32 = 1 << 20;
 
@@ -50,7 +50,7 @@ pub const DATAGRAM_MAX: usize = 1_200;
 ///
 /// At least the size of the response that carries the cookie, so that a forged source address gains no
 /// amplification.
-pub const DATAGRAM_PADDED: usize = 160;
+pub const DATAGRAM_PADDED_BYTES: usize = 160;
 /// Longest file name, bytes: the limit of common file systems.
 pub const FILE_NAME_MAX: usize = 255;
 /// Longest name of a peer or a chunk set, bytes.
@@ -63,17 +63,17 @@ pub const PEER_LIST_MAX: u64 = 8 * 1024 * 1024;
 // Tracker and manager
 
 /// Interval between two heartbeats of a peer.
-pub const HEARTBEAT: Duration = Duration::from_secs(5);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// Lease of a peer: it counts as alive for this time after its last heartbeat.
-pub const LEASE: Duration = Duration::from_secs(10);
+pub const LEASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Shortest interval between two peer lists that a manager sends to a peer.
-pub const BROADCAST_PAUSE: Duration = Duration::from_millis(100);
+pub const BROADCAST_INTERVAL: Duration = Duration::from_millis(100);
 /// Number of clients that must claim the same hash of a chunk before it is agreed.
-pub const QUORUM: usize = 2;
+pub const QUORUM_MIN: usize = 2;
 /// Time after which a tracker derives new cookies.
 ///
 /// A cookie stays valid until the end of the next period: for this long at least, twice as long at most.
-pub const COOKIE_EPOCH: Duration = Duration::from_secs(120);
+pub const COOKIE_INTERVAL: Duration = Duration::from_secs(120);
 /// Peers registered at a tracker.
 pub const PEERS_MAX: usize = 1_000_000;
 /// Peers registered at a tracker from one IP address.
@@ -91,13 +91,13 @@ pub const HOLDERS_MAX: usize = 512;
 /// Files in the response to one lookup by name.
 pub const FOUND_FILES_MAX: usize = 64;
 /// Files in the list of all files of a tracker.
-pub const LISTED_FILES: usize = 65_536;
+pub const LISTED_FILES_MAX: usize = 65_536;
 /// Complete holders, and partial holders, of each file in the list of all files.
-pub const LISTED_HOLDERS: usize = 3;
+pub const LISTED_HOLDERS_MAX: usize = 3;
 /// Requests of one connection that a tracker or manager reads ahead of processing them.
-pub const HUB_REQUESTS: usize = 32;
+pub const HUB_REQUESTS_MAX: usize = 32;
 /// Messages queued for one connection, at most; a peer that does not read them is disconnected.
-pub const OUTBOX: usize = 4_096;
+pub const OUTBOX_MESSAGES_MAX: usize = 4_096;
 /// Bytes queued for one connection, at most; a peer that does not read them is disconnected.
 ///
 /// A message of any size is accepted while the queue is below the limit.
@@ -105,18 +105,18 @@ pub const OUTBOX_BYTES: usize = 64 * 1024 * 1024;
 /// Peer lists queued by a manager for one connection before it disconnects the peer.
 ///
 /// Small, because each list replaces the one before it.
-pub const OUTBOX_LISTS: usize = 64;
+pub const OUTBOX_LISTS_MAX: usize = 64;
 /// Lines in the history of the interactive prompt.
 pub const HISTORY_MAX: usize = 1_000;
 
 // Replication on volunteers
 
 /// Default number of replicas of each chunk on volunteers.
-pub const REPLICAS: usize = 2;
+pub const REPLICA_COUNT: usize = 2;
 /// Live volunteers required before files are replicated.
 pub const VOLUNTEERS_MIN: usize = 3;
 /// Copies in flight to one volunteer, and from one volunteer.
-pub const COPY_WINDOW: u32 = 8;
+pub const COPY_WINDOW_MAX: u32 = 8;
 /// Bytes of copies in flight to one volunteer, and from one volunteer; one copy is always allowed.
 pub const COPY_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
 /// Timeout of a copy, in addition to the transfer time of the chunk at [`COPY_RATE_MIN`].
@@ -124,33 +124,33 @@ pub const COPY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Slowest accepted rate of a copy, bytes per second.
 pub const COPY_RATE_MIN: u64 = 16 * 1024;
 /// Pause before the next copy to a volunteer that failed to store a chunk.
-pub const DISK_REST: Duration = Duration::from_secs(60);
+pub const DISK_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval between two challenges of the holders of a chunk.
-pub const CHALLENGE_EVERY: Duration = Duration::from_secs(10);
+pub const CHALLENGE_INTERVAL: Duration = Duration::from_secs(10);
 /// Largest range of a chunk in a challenge, bytes.
-pub const CHALLENGE_RANGE: u32 = 64 * 1024;
+pub const CHALLENGE_RANGE_BYTES: u32 = 64 * 1024;
 /// Time in which a holder must answer a challenge.
-pub const CHALLENGE_WAIT: Duration = Duration::from_secs(30);
+pub const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest delay before a change of the replication ledger is written to the catalogue.
 ///
 /// Changes that a request waits for are written at once.
-pub const RECORD_PAUSE: Duration = Duration::from_millis(100);
+pub const RECORD_INTERVAL: Duration = Duration::from_millis(100);
 /// Writes pending at the catalogue; at this number, further changes are gathered into one write.
-pub const RECORDS_AHEAD: u64 = 4;
+pub const PENDING_RECORDS_MAX: u64 = 4;
 /// Writes combined into one transaction of the catalogue.
-pub const RECORDS_AT_ONCE: usize = 256;
+pub const TRANSACTION_RECORDS_MAX: usize = 256;
 /// Read cache of a catalogue, bytes.
-pub const CATALOGUE_CACHE: usize = 16 * 1024 * 1024;
+pub const CATALOGUE_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// Free disk space required to grow a catalogue, bytes; stated in the error of a full disk.
-pub const CATALOGUE_GROWTH: u64 = 4 * 1024 * 1024;
+pub const CATALOGUE_GROWTH_BYTES: u64 = 4 * 1024 * 1024;
 /// Concurrent tasks of a tracker that need another host.
-pub const KEEPER_DISTANT: usize = 4;
+pub const EXECUTOR_REMOTE_MAX: usize = 4;
 /// Concurrent tasks of a tracker that need only its own disk.
-pub const KEEPER_LOCAL: usize = 2;
+pub const EXECUTOR_LOCAL_MAX: usize = 2;
 /// Chunks in one `drop` order, so that it fits in a frame.
 pub const DROP_MAX: usize = 4_096;
 /// Files in one status response.
-pub const STATUS_FILES: usize = 1_000;
+pub const STATUS_FILES_MAX: usize = 1_000;
 
 // Volunteers
 
@@ -161,46 +161,46 @@ pub const VOLUNTEER_FOLDER: &str = ".volunteer";
 /// Chunks in one message of a volunteer.
 pub const NAMED_CHUNKS_MAX: usize = 4_096;
 /// Concurrent copies of a volunteer.
-pub const COPY_WORKERS: usize = 8;
+pub const COPY_WORKERS_MAX: usize = 8;
 /// Orders of each kind queued at a volunteer; further orders are refused.
 pub const ORDERS_MAX: usize = 4_096;
 /// Idle time after which a volunteer closes its connection to a source of copies.
-pub const CONVERSATION_IDLE: Duration = Duration::from_secs(15);
+pub const SOURCE_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Idle connections to sources of copies kept open by a volunteer.
-pub const CONVERSATIONS_KEPT: usize = 32;
+pub const IDLE_SOURCES_MAX: usize = 32;
 /// Pause before the next copy from a source that was unreachable or stalled.
 ///
 /// Other copies from this source fail at once instead of waiting for the same timeout.
-pub const SOURCE_PAUSE: Duration = Duration::from_secs(3);
+pub const SOURCE_RETRY_INTERVAL: Duration = Duration::from_secs(3);
 /// Pause after hashing a stored chunk, as a multiple of the hashing time.
 ///
 /// It leaves disk and processor free while a restarted volunteer verifies its replicas.
-pub const CHECK_REST: u32 = 3;
+pub const CHECK_PAUSE_FACTOR: u32 = 3;
 /// Interval between two log lines of a volunteer that summarise stored and dropped chunks.
-pub const SUMMARY_PAUSE: Duration = Duration::from_secs(5);
+pub const SUMMARY_INTERVAL: Duration = Duration::from_secs(5);
 /// Time that a leaving volunteer waits for the tracker to acknowledge it.
-pub const FAREWELL_WAIT: Duration = Duration::from_millis(500);
+pub const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 // Connections
 
 /// Default idle timeout of a connection, and timeout of a whole request.
-pub const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(90);
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Default timeout of one read or write inside a message.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Timeout of a TCP connect.
-pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Default timeout of the handshake on a new connection.
-pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle time after which a connection is closed for a new one, if all connection slots are in use.
 ///
-/// Longer than [`KEEP_ALIVE`], so that a live peer is never evicted.
-pub const EVICTION_IDLE: Duration = Duration::from_secs(35);
+/// Longer than [`KEEP_ALIVE_INTERVAL`], so that a live peer is never evicted.
+pub const EVICTION_IDLE_MIN: Duration = Duration::from_secs(35);
 /// Grace period in which a new connection without a request is not closed for another one.
 ///
 /// Until it ends, the next connection waits for a slot.
-pub const EVICTION_GRACE: Duration = Duration::from_millis(250);
+pub const EVICTION_GRACE_MIN: Duration = Duration::from_millis(250);
 /// Interval between two keep-alives of a peer on an idle connection.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(25);
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(25);
 /// Connections that wait to be accepted; the operating system may allow fewer.
 ///
 /// A connect beyond the backlog is retried by the system of the client, which takes seconds.
@@ -208,42 +208,42 @@ pub const LISTEN_BACKLOG: i32 = 4_096;
 /// Concurrent connections of a server.
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// Requests of one connection that a server reads ahead of answering them.
-pub const SERVE_QUEUE: usize = 16;
+pub const SERVE_QUEUE_MAX: usize = 16;
 /// Timeout of the first attempt of a datagram request; doubled at each attempt.
-pub const DATAGRAM_WAIT: Duration = Duration::from_millis(400);
+pub const DATAGRAM_TIMEOUT: Duration = Duration::from_millis(400);
 /// Attempts of a datagram request.
-pub const DATAGRAM_TRIES: u32 = 4;
+pub const DATAGRAM_ATTEMPTS_MAX: u32 = 4;
 /// First retry interval of the exponential backoff, doubled up to [`RETRY_MAX`].
 pub const RETRY_MIN: Duration = Duration::from_millis(250);
 /// Longest retry interval of the exponential backoff.
 pub const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Stack of a thread, bytes.
-pub const STACK: usize = 256 * 1024;
+pub const STACK_BYTES: usize = 256 * 1024;
 
 // Downloads
 
 /// Interval between two lookups of a download that has a live holder.
 pub const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between two lookups of a download without a live holder.
-pub const LOOKUP_INTERVAL_ALONE: Duration = Duration::from_secs(1);
+pub const URGENT_LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 /// Time without received data after which a leecher gives up.
 pub const LEECHER_TIMEOUT: Duration = Duration::from_secs(90);
 /// Grace period for further answers to a query of all peers, once one peer offers the file.
 ///
 /// Measured from the start of the query.
-pub const ANSWER_WAIT: Duration = Duration::from_secs(2);
+pub const ANSWER_GRACE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of a query to all peers for the holders of a file.
-pub const ANSWER_MOST: Duration = Duration::from_secs(15);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Concurrent sources of a download.
 pub const SOURCES_MAX: usize = 64;
-/// Concurrent sources of a download that [`RECEIVE_MEMORY`] never reduces.
+/// Concurrent sources of a download that [`RECEIVE_MEMORY_BYTES`] never reduces.
 pub const SOURCES_MIN: usize = 4;
 /// Memory for chunks being received, bytes; large chunks reduce the number of sources.
-pub const RECEIVE_MEMORY: u64 = 64 * 1024 * 1024;
+pub const RECEIVE_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
 /// Requests in flight to one source, at least.
 ///
 /// With two, the source always has the next request when it has sent a chunk.
-pub const PIPELINE: usize = 2;
+pub const PIPELINE_MIN: usize = 2;
 /// Requests in flight to a fast source with a short RTT.
 ///
 /// Enough for two batches in the verifier and one on the way.
@@ -251,42 +251,42 @@ pub const PIPELINE_MAX: usize = 12;
 /// Chunk time in flight to a fast source: it gets as many requests as it answers in this time.
 ///
 /// Limited by [`PIPELINE_MAX`].
-pub const PIPELINE_TIME: Duration = Duration::from_millis(5);
+pub const PIPELINE_TIME_MAX: Duration = Duration::from_millis(5);
 /// Requests in flight to a source with a long RTT: up to the number that it answers in two RTTs.
-pub const PIPELINE_FAR_MAX: usize = 16;
+pub const PIPELINE_LONG_RTT_MAX: usize = 16;
 /// Concurrent requests for the same chunk in the endgame.
-pub const ENDGAME_COPIES: usize = 3;
+pub const ENDGAME_COPIES_MAX: usize = 3;
 /// `coming` messages sent to a subscriber that has not requested a chunk since the first of them.
 ///
 /// After that it gets only batches of complete chunks (`got`), until it requests a chunk of the file.
-pub const COMING_UNASKED: u32 = 16;
+pub const UNREQUESTED_ARRIVALS_MAX: u32 = 16;
 /// Shortest interval between two `got` messages to a subscriber.
-pub const NEWS_PAUSE: Duration = Duration::from_millis(100);
+pub const GOT_INTERVAL: Duration = Duration::from_millis(100);
 /// Peers in one `peers` message: earlier subscribers of the same file.
-pub const PEERS_NAMED: usize = 64;
+pub const NAMED_PEERS_MAX: usize = 64;
 
 // Hashing and storage
 
 /// Threads that verify and store chunks beside those of the sources; at most one for each core.
 pub const VERIFY_HELPERS_MAX: usize = 8;
 /// Longest time that a received chunk waits for others, to be verified in one batch.
-pub const VERIFY_COMPANY: Duration = Duration::from_millis(2);
+pub const VERIFY_BATCH_TIMEOUT: Duration = Duration::from_millis(2);
 /// Memory for chunks queued at the verifier threads, bytes.
 ///
 /// While it is in use, and for chunks that do not fit in it, the thread of the source verifies its chunks
 /// itself.
-pub const VERIFY_MEMORY: usize = 16 * 1024 * 1024;
+pub const VERIFY_MEMORY_BYTES: usize = 16 * 1024 * 1024;
 /// Chunks hashed when an existing file is verified by a sample.
-pub const VERIFY_SAMPLE: usize = 32;
+pub const VERIFY_SAMPLE_COUNT: usize = 32;
 /// Memory for chunks hashed in parallel on all cores, when a file is published or verified, bytes.
-pub const HASH_MEMORY: usize = 64 * 1024 * 1024;
+pub const HASH_MEMORY_BYTES: usize = 64 * 1024 * 1024;
 /// Interval between two scans of a shared folder.
-pub const FOLDER_LOOK: Duration = Duration::from_secs(1);
+pub const FOLDER_SCAN_INTERVAL: Duration = Duration::from_secs(1);
 /// Age of the last write at which the first scan of a shared folder takes a file as complete.
 ///
 /// A file written more recently is hashed only if the next scan finds it unchanged.
-pub const FILE_SETTLED: Duration = Duration::from_secs(2);
+pub const FILE_SETTLED_MIN: Duration = Duration::from_secs(2);
 /// Interval between two writes of the resume file; a `kill -9` loses at most this much progress.
-pub const NOTE_INTERVAL: Duration = Duration::from_millis(500);
+pub const RESUME_FILE_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval between two fsyncs of a download; a power failure loses at most this much progress.
-pub const DURABLE_INTERVAL: Duration = Duration::from_secs(10);
+pub const FSYNC_INTERVAL: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@ use super::error::{DaemonError, Fault};
 use super::fetch::{Conversation, SourceError};
 use super::lookup::{Query, list, lookup};
 use crate::content::FileId;
-use crate::content::limits::{ANSWER_MOST, ANSWER_WAIT, SOURCES_MAX};
+use crate::content::limits::{ANSWER_GRACE_TIMEOUT, ANSWER_TIMEOUT, SOURCES_MAX};
 use crate::net::{AskError, Asker, Shutdown, Timeouts, side_by_side};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
@@ -78,7 +78,7 @@ impl Finder for PeersFinder {
         let (next, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (began, enough) = (Instant::now(), stop.child());
         let settle = || {
-            let late = began.elapsed() >= ANSWER_WAIT;
+            let late = began.elapsed() >= ANSWER_GRACE_TIMEOUT;
             if late && !answers.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
                 enough.trigger();
             }
@@ -106,9 +106,9 @@ impl Finder for PeersFinder {
         let timekeeper = AtomicBool::new(!peers.is_empty());
         let work = || match timekeeper.swap(false, Ordering::Relaxed) {
             true => {
-                enough.wait(ANSWER_WAIT);
+                enough.wait(ANSWER_GRACE_TIMEOUT);
                 settle();
-                enough.wait(ANSWER_MOST.saturating_sub(began.elapsed()));
+                enough.wait(ANSWER_TIMEOUT.saturating_sub(began.elapsed()));
                 enough.trigger();
             }
             false => ask(),

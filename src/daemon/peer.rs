@@ -9,7 +9,7 @@ use super::relay::{Arriving, Listening, Piece, Sending};
 use super::shelf::{Offer, Shelf};
 use super::upload_limit::{Place, UploadLimit};
 use super::visitors::{VisitorId, Visitors, Welcome};
-use crate::content::limits::{self, NEWS_PAUSE, PROTOCOL_VERSION, SERVE_QUEUE};
+use crate::content::limits::{self, GOT_INTERVAL, PROTOCOL_VERSION, SERVE_QUEUE_MAX};
 use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
 use crate::net::link::halves;
 use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
@@ -126,7 +126,7 @@ impl Server {
             Ok(port) => port,
             Err(error) => return error,
         };
-        let (requests, queued) = bounded(SERVE_QUEUE);
+        let (requests, queued) = bounded(SERVE_QUEUE_MAX);
         // Closes when the writing has ended: this connection's place and guard last until then.
         let (writing, written) = bounded::<Infallible>(0);
         let (server, shut) = (self.clone(), stream.clone());
@@ -294,7 +294,7 @@ impl<'a> Answers<'a> {
                 select.recv(&subscription.upstream);
             }
             // News waits a while for more: who fetches knows already of most of it, that it was coming.
-            let quiet = self.told + NEWS_PAUSE;
+            let quiet = self.told + GOT_INTERVAL;
             let hears_news = Instant::now() >= quiet;
             for subscription in self.subscriptions.iter().filter(|_| hears_news) {
                 select.recv(&subscription.news);

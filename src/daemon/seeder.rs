@@ -9,7 +9,7 @@ use super::next_step::{self, quoted};
 use super::peer::{ServeOptions, serve};
 use super::shelf::{Offer, Shelf};
 use super::watch::Watch;
-use crate::content::limits::FOLDER_LOOK;
+use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::content::{EntityName, FileName};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
@@ -99,7 +99,7 @@ fn serve_until(
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => break Ok(()),
             recv(failed) -> failure => break failure.map_or(Ok(()), Err),
-            default(FOLDER_LOOK) => kept.look(watch, shutdown),
+            default(FOLDER_SCAN_INTERVAL) => kept.look(watch, shutdown),
         }
     }
 }

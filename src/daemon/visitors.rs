@@ -6,7 +6,7 @@
 //!
 //! Invariant: nothing is kept of a file that nobody is here for.
 
-use crate::content::limits::PEERS_NAMED;
+use crate::content::limits::NAMED_PEERS_MAX;
 use crate::content::{ChunkIndex, FileId, HaveMap};
 use crate::protocol::peer::Upstream;
 use crate::swarm::fresh::Fresh;
@@ -101,7 +101,7 @@ impl Visitors {
             }),
         });
         let others = visited.here.values().map(|visitor| visitor.address);
-        let peers = random.choose_multiple(others.filter(|other| *other != address), PEERS_NAMED);
+        let peers = random.choose_multiple(others.filter(|other| *other != address), NAMED_PEERS_MAX);
         let (teller, upstream) = bounded(MOVES_MAX);
         visited.here.insert(id, Visitor { address, upstream: teller });
         let moved = visited.origin.as_mut().map(|origin| origin.trees.join(id)).unwrap_or_default();

@@ -3,11 +3,11 @@
 //! A stateless [`Cookie`] validates the source address, like the connection id of BitTorrent's UDP trackers
 //! (BEP 15) and the cookies of DNS (RFC 7873). Invariant: a source that is not validated never receives
 //! more bytes than it sent; therefore a datagram without a cookie is padded with white space to
-//! [`DATAGRAM_PADDED`] bytes.
+//! [`DATAGRAM_PADDED_BYTES`] bytes.
 
 use super::Message;
 use super::frame::FrameError;
-use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_PADDED, PROTOCOL_VERSION};
+use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_PADDED_BYTES, PROTOCOL_VERSION};
 use crate::content::{Digest, text};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::net::{IpAddr, SocketAddr};
@@ -44,7 +44,7 @@ impl CookieJar {
     }
 
     /// The cookie of an address in an epoch: time divided by
-    /// [`COOKIE_EPOCH`](crate::content::limits::COOKIE_EPOCH).
+    /// [`COOKIE_INTERVAL`](crate::content::limits::COOKIE_INTERVAL).
     pub fn cookie(&self, address: SocketAddr, epoch: u64) -> Cookie {
         let ip = match address.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -106,8 +106,8 @@ impl<M: Message> Datagram<M> {
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
         let mut bytes = Vec::new();
         self.write(&mut bytes)?;
-        if self.cookie.is_none() && bytes.len() < DATAGRAM_PADDED {
-            bytes.resize(DATAGRAM_PADDED, b' ');
+        if self.cookie.is_none() && bytes.len() < DATAGRAM_PADDED_BYTES {
+            bytes.resize(DATAGRAM_PADDED_BYTES, b' ');
         }
         Ok(bytes)
     }

@@ -199,7 +199,7 @@ pub enum PeerResponse {
     Peers {
         /// Id of the file.
         file: FileId,
-        /// Addresses at which they serve, at most [`PEERS_NAMED`](crate::content::limits::PEERS_NAMED).
+        /// Addresses at which they serve, at most [`NAMED_PEERS_MAX`](crate::content::limits::NAMED_PEERS_MAX).
         peers: Vec<SocketAddr>,
     },
     /// A chunk; payload: its bytes.

@@ -23,7 +23,7 @@ pub struct Status {
     pub volunteers: Vec<VolunteerStatus>,
     /// Number of files.
     pub files_known: u64,
-    /// The files sorted by name, up to [`STATUS_FILES`](crate::content::limits::STATUS_FILES).
+    /// The files sorted by name, up to [`STATUS_FILES_MAX`](crate::content::limits::STATUS_FILES_MAX).
     pub files: Vec<FileStatus>,
     /// Progress of replication and repair.
     pub repair: RepairStatus,

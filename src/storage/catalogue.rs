@@ -231,7 +231,7 @@ impl Catalogue for RedbCatalogue {
 
 fn builder() -> Builder {
     let mut builder = Builder::new();
-    builder.set_cache_size(limits::CATALOGUE_CACHE);
+    builder.set_cache_size(limits::CATALOGUE_CACHE_BYTES);
     builder
 }
 
@@ -340,7 +340,7 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Trouble>) -> Result<
             redb::Error::Io(source) => match source.kind() {
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => damaged(source.to_string()),
                 // How much it would have grown by is not known; it does so in steps.
-                _ => error::write("write", path, limits::CATALOGUE_GROWTH)(source).into(),
+                _ => error::write("write", path, limits::CATALOGUE_GROWTH_BYTES)(source).into(),
             },
             redb::Error::DatabaseAlreadyOpen => StoreError::Busy(path.to_owned()).into(),
             redb::Error::PreviousIo

@@ -1,7 +1,7 @@
 //! Hashing what is on disk, on all cores.
 //!
 //! Each thread takes the next chunks that nobody has, so that none waits for another; memory is a buffer of
-//! at most 256 KiB for each or, where several chunks are hashed at once, of [`HASH_MEMORY`](limits::HASH_MEMORY) for all of them.
+//! at most 256 KiB for each or, where several chunks are hashed at once, of [`HASH_MEMORY_BYTES`](limits::HASH_MEMORY_BYTES) for all of them.
 //! Callbacks get the bytes hashed and say when to stop, at least once a buffer.
 
 use super::disk::{self, Stamp};
@@ -47,7 +47,7 @@ pub(super) fn hash_chunks(
     let longest = layout.longest();
     // All cores have something to do, and not much memory is taken.
     let groups = cores() * TOGETHER;
-    let fits = (1..=limits::HASH_MEMORY / groups).contains(&(longest as usize));
+    let fits = (1..=limits::HASH_MEMORY_BYTES / groups).contains(&(longest as usize));
     if chunks.len() < 2 * groups || !fits {
         return on_all_cores(chunks.len() as u32, longest.min(PIECE), &|item, buffer| {
             let index = chunks[item as usize];

@@ -1,6 +1,6 @@
 //! How much of what is there already is read again before it counts.
 
-use crate::content::limits::VERIFY_SAMPLE;
+use crate::content::limits::VERIFY_SAMPLE_COUNT;
 use crate::content::{ChunkIndex, HaveMap};
 
 /// How much of what is there already is hashed.
@@ -8,7 +8,7 @@ use crate::content::{ChunkIndex, HaveMap};
 pub enum Verify {
     /// All of it.
     Full,
-    /// A random sample of [`VERIFY_SAMPLE`] chunks.
+    /// A random sample of [`VERIFY_SAMPLE_COUNT`] chunks.
     Sample,
     /// Nothing: the size of a finished file, and what the have-maps vouch for, are believed.
     None,
@@ -22,7 +22,7 @@ impl Verify {
             Verify::Full => {}
             Verify::Sample => {
                 fastrand::shuffle(&mut chunks);
-                chunks.truncate(VERIFY_SAMPLE);
+                chunks.truncate(VERIFY_SAMPLE_COUNT);
                 chunks.sort_unstable();
             }
             Verify::None => chunks.clear(),
@@ -60,7 +60,7 @@ mod tests {
         assert_eq!(Verify::Full.choose(&have).len(), 500);
         assert_eq!(Verify::None.choose(&have), []);
         let sample = Verify::Sample.choose(&have);
-        assert_eq!(sample.len(), VERIFY_SAMPLE);
+        assert_eq!(sample.len(), VERIFY_SAMPLE_COUNT);
         assert!(sample.is_sorted() && sample.iter().all(|index| have.has(*index)));
         assert_ne!(sample, Verify::Sample.choose(&have));
         assert_eq!(Verify::Sample.choose(&HaveMap::all(3)).len(), 3);

@@ -27,7 +27,7 @@ pub struct Leases {
 
 impl Default for Leases {
     fn default() -> Self {
-        Self { heartbeat: limits::HEARTBEAT, lease: limits::LEASE }
+        Self { heartbeat: limits::HEARTBEAT_INTERVAL, lease: limits::LEASE_TIMEOUT }
     }
 }
 

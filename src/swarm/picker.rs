@@ -12,7 +12,9 @@ mod upstream;
 
 use super::Moment;
 use super::trees::stripe_of;
-use crate::content::limits::{ENDGAME_COPIES, PIPELINE, PIPELINE_FAR_MAX, PIPELINE_MAX, PIPELINE_TIME};
+use crate::content::limits::{
+    ENDGAME_COPIES_MAX, PIPELINE_LONG_RTT_MAX, PIPELINE_MAX, PIPELINE_MIN, PIPELINE_TIME_MAX,
+};
 use crate::content::{ChunkIndex, HaveMap};
 use open::Open;
 use std::cell::Cell;
@@ -311,17 +313,17 @@ impl Picker {
     /// it saves a round trip, which matters only where few others fill it, or where a chunk takes less time than a
     /// request takes to get there: through the threads of two busy machines, or over a long way.
     fn depth(&self, id: SourceId, source: &Source) -> usize {
-        let least = if self.upstreams.has(id) || self.few_others_busy(source) { PIPELINE } else { 1 };
+        let least = if self.upstreams.has(id) || self.few_others_busy(source) { PIPELINE_MIN } else { 1 };
         let Some(pace) = source.pace else { return least };
         let pace = pace.as_nanos().max(1);
         let limited = |count: u128, most: usize| usize::try_from(count).unwrap_or(most).min(most);
-        let fast = limited(PIPELINE_TIME.as_nanos() / pace, PIPELINE_MAX);
+        let fast = limited(PIPELINE_TIME_MAX.as_nanos() / pace, PIPELINE_MAX);
         if source.round_trip < NEAR {
             return least.max(fast);
         }
         // One that is coming, and as many as come in a round trip. As long as requests are what it waits for that is as
         // many as it is asked for: it takes more to find out whether there could be more.
-        let far = limited((source.round_trip * 2).as_nanos().div_ceil(pace) + 1, PIPELINE_FAR_MAX);
+        let far = limited((source.round_trip * 2).as_nanos().div_ceil(pace) + 1, PIPELINE_LONG_RTT_MAX);
         least.max(fast).max(far)
     }
 
@@ -366,7 +368,7 @@ impl Picker {
         for (index, from) in self.flights.iter().filter(|(index, _)| !self.done.has(**index)) {
             let Some((first, since)) = self.asked(*index, from) else { continue };
             oldest = oldest.min(first);
-            let asks = from.len() < ENDGAME_COPIES && !from.contains(&id) && source.have.has(*index);
+            let asks = from.len() < ENDGAME_COPIES_MAX && !from.contains(&id) && source.have.has(*index);
             if asks && now.saturating_sub(since) >= patience(index) {
                 late = late.into_iter().chain([(since, *index)]).min();
             }

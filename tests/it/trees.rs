@@ -3,7 +3,7 @@
 
 use crate::common::wire::{FakePeer, Whole, Wire};
 use crate::common::*;
-use shoal::content::limits::COMING_UNASKED;
+use shoal::content::limits::UNREQUESTED_ARRIVALS_MAX;
 use shoal::content::{FileId, HaveMap};
 use shoal::protocol::peer::{PeerRequest, PeerResponse, Upstream};
 use std::net::SocketAddr;
@@ -194,6 +194,6 @@ fn who_asks_for_nothing_is_told_in_batches_of_what_is_there() {
             _ => {}
         }
     }
-    assert!(got > 2 * COMING_UNASKED as usize, "{got}: most of it comes while somebody listens");
-    assert_eq!(coming, COMING_UNASKED);
+    assert!(got > 2 * UNREQUESTED_ARRIVALS_MAX as usize, "{got}: most of it comes while somebody listens");
+    assert_eq!(coming, UNREQUESTED_ARRIVALS_MAX);
 }

@@ -4,7 +4,7 @@
 //! used by one thread at a time; one that was not used for a while, or that something went wrong in, is closed.
 
 use super::source::{Conversation, SourceError};
-use crate::content::limits::{CONVERSATION_IDLE, CONVERSATIONS_KEPT};
+use crate::content::limits::{IDLE_SOURCES_MAX, SOURCE_IDLE_TIMEOUT};
 use crate::net::{Shutdown, Timeouts};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ pub struct Conversations {
 impl Conversations {
     /// None yet.
     pub fn new(timeouts: Timeouts) -> Self {
-        Self { kept: Mutex::default(), idle: CONVERSATION_IDLE, timeouts }
+        Self { kept: Mutex::default(), idle: SOURCE_IDLE_TIMEOUT, timeouts }
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<Kept>> {
@@ -75,7 +75,7 @@ impl Conversations {
     ) -> Result<T, SourceError> {
         if matches!(result, Ok(_) | Err(SourceError::Refused(_))) {
             let mut kept = self.kept();
-            if kept.len() >= CONVERSATIONS_KEPT {
+            if kept.len() >= IDLE_SOURCES_MAX {
                 kept.pop_front();
             }
             kept.push_back(Kept { address, conversation, since: Instant::now() });

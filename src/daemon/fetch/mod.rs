@@ -20,7 +20,7 @@ pub use source::{Conversation, SourceError, manifest_payload};
 
 use super::relay::Relay;
 use crate::content::limits::{
-    PIPELINE_FAR_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
+    PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
 };
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::{Shutdown, Threads, Timeouts};
@@ -472,7 +472,7 @@ impl Fetch {
 
     /// As many sources at once as the memory for their buffers allows.
     fn places(&self) -> usize {
-        let by_memory = RECEIVE_MEMORY / u64::from(self.longest.max(1));
+        let by_memory = RECEIVE_MEMORY_BYTES / u64::from(self.longest.max(1));
         (by_memory as usize).clamp(SOURCES_MIN, SOURCES_MAX)
     }
 
@@ -512,7 +512,7 @@ impl Fetch {
         self.upstreams.begin(now);
         self.starts = self.starts.saturating_sub(1);
         // Never full: a source is never asked for more than the pipeline holds.
-        let (asks, asked) = bounded(PIPELINE_FAR_MAX * 2);
+        let (asks, asked) = bounded(PIPELINE_LONG_RTT_MAX * 2);
         let shutdown = self.shutdown.child();
         let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
         let pieces = Pieces::default();

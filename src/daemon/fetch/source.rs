@@ -7,7 +7,9 @@
 use super::super::lookup::Query;
 use super::verify::{Tasks, Verifier};
 use super::{Job, SourceEvent, SourceUpdate};
-use crate::content::limits::{CHUNKS_MAX, KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION};
+use crate::content::limits::{
+    CHUNKS_MAX, KEEP_ALIVE_INTERVAL, NAMED_PEERS_MAX, PEER_LIST_MAX, PROTOCOL_VERSION,
+};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::link::halves;
 use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
@@ -377,7 +379,7 @@ impl SourceReader {
                 Ok(())
             }
             PeerResponse::Peers { file, mut peers } if file == self.job.file => {
-                peers.truncate(PEERS_NAMED);
+                peers.truncate(NAMED_PEERS_MAX);
                 self.report(SourceUpdate::Peers(peers));
                 Ok(())
             }
@@ -448,7 +450,7 @@ impl Questions {
                     }
                     Err(_) => break,
                 },
-                default(KEEP_ALIVE) => writer.send(&PeerRequest::Ping),
+                default(KEEP_ALIVE_INTERVAL) => writer.send(&PeerRequest::Ping),
             };
             if sent.is_err() {
                 break;

@@ -1,6 +1,6 @@
 //! A hub's datagrams: who sends proves that it is there, and only then is heard.
 
-use crate::content::limits::{COOKIE_EPOCH, DATAGRAM_MAX, PROTOCOL_VERSION};
+use crate::content::limits::{COOKIE_INTERVAL, DATAGRAM_MAX, PROTOCOL_VERSION};
 use crate::net::listener::reachable;
 use crate::net::{Shutdown, Threads};
 use crate::protocol::ErrorCode;
@@ -101,7 +101,7 @@ impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
                     break;
                 }
             }
-            let epoch = self.started.elapsed().as_secs() / COOKIE_EPOCH.as_secs();
+            let epoch = self.started.elapsed().as_secs() / COOKIE_INTERVAL.as_secs();
             let (room, mut received) = (std::mem::take(&mut self.room), std::mem::take(&mut self.received));
             for (bytes, (count, from)) in room.iter().zip(received.drain(..)) {
                 self.handle(&bytes[..count], from, epoch);

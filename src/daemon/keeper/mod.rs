@@ -21,7 +21,7 @@ use super::DaemonError;
 use super::fetch::Conversations;
 use super::shelf::Shelf;
 use super::watch::Watch;
-use crate::content::limits::RECEIVE_MEMORY;
+use crate::content::limits::RECEIVE_MEMORY_BYTES;
 use crate::content::{FileId, Manifest};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::volunteer::KeptFile;
@@ -119,7 +119,7 @@ impl Keeper {
             placing: Mutex::default(),
             manifest: Mutex::default(),
             conversations: Conversations::new(timeouts),
-            memory: Memory::new(RECEIVE_MEMORY),
+            memory: Memory::new(RECEIVE_MEMORY_BYTES),
             news,
             failures,
             threads: threads.clone(),

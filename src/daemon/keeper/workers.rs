@@ -7,7 +7,7 @@
 use super::record::Record;
 use super::schedule::{Kind, Schedule, file_of};
 use super::{Inner, lock};
-use crate::content::limits::{KEEPER_DISTANT, KEEPER_LOCAL};
+use crate::content::limits::{EXECUTOR_LOCAL_MAX, EXECUTOR_REMOTE_MAX};
 use crate::content::{ChunkIndex, Digest, FileId, Manifest};
 use crate::daemon::fetch::SourceError;
 use crate::net::Shutdown;
@@ -22,11 +22,12 @@ use std::time::Duration;
 
 /// Starts the thread that hands tasks out, and the workers.
 pub(super) fn start(inner: &Arc<Inner>, tasks: Receiver<Task>, records: Sender<Record>) -> io::Result<()> {
-    let (done, finished) = bounded(KEEPER_DISTANT + KEEPER_LOCAL);
+    let (done, finished) = bounded(EXECUTOR_REMOTE_MAX + EXECUTOR_LOCAL_MAX);
     let mut pools = Vec::new();
-    for (name, kind, count) in
-        [("keep-distant", Kind::Distant, KEEPER_DISTANT), ("keep-local", Kind::Local, KEEPER_LOCAL)]
-    {
+    for (name, kind, count) in [
+        ("keep-distant", Kind::Distant, EXECUTOR_REMOTE_MAX),
+        ("keep-local", Kind::Local, EXECUTOR_LOCAL_MAX),
+    ] {
         let (jobs, work) = bounded::<Task>(count);
         for _ in 0..count {
             let (inner, work, done) = (inner.clone(), work.clone(), done.clone());

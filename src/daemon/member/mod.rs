@@ -19,7 +19,7 @@ use super::shelf::Shelf;
 use super::tracker_session::{self, SessionConfig, SessionEvent};
 use super::volunteer::{Surroundings, Volunteer, VolunteerConfig};
 use super::watch::Watch;
-use crate::content::limits::LEASE;
+use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{EntityName, FileId};
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
@@ -342,7 +342,7 @@ impl State {
                 // A manager that was restarted gets its peers back one by one: those that this one knows and it does
                 // not, yet, are given a while.
                 if self.own.replace(address).is_some() {
-                    self.grace = after(LEASE);
+                    self.grace = after(LEASE_TIMEOUT);
                     self.patient = true;
                 }
                 self._requests = Some(requests);

@@ -1,7 +1,7 @@
 //! What a volunteer writes into the log: not each chunk, but enough to follow what happens to it.
 
 use super::VolunteerStatus;
-use crate::content::limits::SUMMARY_PAUSE;
+use crate::content::limits::SUMMARY_INTERVAL;
 use crate::content::words::counted;
 use crate::content::{FileId, FileName};
 use crate::protocol::volunteer::{CopyFailure, VolunteerRequest};
@@ -62,7 +62,7 @@ impl Diary {
             }
             _ => return,
         }
-        self.due.get_or_insert_with(|| after(SUMMARY_PAUSE));
+        self.due.get_or_insert_with(|| after(SUMMARY_INTERVAL));
     }
 
     /// Says what has happened since the last time.

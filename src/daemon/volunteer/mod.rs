@@ -17,7 +17,7 @@ use super::error::DaemonError;
 use super::shelf::Shelf;
 use super::tracker_session::{self, SessionConfig};
 use crate::content::FileId;
-use crate::content::limits::{CONVERSATION_IDLE, COPY_WORKERS, ORDERS_MAX};
+use crate::content::limits::{COPY_WORKERS_MAX, ORDERS_MAX, SOURCE_IDLE_TIMEOUT};
 use crate::content::words::{counted, size};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::Registration;
@@ -121,7 +121,7 @@ impl Volunteer {
         let (done, results) = bounded(QUEUE);
         let (copies, to_copy) = bounded(ORDERS_MAX);
         let copier = Arc::new(copier::Copier::new(hands.clone(), beside.tracker, beside.timeouts));
-        for _ in 0..COPY_WORKERS {
+        for _ in 0..COPY_WORKERS_MAX {
             let (copier, jobs, done, stop) =
                 (copier.clone(), to_copy.clone(), done.clone(), shutdown.clone());
             threads.spawn("volunteer-copy", move || copier.run(&jobs, &done, &stop))?;
@@ -246,7 +246,7 @@ fn work<O>(
                 Ok(job) => job,
                 Err(_) => return,
             },
-            default(CONVERSATION_IDLE) => {
+            default(SOURCE_IDLE_TIMEOUT) => {
                 idle();
                 continue;
             }

@@ -10,7 +10,7 @@ use super::copier::Copy;
 use super::diary::Diary;
 use super::report::{Report, as_of_now, holds};
 use super::{Done, Hands, Job, Told, VolunteerStatus};
-use crate::content::limits::{FAREWELL_WAIT, NAMED_CHUNKS_MAX, ORDERS_MAX};
+use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX};
 use crate::content::{ChunkIndex, FileId};
 use crate::daemon::error::DaemonError;
 use crate::daemon::tracker_session::SessionEvent;
@@ -342,7 +342,7 @@ impl State {
     fn leave(self, said: &Receiver<SessionEvent>) {
         let Some(session) = &self.session else { return };
         session.here.trigger();
-        let deadline = Instant::now() + FAREWELL_WAIT;
+        let deadline = Instant::now() + GOODBYE_TIMEOUT;
         let goodbye = TrackerRequest::Goodbye { token: session.token };
         if session.requests.send_deadline(goodbye, deadline).is_err() {
             return;

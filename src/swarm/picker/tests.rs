@@ -41,11 +41,11 @@ fn a_source_far_away_is_asked_for_as_many_as_fill_the_way_and_a_near_one_is_not(
         }
         flying.len() + 1
     };
-    assert_eq!(depth(ms(1), ms(40)), PIPELINE);
-    assert_eq!(depth(ms(9), ms(40)), PIPELINE);
+    assert_eq!(depth(ms(1), ms(40)), PIPELINE_MIN);
+    assert_eq!(depth(ms(9), ms(40)), PIPELINE_MIN);
     // 50 ms are worth two and a half, and one is coming.
     assert!((4..=7).contains(&depth(ms(50), ms(20))), "{}", depth(ms(50), ms(20)));
-    assert_eq!(depth(ms(200), ms(4)), PIPELINE_FAR_MAX);
+    assert_eq!(depth(ms(200), ms(4)), PIPELINE_LONG_RTT_MAX);
 }
 
 #[test]
@@ -201,13 +201,13 @@ fn check(picker: &Picker) {
         let flying: Vec<SourceId> = picker.flights.get(&index).cloned().unwrap_or_default();
         let open = !picker.done.has(index) && flying.is_empty();
         assert_eq!(picker.open.contains(index), open);
-        assert!(flying.len() <= ENDGAME_COPIES);
+        assert!(flying.len() <= ENDGAME_COPIES_MAX);
         let partial = picker.sources.values().filter(|source| source.partial);
         let rarity = partial.filter(|source| source.have.has(index)).count();
         assert_eq!(picker.rarity[index.at()] as usize, rarity);
     }
     for (id, source) in &picker.sources {
-        assert!(source.flights.len() <= PIPELINE_FAR_MAX);
+        assert!(source.flights.len() <= PIPELINE_LONG_RTT_MAX);
         for (index, since) in &source.flights {
             assert!(picker.flights[index].contains(id));
             assert!(picker.done.has(*index) || picker.oldest.get() <= *since);

@@ -85,7 +85,7 @@ impl Placement {
                 return;
             }
             (CopyFailure::Disk, Place::Volunteer(number), _) => {
-                let until = now + limits::DISK_REST;
+                let until = now + limits::DISK_RETRY_INTERVAL;
                 if let Some(volunteer) = self.at_mut(number) {
                     volunteer.rests_until = until;
                     let name = volunteer.record.name.clone();

@@ -69,12 +69,12 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            replicas: limits::REPLICAS,
+            replicas: limits::REPLICA_COUNT,
             volunteers_min: limits::VOLUNTEERS_MIN,
-            lease: limits::LEASE,
+            lease: limits::LEASE_TIMEOUT,
             offload: false,
             repair_limit: 0,
-            challenge_every: Some(limits::CHALLENGE_EVERY),
+            challenge_every: Some(limits::CHALLENGE_INTERVAL),
         }
     }
 }
@@ -265,7 +265,7 @@ impl Placement {
     pub fn new(settings: Settings, random: fastrand::Rng) -> Self {
         Self {
             settings: Settings { replicas: settings.replicas.clamp(1, 100), ..settings },
-            window: Window { copies: limits::COPY_WINDOW, bytes: limits::COPY_WINDOW_BYTES },
+            window: Window { copies: limits::COPY_WINDOW_MAX, bytes: limits::COPY_WINDOW_BYTES },
             random,
             start: None,
             looked: false,

@@ -18,11 +18,11 @@ impl Placement {
 
     /// When there is something to record next.
     pub(super) fn record_due(&self) -> Option<Moment> {
-        if self.ticket - self.recorded >= limits::RECORDS_AHEAD {
+        if self.ticket - self.recorded >= limits::PENDING_RECORDS_MAX {
             return None;
         }
         match self.offloadable.is_empty() {
-            true => self.unrecorded.map(|since| since + limits::RECORD_PAUSE),
+            true => self.unrecorded.map(|since| since + limits::RECORD_INTERVAL),
             // The copies are there; only the record is waited for.
             false => Some(self.unrecorded.unwrap_or_default()),
         }

@@ -174,7 +174,10 @@ impl Simulation {
             if holders.is_empty() {
                 self.lost.insert(index);
                 let open = self.now - since.expect("it had two copies");
-                assert!(open <= limits::LEASE + LINKS, "chunk {index} was left with one copy for {open:?}");
+                assert!(
+                    open <= limits::LEASE_TIMEOUT + LINKS,
+                    "chunk {index} was left with one copy for {open:?}"
+                );
             }
             *since = Some(self.now);
         }
