@@ -1,7 +1,7 @@
 //! What a message costs on its way: frames, datagrams, and a datagram through the tracker and back.
 
 use shoal::content::limits::DATAGRAM_MAX;
-use shoal::content::{ChunkIndex, EntityName, FileId, FileName};
+use shoal::content::{ChunkIndex, FileId, FileName, PeerName};
 use shoal::protocol::datagram::{Cookie, CookieJar, Datagram};
 use shoal::protocol::frame::{self, Decoder};
 use shoal::protocol::peer::PeerResponse;
@@ -72,7 +72,7 @@ fn tracker() -> (Tracker, Vec<Token>) {
     for number in 0..1_000u16 {
         let origin =
             Origin::Datagram(SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 7000)), 1);
-        let name = EntityName::new(format!("peer-{number}")).unwrap();
+        let name = PeerName::new(format!("peer-{number}")).unwrap();
         let register = TrackerRequest::Register(Registration { name, port: 7000, advertise: None });
         let effects = tracker.request(NOW, origin, register);
         let Effect::Reply(_, TrackerResponse::Registered { token, .. }) = effects[0] else {

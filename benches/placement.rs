@@ -4,7 +4,7 @@
 //! measured is the one call that finds out what has become short, puts it in order and chooses source and target for
 //! as much of it as may be under way. The wanted figure is less than 50 ms.
 
-use shoal::content::{ChunkIndex, EntityName, FileId, HaveMap, Layout, limits};
+use shoal::content::{ChunkIndex, FileId, HaveMap, Layout, PeerName, limits};
 use shoal::protocol::numbers::VolunteerKey;
 use shoal::swarm::keeping::{Place, VolunteerNumber, VolunteerRecord};
 use shoal::swarm::placement::{Order, Placement, Settings};
@@ -21,7 +21,7 @@ fn record(number: u32) -> VolunteerRecord {
     VolunteerRecord {
         number: VolunteerNumber(number),
         key: VolunteerKey(number.into()),
-        name: EntityName::new(format!("volunteer-{number}")).unwrap(),
+        name: PeerName::new(format!("volunteer-{number}")).unwrap(),
         address: SocketAddr::from(([10, 0, a, b], 6000)),
         offered: OFFERED,
     }

@@ -5,7 +5,7 @@ use clap::Parser;
 use shoal::cli::flags::{self, ServeFlags, TrackerFlag, VerifyFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
-use shoal::content::{EntityName, FileId, FileName, limits};
+use shoal::content::{FileId, FileName, PeerName, limits};
 use shoal::daemon::leecher::{self, LeecherConfig, StayConfig};
 use shoal::daemon::lookup::Query;
 use shoal::daemon::next_step;
@@ -45,7 +45,7 @@ struct Flags {
     port: u16,
     #[arg(long = "name", value_name = "NAME", help = format!("{} [default: leecher-PORT]", flags::NAME_HELP),
         help_heading = NETWORK)]
-    peer_name: Option<EntityName>,
+    peer_name: Option<PeerName>,
     #[command(flatten)]
     tracker: TrackerFlag,
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! Arbitrary requests whose parts come from small sets, so that they have to do with each other.
 
 use arbitrary::Arbitrary;
-use shoal::content::{ChunkIndex, Digest, EntityName, FileId, FileName, Md5};
+use shoal::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
 use shoal::protocol::numbers::VolunteerKey;
 use shoal::protocol::tracker::{Claim, FileSummary, Registration, SetKey, Token, TrackerRequest};
 use shoal::protocol::volunteer::{CopyFailure, KeptFile, VolunteerRequest};
@@ -76,9 +76,14 @@ pub fn file_name(number: u8) -> FileName {
     FileName::new(["a", "b b", "ä.bin"][usize::from(number % 3)]).expect("a name")
 }
 
-/// One of few names of peers and sets.
-pub fn entity(number: u8) -> EntityName {
-    EntityName::new(["x", "y", "default"][usize::from(number % 3)]).expect("a name")
+/// One of few names of peers.
+pub fn peer_name(number: u8) -> PeerName {
+    PeerName::new(["x", "y", "default"][usize::from(number % 3)]).expect("a name")
+}
+
+/// One of few names of sets.
+fn set_name(number: u8) -> SetName {
+    SetName::new(["x", "y", "default"][usize::from(number % 3)]).expect("a name")
 }
 
 /// One of few files.
@@ -101,7 +106,7 @@ impl Chunk {
     fn key(self) -> SetKey {
         // Few sets, or nobody would ever agree with anybody; now and then one that there cannot be.
         let count = if self.count == 255 { 0 } else { 1 + u32::from(self.count % 2) };
-        SetKey { set: entity(self.set % 2), count }
+        SetKey { set: set_name(self.set % 2), count }
     }
 
     fn index(self) -> ChunkIndex {
@@ -163,7 +168,7 @@ impl Ask {
         let token = |Who(number): Who| token(number.into());
         match self {
             Ask::Register { name, port, advertise } => TrackerRequest::Register(Registration {
-                name: entity(name),
+                name: peer_name(name),
                 port: u16::from(port % 9),
                 advertise: advertise.map(|host| SocketAddr::from(([10, 0, 0, host % 4], 7_000))),
             }),

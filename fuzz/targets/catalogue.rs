@@ -5,7 +5,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use redb::{Database, ReadableDatabase as _, TableDefinition};
-use shoal::content::{ChunkIndex, EntityName, FileId, HaveMap};
+use shoal::content::{ChunkIndex, PeerName, FileId, HaveMap};
 use shoal::protocol::numbers::VolunteerKey;
 use shoal::storage::catalogue::Contents;
 use shoal::storage::{Catalogue, CatalogueError, RedbCatalogue};
@@ -48,7 +48,7 @@ static WRITTEN: LazyLock<Written> = LazyLock::new(|| {
     let volunteer = VolunteerRecord {
         number: VolunteerNumber(0),
         key: VolunteerKey(7),
-        name: EntityName::new("one").expect("a name"),
+        name: PeerName::new("one").expect("a name"),
         address: ([10, 0, 0, 1], 7000).into(),
         offered: 1 << 30,
     };

@@ -82,16 +82,16 @@ impl Digest {
 
     /// The digests of `messages`, in order.
     ///
-    /// Hashes [`TOGETHER`] messages of equal length in parallel on one core. This doubles the throughput,
+    /// Hashes [`HASH_LANES`] messages of equal length in parallel on one core. This doubles the throughput,
     /// because the instructions of one SHA-256 depend on each other and leave the core partly idle.
     pub fn of_each(messages: &[&[u8]]) -> Vec<Self> {
-        messages.chunks(TOGETHER).flat_map(|group| of_group(group, *TRUSTED)).collect()
+        messages.chunks(HASH_LANES).flat_map(|group| of_group(group, *TRUSTED)).collect()
     }
 }
 
 /// Messages hashed in parallel on one core: the best count for processors with SHA-256 instructions.
 /// Four chunks of the default size still fit in the cache.
-pub const TOGETHER: usize = 4;
+pub const HASH_LANES: usize = 4;
 
 /// Self-test: whether the parallel hasher agrees with the serial one on this processor.
 /// The parallel hasher chooses code by processor model; if the results differ, it is not used.
@@ -111,8 +111,8 @@ fn of_group(group: &[&[u8]], trusted: bool) -> Vec<Digest> {
     }
 }
 
-fn together(messages: &[&[u8]; TOGETHER]) -> [Digest; TOGETHER] {
-    let mut digests = [[0; 32]; TOGETHER];
+fn together(messages: &[&[u8]; HASH_LANES]) -> [Digest; HASH_LANES] {
+    let mut digests = [[0; 32]; HASH_LANES];
     tape_sha256::hash_many(messages, &mut digests);
     digests.map(Digest)
 }
@@ -122,7 +122,7 @@ impl FileId {
     ///
     /// It is the SHA-256 of a fixed prefix, the number of chunks and the name, so that it never equals the
     /// id of a file.
-    pub fn of_set(name: &super::EntityName, count: u32) -> Self {
+    pub fn of_set(name: &super::SetName, count: u32) -> Self {
         let mut hasher = Hasher::new();
         hasher.update(b"shoal chunk set 1\n");
         hasher.update(&count.to_be_bytes());
@@ -182,7 +182,7 @@ mod tests {
         let agree = |messages: &[&[u8]]| {
             let one_by_one: Vec<Digest> = messages.iter().map(|message| Digest::of(message)).collect();
             assert_eq!(Digest::of_each(messages), one_by_one);
-            for group in messages.chunks(TOGETHER) {
+            for group in messages.chunks(HASH_LANES) {
                 assert_eq!(of_group(group, false), of_group(group, true));
             }
         };

@@ -54,7 +54,7 @@ pub const DATAGRAM_PADDED_BYTES: usize = 160;
 /// Longest file name, bytes: the limit of common file systems.
 pub const FILE_NAME_MAX: usize = 255;
 /// Longest name of a peer or a chunk set, bytes.
-pub const ENTITY_NAME_MAX: usize = 64;
+pub const PEER_NAME_MAX: usize = 64;
 /// Largest list of peers or files, bytes.
 pub const LIST_MAX: u64 = 64 * 1024 * 1024;
 /// Largest list of the files of one peer, bytes.

@@ -14,9 +14,9 @@ pub mod names;
 pub(crate) mod text;
 pub mod words;
 
-pub use digest::{Digest, FileId, Hasher, TOGETHER};
+pub use digest::{Digest, FileId, HASH_LANES, Hasher};
 pub use have::HaveMap;
 pub use layout::{ChunkIndex, ChunkSpan, Layout};
 pub use manifest::Manifest;
 pub use md5::Md5;
-pub use names::{EntityName, FileName};
+pub use names::{FileName, PeerName, SetName};

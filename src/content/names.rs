@@ -1,8 +1,8 @@
-//! Validated names from untrusted input: of files, and of peers and chunk sets.
+//! Validated names from untrusted input: of files, peers and chunk sets.
 //!
-//! A [`FileName`] joined to a folder never leaves that folder, on Linux, macOS and Windows; an
-//! [`EntityName`] never breaks an event line. Both are validated in their constructor, so that a value of
-//! these types needs no further check.
+//! A [`FileName`] joined to a folder never leaves that folder, on Linux, macOS and Windows; a
+//! [`PeerName`] or [`SetName`] is one field of an event line. They are validated in their constructors, so
+//! that a value of these types needs no further check.
 
 use super::{limits, text};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -98,11 +98,16 @@ checked_name! {
     FileName(Arc<str>), check_file_name
 }
 checked_name! {
-    /// Name of a peer or of a chunk set: a [`FileName`] of 1 to 64 bytes without white space and comma.
+    /// Name of a peer: a [`FileName`] of 1 to 64 bytes without white space and comma.
     ///
-    /// It fits in the comma-separated event lines of `logs.log`; the name of a set is also the name of the
-    /// file assembled from its chunks.
-    EntityName(Box<str>), check_entity_name
+    /// It is one field of the comma-separated event lines of `logs.log`.
+    PeerName(Box<str>), check_peer_name
+}
+checked_name! {
+    /// Name of a chunk set, with the same rules as a [`PeerName`].
+    ///
+    /// It is also the name of the file assembled from the chunks.
+    SetName(Box<str>), check_peer_name
 }
 
 impl FileName {
@@ -180,14 +185,14 @@ fn is_device(text: &str) -> bool {
         || numbered("LPT")
 }
 
-fn check_entity_name(text: &str) -> Result<(), NameError> {
-    check_length(text, limits::ENTITY_NAME_MAX)?;
+fn check_peer_name(text: &str) -> Result<(), NameError> {
+    check_length(text, limits::PEER_NAME_MAX)?;
     refuse(text, |c| c.is_whitespace() || c == ',')?;
     check_file_name(text)
 }
 
-impl From<EntityName> for FileName {
-    fn from(name: EntityName) -> FileName {
+impl From<SetName> for FileName {
+    fn from(name: SetName) -> FileName {
         FileName(name.0.into())
     }
 }
@@ -262,9 +267,9 @@ mod tests {
 
     #[test]
     fn peer_names_have_no_spaces_commas_or_separators() {
-        assert!(EntityName::new("client_1").is_ok() && EntityName::new("Zoë").is_ok());
+        assert!(PeerName::new("client_1").is_ok() && PeerName::new("Zoë").is_ok());
         for name in ["", "a b", "a,b", "a\nb", "a\tb", "..", "a/b", &"x".repeat(65)] {
-            assert!(EntityName::new(name).is_err(), "{name:?}");
+            assert!(PeerName::new(name).is_err(), "{name:?}");
         }
     }
 
@@ -315,7 +320,7 @@ mod tests {
 
         #[test]
         fn a_peer_name_is_one_field_of_an_event_line(text in ".*") {
-            if let Ok(name) = EntityName::new(text) {
+            if let Ok(name) = PeerName::new(text) {
                 let line = format!("{name},WHERE_CHUNK,1");
                 prop_assert_eq!(line.split(',').count(), 3);
                 prop_assert_eq!(line.split_whitespace().count(), 1);

@@ -13,7 +13,7 @@ use super::shelf::Shelf;
 use super::tracker_session::{self, SessionConfig, SessionEvent};
 use super::watch::Watch;
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
-use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
+use crate::content::{ChunkIndex, Digest, FileId, HaveMap, PeerName, SetName};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerRequest, TrackerResponse};
 use crate::storage::chunk_folder::Loose;
@@ -51,11 +51,11 @@ pub struct ClientConfig {
     /// Where to serve.
     pub listen: SocketAddr,
     /// What people call this client; stands in its event lines.
-    pub name: EntityName,
+    pub name: PeerName,
     /// The tracker.
     pub tracker: SocketAddr,
     /// The set that the chunks belong to.
-    pub set: EntityName,
+    pub set: SetName,
     /// The client's address, when that is not what the tracker sees.
     pub advertise: Option<SocketAddr>,
     /// Ends when the folder is complete.

@@ -12,7 +12,7 @@ use super::seeder::default_name;
 use super::shelf::{Offer, Shelf};
 use super::transfer::{self, Beside, Downloaded, Located, Order, Start};
 use super::watch::Watch;
-use crate::content::EntityName;
+use crate::content::PeerName;
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::Registration;
 use crate::storage::{ChunkSource, PartFile, Verify, WholeFile};
@@ -40,7 +40,7 @@ pub struct StayConfig {
     /// Where.
     pub listen: SocketAddr,
     /// What people call this peer; by default after its port.
-    pub name: Option<EntityName>,
+    pub name: Option<PeerName>,
     /// Its address, when that is not what the tracker sees.
     pub advertise: Option<SocketAddr>,
     /// How.

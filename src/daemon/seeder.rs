@@ -10,7 +10,7 @@ use super::peer::{ServeOptions, serve};
 use super::shelf::{Offer, Shelf};
 use super::watch::Watch;
 use crate::content::limits::FOLDER_SCAN_INTERVAL;
-use crate::content::{EntityName, FileName};
+use crate::content::{FileName, PeerName};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
 use crate::storage::{ChunkSource, Glance, StoreError, WholeFile};
@@ -33,7 +33,7 @@ pub struct SeederConfig {
     /// The tracker.
     pub tracker: SocketAddr,
     /// What people call this peer; by default after its port.
-    pub name: Option<EntityName>,
+    pub name: Option<PeerName>,
     /// Its address, when that is not what the tracker sees.
     pub advertise: Option<SocketAddr>,
     /// Bytes in a chunk; by default according to the file's size.
@@ -192,9 +192,8 @@ impl Kept<'_> {
 ///
 /// # Errors
 /// Never, as long as `role` is a plain word.
-pub(super) fn default_name(role: &str, port: u16) -> Result<EntityName, DaemonError> {
-    EntityName::new(format!("{role}-{port}"))
-        .map_err(|error| DaemonError::new(Fault::Other, error.to_string()))
+pub(super) fn default_name(role: &str, port: u16) -> Result<PeerName, DaemonError> {
+    PeerName::new(format!("{role}-{port}")).map_err(|error| DaemonError::new(Fault::Other, error.to_string()))
 }
 
 fn own_name(path: &Path) -> Result<FileName, DaemonError> {

@@ -11,7 +11,7 @@ use super::next_step;
 use super::peer::{ServeOptions, serve};
 use super::shelf::Shelf;
 use super::watch::Watch;
-use crate::content::EntityName;
+use crate::content::PeerName;
 use crate::content::limits::{self, TRACKER_NAME};
 use crate::content::words::counted;
 use crate::net::{Listener, Shutdown, Threads, Timeouts};
@@ -165,7 +165,7 @@ fn keep_files(
     log::info!("the catalogue has {} and {}", known.0, known.1);
     let port = listener.address().port();
     let own = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-    let name = EntityName::new(TRACKER_NAME);
+    let name = PeerName::new(TRACKER_NAME);
     let rules = KeepRules {
         settings: keep.settings.clone(),
         name: name.map_err(|error| DaemonError::new(Fault::Other, error.to_string()))?,

@@ -2,7 +2,7 @@
 //!
 //! `tracker status --json` prints it. Scripts depend on it: fields are added, never renamed or removed.
 
-use crate::content::{EntityName, FileId, FileName};
+use crate::content::{FileId, FileName, PeerName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -63,7 +63,7 @@ pub enum VolunteerState {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VolunteerStatus {
     /// Name of the volunteer.
-    pub name: EntityName,
+    pub name: PeerName,
     /// Address at which it serves chunks.
     pub address: SocketAddr,
     /// Liveness.

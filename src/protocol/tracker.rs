@@ -7,7 +7,7 @@
 pub use super::numbers::Token;
 use super::volunteer::{VolunteerOrder, VolunteerRequest};
 use super::{ErrorCode, Message, addresses};
-use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, Md5};
+use crate::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -50,7 +50,7 @@ pub struct FoundFile {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerSummary {
     /// Name of the peer.
-    pub name: EntityName,
+    pub name: PeerName,
     /// Address at which it serves.
     pub address: SocketAddr,
 }
@@ -59,7 +59,7 @@ pub struct PeerSummary {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Registration {
     /// Name of the peer.
-    pub name: EntityName,
+    pub name: PeerName,
     /// TCP port on which it serves.
     pub port: u16,
     /// Its address for other peers; `None` for the source IP address of the message with `port`.
@@ -73,7 +73,7 @@ pub struct Registration {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct SetKey {
     /// Name of the set.
-    pub set: EntityName,
+    pub set: SetName,
     /// Number of chunks.
     pub count: u32,
 }

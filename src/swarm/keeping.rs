@@ -6,7 +6,7 @@
 //! as [`News`]. Invariant: a task is carried out in the order in which it was given among those of its file, and is
 //! always answered.
 
-use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, HaveMap, Layout};
+use crate::content::{ChunkIndex, Digest, FileId, FileName, HaveMap, Layout, PeerName};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::status::Status;
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure, KeptFile};
@@ -34,7 +34,7 @@ pub struct VolunteerRecord {
     /// What it proves by that it is the one.
     pub key: VolunteerKey,
     /// What people call it.
-    pub name: EntityName,
+    pub name: PeerName,
     /// Where it served last.
     pub address: SocketAddr,
     /// Bytes that it lends.
@@ -147,7 +147,7 @@ pub enum Command {
     /// How everything is.
     Status,
     /// Empty a volunteer, or (`false`) no longer.
-    Drain(EntityName, bool),
+    Drain(PeerName, bool),
     /// Copy nothing new, or (`false`) go on.
     Pause(bool),
     /// No longer keep a file, by name or id.

@@ -156,7 +156,7 @@ impl Machine for Manager {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::EntityName;
+    use crate::content::PeerName;
     use crate::protocol::tracker::Token;
     use std::net::IpAddr;
     use std::time::Duration;
@@ -179,7 +179,7 @@ mod tests {
     }
 
     fn register(port: u16, advertise: Option<&str>) -> TrackerRequest {
-        let name = EntityName::new(format!("peer{port}")).unwrap();
+        let name = PeerName::new(format!("peer{port}")).unwrap();
         let advertise = advertise.map(|text| text.parse().unwrap());
         TrackerRequest::Register(Registration { name, port, advertise })
     }

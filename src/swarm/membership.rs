@@ -279,7 +279,7 @@ pub(super) fn unknown_token() -> TrackerResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::EntityName;
+    use crate::content::PeerName;
 
     #[test]
     fn one_ip_address_does_not_take_all_places() {
@@ -293,7 +293,7 @@ mod tests {
             let origin = Origin::Datagram(from.parse().unwrap(), 1);
             // What is advertised is the peer's own choice, and does not count.
             let advertise = Some(SocketAddr::from(([10, 0, 0, 9], 1_000)));
-            let name = EntityName::new("x").unwrap();
+            let name = PeerName::new("x").unwrap();
             let registration = Registration { name, port: 1, advertise };
             match members.register(Duration::from_secs(now), origin, registration).ok()?.response {
                 TrackerResponse::Registered { token, .. } => Some(token),

@@ -155,7 +155,7 @@ pub fn files(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::{EntityName, FileId, FileName};
+    use crate::content::{FileId, FileName, PeerName};
     use crate::protocol::status::RepairStatus;
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
             free: 1024,
             copies,
             volunteers: vec![VolunteerStatus {
-                name: EntityName::new("anna").unwrap(),
+                name: PeerName::new("anna").unwrap(),
                 address: "10.0.0.1:7000".parse().unwrap(),
                 state: VolunteerState::Draining,
                 offered: 2048,

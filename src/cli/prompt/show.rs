@@ -227,7 +227,7 @@ mod tests {
     }
 
     fn peer(name: &str, port: u16) -> PeerSummary {
-        let name = crate::content::EntityName::new(name).unwrap();
+        let name = crate::content::PeerName::new(name).unwrap();
         PeerSummary { name, address: SocketAddr::from(([10, 0, 0, 1], port)) }
     }
 

@@ -14,7 +14,7 @@ use super::super::relay::Incoming;
 use super::source::SourceError;
 use super::{Arrival, Job, SourceEvent, SourceUpdate};
 use crate::content::limits::{VERIFY_BATCH_TIMEOUT, VERIFY_HELPERS_MAX, VERIFY_MEMORY_BYTES};
-use crate::content::{ChunkIndex, Digest, TOGETHER};
+use crate::content::{ChunkIndex, Digest, HASH_LANES};
 use crate::net::{Shutdown, Threads};
 use crate::swarm::picker::SourceId;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -74,7 +74,7 @@ impl Verifier {
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
         let most = if cores > 1 { cores.min(VERIFY_HELPERS_MAX) } else { 0 };
         // A batch that waits, and whoever finds it full makes up another one with the rest of it.
-        let (hand, tasks) = bounded(2 * TOGETHER - 1);
+        let (hand, tasks) = bounded(2 * HASH_LANES - 1);
         let bench = Bench {
             job,
             events,
@@ -83,7 +83,7 @@ impl Verifier {
             held: AtomicUsize::default(),
             last: AtomicU64::default(),
             began: Instant::now(),
-            spare: bounded((most + 2) * TOGETHER),
+            spare: bounded((most + 2) * HASH_LANES),
             shutdown: shutdown.clone(),
         };
         Self { bench: Arc::new(bench), hand, helpers: Arc::default(), most, threads: threads.clone() }
@@ -114,7 +114,7 @@ impl Verifier {
                 if helpers < self.most {
                     self.add_helper();
                 }
-                std::iter::once(task).chain(self.bench.tasks.try_iter().take(TOGETHER - 1)).collect()
+                std::iter::once(task).chain(self.bench.tasks.try_iter().take(HASH_LANES - 1)).collect()
             }
         }
     }
@@ -150,7 +150,7 @@ impl Bench {
         let until = Instant::now() + VERIFY_BATCH_TIMEOUT;
         let mut company = first.company;
         let mut batch = vec![first];
-        while batch.len() < TOGETHER {
+        while batch.len() < HASH_LANES {
             let next = match company {
                 true => self.tasks.recv_deadline(until).ok(),
                 false => self.tasks.try_recv().ok(),

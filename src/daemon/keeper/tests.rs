@@ -248,7 +248,7 @@ fn what_is_recorded_is_acknowledged_in_order_and_is_there_then() {
     let record = |number: u32| VolunteerRecord {
         number: VolunteerNumber(number),
         key: VolunteerKey(number.into()),
-        name: crate::content::EntityName::new("v").unwrap(),
+        name: crate::content::PeerName::new("v").unwrap(),
         address: "127.0.0.1:7".parse().unwrap(),
         offered: 1,
     };

@@ -20,7 +20,7 @@ use super::tracker_session::{self, SessionConfig, SessionEvent};
 use super::volunteer::{Surroundings, Volunteer, VolunteerConfig};
 use super::watch::Watch;
 use crate::content::limits::LEASE_TIMEOUT;
-use crate::content::{EntityName, FileId};
+use crate::content::{FileId, PeerName};
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
 use crate::storage::SharedFolder;
@@ -44,7 +44,7 @@ pub struct MemberConfig {
     /// Where to serve.
     pub listen: SocketAddr,
     /// What people call this peer.
-    pub name: EntityName,
+    pub name: PeerName,
     /// The manager that tells of peers, if any.
     pub manager: Option<SocketAddr>,
     /// The tracker to register with, if any.

@@ -22,7 +22,7 @@ const INDEX: ChunkIndex = ChunkIndex(4);
 const CLAIM: Claim = Claim { sha256: Digest([9; 32]), size: 131 };
 
 fn set() -> SetKey {
-    SetKey { set: EntityName::new("default").unwrap(), count: 5 }
+    SetKey { set: SetName::new("default").unwrap(), count: 5 }
 }
 
 fn summary() -> FileSummary {
@@ -36,7 +36,7 @@ fn address(text: &str) -> SocketAddr {
 #[test]
 fn json_of_requests_is_fixed() {
     use TrackerRequest::*;
-    let name = EntityName::new("peer").unwrap();
+    let name = PeerName::new("peer").unwrap();
     exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
     exact(
         Register(Registration { name: name.clone(), port: 7000, advertise: None }),
@@ -170,7 +170,7 @@ fn the_largest_messages_fit_in_a_frame() {
     let longest = address("[1111:2222:3333:4444:5555:6666:7777:8888]:65535");
     let holders = vec![longest; limits::HOLDERS_MAX];
     let location = TrackerResponse::ChunkLocation {
-        set: SetKey { set: EntityName::new("é".repeat(32)).unwrap(), count: limits::CHUNKS_MAX },
+        set: SetKey { set: SetName::new("é".repeat(32)).unwrap(), count: limits::CHUNKS_MAX },
         index: ChunkIndex(limits::CHUNKS_MAX),
         claim: Claim { sha256: Digest([255; 32]), size: u32::MAX },
         holders,

@@ -5,7 +5,7 @@
 //! to.
 
 use super::{Contents, Trouble};
-use crate::content::{EntityName, FileId, HaveMap, Manifest};
+use crate::content::{FileId, HaveMap, Manifest, PeerName};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
 use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
@@ -51,7 +51,7 @@ pub(super) struct FileRow {
 #[derive(Serialize, Deserialize)]
 struct VolunteerRow {
     key: VolunteerKey,
-    name: EntityName,
+    name: PeerName,
     address: SocketAddr,
     offered: u64,
 }

@@ -1,7 +1,7 @@
 //! What is written is read back, and what cannot have been written is refused.
 
 use super::*;
-use crate::content::{ChunkIndex, Digest, EntityName, FileName, Layout, Md5};
+use crate::content::{ChunkIndex, Digest, FileName, Layout, Md5, PeerName};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::tracker::FileSummary;
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ pub(super) fn volunteer(number: u32, offered: u64) -> VolunteerRecord {
     VolunteerRecord {
         number: VolunteerNumber(number),
         key: VolunteerKey(u128::from(number) + 7),
-        name: EntityName::new(format!("volunteer-{number}")).unwrap(),
+        name: PeerName::new(format!("volunteer-{number}")).unwrap(),
         address: format!("10.0.0.{number}:7000").parse().unwrap(),
         offered,
     }

@@ -6,7 +6,7 @@ use super::queue::Queue;
 use super::volunteer::{Standing, Volunteer};
 use super::{Placement, Timer};
 use crate::content::words::{counted, size};
-use crate::content::{ChunkIndex, EntityName, FileId, HaveMap};
+use crate::content::{ChunkIndex, FileId, HaveMap, PeerName};
 use crate::protocol::numbers::VolunteerKey;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Place, VolunteerNumber, VolunteerRecord};
@@ -61,7 +61,7 @@ impl Placement {
         &mut self,
         now: Moment,
         key: VolunteerKey,
-        name: EntityName,
+        name: PeerName,
         address: SocketAddr,
         offered: u64,
         free: u64,
@@ -250,7 +250,7 @@ impl Placement {
     }
 
     /// The volunteers that people call so.
-    pub fn volunteer_by_name(&self, name: &EntityName) -> Vec<VolunteerNumber> {
+    pub fn volunteer_by_name(&self, name: &PeerName) -> Vec<VolunteerNumber> {
         let named = self.volunteers.iter().flatten().filter(|volunteer| volunteer.record.name == *name);
         named.map(|volunteer| volunteer.record.number).collect()
     }

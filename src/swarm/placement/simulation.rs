@@ -5,7 +5,7 @@
 //! the tracker finds out when the lease is over.
 
 use super::{Order, Placement, Settings};
-use crate::content::{ChunkIndex, EntityName, FileId, Layout, limits};
+use crate::content::{ChunkIndex, FileId, Layout, PeerName, limits};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;
@@ -86,7 +86,7 @@ impl Simulation {
         for number in 0..VOLUNTEERS {
             let [.., a, b] = number.to_be_bytes();
             let address = SocketAddr::from(([10, 0, a, b], 6000));
-            let name = EntityName::new(format!("v{number}")).unwrap();
+            let name = PeerName::new(format!("v{number}")).unwrap();
             let key = VolunteerKey(number.into());
             let number = placement.join(Duration::ZERO, key, name, address, 1 << 30, 1 << 30);
             placement.reported(Duration::ZERO, number);

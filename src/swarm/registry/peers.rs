@@ -5,7 +5,7 @@
 //! has been taken by the next.
 
 use super::holders::Held;
-use crate::content::EntityName;
+use crate::content::PeerName;
 use crate::protocol::tracker::Token;
 use crate::swarm::Moment;
 use std::net::SocketAddr;
@@ -58,7 +58,7 @@ impl Expiry {
 #[derive(Debug)]
 pub struct Peer {
     /// What people call it.
-    pub name: EntityName,
+    pub name: PeerName,
     /// Where it serves.
     pub address: SocketAddr,
     pub(super) held: Held,
@@ -108,7 +108,7 @@ impl Peers {
     pub(super) fn insert(
         &mut self,
         secret: u128,
-        name: EntityName,
+        name: PeerName,
         address: SocketAddr,
         expires: Moment,
     ) -> (PeerId, Token) {
@@ -117,7 +117,7 @@ impl Peers {
     }
 
     /// Takes in a peer that needs no lease and has no token.
-    pub(super) fn enroll(&mut self, name: EntityName, address: SocketAddr) -> PeerId {
+    pub(super) fn enroll(&mut self, name: PeerName, address: SocketAddr) -> PeerId {
         self.put(Peer { name, address, held: Held::default() }, Token(0), Expiry::NEVER)
     }
 
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn a_place_that_is_taken_again_is_another_peer() {
         let mut peers = Peers::default();
-        let name = || EntityName::new("x").unwrap();
+        let name = || PeerName::new("x").unwrap();
         let address = SocketAddr::from(([10, 0, 0, 1], 1));
         let (now, then) = (Moment::from_secs(0), Moment::from_secs(1));
         let (first, old) = peers.insert(7, name(), address, then);
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn nobody_speaks_for_the_tracker_itself() {
         let mut peers = Peers::default();
-        let id = peers.enroll(EntityName::new("own").unwrap(), SocketAddr::from(([10, 0, 0, 1], 1)));
+        let id = peers.enroll(PeerName::new("own").unwrap(), SocketAddr::from(([10, 0, 0, 1], 1)));
         assert_eq!(peers.by_token(Moment::ZERO, Token(0)), None);
         assert_eq!(peers.expires(id), Some(Moment::MAX));
         assert!(peers.live_at(Moment::from_secs(1 << 40), 0).is_some());

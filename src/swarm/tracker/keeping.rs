@@ -12,7 +12,7 @@ mod tests;
 
 use super::Tracker;
 use crate::content::words::size;
-use crate::content::{ChunkIndex, EntityName, FileId, HaveMap, Layout};
+use crate::content::{ChunkIndex, FileId, HaveMap, Layout, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
@@ -37,7 +37,7 @@ pub struct KeepRules {
     /// How many copies, and when.
     pub settings: Settings,
     /// What the tracker calls itself.
-    pub name: EntityName,
+    pub name: PeerName,
     /// Where the tracker serves, as others are to be told.
     pub serving: SocketAddr,
     /// Files that volunteers have and the catalogue has not are taken in.

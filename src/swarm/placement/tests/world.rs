@@ -5,7 +5,7 @@
 
 use super::super::volunteer::Standing;
 use super::super::{Order, Placement, Settings};
-use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap, Layout};
+use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Layout, PeerName};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::volunteer::ChallengedRange;
 use crate::swarm::Moment;
@@ -111,7 +111,7 @@ impl World {
         self.offered.insert(v(number), chunks * CHUNK);
         let [.., a, b] = host.to_be_bytes();
         let address = SocketAddr::from(([10, 0, a, b], 1000 + number as u16));
-        let name = EntityName::new(format!("volunteer-{number}")).unwrap();
+        let name = PeerName::new(format!("volunteer-{number}")).unwrap();
         let key = VolunteerKey(u128::from(number) + 1);
         let free = self.free(v(number));
         let got = self.placement.join(self.now, key, name, address, chunks * CHUNK, free);

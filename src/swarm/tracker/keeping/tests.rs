@@ -1,7 +1,7 @@
 //! A tracker that keeps files, with volunteers and hands that do at once what they are told: what is said to whom.
 
 use super::super::{KeepRules, Remembered, Rules, Tracker};
-use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, Layout, Md5};
+use crate::content::{ChunkIndex, Digest, FileId, FileName, Layout, Md5, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
@@ -62,7 +62,7 @@ impl World {
         let mut tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), draw);
         let settings = Settings { offload, challenge_every: None, ..Settings::default() };
         let serving = "0.0.0.0:5101".parse().unwrap();
-        let rules = KeepRules { settings, name: EntityName::new("T").unwrap(), serving, rebuild };
+        let rules = KeepRules { settings, name: PeerName::new("T").unwrap(), serving, rebuild };
         tracker.keep(rules, Remembered::default(), fastrand::Rng::with_seed(2));
         let (lenders, tasks, notes, answers) = Default::default();
         Self { tracker, now: Duration::ZERO, lenders, tasks, notes, answers, replies: Vec::new() }
@@ -106,7 +106,7 @@ impl World {
     }
 
     fn join_with(&mut self, connection: u64, held: BTreeMap<FileId, BTreeSet<ChunkIndex>>) {
-        let name = EntityName::new(format!("v{connection}")).unwrap();
+        let name = PeerName::new(format!("v{connection}")).unwrap();
         let registration = Registration { name, port: 7000, advertise: None };
         self.request(connection, TrackerRequest::Register(registration));
         let Some(TrackerResponse::Registered { token, .. }) = self.replies.pop() else {
@@ -304,7 +304,7 @@ fn who_has_not_lent_or_is_somebody_else_is_refused() {
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(&mut world), ErrorCode::UnknownToken);
-    let registration = Registration { name: EntityName::new("x").unwrap(), port: 7000, advertise: None };
+    let registration = Registration { name: PeerName::new("x").unwrap(), port: 7000, advertise: None };
     world.request(2, TrackerRequest::Register(registration));
     let Some(TrackerResponse::Registered { token, .. }) = world.replies.pop() else { panic!() };
     world.request(2, TrackerRequest::Volunteer { token, act });
