@@ -4,7 +4,7 @@
 //! measured is the one call that finds out what has become short, puts it in order and chooses source and target for
 //! as much of it as may be under way. The wanted figure is less than 50 ms.
 
-use shoal::content::{ChunkIndex, FileId, HaveMap, Layout, PeerName, limits};
+use shoal::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName, limits};
 use shoal::protocol::numbers::VolunteerKey;
 use shoal::swarm::keeping::{Place, VolunteerNumber, VolunteerRecord};
 use shoal::swarm::placement::{Order, Placement, Settings};
@@ -58,7 +58,7 @@ fn placement(volunteers: u32) -> Placement {
     }
     let held = spread(volunteers, &mut random);
     for ((volunteer, file), chunks) in &held {
-        let mut map = HaveMap::none(CHUNKS);
+        let mut map = Bitfield::none(CHUNKS);
         for index in chunks {
             map.insert(*index);
         }

@@ -5,7 +5,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use redb::{Database, ReadableDatabase as _, TableDefinition};
-use shoal::content::{ChunkIndex, PeerName, FileId, HaveMap};
+use shoal::content::{Bitfield, ChunkIndex, FileId, PeerName};
 use shoal::protocol::numbers::VolunteerKey;
 use shoal::storage::catalogue::Contents;
 use shoal::storage::{Catalogue, CatalogueError, RedbCatalogue};
@@ -43,7 +43,7 @@ static WRITTEN: LazyLock<Written> = LazyLock::new(|| {
     let catalogue = RedbCatalogue::open(folder.path()).expect("a catalogue");
     samples.iter().for_each(|it| catalogue.add_file(&it.kept, &it.manifest).expect("a file"));
     let [one, other] = samples.map(|it| it.kept.file);
-    let mut chunks = HaveMap::none(one.chunks);
+    let mut chunks = Bitfield::none(one.chunks);
     chunks.insert(ChunkIndex(1));
     let volunteer = VolunteerRecord {
         number: VolunteerNumber(0),

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use shoal::content::names::fold;
-use shoal::content::{PeerName, FileName};
+use shoal::content::{FileName, PeerName};
 use shoal_fuzz::is_one_line;
 use std::path::{Component, Path};
 

@@ -7,7 +7,7 @@ use shoal::content::{FileId, FileName};
 use shoal::protocol::tracker::{FoundFile, Token};
 use shoal::swarm::Moment;
 use shoal::swarm::registry::{PeerId, Registry};
-use shoal_fuzz::requests::{peer_name, file_id, file_name, summary};
+use shoal_fuzz::requests::{file_id, file_name, peer_name, summary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;

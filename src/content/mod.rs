@@ -3,8 +3,8 @@
 //! The lowest layer: it imports no other module of the crate. Everything here is a pure value or a pure
 //! function, without sockets, files, threads or clocks.
 
+pub mod bitfield;
 pub mod digest;
-pub mod have;
 pub mod layout;
 pub mod limits;
 pub mod local_chunks;
@@ -14,8 +14,8 @@ pub mod names;
 pub(crate) mod text;
 pub mod words;
 
+pub use bitfield::Bitfield;
 pub use digest::{Digest, FileId, HASH_LANES, Hasher};
-pub use have::HaveMap;
 pub use layout::{ChunkIndex, ChunkSpan, Layout};
 pub use manifest::Manifest;
 pub use md5::Md5;

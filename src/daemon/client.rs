@@ -13,7 +13,7 @@ use super::shelf::Shelf;
 use super::tracker_session::{self, SessionConfig, SessionEvent};
 use super::watch::Watch;
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap, PeerName, SetName};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, PeerName, SetName};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerRequest, TrackerResponse};
 use crate::storage::chunk_folder::Loose;
@@ -184,7 +184,7 @@ fn serve_and_fetch(
     };
     tracker_session::start(session, says, threads, shutdown)?;
     let (events, received) = bounded(QUEUE);
-    let mut have = HaveMap::none(set.count);
+    let mut have = Bitfield::none(set.count);
     for chunk in &held {
         have.insert(chunk.index);
     }
@@ -241,7 +241,7 @@ impl<'a> State<'a> {
         key: FileId,
         folder: Arc<ChunkFolder>,
         shelf: Shelf,
-        have: HaveMap,
+        have: Bitfield,
         kept: Sender<Loose>,
         events: Sender<SourceEvent>,
         threads: &Threads,
@@ -392,7 +392,7 @@ impl<'a> State<'a> {
         self.unanswered = 0;
         self.outbox.push_back(TrackerRequest::JoinSet { token, set: self.set.clone() });
         let held = self.folder.held();
-        let mut have = HaveMap::none(self.set.count);
+        let mut have = Bitfield::none(self.set.count);
         for chunk in held {
             have.insert(chunk.index);
             self.claim(chunk);

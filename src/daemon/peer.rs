@@ -10,7 +10,7 @@ use super::shelf::{Offer, Shelf};
 use super::upload_limit::{Place, UploadLimit};
 use super::visitors::{VisitorId, Visitors, Welcome};
 use crate::content::limits::{self, GOT_INTERVAL, PROTOCOL_VERSION, SERVE_QUEUE_MAX};
-use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
+use crate::content::{Bitfield, ChunkIndex, FileId, FileName};
 use crate::net::link::halves;
 use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::ErrorCode;
@@ -248,7 +248,7 @@ struct Subscription {
 
 impl Subscription {
     /// With what there is at this moment, so that nothing is missed.
-    fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: Listening) -> (Self, HaveMap) {
+    fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: Listening) -> (Self, Bitfield) {
         let news = source.progress().subscribe();
         let (have, cursor) = source.progress().have();
         (Self { file, source, cursor, news, coming, upstream: never() }, have)
@@ -426,7 +426,7 @@ impl<'a> Answers<'a> {
 
     fn have(&mut self, file: FileId) -> Result<(), LinkError> {
         // A download may stand beside chunks that are kept for others: together they have more.
-        let mut map: Option<HaveMap> = None;
+        let mut map: Option<Bitfield> = None;
         let known = self.subscriptions.iter().any(|subscription| subscription.file == file);
         for source in self.server.shelf.all(file) {
             // Only who passes on what it gets can make use of what is coming, and is told of it once.
@@ -489,7 +489,7 @@ impl<'a> Answers<'a> {
                 let (subscription, have) = Subscription::new(file, source, Listening::to_nothing());
                 // What the others have is told already, or about to be.
                 let others = self.subscriptions.iter().filter(|one| one.file == file);
-                let told: Vec<HaveMap> = others.map(|one| one.source.progress().have().0).collect();
+                let told: Vec<Bitfield> = others.map(|one| one.source.progress().have().0).collect();
                 let is_news = |index: &ChunkIndex| !told.iter().any(|told| told.has(*index));
                 let chunks: Vec<ChunkIndex> = have.iter().filter(is_news).collect();
                 self.subscriptions.push(subscription);

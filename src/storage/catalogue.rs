@@ -12,7 +12,7 @@ mod rows;
 
 use super::disk;
 use super::error::{self, StoreError};
-use crate::content::{FileId, HaveMap, Manifest, limits};
+use crate::content::{Bitfield, FileId, Manifest, limits};
 use crate::protocol::volunteer::KeptFile;
 use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
 use redb::backends::FileBackend;
@@ -40,7 +40,7 @@ pub struct Contents {
     /// The volunteers, by number.
     pub volunteers: Vec<VolunteerRecord>,
     /// What each volunteer holds of each file: never nothing, and only of files and volunteers above.
-    pub held: Vec<(FileId, VolunteerNumber, HaveMap)>,
+    pub held: Vec<(FileId, VolunteerNumber, Bitfield)>,
     /// Files that are not kept any more.
     pub forgotten: Vec<FileId>,
 }

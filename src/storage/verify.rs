@@ -1,7 +1,7 @@
 //! How much of what is there already is read again before it counts.
 
 use crate::content::limits::VERIFY_SAMPLE_COUNT;
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::{Bitfield, ChunkIndex};
 
 /// How much of what is there already is hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Verify {
 
 impl Verify {
     /// Which of some chunks to hash, rising.
-    pub(super) fn choose(self, of: &HaveMap) -> Vec<ChunkIndex> {
+    pub(super) fn choose(self, of: &Bitfield) -> Vec<ChunkIndex> {
         let mut chunks: Vec<ChunkIndex> = of.iter().collect();
         match self {
             Verify::Full => {}
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_sample_is_some_of_what_is_there() {
-        let mut have = HaveMap::none(1_000);
+        let mut have = Bitfield::none(1_000);
         (500..1_000).for_each(|index| _ = have.insert(ChunkIndex(index)));
         assert_eq!(Verify::Full.choose(&have).len(), 500);
         assert_eq!(Verify::None.choose(&have), []);
@@ -63,6 +63,6 @@ mod tests {
         assert_eq!(sample.len(), VERIFY_SAMPLE_COUNT);
         assert!(sample.is_sorted() && sample.iter().all(|index| have.has(*index)));
         assert_ne!(sample, Verify::Sample.choose(&have));
-        assert_eq!(Verify::Sample.choose(&HaveMap::all(3)).len(), 3);
+        assert_eq!(Verify::Sample.choose(&Bitfield::all(3)).len(), 3);
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Invariant: a chunk is hinted to one client at most, and to none once somebody has asked for it.
 
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::{Bitfield, ChunkIndex};
 use std::collections::BTreeMap;
 
 /// Chunks hinted to each client: what it is asked for ahead.
@@ -25,7 +25,7 @@ pub struct Fresh<C> {
 
 impl<C: Copy + Ord> Fresh<C> {
     /// Nothing has left yet.
-    pub fn new(have: &HaveMap, random: &mut fastrand::Rng) -> Self {
+    pub fn new(have: &Bitfield, random: &mut fastrand::Rng) -> Self {
         let mut waiting: Vec<ChunkIndex> = have.iter().collect();
         random.shuffle(&mut waiting);
         Self { waiting, hinted: BTreeMap::new(), leaving: Vec::new() }
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn every_chunk_is_hinted_to_one_client_and_what_is_asked_for_to_none() {
-        let mut fresh = Fresh::new(&HaveMap::all(7), &mut fastrand::Rng::with_seed(3));
+        let mut fresh = Fresh::new(&Bitfield::all(7), &mut fastrand::Rng::with_seed(3));
         let (one, two) = (fresh.join(1), fresh.join(2));
         assert_eq!((one.len(), two.len()), (HINTS, HINTS));
         assert!(one.iter().all(|index| !two.contains(index)));
@@ -127,13 +127,13 @@ mod tests {
 
     #[test]
     fn who_is_done_helps_who_is_behind_and_what_was_lost_on_its_way_waits_again() {
-        let mut fresh = Fresh::new(&HaveMap::all(4), &mut fastrand::Rng::with_seed(3));
+        let mut fresh = Fresh::new(&Bitfield::all(4), &mut fastrand::Rng::with_seed(3));
         let (one, two) = (fresh.join(1), fresh.join(2));
         for index in &one {
             fresh.asked(1, *index);
         }
         assert!(fresh.left(1, one[0]).iter().all(|index| two.contains(index)), "what 2 has not asked for");
-        let mut fresh = Fresh::new(&HaveMap::all(1), &mut fastrand::Rng::with_seed(3));
+        let mut fresh = Fresh::new(&Bitfield::all(1), &mut fastrand::Rng::with_seed(3));
         let (slow, none) = (fresh.join(1), fresh.join(2));
         assert_eq!((slow.len(), none.len()), (1, 1), "there is but one");
         fresh.asked(2, slow[0]);

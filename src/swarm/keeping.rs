@@ -6,7 +6,7 @@
 //! as [`News`]. Invariant: a task is carried out in the order in which it was given among those of its file, and is
 //! always answered.
 
-use crate::content::{ChunkIndex, Digest, FileId, FileName, HaveMap, Layout, PeerName};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, FileName, Layout, PeerName};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::status::Status;
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure, KeptFile};
@@ -64,7 +64,7 @@ pub enum Change {
         /// The volunteer.
         volunteer: VolunteerNumber,
         /// The chunks.
-        chunks: HaveMap,
+        chunks: Bitfield,
     },
     /// Whether the tracker does without a copy of its own.
     Offloaded(FileId, bool),

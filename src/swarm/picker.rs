@@ -15,7 +15,7 @@ use super::trees::stripe_of;
 use crate::content::limits::{
     ENDGAME_COPIES_MAX, PIPELINE_LONG_RTT_MAX, PIPELINE_MAX, PIPELINE_MIN, PIPELINE_TIME_MAX,
 };
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::{Bitfield, ChunkIndex};
 use open::Open;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -67,7 +67,7 @@ const NEAR: Duration = Duration::from_millis(10);
 const HINTS_MAX: usize = 64;
 
 struct Source {
-    have: HaveMap,
+    have: Bitfield,
     /// How many chunks it had when it appeared.
     had: u32,
     /// How many chunks of each stripe those are.
@@ -108,8 +108,8 @@ impl Source {
 
 /// Decides what to ask of whom.
 pub struct Picker {
-    done: HaveMap,
-    wanted: HaveMap,
+    done: Bitfield,
+    wanted: Bitfield,
     open: Open,
     /// How many partial sources have each chunk.
     rarity: Vec<u32>,
@@ -129,10 +129,10 @@ pub struct Picker {
 impl Picker {
     /// A picker for the chunks that `done` does not have. With `all` every one of them is wanted from the start;
     /// without, each is once [`want`](Self::want) names it.
-    pub fn new(done: HaveMap, all: bool) -> Self {
+    pub fn new(done: Bitfield, all: bool) -> Self {
         let count = done.count();
         let mut picker = Self {
-            wanted: HaveMap::none(count),
+            wanted: Bitfield::none(count),
             open: Open::new(count),
             rarity: vec![0; count as usize],
             sources: HashMap::default(),
@@ -164,7 +164,7 @@ impl Picker {
     }
 
     /// Which chunks are done.
-    pub fn done(&self) -> &HaveMap {
+    pub fn done(&self) -> &Bitfield {
         &self.done
     }
 
@@ -174,7 +174,7 @@ impl Picker {
     }
 
     /// A source has appeared, with what it has.
-    pub fn add_source(&mut self, id: SourceId, have: HaveMap, now: Moment) {
+    pub fn add_source(&mut self, id: SourceId, have: Bitfield, now: Moment) {
         self.remove_source(id);
         self.began.get_or_insert(now);
         let partial = !have.is_complete();
@@ -445,7 +445,7 @@ impl Picker {
 
     /// Whether a source is busy, or has a chunk that is needed.
     pub fn is_useful(&self, id: SourceId) -> bool {
-        let needed = |have: &HaveMap| {
+        let needed = |have: &Bitfield| {
             let mut flying = self.flights.keys();
             self.open.map.meets(have) || flying.any(|index| have.has(*index) && !self.done.has(*index))
         };

@@ -22,7 +22,7 @@ use super::relay::Relay;
 use crate::content::limits::{
     PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
 };
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::peer::Upstream;
 use crate::storage::{ChunkSink, StoreError};
@@ -109,7 +109,7 @@ pub struct SourceEvent {
 
 #[derive(Debug)]
 enum SourceUpdate {
-    Connected { have: Option<HaveMap>, upstreams: Vec<Upstream>, round_trip: Duration },
+    Connected { have: Option<Bitfield>, upstreams: Vec<Upstream>, round_trip: Duration },
     Has(Vec<ChunkIndex>),
     Hints(Vec<ChunkIndex>),
     Upstream(Upstream),
@@ -150,7 +150,7 @@ struct Candidate {
     /// How often it did not keep to the protocol.
     offences: u32,
     /// What it has, where the owner says so.
-    told: HaveMap,
+    told: Bitfield,
     bad_bytes: u64,
 }
 
@@ -189,7 +189,7 @@ impl Fetch {
     /// [wanted](Self::want). Sources report to `events`.
     pub fn new(
         job: Job,
-        done: HaveMap,
+        done: Bitfield,
         all: bool,
         events: Sender<SourceEvent>,
         threads: &Threads,
@@ -220,7 +220,7 @@ impl Fetch {
     }
 
     /// Which chunks are there.
-    pub fn done(&self) -> &HaveMap {
+    pub fn done(&self) -> &Bitfield {
         self.picker.done()
     }
 
@@ -266,7 +266,7 @@ impl Fetch {
                 backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
                 failures: 0,
                 offences: 0,
-                told: HaveMap::none(self.job.count),
+                told: Bitfield::none(self.job.count),
                 bad_bytes: 0,
             };
             self.candidates.insert(address, candidate);
@@ -412,7 +412,7 @@ impl Fetch {
         }
     }
 
-    fn connected_to(&mut self, id: SourceId, have: Option<HaveMap>, now: Moment) {
+    fn connected_to(&mut self, id: SourceId, have: Option<Bitfield>, now: Moment) {
         let Some(live) = self.live.get_mut(&id) else { return };
         live.connected = true;
         let address = live.address;
@@ -421,7 +421,7 @@ impl Fetch {
             candidate.failures = 0;
             candidate.told.clone()
         });
-        let have = have.or(told).unwrap_or_else(|| HaveMap::none(self.job.count));
+        let have = have.or(told).unwrap_or_else(|| Bitfield::none(self.job.count));
         log::debug!("connected to {address}, which has {} of {} chunks", have.held(), have.count());
         self.picker.add_source(id, have, now);
     }
@@ -454,7 +454,7 @@ impl Fetch {
                 candidate.offences += u32::from(matches!(why, SourceError::Protocol(_)));
                 let pause = candidate.backoff.pause(&mut self.random);
                 candidate.link = Link::Idle(now + pause);
-                candidate.told = HaveMap::none(self.job.count);
+                candidate.told = Bitfield::none(self.job.count);
                 if !matches!(why, SourceError::Stopped) {
                     log::info!("lost {address}: {why}");
                 }

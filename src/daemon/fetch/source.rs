@@ -10,7 +10,7 @@ use super::{Job, SourceEvent, SourceUpdate};
 use crate::content::limits::{
     CHUNKS_MAX, KEEP_ALIVE_INTERVAL, NAMED_PEERS_MAX, PEER_LIST_MAX, PROTOCOL_VERSION,
 };
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
 use crate::net::link::halves;
 use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
@@ -182,14 +182,14 @@ impl Conversation {
     }
 
     /// Asks what a peer has of a file of so many chunks, whom to ask before all others, and to be told what comes.
-    fn have(&mut self, file: FileId, chunks: u32) -> Result<(HaveMap, Vec<Upstream>), SourceError> {
+    fn have(&mut self, file: FileId, chunks: u32) -> Result<(Bitfield, Vec<Upstream>), SourceError> {
         match self.ask(&PeerRequest::Have { file })? {
             PeerResponse::Have { count, length, upstreams, .. }
-                if count == chunks && length == HaveMap::byte_length(count) as u64 =>
+                if count == chunks && length == Bitfield::byte_length(count) as u64 =>
             {
                 let mut bytes = vec![0; length as usize];
                 self.reader.payload(&mut bytes)?;
-                let have = HaveMap::from_bytes(count, &bytes);
+                let have = Bitfield::from_bytes(count, &bytes);
                 Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstreams))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),

@@ -1,7 +1,7 @@
 //! A keeper with real files, a real catalogue and real volunteers' serving sides.
 
 use super::*;
-use crate::content::{ChunkIndex, FileName, HaveMap, Md5};
+use crate::content::{Bitfield, ChunkIndex, FileName, Md5};
 use crate::daemon::Fault;
 use crate::daemon::peer::{ServeOptions, serve};
 use crate::net::{Listener, Timeouts};
@@ -174,7 +174,7 @@ impl Volunteers {
         fs::write(path("wrong"), bytes(number + 100)).unwrap();
         let whole = Arc::new(WholeFile::publish(&path("right"), None, &|_| (), &|| false).unwrap());
         let (id, manifest) = (whole.id(), whole.manifest().unwrap());
-        let progress = Progress::new(HaveMap::all(manifest.layout().count()));
+        let progress = Progress::new(Bitfield::all(manifest.layout().count()));
         let wrong = Arc::new(File::open(path("wrong")).unwrap());
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         let serving = |source: Option<Arc<dyn ChunkSource>>| {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a chunk is in one bucket at most, and where `places` says.
 
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::{Bitfield, ChunkIndex};
 
 /// Open chunks by how many partial sources have them. Sources that have everything do not count: they make
 /// every chunk less rare alike.
@@ -10,7 +10,7 @@ pub(super) struct Open {
     buckets: Vec<Vec<ChunkIndex>>,
     /// The bucket of each chunk and its place there; [`NOWHERE`] for a chunk that is not open.
     places: Vec<(u32, u32)>,
-    pub(super) map: HaveMap,
+    pub(super) map: Bitfield,
 }
 
 /// So many chunks are looked at one by one sooner than all that are as rare as the rarest.
@@ -20,7 +20,7 @@ const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
 
 impl Open {
     pub(super) fn new(count: u32) -> Self {
-        Self { buckets: Vec::new(), places: vec![NOWHERE; count as usize], map: HaveMap::none(count) }
+        Self { buckets: Vec::new(), places: vec![NOWHERE; count as usize], map: Bitfield::none(count) }
     }
 
     pub(super) fn put(&mut self, index: ChunkIndex, rarity: u32) {
@@ -60,7 +60,7 @@ impl Open {
     /// among equals any.
     pub(super) fn rarest(
         &self,
-        have: &HaveMap,
+        have: &Bitfield,
         least: usize,
         allowed: impl Fn(ChunkIndex) -> bool,
         random: &mut fastrand::Rng,

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 const NOW: Moment = Duration::ZERO;
 
 fn picker(count: u32) -> Picker {
-    Picker::new(HaveMap::none(count), true)
+    Picker::new(Bitfield::none(count), true)
 }
 
-fn having(count: u32, chunks: &[u32]) -> HaveMap {
-    let mut have = HaveMap::none(count);
+fn having(count: u32, chunks: &[u32]) -> Bitfield {
+    let mut have = Bitfield::none(count);
     for chunk in chunks {
         have.insert(ChunkIndex(*chunk));
     }
@@ -27,7 +27,7 @@ fn a_source_far_away_is_asked_for_as_many_as_fill_the_way_and_a_near_one_is_not(
     let depth = |round_trip: Duration, each: Duration| {
         let mut picker = picker(1_000);
         let id = SourceId(0);
-        picker.add_source(id, HaveMap::all(1_000), NOW);
+        picker.add_source(id, Bitfield::all(1_000), NOW);
         picker.set_round_trip(id, round_trip);
         let mut random = rng();
         let (mut now, mut flying) = (NOW, std::collections::VecDeque::new());
@@ -51,7 +51,7 @@ fn a_source_far_away_is_asked_for_as_many_as_fill_the_way_and_a_near_one_is_not(
 #[test]
 fn the_rarest_goes_first() {
     let mut picker = picker(3);
-    picker.add_source(SourceId(0), HaveMap::all(3), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(3), NOW);
     picker.add_source(SourceId(1), having(3, &[0, 1]), NOW);
     picker.add_source(SourceId(2), having(3, &[0]), NOW);
     let mut random = rng();
@@ -65,8 +65,8 @@ fn the_rarest_goes_first() {
 #[test]
 fn what_a_lost_source_held_is_asked_elsewhere() {
     let mut picker = picker(1);
-    picker.add_source(SourceId(0), HaveMap::all(1), NOW);
-    picker.add_source(SourceId(1), HaveMap::all(1), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(1), NOW);
+    picker.add_source(SourceId(1), Bitfield::all(1), NOW);
     let mut random = rng();
     assert!(picker.pick(SourceId(0), NOW, &mut random).is_some());
     assert_eq!(picker.pick(SourceId(1), NOW, &mut random), None);
@@ -80,7 +80,7 @@ fn what_a_lost_source_held_is_asked_elsewhere() {
 fn a_late_chunk_is_asked_of_another_and_counts_once() {
     let mut picker = picker(1);
     for id in 0..5 {
-        picker.add_source(SourceId(id), HaveMap::all(1), NOW);
+        picker.add_source(SourceId(id), Bitfield::all(1), NOW);
     }
     let mut random = rng();
     let mut pick = |id, seconds| picker.pick(SourceId(id), Duration::from_secs(seconds), &mut random);
@@ -100,7 +100,7 @@ fn a_late_chunk_is_asked_of_another_and_counts_once() {
 fn who_owes_a_chunk_for_long_is_known() {
     let mut picker = picker(2);
     let id = SourceId(0);
-    picker.add_source(id, HaveMap::all(2), NOW);
+    picker.add_source(id, Bitfield::all(2), NOW);
     let seconds = Duration::from_secs;
     assert_eq!(picker.overdue(id, seconds(9)), None, "nothing was asked for");
     let first = picker.pick(id, seconds(9), &mut rng()).unwrap();
@@ -117,7 +117,7 @@ fn who_owes_a_chunk_for_long_is_known() {
 #[test]
 fn a_source_that_refuses_is_not_asked_again_until_it_says_so() {
     let mut picker = picker(2);
-    picker.add_source(SourceId(0), HaveMap::all(2), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(2), NOW);
     let mut random = rng();
     picker.pick(SourceId(0), NOW, &mut random);
     picker.pick(SourceId(0), NOW, &mut random);
@@ -131,7 +131,7 @@ fn a_source_that_refuses_is_not_asked_again_until_it_says_so() {
 #[test]
 fn among_equals_hints_go_first() {
     let mut picker = picker(9);
-    picker.add_source(SourceId(0), HaveMap::all(9), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(9), NOW);
     picker.add_source(SourceId(1), having(9, &[7]), NOW);
     picker.hint(SourceId(0), &[ChunkIndex(7), ChunkIndex(4), ChunkIndex(100)]);
     let mut random = rng();
@@ -141,7 +141,7 @@ fn among_equals_hints_go_first() {
 #[test]
 fn who_had_everything_first_is_spared_while_others_are_busy() {
     let mut picker = picker(9);
-    picker.add_source(SourceId(0), HaveMap::all(9), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(9), NOW);
     for id in 1..=3 {
         picker.add_source(SourceId(id), having(9, &[0, 1, 2, 3, 4, 5, 6, 7, 8 - id]), NOW);
     }
@@ -161,7 +161,7 @@ fn who_had_everything_first_is_spared_while_others_are_busy() {
 #[test]
 fn nothing_is_asked_for_that_is_not_wanted() {
     let mut picker = Picker::new(having(3, &[0]), false);
-    picker.add_source(SourceId(0), HaveMap::all(3), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(3), NOW);
     let mut random = rng();
     assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
     picker.want(ChunkIndex(2));
@@ -261,7 +261,7 @@ proptest! {
             check(&picker);
         }
         // One honest source that has everything finishes it.
-        picker.add_source(SourceId(9), HaveMap::all(6), now);
+        picker.add_source(SourceId(9), Bitfield::all(6), now);
         for _ in 0..20 {
             now += Duration::from_secs(60);
             while let Some(index) = picker.pick(SourceId(9), now, &mut random) {

@@ -6,7 +6,7 @@ use super::queue::Queue;
 use super::volunteer::{Standing, Volunteer};
 use super::{Placement, Timer};
 use crate::content::words::{counted, size};
-use crate::content::{ChunkIndex, FileId, HaveMap, PeerName};
+use crate::content::{Bitfield, ChunkIndex, FileId, PeerName};
 use crate::protocol::numbers::VolunteerKey;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Place, VolunteerNumber, VolunteerRecord};
@@ -28,7 +28,7 @@ impl Placement {
     }
 
     /// What the catalogue expects a volunteer to hold of a file.
-    pub fn restore_held(&mut self, file: FileId, volunteer: VolunteerNumber, held: &HaveMap) {
+    pub fn restore_held(&mut self, file: FileId, volunteer: VolunteerNumber, held: &Bitfield) {
         for index in held.iter() {
             if let Some(key) = self.key(file, index) {
                 self.set(key, volunteer, Some(CopyState::Awaited));

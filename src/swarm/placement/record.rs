@@ -6,7 +6,7 @@
 use super::chunk::{CopyState, Key};
 use super::file::Offload;
 use super::{Order, Placement};
-use crate::content::{ChunkIndex, FileId, HaveMap, limits};
+use crate::content::{Bitfield, ChunkIndex, FileId, limits};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Place, VolunteerNumber};
 
@@ -54,7 +54,7 @@ impl Placement {
     fn held(&mut self, volunteer: VolunteerNumber, slot: u32) -> Option<Change> {
         self.at_mut(volunteer)?.holdings.get_mut(&slot)?.dirty = false;
         let file = self.file(slot)?;
-        let mut chunks = HaveMap::none(file.layout.count());
+        let mut chunks = Bitfield::none(file.layout.count());
         for index in &self.at(volunteer)?.holdings.get(&slot)?.chunks {
             let state = file.chunks.get(*index as usize)?.replicas.get(volunteer);
             if state.is_some_and(CopyState::is_durable) {

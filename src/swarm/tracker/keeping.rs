@@ -12,7 +12,7 @@ mod tests;
 
 use super::Tracker;
 use crate::content::words::size;
-use crate::content::{ChunkIndex, FileId, HaveMap, Layout, PeerName};
+use crate::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
@@ -52,7 +52,7 @@ pub struct Remembered {
     /// Volunteers.
     pub volunteers: Vec<VolunteerRecord>,
     /// What each had of each file.
-    pub held: Vec<(FileId, VolunteerNumber, HaveMap)>,
+    pub held: Vec<(FileId, VolunteerNumber, Bitfield)>,
     /// Files that are not kept any more.
     pub forgotten: Vec<FileId>,
 }

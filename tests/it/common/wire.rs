@@ -1,7 +1,7 @@
 //! Speaks the protocol by hand, well or badly.
 
 use super::PATIENCE;
-use shoal::content::{Digest, FileId, FileName, HaveMap, Layout, Manifest, PeerName};
+use shoal::content::{Bitfield, Digest, FileId, FileName, Layout, Manifest, PeerName};
 use shoal::protocol::Message;
 use shoal::protocol::datagram::{Cookie, Datagram};
 use shoal::protocol::frame::{Decoder, encode};
@@ -200,7 +200,7 @@ impl Whole {
                 (PeerResponse::Manifest { file, size, chunk_size, length }, payload)
             }
             PeerRequest::Have { .. } => {
-                let mut have = HaveMap::none(layout.count());
+                let mut have = Bitfield::none(layout.count());
                 layout.indices().for_each(|index| _ = have.insert(index));
                 let bytes = have.to_bytes();
                 (

@@ -5,7 +5,7 @@
 
 use super::super::volunteer::Standing;
 use super::super::{Order, Placement, Settings};
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Layout, PeerName};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Layout, PeerName};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::volunteer::ChallengedRange;
 use crate::swarm::Moment;
@@ -59,7 +59,7 @@ pub struct World {
     pub log: Vec<Order>,
     /// The catalogue.
     pub volunteers: BTreeMap<VolunteerNumber, VolunteerRecord>,
-    pub held: BTreeMap<(FileId, VolunteerNumber), HaveMap>,
+    pub held: BTreeMap<(FileId, VolunteerNumber), Bitfield>,
     pub offloaded: BTreeMap<FileId, bool>,
     pub forgotten: BTreeSet<FileId>,
     /// Records that are not durable yet.

@@ -8,7 +8,7 @@ use fixedbitset::FixedBitSet;
 
 /// Bytes that are not a bitfield of the expected number of chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum HaveMapError {
+pub enum BitfieldError {
     /// Too few or too many bytes for the number of chunks.
     #[error("the bitfield has {got} bytes, expected {expected}")]
     Length {
@@ -24,12 +24,12 @@ pub enum HaveMapError {
 
 /// The chunks of a file that a peer holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HaveMap {
+pub struct Bitfield {
     bits: FixedBitSet,
     held: u32,
 }
 
-impl HaveMap {
+impl Bitfield {
     /// A bitfield of `count` chunks, none of them held.
     pub fn none(count: u32) -> Self {
         Self { bits: FixedBitSet::with_capacity(count as usize), held: 0 }
@@ -82,17 +82,17 @@ impl HaveMap {
     }
 
     /// Whether at least one chunk is held in both bitfields.
-    pub fn meets(&self, other: &HaveMap) -> bool {
+    pub fn meets(&self, other: &Bitfield) -> bool {
         !self.bits.is_disjoint(&other.bits)
     }
 
     /// The chunks held in both bitfields, in ascending order.
-    pub fn common<'a>(&'a self, other: &'a HaveMap) -> impl Iterator<Item = ChunkIndex> + 'a {
+    pub fn common<'a>(&'a self, other: &'a Bitfield) -> impl Iterator<Item = ChunkIndex> + 'a {
         self.bits.intersection(&other.bits).map(|at| ChunkIndex(at as u32))
     }
 
     /// Number of chunks held in both bitfields.
-    pub fn shared(&self, other: &HaveMap) -> usize {
+    pub fn shared(&self, other: &Bitfield) -> usize {
         self.bits.intersection_count(&other.bits)
     }
 
@@ -124,15 +124,15 @@ impl HaveMap {
     ///
     /// # Errors
     /// Too few or too many bytes, or a bit set past the last chunk.
-    pub fn from_bytes(count: u32, bytes: &[u8]) -> Result<Self, HaveMapError> {
+    pub fn from_bytes(count: u32, bytes: &[u8]) -> Result<Self, BitfieldError> {
         let expected = Self::byte_length(count);
         if bytes.len() != expected {
-            return Err(HaveMapError::Length { expected, got: bytes.len() });
+            return Err(BitfieldError::Length { expected, got: bytes.len() });
         }
         let mut map = Self::none(count);
         for at in 0..bytes.len() * 8 {
             if bytes[at / 8] >> (at % 8) & 1 == 1 && !map.insert(ChunkIndex(at as u32)) {
-                return Err(HaveMapError::PastEnd);
+                return Err(BitfieldError::PastEnd);
             }
         }
         Ok(map)
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn first_chunk_is_the_least_significant_bit() {
-        let mut map = HaveMap::none(10);
+        let mut map = Bitfield::none(10);
         assert!(map.insert(ChunkIndex(0)) && map.insert(ChunkIndex(9)));
         assert!(!map.insert(ChunkIndex(9)) && !map.insert(ChunkIndex(10)));
         assert_eq!(map.to_bytes(), [1, 2]);
@@ -158,22 +158,22 @@ mod tests {
 
     #[test]
     fn wrong_length_and_excess_bits_are_refused() {
-        let length = HaveMapError::Length { expected: 2, got: 1 };
-        assert_eq!(HaveMap::from_bytes(10, &[0]), Err(length));
-        assert_eq!(HaveMap::from_bytes(10, &[0, 4]), Err(HaveMapError::PastEnd));
-        assert!(HaveMap::from_bytes(10, &[255, 3]).unwrap().is_complete());
-        assert_eq!(HaveMap::all(10), HaveMap::from_bytes(10, &[255, 3]).unwrap());
+        let length = BitfieldError::Length { expected: 2, got: 1 };
+        assert_eq!(Bitfield::from_bytes(10, &[0]), Err(length));
+        assert_eq!(Bitfield::from_bytes(10, &[0, 4]), Err(BitfieldError::PastEnd));
+        assert!(Bitfield::from_bytes(10, &[255, 3]).unwrap().is_complete());
+        assert_eq!(Bitfield::all(10), Bitfield::from_bytes(10, &[255, 3]).unwrap());
     }
 
     proptest! {
         #[test]
         fn encoding_and_decoding_preserve_a_bitfield(held in prop::collection::vec(any::<bool>(), 1..300)) {
-            let mut map = HaveMap::none(held.len() as u32);
+            let mut map = Bitfield::none(held.len() as u32);
             for (at, _) in held.iter().enumerate().filter(|(_, held)| **held) {
                 map.insert(ChunkIndex(at as u32));
             }
             prop_assert_eq!(map.held() as usize, map.iter().count());
-            prop_assert_eq!(HaveMap::from_bytes(map.count(), &map.to_bytes()), Ok(map));
+            prop_assert_eq!(Bitfield::from_bytes(map.count(), &map.to_bytes()), Ok(map));
         }
     }
 }
