@@ -5,7 +5,7 @@
 //! as much of it as may be under way. The wanted figure is less than 50 ms.
 
 use shoal::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName, limits};
-use shoal::protocol::numbers::VolunteerKey;
+use shoal::protocol::tokens::VolunteerKey;
 use shoal::swarm::keeping::{Place, VolunteerNumber, VolunteerRecord};
 use shoal::swarm::placement::{Order, Placement, Settings};
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use arbitrary::Arbitrary;
 use shoal::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
-use shoal::protocol::numbers::VolunteerKey;
+use shoal::protocol::tokens::VolunteerKey;
 use shoal::protocol::tracker::{Claim, FileSummary, Registration, SetKey, Token, TrackerRequest};
 use shoal::protocol::volunteer::{CopyFailure, KeptFile, VolunteerRequest};
 use std::net::SocketAddr;

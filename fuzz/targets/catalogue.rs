@@ -6,7 +6,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use redb::{Database, ReadableDatabase as _, TableDefinition};
 use shoal::content::{Bitfield, ChunkIndex, FileId, PeerName};
-use shoal::protocol::numbers::VolunteerKey;
+use shoal::protocol::tokens::VolunteerKey;
 use shoal::storage::catalogue::Contents;
 use shoal::storage::{Catalogue, CatalogueError, RedbCatalogue};
 use shoal::swarm::keeping::{Change, VolunteerNumber, VolunteerRecord};

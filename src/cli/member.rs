@@ -2,7 +2,7 @@
 
 use super::prompt::conduct::has_terminal;
 use super::{BarWatch, signals};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::content::{FileId, FileName};
 use crate::daemon::lookup::Query;
 use crate::daemon::member::{Member, MemberConfig, Wish};

@@ -3,8 +3,8 @@
 //! Pure. Invariant: one row is one line, whatever is in its cells, and the columns of wide characters line up.
 
 use super::line::escaped;
+pub use crate::content::fmt::size;
 use crate::content::limits::LISTED_HOLDERS_MAX;
-pub use crate::content::words::size;
 use crate::protocol::tracker::FoundFile;
 use unicode_width::UnicodeWidthStr;
 

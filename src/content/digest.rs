@@ -3,7 +3,7 @@
 //! Both are 32 bytes, written as 64 lower-case hexadecimal digits. They are distinct types, so that
 //! the digest of a chunk cannot be passed as the id of a file.
 
-use super::text;
+use super::serde_str;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 use std::{fmt, str::FromStr, sync::LazyLock};
@@ -40,12 +40,12 @@ macro_rules! hex_bytes {
         }
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.serialize_str(text::hex(&self.0, &mut [0; 64]))
+                to.serialize_str(serde_str::hex(&self.0, &mut [0; 64]))
             }
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                text::read(from, "64 hexadecimal digits", str::parse)
+                serde_str::deserialize(from, "64 hexadecimal digits", str::parse)
             }
         }
     };
@@ -68,7 +68,7 @@ pub(super) fn parse_hex<const N: usize>(digits: &[u8]) -> Result<[u8; N], NotADi
         return Err(NotADigest { digits: 2 * N });
     }
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |c: u8| text::digit(c).ok_or(NotADigest { digits: 2 * N });
+        let digit = |c: u8| serde_str::hex_digit(c).ok_or(NotADigest { digits: 2 * N });
         *byte = digit(pair[0])? << 4 | digit(pair[1])?;
     }
     Ok(bytes)

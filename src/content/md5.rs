@@ -5,7 +5,7 @@
 //! output of `md5sum`. It cannot be computed in parallel, so it is computed once, when a file is published.
 
 use super::digest::{NotADigest, parse_hex};
-use super::text;
+use super::serde_str;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
@@ -34,13 +34,13 @@ impl FromStr for Md5 {
 
 impl Serialize for Md5 {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(text::hex(&self.0, &mut [0; 32]))
+        to.serialize_str(serde_str::hex(&self.0, &mut [0; 32]))
     }
 }
 
 impl<'de> Deserialize<'de> for Md5 {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        text::read(from, "32 hexadecimal digits", str::parse)
+        serde_str::deserialize(from, "32 hexadecimal digits", str::parse)
     }
 }
 

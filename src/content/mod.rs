@@ -5,14 +5,14 @@
 
 pub mod bitfield;
 pub mod digest;
+pub mod fmt;
 pub mod layout;
 pub mod limits;
 pub mod local_chunks;
 pub mod manifest;
 pub mod md5;
 pub mod names;
-pub(crate) mod text;
-pub mod words;
+pub(crate) mod serde_str;
 
 pub use bitfield::Bitfield;
 pub use digest::{Digest, FileId, HASH_LANES, Hasher};

@@ -4,7 +4,7 @@
 //! [`PeerName`] or [`SetName`] is one field of an event line. They are validated in their constructors, so
 //! that a value of these types needs no further check.
 
-use super::{limits, text};
+use super::{limits, serde_str};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ macro_rules! checked_name {
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                text::read(from, "a name", |text| Self::new(text))
+                serde_str::deserialize(from, "a name", |text| Self::new(text))
             }
         }
         impl fmt::Display for $name {

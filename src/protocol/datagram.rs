@@ -8,7 +8,7 @@
 use super::Message;
 use super::frame::FrameError;
 use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_PADDED_BYTES, PROTOCOL_VERSION};
-use crate::content::{Digest, text};
+use crate::content::{Digest, serde_str};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,15 +18,15 @@ pub struct Cookie(pub u64);
 
 impl Serialize for Cookie {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(text::hex(&self.0.to_be_bytes(), &mut [0; 16]))
+        to.serialize_str(serde_str::hex(&self.0.to_be_bytes(), &mut [0; 16]))
     }
 }
 
 impl<'de> Deserialize<'de> for Cookie {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         const EXPECTED: &str = "16 hexadecimal digits";
-        text::read(from, EXPECTED, |text| {
-            let number = text::number(text.as_bytes()).filter(|_| text.len() == 16);
+        serde_str::deserialize(from, EXPECTED, |text| {
+            let number = serde_str::hex_number(text.as_bytes()).filter(|_| text.len() == 16);
             number.map(|number| Cookie(number as u64)).ok_or(EXPECTED)
         })
     }

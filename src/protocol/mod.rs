@@ -6,7 +6,7 @@
 //!   address.
 //! - [`tracker`]: messages between a peer and a tracker or manager. [`peer`]: messages between peers.
 //!   [`volunteer`]: messages between a volunteer and a tracker. [`status`]: state of a tracker.
-//! - [`numbers`]: secret tokens of 128 bits.
+//! - [`tokens`]: secret tokens of 128 bits.
 //!
 //! Pure: bytes in, messages out, without sockets and without blocking. Every message is tagged by `type`;
 //! an unknown type decodes to `Unknown` and is answered with an error frame. The wire format is described
@@ -14,11 +14,11 @@
 
 mod addresses;
 pub mod datagram;
+pub(crate) mod fast_path;
 pub mod frame;
-pub(crate) mod frequent;
-pub mod numbers;
 pub mod peer;
 pub mod status;
+pub mod tokens;
 pub mod tracker;
 pub mod volunteer;
 

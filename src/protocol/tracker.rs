@@ -4,7 +4,7 @@
 //! Requests for chunk sets require TCP, because the tracker sends notifications later (`chunk_location`,
 //! `claim_differs`, `set_sealed`, `set_complete`).
 
-pub use super::numbers::Token;
+pub use super::tokens::Token;
 use super::volunteer::{VolunteerOrder, VolunteerRequest};
 use super::{ErrorCode, Message, addresses};
 use crate::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
@@ -89,7 +89,7 @@ pub struct Claim {
 
 /// Message from a peer to a tracker or manager.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-// `remote = "Self"` derives inherent functions; `frequent` implements the traits with them.
+// `remote = "Self"` derives inherent functions; `fast_path` implements the traits with them.
 #[serde(tag = "type", rename_all = "snake_case", remote = "Self")]
 pub enum TrackerRequest {
     /// Opens a TCP connection.

@@ -6,7 +6,7 @@
 //! `lend`, any number of `holds`, `reported`. After that the tracker sends orders (`copy`, `drop`,
 //! `challenge`), and the volunteer answers each of them.
 
-use super::numbers::{Nonce, VolunteerKey};
+use super::tokens::{Nonce, VolunteerKey};
 use super::tracker::FileSummary;
 use crate::content::{ChunkIndex, Digest, FileId, Hasher, Md5};
 use serde::{Deserialize, Serialize};

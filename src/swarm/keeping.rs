@@ -7,8 +7,8 @@
 //! always answered.
 
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, FileName, Layout, PeerName};
-use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::status::Status;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure, KeptFile};
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 
 pub use crate::cli::prompt::show::line;
 use crate::cli::table::{Side, percent, size, table};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::protocol::status::{Copies, FileStatus, Status, VolunteerState, VolunteerStatus};
 use std::fmt::Write;
 

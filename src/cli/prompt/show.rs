@@ -6,7 +6,7 @@
 use super::command::{COMMANDS, quoted};
 use crate::cli::line::escaped;
 use crate::cli::table::{self, Side, percent, size, table};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::daemon::member::{Stage, TransferStatus};
 use crate::daemon::shelf::Offer;
 use crate::daemon::volunteer::VolunteerStatus;

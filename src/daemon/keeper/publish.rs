@@ -4,8 +4,8 @@
 //! reported only after it is on the shelf.
 
 use super::Inner;
+use crate::content::fmt::counted;
 use crate::content::limits::FOLDER_SCAN_INTERVAL;
-use crate::content::words::counted;
 use crate::content::{FileName, Md5};
 use crate::daemon::shelf::Offer;
 use crate::protocol::tracker::FileSummary;

@@ -5,7 +5,7 @@ use crate::content::{Bitfield, ChunkIndex, FileName, Md5};
 use crate::daemon::Fault;
 use crate::daemon::peer::{ServeOptions, serve};
 use crate::net::{Listener, Timeouts};
-use crate::protocol::numbers::{Nonce, VolunteerKey};
+use crate::protocol::tokens::{Nonce, VolunteerKey};
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure};
 use crate::storage::catalogue::Contents;
 use crate::storage::{Progress, RedbCatalogue, StoreError, StoredChunk, WholeFile};

@@ -3,8 +3,8 @@
 //! In no hurry: it rests several times as long as it works, so that serving does not starve. What passes is told in
 //! batches; what does not, the store tells of.
 
+use crate::content::fmt::counted;
 use crate::content::limits::{CHECK_PAUSE_FACTOR, NAMED_CHUNKS_MAX};
-use crate::content::words::counted;
 use crate::content::{ChunkIndex, FileId};
 use crate::net::Shutdown;
 use crate::storage::{ReplicaFile, ReplicaStore};

@@ -1,8 +1,8 @@
 //! What a volunteer writes into the log: not each chunk, but enough to follow what happens to it.
 
 use super::VolunteerStatus;
+use crate::content::fmt::counted;
 use crate::content::limits::SUMMARY_INTERVAL;
-use crate::content::words::counted;
 use crate::content::{FileId, FileName};
 use crate::protocol::volunteer::{CopyFailure, VolunteerRequest};
 use crate::storage::ReplicaStore;

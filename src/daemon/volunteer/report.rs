@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use crate::content::{Digest, FileName, Layout, Manifest, Md5};
     use crate::protocol::frame::encode;
-    use crate::protocol::numbers::Token;
+    use crate::protocol::tokens::Token;
     use crate::protocol::tracker::{FileSummary, TrackerRequest};
     use crate::protocol::volunteer::KeptFile;
 

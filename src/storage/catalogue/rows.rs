@@ -6,7 +6,7 @@
 
 use super::{Contents, Trouble};
 use crate::content::{Bitfield, FileId, Manifest, PeerName};
-use crate::protocol::numbers::VolunteerKey;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
 use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
 use redb::{Database, ReadTransaction, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _};

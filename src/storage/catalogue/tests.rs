@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::content::{ChunkIndex, Digest, FileName, Layout, Md5, PeerName};
-use crate::protocol::numbers::VolunteerKey;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::FileSummary;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,7 @@
 use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
 use super::{Order, Placement, Timer};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::content::{ChunkIndex, FileId, limits};
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;

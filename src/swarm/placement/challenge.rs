@@ -9,7 +9,7 @@ use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
 use super::{Order, Placement, Timer};
 use crate::content::{ChunkIndex, Digest, limits};
-use crate::protocol::numbers::Nonce;
+use crate::protocol::tokens::Nonce;
 use crate::protocol::volunteer::ChallengedRange;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Place, VolunteerNumber};

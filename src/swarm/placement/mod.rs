@@ -38,7 +38,7 @@ use super::backoff::Backoff;
 use super::keeping::{Change, Place, VolunteerNumber};
 use super::token_bucket::TokenBucket;
 use crate::content::{ChunkIndex, FileId, limits};
-use crate::protocol::numbers::VolunteerKey;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::ChallengedRange;
 use challenge::Challenge;
 use chunk::Key;

@@ -6,7 +6,7 @@
 
 use super::{Order, Placement, Settings};
 use crate::content::{ChunkIndex, FileId, Layout, PeerName, limits};
-use crate::protocol::numbers::VolunteerKey;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Place, VolunteerNumber};

@@ -11,7 +11,7 @@ mod orders;
 mod tests;
 
 use super::Tracker;
-use crate::content::words::size;
+use crate::content::fmt::size;
 use crate::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::Status;

@@ -3,7 +3,7 @@
 use super::wire::{Whole, Wire};
 use shoal::content::{ChunkIndex, FileId, Md5};
 use shoal::protocol::datagram::Datagram;
-use shoal::protocol::numbers::{Token, VolunteerKey};
+use shoal::protocol::tokens::{Token, VolunteerKey};
 use shoal::protocol::tracker::{FoundFile, TrackerRequest, TrackerResponse};
 use shoal::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerRequest};
 use std::collections::BTreeSet;

@@ -6,7 +6,7 @@
 use super::super::volunteer::Standing;
 use super::super::{Order, Placement, Settings};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Layout, PeerName};
-use crate::protocol::numbers::VolunteerKey;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::ChallengedRange;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Place, Verdict, VolunteerNumber, VolunteerRecord};

@@ -4,7 +4,7 @@
 //! leaving [`Placement`](crate::swarm::placement::Placement) has been told of.
 
 use super::{Keeping, NAMED};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::content::{ChunkIndex, FileId};
 use crate::protocol::status::Status;
 use crate::protocol::tracker::TrackerResponse;

@@ -3,7 +3,7 @@
 use super::super::{KeepRules, Remembered, Rules, Tracker};
 use crate::content::{ChunkIndex, Digest, FileId, FileName, Layout, Md5, PeerName};
 use crate::protocol::ErrorCode;
-use crate::protocol::numbers::VolunteerKey;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerRequest};
 use crate::swarm::Moment;

@@ -9,7 +9,7 @@
 use super::datagram::{Cookie, Datagram};
 use super::frame::FrameError;
 use super::tracker::{Token, TrackerRequest, TrackerResponse};
-use crate::content::{FileId, FileName, text};
+use crate::content::{FileId, FileName, serde_str};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Error, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -51,8 +51,8 @@ fn heartbeat(bytes: &[u8]) -> Option<Datagram<TrackerRequest>> {
     Some(Datagram {
         v: 1,
         tx: digits.iter().try_fold(0, decimal)?,
-        cookie: Some(Cookie(text::number(cookie)? as u64)),
-        message: TrackerRequest::Heartbeat { token: Token(text::number(token)?) },
+        cookie: Some(Cookie(serde_str::hex_number(cookie)? as u64)),
+        message: TrackerRequest::Heartbeat { token: Token(serde_str::hex_number(token)?) },
     })
 }
 

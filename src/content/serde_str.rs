@@ -6,20 +6,20 @@ use std::fmt;
 /// Deserializes a value from a string without a copy.
 ///
 /// A field of type `String` or `Cow<str>` would be copied by `serde` before it is parsed.
-pub(crate) fn read<'de, D: Deserializer<'de>, T, E: fmt::Display>(
+pub(crate) fn deserialize<'de, D: Deserializer<'de>, T, E: fmt::Display>(
     from: D,
     expected: &'static str,
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Result<T, D::Error> {
-    from.deserialize_str(Text { expected, parse })
+    from.deserialize_str(StrVisitor { expected, parse })
 }
 
-struct Text<F> {
+struct StrVisitor<F> {
     expected: &'static str,
     parse: F,
 }
 
-impl<T, E: fmt::Display, F: FnOnce(&str) -> Result<T, E>> Visitor<'_> for Text<F> {
+impl<T, E: fmt::Display, F: FnOnce(&str) -> Result<T, E>> Visitor<'_> for StrVisitor<F> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,15 +46,15 @@ pub(crate) fn hex<'a, const N: usize>(bytes: &[u8], digits: &'a mut [u8; N]) -> 
 }
 
 /// Parses up to 32 hexadecimal digits, of either case; `None` for other bytes or more digits.
-pub(crate) fn number(digits: &[u8]) -> Option<u128> {
+pub(crate) fn hex_number(digits: &[u8]) -> Option<u128> {
     if digits.len() > 32 {
         return None;
     }
-    digits.iter().try_fold(0, |number, byte| Some(number << 4 | u128::from(digit(*byte)?)))
+    digits.iter().try_fold(0, |number, byte| Some(number << 4 | u128::from(hex_digit(*byte)?)))
 }
 
 /// The value of a hexadecimal digit, of either case; `None` for any other byte.
-pub(crate) fn digit(digit: u8) -> Option<u8> {
+pub(crate) fn hex_digit(digit: u8) -> Option<u8> {
     // A table, because a branch on "digit or letter" is mispredicted half of the time.
     let value = VALUES[usize::from(digit)];
     (value < 16).then_some(value)
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn digit_values_match_the_standard_library() {
         for byte in 0..=u8::MAX {
-            assert_eq!(digit(byte).map(u32::from), char::from(byte).to_digit(16), "{byte}");
+            assert_eq!(hex_digit(byte).map(u32::from), char::from(byte).to_digit(16), "{byte}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `Debug` hides their values, so that they never appear in log lines.
 
-use crate::content::text;
+use crate::content::serde_str;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -28,13 +28,13 @@ macro_rules! secret_tokens {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.serialize_str(text::hex(&self.0.to_be_bytes(), &mut [0; 32]))
+                to.serialize_str(serde_str::hex(&self.0.to_be_bytes(), &mut [0; 32]))
             }
         }
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                text::read(from, "32 hexadecimal digits", str::parse)
+                serde_str::deserialize(from, "32 hexadecimal digits", str::parse)
             }
         }
     )+};
@@ -53,5 +53,5 @@ secret_tokens! {
 
 fn parse(text: &str) -> Result<u128, &'static str> {
     const WRONG: &str = "expected 32 hexadecimal digits";
-    text::number(text.as_bytes()).filter(|_| text.len() == 32).ok_or(WRONG)
+    serde_str::hex_number(text.as_bytes()).filter(|_| text.len() == 32).ok_or(WRONG)
 }
