@@ -61,7 +61,7 @@ fn cookie_check(bencher: divan::Bencher) {
     let jar = CookieJar::new([7; 32]);
     let from: SocketAddr = "127.0.0.1:12345".parse().unwrap();
     let cookie = jar.cookie(from, 5);
-    bencher.bench(|| jar.proves(cookie, divan::black_box(from), 5));
+    bencher.bench(|| jar.validates(cookie, divan::black_box(from), 5));
 }
 
 /// A tracker with a thousand peers, a hundred to a file, and their tokens.
@@ -96,7 +96,7 @@ fn whole_way(bencher: divan::Bencher, questions: &[Vec<u8>], tracker: &mut Track
     let mut next = questions.iter().cycle();
     bencher.bench_local(|| {
         let question = Datagram::<TrackerRequest>::decode(next.next().unwrap()).unwrap();
-        divan::black_box(question.cookie.is_some_and(|cookie| jar.proves(cookie, from, 0)));
+        divan::black_box(question.cookie.is_some_and(|cookie| jar.validates(cookie, from, 0)));
         let effects = tracker.request(NOW, Origin::Datagram(from, question.tx), question.message);
         for effect in effects {
             if let Effect::Reply(_, response) = effect {

@@ -82,7 +82,7 @@ impl Bitfield {
     }
 
     /// Whether at least one chunk is held in both bitfields.
-    pub fn meets(&self, other: &Bitfield) -> bool {
+    pub fn intersects(&self, other: &Bitfield) -> bool {
         !self.bits.is_disjoint(&other.bits)
     }
 
@@ -92,7 +92,7 @@ impl Bitfield {
     }
 
     /// Number of chunks held in both bitfields.
-    pub fn shared(&self, other: &Bitfield) -> usize {
+    pub fn common_count(&self, other: &Bitfield) -> usize {
         self.bits.intersection_count(&other.bits)
     }
 

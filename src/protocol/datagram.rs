@@ -62,7 +62,7 @@ impl CookieJar {
     }
 
     /// Whether a cookie validates an address: a cookie of this epoch or of the previous one does.
-    pub fn proves(&self, cookie: Cookie, address: SocketAddr, epoch: u64) -> bool {
+    pub fn validates(&self, cookie: Cookie, address: SocketAddr, epoch: u64) -> bool {
         cookie == self.cookie(address, epoch)
             || epoch.checked_sub(1).is_some_and(|last| cookie == self.cookie(address, last))
     }
@@ -167,11 +167,11 @@ mod tests {
         let jar = CookieJar::new([1; 32]);
         let (client, other) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.1:2".parse().unwrap());
         let cookie = jar.cookie(client, 7);
-        assert!(jar.proves(cookie, client, 7) && jar.proves(cookie, client, 8));
-        assert!(!jar.proves(cookie, client, 9) && !jar.proves(cookie, client, 6));
-        assert!(!jar.proves(cookie, other, 7));
-        assert!(!CookieJar::new([2; 32]).proves(cookie, client, 7));
-        assert!(!jar.proves(Cookie(0), client, 0));
+        assert!(jar.validates(cookie, client, 7) && jar.validates(cookie, client, 8));
+        assert!(!jar.validates(cookie, client, 9) && !jar.validates(cookie, client, 6));
+        assert!(!jar.validates(cookie, other, 7));
+        assert!(!CookieJar::new([2; 32]).validates(cookie, client, 7));
+        assert!(!jar.validates(Cookie(0), client, 0));
     }
 
     #[test]

@@ -50,13 +50,15 @@ pub struct Copies {
 pub enum VolunteerState {
     /// Alive: connected.
     #[default]
-    Here,
+    #[serde(rename = "here")]
+    Alive,
     /// Connected, and its replicas are being copied to other volunteers.
     Draining,
     /// Disconnected, but its lease has not expired.
     Away,
     /// Dead: its lease has expired, or it has left.
-    Gone,
+    #[serde(rename = "gone")]
+    Dead,
 }
 
 /// State of a volunteer.

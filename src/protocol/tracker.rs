@@ -5,7 +5,7 @@
 //! `claim_differs`, `set_sealed`, `set_complete`).
 
 pub use super::tokens::Token;
-use super::volunteer::{VolunteerOrder, VolunteerRequest};
+use super::volunteer::{VolunteerOrder, VolunteerReport};
 use super::{ErrorCode, Message, addresses};
 use crate::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
 use serde::{Deserialize, Serialize};
@@ -193,7 +193,7 @@ pub enum TrackerRequest {
         token: Token,
         /// The message.
         #[serde(flatten)]
-        act: VolunteerRequest,
+        act: VolunteerReport,
     },
     /// Requests the state of volunteers and files (TCP, from the same host only), once for each connection.
     Status,

@@ -1,6 +1,6 @@
 //! Messages between a volunteer and its tracker, in addition to those of every peer.
 //!
-//! They are the contents of the `volunteer` messages of [`tracker`](super::tracker): a [`VolunteerRequest`]
+//! They are the contents of the `volunteer` messages of [`tracker`](super::tracker): a [`VolunteerReport`]
 //! of a [`TrackerRequest`](super::tracker::TrackerRequest), a [`VolunteerOrder`] of a
 //! [`TrackerResponse`](super::tracker::TrackerResponse). A session is one TCP connection: `register`,
 //! `lend`, any number of `holds`, `reported`. After that the tracker sends orders (`copy`, `drop`,
@@ -64,10 +64,10 @@ pub enum CopyFailure {
     Other,
 }
 
-/// Message from a volunteer. `free` is the free part of the offered space, bytes.
+/// Message from a volunteer to its tracker. `free` is the free part of the offered space, bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "act", rename_all = "snake_case")]
-pub enum VolunteerRequest {
+pub enum VolunteerReport {
     /// Storage offer, the first message of a session; `holds` for the stored chunks follow.
     Lend {
         /// Identifies the volunteer across sessions.
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn json_of_requests_is_fixed() {
-        use VolunteerRequest::*;
+        use VolunteerReport::*;
         let say = |act| TrackerRequest::Volunteer { token: Token(42), act };
         exact(
             say(Lend { key: VolunteerKey(42), offered: 9, free: 8 }),

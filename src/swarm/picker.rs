@@ -447,7 +447,7 @@ impl Picker {
     pub fn is_useful(&self, id: SourceId) -> bool {
         let needed = |have: &Bitfield| {
             let mut flying = self.flights.keys();
-            self.open.map.meets(have) || flying.any(|index| have.has(*index) && !self.done.has(*index))
+            self.open.map.intersects(have) || flying.any(|index| have.has(*index) && !self.done.has(*index))
         };
         self.sources.get(&id).is_some_and(|source| !source.flights.is_empty() || needed(&source.have))
     }

@@ -11,7 +11,7 @@ use std::fmt::Write;
 /// How everything is.
 pub fn status(status: &Status) -> String {
     let here = |volunteer: &&VolunteerStatus| {
-        matches!(volunteer.state, VolunteerState::Here | VolunteerState::Draining)
+        matches!(volunteer.state, VolunteerState::Alive | VolunteerState::Draining)
     };
     let (there, known) = (status.volunteers.iter().filter(here).count(), status.volunteers.len());
     let mut text = String::new();
@@ -78,10 +78,10 @@ pub fn volunteers(status: &Status) -> String {
     }
     let row = |volunteer: &VolunteerStatus| {
         let state = match volunteer.state {
-            VolunteerState::Here => "here",
+            VolunteerState::Alive => "here",
             VolunteerState::Draining => "draining",
             VolunteerState::Away => "away",
-            VolunteerState::Gone => "gone",
+            VolunteerState::Dead => "gone",
         };
         [
             volunteer.name.to_string(),

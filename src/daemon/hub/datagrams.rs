@@ -136,7 +136,7 @@ impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
     fn handle(&mut self, bytes: &[u8], from: SocketAddr, epoch: u64) {
         let error = match fast_path::decode(bytes) {
             Ok(Datagram { v: PROTOCOL_VERSION, tx, cookie, message }) => {
-                return match cookie.is_some_and(|cookie| self.jar.proves(cookie, from, epoch)) {
+                return match cookie.is_some_and(|cookie| self.jar.validates(cookie, from, epoch)) {
                     true => self.batch.push((from, tx, message)),
                     false => {
                         let cookie = self.jar.cookie(from, epoch);

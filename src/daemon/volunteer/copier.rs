@@ -10,7 +10,7 @@ use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::daemon::fetch::{Conversation, Conversations, Expected, SourceError};
 use crate::daemon::lookup::as_known;
 use crate::net::{Shutdown, Timeouts};
-use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerRequest};
+use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerReport};
 use crate::storage::{ChunkSource, ReplicaFile, StoreError};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
@@ -102,11 +102,11 @@ impl Copier {
             // Filled in when it is said: of several threads the last to say it need not be the last to know it.
             let free = 0;
             vec![match result {
-                Ok(()) => VolunteerRequest::Stored { file, index, free },
+                Ok(()) => VolunteerReport::Stored { file, index, free },
                 Err(Failure { why, text }) => {
                     let from = as_known(copy.from, self.tracker);
                     log::debug!("chunk {index} of {} is not copied from {from}: {text}", copy.kept.file.name);
-                    VolunteerRequest::NotStored { file, index, why, text, free }
+                    VolunteerReport::NotStored { file, index, why, text, free }
                 }
             }]
         });

@@ -4,7 +4,7 @@ use super::VolunteerStatus;
 use crate::content::fmt::counted;
 use crate::content::limits::SUMMARY_INTERVAL;
 use crate::content::{FileId, FileName};
-use crate::protocol::volunteer::{CopyFailure, VolunteerRequest};
+use crate::protocol::volunteer::{CopyFailure, VolunteerReport};
 use crate::storage::ReplicaStore;
 use crossbeam_channel::{Receiver, after, never};
 use std::collections::HashMap;
@@ -35,9 +35,9 @@ impl Diary {
     }
 
     /// Notes what the tracker is told.
-    pub(super) fn note(&mut self, answer: &VolunteerRequest, store: &ReplicaStore) {
+    pub(super) fn note(&mut self, answer: &VolunteerReport, store: &ReplicaStore) {
         match answer {
-            VolunteerRequest::Stored { file, .. } => {
+            VolunteerReport::Stored { file, .. } => {
                 if let Some(there) = store.file(*file).filter(|_| !self.files.contains_key(file)) {
                     let name = there.kept().file.name.clone();
                     log::info!("keeping chunks of {name} for the tracker");
@@ -45,14 +45,14 @@ impl Diary {
                 }
                 self.stored += 1;
             }
-            VolunteerRequest::NotStored { index, why, text, .. } => {
+            VolunteerReport::NotStored { index, why, text, .. } => {
                 self.failed += 1;
                 self.why = match why {
                     CopyFailure::NoRoom => format!("no room for chunk {index}: {text}"),
                     _ => format!("chunk {index}: {text}"),
                 };
             }
-            VolunteerRequest::Dropped { file, chunks, .. } => {
+            VolunteerReport::Dropped { file, chunks, .. } => {
                 self.dropped += chunks.len() as u64;
                 if store.file(*file).is_none()
                     && let Some(name) = self.files.remove(file)

@@ -21,7 +21,7 @@ use crate::content::fmt::{counted, size};
 use crate::content::limits::{COPY_WORKERS_MAX, ORDERS_MAX, SOURCE_IDLE_TIMEOUT};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::Registration;
-use crate::protocol::volunteer::VolunteerRequest;
+use crate::protocol::volunteer::VolunteerReport;
 use crate::storage::ReplicaStore;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
@@ -207,7 +207,7 @@ struct Job<O> {
 
 /// What has come of an order. Answers of a session that is over are not sent.
 struct Done {
-    answers: Vec<VolunteerRequest>,
+    answers: Vec<VolunteerReport>,
     session: u64,
 }
 
@@ -237,7 +237,7 @@ fn work<O>(
     done: &Sender<Done>,
     shutdown: &Shutdown,
     idle: impl Fn(),
-    mut carry_out: impl FnMut(O, &Shutdown) -> Vec<VolunteerRequest>,
+    mut carry_out: impl FnMut(O, &Shutdown) -> Vec<VolunteerReport>,
 ) {
     loop {
         let Job { order, here, session } = crossbeam_channel::select! {

@@ -65,7 +65,7 @@ impl Open {
         allowed: impl Fn(ChunkIndex) -> bool,
         random: &mut fastrand::Rng,
     ) -> Option<(u32, ChunkIndex)> {
-        if self.map.shared(have) <= FEW {
+        if self.map.common_count(have) <= FEW {
             let rarity = |index: &ChunkIndex| self.places[index.at()].0;
             let few =
                 self.map.common(have).filter(|index| rarity(index) as usize >= least && allowed(*index));

@@ -494,7 +494,7 @@ impl Picker {
         let rests = self.others_rest();
         let idle = match asked {
             Some(_) => rests,
-            None => self.most() > self.all() && !self.open.map.meets(&upstream.have),
+            None => self.most() > self.all() && !self.open.map.intersects(&upstream.have),
         };
         // How long chunks take is not to be told of a few, and of those it costs little to have some twice.
         let few = self.done.count() <= TRIAL * self.upstreams.stripes() as u32;

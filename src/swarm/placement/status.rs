@@ -51,9 +51,9 @@ fn copies(counts: &Counts, wanted: u64) -> Copies {
 fn volunteer_status(volunteer: &Volunteer) -> VolunteerStatus {
     let state = match volunteer.standing {
         Standing::Here { .. } if volunteer.draining => VolunteerState::Draining,
-        Standing::Here { .. } => VolunteerState::Here,
+        Standing::Here { .. } => VolunteerState::Alive,
         Standing::Away { .. } => VolunteerState::Away,
-        Standing::Gone => VolunteerState::Gone,
+        Standing::Gone => VolunteerState::Dead,
     };
     VolunteerStatus {
         name: volunteer.record.name.clone(),

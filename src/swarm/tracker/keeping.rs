@@ -16,7 +16,7 @@ use crate::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
-use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerRequest};
+use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{
     Answer, Command, FileRecord, News, Place, Task, VolunteerNumber, VolunteerRecord, Wanted,
@@ -146,12 +146,12 @@ impl Tracker {
         &mut self,
         now: Moment,
         id: PeerId,
-        act: VolunteerRequest,
+        act: VolunteerReport,
     ) -> Option<TrackerResponse> {
         let Some(keeping) = &mut self.keeping else {
             return Some(error(ErrorCode::Refused, "this tracker keeps no files"));
         };
-        if let VolunteerRequest::Lend { key, offered, free } = act {
+        if let VolunteerReport::Lend { key, offered, free } = act {
             let peer = self.peers.registry.peer(id)?;
             let (name, address) = (peer.name.clone(), peer.address);
             let number = keeping.placement.join(now, key, name.clone(), address, offered, free);
@@ -175,8 +175,8 @@ impl Tracker {
         None
     }
 
-    fn lender_says(&mut self, now: Moment, number: VolunteerNumber, act: VolunteerRequest) {
-        use VolunteerRequest as Says;
+    fn lender_says(&mut self, now: Moment, number: VolunteerNumber, act: VolunteerReport) {
+        use VolunteerReport as Says;
         let Some(keeping) = &mut self.keeping else { return };
         let (placement, at) = (&mut keeping.placement, Place::Volunteer(number));
         match act {

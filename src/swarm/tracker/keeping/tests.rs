@@ -5,7 +5,7 @@ use crate::content::{ChunkIndex, Digest, FileId, FileName, Layout, Md5, PeerName
 use crate::protocol::ErrorCode;
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
-use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerRequest};
+use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Answer, Command, News, Task, Wanted};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
@@ -114,15 +114,15 @@ impl World {
         };
         self.lenders.insert(connection, Lender { token, held: held.clone(), told: Vec::new() });
         let key = VolunteerKey(connection.into());
-        self.say(connection, VolunteerRequest::Lend { key, offered: 1 << 30, free: 1 << 30 });
+        self.say(connection, VolunteerReport::Lend { key, offered: 1 << 30, free: 1 << 30 });
         for (file, chunks) in held {
             let held = chunks.into_iter().collect();
-            self.say(connection, VolunteerRequest::Holds { kept: kept(file), held, checked: true });
+            self.say(connection, VolunteerReport::Holds { kept: kept(file), held, checked: true });
         }
-        self.say(connection, VolunteerRequest::Reported);
+        self.say(connection, VolunteerReport::Reported);
     }
 
-    fn say(&mut self, connection: u64, act: VolunteerRequest) {
+    fn say(&mut self, connection: u64, act: VolunteerReport) {
         let token = self.lenders[&connection].token;
         self.request(connection, TrackerRequest::Volunteer { token, act });
     }
@@ -163,12 +163,12 @@ impl World {
             VolunteerOrder::Copy { kept, index, .. } => {
                 let file = kept.file.id;
                 assert!(lender.held.entry(file).or_default().insert(index), "told twice to copy {index}");
-                VolunteerRequest::Stored { file, index, free }
+                VolunteerReport::Stored { file, index, free }
             }
             VolunteerOrder::Drop { file, chunks } => {
                 let held = lender.held.entry(file).or_default();
                 chunks.iter().for_each(|index| assert!(held.remove(index), "told to drop what it has not"));
-                VolunteerRequest::Dropped { file, chunks, free }
+                VolunteerReport::Dropped { file, chunks, free }
             }
             _ => return Vec::new(),
         };
@@ -297,7 +297,7 @@ fn who_has_not_lent_or_is_somebody_else_is_refused() {
     let mut world = World::new(false, false);
     world.join(1);
     let token = world.lenders[&1].token;
-    let act = VolunteerRequest::Reported;
+    let act = VolunteerReport::Reported;
     world.request(2, TrackerRequest::Volunteer { token, act: act.clone() });
     let refused = |world: &mut World| match world.replies.pop() {
         Some(TrackerResponse::Error { code, .. }) => code,
@@ -312,7 +312,7 @@ fn who_has_not_lent_or_is_somebody_else_is_refused() {
     // The status is for this machine alone.
     world.request(2, TrackerRequest::Status);
     assert_eq!(refused(&mut world), ErrorCode::Refused);
-    let proof = VolunteerRequest::Proof { challenge: 77, sha256: Some(Digest([0; 32])) };
+    let proof = VolunteerReport::Proof { challenge: 77, sha256: Some(Digest([0; 32])) };
     world.say(1, proof);
     assert!(world.replies.is_empty(), "an answer to nothing does nothing");
 }
