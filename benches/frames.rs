@@ -1,7 +1,7 @@
 //! What a message costs on its way: frames, datagrams, and a datagram through the tracker and back.
 
 use shoal::content::limits::DATAGRAM_MAX;
-use shoal::content::{ChunkIndex, EntityName, FileId, FileName};
+use shoal::content::{ChunkIndex, FileId, FileName, PeerName};
 use shoal::protocol::datagram::{Cookie, CookieJar, Datagram};
 use shoal::protocol::frame::{self, Decoder};
 use shoal::protocol::peer::PeerResponse;
@@ -61,7 +61,7 @@ fn cookie_check(bencher: divan::Bencher) {
     let jar = CookieJar::new([7; 32]);
     let from: SocketAddr = "127.0.0.1:12345".parse().unwrap();
     let cookie = jar.cookie(from, 5);
-    bencher.bench(|| jar.proves(cookie, divan::black_box(from), 5));
+    bencher.bench(|| jar.validates(cookie, divan::black_box(from), 5));
 }
 
 /// A tracker with a thousand peers, a hundred to a file, and their tokens.
@@ -72,7 +72,7 @@ fn tracker() -> (Tracker, Vec<Token>) {
     for number in 0..1_000u16 {
         let origin =
             Origin::Datagram(SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 7000)), 1);
-        let name = EntityName::new(format!("peer-{number}")).unwrap();
+        let name = PeerName::new(format!("peer-{number}")).unwrap();
         let register = TrackerRequest::Register(Registration { name, port: 7000, advertise: None });
         let effects = tracker.request(NOW, origin, register);
         let Effect::Reply(_, TrackerResponse::Registered { token, .. }) = effects[0] else {
@@ -96,7 +96,7 @@ fn whole_way(bencher: divan::Bencher, questions: &[Vec<u8>], tracker: &mut Track
     let mut next = questions.iter().cycle();
     bencher.bench_local(|| {
         let question = Datagram::<TrackerRequest>::decode(next.next().unwrap()).unwrap();
-        divan::black_box(question.cookie.is_some_and(|cookie| jar.proves(cookie, from, 0)));
+        divan::black_box(question.cookie.is_some_and(|cookie| jar.validates(cookie, from, 0)));
         let effects = tracker.request(NOW, Origin::Datagram(from, question.tx), question.message);
         for effect in effects {
             if let Effect::Reply(_, response) = effect {

@@ -1,6 +1,6 @@
 //! What it costs to decide which chunk to ask of which source: of 65,536 chunks, with 64 sources.
 
-use shoal::content::{ChunkIndex, HaveMap};
+use shoal::content::{Bitfield, ChunkIndex};
 use shoal::swarm::Moment;
 use shoal::swarm::picker::{Picker, SourceId};
 
@@ -15,9 +15,9 @@ const NOW: Moment = Moment::from_secs(1);
 /// A download of which nothing is there yet, and sources that each have about so many percent.
 fn picker(percent: u32) -> Picker {
     let mut random = fastrand::Rng::with_seed(1);
-    let mut picker = Picker::new(HaveMap::none(CHUNKS), true);
+    let mut picker = Picker::new(Bitfield::none(CHUNKS), true);
     for source in 0..SOURCES {
-        let mut have = HaveMap::none(CHUNKS);
+        let mut have = Bitfield::none(CHUNKS);
         (0..CHUNKS).filter(|_| random.u32(..100) < percent).for_each(|index| {
             have.insert(ChunkIndex(index));
         });

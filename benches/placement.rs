@@ -4,8 +4,8 @@
 //! measured is the one call that finds out what has become short, puts it in order and chooses source and target for
 //! as much of it as may be under way. The wanted figure is less than 50 ms.
 
-use shoal::content::{ChunkIndex, EntityName, FileId, HaveMap, Layout, limits};
-use shoal::protocol::numbers::VolunteerKey;
+use shoal::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName, limits};
+use shoal::protocol::tokens::VolunteerKey;
 use shoal::swarm::keeping::{Location, VolunteerNumber, VolunteerRecord};
 use shoal::swarm::replication::{Order, Placement, Settings};
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ fn record(number: u32) -> VolunteerRecord {
     VolunteerRecord {
         number: VolunteerNumber(number),
         key: VolunteerKey(number.into()),
-        name: EntityName::new(format!("volunteer-{number}")).unwrap(),
+        name: PeerName::new(format!("volunteer-{number}")).unwrap(),
         address: SocketAddr::from(([10, 0, a, b], 6000)),
         offered: OFFERED,
     }
@@ -58,7 +58,7 @@ fn placement(volunteers: u32) -> Placement {
     }
     let held = spread(volunteers, &mut random);
     for ((volunteer, file), chunks) in &held {
-        let mut map = HaveMap::none(CHUNKS);
+        let mut map = Bitfield::none(CHUNKS);
         for index in chunks {
             map.insert(*index);
         }

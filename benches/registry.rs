@@ -1,6 +1,6 @@
 //! What peers cost a tracker, by how many there are: time, and memory (`max alloc` of `memory` is what they hold).
 
-use shoal::content::{EntityName, FileId, FileName};
+use shoal::content::{FileId, FileName, PeerName};
 use shoal::protocol::tracker::{FileSummary, Token};
 use shoal::swarm::Moment;
 use shoal::swarm::registry::Registry;
@@ -29,7 +29,7 @@ fn file(number: usize) -> FileSummary {
 /// Takes in a peer that has one of so many files.
 fn register(registry: &mut Registry, number: usize, files: usize) -> Token {
     let address = SocketAddr::from((((10 << 24) + number as u32).to_be_bytes(), 7000));
-    let name = EntityName::new(format!("peer-{number:07}")).unwrap();
+    let name = PeerName::new(format!("peer-{number:07}")).unwrap();
     let secret = (number as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834);
     let (id, token) = registry.register(NOW, secret, name, address).unwrap();
     registry.announce(id, &file(number % files), 2_048).unwrap();

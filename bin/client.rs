@@ -6,7 +6,7 @@ use shoal::cli::flags::{self, ServeFlags};
 use shoal::cli::folder::{self, FolderKind};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS, VOLUNTEERS};
 use shoal::cli::{self, BarWatch, LogOptions, member};
-use shoal::content::{EntityName, limits};
+use shoal::content::{PeerName, SetName, limits};
 use shoal::net::Shutdown;
 use shoal::report::DaemonError;
 use shoal::roles::chunk_client::{self, ClientConfig};
@@ -28,7 +28,7 @@ struct Flags {
     folder: PathBuf,
     /// Chunk folder: name of the chunk set
     #[arg(long, value_name = "NAME", default_value = limits::DEFAULT_SET, help_heading = FILES)]
-    set: EntityName,
+    set: SetName,
     /// Chunk folder: exit when this folder and those of all other peers are complete, or after 10 s without a request
     #[arg(long, help_heading = FILES)]
     exit_when_complete: bool,
@@ -50,7 +50,7 @@ struct Flags {
         help_heading = NETWORK)]
     transfer_port: u16,
     #[arg(long, value_name = "NAME", help = flags::NAME_HELP, help_heading = NETWORK)]
-    name: EntityName,
+    name: PeerName,
     #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_tracker, help_heading = NETWORK,
         help = format!("{} [default: 127.0.0.1:5100; none with --manager]", flags::TRACKER_HELP))]
     tracker: Option<SocketAddr>,

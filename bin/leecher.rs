@@ -5,7 +5,7 @@ use clap::Parser;
 use shoal::cli::flags::{self, ServeFlags, TrackerFlag, VerifyFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
-use shoal::content::{EntityName, FileId, FileName, limits};
+use shoal::content::{FileId, FileName, PeerName, limits};
 use shoal::download::job::{Advice, Order, Recheck};
 use shoal::report::next_step;
 use shoal::roles::leecher::{self, LeecherConfig, StayConfig};
@@ -45,7 +45,7 @@ struct Flags {
     port: u16,
     #[arg(long = "name", value_name = "NAME", help = format!("{} [default: leecher-PORT]", flags::NAME_HELP),
         help_heading = NETWORK)]
-    peer_name: Option<EntityName>,
+    peer_name: Option<PeerName>,
     #[command(flatten)]
     tracker: TrackerFlag,
     #[command(flatten)]

@@ -5,7 +5,7 @@ use clap::Parser;
 use shoal::cli::flags::{self, ServeFlags, TrackerFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
-use shoal::content::{EntityName, FileName, limits};
+use shoal::content::{FileName, PeerName, limits};
 use shoal::roles::seeder::{self, SeederConfig};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,7 +30,7 @@ struct Flags {
     port: u16,
     #[arg(long, value_name = "NAME", help = format!("{} [default: seeder-PORT]", flags::NAME_HELP),
         help_heading = NETWORK)]
-    name: Option<EntityName>,
+    name: Option<PeerName>,
     #[command(flatten)]
     tracker: TrackerFlag,
     #[command(flatten)]

@@ -34,7 +34,7 @@ struct Flags {
         value_parser = |text: &str| flags::parse_listen(text, limits::TRACKER_ADDRESS.port()), help_heading = NETWORK)]
     listen: SocketAddr,
     /// Chunk folders: number of clients that must agree on the hash of a chunk before it is distributed
-    #[arg(long, value_name = "N", default_value_t = limits::QUORUM as u32,
+    #[arg(long, value_name = "N", default_value_t = limits::QUORUM_MIN as u32,
         value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = LIMITS)]
     quorum: u32,
     #[command(flatten)]
@@ -78,7 +78,7 @@ struct KeepFlags {
     #[arg(long, requires = "state", help_heading = FILES)]
     rebuild: bool,
     /// Number of replicas of each chunk, 1 to 16
-    #[arg(long, value_name = "N", default_value_t = limits::REPLICAS as u32, requires = "state",
+    #[arg(long, value_name = "N", default_value_t = limits::REPLICA_COUNT as u32, requires = "state",
         value_parser = clap::value_parser!(u32).range(1..=16), help_heading = VOLUNTEERS)]
     replicas: u32,
     /// Number of volunteers that must be active before files are distributed

@@ -117,7 +117,7 @@
 //! - A file appears under its name only when it is complete.
 //! - A have-map never names a chunk whose bytes are not there; the durable one never names one that is not on the disk.
 //! - A peer whose lease has ended is in no answer.
-//! - A name from outside is a [`content::FileName`] or a [`content::EntityName`] before anything is done with it.
+//! - A name from outside is a [`content::FileName`] or a [`content::PeerName`] before anything is done with it.
 //! - A datagram from a source that has not been proven is never answered with more bytes than it had.
 //! - Of a chunk that is kept there is a durable copy at every instant; what is not known is not dropped.
 //! - A catalogue is read as a whole or not at all.

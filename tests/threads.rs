@@ -6,7 +6,7 @@ mod common;
 
 use common::wire::{Guest, Wire};
 use common::{PATIENCE, place, random_bytes, write};
-use shoal::content::limits::{CONNECTIONS_MAX, OUTBOX};
+use shoal::content::limits::{CONNECTIONS_MAX, OUTBOX_MESSAGES_MAX};
 use shoal::net::{Listener, Shutdown, Threads, Timeouts, side_by_side};
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
 use shoal::report::watch::Unwatched;
@@ -49,7 +49,7 @@ fn hub(start: impl FnOnce(&HubConfig, &Shutdown) -> Hub) {
     let config = HubConfig {
         listen: any_port(),
         connections: CONNECTIONS_MAX,
-        outbox: OUTBOX,
+        outbox: OUTBOX_MESSAGES_MAX,
         timeouts: Timeouts::default(),
     };
     let hub = start(&config, &shutdown);

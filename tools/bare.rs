@@ -13,7 +13,7 @@
 //! at once. `rate` and `publish` say seconds.
 
 use rustix::fs::sendfile;
-use shoal::content::{Digest, TOGETHER};
+use shoal::content::{Digest, HASH_LANES};
 use shoal::storage::WholeFile;
 use std::collections::VecDeque;
 use std::env;
@@ -47,7 +47,7 @@ fn main() -> Outcome {
         }
         ["rate", bytes] => {
             let bytes = bytes.parse()?;
-            println!("{:.4} {:.4}", rate(bytes, 1), rate(bytes, TOGETHER));
+            println!("{:.4} {:.4}", rate(bytes, 1), rate(bytes, HASH_LANES));
             Ok(())
         }
         ["publish", file] => {
@@ -107,7 +107,7 @@ fn fetch(address: &str, file: &File, size: u64, next: &AtomicU64) -> Outcome {
     stream.set_nodelay(true)?;
     let chunks = size.div_ceil(CHUNK);
     let mut asked = VecDeque::new();
-    let mut buffers = vec![vec![0; CHUNK as usize]; TOGETHER];
+    let mut buffers = vec![vec![0; CHUNK as usize]; HASH_LANES];
     loop {
         let mut batch = Vec::new();
         for buffer in &mut buffers {

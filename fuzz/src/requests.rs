@@ -1,10 +1,10 @@
 //! Arbitrary requests whose parts come from small sets, so that they have to do with each other.
 
 use arbitrary::Arbitrary;
-use shoal::content::{ChunkIndex, Digest, EntityName, FileId, FileName, Md5};
-use shoal::protocol::numbers::VolunteerKey;
+use shoal::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
+use shoal::protocol::tokens::VolunteerKey;
 use shoal::protocol::tracker::{Claim, FileSummary, Registration, SetKey, Token, TrackerRequest};
-use shoal::protocol::volunteer::{CopyFailure, KeptFile, VolunteerRequest};
+use shoal::protocol::volunteer::{CopyFailure, KeptFile, VolunteerReport};
 use std::net::SocketAddr;
 
 /// A peer, by the order of its registration; or nobody.
@@ -76,9 +76,14 @@ pub fn file_name(number: u8) -> FileName {
     FileName::new(["a", "b b", "ä.bin"][usize::from(number % 3)]).expect("a name")
 }
 
-/// One of few names of peers and sets.
-pub fn entity(number: u8) -> EntityName {
-    EntityName::new(["x", "y", "default"][usize::from(number % 3)]).expect("a name")
+/// One of few names of peers.
+pub fn peer_name(number: u8) -> PeerName {
+    PeerName::new(["x", "y", "default"][usize::from(number % 3)]).expect("a name")
+}
+
+/// One of few names of sets.
+fn set_name(number: u8) -> SetName {
+    SetName::new(["x", "y", "default"][usize::from(number % 3)]).expect("a name")
 }
 
 /// One of few files.
@@ -101,7 +106,7 @@ impl Chunk {
     fn key(self) -> SetKey {
         // Few sets, or nobody would ever agree with anybody; now and then one that there cannot be.
         let count = if self.count == 255 { 0 } else { 1 + u32::from(self.count % 2) };
-        SetKey { set: entity(self.set % 2), count }
+        SetKey { set: set_name(self.set % 2), count }
     }
 
     fn index(self) -> ChunkIndex {
@@ -119,20 +124,20 @@ fn space(number: u16) -> u64 {
 }
 
 impl Act {
-    fn request(self) -> VolunteerRequest {
+    fn request(self) -> VolunteerReport {
         let index = |number: u8| ChunkIndex(u32::from(number % 7));
         match self {
-            Act::Lend { key, offered, free } => VolunteerRequest::Lend {
+            Act::Lend { key, offered, free } => VolunteerReport::Lend {
                 key: VolunteerKey(u128::from(key % 5)),
                 offered: space(offered),
                 free: space(free),
             },
             Act::Holds { file, held, checked } => {
-                VolunteerRequest::Holds { kept: kept(file), held: chunks(&held), checked }
+                VolunteerReport::Holds { kept: kept(file), held: chunks(&held), checked }
             }
-            Act::Reported => VolunteerRequest::Reported,
+            Act::Reported => VolunteerReport::Reported,
             Act::Stored { file, index: at, free } => {
-                VolunteerRequest::Stored { file: file_id(file), index: index(at), free: space(free) }
+                VolunteerReport::Stored { file: file_id(file), index: index(at), free: space(free) }
             }
             Act::NotStored { file, index: at, why, free } => {
                 let why = [CopyFailure::NoRoom, CopyFailure::Corrupt, CopyFailure::Unreachable]
@@ -140,19 +145,19 @@ impl Act {
                     .copied()
                     .unwrap_or(CopyFailure::Disk);
                 let (file, text) = (file_id(file), "because".to_owned());
-                VolunteerRequest::NotStored { file, index: index(at), why, text, free: space(free) }
+                VolunteerReport::NotStored { file, index: index(at), why, text, free: space(free) }
             }
             Act::Dropped { file, chunks: those, free } => {
-                VolunteerRequest::Dropped { file: file_id(file), chunks: chunks(&those), free: space(free) }
+                VolunteerReport::Dropped { file: file_id(file), chunks: chunks(&those), free: space(free) }
             }
             Act::Spoiled { file, chunks: those, free } => {
-                VolunteerRequest::Spoiled { file: file_id(file), chunks: chunks(&those), free: space(free) }
+                VolunteerReport::Spoiled { file: file_id(file), chunks: chunks(&those), free: space(free) }
             }
-            Act::Proof { challenge, right } => VolunteerRequest::Proof {
+            Act::Proof { challenge, right } => VolunteerReport::Proof {
                 challenge: challenge.into(),
                 sha256: right.map(|right| Digest([right.into(); 32])),
             },
-            Act::Drain => VolunteerRequest::Drain,
+            Act::Drain => VolunteerReport::Drain,
         }
     }
 }
@@ -163,7 +168,7 @@ impl Ask {
         let token = |Who(number): Who| token(number.into());
         match self {
             Ask::Register { name, port, advertise } => TrackerRequest::Register(Registration {
-                name: entity(name),
+                name: peer_name(name),
                 port: u16::from(port % 9),
                 advertise: advertise.map(|host| SocketAddr::from(([10, 0, 0, host % 4], 7_000))),
             }),

@@ -5,8 +5,8 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use redb::{Database, ReadableDatabase as _, TableDefinition};
-use shoal::content::{ChunkIndex, EntityName, FileId, HaveMap};
-use shoal::protocol::numbers::VolunteerKey;
+use shoal::content::{Bitfield, ChunkIndex, FileId, PeerName};
+use shoal::protocol::tokens::VolunteerKey;
 use shoal::tracker::store::Contents;
 use shoal::tracker::store::{Catalogue, CatalogueError, RedbCatalogue};
 use shoal::swarm::keeping::{Change, VolunteerNumber, VolunteerRecord};
@@ -43,12 +43,12 @@ static WRITTEN: LazyLock<Written> = LazyLock::new(|| {
     let catalogue = RedbCatalogue::open(folder.path()).expect("a catalogue");
     samples.iter().for_each(|it| catalogue.add_file(&it.kept, &it.manifest).expect("a file"));
     let [one, other] = samples.map(|it| it.kept.file);
-    let mut chunks = HaveMap::none(one.chunks);
+    let mut chunks = Bitfield::none(one.chunks);
     chunks.insert(ChunkIndex(1));
     let volunteer = VolunteerRecord {
         number: VolunteerNumber(0),
         key: VolunteerKey(7),
-        name: EntityName::new("one").expect("a name"),
+        name: PeerName::new("one").expect("a name"),
         address: ([10, 0, 0, 1], 7000).into(),
         offered: 1 << 30,
     };

@@ -3,13 +3,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shoal::content::{ChunkIndex, HaveMap};
+use shoal::content::{Bitfield, ChunkIndex};
 
 fuzz_target!(|input: (u16, bool, &[u8])| {
     let (count, near, bytes) = input;
     let most = (bytes.len() * 8) as u32;
     let count = if near { most.saturating_sub(u32::from(count) % 9) } else { count.into() };
-    let Ok(mut map) = HaveMap::from_bytes(count, bytes) else { return };
+    let Ok(mut map) = Bitfield::from_bytes(count, bytes) else { return };
     assert_eq!(map.to_bytes(), bytes);
     assert_eq!(map.held() as usize, map.iter().count());
     assert_eq!(map.count() - map.held(), map.missing().count() as u32);
@@ -19,5 +19,5 @@ fuzz_target!(|input: (u16, bool, &[u8])| {
     for index in map.iter().collect::<Vec<_>>() {
         assert!(map.remove(index) && !map.has(index));
     }
-    assert_eq!(map, HaveMap::none(count));
+    assert_eq!(map, Bitfield::none(count));
 });

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use shoal::content::names::fold;
-use shoal::content::{EntityName, FileName};
+use shoal::content::{FileName, PeerName};
 use shoal_fuzz::is_one_line;
 use std::path::{Component, Path};
 
@@ -15,7 +15,7 @@ fuzz_target!(|text: &str| {
         assert!(!text.contains(['/', '\\', ':', '\0']));
         assert_eq!(fold(&name.folded()), name.folded(), "folding twice changes nothing");
     }
-    if let Ok(name) = EntityName::new(text) {
+    if let Ok(name) = PeerName::new(text) {
         assert!(FileName::new(text).is_ok(), "every name of a set can be a file's");
         assert!(!name.as_str().contains(|c: char| c == ',' || c.is_whitespace()));
     }

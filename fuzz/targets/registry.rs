@@ -7,7 +7,7 @@ use shoal::content::{FileId, FileName};
 use shoal::protocol::tracker::{FoundFile, Token};
 use shoal::swarm::Moment;
 use shoal::swarm::registry::{PeerId, Registry};
-use shoal_fuzz::requests::{entity, file_id, file_name, summary};
+use shoal_fuzz::requests::{file_id, file_name, peer_name, summary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl World {
             Event::Register { name, address } => {
                 let secret = self.all.len() as u128 + 1;
                 let address = SocketAddr::from(([10, 0, 0, 1], 1 + u16::from(address % 8)));
-                let registered = self.registry.register(self.now, secret, entity(name), address);
+                let registered = self.registry.register(self.now, secret, peer_name(name), address);
                 let (id, token) = registered.expect("room");
                 let expires = self.now + LEASE;
                 self.all.push((id, token));

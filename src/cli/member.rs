@@ -3,7 +3,7 @@
 use super::prompt::conduct::has_terminal;
 use super::wish::wish;
 use super::{BarWatch, signals};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::net::Shutdown;
 use crate::report::DaemonError;
 use crate::report::Fault;

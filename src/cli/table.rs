@@ -3,8 +3,8 @@
 //! Pure. Invariant: one row is one line, whatever is in its cells, and the columns of wide characters line up.
 
 use super::line::escaped;
-use crate::content::limits::LISTED_HOLDERS;
-pub use crate::content::words::size;
+pub use crate::content::fmt::size;
+use crate::content::limits::LISTED_HOLDERS_MAX;
 use crate::protocol::tracker::FoundFile;
 use unicode_width::UnicodeWidthStr;
 
@@ -59,7 +59,7 @@ pub fn percent(done: u64, total: u64) -> String {
 pub fn holders(found: &FoundFile) -> (String, String) {
     let (whole, partial, all) = (found.whole.len(), found.partial.len(), found.holders as usize);
     let unnamed = all.saturating_sub(whole + partial);
-    match (whole < LISTED_HOLDERS, partial < LISTED_HOLDERS) {
+    match (whole < LISTED_HOLDERS_MAX, partial < LISTED_HOLDERS_MAX) {
         _ if unnamed == 0 => (whole.to_string(), partial.to_string()),
         // Where not even the few are named that are always named, there are no more.
         (true, _) => (whole.to_string(), (partial + unnamed).to_string()),

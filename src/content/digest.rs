@@ -1,18 +1,18 @@
 //! SHA-256 digests, and the id of a file.
 //!
-//! Both are 32 bytes and are written as 64 lower-case hexadecimal digits. They are distinct types so
-//! that a chunk's digest is never taken for a file's id.
+//! Both are 32 bytes, written as 64 lower-case hexadecimal digits. They are distinct types, so that
+//! the digest of a chunk cannot be passed as the id of a file.
 
-use super::text;
+use super::serde_str;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 use std::{fmt, str::FromStr, sync::LazyLock};
 
-/// Why a text is not a digest.
+/// A text that is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {digits} hexadecimal digits")]
 pub struct NotADigest {
-    /// How many digits are expected.
+    /// Expected number of hexadecimal digits.
     pub digits: usize,
 }
 
@@ -40,12 +40,12 @@ macro_rules! hex_bytes {
         }
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.serialize_str(text::hex(&self.0, &mut [0; 64]))
+                to.serialize_str(serde_str::hex(&self.0, &mut [0; 64]))
             }
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                text::read(from, "64 hexadecimal digits", str::parse)
+                serde_str::deserialize(from, "64 hexadecimal digits", str::parse)
             }
         }
     };
@@ -56,19 +56,19 @@ hex_bytes! {
     Digest
 }
 hex_bytes! {
-    /// What a file is known by: the SHA-256 of its size, chunk size and digests
-    /// (see [`Manifest::id`](crate::content::Manifest::id)). Its name is not part of it.
+    /// The id of a file: SHA-256 of its size, chunk size and digests
+    /// (see [`Manifest::id`](crate::content::Manifest::id)). The file name is not part of it.
     FileId
 }
 
-/// Reads exactly `N` bytes of hexadecimal digits.
+/// Parses exactly `2 * N` hexadecimal digits, of either case, into `N` bytes.
 pub(super) fn parse_hex<const N: usize>(digits: &[u8]) -> Result<[u8; N], NotADigest> {
     let mut bytes = [0; N];
     if digits.len() != 2 * N {
         return Err(NotADigest { digits: 2 * N });
     }
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |c: u8| text::digit(c).ok_or(NotADigest { digits: 2 * N });
+        let digit = |c: u8| serde_str::hex_digit(c).ok_or(NotADigest { digits: 2 * N });
         *byte = digit(pair[0])? << 4 | digit(pair[1])?;
     }
     Ok(bytes)
@@ -80,19 +80,21 @@ impl Digest {
         Digest(sha2::Sha256::digest(bytes).into())
     }
 
-    /// The digest of each of `messages`. Of several that are equally long [`TOGETHER`] are hashed at once, which takes
-    /// about half of the time that one after the other takes: a single message waits for itself most of the time.
+    /// The digests of `messages`, in order.
+    ///
+    /// Hashes [`HASH_LANES`] messages of equal length in parallel on one core. This doubles the throughput,
+    /// because the instructions of one SHA-256 depend on each other and leave the core partly idle.
     pub fn of_each(messages: &[&[u8]]) -> Vec<Self> {
-        messages.chunks(TOGETHER).flat_map(|group| of_group(group, *TRUSTED)).collect()
+        messages.chunks(HASH_LANES).flat_map(|group| of_group(group, *TRUSTED)).collect()
     }
 }
 
-/// Messages that are hashed at once: as many as processors with instructions for SHA-256 do best with, and so few that
-/// chunks of the usual size stay in a cache.
-pub const TOGETHER: usize = 4;
+/// Messages hashed in parallel on one core: the best count for processors with SHA-256 instructions.
+/// Four chunks of the default size still fit in the cache.
+pub const HASH_LANES: usize = 4;
 
-/// Whether what hashes several messages at once comes to the same as what hashes one, here, on this processor, for which it may
-/// have code of its own. If it does not, it is not used.
+/// Self-test: whether the parallel hasher agrees with the serial one on this processor.
+/// The parallel hasher chooses code by processor model; if the results differ, it is not used.
 static TRUSTED: LazyLock<bool> = LazyLock::new(|| {
     let messages = [1u8, 2, 3, 4].map(|byte| [byte; 200]);
     let messages = messages.each_ref().map(|message| message.as_slice());
@@ -102,23 +104,25 @@ static TRUSTED: LazyLock<bool> = LazyLock::new(|| {
 fn of_group(group: &[&[u8]], trusted: bool) -> Vec<Digest> {
     let alike = group.iter().all(|message| message.len() == group[0].len());
     match *group {
-        // One of them twice takes no longer than the three would.
+        // Hashing the third message twice takes no longer than hashing three messages.
         [a, b, c] if alike && trusted => together(&[a, b, c, c])[..3].to_vec(),
         [a, b, c, d] if alike && trusted => together(&[a, b, c, d]).to_vec(),
         _ => group.iter().map(|message| Digest::of(message)).collect(),
     }
 }
 
-fn together(messages: &[&[u8]; TOGETHER]) -> [Digest; TOGETHER] {
-    let mut digests = [[0; 32]; TOGETHER];
+fn together(messages: &[&[u8]; HASH_LANES]) -> [Digest; HASH_LANES] {
+    let mut digests = [[0; 32]; HASH_LANES];
     tape_sha256::hash_many(messages, &mut digests);
     digests.map(Digest)
 }
 
 impl FileId {
-    /// What a chunk set is asked for by before its manifest is agreed upon: derived from its name and
-    /// number of chunks, so that it is never the id of a file.
-    pub fn of_set(name: &super::EntityName, count: u32) -> Self {
+    /// The provisional id of a chunk set, used in requests until its manifest is agreed.
+    ///
+    /// It is the SHA-256 of a fixed prefix, the number of chunks and the name, so that it never equals the
+    /// id of a file.
+    pub fn of_set(name: &super::SetName, count: u32) -> Self {
         let mut hasher = Hasher::new();
         hasher.update(b"shoal chunk set 1\n");
         hasher.update(&count.to_be_bytes());
@@ -126,26 +130,26 @@ impl FileId {
         FileId(hasher.finish().0)
     }
 
-    /// The first eight digits: enough to tell files apart in a line that a person reads.
+    /// The first eight digits, for log lines and tables.
     pub fn short(&self) -> String {
         self.0[..4].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-/// Computes a [`Digest`] from bytes that come piece by piece.
+/// Computes a [`Digest`] from consecutive pieces of a message.
 #[derive(Default, Clone)]
 pub struct Hasher(sha2::Sha256);
 
 impl Hasher {
-    /// A hasher that has seen nothing.
+    /// A hasher of an empty message.
     pub fn new() -> Self {
         Self::default()
     }
-    /// Takes the next bytes in.
+    /// Appends bytes to the message.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
-    /// The digest of everything taken in.
+    /// The digest of the whole message.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }
@@ -156,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_empty_digest_is_the_published_one() {
+    fn digest_of_an_empty_message_matches_the_standard() {
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of(b"").to_string(), empty);
         assert_eq!(empty.parse(), Ok(Digest::of(b"")));
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_give_the_digest_of_the_whole() {
+    fn hashing_in_pieces_equals_hashing_the_whole() {
         let mut hasher = Hasher::new();
         hasher.update(b"ab");
         hasher.update(b"c");
@@ -172,17 +176,17 @@ mod tests {
     }
 
     #[test]
-    fn many_at_once_have_the_digests_that_each_has() {
+    fn parallel_and_serial_hashing_agree() {
         let bytes: Vec<u8> = (0..2_000u32).map(|at| (at * 7 % 251) as u8).collect();
         assert!(*TRUSTED);
         let agree = |messages: &[&[u8]]| {
             let one_by_one: Vec<Digest> = messages.iter().map(|message| Digest::of(message)).collect();
             assert_eq!(Digest::of_each(messages), one_by_one);
-            for group in messages.chunks(TOGETHER) {
+            for group in messages.chunks(HASH_LANES) {
                 assert_eq!(of_group(group, false), of_group(group, true));
             }
         };
-        // All lengths around the ends of blocks; whole groups, parts of one, and none.
+        // Lengths around the block boundaries of SHA-256; full groups, partial groups and none.
         for length in (0..200).chain([512, 1_000]) {
             for count in 0..10 {
                 let messages: Vec<&[u8]> = (0..count).map(|at| &bytes[at * 50..at * 50 + length]).collect();
@@ -193,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_digest_is_refused() {
+    fn malformed_digests_are_refused() {
         for text in ["", "e3", &"g".repeat(64), &"é".repeat(32), &"0".repeat(65)] {
             assert_eq!(text.parse::<Digest>(), Err(NotADigest { digits: 64 }), "{text}");
         }
@@ -201,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn json_and_short_form() {
+    fn file_id_has_a_json_form_and_a_short_form() {
         let id = FileId([0xab; 32]);
         let json = serde_json::to_string(&id).unwrap();
         assert_eq!(json, format!("\"{}\"", "ab".repeat(32)));

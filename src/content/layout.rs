@@ -1,28 +1,28 @@
-//! Chunk arithmetic: where each chunk of a file begins and how long it is.
+//! Chunk arithmetic: the offset and length of each chunk of a file.
 //!
-//! This is the only place that computes offsets, lengths and counts. Invariant: the spans of chunks
-//! `0..count` follow each other without gap or overlap and end at `size`.
+//! No other module computes offsets, lengths or chunk counts. Invariant: the spans of chunks `0..count`
+//! are contiguous, do not overlap, and end at `size`.
 
 use super::limits;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A chunk's place in its file, counted from 0. People and `local_chunks.txt` count from 1:
-/// see [`number`](Self::number).
+/// Index of a chunk in its file, counted from 0.
+/// Displayed, and written in `local_chunks.txt`, as a [`number`](Self::number) counted from 1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ChunkIndex(pub u32);
 
 impl ChunkIndex {
-    /// The chunk that people call `number` (counted from 1); `None` for 0.
+    /// The index of a chunk number counted from 1; `None` for 0.
     pub fn from_number(number: u32) -> Option<Self> {
         number.checked_sub(1).map(ChunkIndex)
     }
-    /// What people call this chunk, counted from 1.
+    /// The chunk number, counted from 1.
     pub fn number(self) -> u64 {
         u64::from(self.0) + 1
     }
-    /// The index as a `usize`, for tables.
+    /// The index as a `usize`, for slices.
     pub fn at(self) -> usize {
         self.0 as usize
     }
@@ -34,19 +34,19 @@ impl fmt::Display for ChunkIndex {
     }
 }
 
-/// The bytes of one chunk within its file.
+/// Byte range of a chunk in its file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChunkSpan {
-    /// Where the chunk begins, bytes from the start of the file.
+    /// Start of the chunk, bytes from the start of the file.
     pub offset: u64,
-    /// How long it is, bytes.
+    /// Length of the chunk, bytes.
     pub length: u32,
 }
 
-/// Why sizes do not make a layout.
+/// Sizes that are not a valid layout.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
-    /// Not a power of two between the limits.
+    /// The chunk size is not a power of two within the limits.
     #[error("chunk size {0} is not a power of two from {min} to {max} bytes",
         min = limits::CHUNK_SIZE_MIN, max = limits::CHUNK_SIZE_MAX)]
     ChunkSize(u64),
@@ -56,34 +56,37 @@ pub enum LayoutError {
     /// A chunk of a set is larger than [`limits::CHUNK_SIZE_MAX`].
     #[error("chunk {0} is larger than {max} bytes", max = limits::CHUNK_SIZE_MAX)]
     ChunkTooLarge(ChunkIndex),
-    /// A set without any chunk.
-    #[error("no chunks")]
+    /// A chunk set without chunks.
+    #[error("the chunk set has no chunks")]
     Empty,
 }
 
-/// How a file is cut into chunks.
+/// Division of a file into chunks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Layout {
-    /// Chunks of one size, the last one shorter. An empty file is one empty chunk.
+    /// Chunks of equal size; the last one may be shorter. An empty file has one empty chunk.
     Even {
-        /// Bytes in the file.
+        /// Size of the file, bytes.
         size: u64,
-        /// Bytes in each chunk but the last.
+        /// Size of each chunk except the last, bytes.
         chunk_size: u32,
     },
-    /// Chunks of any length, as chunk folders have them: where each begins, and where the last ends.
+    /// Chunks of unequal length, as in chunk folders.
     Uneven {
-        /// `count + 1` offsets, the first 0, never falling.
+        /// `count + 1` offsets in bytes: the start of each chunk, then the file size. Starts at 0, never
+        /// decreases.
         offsets: Vec<u64>,
     },
 }
 
 impl Layout {
-    /// Even chunks. `chunk_size` of `None` takes the default, doubled until the file has at most
-    /// [`limits::CHUNKS_WANTED_MAX`] chunks.
+    /// A layout of equal chunks of `chunk_size` bytes.
+    ///
+    /// With `None`, the chunk size is the default, doubled until the file has at most
+    /// [`limits::DEFAULT_CHUNKS_MAX`] chunks.
     ///
     /// # Errors
-    /// A chunk size that is no power of two within the limits, or too many chunks.
+    /// The chunk size is not a power of two within the limits, or the file has too many chunks.
     pub fn even(size: u64, chunk_size: Option<u32>) -> Result<Self, LayoutError> {
         let chunk_size = chunk_size.unwrap_or_else(|| default_chunk_size(size));
         let allowed = limits::CHUNK_SIZE_MIN..=limits::CHUNK_SIZE_MAX;
@@ -96,10 +99,10 @@ impl Layout {
         }
     }
 
-    /// Chunks of the given lengths, bytes.
+    /// A layout of chunks of the given lengths, bytes.
     ///
     /// # Errors
-    /// No chunk at all, too many, or one that is too large.
+    /// There is no chunk, there are too many, or one is too large.
     pub fn uneven(lengths: impl IntoIterator<Item = u32>) -> Result<Self, LayoutError> {
         let mut offsets = vec![0u64];
         let mut end = 0;
@@ -119,7 +122,7 @@ impl Layout {
         }
     }
 
-    /// Bytes in the file.
+    /// Size of the file, bytes.
     pub fn size(&self) -> u64 {
         match self {
             Layout::Even { size, .. } => *size,
@@ -127,7 +130,7 @@ impl Layout {
         }
     }
 
-    /// Bytes in each chunk but the last; 0 where chunks are of unequal size.
+    /// Size of each chunk except the last, bytes; 0 for unequal chunks.
     pub fn chunk_size(&self) -> u32 {
         match self {
             Layout::Even { chunk_size, .. } => *chunk_size,
@@ -135,16 +138,16 @@ impl Layout {
         }
     }
 
-    /// How many chunks there are; never 0.
+    /// Number of chunks, at least 1.
     pub fn count(&self) -> u32 {
         match self {
-            // The constructor keeps the count below CHUNKS_MAX.
+            // The constructor limits the count to CHUNKS_MAX, so that it fits in a u32.
             Layout::Even { size, chunk_size } => size.div_ceil(u64::from(*chunk_size)).max(1) as u32,
             Layout::Uneven { offsets } => (offsets.len() - 1) as u32,
         }
     }
 
-    /// Where a chunk lies; `None` when there is no such chunk.
+    /// Byte range of a chunk; `None` past the last chunk.
     pub fn span(&self, index: ChunkIndex) -> Option<ChunkSpan> {
         if index.0 >= self.count() {
             return None;
@@ -159,7 +162,7 @@ impl Layout {
         Some(ChunkSpan { offset, length: (end - offset) as u32 })
     }
 
-    /// The longest chunk, bytes: what a buffer must hold.
+    /// Length of the longest chunk, bytes: the size of a chunk buffer.
     pub fn longest(&self) -> u32 {
         match self {
             Layout::Even { size, chunk_size } => (*chunk_size).min((*size).try_into().unwrap_or(u32::MAX)),
@@ -169,7 +172,7 @@ impl Layout {
         }
     }
 
-    /// All chunks in order.
+    /// All chunk indices in ascending order.
     pub fn indices(&self) -> impl Iterator<Item = ChunkIndex> + use<> {
         (0..self.count()).map(ChunkIndex)
     }
@@ -177,7 +180,7 @@ impl Layout {
 
 fn default_chunk_size(size: u64) -> u32 {
     let mut chunk_size = limits::CHUNK_SIZE;
-    while chunk_size < limits::CHUNK_SIZE_MAX && size.div_ceil(chunk_size.into()) > limits::CHUNKS_WANTED_MAX
+    while chunk_size < limits::CHUNK_SIZE_MAX && size.div_ceil(chunk_size.into()) > limits::DEFAULT_CHUNKS_MAX
     {
         chunk_size *= 2;
     }
@@ -194,14 +197,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_one_empty_chunk() {
+    fn an_empty_file_has_one_empty_chunk() {
         let layout = Layout::even(0, None).unwrap();
         assert_eq!(spans(&layout), [ChunkSpan { offset: 0, length: 0 }]);
         assert_eq!(layout.longest(), 0);
     }
 
     #[test]
-    fn the_edges_of_a_chunk() {
+    fn the_last_chunk_holds_the_remainder() {
         let chunk = u64::from(limits::CHUNK_SIZE);
         for (size, count, last) in [
             (1, 1, 1),
@@ -217,12 +220,12 @@ mod tests {
     }
 
     #[test]
-    fn the_default_grows_with_the_file() {
+    fn the_default_chunk_size_grows_with_the_file() {
         let chunk_size = |size| Layout::even(size, None).unwrap().chunk_size();
-        let most = u64::from(limits::CHUNK_SIZE) * limits::CHUNKS_WANTED_MAX;
+        let largest = u64::from(limits::CHUNK_SIZE) * limits::DEFAULT_CHUNKS_MAX;
         assert_eq!(chunk_size(10 << 30), limits::CHUNK_SIZE);
-        assert_eq!(chunk_size(most), limits::CHUNK_SIZE);
-        assert_eq!(chunk_size(most + 1), 2 * limits::CHUNK_SIZE);
+        assert_eq!(chunk_size(largest), limits::CHUNK_SIZE);
+        assert_eq!(chunk_size(largest + 1), 2 * limits::CHUNK_SIZE);
         assert_eq!(chunk_size(1 << 40), 16 * 1024 * 1024);
         assert_eq!(chunk_size(1 << 43), limits::CHUNK_SIZE_MAX);
     }

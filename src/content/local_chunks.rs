@@ -1,9 +1,9 @@
-//! `local_chunks.txt`: which chunks of a set a folder holds, and in which files.
+//! Parser of `local_chunks.txt`: the chunks of a set that a folder holds, and the file of each.
 //!
-//! One `<number>,<file name>` a line, numbers counted from 1, in any order; the last line is
-//! `<number of chunks>,LASTCHUNK`. Lines end in LF or CRLF, the last one with or without; spaces around
-//! number and name do not count. Anything else is an error that names the line. A number may be
-//! absent (that chunk is what the folder wants), but a line may not: an empty line is a gap, and refused.
+//! Each line is `<number>,<file name>`, numbers counted from 1, in any order; the last line is `<number of
+//! chunks>,LASTCHUNK`. Lines end in LF or CRLF; the last line end is optional. Spaces around number and
+//! name are ignored. Numbers without a line are the chunks to download. Anything else, also an empty line,
+//! is an error that states the line.
 
 use super::layout::ChunkIndex;
 use super::limits;
@@ -11,89 +11,89 @@ use super::names::{FileName, NameError};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
-/// The name of the file itself.
+/// Name of the file in a chunk folder.
 pub const FILE: &str = "local_chunks.txt";
-/// What stands for a file name in the last line.
+/// Marker in place of a file name in the last line.
 pub const LAST: &str = "LASTCHUNK";
 
-/// What is wrong, and in which line (counted from 1).
+/// A malformed line and its fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {fault}")]
 pub struct LineError {
-    /// The line, counted from 1.
+    /// Line number, counted from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The fault of the line.
     pub fault: Fault,
 }
 
-/// What can be wrong with a line.
+/// Fault of a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The file is not text.
+    /// The line is not valid UTF-8.
     #[error("not UTF-8 text")]
     NotText,
-    /// A line without anything on it.
+    /// The line has no text, or only spaces.
     #[error("the line is empty")]
     Empty,
-    /// Not `<number>,<file name>`.
+    /// The line is not `<number>,<file name>`.
     #[error("expected \"<number>,<file name>\", found {0:?}")]
     Form(String),
-    /// The part before the comma is no number from 1 on.
+    /// The part before the comma is not a number of 1 or more.
     #[error("{0:?} is not a chunk number (1 or more)")]
     Number(String),
-    /// A number above the number of chunks.
+    /// The chunk number exceeds the number of chunks (second field).
     #[error("chunk {0} is above the number of chunks, {1}")]
     AboveLast(ChunkIndex, u32),
-    /// More chunks than a set may have.
+    /// The number of chunks exceeds [`limits::CHUNKS_MAX`].
     #[error("{0} chunks are more than {max}", max = limits::CHUNKS_MAX)]
     TooMany(u32),
-    /// A number that an earlier line has.
+    /// The chunk was listed in an earlier line (second field).
     #[error("chunk {0} is listed twice (first in line {1})")]
     Twice(ChunkIndex, usize),
-    /// A file that an earlier line has.
+    /// The file was listed in an earlier line (second field).
     #[error("the file {0:?} is listed twice (first in line {1})")]
     SameFile(String, usize),
-    /// A name that is not a plain file name in the folder.
+    /// The name is not a plain file name in the folder.
     #[error("not a file in this folder: {0}")]
     Name(NameError),
-    /// Something after the last line.
+    /// A line follows the `LASTCHUNK` line.
     #[error("a line after LASTCHUNK")]
     AfterLast,
-    /// No last line.
+    /// The `LASTCHUNK` line is missing.
     #[error("the last line must be \"<number of chunks>,LASTCHUNK\"")]
     NoLast,
 }
 
-/// What a folder says that it holds.
+/// Contents of a `local_chunks.txt`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalChunks {
-    /// How many chunks the set has.
+    /// Number of chunks of the set.
     pub count: u32,
-    /// The chunks that are there, and the file that each is in.
+    /// The chunks in the folder, and the file of each.
     pub files: BTreeMap<ChunkIndex, FileName>,
 }
 
 impl LocalChunks {
-    /// Reads the bytes of a `local_chunks.txt`.
+    /// Parses the bytes of a `local_chunks.txt`.
     ///
     /// # Errors
-    /// The first line that is not as it should be.
+    /// The first malformed line.
     pub fn parse(bytes: &[u8]) -> Result<Self, LineError> {
-        let mut reader = Reader::default();
+        let mut parser = Parser::default();
         let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let mut line = 0;
         for text in bytes.split(|&byte| byte == b'\n') {
             line += 1;
             let text = text.strip_suffix(b"\r").unwrap_or(text);
-            reader.line(line, text).map_err(|fault| LineError { line, fault })?;
+            parser.line(line, text).map_err(|fault| LineError { line, fault })?;
         }
-        match reader.last {
-            Some(count) => reader.finish(count),
+        match parser.last {
+            Some(count) => parser.finish(count),
             None => Err(LineError { line, fault: Fault::NoLast }),
         }
     }
 
-    /// The line (counted from 1) that lists a chunk, in bytes that [`parse`](Self::parse) took.
+    /// Line number, counted from 1, that lists a chunk, in bytes that [`parse`](Self::parse) accepted.
     pub fn line_of(bytes: &[u8], index: ChunkIndex) -> Option<usize> {
         let listed = |line: &[u8]| {
             let (number, name) = std::str::from_utf8(line).ok()?.split_once(',')?;
@@ -102,7 +102,7 @@ impl LocalChunks {
         bytes.split(|&byte| byte == b'\n').position(|line| listed(line) == Some(index)).map(|at| at + 1)
     }
 
-    /// The file as text: chunks in order, LF, a newline at the end.
+    /// Formats the file: chunks in ascending order, each line ended by LF.
     pub fn render(&self) -> String {
         let mut text = String::new();
         for (index, name) in &self.files {
@@ -113,14 +113,15 @@ impl LocalChunks {
     }
 }
 
+/// State of the parser between two lines.
 #[derive(Default)]
-struct Reader {
+struct Parser {
     lines: BTreeMap<ChunkIndex, (usize, FileName)>,
     names: HashMap<String, usize>,
     last: Option<u32>,
 }
 
-impl Reader {
+impl Parser {
     fn line(&mut self, line: usize, text: &[u8]) -> Result<(), Fault> {
         let text = std::str::from_utf8(text).map_err(|_| Fault::NotText)?;
         if self.last.is_some() {
@@ -133,7 +134,7 @@ impl Reader {
         let (number, name) = (number.trim(), name.trim());
         let index = parse_number(number).ok_or_else(|| Fault::Number(shorten(number)))?;
         if name == LAST {
-            self.last = Some(count(index)?);
+            self.last = Some(chunk_count(index)?);
             return Ok(());
         }
         let name = FileName::new(name).map_err(Fault::Name)?;
@@ -156,15 +157,16 @@ impl Reader {
     }
 }
 
-fn count(last: ChunkIndex) -> Result<u32, Fault> {
+fn chunk_count(last: ChunkIndex) -> Result<u32, Fault> {
     match last.0 + 1 {
         count if count > limits::CHUNKS_MAX => Err(Fault::TooMany(count)),
         count => Ok(count),
     }
 }
 
-/// Digits alone: `u32::from_str` would also take `+1`. The largest `u32` is refused, so that a number
-/// always fits behind an index.
+/// Parses a chunk number that consists of digits only; `u32::from_str` would accept `+1`.
+///
+/// The index of a number is below `u32::MAX`, so that 1 can be added to it without overflow.
 fn parse_number(text: &str) -> Option<ChunkIndex> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -172,7 +174,7 @@ fn parse_number(text: &str) -> Option<ChunkIndex> {
     text.parse().ok().and_then(ChunkIndex::from_number)
 }
 
-/// A foreign text for an error message: its beginning is enough.
+/// The first 60 characters of untrusted text, for an error message.
 fn shorten(text: &str) -> String {
     text.chars().take(60).collect()
 }
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forms_seen_in_the_wild() {
+    fn spaces_line_ends_and_order_do_not_matter() {
         let expected = parse("1,chunk_1\n3,chunk_3\n3,LASTCHUNK\n").unwrap();
         assert_eq!(expected.count, 3);
         assert_eq!(expected.files.len(), 2);
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_names_its_line() {
+    fn each_fault_states_its_line() {
         let index = ChunkIndex;
         assert_eq!(fault(""), (1, Fault::Empty));
         assert_eq!(fault("1,a\n\n2,LASTCHUNK"), (2, Fault::Empty));
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_chunk_has_a_line() {
+    fn line_of_finds_the_line_of_a_listed_chunk() {
         let text = b" 7 , x\r\n2,b\n10,LASTCHUNK";
         for (number, line) in [(7, Some(1)), (2, Some(2)), (10, None), (1, None)] {
             assert_eq!(LocalChunks::line_of(text, ChunkIndex(number - 1)), line, "{number}");
@@ -246,7 +248,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_rendered_is_read_back(numbers in prop::collection::btree_set(1u32..200, 0..50)) {
+        fn rendered_files_parse_to_the_same_chunks(numbers in prop::collection::btree_set(1u32..200, 0..50)) {
             let file = |number| FileName::new(format!("chunk {number}")).unwrap();
             let chunks = LocalChunks {
                 count: 200,

@@ -1,49 +1,51 @@
 //! The manifest: a file's layout and the digest of each chunk.
 //!
-//! Whoever has the id of a file needs to trust nobody: the manifest is checked against the id, each
-//! chunk against the manifest. Invariant: there is exactly one digest for each chunk of the layout.
+//! A receiver that has the id of a file needs to trust no peer: it verifies the manifest against the id and
+//! each chunk against the manifest. Invariant: there is exactly one digest for each chunk of the layout.
 
 use super::digest::{Digest, FileId, Hasher};
 use super::layout::{ChunkIndex, Layout, LayoutError};
 
-/// What begins the bytes that a file id is the SHA-256 of.
+/// First bytes of the message whose SHA-256 is the id of a file.
 const ID_PREFIX: &[u8] = b"shoal manifest 1\n";
-const DIGEST: usize = 32;
-const LENGTH: usize = 4;
+/// Size of a digest in a payload, bytes.
+const DIGEST_BYTES: usize = 32;
+/// Size of a chunk length in a payload, bytes.
+const LENGTH_BYTES: usize = 4;
 
-/// Why bytes are not a manifest.
+/// Bytes that are not the expected manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// The sizes make no layout.
+    /// The sizes are not a valid layout.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The payload is not as long as the sizes say.
-    #[error("expected {expected} bytes of digests, got {got}")]
+    /// The length of the payload does not match the sizes.
+    #[error("the manifest has {got} bytes of digests, expected {expected}")]
     Length {
-        /// What the sizes ask for.
+        /// Bytes that the sizes require.
         expected: u64,
-        /// What there is.
+        /// Bytes received.
         got: u64,
     },
-    /// The chunk lengths do not add up to the size.
-    #[error("the chunks add up to {sum} bytes, not to {size}")]
+    /// The chunk lengths do not add up to the file size.
+    #[error("the chunks add up to {sum} bytes, not to the file size of {size}")]
     Sum {
-        /// The chunk lengths together.
+        /// Sum of the chunk lengths, bytes.
         sum: u64,
-        /// The size that was stated.
+        /// Stated file size, bytes.
         size: u64,
     },
-    /// It is the manifest of another file.
+    /// The manifest belongs to another file.
     #[error("the manifest has the id {got}, not {expected}")]
     OtherFile {
-        /// The id that was asked for.
+        /// The requested id.
         expected: FileId,
-        /// The id of what came.
+        /// The id of the received manifest.
         got: FileId,
     },
 }
 
-/// A file's layout and digests.
+/// Layout and digests of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Manifest {
     layout: Layout,
@@ -51,31 +53,31 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Puts layout and digests together.
+    /// A manifest of the given layout and digests.
     ///
     /// # Errors
-    /// When there is not exactly one digest for each chunk.
+    /// The number of digests differs from the number of chunks.
     pub fn new(layout: Layout, digests: Vec<Digest>) -> Result<Self, ManifestError> {
         match digests.len() == layout.count() as usize {
             true => Ok(Self { layout, digests }),
             false => Err(ManifestError::Length {
-                expected: u64::from(layout.count()) * DIGEST as u64,
-                got: (digests.len() * DIGEST) as u64,
+                expected: u64::from(layout.count()) * DIGEST_BYTES as u64,
+                got: (digests.len() * DIGEST_BYTES) as u64,
             }),
         }
     }
 
-    /// How the file is cut.
+    /// Division of the file into chunks.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The digest that a chunk must have; `None` when there is no such chunk.
+    /// The expected digest of a chunk; `None` past the last chunk.
     pub fn digest(&self, index: ChunkIndex) -> Option<Digest> {
         self.digests.get(index.at()).copied()
     }
 
-    /// The file's id: SHA-256 over a fixed prefix, size and chunk size (64 bits each, big-endian)
+    /// The id of the file: SHA-256 of a fixed prefix, size and chunk size (64 bits each, big-endian)
     /// and [`payload`](Self::payload).
     pub fn id(&self) -> FileId {
         let mut hasher = Hasher::new();
@@ -86,11 +88,12 @@ impl Manifest {
         FileId(hasher.finish().0)
     }
 
-    /// What travels behind the manifest's frame: the digests, 32 bytes each; where chunks are of
-    /// unequal size, the length of each (32 bits, big-endian) before its digest.
+    /// Encodes the payload of a `manifest` message: the digest of each chunk, 32 bytes each.
+    ///
+    /// For unequal chunks, the length of the chunk (32 bits, big-endian) precedes each digest.
     pub fn payload(&self) -> Vec<u8> {
         let uneven = matches!(self.layout, Layout::Uneven { .. });
-        let mut bytes = Vec::with_capacity(self.digests.len() * (DIGEST + LENGTH));
+        let mut bytes = Vec::with_capacity(self.digests.len() * (DIGEST_BYTES + LENGTH_BYTES));
         for (index, digest) in self.layout.indices().zip(&self.digests) {
             if uneven {
                 let length = self.layout.span(index).map_or(0, |span| span.length);
@@ -101,22 +104,26 @@ impl Manifest {
         bytes
     }
 
-    /// How long the payload of a file with these sizes is, bytes, for even chunks; `None` where the
-    /// payload itself says how many chunks there are.
+    /// Length of the payload, bytes, of a file with equal chunks.
+    ///
+    /// `None` for unequal chunks (`chunk_size` 0): there the payload determines the number of chunks.
+    ///
+    /// # Errors
+    /// The sizes are not a valid layout.
     pub fn payload_length(size: u64, chunk_size: u32) -> Result<Option<u64>, ManifestError> {
         match chunk_size {
             0 => Ok(None),
             _ => {
                 let layout = Layout::even(size, Some(chunk_size))?;
-                Ok(Some(u64::from(layout.count()) * DIGEST as u64))
+                Ok(Some(u64::from(layout.count()) * DIGEST_BYTES as u64))
             }
         }
     }
 
-    /// Reads a manifest back from its sizes and payload, and checks it against the id that was asked for.
+    /// Decodes a manifest from its sizes and payload, and verifies it against the requested id.
     ///
     /// # Errors
-    /// Anything that does not fit together, or is not the file of that id.
+    /// Sizes and payload contradict each other, or the manifest has another id.
     pub fn decode(
         expected: FileId,
         size: u64,
@@ -130,7 +137,7 @@ impl Manifest {
             }
             Some(_) => Self::new(
                 Layout::even(size, Some(chunk_size))?,
-                payload.chunks_exact(DIGEST).map(digest).collect(),
+                payload.chunks_exact(DIGEST_BYTES).map(digest).collect(),
             )?,
             None => Self::decode_uneven(size, payload)?,
         };
@@ -141,24 +148,26 @@ impl Manifest {
     }
 
     fn decode_uneven(size: u64, payload: &[u8]) -> Result<Self, ManifestError> {
-        let entries = payload.chunks_exact(LENGTH + DIGEST);
+        let entries = payload.chunks_exact(LENGTH_BYTES + DIGEST_BYTES);
         if !entries.remainder().is_empty() {
             return Err(ManifestError::Length {
-                expected: (entries.len() * (LENGTH + DIGEST)) as u64,
+                expected: (entries.len() * (LENGTH_BYTES + DIGEST_BYTES)) as u64,
                 got: payload.len() as u64,
             });
         }
         let length = |entry: &[u8]| u32::from_be_bytes([entry[0], entry[1], entry[2], entry[3]]);
         let layout = Layout::uneven(entries.clone().map(length))?;
         match layout.size() {
-            sum if sum == size => Self::new(layout, entries.map(|entry| digest(&entry[LENGTH..])).collect()),
+            sum if sum == size => {
+                Self::new(layout, entries.map(|entry| digest(&entry[LENGTH_BYTES..])).collect())
+            }
             sum => Err(ManifestError::Sum { sum, size }),
         }
     }
 }
 
 fn digest(bytes: &[u8]) -> Digest {
-    let mut digest = Digest([0; DIGEST]);
+    let mut digest = Digest([0; DIGEST_BYTES]);
     digest.0.copy_from_slice(bytes);
     digest
 }
@@ -174,14 +183,14 @@ mod tests {
         Manifest::new(layout, digests).unwrap()
     }
 
-    fn round_trip(manifest: &Manifest) -> Result<Manifest, ManifestError> {
+    fn encode_and_decode(manifest: &Manifest) -> Result<Manifest, ManifestError> {
         let layout = manifest.layout();
         Manifest::decode(manifest.id(), layout.size(), layout.chunk_size(), &manifest.payload())
     }
 
     #[test]
-    fn the_id_is_pinned() {
-        // Changing what an id is computed from makes every id that people have written down void.
+    fn the_computation_of_the_id_is_fixed() {
+        // A change to the computation would invalidate every published id.
         assert_eq!(
             even(40_000).id().to_string(),
             "0cfd5dd4aa1a11dcf70bb5f98b2b6ac9e7e7f3e261a60483ca2ab0ed2373480c"
@@ -198,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn contradicting_sizes_and_payloads_are_refused() {
         let manifest = even(40_000);
         let (id, payload) = (manifest.id(), manifest.payload());
         assert!(matches!(
@@ -220,16 +229,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn even_manifests_survive_the_wire(size in 0u64..1_000_000) {
+        fn decoding_restores_manifests_with_equal_chunks(size in 0u64..1_000_000) {
             let manifest = even(size);
-            prop_assert_eq!(round_trip(&manifest), Ok(manifest));
+            prop_assert_eq!(encode_and_decode(&manifest), Ok(manifest));
         }
 
         #[test]
-        fn uneven_manifests_survive_the_wire(lengths in prop::collection::vec(0u32..100_000, 1..20)) {
+        fn decoding_restores_manifests_with_unequal_chunks(lengths in prop::collection::vec(0u32..100_000, 1..20)) {
             let digests = lengths.iter().map(|l| Digest::of(&l.to_be_bytes())).collect();
             let manifest = Manifest::new(Layout::uneven(lengths).unwrap(), digests).unwrap();
-            prop_assert_eq!(round_trip(&manifest), Ok(manifest));
+            prop_assert_eq!(encode_and_decode(&manifest), Ok(manifest));
         }
 
         #[test]

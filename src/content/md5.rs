@@ -1,11 +1,11 @@
-//! The MD5 of a whole file: a second, independent look at what was put together from chunks.
+//! The MD5 of a whole file: a second check, independent of the chunks, after a file is assembled.
 //!
-//! Chunks are verified by SHA-256; the MD5 proves nothing against an attacker and only tells that all of it is in its
-//! place. It is 16 bytes, written as 32 lower-case hexadecimal digits, as `md5sum` does. It is serial and slow, so it is
-//! computed once, when a file is published.
+//! Chunks are verified by SHA-256. The MD5 gives no protection against an attacker; it detects chunks that
+//! were written to the wrong place. It is 16 bytes, written as 32 lower-case hexadecimal digits, like the
+//! output of `md5sum`. It cannot be computed in parallel, so it is computed once, when a file is published.
 
 use super::digest::{NotADigest, parse_hex};
-use super::text;
+use super::serde_str;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
@@ -34,17 +34,17 @@ impl FromStr for Md5 {
 
 impl Serialize for Md5 {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(text::hex(&self.0, &mut [0; 32]))
+        to.serialize_str(serde_str::hex(&self.0, &mut [0; 32]))
     }
 }
 
 impl<'de> Deserialize<'de> for Md5 {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        text::read(from, "32 hexadecimal digits", str::parse)
+        serde_str::deserialize(from, "32 hexadecimal digits", str::parse)
     }
 }
 
-/// Computes an MD5 bit by bit.
+/// Computes an [`Md5`] from consecutive pieces of a file.
 pub struct Md5Hasher(md5::Context);
 
 impl Default for Md5Hasher {
@@ -54,12 +54,12 @@ impl Default for Md5Hasher {
 }
 
 impl Md5Hasher {
-    /// Of nothing yet.
+    /// A hasher of an empty file.
     pub fn new() -> Self {
         Self(md5::Context::new())
     }
 
-    /// Takes more bytes in.
+    /// Appends bytes to the file.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.consume(bytes);
     }
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agrees_with_md5sum_and_is_read_as_written() {
+    fn md5_agrees_with_md5sum_and_parses_its_own_output() {
         let mut hasher = Md5Hasher::new();
         hasher.update(b"a");
         hasher.update(b"bc");

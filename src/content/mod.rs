@@ -1,22 +1,22 @@
-//! What a file is: chunks, digests, manifests, names, and every limit and default.
+//! Description of a file: chunks, digests, manifests, names, and every limit and default.
 //!
-//! The lowest floor. Everything here is a pure value or a pure function: no socket, file, thread or
-//! clock is named below this line, and nothing from a higher floor is imported.
+//! The lowest layer: it imports no other module of the crate. Everything here is a pure value or a pure
+//! function, without sockets, files, threads or clocks.
 
+pub mod bitfield;
 pub mod digest;
-pub mod have;
+pub mod fmt;
 pub mod layout;
 pub mod limits;
 pub mod local_chunks;
 pub mod manifest;
 pub mod md5;
 pub mod names;
-pub(crate) mod text;
-pub mod words;
+pub(crate) mod serde_str;
 
-pub use digest::{Digest, FileId, Hasher, TOGETHER};
-pub use have::HaveMap;
+pub use bitfield::Bitfield;
+pub use digest::{Digest, FileId, HASH_LANES, Hasher};
 pub use layout::{ChunkIndex, ChunkSpan, Layout};
 pub use manifest::Manifest;
 pub use md5::Md5;
-pub use names::{EntityName, FileName};
+pub use names::{FileName, PeerName, SetName};

@@ -1,34 +1,34 @@
-//! Names that come from outside: of files, and of peers and chunk sets.
+//! Validated names from untrusted input: of files, peers and chunk sets.
 //!
-//! A [`FileName`] can be joined to a folder and never leads out of it, on any system that people use;
-//! an [`EntityName`] can stand in an event line. Both are checked when they are made, so that whoever
-//! holds one need not check again.
+//! A [`FileName`] joined to a folder never leaves that folder, on Linux, macOS and Windows; a
+//! [`PeerName`] or [`SetName`] is one field of an event line. They are validated in their constructors, so
+//! that a value of these types needs no further check.
 
-use super::{limits, text};
+use super::{limits, serde_str};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 use unicode_normalization::UnicodeNormalization as _;
 
-/// Why a text is not a usable name.
+/// A text that is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing there.
+    /// The text is empty.
     #[error("the name is empty")]
     Empty,
-    /// Longer than file systems take.
+    /// Length and maximum, bytes.
     #[error("the name has {0} bytes, more than {1}")]
     TooLong(usize, usize),
-    /// `.`, `..`, or only dots.
+    /// The name consists of dots only, like `.` and `..`.
     #[error("{0:?} is not the name of a file")]
     Dots(String),
-    /// Contains what names must not contain.
+    /// The name contains a forbidden character.
     #[error("the name {0:?} contains {1:?}")]
     Character(String, char),
-    /// A device on Windows, with or without an ending.
-    #[error("{0:?} is a device on Windows")]
+    /// The name is reserved for a Windows device, with or without an extension.
+    #[error("{0:?} is a device name on Windows")]
     Device(String),
-    /// Ends in a way that Windows silently cuts off.
+    /// The name begins or ends with characters that Windows silently removes.
     #[error("the name {0:?} ends in a dot or begins or ends with a space")]
     Ending(String),
 }
@@ -40,16 +40,16 @@ macro_rules! checked_name {
         pub struct $name($text);
 
         impl $name {
-            /// Checks a text.
+            /// Validates a text.
             ///
             /// # Errors
-            /// What is wrong with it.
+            /// The first violated rule.
             pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
                 let text = text.as_ref();
                 $check(text)?;
                 Ok(Self(text.into()))
             }
-            /// The name as text.
+            /// The name as a string slice.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -78,7 +78,7 @@ macro_rules! checked_name {
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                text::read(from, "a name", |text| Self::new(text))
+                serde_str::deserialize(from, "a name", |text| Self::new(text))
             }
         }
         impl fmt::Display for $name {
@@ -90,30 +90,41 @@ macro_rules! checked_name {
 }
 
 checked_name! {
-    /// The name of a file: one plain component, safe to join to a folder. Spaces and letters of any
-    /// script are welcome; separators, control characters, `.`, `..`, Windows devices
-    /// (`CON`, `nul.txt`, `COM1` ...) and what Windows forbids or cuts off are not. Whoever copies it copies a
-    /// reference: many may hold a file under the same name.
+    /// Name of a file: one path component, safe to join to a folder.
+    ///
+    /// Spaces and letters of any script are allowed. Separators, control characters, `.`, `..`, Windows
+    /// device names (`CON`, `nul.txt`, `COM1` ...) and characters that Windows forbids or removes are
+    /// refused. A clone shares the text by reference count.
     FileName(Arc<str>), check_file_name
 }
 checked_name! {
-    /// The name of a peer or of a chunk set: a [`FileName`] of 1 to 64 bytes without white space and
-    /// comma, so that it can stand in an event line of `logs.log` and name the file that a set becomes.
-    EntityName(Box<str>), check_entity_name
+    /// Name of a peer: a [`FileName`] of 1 to 64 bytes without white space and comma.
+    ///
+    /// It is one field of the comma-separated event lines of `logs.log`.
+    PeerName(Box<str>), check_peer_name
+}
+checked_name! {
+    /// Name of a chunk set, with the same rules as a [`PeerName`].
+    ///
+    /// It is also the name of the file assembled from the chunks.
+    SetName(Box<str>), check_peer_name
 }
 
 impl FileName {
-    /// What the name is compared by where systems differ: two names with the same key may be one file on
-    /// Windows and macOS, which tell neither case apart nor how an accent is composed.
+    /// Comparison key: names with equal keys may denote the same file on Windows or macOS.
+    ///
+    /// These systems ignore case and the composition of accents.
     pub fn folded(&self) -> String {
         fold(&self.0)
     }
 }
 
-/// The key that [`FileName::folded`] gives, of any text: composed (NFC), and in full lower case as Unicode
-/// has it without regard to language. The final sigma counts as the plain one; "ß" stays "ß", not "ss".
+/// The key of [`FileName::folded`] for any text: composed (NFC) and in lower case.
+///
+/// Lower case is Unicode's full mapping, independent of language. A final sigma becomes a plain one; "ß"
+/// stays "ß", not "ss".
 pub fn fold(text: &str) -> String {
-    // Once more at the end: "J" with a caron has no composed form, "j" with a caron has.
+    // NFC again at the end: "J" with a caron has no composed form, "j" with a caron has one.
     text.nfc().collect::<String>().to_lowercase().replace('ς', "σ").nfc().collect()
 }
 
@@ -132,9 +143,11 @@ fn refuse(text: &str, bad: impl Fn(char) -> bool) -> Result<(), NameError> {
     }
 }
 
-/// Characters that change how a line is shown without being seen themselves (Unicode's bidirectional
-/// controls and line separators): with them a name could be shown as another.
-fn deceives(c: char) -> bool {
+/// Whether a character is invisible but changes how a line is displayed, so that a name looks like another
+/// one.
+///
+/// These are the bidirectional controls and line separators of Unicode.
+fn is_deceptive(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
         | '\u{2028}' | '\u{2029}')
 }
@@ -142,7 +155,7 @@ fn deceives(c: char) -> bool {
 fn check_file_name(text: &str) -> Result<(), NameError> {
     check_length(text, limits::FILE_NAME_MAX)?;
     refuse(text, |c| {
-        c.is_control() || deceives(c) || matches!(c, '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|')
+        c.is_control() || is_deceptive(c) || matches!(c, '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|')
     })?;
     if text.chars().all(|c| c == '.') {
         return Err(NameError::Dots(text.to_owned()));
@@ -156,8 +169,9 @@ fn check_file_name(text: &str) -> Result<(), NameError> {
     }
 }
 
-/// Windows opens a device for these names whatever their case and ending
-/// (Microsoft, "Naming Files, Paths, and Namespaces").
+/// Whether Windows opens a device instead of a file of this name, in any case and with any extension.
+///
+/// Source: Microsoft, "Naming Files, Paths, and Namespaces".
 fn is_device(text: &str) -> bool {
     let stem = text.split('.').next().unwrap_or(text).trim_end();
     let stem = stem.to_ascii_uppercase();
@@ -171,14 +185,14 @@ fn is_device(text: &str) -> bool {
         || numbered("LPT")
 }
 
-fn check_entity_name(text: &str) -> Result<(), NameError> {
-    check_length(text, limits::ENTITY_NAME_MAX)?;
+fn check_peer_name(text: &str) -> Result<(), NameError> {
+    check_length(text, limits::PEER_NAME_MAX)?;
     refuse(text, |c| c.is_whitespace() || c == ',')?;
     check_file_name(text)
 }
 
-impl From<EntityName> for FileName {
-    fn from(name: EntityName) -> FileName {
+impl From<SetName> for FileName {
+    fn from(name: SetName) -> FileName {
         FileName(name.0.into())
     }
 }
@@ -190,7 +204,7 @@ mod tests {
     use std::path::{Component, Path};
 
     #[test]
-    fn good_file_names() {
+    fn valid_file_names_are_accepted() {
         for name in [
             "a",
             "a b.txt",
@@ -208,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn evil_file_names() {
+    fn dangerous_file_names_are_refused() {
         for name in [
             "",
             ".",
@@ -252,10 +266,10 @@ mod tests {
     }
 
     #[test]
-    fn entity_names() {
-        assert!(EntityName::new("client_1").is_ok() && EntityName::new("Zoë").is_ok());
+    fn peer_names_have_no_spaces_commas_or_separators() {
+        assert!(PeerName::new("client_1").is_ok() && PeerName::new("Zoë").is_ok());
         for name in ["", "a b", "a,b", "a\nb", "a\tb", "..", "a/b", &"x".repeat(65)] {
-            assert!(EntityName::new(name).is_err(), "{name:?}");
+            assert!(PeerName::new(name).is_err(), "{name:?}");
         }
     }
 
@@ -264,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_some_systems_do_not_tell_apart_fold_alike() {
+    fn names_equal_on_windows_or_macos_have_equal_keys() {
         for (one, other) in [
             ("\u{c9}t\u{e9}.txt", "E\u{301}te\u{301}.txt"),
             ("\u{c9}", "e\u{301}"),
@@ -288,7 +302,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn folding_depends_neither_on_composition_nor_on_having_been_done(text in ".*") {
+        fn folding_ignores_composition_and_is_idempotent(text in ".*") {
             let folded = fold(&text);
             prop_assert_eq!(&fold(&text.nfd().collect::<String>()), &folded);
             prop_assert_eq!(&fold(&text.nfc().collect::<String>()), &folded);
@@ -305,8 +319,8 @@ mod tests {
         }
 
         #[test]
-        fn an_entity_name_keeps_an_event_line_whole(text in ".*") {
-            if let Ok(name) = EntityName::new(text) {
+        fn a_peer_name_is_one_field_of_an_event_line(text in ".*") {
+            if let Ok(name) = PeerName::new(text) {
                 let line = format!("{name},WHERE_CHUNK,1");
                 prop_assert_eq!(line.split(',').count(), 3);
                 prop_assert_eq!(line.split_whitespace().count(), 1);

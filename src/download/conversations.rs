@@ -5,7 +5,7 @@
 
 use super::events::SourceError;
 use super::source::Conversation;
-use crate::content::limits::{CONVERSATION_IDLE, CONVERSATIONS_KEPT};
+use crate::content::limits::{IDLE_SOURCES_MAX, SOURCE_IDLE_TIMEOUT};
 use crate::net::{Shutdown, Timeouts};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ pub struct Conversations {
 impl Conversations {
     /// None yet.
     pub fn new(timeouts: Timeouts) -> Self {
-        Self { kept: Mutex::default(), idle: CONVERSATION_IDLE, timeouts }
+        Self { kept: Mutex::default(), idle: SOURCE_IDLE_TIMEOUT, timeouts }
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<Kept>> {
@@ -76,7 +76,7 @@ impl Conversations {
     ) -> Result<T, SourceError> {
         if matches!(result, Ok(_) | Err(SourceError::Refused(_))) {
             let mut kept = self.kept();
-            if kept.len() >= CONVERSATIONS_KEPT {
+            if kept.len() >= IDLE_SOURCES_MAX {
                 kept.pop_front();
             }
             kept.push_back(Kept { address, conversation, since: Instant::now() });

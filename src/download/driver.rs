@@ -5,7 +5,7 @@
 //! have-map are threads of their own. When [`run`] returns all of them have ended, except that a sync which the disk is
 //! still at is not waited for by one who has every chunk.
 
-use crate::content::limits::{DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_ALONE, NOTE_INTERVAL};
+use crate::content::limits::{FSYNC_INTERVAL, LOOKUP_INTERVAL, RESUME_FILE_INTERVAL, URGENT_LOOKUP_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::download::events::Job;
 use crate::download::finder::{Finder, interrupted};
@@ -264,7 +264,7 @@ fn find_more(
     let mut said = false;
     threads.spawn("find", move || {
         let mut last = Instant::now();
-        while !work.wait(LOOKUP_INTERVAL_ALONE) {
+        while !work.wait(URGENT_LOOKUP_INTERVAL) {
             if last.elapsed() < LOOKUP_INTERVAL && !alone.load(Ordering::Relaxed) {
                 continue;
             }
@@ -299,8 +299,8 @@ fn keep_map(
     threads.spawn("keep-map", move || {
         let mut durable = Instant::now();
         let mut said = false;
-        while !work.wait(NOTE_INTERVAL) {
-            let written = match durable.elapsed() >= DURABLE_INTERVAL {
+        while !work.wait(RESUME_FILE_INTERVAL) {
+            let written = match durable.elapsed() >= FSYNC_INTERVAL {
                 true => {
                     durable = Instant::now();
                     part.make_durable()

@@ -1,7 +1,7 @@
 //! Ways to find out who has a file: asking a tracker, asking all peers, or both.
 
 use crate::content::FileId;
-use crate::content::limits::{ANSWER_MOST, ANSWER_WAIT, SOURCES_MAX};
+use crate::content::limits::{ANSWER_GRACE_TIMEOUT, ANSWER_TIMEOUT, SOURCES_MAX};
 use crate::download::events::SourceError;
 use crate::download::source::Conversation;
 use crate::net::{AskError, Asker, Shutdown, Timeouts, side_by_side};
@@ -79,7 +79,7 @@ impl Finder for PeersFinder {
         let (next, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (began, enough) = (Instant::now(), stop.child());
         let settle = || {
-            let late = began.elapsed() >= ANSWER_WAIT;
+            let late = began.elapsed() >= ANSWER_GRACE_TIMEOUT;
             if late && !answers.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
                 enough.trigger();
             }
@@ -107,9 +107,9 @@ impl Finder for PeersFinder {
         let timekeeper = AtomicBool::new(!peers.is_empty());
         let work = || match timekeeper.swap(false, Ordering::Relaxed) {
             true => {
-                enough.wait(ANSWER_WAIT);
+                enough.wait(ANSWER_GRACE_TIMEOUT);
                 settle();
-                enough.wait(ANSWER_MOST.saturating_sub(began.elapsed()));
+                enough.wait(ANSWER_TIMEOUT.saturating_sub(began.elapsed()));
                 enough.trigger();
             }
             false => ask(),

@@ -4,7 +4,7 @@
 //! every chunk of it has been verified, and its MD5 where the tracker tells one; until then what is verified is kept beside it, and a later run goes on
 //! from there.
 
-use crate::content::limits::{LOOKUP_INTERVAL_ALONE, VERIFY_SAMPLE};
+use crate::content::limits::{URGENT_LOOKUP_INTERVAL, VERIFY_SAMPLE_COUNT};
 use crate::content::{FileId, FileName, Manifest, Md5};
 use crate::download::driver::{self, Download};
 use crate::download::finder::{Finder, find_patiently, interrupted};
@@ -229,7 +229,7 @@ fn manifest(
             let text = format!("none of {} holders gives the manifest of {id}", holders.len());
             return Err(DaemonError::new(Fault::NobodyHasAll, text));
         }
-        if shutdown.wait(LOOKUP_INTERVAL_ALONE) {
+        if shutdown.wait(URGENT_LOOKUP_INTERVAL) {
             return Err(interrupted());
         }
         if let Some(file) = finder.find(&query, shutdown).ok().and_then(|files| files.into_iter().next()) {
@@ -346,7 +346,7 @@ fn checking<T>(
 fn how_sure(verify: Verify) -> String {
     match verify {
         Verify::Full => String::new(),
-        Verify::Sample => format!(", as far as {VERIFY_SAMPLE} chunks of it tell"),
+        Verify::Sample => format!(", as far as {VERIFY_SAMPLE_COUNT} chunks of it tell"),
         Verify::None => ", as far as its size tells: it was not read".to_owned(),
     }
 }

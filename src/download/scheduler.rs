@@ -16,7 +16,7 @@ use super::source::{Pieces, Question, SourceReader};
 use super::staging;
 use super::verifier::Verifier;
 use crate::content::limits::{
-    PIPELINE_FAR_MAX, RECEIVE_MEMORY, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
+    PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
 };
 use crate::content::{ChunkIndex, HaveMap};
 use crate::net::{Shutdown, Threads};
@@ -77,7 +77,7 @@ struct Candidate {
     /// How often it did not keep to the protocol.
     offences: u32,
     /// What it has, where the owner says so.
-    told: HaveMap,
+    told: Bitfield,
     bad_bytes: u64,
 }
 
@@ -116,7 +116,7 @@ impl Fetch {
     /// [wanted](Self::want). Sources report to `events`.
     pub fn new(
         job: Job,
-        done: HaveMap,
+        done: Bitfield,
         all: bool,
         events: Sender<SourceEvent>,
         threads: &Threads,
@@ -147,7 +147,7 @@ impl Fetch {
     }
 
     /// Which chunks are there.
-    pub fn done(&self) -> &HaveMap {
+    pub fn done(&self) -> &Bitfield {
         self.picker.done()
     }
 
@@ -193,7 +193,7 @@ impl Fetch {
                 backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
                 failures: 0,
                 offences: 0,
-                told: HaveMap::none(self.job.count),
+                told: Bitfield::none(self.job.count),
                 bad_bytes: 0,
             };
             self.candidates.insert(address, candidate);
@@ -339,7 +339,7 @@ impl Fetch {
         }
     }
 
-    fn connected_to(&mut self, id: SourceId, have: Option<HaveMap>, now: Moment) {
+    fn connected_to(&mut self, id: SourceId, have: Option<Bitfield>, now: Moment) {
         let Some(live) = self.live.get_mut(&id) else { return };
         live.connected = true;
         let address = live.address;
@@ -348,7 +348,7 @@ impl Fetch {
             candidate.failures = 0;
             candidate.told.clone()
         });
-        let have = have.or(told).unwrap_or_else(|| HaveMap::none(self.job.count));
+        let have = have.or(told).unwrap_or_else(|| Bitfield::none(self.job.count));
         log::debug!("connected to {address}, which has {} of {} chunks", have.held(), have.count());
         self.picker.add_source(id, have, now);
     }
@@ -381,7 +381,7 @@ impl Fetch {
                 candidate.offences += u32::from(matches!(why, SourceError::Protocol(_)));
                 let pause = candidate.backoff.pause(&mut self.random);
                 candidate.link = Link::Idle(now + pause);
-                candidate.told = HaveMap::none(self.job.count);
+                candidate.told = Bitfield::none(self.job.count);
                 if !matches!(why, SourceError::Stopped) {
                     log::info!("lost {address}: {why}");
                 }
@@ -399,7 +399,7 @@ impl Fetch {
 
     /// As many sources at once as the memory for their buffers allows.
     fn places(&self) -> usize {
-        let by_memory = RECEIVE_MEMORY / u64::from(self.longest.max(1));
+        let by_memory = RECEIVE_MEMORY_BYTES / u64::from(self.longest.max(1));
         (by_memory as usize).clamp(SOURCES_MIN, SOURCES_MAX)
     }
 
@@ -439,7 +439,7 @@ impl Fetch {
         self.upstreams.begin(now);
         self.starts = self.starts.saturating_sub(1);
         // Never full: a source is never asked for more than the pipeline holds.
-        let (asks, asked) = bounded(PIPELINE_FAR_MAX * 2);
+        let (asks, asked) = bounded(PIPELINE_LONG_RTT_MAX * 2);
         let shutdown = self.shutdown.child();
         let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
         let pieces = Pieces::default();

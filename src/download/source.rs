@@ -145,14 +145,14 @@ impl Conversation {
     }
 
     /// Asks what a peer has of a file of so many chunks, whom to ask before all others, and to be told what comes.
-    fn have(&mut self, file: FileId, chunks: u32) -> Result<(HaveMap, Vec<Upstream>), SourceError> {
+    fn have(&mut self, file: FileId, chunks: u32) -> Result<(Bitfield, Vec<Upstream>), SourceError> {
         match self.ask(&PeerRequest::Have { file })? {
             PeerResponse::Have { count, length, upstreams, .. }
-                if count == chunks && length == HaveMap::byte_length(count) as u64 =>
+                if count == chunks && length == Bitfield::byte_length(count) as u64 =>
             {
                 let mut bytes = vec![0; length as usize];
                 self.reader.payload(&mut bytes)?;
-                let have = HaveMap::from_bytes(count, &bytes);
+                let have = Bitfield::from_bytes(count, &bytes);
                 Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstreams))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
@@ -337,7 +337,7 @@ impl SourceReader {
                 Ok(())
             }
             PeerResponse::Peers { file, mut peers } if file == self.job.file => {
-                peers.truncate(PEERS_NAMED);
+                peers.truncate(NAMED_PEERS_MAX);
                 self.report(SourceUpdate::Peers(peers));
                 Ok(())
             }
@@ -408,7 +408,7 @@ impl Questions {
                     }
                     Err(_) => break,
                 },
-                default(KEEP_ALIVE) => writer.send(&PeerRequest::Ping),
+                default(KEEP_ALIVE_INTERVAL) => writer.send(&PeerRequest::Ping),
             };
             if sent.is_err() {
                 break;

@@ -8,11 +8,11 @@
 //! to exist with the first chunk that could have used one.
 //!
 //! Invariants: a chunk is stored only after its SHA-256 matched; whatever became of a chunk is reported before its
-//! source's [`Tasks::ended`] returns; what is handed over never takes more than [`VERIFY_MEMORY`].
+//! source's [`Tasks::ended`] returns; what is handed over never takes more than [`VERIFY_MEMORY_BYTES`].
 
 use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
-use crate::content::limits::{VERIFY_COMPANY, VERIFY_HELPERS_MAX, VERIFY_MEMORY};
-use crate::content::{ChunkIndex, Digest, TOGETHER};
+use crate::content::limits::{VERIFY_BATCH_TIMEOUT, VERIFY_HELPERS_MAX, VERIFY_MEMORY_BYTES};
+use crate::content::{ChunkIndex, Digest, HASH_LANES};
 use crate::net::{Shutdown, Threads};
 use crate::swarm::picker::SourceId;
 use crate::upload::relay::Incoming;
@@ -73,7 +73,7 @@ impl Verifier {
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
         let most = if cores > 1 { cores.min(VERIFY_HELPERS_MAX) } else { 0 };
         // A batch that waits, and whoever finds it full makes up another one with the rest of it.
-        let (hand, tasks) = bounded(2 * TOGETHER - 1);
+        let (hand, tasks) = bounded(2 * HASH_LANES - 1);
         let bench = Bench {
             job,
             events,
@@ -82,7 +82,7 @@ impl Verifier {
             held: AtomicUsize::default(),
             last: AtomicU64::default(),
             began: Instant::now(),
-            spare: bounded((most + 2) * TOGETHER),
+            spare: bounded((most + 2) * HASH_LANES),
             shutdown: shutdown.clone(),
         };
         Self { bench: Arc::new(bench), hand, helpers: Arc::default(), most, threads: threads.clone() }
@@ -100,7 +100,7 @@ impl Verifier {
         let helpers = self.helpers.load(Relaxed);
         let held = self.bench.held.fetch_add(bytes, Relaxed);
         // A helper has a batch in hand, and one that is full waits.
-        if self.most == 0 || held + bytes * 2 > VERIFY_MEMORY {
+        if self.most == 0 || held + bytes * 2 > VERIFY_MEMORY_BYTES {
             return vec![task];
         }
         if helpers == 0 {
@@ -113,7 +113,7 @@ impl Verifier {
                 if helpers < self.most {
                     self.add_helper();
                 }
-                std::iter::once(task).chain(self.bench.tasks.try_iter().take(TOGETHER - 1)).collect()
+                std::iter::once(task).chain(self.bench.tasks.try_iter().take(HASH_LANES - 1)).collect()
             }
         }
     }
@@ -146,10 +146,10 @@ impl Bench {
             recv(self.shutdown.signal()) -> _ => return None,
             recv(self.tasks) -> task => task.ok()?,
         };
-        let until = Instant::now() + VERIFY_COMPANY;
+        let until = Instant::now() + VERIFY_BATCH_TIMEOUT;
         let mut company = first.company;
         let mut batch = vec![first];
-        while batch.len() < TOGETHER {
+        while batch.len() < HASH_LANES {
             let next = match company {
                 true => self.tasks.recv_deadline(until).ok(),
                 false => self.tasks.try_recv().ok(),
@@ -164,7 +164,7 @@ impl Bench {
     /// Whether another chunk can be expected at once, as this one came soon after the one before it.
     fn comes_fast(&self) -> bool {
         let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        now.saturating_sub(self.last.swap(now, Relaxed)) < VERIFY_COMPANY.as_nanos() as u64
+        now.saturating_sub(self.last.swap(now, Relaxed)) < VERIFY_BATCH_TIMEOUT.as_nanos() as u64
     }
 
     /// Checks chunks, stores them, and reports what has become of them.
@@ -363,12 +363,12 @@ mod tests {
     fn chunks_that_are_too_large_for_the_helpers_are_verified_here() {
         let Stage { sink, verifier, threads, shutdown, .. } = stage();
         let tasks = verifier.tasks(SOURCE, &shutdown.child());
-        let mut large = vec![0; VERIFY_MEMORY / 2 + 1];
+        let mut large = vec![0; VERIFY_MEMORY_BYTES / 2 + 1];
         let digest = Digest::of(&large);
         for index in 0..3 {
             tasks.take(ChunkIndex(index), digest, &mut large, None, true);
         }
-        assert!(!sink.has_been_helped() && large.len() == VERIFY_MEMORY / 2 + 1);
+        assert!(!sink.has_been_helped() && large.len() == VERIFY_MEMORY_BYTES / 2 + 1);
         assert_eq!(verifier.helpers.load(Relaxed), 0);
         shutdown.trigger();
         threads.join();

@@ -1,7 +1,7 @@
 //! Asking a tracker by datagrams: cookies, repeats, and answers matched to their questions.
 
 use super::Shutdown;
-use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_TRIES, DATAGRAM_WAIT};
+use crate::content::limits::{DATAGRAM_ATTEMPTS_MAX, DATAGRAM_MAX, DATAGRAM_TIMEOUT};
 use crate::protocol::datagram::{Cookie, Datagram};
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
@@ -77,12 +77,12 @@ impl Asker {
         self.shutdown = shutdown.clone();
     }
 
-    /// Asks, [`DATAGRAM_TRIES`] times at most, waiting longer each time.
+    /// Asks, [`DATAGRAM_ATTEMPTS_MAX`] times at most, waiting longer each time.
     ///
     /// # Errors
     /// No answer, or not wanted any more.
     pub fn ask(&mut self, request: &TrackerRequest) -> Result<TrackerResponse, AskError> {
-        self.ask_tries(request, DATAGRAM_TRIES)
+        self.ask_tries(request, DATAGRAM_ATTEMPTS_MAX)
     }
 
     /// Asks at most `tries` times.
@@ -98,7 +98,7 @@ impl Asker {
         while attempt < tries && self.patience.map(left) != Some(Duration::ZERO) {
             self.next += 1;
             let question = Datagram::new(self.next, self.cookie, request.clone());
-            let wait = DATAGRAM_WAIT * (1 << attempt.min(4));
+            let wait = DATAGRAM_TIMEOUT * (1 << attempt.min(4));
             let wait = self.patience.map_or(wait, |patience| wait.min(left(patience)));
             match self.exchange(&question.encode()?, wait) {
                 Ok(TrackerResponse::Cookie { cookie }) if cookies < COOKIES_MAX => {

@@ -1,7 +1,7 @@
 //! Making connections.
 
 use super::Shutdown;
-use crate::content::limits::DIAL_TIMEOUT;
+use crate::content::limits::CONNECT_TIMEOUT;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How often a waiting dial looks whether it is still wanted.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// Connects within [`DIAL_TIMEOUT`], or until `shutdown`.
+/// Connects within [`CONNECT_TIMEOUT`], or until `shutdown`.
 ///
 /// # Errors
 /// Refused, unreachable, `TimedOut`, or `Interrupted` by the shutdown.
@@ -36,7 +36,7 @@ pub fn dial(address: SocketAddr, shutdown: &Shutdown) -> io::Result<TcpStream> {
 }
 
 fn wait_connected(socket: &Socket, shutdown: &Shutdown) -> io::Result<()> {
-    let deadline = Instant::now() + DIAL_TIMEOUT;
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
     let glance = Timespec { tv_sec: 0, tv_nsec: GLANCE.subsec_nanos().into() };
     loop {
         let ready = match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&glance)) {

@@ -3,7 +3,7 @@
 //! The link is a type of its own so that encryption can come under it later. After a failed write the link
 //! is never written to again by its owner: half a frame may be out.
 
-use crate::content::limits::{CONVERSATION_TIMEOUT, STALL_TIMEOUT};
+use crate::content::limits::{IDLE_TIMEOUT, STALL_TIMEOUT};
 use crate::protocol::Message;
 use crate::protocol::frame::{self, Decoder, FrameError};
 use rustix::net::SendFlags;
@@ -53,9 +53,9 @@ impl From<io::Error> for LinkError {
     }
 }
 
-/// How long a payload may take as a whole: [`CONVERSATION_TIMEOUT`], longer for what is large.
+/// How long a payload may take as a whole: [`IDLE_TIMEOUT`], longer for what is large.
 pub fn payload_time(length: u64) -> Duration {
-    CONVERSATION_TIMEOUT.max(Duration::from_secs(length / SLOWEST))
+    IDLE_TIMEOUT.max(Duration::from_secs(length / SLOWEST))
 }
 
 /// The reading half of a link.

@@ -5,7 +5,7 @@
 //! is never closed for another one.
 
 use super::{Shutdown, Threads};
-use crate::content::limits::{EVICTION_GRACE, EVICTION_IDLE, LISTEN_BACKLOG};
+use crate::content::limits::{EVICTION_GRACE_MIN, EVICTION_IDLE_MIN, LISTEN_BACKLOG};
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -166,10 +166,10 @@ impl Seats {
         let idle = self.taken.iter().min_by_key(|(_, seat)| seat.activity.last());
         let Some((&number, seat)) = idle else { return Eviction::Impossible };
         match seat.activity.last() {
-            Some(last) if last.elapsed() < EVICTION_IDLE => return Eviction::Impossible,
+            Some(last) if last.elapsed() < EVICTION_IDLE_MIN => return Eviction::Impossible,
             // A place that is taken away at once is none: in a rush nobody would get to speak.
-            None if seat.since.elapsed() < EVICTION_GRACE => {
-                return Eviction::Later(EVICTION_GRACE.saturating_sub(seat.since.elapsed()));
+            None if seat.since.elapsed() < EVICTION_GRACE_MIN => {
+                return Eviction::Later(EVICTION_GRACE_MIN.saturating_sub(seat.since.elapsed()));
             }
             _ => {}
         }
@@ -287,7 +287,7 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
             // Those that were evicted end soon, and are waited for; should they not, there is a limit to that, too.
             let crowded = self.running.load(Ordering::Relaxed) >= self.most + self.most.div_ceil(4);
             let eviction = match crowded {
-                true if begun.elapsed() < EVICTION_GRACE => Eviction::Later(CROWDED_PAUSE),
+                true if begun.elapsed() < EVICTION_GRACE_MIN => Eviction::Later(CROWDED_PAUSE),
                 true => Eviction::Impossible,
                 false => seats.evict(),
             };

@@ -1,6 +1,6 @@
 //! The one way to spawn a thread: named, with a small stack, and joined in the end.
 
-use crate::content::limits::STACK;
+use crate::content::limits::STACK_BYTES;
 // Of `core`, since nobody ever waits on a count.
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::io;
@@ -37,7 +37,7 @@ impl Threads {
     /// # Errors
     /// When the system has no room for another one.
     pub fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let handle = Builder::new().name(name.to_owned()).stack_size(STACK).spawn(run)?;
+        let handle = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run)?;
         UNJOINED.fetch_add(1, Ordering::SeqCst);
         let mut handles = self.handles();
         // Those that have ended need no joining later.
@@ -83,8 +83,9 @@ fn joined(handle: JoinHandle<()>) {
 /// no room for all of them, with those that it has; when for none, here.
 pub fn side_by_side(name: &str, count: usize, work: impl Fn() + Sync) {
     std::thread::scope(|scope| {
-        let spawn =
-            || Builder::new().name(name.to_owned()).stack_size(STACK).spawn_scoped(scope, &work).map(drop);
+        let spawn = || {
+            Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn_scoped(scope, &work).map(drop)
+        };
         let spawned = (0..count).filter(|_| match spawn() {
             Ok(()) => true,
             Err(error) => {

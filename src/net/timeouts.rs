@@ -1,6 +1,6 @@
 //! How long the other side of a connection is waited for.
 
-use crate::content::limits::{CONVERSATION_TIMEOUT, HELLO_TIMEOUT, STALL_TIMEOUT};
+use crate::content::limits::{HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, STALL_TIMEOUT};
 use std::time::Duration;
 
 /// How long the other side of a connection is waited for.
@@ -17,6 +17,6 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { hello: HELLO_TIMEOUT, idle: CONVERSATION_TIMEOUT, stall: STALL_TIMEOUT }
+        Self { hello: HANDSHAKE_TIMEOUT, idle: IDLE_TIMEOUT, stall: STALL_TIMEOUT }
     }
 }

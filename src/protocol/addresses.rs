@@ -1,21 +1,23 @@
-//! Lists of addresses as they are written, thirty and more in an answer: the general way of formatting numbers would be
-//! most of the work of a lookup.
+//! Fast serializer of address lists in lookup responses.
+//!
+//! A response names 30 addresses and more; with the formatter of the standard library, their digits would
+//! take most of the time of a lookup. The output is the same.
 
 use serde::{Serialize, Serializer};
 use std::net::{SocketAddr, SocketAddrV4};
 
-/// Writes a list as `serde` would.
+/// Serializes a list with the same output as the default of `serde`.
 pub(super) fn serialize<S: Serializer>(addresses: &[SocketAddr], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_seq(addresses.iter().map(Written))
+    to.collect_seq(addresses.iter().map(FastAddress))
 }
 
-struct Written<'a>(&'a SocketAddr);
+struct FastAddress<'a>(&'a SocketAddr);
 
-impl Serialize for Written<'_> {
+impl Serialize for FastAddress<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             SocketAddr::V4(address) => {
-                let mut text = Text::default();
+                let mut text = AddressText::default();
                 text.address(address);
                 to.serialize_str(text.as_str())
             }
@@ -24,14 +26,14 @@ impl Serialize for Written<'_> {
     }
 }
 
-/// Room for the longest address, `255.255.255.255:65535`.
+/// Text of an IPv4 address; the longest, `255.255.255.255:65535`, has 21 bytes.
 #[derive(Default)]
-struct Text {
+struct AddressText {
     bytes: [u8; 21],
     length: usize,
 }
 
-impl Text {
+impl AddressText {
     fn address(&mut self, address: &SocketAddrV4) {
         for (at, octet) in address.ip().octets().into_iter().enumerate() {
             if at > 0 {
@@ -44,10 +46,10 @@ impl Text {
     }
 
     fn number(&mut self, number: u16) {
-        let mut begun = false;
+        let mut started = false;
         for power in [10_000, 1_000, 100, 10] {
-            begun |= number >= power;
-            if begun {
+            started |= number >= power;
+            if started {
                 self.push(b'0' + (number / power % 10) as u8);
             }
         }
@@ -60,7 +62,7 @@ impl Text {
     }
 
     fn as_str(&self) -> &str {
-        // They are all ASCII.
+        // Digits, dots and a colon are ASCII, so this never fails.
         std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
     }
 }
@@ -72,10 +74,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_address_is_written_as_it_always_is(addresses: Vec<SocketAddr>, ip: [u8; 4], port: u16) {
+        fn output_equals_that_of_the_default_serializer(addresses: Vec<SocketAddr>, ip: [u8; 4], port: u16) {
             let addresses = [addresses, vec![(ip, port).into(), ([255; 4], 65_535).into()]].concat();
-            let written: Vec<_> = addresses.iter().map(Written).collect();
-            prop_assert_eq!(serde_json::to_string(&written).unwrap(), serde_json::to_string(&addresses).unwrap());
+            let fast: Vec<_> = addresses.iter().map(FastAddress).collect();
+            prop_assert_eq!(serde_json::to_string(&fast).unwrap(), serde_json::to_string(&addresses).unwrap());
         }
     }
 }

@@ -1,129 +1,131 @@
-//! Datagrams: one JSON object of at most [`DATAGRAM_MAX`] bytes around a message.
+//! Encoding of datagrams: a message in a JSON object of at most [`DATAGRAM_MAX`] bytes.
 //!
-//! A source address is proven by a [`Cookie`] that the tracker computes from it and forgets (as
-//! BitTorrent's UDP trackers do with their connection id, BEP 15, and DNS with RFC 7873). Invariant: an
-//! unproven source never gets more bytes than it sent; that is why a datagram without a cookie is padded
-//! with white space to [`DATAGRAM_PADDED`] bytes.
+//! A stateless [`Cookie`] validates the source address, like the connection id of BitTorrent's UDP trackers
+//! (BEP 15) and the cookies of DNS (RFC 7873). Invariant: a source that is not validated never receives
+//! more bytes than it sent; therefore a datagram without a cookie is padded with white space to
+//! [`DATAGRAM_PADDED_BYTES`] bytes.
 
 use super::Message;
 use super::frame::FrameError;
-use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_PADDED, PROTOCOL_VERSION};
-use crate::content::{Digest, text};
+use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_PADDED_BYTES, PROTOCOL_VERSION};
+use crate::content::{Digest, serde_str};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::net::{IpAddr, SocketAddr};
 
-/// Proves that a datagram comes from where it says: 16 hexadecimal digits.
+/// Cookie that validates the source address of a datagram; 16 hexadecimal digits in JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cookie(pub u64);
 
 impl Serialize for Cookie {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(text::hex(&self.0.to_be_bytes(), &mut [0; 16]))
+        to.serialize_str(serde_str::hex(&self.0.to_be_bytes(), &mut [0; 16]))
     }
 }
 
 impl<'de> Deserialize<'de> for Cookie {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         const EXPECTED: &str = "16 hexadecimal digits";
-        text::read(from, EXPECTED, |text| {
-            let number = text::number(text.as_bytes()).filter(|_| text.len() == 16);
+        serde_str::deserialize(from, EXPECTED, |text| {
+            let number = serde_str::hex_number(text.as_bytes()).filter(|_| text.len() == 16);
             number.map(|number| Cookie(number as u64)).ok_or(EXPECTED)
         })
     }
 }
 
-/// Makes and checks cookies. Nothing is remembered but one secret.
+/// Issues and verifies cookies from one secret, without state for each address.
 pub struct CookieJar {
     secret: [u8; 32],
 }
 
 impl CookieJar {
-    /// A jar with a secret that nobody else knows.
+    /// A cookie jar; `secret` must be random and is never sent.
     pub fn new(secret: [u8; 32]) -> Self {
         Self { secret }
     }
 
-    /// The cookie of an address in an epoch (a time divided by
-    /// [`COOKIE_EPOCH`](crate::content::limits::COOKIE_EPOCH)).
+    /// The cookie of an address in an epoch: time divided by
+    /// [`COOKIE_INTERVAL`](crate::content::limits::COOKIE_INTERVAL).
     pub fn cookie(&self, address: SocketAddr, epoch: u64) -> Cookie {
         let ip = match address.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
-        // Of the same length for all, so that it says one thing only, and so short that it takes one step of the hash:
-        // every datagram is checked.
-        let mut text = [0; 54];
-        text[..32].copy_from_slice(&self.secret);
-        text[32..36].copy_from_slice(&(epoch as u32).to_be_bytes());
-        text[36..52].copy_from_slice(&ip.octets());
-        text[52..].copy_from_slice(&address.port().to_be_bytes());
-        let [a, b, c, d, e, f, g, h, ..] = Digest::of(&text).0;
+        // A fixed length makes the encoding unambiguous. At most 55 bytes fit in one block of SHA-256,
+        // which matters because every datagram is verified.
+        let mut input = [0; 54];
+        input[..32].copy_from_slice(&self.secret);
+        input[32..36].copy_from_slice(&(epoch as u32).to_be_bytes());
+        input[36..52].copy_from_slice(&ip.octets());
+        input[52..].copy_from_slice(&address.port().to_be_bytes());
+        let [a, b, c, d, e, f, g, h, ..] = Digest::of(&input).0;
         Cookie(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 
-    /// Whether a cookie proves an address: those of this epoch and of the one before do.
-    pub fn proves(&self, cookie: Cookie, address: SocketAddr, epoch: u64) -> bool {
+    /// Whether a cookie validates an address: a cookie of this epoch or of the previous one does.
+    pub fn validates(&self, cookie: Cookie, address: SocketAddr, epoch: u64) -> bool {
         cookie == self.cookie(address, epoch)
             || epoch.checked_sub(1).is_some_and(|last| cookie == self.cookie(address, last))
     }
 }
 
-/// What a datagram holds.
+/// Contents of a datagram.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Datagram<M> {
     /// [`PROTOCOL_VERSION`].
     pub v: u32,
-    /// Chosen by the asker and repeated in the answer.
+    /// Transaction number, chosen by the client and repeated in the response.
     pub tx: u64,
-    /// Proves the source, once the tracker has told it.
+    /// Validates the source address; absent until the tracker has issued a cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cookie: Option<Cookie>,
-    /// The message.
+    /// The request or response.
     pub message: M,
 }
 
-/// What can be read of a datagram whose message cannot: enough to answer with an error.
+/// Version and transaction number of a datagram whose message cannot be decoded.
+///
+/// They suffice to answer with an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 pub struct Envelope {
-    /// The version.
+    /// Protocol version.
     pub v: u32,
-    /// The asker's number.
+    /// Transaction number.
     pub tx: u64,
 }
 
 impl<M: Message> Datagram<M> {
-    /// A datagram of this version.
+    /// A datagram of this protocol version.
     pub fn new(tx: u64, cookie: Option<Cookie>, message: M) -> Self {
         Self { v: PROTOCOL_VERSION, tx, cookie, message }
     }
 
-    /// The bytes to send.
+    /// Encodes a request, padded if it has no cookie.
     ///
     /// # Errors
-    /// [`FrameError::TooLong`] when they do not fit.
+    /// [`FrameError::TooLong`] above [`DATAGRAM_MAX`] bytes.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
         let mut bytes = Vec::new();
         self.write(&mut bytes)?;
-        if self.cookie.is_none() && bytes.len() < DATAGRAM_PADDED {
-            bytes.resize(DATAGRAM_PADDED, b' ');
+        if self.cookie.is_none() && bytes.len() < DATAGRAM_PADDED_BYTES {
+            bytes.resize(DATAGRAM_PADDED_BYTES, b' ');
         }
         Ok(bytes)
     }
 
-    /// Puts the bytes to send into `bytes` in place of what was there. Without padding, which an answer does not need.
+    /// Encodes a response into `bytes`, whose contents are replaced. Responses need no padding.
     ///
     /// # Errors
-    /// [`FrameError::TooLong`] when they do not fit.
+    /// [`FrameError::TooLong`] above [`DATAGRAM_MAX`] bytes.
     pub fn write(&self, bytes: &mut Vec<u8>) -> Result<(), FrameError> {
         bytes.clear();
         serde_json::to_writer(&mut *bytes, self)?;
         if bytes.len() > DATAGRAM_MAX { Err(FrameError::TooLong) } else { Ok(()) }
     }
 
-    /// Reads a datagram.
+    /// Decodes a datagram.
     ///
     /// # Errors
-    /// Too long, or not one.
+    /// The bytes exceed [`DATAGRAM_MAX`], or are not a datagram with a message of the expected direction.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         match bytes.len() > DATAGRAM_MAX {
             true => Err(FrameError::TooLong),
@@ -132,7 +134,7 @@ impl<M: Message> Datagram<M> {
     }
 }
 
-/// What can be read of a datagram that [`Datagram::decode`] refused.
+/// Decodes the envelope of a datagram that [`Datagram::decode`] refused; `None` if that fails, too.
 pub fn envelope(bytes: &[u8]) -> Option<Envelope> {
     serde_json::from_slice(bytes.get(..DATAGRAM_MAX.min(bytes.len()))?).ok()
 }
@@ -144,7 +146,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_exact_form() {
+    fn json_of_a_datagram_is_fixed() {
         let request = Datagram::new(5, Some(Cookie(1)), TrackerRequest::Heartbeat { token: Token(42) });
         let json = r#"{"v":1,"tx":5,"cookie":"0000000000000001","message":{"type":"heartbeat","token":"0000000000000000000000000000002a"}}"#;
         assert_eq!(request.encode().unwrap(), json.as_bytes());
@@ -152,28 +154,28 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_never_larger_than_what_it_answers() {
+    fn a_cookie_response_is_never_larger_than_its_request() {
         let smallest = Datagram::new(0, None, TrackerRequest::Unknown).encode().unwrap();
         let response = TrackerResponse::Cookie { cookie: Cookie(u64::MAX) };
-        let answer = serde_json::to_vec(&Datagram::new(u64::MAX, None, response)).unwrap();
-        assert!(answer.len() <= smallest.len());
+        let response = serde_json::to_vec(&Datagram::new(u64::MAX, None, response)).unwrap();
+        assert!(response.len() <= smallest.len());
         assert!(Datagram::<TrackerRequest>::decode(&smallest).is_ok(), "padding is white space");
     }
 
     #[test]
-    fn a_cookie_proves_one_address_for_a_while() {
+    fn a_cookie_validates_one_address_for_two_epochs() {
         let jar = CookieJar::new([1; 32]);
-        let (here, there) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.1:2".parse().unwrap());
-        let cookie = jar.cookie(here, 7);
-        assert!(jar.proves(cookie, here, 7) && jar.proves(cookie, here, 8));
-        assert!(!jar.proves(cookie, here, 9) && !jar.proves(cookie, here, 6));
-        assert!(!jar.proves(cookie, there, 7));
-        assert!(!CookieJar::new([2; 32]).proves(cookie, here, 7));
-        assert!(!jar.proves(Cookie(0), here, 0));
+        let (client, other) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.1:2".parse().unwrap());
+        let cookie = jar.cookie(client, 7);
+        assert!(jar.validates(cookie, client, 7) && jar.validates(cookie, client, 8));
+        assert!(!jar.validates(cookie, client, 9) && !jar.validates(cookie, client, 6));
+        assert!(!jar.validates(cookie, other, 7));
+        assert!(!CookieJar::new([2; 32]).validates(cookie, client, 7));
+        assert!(!jar.validates(Cookie(0), client, 0));
     }
 
     #[test]
-    fn another_version_can_still_be_answered() {
+    fn a_datagram_of_another_version_has_an_envelope() {
         let bytes = br#"{"v":9,"tx":3,"message":{"never":"seen"}}"#;
         assert!(Datagram::<TrackerRequest>::decode(bytes).is_err());
         assert_eq!(envelope(bytes), Some(Envelope { v: 9, tx: 3 }));

@@ -1,26 +1,27 @@
-//! Frames: JSON lines of bounded length, with raw bytes behind those that state a `length`.
+//! Frames over TCP: a JSON line of bounded length, followed by a payload if it states a `length`.
 //!
-//! The [`Decoder`] is fed bytes as they come, in pieces of any size, and loses none when a read times
-//! out half-way. Invariant: it never holds more than one line's limit and one feed.
+//! The [`Decoder`] is fed bytes in pieces of any size, as they are received, and loses none if a read times
+//! out in the middle of a frame. Invariant: its buffer never exceeds one line of [`FRAME_MAX`] bytes and
+//! one feed.
 
 use super::Message;
 use crate::content::limits::FRAME_MAX;
 
-/// Why bytes are not a frame, or a message does not fit in one.
+/// Bytes that are not a frame, or a message that does not fit in a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// No newline within the limit.
+    /// The line exceeds [`FRAME_MAX`] bytes.
     #[error("a line of more than {FRAME_MAX} bytes")]
     TooLong,
-    /// Not the JSON of a message that is expected here.
+    /// The line is not the JSON of a message of the expected direction.
     #[error("not a message: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// The line of a message, newline included.
+/// Encodes a message as a line, with its newline.
 ///
 /// # Errors
-/// [`FrameError::TooLong`] when it does not fit in a frame.
+/// [`FrameError::TooLong`] above [`FRAME_MAX`] bytes.
 pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, FrameError> {
     let mut line = serde_json::to_vec(message)?;
     if line.len() > FRAME_MAX {
@@ -30,24 +31,26 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, FrameError> {
     Ok(line)
 }
 
-/// Cuts a stream of bytes into lines and payloads.
+/// Splits a stream of bytes into lines and payloads.
 #[derive(Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
-    /// Bytes before this have been taken.
+    /// Offset of the first byte in `buffer` that was not consumed yet.
     start: usize,
-    /// Bytes before this are known to hold no newline.
+    /// Offset in `buffer` at which the search for a newline continues.
     scanned: usize,
 }
 
 impl Decoder {
-    /// A decoder that has seen nothing.
+    /// A decoder at the start of a stream.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes bytes in. Feed at most [`FRAME_MAX`] at a time, and only when neither
-    /// [`next_message`](Self::next_message) nor [`take`](Self::take) had enough.
+    /// Appends received bytes.
+    ///
+    /// Call it with at most [`FRAME_MAX`] bytes, and only after [`next_message`](Self::next_message) or
+    /// [`take`](Self::take) ran out of bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.start > 0 {
             self.buffer.drain(..self.start);
@@ -57,11 +60,12 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next message, once its whole line is there. Read its payload with [`take`](Self::take)
-    /// before asking for another.
+    /// Decodes the next message; `None` until its whole line was fed.
+    ///
+    /// Read the payload of a message with [`take`](Self::take) before the next call.
     ///
     /// # Errors
-    /// A line that is too long, or not a message. There is no way to go on after that.
+    /// The line is too long or not a message. The stream cannot be used after an error.
     pub fn next_message<M: Message>(&mut self) -> Result<Option<M>, FrameError> {
         let Some(end) = self.line_end()? else { return Ok(None) };
         let line = &self.buffer[self.start..end];
@@ -71,7 +75,7 @@ impl Decoder {
         Ok(Some(message))
     }
 
-    /// Moves payload bytes that came along with a line into `target`; returns how many.
+    /// Moves buffered payload bytes into `target`; returns their number.
     pub fn take(&mut self, target: &mut [u8]) -> usize {
         let count = target.len().min(self.buffer.len() - self.start);
         target[..count].copy_from_slice(&self.buffer[self.start..self.start + count]);
@@ -80,7 +84,7 @@ impl Decoder {
         count
     }
 
-    /// Whether bytes are waiting: the beginning of a message, or more.
+    /// Whether all fed bytes have been consumed, so that no partial message is buffered.
     pub fn is_empty(&self) -> bool {
         self.start == self.buffer.len()
     }
@@ -110,26 +114,26 @@ mod tests {
     /// Feeds `bytes` in pieces of the given sizes and returns the messages with their payloads.
     fn decode(bytes: &[u8], sizes: &[usize]) -> Vec<(PeerResponse, Vec<u8>)> {
         let mut decoder = Decoder::new();
-        let mut got: Vec<(PeerResponse, Vec<u8>)> = Vec::new();
+        let mut frames: Vec<(PeerResponse, Vec<u8>)> = Vec::new();
         let mut sizes = sizes.iter().copied().cycle();
         let mut rest = bytes;
-        let mut wanted = 0;
+        let mut missing = 0;
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(sizes.next().unwrap_or(1).clamp(1, rest.len()));
             decoder.feed(piece);
             rest = after;
             loop {
-                if wanted > 0 {
-                    let mut payload = vec![0; wanted];
+                if missing > 0 {
+                    let mut payload = vec![0; missing];
                     let taken = decoder.take(&mut payload);
-                    got.last_mut().unwrap().1.extend(&payload[..taken]);
-                    wanted -= taken;
+                    frames.last_mut().unwrap().1.extend(&payload[..taken]);
+                    missing -= taken;
                 }
-                match wanted {
+                match missing {
                     0 => match decoder.next_message().unwrap() {
                         Some(message) => {
-                            wanted = PeerResponse::payload_length(&message) as usize;
-                            got.push((message, Vec::new()));
+                            missing = PeerResponse::payload_length(&message) as usize;
+                            frames.push((message, Vec::new()));
                         }
                         None => break,
                     },
@@ -138,12 +142,12 @@ mod tests {
             }
         }
         assert!(decoder.is_empty());
-        got
+        frames
     }
 
     proptest! {
         #[test]
-        fn any_split_of_the_bytes_gives_the_same_messages(
+        fn decoded_messages_do_not_depend_on_how_bytes_are_split(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..8),
             sizes in prop::collection::vec(1usize..200, 1..20),
         ) {
@@ -167,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_refused_at_the_limit() {
+    fn a_line_without_newline_is_refused_above_the_limit() {
         let mut decoder = Decoder::new();
         decoder.feed(&vec![b' '; FRAME_MAX]);
         assert!(matches!(decoder.next_message::<PeerResponse>(), Ok(None)));
@@ -176,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_line_is_taken_and_one_more_is_not() {
+    fn a_line_of_the_maximum_length_is_accepted() {
         let line = |pad: usize| [br#"{"type":"pong"}"#, &vec![b' '; pad][..], b"\n"].concat();
         let mut decoder = Decoder::new();
         decoder.feed(&line(FRAME_MAX - 15));

@@ -1,59 +1,67 @@
-//! Frames and messages: what travels between programs, and in which form.
+//! Messages between the programs, and their encoding in frames and datagrams.
 //!
-//! - [`frame`]: one JSON object on one line; where it states a `length`, that many raw bytes follow.
-//! - [`datagram`]: the same messages, one in each datagram, with a cookie that proves the sender's address.
-//! - [`tracker`]: what a tracker is asked and what it answers. [`peer`]: the same for peers;
-//!   [`volunteer`]: for volunteers. [`status`]: what a tracker tells of itself.
+//! - [`frame`]: encoding over TCP: one JSON object on one line; a stated `length` is the size of the
+//!   payload after it.
+//! - [`datagram`]: encoding over UDP: one message in each datagram, with a cookie that validates the source
+//!   address.
+//! - [`tracker`]: messages between a peer and a tracker or manager. [`peer`]: messages between peers.
+//!   [`volunteer`]: messages between a volunteer and a tracker. [`status`]: state of a tracker.
+//! - [`tokens`]: secret tokens of 128 bits.
 //!
-//! Pure: bytes in, messages out. No socket is named here, and nothing here waits. Every message is
-//! tagged by `type`; a type that is not known decodes to `Unknown` and is answered by an error frame.
+//! Pure: bytes in, messages out, without sockets and without blocking. Every message is tagged by `type`;
+//! an unknown type decodes to `Unknown` and is answered with an error frame. The wire format is described
+//! in `docs/protocol.md`.
 
 mod addresses;
 pub mod datagram;
 pub mod file_summary;
+pub(crate) mod fast_path;
 pub mod frame;
 pub(crate) mod frequent;
 pub mod numbers;
 pub mod payload;
 pub mod peer;
 pub mod status;
+pub mod tokens;
 pub mod tracker;
 pub mod volunteer;
 
 use serde::{Deserialize, Serialize};
 
-/// Why something was refused; stable, so that programs can act on it. The text beside it is for people.
+/// Error code of a refused request.
+///
+/// Codes are stable, for programs; the text next to the code is for the user.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
-    /// The protocol version is not spoken here.
+    /// The receiver does not support the protocol version.
     UnknownVersion,
-    /// The message type is not known here.
+    /// The receiver does not support the message type.
     UnknownMessage,
-    /// Not a message, or one that does not fit the conversation.
+    /// The bytes are not a message, or the message is not valid in this state of the connection.
     Malformed,
-    /// The token is not known: register again.
+    /// The token is unknown: the peer must register again.
     UnknownToken,
-    /// No such file, set or chunk here.
+    /// The file, set or chunk does not exist here.
     NotFound,
-    /// The chunk is not here, or not verified yet.
+    /// The chunk is not held here, or not verified yet.
     NotHere,
-    /// What was served has changed on disk since it was hashed.
+    /// The file has changed on disk since it was hashed.
     Changed,
-    /// Not allowed: the text says why.
+    /// The request is not allowed; the text states the reason.
     Refused,
-    /// A limit is reached; come back later.
+    /// A limit is reached; retry later.
     Busy,
-    /// Something failed here that is not the asker's fault.
+    /// The receiver failed for a reason that the request did not cause.
     Internal,
-    /// A code of a later version.
+    /// A code of a later protocol version.
     #[serde(other)]
     Other,
 }
 
-/// A message that can be read from a line.
+/// A message that is sent in a frame.
 pub trait Message: Serialize + for<'de> Deserialize<'de> {
-    /// How many raw bytes follow the line.
+    /// Size of the payload that follows the line, bytes.
     fn payload_length(&self) -> u64 {
         0
     }

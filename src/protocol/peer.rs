@@ -1,8 +1,9 @@
-//! What peers ask each other and answer.
+//! Messages between peers: a client requests chunks, the server responds.
 //!
-//! A conversation opens with `hello` from both sides. After that requests are pipelined: answers come
-//! in the order of the requests. Once `have` was asked, `got` may come between them, and to who serves as well also
-//! `coming`, `hints`, `upstream` and `peers`. `overtake`, `slow` and `ping` ask for nothing that the order depends on.
+//! A connection opens with `hello` from both sides. After that requests are pipelined: responses are sent
+//! in the order of the requests. After a `have` request, the server also sends `got` between responses and,
+//! to a client that serves other peers itself, `coming`, `hints`, `upstream` and `peers`. `overtake` and
+//! `slow` have no response; `pong` has no place in the order.
 
 use super::tracker::FileSummary;
 use super::{ErrorCode, Message};
@@ -13,102 +14,109 @@ use std::net::SocketAddr;
 /// A file that a peer offers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct OfferedFile {
-    /// What it is.
+    /// Id, name and size.
     #[serde(flatten)]
     pub file: FileSummary,
-    /// How many of its chunks are there.
+    /// Number of chunks that the peer holds.
     pub held: u32,
 }
 
-/// From the peer that connected.
+/// Message from the client: the peer that opened the connection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PeerRequest {
-    /// Opens the conversation.
+    /// Opens the connection.
     Hello {
         /// [`PROTOCOL_VERSION`](crate::content::limits::PROTOCOL_VERSION).
         version: u32,
-        /// The port on which the asker serves what it has, if it does.
+        /// TCP port on which the client serves its chunks; `None` if it does not serve.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         port: Option<u16>,
     },
-    /// Asks for a file's manifest.
+    /// Requests the manifest of a file.
     Manifest {
-        /// The file.
+        /// Id of the file.
         file: FileId,
     },
-    /// Asks which chunks are there, and to be told (`got`) as more come.
+    /// Requests the bitfield of a file, and `got` messages for chunks that the server completes later.
     Have {
-        /// The file.
+        /// Id of the file.
         file: FileId,
     },
-    /// Asks for a chunk.
+    /// Requests a chunk.
     Chunk {
-        /// The file; for a set that is not sealed, [`FileId::of_set`].
+        /// Id of the file; for a set that is not sealed, [`FileId::of_set`].
         file: FileId,
-        /// The chunk, counted from 0.
+        /// Index of the chunk, counted from 0.
         index: ChunkIndex,
     },
-    /// Asks what is offered under a name, of an id, or at all.
+    /// Requests the list of offered files: all, or those of a name or an id.
     Files {
-        /// The name.
+        /// Only files of this name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<FileName>,
-        /// The id.
+        /// Only the file of this id.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<FileId>,
     },
-    /// The peer that was named `upstream` keeps the asker waiting: another one, please.
+    /// Reports that the predecessor is slow; the server assigns another one with `upstream`.
     Overtake {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// In which stripe.
+        /// Stripe in which it is the predecessor.
         #[serde(default, skip_serializing_if = "is_zero")]
         stripe: u8,
-        /// Whether it has been compared with the one who is asked here.
+        /// Whether the predecessor is certainly the cause: it has disconnected, or is slower than the server.
         #[serde(default)]
         sure: bool,
     },
-    /// Another one who fetches the file here takes chunks from the asker far more slowly than they come: it had better
-    /// stand where nobody waits for it.
+    /// Reports that a successor receives chunks far more slowly than they arrive at the client.
+    ///
+    /// The server reassigns it to a position with few or no successors.
     Slow {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// Where that one serves.
+        /// Address at which the slow peer serves.
         peer: SocketAddr,
     },
-    /// Keeps an idle conversation open.
+    /// Keep-alive of an idle connection.
     Ping,
-    /// A message of a later version.
+    /// A message of a later protocol version.
     #[serde(other)]
     Unknown,
 }
 
-/// Whom to ask before all others, of those who fetch a file from the same peer ([`trees`](crate::swarm::trees)).
+/// Predecessor of a client in one stripe of a file: the peer to request chunks from first.
+///
+/// The server assigns it among the clients that download the file from it ([`trees`](crate::swarm::trees)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Upstream {
-    /// Where it serves; none for the one who says so.
+    /// Address of the predecessor; `None` if it is the server itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<SocketAddr>,
-    /// Where the one serves whom that one asks: it has something to spare when that one takes slowly what it is given.
+    /// Address of the predecessor's predecessor.
+    ///
+    /// It has spare upload bandwidth if the predecessor receives slowly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beyond: Option<SocketAddr>,
-    /// Whether that one is the first: nobody else can tell whether it is slow.
+    /// Whether the predecessor is the first after the server, so that only its successor can find it slow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub first: bool,
-    /// For which stripe: chunks whose number leaves this over when it is divided by the number of stripes.
+    /// The stripe: chunks with `index % stripes == stripe`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub stripe: u8,
-    /// How many stripes there are; none when there are no trees any more, and everybody is as good as anybody.
+    /// Number of stripes; 0 if the server no longer assigns predecessors, so that all sources are equal.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub stripes: u8,
-    /// How many steps the one who is told is away from the one who says so: things take longer there.
+    /// Distance of the client from the server, in hops; chunks arrive later at a larger distance.
     #[serde(default)]
     pub steps: u32,
-    /// The one who is told has been found slow: however much more the other one has, asking more of them would not help.
+    /// Whether the client was found slow, so that requests to further sources would not make it faster.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub slow: bool,
-    /// The one who was named before has left, most likely since it has everything: it had better be asked as long as it gives.
+    /// Whether the previous predecessor has left.
+    ///
+    /// It has most likely completed the file: keep requesting chunks from it as long as it responds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub left: bool,
 }
@@ -125,104 +133,104 @@ fn one() -> u8 {
     1
 }
 
-/// From the peer that was connected to.
+/// Message from the server: the peer that accepted the connection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PeerResponse {
-    /// Opens the conversation.
+    /// Opens the connection.
     Hello {
         /// [`PROTOCOL_VERSION`](crate::content::limits::PROTOCOL_VERSION).
         version: u32,
     },
-    /// A manifest; its payload follows.
+    /// A manifest; payload: [`Manifest::payload`](crate::content::Manifest::payload).
     Manifest {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// Bytes in the file.
+        /// Size of the file, bytes.
         size: u64,
-        /// Bytes in each chunk but the last; 0 for unequal chunks.
+        /// Size of each chunk except the last, bytes; 0 for unequal chunks.
         chunk_size: u32,
-        /// Bytes that follow.
+        /// Size of the payload, bytes.
         length: u64,
     },
-    /// A have-map; its bytes follow.
+    /// The chunks that the server holds; payload: a bitfield.
     Have {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// How many chunks the file has.
+        /// Number of chunks of the file.
         count: u32,
-        /// Bytes that follow.
+        /// Size of the payload, bytes.
         length: u64,
-        /// Whom to ask before all others, for each stripe, where there are trees.
+        /// Predecessor of the client in each stripe; empty if the server assigns none.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         upstreams: Vec<Upstream>,
     },
-    /// More chunks are there now.
+    /// Further chunks that the server holds.
     Got {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// The chunks.
+        /// Indices of the chunks.
         chunks: Vec<ChunkIndex>,
     },
-    /// A chunk begins to come here: it can be asked for, and is passed on as it comes.
+    /// The server receives this chunk now; it can be requested and is relayed while it arrives (cut-through).
     Coming {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
     },
-    /// Chunks that nobody else has been named and nobody has asked for yet: among equally rare ones the best to ask
-    /// for.
+    /// Super-seeding: chunks to request first, among equally rare ones.
+    ///
+    /// No other client was given these hints or has requested these chunks.
     Hints {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// The chunks.
+        /// Indices of the chunks.
         chunks: Vec<ChunkIndex>,
     },
-    /// Somebody else is to be asked before all others now.
+    /// Assigns another predecessor in one stripe.
     Upstream {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// Who.
+        /// The new predecessor.
         upstream: Upstream,
     },
-    /// Others who have asked for the file here and serve what they have of it.
+    /// Other clients that download the file from this server and serve it.
     Peers {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// Where they serve.
+        /// Addresses at which they serve, at most [`NAMED_PEERS_MAX`](crate::content::limits::NAMED_PEERS_MAX).
         peers: Vec<SocketAddr>,
     },
-    /// A chunk; its bytes follow.
+    /// A chunk; payload: its bytes.
     Chunk {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
-        /// Bytes that follow.
+        /// Size of the payload, bytes.
         length: u32,
     },
-    /// What is offered: a JSON array of [`OfferedFile`] follows.
+    /// The list of offered files; payload: a JSON array of [`OfferedFile`].
     Files {
-        /// How many there are.
+        /// Number of files in the payload.
         count: u32,
-        /// Bytes that follow.
+        /// Size of the payload, bytes.
         length: u64,
     },
-    /// Answers a ping.
+    /// Answers `ping`.
     Pong,
-    /// Answers a request that cannot be met. The conversation goes on unless the code says that it
-    /// never began.
+    /// Refuses a request. The connection stays open, except after a refused `hello`.
     Error {
-        /// For programs.
+        /// Reason, for programs.
         code: ErrorCode,
-        /// For people.
+        /// Reason, for the user.
         text: String,
-        /// The chunk that was asked for, if one was.
+        /// Index of the requested chunk, if the request was for a chunk.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         index: Option<ChunkIndex>,
     },
-    /// A message of a later version.
+    /// A message of a later protocol version.
     #[serde(other)]
     Unknown,
 }
@@ -256,7 +264,7 @@ mod tests {
     const INDEX: ChunkIndex = ChunkIndex(4);
 
     #[test]
-    fn requests() {
+    fn json_of_requests_is_fixed() {
         use PeerRequest::*;
         exact(Hello { version: 1, port: None }, r#"{"type":"hello","version":1}"#);
         exact(Hello { version: 1, port: Some(7000) }, r#"{"type":"hello","version":1,"port":7000}"#);
@@ -271,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn responses() {
+    fn json_of_responses_is_fixed() {
         use PeerResponse::*;
         exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
         exact(
@@ -311,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_states_a_length_has_a_payload() {
+    fn only_messages_with_a_length_have_a_payload() {
         assert_eq!(PeerResponse::Chunk { file: FILE, index: INDEX, length: 3 }.payload_length(), 3);
         assert_eq!(PeerResponse::Pong.payload_length(), 0);
     }

@@ -1,117 +1,119 @@
-//! What a tracker tells of its files and its volunteers: the answer to `status`, and what `tracker status --json` prints.
+//! State of the files and volunteers of a tracker: payload of a `status` response.
 //!
-//! Programs read it: fields are added, never renamed or taken away.
+//! `tracker status --json` prints it. Scripts depend on it: fields are added, never renamed or removed.
 
-use crate::content::{EntityName, FileId, FileName};
+use crate::content::{FileId, FileName, PeerName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// All of it. Sizes are bytes; a replica is one copy of one chunk at a volunteer.
+/// State of a tracker. Sizes are in bytes; a replica is a copy of one chunk on a volunteer.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
-    /// Copies of each chunk that are wanted.
+    /// Wanted replicas of each chunk.
     pub replicas: u32,
-    /// Volunteers that must be there before anything is distributed.
+    /// Live volunteers required before files are replicated.
     pub volunteers_needed: u32,
-    /// Bytes that volunteers who are there have lent.
+    /// Space offered by live volunteers, bytes.
     pub offered: u64,
-    /// Bytes that they can still take.
+    /// Free part of the offered space, bytes.
     pub free: u64,
-    /// Copies, over all files.
+    /// Replicas of all files.
     pub copies: Copies,
-    /// Every volunteer that is known and not forgotten.
+    /// All volunteers that were not removed with `forget`.
     pub volunteers: Vec<VolunteerStatus>,
-    /// How many files there are.
+    /// Number of files.
     pub files_known: u64,
-    /// The files: the first ones by name, when they are very many.
+    /// The files sorted by name, up to [`STATUS_FILES_MAX`](crate::content::limits::STATUS_FILES_MAX).
     pub files: Vec<FileStatus>,
-    /// What is being copied.
+    /// Progress of replication and repair.
     pub repair: RepairStatus,
 }
 
-/// How many copies there are, in chunks.
+/// Numbers of replicas, in chunks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Copies {
-    /// Chunks times wanted copies.
+    /// Number of chunks times wanted replicas of each.
     pub wanted: u64,
-    /// Copies at volunteers who are there that have been checked.
+    /// Verified replicas on live volunteers.
     pub verified: u64,
-    /// Copies that a volunteer says it has and that have not been checked since it came (back).
+    /// Replicas that a volunteer reported and has not verified since it connected.
     pub claimed: u64,
-    /// Chunks with fewer verified copies than are wanted.
+    /// Under-replicated chunks: fewer verified replicas than wanted.
     pub short: u64,
-    /// Chunks of which no copy is left, neither at a volunteer nor here.
+    /// Chunks without any copy, neither on a volunteer nor on the tracker.
     pub lost: u64,
 }
 
-/// How a volunteer is.
+/// Liveness of a volunteer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VolunteerState {
-    /// There.
+    /// Alive: connected.
     #[default]
-    Here,
-    /// There, and being emptied.
+    #[serde(rename = "here")]
+    Alive,
+    /// Connected, and its replicas are being copied to other volunteers.
     Draining,
-    /// Its connection has ended, and its lease has not.
+    /// Disconnected, but its lease has not expired.
     Away,
-    /// Its lease has ended, or it has said goodbye.
-    Gone,
+    /// Dead: its lease has expired, or it has left.
+    #[serde(rename = "gone")]
+    Dead,
 }
 
-/// A volunteer.
+/// State of a volunteer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VolunteerStatus {
-    /// What people call it.
-    pub name: EntityName,
-    /// Where it serves.
+    /// Name of the volunteer.
+    pub name: PeerName,
+    /// Address at which it serves chunks.
     pub address: SocketAddr,
-    /// How it is.
+    /// Liveness.
     pub state: VolunteerState,
-    /// Bytes that it lends.
+    /// Space that it offers, bytes.
     pub offered: u64,
-    /// Bytes that it can still take.
+    /// Free part of the offered space, bytes.
     pub free: u64,
-    /// Chunks that it holds, as far as is known.
+    /// Chunks that it holds, verified or claimed.
     pub chunks: u64,
-    /// How many of them have been checked.
+    /// Verified chunks among them.
     pub verified: u64,
-    /// Chunks that are being copied to it.
+    /// Copies in flight to it, in chunks.
     pub incoming: u32,
 }
 
-/// A file.
+/// State of a file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FileStatus {
-    /// What it is known by.
+    /// Id of the file.
     pub id: FileId,
-    /// What people call it.
+    /// Name of the file.
     pub name: FileName,
-    /// Bytes.
+    /// Size of the file, bytes.
     pub size: u64,
-    /// Chunks.
+    /// Number of chunks.
     pub chunks: u32,
-    /// How many of them the tracker has itself.
+    /// Chunks stored on the tracker itself.
     pub here: u32,
-    /// Whether the tracker gave up its own copy, because the volunteers have it.
+    /// Whether the tracker has deleted its own copy because the volunteers hold the file.
     pub offloaded: bool,
-    /// Copies of its chunks.
+    /// Replicas of its chunks.
     pub copies: Copies,
 }
 
-/// What is being copied.
+/// Progress of replication and repair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RepairStatus {
-    /// Nothing new is copied until it is resumed.
+    /// Whether new copies are paused by the user.
     pub paused: bool,
-    /// Chunks that wait for a copy to be made.
+    /// Chunks that wait for a copy.
     pub waiting: u64,
-    /// Chunks that are being copied.
+    /// Copies in flight, in chunks.
     pub running: u64,
-    /// Chunks that have been copied since the tracker was started.
+    /// Chunks copied since the tracker started.
     pub copied: u64,
-    /// Bytes that have been copied since the tracker was started.
+    /// Bytes copied since the tracker started.
     pub copied_bytes: u64,
-    /// Bytes a second that may be copied to repair; 0 for as fast as it goes.
+    /// Rate limit of repair copies, bytes per second; 0 for no limit.
     pub limit: u64,
 }

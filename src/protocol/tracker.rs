@@ -1,14 +1,14 @@
-//! What a tracker is asked and what it answers, over TCP and in datagrams alike.
+//! Messages between a peer and a tracker or manager; the same over TCP and UDP.
 //!
-//! Over TCP a conversation opens with `hello` from both sides; a datagram carries the version itself.
-//! Chunk sets need a connection, because the tracker speaks up when something changes
-//! (`chunk_location`, `claim_differs`, `set_sealed`).
+//! A TCP connection opens with `hello` from both sides; a datagram carries the protocol version itself.
+//! Requests for chunk sets require TCP, because the tracker sends notifications later (`chunk_location`,
+//! `claim_differs`, `set_sealed`, `set_complete`).
 
 pub use super::file_summary::FileSummary;
-pub use super::numbers::Token;
-use super::volunteer::{VolunteerOrder, VolunteerRequest};
+pub use super::tokens::Token;
+use super::volunteer::{VolunteerOrder, VolunteerReport};
 use super::{ErrorCode, Message, addresses};
-use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, Md5};
+use crate::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -18,198 +18,201 @@ pub struct FoundFile {
     /// The file.
     #[serde(flatten)]
     pub file: FileSummary,
-    /// How many live holders there are in all, whole and partial.
+    /// Number of live holders, complete and partial; more than the addresses below if those are a selection.
     pub holders: u32,
-    /// Addresses of peers that have all of it: a random choice when there are many.
+    /// Addresses of complete holders; a random selection if there are more than requested.
     #[serde(serialize_with = "addresses::serialize")]
     pub whole: Vec<SocketAddr>,
-    /// Addresses of peers that have, or are getting, a part of it. Here and in `whole` an unspecified IP address
-    /// (`0.0.0.0`) stands for the tracker's own, under which the asker knows it.
+    /// Addresses of partial holders and of peers that have just started to download.
+    ///
+    /// Here and in `whole`, an unspecified IP address (`0.0.0.0`) stands for that of the tracker, as the
+    /// client knows it.
     #[serde(serialize_with = "addresses::serialize")]
     pub partial: Vec<SocketAddr>,
-    /// The MD5 of the whole, when the tracker keeps the file.
+    /// MD5 of the whole file, if the tracker stores the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub md5: Option<Md5>,
 }
 
-/// A peer as a manager knows it.
+/// Entry of the peer list of a manager.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerSummary {
-    /// What people call it.
-    pub name: EntityName,
-    /// Where it serves.
+    /// Name of the peer.
+    pub name: PeerName,
+    /// Address at which it serves.
     pub address: SocketAddr,
 }
 
-/// Who joins, and where others reach it.
+/// Name and address of a peer, sent when it joins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Registration {
-    /// What people call the peer.
-    pub name: EntityName,
-    /// The port on which it serves.
+    /// Name of the peer.
+    pub name: PeerName,
+    /// TCP port on which it serves.
     pub port: u16,
-    /// Its address, when that is not the source address with `port`.
+    /// Its address for other peers; `None` for the source IP address of the message with `port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advertise: Option<SocketAddr>,
 }
 
-/// A chunk set: its name and how many chunks it has. Two sets with one name and different counts are
-/// different sets.
+/// Key of a chunk set: its name and its number of chunks.
+///
+/// Sets with the same name and different numbers of chunks are different sets.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct SetKey {
-    /// The set's name.
-    pub set: EntityName,
-    /// How many chunks it has.
+    /// Name of the set.
+    pub set: SetName,
+    /// Number of chunks.
     pub count: u32,
 }
 
-/// What a client says that a chunk is, or what was agreed upon.
+/// Hash and size of a chunk of a set, claimed by a client or agreed by the quorum.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Claim {
     /// SHA-256 of the chunk.
     pub sha256: Digest,
-    /// Bytes in the chunk.
+    /// Size of the chunk, bytes.
     pub size: u32,
 }
 
-/// From a peer to a tracker.
+/// Message from a peer to a tracker or manager.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-// What is derived is not the trait itself: see `frequent`.
+// `remote = "Self"` derives inherent functions; `fast_path` implements the traits with them.
 #[serde(tag = "type", rename_all = "snake_case", remote = "Self")]
 pub enum TrackerRequest {
-    /// Opens a conversation over TCP.
+    /// Opens a TCP connection.
     Hello {
         /// [`PROTOCOL_VERSION`](crate::content::limits::PROTOCOL_VERSION).
         version: u32,
     },
-    /// Joins. Over TCP the peer is gone when the connection ends.
+    /// Registers a peer. Over TCP, the end of the connection unregisters it.
     Register(Registration),
-    /// Says that the peer is alive.
+    /// Renews the lease of the peer.
     Heartbeat {
-        /// From `registered`.
+        /// Token from `registered`.
         token: Token,
     },
-    /// Leaves.
+    /// Unregisters the peer.
     Goodbye {
-        /// From `registered`.
+        /// Token from `registered`.
         token: Token,
     },
-    /// Offers a file, or tells how much of it is there by now.
+    /// Offers a file, or updates the number of chunks that the peer holds.
     Announce {
-        /// From `registered`.
+        /// Token from `registered`.
         token: Token,
-        /// The file.
+        /// Description of the file.
         file: FileSummary,
-        /// How many of its chunks are there.
+        /// Number of chunks that the peer holds.
         held: u32,
     },
-    /// No longer offers a file.
+    /// Withdraws an offered file.
     Withdraw {
-        /// From `registered`.
+        /// Token from `registered`.
         token: Token,
-        /// The file.
+        /// Id of the file.
         file: FileId,
     },
-    /// Asks who has a file, by name, by id, or both.
+    /// Requests the holders of a file, by name, by id, or by both.
     Lookup {
-        /// The name.
+        /// Name of the file.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<FileName>,
-        /// The id.
+        /// Id of the file.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<FileId>,
-        /// How many holders of each file are wanted.
+        /// Most holders of each file in the response.
         limit: u32,
-        /// The asker itself, which is not to be named.
+        /// Token of the client, so that the response leaves out the client itself.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<Token>,
     },
-    /// Asks for the list of all files (TCP). Once for each connection.
+    /// Requests the list of all files (TCP), once for each connection.
     List,
     /// Joins a chunk set (TCP).
     JoinSet {
-        /// From `registered`.
+        /// Token from `registered`.
         token: Token,
-        /// The set.
+        /// Key of the set.
         #[serde(flatten)]
         set: SetKey,
     },
-    /// Claims to have a chunk of a set (TCP).
+    /// Claims that the client holds a chunk of a set with this hash (TCP).
     Claim {
-        /// From `registered`.
+        /// Token from `registered`.
         token: Token,
-        /// The set.
+        /// Key of the set.
         #[serde(flatten)]
         set: SetKey,
-        /// The chunk, counted from 0.
+        /// Index of the chunk, counted from 0.
         index: ChunkIndex,
-        /// What it is.
+        /// Hash and size of the chunk.
         #[serde(flatten)]
         claim: Claim,
     },
-    /// No longer claims to have a chunk of a set (TCP).
+    /// Withdraws the claim of a chunk (TCP).
     Unclaim {
-        /// From `registered`.
+        /// Token from `registered`.
         token: Token,
-        /// The set.
+        /// Key of the set.
         #[serde(flatten)]
         set: SetKey,
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
     },
-    /// Asks where a chunk of a set is, and to be told when that becomes known (TCP).
+    /// Requests the holders of a chunk of a set, now and whenever they change (TCP).
     WhereChunk {
-        /// From `registered`.
+        /// Token from `registered`.
         token: Token,
-        /// The set.
+        /// Key of the set.
         #[serde(flatten)]
         set: SetKey,
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
     },
-    /// Asks for the manifest of a sealed set (TCP).
+    /// Requests the manifest of a sealed set (TCP).
     Manifest {
-        /// The file id of the set.
+        /// File id of the sealed set.
         file: FileId,
     },
-    /// Something that a volunteer says (TCP).
+    /// Message from a volunteer (TCP).
     Volunteer {
-        /// From `registered`.
+        /// Token from `registered`.
         token: Token,
-        /// What it says.
+        /// The message.
         #[serde(flatten)]
-        act: VolunteerRequest,
+        act: VolunteerReport,
     },
-    /// Asks how volunteers and files are (TCP, from the same host only). Once for each connection.
+    /// Requests the state of volunteers and files (TCP, from the same host only), once for each connection.
     Status,
-    /// A message of a later version.
+    /// A message of a later protocol version.
     #[serde(other)]
     Unknown,
 }
 
-/// From a tracker to a peer.
+/// Message from a tracker or manager to a peer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum TrackerResponse {
-    /// Opens a conversation over TCP.
+    /// Opens a TCP connection.
     Hello {
         /// [`PROTOCOL_VERSION`](crate::content::limits::PROTOCOL_VERSION).
         version: u32,
     },
-    /// The source of a datagram is not proven: send it again with this cookie.
+    /// The source address is not validated: repeat the request with this cookie (UDP).
     Cookie {
-        /// To be sent along.
+        /// Cookie of the source address.
         cookie: super::datagram::Cookie,
     },
-    /// Welcome.
+    /// Acknowledges a registration.
     Registered {
-        /// For everything that follows.
+        /// Token for further requests of the peer.
         token: Token,
-        /// The address under which others are told of the peer.
+        /// Address of the peer for other peers.
         address: SocketAddr,
-        /// How often to send a heartbeat, milliseconds.
+        /// Interval between two heartbeats, milliseconds.
         heartbeat_ms: u64,
-        /// How long the peer counts as alive after a heartbeat, milliseconds.
+        /// Lease after a heartbeat, milliseconds.
         lease_ms: u64,
     },
     /// Acknowledges a heartbeat.
@@ -218,128 +221,129 @@ pub enum TrackerResponse {
     Farewell,
     /// Acknowledges an announcement.
     Announced {
-        /// The file.
+        /// Id of the file.
         file: FileId,
     },
     /// Acknowledges a withdrawal.
     Withdrawn {
-        /// The file.
+        /// Id of the file.
         file: FileId,
     },
-    /// Who has a file: nothing, one file, or several under one name.
+    /// Result of a lookup: no file, one file, or several files of the same name.
     Found {
         /// The files.
         files: Vec<FoundFile>,
-        /// More is known than fits here or than was asked for: ask over TCP.
+        /// Whether files or holders were left out: repeat the request over TCP.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         truncated: bool,
     },
-    /// Acknowledges joining a set.
+    /// Acknowledges `join_set`.
     SetJoined {
-        /// The set.
+        /// Key of the set.
         #[serde(flatten)]
         set: SetKey,
-        /// How many chunks other sets of that name have: somebody may have miscounted.
+        /// Numbers of chunks of other sets with this name; one of them may be a mistake.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         others: Vec<u32>,
     },
-    /// Where a chunk of a set is: an answer, or news for one who asked earlier.
+    /// Holders of a chunk: the response to `where_chunk`, and a notification when they change.
     ChunkLocation {
-        /// The set.
+        /// Key of the set.
         #[serde(flatten)]
         set: SetKey,
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
-        /// What was agreed upon.
+        /// The agreed hash and size.
         #[serde(flatten)]
         claim: Claim,
-        /// Who has it.
+        /// Addresses of holders, without the client itself.
         holders: Vec<SocketAddr>,
     },
-    /// Nothing is agreed upon for that chunk, or nobody else has it. The tracker speaks up when it changes.
+    /// The chunk has no agreed hash or no other holder; a `chunk_location` follows when this changes.
     ChunkUnknown {
-        /// The set.
+        /// Key of the set.
         #[serde(flatten)]
         set: SetKey,
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
     },
-    /// The others agree on another hash than this client claims: its chunk is bad.
+    /// The agreed hash differs from the claim of this client: its chunk is corrupt.
     ClaimDiffers {
-        /// The set.
+        /// Key of the set.
         #[serde(flatten)]
         set: SetKey,
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
-        /// What was agreed upon.
+        /// The agreed hash and size.
         #[serde(flatten)]
         claim: Claim,
     },
-    /// Every chunk of the set is agreed upon: it is a file now.
+    /// The hash of every chunk is agreed: the set is a file with this id.
     SetSealed {
-        /// The set.
+        /// Key of the set.
         #[serde(flatten)]
         set: SetKey,
-        /// The file's id.
+        /// Id of the file.
         file: FileId,
     },
-    /// Every member of the set has all of its chunks.
+    /// Every client of the set holds all of its chunks.
     SetComplete {
-        /// The set.
+        /// Key of the set.
         #[serde(flatten)]
         set: SetKey,
     },
-    /// A manifest; its payload follows.
+    /// A manifest; payload: [`Manifest::payload`](crate::content::Manifest::payload).
     Manifest {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// Bytes in the file.
+        /// Size of the file, bytes.
         size: u64,
-        /// Bytes in each chunk but the last; 0 for unequal chunks.
+        /// Size of each chunk except the last, bytes; 0 for unequal chunks.
         chunk_size: u32,
-        /// Bytes that follow.
+        /// Size of the payload, bytes.
         length: u64,
     },
-    /// The list of active peers: a JSON array of [`PeerSummary`] follows.
+    /// The list of live peers; payload: a JSON array of [`PeerSummary`].
     Peers {
-        /// How many there are.
+        /// Number of peers in the payload.
         count: u32,
-        /// Bytes that follow.
+        /// Size of the payload, bytes.
         length: u64,
     },
-    /// The list of all files: a JSON array of [`FoundFile`] follows, each with a few of its holders.
+    /// The list of all files; payload: a JSON array of [`FoundFile`], each with a few of its holders.
     Listing {
-        /// How many there are. The array has fewer when they are too many for one answer.
+        /// Number of files. The payload has fewer if not all fit in one response.
         count: u32,
-        /// Bytes that follow.
+        /// Size of the payload, bytes.
         length: u64,
     },
-    /// Something that a volunteer is to do.
+    /// Message to a volunteer.
     Volunteer {
-        /// What.
+        /// The message.
         #[serde(flatten)]
         order: Box<VolunteerOrder>,
     },
-    /// How volunteers and files are: a JSON object, a [`Status`](super::status::Status), follows.
+    /// State of volunteers and files; payload: the JSON of a [`Status`](super::status::Status).
     Status {
-        /// Bytes that follow.
+        /// Size of the payload, bytes.
         length: u64,
     },
-    /// Answers a request that cannot be met.
+    /// Refuses a request.
     Error {
-        /// For programs.
+        /// Reason, for programs.
         code: ErrorCode,
-        /// For people.
+        /// Reason, for the user.
         text: String,
     },
-    /// A message of a later version.
+    /// A message of a later protocol version.
     #[serde(other)]
     Unknown,
 }
 
 impl TrackerResponse {
-    /// Makes a response that is too long for a datagram shorter, by naming fewer holders and then fewer
-    /// files, and says so. Returns whether there was anything to leave out.
+    /// Shortens a `found` response for a datagram: first fewer holders, then fewer files; sets `truncated`.
+    ///
+    /// Returns false if there is nothing left to remove.
     pub fn shrink(&mut self) -> bool {
         let TrackerResponse::Found { files, truncated } = self else { return false };
         *truncated = true;
@@ -347,10 +351,10 @@ impl TrackerResponse {
         match files.iter().map(longest).max() {
             None => return false,
             Some(0) => files.truncate(files.len() / 2),
-            Some(most) => {
+            Some(count) => {
                 for found in files {
-                    found.whole.truncate(most * 3 / 4);
-                    found.partial.truncate(most * 3 / 4);
+                    found.whole.truncate(count * 3 / 4);
+                    found.partial.truncate(count * 3 / 4);
                 }
             }
         }

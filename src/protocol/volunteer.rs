@@ -1,44 +1,44 @@
-//! What a tracker and its volunteers say to each other, beside what any peer says.
+//! Messages between a volunteer and its tracker, in addition to those of every peer.
 //!
-//! The messages themselves are in [`tracker`](super::tracker): [`VolunteerRequest`] travels as `volunteer`, `holds`, and
-//! so on among the other requests, [`VolunteerOrder`] among the other responses. A session goes: register, `volunteer`,
-//! any number of `holds`, `reported`; after that the tracker says what to copy from whom, what to drop and what to
-//! prove, and everything it says is answered. All of it is over the one connection that the volunteer registered over.
+//! They are the contents of the `volunteer` messages of [`tracker`](super::tracker): a [`VolunteerReport`]
+//! of a [`TrackerRequest`](super::tracker::TrackerRequest), a [`VolunteerOrder`] of a
+//! [`TrackerResponse`](super::tracker::TrackerResponse). A session is one TCP connection: `register`,
+//! `lend`, any number of `holds`, `reported`. After that the tracker sends orders (`copy`, `drop`,
+//! `challenge`), and the volunteer answers each of them.
 
 use super::file_summary::FileSummary;
-use super::numbers::{Nonce, VolunteerKey};
+use super::tokens::{Nonce, VolunteerKey};
 use crate::content::{ChunkIndex, Digest, FileId, Hasher, Md5};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// A file that is kept by volunteers.
+/// A file stored on volunteers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KeptFile {
-    /// What it is.
+    /// Id, name and size.
     #[serde(flatten)]
     pub file: FileSummary,
-    /// The MD5 of the whole, which is looked at when it has been put together.
+    /// MD5 of the whole file, verified after the file is assembled.
     pub md5: Md5,
 }
 
-/// A part of a chunk that a holder is to prove to have.
+/// Range of a chunk in a challenge; the holder proves that it has these bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChallengedRange {
-    /// The file.
+    /// Id of the file.
     pub file: FileId,
-    /// The chunk.
+    /// Index of the chunk.
     pub index: ChunkIndex,
-    /// Where the range begins in the chunk, bytes.
+    /// Start of the range, bytes from the start of the chunk.
     pub offset: u32,
-    /// Bytes in it.
+    /// Length of the range, bytes.
     pub length: u32,
-    /// Goes into the hash before the bytes.
+    /// Hashed before the bytes, so that an earlier proof cannot be replayed.
     pub nonce: Nonce,
 }
 
 impl ChallengedRange {
-    /// What proves that the bytes are there: the SHA-256 of the nonce, its highest byte first, and the bytes of the
-    /// range.
+    /// The proof for the bytes of the range: SHA-256 of the nonce (16 bytes, big-endian) and the bytes.
     pub fn proof(&self, bytes: &[u8]) -> Digest {
         let mut hasher = Hasher::new();
         hasher.update(&self.nonce.0.to_be_bytes());
@@ -47,133 +47,134 @@ impl ChallengedRange {
     }
 }
 
-/// Why a chunk was not copied.
+/// Reason of a failed copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CopyFailure {
-    /// There is no room for it within what was offered, or on the disk.
+    /// Not enough free space in the offered space or on the disk.
     NoRoom,
-    /// What the source sent does not have the chunk's digest.
+    /// The bytes from the source do not match the digest of the chunk.
     Corrupt,
-    /// The source cannot be reached, or does not have it.
+    /// The source is unreachable, or does not have the chunk.
     Unreachable,
-    /// It cannot be stored here.
+    /// The volunteer failed to write the chunk.
     Disk,
-    /// A reason of a later version.
+    /// A reason of a later protocol version.
     #[serde(other)]
     Other,
 }
 
-/// From a volunteer. `free` is always the bytes that it can still take.
+/// Message from a volunteer to its tracker. `free` is the free part of the offered space, bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "act", rename_all = "snake_case")]
-pub enum VolunteerRequest {
-    /// Lends space. What it holds already follows.
+pub enum VolunteerReport {
+    /// Storage offer, the first message of a session; `holds` for the stored chunks follow.
     Lend {
-        /// What it is known by.
+        /// Identifies the volunteer across sessions.
         key: VolunteerKey,
-        /// Bytes that it lends in all.
+        /// Space that it offers, bytes, used and free.
         offered: u64,
-        /// Bytes that it can still take.
+        /// Free space, bytes.
         free: u64,
     },
-    /// Tells of chunks that it holds: for the first time in this session, or because they have been checked.
+    /// Reports stored chunks: at the start of a session, and again when they have been verified.
     Holds {
         /// The file.
         #[serde(flatten)]
         kept: KeptFile,
-        /// The chunks.
+        /// Indices of the chunks, at most [`NAMED_CHUNKS_MAX`](crate::content::limits::NAMED_CHUNKS_MAX).
         held: Vec<ChunkIndex>,
-        /// Whether they have been hashed, and were right, since it was started.
+        /// Whether they were verified since the volunteer started.
         checked: bool,
     },
-    /// It has told of all that it holds.
+    /// Ends the initial report: all stored chunks have been reported.
     Reported,
-    /// A chunk has been copied, and is durable.
+    /// Answers `copy`: the chunk is verified and durable.
     Stored {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
-        /// Bytes that it can still take.
+        /// Free space, bytes.
         free: u64,
     },
-    /// A chunk has not been copied.
+    /// Answers `copy`: the copy has failed.
     NotStored {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
-        /// Why, for programs.
+        /// Reason, for programs.
         why: CopyFailure,
-        /// Why, for people.
+        /// Reason, for the user.
         text: String,
-        /// Bytes that it can still take.
+        /// Free space, bytes.
         free: u64,
     },
-    /// Chunks have been dropped, as it was told.
+    /// Answers `drop`: the chunks have been deleted.
     Dropped {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// The chunks.
+        /// Indices of the chunks.
         chunks: Vec<ChunkIndex>,
-        /// Bytes that it can still take.
+        /// Free space, bytes.
         free: u64,
     },
-    /// Chunks have turned out to be wrong or not there, and are held no more.
+    /// Reports chunks that were found corrupt or missing; the volunteer holds them no longer.
     Spoiled {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// The chunks.
+        /// Indices of the chunks.
         chunks: Vec<ChunkIndex>,
-        /// Bytes that it can still take.
+        /// Free space, bytes.
         free: u64,
     },
-    /// Answers a challenge.
+    /// Answers `challenge`.
     Proof {
-        /// The challenge's number.
+        /// Number of the challenge.
         challenge: u64,
-        /// The proof; nothing when the chunk is not there.
+        /// The proof; `None` if the volunteer does not hold the chunk.
         sha256: Option<Digest>,
     },
-    /// Wants to leave for good: what it holds is to be copied elsewhere first. It is told how far that is.
+    /// Requests to leave: the tracker copies the chunks elsewhere and reports progress with `draining`.
     Drain,
 }
 
-/// To a volunteer.
+/// Message to a volunteer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "act", rename_all = "snake_case")]
 pub enum VolunteerOrder {
-    /// Welcome.
+    /// Accepts the storage offer.
     Welcome,
-    /// Copy a chunk from there, and say `stored` once it is durable. The manifest is there, too.
+    /// Orders a copy of a chunk; the volunteer answers `stored` or `not_stored`.
     Copy {
         /// The file.
         #[serde(flatten)]
         kept: KeptFile,
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
-        /// Who has it. An unspecified address is the tracker's own.
+        /// Address of the source of chunk and manifest; an unspecified IP address stands for that of the
+        /// tracker.
         from: SocketAddr,
     },
-    /// Drop chunks: there are enough copies of them elsewhere.
+    /// Orders the deletion of over-replicated chunks.
     Drop {
-        /// The file.
+        /// Id of the file.
         file: FileId,
-        /// The chunks.
+        /// Indices of the chunks, at most [`DROP_MAX`](crate::content::limits::DROP_MAX).
         chunks: Vec<ChunkIndex>,
     },
-    /// Prove that a chunk is there.
+    /// Demands a proof that a range of a chunk is stored.
     Challenge {
-        /// To be sent along.
+        /// Number of the challenge, repeated in the proof.
         challenge: u64,
-        /// What of it.
+        /// The range to hash.
         #[serde(flatten)]
         range: ChallengedRange,
     },
-    /// How many chunks have yet to be copied elsewhere before it may leave. With none, nothing depends on it any more.
+    /// Progress of `drain`.
     Draining {
-        /// Chunks.
+        /// Chunks that have yet to be copied elsewhere; at 0 the volunteer can leave.
         left: u64,
     },
 }
@@ -205,8 +206,8 @@ mod tests {
     }
 
     #[test]
-    fn requests() {
-        use VolunteerRequest::*;
+    fn json_of_requests_is_fixed() {
+        use VolunteerReport::*;
         let say = |act| TrackerRequest::Volunteer { token: Token(42), act };
         exact(
             say(Lend { key: VolunteerKey(42), offered: 9, free: 8 }),
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn orders() {
+    fn json_of_orders_is_fixed() {
         use VolunteerOrder::*;
         let say = |order| TrackerResponse::Volunteer { order: Box::new(order) };
         exact(say(Welcome), r#"{"type":"volunteer","act":"welcome"}"#);
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_hexadecimal_and_whole_and_do_not_show() {
+    fn a_volunteer_key_has_32_digits_and_is_hidden_in_debug_output() {
         for bad in ["", "+0000000000000000000000000000002a", "2a"] {
             assert!(bad.parse::<VolunteerKey>().is_err(), "{bad}");
         }

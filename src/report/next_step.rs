@@ -2,7 +2,7 @@
 //!
 //! Pure. Invariant: a command contains `--tracker` or `--manager` only if the address is not the default.
 
-use crate::content::EntityName;
+use crate::content::SetName;
 use crate::content::limits::{DEFAULT_SET, MANAGER_ADDRESS, TRACKER_ADDRESS};
 use std::net::SocketAddr;
 
@@ -54,7 +54,7 @@ pub fn get_from_peers(manager: SocketAddr) -> String {
 }
 
 /// How to start another client of a chunk set.
-pub fn join_set(set: &EntityName, tracker: SocketAddr) -> String {
+pub fn join_set(set: &SetName, tracker: SocketAddr) -> String {
     let flag = if set.as_str() == DEFAULT_SET { String::new() } else { format!(" --set {set}") };
     format!(
         "start another client of this set with: client -folder PATH -transfer_port 0 -name NAME{flag}{}",

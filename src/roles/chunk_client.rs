@@ -6,7 +6,7 @@
 //! different is not served until it has been replaced.
 
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
-use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, PeerName, SetName};
 use crate::download::events::{Expected, Job, SourceEvent};
 use crate::download::scheduler::{Fetch, FetchNews, TICK};
 use crate::net::{Listener, Shutdown, Threads};
@@ -52,11 +52,11 @@ pub struct ClientConfig {
     /// Where to serve.
     pub listen: SocketAddr,
     /// What people call this client; stands in its event lines.
-    pub name: EntityName,
+    pub name: PeerName,
     /// The tracker.
     pub tracker: SocketAddr,
     /// The set that the chunks belong to.
-    pub set: EntityName,
+    pub set: SetName,
     /// The client's address, when that is not what the tracker sees.
     pub advertise: Option<SocketAddr>,
     /// Ends when the folder is complete.
@@ -185,7 +185,7 @@ fn serve_and_fetch(
     };
     session::start(session, says, threads, shutdown)?;
     let (events, received) = bounded(QUEUE);
-    let mut have = HaveMap::none(set.count);
+    let mut have = Bitfield::none(set.count);
     for chunk in &held {
         have.insert(chunk.index);
     }
@@ -242,7 +242,7 @@ impl<'a> State<'a> {
         key: FileId,
         folder: Arc<ChunkFolder>,
         shelf: Shelf,
-        have: HaveMap,
+        have: Bitfield,
         kept: Sender<Loose>,
         events: Sender<SourceEvent>,
         threads: &Threads,
@@ -393,7 +393,7 @@ impl<'a> State<'a> {
         self.unanswered = 0;
         self.outbox.push_back(TrackerRequest::JoinSet { token, set: self.set.clone() });
         let held = self.folder.held();
-        let mut have = HaveMap::none(self.set.count);
+        let mut have = Bitfield::none(self.set.count);
         for chunk in held {
             have.insert(chunk.index);
             self.claim(chunk);

@@ -3,7 +3,7 @@
 //! The state thread is the caller's own; what it does is in [`transfer`]. With
 //! [`LeecherConfig::stay`] it serves each chunk as soon as it is verified.
 
-use crate::content::EntityName;
+use crate::content::PeerName;
 use crate::download::finder::TrackerFinder;
 use crate::download::job::{self, Beside, Downloaded, Located, Order, Start};
 use crate::net::{Asker, Listener, Shutdown, Threads};
@@ -40,7 +40,7 @@ pub struct StayConfig {
     /// Where.
     pub listen: SocketAddr,
     /// What people call this peer; by default after its port.
-    pub name: Option<EntityName>,
+    pub name: Option<PeerName>,
     /// Its address, when that is not what the tracker sees.
     pub advertise: Option<SocketAddr>,
     /// How.

@@ -3,8 +3,8 @@
 //! The state thread is the caller's own: it looks at the file now and then, and hashes it again when it has changed.
 //! Invariant: what is offered is what the file was when it was hashed as a whole, and nobody has written to it since.
 
-use crate::content::limits::FOLDER_LOOK;
-use crate::content::{EntityName, FileName};
+use crate::content::limits::FOLDER_SCAN_INTERVAL;
+use crate::content::{FileName, PeerName};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
 use crate::report::error::{DaemonError, Fault};
@@ -33,7 +33,7 @@ pub struct SeederConfig {
     /// The tracker.
     pub tracker: SocketAddr,
     /// What people call this peer; by default after its port.
-    pub name: Option<EntityName>,
+    pub name: Option<PeerName>,
     /// Its address, when that is not what the tracker sees.
     pub advertise: Option<SocketAddr>,
     /// Bytes in a chunk; by default according to the file's size.
@@ -99,7 +99,7 @@ fn serve_until(
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => break Ok(()),
             recv(failed) -> failure => break failure.map_or(Ok(()), Err),
-            default(FOLDER_LOOK) => kept.look(watch, shutdown),
+            default(FOLDER_SCAN_INTERVAL) => kept.look(watch, shutdown),
         }
     }
 }
@@ -192,9 +192,8 @@ impl Kept<'_> {
 ///
 /// # Errors
 /// Never, as long as `role` is a plain word.
-pub(super) fn default_name(role: &str, port: u16) -> Result<EntityName, DaemonError> {
-    EntityName::new(format!("{role}-{port}"))
-        .map_err(|error| DaemonError::new(Fault::Other, error.to_string()))
+pub(super) fn default_name(role: &str, port: u16) -> Result<PeerName, DaemonError> {
+    PeerName::new(format!("{role}-{port}")).map_err(|error| DaemonError::new(Fault::Other, error.to_string()))
 }
 
 fn own_name(path: &Path) -> Result<FileName, DaemonError> {

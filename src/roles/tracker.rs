@@ -4,9 +4,9 @@
 //! A tracker that keeps files is a serving peer, too: it has a port of its own for chunks and manifests. Invariant:
 //! it serves nothing and takes no volunteer in before its catalogue has been read whole.
 
-use crate::content::EntityName;
-use crate::content::limits::{self, TRACKER_ENTITY};
-use crate::content::words::counted;
+use crate::content::PeerName;
+use crate::content::fmt::counted;
+use crate::content::limits::{self, TRACKER_NAME};
 use crate::net::{Listener, Shutdown, Threads, Timeouts};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::next_step;
@@ -118,7 +118,7 @@ fn start_in(
         (hands, keeping, failed_keeping) = (given, Some(desk), failed);
     }
     let TrackerConfig { listen, connections, timeouts, .. } = *config;
-    let hub = HubConfig { listen, connections, outbox: limits::OUTBOX, timeouts };
+    let hub = HubConfig { listen, connections, outbox: limits::OUTBOX_MESSAGES_MAX, timeouts };
     let hub = Hub::start(&hub, tracker, hands, shutdown)?;
     let address = hub.address();
     log::info!("tracker listening on {address}, TCP and UDP");
@@ -165,7 +165,7 @@ fn keep_files(
     log::info!("the catalogue has {} and {}", known.0, known.1);
     let port = listener.address().port();
     let own = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-    let name = EntityName::new(TRACKER_ENTITY);
+    let name = PeerName::new(TRACKER_NAME);
     let rules = KeepRules {
         settings: keep.settings.clone(),
         name: name.map_err(|error| DaemonError::new(Fault::Other, error.to_string()))?,

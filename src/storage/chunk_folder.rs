@@ -18,7 +18,7 @@ use super::progress::Progress;
 use super::verify::CheckWatch;
 use super::{ChunkSource, StoredChunk, lock};
 use crate::content::layout::LayoutError;
-use crate::content::{ChunkIndex, Digest, FileName, HaveMap, Manifest, limits};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileName, Manifest, limits};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -99,7 +99,7 @@ impl ChunkFolder {
         })?;
         let entries = std::mem::take(&mut *lock(&entries));
         let count = list.chunks.count;
-        let mut have = HaveMap::none(count);
+        let mut have = Bitfield::none(count);
         entries.keys().for_each(|&index| _ = have.insert(index));
         Ok(Self {
             folder: folder.to_owned(),

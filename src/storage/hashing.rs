@@ -1,13 +1,13 @@
 //! Hashing what is on disk, on all cores.
 //!
 //! Each thread takes the next chunks that nobody has, so that none waits for another; memory is a buffer of
-//! at most 256 KiB for each or, where several chunks are hashed at once, of [`HASH_MEMORY`](limits::HASH_MEMORY) for all of them.
+//! at most 256 KiB for each or, where several chunks are hashed at once, of [`HASH_MEMORY_BYTES`](limits::HASH_MEMORY_BYTES) for all of them.
 //! Callbacks get the bytes hashed and say when to stop, at least once a buffer.
 
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
 use crate::content::md5::{Md5, Md5Hasher};
-use crate::content::{ChunkIndex, ChunkSpan, Digest, Hasher, Layout, TOGETHER, limits};
+use crate::content::{ChunkIndex, ChunkSpan, Digest, HASH_LANES, Hasher, Layout, limits};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -46,8 +46,8 @@ pub(super) fn hash_chunks(
 ) -> Result<(), StoreError> {
     let longest = layout.longest();
     // All cores have something to do, and not much memory is taken.
-    let groups = cores() * TOGETHER;
-    let fits = (1..=limits::HASH_MEMORY / groups).contains(&(longest as usize));
+    let groups = cores() * HASH_LANES;
+    let fits = (1..=limits::HASH_MEMORY_BYTES / groups).contains(&(longest as usize));
     if chunks.len() < 2 * groups || !fits {
         return on_all_cores(chunks.len() as u32, longest.min(PIECE), &|item, buffer| {
             let index = chunks[item as usize];
@@ -55,15 +55,15 @@ pub(super) fn hash_chunks(
             Ok(each(index, hash_span(file, path, span, buffer, watch)?))
         });
     }
-    let groups: Vec<&[ChunkIndex]> = chunks.chunks(TOGETHER).collect();
-    on_all_cores(groups.len() as u32, longest * TOGETHER as u32, &|item, buffer| {
+    let groups: Vec<&[ChunkIndex]> = chunks.chunks(HASH_LANES).collect();
+    on_all_cores(groups.len() as u32, longest * HASH_LANES as u32, &|item, buffer| {
         let group = groups[item as usize];
         let digests = hash_group(file, path, layout, group, buffer, watch)?;
         Ok(group.iter().zip(digests).all(|(index, digest)| each(*index, digest)))
     })
 }
 
-/// Hashes up to [`TOGETHER`] chunks at once; the buffer holds as many.
+/// Hashes up to [`HASH_LANES`] chunks at once; the buffer holds as many.
 fn hash_group(
     file: &File,
     path: &Path,
@@ -231,7 +231,7 @@ mod tests {
         let bytes: Vec<u8> = (0..200_000u32).map(|at| (at * 7 % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
-        let count = 3 * cores() * TOGETHER + 1;
+        let count = 3 * cores() * HASH_LANES + 1;
         // Alike, of all lengths, and all empty.
         for length in [|_| 40, |at| at as u32 % 9 * 11, |_| 0] {
             let layout = Layout::uneven((0..count).map(length)).unwrap();

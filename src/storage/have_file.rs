@@ -10,7 +10,7 @@
 
 use super::disk;
 use super::error::{self, StoreError};
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};
@@ -29,15 +29,15 @@ const NOTE_HALVES: usize = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Vouched {
     /// On the disk: there after a power cut.
-    pub durable: HaveMap,
+    pub durable: Bitfield,
     /// There: the durable ones, and those that the system still keeps.
-    pub written: HaveMap,
+    pub written: Bitfield,
 }
 
 impl Vouched {
     /// No chunk of `count`.
     pub(super) fn nothing(count: u32) -> Self {
-        Self { durable: HaveMap::none(count), written: HaveMap::none(count) }
+        Self { durable: Bitfield::none(count), written: Bitfield::none(count) }
     }
 
     /// Adds what another have-file of the same part file vouches for.
@@ -48,7 +48,7 @@ impl Vouched {
 }
 
 /// Adds the chunks of another map.
-pub(super) fn merge(map: &mut HaveMap, other: &HaveMap) {
+pub(super) fn merge(map: &mut Bitfield, other: &Bitfield) {
     other.iter().for_each(|index: ChunkIndex| _ = map.insert(index));
 }
 
@@ -113,11 +113,11 @@ pub(super) fn decode(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -
     if header.length != payload.len() as u64 || header.sha256 != Digest::of(payload) {
         return Err(Unusable::Torn);
     }
-    let (durable, written) = payload.split_at_checked(HaveMap::byte_length(count)).ok_or(Unusable::Torn)?;
-    let map = |bytes| HaveMap::from_bytes(count, bytes).map_err(|_| Unusable::Torn);
+    let (durable, written) = payload.split_at_checked(Bitfield::byte_length(count)).ok_or(Unusable::Torn)?;
+    let map = |bytes| Bitfield::from_bytes(count, bytes).map_err(|_| Unusable::Torn);
     let (durable, mut written) = (map(durable)?, map(written)?);
     if boot.is_none() || header.boot.as_deref() != boot {
-        written = HaveMap::none(count);
+        written = Bitfield::none(count);
     }
     merge(&mut written, &durable);
     Ok(Vouched { durable, written })
@@ -125,7 +125,7 @@ pub(super) fn decode(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -
 
 /// The most bytes that a map of so many chunks takes.
 fn map_room(count: u32) -> usize {
-    HEADER_MAX as usize + 2 * HaveMap::byte_length(count)
+    HEADER_MAX as usize + 2 * Bitfield::byte_length(count)
 }
 
 /// What the halves of a note vouch for between them. One that was never written, or was being written when the process
@@ -137,7 +137,7 @@ fn decode_note(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -> Resu
     let decode = |half: &[u8]| {
         let header = half.iter().position(|&byte| byte == b'\n').ok_or(Unusable::Torn)?;
         // What follows is left of a longer one.
-        let end = half.len().min(header + 1 + 2 * HaveMap::byte_length(count));
+        let end = half.len().min(header + 1 + 2 * Bitfield::byte_length(count));
         decode(&half[..end], id, count, boot)
     };
     let mut halves = bytes.chunks(map_room(count)).map(decode);
@@ -266,8 +266,8 @@ mod tests {
     const ID: FileId = FileId([7; 32]);
     const BOOT: Option<&str> = Some("this boot");
 
-    fn map(count: u32, held: &[u32]) -> HaveMap {
-        let mut map = HaveMap::none(count);
+    fn map(count: u32, held: &[u32]) -> Bitfield {
+        let mut map = Bitfield::none(count);
         held.iter().for_each(|&index| assert!(map.insert(ChunkIndex(index))));
         map
     }

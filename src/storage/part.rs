@@ -18,7 +18,7 @@ use super::hashing::{self, Watch};
 use super::have_file::{self, Vouched};
 use super::progress::Progress;
 use super::{ChunkSink, ChunkSource, StoredChunk, lock};
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest, Md5};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, Md5};
 use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -64,7 +64,7 @@ struct Paths {
 
 /// What the have-files say.
 struct Saved {
-    durable: HaveMap,
+    durable: Bitfield,
     /// How many chunks the have-files name between them.
     noted: u32,
     /// How many notes this process has written.
@@ -269,7 +269,7 @@ impl PartFile {
         self.manifest.layout().size().saturating_sub(self.bytes_of(&self.progress.have().0))
     }
 
-    fn bytes_of(&self, chunks: &HaveMap) -> u64 {
+    fn bytes_of(&self, chunks: &Bitfield) -> u64 {
         chunks.iter().map(|index| length_of(&self.manifest, index)).sum()
     }
 

@@ -172,7 +172,7 @@ fn nothing_new_writes_nothing() {
 fn the_map_of_another_file_is_not_believed() {
     let fixture = Fixture::new(2 * CHUNK);
     drop(fixture.open().unwrap());
-    let foreign = Vouched { durable: HaveMap::all(2), written: HaveMap::all(2) };
+    let foreign = Vouched { durable: Bitfield::all(2), written: Bitfield::all(2) };
     let boot = have_file::boot_id();
     have_file::write(&fixture.paths().have, FileId([1; 32]), boot.as_deref(), &foreign).unwrap();
     assert_eq!(fixture.open().unwrap().resumed_bytes(), 0);
@@ -363,7 +363,7 @@ fn a_torn_or_foreign_map_costs_a_check_and_nothing_else() {
         &|path| fs::write(path, "").unwrap(),
         &|path| fs::write(path, &fs::read(path).unwrap()[1..]).unwrap(),
         &|path| {
-            let all = Vouched { durable: HaveMap::all(10), written: HaveMap::all(10) };
+            let all = Vouched { durable: Bitfield::all(10), written: Bitfield::all(10) };
             have_file::write(path, FileId([1; 32]), have_file::boot_id().as_deref(), &all).unwrap();
         },
     ];

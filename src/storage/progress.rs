@@ -6,7 +6,7 @@
 //! from [`since`](Progress::since) covers every chunk that was ever added.
 
 use super::lock;
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::{Bitfield, ChunkIndex};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::sync::Mutex;
 
@@ -19,7 +19,7 @@ pub struct Progress {
 }
 
 struct State {
-    have: HaveMap,
+    have: Bitfield,
     log: Vec<ChunkIndex>,
     subscribers: Vec<Sender<()>>,
     prune_at: usize,
@@ -27,7 +27,7 @@ struct State {
 
 impl Progress {
     /// Starts from the chunks that are there already.
-    pub fn new(have: HaveMap) -> Self {
+    pub fn new(have: Bitfield) -> Self {
         let state = State { have, log: Vec::new(), subscribers: Vec::new(), prune_at: PRUNE_MIN };
         Self { state: Mutex::new(state) }
     }
@@ -51,7 +51,7 @@ impl Progress {
     }
 
     /// The chunks that are there now, and the cursor from which [`since`](Self::since) goes on.
-    pub fn have(&self) -> (HaveMap, usize) {
+    pub fn have(&self) -> (Bitfield, usize) {
         let state = lock(&self.state);
         (state.have.clone(), state.log.len())
     }
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_reader_misses_nothing() {
-        let progress = Progress::new(HaveMap::none(10));
+        let progress = Progress::new(Bitfield::none(10));
         assert!(progress.add(ChunkIndex(0)) && !progress.add(ChunkIndex(0)) && !progress.add(ChunkIndex(10)));
         let (have, cursor) = progress.have();
         assert_eq!((have.held(), cursor), (1, 1));
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_complete_file_has_no_log() {
-        let progress = Progress::new(HaveMap::all(3));
+        let progress = Progress::new(Bitfield::all(3));
         let (have, cursor) = progress.have();
         assert!(have.is_complete() && progress.has(ChunkIndex(2)));
         assert_eq!((cursor, progress.since(0, 9)), (0, (vec![], 0)));
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_was_removed_and_comes_back_is_news() {
-        let progress = Progress::new(HaveMap::all(2));
+        let progress = Progress::new(Bitfield::all(2));
         assert!(progress.remove(ChunkIndex(1)) && !progress.remove(ChunkIndex(1)));
         assert!(!progress.has(ChunkIndex(1)) && progress.held() == 1);
         assert!(progress.add(ChunkIndex(1)));
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn subscribers_are_woken_once_for_many_chunks() {
-        let progress = Progress::new(HaveMap::none(10));
+        let progress = Progress::new(Bitfield::none(10));
         let (one, two) = (progress.subscribe(), progress.subscribe());
         indices(0..3).into_iter().for_each(|index| assert!(progress.add(index)));
         assert!(one.try_recv().is_ok() && one.try_recv().is_err());
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn dropped_subscribers_do_not_pile_up_without_news() {
-        let progress = Progress::new(HaveMap::all(1));
+        let progress = Progress::new(Bitfield::all(1));
         let kept: Vec<_> = (0..40).map(|_| progress.subscribe()).collect();
         (0..1_000).for_each(|_| drop(progress.subscribe()));
         assert!(lock(&progress.state).subscribers.len() <= 2 * kept.len() + PRUNE_MIN);

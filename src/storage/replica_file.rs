@@ -11,7 +11,7 @@ use super::hashing::{self, Watch};
 use super::progress::Progress;
 use super::space::Space;
 use super::{ChunkSource, StoredChunk, lock};
-use crate::content::{ChunkIndex, ChunkSpan, Digest, FileId, HaveMap, Manifest};
+use crate::content::{Bitfield, ChunkIndex, ChunkSpan, Digest, FileId, Manifest};
 use crate::protocol::volunteer::{ChallengedRange, KeptFile};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -37,7 +37,7 @@ pub struct ReplicaFile {
 
 struct State {
     /// The chunks that have their names; those that are durable as well are in the progress.
-    present: HaveMap,
+    present: Bitfield,
     /// The chunks that have been hashed and were right, and what their files were then.
     checked: HashMap<ChunkIndex, Version>,
     /// Threads that are about to add a chunk.
@@ -64,7 +64,7 @@ impl ReplicaFile {
         manifest: Arc<Manifest>,
         space: Arc<Space>,
     ) -> Result<Self, StoreError> {
-        let mut present = HaveMap::none(manifest.layout().count());
+        let mut present = Bitfield::none(manifest.layout().count());
         let mut used = 0;
         for entry in fs::read_dir(&folder).map_err(error::io("read", &folder))? {
             let entry = entry.map_err(error::io("read", &folder))?;

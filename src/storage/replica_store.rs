@@ -12,7 +12,7 @@ use super::lock;
 use super::replica_file::{self, ReplicaFile};
 use super::space::Space;
 use crate::content::{ChunkIndex, FileId, Manifest, limits};
-use crate::protocol::numbers::VolunteerKey;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
 use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::content::{Digest, FileName, Layout, Md5};
-use crate::protocol::numbers::Nonce;
+use crate::protocol::tokens::Nonce;
 use crate::protocol::tracker::FileSummary;
 use crate::protocol::volunteer::ChallengedRange;
 use crate::storage::{ChunkSource as _, SharedFolder};

@@ -130,7 +130,7 @@ impl SharedFolder {
     /// Looks at the folder once: reads it and the metadata of its files, and opens none. Files that have
     /// vanished or changed are no longer shared at once. New and changed ones are to be hashed when two looks
     /// in a row find them the same, since somebody may still be writing to them; at the first look, also those
-    /// that nobody wrote to for [`limits::FILE_SETTLED`]. How far apart looks are is the caller's to decide.
+    /// that nobody wrote to for [`limits::FILE_SETTLED_MIN`]. How far apart looks are is the caller's to decide.
     ///
     /// Subfolders and hidden files, which ours are while they are not finished, are passed over. Other things
     /// that are no files, links that lead out of the folder or to something hidden, unfinished downloads of
@@ -257,7 +257,7 @@ impl State {
     /// Compares what is known with what was found.
     fn compare(&mut self, scan: Scan) -> Look {
         let first = !std::mem::replace(&mut self.looked, true);
-        let long_ago = SystemTime::now().checked_sub(limits::FILE_SETTLED).filter(|_| first);
+        let long_ago = SystemTime::now().checked_sub(limits::FILE_SETTLED_MIN).filter(|_| first);
         let Scan { files, mut skipped } = scan;
         let changed = |(name, (_, identity)): (&FileName, &(_, Identity))| {
             (files.get(name) != Some(identity)).then(|| name.clone())

@@ -1,7 +1,7 @@
 //! What a shared folder shares, and when it stops.
 
 use super::*;
-use crate::content::limits::FILE_SETTLED;
+use crate::content::limits::FILE_SETTLED_MIN;
 use rustix::fs::{CWD, FileType, Mode};
 use std::cell::Cell;
 use std::fs::{File, FileTimes};
@@ -106,7 +106,7 @@ fn what_lay_there_is_hashed_at_once_and_what_is_fresh_a_look_later() {
     fixture.write("old", "old");
     fixture.write("empty", "");
     fixture.write("fresh", "fresh");
-    fixture.set_time("fresh", SystemTime::now() + FILE_SETTLED);
+    fixture.set_time("fresh", SystemTime::now() + FILE_SETTLED_MIN);
     assert!(fixture.names().is_empty());
     assert_eq!(fixture.look(), ["hash:empty,old"]);
     assert_eq!(fixture.hash("fresh"), None);

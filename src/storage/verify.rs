@@ -1,14 +1,14 @@
 //! How much of what is there already is read again before it counts.
 
-use crate::content::limits::VERIFY_SAMPLE;
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::limits::VERIFY_SAMPLE_COUNT;
+use crate::content::{Bitfield, ChunkIndex};
 
 /// How much of what is there already is hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
     /// All of it.
     Full,
-    /// A random sample of [`VERIFY_SAMPLE`] chunks.
+    /// A random sample of [`VERIFY_SAMPLE_COUNT`] chunks.
     Sample,
     /// Nothing: the size of a finished file, and what the have-maps vouch for, are believed.
     None,
@@ -16,13 +16,13 @@ pub enum Verify {
 
 impl Verify {
     /// Which of some chunks to hash, rising.
-    pub(super) fn choose(self, of: &HaveMap) -> Vec<ChunkIndex> {
+    pub(super) fn choose(self, of: &Bitfield) -> Vec<ChunkIndex> {
         let mut chunks: Vec<ChunkIndex> = of.iter().collect();
         match self {
             Verify::Full => {}
             Verify::Sample => {
                 fastrand::shuffle(&mut chunks);
-                chunks.truncate(VERIFY_SAMPLE);
+                chunks.truncate(VERIFY_SAMPLE_COUNT);
                 chunks.sort_unstable();
             }
             Verify::None => chunks.clear(),
@@ -55,14 +55,14 @@ mod tests {
 
     #[test]
     fn a_sample_is_some_of_what_is_there() {
-        let mut have = HaveMap::none(1_000);
+        let mut have = Bitfield::none(1_000);
         (500..1_000).for_each(|index| _ = have.insert(ChunkIndex(index)));
         assert_eq!(Verify::Full.choose(&have).len(), 500);
         assert_eq!(Verify::None.choose(&have), []);
         let sample = Verify::Sample.choose(&have);
-        assert_eq!(sample.len(), VERIFY_SAMPLE);
+        assert_eq!(sample.len(), VERIFY_SAMPLE_COUNT);
         assert!(sample.is_sorted() && sample.iter().all(|index| have.has(*index)));
         assert_ne!(sample, Verify::Sample.choose(&have));
-        assert_eq!(Verify::Sample.choose(&HaveMap::all(3)).len(), 3);
+        assert_eq!(Verify::Sample.choose(&Bitfield::all(3)).len(), 3);
     }
 }

@@ -12,7 +12,7 @@ use super::hashing::{self, Watch};
 use super::progress::Progress;
 use super::verify::{CheckWatch, Verify};
 use super::{ChunkSource, StoredChunk, lock};
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Layout, Manifest, Md5};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Layout, Manifest, Md5};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -91,7 +91,7 @@ impl WholeFile {
         if stamp.size != layout.size() {
             return Ok(None);
         }
-        let chosen = verify.choose(&HaveMap::all(layout.count()));
+        let chosen = verify.choose(&Bitfield::all(layout.count()));
         let length = |index: &ChunkIndex| layout.span(*index).map_or(0, |span| u64::from(span.length));
         (watch.begin)(chosen.iter().map(length).sum());
         let watch = Watch { hashed: watch.hashed, stop: watch.stop };
@@ -135,7 +135,7 @@ impl WholeFile {
     fn unchanged(path: &Path, file: File, stamp: Stamp, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
         stamp.check(&file, path)?;
         let id = manifest.id();
-        let progress = Progress::new(HaveMap::all(manifest.layout().count()));
+        let progress = Progress::new(Bitfield::all(manifest.layout().count()));
         let access = Access::Open { file: Arc::new(file), stamp };
         Ok(Self { path: path.to_owned(), access, manifest, id, progress })
     }

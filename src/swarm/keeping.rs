@@ -5,9 +5,9 @@
 //! [`ExecutorTask`] and returns as [`TaskOutcome`]. Invariant: tasks of one file are executed in order, and
 //! each task gets exactly one outcome unless its description says otherwise.
 
-use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, HaveMap, Layout};
-use crate::protocol::numbers::VolunteerKey;
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, FileName, Layout, PeerName};
 use crate::protocol::status::Status;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure, KeptFile};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub struct VolunteerRecord {
     /// The key by which a returning volunteer is recognised.
     pub key: VolunteerKey,
     /// The name that it registered with.
-    pub name: EntityName,
+    pub name: PeerName,
     /// Its last address.
     pub address: SocketAddr,
     /// Bytes of storage that it offers.
@@ -63,7 +63,7 @@ pub enum Change {
         /// The volunteer.
         volunteer: VolunteerNumber,
         /// The chunks.
-        chunks: HaveMap,
+        chunks: Bitfield,
     },
     /// Whether the tracker's own copy is offloaded.
     Offloaded(FileId, bool),
@@ -148,7 +148,7 @@ pub enum Command {
     /// Show the status.
     Status,
     /// Drain a volunteer, or (`false`) cancel the drain.
-    Drain(EntityName, bool),
+    Drain(PeerName, bool),
     /// Pause new copies, or (`false`) resume them.
     Pause(bool),
     /// Stop keeping a file, given by name or id.

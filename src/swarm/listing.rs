@@ -5,7 +5,7 @@
 
 use super::Moment;
 use super::registry::Registry;
-use crate::content::limits::{LIST_MAX, LISTED_FILES, LISTED_HOLDERS};
+use crate::content::limits::{LIST_MAX, LISTED_FILES_MAX, LISTED_HOLDERS_MAX};
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub struct Listing {
 impl Listing {
     /// Encodes the current content of a registry.
     pub fn of(now: Moment, registry: &Registry, random: &mut fastrand::Rng) -> Self {
-        let (found, all) = registry.list(now, LISTED_HOLDERS, LISTED_FILES, random);
+        let (found, all) = registry.list(now, LISTED_HOLDERS_MAX, LISTED_FILES_MAX, random);
         Self {
             changes: registry.changes(),
             until: registry.next_expiry().unwrap_or(Moment::MAX),
@@ -71,7 +71,7 @@ mod tests {
     fn a_list_never_exceeds_its_size_limit() {
         let name = FileName::new("é".repeat(127)).unwrap();
         let address = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse().unwrap();
-        let holders = vec![address; LISTED_HOLDERS];
+        let holders = vec![address; LISTED_HOLDERS_MAX];
         let file = FileSummary { id: FileId([255; 32]), name, size: u64::MAX, chunks: u32::MAX };
         let found =
             FoundFile { file, holders: u32::MAX, whole: holders.clone(), partial: holders, md5: None };
@@ -79,6 +79,6 @@ mod tests {
         let fitting = (LIST_MAX - 2) / one;
         let payload = encode(&vec![found; fitting as usize + 9_000]);
         assert!(payload.len() as u64 <= LIST_MAX && payload.ends_with(b"]"));
-        assert!(fitting >= LISTED_FILES as u64, "LISTED_FILES entries fit, even with the longest names");
+        assert!(fitting >= LISTED_FILES_MAX as u64, "LISTED_FILES entries fit, even with the longest names");
     }
 }

@@ -1,14 +1,14 @@
 //! The manager as a pure state machine: it keeps the list of active peers and broadcasts it.
 //!
 //! A peer that joins gets the whole list at once; all peers get it again after each join, leave and expiry.
-//! Changes close together share one broadcast. Invariant: [`BROADCAST_PAUSE`] after the last change, the
+//! Changes close together share one broadcast. Invariant: [`BROADCAST_INTERVAL`] after the last change, the
 //! current list has been sent to every connected peer.
 
 use super::Moment;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Leases, Membership, error};
 use super::registry::Peer;
-use crate::content::limits::{BROADCAST_PAUSE, PROTOCOL_VERSION};
+use crate::content::limits::{BROADCAST_INTERVAL, PROTOCOL_VERSION};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{PeerSummary, Registration, TrackerRequest, TrackerResponse};
 use std::sync::Arc;
@@ -106,7 +106,7 @@ impl Manager {
 
     /// Time at which the next broadcast is due.
     fn due(&self) -> Option<Moment> {
-        self.changed.then(|| self.sent.map_or(Moment::ZERO, |sent| sent + BROADCAST_PAUSE))
+        self.changed.then(|| self.sent.map_or(Moment::ZERO, |sent| sent + BROADCAST_INTERVAL))
     }
 
     fn broadcast(&mut self, now: Moment) {
@@ -156,7 +156,7 @@ impl Machine for Manager {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::EntityName;
+    use crate::content::PeerName;
     use crate::protocol::tracker::Token;
     use std::net::IpAddr;
     use std::time::Duration;
@@ -179,7 +179,7 @@ mod tests {
     }
 
     fn register(port: u16, advertise: Option<&str>) -> TrackerRequest {
-        let name = EntityName::new(format!("peer{port}")).unwrap();
+        let name = PeerName::new(format!("peer{port}")).unwrap();
         let advertise = advertise.map(|text| text.parse().unwrap());
         TrackerRequest::Register(Registration { name, port, advertise })
     }
@@ -216,9 +216,9 @@ mod tests {
         assert_eq!(lists(&manager.request(at(10), from(2), register(2, None))), [(2, vec![1, 2])]);
         manager.request(at(20), from(3), register(3, None));
         assert!(lists(&manager.tick(at(20))).is_empty(), "changes close together share a broadcast");
-        assert_eq!(manager.next_tick(), Some(BROADCAST_PAUSE));
+        assert_eq!(manager.next_tick(), Some(BROADCAST_INTERVAL));
         let all = vec![1, 2, 3];
-        let sent = lists(&manager.tick(BROADCAST_PAUSE));
+        let sent = lists(&manager.tick(BROADCAST_INTERVAL));
         assert_eq!(sent, [(1, all.clone()), (2, all.clone()), (3, all)]);
         manager.closed(at(5000), ConnectionId(2));
         assert_eq!(lists(&manager.tick(at(5000))), [(1, vec![1, 3]), (3, vec![1, 3])]);

@@ -27,7 +27,7 @@ pub struct Leases {
 
 impl Default for Leases {
     fn default() -> Self {
-        Self { heartbeat: limits::HEARTBEAT, lease: limits::LEASE }
+        Self { heartbeat: limits::HEARTBEAT_INTERVAL, lease: limits::LEASE_TIMEOUT }
     }
 }
 
@@ -280,7 +280,7 @@ pub(super) fn unknown_token() -> TrackerResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::EntityName;
+    use crate::content::PeerName;
 
     #[test]
     fn an_ip_address_cannot_exceed_its_share_of_peers() {
@@ -294,7 +294,7 @@ mod tests {
             let origin = Origin::Datagram(from.parse().unwrap(), 1);
             // The advertised address is the peer's own choice and does not count.
             let advertise = Some(SocketAddr::from(([10, 0, 0, 9], 1_000)));
-            let name = EntityName::new("x").unwrap();
+            let name = PeerName::new("x").unwrap();
             let registration = Registration { name, port: 1, advertise };
             match members.register(Duration::from_secs(now), origin, registration).ok()?.response {
                 TrackerResponse::Registered { token, .. } => Some(token),

@@ -12,8 +12,10 @@ mod upstream;
 
 use super::Moment;
 use super::trees::stripe_of;
-use crate::content::limits::{ENDGAME_COPIES, PIPELINE, PIPELINE_FAR_MAX, PIPELINE_MAX, PIPELINE_TIME};
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::limits::{
+    ENDGAME_COPIES_MAX, PIPELINE_LONG_RTT_MAX, PIPELINE_MAX, PIPELINE_MIN, PIPELINE_TIME_MAX,
+};
+use crate::content::{Bitfield, ChunkIndex};
 use open::Open;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -67,7 +69,7 @@ const NEAR: Duration = Duration::from_millis(10);
 const HINTS_MAX: usize = 64;
 
 struct Source {
-    have: HaveMap,
+    have: Bitfield,
     /// Number of chunks that it had when it appeared.
     had: u32,
     /// Number of its chunks in each stripe.
@@ -109,8 +111,8 @@ impl Source {
 
 /// State of a download that decides which source gets the next request, and for which chunk.
 pub struct Picker {
-    done: HaveMap,
-    wanted: HaveMap,
+    done: Bitfield,
+    wanted: Bitfield,
     open: Open,
     /// Number of partial sources that have each chunk.
     rarity: Vec<u32>,
@@ -130,10 +132,10 @@ pub struct Picker {
 impl Picker {
     /// A picker for the chunks that `done` lacks. With `all`, all of them are wanted from the start;
     /// otherwise each is wanted once [`want`](Self::want) names it.
-    pub fn new(done: HaveMap, all: bool) -> Self {
+    pub fn new(done: Bitfield, all: bool) -> Self {
         let count = done.count();
         let mut picker = Self {
-            wanted: HaveMap::none(count),
+            wanted: Bitfield::none(count),
             open: Open::new(count),
             rarity: vec![0; count as usize],
             sources: HashMap::default(),
@@ -165,7 +167,7 @@ impl Picker {
     }
 
     /// The verified chunks.
-    pub fn done(&self) -> &HaveMap {
+    pub fn done(&self) -> &Bitfield {
         &self.done
     }
 
@@ -175,7 +177,7 @@ impl Picker {
     }
 
     /// Adds a source with its bitfield.
-    pub fn add_source(&mut self, id: SourceId, have: HaveMap, now: Moment) {
+    pub fn add_source(&mut self, id: SourceId, have: Bitfield, now: Moment) {
         self.remove_source(id);
         self.began.get_or_insert(now);
         let partial = !have.is_complete();
@@ -315,18 +317,18 @@ impl Picker {
     /// chunk for all other sources, so more than one pays only while few other sources are busy, or where a
     /// chunk takes less time than its request: on fast local links, or at a high RTT.
     fn depth(&self, id: SourceId, source: &Source) -> usize {
-        let least = if self.upstreams.has(id) || self.few_others_busy(source) { PIPELINE } else { 1 };
+        let least = if self.upstreams.has(id) || self.few_others_busy(source) { PIPELINE_MIN } else { 1 };
         let Some(pace) = source.pace else { return least };
         let pace = pace.as_nanos().max(1);
         let limited = |count: u128, most: usize| usize::try_from(count).unwrap_or(most).min(most);
-        let fast = limited(PIPELINE_TIME.as_nanos() / pace, PIPELINE_MAX);
+        let fast = limited(PIPELINE_TIME_MAX.as_nanos() / pace, PIPELINE_MAX);
         if source.round_trip < NEAR {
             return least.max(fast);
         }
         // One chunk in transfer plus as many as arrive within one RTT. While requests limit the rate, the
         // measured chunk time is RTT / depth, which hides that the link could carry more: hence twice the
         // RTT.
-        let far = limited((source.round_trip * 2).as_nanos().div_ceil(pace) + 1, PIPELINE_FAR_MAX);
+        let far = limited((source.round_trip * 2).as_nanos().div_ceil(pace) + 1, PIPELINE_LONG_RTT_MAX);
         least.max(fast).max(far)
     }
 
@@ -372,7 +374,7 @@ impl Picker {
         for (index, from) in self.flights.iter().filter(|(index, _)| !self.done.has(**index)) {
             let Some((first, since)) = self.asked(*index, from) else { continue };
             oldest = oldest.min(first);
-            let asks = from.len() < ENDGAME_COPIES && !from.contains(&id) && source.have.has(*index);
+            let asks = from.len() < ENDGAME_COPIES_MAX && !from.contains(&id) && source.have.has(*index);
             if asks && now.saturating_sub(since) >= patience(index) {
                 late = late.into_iter().chain([(since, *index)]).min();
             }
@@ -448,9 +450,9 @@ impl Picker {
 
     /// Whether a source is busy or has a chunk that is needed.
     pub fn is_useful(&self, id: SourceId) -> bool {
-        let needed = |have: &HaveMap| {
+        let needed = |have: &Bitfield| {
             let mut flying = self.flights.keys();
-            self.open.map.meets(have) || flying.any(|index| have.has(*index) && !self.done.has(*index))
+            self.open.map.intersects(have) || flying.any(|index| have.has(*index) && !self.done.has(*index))
         };
         self.sources.get(&id).is_some_and(|source| !source.flights.is_empty() || needed(&source.have))
     }

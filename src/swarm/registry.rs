@@ -11,7 +11,7 @@ pub use peers::{Peer, PeerId, RemovedPeer};
 
 use super::Moment;
 use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
-use crate::content::{EntityName, FileId, FileName};
+use crate::content::{FileId, FileName, PeerName};
 use crate::protocol::tracker::{FileSummary, FoundFile, Token};
 use holders::{Holder, Holders, Spot};
 use leases::Leases;
@@ -108,7 +108,7 @@ impl Registry {
         &mut self,
         now: Moment,
         secret: u128,
-        name: EntityName,
+        name: PeerName,
         address: SocketAddr,
     ) -> Result<(PeerId, Token), RegistryFull> {
         if self.peers.len() >= PEERS_MAX {
@@ -121,7 +121,7 @@ impl Registry {
     }
 
     /// Adds the tracker itself as a holder. It needs no lease and is not counted as a peer.
-    pub fn enroll(&mut self, name: EntityName, address: SocketAddr) -> PeerId {
+    pub fn enroll(&mut self, name: PeerName, address: SocketAddr) -> PeerId {
         self.enrolled += 1;
         self.peers.enroll(name, address)
     }

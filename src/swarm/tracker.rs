@@ -16,7 +16,7 @@ use super::listing::Listing;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Leases, Membership, error, unknown_token};
 use super::registry::{PeerId, RemovedPeer};
-use crate::content::limits::{self, TRACKER_ENTITY};
+use crate::content::limits::{self, TRACKER_NAME};
 use crate::content::{ChunkIndex, FileId, FileName};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{
@@ -43,7 +43,7 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { leases: Leases::default(), quorum: limits::QUORUM, local: limits::TRACKER_ADDRESS.ip() }
+        Self { leases: Leases::default(), quorum: limits::QUORUM_MIN, local: limits::TRACKER_ADDRESS.ip() }
     }
 }
 
@@ -325,7 +325,7 @@ impl Tracker {
         match self.change(key, |set| set.want(id, index))? {
             true => self.location(id, key, index),
             false => {
-                let line = format!("{TRACKER_ENTITY},CHUNK_LOCATION_UNKNOWN,{index}");
+                let line = format!("{TRACKER_NAME},CHUNK_LOCATION_UNKNOWN,{index}");
                 self.effects.push(Effect::Event(line));
                 Some(TrackerResponse::ChunkUnknown { set: key.clone(), index })
             }
@@ -436,7 +436,7 @@ impl Tracker {
         let mut holders = set.holders(index, id);
         self.random.shuffle(&mut holders);
         holders.truncate(limits::HOLDERS_MAX);
-        let mut line = format!("{TRACKER_ENTITY},GET_CHUNK_FROM,{index},{}", claim.sha256);
+        let mut line = format!("{TRACKER_NAME},GET_CHUNK_FROM,{index},{}", claim.sha256);
         for holder in &holders {
             line += &format!(",{},{}", holder.ip(), holder.port());
         }

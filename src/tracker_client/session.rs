@@ -6,7 +6,9 @@
 //! [`SessionEvent::Lost`].
 
 use crate::content::Manifest;
-use crate::content::limits::{KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, RETRY_MAX};
+use crate::content::limits::{
+    KEEP_ALIVE_INTERVAL, LIST_MAX, OUTBOX_MESSAGES_MAX, PROTOCOL_VERSION, RETRY_MAX,
+};
 use crate::net::link::halves;
 use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
@@ -155,7 +157,7 @@ impl Session {
         let began = Instant::now();
         // Ends with this connection, or with everything.
         let here = self.shutdown.child();
-        let (requests, queued) = bounded(OUTBOX);
+        let (requests, queued) = bounded(OUTBOX_MESSAGES_MAX);
         let result = self
             .spawn_writer(writer, queued, token, &stream, &here)
             .and_then(|()| self.spawn_heartbeat(token, heartbeat, &stream, &here))
@@ -266,7 +268,7 @@ impl Session {
         let (stream, here) = (stream.clone(), here.clone());
         self.threads.spawn("tracker-ask", move || {
             // By the clock, not when nothing else is said: claims have no answer, and silence would look like the end.
-            let keep_alive = crossbeam_channel::tick(KEEP_ALIVE);
+            let keep_alive = crossbeam_channel::tick(KEEP_ALIVE_INTERVAL);
             loop {
                 let sent = crossbeam_channel::select! {
                     recv(here.signal()) -> _ => break,

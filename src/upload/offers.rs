@@ -146,7 +146,7 @@ impl Contents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::{HaveMap, Manifest};
+    use crate::content::{Bitfield, Manifest};
     use crate::storage::Progress;
     use std::fs::File;
 
@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn source(count: u32, held: &[u32], length: u32) -> Arc<dyn ChunkSource> {
-        let mut have = HaveMap::none(count);
+        let mut have = Bitfield::none(count);
         held.iter().for_each(|index| assert!(have.insert(ChunkIndex(*index))));
         Arc::new(Part { progress: Progress::new(have), length })
     }

@@ -8,7 +8,7 @@
 //! it turns out to be bad, or its source is lost, whoever was being sent it finds its connection torn, and has
 //! nothing that it could take for a chunk.
 
-use crate::content::limits::COMING_UNASKED;
+use crate::content::limits::UNREQUESTED_ARRIVALS_MAX;
 use crate::content::{ChunkIndex, FileId};
 use crate::upload::pacing::Pacing;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -50,7 +50,7 @@ struct Listener {
 impl Listener {
     /// Told so many without asking for any it is told no more of them: its thread would wake up for each, and for nothing.
     fn tell(&self, index: ChunkIndex) {
-        if self.unasked.load(Ordering::Relaxed) < COMING_UNASKED {
+        if self.unasked.load(Ordering::Relaxed) < UNREQUESTED_ARRIVALS_MAX {
             self.unasked.fetch_add(1, Ordering::Relaxed);
             let _ = self.chunks.try_send(index);
         }
@@ -174,7 +174,7 @@ impl Drop for Going<'_> {
     }
 }
 
-/// The chunks of a file that begin to arrive, for one who may ask for them. Who has been told of [`COMING_UNASKED`] without
+/// The chunks of a file that begin to arrive, for one who may ask for them. Who has been told of [`UNREQUESTED_ARRIVALS_MAX`] without
 /// asking for any is told no more of them until it asks, but only of what is here, which takes far fewer messages.
 pub struct Listening {
     chunks: Receiver<ChunkIndex>,
@@ -410,7 +410,7 @@ mod tests {
             drop(relay.begin(FILE, ChunkIndex(index), 1));
             told.chunks().try_recv().ok()
         };
-        for index in 0..COMING_UNASKED {
+        for index in 0..UNREQUESTED_ARRIVALS_MAX {
             assert_eq!(begin(index), Some(ChunkIndex(index)));
         }
         assert_eq!(begin(100), None);

@@ -4,8 +4,8 @@
 //! and tells of new chunks in between. Invariant: whole chunks leave this machine only when a
 //! [`ChunkSource`] vouches for them; of one that is arriving all but the last bytes may go on before ([`relay`](crate::upload::relay)).
 
-use crate::content::limits::{self, NEWS_PAUSE, PROTOCOL_VERSION, SERVE_QUEUE};
-use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
+use crate::content::limits::{self, GOT_INTERVAL, PROTOCOL_VERSION, SERVE_QUEUE_MAX};
+use crate::content::{Bitfield, ChunkIndex, FileId, FileName};
 use crate::net::link::halves;
 use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::ErrorCode;
@@ -126,7 +126,7 @@ impl Server {
             Ok(port) => port,
             Err(error) => return error,
         };
-        let (requests, queued) = bounded(SERVE_QUEUE);
+        let (requests, queued) = bounded(SERVE_QUEUE_MAX);
         // Closes when the writing has ended: this connection's place and guard last until then.
         let (writing, written) = bounded::<Infallible>(0);
         let (server, shut) = (self.clone(), stream.clone());
@@ -248,7 +248,7 @@ struct Subscription {
 
 impl Subscription {
     /// With what there is at this moment, so that nothing is missed.
-    fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: Listening) -> (Self, HaveMap) {
+    fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: Listening) -> (Self, Bitfield) {
         let news = source.progress().subscribe();
         let (have, cursor) = source.progress().have();
         (Self { file, source, cursor, news, coming, upstream: never() }, have)
@@ -294,7 +294,7 @@ impl<'a> Answers<'a> {
                 select.recv(&subscription.upstream);
             }
             // News waits a while for more: who fetches knows already of most of it, that it was coming.
-            let quiet = self.told + NEWS_PAUSE;
+            let quiet = self.told + GOT_INTERVAL;
             let hears_news = Instant::now() >= quiet;
             for subscription in self.subscriptions.iter().filter(|_| hears_news) {
                 select.recv(&subscription.news);
@@ -426,7 +426,7 @@ impl<'a> Answers<'a> {
 
     fn have(&mut self, file: FileId) -> Result<(), LinkError> {
         // A download may stand beside chunks that are kept for others: together they have more.
-        let mut map: Option<HaveMap> = None;
+        let mut map: Option<Bitfield> = None;
         let known = self.subscriptions.iter().any(|subscription| subscription.file == file);
         for source in self.server.shelf.all(file) {
             // Only who passes on what it gets can make use of what is coming, and is told of it once.
@@ -489,7 +489,7 @@ impl<'a> Answers<'a> {
                 let (subscription, have) = Subscription::new(file, source, Listening::to_nothing());
                 // What the others have is told already, or about to be.
                 let others = self.subscriptions.iter().filter(|one| one.file == file);
-                let told: Vec<HaveMap> = others.map(|one| one.source.progress().have().0).collect();
+                let told: Vec<Bitfield> = others.map(|one| one.source.progress().have().0).collect();
                 let is_news = |index: &ChunkIndex| !told.iter().any(|told| told.has(*index));
                 let chunks: Vec<ChunkIndex> = have.iter().filter(is_news).collect();
                 self.subscriptions.push(subscription);

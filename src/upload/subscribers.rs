@@ -6,8 +6,8 @@
 //!
 //! Invariant: nothing is kept of a file that nobody is here for.
 
-use crate::content::limits::PEERS_NAMED;
-use crate::content::{ChunkIndex, FileId, HaveMap};
+use crate::content::limits::NAMED_PEERS_MAX;
+use crate::content::{Bitfield, ChunkIndex, FileId};
 use crate::protocol::peer::Upstream;
 use crate::swarm::super_seeding::SuperSeeder;
 use crate::swarm::trees::{self, Moved, Trees};
@@ -90,7 +90,7 @@ impl Visitors {
 
     /// Somebody who serves at `address` is here for a file, of which this peer has `have`. Returns what it is
     /// to be told.
-    pub fn join(&self, id: VisitorId, address: SocketAddr, file: FileId, have: &HaveMap) -> Welcome {
+    pub fn join(&self, id: VisitorId, address: SocketAddr, file: FileId, have: &Bitfield) -> Welcome {
         let mut random = fastrand::Rng::new();
         let mut state = self.state();
         let visited = state.files.entry(file).or_insert_with(|| Visited {
@@ -101,7 +101,7 @@ impl Visitors {
             }),
         });
         let others = visited.here.values().map(|visitor| visitor.address);
-        let peers = random.choose_multiple(others.filter(|other| *other != address), PEERS_NAMED);
+        let peers = random.choose_multiple(others.filter(|other| *other != address), NAMED_PEERS_MAX);
         let (teller, upstream) = bounded(MOVES_MAX);
         visited.here.insert(id, Visitor { address, upstream: teller });
         let moved = visited.origin.as_mut().map(|origin| origin.trees.join(id)).unwrap_or_default();
@@ -197,16 +197,16 @@ mod tests {
         let (visitors, file) = (Visitors::default(), FileId([1; 32]));
         let [one, two] = [7001, 7002].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
         let (first, second) = (visitors.name(), visitors.name());
-        let Welcome { peers, hints, upstream } = visitors.join(first, one, file, &HaveMap::all(9));
+        let Welcome { peers, hints, upstream } = visitors.join(first, one, file, &Bitfield::all(9));
         assert!(peers.is_empty() && !hints.is_empty());
         assert_eq!(upstream.try_recv(), Ok(FIRST), "it is the first in the line");
-        let other = visitors.join(second, two, file, &HaveMap::all(9));
+        let other = visitors.join(second, two, file, &Bitfield::all(9));
         assert_eq!(other.peers, [one]);
         assert!(!other.hints.is_empty() && other.hints.iter().all(|index| !hints.contains(index)));
         assert_eq!(other.upstream.try_recv(), Ok(second_behind(one)));
         visitors.overtake(second, file, 0, true);
         assert_eq!((other.upstream.try_recv(), upstream.try_recv()), (Ok(FIRST), Ok(second_behind(two))));
-        let peers = visitors.join(visitors.name(), two, file, &HaveMap::all(9)).peers;
+        let peers = visitors.join(visitors.name(), two, file, &Bitfield::all(9)).peers;
         assert_eq!(peers, [one], "nobody is told of itself");
         assert!(!visitors.asked(first, file, hints[0]).is_empty());
         (1..=3).for_each(|id| visitors.leave(id, file));

@@ -3,8 +3,8 @@
 //! In no hurry: it rests several times as long as it works, so that serving does not starve. What passes is told in
 //! batches; what does not, the store tells of.
 
-use crate::content::limits::{CHECK_REST, NAMED_CHUNKS_MAX};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
+use crate::content::limits::{CHECK_PAUSE_FACTOR, NAMED_CHUNKS_MAX};
 use crate::content::{ChunkIndex, FileId};
 use crate::net::Shutdown;
 use crate::storage::{ReplicaFile, ReplicaStore};
@@ -61,7 +61,7 @@ fn check(
             since = Instant::now();
             passed.send((file.id(), std::mem::take(&mut batch))).ok()?;
         }
-        if shutdown.wait((began.elapsed() * CHECK_REST).min(REST_MAX)) {
+        if shutdown.wait((began.elapsed() * CHECK_PAUSE_FACTOR).min(REST_MAX)) {
             return None;
         }
     }

@@ -6,7 +6,7 @@ use super::{Done, Hands, Job, work};
 use crate::content::limits::NAMED_CHUNKS_MAX;
 use crate::content::{ChunkIndex, Digest, FileId};
 use crate::net::Shutdown;
-use crate::protocol::volunteer::{ChallengedRange, VolunteerRequest};
+use crate::protocol::volunteer::{ChallengedRange, VolunteerReport};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::BTreeSet;
 
@@ -28,13 +28,13 @@ pub(super) fn run(hands: &Hands, jobs: &Receiver<Job<Chore>>, done: &Sender<Done
         |chore, _| match chore {
             Chore::Drop(file, chunks) => drop_chunks(hands, file, chunks),
             Chore::Prove(challenge, range) => {
-                vec![VolunteerRequest::Proof { challenge, sha256: prove(hands, &range) }]
+                vec![VolunteerReport::Proof { challenge, sha256: prove(hands, &range) }]
             }
         },
     );
 }
 
-fn drop_chunks(hands: &Hands, file: FileId, mut chunks: Vec<ChunkIndex>) -> Vec<VolunteerRequest> {
+fn drop_chunks(hands: &Hands, file: FileId, mut chunks: Vec<ChunkIndex>) -> Vec<VolunteerReport> {
     if let Err(error) = hands.store.remove(file, &chunks) {
         log::warn!("{error}");
     }
@@ -46,7 +46,7 @@ fn drop_chunks(hands: &Hands, file: FileId, mut chunks: Vec<ChunkIndex>) -> Vec<
     // How much can be taken then is filled in when it is said.
     let free = 0;
     let pieces = chunks.chunks(NAMED_CHUNKS_MAX);
-    pieces.map(|chunks| VolunteerRequest::Dropped { file, chunks: chunks.to_vec(), free }).collect()
+    pieces.map(|chunks| VolunteerReport::Dropped { file, chunks: chunks.to_vec(), free }).collect()
 }
 
 /// The proof, from the disk; nothing when the chunk is not here, or is not right.

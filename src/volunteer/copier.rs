@@ -2,16 +2,16 @@
 //!
 //! Invariants: what is stored was verified against the manifest, and the manifest against the file's id; the manifest
 //! of a file is asked for once; chunks that are being received take no more memory than
-//! [`RECEIVE_MEMORY`](crate::content::limits::RECEIVE_MEMORY).
+//! [`RECEIVE_MEMORY_BYTES`](crate::content::limits::RECEIVE_MEMORY_BYTES).
 
 use super::{Done, Hands, Job, work};
-use crate::content::limits::{COPY_WORKERS, RECEIVE_MEMORY, SOURCE_PAUSE};
+use crate::content::limits::{COPY_WORKERS_MAX, RECEIVE_MEMORY_BYTES, SOURCE_RETRY_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::download::conversations::Conversations;
 use crate::download::events::{Expected, SourceError};
 use crate::download::source::Conversation;
 use crate::net::{Shutdown, Timeouts};
-use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerRequest};
+use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerReport};
 use crate::storage::{ChunkSource, ReplicaFile, StoreError};
 use crate::tracker_client::lookup::as_known;
 use crossbeam_channel::{Receiver, Sender};
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// How often a worker that waits for memory looks whether it is still wanted.
 const GLANCE: Duration = Duration::from_millis(100);
 /// A worker keeps a buffer of up to so many bytes for the next chunk.
-const BUFFER_KEPT: usize = RECEIVE_MEMORY as usize / COPY_WORKERS;
+const BUFFER_KEPT: usize = RECEIVE_MEMORY_BYTES as usize / COPY_WORKERS_MAX;
 /// How often a chunk is stored anew whose file is removed meanwhile.
 const TRIES: usize = 3;
 
@@ -104,11 +104,11 @@ impl Copier {
             // Filled in when it is said: of several threads the last to say it need not be the last to know it.
             let free = 0;
             vec![match result {
-                Ok(()) => VolunteerRequest::Stored { file, index, free },
+                Ok(()) => VolunteerReport::Stored { file, index, free },
                 Err(Failure { why, text }) => {
                     let from = as_known(copy.from, self.tracker);
                     log::debug!("chunk {index} of {} is not copied from {from}: {text}", copy.kept.file.name);
-                    VolunteerRequest::NotStored { file, index, why, text, free }
+                    VolunteerReport::NotStored { file, index, why, text, free }
                 }
             }]
         });
@@ -173,13 +173,13 @@ impl Copier {
         here: &Shutdown,
         ask: impl FnMut(&mut Conversation) -> Result<T, SourceError>,
     ) -> Result<T, Failure> {
-        if lock(&self.away).get(&from).is_some_and(|when| when.elapsed() < SOURCE_PAUSE) {
+        if lock(&self.away).get(&from).is_some_and(|when| when.elapsed() < SOURCE_RETRY_INTERVAL) {
             return Err(Failure::new(CopyFailure::Unreachable, "it could not be reached a moment ago"));
         }
         let result = self.conversations.with(from, here, ask);
         if matches!(result, Err(SourceError::Link(_))) && !here.is_stopped() {
             let mut away = lock(&self.away);
-            away.retain(|_, when| when.elapsed() < SOURCE_PAUSE);
+            away.retain(|_, when| when.elapsed() < SOURCE_RETRY_INTERVAL);
             away.insert(from, Instant::now());
         }
         Ok(result?)
@@ -232,7 +232,7 @@ struct Memory {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { left: Mutex::new(RECEIVE_MEMORY), freed: Condvar::new() }
+        Self { left: Mutex::new(RECEIVE_MEMORY_BYTES), freed: Condvar::new() }
     }
 }
 
@@ -246,7 +246,7 @@ impl Memory {
     /// Waits until there is enough. `None` at the shutdown.
     fn take(&self, bytes: u64, here: &Shutdown) -> Option<Share<'_>> {
         // No chunk is longer than that; one that were would have all of it.
-        let bytes = bytes.min(RECEIVE_MEMORY);
+        let bytes = bytes.min(RECEIVE_MEMORY_BYTES);
         let mut left = lock(&self.left);
         while *left < bytes {
             if here.is_stopped() {
@@ -273,14 +273,14 @@ mod tests {
     #[test]
     fn memory_is_shared_and_a_shutdown_ends_the_wait() {
         let (memory, here) = (Memory::default(), Shutdown::new());
-        let most = memory.take(RECEIVE_MEMORY - 10, &here).unwrap();
+        let most = memory.take(RECEIVE_MEMORY_BYTES - 10, &here).unwrap();
         let rest = memory.take(10, &here).unwrap();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| memory.take(u64::MAX, &here).is_some());
             drop((most, rest));
             assert!(waits.join().unwrap());
         });
-        let all = memory.take(RECEIVE_MEMORY, &here).unwrap();
+        let all = memory.take(RECEIVE_MEMORY_BYTES, &here).unwrap();
         here.trigger();
         assert!(memory.take(1, &here).is_none());
         drop(all);

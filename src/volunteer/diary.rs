@@ -1,10 +1,10 @@
 //! What a volunteer writes into the log: not each chunk, but enough to follow what happens to it.
 
 use super::VolunteerStatus;
-use crate::content::limits::SUMMARY_PAUSE;
-use crate::content::words::counted;
+use crate::content::fmt::counted;
+use crate::content::limits::SUMMARY_INTERVAL;
 use crate::content::{FileId, FileName};
-use crate::protocol::volunteer::{CopyFailure, VolunteerRequest};
+use crate::protocol::volunteer::{CopyFailure, VolunteerReport};
 use crate::storage::ReplicaStore;
 use crossbeam_channel::{Receiver, after, never};
 use std::collections::HashMap;
@@ -35,9 +35,9 @@ impl Diary {
     }
 
     /// Notes what the tracker is told.
-    pub(super) fn note(&mut self, answer: &VolunteerRequest, store: &ReplicaStore) {
+    pub(super) fn note(&mut self, answer: &VolunteerReport, store: &ReplicaStore) {
         match answer {
-            VolunteerRequest::Stored { file, .. } => {
+            VolunteerReport::Stored { file, .. } => {
                 if let Some(there) = store.file(*file).filter(|_| !self.files.contains_key(file)) {
                     let name = there.kept().file.name.clone();
                     log::info!("keeping chunks of {name} for the tracker");
@@ -45,14 +45,14 @@ impl Diary {
                 }
                 self.stored += 1;
             }
-            VolunteerRequest::NotStored { index, why, text, .. } => {
+            VolunteerReport::NotStored { index, why, text, .. } => {
                 self.failed += 1;
                 self.why = match why {
                     CopyFailure::NoRoom => format!("no room for chunk {index}: {text}"),
                     _ => format!("chunk {index}: {text}"),
                 };
             }
-            VolunteerRequest::Dropped { file, chunks, .. } => {
+            VolunteerReport::Dropped { file, chunks, .. } => {
                 self.dropped += chunks.len() as u64;
                 if store.file(*file).is_none()
                     && let Some(name) = self.files.remove(file)
@@ -62,7 +62,7 @@ impl Diary {
             }
             _ => return,
         }
-        self.due.get_or_insert_with(|| after(SUMMARY_PAUSE));
+        self.due.get_or_insert_with(|| after(SUMMARY_INTERVAL));
     }
 
     /// Says what has happened since the last time.

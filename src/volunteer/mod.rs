@@ -14,11 +14,11 @@ mod report;
 mod state;
 
 use crate::content::FileId;
-use crate::content::limits::{CONVERSATION_IDLE, COPY_WORKERS, ORDERS_MAX};
-use crate::content::words::{counted, size};
+use crate::content::fmt::{counted, size};
+use crate::content::limits::{COPY_WORKERS_MAX, ORDERS_MAX, SOURCE_IDLE_TIMEOUT};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::Registration;
-use crate::protocol::volunteer::VolunteerRequest;
+use crate::protocol::volunteer::VolunteerReport;
 use crate::report::error::DaemonError;
 use crate::storage::ReplicaStore;
 use crate::tracker_client::session::{self, SessionConfig};
@@ -121,7 +121,7 @@ impl Volunteer {
         let (done, results) = bounded(QUEUE);
         let (copies, to_copy) = bounded(ORDERS_MAX);
         let copier = Arc::new(copier::Copier::new(hands.clone(), beside.tracker, beside.timeouts));
-        for _ in 0..COPY_WORKERS {
+        for _ in 0..COPY_WORKERS_MAX {
             let (copier, jobs, done, stop) =
                 (copier.clone(), to_copy.clone(), done.clone(), shutdown.clone());
             threads.spawn("volunteer-copy", move || copier.run(&jobs, &done, &stop))?;
@@ -207,7 +207,7 @@ struct Job<O> {
 
 /// What has come of an order. Answers of a session that is over are not sent.
 struct Done {
-    answers: Vec<VolunteerRequest>,
+    answers: Vec<VolunteerReport>,
     session: u64,
 }
 
@@ -237,7 +237,7 @@ fn work<O>(
     done: &Sender<Done>,
     shutdown: &Shutdown,
     idle: impl Fn(),
-    mut carry_out: impl FnMut(O, &Shutdown) -> Vec<VolunteerRequest>,
+    mut carry_out: impl FnMut(O, &Shutdown) -> Vec<VolunteerReport>,
 ) {
     loop {
         let Job { order, here, session } = crossbeam_channel::select! {
@@ -246,7 +246,7 @@ fn work<O>(
                 Ok(job) => job,
                 Err(_) => return,
             },
-            default(CONVERSATION_IDLE) => {
+            default(SOURCE_IDLE_TIMEOUT) => {
                 idle();
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use crate::content::ChunkIndex;
 use crate::content::limits::NAMED_CHUNKS_MAX;
-use crate::protocol::volunteer::VolunteerRequest;
+use crate::protocol::volunteer::VolunteerReport;
 use crate::storage::{ReplicaFile, ReplicaStore};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(super) struct Report {
     files: std::vec::IntoIter<Arc<ReplicaFile>>,
     /// What there is to say of the file whose turn it is.
-    messages: VecDeque<VolunteerRequest>,
+    messages: VecDeque<VolunteerReport>,
 }
 
 impl Report {
@@ -22,9 +22,9 @@ impl Report {
 }
 
 impl Iterator for Report {
-    type Item = VolunteerRequest;
+    type Item = VolunteerReport;
 
-    fn next(&mut self) -> Option<VolunteerRequest> {
+    fn next(&mut self) -> Option<VolunteerReport> {
         while self.messages.is_empty() {
             let file = self.files.next()?;
             let (checked, unchecked) = file.chunks();
@@ -40,9 +40,9 @@ pub(super) fn holds(
     file: &ReplicaFile,
     chunks: &[ChunkIndex],
     checked: bool,
-) -> impl Iterator<Item = VolunteerRequest> {
+) -> impl Iterator<Item = VolunteerReport> {
     let kept = file.kept();
-    chunks.chunks(NAMED_CHUNKS_MAX).map(move |held| VolunteerRequest::Holds {
+    chunks.chunks(NAMED_CHUNKS_MAX).map(move |held| VolunteerReport::Holds {
         kept: kept.clone(),
         held: held.to_vec(),
         checked,
@@ -52,8 +52,8 @@ pub(super) fn holds(
 /// Makes a message as true as it can be at this moment: what has been removed since it was made is not held, what
 /// is back is not spoiled, and the bytes that can still be taken are those that can be taken now. `None` when nothing
 /// is left of it.
-pub(super) fn as_of_now(mut message: VolunteerRequest, store: &ReplicaStore) -> Option<VolunteerRequest> {
-    use VolunteerRequest as Say;
+pub(super) fn as_of_now(mut message: VolunteerReport, store: &ReplicaStore) -> Option<VolunteerReport> {
+    use VolunteerReport as Say;
     if let Say::Stored { free, .. }
     | Say::NotStored { free, .. }
     | Say::Dropped { free, .. }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use crate::content::{Digest, FileName, Layout, Manifest, Md5};
     use crate::protocol::frame::encode;
-    use crate::protocol::numbers::Token;
+    use crate::protocol::tokens::Token;
     use crate::protocol::tracker::{FileSummary, TrackerRequest};
     use crate::protocol::volunteer::KeptFile;
 
@@ -106,7 +106,7 @@ mod tests {
         assert!(store.check(kept.file.id, ChunkIndex(7)).unwrap());
         let mut named = Vec::new();
         for message in Report::of(&store) {
-            let VolunteerRequest::Holds { kept: of, held, checked } = message.clone() else { panic!() };
+            let VolunteerReport::Holds { kept: of, held, checked } = message.clone() else { panic!() };
             assert!(of == kept && checked == (held == [ChunkIndex(7)]));
             named.extend(held);
             assert!(as_of_now(message.clone(), &store) == Some(message.clone()));
@@ -117,15 +117,15 @@ mod tests {
         let largest = (1 << 20) - NAMED_CHUNKS_MAX as u32..1 << 20;
         let file = kept.file.id;
         let most =
-            VolunteerRequest::Spoiled { file, chunks: largest.map(ChunkIndex).collect(), free: u64::MAX };
+            VolunteerReport::Spoiled { file, chunks: largest.map(ChunkIndex).collect(), free: u64::MAX };
         encode(&TrackerRequest::Volunteer { token: Token(u128::MAX), act: most }).unwrap();
         let gone = [ChunkIndex(1), ChunkIndex(2)];
         store.remove(file, &gone[..1]).unwrap();
-        let holds = VolunteerRequest::Holds { kept: kept.clone(), held: gone.to_vec(), checked: true };
-        let left = VolunteerRequest::Holds { kept, held: vec![gone[1]], checked: true };
+        let holds = VolunteerReport::Holds { kept: kept.clone(), held: gone.to_vec(), checked: true };
+        let left = VolunteerReport::Holds { kept, held: vec![gone[1]], checked: true };
         assert_eq!(as_of_now(holds, &store), Some(left.clone()));
         let spoiled =
-            |chunks: &[ChunkIndex]| VolunteerRequest::Spoiled { file, chunks: chunks.into(), free: 1 };
+            |chunks: &[ChunkIndex]| VolunteerReport::Spoiled { file, chunks: chunks.into(), free: 1 };
         assert_eq!(as_of_now(spoiled(&gone), &store), Some(spoiled(&gone[..1])));
         store.remove(file, &(0..chunks).map(ChunkIndex).collect::<Vec<_>>()).unwrap();
         assert_eq!(as_of_now(left, &store), None);

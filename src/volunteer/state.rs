@@ -10,11 +10,11 @@ use super::copier::Copy;
 use super::diary::Diary;
 use super::report::{Report, as_of_now, holds};
 use super::{Done, Hands, Job, Told, VolunteerStatus};
-use crate::content::limits::{FAREWELL_WAIT, NAMED_CHUNKS_MAX, ORDERS_MAX};
+use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX};
 use crate::content::{ChunkIndex, FileId};
 use crate::net::Shutdown;
 use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
-use crate::protocol::volunteer::{CopyFailure, VolunteerOrder, VolunteerRequest};
+use crate::protocol::volunteer::{CopyFailure, VolunteerOrder, VolunteerReport};
 use crate::report::error::DaemonError;
 use crate::tracker_client::session::SessionEvent;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -72,8 +72,8 @@ pub(super) struct State {
     underway: usize,
     report: Option<Report>,
     /// What is to be said behind the report: what turns out to be wrong meanwhile was perhaps named in it.
-    behind: Vec<VolunteerRequest>,
-    outbox: VecDeque<VolunteerRequest>,
+    behind: Vec<VolunteerReport>,
+    outbox: VecDeque<VolunteerReport>,
     draining: bool,
     diary: Diary,
     /// A queue that nobody empties: where to send while there is nothing to send.
@@ -173,10 +173,10 @@ impl State {
                     Some(Some(message)) => self.outbox.push_back(message),
                     Some(None) => {
                         self.report = None;
-                        self.outbox.push_back(VolunteerRequest::Reported);
+                        self.outbox.push_back(VolunteerReport::Reported);
                         self.outbox.extend(self.behind.drain(..));
                         if self.draining {
-                            self.outbox.push_back(VolunteerRequest::Drain);
+                            self.outbox.push_back(VolunteerReport::Drain);
                         }
                     }
                     None => return,
@@ -242,7 +242,7 @@ impl State {
         session.begun = true;
         let store = &self.hands.store;
         let (key, offered, free) = (store.key(), store.offered(), store.free());
-        self.outbox.push_back(VolunteerRequest::Lend { key, offered, free });
+        self.outbox.push_back(VolunteerReport::Lend { key, offered, free });
         self.report = Some(Report::of(store));
         self.told.tell(|told| told.refused = false);
     }
@@ -258,7 +258,7 @@ impl State {
                 let copies = self.outputs.copies.clone();
                 if !self.give(&copies, Copy { kept, index, from }) {
                     let (why, text) = (CopyFailure::Other, "too much to do".to_owned());
-                    self.say(VolunteerRequest::NotStored { file, index, why, text, free });
+                    self.say(VolunteerReport::NotStored { file, index, why, text, free });
                 }
             }
             VolunteerOrder::Drop { file, chunks } => self.chore(Chore::Drop(file, chunks)),
@@ -287,7 +287,7 @@ impl State {
     }
 
     /// Says something in this session.
-    fn say(&mut self, message: VolunteerRequest) {
+    fn say(&mut self, message: VolunteerReport) {
         if self.session.as_ref().is_some_and(|session| session.begun) {
             self.diary.note(&message, &self.hands.store);
             self.outbox.push_back(message);
@@ -318,7 +318,7 @@ impl State {
         for (file, chunks) in files {
             let free = 0;
             for chunks in chunks.chunks(NAMED_CHUNKS_MAX) {
-                let message = VolunteerRequest::Spoiled { file, chunks: chunks.to_vec(), free };
+                let message = VolunteerReport::Spoiled { file, chunks: chunks.to_vec(), free };
                 match self.report {
                     Some(_) => self.behind.push(message),
                     None => self.say(message),
@@ -334,7 +334,7 @@ impl State {
         self.draining = true;
         // Otherwise it is said behind the report.
         if self.report.is_none() {
-            self.say(VolunteerRequest::Drain);
+            self.say(VolunteerReport::Drain);
         }
     }
 
@@ -342,7 +342,7 @@ impl State {
     fn leave(self, said: &Receiver<SessionEvent>) {
         let Some(session) = &self.session else { return };
         session.here.trigger();
-        let deadline = Instant::now() + FAREWELL_WAIT;
+        let deadline = Instant::now() + GOODBYE_TIMEOUT;
         let goodbye = TrackerRequest::Goodbye { token: session.token };
         if session.requests.send_deadline(goodbye, deadline).is_err() {
             return;

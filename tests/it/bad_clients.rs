@@ -148,7 +148,7 @@ fn thousands_of_conversations_with_one_peer_harm_nobody() {
 /// Sends a million datagrams from several sockets: bytes at random, and messages that are nearly right.
 fn flood(target: SocketAddr) {
     let register = TrackerRequest::Register(Registration {
-        name: shoal::content::EntityName::new("flood").unwrap(),
+        name: shoal::content::PeerName::new("flood").unwrap(),
         port: 1,
         advertise: None,
     });
@@ -200,7 +200,7 @@ fn a_flood_of_registrations_from_one_address_is_borne() {
     for target in [servers.tracker.address(), servers.manager.address()] {
         let mut udp = Udp::to(target);
         for port in 1..=5_000 {
-            let name = shoal::content::EntityName::new(format!("flood-{port}")).unwrap();
+            let name = shoal::content::PeerName::new(format!("flood-{port}")).unwrap();
             let registration = Registration { name, port, advertise: None };
             // A manager takes members over connections only; what it answers is its business.
             udp.ask(&TrackerRequest::Register(registration));

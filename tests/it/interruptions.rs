@@ -2,7 +2,7 @@
 //! nothing again that a have-map vouches for, and in the end every byte is right.
 
 use crate::common::*;
-use shoal::content::{ChunkIndex, HaveMap};
+use shoal::content::{Bitfield, ChunkIndex};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -25,16 +25,16 @@ fn live_and_die(mut program: Program, random: &mut fastrand::Rng) -> Vec<String>
 }
 
 /// What the have-maps beside a target vouch for.
-fn vouched(folder: &Path) -> HaveMap {
-    let mut all = HaveMap::none(CHUNKS);
+fn vouched(folder: &Path) -> Bitfield {
+    let mut all = Bitfield::none(CHUNKS);
     for name in names_in(folder).iter().filter(|name| name.ends_with(".note") || name.ends_with(".have")) {
         let bytes = std::fs::read(folder.join(name)).unwrap();
         // A note has two halves, which are written in turns.
         let parts = if name.ends_with(".note") { 2 } else { 1 };
         for part in bytes.chunks(bytes.len() / parts) {
             let header = part.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-            let written = &part[header + HaveMap::byte_length(CHUNKS)..][..HaveMap::byte_length(CHUNKS)];
-            let written = HaveMap::from_bytes(CHUNKS, written).unwrap();
+            let written = &part[header + Bitfield::byte_length(CHUNKS)..][..Bitfield::byte_length(CHUNKS)];
+            let written = Bitfield::from_bytes(CHUNKS, written).unwrap();
             written.iter().for_each(|index: ChunkIndex| _ = all.insert(index));
         }
     }
@@ -48,8 +48,8 @@ fn resumed(lines: &[String]) -> Option<usize> {
 }
 
 /// Kills a download, started as told, until it has died often enough; returns what is there then.
-fn torture(folder: &Path, random: &mut fastrand::Rng, start: impl Fn() -> Program) -> HaveMap {
-    let mut there = HaveMap::none(CHUNKS);
+fn torture(folder: &Path, random: &mut fastrand::Rng, start: impl Fn() -> Program) -> Bitfield {
+    let mut there = Bitfield::none(CHUNKS);
     for _ in 0..KILLS {
         let lines = live_and_die(start(), random);
         if let Some(resumed) = resumed(&lines) {

@@ -94,7 +94,7 @@ fn the_dead_are_replaced_and_those_that_return_are_welcome() {
     wait_status(tracker.address(), "offloaded", |status| is_safe(status, 1) && file(status, "one").offloaded);
     volunteers[0].kill9();
     let status = wait_status(tracker.address(), "healed", |status| {
-        of(status, "a").state == VolunteerState::Gone && is_safe(status, 1)
+        of(status, "a").state == VolunteerState::Dead && is_safe(status, 1)
     });
     assert!(status.repair.copied > 24, "{status:#?}");
     gets(dir, "x1", &tracker, "one", &one);
@@ -201,7 +201,7 @@ fn a_volunteer_is_emptied_before_it_leaves() {
     leaving.ends_with(0);
     // Not a moment later: nothing was short when it left.
     let status = status(tracker.address()).unwrap();
-    assert_eq!(of(&status, "a").state, VolunteerState::Gone);
+    assert_eq!(of(&status, "a").state, VolunteerState::Dead);
     assert!(is_safe(&status, 1), "{status:#?}");
     gets(dir, "x", &tracker, "one", &one);
 }
@@ -300,11 +300,11 @@ fn a_second_death_in_the_middle_of_repair_is_survived() {
     wait_status(tracker.address(), "offloaded", |status| is_safe(status, 1) && file(status, "one").offloaded);
     volunteers[0].kill9();
     wait_status(tracker.address(), "in the middle", |status| {
-        of(status, "a").state == VolunteerState::Gone && status.repair.copied > 72 && status.copies.short > 0
+        of(status, "a").state == VolunteerState::Dead && status.repair.copied > 72 && status.copies.short > 0
     });
     volunteers[1].kill9();
     let status = wait_status(tracker.address(), "healed", |status| {
-        of(status, "b").state == VolunteerState::Gone && is_safe(status, 1)
+        of(status, "b").state == VolunteerState::Dead && is_safe(status, 1)
     });
     assert_eq!(status.copies.lost, 0);
     assert!(!tracker.has_said("LOST: "));

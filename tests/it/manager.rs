@@ -3,7 +3,7 @@
 use crate::common::wire::{Hearts, RawPeer, Udp, Wire};
 use crate::common::*;
 use shoal::content::limits::FRAME_MAX;
-use shoal::content::{EntityName, FileName};
+use shoal::content::{FileName, PeerName};
 use shoal::protocol::ErrorCode;
 use shoal::protocol::tracker::{Registration, TrackerRequest, TrackerResponse};
 use socket2::{Domain, Socket, Type};
@@ -427,7 +427,7 @@ fn a_manager_says_what_it_does_not_do() {
     let mut udp = Udp::to(at);
     assert!(unknown(Some(udp.ask(&lookup))));
     let register = TrackerRequest::Register(Registration {
-        name: EntityName::new("n").unwrap(),
+        name: PeerName::new("n").unwrap(),
         port: 1,
         advertise: None,
     });
@@ -476,7 +476,7 @@ fn nobody_advertises_the_address_of_another() {
         let mut wire = Wire::connect(at);
         wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
         assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 1 }));
-        let name = EntityName::new("nowhere").unwrap();
+        let name = PeerName::new("nowhere").unwrap();
         wire.send(&TrackerRequest::Register(Registration {
             name,
             port: 1,

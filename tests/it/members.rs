@@ -3,7 +3,7 @@
 
 use crate::common::wire::{Guest, RawPeer, Whole};
 use crate::common::*;
-use shoal::content::limits::{CHUNK_SIZE, HELLO_TIMEOUT};
+use shoal::content::limits::{CHUNK_SIZE, HANDSHAKE_TIMEOUT};
 use shoal::content::{ChunkIndex, Digest, FileId};
 use shoal::protocol::ErrorCode;
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
@@ -418,7 +418,7 @@ fn a_peer_that_does_not_answer_does_not_keep_a_file_from_coming() {
     let began = Instant::now();
     getter(dir, "gets", at, &["f"], &[]).ends_with(0);
     assert_holds(&dir.join("gets/f"), b"bytes");
-    assert!(began.elapsed() < HELLO_TIMEOUT, "it waited for who was silent, {:?}", began.elapsed());
+    assert!(began.elapsed() < HANDSHAKE_TIMEOUT, "it waited for who was silent, {:?}", began.elapsed());
 }
 
 #[test]

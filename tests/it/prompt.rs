@@ -5,7 +5,7 @@ use crate::common::terminal::AtTerminal;
 use crate::common::wire::{FakePeer, Whole};
 use crate::common::*;
 use rustix::process::Signal;
-use shoal::protocol::volunteer::{VolunteerOrder, VolunteerRequest};
+use shoal::protocol::volunteer::{VolunteerOrder, VolunteerReport};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -113,7 +113,7 @@ fn what_is_lent_stands_in_the_status_and_quit_waits_until_it_is_elsewhere() {
         client.press("status\r");
         client.wait_for("lending 1.0 MiB, 32.0 KiB used in 2 chunks of 1 file\r\n");
         client.press("quit\r");
-        assert_eq!(session.answer(), VolunteerRequest::Drain);
+        assert_eq!(session.answer(), VolunteerReport::Drain);
         session.order(VolunteerOrder::Draining { left: 2 });
         client.wait_for("leaving: 2 chunks to go");
         match ends_by_itself {

@@ -3,7 +3,7 @@
 use crate::common::scripted::registered;
 use crate::common::wire::{FakePeer, Whole, Wire};
 use crate::common::*;
-use shoal::content::limits::{CONVERSATION_TIMEOUT, HELLO_TIMEOUT, KEEP_ALIVE, STALL_TIMEOUT};
+use shoal::content::limits::{HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE_INTERVAL, STALL_TIMEOUT};
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
 use shoal::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
 use std::net::{SocketAddr, TcpListener};
@@ -69,7 +69,7 @@ fn are_closed_before(usual: Duration, wires: Vec<Wire>) {
 #[test]
 fn who_does_not_say_hello_is_not_waited_for() {
     let servers = Servers::new(&["--hello-timeout", "0.5"]);
-    are_closed_before(HELLO_TIMEOUT, servers.all().map(Wire::connect).collect());
+    are_closed_before(HANDSHAKE_TIMEOUT, servers.all().map(Wire::connect).collect());
 }
 
 #[test]
@@ -84,8 +84,11 @@ fn who_stops_in_the_middle_of_a_message_is_not_waited_for() {
 fn who_asks_for_nothing_is_not_waited_for() {
     let servers = Servers::new(&["--idle-timeout", "26"]);
     let began = Instant::now();
-    are_closed_before(CONVERSATION_TIMEOUT, servers.greeted());
-    assert!(began.elapsed() > KEEP_ALIVE, "nobody is cut off who still says now and then that it waits");
+    are_closed_before(IDLE_TIMEOUT, servers.greeted());
+    assert!(
+        began.elapsed() > KEEP_ALIVE_INTERVAL,
+        "nobody is cut off who still says now and then that it waits"
+    );
 }
 
 #[test]
@@ -167,7 +170,7 @@ fn give_up_before(usual: Duration, askers: Vec<(Program, Wire)>) {
 #[test]
 fn a_tracker_or_manager_that_does_not_say_hello_is_not_waited_for() {
     let place = place();
-    give_up_before(HELLO_TIMEOUT, askers(place.path(), &["--hello-timeout", "0.5"]));
+    give_up_before(HANDSHAKE_TIMEOUT, askers(place.path(), &["--hello-timeout", "0.5"]));
 }
 
 #[test]
@@ -192,7 +195,7 @@ fn a_tracker_or_manager_that_falls_silent_is_not_waited_for() {
     }
     let began = Instant::now();
     let (programs, wires): (Vec<Program>, Vec<Wire>) = askers.into_iter().unzip();
-    are_closed_before(CONVERSATION_TIMEOUT, wires);
-    assert!(began.elapsed() > KEEP_ALIVE, "an answer to what is said now and then is waited for");
+    are_closed_before(IDLE_TIMEOUT, wires);
+    assert!(began.elapsed() > KEEP_ALIVE_INTERVAL, "an answer to what is said now and then is waited for");
     programs.iter().for_each(|program| drop(program.wait_for_text("nothing moved for too long")));
 }

@@ -3,8 +3,8 @@
 
 use crate::common::wire::{FakePeer, Whole, Wire};
 use crate::common::*;
-use shoal::content::limits::COMING_UNASKED;
-use shoal::content::{FileId, HaveMap};
+use shoal::content::limits::UNREQUESTED_ARRIVALS_MAX;
+use shoal::content::{Bitfield, FileId};
 use shoal::protocol::peer::{PeerRequest, PeerResponse, Upstream};
 use std::net::SocketAddr;
 
@@ -84,7 +84,7 @@ fn one_at_the_head_who_gives_nothing_does_not_keep_the_others_from_the_file() {
             let sent = match request {
                 PeerRequest::Hello { .. } => wire.send(&PeerResponse::Hello { version: 1 }),
                 PeerRequest::Have { file } => {
-                    let have = HaveMap::none(CHUNKS as u32).to_bytes();
+                    let have = Bitfield::none(CHUNKS as u32).to_bytes();
                     let (count, length) = (CHUNKS as u32, have.len() as u64);
                     let response = PeerResponse::Have { file, count, length, upstreams: vec![] };
                     wire.send(&response).and_then(|()| wire.send_bytes(&have))
@@ -194,6 +194,6 @@ fn who_asks_for_nothing_is_told_in_batches_of_what_is_there() {
             _ => {}
         }
     }
-    assert!(got > 2 * COMING_UNASKED as usize, "{got}: most of it comes while somebody listens");
-    assert_eq!(coming, COMING_UNASKED);
+    assert!(got > 2 * UNREQUESTED_ARRIVALS_MAX as usize, "{got}: most of it comes while somebody listens");
+    assert_eq!(coming, UNREQUESTED_ARRIVALS_MAX);
 }

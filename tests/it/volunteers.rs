@@ -5,10 +5,10 @@ use crate::common::wire::*;
 use crate::common::*;
 use shoal::content::{ChunkIndex, Md5};
 use shoal::protocol::ErrorCode;
-use shoal::protocol::numbers::Nonce;
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
+use shoal::protocol::tokens::Nonce;
 use shoal::protocol::tracker::{FoundFile, TrackerResponse};
-use shoal::protocol::volunteer::{ChallengedRange, CopyFailure, KeptFile, VolunteerOrder, VolunteerRequest};
+use shoal::protocol::volunteer::{ChallengedRange, CopyFailure, KeptFile, VolunteerOrder, VolunteerReport};
 use socket2::{Domain, Socket, Type};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -104,18 +104,18 @@ fn a_volunteer_copies_serves_proves_and_drops_as_it_is_told() {
     let range = challenge(&kept, 3);
     session.order(VolunteerOrder::Challenge { challenge: 5, range });
     let proof = Some(range.proof(&chunk(&whole, 3)[1_000..3_000]));
-    assert_eq!(session.answer(), VolunteerRequest::Proof { challenge: 5, sha256: proof });
+    assert_eq!(session.answer(), VolunteerReport::Proof { challenge: 5, sha256: proof });
     session.order(VolunteerOrder::Challenge { challenge: 6, range: challenge(&kept, 99) });
-    assert_eq!(session.answer(), VolunteerRequest::Proof { challenge: 6, sha256: None });
+    assert_eq!(session.answer(), VolunteerReport::Proof { challenge: 6, sha256: None });
     let (file, chunks) = (kept.file.id, vec![ChunkIndex(0), ChunkIndex(3)]);
     session.order(VolunteerOrder::Drop { file, chunks: chunks.clone() });
     let free = (1 << 20) - size + 2 * CHUNK as u64;
-    assert_eq!(session.answer(), VolunteerRequest::Dropped { file, chunks, free });
+    assert_eq!(session.answer(), VolunteerReport::Dropped { file, chunks, free });
     assert_does_not_serve(session.address, &whole, 3);
     assert_serves(session.address, &whole, 4);
     let rest: Vec<ChunkIndex> = all.into_iter().map(ChunkIndex).collect();
     session.order(VolunteerOrder::Drop { file, chunks: rest.clone() });
-    assert_eq!(session.answer(), VolunteerRequest::Dropped { file, chunks: rest, free: 1 << 20 });
+    assert_eq!(session.answer(), VolunteerReport::Dropped { file, chunks: rest, free: 1 << 20 });
     assert_does_not_serve(session.address, &whole, 4);
     assert_eq!(names_in(&dir.path().join("ann/.volunteer")), ["key"]);
     client.wait_for_text("keeping chunks of file 1 for the tracker");
@@ -134,8 +134,8 @@ fn never_more_than_was_lent_is_taken() {
     let mut stored = 0;
     for _ in 0..20 {
         match session.answer() {
-            VolunteerRequest::Stored { .. } => stored += 1,
-            VolunteerRequest::NotStored { why, .. } => assert_eq!(why, CopyFailure::NoRoom),
+            VolunteerReport::Stored { .. } => stored += 1,
+            VolunteerReport::NotStored { why, .. } => assert_eq!(why, CopyFailure::NoRoom),
             other => panic!("{other:?}"),
         }
     }
@@ -177,8 +177,8 @@ fn what_a_volunteer_keeps_survives_kill_9_and_damage_is_told_and_never_served() 
     let all = |held: &Held| wanted.clone().all(|chunk| held.checked.contains(&chunk));
     while !all(&held) || !held.unchecked.is_empty() {
         match session.said() {
-            VolunteerRequest::Holds { kept, held: more, checked } => held.note(&kept, &more, checked),
-            VolunteerRequest::Spoiled { file, chunks, .. } => {
+            VolunteerReport::Holds { kept, held: more, checked } => held.note(&kept, &more, checked),
+            VolunteerReport::Spoiled { file, chunks, .. } => {
                 for index in chunks {
                     assert!(damaged.contains(&(file, index.0)));
                     held.unchecked.remove(&(file, index.0));
@@ -194,17 +194,17 @@ fn what_a_volunteer_keeps_survives_kill_9_and_damage_is_told_and_never_served() 
     // Damage that comes later is found when it is asked for.
     std::fs::write(path(4), vec![0; CHUNK]).unwrap();
     assert_does_not_serve(session.address, &whole, 4);
-    let spoiled = |index| VolunteerRequest::Spoiled { file: id, chunks: vec![ChunkIndex(index)], free: 0 };
+    let spoiled = |index| VolunteerReport::Spoiled { file: id, chunks: vec![ChunkIndex(index)], free: 0 };
     let without_free = |said| match said {
-        VolunteerRequest::Spoiled { file, chunks, .. } => VolunteerRequest::Spoiled { file, chunks, free: 0 },
+        VolunteerReport::Spoiled { file, chunks, .. } => VolunteerReport::Spoiled { file, chunks, free: 0 },
         other => other,
     };
     assert_eq!(without_free(session.answer()), spoiled(4));
     std::fs::remove_file(path(5)).unwrap();
     session.order(VolunteerOrder::Challenge { challenge: 1, range: challenge(&kept, 5) });
     let mut answers = [without_free(session.answer()), without_free(session.answer())];
-    answers.sort_by_key(|answer| matches!(answer, VolunteerRequest::Spoiled { .. }));
-    assert_eq!(answers, [VolunteerRequest::Proof { challenge: 1, sha256: None }, spoiled(5)]);
+    answers.sort_by_key(|answer| matches!(answer, VolunteerReport::Spoiled { .. }));
+    assert_eq!(answers, [VolunteerReport::Proof { challenge: 1, sha256: None }, spoiled(5)]);
     // Told to, it gets them again.
     session.copy(&kept, &[2, 4, 5, 7], source.address);
     [2, 4, 5, 7].iter().for_each(|index| assert_serves(session.address, &whole, *index));
@@ -254,7 +254,7 @@ fn a_copy_that_fails_is_told_with_the_reason() {
     for (kept, index, from, reason) in attempts {
         session.order_copy(kept, index, from);
         match session.answer() {
-            VolunteerRequest::NotStored { file, index: of, why, text, free } => {
+            VolunteerReport::NotStored { file, index: of, why, text, free } => {
                 assert_eq!((file, of.0, why, free), (kept.file.id, index, reason, 1 << 20), "{text}");
             }
             other => panic!("{other:?}"),
@@ -345,14 +345,14 @@ fn before_it_leaves_a_volunteer_is_emptied_if_its_user_wants_that() {
     let (mut session, _) = tracker.volunteer();
     session.copy(&kept, &[0, 1, 2], source.address);
     client.interrupt();
-    assert_eq!(session.said(), VolunteerRequest::Drain);
+    assert_eq!(session.said(), VolunteerReport::Drain);
     session.order(VolunteerOrder::Draining { left: 3 });
     client.wait_for_text("leaving: 3 chunks to go");
     // A connection that is lost meanwhile changes nothing.
     drop(session);
     let (mut session, held) = tracker.volunteer();
     assert_eq!(held.checked.len(), 3);
-    assert_eq!(session.said(), VolunteerRequest::Drain);
+    assert_eq!(session.said(), VolunteerReport::Drain);
     session.order(VolunteerOrder::Draining { left: 1 });
     client.wait_for_text("leaving: 1 chunk to go");
     assert_serves(session.address, &whole, 1);
@@ -365,8 +365,8 @@ fn before_it_leaves_a_volunteer_is_emptied_if_its_user_wants_that() {
     client.interrupt();
     loop {
         match session.said() {
-            VolunteerRequest::Drain => break,
-            VolunteerRequest::Holds { .. } => {}
+            VolunteerReport::Drain => break,
+            VolunteerReport::Holds { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -383,8 +383,8 @@ fn a_tracker_that_takes_no_volunteers_is_said_and_does_not_keep_anybody() {
     let tracker = ScriptedTracker::start();
     let mut client = volunteer(dir.path(), "ann", &tracker, &["--drain-on-exit"]);
     let mut session = tracker.registers();
-    assert!(matches!(session.said(), VolunteerRequest::Lend { .. }));
-    assert_eq!(session.said(), VolunteerRequest::Reported);
+    assert!(matches!(session.said(), VolunteerReport::Lend { .. }));
+    assert_eq!(session.said(), VolunteerReport::Reported);
     let (code, text) = (ErrorCode::Refused, "no files are kept here".to_owned());
     session.wire.send(&TrackerResponse::Error { code, text }).unwrap();
     client.wait_for_text("does not take what is lent: no files are kept here");
@@ -514,5 +514,5 @@ fn a_file_is_put_together_from_what_volunteers_keep() {
     assert_serves(session.address, &whole, 5);
     assert_does_not_serve(session.address, &whole, 8);
     session.order(VolunteerOrder::Challenge { challenge: 1, range: challenge(&kept, 2) });
-    assert!(matches!(session.answer(), VolunteerRequest::Proof { sha256: Some(_), .. }));
+    assert!(matches!(session.answer(), VolunteerReport::Proof { sha256: Some(_), .. }));
 }

@@ -1,7 +1,7 @@
 //! What is asked of our own tracker: cookie, registration, announcement, heartbeat, lookup.
 
 use crate::window::{Talk, Wrong};
-use shoal::content::{EntityName, FileId, FileName};
+use shoal::content::{FileId, FileName, PeerName};
 use shoal::protocol::datagram::{Cookie, Datagram};
 use shoal::protocol::tracker::{FileSummary, Registration, TrackerRequest, TrackerResponse};
 use std::collections::BTreeSet;
@@ -84,7 +84,7 @@ impl Ours {
 
     fn register(&mut self, source: usize, number: u32) -> Option<(TrackerRequest, u64)> {
         let (peer, port) = self.turn(source)?;
-        let name = EntityName::new(format!("peer-{peer:07}")).ok()?;
+        let name = PeerName::new(format!("peer-{peer:07}")).ok()?;
         let registration = Registration { name, port, advertise: None };
         // The answer says whose it is.
         Some((TrackerRequest::Register(registration), (peer as u64) << 32 | u64::from(number)))

@@ -8,7 +8,7 @@ use crate::agenda::Agenda;
 use crate::network::{Forecast, Link, Network};
 use clients::Clients;
 use peer::{Peer, Transfer};
-use shoal::content::{ChunkIndex, HaveMap};
+use shoal::content::{Bitfield, ChunkIndex};
 use shoal::swarm::Moment;
 use shoal::swarm::picker::SourceId;
 use shoal::swarm::super_seeding::SuperSeeder;
@@ -120,7 +120,7 @@ impl World {
         }
         let peers = graph.into_iter().zip(clients).enumerate().map(|(peer, (sources, clients))| {
             let seeds = peer < setting.seeders;
-            let have = if seeds { HaveMap::all(count) } else { HaveMap::none(count) };
+            let have = if seeds { Bitfield::all(count) } else { Bitfield::none(count) };
             let fresh = (seeds && setting.hints).then(|| SuperSeeder::new(&have, &mut random));
             let mut peer = Peer::new(have, sources, clients);
             (peer.fresh, peer.alive) = (fresh, seeds);

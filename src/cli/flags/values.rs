@@ -4,7 +4,7 @@
 //! has an effect outside of this process: it resolves names.
 
 use crate::content::Layout;
-use crate::content::limits::{self, KEEP_ALIVE, MANAGER_ADDRESS, TRACKER_ADDRESS};
+use crate::content::limits::{self, KEEP_ALIVE_INTERVAL, MANAGER_ADDRESS, TRACKER_ADDRESS};
 use bytesize::ByteSize;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -110,10 +110,10 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
 /// No duration, or one that is too short.
 pub fn parse_idle(text: &str) -> Result<Duration, String> {
     match parse_seconds(text)? {
-        idle if idle > KEEP_ALIVE => Ok(idle),
+        idle if idle > KEEP_ALIVE_INTERVAL => Ok(idle),
         _ => Err(format!(
             "the timeout must be longer than {} s, the interval of keep-alive messages",
-            KEEP_ALIVE.as_secs()
+            KEEP_ALIVE_INTERVAL.as_secs()
         )),
     }
 }

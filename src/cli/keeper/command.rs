@@ -5,7 +5,7 @@
 use crate::cli::prompt::command::{quoted, similar, words};
 use crate::cli::prompt::complete::{Offer, offer};
 use crate::cli::table::{Side, table};
-use crate::content::{EntityName, FileName};
+use crate::content::{FileName, PeerName};
 use crate::swarm::keeping::{Command, Wanted};
 use std::collections::BTreeSet;
 
@@ -70,7 +70,7 @@ pub fn parse(line: &str) -> Result<Line, String> {
         ["repair", "resume"] => Ok(Line::Do(Command::Pause(false))),
         ["repair", ..] => Err("say repair pause, repair resume or repair status".to_owned()),
         [command @ ("drain" | "stay"), name] => {
-            let name = EntityName::new(name).map_err(|error| error.to_string())?;
+            let name = PeerName::new(name).map_err(|error| error.to_string())?;
             Ok(Line::Do(Command::Drain(name, command == "drain")))
         }
         ["forget", name] => match name.parse() {
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn every_command_is_read() {
-        let name = |text: &str| EntityName::new(text).unwrap();
+        let name = |text: &str| PeerName::new(text).unwrap();
         let file = |text: &str| FileName::new(text).unwrap();
         for (line, meaning) in [
             ("", Line::Nothing),

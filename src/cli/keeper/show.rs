@@ -4,14 +4,14 @@
 
 pub use crate::cli::prompt::show::line;
 use crate::cli::table::{Side, percent, size, table};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::protocol::status::{Copies, FileStatus, Status, VolunteerState, VolunteerStatus};
 use std::fmt::Write;
 
 /// How everything is.
 pub fn status(status: &Status) -> String {
     let here = |volunteer: &&VolunteerStatus| {
-        matches!(volunteer.state, VolunteerState::Here | VolunteerState::Draining)
+        matches!(volunteer.state, VolunteerState::Alive | VolunteerState::Draining)
     };
     let (there, known) = (status.volunteers.iter().filter(here).count(), status.volunteers.len());
     let mut text = String::new();
@@ -78,10 +78,10 @@ pub fn volunteers(status: &Status) -> String {
     }
     let row = |volunteer: &VolunteerStatus| {
         let state = match volunteer.state {
-            VolunteerState::Here => "here",
+            VolunteerState::Alive => "here",
             VolunteerState::Draining => "draining",
             VolunteerState::Away => "away",
-            VolunteerState::Gone => "gone",
+            VolunteerState::Dead => "gone",
         };
         [
             volunteer.name.to_string(),
@@ -155,7 +155,7 @@ pub fn files(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::{EntityName, FileId, FileName};
+    use crate::content::{FileId, FileName, PeerName};
     use crate::protocol::status::RepairStatus;
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
             free: 1024,
             copies,
             volunteers: vec![VolunteerStatus {
-                name: EntityName::new("anna").unwrap(),
+                name: PeerName::new("anna").unwrap(),
                 address: "10.0.0.1:7000".parse().unwrap(),
                 state: VolunteerState::Draining,
                 offered: 2048,

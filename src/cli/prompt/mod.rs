@@ -13,7 +13,7 @@ pub(super) mod show;
 
 use super::wish::wish;
 use super::{BarWatch, Console};
-use crate::content::EntityName;
+use crate::content::PeerName;
 use crate::net::{Shutdown, Threads};
 use crate::report::DaemonError;
 use crate::roles::folder_client::{Member, Wish};
@@ -49,7 +49,7 @@ enum Question {
 /// A manager or tracker has not answered for too long.
 pub fn run(
     member: &Member,
-    name: &EntityName,
+    name: &PeerName,
     patience: Duration,
     watch: &Arc<BarWatch>,
     shutdown: &Shutdown,

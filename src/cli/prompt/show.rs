@@ -6,7 +6,7 @@
 use super::command::{COMMANDS, quoted};
 use crate::cli::line::escaped;
 use crate::cli::table::{self, Side, percent, size, table};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::protocol::tracker::{FileSummary, FoundFile, PeerSummary};
 use crate::roles::folder_client::{Stage, TransferStatus};
 use crate::upload::offers::Offer;
@@ -227,7 +227,7 @@ mod tests {
     }
 
     fn peer(name: &str, port: u16) -> PeerSummary {
-        let name = crate::content::EntityName::new(name).unwrap();
+        let name = crate::content::PeerName::new(name).unwrap();
         PeerSummary { name, address: SocketAddr::from(([10, 0, 0, 1], port)) }
     }
 

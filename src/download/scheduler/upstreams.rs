@@ -231,7 +231,7 @@ mod tests {
     use super::super::Live;
     use super::super::staging::{Nothing, job};
     use super::*;
-    use crate::content::{ChunkIndex, HaveMap};
+    use crate::content::{Bitfield, ChunkIndex};
     use crate::net::{Shutdown, Threads};
     use crossbeam_channel::bounded;
     use std::sync::Arc;
@@ -239,7 +239,7 @@ mod tests {
     fn fetch(shutdown: &Shutdown) -> Fetch {
         let (events, _) = crossbeam_channel::unbounded();
         let job = job(9, Arc::new(Nothing));
-        Fetch::new(job, HaveMap::none(9), true, events, &Threads::new(), shutdown)
+        Fetch::new(job, Bitfield::none(9), true, events, &Threads::new(), shutdown)
     }
 
     #[test]
@@ -255,7 +255,7 @@ mod tests {
             fetch.live.insert(SourceId(id), live);
         }
         fetch.upstreams.begin(Moment::ZERO);
-        let mut have = HaveMap::none(9);
+        let mut have = Bitfield::none(9);
         have.insert(ChunkIndex(0));
         let soon = Duration::from_millis(50);
         fetch.picker.add_source(SourceId(1), have.clone(), soon);
@@ -265,7 +265,7 @@ mod tests {
         fetch.picker.add_source(SourceId(1), have, soon);
         assert!(fetch.awaits_word(SourceId(1), soon));
         assert!(!fetch.awaits_word(SourceId(1), WORD), "it has much");
-        fetch.picker.add_source(SourceId(2), HaveMap::all(9), soon);
+        fetch.picker.add_source(SourceId(2), Bitfield::all(9), soon);
         assert!(!fetch.awaits_word(SourceId(2), soon) && !fetch.awaits_word(SourceId(1), soon));
         fetch.picker.remove_source(SourceId(2));
         fetch.live.remove(&SourceId(2));

@@ -1,4 +1,4 @@
-//! Golden JSON of every message: what is on the wire today is read tomorrow.
+//! Exact JSON of every message, so that the wire format never changes by accident.
 
 use super::*;
 use crate::content::limits;
@@ -22,7 +22,7 @@ const INDEX: ChunkIndex = ChunkIndex(4);
 const CLAIM: Claim = Claim { sha256: Digest([9; 32]), size: 131 };
 
 fn set() -> SetKey {
-    SetKey { set: EntityName::new("default").unwrap(), count: 5 }
+    SetKey { set: SetName::new("default").unwrap(), count: 5 }
 }
 
 fn summary() -> FileSummary {
@@ -34,9 +34,9 @@ fn address(text: &str) -> SocketAddr {
 }
 
 #[test]
-fn requests() {
+fn json_of_requests_is_fixed() {
     use TrackerRequest::*;
-    let name = EntityName::new("peer").unwrap();
+    let name = PeerName::new("peer").unwrap();
     exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
     exact(
         Register(Registration { name: name.clone(), port: 7000, advertise: None }),
@@ -83,7 +83,7 @@ fn requests() {
 }
 
 #[test]
-fn responses() {
+fn json_of_responses_is_fixed() {
     use TrackerResponse::*;
     exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
     exact(
@@ -145,13 +145,13 @@ fn responses() {
 }
 
 #[test]
-fn an_answer_shrinks_until_it_fits_in_a_datagram() {
-    let many = vec![address("[1111:2222:3333:4444:5555:6666:7777:8888]:65535"); 300];
+fn a_response_shrinks_until_it_fits_in_a_datagram() {
+    let addresses = vec![address("[1111:2222:3333:4444:5555:6666:7777:8888]:65535"); 300];
     let found = FoundFile {
         file: summary(),
         holders: 600,
-        whole: many.clone(),
-        partial: many,
+        whole: addresses.clone(),
+        partial: addresses,
         md5: Some(Md5([5; 16])),
     };
     let mut response = TrackerResponse::Found { files: vec![found; 9], truncated: false };
@@ -170,7 +170,7 @@ fn the_largest_messages_fit_in_a_frame() {
     let longest = address("[1111:2222:3333:4444:5555:6666:7777:8888]:65535");
     let holders = vec![longest; limits::HOLDERS_MAX];
     let location = TrackerResponse::ChunkLocation {
-        set: SetKey { set: EntityName::new("é".repeat(32)).unwrap(), count: limits::CHUNKS_MAX },
+        set: SetKey { set: SetName::new("é".repeat(32)).unwrap(), count: limits::CHUNKS_MAX },
         index: ChunkIndex(limits::CHUNKS_MAX),
         claim: Claim { sha256: Digest([255; 32]), size: u32::MAX },
         holders,
@@ -179,7 +179,7 @@ fn the_largest_messages_fit_in_a_frame() {
 }
 
 #[test]
-fn tokens_and_cookies_are_hexadecimal_and_whole() {
+fn tokens_and_cookies_have_a_fixed_number_of_digits() {
     for bad in ["\"\"", "\"+0000000000000000000000000000002a\"", "\"2a\"", "42"] {
         assert!(serde_json::from_str::<Token>(bad).is_err(), "{bad}");
         assert!(serde_json::from_str::<Cookie>(bad).is_err(), "{bad}");

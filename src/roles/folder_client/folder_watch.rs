@@ -2,7 +2,7 @@
 
 use super::Inner;
 use crate::content::FileName;
-use crate::content::limits::FOLDER_LOOK;
+use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::protocol::tracker::FileSummary;
 use crate::storage::shared_folder::{FolderChange, SharedFile};
 use crate::upload::offers::Offer;
@@ -30,7 +30,7 @@ impl FolderWatch {
             watch.look();
             let offers = watch.inner.shelf.offers().len();
             log::info!("sharing {offers} files of {}", watch.inner.folder.path().display());
-            while !watch.inner.shutdown.wait(FOLDER_LOOK) {
+            while !watch.inner.shutdown.wait(FOLDER_SCAN_INTERVAL) {
                 watch.look();
             }
         })

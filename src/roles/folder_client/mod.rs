@@ -10,7 +10,7 @@ mod transfers;
 
 pub use transfers::{Stage, Transfer, TransferStatus};
 
-use crate::content::limits::LEASE;
+use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{EntityName, FileId};
 use crate::download::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Asker, Listener, Shutdown, Threads};
@@ -44,7 +44,7 @@ pub struct MemberConfig {
     /// Where to serve.
     pub listen: SocketAddr,
     /// What people call this peer.
-    pub name: EntityName,
+    pub name: PeerName,
     /// The manager that tells of peers, if any.
     pub manager: Option<SocketAddr>,
     /// The tracker to register with, if any.
@@ -353,7 +353,7 @@ impl State {
                 // A manager that was restarted gets its peers back one by one: those that this one knows and it does
                 // not, yet, are given a while.
                 if self.own.replace(address).is_some() {
-                    self.grace = after(LEASE);
+                    self.grace = after(LEASE_TIMEOUT);
                     self.patient = true;
                 }
                 self._requests = Some(requests);

@@ -8,7 +8,7 @@ use super::super::hashing::{self, Watch};
 use super::super::verify::{CheckWatch, Verify};
 use super::super::{disk, have_file, lock};
 use super::PartFile;
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::{Bitfield, ChunkIndex};
 use rustix::fs::SeekFrom;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
@@ -48,7 +48,7 @@ impl PartFile {
         }
         let there = self.with_data();
         let right = self.right_ones(&there, watch)?;
-        let mut checked = HaveMap::none(have.count());
+        let mut checked = Bitfield::none(have.count());
         right.into_iter().for_each(|index| _ = checked.insert(index));
         let bad: Vec<ChunkIndex> = have.iter().filter(|index| !checked.has(*index)).collect();
         let found: Vec<ChunkIndex> = checked.iter().filter(|index| !have.has(*index)).collect();
@@ -115,7 +115,7 @@ impl PartFile {
             return disk::sync_folder(disk::folder_of(&self.target));
         }
         // As if none of it were durable: then all of it is made so.
-        lock(&self.saved).durable = HaveMap::none(have.count());
+        lock(&self.saved).durable = Bitfield::none(have.count());
         self.make_durable()?;
         have_file::remove(&self.paths.note)?;
         lock(&self.saved).noted = have.held();

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a chunk is in at most one bucket, at the position stored in `places`.
 
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::{Bitfield, ChunkIndex};
 
 /// Open chunks by the number of partial sources that have them. Complete sources do not count: they add one
 /// to the rarity of every chunk.
@@ -10,7 +10,7 @@ pub(super) struct Open {
     buckets: Vec<Vec<ChunkIndex>>,
     /// Bucket and position of each chunk; [`NOT_OPEN`] for a chunk that is not open.
     places: Vec<(u32, u32)>,
-    pub(super) map: HaveMap,
+    pub(super) map: Bitfield,
 }
 
 /// Up to this many common chunks are scanned one by one instead of bucket by bucket.
@@ -20,7 +20,7 @@ const NOT_OPEN: (u32, u32) = (u32::MAX, u32::MAX);
 
 impl Open {
     pub(super) fn new(count: u32) -> Self {
-        Self { buckets: Vec::new(), places: vec![NOT_OPEN; count as usize], map: HaveMap::none(count) }
+        Self { buckets: Vec::new(), places: vec![NOT_OPEN; count as usize], map: Bitfield::none(count) }
     }
 
     pub(super) fn put(&mut self, index: ChunkIndex, rarity: u32) {
@@ -60,12 +60,12 @@ impl Open {
     /// have, with its rarity. Ties are broken at random.
     pub(super) fn rarest(
         &self,
-        have: &HaveMap,
+        have: &Bitfield,
         least: usize,
         allowed: impl Fn(ChunkIndex) -> bool,
         random: &mut fastrand::Rng,
     ) -> Option<(u32, ChunkIndex)> {
-        if self.map.shared(have) <= SCAN_MAX {
+        if self.map.common_count(have) <= SCAN_MAX {
             let rarity = |index: &ChunkIndex| self.places[index.at()].0;
             let few =
                 self.map.common(have).filter(|index| rarity(index) as usize >= least && allowed(*index));

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 const NOW: Moment = Duration::ZERO;
 
 fn picker(count: u32) -> Picker {
-    Picker::new(HaveMap::none(count), true)
+    Picker::new(Bitfield::none(count), true)
 }
 
-fn having(count: u32, chunks: &[u32]) -> HaveMap {
-    let mut have = HaveMap::none(count);
+fn having(count: u32, chunks: &[u32]) -> Bitfield {
+    let mut have = Bitfield::none(count);
     for chunk in chunks {
         have.insert(ChunkIndex(*chunk));
     }
@@ -27,7 +27,7 @@ fn requests_in_flight_fill_the_rtt_of_a_distant_source() {
     let depth = |round_trip: Duration, each: Duration| {
         let mut picker = picker(1_000);
         let id = SourceId(0);
-        picker.add_source(id, HaveMap::all(1_000), NOW);
+        picker.add_source(id, Bitfield::all(1_000), NOW);
         picker.set_round_trip(id, round_trip);
         let mut random = rng();
         let (mut now, mut flying) = (NOW, std::collections::VecDeque::new());
@@ -41,17 +41,17 @@ fn requests_in_flight_fill_the_rtt_of_a_distant_source() {
         }
         flying.len() + 1
     };
-    assert_eq!(depth(ms(1), ms(40)), PIPELINE);
-    assert_eq!(depth(ms(9), ms(40)), PIPELINE);
+    assert_eq!(depth(ms(1), ms(40)), PIPELINE_MIN);
+    assert_eq!(depth(ms(9), ms(40)), PIPELINE_MIN);
     // At 20 ms per chunk, an RTT of 50 ms is worth 2.5 chunks, plus the one in transfer.
     assert!((4..=7).contains(&depth(ms(50), ms(20))), "{}", depth(ms(50), ms(20)));
-    assert_eq!(depth(ms(200), ms(4)), PIPELINE_FAR_MAX);
+    assert_eq!(depth(ms(200), ms(4)), PIPELINE_LONG_RTT_MAX);
 }
 
 #[test]
 fn the_rarest_chunk_goes_first() {
     let mut picker = picker(3);
-    picker.add_source(SourceId(0), HaveMap::all(3), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(3), NOW);
     picker.add_source(SourceId(1), having(3, &[0, 1]), NOW);
     picker.add_source(SourceId(2), having(3, &[0]), NOW);
     let mut random = rng();
@@ -65,8 +65,8 @@ fn the_rarest_chunk_goes_first() {
 #[test]
 fn chunks_in_flight_from_a_lost_source_are_requested_elsewhere() {
     let mut picker = picker(1);
-    picker.add_source(SourceId(0), HaveMap::all(1), NOW);
-    picker.add_source(SourceId(1), HaveMap::all(1), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(1), NOW);
+    picker.add_source(SourceId(1), Bitfield::all(1), NOW);
     let mut random = rng();
     assert!(picker.pick(SourceId(0), NOW, &mut random).is_some());
     assert_eq!(picker.pick(SourceId(1), NOW, &mut random), None);
@@ -80,7 +80,7 @@ fn chunks_in_flight_from_a_lost_source_are_requested_elsewhere() {
 fn endgame_requests_a_late_chunk_from_another_source_and_counts_it_once() {
     let mut picker = picker(1);
     for id in 0..5 {
-        picker.add_source(SourceId(id), HaveMap::all(1), NOW);
+        picker.add_source(SourceId(id), Bitfield::all(1), NOW);
     }
     let mut random = rng();
     let mut pick = |id, seconds| picker.pick(SourceId(id), Duration::from_secs(seconds), &mut random);
@@ -100,7 +100,7 @@ fn endgame_requests_a_late_chunk_from_another_source_and_counts_it_once() {
 fn an_overdue_chunk_is_reported_with_its_waiting_time() {
     let mut picker = picker(2);
     let id = SourceId(0);
-    picker.add_source(id, HaveMap::all(2), NOW);
+    picker.add_source(id, Bitfield::all(2), NOW);
     let seconds = Duration::from_secs;
     assert_eq!(picker.overdue(id, seconds(9)), None, "no request is outstanding");
     let first = picker.pick(id, seconds(9), &mut rng()).unwrap();
@@ -117,7 +117,7 @@ fn an_overdue_chunk_is_reported_with_its_waiting_time() {
 #[test]
 fn a_refused_chunk_is_requested_again_only_after_an_announcement() {
     let mut picker = picker(2);
-    picker.add_source(SourceId(0), HaveMap::all(2), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(2), NOW);
     let mut random = rng();
     picker.pick(SourceId(0), NOW, &mut random);
     picker.pick(SourceId(0), NOW, &mut random);
@@ -131,7 +131,7 @@ fn a_refused_chunk_is_requested_again_only_after_an_announcement() {
 #[test]
 fn hinted_chunks_go_first_among_equally_rare_ones() {
     let mut picker = picker(9);
-    picker.add_source(SourceId(0), HaveMap::all(9), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(9), NOW);
     picker.add_source(SourceId(1), having(9, &[7]), NOW);
     picker.hint(SourceId(0), &[ChunkIndex(7), ChunkIndex(4), ChunkIndex(100)]);
     let mut random = rng();
@@ -141,7 +141,7 @@ fn hinted_chunks_go_first_among_equally_rare_ones() {
 #[test]
 fn the_initial_seeder_is_spared_while_other_sources_are_busy() {
     let mut picker = picker(9);
-    picker.add_source(SourceId(0), HaveMap::all(9), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(9), NOW);
     for id in 1..=3 {
         picker.add_source(SourceId(id), having(9, &[0, 1, 2, 3, 4, 5, 6, 7, 8 - id]), NOW);
     }
@@ -161,7 +161,7 @@ fn the_initial_seeder_is_spared_while_other_sources_are_busy() {
 #[test]
 fn unwanted_chunks_are_never_requested() {
     let mut picker = Picker::new(having(3, &[0]), false);
-    picker.add_source(SourceId(0), HaveMap::all(3), NOW);
+    picker.add_source(SourceId(0), Bitfield::all(3), NOW);
     let mut random = rng();
     assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
     picker.want(ChunkIndex(2));
@@ -205,13 +205,13 @@ fn check(picker: &Picker) {
         let flying: Vec<SourceId> = picker.flights.get(&index).cloned().unwrap_or_default();
         let open = !picker.done.has(index) && flying.is_empty();
         assert_eq!(picker.open.contains(index), open);
-        assert!(flying.len() <= ENDGAME_COPIES);
+        assert!(flying.len() <= ENDGAME_COPIES_MAX);
         let partial = picker.sources.values().filter(|source| source.partial);
         let rarity = partial.filter(|source| source.have.has(index)).count();
         assert_eq!(picker.rarity[index.at()] as usize, rarity);
     }
     for (id, source) in &picker.sources {
-        assert!(source.flights.len() <= PIPELINE_FAR_MAX);
+        assert!(source.flights.len() <= PIPELINE_LONG_RTT_MAX);
         for (index, since) in &source.flights {
             assert!(picker.flights[index].contains(id));
             assert!(picker.done.has(*index) || picker.oldest.get() <= *since);
@@ -265,7 +265,7 @@ proptest! {
             check(&picker);
         }
         // A single honest complete source finishes the download.
-        picker.add_source(SourceId(9), HaveMap::all(6), now);
+        picker.add_source(SourceId(9), Bitfield::all(6), now);
         for _ in 0..20 {
             now += Duration::from_secs(60);
             while let Some(index) = picker.pick(SourceId(9), now, &mut random) {

@@ -14,7 +14,7 @@ mod trial;
 use super::super::Moment;
 use super::super::trees::stripe_of;
 use super::{HELPERS, NEAR, Picker, Source, SourceId};
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::{Bitfield, ChunkIndex};
 use std::time::Duration;
 use trial::Trial;
 
@@ -93,7 +93,7 @@ pub struct Place {
 pub(super) struct Counts(Vec<u32>);
 
 impl Counts {
-    pub(super) fn of(have: &HaveMap, stripes: usize) -> Self {
+    pub(super) fn of(have: &Bitfield, stripes: usize) -> Self {
         let mut counts = Self(vec![0; stripes]);
         match stripes {
             1 => counts.0[0] = have.held(),
@@ -153,7 +153,7 @@ pub(super) struct Upstreams {
 
 impl Upstreams {
     /// Nobody is to be asked before all others.
-    pub(super) fn new(done: &HaveMap, stripes: usize) -> Self {
+    pub(super) fn new(done: &Bitfield, stripes: usize) -> Self {
         let ahead = std::iter::repeat_with(Ahead::default).take(stripes).collect();
         Self { ahead, done: Counts::of(done, stripes) }
     }
@@ -494,7 +494,7 @@ impl Picker {
         let rests = self.others_rest();
         let idle = match asked {
             Some(_) => rests,
-            None => self.most() > self.all() && !self.open.map.meets(&upstream.have),
+            None => self.most() > self.all() && !self.open.map.intersects(&upstream.have),
         };
         // How long chunks take is not to be told of a few, and of those it costs little to have some twice.
         let few = self.done.count() <= TRIAL * self.upstreams.stripes() as u32;

@@ -4,7 +4,7 @@
 //! registration only, also after its slot has been reused.
 
 use super::holders::Held;
-use crate::content::EntityName;
+use crate::content::PeerName;
 use crate::protocol::tracker::Token;
 use crate::swarm::Moment;
 use std::net::SocketAddr;
@@ -57,7 +57,7 @@ impl Expiry {
 #[derive(Debug)]
 pub struct Peer {
     /// The name that it registered with.
-    pub name: EntityName,
+    pub name: PeerName,
     /// The address at which it accepts connections.
     pub address: SocketAddr,
     pub(super) held: Held,
@@ -107,7 +107,7 @@ impl Peers {
     pub(super) fn insert(
         &mut self,
         secret: u128,
-        name: EntityName,
+        name: PeerName,
         address: SocketAddr,
         expires: Moment,
     ) -> (PeerId, Token) {
@@ -116,7 +116,7 @@ impl Peers {
     }
 
     /// Adds a peer that needs no lease and has no token.
-    pub(super) fn enroll(&mut self, name: EntityName, address: SocketAddr) -> PeerId {
+    pub(super) fn enroll(&mut self, name: PeerName, address: SocketAddr) -> PeerId {
         self.put(Peer { name, address, held: Held::default() }, Token(0), Expiry::NEVER)
     }
 
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_reused_slot_is_another_peer() {
         let mut peers = Peers::default();
-        let name = || EntityName::new("x").unwrap();
+        let name = || PeerName::new("x").unwrap();
         let address = SocketAddr::from(([10, 0, 0, 1], 1));
         let (now, then) = (Moment::from_secs(0), Moment::from_secs(1));
         let (first, old) = peers.insert(7, name(), address, then);
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn no_token_is_valid_for_the_tracker_itself() {
         let mut peers = Peers::default();
-        let id = peers.enroll(EntityName::new("own").unwrap(), SocketAddr::from(([10, 0, 0, 1], 1)));
+        let id = peers.enroll(PeerName::new("own").unwrap(), SocketAddr::from(([10, 0, 0, 1], 1)));
         assert_eq!(peers.by_token(Moment::ZERO, Token(0)), None);
         assert_eq!(peers.expires(id), Some(Moment::MAX));
         assert!(peers.live_at(Moment::from_secs(1 << 40), 0).is_some());

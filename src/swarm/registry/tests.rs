@@ -15,7 +15,7 @@ fn registry() -> Registry {
 
 fn join(registry: &mut Registry, now: u64, number: u16) -> PeerId {
     let address = SocketAddr::from(([10, 0, 0, 1], number));
-    let name = EntityName::new(format!("peer{number}")).unwrap();
+    let name = PeerName::new(format!("peer{number}")).unwrap();
     registry.register(at(now), number.into(), name, address).unwrap().0
 }
 
@@ -64,7 +64,7 @@ fn an_expired_peer_is_in_no_lookup_from_that_moment_on() {
 fn peers_behind_one_address_are_distinct() {
     let mut registry = registry();
     let address = SocketAddr::from(([10, 0, 0, 1], 1));
-    let name = EntityName::new("x").unwrap();
+    let name = PeerName::new("x").unwrap();
     let first = registry.register(at(0), 1, name.clone(), address).unwrap().0;
     let second = registry.register(at(5), 2, name, address).unwrap().0;
     registry.announce(first, &file(1, "f"), 10).unwrap();

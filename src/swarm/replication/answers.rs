@@ -3,7 +3,7 @@
 use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
 use super::{Order, Placement, Timer};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::content::{ChunkIndex, FileId, limits};
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;
@@ -86,7 +86,7 @@ impl Placement {
                 return;
             }
             (CopyFailure::Disk, Location::Volunteer(number), _) => {
-                let until = now + limits::DISK_REST;
+                let until = now + limits::DISK_RETRY_INTERVAL;
                 if let Some(volunteer) = self.at_mut(number) {
                     volunteer.rests_until = until;
                     let name = volunteer.record.name.clone();

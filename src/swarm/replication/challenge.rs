@@ -9,7 +9,7 @@ use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
 use super::{Order, Placement, Timer};
 use crate::content::{ChunkIndex, Digest, limits};
-use crate::protocol::numbers::Nonce;
+use crate::protocol::tokens::Nonce;
 use crate::protocol::volunteer::ChallengedRange;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Location, VolunteerNumber};
@@ -69,12 +69,12 @@ impl Placement {
         to.extend(at_tracker.then_some(Location::Tracker));
         // The length of a chunk fits in 32 bits.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
-        let asked = length.min(limits::CHALLENGE_RANGE);
+        let asked = length.min(limits::CHALLENGE_RANGE_BYTES);
         let offset = self.random.u32(..=length - asked);
         let nonce = Nonce(self.random.u128(..));
         let range = ChallengedRange { file: id, index: ChunkIndex(key.index), offset, length: asked, nonce };
         self.challenge_last += 1;
-        let (number, over) = (self.challenge_last, now + limits::CHALLENGE_WAIT);
+        let (number, over) = (self.challenge_last, now + limits::CHALLENGE_TIMEOUT);
         let unanswered = to.iter().map(|location| (*location, None)).collect();
         self.challenges.insert(number, Challenge { key, over, asked: unanswered });
         self.after(over, Timer::Answered(number));

@@ -3,7 +3,7 @@
 use super::chunk::{CopyState, Key};
 use super::{Order, Placement};
 use crate::content::ChunkIndex;
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::swarm::Moment;
 use crate::swarm::keeping::VolunteerNumber;
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,9 +5,9 @@ use super::file::Offload;
 use super::queue::Queue;
 use super::volunteer::{Liveness, Volunteer};
 use super::{Placement, Timer};
-use crate::content::words::{counted, size};
-use crate::content::{ChunkIndex, EntityName, FileId, HaveMap};
-use crate::protocol::numbers::VolunteerKey;
+use crate::content::fmt::{counted, size};
+use crate::content::{Bitfield, ChunkIndex, FileId, PeerName};
+use crate::protocol::tokens::VolunteerKey;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Location, VolunteerNumber, VolunteerRecord};
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ impl Placement {
     }
 
     /// Restores the copies that a volunteer had of a file according to the catalogue.
-    pub fn restore_held(&mut self, file: FileId, volunteer: VolunteerNumber, held: &HaveMap) {
+    pub fn restore_held(&mut self, file: FileId, volunteer: VolunteerNumber, held: &Bitfield) {
         for index in held.iter() {
             if let Some(key) = self.key(file, index) {
                 self.set(key, volunteer, Some(CopyState::Awaited));
@@ -61,7 +61,7 @@ impl Placement {
         &mut self,
         now: Moment,
         key: VolunteerKey,
-        name: EntityName,
+        name: PeerName,
         address: SocketAddr,
         offered: u64,
         free: u64,
@@ -250,7 +250,7 @@ impl Placement {
     }
 
     /// The volunteers with this name.
-    pub fn volunteer_by_name(&self, name: &EntityName) -> Vec<VolunteerNumber> {
+    pub fn volunteer_by_name(&self, name: &PeerName) -> Vec<VolunteerNumber> {
         let named = self.volunteers.iter().flatten().filter(|volunteer| volunteer.record.name == *name);
         named.map(|volunteer| volunteer.record.number).collect()
     }

@@ -41,7 +41,7 @@ use super::backoff::Backoff;
 use super::keeping::{Change, Location, VolunteerNumber};
 use super::token_bucket::TokenBucket;
 use crate::content::{ChunkIndex, FileId, limits};
-use crate::protocol::numbers::VolunteerKey;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::ChallengedRange;
 use challenge::Challenge;
 use chunk::Key;
@@ -72,12 +72,12 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            replicas: limits::REPLICAS,
+            replicas: limits::REPLICA_COUNT,
             volunteers_min: limits::VOLUNTEERS_MIN,
-            lease: limits::LEASE,
+            lease: limits::LEASE_TIMEOUT,
             offload: false,
             repair_limit: 0,
-            challenge_every: Some(limits::CHALLENGE_EVERY),
+            challenge_every: Some(limits::CHALLENGE_INTERVAL),
         }
     }
 }
@@ -268,7 +268,7 @@ impl Placement {
     pub fn new(settings: Settings, random: fastrand::Rng) -> Self {
         Self {
             settings: Settings { replicas: settings.replicas.clamp(1, 100), ..settings },
-            window: Window { copies: limits::COPY_WINDOW, bytes: limits::COPY_WINDOW_BYTES },
+            window: Window { copies: limits::COPY_WINDOW_MAX, bytes: limits::COPY_WINDOW_BYTES },
             random,
             start: None,
             looked: false,

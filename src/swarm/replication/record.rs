@@ -7,7 +7,7 @@
 use super::chunk::{CopyState, Key};
 use super::file::Offload;
 use super::{Order, Placement};
-use crate::content::{ChunkIndex, FileId, HaveMap, limits};
+use crate::content::{Bitfield, ChunkIndex, FileId, limits};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Location, VolunteerNumber};
 
@@ -19,11 +19,11 @@ impl Placement {
 
     /// Time at which the next record is due.
     pub(super) fn record_due(&self) -> Option<Moment> {
-        if self.ticket - self.recorded >= limits::RECORDS_AHEAD {
+        if self.ticket - self.recorded >= limits::PENDING_RECORDS_MAX {
             return None;
         }
         match self.offloadable.is_empty() {
-            true => self.unrecorded.map(|since| since + limits::RECORD_PAUSE),
+            true => self.unrecorded.map(|since| since + limits::RECORD_INTERVAL),
             // All copies exist; only the record is missing, so do not wait for more changes.
             false => Some(self.unrecorded.unwrap_or_default()),
         }
@@ -55,7 +55,7 @@ impl Placement {
     fn held(&mut self, volunteer: VolunteerNumber, slot: u32) -> Option<Change> {
         self.at_mut(volunteer)?.holdings.get_mut(&slot)?.dirty = false;
         let file = self.file(slot)?;
-        let mut chunks = HaveMap::none(file.layout.count());
+        let mut chunks = Bitfield::none(file.layout.count());
         for index in &self.at(volunteer)?.holdings.get(&slot)?.chunks {
             let state = file.chunks.get(*index as usize)?.replicas.get(volunteer);
             if state.is_some_and(CopyState::is_durable) {

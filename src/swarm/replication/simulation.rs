@@ -5,8 +5,8 @@
 //! end of the lease.
 
 use super::{Order, Placement, Settings};
-use crate::content::{ChunkIndex, EntityName, FileId, Layout, limits};
-use crate::protocol::numbers::VolunteerKey;
+use crate::content::{ChunkIndex, FileId, Layout, PeerName, limits};
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Location, VolunteerNumber};
@@ -87,7 +87,7 @@ impl Simulation {
         for number in 0..VOLUNTEERS {
             let [.., a, b] = number.to_be_bytes();
             let address = SocketAddr::from(([10, 0, a, b], 6000));
-            let name = EntityName::new(format!("v{number}")).unwrap();
+            let name = PeerName::new(format!("v{number}")).unwrap();
             let key = VolunteerKey(number.into());
             let number = placement.join(Duration::ZERO, key, name, address, 1 << 30, 1 << 30);
             placement.reported(Duration::ZERO, number);
@@ -179,7 +179,7 @@ impl Simulation {
                 self.lost.insert(index);
                 let open = self.now - since.expect("it had two copies");
                 assert!(
-                    open <= limits::LEASE + REPAIR_TIME_MAX,
+                    open <= limits::LEASE_TIMEOUT + REPAIR_TIME_MAX,
                     "chunk {index} was left with one copy for {open:?}"
                 );
             }

@@ -15,7 +15,7 @@ impl Placement {
         let mut files: Vec<(FileName, &File)> =
             known().filter_map(|file| Some((names(file.id)?, file))).collect();
         files.sort_unstable_by(|one, other| (one.0.as_str(), one.1.id).cmp(&(other.0.as_str(), other.1.id)));
-        files.truncate(limits::STATUS_FILES);
+        files.truncate(limits::STATUS_FILES_MAX);
         let chunks: u64 = known().map(|file| file.chunks.len() as u64).sum();
         Status {
             replicas: self.settings.replicas as u32,
@@ -51,9 +51,9 @@ fn copies(counts: &Counts, wanted: u64) -> Copies {
 fn volunteer_status(volunteer: &Volunteer) -> VolunteerStatus {
     let state = match volunteer.liveness {
         Liveness::Alive { .. } if volunteer.draining => VolunteerState::Draining,
-        Liveness::Alive { .. } => VolunteerState::Here,
+        Liveness::Alive { .. } => VolunteerState::Alive,
         Liveness::Away { .. } => VolunteerState::Away,
-        Liveness::Dead => VolunteerState::Gone,
+        Liveness::Dead => VolunteerState::Dead,
     };
     VolunteerStatus {
         name: volunteer.record.name.clone(),

@@ -10,12 +10,12 @@ mod orders;
 mod tests;
 
 use super::Tracker;
-use crate::content::words::size;
-use crate::content::{ChunkIndex, EntityName, FileId, HaveMap, Layout};
+use crate::content::fmt::size;
+use crate::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
-use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerRequest};
+use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{
     Answer, Command, ExecutorTask, FileRecord, Location, TaskOutcome, VolunteerNumber, VolunteerRecord,
@@ -37,7 +37,7 @@ pub struct KeepRules {
     /// Replication settings.
     pub settings: Settings,
     /// Name under which the tracker serves its files.
-    pub name: EntityName,
+    pub name: PeerName,
     /// Address at which it serves them, for peers.
     pub serving: SocketAddr,
     /// Files that volunteers hold and the catalogue lacks are added to it.
@@ -52,7 +52,7 @@ pub struct Remembered {
     /// Volunteers.
     pub volunteers: Vec<VolunteerRecord>,
     /// The chunks that each volunteer held of each file.
-    pub held: Vec<(FileId, VolunteerNumber, HaveMap)>,
+    pub held: Vec<(FileId, VolunteerNumber, Bitfield)>,
     /// Ids of files that are not kept any more.
     pub forgotten: Vec<FileId>,
 }
@@ -146,12 +146,12 @@ impl Tracker {
         &mut self,
         now: Moment,
         id: PeerId,
-        report: VolunteerRequest,
+        report: VolunteerReport,
     ) -> Option<TrackerResponse> {
         let Some(keeping) = &mut self.keeping else {
             return Some(error(ErrorCode::Refused, "this tracker keeps no files"));
         };
-        if let VolunteerRequest::Lend { key, offered, free } = report {
+        if let VolunteerReport::Lend { key, offered, free } = report {
             let peer = self.peers.registry.peer(id)?;
             let (name, address) = (peer.name.clone(), peer.address);
             let number = keeping.placement.join(now, key, name.clone(), address, offered, free);
@@ -175,8 +175,8 @@ impl Tracker {
         None
     }
 
-    fn handle_report(&mut self, now: Moment, number: VolunteerNumber, report: VolunteerRequest) {
-        use VolunteerRequest as Report;
+    fn handle_report(&mut self, now: Moment, number: VolunteerNumber, report: VolunteerReport) {
+        use VolunteerReport as Report;
         let Some(keeping) = &mut self.keeping else { return };
         let (placement, at) = (&mut keeping.placement, Location::Volunteer(number));
         match report {

@@ -1,8 +1,8 @@
 //! Tests of the tracker.
 
 use super::*;
-use crate::content::EntityName;
 use crate::content::{Digest, Manifest};
+use crate::content::{PeerName, SetName};
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn datagram(number: u8) -> Origin {
 
 /// Registers a peer and returns its token.
 fn register(tracker: &mut Tracker, now: u64, origin: Origin, name: &str) -> Token {
-    let name = EntityName::new(name).unwrap();
+    let name = PeerName::new(name).unwrap();
     let request = TrackerRequest::Register(Registration { name, port: 7000, advertise: None });
     match &tracker.request(at(now), origin, request)[0] {
         Effect::Reply(_, TrackerResponse::Registered { token, .. }) => *token,
@@ -40,7 +40,7 @@ fn register(tracker: &mut Tracker, now: u64, origin: Origin, name: &str) -> Toke
 }
 
 fn key() -> SetKey {
-    SetKey { set: EntityName::new("default").unwrap(), count: 2 }
+    SetKey { set: SetName::new("default").unwrap(), count: 2 }
 }
 
 fn claim(number: u8) -> Claim {
@@ -282,7 +282,7 @@ fn invalid_requests_get_an_error_code() {
     assert_eq!(code(&tracker.request(at(1), connection(1), empty)), Some(ErrorCode::Malformed));
     let loose = TrackerRequest::JoinSet { token, set };
     assert_eq!(code(&tracker.request(at(1), datagram(1), loose)), Some(ErrorCode::Malformed));
-    let name = EntityName::new("x").unwrap();
+    let name = PeerName::new("x").unwrap();
     let nowhere = TrackerRequest::Register(Registration { name, port: 0, advertise: None });
     assert_eq!(code(&tracker.request(at(1), datagram(1), nowhere)), Some(ErrorCode::Malformed));
     let unknown = tracker.request(at(1), datagram(1), TrackerRequest::Unknown);
@@ -357,7 +357,7 @@ fn claims_and_requests_are_limited_over_all_sets() {
 fn two_sets_of_the_same_content_are_independent() {
     let mut tracker = tracker();
     let tokens = [1, 2, 3, 4].map(|number| (number, member(&mut tracker, number)));
-    let other = SetKey { set: EntityName::new("other").unwrap(), ..key() };
+    let other = SetKey { set: SetName::new("other").unwrap(), ..key() };
     let mut file = None;
     for (number, token) in tokens {
         // Members 1 and 2 claim chunks of one set, members 3 and 4 of the other; all are members of both.

@@ -17,7 +17,7 @@ mod schedule;
 mod source;
 mod workers;
 
-use crate::content::limits::RECEIVE_MEMORY;
+use crate::content::limits::RECEIVE_MEMORY_BYTES;
 use crate::content::{FileId, Manifest};
 use crate::download::conversations::Conversations;
 use crate::net::{Shutdown, Threads, Timeouts};
@@ -120,7 +120,7 @@ impl Keeper {
             placing: Mutex::default(),
             manifest: Mutex::default(),
             conversations: Conversations::new(timeouts),
-            memory: Memory::new(RECEIVE_MEMORY),
+            memory: Memory::new(RECEIVE_MEMORY_BYTES),
             news,
             failures,
             threads: threads.clone(),

@@ -4,8 +4,8 @@
 //! reported only after it is on the shelf.
 
 use super::Inner;
-use crate::content::limits::FOLDER_LOOK;
-use crate::content::words::counted;
+use crate::content::fmt::counted;
+use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::content::{FileName, Md5};
 use crate::protocol::tracker::FileSummary;
 use crate::protocol::volunteer::KeptFile;
@@ -41,7 +41,7 @@ impl Publisher {
         let mut publisher =
             Self { inner: inner.clone(), folder, own_log, unreadable: false, looks: 0, looked: false };
         inner.threads.spawn("publish", move || {
-            while publisher.look().is_ok() && !publisher.inner.shutdown.wait(FOLDER_LOOK) {}
+            while publisher.look().is_ok() && !publisher.inner.shutdown.wait(FOLDER_SCAN_INTERVAL) {}
         })
     }
 

@@ -4,7 +4,7 @@
 //! durable; after the first failure nothing is acknowledged any more, and the tracker ends.
 
 use super::Inner;
-use crate::content::limits::RECORDS_AT_ONCE;
+use crate::content::limits::TRANSACTION_RECORDS_MAX;
 use crate::swarm::keeping::{Change, TaskOutcome};
 use crossbeam_channel::Receiver;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(super) fn run(inner: &Arc<Inner>, records: &Receiver<Record>) {
             recv(inner.shutdown.signal()) -> _ => records.try_recv().ok(),
         };
         let Some(first) = first else { return };
-        let more = records.try_iter().take(RECORDS_AT_ONCE - 1);
+        let more = records.try_iter().take(TRANSACTION_RECORDS_MAX - 1);
         let (tickets, changes): (Vec<_>, Vec<_>) = std::iter::once(first).chain(more).unzip();
         let changes: Vec<_> = changes.into_iter().flatten().collect();
         if let Err(error) = inner.catalogue.commit(&changes) {

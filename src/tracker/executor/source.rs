@@ -1,6 +1,6 @@
 //! A file of which nothing but the manifest is here.
 
-use crate::content::{ChunkIndex, FileId, HaveMap, Manifest};
+use crate::content::{Bitfield, ChunkIndex, FileId, Manifest};
 use crate::storage::{ChunkSource, Progress, StoreError, StoredChunk};
 use crate::tracker::store::Catalogue;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub(super) struct ManifestOnly {
 
 impl ManifestOnly {
     pub(super) fn new(id: FileId, chunks: u32, catalogue: Arc<dyn Catalogue>) -> Self {
-        Self { id, catalogue, progress: Progress::new(HaveMap::none(chunks)) }
+        Self { id, catalogue, progress: Progress::new(Bitfield::none(chunks)) }
     }
 }
 

@@ -1,9 +1,9 @@
 //! A keeper with real files, a real catalogue and real volunteers' serving sides.
 
 use super::*;
-use crate::content::{ChunkIndex, FileName, HaveMap, Md5};
+use crate::content::{Bitfield, ChunkIndex, FileName, Md5};
 use crate::net::{Listener, Timeouts};
-use crate::protocol::numbers::{Nonce, VolunteerKey};
+use crate::protocol::tokens::{Nonce, VolunteerKey};
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure};
 use crate::report::Fault;
 use crate::storage::{Progress, StoreError, StoredChunk, WholeFile};
@@ -175,7 +175,7 @@ impl Volunteers {
         fs::write(path("wrong"), bytes(number + 100)).unwrap();
         let whole = Arc::new(WholeFile::publish(&path("right"), None, &|_| (), &|| false).unwrap());
         let (id, manifest) = (whole.id(), whole.manifest().unwrap());
-        let progress = Progress::new(HaveMap::all(manifest.layout().count()));
+        let progress = Progress::new(Bitfield::all(manifest.layout().count()));
         let wrong = Arc::new(File::open(path("wrong")).unwrap());
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         let serving = |source: Option<Arc<dyn ChunkSource>>| {
@@ -249,7 +249,7 @@ fn what_is_recorded_is_acknowledged_in_order_and_is_there_then() {
     let record = |number: u32| VolunteerRecord {
         number: VolunteerNumber(number),
         key: VolunteerKey(number.into()),
-        name: crate::content::EntityName::new("v").unwrap(),
+        name: crate::content::PeerName::new("v").unwrap(),
         address: "127.0.0.1:7".parse().unwrap(),
         offered: 1,
     };

@@ -7,7 +7,7 @@
 use super::record::Record;
 use super::schedule::{Kind, Schedule, file_of};
 use super::{Inner, lock};
-use crate::content::limits::{KEEPER_DISTANT, KEEPER_LOCAL};
+use crate::content::limits::{EXECUTOR_LOCAL_MAX, EXECUTOR_REMOTE_MAX};
 use crate::content::{ChunkIndex, Digest, FileId, Manifest};
 use crate::download::events::SourceError;
 use crate::net::Shutdown;
@@ -26,11 +26,12 @@ pub(super) fn start(
     tasks: Receiver<ExecutorTask>,
     records: Sender<Record>,
 ) -> io::Result<()> {
-    let (done, finished) = bounded(KEEPER_DISTANT + KEEPER_LOCAL);
+    let (done, finished) = bounded(EXECUTOR_REMOTE_MAX + EXECUTOR_LOCAL_MAX);
     let mut pools = Vec::new();
-    for (name, kind, count) in
-        [("keep-distant", Kind::Distant, KEEPER_DISTANT), ("keep-local", Kind::Local, KEEPER_LOCAL)]
-    {
+    for (name, kind, count) in [
+        ("keep-distant", Kind::Distant, EXECUTOR_REMOTE_MAX),
+        ("keep-local", Kind::Local, EXECUTOR_LOCAL_MAX),
+    ] {
         let (jobs, work) = bounded::<ExecutorTask>(count);
         for _ in 0..count {
             let (inner, work, done) = (inner.clone(), work.clone(), done.clone());

@@ -1,7 +1,7 @@
 //! A hub's connections: a reader and a writer thread for each.
 
 use super::{Event, HubConfig, forward};
-use crate::content::limits::{FILE_NAME_MAX, HUB_REQUESTS, OUTBOX_BYTES, PROTOCOL_VERSION};
+use crate::content::limits::{FILE_NAME_MAX, HUB_REQUESTS_MAX, OUTBOX_BYTES, PROTOCOL_VERSION};
 use crate::net::link::halves;
 use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::ErrorCode;
@@ -128,7 +128,7 @@ impl Hall {
         }
         let (outbox, queued) = unbounded();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let (credit, asked) = bounded(HUB_REQUESTS);
+        let (credit, asked) = bounded(HUB_REQUESTS_MAX);
         let (shut, written) = (stream.clone(), waiting.clone());
         let own = stream.clone();
         let connection = Connection { from, outbox, limit: self.outbox, asked, waiting, stream: own };
@@ -231,7 +231,7 @@ fn deliver(writer: &mut LinkWriter, response: &mut TrackerResponse, payload: &[u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::limits::{FRAME_MAX, HELLO_TIMEOUT};
+    use crate::content::limits::{FRAME_MAX, HANDSHAKE_TIMEOUT};
     use crate::content::{FileId, FileName};
     use crate::protocol::tracker::FileSummary;
     use std::net::TcpListener;
@@ -270,9 +270,9 @@ mod tests {
         for response in [&mut found, &mut error] {
             deliver(&mut writer, response, &[]).unwrap();
         }
-        let received = reader.message(HELLO_TIMEOUT).unwrap();
+        let received = reader.message(HANDSHAKE_TIMEOUT).unwrap();
         assert!(matches!(received, TrackerResponse::Found { truncated: true, files } if files.len() == 4));
-        assert!(matches!(reader.message(HELLO_TIMEOUT), Ok(TrackerResponse::Error { .. })));
+        assert!(matches!(reader.message(HANDSHAKE_TIMEOUT), Ok(TrackerResponse::Error { .. })));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! A hub's datagrams: who sends proves that it is there, and only then is heard.
 
-use crate::content::limits::{COOKIE_EPOCH, DATAGRAM_MAX, PROTOCOL_VERSION};
+use crate::content::limits::{COOKIE_INTERVAL, DATAGRAM_MAX, PROTOCOL_VERSION};
 use crate::net::listener::reachable;
 use crate::net::{Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::datagram::{CookieJar, Datagram, Envelope, envelope};
-use crate::protocol::frequent;
+use crate::protocol::fast_path;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -35,7 +35,7 @@ impl Replies {
     pub(super) fn send(&mut self, to: SocketAddr, tx: u64, response: TrackerResponse) {
         let mut answer = Datagram::new(tx, None, response);
         loop {
-            match frequent::write(&answer, &mut self.bytes) {
+            match fast_path::write(&answer, &mut self.bytes) {
                 Ok(()) => return self.send_bytes(to),
                 Err(_) if answer.message.shrink() => {}
                 Err(error) => return log::warn!("an answer to {to} does not fit in a datagram: {error}"),
@@ -101,7 +101,7 @@ impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
                     break;
                 }
             }
-            let epoch = self.started.elapsed().as_secs() / COOKIE_EPOCH.as_secs();
+            let epoch = self.started.elapsed().as_secs() / COOKIE_INTERVAL.as_secs();
             let (room, mut received) = (std::mem::take(&mut self.room), std::mem::take(&mut self.received));
             for (bytes, (count, from)) in room.iter().zip(received.drain(..)) {
                 self.handle(&bytes[..count], from, epoch);
@@ -134,9 +134,9 @@ impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
     }
 
     fn handle(&mut self, bytes: &[u8], from: SocketAddr, epoch: u64) {
-        let error = match frequent::decode(bytes) {
+        let error = match fast_path::decode(bytes) {
             Ok(Datagram { v: PROTOCOL_VERSION, tx, cookie, message }) => {
-                return match cookie.is_some_and(|cookie| self.jar.proves(cookie, from, epoch)) {
+                return match cookie.is_some_and(|cookie| self.jar.validates(cookie, from, epoch)) {
                     true => self.batch.push((from, tx, message)),
                     false => {
                         let cookie = self.jar.cookie(from, epoch);

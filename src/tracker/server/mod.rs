@@ -319,7 +319,7 @@ mod tests {
         let hub = Hub::start(&config, Slow(tell), Hands::none(), &shutdown).unwrap();
         let flooding = flood(hub.address());
         // By then as much of it waits as ever will.
-        (0..2 * limits::HUB_REQUESTS).for_each(|_| handled.recv_timeout(PATIENCE).unwrap());
+        (0..2 * limits::HUB_REQUESTS_MAX).for_each(|_| handled.recv_timeout(PATIENCE).unwrap());
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(hub.address()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -10,7 +10,7 @@
 mod rehearsal;
 mod rows;
 
-use crate::content::{FileId, HaveMap, Manifest, limits};
+use crate::content::{Bitfield, FileId, Manifest, limits};
 use crate::protocol::volunteer::KeptFile;
 use crate::report::{DaemonError, Fault};
 use crate::storage::disk;
@@ -41,7 +41,7 @@ pub struct Contents {
     /// The volunteers, by number.
     pub volunteers: Vec<VolunteerRecord>,
     /// What each volunteer holds of each file: never nothing, and only of files and volunteers above.
-    pub held: Vec<(FileId, VolunteerNumber, HaveMap)>,
+    pub held: Vec<(FileId, VolunteerNumber, Bitfield)>,
     /// Files that are not kept any more.
     pub forgotten: Vec<FileId>,
 }
@@ -232,7 +232,7 @@ impl Catalogue for RedbCatalogue {
 
 fn builder() -> Builder {
     let mut builder = Builder::new();
-    builder.set_cache_size(limits::CATALOGUE_CACHE);
+    builder.set_cache_size(limits::CATALOGUE_CACHE_BYTES);
     builder
 }
 
@@ -341,7 +341,7 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Trouble>) -> Result<
             redb::Error::Io(source) => match source.kind() {
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => damaged(source.to_string()),
                 // How much it would have grown by is not known; it does so in steps.
-                _ => error::write("write", path, limits::CATALOGUE_GROWTH)(source).into(),
+                _ => error::write("write", path, limits::CATALOGUE_GROWTH_BYTES)(source).into(),
             },
             redb::Error::DatabaseAlreadyOpen => StoreError::Busy(path.to_owned()).into(),
             redb::Error::PreviousIo

@@ -5,8 +5,8 @@
 //! to.
 
 use super::{Contents, Trouble};
-use crate::content::{EntityName, FileId, HaveMap, Manifest};
-use crate::protocol::numbers::VolunteerKey;
+use crate::content::{Bitfield, FileId, Manifest, PeerName};
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
 use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
 use redb::{Database, ReadTransaction, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _};
@@ -31,7 +31,7 @@ pub(super) const FILES: TableDefinition<Id, &[u8]> = TableDefinition::new("files
 pub(super) const MANIFESTS: TableDefinition<Id, &[u8]> = TableDefinition::new("manifests");
 /// A [`VolunteerRow`] for each volunteer.
 pub(super) const VOLUNTEERS: TableDefinition<u32, &[u8]> = TableDefinition::new("volunteers");
-/// [`HaveMap::to_bytes`] for each file and each volunteer that holds anything of it.
+/// [`Bitfield::to_bytes`] for each file and each volunteer that holds anything of it.
 pub(super) const HELD: TableDefinition<(Id, u32), &[u8]> = TableDefinition::new("held");
 /// The files that are not kept any more.
 pub(super) const FORGOTTEN: TableDefinition<Id, ()> = TableDefinition::new("forgotten");
@@ -51,7 +51,7 @@ pub(super) struct FileRow {
 #[derive(Serialize, Deserialize)]
 struct VolunteerRow {
     key: VolunteerKey,
-    name: EntityName,
+    name: PeerName,
     address: SocketAddr,
     offered: u64,
 }
@@ -120,7 +120,7 @@ pub(super) fn read_all(database: &Database) -> Result<Contents, Trouble> {
             return Err(wrong(what(), "there is no such volunteer"));
         }
         let map =
-            HaveMap::from_bytes(file.layout.count(), bytes.value()).map_err(|error| wrong(what(), error))?;
+            Bitfield::from_bytes(file.layout.count(), bytes.value()).map_err(|error| wrong(what(), error))?;
         if map.held() == 0 {
             return Err(wrong(what(), "it is nothing"));
         }
@@ -245,7 +245,7 @@ fn hold(
     writing: &WriteTransaction,
     id: FileId,
     volunteer: VolunteerNumber,
-    chunks: &HaveMap,
+    chunks: &Bitfield,
 ) -> Result<(), Trouble> {
     let mut held = writing.open_table(HELD)?;
     if chunks.held() == 0 {

@@ -1,8 +1,8 @@
 //! What is written is read back, and what cannot have been written is refused.
 
 use super::*;
-use crate::content::{ChunkIndex, Digest, EntityName, FileName, Layout, Md5};
-use crate::protocol::numbers::VolunteerKey;
+use crate::content::{ChunkIndex, Digest, FileName, Layout, Md5, PeerName};
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::FileSummary;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +26,7 @@ pub(super) fn volunteer(number: u32, offered: u64) -> VolunteerRecord {
     VolunteerRecord {
         number: VolunteerNumber(number),
         key: VolunteerKey(u128::from(number) + 7),
-        name: EntityName::new(format!("volunteer-{number}")).unwrap(),
+        name: PeerName::new(format!("volunteer-{number}")).unwrap(),
         address: format!("10.0.0.{number}:7000").parse().unwrap(),
         offered,
     }
@@ -34,7 +34,7 @@ pub(super) fn volunteer(number: u32, offered: u64) -> VolunteerRecord {
 
 pub(super) fn held(number: u8, volunteer: u32, bits: u8) -> Change {
     let (kept, _) = file(number);
-    let mut chunks = HaveMap::none(kept.file.chunks);
+    let mut chunks = Bitfield::none(kept.file.chunks);
     (0..8).filter(|bit| bits & (1 << bit) != 0).for_each(|bit| _ = chunks.insert(ChunkIndex(bit)));
     Change::Held { file: kept.file.id, volunteer: VolunteerNumber(volunteer), chunks }
 }
@@ -51,7 +51,7 @@ pub(super) enum Step {
 pub(super) struct Model {
     files: BTreeMap<FileId, FileRecord>,
     volunteers: BTreeMap<VolunteerNumber, VolunteerRecord>,
-    held: BTreeMap<(FileId, VolunteerNumber), HaveMap>,
+    held: BTreeMap<(FileId, VolunteerNumber), Bitfield>,
     forgotten: BTreeSet<FileId>,
 }
 
@@ -199,7 +199,7 @@ fn what_does_not_fit_together_is_refused_and_nothing_of_it_is_written() {
     let foreign = Change::Held {
         file: kept.file.id,
         volunteer: VolunteerNumber(0),
-        chunks: HaveMap::all(kept.file.chunks + 1),
+        chunks: Bitfield::all(kept.file.chunks + 1),
     };
     for bad in [held(2, 9, 1), foreign] {
         let changes = [Change::Forgotten(file(1).0.file.id), bad];

@@ -3,7 +3,7 @@
 use crate::instead::channel;
 use crate::progress::Progress;
 use crate::offers::{Offer, Shelf};
-use shoal::content::{ChunkIndex, FileId, FileName, HaveMap, Manifest};
+use shoal::content::{ChunkIndex, FileId, FileName, Bitfield, Manifest};
 use shoal::protocol::tracker::FileSummary;
 use shoal::storage::{ChunkSource, StoreError, StoredChunk};
 use shuttle::sync::Arc;
@@ -42,7 +42,7 @@ fn follow(progress: &Progress) {
 #[test]
 fn who_follows_misses_no_chunk() {
     both_ways(|| {
-        let progress = Arc::new(Progress::new(HaveMap::none(CHUNKS)));
+        let progress = Arc::new(Progress::new(Bitfield::none(CHUNKS)));
         let followers = [0; 2].map(|_| {
             let progress = progress.clone();
             thread::spawn(move || follow(&progress))
@@ -61,7 +61,7 @@ fn who_follows_misses_no_chunk() {
 #[test]
 fn a_chunk_that_goes_and_comes_back_is_told_again() {
     both_ways(|| {
-        let progress = Arc::new(Progress::new(HaveMap::all(1)));
+        let progress = Arc::new(Progress::new(Bitfield::all(1)));
         let (news, (_, cursor)) = (progress.subscribe(), progress.have());
         let changes = progress.clone();
         let changing = thread::spawn(move || {
@@ -77,7 +77,7 @@ fn a_chunk_that_goes_and_comes_back_is_told_again() {
 #[test]
 fn subscribers_that_go_are_no_hindrance() {
     both_ways(|| {
-        let progress = Arc::new(Progress::new(HaveMap::none(CHUNKS)));
+        let progress = Arc::new(Progress::new(Bitfield::none(CHUNKS)));
         let comers = [0; 2].map(|_| {
             let progress = progress.clone();
             thread::spawn(move || (0..9).for_each(|_| drop(progress.subscribe())))
@@ -107,7 +107,7 @@ impl ChunkSource for Source {
 
 fn offer(number: u8, name: &str) -> Offer {
     let (id, name) = (FileId([number; 32]), FileName::new(name).unwrap());
-    let source = Source(shoal::storage::Progress::new(HaveMap::all(1)));
+    let source = Source(shoal::storage::Progress::new(Bitfield::all(1)));
     Offer { file: FileSummary { id, name, size: 1, chunks: 1 }, source: Arc::new(source) }
 }
 

@@ -92,7 +92,7 @@ pub fn of<'a>(status: &'a Status, name: &str) -> &'a VolunteerStatus {
 
 /// How many volunteers are here.
 pub fn here(status: &Status) -> usize {
-    status.volunteers.iter().filter(|volunteer| volunteer.state == VolunteerState::Here).count()
+    status.volunteers.iter().filter(|volunteer| volunteer.state == VolunteerState::Alive).count()
 }
 
 /// The chunk files that a volunteer has on its disk.

@@ -3,9 +3,9 @@
 use super::wire::{Whole, Wire};
 use shoal::content::{ChunkIndex, FileId, Md5};
 use shoal::protocol::datagram::Datagram;
-use shoal::protocol::numbers::{Token, VolunteerKey};
+use shoal::protocol::tokens::{Token, VolunteerKey};
 use shoal::protocol::tracker::{FoundFile, TrackerRequest, TrackerResponse};
-use shoal::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerRequest};
+use shoal::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerReport};
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
@@ -131,7 +131,7 @@ impl Session {
 
     /// The next thing that it says as a volunteer.
     #[track_caller]
-    pub fn said(&mut self) -> VolunteerRequest {
+    pub fn said(&mut self) -> VolunteerReport {
         match self.request() {
             Some(TrackerRequest::Volunteer { token, act }) => {
                 assert!(token == self.token, "it uses another token");
@@ -143,10 +143,10 @@ impl Session {
 
     /// The next thing that it says but that chunks have been checked.
     #[track_caller]
-    pub fn answer(&mut self) -> VolunteerRequest {
+    pub fn answer(&mut self) -> VolunteerReport {
         loop {
             match self.said() {
-                VolunteerRequest::Holds { checked: true, .. } => {}
+                VolunteerReport::Holds { checked: true, .. } => {}
                 other => return other,
             }
         }
@@ -156,7 +156,7 @@ impl Session {
     #[track_caller]
     pub fn report(&mut self) -> Held {
         match self.said() {
-            VolunteerRequest::Lend { key, offered, free } => {
+            VolunteerReport::Lend { key, offered, free } => {
                 (self.key, self.offered, self.free) = (key, offered, free);
             }
             other => panic!("it begins with {other:?}"),
@@ -164,8 +164,8 @@ impl Session {
         let mut all = Held::default();
         loop {
             match self.said() {
-                VolunteerRequest::Holds { kept, held, checked } => all.note(&kept, &held, checked),
-                VolunteerRequest::Reported => return all,
+                VolunteerReport::Holds { kept, held, checked } => all.note(&kept, &held, checked),
+                VolunteerReport::Reported => return all,
                 other => panic!("it reports {other:?}"),
             }
         }
@@ -188,7 +188,7 @@ impl Session {
         let mut left: BTreeSet<u32> = chunks.iter().copied().collect();
         while !left.is_empty() {
             match self.answer() {
-                VolunteerRequest::Stored { file, index, free } => {
+                VolunteerReport::Stored { file, index, free } => {
                     assert!(file == kept.file.id && left.remove(&index.0));
                     self.free = free;
                 }
@@ -203,7 +203,7 @@ impl Session {
         loop {
             match self.request() {
                 Some(TrackerRequest::Goodbye { token }) => break assert!(token == self.token),
-                Some(TrackerRequest::Volunteer { act: VolunteerRequest::Holds { .. }, .. }) => {}
+                Some(TrackerRequest::Volunteer { act: VolunteerReport::Holds { .. }, .. }) => {}
                 other => panic!("it says {other:?}"),
             }
         }

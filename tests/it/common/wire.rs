@@ -1,7 +1,7 @@
 //! Speaks the protocol by hand, well or badly.
 
 use super::PATIENCE;
-use shoal::content::{Digest, EntityName, FileId, FileName, HaveMap, Layout, Manifest};
+use shoal::content::{Bitfield, Digest, FileId, FileName, Layout, Manifest, PeerName};
 use shoal::protocol::Message;
 use shoal::protocol::datagram::{Cookie, Datagram};
 use shoal::protocol::frame::{Decoder, encode};
@@ -142,7 +142,7 @@ impl Udp {
 
     /// Registers a peer that serves on a port.
     pub fn register(&mut self, name: &str, port: u16) -> Token {
-        let name = EntityName::new(name).unwrap();
+        let name = PeerName::new(name).unwrap();
         match self.ask(&TrackerRequest::Register(Registration { name, port, advertise: None })) {
             TrackerResponse::Registered { token, .. } => token,
             other => panic!("{other:?}"),
@@ -200,7 +200,7 @@ impl Whole {
                 (PeerResponse::Manifest { file, size, chunk_size, length }, payload)
             }
             PeerRequest::Have { .. } => {
-                let mut have = HaveMap::none(layout.count());
+                let mut have = Bitfield::none(layout.count());
                 layout.indices().for_each(|index| _ = have.insert(index));
                 let bytes = have.to_bytes();
                 (
@@ -300,7 +300,7 @@ impl RawPeer {
         let listener = TcpListener::bind((stream.local_addr().unwrap().ip(), 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let mut wire = Wire::new(stream);
-        let name = EntityName::new(name).unwrap();
+        let name = PeerName::new(name).unwrap();
         wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
         wire.send(&TrackerRequest::Register(Registration {
             name: name.clone(),

@@ -1,8 +1,8 @@
 //! Who asks a peer, and what it is told of chunks that the peer gets: the rule of the daemons
-//! ([`COMING_UNASKED`](shoal::content::limits::COMING_UNASKED)).
+//! ([`UNREQUESTED_ARRIVALS_MAX`](shoal::content::limits::UNREQUESTED_ARRIVALS_MAX)).
 
 use shoal::content::ChunkIndex;
-use shoal::content::limits::{COMING_UNASKED, NEWS_PAUSE};
+use shoal::content::limits::{GOT_INTERVAL, UNREQUESTED_ARRIVALS_MAX};
 use shoal::swarm::Moment;
 
 /// One who asks a peer.
@@ -71,7 +71,7 @@ impl Clients {
         self.arriving.push((index, now));
         let mut any = false;
         for client in self.all.iter_mut().filter(|client| !client.gone) {
-            match client.unasked < COMING_UNASKED {
+            match client.unasked < UNREQUESTED_ARRIVALS_MAX {
                 true => (client.unasked, any) = (client.unasked + 1, true),
                 false => client.missed = now,
             }
@@ -106,7 +106,7 @@ impl Clients {
         // What was not seen to begin has been told of to nobody.
         let began = at.map_or(Moment::ZERO, |at| self.arriving.swap_remove(at).1);
         self.news.push((index, began));
-        (self.news.len() == 1).then(|| self.told.map_or(now, |told| now.max(told + NEWS_PAUSE)))
+        (self.news.len() == 1).then(|| self.told.map_or(now, |told| now.max(told + GOT_INTERVAL)))
     }
 
     /// What is to be told now.

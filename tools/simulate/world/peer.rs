@@ -2,7 +2,7 @@
 
 use super::clients::Clients;
 use super::trees::Standing;
-use shoal::content::{ChunkIndex, HaveMap};
+use shoal::content::{Bitfield, ChunkIndex};
 use shoal::swarm::Moment;
 use shoal::swarm::picker::Picker;
 use shoal::swarm::super_seeding::SuperSeeder;
@@ -42,7 +42,7 @@ pub(super) struct Peer {
 
 impl Peer {
     /// One that has something or nothing, and does nothing yet.
-    pub(super) fn new(have: HaveMap, sources: Vec<usize>, clients: Clients) -> Self {
+    pub(super) fn new(have: Bitfield, sources: Vec<usize>, clients: Clients) -> Self {
         Self {
             picker: Picker::new(have, true),
             fresh: None,

@@ -2,7 +2,7 @@
 
 use super::trial::AGAIN_AFTER;
 use super::*;
-use crate::content::HaveMap;
+use crate::content::Bitfield;
 
 const FIRST: SourceId = SourceId(1);
 const AHEAD: SourceId = SourceId(2);
@@ -10,10 +10,10 @@ const OTHER: SourceId = SourceId(3);
 
 /// Everybody is there, and `AHEAD` is to be asked.
 fn picker(first: Option<SourceId>) -> (Picker, fastrand::Rng) {
-    let mut picker = Picker::new(HaveMap::none(100), true);
-    picker.add_source(FIRST, HaveMap::all(100), ms(0));
-    picker.add_source(AHEAD, HaveMap::none(100), ms(0));
-    picker.add_source(OTHER, HaveMap::none(100), ms(0));
+    let mut picker = Picker::new(Bitfield::none(100), true);
+    picker.add_source(FIRST, Bitfield::all(100), ms(0));
+    picker.add_source(AHEAD, Bitfield::none(100), ms(0));
+    picker.add_source(OTHER, Bitfield::none(100), ms(0));
     follow(&mut picker, Some(AHEAD), first, ms(0));
     (picker, fastrand::Rng::with_seed(1))
 }
@@ -93,8 +93,8 @@ fn who_falls_behind_the_one_ahead_asks_everybody() {
 
 #[test]
 fn who_comes_late_is_not_behind_as_long_as_it_catches_up() {
-    let mut picker = Picker::new(HaveMap::none(100), true);
-    picker.add_source(AHEAD, HaveMap::none(100), ms(0));
+    let mut picker = Picker::new(Bitfield::none(100), true);
+    picker.add_source(AHEAD, Bitfield::none(100), ms(0));
     gets(&mut picker, AHEAD, 0..60);
     follow(&mut picker, Some(AHEAD), None, ms(0));
     (0..30).for_each(|index| _ = picker.arrived(AHEAD, ChunkIndex(index), ms(1_000)));
@@ -119,7 +119,7 @@ fn one_ahead_who_gives_nothing_is_not_waited_for_whoever_else_there_is() {
     assert!(picker.pick(FIRST, SILENT_MIN + ms(1), &mut random).is_some());
     // Not even by three more who give nothing.
     for id in (4..9).map(SourceId) {
-        picker.add_source(id, HaveMap::all(100), SILENT_MIN);
+        picker.add_source(id, Bitfield::all(100), SILENT_MIN);
         assert!(picker.pick(id, SILENT_MIN + ms(1), &mut random).is_some());
     }
 }
@@ -173,7 +173,7 @@ fn one_ahead_that_has_given_something_or_has_as_much_is_not_gone_round() {
 #[test]
 fn one_ahead_that_came_later_than_the_one_beyond_is_not_slow_for_that() {
     let (mut picker, mut random) = picker(None);
-    let mut have = HaveMap::none(100);
+    let mut have = Bitfield::none(100);
     (0..60).for_each(|index| _ = have.insert(ChunkIndex(index)));
     picker.add_source(OTHER, have, ms(0));
     follow_past(&mut picker, false);
@@ -235,9 +235,9 @@ fn one_ahead_with_nothing_to_give_is_not_waited_for_while_others_have_something(
 
 #[test]
 fn one_ahead_with_nothing_to_give_is_not_waited_for_long_when_others_have_everything() {
-    let mut picker = Picker::new(HaveMap::none(2), true);
+    let mut picker = Picker::new(Bitfield::none(2), true);
     let mut random = fastrand::Rng::with_seed(1);
-    [FIRST, AHEAD, OTHER].into_iter().for_each(|id| picker.add_source(id, HaveMap::none(2), ms(0)));
+    [FIRST, AHEAD, OTHER].into_iter().for_each(|id| picker.add_source(id, Bitfield::none(2), ms(0)));
     follow(&mut picker, Some(AHEAD), None, ms(0));
     gets(&mut picker, OTHER, 0..2);
     assert_eq!(picker.pick(OTHER, OWED, &mut random), None);
@@ -343,9 +343,9 @@ fn a_first_holder_that_has_given_its_chunks_up_is_not_kept_to() {
 
 #[test]
 fn nobody_is_asked_while_the_one_ahead_is_being_connected_to() {
-    let mut picker = Picker::new(HaveMap::none(9), true);
+    let mut picker = Picker::new(Bitfield::none(9), true);
     let mut random = fastrand::Rng::with_seed(1);
-    picker.add_source(FIRST, HaveMap::all(9), ms(0));
+    picker.add_source(FIRST, Bitfield::all(9), ms(0));
     picker.expect_upstream(0, ms(0));
     assert_eq!(picker.pick(FIRST, ms(1), &mut random), None);
     assert!(picker.pick(FIRST, AWAITED, &mut random).is_some(), "it takes too long");
@@ -353,10 +353,10 @@ fn nobody_is_asked_while_the_one_ahead_is_being_connected_to() {
 
 #[test]
 fn the_one_who_has_everything_is_spared_longer_while_the_one_ahead_is_being_connected_to() {
-    let mut picker = Picker::new(HaveMap::none(9), true);
+    let mut picker = Picker::new(Bitfield::none(9), true);
     let mut random = fastrand::Rng::with_seed(1);
-    picker.add_source(FIRST, HaveMap::all(9), ms(0));
-    picker.add_source(OTHER, HaveMap::none(9), ms(0));
+    picker.add_source(FIRST, Bitfield::all(9), ms(0));
+    picker.add_source(OTHER, Bitfield::none(9), ms(0));
     picker.source_has(OTHER, ChunkIndex(3), ms(0));
     picker.expect_upstream(0, ms(0));
     assert_eq!(picker.pick(FIRST, AWAITED, &mut random), None);
@@ -366,10 +366,10 @@ fn the_one_who_has_everything_is_spared_longer_while_the_one_ahead_is_being_conn
 
 #[test]
 fn nobody_is_asked_for_a_stripe_of_which_nothing_has_been_said_yet() {
-    let mut picker = Picker::new(HaveMap::none(9), true);
+    let mut picker = Picker::new(Bitfield::none(9), true);
     let mut random = fastrand::Rng::with_seed(1);
-    picker.add_source(FIRST, HaveMap::all(9), ms(0));
-    picker.add_source(OTHER, HaveMap::all(9), ms(0));
+    picker.add_source(FIRST, Bitfield::all(9), ms(0));
+    picker.add_source(OTHER, Bitfield::all(9), ms(0));
     picker.split(2, ms(0));
     picker.follow(0, Place { source: Some(OTHER), steps: 2, ..Place::default() }, ms(0));
     let asked: Vec<ChunkIndex> = std::iter::from_fn(|| picker.pick(OTHER, ms(1), &mut random)).collect();
@@ -402,10 +402,10 @@ fn where_chunks_take_long_one_ahead_that_waits_for_its_next_one_is_given_time() 
 
 #[test]
 fn a_stripe_of_which_everything_is_here_is_not_waited_for() {
-    let mut picker = Picker::new(HaveMap::none(4), true);
+    let mut picker = Picker::new(Bitfield::none(4), true);
     let mut random = fastrand::Rng::with_seed(1);
-    picker.add_source(FIRST, HaveMap::all(4), ms(0));
-    picker.add_source(AHEAD, HaveMap::none(4), ms(0));
+    picker.add_source(FIRST, Bitfield::all(4), ms(0));
+    picker.add_source(AHEAD, Bitfield::none(4), ms(0));
     picker.split(2, ms(0));
     for (stripe, source) in [(0, AHEAD), (1, FIRST)] {
         picker.follow(stripe, Place { source: Some(source), steps: 2, ..Place::default() }, ms(0));
@@ -425,10 +425,10 @@ fn a_stripe_of_which_everything_is_here_is_not_waited_for() {
 
 #[test]
 fn what_is_late_in_one_stripe_is_not_asked_of_whoever_helps_in_another() {
-    let mut picker = Picker::new(HaveMap::none(4), true);
+    let mut picker = Picker::new(Bitfield::none(4), true);
     let mut random = fastrand::Rng::with_seed(1);
-    picker.add_source(AHEAD, HaveMap::none(4), ms(0));
-    picker.add_source(OTHER, HaveMap::none(4), ms(0));
+    picker.add_source(AHEAD, Bitfield::none(4), ms(0));
+    picker.add_source(OTHER, Bitfield::none(4), ms(0));
     picker.split(2, ms(0));
     // Nobody is ahead in the other stripe, so that anybody may be asked for it.
     picker.follow(0, Place { source: Some(AHEAD), steps: 2, ..Place::default() }, ms(0));

@@ -6,7 +6,7 @@ use crate::swarm::keeping::Location;
 use crate::swarm::replication::{Order, Settings};
 
 fn challenging(offload: bool) -> Settings {
-    Settings { challenge_every: Some(limits::CHALLENGE_EVERY), offload, ..Settings::default() }
+    Settings { challenge_every: Some(limits::CHALLENGE_INTERVAL), offload, ..Settings::default() }
 }
 
 fn distributed(offload: bool, chunks: u32) -> World {
@@ -34,7 +34,7 @@ fn audits(world: &World) -> usize {
 #[test]
 fn holders_and_the_tracker_are_challenged_at_each_interval() {
     let mut world = distributed(false, 5);
-    world.pass(limits::CHALLENGE_EVERY);
+    world.pass(limits::CHALLENGE_INTERVAL);
     let (_, to) = last_challenge(&world);
     assert_eq!((to.len(), to.last()), (3, Some(&TRACKER)));
     world.run();
@@ -46,7 +46,7 @@ fn a_corrupt_copy_is_found_by_the_trackers_own_copy_and_replaced() {
     let mut world = distributed(false, 1);
     let bad = world.holders(id(1), 0)[0];
     world.bad.insert((at(bad), id(1), 0));
-    world.pass(limits::CHALLENGE_EVERY);
+    world.pass(limits::CHALLENGE_INTERVAL);
     world.run();
     assert_eq!(audits(&world), 0);
     assert!(world.notes().iter().any(|note| note.contains("the copy of chunk 1 at volunteer-")));
@@ -61,7 +61,7 @@ fn without_a_tracker_copy_holders_that_differ_are_audited() {
     assert!(world.whole.is_empty());
     let bad = world.holders(id(1), 0)[1];
     world.bad.insert((at(bad), id(1), 0));
-    world.pass(limits::CHALLENGE_EVERY);
+    world.pass(limits::CHALLENGE_INTERVAL);
     world.run();
     assert_eq!(audits(&world), 2);
     world.settle();
@@ -78,7 +78,7 @@ fn claimed_copies_that_agree_are_verified() {
         world.join(number, number, 100);
     }
     assert_eq!(world.placement.status(|_| None).copies.verified, 0);
-    world.pass(limits::CHALLENGE_EVERY);
+    world.pass(limits::CHALLENGE_INTERVAL);
     world.run();
     assert_eq!(world.placement.status(|_| None).copies.verified, 2);
 }
@@ -86,11 +86,11 @@ fn claimed_copies_that_agree_are_verified() {
 #[test]
 fn a_holder_that_does_not_answer_is_audited() {
     let mut world = distributed(false, 1);
-    world.pass(limits::CHALLENGE_EVERY);
+    world.pass(limits::CHALLENGE_INTERVAL);
     let (number, _) = last_challenge(&world);
     world.orders.clear();
     world.placement.proof(world.now, TRACKER, number, None);
-    world.pass(limits::CHALLENGE_WAIT - seconds(1));
+    world.pass(limits::CHALLENGE_TIMEOUT - seconds(1));
     assert_eq!(audits(&world), 0);
     world.pass(seconds(1));
     assert_eq!(audits(&world), 2);
@@ -102,7 +102,7 @@ fn a_missing_copy_is_replaced() {
     let holders = world.holders(id(1), 0);
     world.disk.remove(&(at(holders[0]), id(1), 0));
     world.bad.insert((at(holders[0]), id(1), 0));
-    world.pass(limits::CHALLENGE_EVERY);
+    world.pass(limits::CHALLENGE_INTERVAL);
     world.run();
     world.settle();
     assert_eq!(world.holders(id(1), 0).len(), 2);
@@ -134,7 +134,7 @@ fn a_single_holder_is_audited_from_time_to_time() {
     world.publish(id(1), 1);
     world.settle();
     for _ in 0..40 {
-        world.pass(limits::CHALLENGE_EVERY);
+        world.pass(limits::CHALLENGE_INTERVAL);
         world.run();
     }
     assert!((3..25).contains(&audits(&world)), "{}", audits(&world));
@@ -144,7 +144,7 @@ fn a_single_holder_is_audited_from_time_to_time() {
 fn unsolicited_answers_are_ignored() {
     let mut world = distributed(false, 1);
     world.placement.proof(world.now, at(0), 99, None);
-    world.pass(limits::CHALLENGE_EVERY);
+    world.pass(limits::CHALLENGE_INTERVAL);
     let (number, to) = last_challenge(&world);
     world.orders.clear();
     let stranger = (0..3).map(at).find(|location| !to.contains(location)).unwrap();

@@ -5,8 +5,8 @@
 
 use super::super::volunteer::Liveness;
 use super::super::{Order, Placement, Settings};
-use crate::content::{ChunkIndex, Digest, EntityName, FileId, HaveMap, Layout};
-use crate::protocol::numbers::VolunteerKey;
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Layout, PeerName};
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::ChallengedRange;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Location, Verdict, VolunteerNumber, VolunteerRecord};
@@ -59,7 +59,7 @@ pub struct World {
     pub log: Vec<Order>,
     /// The content of the catalogue.
     pub volunteers: BTreeMap<VolunteerNumber, VolunteerRecord>,
-    pub held: BTreeMap<(FileId, VolunteerNumber), HaveMap>,
+    pub held: BTreeMap<(FileId, VolunteerNumber), Bitfield>,
     pub offloaded: BTreeMap<FileId, bool>,
     pub forgotten: BTreeSet<FileId>,
     /// Records that are not durable yet.
@@ -113,7 +113,7 @@ impl World {
         self.offered.insert(v(number), chunks * CHUNK);
         let [.., a, b] = host.to_be_bytes();
         let address = SocketAddr::from(([10, 0, a, b], 1000 + number as u16));
-        let name = EntityName::new(format!("volunteer-{number}")).unwrap();
+        let name = PeerName::new(format!("volunteer-{number}")).unwrap();
         let key = VolunteerKey(u128::from(number) + 1);
         let free = self.free(v(number));
         let got = self.placement.join(self.now, key, name, address, chunks * CHUNK, free);

@@ -4,7 +4,7 @@
 //! has left; [`Placement`](crate::swarm::replication::Placement) has been notified of its departure.
 
 use super::{Keeping, NAMED};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::content::{ChunkIndex, FileId};
 use crate::protocol::status::Status;
 use crate::protocol::tracker::TrackerResponse;

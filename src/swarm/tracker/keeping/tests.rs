@@ -1,11 +1,11 @@
 //! Tests of a tracker that keeps files, with simulated volunteers and an executor that act at once.
 
 use super::super::{KeepRules, Remembered, Rules, Tracker};
-use crate::content::{ChunkIndex, Digest, EntityName, FileId, FileName, Layout, Md5};
+use crate::content::{ChunkIndex, Digest, FileId, FileName, Layout, Md5, PeerName};
 use crate::protocol::ErrorCode;
-use crate::protocol::numbers::VolunteerKey;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
-use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerRequest};
+use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Answer, Command, ExecutorTask, TaskOutcome, Wanted};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
@@ -62,7 +62,7 @@ impl World {
         let mut tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), draw);
         let settings = Settings { offload, challenge_every: None, ..Settings::default() };
         let serving = "0.0.0.0:5101".parse().unwrap();
-        let rules = KeepRules { settings, name: EntityName::new("T").unwrap(), serving, rebuild };
+        let rules = KeepRules { settings, name: PeerName::new("T").unwrap(), serving, rebuild };
         tracker.keep(rules, Remembered::default(), fastrand::Rng::with_seed(2));
         let (volunteers, tasks, notes, answers) = Default::default();
         Self { tracker, now: Duration::ZERO, volunteers, tasks, notes, answers, replies: Vec::new() }
@@ -107,7 +107,7 @@ impl World {
     }
 
     fn join_with(&mut self, connection: u64, held: BTreeMap<FileId, BTreeSet<ChunkIndex>>) {
-        let name = EntityName::new(format!("v{connection}")).unwrap();
+        let name = PeerName::new(format!("v{connection}")).unwrap();
         let registration = Registration { name, port: 7000, advertise: None };
         self.request(connection, TrackerRequest::Register(registration));
         let Some(TrackerResponse::Registered { token, .. }) = self.replies.pop() else {
@@ -116,15 +116,15 @@ impl World {
         self.volunteers
             .insert(connection, SimulatedVolunteer { token, held: held.clone(), told: Vec::new() });
         let key = VolunteerKey(connection.into());
-        self.say(connection, VolunteerRequest::Lend { key, offered: 1 << 30, free: 1 << 30 });
+        self.say(connection, VolunteerReport::Lend { key, offered: 1 << 30, free: 1 << 30 });
         for (file, chunks) in held {
             let held = chunks.into_iter().collect();
-            self.say(connection, VolunteerRequest::Holds { kept: kept(file), held, checked: true });
+            self.say(connection, VolunteerReport::Holds { kept: kept(file), held, checked: true });
         }
-        self.say(connection, VolunteerRequest::Reported);
+        self.say(connection, VolunteerReport::Reported);
     }
 
-    fn say(&mut self, connection: u64, act: VolunteerRequest) {
+    fn say(&mut self, connection: u64, act: VolunteerReport) {
         let token = self.volunteers[&connection].token;
         self.request(connection, TrackerRequest::Volunteer { token, act });
     }
@@ -170,14 +170,14 @@ impl World {
                     volunteer.held.entry(file).or_default().insert(index),
                     "ordered twice to copy {index}"
                 );
-                VolunteerRequest::Stored { file, index, free }
+                VolunteerReport::Stored { file, index, free }
             }
             VolunteerOrder::Drop { file, chunks } => {
                 let held = volunteer.held.entry(file).or_default();
                 chunks.iter().for_each(|index| {
                     assert!(held.remove(index), "ordered to drop a chunk that it does not have")
                 });
-                VolunteerRequest::Dropped { file, chunks, free }
+                VolunteerReport::Dropped { file, chunks, free }
             }
             _ => return Vec::new(),
         };
@@ -312,14 +312,14 @@ fn reports_without_an_offer_or_from_another_connection_are_refused() {
     let mut world = World::new(false, false);
     world.join(1);
     let token = world.volunteers[&1].token;
-    let act = VolunteerRequest::Reported;
+    let act = VolunteerReport::Reported;
     world.request(2, TrackerRequest::Volunteer { token, act: act.clone() });
     let refused = |world: &mut World| match world.replies.pop() {
         Some(TrackerResponse::Error { code, .. }) => code,
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(&mut world), ErrorCode::UnknownToken);
-    let registration = Registration { name: EntityName::new("x").unwrap(), port: 7000, advertise: None };
+    let registration = Registration { name: PeerName::new("x").unwrap(), port: 7000, advertise: None };
     world.request(2, TrackerRequest::Register(registration));
     let Some(TrackerResponse::Registered { token, .. }) = world.replies.pop() else { panic!() };
     world.request(2, TrackerRequest::Volunteer { token, act });
@@ -327,7 +327,7 @@ fn reports_without_an_offer_or_from_another_connection_are_refused() {
     // The status is available only on the tracker's own host.
     world.request(2, TrackerRequest::Status);
     assert_eq!(refused(&mut world), ErrorCode::Refused);
-    let proof = VolunteerRequest::Proof { challenge: 77, sha256: Some(Digest([0; 32])) };
+    let proof = VolunteerReport::Proof { challenge: 77, sha256: Some(Digest([0; 32])) };
     world.say(1, proof);
     assert!(world.replies.is_empty(), "a proof for an unknown challenge is ignored");
 }

@@ -1,20 +1,20 @@
-//! Numbers and sizes for people.
+//! Formats counts and sizes for log lines, tables and messages.
 //!
-//! Pure. Invariant: what is said of one thing is said in the singular.
+//! Pure. Invariant: a noun is in the singular if and only if its count is 1.
 
 use bytesize::ByteSize;
 
-/// So many of something that is named in the singular: `1 chunk`, `2,048 chunks`, `3 copies`.
-pub fn counted(count: u64, what: &str) -> String {
+/// A count with its noun, given in the singular: `1 chunk`, `2,048 chunks`, `3 copies`.
+pub fn counted(count: u64, noun: &str) -> String {
     let number = grouped(count);
-    match what.strip_suffix('y') {
-        _ if count == 1 => format!("{number} {what}"),
+    match noun.strip_suffix('y') {
+        _ if count == 1 => format!("{number} {noun}"),
         Some(stem) => format!("{number} {stem}ies"),
-        None => format!("{number} {what}s"),
+        None => format!("{number} {noun}s"),
     }
 }
 
-/// A number, its thousands set apart.
+/// A number with commas between groups of three digits: `1,234,567`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -27,7 +27,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// So many bytes: `1.0 GiB`.
+/// A size in bytes, in the largest binary unit that fits: `1.0 GiB`.
 pub fn size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }
@@ -37,17 +37,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_is_singular_and_thousands_are_set_apart() {
+    fn counts_have_commas_and_the_right_number() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }
-        for (count, what, text) in [
+        for (count, noun, text) in [
             (0, "chunk", "0 chunks"),
             (1, "chunk", "1 chunk"),
             (1, "copy", "1 copy"),
             (2_048, "copy", "2,048 copies"),
         ] {
-            assert_eq!(counted(count, what), text);
+            assert_eq!(counted(count, noun), text);
         }
         assert_eq!(size(3 << 20), "3.0 MiB");
     }

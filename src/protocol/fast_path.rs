@@ -1,14 +1,15 @@
-//! Reads the requests that come most often, and writes what answers them, without a detour.
+//! Fast path for the most frequent requests of a tracker: heartbeats and lookups.
 //!
-//! A message is tagged by its `type`, which may stand anywhere in it, so what is derived first collects a message whole and
-//! then reads it again. Everybody writes the `type` first: then a heartbeat or a lookup is read straight from the bytes. All
-//! else is read as derived, and what comes out is the same. A datagram with a heartbeat, which is most of what a tracker
-//! hears, is recognised by its very bytes.
+//! The tag `type` may be anywhere in a message, so the decoder derived by `serde` first buffers the whole
+//! message and then decodes it. All known clients send `type` first; in this case a heartbeat or a lookup
+//! is decoded directly from the bytes. All other messages take the derived decoder. A datagram with a
+//! heartbeat, the most frequent one, is recognised by comparing its bytes. Invariant: every result equals
+//! that of the derived code.
 
 use super::datagram::{Cookie, Datagram};
 use super::frame::FrameError;
 use super::tracker::{Token, TrackerRequest, TrackerResponse};
-use crate::content::{FileId, FileName, text};
+use crate::content::{FileId, FileName, serde_str};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Error, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -16,24 +17,25 @@ use std::fmt;
 
 impl Serialize for TrackerRequest {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        // The derived one, which goes before the trait's.
+        // The derived inherent function, which takes precedence over the method of this trait.
         TrackerRequest::serialize(self, to)
     }
 }
 
 impl<'de> Deserialize<'de> for TrackerRequest {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(Requests)
+        from.deserialize_map(RequestVisitor)
     }
 }
 
-/// Reads a datagram, as [`Datagram::decode`] does.
+/// Decodes a datagram, with the same result as [`Datagram::decode`].
 pub(crate) fn decode(bytes: &[u8]) -> Result<Datagram<TrackerRequest>, FrameError> {
     heartbeat(bytes).map_or_else(|| Datagram::decode(bytes), Ok)
 }
 
-/// The datagram, if it is a heartbeat with a cookie and is written exactly as [`Datagram::encode`] writes it. Everything
-/// in it then has one place and one form.
+/// Decodes a heartbeat with a cookie, if its bytes are exactly those that [`Datagram::encode`] writes.
+///
+/// Then each field has a fixed position and form.
 fn heartbeat(bytes: &[u8]) -> Option<Datagram<TrackerRequest>> {
     let rest = bytes.strip_prefix(br#"{"v":1,"tx":"#)?;
     let length = rest.iter().position(|byte| !byte.is_ascii_digit())?;
@@ -49,15 +51,15 @@ fn heartbeat(bytes: &[u8]) -> Option<Datagram<TrackerRequest>> {
     Some(Datagram {
         v: 1,
         tx: digits.iter().try_fold(0, decimal)?,
-        cookie: Some(Cookie(text::number(cookie)? as u64)),
-        message: TrackerRequest::Heartbeat { token: Token(text::number(token)?) },
+        cookie: Some(Cookie(serde_str::hex_number(cookie)? as u64)),
+        message: TrackerRequest::Heartbeat { token: Token(serde_str::hex_number(token)?) },
     })
 }
 
-/// Puts an answer into `bytes`, as [`Datagram::write`] does.
-pub(crate) fn write(answer: &Datagram<TrackerResponse>, bytes: &mut Vec<u8>) -> Result<(), FrameError> {
-    let Datagram { v: 1, tx, cookie: None, message: TrackerResponse::Alive } = answer else {
-        return answer.write(bytes);
+/// Encodes a response into `bytes`, with the same result as [`Datagram::write`].
+pub(crate) fn write(response: &Datagram<TrackerResponse>, bytes: &mut Vec<u8>) -> Result<(), FrameError> {
+    let Datagram { v: 1, tx, cookie: None, message: TrackerResponse::Alive } = response else {
+        return response.write(bytes);
     };
     bytes.clear();
     bytes.extend_from_slice(br#"{"v":1,"tx":"#);
@@ -66,15 +68,15 @@ pub(crate) fn write(answer: &Datagram<TrackerResponse>, bytes: &mut Vec<u8>) -> 
     Ok(())
 }
 
-/// What [`TrackerRequest::Heartbeat`] has.
+/// Fields of [`TrackerRequest::Heartbeat`].
 #[derive(Deserialize)]
 struct Heartbeat {
     token: Token,
     #[serde(default, rename = "type")]
-    _again: Once,
+    _second_tag: DuplicateTag,
 }
 
-/// What [`TrackerRequest::Lookup`] has.
+/// Fields of [`TrackerRequest::Lookup`].
 #[derive(Deserialize)]
 struct Lookup {
     #[serde(default)]
@@ -85,22 +87,22 @@ struct Lookup {
     #[serde(default)]
     token: Option<Token>,
     #[serde(default, rename = "type")]
-    _again: Once,
+    _second_tag: DuplicateTag,
 }
 
-/// A field that has been there already.
+/// A second `type` field, which is an error if present.
 #[derive(Default)]
-struct Once;
+struct DuplicateTag;
 
-impl<'de> Deserialize<'de> for Once {
+impl<'de> Deserialize<'de> for DuplicateTag {
     fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
         Err(D::Error::duplicate_field("type"))
     }
 }
 
-struct Requests;
+struct RequestVisitor;
 
-impl<'de> Visitor<'de> for Requests {
+impl<'de> Visitor<'de> for RequestVisitor {
     type Value = TrackerRequest;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -108,77 +110,77 @@ impl<'de> Visitor<'de> for Requests {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TrackerRequest, A::Error> {
-        let first: Option<Word<'de>> = map.next_key()?;
-        let tag: Option<Word<'de>> = match &first {
+        let first_key: Option<Text<'de>> = map.next_key()?;
+        let tag: Option<Text<'de>> = match &first_key {
             Some(key) if key.as_str() == "type" => Some(map.next_value()?),
             _ => None,
         };
-        match tag.as_ref().map(Word::as_str) {
+        match tag.as_ref().map(Text::as_str) {
             Some("heartbeat") => {
                 let Heartbeat { token, .. } = Heartbeat::deserialize(MapAccessDeserializer::new(map))?;
                 Ok(TrackerRequest::Heartbeat { token })
             }
             Some("lookup") => {
-                let asked = Lookup::deserialize(MapAccessDeserializer::new(map))?;
-                let Lookup { name, id, limit, token, .. } = asked;
+                let lookup = Lookup::deserialize(MapAccessDeserializer::new(map))?;
+                let Lookup { name, id, limit, token, .. } = lookup;
                 Ok(TrackerRequest::Lookup { name, id, limit, token })
             }
-            // The derived one.
-            _ => TrackerRequest::deserialize(MapAccessDeserializer::new(Again { first, tag, map })),
+            // The derived inherent function.
+            _ => TrackerRequest::deserialize(MapAccessDeserializer::new(Replay { first_key, tag, map })),
         }
     }
 }
 
-/// A key or a tag, where it stands if it can be read there.
-enum Word<'de> {
-    Here(&'de str),
-    Copied(String),
+/// A key or a tag: borrowed from the input unless it has escape sequences.
+enum Text<'de> {
+    Borrowed(&'de str),
+    Owned(String),
 }
 
-impl Word<'_> {
+impl Text<'_> {
     fn as_str(&self) -> &str {
         match self {
-            Self::Here(text) => text,
-            Self::Copied(text) => text,
+            Self::Borrowed(text) => text,
+            Self::Owned(text) => text,
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Word<'de> {
+impl<'de> Deserialize<'de> for Text<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Words;
-        impl<'de> Visitor<'de> for Words {
-            type Value = Word<'de>;
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a word")
+                f.write_str("a string")
             }
 
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Word<'de>, E> {
-                Ok(Word::Here(text))
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text::Borrowed(text))
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Word<'de>, E> {
-                Ok(Word::Copied(text.to_owned()))
+            fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text::Owned(text.to_owned()))
             }
         }
-        from.deserialize_str(Words)
+        from.deserialize_str(TextVisitor)
     }
 }
 
-/// A map of which the first key, and its value if that is the tag, have been read: once more from the beginning.
-struct Again<'de, A> {
-    first: Option<Word<'de>>,
-    tag: Option<Word<'de>>,
+/// A map whose first key, and its value if the key is `type`, were already read; it returns them again.
+struct Replay<'de, A> {
+    first_key: Option<Text<'de>>,
+    tag: Option<Text<'de>>,
     map: A,
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Again<'de, A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Replay<'de, A> {
     type Error = A::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
-        match self.first.take() {
-            Some(first) => seed.deserialize(first.as_str().into_deserializer()).map(Some),
+        match self.first_key.take() {
+            Some(key) => seed.deserialize(key.as_str().into_deserializer()).map(Some),
             None => self.map.next_key_seed(seed),
         }
     }
@@ -196,7 +198,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What is derived, for comparison.
+    /// A request decoded by the derived code, for comparison.
     #[derive(Deserialize)]
     struct Derived(#[serde(with = "TrackerRequest")] TrackerRequest);
 
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_what_is_derived() {
+    fn requests_decode_as_with_the_derived_decoder() {
         const TOKEN: &str = "0000000000000000000000000000002a";
         let heartbeat = TrackerRequest::Heartbeat { token: Token(42) };
         for (json, right) in [
@@ -235,13 +237,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_a_heartbeat_is_read_as_one() {
+    fn only_exact_heartbeats_take_the_byte_comparison() {
         let token = Token(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
-        let all =
+        let datagram =
             Datagram::new(907, Some(Cookie(0xfedc_ba98_7654_3210)), TrackerRequest::Heartbeat { token });
-        let bytes = all.encode().unwrap();
-        assert_eq!(heartbeat(&bytes), Some(all));
-        // Everything that differs from it in one byte, is longer, or is shorter.
+        let bytes = datagram.encode().unwrap();
+        assert_eq!(heartbeat(&bytes), Some(datagram));
+        // All variants with one byte changed or inserted, and all prefixes.
         let changed = (0..bytes.len()).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte)));
         for (at, byte) in changed {
             let mut other = bytes.clone();
@@ -252,18 +254,19 @@ mod tests {
             same_as_derived(&other);
         }
         (0..bytes.len()).for_each(|length| same_as_derived(&bytes[..length]));
-        let most = |tx: &str| String::from_utf8_lossy(&bytes).replace("907", tx).into_bytes();
-        for (tx, right) in [("18446744073709551615", true), ("18446744073709551616", false), ("0", true)] {
-            same_as_derived(&most(tx));
-            assert_eq!(heartbeat(&most(tx)).is_some(), right, "{tx}");
+        let with_tx = |tx: &str| String::from_utf8_lossy(&bytes).replace("907", tx).into_bytes();
+        for (tx, valid) in [("18446744073709551615", true), ("18446744073709551616", false), ("0", true)] {
+            same_as_derived(&with_tx(tx));
+            assert_eq!(heartbeat(&with_tx(tx)).is_some(), valid, "{tx}");
         }
         ["00", "01", "", "-1", "1.0", "1e2"].iter().for_each(|tx| {
-            same_as_derived(&most(tx));
-            assert_eq!(heartbeat(&most(tx)), None, "{tx}");
+            same_as_derived(&with_tx(tx));
+            assert_eq!(heartbeat(&with_tx(tx)), None, "{tx}");
         });
     }
 
-    /// What is recognised by its bytes must be what the general way makes of them.
+    /// Checks that a datagram accepted by the byte comparison decodes to the same value with the derived
+    /// decoder.
     fn same_as_derived(bytes: &[u8]) {
         if let Some(read) = heartbeat(bytes) {
             let derived = Datagram::<TrackerRequest>::decode(bytes).ok();
@@ -273,27 +276,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_heartbeat_is_recognised(tx: u64, cookie: u64, token: u128) {
+        fn every_encoded_heartbeat_takes_the_byte_comparison(tx: u64, cookie: u64, token: u128) {
             let request = TrackerRequest::Heartbeat { token: Token(token) };
-            let all = Datagram::new(tx, Some(Cookie(cookie)), request);
-            let bytes = all.encode().unwrap();
+            let datagram = Datagram::new(tx, Some(Cookie(cookie)), request);
+            let bytes = datagram.encode().unwrap();
             same_as_derived(&bytes);
-            prop_assert_eq!(heartbeat(&bytes), Some(all));
+            prop_assert_eq!(heartbeat(&bytes), Some(datagram));
         }
 
         #[test]
-        fn any_answer_is_written_as_it_always_is(tx: u64, v in 0u32..3, cookie: Option<u64>) {
+        fn responses_encode_as_with_the_derived_encoder(tx: u64, v in 0u32..3, cookie: Option<u64>) {
             for message in [TrackerResponse::Alive, TrackerResponse::Farewell] {
-                let answer = Datagram { v, tx, cookie: cookie.map(Cookie), message };
-                let (mut written, mut derived) = (b"old".to_vec(), Vec::new());
-                write(&answer, &mut written).unwrap();
-                answer.write(&mut derived).unwrap();
-                prop_assert_eq!(written, derived);
+                let response = Datagram { v, tx, cookie: cookie.map(Cookie), message };
+                let (mut fast, mut derived) = (b"old".to_vec(), Vec::new());
+                write(&response, &mut fast).unwrap();
+                response.write(&mut derived).unwrap();
+                prop_assert_eq!(fast, derived);
             }
         }
 
         #[test]
-        fn any_lookup_is_read_as_it_was_written(
+        fn decoding_restores_every_encoded_lookup(
             name in prop::option::of("[a-zäöü\"'0-9]{1,9}"), id: Option<[u8; 32]>, limit: u32, token: Option<u128>,
         ) {
             let name = name.and_then(|name| FileName::new(name).ok());

@@ -1,23 +1,25 @@
-//! Values that are written as one string and read from it.
+//! Helpers of `serde` for values written as one JSON string, among them hexadecimal numbers.
 
 use serde::de::{Deserializer, Error, Visitor};
 use std::fmt;
 
-/// Reads a value from a string where it stands: `serde` copies what is read as a `String`, and as a `Cow<str>`.
-pub(crate) fn read<'de, D: Deserializer<'de>, T, E: fmt::Display>(
+/// Deserializes a value from a string without a copy.
+///
+/// A field of type `String` or `Cow<str>` would be copied by `serde` before it is parsed.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>, T, E: fmt::Display>(
     from: D,
     expected: &'static str,
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Result<T, D::Error> {
-    from.deserialize_str(Text { expected, parse })
+    from.deserialize_str(StrVisitor { expected, parse })
 }
 
-struct Text<F> {
+struct StrVisitor<F> {
     expected: &'static str,
     parse: F,
 }
 
-impl<T, E: fmt::Display, F: FnOnce(&str) -> Result<T, E>> Visitor<'_> for Text<F> {
+impl<T, E: fmt::Display, F: FnOnce(&str) -> Result<T, E>> Visitor<'_> for StrVisitor<F> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,7 +33,7 @@ impl<T, E: fmt::Display, F: FnOnce(&str) -> Result<T, E>> Visitor<'_> for Text<F
 
 const DIGITS: [u8; 16] = *b"0123456789abcdef";
 
-/// The digits of a byte sequence, lower case, in a buffer of as many.
+/// Writes bytes as lower-case hexadecimal digits into `digits`, which has two bytes for each.
 pub(crate) fn hex<'a, const N: usize>(bytes: &[u8], digits: &'a mut [u8; N]) -> &'a str {
     let mut count = 0;
     for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
@@ -39,26 +41,26 @@ pub(crate) fn hex<'a, const N: usize>(bytes: &[u8], digits: &'a mut [u8; N]) -> 
         pair[1] = DIGITS[usize::from(byte & 15)];
         count += 2;
     }
-    // They are all ASCII.
+    // The digits are ASCII, so this never fails.
     std::str::from_utf8(&digits[..count]).unwrap_or_default()
 }
 
-/// The number that up to 32 hexadecimal digits, of either case, stand for.
-pub(crate) fn number(digits: &[u8]) -> Option<u128> {
+/// Parses up to 32 hexadecimal digits, of either case; `None` for other bytes or more digits.
+pub(crate) fn hex_number(digits: &[u8]) -> Option<u128> {
     if digits.len() > 32 {
         return None;
     }
-    digits.iter().try_fold(0, |number, byte| Some(number << 4 | u128::from(digit(*byte)?)))
+    digits.iter().try_fold(0, |number, byte| Some(number << 4 | u128::from(hex_digit(*byte)?)))
 }
 
-/// The value of a hexadecimal digit, of either case.
-pub(crate) fn digit(digit: u8) -> Option<u8> {
-    // Looked up, because which digits are letters cannot be foreseen, and a processor that guesses is often wrong.
+/// The value of a hexadecimal digit, of either case; `None` for any other byte.
+pub(crate) fn hex_digit(digit: u8) -> Option<u8> {
+    // A table, because a branch on "digit or letter" is mispredicted half of the time.
     let value = VALUES[usize::from(digit)];
     (value < 16).then_some(value)
 }
 
-/// What each byte is worth as a digit: those that are none have more than any digit.
+/// The value of each byte as a hexadecimal digit; `u8::MAX` for bytes that are not digits.
 const VALUES: [u8; 256] = {
     let mut values = [u8::MAX; 256];
     let mut value = 0;
@@ -76,9 +78,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digit_is_worth_what_it_always_is() {
+    fn digit_values_match_the_standard_library() {
         for byte in 0..=u8::MAX {
-            assert_eq!(digit(byte).map(u32::from), char::from(byte).to_digit(16), "{byte}");
+            assert_eq!(hex_digit(byte).map(u32::from), char::from(byte).to_digit(16), "{byte}");
         }
     }
 }

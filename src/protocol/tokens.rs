@@ -1,13 +1,13 @@
-//! Numbers of 16 random bytes that prove something, each a type of its own. Written as 32 hexadecimal digits.
+//! Random secrets of 128 bits, each of its own type; 32 hexadecimal digits in JSON.
 //!
-//! They are secrets, so `Debug`, and with it every log line, does not show them.
+//! `Debug` hides their values, so that they never appear in log lines.
 
-use crate::content::text;
+use crate::content::serde_str;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
-macro_rules! numbers {
+macro_rules! secret_tokens {
     ($($(#[$doc:meta])* $name:ident)+) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,29 +28,30 @@ macro_rules! numbers {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.serialize_str(text::hex(&self.0.to_be_bytes(), &mut [0; 32]))
+                to.serialize_str(serde_str::hex(&self.0.to_be_bytes(), &mut [0; 32]))
             }
         }
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                text::read(from, "32 hexadecimal digits", str::parse)
+                serde_str::deserialize(from, "32 hexadecimal digits", str::parse)
             }
         }
     )+};
 }
 
-numbers! {
-    /// What a peer proves by that it is the one that registered.
+secret_tokens! {
+    /// Token of a registered peer; it authorises the requests of this peer.
     Token
-    /// What a volunteer is known by, across restarts and addresses. It tells nobody but its tracker: whoever has it can
-    /// pass for that volunteer.
+    /// Key that identifies a volunteer across restarts and addresses.
+    ///
+    /// A volunteer sends it to its tracker only: any peer that knows the key can impersonate the volunteer.
     VolunteerKey
-    /// What makes the answer to a challenge unlike any that was given before.
+    /// Random number in a challenge, so that an earlier proof cannot be replayed.
     Nonce
 }
 
 fn parse(text: &str) -> Result<u128, &'static str> {
     const WRONG: &str = "expected 32 hexadecimal digits";
-    text::number(text.as_bytes()).filter(|_| text.len() == 32).ok_or(WRONG)
+    serde_str::hex_number(text.as_bytes()).filter(|_| text.len() == 32).ok_or(WRONG)
 }
