@@ -15,7 +15,7 @@ use super::watch::Watch;
 use crate::content::EntityName;
 use crate::net::{Asker, Listener, Shutdown, Threads};
 use crate::protocol::tracker::Registration;
-use crate::storage::{ChunkSource, PartFile, Verify, WholeFile};
+use crate::storage::{ChunkSource, CompleteFile, PartFile, Verify};
 use crossbeam_channel::{Receiver, bounded};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -102,7 +102,7 @@ impl Leecher<'_> {
         let order = &order;
         let part = match transfer::start(order, &located.file, self.watch, self.shutdown)? {
             Start::Whole(whole) => {
-                let serving = self.serve(listener, &located, Arc::<WholeFile>::from(whole))?;
+                let serving = self.serve(listener, &located, Arc::<CompleteFile>::from(whole))?;
                 done(&located.file);
                 if serving.is_some() {
                     self.shutdown.wait_forever();

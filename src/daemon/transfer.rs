@@ -18,8 +18,8 @@ use crate::content::limits::{LOOKUP_INTERVAL_ALONE, VERIFY_SAMPLE};
 use crate::content::{FileId, FileName, Manifest, Md5};
 use crate::net::{Shutdown, Threads, Timeouts, side_by_side};
 use crate::protocol::tracker::{FileSummary, FoundFile};
-use crate::storage::verify::CheckWatch;
-use crate::storage::{PartFile, StoreError, Verify, WholeFile};
+use crate::storage::verify::VerifyCallbacks;
+use crate::storage::{CompleteFile, PartFile, StoreError, Verify};
 use crossbeam_channel::Receiver;
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -110,7 +110,7 @@ pub struct Located {
 /// What is there of a file already.
 pub enum Start {
     /// All of it, in place.
-    Whole(Box<WholeFile>),
+    Whole(Box<CompleteFile>),
     /// Some of it, or nothing yet.
     Part(Arc<PartFile>),
 }
@@ -278,7 +278,7 @@ pub fn start(
     let Downloaded { path, manifest, .. } = file;
     if path.exists() {
         let verify = order.recheck.in_place;
-        let check = |watch: CheckWatch<'_>| WholeFile::check(path, manifest.clone(), verify, watch);
+        let check = |watch: VerifyCallbacks<'_>| CompleteFile::check(path, manifest.clone(), verify, watch);
         match checking(&path.display(), watch, shutdown, check)? {
             Some(whole) => {
                 log::info!("{} is already here and complete{}", path.display(), how_sure(verify));
@@ -299,7 +299,7 @@ pub fn start(
         return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
     }
     let part = PartFile::open(path, manifest.clone())?;
-    if part.is_doubtful() {
+    if part.needs_full_check() {
         log::warn!("what the last run left of {} is read again, since a have-map is no use", path.display());
     }
     let what = format!("what is here of {}", path.display());
@@ -318,7 +318,7 @@ fn checking<T>(
     what: &dyn std::fmt::Display,
     watch: &dyn Watch,
     shutdown: &Shutdown,
-    check: impl FnOnce(CheckWatch<'_>) -> Result<T, StoreError>,
+    check: impl FnOnce(VerifyCallbacks<'_>) -> Result<T, StoreError>,
 ) -> Result<T, DaemonError> {
     let began = Cell::new(false);
     let end = || {
@@ -334,7 +334,7 @@ fn checking<T>(
     };
     let hashed = |bytes| watch.advance(bytes);
     let stop = || shutdown.is_stopped();
-    let checked = check(CheckWatch { begin: &begin, hashed: &hashed, stop: &stop });
+    let checked = check(VerifyCallbacks { begin: &begin, hashed: &hashed, stop: &stop });
     end();
     match checked {
         Err(StoreError::Stopped) => Err(interrupted()),

@@ -17,7 +17,7 @@ use crate::protocol::volunteer::KeptFile;
 use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, StorageBackend, WriteTransaction};
-use rehearsal::Rehearsal;
+use rehearsal::CopyOnWriteFile;
 use rows::{FILES, FORGOTTEN, HELD, MANIFESTS, META, SCHEMA, SCHEMA_KEY, VOLUNTEERS};
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
@@ -105,18 +105,18 @@ pub enum CatalogueError {
 }
 
 /// What goes wrong on the way, before it is known with which file.
-enum Trouble {
+enum DbError {
     Redb(redb::Error),
-    Wrong(String),
+    Invalid(String),
     Version(u64),
     Inconsistent(String),
 }
 
 macro_rules! from_redb {
     ($($error:ident)+) => {$(
-        impl From<redb::$error> for Trouble {
+        impl From<redb::$error> for DbError {
             fn from(error: redb::$error) -> Self {
-                Trouble::Redb(error.into())
+                DbError::Redb(error.into())
             }
         }
     )+};
@@ -172,7 +172,8 @@ impl RedbCatalogue {
             false => create(folder, &path)?,
         }
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(error::io("open", &path))?;
-        let database = guarded(&path, || Ok(builder().create_with_backend(FileBackend::new(file)?)?))?;
+        let database =
+            catch_redb_panic(&path, || Ok(builder().create_with_backend(FileBackend::new(file)?)?))?;
         Ok(Self { database, path, _lock: lock })
     }
 
@@ -180,7 +181,7 @@ impl RedbCatalogue {
     #[cfg(test)]
     fn on(backend: impl StorageBackend) -> Result<Self, CatalogueError> {
         let path = PathBuf::from("memory");
-        let database = guarded(&path, || {
+        let database = catch_redb_panic(&path, || {
             let database = builder().create_with_backend(backend)?;
             if redb::ReadableDatabase::begin_read(&database)?.list_tables()?.count() == 0 {
                 prepare(&database)?;
@@ -193,9 +194,9 @@ impl RedbCatalogue {
     /// A transaction that is durable once this returns.
     fn write<T>(
         &self,
-        work: impl FnOnce(&WriteTransaction) -> Result<T, Trouble>,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, DbError>,
     ) -> Result<T, CatalogueError> {
-        guarded(&self.path, || {
+        catch_redb_panic(&self.path, || {
             let transaction = begin(&self.database)?;
             let done = work(&transaction)?;
             transaction.commit()?;
@@ -206,11 +207,11 @@ impl RedbCatalogue {
 
 impl Catalogue for RedbCatalogue {
     fn load(&self) -> Result<Contents, CatalogueError> {
-        guarded(&self.path, || rows::read_all(&self.database))
+        catch_redb_panic(&self.path, || rows::read_all(&self.database))
     }
 
     fn add_file(&self, kept: &KeptFile, manifest: &Manifest) -> Result<(), CatalogueError> {
-        let known = guarded(&self.path, || rows::file(&self.database, kept.file.id))?;
+        let known = catch_redb_panic(&self.path, || rows::file(&self.database, kept.file.id))?;
         match known {
             Some(row) if row.kept.file.name == kept.file.name => Ok(()),
             _ => self.write(|transaction| rows::put_file(transaction, kept, manifest)),
@@ -218,7 +219,7 @@ impl Catalogue for RedbCatalogue {
     }
 
     fn manifest(&self, id: FileId) -> Result<Option<Arc<Manifest>>, CatalogueError> {
-        guarded(&self.path, || rows::manifest(&self.database, id)).map(|found| found.map(Arc::new))
+        catch_redb_panic(&self.path, || rows::manifest(&self.database, id)).map(|found| found.map(Arc::new))
     }
 
     fn commit(&self, changes: &[Change]) -> Result<(), CatalogueError> {
@@ -235,7 +236,7 @@ fn builder() -> Builder {
     builder
 }
 
-fn begin(database: &Database) -> Result<WriteTransaction, Trouble> {
+fn begin(database: &Database) -> Result<WriteTransaction, DbError> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     // After a crash it is opened at once, and as it was acknowledged: nothing is guessed from checksums.
@@ -266,14 +267,14 @@ fn create(folder: &Path, path: &Path) -> Result<(), CatalogueError> {
     options.read(true).write(true).create(true).truncate(true).mode(0o600);
     let file = options.open(&new).map_err(error::io("create", &new))?;
     let synced = file.try_clone().map_err(error::io("create", &new))?;
-    guarded(&new, || prepare(&builder().create_with_backend(FileBackend::new(file)?)?))?;
+    catch_redb_panic(&new, || prepare(&builder().create_with_backend(FileBackend::new(file)?)?))?;
     synced.sync_all().map_err(error::io("sync", &new))?;
     fs::rename(&new, path).map_err(error::io("create", path))?;
     Ok(disk::sync_folder(folder)?)
 }
 
 /// Makes every table, so that a table that is missing later has been lost.
-fn prepare(database: &Database) -> Result<(), Trouble> {
+fn prepare(database: &Database) -> Result<(), DbError> {
     let transaction = begin(database)?;
     transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA)?;
     transaction.open_table(FILES)?;
@@ -291,15 +292,15 @@ fn rehearse(path: &Path) -> Result<(), CatalogueError> {
         let why = "it is empty".to_owned();
         return Err(CatalogueError::Damaged { path: path.to_owned(), why });
     }
-    guarded(path, || rehearse_on(Rehearsal::of(file, stamp.size)))
+    catch_redb_panic(path, || verify_on(CopyOnWriteFile::of(file, stamp.size)))
 }
 
-fn rehearse_on(backend: impl StorageBackend) -> Result<(), Trouble> {
+fn verify_on(backend: impl StorageBackend) -> Result<(), DbError> {
     let mut database = builder().create_with_backend(backend)?;
     rows::check_version(&database)?;
     // What it would repair, it would repair to an earlier state.
     if !database.check_integrity()? {
-        return Err(Trouble::Wrong("checksums do not match".to_owned()));
+        return Err(DbError::Invalid("checksums do not match".to_owned()));
     }
     rows::read_all(&database).map(drop)
 }
@@ -327,16 +328,16 @@ fn quietly<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Does something with redb, which may panic on a file that it did not write.
-fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, CatalogueError> {
+fn catch_redb_panic<T>(path: &Path, work: impl FnOnce() -> Result<T, DbError>) -> Result<T, CatalogueError> {
     let damaged = |why| CatalogueError::Damaged { path: path.to_owned(), why };
     // What panicked is not used again: every call after it fails, or nobody has it any more.
     let caught = quietly(|| catch_unwind(AssertUnwindSafe(work)));
     let done = caught.map_err(|_| damaged("it does not hang together".into()))?;
     done.map_err(|trouble| match trouble {
-        Trouble::Wrong(why) => damaged(why),
-        Trouble::Version(found) => CatalogueError::Version { path: path.to_owned(), found },
-        Trouble::Inconsistent(why) => CatalogueError::Inconsistent(why),
-        Trouble::Redb(error) => match error {
+        DbError::Invalid(why) => damaged(why),
+        DbError::Version(found) => CatalogueError::Version { path: path.to_owned(), found },
+        DbError::Inconsistent(why) => CatalogueError::Inconsistent(why),
+        DbError::Redb(error) => match error {
             redb::Error::Io(source) => match source.kind() {
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => damaged(source.to_string()),
                 // How much it would have grown by is not known; it does so in steps.

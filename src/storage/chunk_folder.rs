@@ -1,21 +1,21 @@
 //! A folder with a `local_chunks.txt`: some chunks of a set, a file each.
 //!
 //! What the folder claims is hashed when it is opened; what arrives is written under a temporary name
-//! ([`keep`](ChunkFolder::keep)), made durable, renamed, and listed ([`commit`](ChunkFolder::commit)), in this order,
+//! ([`stage`](ChunkFolder::stage)), made durable, renamed, and listed ([`commit`](ChunkFolder::commit)), in this order,
 //! so that a crash leaves at most a file that is not listed yet. Files that the user put there are never overwritten, except the one that is listed for the chunk
 //! that arrives. Invariant: what is served was hashed, and is what was agreed upon as far as the
 //! folder has been told.
 
 mod store;
 
-pub use store::Loose;
+pub use store::StagedChunk;
 
 use super::chunk_list::ChunkList;
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
-use super::hashing::{self, Watch};
+use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
-use super::verify::CheckWatch;
+use super::verify::VerifyCallbacks;
 use super::{ChunkSource, StoredChunk, lock};
 use crate::content::layout::LayoutError;
 use crate::content::{ChunkIndex, Digest, FileName, HaveMap, Manifest, limits};
@@ -74,13 +74,13 @@ impl ChunkFolder {
     /// not regular, not readable, outside the folder (also by way of a link) or larger than
     /// [`limits::CHUNK_SIZE_MAX`]; [`StoreError::Changed`] for one that changes while it is hashed;
     /// [`StoreError::Stopped`].
-    pub fn open(folder: &Path, watch: CheckWatch<'_>) -> Result<Self, StoreError> {
+    pub fn open(folder: &Path, watch: VerifyCallbacks<'_>) -> Result<Self, StoreError> {
         let list = ChunkList::read(folder)?;
         let root = fs::canonicalize(folder).map_err(error::io("open", folder))?;
         // Two clients in one folder would count as two witnesses for what is one.
         let claimed = disk::lock_folder(&root)?;
         if claimed.is_some() {
-            store::remove_left_over(&root);
+            store::remove_leftovers(&root);
         }
         // All are looked at before the first is hashed: a mistake is told at once, and the first one first.
         let files = list.chunks.files.keys();
@@ -88,9 +88,9 @@ impl ChunkFolder {
         let files = files.collect::<Result<Vec<_>, StoreError>>()?;
         let size = |(_, path): &(_, PathBuf)| fs::metadata(path).map_or(0, |metadata| metadata.len());
         (watch.begin)(files.iter().map(size).sum());
-        let watch = Watch { hashed: watch.hashed, stop: watch.stop };
+        let watch = HashCallbacks { hashed: watch.hashed, stop: watch.stop };
         let entries = Mutex::new(BTreeMap::new());
-        hashing::on_all_cores(files.len() as u32, hashing::PIECE, &|item, buffer| {
+        hashing::on_all_cores(files.len() as u32, hashing::READ_BYTES_MAX, &|item, buffer| {
             let (index, path) = &files[item as usize];
             let entry = Entry::hash(*index, path, buffer, watch);
             let entry = entry.map_err(|error| list.unreadable(*index, error))?;
@@ -142,19 +142,19 @@ impl ChunkFolder {
     /// The file cannot be read, or the list cannot be written.
     pub fn adopt(&self, index: ChunkIndex, digest: Digest, length: u32) -> Result<bool, StoreError> {
         let chunk = HeldChunk { index, digest, length };
-        self.acceptable(chunk)?;
+        self.check_acceptable(chunk)?;
         if self.is_intact(chunk) {
             return Ok(true);
         }
         for name in file_names(chunk) {
-            let Some(stamp) = self.same_content(&name, chunk)? else { continue };
+            let Some(stamp) = self.stamp_if_equal(&name, chunk)? else { continue };
             let _writing = lock(&self.writing);
             let list = self.read_list()?;
-            if list.chunks.files.contains_key(&index) || list.lists_for_another(&name, index) {
+            if list.chunks.files.contains_key(&index) || list.is_listed_for_another_chunk(&name, index) {
                 return Ok(false);
             }
             list.add([(index, name.clone())])?;
-            self.hold(chunk, &name, stamp);
+            self.insert_trusted(chunk, &name, stamp);
             return Ok(true);
         }
         Ok(false)
@@ -210,7 +210,7 @@ impl ChunkFolder {
     pub fn recheck(&self, index: ChunkIndex) -> bool {
         let Some(entry) = self.trusted(index) else { return false };
         let mut buffer = hashing::buffer(entry.chunk.length);
-        match hashing::hash_file(&entry.path, &mut buffer, Watch::NONE) {
+        match hashing::hash_file(&entry.path, &mut buffer, HashCallbacks::NONE) {
             Ok((digest, stamp)) if digest == entry.chunk.digest => {
                 self.insert(Entry { stamp, ..entry });
                 true
@@ -231,7 +231,7 @@ impl ChunkFolder {
         lock(&self.state).entries.get(&index).filter(|entry| entry.trusted).cloned()
     }
 
-    fn acceptable(&self, chunk: HeldChunk) -> Result<(), StoreError> {
+    fn check_acceptable(&self, chunk: HeldChunk) -> Result<(), StoreError> {
         if chunk.index.0 >= self.count {
             return Err(StoreError::Missing(chunk.index));
         }
@@ -241,7 +241,7 @@ impl ChunkFolder {
         match &lock(&self.state).manifest {
             Some(manifest) if !agrees(manifest, chunk) => {
                 let why = format!("chunk {} is not the one that the manifest has", chunk.index);
-                Err(error::refused("write to", &self.folder, why))
+                Err(error::invalid_input("write to", &self.folder, why))
             }
             _ => Ok(()),
         }
@@ -259,17 +259,18 @@ impl ChunkFolder {
     }
 
     /// Looks whether a file is there that is exactly this chunk.
-    fn same_content(&self, name: &FileName, chunk: HeldChunk) -> Result<Option<Stamp>, StoreError> {
+    fn stamp_if_equal(&self, name: &FileName, chunk: HeldChunk) -> Result<Option<Stamp>, StoreError> {
         let path = self.root.join(name.as_str());
         let there = path.symlink_metadata();
         if !there.is_ok_and(|file| file.is_file() && file.len() == u64::from(chunk.length)) {
             return Ok(None);
         }
-        let (digest, stamp) = hashing::hash_file(&path, &mut hashing::buffer(chunk.length), Watch::NONE)?;
+        let (digest, stamp) =
+            hashing::hash_file(&path, &mut hashing::buffer(chunk.length), HashCallbacks::NONE)?;
         Ok((digest == chunk.digest).then_some(stamp))
     }
 
-    fn hold(&self, chunk: HeldChunk, name: &FileName, stamp: Stamp) {
+    fn insert_trusted(&self, chunk: HeldChunk, name: &FileName, stamp: Stamp) {
         self.insert(Entry { chunk, path: self.root.join(name.as_str()), stamp, trusted: true });
     }
 
@@ -301,7 +302,12 @@ impl ChunkSource for ChunkFolder {
 }
 
 impl Entry {
-    fn hash(index: ChunkIndex, path: &Path, buffer: &mut [u8], watch: Watch<'_>) -> Result<Self, StoreError> {
+    fn hash(
+        index: ChunkIndex,
+        path: &Path,
+        buffer: &mut [u8],
+        watch: HashCallbacks<'_>,
+    ) -> Result<Self, StoreError> {
         let (digest, stamp) = hashing::hash_file(path, buffer, watch)?;
         // hash_file takes no longer ones.
         let length = stamp.size as u32;

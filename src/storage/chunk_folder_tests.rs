@@ -20,7 +20,7 @@ fn folder_of(files: &[(&str, &str)]) -> TempDir {
 }
 
 fn open(folder: &TempDir) -> Result<ChunkFolder, StoreError> {
-    ChunkFolder::open(folder.path(), CheckWatch::NOBODY)
+    ChunkFolder::open(folder.path(), VerifyCallbacks::NONE)
 }
 
 fn refusal(folder: &TempDir) -> String {
@@ -28,7 +28,7 @@ fn refusal(folder: &TempDir) -> String {
 }
 
 fn store(folder: &ChunkFolder, number: u32, content: &str) -> Result<(), StoreError> {
-    let loose = folder.keep(index(number), Digest::of(content.as_bytes()), content.as_bytes())?;
+    let loose = folder.stage(index(number), Digest::of(content.as_bytes()), content.as_bytes())?;
     folder.commit(vec![loose])
 }
 
@@ -57,7 +57,8 @@ fn a_folder_is_read_hashed_and_served() {
     let hashed = std::sync::atomic::AtomicU64::new(0);
     let counted = |bytes| _ = hashed.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
     let chunks =
-        ChunkFolder::open(folder.path(), CheckWatch { hashed: &counted, ..CheckWatch::NOBODY }).unwrap();
+        ChunkFolder::open(folder.path(), VerifyCallbacks { hashed: &counted, ..VerifyCallbacks::NONE })
+            .unwrap();
     assert_eq!(hashed.into_inner(), 3);
     assert_eq!(chunks.count(), 4);
     let held: Vec<_> = chunks.held().iter().map(|chunk| (chunk.index, chunk.length)).collect();
@@ -68,7 +69,8 @@ fn a_folder_is_read_hashed_and_served() {
     assert!(chunks.manifest().is_none());
     assert!(matches!(open(&folder), Err(StoreError::Busy(_))), "one program at a time");
     drop(chunks);
-    let stopped = ChunkFolder::open(folder.path(), CheckWatch { stop: &|| true, ..CheckWatch::NOBODY });
+    let stopped =
+        ChunkFolder::open(folder.path(), VerifyCallbacks { stop: &|| true, ..VerifyCallbacks::NONE });
     assert!(matches!(stopped, Err(StoreError::Stopped)));
 }
 
@@ -115,7 +117,7 @@ fn links_that_stay_inside_are_fine() {
     let elsewhere = tempfile::tempdir().unwrap();
     let alias = elsewhere.path().join("alias");
     symlink(folder.path(), &alias).unwrap();
-    let chunks = ChunkFolder::open(&alias, CheckWatch::NOBODY).unwrap();
+    let chunks = ChunkFolder::open(&alias, VerifyCallbacks::NONE).unwrap();
     assert_eq!(serves(&chunks, 1).as_deref(), Some("one"));
     store(&chunks, 2, "two").unwrap();
     assert_eq!(read(&folder, LIST), "1,link\n2,chunk_2\n2,LASTCHUNK\n");
@@ -161,7 +163,7 @@ fn what_cannot_be_a_chunk_is_refused() {
     let chunks = open(&folder).unwrap();
     assert!(matches!(store(&chunks, 3, "x"), Err(StoreError::Missing(_))));
     let huge = vec![0; limits::CHUNK_SIZE_MAX as usize + 1];
-    let error = chunks.keep(index(1), Digest::of(b""), &huge);
+    let error = chunks.stage(index(1), Digest::of(b""), &huge);
     assert!(matches!(error, Err(StoreError::Layout(LayoutError::ChunkTooLarge(_)))));
     fs::write(folder.path().join(LIST), "7,LASTCHUNK\n").unwrap();
     assert!(matches!(store(&chunks, 1, "x"), Err(StoreError::Changed(path)) if path.ends_with(LIST)));
@@ -312,7 +314,7 @@ fn many_are_listed_at_once_and_what_is_not_is_gone() {
     let folder = folder_of(&[(LIST, "1,mine\n9,LASTCHUNK\n"), ("mine", "old"), ("chunk_3", "another")]);
     let chunks = open(&folder).unwrap();
     let keep = |number: u32, content: &str| {
-        chunks.keep(index(number), Digest::of(content.as_bytes()), content.as_bytes()).unwrap()
+        chunks.stage(index(number), Digest::of(content.as_bytes()), content.as_bytes()).unwrap()
     };
     let kept = vec![keep(1, "new"), keep(2, "two"), keep(3, "three"), keep(2, "two")];
     let dropped = keep(4, "four");

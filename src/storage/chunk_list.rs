@@ -37,7 +37,7 @@ impl ChunkList {
         let mut bytes = Vec::new();
         let read = file.take(LIST_MAX + 1).read_to_end(&mut bytes).map_err(error::io("read", &path))?;
         if read as u64 > LIST_MAX {
-            return Err(error::refused("read", &path, format!("it is longer than {LIST_MAX} bytes")));
+            return Err(error::invalid_input("read", &path, format!("it is longer than {LIST_MAX} bytes")));
         }
         let chunks =
             LocalChunks::parse(&bytes).map_err(|error| StoreError::Chunks { path: path.clone(), error })?;
@@ -51,7 +51,7 @@ impl ChunkList {
     }
 
     /// Whether a name is in use for another chunk.
-    pub(super) fn lists_for_another(&self, name: &FileName, index: ChunkIndex) -> bool {
+    pub(super) fn is_listed_for_another_chunk(&self, name: &FileName, index: ChunkIndex) -> bool {
         self.names.get(name).is_some_and(|other| *other != index)
     }
 

@@ -127,7 +127,7 @@ pub(super) fn free_space(folder: &Path) -> Option<u64> {
 }
 
 /// The same, less a share of the whole disk that is to stay free.
-pub(super) fn free_space_beyond(folder: &Path, percent: u64) -> Option<u64> {
+pub(super) fn free_space_after_reserve(folder: &Path, percent: u64) -> Option<u64> {
     let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
     let kept = space.f_blocks / 100 * percent;
     Some(space.f_bavail.saturating_sub(kept).saturating_mul(space.f_frsize))
@@ -167,7 +167,7 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// Makes a range of a file zeros that take up no room. Returns whether the file system can.
-pub(super) fn make_hole(file: &File, offset: u64, length: usize) -> bool {
+pub(super) fn punch_hole(file: &File, offset: u64, length: usize) -> bool {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     length > 0 && rustix::fs::fallocate(file, flags, offset, length as u64).is_ok()
 }
@@ -247,7 +247,7 @@ mod tests {
         file.as_file().write_all_at(&[7; 8192], 0).unwrap();
         assert!(is_zero(&[]) && is_zero(&[0; 5000]) && !is_zero(&[[0; 5000], [1; 5000]].concat()));
         // Where the file system cannot, zeros are written.
-        if make_hole(file.as_file(), 0, 8192) {
+        if punch_hole(file.as_file(), 0, 8192) {
             assert!(is_zero(&fs::read(file.path()).unwrap()));
             assert_eq!(file.as_file().metadata().unwrap().blocks(), 0);
         }
@@ -264,8 +264,8 @@ mod tests {
     fn a_bare_name_is_in_the_working_directory() {
         assert_eq!(folder_of(Path::new("name")), Path::new("."));
         assert_eq!(folder_of(Path::new("a/name")), Path::new("a"));
-        let (all, less) = (free_space(Path::new(".")), free_space_beyond(Path::new("."), 5));
-        assert!(less.is_some() && less < all && free_space_beyond(Path::new("."), 100) == Some(0));
+        let (all, less) = (free_space(Path::new(".")), free_space_after_reserve(Path::new("."), 5));
+        assert!(less.is_some() && less < all && free_space_after_reserve(Path::new("."), 100) == Some(0));
     }
 
     #[test]

@@ -104,7 +104,7 @@ pub(super) fn write(action: &str, path: &Path, needed: u64) -> impl FnOnce(io::E
 }
 
 /// The caller asked for something that makes no sense.
-pub(super) fn refused(action: &str, path: &Path, why: String) -> StoreError {
+pub(super) fn invalid_input(action: &str, path: &Path, why: String) -> StoreError {
     io(action, path)(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 

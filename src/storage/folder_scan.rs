@@ -30,7 +30,7 @@ pub(super) fn scan(folder: &Path) -> Result<Scan, StoreError> {
     let mut scan = Scan::default();
     for entry in fs::read_dir(&root).map_err(error::io("read", folder))? {
         let name = entry.map_err(error::io("read", folder))?.file_name();
-        match judge(&root, &name) {
+        match classify(&root, &name) {
             Ok(Some((name, identity))) => _ = scan.files.insert(name, identity),
             Ok(None) => {}
             Err(why) => _ = scan.skipped.insert(name, why),
@@ -41,7 +41,7 @@ pub(super) fn scan(folder: &Path) -> Result<Scan, StoreError> {
 
 /// Looks at one name in a folder whose links have all been followed. `None` for what need not be mentioned;
 /// the error says why a file is not shared.
-pub(super) fn judge(root: &Path, name: &OsStr) -> Result<Option<(FileName, Identity)>, String> {
+pub(super) fn classify(root: &Path, name: &OsStr) -> Result<Option<(FileName, Identity)>, String> {
     if is_hidden(name) {
         return Ok(None);
     }

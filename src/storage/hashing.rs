@@ -18,20 +18,20 @@ use std::{panic, thread};
 
 /// Most bytes that are read at once: little enough that they are still in a core's own cache when they are hashed, which
 /// makes reading nearly free, and so many that the calls do not count.
-pub(super) const PIECE: u32 = 256 * 1024;
+pub(super) const READ_BYTES_MAX: u32 = 256 * 1024;
 
 /// What the caller of a long hashing run wants to be told, and to say.
 #[derive(Clone, Copy)]
-pub(super) struct Watch<'a> {
+pub(super) struct HashCallbacks<'a> {
     /// Called with the number of bytes that have just been hashed, on any thread.
     pub hashed: &'a (dyn Fn(u64) + Sync),
     /// Polled between pieces.
     pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
-impl Watch<'_> {
+impl HashCallbacks<'_> {
     /// Tells nobody, and does not stop.
-    pub(super) const NONE: Watch<'static> = Watch { hashed: &|_| (), stop: &|| false };
+    pub(super) const NONE: HashCallbacks<'static> = HashCallbacks { hashed: &|_| (), stop: &|| false };
 }
 
 /// Hashes chunks of a file and hands each digest to `each`, in no particular order, until that says
@@ -41,7 +41,7 @@ pub(super) fn hash_chunks(
     path: &Path,
     layout: &Layout,
     chunks: &[ChunkIndex],
-    watch: Watch<'_>,
+    watch: HashCallbacks<'_>,
     each: &(dyn Fn(ChunkIndex, Digest) -> bool + Sync),
 ) -> Result<(), StoreError> {
     let longest = layout.longest();
@@ -49,7 +49,7 @@ pub(super) fn hash_chunks(
     let groups = cores() * TOGETHER;
     let fits = (1..=limits::HASH_MEMORY / groups).contains(&(longest as usize));
     if chunks.len() < 2 * groups || !fits {
-        return on_all_cores(chunks.len() as u32, longest.min(PIECE), &|item, buffer| {
+        return on_all_cores(chunks.len() as u32, longest.min(READ_BYTES_MAX), &|item, buffer| {
             let index = chunks[item as usize];
             let span = layout.span(index).ok_or(StoreError::Missing(index))?;
             Ok(each(index, hash_span(file, path, span, buffer, watch)?))
@@ -70,7 +70,7 @@ fn hash_group(
     layout: &Layout,
     group: &[ChunkIndex],
     buffer: &mut [u8],
-    watch: Watch<'_>,
+    watch: HashCallbacks<'_>,
 ) -> Result<Vec<Digest>, StoreError> {
     let mut read = Vec::with_capacity(group.len());
     for (index, room) in group.iter().zip(buffer.chunks_mut(layout.longest() as usize)) {
@@ -96,12 +96,12 @@ fn hash_group(
 pub(super) fn hash_file(
     path: &Path,
     buffer: &mut [u8],
-    watch: Watch<'_>,
+    watch: HashCallbacks<'_>,
 ) -> Result<(Digest, Stamp), StoreError> {
     let (file, stamp) = disk::open_regular(path)?;
     let length = u32::try_from(stamp.size).unwrap_or(u32::MAX);
     if length > limits::CHUNK_SIZE_MAX {
-        return Err(error::refused("hash", path, too_long(stamp.size)));
+        return Err(error::invalid_input("hash", path, too_long(stamp.size)));
     }
     let digest = hash_span(&file, path, ChunkSpan { offset: 0, length }, buffer, watch)?;
     stamp.check(&file, path)?;
@@ -115,7 +115,7 @@ pub(super) fn too_long(size: u64) -> String {
 
 /// A buffer for chunks of up to `longest` bytes.
 pub(super) fn buffer(longest: u32) -> Vec<u8> {
-    vec![0; longest.clamp(1, PIECE) as usize]
+    vec![0; longest.clamp(1, READ_BYTES_MAX) as usize]
 }
 
 /// Hashes a part of a file, which must be that long.
@@ -124,7 +124,7 @@ pub(super) fn hash_span(
     path: &Path,
     span: ChunkSpan,
     buffer: &mut [u8],
-    watch: Watch<'_>,
+    watch: HashCallbacks<'_>,
 ) -> Result<Digest, StoreError> {
     let mut hasher = Hasher::new();
     let range = span.offset..span.offset + u64::from(span.length);
@@ -133,7 +133,7 @@ pub(super) fn hash_span(
 }
 
 /// The MD5 of the first `size` bytes of a file. It is serial: there is nothing for other cores to do.
-pub(super) fn md5(file: &File, path: &Path, size: u64, watch: Watch<'_>) -> Result<Md5, StoreError> {
+pub(super) fn md5(file: &File, path: &Path, size: u64, watch: HashCallbacks<'_>) -> Result<Md5, StoreError> {
     let mut hasher = Md5Hasher::new();
     let mut buffer = buffer(u32::try_from(size).unwrap_or(u32::MAX));
     read_range(file, path, 0..size, &mut buffer, watch, |bytes| hasher.update(bytes))?;
@@ -146,7 +146,7 @@ fn read_range(
     path: &Path,
     range: Range<u64>,
     buffer: &mut [u8],
-    watch: Watch<'_>,
+    watch: HashCallbacks<'_>,
     mut each: impl FnMut(&[u8]),
 ) -> Result<(), StoreError> {
     let (mut at, end) = (range.start, range.end);
@@ -241,7 +241,7 @@ mod tests {
                 found.lock().unwrap().push((index, digest));
                 true
             };
-            hash_chunks(&file, Path::new("it"), &layout, &chunks, Watch::NONE, &each).unwrap();
+            hash_chunks(&file, Path::new("it"), &layout, &chunks, HashCallbacks::NONE, &each).unwrap();
             let mut found = found.into_inner().unwrap();
             found.sort_unstable_by_key(|(index, _)| *index);
             let expected = chunks.iter().map(|index| {

@@ -12,30 +12,30 @@
 pub mod catalogue;
 pub mod chunk_folder;
 mod chunk_list;
+pub mod complete_file;
 mod disk;
 pub mod error;
 mod folder_scan;
 mod hashing;
-mod have_file;
 pub mod part;
 pub mod progress;
 pub mod replica_file;
 pub mod replica_store;
+mod resume_file;
 pub mod shared_folder;
 mod space;
 pub mod verify;
-pub mod whole;
 
 pub use catalogue::{Catalogue, CatalogueError, RedbCatalogue};
 pub use chunk_folder::{ChunkFolder, HeldChunk};
+pub use complete_file::{CompleteFile, FileStamp};
 pub use error::StoreError;
 pub use part::PartFile;
 pub use progress::Progress;
 pub use replica_file::ReplicaFile;
 pub use replica_store::ReplicaStore;
-pub use shared_folder::{FolderChange, Look, SharedFile, SharedFolder};
+pub use shared_folder::{FolderChange, FolderDiff, SharedFile, SharedFolder};
 pub use verify::Verify;
-pub use whole::{Glance, WholeFile};
 
 use crate::content::{ChunkIndex, Digest, Manifest};
 use std::fs::File;

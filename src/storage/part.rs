@@ -10,13 +10,13 @@
 
 mod check;
 
-pub use check::Checked;
+pub use check::CheckResult;
 
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
-use super::hashing::{self, Watch};
-use super::have_file::{self, Vouched};
+use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
+use super::resume_file::{self, ResumeMaps};
 use super::{ChunkSink, ChunkSource, StoredChunk, lock};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest, Md5};
 use rustix::fs::{CWD, OFlags, RenameFlags};
@@ -84,7 +84,7 @@ impl PartFile {
     /// [`StoreError::Full`] when what is missing does not fit on the disk, [`StoreError::NotAFile`] when
     /// the target can be no file, and whatever the system says.
     pub fn open(target: &Path, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
-        Self::open_in(target, manifest, have_file::boot_id())
+        Self::open_in(target, manifest, resume_file::boot_id())
     }
 
     fn open_in(target: &Path, manifest: Arc<Manifest>, boot: Option<String>) -> Result<Self, StoreError> {
@@ -96,7 +96,7 @@ impl PartFile {
         let resume = size == layout.size();
         let (vouched, doubtful) = match resume {
             true => paths.vouched(id, layout.count(), boot.as_deref()),
-            false => (Vouched::nothing(layout.count()), false),
+            false => (ResumeMaps::empty(layout.count()), false),
         };
         let resumed = vouched.written.iter().map(|index| length_of(&manifest, index)).sum();
         let ready = match resume {
@@ -112,7 +112,7 @@ impl PartFile {
         }
         if paths.note.symlink_metadata().is_err() {
             // Once it is there it can be written over when the disk is full.
-            have_file::begin_note(&paths.note, id, boot.as_deref(), layout.count())?;
+            resume_file::create_note(&paths.note, id, boot.as_deref(), layout.count())?;
         }
         let saved = Saved {
             durable: vouched.durable,
@@ -163,8 +163,8 @@ impl PartFile {
             return Err(StoreError::Gone(self.paths.part.clone()));
         }
         let noted = written.held();
-        let vouched = Vouched { durable: saved.durable.clone(), written };
-        have_file::write_note(&self.paths.note, self.id, self.boot.as_deref(), &vouched, saved.notes)?;
+        let vouched = ResumeMaps { durable: saved.durable.clone(), written };
+        resume_file::write_note(&self.paths.note, self.id, self.boot.as_deref(), &vouched, saved.notes)?;
         saved.notes += 1;
         saved.noted = noted;
         Ok(())
@@ -188,9 +188,9 @@ impl PartFile {
         let mut saved = lock(&self.saved);
         if !saved.finished {
             let mut durable = written;
-            have_file::merge(&mut durable, &saved.durable);
-            let vouched = Vouched { written: durable.clone(), durable };
-            have_file::write(&self.paths.have, self.id, self.boot.as_deref(), &vouched)?;
+            resume_file::merge(&mut durable, &saved.durable);
+            let vouched = ResumeMaps { written: durable.clone(), durable };
+            resume_file::write(&self.paths.have, self.id, self.boot.as_deref(), &vouched)?;
             saved.noted = saved.noted.max(vouched.durable.held());
             saved.durable = vouched.durable;
         }
@@ -198,7 +198,7 @@ impl PartFile {
     }
 
     /// The MD5 of the file, which must be complete. The callbacks are those of
-    /// [`WholeFile::publish`](super::WholeFile::publish).
+    /// [`CompleteFile::publish`](super::CompleteFile::publish).
     ///
     /// # Errors
     /// [`StoreError::Missing`] when a chunk is, [`StoreError::Stopped`], or it cannot be read.
@@ -211,7 +211,7 @@ impl PartFile {
             return Err(StoreError::Missing(missing));
         }
         let size = self.manifest.layout().size();
-        hashing::md5(&self.file, &self.paths.part, size, Watch { hashed, stop })
+        hashing::md5(&self.file, &self.paths.part, size, HashCallbacks { hashed, stop })
     }
 
     /// Gives the complete file its name and removes the have-files; a second call does nothing more. With
@@ -259,7 +259,7 @@ impl PartFile {
         };
         synced.map_err(|source| {
             lock(&self.saved).unsound = true;
-            let removed = have_file::remove(&self.paths.note);
+            let removed = resume_file::remove(&self.paths.note);
             removed.err().into_iter().for_each(|error| log::warn!("{error}"));
             error::io("sync", &self.paths.part)(source)
         })
@@ -309,13 +309,13 @@ impl ChunkSink for PartFile {
         let span = self.manifest.layout().span(index).ok_or(StoreError::Missing(index))?;
         if bytes.len() as u64 != u64::from(span.length) {
             let why = format!("chunk {index} has {} bytes, not {}", bytes.len(), span.length);
-            return Err(error::refused("write", &self.paths.part, why));
+            return Err(error::invalid_input("write", &self.paths.part, why));
         }
         // The same chunk twice at once does no harm: both have the bytes that the digest vouches for.
         if !self.progress.has(index) {
             let zero = disk::is_zero(bytes);
             let writing = lock(&self.writing);
-            let written = match zero && disk::make_hole(&self.file, span.offset, bytes.len()) {
+            let written = match zero && disk::punch_hole(&self.file, span.offset, bytes.len()) {
                 true => Ok(()),
                 false => self.file.write_all_at(bytes, span.offset),
             };
@@ -339,10 +339,10 @@ impl Paths {
     }
 
     /// What the maps vouch for, and whether there is one that is not usable.
-    fn vouched(&self, id: FileId, count: u32, boot: Option<&str>) -> (Vouched, bool) {
-        let (mut vouched, mut doubtful) = (Vouched::nothing(count), false);
-        let durable = have_file::read(&self.have, id, count, boot);
-        for map in [durable, have_file::read_note(&self.note, id, count, boot)] {
+    fn vouched(&self, id: FileId, count: u32, boot: Option<&str>) -> (ResumeMaps, bool) {
+        let (mut vouched, mut doubtful) = (ResumeMaps::empty(count), false);
+        let durable = resume_file::read(&self.have, id, count, boot);
+        for map in [durable, resume_file::read_note(&self.note, id, count, boot)] {
             match map {
                 Ok(map) => vouched.add(&map),
                 Err(()) => doubtful = true,
@@ -352,7 +352,7 @@ impl Paths {
     }
 
     fn remove_maps(&self) -> Result<bool, StoreError> {
-        let removed = [&self.have, &self.note].map(|path| have_file::remove(path));
+        let removed = [&self.have, &self.note].map(|path| resume_file::remove(path));
         removed.into_iter().try_fold(false, |any, removed| Ok(any | removed?))
     }
 }

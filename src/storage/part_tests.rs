@@ -1,6 +1,6 @@
 //! What a download survives.
 
-use super::super::verify::{CheckWatch, Verify};
+use super::super::verify::{Verify, VerifyCallbacks};
 use super::*;
 use crate::content::{Digest, Layout};
 use std::os::unix::fs::symlink;
@@ -172,9 +172,9 @@ fn nothing_new_writes_nothing() {
 fn the_map_of_another_file_is_not_believed() {
     let fixture = Fixture::new(2 * CHUNK);
     drop(fixture.open().unwrap());
-    let foreign = Vouched { durable: HaveMap::all(2), written: HaveMap::all(2) };
-    let boot = have_file::boot_id();
-    have_file::write(&fixture.paths().have, FileId([1; 32]), boot.as_deref(), &foreign).unwrap();
+    let foreign = ResumeMaps { durable: HaveMap::all(2), written: HaveMap::all(2) };
+    let boot = resume_file::boot_id();
+    resume_file::write(&fixture.paths().have, FileId([1; 32]), boot.as_deref(), &foreign).unwrap();
     assert_eq!(fixture.open().unwrap().resumed_bytes(), 0);
 }
 
@@ -306,10 +306,10 @@ fn after_a_failed_sync_nothing_more_is_vouched_for() {
 }
 
 /// What a check says, and how many bytes it reads.
-fn check(part: &PartFile, verify: Verify) -> (Checked, u64) {
+fn check(part: &PartFile, verify: Verify) -> (CheckResult, u64) {
     let read = AtomicU64::new(0);
     let hashed = |bytes| _ = read.fetch_add(bytes, Relaxed);
-    let watch = CheckWatch { hashed: &hashed, ..CheckWatch::NOBODY };
+    let watch = VerifyCallbacks { hashed: &hashed, ..VerifyCallbacks::NONE };
     (part.check(verify, watch).unwrap(), read.into_inner())
 }
 
@@ -328,8 +328,8 @@ fn what_the_maps_vouch_for_is_read_again_as_far_as_asked() {
         [(Verify::None, 0, 0), (Verify::Sample, 0, 32 * size), (Verify::Full, 5, 95 * size)]
     {
         let part = fixture.open().unwrap();
-        assert_eq!((part.resumed_bytes(), part.is_doubtful()), (90 * size, false));
-        assert_eq!(check(&part, verify), (Checked { bad: 0, found }, read));
+        assert_eq!((part.resumed_bytes(), part.needs_full_check()), (90 * size, false));
+        assert_eq!(check(&part, verify), (CheckResult { bad: 0, found }, read));
         assert_eq!(part.resumed_bytes(), (90 + u64::from(found)) * size);
     }
     // All that was found is vouched for from now on.
@@ -346,7 +346,7 @@ fn a_bad_chunk_makes_a_sample_a_check_of_all_and_is_vouched_for_no_more() {
     let spoilt = File::options().write(true).open(fixture.paths().part).unwrap();
     [3, 17].into_iter().for_each(|index| spoilt.write_all_at(b"\0", index * CHUNK as u64).unwrap());
     let part = fixture.open().unwrap();
-    assert_eq!(check(&part, Verify::Sample).0, Checked { bad: 2, found: 0 });
+    assert_eq!(check(&part, Verify::Sample).0, CheckResult { bad: 2, found: 0 });
     assert_eq!(part.progress().have().0.missing().collect::<Vec<_>>(), [ChunkIndex(3), ChunkIndex(17)]);
     drop(part);
     let part = fixture.open_after_reboot();
@@ -363,8 +363,8 @@ fn a_torn_or_foreign_map_costs_a_check_and_nothing_else() {
         &|path| fs::write(path, "").unwrap(),
         &|path| fs::write(path, &fs::read(path).unwrap()[1..]).unwrap(),
         &|path| {
-            let all = Vouched { durable: HaveMap::all(10), written: HaveMap::all(10) };
-            have_file::write(path, FileId([1; 32]), have_file::boot_id().as_deref(), &all).unwrap();
+            let all = ResumeMaps { durable: HaveMap::all(10), written: HaveMap::all(10) };
+            resume_file::write(path, FileId([1; 32]), resume_file::boot_id().as_deref(), &all).unwrap();
         },
     ];
     for (at, spoil) in spoils.into_iter().enumerate() {
@@ -374,13 +374,13 @@ fn a_torn_or_foreign_map_costs_a_check_and_nothing_else() {
         drop(part);
         spoil(&fixture.paths().have);
         let part = fixture.open().unwrap();
-        assert!(part.is_doubtful());
+        assert!(part.needs_full_check());
         let there = 2 * (at as u32 + 1);
         let (checked, read) = check(&part, Verify::None);
-        assert_eq!((checked, read), (Checked { bad: 0, found: there }, u64::from(there) * CHUNK as u64));
+        assert_eq!((checked, read), (CheckResult { bad: 0, found: there }, u64::from(there) * CHUNK as u64));
         drop(part);
         let part = fixture.open_after_reboot();
-        assert!(!part.is_doubtful());
+        assert!(!part.needs_full_check());
         assert_eq!(part.resumed_bytes(), u64::from(there) * CHUNK as u64);
     }
     // Nothing is there, and the map is torn: there is nothing to read, and the map is gone.
@@ -388,9 +388,9 @@ fn a_torn_or_foreign_map_costs_a_check_and_nothing_else() {
     drop(fixture.open().unwrap());
     fs::write(fixture.paths().note, "torn").unwrap();
     let part = fixture.open().unwrap();
-    assert_eq!(check(&part, Verify::None), (Checked::default(), 0));
+    assert_eq!(check(&part, Verify::None), (CheckResult::default(), 0));
     drop(part);
-    assert!(!fixture.open().unwrap().is_doubtful());
+    assert!(!fixture.open().unwrap().needs_full_check());
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 use super::disk;
 use super::error::{self, StoreError};
-use super::hashing::{self, Watch};
+use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
 use super::space::Space;
 use super::{ChunkSource, StoredChunk, lock};
@@ -115,7 +115,7 @@ impl ReplicaFile {
     }
 
     /// The chunks that are here and have not been hashed since the start.
-    pub fn unchecked(&self) -> Vec<ChunkIndex> {
+    pub fn unverified(&self) -> Vec<ChunkIndex> {
         self.chunks().1
     }
 
@@ -132,7 +132,7 @@ impl ReplicaFile {
         let length = u64::from(self.span(index)?.length);
         if bytes.len() as u64 != length {
             let why = format!("chunk {index} has {} bytes, not {length}", bytes.len());
-            return Err(error::refused("write", &self.folder, why));
+            return Err(error::invalid_input("write", &self.folder, why));
         }
         if self.progress.has(index) && self.stored(index).is_ok() {
             return Ok(());
@@ -197,7 +197,7 @@ impl ReplicaFile {
     fn forget(&self, state: &mut State, index: ChunkIndex) {
         state.present.remove(index);
         state.checked.remove(&index);
-        self.space.give_back(self.span(index).map_or(0, |span| span.length.into()));
+        self.space.release(self.span(index).map_or(0, |span| span.length.into()));
     }
 
     /// Hashes a chunk. Returns whether it is what it should be; one that is not is removed.
@@ -233,7 +233,7 @@ impl ReplicaFile {
         let Some((file, version)) = self.open(index)? else { return Ok(Looked::Wrong(seen)) };
         let whole = ChunkSpan { offset: 0, length: span.length };
         let mut buffer = hashing::buffer(span.length);
-        match hashing::hash_span(&file, &path, whole, &mut buffer, Watch::NONE) {
+        match hashing::hash_span(&file, &path, whole, &mut buffer, HashCallbacks::NONE) {
             Ok(digest) if self.manifest.digest(index) == Some(digest) => Ok(Looked::Right(version)),
             Ok(_) | Err(StoreError::Changed(_)) => Ok(Looked::Wrong(Some(version))),
             Err(StoreError::Io { source, .. }) if is_unreadable(&source) => Ok(Looked::Wrong(Some(version))),
@@ -279,7 +279,7 @@ impl ReplicaFile {
         self.forget(&mut state, index);
         drop(state);
         log::warn!("chunk {index} of {} is damaged or missing, and is kept no more", self.kept.file.name);
-        self.space.spoil(self.id(), index);
+        self.space.report_damaged(self.id(), index);
         true
     }
 

@@ -119,14 +119,14 @@ impl ReplicaStore {
         self.read().get(&id).cloned()
     }
 
-    /// Gets a message when a chunk has turned out to be wrong, or more: [`take_spoiled`](Self::take_spoiled) says which.
-    pub fn spoiled(&self) -> &Receiver<()> {
-        self.space.spoiled()
+    /// Gets a message when a chunk has turned out to be wrong, or more: [`take_damaged`](Self::take_damaged) says which.
+    pub fn damaged(&self) -> &Receiver<()> {
+        self.space.damaged()
     }
 
     /// The chunks that have turned out to be wrong since this was asked for the last time. They are gone.
-    pub fn take_spoiled(&self) -> BTreeSet<(FileId, ChunkIndex)> {
-        self.space.take_spoiled()
+    pub fn take_damaged(&self) -> BTreeSet<(FileId, ChunkIndex)> {
+        self.space.take_damaged()
     }
 
     /// Prepares for chunks of a file: what it is, and what they must be, is durable when this returns. A file that is
@@ -142,7 +142,11 @@ impl ReplicaStore {
         }
         let folder = replica_file::folder_of(&self.root, id);
         if !fits(kept, &manifest) || manifest.id() != id {
-            return Err(error::refused("keep chunks in", &folder, "the manifest is of another file".into()));
+            return Err(error::invalid_input(
+                "keep chunks in",
+                &folder,
+                "the manifest is of another file".into(),
+            ));
         }
         make_folder(&folder)?;
         let text = serde_json::to_vec(kept).map_err(|error| error::io("write", &folder)(error.into()))?;
@@ -152,7 +156,7 @@ impl ReplicaStore {
         }
         disk::sync_folder(&folder)?;
         if let Some(bytes) = lock(&self.stranded).remove(&id) {
-            self.space.give_back(bytes);
+            self.space.release(bytes);
         }
         let file = Arc::new(ReplicaFile::load(folder, kept.clone(), manifest, self.space.clone())?);
         self.write().insert(id, file.clone());
@@ -226,11 +230,11 @@ impl ReplicaStore {
         }
         let path = folder.join(FILE);
         let kept: KeptFile = serde_json::from_slice(&read_file(&path, TEXT_MAX)?)
-            .map_err(|error| error::refused("use", &path, error.to_string()))?;
+            .map_err(|error| error::invalid_input("use", &path, error.to_string()))?;
         let path = folder.join(MANIFEST);
         let manifest = decode(id, &read_file(&path, u64::from(limits::CHUNKS_MAX) * 36 + TEXT_MAX)?, &path)?;
         if kept.file.id != id || !fits(&kept, &manifest) {
-            return Err(error::refused("use", folder, "it says that it is another file".to_owned()));
+            return Err(error::invalid_input("use", folder, "it says that it is another file".to_owned()));
         }
         ReplicaFile::load(folder.to_owned(), kept, Arc::new(manifest), self.space.clone()).map(Some)
     }
@@ -284,7 +288,7 @@ fn chunk_bytes(folder: &Path) -> u64 {
 fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, StoreError> {
     let (file, stamp) = disk::open_regular(path)?;
     if stamp.size > most {
-        return Err(error::refused("read", path, format!("{} bytes are too many", stamp.size)));
+        return Err(error::invalid_input("read", path, format!("{} bytes are too many", stamp.size)));
     }
     let mut bytes = Vec::with_capacity(stamp.size as usize);
     file.take(most).read_to_end(&mut bytes).map_err(error::io("read", path))?;
@@ -299,8 +303,9 @@ fn encode(manifest: &Manifest, path: &Path) -> Result<Vec<u8>, StoreError> {
 }
 
 fn decode(id: FileId, bytes: &[u8], path: &Path) -> Result<Manifest, StoreError> {
-    let refused = |why: String| error::refused("use", path, why);
-    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| refused("it is cut off".into()))?;
+    let refused = |why: String| error::invalid_input("use", path, why);
+    let end =
+        bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| invalid_input("it is cut off".into()))?;
     let sizes: Sizes = serde_json::from_slice(&bytes[..end]).map_err(|error| refused(error.to_string()))?;
     Manifest::decode(id, sizes.size, sizes.chunk_size, &bytes[end + 1..])
         .map_err(|error| refused(error.to_string()))
@@ -314,7 +319,7 @@ fn key(path: &Path) -> Result<VolunteerKey, StoreError> {
             text.trim().parse().map_err(|_| {
                 let why = "it is damaged; without it nobody knows whose chunks these are. Put it back, or remove \
                            it to begin anew";
-                error::refused("use", path, why.to_owned())
+                error::invalid_input("use", path, why.to_owned())
             })
         }
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {

@@ -105,11 +105,11 @@ fn what_is_stored_is_given_also_after_a_restart() {
         (file.kept(), file.manifest().unwrap(), store.used()),
         (&sample.kept, sample.manifest.clone(), used)
     );
-    assert_eq!(file.unchecked(), [ChunkIndex(0), ChunkIndex(3)]);
+    assert_eq!(file.unverified(), [ChunkIndex(0), ChunkIndex(3)]);
     assert!(store.check(sample.id(), ChunkIndex(0)).unwrap());
     assert_eq!(file.chunks(), (vec![ChunkIndex(0)], vec![ChunkIndex(3)]));
     sample.assert_given(&file, 3);
-    assert!(file.unchecked().is_empty());
+    assert!(file.unverified().is_empty());
     assert!(
         !store.check(sample.id(), ChunkIndex(1)).unwrap()
             && !store.check(FileId([0; 32]), ChunkIndex(1)).unwrap()
@@ -174,10 +174,10 @@ fn a_damaged_chunk_is_never_given_and_is_told_of() {
     assert!(is_missing(file.stored(ChunkIndex(2))));
     fs::remove_file(sample.path(&root, "3")).unwrap();
     assert!(!file.check(ChunkIndex(3)).unwrap());
-    assert!(store.spoiled().try_recv().is_ok());
-    let spoiled = [0, 2, 3].map(|index| (sample.id(), ChunkIndex(index)));
-    assert_eq!(store.take_spoiled(), BTreeSet::from(spoiled));
-    assert_eq!((file.held(), store.used(), store.take_spoiled().len()), (0, 0, 0));
+    assert!(store.damaged().try_recv().is_ok());
+    let damaged = [0, 2, 3].map(|index| (sample.id(), ChunkIndex(index)));
+    assert_eq!(store.take_damaged(), BTreeSet::from(damaged));
+    assert_eq!((file.held(), store.used(), store.take_damaged().len()), (0, 0, 0));
     sample.store(&store, &[2]);
     sample.assert_given(&file, 2);
 }
@@ -216,7 +216,7 @@ fn a_file_that_is_not_understood_is_not_served_and_comes_back_when_it_is_told_ag
         assert_eq!(store.used(), 2 * CHUNK as u64);
         assert!(store.store(sample.id(), ChunkIndex(0), sample.chunk(0)).is_err());
         let file = sample.add(&store);
-        assert_eq!((file.held(), file.unchecked().len(), store.used()), (2, 2, 2 * CHUNK as u64));
+        assert_eq!((file.held(), file.unverified().len(), store.used()), (2, 2, 2 * CHUNK as u64));
         sample.assert_given(&file, 1);
     }
     // The manifest of another file.
@@ -305,7 +305,7 @@ fn storing_and_removing_at_once_leaves_what_is_counted() {
     assert_eq!(store.used(), (held.len() * CHUNK) as u64);
     drop(store);
     let store = open(&root);
-    let after: Vec<_> = store.files().iter().flat_map(|file| file.unchecked()).collect();
+    let after: Vec<_> = store.files().iter().flat_map(|file| file.unverified()).collect();
     assert_eq!(after, held);
     store.files().iter().for_each(|file| after.iter().for_each(|index| sample.assert_given(file, index.0)));
 }
@@ -361,9 +361,9 @@ fn a_store_in_a_shared_folder_is_not_shared() {
     let sample = Sample::new(1, 2);
     sample.store(&ReplicaStore::open(&hidden, PLENTY).unwrap(), &[0, 1]);
     let shared = SharedFolder::open(folder.path()).unwrap();
-    shared.look().unwrap();
+    shared.rescan().unwrap();
     // What was written to a moment ago is ready at the second look.
-    let look = shared.look().unwrap();
+    let look = shared.rescan().unwrap();
     assert_eq!(look.to_hash, [FileName::new("mine").unwrap()]);
     assert!(look.changes.is_empty());
 }

@@ -1,6 +1,6 @@
 //! A plain folder whose regular files are all shared.
 //!
-//! [`look`](SharedFolder::look) compares the folder with what is known of it and says what has gone and what
+//! [`rescan`](SharedFolder::rescan) compares the folder with what is known of it and says what has gone and what
 //! is to be hashed; [`hash`](SharedFolder::hash) does that, one file at a time, and takes its time;
 //! [`adopt`](SharedFolder::adopt) takes in what has just been downloaded, and [`delete`](SharedFolder::delete) removes
 //! what need not be here any more. Nothing here writes into a file, watches or decides when to look, and nobody who asks what is shared waits while the folder is read. No file is kept
@@ -9,10 +9,10 @@
 
 mod removal;
 
+use super::complete_file::CompleteFile;
 use super::disk::{self, Identity};
 use super::error::{self, StoreError};
 use super::folder_scan::{self, Scan};
-use super::whole::WholeFile;
 use super::{ChunkSource as _, lock};
 use crate::content::{ChunkIndex, FileId, FileName, Manifest, limits, names};
 use rustix::io::Errno;
@@ -29,7 +29,7 @@ pub struct SharedFile {
     /// Its name in the folder.
     pub name: FileName,
     /// Where its chunks come from.
-    pub file: Arc<WholeFile>,
+    pub file: Arc<CompleteFile>,
     /// What it is known by. Files of equal content have the same id.
     pub id: FileId,
     /// Bytes.
@@ -62,7 +62,7 @@ pub enum FolderChange {
 
 /// What a look at the folder found.
 #[derive(Debug, Clone, Default)]
-pub struct Look {
+pub struct FolderDiff {
     /// What is different from the look before; never [`FolderChange::Added`].
     pub changes: Vec<FolderChange>,
     /// Every file that is ready to be hashed, in order, also those that earlier looks named and that have
@@ -138,7 +138,7 @@ impl SharedFolder {
     ///
     /// # Errors
     /// The folder cannot be read; what is known of it stays.
-    pub fn look(&self) -> Result<Look, StoreError> {
+    pub fn rescan(&self) -> Result<FolderDiff, StoreError> {
         let _comparing = lock(&self.comparing);
         let scan = folder_scan::scan(&self.folder)?;
         Ok(lock(&self.state).compare(scan))
@@ -159,7 +159,7 @@ impl SharedFolder {
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<FolderChange>, StoreError> {
         let Some(identity) = lock(&self.state).settled(name) else { return Ok(None) };
-        let whole = WholeFile::publish(&self.folder.join(name.as_str()), None, hashed, stop)
+        let whole = CompleteFile::publish(&self.folder.join(name.as_str()), None, hashed, stop)
             .and_then(|whole| whole.by_path(identity));
         let mut state = lock(&self.state);
         let whole = match whole {
@@ -189,16 +189,16 @@ impl SharedFolder {
     ///
     /// # Errors
     /// The file is not there, cannot be opened, has another size than the manifest says, or is one that
-    /// [`look`](Self::look) would skip or pass over.
+    /// [`rescan`](Self::rescan) would skip or pass over.
     pub fn adopt(&self, name: FileName, manifest: Arc<Manifest>) -> Result<Vec<FolderChange>, StoreError> {
         let path = self.folder.join(name.as_str());
-        let refused = |why| error::refused("share", &path, why);
+        let refused = |why| error::invalid_input("share", &path, why);
         let root = fs::canonicalize(&self.folder).map_err(error::io("open", &self.folder))?;
         let _comparing = lock(&self.comparing);
-        let (name, identity) = folder_scan::judge(&root, OsStr::new(name.as_str()))
+        let (name, identity) = folder_scan::classify(&root, OsStr::new(name.as_str()))
             .map_err(refused)?
-            .ok_or_else(|| refused("it is hidden, or no file, or not there".to_owned()))?;
-        let whole = WholeFile::verified(&path, manifest)?.by_path(identity)?;
+            .ok_or_else(|| invalid_input("it is hidden, or no file, or not there".to_owned()))?;
+        let whole = CompleteFile::verified(&path, manifest)?.by_path(identity)?;
         let mut state = lock(&self.state);
         let known =
             state.shared.get(&name).is_some_and(|(file, seen)| *seen == identity && file.id == whole.id());
@@ -255,7 +255,7 @@ impl SharedFolder {
 
 impl State {
     /// Compares what is known with what was found.
-    fn compare(&mut self, scan: Scan) -> Look {
+    fn compare(&mut self, scan: Scan) -> FolderDiff {
         let first = !std::mem::replace(&mut self.looked, true);
         let long_ago = SystemTime::now().checked_sub(limits::FILE_SETTLED).filter(|_| first);
         let Scan { files, mut skipped } = scan;
@@ -263,7 +263,7 @@ impl State {
             (files.get(name) != Some(identity)).then(|| name.clone())
         };
         let changed: Vec<_> = self.shared.iter().filter_map(changed).collect();
-        let mut look = Look::default();
+        let mut look = FolderDiff::default();
         look.changes.extend(changed.iter().filter_map(|name| self.forget(name)));
         let mut before = std::mem::take(&mut self.waiting);
         for (name, identity) in files {
@@ -297,7 +297,7 @@ impl State {
         matches!(waiting.readiness, Readiness::Settled).then_some(waiting.identity)
     }
 
-    fn share(&mut self, name: &FileName, whole: WholeFile, identity: Identity) -> SharedFile {
+    fn share(&mut self, name: &FileName, whole: CompleteFile, identity: Identity) -> SharedFile {
         let (id, size, chunks) = (whole.id(), whole.layout().size(), whole.layout().count());
         let file = SharedFile { name: name.clone(), file: Arc::new(whole), id, size, chunks };
         self.waiting.remove(name);

@@ -45,7 +45,7 @@ impl Fixture {
     }
     /// What a look finds, in short.
     fn look(&self) -> Vec<String> {
-        let look = self.shared.look().unwrap();
+        let look = self.shared.rescan().unwrap();
         let names: Vec<_> = look.to_hash.iter().map(FileName::as_str).collect();
         look.changes.iter().map(short).chain([format!("hash:{}", names.join(","))]).collect()
     }
@@ -54,8 +54,8 @@ impl Fixture {
     }
     /// Looks twice, and hashes what is to be hashed.
     fn settle(&self) {
-        self.shared.look().unwrap();
-        for name in self.shared.look().unwrap().to_hash {
+        self.shared.rescan().unwrap();
+        for name in self.shared.rescan().unwrap().to_hash {
             self.shared.hash(&name, &|_| (), &|| false).unwrap();
         }
     }
@@ -95,7 +95,7 @@ fn bytes_of(file: &SharedFile) -> Option<String> {
 fn manifest_of(bytes: &str) -> Arc<Manifest> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, bytes).unwrap();
-    WholeFile::publish(file.path(), None, &|_| (), &|| false).unwrap().manifest().unwrap()
+    CompleteFile::publish(file.path(), None, &|_| (), &|| false).unwrap().manifest().unwrap()
 }
 
 const NONE: [&str; 1] = ["hash:"];
@@ -452,7 +452,7 @@ fn a_folder_that_cannot_be_read_leaves_what_is_known() {
     fixture.settle();
     let away = fixture.folder.path().with_extension("away");
     fs::rename(fixture.folder.path(), &away).unwrap();
-    assert!(matches!(fixture.shared.look(), Err(StoreError::Io { .. })));
+    assert!(matches!(fixture.shared.rescan(), Err(StoreError::Io { .. })));
     assert!(fixture.shared.collides(&name("x")).is_err());
     assert!(fixture.adopt("file", manifest_of("x")).is_err());
     assert_eq!((fixture.names(), fixture.serves("file")), (vec!["file".to_owned()], None));
@@ -479,7 +479,7 @@ fn looking_hashing_and_adopting_at_once_lose_nothing() {
             }
         });
         for _ in 0..200 {
-            let look = shared.look().unwrap();
+            let look = shared.rescan().unwrap();
             assert!(look.changes.is_empty(), "{:?}", look.changes);
             for name in look.to_hash {
                 shared.hash(&name, &|_| (), &|| false).unwrap();

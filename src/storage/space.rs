@@ -18,7 +18,7 @@ pub(super) struct Space {
     root: PathBuf,
     offered: u64,
     taken: Mutex<Taken>,
-    spoiled: Mutex<BTreeSet<(FileId, ChunkIndex)>>,
+    damaged: Mutex<BTreeSet<(FileId, ChunkIndex)>>,
     news: (Sender<()>, Receiver<()>),
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Room<'a> {
 
 impl Space {
     pub(super) fn new(root: PathBuf, offered: u64) -> Self {
-        Self { root, offered, taken: Mutex::default(), spoiled: Mutex::default(), news: bounded(1) }
+        Self { root, offered, taken: Mutex::default(), damaged: Mutex::default(), news: bounded(1) }
     }
 
     pub(super) fn offered(&self) -> u64 {
@@ -56,7 +56,7 @@ impl Space {
 
     fn free_beside(&self, taken: &Taken) -> u64 {
         let offer = self.offered.saturating_sub(taken.used).saturating_sub(taken.reserved);
-        match disk::free_space_beyond(&self.root, DISK_RESERVE_PERCENT) {
+        match disk::free_space_after_reserve(&self.root, DISK_RESERVE_PERCENT) {
             Some(disk) => offer.min(disk.saturating_sub(taken.reserved)),
             None => offer,
         }
@@ -79,23 +79,23 @@ impl Space {
     }
 
     /// Bytes that are not there any more.
-    pub(super) fn give_back(&self, bytes: u64) {
+    pub(super) fn release(&self, bytes: u64) {
         let mut taken = lock(&self.taken);
         taken.used = taken.used.saturating_sub(bytes);
     }
 
     /// A chunk has turned out to be wrong, and is gone.
-    pub(super) fn spoil(&self, file: FileId, index: ChunkIndex) {
-        lock(&self.spoiled).insert((file, index));
+    pub(super) fn report_damaged(&self, file: FileId, index: ChunkIndex) {
+        lock(&self.damaged).insert((file, index));
         let _ = self.news.0.try_send(());
     }
 
-    pub(super) fn spoiled(&self) -> &Receiver<()> {
+    pub(super) fn damaged(&self) -> &Receiver<()> {
         &self.news.1
     }
 
-    pub(super) fn take_spoiled(&self) -> BTreeSet<(FileId, ChunkIndex)> {
-        std::mem::take(&mut *lock(&self.spoiled))
+    pub(super) fn take_damaged(&self) -> BTreeSet<(FileId, ChunkIndex)> {
+        std::mem::take(&mut *lock(&self.damaged))
     }
 }
 

@@ -33,7 +33,7 @@ impl Verify {
 
 /// Who looks on while what is there is read again.
 #[derive(Clone, Copy)]
-pub struct CheckWatch<'a> {
+pub struct VerifyCallbacks<'a> {
     /// So many bytes are to be read. Said again when a sample was not enough.
     pub begin: &'a dyn Fn(u64),
     /// So many more have been, called on any thread.
@@ -43,10 +43,10 @@ pub struct CheckWatch<'a> {
 }
 
 #[cfg(test)]
-impl CheckWatch<'_> {
+impl VerifyCallbacks<'_> {
     /// Nobody does, and nobody stops it.
-    pub(crate) const NOBODY: CheckWatch<'static> =
-        CheckWatch { begin: &|_| (), hashed: &|_| (), stop: &|| false };
+    pub(crate) const NONE: VerifyCallbacks<'static> =
+        VerifyCallbacks { begin: &|_| (), hashed: &|_| (), stop: &|| false };
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ fn life() -> Vec<Step> {
 /// Opens what a crash has left as a tracker does, and says how many steps are in it.
 fn survivors(image: Vec<u8>, states: &[Contents], where_: &str) -> usize {
     let recorder = Recorder::of(image);
-    let rehearsed = guarded(Path::new("memory"), || rehearse_on(recorder.clone()));
+    let rehearsed = catch_redb_panic(Path::new("memory"), || verify_on(recorder.clone()));
     rehearsed.unwrap_or_else(|error| panic!("{where_}: {error}"));
     let catalogue = RedbCatalogue::on(recorder).unwrap_or_else(|error| panic!("{where_}: {error}"));
     let contents = catalogue.load().unwrap();

@@ -16,7 +16,7 @@ const PAGE: u64 = 4096;
 
 /// What is read from the file, and what was written instead.
 #[derive(Debug)]
-pub(super) struct Rehearsal {
+pub(super) struct CopyOnWriteFile {
     file: File,
     state: Mutex<State>,
 }
@@ -29,7 +29,7 @@ struct State {
     pages: BTreeMap<u64, Box<[u8]>>,
 }
 
-impl Rehearsal {
+impl CopyOnWriteFile {
     /// Of a file of `length` bytes.
     pub(super) fn of(file: File, length: u64) -> Self {
         Self { file, state: Mutex::new(State { length, original: length, pages: BTreeMap::new() }) }
@@ -63,7 +63,7 @@ impl State {
     }
 }
 
-impl StorageBackend for Rehearsal {
+impl StorageBackend for CopyOnWriteFile {
     fn len(&self) -> io::Result<u64> {
         Ok(lock(&self.state).length)
     }
@@ -140,7 +140,7 @@ mod tests {
             let original: Vec<u8> = (0..length).map(|at| at as u8 | 1).collect();
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), &original).unwrap();
-            let rehearsal = Rehearsal::of(file.reopen().unwrap(), length as u64);
+            let rehearsal = CopyOnWriteFile::of(file.reopen().unwrap(), length as u64);
             let mut model = original.clone();
             for step in steps {
                 match step {

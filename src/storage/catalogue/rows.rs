@@ -4,7 +4,7 @@
 //! Invariant: nothing is read that could not have been written: [`read_all`] looks at every row and at what it refers
 //! to.
 
-use super::{Contents, Trouble};
+use super::{Contents, DbError};
 use crate::content::{EntityName, FileId, HaveMap, Manifest};
 use crate::protocol::numbers::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
@@ -56,15 +56,15 @@ struct VolunteerRow {
     offered: u64,
 }
 
-fn wrong(what: impl Display, why: impl Display) -> Trouble {
-    Trouble::Wrong(format!("{what}: {why}"))
+fn wrong(what: impl Display, why: impl Display) -> DbError {
+    DbError::Invalid(format!("{what}: {why}"))
 }
 
-fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>, Trouble> {
-    serde_json::to_vec(row).map_err(|error| Trouble::Inconsistent(error.to_string()))
+fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>, DbError> {
+    serde_json::to_vec(row).map_err(|error| DbError::Inconsistent(error.to_string()))
 }
 
-fn decode_file(id: FileId, bytes: &[u8]) -> Result<FileRow, Trouble> {
+fn decode_file(id: FileId, bytes: &[u8]) -> Result<FileRow, DbError> {
     let row: FileRow = serde_json::from_slice(bytes).map_err(|error| wrong(named(id), error))?;
     match row.kept.file.id == id {
         true => Ok(row),
@@ -72,7 +72,7 @@ fn decode_file(id: FileId, bytes: &[u8]) -> Result<FileRow, Trouble> {
     }
 }
 
-fn decode_manifest(row: &FileRow, payload: &[u8]) -> Result<Manifest, Trouble> {
+fn decode_manifest(row: &FileRow, payload: &[u8]) -> Result<Manifest, DbError> {
     let file = &row.kept.file;
     let manifest = Manifest::decode(file.id, file.size, row.chunk_size, payload)
         .map_err(|error| wrong(named(file.id), error))?;
@@ -87,24 +87,24 @@ fn named(id: FileId) -> String {
 }
 
 /// Refuses what this version has not written.
-pub(super) fn check_version(database: &Database) -> Result<(), Trouble> {
+pub(super) fn check_version(database: &Database) -> Result<(), DbError> {
     let reading = database.begin_read()?;
     let meta = match reading.open_table(META) {
         Err(TableError::TableDoesNotExist(_)) => {
-            return Err(Trouble::Wrong("it is a database of something else".to_owned()));
+            return Err(DbError::Invalid("it is a database of something else".to_owned()));
         }
         table => table?,
     };
     let version = meta.get(SCHEMA_KEY)?.map(|version| version.value());
     match version {
         Some(SCHEMA) => Ok(()),
-        Some(other) => Err(Trouble::Version(other)),
-        None => Err(Trouble::Wrong("it does not say its version".to_owned())),
+        Some(other) => Err(DbError::Version(other)),
+        None => Err(DbError::Invalid("it does not say its version".to_owned())),
     }
 }
 
 /// Reads all there is, and all that it refers to.
-pub(super) fn read_all(database: &Database) -> Result<Contents, Trouble> {
+pub(super) fn read_all(database: &Database) -> Result<Contents, DbError> {
     check_version(database)?;
     let reading = database.begin_read()?;
     let files = read_files(&reading)?;
@@ -142,7 +142,7 @@ pub(super) fn read_all(database: &Database) -> Result<Contents, Trouble> {
     })
 }
 
-fn read_files(reading: &ReadTransaction) -> Result<BTreeMap<FileId, FileRecord>, Trouble> {
+fn read_files(reading: &ReadTransaction) -> Result<BTreeMap<FileId, FileRecord>, DbError> {
     let manifests = reading.open_table(MANIFESTS)?;
     let mut files = BTreeMap::new();
     for row in reading.open_table(FILES)?.iter()? {
@@ -155,11 +155,11 @@ fn read_files(reading: &ReadTransaction) -> Result<BTreeMap<FileId, FileRecord>,
     }
     match manifests.len()? == files.len() as u64 {
         true => Ok(files),
-        false => Err(Trouble::Wrong("there are manifests of files that are not there".to_owned())),
+        false => Err(DbError::Invalid("there are manifests of files that are not there".to_owned())),
     }
 }
 
-fn read_volunteers(reading: &ReadTransaction) -> Result<BTreeMap<VolunteerNumber, VolunteerRecord>, Trouble> {
+fn read_volunteers(reading: &ReadTransaction) -> Result<BTreeMap<VolunteerNumber, VolunteerRecord>, DbError> {
     let mut volunteers = BTreeMap::new();
     for row in reading.open_table(VOLUNTEERS)?.iter()? {
         let (number, bytes) = row?;
@@ -172,14 +172,14 @@ fn read_volunteers(reading: &ReadTransaction) -> Result<BTreeMap<VolunteerNumber
 }
 
 /// What is said of a file.
-pub(super) fn file(database: &Database, id: FileId) -> Result<Option<FileRow>, Trouble> {
+pub(super) fn file(database: &Database, id: FileId) -> Result<Option<FileRow>, DbError> {
     let table = database.begin_read()?.open_table(FILES)?;
     let row = table.get(&id.0)?;
     row.map(|bytes| decode_file(id, bytes.value())).transpose()
 }
 
 /// The manifest of a file.
-pub(super) fn manifest(database: &Database, id: FileId) -> Result<Option<Manifest>, Trouble> {
+pub(super) fn manifest(database: &Database, id: FileId) -> Result<Option<Manifest>, DbError> {
     let reading = database.begin_read()?;
     let (files, manifests) = (reading.open_table(FILES)?, reading.open_table(MANIFESTS)?);
     let Some(row) = files.get(&id.0)? else { return Ok(None) };
@@ -193,7 +193,7 @@ pub(super) fn put_file(
     writing: &WriteTransaction,
     kept: &KeptFile,
     manifest: &Manifest,
-) -> Result<(), Trouble> {
+) -> Result<(), DbError> {
     let (id, layout) = (kept.file.id, manifest.layout());
     let mut files = writing.open_table(FILES)?;
     let known = files.get(&id.0)?.map(|bytes| decode_file(id, bytes.value())).transpose()?;
@@ -207,7 +207,7 @@ pub(super) fn put_file(
     let fits =
         manifest.id() == id && (layout.size(), layout.count()) == (row.kept.file.size, row.kept.file.chunks);
     if !fits {
-        return Err(Trouble::Inconsistent(format!("{} with the manifest of another", named(id))));
+        return Err(DbError::Inconsistent(format!("{} with the manifest of another", named(id))));
     }
     files.insert(&id.0, encode(&row)?.as_slice())?;
     writing.open_table(MANIFESTS)?.insert(&id.0, manifest.payload().as_slice())?;
@@ -216,7 +216,7 @@ pub(super) fn put_file(
 }
 
 /// Makes changes in order.
-pub(super) fn apply(writing: &WriteTransaction, changes: &[Change]) -> Result<(), Trouble> {
+pub(super) fn apply(writing: &WriteTransaction, changes: &[Change]) -> Result<(), DbError> {
     for change in changes {
         match change {
             Change::Volunteer(VolunteerRecord { number, key, name, address, offered }) => {
@@ -246,7 +246,7 @@ fn hold(
     id: FileId,
     volunteer: VolunteerNumber,
     chunks: &HaveMap,
-) -> Result<(), Trouble> {
+) -> Result<(), DbError> {
     let mut held = writing.open_table(HELD)?;
     if chunks.held() == 0 {
         held.remove((&id.0, volunteer.0))?;
@@ -259,16 +259,16 @@ fn hold(
     };
     let what = || format!("what volunteer {} holds of file {id}", volunteer.0);
     if writing.open_table(VOLUNTEERS)?.get(volunteer.0)?.is_none() {
-        return Err(Trouble::Inconsistent(format!("{}: there is no such volunteer", what())));
+        return Err(DbError::Inconsistent(format!("{}: there is no such volunteer", what())));
     }
     if chunks.count() != row.kept.file.chunks {
-        return Err(Trouble::Inconsistent(format!("{}: it has another number of chunks", what())));
+        return Err(DbError::Inconsistent(format!("{}: it has another number of chunks", what())));
     }
     held.insert((&id.0, volunteer.0), chunks.to_bytes().as_slice())?;
     Ok(())
 }
 
-fn forget(writing: &WriteTransaction, id: FileId) -> Result<(), Trouble> {
+fn forget(writing: &WriteTransaction, id: FileId) -> Result<(), DbError> {
     writing.open_table(FILES)?.remove(&id.0)?;
     writing.open_table(MANIFESTS)?.remove(&id.0)?;
     writing.open_table(HELD)?.retain_in((&id.0, 0)..=(&id.0, u32::MAX), |_, _| false)?;

@@ -271,7 +271,7 @@ fn another_version_and_another_database_are_refused() {
 /// Rows that no call would write, each behind the program's back.
 #[test]
 fn impossible_rows_are_refused() {
-    type Writes = fn(&WriteTransaction) -> Result<(), Trouble>;
+    type Writes = fn(&WriteTransaction) -> Result<(), DbError>;
     let bad: [(&str, Writes); 8] = [
         ("no such file", |writing| {
             writing.open_table(HELD)?.insert((&[5; 32], 0), [1].as_slice())?;

@@ -14,13 +14,13 @@ use tempfile::NamedTempFile;
 
 /// A chunk that is in the folder under a temporary name: neither durable nor listed. When it is dropped it is gone.
 #[derive(Debug)]
-pub struct Loose {
+pub struct StagedChunk {
     chunk: HeldChunk,
     /// `None` when the folder had it already.
     file: Option<NamedTempFile>,
 }
 
-impl Loose {
+impl StagedChunk {
     /// Which chunk it is.
     pub fn chunk(&self) -> HeldChunk {
         self.chunk
@@ -33,16 +33,16 @@ impl ChunkFolder {
     ///
     /// # Errors
     /// No such chunk, too large, not what the manifest says; the folder cannot be written to or is full.
-    pub fn keep(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<Loose, StoreError> {
+    pub fn stage(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<StagedChunk, StoreError> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let chunk = HeldChunk { index, digest, length };
-        self.acceptable(chunk)?;
+        self.check_acceptable(chunk)?;
         let file = match self.is_intact(chunk) {
             true => None,
             // Any name in the folder will do.
             false => Some(disk::temporary(&self.root.join("chunk"), bytes, false)?),
         };
-        Ok(Loose { chunk, file })
+        Ok(StagedChunk { chunk, file })
     }
 
     /// Makes chunks part of the folder: their files first, durably, then their lines. Each takes the name that is
@@ -52,21 +52,21 @@ impl ChunkFolder {
     /// # Errors
     /// The folder cannot be written to, is full, or its `local_chunks.txt` is no longer right or for another number
     /// of chunks. None of the chunks counts then.
-    pub fn commit(&self, chunks: Vec<Loose>) -> Result<(), StoreError> {
-        for Loose { file, .. } in &chunks {
+    pub fn commit(&self, chunks: Vec<StagedChunk>) -> Result<(), StoreError> {
+        for StagedChunk { file, .. } in &chunks {
             let Some(file) = file else { continue };
             file.as_file().sync_all().map_err(error::io("sync", file.path()))?;
         }
         let _writing = lock(&self.writing);
         let list = self.read_list()?;
         let mut placed: Vec<(HeldChunk, FileName, Stamp)> = Vec::new();
-        for Loose { chunk, file } in chunks {
+        for StagedChunk { chunk, file } in chunks {
             let Some(file) = file.filter(|_| !self.is_intact(chunk)) else { continue };
             // Two sources may have sent the same one.
             if placed.iter().any(|(other, ..)| *other == chunk) {
                 continue;
             }
-            self.acceptable(chunk)?;
+            self.check_acceptable(chunk)?;
             let stamp = Stamp::read(file.as_file(), file.path())?;
             let before =
                 placed.iter().find(|(other, ..)| other.index == chunk.index).map(|(_, name, _)| name);
@@ -85,7 +85,7 @@ impl ChunkFolder {
         }
         disk::sync_folder(&self.root)?;
         list.add(placed.iter().map(|(chunk, name, _)| (chunk.index, name.clone())))?;
-        placed.into_iter().for_each(|(chunk, name, stamp)| self.hold(chunk, &name, stamp));
+        placed.into_iter().for_each(|(chunk, name, stamp)| self.insert_trusted(chunk, &name, stamp));
         Ok(())
     }
 
@@ -106,7 +106,7 @@ impl ChunkFolder {
         list: &ChunkList,
     ) -> Result<(FileName, Stamp), StoreError> {
         for name in file_names(chunk) {
-            if list.lists_for_another(&name, chunk.index) {
+            if list.is_listed_for_another_chunk(&name, chunk.index) {
                 continue;
             }
             let path = self.root.join(name.as_str());
@@ -115,7 +115,7 @@ impl ChunkFolder {
                 Err(error) if path.symlink_metadata().is_ok() => temporary = error.file,
                 Err(error) => return Err(error::io("rename a chunk to", &path)(error.error)),
             }
-            if let Some(stamp) = self.same_content(&name, chunk)? {
+            if let Some(stamp) = self.stamp_if_equal(&name, chunk)? {
                 return Ok((name, stamp));
             }
         }
@@ -125,7 +125,7 @@ impl ChunkFolder {
 
 /// Removes what an earlier run had under temporary names when it was killed. The folder is locked, so that nobody
 /// writes to them any more.
-pub(super) fn remove_left_over(root: &Path) {
+pub(super) fn remove_leftovers(root: &Path) {
     let Ok(entries) = fs::read_dir(root) else { return };
     for entry in entries.flatten().filter(|entry| disk::is_temporary(&entry.file_name())) {
         if let Err(error) = disk::remove(&entry.path()) {

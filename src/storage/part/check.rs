@@ -4,9 +4,9 @@
 //! that is taken in because it turned out to be right has been hashed.
 
 use super::super::error::StoreError;
-use super::super::hashing::{self, Watch};
-use super::super::verify::{CheckWatch, Verify};
-use super::super::{disk, have_file, lock};
+use super::super::hashing::{self, HashCallbacks};
+use super::super::verify::{Verify, VerifyCallbacks};
+use super::super::{disk, lock, resume_file};
 use super::PartFile;
 use crate::content::{ChunkIndex, HaveMap};
 use rustix::fs::SeekFrom;
@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// What a check of a part file found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckResult {
     /// Chunks that a map named and that are not what they should be: they are fetched again.
     pub bad: u32,
     /// Chunks that no usable map named and that are as they should be: they need not be fetched.
@@ -25,17 +25,17 @@ pub struct Checked {
 impl PartFile {
     /// Whether a have-map is there that is torn or belongs to another file, so that only reading the part file can
     /// tell what is in it.
-    pub fn is_doubtful(&self) -> bool {
+    pub fn needs_full_check(&self) -> bool {
         self.doubtful
     }
 
     /// Reads what an earlier run left: with [`Verify::None`] nothing, unless the part file
-    /// [is doubtful](Self::is_doubtful); with [`Verify::Sample`] a few chunks, and all when one of them is bad. A
+    /// [is doubtful](Self::needs_full_check); with [`Verify::Sample`] a few chunks, and all when one of them is bad. A
     /// check of all also finds what no map vouches for. To be called before anything is stored.
     ///
     /// # Errors
     /// The file cannot be read, the maps cannot be written, or [`StoreError::Stopped`].
-    pub fn check(&self, verify: Verify, watch: CheckWatch<'_>) -> Result<Checked, StoreError> {
+    pub fn check(&self, verify: Verify, watch: VerifyCallbacks<'_>) -> Result<CheckResult, StoreError> {
         let (have, _) = self.progress.have();
         let sample = match (self.doubtful, verify) {
             (true, _) | (false, Verify::Full) => None,
@@ -44,7 +44,7 @@ impl PartFile {
         if let Some(sample) = sample
             && self.right_ones(&sample, watch)?.len() == sample.len()
         {
-            return Ok(Checked::default());
+            return Ok(CheckResult::default());
         }
         let there = self.with_data();
         let right = self.right_ones(&there, watch)?;
@@ -58,20 +58,20 @@ impl PartFile {
         if self.doubtful || !bad.is_empty() || !found.is_empty() {
             self.rewrite_maps()?;
         }
-        Ok(Checked { bad: bad.len() as u32, found: found.len() as u32 })
+        Ok(CheckResult { bad: bad.len() as u32, found: found.len() as u32 })
     }
 
     /// The chunks among these that are what the manifest says.
     fn right_ones(
         &self,
         chunks: &[ChunkIndex],
-        watch: CheckWatch<'_>,
+        watch: VerifyCallbacks<'_>,
     ) -> Result<Vec<ChunkIndex>, StoreError> {
         let length = |index: &ChunkIndex| super::length_of(&self.manifest, *index);
         if !chunks.is_empty() {
             (watch.begin)(chunks.iter().map(length).sum());
         }
-        let watch = Watch { hashed: watch.hashed, stop: watch.stop };
+        let watch = HashCallbacks { hashed: watch.hashed, stop: watch.stop };
         let (layout, right) = (self.manifest.layout(), Mutex::new(Vec::new()));
         hashing::hash_chunks(&self.file, &self.paths.part, layout, chunks, watch, &|index, digest| {
             if self.manifest.digest(index) == Some(digest) {
@@ -117,7 +117,7 @@ impl PartFile {
         // As if none of it were durable: then all of it is made so.
         lock(&self.saved).durable = HaveMap::none(have.count());
         self.make_durable()?;
-        have_file::remove(&self.paths.note)?;
+        resume_file::remove(&self.paths.note)?;
         lock(&self.saved).noted = have.held();
         Ok(())
     }

@@ -133,7 +133,7 @@ mod tests {
         let old = FileTimes::new().set_modified(SystemTime::now() - Duration::from_secs(99));
         File::options().append(true).open(&path).unwrap().set_times(old).unwrap();
         let shared = SharedFolder::open(folder.path()).unwrap();
-        assert_eq!(shared.look().unwrap().to_hash, [name()]);
+        assert_eq!(shared.rescan().unwrap().to_hash, [name()]);
         let Ok(Some(FolderChange::Added(file))) = shared.hash(&name(), &|_| (), &|| false) else { panic!() };
         (folder, shared, file.id)
     }
@@ -151,7 +151,7 @@ mod tests {
         let sure = std::cell::Cell::new(false);
         assert!(shared.delete(&name(), id, &|| sure.set(true)).unwrap() && sure.get());
         assert!(names(&folder).is_empty() && shared.files().is_empty());
-        assert!(shared.look().unwrap().changes.is_empty());
+        assert!(shared.rescan().unwrap().changes.is_empty());
         assert!(!shared.delete(&name(), id, &|| panic!()).unwrap());
     }
 

@@ -8,9 +8,9 @@
 
 use super::disk::{self, Identity, Stamp};
 use super::error::StoreError;
-use super::hashing::{self, Watch};
+use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
-use super::verify::{CheckWatch, Verify};
+use super::verify::{Verify, VerifyCallbacks};
 use super::{ChunkSource, StoredChunk, lock};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Layout, Manifest, Md5};
 use std::fs::File;
@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::{fmt, io};
 
 /// A complete, verified file.
-pub struct WholeFile {
+pub struct CompleteFile {
     path: PathBuf,
     access: Access,
     manifest: Arc<Manifest>,
@@ -30,9 +30,9 @@ pub struct WholeFile {
 
 /// What a path leads to, seen from outside: two that are equal are the same file, and nobody has touched it in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Glance(Identity);
+pub struct FileStamp(Identity);
 
-impl Glance {
+impl FileStamp {
     /// Looks at a path; `None` when there is no regular file.
     pub fn at(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
@@ -48,7 +48,7 @@ enum Access {
     Named(Identity),
 }
 
-impl WholeFile {
+impl CompleteFile {
     /// Hashes a file, on all cores. `chunk_size` of `None` takes the default. `hashed` is called with
     /// byte counts as they get hashed, on any thread; `stop` is polled at least every 256 KiB. An empty file
     /// is one empty chunk.
@@ -66,10 +66,17 @@ impl WholeFile {
         let layout = Layout::even(stamp.size, chunk_size)?;
         let digests = Mutex::new(vec![Digest([0; 32]); layout.count() as usize]);
         let all: Vec<ChunkIndex> = layout.indices().collect();
-        hashing::hash_chunks(&file, path, &layout, &all, Watch { hashed, stop }, &|index, digest| {
-            lock(&digests)[index.at()] = digest;
-            true
-        })?;
+        hashing::hash_chunks(
+            &file,
+            path,
+            &layout,
+            &all,
+            HashCallbacks { hashed, stop },
+            &|index, digest| {
+                lock(&digests)[index.at()] = digest;
+                true
+            },
+        )?;
         let digests = std::mem::take(&mut *lock(&digests));
         Self::unchanged(path, file, stamp, Arc::new(Manifest::new(layout, digests)?))
     }
@@ -84,7 +91,7 @@ impl WholeFile {
         path: &Path,
         manifest: Arc<Manifest>,
         verify: Verify,
-        watch: CheckWatch<'_>,
+        watch: VerifyCallbacks<'_>,
     ) -> Result<Option<Self>, StoreError> {
         let (file, stamp) = disk::open_regular(path)?;
         let layout = manifest.layout();
@@ -94,7 +101,7 @@ impl WholeFile {
         let chosen = verify.choose(&HaveMap::all(layout.count()));
         let length = |index: &ChunkIndex| layout.span(*index).map_or(0, |span| u64::from(span.length));
         (watch.begin)(chosen.iter().map(length).sum());
-        let watch = Watch { hashed: watch.hashed, stop: watch.stop };
+        let watch = HashCallbacks { hashed: watch.hashed, stop: watch.stop };
         let same = AtomicBool::new(true);
         hashing::hash_chunks(&file, path, layout, &chosen, watch, &|index, digest| {
             let equal = manifest.digest(index) == Some(digest);
@@ -150,7 +157,8 @@ impl WholeFile {
         hashed: &(dyn Fn(u64) + Sync),
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Md5, StoreError> {
-        let md5 = hashing::md5(&*self.open()?, &self.path, self.layout().size(), Watch { hashed, stop })?;
+        let md5 =
+            hashing::md5(&*self.open()?, &self.path, self.layout().size(), HashCallbacks { hashed, stop })?;
         self.open().map(|_| md5)
     }
 
@@ -182,9 +190,9 @@ impl WholeFile {
     }
 }
 
-impl fmt::Debug for WholeFile {
+impl fmt::Debug for CompleteFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WholeFile").field("path", &self.path).field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("CompleteFile").field("path", &self.path).field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -201,7 +209,7 @@ fn gone(error: StoreError) -> StoreError {
     }
 }
 
-impl ChunkSource for WholeFile {
+impl ChunkSource for CompleteFile {
     fn manifest(&self) -> Option<Arc<Manifest>> {
         Some(Arc::clone(&self.manifest))
     }
@@ -241,12 +249,12 @@ mod tests {
         (folder, path)
     }
 
-    fn publish(path: &Path) -> Result<WholeFile, StoreError> {
-        WholeFile::publish(path, Some(CHUNK as u32), &|_| (), &|| false)
+    fn publish(path: &Path) -> Result<CompleteFile, StoreError> {
+        CompleteFile::publish(path, Some(CHUNK as u32), &|_| (), &|| false)
     }
 
-    fn check(path: &Path, manifest: Arc<Manifest>) -> Option<WholeFile> {
-        WholeFile::check(path, manifest, Verify::Full, CheckWatch::NOBODY).unwrap()
+    fn check(path: &Path, manifest: Arc<Manifest>) -> Option<CompleteFile> {
+        CompleteFile::check(path, manifest, Verify::Full, VerifyCallbacks::NONE).unwrap()
     }
 
     #[test]
@@ -256,7 +264,7 @@ mod tests {
             let (_folder, path) = file_of(&bytes);
             let count = AtomicU64::new(0);
             let counted = |bytes| _ = count.fetch_add(bytes, Relaxed);
-            let whole = WholeFile::publish(&path, Some(CHUNK as u32), &counted, &|| false).unwrap();
+            let whole = CompleteFile::publish(&path, Some(CHUNK as u32), &counted, &|| false).unwrap();
             assert_eq!(count.into_inner(), size as u64);
             let manifest = whole.manifest().unwrap();
             let mut served = Vec::new();
@@ -277,7 +285,7 @@ mod tests {
     #[test]
     fn chunks_larger_than_the_buffer() {
         let (_folder, path) = file_of(&vec![7; 5 << 20]);
-        let whole = WholeFile::publish(&path, Some(4 << 20), &|_| (), &|| false).unwrap();
+        let whole = CompleteFile::publish(&path, Some(4 << 20), &|_| (), &|| false).unwrap();
         let manifest = whole.manifest().unwrap();
         assert_eq!(manifest.digest(ChunkIndex(0)), Some(Digest::of(&vec![7; 4 << 20])));
         assert_eq!(manifest.digest(ChunkIndex(1)), Some(Digest::of(&vec![7; 1 << 20])));
@@ -294,8 +302,8 @@ mod tests {
         fs::write(&path, &bytes[1..]).unwrap();
         let unread = |_| unreachable!("the size was enough");
         for verify in [Verify::Full, Verify::Sample, Verify::None] {
-            let watch = CheckWatch { begin: &unread, hashed: &unread, stop: &|| false };
-            assert!(WholeFile::check(&path, manifest.clone(), verify, watch).unwrap().is_none());
+            let watch = VerifyCallbacks { begin: &unread, hashed: &unread, stop: &|| false };
+            assert!(CompleteFile::check(&path, manifest.clone(), verify, watch).unwrap().is_none());
         }
     }
 
@@ -308,12 +316,13 @@ mod tests {
             let (read, told) = (AtomicU64::new(0), AtomicU64::new(0));
             let hashed = |bytes| _ = read.fetch_add(bytes, Relaxed);
             let begin = |bytes| told.store(bytes, Relaxed);
-            let watch = CheckWatch { begin: &begin, hashed: &hashed, stop: &|| false };
-            assert!(WholeFile::check(&path, manifest.clone(), verify, watch).unwrap().is_some());
+            let watch = VerifyCallbacks { begin: &begin, hashed: &hashed, stop: &|| false };
+            assert!(CompleteFile::check(&path, manifest.clone(), verify, watch).unwrap().is_some());
             assert_eq!((read.into_inner(), told.into_inner()), (wanted, wanted));
         }
         fs::write(&path, vec![2; 100 * CHUNK]).unwrap();
-        let check = |verify| WholeFile::check(&path, manifest.clone(), verify, CheckWatch::NOBODY).unwrap();
+        let check =
+            |verify| CompleteFile::check(&path, manifest.clone(), verify, VerifyCallbacks::NONE).unwrap();
         assert!(check(Verify::Sample).is_none() && check(Verify::None).is_some());
     }
 
@@ -344,13 +353,13 @@ mod tests {
     fn a_verified_file_is_not_read_but_must_have_the_size() {
         let (_folder, path) = file_of(&[1; 100]);
         let manifest = publish(&path).unwrap().manifest().unwrap();
-        let whole = WholeFile::verified(&path, Arc::clone(&manifest)).unwrap();
+        let whole = CompleteFile::verified(&path, Arc::clone(&manifest)).unwrap();
         assert_eq!(whole.stored(ChunkIndex(0)).unwrap().length, 100);
         fs::write(&path, [2; 100]).unwrap();
         assert!(matches!(whole.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
-        assert!(WholeFile::verified(&path, Arc::clone(&manifest)).is_ok());
+        assert!(CompleteFile::verified(&path, Arc::clone(&manifest)).is_ok());
         fs::write(&path, [1; 99]).unwrap();
-        assert!(matches!(WholeFile::verified(&path, manifest), Err(StoreError::Changed(_))));
+        assert!(matches!(CompleteFile::verified(&path, manifest), Err(StoreError::Changed(_))));
     }
 
     #[test]
@@ -376,10 +385,10 @@ mod tests {
             let file = OpenOptions::new().append(true).open(&path).unwrap();
             file.set_len(20 * CHUNK as u64 + 1).unwrap();
         };
-        let grown = WholeFile::publish(&path, Some(CHUNK as u32), &touch, &|| false);
+        let grown = CompleteFile::publish(&path, Some(CHUNK as u32), &touch, &|| false);
         assert!(matches!(grown, Err(StoreError::Changed(_))));
         let cut = |_| OpenOptions::new().append(true).open(&path).unwrap().set_len(1).unwrap();
-        let shrunk = WholeFile::publish(&path, Some(CHUNK as u32), &cut, &|| false);
+        let shrunk = CompleteFile::publish(&path, Some(CHUNK as u32), &cut, &|| false);
         assert!(matches!(shrunk, Err(StoreError::Changed(_))));
     }
 
@@ -389,7 +398,7 @@ mod tests {
         let count = AtomicU64::new(0);
         let counted = |bytes| _ = count.fetch_add(bytes, Relaxed);
         let stop = || count.load(Relaxed) > 0;
-        let stopped = WholeFile::publish(&path, Some(CHUNK as u32), &counted, &stop);
+        let stopped = CompleteFile::publish(&path, Some(CHUNK as u32), &counted, &stop);
         assert!(matches!(stopped, Err(StoreError::Stopped)));
         assert!(count.load(Relaxed) < 20 * CHUNK as u64);
     }
@@ -399,7 +408,7 @@ mod tests {
         let (folder, path) = file_of(b"x");
         assert!(matches!(publish(folder.path()), Err(StoreError::NotAFile(_))));
         assert!(matches!(publish(&folder.path().join("none")), Err(StoreError::Io { .. })));
-        let odd = WholeFile::publish(&path, Some(3), &|_| (), &|| false);
+        let odd = CompleteFile::publish(&path, Some(3), &|_| (), &|| false);
         assert!(matches!(odd, Err(StoreError::Layout(_))));
     }
 }

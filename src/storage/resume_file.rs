@@ -27,16 +27,16 @@ const NOTE_HALVES: usize = 2;
 
 /// Chunks that a have-file vouches for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Vouched {
+pub(super) struct ResumeMaps {
     /// On the disk: there after a power cut.
     pub durable: HaveMap,
     /// There: the durable ones, and those that the system still keeps.
     pub written: HaveMap,
 }
 
-impl Vouched {
+impl ResumeMaps {
     /// No chunk of `count`.
-    pub(super) fn nothing(count: u32) -> Self {
+    pub(super) fn empty(count: u32) -> Self {
         Self { durable: HaveMap::none(count), written: HaveMap::none(count) }
     }
 
@@ -81,7 +81,7 @@ pub(super) fn boot_id() -> Option<String> {
 }
 
 /// The bytes of a have-file.
-pub(super) fn encode(id: FileId, boot: Option<&str>, vouched: &Vouched) -> io::Result<Vec<u8>> {
+pub(super) fn encode(id: FileId, boot: Option<&str>, vouched: &ResumeMaps) -> io::Result<Vec<u8>> {
     let payload = [vouched.durable.to_bytes(), vouched.written.to_bytes()].concat();
     let header = Header {
         format: FORMAT.to_owned(),
@@ -100,7 +100,12 @@ pub(super) fn encode(id: FileId, boot: Option<&str>, vouched: &Vouched) -> io::R
 
 /// Reads the bytes of a have-file for the file `id` of `count` chunks, on a machine that now has this boot
 /// id. What has not survived a restart of the machine is left out.
-pub(super) fn decode(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -> Result<Vouched, Unusable> {
+pub(super) fn decode(
+    bytes: &[u8],
+    id: FileId,
+    count: u32,
+    boot: Option<&str>,
+) -> Result<ResumeMaps, Unusable> {
     let end = bytes.iter().take(HEADER_MAX as usize).position(|&byte| byte == b'\n').ok_or(Unusable::Torn)?;
     let header: Header = serde_json::from_slice(&bytes[..end]).map_err(|_| Unusable::Format)?;
     if header.format != FORMAT || header.version != VERSION {
@@ -120,7 +125,7 @@ pub(super) fn decode(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -
         written = HaveMap::none(count);
     }
     merge(&mut written, &durable);
-    Ok(Vouched { durable, written })
+    Ok(ResumeMaps { durable, written })
 }
 
 /// The most bytes that a map of so many chunks takes.
@@ -130,7 +135,7 @@ fn map_room(count: u32) -> usize {
 
 /// What the halves of a note vouch for between them. One that was never written, or was being written when the process
 /// was killed, takes nothing from the other.
-fn decode_note(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -> Result<Vouched, Unusable> {
+fn decode_note(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -> Result<ResumeMaps, Unusable> {
     if bytes.len() > NOTE_HALVES * map_room(count) {
         return Err(Unusable::Torn);
     }
@@ -156,7 +161,7 @@ fn decode_note(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -> Resu
 ///
 /// # Errors
 /// It is there and not usable, which is logged.
-pub(super) fn read(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> Result<Vouched, ()> {
+pub(super) fn read(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> Result<ResumeMaps, ()> {
     read_with(path, count, map_room(count), |bytes| decode(bytes, id, count, boot))
 }
 
@@ -164,7 +169,7 @@ pub(super) fn read(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> R
 ///
 /// # Errors
 /// It is there and neither half of it is usable, which is logged.
-pub(super) fn read_note(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> Result<Vouched, ()> {
+pub(super) fn read_note(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> Result<ResumeMaps, ()> {
     read_with(path, count, NOTE_HALVES * map_room(count), |bytes| decode_note(bytes, id, count, boot))
 }
 
@@ -172,8 +177,8 @@ fn read_with(
     path: &Path,
     count: u32,
     most: usize,
-    decode: impl Fn(&[u8]) -> Result<Vouched, Unusable>,
-) -> Result<Vouched, ()> {
+    decode: impl Fn(&[u8]) -> Result<ResumeMaps, Unusable>,
+) -> Result<ResumeMaps, ()> {
     let mut bytes = Vec::new();
     let read = disk::open_regular(path).and_then(|(file, _)| {
         // One byte more than there can be, so that a longer file is seen to be one.
@@ -181,7 +186,7 @@ fn read_with(
     });
     match read {
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            return Ok(Vouched::nothing(count));
+            return Ok(ResumeMaps::empty(count));
         }
         Err(error) => log::warn!("a have-map is ignored: {error}"),
         Ok(_) => match decode(&bytes) {
@@ -197,7 +202,7 @@ pub(super) fn write(
     path: &Path,
     id: FileId,
     boot: Option<&str>,
-    vouched: &Vouched,
+    vouched: &ResumeMaps,
 ) -> Result<(), StoreError> {
     let bytes = encode(id, boot, vouched).map_err(error::io("write", path))?;
     let new = successor(path);
@@ -220,8 +225,8 @@ pub(super) fn write(
 }
 
 /// Makes a note that vouches for nothing, and has all the room on the disk that it will ever need.
-pub(super) fn begin_note(path: &Path, id: FileId, boot: Option<&str>, count: u32) -> Result<(), StoreError> {
-    let nothing = Vouched::nothing(count);
+pub(super) fn create_note(path: &Path, id: FileId, boot: Option<&str>, count: u32) -> Result<(), StoreError> {
+    let nothing = ResumeMaps::empty(count);
     (0..NOTE_HALVES).try_for_each(|half| write_note(path, id, boot, &nothing, half))
 }
 
@@ -230,7 +235,7 @@ pub(super) fn write_note(
     path: &Path,
     id: FileId,
     boot: Option<&str>,
-    vouched: &Vouched,
+    vouched: &ResumeMaps,
     turn: usize,
 ) -> Result<(), StoreError> {
     let mut bytes = encode(id, boot, vouched).map_err(error::io("write", path))?;
@@ -272,8 +277,8 @@ mod tests {
         map
     }
 
-    fn sample() -> (Vouched, Vec<u8>) {
-        let vouched = Vouched { durable: map(20, &[0, 3]), written: map(20, &[0, 3, 19]) };
+    fn sample() -> (ResumeMaps, Vec<u8>) {
+        let vouched = ResumeMaps { durable: map(20, &[0, 3]), written: map(20, &[0, 3, 19]) };
         let bytes = encode(ID, BOOT, &vouched).unwrap();
         (vouched, bytes)
     }
@@ -312,7 +317,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("have");
         let (vouched, mut bytes) = sample();
-        assert_eq!(read(&path, ID, 20, BOOT), Ok(Vouched::nothing(20)));
+        assert_eq!(read(&path, ID, 20, BOOT), Ok(ResumeMaps::empty(20)));
         write(&path, ID, BOOT, &vouched).unwrap();
         assert_eq!(read(&path, ID, 20, BOOT), Ok(vouched));
         bytes.resize(1 << 20, 0);
@@ -326,11 +331,11 @@ mod tests {
     fn a_note_is_written_in_turns_and_the_half_that_is_torn_takes_nothing_from_the_other() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("note");
-        assert_eq!(read_note(&path, ID, 20, BOOT), Ok(Vouched::nothing(20)));
-        begin_note(&path, ID, BOOT, 20).unwrap();
+        assert_eq!(read_note(&path, ID, 20, BOOT), Ok(ResumeMaps::empty(20)));
+        create_note(&path, ID, BOOT, 20).unwrap();
         let room = std::fs::metadata(&path).unwrap().len();
-        assert_eq!(read_note(&path, ID, 20, BOOT), Ok(Vouched::nothing(20)));
-        let held = |held: &[u32]| Vouched { durable: map(20, &[]), written: map(20, held) };
+        assert_eq!(read_note(&path, ID, 20, BOOT), Ok(ResumeMaps::empty(20)));
+        let held = |held: &[u32]| ResumeMaps { durable: map(20, &[]), written: map(20, held) };
         for turn in 0..5 {
             write_note(&path, ID, BOOT, &held(&[turn as u32, 19]), turn).unwrap();
         }
@@ -356,7 +361,7 @@ mod tests {
 
     #[test]
     fn the_largest_header_fits() {
-        let nothing = Vouched::nothing(u32::MAX >> 12);
+        let nothing = ResumeMaps::empty(u32::MAX >> 12);
         let bytes = encode(ID, boot_id().as_deref(), &nothing).unwrap();
         assert!(decode(&bytes, ID, u32::MAX >> 12, None).is_ok());
     }
@@ -365,7 +370,7 @@ mod tests {
         #[test]
         fn what_is_encoded_is_decoded(bits in prop::collection::vec((any::<bool>(), any::<bool>()), 1..200)) {
             let count = bits.len() as u32;
-            let mut vouched = Vouched::nothing(count);
+            let mut vouched = ResumeMaps::empty(count);
             for (index, (durable, written)) in (0..).map(ChunkIndex).zip(bits) {
                 if durable {
                     vouched.durable.insert(index);
