@@ -1,12 +1,15 @@
-//! The have-map on disk: which chunks of a part file a restart need not fetch or hash again.
+//! Resume file: the chunks of a part file that a restart need not download or hash again.
 //!
-//! One line of JSON, then two bitmaps: the chunks that were on the disk when the file was written, and
-//! those that had been handed to the system. The second sort survives the death of the process but not of
-//! the machine, so it counts only while the machine's boot id is the same. A durable map is a file that is replaced as a
-//! whole. A note has room for two of them, which are written over in turns: a file system may make whoever replaces a file
-//! wait until the disk has the new one, for seconds when it is busy, and a note does not need the disk. Whatever is
-//! torn, foreign or of the wrong length counts as absent. Invariant: what comes out of [`decode`] was vouched for by
-//! this program, for this file, and is still there.
+//! A resume file is one line of JSON and two bitmaps: the chunks that were durable when the file
+//! was written, and the chunks that were in the page cache. The page cache survives the death of
+//! the process but not of the machine, so the second bitmap counts only while the machine's boot id
+//! is the same.
+//!
+//! The durable resume file (`.have`) is replaced by an atomic rename. The note (`.note`) has two
+//! slots that are overwritten in turn: a rename can block for seconds on a busy disk until the new
+//! file is written, an overwrite cannot. A file that is torn, of another file or of the wrong
+//! length counts as absent. Invariant: each chunk returned by [`decode`] was listed by this
+//! program, for this file, and is still present.
 
 use super::disk;
 use super::error::{self, StoreError};
@@ -21,16 +24,16 @@ use std::path::{Path, PathBuf};
 const FORMAT: &str = "shoal have-map";
 const VERSION: u32 = 1;
 /// Longest first line, bytes.
-const HEADER_MAX: u64 = 1024;
-/// Maps that a note has room for.
-const NOTE_HALVES: usize = 2;
+const HEADER_BYTES_MAX: u64 = 1024;
+/// Number of slots in a note.
+const NOTE_SLOT_COUNT: usize = 2;
 
-/// Chunks that a have-file vouches for.
+/// Chunks listed in a resume file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ResumeMaps {
-    /// On the disk: there after a power cut.
+    /// On the disk: these chunks survive a power cut.
     pub durable: HaveMap,
-    /// There: the durable ones, and those that the system still keeps.
+    /// Written: the durable chunks and those in the page cache.
     pub written: HaveMap,
 }
 
@@ -40,26 +43,26 @@ impl ResumeMaps {
         Self { durable: HaveMap::none(count), written: HaveMap::none(count) }
     }
 
-    /// Adds what another have-file of the same part file vouches for.
+    /// Adds the chunks of another resume file of the same part file.
     pub(super) fn add(&mut self, other: &Self) {
         merge(&mut self.durable, &other.durable);
         merge(&mut self.written, &other.written);
     }
 }
 
-/// Adds the chunks of another map.
+/// Adds the chunks of `other` to `map`.
 pub(super) fn merge(map: &mut HaveMap, other: &HaveMap) {
     other.iter().for_each(|index: ChunkIndex| _ = map.insert(index));
 }
 
-/// Why a have-file counts as absent.
+/// Why a resume file counts as absent.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unusable {
-    #[error("it is torn")]
+    #[error("torn write")]
     Torn,
-    #[error("it is no have-map of this version")]
+    #[error("unknown format or version")]
     Format,
-    #[error("it belongs to another file")]
+    #[error("belongs to another file")]
     OtherFile,
 }
 
@@ -74,20 +77,20 @@ struct Header {
     length: u64,
 }
 
-/// What tells this run of the machine from the one before; `None` where the system does not say.
+/// Identifier of this boot of the machine; `None` if the system provides none.
 pub(super) fn boot_id() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
-/// The bytes of a have-file.
-pub(super) fn encode(id: FileId, boot: Option<&str>, vouched: &ResumeMaps) -> io::Result<Vec<u8>> {
-    let payload = [vouched.durable.to_bytes(), vouched.written.to_bytes()].concat();
+/// Encodes a resume file.
+pub(super) fn encode(id: FileId, boot: Option<&str>, maps: &ResumeMaps) -> io::Result<Vec<u8>> {
+    let payload = [maps.durable.to_bytes(), maps.written.to_bytes()].concat();
     let header = Header {
         format: FORMAT.to_owned(),
         version: VERSION,
         id,
-        count: vouched.durable.count(),
+        count: maps.durable.count(),
         boot: boot.map(str::to_owned),
         sha256: Digest::of(&payload),
         length: payload.len() as u64,
@@ -98,15 +101,16 @@ pub(super) fn encode(id: FileId, boot: Option<&str>, vouched: &ResumeMaps) -> io
     Ok(bytes)
 }
 
-/// Reads the bytes of a have-file for the file `id` of `count` chunks, on a machine that now has this boot
-/// id. What has not survived a restart of the machine is left out.
+/// Decodes a resume file of the file `id` with `count` chunks. `boot` is the current boot id;
+/// chunks that did not survive a reboot are left out.
 pub(super) fn decode(
     bytes: &[u8],
     id: FileId,
     count: u32,
     boot: Option<&str>,
 ) -> Result<ResumeMaps, Unusable> {
-    let end = bytes.iter().take(HEADER_MAX as usize).position(|&byte| byte == b'\n').ok_or(Unusable::Torn)?;
+    let end =
+        bytes.iter().take(HEADER_BYTES_MAX as usize).position(|&byte| byte == b'\n').ok_or(Unusable::Torn)?;
     let header: Header = serde_json::from_slice(&bytes[..end]).map_err(|_| Unusable::Format)?;
     if header.format != FORMAT || header.version != VERSION {
         return Err(Unusable::Format);
@@ -128,26 +132,26 @@ pub(super) fn decode(
     Ok(ResumeMaps { durable, written })
 }
 
-/// The most bytes that a map of so many chunks takes.
-fn map_room(count: u32) -> usize {
-    HEADER_MAX as usize + 2 * HaveMap::byte_length(count)
+/// Longest resume file for `count` chunks, bytes; also the size of a note's slot.
+fn encoded_bytes_max(count: u32) -> usize {
+    HEADER_BYTES_MAX as usize + 2 * HaveMap::byte_length(count)
 }
 
-/// What the halves of a note vouch for between them. One that was never written, or was being written when the process
-/// was killed, takes nothing from the other.
+/// Union of the slots of a note. A slot that was never written, or was torn by a kill, does not
+/// invalidate the other.
 fn decode_note(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -> Result<ResumeMaps, Unusable> {
-    if bytes.len() > NOTE_HALVES * map_room(count) {
+    if bytes.len() > NOTE_SLOT_COUNT * encoded_bytes_max(count) {
         return Err(Unusable::Torn);
     }
-    let decode = |half: &[u8]| {
-        let header = half.iter().position(|&byte| byte == b'\n').ok_or(Unusable::Torn)?;
-        // What follows is left of a longer one.
-        let end = half.len().min(header + 1 + 2 * HaveMap::byte_length(count));
-        decode(&half[..end], id, count, boot)
+    let decode = |slot: &[u8]| {
+        let header = slot.iter().position(|&byte| byte == b'\n').ok_or(Unusable::Torn)?;
+        // The rest of the slot is left from a longer content.
+        let end = slot.len().min(header + 1 + 2 * HaveMap::byte_length(count));
+        decode(&slot[..end], id, count, boot)
     };
-    let mut halves = bytes.chunks(map_room(count)).map(decode);
-    let first = halves.next().unwrap_or(Err(Unusable::Torn));
-    match (first, halves.next().unwrap_or(Err(Unusable::Torn))) {
+    let mut slots = bytes.chunks(encoded_bytes_max(count)).map(decode);
+    let first = slots.next().unwrap_or(Err(Unusable::Torn));
+    match (first, slots.next().unwrap_or(Err(Unusable::Torn))) {
         (Ok(mut one), Ok(other)) => {
             one.add(&other);
             Ok(one)
@@ -157,58 +161,62 @@ fn decode_note(bytes: &[u8], id: FileId, count: u32, boot: Option<&str>) -> Resu
     }
 }
 
-/// Reads a durable map; one that is not there vouches for nothing.
+/// Reads a durable resume file; an absent file lists no chunk.
 ///
 /// # Errors
-/// It is there and not usable, which is logged.
+/// The file exists and is not usable; the reason is logged.
 pub(super) fn read(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> Result<ResumeMaps, ()> {
-    read_with(path, count, map_room(count), |bytes| decode(bytes, id, count, boot))
+    read_with(path, count, encoded_bytes_max(count), |bytes| decode(bytes, id, count, boot))
 }
 
-/// The same of a note.
+/// Reads a note; an absent file lists no chunk.
 ///
 /// # Errors
-/// It is there and neither half of it is usable, which is logged.
+/// The file exists and neither slot is usable; the reason is logged.
 pub(super) fn read_note(path: &Path, id: FileId, count: u32, boot: Option<&str>) -> Result<ResumeMaps, ()> {
-    read_with(path, count, NOTE_HALVES * map_room(count), |bytes| decode_note(bytes, id, count, boot))
+    read_with(path, count, NOTE_SLOT_COUNT * encoded_bytes_max(count), |bytes| {
+        decode_note(bytes, id, count, boot)
+    })
 }
 
 fn read_with(
     path: &Path,
     count: u32,
-    most: usize,
+    bytes_max: usize,
     decode: impl Fn(&[u8]) -> Result<ResumeMaps, Unusable>,
 ) -> Result<ResumeMaps, ()> {
     let mut bytes = Vec::new();
     let read = disk::open_regular(path).and_then(|(file, _)| {
-        // One byte more than there can be, so that a longer file is seen to be one.
-        file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(error::io("read", path))
+        // Read one byte more than the limit, to detect a longer file.
+        file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(error::io("read", path))
     });
     match read {
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Ok(ResumeMaps::empty(count));
         }
-        Err(error) => log::warn!("a have-map is ignored: {error}"),
+        Err(error) => log::warn!("resume file ignored: {error}; the part file is checked instead"),
         Ok(_) => match decode(&bytes) {
-            Ok(vouched) => return Ok(vouched),
-            Err(why) => log::warn!("the have-map {} is ignored: {why}", path.display()),
+            Ok(maps) => return Ok(maps),
+            Err(why) => {
+                log::warn!("resume file {} ignored: {why}; the part file is checked instead", path.display())
+            }
         },
     }
     Err(())
 }
 
-/// Replaces a have-file and returns when it is on the disk; its name is so only after [`disk::sync_folder`].
+/// Replaces a resume file and syncs it. Its name is durable only after [`disk::sync_folder`].
 pub(super) fn write(
     path: &Path,
     id: FileId,
     boot: Option<&str>,
-    vouched: &ResumeMaps,
+    maps: &ResumeMaps,
 ) -> Result<(), StoreError> {
-    let bytes = encode(id, boot, vouched).map_err(error::io("write", path))?;
-    let new = successor(path);
+    let bytes = encode(id, boot, maps).map_err(error::io("write", path))?;
+    let new = temporary_path(path);
     let needed = bytes.len() as u64;
     let mut options = OpenOptions::new();
-    // A link under this name is not ours, and is not followed.
+    // Do not follow a link: it was not created by shoal.
     options.write(true).create(true).truncate(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
     let written = options
         .open(&new)
@@ -224,40 +232,41 @@ pub(super) fn write(
     fs::rename(&new, path).map_err(error::write("replace", path, needed))
 }
 
-/// Makes a note that vouches for nothing, and has all the room on the disk that it will ever need.
+/// Creates a note that lists no chunk and has all its disk space allocated.
 pub(super) fn create_note(path: &Path, id: FileId, boot: Option<&str>, count: u32) -> Result<(), StoreError> {
-    let nothing = ResumeMaps::empty(count);
-    (0..NOTE_HALVES).try_for_each(|half| write_note(path, id, boot, &nothing, half))
+    let empty = ResumeMaps::empty(count);
+    (0..NOTE_SLOT_COUNT).try_for_each(|slot| write_note(path, id, boot, &empty, slot))
 }
 
-/// Writes over one half of a note, the one that the last call did not write, without any sync.
+/// Overwrites the slot of a note that is next in turn, without fsync.
 pub(super) fn write_note(
     path: &Path,
     id: FileId,
     boot: Option<&str>,
-    vouched: &ResumeMaps,
+    maps: &ResumeMaps,
     turn: usize,
 ) -> Result<(), StoreError> {
-    let mut bytes = encode(id, boot, vouched).map_err(error::io("write", path))?;
-    let room = map_room(vouched.durable.count());
-    bytes.resize(room.max(bytes.len()), 0);
+    let mut bytes = encode(id, boot, maps).map_err(error::io("write", path))?;
+    let slot_bytes = encoded_bytes_max(maps.durable.count());
+    bytes.resize(slot_bytes.max(bytes.len()), 0);
     let mut options = OpenOptions::new();
-    // A link under this name is not ours, and is not followed.
+    // Do not follow a link: it was not created by shoal.
     options.write(true).create(true).truncate(false).custom_flags(OFlags::NOFOLLOW.bits() as i32);
     let file = options.open(path);
-    let written = file.and_then(|file| file.write_all_at(&bytes, (turn % NOTE_HALVES * room) as u64));
-    written.map_err(error::write("write", path, room as u64))
+    let written =
+        file.and_then(|file| file.write_all_at(&bytes, (turn % NOTE_SLOT_COUNT * slot_bytes) as u64));
+    written.map_err(error::write("write", path, slot_bytes as u64))
 }
 
-/// Removes a have-file, and what a killed process may have left of its successor.
+/// Removes a resume file, and the temporary file that a killed process may have left.
 pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
-    let (new, old) = (disk::remove(&successor(path)), disk::remove(path));
+    let (new, old) = (disk::remove(&temporary_path(path)), disk::remove(path));
     Ok(new? | old?)
 }
 
-/// The name that a have-file has while it is written. Always the same, so that kills leave no more than one; the part
-/// file's lock keeps others away.
-fn successor(path: &Path) -> PathBuf {
+/// Temporary name of a resume file. The name is fixed, so that kills leave at most one; the part
+/// file's lock excludes other processes.
+fn temporary_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     name.into()
@@ -278,25 +287,25 @@ mod tests {
     }
 
     fn sample() -> (ResumeMaps, Vec<u8>) {
-        let vouched = ResumeMaps { durable: map(20, &[0, 3]), written: map(20, &[0, 3, 19]) };
-        let bytes = encode(ID, BOOT, &vouched).unwrap();
-        (vouched, bytes)
+        let maps = ResumeMaps { durable: map(20, &[0, 3]), written: map(20, &[0, 3, 19]) };
+        let bytes = encode(ID, BOOT, &maps).unwrap();
+        (maps, bytes)
     }
 
     #[test]
-    fn written_chunks_are_trusted_only_within_one_boot() {
-        let (vouched, bytes) = sample();
-        assert_eq!(decode(&bytes, ID, 20, BOOT), Ok(vouched.clone()));
+    fn chunks_in_the_page_cache_count_only_within_one_boot() {
+        let (maps, bytes) = sample();
+        assert_eq!(decode(&bytes, ID, 20, BOOT), Ok(maps.clone()));
         for boot in [Some("another"), None] {
             let durable = decode(&bytes, ID, 20, boot).unwrap();
-            assert_eq!(durable.written, vouched.durable);
+            assert_eq!(durable.written, maps.durable);
         }
-        let unknown = encode(ID, None, &vouched).unwrap();
-        assert_eq!(decode(&unknown, ID, 20, None).unwrap().written, vouched.durable);
+        let unknown = encode(ID, None, &maps).unwrap();
+        assert_eq!(decode(&unknown, ID, 20, None).unwrap().written, maps.durable);
     }
 
     #[test]
-    fn what_is_torn_or_foreign_is_refused() {
+    fn torn_and_foreign_resume_files_are_rejected() {
         let (_, bytes) = sample();
         for cut in 0..bytes.len() {
             assert!(decode(&bytes[..cut], ID, 20, BOOT).is_err(), "{cut}");
@@ -313,13 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn on_disk_it_survives_and_what_is_oversize_counts_as_absent() {
+    fn a_written_resume_file_is_read_back_and_an_oversized_one_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("have");
-        let (vouched, mut bytes) = sample();
+        let (maps, mut bytes) = sample();
         assert_eq!(read(&path, ID, 20, BOOT), Ok(ResumeMaps::empty(20)));
-        write(&path, ID, BOOT, &vouched).unwrap();
-        assert_eq!(read(&path, ID, 20, BOOT), Ok(vouched));
+        write(&path, ID, BOOT, &maps).unwrap();
+        assert_eq!(read(&path, ID, 20, BOOT), Ok(maps));
         bytes.resize(1 << 20, 0);
         std::fs::write(&path, bytes).unwrap();
         assert_eq!(read(&path, ID, 20, BOOT), Err(()));
@@ -328,59 +337,59 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_written_in_turns_and_the_half_that_is_torn_takes_nothing_from_the_other() {
+    fn a_torn_slot_of_a_note_does_not_invalidate_the_other() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("note");
         assert_eq!(read_note(&path, ID, 20, BOOT), Ok(ResumeMaps::empty(20)));
         create_note(&path, ID, BOOT, 20).unwrap();
-        let room = std::fs::metadata(&path).unwrap().len();
+        let slot_bytes = std::fs::metadata(&path).unwrap().len();
         assert_eq!(read_note(&path, ID, 20, BOOT), Ok(ResumeMaps::empty(20)));
         let held = |held: &[u32]| ResumeMaps { durable: map(20, &[]), written: map(20, held) };
         for turn in 0..5 {
             write_note(&path, ID, BOOT, &held(&[turn as u32, 19]), turn).unwrap();
         }
         assert_eq!(read_note(&path, ID, 20, BOOT), Ok(held(&[3, 4, 19])));
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), room);
-        // Killed while the first half was written over.
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), slot_bytes);
+        // Killed while the first slot was being overwritten.
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.write_all_at(b"{\"format\":\"", 0).unwrap();
-        file.write_all_at(&[0xff; 3], room / 2 - 5).unwrap();
+        file.write_all_at(&[0xff; 3], slot_bytes / 2 - 5).unwrap();
         assert_eq!(read_note(&path, ID, 20, BOOT), Ok(held(&[3, 4, 19])));
         file.write_all_at(&[0; 40], 0).unwrap();
         assert_eq!(read_note(&path, ID, 20, BOOT), Ok(held(&[3, 19])));
         assert_eq!(read_note(&path, FileId([8; 32]), 20, BOOT), Err(()));
-        file.write_all_at(&[0; 40], room / 2).unwrap();
+        file.write_all_at(&[0; 40], slot_bytes / 2).unwrap();
         assert_eq!(read_note(&path, ID, 20, BOOT), Err(()));
         file.set_len(0).unwrap();
         assert_eq!(read_note(&path, ID, 20, BOOT), Err(()));
         write_note(&path, ID, BOOT, &held(&[5]), 1).unwrap();
         assert_eq!(read_note(&path, ID, 20, BOOT), Ok(held(&[5])));
-        file.set_len(room + 1).unwrap();
+        file.set_len(slot_bytes + 1).unwrap();
         assert_eq!(read_note(&path, ID, 20, BOOT), Err(()));
     }
 
     #[test]
     fn the_largest_header_fits() {
-        let nothing = ResumeMaps::empty(u32::MAX >> 12);
-        let bytes = encode(ID, boot_id().as_deref(), &nothing).unwrap();
+        let empty = ResumeMaps::empty(u32::MAX >> 12);
+        let bytes = encode(ID, boot_id().as_deref(), &empty).unwrap();
         assert!(decode(&bytes, ID, u32::MAX >> 12, None).is_ok());
     }
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded(bits in prop::collection::vec((any::<bool>(), any::<bool>()), 1..200)) {
+        fn encode_and_decode_are_inverse(bits in prop::collection::vec((any::<bool>(), any::<bool>()), 1..200)) {
             let count = bits.len() as u32;
-            let mut vouched = ResumeMaps::empty(count);
+            let mut maps = ResumeMaps::empty(count);
             for (index, (durable, written)) in (0..).map(ChunkIndex).zip(bits) {
                 if durable {
-                    vouched.durable.insert(index);
+                    maps.durable.insert(index);
                 }
                 if durable || written {
-                    vouched.written.insert(index);
+                    maps.written.insert(index);
                 }
             }
-            let bytes = encode(ID, BOOT, &vouched).unwrap();
-            prop_assert_eq!(decode(&bytes, ID, count, BOOT), Ok(vouched));
+            let bytes = encode(ID, BOOT, &maps).unwrap();
+            prop_assert_eq!(decode(&bytes, ID, count, BOOT), Ok(maps));
         }
 
         #[test]
