@@ -98,7 +98,11 @@ pub enum CatalogueError {
         why: String,
     },
     /// The file was written by another version of this program.
-    #[error("the catalogue {} has version {found}; this program supports version {SCHEMA}: use the program that wrote it, or --rebuild", path.display())]
+    #[error(
+        "the catalogue {} has version {found}; this program supports version {SCHEMA}: use the program \
+         that wrote it, or --rebuild",
+        path.display()
+    )]
     Version {
         /// Path of the catalogue file.
         path: PathBuf,

@@ -25,7 +25,10 @@ pub enum StoreError {
     #[error("{} has changed since it was hashed", .0.display())]
     Changed(PathBuf),
     /// Another program has removed the part file during the download.
-    #[error("{} was removed during the download and its chunks are lost; run the command again", .0.display())]
+    #[error(
+        "{} was removed during the download and its chunks are lost; run the command again",
+        .0.display()
+    )]
     Gone(PathBuf),
     /// The chunk is absent, not verified, or outside the file.
     #[error("chunk {0} is missing")]

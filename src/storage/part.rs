@@ -252,7 +252,7 @@ impl PartFile {
         if !resume_files.finished {
             rename(&self.paths.part, &self.target, overwrite)?;
             resume_files.finished = true;
-            // From now on the file belongs to the user, who may change it. A changed file is not
+            // From now on the file belongs to the user and may be changed. A changed file is not
             // served.
             let _ = self.stamp.set(Stamp::read(&self.file, &self.target)?);
             // Stale resume files do no harm: they are removed before a new part file of this name

@@ -343,8 +343,8 @@ fn a_bad_chunk_in_a_sample_triggers_a_full_check() {
     fixture.store(&part, 0..20);
     part.make_durable().unwrap();
     drop(part);
-    let spoilt = File::options().write(true).open(fixture.paths().part).unwrap();
-    [3, 17].into_iter().for_each(|index| spoilt.write_all_at(b"\0", index * CHUNK as u64).unwrap());
+    let damaged = File::options().write(true).open(fixture.paths().part).unwrap();
+    [3, 17].into_iter().for_each(|index| damaged.write_all_at(b"\0", index * CHUNK as u64).unwrap());
     let part = fixture.open().unwrap();
     assert_eq!(check(&part, Verify::Sample).0, CheckResult { bad: 2, found: 0 });
     assert_eq!(part.progress().have().0.missing().collect::<Vec<_>>(), [ChunkIndex(3), ChunkIndex(17)]);

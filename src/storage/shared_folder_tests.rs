@@ -237,13 +237,13 @@ fn hidden_files_unfinished_downloads_and_subfolders_are_ignored() {
     fixture.write("subfolder/file", "inside");
     fixture.write("a.note", "a note");
     assert_eq!(fixture.rescan(), ["hash:a.note"]);
-    fixture.write("film.part", "somebody else's");
+    fixture.write("film.part", "another program's");
     assert_eq!(
         fixture.rescan(),
         ["film.part: its name ends in .part, as an unfinished download's does", "hash:a.note"]
     );
     assert!(fixture.adopt(".hidden", manifest_of("secret")).is_err());
-    assert!(fixture.adopt("film.part", manifest_of("somebody else's")).is_err());
+    assert!(fixture.adopt("film.part", manifest_of("another program's")).is_err());
     assert!(fixture.adopt("subfolder", manifest_of("")).is_err());
 }
 

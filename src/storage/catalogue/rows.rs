@@ -56,8 +56,8 @@ struct VolunteerRow {
     offered: u64,
 }
 
-fn invalid(what: impl Display, why: impl Display) -> DbError {
-    DbError::Invalid(format!("{what}: {why}"))
+fn invalid(subject: impl Display, reason: impl Display) -> DbError {
+    DbError::Invalid(format!("{subject}: {reason}"))
 }
 
 fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>, DbError> {

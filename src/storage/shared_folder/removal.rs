@@ -171,8 +171,8 @@ mod tests {
             fs::rename(path(folder), folder.path().join("b")).unwrap();
             std::os::unix::fs::symlink("b", path(folder)).unwrap();
         };
-        let gone = |folder: &TempDir| fs::remove_file(path(folder)).unwrap();
-        let changes: [&dyn Fn(&TempDir); 4] = [&replaced, &written, &linked, &gone];
+        let removed = |folder: &TempDir| fs::remove_file(path(folder)).unwrap();
+        let changes: [&dyn Fn(&TempDir); 4] = [&replaced, &written, &linked, &removed];
         for change in changes {
             let (folder, shared, id) = sharing();
             change(&folder);
