@@ -11,7 +11,7 @@ use shoal::net::{Listener, Shutdown, Threads, Timeouts, side_by_side};
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
 use shoal::report::watch::Unwatched;
 use shoal::roles::seeder::{self, SeederConfig};
-use shoal::storage::WholeFile;
+use shoal::storage::CompleteFile;
 use shoal::swarm::manager::Manager;
 use shoal::swarm::membership::Leases;
 use shoal::swarm::tracker::{Rules, Tracker};
@@ -67,7 +67,7 @@ fn hub(start: impl FnOnce(&HubConfig, &Shutdown) -> Hub) {
 fn serving(dir: &std::path::Path) {
     let bytes = random_bytes(1, 100_000);
     let path = write(dir, "served", &bytes);
-    let file = WholeFile::publish(&path, Some(16_384), &|_| (), &|| false).unwrap();
+    let file = CompleteFile::publish(&path, Some(16_384), &|_| (), &|| false).unwrap();
     let (threads, shutdown, shelf) = (Threads::new(), Shutdown::new(), Shelf::new());
     shelf.put(file.id(), Arc::new(file));
     let listener = Listener::bind(any_port()).unwrap();

@@ -14,7 +14,7 @@
 
 use rustix::fs::sendfile;
 use shoal::content::{Digest, HASH_LANES};
-use shoal::storage::WholeFile;
+use shoal::storage::CompleteFile;
 use std::collections::VecDeque;
 use std::env;
 use std::error::Error;
@@ -52,7 +52,7 @@ fn main() -> Outcome {
         }
         ["publish", file] => {
             let began = Instant::now();
-            let whole = WholeFile::publish(Path::new(file), None, &|_| (), &|| false)?;
+            let whole = CompleteFile::publish(Path::new(file), None, &|_| (), &|| false)?;
             println!("{:.4} {}", began.elapsed().as_secs_f64(), whole.id());
             Ok(())
         }

@@ -173,7 +173,7 @@ fuzz_target!(|rows: Vec<Row>| {
         Err(CatalogueError::Damaged { why, .. }) => {
             assert!(!rows.is_empty());
             // What redb wrote it can read: a panic was one of the rows.
-            assert_ne!(why, "it does not hang together");
+            assert_ne!(why, "its structure is inconsistent");
             assert!(std::fs::read(&path).expect("its bytes") == before, "what is refused is left as it is");
         }
         Err(CatalogueError::Version { .. }) => {

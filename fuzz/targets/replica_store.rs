@@ -109,7 +109,7 @@ fn is_right(store: &ReplicaStore, root: &Path) {
             }
             used += if there { right.len() as u64 } else { 0 };
         }
-        assert!(file.unchecked().is_empty());
+        assert!(file.unverified().is_empty());
     }
     assert_eq!(store.used(), used);
 }

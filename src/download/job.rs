@@ -14,8 +14,8 @@ use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::next_step::quoted;
 use crate::report::watch::Watch;
-use crate::storage::verify::CheckWatch;
-use crate::storage::{PartFile, StoreError, Verify, WholeFile};
+use crate::storage::verify::VerifyCallbacks;
+use crate::storage::{CompleteFile, PartFile, StoreError, Verify};
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
@@ -110,7 +110,7 @@ pub struct Located {
 /// What is there of a file already.
 pub enum Start {
     /// All of it, in place.
-    Whole(Box<WholeFile>),
+    Whole(Box<CompleteFile>),
     /// Some of it, or nothing yet.
     Part(Arc<PartFile>),
 }
@@ -278,7 +278,7 @@ pub fn start(
     let Downloaded { path, manifest, .. } = file;
     if path.exists() {
         let verify = order.recheck.in_place;
-        let check = |watch: CheckWatch<'_>| WholeFile::check(path, manifest.clone(), verify, watch);
+        let check = |watch: VerifyCallbacks<'_>| CompleteFile::check(path, manifest.clone(), verify, watch);
         match checking(&path.display(), watch, shutdown, check)? {
             Some(whole) => {
                 log::info!("{} is already here and complete{}", path.display(), how_sure(verify));
@@ -299,7 +299,7 @@ pub fn start(
         return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
     }
     let part = PartFile::open(path, manifest.clone())?;
-    if part.is_doubtful() {
+    if part.needs_full_check() {
         log::warn!("what the last run left of {} is read again, since a have-map is no use", path.display());
     }
     let what = format!("what is here of {}", path.display());
@@ -318,7 +318,7 @@ fn checking<T>(
     what: &dyn std::fmt::Display,
     watch: &dyn Watch,
     shutdown: &Shutdown,
-    check: impl FnOnce(CheckWatch<'_>) -> Result<T, StoreError>,
+    check: impl FnOnce(VerifyCallbacks<'_>) -> Result<T, StoreError>,
 ) -> Result<T, DaemonError> {
     let began = Cell::new(false);
     let end = || {
@@ -334,7 +334,7 @@ fn checking<T>(
     };
     let hashed = |bytes| watch.advance(bytes);
     let stop = || shutdown.is_stopped();
-    let checked = check(CheckWatch { begin: &begin, hashed: &hashed, stop: &stop });
+    let checked = check(VerifyCallbacks { begin: &begin, hashed: &hashed, stop: &stop });
     end();
     match checked {
         Err(StoreError::Stopped) => Err(interrupted()),

@@ -14,8 +14,8 @@ use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerReques
 use crate::report::error::DaemonError;
 use crate::report::next_step;
 use crate::report::watch::Watch;
-use crate::storage::chunk_folder::Loose;
-use crate::storage::verify::CheckWatch;
+use crate::storage::chunk_folder::StagedChunk;
+use crate::storage::verify::VerifyCallbacks;
 use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
@@ -88,7 +88,7 @@ impl Expected for Agreed {
 struct Deposit {
     folder: Arc<ChunkFolder>,
     agreed: Arc<Agreed>,
-    kept: Sender<Loose>,
+    kept: Sender<StagedChunk>,
 }
 
 impl ChunkSink for Deposit {
@@ -99,7 +99,7 @@ impl ChunkSink for Deposit {
         if agreed != Some(digest) || sealed.is_some_and(|sealed| sealed != digest) {
             return Ok(false);
         }
-        let loose = self.folder.keep(index, digest, bytes)?;
+        let loose = self.folder.stage(index, digest, bytes)?;
         // Closed only when the client ends.
         self.kept.send(loose).map_err(|_| StoreError::Stopped)?;
         Ok(true)
@@ -110,15 +110,15 @@ impl ChunkSink for Deposit {
 /// is gone, and has committed all then.
 fn commit_kept(
     folder: Arc<ChunkFolder>,
-    kept: Receiver<Loose>,
+    kept: Receiver<StagedChunk>,
     threads: &Threads,
 ) -> std::io::Result<Receiver<Result<Vec<HeldChunk>, StoreError>>> {
     let (tell, committed) = bounded(COMMIT_MOST);
     threads.spawn("commit", move || {
         while let Ok(first) = kept.recv() {
-            let chunks: Vec<Loose> =
+            let chunks: Vec<StagedChunk> =
                 std::iter::once(first).chain(kept.try_iter().take(COMMIT_MOST - 1)).collect();
-            let held: Vec<HeldChunk> = chunks.iter().map(Loose::chunk).collect();
+            let held: Vec<HeldChunk> = chunks.iter().map(StagedChunk::chunk).collect();
             // While the client ends nobody listens any more.
             let _ = tell.send(folder.commit(chunks).map(|()| held));
         }
@@ -150,7 +150,7 @@ fn open(config: &ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result
     let stop = || shutdown.is_stopped();
     let begin = |bytes| watch.begin(&format!("hashing {}", config.folder.display()), bytes, 0);
     let folder =
-        ChunkFolder::open(&config.folder, CheckWatch { begin: &begin, hashed: &hashed, stop: &stop });
+        ChunkFolder::open(&config.folder, VerifyCallbacks { begin: &begin, hashed: &hashed, stop: &stop });
     watch.end();
     Ok(folder?)
 }
@@ -243,7 +243,7 @@ impl<'a> State<'a> {
         folder: Arc<ChunkFolder>,
         shelf: Shelf,
         have: Bitfield,
-        kept: Sender<Loose>,
+        kept: Sender<StagedChunk>,
         events: Sender<SourceEvent>,
         threads: &Threads,
         shutdown: &Shutdown,
@@ -590,7 +590,7 @@ mod tests {
     fn bytes_are_stored_only_under_the_digest_that_they_were_verified_against() {
         let place = tempfile::tempdir().unwrap();
         std::fs::write(place.path().join("local_chunks.txt"), "2,LASTCHUNK\n").unwrap();
-        let folder = Arc::new(ChunkFolder::open(place.path(), CheckWatch::NOBODY).unwrap());
+        let folder = Arc::new(ChunkFolder::open(place.path(), VerifyCallbacks::NONE).unwrap());
         let agreed = Arc::new(Agreed::default());
         let (keep, kept) = bounded(2);
         let deposit = Deposit { folder: folder.clone(), agreed: agreed.clone(), kept: keep };

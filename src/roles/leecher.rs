@@ -11,7 +11,7 @@ use crate::protocol::tracker::Registration;
 use crate::report::error::DaemonError;
 use crate::report::watch::Watch;
 use crate::roles::seeder::default_name;
-use crate::storage::{ChunkSource, PartFile, Verify, WholeFile};
+use crate::storage::{ChunkSource, CompleteFile, PartFile, Verify};
 use crate::tracker_client::announcer::{Announcer, Outage};
 use crate::upload::offers::{Offer, Shelf};
 use crate::upload::relay::Relay;
@@ -102,7 +102,7 @@ impl Leecher<'_> {
         let order = &order;
         let part = match job::start(order, &located.file, self.watch, self.shutdown)? {
             Start::Whole(whole) => {
-                let serving = self.serve(listener, &located, Arc::<WholeFile>::from(whole))?;
+                let serving = self.serve(listener, &located, Arc::<CompleteFile>::from(whole))?;
                 done(&located.file);
                 if serving.is_some() {
                     self.shutdown.wait_forever();

@@ -10,7 +10,7 @@ use crate::protocol::tracker::{FileSummary, Registration};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::next_step::{self, quoted};
 use crate::report::watch::Watch;
-use crate::storage::{ChunkSource, Glance, StoreError, WholeFile};
+use crate::storage::{ChunkSource, CompleteFile, FileStamp, StoreError};
 use crate::tracker_client::announcer::Announcer;
 use crate::upload::offers::{Offer, Shelf};
 use crate::upload::server::{ServeOptions, serve};
@@ -55,7 +55,7 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     };
     // First the port: it is known at once whether it is free, hashing may take minutes.
     let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-p PORT"))?;
-    let glance = Glance::at(&config.file);
+    let glance = FileStamp::at(&config.file);
     let file = match hash(&config, &name, watch, shutdown) {
         Ok(file) => Arc::new(file),
         // Ctrl-C is how a seeder ends, also before it serves.
@@ -74,7 +74,7 @@ fn serve_until(
     config: &SeederConfig,
     name: FileName,
     listener: Listener,
-    (file, glance): (Arc<WholeFile>, Option<Glance>),
+    (file, glance): (Arc<CompleteFile>, Option<FileStamp>),
     watch: &dyn Watch,
     threads: &Threads,
     shutdown: &Shutdown,
@@ -105,7 +105,7 @@ fn serve_until(
 }
 
 /// Makes an offer of a file, and says so.
-fn offer_of(name: &FileName, file: &Arc<WholeFile>) -> Offer {
+fn offer_of(name: &FileName, file: &Arc<CompleteFile>) -> Offer {
     let layout = file.layout();
     let summary =
         FileSummary { id: file.id(), name: name.clone(), size: layout.size(), chunks: layout.count() };
@@ -120,11 +120,11 @@ struct Kept<'a> {
     name: FileName,
     shelf: Shelf,
     announcer: Announcer,
-    file: Arc<WholeFile>,
+    file: Arc<CompleteFile>,
     /// What the path led to when the file was hashed.
-    glance: Option<Glance>,
+    glance: Option<FileStamp>,
     /// Something else that the path led to at the last look: hashed when it stays so.
-    seen: Option<Glance>,
+    seen: Option<FileStamp>,
     offered: bool,
     /// What has been said of what is wrong.
     said: String,
@@ -134,7 +134,7 @@ impl Kept<'_> {
     /// Looks at the path. What has changed is withdrawn at once, hashed when nobody writes to it any more, and offered
     /// as what it is then.
     fn look(&mut self, watch: &dyn Watch, shutdown: &Shutdown) {
-        let now = Glance::at(&self.config.file);
+        let now = FileStamp::at(&self.config.file);
         if now == self.glance && self.offered {
             self.seen = None;
             self.said.clear();
@@ -165,7 +165,7 @@ impl Kept<'_> {
         }
     }
 
-    fn hash_again(&mut self, now: Option<Glance>, watch: &dyn Watch, shutdown: &Shutdown) {
+    fn hash_again(&mut self, now: Option<FileStamp>, watch: &dyn Watch, shutdown: &Shutdown) {
         let file = match hash(self.config, &self.name, watch, shutdown) {
             Ok(file) => Arc::new(file),
             Err(_) if shutdown.is_stopped() => return,
@@ -214,12 +214,12 @@ fn hash(
     name: &FileName,
     watch: &dyn Watch,
     shutdown: &Shutdown,
-) -> Result<WholeFile, DaemonError> {
+) -> Result<CompleteFile, DaemonError> {
     let size = std::fs::metadata(&config.file).map_or(0, |metadata| metadata.len());
     watch.begin(&format!("hashing {name}"), size, 0);
     let hashed = |bytes| watch.advance(bytes);
     let stop = || shutdown.is_stopped();
-    let file = WholeFile::publish(&config.file, config.chunk_size, &hashed, &stop);
+    let file = CompleteFile::publish(&config.file, config.chunk_size, &hashed, &stop);
     watch.end();
     file.map_err(|error| explained(error, &config.file))
 }

@@ -1,21 +1,22 @@
-//! A folder with a `local_chunks.txt`: some chunks of a set, a file each.
+//! Chunk folder: a folder with a `local_chunks.txt` and some chunks of a set, each in its own file.
 //!
-//! What the folder claims is hashed when it is opened; what arrives is written under a temporary name
-//! ([`keep`](ChunkFolder::keep)), made durable, renamed, and listed ([`commit`](ChunkFolder::commit)), in this order,
-//! so that a crash leaves at most a file that is not listed yet. Files that the user put there are never overwritten, except the one that is listed for the chunk
-//! that arrives. Invariant: what is served was hashed, and is what was agreed upon as far as the
-//! folder has been told.
+//! Listed chunks are hashed when the folder is opened. A received chunk is written under a
+//! temporary name ([`stage`](ChunkFolder::stage)), synced, renamed, and listed
+//! ([`commit`](ChunkFolder::commit)), in this order, so that a crash leaves at most an unlisted
+//! file. Files of the user are never overwritten, except the file listed for the received chunk.
+//! Invariant: each served chunk was hashed, and matches the agreed hash or the manifest as far as
+//! the folder knows them.
 
 mod store;
 
-pub use store::Loose;
+pub use store::StagedChunk;
 
 use super::chunk_list::ChunkList;
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
-use super::hashing::{self, Watch};
+use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
-use super::verify::CheckWatch;
+use super::verify::VerifyCallbacks;
 use super::{ChunkSource, StoredChunk, lock};
 use crate::content::layout::LayoutError;
 use crate::content::{Bitfield, ChunkIndex, Digest, FileName, Manifest, limits};
@@ -24,39 +25,39 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// A chunk that a folder vouches for.
+/// A verified chunk of the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldChunk {
-    /// Its place in the set.
+    /// Index in the set.
     pub index: ChunkIndex,
-    /// The SHA-256 of its bytes.
+    /// SHA-256 of its bytes.
     pub digest: Digest,
-    /// How long it is, bytes.
+    /// Length, bytes.
     pub length: u32,
 }
 
-/// A folder that holds chunks of a set.
+/// A folder with chunks of a set.
 pub struct ChunkFolder {
     folder: PathBuf,
-    /// The folder with all links followed.
+    /// The folder's path with all links resolved.
     root: PathBuf,
     count: u32,
     progress: Progress,
     state: Mutex<State>,
-    /// Held while the list is read, changed and written, which takes a while; the state is not locked then.
+    /// Held while the list is read, changed and written. The state is not locked during that time.
     writing: Mutex<()>,
-    /// No other program has the folder meanwhile.
+    /// The folder's lock, against other processes.
     _lock: Option<File>,
 }
 
 struct State {
     entries: BTreeMap<ChunkIndex, Entry>,
     manifest: Option<Arc<Manifest>>,
-    /// Where the next sweep begins.
-    swept: ChunkIndex,
+    /// Index at which the next sweep starts.
+    next_sweep: ChunkIndex,
 }
 
-/// A chunk file that was hashed.
+/// A hashed chunk file.
 #[derive(Clone)]
 struct Entry {
     chunk: HeldChunk,
@@ -66,33 +67,34 @@ struct Entry {
 }
 
 impl ChunkFolder {
-    /// Reads a folder's `local_chunks.txt`, checks the files that it lists, and hashes them on all cores. What an
-    /// earlier run left behind when it was killed is removed.
+    /// Reads a folder's `local_chunks.txt`, checks the listed files, and hashes them on all cores.
+    /// Temporary files of a killed process are removed.
     ///
     /// # Errors
-    /// [`StoreError::Chunks`] for a line that is wrong; [`StoreError::ChunkFile`] for a file that is missing,
-    /// not regular, not readable, outside the folder (also by way of a link) or larger than
-    /// [`limits::CHUNK_SIZE_MAX`]; [`StoreError::Changed`] for one that changes while it is hashed;
-    /// [`StoreError::Stopped`].
-    pub fn open(folder: &Path, watch: CheckWatch<'_>) -> Result<Self, StoreError> {
+    /// [`StoreError::Chunks`] for an invalid line. [`StoreError::ChunkFile`] for a file that is
+    /// missing, not regular, not readable, outside the folder (also through a link) or larger than
+    /// [`limits::CHUNK_SIZE_MAX`]. [`StoreError::Changed`] for a file that changes while it is
+    /// hashed. [`StoreError::Stopped`].
+    pub fn open(folder: &Path, callbacks: VerifyCallbacks<'_>) -> Result<Self, StoreError> {
         let list = ChunkList::read(folder)?;
         let root = fs::canonicalize(folder).map_err(error::io("open", folder))?;
-        // Two clients in one folder would count as two witnesses for what is one.
-        let claimed = disk::lock_folder(&root)?;
-        if claimed.is_some() {
-            store::remove_left_over(&root);
+        // Two clients in one folder would count as two witnesses in the quorum.
+        let folder_lock = disk::lock_folder(&root)?;
+        if folder_lock.is_some() {
+            store::remove_leftovers(&root);
         }
-        // All are looked at before the first is hashed: a mistake is told at once, and the first one first.
+        // Check all files before the first is hashed, so that the first error in the list is
+        // reported at once.
         let files = list.chunks.files.keys();
         let files = files.map(|&index| Ok((index, list.locate(&root, index)?)));
         let files = files.collect::<Result<Vec<_>, StoreError>>()?;
         let size = |(_, path): &(_, PathBuf)| fs::metadata(path).map_or(0, |metadata| metadata.len());
-        (watch.begin)(files.iter().map(size).sum());
-        let watch = Watch { hashed: watch.hashed, stop: watch.stop };
+        (callbacks.begin)(files.iter().map(size).sum());
+        let callbacks = HashCallbacks { hashed: callbacks.hashed, stop: callbacks.stop };
         let entries = Mutex::new(BTreeMap::new());
-        hashing::on_all_cores(files.len() as u32, hashing::PIECE, &|item, buffer| {
+        hashing::on_all_cores(files.len() as u32, hashing::READ_BYTES_MAX, &|item, buffer| {
             let (index, path) = &files[item as usize];
-            let entry = Entry::hash(*index, path, buffer, watch);
+            let entry = Entry::hash(*index, path, buffer, callbacks);
             let entry = entry.map_err(|error| list.unreadable(*index, error))?;
             lock(&entries).insert(*index, entry);
             Ok(true)
@@ -106,61 +108,63 @@ impl ChunkFolder {
             root,
             count,
             progress: Progress::new(have),
-            state: Mutex::new(State { entries, manifest: None, swept: ChunkIndex(0) }),
+            state: Mutex::new(State { entries, manifest: None, next_sweep: ChunkIndex(0) }),
             writing: Mutex::new(()),
-            _lock: claimed,
+            _lock: folder_lock,
         })
     }
 
-    /// How many chunks the set has.
+    /// Number of chunks in the set.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// The folder, as it was named.
+    /// The folder, as passed to [`open`](Self::open).
     pub fn path(&self) -> &Path {
         &self.folder
     }
 
-    /// The chunks that the folder vouches for, in order: not those that were [distrusted](Self::distrust)
-    /// or differ from the manifest.
+    /// The trusted chunks, in order: all but those that are [distrusted](Self::distrust) or differ
+    /// from the manifest.
     pub fn held(&self) -> Vec<HeldChunk> {
         let state = lock(&self.state);
         state.entries.values().filter(|entry| entry.trusted).map(|entry| entry.chunk).collect()
     }
 
-    /// A chunk that the folder vouches for.
+    /// A chunk, if it is trusted.
     pub fn holds(&self, index: ChunkIndex) -> Option<HeldChunk> {
         self.trusted(index).map(|entry| entry.chunk)
     }
 
-    /// Lists a chunk file that is there without being listed, as a crash between rename and line leaves it.
-    /// Returns whether the folder now vouches for the chunk; `false` when there is no such file, or it
-    /// is not the chunk of this digest and length, or another file is listed for the chunk.
+    /// Lists a chunk file that exists but is not listed, as after a crash between rename and
+    /// listing.
+    ///
+    /// Returns whether the chunk is now trusted: `false` if no such file exists, its digest or
+    /// length differ, or another file is listed for the chunk.
     ///
     /// # Errors
     /// The file cannot be read, or the list cannot be written.
     pub fn adopt(&self, index: ChunkIndex, digest: Digest, length: u32) -> Result<bool, StoreError> {
         let chunk = HeldChunk { index, digest, length };
-        self.acceptable(chunk)?;
+        self.check_acceptable(chunk)?;
         if self.is_intact(chunk) {
             return Ok(true);
         }
         for name in file_names(chunk) {
-            let Some(stamp) = self.same_content(&name, chunk)? else { continue };
+            let Some(stamp) = self.stamp_if_equal(&name, chunk)? else { continue };
             let _writing = lock(&self.writing);
             let list = self.read_list()?;
-            if list.chunks.files.contains_key(&index) || list.lists_for_another(&name, index) {
+            if list.chunks.files.contains_key(&index) || list.is_listed_for_another_chunk(&name, index) {
                 return Ok(false);
             }
             list.add([(index, name.clone())])?;
-            self.hold(chunk, &name, stamp);
+            self.insert_trusted(chunk, &name, stamp);
             return Ok(true);
         }
         Ok(false)
     }
 
-    /// Stops serving a chunk, because what was agreed differs from what the folder has. Its line and file
+    /// Stops serving a chunk because the agreed hash differs from the folder's. Its line and file
     /// stay until [`commit`](Self::commit) replaces them.
     pub fn distrust(&self, index: ChunkIndex) {
         let mut state = lock(&self.state);
@@ -170,18 +174,22 @@ impl ChunkFolder {
         self.progress.remove(index);
     }
 
-    /// Says what the set has been sealed into. From now on exactly the chunks that are as the manifest
-    /// says are served. A manifest of another number of chunks belongs to another set: it is not taken,
-    /// and a warning is logged.
+    /// Sets the manifest of the sealed set. From now on, only chunks that match it are served.
+    ///
+    /// A manifest with another number of chunks belongs to another set: it is ignored with a
+    /// warning.
     pub fn set_manifest(&self, manifest: Arc<Manifest>) {
         if manifest.layout().count() != self.count {
             let (got, count) = (manifest.layout().count(), self.count);
-            log::warn!("{}: a manifest of {got} chunks is not that of {count}", self.folder.display());
+            log::warn!(
+                "{}: ignored the manifest of another set: it has {got} chunks instead of {count}",
+                self.folder.display()
+            );
             return;
         }
         let mut state = lock(&self.state);
         for entry in state.entries.values_mut() {
-            entry.trusted = agrees(&manifest, entry.chunk);
+            entry.trusted = matches_manifest(&manifest, entry.chunk);
             match entry.trusted {
                 true => self.progress.add(entry.chunk.index),
                 false => self.progress.remove(entry.chunk.index),
@@ -190,27 +198,28 @@ impl ChunkFolder {
         state.manifest = Some(manifest);
     }
 
-    /// Looks at the files of the next `at_most` chunks, in turn, and returns those that are not as they were hashed:
-    /// changed, or gone.
+    /// Checks the metadata of the next `at_most` chunk files, in turn, and returns the chunks whose
+    /// files have changed or are missing.
     pub fn sweep(&self, at_most: usize) -> Vec<ChunkIndex> {
         let next: Vec<Entry> = {
             let mut state = lock(&self.state);
-            let from = state.swept;
+            let from = state.next_sweep;
             let after = state.entries.range(from..).map(|(_, entry)| entry);
             let before = state.entries.range(..from).map(|(_, entry)| entry);
             let next: Vec<Entry> =
                 after.chain(before).filter(|entry| entry.trusted).take(at_most).cloned().collect();
-            state.swept = next.last().map_or(ChunkIndex(0), |last| ChunkIndex(last.chunk.index.0 + 1));
+            state.next_sweep = next.last().map_or(ChunkIndex(0), |last| ChunkIndex(last.chunk.index.0 + 1));
             next
         };
         next.into_iter().filter(|entry| entry.open().is_err()).map(|entry| entry.chunk.index).collect()
     }
 
-    /// Hashes a chunk's file again. Returns whether it still is what it was; otherwise it is not trusted any more.
+    /// Hashes a chunk's file again and returns whether the chunk is intact. A damaged chunk is
+    /// distrusted.
     pub fn recheck(&self, index: ChunkIndex) -> bool {
         let Some(entry) = self.trusted(index) else { return false };
         let mut buffer = hashing::buffer(entry.chunk.length);
-        match hashing::hash_file(&entry.path, &mut buffer, Watch::NONE) {
+        match hashing::hash_file(&entry.path, &mut buffer, HashCallbacks::NONE) {
             Ok((digest, stamp)) if digest == entry.chunk.digest => {
                 self.insert(Entry { stamp, ..entry });
                 true
@@ -222,7 +231,7 @@ impl ChunkFolder {
         }
     }
 
-    /// The set is no file any more: its chunks are what the folder was told of each.
+    /// Removes the manifest: the set is no longer sealed, and each chunk counts by its agreed hash.
     pub fn unset_manifest(&self) {
         lock(&self.state).manifest = None;
     }
@@ -231,7 +240,7 @@ impl ChunkFolder {
         lock(&self.state).entries.get(&index).filter(|entry| entry.trusted).cloned()
     }
 
-    fn acceptable(&self, chunk: HeldChunk) -> Result<(), StoreError> {
+    fn check_acceptable(&self, chunk: HeldChunk) -> Result<(), StoreError> {
         if chunk.index.0 >= self.count {
             return Err(StoreError::Missing(chunk.index));
         }
@@ -239,15 +248,15 @@ impl ChunkFolder {
             return Err(LayoutError::ChunkTooLarge(chunk.index).into());
         }
         match &lock(&self.state).manifest {
-            Some(manifest) if !agrees(manifest, chunk) => {
-                let why = format!("chunk {} is not the one that the manifest has", chunk.index);
-                Err(error::refused("write to", &self.folder, why))
+            Some(manifest) if !matches_manifest(manifest, chunk) => {
+                let reason = format!("chunk {} differs from the manifest", chunk.index);
+                Err(error::invalid_input("write to", &self.folder, reason))
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether exactly this chunk is there and its file as it was hashed; vouches for it again then.
+    /// Whether this chunk is present and its file unchanged; if so, the chunk is trusted again.
     fn is_intact(&self, chunk: HeldChunk) -> bool {
         let entry = lock(&self.state).entries.get(&chunk.index).filter(|e| e.chunk == chunk).cloned();
         let Some(entry) = entry else { return false };
@@ -258,18 +267,19 @@ impl ChunkFolder {
         intact
     }
 
-    /// Looks whether a file is there that is exactly this chunk.
-    fn same_content(&self, name: &FileName, chunk: HeldChunk) -> Result<Option<Stamp>, StoreError> {
+    /// Size and time of a file if its content is exactly this chunk.
+    fn stamp_if_equal(&self, name: &FileName, chunk: HeldChunk) -> Result<Option<Stamp>, StoreError> {
         let path = self.root.join(name.as_str());
         let there = path.symlink_metadata();
         if !there.is_ok_and(|file| file.is_file() && file.len() == u64::from(chunk.length)) {
             return Ok(None);
         }
-        let (digest, stamp) = hashing::hash_file(&path, &mut hashing::buffer(chunk.length), Watch::NONE)?;
+        let (digest, stamp) =
+            hashing::hash_file(&path, &mut hashing::buffer(chunk.length), HashCallbacks::NONE)?;
         Ok((digest == chunk.digest).then_some(stamp))
     }
 
-    fn hold(&self, chunk: HeldChunk, name: &FileName, stamp: Stamp) {
+    fn insert_trusted(&self, chunk: HeldChunk, name: &FileName, stamp: Stamp) {
         self.insert(Entry { chunk, path: self.root.join(name.as_str()), stamp, trusted: true });
     }
 
@@ -277,7 +287,8 @@ impl ChunkFolder {
         let index = entry.chunk.index;
         let mut state = lock(&self.state);
         // The set may have been sealed while the chunk was being written.
-        entry.trusted = state.manifest.as_ref().is_none_or(|manifest| agrees(manifest, entry.chunk));
+        entry.trusted =
+            state.manifest.as_ref().is_none_or(|manifest| matches_manifest(manifest, entry.chunk));
         match entry.trusted {
             true => self.progress.add(index),
             false => self.progress.remove(index),
@@ -301,15 +312,20 @@ impl ChunkSource for ChunkFolder {
 }
 
 impl Entry {
-    fn hash(index: ChunkIndex, path: &Path, buffer: &mut [u8], watch: Watch<'_>) -> Result<Self, StoreError> {
-        let (digest, stamp) = hashing::hash_file(path, buffer, watch)?;
-        // hash_file takes no longer ones.
+    fn hash(
+        index: ChunkIndex,
+        path: &Path,
+        buffer: &mut [u8],
+        callbacks: HashCallbacks<'_>,
+    ) -> Result<Self, StoreError> {
+        let (digest, stamp) = hashing::hash_file(path, buffer, callbacks)?;
+        // `hash_file` rejects longer files.
         let length = stamp.size as u32;
         let chunk = HeldChunk { index, digest, length };
         Ok(Self { chunk, path: path.to_owned(), stamp, trusted: true })
     }
 
-    /// Opens the chunk file, if it is still the one that was hashed.
+    /// Opens the chunk file, if it is still the hashed file.
     fn open(&self) -> Result<StoredChunk, StoreError> {
         match disk::open_regular(&self.path) {
             Ok((file, stamp)) if stamp == self.stamp => {
@@ -323,12 +339,12 @@ impl Entry {
     }
 }
 
-fn agrees(manifest: &Manifest, chunk: HeldChunk) -> bool {
+fn matches_manifest(manifest: &Manifest, chunk: HeldChunk) -> bool {
     let length = manifest.layout().span(chunk.index).map(|span| span.length);
     manifest.digest(chunk.index) == Some(chunk.digest) && length == Some(chunk.length)
 }
 
-/// The names that the file of a chunk may get, the first one first.
+/// Candidate names for a chunk's file, preferred name first.
 fn file_names(chunk: HeldChunk) -> impl Iterator<Item = FileName> {
     let digest = chunk.digest.to_string();
     let plain = format!("chunk_{}", chunk.index);

@@ -1,4 +1,4 @@
-//! What a chunk folder takes, refuses, and survives.
+//! Tests of chunk folders: lists, stored chunks and crash consistency.
 
 use super::*;
 use crate::content::Layout;
@@ -20,7 +20,7 @@ fn folder_of(files: &[(&str, &str)]) -> TempDir {
 }
 
 fn open(folder: &TempDir) -> Result<ChunkFolder, StoreError> {
-    ChunkFolder::open(folder.path(), CheckWatch::NOBODY)
+    ChunkFolder::open(folder.path(), VerifyCallbacks::NONE)
 }
 
 fn refusal(folder: &TempDir) -> String {
@@ -28,8 +28,8 @@ fn refusal(folder: &TempDir) -> String {
 }
 
 fn store(folder: &ChunkFolder, number: u32, content: &str) -> Result<(), StoreError> {
-    let loose = folder.keep(index(number), Digest::of(content.as_bytes()), content.as_bytes())?;
-    folder.commit(vec![loose])
+    let staged = folder.stage(index(number), Digest::of(content.as_bytes()), content.as_bytes())?;
+    folder.commit(vec![staged])
 }
 
 fn serves(folder: &ChunkFolder, number: u32) -> Option<String> {
@@ -52,12 +52,13 @@ fn manifest(contents: &[&str]) -> Arc<Manifest> {
 }
 
 #[test]
-fn a_folder_is_read_hashed_and_served() {
+fn listed_chunks_are_hashed_and_served() {
     let folder = folder_of(&[(LIST, "3,c\r\n1, a b \r\n4,LASTCHUNK\r\n"), ("a b", "one"), ("c", "")]);
     let hashed = std::sync::atomic::AtomicU64::new(0);
     let counted = |bytes| _ = hashed.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
     let chunks =
-        ChunkFolder::open(folder.path(), CheckWatch { hashed: &counted, ..CheckWatch::NOBODY }).unwrap();
+        ChunkFolder::open(folder.path(), VerifyCallbacks { hashed: &counted, ..VerifyCallbacks::NONE })
+            .unwrap();
     assert_eq!(hashed.into_inner(), 3);
     assert_eq!(chunks.count(), 4);
     let held: Vec<_> = chunks.held().iter().map(|chunk| (chunk.index, chunk.length)).collect();
@@ -66,14 +67,15 @@ fn a_folder_is_read_hashed_and_served() {
     assert_eq!(serves(&chunks, 3).as_deref(), Some(""));
     assert!(matches!(chunks.stored(index(2)), Err(StoreError::Missing(_))));
     assert!(chunks.manifest().is_none());
-    assert!(matches!(open(&folder), Err(StoreError::Busy(_))), "one program at a time");
+    assert!(matches!(open(&folder), Err(StoreError::Busy(_))), "one process at a time");
     drop(chunks);
-    let stopped = ChunkFolder::open(folder.path(), CheckWatch { stop: &|| true, ..CheckWatch::NOBODY });
+    let stopped =
+        ChunkFolder::open(folder.path(), VerifyCallbacks { stop: &|| true, ..VerifyCallbacks::NONE });
     assert!(matches!(stopped, Err(StoreError::Stopped)));
 }
 
 #[test]
-fn a_wrong_list_is_told_with_its_line() {
+fn an_invalid_list_is_reported_with_its_line() {
     let folder = folder_of(&[(LIST, "1,a\n1,b\n2,LASTCHUNK\n"), ("a", "one")]);
     let text = refusal(&folder);
     assert!(text.ends_with("local_chunks.txt: line 2: chunk 1 is listed twice (first in line 1)"), "{text}");
@@ -85,7 +87,7 @@ fn a_wrong_list_is_told_with_its_line() {
 }
 
 #[test]
-fn a_wrong_file_is_told_with_its_line() {
+fn an_invalid_file_is_reported_with_its_line() {
     let elsewhere = folder_of(&[("secret", "secret")]);
     let list = "3,fine\n7,wrong\n9,LASTCHUNK\n";
     let wrong = |make: &dyn Fn(&Path)| {
@@ -95,27 +97,27 @@ fn a_wrong_file_is_told_with_its_line() {
         let place = "/local_chunks.txt: line 2: chunk 7, file \"wrong\": ";
         text.split_once(place).unwrap_or_else(|| panic!("{text}")).1.to_owned()
     };
-    assert_eq!(wrong(&|_| ()), "the file is missing");
-    assert_eq!(wrong(&|path| symlink("nowhere", path).unwrap()), "the file is missing");
-    assert_eq!(wrong(&|path| fs::create_dir(path).unwrap()), "it is not a regular file");
-    assert_eq!(wrong(&|path| symlink(LIST, path).unwrap()), "this is the list itself");
+    assert_eq!(wrong(&|_| ()), "file not found");
+    assert_eq!(wrong(&|path| symlink("nowhere", path).unwrap()), "file not found");
+    assert_eq!(wrong(&|path| fs::create_dir(path).unwrap()), "not a regular file");
+    assert_eq!(wrong(&|path| symlink(LIST, path).unwrap()), "the list itself cannot be a chunk");
     let secret = elsewhere.path().join("secret");
-    assert!(wrong(&|path| symlink(&secret, path).unwrap()).starts_with("it is outside the folder"));
+    assert!(wrong(&|path| symlink(&secret, path).unwrap()).starts_with("outside the folder"));
     let huge = |path: &Path| {
         let file = fs::File::create(path).unwrap();
         file.set_len(u64::from(limits::CHUNK_SIZE_MAX) + 1).unwrap();
     };
-    assert!(wrong(&huge).contains("are more than a chunk may have"));
+    assert!(wrong(&huge).contains("exceed the chunk size limit"));
 }
 
 #[test]
-fn links_that_stay_inside_are_fine() {
+fn links_inside_the_folder_are_accepted() {
     let folder = folder_of(&[(LIST, "1,link\n2,LASTCHUNK\n"), ("real", "one")]);
     symlink("real", folder.path().join("link")).unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     let alias = elsewhere.path().join("alias");
     symlink(folder.path(), &alias).unwrap();
-    let chunks = ChunkFolder::open(&alias, CheckWatch::NOBODY).unwrap();
+    let chunks = ChunkFolder::open(&alias, VerifyCallbacks::NONE).unwrap();
     assert_eq!(serves(&chunks, 1).as_deref(), Some("one"));
     store(&chunks, 2, "two").unwrap();
     assert_eq!(read(&folder, LIST), "1,link\n2,chunk_2\n2,LASTCHUNK\n");
@@ -130,14 +132,14 @@ fn a_changed_chunk_file_is_not_served() {
     for number in [1, 2] {
         assert!(matches!(chunks.stored(index(number)), Err(StoreError::Changed(_))));
     }
-    // It is put right like a chunk that is not there.
+    // A changed chunk is replaced like a missing one.
     store(&chunks, 1, "one").unwrap();
     store(&chunks, 2, "two").unwrap();
     assert_eq!((serves(&chunks, 1).unwrap(), read(&folder, "b")), ("one".into(), "two".into()));
 }
 
 #[test]
-fn a_stored_chunk_is_listed_served_and_there_after_a_restart() {
+fn a_stored_chunk_is_listed_and_served_also_after_a_restart() {
     let folder = folder_of(&[(LIST, "2,mine.txt\r\n3,LASTCHUNK\r\n"), ("mine.txt", "two")]);
     let chunks = open(&folder).unwrap();
     store(&chunks, 3, "three").unwrap();
@@ -152,16 +154,16 @@ fn a_stored_chunk_is_listed_served_and_there_after_a_restart() {
     assert!(again.held() == held && again.progress().is_complete());
     assert_eq!(serves(&again, 3).as_deref(), Some("three"));
     let names = fs::read_dir(&folder).unwrap().count();
-    assert_eq!(names, 4, "nothing temporary is left");
+    assert_eq!(names, 4, "no temporary file is left");
 }
 
 #[test]
-fn what_cannot_be_a_chunk_is_refused() {
+fn invalid_chunks_are_rejected() {
     let folder = folder_of(&[(LIST, "2,LASTCHUNK\n")]);
     let chunks = open(&folder).unwrap();
     assert!(matches!(store(&chunks, 3, "x"), Err(StoreError::Missing(_))));
     let huge = vec![0; limits::CHUNK_SIZE_MAX as usize + 1];
-    let error = chunks.keep(index(1), Digest::of(b""), &huge);
+    let error = chunks.stage(index(1), Digest::of(b""), &huge);
     assert!(matches!(error, Err(StoreError::Layout(LayoutError::ChunkTooLarge(_)))));
     fs::write(folder.path().join(LIST), "7,LASTCHUNK\n").unwrap();
     assert!(matches!(store(&chunks, 1, "x"), Err(StoreError::Changed(path)) if path.ends_with(LIST)));
@@ -174,7 +176,7 @@ fn what_cannot_be_a_chunk_is_refused() {
 
 #[test]
 fn files_of_the_user_are_never_overwritten() {
-    // chunk_1 is listed for another chunk, chunk_3 is not listed at all.
+    // `chunk_1` is listed for another chunk, `chunk_3` is not listed.
     let files = [(LIST, "2,chunk_1\n3,LASTCHUNK\n"), ("chunk_1", "two"), ("chunk_3", "diary")];
     let folder = folder_of(&files);
     let chunks = open(&folder).unwrap();
@@ -190,7 +192,7 @@ fn files_of_the_user_are_never_overwritten() {
 }
 
 #[test]
-fn an_unlisted_file_of_the_same_content_is_taken() {
+fn an_unlisted_file_with_the_same_content_is_listed() {
     let folder = folder_of(&[(LIST, "3,LASTCHUNK\n"), ("chunk_2", "two")]);
     let chunks = open(&folder).unwrap();
     store(&chunks, 2, "two").unwrap();
@@ -199,7 +201,7 @@ fn an_unlisted_file_of_the_same_content_is_taken() {
 }
 
 #[test]
-fn what_the_user_lists_meanwhile_stays() {
+fn lines_added_by_the_user_meanwhile_are_kept() {
     let folder = folder_of(&[(LIST, "3,LASTCHUNK\n"), ("new", "new")]);
     let chunks = open(&folder).unwrap();
     fs::write(folder.path().join(LIST), "2,new\n3,LASTCHUNK\n").unwrap();
@@ -208,13 +210,13 @@ fn what_the_user_lists_meanwhile_stays() {
 }
 
 #[test]
-fn stores_at_once_lose_no_line() {
+fn parallel_stores_lose_no_line() {
     let folder = folder_of(&[(LIST, "30,LASTCHUNK\n")]);
     let chunks = open(&folder).unwrap();
     std::thread::scope(|scope| {
         for first in 1..=3 {
             let chunks = &chunks;
-            // Each chunk comes twice, as at the end of a download.
+            // Each chunk is stored twice, as in the endgame of a download.
             scope.spawn(move || {
                 for number in (first..first + 20).filter(|number| *number <= 20) {
                     store(chunks, number, &number.to_string()).unwrap();
@@ -230,7 +232,7 @@ fn stores_at_once_lose_no_line() {
 }
 
 #[test]
-fn leftovers_of_a_crash_are_adopted_or_ignored() {
+fn unlisted_files_after_a_crash_are_adopted_or_ignored() {
     let files = [(LIST, "1,a\n4,LASTCHUNK\n"), ("a", "one"), ("chunk_2", "two"), (".shoal-x.tmp", "half")];
     let folder = folder_of(&files);
     let chunks = open(&folder).unwrap();
@@ -243,7 +245,7 @@ fn leftovers_of_a_crash_are_adopted_or_ignored() {
     assert!(adopt(2, "two") && adopt(2, "two"));
     assert_eq!(serves(&chunks, 2).as_deref(), Some("two"));
     assert_eq!(read(&folder, LIST), "1,a\n2,chunk_2\n4,LASTCHUNK\n");
-    // What is listed already is replaced by a download, not by what lies about.
+    // A listed chunk is replaced only by a download, not by an unlisted file.
     fs::write(folder.path().join("chunk_1"), "uno").unwrap();
     assert!(!adopt(1, "uno"));
     symlink("a", folder.path().join("chunk_4")).unwrap();
@@ -251,7 +253,7 @@ fn leftovers_of_a_crash_are_adopted_or_ignored() {
 }
 
 #[test]
-fn a_distrusted_chunk_is_replaced_under_its_name() {
+fn a_distrusted_chunk_is_replaced_under_its_file_name() {
     let folder = folder_of(&[(LIST, "1,a\n2,b\n2,LASTCHUNK\n"), ("a", "bad"), ("b", "two")]);
     let chunks = open(&folder).unwrap();
     chunks.distrust(index(1));
@@ -261,14 +263,14 @@ fn a_distrusted_chunk_is_replaced_under_its_name() {
     store(&chunks, 1, "good").unwrap();
     assert_eq!((serves(&chunks, 1).unwrap(), read(&folder, "a")), ("good".into(), "good".into()));
     assert_eq!(chunks.progress().since(0, 9).0, [index(1)]);
-    // Distrusted by mistake: the same content comes back.
+    // Distrusted by mistake: the same content is stored again.
     chunks.distrust(index(2));
     store(&chunks, 2, "two").unwrap();
     assert_eq!(serves(&chunks, 2).as_deref(), Some("two"));
 }
 
 #[test]
-fn a_sealed_set_serves_what_its_manifest_says() {
+fn a_sealed_set_serves_only_chunks_that_match_the_manifest() {
     let folder = folder_of(&[(LIST, "1,a\n2,b\n3,LASTCHUNK\n"), ("a", "one"), ("b", "bad")]);
     let chunks = open(&folder).unwrap();
     chunks.set_manifest(manifest(&["of", "another", "set", "!"]));
@@ -286,7 +288,7 @@ fn a_sealed_set_serves_what_its_manifest_says() {
 }
 
 #[test]
-fn a_sweep_finds_what_has_changed_and_a_look_tells_whether_it_matters() {
+fn a_sweep_finds_changed_files_and_a_recheck_hashes_them() {
     let folder =
         folder_of(&[(LIST, "1,a\n2,b\n3,c\n3,LASTCHUNK\n"), ("a", "one"), ("b", "two"), ("c", "three")]);
     let chunks = open(&folder).unwrap();
@@ -296,7 +298,7 @@ fn a_sweep_finds_what_has_changed_and_a_look_tells_whether_it_matters() {
     fs::write(folder.path().join("c"), "three").unwrap();
     let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
     fs::File::options().write(true).open(folder.path().join("c")).unwrap().set_modified(later).unwrap();
-    // Two at a time, in turn.
+    // Two per sweep, in turn.
     let found: Vec<_> = (0..3).flat_map(|_| chunks.sweep(2)).collect();
     assert!([1, 2, 3].iter().all(|number| found.contains(&index(*number))), "{found:?}");
     assert!(!chunks.recheck(index(1)) && !chunks.recheck(index(2)) && chunks.recheck(index(3)));
@@ -308,14 +310,14 @@ fn a_sweep_finds_what_has_changed_and_a_look_tells_whether_it_matters() {
 }
 
 #[test]
-fn many_are_listed_at_once_and_what_is_not_is_gone() {
+fn commit_lists_many_chunks_and_dropped_ones_are_removed() {
     let folder = folder_of(&[(LIST, "1,mine\n9,LASTCHUNK\n"), ("mine", "old"), ("chunk_3", "another")]);
     let chunks = open(&folder).unwrap();
-    let keep = |number: u32, content: &str| {
-        chunks.keep(index(number), Digest::of(content.as_bytes()), content.as_bytes()).unwrap()
+    let stage = |number: u32, content: &str| {
+        chunks.stage(index(number), Digest::of(content.as_bytes()), content.as_bytes()).unwrap()
     };
-    let kept = vec![keep(1, "new"), keep(2, "two"), keep(3, "three"), keep(2, "two")];
-    let dropped = keep(4, "four");
+    let kept = vec![stage(1, "new"), stage(2, "two"), stage(3, "three"), stage(2, "two")];
+    let dropped = stage(4, "four");
     assert_eq!(dropped.chunk().index, index(4));
     drop(dropped);
     assert_eq!((serves(&chunks, 2), read(&folder, LIST).lines().count()), (None, 2));
@@ -325,8 +327,8 @@ fn many_are_listed_at_once_and_what_is_not_is_gone() {
     for (number, content) in [(1, "new"), (2, "two"), (3, "three")] {
         assert_eq!(serves(&chunks, number).as_deref(), Some(content));
     }
-    // What a killed process leaves goes when the folder is opened again.
-    let left = keep(5, "five");
+    // Temporary files of a killed process are removed when the folder is opened again.
+    let left = stage(5, "five");
     std::mem::forget(left);
     assert!(fs::read_dir(&folder).unwrap().any(|entry| disk::is_temporary(&entry.unwrap().file_name())));
     drop(chunks);

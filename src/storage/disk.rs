@@ -1,8 +1,8 @@
-//! The few things that every store does with the file system.
+//! File system operations shared by all stores.
 //!
-//! Opening never hangs on a pipe; replacing a file is a temporary file and a rename, so that a reader
-//! sees the old one or the new one whole. Temporary files have hidden names and are left behind only
-//! by a process that was killed.
+//! Opening a pipe never blocks. A file is replaced by an atomic rename of a temporary file, so a
+//! reader sees either the old content or the new content, never a mixture. Temporary files have
+//! hidden names; only a killed process leaves them behind.
 
 use super::error::{self, StoreError};
 pub(super) use super::free_space::{folder_of, free_space, free_space_beyond};
@@ -16,10 +16,10 @@ use std::path::Path;
 use std::time::SystemTime;
 use tempfile::NamedTempFile;
 
-/// How the name of a temporary file begins and ends.
+/// Prefix and suffix of temporary file names.
 const TEMPORARY: (&str, &str) = (".shoal-", ".tmp");
 
-/// What a file must still look like to be the one that was hashed.
+/// Size and modification time of a file when it was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub size: u64,
@@ -31,12 +31,12 @@ impl Stamp {
         Self { size: metadata.len(), modified: metadata.modified().ok() }
     }
 
-    /// Looks at an open file.
+    /// Reads size and modification time of an open file.
     pub(super) fn read(file: &File, path: &Path) -> Result<Self, StoreError> {
-        file.metadata().map(|metadata| Self::of(&metadata)).map_err(error::io("look at", path))
+        file.metadata().map(|metadata| Self::of(&metadata)).map_err(error::io("read the metadata of", path))
     }
 
-    /// Refuses a file that no longer looks like this.
+    /// Fails with [`StoreError::Changed`] if size or modification time of the file differ.
     pub(crate) fn check(&self, file: &File, path: &Path) -> Result<(), StoreError> {
         match Self::read(file, path)? == *self {
             true => Ok(()),
@@ -45,9 +45,11 @@ impl Stamp {
     }
 }
 
-/// What must still be found under a name for it to be the file that was seen there: the same file, not only
-/// one of the same size and time. The time of its last change of any sort tells also of bytes that were
-/// overwritten and whose time was put back, since nobody can set it. New rights and new links alter it, too.
+/// Identity of the file under a path: device, inode, size, modification time and change time
+/// (ctime).
+///
+/// The ctime also reveals bytes overwritten by a program that restored the modification time,
+/// because no program can set it. New permissions and new hard links alter it, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     stamp: Stamp,
@@ -66,28 +68,28 @@ impl Identity {
         }
     }
 
-    /// Whether the bytes were last written to before that time.
+    /// Whether the file was last modified before `time`.
     pub(super) fn written_before(&self, time: SystemTime) -> bool {
         self.stamp.modified.is_some_and(|modified| modified < time)
     }
 
-    /// Whether this is the file that was `before`, under another name: a move is a change of its own sort.
+    /// Whether this is the file `before` after a rename, which alters only the ctime.
     pub(super) fn is_moved(&self, before: &Self) -> bool {
         Self { changed: before.changed, ..*self } == *before
     }
 
-    /// Refuses an open file that is another one, or no longer looks like this.
+    /// Fails with [`StoreError::Changed`] if the open file is another file or has changed.
     pub(super) fn check(&self, file: &File, path: &Path) -> Result<(), StoreError> {
-        match Self::of(&file.metadata().map_err(error::io("look at", path))?) == *self {
+        match Self::of(&file.metadata().map_err(error::io("read the metadata of", path))?) == *self {
             true => Ok(()),
             false => Err(StoreError::Changed(path.to_owned())),
         }
     }
 }
 
-/// Opens a regular file for reading; anything else is [`StoreError::NotAFile`].
+/// Opens a regular file for reading; everything else is [`StoreError::NotAFile`].
 pub(crate) fn open_regular(path: &Path) -> Result<(File, Stamp), StoreError> {
-    // Looked at first because to open a device can have an effect.
+    // Opening a device can have side effects, so check the type first.
     let metadata = fs::metadata(path).map_err(error::io("open", path))?;
     if !metadata.is_file() {
         return Err(StoreError::NotAFile(path.to_owned()));
@@ -95,7 +97,8 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, Stamp), StoreError> {
     open_as_file(OpenOptions::new().read(true), OFlags::empty(), path)
 }
 
-/// Opens, without waiting for the other end of what turns out to be a pipe, and refuses what is no file.
+/// Opens a file without blocking on a pipe; everything but a regular file is
+/// [`StoreError::NotAFile`].
 pub(super) fn open_as_file(
     options: &mut OpenOptions,
     flags: OFlags,
@@ -103,7 +106,7 @@ pub(super) fn open_as_file(
 ) -> Result<(File, Stamp), StoreError> {
     let flags = flags | OFlags::NONBLOCK;
     let file = options.custom_flags(flags.bits() as i32).open(path).map_err(error::io("open", path))?;
-    let metadata = file.metadata().map_err(error::io("look at", path))?;
+    let metadata = file.metadata().map_err(error::io("read the metadata of", path))?;
     if !metadata.is_file() {
         return Err(StoreError::NotAFile(path.to_owned()));
     }
@@ -117,42 +120,42 @@ pub(super) fn open_as_file(
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     match synced {
-        // Some file systems cannot sync a folder, and need not.
+        // Some file systems do not support fsync on a folder, and do not need it.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
         synced => synced.map_err(error::io("sync the folder", folder)),
     }
 }
 
-/// Locks a folder for as long as the value lives, so that two programs do not take the same one for theirs.
-/// `None` where the file system has no locks.
+/// Locks a folder against other shoal processes until the returned file is dropped. `None` if the
+/// file system has no locks.
 ///
 /// # Errors
-/// [`StoreError::Busy`] when another program has it, or it cannot be opened.
+/// [`StoreError::Busy`] if another process has locked the folder, or the folder cannot be opened.
 pub(crate) fn lock_folder(folder: &Path) -> Result<Option<File>, StoreError> {
     let handle = File::open(folder).map_err(error::io("open", folder))?;
     match handle.try_lock() {
         Ok(()) => Ok(Some(handle)),
         Err(fs::TryLockError::WouldBlock) => Err(StoreError::Busy(folder.to_owned())),
         Err(fs::TryLockError::Error(error)) => {
-            log::debug!("{} cannot be locked: {error}", folder.display());
+            log::debug!("cannot lock {}: {error}", folder.display());
             Ok(None)
         }
     }
 }
 
-/// Whether all bytes are 0.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     const ZEROS: [u8; 4096] = [0; 4096];
     bytes.chunks(ZEROS.len()).all(|piece| *piece == ZEROS[..piece.len()])
 }
 
-/// Makes a range of a file zeros that take up no room. Returns whether the file system can.
-pub(super) fn make_hole(file: &File, offset: u64, length: usize) -> bool {
+/// Punches a hole: the range reads as zeros and occupies no disk space. Returns whether the file
+/// system supports it.
+pub(super) fn punch_hole(file: &File, offset: u64, length: usize) -> bool {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     length > 0 && rustix::fs::fallocate(file, flags, offset, length as u64).is_ok()
 }
 
-/// Removes a file; one that is not there is fine.
+/// Removes a file and returns whether it existed.
 pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -160,18 +163,20 @@ pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Whether a file of that name is a temporary one of ours: left behind, when no other process has the folder.
+/// Whether this is the name of one of our temporary files. Under the folder's lock, such a file is
+/// left from a killed process.
 pub(super) fn is_temporary(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.starts_with(TEMPORARY.0.as_bytes()) && name.ends_with(TEMPORARY.1.as_bytes())
 }
 
-/// A temporary file beside `path` with these bytes in it and the rights of an ordinary new file.
+/// Creates a temporary file beside `path` with this content and the permissions of an ordinary new
+/// file.
 pub(super) fn temporary(path: &Path, bytes: &[u8], durable: bool) -> Result<NamedTempFile, StoreError> {
     temporary_for(path, bytes, durable, 0o666)
 }
 
-/// The same with other rights, less those that the umask takes away.
+/// Creates a temporary file as [`temporary`] does, with the permissions `mode` less the umask.
 pub(super) fn temporary_for(
     path: &Path,
     bytes: &[u8],
@@ -185,7 +190,8 @@ pub(super) fn temporary_for(
         .permissions(Permissions::from_mode(mode))
         .tempfile_in(folder)
         .map_err(|error| {
-            // tempfile wraps the system's error together with its own path; ours is said already.
+            // tempfile wraps the system's error with its own path; [`StoreError`] names the path
+            // already.
             let source = error.raw_os_error().map_or(error, io::Error::from_raw_os_error);
             error::write("create a file in", folder, bytes.len() as u64)(source)
         })?;
@@ -195,7 +201,7 @@ pub(super) fn temporary_for(
     Ok(file)
 }
 
-/// Puts a temporary file in the place of `path`, whatever is there.
+/// Renames a temporary file to `path`, which replaces an existing file atomically.
 pub(super) fn replace(path: &Path, temporary: NamedTempFile) -> Result<File, StoreError> {
     temporary.persist(path).map_err(|error| error::io("replace", path)(error.error))
 }
@@ -207,7 +213,7 @@ mod tests {
     use std::os::unix::fs::FileExt as _;
 
     #[test]
-    fn only_regular_files_are_opened_and_a_pipe_does_not_hang() {
+    fn only_regular_files_are_opened_and_a_pipe_does_not_block() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::from_bits_truncate(0o600), 0).unwrap();
@@ -221,35 +227,37 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_reads_as_zeros_and_takes_no_room() {
+    fn a_hole_reads_as_zeros_and_occupies_no_disk_space() {
         let file = NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 20).unwrap();
         file.as_file().write_all_at(&[7; 8192], 0).unwrap();
         assert!(is_zero(&[]) && is_zero(&[0; 5000]) && !is_zero(&[[0; 5000], [1; 5000]].concat()));
-        // Where the file system cannot, zeros are written.
-        if make_hole(file.as_file(), 0, 8192) {
+        // Without hole support, zeros are written.
+        if punch_hole(file.as_file(), 0, 8192) {
             assert!(is_zero(&fs::read(file.path()).unwrap()));
             assert_eq!(file.as_file().metadata().unwrap().blocks(), 0);
         }
     }
 
     #[test]
-    fn a_file_is_left_in_blocking_mode() {
+    fn an_opened_file_is_in_blocking_mode() {
         let file = NamedTempFile::new().unwrap();
         let (file, _) = open_regular(file.path()).unwrap();
         assert!(!rustix::fs::fcntl_getfl(&file).unwrap().contains(OFlags::NONBLOCK));
     }
 
     #[test]
-    fn a_bare_name_is_in_the_working_directory() {
+    fn folder_of_a_bare_name_is_the_working_directory() {
         assert_eq!(folder_of(Path::new("name")), Path::new("."));
         assert_eq!(folder_of(Path::new("a/name")), Path::new("a"));
-        let (all, less) = (free_space(Path::new(".")), free_space_beyond(Path::new("."), 5));
-        assert!(less.is_some() && less < all && free_space_beyond(Path::new("."), 100) == Some(0));
+        let (total, reduced) = (free_space(Path::new(".")), free_space_after_reserve(Path::new("."), 5));
+        assert!(
+            reduced.is_some() && reduced < total && free_space_after_reserve(Path::new("."), 100) == Some(0)
+        );
     }
 
     #[test]
-    fn a_temporary_file_is_hidden_and_has_ordinary_rights() {
+    fn a_temporary_file_is_hidden_and_has_ordinary_permissions() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let temporary = temporary(&path, b"new", true).unwrap();

@@ -1,4 +1,4 @@
-//! Why bytes could not be kept or given.
+//! Errors of the storage layer.
 
 use super::free_space::{folder_of, free_space};
 use crate::content::ChunkIndex;
@@ -8,94 +8,99 @@ use crate::content::manifest::ManifestError;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong with bytes on disk.
+/// Why an operation on stored bytes failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was attempted, as a verb: "read".
+        /// The attempted action, as a verb: "read".
         action: String,
-        /// With which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Somebody wrote to the file, or removed it, since it was hashed.
+    /// Another program has written to the file, or removed it, since it was hashed.
     #[error("{} has changed since it was hashed", .0.display())]
     Changed(PathBuf),
-    /// Somebody removed what was being written to.
-    #[error("{} has been removed, and what was got of it with it", .0.display())]
-    Gone(PathBuf),
-    /// The chunk is not here, or not verified, or there is no such chunk.
-    #[error("chunk {0} is not here")]
-    Missing(ChunkIndex),
-    /// The disk, or the user's quota, is full.
+    /// Another program has removed the part file during the download.
     #[error(
-        "no space for {}: {needed} bytes needed, {available} available, {} missing",
+        "{} was removed during the download and its chunks are lost; run the command again",
+        .0.display()
+    )]
+    Gone(PathBuf),
+    /// The chunk is absent, not verified, or outside the file.
+    #[error("chunk {0} is missing")]
+    Missing(ChunkIndex),
+    /// The disk or the user's quota is full.
+    #[error(
+        "not enough free space for {}: {needed} bytes needed, {available} available, {} missing",
         path.display(), needed.saturating_sub(*available)
     )]
     Full {
-        /// The file that would have been written.
+        /// The file to be written.
         path: PathBuf,
-        /// Bytes that it still needs.
+        /// Bytes that remain to be written.
         needed: u64,
-        /// Bytes that there are.
+        /// Free space, bytes.
         available: u64,
     },
-    /// Another file is in place, and replacing it was not asked for.
-    #[error("{} is already there", .0.display())]
+    /// The target exists, and the caller did not ask to overwrite it.
+    #[error("{} already exists", .0.display())]
     Exists(PathBuf),
-    /// Another program, or another part of this one, downloads to the same part file or shares the same folder.
-    #[error("{} is in use by another program of shoal", .0.display())]
+    /// Another process, or another part of this one, has locked the part file or the folder.
+    #[error("{} is in use by another shoal process", .0.display())]
     Busy(PathBuf),
-    /// A folder, a device, a pipe: not a file with bytes in it.
+    /// A folder, a device or a pipe instead of a regular file.
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
-    /// The file cannot be cut like that.
+    /// The file cannot be divided into chunks of this size.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The manifest does not fit together.
+    /// The manifest is inconsistent.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// The caller asked to stop.
     #[error("stopped")]
     Stopped,
-    /// A line of a `local_chunks.txt` is not as it should be.
+    /// A line of a `local_chunks.txt` is invalid.
     #[error("{}: {error}", path.display())]
     Chunks {
-        /// The `local_chunks.txt`.
+        /// Path of the `local_chunks.txt`.
         path: PathBuf,
-        /// The line, and what is wrong with it.
+        /// The line number and the cause.
         error: LineError,
     },
-    /// A file that a `local_chunks.txt` lists is missing, outside the folder, too large ...
+    /// A file listed in a `local_chunks.txt` is missing, outside the folder, too large or
+    /// unreadable.
     #[error("{}: line {line}: chunk {index}, file {file:?}: {reason}", path.display())]
     ChunkFile {
-        /// The `local_chunks.txt`.
+        /// Path of the `local_chunks.txt`.
         path: PathBuf,
         /// The line that lists the file, counted from 1.
         line: usize,
-        /// The chunk.
+        /// Index of the listed chunk.
         index: ChunkIndex,
-        /// The file, as it is listed.
+        /// The file name, as written in the list.
         file: String,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
 }
 
-/// Makes an error of the operating system's one, for `map_err`.
+/// Converts an I/O error into a [`StoreError`], for `map_err`.
 pub(crate) fn io(action: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |source| StoreError::Io { action: action.to_owned(), path: path.to_owned(), source }
 }
 
-/// The same for writing `needed` bytes: says how much is missing when the disk is full.
+/// Converts an error of a write of `needed` bytes; a full disk becomes [`StoreError::Full`] with
+/// the free space.
 pub(crate) fn write(action: &str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> StoreError {
     move |source| {
         let available = match source.kind() {
             io::ErrorKind::StorageFull => free_space(folder_of(path)).unwrap_or(0),
-            // The file system may have plenty, but none for this user.
+            // The file system may have free space, but this user's quota is used up.
             io::ErrorKind::QuotaExceeded => 0,
             _ => return io(action, path)(source),
         };
@@ -103,9 +108,9 @@ pub(crate) fn write(action: &str, path: &Path, needed: u64) -> impl FnOnce(io::E
     }
 }
 
-/// The caller asked for something that makes no sense.
-pub(super) fn refused(action: &str, path: &Path, why: String) -> StoreError {
-    io(action, path)(io::Error::new(io::ErrorKind::InvalidInput, why))
+/// An [`StoreError::Io`] for a request with invalid input.
+pub(super) fn invalid_input(action: &str, path: &Path, reason: String) -> StoreError {
+    io(action, path)(io::Error::new(io::ErrorKind::InvalidInput, reason))
 }
 
 #[cfg(test)]
@@ -114,7 +119,7 @@ mod tests {
     use rustix::io::Errno;
 
     #[test]
-    fn a_full_disk_says_how_much_is_missing() {
+    fn full_disk_error_states_the_missing_bytes() {
         let path = Path::new("/no/such/folder/file");
         for errno in [Errno::NOSPC, Errno::DQUOT] {
             let error = write("write", path, 10)(errno.into());

@@ -1,8 +1,9 @@
-//! Hashing what is on disk, on all cores.
+//! Hashes files on all cores.
 //!
-//! Each thread takes the next chunks that nobody has, so that none waits for another; memory is a buffer of
-//! at most 256 KiB for each or, where several chunks are hashed at once, of [`HASH_MEMORY_BYTES`](limits::HASH_MEMORY_BYTES) for all of them.
-//! Callbacks get the bytes hashed and say when to stop, at least once a buffer.
+//! Each thread takes the next chunk that no other thread has taken. A thread's buffer is at most
+//! 256 KiB or, if several chunks are hashed together, all buffers are at most
+//! [`HASH_MEMORY_BYTES`](limits::HASH_MEMORY_BYTES) bytes. Callbacks are called at least once per buffer: they
+//! receive the number of bytes hashed and can stop the run.
 
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
@@ -16,71 +17,73 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::{panic, thread};
 
-/// Most bytes that are read at once: little enough that they are still in a core's own cache when they are hashed, which
-/// makes reading nearly free, and so many that the calls do not count.
-pub(super) const PIECE: u32 = 256 * 1024;
+/// Longest single read, bytes. It fits into a core's L2 cache, so the bytes are still cached when
+/// they are hashed, and it is large enough to make the cost of the system calls negligible.
+pub(super) const READ_BYTES_MAX: u32 = 256 * 1024;
 
-/// What the caller of a long hashing run wants to be told, and to say.
+/// Progress and stop callbacks of a hashing run.
 #[derive(Clone, Copy)]
-pub(super) struct Watch<'a> {
-    /// Called with the number of bytes that have just been hashed, on any thread.
+pub(super) struct HashCallbacks<'a> {
+    /// Receives the number of bytes just hashed; called from any thread.
     pub hashed: &'a (dyn Fn(u64) + Sync),
-    /// Polled between pieces.
+    /// Whether to stop; polled before each read.
     pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
-impl Watch<'_> {
-    /// Tells nobody, and does not stop.
-    pub(super) const NONE: Watch<'static> = Watch { hashed: &|_| (), stop: &|| false };
+impl HashCallbacks<'_> {
+    /// Reports no progress and never stops.
+    pub(super) const NONE: HashCallbacks<'static> = HashCallbacks { hashed: &|_| (), stop: &|| false };
 }
 
-/// Hashes chunks of a file and hands each digest to `each`, in no particular order, until that says
-/// `false`.
+/// Hashes chunks of a file on all cores and passes each digest to `on_digest`, in no particular
+/// order. A result of `false` ends the run without an error.
 pub(super) fn hash_chunks(
     file: &File,
     path: &Path,
     layout: &Layout,
     chunks: &[ChunkIndex],
-    watch: Watch<'_>,
-    each: &(dyn Fn(ChunkIndex, Digest) -> bool + Sync),
+    watch: HashCallbacks<'_>,
+    on_digest: &(dyn Fn(ChunkIndex, Digest) -> bool + Sync),
 ) -> Result<(), StoreError> {
     let longest = layout.longest();
-    // All cores have something to do, and not much memory is taken.
+    // Group chunks only if every core then still gets work and the buffers fit into the memory
+    // limit.
     let groups = cores() * HASH_LANES;
     let fits = (1..=limits::HASH_MEMORY_BYTES / groups).contains(&(longest as usize));
     if chunks.len() < 2 * groups || !fits {
-        return on_all_cores(chunks.len() as u32, longest.min(PIECE), &|item, buffer| {
+        return on_all_cores(chunks.len() as u32, longest.min(READ_BYTES_MAX), &|item, buffer| {
             let index = chunks[item as usize];
             let span = layout.span(index).ok_or(StoreError::Missing(index))?;
-            Ok(each(index, hash_span(file, path, span, buffer, watch)?))
+            Ok(on_digest(index, hash_span(file, path, span, buffer, watch)?))
         });
     }
     let groups: Vec<&[ChunkIndex]> = chunks.chunks(HASH_LANES).collect();
     on_all_cores(groups.len() as u32, longest * HASH_LANES as u32, &|item, buffer| {
         let group = groups[item as usize];
         let digests = hash_group(file, path, layout, group, buffer, watch)?;
-        Ok(group.iter().zip(digests).all(|(index, digest)| each(*index, digest)))
+        Ok(group.iter().zip(digests).all(|(index, digest)| on_digest(*index, digest)))
     })
 }
 
-/// Hashes up to [`HASH_LANES`] chunks at once; the buffer holds as many.
+/// Hashes up to [`HASH_LANES`] chunks together; `buffer` has a slot of the longest chunk's length for
+/// each.
 fn hash_group(
     file: &File,
     path: &Path,
     layout: &Layout,
     group: &[ChunkIndex],
     buffer: &mut [u8],
-    watch: Watch<'_>,
+    watch: HashCallbacks<'_>,
 ) -> Result<Vec<Digest>, StoreError> {
     let mut read = Vec::with_capacity(group.len());
-    for (index, room) in group.iter().zip(buffer.chunks_mut(layout.longest() as usize)) {
+    for (index, slot) in group.iter().zip(buffer.chunks_mut(layout.longest() as usize)) {
         if (watch.stop)() {
             return Err(StoreError::Stopped);
         }
         let span = layout.span(*index).ok_or(StoreError::Missing(*index))?;
-        let bytes = &mut room[..span.length as usize];
+        let bytes = &mut slot[..span.length as usize];
         file.read_exact_at(bytes, span.offset).map_err(|error| match error.kind() {
-            // It was longer when it was opened.
+            // The file was truncated after it was opened.
             io::ErrorKind::UnexpectedEof => StoreError::Changed(path.to_owned()),
             _ => error::io("read", path)(error),
         })?;
@@ -91,40 +94,40 @@ fn hash_group(
     Ok(digests)
 }
 
-/// Hashes a whole file; one that changes meanwhile is [`StoreError::Changed`]. It must not be longer than
-/// a chunk may be.
+/// Hashes a complete file of at most [`CHUNK_SIZE_MAX`](limits::CHUNK_SIZE_MAX) bytes. A file that
+/// changes meanwhile is [`StoreError::Changed`].
 pub(super) fn hash_file(
     path: &Path,
     buffer: &mut [u8],
-    watch: Watch<'_>,
+    watch: HashCallbacks<'_>,
 ) -> Result<(Digest, Stamp), StoreError> {
     let (file, stamp) = disk::open_regular(path)?;
     let length = u32::try_from(stamp.size).unwrap_or(u32::MAX);
     if length > limits::CHUNK_SIZE_MAX {
-        return Err(error::refused("hash", path, too_long(stamp.size)));
+        return Err(error::invalid_input("hash", path, too_long(stamp.size)));
     }
     let digest = hash_span(&file, path, ChunkSpan { offset: 0, length }, buffer, watch)?;
     stamp.check(&file, path)?;
     Ok((digest, stamp))
 }
 
-/// What is wrong with a chunk of that many bytes.
+/// Error text for a chunk of `size` bytes that exceeds the chunk size limit.
 pub(super) fn too_long(size: u64) -> String {
-    format!("{size} bytes are more than a chunk may have, {}", limits::CHUNK_SIZE_MAX)
+    format!("{size} bytes exceed the chunk size limit of {} bytes", limits::CHUNK_SIZE_MAX)
 }
 
-/// A buffer for chunks of up to `longest` bytes.
+/// A read buffer for chunks of up to `longest` bytes.
 pub(super) fn buffer(longest: u32) -> Vec<u8> {
-    vec![0; longest.clamp(1, PIECE) as usize]
+    vec![0; longest.clamp(1, READ_BYTES_MAX) as usize]
 }
 
-/// Hashes a part of a file, which must be that long.
+/// Hashes a span of a file; [`StoreError::Changed`] if the file is shorter than the span's end.
 pub(super) fn hash_span(
     file: &File,
     path: &Path,
     span: ChunkSpan,
     buffer: &mut [u8],
-    watch: Watch<'_>,
+    watch: HashCallbacks<'_>,
 ) -> Result<Digest, StoreError> {
     let mut hasher = Hasher::new();
     let range = span.offset..span.offset + u64::from(span.length);
@@ -132,38 +135,39 @@ pub(super) fn hash_span(
     Ok(hasher.finish())
 }
 
-/// The MD5 of the first `size` bytes of a file. It is serial: there is nothing for other cores to do.
-pub(super) fn md5(file: &File, path: &Path, size: u64, watch: Watch<'_>) -> Result<Md5, StoreError> {
+/// MD5 of the first `size` bytes of a file, on this thread: MD5 is serial.
+pub(super) fn md5(file: &File, path: &Path, size: u64, watch: HashCallbacks<'_>) -> Result<Md5, StoreError> {
     let mut hasher = Md5Hasher::new();
     let mut buffer = buffer(u32::try_from(size).unwrap_or(u32::MAX));
     read_range(file, path, 0..size, &mut buffer, watch, |bytes| hasher.update(bytes))?;
     Ok(hasher.finish())
 }
 
-/// Reads a part of a file, which must be that long, piece by piece.
+/// Reads a range of a file buffer by buffer; [`StoreError::Changed`] if the file is shorter than
+/// the range's end.
 fn read_range(
     file: &File,
     path: &Path,
     range: Range<u64>,
     buffer: &mut [u8],
-    watch: Watch<'_>,
-    mut each: impl FnMut(&[u8]),
+    watch: HashCallbacks<'_>,
+    mut on_bytes: impl FnMut(&[u8]),
 ) -> Result<(), StoreError> {
-    let (mut at, end) = (range.start, range.end);
+    let (mut offset, end) = (range.start, range.end);
     loop {
         if (watch.stop)() {
             return Err(StoreError::Stopped);
         }
-        let wanted = (end - at).min(buffer.len() as u64) as usize;
-        if wanted == 0 {
+        let length = (end - offset).min(buffer.len() as u64) as usize;
+        if length == 0 {
             return Ok(());
         }
-        match file.read_at(&mut buffer[..wanted], at) {
-            // It was longer when it was opened.
+        match file.read_at(&mut buffer[..length], offset) {
+            // The file was truncated after it was opened.
             Ok(0) => return Err(StoreError::Changed(path.to_owned())),
             Ok(read) => {
-                each(&buffer[..read]);
-                at += read as u64;
+                on_bytes(&buffer[..read]);
+                offset += read as u64;
                 (watch.hashed)(read as u64);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -172,21 +176,21 @@ fn read_range(
     }
 }
 
-/// How many threads can run at once.
+/// Number of threads that can run in parallel.
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, |cores| cores.get())
 }
 
-/// Work on one item, with the thread's buffer; `false` ends it all without an error.
+/// Processes one item with the thread's buffer; `false` ends the run without an error.
 type Work<'a> = &'a (dyn Fn(u32, &mut [u8]) -> Result<bool, StoreError> + Sync);
 
-/// Does `work` for `0..count`, on this thread and as many others as there are cores and items, each with a buffer of
-/// `room` bytes. The first error ends it all.
-pub(super) fn on_all_cores(count: u32, room: u32, work: Work<'_>) -> Result<(), StoreError> {
-    let (next, over) = (AtomicU32::new(0), AtomicBool::new(false));
+/// Calls `work` for each of `0..count` on all cores, this thread included. Each thread has a buffer
+/// of `buffer_bytes` bytes. The first error ends the run.
+pub(super) fn on_all_cores(count: u32, buffer_bytes: u32, work: Work<'_>) -> Result<(), StoreError> {
+    let (next, finished) = (AtomicU32::new(0), AtomicBool::new(false));
     let worker = || {
-        let mut buffer = vec![0; room as usize];
-        while !over.load(Relaxed) {
+        let mut buffer = vec![0; buffer_bytes as usize];
+        while !finished.load(Relaxed) {
             let item = next.fetch_add(1, Relaxed);
             if item >= count {
                 break;
@@ -194,7 +198,7 @@ pub(super) fn on_all_cores(count: u32, room: u32, work: Work<'_>) -> Result<(), 
             match work(item, &mut buffer) {
                 Ok(true) => {}
                 end => {
-                    over.store(true, Relaxed);
+                    finished.store(true, Relaxed);
                     return end.map(|_| ());
                 }
             }
@@ -205,15 +209,19 @@ pub(super) fn on_all_cores(count: u32, room: u32, work: Work<'_>) -> Result<(), 
     thread::scope(|scope| {
         let spawn =
             |number| thread::Builder::new().name(format!("hash {number}")).spawn_scoped(scope, worker);
-        // Without further threads it takes longer, and that is all.
+        // If a thread cannot be spawned, the remaining threads do its work.
         let others: Vec<_> = (1..cores)
             .filter_map(|number| {
-                spawn(number).inspect_err(|error| log::warn!("cannot start a hashing thread: {error}")).ok()
+                spawn(number)
+                    .inspect_err(|error| {
+                        log::warn!("cannot start a hashing thread, continuing with fewer: {error}")
+                    })
+                    .ok()
             })
             .collect();
         let mut result = worker();
         for other in others {
-            // Only a callback can have panicked; that is its owner's to see.
+            // Only a callback can have panicked: pass the panic on to the caller.
             result = result.and(other.join().unwrap_or_else(|cause| panic::resume_unwind(cause)));
         }
         result
@@ -227,13 +235,13 @@ mod tests {
     use std::sync::Mutex;
 
     #[test]
-    fn many_chunks_of_any_lengths_are_each_hashed_once() {
-        let bytes: Vec<u8> = (0..200_000u32).map(|at| (at * 7 % 251) as u8).collect();
+    fn each_chunk_is_hashed_once_for_equal_unequal_and_zero_lengths() {
+        let bytes: Vec<u8> = (0..200_000u32).map(|offset| (offset * 7 % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
         let count = 3 * cores() * HASH_LANES + 1;
-        // Alike, of all lengths, and all empty.
-        for length in [|_| 40, |at| at as u32 % 9 * 11, |_| 0] {
+        // Equal lengths, different lengths, and all empty.
+        for length in [|_| 40, |offset| offset as u32 % 9 * 11, |_| 0] {
             let layout = Layout::uneven((0..count).map(length)).unwrap();
             let chunks: Vec<ChunkIndex> = layout.indices().collect();
             let found = Mutex::new(Vec::new());
@@ -241,13 +249,13 @@ mod tests {
                 found.lock().unwrap().push((index, digest));
                 true
             };
-            hash_chunks(&file, Path::new("it"), &layout, &chunks, Watch::NONE, &each).unwrap();
+            hash_chunks(&file, Path::new("it"), &layout, &chunks, HashCallbacks::NONE, &each).unwrap();
             let mut found = found.into_inner().unwrap();
             found.sort_unstable_by_key(|(index, _)| *index);
             let expected = chunks.iter().map(|index| {
                 let span = layout.span(*index).unwrap();
-                let at = span.offset as usize;
-                (*index, Digest::of(&bytes[at..at + span.length as usize]))
+                let offset = span.offset as usize;
+                (*index, Digest::of(&bytes[offset..offset + span.length as usize]))
             });
             assert!(found.into_iter().eq(expected));
         }

@@ -1,90 +1,96 @@
-//! Bytes on disk: finished files and folders of them, files being downloaded, chunk folders, and chunks that are kept
+//! Bytes on disk: complete files and folders of them, files being downloaded, chunk folders, and chunks that are kept
 //! for others.
+//! Bytes on disk: complete files, part files, shared folders, chunk folders, replicas and the
+//! tracker's catalogue.;
 //!
-//! Whatever holds chunks is a [`ChunkSource`], so that serving does not care which of these it is;
-//! whatever takes verified chunks in is a [`ChunkSink`]. Nothing here opens a socket or decides what to
-//! fetch, and nothing here checks a chunk that comes from outside: its bytes have been verified by whoever
-//! hands them in. Invariant: a chunk that [`Progress`] names has been verified, and
-//! [`ChunkSource::stored`] gives only such chunks.
+//! A [`ChunkSource`] gives chunks to the upload path, a [`ChunkSink`] accepts verified chunks from
+//! the download path. This layer opens no socket and does not decide which chunks to download. It
+//! does not verify bytes that come from the network: the caller verifies them before it stores
+//! them. Invariant: a chunk listed in [`Progress`] has been verified, and [`ChunkSource::stored`]
+//! returns only such chunks.
 //!
-//! Memory does not grow with the file beyond its digests and maps; files are hashed with buffers of 256 KiB.
+//! Memory per file is limited to its digests and its bitmaps. Files are hashed with buffers of at
+//! most 256 KiB, or within [`HASH_MEMORY`](crate::content::limits::HASH_MEMORY) where several
+//! chunks are hashed together.
 
 pub mod chunk_folder;
 mod chunk_list;
 pub(crate) mod disk;
+pub mod complete_file;
 pub mod error;
 mod folder_scan;
 mod free_space;
 mod hashing;
-mod have_file;
 pub mod part;
 pub mod progress;
 pub mod replica_file;
 pub mod replica_store;
+mod resume_file;
 pub mod shared_folder;
 mod space;
 pub mod verify;
-pub mod whole;
 
 pub use chunk_folder::{ChunkFolder, HeldChunk};
+pub use complete_file::{CompleteFile, FileStamp};
 pub use error::StoreError;
 pub use part::PartFile;
 pub use progress::Progress;
 pub use replica_file::ReplicaFile;
 pub use replica_store::ReplicaStore;
-pub use shared_folder::{FolderChange, Look, SharedFile, SharedFolder};
+pub use shared_folder::{FolderChange, FolderDiff, SharedFile, SharedFolder};
 pub use verify::Verify;
-pub use whole::{Glance, WholeFile};
 
 use crate::content::{ChunkIndex, Digest, Manifest};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Where a chunk's bytes lie: what `sendfile(2)` needs.
+/// Location of a chunk's bytes, as `sendfile(2)` needs it.
 #[derive(Debug, Clone)]
 pub struct StoredChunk {
-    /// The open file. Its cursor is shared: read with an offset.
+    /// The open file. Threads share its cursor, so always read at an offset.
     pub file: Arc<File>,
-    /// Where the chunk begins in it, bytes.
+    /// Start of the chunk in the file, bytes.
     pub offset: u64,
-    /// How long the chunk is, bytes.
+    /// Length of the chunk, bytes.
     pub length: u32,
 }
 
-/// Something that chunks can be served from.
+/// A store that chunks can be read from.
 pub trait ChunkSource: Send + Sync {
-    /// What the file is; `None` for a chunk set that has not been sealed yet.
+    /// The manifest of the file; `None` for a chunk set that has not been sealed yet.
     fn manifest(&self) -> Option<Arc<Manifest>>;
 
-    /// Which chunks are there, and which are added.
+    /// The chunks that can be served, and a log of those added since the start.
     fn progress(&self) -> &Progress;
 
-    /// Whether what lies on the disk is still what was verified, as far as a look at it can tell.
+    /// Whether the file on disk is still the verified file, judged by its metadata alone.
     fn is_intact(&self) -> bool {
         true
     }
 
-    /// Where a chunk lies.
+    /// Location of a chunk's bytes.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] for a chunk that is not there or not verified, [`StoreError::Changed`]
-    /// when somebody else wrote to the file since it was verified.
+    /// [`StoreError::Missing`] if the chunk is absent or not verified, [`StoreError::Changed`] if
+    /// another program has written to the file since it was verified.
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError>;
 }
 
-/// Something that takes in the chunks of one file.
+/// A store that accepts the chunks of one file.
 pub trait ChunkSink: Send + Sync {
-    /// Stores bytes that the caller has verified against `digest`. Returns `true` when the chunk can be served and
-    /// [`Progress`] names it, `false` when a chunk of that digest is not what is wanted any more. A chunk that is
-    /// already there is left as it is.
+    /// Stores a chunk; **the caller has verified its bytes** against `digest`.
+    ///
+    /// Returns `true` when the chunk can be served and is listed in [`Progress`], `false` if a
+    /// chunk with this digest is no longer wanted. A chunk that is already stored is not written
+    /// again.
     ///
     /// # Errors
-    /// The disk is full or fails, or there is no such chunk, or it has another length.
+    /// The disk is full or fails, the chunk does not exist, or its length is wrong.
     fn store(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<bool, StoreError>;
 }
 
-/// Locks. What the mutexes of this floor guard is whole between any two statements, so a thread that
-/// panicked while it held one has broken nothing.
+/// Locks a mutex and ignores poisoning. Data behind the mutexes of this layer is consistent between
+/// any two statements, so a thread that panicked while it held the lock has not corrupted it.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

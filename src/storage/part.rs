@@ -1,22 +1,25 @@
-//! A file that is being downloaded.
+//! Part file: a download in progress.
 //!
-//! Its bytes go to a hidden sibling of the target, which gets its name only when every chunk is there.
-//! Two have-files beside it say which chunks a restart can rely on: `.have` is written after the data
-//! has been made durable and is durable itself; `.note` is written often and without any sync, for the case
-//! that the process is killed. They are two because a file that is written without a sync may be torn after a
-//! power cut: the note may be lost then, the durable map must not. A map that is torn or belongs to another file
-//! vouches for nothing, and [`check`](PartFile::check) finds out what is there. Invariant: a have-file never outlives
-//! the part file it vouches for, and never names a chunk before its bytes are in the part file.
+//! Its bytes go to a hidden file beside the target, which is renamed to the target when every chunk
+//! is present. Two resume files list the chunks that a restart can use. `.have` survives a power
+//! cut: it is written and synced after the data has been synced. `.note` survives only a killed
+//! process: it is written often and never synced. They are separate files because a file written
+//! without fsync can be torn after a power cut. The note may be lost then, the durable list must
+//! not be.
+//!
+//! A resume file that is torn or belongs to another file counts for nothing, and
+//! [`check`](PartFile::check) hashes the part file instead. Invariant: a resume file never outlives
+//! its part file, and never lists a chunk before its bytes are in the part file.
 
 mod check;
 
-pub use check::Checked;
+pub use check::CheckResult;
 
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
-use super::hashing::{self, Watch};
-use super::have_file::{self, Vouched};
+use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
+use super::resume_file::{self, ResumeMaps};
 use super::{ChunkSink, ChunkSource, StoredChunk, lock};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, Md5};
 use rustix::fs::{CWD, OFlags, RenameFlags};
@@ -28,13 +31,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// Bytes of the target's name that the hidden names repeat: with what is added they stay below the 255
-/// that file systems take.
-const NAME_KEPT: usize = 180;
-/// How often opening is tried while other processes finish and remove the part file.
-const OPEN_TRIES: usize = 8;
+/// Bytes of the target's name that are repeated in the hidden names. With prefix and suffix, these
+/// stay below the file systems' limit of 255 bytes.
+const NAME_BYTES_MAX: usize = 180;
+/// Attempts to open the part file while other processes rename or remove it.
+const OPEN_ATTEMPTS_MAX: usize = 8;
 
-/// A download: the part file, its have-map, and what it is to become.
+/// A download in progress: the part file, its resume files and its target.
 pub struct PartFile {
     target: PathBuf,
     paths: Paths,
@@ -44,17 +47,17 @@ pub struct PartFile {
     boot: Option<String>,
     progress: Progress,
     resumed: AtomicU64,
-    /// A map was there that said nothing of this file.
-    doubtful: bool,
-    saved: Mutex<Saved>,
-    /// Held while bytes are written: the system lets only one thread at a time write to a file anyway, and whoever
-    /// waits for it there burns a core meanwhile.
+    /// A resume file is torn or belongs to another file.
+    unusable_map: bool,
+    resume_files: Mutex<ResumeFiles>,
+    /// Held during a write: the kernel serialises writes to one file, and threads that wait for it
+    /// there use up CPU time.
     writing: Mutex<()>,
-    /// What the finished file must still look like.
+    /// Size and modification time of the finished file; a file that differs is no longer served.
     stamp: OnceLock<Stamp>,
 }
 
-/// The hidden siblings of the target.
+/// The hidden files beside the target.
 #[derive(Debug, Clone)]
 struct Paths {
     part: PathBuf,
@@ -62,64 +65,66 @@ struct Paths {
     note: PathBuf,
 }
 
-/// What the have-files say.
-struct Saved {
+/// Content of the resume files.
+struct ResumeFiles {
     durable: Bitfield,
-    /// How many chunks the have-files name between them.
-    noted: u32,
-    /// How many notes this process has written.
-    notes: usize,
+    /// Number of chunks listed in either resume file.
+    listed_count: u32,
+    /// Number of notes written by this process.
+    note_count: usize,
     finished: bool,
-    /// A sync of the data failed: what the system still keeps can no longer be relied on.
-    unsound: bool,
+    /// An fsync of the data has failed: dirty pages in the page cache can no longer be relied on.
+    sync_failed: bool,
 }
 
 impl PartFile {
-    /// Opens the part file of a download, goes on where an earlier one stopped, and locks it until this
-    /// value is dropped. The file gets its full size at once but takes up only what is written to it. The
-    /// target's folder must be there; the target itself is not looked at.
+    /// Opens the part file of a download, or resumes an earlier one, and locks it until this value
+    /// is dropped.
+    ///
+    /// The file gets its full size at once, as a sparse file. The target's folder must exist; the
+    /// target itself is not accessed.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] when the same file is being downloaded to the same place,
-    /// [`StoreError::Full`] when what is missing does not fit on the disk, [`StoreError::NotAFile`] when
-    /// the target can be no file, and whatever the system says.
+    /// [`StoreError::Busy`] if the same file is being downloaded to the same target,
+    /// [`StoreError::Full`] if the missing bytes do not fit on the disk, [`StoreError::NotAFile`]
+    /// if the target cannot be a file, or an I/O error.
     pub fn open(target: &Path, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
-        Self::open_in(target, manifest, have_file::boot_id())
+        Self::open_in(target, manifest, resume_file::boot_id())
     }
 
     fn open_in(target: &Path, manifest: Arc<Manifest>, boot: Option<String>) -> Result<Self, StoreError> {
         let id = manifest.id();
         let paths = Paths::beside(target, id)?;
         let file = open_locked(&paths.part)?;
-        let size = file.metadata().map_err(error::io("look at", &paths.part))?.len();
+        let size = file.metadata().map_err(error::io("read the metadata of", &paths.part))?.len();
         let layout = manifest.layout();
         let resume = size == layout.size();
-        let (vouched, doubtful) = match resume {
-            true => paths.vouched(id, layout.count(), boot.as_deref()),
-            false => (Vouched::nothing(layout.count()), false),
+        let (maps, unusable_map) = match resume {
+            true => paths.read_resume_files(id, layout.count(), boot.as_deref()),
+            false => (ResumeMaps::empty(layout.count()), false),
         };
-        let resumed = vouched.written.iter().map(|index| length_of(&manifest, index)).sum();
+        let resumed = maps.written.iter().map(|index| length_of(&manifest, index)).sum();
         let ready = match resume {
             true => check_space(&file, &paths.part, layout.size(), resumed),
-            false => start_afresh(&file, &paths, layout.size()),
+            false => create_sparse(&file, &paths, layout.size()),
         };
         if let Err(error) = ready {
             if !resume {
-                // Nobody's work is in it.
+                // The file is new and has no data.
                 disk::remove(&paths.part).err().into_iter().for_each(|error| log::warn!("{error}"));
             }
             return Err(error);
         }
         if paths.note.symlink_metadata().is_err() {
-            // Once it is there it can be written over when the disk is full.
-            have_file::begin_note(&paths.note, id, boot.as_deref(), layout.count())?;
+            // Allocate the note now: it can then be overwritten even when the disk is full.
+            resume_file::create_note(&paths.note, id, boot.as_deref(), layout.count())?;
         }
-        let saved = Saved {
-            durable: vouched.durable,
-            noted: vouched.written.held(),
-            notes: 0,
+        let resume_files = ResumeFiles {
+            durable: maps.durable,
+            listed_count: maps.written.held(),
+            note_count: 0,
             finished: false,
-            unsound: false,
+            sync_failed: false,
         };
         Ok(Self {
             target: target.to_owned(),
@@ -128,80 +133,91 @@ impl PartFile {
             manifest,
             id,
             boot,
-            progress: Progress::new(vouched.written),
+            progress: Progress::new(maps.written),
             resumed: AtomicU64::new(resumed),
-            doubtful,
-            saved: Mutex::new(saved),
+            unusable_map,
+            resume_files: Mutex::new(resume_files),
             writing: Mutex::default(),
             stamp: OnceLock::new(),
         })
     }
 
-    /// Bytes that were there when the part file was opened and, if that was asked for, checked.
+    /// Bytes that were present when the part file was opened and, if requested, checked.
     pub fn resumed_bytes(&self) -> u64 {
         self.resumed.load(Relaxed)
     }
 
-    /// Where the finished file will be.
+    /// Path of the finished file.
     pub fn target(&self) -> &Path {
         &self.target
     }
 
-    /// Notes what is there, so that a killed process loses nothing of it. Cheap: a small file is written,
-    /// nothing is synced; nothing is done when there is nothing new.
+    /// Writes the `.note`, so that a killed process loses no chunk stored so far. Cheap: one small
+    /// file without fsync, and no write if no chunk was added.
     ///
     /// # Errors
-    /// The note cannot be written; [`StoreError::Gone`] when the part file is not there any more, so that there is
-    /// no point in going on.
+    /// The note cannot be written; [`StoreError::Gone`] if the part file was removed, so that the
+    /// download cannot continue.
     pub fn note(&self) -> Result<(), StoreError> {
-        let mut saved = lock(&self.saved);
-        let (written, _) = self.progress.have();
-        if saved.finished || saved.unsound || written.held() == saved.noted {
+        let mut resume_files = lock(&self.resume_files);
+        let (present, _) = self.progress.have();
+        if resume_files.finished || resume_files.sync_failed || present.held() == resume_files.listed_count {
             return Ok(());
         }
-        if !is_named(&self.file, &self.paths.part)? {
+        if !path_refers_to(&self.file, &self.paths.part)? {
             return Err(StoreError::Gone(self.paths.part.clone()));
         }
-        let noted = written.held();
-        let vouched = Vouched { durable: saved.durable.clone(), written };
-        have_file::write_note(&self.paths.note, self.id, self.boot.as_deref(), &vouched, saved.notes)?;
-        saved.notes += 1;
-        saved.noted = noted;
+        let listed_count = present.held();
+        let maps = ResumeMaps { durable: resume_files.durable.clone(), written: present };
+        resume_file::write_note(
+            &self.paths.note,
+            self.id,
+            self.boot.as_deref(),
+            &maps,
+            resume_files.note_count,
+        )?;
+        resume_files.note_count += 1;
+        resume_files.listed_count = listed_count;
         Ok(())
     }
 
-    /// Makes what is there durable, so that a power cut loses nothing of it: first the data, then the map
-    /// that vouches for it. May take seconds; chunks can be stored and served meanwhile. After
-    /// [`finish`](Self::finish) it makes the finished file durable.
+    /// Makes the chunks stored so far durable, so that they survive a power cut: first the data,
+    /// then the resume file.
+    ///
+    /// May take seconds; chunks can be stored and served meanwhile. After [`finish`](Self::finish)
+    /// it syncs the finished file.
     ///
     /// # Errors
-    /// The disk fails. What was written but not yet durable is then not vouched for any more, and every
-    /// later call fails too.
+    /// The disk fails. Chunks that were written but not yet durable are then no longer listed, and
+    /// every later call fails.
     pub fn make_durable(&self) -> Result<(), StoreError> {
-        let (written, _) = self.progress.have();
-        let done = |saved: &Saved| !saved.finished && !saved.unsound && saved.durable == written;
-        if done(&lock(&self.saved)) {
+        let (present, _) = self.progress.have();
+        let done = |resume_files: &ResumeFiles| {
+            !resume_files.finished && !resume_files.sync_failed && resume_files.durable == present
+        };
+        if done(&lock(&self.resume_files)) {
             return Ok(());
         }
-        // Only what was there before the sync began is durable when it ends.
+        // A sync covers only the bytes written before it began.
         self.sync_data()?;
-        let mut saved = lock(&self.saved);
-        if !saved.finished {
-            let mut durable = written;
-            have_file::merge(&mut durable, &saved.durable);
-            let vouched = Vouched { written: durable.clone(), durable };
-            have_file::write(&self.paths.have, self.id, self.boot.as_deref(), &vouched)?;
-            saved.noted = saved.noted.max(vouched.durable.held());
-            saved.durable = vouched.durable;
+        let mut resume_files = lock(&self.resume_files);
+        if !resume_files.finished {
+            let mut durable = present;
+            resume_file::merge(&mut durable, &resume_files.durable);
+            let maps = ResumeMaps { written: durable.clone(), durable };
+            resume_file::write(&self.paths.have, self.id, self.boot.as_deref(), &maps)?;
+            resume_files.listed_count = resume_files.listed_count.max(maps.durable.held());
+            resume_files.durable = maps.durable;
         }
         disk::sync_folder(disk::folder_of(&self.target))
     }
 
-    /// The MD5 of the file, which must be complete. The callbacks are those of
-    /// [`WholeFile::publish`](super::WholeFile::publish).
+    /// MD5 of the file, which must be complete. For the callbacks see
+    /// [`CompleteFile::publish`](super::CompleteFile::publish).
     ///
     /// # Errors
-    /// [`StoreError::Missing`] when a chunk is, [`StoreError::Stopped`], or it cannot be read.
+    /// [`StoreError::Missing`] if a chunk is missing, [`StoreError::Stopped`], or the file cannot
+    /// be read.
     pub fn md5(
         &self,
         hashed: &(dyn Fn(u64) + Sync),
@@ -211,35 +227,40 @@ impl PartFile {
             return Err(StoreError::Missing(missing));
         }
         let size = self.manifest.layout().size();
-        hashing::md5(&self.file, &self.paths.part, size, Watch { hashed, stop })
+        hashing::md5(&self.file, &self.paths.part, size, HashCallbacks { hashed, stop })
     }
 
-    /// Gives the complete file its name and removes the have-files; a second call does nothing more. With
-    /// `overwrite` a file that is in place is replaced. With `durable` returns when data and name are on
-    /// the disk; without, a power cut soon after may leave a damaged file. Chunks are served before and after.
+    /// Renames the complete file to its target and removes the resume files. A repeated call only
+    /// syncs.
+    ///
+    /// With `overwrite` an existing target is replaced. With `durable` the call returns when data
+    /// and name are on the disk; without it, a power cut soon after can leave a damaged file.
+    /// Chunks are served before and after.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] when a chunk is, [`StoreError::Exists`] when a file is in place and
-    /// `overwrite` is not set; the part file stays as it is then.
+    /// [`StoreError::Missing`] if a chunk is missing, [`StoreError::Exists`] if the target exists
+    /// and `overwrite` is not set. The part file is unchanged then.
     pub fn finish(&self, overwrite: bool, durable: bool) -> Result<(), StoreError> {
         if let Some(missing) = self.progress.have().0.missing().next() {
             return Err(StoreError::Missing(missing));
         }
-        // After a failed sync the file may have holes; this fails once more then.
-        if durable || lock(&self.saved).unsound {
+        // After a failed sync the file may have lost data; the sync reports the error again.
+        if durable || lock(&self.resume_files).sync_failed {
             self.sync_data()?;
         }
-        let mut saved = lock(&self.saved);
-        if !saved.finished {
+        let mut resume_files = lock(&self.resume_files);
+        if !resume_files.finished {
             rename(&self.paths.part, &self.target, overwrite)?;
-            saved.finished = true;
-            // From now on it is the user's, who may change it; what has changed is not served.
+            resume_files.finished = true;
+            // From now on the file belongs to the user and may be changed. A changed file is not
+            // served.
             let _ = self.stamp.set(Stamp::read(&self.file, &self.target)?);
-            // Left behind they do no harm: they are removed before the next part file of this name grows.
-            if let Err(error) = self.paths.remove_maps() {
+            // Stale resume files do no harm: they are removed before a new part file of this name
+            // gets its size.
+            if let Err(error) = self.paths.remove_resume_files() {
                 log::warn!("{error}");
             }
-            // The lock was the part file's; whoever uses the finished one may want its own.
+            // The lock protected the part file. Another program may want to lock the finished file.
             if let Err(error) = self.file.unlock() {
                 log::warn!("cannot unlock {}: {error}", self.target.display());
             }
@@ -251,15 +272,16 @@ impl PartFile {
     }
 
     fn sync_data(&self) -> Result<(), StoreError> {
-        let unsound = lock(&self.saved).unsound;
-        // After a failed sync the next one may succeed without having written what the first one lost.
-        let synced = match unsound {
-            true => Err(io::Error::other("an earlier sync failed")),
+        let sync_failed = lock(&self.resume_files).sync_failed;
+        // After a failed fsync, the next one can succeed although the data of the first one was
+        // lost.
+        let synced = match sync_failed {
+            true => Err(io::Error::other("an earlier fsync failed")),
             false => self.file.sync_data(),
         };
         synced.map_err(|source| {
-            lock(&self.saved).unsound = true;
-            let removed = have_file::remove(&self.paths.note);
+            lock(&self.resume_files).sync_failed = true;
+            let removed = resume_file::remove(&self.paths.note);
             removed.err().into_iter().for_each(|error| log::warn!("{error}"));
             error::io("sync", &self.paths.part)(source)
         })
@@ -273,7 +295,7 @@ impl PartFile {
         chunks.iter().map(|index| length_of(&self.manifest, index)).sum()
     }
 
-    /// Whether nobody has written to the finished file.
+    /// Fails with [`StoreError::Changed`] if another program has modified the finished file.
     fn unchanged(&self) -> Result<(), StoreError> {
         self.stamp.get().map_or(Ok(()), |stamp| stamp.check(&self.file, &self.target))
     }
@@ -308,19 +330,18 @@ impl ChunkSink for PartFile {
     fn store(&self, index: ChunkIndex, _: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
         let span = self.manifest.layout().span(index).ok_or(StoreError::Missing(index))?;
         if bytes.len() as u64 != u64::from(span.length) {
-            let why = format!("chunk {index} has {} bytes, not {}", bytes.len(), span.length);
-            return Err(error::refused("write", &self.paths.part, why));
+            let reason = format!("chunk {index} has {} bytes, not {}", bytes.len(), span.length);
+            return Err(error::invalid_input("write", &self.paths.part, reason));
         }
-        // The same chunk twice at once does no harm: both have the bytes that the digest vouches for.
+        // Two threads may write the same chunk at once: both have verified bytes.
         if !self.progress.has(index) {
             let zero = disk::is_zero(bytes);
             let writing = lock(&self.writing);
-            let written = match zero && disk::make_hole(&self.file, span.offset, bytes.len()) {
+            let result = match zero && disk::punch_hole(&self.file, span.offset, bytes.len()) {
                 true => Ok(()),
                 false => self.file.write_all_at(bytes, span.offset),
             };
-            written
-                .map_err(|source| error::write("write", &self.paths.part, self.missing_bytes())(source))?;
+            result.map_err(|source| error::write("write", &self.paths.part, self.missing_bytes())(source))?;
             drop(writing);
             self.progress.add(index);
         }
@@ -332,67 +353,70 @@ impl Paths {
     fn beside(target: &Path, id: FileId) -> Result<Self, StoreError> {
         let name = target.file_name().ok_or_else(|| StoreError::NotAFile(target.to_owned()))?;
         let name = name.to_string_lossy();
-        let kept = &name[..name.floor_char_boundary(NAME_KEPT)];
+        let kept = &name[..name.floor_char_boundary(NAME_BYTES_MAX)];
         let folder = disk::folder_of(target);
         let path = |ending| folder.join(format!(".{kept}.{}.{ending}", id.short()));
         Ok(Self { part: path("part"), have: path("have"), note: path("note") })
     }
 
-    /// What the maps vouch for, and whether there is one that is not usable.
-    fn vouched(&self, id: FileId, count: u32, boot: Option<&str>) -> (Vouched, bool) {
-        let (mut vouched, mut doubtful) = (Vouched::nothing(count), false);
-        let durable = have_file::read(&self.have, id, count, boot);
-        for map in [durable, have_file::read_note(&self.note, id, count, boot)] {
+    /// The chunks listed in the resume files, and whether one of these files is unusable.
+    fn read_resume_files(&self, id: FileId, count: u32, boot: Option<&str>) -> (ResumeMaps, bool) {
+        let (mut maps, mut unusable_map) = (ResumeMaps::empty(count), false);
+        let durable = resume_file::read(&self.have, id, count, boot);
+        for map in [durable, resume_file::read_note(&self.note, id, count, boot)] {
             match map {
-                Ok(map) => vouched.add(&map),
-                Err(()) => doubtful = true,
+                Ok(map) => maps.add(&map),
+                Err(()) => unusable_map = true,
             }
         }
-        (vouched, doubtful)
+        (maps, unusable_map)
     }
 
-    fn remove_maps(&self) -> Result<bool, StoreError> {
-        let removed = [&self.have, &self.note].map(|path| have_file::remove(path));
+    fn remove_resume_files(&self) -> Result<bool, StoreError> {
+        let removed = [&self.have, &self.note].map(|path| resume_file::remove(path));
         removed.into_iter().try_fold(false, |any, removed| Ok(any | removed?))
     }
 }
 
-/// Opens the part file and locks it; makes an empty one if there is none.
+/// Opens and locks the part file; creates an empty one if none exists.
 fn open_locked(path: &Path) -> Result<File, StoreError> {
     let busy = || StoreError::Busy(path.to_owned());
-    for _ in 0..OPEN_TRIES {
+    for _ in 0..OPEN_ATTEMPTS_MAX {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        // A link under this name is not ours, and is not followed.
+        // Do not follow a link: it was not created by shoal.
         let (file, _) = disk::open_as_file(&mut options, OFlags::NOFOLLOW, path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(busy()),
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                log::warn!("{}: this file system has no locks", path.display());
+                log::warn!(
+                    "cannot lock {}: not supported by the file system; start only one download of this file",
+                    path.display()
+                );
             }
             Err(TryLockError::Error(error)) => return Err(error::io("lock", path)(error)),
         }
-        // Between opening and locking, the process that held the lock may have renamed the file to its
-        // target: writing to it then would write to a finished file.
-        if is_named(&file, path)? {
+        // Between open and lock, the previous owner of the lock may have renamed the file to its
+        // target. Writing to it would damage a finished file.
+        if path_refers_to(&file, path)? {
             return Ok(file);
         }
     }
     Err(busy())
 }
 
-/// Whether a name is that of an open file.
-fn is_named(file: &File, path: &Path) -> Result<bool, StoreError> {
-    let opened = file.metadata().map_err(error::io("look at", path))?;
+/// Whether the path refers to the open file.
+fn path_refers_to(file: &File, path: &Path) -> Result<bool, StoreError> {
+    let opened = file.metadata().map_err(error::io("read the metadata of", path))?;
     let named = fs::symlink_metadata(path);
     Ok(named.is_ok_and(|named| (named.dev(), named.ino()) == (opened.dev(), opened.ino())))
 }
 
-/// Gives a file that is new, or not what it should be, its size. The maps of an earlier part file go first,
-/// durably: they must not vouch for this one.
-fn start_afresh(file: &File, paths: &Paths, size: u64) -> Result<(), StoreError> {
-    if paths.remove_maps()? {
+/// Empties a file that is new or has the wrong size, and sets its size. Resume files of an earlier
+/// part file are removed first, durably, so that they are not applied to this one.
+fn create_sparse(file: &File, paths: &Paths, size: u64) -> Result<(), StoreError> {
+    if paths.remove_resume_files()? {
         disk::sync_folder(disk::folder_of(&paths.part))?;
     }
     file.set_len(0).map_err(error::io("empty", &paths.part))?;
@@ -400,9 +424,10 @@ fn start_afresh(file: &File, paths: &Paths, size: u64) -> Result<(), StoreError>
     file.set_len(size).map_err(error::write("set the size of", &paths.part, size))
 }
 
-/// Whether what is still missing fits on the disk.
+/// Fails with [`StoreError::Full`] if the missing bytes do not fit on the disk.
 fn check_space(file: &File, path: &Path, size: u64, held: u64) -> Result<(), StoreError> {
-    let allocated = file.metadata().map_err(error::io("look at", path))?.blocks().saturating_mul(512);
+    let allocated =
+        file.metadata().map_err(error::io("read the metadata of", path))?.blocks().saturating_mul(512);
     let needed = size.saturating_sub(allocated.max(held));
     match disk::free_space(disk::folder_of(path)) {
         Some(available) if available < needed => {
@@ -416,8 +441,8 @@ fn rename(from: &Path, to: &Path, overwrite: bool) -> Result<(), StoreError> {
     let renamed = match overwrite {
         true => fs::rename(from, to),
         false => match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // Not known to this system or file system: the next best thing.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename_after_looking(from, to),
+            // Not supported by this kernel or file system: check and rename, which is not atomic.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename_if_absent(from, to),
             renamed => renamed.map_err(io::Error::from),
         },
     };
@@ -427,8 +452,8 @@ fn rename(from: &Path, to: &Path, overwrite: bool) -> Result<(), StoreError> {
     })
 }
 
-/// Renames unless something has the new name; a file that appears at the same moment is replaced.
-fn rename_after_looking(from: &Path, to: &Path) -> io::Result<()> {
+/// Renames unless the target exists. A target that is created between check and rename is replaced.
+fn rename_if_absent(from: &Path, to: &Path) -> io::Result<()> {
     match to.symlink_metadata() {
         Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
         Err(_) => fs::rename(from, to),

@@ -1,6 +1,6 @@
-//! What a download survives.
+//! Tests of part files: resume, crash consistency and locking.
 
-use super::super::verify::{CheckWatch, Verify};
+use super::super::verify::{Verify, VerifyCallbacks};
 use super::*;
 use crate::content::{Digest, Layout};
 use std::os::unix::fs::symlink;
@@ -33,7 +33,7 @@ impl Fixture {
     fn open(&self) -> Result<PartFile, StoreError> {
         PartFile::open(&self.target(), Arc::clone(&self.manifest))
     }
-    /// Opens as if the machine had been started anew.
+    /// Opens the part file as after a reboot of the machine.
     fn open_after_reboot(&self) -> PartFile {
         let boot = Some("another boot".to_owned());
         PartFile::open_in(&self.target(), Arc::clone(&self.manifest), boot).unwrap()
@@ -62,7 +62,7 @@ impl Fixture {
 }
 
 #[test]
-fn every_size_becomes_a_file() {
+fn files_of_any_size_are_completed() {
     for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 4 * CHUNK, 4 * CHUNK + 1] {
         let fixture = Fixture::new(size);
         let part = fixture.open().unwrap();
@@ -87,7 +87,7 @@ fn every_size_becomes_a_file() {
 }
 
 #[test]
-fn only_stored_chunks_are_served_and_only_fitting_ones_stored() {
+fn only_stored_chunks_are_served_and_wrong_lengths_are_rejected() {
     let fixture = Fixture::new(3 * CHUNK);
     let part = fixture.open().unwrap();
     fixture.store(&part, [1]);
@@ -97,14 +97,14 @@ fn only_stored_chunks_are_served_and_only_fitting_ones_stored() {
     }
     assert!(matches!(part.store(ChunkIndex(3), Digest([0; 32]), b""), Err(StoreError::Missing(_))));
     assert!(matches!(part.store(ChunkIndex(0), Digest([0; 32]), b"short"), Err(StoreError::Io { .. })));
-    // What is there already is not written again.
+    // A stored chunk is not written again.
     part.store(ChunkIndex(1), Digest([0; 32]), &vec![0; CHUNK]).unwrap();
     fixture.serves(&part, 1);
     assert_eq!(part.progress().held(), 1);
 }
 
 #[test]
-fn a_restart_goes_on_where_it_was_noted() {
+fn a_restart_resumes_from_the_note() {
     let fixture = Fixture::new(4 * CHUNK + 1);
     let part = fixture.open().unwrap();
     fixture.store(&part, [0, 4]);
@@ -121,7 +121,7 @@ fn a_restart_goes_on_where_it_was_noted() {
 }
 
 #[test]
-fn a_power_cut_leaves_what_was_made_durable() {
+fn durable_chunks_survive_a_power_cut() {
     let fixture = Fixture::new(6 * CHUNK);
     let part = fixture.open().unwrap();
     fixture.store(&part, [0, 1]);
@@ -132,7 +132,7 @@ fn a_power_cut_leaves_what_was_made_durable() {
     let after = fixture.open_after_reboot();
     assert_eq!(after.resumed_bytes(), 2 * CHUNK as u64);
     drop(after);
-    // A note that was torn by the power cut costs only what the note alone vouched for.
+    // A note torn by the power cut loses only the chunks listed in the note alone.
     fs::write(fixture.paths().note, "").unwrap();
     assert_eq!(fixture.open().unwrap().resumed_bytes(), 2 * CHUNK as u64);
     fs::write(fixture.paths().have, "{}\n").unwrap();
@@ -140,7 +140,7 @@ fn a_power_cut_leaves_what_was_made_durable() {
 }
 
 #[test]
-fn what_was_only_noted_becomes_durable_after_a_restart() {
+fn chunks_of_the_note_become_durable_after_a_restart() {
     let fixture = Fixture::new(2 * CHUNK);
     let part = fixture.open().unwrap();
     fixture.store(&part, [0]);
@@ -153,7 +153,7 @@ fn what_was_only_noted_becomes_durable_after_a_restart() {
 }
 
 #[test]
-fn nothing_new_writes_nothing() {
+fn without_new_chunks_nothing_is_written() {
     let fixture = Fixture::new(2 * CHUNK);
     let part = fixture.open().unwrap();
     part.note().unwrap();
@@ -169,19 +169,19 @@ fn nothing_new_writes_nothing() {
 }
 
 #[test]
-fn the_map_of_another_file_is_not_believed() {
+fn the_resume_file_of_another_file_is_ignored() {
     let fixture = Fixture::new(2 * CHUNK);
     drop(fixture.open().unwrap());
-    let foreign = Vouched { durable: Bitfield::all(2), written: Bitfield::all(2) };
-    let boot = have_file::boot_id();
-    have_file::write(&fixture.paths().have, FileId([1; 32]), boot.as_deref(), &foreign).unwrap();
+    let foreign = ResumeMaps { durable: Bitfield::all(2), written: Bitfield::all(2) };
+    let boot = resume_file::boot_id();
+    resume_file::write(&fixture.paths().have, FileId([1; 32]), boot.as_deref(), &foreign).unwrap();
     assert_eq!(fixture.open().unwrap().resumed_bytes(), 0);
 }
 
 #[test]
-fn a_map_does_not_vouch_for_another_part_file() {
+fn a_resume_file_is_not_applied_to_a_new_part_file() {
     let fixture = Fixture::new(2 * CHUNK);
-    for spoil in [
+    for damage in [
         |path: &Path| fs::remove_file(path).unwrap(),
         |path: &Path| File::options().write(true).open(path).unwrap().set_len(5).unwrap(),
     ] {
@@ -190,7 +190,7 @@ fn a_map_does_not_vouch_for_another_part_file() {
         part.note().unwrap();
         part.make_durable().unwrap();
         drop(part);
-        spoil(&fixture.paths().part);
+        damage(&fixture.paths().part);
         assert_eq!(fixture.open().unwrap().resumed_bytes(), 0);
         // Nor later, when the new part file has its full size.
         assert_eq!(fixture.open().unwrap().resumed_bytes(), 0);
@@ -198,7 +198,7 @@ fn a_map_does_not_vouch_for_another_part_file() {
 }
 
 #[test]
-fn one_download_at_a_time() {
+fn the_part_file_is_locked_against_a_second_download() {
     let fixture = Fixture::new(1);
     let part = fixture.open().unwrap();
     assert!(matches!(fixture.open(), Err(StoreError::Busy(_))));
@@ -207,7 +207,7 @@ fn one_download_at_a_time() {
 }
 
 #[test]
-fn a_file_in_place_is_replaced_only_when_asked_to() {
+fn an_existing_target_is_replaced_only_with_overwrite() {
     let fixture = Fixture::new(10);
     let part = fixture.open().unwrap();
     fixture.store(&part, [0]);
@@ -220,28 +220,28 @@ fn a_file_in_place_is_replaced_only_when_asked_to() {
 }
 
 #[test]
-fn a_file_that_cannot_fit_is_refused_and_leaves_nothing() {
+fn a_file_larger_than_the_disk_is_rejected_and_leaves_no_file() {
     let fixture = Fixture::new(0);
     let layout = Layout::even(1 << 45, Some(64 << 20)).unwrap();
     let digests = vec![Digest::of(b""); layout.count() as usize];
     let huge = Arc::new(Manifest::new(layout, digests).unwrap());
     match PartFile::open(&fixture.target(), huge) {
         Err(StoreError::Full { needed, available, .. }) => assert!(needed == 1 << 45 && available < needed),
-        // The file system may also say that no file is that large.
+        // The file system may also reject a file of that size.
         other => assert!(matches!(other, Err(StoreError::Io { .. }))),
     }
     assert_eq!(fixture.names(), [""; 0]);
 }
 
 #[test]
-fn odd_targets() {
+fn unusable_and_long_target_names() {
     let fixture = Fixture::new(1);
     let open = |target: &Path| PartFile::open(target, Arc::clone(&fixture.manifest));
     for target in ["/", "..", "a/.."] {
         assert!(matches!(open(Path::new(target)), Err(StoreError::NotAFile(_))), "{target}");
     }
     assert!(matches!(open(Path::new("/no/such/folder/x")), Err(StoreError::Io { .. })));
-    // 255 bytes, and cut in the middle of a character.
+    // 255 bytes; the hidden names cut it inside a character.
     let long = fixture.folder.path().join(format!("x{}", "é".repeat(127)));
     let part = open(&long).unwrap();
     fixture.store(&part, [0]);
@@ -260,10 +260,10 @@ fn a_link_in_place_of_the_part_file_is_not_followed() {
 }
 
 #[test]
-fn chunks_come_from_many_threads() {
+fn chunks_are_stored_from_many_threads() {
     let fixture = Fixture::new(40 * CHUNK + 5);
     let part = fixture.open().unwrap();
-    let news = part.progress().subscribe();
+    let wakeup = part.progress().subscribe();
     std::thread::scope(|scope| {
         for first in 0..3 {
             let (part, fixture) = (&part, &fixture);
@@ -271,32 +271,32 @@ fn chunks_come_from_many_threads() {
         }
         scope.spawn(|| part.make_durable().unwrap());
     });
-    assert!(news.recv_timeout(Duration::from_secs(10)).is_ok());
+    assert!(wakeup.recv_timeout(Duration::from_secs(10)).is_ok());
     assert_eq!(part.progress().since(0, 99).0.len(), 41);
     part.finish(false, false).unwrap();
     assert!(fs::read(fixture.target()).unwrap() == fixture.bytes);
 }
 
 #[test]
-fn without_a_rename_that_never_replaces_it_is_looked_first() {
+fn the_fallback_rename_does_not_replace_an_existing_target() {
     let folder = tempfile::tempdir().unwrap();
     let [from, to, link] = ["from", "to", "link"].map(|name| folder.path().join(name));
     fs::write(&from, "new").unwrap();
     symlink("nowhere", &link).unwrap();
-    assert_eq!(rename_after_looking(&from, &link).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-    rename_after_looking(&from, &to).unwrap();
+    assert_eq!(rename_if_absent(&from, &link).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    rename_if_absent(&from, &to).unwrap();
     assert_eq!(fs::read(to).unwrap(), b"new");
 }
 
 #[test]
-fn after_a_failed_sync_nothing_more_is_vouched_for() {
+fn after_a_failed_fsync_no_further_chunk_is_listed() {
     let fixture = Fixture::new(3 * CHUNK);
     let part = fixture.open().unwrap();
     fixture.store(&part, [0]);
     part.make_durable().unwrap();
     fixture.store(&part, [1]);
     part.note().unwrap();
-    lock(&part.saved).unsound = true;
+    lock(&part.resume_files).sync_failed = true;
     assert!(part.make_durable().is_err());
     fixture.store(&part, [2]);
     part.note().unwrap();
@@ -305,16 +305,16 @@ fn after_a_failed_sync_nothing_more_is_vouched_for() {
     assert_eq!(fixture.open().unwrap().resumed_bytes(), CHUNK as u64);
 }
 
-/// What a check says, and how many bytes it reads.
-fn check(part: &PartFile, verify: Verify) -> (Checked, u64) {
+/// Result of a check, and the number of bytes it read.
+fn check(part: &PartFile, verify: Verify) -> (CheckResult, u64) {
     let read = AtomicU64::new(0);
     let hashed = |bytes| _ = read.fetch_add(bytes, Relaxed);
-    let watch = CheckWatch { hashed: &hashed, ..CheckWatch::NOBODY };
+    let watch = VerifyCallbacks { hashed: &hashed, ..VerifyCallbacks::NONE };
     (part.check(verify, watch).unwrap(), read.into_inner())
 }
 
 #[test]
-fn what_the_maps_vouch_for_is_read_again_as_far_as_asked() {
+fn check_hashes_the_listed_chunks_as_verify_demands() {
     let fixture = Fixture::new(100 * CHUNK);
     let part = fixture.open().unwrap();
     fixture.store(&part, 0..80);
@@ -328,25 +328,25 @@ fn what_the_maps_vouch_for_is_read_again_as_far_as_asked() {
         [(Verify::None, 0, 0), (Verify::Sample, 0, 32 * size), (Verify::Full, 5, 95 * size)]
     {
         let part = fixture.open().unwrap();
-        assert_eq!((part.resumed_bytes(), part.is_doubtful()), (90 * size, false));
-        assert_eq!(check(&part, verify), (Checked { bad: 0, found }, read));
+        assert_eq!((part.resumed_bytes(), part.needs_full_check()), (90 * size, false));
+        assert_eq!(check(&part, verify), (CheckResult { bad: 0, found }, read));
         assert_eq!(part.resumed_bytes(), (90 + u64::from(found)) * size);
     }
-    // All that was found is vouched for from now on.
+    // From now on, all chunks found are in the resume files.
     assert_eq!(fixture.open_after_reboot().resumed_bytes(), 95 * size);
 }
 
 #[test]
-fn a_bad_chunk_makes_a_sample_a_check_of_all_and_is_vouched_for_no_more() {
+fn a_bad_chunk_in_a_sample_triggers_a_full_check() {
     let fixture = Fixture::new(20 * CHUNK);
     let part = fixture.open().unwrap();
     fixture.store(&part, 0..20);
     part.make_durable().unwrap();
     drop(part);
-    let spoilt = File::options().write(true).open(fixture.paths().part).unwrap();
-    [3, 17].into_iter().for_each(|index| spoilt.write_all_at(b"\0", index * CHUNK as u64).unwrap());
+    let damaged = File::options().write(true).open(fixture.paths().part).unwrap();
+    [3, 17].into_iter().for_each(|index| damaged.write_all_at(b"\0", index * CHUNK as u64).unwrap());
     let part = fixture.open().unwrap();
-    assert_eq!(check(&part, Verify::Sample).0, Checked { bad: 2, found: 0 });
+    assert_eq!(check(&part, Verify::Sample).0, CheckResult { bad: 2, found: 0 });
     assert_eq!(part.progress().have().0.missing().collect::<Vec<_>>(), [ChunkIndex(3), ChunkIndex(17)]);
     drop(part);
     let part = fixture.open_after_reboot();
@@ -357,44 +357,44 @@ fn a_bad_chunk_makes_a_sample_a_check_of_all_and_is_vouched_for_no_more() {
 }
 
 #[test]
-fn a_torn_or_foreign_map_costs_a_check_and_nothing_else() {
+fn a_torn_or_foreign_resume_file_costs_only_a_full_check() {
     let fixture = Fixture::new(9 * CHUNK + 1);
-    let spoils: [&dyn Fn(&Path); 3] = [
+    let damages: [&dyn Fn(&Path); 3] = [
         &|path| fs::write(path, "").unwrap(),
         &|path| fs::write(path, &fs::read(path).unwrap()[1..]).unwrap(),
         &|path| {
-            let all = Vouched { durable: Bitfield::all(10), written: Bitfield::all(10) };
-            have_file::write(path, FileId([1; 32]), have_file::boot_id().as_deref(), &all).unwrap();
+            let all = ResumeMaps { durable: Bitfield::all(10), written: Bitfield::all(10) };
+            resume_file::write(path, FileId([1; 32]), resume_file::boot_id().as_deref(), &all).unwrap();
         },
     ];
-    for (at, spoil) in spoils.into_iter().enumerate() {
+    for (at, damage) in damages.into_iter().enumerate() {
         let part = fixture.open().unwrap();
         fixture.store(&part, [2 * at as u32, 2 * at as u32 + 1]);
         part.make_durable().unwrap();
         drop(part);
-        spoil(&fixture.paths().have);
+        damage(&fixture.paths().have);
         let part = fixture.open().unwrap();
-        assert!(part.is_doubtful());
+        assert!(part.needs_full_check());
         let there = 2 * (at as u32 + 1);
         let (checked, read) = check(&part, Verify::None);
-        assert_eq!((checked, read), (Checked { bad: 0, found: there }, u64::from(there) * CHUNK as u64));
+        assert_eq!((checked, read), (CheckResult { bad: 0, found: there }, u64::from(there) * CHUNK as u64));
         drop(part);
         let part = fixture.open_after_reboot();
-        assert!(!part.is_doubtful());
+        assert!(!part.needs_full_check());
         assert_eq!(part.resumed_bytes(), u64::from(there) * CHUNK as u64);
     }
-    // Nothing is there, and the map is torn: there is nothing to read, and the map is gone.
+    // The part file is empty and the note is torn: nothing is read, and the note is removed.
     let fixture = Fixture::new(3 * CHUNK);
     drop(fixture.open().unwrap());
     fs::write(fixture.paths().note, "torn").unwrap();
     let part = fixture.open().unwrap();
-    assert_eq!(check(&part, Verify::None), (Checked::default(), 0));
+    assert_eq!(check(&part, Verify::None), (CheckResult::default(), 0));
     drop(part);
-    assert!(!fixture.open().unwrap().is_doubtful());
+    assert!(!fixture.open().unwrap().needs_full_check());
 }
 
 #[test]
-fn a_part_file_that_is_removed_is_missed() {
+fn removal_of_the_part_file_is_detected() {
     let fixture = Fixture::new(2 * CHUNK);
     let part = fixture.open().unwrap();
     fixture.store(&part, [0]);
@@ -403,7 +403,7 @@ fn a_part_file_that_is_removed_is_missed() {
 }
 
 #[test]
-fn a_finished_file_that_somebody_changes_is_not_served() {
+fn a_finished_file_is_not_served_after_a_change() {
     let fixture = Fixture::new(2 * CHUNK);
     let part = fixture.open().unwrap();
     fixture.store(&part, 0..2);

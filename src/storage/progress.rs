@@ -1,16 +1,17 @@
-//! Which chunks are there, and a log of those that became available.
+//! Set of the chunks that can be served, with an append-only log of the chunks added.
 //!
-//! The log is append-only: a reader takes the map together with a cursor and then asks for what came
-//! since, and so misses nothing and waits for nobody. Only what was added after the start is logged, so a
-//! complete file has no log. Invariant: what a reader gets from [`have`](Progress::have) and, in order,
-//! from [`since`](Progress::since) covers every chunk that was ever added.
+//! A reader takes the bitmap together with a cursor and then asks for the chunks added after the
+//! cursor, so it misses none and never waits for another reader. Only chunks added after the start
+//! are logged, so a complete file has an empty log. Invariant: the bitmap from
+//! [`have`](Progress::have) followed by the results of [`since`](Progress::since) covers every
+//! chunk ever added.
 
 use super::lock;
 use crate::content::{Bitfield, ChunkIndex};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::sync::Mutex;
 
-/// Subscribers are looked through for dropped ones no earlier than at this many.
+/// Least number of subscribers before dropped ones are pruned.
 const PRUNE_MIN: usize = 16;
 
 /// The chunks of one file that can be served.
@@ -26,53 +27,55 @@ struct State {
 }
 
 impl Progress {
-    /// Starts from the chunks that are there already.
+    /// Starts with the chunks already on disk.
     pub fn new(have: Bitfield) -> Self {
         let state = State { have, log: Vec::new(), subscribers: Vec::new(), prune_at: PRUNE_MIN };
         Self { state: Mutex::new(state) }
     }
 
-    /// Notes that a chunk can be served, and wakes the subscribers. Returns whether that is news; a
-    /// chunk that the file does not have is ignored.
+    /// Marks a chunk as available and wakes the subscribers. Returns whether it was added; `false`
+    /// if it was available already or is outside the file.
     pub fn add(&self, index: ChunkIndex) -> bool {
         let mut state = lock(&self.state);
-        let news = state.have.insert(index);
-        if news {
+        let added = state.have.insert(index);
+        if added {
             state.log.push(index);
             state.wake();
         }
-        news
+        added
     }
 
-    /// Notes that a chunk can no longer be served. Returns whether it could. Nobody is woken, and the
-    /// log still names the chunk: who reads the log asks [`has`](Self::has) where it matters.
+    /// Marks a chunk as unavailable and returns whether it was available.
+    ///
+    /// Subscribers are not woken, and the log still lists the chunk: a reader of the log that
+    /// depends on the chunk must call [`has`](Self::has).
     pub fn remove(&self, index: ChunkIndex) -> bool {
         lock(&self.state).have.remove(index)
     }
 
-    /// The chunks that are there now, and the cursor from which [`since`](Self::since) goes on.
+    /// The available chunks, and the cursor to pass to [`since`](Self::since).
     pub fn have(&self) -> (Bitfield, usize) {
         let state = lock(&self.state);
         (state.have.clone(), state.log.len())
     }
 
-    /// Whether a chunk is there.
+    /// Whether a chunk is available.
     pub fn has(&self, index: ChunkIndex) -> bool {
         lock(&self.state).have.has(index)
     }
 
-    /// How many chunks are there.
+    /// Number of available chunks.
     pub fn held(&self) -> u32 {
         lock(&self.state).have.held()
     }
 
-    /// Whether every chunk is there.
+    /// Whether every chunk is available.
     pub fn is_complete(&self) -> bool {
         lock(&self.state).have.is_complete()
     }
 
-    /// Up to `at_most` chunks that were added since `cursor`, oldest first, and the cursor behind them.
-    /// A chunk that was removed and came back is named again.
+    /// Up to `at_most` chunks added after `cursor`, oldest first, and the cursor for the next call.
+    /// A chunk that was removed and added again is listed again.
     pub fn since(&self, cursor: usize, at_most: usize) -> (Vec<ChunkIndex>, usize) {
         let state = lock(&self.state);
         let added: Vec<_> = state.log.iter().skip(cursor).take(at_most).copied().collect();
@@ -80,14 +83,16 @@ impl Progress {
         (added, cursor)
     }
 
-    /// A channel that gets a message when there is something new. One message stands for any number of
-    /// chunks, and may come without any. A receiver that was dropped is forgotten in time.
+    /// A channel that receives a message after chunks were added.
+    ///
+    /// One message can stand for any number of chunks, including none. A dropped receiver is
+    /// unsubscribed at a later call.
     pub fn subscribe(&self) -> Receiver<()> {
         let (sender, receiver) = bounded(1);
         let mut state = lock(&self.state);
         if state.subscribers.len() >= state.prune_at {
-            // A file that is complete never has news, and yet its subscribers come and go.
-            // Sending is the only way to see that a receiver was dropped.
+            // A complete file adds no chunks, but its subscribers come and go. Only a send shows
+            // whether a receiver was dropped.
             state.wake();
             state.prune_at = (state.subscribers.len() * 2).max(PRUNE_MIN);
         }
@@ -111,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_misses_nothing() {
+    fn a_reader_with_a_cursor_misses_no_chunk() {
         let progress = Progress::new(Bitfield::none(10));
         assert!(progress.add(ChunkIndex(0)) && !progress.add(ChunkIndex(0)) && !progress.add(ChunkIndex(10)));
         let (have, cursor) = progress.have();
@@ -127,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_file_has_no_log() {
+    fn a_complete_file_has_an_empty_log() {
         let progress = Progress::new(Bitfield::all(3));
         let (have, cursor) = progress.have();
         assert!(have.is_complete() && progress.has(ChunkIndex(2)));
@@ -135,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_and_comes_back_is_news() {
+    fn a_chunk_removed_and_added_again_is_logged_again() {
         let progress = Progress::new(Bitfield::all(2));
         assert!(progress.remove(ChunkIndex(1)) && !progress.remove(ChunkIndex(1)));
         assert!(!progress.has(ChunkIndex(1)) && progress.held() == 1);
@@ -144,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn subscribers_are_woken_once_for_many_chunks() {
+    fn subscribers_get_one_message_for_many_chunks() {
         let progress = Progress::new(Bitfield::none(10));
         let (one, two) = (progress.subscribe(), progress.subscribe());
         indices(0..3).into_iter().for_each(|index| assert!(progress.add(index)));
@@ -156,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_subscribers_do_not_pile_up_without_news() {
+    fn dropped_subscribers_are_pruned_when_no_chunk_is_added() {
         let progress = Progress::new(Bitfield::all(1));
         let kept: Vec<_> = (0..40).map(|_| progress.subscribe()).collect();
         (0..1_000).for_each(|_| drop(progress.subscribe()));

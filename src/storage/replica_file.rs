@@ -1,13 +1,13 @@
-//! The chunks of one file that are kept for others, a file each, named by their numbers.
+//! Replica file: the stored chunks of one file, each in a file named by its index.
 //!
-//! A chunk is made durable before it counts. What was there before this process was started counts, too, but is
-//! hashed before it is given to anybody, and again whenever its file has been changed since it was hashed; what is
-//! wrong is removed then. No file is kept open. Invariants: what [`stored`](ReplicaFile::stored) gives was hashed by
-//! this process and not written to since; a chunk that is named by [`Progress`] is durable.
+//! A chunk counts when it is durable. Chunks stored before this process started count, too, but are
+//! hashed before they are served, and again after each change of their file; a damaged chunk is
+//! then removed. No file is kept open. Invariants: [`stored`](ReplicaFile::stored) returns only
+//! chunks hashed by this process and not modified since; each chunk in [`Progress`] is durable.
 
 use super::disk;
 use super::error::{self, StoreError};
-use super::hashing::{self, Watch};
+use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
 use super::space::Space;
 use super::{ChunkSource, StoredChunk, lock};
@@ -22,10 +22,10 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// How often a chunk is looked at anew that somebody changes while it is looked at.
-const TRIES: usize = 3;
+/// Attempts to inspect a chunk that another program changes meanwhile.
+const ATTEMPTS_MAX: usize = 3;
 
-/// Some chunks of a file.
+/// The stored chunks of one file.
 pub struct ReplicaFile {
     kept: KeptFile,
     manifest: Arc<Manifest>,
@@ -36,28 +36,28 @@ pub struct ReplicaFile {
 }
 
 struct State {
-    /// The chunks that have their names; those that are durable as well are in the progress.
+    /// The chunks renamed to their final names; those in the progress are durable, too.
     present: Bitfield,
-    /// The chunks that have been hashed and were right, and what their files were then.
-    checked: HashMap<ChunkIndex, Version>,
-    /// Threads that are about to add a chunk.
+    /// The chunks hashed and found intact, with the ctime of their files at that time.
+    verified: HashMap<ChunkIndex, ChangeTime>,
+    /// Number of threads writing a chunk.
     writing: usize,
-    /// The folder is gone.
-    gone: bool,
+    /// The file has been removed from the store.
+    closed: bool,
 }
 
-/// When a file was last changed in any way, nanoseconds: nobody can set it, so what was overwritten is seen.
-type Version = i64;
+/// A file's ctime, nanoseconds since 1970. No program can set it, so it reveals every overwrite.
+type ChangeTime = i64;
 
-/// What came of looking at a chunk.
-enum Looked {
-    Right(Version),
-    /// Not what it should be, and which file that was, if any.
-    Wrong(Option<Version>),
+/// Result of the inspection of a chunk.
+enum Inspection {
+    Intact(ChangeTime),
+    /// Damaged or absent, with the ctime of the inspected file, if there was one.
+    Damaged(Option<ChangeTime>),
 }
 
 impl ReplicaFile {
-    /// Takes over what is in a folder. Nothing is hashed yet.
+    /// Loads the chunks in a folder. None is hashed yet.
     pub(super) fn load(
         folder: PathBuf,
         kept: KeptFile,
@@ -70,52 +70,53 @@ impl ReplicaFile {
             let entry = entry.map_err(error::io("read", &folder))?;
             let Some(index) = chunk_of(&entry.file_name()) else { continue };
             let Some(span) = manifest.layout().span(index) else { continue };
-            let metadata = entry.metadata().map_err(error::io("look at", &entry.path()))?;
+            let metadata = entry.metadata().map_err(error::io("read the metadata of", &entry.path()))?;
             if metadata.is_file() && metadata.len() == u64::from(span.length) {
                 present.insert(index);
                 used += u64::from(span.length);
             } else if metadata.is_file() {
-                // A crash leaves none such.
-                log::warn!("{} is not as long as the chunk is, and is removed", entry.path().display());
+                // A crash cannot cause this: chunks are renamed when they are complete.
+                log::warn!("{} removed: its length is not that of the chunk", entry.path().display());
                 disk::remove(&entry.path())?;
             }
         }
         space.add(used);
         let progress = Progress::new(present.clone());
-        let state = State { present, checked: HashMap::new(), writing: 0, gone: false };
+        let state = State { present, verified: HashMap::new(), writing: 0, closed: false };
         Ok(Self { kept, manifest, folder, progress, state: Mutex::new(state), space })
     }
 
-    /// What the file is.
+    /// Description of the file.
     pub fn kept(&self) -> &KeptFile {
         &self.kept
     }
 
-    /// What the file is known by.
+    /// Id of the file: the hash of its manifest.
     pub fn id(&self) -> FileId {
         self.kept.file.id
     }
 
-    /// How many chunks are here.
+    /// Number of stored chunks.
     pub fn held(&self) -> u32 {
         self.progress.held()
     }
 
-    /// Those of some chunks that are here.
+    /// The stored chunks among `chunks`.
     pub fn held_of<'a>(&self, chunks: &'a [ChunkIndex]) -> impl Iterator<Item = ChunkIndex> + use<'a> {
         let (have, _) = self.progress.have();
         chunks.iter().copied().filter(move |index| have.has(*index))
     }
 
-    /// The chunks that are here: those that have been hashed since the start or were stored since, and the others.
+    /// The stored chunks: verified since the start (hashed, or stored by this process), and the
+    /// others.
     pub fn chunks(&self) -> (Vec<ChunkIndex>, Vec<ChunkIndex>) {
         let (have, _) = self.progress.have();
         let state = lock(&self.state);
-        have.iter().partition(|index| state.checked.contains_key(index))
+        have.iter().partition(|index| state.verified.contains_key(index))
     }
 
-    /// The chunks that are here and have not been hashed since the start.
-    pub fn unchecked(&self) -> Vec<ChunkIndex> {
+    /// The stored chunks not hashed since the start.
+    pub fn unverified(&self) -> Vec<ChunkIndex> {
         self.chunks().1
     }
 
@@ -131,14 +132,14 @@ impl ReplicaFile {
     pub(super) fn store(&self, index: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
         let length = u64::from(self.span(index)?.length);
         if bytes.len() as u64 != length {
-            let why = format!("chunk {index} has {} bytes, not {length}", bytes.len());
-            return Err(error::refused("write", &self.folder, why));
+            let reason = format!("chunk {index} has {} bytes, not {length}", bytes.len());
+            return Err(error::invalid_input("write", &self.folder, reason));
         }
         if self.progress.has(index) && self.stored(index).is_ok() {
             return Ok(());
         }
         let mut state = lock(&self.state);
-        if state.gone {
+        if state.closed {
             return Err(StoreError::Missing(index));
         }
         state.writing += 1;
@@ -149,17 +150,17 @@ impl ReplicaFile {
     }
 
     fn write(&self, index: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
-        let room = self.space.reserve(bytes.len() as u64)?;
+        let reservation = self.space.reserve(bytes.len() as u64)?;
         let path = self.path(index);
         let temporary = disk::temporary(&path, bytes, true)?;
         let mut state = lock(&self.state);
-        // Another thread may have stored the same meanwhile; it may not have come to the end yet.
+        // Another thread may have renamed the same chunk meanwhile, and may not have synced it yet.
         if !state.present.has(index) {
             let file = disk::replace(&path, temporary)?;
-            let metadata = file.metadata().map_err(error::io("look at", &path))?;
+            let metadata = file.metadata().map_err(error::io("read the metadata of", &path))?;
             state.present.insert(index);
-            state.checked.insert(index, version(&metadata));
-            room.keep();
+            state.verified.insert(index, change_time(&metadata));
+            reservation.commit();
         }
         drop(state);
         if let Err(error) = disk::sync_folder(&self.folder) {
@@ -173,12 +174,12 @@ impl ReplicaFile {
         Ok(())
     }
 
-    /// Removes chunks; those that are not here are passed over.
+    /// Removes chunks; absent chunks are ignored.
     pub(super) fn remove(&self, chunks: &[ChunkIndex]) -> Result<(), StoreError> {
         for index in chunks {
             let mut state = lock(&self.state);
             if state.present.has(*index) {
-                // First, so that it is not given to anybody any more.
+                // First, so that the chunk is no longer served.
                 self.progress.remove(*index);
                 disk::remove(&self.path(*index))?;
                 self.forget(&mut state, *index);
@@ -187,69 +188,73 @@ impl ReplicaFile {
         Ok(())
     }
 
-    /// Whether nothing is here, nor about to be: nothing can be added from now on then.
+    /// Closes the file if no chunk is stored or being written; none can be added then. Returns
+    /// whether it is closed.
     pub(super) fn close(&self) -> bool {
         let mut state = lock(&self.state);
-        state.gone |= state.present.held() == 0 && state.writing == 0;
-        state.gone
+        state.closed |= state.present.held() == 0 && state.writing == 0;
+        state.closed
     }
 
     fn forget(&self, state: &mut State, index: ChunkIndex) {
         state.present.remove(index);
-        state.checked.remove(&index);
-        self.space.give_back(self.span(index).map_or(0, |span| span.length.into()));
+        state.verified.remove(&index);
+        self.space.release(self.span(index).map_or(0, |span| span.length.into()));
     }
 
-    /// Hashes a chunk. Returns whether it is what it should be; one that is not is removed.
+    /// Hashes a chunk and returns whether it is present and intact. A damaged chunk is removed.
     ///
     /// # Errors
-    /// It cannot be told: the system has no room for another open file, for example.
+    /// The chunk cannot be hashed for a reason that says nothing about its content, for example too
+    /// many open files.
     pub fn check(&self, index: ChunkIndex) -> Result<bool, StoreError> {
         let span = self.span(index)?;
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS_MAX {
             if !lock(&self.state).present.has(index) {
                 return Ok(false);
             }
-            match self.look(index, span)? {
-                Looked::Right(version) => {
+            match self.inspect(index, span)? {
+                Inspection::Intact(change_time) => {
                     let mut state = lock(&self.state);
-                    let there = state.present.has(index);
-                    if there {
-                        state.checked.insert(index, version);
+                    let present = state.present.has(index);
+                    if present {
+                        state.verified.insert(index, change_time);
                     }
-                    return Ok(there);
+                    return Ok(present);
                 }
-                Looked::Wrong(seen) if self.spoil(index, seen) => return Ok(false),
-                // Another one has taken its place meanwhile.
-                Looked::Wrong(_) => {}
+                Inspection::Damaged(seen) if self.remove_damaged(index, seen) => return Ok(false),
+                // Another program has replaced the file meanwhile.
+                Inspection::Damaged(_) => {}
             }
         }
         Err(StoreError::Changed(self.path(index)))
     }
 
-    fn look(&self, index: ChunkIndex, span: ChunkSpan) -> Result<Looked, StoreError> {
+    fn inspect(&self, index: ChunkIndex, span: ChunkSpan) -> Result<Inspection, StoreError> {
         let path = self.path(index);
-        let seen = fs::symlink_metadata(&path).ok().map(|metadata| version(&metadata));
-        let Some((file, version)) = self.open(index)? else { return Ok(Looked::Wrong(seen)) };
+        let seen = fs::symlink_metadata(&path).ok().map(|metadata| change_time(&metadata));
+        let Some((file, change_time)) = self.open(index)? else { return Ok(Inspection::Damaged(seen)) };
         let whole = ChunkSpan { offset: 0, length: span.length };
         let mut buffer = hashing::buffer(span.length);
-        match hashing::hash_span(&file, &path, whole, &mut buffer, Watch::NONE) {
-            Ok(digest) if self.manifest.digest(index) == Some(digest) => Ok(Looked::Right(version)),
-            Ok(_) | Err(StoreError::Changed(_)) => Ok(Looked::Wrong(Some(version))),
-            Err(StoreError::Io { source, .. }) if is_unreadable(&source) => Ok(Looked::Wrong(Some(version))),
+        match hashing::hash_span(&file, &path, whole, &mut buffer, HashCallbacks::NONE) {
+            Ok(digest) if self.manifest.digest(index) == Some(digest) => Ok(Inspection::Intact(change_time)),
+            Ok(_) | Err(StoreError::Changed(_)) => Ok(Inspection::Damaged(Some(change_time))),
+            Err(StoreError::Io { source, .. }) if is_unreadable(&source) => {
+                Ok(Inspection::Damaged(Some(change_time)))
+            }
             Err(error) => Err(error),
         }
     }
 
-    /// A chunk's file, open; `None` when nothing is there that could be the chunk.
-    fn open(&self, index: ChunkIndex) -> Result<Option<(File, Version)>, StoreError> {
+    /// Opens a chunk's file; `None` if it cannot be the chunk.
+    fn open(&self, index: ChunkIndex) -> Result<Option<(File, ChangeTime)>, StoreError> {
         let path = self.path(index);
-        // A link under this name is not ours, and is not followed.
+        // Do not follow a link: it was not created by shoal.
         match disk::open_as_file(OpenOptions::new().read(true), OFlags::NOFOLLOW, &path) {
             Ok((file, _)) => {
-                let metadata = file.metadata().map_err(error::io("look at", &path))?;
+                let metadata = file.metadata().map_err(error::io("read the metadata of", &path))?;
                 let right = metadata.len() == u64::from(self.span(index)?.length);
-                Ok(right.then(|| (file, version(&metadata))))
+                Ok(right.then(|| (file, change_time(&metadata))))
             }
             Err(StoreError::NotAFile(_)) => Ok(None),
             Err(StoreError::Io { source, .. })
@@ -261,15 +266,15 @@ impl ReplicaFile {
         }
     }
 
-    /// Removes a chunk that is wrong, unless its file is not the one any more that was looked at. Returns whether it
-    /// is gone.
-    fn spoil(&self, index: ChunkIndex, seen: Option<Version>) -> bool {
+    /// Removes a damaged chunk, unless its file has been replaced since the inspection. Returns
+    /// whether it is removed.
+    fn remove_damaged(&self, index: ChunkIndex, seen: Option<ChangeTime>) -> bool {
         let path = self.path(index);
         let mut state = lock(&self.state);
         if !state.present.has(index) {
             return true;
         }
-        if fs::symlink_metadata(&path).ok().map(|metadata| version(&metadata)) != seen {
+        if fs::symlink_metadata(&path).ok().map(|metadata| change_time(&metadata)) != seen {
             return false;
         }
         self.progress.remove(index);
@@ -278,12 +283,16 @@ impl ReplicaFile {
         }
         self.forget(&mut state, index);
         drop(state);
-        log::warn!("chunk {index} of {} is damaged or missing, and is kept no more", self.kept.file.name);
-        self.space.spoil(self.id(), index);
+        log::warn!(
+            "chunk {index} of {} is damaged or missing and was removed from the replica store",
+            self.kept.file.name
+        );
+        self.space.report_damaged(self.id(), index);
         true
     }
 
-    /// Proves that a part of a chunk is here, from the bytes that are on the disk now; nothing when it is not here.
+    /// Answers a challenge: the proof of a range of a chunk, from the bytes on disk; `None` if the
+    /// chunk is absent.
     pub fn prove(&self, range: &ChallengedRange) -> Option<Digest> {
         let span = self.manifest.layout().span(range.index)?;
         let end = range.offset.checked_add(range.length)?;
@@ -308,12 +317,12 @@ impl ChunkSource for ReplicaFile {
 
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
         let length = self.span(index)?.length;
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS_MAX {
             if !self.progress.has(index) {
                 break;
             }
-            if let Some((file, version)) = self.open(index)?
-                && lock(&self.state).checked.get(&index) == Some(&version)
+            if let Some((file, change_time)) = self.open(index)?
+                && lock(&self.state).verified.get(&index) == Some(&change_time)
             {
                 return Ok(StoredChunk { file: Arc::new(file), offset: 0, length });
             }
@@ -323,24 +332,24 @@ impl ChunkSource for ReplicaFile {
     }
 }
 
-/// The chunk that a name in the folder of a file stands for.
+/// The chunk index that a file name stands for.
 pub(super) fn chunk_of(name: &std::ffi::OsStr) -> Option<ChunkIndex> {
     let name = name.to_str()?;
     let index = name.parse::<u32>().ok()?;
-    // No other way to write the number is ours.
+    // Reject other spellings of the number, such as leading zeros.
     (index.to_string() == name).then_some(ChunkIndex(index))
 }
 
-fn version(metadata: &Metadata) -> Version {
+fn change_time(metadata: &Metadata) -> ChangeTime {
     metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec())
 }
 
-/// Whether the disk cannot give what is there, or it is a link: there is no such chunk then.
+/// Whether the disk cannot read the file, or the file is a link: the chunk counts as absent.
 fn is_unreadable(error: &io::Error) -> bool {
     [Errno::IO, Errno::LOOP].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// The folder of a file, in that of a store.
+/// The folder of a file in the store.
 pub(super) fn folder_of(root: &Path, id: FileId) -> PathBuf {
     root.join(id.to_string())
 }

@@ -1,10 +1,11 @@
-//! Chunks that are kept for others, by the ids of their files and their numbers alone.
+//! Replica store: chunks stored on behalf of the tracker, addressed by file id and chunk index.
 //!
-//! The folder has a `key`, and a folder for each file, named by its id: `file.json` says what the file is, `manifest`
-//! what its chunks must be, and each chunk is a file named by its number, from 0. Whoever keeps them (a volunteer, or
-//! the tracker for what came back to it) decides what to store and to drop; nothing here does, and no name from
-//! outside ever becomes a path. Invariants: never more bytes of chunks than were offered; what a crash leaves behind
-//! is the chunks that were stored and nothing half of one; what is not understood is left alone and not served.
+//! The folder has a `key`, and a subfolder for each file, named by its id: `file.json` describes
+//! the file, `manifest` has its digests, and each chunk is a file named by its index, from 0. The
+//! owner of the store (a volunteer, or the tracker for chunks copied back to it) decides which
+//! chunks to store and to remove. No name from the network becomes a path. Invariants: the bytes of
+//! stored chunks never exceed the storage offer; after a crash, the store has complete chunks only;
+//! files that cannot be interpreted are neither removed nor served.
 
 use super::disk;
 use super::error::{self, StoreError};
@@ -22,28 +23,28 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// What the store is known by.
+/// File with the secret key of the store.
 const KEY: &str = "key";
-/// What a file is.
+/// Description of a file.
 const FILE: &str = "file.json";
-/// What its chunks must be: a line with the sizes, and the digests behind it.
+/// Manifest of a file: a line with the sizes, then the digests.
 const MANIFEST: &str = "manifest";
-/// Longest `key` and `file.json`, and longest line of a `manifest`, bytes.
+/// Longest `key`, longest `file.json` and longest first line of a `manifest`, bytes.
 const TEXT_MAX: u64 = 64 * 1024;
 
 type Files = BTreeMap<FileId, Arc<ReplicaFile>>;
 
-/// A folder of chunks that are kept for others.
+/// A folder of replicas.
 pub struct ReplicaStore {
     root: PathBuf,
     key: VolunteerKey,
     files: RwLock<Files>,
-    /// Bytes of chunks of files that cannot be made use of.
-    stranded: Mutex<HashMap<FileId, u64>>,
+    /// Bytes of chunks whose `file.json` or `manifest` is unusable.
+    unusable: Mutex<HashMap<FileId, u64>>,
     space: Arc<Space>,
-    /// Held while folders of files are made and removed.
+    /// Held while subfolders are created and removed.
     folders: Mutex<()>,
-    /// No other program has the folder meanwhile.
+    /// The folder's lock, against other processes.
     _lock: Option<File>,
 }
 
@@ -55,12 +56,15 @@ struct Sizes {
 }
 
 impl ReplicaStore {
-    /// Opens a store, and makes it if it is not there, for at most `offered` bytes of chunks. What a crash left
-    /// behind is removed. What is there is not hashed: [`ReplicaFile::check`] does that, and nothing is given to
-    /// anybody before.
+    /// Opens or creates a store for at most `offered` bytes of chunks, and removes leftovers of a
+    /// crash.
+    ///
+    /// Existing chunks are not hashed here but by [`ReplicaFile::check`]; no chunk is served before
+    /// that.
     ///
     /// # Errors
-    /// The folder cannot be made, read or written; another program has it ([`StoreError::Busy`]); its key is damaged.
+    /// The folder cannot be created, read or written; another process uses it
+    /// ([`StoreError::Busy`]); its key is damaged.
     pub fn open(root: &Path, offered: u64) -> Result<Self, StoreError> {
         make_folder(root)?;
         let lock = disk::lock_folder(root)?;
@@ -69,13 +73,13 @@ impl ReplicaStore {
             root: root.to_owned(),
             key: key(&root.join(KEY))?,
             files: RwLock::default(),
-            stranded: Mutex::default(),
+            unusable: Mutex::default(),
             space: Arc::new(Space::new(root.to_owned(), offered)),
             folders: Mutex::default(),
             _lock: lock,
         };
         for entry in fs::read_dir(root).map_err(error::io("read", root))? {
-            store.find(&entry.map_err(error::io("read", root))?);
+            store.load_entry(&entry.map_err(error::io("read", root))?);
         }
         Ok(store)
     }
@@ -88,52 +92,56 @@ impl ReplicaStore {
         self.files.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the store is known by: made once, and kept.
+    /// The key that identifies the store; created once and never changed.
     pub fn key(&self) -> VolunteerKey {
         self.key
     }
 
-    /// Bytes of chunks that it may have.
+    /// Storage offer, bytes.
     pub fn offered(&self) -> u64 {
         self.space.offered()
     }
 
-    /// Bytes of chunks that it has.
+    /// Bytes of stored chunks.
     pub fn used(&self) -> u64 {
         self.space.used()
     }
 
-    /// Bytes that it can still take: within what was offered, and without the disk's reserve
+    /// Bytes that can still be stored: within the offer, and without the disk's reserve
     /// ([`limits::DISK_RESERVE_PERCENT`]).
     pub fn free(&self) -> u64 {
         self.space.free()
     }
 
-    /// The files that it has chunks of, or is about to.
+    /// The files with stored chunks or chunks being written.
     pub fn files(&self) -> Vec<Arc<ReplicaFile>> {
         self.read().values().cloned().collect()
     }
 
-    /// A file that it has chunks of, or is about to.
+    /// A file with stored chunks or chunks being written.
     pub fn file(&self, id: FileId) -> Option<Arc<ReplicaFile>> {
         self.read().get(&id).cloned()
     }
 
-    /// Gets a message when a chunk has turned out to be wrong, or more: [`take_spoiled`](Self::take_spoiled) says which.
-    pub fn spoiled(&self) -> &Receiver<()> {
-        self.space.spoiled()
+    /// Receives a message after chunks were found damaged; [`take_damaged`](Self::take_damaged)
+    /// returns them.
+    pub fn damaged(&self) -> &Receiver<()> {
+        self.space.damaged()
     }
 
-    /// The chunks that have turned out to be wrong since this was asked for the last time. They are gone.
-    pub fn take_spoiled(&self) -> BTreeSet<(FileId, ChunkIndex)> {
-        self.space.take_spoiled()
+    /// The chunks found damaged since the last call. They have been removed.
+    pub fn take_damaged(&self) -> BTreeSet<(FileId, ChunkIndex)> {
+        self.space.take_damaged()
     }
 
-    /// Prepares for chunks of a file: what it is, and what they must be, is durable when this returns. A file that is
-    /// known is left as it is. Chunks that are there although the file was not known are taken in, unhashed.
+    /// Adds a file, so that its chunks can be stored. Description and manifest are durable when
+    /// this returns.
+    ///
+    /// A known file is not altered. Chunks found in the folder of an unknown file are counted,
+    /// unhashed.
     ///
     /// # Errors
-    /// It cannot be written, or is not the file of that manifest.
+    /// The folder cannot be written, or the manifest is not that of the file.
     pub fn add_file(&self, kept: &KeptFile, manifest: Arc<Manifest>) -> Result<Arc<ReplicaFile>, StoreError> {
         let id = kept.file.id;
         let _folders = lock(&self.folders);
@@ -141,39 +149,44 @@ impl ReplicaStore {
             return Ok(file);
         }
         let folder = replica_file::folder_of(&self.root, id);
-        if !fits(kept, &manifest) || manifest.id() != id {
-            return Err(error::refused("keep chunks in", &folder, "the manifest is of another file".into()));
+        if !sizes_match(kept, &manifest) || manifest.id() != id {
+            return Err(error::invalid_input(
+                "keep chunks in",
+                &folder,
+                "the manifest belongs to another file".into(),
+            ));
         }
         make_folder(&folder)?;
         let text = serde_json::to_vec(kept).map_err(|error| error::io("write", &folder)(error.into()))?;
-        for (name, bytes) in [(MANIFEST, encode(&manifest, &folder)?), (FILE, text)] {
+        for (name, bytes) in [(MANIFEST, encode_manifest(&manifest, &folder)?), (FILE, text)] {
             let path = folder.join(name);
             disk::replace(&path, disk::temporary(&path, &bytes, true)?)?;
         }
         disk::sync_folder(&folder)?;
-        if let Some(bytes) = lock(&self.stranded).remove(&id) {
-            self.space.give_back(bytes);
+        if let Some(bytes) = lock(&self.unusable).remove(&id) {
+            self.space.release(bytes);
         }
         let file = Arc::new(ReplicaFile::load(folder, kept.clone(), manifest, self.space.clone())?);
         self.write().insert(id, file.clone());
         Ok(file)
     }
 
-    /// Stores a chunk of a file that was [added](Self::add_file); **the caller has verified its bytes**. It is durable
-    /// when this returns. Room is taken before the first byte is written. From many threads at once.
+    /// Stores a chunk of an [added](Self::add_file) file; **the caller has verified its bytes**.
+    /// The chunk is durable when this returns. Space is reserved before the first byte is written.
+    /// Can be called from many threads.
     ///
     /// # Errors
-    /// [`StoreError::Full`] when there is no room for it within what was offered or on the disk,
-    /// [`StoreError::Missing`] when there is no such chunk or the file has been removed meanwhile, and whatever the
-    /// system says.
+    /// [`StoreError::Full`] if the offer or the disk has too little space, [`StoreError::Missing`]
+    /// if the chunk does not exist or its file was removed meanwhile, or an I/O error.
     pub fn store(&self, id: FileId, index: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
         self.file(id).ok_or(StoreError::Missing(index))?.store(index, bytes)
     }
 
-    /// Removes chunks of a file, those that are there; when it has none any more, what is known of the file as well.
+    /// Removes chunks of a file; absent chunks are ignored. A file without chunks is removed from
+    /// the store.
     ///
     /// # Errors
-    /// They cannot be removed.
+    /// The chunks cannot be removed.
     pub fn remove(&self, id: FileId, chunks: &[ChunkIndex]) -> Result<(), StoreError> {
         let Some(file) = self.file(id) else { return Ok(()) };
         file.remove(chunks)?;
@@ -189,16 +202,16 @@ impl ReplicaStore {
         Ok(())
     }
 
-    /// Hashes a chunk. Returns whether it is here and what it should be; one that is not is removed.
+    /// Hashes a chunk and returns whether it is present and intact. A damaged chunk is removed.
     ///
     /// # Errors
-    /// It cannot be told.
+    /// The chunk cannot be hashed for a reason that says nothing about its content.
     pub fn check(&self, id: FileId, index: ChunkIndex) -> Result<bool, StoreError> {
         self.file(id).map_or(Ok(false), |file| file.check(index))
     }
 
-    /// Takes in what is found in the store's folder when it is opened.
-    fn find(&self, entry: &DirEntry) {
+    /// Loads an entry of the store's folder at startup.
+    fn load_entry(&self, entry: &DirEntry) {
         let id = entry.file_name().to_str().and_then(|name| name.parse::<FileId>().ok());
         let folder = entry.path();
         let Some(id) = id.filter(|id| replica_file::folder_of(&self.root, *id) == folder) else { return };
@@ -207,14 +220,14 @@ impl ReplicaStore {
             Ok(None) => {}
             Err(error) => {
                 let bytes = chunk_bytes(&folder);
-                log::warn!("{bytes} bytes of chunks in {} are of no use: {error}", folder.display());
-                lock(&self.stranded).insert(id, bytes);
+                log::warn!("{bytes} bytes of chunks in {} cannot be used: {error}", folder.display());
+                lock(&self.unusable).insert(id, bytes);
                 self.space.add(bytes);
             }
         }
     }
 
-    /// A file that was kept before; `None` when nothing of it is left.
+    /// Loads a file stored earlier; `None` if it has no chunk left.
     fn load(&self, id: FileId, folder: &Path) -> Result<Option<ReplicaFile>, StoreError> {
         remove_leftovers(folder)?;
         if chunk_files(folder).next().is_none() {
@@ -226,39 +239,44 @@ impl ReplicaStore {
         }
         let path = folder.join(FILE);
         let kept: KeptFile = serde_json::from_slice(&read_file(&path, TEXT_MAX)?)
-            .map_err(|error| error::refused("use", &path, error.to_string()))?;
+            .map_err(|error| error::invalid_input("use", &path, error.to_string()))?;
         let path = folder.join(MANIFEST);
-        let manifest = decode(id, &read_file(&path, u64::from(limits::CHUNKS_MAX) * 36 + TEXT_MAX)?, &path)?;
-        if kept.file.id != id || !fits(&kept, &manifest) {
-            return Err(error::refused("use", folder, "it says that it is another file".to_owned()));
+        let manifest =
+            decode_manifest(id, &read_file(&path, u64::from(limits::CHUNKS_MAX) * 36 + TEXT_MAX)?, &path)?;
+        if kept.file.id != id || !sizes_match(&kept, &manifest) {
+            return Err(error::invalid_input(
+                "use",
+                folder,
+                "file.json and manifest belong to another file".to_owned(),
+            ));
         }
         ReplicaFile::load(folder.to_owned(), kept, Arc::new(manifest), self.space.clone()).map(Some)
     }
 }
 
-/// Whether a file has the sizes that its manifest says.
-fn fits(kept: &KeptFile, manifest: &Manifest) -> bool {
+/// Whether the file's sizes match its manifest.
+fn sizes_match(kept: &KeptFile, manifest: &Manifest) -> bool {
     let layout = manifest.layout();
     (kept.file.size, kept.file.chunks) == (layout.size(), layout.count())
 }
 
-/// Makes a folder, durably.
+/// Creates a folder, durably.
 fn make_folder(folder: &Path) -> Result<(), StoreError> {
     if folder.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(folder).map_err(error::io("make the folder", folder))?;
+    fs::create_dir_all(folder).map_err(error::io("create the folder", folder))?;
     disk::sync_folder(disk::folder_of(folder))
 }
 
-/// Removes a folder; something of somebody else's in it keeps it.
+/// Removes a folder if it is empty.
 fn remove_empty(folder: &Path) {
     if let Err(error) = fs::remove_dir(folder) {
-        log::debug!("{} is not removed: {error}", folder.display());
+        log::debug!("folder {} not removed: {error}", folder.display());
     }
 }
 
-/// Removes the temporary files of a process that was killed.
+/// Removes temporary files of a killed process.
 fn remove_leftovers(folder: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(folder).map_err(error::io("read", folder))? {
         let entry = entry.map_err(error::io("read", folder))?;
@@ -269,7 +287,7 @@ fn remove_leftovers(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The files in a folder that are called as chunks are.
+/// The files in a folder whose names are chunk indices.
 fn chunk_files(folder: &Path) -> impl Iterator<Item = DirEntry> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter(|entry| replica_file::chunk_of(&entry.file_name()).is_some())
@@ -280,46 +298,52 @@ fn chunk_bytes(folder: &Path) -> u64 {
     chunk_files(folder).filter_map(length).sum()
 }
 
-/// Reads a file that must not be longer than `most` bytes.
-fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, StoreError> {
+/// Reads a file of at most `bytes_max` bytes.
+fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
     let (file, stamp) = disk::open_regular(path)?;
-    if stamp.size > most {
-        return Err(error::refused("read", path, format!("{} bytes are too many", stamp.size)));
+    if stamp.size > bytes_max {
+        return Err(error::invalid_input(
+            "read",
+            path,
+            format!("{} bytes exceed the limit of {bytes_max}", stamp.size),
+        ));
     }
     let mut bytes = Vec::with_capacity(stamp.size as usize);
-    file.take(most).read_to_end(&mut bytes).map_err(error::io("read", path))?;
+    file.take(bytes_max).read_to_end(&mut bytes).map_err(error::io("read", path))?;
     Ok(bytes)
 }
 
-fn encode(manifest: &Manifest, path: &Path) -> Result<Vec<u8>, StoreError> {
+fn encode_manifest(manifest: &Manifest, path: &Path) -> Result<Vec<u8>, StoreError> {
     let layout = manifest.layout();
     let sizes = Sizes { size: layout.size(), chunk_size: layout.chunk_size() };
     let line = serde_json::to_vec(&sizes).map_err(|error| error::io("write", path)(error.into()))?;
     Ok([line, b"\n".to_vec(), manifest.payload()].concat())
 }
 
-fn decode(id: FileId, bytes: &[u8], path: &Path) -> Result<Manifest, StoreError> {
-    let refused = |why: String| error::refused("use", path, why);
-    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| refused("it is cut off".into()))?;
-    let sizes: Sizes = serde_json::from_slice(&bytes[..end]).map_err(|error| refused(error.to_string()))?;
+fn decode_manifest(id: FileId, bytes: &[u8], path: &Path) -> Result<Manifest, StoreError> {
+    let invalid = |reason: String| error::invalid_input("use", path, reason);
+    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| invalid("truncated".into()))?;
+    let sizes: Sizes = serde_json::from_slice(&bytes[..end]).map_err(|error| invalid(error.to_string()))?;
     Manifest::decode(id, sizes.size, sizes.chunk_size, &bytes[end + 1..])
-        .map_err(|error| refused(error.to_string()))
+        .map_err(|error| invalid(error.to_string()))
 }
 
-/// Reads the key, or makes one. Nobody else may read it: whoever has it can pass for this store.
+/// Reads the key, or creates one. Only the owner may read it: a process that has the key can pass
+/// for this store.
 fn key(path: &Path) -> Result<VolunteerKey, StoreError> {
     match read_file(path, TEXT_MAX) {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
             text.trim().parse().map_err(|_| {
-                let why = "it is damaged; without it nobody knows whose chunks these are. Put it back, or remove \
-                           it to begin anew";
-                error::refused("use", path, why.to_owned())
+                let reason = "damaged key; restore the file from a backup, or remove it to register as a new \
+                              volunteer";
+                error::invalid_input("use", path, reason.to_owned())
             })
         }
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             let mut number = [0; 16];
-            getrandom::fill(&mut number).map_err(|error| error::io("make", path)(io::Error::other(error)))?;
+            getrandom::fill(&mut number)
+                .map_err(|error| error::io("create", path)(io::Error::other(error)))?;
             let key = VolunteerKey(u128::from_be_bytes(number));
             let text = format!("{:032x}\n", key.0);
             disk::replace(path, disk::temporary_for(path, text.as_bytes(), true, 0o600)?)?;

@@ -1,4 +1,4 @@
-//! What a replica store keeps, and what becomes of it when things go wrong.
+//! Tests of replica stores: durability, damage and accounting.
 
 use super::*;
 use crate::content::{Digest, FileName, Layout, Md5};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 const CHUNK: usize = 16 * 1024;
 const PLENTY: u64 = 1 << 30;
 
-/// A file whose chunks are kept.
+/// A file with replicas.
 struct Sample {
     bytes: Vec<u8>,
     kept: KeptFile,
@@ -62,7 +62,7 @@ impl Sample {
     }
 
     #[track_caller]
-    fn assert_given(&self, file: &ReplicaFile, index: u32) {
+    fn assert_served(&self, file: &ReplicaFile, index: u32) {
         let stored = file.stored(ChunkIndex(index)).unwrap();
         let mut bytes = vec![0; stored.length as usize];
         stored.file.read_exact_at(&mut bytes, stored.offset).unwrap();
@@ -83,7 +83,7 @@ fn is_missing(result: Result<crate::storage::StoredChunk, StoreError>) -> bool {
 }
 
 #[test]
-fn what_is_stored_is_given_also_after_a_restart() {
+fn stored_chunks_are_served_also_after_a_restart() {
     let (root, sample) = (root(), Sample::new(1, 4));
     let store = open(&root);
     assert_eq!((store.used(), store.offered(), store.free()), (0, PLENTY, PLENTY));
@@ -94,7 +94,7 @@ fn what_is_stored_is_given_also_after_a_restart() {
     assert_eq!((store.used(), store.free()), (used, PLENTY - used));
     sample.store(&store, &[0, 3]);
     assert_eq!(store.used(), used);
-    [0, 3].iter().for_each(|index| sample.assert_given(&file, *index));
+    [0, 3].iter().for_each(|index| sample.assert_served(&file, *index));
     assert!(is_missing(file.stored(ChunkIndex(1))) && is_missing(file.stored(ChunkIndex(4))));
     let key = store.key();
     drop((store, file));
@@ -105,11 +105,11 @@ fn what_is_stored_is_given_also_after_a_restart() {
         (file.kept(), file.manifest().unwrap(), store.used()),
         (&sample.kept, sample.manifest.clone(), used)
     );
-    assert_eq!(file.unchecked(), [ChunkIndex(0), ChunkIndex(3)]);
+    assert_eq!(file.unverified(), [ChunkIndex(0), ChunkIndex(3)]);
     assert!(store.check(sample.id(), ChunkIndex(0)).unwrap());
     assert_eq!(file.chunks(), (vec![ChunkIndex(0)], vec![ChunkIndex(3)]));
-    sample.assert_given(&file, 3);
-    assert!(file.unchecked().is_empty());
+    sample.assert_served(&file, 3);
+    assert!(file.unverified().is_empty());
     assert!(
         !store.check(sample.id(), ChunkIndex(1)).unwrap()
             && !store.check(FileId([0; 32]), ChunkIndex(1)).unwrap()
@@ -117,7 +117,7 @@ fn what_is_stored_is_given_also_after_a_restart() {
 }
 
 #[test]
-fn the_key_is_made_once_and_for_nobody_else() {
+fn the_key_is_created_once_and_readable_only_by_the_owner() {
     let root = root();
     let key = open(&root).key();
     let path = root.path().join("key");
@@ -126,18 +126,18 @@ fn the_key_is_made_once_and_for_nobody_else() {
     assert!(key != open(&self::root()).key());
     fs::write(&path, "0123").unwrap();
     let error = ReplicaStore::open(root.path(), 1).err().unwrap().to_string();
-    assert!(error.contains("/key: it is damaged"), "{error}");
+    assert!(error.contains("/key: damaged key"), "{error}");
 }
 
 #[test]
-fn two_programs_never_use_one_store() {
+fn the_store_is_locked_against_a_second_process() {
     let root = root();
     let _store = open(&root);
     assert!(matches!(ReplicaStore::open(root.path(), 1), Err(StoreError::Busy(_))));
 }
 
 #[test]
-fn what_a_crash_leaves_behind_is_removed() {
+fn leftovers_of_a_crash_are_removed() {
     let (root, sample, empty) = (root(), Sample::new(1, 4), Sample::new(2, 4));
     let store = open(&root);
     sample.store(&store, &[1]);
@@ -152,7 +152,7 @@ fn what_a_crash_leaves_behind_is_removed() {
 }
 
 #[test]
-fn a_damaged_chunk_is_never_given_and_is_told_of() {
+fn a_damaged_chunk_is_not_served_and_is_reported() {
     let (root, sample) = (root(), Sample::new(1, 4));
     sample.store(&open(&root), &[0, 1, 2, 3]);
     let flip = |index: &str| {
@@ -165,25 +165,25 @@ fn a_damaged_chunk_is_never_given_and_is_told_of() {
     fs::write(sample.path(&root, "1"), "short").unwrap();
     let store = open(&root);
     let file = store.file(sample.id()).unwrap();
-    // The one that is too short is seen at once; the other when it is wanted.
+    // The chunk that is too short is detected at once; the other when it is read.
     assert_eq!((file.held(), store.used()), (3, (3 * CHUNK - 100) as u64));
     assert!(is_missing(file.stored(ChunkIndex(0))) && !sample.path(&root, "0").exists());
-    sample.assert_given(&file, 2);
-    // Changed, and gone, after it was hashed.
+    sample.assert_served(&file, 2);
+    // Changed and removed after they were hashed.
     flip("2");
     assert!(is_missing(file.stored(ChunkIndex(2))));
     fs::remove_file(sample.path(&root, "3")).unwrap();
     assert!(!file.check(ChunkIndex(3)).unwrap());
-    assert!(store.spoiled().try_recv().is_ok());
-    let spoiled = [0, 2, 3].map(|index| (sample.id(), ChunkIndex(index)));
-    assert_eq!(store.take_spoiled(), BTreeSet::from(spoiled));
-    assert_eq!((file.held(), store.used(), store.take_spoiled().len()), (0, 0, 0));
+    assert!(store.damaged().try_recv().is_ok());
+    let damaged = [0, 2, 3].map(|index| (sample.id(), ChunkIndex(index)));
+    assert_eq!(store.take_damaged(), BTreeSet::from(damaged));
+    assert_eq!((file.held(), store.used(), store.take_damaged().len()), (0, 0, 0));
     sample.store(&store, &[2]);
-    sample.assert_given(&file, 2);
+    sample.assert_served(&file, 2);
 }
 
 #[test]
-fn what_is_not_ours_is_left_alone() {
+fn foreign_files_are_not_touched() {
     let (root, sample) = (root(), Sample::new(1, 4));
     sample.store(&open(&root), &[0, 1]);
     let foreign = ["notes.txt", "007", "99", "+1", ".hidden"];
@@ -197,7 +197,7 @@ fn what_is_not_ours_is_left_alone() {
     store.remove(sample.id(), &[ChunkIndex(0), ChunkIndex(1), ChunkIndex(2)]).unwrap();
     assert!(foreign.iter().all(|name| sample.path(&root, name).exists()) && store.files().is_empty());
     assert!(root.path().join("else").exists() && root.path().join("AB".repeat(32)).exists());
-    // A link in a chunk's place is no chunk.
+    // A link in place of a chunk file is not a chunk.
     fs::remove_file(sample.path(&root, "99")).unwrap();
     sample.store(&store, &[0]);
     fs::remove_file(sample.path(&root, "0")).unwrap();
@@ -206,7 +206,7 @@ fn what_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn a_file_that_is_not_understood_is_not_served_and_comes_back_when_it_is_told_again() {
+fn an_unreadable_file_is_not_served_until_it_is_added_again() {
     for (name, bytes) in [("file.json", &b"{"[..]), ("manifest", b"{\"size\":1}\n"), ("manifest", b"")] {
         let (root, sample) = (root(), Sample::new(1, 4));
         sample.store(&open(&root), &[0, 1]);
@@ -216,8 +216,8 @@ fn a_file_that_is_not_understood_is_not_served_and_comes_back_when_it_is_told_ag
         assert_eq!(store.used(), 2 * CHUNK as u64);
         assert!(store.store(sample.id(), ChunkIndex(0), sample.chunk(0)).is_err());
         let file = sample.add(&store);
-        assert_eq!((file.held(), file.unchecked().len(), store.used()), (2, 2, 2 * CHUNK as u64));
-        sample.assert_given(&file, 1);
+        assert_eq!((file.held(), file.unverified().len(), store.used()), (2, 2, 2 * CHUNK as u64));
+        sample.assert_served(&file, 1);
     }
     // The manifest of another file.
     let (root, sample, other) = (root(), Sample::new(1, 4), Sample::new(2, 4));
@@ -232,7 +232,7 @@ fn a_file_that_is_not_understood_is_not_served_and_comes_back_when_it_is_told_ag
 }
 
 #[test]
-fn a_file_without_chunks_is_forgotten() {
+fn a_file_without_chunks_is_removed() {
     let (root, sample) = (root(), Sample::new(1, 4));
     let store = open(&root);
     sample.store(&store, &[0, 1]);
@@ -244,14 +244,14 @@ fn a_file_without_chunks_is_forgotten() {
     assert!(is_missing(file.stored(ChunkIndex(0))));
     assert!(matches!(store.store(sample.id(), ChunkIndex(0), sample.chunk(0)), Err(StoreError::Missing(_))));
     store.remove(sample.id(), &[ChunkIndex(0)]).unwrap();
-    // Whoever still has the old one in hand does no harm.
+    // A caller that still has the removed file can do no harm.
     assert!(matches!(file.store(ChunkIndex(0), sample.chunk(0)), Err(StoreError::Missing(_))));
     sample.store(&store, &[0]);
-    sample.assert_given(&store.file(sample.id()).unwrap(), 0);
+    sample.assert_served(&store.file(sample.id()).unwrap(), 0);
 }
 
 #[test]
-fn there_is_never_more_than_was_offered_however_many_store_at_once() {
+fn parallel_stores_never_exceed_the_offer() {
     let (root, sample) = (root(), Sample::new(1, 40));
     let store = ReplicaStore::open(root.path(), 10 * CHUNK as u64 + 5).unwrap();
     sample.add(&store);
@@ -273,15 +273,15 @@ fn there_is_never_more_than_was_offered_however_many_store_at_once() {
     });
     let file = store.file(sample.id()).unwrap();
     assert_eq!((file.held(), store.used(), store.free()), (10, 10 * CHUNK as u64, 5));
-    file.chunks().0.iter().for_each(|index| sample.assert_given(&file, index.0));
+    file.chunks().0.iter().for_each(|index| sample.assert_served(&file, index.0));
     drop((store, file));
-    // Less is offered than there is.
+    // The offer is smaller than the stored bytes.
     let store = ReplicaStore::open(root.path(), CHUNK as u64).unwrap();
     assert_eq!((store.used(), store.free()), (10 * CHUNK as u64, 0));
 }
 
 #[test]
-fn storing_and_removing_at_once_leaves_what_is_counted() {
+fn parallel_stores_and_removals_keep_the_accounting_right() {
     let (root, sample) = (root(), Sample::new(1, 4));
     let store = open(&root);
     std::thread::scope(|scope| {
@@ -292,7 +292,7 @@ fn storing_and_removing_at_once_leaves_what_is_counted() {
                     let index = ChunkIndex((thread + round) % 3);
                     if thread % 2 == 0 {
                         sample.add(store);
-                        // Somebody else may remove the file just now.
+                        // Another thread may remove the file at this moment.
                         let _ = store.store(sample.id(), index, sample.chunk(index.0));
                     } else {
                         store.remove(sample.id(), &[index]).unwrap();
@@ -305,13 +305,13 @@ fn storing_and_removing_at_once_leaves_what_is_counted() {
     assert_eq!(store.used(), (held.len() * CHUNK) as u64);
     drop(store);
     let store = open(&root);
-    let after: Vec<_> = store.files().iter().flat_map(|file| file.unchecked()).collect();
+    let after: Vec<_> = store.files().iter().flat_map(|file| file.unverified()).collect();
     assert_eq!(after, held);
-    store.files().iter().for_each(|file| after.iter().for_each(|index| sample.assert_given(file, index.0)));
+    store.files().iter().for_each(|file| after.iter().for_each(|index| sample.assert_served(file, index.0)));
 }
 
 #[test]
-fn a_chunk_of_another_length_is_refused() {
+fn a_chunk_of_the_wrong_length_is_rejected() {
     let (root, sample) = (root(), Sample::new(1, 4));
     let store = open(&root);
     sample.add(&store);
@@ -321,7 +321,7 @@ fn a_chunk_of_another_length_is_refused() {
 }
 
 #[test]
-fn a_proof_is_of_the_bytes_on_the_disk() {
+fn a_proof_is_computed_from_the_bytes_on_disk() {
     let (root, sample) = (root(), Sample::new(1, 4));
     let store = open(&root);
     sample.store(&store, &[1]);
@@ -341,7 +341,7 @@ fn a_proof_is_of_the_bytes_on_the_disk() {
 }
 
 #[test]
-fn an_empty_file_is_kept_too() {
+fn an_empty_file_is_stored() {
     let (root, store) = (root(), root());
     let manifest = Arc::new(Manifest::new(Layout::even(0, None).unwrap(), vec![Digest::of(b"")]).unwrap());
     let file = FileSummary { id: manifest.id(), name: FileName::new("e").unwrap(), size: 0, chunks: 1 };
@@ -361,14 +361,14 @@ fn a_store_in_a_shared_folder_is_not_shared() {
     let sample = Sample::new(1, 2);
     sample.store(&ReplicaStore::open(&hidden, PLENTY).unwrap(), &[0, 1]);
     let shared = SharedFolder::open(folder.path()).unwrap();
-    shared.look().unwrap();
-    // What was written to a moment ago is ready at the second look.
-    let look = shared.look().unwrap();
-    assert_eq!(look.to_hash, [FileName::new("mine").unwrap()]);
-    assert!(look.changes.is_empty());
+    shared.rescan().unwrap();
+    // A file just written is ready to be hashed at the second scan.
+    let diff = shared.rescan().unwrap();
+    assert_eq!(diff.to_hash, [FileName::new("mine").unwrap()]);
+    assert!(diff.changes.is_empty());
 }
 
-/// Something that is done to a store.
+/// A call on a store.
 #[derive(Debug, Clone)]
 enum Step {
     Store(bool, u32),
@@ -389,7 +389,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_store_is_what_was_put_there_and_not_taken_away(steps in prop::collection::vec(step(), 1..24)) {
+    fn a_store_has_the_chunks_stored_and_not_removed(steps in prop::collection::vec(step(), 1..24)) {
         let root = root();
         let samples = [Sample::new(1, 5), Sample::new(2, 5)];
         let offered = 6 * CHUNK as u64;
@@ -433,7 +433,7 @@ proptest! {
                 let kept = store.file(sample.id());
                 let there = kept.as_ref().map_or(vec![], |kept| kept.progress().have().0.iter().map(|i| i.0).collect());
                 prop_assert_eq!(there, held.clone().collect::<Vec<_>>());
-                held.for_each(|index| sample.assert_given(kept.as_ref().unwrap(), index));
+                held.for_each(|index| sample.assert_served(kept.as_ref().unwrap(), index));
             }
         }
     }

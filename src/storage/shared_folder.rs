@@ -1,18 +1,20 @@
-//! A plain folder whose regular files are all shared.
+//! Shared folder: a plain folder whose regular files are all offered for download.
 //!
-//! [`look`](SharedFolder::look) compares the folder with what is known of it and says what has gone and what
-//! is to be hashed; [`hash`](SharedFolder::hash) does that, one file at a time, and takes its time;
-//! [`adopt`](SharedFolder::adopt) takes in what has just been downloaded, and [`delete`](SharedFolder::delete) removes
-//! what need not be here any more. Nothing here writes into a file, watches or decides when to look, and nobody who asks what is shared waits while the folder is read. No file is kept
-//! open. Invariant: a file is shared only after it was hashed as a whole and not written to meanwhile, and its
-//! chunks are given only while exactly that file is there, also between two looks.
+//! [`rescan`](SharedFolder::rescan) compares the folder with the known files and returns the
+//! changes and the files to hash. [`hash`](SharedFolder::hash) hashes one file and shares it.
+//! [`adopt`](SharedFolder::adopt) shares a finished download without hashing it, and
+//! [`delete`](SharedFolder::delete) removes a file that has enough replicas elsewhere. The module
+//! never writes into a file and does not decide when to scan. Queries never wait for a scan, and no
+//! file is kept open. Invariant: a file is shared only after all of it was hashed while it did not
+//! change, and its chunks are served only while exactly that file is in place, also between two
+//! scans.
 
 mod removal;
 
+use super::complete_file::CompleteFile;
 use super::disk::{self, Identity};
 use super::error::{self, StoreError};
 use super::folder_scan::{self, Scan};
-use super::whole::WholeFile;
 use super::{ChunkSource as _, lock};
 use crate::content::{ChunkIndex, FileId, FileName, Manifest, limits, names};
 use rustix::io::Errno;
@@ -23,98 +25,100 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-/// A file that is shared.
+/// A shared file.
 #[derive(Debug, Clone)]
 pub struct SharedFile {
-    /// Its name in the folder.
+    /// File name in the folder.
     pub name: FileName,
-    /// Where its chunks come from.
-    pub file: Arc<WholeFile>,
-    /// What it is known by. Files of equal content have the same id.
+    /// Source of its chunks.
+    pub file: Arc<CompleteFile>,
+    /// File id; files of equal content have the same id.
     pub id: FileId,
-    /// Bytes.
+    /// Size, bytes.
     pub size: u64,
-    /// How many chunks it has.
+    /// Number of chunks.
     pub chunks: u32,
 }
 
-/// What happened to the folder. A file that has changed is removed, and added when it has been hashed.
+/// A change of the folder. A modified file is first `Removed`, then `Added` after it has been
+/// hashed.
 #[derive(Debug, Clone)]
 pub enum FolderChange {
-    /// A file is shared from now on.
+    /// The file is shared from now on.
     Added(SharedFile),
-    /// A file is no longer shared under this name. Another name may still have the same content:
-    /// [`by_id`](SharedFolder::by_id) tells.
+    /// The file is no longer shared under this name. Another name may have the same content, see
+    /// [`by_id`](SharedFolder::by_id).
     Removed {
-        /// The name that it had.
+        /// Its former name.
         name: FileName,
-        /// What it was known by.
+        /// Its id.
         id: FileId,
     },
-    /// A file is not shared. Said once for each name and reason, as long as the name is skipped.
+    /// The file is not shared. Reported once for each name and reason, as long as the name is
+    /// skipped.
     Skipped {
-        /// The name; where it is not UTF-8, with replacement characters.
+        /// The name, with replacement characters where it is not UTF-8.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
 }
 
-/// What a look at the folder found.
+/// Result of a scan of the folder.
 #[derive(Debug, Clone, Default)]
-pub struct Look {
-    /// What is different from the look before; never [`FolderChange::Added`].
+pub struct FolderDiff {
+    /// Changes since the previous scan; never [`FolderChange::Added`].
     pub changes: Vec<FolderChange>,
-    /// Every file that is ready to be hashed, in order, also those that earlier looks named and that have
-    /// not been hashed since: it replaces the earlier list.
+    /// All files ready to be hashed, in order, including those of earlier scans that have not been
+    /// hashed yet. Replaces the earlier list.
     pub to_hash: Vec<FileName>,
-    /// How many more files there are that have to be looked at once more before they can be hashed.
+    /// Number of new or modified files that need another scan before they can be hashed.
     pub unsettled: usize,
 }
 
-/// A folder that is shared.
+/// A folder whose files are shared.
 pub struct SharedFolder {
     folder: PathBuf,
     state: Mutex<State>,
-    /// Held while the folder is read and compared, so that nothing becomes known in between and is then
-    /// missed in what was read before. The state is not locked while the folder is read.
+    /// Held during a scan and its comparison, so that no file is added in between and then missed
+    /// in the older scan. The state is not locked while the folder is read.
     comparing: Mutex<()>,
-    /// No other program shares the folder meanwhile.
+    /// The folder's lock, against other processes.
     _lock: Option<File>,
 }
 
 #[derive(Default)]
 struct State {
     shared: BTreeMap<FileName, (SharedFile, Identity)>,
-    /// The names of what is shared.
+    /// The shared names of each file id.
     names: HashMap<FileId, BTreeSet<FileName>>,
-    /// The files that the last look found and that are not shared.
-    waiting: BTreeMap<FileName, Waiting>,
-    /// What has been said of names that the last look still skipped.
-    told: BTreeMap<OsString, BTreeSet<String>>,
-    looked: bool,
+    /// The files of the last scan that are not shared.
+    candidates: BTreeMap<FileName, Candidate>,
+    /// The reasons already reported for names that the last scan skipped.
+    reported: BTreeMap<OsString, BTreeSet<String>>,
+    scanned: bool,
 }
 
 /// A file that is not shared yet.
-struct Waiting {
+struct Candidate {
     identity: Identity,
     readiness: Readiness,
 }
 
 enum Readiness {
-    /// Seen once: somebody may still be writing to it.
+    /// Found by one scan; another program may still be writing to it.
     Seen,
-    /// The same for long enough to be hashed.
+    /// Unchanged for long enough to be hashed.
     Settled,
-    /// Could not be hashed, and will not be before it changes.
+    /// Could not be hashed; retried after the file changes.
     Unusable(String),
 }
 
 impl SharedFolder {
-    /// Takes a folder that can be read. Nothing is looked at or hashed yet.
+    /// Opens a readable folder and locks it. Nothing is scanned or hashed yet.
     ///
     /// # Errors
-    /// It is not there, no folder, or not readable.
+    /// The folder does not exist, is no folder, or is not readable.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         fs::read_dir(folder).map_err(error::io("read", folder))?;
         let lock = disk::lock_folder(folder)?;
@@ -122,7 +126,7 @@ impl SharedFolder {
         Ok(Self { folder: folder.to_owned(), state, comparing, _lock: lock })
     }
 
-    /// The folder, as it was named.
+    /// The folder, as passed to [`open`](Self::open).
     pub fn path(&self) -> &Path {
         &self.folder
     }
@@ -131,27 +135,36 @@ impl SharedFolder {
     /// vanished or changed are no longer shared at once. New and changed ones are to be hashed when two looks
     /// in a row find them the same, since somebody may still be writing to them; at the first look, also those
     /// that nobody wrote to for [`limits::FILE_SETTLED_MIN`]. How far apart looks are is the caller's to decide.
+/// Scans the folder: reads the metadata of its files and opens none. The caller decides on the
+    /// interval.;
     ///
-    /// Subfolders and hidden files, which ours are while they are not finished, are passed over. Other things
-    /// that are no files, links that lead out of the folder or to something hidden, unfinished downloads of
-    /// others (`*.part`) and names that are no [`FileName`] are skipped with a reason.
+    /// Files that were removed or modified are no longer shared at once. New and modified files are
+    /// ready to be hashed when two scans in a row find them unchanged, because another program may
+    /// still be writing to them. At the first scan, files not modified for [`limits::FILE_SETTLED`]
+    /// are ready, too.
+    ///
+    /// Subfolders and hidden files are ignored; our own unfinished files are hidden. Skipped with a
+    /// reason: other types than regular files, links to a target outside the folder or to a hidden
+    /// one, unfinished downloads of other programs (`*.part`), and names that are no [`FileName`].
     ///
     /// # Errors
-    /// The folder cannot be read; what is known of it stays.
-    pub fn look(&self) -> Result<Look, StoreError> {
+    /// The folder cannot be read; the known files are kept.
+    pub fn rescan(&self) -> Result<FolderDiff, StoreError> {
         let _comparing = lock(&self.comparing);
         let scan = folder_scan::scan(&self.folder)?;
         Ok(lock(&self.state).compare(scan))
     }
 
-    /// Hashes a file that the last look named, on all cores, and shares it. `hashed` is called with byte
-    /// counts as they get hashed, on any thread; `stop` is polled at least every 256 KiB. `None` when the file
-    /// is not what the look saw, is shared already, or changes meanwhile: that is left for the next look. A
-    /// file that cannot be read is [`FolderChange::Skipped`] and not named again before it changes, which
-    /// new rights are, too.
+    /// Hashes a file returned by the last scan, on all cores, and shares it.
+    ///
+    /// `hashed` receives the number of bytes just hashed, from any thread; `stop` is polled at
+    /// least every 256 KiB. Returns `None` if the file is not as the scan found it, is shared
+    /// already, or changes meanwhile; the next scan deals with it. A file that cannot be read is
+    /// [`FolderChange::Skipped`] and retried after it changes, which includes new permissions.
     ///
     /// # Errors
-    /// [`StoreError::Stopped`], or the system is short of files or memory. The next look names the file again.
+    /// [`StoreError::Stopped`], or the system has too few file handles or too little memory. The
+    /// next scan returns the file again.
     pub fn hash(
         &self,
         name: &FileName,
@@ -159,73 +172,75 @@ impl SharedFolder {
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<FolderChange>, StoreError> {
         let Some(identity) = lock(&self.state).settled(name) else { return Ok(None) };
-        let whole = WholeFile::publish(&self.folder.join(name.as_str()), None, hashed, stop)
-            .and_then(|whole| whole.by_path(identity));
+        let complete = CompleteFile::publish(&self.folder.join(name.as_str()), None, hashed, stop)
+            .and_then(|complete| complete.by_path(identity));
         let mut state = lock(&self.state);
-        let whole = match whole {
-            Err(error) if is_passing(&error) => return Err(error),
-            // Meanwhile a look saw something else, or the file became known by another way.
+        let complete = match complete {
+            Err(error) if is_transient(&error) => return Err(error),
+            // Meanwhile, a scan found another state, or the file was shared by `adopt`.
             _ if state.settled(name) != Some(identity) => return Ok(None),
-            whole => whole,
+            complete => complete,
         };
-        match whole {
-            Ok(whole) => Ok(Some(FolderChange::Added(state.share(name, whole, identity)))),
-            Err(error) if is_change(&error) => {
-                state.waiting.remove(name);
+        match complete {
+            Ok(complete) => Ok(Some(FolderChange::Added(state.share(name, complete, identity)))),
+            Err(error) if has_changed(&error) => {
+                state.candidates.remove(name);
                 Ok(None)
             }
             Err(error) => {
                 let why = error.to_string();
-                let waiting = Waiting { identity, readiness: Readiness::Unusable(why.clone()) };
-                state.waiting.insert(name.clone(), waiting);
-                Ok(state.tell(name.as_str().into(), why))
+                let candidate = Candidate { identity, readiness: Readiness::Unusable(why.clone()) };
+                state.candidates.insert(name.clone(), candidate);
+                Ok(state.report_skipped(name.as_str().into(), why))
             }
         }
     }
 
-    /// Shares a file that has just been downloaded into the folder, without hashing it: **the caller has
-    /// verified its bytes** against the manifest. Returns what is different now: the file was added, after
-    /// what was shared under its name before, if anything, was removed; nothing if it is known already.
+    /// Shares a file that was just downloaded into the folder, without hashing it: **the caller has
+    /// verified its bytes** against the manifest.
+    ///
+    /// Returns the changes: `Added`, preceded by `Removed` if another file was shared under the
+    /// name; empty if the file is shared already.
     ///
     /// # Errors
-    /// The file is not there, cannot be opened, has another size than the manifest says, or is one that
-    /// [`look`](Self::look) would skip or pass over.
+    /// The file does not exist, cannot be opened, has another size than the manifest, or is one
+    /// that [`rescan`](Self::rescan) would skip or ignore.
     pub fn adopt(&self, name: FileName, manifest: Arc<Manifest>) -> Result<Vec<FolderChange>, StoreError> {
         let path = self.folder.join(name.as_str());
-        let refused = |why| error::refused("share", &path, why);
+        let invalid = |reason| error::invalid_input("share", &path, reason);
         let root = fs::canonicalize(&self.folder).map_err(error::io("open", &self.folder))?;
         let _comparing = lock(&self.comparing);
-        let (name, identity) = folder_scan::judge(&root, OsStr::new(name.as_str()))
-            .map_err(refused)?
-            .ok_or_else(|| refused("it is hidden, or no file, or not there".to_owned()))?;
-        let whole = WholeFile::verified(&path, manifest)?.by_path(identity)?;
+        let (name, identity) = folder_scan::classify(&root, OsStr::new(name.as_str()))
+            .map_err(invalid)?
+            .ok_or_else(|| invalid("hidden, not a file, or removed".to_owned()))?;
+        let complete = CompleteFile::verified(&path, manifest)?.by_path(identity)?;
         let mut state = lock(&self.state);
         let known =
-            state.shared.get(&name).is_some_and(|(file, seen)| *seen == identity && file.id == whole.id());
+            state.shared.get(&name).is_some_and(|(file, seen)| *seen == identity && file.id == complete.id());
         if known {
             return Ok(Vec::new());
         }
         let before = state.forget(&name);
-        let added = FolderChange::Added(state.share(&name, whole, identity));
+        let added = FolderChange::Added(state.share(&name, complete, identity));
         Ok(before.into_iter().chain([added]).collect())
     }
 
-    /// Everything that is shared, by name. Some of it may have changed since the last look; its chunks are
-    /// not given then.
+    /// All shared files, by name. A file may have changed since the last scan; its chunks are not
+    /// served then.
     pub fn files(&self) -> Vec<SharedFile> {
         lock(&self.state).shared.values().map(|(file, _)| file.clone()).collect()
     }
 
-    /// The file that is shared under a name.
+    /// The file shared under a name.
     pub fn by_name(&self, name: &FileName) -> Option<SharedFile> {
         lock(&self.state).shared.get(name).map(|(file, _)| file.clone())
     }
 
-    /// A file of that id; where several names have it, one that is as it was hashed, if there is one.
+    /// A file with this id. If several names have it, one that is intact is preferred.
     pub fn by_id(&self, id: FileId) -> Option<SharedFile> {
         let mut files = lock(&self.state).of_id(id);
         let first = files.pop()?;
-        // Only with several the disk is asked, and not while anything is locked.
+        // The disk is accessed only for several candidates, and without a lock held.
         let intact = |file: &SharedFile| file.file.stored(ChunkIndex(0)).is_ok();
         match files.is_empty() || intact(&first) {
             true => Some(first),
@@ -233,8 +248,8 @@ impl SharedFolder {
         }
     }
 
-    /// A name in the folder, be it of a file or of anything else, that is not `name` but would be the same on
-    /// a system that tells neither case nor Unicode normalisation apart ([`FileName::folded`]).
+    /// Another name in the folder that equals `name` on a system that ignores case or Unicode
+    /// normalisation ([`FileName::folded`]). Names of folders and other types count, too.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -243,7 +258,7 @@ impl SharedFolder {
         let mut first = None;
         for entry in fs::read_dir(&self.folder).map_err(error::io("read", &self.folder))? {
             let other = entry.map_err(error::io("read", &self.folder))?.file_name();
-            // A name that is not UTF-8 cannot be on such a system.
+            // A name that is not UTF-8 cannot exist on such a system.
             let Ok(other) = other.into_string() else { continue };
             if other != name.as_str() && names::fold(&other) == folded {
                 first = Some(first.into_iter().fold(other, Ord::min));
@@ -254,53 +269,55 @@ impl SharedFolder {
 }
 
 impl State {
-    /// Compares what is known with what was found.
-    fn compare(&mut self, scan: Scan) -> Look {
-        let first = !std::mem::replace(&mut self.looked, true);
-        let long_ago = SystemTime::now().checked_sub(limits::FILE_SETTLED_MIN).filter(|_| first);
+    /// Compares the known files with a scan and updates them.
+    fn compare(&mut self, scan: Scan) -> FolderDiff {
+        let first = !std::mem::replace(&mut self.scanned, true);
+        let settled_before = SystemTime::now().checked_sub(limits::FILE_SETTLED_MIN).filter(|_| first);
         let Scan { files, mut skipped } = scan;
         let changed = |(name, (_, identity)): (&FileName, &(_, Identity))| {
             (files.get(name) != Some(identity)).then(|| name.clone())
         };
         let changed: Vec<_> = self.shared.iter().filter_map(changed).collect();
-        let mut look = Look::default();
-        look.changes.extend(changed.iter().filter_map(|name| self.forget(name)));
-        let mut before = std::mem::take(&mut self.waiting);
+        let mut diff = FolderDiff::default();
+        diff.changes.extend(changed.iter().filter_map(|name| self.forget(name)));
+        let mut before = std::mem::take(&mut self.candidates);
         for (name, identity) in files {
             if self.shared.contains_key(&name) {
                 continue;
             }
-            let readiness = match before.remove(&name).filter(|waiting| waiting.identity == identity) {
-                Some(Waiting { readiness: Readiness::Unusable(why), .. }) => {
+            let readiness = match before.remove(&name).filter(|candidate| candidate.identity == identity) {
+                Some(Candidate { readiness: Readiness::Unusable(why), .. }) => {
                     skipped.insert(name.as_str().into(), why.clone());
                     Readiness::Unusable(why)
                 }
                 Some(_) => Readiness::Settled,
-                None if long_ago.is_some_and(|time| identity.written_before(time)) => Readiness::Settled,
+                None if settled_before.is_some_and(|time| identity.written_before(time)) => {
+                    Readiness::Settled
+                }
                 None => Readiness::Seen,
             };
             match readiness {
-                Readiness::Settled => look.to_hash.push(name.clone()),
-                Readiness::Seen => look.unsettled += 1,
+                Readiness::Settled => diff.to_hash.push(name.clone()),
+                Readiness::Seen => diff.unsettled += 1,
                 Readiness::Unusable(_) => {}
             }
-            self.waiting.insert(name, Waiting { identity, readiness });
+            self.candidates.insert(name, Candidate { identity, readiness });
         }
-        self.told.retain(|name, _| skipped.contains_key(name));
-        look.changes.extend(skipped.into_iter().filter_map(|(name, why)| self.tell(name, why)));
-        look
+        self.reported.retain(|name, _| skipped.contains_key(name));
+        diff.changes.extend(skipped.into_iter().filter_map(|(name, why)| self.report_skipped(name, why)));
+        diff
     }
 
-    /// What a file that is ready to be hashed looked like.
+    /// Identity of a file that is ready to be hashed.
     fn settled(&self, name: &FileName) -> Option<Identity> {
-        let waiting = self.waiting.get(name)?;
-        matches!(waiting.readiness, Readiness::Settled).then_some(waiting.identity)
+        let candidate = self.candidates.get(name)?;
+        matches!(candidate.readiness, Readiness::Settled).then_some(candidate.identity)
     }
 
-    fn share(&mut self, name: &FileName, whole: WholeFile, identity: Identity) -> SharedFile {
-        let (id, size, chunks) = (whole.id(), whole.layout().size(), whole.layout().count());
-        let file = SharedFile { name: name.clone(), file: Arc::new(whole), id, size, chunks };
-        self.waiting.remove(name);
+    fn share(&mut self, name: &FileName, complete: CompleteFile, identity: Identity) -> SharedFile {
+        let (id, size, chunks) = (complete.id(), complete.layout().size(), complete.layout().count());
+        let file = SharedFile { name: name.clone(), file: Arc::new(complete), id, size, chunks };
+        self.candidates.remove(name);
         self.names.entry(file.id).or_default().insert(name.clone());
         self.shared.insert(name.clone(), (file.clone(), identity));
         file
@@ -317,22 +334,22 @@ impl State {
         Some(FolderChange::Removed { name, id })
     }
 
-    /// Every file of an id, the first name last.
+    /// Every file with this id, in descending order of names.
     fn of_id(&self, id: FileId) -> Vec<SharedFile> {
         let names = self.names.get(&id).into_iter().flatten().rev();
         names.filter_map(|name| self.shared.get(name)).map(|(file, _)| file.clone()).collect()
     }
 
-    /// Says why a name is skipped, unless that has been said.
-    fn tell(&mut self, name: OsString, why: String) -> Option<FolderChange> {
+    /// Reports a skipped name, unless it was reported with this reason before.
+    fn report_skipped(&mut self, name: OsString, why: String) -> Option<FolderChange> {
         let text = name.to_string_lossy().into_owned();
-        let news = self.told.entry(name).or_default().insert(why.clone());
-        news.then_some(FolderChange::Skipped { name: text, why })
+        let is_new = self.reported.entry(name).or_default().insert(why.clone());
+        is_new.then_some(FolderChange::Skipped { name: text, why })
     }
 }
 
-/// Whether the file is no longer the one that was seen.
-fn is_change(error: &StoreError) -> bool {
+/// Whether the error means that the file has changed since the scan.
+fn has_changed(error: &StoreError) -> bool {
     match error {
         StoreError::Changed(_) | StoreError::NotAFile(_) => true,
         StoreError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
@@ -340,8 +357,8 @@ fn is_change(error: &StoreError) -> bool {
     }
 }
 
-/// Whether it is not the file's fault that it could not be hashed.
-fn is_passing(error: &StoreError) -> bool {
+/// Whether the error is transient and not caused by the file.
+fn is_transient(error: &StoreError) -> bool {
     match error {
         StoreError::Stopped => true,
         StoreError::Io { source, .. } => {

@@ -1,4 +1,4 @@
-//! What a shared folder shares, and when it stops.
+//! Tests of shared folders: when a file becomes shared, and when it stops.
 
 use super::*;
 use crate::content::limits::FILE_SETTLED_MIN;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 struct Fixture {
     folder: TempDir,
     shared: SharedFolder,
-    /// Each write gets a time of its own, a second after the last.
+    /// Each write gets its own modification time, one second after the last.
     clock: Cell<SystemTime>,
 }
 
@@ -25,10 +25,10 @@ impl Fixture {
         let clock = Cell::new(SystemTime::now() - Duration::from_secs(3600));
         Self { folder, shared, clock }
     }
-    /// A folder that has been looked at for the first time.
-    fn looked_at() -> Self {
+    /// A folder after its first scan.
+    fn scanned_once() -> Self {
         let fixture = Self::new();
-        assert_eq!(fixture.look(), ["hash:"]);
+        assert_eq!(fixture.rescan(), ["hash:"]);
         fixture
     }
     fn path(&self, name: &str) -> PathBuf {
@@ -43,30 +43,30 @@ impl Fixture {
         let file = File::options().append(true).open(self.path(name)).unwrap();
         file.set_times(FileTimes::new().set_modified(time)).unwrap();
     }
-    /// What a look finds, in short.
-    fn look(&self) -> Vec<String> {
-        let look = self.shared.look().unwrap();
-        let names: Vec<_> = look.to_hash.iter().map(FileName::as_str).collect();
-        look.changes.iter().map(short).chain([format!("hash:{}", names.join(","))]).collect()
+    /// The result of a scan, abbreviated.
+    fn rescan(&self) -> Vec<String> {
+        let rescan = self.shared.rescan().unwrap();
+        let names: Vec<_> = rescan.to_hash.iter().map(FileName::as_str).collect();
+        rescan.changes.iter().map(short).chain([format!("hash:{}", names.join(","))]).collect()
     }
     fn hash(&self, file: &str) -> Option<String> {
         self.shared.hash(&name(file), &|_| (), &|| false).unwrap().as_ref().map(short)
     }
-    /// Looks twice, and hashes what is to be hashed.
+    /// Scans twice, and hashes the files that are ready.
     fn settle(&self) {
-        self.shared.look().unwrap();
-        for name in self.shared.look().unwrap().to_hash {
+        self.shared.rescan().unwrap();
+        for name in self.shared.rescan().unwrap().to_hash {
             self.shared.hash(&name, &|_| (), &|| false).unwrap();
         }
     }
     fn names(&self) -> Vec<String> {
         self.shared.files().into_iter().map(|file| file.name.into()).collect()
     }
-    fn get(&self, file: &str) -> SharedFile {
+    fn shared_file(&self, file: &str) -> SharedFile {
         self.shared.by_name(&name(file)).unwrap()
     }
     fn serves(&self, file: &str) -> Option<String> {
-        bytes_of(&self.get(file))
+        bytes_of(&self.shared_file(file))
     }
     fn adopt(&self, file: &str, manifest: Arc<Manifest>) -> Result<Vec<String>, StoreError> {
         Ok(self.shared.adopt(name(file), manifest)?.iter().map(short).collect())
@@ -95,29 +95,29 @@ fn bytes_of(file: &SharedFile) -> Option<String> {
 fn manifest_of(bytes: &str) -> Arc<Manifest> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, bytes).unwrap();
-    WholeFile::publish(file.path(), None, &|_| (), &|| false).unwrap().manifest().unwrap()
+    CompleteFile::publish(file.path(), None, &|_| (), &|| false).unwrap().manifest().unwrap()
 }
 
 const NONE: [&str; 1] = ["hash:"];
 
 #[test]
-fn what_lay_there_is_hashed_at_once_and_what_is_fresh_a_look_later() {
+fn the_first_scan_hashes_old_files_at_once_and_fresh_ones_a_scan_later() {
     let fixture = Fixture::new();
     fixture.write("old", "old");
     fixture.write("empty", "");
     fixture.write("fresh", "fresh");
     fixture.set_time("fresh", SystemTime::now() + FILE_SETTLED_MIN);
     assert!(fixture.names().is_empty());
-    assert_eq!(fixture.look(), ["hash:empty,old"]);
+    assert_eq!(fixture.rescan(), ["hash:empty,old"]);
     assert_eq!(fixture.hash("fresh"), None);
     assert_eq!(fixture.hash("old").unwrap(), "+old");
     assert_eq!(fixture.hash("old"), None);
-    assert_eq!(fixture.look(), ["hash:empty,fresh"]);
+    assert_eq!(fixture.rescan(), ["hash:empty,fresh"]);
     assert_eq!(fixture.hash("empty").unwrap(), "+empty");
     assert_eq!(fixture.hash("fresh").unwrap(), "+fresh");
-    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.rescan(), NONE);
     assert_eq!(fixture.names(), ["empty", "fresh", "old"]);
-    let file = fixture.get("old");
+    let file = fixture.shared_file("old");
     assert_eq!((file.size, file.chunks, file.id), (3, 1, manifest_of("old").id()));
     assert_eq!(fixture.serves("empty").as_deref(), Some(""));
     assert_eq!(fixture.serves("old").as_deref(), Some("old"));
@@ -127,30 +127,30 @@ fn what_lay_there_is_hashed_at_once_and_what_is_fresh_a_look_later() {
 }
 
 #[test]
-fn what_appears_later_is_seen_twice_first_however_old() {
-    let fixture = Fixture::looked_at();
+fn files_that_appear_later_need_two_scans_at_any_age() {
+    let fixture = Fixture::scanned_once();
     fixture.write("new", "new");
-    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.rescan(), NONE);
     assert_eq!(fixture.hash("new"), None);
-    assert_eq!(fixture.look(), ["hash:new"]);
-    assert_eq!(fixture.look(), ["hash:new"]);
+    assert_eq!(fixture.rescan(), ["hash:new"]);
+    assert_eq!(fixture.rescan(), ["hash:new"]);
     assert_eq!(fixture.hash("new").unwrap(), "+new");
-    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.rescan(), NONE);
 }
 
 #[test]
-fn what_is_still_being_written_waits() {
-    let fixture = Fixture::looked_at();
+fn files_still_being_written_are_not_hashed() {
+    let fixture = Fixture::scanned_once();
     for bytes in ["1", "12", "123"] {
         fixture.write("growing", bytes);
-        assert_eq!(fixture.look(), NONE);
+        assert_eq!(fixture.rescan(), NONE);
     }
-    assert_eq!(fixture.look(), ["hash:growing"]);
-    // It grows between the look and the hashing.
+    assert_eq!(fixture.rescan(), ["hash:growing"]);
+    // The file grows between scan and hashing.
     fixture.write("growing", "1234");
     assert_eq!(fixture.hash("growing"), None);
-    assert_eq!(fixture.look(), NONE);
-    assert_eq!(fixture.look(), ["hash:growing"]);
+    assert_eq!(fixture.rescan(), NONE);
+    assert_eq!(fixture.rescan(), ["hash:growing"]);
     // And while it is hashed.
     let path = fixture.path("growing");
     let write = |_| fs::write(&path, "later").unwrap();
@@ -160,43 +160,43 @@ fn what_is_still_being_written_waits() {
 }
 
 #[test]
-fn a_changed_file_is_no_longer_served_and_then_is_another_one() {
+fn a_changed_file_is_not_served_and_gets_a_new_id() {
     let fixture = Fixture::new();
     fixture.write("file", "before");
     fixture.settle();
-    let before = fixture.get("file");
+    let before = fixture.shared_file("file");
     fixture.write("file", "behind");
-    // Nobody has looked yet.
+    // No scan has run yet.
     assert!(matches!(before.file.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
     assert_eq!(fixture.serves("file"), None);
-    assert_eq!(fixture.look(), ["-file", "hash:"]);
+    assert_eq!(fixture.rescan(), ["-file", "hash:"]);
     assert!(fixture.shared.by_id(before.id).is_none() && fixture.names().is_empty());
-    assert_eq!(fixture.look(), ["hash:file"]);
+    assert_eq!(fixture.rescan(), ["hash:file"]);
     assert_eq!(fixture.hash("file").unwrap(), "+file");
-    assert_ne!(fixture.get("file").id, before.id);
+    assert_ne!(fixture.shared_file("file").id, before.id);
     assert_eq!(fixture.serves("file").as_deref(), Some("behind"));
     assert!(before.file.stored(ChunkIndex(0)).is_err());
 }
 
 #[test]
-fn bytes_overwritten_in_place_with_the_old_time_put_back_are_noticed() {
+fn overwritten_bytes_with_a_restored_time_are_detected() {
     let fixture = Fixture::new();
     fixture.write("file", "before");
     fixture.settle();
     let before = fs::metadata(fixture.path("file")).unwrap();
     while fs::metadata(fixture.path("file")).unwrap().ctime_nsec() == before.ctime_nsec() {
-        // Old kernels tell times apart only by their ticks.
+        // Old kernels round file times to clock ticks.
         File::options().write(true).open(fixture.path("file")).unwrap().write_all_at(b"behind", 0).unwrap();
         fixture.set_time("file", before.modified().unwrap());
     }
     let after = fs::metadata(fixture.path("file")).unwrap();
     assert_eq!((after.len(), after.modified().unwrap()), (before.len(), before.modified().unwrap()));
     assert_eq!(fixture.serves("file"), None);
-    assert_eq!(fixture.look(), ["-file", "hash:"]);
+    assert_eq!(fixture.rescan(), ["-file", "hash:"]);
 }
 
 #[test]
-fn a_replaced_file_is_another_one_even_with_the_same_size_and_time() {
+fn a_replaced_file_with_equal_size_and_time_is_detected() {
     let fixture = Fixture::new();
     fixture.write("file", "before");
     fixture.settle();
@@ -205,11 +205,11 @@ fn a_replaced_file_is_another_one_even_with_the_same_size_and_time() {
     fixture.set_time(".other", time);
     fs::rename(fixture.path(".other"), fixture.path("file")).unwrap();
     assert_eq!(fixture.serves("file"), None);
-    assert_eq!(fixture.look(), ["-file", "hash:"]);
+    assert_eq!(fixture.rescan(), ["-file", "hash:"]);
 }
 
 #[test]
-fn what_vanishes_or_is_renamed_is_gone_at_once() {
+fn removed_and_renamed_files_are_unshared_at_the_next_scan() {
     let fixture = Fixture::new();
     fixture.write("a", "a");
     fixture.write("b", "b");
@@ -217,17 +217,17 @@ fn what_vanishes_or_is_renamed_is_gone_at_once() {
     fs::remove_file(fixture.path("a")).unwrap();
     assert_eq!(fixture.serves("a"), None);
     fs::rename(fixture.path("b"), fixture.path("c")).unwrap();
-    assert_eq!(fixture.look(), ["-a", "-b", "hash:"]);
+    assert_eq!(fixture.rescan(), ["-a", "-b", "hash:"]);
     assert!(fixture.shared.files().is_empty());
-    assert_eq!(fixture.look(), ["hash:c"]);
-    // It goes before it is hashed.
+    assert_eq!(fixture.rescan(), ["hash:c"]);
+    // The file is removed before it is hashed.
     fs::remove_file(fixture.path("c")).unwrap();
     assert_eq!(fixture.hash("c"), None);
-    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.rescan(), NONE);
 }
 
 #[test]
-fn hidden_files_ours_while_unfinished_and_subfolders_are_passed_over() {
+fn hidden_files_unfinished_downloads_and_subfolders_are_ignored() {
     let fixture = Fixture::new();
     for name in [".hidden", ".big.0123abcd.part", ".big.0123abcd.have", ".big.0123abcd.note", ".shoal-x.tmp"]
     {
@@ -236,16 +236,19 @@ fn hidden_files_ours_while_unfinished_and_subfolders_are_passed_over() {
     fs::create_dir(fixture.path("subfolder")).unwrap();
     fixture.write("subfolder/file", "inside");
     fixture.write("a.note", "a note");
-    assert_eq!(fixture.look(), ["hash:a.note"]);
-    fixture.write("film.part", "somebody else's");
-    assert_eq!(fixture.look(), ["film.part: by its name it is an unfinished download", "hash:a.note"]);
+    assert_eq!(fixture.rescan(), ["hash:a.note"]);
+    fixture.write("film.part", "another program's");
+    assert_eq!(
+        fixture.rescan(),
+        ["film.part: its name ends in .part, as an unfinished download's does", "hash:a.note"]
+    );
     assert!(fixture.adopt(".hidden", manifest_of("secret")).is_err());
-    assert!(fixture.adopt("film.part", manifest_of("somebody else's")).is_err());
+    assert!(fixture.adopt("film.part", manifest_of("another program's")).is_err());
     assert!(fixture.adopt("subfolder", manifest_of("")).is_err());
 }
 
 #[test]
-fn links_are_followed_inside_the_folder_only() {
+fn only_links_inside_the_folder_are_followed() {
     let (fixture, outside) = (Fixture::new(), tempfile::NamedTempFile::new().unwrap());
     fs::create_dir(fixture.path("subfolder")).unwrap();
     fixture.write("subfolder/file", "deep");
@@ -256,38 +259,38 @@ fn links_are_followed_inside_the_folder_only() {
     symlink("nowhere", fixture.path("d")).unwrap();
     symlink("subfolder", fixture.path("e")).unwrap();
     symlink("f", fixture.path("f")).unwrap();
-    let found = fixture.look();
+    let found = fixture.rescan();
     let outside = fs::canonicalize(outside.path()).unwrap();
-    assert_eq!(found[0], format!("b: it is a link that leads out of the folder, to {}", outside.display()));
-    assert_eq!(found[1], "c: it is a link to a hidden file, .hidden");
-    assert_eq!(found[2], "d: it is a link that leads nowhere");
-    assert_eq!(found[3], "e: it is not a regular file");
+    assert_eq!(found[0], format!("b: the target of the link is outside the folder: {}", outside.display()));
+    assert_eq!(found[1], "c: the target of the link is hidden: .hidden");
+    assert_eq!(found[2], "d: the target of the link does not exist");
+    assert_eq!(found[3], "e: not a regular file");
     assert!(found[4].starts_with("f: "), "{found:?}");
     assert_eq!(found[5..], ["hash:a"]);
     assert_eq!(fixture.hash("a").unwrap(), "+a");
     assert_eq!(fixture.serves("a").as_deref(), Some("deep"));
-    assert_eq!(fixture.look(), NONE);
-    // The same link now leads out.
+    assert_eq!(fixture.rescan(), NONE);
+    // The link now points outside the folder.
     fs::remove_file(fixture.path("a")).unwrap();
     symlink(&outside, fixture.path("a")).unwrap();
     assert_eq!(fixture.serves("a"), None);
-    assert_eq!(fixture.look()[0], "-a");
+    assert_eq!(fixture.rescan()[0], "-a");
     assert!(fixture.adopt("a", manifest_of("")).is_err());
 }
 
 #[test]
-fn a_link_that_is_turned_away_after_the_look_is_not_hashed() {
+fn a_link_retargeted_after_the_scan_is_not_hashed() {
     let (fixture, outside) = (Fixture::new(), tempfile::NamedTempFile::new().unwrap());
     fixture.write("file", "inside");
     symlink("file", fixture.path("link")).unwrap();
-    assert_eq!(fixture.look(), ["hash:file,link"]);
+    assert_eq!(fixture.rescan(), ["hash:file,link"]);
     fs::remove_file(fixture.path("link")).unwrap();
     symlink(outside.path(), fixture.path("link")).unwrap();
     assert_eq!(fixture.hash("link"), None);
 }
 
 #[test]
-fn a_pipe_does_not_hang_and_odd_names_are_skipped_once_with_a_reason() {
+fn pipes_and_invalid_names_are_skipped_once_with_a_reason() {
     let fixture = Fixture::new();
     let mode = Mode::from_bits_truncate(0o600);
     rustix::fs::mknodat(CWD, fixture.path("pipe"), FileType::Fifo, mode, 0).unwrap();
@@ -296,63 +299,64 @@ fn a_pipe_does_not_hang_and_odd_names_are_skipped_once_with_a_reason() {
     fs::write(&odd, "x").unwrap();
     let skipped = [
         "a:b: the name \"a:b\" contains ':'",
-        "pipe: it is not a regular file",
+        "pipe: not a regular file",
         "z\u{fffd}: the name is not UTF-8",
         "hash:",
     ];
-    assert_eq!(fixture.look(), skipped);
-    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.rescan(), skipped);
+    assert_eq!(fixture.rescan(), NONE);
     fs::remove_file(fixture.path("pipe")).unwrap();
     symlink("nowhere", fixture.path("pipe")).unwrap();
-    assert_eq!(fixture.look(), ["pipe: it is a link that leads nowhere", "hash:"]);
-    // What was gone in between is said again.
+    assert_eq!(fixture.rescan(), ["pipe: the target of the link does not exist", "hash:"]);
+    // A name that was absent in between is reported again.
     fs::remove_file(&odd).unwrap();
-    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.rescan(), NONE);
     fs::write(&odd, "x").unwrap();
-    assert_eq!(fixture.look(), [skipped[2], "hash:"]);
+    assert_eq!(fixture.rescan(), [skipped[2], "hash:"]);
     assert!(fixture.shared.files().is_empty());
 }
 
 #[test]
-fn equal_content_under_two_names_is_one_id_and_outlives_one_of_them() {
+fn equal_content_under_two_names_has_one_id_until_both_are_removed() {
     let fixture = Fixture::new();
     ["a", "b", "c"].into_iter().for_each(|name| fixture.write(name, "same"));
     fixture.settle();
-    let id = fixture.get("a").id;
+    let id = fixture.shared_file("a").id;
     assert_eq!(fixture.names(), ["a", "b", "c"]);
     assert_eq!(fixture.shared.by_id(id).unwrap().name, name("a"));
-    // Before the next look, the name that still has the content is given.
+    // Before the next scan, the other name with the same content is returned.
     fs::remove_file(fixture.path("a")).unwrap();
     assert!(bytes_of(&fixture.shared.by_id(id).unwrap()).is_some());
-    assert_eq!(fixture.look(), ["-a", "hash:"]);
+    assert_eq!(fixture.rescan(), ["-a", "hash:"]);
     assert_eq!(fixture.shared.by_id(id).unwrap().name, name("b"));
     fixture.write("b", "else");
     fs::remove_file(fixture.path("c")).unwrap();
     assert_eq!(fixture.shared.by_id(id).unwrap().name, name("b"));
-    assert_eq!(fixture.look(), ["-b", "-c", "hash:"]);
+    assert_eq!(fixture.rescan(), ["-b", "-c", "hash:"]);
     assert!(fixture.shared.by_id(id).is_none());
 }
 
 #[test]
-fn a_file_that_cannot_be_hashed_is_told_once_until_it_changes() {
+fn a_file_that_cannot_be_hashed_is_reported_once_until_it_changes() {
     let fixture = Fixture::new();
-    // Root may read anything, and the tests may run as root: so what hashing leaves behind is made up.
+    // Root can read every file, and the tests may run as root: set the state after a failed hash
+    // directly.
     fixture.write("file", "");
-    assert_eq!(fixture.look(), ["hash:file"]);
+    assert_eq!(fixture.rescan(), ["hash:file"]);
     let identity = lock(&fixture.shared.state).settled(&name("file")).unwrap();
     let why = "cannot read it".to_owned();
-    let unusable = Waiting { identity, readiness: Readiness::Unusable(why) };
-    lock(&fixture.shared.state).waiting.insert(name("file"), unusable);
-    assert_eq!(fixture.look(), ["file: cannot read it", "hash:"]);
-    assert_eq!(fixture.look(), NONE);
+    let unusable = Candidate { identity, readiness: Readiness::Unusable(why) };
+    lock(&fixture.shared.state).candidates.insert(name("file"), unusable);
+    assert_eq!(fixture.rescan(), ["file: cannot read it", "hash:"]);
+    assert_eq!(fixture.rescan(), NONE);
     assert_eq!(fixture.hash("file"), None);
     fixture.write("file", "readable");
-    assert_eq!(fixture.look(), NONE);
-    assert_eq!(fixture.look(), ["hash:file"]);
+    assert_eq!(fixture.rescan(), NONE);
+    assert_eq!(fixture.rescan(), ["hash:file"]);
 }
 
 #[test]
-fn a_file_without_the_right_to_read_it_is_skipped_until_there_is_one() {
+fn a_file_without_read_permission_is_skipped_until_it_is_granted() {
     use std::os::unix::fs::PermissionsExt as _;
     let fixture = Fixture::new();
     fixture.write("file", "x");
@@ -361,22 +365,22 @@ fn a_file_without_the_right_to_read_it_is_skipped_until_there_is_one() {
     if File::open(fixture.path("file")).is_ok() {
         return; // Root may read anything.
     }
-    assert_eq!(fixture.look(), ["hash:file"]);
+    assert_eq!(fixture.rescan(), ["hash:file"]);
     assert!(fixture.hash("file").unwrap().starts_with("file: cannot open "));
-    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.rescan(), NONE);
     allow(0o600);
-    assert_eq!(fixture.look(), NONE);
-    assert_eq!(fixture.look(), ["hash:file"]);
+    assert_eq!(fixture.rescan(), NONE);
+    assert_eq!(fixture.rescan(), ["hash:file"]);
 }
 
 #[test]
-fn hashing_is_told_and_stopped_and_named_again() {
+fn hashing_reports_progress_and_a_stopped_file_is_returned_again() {
     let fixture = Fixture::new();
     fixture.write("file", "12345");
-    assert_eq!(fixture.look(), ["hash:file"]);
+    assert_eq!(fixture.rescan(), ["hash:file"]);
     let stopped = fixture.shared.hash(&name("file"), &|_| (), &|| true);
     assert!(matches!(stopped, Err(StoreError::Stopped)));
-    assert_eq!(fixture.look(), ["hash:file"]);
+    assert_eq!(fixture.rescan(), ["hash:file"]);
     let hashed = AtomicU64::new(0);
     let counted = |bytes| _ = hashed.fetch_add(bytes, Relaxed);
     assert!(fixture.shared.hash(&name("file"), &counted, &|| false).unwrap().is_some());
@@ -384,52 +388,52 @@ fn hashing_is_told_and_stopped_and_named_again() {
 }
 
 #[test]
-fn what_was_downloaded_is_known_at_once() {
-    let fixture = Fixture::looked_at();
+fn an_adopted_download_is_shared_at_once() {
+    let fixture = Fixture::scanned_once();
     fixture.write("file", "before");
     fixture.settle();
-    let before = fixture.get("file").id;
+    let before = fixture.shared_file("file").id;
     fixture.write(".file.part", "loaded");
     fs::rename(fixture.path(".file.part"), fixture.path("file")).unwrap();
     assert_eq!(fixture.adopt("file", manifest_of("loaded")).unwrap(), ["-file", "+file"]);
     assert_eq!(fixture.adopt("file", manifest_of("loaded")).unwrap(), [""; 0]);
-    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.rescan(), NONE);
     assert!(fixture.shared.by_id(before).is_none());
-    assert_eq!(fixture.get("file").id, manifest_of("loaded").id());
+    assert_eq!(fixture.shared_file("file").id, manifest_of("loaded").id());
     assert_eq!(fixture.serves("file").as_deref(), Some("loaded"));
-    // A look saw it first, and somebody is about to hash it.
+    // A scan found the file first, and a caller is about to hash it.
     fixture.write("other", "other");
-    fixture.look();
-    assert_eq!(fixture.look(), ["hash:other"]);
+    fixture.rescan();
+    assert_eq!(fixture.rescan(), ["hash:other"]);
     assert_eq!(fixture.adopt("other", manifest_of("other")).unwrap(), ["+other"]);
     assert_eq!(fixture.hash("other"), None);
-    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.rescan(), NONE);
     fixture.write("other", "changed");
-    assert_eq!(fixture.look(), ["-other", "hash:"]);
+    assert_eq!(fixture.rescan(), ["-other", "hash:"]);
     assert!(matches!(fixture.adopt("other", manifest_of("size")), Err(StoreError::Changed(_))));
     assert!(fixture.adopt("none", manifest_of("x")).unwrap_err().to_string().starts_with("cannot share "));
 }
 
 #[test]
-fn a_download_in_the_folder_is_passed_over_until_it_is_finished_and_adopted() {
+fn a_download_in_the_folder_is_ignored_until_it_is_adopted() {
     use crate::storage::{ChunkSink as _, PartFile};
-    let (fixture, manifest) = (Fixture::looked_at(), manifest_of("loaded"));
+    let (fixture, manifest) = (Fixture::scanned_once(), manifest_of("loaded"));
     let part = PartFile::open(&fixture.path("file"), Arc::clone(&manifest)).unwrap();
     part.store(ChunkIndex(0), crate::content::Digest([0; 32]), b"loaded").unwrap();
     part.note().unwrap();
     part.make_durable().unwrap();
-    assert_eq!((fixture.look(), fixture.look()), (vec!["hash:".to_owned()], vec!["hash:".to_owned()]));
+    assert_eq!((fixture.rescan(), fixture.rescan()), (vec!["hash:".to_owned()], vec!["hash:".to_owned()]));
     part.finish(false, true).unwrap();
     assert_eq!(fixture.adopt("file", manifest).unwrap(), ["+file"]);
-    // What the download still does with its file does not look like a change.
+    // The download's later syncs of its file do not count as a change.
     part.make_durable().unwrap();
     drop(part);
-    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.rescan(), NONE);
     assert_eq!(fixture.serves("file").as_deref(), Some("loaded"));
 }
 
 #[test]
-fn names_that_other_systems_take_for_the_same_are_found() {
+fn names_equal_on_case_insensitive_systems_are_found() {
     let fixture = Fixture::new();
     for file in ["\u{c9}t\u{e9}", ".Hidden", "b", "B"] {
         fixture.write(file, "x");
@@ -446,27 +450,27 @@ fn names_that_other_systems_take_for_the_same_are_found() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_read_leaves_what_is_known() {
+fn an_unreadable_folder_keeps_the_known_files() {
     let fixture = Fixture::new();
     fixture.write("file", "x");
     fixture.settle();
     let away = fixture.folder.path().with_extension("away");
     fs::rename(fixture.folder.path(), &away).unwrap();
-    assert!(matches!(fixture.shared.look(), Err(StoreError::Io { .. })));
+    assert!(matches!(fixture.shared.rescan(), Err(StoreError::Io { .. })));
     assert!(fixture.shared.collides(&name("x")).is_err());
     assert!(fixture.adopt("file", manifest_of("x")).is_err());
     assert_eq!((fixture.names(), fixture.serves("file")), (vec!["file".to_owned()], None));
-    // It comes back, as a disk does that is mounted again.
+    // The folder comes back, as when a disk is mounted again.
     fs::rename(&away, fixture.folder.path()).unwrap();
-    assert_eq!(fixture.look(), NONE);
+    assert_eq!(fixture.rescan(), NONE);
     assert_eq!(fixture.serves("file").as_deref(), Some("x"));
     let file = fixture.path("file");
     assert!(SharedFolder::open(&file).is_err() && SharedFolder::open(&fixture.path("none")).is_err());
 }
 
 #[test]
-fn looking_hashing_and_adopting_at_once_lose_nothing() {
-    let fixture = Fixture::looked_at();
+fn parallel_scans_hashes_and_adoptions_lose_no_file() {
+    let fixture = Fixture::scanned_once();
     let names: Vec<_> = (0..50).map(|number| format!("file{number:02}")).collect();
     let (shared, folder, manifest) = (&fixture.shared, fixture.folder.path(), manifest_of("same"));
     std::thread::scope(|scope| {
@@ -479,9 +483,9 @@ fn looking_hashing_and_adopting_at_once_lose_nothing() {
             }
         });
         for _ in 0..200 {
-            let look = shared.look().unwrap();
-            assert!(look.changes.is_empty(), "{:?}", look.changes);
-            for name in look.to_hash {
+            let rescan = shared.rescan().unwrap();
+            assert!(rescan.changes.is_empty(), "{:?}", rescan.changes);
+            for name in rescan.to_hash {
                 shared.hash(&name, &|_| (), &|| false).unwrap();
             }
         }

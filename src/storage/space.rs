@@ -1,7 +1,8 @@
-//! How much room a replica store takes up and may take up, and what in it has turned out to be wrong.
+//! Space accounting of a replica store, and the chunks in it that were found damaged.
 //!
-//! Shared by a store and its files. Invariant: what is stored and what is about to be never come to more than what
-//! was offered, however many threads store at once, and the disk keeps its reserve.
+//! A store shares it with its files. Invariant: the bytes of stored chunks and of chunks being
+//! written never exceed the storage offer, however many threads store at the same time, and the
+//! disk keeps its reserve.
 
 use super::disk;
 use super::error::StoreError;
@@ -13,32 +14,32 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-/// What a store and its files know together.
+/// Space accounting and damage reports of one store.
 pub(super) struct Space {
     root: PathBuf,
     offered: u64,
-    taken: Mutex<Taken>,
-    spoiled: Mutex<BTreeSet<(FileId, ChunkIndex)>>,
-    news: (Sender<()>, Receiver<()>),
+    usage: Mutex<Usage>,
+    damaged: Mutex<BTreeSet<(FileId, ChunkIndex)>>,
+    wakeup: (Sender<()>, Receiver<()>),
 }
 
 #[derive(Default)]
-struct Taken {
-    /// By chunks that are there.
+struct Usage {
+    /// Bytes of stored chunks.
     used: u64,
-    /// By chunks that are being written.
+    /// Bytes of chunks being written.
     reserved: u64,
 }
 
-/// Room for a chunk that is being written. Given back when dropped.
-pub(super) struct Room<'a> {
+/// Space reserved for a chunk being written. Released when dropped.
+pub(super) struct Reservation<'a> {
     space: &'a Space,
     bytes: u64,
 }
 
 impl Space {
     pub(super) fn new(root: PathBuf, offered: u64) -> Self {
-        Self { root, offered, taken: Mutex::default(), spoiled: Mutex::default(), news: bounded(1) }
+        Self { root, offered, usage: Mutex::default(), damaged: Mutex::default(), wakeup: bounded(1) }
     }
 
     pub(super) fn offered(&self) -> u64 {
@@ -46,71 +47,75 @@ impl Space {
     }
 
     pub(super) fn used(&self) -> u64 {
-        lock(&self.taken).used
+        lock(&self.usage).used
     }
 
-    /// Bytes that can still be taken.
+    /// Bytes that can still be stored.
     pub(super) fn free(&self) -> u64 {
-        self.free_beside(&lock(&self.taken))
+        self.free_given(&lock(&self.usage))
     }
 
-    fn free_beside(&self, taken: &Taken) -> u64 {
-        let offer = self.offered.saturating_sub(taken.used).saturating_sub(taken.reserved);
-        match disk::free_space_beyond(&self.root, DISK_RESERVE_PERCENT) {
-            Some(disk) => offer.min(disk.saturating_sub(taken.reserved)),
+    fn free_given(&self, usage: &Usage) -> u64 {
+        let offer = self.offered.saturating_sub(usage.used).saturating_sub(usage.reserved);
+        match disk::free_space_after_reserve(&self.root, DISK_RESERVE_PERCENT) {
+            Some(disk) => offer.min(disk.saturating_sub(usage.reserved)),
             None => offer,
         }
     }
 
-    /// Takes room for a chunk before it is written.
-    pub(super) fn reserve(&self, bytes: u64) -> Result<Room<'_>, StoreError> {
-        let mut taken = lock(&self.taken);
-        let available = self.free_beside(&taken);
+    /// Reserves space for a chunk before it is written.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] if the offer or the disk has too little space.
+    pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation<'_>, StoreError> {
+        let mut usage = lock(&self.usage);
+        let available = self.free_given(&usage);
         if bytes > available {
             return Err(StoreError::Full { path: self.root.clone(), needed: bytes, available });
         }
-        taken.reserved += bytes;
-        Ok(Room { space: self, bytes })
+        usage.reserved += bytes;
+        Ok(Reservation { space: self, bytes })
     }
 
-    /// Bytes that were found to be there.
+    /// Counts bytes found on disk.
     pub(super) fn add(&self, bytes: u64) {
-        lock(&self.taken).used += bytes;
+        lock(&self.usage).used += bytes;
     }
 
-    /// Bytes that are not there any more.
-    pub(super) fn give_back(&self, bytes: u64) {
-        let mut taken = lock(&self.taken);
-        taken.used = taken.used.saturating_sub(bytes);
+    /// Uncounts bytes that were removed.
+    pub(super) fn release(&self, bytes: u64) {
+        let mut usage = lock(&self.usage);
+        usage.used = usage.used.saturating_sub(bytes);
     }
 
-    /// A chunk has turned out to be wrong, and is gone.
-    pub(super) fn spoil(&self, file: FileId, index: ChunkIndex) {
-        lock(&self.spoiled).insert((file, index));
-        let _ = self.news.0.try_send(());
+    /// Records a chunk that was found damaged and removed, and wakes the receiver of
+    /// [`damaged`](Self::damaged).
+    pub(super) fn report_damaged(&self, file: FileId, index: ChunkIndex) {
+        lock(&self.damaged).insert((file, index));
+        let _ = self.wakeup.0.try_send(());
     }
 
-    pub(super) fn spoiled(&self) -> &Receiver<()> {
-        &self.news.1
+    pub(super) fn damaged(&self) -> &Receiver<()> {
+        &self.wakeup.1
     }
 
-    pub(super) fn take_spoiled(&self) -> BTreeSet<(FileId, ChunkIndex)> {
-        std::mem::take(&mut *lock(&self.spoiled))
+    pub(super) fn take_damaged(&self) -> BTreeSet<(FileId, ChunkIndex)> {
+        std::mem::take(&mut *lock(&self.damaged))
     }
 }
 
-impl Room<'_> {
-    /// The chunk is there now.
-    pub(super) fn keep(mut self) {
+impl Reservation<'_> {
+    /// Counts the reserved bytes as used: the chunk has been stored.
+    pub(super) fn commit(mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        let mut taken = lock(&self.space.taken);
-        taken.reserved -= bytes;
-        taken.used += bytes;
+        let mut usage = lock(&self.space.usage);
+        usage.reserved -= bytes;
+        usage.used += bytes;
     }
 }
 
-impl Drop for Room<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        lock(&self.space.taken).reserved -= self.bytes;
+        lock(&self.space.usage).reserved -= self.bytes;
     }
 }

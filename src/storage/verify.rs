@@ -1,21 +1,21 @@
-//! How much of what is there already is read again before it counts.
+//! Choice of the chunks that are hashed again before data from an earlier run is used.
 
 use crate::content::limits::VERIFY_SAMPLE_COUNT;
 use crate::content::{Bitfield, ChunkIndex};
 
-/// How much of what is there already is hashed.
+/// How many of the chunks already on disk are hashed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
-    /// All of it.
+    /// All chunks.
     Full,
     /// A random sample of [`VERIFY_SAMPLE_COUNT`] chunks.
     Sample,
-    /// Nothing: the size of a finished file, and what the have-maps vouch for, are believed.
+    /// None: a complete file is accepted by its size, a part file by its resume file.
     None,
 }
 
 impl Verify {
-    /// Which of some chunks to hash, rising.
+    /// The chunks of a bitmap to hash, in ascending order.
     pub(super) fn choose(self, of: &Bitfield) -> Vec<ChunkIndex> {
         let mut chunks: Vec<ChunkIndex> = of.iter().collect();
         match self {
@@ -31,22 +31,23 @@ impl Verify {
     }
 }
 
-/// Who looks on while what is there is read again.
+/// Progress and stop callbacks of a verification.
 #[derive(Clone, Copy)]
-pub struct CheckWatch<'a> {
-    /// So many bytes are to be read. Said again when a sample was not enough.
+pub struct VerifyCallbacks<'a> {
+    /// Receives the number of bytes to be read. Called again if a sample finds a bad chunk and all
+    /// chunks are to be read.
     pub begin: &'a dyn Fn(u64),
-    /// So many more have been, called on any thread.
+    /// Receives the number of bytes just hashed; called from any thread.
     pub hashed: &'a (dyn Fn(u64) + Sync),
-    /// Polled at least every 1 MiB: whether to stop.
+    /// Whether to stop; polled at least every 1 MiB.
     pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
 #[cfg(test)]
-impl CheckWatch<'_> {
-    /// Nobody does, and nobody stops it.
-    pub(crate) const NOBODY: CheckWatch<'static> =
-        CheckWatch { begin: &|_| (), hashed: &|_| (), stop: &|| false };
+impl VerifyCallbacks<'_> {
+    /// Reports no progress and never stops.
+    pub(crate) const NONE: VerifyCallbacks<'static> =
+        VerifyCallbacks { begin: &|_| (), hashed: &|_| (), stop: &|| false };
 }
 
 #[cfg(test)]
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_is_some_of_what_is_there() {
+    fn a_sample_is_a_random_sorted_subset_of_the_chunks_on_disk() {
         let mut have = Bitfield::none(1_000);
         (500..1_000).for_each(|index| _ = have.insert(ChunkIndex(index)));
         assert_eq!(Verify::Full.choose(&have).len(), 500);

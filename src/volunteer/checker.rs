@@ -23,7 +23,7 @@ pub(super) type Batch = (FileId, Vec<ChunkIndex>);
 pub(super) fn run(store: &ReplicaStore, passed: &Sender<Batch>, shutdown: &Shutdown) {
     let (began, mut right) = (Instant::now(), 0u64);
     for file in store.files() {
-        let Some(count) = check(&file, file.unchecked(), passed, shutdown) else { return };
+        let Some(count) = check(&file, file.unverified(), passed, shutdown) else { return };
         right += count;
     }
     if right > 0 {

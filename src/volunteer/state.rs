@@ -117,7 +117,7 @@ impl State {
     /// Runs until the shutdown.
     pub(super) fn run(mut self, inputs: &Inputs) {
         let (shutdown, nothing) = (self.shutdown.clone(), never());
-        let (spoiled, drain) = (self.hands.store.spoiled().clone(), self.told.drain.1.clone());
+        let (spoiled, drain) = (self.hands.store.damaged().clone(), self.told.drain.1.clone());
         let mut checked = inputs.checked.clone();
         loop {
             self.fill_outbox();
@@ -312,7 +312,7 @@ impl State {
     /// Chunks have turned out to be wrong.
     fn spoiled(&mut self) {
         let mut files: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
-        for (file, index) in self.hands.store.take_spoiled() {
+        for (file, index) in self.hands.store.take_damaged() {
             files.entry(file).or_default().push(index);
         }
         for (file, chunks) in files {

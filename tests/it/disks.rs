@@ -76,14 +76,14 @@ fn a_disk_that_fills_up_costs_nothing_that_was_verified() {
     slow.wait_for_count("serving chunk", 24);
     let filler = disk.fill();
     first.ends_with(9);
-    let line = first.wait_for_text("no space for");
+    let line = first.wait_for_text("not enough free space for");
     assert!(number_after(&line, " available, ") > 0, "{line}");
     drop(slow);
     // Before the start: nothing can be got, and what is there stays.
     let fast = seeder(dir, &file, &tracker, &["-v", "--chunk-size", "16KiB", "--name", "fast"]);
     let mut second = get(&[]);
     second.ends_with(9);
-    let line = second.wait_for_text("no space for");
+    let line = second.wait_for_text("not enough free space for");
     assert!(number_after(&line, "bytes needed, ") < 2 << 20 && line.ends_with(" missing"), "{line}");
     assert!(!fast.has_said("serving chunk"));
     // With room again.
@@ -156,7 +156,7 @@ fn a_folder_that_goes_away_ends_the_download_at_once() {
     slow.wait_for_count("serving chunk", 12);
     std::fs::remove_dir_all(&there).unwrap();
     leecher.ends_with(17);
-    leecher.wait_for_text("has been removed, and what was got of it with it");
+    leecher.wait_for_text("was removed during the download and its chunks are lost");
     let sent = slow.lines().iter().filter(|line| line.contains("serving chunk")).count();
     assert!(sent < 256, "it did not go on to the end");
 }

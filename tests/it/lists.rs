@@ -48,8 +48,8 @@ fn a_line_that_is_wrong() {
         ("1,CON.txt\n3,LASTCHUNK\n", 1, "not a file in this folder"),
         ("1,\n3,LASTCHUNK\n", 1, "not a file in this folder: the name is empty"),
         (&long, 2, "not a file in this folder: the name has 300 bytes"),
-        ("1,a\n2,nowhere\n3,LASTCHUNK\n", 2, "chunk 2, file \"nowhere\": the file is missing"),
-        ("1,local_chunks.txt\n3,LASTCHUNK\n", 1, "this is the list itself"),
+        ("1,a\n2,nowhere\n3,LASTCHUNK\n", 2, "chunk 2, file \"nowhere\": file not found"),
+        ("1,local_chunks.txt\n3,LASTCHUNK\n", 1, "the list itself cannot be a chunk"),
     ] {
         write(&folder, "local_chunks.txt", list.as_bytes());
         let got = refusal(dir, &folder);
@@ -66,12 +66,12 @@ fn a_chunk_that_is_no_file_in_the_folder() {
     write(&folder, "local_chunks.txt", b"1,a\n2,b\n3,LASTCHUNK\n");
     write(&folder, "a", b"bytes");
     subfolder(&folder, "b");
-    assert_eq!(refusal(dir, &folder), "line 2: chunk 2, file \"b\": it is not a regular file");
+    assert_eq!(refusal(dir, &folder), "line 2: chunk 2, file \"b\": not a regular file");
     std::fs::remove_dir(folder.join("b")).unwrap();
     let outside = write(dir, "outside", b"secret");
     symlink(&outside, folder.join("b")).unwrap();
     let got = refusal(dir, &folder);
-    assert!(got.starts_with("line 2: chunk 2, file \"b\": it is outside the folder"), "{got}");
+    assert!(got.starts_with("line 2: chunk 2, file \"b\": outside the folder"), "{got}");
 }
 
 #[test]

@@ -283,9 +283,9 @@ fn what_is_not_to_be_shared_is_not() {
     let reason = |name: &str, why: &str| {
         holder.wait_for_text(&format!("- {name} is not shared: {why}"));
     };
-    reason("leads-out", "it is a link that leads out of the folder");
-    reason("x.part", "by its name it is an unfinished download");
-    reason("pipe", "it is not a regular file");
+    reason("leads-out", "the target of the link is outside the folder");
+    reason("x.part", "its name ends in .part");
+    reason("pipe", "not a regular file");
     // Files that come in another look are looked at no worse.
     write(&there, ".late", b"g");
     write(&there, "late.part", b"h");

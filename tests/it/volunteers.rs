@@ -284,7 +284,7 @@ fn volunteers_copy_from_each_other_and_an_unspecified_address_is_the_trackers() 
     // Two programs never use one store.
     let mut thief = volunteer(dir.path(), "eve", &tracker, &["--volunteer-dir", elsewhere.to_str().unwrap()]);
     thief.ends_with(17);
-    assert!(thief.has_said("is in use by another program"));
+    assert!(thief.has_said("is in use by another shoal process"));
 }
 
 #[test]

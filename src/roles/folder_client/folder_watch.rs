@@ -37,7 +37,7 @@ impl FolderWatch {
     }
 
     fn look(&mut self) {
-        let look = match self.inner.folder.look() {
+        let look = match self.inner.folder.rescan() {
             Ok(look) => look,
             Err(error) => {
                 if !std::mem::replace(&mut self.unreadable, true) {

@@ -1,7 +1,8 @@
-//! How a chunk gets into a folder: kept at once, and made part of the folder together with all that came meanwhile.
+//! Stores chunks in a chunk folder in batches: each is staged at once, and all staged chunks are
+//! committed together.
 //!
-//! Making one chunk durable costs several waits for the disk and the whole list written anew; so it is done for as many
-//! at once as there are. Invariant: a chunk's bytes and its name are on the disk before its line is in the list.
+//! One commit costs several fsyncs and a rewrite of the list, so it covers as many chunks as are
+//! staged. Invariant: a chunk's bytes and its name are durable before its line is in the list.
 
 use super::super::chunk_list::ChunkList;
 use super::super::disk::{self, Stamp};
@@ -12,70 +13,73 @@ use std::fs;
 use std::path::Path;
 use tempfile::NamedTempFile;
 
-/// A chunk that is in the folder under a temporary name: neither durable nor listed. When it is dropped it is gone.
+/// A chunk in the folder under a temporary name, neither durable nor listed. Removed when dropped.
 #[derive(Debug)]
-pub struct Loose {
+pub struct StagedChunk {
     chunk: HeldChunk,
-    /// `None` when the folder had it already.
+    /// `None` if the folder has the chunk already.
     file: Option<NamedTempFile>,
 }
 
-impl Loose {
-    /// Which chunk it is.
+impl StagedChunk {
+    /// Index, digest and length of the chunk.
     pub fn chunk(&self) -> HeldChunk {
         self.chunk
     }
 }
 
 impl ChunkFolder {
-    /// Takes in a chunk whose bytes the caller has verified against `digest`, under a temporary name;
-    /// [`commit`](Self::commit) makes it part of the folder. Waits for no disk, unless the system does.
+    /// Writes a chunk under a temporary name; **the caller has verified its bytes** against
+    /// `digest`. [`commit`](Self::commit) adds it to the folder. No fsync.
     ///
     /// # Errors
-    /// No such chunk, too large, not what the manifest says; the folder cannot be written to or is full.
-    pub fn keep(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<Loose, StoreError> {
+    /// The chunk does not exist, is too large, or differs from the manifest; the folder cannot be
+    /// written to, or the disk is full.
+    pub fn stage(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<StagedChunk, StoreError> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let chunk = HeldChunk { index, digest, length };
-        self.acceptable(chunk)?;
+        self.check_acceptable(chunk)?;
         let file = match self.is_intact(chunk) {
             true => None,
-            // Any name in the folder will do.
+            // Only the folder of this path matters.
             false => Some(disk::temporary(&self.root.join("chunk"), bytes, false)?),
         };
-        Ok(Loose { chunk, file })
+        Ok(StagedChunk { chunk, file })
     }
 
-    /// Makes chunks part of the folder: their files first, durably, then their lines. Each takes the name that is
-    /// listed for the chunk and replaces that file; else `chunk_<number>`, or the same with a part of the digest
-    /// behind it where other content has that name. A chunk that is there and unchanged is left as it is.
+    /// Adds staged chunks to the folder: first their files, durably, then their lines.
+    ///
+    /// A chunk takes the file name that is listed for it and replaces that file. Otherwise its name
+    /// is `chunk_<number>`, with a part of the digest appended if other content has that name. A
+    /// chunk that is present and unchanged is not replaced.
     ///
     /// # Errors
-    /// The folder cannot be written to, is full, or its `local_chunks.txt` is no longer right or for another number
-    /// of chunks. None of the chunks counts then.
-    pub fn commit(&self, chunks: Vec<Loose>) -> Result<(), StoreError> {
-        for Loose { file, .. } in &chunks {
+    /// The folder cannot be written, the disk is full, or its `local_chunks.txt` is invalid or has
+    /// another number of chunks. None of the chunks is added then.
+    pub fn commit(&self, chunks: Vec<StagedChunk>) -> Result<(), StoreError> {
+        for StagedChunk { file, .. } in &chunks {
             let Some(file) = file else { continue };
             file.as_file().sync_all().map_err(error::io("sync", file.path()))?;
         }
         let _writing = lock(&self.writing);
         let list = self.read_list()?;
         let mut placed: Vec<(HeldChunk, FileName, Stamp)> = Vec::new();
-        for Loose { chunk, file } in chunks {
+        for StagedChunk { chunk, file } in chunks {
             let Some(file) = file.filter(|_| !self.is_intact(chunk)) else { continue };
-            // Two sources may have sent the same one.
+            // Two sources may have sent the same chunk.
             if placed.iter().any(|(other, ..)| *other == chunk) {
                 continue;
             }
-            self.acceptable(chunk)?;
+            self.check_acceptable(chunk)?;
             let stamp = Stamp::read(file.as_file(), file.path())?;
-            let before =
+            let earlier_name =
                 placed.iter().find(|(other, ..)| other.index == chunk.index).map(|(_, name, _)| name);
-            let (name, stamp) = match list.chunks.files.get(&chunk.index).or(before).cloned() {
+            let (name, stamp) = match list.chunks.files.get(&chunk.index).or(earlier_name).cloned() {
                 Some(name) => {
                     disk::replace(&self.root.join(name.as_str()), file)?;
                     (name, stamp)
                 }
-                None => self.place(file, stamp, chunk, &list)?,
+                None => self.rename_to_free_name(file, stamp, chunk, &list)?,
             };
             placed.retain(|(other, ..)| other.index != chunk.index);
             placed.push((chunk, name, stamp));
@@ -85,7 +89,7 @@ impl ChunkFolder {
         }
         disk::sync_folder(&self.root)?;
         list.add(placed.iter().map(|(chunk, name, _)| (chunk.index, name.clone())))?;
-        placed.into_iter().for_each(|(chunk, name, stamp)| self.hold(chunk, &name, stamp));
+        placed.into_iter().for_each(|(chunk, name, stamp)| self.insert_trusted(chunk, &name, stamp));
         Ok(())
     }
 
@@ -97,8 +101,8 @@ impl ChunkFolder {
         }
     }
 
-    /// Gives the file of a chunk that is not listed a name that nothing else has.
-    fn place(
+    /// Renames the file of an unlisted chunk to a free name.
+    fn rename_to_free_name(
         &self,
         mut temporary: NamedTempFile,
         stamp: Stamp,
@@ -106,7 +110,7 @@ impl ChunkFolder {
         list: &ChunkList,
     ) -> Result<(FileName, Stamp), StoreError> {
         for name in file_names(chunk) {
-            if list.lists_for_another(&name, chunk.index) {
+            if list.is_listed_for_another_chunk(&name, chunk.index) {
                 continue;
             }
             let path = self.root.join(name.as_str());
@@ -115,7 +119,7 @@ impl ChunkFolder {
                 Err(error) if path.symlink_metadata().is_ok() => temporary = error.file,
                 Err(error) => return Err(error::io("rename a chunk to", &path)(error.error)),
             }
-            if let Some(stamp) = self.same_content(&name, chunk)? {
+            if let Some(stamp) = self.stamp_if_equal(&name, chunk)? {
                 return Ok((name, stamp));
             }
         }
@@ -123,9 +127,9 @@ impl ChunkFolder {
     }
 }
 
-/// Removes what an earlier run had under temporary names when it was killed. The folder is locked, so that nobody
-/// writes to them any more.
-pub(super) fn remove_left_over(root: &Path) {
+/// Removes temporary files of a killed process. The folder is locked, so no other process writes to
+/// them.
+pub(super) fn remove_leftovers(root: &Path) {
     let Ok(entries) = fs::read_dir(root) else { return };
     for entry in entries.flatten().filter(|entry| disk::is_temporary(&entry.file_name())) {
         if let Err(error) = disk::remove(&entry.path()) {

@@ -1,90 +1,94 @@
-//! Reading again what an earlier run left in a part file.
+//! Verification of the data that an earlier run left in a part file.
 //!
-//! Invariant: a chunk that turns out to be wrong is no longer named by any map on the disk when this returns, and one
-//! that is taken in because it turned out to be right has been hashed.
+//! Invariant: when the check returns, no resume file on disk lists a chunk found to be bad, and
+//! every chunk added by the check has been hashed.
 
 use super::super::error::StoreError;
-use super::super::hashing::{self, Watch};
-use super::super::verify::{CheckWatch, Verify};
-use super::super::{disk, have_file, lock};
+use super::super::hashing::{self, HashCallbacks};
+use super::super::verify::{Verify, VerifyCallbacks};
+use super::super::{disk, lock, resume_file};
 use super::PartFile;
 use crate::content::{Bitfield, ChunkIndex};
 use rustix::fs::SeekFrom;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// What a check of a part file found.
+/// Result of a check of a part file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Checked {
-    /// Chunks that a map named and that are not what they should be: they are fetched again.
+pub struct CheckResult {
+    /// Chunks listed in a resume file whose digest is wrong: they must be downloaded again.
     pub bad: u32,
-    /// Chunks that no usable map named and that are as they should be: they need not be fetched.
+    /// Chunks with the right digest that no usable resume file lists: they need no download.
     pub found: u32,
 }
 
 impl PartFile {
-    /// Whether a have-map is there that is torn or belongs to another file, so that only reading the part file can
-    /// tell what is in it.
-    pub fn is_doubtful(&self) -> bool {
-        self.doubtful
+    /// Whether a resume file is torn or belongs to another file, so that only hashing the part file
+    /// can find its chunks.
+    pub fn needs_full_check(&self) -> bool {
+        self.unusable_map
     }
 
-    /// Reads what an earlier run left: with [`Verify::None`] nothing, unless the part file
-    /// [is doubtful](Self::is_doubtful); with [`Verify::Sample`] a few chunks, and all when one of them is bad. A
-    /// check of all also finds what no map vouches for. To be called before anything is stored.
+    /// Verifies the chunks that an earlier run left. Call it before anything is stored.
+    ///
+    /// [`Verify::None`] reads nothing, unless the part file [needs a full
+    /// check](Self::needs_full_check). [`Verify::Sample`] reads a few chunks, and all of them if
+    /// one is bad. A full check also finds chunks that no resume file lists.
     ///
     /// # Errors
-    /// The file cannot be read, the maps cannot be written, or [`StoreError::Stopped`].
-    pub fn check(&self, verify: Verify, watch: CheckWatch<'_>) -> Result<Checked, StoreError> {
+    /// The part file cannot be read, the resume files cannot be written, or
+    /// [`StoreError::Stopped`].
+    pub fn check(&self, verify: Verify, callbacks: VerifyCallbacks<'_>) -> Result<CheckResult, StoreError> {
         let (have, _) = self.progress.have();
-        let sample = match (self.doubtful, verify) {
+        let sample = match (self.unusable_map, verify) {
             (true, _) | (false, Verify::Full) => None,
             (false, Verify::Sample | Verify::None) => Some(verify.choose(&have)),
         };
         if let Some(sample) = sample
-            && self.right_ones(&sample, watch)?.len() == sample.len()
+            && self.hash_and_match(&sample, callbacks)?.len() == sample.len()
         {
-            return Ok(Checked::default());
+            return Ok(CheckResult::default());
         }
-        let there = self.with_data();
-        let right = self.right_ones(&there, watch)?;
-        let mut checked = Bitfield::none(have.count());
-        right.into_iter().for_each(|index| _ = checked.insert(index));
-        let bad: Vec<ChunkIndex> = have.iter().filter(|index| !checked.has(*index)).collect();
-        let found: Vec<ChunkIndex> = checked.iter().filter(|index| !have.has(*index)).collect();
+        let candidates = self.chunks_with_data();
+        let matching = self.hash_and_match(&candidates, callbacks)?;
+        let mut verified = Bitfield::none(have.count());
+        matching.into_iter().for_each(|index| _ = verified.insert(index));
+        let bad: Vec<ChunkIndex> = have.iter().filter(|index| !verified.has(*index)).collect();
+        let found: Vec<ChunkIndex> = verified.iter().filter(|index| !have.has(*index)).collect();
         bad.iter().for_each(|index| _ = self.progress.remove(*index));
         found.iter().for_each(|index| _ = self.progress.add(*index));
-        self.resumed.store(self.bytes_of(&checked), Relaxed);
-        if self.doubtful || !bad.is_empty() || !found.is_empty() {
-            self.rewrite_maps()?;
+        self.resumed.store(self.bytes_of(&verified), Relaxed);
+        if self.unusable_map || !bad.is_empty() || !found.is_empty() {
+            self.rewrite_resume_files()?;
         }
-        Ok(Checked { bad: bad.len() as u32, found: found.len() as u32 })
+        Ok(CheckResult { bad: bad.len() as u32, found: found.len() as u32 })
     }
 
-    /// The chunks among these that are what the manifest says.
-    fn right_ones(
+    /// Hashes chunks and returns those whose digest matches the manifest.
+    fn hash_and_match(
         &self,
         chunks: &[ChunkIndex],
-        watch: CheckWatch<'_>,
+        callbacks: VerifyCallbacks<'_>,
     ) -> Result<Vec<ChunkIndex>, StoreError> {
         let length = |index: &ChunkIndex| super::length_of(&self.manifest, *index);
         if !chunks.is_empty() {
-            (watch.begin)(chunks.iter().map(length).sum());
+            (callbacks.begin)(chunks.iter().map(length).sum());
         }
-        let watch = Watch { hashed: watch.hashed, stop: watch.stop };
-        let (layout, right) = (self.manifest.layout(), Mutex::new(Vec::new()));
-        hashing::hash_chunks(&self.file, &self.paths.part, layout, chunks, watch, &|index, digest| {
+        let callbacks = HashCallbacks { hashed: callbacks.hashed, stop: callbacks.stop };
+        let (layout, matching) = (self.manifest.layout(), Mutex::new(Vec::new()));
+        hashing::hash_chunks(&self.file, &self.paths.part, layout, chunks, callbacks, &|index, digest| {
             if self.manifest.digest(index) == Some(digest) {
-                lock(&right).push(index);
+                lock(&matching).push(index);
             }
             true
         })?;
-        Ok(std::mem::take(&mut *lock(&right)))
+        Ok(std::mem::take(&mut *lock(&matching)))
     }
 
-    /// The chunks that the file has any data for: what was never written takes no time. What was named by a map
-    /// is among them even if it is all zeros, which take up no room.
-    fn with_data(&self) -> Vec<ChunkIndex> {
+    /// The chunks with data in the file; never-written ranges are skipped as holes. A chunk listed
+    /// in a resume file is included even if it is a hole, because a chunk of zeros is stored as
+    /// one.
+    fn chunks_with_data(&self) -> Vec<ChunkIndex> {
         let (layout, (have, _)) = (self.manifest.layout(), self.progress.have());
         let mut data = None;
         let has_data = |index: &ChunkIndex| {
@@ -93,7 +97,8 @@ impl PartFile {
                 return true;
             }
             if data.is_none_or(|data| data < span.offset) {
-                // Past the last data there is none; where the system cannot say, everything may be data.
+                // `NXIO`: no data after this offset. Without support for `SEEK_DATA`, any range may
+                // have data.
                 let next = match rustix::fs::seek(&*self.file, SeekFrom::Data(span.offset)) {
                     Ok(next) => next,
                     Err(rustix::io::Errno::NXIO) => u64::MAX,
@@ -106,19 +111,19 @@ impl PartFile {
         layout.indices().filter(has_data).collect()
     }
 
-    /// Makes the maps on the disk say what is there now, and nothing else.
-    fn rewrite_maps(&self) -> Result<(), StoreError> {
+    /// Rewrites the resume files so that they list exactly the chunks that are present.
+    fn rewrite_resume_files(&self) -> Result<(), StoreError> {
         let (have, _) = self.progress.have();
         if have.held() == 0 {
-            self.paths.remove_maps()?;
-            lock(&self.saved).durable = have;
+            self.paths.remove_resume_files()?;
+            lock(&self.resume_files).durable = have;
             return disk::sync_folder(disk::folder_of(&self.target));
         }
-        // As if none of it were durable: then all of it is made so.
-        lock(&self.saved).durable = Bitfield::none(have.count());
+        // Treat no chunk as durable, so that `make_durable` syncs all of them.
+        lock(&self.resume_files).durable = Bitfield::none(have.count());
         self.make_durable()?;
-        have_file::remove(&self.paths.note)?;
-        lock(&self.saved).noted = have.held();
+        resume_file::remove(&self.paths.note)?;
+        lock(&self.resume_files).listed_count = have.held();
         Ok(())
     }
 }

@@ -1,9 +1,9 @@
-//! Deleting a file of a shared folder because it is kept elsewhere by now.
+//! Removes a file from a shared folder after it has been replicated elsewhere.
 //!
-//! The file is first moved into a hidden folder in the shared one, under its own name, and looked at there, where
-//! nobody else writes: only what was hashed is ever deleted. Invariant: at every instant the file is whole under one of
-//! the two names until it is gone; what a crash leaves in the hidden folder [`restore`](SharedFolder::restore) puts
-//! back.
+//! The file is first renamed into a hidden subfolder, where no other program writes, and checked
+//! there: only the hashed file is ever deleted. Invariant: until it is deleted, the complete file
+//! exists under one of the two names. A file that a crash leaves in the hidden subfolder is moved
+//! back by [`restore`](SharedFolder::restore).
 
 use super::{SharedFolder, error, lock};
 use crate::content::{FileId, FileName};
@@ -15,17 +15,19 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where files are on their way out, in the shared folder.
-const ASIDE: &str = ".shoal-leaving";
+/// Hidden subfolder for files about to be deleted.
+const REMOVAL_FOLDER: &str = ".shoal-leaving";
 
 impl SharedFolder {
-    /// Deletes a file, if exactly the file that was hashed as `id` is there under that name, durably. `sure` is called
-    /// when that is certain, before it is deleted. No look ever reports that it is gone. `false` when it is not shared
-    /// under that name, another file by now, or a link.
+    /// Deletes a file durably, if exactly the file hashed as `id` has this name. No scan reports
+    /// the deletion.
+    ///
+    /// `confirmed` is called after the check and before the deletion. Returns `false` if the name
+    /// is not shared, is another file by now, or is a link.
     ///
     /// # Errors
-    /// It cannot be moved or deleted. It may have to be hashed again then.
-    pub fn delete(&self, name: &FileName, id: FileId, sure: &dyn Fn()) -> Result<bool, StoreError> {
+    /// The file cannot be moved or deleted. It may have to be hashed again then.
+    pub fn delete(&self, name: &FileName, id: FileId, confirmed: &dyn Fn()) -> Result<bool, StoreError> {
         let _comparing = lock(&self.comparing);
         let shared = lock(&self.state).shared.get(name).cloned();
         let Some((_, identity)) = shared.filter(|(file, _)| file.id == id) else { return Ok(false) };
@@ -33,73 +35,75 @@ impl SharedFolder {
         if !is_exactly(&path, |found| found == identity)? {
             return Ok(false);
         }
-        let aside = self.aside();
-        if let Err(error) = fs::create_dir(&aside)
+        let removal_folder = self.removal_folder();
+        if let Err(error) = fs::create_dir(&removal_folder)
             && error.kind() != io::ErrorKind::AlreadyExists
         {
-            return Err(error::io("create", &aside)(error));
+            return Err(error::io("create", &removal_folder)(error));
         }
-        let leaving = aside.join(name.as_str());
+        let leaving = removal_folder.join(name.as_str());
         rename(&path, &leaving)?;
         if !is_exactly(&leaving, |found| found.is_moved(&identity))? {
-            // Somebody has put another file there in the very last moment.
+            // Another program has replaced the file between check and rename.
             rename(&leaving, &path)?;
             return Ok(false);
         }
-        sure();
+        confirmed();
         lock(&self.state).forget(name);
         let deleted = disk::remove(&leaving);
         if deleted.is_err() {
             rename(&leaving, &path)?;
         }
         deleted?;
-        // Fails while something else is in it, which the next start sees to.
-        let _ = fs::remove_dir(&aside);
+        // Fails if another file is left in the subfolder; the next start restores that file.
+        let _ = fs::remove_dir(&removal_folder);
         disk::sync_folder(self.path())?;
         Ok(true)
     }
 
-    /// Puts back what a crash has left half deleted. What cannot be put back, because there is something else under its
-    /// name, is left where it is, with a warning.
+    /// Moves files back that a crash left half deleted. A file whose name is taken meanwhile stays
+    /// in the hidden subfolder, with a warning.
     ///
     /// # Errors
-    /// The hidden folder cannot be read.
+    /// The hidden subfolder cannot be read.
     pub fn restore(&self) -> Result<(), StoreError> {
-        let aside = self.aside();
-        let entries = match fs::read_dir(&aside) {
+        let removal_folder = self.removal_folder();
+        let entries = match fs::read_dir(&removal_folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(error::io("read", &aside))?,
+            entries => entries.map_err(error::io("read", &removal_folder))?,
         };
         for entry in entries {
-            let entry = entry.map_err(error::io("read", &aside))?;
+            let entry = entry.map_err(error::io("read", &removal_folder))?;
             let path = self.path().join(entry.file_name());
             match rename(&entry.path(), &path) {
-                Ok(()) => log::info!("{} was about to be deleted, and is back", path.display()),
-                Err(error) => log::warn!("{} stays where it is: {error}", entry.path().display()),
+                Ok(()) => log::info!("restored {}, whose deletion was interrupted", path.display()),
+                Err(error) => {
+                    log::warn!("cannot restore {}: {error}; move it back by hand", entry.path().display())
+                }
             }
         }
-        let _ = fs::remove_dir(&aside);
+        let _ = fs::remove_dir(&removal_folder);
         disk::sync_folder(self.path())
     }
 
-    fn aside(&self) -> PathBuf {
-        self.path().join(ASIDE)
+    fn removal_folder(&self) -> PathBuf {
+        self.path().join(REMOVAL_FOLDER)
     }
 }
 
-/// Whether a regular file, and no link, is there, and is the right one.
-fn is_exactly(path: &Path, right: impl Fn(Identity) -> bool) -> Result<bool, StoreError> {
+/// Whether the path is a regular file, no link, and its identity is accepted by `matches`.
+fn is_exactly(path: &Path, matches: impl Fn(Identity) -> bool) -> Result<bool, StoreError> {
     match fs::symlink_metadata(path) {
-        Ok(metadata) => Ok(metadata.is_file() && right(Identity::of(&metadata))),
+        Ok(metadata) => Ok(metadata.is_file() && matches(Identity::of(&metadata))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error::io("look at", path)(error)),
+        Err(error) => Err(error::io("read the metadata of", path)(error)),
     }
 }
 
-/// Renames, and replaces nothing.
+/// Renames without replacing an existing file.
 fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     let renamed = match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // A file system that cannot do that at once.
+        // Not supported by this kernel or file system: check and rename, which is not atomic.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match fs::symlink_metadata(to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(from, to),
             Err(error) => Err(error),
@@ -125,7 +129,7 @@ mod tests {
         FileName::new("a").unwrap()
     }
 
-    /// A folder that shares `a`, which says `one`.
+    /// A folder that shares `a` with the content `one`.
     fn sharing() -> (TempDir, SharedFolder, FileId) {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("a");
@@ -133,7 +137,7 @@ mod tests {
         let old = FileTimes::new().set_modified(SystemTime::now() - Duration::from_secs(99));
         File::options().append(true).open(&path).unwrap().set_times(old).unwrap();
         let shared = SharedFolder::open(folder.path()).unwrap();
-        assert_eq!(shared.look().unwrap().to_hash, [name()]);
+        assert_eq!(shared.rescan().unwrap().to_hash, [name()]);
         let Ok(Some(FolderChange::Added(file))) = shared.hash(&name(), &|_| (), &|| false) else { panic!() };
         (folder, shared, file.id)
     }
@@ -146,17 +150,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_deleted_and_no_look_wonders() {
+    fn a_deleted_file_is_not_reported_by_the_next_scan() {
         let (folder, shared, id) = sharing();
-        let sure = std::cell::Cell::new(false);
-        assert!(shared.delete(&name(), id, &|| sure.set(true)).unwrap() && sure.get());
+        let confirmed = std::cell::Cell::new(false);
+        assert!(shared.delete(&name(), id, &|| confirmed.set(true)).unwrap() && confirmed.get());
         assert!(names(&folder).is_empty() && shared.files().is_empty());
-        assert!(shared.look().unwrap().changes.is_empty());
+        assert!(shared.rescan().unwrap().changes.is_empty());
         assert!(!shared.delete(&name(), id, &|| panic!()).unwrap());
     }
 
     #[test]
-    fn what_is_not_exactly_the_file_that_was_hashed_is_left_alone() {
+    fn delete_leaves_any_file_but_the_hashed_one() {
         let path = |folder: &TempDir| folder.path().join("a");
         let replaced = |folder: &TempDir| {
             fs::remove_file(path(folder)).unwrap();
@@ -167,8 +171,8 @@ mod tests {
             fs::rename(path(folder), folder.path().join("b")).unwrap();
             std::os::unix::fs::symlink("b", path(folder)).unwrap();
         };
-        let gone = |folder: &TempDir| fs::remove_file(path(folder)).unwrap();
-        let changes: [&dyn Fn(&TempDir); 4] = [&replaced, &written, &linked, &gone];
+        let removed = |folder: &TempDir| fs::remove_file(path(folder)).unwrap();
+        let changes: [&dyn Fn(&TempDir); 4] = [&replaced, &written, &linked, &removed];
         for change in changes {
             let (folder, shared, id) = sharing();
             change(&folder);
@@ -182,18 +186,18 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_left_half_deleted_comes_back_unless_something_is_in_its_place() {
+    fn restore_moves_half_deleted_files_back_and_replaces_none() {
         let (folder, shared, _) = sharing();
-        let aside = folder.path().join(ASIDE);
+        let removal_folder = folder.path().join(REMOVAL_FOLDER);
         shared.restore().unwrap();
-        fs::create_dir(&aside).unwrap();
-        fs::rename(folder.path().join("a"), aside.join("a")).unwrap();
-        shared.restore().unwrap();
-        assert_eq!(fs::read(folder.path().join("a")).unwrap(), b"one");
-        fs::create_dir(&aside).unwrap();
-        fs::write(aside.join("a"), "other").unwrap();
+        fs::create_dir(&removal_folder).unwrap();
+        fs::rename(folder.path().join("a"), removal_folder.join("a")).unwrap();
         shared.restore().unwrap();
         assert_eq!(fs::read(folder.path().join("a")).unwrap(), b"one");
-        assert_eq!(fs::read(aside.join("a")).unwrap(), b"other");
+        fs::create_dir(&removal_folder).unwrap();
+        fs::write(removal_folder.join("a"), "other").unwrap();
+        shared.restore().unwrap();
+        assert_eq!(fs::read(folder.path().join("a")).unwrap(), b"one");
+        assert_eq!(fs::read(removal_folder.join("a")).unwrap(), b"other");
     }
 }

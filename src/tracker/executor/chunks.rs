@@ -41,7 +41,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
         loop {
             crossbeam_channel::select! {
                 recv(waiting.shutdown.signal()) -> _ => return,
-                recv(waiting.store.spoiled()) -> news => match news {
+                recv(waiting.store.damaged()) -> news => match news {
                     Ok(()) => tell_spoiled(&waiting),
                     Err(_) => return,
                 },
@@ -53,7 +53,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
 /// Hashes what was there before the start.
 fn check(inner: &Inner) {
     for file in inner.store.files() {
-        let chunks = file.unchecked();
+        let chunks = file.unverified();
         for index in chunks {
             if inner.shutdown.is_stopped() {
                 return;
@@ -70,7 +70,7 @@ fn check(inner: &Inner) {
 
 fn tell_spoiled(inner: &Inner) {
     let mut files: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
-    for (id, index) in inner.store.take_spoiled() {
+    for (id, index) in inner.store.take_damaged() {
         if inner.store.file(id).is_some_and(|file| file.progress().has(index)) {
             // It has been fetched again meanwhile, and that has been told.
             continue;

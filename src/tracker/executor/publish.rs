@@ -46,7 +46,7 @@ impl Publisher {
     }
 
     fn look(&mut self) -> Result<(), Halt> {
-        let look = match self.folder.look() {
+        let look = match self.folder.rescan() {
             Ok(look) => look,
             Err(error) => {
                 if !std::mem::replace(&mut self.unreadable, true) {

@@ -6,7 +6,7 @@ use crate::net::{Listener, Timeouts};
 use crate::protocol::tokens::{Nonce, VolunteerKey};
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure};
 use crate::report::Fault;
-use crate::storage::{Progress, StoreError, StoredChunk, WholeFile};
+use crate::storage::{CompleteFile, Progress, StoreError, StoredChunk};
 use crate::swarm::keeping::{Change, Verdict, VolunteerNumber, VolunteerRecord};
 use crate::tracker::store::Contents;
 use crate::tracker::store::RedbCatalogue;
@@ -173,7 +173,7 @@ impl Volunteers {
         let path = |name: &str| folder.path().join(name);
         fs::write(path("right"), bytes(number)).unwrap();
         fs::write(path("wrong"), bytes(number + 100)).unwrap();
-        let whole = Arc::new(WholeFile::publish(&path("right"), None, &|_| (), &|| false).unwrap());
+        let whole = Arc::new(CompleteFile::publish(&path("right"), None, &|_| (), &|| false).unwrap());
         let (id, manifest) = (whole.id(), whole.manifest().unwrap());
         let progress = Progress::new(Bitfield::all(manifest.layout().count()));
         let wrong = Arc::new(File::open(path("wrong")).unwrap());
@@ -445,7 +445,7 @@ fn a_file_is_adopted_by_what_a_volunteer_knows_and_forgotten() {
     let b = running.looked().1[0].clone();
     let volunteers = Volunteers::new(1);
     let whole =
-        WholeFile::publish(&volunteers._folder.path().join("right"), None, &|_| (), &|| false).unwrap();
+        CompleteFile::publish(&volunteers._folder.path().join("right"), None, &|_| (), &|| false).unwrap();
     let (id, layout) = (whole.id(), whole.layout().clone());
     let file = crate::protocol::tracker::FileSummary { id, name: name("a"), size: SIZE as u64, chunks: 3 };
     let kept = KeptFile { file, md5: Md5([1; 16]) };

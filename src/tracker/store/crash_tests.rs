@@ -1,11 +1,12 @@
-//! Whatever instant a tracker is killed at, or the power is cut, the catalogue opens with all that was acknowledged.
+//! Crash consistency: after a kill or a power cut at any time, the catalogue opens with every
+//! acknowledged change.
 
 use super::tests::{Model, Step, held, perform, volunteer};
 use super::*;
 use crate::storage::lock;
 use std::sync::Mutex;
 
-/// What a database has done to its file.
+/// An operation of the database on its file.
 #[derive(Debug, Clone)]
 enum Operation {
     Write(usize, Vec<u8>),
@@ -28,7 +29,7 @@ impl Operation {
         }
     }
 
-    /// Of a write, only some of its sectors.
+    /// A torn write: a random subset of its 512-byte sectors.
     fn torn(&self, random: &mut fastrand::Rng) -> Vec<Operation> {
         let Operation::Write(offset, bytes) = self else { return vec![self.clone()] };
         let sectors = bytes.chunks(512).enumerate();
@@ -37,7 +38,7 @@ impl Operation {
     }
 }
 
-/// Memory that remembers how it became what it is.
+/// Storage backend in memory that records all operations.
 #[derive(Debug, Clone, Default)]
 struct Recorder(Arc<Mutex<Recorded>>);
 
@@ -45,7 +46,7 @@ struct Recorder(Arc<Mutex<Recorded>>);
 struct Recorded {
     image: Vec<u8>,
     operations: Vec<Operation>,
-    /// After so many operations the disk is full.
+    /// The disk is full after this number of operations.
     full_after: Option<usize>,
 }
 
@@ -54,7 +55,7 @@ impl Recorder {
         Self(Arc::new(Mutex::new(Recorded { image, ..Recorded::default() })))
     }
 
-    fn note(&self, operation: Operation) -> io::Result<()> {
+    fn record(&self, operation: Operation) -> io::Result<()> {
         let Recorded { image, operations, full_after } = &mut *lock(&self.0);
         if full_after.is_some_and(|count| operations.len() >= count) {
             return Err(io::ErrorKind::StorageFull.into());
@@ -82,20 +83,20 @@ impl StorageBackend for Recorder {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.note(Operation::Length(length as usize))
+        self.record(Operation::Length(length as usize))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.note(Operation::Sync)
+        self.record(Operation::Sync)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.note(Operation::Write(offset as usize, data.to_vec()))
+        self.record(Operation::Write(offset as usize, data.to_vec()))
     }
 }
 
-/// What happens in the life of a catalogue.
-fn life() -> Vec<Step> {
+/// The steps of the test.
+fn steps_of_the_test() -> Vec<Step> {
     let mut steps =
         vec![Step::Commit((0..4).map(|number| Change::Volunteer(volunteer(number, 1))).collect())];
     for number in 0..6 {
@@ -112,29 +113,29 @@ fn life() -> Vec<Step> {
     steps
 }
 
-/// Opens what a crash has left as a tracker does, and says how many steps are in it.
-fn survivors(image: Vec<u8>, states: &[Contents], where_: &str) -> usize {
+/// Opens an image after a crash as a tracker does, and returns the number of steps in it.
+fn steps_recovered(image: Vec<u8>, states: &[Contents], context: &str) -> usize {
     let recorder = Recorder::of(image);
-    let rehearsed = guarded(Path::new("memory"), || rehearse_on(recorder.clone()));
-    rehearsed.unwrap_or_else(|error| panic!("{where_}: {error}"));
-    let catalogue = RedbCatalogue::on(recorder).unwrap_or_else(|error| panic!("{where_}: {error}"));
+    let verified = catch_redb_panic(Path::new("memory"), || verify_on(recorder.clone()));
+    verified.unwrap_or_else(|error| panic!("{context}: {error}"));
+    let catalogue = RedbCatalogue::on(recorder).unwrap_or_else(|error| panic!("{context}: {error}"));
     let contents = catalogue.load().unwrap();
     let found = states.iter().rposition(|state| *state == contents);
-    // It goes on from there.
+    // The catalogue accepts further changes.
     catalogue.commit(&[Change::Volunteer(volunteer(9, 9))]).unwrap();
-    assert!(catalogue.load().unwrap().volunteers.iter().any(|known| known.number.0 == 9), "{where_}");
-    found.unwrap_or_else(|| panic!("{where_}: never was like that"))
+    assert!(catalogue.load().unwrap().volunteers.iter().any(|known| known.number.0 == 9), "{context}");
+    found.unwrap_or_else(|| panic!("{context}: not a state of the test"))
 }
 
 #[test]
-fn nothing_that_was_acknowledged_is_lost_whenever_it_is_killed() {
+fn acknowledged_changes_survive_a_kill_and_a_power_cut_at_any_operation() {
     let recorder = Recorder::default();
     let catalogue = RedbCatalogue::on(recorder.clone()).unwrap();
-    let begun = recorder.count();
+    let initial_operations = recorder.count();
     let mut model = Model::default();
-    // After how many operations each state was acknowledged.
-    let (mut states, mut acknowledged) = (vec![model.contents()], vec![begun]);
-    for step in life() {
+    // Number of operations after which each state was acknowledged.
+    let (mut states, mut acknowledged) = (vec![model.contents()], vec![initial_operations]);
+    for step in steps_of_the_test() {
         perform(&catalogue, &step).unwrap();
         model.apply(&step);
         states.push(model.contents());
@@ -145,13 +146,14 @@ fn nothing_that_was_acknowledged_is_lost_whenever_it_is_killed() {
     let mut random = fastrand::Rng::with_seed(11);
     let (mut durable, mut pending): (Vec<u8>, Vec<Operation>) = (Vec::new(), Vec::new());
     for (at, operation) in operations.iter().enumerate() {
-        if at >= begun {
+        if at >= initial_operations {
             let least = acknowledged.iter().rposition(|count| *count <= at).unwrap();
             let check = |image, how: &str| {
-                let found = survivors(image, &states, &format!("{how} at {at}"));
+                let found = steps_recovered(image, &states, &format!("{how} at {at}"));
                 assert!(found >= least && found <= least + 1, "{how} at {at}: {found} of {least}");
             };
-            // Killed: what was written is written. Power cut: all, nothing, or some of what was not synced.
+            // Kill: all writes are kept. Power cut: all, none or some of the writes since the last
+            // sync are kept.
             let mut killed = durable.clone();
             pending.iter().for_each(|operation| operation.apply(&mut killed));
             check(killed, "killed");
@@ -168,24 +170,24 @@ fn nothing_that_was_acknowledged_is_lost_whenever_it_is_killed() {
             other => pending.push(other.clone()),
         }
     }
-    assert!(operations.len() > begun + 100, "{}", operations.len());
+    assert!(operations.len() > initial_operations + 100, "{}", operations.len());
 }
 
 #[test]
-fn a_full_disk_is_said_and_nothing_that_was_acknowledged_is_lost() {
-    let begun = {
+fn a_full_disk_is_reported_and_acknowledged_changes_survive() {
+    let initial_operations = {
         let recorder = Recorder::default();
         let _catalogue = RedbCatalogue::on(recorder.clone()).unwrap();
         recorder.count()
     };
-    for full_after in (begun..begun + 300).step_by(7) {
+    for full_after in (initial_operations..initial_operations + 300).step_by(7) {
         let recorder = Recorder::default();
         let catalogue = RedbCatalogue::on(recorder.clone()).unwrap();
         lock(&recorder.0).full_after = Some(full_after);
         let mut model = Model::default();
         let mut states = vec![model.contents()];
         let mut refused = None;
-        for step in life() {
+        for step in steps_of_the_test() {
             model.apply(&step);
             states.push(model.contents());
             refused = perform(&catalogue, &step).err();
@@ -200,7 +202,7 @@ fn a_full_disk_is_said_and_nothing_that_was_acknowledged_is_lost() {
         }
         drop(catalogue);
         let image = lock(&recorder.0).image.clone();
-        let found = survivors(image, &states, &format!("full after {full_after}"));
+        let found = steps_recovered(image, &states, &format!("full after {full_after}"));
         assert!(found + 2 >= states.len(), "{full_after}: {found} of {}", states.len());
     }
 }

@@ -1,11 +1,14 @@
-//! What a tracker must not forget: which files it keeps, their manifests, who its volunteers are, and what they hold.
+//! Catalogue: the durable records of a tracker: its files, their manifests, its volunteers, and
+//! their replicas.
 //!
-//! Behind [`Catalogue`] so that tests can put something else in its place; [`RedbCatalogue`] keeps it in one file,
-//! `catalogue.redb` in the state folder. Nothing here decides anything, and nothing that changes every few seconds, as
-//! heartbeats do, comes near it. Invariants: what a call has acknowledged is durable and survives `kill -9` and a power
-//! cut at any instant, all of a call or nothing; a catalogue is taken as a whole or refused as a whole: before it is
-//! opened for writing, every checksum and every value in it has been looked at, on a copy in memory of what opening
-//! would change, so that a refused file is left exactly as it was found.
+//! The trait [`Catalogue`] allows other implementations in tests; [`RedbCatalogue`] stores the
+//! records in one file, `catalogue.redb`, in the state folder. The module decides nothing, and
+//! heartbeats never access it.
+//!
+//! Invariants: an acknowledged call is durable and atomic, and survives `kill -9` and a power cut
+//! at any time. A catalogue is accepted or rejected as a whole: before the file is opened for
+//! writing, every checksum and every record is verified on a copy-on-write view, so a rejected file
+//! stays exactly as it was.
 
 mod rehearsal;
 mod rows;
@@ -18,7 +21,7 @@ use crate::storage::error::{self, StoreError};
 use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, StorageBackend, WriteTransaction};
-use rehearsal::Rehearsal;
+use rehearsal::CopyOnWriteFile;
 use rows::{FILES, FORGOTTEN, HELD, MANIFESTS, META, SCHEMA, SCHEMA_KEY, VOLUNTEERS};
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
@@ -28,50 +31,53 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
-/// The catalogue's file in the state folder.
+/// File name of the catalogue in the state folder.
 const FILE: &str = "catalogue.redb";
-/// What it is written under before it is complete for the first time.
+/// Its name until it is complete for the first time.
 const NEW_FILE: &str = "catalogue.redb.new";
 
-/// Everything that a catalogue says, but for the manifests.
+/// All records of a catalogue except the manifests.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Contents {
-    /// The files that are kept, by id.
+    /// The tracker's files, by id.
     pub files: Vec<FileRecord>,
     /// The volunteers, by number.
     pub volunteers: Vec<VolunteerRecord>,
-    /// What each volunteer holds of each file: never nothing, and only of files and volunteers above.
+    /// The chunks that each volunteer holds of each file. No bitmap is empty, and each refers to a
+    /// file and a volunteer above.
     pub held: Vec<(FileId, VolunteerNumber, Bitfield)>,
-    /// Files that are not kept any more.
+    /// Files that the tracker no longer keeps.
     pub forgotten: Vec<FileId>,
 }
 
-/// Where a tracker remembers what it keeps. Calls may come from several threads; each waits for the one before.
+/// Durable records of a tracker. Calls may come from several threads and are serialised.
 pub trait Catalogue: Send + Sync {
-    /// All of it.
+    /// Reads all records.
     ///
     /// # Errors
-    /// It cannot be read, or says what cannot be.
+    /// The catalogue cannot be read, or its records are inconsistent.
     fn load(&self) -> Result<Contents, CatalogueError>;
 
-    /// Takes a file in, durably, with its manifest; one that was forgotten is kept again. Of a file that is known only
-    /// the name is altered, if it differs.
+    /// Adds a file with its manifest, durably. A forgotten file is kept again; of a known file,
+    /// only the name is updated.
     ///
     /// # Errors
-    /// It cannot be written, or the manifest is not that of the file.
+    /// The catalogue cannot be written, or the manifest belongs to another file.
     fn add_file(&self, kept: &KeptFile, manifest: &Manifest) -> Result<(), CatalogueError>;
 
-    /// The manifest of a file, checked against the id; `None` for a file that is not kept.
+    /// Reads the manifest of a file and verifies it against the id; `None` if the file is not kept.
     ///
     /// # Errors
-    /// It cannot be read, or is another file's.
+    /// The catalogue cannot be read, or the manifest belongs to another file.
     fn manifest(&self, id: FileId) -> Result<Option<Arc<Manifest>>, CatalogueError>;
 
-    /// Makes changes, in order, all or none, durably. What is said of a file that is not kept is passed over.
+    /// Applies changes in order, durably, all or none. Changes of a file that is not kept are
+    /// ignored.
     ///
     /// # Errors
-    /// They cannot be written, or do not fit what is there: a volunteer that is not known, a map of another file. After
-    /// an error that is not [`CatalogueError::Inconsistent`] further calls may fail, too.
+    /// The catalogue cannot be written, or the changes are inconsistent with it: an unknown
+    /// volunteer, or a bitmap of another file. After any error but
+    /// [`CatalogueError::Inconsistent`], further calls may fail, too.
     fn commit(&self, changes: &[Change]) -> Result<(), CatalogueError>;
 }
 
@@ -81,43 +87,48 @@ pub enum CatalogueError {
     /// The file cannot be read or written, the disk is full, or another tracker uses the folder.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Not a catalogue, or not as it was written.
+    /// The file is no catalogue, or has been damaged.
     #[error(
-        "the catalogue {} is damaged and has been left as it is: {why}. With --rebuild it is moved aside, and a new one \
-         is made from --files and from what the volunteers report", path.display()
+        "the catalogue {} is damaged and was not changed: {why}. Run with --rebuild to rename it and \
+         to create a new one from --files and the reports of the volunteers", path.display()
     )]
     Damaged {
-        /// The file.
+        /// Path of the catalogue file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The damage.
         why: String,
     },
-    /// Written by another version of this program.
-    #[error("the catalogue {} is of version {found}; this program knows version {SCHEMA}", path.display())]
+    /// The file was written by another version of this program.
+    #[error(
+        "the catalogue {} has version {found}; this program supports version {SCHEMA}: use the program \
+         that wrote it, or --rebuild",
+        path.display()
+    )]
     Version {
-        /// The file.
+        /// Path of the catalogue file.
         path: PathBuf,
-        /// Its version.
+        /// Its schema version.
         found: u64,
     },
-    /// What is to be written does not fit together, which is the caller's fault. Nothing has been written.
-    #[error("the catalogue is to say what cannot be: {0}")]
+    /// The records to be written are inconsistent, which is an error of the caller. Nothing has
+    /// been written.
+    #[error("inconsistent change of the catalogue: {0}")]
     Inconsistent(String),
 }
 
-/// What goes wrong on the way, before it is known with which file.
-enum Trouble {
+/// An error before the path of the file is added.
+enum DbError {
     Redb(redb::Error),
-    Wrong(String),
+    Invalid(String),
     Version(u64),
     Inconsistent(String),
 }
 
 macro_rules! from_redb {
     ($($error:ident)+) => {$(
-        impl From<redb::$error> for Trouble {
+        impl From<redb::$error> for DbError {
             fn from(error: redb::$error) -> Self {
-                Trouble::Redb(error.into())
+                DbError::Redb(error.into())
             }
         }
     )+};
@@ -125,40 +136,40 @@ macro_rules! from_redb {
 
 from_redb! { StorageError TableError TransactionError CommitError DatabaseError SetDurabilityError }
 
-/// A catalogue in a file.
+/// A catalogue in a redb file.
 pub struct RedbCatalogue {
     database: Database,
     path: PathBuf,
-    /// No other tracker uses the folder meanwhile.
+    /// The state folder's lock, against other trackers.
     _lock: Option<File>,
 }
 
 impl RedbCatalogue {
-    /// Opens the catalogue in a state folder; folder and catalogue are made where there are none.
+    /// Opens the catalogue in a state folder; creates folder and catalogue if they do not exist.
     ///
     /// # Errors
-    /// [`CatalogueError::Damaged`] and [`CatalogueError::Version`], which leave the file as it is; another tracker uses
-    /// the folder; it cannot be read or written.
+    /// [`CatalogueError::Damaged`] and [`CatalogueError::Version`], which leave the file unchanged;
+    /// another tracker uses the folder; an I/O error.
     pub fn open(folder: &Path) -> Result<Self, CatalogueError> {
-        let lock = take_folder(folder)?;
+        let lock = lock_state_folder(folder)?;
         Self::open_locked(folder, lock)
     }
 
-    /// Moves a catalogue that is there aside, to `catalogue.redb.before-rebuild-` and the first free number, and starts
-    /// with an empty one.
+    /// Renames an existing catalogue to `catalogue.redb.before-rebuild-` and the first free number,
+    /// and creates an empty one.
     ///
     /// # Errors
-    /// As for [`open`](Self::open), and when the file cannot be moved.
+    /// As for [`open`](Self::open), or the file cannot be renamed.
     pub fn rebuild(folder: &Path) -> Result<Self, CatalogueError> {
-        let lock = take_folder(folder)?;
+        let lock = lock_state_folder(folder)?;
         let path = folder.join(FILE);
         if exists(&path)? {
             let aside = (1..).map(|number: u32| folder.join(format!("{FILE}.before-rebuild-{number}")));
             for aside in aside {
                 if !exists(&aside)? {
-                    fs::rename(&path, &aside).map_err(error::io("move aside", &path))?;
+                    fs::rename(&path, &aside).map_err(error::io("rename", &path))?;
                     disk::sync_folder(folder)?;
-                    log::warn!("the catalogue that was there is {} now", aside.display());
+                    log::warn!("renamed the old catalogue to {}", aside.display());
                     break;
                 }
             }
@@ -169,34 +180,35 @@ impl RedbCatalogue {
     fn open_locked(folder: &Path, lock: Option<File>) -> Result<Self, CatalogueError> {
         let path = folder.join(FILE);
         match exists(&path)? {
-            true => rehearse(&path)?,
+            true => verify_read_only(&path)?,
             false => create(folder, &path)?,
         }
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(error::io("open", &path))?;
-        let database = guarded(&path, || Ok(builder().create_with_backend(FileBackend::new(file)?)?))?;
+        let database =
+            catch_redb_panic(&path, || Ok(builder().create_with_backend(FileBackend::new(file)?)?))?;
         Ok(Self { database, path, _lock: lock })
     }
 
-    /// A catalogue on something else than a file, which is made ready if it is empty.
+    /// Opens a catalogue on any backend; an empty backend is initialised.
     #[cfg(test)]
     fn on(backend: impl StorageBackend) -> Result<Self, CatalogueError> {
         let path = PathBuf::from("memory");
-        let database = guarded(&path, || {
+        let database = catch_redb_panic(&path, || {
             let database = builder().create_with_backend(backend)?;
             if redb::ReadableDatabase::begin_read(&database)?.list_tables()?.count() == 0 {
-                prepare(&database)?;
+                create_tables(&database)?;
             }
             Ok(database)
         })?;
         Ok(Self { database, path, _lock: None })
     }
 
-    /// A transaction that is durable once this returns.
+    /// Runs one transaction; it is durable when this returns.
     fn write<T>(
         &self,
-        work: impl FnOnce(&WriteTransaction) -> Result<T, Trouble>,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, DbError>,
     ) -> Result<T, CatalogueError> {
-        guarded(&self.path, || {
+        catch_redb_panic(&self.path, || {
             let transaction = begin(&self.database)?;
             let done = work(&transaction)?;
             transaction.commit()?;
@@ -207,11 +219,11 @@ impl RedbCatalogue {
 
 impl Catalogue for RedbCatalogue {
     fn load(&self) -> Result<Contents, CatalogueError> {
-        guarded(&self.path, || rows::read_all(&self.database))
+        catch_redb_panic(&self.path, || rows::read_all(&self.database))
     }
 
     fn add_file(&self, kept: &KeptFile, manifest: &Manifest) -> Result<(), CatalogueError> {
-        let known = guarded(&self.path, || rows::file(&self.database, kept.file.id))?;
+        let known = catch_redb_panic(&self.path, || rows::file(&self.database, kept.file.id))?;
         match known {
             Some(row) if row.kept.file.name == kept.file.name => Ok(()),
             _ => self.write(|transaction| rows::put_file(transaction, kept, manifest)),
@@ -219,7 +231,7 @@ impl Catalogue for RedbCatalogue {
     }
 
     fn manifest(&self, id: FileId) -> Result<Option<Arc<Manifest>>, CatalogueError> {
-        guarded(&self.path, || rows::manifest(&self.database, id)).map(|found| found.map(Arc::new))
+        catch_redb_panic(&self.path, || rows::manifest(&self.database, id)).map(|found| found.map(Arc::new))
     }
 
     fn commit(&self, changes: &[Change]) -> Result<(), CatalogueError> {
@@ -236,16 +248,17 @@ fn builder() -> Builder {
     builder
 }
 
-fn begin(database: &Database) -> Result<WriteTransaction, Trouble> {
+fn begin(database: &Database) -> Result<WriteTransaction, DbError> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
-    // After a crash it is opened at once, and as it was acknowledged: nothing is guessed from checksums.
+    // After a crash, the file opens at once in its last acknowledged state, without a scan of all
+    // checksums.
     transaction.set_quick_repair(true);
     Ok(transaction)
 }
 
-/// Makes the state folder if there is none, and takes it for this tracker alone.
-fn take_folder(folder: &Path) -> Result<Option<File>, StoreError> {
+/// Creates the state folder if it does not exist, and locks it against other trackers.
+fn lock_state_folder(folder: &Path) -> Result<Option<File>, StoreError> {
     fs::create_dir_all(folder).map_err(error::io("create", folder))?;
     disk::lock_folder(folder)
 }
@@ -254,27 +267,27 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error::io("look at", path)(error)),
+        Err(error) => Err(error::io("read the metadata of", path)(error)),
     }
 }
 
-/// Makes an empty catalogue. It appears under its name when it is complete: one that is there and is not as it should
-/// be has therefore been damaged, and not merely begun.
+/// Creates an empty catalogue. It gets its name when it is complete: an invalid file of that name
+/// was therefore damaged, not left half created.
 fn create(folder: &Path, path: &Path) -> Result<(), CatalogueError> {
     let new = folder.join(NEW_FILE);
     let mut options = OpenOptions::new();
-    // What volunteers prove themselves by is in it.
+    // It contains the keys by which volunteers prove their identity.
     options.read(true).write(true).create(true).truncate(true).mode(0o600);
     let file = options.open(&new).map_err(error::io("create", &new))?;
     let synced = file.try_clone().map_err(error::io("create", &new))?;
-    guarded(&new, || prepare(&builder().create_with_backend(FileBackend::new(file)?)?))?;
+    catch_redb_panic(&new, || create_tables(&builder().create_with_backend(FileBackend::new(file)?)?))?;
     synced.sync_all().map_err(error::io("sync", &new))?;
     fs::rename(&new, path).map_err(error::io("create", path))?;
     Ok(disk::sync_folder(folder)?)
 }
 
-/// Makes every table, so that a table that is missing later has been lost.
-fn prepare(database: &Database) -> Result<(), Trouble> {
+/// Creates all tables, so that a table missing later was lost.
+fn create_tables(database: &Database) -> Result<(), DbError> {
     let transaction = begin(database)?;
     transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA)?;
     transaction.open_table(FILES)?;
@@ -285,62 +298,62 @@ fn prepare(database: &Database) -> Result<(), Trouble> {
     Ok(transaction.commit()?)
 }
 
-/// Opens, checks and reads a catalogue without writing to it.
-fn rehearse(path: &Path) -> Result<(), CatalogueError> {
+/// Verifies a catalogue without writing to its file.
+fn verify_read_only(path: &Path) -> Result<(), CatalogueError> {
     let (file, stamp) = disk::open_regular(path)?;
     if stamp.size == 0 {
-        let why = "it is empty".to_owned();
+        let why = "the file is empty".to_owned();
         return Err(CatalogueError::Damaged { path: path.to_owned(), why });
     }
-    guarded(path, || rehearse_on(Rehearsal::of(file, stamp.size)))
+    catch_redb_panic(path, || verify_on(CopyOnWriteFile::of(file, stamp.size)))
 }
 
-fn rehearse_on(backend: impl StorageBackend) -> Result<(), Trouble> {
+fn verify_on(backend: impl StorageBackend) -> Result<(), DbError> {
     let mut database = builder().create_with_backend(backend)?;
     rows::check_version(&database)?;
-    // What it would repair, it would repair to an earlier state.
+    // A repair would go back to an earlier state, so reject the file instead.
     if !database.check_integrity()? {
-        return Err(Trouble::Wrong("checksums do not match".to_owned()));
+        return Err(DbError::Invalid("checksums do not match".to_owned()));
     }
     rows::read_all(&database).map(drop)
 }
 
 thread_local! {
-    /// A panic of this thread is expected, and will be said in other words.
-    static QUIET: Cell<bool> = const { Cell::new(false) };
+    /// Whether a panic of this thread is expected; it becomes an error and is not printed.
+    static PANIC_EXPECTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does something whose panic is caught, so that people see the error that it becomes and not a stack trace.
-fn quietly<T>(work: impl FnOnce() -> T) -> T {
+/// Runs `work` without printing its panic, which the caller converts to an error.
+fn without_panic_output<T>(work: impl FnOnce() -> T) -> T {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if !QUIET.get() {
+            if !PANIC_EXPECTED.get() {
                 usual(info);
             }
         }));
     });
-    let before = QUIET.replace(true);
+    let before = PANIC_EXPECTED.replace(true);
     let result = work();
-    QUIET.set(before);
+    PANIC_EXPECTED.set(before);
     result
 }
 
-/// Does something with redb, which may panic on a file that it did not write.
-fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, CatalogueError> {
+/// Runs `work` with redb and converts a panic to an error: redb may panic on a damaged file.
+fn catch_redb_panic<T>(path: &Path, work: impl FnOnce() -> Result<T, DbError>) -> Result<T, CatalogueError> {
     let damaged = |why| CatalogueError::Damaged { path: path.to_owned(), why };
-    // What panicked is not used again: every call after it fails, or nobody has it any more.
-    let caught = quietly(|| catch_unwind(AssertUnwindSafe(work)));
-    let done = caught.map_err(|_| damaged("it does not hang together".into()))?;
-    done.map_err(|trouble| match trouble {
-        Trouble::Wrong(why) => damaged(why),
-        Trouble::Version(found) => CatalogueError::Version { path: path.to_owned(), found },
-        Trouble::Inconsistent(why) => CatalogueError::Inconsistent(why),
-        Trouble::Redb(error) => match error {
+    // The database is not used after a panic: later calls fail, or it has been dropped.
+    let caught = without_panic_output(|| catch_unwind(AssertUnwindSafe(work)));
+    let done = caught.map_err(|_| damaged("its structure is inconsistent".into()))?;
+    done.map_err(|error| match error {
+        DbError::Invalid(why) => damaged(why),
+        DbError::Version(found) => CatalogueError::Version { path: path.to_owned(), found },
+        DbError::Inconsistent(why) => CatalogueError::Inconsistent(why),
+        DbError::Redb(error) => match error {
             redb::Error::Io(source) => match source.kind() {
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => damaged(source.to_string()),
-                // How much it would have grown by is not known; it does so in steps.
+                // The growth of the file is not known; it grows in steps.
                 _ => error::write("write", path, limits::CATALOGUE_GROWTH_BYTES)(source).into(),
             },
             redb::Error::DatabaseAlreadyOpen => StoreError::Busy(path.to_owned()).into(),

@@ -1,7 +1,8 @@
-//! A file that can be written to without being changed.
+//! Copy-on-write file: writes go to memory and leave the file unchanged.
 //!
-//! Opening a database may repair it, and a repair of what is damaged may take it back to an earlier state. Here all
-//! that happens in memory first. Invariant: the file is only read; memory is what has been written, in pages.
+//! Opening a redb database may repair it, and the repair of a damaged file may go back to an
+//! earlier state. With this backend the repair happens in memory only. Invariant: the file is never
+//! written; memory is limited to the written pages.
 
 use crate::storage::lock;
 use redb::StorageBackend;
@@ -11,12 +12,12 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
 
-/// Bytes that are kept in memory as soon as one of them is written.
-const PAGE: u64 = 4096;
+/// Page size, bytes: a page is copied into memory at the first write to it.
+const PAGE_BYTES: u64 = 4096;
 
-/// What is read from the file, and what was written instead.
+/// A read-only file and its pages modified in memory.
 #[derive(Debug)]
-pub(super) struct Rehearsal {
+pub(super) struct CopyOnWriteFile {
     file: File,
     state: Mutex<State>,
 }
@@ -24,38 +25,40 @@ pub(super) struct Rehearsal {
 #[derive(Debug)]
 struct State {
     length: u64,
-    /// What lies behind this has been cut off once, and reads as zeros.
+    /// Bytes of the file that are still valid; reads past this offset return zeros, as after a
+    /// truncation.
     original: u64,
     pages: BTreeMap<u64, Box<[u8]>>,
 }
 
-impl Rehearsal {
-    /// Of a file of `length` bytes.
+impl CopyOnWriteFile {
+    /// Opens a view of a file of `length` bytes.
     pub(super) fn of(file: File, length: u64) -> Self {
         Self { file, state: Mutex::new(State { length, original: length, pages: BTreeMap::new() }) }
     }
 }
 
-/// The parts of a range that lie in one page each: the page, where in it, and where in the range.
-fn parts(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
+/// Splits a range at page boundaries: page number, offset in the page, and range in the caller's
+/// buffer.
+fn split_at_pages(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
     let end = offset + length as u64;
-    let pages = offset / PAGE..end.div_ceil(PAGE);
+    let pages = offset / PAGE_BYTES..end.div_ceil(PAGE_BYTES);
     pages.map(move |page| {
-        let (from, to) = ((page * PAGE).max(offset), ((page + 1) * PAGE).min(end));
-        (page, (from - page * PAGE) as usize, (from - offset) as usize..(to - offset) as usize)
+        let (from, to) = ((page * PAGE_BYTES).max(offset), ((page + 1) * PAGE_BYTES).min(end));
+        (page, (from - page * PAGE_BYTES) as usize, (from - offset) as usize..(to - offset) as usize)
     })
 }
 
 impl State {
-    /// Reads what the file has, and zeros behind it.
+    /// Reads from the file, and zeros past its valid end.
     fn read_file(&self, file: &File, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let there = self.original.saturating_sub(offset).min(out.len() as u64) as usize;
-        let (old, new) = out.split_at_mut(there);
+        let available = self.original.saturating_sub(offset).min(out.len() as u64) as usize;
+        let (old, new) = out.split_at_mut(available);
         new.fill(0);
         file.read_exact_at(old, offset)
     }
 
-    fn within(&self, offset: u64, length: usize) -> io::Result<()> {
+    fn check_range(&self, offset: u64, length: usize) -> io::Result<()> {
         match offset.checked_add(length as u64) {
             Some(end) if end <= self.length => Ok(()),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -63,19 +66,19 @@ impl State {
     }
 }
 
-impl StorageBackend for Rehearsal {
+impl StorageBackend for CopyOnWriteFile {
     fn len(&self) -> io::Result<u64> {
         Ok(lock(&self.state).length)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let state = lock(&self.state);
-        state.within(offset, out.len())?;
-        for (page, at, range) in parts(offset, out.len()) {
+        state.check_range(offset, out.len())?;
+        for (page, at, range) in split_at_pages(offset, out.len()) {
             let out = &mut out[range];
             match state.pages.get(&page) {
                 Some(bytes) => out.copy_from_slice(&bytes[at..at + out.len()]),
-                None => state.read_file(&self.file, page * PAGE + at as u64, out)?,
+                None => state.read_file(&self.file, page * PAGE_BYTES + at as u64, out)?,
             }
         }
         Ok(())
@@ -85,9 +88,9 @@ impl StorageBackend for Rehearsal {
         let mut state = lock(&self.state);
         state.length = length;
         state.original = state.original.min(length);
-        state.pages.split_off(&length.div_ceil(PAGE));
-        if let Some(last) = state.pages.get_mut(&(length / PAGE)) {
-            last[(length % PAGE) as usize..].fill(0);
+        state.pages.split_off(&length.div_ceil(PAGE_BYTES));
+        if let Some(last) = state.pages.get_mut(&(length / PAGE_BYTES)) {
+            last[(length % PAGE_BYTES) as usize..].fill(0);
         }
         Ok(())
     }
@@ -98,12 +101,12 @@ impl StorageBackend for Rehearsal {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = lock(&self.state);
-        state.within(offset, data.len())?;
-        for (page, at, range) in parts(offset, data.len()) {
+        state.check_range(offset, data.len())?;
+        for (page, at, range) in split_at_pages(offset, data.len()) {
             let data = &data[range];
             if !state.pages.contains_key(&page) {
-                let mut bytes = vec![0; PAGE as usize].into_boxed_slice();
-                state.read_file(&self.file, page * PAGE, &mut bytes)?;
+                let mut bytes = vec![0; PAGE_BYTES as usize].into_boxed_slice();
+                state.read_file(&self.file, page * PAGE_BYTES, &mut bytes)?;
                 state.pages.insert(page, bytes);
             }
             if let Some(bytes) = state.pages.get_mut(&page) {
@@ -136,32 +139,32 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_like_a_file_and_leaves_the_file_alone(steps in steps(), length in 0..30_000usize) {
+        fn reads_and_writes_as_a_file_does_and_leaves_the_file_unchanged(steps in steps(), length in 0..30_000usize) {
             let original: Vec<u8> = (0..length).map(|at| at as u8 | 1).collect();
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), &original).unwrap();
-            let rehearsal = Rehearsal::of(file.reopen().unwrap(), length as u64);
+            let view = CopyOnWriteFile::of(file.reopen().unwrap(), length as u64);
             let mut model = original.clone();
             for step in steps {
                 match step {
                     Step::Cut(length) => {
-                        rehearsal.set_len(length).unwrap();
+                        view.set_len(length).unwrap();
                         model.resize(length as usize, 0);
                     }
                     Step::Write(offset, bytes) => {
                         let range = offset as usize..offset as usize + bytes.len();
                         let fits = range.end <= model.len();
-                        prop_assert_eq!(rehearsal.write(offset, &bytes).is_ok(), fits);
+                        prop_assert_eq!(view.write(offset, &bytes).is_ok(), fits);
                         if fits {
                             model[range].copy_from_slice(&bytes);
                         }
                     }
                 }
                 let mut all = vec![9; model.len()];
-                rehearsal.read(0, &mut all).unwrap();
+                view.read(0, &mut all).unwrap();
                 prop_assert!(all == model);
-                prop_assert_eq!(rehearsal.len().unwrap(), model.len() as u64);
-                prop_assert!(rehearsal.read(1, &mut all).is_err() || all.is_empty());
+                prop_assert_eq!(view.len().unwrap(), model.len() as u64);
+                prop_assert!(view.read(1, &mut all).is_err() || all.is_empty());
             }
             prop_assert!(std::fs::read(file.path()).unwrap() == original);
         }

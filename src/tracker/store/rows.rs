@@ -1,10 +1,10 @@
-//! How each thing is written in a catalogue, and read back.
+//! Encoding of the catalogue's rows.
 //!
-//! A row is a few words of JSON under a binary key; manifests and maps are the bytes that travel between peers, too.
-//! Invariant: nothing is read that could not have been written: [`read_all`] looks at every row and at what it refers
-//! to.
+//! A row is a short JSON object under a binary key; manifests and bitmaps have their wire encoding.
+//! Invariant: [`read_all`] rejects every row that this version could not have written, and every
+//! reference to a missing row.
 
-use super::{Contents, Trouble};
+use super::{Contents, DbError};
 use crate::content::{Bitfield, FileId, Manifest, PeerName};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
@@ -16,14 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::SocketAddr;
 
-/// The version of all that is written here.
+/// Schema version of the catalogue.
 pub(super) const SCHEMA: u64 = 1;
-/// Where the version is.
+/// Key of the schema version in [`META`].
 pub(super) const SCHEMA_KEY: &str = "schema";
 
 type Id = &'static [u8; 32];
 
-/// The version.
+/// The schema version.
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// A [`FileRow`] for each file.
 pub(super) const FILES: TableDefinition<Id, &[u8]> = TableDefinition::new("files");
@@ -31,20 +31,20 @@ pub(super) const FILES: TableDefinition<Id, &[u8]> = TableDefinition::new("files
 pub(super) const MANIFESTS: TableDefinition<Id, &[u8]> = TableDefinition::new("manifests");
 /// A [`VolunteerRow`] for each volunteer.
 pub(super) const VOLUNTEERS: TableDefinition<u32, &[u8]> = TableDefinition::new("volunteers");
-/// [`Bitfield::to_bytes`] for each file and each volunteer that holds anything of it.
+/// [`Bitfield::to_bytes`] for each file and each volunteer that holds a chunk of it.
 pub(super) const HELD: TableDefinition<(Id, u32), &[u8]> = TableDefinition::new("held");
-/// The files that are not kept any more.
+/// The files that are no longer kept.
 pub(super) const FORGOTTEN: TableDefinition<Id, ()> = TableDefinition::new("forgotten");
 
-/// A file.
+/// Record of a file.
 #[derive(Serialize, Deserialize)]
 pub(super) struct FileRow {
-    /// What it is.
+    /// Name, id, size and MD5.
     #[serde(flatten)]
     pub kept: KeptFile,
-    /// Bytes in each chunk but the last; 0 where chunks are of unequal size.
+    /// Length of each chunk but the last, bytes; 0 if the chunks are of unequal length.
     pub chunk_size: u32,
-    /// The tracker has no copy of its own, or is about to have none.
+    /// The tracker has deleted its own copy, or is about to.
     pub offloaded: bool,
 }
 
@@ -56,29 +56,29 @@ struct VolunteerRow {
     offered: u64,
 }
 
-fn wrong(what: impl Display, why: impl Display) -> Trouble {
-    Trouble::Wrong(format!("{what}: {why}"))
+fn invalid(subject: impl Display, reason: impl Display) -> DbError {
+    DbError::Invalid(format!("{subject}: {reason}"))
 }
 
-fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>, Trouble> {
-    serde_json::to_vec(row).map_err(|error| Trouble::Inconsistent(error.to_string()))
+fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>, DbError> {
+    serde_json::to_vec(row).map_err(|error| DbError::Inconsistent(error.to_string()))
 }
 
-fn decode_file(id: FileId, bytes: &[u8]) -> Result<FileRow, Trouble> {
-    let row: FileRow = serde_json::from_slice(bytes).map_err(|error| wrong(named(id), error))?;
+fn decode_file(id: FileId, bytes: &[u8]) -> Result<FileRow, DbError> {
+    let row: FileRow = serde_json::from_slice(bytes).map_err(|error| invalid(named(id), error))?;
     match row.kept.file.id == id {
         true => Ok(row),
-        false => Err(wrong(named(id), "it is filed under another id")),
+        false => Err(invalid(named(id), "the row has another id")),
     }
 }
 
-fn decode_manifest(row: &FileRow, payload: &[u8]) -> Result<Manifest, Trouble> {
+fn decode_manifest(row: &FileRow, payload: &[u8]) -> Result<Manifest, DbError> {
     let file = &row.kept.file;
     let manifest = Manifest::decode(file.id, file.size, row.chunk_size, payload)
-        .map_err(|error| wrong(named(file.id), error))?;
+        .map_err(|error| invalid(named(file.id), error))?;
     match manifest.layout().count() == file.chunks {
         true => Ok(manifest),
-        false => Err(wrong(named(file.id), "its number of chunks is another one")),
+        false => Err(invalid(named(file.id), "the number of chunks differs from the manifest")),
     }
 }
 
@@ -86,25 +86,25 @@ fn named(id: FileId) -> String {
     format!("file {id}")
 }
 
-/// Refuses what this version has not written.
-pub(super) fn check_version(database: &Database) -> Result<(), Trouble> {
+/// Rejects a database of another program or of another schema version.
+pub(super) fn check_version(database: &Database) -> Result<(), DbError> {
     let reading = database.begin_read()?;
     let meta = match reading.open_table(META) {
         Err(TableError::TableDoesNotExist(_)) => {
-            return Err(Trouble::Wrong("it is a database of something else".to_owned()));
+            return Err(DbError::Invalid("the file is a database of another program".to_owned()));
         }
         table => table?,
     };
     let version = meta.get(SCHEMA_KEY)?.map(|version| version.value());
     match version {
         Some(SCHEMA) => Ok(()),
-        Some(other) => Err(Trouble::Version(other)),
-        None => Err(Trouble::Wrong("it does not say its version".to_owned())),
+        Some(other) => Err(DbError::Version(other)),
+        None => Err(DbError::Invalid("the schema version is missing".to_owned())),
     }
 }
 
-/// Reads all there is, and all that it refers to.
-pub(super) fn read_all(database: &Database) -> Result<Contents, Trouble> {
+/// Reads and verifies all rows and their references.
+pub(super) fn read_all(database: &Database) -> Result<Contents, DbError> {
     check_version(database)?;
     let reading = database.begin_read()?;
     let files = read_files(&reading)?;
@@ -114,15 +114,15 @@ pub(super) fn read_all(database: &Database) -> Result<Contents, Trouble> {
         let (key, bytes) = row?;
         let (id, number) = key.value();
         let (id, number) = (FileId(*id), VolunteerNumber(number));
-        let what = || format!("what volunteer {} holds of file {id}", number.0);
-        let file = files.get(&id).ok_or_else(|| wrong(what(), "there is no such file"))?;
+        let subject = || format!("chunks of file {id} at volunteer {}", number.0);
+        let file = files.get(&id).ok_or_else(|| invalid(subject(), "unknown file"))?;
         if !volunteers.contains_key(&number) {
-            return Err(wrong(what(), "there is no such volunteer"));
+            return Err(invalid(subject(), "unknown volunteer"));
         }
-        let map =
-            Bitfield::from_bytes(file.layout.count(), bytes.value()).map_err(|error| wrong(what(), error))?;
+        let map = Bitfield::from_bytes(file.layout.count(), bytes.value())
+            .map_err(|error| invalid(subject(), error))?;
         if map.held() == 0 {
-            return Err(wrong(what(), "it is nothing"));
+            return Err(invalid(subject(), "the bitmap is empty"));
         }
         held.push((id, number, map));
     }
@@ -130,7 +130,7 @@ pub(super) fn read_all(database: &Database) -> Result<Contents, Trouble> {
     for row in reading.open_table(FORGOTTEN)?.iter()? {
         let id = FileId(*row?.0.value());
         if files.contains_key(&id) {
-            return Err(wrong(named(id), "it is both kept and forgotten"));
+            return Err(invalid(named(id), "the file is both kept and forgotten"));
         }
         forgotten.insert(id);
     }
@@ -142,58 +142,58 @@ pub(super) fn read_all(database: &Database) -> Result<Contents, Trouble> {
     })
 }
 
-fn read_files(reading: &ReadTransaction) -> Result<BTreeMap<FileId, FileRecord>, Trouble> {
+fn read_files(reading: &ReadTransaction) -> Result<BTreeMap<FileId, FileRecord>, DbError> {
     let manifests = reading.open_table(MANIFESTS)?;
     let mut files = BTreeMap::new();
     for row in reading.open_table(FILES)?.iter()? {
         let (id, bytes) = row?;
         let id = FileId(*id.value());
         let row = decode_file(id, bytes.value())?;
-        let payload = manifests.get(&id.0)?.ok_or_else(|| wrong(named(id), "it has no manifest"))?;
+        let payload = manifests.get(&id.0)?.ok_or_else(|| invalid(named(id), "the manifest is missing"))?;
         let layout = decode_manifest(&row, payload.value())?.layout().clone();
         files.insert(id, FileRecord { kept: row.kept, layout, offloaded: row.offloaded });
     }
     match manifests.len()? == files.len() as u64 {
         true => Ok(files),
-        false => Err(Trouble::Wrong("there are manifests of files that are not there".to_owned())),
+        false => Err(DbError::Invalid("a manifest belongs to no file".to_owned())),
     }
 }
 
-fn read_volunteers(reading: &ReadTransaction) -> Result<BTreeMap<VolunteerNumber, VolunteerRecord>, Trouble> {
+fn read_volunteers(reading: &ReadTransaction) -> Result<BTreeMap<VolunteerNumber, VolunteerRecord>, DbError> {
     let mut volunteers = BTreeMap::new();
     for row in reading.open_table(VOLUNTEERS)?.iter()? {
         let (number, bytes) = row?;
         let number = VolunteerNumber(number.value());
         let VolunteerRow { key, name, address, offered } = serde_json::from_slice(bytes.value())
-            .map_err(|error| wrong(format!("volunteer {}", number.0), error))?;
+            .map_err(|error| invalid(format!("volunteer {}", number.0), error))?;
         volunteers.insert(number, VolunteerRecord { number, key, name, address, offered });
     }
     Ok(volunteers)
 }
 
-/// What is said of a file.
-pub(super) fn file(database: &Database, id: FileId) -> Result<Option<FileRow>, Trouble> {
+/// Reads the record of a file.
+pub(super) fn file(database: &Database, id: FileId) -> Result<Option<FileRow>, DbError> {
     let table = database.begin_read()?.open_table(FILES)?;
     let row = table.get(&id.0)?;
     row.map(|bytes| decode_file(id, bytes.value())).transpose()
 }
 
-/// The manifest of a file.
-pub(super) fn manifest(database: &Database, id: FileId) -> Result<Option<Manifest>, Trouble> {
+/// Reads the manifest of a file.
+pub(super) fn manifest(database: &Database, id: FileId) -> Result<Option<Manifest>, DbError> {
     let reading = database.begin_read()?;
     let (files, manifests) = (reading.open_table(FILES)?, reading.open_table(MANIFESTS)?);
     let Some(row) = files.get(&id.0)? else { return Ok(None) };
     let row = decode_file(id, row.value())?;
-    let payload = manifests.get(&id.0)?.ok_or_else(|| wrong(named(id), "it has no manifest"))?;
+    let payload = manifests.get(&id.0)?.ok_or_else(|| invalid(named(id), "the manifest is missing"))?;
     decode_manifest(&row, payload.value()).map(Some)
 }
 
-/// Writes a file that is new, or the name of one that is there.
+/// Adds a file, or updates the name of a known one.
 pub(super) fn put_file(
     writing: &WriteTransaction,
     kept: &KeptFile,
     manifest: &Manifest,
-) -> Result<(), Trouble> {
+) -> Result<(), DbError> {
     let (id, layout) = (kept.file.id, manifest.layout());
     let mut files = writing.open_table(FILES)?;
     let known = files.get(&id.0)?.map(|bytes| decode_file(id, bytes.value())).transpose()?;
@@ -207,7 +207,7 @@ pub(super) fn put_file(
     let fits =
         manifest.id() == id && (layout.size(), layout.count()) == (row.kept.file.size, row.kept.file.chunks);
     if !fits {
-        return Err(Trouble::Inconsistent(format!("{} with the manifest of another", named(id))));
+        return Err(DbError::Inconsistent(format!("the manifest of {} belongs to another file", named(id))));
     }
     files.insert(&id.0, encode(&row)?.as_slice())?;
     writing.open_table(MANIFESTS)?.insert(&id.0, manifest.payload().as_slice())?;
@@ -215,8 +215,8 @@ pub(super) fn put_file(
     Ok(())
 }
 
-/// Makes changes in order.
-pub(super) fn apply(writing: &WriteTransaction, changes: &[Change]) -> Result<(), Trouble> {
+/// Applies changes in order.
+pub(super) fn apply(writing: &WriteTransaction, changes: &[Change]) -> Result<(), DbError> {
     for change in changes {
         match change {
             Change::Volunteer(VolunteerRecord { number, key, name, address, offered }) => {
@@ -229,7 +229,7 @@ pub(super) fn apply(writing: &WriteTransaction, changes: &[Change]) -> Result<()
                 let mut files = writing.open_table(FILES)?;
                 let row = files.get(&id.0)?.map(|bytes| decode_file(*id, bytes.value())).transpose()?;
                 let Some(mut row) = row else {
-                    log::debug!("{} is not kept, offloaded or not", id.short());
+                    log::debug!("offload state of {} ignored: the file is not kept", id.short());
                     continue;
                 };
                 row.offloaded = *offloaded;
@@ -246,7 +246,7 @@ fn hold(
     id: FileId,
     volunteer: VolunteerNumber,
     chunks: &Bitfield,
-) -> Result<(), Trouble> {
+) -> Result<(), DbError> {
     let mut held = writing.open_table(HELD)?;
     if chunks.held() == 0 {
         held.remove((&id.0, volunteer.0))?;
@@ -254,21 +254,21 @@ fn hold(
     }
     let file = writing.open_table(FILES)?.get(&id.0)?.map(|bytes| decode_file(id, bytes.value()));
     let Some(row) = file.transpose()? else {
-        log::debug!("{} is not kept, whatever volunteer {} holds of it", id.short(), volunteer.0);
+        log::debug!("chunks of {} at volunteer {} ignored: the file is not kept", id.short(), volunteer.0);
         return Ok(());
     };
-    let what = || format!("what volunteer {} holds of file {id}", volunteer.0);
+    let subject = || format!("chunks of file {id} at volunteer {}", volunteer.0);
     if writing.open_table(VOLUNTEERS)?.get(volunteer.0)?.is_none() {
-        return Err(Trouble::Inconsistent(format!("{}: there is no such volunteer", what())));
+        return Err(DbError::Inconsistent(format!("{}: unknown volunteer", subject())));
     }
     if chunks.count() != row.kept.file.chunks {
-        return Err(Trouble::Inconsistent(format!("{}: it has another number of chunks", what())));
+        return Err(DbError::Inconsistent(format!("{}: the bitmap has another number of chunks", subject())));
     }
     held.insert((&id.0, volunteer.0), chunks.to_bytes().as_slice())?;
     Ok(())
 }
 
-fn forget(writing: &WriteTransaction, id: FileId) -> Result<(), Trouble> {
+fn forget(writing: &WriteTransaction, id: FileId) -> Result<(), DbError> {
     writing.open_table(FILES)?.remove(&id.0)?;
     writing.open_table(MANIFESTS)?.remove(&id.0)?;
     writing.open_table(HELD)?.retain_in((&id.0, 0)..=(&id.0, u32::MAX), |_, _| false)?;

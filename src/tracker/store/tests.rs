@@ -1,4 +1,4 @@
-//! What is written is read back, and what cannot have been written is refused.
+//! Tests of the catalogue: records are read back, and inconsistent or damaged records are rejected.
 
 use super::*;
 use crate::content::{ChunkIndex, Digest, FileName, Layout, Md5, PeerName};
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use tempfile::TempDir;
 
-/// The file of that number, of `number % 5 + 1` chunks, every third of unequal ones.
+/// File `number`, of `number % 5 + 1` chunks; in every third file they are of unequal length.
 pub(super) fn file(number: u8) -> (KeptFile, Manifest) {
     let count = u32::from(number % 5) + 1;
     let layout = match number % 3 {
@@ -39,14 +39,14 @@ pub(super) fn held(number: u8, volunteer: u32, bits: u8) -> Change {
     Change::Held { file: kept.file.id, volunteer: VolunteerNumber(volunteer), chunks }
 }
 
-/// What is done to a catalogue.
+/// A call on a catalogue.
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Add(u8, u8),
     Commit(Vec<Change>),
 }
 
-/// What it is to say then.
+/// Expected content of the catalogue.
 #[derive(Default)]
 pub(super) struct Model {
     files: BTreeMap<FileId, FileRecord>,
@@ -114,12 +114,12 @@ fn renamed(number: u8, name: u8) -> (KeptFile, Manifest) {
     (kept, manifest)
 }
 
-/// Does a step as a tracker would.
+/// Performs a step as a tracker does.
 pub(super) fn perform(catalogue: &dyn Catalogue, step: &Step) -> Result<(), CatalogueError> {
     match step {
         Step::Add(number, name) => {
             let (mut kept, manifest) = renamed(*number, *name);
-            // Only what was said first counts, but for the name.
+            // The first MD5 counts; only the name of a known file is updated.
             let known = catalogue.load()?.files.iter().any(|known| known.kept.file.id == kept.file.id);
             if known {
                 kept.md5 = Md5([99; 16]);
@@ -142,7 +142,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..6u8, 0..3u8).prop_map(|(number, name)| Step::Add(number, name)),
         proptest::collection::vec(change, 0..6).prop_map(Step::Commit),
     ];
-    // All volunteers are there from the start.
+    // All volunteers exist from the start.
     let first = Step::Commit((0..4).map(|number| Change::Volunteer(volunteer(number, 1))).collect());
     proptest::collection::vec(step, 0..12)
         .prop_map(move |steps| [first.clone()].into_iter().chain(steps).collect())
@@ -151,7 +151,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn says_what_it_was_told_also_when_opened_again(steps in steps(), reopen in 0..12usize) {
+    fn records_are_read_back_also_after_a_restart(steps in steps(), reopen in 0..12usize) {
         let folder = TempDir::new().unwrap();
         let mut catalogue = RedbCatalogue::open(folder.path()).unwrap();
         let mut model = Model::default();
@@ -176,7 +176,7 @@ proptest! {
     }
 }
 
-/// A catalogue with something of everything in it.
+/// A catalogue with rows in every table.
 fn filled(folder: &Path) -> Contents {
     let catalogue = RedbCatalogue::open(folder).unwrap();
     for number in 0..8 {
@@ -191,7 +191,7 @@ fn filled(folder: &Path) -> Contents {
 }
 
 #[test]
-fn what_does_not_fit_together_is_refused_and_nothing_of_it_is_written() {
+fn inconsistent_changes_are_rejected_and_not_written() {
     let folder = TempDir::new().unwrap();
     let before = filled(folder.path());
     let catalogue = RedbCatalogue::open(folder.path()).unwrap();
@@ -216,7 +216,7 @@ fn what_does_not_fit_together_is_refused_and_nothing_of_it_is_written() {
 }
 
 #[test]
-fn two_trackers_do_not_share_a_folder_and_a_rebuild_moves_aside() {
+fn the_state_folder_is_locked_and_rebuild_renames_the_old_catalogue() {
     let folder = TempDir::new().unwrap();
     let state = folder.path().join("deep").join("state");
     let before = filled(&state);
@@ -239,7 +239,7 @@ fn two_trackers_do_not_share_a_folder_and_a_rebuild_moves_aside() {
 }
 
 #[test]
-fn a_rebuild_without_a_catalogue_and_one_that_was_only_begun_start_empty() {
+fn rebuild_starts_empty_without_a_complete_catalogue() {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join(NEW_FILE), "half").unwrap();
     assert_eq!(RedbCatalogue::rebuild(folder.path()).unwrap().load().unwrap(), Contents::default());
@@ -248,7 +248,7 @@ fn a_rebuild_without_a_catalogue_and_one_that_was_only_begun_start_empty() {
 }
 
 #[test]
-fn another_version_and_another_database_are_refused() {
+fn other_schema_versions_and_other_databases_are_rejected() {
     let folder = TempDir::new().unwrap();
     filled(folder.path());
     let catalogue = RedbCatalogue::open(folder.path()).unwrap();
@@ -265,19 +265,19 @@ fn another_version_and_another_database_are_refused() {
     let other = Database::create(&path).unwrap();
     drop(other);
     let error = RedbCatalogue::open(folder.path()).err().unwrap().to_string();
-    assert!(error.contains("something else") && error.contains("--rebuild"), "{error}");
+    assert!(error.contains("another program") && error.contains("--rebuild"), "{error}");
 }
 
-/// Rows that no call would write, each behind the program's back.
+/// Writes rows that no call would write, past the public interface.
 #[test]
-fn impossible_rows_are_refused() {
-    type Writes = fn(&WriteTransaction) -> Result<(), Trouble>;
+fn inconsistent_rows_are_rejected() {
+    type Writes = fn(&WriteTransaction) -> Result<(), DbError>;
     let bad: [(&str, Writes); 8] = [
-        ("no such file", |writing| {
+        ("unknown file", |writing| {
             writing.open_table(HELD)?.insert((&[5; 32], 0), [1].as_slice())?;
             Ok(())
         }),
-        ("no such volunteer", |writing| {
+        ("unknown volunteer", |writing| {
             writing.open_table(HELD)?.insert((&file(1).0.file.id.0, 77), [1].as_slice())?;
             Ok(())
         }),
@@ -285,7 +285,7 @@ fn impossible_rows_are_refused() {
             writing.open_table(HELD)?.insert((&file(1).0.file.id.0, 0), [255].as_slice())?;
             Ok(())
         }),
-        ("it is nothing", |writing| {
+        ("the bitmap is empty", |writing| {
             writing.open_table(HELD)?.insert((&file(1).0.file.id.0, 0), [0].as_slice())?;
             Ok(())
         }),
@@ -297,7 +297,7 @@ fn impossible_rows_are_refused() {
             writing.open_table(VOLUNTEERS)?.insert(3, b"{}".as_slice())?;
             Ok(())
         }),
-        ("has no manifest", |writing| {
+        ("the manifest is missing", |writing| {
             writing.open_table(MANIFESTS)?.remove(&file(1).0.file.id.0)?;
             Ok(())
         }),
@@ -316,17 +316,17 @@ fn impossible_rows_are_refused() {
     }
 }
 
-/// Bytes altered and cut off all over: the same as before, or refused, never anything in between; and the file stays as
-/// it is.
+/// Random damage and truncation: the catalogue has the same content or is rejected, and the file is
+/// not changed.
 #[test]
-fn a_damaged_file_is_refused_as_a_whole_and_left_alone() {
+fn a_damaged_file_is_rejected_and_not_changed() {
     let folder = TempDir::new().unwrap();
     let before = filled(folder.path());
     let path = folder.path().join(FILE);
     let good = fs::read(&path).unwrap();
     let mut random = fastrand::Rng::with_seed(7);
     let used: Vec<usize> = (0..good.len()).filter(|at| good[*at] != 0).collect();
-    let mut refused = 0;
+    let mut rejected = 0;
     for round in 0..600 {
         let mut bad = good.clone();
         match round % 6 {
@@ -343,15 +343,15 @@ fn a_damaged_file_is_refused_as_a_whole_and_left_alone() {
         match RedbCatalogue::open(folder.path()) {
             Ok(catalogue) => assert_eq!(catalogue.load().unwrap(), before, "round {round}"),
             Err(error) => {
-                refused += 1;
+                rejected += 1;
                 let text = error.to_string();
                 let clear = text.contains(FILE) && text.contains("--rebuild");
                 assert!(matches!(error, CatalogueError::Damaged { .. }) && clear, "round {round}: {text}");
-                assert!(fs::read(&path).unwrap() == bad, "round {round} has changed the file");
+                assert!(fs::read(&path).unwrap() == bad, "round {round} changed the file");
             }
         }
     }
-    assert!(refused > 200, "only {refused} refused");
+    assert!(rejected > 200, "only {rejected} rejected");
     for garbage in [vec![], b"text".to_vec(), vec![0; 1 << 20], vec![0xff; 70_000]] {
         fs::write(&path, &garbage).unwrap();
         let error = RedbCatalogue::open(folder.path()).err().unwrap();
@@ -360,7 +360,7 @@ fn a_damaged_file_is_refused_as_a_whole_and_left_alone() {
 }
 
 #[test]
-fn a_folder_in_the_place_of_the_file_is_no_damage() {
+fn a_folder_in_place_of_the_catalogue_is_not_reported_as_damage() {
     let folder = TempDir::new().unwrap();
     fs::create_dir(folder.path().join(FILE)).unwrap();
     let error = RedbCatalogue::open(folder.path()).err().unwrap();

@@ -1,16 +1,16 @@
-//! A finished file that is served.
+//! Complete file: a verified file that is served.
 //!
-//! Its chunks were hashed once. A file that was published by its path stays open, so that it can be renamed
-//! or replaced meanwhile; one of a [shared folder](super::SharedFolder) is opened for each chunk, so that a
-//! folder of any number of files keeps none open. It is never written to. Invariant: as long as the file
-//! looks as it did when hashing began, the bytes are those that the manifest describes; after that nothing
-//! is served any more.
+//! Its chunks are hashed once. A file published by its path stays open, so that it can be renamed
+//! or replaced meanwhile. A file of a [shared folder](super::SharedFolder) is opened for each
+//! chunk, so that a folder of any size keeps no file open. The file is never written to. Invariant:
+//! as long as the file's metadata is as it was when hashing began, its bytes match the manifest;
+//! after a change, no chunk is served.
 
 use super::disk::{self, Identity, Stamp};
 use super::error::StoreError;
-use super::hashing::{self, Watch};
+use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
-use super::verify::{CheckWatch, Verify};
+use super::verify::{Verify, VerifyCallbacks};
 use super::{ChunkSource, StoredChunk, lock};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Layout, Manifest, Md5};
 use std::fs::File;
@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::{fmt, io};
 
 /// A complete, verified file.
-pub struct WholeFile {
+pub struct CompleteFile {
     path: PathBuf,
     access: Access,
     manifest: Arc<Manifest>,
@@ -28,34 +28,36 @@ pub struct WholeFile {
     progress: Progress,
 }
 
-/// What a path leads to, seen from outside: two that are equal are the same file, and nobody has touched it in between.
+/// Identity of the file under a path. Two equal stamps mean the same file, unmodified in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Glance(Identity);
+pub struct FileStamp(Identity);
 
-impl Glance {
-    /// Looks at a path; `None` when there is no regular file.
+impl FileStamp {
+    /// Reads the stamp of a path; `None` if the path is not a regular file.
     pub fn at(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
         Some(Self(Identity::of(&metadata)))
     }
 }
 
-/// How the bytes are reached again.
+/// How the file is reached for each chunk.
 enum Access {
-    /// They are in this open file, whatever its name is by now.
+    /// An open file, which may have been renamed since.
     Open { file: Arc<File>, stamp: Stamp },
-    /// They are under the path, as long as exactly this file is there.
+    /// The path, as long as it refers to exactly this file.
     Named(Identity),
 }
 
-impl WholeFile {
-    /// Hashes a file, on all cores. `chunk_size` of `None` takes the default. `hashed` is called with
-    /// byte counts as they get hashed, on any thread; `stop` is polled at least every 256 KiB. An empty file
-    /// is one empty chunk.
+impl CompleteFile {
+    /// Hashes a file on all cores and publishes it. An empty file is one empty chunk.
+    ///
+    /// `chunk_size` is in bytes; `None` selects the default. `hashed` receives the number of bytes
+    /// just hashed, from any thread; `stop` is polled at least every 256 KiB.
     ///
     /// # Errors
-    /// The path is no regular file or cannot be read, the chunk size is none, the file changes while it is
-    /// hashed ([`StoreError::Changed`]), or `stop` said so ([`StoreError::Stopped`]).
+    /// The path is not a regular file or cannot be read, the chunk size is invalid, the file
+    /// changes while it is hashed ([`StoreError::Changed`]), or `stop` returned `true`
+    /// ([`StoreError::Stopped`]).
     pub fn publish(
         path: &Path,
         chunk_size: Option<u32>,
@@ -66,25 +68,34 @@ impl WholeFile {
         let layout = Layout::even(stamp.size, chunk_size)?;
         let digests = Mutex::new(vec![Digest([0; 32]); layout.count() as usize]);
         let all: Vec<ChunkIndex> = layout.indices().collect();
-        hashing::hash_chunks(&file, path, &layout, &all, Watch { hashed, stop }, &|index, digest| {
-            lock(&digests)[index.at()] = digest;
-            true
-        })?;
+        hashing::hash_chunks(
+            &file,
+            path,
+            &layout,
+            &all,
+            HashCallbacks { hashed, stop },
+            &|index, digest| {
+                lock(&digests)[index.at()] = digest;
+                true
+            },
+        )?;
         let digests = std::mem::take(&mut *lock(&digests));
         Self::unchanged(path, file, stamp, Arc::new(Manifest::new(layout, digests)?))
     }
 
-    /// Checks a file that is there against a manifest, all of it or what `verify` says: `Some` when it has that
-    /// content, as far as has been looked, `None` when it differs. A file of another size is not read; reading ends
-    /// at the first chunk that differs. **Only what was checked in full may be served.**
+    /// Verifies an existing file against a manifest, to the extent of `verify`: `Some` if the
+    /// hashed chunks match, `None` if the file differs.
+    ///
+    /// A file of another size is not read; reading ends at the first chunk that differs. **Only a
+    /// file verified in full may be served.**
     ///
     /// # Errors
-    /// As for [`publish`](Self::publish); a file that is not there is [`StoreError::Io`].
+    /// As for [`publish`](Self::publish); a missing file is [`StoreError::Io`].
     pub fn check(
         path: &Path,
         manifest: Arc<Manifest>,
         verify: Verify,
-        watch: CheckWatch<'_>,
+        callbacks: VerifyCallbacks<'_>,
     ) -> Result<Option<Self>, StoreError> {
         let (file, stamp) = disk::open_regular(path)?;
         let layout = manifest.layout();
@@ -93,10 +104,10 @@ impl WholeFile {
         }
         let chosen = verify.choose(&Bitfield::all(layout.count()));
         let length = |index: &ChunkIndex| layout.span(*index).map_or(0, |span| u64::from(span.length));
-        (watch.begin)(chosen.iter().map(length).sum());
-        let watch = Watch { hashed: watch.hashed, stop: watch.stop };
+        (callbacks.begin)(chosen.iter().map(length).sum());
+        let callbacks = HashCallbacks { hashed: callbacks.hashed, stop: callbacks.stop };
         let same = AtomicBool::new(true);
-        hashing::hash_chunks(&file, path, layout, &chosen, watch, &|index, digest| {
+        hashing::hash_chunks(&file, path, layout, &chosen, callbacks, &|index, digest| {
             let equal = manifest.digest(index) == Some(digest);
             same.fetch_and(equal, Relaxed);
             equal
@@ -107,11 +118,11 @@ impl WholeFile {
         }
     }
 
-    /// Takes a file that is there for what a manifest says, without reading it: **the caller vouches for its
-    /// bytes**, having just verified each of them, as a finished download has. Only the size is compared.
+    /// Accepts an existing file for a manifest without reading it: **the caller has verified its
+    /// bytes**, as a finished download has. Only the size is compared.
     ///
     /// # Errors
-    /// The path is no regular file or cannot be opened, or it has another size than the manifest says
+    /// The path is not a regular file or cannot be opened, or the size differs from the manifest
     /// ([`StoreError::Changed`]).
     pub fn verified(path: &Path, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
         let (file, stamp) = disk::open_regular(path)?;
@@ -121,9 +132,11 @@ impl WholeFile {
         }
     }
 
-    /// Lets go of the open file: from now on it is opened by its path for each chunk, and has to be exactly
-    /// the file of this identity. It must be that now, or else it is [`StoreError::Changed`]; an identity
-    /// that was taken before hashing began therefore stands for the bytes that were hashed.
+    /// Closes the open file; from now on it is opened by its path for each chunk.
+    ///
+    /// The path must refer to the file with this identity now and at each later open, otherwise the
+    /// result is [`StoreError::Changed`]. An identity read before hashing began therefore stands
+    /// for the hashed bytes.
     pub(super) fn by_path(mut self, identity: Identity) -> Result<Self, StoreError> {
         if let Access::Open { file, .. } = &self.access {
             identity.check(file, &self.path)?;
@@ -140,7 +153,7 @@ impl WholeFile {
         Ok(Self { path: path.to_owned(), access, manifest, id, progress })
     }
 
-    /// The MD5 of all of it, read once more from its beginning to its end, on this thread. The callbacks are those of
+    /// MD5 of the file, from a second pass on this thread. For the callbacks see
     /// [`publish`](Self::publish).
     ///
     /// # Errors
@@ -150,31 +163,32 @@ impl WholeFile {
         hashed: &(dyn Fn(u64) + Sync),
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Md5, StoreError> {
-        let md5 = hashing::md5(&*self.open()?, &self.path, self.layout().size(), Watch { hashed, stop })?;
+        let md5 =
+            hashing::md5(&*self.open()?, &self.path, self.layout().size(), HashCallbacks { hashed, stop })?;
         self.open().map(|_| md5)
     }
 
-    /// What the file is known by.
+    /// Id of the file: the hash of its manifest.
     pub fn id(&self) -> FileId {
         self.id
     }
 
-    /// Where the file was when it was opened.
+    /// Path of the file when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How the file is cut.
+    /// Chunk layout of the file.
     pub fn layout(&self) -> &Layout {
         self.manifest.layout()
     }
 
-    /// The file, open, if it is still the one that was hashed.
+    /// Opens the file, or returns the open one; fails if it is no longer the hashed file.
     fn open(&self) -> Result<Arc<File>, StoreError> {
         match &self.access {
             Access::Open { file, stamp } => stamp.check(file, &self.path).map(|()| Arc::clone(file)),
             Access::Named(identity) => {
-                let (file, _) = disk::open_regular(&self.path).map_err(gone)?;
+                let (file, _) = disk::open_regular(&self.path).map_err(missing_as_changed)?;
                 identity.check(&file, &self.path)?;
                 Ok(Arc::new(file))
             }
@@ -182,14 +196,14 @@ impl WholeFile {
     }
 }
 
-impl fmt::Debug for WholeFile {
+impl fmt::Debug for CompleteFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WholeFile").field("path", &self.path).field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("CompleteFile").field("path", &self.path).field("id", &self.id).finish_non_exhaustive()
     }
 }
 
-/// That nothing, or no file, is there any more is a change.
-fn gone(error: StoreError) -> StoreError {
+/// Treats a missing or non-regular file as changed.
+fn missing_as_changed(error: StoreError) -> StoreError {
     match error {
         StoreError::NotAFile(path) => StoreError::Changed(path),
         StoreError::Io { path, source, .. }
@@ -201,7 +215,7 @@ fn gone(error: StoreError) -> StoreError {
     }
 }
 
-impl ChunkSource for WholeFile {
+impl ChunkSource for CompleteFile {
     fn manifest(&self) -> Option<Arc<Manifest>> {
         Some(Arc::clone(&self.manifest))
     }
@@ -235,56 +249,56 @@ mod tests {
 
     fn file_of(bytes: &[u8]) -> (TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
-        // A name that is not UTF-8 is nothing special here.
+        // A name that is not UTF-8 is valid.
         let path = folder.path().join(OsStr::from_bytes(b"odd \xff\nname"));
         fs::write(&path, bytes).unwrap();
         (folder, path)
     }
 
-    fn publish(path: &Path) -> Result<WholeFile, StoreError> {
-        WholeFile::publish(path, Some(CHUNK as u32), &|_| (), &|| false)
+    fn publish(path: &Path) -> Result<CompleteFile, StoreError> {
+        CompleteFile::publish(path, Some(CHUNK as u32), &|_| (), &|| false)
     }
 
-    fn check(path: &Path, manifest: Arc<Manifest>) -> Option<WholeFile> {
-        WholeFile::check(path, manifest, Verify::Full, CheckWatch::NOBODY).unwrap()
+    fn check(path: &Path, manifest: Arc<Manifest>) -> Option<CompleteFile> {
+        CompleteFile::check(path, manifest, Verify::Full, VerifyCallbacks::NONE).unwrap()
     }
 
     #[test]
-    fn every_size_is_hashed_and_served_whole() {
+    fn a_file_of_any_size_is_hashed_and_served_completely() {
         for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 7 * CHUNK, 7 * CHUNK + 1] {
             let bytes: Vec<u8> = (0..size).map(|at| (at / 7) as u8).collect();
             let (_folder, path) = file_of(&bytes);
             let count = AtomicU64::new(0);
             let counted = |bytes| _ = count.fetch_add(bytes, Relaxed);
-            let whole = WholeFile::publish(&path, Some(CHUNK as u32), &counted, &|| false).unwrap();
+            let complete = CompleteFile::publish(&path, Some(CHUNK as u32), &counted, &|| false).unwrap();
             assert_eq!(count.into_inner(), size as u64);
-            let manifest = whole.manifest().unwrap();
+            let manifest = complete.manifest().unwrap();
             let mut served = Vec::new();
             for index in manifest.layout().indices() {
-                let chunk = whole.stored(index).unwrap();
-                let mut piece = vec![0; chunk.length as usize];
-                chunk.file.read_exact_at(&mut piece, chunk.offset).unwrap();
-                assert_eq!(manifest.digest(index), Some(Digest::of(&piece)));
-                served.extend(piece);
+                let chunk = complete.stored(index).unwrap();
+                let mut bytes = vec![0; chunk.length as usize];
+                chunk.file.read_exact_at(&mut bytes, chunk.offset).unwrap();
+                assert_eq!(manifest.digest(index), Some(Digest::of(&bytes)));
+                served.extend(bytes);
             }
-            assert!(served == bytes && whole.progress().is_complete());
+            assert!(served == bytes && complete.progress().is_complete());
             let past = ChunkIndex(manifest.layout().count());
-            assert!(matches!(whole.stored(past), Err(StoreError::Missing(_))));
-            assert_eq!(check(&path, manifest).unwrap().id(), whole.id());
+            assert!(matches!(complete.stored(past), Err(StoreError::Missing(_))));
+            assert_eq!(check(&path, manifest).unwrap().id(), complete.id());
         }
     }
 
     #[test]
-    fn chunks_larger_than_the_buffer() {
+    fn chunks_larger_than_the_read_buffer_are_hashed() {
         let (_folder, path) = file_of(&vec![7; 5 << 20]);
-        let whole = WholeFile::publish(&path, Some(4 << 20), &|_| (), &|| false).unwrap();
-        let manifest = whole.manifest().unwrap();
+        let complete = CompleteFile::publish(&path, Some(4 << 20), &|_| (), &|| false).unwrap();
+        let manifest = complete.manifest().unwrap();
         assert_eq!(manifest.digest(ChunkIndex(0)), Some(Digest::of(&vec![7; 4 << 20])));
         assert_eq!(manifest.digest(ChunkIndex(1)), Some(Digest::of(&vec![7; 1 << 20])));
     }
 
     #[test]
-    fn a_file_that_differs_is_told_and_one_of_another_size_is_not_read() {
+    fn check_rejects_a_different_file_and_does_not_read_another_size() {
         let (_folder, path) = file_of(&vec![1; 3 * CHUNK]);
         let manifest = publish(&path).unwrap().manifest().unwrap();
         let mut bytes = vec![1; 3 * CHUNK];
@@ -292,15 +306,15 @@ mod tests {
         fs::write(&path, &bytes).unwrap();
         assert!(check(&path, Arc::clone(&manifest)).is_none());
         fs::write(&path, &bytes[1..]).unwrap();
-        let unread = |_| unreachable!("the size was enough");
+        let unread = |_| unreachable!("a file of another size is not read");
         for verify in [Verify::Full, Verify::Sample, Verify::None] {
-            let watch = CheckWatch { begin: &unread, hashed: &unread, stop: &|| false };
-            assert!(WholeFile::check(&path, manifest.clone(), verify, watch).unwrap().is_none());
+            let callbacks = VerifyCallbacks { begin: &unread, hashed: &unread, stop: &|| false };
+            assert!(CompleteFile::check(&path, manifest.clone(), verify, callbacks).unwrap().is_none());
         }
     }
 
     #[test]
-    fn less_than_a_full_check_reads_less() {
+    fn a_sample_check_reads_only_the_sampled_chunks() {
         let (_folder, path) = file_of(&vec![1; 100 * CHUNK]);
         let manifest = publish(&path).unwrap().manifest().unwrap();
         let size = CHUNK as u64;
@@ -308,62 +322,63 @@ mod tests {
             let (read, told) = (AtomicU64::new(0), AtomicU64::new(0));
             let hashed = |bytes| _ = read.fetch_add(bytes, Relaxed);
             let begin = |bytes| told.store(bytes, Relaxed);
-            let watch = CheckWatch { begin: &begin, hashed: &hashed, stop: &|| false };
-            assert!(WholeFile::check(&path, manifest.clone(), verify, watch).unwrap().is_some());
+            let callbacks = VerifyCallbacks { begin: &begin, hashed: &hashed, stop: &|| false };
+            assert!(CompleteFile::check(&path, manifest.clone(), verify, callbacks).unwrap().is_some());
             assert_eq!((read.into_inner(), told.into_inner()), (wanted, wanted));
         }
         fs::write(&path, vec![2; 100 * CHUNK]).unwrap();
-        let check = |verify| WholeFile::check(&path, manifest.clone(), verify, CheckWatch::NOBODY).unwrap();
+        let check =
+            |verify| CompleteFile::check(&path, manifest.clone(), verify, VerifyCallbacks::NONE).unwrap();
         assert!(check(Verify::Sample).is_none() && check(Verify::None).is_some());
     }
 
     #[test]
     fn a_changed_file_is_not_served() {
         let (_folder, path) = file_of(&[1; 100]);
-        let whole = publish(&path).unwrap();
+        let complete = publish(&path).unwrap();
         let file = OpenOptions::new().append(true).open(&path).unwrap();
         file.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH)).unwrap();
-        assert!(matches!(whole.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
+        assert!(matches!(complete.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
 
-        let whole = publish(&path).unwrap();
+        let complete = publish(&path).unwrap();
         file.set_len(101).unwrap();
-        assert!(matches!(whole.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
+        assert!(matches!(complete.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
     }
 
     #[test]
     fn a_replaced_file_is_still_served() {
         let (folder, path) = file_of(&[1; 100]);
-        let whole = publish(&path).unwrap();
+        let complete = publish(&path).unwrap();
         let other = folder.path().join("other");
         fs::write(&other, "other").unwrap();
         fs::rename(other, &path).unwrap();
-        assert_eq!(whole.stored(ChunkIndex(0)).unwrap().length, 100);
+        assert_eq!(complete.stored(ChunkIndex(0)).unwrap().length, 100);
     }
 
     #[test]
-    fn a_verified_file_is_not_read_but_must_have_the_size() {
+    fn verified_compares_the_size_and_reads_nothing() {
         let (_folder, path) = file_of(&[1; 100]);
         let manifest = publish(&path).unwrap().manifest().unwrap();
-        let whole = WholeFile::verified(&path, Arc::clone(&manifest)).unwrap();
-        assert_eq!(whole.stored(ChunkIndex(0)).unwrap().length, 100);
+        let complete = CompleteFile::verified(&path, Arc::clone(&manifest)).unwrap();
+        assert_eq!(complete.stored(ChunkIndex(0)).unwrap().length, 100);
         fs::write(&path, [2; 100]).unwrap();
-        assert!(matches!(whole.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
-        assert!(WholeFile::verified(&path, Arc::clone(&manifest)).is_ok());
+        assert!(matches!(complete.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
+        assert!(CompleteFile::verified(&path, Arc::clone(&manifest)).is_ok());
         fs::write(&path, [1; 99]).unwrap();
-        assert!(matches!(WholeFile::verified(&path, manifest), Err(StoreError::Changed(_))));
+        assert!(matches!(CompleteFile::verified(&path, manifest), Err(StoreError::Changed(_))));
     }
 
     #[test]
-    fn a_file_reached_by_its_path_has_to_be_there_and_the_same() {
+    fn a_file_opened_by_path_is_served_only_while_it_is_the_same_file() {
         let (folder, path) = file_of(&[1; 100]);
         let identity = Identity::of(&fs::metadata(&path).unwrap());
-        let whole = publish(&path).unwrap().by_path(identity).unwrap();
-        assert_eq!(whole.stored(ChunkIndex(0)).unwrap().length, 100);
-        assert!(whole.open().is_ok_and(|file| Arc::strong_count(&file) == 1), "it is not kept open");
+        let complete = publish(&path).unwrap().by_path(identity).unwrap();
+        assert_eq!(complete.stored(ChunkIndex(0)).unwrap().length, 100);
+        assert!(complete.open().is_ok_and(|file| Arc::strong_count(&file) == 1), "no handle is kept open");
         fs::remove_file(&path).unwrap();
-        assert!(matches!(whole.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
+        assert!(matches!(complete.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
         fs::create_dir(&path).unwrap();
-        assert!(matches!(whole.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
+        assert!(matches!(complete.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
         let other = folder.path().join("other");
         fs::write(&other, [1; 100]).unwrap();
         assert!(matches!(publish(&other).unwrap().by_path(identity), Err(StoreError::Changed(_))));
@@ -376,30 +391,30 @@ mod tests {
             let file = OpenOptions::new().append(true).open(&path).unwrap();
             file.set_len(20 * CHUNK as u64 + 1).unwrap();
         };
-        let grown = WholeFile::publish(&path, Some(CHUNK as u32), &touch, &|| false);
+        let grown = CompleteFile::publish(&path, Some(CHUNK as u32), &touch, &|| false);
         assert!(matches!(grown, Err(StoreError::Changed(_))));
         let cut = |_| OpenOptions::new().append(true).open(&path).unwrap().set_len(1).unwrap();
-        let shrunk = WholeFile::publish(&path, Some(CHUNK as u32), &cut, &|| false);
+        let shrunk = CompleteFile::publish(&path, Some(CHUNK as u32), &cut, &|| false);
         assert!(matches!(shrunk, Err(StoreError::Changed(_))));
     }
 
     #[test]
-    fn hashing_stops_when_told_to() {
+    fn hashing_stops_when_the_callback_returns_true() {
         let (_folder, path) = file_of(&vec![1; 20 * CHUNK]);
         let count = AtomicU64::new(0);
         let counted = |bytes| _ = count.fetch_add(bytes, Relaxed);
         let stop = || count.load(Relaxed) > 0;
-        let stopped = WholeFile::publish(&path, Some(CHUNK as u32), &counted, &stop);
+        let stopped = CompleteFile::publish(&path, Some(CHUNK as u32), &counted, &stop);
         assert!(matches!(stopped, Err(StoreError::Stopped)));
         assert!(count.load(Relaxed) < 20 * CHUNK as u64);
     }
 
     #[test]
-    fn what_is_not_a_file_or_not_a_chunk_size_is_refused() {
+    fn folders_missing_files_and_bad_chunk_sizes_are_rejected() {
         let (folder, path) = file_of(b"x");
         assert!(matches!(publish(folder.path()), Err(StoreError::NotAFile(_))));
         assert!(matches!(publish(&folder.path().join("none")), Err(StoreError::Io { .. })));
-        let odd = WholeFile::publish(&path, Some(3), &|_| (), &|| false);
+        let odd = CompleteFile::publish(&path, Some(3), &|_| (), &|| false);
         assert!(matches!(odd, Err(StoreError::Layout(_))));
     }
 }
