@@ -1,4 +1,4 @@
-//! What a message costs on its way: frames, datagrams, and a datagram through the tracker and back.
+//! Cost of messages: frames, datagrams, and a datagram through the tracker and back.
 
 use shoal::content::limits::DATAGRAM_MAX;
 use shoal::content::{ChunkIndex, FileId, FileName, PeerName};
@@ -64,7 +64,7 @@ fn cookie_check(bencher: divan::Bencher) {
     bencher.bench(|| jar.validates(cookie, divan::black_box(from), 5));
 }
 
-/// A tracker with a thousand peers, a hundred to a file, and their tokens.
+/// A tracker with 1,000 peers and 100 peers per file, and the tokens of the peers.
 fn tracker() -> (Tracker, Vec<Token>) {
     let mut random = fastrand::Rng::with_seed(1);
     let mut tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(2), move || random.u128(..));
@@ -87,20 +87,20 @@ fn tracker() -> (Tracker, Vec<Token>) {
     (tracker, tokens)
 }
 
-/// All that a tracker does for a datagram, but for the system calls: decoding, the cookie, the machine, encoding. Messages
-/// are read and written in the general way; a tracker has a shorter one for heartbeats.
-fn whole_way(bencher: divan::Bencher, questions: &[Vec<u8>], tracker: &mut Tracker) {
+/// All work of a tracker for a datagram, except the system calls: decoding, the cookie, the state machine, encoding.
+/// Messages take the general path; a tracker has a faster path for heartbeats.
+fn round_trip(bencher: divan::Bencher, requests: &[Vec<u8>], tracker: &mut Tracker) {
     let jar = CookieJar::new([7; 32]);
     let from: SocketAddr = "127.0.0.1:12345".parse().unwrap();
     let mut answer = Vec::with_capacity(DATAGRAM_MAX);
-    let mut next = questions.iter().cycle();
+    let mut next = requests.iter().cycle();
     bencher.bench_local(|| {
-        let question = Datagram::<TrackerRequest>::decode(next.next().unwrap()).unwrap();
-        divan::black_box(question.cookie.is_some_and(|cookie| jar.validates(cookie, from, 0)));
-        let effects = tracker.request(NOW, Origin::Datagram(from, question.tx), question.message);
+        let request = Datagram::<TrackerRequest>::decode(next.next().unwrap()).unwrap();
+        divan::black_box(request.cookie.is_some_and(|cookie| jar.validates(cookie, from, 0)));
+        let effects = tracker.request(NOW, Origin::Datagram(from, request.tx), request.message);
         for effect in effects {
             if let Effect::Reply(_, response) = effect {
-                Datagram::new(question.tx, None, response).write(&mut answer).unwrap();
+                Datagram::new(request.tx, None, response).write(&mut answer).unwrap();
             }
         }
         answer.len()
@@ -110,15 +110,15 @@ fn whole_way(bencher: divan::Bencher, questions: &[Vec<u8>], tracker: &mut Track
 #[divan::bench]
 fn heartbeat_whole_way(bencher: divan::Bencher) {
     let (mut tracker, tokens) = tracker();
-    let questions: Vec<_> =
+    let requests: Vec<_> =
         tokens.into_iter().map(|token| datagram(TrackerRequest::Heartbeat { token })).collect();
-    whole_way(bencher, &questions, &mut tracker);
+    round_trip(bencher, &requests, &mut tracker);
 }
 
 #[divan::bench]
 fn lookup_of_30_whole_way(bencher: divan::Bencher) {
     let (mut tracker, _) = tracker();
     let lookup = |file| TrackerRequest::Lookup { name: None, id: Some(id(file)), limit: 30, token: None };
-    let questions: Vec<_> = (0..10).map(|file| datagram(lookup(file))).collect();
-    whole_way(bencher, &questions, &mut tracker);
+    let requests: Vec<_> = (0..10).map(|file| datagram(lookup(file))).collect();
+    round_trip(bencher, &requests, &mut tracker);
 }

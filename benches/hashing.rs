@@ -1,4 +1,4 @@
-//! The rate at which chunks are hashed: the largest single cost of a download.
+//! The rate of SHA-256 over chunks: the largest single cost of a download.
 
 use shoal::content::{Digest, HASH_LANES};
 
@@ -12,7 +12,7 @@ fn sha256(bencher: divan::Bencher, size: usize) {
     bencher.counter(divan::counter::BytesCount::new(size)).bench(|| Digest::of(divan::black_box(&chunk)));
 }
 
-/// As many chunks at once as are verified together.
+/// Hashes as many chunks together as a download verifies together.
 #[divan::bench(args = [16 * 1024, 512 * 1024, 4 * 1024 * 1024])]
 fn sha256_together(bencher: divan::Bencher, size: usize) {
     let chunk: Vec<u8> = (0..size).map(|at| at as u8).collect();

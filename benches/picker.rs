@@ -1,4 +1,4 @@
-//! What it costs to decide which chunk to ask of which source: of 65,536 chunks, with 64 sources.
+//! Cost of the choice of the next chunk for a source, with 65,536 chunks and 64 sources.
 
 use shoal::content::{Bitfield, ChunkIndex};
 use shoal::swarm::Moment;
@@ -12,7 +12,7 @@ const CHUNKS: u32 = 65_536;
 const SOURCES: u32 = 64;
 const NOW: Moment = Moment::from_secs(1);
 
-/// A download of which nothing is there yet, and sources that each have about so many percent.
+/// A download without chunks, and sources that each have about `percent` percent of the chunks.
 fn picker(percent: u32) -> Picker {
     let mut random = fastrand::Rng::with_seed(1);
     let mut picker = Picker::new(Bitfield::none(CHUNKS), true);
@@ -26,7 +26,7 @@ fn picker(percent: u32) -> Picker {
     picker
 }
 
-/// A chunk is picked, arrives and counts, each from the next source in turn.
+/// A chunk is picked, arrives and is verified, from each source in turn.
 #[divan::bench(args = [1, 50, 100], sample_count = 50, sample_size = 100)]
 fn pick_and_arrive(bencher: divan::Bencher, percent: u32) {
     let mut picker = picker(percent);
@@ -41,7 +41,7 @@ fn pick_and_arrive(bencher: divan::Bencher, percent: u32) {
     });
 }
 
-/// A source tells that it has one chunk more.
+/// A source announces one more chunk.
 #[divan::bench]
 fn a_source_has_more(bencher: divan::Bencher) {
     let mut picker = picker(1);

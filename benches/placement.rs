@@ -1,8 +1,8 @@
-//! How long the tracker's decisions take with a million chunks: `cargo bench --bench placement`.
+//! Duration of the tracker's replication decisions with a million chunks: `cargo bench --bench placement`.
 //!
-//! 16 files of 65,536 chunks, two copies of each, spread at random over the volunteers. A volunteer dies; what is
-//! measured is the one call that finds out what has become short, puts it in order and chooses source and target for
-//! as much of it as may be under way. The wanted figure is less than 50 ms.
+//! 16 files of 65,536 chunks, with two replicas of each chunk on random volunteers. A volunteer dies. The measured
+//! call finds the under-replicated chunks, sorts them by priority, and chooses source and target for as many copies
+//! as may be in flight. The target is less than 50 ms.
 
 use shoal::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName, limits};
 use shoal::protocol::tokens::VolunteerKey;
@@ -44,7 +44,7 @@ fn spread(volunteers: u32, random: &mut fastrand::Rng) -> BTreeMap<(u32, u8), Ve
     held
 }
 
-/// All volunteers are here, and all chunks are where they should be.
+/// A replication plan in which all volunteers are connected and each chunk has its replicas.
 fn placement(volunteers: u32) -> Placement {
     let mut random = fastrand::Rng::with_seed(7);
     let settings = Settings { challenge_every: None, ..Settings::default() };
@@ -81,8 +81,8 @@ fn copies(orders: Vec<Order>) -> Vec<Order> {
     orders.into_iter().filter(|order| matches!(order, Order::Copy { .. })).collect()
 }
 
-/// Time on a processor, where the system tells it, so that what else runs on the machine does not count; else the
-/// time that has passed.
+/// Measures the processor time of this thread where the system reports it, so that other programs on the machine do
+/// not count; otherwise the elapsed time.
 struct Stopwatch {
     ran: Option<u64>,
     began: Instant,
@@ -101,14 +101,14 @@ impl Stopwatch {
     }
 }
 
-/// Nanoseconds that this thread has run.
+/// Nanoseconds for which this thread has run.
 fn ran() -> Option<u64> {
-    // The system counts when it switches.
+    // The kernel updates the counter at a context switch.
     std::thread::yield_now();
     std::fs::read_to_string("/proc/thread-self/schedstat").ok()?.split(' ').next()?.parse().ok()
 }
 
-/// Memory in use, bytes; 0 where that cannot be told.
+/// Resident memory, bytes; 0 where it is not reported.
 fn resident() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
@@ -122,7 +122,7 @@ fn measure(volunteers: u32) {
     let bytes = resident().saturating_sub(before) / u64::from(CHUNKS) / u64::from(FILES);
     println!("{volunteers} volunteers: set up in {set_up:.0} ms");
     if bytes > 50 {
-        // Later ones use what the first has used.
+        // Later measurements reuse the memory of the first one.
         println!("  about {bytes} bytes a chunk");
     }
 

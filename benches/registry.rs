@@ -1,4 +1,5 @@
-//! What peers cost a tracker, by how many there are: time, and memory (`max alloc` of `memory` is what they hold).
+//! Cost of peers in a tracker, by their number: time, and memory (`max alloc` of `memory` is the memory that they
+//! use).
 
 use shoal::content::{FileId, FileName, PeerName};
 use shoal::protocol::tracker::{FileSummary, Token};
@@ -16,7 +17,7 @@ fn main() {
 
 const NOW: Moment = Moment::from_secs(1);
 const PEERS: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
-/// Peers that share a file.
+/// Number of peers that share a file.
 const SHARE: usize = 100;
 
 fn file(number: usize) -> FileSummary {
@@ -26,7 +27,7 @@ fn file(number: usize) -> FileSummary {
     FileSummary { id: FileId(id), name, size: 1 << 30, chunks: 2_048 }
 }
 
-/// Takes in a peer that has one of so many files.
+/// Registers a peer that announces one of `files` files.
 fn register(registry: &mut Registry, number: usize, files: usize) -> Token {
     let address = SocketAddr::from((((10 << 24) + number as u32).to_be_bytes(), 7000));
     let name = PeerName::new(format!("peer-{number:07}")).unwrap();
@@ -36,7 +37,7 @@ fn register(registry: &mut Registry, number: usize, files: usize) -> Token {
     token
 }
 
-/// So many peers of `all` that there will be.
+/// A registry with `peers` of the `all` peers that are expected.
 fn filled(peers: usize, all: usize) -> (Registry, Vec<Token>) {
     let mut registry = Registry::new(Duration::from_secs(10));
     let tokens = (0..peers).map(|number| register(&mut registry, number, all / SHARE)).collect();
@@ -77,7 +78,7 @@ fn lookup_of_30(bencher: divan::Bencher, peers: usize) {
     });
 }
 
-/// A lease of everybody: each sends a heartbeat at half of it, and time passes. Shown for one peer.
+/// The work for one lease of all peers: each sends a heartbeat after half of it, and time passes. Shown per peer.
 #[divan::bench(args = [1_000, 100_000], sample_count = 3, sample_size = 1)]
 fn a_lease_of_all(bencher: divan::Bencher, peers: usize) {
     let (mut registry, tokens) = filled(peers, peers);

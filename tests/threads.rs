@@ -1,10 +1,11 @@
-//! No thread outlives what began it. A program of its own with one test, because threads are counted for the whole
-//! process.
+//! Every thread ends no later than the call or object that started it.
+//!
+//! A separate binary with one test, because threads are counted for the whole process.
 
 #[path = "it/common/mod.rs"]
 mod common;
 
-use common::wire::{Guest, Wire};
+use common::wire::{PeerClient, Wire};
 use common::{PATIENCE, place, random_bytes, write};
 use shoal::content::limits::{CONNECTIONS_MAX, OUTBOX_MESSAGES_MAX};
 use shoal::net::{Listener, Shutdown, Threads, Timeouts, side_by_side};
@@ -26,15 +27,15 @@ fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
 }
 
-/// Runs something that begins and ends threads.
+/// Runs a function that starts threads, and asserts that none of them outlives it.
 #[track_caller]
-fn leaves_none(what: &str, run: impl FnOnce()) {
+fn assert_no_threads_left(subject: &str, run: impl FnOnce()) {
     let before = threads();
     run();
-    // A thread that has been joined is still counted for a moment.
-    let began = Instant::now();
+    // The kernel still counts a joined thread for a moment.
+    let started = Instant::now();
     while threads() > before {
-        assert!(began.elapsed() < PATIENCE, "{what} leaves {} threads", threads() - before);
+        assert!(started.elapsed() < PATIENCE, "{subject} leaves {} threads", threads() - before);
         std::thread::yield_now();
     }
 }
@@ -43,7 +44,7 @@ fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-/// Some who talk, one who says nothing, and one who has not even said hello, all of them still there at the end.
+/// Stops a hub with eight connections after the hello, of which one has been closed, and one without a hello.
 fn hub(start: impl FnOnce(&HubConfig, &Shutdown) -> Hub) {
     let shutdown = Shutdown::new();
     let config = HubConfig {
@@ -74,7 +75,7 @@ fn serving(dir: &std::path::Path) {
     let address = listener.address();
     serve(listener, shelf, &ServeOptions::default(), None, &threads, &shutdown).unwrap();
     let silent = Wire::connect(address);
-    let mut peers = [Guest::of(address), Guest::of(address)];
+    let mut peers = [PeerClient::connect(address), PeerClient::connect(address)];
     for peer in &mut peers {
         peer.ask(&shoal::protocol::peer::PeerRequest::Ping);
     }
@@ -113,12 +114,12 @@ fn seeding(dir: &std::path::Path) {
 }
 
 #[test]
-fn every_thread_ends_with_what_began_it() {
+fn every_thread_ends_with_its_owner() {
     let place = place();
-    // What is started once and for all is started now.
-    leaves_none("nothing", || ());
-    leaves_none("working side by side", || side_by_side("test", 4, || ()));
-    leaves_none("threads that spawn threads", || {
+    // The first call starts threads that live as long as the process.
+    assert_no_threads_left("nothing", || ());
+    assert_no_threads_left("working side by side", || side_by_side("test", 4, || ()));
+    assert_no_threads_left("threads that spawn threads", || {
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         for _ in 0..100 {
             let (inner, end) = (threads.clone(), shutdown.child());
@@ -128,17 +129,17 @@ fn every_thread_ends_with_what_began_it() {
         shutdown.trigger();
         threads.join();
     });
-    leaves_none("a tracker", || {
+    assert_no_threads_left("a tracker", || {
         hub(|config, shutdown| {
             let tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), || 7);
             Hub::start(config, tracker, Hands::none(), shutdown).unwrap()
         });
     });
-    leaves_none("a manager", || {
+    assert_no_threads_left("a manager", || {
         hub(|config, shutdown| {
             Hub::start(config, Manager::new(Leases::default(), false, || 7), Hands::none(), shutdown).unwrap()
         });
     });
-    leaves_none("a server", || serving(place.path()));
-    leaves_none("a seeder and its tracker", || seeding(place.path()));
+    assert_no_threads_left("a server", || serving(place.path()));
+    assert_no_threads_left("a seeder and its tracker", || seeding(place.path()));
 }

@@ -1,16 +1,14 @@
-//! The same system calls as a download, and nothing else: what is left when everything that makes a program out of
-//! them is taken away. `benches/compare/link.py` measures the programs against it.
+//! A download reduced to its system calls: the baseline against which `benches/compare/link.py` measures the
+//! programs.
 //!
-//! ```text
-//! bare send FILE                      serves FILE, says where in one line, until it is killed
-//! bare receive OUT SIZE ADDRESS...    a thread for each address: read, SHA-256, pwrite; ends when all is there
-//! bare rate BYTES                     SHA-256 of so many bytes on all cores, from buffers that are in the cache: one message
-//!                                     at a time on each core, and as many at once as the programs do
-//! bare publish FILE                   the same for a file, with what a seeder does before it serves it
-//! ```
+//! ```text bare send FILE                      serves FILE until it is killed; prints its address in one line bare
+//! receive OUT SIZE ADDRESS...    one thread per address: read, SHA-256, pwrite; ends when the file is complete bare
+//! rate BYTES                     SHA-256 of BYTES bytes on all cores, from buffers in the cache: with one message at
+//! a time on each core, and with as many at a time as the programs hash bare publish FILE                   hashes a
+//! file as a seeder does before it serves it ```
 //!
-//! A request is the number of a chunk, eight bytes; the answer is the chunk. Chunks are hashed as in the programs, several
-//! at once. `rate` and `publish` say seconds.
+//! A request is the index of a chunk, eight bytes; the response is the chunk. Several chunks are hashed together, as
+//! in the programs. `rate` and `publish` print seconds.
 
 use rustix::fs::sendfile;
 use shoal::content::{Digest, HASH_LANES};
@@ -30,17 +28,17 @@ use std::time::Instant;
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// Bytes of a chunk, as in the programs.
-const CHUNK: u64 = 512 * 1024;
-/// Chunks asked for ahead, as in the programs.
-const AHEAD: usize = 2;
-/// Bytes hashed at once from one buffer when only the rate counts: small enough for a core's own cache.
-const CACHED: usize = 64 * 1024;
+/// Chunk size in bytes, as in the programs.
+const CHUNK_BYTES: u64 = 512 * 1024;
+/// Number of chunk requests in flight, as in the programs.
+const IN_FLIGHT_MAX: usize = 2;
+/// Size of the buffer for `rate`, bytes: it fits in the cache of one core.
+const CACHED_BYTES: usize = 64 * 1024;
 
 fn main() -> Outcome {
-    let words: Vec<String> = env::args().skip(1).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words.as_slice() {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
         ["send", file] => send(Path::new(file)),
         ["receive", out, size, addresses @ ..] if !addresses.is_empty() => {
             receive(Path::new(out), size.parse()?, addresses)
@@ -51,9 +49,9 @@ fn main() -> Outcome {
             Ok(())
         }
         ["publish", file] => {
-            let began = Instant::now();
+            let started = Instant::now();
             let whole = CompleteFile::publish(Path::new(file), None, &|_| (), &|| false)?;
-            println!("{:.4} {}", began.elapsed().as_secs_f64(), whole.id());
+            println!("{:.4} {}", started.elapsed().as_secs_f64(), whole.id());
             Ok(())
         }
         _ => Err("usage: bare send FILE | receive OUT SIZE ADDRESS... | rate BYTES | publish FILE".into()),
@@ -65,7 +63,7 @@ fn send(path: &Path) -> Outcome {
     println!("{}", listener.local_addr()?);
     for stream in listener.incoming() {
         let (stream, file) = (stream?, File::open(path)?);
-        // Whoever receives may go at any time; that ends this connection and nothing else.
+        // A receiver may close its connection at any time; this ends only the thread of that connection.
         thread::spawn(move || answer(&stream, &file));
     }
     Ok(())
@@ -77,10 +75,10 @@ fn answer(mut stream: &TcpStream, file: &File) -> Outcome {
     let mut request = [0; 8];
     loop {
         stream.read_exact(&mut request)?;
-        let mut offset = u64::from_be_bytes(request) * CHUNK;
-        let end = size.min(offset + CHUNK);
+        let mut offset = u64::from_be_bytes(request) * CHUNK_BYTES;
+        let end = size.min(offset + CHUNK_BYTES);
         while offset < end {
-            // `sendfile` moves the offset on.
+            // `sendfile` advances the offset.
             let left = (end - offset) as usize;
             sendfile(stream, file, Some(&mut offset), left)?;
         }
@@ -105,22 +103,22 @@ fn receive(out: &Path, size: u64, addresses: &[&str]) -> Outcome {
 fn fetch(address: &str, file: &File, size: u64, next: &AtomicU64) -> Outcome {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
-    let chunks = size.div_ceil(CHUNK);
-    let mut asked = VecDeque::new();
-    let mut buffers = vec![vec![0; CHUNK as usize]; HASH_LANES];
+    let chunks = size.div_ceil(CHUNK_BYTES);
+    let mut in_flight = VecDeque::new();
+    let mut buffers = vec![vec![0; CHUNK_BYTES as usize]; HASH_LANES];
     loop {
         let mut batch = Vec::new();
         for buffer in &mut buffers {
-            while asked.len() < AHEAD {
+            while in_flight.len() < IN_FLIGHT_MAX {
                 let index = next.fetch_add(1, Relaxed);
                 if index >= chunks {
                     break;
                 }
                 stream.write_all(&index.to_be_bytes())?;
-                asked.push_back(index);
+                in_flight.push_back(index);
             }
-            let Some(index) = asked.pop_front() else { break };
-            let bytes = &mut buffer[..CHUNK.min(size - index * CHUNK) as usize];
+            let Some(index) = in_flight.pop_front() else { break };
+            let bytes = &mut buffer[..CHUNK_BYTES.min(size - index * CHUNK_BYTES) as usize];
             stream.read_exact(bytes)?;
             batch.push((index, &*bytes));
         }
@@ -129,25 +127,25 @@ fn fetch(address: &str, file: &File, size: u64, next: &AtomicU64) -> Outcome {
         }
         black_box(Digest::of_each(&batch.iter().map(|(_, bytes)| *bytes).collect::<Vec<_>>()));
         for (index, bytes) in batch {
-            file.write_all_at(bytes, index * CHUNK)?;
+            file.write_all_at(bytes, index * CHUNK_BYTES)?;
         }
     }
 }
 
-/// Seconds that the SHA-256 of so many bytes takes, each core hashing so many messages at once, again and again.
+/// Seconds for the SHA-256 of `bytes` bytes, if each core hashes `together` messages at a time.
 fn rate(bytes: u64, together: usize) -> f64 {
     let next = AtomicU64::new(0);
-    let buffer = vec![7; CACHED];
-    let began = Instant::now();
+    let buffer = vec![7; CACHED_BYTES];
+    let started = Instant::now();
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, |cores| cores.get()) {
             scope.spawn(|| {
                 let messages = vec![buffer.as_slice(); together];
-                while next.fetch_add((CACHED * together) as u64, Relaxed) < bytes {
+                while next.fetch_add((CACHED_BYTES * together) as u64, Relaxed) < bytes {
                     black_box(Digest::of_each(black_box(&messages)));
                 }
             });
         }
     });
-    began.elapsed().as_secs_f64()
+    started.elapsed().as_secs_f64()
 }

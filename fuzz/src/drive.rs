@@ -1,9 +1,9 @@
-//! Drives a machine that answers requests with arbitrary events, and checks every effect against a small model of who
-//! is there.
+//! Drives the state machine of a tracker or manager with arbitrary events, and checks each effect against a simple
+//! model of the registered peers.
 //!
-//! What must hold: a request is answered once, first and to who asked, over a datagram with what fits in one; nothing is
-//! sent to a connection that has ended; nobody is named whose lease has ended; what is announced to follow does; log
-//! lines are lines; and when everybody has gone nothing is left.
+//! Invariants: a request is answered once, before its other effects, to its sender, and over UDP with a datagram that
+//! fits; no message is sent to a closed connection; no peer with an expired lease is listed; an announced payload
+//! follows; log lines have no control characters; after all peers have left, no state remains.
 
 use crate::requests::Ask;
 use crate::{fits_in_a_datagram, is_one_line, survives};
@@ -20,30 +20,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// How long a peer counts as alive here.
+/// Lease of a peer.
 pub const LEASE: Duration = Duration::from_secs(10);
-/// Connections that are open at once.
+/// Number of connections that are open at the same time.
 const CONNECTIONS: usize = 6;
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Arbitrary, Debug, Clone, Copy)]
-pub enum Asker {
-    /// A datagram.
+pub enum Sender {
+    /// A UDP source, by number.
     Datagram(u8),
-    /// One of the connections.
+    /// A connection, by number.
     Connection(u8),
 }
 
-/// What happens.
+/// An input of the machine.
 #[derive(Arbitrary, Debug)]
 pub enum Event {
-    /// Somebody asks something.
-    Asks(Asker, Ask),
-    /// A connection ends.
+    /// A request from a sender.
+    Request(Sender, Ask),
+    /// A connection closes.
     Ends(u8),
-    /// Tenths of a second pass.
+    /// Tenths of a second pass, and then the machine's timer runs.
     Passes(u8),
-    /// The same, and the machine has not been told of it yet.
+    /// Tenths of a second pass without a call of the machine's timer.
     Elapses(u8),
 }
 
@@ -54,19 +54,19 @@ struct Peer {
     expires: Moment,
 }
 
-/// The world around a machine.
+/// The environment of a machine, and the model of its peers.
 pub struct World<M> {
-    /// What is driven.
+    /// The machine under test.
     pub machine: M,
-    /// The time.
+    /// The current time.
     pub now: Moment,
-    /// A manager, which keeps nothing but the list.
+    /// Whether the machine is a manager, which only keeps the list of members.
     pub is_manager: bool,
-    /// A tracker that keeps files at volunteers.
+    /// Whether the machine is a tracker that replicates files to volunteers.
     pub keeps: bool,
-    /// Addresses that are always there: the tracker's own.
+    /// Addresses that need no registration: those of the tracker itself.
     pub always: BTreeSet<SocketAddr>,
-    /// Tasks under way.
+    /// Tasks that the machine has started.
     pub tasks: Vec<ExecutorTask>,
     connections: Vec<ConnectionId>,
     next: u64,
@@ -77,7 +77,7 @@ pub struct World<M> {
     lists: BTreeMap<ConnectionId, Vec<PeerSummary>>,
 }
 
-/// A source of tokens that are easy to tell apart.
+/// A generator of tokens that are consecutive numbers.
 pub fn draw() -> impl FnMut() -> u128 + Send + 'static {
     let mut next = 0;
     move || {
@@ -87,7 +87,7 @@ pub fn draw() -> impl FnMut() -> u128 + Send + 'static {
 }
 
 impl<M: Machine> World<M> {
-    /// Nobody is there yet.
+    /// An environment without peers.
     pub fn new(machine: M, is_manager: bool) -> Self {
         Self {
             machine,
@@ -106,10 +106,10 @@ impl<M: Machine> World<M> {
         }
     }
 
-    /// Lets something happen.
-    pub fn happens(&mut self, event: Event) {
+    /// Applies an event.
+    pub fn apply(&mut self, event: Event) {
         match event {
-            Event::Asks(asker, ask) => self.asks(asker, ask),
+            Event::Request(sender, ask) => self.request(sender, ask),
             Event::Ends(number) => self.ends(usize::from(number) % CONNECTIONS),
             Event::Elapses(tenths) => self.now += Duration::from_millis(u64::from(tenths) * 100),
             Event::Passes(tenths) => {
@@ -119,10 +119,10 @@ impl<M: Machine> World<M> {
         }
     }
 
-    fn origin(&self, asker: Asker) -> Origin {
-        match asker {
-            Asker::Datagram(host) => Origin::Datagram(([10, 0, 0, host % 4], 9_999).into(), 7),
-            Asker::Connection(number) => {
+    fn origin(&self, sender: Sender) -> Origin {
+        match sender {
+            Sender::Datagram(host) => Origin::Datagram(([10, 0, 0, host % 4], 9_999).into(), 7),
+            Sender::Connection(number) => {
                 let at = usize::from(number) % CONNECTIONS;
                 let ip = if at == 0 { [127, 0, 0, 1] } else { [10, 0, 0, at as u8 % 4] };
                 Origin::Connection(self.connections[at], IpAddr::from(ip))
@@ -130,8 +130,8 @@ impl<M: Machine> World<M> {
         }
     }
 
-    fn asks(&mut self, asker: Asker, ask: Ask) {
-        let origin = self.origin(asker);
+    fn request(&mut self, sender: Sender, ask: Ask) {
+        let origin = self.origin(sender);
         let token = |number: usize| *self.tokens.get(number % (self.tokens.len() + 1)).unwrap_or(&Token(0));
         let sealed = |at: usize| *self.sealed.get(at % (self.sealed.len() + 1)).unwrap_or(&FileId([9; 32]));
         let request = ask.request(token, sealed);
@@ -156,13 +156,16 @@ impl<M: Machine> World<M> {
         });
         match &reply {
             Some((to, response)) => {
-                assert!(matches!(effects[0], Effect::Reply(..)), "the answer to {request:?} comes first");
+                assert!(
+                    matches!(effects[0], Effect::Reply(..)),
+                    "the response to {request:?} is not the first effect"
+                );
                 assert_eq!(*to, origin);
                 if matches!(origin, Origin::Datagram(..)) {
-                    assert!(fits_in_a_datagram(response.clone()), "{response:?} fits in no datagram");
+                    assert!(fits_in_a_datagram(response.clone()), "{response:?} does not fit in a datagram");
                 }
             }
-            None => self.silence(origin, &request, &effects),
+            None => self.assert_no_reply_expected(origin, &request, &effects),
         }
         self.learn(origin, &request, reply.map(|(_, response)| response), known);
         self.check(effects);
@@ -188,8 +191,9 @@ impl<M: Machine> World<M> {
         (!needs_connection || here).then_some(token)
     }
 
-    /// Some requests are not answered at once, or by something that has a payload.
-    fn silence(&self, origin: Origin, request: &TrackerRequest, effects: &[Effect]) {
+    /// Asserts that a request without a reply is one that is not answered, or is answered by a message with a
+    /// payload.
+    fn assert_no_reply_expected(&self, origin: Origin, request: &TrackerRequest, effects: &[Effect]) {
         use TrackerRequest as Ask;
         let pushed = effects.iter().any(|effect| {
             matches!((effect, origin), (Effect::PushWith(to, ..), Origin::Connection(id, _)) if *to == id)
@@ -219,7 +223,7 @@ impl<M: Machine> World<M> {
                     before.map(|(token, _)| *token).into_iter().for_each(|token| self.forget(token));
                 }
                 let peer = Peer { address, connection, expires: self.now + LEASE };
-                assert!(self.peers.insert(token, peer).is_none(), "a token is given once");
+                assert!(self.peers.insert(token, peer).is_none(), "a token is used once");
                 self.tokens.push(token);
             }
             (TrackerRequest::Heartbeat { .. }, Some(response)) => {
@@ -267,21 +271,21 @@ impl<M: Machine> World<M> {
         assert!(next.is_none_or(|next| next > self.now), "after a tick at {:?}: {next:?}", self.now);
     }
 
-    /// Hears what the machine wants done.
+    /// Checks the effects of a call of the machine.
     pub fn check(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Reply(_, response) => self.said(&response),
+                Effect::Reply(_, response) => self.check_response(&response),
                 Effect::Push(to, response) => {
                     assert!(self.connections.contains(&to), "{response:?} to a connection that has ended");
                     assert_eq!(response.payload_length(), 0);
-                    self.said(&response);
+                    self.check_response(&response);
                 }
                 Effect::PushWith(to, response, payload) => {
                     assert!(self.connections.contains(&to), "{response:?} to a connection that has ended");
                     assert_eq!(response.payload_length(), payload.len() as u64);
-                    self.said(&response);
-                    self.showed(to, &response, &payload);
+                    self.check_response(&response);
+                    self.check_payload(to, &response, &payload);
                 }
                 Effect::Event(line) | Effect::Note(line) | Effect::Warning(line) => is_one_line(&line),
                 Effect::Task(task) => self.tasks.push(task),
@@ -290,17 +294,17 @@ impl<M: Machine> World<M> {
         }
     }
 
-    fn said(&mut self, response: &TrackerResponse) {
-        assert!(frame::encode(response).is_ok(), "{response:?} fits in a frame");
+    fn check_response(&mut self, response: &TrackerResponse) {
+        assert!(frame::encode(response).is_ok(), "{response:?} does not fit in a frame");
         survives(response);
         match response {
-            TrackerResponse::Found { files, .. } => files.iter().for_each(|found| self.named(found)),
+            TrackerResponse::Found { files, .. } => files.iter().for_each(|found| self.check_found(found)),
             TrackerResponse::ChunkLocation { set, index, claim, holders } => {
                 for holder in holders {
                     let has = |token: &Token| self.claims.get(&(*token, set.clone(), index.0)) == Some(claim);
                     let lives = |peer: &Peer| peer.address == *holder && self.now < peer.expires;
-                    let named = self.peers.iter().any(|(token, peer)| lives(peer) && has(token));
-                    assert!(named, "{holder} has not claimed chunk {index} of {set:?}, or is gone");
+                    let listed = self.peers.iter().any(|(token, peer)| lives(peer) && has(token));
+                    assert!(listed, "{holder} has no claim for chunk {index} of {set:?}, or no lease");
                 }
             }
             TrackerResponse::SetSealed { file, .. } => self.sealed.push(*file),
@@ -309,19 +313,19 @@ impl<M: Machine> World<M> {
         }
     }
 
-    fn named(&self, found: &FoundFile) {
+    fn check_found(&self, found: &FoundFile) {
         let mut all = BTreeSet::new();
         for address in found.whole.iter().chain(&found.partial) {
             let mut alive = self.peers.values().filter(|peer| self.now < peer.expires);
             let here = self.always.contains(address) || alive.any(|peer| peer.address == *address);
-            assert!(here, "{address} is named and gone");
+            assert!(here, "{address} is listed without a lease");
             all.insert(*address);
         }
-        assert!(!all.is_empty(), "a file that nobody has is named: {found:?}");
+        assert!(!all.is_empty(), "a file without a holder is listed: {found:?}");
         assert!(all.len() <= found.holders as usize);
     }
 
-    fn showed(&mut self, to: ConnectionId, response: &TrackerResponse, payload: &[u8]) {
+    fn check_payload(&mut self, to: ConnectionId, response: &TrackerResponse, payload: &[u8]) {
         match response {
             TrackerResponse::Peers { count, .. } => {
                 let list: Vec<PeerSummary> = serde_json::from_slice(payload).expect("a list of peers");
@@ -331,7 +335,7 @@ impl<M: Machine> World<M> {
             TrackerResponse::Listing { count, .. } => {
                 let list: Vec<FoundFile> = serde_json::from_slice(payload).expect("a list of files");
                 assert_eq!(list.len(), *count as usize);
-                list.iter().for_each(|found| self.named(found));
+                list.iter().for_each(|found| self.check_found(found));
             }
             TrackerResponse::Manifest { file, size, chunk_size, .. } => {
                 Manifest::decode(*file, *size, *chunk_size, payload).expect("a manifest of that id");
@@ -343,34 +347,34 @@ impl<M: Machine> World<M> {
         }
     }
 
-    /// Lets a broadcast's pause pass: then every member of a manager knows who is there.
-    pub fn settles(&mut self) {
-        self.happens(Event::Passes(2));
-        self.happens(Event::Passes(2));
+    /// Waits for the broadcast interval, and asserts that each member of a manager has the current list.
+    pub fn assert_lists_are_current(&mut self) {
+        self.apply(Event::Passes(2));
+        self.apply(Event::Passes(2));
         let mut here: Vec<SocketAddr> = self.peers.values().map(|peer| peer.address).collect();
         here.sort();
         for connection in self.peers.values().filter_map(|peer| peer.connection) {
             let list = self.lists.get(&connection).map(Vec::as_slice).unwrap_or_default();
             let known: Vec<SocketAddr> = list.iter().map(|peer| peer.address).collect();
-            assert_eq!(known, here, "what {connection:?} knows");
+            assert_eq!(known, here, "the list of {connection:?}");
         }
     }
 
-    /// Everybody goes, half of them without a word, and nothing is left behind.
-    pub fn empties(&mut self) {
+    /// Removes all peers, half of them by closing their connection and the others by the end of their lease.
+    pub fn remove_all_peers(&mut self) {
         (0..CONNECTIONS / 2).for_each(|at| self.ends(at));
         for _ in 0..3 {
-            self.happens(Event::Passes(101));
+            self.apply(Event::Passes(101));
         }
         assert!(self.peers.is_empty());
         (0..CONNECTIONS).for_each(|at| self.ends(at));
-        self.happens(Event::Passes(101));
+        self.apply(Event::Passes(101));
     }
 
-    /// Asks for all files over a connection that has not asked yet.
+    /// Requests the list of files over a new connection, and returns their number.
     pub fn files(&mut self) -> u32 {
         self.ends(1);
-        let origin = self.origin(Asker::Connection(1));
+        let origin = self.origin(Sender::Connection(1));
         let effects = self.machine.request(self.now, origin, TrackerRequest::List);
         let count = effects.iter().find_map(|effect| match effect {
             Effect::PushWith(_, TrackerResponse::Listing { count, .. }, _) => Some(*count),

@@ -1,4 +1,4 @@
-//! Files that are kept for others, and what may be found in the place of what was written of them.
+//! Stored files, and mutations of their content as they may be found on a disk.
 
 use arbitrary::Arbitrary;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
 
-/// A file that is kept, and its chunks.
+/// A stored file and its chunks.
 pub struct Sample {
     pub kept: KeptFile,
     pub manifest: Arc<Manifest>,
@@ -17,7 +17,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// One of unequal chunks, an empty one among them, or one of equal chunks and the rest.
+    /// A file with chunks of unequal size, one of them empty, or of equal chunks and a shorter last one.
     pub fn new(uneven: bool) -> Self {
         let lengths: &[u32] = if uneven { &[10, 0, 131] } else { &[16_384, 7] };
         let layout = match uneven {
@@ -34,74 +34,74 @@ impl Sample {
     }
 }
 
-/// A value of a field of JSON.
+/// A replacement for the value of a JSON field.
 #[derive(Arbitrary, Debug)]
-pub enum Said {
-    Nothing,
+pub enum JsonValue {
+    Removed,
     Null,
     Number(u64),
-    /// A little more or less than what is right.
+    /// The original number plus this offset.
     Near(i8),
     Text(String),
 }
 
-/// What is found in the place of what was written.
+/// A mutation of the content of a file.
 #[derive(Arbitrary, Debug)]
-pub enum Instead {
-    Right,
+pub enum Mutation {
+    Unchanged,
     Absent,
     Bytes(Vec<u8>),
-    Cut(u16),
+    Truncated(u16),
     Changed(u16, u8),
-    Longer(u8),
-    /// A field of the JSON that it begins with says something else.
-    Field(u8, Said),
+    Extended(u8),
+    /// One field of the JSON object at the beginning is replaced or removed.
+    Field(u8, JsonValue),
 }
 
-impl Instead {
-    /// The bytes, where these would be right.
-    pub fn of(&self, right: &[u8]) -> Option<Vec<u8>> {
-        let mut bytes = right.to_vec();
+impl Mutation {
+    /// The mutated content; `None` if the file is absent.
+    pub fn of(&self, original: &[u8]) -> Option<Vec<u8>> {
+        let mut bytes = original.to_vec();
         match self {
-            Instead::Right => {}
-            Instead::Absent => return None,
-            Instead::Bytes(bytes) => return Some(bytes.clone()),
-            Instead::Cut(at) => bytes.truncate(usize::from(*at)),
-            Instead::Longer(byte) => bytes.push(*byte),
-            Instead::Changed(at, byte) => {
+            Mutation::Unchanged => {}
+            Mutation::Absent => return None,
+            Mutation::Bytes(bytes) => return Some(bytes.clone()),
+            Mutation::Truncated(at) => bytes.truncate(usize::from(*at)),
+            Mutation::Extended(byte) => bytes.push(*byte),
+            Mutation::Changed(at, byte) => {
                 let at = usize::from(*at) % bytes.len().max(1);
                 bytes.iter_mut().skip(at).take(1).for_each(|there| *there ^= byte);
             }
-            Instead::Field(which, said) => {
-                let mut values = serde_json::Deserializer::from_slice(right).into_iter::<Value>();
+            Mutation::Field(selector, value) => {
+                let mut values = serde_json::Deserializer::from_slice(original).into_iter::<Value>();
                 let Some(Ok(Value::Object(mut fields))) = values.next() else { return Some(bytes) };
                 let rest = values.byte_offset();
-                let Some(name) = fields.keys().nth(usize::from(*which) % fields.len()).cloned() else {
+                let Some(name) = fields.keys().nth(usize::from(*selector) % fields.len()).cloned() else {
                     return Some(bytes);
                 };
-                let value = match said {
-                    Said::Nothing => None,
-                    Said::Null => Some(Value::Null),
-                    Said::Number(number) => Some((*number).into()),
-                    Said::Near(by) => {
+                let replacement = match value {
+                    JsonValue::Removed => None,
+                    JsonValue::Null => Some(Value::Null),
+                    JsonValue::Number(number) => Some((*number).into()),
+                    JsonValue::Near(by) => {
                         let there = fields[&name].as_u64().unwrap_or_default();
                         Some(there.wrapping_add_signed((*by).into()).into())
                     }
-                    Said::Text(text) => Some(text.as_str().into()),
+                    JsonValue::Text(text) => Some(text.as_str().into()),
                 };
-                match value {
+                match replacement {
                     Some(value) => _ = fields.insert(name, value),
                     None => _ = fields.remove(&name),
                 }
                 let fields = Value::Object(fields).to_string().into_bytes();
-                bytes = [fields, right[rest..].to_vec()].concat();
+                bytes = [fields, original[rest..].to_vec()].concat();
             }
         }
         Some(bytes)
     }
 }
 
-/// A folder for one run, in memory where there is such a place.
+/// A temporary folder for one run, in memory if possible.
 pub fn folder() -> TempDir {
     let place = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
     tempfile::tempdir_in(place).expect("a folder")

@@ -1,7 +1,7 @@
-//! What several targets need: messages that survive the wire, the machines that answer requests, driven by
-//! arbitrary events, and what may be found on a disk in the place of what was written.
+//! Shared parts of the fuzz targets: round trips of messages, a driver for the state machines of trackers and
+//! managers, and mutations of files on disk.
 //!
-//! A target in `targets/` says what must hold for any input, and panics when it does not.
+//! A target in `targets/` states invariants that hold for any input, and panics if one is violated.
 
 pub mod drive;
 pub mod instead;
@@ -14,17 +14,18 @@ use shoal::protocol::frame::{self, Decoder};
 use shoal::protocol::tracker::TrackerResponse;
 use std::fmt::Debug;
 
-/// What was decoded is the same after another journey.
+/// Asserts that a message is the same after it is encoded and decoded.
 pub fn survives<M: Message + PartialEq + Debug>(message: &M) {
     let Ok(line) = frame::encode(message) else { return };
     let mut decoder = Decoder::new();
     decoder.feed(&line);
-    let again = decoder.next_message::<M>().expect("what was encoded is a frame").expect("the line is whole");
+    let again =
+        decoder.next_message::<M>().expect("an encoded message is a frame").expect("the line is complete");
     assert_eq!(&again, message);
     assert!(decoder.is_empty());
 }
 
-/// Every answer becomes a datagram that fits, shorter and shorter, or is one of those that only travel over TCP.
+/// Whether a response can be sent as a datagram, shortened as far as necessary; `false` if it is only sent over TCP.
 pub fn fits_in_a_datagram(mut response: TrackerResponse) -> bool {
     for _ in 0..1_000 {
         match Datagram::new(u64::MAX, None, response.clone()).encode() {
@@ -36,10 +37,10 @@ pub fn fits_in_a_datagram(mut response: TrackerResponse) -> bool {
             Err(_) => return false,
         }
     }
-    panic!("an answer that never gets short enough: {response:?}");
+    panic!("a response that shrinks without end: {response:?}");
 }
 
-/// Nobody outside can put more than one line, or control characters, into a log.
+/// Asserts that a text from the wire is a single line without control characters, so that it can be logged.
 pub fn is_one_line(text: &str) {
     assert!(!text.contains(char::is_control), "{text:?}");
 }

@@ -1,4 +1,4 @@
-//! Arbitrary requests whose parts come from small sets, so that they have to do with each other.
+//! Arbitrary requests with values from small sets, so that requests often refer to the same peers and files.
 
 use arbitrary::Arbitrary;
 use shoal::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
@@ -7,9 +7,9 @@ use shoal::protocol::tracker::{Claim, FileSummary, Registration, SetKey, Token, 
 use shoal::protocol::volunteer::{CopyFailure, KeptFile, VolunteerReport};
 use std::net::SocketAddr;
 
-/// A peer, by the order of its registration; or nobody.
+/// A peer, by the order of its registration; a number past the end is an unknown peer.
 #[derive(Arbitrary, Debug, Clone, Copy)]
-pub struct Who(u8);
+pub struct PeerNumber(u8);
 
 /// A chunk of a set.
 #[derive(Arbitrary, Debug, Clone, Copy)]
@@ -19,46 +19,46 @@ pub struct Chunk {
     index: u8,
 }
 
-/// What somebody asks.
+/// A request.
 #[derive(Arbitrary, Debug)]
 pub enum Ask {
-    /// Joins.
+    /// Registers a peer.
     Register { name: u8, port: u8, advertise: Option<u8> },
-    /// Lives on.
-    Heartbeat(Who),
-    /// Leaves.
-    Goodbye(Who),
-    /// Offers a file.
-    Announce { who: Who, file: u8, name: u8, held: u8 },
-    /// No longer does.
-    Withdraw(Who, u8),
-    /// Looks for a file.
-    Lookup { who: Option<Who>, name: Option<u8>, id: Option<u8>, limit: u8 },
-    /// Looks for all.
+    /// Renews the lease.
+    Heartbeat(PeerNumber),
+    /// Removes the peer.
+    Goodbye(PeerNumber),
+    /// Announces a file.
+    Announce { peer: PeerNumber, file: u8, name: u8, held: u8 },
+    /// Withdraws a file.
+    Withdraw(PeerNumber, u8),
+    /// Looks up a file.
+    Lookup { peer: Option<PeerNumber>, name: Option<u8>, id: Option<u8>, limit: u8 },
+    /// Requests the list of all files.
     List,
-    /// Joins a set.
-    Join(Who, Chunk),
-    /// Claims a chunk.
-    Claim { who: Who, chunk: Chunk, hash: u8, size: u8 },
-    /// No longer does.
-    Unclaim(Who, Chunk),
-    /// Looks for a chunk.
-    Where(Who, Chunk),
-    /// Asks for the manifest of a file that was sealed.
+    /// Joins a chunk set.
+    Join(PeerNumber, Chunk),
+    /// Claims the hash of a chunk.
+    Claim { peer: PeerNumber, chunk: Chunk, hash: u8, size: u8 },
+    /// Withdraws a claim.
+    Unclaim(PeerNumber, Chunk),
+    /// Looks up the holders of a chunk.
+    Where(PeerNumber, Chunk),
+    /// Requests the manifest of a sealed set.
     Manifest(u8),
-    /// Says something as a volunteer.
-    Volunteer(Who, Act),
-    /// Asks how everything is.
+    /// Sends a volunteer's report.
+    Volunteer(PeerNumber, Act),
+    /// Requests the status.
     Status,
-    /// Says hello once more.
+    /// Repeats the hello.
     Hello,
-    /// Says what nobody understands.
+    /// A message of an unknown type.
     Unknown,
 }
 
-/// What a volunteer says.
+/// A report of a volunteer.
 #[derive(Arbitrary, Debug)]
-#[expect(missing_docs, reason = "named as the messages are")]
+#[expect(missing_docs, reason = "the variants have the names of the messages")]
 pub enum Act {
     Lend { key: u8, offered: u16, free: u16 },
     Holds { file: u8, held: Vec<u8>, checked: bool },
@@ -71,12 +71,12 @@ pub enum Act {
     Drain,
 }
 
-/// One of few file names.
+/// One of three file names.
 pub fn file_name(number: u8) -> FileName {
     FileName::new(["a", "b b", "ä.bin"][usize::from(number % 3)]).expect("a name")
 }
 
-/// One of few names of peers.
+/// One of three names of peers.
 pub fn peer_name(number: u8) -> PeerName {
     PeerName::new(["x", "y", "default"][usize::from(number % 3)]).expect("a name")
 }
@@ -86,25 +86,25 @@ fn set_name(number: u8) -> SetName {
     SetName::new(["x", "y", "default"][usize::from(number % 3)]).expect("a name")
 }
 
-/// One of few files.
+/// One of five file ids.
 pub fn file_id(number: u8) -> FileId {
     FileId([number % 5; 32])
 }
 
-/// What a file is: the same for the same number.
+/// The summary of a file, determined by its number and name.
 pub fn summary(file: u8, name: u8) -> FileSummary {
     let chunks = 1 + u32::from(file % 5);
     FileSummary { id: file_id(file), name: file_name(name), size: u64::from(chunks) * 20_000, chunks }
 }
 
-/// A file as volunteers know it.
+/// The entry of a file that volunteers store.
 pub fn kept(file: u8) -> KeptFile {
     KeptFile { file: summary(file, file), md5: Md5([file % 5; 16]) }
 }
 
 impl Chunk {
     fn key(self) -> SetKey {
-        // Few sets, or nobody would ever agree with anybody; now and then one that there cannot be.
+        // Few sets, so that claims of different peers can agree; a count of 0 is invalid and occurs rarely.
         let count = if self.count == 255 { 0 } else { 1 + u32::from(self.count % 2) };
         SetKey { set: set_name(self.set % 2), count }
     }
@@ -118,7 +118,7 @@ fn chunks(numbers: &[u8]) -> Vec<ChunkIndex> {
     numbers.iter().map(|number| ChunkIndex(u32::from(number % 7))).collect()
 }
 
-/// Bytes in steps that chunks of the files here fit in.
+/// A number of bytes in steps of 4 KiB.
 fn space(number: u16) -> u64 {
     u64::from(number) * 4_096
 }
@@ -163,45 +163,45 @@ impl Act {
 }
 
 impl Ask {
-    /// The request. `token` finds a peer's token, `sealed` a sealed set's id.
+    /// The request. `token` returns the token of a peer, `sealed` the id of a sealed set.
     pub fn request(self, token: impl Fn(usize) -> Token, sealed: impl Fn(usize) -> FileId) -> TrackerRequest {
-        let token = |Who(number): Who| token(number.into());
+        let token = |PeerNumber(number): PeerNumber| token(number.into());
         match self {
             Ask::Register { name, port, advertise } => TrackerRequest::Register(Registration {
                 name: peer_name(name),
                 port: u16::from(port % 9),
                 advertise: advertise.map(|host| SocketAddr::from(([10, 0, 0, host % 4], 7_000))),
             }),
-            Ask::Heartbeat(who) => TrackerRequest::Heartbeat { token: token(who) },
-            Ask::Goodbye(who) => TrackerRequest::Goodbye { token: token(who) },
-            Ask::Announce { who, file, name, held } => TrackerRequest::Announce {
-                token: token(who),
+            Ask::Heartbeat(peer) => TrackerRequest::Heartbeat { token: token(peer) },
+            Ask::Goodbye(peer) => TrackerRequest::Goodbye { token: token(peer) },
+            Ask::Announce { peer, file, name, held } => TrackerRequest::Announce {
+                token: token(peer),
                 file: summary(file, name),
                 held: u32::from(held % 8),
             },
-            Ask::Withdraw(who, file) => TrackerRequest::Withdraw { token: token(who), file: file_id(file) },
-            Ask::Lookup { who, name, id, limit } => TrackerRequest::Lookup {
+            Ask::Withdraw(peer, file) => TrackerRequest::Withdraw { token: token(peer), file: file_id(file) },
+            Ask::Lookup { peer, name, id, limit } => TrackerRequest::Lookup {
                 name: name.map(file_name),
                 id: id.map(file_id),
                 limit: 1 + u32::from(limit),
-                token: who.map(token),
+                token: peer.map(token),
             },
             Ask::List => TrackerRequest::List,
-            Ask::Join(who, chunk) => TrackerRequest::JoinSet { token: token(who), set: chunk.key() },
-            Ask::Claim { who, chunk, hash, size } => TrackerRequest::Claim {
-                token: token(who),
+            Ask::Join(peer, chunk) => TrackerRequest::JoinSet { token: token(peer), set: chunk.key() },
+            Ask::Claim { peer, chunk, hash, size } => TrackerRequest::Claim {
+                token: token(peer),
                 set: chunk.key(),
                 index: chunk.index(),
                 claim: Claim { sha256: Digest([hash % 2; 32]), size: u32::from(size % 2) },
             },
-            Ask::Unclaim(who, chunk) => {
-                TrackerRequest::Unclaim { token: token(who), set: chunk.key(), index: chunk.index() }
+            Ask::Unclaim(peer, chunk) => {
+                TrackerRequest::Unclaim { token: token(peer), set: chunk.key(), index: chunk.index() }
             }
-            Ask::Where(who, chunk) => {
-                TrackerRequest::WhereChunk { token: token(who), set: chunk.key(), index: chunk.index() }
+            Ask::Where(peer, chunk) => {
+                TrackerRequest::WhereChunk { token: token(peer), set: chunk.key(), index: chunk.index() }
             }
             Ask::Manifest(number) => TrackerRequest::Manifest { file: sealed(number.into()) },
-            Ask::Volunteer(who, act) => TrackerRequest::Volunteer { token: token(who), act: act.request() },
+            Ask::Volunteer(peer, act) => TrackerRequest::Volunteer { token: token(peer), act: act.request() },
             Ask::Status => TrackerRequest::Status,
             Ask::Hello => TrackerRequest::Hello { version: 1 },
             Ask::Unknown => TrackerRequest::Unknown,

@@ -1,5 +1,5 @@
-//! A tracker that finds arbitrary rows in its catalogue: it refuses it and leaves it as it is, or reads what can be
-//! written again and is the same then.
+//! A tracker with arbitrary rows in its catalogue: it refuses the catalogue and leaves it unchanged, or the contents
+//! are the same after they are written to a new catalogue and read again.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -10,7 +10,7 @@ use shoal::protocol::tokens::VolunteerKey;
 use shoal::tracker::store::Contents;
 use shoal::tracker::store::{Catalogue, CatalogueError, RedbCatalogue};
 use shoal::swarm::keeping::{Change, VolunteerNumber, VolunteerRecord};
-use shoal_fuzz::instead::{Instead, Sample, folder};
+use shoal_fuzz::instead::{Mutation, Sample, folder};
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -23,7 +23,7 @@ const HELD: TableDefinition<(Id, u32), &[u8]> = TableDefinition::new("held");
 const FORGOTTEN: TableDefinition<Id, ()> = TableDefinition::new("forgotten");
 const FILE: &str = "catalogue.redb";
 
-/// A catalogue as it was written, with a row of each kind, and one in which nothing is yet.
+/// An empty catalogue, and one with a row of each kind.
 struct Written {
     empty: Vec<u8>,
     bytes: Vec<u8>,
@@ -77,59 +77,59 @@ static WRITTEN: LazyLock<Written> = LazyLock::new(|| {
     }
 });
 
-/// What somebody else has written.
+/// A row that another program has written.
 #[derive(Arbitrary, Debug)]
 enum Row {
-    File(u8, Instead),
-    Manifest(u8, Instead),
-    Volunteer(u8, Instead),
-    Held(u8, u8, Instead),
+    File(u8, Mutation),
+    Manifest(u8, Mutation),
+    Volunteer(u8, Mutation),
+    Held(u8, u8, Mutation),
     Forgotten(u8, bool),
     Version(u64),
 }
 
 fn put(path: &Path, rows: &[Row]) -> Result<(), redb::Error> {
     let written = &*WRITTEN;
-    let id = |which: u8| written.ids[usize::from(which) % written.ids.len()].0;
+    let id = |selector: u8| written.ids[usize::from(selector) % written.ids.len()].0;
     let database = Database::open(path)?;
     let mut writing = database.begin_write()?;
     writing.set_quick_repair(true);
     for row in rows {
         match row {
-            Row::File(which, instead) => {
+            Row::File(selector, mutation) => {
                 let mut table = writing.open_table(FILES)?;
-                match instead.of(&written.file) {
-                    Some(bytes) => _ = table.insert(&id(*which), bytes.as_slice())?,
-                    None => _ = table.remove(&id(*which))?,
+                match mutation.of(&written.file) {
+                    Some(bytes) => _ = table.insert(&id(*selector), bytes.as_slice())?,
+                    None => _ = table.remove(&id(*selector))?,
                 }
             }
-            Row::Manifest(which, instead) => {
+            Row::Manifest(selector, mutation) => {
                 let mut table = writing.open_table(MANIFESTS)?;
-                match instead.of(&written.manifest) {
-                    Some(bytes) => _ = table.insert(&id(*which), bytes.as_slice())?,
-                    None => _ = table.remove(&id(*which))?,
+                match mutation.of(&written.manifest) {
+                    Some(bytes) => _ = table.insert(&id(*selector), bytes.as_slice())?,
+                    None => _ = table.remove(&id(*selector))?,
                 }
             }
-            Row::Volunteer(number, instead) => {
+            Row::Volunteer(number, mutation) => {
                 let mut table = writing.open_table(VOLUNTEERS)?;
-                match instead.of(&written.volunteer) {
+                match mutation.of(&written.volunteer) {
                     Some(bytes) => _ = table.insert(u32::from(number % 3), bytes.as_slice())?,
                     None => _ = table.remove(u32::from(number % 3))?,
                 }
             }
-            Row::Held(which, number, instead) => {
+            Row::Held(selector, number, mutation) => {
                 let mut table = writing.open_table(HELD)?;
-                let key = (&id(*which), u32::from(number % 3));
-                match instead.of(&written.held) {
+                let key = (&id(*selector), u32::from(number % 3));
+                match mutation.of(&written.held) {
                     Some(bytes) => _ = table.insert(key, bytes.as_slice())?,
                     None => _ = table.remove(key)?,
                 }
             }
-            Row::Forgotten(which, forgotten) => {
+            Row::Forgotten(selector, forgotten) => {
                 let mut table = writing.open_table(FORGOTTEN)?;
                 match forgotten {
-                    true => _ = table.insert(&id(*which), ())?,
-                    false => _ = table.remove(&id(*which))?,
+                    true => _ = table.insert(&id(*selector), ())?,
+                    false => _ = table.remove(&id(*selector))?,
                 }
             }
             Row::Version(version) => _ = writing.open_table(META)?.insert("schema", version)?,
@@ -139,14 +139,14 @@ fn put(path: &Path, rows: &[Row]) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// What was read fits together, and is the same when it is written anew.
-fn is_right(catalogue: &dyn Catalogue, contents: &Contents, place: &Path) {
+/// Asserts that the contents are consistent, and the same after they are written to another catalogue.
+fn assert_consistent(catalogue: &dyn Catalogue, contents: &Contents, place: &Path) {
     std::fs::write(place.join(FILE), &WRITTEN.empty).expect("a catalogue with nothing in it");
     let again = RedbCatalogue::open(place).expect("it opens");
     for file in &contents.files {
-        let manifest = catalogue.manifest(file.kept.file.id).expect("it is read").expect("it is there");
+        let manifest = catalogue.manifest(file.kept.file.id).expect("it is read").expect("it exists");
         assert_eq!((manifest.id(), manifest.layout()), (file.kept.file.id, &file.layout));
-        again.add_file(&file.kept, &manifest).expect("what was read can be written");
+        again.add_file(&file.kept, &manifest).expect("contents can be written");
     }
     let mut changes: Vec<Change> = contents.volunteers.iter().cloned().map(Change::Volunteer).collect();
     for (file, volunteer, chunks) in &contents.held {
@@ -155,7 +155,7 @@ fn is_right(catalogue: &dyn Catalogue, contents: &Contents, place: &Path) {
     }
     changes.extend(contents.files.iter().map(|file| Change::Offloaded(file.kept.file.id, file.offloaded)));
     changes.extend(contents.forgotten.iter().copied().map(Change::Forgotten));
-    again.commit(&changes).expect("what was read can be written");
+    again.commit(&changes).expect("contents can be written");
     assert_eq!(&again.load().expect("it is read"), contents);
 }
 
@@ -167,14 +167,14 @@ fuzz_target!(|rows: Vec<Row>| {
     let before = std::fs::read(&path).expect("its bytes");
     match RedbCatalogue::open(folder.path()) {
         Ok(catalogue) => {
-            let contents = catalogue.load().expect("what was opened can be read");
-            is_right(&catalogue, &contents, other.path());
+            let contents = catalogue.load().expect("an opened catalogue can be read");
+            assert_consistent(&catalogue, &contents, other.path());
         }
         Err(CatalogueError::Damaged { why, .. }) => {
             assert!(!rows.is_empty());
-            // What redb wrote it can read: a panic was one of the rows.
+            // redb can read its own files, so that a panic inside redb would be the effect of one of the rows.
             assert_ne!(why, "its structure is inconsistent");
-            assert!(std::fs::read(&path).expect("its bytes") == before, "what is refused is left as it is");
+            assert!(std::fs::read(&path).expect("its bytes") == before, "a refused catalogue was changed");
         }
         Err(CatalogueError::Version { .. }) => {
             assert!(rows.iter().any(|row| matches!(row, Row::Version(_))));

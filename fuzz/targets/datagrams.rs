@@ -1,5 +1,5 @@
-//! Datagrams: arbitrary bytes never panic, what is understood survives another journey, and whoever has not proven an
-//! address is never answered with more bytes than it sent.
+//! Datagrams: arbitrary bytes never cause a panic, a decoded datagram survives another round of encoding, and a
+//! source without a validated address never gets more bytes than it sent.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,12 +16,12 @@ fn datagram<M: Message + PartialEq + Debug>(bytes: &[u8]) -> Option<Datagram<M>>
     assert_eq!((seen.v, seen.tx), (datagram.v, datagram.tx));
     if let Ok(again) = datagram.encode() {
         assert!(again.len() <= DATAGRAM_MAX);
-        assert_eq!(Datagram::decode(&again).expect("what was encoded is one"), datagram);
+        assert_eq!(Datagram::decode(&again).expect("an encoded datagram can be decoded"), datagram);
         if datagram.cookie.is_none() {
             let cookie = CookieJar::new([0; 32]).cookie(([255; 4], 65_535).into(), u64::MAX);
             let answer = Datagram::new(datagram.tx, None, TrackerResponse::Cookie { cookie });
             let answer = serde_json::to_vec(&answer).expect("a cookie can be written");
-            assert!(answer.len() <= again.len(), "what this program sends can be answered");
+            assert!(answer.len() <= again.len(), "a cookie fits the response to each request");
         }
     }
     Some(datagram)

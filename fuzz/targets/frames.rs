@@ -1,4 +1,4 @@
-//! A stream of frames gives the same messages however it is cut into pieces.
+//! A stream of frames decodes to the same messages for each way of splitting it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,7 +7,7 @@ use shoal::protocol::Message;
 use shoal::protocol::frame::{Decoder, encode};
 use shoal::protocol::peer::PeerResponse;
 
-/// Payloads longer than this are taken for as long.
+/// Maximum payload length that the target reads, bytes; the rest of a longer payload is decoded as frames.
 const PAYLOAD_MAX: u64 = 300;
 
 #[derive(Debug, PartialEq)]
@@ -17,7 +17,7 @@ enum Seen {
     Refused,
 }
 
-/// Feeds pieces of the given sizes, over and over, and tells what comes out.
+/// Feeds pieces of the given sizes, repeatedly, and returns the decoded messages and payload bytes.
 fn decode(bytes: &[u8], sizes: &[u8]) -> Vec<Seen> {
     let (mut decoder, mut seen, mut wanted) = (Decoder::new(), Vec::new(), 0);
     let mut sizes = sizes.iter().map(|size| usize::from(*size).max(1)).cycle();

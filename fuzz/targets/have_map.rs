@@ -1,5 +1,5 @@
-//! Have-maps from the wire: only those of the right length without a bit past the end, and they survive another
-//! journey.
+//! Bitfields from the wire: only those of the right length and without a bit past the end are accepted, and they
+//! survive another round of encoding.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

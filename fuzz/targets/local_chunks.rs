@@ -1,5 +1,5 @@
-//! `local_chunks.txt`: arbitrary bytes never panic; what is understood is the same when it is written and read again,
-//! and names no file outside of its folder.
+//! `local_chunks.txt`: arbitrary bytes never cause a panic; a parsed list is the same after it is written and read
+//! again, and it names no file outside its folder.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -24,9 +24,9 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(index.0 < list.count);
         assert!(!name.as_str().contains(['/', '\\']));
         let line = LocalChunks::line_of(bytes, *index).expect("it has a line");
-        assert!(lines.insert(line), "a line of its own");
+        assert!(lines.insert(line), "two chunks have the same line");
     }
     let names: BTreeSet<_> = list.files.values().collect();
-    assert_eq!(names.len(), list.files.len(), "a file of its own");
+    assert_eq!(names.len(), list.files.len(), "two chunks have the same file");
     assert_eq!(LocalChunks::line_of(bytes, ChunkIndex(list.count)), None);
 });

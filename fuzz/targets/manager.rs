@@ -1,5 +1,5 @@
-//! The whole manager as a pure machine, under arbitrary events: see `drive` for what must hold. In the end everybody
-//! who is there knows who is there.
+//! The complete state machine of a manager under arbitrary events, with the invariants of `drive`. At the end each
+//! member knows all members.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,8 +12,8 @@ fuzz_target!(|input: (bool, Vec<Event>)| {
     let (trust, events) = input;
     let leases = Leases { heartbeat: LEASE / 2, lease: LEASE };
     let mut world = World::new(Manager::new(leases, trust, draw()), true);
-    events.into_iter().for_each(|event| world.happens(event));
-    world.settles();
-    world.empties();
-    assert_eq!(world.machine.next_tick(), None, "there is nothing to wait for");
+    events.into_iter().for_each(|event| world.apply(event));
+    world.assert_lists_are_current();
+    world.remove_all_peers();
+    assert_eq!(world.machine.next_tick(), None, "a timer is set without a peer");
 });

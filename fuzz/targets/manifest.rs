@@ -1,5 +1,5 @@
-//! Manifests: what does not have the id that was asked for is refused; what has it survives another journey, and its
-//! chunks cover the file without gap or overlap.
+//! Manifests: a manifest that does not have the requested id is rejected; one that has it survives another round of
+//! encoding, and its chunks cover the file without gap or overlap.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,7 +13,7 @@ fuzz_target!(|input: (u64, u8, bool, &[u8])| {
         power => (1u64 << power) as u32,
     };
     let chunk_size = chunk_size.wrapping_add(u32::from(odd));
-    // Sizes that fit the payload are rare among all numbers.
+    // Among arbitrary numbers, sizes that fit the payload are rare, so that some are derived from it.
     let chunks = (payload.len() / 32) as u64;
     for size in
         [size, size % 4_096, u64::from(chunk_size).saturating_mul(chunks).saturating_sub(size % 16_384)]

@@ -1,5 +1,5 @@
-//! Every message, and every list that travels behind one: arbitrary bytes never panic, and what is understood is the
-//! same after another journey. The first byte says what the others are.
+//! Every message, and every list that is sent as a payload: arbitrary bytes never cause a panic, and a decoded value
+//! is the same after another round of encoding. The first byte selects the type of the others.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -26,8 +26,8 @@ where
     T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + Debug,
 {
     if let Ok(value) = serde_json::from_slice::<T>(bytes) {
-        let again = serde_json::to_vec(&value).expect("what was read can be written");
-        assert_eq!(serde_json::from_slice::<T>(&again).expect("and read again"), value);
+        let again = serde_json::to_vec(&value).expect("a decoded list can be encoded");
+        assert_eq!(serde_json::from_slice::<T>(&again).expect("an encoded list can be decoded"), value);
     }
 }
 

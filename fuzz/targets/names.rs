@@ -1,4 +1,4 @@
-//! Names from outside: one that is taken is one plain component, and one line, on any system.
+//! Names from the wire: an accepted name is a single line and a single plain path component on any system.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ fuzz_target!(|text: &str| {
         assert_eq!(fold(&name.folded()), name.folded(), "folding twice changes nothing");
     }
     if let Ok(name) = PeerName::new(text) {
-        assert!(FileName::new(text).is_ok(), "every name of a set can be a file's");
+        assert!(FileName::new(text).is_ok(), "a set name is not a valid file name");
         assert!(!name.as_str().contains(|c: char| c == ',' || c.is_whitespace()));
     }
 });

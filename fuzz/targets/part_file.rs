@@ -1,5 +1,5 @@
-//! A download that finds arbitrary bytes where its have-maps should be: it opens, believes only what is whole, of this
-//! version and of this file, and goes on.
+//! A download with arbitrary bytes in its resume files: it opens, trusts only a resume file that is intact, of this
+//! version and of this file, and resumes.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -21,12 +21,12 @@ static BOOT: LazyLock<String> = LazyLock::new(|| {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 });
 
-/// A file beside the part file.
+/// The content of a resume file beside the part file.
 #[derive(Arbitrary, Debug)]
 enum Map {
     Absent,
     Bytes(Vec<u8>),
-    /// One whose form is right, with a byte of it changed.
+    /// A file in the right format, optionally with one changed byte.
     Formed {
         durable: u16,
         written: u16,
@@ -60,11 +60,11 @@ impl Map {
         std::fs::write(path, bytes).expect("the map is written");
     }
 
-    /// The chunks that it may vouch for.
-    fn vouches(&self) -> u16 {
+    /// The chunks that this file may list as verified, one bit per chunk.
+    fn listed_chunks(&self) -> u16 {
         match self {
             Map::Formed { durable, written, .. } => durable | written,
-            // Nobody finds a SHA-256 by chance.
+            // Random bytes do not contain a matching SHA-256.
             Map::Absent | Map::Bytes(_) => 0,
         }
     }
@@ -91,12 +91,13 @@ fuzz_target!(|found: Found| {
     if let Some(length) = length {
         std::fs::File::create(beside("part")).and_then(|part| part.set_len(length)).expect("a part file");
     }
-    let file = PartFile::open(&target, MANIFEST.clone()).expect("it opens whatever lies there");
+    let file = PartFile::open(&target, MANIFEST.clone()).expect("it opens with any files beside it");
     let (have, _) = file.progress().have();
-    let allowed = if length == Some(size) { found.have.vouches() | found.note.vouches() } else { 0 };
+    let allowed =
+        if length == Some(size) { found.have.listed_chunks() | found.note.listed_chunks() } else { 0 };
     assert_eq!(have.count(), CHUNKS);
     for index in have.iter() {
-        assert!(allowed >> index.0 & 1 == 1, "chunk {index} is vouched for by nobody");
+        assert!(allowed >> index.0 & 1 == 1, "no resume file lists chunk {index}");
         assert!(file.stored(index).is_ok());
     }
     let resumed: u64 =
@@ -113,7 +114,7 @@ fuzz_target!(|found: Found| {
     let (have, _) = file.progress().have();
     drop(file);
     let again = PartFile::open(&target, MANIFEST.clone()).expect("it opens again");
-    assert_eq!(again.progress().have().0, have, "what was noted is there");
+    assert_eq!(again.progress().have().0, have, "the recorded chunks are verified after a reopen");
     let complete = have.is_complete();
     assert_eq!(again.finish(false, false).is_ok(), complete);
     assert_eq!(target.exists(), complete);

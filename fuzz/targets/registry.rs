@@ -1,4 +1,4 @@
-//! The registry beside a simple model of it: who is alive, who has what under which name.
+//! The registry compared with a simple model: peers with a valid lease, and the files that they hold.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -30,14 +30,14 @@ enum Event {
 struct Peer {
     address: SocketAddr,
     expires: Moment,
-    /// Of each file the name, and whether all of it is there.
+    /// For each file its name, and whether the peer has all chunks.
     files: BTreeMap<FileId, (FileName, bool)>,
 }
 
 struct World {
     registry: Registry,
     now: Moment,
-    /// All that were ever there, so that those who are gone are named, too.
+    /// All peers that were ever registered, so that events also refer to removed peers.
     all: Vec<(PeerId, Token)>,
     peers: BTreeMap<PeerId, Peer>,
     random: fastrand::Rng,
@@ -49,17 +49,17 @@ impl World {
         self.all.get(at).copied().unwrap_or((PeerId(u64::MAX), Token(0)))
     }
 
-    fn happens(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         match event {
             Event::Register { name, address } => {
                 let secret = self.all.len() as u128 + 1;
                 let address = SocketAddr::from(([10, 0, 0, 1], 1 + u16::from(address % 8)));
                 let registered = self.registry.register(self.now, secret, peer_name(name), address);
-                let (id, token) = registered.expect("room");
+                let (id, token) = registered.expect("the registry has space");
                 let expires = self.now + LEASE;
                 self.all.push((id, token));
                 let peer = Peer { address, expires, files: BTreeMap::new() };
-                assert!(self.peers.insert(id, peer).is_none(), "an id is given once");
+                assert!(self.peers.insert(id, peer).is_none(), "an id is used once");
             }
             Event::Heartbeat(number) => {
                 let (id, token) = self.peer(number);
@@ -95,7 +95,7 @@ impl World {
     fn announce(&mut self, peer: u8, file: u8, name: u8, held: u8) {
         let (id, _) = self.peer(peer);
         let (file, held) = (summary(file, name), u32::from(held % 8));
-        let news = self.registry.announce(id, &file, held).expect("room");
+        let news = self.registry.announce(id, &file, held).expect("the registry has space");
         let Some(peer) = self.peers.get_mut(&id) else {
             assert!(!news);
             return;
@@ -113,25 +113,25 @@ impl World {
         assert!(self.registry.next_expiry().is_none_or(|next| next > self.now));
     }
 
-    /// Those who have a file and are alive.
+    /// The peers with a valid lease that have a file, and whether they have all chunks.
     fn holders(&self, id: FileId, except: Option<PeerId>) -> Vec<(&Peer, bool)> {
         let others = self.peers.iter().filter(|(peer, _)| Some(**peer) != except).map(|(_, peer)| peer);
         let alive = others.filter(|peer| self.now < peer.expires);
         alive.filter_map(|peer| peer.files.get(&id).map(|(_, whole)| (peer, *whole))).collect()
     }
 
-    fn is_right(&self, found: &FoundFile, except: Option<PeerId>) {
+    fn assert_correct(&self, found: &FoundFile, except: Option<PeerId>) {
         let holders = self.holders(found.file.id, except);
         for (list, wanted) in [(&found.whole, true), (&found.partial, false)] {
-            assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), list.len(), "each once");
+            assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), list.len(), "an address is listed twice");
             for address in list {
                 let has = holders.iter().any(|(peer, whole)| peer.address == *address && *whole == wanted);
-                assert!(has, "{address} is named for {} and has it not", found.file.id.short());
+                assert!(has, "{address} is listed for {} and does not have it", found.file.id.short());
             }
         }
         let calls =
             |peer: &Peer| peer.files.get(&found.file.id).is_some_and(|(name, _)| *name == found.file.name);
-        assert!(self.peers.values().any(calls), "nobody calls it {}", found.file.name);
+        assert!(self.peers.values().any(calls), "no peer uses the name {}", found.file.name);
     }
 
     fn lookup(&mut self, name: Option<u8>, id: Option<u8>, except: Option<u8>, limit: u8) {
@@ -140,9 +140,9 @@ impl World {
         let limit = usize::from(limit);
         let (found, more) =
             self.registry.lookup(self.now, name.as_ref(), id, except, limit, &mut self.random);
-        assert!(!more, "there are few files");
+        assert!(!more, "a lookup of five files was truncated");
         for one in &found {
-            self.is_right(one, except);
+            self.assert_correct(one, except);
             assert!(one.whole.len() + one.partial.len() <= limit.max(1));
             assert!(id.is_none_or(|id| id == one.file.id));
         }
@@ -158,7 +158,7 @@ impl World {
         });
         let known: BTreeSet<FileId> = wanted.filter(|file| !self.holders(*file, except).is_empty()).collect();
         if limit > 0 {
-            assert_eq!(named, known, "every file with a holder is found, and no other");
+            assert_eq!(named, known, "a lookup finds exactly the files with a holder");
         }
     }
 
@@ -166,7 +166,7 @@ impl World {
         let (found, all) = self.registry.list(self.now, holders, files, &mut self.random);
         assert!(found.len() <= files && found.len() <= all);
         for one in &found {
-            self.is_right(one, None);
+            self.assert_correct(one, None);
             assert!(one.whole.len() <= holders && one.partial.len() <= holders);
         }
         if files >= 5 {
@@ -181,7 +181,7 @@ fuzz_target!(|input: (u64, Vec<Event>)| {
     let registry = Registry::new(LEASE);
     let random = fastrand::Rng::with_seed(seed);
     let mut world = World { registry, now: Moment::ZERO, all: Vec::new(), peers: BTreeMap::new(), random };
-    events.into_iter().for_each(|event| world.happens(event));
+    events.into_iter().for_each(|event| world.apply(event));
     world.now += 2 * LEASE;
     world.expire();
     assert!(world.peers.is_empty() && world.registry.next_expiry().is_none());

@@ -1,4 +1,4 @@
-//! The whole tracker as a pure machine, under arbitrary events: see `drive` for what must hold.
+//! The complete state machine of a tracker under arbitrary events, with the invariants of `drive`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,8 +13,8 @@ fuzz_target!(|input: (u8, Vec<Event>)| {
     let rules = Rules { leases, quorum: usize::from(quorum % 4), ..Rules::default() };
     let tracker = Tracker::new(rules, fastrand::Rng::with_seed(quorum.into()), draw());
     let mut world = World::new(tracker, false);
-    events.into_iter().for_each(|event| world.happens(event));
-    world.empties();
-    assert_eq!(world.machine.next_tick(), None, "there is nothing to wait for");
-    assert_eq!(world.files(), 0, "there is no file without a holder");
+    events.into_iter().for_each(|event| world.apply(event));
+    world.remove_all_peers();
+    assert_eq!(world.machine.next_tick(), None, "a timer is set without a peer");
+    assert_eq!(world.files(), 0, "a file without a holder is listed");
 });

@@ -1,13 +1,13 @@
-//! Takes the sources of the shared structures as they are and replaces only what their threads can wait on: locks,
-//! channels, threads, sockets. So the code under test is the program's own.
+//! Copies the sources of the shared structures and replaces only the types on which their threads can block: locks,
+//! channels, threads and sockets. The tests therefore run the code of the program itself.
 
 use std::path::Path;
 use std::{env, fs};
 
-/// What is taken, and where it ends when not all of it is.
+/// Source files, and for each the text before which the copied part ends.
 const SOURCES: [(&str, &str); 4] = [
     ("net/shutdown", "#[cfg(test)]"),
-    // Scoped threads cannot outlive what they borrow, and have no builder here.
+    // Scoped threads cannot outlive their borrows, and the substitutes have no builder for them.
     ("net/threads", "/// Runs `work` in `count` threads"),
     ("storage/progress", "#[cfg(test)]"),
     ("upload/offers", "#[cfg(test)]"),
@@ -19,7 +19,7 @@ const REPLACED: [(&str, &str); 10] = [
     ("std::net::TcpStream", "crate::instead::TcpStream"),
     ("crossbeam_channel", "crate::instead::channel"),
     ("super::lock", "crate::instead::lock"),
-    // Only held by the shelf, and not waited on there.
+    // Only stored by the shelf, which does not block on it.
     ("super::relay", "shoal::upload::relay"),
     ("crate::content", "shoal::content"),
     ("crate::protocol", "shoal::protocol"),
@@ -27,17 +27,17 @@ const REPLACED: [(&str, &str); 10] = [
 ];
 
 fn main() {
-    let out = env::var("OUT_DIR").expect("cargo says where to");
+    let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     for (name, end) in SOURCES {
         let path = format!("../../src/{name}.rs");
         println!("cargo::rerun-if-changed={path}");
-        let source = fs::read_to_string(&path).expect("the source is there");
+        let source = fs::read_to_string(&path).expect("the source exists");
         let mut code = source.split(end).next().unwrap_or_default().to_owned();
         for (from, to) in REPLACED {
             code = code.replace(from, to);
         }
-        let waits = ["std::sync", "std::thread"].iter().find(|part| code.contains(*part));
-        assert_eq!(waits, None, "{path} waits on what the scheduler does not see");
+        let blocking = ["std::sync", "std::thread"].iter().find(|part| code.contains(*part));
+        assert_eq!(blocking, None, "{path} blocks on a type that the scheduler does not control");
         // An included file has no header of its own.
         let code = code.replace("//! ", "// ").replace("//!\n", "//\n");
         let file = format!("{}.rs", name.rsplit('/').next().unwrap_or(name));

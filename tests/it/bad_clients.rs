@@ -1,5 +1,5 @@
-//! Clients that hold connections, drip, flood and forge: a tracker, a manager, a seeder and a client each stand, and who
-//! is honest is served all the same.
+//! Clients that hold idle connections, send single bytes, flood, or forge messages: a tracker, a manager, a seeder and
+//! a client each keep serving well-behaved clients.
 
 use crate::common::wire::{Udp, Wire};
 use crate::common::*;
@@ -14,12 +14,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A server that keeps what it is flooded with would need more, bytes.
+/// Memory limit, bytes. A server that stores the data of a flood exceeds it.
 const MEMORY_MAX: u64 = 96 << 20;
-/// Connections that ask for nothing.
-const IDLE: usize = 10_000;
+/// Number of idle connections to open.
+const IDLE_COUNT: usize = 10_000;
 
-/// One of each server, with files to give away, and a cap that is reached.
+/// One server of each role, with files to serve and a connection limit low enough to be reached.
 struct Servers {
     dir: tempfile::TempDir,
     tracker: Program,
@@ -29,17 +29,17 @@ struct Servers {
 }
 
 impl Servers {
-    fn new(cap: &str) -> Self {
+    fn new(connections_max: &str) -> Self {
         let place = place();
         let dir = place.path();
         let file = write(dir, "a.bin", &random_bytes(1, 100_000));
-        let few = ["--max-connections", cap];
-        let tracker = tracker(dir, &few);
-        let manager = manager(dir, &few);
-        let seeder = seeder(dir, &file, &tracker, &few);
+        let limit = ["--max-connections", connections_max];
+        let tracker = tracker(dir, &limit);
+        let manager = manager(dir, &limit);
+        let seeder = seeder(dir, &file, &tracker, &limit);
         let shared = subfolder(dir, "shared");
         write(&shared, "b.bin", &random_bytes(2, 100_000));
-        let client = member(dir, &shared, "shares", manager.address(), &few);
+        let client = member(dir, &shared, "shares", manager.address(), &limit);
         client.wait_for_text("sharing b.bin");
         Self { dir: place, tracker, manager, seeder, client }
     }
@@ -52,9 +52,9 @@ impl Servers {
         self.all().map(Program::address)
     }
 
-    /// New peers register and get files, over every one of the servers.
+    /// New peers register and download files through each of the servers.
     #[track_caller]
-    fn serve_the_honest(&self, turn: &str) {
+    fn serve_new_peers(&self, turn: &str) {
         let dir: &Path = self.dir.path();
         let there = subfolder(dir, &format!("there-{turn}"));
         leecher(&there, self.tracker.address(), &["a.bin", "--wait", "60"]).ends_with(0);
@@ -62,19 +62,19 @@ impl Servers {
         start_member(dir, &there, "gets", self.manager.address(), &["--get", "b.bin", "--wait", "60"])
             .ends_with(0);
         assert_holds(&there.join("b.bin"), &random_bytes(2, 100_000));
-        // Over TCP, too.
+        // A listing uses TCP.
         let mut listing =
             Program::start("leecher", &["--list", "--tracker", &self.tracker.address().to_string()], dir);
         listing.ends_with(0);
     }
 
     #[track_caller]
-    fn stand(&self) {
+    fn assert_healthy(&self) {
         for server in self.all() {
             assert!(!server.has_said("panicked"));
             let used = server.peak_memory();
-            assert!(used < MEMORY_MAX, "{used} bytes");
-            // Who joins is named; nobody else fills the log.
+            assert!(used < MEMORY_MAX, "peak memory is {used} bytes");
+            // A join or leave is one log line each; all other lines are limited in number.
             let joins = |line: &&String| line.contains(" joined at ") || line.contains(" is gone");
             let lines = server.lines().iter().filter(|line| !joins(line)).count();
             assert!(lines < 500, "the log has {lines} lines");
@@ -82,70 +82,71 @@ impl Servers {
     }
 }
 
-/// As many connections as this process may open, to test with.
-fn many() -> usize {
+/// Number of idle connections that this process may open, at most [`IDLE_COUNT`].
+fn idle_connection_count() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    IDLE.min(usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(1_000))
+    IDLE_COUNT.min(usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(1_000))
 }
 
 #[test]
-fn connections_that_ask_for_nothing_keep_nobody_out() {
+fn idle_connections_do_not_block_other_clients() {
     let servers = Servers::new("1024");
     for (turn, address) in servers.addresses().into_iter().enumerate() {
-        let idle: Vec<TcpStream> = (0..many()).filter_map(|_| TcpStream::connect(address).ok()).collect();
-        servers.serve_the_honest(&turn.to_string());
+        let idle: Vec<TcpStream> =
+            (0..idle_connection_count()).filter_map(|_| TcpStream::connect(address).ok()).collect();
+        servers.serve_new_peers(&turn.to_string());
         drop(idle);
     }
-    servers.stand();
+    servers.assert_healthy();
 }
 
 #[test]
-fn a_hello_that_drips_keeps_nobody_out() {
+fn hello_messages_sent_byte_by_byte_do_not_block_other_clients() {
     let servers = Servers::new("64");
-    let over = AtomicBool::new(false);
+    let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let (over, addresses) = (&over, servers.addresses());
+        let (finished, addresses) = (&finished, servers.addresses());
         scope.spawn(move || {
             let connect = |address: &SocketAddr| TcpStream::connect(address).unwrap();
             let mut dripping: Vec<TcpStream> = addresses.iter().cycle().take(400).map(connect).collect();
             for byte in br#"{"type":"hello","version":1}"#.iter().cycle() {
-                // Whoever is thrown out stays out.
+                // Connections that the server has closed are not opened again.
                 dripping.retain_mut(|stream| stream.write_all(&[*byte]).is_ok());
-                if over.load(Relaxed) || dripping.is_empty() {
+                if finished.load(Relaxed) || dripping.is_empty() {
                     return;
                 }
-                // One byte now and then is what dripping is.
+                // The pause between two bytes is the behaviour under test.
                 std::thread::sleep(Duration::from_millis(100));
             }
         });
         for turn in ["one", "two", "three"] {
-            servers.serve_the_honest(turn);
+            servers.serve_new_peers(turn);
         }
-        over.store(true, Relaxed);
+        finished.store(true, Relaxed);
     });
-    servers.stand();
+    servers.assert_healthy();
 }
 
 #[test]
-fn thousands_of_conversations_with_one_peer_harm_nobody() {
+fn thousands_of_connections_to_one_seeder_do_not_block_other_clients() {
     let servers = Servers::new("256");
     let address = servers.seeder.address();
-    // Each says hello and asks for something once.
-    let held: Vec<Wire> = (0..many().min(5_000))
+    // Each connection sends one hello and no further request.
+    let held: Vec<Wire> = (0..idle_connection_count().min(5_000))
         .map(|_| {
             let mut wire = Wire::connect(address);
             let _ = wire.send(&PeerRequest::Hello { version: 1, port: None });
             wire
         })
         .collect();
-    servers.serve_the_honest("crowd");
+    servers.serve_new_peers("crowd");
     drop(held);
-    servers.stand();
+    servers.assert_healthy();
 }
 
-/// Sends a million datagrams from several sockets: bytes at random, and messages that are nearly right.
+/// Sends a million datagrams from four sockets: random bytes, valid messages, and messages with one wrong byte.
 fn flood(target: SocketAddr) {
     let register = TrackerRequest::Register(Registration {
         name: shoal::content::PeerName::new("flood").unwrap(),
@@ -182,36 +183,36 @@ fn flood(target: SocketAddr) {
 }
 
 #[test]
-fn a_million_datagrams_at_random_harm_nobody() {
+fn a_million_random_datagrams_do_not_disturb_other_clients() {
     let servers = Servers::new("256");
     for (turn, target) in [servers.tracker.address(), servers.manager.address()].into_iter().enumerate() {
         std::thread::scope(|scope| {
             scope.spawn(|| flood(target));
-            servers.serve_the_honest(&format!("meanwhile-{turn}"));
+            servers.serve_new_peers(&format!("meanwhile-{turn}"));
         });
-        servers.serve_the_honest(&format!("afterwards-{turn}"));
+        servers.serve_new_peers(&format!("afterwards-{turn}"));
     }
-    servers.stand();
+    servers.assert_healthy();
 }
 
 #[test]
-fn a_flood_of_registrations_from_one_address_is_borne() {
+fn a_flood_of_registrations_from_one_address_does_not_disturb_other_clients() {
     let servers = Servers::new("256");
     for target in [servers.tracker.address(), servers.manager.address()] {
         let mut udp = Udp::to(target);
         for port in 1..=5_000 {
             let name = shoal::content::PeerName::new(format!("flood-{port}")).unwrap();
             let registration = Registration { name, port, advertise: None };
-            // A manager takes members over connections only; what it answers is its business.
+            // A manager registers members over TCP only, so that its response differs; the test ignores it.
             udp.ask(&TrackerRequest::Register(registration));
         }
     }
-    servers.serve_the_honest("flooded");
-    servers.stand();
+    servers.serve_new_peers("flooded");
+    servers.assert_healthy();
 }
 
 #[test]
-fn what_was_said_before_the_goodbye_is_worth_nothing_after_it() {
+fn a_token_is_invalid_after_its_goodbye() {
     let place = place();
     let tracker = tracker(place.path(), &["--lease", "60"]);
     let whole = crate::common::wire::Whole::new(b"bytes".to_vec(), 16_384);
@@ -226,7 +227,7 @@ fn what_was_said_before_the_goodbye_is_worth_nothing_after_it() {
         TrackerRequest::Goodbye { token },
     ];
     for request in replayed {
-        // By datagram and over a connection.
+        // Over UDP and over TCP.
         let mut wire = Wire::connect(tracker.address());
         wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
         wire.send(&request).unwrap();
@@ -238,7 +239,7 @@ fn what_was_said_before_the_goodbye_is_worth_nothing_after_it() {
         }
     }
     assert!(udp.lookup("a.bin").is_empty());
-    // Nor does a token that somebody makes up end anybody.
+    // A goodbye with a guessed token does not remove a peer.
     let token = udp.register("twice", 7_002);
     udp.announce(token, &file);
     let forged = Token(token.0.wrapping_add(1));

@@ -6,32 +6,32 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 const BINARIES: [&str; 5] = ["tracker", "manager", "seeder", "leecher", "client"];
 
-/// The arguments with which a program gets as far as its port or its tracker.
+/// The arguments with which a program reaches the point where it opens its port or contacts its tracker.
 fn minimal(bin: &str, dir: &std::path::Path) -> Vec<String> {
     write(dir, "file", b"bytes");
     let folder = chunk_folder(dir, "folder", 1, &[(1, b"x")]);
-    let words = match bin {
+    let args = match bin {
         "seeder" => vec!["-f", "file"],
         "client" => vec!["-folder", folder.to_str().unwrap(), "-name", "me"],
         "leecher" => vec!["file", "--stay"],
         _ => vec![],
     };
-    words.into_iter().map(str::to_owned).collect()
+    args.into_iter().map(str::to_owned).collect()
 }
 
 #[test]
-fn an_unknown_flag_is_refused() {
+fn an_unknown_flag_is_rejected() {
     let place = place();
     for bin in BINARIES {
         let mut program = Program::start(bin, &["--no-such-flag"], place.path());
         program.ends_with(2);
         program.wait_for_text("--no-such-flag");
     }
-    assert!(names_in(place.path()).is_empty(), "nothing is begun with a wrong command line");
+    assert!(names_in(place.path()).is_empty(), "a program with a wrong command line created files");
 }
 
 #[test]
-fn a_mistyped_flag_is_refused_with_a_similar_one() {
+fn a_mistyped_flag_is_rejected_with_a_suggestion() {
     let place = place();
     let mut seeder = Program::start("seeder", &["-fil", "x"], place.path());
     seeder.ends_with(2);
@@ -42,7 +42,7 @@ fn a_mistyped_flag_is_refused_with_a_similar_one() {
 }
 
 #[test]
-fn invalid_values_are_refused() {
+fn invalid_values_are_rejected() {
     let place = place();
     for (bin, args) in [
         ("seeder", &["-p", "70000"][..]),
@@ -109,8 +109,8 @@ fn help_and_version_exit_with_0() {
     }
 }
 
-/// A UDP socket on a port that is also free for TCP. Ephemeral ports may be in use by connections of other tests.
-fn taken_for_datagrams_only(port: u16) -> Option<UdpSocket> {
+/// A UDP socket on a port that is free for TCP. Connections of other tests may use ephemeral ports.
+fn udp_socket_on_free_tcp_port(port: u16) -> Option<UdpSocket> {
     let address = ("127.0.0.1", port);
     let free = TcpListener::bind(address).is_ok();
     free.then(|| UdpSocket::bind(address).ok()).flatten()
@@ -133,7 +133,7 @@ fn a_port_in_use_is_an_error() {
         program.ends_with(1);
         program.wait_for_text(&format!("port {port} on 127.0.0.1 is in use by another program (TCP)"));
     }
-    let taken = (20_000..30_000).find_map(taken_for_datagrams_only).unwrap();
+    let taken = (20_000..30_000).find_map(udp_socket_on_free_tcp_port).unwrap();
     let address = taken.local_addr().unwrap();
     let port = address.port();
     for bin in ["tracker", "manager"] {
@@ -160,34 +160,34 @@ fn a_missing_file_is_an_error() {
 fn missing_permissions_are_an_error() {
     use std::os::unix::fs::PermissionsExt;
     if rustix::process::geteuid().is_root() {
-        return; // Rights do not apply to root.
+        return; // File permissions do not restrict root.
     }
     let place = place();
     let dir = place.path();
-    let forbid = |path: &std::path::Path, mode| {
+    let set_mode = |path: &std::path::Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     let tracker = tracker(dir, &[]);
     let file = write(dir, "a.bin", b"bytes");
     let _seeder = seeder(dir, &file, &tracker, &[]);
     let unreadable = write(dir, "unreadable", b"bytes");
-    forbid(&unreadable, 0);
+    set_mode(&unreadable, 0);
     start_seeder(dir, &unreadable, tracker.address(), &[]).ends_with(17);
     let closed = subfolder(dir, "closed");
-    forbid(&closed, 0o555);
+    set_mode(&closed, 0o555);
     let mut refused = leecher(dir, tracker.address(), &["a.bin", "--out", closed.to_str().unwrap()]);
     refused.ends_with(17);
     refused.wait_for_text("closed");
-    forbid(&closed, 0o755);
+    set_mode(&closed, 0o755);
 }
 
 #[test]
-fn a_missing_tracker_ends_with_5_after_the_timeout() {
+fn an_unreachable_tracker_exits_with_5_after_the_timeout() {
     let place = place();
     let dir = place.path();
-    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = deaf.local_addr().unwrap();
-    drop(deaf);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
     for bin in ["seeder", "leecher", "client"] {
         let mut args = minimal(bin, dir);
         if bin == "client" {
@@ -203,15 +203,15 @@ fn a_missing_tracker_ends_with_5_after_the_timeout() {
     }
 }
 
-/// A tracker that answers every question with the same text, in which `TX` stands for the question's number.
+/// A tracker that answers each request with the same text, in which `TX` stands for the transaction id of the request.
 fn fake_tracker(answer: String) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 2_000];
         while let Ok((count, from)) = socket.recv_from(&mut buffer) {
-            if let Some(question) = envelope(&buffer[..count]) {
-                let answer = answer.replace("TX", &question.tx.to_string());
+            if let Some(request) = envelope(&buffer[..count]) {
+                let answer = answer.replace("TX", &request.tx.to_string());
                 let _ = socket.send_to(answer.as_bytes(), from);
             }
         }
@@ -220,7 +220,7 @@ fn fake_tracker(answer: String) -> SocketAddr {
 }
 
 #[test]
-fn a_name_from_the_wire_never_leads_out_of_the_folder() {
+fn a_received_file_name_never_escapes_the_folder() {
     let place = place();
     let dir = place.path();
     let file = wire::Whole::new(b"evil bytes".to_vec(), 16_384);
@@ -248,9 +248,9 @@ fn a_name_from_the_wire_never_leads_out_of_the_folder() {
             file.id(),
             peer.address
         );
-        let own = subfolder(dir, &format!("{at}/inner"));
+        let folder = subfolder(dir, &format!("{at}/inner"));
         let id = file.id().to_string();
-        leechers.push(leecher(&own, fake_tracker(answer), &["--id", &id, "--timeout", "1"]));
+        leechers.push(leecher(&folder, fake_tracker(answer), &["--id", &id, "--timeout", "1"]));
     }
     for (at, leecher) in leechers.iter_mut().enumerate() {
         let code = leecher.exit_code();
@@ -259,19 +259,19 @@ fn a_name_from_the_wire_never_leads_out_of_the_folder() {
         assert_eq!(names_in(&dir.join(format!("{at}/inner"))), ["logs.log"], "{:?}", names[at]);
     }
     assert!(!std::path::Path::new("/tmp/shoal-evil").exists());
-    // The same answer with a name that is one does arrive: it is the name that was refused.
+    // The same response with a valid name succeeds, so that the name was the reason for the refusals above.
     let answer = format!(
         r#"{{"v":1,"tx":TX,"message":{{"type":"found","files":[{{"id":"{}","name":"fine","size":10,"chunks":1,"holders":1,"whole":["{}"],"partial":[]}}]}}}}"#,
         file.id(),
         peer.address
     );
-    let own = subfolder(dir, "fine");
-    leecher(&own, fake_tracker(answer), &["--id", &file.id().to_string()]).ends_with(0);
-    assert_holds(&own.join("fine"), b"evil bytes");
+    let folder = subfolder(dir, "fine");
+    leecher(&folder, fake_tracker(answer), &["--id", &file.id().to_string()]).ends_with(0);
+    assert_holds(&folder.join("fine"), b"evil bytes");
 }
 
 #[test]
-fn an_answer_with_another_file_is_ignored() {
+fn a_lookup_response_for_another_file_is_ignored() {
     let place = place();
     let dir = place.path();
     let file = wire::Whole::new(b"other bytes".to_vec(), 16_384);
@@ -283,14 +283,14 @@ fn an_answer_with_another_file_is_ignored() {
             peer.address
         )
     };
-    // The file that is served is not the one of that id, and not the one of that name.
+    // The offered file has neither the requested id nor the requested name.
     let pinned = subfolder(dir, "pinned");
     leecher(&pinned, fake_tracker(answer("other")), &["--id", &"ab".repeat(32)]).ends_with(3);
     assert_eq!(names_in(&pinned), ["logs.log"]);
     let named = subfolder(dir, "named");
     leecher(&named, fake_tracker(answer("other")), &["wanted"]).ends_with(3);
     assert_eq!(names_in(&named), ["logs.log"]);
-    // A name that others chose is never a hidden one; a name that the user chose is used.
+    // A hidden name is refused if it comes from the wire, and used if the user gives it.
     let (hidden, id) = (subfolder(dir, "hidden"), file.id().to_string());
     let mut refused = leecher(&hidden, fake_tracker(answer(".bash_login")), &["--id", &id]);
     refused.ends_with(2);

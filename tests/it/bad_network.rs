@@ -1,4 +1,4 @@
-//! Networks that delay, cut, swallow, lose, double and reorder: a download ends right all the same.
+//! Downloads over networks that delay, cut, drop, lose, duplicate and reorder still complete with the right bytes.
 
 use crate::common::proxy::Proxy;
 use crate::common::*;
@@ -6,13 +6,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Bad networks, each of its own.
-const SEEDS: u64 = 100;
-/// So many at once: most of the time they wait for what does not come.
-const AT_ONCE: usize = 10;
+/// Number of simulated networks, each with its own seed.
+const SEED_COUNT: u64 = 100;
+/// Downloads that run at the same time. They mostly wait for timeouts, so that more than one per core is useful.
+const PARALLEL_COUNT: usize = 10;
 
-/// Two seeders and a leecher that reach each other, and their tracker, only over bad networks.
-fn one_swarm(seed: u64) {
+/// Two seeders, a tracker and a leecher that reach each other only through bad networks.
+fn download_over_bad_network(seed: u64) {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(seed, 400_000);
@@ -20,12 +20,12 @@ fn one_swarm(seed: u64) {
     let tracker = tracker(dir, &["--heartbeat", "1", "--lease", "30"]);
     let network = Proxy::for_everything(seed, tracker.address());
     let seeders = [1, 2].map(|number| {
-        let way = Proxy::for_connections(1_000 * number + seed);
-        let address = way.address.to_string();
+        let proxy = Proxy::for_connections(1_000 * number + seed);
+        let address = proxy.address.to_string();
         let options = ["--chunk-size", "16KiB", "--advertise", &address, "-v"];
         let seeder = start_seeder(dir, &file, network.address, &options);
-        way.lead_to(seeder.address());
-        (seeder, way)
+        proxy.set_target(seeder.address());
+        (seeder, proxy)
     });
     let mut leecher = leecher(&there, network.address, &["a.bin", "--wait", "60", "-v"]);
     leecher.ends_with(0);
@@ -38,32 +38,32 @@ fn one_swarm(seed: u64) {
 }
 
 #[test]
-fn a_download_ends_right_over_a_hundred_bad_networks() {
+fn a_download_completes_over_a_hundred_bad_networks() {
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..PARALLEL_COUNT {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Relaxed);
-                    if seed >= SEEDS {
+                    if seed >= SEED_COUNT {
                         return;
                     }
-                    let began = std::time::Instant::now();
-                    one_swarm(seed);
-                    println!("{seed}: {:?}", began.elapsed());
+                    let started = std::time::Instant::now();
+                    download_over_bad_network(seed);
+                    println!("{seed}: {:?}", started.elapsed());
                 }
             });
         }
     });
 }
 
-/// Three hosts at one switch, each a network namespace. They are gone at the end of the test.
+/// Three hosts at one switch, each in its own network namespace; removed at the end of the test.
 struct Hosts {
     tag: String,
 }
 
 impl Hosts {
-    /// Makes them; `None`, with a word, where this user may not.
+    /// Creates the hosts; `None`, with a message, if the user may not create network namespaces.
     fn new() -> Option<Self> {
         let hosts = Self { tag: format!("shoal-{}", std::process::id()) };
         if !hosts.ip(&["netns", "add", &hosts.name(0)]) {
@@ -101,7 +101,7 @@ impl Hosts {
         Command::new("ip").args(args).output().is_ok_and(|output| output.status.success())
     }
 
-    /// Takes the wire of a host away, or gives it back.
+    /// Sets the link of a host `up` or `down`.
     fn wire(&self, host: usize, state: &str) {
         assert!(self.ip(&["-n", &self.name(0), "link", "set", &format!("port{host}"), state]));
     }
@@ -118,7 +118,7 @@ impl Drop for Hosts {
 }
 
 #[test]
-fn links_that_are_cut_for_a_while_are_waited_for() {
+fn a_download_survives_links_that_are_down_for_a_while() {
     let Some(hosts) = Hosts::new() else { return };
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
@@ -134,12 +134,12 @@ fn links_that_are_cut_for_a_while_are_waited_for() {
     let mut leecher = hosts.start(3, "leecher", &["a.bin", "--tracker", &at, "-v"], &there);
     seeder.wait_for_count("serving chunk", 20);
     (1..=3).for_each(|host| hosts.wire(host, "down"));
-    // How long they are cut is what is tested; nothing is waited for.
+    // The duration of the outage is the behaviour under test.
     std::thread::sleep(Duration::from_secs(20));
     (1..=3).for_each(|host| hosts.wire(host, "up"));
     leecher.ends_with(0);
     assert_holds(&there.join("a.bin"), &bytes);
-    // The seeder's lease had ended meanwhile, and it is back by itself.
+    // The seeder's lease ended during the outage, and the seeder registered again.
     tracker.wait_for_text("is gone");
     tracker.wait_for_count("of a.bin", 2);
     assert!(!leecher.has_said("going on where the last run stopped"), "it was one run");

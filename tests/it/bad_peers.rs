@@ -1,5 +1,5 @@
-//! Peers that send garbage, half a frame, too much, the wrong bytes, or nothing: they are dropped or done
-//! without, and whoever is honest goes on.
+//! Peers that send garbage, half a frame, too many bytes, wrong bytes, or nothing: they are disconnected or replaced
+//! by other sources, and well-behaved peers are served.
 
 use crate::common::wire::{FakePeer, Udp, Whole, Wire};
 use crate::common::*;
@@ -11,15 +11,15 @@ use std::io::Write;
 use std::net::{Shutdown, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// A server that keeps what it is flooded with would need more, bytes.
+/// Memory limit, bytes. A server that stores the data of a flood exceeds it.
 const MEMORY_MAX: u64 = 48 << 20;
 
-/// A tracker whose leases outlast the test, so that fake peers need no heartbeats.
-fn patient_tracker(dir: &Path) -> Program {
+/// A tracker with leases that outlast the test, so that fake peers need no heartbeats.
+fn tracker_with_long_leases(dir: &Path) -> Program {
     tracker(dir, &["--lease", "60"])
 }
 
-/// What is said first to a server that must not put up with it.
+/// Invalid first bytes of a connection, each with a description.
 fn openings() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("garbage", random_bytes(1, 5_000)),
@@ -35,81 +35,81 @@ fn openings() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Each opening must end the connection, and a line without an end must do so at the limit.
-fn servers_drop_what_is_no_conversation(address: SocketAddr) {
-    for (what, bytes) in openings() {
+/// Asserts that each invalid opening ends the connection, and that a line without an end does so at the size limit.
+fn assert_closes_invalid_connections(address: SocketAddr) {
+    for (description, bytes) in openings() {
         let mut wire = Wire::connect(address);
         let _ = wire.send_bytes(&bytes);
-        wire.stream.shutdown(Shutdown::Write).unwrap_or_else(|_| println!("{what}: closed already"));
+        wire.stream.shutdown(Shutdown::Write).unwrap_or_else(|_| println!("{description}: closed already"));
         wire.is_closed();
     }
-    // Half a line, and then the end.
+    // Half a line, then the end of the stream.
     let mut wire = Wire::connect(address);
     wire.send_bytes(b"{\"type\":\"hel").unwrap();
     wire.stream.shutdown(Shutdown::Write).unwrap();
     wire.is_closed();
-    // A line that never ends: before the hello, and behind it.
+    // A line without an end, before and after the hello.
     for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":1}\n"] {
         let mut wire = Wire::connect(address);
         wire.send_bytes(hello).unwrap();
         let piece = vec![b'x'; FRAME_MAX];
-        let mut taken = 0;
-        // What is in flight is lost in the sockets' buffers; a server that reads on takes it all.
-        while taken < 64 << 20 && wire.stream.write_all(&piece).is_ok() {
-            taken += piece.len();
+        let mut accepted = 0;
+        // The socket buffers take some bytes in any case; a server that continues to read accepts all of them.
+        while accepted < 64 << 20 && wire.stream.write_all(&piece).is_ok() {
+            accepted += piece.len();
         }
-        assert!(taken < 64 << 20, "a line of {taken} bytes was taken");
+        assert!(accepted < 64 << 20, "the server accepted a line of {accepted} bytes");
     }
 }
 
 #[test]
-fn a_seeder_drops_what_is_no_conversation() {
+fn a_seeder_closes_invalid_connections() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let tracker = patient_tracker(dir);
+    let tracker = tracker_with_long_leases(dir);
     let file = write(dir, "a.bin", b"bytes");
     let seeder = seeder(dir, &file, &tracker, &[]);
-    // Somebody who says nothing holds nobody up.
+    // A connection without a request does not delay other peers.
     let _silent = Wire::connect(seeder.address());
-    servers_drop_what_is_no_conversation(seeder.address());
+    assert_closes_invalid_connections(seeder.address());
     leecher(&there, tracker.address(), &["a.bin"]).ends_with(0);
     assert!(!seeder.has_said("panicked"));
     assert!(seeder.peak_memory() < MEMORY_MAX);
 }
 
 #[test]
-fn a_tracker_drops_what_is_no_conversation() {
+fn a_tracker_closes_invalid_connections() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let tracker = patient_tracker(dir);
+    let tracker = tracker_with_long_leases(dir);
     let file = write(dir, "a.bin", b"bytes");
     let _seeder = seeder(dir, &file, &tracker, &[]);
     let _silent = Wire::connect(tracker.address());
-    servers_drop_what_is_no_conversation(tracker.address());
+    assert_closes_invalid_connections(tracker.address());
     leecher(&there, tracker.address(), &["a.bin"]).ends_with(0);
     assert!(!tracker.has_said("panicked"));
     assert!(tracker.peak_memory() < MEMORY_MAX);
 }
 
 #[test]
-fn a_client_drops_what_is_no_conversation() {
+fn a_client_closes_invalid_connections() {
     let place = place();
     let dir = place.path();
     let tracker = tracker(dir, &["--quorum", "1"]);
     let chunks = [b"first".to_vec()];
     let full = chunk_folder(dir, "full", 1, &[(1, &chunks[0])]);
     let serves = client(dir, &full, "serves", tracker.address(), &[]);
-    servers_drop_what_is_no_conversation(serves.address());
+    assert_closes_invalid_connections(serves.address());
     let empty = chunk_folder(dir, "empty", 1, &[]);
     client(dir, &empty, "asks", tracker.address(), &["--exit-when-complete"]).ends_with(0);
     assert_complete(&empty, &chunks);
 }
 
 #[test]
-fn who_connects_and_says_nothing_is_let_go() {
+fn a_connection_without_a_hello_is_closed() {
     let place = place();
     let dir = place.path();
-    let tracker = patient_tracker(dir);
+    let tracker = tracker_with_long_leases(dir);
     let file = write(dir, "a.bin", b"bytes");
     let seeder = seeder(dir, &file, &tracker, &[]);
     for mut silent in [tracker.address(), seeder.address()].map(Wire::connect) {
@@ -118,7 +118,7 @@ fn who_connects_and_says_nothing_is_let_go() {
 }
 
 #[test]
-fn idle_connections_cost_a_tracker_little() {
+fn idle_connections_use_little_memory_in_a_tracker() {
     let place = place();
     let tracker = tracker(place.path(), &[]);
     let connections: Vec<Wire> = (0..400)
@@ -130,14 +130,14 @@ fn idle_connections_cost_a_tracker_little() {
         })
         .collect();
     let used = tracker.peak_memory();
-    assert!(used < MEMORY_MAX, "{used} bytes for {} idle connections", connections.len());
+    assert!(used < MEMORY_MAX, "peak memory is {used} bytes with {} idle connections", connections.len());
 }
 
 #[test]
 fn refusals_have_stable_codes() {
     let place = place();
     let dir = place.path();
-    let tracker = patient_tracker(dir);
+    let tracker = tracker_with_long_leases(dir);
     let file = write(dir, "a.bin", b"bytes");
     let seeder = seeder(dir, &file, &tracker, &[]);
     let id = Udp::to(tracker.address()).lookup("a.bin")[0].file.id;
@@ -159,7 +159,7 @@ fn refusals_have_stable_codes() {
         wire.send(&PeerRequest::Chunk { file, index: shoal::content::ChunkIndex(index) }).unwrap();
         assert_eq!(code(&mut wire), wanted);
     }
-    // The conversation goes on after all that.
+    // The connection stays usable after these errors.
     wire.send(&PeerRequest::Chunk { file: id, index: shoal::content::ChunkIndex(0) }).unwrap();
     let Some(PeerResponse::Chunk { length, .. }) = wire.message() else { panic!() };
     assert_eq!(wire.payload(length.into()), b"bytes");
@@ -173,21 +173,21 @@ fn refusals_have_stable_codes() {
     );
 }
 
-/// A download beside a peer that is up to no good. The honest one is so slow that the other is met, and its own
-/// chunks alone make a whole file.
-struct Beside {
+/// A download from a well-behaved seeder and a misbehaving peer. The seeder is slow enough that the leecher also
+/// connects to the misbehaving peer, and it has all chunks.
+struct BadPeerTest {
     dir: tempfile::TempDir,
     whole: Whole,
     tracker: Program,
     _honest: Program,
 }
 
-impl Beside {
+impl BadPeerTest {
     fn new() -> Self {
         let dir = place();
         let whole = Whole::new(random_bytes(5, 600_000), 16_384);
         let file = write(dir.path(), "a.bin", &whole.bytes);
-        let tracker = patient_tracker(dir.path());
+        let tracker = tracker_with_long_leases(dir.path());
         let options = ["--chunk-size", "16KiB", "--upload-limit", "256KiB", "--name", "honest", "-v"];
         let honest = seeder(dir.path(), &file, &tracker, &options);
         Self { dir, whole, tracker, _honest: honest }
@@ -195,85 +195,85 @@ impl Beside {
 
     /// Starts the download.
     #[track_caller]
-    fn start(self, bad: FakePeer) -> Download {
+    fn start(self, bad: FakePeer) -> RunningDownload {
         bad.announce(self.tracker.address(), "bad", &self.whole.summary("a.bin"));
         let there = subfolder(self.dir.path(), "there");
         let leecher = leecher(&there, self.tracker.address(), &["a.bin", "-vv"]);
-        Download { there, leecher, bad, beside: self }
+        RunningDownload { there, leecher, bad, setup: self }
     }
 
-    /// Starts the download, and waits for its end, which must be a good one.
+    /// Runs the download and asserts that it succeeds.
     #[track_caller]
     fn download(self, bad: FakePeer) -> Program {
         self.start(bad).finish()
     }
 }
 
-struct Download {
+struct RunningDownload {
     there: PathBuf,
     leecher: Program,
     bad: FakePeer,
-    beside: Beside,
+    setup: BadPeerTest,
 }
 
-impl Download {
+impl RunningDownload {
     #[track_caller]
     fn finish(mut self) -> Program {
-        self.bad.met.recv_timeout(PATIENCE).expect("the bad peer is met");
+        self.bad.accepted.recv_timeout(PATIENCE).expect("the leecher connects to the bad peer");
         self.leecher.ends_with(0);
-        assert_holds(&self.there.join("a.bin"), &self.beside.whole.bytes);
+        assert_holds(&self.there.join("a.bin"), &self.setup.whole.bytes);
         assert_eq!(names_in(&self.there), ["a.bin", "logs.log"]);
         self.leecher
     }
 }
 
 #[test]
-fn wrong_bytes_are_found_out_and_their_sender_named() {
-    let beside = Beside::new();
-    let bad = FakePeer::answering(&beside.whole, |request, mut right| {
+fn wrong_bytes_are_detected_and_their_sender_is_named() {
+    let setup = BadPeerTest::new();
+    let bad = FakePeer::answering(&setup.whole, |request, mut right| {
         if let (PeerRequest::Chunk { .. }, Some(last)) = (request, right.last_mut()) {
             *last ^= 1;
         }
         Some(right)
     });
     let address = bad.address.to_string();
-    let size = beside.whole.bytes.len();
-    let leecher = beside.download(bad);
+    let size = setup.whole.bytes.len();
+    let leecher = setup.download(bad);
     let line = leecher.wait_for_text("is not used any more");
     assert!(line.contains("WARNING") && line.contains(&address), "{line}");
-    // Whichever chunk it was asked for first; the last one is shorter.
+    // Any chunk may be requested first; the last one is shorter.
     let (full, last) = (16_384, size % 16_384);
-    let says = |bytes| format!("does not have the SHA-256 that it must have ({bytes} bad bytes)");
-    assert!([full, last].iter().any(|bytes| line.contains(&says(*bytes))), "{line}");
+    let text_for = |bytes| format!("does not have the SHA-256 that it must have ({bytes} bad bytes)");
+    assert!([full, last].iter().any(|bytes| line.contains(&text_for(*bytes))), "{line}");
 }
 
 #[test]
-fn another_chunk_than_was_asked_for_is_found_out() {
-    // Under the number that was asked for, and under its own.
-    for honest_number in [false, true] {
-        let beside = Beside::new();
-        let whole = beside.whole.clone();
-        let bad = FakePeer::answering(&beside.whole, move |request, right| match request {
+fn a_chunk_other_than_the_requested_one_is_detected() {
+    // The wrong chunk is sent with the requested index, and with its own index.
+    for own_index in [false, true] {
+        let setup = BadPeerTest::new();
+        let whole = setup.whole.clone();
+        let bad = FakePeer::answering(&setup.whole, move |request, right| match request {
             PeerRequest::Chunk { file, index } => {
                 let other = shoal::content::ChunkIndex((index.0 + 1) % 36);
                 let (_, payload) = whole.answer(&PeerRequest::Chunk { file: *file, index: other }).unwrap();
-                let index = if honest_number { other } else { *index };
+                let index = if own_index { other } else { *index };
                 let line = PeerResponse::Chunk { file: *file, index, length: payload.len() as u32 };
                 Some([shoal::protocol::frame::encode(&line).unwrap(), payload].concat())
             }
             _ => Some(right),
         });
         let address = bad.address.to_string();
-        let leecher = beside.download(bad);
-        let why = if honest_number { "which is not its turn" } else { "does not have the SHA-256" };
+        let leecher = setup.download(bad);
+        let why = if own_index { "which is not its turn" } else { "does not have the SHA-256" };
         leecher.wait_for("the bad one and the reason", |line| line.contains(&address) && line.contains(why));
     }
 }
 
 #[test]
-fn who_sends_a_byte_a_second_is_done_without() {
-    let beside = Beside::new();
-    let whole = beside.whole.clone();
+fn a_peer_that_sends_one_byte_per_second_is_replaced() {
+    let setup = BadPeerTest::new();
+    let whole = setup.whole.clone();
     let bad = FakePeer::start(move |mut wire| {
         while let Some(request) = wire.message::<PeerRequest>() {
             let (response, payload) = whole.answer(&request).unwrap();
@@ -283,22 +283,22 @@ fn who_sends_a_byte_a_second_is_done_without() {
                 if wire.send_bytes(piece).is_err() {
                     return;
                 }
-                // So slow is what this peer is.
+                // This rate is the behaviour under test.
                 std::thread::sleep(std::time::Duration::from_secs(u64::from(chunk)));
             }
         }
     });
-    beside.download(bad);
+    setup.download(bad);
 }
 
 #[test]
-fn who_says_that_a_file_has_a_terabyte_is_not_believed() {
+fn a_false_file_size_of_a_terabyte_is_rejected() {
     const TERABYTE: u64 = 1 << 40;
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let whole = Whole::new(random_bytes(5, 600_000), 16_384);
-    let tracker = patient_tracker(dir);
-    // It is the first to tell the tracker of the file, under its right id.
+    let tracker = tracker_with_long_leases(dir);
+    // The bad peer is the first to announce the file to the tracker, under its correct id.
     let bad = FakePeer::answering(&whole, |request, right| {
         match request {
         PeerRequest::Manifest { file } => Some(
@@ -322,32 +322,32 @@ fn who_says_that_a_file_has_a_terabyte_is_not_believed() {
 }
 
 #[test]
-fn who_claims_all_and_gives_nothing_is_done_without() {
-    let beside = Beside::new();
-    let bad = FakePeer::answering(&beside.whole, |request, right| match request {
+fn a_peer_that_announces_all_chunks_and_sends_none_is_replaced() {
+    let setup = BadPeerTest::new();
+    let bad = FakePeer::answering(&setup.whole, |request, right| match request {
         PeerRequest::Chunk { index, .. } => Some(
             format!("{{\"type\":\"error\",\"code\":\"not_here\",\"text\":\"no\",\"index\":{}}}\n", index.0)
                 .into_bytes(),
         ),
         _ => Some(right),
     });
-    beside.download(bad);
+    setup.download(bad);
 }
 
 #[test]
-fn who_closes_at_every_chunk_is_done_without() {
-    let beside = Beside::new();
-    let bad = FakePeer::answering(&beside.whole, |request, right| match request {
+fn a_peer_that_closes_at_each_chunk_request_is_replaced() {
+    let setup = BadPeerTest::new();
+    let bad = FakePeer::answering(&setup.whole, |request, right| match request {
         PeerRequest::Chunk { .. } => None,
         _ => Some(right),
     });
-    beside.download(bad);
+    setup.download(bad);
 }
 
 #[test]
-fn who_sends_half_a_chunk_and_closes_is_done_without() {
-    let beside = Beside::new();
-    let whole = beside.whole.clone();
+fn a_peer_that_sends_half_a_chunk_and_closes_is_replaced() {
+    let setup = BadPeerTest::new();
+    let whole = setup.whole.clone();
     let bad = FakePeer::start(move |mut wire| {
         while let Some(request) = wire.message::<PeerRequest>() {
             let (response, payload) = whole.answer(&request).unwrap();
@@ -360,29 +360,29 @@ fn who_sends_half_a_chunk_and_closes_is_done_without() {
             }
         }
     });
-    beside.download(bad);
+    setup.download(bad);
 }
 
 #[test]
-fn who_falls_silent_at_a_chunk_is_done_without() {
-    let beside = Beside::new();
-    // An empty answer: the request is taken, and nothing ever comes.
-    let bad = FakePeer::answering(&beside.whole, |request, right| match request {
+fn a_peer_that_stalls_at_a_chunk_request_is_replaced() {
+    let setup = BadPeerTest::new();
+    // An empty response: the request is read, and nothing is sent.
+    let bad = FakePeer::answering(&setup.whole, |request, right| match request {
         PeerRequest::Chunk { .. } => Some(Vec::new()),
         _ => Some(right),
     });
-    beside.download(bad);
+    setup.download(bad);
 }
 
 #[test]
-fn who_says_nothing_at_all_is_done_without() {
-    let beside = Beside::new();
+fn a_peer_that_never_sends_anything_is_replaced() {
+    let setup = BadPeerTest::new();
     let bad = FakePeer::start(|mut wire| wire.is_closed());
-    beside.download(bad);
+    setup.download(bad);
 }
 
 #[test]
-fn who_answers_garbage_is_done_without() {
+fn a_peer_that_answers_with_garbage_is_replaced() {
     let answers = [
         random_bytes(1, 3_000),
         b"{\"type\":\"hello\",\"version\":2}\n".to_vec(),
@@ -391,20 +391,23 @@ fn who_answers_garbage_is_done_without() {
         b"{\"type\":\"hel".to_vec(),
     ];
     let downloads = answers.map(|answer| {
-        Beside::new().start(FakePeer::start(move |mut wire| {
+        BadPeerTest::new().start(FakePeer::start(move |mut wire| {
             let _ = wire.message::<PeerRequest>();
             let _ = wire.send_bytes(&answer);
         }))
     });
     for download in downloads {
         let leecher = download.finish();
-        assert!(!leecher.lines().iter().any(|line| line.contains('\u{1b}')), "the terminal is not driven");
+        assert!(
+            !leecher.lines().iter().any(|line| line.contains('\u{1b}')),
+            "a control character of a peer reached the terminal"
+        );
     }
 }
 
 #[test]
-fn who_sends_a_line_without_end_is_done_without() {
-    let beside = Beside::new();
+fn a_peer_that_sends_a_line_without_end_is_replaced() {
+    let setup = BadPeerTest::new();
     let bad = FakePeer::start(|mut wire| {
         let _ = wire.message::<PeerRequest>();
         let piece = vec![b' '; 64 << 10];
@@ -413,11 +416,11 @@ fn who_sends_a_line_without_end_is_done_without() {
             sent += piece.len();
         }
     });
-    beside.download(bad);
+    setup.download(bad);
 }
 
 #[test]
-fn who_lies_about_lengths_is_done_without() {
+fn a_peer_that_sends_false_lengths_is_replaced() {
     type Lie = fn(&PeerRequest) -> Option<String>;
     let lies: [Lie; 5] = [
         |request| match request {
@@ -453,10 +456,10 @@ fn who_lies_about_lengths_is_done_without() {
         },
     ];
     let downloads = lies.map(|lie| {
-        let beside = Beside::new();
+        let setup = BadPeerTest::new();
         let change = move |request: &PeerRequest, right| Some(lie(request).map_or(right, String::into_bytes));
-        let bad = FakePeer::answering(&beside.whole, change);
-        beside.start(bad)
+        let bad = FakePeer::answering(&setup.whole, change);
+        setup.start(bad)
     });
     for download in downloads {
         download.finish();
@@ -464,10 +467,10 @@ fn who_lies_about_lengths_is_done_without() {
 }
 
 #[test]
-fn wrong_bytes_alone_end_in_a_clear_error() {
+fn wrong_bytes_from_the_only_source_end_in_a_clear_error() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let tracker = patient_tracker(dir);
+    let tracker = tracker_with_long_leases(dir);
     let whole = Whole::new(random_bytes(5, 100_000), 16_384);
     let bad = FakePeer::answering(&whole, |request, mut right| {
         if let (PeerRequest::Chunk { .. }, Some(last)) = (request, right.last_mut()) {
@@ -483,10 +486,10 @@ fn wrong_bytes_alone_end_in_a_clear_error() {
 }
 
 #[test]
-fn a_manifest_of_another_file_is_not_believed() {
+fn a_manifest_of_another_file_is_rejected() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let tracker = patient_tracker(dir);
+    let tracker = tracker_with_long_leases(dir);
     let (wanted, other) = (Whole::new(b"wanted".to_vec(), 16_384), Whole::new(b"other!".to_vec(), 16_384));
     let bad = FakePeer::answering(&other, |_, right| Some(right));
     bad.announce(tracker.address(), "bad", &wanted.summary("a.bin"));
@@ -498,13 +501,13 @@ fn a_manifest_of_another_file_is_not_believed() {
 }
 
 #[test]
-fn a_client_does_not_take_wrong_bytes_either() {
+fn a_client_does_not_accept_wrong_bytes() {
     let place = place();
     let dir = place.path();
     let tracker = tracker(dir, &["--lease", "60"]);
     let chunks = [random_bytes(1, 20_000)];
     let all = [(1, chunks[0].as_slice())];
-    // A holder whose file is exchanged behind its back: it claims what it no longer has.
+    // A holder whose chunk file is replaced while it runs: it still announces the old chunk.
     let rotten = chunk_folder(dir, "rotten", 1, &all);
     let holder = client(dir, &rotten, "rotten", tracker.address(), &[]);
     tracker.wait_for_text("rotten joined the set");
@@ -522,15 +525,15 @@ fn a_client_does_not_take_wrong_bytes_either() {
 }
 
 #[test]
-fn a_half_closed_connection_keeps_its_place_and_ends_at_the_interrupt() {
+fn a_half_closed_connection_counts_toward_the_limit_and_ends_at_the_interrupt() {
     let place = place();
-    let tracker = patient_tracker(place.path());
+    let tracker = tracker_with_long_leases(place.path());
     let whole = Whole::new(random_bytes(3, 16 << 20), 1 << 20);
     let file = write(place.path(), "f.bin", &random_bytes(3, 16 << 20));
     let flags = ["--chunk-size", "1MiB", "--max-connections", "2"];
     let mut seeder = seeder(place.path(), &file, &tracker, &flags);
-    // Each asks for far more than the sockets hold, closes its own side, and reads nothing of it.
-    let deaf: Vec<Wire> = (0..2)
+    // Each requests far more bytes than the socket buffers hold, closes its sending side, and reads nothing.
+    let stalled: Vec<Wire> = (0..2)
         .map(|_| {
             let mut wire = Wire::connect(seeder.address());
             wire.send(&PeerRequest::Hello { version: 1, port: None }).unwrap();
@@ -543,20 +546,20 @@ fn a_half_closed_connection_keeps_its_place_and_ends_at_the_interrupt() {
             wire
         })
         .collect();
-    // Both still count, so that a third one finds no place.
+    // Both still count toward the connection limit, so that a third connection is closed.
     Wire::connect(seeder.address()).is_closed();
     seeder.interrupt();
     seeder.ends_with(0);
-    drop(deaf);
+    drop(stalled);
 }
 
 #[test]
-fn small_talk_does_not_make_up_for_a_chunk_that_does_not_come() {
+fn pongs_do_not_extend_the_stall_timeout_of_a_chunk() {
     let place = place();
-    let tracker = patient_tracker(place.path());
+    let tracker = tracker_with_long_leases(place.path());
     let whole = Whole::new(random_bytes(4, 40_000), 16_384);
     let file = write(place.path(), "f.bin", &random_bytes(4, 40_000));
-    // More of them than copies of a chunk are ever asked for at once.
+    // More of these peers than the number of sources that a chunk is requested from at the same time.
     let chatty: Vec<FakePeer> = (0..4)
         .map(|_| {
             FakePeer::answering(&whole, |request, right| match request {

@@ -1,4 +1,4 @@
-//! Chunk folders that complete each other, agree on hashes, and tell about it in `logs.log`.
+//! Chunk folders that complete each other, agree on hashes, and record events in `logs.log`.
 
 use crate::common::events::{self, Line};
 use crate::common::wire::Udp;
@@ -11,7 +11,7 @@ fn three() -> Vec<Vec<u8>> {
     vec![random_bytes(1, 51_894), vec![], random_bytes(3, 131)]
 }
 
-/// The folders of the course: {1,2}, {2,3}, {1,3}.
+/// The folders of the course, with chunks {1,2}, {2,3} and {1,3}.
 fn course_folders(dir: &Path, chunks: &[Vec<u8>]) -> [std::path::PathBuf; 3] {
     let numbered = |number: usize| (number, chunks[number - 1].as_slice());
     [("f1", [1, 2]), ("f2", [2, 3]), ("f3", [1, 3])]
@@ -38,17 +38,17 @@ fn three_folders_complete_each_other() {
     for client in &clients {
         let lines = client.lines();
         let registered = lines.iter().filter(|line| line.contains("registered with the tracker on"));
-        assert_eq!(registered.count(), 1, "one connection serves for the whole life");
+        assert_eq!(registered.count(), 1, "each client registers once, over one connection");
     }
     folders.iter().for_each(|folder| assert_complete(folder, &chunks));
     for folder in &folders {
         let names = ["chunk_1", "chunk_2", "chunk_3", "local_chunks.txt"];
-        assert_eq!(names_in(folder), names, "nothing else is left behind");
+        assert_eq!(names_in(folder), names, "the folder has exactly these files");
     }
     tracker.interrupt();
     tracker.ends_with(0);
 
-    // All four have written to one log, and every line of it is whole.
+    // All four programs write to one log, and each line of it is complete.
     let log = events::read(&dir.join("logs.log"));
     let hashes: Vec<String> = chunks.iter().map(|chunk| Digest::of(chunk).to_string()).collect();
     let held = [[1, 2], [2, 3], [1, 3]];
@@ -70,7 +70,7 @@ fn three_folders_complete_each_other() {
                 format!("{name},REQUEST_CHUNK,{missing},{ip},{port}")
             })
             .collect();
-        // A holder that takes long is not the only one asked.
+        // If a holder is slow, the client may also request the chunk from the other holder.
         assert!(!requested.is_empty() && requested.iter().all(|it| requests.contains(it)), "{events:#?}");
     }
     let tracker = events::of(&log, "P2PTracker");
@@ -90,7 +90,7 @@ fn three_folders_complete_each_other() {
         }
     }
     let levels = log.iter().filter(|line| matches!(line, Line::Log(level, _) if level != "INFO"));
-    assert_eq!(levels.count(), 0, "nothing to warn about");
+    assert_eq!(levels.count(), 0, "there are no warnings");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn the_sample_folders_complete_each_other() {
 }
 
 #[test]
-fn lists_as_they_are_seen_in_the_wild() {
+fn variants_of_the_list_format_are_accepted() {
     let chunks: Vec<Vec<u8>> = (1..=3).map(|n| random_bytes(n, 1_000 * n as usize)).collect();
     for (from, to) in [("\n", "\r\n"), (",", ", "), ("LASTCHUNK\n", "LASTCHUNK"), ("chunk_", "a chunk, no. ")]
     {
@@ -147,7 +147,7 @@ fn lists_as_they_are_seen_in_the_wild() {
 }
 
 #[test]
-fn many_chunks_and_an_empty_handed_client() {
+fn a_client_without_chunks_fetches_many_chunks() {
     let place = place();
     let dir = place.path();
     let chunks: Vec<Vec<u8>> = (0..60).map(|n| random_bytes(n, 100 * n as usize)).collect();
@@ -171,11 +171,11 @@ fn many_chunks_and_an_empty_handed_client() {
     let log = events::read(&dir.join("logs.log"));
     let asked = events::of(&log, "none");
     let asked: Vec<_> = asked.iter().filter(|event| event[1] == "WHERE_CHUNK").collect();
-    assert_eq!(asked.len(), 60, "each missing chunk is asked for once");
+    assert_eq!(asked.len(), 60, "each missing chunk is looked up once");
 }
 
 #[test]
-fn a_bad_chunk_is_told_never_named_and_replaced() {
+fn a_bad_chunk_is_reported_excluded_from_lookups_and_replaced() {
     let place = place();
     let dir = place.path();
     let chunks = three();
@@ -184,7 +184,7 @@ fn a_bad_chunk_is_told_never_named_and_replaced() {
     let bad_bytes = random_bytes(66, 51_894);
     let bad = chunk_folder(dir, "bad", 3, &[(1, &bad_bytes)]);
     let tracker = tracker(dir, &[]);
-    // The bad claim is there first, so that nobody can say it came too late.
+    // The wrong claim comes first, so that it cannot be rejected for being late.
     let liar = client(dir, &bad, "liar", tracker.address(), &[]);
     tracker.wait_for_text("liar joined the set default");
     let honest: Vec<_> = ["one", "two", "three"]
@@ -205,7 +205,7 @@ fn a_bad_chunk_is_told_never_named_and_replaced() {
     };
     events::wait_for(&dir.join("logs.log"), "the liar's second claim", corrects);
     drop((liar, honest, tracker));
-    // Up to its second claim, which is the right one, the liar is in no answer.
+    // Until the client claims the right hash, no lookup response contains its address.
     let log = events::read(&dir.join("logs.log"));
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     let corrected = log.iter().position(corrects);
@@ -222,7 +222,7 @@ fn a_bad_chunk_is_told_never_named_and_replaced() {
 }
 
 #[test]
-fn a_bad_chunk_that_comes_late_is_replaced_too() {
+fn a_bad_chunk_of_a_late_client_is_replaced() {
     let place = place();
     let dir = place.path();
     let chunks = three();
@@ -234,7 +234,7 @@ fn a_bad_chunk_that_comes_late_is_replaced_too() {
         .map(|(name, folder)| client(dir, folder, name, tracker.address(), &[]))
         .collect();
     tracker.wait_for_text("the set default is agreed upon");
-    // Longer, shorter, and of the same length.
+    // A shorter chunk, a longer chunk, and a chunk of the same length.
     let bad = chunk_folder(dir, "bad", 3, &[(1, b"short"), (2, b"not empty"), (3, &random_bytes(7, 131))]);
     let mut liar = client(dir, &bad, "liar", tracker.address(), &["--exit-when-complete"]);
     liar.ends_with(0);
@@ -245,7 +245,7 @@ fn a_bad_chunk_that_comes_late_is_replaced_too() {
 }
 
 #[test]
-fn a_quorum_of_one_takes_the_first_word() {
+fn a_quorum_of_one_accepts_the_first_claim() {
     let place = place();
     let dir = place.path();
     let chunks = three();
@@ -259,7 +259,7 @@ fn a_quorum_of_one_takes_the_first_word() {
 }
 
 #[test]
-fn one_client_is_no_quorum() {
+fn one_claim_does_not_reach_a_quorum_of_two() {
     let place = place();
     let dir = place.path();
     let chunks = three();
@@ -269,7 +269,7 @@ fn one_client_is_no_quorum() {
     let _full = client(dir, &full, "full", tracker.address(), &[]);
     let waits = client(dir, &empty, "empty", tracker.address(), &["-v"]);
     waits.wait_for_count("waiting to be told", 3);
-    // A second one who has them makes it an agreement.
+    // A second client with the same chunks completes the quorum.
     let second = chunk_folder(dir, "second", 3, &all);
     let _second = client(dir, &second, "second", tracker.address(), &[]);
     is_complete(&waits);
@@ -278,11 +278,11 @@ fn one_client_is_no_quorum() {
     let log = events::read(&dir.join("logs.log"));
     let asked: Vec<_> =
         events::of(&log, "empty").into_iter().filter(|event| event[1] == "WHERE_CHUNK").collect();
-    assert_eq!(asked.len(), 3, "who waits does not ask again: {asked:?}");
+    assert_eq!(asked.len(), 3, "a waiting client repeats its lookup: {asked:?}");
 }
 
 #[test]
-fn an_agreed_set_is_a_file_like_any_other() {
+fn an_agreed_set_can_be_downloaded_as_a_file() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let chunks = three();
@@ -305,7 +305,7 @@ fn an_agreed_set_is_a_file_like_any_other() {
 }
 
 #[test]
-fn sets_of_other_names_are_kept_apart() {
+fn sets_with_different_names_are_independent() {
     let place = place();
     let dir = place.path();
     let (ours, theirs) = (vec![random_bytes(1, 99)], vec![random_bytes(2, 99)]);
@@ -323,17 +323,17 @@ fn sets_of_other_names_are_kept_apart() {
 }
 
 #[test]
-fn control_c_ends_it_cleanly_at_any_time() {
+fn ctrl_c_exits_cleanly_in_each_state() {
     let place = place();
     let dir = place.path();
     let folder = chunk_folder(dir, "f", 2, &[(1, b"first")]);
-    // While there is no tracker: nobody listens on a port that was just given back.
-    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut lonely = client(dir, &folder, "lonely", nobody, &[]);
+    // Without a tracker: the port was just closed, so that no program listens on it.
+    let unused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut lonely = client(dir, &folder, "lonely", unused, &[]);
     lonely.wait_for_text("trying again until it answers");
     lonely.interrupt();
     lonely.ends_with(0);
-    // While it waits for a chunk.
+    // While the client waits for a chunk.
     let tracker = tracker(dir, &[]);
     let mut waits = client(dir, &folder, "waits", tracker.address(), &["-v"]);
     waits.wait_for_text("waiting to be told");
@@ -341,7 +341,7 @@ fn control_c_ends_it_cleanly_at_any_time() {
     waits.ends_with(0);
     tracker.wait_for_text("waits at ");
     tracker.wait_for_text(" is gone: ");
-    // When it is complete.
+    // After the client is complete.
     let full = chunk_folder(dir, "full", 1, &[(1, b"only")]);
     let mut complete = client(dir, &full, "complete", tracker.address(), &[]);
     is_complete(&complete);
@@ -349,9 +349,9 @@ fn control_c_ends_it_cleanly_at_any_time() {
     complete.ends_with(0);
 }
 
-/// Two slow holders of many chunks, and a client that has fetched some of them when `stop` is called for it.
-/// Started again it must go on with what it has.
-fn stopped_in_the_middle(stop: impl Fn(&mut Program)) {
+/// Two slow holders of 40 chunks, and a client that is ended by `stop` after at least 10 chunks. After a restart it
+/// must resume with the chunks that it has.
+fn resumes_after(stop: impl Fn(&mut Program)) {
     let place = place();
     let dir = place.path();
     let chunks: Vec<Vec<u8>> = (0..40).map(|n| random_bytes(n, 16_384)).collect();
@@ -368,26 +368,26 @@ fn stopped_in_the_middle(stop: impl Fn(&mut Program)) {
     let mut again = client(dir, &folder, "again", tracker.address(), &["--exit-when-complete"]);
     let line = again.wait_for_text(" of 40 chunks");
     let held = line.rsplit(" holds ").next().unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
-    assert!((10..40).contains(&held), "what was there is still there: {line}");
+    assert!((10..40).contains(&held), "the verified chunks are still there: {line}");
     again.ends_with(0);
     assert_complete(&folder, &chunks);
 }
 
 #[test]
-fn killed_in_the_middle_it_goes_on() {
-    stopped_in_the_middle(Program::kill9);
+fn a_killed_client_resumes() {
+    resumes_after(Program::kill9);
 }
 
 #[test]
-fn interrupted_in_the_middle_it_goes_on() {
-    stopped_in_the_middle(|client| {
+fn an_interrupted_client_resumes() {
+    resumes_after(|client| {
         client.interrupt();
         client.ends_with(0);
     });
 }
 
 #[test]
-fn what_nobody_has_any_more_is_had_again_when_its_holders_return() {
+fn missing_chunks_are_fetched_when_their_holders_return() {
     let place = place();
     let dir = place.path();
     let chunks = three();
@@ -395,7 +395,7 @@ fn what_nobody_has_any_more_is_had_again_when_its_holders_return() {
     let tracker = tracker(dir, &[]);
     let first = client(dir, &folders[0], "one", tracker.address(), &["-v"]);
     first.wait_for_text("waiting to be told");
-    // Two folders of two chunks each: only chunk 2 is with both.
+    // The folders hold chunks {1,2} and {2,3}: only chunk 2 reaches the quorum.
     let second = client(dir, &folders[1], "two", tracker.address(), &["-v"]);
     second.wait_for_text("nobody is known to have chunk 1");
     drop(second);
@@ -407,7 +407,7 @@ fn what_nobody_has_any_more_is_had_again_when_its_holders_return() {
 }
 
 #[test]
-fn a_chunk_that_goes_or_changes_while_its_client_runs_is_fetched_again() {
+fn a_chunk_file_that_is_removed_or_changed_is_fetched_again() {
     let place = place();
     let dir = place.path();
     let chunks = three();

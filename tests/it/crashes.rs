@@ -1,5 +1,5 @@
-//! Everything is killed at random moments, again and again: the tracker that keeps files, while it distributes,
-//! offloads and repairs, and its volunteers with it. After each restart every file must be there, whole.
+//! Repeated SIGKILL at random moments, of a tracker that distributes, offloads and repairs files, and its volunteers.
+//! After each restart every file must be complete.
 
 use crate::common::keeping::*;
 use crate::common::*;
@@ -7,16 +7,16 @@ use shoal::content::limits::CHUNK_SIZE;
 use std::path::Path;
 use std::time::Duration;
 
-/// Volunteers; one of them is missing in each round.
+/// Names of the volunteers; in each round one of them is not started.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
-/// Deaths in one swarm, each at another moment.
+/// Kills in one swarm, each at another moment.
 const ROUNDS: usize = 25;
-/// Swarms that this happens to: two hundred deaths in all.
+/// Number of swarms; with [`ROUNDS`], 200 kills in total.
 const SWARMS: u64 = 8;
-/// The longest that everything runs after the files were got, before it is killed.
-const LIFE: Duration = Duration::from_millis(600);
+/// Maximum time between the downloads and the kill.
+const UPTIME_MAX: Duration = Duration::from_millis(600);
 
-/// Deaths come soon: repair is under way in most rounds.
+/// Short leases, in seconds, so that repair is in progress in most rounds.
 const LEASES: [&str; 4] = ["--heartbeat", "0.1", "--lease", "0.3"];
 
 fn files(seed: u64) -> Vec<(String, Vec<u8>)> {
@@ -28,7 +28,7 @@ fn files(seed: u64) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-/// A tracker and four of the five volunteers, on new ports.
+/// Starts a tracker and four of the five volunteers, on new ports.
 fn start(dir: &Path, missing: usize) -> (Program, Vec<Program>) {
     let (files, state) = (subfolder(dir, "files"), dir.join("state"));
     let keep = ["--files", files.to_str().unwrap(), "--state", state.to_str().unwrap(), "--offload"];
@@ -41,7 +41,7 @@ fn start(dir: &Path, missing: usize) -> (Program, Vec<Program>) {
     (tracker, volunteers)
 }
 
-fn torture(seed: u64) {
+fn kill_repeatedly(seed: u64) {
     let place = place();
     let dir = place.path();
     let mut random = fastrand::Rng::with_seed(seed);
@@ -50,7 +50,7 @@ fn torture(seed: u64) {
     files.iter().for_each(|(name, bytes)| _ = write(&folder, name, bytes));
     for round in 0..ROUNDS {
         let (mut tracker, mut volunteers) = start(dir, random.usize(..NAMES.len()));
-        // Now and then so early that hardly anything has been read yet.
+        // In every fifth round the kill comes before most files have been read.
         if round % 5 > 0 {
             let into = format!("got{round}");
             let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
@@ -59,12 +59,12 @@ fn torture(seed: u64) {
             files.iter().for_each(|(name, bytes)| assert_holds(&dir.join(&into).join(name), bytes));
             std::fs::remove_dir_all(dir.join(&into)).unwrap();
         }
-        // The moment is what is random here; nothing is waited for.
-        std::thread::sleep(LIFE.mul_f64(random.f64().powi(2)));
+        // The kill comes at a random moment; the test does not wait for an event.
+        std::thread::sleep(UPTIME_MAX.mul_f64(random.f64().powi(2)));
         tracker.kill9();
         volunteers.iter_mut().for_each(Program::kill9);
     }
-    // And in the end all is as it should be.
+    // After the last restart, all files become safe and offloaded.
     let (tracker, _volunteers) = start(dir, 0);
     wait_status(tracker.address(), "safe and offloaded", |status| {
         is_safe(status, files.len() as u64) && status.files.iter().all(|file| file.offloaded)
@@ -72,7 +72,9 @@ fn torture(seed: u64) {
 }
 
 #[test]
-fn whenever_everything_is_killed_every_file_is_whole() {
-    // They mostly wait, for each other and for the disk: all at once takes hardly longer than one.
-    std::thread::scope(|scope| (0..SWARMS).for_each(|seed| _ = scope.spawn(move || torture(100 * seed))));
+fn files_survive_kills_of_tracker_and_volunteers_at_random_moments() {
+    // The swarms mostly wait for each other and for the disk, so that all of them run at the same time.
+    std::thread::scope(|scope| {
+        (0..SWARMS).for_each(|seed| _ = scope.spawn(move || kill_repeatedly(100 * seed)))
+    });
 }

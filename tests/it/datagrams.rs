@@ -1,4 +1,4 @@
-//! What the tracker makes of datagrams that are forged, torn, or from somebody who is not there.
+//! Datagrams that are forged, truncated, or from senders that are not registered.
 
 use crate::common::wire::Udp;
 use crate::common::*;
@@ -11,8 +11,8 @@ fn lookup(name: &str) -> TrackerRequest {
     TrackerRequest::Lookup { name: Some(FileName::new(name).unwrap()), id: None, limit: 50, token: None }
 }
 
-/// What the tracker sends back to one datagram. A question behind it, which is answered later on the same
-/// socket, tells when that was all.
+/// All replies of the tracker to one datagram. A second request on the same socket is answered after them, so that
+/// its reply marks the end.
 fn answers(udp: &mut Udp, datagram: &[u8]) -> Vec<Vec<u8>> {
     let probe = Datagram::new(u64::MAX, None, TrackerRequest::Unknown).encode().unwrap();
     udp.socket.send(datagram).unwrap();
@@ -31,7 +31,7 @@ fn answers(udp: &mut Udp, datagram: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn an_unproven_source_never_gets_more_than_it_sent() {
+fn an_unvalidated_source_never_receives_more_bytes_than_it_sent() {
     let place = place();
     let dir = place.path();
     let tracker = tracker(dir, &[]);
@@ -60,7 +60,7 @@ fn an_unproven_source_never_gets_more_than_it_sent() {
         [&br#"{"v":9,"tx":1,"message":{}}"#[..], &[b' '; 300]].concat(),
         [&br#"{"v":1,"tx":1,"message":{}}"#[..], &[b' '; 300]].concat(),
     ];
-    // Every beginning of a question too.
+    // Also each prefix of a request.
     let whole = padded(160);
     datagrams.extend((0..whole.len()).step_by(7).map(|length| whole[..length].to_vec()));
     for datagram in datagrams {
@@ -68,13 +68,13 @@ fn an_unproven_source_never_gets_more_than_it_sent() {
         let text = String::from_utf8_lossy(&datagram).into_owned();
         assert!(got <= datagram.len(), "{got} bytes for the {} of {text:?}", datagram.len());
     }
-    // A proven one gets its answer, which is the larger one.
+    // A validated source receives the full response, which is larger.
     let found = udp.lookup("a.bin");
     assert_eq!((found.len(), found[0].whole.len()), (1, 4));
 }
 
 #[test]
-fn a_cookie_is_no_use_to_another_source() {
+fn a_cookie_is_invalid_for_another_source() {
     let place = place();
     let tracker = tracker(place.path(), &[]);
     let mut udp = Udp::to(tracker.address());
@@ -89,13 +89,13 @@ fn a_cookie_is_no_use_to_another_source() {
         assert!(matches!(answer.message, TrackerResponse::Cookie { .. }), "{answer:?}");
     }
     let taken = answers(&mut udp, &with_cookie);
-    // It goes by way of the state thread, so that it may come after the next answer.
+    // This response passes through the state thread, so that it may arrive after the next one.
     let answer = taken.into_iter().next().unwrap_or_else(|| udp.receive().unwrap());
     assert!(matches!(Datagram::decode(&answer).unwrap().message, TrackerResponse::Found { .. }));
 }
 
 #[test]
-fn nobody_speaks_for_another() {
+fn requests_with_a_forged_token_are_rejected() {
     let place = place();
     let dir = place.path();
     let tracker = tracker(dir, &[]);
@@ -114,7 +114,7 @@ fn nobody_speaks_for_another() {
 }
 
 #[test]
-fn peers_behind_one_address_are_not_mixed_up() {
+fn peers_behind_one_address_are_told_apart() {
     let place = place();
     let tracker = tracker(place.path(), &[]);
     let whole = wire::Whole::new(b"bytes".to_vec(), 16_384);
@@ -131,7 +131,7 @@ fn peers_behind_one_address_are_not_mixed_up() {
 }
 
 #[test]
-fn more_holders_than_fit_in_a_datagram() {
+fn a_lookup_that_exceeds_a_datagram_is_repeated_over_tcp() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker(dir, &["--lease", "60"]);
@@ -139,28 +139,28 @@ fn more_holders_than_fit_in_a_datagram() {
     let mut udp = Udp::to(tracker.address());
     let peer = wire::FakePeer::answering(&whole, |_, right| Some(right));
     for port in 1..=99 {
-        let token = udp.register(&format!("nobody-{port}"), port);
+        let token = udp.register(&format!("absent-{port}"), port);
         udp.announce(token, &whole.summary("a.bin"));
     }
-    peer.announce(tracker.address(), "somebody", &whole.summary("a.bin"));
+    peer.announce(tracker.address(), "present", &whole.summary("a.bin"));
     let name = Some(FileName::new("a.bin").unwrap());
     let request = TrackerRequest::Lookup { name, id: None, limit: 500, token: None };
     let TrackerResponse::Found { files, truncated } = udp.ask(&request) else { panic!() };
     assert!(truncated && files[0].holders == 100 && files[0].whole.len() < 100);
-    // Over TCP they are all named.
+    // Over TCP all of them are listed.
     let mut tcp = wire::Wire::connect(tracker.address());
     tcp.send(&TrackerRequest::Hello { version: 1 }).unwrap();
     tcp.send(&request).unwrap();
     assert_eq!(tcp.message(), Some(TrackerResponse::Hello { version: 1 }));
     let Some(TrackerResponse::Found { files, truncated }) = tcp.message() else { panic!() };
     assert!(!truncated && files[0].whole.len() == 100);
-    // And a leecher finds the one among them that is there.
+    // A leecher finds the one holder of the hundred that exists.
     leecher(&there, tracker.address(), &["a.bin"]).ends_with(0);
     assert_holds(&there.join("a.bin"), &whole.bytes);
 }
 
 #[test]
-fn garbage_does_no_harm() {
+fn garbage_datagrams_do_not_disturb_the_tracker() {
     let place = place();
     let dir = place.path();
     let tracker = tracker(dir, &[]);

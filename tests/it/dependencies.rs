@@ -29,8 +29,8 @@ fn cargo(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Whether an SPDX expression permits a licence of the list: one alternative of each `OR`, every part of each `AND`.
-/// Some packages still write `/` for `OR`.
+/// Whether an SPDX expression is satisfied by the permitted licences: one alternative of each `OR`, every part of each
+/// `AND`. Some packages still write `/` for `OR`.
 fn is_permitted(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ");
     let flat: String = expression.chars().filter(|c| !matches!(c, '(' | ')')).collect();
@@ -53,7 +53,7 @@ fn licence_expressions_are_evaluated() {
     }
 }
 
-/// Of this platform, those of the tests and of the build included.
+/// Checks the packages of this platform, including those of tests and of the build.
 #[test]
 fn every_package_comes_from_crates_io_under_a_permissive_licence() {
     let metadata = cargo(&[

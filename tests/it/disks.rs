@@ -1,4 +1,4 @@
-//! Disks that fill up, folders that cannot be written to or go away, and files that change under who serves them.
+//! Disks that become full, folders that become read-only or are removed, and files that change while they are served.
 
 use crate::common::*;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,11 @@ use std::process::Command;
 
 const CHUNK: usize = 16 * 1024;
 
-/// A file system of its own and of a certain size, in memory; unmounted at the end of the test.
+/// A tmpfs of a given size; unmounted at the end of the test.
 struct Disk(PathBuf);
 
 impl Disk {
-    /// Mounts it; `None`, with a word, where this user may not.
+    /// Mounts the file system; `None`, with a message, if the user may not mount.
     fn new(dir: &Path, size: &str) -> Option<Self> {
         let path = subfolder(dir, "disk");
         let disk = Self(path.clone());
@@ -30,7 +30,7 @@ impl Disk {
         self.run("mount", &["-o", &format!("remount,{how}"), self.0.to_str().unwrap()])
     }
 
-    /// Takes all the room that is left.
+    /// Fills the remaining free space, and returns the path of the file that occupies it.
     fn fill(&self) -> PathBuf {
         let path = self.0.join("filler");
         let mut filler = std::fs::File::create(&path).unwrap();
@@ -46,14 +46,14 @@ impl Drop for Disk {
     }
 }
 
-/// The number after a word.
+/// The number that follows `word` in a line.
 fn number_after(line: &str, word: &str) -> usize {
     let rest = line.split_once(word).unwrap_or_else(|| panic!("{word:?} is not in {line:?}")).1;
     rest.split(' ').next().unwrap().parse().unwrap()
 }
 
 #[test]
-fn a_disk_that_fills_up_costs_nothing_that_was_verified() {
+fn a_full_disk_keeps_all_verified_chunks() {
     let place = place();
     let dir = place.path();
     let Some(disk) = Disk::new(dir, "4m") else { return };
@@ -61,7 +61,7 @@ fn a_disk_that_fills_up_costs_nothing_that_was_verified() {
     let file = write(dir, "a.bin", &bytes);
     let tracker = tracker(dir, &["--lease", "60"]);
     let slow = seeder(dir, &file, &tracker, &["-v", "--chunk-size", "16KiB", "--upload-limit", "256KiB"]);
-    // Its log is elsewhere, so that it can say what is wrong.
+    // The log is on another file system, so that the error can be logged.
     let log = dir.join("leecher.log");
     let get = |extra: &[&str]| {
         let out = disk.0.to_str().unwrap();
@@ -71,7 +71,7 @@ fn a_disk_that_fills_up_costs_nothing_that_was_verified() {
             &[&["a.bin", "--out", out, "--log-file", log.to_str().unwrap()], extra].concat(),
         )
     };
-    // In the middle.
+    // The disk becomes full during the download.
     let mut first = get(&[]);
     slow.wait_for_count("serving chunk", 24);
     let filler = disk.fill();
@@ -79,28 +79,28 @@ fn a_disk_that_fills_up_costs_nothing_that_was_verified() {
     let line = first.wait_for_text("not enough free space for");
     assert!(number_after(&line, " available, ") > 0, "{line}");
     drop(slow);
-    // Before the start: nothing can be got, and what is there stays.
+    // The disk is full at the start: nothing is requested, and the part file stays.
     let fast = seeder(dir, &file, &tracker, &["-v", "--chunk-size", "16KiB", "--name", "fast"]);
     let mut second = get(&[]);
     second.ends_with(9);
     let line = second.wait_for_text("not enough free space for");
     assert!(number_after(&line, "bytes needed, ") < 2 << 20 && line.ends_with(" missing"), "{line}");
     assert!(!fast.has_said("serving chunk"));
-    // With room again.
+    // The disk has free space again.
     std::fs::remove_file(filler).unwrap();
     let mut third = get(&[]);
     third.ends_with(0);
     let kept = number_after(&third.wait_for_text("going on"), "stopped: ");
     let fetched = fast.lines().iter().filter(|line| line.contains("serving chunk")).count();
-    assert_eq!(kept + fetched * CHUNK, bytes.len(), "nothing is fetched that was there");
-    // What came right until the disk was full.
+    assert_eq!(kept + fetched * CHUNK, bytes.len(), "a chunk was fetched twice");
+    // Everything that arrived before the disk was full.
     assert!(kept >= 20 * CHUNK, "{kept} bytes were kept");
     assert_holds(&disk.0.join("a.bin"), &bytes);
     assert_eq!(names_in(&disk.0), ["a.bin"]);
 }
 
 #[test]
-fn a_client_whose_disk_fills_up_says_so_and_goes_on_later() {
+fn a_client_with_a_full_disk_reports_it_and_resumes_later() {
     let place = place();
     let dir = place.path();
     let Some(disk) = Disk::new(dir, "4m") else { return };
@@ -121,7 +121,7 @@ fn a_client_whose_disk_fills_up_says_so_and_goes_on_later() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_to_is_named() {
+fn a_read_only_folder_is_named_in_the_error() {
     let place = place();
     let dir = place.path();
     let Some(disk) = Disk::new(dir, "4m") else { return };
@@ -129,10 +129,10 @@ fn a_folder_that_cannot_be_written_to_is_named() {
     let tracker = tracker(dir, &["--lease", "60"]);
     let slow = seeder(dir, &file, &tracker, &["-v", "--chunk-size", "16KiB", "--upload-limit", "128KiB"]);
     let out = disk.0.to_str().unwrap();
-    // In the middle.
+    // The folder becomes read-only during the download.
     let mut first = leecher(dir, tracker.address(), &["a.bin", "--out", out]);
     slow.wait_for_count("serving chunk", 16);
-    // While it is being written to it cannot be made read-only; then it is so from the next start on.
+    // Linux refuses the remount while a file is open for writing; then only the next start finds it read-only.
     let during = disk.remount("ro");
     if during {
         first.ends_with(17);
@@ -146,7 +146,7 @@ fn a_folder_that_cannot_be_written_to_is_named() {
 }
 
 #[test]
-fn a_folder_that_goes_away_ends_the_download_at_once() {
+fn removing_the_folder_ends_the_download() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let file = write(dir, "a.bin", &random_bytes(3, 4 << 20));
@@ -158,11 +158,11 @@ fn a_folder_that_goes_away_ends_the_download_at_once() {
     leecher.ends_with(17);
     leecher.wait_for_text("was removed during the download and its chunks are lost");
     let sent = slow.lines().iter().filter(|line| line.contains("serving chunk")).count();
-    assert!(sent < 256, "it did not go on to the end");
+    assert!(sent < 256, "the leecher downloaded the whole file");
 }
 
 #[test]
-fn a_file_that_changes_is_hashed_again_and_offered_as_what_it_is() {
+fn a_changed_file_is_hashed_again_and_offered_under_its_new_id() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let old = random_bytes(4, 40 * CHUNK);
@@ -174,25 +174,25 @@ fn a_file_that_changes_is_hashed_again_and_offered_as_what_it_is() {
         assert_holds(&there.join(name), wanted);
     };
     fetched("old", &old);
-    // In place, of the same size.
+    // Overwritten in place with the same size.
     let new = random_bytes(5, 40 * CHUNK);
     write(dir, "a.bin", &new);
     seeder.wait_for_text("has changed: it is offered no more until it has been hashed again");
     seeder.wait_for_text("was hashed again and is another file now");
     tracker.wait_for_count("has 40 of 40 chunks of a.bin", 2);
     fetched("new", &new);
-    // Cut short.
+    // Truncated.
     std::fs::File::options().write(true).open(&file).unwrap().set_len(5 * CHUNK as u64).unwrap();
     seeder.wait_for_count("was hashed again and is another file now", 2);
     tracker.wait_for_text("has 5 of 5 chunks of a.bin");
     fetched("short", &new[..5 * CHUNK]);
-    // Replaced by another file of that name, as editors do it.
+    // Replaced by another file of the same name, as editors do.
     let other = write(dir, "other", &old);
     std::fs::rename(other, &file).unwrap();
     seeder.wait_for_count("was hashed again and is another file now", 3);
     tracker.wait_for_count("has 40 of 40 chunks of a.bin", 3);
     fetched("replaced", &old);
-    // Only a new time: the same id, once more.
+    // Only the modification time changes: the same id is offered again.
     std::fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     seeder.wait_for_text("was hashed again and is what it was");
     tracker.wait_for_count("has 40 of 40 chunks of a.bin", 4);
@@ -200,7 +200,7 @@ fn a_file_that_changes_is_hashed_again_and_offered_as_what_it_is() {
 }
 
 #[test]
-fn a_download_in_the_middle_never_takes_what_a_changed_file_has() {
+fn a_running_download_never_accepts_bytes_of_a_changed_file() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let old = random_bytes(6, 100 * CHUNK);

@@ -43,7 +43,7 @@ fn help_and_documentation_list_all_exit_codes() {
 }
 
 #[test]
-fn a_download_without_data_ends_with_6() {
+fn a_download_that_receives_no_data_exits_with_6() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker(dir, &[]);
@@ -64,11 +64,11 @@ fn a_download_without_data_ends_with_6() {
     waits.ends_with(6);
 }
 
-/// A file system of one mebibyte.
+/// A file system of 1 MiB.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` where one may not be mounted.
+    /// Mounts it; `None` if the user may not mount.
     fn mount(at: PathBuf) -> Option<Self> {
         std::fs::create_dir(&at).unwrap();
         let mut mount = Command::new("mount");
@@ -94,7 +94,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_ends_with_9_before_and_during_a_download() {
+fn a_full_disk_exits_with_9_before_and_during_a_download() {
     let place = place();
     let dir = place.path();
     let Some(disk) = SmallDisk::mount(dir.join("small")) else { return };
@@ -110,16 +110,16 @@ fn a_full_disk_ends_with_9_before_and_during_a_download() {
     let mut before = leecher(dir, tracker.address(), &["large.bin", "--out", out]);
     before.ends_with(9);
     before.wait_for_text("missing");
-    assert!(names_in(disk.path()).is_empty(), "nothing is left behind");
-    // There is free space at the start, and then another program takes it.
+    assert!(names_in(disk.path()).is_empty(), "the refused download left files");
+    // There is free space at the start; then another program uses it.
     let mut during = leecher(dir, tracker.address(), &["fits.bin", "--out", out]);
-    // Two are in flight at most: some of them are on the disk.
+    // At most two chunks are in flight, so that some of the eight have been written.
     slow.wait_for_count("serving chunk", 8);
     let filler = disk.path().join("filler");
     let filled = std::fs::write(&filler, vec![1; 1 << 20]);
     assert!(filled.is_err(), "the disk is full");
     during.ends_with(9);
-    // With room again, the same command goes on.
+    // With free space again, the same command resumes.
     std::fs::remove_file(&filler).unwrap();
     let mut after = leecher(dir, tracker.address(), &["fits.bin", "--out", out]);
     after.ends_with(0);

@@ -1,5 +1,5 @@
-//! Downloads that are killed with -9 at random moments, again and again: each time they go on where they were, read
-//! nothing again that a have-map vouches for, and in the end every byte is right.
+//! Repeated SIGKILL of downloads at random moments: each run resumes, does not read again the chunks that the resume
+//! file lists as verified, and the finished file is right.
 
 use crate::common::*;
 use shoal::content::{Bitfield, ChunkIndex};
@@ -7,29 +7,29 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-/// Deaths of one download, each at another moment.
-const KILLS: usize = 25;
-/// The longest that a program lives.
-const LIFE: Duration = Duration::from_millis(1_400);
-/// Chunks of a file, and bytes in each.
+/// Kills of one download, each at another moment.
+const KILL_COUNT: usize = 25;
+/// Maximum time until a program is killed.
+const UPTIME_MAX: Duration = Duration::from_millis(1_400);
+/// Number of chunks in a file; the next constant is the chunk size in bytes.
 const CHUNKS: u32 = 384;
 const CHUNK: usize = 16 * 1024;
-/// So slow that the end is not reached before the last death.
+/// A rate at which the download is not complete before the last kill.
 const SLOWLY: [&str; 5] = ["-v", "--chunk-size", "16KiB", "--upload-limit", "256KiB"];
 
-/// The moment is what is random here; nothing is waited for.
-fn live_and_die(mut program: Program, random: &mut fastrand::Rng) -> Vec<String> {
-    std::thread::sleep(LIFE.mul_f64(random.f64()));
+/// Kills the program after a random time, and returns its output.
+fn kill_at_random_moment(mut program: Program, random: &mut fastrand::Rng) -> Vec<String> {
+    std::thread::sleep(UPTIME_MAX.mul_f64(random.f64()));
     program.kill9();
     program.lines()
 }
 
-/// What the have-maps beside a target vouch for.
-fn vouched(folder: &Path) -> Bitfield {
+/// The chunks that the resume files in a folder list as verified.
+fn listed_as_verified(folder: &Path) -> Bitfield {
     let mut all = Bitfield::none(CHUNKS);
     for name in names_in(folder).iter().filter(|name| name.ends_with(".note") || name.ends_with(".have")) {
         let bytes = std::fs::read(folder.join(name)).unwrap();
-        // A note has two halves, which are written in turns.
+        // A `.note` file has two halves that are written alternately.
         let parts = if name.ends_with(".note") { 2 } else { 1 };
         for part in bytes.chunks(bytes.len() / parts) {
             let header = part.iter().position(|byte| *byte == b'\n').unwrap() + 1;
@@ -41,31 +41,38 @@ fn vouched(folder: &Path) -> Bitfield {
     all
 }
 
-/// How much a program says that it has found.
+/// The number of bytes with which a program says that it resumes.
 fn resumed(lines: &[String]) -> Option<usize> {
     let line = lines.iter().find_map(|line| line.split_once("going on where the last run stopped: "))?;
     Some(line.1.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// Kills a download, started as told, until it has died often enough; returns what is there then.
-fn torture(folder: &Path, random: &mut fastrand::Rng, start: impl Fn() -> Program) -> Bitfield {
+/// Kills and restarts a download [`KILL_COUNT`] times; returns the chunks that are verified at the end.
+fn kill_repeatedly(folder: &Path, random: &mut fastrand::Rng, start: impl Fn() -> Program) -> Bitfield {
     let mut there = Bitfield::none(CHUNKS);
-    for _ in 0..KILLS {
-        let lines = live_and_die(start(), random);
+    for _ in 0..KILL_COUNT {
+        let lines = kill_at_random_moment(start(), random);
         if let Some(resumed) = resumed(&lines) {
-            assert_eq!(resumed, there.held() as usize * CHUNK, "what the maps vouch for is what is there");
+            assert_eq!(
+                resumed,
+                there.held() as usize * CHUNK,
+                "a run resumes with exactly the chunks in the resume file"
+            );
         }
-        assert!(!lines.iter().any(|line| line.contains("checking what is here")), "it is not read again");
-        let now = vouched(folder);
-        assert!(there.iter().all(|index| now.has(index)), "nothing that was there is forgotten");
+        assert!(
+            !lines.iter().any(|line| line.contains("checking what is here")),
+            "a verified chunk was read again"
+        );
+        let now = listed_as_verified(folder);
+        assert!(there.iter().all(|index| now.has(index)), "a verified chunk was forgotten");
         there = now;
     }
-    assert!((1..CHUNKS).contains(&there.held()), "{} chunks are there", there.held());
+    assert!((1..CHUNKS).contains(&there.held()), "{} chunks are verified", there.held());
     there
 }
 
-/// Several downloads at once, each with a seed of its own.
-fn at_once(seeds: std::ops::Range<u64>, one: impl Fn(u64) + Sync) {
+/// Runs a test for several seeds in parallel.
+fn in_parallel(seeds: std::ops::Range<u64>, one: impl Fn(u64) + Sync) {
     std::thread::scope(|scope| {
         seeds.for_each(|seed| {
             drop(scope.spawn({
@@ -84,16 +91,16 @@ fn leecher_killed(seed: u64) {
     let file = write(dir, "a.bin", &bytes);
     let tracker = tracker(dir, &["--lease", "60"]);
     let mut slow = seeder(dir, &file, &tracker, &SLOWLY);
-    let kept = torture(&there, random, || leecher(&there, tracker.address(), &["a.bin", "-v"]));
+    let kept = kill_repeatedly(&there, random, || leecher(&there, tracker.address(), &["a.bin", "-v"]));
     slow.interrupt();
     slow.ends_with(0);
-    // The rest comes from another one, which is asked for nothing that is there.
+    // The remaining chunks come from another seeder, which must not receive requests for verified chunks.
     let fast = seeder(dir, &file, &tracker, &["-v", "--chunk-size", "16KiB", "--name", "fast"]);
     let how = ["none", "sample", "full"][seed as usize % 3];
     let mut last = leecher(&there, tracker.address(), &["a.bin", "-v", "--verify", how]);
     last.ends_with(0);
     let found = resumed(&last.lines()).unwrap_or(0);
-    // What came in the last moments, and no map names, is found by who reads all.
+    // Chunks that arrived after the last write of the resume file are found only if everything is read.
     assert!(found == kept.held() as usize * CHUNK || how == "full" && found > kept.held() as usize * CHUNK);
     let read = match how {
         "none" => 0,
@@ -115,8 +122,8 @@ fn leecher_killed(seed: u64) {
 }
 
 #[test]
-fn a_leecher_goes_on_however_often_it_is_killed() {
-    at_once(0..3, leecher_killed);
+fn a_leecher_resumes_after_any_number_of_kills() {
+    in_parallel(0..3, leecher_killed);
 }
 
 fn member_killed(seed: u64) {
@@ -129,7 +136,7 @@ fn member_killed(seed: u64) {
     let mut slow = seeder(dir, &file, &tracker, &SLOWLY);
     let address = tracker.address().to_string();
     let options = ["--tracker", &address, "--get", "a.bin", "-v"];
-    torture(&there, random, || plain(dir, &there, "gets", &options));
+    kill_repeatedly(&there, random, || plain(dir, &there, "gets", &options));
     slow.interrupt();
     slow.ends_with(0);
     let _fast = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB", "--name", "fast"]);
@@ -139,11 +146,11 @@ fn member_killed(seed: u64) {
 }
 
 #[test]
-fn a_client_with_a_plain_folder_goes_on_however_often_it_is_killed() {
-    at_once(10..13, member_killed);
+fn a_client_with_a_plain_folder_resumes_after_any_number_of_kills() {
+    in_parallel(10..13, member_killed);
 }
 
-/// Whatever the list of a chunk folder names is there and right, at any moment.
+/// Asserts that each chunk in the list of a chunk folder exists with the right bytes; returns their number.
 fn assert_sound(folder: &Path, chunks: &[Vec<u8>]) -> usize {
     let text = std::fs::read(folder.join("local_chunks.txt")).unwrap();
     let list = shoal::content::local_chunks::LocalChunks::parse(&text).unwrap();
@@ -169,22 +176,22 @@ fn folder_killed(seed: u64) {
         |name: &str, folder: &Path, at: SocketAddr, extra: &[&str]| client(dir, folder, name, at, extra);
     let mut slow = starts("slow", &full, tracker.address(), &["--upload-limit", "192KiB"]);
     let mut held = 0;
-    for _ in 0..KILLS {
-        live_and_die(starts("killed", &empty, tracker.address(), &[]), random);
+    for _ in 0..KILL_COUNT {
+        kill_at_random_moment(starts("killed", &empty, tracker.address(), &[]), random);
         let now = assert_sound(&empty, &chunks);
-        assert!(now >= held, "nothing that was there is forgotten");
+        assert!(now >= held, "a listed chunk was forgotten");
         held = now;
     }
-    assert!(held > 0, "nothing has come");
+    assert!(held > 0, "no chunk arrived");
     slow.kill9();
     let _fast = starts("fast", &full, tracker.address(), &[]);
     starts("killed", &empty, tracker.address(), &["--exit-when-complete"]).ends_with(0);
     assert_complete(&empty, &chunks);
     let left: Vec<String> = names_in(&empty).into_iter().filter(|name| name.starts_with('.')).collect();
-    assert_eq!(left, [""; 0], "nothing is left behind");
+    assert_eq!(left, [""; 0], "temporary files are left behind");
 }
 
 #[test]
-fn a_chunk_folder_is_sound_however_often_its_client_is_killed() {
-    at_once(20..22, folder_killed);
+fn a_chunk_folder_is_consistent_after_any_number_of_kills() {
+    in_parallel(20..22, folder_killed);
 }

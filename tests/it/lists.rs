@@ -1,15 +1,15 @@
-//! A `local_chunks.txt` that is not in order is refused with the file and the line.
+//! An invalid `local_chunks.txt` is refused with the file name and the line number.
 
 use crate::common::*;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-/// Starts a client on a folder, which must be refused before any tracker is asked. Returns the reason, behind the
+/// Starts a client on a folder that it must refuse before it contacts a tracker. Returns the reason that follows the
 /// path of the list.
 #[track_caller]
 fn refusal(dir: &Path, folder: &Path) -> String {
-    let nobody = "127.0.0.1:9".parse().unwrap();
-    let mut client = client(dir, folder, "client", nobody, &[]);
+    let unused = "127.0.0.1:9".parse().unwrap();
+    let mut client = client(dir, folder, "client", unused, &[]);
     client.ends_with(17);
     let error = client.wait_for("an error", |line| line.contains(" - ERROR - "));
     let (_, text) = error.split_once(" - ERROR - ").unwrap();
@@ -19,7 +19,7 @@ fn refusal(dir: &Path, folder: &Path) -> String {
 }
 
 #[test]
-fn a_line_that_is_wrong() {
+fn an_invalid_line_is_reported_with_its_number() {
     let place = place();
     let (dir, folder) = (place.path(), subfolder(place.path(), "folder"));
     for name in ["a", "b", "c"] {
@@ -60,7 +60,7 @@ fn a_line_that_is_wrong() {
 }
 
 #[test]
-fn a_chunk_that_is_no_file_in_the_folder() {
+fn a_chunk_that_is_not_a_regular_file_in_the_folder_is_refused() {
     let place = place();
     let (dir, folder) = (place.path(), subfolder(place.path(), "folder"));
     write(&folder, "local_chunks.txt", b"1,a\n2,b\n3,LASTCHUNK\n");
@@ -75,15 +75,15 @@ fn a_chunk_that_is_no_file_in_the_folder() {
 }
 
 #[test]
-fn no_folder_and_no_list() {
+fn a_missing_folder_and_a_missing_list_are_refused() {
     let place = place();
     let dir = place.path();
-    let nobody = "127.0.0.1:9".parse().unwrap();
-    let mut lost = client(dir, &dir.join("nowhere"), "client", nobody, &[]);
+    let unused = "127.0.0.1:9".parse().unwrap();
+    let mut lost = client(dir, &dir.join("nowhere"), "client", unused, &[]);
     lost.ends_with(17);
     lost.wait_for_text("nowhere");
     let empty = subfolder(dir, "empty");
-    let mut lost = client(dir, &empty, "client", nobody, &[]);
+    let mut lost = client(dir, &empty, "client", unused, &[]);
     lost.ends_with(17);
     lost.wait_for_text("empty/local_chunks.txt");
 }

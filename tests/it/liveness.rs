@@ -1,22 +1,22 @@
-//! Peers and trackers that come and go: who is dead is in no answer, who is back is found again.
+//! Peers and trackers that fail and return: dead peers disappear from lookups, and returning peers are found again.
 
 use crate::common::wire::Udp;
 use crate::common::*;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Heartbeats often enough that nothing is waited for long, a lease long enough for a busy machine.
+/// Heartbeat interval and lease, in seconds: short for quick tests, and a lease long enough for a busy machine.
 const QUICK: [&str; 4] = ["--heartbeat", "0.2", "--lease", "2"];
 
-/// A tracker that is killed and comes back where it was. It is met under an address of its own, so that no
-/// other test's program takes the port in between.
-struct Restarting {
+/// A tracker that is killed and restarted on the same address. It uses its own loopback address, so that no program of
+/// another test takes the port in between.
+struct RestartableTracker {
     dir: std::path::PathBuf,
     running: Program,
     address: SocketAddr,
 }
 
-impl Restarting {
+impl RestartableTracker {
     fn start(dir: &std::path::Path) -> Self {
         let running = tracker(dir, &[&["--listen", "127.0.0.2:0"][..], &QUICK].concat());
         let address = running.address();
@@ -31,7 +31,7 @@ impl Restarting {
 }
 
 #[test]
-fn a_killed_seeder_is_in_no_answer_when_its_lease_has_ended() {
+fn a_killed_seeder_disappears_from_lookups_when_its_lease_ends() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker(dir, &QUICK);
@@ -51,7 +51,7 @@ fn a_killed_seeder_is_in_no_answer_when_its_lease_has_ended() {
 }
 
 #[test]
-fn a_seeder_that_hung_is_back_by_itself() {
+fn a_seeder_that_hung_registers_again() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker(dir, &QUICK);
@@ -66,7 +66,7 @@ fn a_seeder_that_hung_is_back_by_itself() {
 }
 
 #[test]
-fn a_seeder_that_leaves_says_goodbye() {
+fn a_seeder_sends_goodbye_when_it_leaves() {
     let place = place();
     let dir = place.path();
     let tracker = tracker(dir, &[]);
@@ -79,7 +79,7 @@ fn a_seeder_that_leaves_says_goodbye() {
 }
 
 #[test]
-fn a_killed_client_is_gone_with_its_connection() {
+fn a_killed_client_disappears_when_its_connection_ends() {
     let place = place();
     let dir = place.path();
     let tracker = tracker(dir, &["--quorum", "1"]);
@@ -91,7 +91,7 @@ fn a_killed_client_is_gone_with_its_connection() {
 }
 
 #[test]
-fn a_client_that_hangs_is_gone_with_its_lease_and_comes_back() {
+fn a_client_that_hangs_loses_its_lease_and_returns() {
     let place = place();
     let dir = place.path();
     let tracker = tracker(dir, &[&QUICK[..], &["--quorum", "1"]].concat());
@@ -110,10 +110,10 @@ fn a_client_that_hangs_is_gone_with_its_lease_and_comes_back() {
 }
 
 #[test]
-fn a_restarted_tracker_gets_its_swarm_back() {
+fn a_restarted_tracker_recovers_its_swarm() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let mut tracker = Restarting::start(dir);
+    let mut tracker = RestartableTracker::start(dir);
     let file = write(dir, "a.bin", b"bytes");
     let _seeders = ["one", "two"].map(|name| seeder(dir, &file, &tracker.running, &["--name", name]));
     tracker.restart();
@@ -126,10 +126,10 @@ fn a_restarted_tracker_gets_its_swarm_back() {
 }
 
 #[test]
-fn a_download_does_not_notice_that_the_tracker_restarts() {
+fn a_download_continues_across_a_tracker_restart() {
     let place = place();
     let dir = place.path();
-    let mut tracker = Restarting::start(dir);
+    let mut tracker = RestartableTracker::start(dir);
     let bytes = random_bytes(1, 512 << 10);
     let file = write(dir, "a.bin", &bytes);
     let slow = ["-v", "--chunk-size", "16KiB", "--upload-limit", "128KiB"];
@@ -147,7 +147,7 @@ fn a_download_does_not_notice_that_the_tracker_restarts() {
 }
 
 #[test]
-fn a_download_goes_on_without_any_tracker() {
+fn a_download_continues_without_a_tracker() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let mut tracker = tracker(dir, &[]);
@@ -163,7 +163,7 @@ fn a_download_goes_on_without_any_tracker() {
 }
 
 #[test]
-fn a_download_goes_on_while_the_tracker_hangs() {
+fn a_download_continues_while_the_tracker_hangs() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker(dir, &[]);
@@ -182,7 +182,7 @@ fn a_download_goes_on_while_the_tracker_hangs() {
 fn clients_find_each_other_again_after_the_tracker_restarts() {
     let place = place();
     let dir = place.path();
-    let mut tracker = Restarting::start(dir);
+    let mut tracker = RestartableTracker::start(dir);
     let chunks = [b"first".to_vec(), b"second".to_vec(), vec![]];
     let numbered = |numbers: &[usize]| {
         numbers.iter().map(|&number| (number, chunks[number - 1].as_slice())).collect::<Vec<_>>()
@@ -204,10 +204,10 @@ fn clients_find_each_other_again_after_the_tracker_restarts() {
 }
 
 #[test]
-fn everybody_may_be_there_before_the_tracker() {
+fn peers_may_start_before_the_tracker() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let mut restarting = Restarting::start(dir);
+    let mut restarting = RestartableTracker::start(dir);
     restarting.running.kill9();
     let file = write(dir, "a.bin", b"bytes");
     let seeder = start_seeder(dir, &file, restarting.address, &["--name", "early"]);
@@ -220,12 +220,12 @@ fn everybody_may_be_there_before_the_tracker() {
     restarting.restart();
     restarting.running.wait_for_text("early has 1 of 1 chunks of a.bin");
     restarting.running.wait_for_text("client joined the set");
-    // Whether it asked before or after the seeder was there, it has an answer.
+    // The leecher gets a response in either order of its lookup and the seeder's registration.
     assert!(matches!(leecher.exit_code(), Some(0 | 3)));
 }
 
 #[test]
-fn whoever_has_nothing_to_do_does_nothing() {
+fn idle_programs_use_almost_no_processor_time() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker(dir, &[]);
@@ -244,6 +244,6 @@ fn whoever_has_nothing_to_do_does_nothing() {
     std::thread::sleep(Duration::from_secs(2));
     for ((name, program), before) in programs.iter().zip(before) {
         let used = program.processor_ticks() - before;
-        assert!(used < 10, "{name} used {used} hundredths of a second in 2 s with nothing to do");
+        assert!(used < 10, "{name} used {used} ticks of 10 ms within 2 s while idle");
     }
 }

@@ -1,10 +1,10 @@
-//! `logs.log`: where it is, what goes into it, and that no line of it is ever torn.
+//! `logs.log`: its place, its content, and the integrity of each line when several programs write.
 
 use crate::common::events::{self, Line};
 use crate::common::*;
 
 #[test]
-fn it_is_in_the_working_directory_unless_moved() {
+fn the_log_is_in_the_working_directory_unless_moved() {
     let place = place();
     let (dir, other) = (place.path(), subfolder(place.path(), "other"));
     let mut tracker = tracker(&other, &["--log-file", "../moved.log"]);
@@ -22,7 +22,7 @@ fn it_is_in_the_working_directory_unless_moved() {
 }
 
 #[test]
-fn how_much_is_said_where() {
+fn verbosity_flags_control_the_terminal_and_the_file() {
     let place = place();
     let dir = place.path();
     let tracker = tracker(dir, &[]);
@@ -38,13 +38,13 @@ fn how_much_is_said_where() {
         let log = events::read(&there.join("logs.log"));
         let said =
             |wanted: &str| log.iter().any(|line| matches!(line, Line::Log(_, text) if text.contains(wanted)));
-        assert!(said("All download threads completed"), "the file has it whatever the terminal shows");
+        assert!(said("All download threads completed"), "the file has the line at each verbosity");
         assert_eq!(said("connected to "), in_file, "{flag}");
     }
 }
 
 #[test]
-fn runs_are_appended() {
+fn runs_append_to_the_log() {
     let place = place();
     let dir = place.path();
     for runs in 1..=3 {
@@ -59,7 +59,7 @@ fn runs_are_appended() {
 }
 
 #[test]
-fn many_programs_tear_no_line() {
+fn lines_of_many_programs_stay_intact() {
     let place = place();
     let dir = place.path();
     let chunks: Vec<Vec<u8>> = (0..100).map(|n| random_bytes(n, 500)).collect();
@@ -67,13 +67,13 @@ fn many_programs_tear_no_line() {
     let tracker = tracker(dir, &["-v"]);
     let mut clients: Vec<Program> = Vec::new();
     for at in 0..6 {
-        // Each chunk is with two of them.
+        // Two clients have each chunk.
         let held: Vec<_> = all.iter().copied().filter(|(n, _)| n % 6 == at || (n + 1) % 6 == at).collect();
         let name = format!("client{at}");
         let folder = chunk_folder(dir, &name, 100, &held);
         clients.push(client(dir, &folder, &name, tracker.address(), &["-vv"]));
     }
-    // Who leaves takes its chunks along, so nobody leaves before everybody is complete.
+    // A client that leaves takes its chunks with it, so that all clients stay until all are complete.
     clients.iter().for_each(|client| drop(client.wait_for_text("is complete: all 100 chunks")));
     for (at, client) in clients.iter_mut().enumerate() {
         client.interrupt();
@@ -89,6 +89,6 @@ fn many_programs_tear_no_line() {
         assert_eq!(claimed.len(), 100);
         let asked = events.iter().filter(|event| event[1] == "WHERE_CHUNK").count();
         let held = (1..=100).filter(|n| n % 6 == at || (n + 1) % 6 == at).count();
-        assert_eq!(asked, 100 - held, "no chunk is asked for twice");
+        assert_eq!(asked, 100 - held, "each missing chunk is looked up once");
     }
 }

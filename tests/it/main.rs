@@ -1,6 +1,6 @@
-//! Integration tests: the real programs over real sockets, a module for each subject.
+//! Integration tests: the real programs over real sockets, with a module for each subject.
 //!
-//! One binary, because linking one takes seconds. `threads.rs` counts the threads of its process and stays apart.
+//! They form one binary because linking takes seconds. `threads.rs` counts the threads of its process and is separate.
 
 mod architecture;
 mod bad_clients;

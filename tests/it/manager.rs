@@ -1,6 +1,6 @@
-//! A manager and those who are on its list: everybody has it as it is, whatever the others do.
+//! A manager and the members on its list: each member has the current list, with any behaviour of the other members.
 
-use crate::common::wire::{Hearts, RawPeer, Udp, Wire};
+use crate::common::wire::{Heartbeats, RawPeer, Udp, Wire};
 use crate::common::*;
 use shoal::content::limits::FRAME_MAX;
 use shoal::content::{FileName, PeerName};
@@ -12,23 +12,22 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What an operator of a quick manager says: heartbeats often enough that nothing is waited for long, a lease
-/// long enough for a busy machine.
+/// Heartbeat interval and lease, in seconds: short for quick tests, and a lease long enough for a busy machine.
 const QUICK: [&str; 4] = ["--heartbeat", "0.2", "--lease", "4"];
-/// Leases that outlast any test: raw peers need no heartbeats.
+/// Heartbeat interval and lease, in seconds, that outlast each test: raw peers need no heartbeats.
 const PATIENT: [&str; 4] = ["--heartbeat", "60", "--lease", "600"];
-/// How often raw peers say that they are alive.
-const BEAT: Duration = Duration::from_millis(200);
+/// Heartbeat interval of raw peers.
+const BEAT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A folder with one small file of its own.
+/// A folder with one small file, whose name contains the name of the folder.
 fn tiny_folder(dir: &Path, name: &str) -> std::path::PathBuf {
     let folder = subfolder(dir, name);
     write(&folder, &format!("of-{name}"), name.as_bytes());
     folder
 }
 
-/// Whom a client takes to be there, from what it has said: names, in order.
-fn known_to(lines: &[&str]) -> Vec<String> {
+/// The peers that a client considers connected, derived from its output: sorted names.
+fn connected_peers(lines: &[&str]) -> Vec<String> {
     let mut known = BTreeSet::new();
     for line in lines {
         // `... INFO - NAME at ADDRESS is here`
@@ -43,35 +42,35 @@ fn known_to(lines: &[&str]) -> Vec<String> {
     known.into_iter().collect()
 }
 
-/// Waits until a client takes just these to be there, itself left out.
+/// Waits until a client considers exactly these peers connected, itself excluded.
 #[track_caller]
 fn wait_known(client: &Program, wanted: &[&str]) {
-    client.wait_until(&format!("that just {wanted:?} are there"), |lines| known_to(lines) == wanted);
+    client.wait_until(&format!("that just {wanted:?} are there"), |lines| connected_peers(lines) == wanted);
 }
 
 #[test]
-fn who_joins_has_the_list_at_once_and_everybody_again_at_each_change() {
+fn a_new_member_gets_the_list_and_all_members_get_each_change() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &QUICK);
-    let (hearts, at) = (Hearts::start(manager.address(), BEAT), manager.address());
+    let (heartbeats, at) = (Heartbeats::start(manager.address(), BEAT_INTERVAL), manager.address());
     let join = |name| {
         let peer = RawPeer::join(at, name);
-        hearts.beat(peer.token);
+        heartbeats.add(peer.token);
         peer
     };
     let mut first = join("first");
-    assert_eq!(first.names(), ["first"], "the first thing that a peer is sent");
+    assert_eq!(first.names(), ["first"], "the first message is the list");
     let mut second = join("second");
     assert_eq!(second.names(), ["first", "second"]);
     first.wait_for_names(&["first", "second"]);
     let client = member(dir, &tiny_folder(dir, "client"), "client", at, &[]);
     wait_known(&client, &["first", "second"]);
     first.wait_for_names(&["client", "first", "second"]);
-    // The address on the list is the one that the client serves on.
+    // The list has the address on which the client serves.
     let list = RawPeer::join(at, "looks").list();
     assert!(list.iter().any(|peer| peer.name.as_str() == "client" && peer.address == client.address()));
-    manager.wait_for("that who closes is gone", |line| {
+    manager.wait_for("that the closed connection removes its peer", |line| {
         line.contains("looks at ") && line.contains(" is gone: its connection ended, 3 peers")
     });
     second.leave();
@@ -83,20 +82,20 @@ fn who_joins_has_the_list_at_once_and_everybody_again_at_each_change() {
 }
 
 #[test]
-fn who_leaves_dies_or_falls_silent_is_off_the_list() {
+fn members_that_leave_die_or_stop_responding_are_removed_from_the_list() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &["--heartbeat", "0.2", "--lease", "1.5"]);
     let at = manager.address();
-    let hearts = Hearts::start(at, BEAT / 4);
-    // A client that a busy machine keeps from its heartbeats comes back by itself, so only the end counts.
+    let heartbeats = Heartbeats::start(at, BEAT_INTERVAL / 4);
+    // On a busy machine a client may lose its lease and register again, so that only the final state is tested.
     let gone = |name: &str, why: &str| {
         manager.wait_for(&format!("that {name} is gone: {why}"), |line| {
             line.contains(&format!("- {name} at ")) && line.contains(&format!(" is gone: {why}"))
         });
     };
     let mut witness = RawPeer::join(at, "witness");
-    hearts.beat(witness.token);
+    heartbeats.add(witness.token);
     let mut leaves = member(dir, &tiny_folder(dir, "leaves"), "leaves", at, &[]);
     let mut dies = member(dir, &tiny_folder(dir, "dies"), "dies", at, &[]);
     let hangs = member(dir, &tiny_folder(dir, "hangs"), "hangs", at, &[]);
@@ -120,34 +119,34 @@ fn who_leaves_dies_or_falls_silent_is_off_the_list() {
 }
 
 #[test]
-fn a_change_is_known_to_all_within_a_second() {
+fn a_change_reaches_all_members_within_a_second() {
     let place = place();
     let manager = manager(place.path(), &PATIENT);
     let at = manager.address();
     let mut witness = RawPeer::join(at, "witness");
     let mut times: Vec<Duration> = (0..9)
         .map(|_| {
-            let began = Instant::now();
+            let started = Instant::now();
             let peer = RawPeer::join(at, "passing");
             witness.wait_for_names(&["passing", "witness"]);
             drop(peer);
             witness.wait_for_names(&["witness"]);
-            began.elapsed() / 2
+            started.elapsed() / 2
         })
         .collect();
-    // The machine may be busy now and then, but not always.
+    // The median tolerates single delays by a busy machine.
     times.sort();
     assert!(times[times.len() / 2] < Duration::from_secs(1), "{times:?}");
 }
 
-/// How a peer goes.
+/// The way in which a peer ends.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// It says goodbye, or is interrupted.
+    /// It sends a goodbye, or is interrupted.
     Leaves,
-    /// Its connection is torn, or it is killed.
+    /// Its connection is reset, or it is killed.
     Dies,
-    /// It is there and says nothing any more.
+    /// It stays connected and sends nothing any more.
     Hangs,
     /// It stays.
     Stays,
@@ -159,23 +158,23 @@ enum Peer {
 }
 
 #[test]
-fn fifty_peers_join_leave_and_die_and_every_survivor_has_the_exact_list() {
+fn after_fifty_joins_leaves_and_deaths_each_survivor_has_the_exact_list() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &QUICK);
     let at = manager.address();
-    let hearts = Hearts::start(at, BEAT);
-    // What happens is drawn once and for all; only the machine decides what of it meets what.
+    let heartbeats = Heartbeats::start(at, BEAT_INTERVAL);
+    // The sequence of events follows from a seed; only their timing depends on the machine.
     let mut random = fastrand::Rng::with_seed(50);
-    // Of the real clients six stay, and each other end comes twice.
+    // Six of the real clients stay; each other end occurs twice.
     let ends = [End::Leaves, End::Dies, End::Hangs];
-    let mut fates: Vec<(bool, End)> =
+    let mut ends_of_peers: Vec<(bool, End)> =
         (0..12).map(|i| (true, *ends.get(i / 2).unwrap_or(&End::Stays))).collect();
-    fates.extend((12..50).map(|i| (false, *ends.get(i % 5).unwrap_or(&End::Stays))));
-    random.shuffle(&mut fates);
+    ends_of_peers.extend((12..50).map(|i| (false, *ends.get(i % 5).unwrap_or(&End::Stays))));
+    random.shuffle(&mut ends_of_peers);
     let mut there: Vec<(String, End, Peer)> = vec![];
     let (mut survivors, mut hanging) = (vec![], vec![]);
-    let mut coming = fates.into_iter().enumerate();
+    let mut coming = ends_of_peers.into_iter().enumerate();
     let mut left = 50;
     while left > 0 || there.iter().any(|(_, end, _)| !matches!(end, End::Stays)) {
         let mortal: Vec<usize> = (0..there.len()).filter(|&i| !matches!(there[i].1, End::Stays)).collect();
@@ -184,11 +183,11 @@ fn fifty_peers_join_leave_and_die_and_every_survivor_has_the_exact_list() {
             left -= 1;
             let name = format!("peer{number:02}");
             let peer = match real {
-                // Not waited for: it joins while others come and go.
+                // The test does not wait for its registration: it joins while others join and leave.
                 true => Peer::Real(start_member(dir, &tiny_folder(dir, &name), &name, at, &[])),
                 false => {
                     let peer = RawPeer::join(at, &name);
-                    hearts.beat(peer.token);
+                    heartbeats.add(peer.token);
                     Peer::Raw(peer)
                 }
             };
@@ -206,7 +205,7 @@ fn fifty_peers_join_leave_and_die_and_every_survivor_has_the_exact_list() {
             (End::Dies, Peer::Raw(peer)) => drop(peer),
             (End::Dies, Peer::Real(mut client)) => client.kill9(),
             (_, Peer::Raw(peer)) => {
-                hearts.stop(peer.token);
+                heartbeats.remove(peer.token);
                 hanging.push((name, Peer::Raw(peer)));
             }
             (_, Peer::Real(client)) => {
@@ -230,27 +229,27 @@ fn fifty_peers_join_leave_and_die_and_every_survivor_has_the_exact_list() {
             }
         }
     }
-    // And it stays so: the next change tells everybody of itself and of nothing else.
+    // The next change is sent to each survivor, without any other change.
     let mut last = RawPeer::join(at, "the-last");
     let more: Vec<&str> = exact.iter().copied().chain(["the-last"]).collect();
     assert_eq!(last.names(), more);
     for (name, peer) in &mut survivors {
         if let Peer::Raw(peer) = peer {
             let mut names = peer.names();
-            // Who joined last may have been told twice.
+            // A peer that joined last may receive the same list twice.
             while names == exact {
                 names = peer.names();
             }
-            assert_eq!(names, more, "what {name} is told");
+            assert_eq!(names, more, "the list of {name}");
         }
     }
 }
 
 #[test]
-fn a_restarted_manager_gets_its_peers_back_and_nobody_waits_for_it_meanwhile() {
+fn a_restarted_manager_recovers_its_members_and_downloads_continue_meanwhile() {
     let place = place();
     let dir = place.path();
-    // An address of its own, so that no other test's program takes the port while the manager is away.
+    // Its own loopback address, so that no program of another test takes the port while the manager is down.
     let mut first = manager(dir, &[&["--listen", "127.0.0.3:0"][..], &QUICK].concat());
     let at = first.address();
     let bytes = random_bytes(3, 4 << 20);
@@ -279,7 +278,7 @@ fn a_restarted_manager_gets_its_peers_back_and_nobody_waits_for_it_meanwhile() {
 }
 
 #[test]
-fn members_may_be_there_before_the_manager() {
+fn members_may_start_before_the_manager() {
     let place = place();
     let dir = place.path();
     let mut before = manager(dir, &["--listen", "127.0.0.4:0"]);
@@ -294,8 +293,8 @@ fn members_may_be_there_before_the_manager() {
     assert_holds(&dir.join("gets/of-early"), b"early");
 }
 
-/// A connection whose buffers are as small as the system lets them be.
-fn narrow(manager: SocketAddr) -> TcpStream {
+/// A connection with the smallest receive buffer and segment size that the system permits.
+fn connect_with_small_buffers(manager: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(1).unwrap();
     socket.set_tcp_mss(536).unwrap();
@@ -304,13 +303,13 @@ fn narrow(manager: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn who_does_not_read_delays_nobody_and_is_dropped() {
+fn a_member_that_does_not_read_delays_no_other_member_and_is_disconnected() {
     let place = place();
     let manager = manager(place.path(), &PATIENT);
     let at = manager.address();
-    let _deaf = RawPeer::join_over(narrow(at), "deaf");
+    let _deaf = RawPeer::join_over(connect_with_small_buffers(at), "deaf");
     let long = "x".repeat(60);
-    // Long lists, so that buffers are full soon; all others read them, in threads that end with the manager.
+    // Long lists fill the buffers quickly. All others read them, in threads that end with the manager.
     let crowd = (0..100).map(|number| RawPeer::join(at, &format!("{long}{number:03}")));
     let _crowd: Vec<RawPeer> = crowd
         .inspect(|peer| {
@@ -326,27 +325,27 @@ fn who_does_not_read_delays_nobody_and_is_dropped() {
     });
     let (mut rounds, mut list) = (0, vec![]);
     while !manager.has_said("- deaf at ") {
-        // Every registration is a change, which everybody is told of, while one does not listen: who registers is
-        // told at once, and again with everybody.
+        // Each registration is a change that all members receive; one of them does not read. The sender receives the
+        // list once as the response and once as a member.
         lively.wire.send(&again).unwrap();
         lively.list();
         list = lively.list();
         assert!(list.iter().any(|peer| peer.name.as_str() == "lively"));
         rounds += 1;
-        assert!(rounds < 1_000, "it is not dropped after {rounds} lists");
+        assert!(rounds < 1_000, "the member that does not read is still connected after {rounds} lists");
     }
     manager.wait_for_text("it does not read what it is sent");
     manager.wait_for("that it is gone", |line| {
         line.contains("- deaf at ") && line.contains("is gone: its connection ended")
     });
-    // The list without it may have been read already.
+    // The list without that member may have been read already.
     while list.iter().any(|peer| peer.name.as_str() == "deaf") {
         list = lively.list();
     }
 }
 
 #[test]
-fn what_is_no_conversation_is_refused_and_harms_nobody() {
+fn an_invalid_connection_is_refused_and_disturbs_no_member() {
     let place = place();
     let manager = manager(place.path(), &[&PATIENT[..], &["-v"]].concat());
     let at = manager.address();
@@ -364,16 +363,16 @@ fn what_is_no_conversation_is_refused_and_harms_nobody() {
         (line(r#"{"type":"register","name":"n","port":1}"#), ErrorCode::Malformed),
         (line(r#"{"type":"hello","version":2}"#), ErrorCode::UnknownVersion),
     ] {
-        let what = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
+        let input = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
         let mut wire = Wire::connect(at);
         wire.send_bytes(&bytes).unwrap();
         match wire.message() {
-            Some(TrackerResponse::Error { code: given, text }) => assert_eq!(given, code, "{what}: {text}"),
-            other => panic!("{what}: {other:?}"),
+            Some(TrackerResponse::Error { code: given, text }) => assert_eq!(given, code, "{input}: {text}"),
+            other => panic!("{input}: {other:?}"),
         }
         wire.is_closed();
     }
-    // Half a frame, before and behind the hello, and a line of megabytes.
+    // Half a frame before and after the hello, and a line of 64 MiB.
     for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":1}\n"] {
         let mut wire = Wire::connect(at);
         wire.send_bytes(&[hello, b"{\"type\":\"hel"].concat()).unwrap();
@@ -382,13 +381,13 @@ fn what_is_no_conversation_is_refused_and_harms_nobody() {
         let mut wire = Wire::connect(at);
         wire.send_bytes(hello).unwrap();
         let piece = vec![b'x'; FRAME_MAX];
-        // What is in flight is lost in the sockets' buffers; a server that reads on takes it all.
+        // The socket buffers take some bytes in any case; a server that continues to read accepts all of them.
         let endless = (0..1_024).all(|_| wire.send_bytes(&piece).is_ok());
-        assert!(!endless, "a line of 64 MiB was taken");
+        assert!(!endless, "the manager accepted a line of 64 MiB");
     }
     manager.wait_for_text(&format!("a line of more than {FRAME_MAX} bytes"));
     assert!(manager.peak_memory() < 48 << 20, "{} bytes", manager.peak_memory());
-    // Names that are none: the connection ends, and nobody of that name is on the list.
+    // Invalid names: the connection is closed, and the list does not contain the peer.
     for name in ["", "a b", "a,b", "../x", &"x".repeat(65)] {
         let mut wire = Wire::connect(at);
         let register = format!(r#"{{"type":"register","name":"{name}","port":1}}"#);
@@ -396,7 +395,7 @@ fn what_is_no_conversation_is_refused_and_harms_nobody() {
         wire.send_bytes(&line(&register)).unwrap();
         wire.is_closed();
     }
-    // Datagrams that are none.
+    // Invalid datagrams.
     let udp = Udp::to(at);
     for bytes in [&b""[..], b"garbage", &random_bytes(4, 1_500), b"{\"v\":1,\"tx\":1}"] {
         udp.socket.send(bytes).unwrap();
@@ -406,7 +405,7 @@ fn what_is_no_conversation_is_refused_and_harms_nobody() {
 }
 
 #[test]
-fn a_manager_says_what_it_does_not_do() {
+fn a_manager_rejects_unsupported_requests() {
     let place = place();
     let manager = manager(place.path(), &PATIENT);
     let at = manager.address();
@@ -419,11 +418,11 @@ fn a_manager_says_what_it_does_not_do() {
         matches!(response, Some(TrackerResponse::Error { code: ErrorCode::UnknownMessage, .. }))
     };
     assert!(unknown(peer.answer()));
-    // A message of a later version is refused, too, and the connection goes on.
+    // A message of a later version is rejected, too, and the connection stays usable.
     peer.wire.send_bytes(b"{\"type\":\"of_a_later_version\",\"x\":[1]}\n").unwrap();
     assert!(unknown(peer.answer()));
     peer.assert_alive();
-    // By datagram, too; and joining needs a connection.
+    // The same holds for datagrams, and a registration needs a connection.
     let mut udp = Udp::to(at);
     assert!(unknown(Some(udp.ask(&lookup))));
     let register = TrackerRequest::Register(Registration {
@@ -433,12 +432,16 @@ fn a_manager_says_what_it_does_not_do() {
     });
     assert!(matches!(udp.ask(&register), TrackerResponse::Error { code: ErrorCode::Malformed, .. }));
     let guessed = TrackerRequest::Goodbye { token: shoal::protocol::tracker::Token(7) };
-    assert_eq!(udp.ask(&guessed), TrackerResponse::Farewell, "nothing is told to who guesses tokens");
+    assert_eq!(
+        udp.ask(&guessed),
+        TrackerResponse::Farewell,
+        "a guessed token gets the same response as a valid one"
+    );
     peer.assert_alive();
 }
 
 #[test]
-fn idle_connections_are_capped_and_harm_nobody_who_is_there() {
+fn idle_connections_are_limited_and_do_not_disturb_members() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[&PATIENT[..], &["--max-connections", "100"]].concat());
@@ -448,14 +451,14 @@ fn idle_connections_are_capped_and_harm_nobody_who_is_there() {
     let idle: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(at).unwrap()).collect();
     manager.wait_for_text("100 connections are open: only idle ones make room for others");
     here.assert_alive();
-    // Who comes now and has something to say takes the place of one that has not.
+    // A new member replaces an idle connection.
     let _late = member(dir, &tiny_folder(dir, "late"), "late", at, &[]);
     here.wait_for_names(&["here", "late"]);
     drop(idle);
 }
 
 #[test]
-fn nobody_advertises_the_address_of_another() {
+fn a_peer_cannot_advertise_the_address_of_another_peer() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &PATIENT);
@@ -471,7 +474,7 @@ fn nobody_advertises_the_address_of_another() {
     manager.wait_for_text(&format!(
         "- thief from 127.0.0.1 is refused: {address} is the address of honest already"
     ));
-    // Addresses that nobody can connect to.
+    // Addresses to which no connection is possible.
     for advertise in ["127.0.0.1:0", "0.0.0.0:7", "224.0.0.1:7"] {
         let mut wire = Wire::connect(at);
         wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
@@ -485,16 +488,16 @@ fn nobody_advertises_the_address_of_another() {
         .unwrap();
         assert!(matches!(wire.message(), Some(TrackerResponse::Error { .. })), "{advertise}");
     }
-    // Whose address it was is there as before, and a goodbye of its own is its end.
+    // The peer with that address is still registered.
     let _next = RawPeer::join(at, "next");
     honest.wait_for_names(&["honest", "next"]);
-    // When it is gone the address is free: who was refused gets it by trying again.
+    // After its goodbye the address is free, and the refused peer registers at its next attempt.
     honest.leave();
     thief.wait_for_text("registered with the manager");
 }
 
 #[test]
-fn a_trusting_manager_lets_peers_advertise_what_they_like() {
+fn with_trust_advertised_a_peer_may_advertise_any_address() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &["--trust-advertised"]);
@@ -504,7 +507,7 @@ fn a_trusting_manager_lets_peers_advertise_what_they_like() {
 }
 
 #[test]
-fn a_manager_ends_at_an_interrupt_with_peers_connected() {
+fn a_manager_exits_at_an_interrupt_with_peers_connected() {
     let place = place();
     let dir = place.path();
     let mut manager = manager(dir, &[]);

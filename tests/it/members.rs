@@ -1,7 +1,7 @@
-//! Members with plain folders: everything in them is shared, what others have is got from all of them, and what
-//! arrives is shared at once.
+//! Members with plain folders: all files in them are shared, files of other members are downloaded from all holders,
+//! and received data is shared immediately.
 
-use crate::common::wire::{Guest, RawPeer, Whole};
+use crate::common::wire::{PeerClient, RawPeer, Whole};
 use crate::common::*;
 use shoal::content::limits::{CHUNK_SIZE, HANDSHAKE_TIMEOUT};
 use shoal::content::{ChunkIndex, Digest, FileId};
@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What a member makes of bytes: the file in chunks of the default size, and its id.
+/// The file that a member offers for these bytes, in chunks of the default size.
 fn whole(bytes: &[u8]) -> Whole {
     Whole::new(bytes.to_vec(), CHUNK_SIZE)
 }
@@ -20,14 +20,14 @@ fn id_of(bytes: &[u8]) -> FileId {
     whole(bytes).id()
 }
 
-/// A folder with files.
+/// Creates a folder with files.
 fn folder(dir: &Path, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
     let folder = subfolder(dir, name);
     files.iter().for_each(|(name, bytes)| _ = write(&folder, name, bytes));
     folder
 }
 
-/// A member that serves, once all of its files are shared.
+/// Starts a member that serves, and returns when all of its files are shared.
 #[track_caller]
 fn holder(dir: &Path, name: &str, files: &[(&str, &[u8])], manager: SocketAddr, extra: &[&str]) -> Program {
     let program = member(dir, &folder(dir, name, files), name, manager, &[&["-v"], extra].concat());
@@ -35,16 +35,16 @@ fn holder(dir: &Path, name: &str, files: &[(&str, &[u8])], manager: SocketAddr, 
     program
 }
 
-/// A member with a folder of its own that gets files and ends.
+/// Starts a member with its own folder that downloads files and exits.
 fn getter(dir: &Path, name: &str, manager: SocketAddr, files: &[&str], extra: &[&str]) -> Program {
     let wishes: Vec<&str> = files.iter().flat_map(|file| ["--get", file]).collect();
     start_member(dir, &subfolder(dir, name), name, manager, &[&wishes, extra].concat())
 }
 
 #[test]
-fn three_peers_with_a_third_each_end_with_all_of_it() {
-    /// 256 MiB in nine files.
-    const TOTAL: usize = 256 << 20;
+fn three_members_with_a_third_of_the_files_each_end_with_all_files() {
+    /// Total size, bytes: 256 MiB in nine files.
+    const TOTAL_BYTES: usize = 256 << 20;
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -52,14 +52,14 @@ fn three_peers_with_a_third_each_end_with_all_of_it() {
         .map(|peer| {
             let file = |number: usize| {
                 let number = 3 * peer + number;
-                let length = TOTAL / 9 + if number == 0 { TOTAL % 9 } else { 0 };
+                let length = TOTAL_BYTES / 9 + if number == 0 { TOTAL_BYTES % 9 } else { 0 };
                 (format!("file_{number}"), random_bytes(number as u64, length))
             };
             (0..3).map(file).collect()
         })
         .collect();
     let all: Vec<&(String, Vec<u8>)> = sets.iter().flatten().collect();
-    assert_eq!(all.iter().map(|(_, bytes)| bytes.len()).sum::<usize>(), TOTAL);
+    assert_eq!(all.iter().map(|(_, bytes)| bytes.len()).sum::<usize>(), TOTAL_BYTES);
     let mut peers = vec![];
     for (number, set) in sets.iter().enumerate() {
         let name = format!("peer{}", number + 1);
@@ -87,7 +87,7 @@ fn three_peers_with_a_third_each_end_with_all_of_it() {
 }
 
 #[test]
-fn several_files_are_got_at_once_and_a_failure_is_the_end() {
+fn several_files_are_downloaded_in_parallel_and_one_failure_sets_the_exit_code() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -97,19 +97,19 @@ fn several_files_are_got_at_once_and_a_failure_is_the_end() {
     let _holder = holder(dir, "holder", &files, at, &[]);
     getter(dir, "gets", at, &["big", "empty", "with blanks é"], &[]).ends_with(0);
     files.iter().for_each(|(name, bytes)| assert_holds(&dir.join("gets").join(name), bytes));
-    assert_eq!(names_in(&dir.join("gets")).len(), 3, "nothing is left beside them");
-    // One that is not there does not keep the others from coming.
+    assert_eq!(names_in(&dir.join("gets")).len(), 3, "the folder has exactly these files");
+    // A file that does not exist does not block the others.
     let mut both = getter(dir, "both", at, &["nowhere", "big"], &["--wait", "0"]);
     both.ends_with(3);
     both.wait_for_text("nowhere not found: no peer offers it");
     both.wait_for_text("1 of 2 files could not be got");
     assert_holds(&dir.join("both/big"), &big);
-    // What is there already is not got again.
+    // A file that is complete already is not downloaded again.
     getter(dir, "gets", at, &["big"], &[]).ends_with(0);
 }
 
 #[test]
-fn different_files_of_one_name_are_a_choice() {
+fn different_files_with_one_name_require_a_choice() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -122,7 +122,7 @@ fn different_files_of_one_name_are_a_choice() {
     unsure.ends_with(2);
     unsure.wait_for_text("2 different files are called same.txt; choose one with get:");
     let held_by = |bytes: &[u8], addresses: &[SocketAddr]| {
-        unsure.wait_for(&format!("who holds {}", id_of(bytes)), |line| {
+        unsure.wait_for(&format!("the holders of {}", id_of(bytes)), |line| {
             line.contains(&format!("  get {}  {} bytes, held by ", id_of(bytes), bytes.len()))
                 && addresses.iter().all(|address| line.contains(&address.to_string()))
         });
@@ -136,7 +136,7 @@ fn different_files_of_one_name_are_a_choice() {
     }
     getter(dir, "upper", at, &[&id_of(two).to_string().to_uppercase()], &[]).ends_with(0);
     assert_holds(&dir.join("upper/same.txt"), two);
-    // What is there under the name and is another file stays.
+    // An existing file with that name and other content is kept.
     let mut refused = getter(dir, "one", at, &[&id_of(two).to_string()], &[]);
     refused.ends_with(13);
     refused.wait_for_text("same.txt is there already and is another file; move it away");
@@ -144,7 +144,7 @@ fn different_files_of_one_name_are_a_choice() {
 }
 
 #[test]
-fn what_arrives_is_shared_at_once() {
+fn a_received_file_is_shared_immediately() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -160,7 +160,7 @@ fn what_arrives_is_shared_at_once() {
 }
 
 #[test]
-fn who_has_a_part_serves_it() {
+fn a_member_serves_the_chunks_of_an_incomplete_file() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -171,7 +171,7 @@ fn who_has_a_part_serves_it() {
     first.wait_for_count("serving chunk", 3);
     let mut third = getter(dir, "third", at, &["f"], &[]);
     second.wait_for_text("serving chunk");
-    assert!(!second.has_said("Download complete"), "it served only when it had all");
+    assert!(!second.has_said("Download complete"), "it served no chunk before its download was complete");
     third.ends_with(0);
     second.wait_for_text("Successfully downloaded f");
     assert_holds(&dir.join("second/f"), &bytes);
@@ -179,7 +179,7 @@ fn who_has_a_part_serves_it() {
 }
 
 #[test]
-fn a_member_that_is_killed_goes_on_where_it_was() {
+fn a_killed_member_resumes() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -194,7 +194,7 @@ fn a_member_that_is_killed_goes_on_where_it_was() {
     again.ends_with(0);
     again.wait_for_text("going on where the last run stopped");
     assert_holds(&dir.join("gets/f"), &bytes);
-    // And an interrupt says so.
+    // After an interrupt the exit code is 7.
     let mut stopped = getter(dir, "stopped", at, &["f"], &["-v"]);
     stopped.wait_for_text("which has 10 of 10 chunks");
     stopped.interrupt();
@@ -202,7 +202,7 @@ fn a_member_that_is_killed_goes_on_where_it_was() {
 }
 
 #[test]
-fn files_that_appear_change_and_vanish_are_noticed() {
+fn new_changed_renamed_and_removed_files_are_detected() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -212,46 +212,46 @@ fn files_that_appear_change_and_vanish_are_noticed() {
     let there = dir.join("holder");
     holder.wait_for_text("sharing 0 files");
     getter(dir, "early", at, &["f"], &["--wait", "0"]).ends_with(3);
-    // Who waits gets it when it appears.
+    // A member that waits for the file downloads it when it appears.
     let mut waits = getter(dir, "waits", at, &["f"], &["--wait", "100"]);
     waits.wait_for_text("other peers are active");
     write(&there, "f", &old);
     waits.ends_with(0);
     assert_holds(&dir.join("waits/f"), &old);
-    // Overwritten in place, and of the same size: not a single old chunk is served with new bytes in it.
-    let mut guest = Guest::of(holder.address());
+    // Overwritten in place with the same size: a chunk of the old file is never served with new bytes.
+    let mut connection = PeerClient::connect(holder.address());
     let (old_id, index) = (id_of(&old), ChunkIndex(1));
     let chunk = PeerRequest::Chunk { file: old_id, index };
-    let (answer, payload) = guest.ask(&chunk);
+    let (answer, payload) = connection.ask(&chunk);
     assert!(matches!(answer, PeerResponse::Chunk { .. }));
     assert_eq!(Some(Digest::of(&payload)), whole(&old).manifest.digest(index));
     let new = random_bytes(6, old.len());
     write(&there, "f", &new);
-    let (answer, _) = guest.ask(&chunk);
+    let (answer, _) = connection.ask(&chunk);
     assert!(
         matches!(answer, PeerResponse::Error { code: ErrorCode::Changed | ErrorCode::NotFound, .. }),
         "{answer:?}"
     );
     holder.wait_for_text("f is gone or has changed and is not shared any more");
     holder.wait_for_text(&format!("- sharing f, {} bytes, id {}", new.len(), id_of(&new)));
-    assert!(matches!(guest.ask(&chunk).0, PeerResponse::Error { code: ErrorCode::NotFound, .. }));
+    assert!(matches!(connection.ask(&chunk).0, PeerResponse::Error { code: ErrorCode::NotFound, .. }));
     getter(dir, "old", at, &[&old_id.to_string()], &["--wait", "0"]).ends_with(3);
     getter(dir, "new", at, &["f"], &[]).ends_with(0);
     assert_holds(&dir.join("new/f"), &new);
-    // Renamed, it is the same file under another name; removed, it is nothing.
+    // A renamed file is offered under its new name; a removed file is not offered.
     std::fs::rename(there.join("f"), there.join("g")).unwrap();
     holder.wait_for_text("- sharing g, ");
-    assert_eq!(guest.names(), ["g"]);
+    assert_eq!(connection.names(), ["g"]);
     getter(dir, "by-id", at, &[&id_of(&new).to_string()], &[]).ends_with(0);
     assert_holds(&dir.join("by-id/g"), &new);
     std::fs::remove_file(there.join("g")).unwrap();
     holder.wait_for_text("- g is gone");
-    assert!(guest.files().is_empty());
+    assert!(connection.files().is_empty());
     getter(dir, "late", at, &["g"], &["--wait", "0"]).ends_with(3);
 }
 
 #[test]
-fn what_is_not_to_be_shared_is_not() {
+fn hidden_partial_and_linked_files_are_not_shared() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -286,12 +286,12 @@ fn what_is_not_to_be_shared_is_not() {
     reason("leads-out", "the target of the link is outside the folder");
     reason("x.part", "its name ends in .part");
     reason("pipe", "not a regular file");
-    // Files that come in another look are looked at no worse.
+    // The rules also apply to files that are found by a later scan of the folder.
     write(&there, ".late", b"g");
     write(&there, "late.part", b"h");
     write(&there, "late", b"i");
     holder.wait_for_text("- sharing late, ");
-    assert_eq!(Guest::of(holder.address()).names(), ["late", "leads-in", "plain"]);
+    assert_eq!(PeerClient::connect(holder.address()).names(), ["late", "leads-in", "plain"]);
     for name in [".hidden", "x.part", "secret", "leads-out", "inner", "pipe"] {
         getter(dir, "gets", at, &[name], &["--wait", "0"]).ends_with(3);
     }
@@ -310,8 +310,8 @@ fn a_member_does_not_share_its_own_log() {
     holder.wait_for_text("- sharing f, ");
     write(&here, "g", b"y");
     holder.wait_for_text("- sharing g, ");
-    assert_eq!(Guest::of(holder.address()).names(), ["f", "g"]);
-    // What it gets lands in the folder that `.` is.
+    assert_eq!(PeerClient::connect(holder.address()).names(), ["f", "g"]);
+    // A download is stored in the folder that `.` names.
     let _other = self::holder(place.path(), "other", &[("h", b"z")], manager.address(), &[]);
     let mut gets = start_member(
         &subfolder(place.path(), "gets"),
@@ -325,7 +325,7 @@ fn a_member_does_not_share_its_own_log() {
 }
 
 #[test]
-fn an_unfinished_download_is_offered_as_a_part_and_never_as_a_file() {
+fn an_incomplete_download_is_offered_as_partial() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -334,18 +334,18 @@ fn an_unfinished_download_is_offered_as_a_part_and_never_as_a_file() {
     let first = holder(dir, "first", &[("f", &bytes)], at, &["--upload-limit", "1MB"]);
     let second = getter(dir, "second", at, &["f"], &["--stay"]);
     first.wait_for_count("serving chunk", 2);
-    let mut guest = Guest::of(second.address());
-    let offered = guest.files();
-    assert_eq!(guest.names(), ["f"]);
+    let mut connection = PeerClient::connect(second.address());
+    let offered = connection.files();
+    assert_eq!(connection.names(), ["f"]);
     assert_eq!((offered[0].file.id, offered[0].file.chunks), (id_of(&bytes), 8));
     assert!(offered[0].held < 8 || second.has_said("Download complete"));
     second.wait_for_text("Successfully downloaded f");
-    let offered = guest.files();
+    let offered = connection.files();
     assert_eq!((offered.len(), offered[0].held), (1, 8));
 }
 
 #[test]
-fn names_that_collide_elsewhere_are_refused_and_nothing_is_lost() {
+fn names_that_collide_on_other_systems_are_refused() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -366,7 +366,7 @@ fn names_that_collide_elsewhere_are_refused_and_nothing_is_lost() {
 }
 
 #[test]
-fn tracker_and_manager_at_once() {
+fn a_member_may_use_a_tracker_and_a_manager() {
     let place = place();
     let dir = place.path();
     let (manager, tracker) = (manager(dir, &[]), tracker(dir, &[]));
@@ -374,19 +374,19 @@ fn tracker_and_manager_at_once() {
     let (both, only) = (random_bytes(8, 100_000), b"of the tracker alone");
     let _both = holder(dir, "both", &[("b", &both)], at, &["--tracker", &tracked]);
     tracker.wait_for_text("both has 1 of 1 chunks of b");
-    // A leecher finds it through the tracker, a client through the manager.
+    // A leecher finds the file through the tracker, a client through the manager.
     leecher(&subfolder(dir, "leecher"), tracker.address(), &["b"]).ends_with(0);
     assert_holds(&dir.join("leecher/b"), &both);
     getter(dir, "by-manager", at, &["b"], &[]).ends_with(0);
     assert_holds(&dir.join("by-manager/b"), &both);
-    // A member that knows the tracker alone, and files that come and go there.
+    // A member that uses the tracker only, with a file that appears and disappears there.
     let alone = folder(dir, "alone", &[("o", only)]);
     let member = plain(dir, &alone, "alone", &["--plain", "--tracker", &tracked]);
     tracker.wait_for_text("alone has 1 of 1 chunks of o");
     leecher(&dir.join("leecher"), tracker.address(), &["o"]).ends_with(0);
     assert_holds(&dir.join("leecher/o"), only);
     getter(dir, "by-manager", at, &["o"], &["--wait", "0"]).ends_with(3);
-    // Each through its own, and who asks both has both.
+    // A client that uses both finds the files of both.
     getter(dir, "asks-both", at, &["b", "o"], &["--tracker", &tracked]).ends_with(0);
     assert_holds(&dir.join("asks-both/b"), &both);
     assert_holds(&dir.join("asks-both/o"), only);
@@ -397,32 +397,36 @@ fn tracker_and_manager_at_once() {
     member.wait_for_text("- o is gone");
     let mut late = leecher(&subfolder(dir, "late"), tracker.address(), &["o"]);
     assert!(matches!(late.exit_code(), Some(3 | 4 | 6)));
-    // One of the two being away is borne.
+    // The download works while one of the two is down.
     drop(tracker);
     getter(dir, "still", at, &["b"], &["--tracker", &tracked]).ends_with(0);
     assert_holds(&dir.join("still/b"), &both);
 }
 
 #[test]
-fn a_peer_that_does_not_answer_does_not_keep_a_file_from_coming() {
+fn a_peer_that_does_not_answer_does_not_block_a_download() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &["--heartbeat", "60", "--lease", "600"]);
     let at = manager.address();
-    // The system takes connections for them, and nobody ever answers.
+    // The kernel accepts connections for these peers, and no program answers them.
     let _silent: Vec<RawPeer> = (0..3).map(|number| RawPeer::join(at, &format!("silent{number}"))).collect();
-    // Nobody is there at all, though on the list.
+    // This peer is on the list, and its address refuses connections.
     let mut refuses = RawPeer::join(at, "refuses");
     refuses.listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let _holder = holder(dir, "holder", &[("f", b"bytes")], at, &[]);
     let began = Instant::now();
     getter(dir, "gets", at, &["f"], &[]).ends_with(0);
     assert_holds(&dir.join("gets/f"), b"bytes");
-    assert!(began.elapsed() < HANDSHAKE_TIMEOUT, "it waited for who was silent, {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < HANDSHAKE_TIMEOUT,
+        "the download waited for the silent peers, {:?}",
+        began.elapsed()
+    );
 }
 
 #[test]
-fn a_folder_has_one_program() {
+fn a_folder_is_used_by_one_program_only() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -433,7 +437,7 @@ fn a_folder_has_one_program() {
 }
 
 #[test]
-fn what_people_get_wrong() {
+fn wrong_arguments_of_clients_and_managers_are_rejected() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
@@ -444,7 +448,7 @@ fn what_people_get_wrong() {
         assert_eq!(refused.exit_code(), Some(2), "{extra:?}");
         refused.wait_for_text("contains a local_chunks.txt and is a chunk folder");
     }
-    // A plain folder needs to be said to be one.
+    // Without --plain, --manager or --get, a folder without a list is an error.
     let mut bare = plain(dir, &subfolder(dir, "bare"), "n", &[]);
     bare.ends_with(17);
     bare.wait_for_text("local_chunks.txt");
@@ -470,10 +474,10 @@ fn what_people_get_wrong() {
     let mut unknown = getter(dir, "bare", at, &["nobody-has-this"], &["--wait", "0"]);
     unknown.ends_with(3);
     let errors: Vec<String> = unknown.lines().into_iter().filter(|line| line.contains("ERROR")).collect();
-    assert_eq!(errors.len(), 1, "it is said once: {errors:?}");
+    assert_eq!(errors.len(), 1, "the error is logged once: {errors:?}");
     assert!(errors[0].contains("nobody-has-this not found: no peer offers it"));
     getter(dir, "bare", at, &[&id_of(b"nobody").to_string()], &["--wait", "0"]).ends_with(3);
-    // Taken as long as the test runs, and deaf: nobody answers there.
+    // The port stays bound as long as the test runs, and no program answers on it.
     let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for extra in [&["--timeout", "1"][..], &["--timeout", "1", "--get", "f"]] {
         let mut alone = start_member(dir, &dir.join("bare"), "n", deaf, extra);

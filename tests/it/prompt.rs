@@ -1,4 +1,4 @@
-//! The prompt, typed at through a pseudo-terminal; and `leecher --list`.
+//! The interactive prompt on a pseudo-terminal, and `leecher --list`.
 
 use crate::common::scripted::{ScriptedTracker, kept};
 use crate::common::terminal::AtTerminal;
@@ -17,7 +17,7 @@ fn manager(dir: &Path) -> (Program, SocketAddr) {
 }
 
 #[test]
-fn commands_are_answered_and_the_terminal_is_left_as_it_was() {
+fn the_prompt_answers_commands_and_restores_the_terminal() {
     let place = place();
     let dir = place.path();
     let (ours, theirs) = (subfolder(dir, "ours"), subfolder(dir, "theirs"));
@@ -38,7 +38,7 @@ fn commands_are_answered_and_the_terminal_is_left_as_it_was() {
     client.wait_for("NAME");
     let table = client.wait_for("plain.txt");
     assert!(table.contains("a b.bin") && table.contains("3.0 MiB"), "{table:?}");
-    // Tab knows the names that were just shown, and quotes what needs it.
+    // Tab completes the names that were shown last, and quotes a name with a blank.
     client.press("get a\t\r");
     client.wait_for("get \"a b.bin\"");
     client.wait_for("Successfully downloaded a b.bin");
@@ -58,7 +58,7 @@ fn commands_are_answered_and_the_terminal_is_left_as_it_was() {
     client.wait_for("nobody who is there has it");
     client.press("fiels\r");
     client.wait_for("did you mean files?");
-    // Two lines that come at once are two commands.
+    // Two lines in one write are two commands.
     client.press("get plain.txt as other.txt\rquit\r");
     assert_eq!(client.exit_code(PATIENCE), Some(0));
     assert!(client.is_cooked());
@@ -90,14 +90,14 @@ fn a_signal_ends_the_prompt_at_once() {
         client.press(typed);
         client.wait_for(typed);
         client.signal(Signal::TERM);
-        // Far more than it takes, and far less than a key would be waited for.
+        // Ample time for the exit, but less than the timeout of a wait for a key.
         assert_eq!(client.exit_code(Duration::from_secs(5)), Some(0));
         assert!(client.is_cooked());
     }
 }
 
 #[test]
-fn what_is_lent_stands_in_the_status_and_quit_waits_until_it_is_elsewhere() {
+fn status_shows_offered_storage_and_quit_waits_for_the_drain() {
     let place = place();
     let dir = place.path();
     let whole = Whole::new(random_bytes(1, 40_000), 16 << 10);
@@ -127,7 +127,7 @@ fn what_is_lent_stands_in_the_status_and_quit_waits_until_it_is_elsewhere() {
 }
 
 #[test]
-fn log_lines_leave_the_line_whole() {
+fn log_lines_keep_the_edited_line_intact() {
     let place = place();
     let dir = place.path();
     let (ours, theirs) = (subfolder(dir, "ours"), subfolder(dir, "theirs"));
@@ -139,20 +139,20 @@ fn log_lines_leave_the_line_whole() {
     client.wait_for("pee");
     let _other = AtTerminal::client(dir, &theirs, "other", &manager);
     client.wait_for("other at ");
-    // Behind the line comes the prompt again, with what was typed.
+    // After the log line the prompt is shown again, with the text typed so far.
     client.wait_for("\n");
     client.wait_for("me> pee");
     client.press("rs\r");
     client.wait_for("NAME");
     client.wait_for("other ");
-    // Before that the key would be the terminal's, not the editor's.
+    // Until the prompt is shown, the terminal driver would process the key, not the line editor.
     client.wait_for_prompt();
     client.press("\x04");
     assert_eq!(client.exit_code(PATIENCE), Some(0));
 }
 
 #[test]
-fn what_a_tracker_knows_is_listed() {
+fn the_files_of_a_tracker_are_listed() {
     let place = place();
     let dir = place.path();
     let tracker = tracker(dir, &[]);
@@ -171,7 +171,7 @@ fn what_a_tracker_knows_is_listed() {
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(lines[0].starts_with("NAME"), "{lines:?}");
     assert!(lines[1..].iter().all(|line| line.starts_with("one.txt  ")), "{lines:?}");
-    // With a tracker alone the prompt lists the same.
+    // A client with a tracker only lists the same files at its prompt.
     let folder = subfolder(dir, "folder");
     let extra = ["--plain", "--tracker", &tracker.address().to_string()];
     let mut client = AtTerminal::client(dir, &folder, "me", &extra);
@@ -183,6 +183,6 @@ fn what_a_tracker_knows_is_listed() {
     client.wait_for("2 different files are called one.txt");
     client.press("quit\r");
     assert_eq!(client.exit_code(PATIENCE), Some(0));
-    let nobody = "127.0.0.1:9".parse().unwrap();
-    crate::common::leecher(dir, nobody, &["--list"]).ends_with(5);
+    let unused = "127.0.0.1:9".parse().unwrap();
+    crate::common::leecher(dir, unused, &["--list"]).ends_with(5);
 }

@@ -1,9 +1,9 @@
-//! Seeders to a leecher: what arrives, where, and what is said about it.
+//! Downloads from seeders: the file, its place, and the output of the leecher.
 
 use crate::common::*;
 use std::path::Path;
 
-/// A download that must succeed.
+/// Runs a download and asserts that it succeeds.
 #[track_caller]
 fn fetch(dir: &Path, tracker: &Program, args: &[&str]) -> Program {
     let mut leecher = leecher(dir, tracker.address(), args);
@@ -12,7 +12,7 @@ fn fetch(dir: &Path, tracker: &Program, args: &[&str]) -> Program {
 }
 
 #[test]
-fn one_seeder_suffices() {
+fn a_download_from_one_seeder_succeeds() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(1, 3 << 20);
@@ -27,11 +27,11 @@ fn one_seeder_suffices() {
         |text: &str| lines.iter().position(|line| line.ends_with(text)).unwrap_or_else(|| panic!("{text}"));
     let completed = at(" - INFO - All download threads completed");
     assert!(completed < at(" - INFO - Download complete. File size: 3145728 bytes"));
-    assert_eq!(names_in(&there), ["a.bin", "logs.log"], "nothing else is left behind");
+    assert_eq!(names_in(&there), ["a.bin", "logs.log"], "the folder has exactly these files");
 }
 
 #[test]
-fn files_of_any_size() {
+fn files_of_any_size_are_downloaded() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker(dir, &[]);
@@ -48,7 +48,7 @@ fn files_of_any_size() {
 }
 
 #[test]
-fn names_of_any_letters() {
+fn file_names_with_any_characters_are_accepted() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker(dir, &[]);
@@ -58,7 +58,7 @@ fn names_of_any_letters() {
         let bytes = random_bytes(7, 1_000);
         let file = write(dir, name, &bytes);
         let _seeder = seeder(dir, &file, &tracker, &[]);
-        // Behind `--` a name that begins with a dash is no flag.
+        // After `--` a name that begins with a dash is not a flag.
         let tracker = tracker.address().to_string();
         let mut leecher = Program::start("leecher", &["--tracker", &tracker, "--", name], &there);
         leecher.ends_with(0);
@@ -68,7 +68,7 @@ fn names_of_any_letters() {
 }
 
 #[test]
-fn another_name_to_offer_it_under() {
+fn a_file_can_be_offered_under_another_name() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker(dir, &[]);
@@ -79,13 +79,13 @@ fn another_name_to_offer_it_under() {
 }
 
 #[test]
-fn five_seeders_are_all_used() {
+fn all_five_seeders_are_used() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(2, 4 << 20);
     let file = write(dir, "a.bin", &bytes);
     let tracker = tracker(dir, &[]);
-    // Slow enough that none of them can serve it all before the others have been connected to.
+    // The rate is low enough that no seeder can serve the whole file before the leecher has connected to all.
     let options = ["-v", "--chunk-size", "64KiB", "--upload-limit", "512KiB"];
     let seeders: Vec<_> = (0..5).map(|_| seeder(dir, &file, &tracker, &options)).collect();
     fetch(&there, &tracker, &["a.bin"]);
@@ -94,7 +94,7 @@ fn five_seeders_are_all_used() {
 }
 
 #[test]
-fn a_seeder_that_dies_in_the_middle_is_done_without() {
+fn a_seeder_that_dies_during_a_download_is_replaced() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(3, 1 << 20);
@@ -111,7 +111,7 @@ fn a_seeder_that_dies_in_the_middle_is_done_without() {
 }
 
 #[test]
-fn where_the_file_goes() {
+fn out_selects_the_file_or_folder_of_the_download() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let file = write(dir, "a.bin", b"some bytes");
@@ -129,7 +129,7 @@ fn where_the_file_goes() {
     let mut lost = leecher(&there, tracker.address(), &["a.bin", "--out", "missing/a.bin"]);
     lost.ends_with(17);
     lost.wait_for_text("missing is not a folder that the file can be put in");
-    // Known before the download, not at its end.
+    // The error comes before the download, not at its end.
     let mut lost = leecher(&there, tracker.address(), &["a.bin", "--out", "missing/"]);
     lost.ends_with(17);
     lost.wait_for_text("missing/ is not a folder that the file can be put in");
@@ -137,7 +137,7 @@ fn where_the_file_goes() {
 }
 
 #[test]
-fn what_is_in_the_way() {
+fn an_existing_file_is_kept_unless_overwrite_is_given() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let file = write(dir, "a.bin", b"the right bytes");
@@ -166,7 +166,7 @@ fn what_is_in_the_way() {
 }
 
 #[test]
-fn nobody_has_it() {
+fn a_file_without_a_holder_exits_with_3() {
     let place = place();
     let tracker = tracker(place.path(), &[]);
     let mut by_name = leecher(place.path(), tracker.address(), &["nowhere.bin"]);
@@ -177,7 +177,7 @@ fn nobody_has_it() {
 }
 
 #[test]
-fn two_files_under_one_name() {
+fn two_files_with_one_name_require_an_id() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let one = write(&subfolder(dir, "one"), "same.bin", b"one");
@@ -198,13 +198,13 @@ fn two_files_under_one_name() {
     assert!(!there.join("same.bin").exists());
     fetch(&there, &tracker, &["same.bin", "--id", &ids[1]]);
     assert_holds(&there.join("same.bin"), b"two and more");
-    // The id alone is enough.
+    // The id without a name is sufficient.
     fetch(&there, &tracker, &["--id", &ids[0].to_uppercase(), "--out", "one.bin"]);
     assert_holds(&there.join("one.bin"), b"one");
 }
 
 #[test]
-fn a_leecher_that_stays_is_a_seeder() {
+fn a_leecher_with_stay_serves_the_file() {
     let place = place();
     let dir = place.path();
     let (first, second) = (subfolder(dir, "first"), subfolder(dir, "second"));
@@ -226,7 +226,7 @@ fn a_leecher_that_stays_is_a_seeder() {
 }
 
 #[test]
-fn a_leecher_that_stays_serves_what_is_in_place_already() {
+fn a_leecher_with_stay_serves_a_file_that_was_already_complete() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let file = write(dir, "a.bin", b"some bytes");
@@ -244,7 +244,7 @@ fn a_leecher_that_stays_serves_what_is_in_place_already() {
 }
 
 #[test]
-fn leechers_feed_each_other_from_the_first_second() {
+fn leechers_serve_chunks_to_each_other_before_they_are_complete() {
     let place = place();
     let dir = place.path();
     let bytes = random_bytes(5, 2 << 20);
@@ -273,24 +273,24 @@ fn leechers_feed_each_other_from_the_first_second() {
     };
     let early: usize = leechers.iter().map(served_early).sum();
     assert!(early > 0, "no leecher has served a chunk before it was complete");
-    // Alone it would have had to send each chunk three times.
+    // Without the leechers' uploads the seeder would send each chunk three times.
     let sent = seeder.lines().iter().filter(|line| line.contains("serving chunk")).count();
     assert!((chunks..3 * chunks).contains(&sent), "{sent} of {chunks} chunks sent");
 }
 
-/// A slow seeder, and a leecher that has got a part of the file, and noted so.
-fn in_the_middle(dir: &Path, there: &Path, tracker: &Program, bytes: &[u8]) -> (Program, Program) {
+/// Starts a slow seeder and a leecher that has downloaded part of the file and recorded it in the resume file.
+fn start_partial_download(dir: &Path, there: &Path, tracker: &Program, bytes: &[u8]) -> (Program, Program) {
     let file = write(dir, "a.bin", bytes);
     let options = ["-v", "--chunk-size", "16KiB", "--upload-limit", "128KiB"];
     let seeder = seeder(dir, &file, tracker, &options);
     let leecher = leecher(there, tracker.address(), &["a.bin", "--timeout", "20"]);
-    // At this rate that takes seconds, and what has come is noted twice a second.
+    // At this rate 24 chunks take seconds, and the resume file is written twice a second.
     seeder.wait_for_count("serving chunk", 24);
     (seeder, leecher)
 }
 
-/// Goes on with a download, from another seeder that is fast.
-fn goes_on(dir: &Path, there: &Path, tracker: &Program, bytes: &[u8]) {
+/// Resumes a download from another, fast seeder, and asserts that it completes.
+fn assert_resumes(dir: &Path, there: &Path, tracker: &Program, bytes: &[u8]) {
     let _fast = seeder(dir, &dir.join("a.bin"), tracker, &["--chunk-size", "16KiB"]);
     let leecher = fetch(there, tracker, &["a.bin"]);
     let line = leecher.wait_for_text("going on where the last run stopped: ");
@@ -302,33 +302,33 @@ fn goes_on(dir: &Path, there: &Path, tracker: &Program, bytes: &[u8]) {
 }
 
 #[test]
-fn killed_in_the_middle_it_goes_on() {
+fn a_killed_leecher_resumes() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(6, 1 << 20);
     let tracker = tracker(dir, &[]);
-    let (_seeder, mut leecher) = in_the_middle(dir, &there, &tracker, &bytes);
+    let (_seeder, mut leecher) = start_partial_download(dir, &there, &tracker, &bytes);
     leecher.kill9();
     assert!(!there.join("a.bin").exists());
-    goes_on(dir, &there, &tracker, &bytes);
+    assert_resumes(dir, &there, &tracker, &bytes);
 }
 
 #[test]
-fn interrupted_in_the_middle_it_goes_on() {
+fn an_interrupted_leecher_resumes() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(8, 1 << 20);
     let tracker = tracker(dir, &[]);
-    let (_seeder, mut leecher) = in_the_middle(dir, &there, &tracker, &bytes);
+    let (_seeder, mut leecher) = start_partial_download(dir, &there, &tracker, &bytes);
     leecher.interrupt();
     leecher.ends_with(7);
     leecher.wait_for_text("WARNING - interrupted; run the same command to resume");
     assert!(!there.join("a.bin").exists());
-    goes_on(dir, &there, &tracker, &bytes);
+    assert_resumes(dir, &there, &tracker, &bytes);
 }
 
 #[test]
-fn a_file_of_many_megabytes() {
+fn a_file_of_16_mib_is_downloaded_from_three_seeders() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(9, (16 << 20) + 1);

@@ -1,4 +1,4 @@
-//! How long connections are waited for, as flags say it.
+//! Timeouts of connections, and the flags that set them.
 
 use crate::common::scripted::registered;
 use crate::common::wire::{FakePeer, Whole, Wire};
@@ -11,9 +11,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// One of each program that serves, with a file to give away.
+/// One server of each role, with a file to serve.
 struct Servers {
-    hubs: [Program; 2],
+    servers: [Program; 2],
     peers: [Program; 3],
     _dir: tempfile::TempDir,
 }
@@ -30,17 +30,17 @@ impl Servers {
             leecher(&there, tracker.address(), &[&["a.bin", "--wait", "60", "--stay"], flags].concat());
         stays.wait_for_text("complete, serving");
         let client = member(dir, &shared, "shares", manager.address(), flags);
-        Self { hubs: [tracker, manager], peers: [seeder, stays, client], _dir: place }
+        Self { servers: [tracker, manager], peers: [seeder, stays, client], _dir: place }
     }
 
     fn all(&self) -> impl Iterator<Item = SocketAddr> {
-        self.hubs.iter().chain(&self.peers).map(Program::address)
+        self.servers.iter().chain(&self.peers).map(Program::address)
     }
 
-    /// A connection to each, on which hello has been said.
-    fn greeted(&self) -> Vec<Wire> {
-        let hubs = self.hubs.iter().map(|hub| {
-            let mut wire = Wire::connect(hub.address());
+    /// A connection to each server, after the hello handshake.
+    fn connections(&self) -> Vec<Wire> {
+        let servers = self.servers.iter().map(|server| {
+            let mut wire = Wire::connect(server.address());
             wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
             assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 1 }));
             wire
@@ -51,48 +51,45 @@ impl Servers {
             assert_eq!(wire.message(), Some(PeerResponse::Hello { version: 1 }));
             wire
         });
-        hubs.chain(peers).collect()
+        servers.chain(peers).collect()
     }
 }
 
-/// All of them are closed sooner than they would be without a flag.
+/// Asserts that the servers close all connections in less than the default timeout.
 #[track_caller]
-fn are_closed_before(usual: Duration, wires: Vec<Wire>) {
-    let began = Instant::now();
+fn assert_closed_before(default_timeout: Duration, wires: Vec<Wire>) {
+    let started = Instant::now();
     for mut wire in wires {
-        wire.stream.set_read_timeout(Some(usual)).unwrap();
+        wire.stream.set_read_timeout(Some(default_timeout)).unwrap();
         wire.is_closed();
     }
-    assert!(began.elapsed() < usual, "{:?}", began.elapsed());
+    assert!(started.elapsed() < default_timeout, "{:?}", started.elapsed());
 }
 
 #[test]
-fn who_does_not_say_hello_is_not_waited_for() {
+fn a_missing_hello_ends_the_connection_after_hello_timeout() {
     let servers = Servers::new(&["--hello-timeout", "0.5"]);
-    are_closed_before(HANDSHAKE_TIMEOUT, servers.all().map(Wire::connect).collect());
+    assert_closed_before(HANDSHAKE_TIMEOUT, servers.all().map(Wire::connect).collect());
 }
 
 #[test]
-fn who_stops_in_the_middle_of_a_message_is_not_waited_for() {
+fn an_incomplete_message_ends_the_connection_after_stall_timeout() {
     let servers = Servers::new(&["--stall-timeout", "1"]);
-    let mut wires = servers.greeted();
+    let mut wires = servers.connections();
     wires.iter_mut().for_each(|wire| wire.send_bytes(b"{\"type\":\"pi").unwrap());
-    are_closed_before(STALL_TIMEOUT, wires);
+    assert_closed_before(STALL_TIMEOUT, wires);
 }
 
 #[test]
-fn who_asks_for_nothing_is_not_waited_for() {
+fn an_idle_connection_ends_after_idle_timeout() {
     let servers = Servers::new(&["--idle-timeout", "26"]);
-    let began = Instant::now();
-    are_closed_before(IDLE_TIMEOUT, servers.greeted());
-    assert!(
-        began.elapsed() > KEEP_ALIVE_INTERVAL,
-        "nobody is cut off who still says now and then that it waits"
-    );
+    let started = Instant::now();
+    assert_closed_before(CONVERSATION_TIMEOUT, servers.connections());
+    assert!(started.elapsed() > KEEP_ALIVE, "a peer that sends keep-alives would be disconnected");
 }
 
 #[test]
-fn an_idle_time_out_that_would_cut_peers_off_is_refused() {
+fn an_idle_timeout_below_the_keep_alive_interval_is_rejected() {
     let place = place();
     for program in ["tracker", "manager", "seeder", "leecher", "client"] {
         let mut refused = Program::start(program, &["--idle-timeout", "25"], place.path());
@@ -102,15 +99,15 @@ fn an_idle_time_out_that_would_cut_peers_off_is_refused() {
 }
 
 #[test]
-fn a_source_that_falls_silent_is_not_waited_for() {
+fn a_source_that_stalls_is_abandoned_after_stall_timeout() {
     let place = place();
     let dir = place.path();
     let whole = Whole::new(random_bytes(5, 600_000), 16_384);
     let file = write(dir, "a.bin", &whole.bytes);
     let tracker = tracker(dir, &["--lease", "60"]);
-    // It answers until it is asked for a chunk; to that it says nothing, or half of it.
+    // The source answers all requests except chunk requests; to those it sends nothing, or half a response.
     for half in [false, true] {
-        // Only once: halves of two chunks would make a whole one, of wrong bytes.
+        // Only once: the halves of two chunks would form a complete chunk with wrong bytes.
         let begins = AtomicBool::new(half);
         let silent = FakePeer::answering(&whole, move |request, right| match request {
             PeerRequest::Chunk { .. } if begins.swap(false, Ordering::Relaxed) => {
@@ -123,13 +120,13 @@ fn a_source_that_falls_silent_is_not_waited_for() {
         let there = subfolder(dir, &name);
         silent.announce(tracker.address(), &name, &whole.summary("a.bin"));
         let flags = ["a.bin", "--stall-timeout", "1", "--timeout", "25", "-vv"];
-        let began = Instant::now();
+        let started = Instant::now();
         let mut leecher = leecher(&there, tracker.address(), &flags);
         let silent = silent.address.to_string();
         leecher.wait_for("a lost source", |line| {
             line.contains(&silent) && line.contains("nothing moved for too long")
         });
-        assert!(began.elapsed() < STALL_TIMEOUT, "{:?}", began.elapsed());
+        assert!(started.elapsed() < STALL_TIMEOUT, "{:?}", started.elapsed());
         let honest = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB"]);
         leecher.ends_with(0);
         assert_holds(&there.join("a.bin"), &whole.bytes);
@@ -137,9 +134,9 @@ fn a_source_that_falls_silent_is_not_waited_for() {
     }
 }
 
-/// One of each program that keeps a connection to a tracker or manager, or asks one for something, and that
-/// connection's other end.
-fn askers(dir: &Path, flags: &[&str]) -> Vec<(Program, Wire)> {
+/// One program of each kind that keeps a connection to a tracker or manager, or sends one request, and the remote
+/// end of that connection.
+fn connecting_programs(dir: &Path, flags: &[&str]) -> Vec<(Program, Wire)> {
     let (lent, shared) = (subfolder(dir, "lent"), subfolder(dir, "shared"));
     let chunks = chunk_folder(dir, "chunks", 2, &[(1, b"one")]);
     let starts: [&dyn Fn(SocketAddr) -> Program; 4] = [
@@ -158,44 +155,44 @@ fn askers(dir: &Path, flags: &[&str]) -> Vec<(Program, Wire)> {
     starts.map(ask).into()
 }
 
-/// All of them give their connection up sooner than they would without a flag, and say why.
+/// Asserts that all programs close their connection in less than the default timeout, and log the reason.
 #[track_caller]
-fn give_up_before(usual: Duration, askers: Vec<(Program, Wire)>) {
-    let (mut programs, wires): (Vec<Program>, Vec<Wire>) = askers.into_iter().unzip();
-    are_closed_before(usual, wires);
+fn assert_abandoned_before(default_timeout: Duration, connecting_programs: Vec<(Program, Wire)>) {
+    let (mut programs, wires): (Vec<Program>, Vec<Wire>) = connecting_programs.into_iter().unzip();
+    assert_closed_before(default_timeout, wires);
     programs.iter().for_each(|program| drop(program.wait_for_text("nothing moved for too long")));
     programs.pop().unwrap().ends_with(5);
 }
 
 #[test]
-fn a_tracker_or_manager_that_does_not_say_hello_is_not_waited_for() {
+fn a_tracker_or_manager_without_a_hello_is_abandoned() {
     let place = place();
-    give_up_before(HANDSHAKE_TIMEOUT, askers(place.path(), &["--hello-timeout", "0.5"]));
+    assert_abandoned_before(HANDSHAKE_TIMEOUT, connecting_programs(place.path(), &["--hello-timeout", "0.5"]));
 }
 
 #[test]
-fn a_tracker_or_manager_that_does_not_answer_is_not_waited_for() {
+fn a_tracker_or_manager_that_does_not_answer_is_abandoned() {
     let place = place();
-    let mut askers = askers(place.path(), &["--stall-timeout", "1"]);
+    let mut connecting_programs = connecting_programs(place.path(), &["--stall-timeout", "1"]);
     let hello = TrackerResponse::Hello { version: 1 };
-    askers.iter_mut().for_each(|(_, wire)| wire.send(&hello).unwrap());
-    give_up_before(STALL_TIMEOUT, askers);
+    connecting_programs.iter_mut().for_each(|(_, wire)| wire.send(&hello).unwrap());
+    assert_abandoned_before(STALL_TIMEOUT, connecting_programs);
 }
 
 #[test]
-fn a_tracker_or_manager_that_falls_silent_is_not_waited_for() {
+fn a_tracker_or_manager_that_stops_responding_is_abandoned() {
     let place = place();
-    let mut askers = askers(place.path(), &["--idle-timeout", "26"]);
-    // A list is all that its program asks for.
-    askers.pop();
-    for (_, wire) in &mut askers {
+    let mut connecting_programs = connecting_programs(place.path(), &["--idle-timeout", "26"]);
+    // The last program only requests a list, and has no idle connection.
+    connecting_programs.pop();
+    for (_, wire) in &mut connecting_programs {
         wire.send(&TrackerResponse::Hello { version: 1 }).unwrap();
         let Some(TrackerRequest::Register(registration)) = wire.message() else { panic!("no registration") };
         wire.send(&registered(Token(1), ([127, 0, 0, 1], registration.port).into())).unwrap();
     }
-    let began = Instant::now();
-    let (programs, wires): (Vec<Program>, Vec<Wire>) = askers.into_iter().unzip();
-    are_closed_before(IDLE_TIMEOUT, wires);
-    assert!(began.elapsed() > KEEP_ALIVE_INTERVAL, "an answer to what is said now and then is waited for");
+    let started = Instant::now();
+    let (programs, wires): (Vec<Program>, Vec<Wire>) = connecting_programs.into_iter().unzip();
+    assert_closed_before(IDLE_TIMEOUT, wires);
+    assert!(started.elapsed() > KEEP_ALIVE_INTERVAL, "the program did not wait for the response to a keep-alive");
     programs.iter().for_each(|program| drop(program.wait_for_text("nothing moved for too long")));
 }

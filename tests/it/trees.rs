@@ -1,5 +1,5 @@
-//! The trees in which those hang who fetch a file from the only one who has it, a line as long as they are few: they are
-//! told, kept, and nobody in them can keep the others from the file.
+//! Chains and trees of receivers that download a file from its only seeder. The seeder assigns predecessors, and one
+//! faulty receiver cannot keep the others from the file.
 
 use crate::common::wire::{FakePeer, Whole, Wire};
 use crate::common::*;
@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 const CHUNK: usize = 16 << 10;
 const CHUNKS: usize = 64;
 
-/// Stands in the line of a seeder, as one who serves on a port.
-fn stand(seeder: SocketAddr, file: FileId, port: u16) -> (Wire, Vec<Upstream>) {
+/// Joins the chain of a seeder as a receiver that serves on `port`.
+fn join_chain(seeder: SocketAddr, file: FileId, port: u16) -> (Wire, Vec<Upstream>) {
     let mut wire = Wire::connect(seeder);
     wire.send(&PeerRequest::Hello { version: 1, port: Some(port) }).unwrap();
     assert!(matches!(wire.message(), Some(PeerResponse::Hello { .. })));
@@ -25,16 +25,16 @@ fn stand(seeder: SocketAddr, file: FileId, port: u16) -> (Wire, Vec<Upstream>) {
     }
 }
 
-/// The next one that is named to be asked first.
+/// The next predecessor that the seeder assigns.
 fn next_upstream(wire: &mut Wire) -> Upstream {
     loop {
-        if let PeerResponse::Upstream { upstream, .. } = wire.message().expect("it goes on") {
+        if let PeerResponse::Upstream { upstream, .. } = wire.message().expect("the connection stays open") {
             return upstream;
         }
     }
 }
 
-/// A seeder with a file in its folder.
+/// A tracker, a seeder, and the bytes and the id of its file.
 fn seed(dir: &std::path::Path) -> (Program, Program, Vec<u8>, FileId) {
     let bytes = random_bytes(7, CHUNK * CHUNKS);
     let file = write(dir, "a.bin", &bytes);
@@ -45,7 +45,7 @@ fn seed(dir: &std::path::Path) -> (Program, Program, Vec<u8>, FileId) {
 }
 
 #[test]
-fn each_is_told_who_is_ahead_and_of_every_change() {
+fn each_receiver_is_told_its_predecessor_and_each_change() {
     let place = place();
     let (_tracker, seeder, _, file) = seed(place.path());
     let at = |port: u16| Some(SocketAddr::from(([127, 0, 0, 1], port)));
@@ -59,11 +59,11 @@ fn each_is_told_who_is_ahead_and_of_every_change() {
         slow: false,
         left: false,
     };
-    let (first, upstreams) = stand(seeder.address(), file, 7001);
+    let (first, upstreams) = join_chain(seeder.address(), file, 7001);
     assert_eq!(upstreams, [behind(None, false, 1)], "the seeder itself");
-    let (mut second, upstreams) = stand(seeder.address(), file, 7002);
+    let (mut second, upstreams) = join_chain(seeder.address(), file, 7002);
     assert_eq!(upstreams, [behind(at(7001), true, 2)]);
-    let (mut third, upstreams) = stand(seeder.address(), file, 7003);
+    let (mut third, upstreams) = join_chain(seeder.address(), file, 7003);
     assert_eq!(upstreams, [Upstream { beyond: at(7001), ..behind(at(7002), false, 3) }]);
     drop(first);
     assert_eq!(next_upstream(&mut second), Upstream { left: true, ..behind(None, false, 1) });
@@ -74,11 +74,11 @@ fn each_is_told_who_is_ahead_and_of_every_change() {
 }
 
 #[test]
-fn one_at_the_head_who_gives_nothing_does_not_keep_the_others_from_the_file() {
+fn a_receiver_without_chunks_at_the_head_does_not_block_the_others() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let (tracker, seeder, bytes, file) = seed(dir);
-    // It says that it has nothing, and later nothing at all.
+    // It announces no chunks, and answers no other request.
     let silent = FakePeer::start(|mut wire| {
         while let Some(request) = wire.message::<PeerRequest>() {
             let sent = match request {
@@ -96,13 +96,13 @@ fn one_at_the_head_who_gives_nothing_does_not_keep_the_others_from_the_file() {
             }
         }
     });
-    let (_head, _) = stand(seeder.address(), file, silent.address.port());
+    let (_head, _) = join_chain(seeder.address(), file, silent.address.port());
     leecher(&there, tracker.address(), &["a.bin", "--stay"]).wait_for_text("Successfully downloaded");
     assert_holds(&there.join("a.bin"), &bytes);
 }
 
 #[test]
-fn one_at_the_head_who_sends_wrong_bytes_does_not_keep_the_others_from_the_file() {
+fn a_receiver_with_wrong_bytes_at_the_head_does_not_block_the_others() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let (tracker, seeder, bytes, file) = seed(dir);
@@ -115,39 +115,40 @@ fn one_at_the_head_who_sends_wrong_bytes_does_not_keep_the_others_from_the_file(
         }
         _ => Some(answer),
     });
-    let (_head, _) = stand(seeder.address(), file, liar.address.port());
+    let (_head, _) = join_chain(seeder.address(), file, liar.address.port());
     let leecher = leecher(&there, tracker.address(), &["a.bin", "--stay"]);
     leecher.wait_for_text("bad bytes");
     leecher.wait_for_text("Successfully downloaded");
     assert_holds(&there.join("a.bin"), &bytes);
 }
 
-/// More than stand in a line for a file of so few chunks.
-const MANY: usize = 34;
+/// Number of receivers; too many for a single chain with [`CHUNKS`] chunks.
+const RECEIVER_COUNT: usize = 34;
 
 #[test]
-fn where_a_line_would_be_too_long_there_are_stripes_and_everybody_is_told() {
+fn a_chain_that_becomes_too_long_is_split_into_stripes() {
     let place = place();
     let (_tracker, seeder, _, file) = seed(place.path());
-    let stand = |port: usize| stand(seeder.address(), file, 7000 + port as u16);
-    let mut all: Vec<(Wire, Vec<Upstream>)> = (1..MANY).map(stand).collect();
-    let (_, upstreams) = stand(MANY);
+    let join = |port: usize| join_chain(seeder.address(), file, 7000 + port as u16);
+    let mut all: Vec<(Wire, Vec<Upstream>)> = (1..RECEIVER_COUNT).map(join).collect();
+    let (_, upstreams) = join(RECEIVER_COUNT);
     let places: Vec<(u8, u8)> =
         upstreams.iter().map(|upstream| (upstream.stripe, upstream.stripes)).collect();
     assert_eq!(places, [(0, 2), (1, 2)]);
     assert!(upstreams.iter().all(|upstream| (2..9).contains(&upstream.steps)), "{upstreams:?}");
     let (first, upstreams) = &mut all[0];
-    assert_eq!(upstreams.len(), 1, "it stood in a line");
+    assert_eq!(upstreams.len(), 1, "the first receiver was in a chain");
     let told = [next_upstream(first), next_upstream(first)];
     assert!(told.iter().all(|upstream| upstream.stripes == 2), "{told:?}");
 }
 
 #[test]
-fn many_get_the_file_through_trees() {
+fn many_receivers_download_through_trees() {
     let place = place();
     let dir = place.path();
     let (tracker, _seeder, bytes, _) = seed(dir);
-    let folders: Vec<_> = (0..MANY).map(|number| subfolder(dir, &format!("there{number}"))).collect();
+    let folders: Vec<_> =
+        (0..RECEIVER_COUNT).map(|number| subfolder(dir, &format!("there{number}"))).collect();
     let start = |there: &std::path::PathBuf| leecher(there, tracker.address(), &["a.bin", "--stay"]);
     let leechers: Vec<_> = folders.iter().map(start).collect();
     leechers.iter().for_each(|leecher| drop(leecher.wait_for_text("Successfully downloaded")));
@@ -157,7 +158,7 @@ fn many_get_the_file_through_trees() {
 }
 
 #[test]
-fn those_who_fetch_together_get_the_file_from_each_other() {
+fn receivers_serve_each_other_during_the_download() {
     let place = place();
     let dir = place.path();
     let (tracker, seeder, bytes, _) = seed(dir);
@@ -172,7 +173,7 @@ fn those_who_fetch_together_get_the_file_from_each_other() {
 }
 
 #[test]
-fn who_asks_for_nothing_is_told_in_batches_of_what_is_there() {
+fn announcements_to_a_passive_subscriber_are_batched() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(7, CHUNK * CHUNKS);
@@ -182,18 +183,18 @@ fn who_asks_for_nothing_is_told_in_batches_of_what_is_there() {
     let file = Whole::new(bytes.clone(), CHUNK as u32).id();
     let leecher = leecher(&there, tracker.address(), &["a.bin", "--stay", "-vv"]);
     leecher.wait_for_text("connected to");
-    let (mut wire, _) = stand(leecher.address(), file, 7009);
+    let (mut wire, _) = join_chain(leecher.address(), file, 7009);
     let (mut coming, mut got) = (0, 0);
     leecher.wait_for_text("Successfully downloaded");
     wire.send(&PeerRequest::Ping).unwrap();
     loop {
-        match wire.message().expect("it goes on") {
+        match wire.message().expect("the connection stays open") {
             PeerResponse::Coming { .. } => coming += 1,
             PeerResponse::Got { chunks, .. } => got += chunks.len(),
             PeerResponse::Pong => break,
             _ => {}
         }
     }
-    assert!(got > 2 * UNREQUESTED_ARRIVALS_MAX as usize, "{got}: most of it comes while somebody listens");
+    assert!(got > 2 * UNREQUESTED_ARRIVALS_MAX as usize, "only {got} chunks were announced to the subscriber");
     assert_eq!(coming, UNREQUESTED_ARRIVALS_MAX);
 }

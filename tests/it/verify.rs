@@ -1,14 +1,14 @@
-//! What is there already: a finished file that is in place, and what an interrupted download has left.
+//! Verification of existing data: a finished file, and the part file and resume file of an earlier download.
 
 use crate::common::*;
 use std::path::Path;
 
 const MODES: [&str; 3] = ["full", "sample", "none"];
-/// More chunks than a sample has.
+/// More chunks than `--verify sample` reads.
 const CHUNKS: usize = 100;
 const CHUNK: usize = 16 * 1024;
 
-/// A tracker, and a seeder of a file.
+/// A tracker and a seeder of one file.
 fn swarm(dir: &Path, bytes: &[u8]) -> (Program, Program) {
     let file = write(dir, "a.bin", bytes);
     let tracker = tracker(dir, &["--lease", "60"]);
@@ -17,7 +17,7 @@ fn swarm(dir: &Path, bytes: &[u8]) -> (Program, Program) {
 }
 
 #[test]
-fn a_file_in_place_is_not_fetched_again_and_never_replaced_by_a_different_one_unasked() {
+fn a_complete_file_is_not_fetched_again_and_a_different_file_is_kept() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(1, CHUNKS * CHUNK);
@@ -30,15 +30,15 @@ fn a_file_in_place_is_not_fetched_again_and_never_replaced_by_a_different_one_un
         right.ends_with(0);
         right.wait_for_text("is already here and complete");
         let said = format!("checking a.bin: {} bytes to read", read * CHUNK);
-        assert!(right.has_said(&said), "{mode} says {said:?}");
-        // Another size is never the same file, and every chunk of another file is bad.
+        assert!(right.has_said(&said), "the log with --verify {mode} has {said:?}");
+        // A file of another size is always different; in another file of the same size every chunk is bad.
         for (other, same_size) in
             [(random_bytes(2, CHUNKS * CHUNK - 1), false), (random_bytes(3, CHUNKS * CHUNK), true)]
         {
             write(&there, "a.bin", &other);
             let mut wrong = get(&["--verify", mode]);
             match (mode, same_size) {
-                // Nothing was to be read, and the size is right.
+                // With `none` no chunk is read, and the size is right.
                 ("none", true) => wrong.ends_with(0),
                 _ => {
                     wrong.ends_with(13);
@@ -48,13 +48,13 @@ fn a_file_in_place_is_not_fetched_again_and_never_replaced_by_a_different_one_un
             assert_holds(&target, &other);
         }
     }
-    assert!(!seeder.has_said("serving chunk"), "nothing was fetched");
+    assert!(!seeder.has_said("serving chunk"), "a chunk was fetched");
     for mode in ["full", "sample"] {
         write(&there, "a.bin", &random_bytes(4, CHUNKS * CHUNK));
         get(&["--verify", mode, "--overwrite"]).ends_with(0);
         assert_holds(&target, &bytes);
     }
-    // One that is spoilt in a single place is found out by who reads all.
+    // A single bad byte is found if all chunks are read.
     let mut spoilt = bytes.clone();
     spoilt[77 * CHUNK] ^= 1;
     write(&there, "a.bin", &spoilt);
@@ -63,7 +63,7 @@ fn a_file_in_place_is_not_fetched_again_and_never_replaced_by_a_different_one_un
 }
 
 #[test]
-fn what_is_served_was_read_whatever_is_asked_for() {
+fn a_file_is_verified_before_it_is_served_even_with_verify_none() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(1, CHUNKS * CHUNK);
@@ -74,7 +74,7 @@ fn what_is_served_was_read_whatever_is_asked_for() {
     leecher(&there, tracker.address(), &["a.bin", "--stay", "--verify", "none"]).ends_with(13);
 }
 
-/// A download that was killed when some of it was there and noted.
+/// A download that was killed after part of the file was recorded in the resume file.
 fn killed(dir: &Path, there: &Path, tracker: &Program) {
     let slow = ["-v", "--chunk-size", "16KiB", "--upload-limit", "256KiB", "--name", "slow"];
     let seeder = seeder(dir, &dir.join("a.bin"), tracker, &slow);
@@ -83,13 +83,13 @@ fn killed(dir: &Path, there: &Path, tracker: &Program) {
     leecher.kill9();
 }
 
-/// A hidden file of a download.
+/// A hidden file of a download, selected by the end of its name.
 fn hidden(there: &Path, ending: &str) -> std::path::PathBuf {
     there.join(names_in(there).into_iter().find(|name| name.ends_with(ending)).unwrap())
 }
 
 #[test]
-fn a_torn_map_is_noticed_and_costs_only_a_check() {
+fn a_torn_resume_file_is_detected_and_only_costs_a_check() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(5, CHUNKS * CHUNK);
@@ -112,7 +112,7 @@ fn a_torn_map_is_noticed_and_costs_only_a_check() {
 }
 
 #[test]
-fn what_went_bad_on_the_disk_is_found_by_who_looks() {
+fn corruption_on_disk_is_found_by_verify_sample_and_full() {
     for mode in ["sample", "full"] {
         let place = place();
         let (dir, there) = (place.path(), subfolder(place.path(), "there"));
@@ -120,7 +120,7 @@ fn what_went_bad_on_the_disk_is_found_by_who_looks() {
         write(dir, "a.bin", &bytes);
         let tracker = tracker(dir, &["--lease", "60"]);
         killed(dir, &there, &tracker);
-        // All of it: any sample finds some.
+        // The whole part file is overwritten, so that each sample contains bad chunks.
         let part = hidden(&there, ".part");
         std::fs::write(&part, random_bytes(7, CHUNKS * CHUNK)).unwrap();
         let _fast = seeder(dir, &dir.join("a.bin"), &tracker, &["--chunk-size", "16KiB"]);
@@ -132,14 +132,14 @@ fn what_went_bad_on_the_disk_is_found_by_who_looks() {
 }
 
 #[test]
-fn a_part_of_another_file_is_never_mixed_in() {
+fn the_part_file_of_another_file_is_never_used() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     write(dir, "a.bin", &random_bytes(8, CHUNKS * CHUNK));
     let first = tracker(dir, &["--lease", "60"]);
     killed(dir, &there, &first);
     let before = hidden(&there, ".part");
-    // The same name and size, and other bytes.
+    // The same name and size with other bytes.
     let bytes = random_bytes(9, CHUNKS * CHUNK);
     write(dir, "a.bin", &bytes);
     let second = tracker(dir, &["--lease", "60"]);
@@ -150,6 +150,6 @@ fn a_part_of_another_file_is_never_mixed_in() {
         leecher.ends_with(0);
         assert!(!leecher.has_said("going on"));
         assert_holds(&there.join("a.bin"), &bytes);
-        assert!(before.exists(), "what was got of the other file is kept");
+        assert!(before.exists(), "the part file of the other file is kept");
     }
 }

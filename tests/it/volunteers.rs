@@ -1,4 +1,4 @@
-//! Volunteers: real clients that lend space, and a tracker that the test plays itself.
+//! Volunteers: real clients that offer storage to a scripted tracker.
 
 use crate::common::scripted::*;
 use crate::common::wire::*;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 const CHUNK: usize = 16 * 1024;
 
-/// A client that has just been started and lends space.
+/// Starts a client that offers storage.
 fn volunteer(dir: &Path, name: &str, tracker: &ScriptedTracker, extra: &[&str]) -> Program {
     let folder = subfolder(dir, name);
     let tracker = tracker.address.to_string();
@@ -29,7 +29,7 @@ fn volunteer(dir: &Path, name: &str, tracker: &ScriptedTracker, extra: &[&str]) 
     plain(dir, &folder, name, &args)
 }
 
-/// A file of so many chunks, the last one shorter, and what the tracker says of it.
+/// A file of `chunks` chunks, of which the last one is shorter, and its entry at the tracker.
 fn file(seed: u64, chunks: usize) -> (Whole, KeptFile) {
     let whole = Whole::new(random_bytes(seed, chunks * CHUNK - 100), CHUNK as u32);
     let kept = kept(&whole, &format!("file {seed}"));
@@ -40,12 +40,12 @@ fn chunk(whole: &Whole, index: usize) -> &[u8] {
     whole.bytes.chunks(CHUNK).nth(index).unwrap()
 }
 
-/// A peer that has all of a file.
+/// A peer that serves a complete file.
 fn holder(whole: &Whole) -> FakePeer {
     FakePeer::answering(whole, |_, right| Some(right))
 }
 
-/// Where a volunteer keeps a chunk.
+/// The path at which a volunteer stores a chunk.
 fn chunk_path(dir: &Path, name: &str, kept: &KeptFile, index: u32) -> PathBuf {
     dir.join(name).join(".volunteer").join(kept.file.id.to_string()).join(index.to_string())
 }
@@ -53,7 +53,8 @@ fn chunk_path(dir: &Path, name: &str, kept: &KeptFile, index: u32) -> PathBuf {
 #[track_caller]
 fn assert_serves(at: SocketAddr, whole: &Whole, index: usize) {
     let file = whole.id();
-    let (response, bytes) = Guest::of(at).ask(&PeerRequest::Chunk { file, index: ChunkIndex(index as u32) });
+    let (response, bytes) =
+        PeerClient::connect(at).ask(&PeerRequest::Chunk { file, index: ChunkIndex(index as u32) });
     assert!(matches!(response, PeerResponse::Chunk { .. }), "{response:?}");
     assert!(bytes == chunk(whole, index));
 }
@@ -61,7 +62,7 @@ fn assert_serves(at: SocketAddr, whole: &Whole, index: usize) {
 #[track_caller]
 fn assert_does_not_serve(at: SocketAddr, whole: &Whole, index: u32) {
     let file = whole.id();
-    let (response, _) = Guest::of(at).ask(&PeerRequest::Chunk { file, index: ChunkIndex(index) });
+    let (response, _) = PeerClient::connect(at).ask(&PeerRequest::Chunk { file, index: ChunkIndex(index) });
     let code = match response {
         PeerResponse::Error { code, .. } => code,
         other => panic!("{other:?}"),
@@ -75,7 +76,7 @@ fn challenge(kept: &KeptFile, index: u32) -> ChallengedRange {
 }
 
 #[test]
-fn a_volunteer_copies_serves_proves_and_drops_as_it_is_told() {
+fn a_volunteer_copies_serves_proves_and_drops_chunks_as_ordered() {
     let dir = place();
     let (whole, kept) = file(1, 20);
     let (tracker, source) = (ScriptedTracker::start(), holder(&whole));
@@ -86,21 +87,21 @@ fn a_volunteer_copies_serves_proves_and_drops_as_it_is_told() {
     let all: Vec<u32> = (0..20).collect();
     session.copy(&kept, &all, source.address);
     let size = kept.file.size;
-    // Answers come from several threads, the last of them last.
+    // Reports come from several threads, but the last report has the final free space.
     assert_eq!(session.free, (1 << 20) - size);
-    let connections = source.met.try_iter().count();
+    let connections = source.accepted.try_iter().count();
     assert!(connections <= 8, "{connections} connections for 20 chunks");
     for index in 0..20 {
         assert_serves(session.address, &whole, index);
         let on_disk = chunk_path(dir.path(), "ann", &kept, index as u32);
         assert_holds(&on_disk, chunk(&whole, index));
     }
-    // It is served to those who know it, and is no file of the member's.
-    assert!(Guest::of(session.address).files().is_empty());
+    // A stored chunk is served to peers that request it by id, and is not listed as a file of the member.
+    assert!(PeerClient::connect(session.address).files().is_empty());
     assert_eq!(names_in(&dir.path().join("ann")), [".volunteer"]);
-    // What it has it does not copy again.
+    // A chunk that is stored already is not copied again.
     session.copy(&kept, &[3], source.address);
-    assert_eq!(source.met.try_iter().count(), 0);
+    assert_eq!(source.accepted.try_iter().count(), 0);
     let range = challenge(&kept, 3);
     session.order(VolunteerOrder::Challenge { challenge: 5, range });
     let proof = Some(range.proof(&chunk(&whole, 3)[1_000..3_000]));
@@ -124,7 +125,7 @@ fn a_volunteer_copies_serves_proves_and_drops_as_it_is_told() {
 }
 
 #[test]
-fn never_more_than_was_lent_is_taken() {
+fn a_volunteer_never_stores_more_than_it_offered() {
     let dir = place();
     let (whole, kept) = file(1, 20);
     let (tracker, source) = (ScriptedTracker::start(), holder(&whole));
@@ -139,14 +140,14 @@ fn never_more_than_was_lent_is_taken() {
             other => panic!("{other:?}"),
         }
     }
-    // Six chunks fit; the last one of the file, which is shorter, may be among them.
+    // Six chunks fit; one of them may be the shorter last chunk.
     assert_eq!(stored, 6);
     let names = names_in(chunk_path(dir.path(), "ann", &kept, 0).parent().unwrap());
     assert_eq!(names.iter().filter(|name| name.parse::<u32>().is_ok()).count(), 6);
 }
 
 #[test]
-fn what_a_volunteer_keeps_survives_kill_9_and_damage_is_told_and_never_served() {
+fn stored_chunks_survive_sigkill_and_damaged_chunks_are_reported_and_never_served() {
     let dir = place();
     let (whole, kept) = file(1, 12);
     let (tracker, source) = (ScriptedTracker::start(), holder(&whole));
@@ -154,7 +155,7 @@ fn what_a_volunteer_keeps_survives_kill_9_and_damage_is_told_and_never_served() 
     let (mut session, _) = tracker.volunteer();
     session.copy(&kept, &(0..10).collect::<Vec<_>>(), source.address);
     let key = session.key;
-    // More are under way.
+    // Two more chunks are in flight.
     [10, 11].iter().for_each(|index| session.order_copy(&kept, *index, source.address));
     client.kill9();
     let path = |index| chunk_path(dir.path(), "ann", &kept, index);
@@ -169,7 +170,7 @@ fn what_a_volunteer_keeps_survives_kill_9_and_damage_is_told_and_never_served() 
     let client = volunteer(dir.path(), "ann", &tracker, &[]);
     let (mut session, mut held) = tracker.volunteer();
     assert!(session.key == key);
-    // The two that were under way may have arrived.
+    // These two chunks may have arrived before the kill.
     let id = kept.file.id;
     let damaged = [(id, 2), (id, 7)];
     assert!(held.checked.iter().all(|chunk| !damaged.contains(chunk)));
@@ -191,7 +192,7 @@ fn what_a_volunteer_keeps_survives_kill_9_and_damage_is_told_and_never_served() 
     [0, 9].iter().for_each(|index| assert_serves(session.address, &whole, *index));
     client.wait_for_text("WARNING - chunk 3 of file 1 is damaged or missing");
     assert!(!path(0).with_file_name(".shoal-left.tmp").exists() && !path(2).exists());
-    // Damage that comes later is found when it is asked for.
+    // Later damage is found when the chunk is requested.
     std::fs::write(path(4), vec![0; CHUNK]).unwrap();
     assert_does_not_serve(session.address, &whole, 4);
     let spoiled = |index| VolunteerReport::Spoiled { file: id, chunks: vec![ChunkIndex(index)], free: 0 };
@@ -205,22 +206,22 @@ fn what_a_volunteer_keeps_survives_kill_9_and_damage_is_told_and_never_served() 
     let mut answers = [without_free(session.answer()), without_free(session.answer())];
     answers.sort_by_key(|answer| matches!(answer, VolunteerReport::Spoiled { .. }));
     assert_eq!(answers, [VolunteerReport::Proof { challenge: 1, sha256: None }, spoiled(5)]);
-    // Told to, it gets them again.
+    // The volunteer copies them again when it is ordered to.
     session.copy(&kept, &[2, 4, 5, 7], source.address);
     [2, 4, 5, 7].iter().for_each(|index| assert_serves(session.address, &whole, *index));
 }
 
 #[test]
-fn a_copy_that_fails_is_told_with_the_reason() {
+fn a_failed_copy_is_reported_with_its_reason() {
     let dir = place();
     let (whole, kept) = file(1, 4);
     let tracker = ScriptedTracker::start();
     let _client = volunteer(dir.path(), "ann", &tracker, &[]);
     let (mut session, _) = tracker.volunteer();
-    // A port that is taken, so that nobody else gets it, and where nobody listens.
+    // A port that is bound, so that no other program takes it, and on which no program listens.
     let taken = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     taken.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let nobody = taken.local_addr().unwrap().as_socket().unwrap();
+    let refusing_port = taken.local_addr().unwrap().as_socket().unwrap();
     let wrong = FakePeer::answering(&whole, |request, mut right| {
         if matches!(request, PeerRequest::Chunk { .. }) {
             *right.last_mut().unwrap() ^= 1;
@@ -243,7 +244,7 @@ fn a_copy_that_fails_is_told_with_the_reason() {
     lying.file.size += 1;
     let good = holder(&whole);
     let attempts = [
-        (&kept, 0, nobody, CopyFailure::Unreachable),
+        (&kept, 0, refusing_port, CopyFailure::Unreachable),
         (&kept, 0, other.address, CopyFailure::Unreachable),
         (&lying, 0, good.address, CopyFailure::Other),
         (&kept, 0, wrong.address, CopyFailure::Corrupt),
@@ -265,7 +266,7 @@ fn a_copy_that_fails_is_told_with_the_reason() {
 }
 
 #[test]
-fn volunteers_copy_from_each_other_and_an_unspecified_address_is_the_trackers() {
+fn volunteers_copy_from_each_other_and_an_unspecified_address_means_the_trackers_host() {
     let dir = place();
     let (whole, kept) = file(1, 6);
     let (tracker, source) = (ScriptedTracker::start(), holder(&whole));
@@ -277,18 +278,18 @@ fn volunteers_copy_from_each_other_and_an_unspecified_address_is_the_trackers() 
     assert!(ann.key != bob.key);
     let here = |port| SocketAddr::from(([0, 0, 0, 0], port));
     ann.copy(&kept, &[0, 1, 2, 5], here(source.address.port()));
-    // The manifest comes from a volunteer as well.
+    // The second volunteer also fetches the manifest from the first one.
     bob.copy(&kept, &[1, 5], here(ann.address.port()));
     assert_serves(bob.address, &whole, 5);
     assert!(names_in(&dir.path().join("bob")).is_empty() && elsewhere.join("key").exists());
-    // Two programs never use one store.
+    // A store is used by one program only.
     let mut thief = volunteer(dir.path(), "eve", &tracker, &["--volunteer-dir", elsewhere.to_str().unwrap()]);
     thief.ends_with(17);
     assert!(thief.has_said("is in use by another shoal process"));
 }
 
 #[test]
-fn what_was_ordered_before_the_connection_was_lost_is_not_done_after_it() {
+fn orders_of_a_lost_connection_are_cancelled() {
     let dir = place();
     let (whole, kept) = file(1, 6);
     let (tracker, source) = (ScriptedTracker::start(), holder(&whole));
@@ -297,13 +298,13 @@ fn what_was_ordered_before_the_connection_was_lost_is_not_done_after_it() {
     let (mut session, _) = tracker.volunteer();
     session.copy(&kept, &[0, 1], source.address);
     (2..6).for_each(|index| session.order_copy(&kept, index, silent.address));
-    silent.met.recv_timeout(PATIENCE).unwrap();
-    let began = Instant::now();
+    silent.accepted.recv_timeout(PATIENCE).unwrap();
+    let started = Instant::now();
     drop(session);
     let (mut session, held) = tracker.volunteer();
-    assert!(began.elapsed() < Duration::from_secs(20), "it waits for a peer that is silent");
+    assert!(started.elapsed() < Duration::from_secs(20), "the volunteer waited for a silent peer");
     let id = kept.file.id;
-    // What was stored in this process is checked, also for another session.
+    // Chunks that this process stored count as verified in its later sessions, too.
     assert_eq!(held.checked.into_iter().collect::<Vec<_>>(), [(id, 0), (id, 1)]);
     assert!(held.unchecked.is_empty());
     session.copy(&kept, &[2, 3], source.address);
@@ -312,7 +313,7 @@ fn what_was_ordered_before_the_connection_was_lost_is_not_done_after_it() {
 }
 
 #[test]
-fn a_clean_end_is_said_and_quick() {
+fn an_interrupted_volunteer_says_goodbye_and_exits_quickly() {
     let dir = place();
     let (whole, kept) = file(1, 6);
     let (tracker, source) = (ScriptedTracker::start(), holder(&whole));
@@ -321,23 +322,23 @@ fn a_clean_end_is_said_and_quick() {
     let (mut session, _) = tracker.volunteer();
     session.copy(&kept, &[0, 1], source.address);
     (2..6).for_each(|index| session.order_copy(&kept, index, silent.address));
-    silent.met.recv_timeout(PATIENCE).unwrap();
+    silent.accepted.recv_timeout(PATIENCE).unwrap();
     client.interrupt();
     session.says_goodbye();
     client.ends_with(0);
-    // A tracker that does not answer holds nobody up for long.
+    // A tracker that does not answer delays the exit only a little.
     let mut client = volunteer(dir.path(), "ann", &tracker, &[]);
     let (session, held) = tracker.volunteer();
     assert_eq!(held.checked.len() + held.unchecked.len(), 2);
-    let began = Instant::now();
+    let started = Instant::now();
     client.interrupt();
     client.ends_with(0);
-    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(started.elapsed() < Duration::from_secs(10));
     drop(session);
 }
 
 #[test]
-fn before_it_leaves_a_volunteer_is_emptied_if_its_user_wants_that() {
+fn a_volunteer_with_drain_on_exit_is_drained_before_it_leaves() {
     let dir = place();
     let (whole, kept) = file(1, 4);
     let (tracker, source) = (ScriptedTracker::start(), holder(&whole));
@@ -348,7 +349,7 @@ fn before_it_leaves_a_volunteer_is_emptied_if_its_user_wants_that() {
     assert_eq!(session.said(), VolunteerReport::Drain);
     session.order(VolunteerOrder::Draining { left: 3 });
     client.wait_for_text("leaving: 3 chunks to go");
-    // A connection that is lost meanwhile changes nothing.
+    // If the connection is lost during the drain, the drain continues over the next connection.
     drop(session);
     let (mut session, held) = tracker.volunteer();
     assert_eq!(held.checked.len(), 3);
@@ -359,7 +360,7 @@ fn before_it_leaves_a_volunteer_is_emptied_if_its_user_wants_that() {
     session.order(VolunteerOrder::Draining { left: 0 });
     session.says_goodbye();
     client.ends_with(0);
-    // A second Ctrl-C leaves at once, and says goodbye all the same.
+    // A second Ctrl-C exits at once, and the goodbye is still sent.
     let mut client = volunteer(dir.path(), "ann", &tracker, &["--drain-on-exit"]);
     let (mut session, _) = tracker.volunteer();
     client.interrupt();
@@ -378,7 +379,7 @@ fn before_it_leaves_a_volunteer_is_emptied_if_its_user_wants_that() {
 }
 
 #[test]
-fn a_tracker_that_takes_no_volunteers_is_said_and_does_not_keep_anybody() {
+fn a_tracker_that_refuses_storage_is_reported_and_does_not_delay_the_exit() {
     let dir = place();
     let tracker = ScriptedTracker::start();
     let mut client = volunteer(dir.path(), "ann", &tracker, &["--drain-on-exit"]);
@@ -394,7 +395,7 @@ fn a_tracker_that_takes_no_volunteers_is_said_and_does_not_keep_anybody() {
 }
 
 #[test]
-fn flags_that_make_no_sense_are_refused() {
+fn inconsistent_flags_are_rejected() {
     let dir = place();
     let folder = subfolder(dir.path(), "f");
     for (args, text) in [
@@ -419,7 +420,7 @@ fn found(kept: &KeptFile, whole: Vec<SocketAddr>, partial: Vec<SocketAddr>, md5:
 }
 
 #[test]
-fn the_md5_of_the_tracker_is_looked_at_before_a_file_gets_its_name() {
+fn the_md5_of_the_tracker_is_verified_before_the_file_is_renamed() {
     let dir = place();
     let (whole, mut kept) = file(1, 6);
     kept.file.name = shoal::content::FileName::new("f").unwrap();
@@ -432,7 +433,7 @@ fn the_md5_of_the_tracker_is_looked_at_before_a_file_gets_its_name() {
     let line = format!("the MD5 of what arrived is {}, and the tracker says {wrong}", kept.md5);
     assert!(got.has_said(&line), "{:?}", got.lines());
     assert!(!dir.path().join("f").exists());
-    // Nothing is fetched again.
+    // The chunks are verified already and are not fetched again.
     tracker.find(vec![found(&kept, vec![at], vec![], kept.md5)]);
     let mut got = leecher(dir.path(), tracker.address, &["f"]);
     got.ends_with(0);
@@ -441,12 +442,12 @@ fn the_md5_of_the_tracker_is_looked_at_before_a_file_gets_its_name() {
 }
 
 #[test]
-fn who_gets_a_file_and_keeps_chunks_of_it_has_all_that_either_has() {
+fn a_member_that_is_a_volunteer_serves_the_chunks_of_both_stores() {
     let dir = place();
     let (whole, mut kept) = file(1, 9);
     kept.file.name = shoal::content::FileName::new("f").unwrap();
     let tracker = ScriptedTracker::start();
-    // Gives the last four chunks to those who ask what it has, and any chunk to those who do not.
+    // The source announces the last four chunks only, and serves each chunk that is requested.
     let source = FakePeer::answering(&whole, move |request, right| match request {
         PeerRequest::Have { file } => {
             let have = PeerResponse::Have { file: *file, count: 9, length: 2, upstreams: vec![] };
@@ -458,18 +459,18 @@ fn who_gets_a_file_and_keeps_chunks_of_it_has_all_that_either_has() {
     let ann = volunteer(dir.path(), "ann", &tracker, &["--get", "f", "--stay"]);
     let (mut session, _) = tracker.volunteer();
     ann.wait_for_text("and none of them has chunk 1, 2, 3, 4, 5");
-    let mut guest = Guest::of(session.address);
+    let mut connection = PeerClient::connect(session.address);
     let file = kept.file.id;
-    let (_, have) = guest.ask(&PeerRequest::Have { file });
+    let (_, have) = connection.ask(&PeerRequest::Have { file });
     assert_eq!(have, [0b1110_0000, 1]);
     session.copy(&kept, &[0, 2], source.address);
-    let (_, have) = Guest::of(session.address).ask(&PeerRequest::Have { file });
+    let (_, have) = PeerClient::connect(session.address).ask(&PeerRequest::Have { file });
     assert_eq!(have, [0b1110_0101, 1]);
-    // Who is connected already is told when it says that it waits.
+    // A connected peer receives the announcement after it sends a keep-alive.
     let chunks = vec![ChunkIndex(0), ChunkIndex(2)];
-    assert_eq!(guest.ask(&PeerRequest::Ping).0, PeerResponse::Got { file, chunks });
+    assert_eq!(connection.ask(&PeerRequest::Ping).0, PeerResponse::Got { file, chunks });
     [0, 2, 5, 8].iter().for_each(|index| assert_serves(session.address, &whole, *index));
-    // What it keeps itself it need not get from elsewhere.
+    // The download uses the chunks of the volunteer's own store.
     session.copy(&kept, &[1, 3, 4], source.address);
     tracker.find(vec![found(&kept, vec![], vec![session.address], kept.md5)]);
     ann.wait_for_text("Successfully downloaded f");
@@ -477,7 +478,7 @@ fn who_gets_a_file_and_keeps_chunks_of_it_has_all_that_either_has() {
 }
 
 #[test]
-fn a_file_is_put_together_from_what_volunteers_keep() {
+fn a_file_is_assembled_from_the_chunks_of_several_volunteers() {
     let dir = place();
     let (whole, mut kept) = file(1, 9);
     kept.file.name = shoal::content::FileName::new("f").unwrap();
@@ -497,7 +498,7 @@ fn a_file_is_put_together_from_what_volunteers_keep() {
     let mut zoe = plain(dir.path(), &folder, "zoe", &["--tracker", &to, "--get", "f"]);
     zoe.ends_with(0);
     assert_holds(&folder.join("f"), &whole.bytes);
-    // A volunteer that gets the file itself, from others and from what it keeps, serves all of it.
+    // A volunteer that downloads the file, from others and from its own store, serves all chunks of it.
     let mut ann = programs.swap_remove(0);
     ann.interrupt();
     sessions.swap_remove(0).says_goodbye();
@@ -508,7 +509,7 @@ fn a_file_is_put_together_from_what_volunteers_keep() {
     tracker.find(vec![found(&kept, vec![], vec![session.address, sessions[0].address], kept.md5)]);
     ann.wait_for_text("Successfully downloaded f");
     assert_serves(session.address, &whole, 8);
-    // Without the file it still has what it keeps.
+    // Without the file it still serves the chunks of its store.
     std::fs::remove_file(dir.path().join("ann/f")).unwrap();
     ann.wait_for_text("f is gone or has changed");
     assert_serves(session.address, &whole, 5);

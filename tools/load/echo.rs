@@ -1,22 +1,22 @@
-//! The least that any tracker must do: one thread that receives a datagram and sends one back. What it reaches is what
-//! the system calls leave to be reached.
+//! A lower bound for any tracker: one thread that receives a datagram and sends one back, so that its rate is limited
+//! by system calls only.
 
 use crate::window::{Talk, Wrong};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
-/// As long as a heartbeat with its cookie.
-const QUESTION: usize = 120;
-/// As long as what acknowledges it.
-const ANSWER: usize = 50;
+/// Length of a heartbeat with its cookie, bytes.
+const REQUEST_BYTES: usize = 120;
+/// Length of the acknowledgement of a heartbeat, bytes.
+const RESPONSE_BYTES: usize = 50;
 
-/// Asks for an echo.
+/// Requests to an echo server.
 pub struct Echo;
 
 impl Talk for Echo {
     fn ask(&mut self, _: usize, number: u32, question: &mut Vec<u8>) -> bool {
         question.extend(number.to_be_bytes());
-        question.resize(QUESTION, b'.');
+        question.resize(REQUEST_BYTES, b'.');
         true
     }
 
@@ -26,16 +26,16 @@ impl Talk for Echo {
     }
 
     fn check(&mut self, _: usize, answer: &[u8]) -> Result<(), Wrong> {
-        if answer.len() == ANSWER { Ok(()) } else { Err(format!("{} bytes", answer.len())) }
+        if answer.len() == RESPONSE_BYTES { Ok(()) } else { Err(format!("{} bytes", answer.len())) }
     }
 }
 
-/// Answers until it is killed.
+/// Echoes datagrams until the process is killed.
 pub fn serve(address: SocketAddr) -> io::Result<()> {
     let socket = UdpSocket::bind(address)?;
     let mut buffer = [0; 2048];
     loop {
         let (count, from) = socket.recv_from(&mut buffer)?;
-        socket.send_to(&buffer[..count.min(ANSWER)], from)?;
+        socket.send_to(&buffer[..count.min(RESPONSE_BYTES)], from)?;
     }
 }

@@ -1,8 +1,9 @@
-//! Puts a tracker under load and says how it does: `cargo run --release --example load -- --help`.
+//! Measures a tracker under load: `cargo run --release --example load -- --help`.
 //!
-//! Fills our own tracker, and another one that speaks BitTorrent's UDP protocol if it is named, with the same number of
-//! peers and files; then asks them in turns, with the same number of datagrams in flight, and checks every answer.
-//! Writes a line of JSON for each round. `benches/compare/tracker.py` starts it and makes a table of what it says.
+//! Fills our own tracker, and optionally another tracker that speaks BitTorrent's UDP protocol, with the same number
+//! of peers and files. Then it sends requests to them alternately, with the same number of datagrams in flight, and
+//! checks each response. Writes a line of JSON for each round. `benches/compare/tracker.py` starts the tool and makes
+//! a table of its output.
 #![forbid(unsafe_code)]
 
 mod echo;
@@ -19,51 +20,51 @@ use std::time::Duration;
 use theirs::Theirs;
 use window::{Count, Talk, Window};
 
-/// Addresses in each answer to a lookup.
+/// Number of addresses in each response to a lookup.
 const WANTED: u32 = 30;
-/// Longest that filling may take.
-const FILL: Duration = Duration::from_secs(600);
+/// Maximum duration of each step of the filling.
+const FILL_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Puts a tracker under load and says how it does.
+/// Measures a tracker under load
 #[derive(Parser)]
 struct Flags {
-    /// Answer every datagram with its own beginning, on one thread, instead of asking anybody
+    /// Serve as an echo server on one thread instead: return the start of every datagram to its sender
     #[arg(long, value_name = "ADDR", exclusive = true)]
     serve_echo: Option<SocketAddr>,
-    /// Our tracker
+    /// Address of our tracker
     #[arg(long, value_name = "ADDR", requires = "ours_pid")]
     ours: Option<SocketAddr>,
-    /// Its process
+    /// Process id of our tracker
     #[arg(long, value_name = "PID")]
     ours_pid: Option<u32>,
-    /// Such an echo
+    /// Address of an echo server
     #[arg(long, value_name = "ADDR", requires = "echo_pid")]
     echo: Option<SocketAddr>,
-    /// Its process
+    /// Process id of the echo server
     #[arg(long, value_name = "PID")]
     echo_pid: Option<u32>,
-    /// The other tracker
+    /// Address of the other tracker
     #[arg(long, value_name = "ADDR", requires = "theirs_pid")]
     theirs: Option<SocketAddr>,
-    /// Its process
+    /// Process id of the other tracker
     #[arg(long, value_name = "PID")]
     theirs_pid: Option<u32>,
-    /// Peers to fill them with
+    /// Number of peers to register
     #[arg(long, default_value_t = 10_000)]
     peers: usize,
-    /// Files that the peers share
+    /// Number of files that the peers share
     #[arg(long, default_value_t = 100)]
     files: usize,
-    /// Rounds of each kind
+    /// Number of rounds of each kind
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Seconds of each round
+    /// Duration of each round, seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// IP addresses that ask
+    /// Number of source IP addresses
     #[arg(long, default_value_t = 16)]
     sources: u8,
-    /// Datagrams in flight from each of them
+    /// Number of datagrams in flight from each source
     #[arg(long, default_value_t = 8)]
     depth: u32,
 }
@@ -78,7 +79,7 @@ struct Target<'a, T> {
 }
 
 impl<T: Talk> Target<'_, T> {
-    /// One round, with what it cost.
+    /// Runs one round and prints its result and its processor time.
     fn round(&mut self, kind: &str, time: Duration) -> Result<Count> {
         let before = processor_time(self.pid)?;
         let count = self.window.run(&mut self.talk, time).map_err(|wrong| anyhow!("{kind}: {wrong}"))?;
@@ -101,7 +102,7 @@ impl<T: Talk> Target<'_, T> {
     }
 }
 
-/// The processor time that all threads of a process have had.
+/// Processor time used by all threads of a process.
 fn processor_time(pid: u32) -> Result<Duration> {
     let mut sum = 0;
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).context("the tracker has ended")? {
@@ -111,7 +112,7 @@ fn processor_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(sum))
 }
 
-/// Memory that a process holds, KiB.
+/// Resident memory of a process, KiB.
 fn resident(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
@@ -119,7 +120,7 @@ fn resident(pid: u32) -> Result<u64> {
 }
 
 impl Flags {
-    /// A target, when its address and its process are named.
+    /// A target, if both its address and its process id are given.
     fn target<T: Talk>(
         &self,
         name: &'static str,
@@ -170,7 +171,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Makes all peers known.
+/// Registers all peers at both trackers.
 fn fill(ours: &mut Option<Target<Ours>>, theirs: &mut Option<Target<Theirs>>) -> Result<()> {
     if let Some(ours) = ours {
         for (kind, stage) in [
@@ -179,13 +180,13 @@ fn fill(ours: &mut Option<Target<Ours>>, theirs: &mut Option<Target<Theirs>>) ->
             ("first announce", ours::Stage::Announce),
         ] {
             ours.talk.turn_to(stage);
-            ours.round(kind, FILL)?;
+            ours.round(kind, FILL_TIMEOUT)?;
         }
     }
     if let Some(theirs) = theirs {
         for (kind, stage) in [("connect", theirs::Stage::Connect), ("first announce", theirs::Stage::Fill)] {
             theirs.talk.turn_to(stage);
-            theirs.round(kind, FILL)?;
+            theirs.round(kind, FILL_TIMEOUT)?;
         }
     }
     Ok(())

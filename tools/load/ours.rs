@@ -1,4 +1,4 @@
-//! What is asked of our own tracker: cookie, registration, announcement, heartbeat, lookup.
+//! Requests to our own tracker: cookie, registration, announcement, heartbeat, lookup.
 
 use crate::window::{Talk, Wrong};
 use shoal::content::{FileId, FileName, PeerName};
@@ -7,42 +7,43 @@ use shoal::protocol::tracker::{FileSummary, Registration, TrackerRequest, Tracke
 use std::collections::BTreeSet;
 use std::io::Write as _;
 
-/// One answer in so many is read as a whole; of the others the beginning, the end and the addresses are looked at.
-const READ: u64 = 256;
+/// One response in this number is decoded completely; of the others the tool checks the start, the end and the number
+/// of addresses.
+const DECODE_INTERVAL: u64 = 256;
 
-/// What the load knows of its peers.
+/// The state of the simulated peers.
 pub struct Ours {
     cookies: Vec<Option<Cookie>>,
-    /// Tokens as they are written, by peer.
+    /// Tokens in their JSON form, by peer.
     tokens: Vec<[u8; 32]>,
     files: usize,
     random: fastrand::Rng,
     stage: Stage,
-    /// How many peers of each source have had their turn.
+    /// Number of peers of each source that have had their turn.
     turns: Vec<usize>,
-    /// How many answers there were.
+    /// Number of checked responses.
     checked: u64,
 }
 
-/// What is asked.
+/// The kind of request that is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
-    /// A cookie for each source.
+    /// One request for a cookie from each source.
     Cookies,
-    /// Every peer, registered from the source that it belongs to.
+    /// The registration of each peer, from the source that it belongs to.
     Register,
-    /// A file of every peer.
+    /// An announcement of one file by each peer.
     Announce,
-    /// Heartbeats of any peer.
+    /// Heartbeats of random peers.
     Heartbeat,
-    /// Who has a file, by its id.
+    /// Lookups of files by id.
     LookupId {
-        /// Addresses wanted.
+        /// Number of addresses in the response.
         wanted: u32,
     },
-    /// Who has a file, by its name.
+    /// Lookups of files by name.
     LookupName {
-        /// Addresses wanted.
+        /// Number of addresses in the response.
         wanted: u32,
     },
 }
@@ -55,7 +56,7 @@ fn file(number: usize) -> FileSummary {
 }
 
 impl Ours {
-    /// Peers that share so many files equally.
+    /// Peers that share `files` files equally.
     pub fn new(sources: usize, peers: usize, files: usize) -> Self {
         Self {
             cookies: vec![None; sources],
@@ -68,7 +69,7 @@ impl Ours {
         }
     }
 
-    /// Asks something else from now on.
+    /// Switches to another kind of request.
     pub fn turn_to(&mut self, stage: Stage) {
         self.stage = stage;
         self.turns.fill(0);
@@ -86,7 +87,7 @@ impl Ours {
         let (peer, port) = self.turn(source)?;
         let name = PeerName::new(format!("peer-{peer:07}")).ok()?;
         let registration = Registration { name, port, advertise: None };
-        // The answer says whose it is.
+        // The transaction id identifies the peer to which the response belongs.
         Some((TrackerRequest::Register(registration), (peer as u64) << 32 | u64::from(number)))
     }
 
@@ -97,38 +98,43 @@ impl Ours {
         Some((TrackerRequest::Announce { token, held: file.chunks, file }, u64::from(number)))
     }
 
-    fn quick(&mut self, cookie: Cookie, number: u32, question: &mut Vec<u8>) -> std::io::Result<()> {
+    fn write_request(
+        &mut self,
+        cookie: Cookie,
+        number: u32,
+        request_bytes: &mut Vec<u8>,
+    ) -> std::io::Result<()> {
         let head =
             format_args!(r#"{{"v":1,"tx":{number},"cookie":"{:016x}","message":"#, cookie.0).to_string();
-        question.extend_from_slice(head.as_bytes());
+        request_bytes.extend_from_slice(head.as_bytes());
         match self.stage {
             Stage::LookupId { wanted } => {
                 let id = file(self.random.usize(..self.files)).id;
-                write!(question, r#"{{"type":"lookup","id":"{id}","limit":{wanted}}}}}"#)
+                write!(request_bytes, r#"{{"type":"lookup","id":"{id}","limit":{wanted}}}}}"#)
             }
             Stage::LookupName { wanted } => {
                 let name = self.random.usize(..self.files);
-                write!(question, r#"{{"type":"lookup","name":"file-{name:07}.bin","limit":{wanted}}}}}"#)
+                write!(request_bytes, r#"{{"type":"lookup","name":"file-{name:07}.bin","limit":{wanted}}}}}"#)
             }
             _ => {
-                question.extend_from_slice(br#"{"type":"heartbeat","token":""#);
-                question.extend_from_slice(&self.tokens[self.random.usize(..self.tokens.len())]);
-                question.extend_from_slice(br#""}}"#);
+                request_bytes.extend_from_slice(br#"{"type":"heartbeat","token":""#);
+                request_bytes.extend_from_slice(&self.tokens[self.random.usize(..self.tokens.len())]);
+                request_bytes.extend_from_slice(br#""}}"#);
                 Ok(())
             }
         }
     }
 
-    fn look(&self, answer: &[u8], wanted: u32) -> Result<(), Wrong> {
-        if !self.checked.is_multiple_of(READ) {
-            // Three dots in each address, and one in the file's name.
-            let dots = answer.iter().filter(|byte| **byte == b'.').count();
+    fn check_found(&self, response: &[u8], wanted: u32) -> Result<(), Wrong> {
+        if !self.checked.is_multiple_of(DECODE_INTERVAL) {
+            // Each address has three dots, and the file name has one.
+            let dots = response.iter().filter(|byte| **byte == b'.').count();
             return match dots == 3 * wanted as usize + 1 {
                 true => Ok(()),
-                false => Err(format!("not {wanted} addresses: {}", String::from_utf8_lossy(answer))),
+                false => Err(format!("not {wanted} addresses: {}", String::from_utf8_lossy(response))),
             };
         }
-        match Datagram::<TrackerResponse>::decode(answer).map_err(|error| error.to_string())?.message {
+        match Datagram::<TrackerResponse>::decode(response).map_err(|error| error.to_string())?.message {
             TrackerResponse::Found { files, .. } if files.len() == 1 => {
                 let distinct: BTreeSet<_> = files[0].whole.iter().chain(&files[0].partial).collect();
                 match distinct.len() == wanted as usize {
@@ -142,7 +148,7 @@ impl Ours {
 }
 
 impl Talk for Ours {
-    fn ask(&mut self, source: usize, number: u32, question: &mut Vec<u8>) -> bool {
+    fn ask(&mut self, source: usize, number: u32, request_bytes: &mut Vec<u8>) -> bool {
         let cookie = self.cookies[source];
         let asked = match (self.stage, cookie) {
             (Stage::Cookies, None) if number == 0 => {
@@ -151,11 +157,11 @@ impl Talk for Ours {
             (Stage::Cookies, _) => None,
             (Stage::Register, _) => self.register(source, number),
             (Stage::Announce, _) => self.announce(source, number),
-            (_, Some(cookie)) => return self.quick(cookie, number, question).is_ok(),
+            (_, Some(cookie)) => return self.write_request(cookie, number, request_bytes).is_ok(),
             (_, None) => None,
         };
         let Some((request, tx)) = asked else { return false };
-        Datagram::new(tx, cookie, request).encode().map(|bytes| question.extend(bytes)).is_ok()
+        Datagram::new(tx, cookie, request).encode().map(|bytes| request_bytes.extend(bytes)).is_ok()
     }
 
     fn number(&self, answer: &[u8]) -> Result<u32, Wrong> {
@@ -171,7 +177,7 @@ impl Talk for Ours {
                 let right = answer.trim_ascii_end().ends_with(br#","message":{"type":"alive"}}"#);
                 right.then_some(()).ok_or_else(|| String::from_utf8_lossy(answer).into_owned())
             }
-            Stage::LookupId { wanted } | Stage::LookupName { wanted } => self.look(answer, wanted),
+            Stage::LookupId { wanted } | Stage::LookupName { wanted } => self.check_found(answer, wanted),
             _ => {
                 let answer =
                     Datagram::<TrackerResponse>::decode(answer).map_err(|error| error.to_string())?;

@@ -1,72 +1,72 @@
-//! Datagrams in flight: some questions on each of a few sockets, and for each answer the next question.
+//! A window of datagrams in flight on each of a few sockets: each response is followed by the next request.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// What is not answered by then is lost, and asked again.
-const LOST: Duration = Duration::from_millis(300);
+/// Time without a response after which a request is sent again.
+const RESEND_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Why an answer is none.
+/// The reason for which a response is wrong.
 pub type Wrong = String;
 
-/// What is asked, and how an answer is checked.
+/// A source of requests, and the check of their responses.
 pub trait Talk {
-    /// Writes a question that bears a number; `false` when there is nothing more to ask.
-    fn ask(&mut self, source: usize, number: u32, question: &mut Vec<u8>) -> bool;
+    /// Writes a request with a number; `false` if there is no further request.
+    fn ask(&mut self, source: usize, number: u32, request: &mut Vec<u8>) -> bool;
 
-    /// The number that an answer bears.
+    /// The number of the request to which a response belongs.
     fn number(&self, answer: &[u8]) -> Result<u32, Wrong>;
 
-    /// Checks an answer to a question that was asked.
+    /// Checks a response.
     fn check(&mut self, source: usize, answer: &[u8]) -> Result<(), Wrong>;
 }
 
-/// Sockets, each at an IP address of its own, and what is asked over them.
+/// Sockets, each at its own IP address, and their requests in flight.
 pub struct Window {
     sockets: Vec<Source>,
-    /// Questions in flight on each.
+    /// Number of requests in flight on each socket.
     depth: u32,
-    /// The first number of the next run: an answer that comes too late for its own run is none of another's.
+    /// The first number of the next run; it differs for each run, so that late responses are recognised.
     first: u32,
 }
 
-/// More numbers than a run needs, and a multiple of every depth that is a power of two.
-const NUMBERS: u32 = 1 << 27;
+/// Numbers reserved for a run: more than it needs, and a multiple of every depth that is a power of two.
+const NUMBERS_PER_RUN: u32 = 1 << 27;
 
 struct Source {
     socket: UdpSocket,
-    /// The number that each place of the window waits for, and the question.
-    places: Vec<(u32, Vec<u8>)>,
+    /// For each slot of the window, the number of the request in flight, and the request.
+    slots: Vec<(u32, Vec<u8>)>,
     heard: Instant,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Count {
-    /// Right answers.
+    /// Number of right responses.
     pub answered: u64,
-    /// Questions that had to be asked again.
+    /// Number of requests that had to be sent again.
     pub lost: u64,
-    /// How long it took.
+    /// Duration of the run.
     pub took: Duration,
 }
 
 impl Window {
-    /// Sockets at `sources` that ask `target`.
+    /// Opens sockets at `sources` that send to `target`.
     pub fn new(sources: &[IpAddr], target: SocketAddr, depth: u32) -> io::Result<Self> {
         let open = |source: &IpAddr| {
             let socket = UdpSocket::bind((*source, 0))?;
             socket.connect(target)?;
             socket.set_nonblocking(true)?;
-            Ok(Source { socket, places: Vec::new(), heard: Instant::now() })
+            Ok(Source { socket, slots: Vec::new(), heard: Instant::now() })
         };
         let sockets = sources.iter().map(open).collect::<io::Result<_>>()?;
         Ok(Self { sockets, depth: depth.next_power_of_two(), first: 0 })
     }
 
-    /// Asks until the time is over, or until there is nothing more to ask.
+    /// Runs until `time` is over or there is no further request.
     pub fn run(&mut self, talk: &mut impl Talk, time: Duration) -> Result<Count, Wrong> {
         let began = Instant::now();
         let mut count = Count::default();
@@ -80,41 +80,41 @@ impl Window {
                 let before = count.answered;
                 source.answers(index, talk, self.depth, &mut count)?;
                 idle &= before == count.answered;
-                open |= source.places.iter().any(|(_, question)| !question.is_empty());
+                open |= source.slots.iter().any(|(_, request)| !request.is_empty());
             }
             if !open || began.elapsed() >= time {
                 break;
             }
             if idle {
-                self.sockets.iter_mut().for_each(|source| source.again(&mut count));
+                self.sockets.iter_mut().for_each(|source| source.resend(&mut count));
                 self.wait();
             }
         }
         count.took = began.elapsed();
-        self.first = self.first.wrapping_add(NUMBERS);
+        self.first = self.first.wrapping_add(NUMBERS_PER_RUN);
         self.drain();
         Ok(count)
     }
 
     fn fill(&mut self, index: usize, talk: &mut impl Talk) -> Result<(), Wrong> {
         let source = &mut self.sockets[index];
-        source.places = vec![(0, Vec::new()); self.depth as usize];
+        source.slots = vec![(0, Vec::new()); self.depth as usize];
         source.heard = Instant::now();
-        for place in 0..self.depth {
-            source.next(index, talk, self.first.wrapping_add(place));
+        for slot in 0..self.depth {
+            source.next(index, talk, self.first.wrapping_add(slot));
         }
         Ok(())
     }
 
-    /// Waits for an answer on any socket, so that the load's core is free for it when it comes: who yields instead comes
-    /// last on a machine that others use.
+    /// Waits in the kernel for a response on any socket, so that the tool's core is scheduled when one arrives. A
+    /// thread that yields instead gets the processor last on a busy machine.
     fn wait(&self) {
         let sockets = self.sockets.iter().map(|source| PollFd::new(&source.socket, PollFlags::IN));
         let most = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
         let _ = poll(&mut sockets.collect::<Vec<_>>(), Some(&most));
     }
 
-    /// Late answers are not to stand before those of the next run.
+    /// Discards late responses, so that the next run does not read them first.
     fn drain(&mut self) {
         std::thread::sleep(Duration::from_millis(20));
         let mut buffer = [0; 2048];
@@ -133,7 +133,7 @@ impl Source {
         count: &mut Count,
     ) -> Result<(), Wrong> {
         let mut buffer = [0; 2048];
-        // Not for ever: the other sockets have answers as well.
+        // Bounded, because the other sockets have responses as well.
         for _ in 0..depth {
             let length = match self.socket.recv(&mut buffer) {
                 Ok(length) => length,
@@ -141,9 +141,9 @@ impl Source {
                 Err(error) => return Err(error.to_string()),
             };
             let number = talk.number(&buffer[..length])?;
-            let place = (number % depth) as usize;
-            // The answer to a question that was asked twice comes twice.
-            if self.places[place].0 == number && !self.places[place].1.is_empty() {
+            let slot = (number % depth) as usize;
+            // A request that was sent twice may have two responses.
+            if self.slots[slot].0 == number && !self.slots[slot].1.is_empty() {
                 talk.check(index, &buffer[..length])?;
                 count.answered += 1;
                 self.heard = Instant::now();
@@ -154,26 +154,26 @@ impl Source {
     }
 
     fn next(&mut self, index: usize, talk: &mut impl Talk, number: u32) {
-        let place = number as usize % self.places.len();
-        let (waiting, question) = &mut self.places[place];
+        let slot = number as usize % self.slots.len();
+        let (waiting, request) = &mut self.slots[slot];
         *waiting = number;
-        question.clear();
-        if talk.ask(index, number, question) {
-            // What is lost is asked again.
-            let _ = self.socket.send(question);
+        request.clear();
+        if talk.ask(index, number, request) {
+            // A request that cannot be sent counts as lost and is sent again.
+            let _ = self.socket.send(request);
         } else {
-            question.clear();
+            request.clear();
         }
     }
 
-    fn again(&mut self, count: &mut Count) {
-        if self.heard.elapsed() < LOST {
+    fn resend(&mut self, count: &mut Count) {
+        if self.heard.elapsed() < RESEND_TIMEOUT {
             return;
         }
         self.heard = Instant::now();
-        for (_, question) in self.places.iter().filter(|(_, question)| !question.is_empty()) {
+        for (_, request) in self.slots.iter().filter(|(_, request)| !request.is_empty()) {
             count.lost += 1;
-            let _ = self.socket.send(question);
+            let _ = self.socket.send(request);
         }
     }
 }

@@ -1,13 +1,13 @@
-//! A swarm of any size on this machine: the decisions of `shoal::swarm` over links that are only calculated.
+//! Simulates a swarm of any size: the decisions of `shoal::swarm` over computed links.
 //!
 //! ```text
 //! cargo run --release --example simulate -- --peers 10000 --size 1GiB --up 100 --down 100 --seed 7
 //! ```
 //!
 //! The peers run the same [`Picker`](shoal::swarm::picker::Picker) and [`SuperSeeder`](shoal::swarm::super_seeding::SuperSeeder) as the
-//! daemons; sockets, disks and clocks are replaced by events in order of time. Rates are in Mbit/s, one number or two
-//! with `..` between them, of which each peer draws its own (evenly over the logarithm). The same seed gives the same
-//! run.
+//! daemons; a queue of events in order of time replaces sockets, disks and clocks. Rates are in Mbit/s, either one
+//! number, or two numbers with `..` between them, from which each peer draws its own rate (uniformly over the
+//! logarithm). The same seed gives the same run.
 
 mod agenda;
 mod network;
@@ -20,20 +20,20 @@ use shoal::swarm::trees::line_max;
 use std::time::Duration;
 use world::{Outcome, Setting, World};
 
-/// Bits in a megabit.
+/// Bits per megabit.
 const MEGABIT: f64 = 1e6;
 
-/// Simulates how a file spreads.
+/// Simulates the distribution of a file
 #[derive(Parser)]
 #[command(name = "simulate")]
 struct Flags {
-    /// How many leechers
+    /// Number of leechers
     #[arg(long, default_value_t = 8)]
     peers: usize,
-    /// How large the file is
+    /// File size
     #[arg(long, default_value = "64MiB")]
     size: ByteSize,
-    /// How large a chunk is
+    /// Chunk size
     #[arg(long, default_value = "512KiB")]
     chunk: ByteSize,
     /// Uplink of each leecher, Mbit/s
@@ -42,73 +42,73 @@ struct Flags {
     /// Downlink of each leecher, Mbit/s
     #[arg(long, default_value = "100", value_parser = parse_range)]
     down: (f64, f64),
-    /// Uplink of each seeder, Mbit/s [default: the most that a leecher's can be]
+    /// Uplink of each seeder, Mbit/s [default: the maximum of --up]
     #[arg(long)]
     seeder_up: Option<f64>,
-    /// How many seeders
+    /// Number of seeders
     #[arg(long, default_value_t = 1)]
     seeders: usize,
-    /// The last leecher's link is so wide, Mbit/s, both ways, and it does not count
+    /// Link of the last leecher in both directions, Mbit/s; this leecher is not part of the result
     #[arg(long)]
     slow: Option<f64>,
-    /// Percent of the leechers that die at some time
+    /// Percentage of leechers that die at a random time
     #[arg(long, default_value_t = 0.0)]
     dying: f64,
-    /// The last leecher dies after so many seconds
+    /// Time of the death of the last leecher, seconds
     #[arg(long)]
     kill: Option<f64>,
-    /// Seconds between two leechers' starts
+    /// Seconds between the starts of two leechers
     #[arg(long, default_value_t = 0.0)]
     apart: f64,
-    /// How many neighbours each peer knows [default: 64 as the daemons, 16 in a swarm of more than 2,000]
+    /// Number of sources of each peer [default: 64 as the daemons, 16 in a swarm of more than 2,000]
     #[arg(long)]
     neighbours: Option<usize>,
-    /// How many leechers a seeder serves, as `seeder --max-connections` says [default: all]
+    /// Number of leechers that a seeder serves, as `seeder --max-connections` [default: all]
     #[arg(long)]
     seeder_connections: Option<usize>,
-    /// How long a message takes, milliseconds
+    /// One-way latency of a message, milliseconds
     #[arg(long, default_value_t = 5.0)]
     latency: f64,
-    /// Milliseconds until the peers are connected
+    /// Time until the peers are connected, milliseconds
     #[arg(long, default_value_t = 30.0)]
     startup: f64,
-    /// What every byte of a chunk costs on the link
+    /// Bytes on the link for each byte of a chunk
     #[arg(long, default_value_t = 1.046)]
     overhead: f64,
-    /// Decides what is left to chance
+    /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How much of a chunk is passed on at once [default: 64KiB, 128KiB in a swarm of more than 2,000]
+    /// Bytes of a chunk that are forwarded together [default: 64KiB, 128KiB in a swarm of more than 2,000]
     #[arg(long)]
     block: Option<ByteSize>,
-    /// How much more one connection may get of a link than another one
+    /// Maximum ratio between the rates of two connections on one link
     #[arg(long, default_value_t = 2.0)]
     unfair: f64,
-    /// Seeders do not say what has not left them yet
+    /// Disable super-seeding: seeders do not recommend chunks that they have not sent yet
     #[arg(long)]
     no_hints: bool,
-    /// Seeders keep no trees
+    /// Disable the trees of the seeders
     #[arg(long)]
     no_trees: bool,
-    /// So many leechers stand in a line, before there are several stripes [default: as many as the daemons let]
+    /// Number of leechers in a chain above which there are several stripes [default: that of the daemons]
     #[arg(long)]
     line_max: Option<usize>,
-    /// How many stripes there are then
+    /// Number of stripes in that case
     #[arg(long, default_value_t = shoal::swarm::trees::STRIPES)]
     stripes: usize,
 }
 
-/// More peers take hours, with all that the daemons do: what is left out then makes little difference in smaller swarms.
-const MANY: usize = 2_000;
+/// Number of leechers above which the defaults are coarser, because a run would take hours.
+const COARSE_PEER_COUNT: usize = 2_000;
 
 impl Flags {
     fn neighbours(&self) -> usize {
-        let most = if self.peers > MANY { 16 } else { SOURCES_MAX };
+        let most = if self.peers > COARSE_PEER_COUNT { 16 } else { SOURCES_MAX };
         self.neighbours.unwrap_or(most)
     }
 
     fn block(&self) -> ByteSize {
-        let block = if self.peers > MANY { 128 } else { 64 };
+        let block = if self.peers > COARSE_PEER_COUNT { 128 } else { 64 };
         self.block.unwrap_or(ByteSize::kib(block))
     }
 }
@@ -168,7 +168,7 @@ fn print(flags: &Flags, outcome: &Outcome) {
     println!("last / bound     {:.3}", last / bound);
     println!("median / bound   {:.3}", median / bound);
     println!("seeders sent     {:.3} times the file", seeder_sent / flags.size.as_u64() as f64);
-    println!("wasted           {:.3} % of what was sent", wasted * 100.0);
+    println!("wasted           {:.3} % of the bytes sent", wasted * 100.0);
     println!("messages a peer  {messages:.0}");
     if *unfinished > 0 {
         println!("NOT FINISHED     {unfinished}");

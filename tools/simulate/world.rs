@@ -1,4 +1,4 @@
-//! The peers of a simulated swarm, and what happens to them in order of time.
+//! The peers of a simulated swarm, and the events of the simulation in order of time.
 
 mod clients;
 mod peer;
@@ -15,13 +15,13 @@ use shoal::swarm::super_seeding::SuperSeeder;
 use shoal::swarm::trees::{Moved, Trees};
 use std::time::Duration;
 
-/// How often a peer looks whether something is late, as the daemons do.
-const TICK: Duration = Duration::from_millis(100);
+/// Interval at which a peer checks for late chunks, as in the daemons.
+const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is passed on as it comes is so much faster than what comes, at most.
-const CATCHING_UP: f64 = 1.02;
+/// Maximum ratio of the rate at which an incomplete chunk is forwarded to the rate at which it arrives.
+const CATCH_UP_FACTOR: f64 = 1.02;
 
-/// What is simulated. Rates are in bytes a second.
+/// Parameters of a simulation. Rates are in bytes per second.
 pub struct Setting {
     pub peers: usize,
     pub seeders: usize,
@@ -48,7 +48,7 @@ pub struct Setting {
     pub unfair: f64,
 }
 
-/// What came of it.
+/// Results of a simulation.
 pub struct Outcome {
     pub bound: f64,
     pub last: f64,
@@ -63,30 +63,30 @@ enum Event {
     Join(usize),
     Die(usize),
     Tick(usize),
-    /// From, to: a chunk is asked for.
+    /// From, to: a request for a chunk.
     Asks(usize, usize, ChunkIndex),
-    /// From, to: chunks are named that are better asked for than others.
+    /// From, to: the sender recommends chunks to request.
     Hints(usize, usize, Vec<ChunkIndex>),
-    /// Those who ask this peer, and make use of it, learn that a chunk is coming since then.
+    /// The clients of this peer that are told immediately learn that a chunk started to arrive at this time.
     Coming(usize, ChunkIndex, Moment),
-    /// All who ask this peer learn what is there.
+    /// All clients of this peer learn which chunks it has received.
     News(usize),
     BlockEnds(usize, u32),
-    /// Somebody has another one ahead of it in the trees of a seeder.
+    /// Peers have a new predecessor in the trees of a seeder.
     Placed(usize, Vec<Moved<usize>>),
-    /// From, to: somebody is kept waiting by the one ahead of it.
+    /// From, to: a peer reports that its predecessor in a stripe is slow.
     Overtakes(usize, usize, usize, bool),
 }
 
-/// A swarm at a moment.
+/// The state of a simulated swarm.
 pub struct World {
     setting: Setting,
     peers: Vec<Peer>,
     network: Network,
-    /// When blocks will end that were to end at another time; empty between changes.
+    /// New forecasts of block ends; empty between changes.
     forecasts: Vec<Forecast>,
     agenda: Agenda<Event>,
-    /// The sources of a peer as they are asked; empty between events.
+    /// The sources of a peer in the order of requests; empty between events.
     order: Vec<usize>,
     now: Moment,
     random: fastrand::Rng,
@@ -98,7 +98,7 @@ pub struct World {
 }
 
 impl World {
-    /// Peers who know each other, with links drawn.
+    /// A swarm with a random graph of connections and random links.
     pub fn new(setting: Setting) -> Self {
         let mut random = fastrand::Rng::with_seed(setting.seed);
         let count = setting.size.div_ceil(setting.chunk) as u32;
@@ -113,7 +113,7 @@ impl World {
         if let (Some(slow), Some(last)) = (setting.slow, links.last_mut()) {
             *last = Link::new(slow, slow);
         }
-        let graph = acquaint(&setting, &mut random);
+        let graph = draw_connections(&setting, &mut random);
         let mut clients: Vec<Clients> = (0..total).map(|_| Clients::default()).collect();
         for (peer, sources) in graph.iter().enumerate() {
             sources.iter().for_each(|source| clients[*source].push(peer));
@@ -142,22 +142,22 @@ impl World {
             messages: 0,
             setting,
         };
-        world.foretell();
+        world.schedule_joins_and_deaths();
         world
     }
 
-    /// What will happen whatever the peers do.
-    fn foretell(&mut self) {
+    /// Schedules the events that do not depend on the behaviour of the peers.
+    fn schedule_joins_and_deaths(&mut self) {
         let first = self.setting.seeders;
         let horizon = self.bound();
         for peer in first..self.peers.len() {
-            let began = self.setting.apart * (peer - first) as u32;
-            self.peers[peer].began = began;
-            // Nobody connects to everybody in the same moment.
+            let start = self.setting.apart * (peer - first) as u32;
+            self.peers[peer].began = start;
+            // Peers do not connect at the same moment.
             let jitter = self.setting.startup.mul_f64(0.5 + 0.5 * self.random.f64());
-            self.at(began + jitter, Event::Join(peer));
+            self.at(start + jitter, Event::Join(peer));
             if self.random.f64() < self.setting.dying {
-                let at = began + jitter + Duration::from_secs_f64(self.random.f64() * horizon);
+                let at = start + jitter + Duration::from_secs_f64(self.random.f64() * horizon);
                 self.at(at, Event::Die(peer));
             }
         }
@@ -167,12 +167,12 @@ impl World {
         }
     }
 
-    /// How many leechers count: all, but for one that is slow on purpose.
+    /// Number of leechers in the result: all of them, except a leecher with a deliberately slow link.
     fn counted(&self) -> usize {
         self.setting.peers - usize::from(self.setting.slow.is_some())
     }
 
-    /// The least time in which all leechers that count can have the file, seconds.
+    /// The fluid bound: the least time in which all counted leechers can have the file, seconds.
     fn bound(&self) -> f64 {
         let (seeders, leechers) = self.network.links.split_at(self.setting.seeders);
         let leechers = &leechers[..self.counted()];
@@ -184,15 +184,15 @@ impl World {
     }
 
     fn at(&mut self, time: Moment, event: Event) {
-        self.agenda.note(time, event);
+        self.agenda.schedule(time, event);
     }
 
-    fn say(&mut self, event: Event) {
+    fn send_message(&mut self, event: Event) {
         self.messages += 1;
         self.at(self.now + self.setting.latency, event);
     }
 
-    /// Runs until every leecher that counts and lives has the file.
+    /// Runs until each counted leecher that is alive has the file.
     pub fn run(mut self) -> Outcome {
         let limit = Duration::from_secs_f64(self.bound() * 10.0 + 60.0);
         while self.waiting > 0
@@ -228,7 +228,7 @@ impl World {
             Event::Tick(peer) if self.peers[peer].fetches() => {
                 self.overtake(peer);
                 self.ask_all(peer);
-                self.at(self.now + TICK, Event::Tick(peer));
+                self.at(self.now + TICK_INTERVAL, Event::Tick(peer));
             }
             Event::Asks(from, to, index) if self.peers[from].alive && self.peers[to].alive => {
                 self.asked(from, to, index);
@@ -237,25 +237,27 @@ impl World {
                 self.peers[to].picker.hint(SourceId(from as u32), &hints);
                 self.ask(to, from);
             }
-            Event::Coming(peer, index, began) if self.peers[peer].alive => self.tell(peer, index, began),
-            Event::News(peer) if self.peers[peer].alive => self.tell_news(peer),
+            Event::Coming(peer, index, began) if self.peers[peer].alive => {
+                self.announce_arrival(peer, index, began)
+            }
+            Event::News(peer) if self.peers[peer].alive => self.announce_received(peer),
             Event::Placed(seeder, moved) => self.placed(seeder, moved),
             Event::Overtakes(from, to, stripe, sure) if self.peers[from].alive => {
                 let moved = self.peers[to].trees.overtake(from, stripe, sure);
-                self.say_placed(to, moved);
+                self.send_placements(to, moved);
             }
             Event::BlockEnds(flow, version) => {
                 match self.network.ends(flow, version, self.now.as_secs_f64(), &mut self.forecasts) {
                     true => self.block_ends(flow),
-                    false => self.foresee(),
+                    false => self.schedule_forecasts(),
                 }
             }
             _ => {}
         }
     }
 
-    /// Who is told at once learns of a chunk that has begun to arrive.
-    fn tell(&mut self, peer: usize, index: ChunkIndex, began: Moment) {
+    /// Clients that are told immediately learn of a chunk that started to arrive.
+    fn announce_arrival(&mut self, peer: usize, index: ChunkIndex, began: Moment) {
         for at in 0..self.peers[peer].clients.count() {
             if let Some(other) = self.peers[peer].clients.told_at_once(at, began) {
                 self.messages += 1;
@@ -265,14 +267,14 @@ impl World {
         }
     }
 
-    /// Everybody is told of what is there, in one message. Only who has missed something learns from it.
-    fn tell_news(&mut self, peer: usize) {
-        let news = self.peers[peer].clients.take_news(self.now);
+    /// All clients learn of received chunks in one message; only clients that missed an earlier message gain from it.
+    fn announce_received(&mut self, peer: usize) {
+        let batch = self.peers[peer].clients.take_batch(self.now);
         for at in 0..self.peers[peer].clients.count() {
-            let Some((other, missed)) = self.peers[peer].clients.hears(at) else { continue };
+            let Some((other, missed)) = self.peers[peer].clients.active(at) else { continue };
             self.messages += 1;
             let mut any = false;
-            for (index, _) in news.iter().filter(|(_, began)| *began <= missed) {
+            for (index, _) in batch.iter().filter(|(_, began)| *began <= missed) {
                 self.peers[other].picker.source_has(SourceId(peer as u32), *index, self.now);
                 any = true;
             }
@@ -287,11 +289,11 @@ impl World {
         for source in self.peers[peer].sources.clone() {
             self.meet(peer, source);
         }
-        for client in self.peers[peer].clients.everybody() {
+        for client in self.peers[peer].clients.all_ids() {
             self.meet(client, peer);
         }
         self.ask_all(peer);
-        let first = TICK.mul_f64(self.random.f64());
+        let first = TICK_INTERVAL.mul_f64(self.random.f64());
         self.at(self.now + first, Event::Tick(peer));
     }
 
@@ -327,7 +329,7 @@ impl World {
                 fresh.leave(peer);
             }
         }
-        for client in self.peers[peer].clients.everybody() {
+        for client in self.peers[peer].clients.all_ids() {
             self.abort(peer, client);
             self.peers[client].picker.remove_source(SourceId(peer as u32));
             self.follow(client);
@@ -335,16 +337,16 @@ impl World {
         }
     }
 
-    /// A transfer will not be completed, and so none that passes it on.
+    /// Ends a transfer without its last block, and each transfer that forwards the same chunk.
     fn abort(&mut self, from: usize, to: usize) {
         let Some(Transfer { index, flow, .. }) = self.peers[to].received(from) else { return };
         self.peers[from].sent(to);
         if let Some(flow) = flow {
             self.network.end(flow, self.now.as_secs_f64(), &mut self.forecasts);
-            self.foresee();
+            self.schedule_forecasts();
         }
         self.peers[to].picker.refused(SourceId(from as u32), index);
-        let elsewhere = self.peers[to].there(index) > 0;
+        let elsewhere = self.peers[to].received_blocks(index) > 0;
         if !elsewhere {
             self.peers[to].clients.lost(index);
         }
@@ -361,20 +363,20 @@ impl World {
         if let Some(fresh) = &mut self.peers[to].fresh {
             let hints = fresh.asked(from, index);
             if !hints.is_empty() {
-                self.say(Event::Hints(to, from, hints));
+                self.send_message(Event::Hints(to, from, hints));
             }
         }
         self.peers[to].is_asked(from, index);
         self.serve(to, from);
     }
 
-    /// Begins with what a client has asked for next, unless something is on its way to it.
+    /// Starts the next requested transfer to a client, unless it already receives from this peer.
     fn serve(&mut self, from: usize, to: usize) {
         if self.peers[to].coming(from).is_some() {
             return;
         }
         let Some(index) = self.peers[from].next_asked(to) else { return };
-        if self.peers[from].there(index) == 0 {
+        if self.peers[from].received_blocks(index) == 0 {
             self.messages += 1;
             self.peers[from].clients.misses(to, self.now);
             self.peers[to].picker.refused(SourceId(from as u32), index);
@@ -387,39 +389,41 @@ impl World {
         self.block(from, to);
     }
 
-    /// Sends the next block, if it is there.
+    /// Sends the next block, if the sender has it.
     fn block(&mut self, from: usize, to: usize) {
         let Some(&mut Transfer { index, blocks, total, flow }) = self.peers[to].coming(from) else { return };
-        if flow.is_some() || self.peers[from].there(index) <= blocks {
+        if flow.is_some() || self.peers[from].received_blocks(index) <= blocks {
             return;
         }
         let bytes = self.length(index) as f64 * self.setting.overhead / f64::from(total);
         let (weight, now) = (self.weight(from, to), self.now.as_secs_f64());
-        let most = self.pace(from, index, blocks + 1).min(self.peers[from].gives() * self.setting.overhead);
+        let most = self
+            .forward_rate_max(from, index, blocks + 1)
+            .min(self.peers[from].gives() * self.setting.overhead);
         let flow = self.network.start((from, to), bytes, (weight, most), now, &mut self.forecasts);
         if let Some(transfer) = self.peers[to].coming(from) {
             transfer.flow = Some(flow);
         }
-        self.foresee();
+        self.schedule_forecasts();
     }
 
-    /// How fast what follows so many blocks of a chunk comes to a peer that passes them on.
-    fn pace(&self, peer: usize, index: ChunkIndex, blocks: u32) -> f64 {
+    /// Maximum rate at which a peer can forward the blocks after the first `blocks` of a chunk.
+    fn forward_rate_max(&self, peer: usize, index: ChunkIndex, blocks: u32) -> f64 {
         let peer = &self.peers[peer];
         let rates = peer.flows(index).filter_map(|flow| self.network.rate(flow));
         match rates.fold(0.0, f64::max) {
-            most if most > 0.0 && peer.there(index) <= blocks => most * CATCHING_UP,
+            most if most > 0.0 && peer.received_blocks(index) <= blocks => most * CATCH_UP_FACTOR,
             _ => f64::INFINITY,
         }
     }
 
-    /// What a connection gets of a link against others: TCP is not as fair as one could wish.
+    /// Weight of a connection: TCP does not share a link equally.
     fn weight(&self, from: usize, to: usize) -> f64 {
         let pair = (self.setting.seed << 48) ^ ((from as u64) << 24) ^ to as u64;
         self.setting.unfair.powf(fastrand::Rng::with_seed(pair).f64() - 0.5)
     }
 
-    fn foresee(&mut self) {
+    fn schedule_forecasts(&mut self) {
         let mut forecasts = std::mem::take(&mut self.forecasts);
         for Forecast { flow, version, end } in forecasts.drain(..) {
             self.at(Duration::from_secs_f64(end).max(self.now), Event::BlockEnds(flow, version));
@@ -430,7 +434,7 @@ impl World {
     fn block_ends(&mut self, flow: usize) {
         let Some((from, to)) = self.network.between(flow) else { return };
         self.network.end(flow, self.now.as_secs_f64(), &mut self.forecasts);
-        self.foresee();
+        self.schedule_forecasts();
         let Some(transfer) = self.peers[to].coming(from) else { return };
         transfer.flow = None;
         transfer.blocks += 1;
@@ -462,7 +466,7 @@ impl World {
         self.serve(from, to);
         let hints = self.peers[from].fresh.as_mut().map(|fresh| fresh.left(to, index)).unwrap_or_default();
         if !hints.is_empty() {
-            self.say(Event::Hints(from, to, hints));
+            self.send_message(Event::Hints(from, to, hints));
         }
         let peer = &mut self.peers[to];
         if !peer.picker.arrived(SourceId(from as u32), index, self.now) {
@@ -501,14 +505,14 @@ impl World {
         self.order = order;
     }
 
-    /// Asks a source for what the picker says.
+    /// Sends the requests that the picker of a peer makes to a source.
     fn ask(&mut self, peer: usize, other: usize) {
         if peer < self.setting.seeders || self.peers[peer].done.is_some() {
             return;
         }
         let source = SourceId(other as u32);
         while let Some(index) = self.peers[peer].picker.pick(source, self.now, &mut self.random) {
-            self.say(Event::Asks(peer, other, index));
+            self.send_message(Event::Asks(peer, other, index));
         }
     }
 
@@ -518,8 +522,8 @@ impl World {
     }
 }
 
-/// Whom each peer asks: some of the others, drawn. A seeder asks nobody and is asked by as many.
-fn acquaint(setting: &Setting, random: &mut fastrand::Rng) -> Vec<Vec<usize>> {
+/// The sources of each peer: randomly drawn other peers. A seeder has no sources and a limited number of clients.
+fn draw_connections(setting: &Setting, random: &mut fastrand::Rng) -> Vec<Vec<usize>> {
     let &Setting { seeders, peers: leechers, neighbours: most, .. } = setting;
     let total = seeders + leechers;
     let mut graph: Vec<Vec<usize>> = vec![Vec::new(); total];

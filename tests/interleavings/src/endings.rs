@@ -1,4 +1,4 @@
-//! Shutdown and threads: whoever waits is woken, whichever came first, and joining waits for everybody.
+//! Shutdown and threads: every waiting thread is woken in each order of events, and a join waits for all threads.
 
 use crate::instead::TcpStream;
 use crate::shutdown::Shutdown;
@@ -8,16 +8,16 @@ use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::{check_pct, check_random, thread};
 use std::time::Duration;
 
-const TRIES: usize = 1_000;
+const SCHEDULE_COUNT: usize = 1_000;
 
-fn both_ways(test: fn()) {
-    check_random(test, TRIES);
-    check_pct(test, TRIES, 3);
+fn check_schedules(test: fn()) {
+    check_random(test, SCHEDULE_COUNT);
+    check_pct(test, SCHEDULE_COUNT, 3);
 }
 
 #[test]
-fn a_reader_is_woken_whether_its_stream_is_guarded_before_or_after() {
-    both_ways(|| {
+fn a_reader_is_woken_if_its_stream_is_guarded_before_or_after_the_trigger() {
+    check_schedules(|| {
         let shutdown = Shutdown::new();
         let reads = |shutdown: Shutdown| {
             thread::spawn(move || {
@@ -36,8 +36,8 @@ fn a_reader_is_woken_whether_its_stream_is_guarded_before_or_after() {
 }
 
 #[test]
-fn a_child_ends_with_its_parent_however_late_it_is_made() {
-    both_ways(|| {
+fn a_child_created_at_any_time_ends_with_its_parent() {
+    check_schedules(|| {
         let shutdown = Shutdown::new();
         let parent = shutdown.clone();
         let waits = thread::spawn(move || {
@@ -57,7 +57,7 @@ fn a_child_ends_with_its_parent_however_late_it_is_made() {
 
 #[test]
 fn a_hook_is_called_once_and_may_use_the_shutdown_itself() {
-    both_ways(|| {
+    check_schedules(|| {
         let (shutdown, calls) = (Shutdown::new(), Arc::new(AtomicUsize::new(0)));
         let hooks = [shutdown.clone(), shutdown.child()].map(|end| {
             let calls = calls.clone();
@@ -80,8 +80,8 @@ fn a_hook_is_called_once_and_may_use_the_shutdown_itself() {
 }
 
 #[test]
-fn a_guard_that_is_dropped_while_the_trigger_comes_harms_nobody() {
-    both_ways(|| {
+fn a_guard_may_be_dropped_during_the_trigger() {
+    check_schedules(|| {
         let shutdown = Shutdown::new();
         let comes_and_goes = [0; 2].map(|_| {
             let shutdown = shutdown.clone();
@@ -100,7 +100,7 @@ fn a_guard_that_is_dropped_while_the_trigger_comes_harms_nobody() {
 
 #[test]
 fn joining_waits_for_threads_that_threads_spawn() {
-    both_ways(|| {
+    check_schedules(|| {
         let (threads, ended) = (Threads::new(), Arc::new(AtomicUsize::new(0)));
         for _ in 0..2 {
             let (inner, count) = (threads.clone(), ended.clone());
@@ -117,8 +117,8 @@ fn joining_waits_for_threads_that_threads_spawn() {
 }
 
 #[test]
-fn two_may_join() {
-    both_ways(|| {
+fn two_threads_may_join() {
+    check_schedules(|| {
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         for _ in 0..2 {
             let shutdown = shutdown.clone();

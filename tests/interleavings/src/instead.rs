@@ -1,19 +1,19 @@
-//! What the structures wait on here: the same names as in `std` and `crossbeam_channel`, under shuttle's scheduler.
+//! Substitutes for types of `std` and `crossbeam_channel`, under the same names, that shuttle's scheduler controls.
 
 use shuttle::sync::{Arc, Condvar, Mutex};
 
-/// Locks and counted references.
+/// Locks and reference counts.
 pub mod sync {
     pub use shuttle::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
     pub use std::sync::PoisonError;
 }
 
-/// As in `storage`.
+/// The same function as in `storage`.
 pub fn lock<T>(mutex: &Mutex<T>) -> shuttle::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// A stream that can be shut and read until then.
+/// A stream whose reader blocks until the stream is shut down.
 #[derive(Default)]
 pub struct TcpStream(Mutex<bool>, Condvar);
 
@@ -24,16 +24,16 @@ impl TcpStream {
         Ok(())
     }
 
-    /// Waits until the stream is shut.
+    /// Blocks until the stream is shut down.
     pub fn read_to_end(&self) {
         let mut shut = lock(&self.0);
         while !*shut {
-            shut = self.1.wait(shut).expect("nobody panics here");
+            shut = self.1.wait(shut).expect("no thread panics");
         }
     }
 }
 
-/// Threads with a builder, that tell whether they have finished.
+/// Threads with a builder, and handles with `is_finished`.
 pub mod thread {
     use shuttle::sync::Arc;
     use shuttle::sync::atomic::{AtomicBool, Ordering};
@@ -63,10 +63,10 @@ pub mod thread {
             run: impl FnOnce() -> T + Send + 'static,
         ) -> std::io::Result<JoinHandle<T>> {
             let finished = Arc::new(AtomicBool::new(false));
-            let tell = finished.clone();
+            let set_finished = finished.clone();
             let run = move || {
                 let result = run();
-                tell.store(true, Ordering::SeqCst);
+                set_finished.store(true, Ordering::SeqCst);
                 result
             };
             Ok(JoinHandle { inner: self.0.spawn(run)?, finished })
@@ -88,8 +88,8 @@ pub mod thread {
     }
 }
 
-/// A bounded channel for one receiver, as far as the structures use it. A time-out never comes: whoever relies on one
-/// waits for ever, which the scheduler reports as a deadlock.
+/// A bounded channel with one receiver and the methods that the tested structures use. A timeout never expires: a
+/// thread that needs one blocks forever, which the scheduler reports as a deadlock.
 pub mod channel {
     use super::{Arc, Condvar, Mutex, lock};
     use std::collections::VecDeque;
@@ -150,7 +150,7 @@ pub mod channel {
                 if state.senders == 0 {
                     return Err(RecvError);
                 }
-                state = self.0.1.wait(state).expect("nobody panics here");
+                state = self.0.1.wait(state).expect("no thread panics");
             }
         }
 

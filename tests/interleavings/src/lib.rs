@@ -1,5 +1,6 @@
-//! The program's shared structures, their own sources, under a scheduler that decides at each lock, channel and thread
-//! who goes on. What a test says holds in every interleaving that is tried; a thread that is never woken is a deadlock.
+//! Tests of the program's shared structures, built from their own sources, under a scheduler that chooses the next
+//! thread at each lock and channel operation. An assertion holds in each schedule that is tried; a thread that is
+//! never woken is reported as a deadlock.
 #![cfg(test)]
 
 mod instead;

@@ -1,4 +1,4 @@
-//! Progress, shelf and nudges: who follows misses nothing, and what is on the shelf can be served.
+//! Progress, offered files and wake-ups: a subscriber misses no chunk, and each offered file can be served.
 
 use crate::instead::channel;
 use crate::progress::Progress;
@@ -10,21 +10,21 @@ use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::{check_pct, check_random, thread};
 
-const TRIES: usize = 1_000;
+const SCHEDULE_COUNT: usize = 1_000;
 const CHUNKS: u32 = 4;
 
-fn both_ways(test: fn()) {
-    check_random(test, TRIES);
-    check_pct(test, TRIES, 3);
+fn check_schedules(test: fn()) {
+    check_random(test, SCHEDULE_COUNT);
+    check_pct(test, SCHEDULE_COUNT, 3);
 }
 
-/// Follows as a server does that tells a peer which chunks are there: first subscribe, then take the map, then the
-/// news. Ends when it knows of all chunks.
+/// Follows the progress of a file as a server does for a connected peer: first subscribe, then read the bitfield,
+/// then read each change. Returns when all chunks are known.
 fn follow(progress: &Progress) {
     let news = progress.subscribe();
     let (mut known, mut cursor) = progress.have();
     while !known.is_complete() {
-        news.recv().expect("the one that is followed is there");
+        news.recv().expect("the progress still exists");
         loop {
             let (added, next) = progress.since(cursor, 2);
             if added.is_empty() {
@@ -33,15 +33,15 @@ fn follow(progress: &Progress) {
             cursor = next;
             for index in added {
                 assert!(progress.has(index));
-                assert!(known.insert(index), "{index} is named twice");
+                assert!(known.insert(index), "{index} is reported twice");
             }
         }
     }
 }
 
 #[test]
-fn who_follows_misses_no_chunk() {
-    both_ways(|| {
+fn a_subscriber_misses_no_chunk() {
+    check_schedules(|| {
         let progress = Arc::new(Progress::new(Bitfield::none(CHUNKS)));
         let followers = [0; 2].map(|_| {
             let progress = progress.clone();
@@ -51,23 +51,23 @@ fn who_follows_misses_no_chunk() {
             let progress = progress.clone();
             thread::spawn(move || range.filter(|index| progress.add(ChunkIndex(*index))).count())
         });
-        let news: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
-        assert_eq!(news, CHUNKS as usize, "each chunk is news once");
+        let added: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+        assert_eq!(added, CHUNKS as usize, "each chunk is added once");
         followers.into_iter().for_each(|follower| follower.join().unwrap());
         assert!(progress.is_complete());
     });
 }
 
 #[test]
-fn a_chunk_that_goes_and_comes_back_is_told_again() {
-    both_ways(|| {
+fn a_chunk_that_is_removed_and_added_again_is_reported_again() {
+    check_schedules(|| {
         let progress = Arc::new(Progress::new(Bitfield::all(1)));
         let (news, (_, cursor)) = (progress.subscribe(), progress.have());
         let changes = progress.clone();
         let changing = thread::spawn(move || {
             assert!(changes.remove(ChunkIndex(0)) && changes.add(ChunkIndex(0)));
         });
-        news.recv().expect("it is there");
+        news.recv().expect("the progress still exists");
         assert_eq!(progress.since(cursor, 9), (vec![ChunkIndex(0)], cursor + 1));
         changing.join().unwrap();
         assert!(progress.has(ChunkIndex(0)));
@@ -75,17 +75,17 @@ fn a_chunk_that_goes_and_comes_back_is_told_again() {
 }
 
 #[test]
-fn subscribers_that_go_are_no_hindrance() {
-    both_ways(|| {
+fn subscribers_may_leave_at_any_time() {
+    check_schedules(|| {
         let progress = Arc::new(Progress::new(Bitfield::none(CHUNKS)));
-        let comers = [0; 2].map(|_| {
+        let short_subscribers = [0; 2].map(|_| {
             let progress = progress.clone();
             thread::spawn(move || (0..9).for_each(|_| drop(progress.subscribe())))
         });
         let followed = progress.clone();
         let follower = thread::spawn(move || follow(&followed));
         (0..CHUNKS).for_each(|index| _ = progress.add(ChunkIndex(index)));
-        comers.into_iter().chain([follower]).for_each(|thread| thread.join().unwrap());
+        short_subscribers.into_iter().chain([follower]).for_each(|thread| thread.join().unwrap());
     });
 }
 
@@ -112,8 +112,8 @@ fn offer(number: u8, name: &str) -> Offer {
 }
 
 #[test]
-fn what_is_offered_can_be_served_whatever_comes_and_goes_meanwhile() {
-    both_ways(|| {
+fn an_offered_file_can_be_served_while_other_offers_change() {
+    check_schedules(|| {
         let shelf = Shelf::new();
         shelf.offer(offer(1, "kept"));
         let changes = [(1, "a"), (1, "b"), (2, "a")].map(|(number, name)| {
@@ -127,7 +127,7 @@ fn what_is_offered_can_be_served_whatever_comes_and_goes_meanwhile() {
         let looking = shelf.clone();
         let looks = thread::spawn(move || {
             for _ in 0..3 {
-                assert!(looking.get(FileId([1; 32])).is_some(), "one of its names is always there");
+                assert!(looking.get(FileId([1; 32])).is_some(), "the file is always offered under one name");
                 let names: Vec<_> = looking.offers().into_iter().map(|offer| offer.file.name).collect();
                 assert!(names.is_sorted() && names.iter().any(|name| name.as_str() == "kept"));
             }
@@ -138,30 +138,30 @@ fn what_is_offered_can_be_served_whatever_comes_and_goes_meanwhile() {
     });
 }
 
-/// How the announcer is told: the state is changed first, then one message is left, and one that is there stands for
-/// all. Whoever takes it looks at the state after that.
+/// The wake-up of the announcer: the state is changed first, then one message is queued; a message that is queued
+/// already stands for all changes. The receiver reads the state after it has taken the message.
 #[test]
-fn a_nudge_is_never_lost() {
-    both_ways(|| {
-        let ((nudge, nudged), state) = (channel::bounded(1), Arc::new(AtomicUsize::new(0)));
+fn a_wake_up_is_never_lost() {
+    check_schedules(|| {
+        let ((wake_up, wake_ups), state) = (channel::bounded(1), Arc::new(AtomicUsize::new(0)));
         let looks = state.clone();
         let worker = thread::spawn(move || {
-            let mut told = looks.load(Ordering::SeqCst);
-            while nudged.recv().is_ok() {
-                told = looks.load(Ordering::SeqCst);
+            let mut seen = looks.load(Ordering::SeqCst);
+            while wake_ups.recv().is_ok() {
+                seen = looks.load(Ordering::SeqCst);
             }
-            told
+            seen
         });
-        let nudge = Arc::new(nudge);
+        let wake_up = Arc::new(wake_up);
         let changes = [0; 3].map(|_| {
-            let (nudge, state) = (nudge.clone(), state.clone());
+            let (wake_up, state) = (wake_up.clone(), state.clone());
             thread::spawn(move || {
                 state.fetch_add(1, Ordering::SeqCst);
-                let _ = nudge.try_send(());
+                let _ = wake_up.try_send(());
             })
         });
         changes.into_iter().for_each(|change| change.join().unwrap());
-        drop(nudge);
-        assert_eq!(worker.join().unwrap(), 3, "the last change is told");
+        drop(wake_up);
+        assert_eq!(worker.join().unwrap(), 3, "the worker sees the last change");
     });
 }

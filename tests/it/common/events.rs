@@ -1,4 +1,4 @@
-//! Reads `logs.log` as the scripts do that grade it.
+//! Parses `logs.log` in the format that the grading scripts expect.
 
 use super::PATIENCE;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// A line of a `logs.log`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Line {
-    /// An event: its fields.
+    /// An event: its comma-separated fields.
     Event(Vec<String>),
     /// `YYYY-MM-DD HH:MM:SS,mmm - LEVEL - text`: the level and the text.
     Log(String, String),
@@ -21,9 +21,9 @@ pub fn read(path: &Path) -> Vec<Line> {
     text.lines().map(|line| parse(line).unwrap_or_else(|| panic!("not a line: {line:?}"))).collect()
 }
 
-/// Waits until a line of a log that is still being written is the wanted one.
+/// Waits until a log that is still being written contains a line that satisfies `wanted`.
 #[track_caller]
-pub fn wait_for(path: &Path, what: &str, wanted: impl Fn(&Line) -> bool) {
+pub fn wait_for(path: &Path, description: &str, wanted: impl Fn(&Line) -> bool) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -31,12 +31,12 @@ pub fn wait_for(path: &Path, what: &str, wanted: impl Fn(&Line) -> bool) {
         if whole.lines().filter_map(parse).any(|line| wanted(&line)) {
             return;
         }
-        assert!(Instant::now() < deadline, "{what} is not in {} in time", path.display());
+        assert!(Instant::now() < deadline, "{description} did not appear in {} in time", path.display());
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// The events of one program, in order.
+/// The events that one program wrote, in order.
 #[track_caller]
 pub fn of(lines: &[Line], name: &str) -> Vec<Vec<String>> {
     let events = lines.iter().filter_map(|line| match line {

@@ -1,4 +1,4 @@
-//! Trackers that keep files, their volunteers, and what the tracker tells of them.
+//! Fixtures for trackers that replicate files to volunteers, and assertions on the tracker's status.
 
 use super::{PATIENCE, Program, client, subfolder, tracker};
 use shoal::content::FileName;
@@ -9,12 +9,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Short leases: a test need not wait ten seconds for a death.
+/// Short heartbeat interval and lease, in seconds, so that tests detect a dead peer in about one second.
 pub const QUICK: [&str; 4] = ["--heartbeat", "0.3", "--lease", "1"];
 
-/// A tracker that keeps the files of `<dir>/files`, with its catalogue in `<dir>/state`.
+/// A tracker that replicates the files of `<dir>/files`, with its catalogue in `<dir>/state`.
 #[track_caller]
-pub fn keeper(dir: &Path, extra: &[&str]) -> Program {
+pub fn replicating_tracker(dir: &Path, extra: &[&str]) -> Program {
     let (files, state) = (subfolder(dir, "files"), dir.join("state"));
     let keep = ["--files", files.to_str().unwrap(), "--state", state.to_str().unwrap()];
     tracker(dir, &[&keep[..], &QUICK, extra].concat())
@@ -25,7 +25,7 @@ pub fn folder_of(dir: &Path, name: &str) -> PathBuf {
     dir.join(name)
 }
 
-/// A volunteer that has been welcomed when this returns.
+/// Starts a volunteer and returns when the tracker has accepted its storage offer.
 #[track_caller]
 pub fn volunteer(dir: &Path, name: &str, tracker: SocketAddr, extra: &[&str]) -> Program {
     let folder = subfolder(dir, name);
@@ -35,20 +35,20 @@ pub fn volunteer(dir: &Path, name: &str, tracker: SocketAddr, extra: &[&str]) ->
     program
 }
 
-/// A client that gets files and ends.
+/// A client that downloads files and exits.
 pub fn getter(dir: &Path, name: &str, tracker: SocketAddr, files: &[&str]) -> Program {
     let wishes: Vec<&str> = files.iter().flat_map(|file| ["--get", file]).collect();
     client(dir, &subfolder(dir, name), name, tracker, &wishes)
 }
 
-/// How everything is now; `None` when the tracker does not answer.
+/// The current status of a tracker; `None` if it does not answer.
 pub fn status(tracker: SocketAddr) -> Option<Status> {
     lookup::status(tracker, &Shutdown::new()).ok()
 }
 
-/// Asks until what is told is as wanted, and returns that.
+/// Requests the status until it satisfies `wanted`, and returns that status.
 #[track_caller]
-pub fn wait_status(tracker: SocketAddr, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+pub fn wait_status(tracker: SocketAddr, description: &str, wanted: impl Fn(&Status) -> bool) -> Status {
     let began = Instant::now();
     let mut last = None;
     while began.elapsed() < PATIENCE {
@@ -58,51 +58,51 @@ pub fn wait_status(tracker: SocketAddr, what: &str, wanted: impl Fn(&Status) -> 
             }
             last = Some(status);
         }
-        // Between two questions, not for luck: what is waited for is what the answer says.
+        // Interval between status requests; the test waits for the status, not for this time to pass.
         std::thread::sleep(Duration::from_millis(20));
     }
-    panic!("never {what}: {last:#?}");
+    panic!("the status was never \"{description}\": {last:#?}");
 }
 
-/// Waits until so many files are kept and every wanted copy is there and verified.
+/// Waits until `files` files are known and every wanted replica is stored and verified.
 #[track_caller]
 pub fn wait_safe(tracker: SocketAddr, files: u64) -> Status {
     wait_status(tracker, "safe", |status| is_safe(status, files))
 }
 
-/// So many files, and every wanted copy is there and verified.
+/// Whether `files` files are known and every wanted replica is stored and verified.
 pub fn is_safe(status: &Status, files: u64) -> bool {
     let copies = &status.copies;
     status.files_known == files && copies.short == 0 && copies.wanted > 0 && copies.verified >= copies.wanted
 }
 
-/// A file, as a status tells of it.
+/// The entry of a file in a status.
 #[track_caller]
 pub fn file<'a>(status: &'a Status, name: &str) -> &'a FileStatus {
     let name = FileName::new(name).unwrap();
     status.files.iter().find(|file| file.name == name).unwrap_or_else(|| panic!("no {name} in {status:#?}"))
 }
 
-/// A volunteer, as a status tells of it.
+/// The entry of a volunteer in a status.
 #[track_caller]
 pub fn of<'a>(status: &'a Status, name: &str) -> &'a VolunteerStatus {
     let volunteer = status.volunteers.iter().find(|volunteer| volunteer.name.as_str() == name);
     volunteer.unwrap_or_else(|| panic!("no {name} in {status:#?}"))
 }
 
-/// How many volunteers are here.
+/// Number of volunteers that are connected.
 pub fn here(status: &Status) -> usize {
     status.volunteers.iter().filter(|volunteer| volunteer.state == VolunteerState::Alive).count()
 }
 
-/// The chunk files that a volunteer has on its disk.
+/// The chunk files that a volunteer has in its store.
 pub fn chunk_files(folder: &Path) -> Vec<PathBuf> {
     let store = folder.join(".volunteer");
     let Ok(files) = std::fs::read_dir(store) else { return Vec::new() };
     let folders = files.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     let mut chunks = Vec::new();
     for folder in folders {
-        // It may be removed meanwhile.
+        // The volunteer may remove the folder at the same time.
         let Ok(entries) = std::fs::read_dir(folder) else { continue };
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         chunks.extend(paths.filter(|path| is_number(path)));

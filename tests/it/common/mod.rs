@@ -1,9 +1,9 @@
-//! Runs the real binaries in a folder of their own and waits for what they say.
+//! Starts the real binaries, each test in its own folder, and waits for their output.
 //!
-//! Nothing here sleeps and no port is guessed: programs bind port 0, and everything waits for a line, or
-//! for the end of a program, with a time-out that only a hang can reach. Invariant: a program that a test
-//! started has ended when the test has, and when the test fails everything that it said is shown.
-#![allow(dead_code, reason = "each file of tests uses some of it")]
+//! Tests do not sleep and do not guess ports: programs bind port 0, and each wait ends with a line of output,
+//! with the exit of the program, or with a timeout that only a hang reaches. Invariant: a program that a test
+//! started ends before the test does. If the test fails, the complete output of its programs is printed.
+#![allow(dead_code, reason = "each test module uses only some of these helpers")]
 
 pub mod events;
 pub mod keeping;
@@ -22,27 +22,26 @@ use std::sync::{Arc, Condvar, Mutex, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// No test waits longer for one thing: only a hang reaches it. A disk that others keep busy has been seen to
-/// hold a program up for a minute.
+/// Timeout of each single wait. Only a hang reaches it: a busy disk can block a program for a minute.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A fresh folder, removed at the end of the test.
+/// A temporary folder, removed at the end of the test.
 pub fn place() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("shoal-test-").tempdir().unwrap()
 }
 
-/// A folder in a folder.
+/// Creates a folder in a folder and returns its path.
 pub fn subfolder(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::create_dir_all(&path).unwrap();
     path
 }
 
-/// What a program has said so far.
+/// The output of a program so far.
 #[derive(Default)]
 struct Said {
     lines: Vec<(Stream, String)>,
-    /// Streams that are still open; with the last one the program has ended.
+    /// Number of streams that are still open; at 0 the program has ended.
     open: usize,
 }
 
@@ -72,7 +71,7 @@ impl Transcript {
         self.more.notify_all();
     }
 
-    /// Waits until `look` finds something. `None` when the program ends, or time is up, without it.
+    /// Waits until `look` returns a value. `None` if the program ends or the timeout expires first.
     fn wait<T>(&self, timeout: Duration, look: impl Fn(&Said) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + timeout;
         let mut said = self.said.lock().unwrap();
@@ -89,10 +88,10 @@ impl Transcript {
     }
 }
 
-/// What a program says when one of its threads has panicked, or was not joined before its end.
+/// Message of a program in which a thread panicked or was not joined before exit.
 pub const FAULT: &str = "this is a fault in shoal";
 
-/// Where one of the binaries is.
+/// The path of one of the binaries.
 fn binary(name: &str) -> &'static str {
     match name {
         "tracker" => env!("CARGO_BIN_EXE_tracker"),
@@ -106,28 +105,19 @@ fn binary(name: &str) -> &'static str {
 
 /// A running program.
 pub struct Program {
-    what: String,
+    command_line: String,
     child: Child,
     transcript: Arc<Transcript>,
     readers: Vec<JoinHandle<()>>,
 }
 
 impl Program {
-    /// Starts one of the binaries in a folder.
+    /// Starts one of the binaries in the working directory `cwd`.
     pub fn start<A: AsRef<OsStr>>(bin: &str, args: &[A], cwd: &Path) -> Self {
         Self::start_by(&[], bin, args, cwd)
     }
 
-    /// Starts one of the binaries with the default action for SIGINT. A shell ignores SIGINT in its background jobs; a
-    /// program that inherits this ignores it, too, until it has installed its own handler. A signal that this process
-    /// handles has the default action in the programs that it starts.
-    pub fn start_interruptible<A: AsRef<OsStr>>(bin: &str, args: &[A], cwd: &Path) -> Self {
-        static HANDLE_SIGINT: Once = Once::new();
-        HANDLE_SIGINT.call_once(|| ctrlc::set_handler(|| std::process::exit(130)).unwrap());
-        Self::start(bin, args, cwd)
-    }
-
-    /// Starts one of the binaries by way of a command that turns into it.
+    /// Starts one of the binaries through a wrapper command that executes it, such as `ip netns exec`.
     pub fn start_by<A: AsRef<OsStr>>(by: &[&str], bin: &str, args: &[A], cwd: &Path) -> Self {
         let path = binary(bin);
         let mut command = match by {
@@ -161,67 +151,67 @@ impl Program {
             }),
         ];
         let args: Vec<_> = args.iter().map(|arg| arg.as_ref().to_string_lossy()).collect();
-        let what = format!("{bin} {} (pid {})", args.join(" "), child.id());
-        Self { what, child, transcript, readers }
+        let command_line = format!("{bin} {} (pid {})", args.join(" "), child.id());
+        Self { command_line, child, transcript, readers }
     }
 
-    /// Waits for a line, from the beginning of what was said, and returns it.
+    /// Waits for a line that satisfies `wanted`, searching from the first line of output, and returns it.
     #[track_caller]
-    pub fn wait_for(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+    pub fn wait_for(&self, description: &str, wanted: impl Fn(&str) -> bool) -> String {
         let look =
             |said: &Said| said.lines.iter().find(|(_, line)| wanted(line)).map(|found| found.1.clone());
         match self.transcript.wait(PATIENCE, look) {
             Some(line) => line,
-            None => panic!("{} never said {what}", self.what),
+            None => panic!("{} never printed {description}", self.command_line),
         }
     }
 
-    /// Waits for a line that contains a text.
+    /// Waits for a line that contains `text`.
     #[track_caller]
     pub fn wait_for_text(&self, text: &str) -> String {
         self.wait_for(&format!("{text:?}"), |line| line.contains(text))
     }
 
-    /// Waits until as many lines contain a text.
+    /// Waits until at least `count` lines contain `text`.
     #[track_caller]
     pub fn wait_for_count(&self, text: &str, count: usize) {
         let look = |said: &Said| {
             (said.lines.iter().filter(|(_, line)| line.contains(text)).count() >= count).then_some(())
         };
         if self.transcript.wait(PATIENCE, look).is_none() {
-            panic!("{} did not say {text:?} {count} times", self.what);
+            panic!("{} did not print {text:?} {count} times", self.command_line);
         }
     }
 
-    /// Waits until everything said so far, a line each, is as wanted.
+    /// Waits until `wanted` accepts the complete list of output lines.
     #[track_caller]
-    pub fn wait_until(&self, what: &str, wanted: impl Fn(&[&str]) -> bool) {
+    pub fn wait_until(&self, description: &str, wanted: impl Fn(&[&str]) -> bool) {
         let look = |said: &Said| {
             let lines: Vec<&str> = said.lines.iter().map(|(_, line)| line.as_str()).collect();
             wanted(&lines).then_some(())
         };
         if self.transcript.wait(PATIENCE, look).is_none() {
-            panic!("{} never said {what}", self.what);
+            panic!("{} never printed {description}", self.command_line);
         }
     }
 
-    /// Everything said so far, a line each.
+    /// All lines of output so far.
     pub fn lines(&self) -> Vec<String> {
         self.transcript.said.lock().unwrap().lines.iter().map(|(_, line)| line.clone()).collect()
     }
 
-    /// The lines on standard output; all of them only when the program has ended.
+    /// The lines on standard output so far; complete only after the program has ended.
     pub fn stdout(&self) -> Vec<String> {
         let said = self.transcript.said.lock().unwrap();
         said.lines.iter().filter(|(from, _)| *from == Stream::Out).map(|(_, line)| line.clone()).collect()
     }
 
-    /// Whether a line said so far contains a text.
+    /// Whether a line of output so far contains `text`.
     pub fn has_said(&self, text: &str) -> bool {
         self.lines().iter().any(|line| line.contains(text))
     }
 
-    /// The address that the program says it listens on.
+    /// The listen address that the program prints.
     #[track_caller]
     pub fn address(&self) -> SocketAddr {
         let line = self.wait_for_text(" listening on ");
@@ -229,66 +219,66 @@ impl Program {
         address.split(',').next().unwrap().trim().parse().unwrap()
     }
 
-    /// Waits until the program has ended by itself. `None` is a signal.
+    /// Waits until the program has exited, and returns its exit code; `None` if a signal ended it.
     #[track_caller]
     pub fn exit_code(&mut self) -> Option<i32> {
-        // Its streams are closed when it is gone, so that waiting for it then is no waiting.
+        // The kernel closes the streams when the process ends, so that `wait` below returns at once.
         let ended = self.transcript.wait(PATIENCE, |said| (said.open == 0).then_some(()));
         if ended.is_none() && self.transcript.said.lock().unwrap().open > 0 {
-            panic!("{} does not end", self.what);
+            panic!("{} does not end", self.command_line);
         }
         let code = self.child.wait().unwrap().code();
         self.has_no_fault();
         code
     }
 
-    /// Every thread that has ended did so in order, and at the program's end none was left.
+    /// Asserts that no thread of the program panicked or was left unjoined at exit.
     #[track_caller]
     fn has_no_fault(&self) {
         let fault = self.lines().into_iter().find(|line| line.contains(FAULT));
-        assert_eq!(fault, None, "{}", self.what);
+        assert_eq!(fault, None, "{}", self.command_line);
     }
 
-    /// Waits for the program's end, which must be with a certain exit code.
+    /// Waits until the program exits, and asserts its exit code.
     #[track_caller]
     pub fn ends_with(&mut self, code: i32) {
         let got = self.exit_code();
-        assert_eq!(got, Some(code), "the exit code of {}", self.what);
+        assert_eq!(got, Some(code), "the exit code of {}", self.command_line);
     }
 
-    /// The most memory that the running program has had at once, bytes.
+    /// Peak resident memory of the running program, bytes.
     pub fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
     }
 
-    /// The processor time that the running program has used, in clock ticks (a hundredth of a second each).
+    /// Processor time that the running program has used, in clock ticks of 10 ms.
     pub fn processor_ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // After the name in brackets: state, ten numbers, then user and system time.
+        // After the name in parentheses: the state, ten numbers, then user time and system time.
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     }
 
-    /// Ctrl-C.
+    /// Sends SIGINT (Ctrl-C).
     pub fn interrupt(&self) {
-        // Not waited for yet, so the number is still this program's.
+        // The child has not been waited for, so that its process id cannot have been reused.
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
     }
 
-    /// The end without a chance to do anything about it.
+    /// Sends SIGKILL and waits until the process has ended.
     pub fn kill9(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Stops it until [`resume`](Self::resume), as a machine that hangs does.
+    /// Stops the process until [`resume`](Self::resume); to its peers it looks like a host that hangs.
     pub fn pause(&self) {
         kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
     }
 
-    /// Goes on after [`pause`](Self::pause).
+    /// Continues the process after [`pause`](Self::pause).
     pub fn resume(&self) {
         kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
@@ -300,7 +290,7 @@ impl Drop for Program {
         let status = self.child.wait();
         self.readers.drain(..).for_each(|reader| drop(reader.join()));
         if std::thread::panicking() {
-            eprintln!("--- {}: {status:?}", self.what);
+            eprintln!("--- {}: {status:?}", self.command_line);
             self.lines().iter().for_each(|line| eprintln!("    {line}"));
         } else {
             self.has_no_fault();
@@ -308,7 +298,7 @@ impl Drop for Program {
     }
 }
 
-/// A tracker on a port of its own, unless `extra` says where, which is listening when this returns.
+/// Starts a tracker, on a free port unless `extra` has `--listen`, and returns when it listens.
 #[track_caller]
 pub fn tracker(dir: &Path, extra: &[&str]) -> Program {
     let mut args = vec![];
@@ -321,7 +311,7 @@ pub fn tracker(dir: &Path, extra: &[&str]) -> Program {
     program
 }
 
-/// A seeder that has just been started.
+/// Starts a seeder and does not wait for its registration.
 pub fn start_seeder(dir: &Path, file: &Path, tracker: SocketAddr, extra: &[&str]) -> Program {
     let tracker = tracker.to_string();
     let mut args = vec!["-f", file.to_str().unwrap(), "--tracker", &tracker];
@@ -332,7 +322,7 @@ pub fn start_seeder(dir: &Path, file: &Path, tracker: SocketAddr, extra: &[&str]
     Program::start("seeder", &args, dir)
 }
 
-/// A seeder whose file the tracker knows of when this returns.
+/// Starts a seeder and returns when the tracker knows its file.
 #[track_caller]
 pub fn seeder(dir: &Path, file: &Path, tracker: &Program, extra: &[&str]) -> Program {
     let program = start_seeder(dir, file, tracker.address(), extra);
@@ -344,14 +334,14 @@ pub fn seeder(dir: &Path, file: &Path, tracker: &Program, extra: &[&str]) -> Pro
     program
 }
 
-/// A leecher that has just been started.
+/// Starts a leecher.
 pub fn leecher(dir: &Path, tracker: SocketAddr, args: &[&str]) -> Program {
     let tracker = tracker.to_string();
     let args: Vec<&str> = args.iter().copied().chain(["--tracker", &tracker]).collect();
     Program::start("leecher", &args, dir)
 }
 
-/// A client that has just been started, as the manual runs write it.
+/// Starts a client with the one-dash flags that manual runs use.
 pub fn client(dir: &Path, folder: &Path, name: &str, tracker: SocketAddr, extra: &[&str]) -> Program {
     let tracker = tracker.to_string();
     let folder = folder.to_str().unwrap();
@@ -360,7 +350,7 @@ pub fn client(dir: &Path, folder: &Path, name: &str, tracker: SocketAddr, extra:
     Program::start("client", &args, dir)
 }
 
-/// A manager on a port of its own, unless `extra` says where, which is listening when this returns.
+/// Starts a manager, on a free port unless `extra` has `--listen`, and returns when it listens.
 #[track_caller]
 pub fn manager(dir: &Path, extra: &[&str]) -> Program {
     let mut args = vec![];
@@ -373,7 +363,7 @@ pub fn manager(dir: &Path, extra: &[&str]) -> Program {
     program
 }
 
-/// A client with a plain folder that has just been started; `extra` says whom it asks.
+/// Starts a client with a plain folder; `extra` selects its tracker or manager.
 pub fn plain(dir: &Path, folder: &Path, name: &str, extra: &[&str]) -> Program {
     let folder = folder.to_str().unwrap();
     let mut args = vec!["-folder", folder, "-transfer_port", "0", "-name", name];
@@ -381,13 +371,13 @@ pub fn plain(dir: &Path, folder: &Path, name: &str, extra: &[&str]) -> Program {
     Program::start("client", &args, dir)
 }
 
-/// A member of a manager's swarm that has just been started.
+/// Starts a member of a manager's swarm and does not wait for its registration.
 pub fn start_member(dir: &Path, folder: &Path, name: &str, manager: SocketAddr, extra: &[&str]) -> Program {
     let manager = manager.to_string();
     plain(dir, folder, name, &[&["--manager", &manager], extra].concat())
 }
 
-/// A member that the manager has told of its peers when this returns.
+/// Starts a member and returns when it has registered with the manager and has received the list of peers.
 #[track_caller]
 pub fn member(dir: &Path, folder: &Path, name: &str, manager: SocketAddr, extra: &[&str]) -> Program {
     let program = start_member(dir, folder, name, manager, extra);
@@ -395,7 +385,7 @@ pub fn member(dir: &Path, folder: &Path, name: &str, manager: SocketAddr, extra:
     program
 }
 
-/// Bytes that look random and are the same for the same seed.
+/// Pseudo-random bytes, the same for the same seed.
 pub fn random_bytes(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
@@ -409,11 +399,11 @@ pub fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// Two files' bytes must be the same; a failure does not print megabytes.
+/// Asserts that a file has exactly these bytes; the failure message does not print them.
 #[track_caller]
 pub fn assert_holds(path: &Path, bytes: &[u8]) {
     let got = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    // Much faster than finding out where they differ.
+    // Comparing whole slices is much faster than searching for the first difference.
     if got == bytes {
         return;
     }
@@ -426,7 +416,7 @@ pub fn assert_holds(path: &Path, bytes: &[u8]) {
     );
 }
 
-/// The names in a folder, hidden ones included, sorted.
+/// The sorted names of all files in a folder, hidden files included.
 pub fn names_in(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     let mut names: Vec<String> =
@@ -435,7 +425,7 @@ pub fn names_in(dir: &Path) -> Vec<String> {
     names
 }
 
-/// A folder with some of a set's chunks, each `(number, bytes)` counted from 1, and its list.
+/// Creates a chunk folder with some chunks of a set, each `(number, bytes)` counted from 1, and its list.
 pub fn chunk_folder(dir: &Path, name: &str, count: usize, chunks: &[(usize, &[u8])]) -> PathBuf {
     let folder = subfolder(dir, name);
     let mut list = String::new();
@@ -447,7 +437,7 @@ pub fn chunk_folder(dir: &Path, name: &str, count: usize, chunks: &[(usize, &[u8
     folder
 }
 
-/// A chunk folder must hold every chunk of a set, listed and with the right bytes.
+/// Asserts that a chunk folder holds every chunk of a set, listed and with the right bytes.
 #[track_caller]
 pub fn assert_complete(folder: &Path, chunks: &[Vec<u8>]) {
     let text = std::fs::read(folder.join("local_chunks.txt")).unwrap();

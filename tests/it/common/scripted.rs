@@ -1,4 +1,4 @@
-//! A tracker that a test plays itself, word by word.
+//! A scripted tracker: the test itself sends each message of the tracker's side.
 
 use super::wire::{Whole, Wire};
 use shoal::content::{ChunkIndex, FileId, Md5};
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
 
-/// Listens for connections, which the test answers, and for datagrams, which are answered by themselves.
+/// A tracker that accepts connections for the test, and answers datagrams by itself.
 pub struct ScriptedTracker {
     pub address: SocketAddr,
     listener: TcpListener,
@@ -18,11 +18,11 @@ pub struct ScriptedTracker {
 }
 
 impl ScriptedTracker {
-    /// Listens on a port of its own. The thread for datagrams ends with the test's process.
+    /// Listens on a free port. The thread for datagrams ends with the process of the test.
     pub fn start() -> Self {
         let (listener, socket) = loop {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            // Somebody else may have the same port for datagrams.
+            // Another program may have the same port number for UDP.
             if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()) {
                 break (listener, socket);
             }
@@ -32,8 +32,8 @@ impl ScriptedTracker {
         std::thread::spawn(move || {
             let mut buffer = [0; 2_000];
             while let Ok((count, from)) = socket.recv_from(&mut buffer) {
-                let Ok(question) = Datagram::<TrackerRequest>::decode(&buffer[..count]) else { continue };
-                let answer = match question.message {
+                let Ok(request) = Datagram::<TrackerRequest>::decode(&buffer[..count]) else { continue };
+                let response = match request.message {
                     TrackerRequest::Register(registration) => {
                         registered(Token(1), SocketAddr::new(from.ip(), registration.port))
                     }
@@ -45,18 +45,18 @@ impl ScriptedTracker {
                     }
                     _ => TrackerResponse::Alive,
                 };
-                let _ = socket.send_to(&Datagram::new(question.tx, None, answer).encode().unwrap(), from);
+                let _ = socket.send_to(&Datagram::new(request.tx, None, response).encode().unwrap(), from);
             }
         });
         Self { address: listener.local_addr().unwrap(), listener, found }
     }
 
-    /// What lookups find from now on.
+    /// Sets the files that lookups return from now on.
     pub fn find(&self, files: Vec<FoundFile>) {
         *self.found.lock().unwrap() = files;
     }
 
-    /// The next peer that registers over a connection.
+    /// Accepts the next peer that registers over a connection.
     #[track_caller]
     pub fn registers(&self) -> Session {
         let (stream, from) = self.listener.accept().unwrap();
@@ -70,7 +70,7 @@ impl ScriptedTracker {
         Session { wire, token, address, key: VolunteerKey(0), offered: 0, free: 0 }
     }
 
-    /// The next volunteer, welcomed, and what it says that it holds.
+    /// Accepts the next volunteer, welcomes it, and returns the chunks that it reports.
     #[track_caller]
     pub fn volunteer(&self) -> (Session, Held) {
         let mut session = self.registers();
@@ -80,12 +80,12 @@ impl ScriptedTracker {
     }
 }
 
-/// The answer to a registration.
+/// The response to a registration.
 pub fn registered(token: Token, address: SocketAddr) -> TrackerResponse {
     TrackerResponse::Registered { token, address, heartbeat_ms: 5_000, lease_ms: 10_000 }
 }
 
-/// What a volunteer holds: hashed since it was started, and not.
+/// The chunks that a volunteer reports: verified since its start, and not yet verified.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Held {
     pub checked: BTreeSet<(FileId, u32)>,
@@ -93,7 +93,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Takes in a message; what is checked is not unchecked any more.
+    /// Adds the chunks of one report; a chunk that is verified is removed from the unverified chunks.
     pub fn note(&mut self, kept: &KeptFile, chunks: &[ChunkIndex], checked: bool) {
         for index in chunks {
             let chunk = (kept.file.id, index.0);
@@ -110,7 +110,7 @@ impl Held {
 pub struct Session {
     pub wire: Wire,
     pub token: Token,
-    /// Where the volunteer serves.
+    /// The address on which the volunteer serves chunks.
     pub address: SocketAddr,
     pub key: VolunteerKey,
     pub offered: u64,
@@ -118,7 +118,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// The next thing that it says that is no heartbeat. `None` when it has closed the connection.
+    /// The next request that is not a heartbeat. `None` if the peer has closed the connection.
     #[track_caller]
     pub fn request(&mut self) -> Option<TrackerRequest> {
         loop {
@@ -129,19 +129,19 @@ impl Session {
         }
     }
 
-    /// The next thing that it says as a volunteer.
+    /// The next volunteer report.
     #[track_caller]
     pub fn said(&mut self) -> VolunteerReport {
         match self.request() {
             Some(TrackerRequest::Volunteer { token, act }) => {
-                assert!(token == self.token, "it uses another token");
+                assert!(token == self.token, "the volunteer uses another token");
                 act
             }
-            other => panic!("it says {other:?}"),
+            other => panic!("unexpected request: {other:?}"),
         }
     }
 
-    /// The next thing that it says but that chunks have been checked.
+    /// The next volunteer report that is not about verified chunks.
     #[track_caller]
     pub fn answer(&mut self) -> VolunteerReport {
         loop {
@@ -152,36 +152,36 @@ impl Session {
         }
     }
 
-    /// Everything up to `reported`.
+    /// The chunks that the volunteer reports after its storage offer, up to `reported`.
     #[track_caller]
     pub fn report(&mut self) -> Held {
         match self.said() {
             VolunteerReport::Lend { key, offered, free } => {
                 (self.key, self.offered, self.free) = (key, offered, free);
             }
-            other => panic!("it begins with {other:?}"),
+            other => panic!("the first report is {other:?}"),
         }
         let mut all = Held::default();
         loop {
             match self.said() {
                 VolunteerReport::Holds { kept, held, checked } => all.note(&kept, &held, checked),
                 VolunteerReport::Reported => return all,
-                other => panic!("it reports {other:?}"),
+                other => panic!("unexpected report: {other:?}"),
             }
         }
     }
 
-    /// Orders something.
+    /// Sends an order to the volunteer.
     pub fn order(&mut self, order: VolunteerOrder) {
         self.wire.send(&TrackerResponse::Volunteer { order: Box::new(order) }).unwrap();
     }
 
-    /// Orders a copy.
+    /// Orders the volunteer to copy one chunk.
     pub fn order_copy(&mut self, kept: &KeptFile, index: u32, from: SocketAddr) {
         self.order(VolunteerOrder::Copy { kept: kept.clone(), index: ChunkIndex(index), from });
     }
 
-    /// Has chunks copied, and waits until they are stored.
+    /// Orders the volunteer to copy chunks, and waits until they are stored.
     #[track_caller]
     pub fn copy(&mut self, kept: &KeptFile, chunks: &[u32], from: SocketAddr) {
         chunks.iter().for_each(|index| self.order_copy(kept, *index, from));
@@ -192,19 +192,19 @@ impl Session {
                     assert!(file == kept.file.id && left.remove(&index.0));
                     self.free = free;
                 }
-                other => panic!("it answers {other:?}"),
+                other => panic!("unexpected report: {other:?}"),
             }
         }
     }
 
-    /// Waits for its goodbye, and takes leave of it. What it finds to be right meanwhile it may still say.
+    /// Waits for the volunteer's goodbye and answers it. Reports of verified chunks may come before.
     #[track_caller]
     pub fn says_goodbye(mut self) {
         loop {
             match self.request() {
                 Some(TrackerRequest::Goodbye { token }) => break assert!(token == self.token),
                 Some(TrackerRequest::Volunteer { act: VolunteerReport::Holds { .. }, .. }) => {}
-                other => panic!("it says {other:?}"),
+                other => panic!("unexpected request: {other:?}"),
             }
         }
         self.wire.send(&TrackerResponse::Farewell).unwrap();
@@ -212,7 +212,7 @@ impl Session {
     }
 }
 
-/// A file as a tracker keeps it.
+/// The entry of a file that a tracker replicates.
 pub fn kept(whole: &Whole, name: &str) -> KeptFile {
     let mut hasher = shoal::content::md5::Md5Hasher::new();
     hasher.update(&whole.bytes);

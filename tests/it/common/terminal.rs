@@ -1,4 +1,4 @@
-//! Programs at a terminal of their own: typed at, and what they show is read.
+//! Programs on a pseudo-terminal: the test sends keys and reads the screen.
 
 use super::{FAULT, PATIENCE, binary};
 use rustix::fs::{Mode, OFlags};
@@ -13,40 +13,40 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Opens a pseudo-terminal and returns its controlling end and its end for programs.
+/// Opens a pseudo-terminal; returns the controlling end, and the end for programs.
 pub fn open(size: Winsize) -> (File, File) {
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&controller).unwrap();
     unlockpt(&controller).unwrap();
     let path = ptsname(&controller, Vec::new()).unwrap();
-    // Closed in other programs: a program that held it open would keep the reader from its end.
+    // Close-on-exec: if another program kept it open, the reader would never reach the end of the stream.
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let screen = rustix::fs::open(path, flags, Mode::empty()).unwrap();
     tcsetwinsize(&screen, size).unwrap();
     (File::from(controller), File::from(screen))
 }
 
-/// A program at a terminal of its own.
+/// A program on its own pseudo-terminal.
 pub struct AtTerminal {
     child: Child,
     keys: File,
-    /// The program's end of the terminal, held open until it has ended so that its mode can be looked at.
+    /// The program's end of the terminal; kept open until the program has ended, to read the terminal mode.
     screen: Option<File>,
     reader: Option<JoinHandle<()>>,
     shown: Arc<(Mutex<String>, Condvar)>,
-    /// How much of what was shown has been waited for.
+    /// Number of shown bytes that earlier waits have consumed.
     seen: usize,
 }
 
 impl AtTerminal {
-    /// A client with a plain folder.
+    /// Starts a client with a plain folder.
     pub fn client(dir: &Path, folder: &Path, name: &str, extra: &[&str]) -> Self {
         let folder = folder.to_str().unwrap();
-        let who = ["-folder", folder, "-transfer_port", "0", "-name", name];
-        Self::start(dir, "client", &[&who, extra].concat())
+        let identity = ["-folder", folder, "-transfer_port", "0", "-name", name];
+        Self::start(dir, "client", &[&identity, extra].concat())
     }
 
-    /// Any of the programs.
+    /// Starts any of the programs.
     pub fn start(dir: &Path, program: &str, args: &[&str]) -> Self {
         let (keys, screen) = open(Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 });
         let end = || screen.try_clone().unwrap();
@@ -64,7 +64,7 @@ impl AtTerminal {
             .unwrap();
         let shown = Arc::new((Mutex::new(String::new()), Condvar::new()));
         let (mut from, into) = (keys.try_clone().unwrap(), shown.clone());
-        // While `screen` is open nothing ends the reading.
+        // While `screen` is open the reader does not reach the end of the stream.
         let reader = std::thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(count @ 1..) = from.read(&mut piece) {
@@ -75,14 +75,14 @@ impl AtTerminal {
         Self { child, keys, screen: Some(screen), reader: Some(reader), shown, seen: 0 }
     }
 
-    /// Waits for a text that has not been waited for yet, and returns what was shown up to its end.
+    /// Waits for a text after the part consumed so far, and returns the screen output up to the end of the text.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) -> String {
         self.wait_for_all(&[text])
     }
 
-    /// Waits for several texts, in whatever order they come, that have not been waited for yet, and returns what was
-    /// shown up to the end of the last one.
+    /// Waits for several texts in any order after the part consumed so far, and returns the screen output up to the
+    /// end of the last text.
     #[track_caller]
     pub fn wait_for_all(&mut self, texts: &[&str]) -> String {
         let deadline = Instant::now() + PATIENCE;
@@ -97,35 +97,35 @@ impl AtTerminal {
                 return passed;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "never saw all of {texts:?} in {new:?}");
+            assert!(!left.is_zero(), "the screen does not show all of {texts:?}: {new:?}");
             shown = self.shown.1.wait_timeout(shown, left).unwrap().0;
         }
     }
 
-    /// Waits until the terminal is the editor's again.
+    /// Waits until the line editor has taken the terminal again and shows the prompt.
     #[track_caller]
     pub fn wait_for_prompt(&mut self) {
         self.wait_for("\x1b[?2004h");
         self.wait_for("> ");
     }
 
-    /// Types.
+    /// Sends keys.
     pub fn press(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Whether the terminal is as it was before there was a prompt.
+    /// Whether the terminal is in the mode that it had before the prompt.
     pub fn is_cooked(&self) -> bool {
         let modes = tcgetattr(self.screen.as_ref().unwrap()).unwrap().local_modes;
         modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
 
-    /// Whether the program has not ended.
+    /// Whether the program is still running.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// The end without a chance to do anything about it.
+    /// Sends SIGKILL and waits until the process has ended.
     pub fn kill9(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -136,7 +136,7 @@ impl AtTerminal {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits until the program has ended, and returns its exit code.
+    /// Waits up to `patience` until the program has ended, and returns its exit code.
     #[track_caller]
     pub fn exit_code(&mut self, patience: Duration) -> Option<i32> {
         let deadline = Instant::now() + patience;
@@ -145,8 +145,8 @@ impl AtTerminal {
                 return status.code();
             }
             let shown = self.shown.0.lock().unwrap();
-            assert!(Instant::now() < deadline, "it does not end: {shown:?}");
-            // There is nothing to wait on for the end of a process with a time-out.
+            assert!(Instant::now() < deadline, "the program did not end in time: {shown:?}");
+            // The standard library has no wait for a process with a timeout, so that this loop polls.
             drop(self.shown.1.wait_timeout(shown, Duration::from_millis(10)));
         }
     }

@@ -1,4 +1,4 @@
-//! Speaks the protocol by hand, well or badly.
+//! Speaks the protocol directly over sockets, with correct and incorrect messages.
 
 use super::PATIENCE;
 use shoal::content::{Bitfield, Digest, FileId, FileName, Layout, Manifest, PeerName};
@@ -14,22 +14,22 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long an answer to a datagram is waited for before it is asked for again.
-const AGAIN: Duration = Duration::from_secs(2);
+/// Time without a reply to a datagram after which it is sent again.
+const RESEND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection that takes any bytes and reads messages.
+/// A connection on which a test sends arbitrary bytes and reads messages.
 pub struct Wire {
     pub stream: TcpStream,
     decoder: Decoder,
 }
 
 impl Wire {
-    /// Connects.
+    /// Connects to an address.
     pub fn connect(address: SocketAddr) -> Self {
         Self::new(TcpStream::connect(address).unwrap())
     }
 
-    /// Takes over a connection.
+    /// Wraps an open connection.
     pub fn new(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -41,12 +41,12 @@ impl Wire {
         self.stream.write_all(&encode(message).unwrap())
     }
 
-    /// Sends bytes.
+    /// Sends raw bytes.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.write_all(bytes)
     }
 
-    /// The next message; `None` when the other side has closed.
+    /// The next message; `None` if the remote side has closed the connection.
     #[track_caller]
     pub fn message<M: Message>(&mut self) -> Option<M> {
         loop {
@@ -58,12 +58,12 @@ impl Wire {
                 Ok(0) => return None,
                 Ok(count) => self.decoder.feed(&piece[..count]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("nothing was said: {error}"),
+                Err(error) => panic!("no message arrived: {error}"),
             }
         }
     }
 
-    /// The payload of the message just read.
+    /// The payload of the message read last.
     pub fn payload(&mut self, length: u64) -> Vec<u8> {
         let mut bytes = vec![0; length as usize];
         let taken = self.decoder.take(&mut bytes);
@@ -71,7 +71,7 @@ impl Wire {
         bytes
     }
 
-    /// Reads until the other side closes; a connection that stays open fails the test.
+    /// Reads until the remote side closes; a connection that stays open fails the test.
     #[track_caller]
     pub fn is_closed(&mut self) {
         let mut piece = [0; 4096];
@@ -86,7 +86,7 @@ impl Wire {
     }
 }
 
-/// Datagrams to a tracker.
+/// A UDP client for trackers.
 pub struct Udp {
     pub socket: UdpSocket,
     cookie: Option<Cookie>,
@@ -94,15 +94,15 @@ pub struct Udp {
 }
 
 impl Udp {
-    /// Prepares to ask a tracker.
+    /// Opens a socket for one tracker.
     pub fn to(tracker: SocketAddr) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(tracker).unwrap();
-        socket.set_read_timeout(Some(AGAIN)).unwrap();
+        socket.set_read_timeout(Some(RESEND_TIMEOUT)).unwrap();
         Self { socket, cookie: None, next: 0 }
     }
 
-    /// Receives one datagram as it is; `None` when it is time to ask again, as datagrams may get lost.
+    /// Receives one raw datagram; `None` after the resend timeout, because datagrams may be lost.
     pub fn receive(&self) -> Option<Vec<u8>> {
         let mut buffer = [0; 2_000];
         match self.socket.recv(&mut buffer) {
@@ -112,14 +112,14 @@ impl Udp {
         }
     }
 
-    /// Asks, with a cookie if one is needed.
+    /// Sends a request until it is answered, with a cookie if the tracker demands one.
     #[track_caller]
     pub fn ask(&mut self, request: &TrackerRequest) -> TrackerResponse {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
             self.next += 1;
-            let question = Datagram::new(self.next, self.cookie, request.clone()).encode().unwrap();
-            self.socket.send(&question).unwrap();
+            let request_datagram = Datagram::new(self.next, self.cookie, request.clone()).encode().unwrap();
+            self.socket.send(&request_datagram).unwrap();
             let Some(answer) = self.receive() else { continue };
             let answer = Datagram::<TrackerResponse>::decode(&answer).unwrap();
             match answer.message {
@@ -131,7 +131,7 @@ impl Udp {
         panic!("the tracker does not answer");
     }
 
-    /// Who has a file.
+    /// Looks up a file by name.
     pub fn lookup(&mut self, name: &str) -> Vec<FoundFile> {
         let name = Some(FileName::new(name).unwrap());
         match self.ask(&TrackerRequest::Lookup { name, id: None, limit: 50, token: None }) {
@@ -140,7 +140,7 @@ impl Udp {
         }
     }
 
-    /// Registers a peer that serves on a port.
+    /// Registers a peer that serves on `port`.
     pub fn register(&mut self, name: &str, port: u16) -> Token {
         let name = PeerName::new(name).unwrap();
         match self.ask(&TrackerRequest::Register(Registration { name, port, advertise: None })) {
@@ -149,14 +149,14 @@ impl Udp {
         }
     }
 
-    /// Announces a whole file.
+    /// Announces a complete file.
     pub fn announce(&mut self, token: Token, file: &FileSummary) {
         let request = TrackerRequest::Announce { token, file: file.clone(), held: file.chunks };
         assert_eq!(self.ask(&request), TrackerResponse::Announced { file: file.id });
     }
 }
 
-/// A file and its manifest.
+/// A file in memory and its manifest.
 #[derive(Clone)]
 pub struct Whole {
     pub bytes: Arc<Vec<u8>>,
@@ -164,7 +164,7 @@ pub struct Whole {
 }
 
 impl Whole {
-    /// Cuts bytes into chunks.
+    /// Splits bytes into chunks.
     pub fn new(bytes: Vec<u8>, chunk_size: u32) -> Self {
         let layout = Layout::even(bytes.len() as u64, Some(chunk_size)).unwrap();
         let digests = layout.indices().map(|index| {
@@ -175,19 +175,19 @@ impl Whole {
         Self { bytes: Arc::new(bytes), manifest: Arc::new(Manifest::new(layout, digests).unwrap()) }
     }
 
-    /// The file's id.
+    /// The id of the file.
     pub fn id(&self) -> FileId {
         self.manifest.id()
     }
 
-    /// The file as a tracker knows it.
+    /// The summary of the file that a tracker stores.
     pub fn summary(&self, name: &str) -> FileSummary {
         let layout = self.manifest.layout();
         let name = FileName::new(name).unwrap();
         FileSummary { id: self.id(), name, size: layout.size(), chunks: layout.count() }
     }
 
-    /// The right answer to a request.
+    /// The correct response to a request, with its payload.
     pub fn answer(&self, request: &PeerRequest) -> Option<(PeerResponse, Vec<u8>)> {
         let (file, layout) = (self.id(), self.manifest.layout());
         Some(match request {
@@ -226,32 +226,31 @@ impl Whole {
     }
 }
 
-/// A peer on a port of its own that handles each connection as a test wants it. It lives in threads that end
-/// with the test's process, and says through a channel whenever somebody connects.
+/// A peer whose connections are handled by a function of the test. Its threads end with the process of the test.
 pub struct FakePeer {
     pub address: SocketAddr,
-    pub met: std::sync::mpsc::Receiver<SocketAddr>,
+    pub accepted: std::sync::mpsc::Receiver<SocketAddr>,
 }
 
 impl FakePeer {
-    /// Listens.
+    /// Listens on a free port.
     pub fn start(handle: impl Fn(Wire) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (tell, met) = std::sync::mpsc::channel();
+        let (notify, accepted) = std::sync::mpsc::channel();
         let handle = Arc::new(handle);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let _ = tell.send(stream.peer_addr().unwrap_or(address));
+                let _ = notify.send(stream.peer_addr().unwrap_or(address));
                 let handle = handle.clone();
                 std::thread::spawn(move || handle(Wire::new(stream)));
             }
         });
-        Self { address, met }
+        Self { address, accepted }
     }
 
-    /// A peer that answers rightly, except where `change` makes something else of it: it gets the request
-    /// and the right answer, and returns bytes to send, or `None` to close.
+    /// A peer that answers correctly, except where `change` replaces the response: it receives the request and the
+    /// correct bytes, and returns the bytes to send, or `None` to close the connection.
     pub fn answering(
         whole: &Whole,
         change: impl Fn(&PeerRequest, Vec<u8>) -> Option<Vec<u8>> + Send + Sync + 'static,
@@ -269,7 +268,7 @@ impl FakePeer {
         })
     }
 
-    /// Makes a tracker believe that this peer has a file.
+    /// Registers this peer at a tracker and announces a complete file for it.
     pub fn announce(&self, tracker: SocketAddr, name: &str, file: &FileSummary) -> Token {
         let mut udp = Udp::to(tracker);
         let token = udp.register(name, self.address.port());
@@ -278,23 +277,23 @@ impl FakePeer {
     }
 }
 
-/// A peer of a manager's swarm that is made of sockets alone.
+/// A peer of a manager's swarm that consists of sockets only.
 pub struct RawPeer {
     pub wire: Wire,
     pub token: Token,
     pub summary: PeerSummary,
-    /// Where it would serve: taken, so that nobody else has the address.
+    /// The listener of the peer's address; it is bound so that no other program can take the address.
     pub listener: TcpListener,
 }
 
 impl RawPeer {
-    /// Joins.
+    /// Joins over a new connection.
     #[track_caller]
     pub fn join(manager: SocketAddr, name: &str) -> Self {
         Self::join_over(TcpStream::connect(manager).unwrap(), name)
     }
 
-    /// Joins over a connection that is there.
+    /// Joins over an open connection.
     #[track_caller]
     pub fn join_over(stream: TcpStream, name: &str) -> Self {
         let listener = TcpListener::bind((stream.local_addr().unwrap().ip(), 0)).unwrap();
@@ -318,7 +317,7 @@ impl RawPeer {
         }
     }
 
-    /// The next list that the manager sends.
+    /// The next list of peers that the manager sends.
     #[track_caller]
     pub fn list(&mut self) -> Vec<PeerSummary> {
         loop {
@@ -342,7 +341,7 @@ impl RawPeer {
         names
     }
 
-    /// Reads lists until one has just these names.
+    /// Reads lists until one has exactly these names.
     #[track_caller]
     pub fn wait_for_names(&mut self, wanted: &[&str]) {
         let mut last = vec![];
@@ -353,7 +352,7 @@ impl RawPeer {
         }
     }
 
-    /// The next message that is no list: an answer. `None` when the manager has closed.
+    /// The next message that is not a list of peers; `None` if the manager has closed the connection.
     #[track_caller]
     pub fn answer(&mut self) -> Option<TrackerResponse> {
         loop {
@@ -364,14 +363,14 @@ impl RawPeer {
         }
     }
 
-    /// Asks over the connection whether it is known.
+    /// Sends a heartbeat and asserts that the manager acknowledges it.
     #[track_caller]
     pub fn assert_alive(&mut self) {
         self.wire.send(&TrackerRequest::Heartbeat { token: self.token }).unwrap();
         assert_eq!(self.answer(), Some(TrackerResponse::Alive));
     }
 
-    /// Says goodbye, and waits until it is answered.
+    /// Sends a goodbye and waits for its acknowledgement.
     #[track_caller]
     pub fn leave(mut self) {
         self.wire.send(&TrackerRequest::Goodbye { token: self.token }).unwrap();
@@ -379,64 +378,64 @@ impl RawPeer {
     }
 }
 
-/// Keeps raw peers alive by datagrams, from a thread that ends when this is dropped.
-pub struct Hearts {
+/// Sends heartbeats for raw peers, as datagrams, from a thread that ends when this is dropped.
+pub struct Heartbeats {
     stop: Option<std::sync::mpsc::Sender<()>>,
     tokens: Arc<std::sync::Mutex<Vec<Token>>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Hearts {
-    /// Beats once in every `pause`.
-    pub fn start(manager: SocketAddr, pause: Duration) -> Self {
+impl Heartbeats {
+    /// Sends one heartbeat for each peer in every `interval`.
+    pub fn start(manager: SocketAddr, interval: Duration) -> Self {
         let (stop, stopped) = std::sync::mpsc::channel();
         let tokens = Arc::new(std::sync::Mutex::new(Vec::<Token>::new()));
-        let beating = tokens.clone();
+        let peers = tokens.clone();
         let thread = std::thread::spawn(move || {
             let mut udp = Udp::to(manager);
-            while stopped.recv_timeout(pause) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                let tokens = beating.lock().unwrap().clone();
+            while stopped.recv_timeout(interval) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                let tokens = peers.lock().unwrap().clone();
                 tokens.into_iter().for_each(|token| _ = udp.ask(&TrackerRequest::Heartbeat { token }));
             }
         });
         Self { stop: Some(stop), tokens, thread: Some(thread) }
     }
 
-    /// Lets a heart beat.
-    pub fn beat(&self, token: Token) {
+    /// Starts the heartbeats of a peer.
+    pub fn add(&self, token: Token) {
         self.tokens.lock().unwrap().push(token);
     }
 
-    /// Lets a heart stop.
-    pub fn stop(&self, token: Token) {
+    /// Stops the heartbeats of a peer.
+    pub fn remove(&self, token: Token) {
         self.tokens.lock().unwrap().retain(|other| *other != token);
     }
 }
 
-impl Drop for Hearts {
+impl Drop for Heartbeats {
     fn drop(&mut self) {
         self.stop.take();
-        // While a test fails its manager may be gone, and the thread then waits long for an answer.
+        // If the test fails, the manager may have ended, and the thread waits for a reply until its timeout.
         if let (Some(thread), false) = (self.thread.take(), std::thread::panicking()) {
             thread.join().unwrap();
         }
     }
 }
 
-/// A conversation with a peer.
-pub struct Guest(Wire);
+/// A connection to a peer that sends one request at a time.
+pub struct PeerClient(Wire);
 
-impl Guest {
-    /// Connects and says hello.
+impl PeerClient {
+    /// Connects and performs the hello handshake.
     #[track_caller]
-    pub fn of(peer: SocketAddr) -> Self {
+    pub fn connect(peer: SocketAddr) -> Self {
         let mut wire = Wire::connect(peer);
         wire.send(&PeerRequest::Hello { version: 1, port: None }).unwrap();
         assert_eq!(wire.message(), Some(PeerResponse::Hello { version: 1 }));
         Self(wire)
     }
 
-    /// Asks, and returns the answer and its payload.
+    /// Sends a request, and returns the response and its payload.
     #[track_caller]
     pub fn ask(&mut self, request: &PeerRequest) -> (PeerResponse, Vec<u8>) {
         self.0.send(request).unwrap();
@@ -451,7 +450,7 @@ impl Guest {
         (response, self.0.payload(length))
     }
 
-    /// Everything that the peer offers.
+    /// All files that the peer offers.
     #[track_caller]
     pub fn files(&mut self) -> Vec<OfferedFile> {
         match self.ask(&PeerRequest::Files { name: None, id: None }) {
@@ -460,7 +459,7 @@ impl Guest {
         }
     }
 
-    /// The names that the peer offers, sorted.
+    /// The sorted names of the files that the peer offers.
     #[track_caller]
     pub fn names(&mut self) -> Vec<String> {
         let mut names: Vec<String> =

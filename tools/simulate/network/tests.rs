@@ -1,13 +1,13 @@
-//! The approximation against the exact calculation.
+//! Compares the approximation with the exact computation.
 
 use super::{Forecast, Link, Network, ROUNDING, TOLERANCE};
 
-/// The same flows in both.
+/// The same flows in an approximate and an exact network.
 struct Pair {
     about: Network,
     exact: Network,
     forecasts: Vec<Forecast>,
-    /// In the one, and in the other.
+    /// Ids of each flow in the approximate and in the exact network.
     flows: Vec<(usize, usize)>,
 }
 
@@ -43,19 +43,19 @@ impl Pair {
     }
 
     fn check_capacity(&self) {
-        for way in &self.about.ways {
-            let rates = way
+        for direction in &self.about.directions {
+            let rates = direction
                 .lanes
                 .iter()
                 .filter_map(|lane| self.about.flows[lane.flow].as_ref())
                 .map(|flow| flow.rate);
             let sum: f64 = rates.sum();
-            assert!(sum <= way.capacity * (1.0 + ROUNDING * 100.0), "{sum} of {}", way.capacity);
+            assert!(sum <= direction.capacity * (1.0 + ROUNDING * 100.0), "{sum} of {}", direction.capacity);
         }
     }
 }
 
-/// Flows come and go at random; returns the worst and the mean error of a flow's rate, and of the whole.
+/// Starts and ends flows at random; returns the worst and the mean error of the flows' rates, and that of their sum.
 fn compare(links: usize, flows: usize, seed: u64) -> (f64, f64, f64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut pair = Pair::new(links, &mut random);
@@ -87,7 +87,7 @@ fn compare(links: usize, flows: usize, seed: u64) -> (f64, f64, f64) {
 }
 
 #[test]
-fn the_approximation_is_close_to_the_exact_calculation() {
+fn the_approximation_is_close_to_the_exact_computation() {
     let one = |seed, links, flows| {
         let (worst, mean, total) = compare(links, flows, seed);
         println!("{links} links, {flows} flows: worst {worst:.4}, mean {mean:.4}, total {total:.4}");
@@ -103,7 +103,7 @@ fn the_approximation_is_close_to_the_exact_calculation() {
 }
 
 #[test]
-fn who_is_limited_at_the_other_end_leaves_the_rest_to_others() {
+fn a_flow_limited_at_its_other_end_leaves_bandwidth_to_others() {
     let links = vec![Link::new(100.0, 100.0), Link::new(100.0, 10.0), Link::new(100.0, 500.0)];
     let mut network = Network { exact: false, ..Network::new(links) };
     let mut forecasts = Vec::new();

@@ -1,69 +1,70 @@
-//! Who asks a peer, and what it is told of chunks that the peer gets: the rule of the daemons
-//! ([`UNREQUESTED_ARRIVALS_MAX`](shoal::content::limits::UNREQUESTED_ARRIVALS_MAX)).
+//! The clients of a peer, and the announcements that they get of chunks that the peer receives: the rule of the
+//! daemons ([`UNREQUESTED_ARRIVALS_MAX`](shoal::content::limits::UNREQUESTED_ARRIVALS_MAX)).
 
 use shoal::content::ChunkIndex;
 use shoal::content::limits::{GOT_INTERVAL, UNREQUESTED_ARRIVALS_MAX};
 use shoal::swarm::Moment;
 
-/// One who asks a peer.
+/// A client of a peer.
 struct Client {
-    who: usize,
-    /// How many chunks it has been told of as they began to arrive, since it last asked for one.
+    id: usize,
+    /// Number of arriving chunks that were announced to it since its last request.
     unasked: u32,
-    /// When a chunk last began to arrive of which it was not told; or when something else was missed.
+    /// Time of the last arrival or other change that was not announced to it.
     missed: Moment,
-    /// Whether it has everything, or is dead.
+    /// Whether it is complete or dead.
     gone: bool,
 }
 
-/// Those who ask one peer, and what they are not told at once.
+/// The clients of one peer, and the announcements that are delayed.
 #[derive(Default)]
 pub(super) struct Clients {
     all: Vec<Client>,
-    /// Chunks that are arriving, and those that are there and have not been told of yet, with when they began.
+    /// Chunks that are arriving, and received chunks that are not announced yet, each with the time of its first
+    /// block.
     arriving: Vec<(ChunkIndex, Moment)>,
-    news: Vec<(ChunkIndex, Moment)>,
-    /// When news was told last.
+    batch: Vec<(ChunkIndex, Moment)>,
+    /// Time of the last batch of announcements.
     told: Option<Moment>,
 }
 
 impl Clients {
-    /// There is one more.
-    pub(super) fn push(&mut self, who: usize) {
-        self.all.push(Client { who, unasked: 0, missed: Moment::ZERO, gone: false });
+    /// Adds a client.
+    pub(super) fn push(&mut self, id: usize) {
+        self.all.push(Client { id, unasked: 0, missed: Moment::ZERO, gone: false });
     }
 
-    /// All of them, also those who are gone.
-    pub(super) fn everybody(&self) -> Vec<usize> {
-        self.all.iter().map(|client| client.who).collect()
+    /// The ids of all clients, including those that are complete or dead.
+    pub(super) fn all_ids(&self) -> Vec<usize> {
+        self.all.iter().map(|client| client.id).collect()
     }
 
-    fn find(&mut self, who: usize) -> Option<&mut Client> {
-        self.all.iter_mut().find(|client| client.who == who)
+    fn find(&mut self, id: usize) -> Option<&mut Client> {
+        self.all.iter_mut().find(|client| client.id == id)
     }
 
-    /// One may not know all that has begun by now: it has just come, or it has been refused a chunk.
-    pub(super) fn misses(&mut self, who: usize, now: Moment) {
-        if let Some(client) = self.find(who) {
+    /// A client may have missed earlier announcements: it has just connected, or a request of it was refused.
+    pub(super) fn misses(&mut self, id: usize, now: Moment) {
+        if let Some(client) = self.find(id) {
             client.missed = now;
         }
     }
 
-    /// One has asked for a chunk.
-    pub(super) fn asked(&mut self, who: usize) {
-        if let Some(client) = self.find(who) {
+    /// A client has requested a chunk.
+    pub(super) fn asked(&mut self, id: usize) {
+        if let Some(client) = self.find(id) {
             client.unasked = 0;
         }
     }
 
-    /// One has everything, or is dead.
-    pub(super) fn gone(&mut self, who: usize) {
-        if let Some(client) = self.find(who) {
+    /// A client is complete or dead.
+    pub(super) fn gone(&mut self, id: usize) {
+        if let Some(client) = self.find(id) {
             client.gone = true;
         }
     }
 
-    /// A chunk begins to arrive. Returns whether anybody is to be told at once.
+    /// A chunk starts to arrive. Returns whether it must be announced to a client immediately.
     pub(super) fn begins(&mut self, index: ChunkIndex, now: Moment) -> bool {
         if self.arriving.iter().any(|(other, _)| *other == index) {
             return false;
@@ -79,39 +80,40 @@ impl Clients {
         any
     }
 
-    /// A chunk that began to arrive will not come.
+    /// A chunk that started to arrive will not be completed.
     pub(super) fn lost(&mut self, index: ChunkIndex) {
         self.arriving.retain(|(other, _)| *other != index);
     }
 
-    /// How many they are, also with those who are gone.
+    /// Number of clients, including those that are complete or dead.
     pub(super) fn count(&self) -> usize {
         self.all.len()
     }
 
-    /// The one at a place, if it was told at once of a chunk that began to arrive then.
+    /// The client at an index, if a chunk that started to arrive at this time was announced to it immediately.
     pub(super) fn told_at_once(&self, at: usize, began: Moment) -> Option<usize> {
-        self.hears(at).filter(|(_, missed)| *missed < began).map(|(who, _)| who)
+        self.active(at).filter(|(_, missed)| *missed < began).map(|(id, _)| id)
     }
 
-    /// The one at a place, unless it is gone, and since when it has been told of everything at once.
-    pub(super) fn hears(&self, at: usize) -> Option<(usize, Moment)> {
-        let Client { who, missed, gone, .. } = self.all[at];
-        (!gone).then_some((who, missed))
+    /// The client at an index, unless it is complete or dead, and the time since when each arrival was announced to
+    /// it.
+    pub(super) fn active(&self, at: usize) -> Option<(usize, Moment)> {
+        let Client { id, missed, gone, .. } = self.all[at];
+        (!gone).then_some((id, missed))
     }
 
-    /// A chunk is there. Returns when those who are to hear of it do, if that is not known yet.
+    /// A chunk is complete. Returns the time of the next batch of announcements, if none is scheduled yet.
     pub(super) fn ends(&mut self, index: ChunkIndex, now: Moment) -> Option<Moment> {
         let at = self.arriving.iter().position(|(other, _)| *other == index);
-        // What was not seen to begin has been told of to nobody.
+        // A chunk without an observed start was announced to no client.
         let began = at.map_or(Moment::ZERO, |at| self.arriving.swap_remove(at).1);
-        self.news.push((index, began));
-        (self.news.len() == 1).then(|| self.told.map_or(now, |told| now.max(told + GOT_INTERVAL)))
+        self.batch.push((index, began));
+        (self.batch.len() == 1).then(|| self.told.map_or(now, |told| now.max(told + GOT_INTERVAL)))
     }
 
-    /// What is to be told now.
-    pub(super) fn take_news(&mut self, now: Moment) -> Vec<(ChunkIndex, Moment)> {
+    /// The chunks of the batch that is announced now.
+    pub(super) fn take_batch(&mut self, now: Moment) -> Vec<(ChunkIndex, Moment)> {
         self.told = Some(now);
-        std::mem::take(&mut self.news)
+        std::mem::take(&mut self.batch)
     }
 }

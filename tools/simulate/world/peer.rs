@@ -1,4 +1,4 @@
-//! A peer of a simulated swarm: what it knows, and what is on its way to it and from it.
+//! The state of a simulated peer, and the transfers to and from it.
 
 use super::clients::Clients;
 use super::trees::Standing;
@@ -9,12 +9,12 @@ use shoal::swarm::super_seeding::SuperSeeder;
 use shoal::swarm::trees::{Pace, Trees};
 use std::collections::BTreeMap;
 
-/// A chunk on its way from one to another, block by block.
+/// A transfer of one chunk between two peers, block by block.
 pub(super) struct Transfer {
     pub(super) index: ChunkIndex,
     pub(super) blocks: u32,
     pub(super) total: u32,
-    /// The flow of the block that moves; none while it is not there yet.
+    /// The flow of the current block; `None` while the sender does not have the next block.
     pub(super) flow: Option<usize>,
 }
 
@@ -22,17 +22,17 @@ pub(super) struct Transfer {
 pub(super) struct Peer {
     pub(super) picker: Picker,
     pub(super) fresh: Option<SuperSeeder<usize>>,
-    /// Its trees, if it is a seeder; else where it hangs in theirs.
+    /// A seeder's trees; for a leecher, its positions in them.
     pub(super) trees: Trees<usize>,
     pub(super) standings: BTreeMap<usize, Standing>,
-    /// What it gives to whom.
+    /// Upload rates by receiver.
     pub(super) pace: Pace<usize>,
-    /// Whom it asks, and who asks it.
+    /// The sources of the peer, and its clients.
     pub(super) sources: Vec<usize>,
     pub(super) clients: Clients,
-    /// What each client has asked for and is not being sent yet, the oldest first. There is never much of it.
+    /// Requests of clients that are not served yet, the oldest first; never more than a few.
     asked: Vec<(usize, ChunkIndex)>,
-    /// To whom something goes out, and from whom something comes: one chunk at a time.
+    /// Receivers of the outgoing transfers, and the incoming transfers with their senders: one chunk at a time each.
     pub(super) sending: Vec<usize>,
     receiving: Vec<(usize, Transfer)>,
     pub(super) alive: bool,
@@ -41,7 +41,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// One that has something or nothing, and does nothing yet.
+    /// An inactive peer with these chunks.
     pub(super) fn new(have: Bitfield, sources: Vec<usize>, clients: Clients) -> Self {
         Self {
             picker: Picker::new(have, true),
@@ -60,62 +60,62 @@ impl Peer {
         }
     }
 
-    /// How fast it gives something to anybody, bytes a second: as fast as it can, unless there are several stripes.
+    /// Maximum upload rate to one receiver, bytes per second; infinite without stripes.
     pub(super) fn gives(&self) -> f64 {
         let is_split = self.trees.stripes() > 1 || self.standings.values().any(Standing::is_split);
         self.pace.most().filter(|_| is_split).unwrap_or(f64::INFINITY)
     }
 
-    /// Whether it is there and fetches.
+    /// Whether the peer is alive and incomplete.
     pub(super) fn fetches(&self) -> bool {
         self.alive && self.done.is_none()
     }
 
-    /// A client asks for a chunk.
+    /// Queues a client's request for a chunk.
     pub(super) fn is_asked(&mut self, client: usize, index: ChunkIndex) {
         self.asked.push((client, index));
     }
 
-    /// What a client is to be sent next.
+    /// Takes the next request of a client.
     pub(super) fn next_asked(&mut self, client: usize) -> Option<ChunkIndex> {
-        let at = self.asked.iter().position(|(who, _)| *who == client)?;
+        let at = self.asked.iter().position(|(peer, _)| *peer == client)?;
         Some(self.asked.remove(at).1)
     }
 
-    /// A client asks for nothing any more.
+    /// Drops the requests of a client.
     pub(super) fn forget(&mut self, client: usize) {
-        self.asked.retain(|(who, _)| *who != client);
+        self.asked.retain(|(peer, _)| *peer != client);
     }
 
-    /// What comes from somebody.
+    /// The transfer from a peer.
     pub(super) fn coming(&mut self, from: usize) -> Option<&mut Transfer> {
-        self.receiving.iter_mut().find(|(who, _)| *who == from).map(|(_, transfer)| transfer)
+        self.receiving.iter_mut().find(|(peer, _)| *peer == from).map(|(_, transfer)| transfer)
     }
 
-    /// Something begins to come.
+    /// Adds an incoming transfer.
     pub(super) fn receive(&mut self, from: usize, transfer: Transfer) {
         self.receiving.push((from, transfer));
     }
 
-    /// What came has come, or will not.
+    /// Removes an incoming transfer that is complete or aborted.
     pub(super) fn received(&mut self, from: usize) -> Option<Transfer> {
-        let at = self.receiving.iter().position(|(who, _)| *who == from)?;
+        let at = self.receiving.iter().position(|(peer, _)| *peer == from)?;
         Some(self.receiving.remove(at).1)
     }
 
-    /// Nothing goes out to somebody any more.
+    /// Removes an outgoing transfer.
     pub(super) fn sent(&mut self, to: usize) {
         self.sending.retain(|other| *other != to);
     }
 
-    /// The flows in which a chunk comes.
+    /// The flows that carry a chunk to this peer.
     pub(super) fn flows(&self, index: ChunkIndex) -> impl Iterator<Item = usize> + '_ {
         let coming = self.receiving.iter().map(|(_, transfer)| transfer);
         coming.filter(move |transfer| transfer.index == index).filter_map(|transfer| transfer.flow)
     }
 
-    /// How many blocks of a chunk it has.
-    pub(super) fn there(&self, index: ChunkIndex) -> u32 {
+    /// Number of received blocks of a chunk; `u32::MAX` if the chunk is complete.
+    pub(super) fn received_blocks(&self, index: ChunkIndex) -> u32 {
         if self.picker.done().has(index) {
             return u32::MAX;
         }

@@ -1,4 +1,4 @@
-//! Where the peers of a simulated swarm hang in the trees of its seeders: what the daemons do about it.
+//! The positions of simulated peers in the trees of the seeders, with the rules of the daemons.
 
 use super::{Event, World};
 use shoal::swarm::Moment;
@@ -7,11 +7,11 @@ use shoal::swarm::trees::Moved;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// How long one who is upstream is given, and how often another one is asked for, as by the daemons.
-const OVERTAKE_PAUSE: Duration = Duration::from_millis(200);
+/// Minimum time between two requests for another predecessor; the same as in the daemons.
+const OVERTAKE_INTERVAL: Duration = Duration::from_millis(200);
 const OVERTAKES_MAX: u32 = 8;
 
-/// Where a peer hangs in the trees of a seeder.
+/// The positions of a peer in the trees of one seeder.
 #[derive(Default)]
 pub(super) struct Standing {
     stripes: usize,
@@ -19,7 +19,7 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Whether there are several stripes.
+    /// Whether the seeder distributes the file in several stripes.
     pub(super) fn is_split(&self) -> bool {
         self.stripes > 1
     }
@@ -39,20 +39,20 @@ struct Place {
 }
 
 impl World {
-    /// Some are told of all their new places before they ask anybody.
+    /// Tells peers all of their new positions before they send requests.
     pub(super) fn placed(&mut self, seeder: usize, moved: Vec<Moved<usize>>) {
-        let who: BTreeSet<usize> = moved.iter().map(|moved| moved.who).collect();
+        let peers: BTreeSet<usize> = moved.iter().map(|moved| moved.who).collect();
         moved.into_iter().for_each(|moved| self.place(seeder, moved));
-        who.into_iter().for_each(|who| self.ask_all(who));
+        peers.into_iter().for_each(|peer| self.ask_all(peer));
     }
 
     fn place(&mut self, seeder: usize, moved: Moved<usize>) {
-        let Moved { who, stripe, stripes, ahead, beyond, second, steps, slow, left } = moved;
+        let Moved { who: peer, stripe, stripes, ahead, beyond, second, steps, slow, left } = moved;
         if stripes == 0 {
-            self.peers[who].standings.remove(&seeder);
-            return self.follow(who);
+            self.peers[peer].standings.remove(&seeder);
+            return self.follow(peer);
         }
-        let standing = self.peers[who].standings.entry(seeder).or_default();
+        let standing = self.peers[peer].standings.entry(seeder).or_default();
         if standing.stripes != stripes {
             *standing = Standing { stripes, places: BTreeMap::new() };
         }
@@ -71,17 +71,17 @@ impl World {
         };
         standing.places.insert(stripe, place);
         for other in ahead.into_iter().chain(beyond) {
-            if !self.peers[who].sources.contains(&other) {
-                self.peers[who].sources.push(other);
-                self.peers[other].clients.push(who);
-                self.meet(who, other);
+            if !self.peers[peer].sources.contains(&other) {
+                self.peers[peer].sources.push(other);
+                self.peers[other].clients.push(peer);
+                self.meet(peer, other);
             }
         }
-        self.follow(who);
-        self.peers[who].picker.expect_upstream(stripe, self.now);
+        self.follow(peer);
+        self.peers[peer].picker.expect_upstream(stripe, self.now);
     }
 
-    /// With one keeper there is one to be asked first for each stripe.
+    /// With exactly one seeder, each stripe has a preferred source.
     pub(super) fn follow(&mut self, peer: usize) {
         let standings = &self.peers[peer].standings;
         let only = standings.first_key_value().filter(|_| standings.len() == 1);
@@ -104,35 +104,35 @@ impl World {
     pub(super) fn overtake(&mut self, peer: usize) {
         let (now, one) = (self.now, &mut self.peers[peer]);
         let Some((&seeder, standing)) = one.standings.iter_mut().next() else { return };
-        let mut said = Vec::new();
+        let mut requests = Vec::new();
         for (stripe, place) in &mut standing.places {
-            let lately = now.saturating_sub(place.since) < OVERTAKE_PAUSE * place.placements.clamp(1, 3);
+            let lately = now.saturating_sub(place.since) < OVERTAKE_INTERVAL * place.placements.clamp(1, 3);
             if one.picker.waits_long(*stripe, now) && !lately && place.overtakes < OVERTAKES_MAX {
                 place.since = now;
                 place.overtakes += 1;
-                said.push((*stripe, one.picker.is_slower_than_first(*stripe, now)));
+                requests.push((*stripe, one.picker.is_slower_than_first(*stripe, now)));
             }
         }
-        for (stripe, sure) in said {
-            self.say(Event::Overtakes(peer, seeder, stripe, sure));
+        for (stripe, sure) in requests {
+            self.send_message(Event::Overtakes(peer, seeder, stripe, sure));
         }
     }
 
-    /// A peer fetches no more.
+    /// Removes a peer that is complete or dead from all trees.
     pub(super) fn step_out(&mut self, peer: usize) {
         for seeder in std::mem::take(&mut self.peers[peer].standings).into_keys() {
             let moved = self.peers[seeder].trees.leave(peer);
-            self.say_placed(seeder, moved);
+            self.send_placements(seeder, moved);
         }
     }
 
-    /// Those who have moved are told so, each in a message.
-    pub(super) fn say_placed(&mut self, seeder: usize, moved: Vec<Moved<usize>>) {
+    /// Sends one message to each peer with a new position.
+    pub(super) fn send_placements(&mut self, seeder: usize, moved: Vec<Moved<usize>>) {
         let mut each: BTreeMap<usize, Vec<Moved<usize>>> = BTreeMap::new();
         moved.into_iter().for_each(|moved| each.entry(moved.who).or_default().push(moved));
-        for (who, moved) in each {
-            if self.peers[who].alive {
-                self.say(Event::Placed(seeder, moved));
+        for (peer, moved) in each {
+            if self.peers[peer].alive {
+                self.send_message(Event::Placed(seeder, moved));
             }
         }
     }
