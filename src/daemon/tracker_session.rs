@@ -10,8 +10,8 @@ use super::error::DaemonError;
 use super::fetch::manifest_payload;
 use crate::content::Manifest;
 use crate::content::limits::{KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, RETRY_MAX};
-use crate::net::link::halves;
-use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
+use crate::net::framed_stream::split;
+use crate::net::{AskError, Asker, FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{PeerSummary, Registration, Token, TrackerRequest, TrackerResponse};
@@ -103,7 +103,7 @@ enum SessionError {
     #[error("no connection to the {0} on {1}: {2}")]
     Connect(&'static str, SocketAddr, io::Error),
     #[error("the connection to the {0} on {1} is lost: {2}")]
-    Link(&'static str, SocketAddr, LinkError),
+    Link(&'static str, SocketAddr, StreamError),
     #[error("the {0} on {1} {2}")]
     Refused(&'static str, SocketAddr, String),
     #[error("stopped")]
@@ -135,13 +135,13 @@ impl Session {
     /// One connection, from its making to its end.
     fn converse(&mut self) -> SessionError {
         let (role, tracker) = (self.role, self.tracker);
-        let link_lost = |error: LinkError| SessionError::Link(role, tracker, error);
+        let link_lost = |error: StreamError| SessionError::Link(role, tracker, error);
         let stream = match dial(tracker, &self.shutdown) {
             Ok(stream) => Arc::new(stream),
             Err(error) => return SessionError::Connect(role, tracker, error),
         };
         let _guard = self.shutdown.guard(&stream);
-        let (mut reader, mut writer) = match halves(&stream, self.timeouts.stall) {
+        let (mut reader, mut writer) = match split(&stream, self.timeouts.stall) {
             Ok(halves) => halves,
             Err(error) => return SessionError::Connect(role, tracker, error),
         };
@@ -159,7 +159,7 @@ impl Session {
         let result = self
             .spawn_writer(writer, queued, token, &stream, &here)
             .and_then(|()| self.spawn_heartbeat(token, heartbeat, &stream, &here))
-            .map_err(LinkError::from)
+            .map_err(StreamError::from)
             .map_err(link_lost);
         if let Err(error) = result {
             here.trigger();
@@ -181,11 +181,11 @@ impl Session {
 
     fn register(
         &self,
-        reader: &mut LinkReader,
-        writer: &mut LinkWriter,
+        reader: &mut FrameReader,
+        writer: &mut FrameWriter,
     ) -> Result<(Token, SocketAddr, Duration), SessionError> {
         let (role, tracker) = (self.role, self.tracker);
-        let lost = |error: LinkError| SessionError::Link(role, tracker, error);
+        let lost = |error: StreamError| SessionError::Link(role, tracker, error);
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).map_err(lost)?;
         writer.send(&TrackerRequest::Register(self.registration.clone())).map_err(lost)?;
         let mut patience = self.timeouts.hello;
@@ -205,8 +205,8 @@ impl Session {
     }
 
     /// Passes on what the tracker says until the connection ends.
-    fn listen(&self, reader: &mut LinkReader) -> SessionError {
-        let lost = |error: LinkError| SessionError::Link(self.role, self.tracker, error);
+    fn listen(&self, reader: &mut FrameReader) -> SessionError {
+        let lost = |error: StreamError| SessionError::Link(self.role, self.tracker, error);
         loop {
             let event = match reader.message(self.timeouts.idle) {
                 Ok(TrackerResponse::Alive) => continue,
@@ -248,7 +248,7 @@ impl Session {
 
     fn spawn_writer(
         &self,
-        mut writer: LinkWriter,
+        mut writer: FrameWriter,
         queued: Receiver<TrackerRequest>,
         token: Token,
         stream: &Arc<TcpStream>,

@@ -5,7 +5,7 @@
 
 pub mod asker;
 pub mod dial;
-pub mod link;
+pub mod framed_stream;
 pub mod listener;
 pub mod shutdown;
 pub mod threads;
@@ -13,7 +13,7 @@ pub mod timeouts;
 
 pub use asker::{AskError, Asker};
 pub use dial::dial;
-pub use link::{LinkError, LinkReader, LinkWriter};
+pub use framed_stream::{FrameReader, FrameWriter, StreamError};
 pub use listener::{Activity, BindError, Listener};
 pub use shutdown::Shutdown;
 pub use threads::{Threads, side_by_side, unjoined};

@@ -225,7 +225,7 @@ fn forward(events: &crossbeam_channel::Sender<Event>, shutdown: &Shutdown, mut e
 mod tests {
     use super::*;
     use crate::content::limits;
-    use crate::net::{LinkReader, LinkWriter};
+    use crate::net::{FrameReader, FrameWriter};
     use crate::protocol::datagram::Datagram;
     use crate::protocol::tracker::{Token, TrackerResponse};
     use crate::swarm::Moment;
@@ -270,9 +270,10 @@ mod tests {
     /// Pipelines many expensive requests over a connection that it gives back.
     fn flood(address: SocketAddr) -> Arc<TcpStream> {
         let stream = Arc::new(TcpStream::connect(address).unwrap());
-        let mut writer = LinkWriter::new(stream.clone()).unwrap();
+        let mut writer = FrameWriter::new(stream.clone()).unwrap();
         writer.send(&TrackerRequest::Hello { version: limits::PROTOCOL_VERSION }).unwrap();
-        let hello: TrackerResponse = LinkReader::new(stream.clone()).message(Duration::from_secs(9)).unwrap();
+        let hello: TrackerResponse =
+            FrameReader::new(stream.clone()).message(Duration::from_secs(9)).unwrap();
         assert!(matches!(hello, TrackerResponse::Hello { .. }));
         std::thread::spawn(move || {
             let lookup = TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None };
@@ -318,7 +319,7 @@ mod tests {
             assert_eq!(ask(&socket, Some(cookie)), TrackerResponse::Alive);
         }
         let stream = Arc::new(TcpStream::connect(hub.address()).unwrap());
-        let (mut reader, mut writer) = (LinkReader::new(stream.clone()), LinkWriter::new(stream).unwrap());
+        let (mut reader, mut writer) = (FrameReader::new(stream.clone()), FrameWriter::new(stream).unwrap());
         for request in [
             TrackerRequest::Hello { version: limits::PROTOCOL_VERSION },
             TrackerRequest::Heartbeat { token: Token(1) },
@@ -344,7 +345,7 @@ mod tests {
             let stream = Arc::new(TcpStream::connect(hub.address()).unwrap());
             stream.set_nodelay(true).unwrap();
             let (mut reader, mut writer) =
-                (LinkReader::new(stream.clone()), LinkWriter::new(stream).unwrap());
+                (FrameReader::new(stream.clone()), FrameWriter::new(stream).unwrap());
             writer.send(&TrackerRequest::Hello { version: limits::PROTOCOL_VERSION }).unwrap();
             reader.message::<TrackerResponse>(PATIENCE).expect("an answer in time");
             (reader, writer)

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Bytes read at once while looking for the end of a line.
 const PIECE: usize = 8 * 1024;
 /// Most bytes given to one `sendfile`, so that a rate limit and deadlines have something to work with.
-pub const SLICE: u64 = 128 * 1024;
+pub const SENDFILE_BYTES_MAX: u64 = 128 * 1024;
 /// The slowest that a chunk may come or go, bytes a second, before its deadline passes.
 const SLOWEST: u64 = 16 * 1024;
 /// The shortest time-out of a socket.
@@ -24,13 +24,13 @@ const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Why a link has ended.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
+pub enum StreamError {
     /// The other side has closed it between two messages.
     #[error("the connection was closed")]
     Closed,
     /// The other side has closed it in the middle of a message.
     #[error("the connection was closed in the middle of a message")]
-    Torn,
+    Truncated,
     /// Nothing came, or nothing could be sent, for too long.
     #[error("nothing moved for too long")]
     TimedOut,
@@ -42,31 +42,31 @@ pub enum LinkError {
     Io(io::Error),
 }
 
-impl From<io::Error> for LinkError {
+impl From<io::Error> for StreamError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             // Linux reports a time-out of a socket as either.
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => LinkError::TimedOut,
-            ErrorKind::UnexpectedEof => LinkError::Torn,
-            _ => LinkError::Io(error),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => StreamError::TimedOut,
+            ErrorKind::UnexpectedEof => StreamError::Truncated,
+            _ => StreamError::Io(error),
         }
     }
 }
 
 /// How long a payload may take as a whole: [`CONVERSATION_TIMEOUT`], longer for what is large.
-pub fn payload_time(length: u64) -> Duration {
+pub fn payload_timeout(length: u64) -> Duration {
     CONVERSATION_TIMEOUT.max(Duration::from_secs(length / SLOWEST))
 }
 
 /// The reading half of a link.
-pub struct LinkReader {
+pub struct FrameReader {
     stream: Arc<TcpStream>,
     decoder: Decoder,
     stall: Duration,
     timeout: Option<Duration>,
 }
 
-impl LinkReader {
+impl FrameReader {
     /// Reads from a stream that nobody else reads from. In the middle of a message nothing may come for
     /// [`STALL_TIMEOUT`].
     pub fn new(stream: Arc<TcpStream>) -> Self {
@@ -82,8 +82,8 @@ impl LinkReader {
     /// the stall limit after that.
     ///
     /// # Errors
-    /// Whatever ends a link. After [`LinkError::TimedOut`] without a byte the link can still be read.
-    pub fn message<M: Message>(&mut self, patience: Duration) -> Result<M, LinkError> {
+    /// Whatever ends a link. After [`StreamError::TimedOut`] without a byte the link can still be read.
+    pub fn message<M: Message>(&mut self, patience: Duration) -> Result<M, StreamError> {
         let mut deadline = None;
         loop {
             if let Some(message) = self.decoder.next_message()? {
@@ -101,8 +101,8 @@ impl LinkReader {
             self.set_timeout(wait)?;
             let mut piece = [0; PIECE];
             match read(&self.stream, &mut piece)? {
-                0 if begun => return Err(LinkError::Torn),
-                0 => return Err(LinkError::Closed),
+                0 if begun => return Err(StreamError::Truncated),
+                0 => return Err(StreamError::Closed),
                 count => self.decoder.feed(&piece[..count]),
             }
         }
@@ -111,34 +111,34 @@ impl LinkReader {
     /// Fills `target` with the payload of the message just read.
     ///
     /// # Errors
-    /// Whatever ends a link; a payload that stalls or takes longer than [`payload_time`].
-    pub fn payload(&mut self, target: &mut [u8]) -> Result<(), LinkError> {
-        self.payload_in_pieces(target, |_| {})
+    /// Whatever ends a link; a payload that stalls or takes longer than [`payload_timeout`].
+    pub fn payload(&mut self, target: &mut [u8]) -> Result<(), StreamError> {
+        self.payload_in_parts(target, |_| {})
     }
 
     /// As [`payload`](Self::payload), and hands over each piece as it comes.
     ///
     /// # Errors
     /// As [`payload`](Self::payload).
-    pub fn payload_in_pieces(
+    pub fn payload_in_parts(
         &mut self,
         target: &mut [u8],
         mut come: impl FnMut(&[u8]),
-    ) -> Result<(), LinkError> {
-        let deadline = Instant::now() + payload_time(target.len() as u64);
+    ) -> Result<(), StreamError> {
+        let deadline = Instant::now() + payload_timeout(target.len() as u64);
         let mut filled = self.decoder.take(target);
         come(&target[..filled]);
         self.set_timeout(self.stall)?;
         while filled < target.len() {
             match read(&self.stream, &mut target[filled..])? {
-                0 => return Err(LinkError::Torn),
+                0 => return Err(StreamError::Truncated),
                 count => {
                     come(&target[filled..filled + count]);
                     filled += count;
                 }
             }
             if filled < target.len() && Instant::now() >= deadline {
-                return Err(LinkError::TimedOut);
+                return Err(StreamError::TimedOut);
             }
         }
         Ok(())
@@ -168,17 +168,17 @@ fn read(mut stream: &TcpStream, target: &mut [u8]) -> io::Result<usize> {
 ///
 /// # Errors
 /// When the stream takes no such time-out.
-pub fn halves(stream: &Arc<TcpStream>, stall: Duration) -> io::Result<(LinkReader, LinkWriter)> {
-    let writer = LinkWriter::new(stream.clone())?.with_stall(stall)?;
-    Ok((LinkReader::new(stream.clone()).with_stall(stall), writer))
+pub fn split(stream: &Arc<TcpStream>, stall: Duration) -> io::Result<(FrameReader, FrameWriter)> {
+    let writer = FrameWriter::new(stream.clone())?.with_stall(stall)?;
+    Ok((FrameReader::new(stream.clone()).with_stall(stall), writer))
 }
 
 /// The writing half of a link.
-pub struct LinkWriter {
+pub struct FrameWriter {
     stream: Arc<TcpStream>,
 }
 
-impl LinkWriter {
+impl FrameWriter {
     /// Writes to a stream that nobody else writes to. No single write waits longer than [`STALL_TIMEOUT`].
     ///
     /// # Errors
@@ -201,7 +201,7 @@ impl LinkWriter {
     ///
     /// # Errors
     /// Whatever ends a link.
-    pub fn send<M: Message>(&mut self, message: &M) -> Result<(), LinkError> {
+    pub fn send<M: Message>(&mut self, message: &M) -> Result<(), StreamError> {
         self.write(&frame::encode(message)?)
     }
 
@@ -209,7 +209,7 @@ impl LinkWriter {
     ///
     /// # Errors
     /// Whatever ends a link.
-    pub fn send_with<M: Message>(&mut self, message: &M, payload: &[u8]) -> Result<(), LinkError> {
+    pub fn send_with<M: Message>(&mut self, message: &M, payload: &[u8]) -> Result<(), StreamError> {
         let mut bytes = frame::encode(message)?;
         bytes.extend_from_slice(payload);
         self.write(&bytes)
@@ -219,22 +219,22 @@ impl LinkWriter {
     ///
     /// # Errors
     /// Whatever ends a link.
-    pub fn send_piece(&mut self, piece: &[u8]) -> Result<(), LinkError> {
+    pub fn send_payload_part(&mut self, piece: &[u8]) -> Result<(), StreamError> {
         self.write(piece)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
-        let deadline = Instant::now() + payload_time(bytes.len() as u64);
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
+        let deadline = Instant::now() + payload_timeout(bytes.len() as u64);
         let mut rest = bytes;
         while !rest.is_empty() {
             match (&*self.stream).write(rest) {
-                Ok(0) => return Err(LinkError::Closed),
+                Ok(0) => return Err(StreamError::Closed),
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
             if !rest.is_empty() && Instant::now() >= deadline {
-                return Err(LinkError::TimedOut);
+                return Err(StreamError::TimedOut);
             }
         }
         Ok(())
@@ -244,7 +244,7 @@ impl LinkWriter {
     /// the bytes never enter this process. `pace` is called before each slice and may wait, or end it all.
     ///
     /// # Errors
-    /// Whatever ends a link; [`ErrorKind::UnexpectedEof`] as [`LinkError::Torn`] when the file is shorter than
+    /// Whatever ends a link; [`ErrorKind::UnexpectedEof`] as [`StreamError::Truncated`] when the file is shorter than
     /// it was.
     pub fn send_file<M: Message>(
         &mut self,
@@ -252,8 +252,8 @@ impl LinkWriter {
         file: &File,
         offset: u64,
         length: u32,
-        mut pace: impl FnMut(u64) -> Result<(), LinkError>,
-    ) -> Result<(), LinkError> {
+        mut pace: impl FnMut(u64) -> Result<(), StreamError>,
+    ) -> Result<(), StreamError> {
         let line = frame::encode(message)?;
         // More is to come: the line and the first bytes share a packet.
         let flags = if length > 0 { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
@@ -265,17 +265,17 @@ impl LinkWriter {
         let mut paced = Duration::ZERO;
         let (mut position, mut left) = (offset, length);
         while left > 0 {
-            let slice = left.min(SLICE as u32);
+            let slice = left.min(SENDFILE_BYTES_MAX as u32);
             let before = Instant::now();
             pace(slice.into())?;
             // Waiting for the rate limit is not the other side's fault.
             paced += before.elapsed();
             match retry(|| rustix::fs::sendfile(&*self.stream, file, Some(&mut position), slice as usize))? {
-                0 => return Err(LinkError::Torn),
+                0 => return Err(StreamError::Truncated),
                 count => left -= count as u32,
             }
-            if left > 0 && started.elapsed() >= payload_time(length.into()) + paced {
-                return Err(LinkError::TimedOut);
+            if left > 0 && started.elapsed() >= payload_timeout(length.into()) + paced {
+                return Err(StreamError::TimedOut);
             }
         }
         Ok(())
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn bytes_read_before_a_time_out_are_not_lost() {
         let (one, two) = pair();
-        let mut reader = LinkReader::new(two);
+        let mut reader = FrameReader::new(two);
         (&*one).write_all(br#"{"type":"#).unwrap();
         // The line has begun, so the reader would wait for its rest; a short time-out on the socket stands
         // for a deadline that passes.
@@ -322,8 +322,8 @@ mod tests {
         let count = read(&reader.stream, &mut piece).unwrap();
         reader.decoder.feed(&piece[..count]);
         assert!(matches!(
-            read(&reader.stream, &mut piece).map_err(LinkError::from),
-            Err(LinkError::TimedOut)
+            read(&reader.stream, &mut piece).map_err(StreamError::from),
+            Err(StreamError::TimedOut)
         ));
         (&*one).write_all(b"\"ping\"}\n").unwrap();
         assert_eq!(reader.message::<PeerRequest>(SOON).unwrap(), PeerRequest::Ping);
@@ -332,15 +332,15 @@ mod tests {
     #[test]
     fn silence_a_close_and_half_a_message_are_told_apart() {
         let (one, two) = pair();
-        let mut reader = LinkReader::new(two);
-        assert!(matches!(reader.message::<PeerRequest>(SOON), Err(LinkError::TimedOut)));
+        let mut reader = FrameReader::new(two);
+        assert!(matches!(reader.message::<PeerRequest>(SOON), Err(StreamError::TimedOut)));
         (&*one).write_all(b"{\"type\":\"ping\"}\n{").unwrap();
         assert_eq!(reader.message::<PeerRequest>(SOON).unwrap(), PeerRequest::Ping);
         drop(one);
-        assert!(matches!(reader.message::<PeerRequest>(SOON), Err(LinkError::Torn)));
+        assert!(matches!(reader.message::<PeerRequest>(SOON), Err(StreamError::Truncated)));
         let (one, two) = pair();
         drop(one);
-        assert!(matches!(LinkReader::new(two).message::<PeerRequest>(SOON), Err(LinkError::Closed)));
+        assert!(matches!(FrameReader::new(two).message::<PeerRequest>(SOON), Err(StreamError::Closed)));
     }
 
     #[test]
@@ -350,18 +350,18 @@ mod tests {
         file.write_all(&bytes).unwrap();
         let (one, two) = pair();
         let sender = std::thread::spawn(move || {
-            let mut writer = LinkWriter::new(one).unwrap();
+            let mut writer = FrameWriter::new(one).unwrap();
             writer.send_file(&chunk(250_000), &file, 10, 250_000, |_| Ok(())).unwrap();
             writer.send_file(&chunk(0), &file, 10, 0, |_| Ok(())).unwrap();
             writer.send_file(&chunk(20), &file, 299_990, 20, |_| Ok(())).unwrap_err()
         });
-        let mut reader = LinkReader::new(two);
+        let mut reader = FrameReader::new(two);
         for length in [250_000, 0] {
             assert_eq!(reader.message::<PeerResponse>(SOON * 500).unwrap(), chunk(length));
             let mut payload = vec![0; length as usize];
             reader.payload(&mut payload).unwrap();
             assert_eq!(payload, bytes[10..][..length as usize]);
         }
-        assert!(matches!(sender.join().unwrap(), LinkError::Torn), "the file is too short");
+        assert!(matches!(sender.join().unwrap(), StreamError::Truncated), "the file is too short");
     }
 }
