@@ -6,7 +6,7 @@ use super::fetch::{Conversation, SourceError};
 use super::lookup::{Query, list, lookup};
 use crate::content::FileId;
 use crate::content::limits::{ANSWER_MOST, ANSWER_WAIT, SOURCES_MAX};
-use crate::net::{AskError, Asker, Shutdown, Timeouts, side_by_side};
+use crate::net::{Shutdown, Timeouts, UdpClient, UdpClientError, side_by_side};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ pub trait Finder: Send {
 
 /// Asks a tracker.
 pub struct TrackerFinder {
-    asker: Asker,
+    asker: UdpClient,
     timeouts: Timeouts,
     token: Box<dyn Fn() -> Option<Token> + Send>,
 }
@@ -37,7 +37,11 @@ pub struct TrackerFinder {
 impl TrackerFinder {
     /// Asks with an asker of its own, and over connections on which the tracker is waited for by `timeouts`. `token`
     /// keeps this peer out of the answers, if it is registered.
-    pub fn new(asker: Asker, timeouts: Timeouts, token: impl Fn() -> Option<Token> + Send + 'static) -> Self {
+    pub fn new(
+        asker: UdpClient,
+        timeouts: Timeouts,
+        token: impl Fn() -> Option<Token> + Send + 'static,
+    ) -> Self {
         Self { asker, timeouts, token: Box::new(token) }
     }
 }
@@ -51,7 +55,7 @@ impl Finder for TrackerFinder {
         }
         let (token, timeouts) = ((self.token)(), self.timeouts);
         let found = lookup(&mut self.asker, query, SOURCES_MAX as u32, token, timeouts, stop);
-        found.map_err(|why: AskError| why.to_string())
+        found.map_err(|why: UdpClientError| why.to_string())
     }
 }
 

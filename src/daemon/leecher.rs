@@ -13,7 +13,7 @@ use super::shelf::{Offer, Shelf};
 use super::transfer::{self, Beside, Downloaded, Located, Order, Start};
 use super::watch::Watch;
 use crate::content::EntityName;
-use crate::net::{Asker, Listener, Shutdown, Threads};
+use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::Registration;
 use crate::storage::{ChunkSource, PartFile, Verify, WholeFile};
 use crossbeam_channel::{Receiver, bounded};
@@ -90,7 +90,7 @@ impl Leecher<'_> {
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
         let own = announcer.clone();
         let token = move || own.get().and_then(Announcer::token);
-        let asker = Asker::new(*tracker, self.shutdown)?.with_patience(order.timeout);
+        let asker = UdpClient::new(*tracker, self.shutdown)?.with_timeout(order.timeout);
         let mut finder = TrackerFinder::new(asker, order.timeouts, token);
         let outage = Outage::new("tracker", *tracker, order.timeout);
         let located = transfer::locate(order, &mut finder, outage, self.shutdown)?;

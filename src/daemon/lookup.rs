@@ -4,7 +4,7 @@
 use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION};
 use crate::content::{FileId, FileName};
 use crate::net::framed_stream::split;
-use crate::net::{AskError, Asker, FrameReader, Shutdown, StreamError, Timeouts, dial};
+use crate::net::{FrameReader, Shutdown, StreamError, Timeouts, UdpClient, UdpClientError, dial};
 use crate::protocol::frame::FrameError;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
@@ -39,17 +39,17 @@ impl Query {
 /// # Errors
 /// When the tracker does not answer.
 pub fn lookup(
-    asker: &mut Asker,
+    asker: &mut UdpClient,
     query: &Query,
     wanted: u32,
     token: Option<Token>,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-) -> Result<Vec<FoundFile>, AskError> {
-    asker.until(shutdown);
+) -> Result<Vec<FoundFile>, UdpClientError> {
+    asker.set_shutdown(shutdown);
     let Query { name, id } = query.clone();
     let request = |limit| TrackerRequest::Lookup { name: name.clone(), id, limit, token };
-    match asker.ask(&request(wanted.min(DATAGRAM_HOLDERS)))? {
+    match asker.request(&request(wanted.min(DATAGRAM_HOLDERS)))? {
         TrackerResponse::Found { files, truncated } => {
             let known = |found: &FoundFile| found.holders > (found.whole.len() + found.partial.len()) as u32;
             let more = truncated || (wanted > DATAGRAM_HOLDERS && files.iter().any(known));
@@ -66,8 +66,8 @@ pub fn lookup(
             files.iter_mut().for_each(|found| place(found, asker.tracker()));
             Ok(files)
         }
-        TrackerResponse::Error { text, .. } => Err(AskError::Io(io::Error::other(text))),
-        other => Err(AskError::Io(io::Error::other(format!("it answers {other:?}")))),
+        TrackerResponse::Error { text, .. } => Err(UdpClientError::Io(io::Error::other(text))),
+        other => Err(UdpClientError::Io(io::Error::other(format!("it answers {other:?}")))),
     }
 }
 
@@ -136,7 +136,7 @@ fn place(found: &mut FoundFile, tracker: SocketAddr) {
 }
 
 fn over_connection(
-    asker: &Asker,
+    asker: &UdpClient,
     request: &TrackerRequest,
     timeouts: Timeouts,
     shutdown: &Shutdown,

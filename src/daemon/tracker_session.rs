@@ -11,7 +11,9 @@ use super::fetch::manifest_payload;
 use crate::content::Manifest;
 use crate::content::limits::{KEEP_ALIVE, LIST_MAX, OUTBOX, PROTOCOL_VERSION, RETRY_MAX};
 use crate::net::framed_stream::split;
-use crate::net::{AskError, Asker, FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, dial};
+use crate::net::{
+    FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, UdpClient, UdpClientError, dial,
+};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{PeerSummary, Registration, Token, TrackerRequest, TrackerResponse};
@@ -285,18 +287,18 @@ impl Session {
         stream: &Arc<TcpStream>,
         here: &Shutdown,
     ) -> io::Result<()> {
-        let mut asker = Asker::new(self.tracker, here)?;
+        let mut asker = UdpClient::new(self.tracker, here)?;
         let (stream, here) = (stream.clone(), here.clone());
         self.threads.spawn("heartbeat", move || {
             let mut next = Instant::now();
             while !here.wait(next.saturating_duration_since(Instant::now())) {
                 next = Instant::now() + heartbeat;
-                match asker.ask(&TrackerRequest::Heartbeat { token }) {
+                match asker.request(&TrackerRequest::Heartbeat { token }) {
                     Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, .. }) => {
                         let _ = stream.shutdown(std::net::Shutdown::Both);
                         return;
                     }
-                    Ok(_) | Err(AskError::Stopped) => {}
+                    Ok(_) | Err(UdpClientError::Stopped) => {}
                     // The connection tells soon enough whether the tracker is gone.
                     Err(why) => log::debug!("no answer to a heartbeat: {why}"),
                 }

@@ -21,7 +21,7 @@ use super::volunteer::{Surroundings, Volunteer, VolunteerConfig};
 use super::watch::Watch;
 use crate::content::limits::LEASE;
 use crate::content::{EntityName, FileId};
-use crate::net::{Asker, Listener, Shutdown, Threads};
+use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
 use crate::storage::SharedFolder;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
@@ -269,7 +269,7 @@ impl Inner {
         if let Some(tracker) = self.config.tracker {
             let announcer = self.announcer.clone();
             let token = move || announcer.as_ref().and_then(Announcer::token);
-            let asker = Asker::new(tracker, &self.shutdown)?;
+            let asker = UdpClient::new(tracker, &self.shutdown)?;
             finders.push(Box::new(TrackerFinder::new(asker, timeouts, token)));
         }
         Ok(Both(finders))

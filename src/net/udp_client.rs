@@ -16,13 +16,13 @@ const COOKIES_MAX: u32 = 3;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub enum UdpClientError {
     /// Nobody listens there.
     #[error("no tracker listens on {0}")]
     Refused(SocketAddr),
     /// No answer came.
     #[error("the tracker on {0} does not answer")]
-    Silent(SocketAddr),
+    NoResponse(SocketAddr),
     /// The question does not fit in a datagram.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -35,7 +35,7 @@ pub enum AskError {
 }
 
 /// A socket of one's own to ask one tracker.
-pub struct Asker {
+pub struct UdpClient {
     socket: UdpSocket,
     tracker: SocketAddr,
     cookie: Option<Cookie>,
@@ -44,7 +44,7 @@ pub struct Asker {
     shutdown: Shutdown,
 }
 
-impl Asker {
+impl UdpClient {
     /// Prepares to ask a tracker. Nothing is sent yet.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl Asker {
     }
 
     /// Waits no longer than this for any answer.
-    pub fn with_patience(self, patience: Option<Duration>) -> Self {
+    pub fn with_timeout(self, patience: Option<Duration>) -> Self {
         Self { patience, ..self }
     }
 
@@ -73,7 +73,7 @@ impl Asker {
     }
 
     /// From now on answers are waited for until another shutdown.
-    pub fn until(&mut self, shutdown: &Shutdown) {
+    pub fn set_shutdown(&mut self, shutdown: &Shutdown) {
         self.shutdown = shutdown.clone();
     }
 
@@ -81,16 +81,20 @@ impl Asker {
     ///
     /// # Errors
     /// No answer, or not wanted any more.
-    pub fn ask(&mut self, request: &TrackerRequest) -> Result<TrackerResponse, AskError> {
-        self.ask_tries(request, DATAGRAM_TRIES)
+    pub fn request(&mut self, request: &TrackerRequest) -> Result<TrackerResponse, UdpClientError> {
+        self.request_with_attempts(request, DATAGRAM_TRIES)
     }
 
     /// Asks at most `tries` times.
     ///
     /// # Errors
     /// As [`ask`](Self::ask).
-    pub fn ask_tries(&mut self, request: &TrackerRequest, tries: u32) -> Result<TrackerResponse, AskError> {
-        let mut error = AskError::Silent(self.tracker);
+    pub fn request_with_attempts(
+        &mut self,
+        request: &TrackerRequest,
+        tries: u32,
+    ) -> Result<TrackerResponse, UdpClientError> {
+        let mut error = UdpClientError::NoResponse(self.tracker);
         let mut cookies = 0;
         let mut attempt = 0;
         let began = Instant::now();
@@ -105,13 +109,13 @@ impl Asker {
                     cookies += 1;
                     self.cookie = Some(cookie);
                 }
-                Ok(TrackerResponse::Cookie { .. }) => return Err(AskError::Silent(self.tracker)),
-                Err(AskError::Silent(_)) => attempt += 1,
-                Err(refused @ AskError::Refused(_)) => {
+                Ok(TrackerResponse::Cookie { .. }) => return Err(UdpClientError::NoResponse(self.tracker)),
+                Err(UdpClientError::NoResponse(_)) => attempt += 1,
+                Err(refused @ UdpClientError::Refused(_)) => {
                     attempt += 1;
                     error = refused;
                     if self.shutdown.wait(GLANCE) {
-                        return Err(AskError::Stopped);
+                        return Err(UdpClientError::Stopped);
                     }
                 }
                 other => return other,
@@ -120,17 +124,17 @@ impl Asker {
         Err(error)
     }
 
-    fn exchange(&mut self, question: &[u8], wait: Duration) -> Result<TrackerResponse, AskError> {
+    fn exchange(&mut self, question: &[u8], wait: Duration) -> Result<TrackerResponse, UdpClientError> {
         let deadline = Instant::now() + wait;
         let refused = |error: io::Error| match error.kind() {
-            ErrorKind::ConnectionRefused => AskError::Refused(self.tracker),
-            _ => AskError::Io(error),
+            ErrorKind::ConnectionRefused => UdpClientError::Refused(self.tracker),
+            _ => UdpClientError::Io(error),
         };
         self.socket.send(question).map_err(refused)?;
         let mut buffer = [0; DATAGRAM_MAX + 1];
         while Instant::now() < deadline {
             if self.shutdown.is_stopped() {
-                return Err(AskError::Stopped);
+                return Err(UdpClientError::Stopped);
             }
             let count = match self.socket.recv(&mut buffer) {
                 Ok(count) => count,
@@ -145,11 +149,11 @@ impl Asker {
                 _ => continue,
             }
         }
-        Err(AskError::Silent(self.tracker))
+        Err(UdpClientError::NoResponse(self.tracker))
     }
 
     /// Says something without waiting for an answer, for the moment of leaving.
-    pub fn tell(&mut self, request: &TrackerRequest) {
+    pub fn send_without_reply(&mut self, request: &TrackerRequest) {
         self.next += 1;
         if let Ok(bytes) = Datagram::new(self.next, self.cookie, request.clone()).encode() {
             let _ = self.socket.send(&bytes);
@@ -173,7 +177,7 @@ mod tests {
     #[test]
     fn a_cookie_is_taken_up_and_foreign_answers_are_passed_over() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut asker = Asker::new(server.local_addr().unwrap(), &Shutdown::new()).unwrap();
+        let mut asker = UdpClient::new(server.local_addr().unwrap(), &Shutdown::new()).unwrap();
         let thread = std::thread::spawn(move || {
             answer(&server, |question| {
                 assert_eq!(question.cookie, None);
@@ -185,7 +189,7 @@ mod tests {
                 vec![(question.tx - 1, TrackerResponse::Farewell), (question.tx, TrackerResponse::Alive)]
             });
         });
-        assert_eq!(asker.ask(&TrackerRequest::Unknown).unwrap(), TrackerResponse::Alive);
+        assert_eq!(asker.request(&TrackerRequest::Unknown).unwrap(), TrackerResponse::Alive);
         thread.join().unwrap();
     }
 
@@ -194,12 +198,12 @@ mod tests {
         let free = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         let shutdown = Shutdown::new();
-        let mut asker = Asker::new(address, &shutdown).unwrap();
+        let mut asker = UdpClient::new(address, &shutdown).unwrap();
         shutdown.trigger();
-        assert!(matches!(asker.ask(&TrackerRequest::Unknown), Err(AskError::Stopped)));
+        assert!(matches!(asker.request(&TrackerRequest::Unknown), Err(UdpClientError::Stopped)));
         drop(free);
-        let mut asker = Asker::new(address, &Shutdown::new()).unwrap();
-        let error = asker.ask_tries(&TrackerRequest::Unknown, 2).unwrap_err();
+        let mut asker = UdpClient::new(address, &Shutdown::new()).unwrap();
+        let error = asker.request_with_attempts(&TrackerRequest::Unknown, 2).unwrap_err();
         assert_eq!(error.to_string(), format!("no tracker listens on {address}"));
     }
 }
