@@ -12,7 +12,7 @@ use shoal::daemon::peer::{ServeOptions, serve};
 use shoal::daemon::seeder::{self, SeederConfig};
 use shoal::daemon::shelf::Shelf;
 use shoal::daemon::watch::Unwatched;
-use shoal::net::{Listener, Shutdown, Threads, Timeouts, side_by_side};
+use shoal::net::{Listener, Shutdown, Threads, Timeouts, run_parallel};
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
 use shoal::storage::WholeFile;
 use shoal::swarm::manager::Manager;
@@ -117,7 +117,7 @@ fn every_thread_ends_with_what_began_it() {
     let place = place();
     // What is started once and for all is started now.
     leaves_none("nothing", || ());
-    leaves_none("working side by side", || side_by_side("test", 4, || ()));
+    leaves_none("working side by side", || run_parallel("test", 4, || ()));
     leaves_none("threads that spawn threads", || {
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         for _ in 0..100 {

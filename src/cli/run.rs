@@ -5,7 +5,7 @@
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
 use crate::daemon::watch::Watch;
 use crate::daemon::{DaemonError, Fault};
-use crate::net::{Shutdown, unjoined};
+use crate::net::{Shutdown, unjoined_count};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -38,7 +38,7 @@ pub fn run(
             exit_code(error.fault)
         }
     };
-    let left = unjoined();
+    let left = unjoined_count();
     if left > 0 {
         log::error!(
             "threads that were never joined: {left} (of {}); this is a fault in shoal",

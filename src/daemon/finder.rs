@@ -6,7 +6,7 @@ use super::fetch::{Conversation, SourceError};
 use super::lookup::{Query, list, lookup};
 use crate::content::FileId;
 use crate::content::limits::{ANSWER_MOST, ANSWER_WAIT, SOURCES_MAX};
-use crate::net::{Shutdown, Timeouts, UdpClient, UdpClientError, side_by_side};
+use crate::net::{Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
 use std::collections::BTreeMap;
@@ -118,7 +118,7 @@ impl Finder for PeersFinder {
             false => ask(),
         };
         let threads = if peers.is_empty() { 0 } else { peers.len().min(ASKED_AT_ONCE) + 1 };
-        side_by_side("ask-peer", threads, work);
+        run_parallel("ask-peer", threads, work);
         Ok(merge(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
 }

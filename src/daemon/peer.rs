@@ -164,7 +164,7 @@ impl Server {
                 Ok(request) => request,
                 Err(error) => return error,
             };
-            activity.note();
+            activity.record_request();
             self.note_met(&request, from, port);
             // The queue is short: who asks faster than it reads waits here.
             if requests.send(request).is_err() {

@@ -74,7 +74,7 @@ impl Listener {
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
-    pub fn bind_with_datagrams(address: SocketAddr) -> Result<(Self, UdpSocket), BindError> {
+    pub fn bind_tcp_and_udp(address: SocketAddr) -> Result<(Self, UdpSocket), BindError> {
         let mut tries = if address.port() == 0 { 16 } else { 1 };
         loop {
             tries -= 1;
@@ -127,7 +127,7 @@ pub struct Activity(Mutex<Option<Instant>>);
 
 impl Activity {
     /// Something has just been asked for.
-    pub fn note(&self) {
+    pub fn record_request(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
@@ -323,7 +323,7 @@ mod tests {
         let address = listener.address();
         listener
             .serve("test", 2, &threads, &shutdown, |stream, _, activity| {
-                activity.note();
+                activity.record_request();
                 (&*stream).write_all(b"x").unwrap();
                 let _ = (&*stream).read(&mut [0]);
             })
@@ -354,7 +354,7 @@ mod tests {
             .serve("test", 2, &threads, &shutdown, |stream, _, activity| {
                 // Each byte is a request.
                 while (&*stream).read(&mut [0]).is_ok_and(|count| count > 0) {
-                    activity.note();
+                    activity.record_request();
                     (&*stream).write_all(b"x").unwrap();
                 }
                 // Not all end at once: the new ones have to wait for it.
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_named() {
-        let (first, _datagrams) = Listener::bind_with_datagrams("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (first, _datagrams) = Listener::bind_tcp_and_udp("127.0.0.1:0".parse().unwrap()).unwrap();
         let error = Listener::bind(first.address()).err().unwrap().to_string();
         let port = first.address().port();
         assert_eq!(error, format!("port {port} on 127.0.0.1 is in use by another program (TCP)"));

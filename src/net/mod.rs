@@ -15,6 +15,6 @@ pub use dial::dial;
 pub use framed_stream::{FrameReader, FrameWriter, StreamError};
 pub use listener::{Activity, BindError, Listener};
 pub use shutdown::Shutdown;
-pub use threads::{Threads, side_by_side, unjoined};
+pub use threads::{Threads, run_parallel, unjoined_count};
 pub use timeouts::Timeouts;
 pub use udp_client::{UdpClient, UdpClientError};

@@ -11,11 +11,11 @@ use std::thread::{Builder, JoinHandle};
 static UNJOINED: AtomicUsize = AtomicUsize::new(0);
 
 /// How many threads of this process were spawned and have not been joined: none, when all that it ran has ended.
-pub fn unjoined() -> usize {
+pub fn unjoined_count() -> usize {
     UNJOINED.load(Ordering::SeqCst)
 }
 
-/// The threads of a daemon. Whoever makes them joins them, or [lets them go](Self::abandon).
+/// The threads of a daemon. Whoever makes them joins them, or [lets them go](Self::detach_all).
 #[derive(Clone, Default)]
 pub struct Threads(Arc<Group>);
 
@@ -65,7 +65,7 @@ impl Threads {
     }
 
     /// Lets go of threads that nothing can wake: they end with the process.
-    pub fn abandon(&self) {
+    pub fn detach_all(&self) {
         let handles = std::mem::take(&mut *self.handles());
         UNJOINED.fetch_sub(handles.len(), Ordering::SeqCst);
     }
@@ -81,7 +81,7 @@ fn joined(handle: JoinHandle<()>) {
 
 /// Runs `work` in `count` threads at once and returns when all have ended, so that it may borrow. When the system has
 /// no room for all of them, with those that it has; when for none, here.
-pub fn side_by_side(name: &str, count: usize, work: impl Fn() + Sync) {
+pub fn run_parallel(name: &str, count: usize, work: impl Fn() + Sync) {
     std::thread::scope(|scope| {
         let spawn =
             || Builder::new().name(name.to_owned()).stack_size(STACK).spawn_scoped(scope, &work).map(drop);
@@ -104,7 +104,7 @@ impl Threads {
     ///
     /// # Errors
     /// What it failed for.
-    pub fn unless_failed<T, E>(&self, started: Result<T, E>, shutdown: &super::Shutdown) -> Result<T, E> {
+    pub fn join_on_error<T, E>(&self, started: Result<T, E>, shutdown: &super::Shutdown) -> Result<T, E> {
         if started.is_err() {
             shutdown.trigger();
             self.join();
@@ -139,10 +139,10 @@ mod tests {
     #[test]
     fn threads_side_by_side_may_borrow() {
         let ran = AtomicUsize::new(0);
-        side_by_side("test", 3, || {
+        run_parallel("test", 3, || {
             ran.fetch_add(1, Ordering::SeqCst);
         });
-        side_by_side("test", 0, || panic!("nothing to do"));
+        run_parallel("test", 0, || panic!("nothing to do"));
         assert_eq!(ran.load(Ordering::SeqCst), 3);
     }
 
@@ -160,9 +160,9 @@ mod tests {
         let (threads, shutdown) = (Threads::new(), crate::net::Shutdown::new());
         let end = shutdown.clone();
         threads.spawn("begun", move || end.wait_forever()).unwrap();
-        assert_eq!(threads.unless_failed(Ok::<_, ()>(7), &shutdown), Ok(7));
+        assert_eq!(threads.join_on_error(Ok::<_, ()>(7), &shutdown), Ok(7));
         assert!(!shutdown.is_stopped());
-        assert_eq!(threads.unless_failed(Err::<(), _>("no"), &shutdown), Err("no"));
+        assert_eq!(threads.join_on_error(Err::<(), _>("no"), &shutdown), Err("no"));
     }
 
     #[test]

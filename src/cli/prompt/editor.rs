@@ -148,7 +148,7 @@ impl Editor {
         drop((self.go, self.heard));
         match waiting {
             false => self.threads.join(),
-            true => self.threads.abandon(),
+            true => self.threads.detach_all(),
         }
     }
 }

@@ -170,7 +170,7 @@ impl Hall {
                 Ok(request) => request,
                 Err(error) => return error,
             };
-            activity.note();
+            activity.record_request();
             let granted = crossbeam_channel::select! {
                 send(credit, ()) -> sent => sent.is_ok(),
                 recv(self.shutdown.signal()) -> _ => false,

@@ -99,11 +99,11 @@ impl Hub {
         hands: Hands,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
-        let (listener, socket) = Listener::bind_with_datagrams(config.listen)?;
+        let (listener, socket) = Listener::bind_tcp_and_udp(config.listen)?;
         let address = listener.address();
         let threads = Threads::new();
         let started = Self::start_in(&threads, config, (listener, socket), machine, hands, shutdown);
-        threads.unless_failed(started, shutdown)?;
+        threads.join_on_error(started, shutdown)?;
         Ok(Self { address, threads })
     }
 

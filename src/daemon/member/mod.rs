@@ -98,7 +98,7 @@ impl Member {
         shutdown: &Shutdown,
     ) -> Result<Self, DaemonError> {
         let threads = Threads::new();
-        threads.unless_failed(Self::start_in(&threads, config, watch, shutdown), shutdown)
+        threads.join_on_error(Self::start_in(&threads, config, watch, shutdown), shutdown)
     }
 
     fn start_in(
