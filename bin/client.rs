@@ -84,9 +84,9 @@ fn run(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), D
     match (folder::kind(&flags.folder)?, is_shared) {
         (FolderKind::Chunks, false) => complete(flags, watch, shutdown),
         (FolderKind::Plain, true) => share(flags, watch, shutdown),
-        (FolderKind::Chunks, true) => Err(folder::not_plain(&flags.folder)),
+        (FolderKind::Chunks, true) => Err(folder::plain_flags_refused(&flags.folder)),
         (FolderKind::Plain, false) => {
-            Err(folder::needs_a_way(&flags.folder, flags.transfer_port, flags.name.as_str()))
+            Err(folder::sharing_mode_missing(&flags.folder, flags.transfer_port, flags.name.as_str()))
         }
     }
 }

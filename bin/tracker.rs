@@ -4,7 +4,7 @@
 use clap::{Args, Parser, Subcommand};
 use shoal::cli::flags::{self, ConnectionsFlag, LeaseFlags, TimeoutFlags, TrackerFlag};
 use shoal::cli::help::{FILES, LIMITS, NETWORK, OUTPUT, TIMEOUTS, VOLUNTEERS};
-use shoal::cli::{self, LogOptions, keeper};
+use shoal::cli::{self, LogOptions, tracker_prompt};
 use shoal::content::limits;
 use shoal::daemon::next_step::quoted;
 use shoal::daemon::peer::ServeOptions;
@@ -133,7 +133,7 @@ impl KeepFlags {
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     if let Some(Query::Status { tracker, json, log }) = flags.query {
-        return cli::run(&log, |_, shutdown| keeper::status::run(tracker.tracker, json, shutdown));
+        return cli::run(&log, |_, shutdown| tracker_prompt::status::run(tracker.tracker, json, shutdown));
     }
     let log = flags.log.clone();
     cli::run(&log, |watch, shutdown| {
@@ -153,7 +153,7 @@ fn main() -> ExitCode {
         let config = TrackerConfig { listen: flags.listen, rules, connections, timeouts, keep };
         let tracker = tracker::start(&config, &(Arc::clone(watch) as _), shutdown)?;
         let result = match keeps {
-            true => keeper::run(&tracker, watch, shutdown),
+            true => tracker_prompt::run(&tracker, watch, shutdown),
             false => tracker.wait(shutdown),
         };
         tracker.stop(shutdown);

@@ -64,7 +64,7 @@ impl Console {
     }
 
     /// Hands a text to the prompt's printer. Returns whether there is one.
-    fn print(&self, text: &[u8]) -> bool {
+    fn print_above_prompt(&self, text: &[u8]) -> bool {
         match &*self.prompting() {
             Prompting::Yes(Some(printer)) => {
                 printer(String::from_utf8_lossy(text).into_owned());
@@ -76,15 +76,15 @@ impl Console {
 
     /// Writes log lines.
     pub(super) fn log(&self, text: &[u8]) -> io::Result<()> {
-        match self.print(text) {
+        match self.print_above_prompt(text) {
             true => Ok(()),
             false => self.bars.suspend(|| io::stderr().lock().write_all(text)),
         }
     }
 
     /// Writes an answer, which belongs on standard output. A terminal that is gone stops nothing.
-    pub fn say(&self, text: &str) {
-        if !self.print(text.as_bytes()) {
+    pub fn print_answer(&self, text: &str) {
+        if !self.print_above_prompt(text.as_bytes()) {
             self.bars.suspend(|| {
                 let mut out = io::stdout().lock();
                 let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -102,16 +102,16 @@ mod tests {
         let console = Console::hidden();
         let taken = Arc::new(Mutex::new(String::new()));
         let printed = taken.clone();
-        assert!(!console.is_prompting() && !console.print(b"before"));
+        assert!(!console.is_prompting() && !console.print_above_prompt(b"before"));
         console.begin_prompt(Some(Box::new(move |text| *printed.lock().unwrap() += &text)));
         let clone = console.clone();
         clone.log(b"a line\n").unwrap();
-        clone.say("an answer\n");
+        clone.print_answer("an answer\n");
         assert!(console.is_prompting());
         console.end_prompt();
-        assert!(!clone.is_prompting() && !clone.print(b"after"));
+        assert!(!clone.is_prompting() && !clone.print_above_prompt(b"after"));
         assert_eq!(*taken.lock().unwrap(), "a line\nan answer\n");
         console.begin_prompt(None);
-        assert!(console.is_prompting() && !console.print(b"nobody takes it"));
+        assert!(console.is_prompting() && !console.print_above_prompt(b"nobody takes it"));
     }
 }

@@ -39,7 +39,7 @@ pub fn kind(folder: &Path) -> Result<FolderKind, DaemonError> {
 }
 
 /// The error for a plain folder without a flag that says how to share it.
-pub fn needs_a_way(folder: &Path, port: u16, name: &str) -> DaemonError {
+pub fn sharing_mode_missing(folder: &Path, port: u16, name: &str) -> DaemonError {
     let list = folder.join(local_chunks::FILE);
     let text = format!(
         "{} not found, so {} is a plain folder; share it through a tracker with: client -folder {} -transfer_port \
@@ -52,7 +52,7 @@ pub fn needs_a_way(folder: &Path, port: u16, name: &str) -> DaemonError {
 }
 
 /// The error for a chunk folder with flags of a plain folder.
-pub fn not_plain(folder: &Path) -> DaemonError {
+pub fn plain_flags_refused(folder: &Path) -> DaemonError {
     let text = format!(
         "{} contains a {} and is a chunk folder; --manager, --plain, --volunteer and --get are for plain folders: \
          omit them, or choose another folder with -folder PATH",

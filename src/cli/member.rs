@@ -1,6 +1,6 @@
 //! A client with a plain folder: downloads the files of `--get`, or runs the prompt, or only serves.
 
-use super::prompt::conduct::has_terminal;
+use super::prompt::command_loop::has_terminal;
 use super::{BarWatch, signals};
 use crate::content::words::counted;
 use crate::content::{FileId, FileName};
@@ -60,7 +60,7 @@ pub fn run(
         false => get_all(&member, wishes, task.stay, watch, &leaving),
     };
     if task.drain_on_exit {
-        signals::forget_next_interrupt();
+        signals::cancel_next_interrupt();
         let is_away = result.as_ref().is_err_and(|error| error.fault == Fault::Unreachable);
         match member.volunteer() {
             Some(volunteer) if !is_away => drain(&member, volunteer, shutdown),
@@ -146,7 +146,7 @@ fn get_all(
         match transfer.wait() {
             Ok(()) => {
                 let text = format!("Successfully downloaded {}\n", transfer.status().wanted);
-                watch.console().say(&text);
+                watch.console().print_answer(&text);
             }
             Err(error) => failures.push(error.fault),
         }

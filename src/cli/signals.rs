@@ -51,7 +51,7 @@ pub fn on_next_interrupt(f: impl FnOnce() + Send + 'static) {
 }
 
 /// The next signal does again what [`on_interrupt`] was given.
-pub fn forget_next_interrupt() {
+pub fn cancel_next_interrupt() {
     INSTEAD.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 

@@ -1,7 +1,7 @@
 //! The mode of the terminal, which the line editor changes while it reads, kept so that it can be put back.
 //!
 //! The editor puts it back itself when it returns. This is for the ends at which it does not. Invariant: while a
-//! [`Kept`] lives, every end of the process but SIGKILL and an abort leaves the terminal as it was found.
+//! [`SavedMode`] lives, every end of the process but SIGKILL and an abort leaves the terminal as it was found.
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{self, Write};
@@ -14,12 +14,12 @@ const PLAIN_PASTE: &[u8] = b"\x1b[?2004l";
 
 /// Puts the mode back when it is dropped.
 #[must_use = "the mode is put back when this is dropped"]
-pub struct Kept(());
+pub struct SavedMode(());
 
 /// Keeps the mode that standard input is in now.
-pub fn keep() -> Kept {
+pub fn save_mode() -> SavedMode {
     *FOUND.lock().unwrap_or_else(PoisonError::into_inner) = tcgetattr(io::stdin()).ok();
-    Kept(())
+    SavedMode(())
 }
 
 /// Puts back what was kept, if anything was. Again is fine.
@@ -34,7 +34,7 @@ pub fn restore() {
     }
 }
 
-impl Drop for Kept {
+impl Drop for SavedMode {
     fn drop(&mut self) {
         restore();
     }

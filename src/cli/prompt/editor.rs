@@ -39,7 +39,7 @@ pub type Complete = Box<dyn Fn(&str, usize) -> (usize, Vec<Offer>) + Send>;
 
 /// What came of reading a line.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Input {
     /// A line.
     Line(String),
     /// Ctrl-C, and whether there was anything on the line.
@@ -87,7 +87,7 @@ impl Gate {
 /// A running editor.
 pub struct Editor {
     go: Sender<()>,
-    heard: Receiver<Heard>,
+    heard: Receiver<Input>,
     waiting: bool,
     gate: Arc<Gate>,
     threads: Threads,
@@ -123,7 +123,7 @@ impl Editor {
     }
 
     /// Where lines arrive, one for each [`ask`](Self::ask). Closed when the reader has failed.
-    pub fn heard(&self) -> &Receiver<Heard> {
+    pub fn heard(&self) -> &Receiver<Input> {
         &self.heard
     }
 
@@ -177,7 +177,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(mut self, gone: &Receiver<()>, says: &Sender<Heard>) {
+    fn run(mut self, gone: &Receiver<()>, says: &Sender<Input>) {
         if let Some(history) = &self.history {
             history.load(&mut self.editor);
         }
@@ -189,11 +189,11 @@ impl Reader {
             let heard = match result {
                 Ok(line) => {
                     self.remember(&line);
-                    Heard::Line(line)
+                    Input::Line(line)
                 }
-                Err(ReadlineError::Interrupted) => Heard::Interrupted { empty },
-                Err(ReadlineError::Eof) => Heard::End,
-                Err(error) => Heard::Broken(error.to_string()),
+                Err(ReadlineError::Interrupted) => Input::Interrupted { empty },
+                Err(ReadlineError::Eof) => Input::End,
+                Err(error) => Input::Broken(error.to_string()),
             };
             if says.send(heard).is_err() {
                 return;

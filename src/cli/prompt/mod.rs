@@ -6,8 +6,8 @@
 //! member's. Invariant: at every end the terminal is as it was.
 
 pub(super) mod command;
+pub(super) mod command_loop;
 pub(super) mod complete;
-pub(super) mod conduct;
 mod editor;
 pub(super) mod show;
 
@@ -19,7 +19,7 @@ use crate::daemon::lookup::Query;
 use crate::daemon::member::{Member, Wish};
 use crate::net::{Shutdown, Threads};
 use command::Command;
-use conduct::{Answers, End, conduct, say};
+use command_loop::{CommandHandler, LoopEnd, print};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use editor::Complete;
 use std::collections::BTreeSet;
@@ -63,11 +63,11 @@ pub fn run(
     threads.spawn("prompt-ask", move || asker.run(&asked))?;
     let mut prompt = Prompt { member, patience, names: names.clone(), questions, answered };
     let line = format!("{name}> ");
-    let end = conduct(line, completing(names), &console, &mut prompt, member.failed(), shutdown);
+    let end = command_loop::run(line, completing(names), &console, &mut prompt, member.failed(), shutdown);
     drop(prompt);
     let result = match end {
-        Ok(End::Left) => Ok(()),
-        Ok(End::Deaf) => super::member::wait(member, shutdown),
+        Ok(LoopEnd::Quit) => Ok(()),
+        Ok(LoopEnd::InputLost) => super::member::wait(member, shutdown),
         Err(failure) => Err(failure),
     };
     // Leaving is the shutdown; a question under way ends with it.
@@ -85,20 +85,20 @@ struct Prompt<'a> {
     answered: Receiver<()>,
 }
 
-impl Answers for Prompt<'_> {
+impl CommandHandler for Prompt<'_> {
     fn refresh(&mut self) {
         self.learn_names();
     }
 
-    fn obey(&mut self, line: &str) -> ControlFlow<()> {
+    fn handle(&mut self, line: &str) -> ControlFlow<()> {
         let answer = match command::parse(line) {
             Ok(Command::Quit) => return ControlFlow::Break(()),
             Ok(command) => self.answer(command),
             Err(text) => Err(text),
         };
         match answer {
-            Ok(text) => say(&text),
-            Err(text) => say(&format!("{}\n", show::line(&text))),
+            Ok(text) => print(&text),
+            Err(text) => print(&format!("{}\n", show::line(&text))),
         }
         ControlFlow::Continue(())
     }
@@ -180,7 +180,7 @@ impl Asker {
                 Question::Files => self.files(),
                 Question::Why(name, query) => self.why(&name, &query),
             };
-            self.console.say(&text);
+            self.console.print_answer(&text);
             // Nobody hears of it when nobody waits for it any more.
             let _ = self.answers.try_send(());
         }
