@@ -1,7 +1,7 @@
-//! A link: frames and payloads over one connection, with a deadline on everything.
+//! Framed TCP stream: messages and payloads over one connection, with a deadline for each read and write.
 //!
-//! The link is a type of its own so that encryption can come under it later. After a failed write the link
-//! is never written to again by its owner: half a frame may be out.
+//! Reader and writer hide the socket, so that an encrypted stream can replace it. After a failed write the owner closes
+//! the connection and never writes to it again, because a part of a frame may have been sent.
 
 use crate::content::limits::{CONVERSATION_TIMEOUT, STALL_TIMEOUT};
 use crate::protocol::Message;
@@ -13,31 +13,31 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes read at once while looking for the end of a line.
-const PIECE: usize = 8 * 1024;
-/// Most bytes given to one `sendfile`, so that a rate limit and deadlines have something to work with.
+/// Size of the buffer for a read of message lines, bytes.
+const READ_BYTES: usize = 8 * 1024;
+/// Maximum number of bytes in one `sendfile` call: the rate limit and the deadline are checked between two calls.
 pub const SENDFILE_BYTES_MAX: u64 = 128 * 1024;
-/// The slowest that a chunk may come or go, bytes a second, before its deadline passes.
-const SLOWEST: u64 = 16 * 1024;
-/// The shortest time-out of a socket.
-const SHORTEST: Duration = Duration::from_millis(1);
+/// Minimum transfer rate of a payload, bytes per second. A slower payload misses its deadline.
+const PAYLOAD_RATE_MIN: u64 = 16 * 1024;
+/// Minimum timeout of a socket.
+const SOCKET_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
-/// Why a link has ended.
+/// The reason that a framed stream cannot be used any more.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// The other side has closed it between two messages.
+    /// The other side closed the connection between two messages.
     #[error("the connection was closed")]
     Closed,
-    /// The other side has closed it in the middle of a message.
+    /// The other side closed the connection within a message or payload.
     #[error("the connection was closed in the middle of a message")]
     Truncated,
-    /// Nothing came, or nothing could be sent, for too long.
-    #[error("nothing moved for too long")]
+    /// A read, a write or a whole payload exceeded its timeout.
+    #[error("timeout: no data was transferred")]
     TimedOut,
-    /// What came is no message.
+    /// The received bytes are not a valid message.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The system says so.
+    /// Another error of the socket or of the file that is sent.
     #[error(transparent)]
     Io(io::Error),
 }
@@ -45,7 +45,7 @@ pub enum StreamError {
 impl From<io::Error> for StreamError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            // Linux reports a time-out of a socket as either.
+            // Linux reports a socket timeout as either of the two.
             ErrorKind::WouldBlock | ErrorKind::TimedOut => StreamError::TimedOut,
             ErrorKind::UnexpectedEof => StreamError::Truncated,
             _ => StreamError::Io(error),
@@ -53,12 +53,12 @@ impl From<io::Error> for StreamError {
     }
 }
 
-/// How long a payload may take as a whole: [`CONVERSATION_TIMEOUT`], longer for what is large.
+/// Timeout for a whole payload of `length` bytes: [`CONVERSATION_TIMEOUT`], longer for a large payload.
 pub fn payload_timeout(length: u64) -> Duration {
-    CONVERSATION_TIMEOUT.max(Duration::from_secs(length / SLOWEST))
+    CONVERSATION_TIMEOUT.max(Duration::from_secs(length / PAYLOAD_RATE_MIN))
 }
 
-/// The reading half of a link.
+/// The reading half of a framed stream.
 pub struct FrameReader {
     stream: Arc<TcpStream>,
     decoder: Decoder,
@@ -67,23 +67,22 @@ pub struct FrameReader {
 }
 
 impl FrameReader {
-    /// Reads from a stream that nobody else reads from. In the middle of a message nothing may come for
-    /// [`STALL_TIMEOUT`].
+    /// A reader with the stall timeout [`STALL_TIMEOUT`]. It must be the only reader of the stream.
     pub fn new(stream: Arc<TcpStream>) -> Self {
         Self { stream, decoder: Decoder::new(), stall: STALL_TIMEOUT, timeout: None }
     }
 
-    /// As it is, with another limit for the middle of a message.
+    /// Sets the stall timeout: the maximum time of a single read within a message.
     pub fn with_stall(self, stall: Duration) -> Self {
         Self { stall, ..self }
     }
 
-    /// The next message: its first byte within `patience`, the rest of its line within
-    /// the stall limit after that.
+    /// Reads the next message: its first byte within `timeout`, the rest of its line within the stall timeout after
+    /// the first byte.
     ///
     /// # Errors
-    /// Whatever ends a link. After [`StreamError::TimedOut`] without a byte the link can still be read.
-    pub fn message<M: Message>(&mut self, patience: Duration) -> Result<M, StreamError> {
+    /// Any [`StreamError`]. After [`StreamError::TimedOut`] without a received byte, the stream can still be read.
+    pub fn message<M: Message>(&mut self, timeout: Duration) -> Result<M, StreamError> {
         let mut deadline = None;
         loop {
             if let Some(message) = self.decoder.next_message()? {
@@ -91,7 +90,7 @@ impl FrameReader {
             }
             let begun = !self.decoder.is_empty();
             let wait = match (begun, deadline) {
-                (false, _) => patience,
+                (false, _) => timeout,
                 (true, None) => {
                     deadline = Some(Instant::now() + self.stall);
                     self.stall
@@ -99,41 +98,41 @@ impl FrameReader {
                 (true, Some(deadline)) => deadline.saturating_duration_since(Instant::now()),
             };
             self.set_timeout(wait)?;
-            let mut piece = [0; PIECE];
-            match read(&self.stream, &mut piece)? {
+            let mut buffer = [0; READ_BYTES];
+            match read(&self.stream, &mut buffer)? {
                 0 if begun => return Err(StreamError::Truncated),
                 0 => return Err(StreamError::Closed),
-                count => self.decoder.feed(&piece[..count]),
+                count => self.decoder.feed(&buffer[..count]),
             }
         }
     }
 
-    /// Fills `target` with the payload of the message just read.
+    /// Fills `target` with the payload of the message that was read last.
     ///
     /// # Errors
-    /// Whatever ends a link; a payload that stalls or takes longer than [`payload_timeout`].
+    /// Any [`StreamError`], also for a payload that stalls or takes longer than [`payload_timeout`].
     pub fn payload(&mut self, target: &mut [u8]) -> Result<(), StreamError> {
         self.payload_in_parts(target, |_| {})
     }
 
-    /// As [`payload`](Self::payload), and hands over each piece as it comes.
+    /// As [`payload`](Self::payload), and calls `on_part` with each part as it arrives.
     ///
     /// # Errors
     /// As [`payload`](Self::payload).
     pub fn payload_in_parts(
         &mut self,
         target: &mut [u8],
-        mut come: impl FnMut(&[u8]),
+        mut on_part: impl FnMut(&[u8]),
     ) -> Result<(), StreamError> {
         let deadline = Instant::now() + payload_timeout(target.len() as u64);
         let mut filled = self.decoder.take(target);
-        come(&target[..filled]);
+        on_part(&target[..filled]);
         self.set_timeout(self.stall)?;
         while filled < target.len() {
             match read(&self.stream, &mut target[filled..])? {
                 0 => return Err(StreamError::Truncated),
                 count => {
-                    come(&target[filled..filled + count]);
+                    on_part(&target[filled..filled + count]);
                     filled += count;
                 }
             }
@@ -145,8 +144,8 @@ impl FrameReader {
     }
 
     fn set_timeout(&mut self, wait: Duration) -> io::Result<()> {
-        // Zero would mean "for ever".
-        let wait = wait.max(SHORTEST);
+        // A socket timeout of zero is not allowed.
+        let wait = wait.max(SOCKET_TIMEOUT_MIN);
         if self.timeout != Some(wait) {
             self.stream.set_read_timeout(Some(wait))?;
             self.timeout = Some(wait);
@@ -164,43 +163,43 @@ fn read(mut stream: &TcpStream, target: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Both halves of a link, with one limit for the middle of a message.
+/// The reader and the writer of a stream, with the same stall timeout.
 ///
 /// # Errors
-/// When the stream takes no such time-out.
+/// The timeout cannot be set on the socket.
 pub fn split(stream: &Arc<TcpStream>, stall: Duration) -> io::Result<(FrameReader, FrameWriter)> {
     let writer = FrameWriter::new(stream.clone())?.with_stall(stall)?;
     Ok((FrameReader::new(stream.clone()).with_stall(stall), writer))
 }
 
-/// The writing half of a link.
+/// The writing half of a framed stream.
 pub struct FrameWriter {
     stream: Arc<TcpStream>,
 }
 
 impl FrameWriter {
-    /// Writes to a stream that nobody else writes to. No single write waits longer than [`STALL_TIMEOUT`].
+    /// A writer with the stall timeout [`STALL_TIMEOUT`]. It must be the only writer of the stream.
     ///
     /// # Errors
-    /// When the stream takes no time-out.
+    /// The timeout cannot be set on the socket.
     pub fn new(stream: Arc<TcpStream>) -> io::Result<Self> {
         Self { stream }.with_stall(STALL_TIMEOUT)
     }
 
-    /// As it is, with another limit for a single write.
+    /// Sets the stall timeout: the maximum time of a single write.
     ///
     /// # Errors
-    /// When the stream takes no such time-out.
+    /// The timeout cannot be set on the socket.
     pub fn with_stall(self, stall: Duration) -> io::Result<Self> {
-        // Zero would be refused, and less than the system's grain would mean "for ever".
-        self.stream.set_write_timeout(Some(stall.max(SHORTEST)))?;
+        // The standard library refuses zero, and the kernel takes a value below its resolution as "no timeout".
+        self.stream.set_write_timeout(Some(stall.max(SOCKET_TIMEOUT_MIN)))?;
         Ok(self)
     }
 
     /// Sends a message without payload.
     ///
     /// # Errors
-    /// Whatever ends a link.
+    /// Any [`StreamError`].
     pub fn send<M: Message>(&mut self, message: &M) -> Result<(), StreamError> {
         self.write(&frame::encode(message)?)
     }
@@ -208,19 +207,19 @@ impl FrameWriter {
     /// Sends a message and its payload.
     ///
     /// # Errors
-    /// Whatever ends a link.
+    /// Any [`StreamError`].
     pub fn send_with<M: Message>(&mut self, message: &M, payload: &[u8]) -> Result<(), StreamError> {
         let mut bytes = frame::encode(message)?;
         bytes.extend_from_slice(payload);
         self.write(&bytes)
     }
 
-    /// Sends a part of the payload of the message sent before.
+    /// Sends a part of the payload of the message that was sent last.
     ///
     /// # Errors
-    /// Whatever ends a link.
-    pub fn send_payload_part(&mut self, piece: &[u8]) -> Result<(), StreamError> {
-        self.write(piece)
+    /// Any [`StreamError`].
+    pub fn send_payload_part(&mut self, part: &[u8]) -> Result<(), StreamError> {
+        self.write(part)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
@@ -240,41 +239,41 @@ impl FrameWriter {
         Ok(())
     }
 
-    /// Sends a message and, as its payload, `length` bytes of a file from `offset` on, with `sendfile(2)`:
-    /// the bytes never enter this process. `pace` is called before each slice and may wait, or end it all.
+    /// Sends a message and, as its payload, `length` bytes of a file from `offset` on, with `sendfile(2)`, which does not
+    /// copy them into this process. `throttle` is called with the number of bytes before each `sendfile`; it may wait,
+    /// or abort the transfer with an error.
     ///
     /// # Errors
-    /// Whatever ends a link; [`ErrorKind::UnexpectedEof`] as [`StreamError::Truncated`] when the file is shorter than
-    /// it was.
+    /// Any [`StreamError`]; [`StreamError::Truncated`] also if the file ends before `offset + length`.
     pub fn send_file<M: Message>(
         &mut self,
         message: &M,
         file: &File,
         offset: u64,
         length: u32,
-        mut pace: impl FnMut(u64) -> Result<(), StreamError>,
+        mut throttle: impl FnMut(u64) -> Result<(), StreamError>,
     ) -> Result<(), StreamError> {
         let line = frame::encode(message)?;
-        // More is to come: the line and the first bytes share a packet.
+        // MSG_MORE: the line and the first bytes of the payload share a packet.
         let flags = if length > 0 { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
         let sent = retry(|| rustix::net::send(&*self.stream, &line, flags))?;
         if sent < line.len() {
             self.write(&line[sent..])?;
         }
         let started = Instant::now();
-        let mut paced = Duration::ZERO;
-        let (mut position, mut left) = (offset, length);
-        while left > 0 {
-            let slice = left.min(SENDFILE_BYTES_MAX as u32);
+        let mut throttled = Duration::ZERO;
+        let (mut position, mut remaining) = (offset, length);
+        while remaining > 0 {
+            let slice = remaining.min(SENDFILE_BYTES_MAX as u32);
             let before = Instant::now();
-            pace(slice.into())?;
-            // Waiting for the rate limit is not the other side's fault.
-            paced += before.elapsed();
+            throttle(slice.into())?;
+            // The time spent in the rate limiter does not count against the deadline of the receiver.
+            throttled += before.elapsed();
             match retry(|| rustix::fs::sendfile(&*self.stream, file, Some(&mut position), slice as usize))? {
                 0 => return Err(StreamError::Truncated),
-                count => left -= count as u32,
+                count => remaining -= count as u32,
             }
-            if left > 0 && started.elapsed() >= payload_timeout(length.into()) + paced {
+            if remaining > 0 && started.elapsed() >= payload_timeout(length.into()) + throttled {
                 return Err(StreamError::TimedOut);
             }
         }
@@ -282,6 +281,7 @@ impl FrameWriter {
     }
 }
 
+/// Repeats a system call that a signal interrupted.
 fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
@@ -311,18 +311,18 @@ mod tests {
     }
 
     #[test]
-    fn bytes_read_before_a_time_out_are_not_lost() {
+    fn bytes_read_before_a_timeout_are_kept() {
         let (one, two) = pair();
         let mut reader = FrameReader::new(two);
         (&*one).write_all(br#"{"type":"#).unwrap();
-        // The line has begun, so the reader would wait for its rest; a short time-out on the socket stands
-        // for a deadline that passes.
+        // The line has begun, so `message` would wait for the stall timeout. A short socket timeout simulates a deadline
+        // that has passed.
         reader.set_timeout(SOON).unwrap();
-        let mut piece = [0; 8];
-        let count = read(&reader.stream, &mut piece).unwrap();
-        reader.decoder.feed(&piece[..count]);
+        let mut buffer = [0; 8];
+        let count = read(&reader.stream, &mut buffer).unwrap();
+        reader.decoder.feed(&buffer[..count]);
         assert!(matches!(
-            read(&reader.stream, &mut piece).map_err(StreamError::from),
+            read(&reader.stream, &mut buffer).map_err(StreamError::from),
             Err(StreamError::TimedOut)
         ));
         (&*one).write_all(b"\"ping\"}\n").unwrap();
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_a_close_and_half_a_message_are_told_apart() {
+    fn timeout_close_and_truncated_message_are_distinguished() {
         let (one, two) = pair();
         let mut reader = FrameReader::new(two);
         assert!(matches!(reader.message::<PeerRequest>(SOON), Err(StreamError::TimedOut)));
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_file_travels_behind_its_message() {
+    fn part_of_a_file_is_sent_as_payload() {
         let mut file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..300_000u32).map(|number| number as u8).collect();
         file.write_all(&bytes).unwrap();

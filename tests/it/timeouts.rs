@@ -124,7 +124,7 @@ fn a_source_that_falls_silent_is_not_waited_for() {
         let mut leecher = leecher(&there, tracker.address(), &flags);
         let silent = silent.address.to_string();
         leecher.wait_for("a lost source", |line| {
-            line.contains(&silent) && line.contains("nothing moved for too long")
+            line.contains(&silent) && line.contains("no data was transferred")
         });
         assert!(began.elapsed() < STALL_TIMEOUT, "{:?}", began.elapsed());
         let honest = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB"]);
@@ -160,7 +160,7 @@ fn askers(dir: &Path, flags: &[&str]) -> Vec<(Program, Wire)> {
 fn give_up_before(usual: Duration, askers: Vec<(Program, Wire)>) {
     let (mut programs, wires): (Vec<Program>, Vec<Wire>) = askers.into_iter().unzip();
     are_closed_before(usual, wires);
-    programs.iter().for_each(|program| drop(program.wait_for_text("nothing moved for too long")));
+    programs.iter().for_each(|program| drop(program.wait_for_text("no data was transferred")));
     programs.pop().unwrap().ends_with(5);
 }
 
@@ -194,5 +194,5 @@ fn a_tracker_or_manager_that_falls_silent_is_not_waited_for() {
     let (programs, wires): (Vec<Program>, Vec<Wire>) = askers.into_iter().unzip();
     are_closed_before(CONVERSATION_TIMEOUT, wires);
     assert!(began.elapsed() > KEEP_ALIVE, "an answer to what is said now and then is waited for");
-    programs.iter().for_each(|program| drop(program.wait_for_text("nothing moved for too long")));
+    programs.iter().for_each(|program| drop(program.wait_for_text("no data was transferred")));
 }
