@@ -446,7 +446,7 @@ fn idle_connections_are_capped_and_harm_nobody_who_is_there() {
     let mut here = RawPeer::join(at, "here");
     here.wait_for_names(&["here"]);
     let idle: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(at).unwrap()).collect();
-    manager.wait_for_text("100 connections are open: only idle ones make room for others");
+    manager.wait_for_text("connection limit reached: 100 open");
     here.assert_alive();
     // Who comes now and has something to say takes the place of one that has not.
     let _late = member(dir, &tiny_folder(dir, "late"), "late", at, &[]);
