@@ -1,7 +1,7 @@
-//! Sockets and threads: listening, dialling, links, datagrams, and how all of it ends.
+//! Sockets and threads: accept loop, outgoing connections, framed TCP streams, a UDP client, shutdown.
 //!
-//! Nothing here knows what is said, only how: every thread is spawned by [`Threads`] and joined, every
-//! blocking call has a deadline or is woken by [`Shutdown`], every queue is bounded.
+//! This layer never interprets messages. Invariants: every thread is spawned by [`Threads`] and joined; every blocking
+//! call has a deadline or is woken by [`Shutdown`]; every queue is bounded.
 
 pub mod dial;
 pub mod framed_stream;

@@ -90,7 +90,7 @@ impl Transcript {
 }
 
 /// What a program says when one of its threads has panicked, or was not joined before its end.
-pub const FAULT: &str = "this is a fault in shoal";
+pub const FAULT: &str = "this is a bug in shoal";
 
 /// Where one of the binaries is.
 fn binary(name: &str) -> &'static str {
