@@ -239,9 +239,9 @@ impl FrameWriter {
         Ok(())
     }
 
-    /// Sends a message and, as its payload, `length` bytes of a file from `offset` on, with `sendfile(2)`, which does not
-    /// copy them into this process. `throttle` is called with the number of bytes before each `sendfile`; it may wait,
-    /// or abort the transfer with an error.
+    /// Sends a message and, as its payload, `length` bytes of a file from `offset` on, with `sendfile(2)`, which does
+    /// not copy them into this process. `throttle` is called with the number of bytes before each `sendfile`; it may
+    /// wait, or abort the transfer with an error.
     ///
     /// # Errors
     /// Any [`StreamError`]; [`StreamError::Truncated`] also if the file ends before `offset + length`.
@@ -315,8 +315,8 @@ mod tests {
         let (one, two) = pair();
         let mut reader = FrameReader::new(two);
         (&*one).write_all(br#"{"type":"#).unwrap();
-        // The line has begun, so `message` would wait for the stall timeout. A short socket timeout simulates a deadline
-        // that has passed.
+        // The line has begun, so `message` would wait for the stall timeout. A short socket timeout simulates a
+        // deadline that has passed.
         reader.set_timeout(SOON).unwrap();
         let mut buffer = [0; 8];
         let count = read(&reader.stream, &mut buffer).unwrap();

@@ -91,8 +91,9 @@ impl Listener {
         self.address
     }
 
-    /// Accepts connections until the shutdown, in a thread of its own, and runs `handle` in a thread for each connection.
-    /// At `connections_max` connections, an idle one is closed for a new one; if none is idle, the new one is closed.
+    /// Accepts connections until the shutdown, in a thread of its own, and runs `handle` in a thread for each
+    /// connection. At `connections_max` connections, an idle one is closed for a new one; if none is idle, the new one
+    /// is closed.
     ///
     /// # Errors
     /// The thread cannot be spawned.
@@ -245,7 +246,8 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
         );
     }
 
-    /// Starts the thread of a connection, if the limit or an eviction permits it. Returns whether the limit was reached.
+    /// Starts the thread of a connection, if the limit or an eviction permits it. Returns whether the limit was
+    /// reached.
     fn admit(&self, stream: TcpStream, from: SocketAddr) -> bool {
         let stream = Arc::new(stream);
         let activity = Arc::new(Activity::default());
@@ -286,8 +288,8 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
                 return Some((slot, full));
             }
             full = true;
-            // The threads of evicted connections may exceed the limit by a quarter. Above that, the new connection waits
-            // for them, at most EVICTION_GRACE.
+            // The threads of evicted connections may exceed the limit by a quarter. Above that, the new connection
+            // waits for them, at most EVICTION_GRACE.
             let crowded = self.running.load(Ordering::Relaxed)
                 >= self.connections_max + self.connections_max.div_ceil(4);
             let eviction = match crowded {

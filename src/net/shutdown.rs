@@ -1,7 +1,7 @@
 //! Shutdown signal: a flag, a channel that closes, hooks, and sockets that are shut down under their readers.
 //!
-//! Invariant: the trigger wakes every thread that waits for the signal or on a guarded stream, and runs every hook, also
-//! those that are registered after the trigger.
+//! Invariant: the trigger wakes every thread that waits for the signal or on a guarded stream, and runs every hook,
+//! also those that are registered after the trigger.
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::HashMap;
@@ -29,8 +29,8 @@ struct Inner {
     _parent: Option<Shutdown>,
 }
 
-/// A shutdown signal for threads, streams and hooks. Clones share one signal; a [`child`](Self::child) is triggered with
-/// its parent or alone before it.
+/// A shutdown signal for threads, streams and hooks. Clones share one signal; a [`child`](Self::child) is triggered
+/// with its parent or alone before it.
 #[derive(Clone)]
 pub struct Shutdown(Arc<Inner>);
 

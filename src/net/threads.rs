@@ -79,8 +79,8 @@ fn joined(handle: JoinHandle<()>) {
     UNJOINED.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// Runs `work` in `count` threads and returns when all have ended; `work` may borrow. If the system refuses threads, fewer
-/// are used; if it refuses all of them, `work` runs once in the calling thread.
+/// Runs `work` in `count` threads and returns when all have ended; `work` may borrow. If the system refuses threads,
+/// fewer are used; if it refuses all of them, `work` runs once in the calling thread.
 pub fn run_parallel(name: &str, count: usize, work: impl Fn() + Sync) {
     std::thread::scope(|scope| {
         let spawn =

@@ -1,5 +1,5 @@
-//! UDP client of a tracker: validates its source address with a cookie, retransmits with backoff, and matches responses to
-//! requests by transaction number.
+//! UDP client of a tracker: validates its source address with a cookie, retransmits with backoff, and matches
+//! responses to requests by transaction number.
 
 use super::Shutdown;
 use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_TRIES, DATAGRAM_WAIT};
