@@ -5,7 +5,7 @@ use crate::daemon::next_step::quoted;
 use crate::daemon::{DaemonError, Fault};
 use std::path::Path;
 
-/// What a folder is.
+/// The kind of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FolderKind {
     /// It contains a `local_chunks.txt`.
@@ -14,7 +14,7 @@ pub enum FolderKind {
     Plain,
 }
 
-/// Finds out which kind of folder a path is.
+/// Determines the kind of a folder.
 ///
 /// # Errors
 /// The path does not exist, or is a file. The text names a command that fixes it.
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_a_chunk_folder_if_it_contains_the_list() {
+    fn folder_with_a_chunk_list_is_a_chunk_folder() {
         let place = tempfile::tempdir().unwrap();
         assert_eq!(kind(place.path()).unwrap(), FolderKind::Plain);
         let list = place.path().join(local_chunks::FILE);
