@@ -1,6 +1,6 @@
-//! The programs of the demo: started, listened to, and ended whatever happens.
+//! The programs of the demo: starts them, reads their output, and ends them, also after an error.
 
-use crate::{DEADLINE, SERVING, say, title};
+use crate::{DEMO_TIMEOUT, SERVING, print_line, title};
 use anyhow::{Context, Result, bail, ensure};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,47 +12,48 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a program may take to end after it was asked to.
-const FAREWELL: Duration = Duration::from_secs(3);
-/// How long it may take until Ctrl-C is heard of here.
-const HEARING: Duration = Duration::from_millis(300);
-/// How many chunks go by between two lines about them.
-const CHUNKS_A_LINE: usize = 8;
+/// Maximum time for a program to end after an interrupt; after it the program is killed.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Maximum delay between the end of a program by Ctrl-C and the arrival of the same Ctrl-C at the demo.
+const INTERRUPT_TIMEOUT: Duration = Duration::from_millis(300);
+/// Number of sent chunks between two lines about them.
+const CHUNKS_PER_LINE_COUNT: usize = 8;
 const INTERRUPTED: &str = "interrupted";
 
-/// What the threads that read the programs' output tell.
+/// Event from a thread that reads the output of a program.
 enum Event {
-    /// A program, by its place, has written a line.
+    /// A program, given by its index, has written a line.
     Line(usize, String),
-    /// One of a program's two outputs has ended.
+    /// One of the two output streams of a program has ended.
     Closed(usize),
 }
 
 /// A program that was started.
 pub struct Program {
-    who: &'static str,
+    name: &'static str,
     child: Child,
-    /// Everything that it said.
+    /// All lines that it has written.
     lines: Vec<String>,
-    /// How many chunks it has begun to send.
+    /// Number of chunks that it has started to send.
     pub served: usize,
-    /// Outputs that have not ended: none when the program has.
+    /// Number of open output streams; 0 after the program has ended.
     outputs: usize,
-    /// How it ended, once it was waited for.
+    /// Its exit status, after it was waited for.
     status: Option<ExitStatus>,
-    /// Whether it is to end by now; any other end is a failure.
+    /// Whether its end is expected; an unexpected end is an error.
     may_end: bool,
 }
 
 impl Program {
-    fn said(&self, text: &str) -> bool {
+    /// Whether it has written a line that contains `text`.
+    fn has_written(&self, text: &str) -> bool {
         self.lines.iter().any(|line| line.contains(text))
     }
 
-    /// Asks it to end in good order, as Ctrl-C does.
+    /// Sends SIGINT, as Ctrl-C does, for a graceful shutdown.
     fn interrupt(&mut self) {
         self.may_end = true;
-        // The number is surely its own only while nobody has waited for it.
+        // The process id is valid only until the program is waited for.
         if let (None, Ok(id)) = (self.status, i32::try_from(self.child.id()))
             && let Some(id) = Pid::from_raw(id)
         {
@@ -61,148 +62,155 @@ impl Program {
     }
 }
 
-/// The running programs, what they say, and the folder that they work in.
-pub struct Stage {
-    /// Where the programs are.
+/// The programs of the demo and their working folder.
+pub struct ProgramSet {
+    /// Folder of the executables.
     binaries: PathBuf,
-    /// Where they work.
+    /// Working folder of the programs.
     pub folder: PathBuf,
     programs: Vec<Program>,
-    tell: Sender<Event>,
-    told: Receiver<Event>,
+    sender: Sender<Event>,
+    events: Receiver<Event>,
     interrupted: Receiver<()>,
     deadline: Instant,
 }
 
-impl Stage {
+impl ProgramSet {
     pub fn new(binaries: PathBuf, folder: PathBuf, deadline: Instant, interrupted: Receiver<()>) -> Self {
-        let (tell, told) = bounded(1_024);
-        Self { binaries, folder, programs: Vec::new(), tell, told, interrupted, deadline }
+        let (sender, events) = bounded(1_024);
+        Self { binaries, folder, programs: Vec::new(), sender, events, interrupted, deadline }
     }
 
-    /// Starts a program under a name. When the name was used before it now means this one.
+    /// Starts a program under a name. A name that was used before now refers to the new program.
     pub fn start<'a>(
         &mut self,
-        who: &'static str,
+        name: &'static str,
         binary: &str,
         flags: impl IntoIterator<Item = &'a str>,
     ) -> Result<()> {
         let flags: Vec<&str> = flags.into_iter().collect();
-        say("demo", &format!("starting {binary} {}", flags.join(" ")));
+        print_line("demo", &format!("starting {binary} {}", flags.join(" ")));
         let path = self.binaries.join(binary).with_extension(env::consts::EXE_EXTENSION);
         let mut command = Command::new(&path);
         command.args(&flags).current_dir(&self.folder).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", path.display()))?;
         let (at, stdout, stderr) = (self.programs.len(), child.stdout.take(), child.stderr.take());
-        // Who only asks or gets something ends when that is done, the others when they are told to.
+        // A status query and a download without --stay end by themselves; the other programs end after an interrupt.
         let has = |flag| flags.contains(&flag);
         let may_end = binary == "leecher" || has("status") || has("--get") && !has("--stay");
         let (lines, status) = (Vec::new(), None);
-        self.programs.push(Program { who, child, lines, served: 0, outputs: 2, status, may_end });
+        self.programs.push(Program { name, child, lines, served: 0, outputs: 2, status, may_end });
         self.listen(at, stdout)?;
         self.listen(at, stderr)
     }
 
-    /// Reads one output of a program, in a thread of its own that ends with that output.
+    /// Reads one output stream of a program, in a thread that ends with the stream.
     fn listen(&self, at: usize, output: Option<impl Read + Send + 'static>) -> Result<()> {
-        let output = output.context("a program without output")?;
-        let tell = self.tell.clone();
+        let output = output.context("a program has no output stream")?;
+        let sender = self.sender.clone();
         let read = move || {
             for line in BufReader::new(output).split(b'\n') {
                 let Ok(line) = line else { break };
-                if tell.send(Event::Line(at, String::from_utf8_lossy(&line).into_owned())).is_err() {
+                if sender.send(Event::Line(at, String::from_utf8_lossy(&line).into_owned())).is_err() {
                     return;
                 }
             }
-            let _ = tell.send(Event::Closed(at));
+            let _ = sender.send(Event::Closed(at));
         };
         thread::Builder::new().name("listen".to_owned()).spawn(read).context("cannot start a thread")?;
         Ok(())
     }
 
-    pub fn program(&self, who: &str) -> Option<&Program> {
-        self.programs.iter().rfind(|program| program.who == who)
+    /// The latest program with a name.
+    pub fn program(&self, name: &str) -> Option<&Program> {
+        self.programs.iter().rfind(|program| program.name == name)
     }
 
-    /// Waits until `done`, while everything that is said is shown.
-    pub fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<()> {
+    /// Waits until `done` returns true and shows the output of all programs. `awaited` describes the condition in an
+    /// error.
+    pub fn until(&mut self, awaited: &str, done: impl Fn(&Self) -> bool) -> Result<()> {
         while !done(self) {
             let ended = self.programs.iter().find(|program| program.outputs == 0 && !program.may_end);
             if let Some(program) = ended {
-                // Ctrl-C in a terminal reaches all programs at once, and this one may be the last to hear of it.
-                ensure!(self.interrupted.recv_timeout(HEARING).is_err(), INTERRUPTED);
-                bail!("{} has ended by itself", program.who);
+                // Ctrl-C in a terminal reaches all programs at once, perhaps the demo last.
+                ensure!(self.interrupted.recv_timeout(INTERRUPT_TIMEOUT).is_err(), INTERRUPTED);
+                bail!("{} ended unexpectedly", program.name);
             }
             let left = self.deadline.saturating_duration_since(Instant::now());
-            ensure!(!left.is_zero(), "after {} s still waiting: {what}", DEADLINE.as_secs());
+            ensure!(!left.is_zero(), "timeout after {} s: waited for {awaited}", DEMO_TIMEOUT.as_secs());
             crossbeam_channel::select! {
                 recv(self.interrupted) -> _ => bail!(INTERRUPTED),
-                recv(self.told) -> event => self.take(event.context("nobody is there any more")?),
+                recv(self.events) -> event => self.take(event.context("all output streams have ended")?),
                 default(left) => {}
             }
         }
         Ok(())
     }
 
-    /// Waits until a program says something, or has ended without saying it.
-    pub fn until_said(&mut self, who: &str, text: &str) -> Result<()> {
-        let what = format!("{who} is to say {text:?}");
-        self.until(&what, |stage| {
-            stage.program(who).is_none_or(|program| program.said(text) || program.outputs == 0)
+    /// Waits until a program writes a line that contains `text`.
+    ///
+    /// # Errors
+    /// The program ended without that line, or the deadline passed.
+    pub fn until_written(&mut self, name: &str, text: &str) -> Result<()> {
+        let awaited = format!("{name} to write {text:?}");
+        self.until(&awaited, |programs| {
+            programs.program(name).is_none_or(|program| program.has_written(text) || program.outputs == 0)
         })?;
-        let said = self.program(who).is_some_and(|program| program.said(text));
-        ensure!(said, "{who} has ended without saying {text:?}");
+        let has_written = self.program(name).is_some_and(|program| program.has_written(text));
+        ensure!(has_written, "{name} ended without writing {text:?}");
         Ok(())
     }
 
     /// The address that a program listens on.
-    pub fn address(&mut self, who: &str) -> Result<SocketAddr> {
+    pub fn address(&mut self, name: &str) -> Result<SocketAddr> {
         const LISTENING: &str = "listening on ";
-        self.until_said(who, LISTENING)?;
-        let mut lines = self.program(who).into_iter().flat_map(|program| &program.lines);
-        let (_, rest) = lines.find_map(|line| line.split_once(LISTENING)).context("it listens nowhere")?;
+        self.until_written(name, LISTENING)?;
+        let mut lines = self.program(name).into_iter().flat_map(|program| &program.lines);
+        let (_, rest) = lines
+            .find_map(|line| line.split_once(LISTENING))
+            .context("no listening address in the output")?;
         let address: String =
             rest.chars().take_while(|c| c.is_ascii_hexdigit() || "[].:".contains(*c)).collect();
-        address.parse().with_context(|| format!("{who} listens on {address:?}, which is no address"))
+        address.parse().with_context(|| format!("{name} reported the invalid address {address:?}"))
     }
 
-    /// Waits until a program has ended, which must be with exit code 0.
-    pub fn until_success(&mut self, who: &str) -> Result<()> {
-        let what = format!("{who} is to end");
-        self.until(&what, |stage| stage.program(who).is_none_or(|program| program.outputs == 0))?;
-        let program = self.programs.iter_mut().rfind(|program| program.who == who);
-        let program = program.with_context(|| format!("{who} was never started"))?;
-        let status = wait(program).with_context(|| format!("{who} cannot be waited for"))?;
-        ensure!(status.success(), "{who} has ended with {status}");
+    /// Waits until a program has ended. Its exit code must be 0.
+    pub fn until_success(&mut self, name: &str) -> Result<()> {
+        let awaited = format!("{name} to end");
+        self.until(&awaited, |programs| programs.program(name).is_none_or(|program| program.outputs == 0))?;
+        let program = self.programs.iter_mut().rfind(|program| program.name == name);
+        let program = program.with_context(|| format!("{name} was not started"))?;
+        let status = wait(program).with_context(|| format!("cannot wait for {name}"))?;
+        ensure!(status.success(), "{name} ended with {status}");
         Ok(())
     }
 
-    /// Ends some programs at once, as Ctrl-C does. Each must end with exit code 0.
-    pub fn end(&mut self, whom: &[&str]) -> Result<()> {
-        say("demo", &format!("Ctrl-C to {}", whom.join(", ")));
-        for who in whom {
-            let program = self.programs.iter_mut().rfind(|program| program.who == *who);
-            program.with_context(|| format!("{who} was never started"))?.interrupt();
+    /// Interrupts some programs at the same time, as Ctrl-C does. Each must end with exit code 0.
+    pub fn end(&mut self, names: &[&str]) -> Result<()> {
+        print_line("demo", &format!("Ctrl-C to {}", names.join(", ")));
+        for name in names {
+            let program = self.programs.iter_mut().rfind(|program| program.name == *name);
+            program.with_context(|| format!("{name} was not started"))?.interrupt();
         }
-        whom.iter().try_for_each(|who| self.until_success(who))
+        names.iter().try_for_each(|name| self.until_success(name))
     }
 
-    /// `kill -9`.
-    pub fn kill(&mut self, who: &str) -> Result<()> {
-        let program = self.programs.iter_mut().rfind(|program| program.who == who);
-        let program = program.with_context(|| format!("{who} was never started"))?;
-        let sending = match program.served {
+    /// Kills a program with SIGKILL.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        let program = self.programs.iter_mut().rfind(|program| program.name == name);
+        let program = program.with_context(|| format!("{name} was not started"))?;
+        let progress = match program.served {
             0 => String::new(),
-            served => format!(", which is sending its chunk number {served}"),
+            served => format!(", while it sends its chunk number {served}"),
         };
-        say("demo", &format!("kill -9 {} ({who}{sending})", program.child.id()));
+        print_line("demo", &format!("kill -9 {} ({name}{progress})", program.child.id()));
         program.may_end = true;
-        program.child.kill().with_context(|| format!("cannot kill {who}"))?;
-        wait(program).map(drop).with_context(|| format!("{who} cannot be waited for"))
+        program.child.kill().with_context(|| format!("cannot kill {name}"))?;
+        wait(program).map(drop).with_context(|| format!("cannot wait for {name}"))
     }
 
-    /// Shows and keeps what a program says.
+    /// Shows and stores a line of output, or counts a closed stream.
     fn take(&mut self, event: Event) {
         let (Event::Line(at, _) | Event::Closed(at)) = event;
         let Some(program) = self.programs.get_mut(at) else { return };
@@ -211,38 +219,38 @@ impl Stage {
             Event::Line(_, line) => {
                 if line.contains(SERVING) {
                     program.served += 1;
-                    if program.served.is_multiple_of(CHUNKS_A_LINE) {
-                        say(program.who, &format!("{} chunks sent", program.served));
+                    if program.served.is_multiple_of(CHUNKS_PER_LINE_COUNT) {
+                        print_line(program.name, &format!("{} chunks sent", program.served));
                     }
                 } else if let Some(text) = readable(&line) {
-                    say(program.who, &text);
+                    print_line(program.name, &text);
                 }
                 program.lines.push(line);
             }
         }
     }
 
-    /// Ends every program that still runs, as Ctrl-C does. Each must end with exit code 0.
+    /// Interrupts all running programs, as Ctrl-C does. Each must end with exit code 0.
     pub fn end_all(&mut self) -> Result<()> {
-        title("Ctrl-C to all that still run");
-        // The tracker last, so that it hears the others say goodbye.
+        title("Ctrl-C to all running programs");
+        // The tracker ends last, so that it receives the goodbye messages of the others.
         for at in (0..self.programs.len()).rev() {
-            let Program { who, status: None, may_end: false, .. } = self.programs[at] else { continue };
+            let Program { name, status: None, may_end: false, .. } = self.programs[at] else { continue };
             self.programs[at].interrupt();
-            self.until_success(who)?;
-            say("demo", &format!("{who} has ended with exit code 0"));
+            self.until_success(name)?;
+            print_line("demo", &format!("{name} ended with exit code 0"));
         }
         Ok(())
     }
 }
 
-impl Drop for Stage {
-    /// Whatever happened: nothing that was started here stays.
+impl Drop for ProgramSet {
+    /// Ends all programs, also after an error or a panic.
     fn drop(&mut self) {
         self.programs.iter_mut().for_each(Program::interrupt);
-        let limit = Instant::now() + FAREWELL;
+        let limit = Instant::now() + EXIT_TIMEOUT;
         while self.programs.iter().any(|program| program.status.is_none() && program.outputs > 0) {
-            match self.told.recv_deadline(limit) {
+            match self.events.recv_deadline(limit) {
                 Ok(event) => self.take(event),
                 Err(_) => break,
             }
@@ -260,8 +268,8 @@ fn wait(program: &mut Program) -> io::Result<ExitStatus> {
     Ok(status)
 }
 
-/// A line as it is shown: without the time, which `logs.log` has, and with the first digits of each digest. Lines
-/// for debugging are not shown.
+/// Shortens a log line for display: removes the time and all but the first digits of each digest. Returns `None` for a
+/// debug line.
 fn readable(line: &str) -> Option<String> {
     let mut parts = line.splitn(3, " - ");
     let text = match (parts.next(), parts.next(), parts.next()) {
