@@ -102,7 +102,7 @@ fn several_files_are_got_at_once_and_a_failure_is_the_end() {
     let mut both = getter(dir, "both", at, &["nowhere", "big"], &["--wait", "0"]);
     both.ends_with(3);
     both.wait_for_text("nowhere not found: no peer offers it");
-    both.wait_for_text("1 of 2 files could not be got");
+    both.wait_for_text("1 of 2 downloads failed");
     assert_holds(&dir.join("both/big"), &big);
     // What is there already is not got again.
     getter(dir, "gets", at, &["big"], &[]).ends_with(0);

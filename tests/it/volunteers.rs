@@ -347,14 +347,14 @@ fn before_it_leaves_a_volunteer_is_emptied_if_its_user_wants_that() {
     client.interrupt();
     assert_eq!(session.said(), VolunteerRequest::Drain);
     session.order(VolunteerOrder::Draining { left: 3 });
-    client.wait_for_text("leaving: 3 chunks to go");
+    client.wait_for_text("draining: 3 chunks left");
     // A connection that is lost meanwhile changes nothing.
     drop(session);
     let (mut session, held) = tracker.volunteer();
     assert_eq!(held.checked.len(), 3);
     assert_eq!(session.said(), VolunteerRequest::Drain);
     session.order(VolunteerOrder::Draining { left: 1 });
-    client.wait_for_text("leaving: 1 chunk to go");
+    client.wait_for_text("draining: 1 chunk left");
     assert_serves(session.address, &whole, 1);
     session.order(VolunteerOrder::Draining { left: 0 });
     session.says_goodbye();
@@ -371,7 +371,7 @@ fn before_it_leaves_a_volunteer_is_emptied_if_its_user_wants_that() {
         }
     }
     session.order(VolunteerOrder::Draining { left: 9 });
-    client.wait_for_text("leaving: 9 chunks to go");
+    client.wait_for_text("draining: 9 chunks left");
     client.interrupt();
     session.says_goodbye();
     client.ends_with(0);

@@ -1,7 +1,7 @@
-//! A prompt, whoever answers at it: lines in, until the user leaves, the shutdown, or a failure.
+//! Input loop of a prompt: passes each line to a handler until the user quits, a shutdown, or a failure of the daemon.
 //!
-//! The caller's thread waits for lines, for the shutdown and for the failure, whichever comes first. Never knows what a
-//! line means. Invariant: at every end the terminal is as it was.
+//! The calling thread waits for lines, the shutdown and the failure at the same time. The loop never interprets a line.
+//! Invariant: the terminal mode is restored at the end, also after an error.
 
 use super::editor::{Complete, Editor, Input};
 use crate::cli::{Console, terminal};
@@ -11,33 +11,33 @@ use crossbeam_channel::Receiver;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 
-/// Who answers at a prompt.
+/// Executes the commands of a prompt.
 pub trait CommandHandler {
-    /// Before each line.
+    /// Called before each line is read, for example to update completions.
     fn refresh(&mut self) {}
 
-    /// Does what a line says, and writes what there is to say. `Break` when the user wants to leave.
+    /// Executes a line and prints the result. Returns `Break` to quit.
     fn handle(&mut self, line: &str) -> ControlFlow<()>;
 }
 
-/// How a prompt has ended.
+/// The reason that the loop ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LoopEnd {
-    /// By the user, or the shutdown.
+    /// The user quit, or a shutdown.
     Quit,
-    /// Nobody can type any more, but the daemon can go on.
+    /// No more input can be read. The daemon can continue without a prompt.
     InputLost,
 }
 
-/// Whether there is somebody to type and a place to answer.
+/// Whether standard input and standard output are terminals.
 pub fn has_terminal() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
-/// Reads lines until the user leaves or the shutdown.
+/// Reads and executes lines until the user quits or a shutdown.
 ///
 /// # Errors
-/// What `failed` tells.
+/// The failure of the daemon that `failed` reports.
 pub fn run(
     prompt: String,
     complete: Complete,
@@ -46,26 +46,26 @@ pub fn run(
     failed: &Receiver<DaemonError>,
     shutdown: &Shutdown,
 ) -> Result<LoopEnd, DaemonError> {
-    let _kept = terminal::save_mode();
+    let _mode = terminal::save_mode();
     let (mut editor, printer) = match Editor::start(prompt, complete) {
         Ok(started) => started,
         Err(error) => {
-            log::warn!("no prompt: {error}");
+            log::warn!("cannot start the prompt: {error}; continuing without it");
             return Ok(LoopEnd::InputLost);
         }
     };
-    // Log lines that go to a file do not tear anything.
+    // Log lines are printed through the line editor only if stderr is a terminal.
     console.begin_prompt(printer.filter(|_| io::stderr().is_terminal()));
-    print("help lists the commands\n");
-    let mut leaving = false;
+    print("type help for a list of commands\n");
+    let mut interrupted = false;
     let end = loop {
         handler.refresh();
-        editor.ask();
+        editor.request_line();
         crossbeam_channel::select! {
-            recv(editor.heard()) -> heard => {
-                editor.answered();
-                let heard = heard.unwrap_or_else(|_| Input::Broken("the line editor has failed".into()));
-                if let ControlFlow::Break(end) = on_input(heard, handler, &mut leaving) {
+            recv(editor.input()) -> input => {
+                editor.input_received();
+                let input = input.unwrap_or_else(|_| Input::Broken("the line editor failed".into()));
+                if let ControlFlow::Break(end) = on_input(input, handler, &mut interrupted) {
                     break Ok(end);
                 }
             }
@@ -78,33 +78,33 @@ pub fn run(
     end
 }
 
-fn on_input(heard: Input, handler: &mut dyn CommandHandler, leaving: &mut bool) -> ControlFlow<LoopEnd> {
-    let again = std::mem::take(leaving);
-    match heard {
-        // What was pasted may be several lines.
+fn on_input(input: Input, handler: &mut dyn CommandHandler, interrupted: &mut bool) -> ControlFlow<LoopEnd> {
+    let again = std::mem::take(interrupted);
+    match input {
+        // Pasted text can have several lines.
         Input::Line(text) => {
             let end = text.lines().try_for_each(|line| handler.handle(line));
             if end.is_break() { ControlFlow::Break(LoopEnd::Quit) } else { ControlFlow::Continue(()) }
         }
         Input::Interrupted { empty: true } if again => ControlFlow::Break(LoopEnd::Quit),
         Input::Interrupted { empty: true } => {
-            *leaving = true;
-            print("again, or quit, to leave\n");
+            *interrupted = true;
+            print("press Ctrl-C again or type quit to exit\n");
             ControlFlow::Continue(())
         }
         Input::Interrupted { empty: false } => ControlFlow::Continue(()),
         Input::End => ControlFlow::Break(LoopEnd::Quit),
         Input::Broken(why) => {
-            log::warn!("no prompt any more: {why}");
+            log::warn!("prompt ended: {why}; continuing without it");
             ControlFlow::Break(LoopEnd::InputLost)
         }
     }
 }
 
-/// Writes while no line is being read.
+/// Prints to standard output. Only while no line is being read.
 pub fn print(text: &str) {
     use std::io::Write;
     let mut out = io::stdout().lock();
-    // A terminal that is gone stops nothing.
+    // A write error is ignored: a closed terminal does not stop the daemon.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

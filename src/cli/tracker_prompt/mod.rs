@@ -1,6 +1,6 @@
-//! What people meet at a tracker that keeps files: its prompt, and how it tells of itself.
+//! Prompt of a tracker that replicates files, and the output of `tracker status`.
 //!
-//! Invariant: what others have sent (names of volunteers and files) drives no terminal.
+//! Invariant: control characters in names from volunteers are escaped before they reach the terminal.
 
 mod command;
 mod show;
@@ -17,13 +17,13 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Names that Tab completes: of volunteers, and of files.
+/// Names for Tab completion: of volunteers, and of files.
 type Names = Arc<Mutex<(BTreeSet<String>, BTreeSet<String>)>>;
 
-/// Runs a tracker that keeps files until its user leaves or the shutdown: with a prompt where there is a terminal.
+/// Runs a tracker that replicates files until the user quits or a shutdown. In a terminal it has a prompt.
 ///
 /// # Errors
-/// The tracker cannot go on.
+/// The tracker failed, for example because its catalogue cannot be written.
 pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
     if !command_loop::has_terminal() {
         return tracker.wait(shutdown);
@@ -43,6 +43,7 @@ pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown)
     }
 }
 
+/// Executes the commands of the tracker prompt.
 struct TrackerCommands<'a> {
     tracker: &'a RunningTracker,
     names: Names,
