@@ -41,7 +41,7 @@ pub fn run(
     let left = unjoined_count();
     if left > 0 {
         log::error!(
-            "threads that were never joined: {left} (of {}); this is a bug in shoal",
+            "unjoined threads at exit: {left} (running: {}); this is a bug in shoal: please report it",
             threads().join(", ")
         );
     }
