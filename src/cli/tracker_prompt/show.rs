@@ -75,7 +75,8 @@ pub fn repair(status: &Status) -> String {
 pub fn volunteers(status: &Status) -> String {
     if status.volunteers.is_empty() {
         return "no volunteers yet; start one with: client -folder PATH -transfer_port PORT -name NAME \
-                --volunteer SIZE\n".to_owned();
+                --volunteer SIZE\n"
+            .to_owned();
     }
     let row = |volunteer: &VolunteerStatus| {
         let state = match volunteer.state {
