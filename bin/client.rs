@@ -79,14 +79,14 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
-    let is_shared =
+    let shares_plain_folder =
         flags.manager.is_some() || flags.plain || flags.volunteer.is_some() || !flags.get.is_empty();
-    match (folder::kind(&flags.folder)?, is_shared) {
+    match (folder::kind(&flags.folder)?, shares_plain_folder) {
         (FolderKind::Chunks, false) => complete(flags, watch, shutdown),
         (FolderKind::Plain, true) => share(flags, watch, shutdown),
-        (FolderKind::Chunks, true) => Err(folder::not_plain(&flags.folder)),
+        (FolderKind::Chunks, true) => Err(folder::plain_flags_refused(&flags.folder)),
         (FolderKind::Plain, false) => {
-            Err(folder::needs_a_way(&flags.folder, flags.transfer_port, flags.name.as_str()))
+            Err(folder::sharing_mode_missing(&flags.folder, flags.transfer_port, flags.name.as_str()))
         }
     }
 }
@@ -111,7 +111,7 @@ fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<
 fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let without_tracker = flags.manager.is_some() && flags.volunteer.is_none();
     let default = if without_tracker { None } else { Some(limits::TRACKER_ADDRESS) };
-    let kept = flags.volunteer_dir.unwrap_or_else(|| flags.folder.join(limits::VOLUNTEER_FOLDER));
+    let replicas = flags.volunteer_dir.unwrap_or_else(|| flags.folder.join(limits::VOLUNTEER_FOLDER));
     let config = MemberConfig {
         folder: flags.folder,
         listen: flags.serve.address(flags.transfer_port),
@@ -122,7 +122,7 @@ fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(),
         serve: flags.serve.options(),
         log_file: flags.log.log_file,
         timeout: flags.timeout,
-        volunteer: flags.volunteer.map(|offered| VolunteerConfig { offered, folder: kept }),
+        volunteer: flags.volunteer.map(|offered| VolunteerConfig { offered, folder: replicas }),
     };
     let task = member::Task {
         get: flags.get,

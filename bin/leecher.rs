@@ -93,7 +93,7 @@ fn main() -> ExitCode {
     };
     cli::run(&flags.log, |watch, shutdown| {
         leecher::run(&config, &**watch, shutdown, &mut |file| {
-            watch.console().say(&format!("Successfully downloaded {}\n", file.file.name));
+            watch.console().print_answer(&format!("Successfully downloaded {}\n", file.file.name));
         })
     })
 }

@@ -4,7 +4,7 @@
 use clap::{Args, Parser, Subcommand};
 use shoal::cli::flags::{self, ConnectionsFlag, LeaseFlags, TimeoutFlags, TrackerFlag};
 use shoal::cli::help::{FILES, LIMITS, NETWORK, OUTPUT, TIMEOUTS, VOLUNTEERS};
-use shoal::cli::{self, LogOptions, keeper};
+use shoal::cli::{self, LogOptions, tracker_prompt};
 use shoal::content::limits;
 use shoal::net::Timeouts;
 use shoal::report::DaemonError;
@@ -28,7 +28,7 @@ struct Flags {
     #[command(subcommand)]
     query: Option<Query>,
     #[command(flatten)]
-    keep: KeepFlags,
+    replication: ReplicationFlags,
     /// Address to listen on, TCP and UDP; port 0 selects any free one
     #[arg(long, value_name = "HOST:PORT", default_value_t = limits::TRACKER_ADDRESS, display_order = 0,
         value_parser = |text: &str| flags::parse_listen(text, limits::TRACKER_ADDRESS.port()), help_heading = NETWORK)]
@@ -64,7 +64,7 @@ enum Query {
 
 /// Replication of files at volunteers.
 #[derive(Args, Clone)]
-struct KeepFlags {
+struct ReplicationFlags {
     /// Offer the files of this folder and replicate them at volunteers
     #[arg(long, value_name = "DIR", requires = "state", help_heading = FILES)]
     files: Option<PathBuf>,
@@ -103,17 +103,18 @@ struct KeepFlags {
     challenge: Duration,
 }
 
-impl KeepFlags {
+impl ReplicationFlags {
+    /// The configuration of the replication; `None` without `--state`.
     fn config(
         self,
-        leases: &Rules,
+        rules: &Rules,
         (connections, timeouts): (usize, Timeouts),
         log: &LogOptions,
     ) -> Option<KeepConfig> {
         let settings = Settings {
             replicas: self.replicas as usize,
             volunteers_min: self.min_volunteers as usize,
-            lease: leases.leases.lease,
+            lease: rules.leases.lease,
             offload: self.offload,
             repair_limit: self.repair_limit,
             challenge_every: Some(self.challenge),
@@ -134,14 +135,14 @@ impl KeepFlags {
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     if let Some(Query::Status { tracker, json, log }) = flags.query {
-        return cli::run(&log, |_, shutdown| keeper::status::run(tracker.tracker, json, shutdown));
+        return cli::run(&log, |_, shutdown| tracker_prompt::status::run(tracker.tracker, json, shutdown));
     }
     let log = flags.log.clone();
     cli::run(&log, |watch, shutdown| {
         let (leases, local) = (flags.leases.leases()?, flags.listen.ip());
         let (connections, timeouts) = (flags.connections.max_connections, flags.timeouts.timeouts());
         let rules = Rules { leases, quorum: flags.quorum as usize, local };
-        if let Some(folder) = flags.keep.files.as_ref().filter(|folder| !folder.is_dir()) {
+        if let Some(folder) = flags.replication.files.as_ref().filter(|folder| !folder.is_dir()) {
             let text = format!(
                 "{} is not a folder; create it with: mkdir -p {} (or choose another with --files DIR)",
                 folder.display(),
@@ -149,12 +150,12 @@ fn main() -> ExitCode {
             );
             return Err(DaemonError::new(Fault::FileAccess, text));
         }
-        let keep = flags.keep.config(&rules, (connections, timeouts), &flags.log);
-        let keeps = keep.is_some();
+        let keep = flags.replication.config(&rules, (connections, timeouts), &flags.log);
+        let replicates = keep.is_some();
         let config = TrackerConfig { listen: flags.listen, rules, connections, timeouts, keep };
         let tracker = tracker::start(&config, &(Arc::clone(watch) as _), shutdown)?;
-        let result = match keeps {
-            true => keeper::run(&tracker, watch, shutdown),
+        let result = match replicates {
+            true => tracker_prompt::run(&tracker, watch, shutdown),
             false => tracker.wait(shutdown),
         };
         tracker.stop(shutdown);

@@ -57,7 +57,7 @@
 //! - **volunteer** ([`volunteer`]), beside a member with a tracker: `volunteer` takes in what the tracker orders over
 //!   a `tracker-session` and says what has come of it; eight `volunteer-copy` fetch chunks, verify and store them;
 //!   `volunteer-chores` drops chunks and proves that they are here; `volunteer-check` hashes what was kept before.
-//! - **prompt** ([`cli::prompt`] of a client, [`cli::keeper`] of a tracker): the caller's thread waits for lines and for the shutdown. `prompt-line` reads,
+//! - **prompt** ([`cli::prompt`] of a client, [`cli::tracker_prompt`] of a tracker): the caller's thread waits for lines and for the shutdown. `prompt-line` reads,
 //!   `prompt-print` shows what others print above the line, `prompt-ask` asks the swarm. A reader that waits for a key
 //!   is woken by a signal that this process sends itself; where the line editor does not take a terminal, that one thread
 //!   is not joined and ends with the process.

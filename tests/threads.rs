@@ -8,7 +8,7 @@ mod common;
 use common::wire::{PeerClient, Wire};
 use common::{PATIENCE, place, random_bytes, write};
 use shoal::content::limits::{CONNECTIONS_MAX, OUTBOX_MESSAGES_MAX};
-use shoal::net::{Listener, Shutdown, Threads, Timeouts, side_by_side};
+use shoal::net::{Listener, Shutdown, Threads, Timeouts, run_parallel};
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
 use shoal::report::watch::Unwatched;
 use shoal::roles::seeder::{self, SeederConfig};
@@ -118,7 +118,7 @@ fn every_thread_ends_with_its_owner() {
     let place = place();
     // The first call starts threads that live as long as the process.
     assert_no_threads_left("nothing", || ());
-    assert_no_threads_left("working side by side", || side_by_side("test", 4, || ()));
+    assert_no_threads_left("working side by side", || run_parallel("test", 4, || ()));
     assert_no_threads_left("threads that spawn threads", || {
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         for _ in 0..100 {

@@ -1,29 +1,28 @@
-//! The main job in one command: `cargo run --release --example demo`.
+//! Demo of all programs in one terminal: `cargo run --release --example demo`.
 //!
-//! It starts the real programs on free ports of this machine, and shows what each of them says as it comes:
+//! It starts the real programs on free ports of this host and shows their output:
 //!
-//! 1. a tracker and three clients, on copies of the sample folders, complete each other's chunks; a leecher then
-//!    fetches the whole set as one file;
-//! 2. two seeders offer a file of 64 MiB, a leecher fetches it from both at once, and one of the seeders is killed
-//!    in the middle;
-//! 3. a manager and two peers, on copies of `peer1` and `peer2`, get each other's file; then a third peer gets both
-//!    from the one that is left;
-//! 4. a tracker has a file of 16 MiB kept by four volunteers and deletes its own copy; one of the volunteers is
-//!    killed, what it had is copied anew among the others, and a client gets the file from them.
+//! 1. A tracker and three clients, on copies of the sample folders, exchange missing chunks. A leecher then downloads
+//!    the whole set as one file.
+//! 2. Two seeders offer a file of 64 MiB. A leecher downloads it from both at the same time, and one seeder is killed
+//!    during the download.
+//! 3. A manager and two peers, on copies of `peer1` and `peer2`: each downloads the file of the other. Then the first
+//!    peer is killed, and a third peer downloads both files from the second.
+//! 4. A tracker replicates a file of 16 MiB at four volunteers and deletes its own copy. One volunteer is killed, its
+//!    replicas are copied among the others, and a client downloads the file from them.
 //!
-//! In the end it compares every byte itself. It exits with 0 when everything is as it should be, and otherwise
-//! says what is not. Everything happens in a new folder under the system's temporary folder. That folder is kept,
-//! with `logs.log` in it.
+//! At the end the demo compares every byte. It exits with 0 if all files are correct, and otherwise prints the error.
+//! It works in a new folder in the temporary folder of the system, and keeps that folder with its `logs.log`.
 //!
-//! Invariants: whatever ends the demo (an error, Ctrl-C, a panic), the programs that it started are ended and
-//! waited for; every wait ends at the deadline.
+//! Invariants: at each end of the demo (success, error, Ctrl-C, panic) the programs that it started are ended and
+//! waited for; each wait ends at the deadline.
 
-mod stage;
+mod program_set;
 
 use anyhow::{Context, Result, bail, ensure};
 use crossbeam_channel::bounded;
+use program_set::ProgramSet;
 use shoal::content::Digest;
-use stage::Stage;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
@@ -32,32 +31,32 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longer than this, and something is wrong.
-const DEADLINE: Duration = Duration::from_secs(45);
+/// Maximum time for the whole demo; after it the demo fails.
+const DEMO_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Where the sample folders are.
+/// The folder that contains the sample folders.
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
-/// The clients, and so many sample folders, each of which lacks another one of so many chunks.
+/// The clients, one for each sample folder. The set has as many chunks as clients, and each folder lacks one of them.
 const CLIENTS: [&str; 3] = ["client1", "client2", "client3"];
 
 const LARGE_NAME: &str = "large.bin";
 const LARGE_SIZE: usize = 64 << 20;
-/// What each seeder may upload: slow enough to see something happen.
+/// Upload limit of each seeder, per second: low enough that a seeder can be killed during the download.
 const UPLOAD_LIMIT: &str = "16MiB";
-/// The first seeder is killed when it has begun to send this many of the 128 chunks.
-const CHUNKS_BEFORE_THE_KILL: usize = 24;
-/// What a seeder logs, with `-v`, for each chunk that it sends.
+/// The first seeder is killed after it has started to send this number of the 128 chunks.
+const CHUNKS_BEFORE_KILL_COUNT: usize = 24;
+/// Part of the log line that a seeder with `-v` writes for each chunk that it sends.
 const SERVING: &str = " - DEBUG - serving chunk ";
 
-const KEPT_NAME: &str = "kept.bin";
-const KEPT_SIZE: usize = 16 << 20;
+const REPLICATED_NAME: &str = "replicated.bin";
+const REPLICATED_SIZE: usize = 16 << 20;
 const VOLUNTEERS: [&str; 4] = ["anna", "bert", "cora", "dora"];
 
 fn main() -> ExitCode {
     match demo() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say("demo", &format!("FAILED: {error:#}"));
+            print_line("demo", &format!("FAILED: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -69,191 +68,193 @@ fn demo() -> Result<()> {
         let _ = interrupt.try_send(());
     })
     .context("cannot catch Ctrl-C")?;
-    let programs = build()?;
+    let binaries = build()?;
     let started = Instant::now();
     let folder =
         tempfile::Builder::new().prefix("shoal-demo-").tempdir().context("no temporary folder")?.keep();
-    say("demo", &format!("everything happens in {}", folder.display()));
-    let stage = Stage::new(programs, folder.clone(), started + DEADLINE, interrupted);
-    let result = play(stage);
-    say("demo", &format!("logs.log is {}", folder.join("logs.log").display()));
+    print_line("demo", &format!("working in {}", folder.display()));
+    let programs = ProgramSet::new(binaries, folder.clone(), started + DEMO_TIMEOUT, interrupted);
+    let result = run_all(programs);
+    print_line("demo", &format!("log file: {}", folder.join("logs.log").display()));
     result?;
-    say("demo", &format!("the folder is kept (190 MiB); remove it with: rm -r {}", folder.display()));
-    say("demo", &format!("done in {:.1} s", started.elapsed().as_secs_f64()));
+    print_line("demo", &format!("the folder (190 MiB) was kept; remove it with: rm -r {}", folder.display()));
+    print_line("demo", &format!("done in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(())
 }
 
-/// Builds the programs, since an example brings along only itself, and returns the folder that they are in: the one
-/// above the demo's own.
+/// Builds the programs, because cargo builds only the example itself. Returns their folder, which is the parent of the
+/// folder of the example.
 fn build() -> Result<PathBuf> {
-    let own = env::current_exe().context("cannot find this program")?;
+    let own = env::current_exe().context("cannot find the path of this program")?;
     let folder = own.parent().and_then(Path::parent).context("this program is not in a target folder")?;
     let target = folder.parent().context("this program is not in a target folder")?;
     let profile = match folder.file_name().and_then(OsStr::to_str) {
         Some("debug") => "dev",
         Some(name) => name,
-        None => bail!("{} is not the folder of a profile", folder.display()),
+        None => bail!("{} is not the folder of a cargo profile", folder.display()),
     };
-    say("demo", &format!("building the programs ({profile})"));
+    print_line("demo", &format!("building the programs ({profile})"));
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // With the demo itself, which is there already, so that the library is the same and is not built once more.
-    let what = ["--bins", "--example", "demo", "--profile", profile];
-    command.args(["build", "--quiet"]).args(what).arg("--target-dir").arg(target);
+    // With the demo among the targets, cargo uses the same features, so the library is not built again.
+    let targets = ["--bins", "--example", "demo", "--profile", profile];
+    command.args(["build", "--quiet"]).args(targets).arg("--target-dir").arg(target);
     command.arg("--manifest-path").arg(Path::new(REPOSITORY).join("Cargo.toml"));
     let status = command.stdin(Stdio::null()).status().context("cannot start cargo")?;
-    ensure!(status.success(), "cargo build has failed");
+    ensure!(status.success(), "cargo build failed");
     Ok(folder.to_owned())
 }
 
-/// The whole story. The programs end with the stage.
-fn play(mut stage: Stage) -> Result<()> {
-    // A short lease, so that the tracker can be seen to notice a death.
+/// Runs all parts of the demo. Dropping the set ends the programs.
+fn run_all(mut programs: ProgramSet) -> Result<()> {
+    // With a short lease the tracker notices a killed peer within 3 s.
     let flags = ["--listen", "127.0.0.1:0", "--heartbeat", "1", "--lease", "3"];
-    stage.start("tracker", "tracker", flags)?;
-    let tracker = stage.address("tracker")?.to_string();
-    let mut verified = chunk_folders(&mut stage, &tracker)?;
-    verified.push(large_file(&mut stage, &tracker)?);
-    verified.push(peers(&mut stage)?);
-    verified.push(volunteers(&mut stage)?);
-    stage.end_all()?;
-    title("complete and verified");
-    verified.iter().for_each(|line| say("demo", line));
+    programs.start("tracker", "tracker", flags)?;
+    let tracker = programs.address("tracker")?.to_string();
+    let mut verified = chunk_folders(&mut programs, &tracker)?;
+    verified.push(large_file(&mut programs, &tracker)?);
+    verified.push(peers(&mut programs)?);
+    verified.push(volunteers(&mut programs)?);
+    programs.end_all()?;
+    title("all files are complete and verified");
+    verified.iter().for_each(|line| print_line("demo", line));
     Ok(())
 }
 
-/// Three clients complete each other's folders, and a leecher fetches the set. Returns what was verified.
-fn chunk_folders(stage: &mut Stage, tracker: &str) -> Result<Vec<String>> {
-    title("three folders that lack a chunk each");
+/// Three clients exchange missing chunks, and a leecher downloads the set. Returns the lines of the summary.
+fn chunk_folders(programs: &mut ProgramSet, tracker: &str) -> Result<Vec<String>> {
+    title("three chunk folders, each with one missing chunk");
     for (folder, client) in ["folder1", "folder2", "folder3"].into_iter().zip(CLIENTS) {
-        copy_folder(&Path::new(REPOSITORY).join(folder), &stage.folder.join(folder))?;
+        copy_folder(&Path::new(REPOSITORY).join(folder), &programs.folder.join(folder))?;
         let flags = ["-folder", folder, "-transfer_port", "0", "-name", client, "--tracker", tracker];
-        stage.start(client, "client", flags)?;
+        programs.start(client, "client", flags)?;
     }
     for client in CLIENTS {
-        stage.until_said(client, " is complete: all 3 chunks ")?;
+        programs.until_written(client, " is complete: all 3 chunks ")?;
     }
-    title("the set as one file");
-    stage.start("leecher", "leecher", ["default", "--tracker", tracker])?;
-    stage.until_success("leecher")?;
+    title("download of the set as one file");
+    programs.start("leecher", "leecher", ["default", "--tracker", tracker])?;
+    programs.until_success("leecher")?;
     let mut whole = Vec::new();
     for number in 1..=CLIENTS.len() {
         let name = format!("chunk_{number}");
         let chunk = read(&Path::new(REPOSITORY).join(format!("folder{number}")).join(&name))?;
         for folder in ["folder1", "folder2", "folder3"] {
-            let copy = stage.folder.join(folder).join(&name);
-            ensure!(read(&copy)? == chunk, "{} is not the chunk that it should be", copy.display());
+            let copy = programs.folder.join(folder).join(&name);
+            ensure!(read(&copy)? == chunk, "{} differs from the sample", copy.display());
         }
         whole.extend(chunk);
     }
-    ensure!(read(&stage.folder.join("default"))? == whole, "the set was not put together as it should be");
+    ensure!(read(&programs.folder.join("default"))? == whole, "the downloaded set differs from the samples");
     Ok(vec![
-        "folder1, folder2, folder3: all 3 chunks in each, the same bytes as in the samples".to_owned(),
+        "folder1, folder2, folder3: all 3 chunks in each, identical to the samples".to_owned(),
         format!("default: the set as a file, {} bytes, SHA-256 {}", whole.len(), Digest::of(&whole)),
     ])
 }
 
-/// A leecher fetches a file from two seeders, of which one is killed. Returns what was verified.
-fn large_file(stage: &mut Stage, tracker: &str) -> Result<String> {
-    title("64 MiB from two seeders, one of which is killed");
+/// A leecher downloads a file from two seeders, one of which is killed. Returns the line of the summary.
+fn large_file(programs: &mut ProgramSet, tracker: &str) -> Result<String> {
+    title("64 MiB from two seeders; one of them is killed");
     let mut bytes = vec![0; LARGE_SIZE];
     fastrand::Rng::with_seed(64).fill(&mut bytes);
-    let original = stage.folder.join(LARGE_NAME);
+    let original = programs.folder.join(LARGE_NAME);
     fs::write(&original, &bytes).with_context(|| format!("cannot write {}", original.display()))?;
     for seeder in ["seeder1", "seeder2"] {
         let offer = ["-f", LARGE_NAME, "-p", "0", "--name", seeder, "--tracker", tracker];
-        stage.start(seeder, "seeder", offer.into_iter().chain(["--upload-limit", UPLOAD_LIMIT, "-v"]))?;
+        programs.start(seeder, "seeder", offer.into_iter().chain(["--upload-limit", UPLOAD_LIMIT, "-v"]))?;
     }
     for seeder in ["seeder1", "seeder2"] {
-        stage.until_said("tracker", &format!("{seeder} has 128 of 128 chunks"))?;
+        programs.until_written("tracker", &format!("{seeder} has 128 of 128 chunks"))?;
     }
-    let downloads = stage.folder.join("downloads");
-    fs::create_dir(&downloads).context("cannot make a folder for the download")?;
-    stage.start("leecher", "leecher", [LARGE_NAME, "--out", "downloads", "--tracker", tracker])?;
-    stage.until("seeder1 is in the middle of it", |stage| {
-        stage.program("seeder1").is_some_and(|seeder| seeder.served >= CHUNKS_BEFORE_THE_KILL)
+    let downloads = programs.folder.join("downloads");
+    fs::create_dir(&downloads).context("cannot create the download folder")?;
+    programs.start("leecher", "leecher", [LARGE_NAME, "--out", "downloads", "--tracker", tracker])?;
+    programs.until("seeder1 to send chunks", |programs| {
+        programs.program("seeder1").is_some_and(|seeder| seeder.served >= CHUNKS_BEFORE_KILL_COUNT)
     })?;
-    stage.kill("seeder1")?;
-    stage.until_success("leecher")?;
-    stage.until_said("tracker", "seeder1 at ")?;
+    programs.kill("seeder1")?;
+    programs.until_success("leecher")?;
+    programs.until_written("tracker", "seeder1 at ")?;
     let copy = read(&downloads.join(LARGE_NAME))?;
-    ensure!(copy == bytes, "the file that was downloaded is not the one that was offered");
+    ensure!(copy == bytes, "the downloaded file differs from the original");
     Ok(format!(
-        "{LARGE_NAME}: {} bytes, the same as those offered, SHA-256 {}",
+        "{LARGE_NAME}: {} bytes, identical to the original, SHA-256 {}",
         copy.len(),
         Digest::of(&copy)
     ))
 }
 
-/// Two peers get each other's file, and a third one gets both from the second. Returns what was verified.
-fn peers(stage: &mut Stage) -> Result<String> {
-    title("peers that ask each other");
-    stage.start("manager", "manager", ["--listen", "127.0.0.1:0"])?;
-    let manager = stage.address("manager")?.to_string();
+/// Two peers exchange files, and a third peer downloads both from the second. Returns the line of the summary.
+fn peers(programs: &mut ProgramSet) -> Result<String> {
+    title("peers that exchange files");
+    programs.start("manager", "manager", ["--listen", "127.0.0.1:0"])?;
+    let manager = programs.address("manager")?.to_string();
     let client = |folder| ["-folder", folder, "-transfer_port", "0", "-name", folder, "--manager", &manager];
     for (peer, wanted) in [("peer1", "file2.txt"), ("peer2", "file1.txt")] {
-        copy_folder(&Path::new(REPOSITORY).join(peer), &stage.folder.join(peer))?;
-        stage.start(peer, "client", client(peer).into_iter().chain(["--get", wanted, "--stay"]))?;
+        copy_folder(&Path::new(REPOSITORY).join(peer), &programs.folder.join(peer))?;
+        programs.start(peer, "client", client(peer).into_iter().chain(["--get", wanted, "--stay"]))?;
     }
-    stage.until_said("peer1", "Successfully downloaded file2.txt")?;
-    stage.until_said("peer2", "Successfully downloaded file1.txt")?;
-    stage.kill("peer1")?;
-    stage.until_said("peer2", " is gone")?;
-    fs::create_dir(stage.folder.join("peer3")).context("cannot make a folder for the third peer")?;
+    programs.until_written("peer1", "Successfully downloaded file2.txt")?;
+    programs.until_written("peer2", "Successfully downloaded file1.txt")?;
+    programs.kill("peer1")?;
+    programs.until_written("peer2", " is gone")?;
+    fs::create_dir(programs.folder.join("peer3")).context("cannot create the folder of the third peer")?;
     let wanted = ["--get", "file1.txt", "--get", "file2.txt", "--stay"];
-    stage.start("peer3", "client", client("peer3").into_iter().chain(wanted))?;
+    programs.start("peer3", "client", client("peer3").into_iter().chain(wanted))?;
     for file in ["file1.txt", "file2.txt"] {
-        stage.until_said("peer3", &format!("Successfully downloaded {file}"))?;
+        programs.until_written("peer3", &format!("Successfully downloaded {file}"))?;
     }
     for (owner, file) in [("peer1", "file1.txt"), ("peer2", "file2.txt")] {
         let original = read(&Path::new(REPOSITORY).join(owner).join(file))?;
         for peer in ["peer1", "peer2", "peer3"] {
-            let copy = stage.folder.join(peer).join(file);
-            ensure!(read(&copy)? == original, "{} is not what {owner} had", copy.display());
+            let copy = programs.folder.join(peer).join(file);
+            ensure!(read(&copy)? == original, "{} differs from the file of {owner}", copy.display());
         }
     }
-    Ok("peer1, peer2, peer3: file1.txt and file2.txt in each, the same bytes as in the samples".to_owned())
+    Ok("peer1, peer2, peer3: file1.txt and file2.txt in each, identical to the samples".to_owned())
 }
 
-/// Four volunteers keep a file for a tracker, and one of them is killed. Returns what was verified.
-fn volunteers(stage: &mut Stage) -> Result<String> {
-    title("a file that volunteers keep alive");
-    let (library, got) = (stage.folder.join("library"), stage.folder.join("got"));
-    let mut bytes = vec![0; KEPT_SIZE];
+/// Four volunteers store replicas for a tracker, and one of them is killed. Returns the line of the summary.
+fn volunteers(programs: &mut ProgramSet) -> Result<String> {
+    title("a file replicated at volunteers; one of them is killed");
+    let (library, received) = (programs.folder.join("library"), programs.folder.join("received"));
+    let mut bytes = vec![0; REPLICATED_SIZE];
     fastrand::Rng::with_seed(16).fill(&mut bytes);
-    for folder in [&library, &got] {
-        fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for folder in [&library, &received] {
+        fs::create_dir(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    let original = library.join(KEPT_NAME);
+    let original = library.join(REPLICATED_NAME);
     fs::write(&original, &bytes).with_context(|| format!("cannot write {}", original.display()))?;
-    let keep = ["--files", "library", "--state", "state", "--offload", "--heartbeat", "0.5", "--lease", "2"];
-    stage.start("keeper", "tracker", ["--listen", "127.0.0.1:0"].into_iter().chain(keep))?;
-    let keeper = stage.address("keeper")?.to_string();
-    let client = |folder| ["-folder", folder, "-transfer_port", "0", "-name", folder, "--tracker", &keeper];
+    let flags = ["--files", "library", "--state", "state", "--offload", "--heartbeat", "0.5", "--lease", "2"];
+    programs.start("tracker2", "tracker", ["--listen", "127.0.0.1:0"].into_iter().chain(flags))?;
+    let tracker = programs.address("tracker2")?.to_string();
+    let client = |folder| ["-folder", folder, "-transfer_port", "0", "-name", folder, "--tracker", &tracker];
     for volunteer in VOLUNTEERS {
-        fs::create_dir(stage.folder.join(volunteer)).context("cannot make a folder for a volunteer")?;
-        stage.start(volunteer, "client", client(volunteer).into_iter().chain(["--volunteer", "1GiB"]))?;
+        fs::create_dir(programs.folder.join(volunteer)).context("cannot create the folder of a volunteer")?;
+        programs.start(volunteer, "client", client(volunteer).into_iter().chain(["--volunteer", "1GiB"]))?;
     }
-    stage.until_said("keeper", " is with the volunteers, and deleted here")?;
-    ensure!(!original.exists(), "{} is still there", original.display());
-    status(stage, &keeper)?;
-    stage.kill("bert")?;
-    stage.until_said("keeper", "repair is done")?;
-    status(stage, &keeper)?;
-    stage.start("getter", "client", client("got").into_iter().chain(["--get", KEPT_NAME]))?;
-    stage.until_success("getter")?;
-    let copy = read(&got.join(KEPT_NAME))?;
-    ensure!(copy == bytes, "the file that volunteers kept is not the one that was offered");
-    // The tracker first: it would begin to repair what those who leave had.
-    stage.end(&["keeper", "anna", "cora", "dora"])?;
+    programs.until_written("tracker2", " is with the volunteers, and deleted here")?;
+    ensure!(!original.exists(), "{} was not deleted", original.display());
+    status(programs, &tracker)?;
+    programs.kill("bert")?;
+    programs.until_written("tracker2", "repair is done")?;
+    status(programs, &tracker)?;
+    programs.start("receiver", "client", client("received").into_iter().chain(["--get", REPLICATED_NAME]))?;
+    programs.until_success("receiver")?;
+    let copy = read(&received.join(REPLICATED_NAME))?;
+    ensure!(copy == bytes, "the file downloaded from volunteers differs from the original");
+    // The tracker ends first, otherwise it would repair the replicas of the volunteers that end.
+    programs.end(&["tracker2", "anna", "cora", "dora"])?;
     let (bytes, digest) = (copy.len(), Digest::of(&copy));
-    Ok(format!("{KEPT_NAME}: {bytes} bytes, kept by volunteers of whom one was killed, SHA-256 {digest}"))
+    Ok(format!(
+        "{REPLICATED_NAME}: {bytes} bytes, identical to the original after a volunteer was killed, SHA-256 {digest}"
+    ))
 }
 
-/// Shows how the volunteers are.
-fn status(stage: &mut Stage, tracker: &str) -> Result<()> {
-    stage.start("status", "tracker", ["status", "--tracker", tracker])?;
-    stage.until_success("status")
+/// Shows the volunteers and files of a tracker.
+fn status(programs: &mut ProgramSet, tracker: &str) -> Result<()> {
+    programs.start("status", "tracker", ["status", "--tracker", tracker])?;
+    programs.until_success("status")
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
@@ -272,34 +273,35 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A heading.
+/// Prints a heading.
 fn title(text: &str) {
-    say("", "");
-    say("demo", &format!("== {text}"));
+    print_line("", "");
+    print_line("demo", &format!("== {text}"));
 }
 
-/// One line: who says what. That nobody reads it any more is no reason to fail.
-fn say(who: &str, text: &str) {
-    let line = match (who, colour(who)) {
+/// Prints a line with the name of its program. A closed standard output is not an error.
+fn print_line(name: &str, text: &str) {
+    let line = match (name, colour(name)) {
         ("", _) => text.to_owned(),
-        (_, Some(colour)) => format!("\u{1b}[{colour}m{who:<8} |\u{1b}[0m {text}"),
-        (_, None) => format!("{who:<8} | {text}"),
+        (_, Some(colour)) => format!("\u{1b}[{colour}m{name:<8} |\u{1b}[0m {text}"),
+        (_, None) => format!("{name:<8} | {text}"),
     };
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
-/// The colour of a name, where colours are shown and wanted (<https://no-color.org>).
-fn colour(who: &str) -> Option<u8> {
+/// The ANSI colour of a program name, if standard output shows colours and `NO_COLOR` is not set
+/// (<https://no-color.org>).
+fn colour(name: &str) -> Option<u8> {
     let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = env::var_os("TERM").is_some_and(|value| value == "dumb");
     if unwanted || dumb || !io::stdout().is_terminal() {
         return None;
     }
-    Some(match who {
+    Some(match name {
         "demo" => 1,
-        "tracker" | "manager" | "keeper" => 35,
-        "leecher" | "getter" => 32,
-        _ if who.starts_with("seeder") => 36,
+        "tracker" | "manager" | "tracker2" => 35,
+        "leecher" | "receiver" => 32,
+        _ if name.starts_with("seeder") => 36,
         _ => 34,
     })
 }

@@ -1,29 +1,28 @@
-//! Progress bars: what is done, of how much, how fast, how long still.
+//! Progress bars: bytes done, total bytes, rate and estimated time to completion.
 //!
-//! Only for people: a bar is hidden when stderr is not a terminal, or with `-q`, and nothing depends on
-//! one. Invariant: a bar leaves nothing behind on the screen, however its work ended; the last words are a
-//! log line's.
+//! A bar is hidden if stderr is not a terminal, or with `-q`; the result of a program is always in a log line.
+//! Invariant: a bar is erased from the screen when its work ends, also after an error.
 
 use super::console::Console;
 use super::line::escaped;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A line on the terminal, in indicatif's words.
+/// Format of a bar, as a template of the crate indicatif.
 const TEMPLATE: &str =
     "{prefix} [{bar:20}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta} {wide_msg}";
-/// Longest title, bytes: the rest of the line must have room beside it.
+/// Maximum length of a title, bytes; it leaves room for the rest of the line.
 const TITLE_MAX: usize = 40;
-/// Longest message, bytes; what the terminal has no room for is not shown.
+/// Maximum length of a message, bytes; the terminal shows the part that fits into the line.
 const MESSAGE_MAX: usize = 400;
 
-/// The progress of one piece of work, counted in bytes. It leaves the screen when it is dropped.
+/// Progress bar of one transfer or hash computation, in bytes. It is erased on drop.
 #[derive(Debug)]
 pub struct Bar {
     bar: ProgressBar,
 }
 
 impl Console {
-    /// A new bar below the others, for work of `total` bytes.
+    /// Adds a bar for `total` bytes below the other bars.
     pub fn bytes(&self, title: &str, total: u64) -> Bar {
         let style = ProgressStyle::with_template(TEMPLATE);
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
@@ -35,29 +34,28 @@ impl Console {
 }
 
 impl Bar {
-    /// `done` bytes were there before the work began: they count as done, but not for the rate.
+    /// Sets the bytes done by an earlier run. They count as progress, but not for the rate.
     pub fn resume(&self, done: u64) {
         self.bar.set_position(done);
         self.bar.reset_eta();
     }
 
-    /// So many bytes are done.
+    /// Sets the number of bytes done.
     pub fn set(&self, done: u64) {
         self.bar.set_position(done);
     }
 
-    /// So many more bytes are done.
+    /// Adds to the number of bytes done.
     pub fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 
-    /// A few words at the end of the line, for example how many sources there are.
+    /// Sets the text at the end of the line, for example the number of sources.
     pub fn message(&self, text: &str) {
         self.bar.set_message(escaped(&text, MESSAGE_MAX));
     }
 
-    /// The work is over: the bar leaves the screen. (indicatif would wipe a bar that stays at the next
-    /// log line anyway.)
+    /// Erases the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
@@ -76,7 +74,7 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
-    /// A terminal of one line: what is on it now, and all that ever was.
+    /// A terminal of one line: its present content, and all text that was ever written.
     #[derive(Debug, Clone, Default)]
     struct OneLine(Arc<Mutex<(String, String)>>);
 
@@ -121,12 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn the_template_is_right() {
+    fn template_is_valid() {
         assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
     }
 
     #[test]
-    fn a_bar_shows_what_is_done() {
+    fn bar_shows_bytes_done_and_message() {
         let (console, screen) = console();
         let bar = console.bytes("a\u{1b}b", 4 << 20);
         bar.resume(1 << 20);
@@ -145,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_bar_goes() {
+    fn dropped_bar_is_erased() {
         let (console, screen) = console();
         let bar = console.bytes("file", 100);
         bar.set(50);
@@ -156,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hidden_bar_takes_everything() {
+    fn hidden_bar_accepts_all_calls() {
         let bar = Console::hidden().bytes("file", 0);
         bar.set(u64::MAX);
         bar.add(1);

@@ -1,24 +1,24 @@
-//! The terminal: log lines, progress bars and the prompt share it.
+//! Output to the terminal, which log lines, progress bars and the prompt share.
 //!
-//! Invariant: whoever writes does so while the others stand aside. Bars are taken down for a log line; while the
-//! prompt is there are no bars, and what is written goes through its printer, which keeps the line that is being
-//! typed whole. Writing never waits for the user.
+//! Invariants: progress bars are hidden while a log line is written. While the prompt is active there are no progress
+//! bars, and all text goes through the printer of the line editor, which redraws the input line below it. A write never
+//! waits for user input.
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Takes text for the terminal while somebody types on it. Must not wait.
+/// Prints text above the input line of the prompt. It must not block.
 pub type Printer = Box<dyn Fn(String) + Send>;
 
-/// Whether there is a prompt.
+/// State of the prompt.
 enum Prompting {
     No,
-    /// Without a printer, text is written as it is.
+    /// Active. Without a printer, text is written directly to the terminal.
     Yes(Option<Printer>),
 }
 
-/// The terminal, shared by log lines, progress bars and the prompt. Clones are the same terminal.
+/// The terminal of this process, shared by log lines, progress bars and the prompt. Clones are the same terminal.
 #[derive(Clone)]
 pub struct Console {
     pub(super) bars: MultiProgress,
@@ -26,16 +26,16 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console that shows no progress bars: for tests, and for work nobody watches.
+    /// A console without progress bars, for tests and for `-q`.
     pub fn hidden() -> Self {
         Self::on(MultiProgress::with_draw_target(ProgressDrawTarget::hidden()))
     }
 
-    /// The console of this process; `quiet` has no progress bars.
+    /// The console of this process, without progress bars if `quiet`.
     pub(super) fn new(quiet: bool) -> Self {
         match quiet {
             true => Self::hidden(),
-            // Draws to stderr, and nothing at all where that is not a terminal.
+            // Draws to stderr; draws nothing if stderr is not a terminal.
             false => Self::on(MultiProgress::new()),
         }
     }
@@ -48,23 +48,23 @@ impl Console {
         self.prompting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on there is a prompt: no progress bars, and what is written goes to `printer`, if there is one.
+    /// Marks the prompt as active: no progress bars; text goes to `printer`, if one is given.
     pub fn begin_prompt(&self, printer: Option<Printer>) {
         *self.prompting() = Prompting::Yes(printer);
     }
 
-    /// There is no prompt any more.
+    /// Marks the prompt as ended.
     pub fn end_prompt(&self) {
         *self.prompting() = Prompting::No;
     }
 
-    /// Whether there is a prompt.
+    /// Whether the prompt is active.
     pub fn is_prompting(&self) -> bool {
         matches!(*self.prompting(), Prompting::Yes(_))
     }
 
-    /// Hands a text to the prompt's printer. Returns whether there is one.
-    fn print(&self, text: &[u8]) -> bool {
+    /// Passes text to the printer of the prompt. Returns false if there is none.
+    fn print_above_prompt(&self, text: &[u8]) -> bool {
         match &*self.prompting() {
             Prompting::Yes(Some(printer)) => {
                 printer(String::from_utf8_lossy(text).into_owned());
@@ -74,17 +74,18 @@ impl Console {
         }
     }
 
-    /// Writes log lines.
+    /// Writes log lines to stderr, or above the input line of the prompt.
     pub(super) fn log(&self, text: &[u8]) -> io::Result<()> {
-        match self.print(text) {
+        match self.print_above_prompt(text) {
             true => Ok(()),
             false => self.bars.suspend(|| io::stderr().lock().write_all(text)),
         }
     }
 
-    /// Writes an answer, which belongs on standard output. A terminal that is gone stops nothing.
-    pub fn say(&self, text: &str) {
-        if !self.print(text.as_bytes()) {
+    /// Writes a result to standard output, or above the input line of the prompt. A write error is ignored: a closed
+    /// terminal does not stop the program.
+    pub fn print_answer(&self, text: &str) {
+        if !self.print_above_prompt(text.as_bytes()) {
             self.bars.suspend(|| {
                 let mut out = io::stdout().lock();
                 let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -98,20 +99,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_printer_takes_everything_while_it_is_there() {
+    fn printer_receives_all_text_while_the_prompt_is_active() {
         let console = Console::hidden();
         let taken = Arc::new(Mutex::new(String::new()));
         let printed = taken.clone();
-        assert!(!console.is_prompting() && !console.print(b"before"));
+        assert!(!console.is_prompting() && !console.print_above_prompt(b"before"));
         console.begin_prompt(Some(Box::new(move |text| *printed.lock().unwrap() += &text)));
         let clone = console.clone();
         clone.log(b"a line\n").unwrap();
-        clone.say("an answer\n");
+        clone.print_answer("an answer\n");
         assert!(console.is_prompting());
         console.end_prompt();
-        assert!(!clone.is_prompting() && !clone.print(b"after"));
+        assert!(!clone.is_prompting() && !clone.print_above_prompt(b"after"));
         assert_eq!(*taken.lock().unwrap(), "a line\nan answer\n");
         console.begin_prompt(None);
-        assert!(console.is_prompting() && !console.print(b"nobody takes it"));
+        assert!(console.is_prompting() && !console.print_above_prompt(b"no printer"));
     }
 }

@@ -6,7 +6,7 @@ use crate::report::Fault;
 use crate::report::next_step::quoted;
 use std::path::Path;
 
-/// What a folder is.
+/// The kind of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FolderKind {
     /// It contains a `local_chunks.txt`.
@@ -15,7 +15,7 @@ pub enum FolderKind {
     Plain,
 }
 
-/// Finds out which kind of folder a path is.
+/// Determines the kind of a folder.
 ///
 /// # Errors
 /// The path does not exist, or is a file. The text names a command that fixes it.
@@ -40,7 +40,7 @@ pub fn kind(folder: &Path) -> Result<FolderKind, DaemonError> {
 }
 
 /// The error for a plain folder without a flag that says how to share it.
-pub fn needs_a_way(folder: &Path, port: u16, name: &str) -> DaemonError {
+pub fn sharing_mode_missing(folder: &Path, port: u16, name: &str) -> DaemonError {
     let list = folder.join(local_chunks::FILE);
     let text = format!(
         "{} not found, so {} is a plain folder; share it through a tracker with: client -folder {} -transfer_port \
@@ -53,7 +53,7 @@ pub fn needs_a_way(folder: &Path, port: u16, name: &str) -> DaemonError {
 }
 
 /// The error for a chunk folder with flags of a plain folder.
-pub fn not_plain(folder: &Path) -> DaemonError {
+pub fn plain_flags_refused(folder: &Path) -> DaemonError {
     let text = format!(
         "{} contains a {} and is a chunk folder; --manager, --plain, --volunteer and --get are for plain folders: \
          omit them, or choose another folder with -folder PATH",
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_a_chunk_folder_if_it_contains_the_list() {
+    fn folder_with_a_chunk_list_is_a_chunk_folder() {
         let place = tempfile::tempdir().unwrap();
         assert_eq!(kind(place.path()).unwrap(), FolderKind::Plain);
         let list = place.path().join(local_chunks::FILE);

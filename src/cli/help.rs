@@ -99,7 +99,7 @@ pub fn examples(program: &str) -> &'static [Example] {
     EXAMPLES.iter().find(|(name, _)| *name == program).map_or(&[], |(_, examples)| examples)
 }
 
-/// What `--help` of a program ends with.
+/// The end of the `--help` of a program: exit codes and examples.
 pub fn ending(program: &str) -> String {
     let mut text = exit::HELP_TABLE.to_owned();
     let examples = examples(program);

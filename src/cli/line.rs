@@ -1,7 +1,7 @@
-//! What one log record looks like: `2025-03-16 21:50:25,873 - INFO - text`, or an event as it is.
+//! Format of a log line: `2025-03-16 21:50:25,873 - INFO - text`. An event line is its text alone.
 //!
-//! Pure: the time is an argument, and nothing is written anywhere. Invariant: one record is one line,
-//! whatever is in its text, and never longer than its limit.
+//! Pure: the time is an argument, and the line is returned. Invariant: one record is one line within its maximum
+//! length, because control characters are escaped and long texts are truncated.
 
 use crate::content::limits::EVENT_TARGET;
 use env_logger::fmt::style::Style;
@@ -9,20 +9,20 @@ use jiff::ZonedDateTime;
 use log::{Level, Record};
 use std::fmt::{self, Write};
 
-/// Longest line, bytes, the newline and colours not counted.
+/// Maximum length of a log line, bytes, without the newline and colours.
 pub(super) const LINE_MAX: usize = 8 * 1024;
-/// Longest event line, bytes: one that names every holder of a chunk must not be cut.
+/// Maximum length of an event line, bytes; an event line with all holders of a chunk fits.
 pub(super) const EVENT_LINE_MAX: usize = 64 * 1024;
-/// Stands where a text was cut.
+/// Marks the end of a truncated text.
 const CUT: &str = "…";
 
-/// The line for a record, with its newline. `style` colours the level; the empty style does not.
+/// Formats a record, with a newline. `style` is the colour of the level; the empty style adds no colour codes.
 pub(super) fn line(now: &ZonedDateTime, record: &Record<'_>, style: Style) -> String {
     let mut line = String::new();
     let mut room = EVENT_LINE_MAX;
     if record.target() != EVENT_TARGET {
         let level = level_name(record.level());
-        // Writing into a string fails only where a `Display` does; the line is then shorter.
+        // A write to a string fails only if a `Display` implementation fails; then the line is shorter.
         let _ = write!(line, "{} - ", now.strftime("%Y-%m-%d %H:%M:%S,%3f"));
         room = LINE_MAX - line.len() - level.len() - " - ".len();
         let _ = write!(line, "{style}{level}{style:#} - ");
@@ -32,7 +32,7 @@ pub(super) fn line(now: &ZonedDateTime, record: &Record<'_>, style: Style) -> St
     line
 }
 
-/// The names that Python's logging uses, since that is what scripts look for.
+/// The level names of Python's logging module: scripts search for them.
 fn level_name(level: Level) -> &'static str {
     match level {
         Level::Error => "ERROR",
@@ -42,19 +42,18 @@ fn level_name(level: Level) -> &'static str {
     }
 }
 
-/// A text that is safe to show: control characters escaped, cut to at most `max` bytes.
+/// Makes a text safe for a terminal: escapes control characters and truncates it to `max` bytes.
 pub(super) fn escaped(text: &impl fmt::Display, max: usize) -> String {
     let mut escaper = Escaper { text: String::new(), max, kept: 0, cut: false };
     let _ = write!(escaper, "{text}");
     escaper.text
 }
 
-/// Takes a text bit by bit, so that a huge one is never built.
+/// A writer that truncates while it escapes, so that a long text is never built in memory.
 struct Escaper {
     text: String,
     max: usize,
-    /// How much of `text` stays when it must be cut: the last border of a character that leaves room
-    /// for [`CUT`].
+    /// Length of `text` after a truncation, bytes: the last character boundary that leaves room for [`CUT`].
     kept: usize,
     cut: bool,
 }
@@ -87,8 +86,8 @@ impl Write for Escaper {
     }
 }
 
-/// Characters that could end a line, drive a terminal, or show a line as another: control characters,
-/// Unicode's line separators and its bidirectional controls.
+/// Whether a character can end a line, control the terminal or reorder the text: control characters, Unicode line
+/// separators and bidirectional controls.
 fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_lines() {
+    fn log_lines_and_event_lines_have_their_exact_format() {
         let text = "All download threads completed";
         assert_eq!(
             shown(Level::Info, "shoal::roles", text),
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_alone_is_coloured() {
+    fn only_the_level_is_coloured() {
         let style = env_logger::fmt::style::AnsiColor::Green.on_default();
         let record = Record::builder().level(Level::Info).args(format_args!("x")).build();
         let coloured = line(&at("2025-01-02T03:04:05"), &record, style);
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_are_cut() {
+    fn long_lines_are_truncated() {
         let long = shown(Level::Info, "x", &"é".repeat(LINE_MAX));
         assert!(long.ends_with("é…\n") && (LINE_MAX - 1..=LINE_MAX + 1).contains(&long.len()));
         let addresses = ",127.0.0.1,7000".repeat(2_000);
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_just_fits_is_whole() {
+    fn text_of_maximum_length_is_not_truncated() {
         assert_eq!(escaped(&"abcde", 5), "abcde");
         assert_eq!(escaped(&"abcdef", 5), "ab…");
         assert_eq!(escaped(&"abcd\n", 5), "ab…");

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 /// Prints the list of files. An empty list is reported on standard error only.
 ///
 /// # Errors
-/// The tracker does not answer.
+/// The tracker does not respond.
 pub fn run(tracker: SocketAddr, timeouts: Timeouts, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let listed = lookup::list(tracker, timeouts, shutdown);
     let found = match listed {
@@ -20,7 +20,7 @@ pub fn run(tracker: SocketAddr, timeouts: Timeouts, shutdown: &Shutdown) -> Resu
         Err(_) if shutdown.is_stopped() => return Err(crate::download::finder::interrupted()),
         Err(why) => {
             let advice = next_step::after_failure("tracker", tracker, &why.to_string());
-            let text = format!("no list of files from the tracker on {tracker}: {why}{advice}");
+            let text = format!("cannot get the list of files from the tracker on {tracker}: {why}{advice}");
             return Err(DaemonError::new(Fault::Unreachable, text));
         }
     };
@@ -28,7 +28,7 @@ pub fn run(tracker: SocketAddr, timeouts: Timeouts, shutdown: &Shutdown) -> Resu
         eprintln!("the tracker on {tracker} knows no files; {}", next_step::share_with_tracker(tracker));
         return Ok(());
     }
-    // Whoever reads may have seen enough, as `head` does.
+    // A reader such as `head` may close the pipe early: a write error is ignored.
     let _ = io::stdout().lock().write_all(table::files(&found).as_bytes());
     Ok(())
 }

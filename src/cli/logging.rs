@@ -93,7 +93,7 @@ fn has_colours() -> bool {
 /// The two loggers as one.
 struct Tee {
     terminal: Logger,
-    /// Without a filter of its own; [`Tee::log`] filters.
+    /// It has no filter; [`Tee::log`] filters.
     file: Logger,
 }
 
@@ -172,7 +172,7 @@ impl Write for Terminal {
 struct LogFile {
     file: File,
     path: PathBuf,
-    /// Where the first failure is reported; `None` after that.
+    /// The terminal on which the first write error is reported; `None` after that.
     complaints: Option<Terminal>,
     /// The last line was truncated by a full disk: the next write begins with a newline.
     torn: bool,
@@ -251,7 +251,8 @@ mod tests {
         tee.log(&Record::builder().level(level).target(target).args(format_args!("{text}")).build());
     }
 
-    /// What the terminal and the file get, times cut off.
+    /// Logs a line of each level and an event line. Returns the first letters of the lines on the terminal and in the
+    /// file.
     fn both(level: LevelFilter, filters: Option<&str>) -> (String, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs.log");
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_where() {
+    fn terminal_and_file_receive_the_lines_of_their_levels() {
         // E W I D: levels; P: the event line.
         for (level, filters, terminal, file) in [
             (LevelFilter::Info, None, "EWIP", "EWIP"),
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_levels() {
+    fn verbose_and_quiet_flags_select_the_level() {
         for (args, level) in [
             (&[][..], LevelFilter::Info),
             (&["-v"], LevelFilter::Debug),
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_for_the_terminal_alone() {
+    fn only_the_terminal_receives_colours() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs.log");
         let terminal = Shared::default();
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_several_processes_are_never_torn() {
+    fn lines_of_several_processes_are_never_interleaved() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs.log");
         let open = || {
@@ -356,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_file_is_appended_to() {
+    fn existing_log_file_is_appended_to() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs.log");
         std::fs::write(&path, "before\n").unwrap();
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_file_that_cannot_be_opened_is_named() {
+    fn log_file_that_cannot_be_opened_is_named_in_the_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("missing").join("logs.log");
         let text = format!("{:#}", LogFile::open(&path, None).err().unwrap());
@@ -380,7 +381,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_full_disk_stops_nothing() {
+    fn full_disk_does_not_stop_the_program() {
         let file = LogFile::open(Path::new("/dev/full"), None).unwrap();
         let terminal = Shared::default();
         let tee = Tee::new(Box::new(terminal.clone()), false, LevelFilter::Info, None, file);
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_does_not_tear_the_next() {
+    fn line_after_a_truncated_line_starts_on_a_new_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs.log");
         std::fs::write(&path, "half").unwrap();
@@ -402,7 +403,7 @@ mod tests {
 
     /// The only test that sets the process's logger.
     #[test]
-    fn set_up_once() {
+    fn second_initialization_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs.log");
         let options = LogOptions { log_file: path.clone(), verbose: 0, quiet: 2 };

@@ -1,6 +1,6 @@
 //! A client with a plain folder: downloads the files of `--get`, or runs the prompt, or only serves.
 
-use super::prompt::conduct::has_terminal;
+use super::prompt::command_loop::has_terminal;
 use super::wish::wish;
 use super::{BarWatch, signals};
 use crate::content::fmt::counted;
@@ -13,7 +13,7 @@ use crate::volunteer::Volunteer;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The task of a client with a plain folder.
+/// The task of a client with a plain folder, from its flags.
 #[derive(Debug, Clone)]
 pub struct Task {
     /// Files to download, by name or id.
@@ -27,7 +27,7 @@ pub struct Task {
 }
 
 /// Minimum interval between two log lines about the progress of a drain.
-const SAY_AGAIN: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a member until its task is done, its user quits, or the shutdown.
 ///
@@ -42,7 +42,7 @@ pub fn run(
     let wishes = task.get.iter().map(|text| wish(text, task.wait)).collect::<Result<Vec<_>, _>>()?;
     let (name, manager, tracker) = (config.name.clone(), config.manager, config.tracker);
     let member = Member::start(config, watch.clone(), shutdown)?;
-    // With something to do before the end, what asks for the end is not yet the end.
+    // With --drain-on-exit the first Ctrl-C ends the task and starts the drain; the connections stay open until then.
     let leaving = if task.drain_on_exit { shutdown.child() } else { shutdown.clone() };
     if task.drain_on_exit {
         let leave = leaving.clone();
@@ -61,7 +61,7 @@ pub fn run(
         false => get_all(&member, wishes, task.stay, watch, &leaving),
     };
     if task.drain_on_exit {
-        signals::forget_next_interrupt();
+        signals::cancel_next_interrupt();
         let is_away = result.as_ref().is_err_and(|error| error.fault == Fault::Unreachable);
         match member.volunteer() {
             Some(volunteer) if !is_away => drain(&member, volunteer, shutdown),
@@ -77,26 +77,32 @@ fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
     if volunteer.status().chunks == 0 {
         return;
     }
-    log::info!("leaving when what is kept here has been copied elsewhere; Ctrl-C leaves at once");
+    log::info!(
+        "draining: exit after the tracker has copied all replicas elsewhere; press Ctrl-C to exit now"
+    );
     volunteer.drain();
-    let mut said: Option<(u64, Instant)> = None;
+    let mut logged: Option<(u64, Instant)> = None;
     while !shutdown.is_stopped() {
         let status = volunteer.status();
-        match (status.left, said) {
-            _ if status.refused => return log::warn!("the tracker does not empty this volunteer; leaving"),
-            (Some(0), _) => return log::info!("leaving: everything has been copied elsewhere"),
-            (Some(left), Some((before, when))) if left == before || when.elapsed() < SAY_AGAIN => {}
+        match (status.left, logged) {
+            _ if status.refused => {
+                return log::warn!(
+                    "drain aborted: the tracker refused it; exiting with all replicas still on disk"
+                );
+            }
+            (Some(0), _) => return log::info!("drain complete: all replicas copied elsewhere; exiting"),
+            (Some(left), Some((before, when))) if left == before || when.elapsed() < PROGRESS_INTERVAL => {}
             (Some(left), _) => {
-                log::info!("leaving: {} to go", counted(left, "chunk"));
-                said = Some((left, Instant::now()));
+                log::info!("draining: {} left", counted(left, "chunk"));
+                logged = Some((left, Instant::now()));
             }
             (None, _) => {}
         }
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => {}
             recv(volunteer.changed()) -> _ => {}
-            recv(member.failed()) -> _ => return log::warn!("the tracker does not answer; leaving"),
-            default(SAY_AGAIN) => {}
+            recv(member.failed()) -> _ => return log::warn!("drain aborted: no response from the tracker; exiting with all replicas still on disk"),
+            default(PROGRESS_INTERVAL) => {}
         }
     }
 }
@@ -120,16 +126,16 @@ fn get_all(
         match transfer.wait() {
             Ok(()) => {
                 let text = format!("Successfully downloaded {}\n", transfer.status().wanted);
-                watch.console().say(&text);
+                watch.console().print_answer(&text);
             }
             Err(error) => failures.push(error.fault),
         }
     }
     match failures.last() {
-        // Why each has failed is in the log already, since it happened.
+        // The cause of each failure was logged when it happened.
         Some(fault) if count == 1 => Err(DaemonError::new(*fault, "")),
         Some(fault) => {
-            let text = format!("{} of {count} files could not be got", failures.len());
+            let text = format!("{} of {count} downloads failed", failures.len());
             Err(DaemonError::new(*fault, text))
         }
         None if leaving.is_stopped() => Ok(()),

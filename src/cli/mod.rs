@@ -11,7 +11,6 @@ pub mod exit;
 pub mod flags;
 pub mod folder;
 pub mod help;
-pub mod keeper;
 mod line;
 pub mod list;
 pub mod logging;
@@ -22,6 +21,7 @@ pub mod signals;
 pub mod table;
 pub mod terminal;
 mod wish;
+pub mod tracker_prompt;
 
 pub use args::parse;
 pub use bar::Bar;

@@ -3,7 +3,7 @@
 //! Invariant: an error is logged with its cause and has an exit code.
 
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
-use crate::net::{Shutdown, unjoined};
+use crate::net::{Shutdown, unjoined_count};
 use crate::report::DaemonError;
 use crate::report::Fault;
 use crate::report::watch::Watch;
@@ -39,10 +39,10 @@ pub fn run(
             exit_code(error.fault)
         }
     };
-    let left = unjoined();
+    let left = unjoined_count();
     if left > 0 {
         log::error!(
-            "threads that were never joined: {left} (of {}); this is a fault in shoal",
+            "unjoined threads at exit: {left} (running: {}); this is a bug in shoal: please report it",
             threads().join(", ")
         );
     }

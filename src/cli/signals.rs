@@ -1,8 +1,8 @@
-//! Ctrl-C, and what service managers send instead (SIGTERM, SIGHUP).
+//! Ctrl-C (SIGINT), SIGTERM and SIGHUP.
 //!
-//! The first signal asks the program to end in good order, the second ends it at once: whoever presses
-//! Ctrl-C twice means it. A program that has something to do before it ends can have one signal more. Invariant: the
-//! terminal is left as it was found, also when the second signal ends it.
+//! The first signal triggers a graceful shutdown, the second ends the process at once. A program can handle one signal
+//! before that, for example to drain a volunteer. Invariant: the terminal mode is restored, also if the second signal
+//! ends the process.
 
 use super::exit::ExitCode;
 use super::terminal;
@@ -11,32 +11,32 @@ use rustix::process::{Signal, getpid, kill_process};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What the next signal does instead of ending the program.
-static INSTEAD: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
-/// When this process last interrupted itself.
-static OWN: Mutex<Option<Instant>> = Mutex::new(None);
-/// How long a signal of its own may be under way.
-const OWN_TIME: Duration = Duration::from_millis(500);
+/// Handler of the next signal; it replaces the graceful shutdown once.
+static NEXT_HANDLER: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
+/// Time of the last SIGINT that this process sent to itself.
+static OWN_SIGNAL: Mutex<Option<Instant>> = Mutex::new(None);
+/// Maximum time for the delivery of a signal that this process sent to itself.
+const OWN_SIGNAL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Calls `f` at the first SIGINT, SIGTERM or SIGHUP, on a thread of its own, so that it may take its
-/// time. The second signal ends the process with [`ExitCode::Interrupted`], even while `f` runs.
+/// Calls `f` at the first SIGINT, SIGTERM or SIGHUP, in a thread of its own, so that `f` may block. The second signal
+/// ends the process with [`ExitCode::Interrupted`], even while `f` runs.
 ///
 /// # Errors
-/// Signals cannot be caught, or somebody catches them already.
+/// Signals cannot be caught, or a handler is set already.
 pub fn on_interrupt(f: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
     let mut first = Some(f);
     let handler = move || {
         if is_own() {
             return;
         }
-        let instead = INSTEAD.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(instead) = instead
-            && std::thread::Builder::new().name("interrupt".to_owned()).spawn(instead).is_ok()
+        let next = NEXT_HANDLER.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(next) = next
+            && std::thread::Builder::new().name("interrupt".to_owned()).spawn(next).is_ok()
         {
             return;
         }
         let Some(f) = first.take() else { return exit_now() };
-        // Without a thread nobody can be told to end in good order.
+        // Without a thread there is no graceful shutdown.
         if std::thread::Builder::new().name("interrupt".to_owned()).spawn(f).is_err() {
             exit_now();
         }
@@ -44,29 +44,29 @@ pub fn on_interrupt(f: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
     ctrlc::set_handler(handler).context("cannot catch Ctrl-C")
 }
 
-/// Has the next signal call `f`, on a thread of its own, instead of what [`on_interrupt`] was given: the one after it
-/// does that.
+/// Calls `f` at the next signal, in a thread of its own, in place of the handler of [`on_interrupt`]. The signal after
+/// it calls that handler.
 pub fn on_next_interrupt(f: impl FnOnce() + Send + 'static) {
-    *INSTEAD.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(f));
+    *NEXT_HANDLER.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(f));
 }
 
-/// The next signal does again what [`on_interrupt`] was given.
-pub fn forget_next_interrupt() {
-    INSTEAD.lock().unwrap_or_else(PoisonError::into_inner).take();
+/// Cancels [`on_next_interrupt`]: the next signal calls the handler of [`on_interrupt`].
+pub fn cancel_next_interrupt() {
+    NEXT_HANDLER.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
-/// Wakes the line editor, which catches SIGINT while it reads. A signal that comes when it has just ended is not
-/// taken for a user's.
+/// Sends SIGINT to this process, to wake the line editor, which catches it while it reads. If the editor has returned
+/// in the meantime, the signal is ignored: it does not count as a Ctrl-C of the user.
 pub fn wake_editor() {
-    *OWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    *OWN_SIGNAL.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     if let Err(error) = kill_process(getpid(), Signal::INT) {
-        log::debug!("the line editor cannot be woken: {error}");
+        log::debug!("cannot wake the line editor: {error}");
     }
 }
 
 fn is_own() -> bool {
-    let own = OWN.lock().unwrap_or_else(PoisonError::into_inner).take();
-    own.is_some_and(|when| when.elapsed() < OWN_TIME)
+    let own = OWN_SIGNAL.lock().unwrap_or_else(PoisonError::into_inner).take();
+    own.is_some_and(|when| when.elapsed() < OWN_SIGNAL_TIMEOUT)
 }
 
 fn exit_now() {
@@ -82,7 +82,7 @@ mod tests {
 
     const CHILD: &str = "SHOAL_TEST_WAITS_FOR_SIGNALS";
 
-    /// Not a test of its own: what the test below runs as another process.
+    /// The child process of the test below; without the environment variable it does nothing.
     #[test]
     fn a_program_that_waits() {
         if std::env::var_os(CHILD).is_none() {
@@ -91,7 +91,7 @@ mod tests {
         on_interrupt(|| {
             println!("\nfirst");
             let _ = std::io::stdout().flush();
-            // It never comes to an end, and the second signal must get through all the same.
+            // The handler never returns; the second signal must end the process nevertheless.
             loop {
                 std::thread::park();
             }
@@ -103,10 +103,10 @@ mod tests {
         }
     }
 
-    /// Nothing is left running when the test fails.
-    struct Killed(Child);
+    /// Kills the child process if the test fails.
+    struct KillOnDrop(Child);
 
-    impl Drop for Killed {
+    impl Drop for KillOnDrop {
         fn drop(&mut self) {
             let _ = self.0.kill();
             let _ = self.0.wait();
@@ -121,7 +121,7 @@ mod tests {
                 .env(CHILD, "1")
                 .stdout(Stdio::piped())
                 .spawn();
-            let mut child = Killed(child.unwrap());
+            let mut child = KillOnDrop(child.unwrap());
             let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
             for (signal, sign) in signals.iter().zip(["ready", "first"]) {
                 assert!(lines.by_ref().any(|line| line.unwrap() == sign));

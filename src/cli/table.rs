@@ -1,6 +1,7 @@
-//! Plain tables: columns as wide as what is in them, counts to the right, two spaces between.
+//! Plain text tables: each column as wide as its widest cell, numbers aligned to the right, two spaces between columns.
 //!
-//! Pure. Invariant: one row is one line, whatever is in its cells, and the columns of wide characters line up.
+//! Pure. Invariants: one row is one line, because control characters in cells are escaped; columns with wide characters
+//! are aligned.
 
 use super::line::escaped;
 pub use crate::content::fmt::size;
@@ -8,19 +9,19 @@ use crate::content::limits::LISTED_HOLDERS_MAX;
 use crate::protocol::tracker::FoundFile;
 use unicode_width::UnicodeWidthStr;
 
-/// Longest cell, bytes: the longest name fits, escaped or not.
+/// Maximum length of a cell, bytes; the longest legal file name fits, also with every character escaped.
 const CELL_MAX: usize = 2_048;
 
-/// Where the cells of a column stand.
+/// Alignment of the cells of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Words.
+    /// For text.
     Left,
-    /// Numbers.
+    /// For numbers.
     Right,
 }
 
-/// A table of so many columns, a line for each row, the headings first.
+/// Formats a table of `N` columns: the line of headings, then a line for each row.
 pub fn table<const N: usize>(columns: [(&str, Side); N], rows: &[[String; N]]) -> String {
     let headings = columns.map(|(heading, _)| heading.to_owned());
     let shown: Vec<[String; N]> = std::iter::once(&headings)
@@ -46,7 +47,7 @@ pub fn table<const N: usize>(columns: [(&str, Side); N], rows: &[[String; N]]) -
     text
 }
 
-/// How much of something is there. 100 % is all of it and nothing else is, 0 % is nothing of it.
+/// A share in percent. Only a complete share is 100 %, and only an empty share is 0 %.
 pub fn percent(done: u64, total: u64) -> String {
     match done {
         _ if done >= total => "100 %".to_owned(),
@@ -55,20 +56,21 @@ pub fn percent(done: u64, total: u64) -> String {
     }
 }
 
-/// How many have a file, whole and in part. Answers may name only some of them: `3+` is three or more.
+/// The numbers of holders with all chunks and with some chunks. A response may omit addresses: `3+` means three or
+/// more.
 pub fn holders(found: &FoundFile) -> (String, String) {
     let (whole, partial, all) = (found.whole.len(), found.partial.len(), found.holders as usize);
     let unnamed = all.saturating_sub(whole + partial);
     match (whole < LISTED_HOLDERS_MAX, partial < LISTED_HOLDERS_MAX) {
         _ if unnamed == 0 => (whole.to_string(), partial.to_string()),
-        // Where not even the few are named that are always named, there are no more.
+        // A tracker always names up to LISTED_HOLDERS holders of a kind: if it named fewer, it named all of that kind.
         (true, _) => (whole.to_string(), (partial + unnamed).to_string()),
         (_, true) => ((whole + unnamed).to_string(), partial.to_string()),
         _ => (format!("{whole}+"), format!("{partial}+")),
     }
 }
 
-/// What is to be had, by name; files of one name that differ stand below each other with their ids.
+/// The table of offered files by name. Different files of one name are in adjacent rows, ordered by id.
 pub fn files(files: &[FoundFile]) -> String {
     use Side::{Left, Right};
     let mut files: Vec<&FoundFile> = files.iter().collect();
@@ -114,14 +116,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn columns_line_up() {
+    fn columns_are_aligned() {
         let rows = [["é漢".to_owned(), "7".to_owned()], ["a\nb\u{1b}".to_owned(), "1234".to_owned()]];
         let text = table([("NAME", Side::Left), ("N", Side::Right)], &rows);
         assert_eq!(text, "NAME           N\né漢            7\na\\nb\\u{1b}  1234\n");
     }
 
     #[test]
-    fn files_of_one_name_are_told_apart() {
+    fn different_files_of_one_name_are_ordered_by_id() {
         let text = files(&[found(2, "b", 1, 1, 0), found(9, "a x", 3, 2, 1), found(1, "b", 1, 0, 1)]);
         let rows: Vec<&str> = text.lines().collect();
         assert_eq!(
@@ -136,7 +138,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn holders_that_are_not_named_are_counted_where_that_is_possible() {
+    fn omitted_holders_are_counted_if_their_kind_is_known() {
         for (all, whole, partial, shown) in [
             (2, 1, 1, ("1", "1")),
             (9, 3, 1, ("8", "1")),
@@ -151,7 +153,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn per_cent() {
+    fn only_complete_shares_are_100_percent() {
         for (done, total, text) in [
             (0, 0, "100 %"),
             (0, 9, "0 %"),
@@ -165,7 +167,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn a_row_is_a_line(cells in prop::collection::vec(".*", 0..8)) {
+        fn one_row_is_one_line(cells in prop::collection::vec(".*", 0..8)) {
             let rows: Vec<[String; 1]> = cells.into_iter().map(|cell| [cell]).collect();
             prop_assert_eq!(table([("X", Side::Left)], &rows).lines().count(), rows.len() + 1);
         }

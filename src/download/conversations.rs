@@ -102,7 +102,7 @@ impl Conversations {
 mod tests {
     use super::*;
     use crate::content::{ChunkIndex, Digest, FileId};
-    use crate::net::{LinkReader, LinkWriter};
+    use crate::net::{FrameReader, FrameWriter};
     use crate::protocol::ErrorCode;
     use crate::protocol::peer::{PeerRequest, PeerResponse};
     use std::net::TcpListener;
@@ -114,8 +114,8 @@ mod tests {
 
     /// Chunk 0 is right, 1 has wrong bytes, 2 another length, 3 is not here; after 4 it closes without an answer.
     fn converse(stream: Arc<std::net::TcpStream>) -> Option<()> {
-        let mut reader = LinkReader::new(stream.clone());
-        let mut writer = LinkWriter::new(stream).unwrap();
+        let mut reader = FrameReader::new(stream.clone());
+        let mut writer = FrameWriter::new(stream).unwrap();
         let mut last = false;
         loop {
             let request = reader.message(Duration::from_secs(60)).ok()?;

@@ -4,7 +4,7 @@ use crate::content::FileId;
 use crate::content::limits::{ANSWER_GRACE_TIMEOUT, ANSWER_TIMEOUT, SOURCES_MAX};
 use crate::download::events::SourceError;
 use crate::download::source::Conversation;
-use crate::net::{AskError, Asker, Shutdown, Timeouts, side_by_side};
+use crate::net::{Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
 use crate::report::error::{DaemonError, Fault};
@@ -30,7 +30,7 @@ pub trait Finder: Send {
 
 /// Asks a tracker.
 pub struct TrackerFinder {
-    asker: Asker,
+    asker: UdpClient,
     timeouts: Timeouts,
     token: Box<dyn Fn() -> Option<Token> + Send>,
 }
@@ -38,7 +38,11 @@ pub struct TrackerFinder {
 impl TrackerFinder {
     /// Asks with an asker of its own, and over connections on which the tracker is waited for by `timeouts`. `token`
     /// keeps this peer out of the answers, if it is registered.
-    pub fn new(asker: Asker, timeouts: Timeouts, token: impl Fn() -> Option<Token> + Send + 'static) -> Self {
+    pub fn new(
+        asker: UdpClient,
+        timeouts: Timeouts,
+        token: impl Fn() -> Option<Token> + Send + 'static,
+    ) -> Self {
         Self { asker, timeouts, token: Box::new(token) }
     }
 }
@@ -52,7 +56,7 @@ impl Finder for TrackerFinder {
         }
         let (token, timeouts) = ((self.token)(), self.timeouts);
         let found = lookup(&mut self.asker, query, SOURCES_MAX as u32, token, timeouts, stop);
-        found.map_err(|why: AskError| why.to_string())
+        found.map_err(|why: UdpClientError| why.to_string())
     }
 }
 
@@ -115,7 +119,7 @@ impl Finder for PeersFinder {
             false => ask(),
         };
         let threads = if peers.is_empty() { 0 } else { peers.len().min(ASKED_AT_ONCE) + 1 };
-        side_by_side("ask-peer", threads, work);
+        run_parallel("ask-peer", threads, work);
         Ok(merge(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
 }

@@ -9,7 +9,7 @@ use crate::content::{FileId, FileName, Manifest, Md5};
 use crate::download::driver::{self, Download};
 use crate::download::finder::{Finder, find_patiently, interrupted};
 use crate::download::source::Conversation;
-use crate::net::{Shutdown, Threads, Timeouts, side_by_side};
+use crate::net::{Shutdown, Threads, Timeouts, run_parallel};
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::next_step::quoted;
@@ -248,7 +248,7 @@ fn first_manifest(
     let race = shutdown.child();
     let next = AtomicUsize::new(0);
     let won = Mutex::new(None);
-    side_by_side("manifest", holders.len().min(ASKED_AT_ONCE), || {
+    run_parallel("manifest", holders.len().min(ASKED_AT_ONCE), || {
         while let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed)) {
             let answer = Conversation::open(*holder, None, timeouts, &race)
                 .and_then(|mut conversation| conversation.manifest(id, &race));

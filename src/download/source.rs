@@ -8,8 +8,8 @@ use super::events::{Job, SourceError, SourceEvent, SourceUpdate};
 use super::verifier::{Tasks, Verifier};
 use crate::content::limits::{KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
-use crate::net::link::halves;
-use crate::net::{LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
+use crate::net::framed_stream::split;
+use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
 use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 /// An opened conversation with a peer. Its hello is sent together with the first question, so that the two cost one
 /// way there and back.
 pub struct Conversation {
-    reader: LinkReader,
-    writer: LinkWriter,
+    reader: FrameReader,
+    writer: FrameWriter,
     stream: Arc<TcpStream>,
     /// How long an answer may take to begin.
     stall: Duration,
@@ -52,7 +52,7 @@ impl Conversation {
         let stream = Arc::new(dial(address, shutdown)?);
         let round_trip = began.elapsed();
         let Timeouts { hello, stall, .. } = timeouts;
-        let (reader, mut writer) = halves(&stream, stall)?;
+        let (reader, mut writer) = split(&stream, stall)?;
         writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port })?;
         Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), round_trip })
     }
@@ -137,7 +137,7 @@ impl Conversation {
             PeerResponse::Files { length, .. } if length <= PEER_LIST_MAX => {
                 let mut payload = vec![0; length as usize];
                 self.reader.payload(&mut payload)?;
-                Ok(serde_json::from_slice(&payload).map_err(|error| LinkError::Frame(error.into()))?)
+                Ok(serde_json::from_slice(&payload).map_err(|error| StreamError::Frame(error.into()))?)
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("answers something else".into())),
@@ -166,7 +166,7 @@ impl Conversation {
 /// # Errors
 /// Sizes that fit no manifest, or whatever ends a link.
 fn manifest_payload(
-    reader: &mut LinkReader,
+    reader: &mut FrameReader,
     size: u64,
     chunk_size: u32,
     length: u64,
@@ -265,7 +265,7 @@ impl SourceReader {
         while !self.shutdown.is_stopped() {
             match reader.message(stall) {
                 Ok(message) => self.take(message, &mut reader, &asked, tasks, &mut buffer)?,
-                Err(LinkError::TimedOut) => {}
+                Err(StreamError::TimedOut) => {}
                 Err(error) => return Err(error.into()),
             }
             // Also after a message: small talk does not make up for a chunk that does not come.
@@ -277,7 +277,9 @@ impl SourceReader {
     /// Silence is fine while nothing is asked for; the other side answers pings.
     fn check_patience(&self, asked: &Asked) -> Result<(), SourceError> {
         match asked.queue().front() {
-            Some((_, since)) if since.elapsed() >= self.job.timeouts.stall => Err(LinkError::TimedOut.into()),
+            Some((_, since)) if since.elapsed() >= self.job.timeouts.stall => {
+                Err(StreamError::TimedOut.into())
+            }
             _ => Ok(()),
         }
     }
@@ -285,7 +287,7 @@ impl SourceReader {
     fn take(
         &self,
         message: PeerResponse,
-        reader: &mut LinkReader,
+        reader: &mut FrameReader,
         asked: &Asked,
         tasks: &Tasks,
         buffer: &mut Vec<u8>,
@@ -350,7 +352,7 @@ impl SourceReader {
         &self,
         (index, length): (ChunkIndex, u32),
         more: bool,
-        reader: &mut LinkReader,
+        reader: &mut FrameReader,
         tasks: &Tasks,
         buffer: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
@@ -364,7 +366,7 @@ impl SourceReader {
         buffer.resize(length as usize, 0);
         let relay = self.job.relay.as_ref();
         let incoming = relay.and_then(|relay| relay.begin(self.job.file, index, length));
-        reader.payload_in_pieces(buffer, |piece| {
+        reader.payload_in_parts(buffer, |piece| {
             self.pieces.fetch_add(1, Ordering::Relaxed);
             if let Some(incoming) = &incoming {
                 incoming.push(piece);
@@ -393,7 +395,7 @@ struct Questions {
 }
 
 impl Questions {
-    fn run(self, asks: &Receiver<Question>, writer: &mut LinkWriter, stream: &TcpStream) {
+    fn run(self, asks: &Receiver<Question>, writer: &mut FrameWriter, stream: &TcpStream) {
         loop {
             let sent = crossbeam_channel::select! {
                 recv(self.shutdown.signal()) -> _ => break,

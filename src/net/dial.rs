@@ -1,4 +1,4 @@
-//! Making connections.
+//! Outgoing TCP connections: connect with a timeout, interruptible by a shutdown.
 
 use super::Shutdown;
 use crate::content::limits::CONNECT_TIMEOUT;
@@ -8,13 +8,13 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// How often a waiting dial looks whether it is still wanted.
-const GLANCE: Duration = Duration::from_millis(100);
+/// Interval at which a pending connect checks for the shutdown.
+const SHUTDOWN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Connects within [`CONNECT_TIMEOUT`], or until `shutdown`.
+/// Connects to `address` within [`CONNECT_TIMEOUT`]. A shutdown aborts the connect.
 ///
 /// # Errors
-/// Refused, unreachable, `TimedOut`, or `Interrupted` by the shutdown.
+/// Connection refused, host unreachable, `TimedOut`, or `Interrupted` by the shutdown.
 pub fn dial(address: SocketAddr, shutdown: &Shutdown) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -28,7 +28,7 @@ pub fn dial(address: SocketAddr, shutdown: &Shutdown) -> io::Result<TcpStream> {
     socket.set_nonblocking(false)?;
     socket.set_tcp_nodelay(true)?;
     let stream = TcpStream::from(socket);
-    // Connecting to an ephemeral port on one's own machine can meet itself (simultaneous open).
+    // TCP simultaneous open: a connect to an ephemeral port of the same host can connect the socket to itself.
     match stream.local_addr()? == stream.peer_addr()? {
         true => Err(ErrorKind::ConnectionRefused.into()),
         false => Ok(stream),
@@ -37,9 +37,9 @@ pub fn dial(address: SocketAddr, shutdown: &Shutdown) -> io::Result<TcpStream> {
 
 fn wait_connected(socket: &Socket, shutdown: &Shutdown) -> io::Result<()> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
-    let glance = Timespec { tv_sec: 0, tv_nsec: GLANCE.subsec_nanos().into() };
+    let interval = Timespec { tv_sec: 0, tv_nsec: SHUTDOWN_CHECK_INTERVAL.subsec_nanos().into() };
     loop {
-        let ready = match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&glance)) {
+        let ready = match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&interval)) {
             Err(rustix::io::Errno::INTR) => 0,
             other => other?,
         };
@@ -61,7 +61,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn a_listener_is_reached_and_a_closed_port_is_not() {
+    fn connects_to_a_listener_and_is_refused_by_a_closed_port() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let stream = dial(address, &Shutdown::new()).unwrap();

@@ -1,8 +1,8 @@
-//! Accepting connections, each into a thread of its own, up to a cap.
+//! Accept loop: a thread for each TCP connection, up to a limit.
 //!
-//! When the cap is reached a new connection takes the place of one that has asked for nothing yet, or for nothing in a
-//! long time: whoever only holds places keeps nobody out. Invariant: a connection on which something was asked lately
-//! is never closed for another one.
+//! At the limit, a new connection evicts one without a request so far, or one that has been idle for
+//! [`EVICTION_IDLE`]: idle connections cannot lock out other peers. Invariant: a connection with a recent request is
+//! never evicted.
 
 use super::{Shutdown, Threads};
 use crate::content::limits::{EVICTION_GRACE_MIN, EVICTION_IDLE_MIN, LISTEN_BACKLOG};
@@ -14,24 +14,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long accepting rests after the system had no room for another connection.
-const REST: Duration = Duration::from_millis(100);
+/// Pause of the accept loop after the system refused to accept a connection, for example for lack of descriptors.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether evicted connections have ended, while a new one waits for that.
-const CROWDED_PAUSE: Duration = Duration::from_millis(5);
+/// Interval at which a new connection that waits for the threads of evicted ones checks whether they have ended.
+const THREAD_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Why a socket could not be bound.
+/// The reason that a socket cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody else has the port.
+    /// Another program uses the port.
     #[error("port {port} on {ip} is in use by another program ({protocol})", port = .address.port(), ip = .address.ip())]
     InUse {
-        /// The address.
+        /// The address that was requested.
         address: SocketAddr,
         /// TCP or UDP.
         protocol: &'static str,
     },
-    /// Anything else.
+    /// Another error.
     #[error("cannot listen on {0} ({1}): {2}")]
     Other(SocketAddr, &'static str, #[source] io::Error),
 }
@@ -45,17 +45,17 @@ impl BindError {
     }
 }
 
-/// A socket that takes connections.
+/// A bound TCP socket that accepts connections.
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
 }
 
 impl Listener {
-    /// Listens on an address; port 0 takes any free one.
+    /// Listens on an address; port 0 selects any free port.
     ///
     /// # Errors
-    /// When the port is taken, or the address is not one of this machine.
+    /// The port is in use, or the address does not belong to this host.
     pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
         let bind = || {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
@@ -69,50 +69,50 @@ impl Listener {
         bind().map_err(|error| BindError::new(address, "TCP", error))
     }
 
-    /// Listens on the same port for connections and for datagrams. With port 0 a few are tried until
-    /// one is free for both.
+    /// Listens on the same port for TCP and UDP. With port 0, up to 16 ports are tried until one is free for both.
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
-    pub fn bind_with_datagrams(address: SocketAddr) -> Result<(Self, UdpSocket), BindError> {
-        let mut tries = if address.port() == 0 { 16 } else { 1 };
+    pub fn bind_tcp_and_udp(address: SocketAddr) -> Result<(Self, UdpSocket), BindError> {
+        let mut attempts = if address.port() == 0 { 16 } else { 1 };
         loop {
-            tries -= 1;
+            attempts -= 1;
             let listener = Self::bind(address)?;
             match UdpSocket::bind(listener.address) {
                 Ok(socket) => return Ok((listener, socket)),
-                Err(error) if error.kind() == ErrorKind::AddrInUse && tries > 0 => {}
+                Err(error) if error.kind() == ErrorKind::AddrInUse && attempts > 0 => {}
                 Err(error) => return Err(BindError::new(listener.address, "UDP", error)),
             }
         }
     }
 
-    /// Where it really listens.
+    /// The bound address; its port is never 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Accepts until the shutdown, in a thread of its own, and runs `handle` in a thread for each
-    /// connection. Beyond `most` connections at once one that is idle is closed for a new one, or else the new one.
+    /// Accepts connections until the shutdown, in a thread of its own, and runs `handle` in a thread for each
+    /// connection. At `connections_max` connections, an idle one is closed for a new one; if none is idle, the new one
+    /// is closed.
     ///
     /// # Errors
-    /// When no thread can be spawned.
+    /// The thread cannot be spawned.
     pub fn serve(
         self,
         name: &'static str,
-        most: usize,
+        connections_max: usize,
         threads: &Threads,
         shutdown: &Shutdown,
         handle: impl Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static,
     ) -> io::Result<()> {
         let wake = reachable(self.address);
-        // A connection of our own wakes the accept, as tiny_http does it.
+        // A connection to the own port wakes the accept loop.
         shutdown.on_trigger(move || drop(TcpStream::connect_timeout(&wake, Duration::from_secs(1))));
         let acceptor = Acceptor {
             name,
-            most,
+            connections_max,
             running: Arc::default(),
-            seats: Arc::default(),
+            connections: Arc::default(),
             threads: threads.clone(),
             shutdown: shutdown.clone(),
             handle: Arc::new(handle),
@@ -121,13 +121,13 @@ impl Listener {
     }
 }
 
-/// When something was last asked for on a connection. Whoever handles it keeps this up to date.
+/// Time of the last request on a connection. The connection handler updates it.
 #[derive(Debug, Default)]
 pub struct Activity(Mutex<Option<Instant>>);
 
 impl Activity {
-    /// Something has just been asked for.
-    pub fn note(&self) {
+    /// Records that a request has arrived.
+    pub fn record_request(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
@@ -136,51 +136,50 @@ impl Activity {
     }
 }
 
-/// A connection that has a place.
-struct Seat {
+/// An open connection that counts against the limit.
+struct Connection {
     stream: Arc<TcpStream>,
     from: IpAddr,
     activity: Arc<Activity>,
-    since: Instant,
+    accepted: Instant,
 }
 
-/// Whether a place could be taken from somebody.
+/// Result of an attempt to evict a connection.
 enum Eviction {
     Done,
-    /// When it may be tried again: until then everybody may still have something to say.
+    /// Try again after this time, when the oldest connection without a request has used up its grace period.
     Later(Duration),
     Impossible,
 }
 
-/// The connections that have places, the oldest first.
+/// The open connections by number, the oldest first.
 #[derive(Default)]
-struct Seats {
-    taken: BTreeMap<u64, Seat>,
+struct Connections {
+    open: BTreeMap<u64, Connection>,
     next: u64,
 }
 
-impl Seats {
-    /// Takes the place of a connection that nobody will miss: the oldest on which nothing was ever asked, or the one on
-    /// which nothing was for longest.
+impl Connections {
+    /// Closes the oldest connection without a request; if there is none, the connection that has been idle for longest.
     fn evict(&mut self) -> Eviction {
-        let idle = self.taken.iter().min_by_key(|(_, seat)| seat.activity.last());
-        let Some((&number, seat)) = idle else { return Eviction::Impossible };
-        match seat.activity.last() {
+        let idle = self.open.iter().min_by_key(|(_, connection)| connection.activity.last());
+        let Some((&number, connection)) = idle else { return Eviction::Impossible };
+        match connection.activity.last() {
             Some(last) if last.elapsed() < EVICTION_IDLE_MIN => return Eviction::Impossible,
-            // A place that is taken away at once is none: in a rush nobody would get to speak.
-            None if seat.since.elapsed() < EVICTION_GRACE_MIN => {
-                return Eviction::Later(EVICTION_GRACE_MIN.saturating_sub(seat.since.elapsed()));
+            // Without a grace period, a burst of connections would evict each one before its first request.
+            None if connection.accepted.elapsed() < EVICTION_GRACE_MIN => {
+                return Eviction::Later(EVICTION_GRACE_MIN.saturating_sub(connection.accepted.elapsed()));
             }
             _ => {}
         }
-        let _ = seat.stream.shutdown(std::net::Shutdown::Both);
-        self.taken.remove(&number);
+        let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+        self.open.remove(&number);
         Eviction::Done
     }
 }
 
-/// The one that occurs most often, and how often.
-fn commonest(all: impl Iterator<Item = IpAddr>) -> Option<(IpAddr, usize)> {
+/// The most frequent address, and its count.
+fn most_frequent(all: impl Iterator<Item = IpAddr>) -> Option<(IpAddr, usize)> {
     let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
     all.for_each(|ip| *counts.entry(ip).or_default() += 1);
     counts.into_iter().max_by_key(|(_, count)| *count)
@@ -188,31 +187,31 @@ fn commonest(all: impl Iterator<Item = IpAddr>) -> Option<(IpAddr, usize)> {
 
 struct Acceptor<H> {
     name: &'static str,
-    most: usize,
-    /// Threads that have not ended yet, also of connections that have no place any more.
+    connections_max: usize,
+    /// Number of connection threads that have not ended yet, including those of evicted connections.
     running: Arc<AtomicUsize>,
-    seats: Arc<Mutex<Seats>>,
+    connections: Arc<Mutex<Connections>>,
     threads: Threads,
     shutdown: Shutdown,
     handle: Arc<H>,
 }
 
-/// One of the places; gives it back when dropped.
-struct Place {
+/// An entry in the table of open connections; it is removed on drop.
+struct Slot {
     number: u64,
-    seats: Arc<Mutex<Seats>>,
+    connections: Arc<Mutex<Connections>>,
     running: Arc<AtomicUsize>,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        lock(&self.seats).taken.remove(&self.number);
+        lock(&self.connections).open.remove(&self.number);
         self.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-fn lock(seats: &Mutex<Seats>) -> MutexGuard<'_, Seats> {
-    seats.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(connections: &Mutex<Connections>) -> MutexGuard<'_, Connections> {
+    connections.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Acceptor<H> {
@@ -223,7 +222,7 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
                 Ok((stream, from)) => {
                     let now_full = self.admit(stream, from);
                     if now_full && !std::mem::replace(&mut full, now_full) {
-                        self.say_full();
+                        self.log_full();
                     }
                     full = now_full;
                 }
@@ -231,67 +230,74 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
                     log::warn!("cannot accept a connection: {error}");
-                    lock(&self.seats).evict();
-                    self.shutdown.wait(REST);
+                    lock(&self.connections).evict();
+                    self.shutdown.wait(ACCEPT_RETRY_INTERVAL);
                 }
             }
         }
     }
 
-    fn say_full(&self) {
-        let most = commonest(lock(&self.seats).taken.values().map(|seat| seat.from));
-        let whose = most.map(|(ip, count)| format!("; {count} of them are from {ip}")).unwrap_or_default();
-        log::warn!("{} connections are open: only idle ones make room for others{whose}", self.most);
+    fn log_full(&self) {
+        let top = most_frequent(lock(&self.connections).open.values().map(|connection| connection.from));
+        let origin = top.map(|(ip, count)| format!("; {count} of them from {ip}")).unwrap_or_default();
+        log::warn!(
+            "connection limit reached: {} open{origin}; a new connection replaces an idle one or is closed",
+            self.connections_max
+        );
     }
 
-    /// Takes a connection in, if there is a place or one can be made. Returns whether all places were taken.
+    /// Starts the thread of a connection, if the limit or an eviction permits it. Returns whether the limit was
+    /// reached.
     fn admit(&self, stream: TcpStream, from: SocketAddr) -> bool {
         let stream = Arc::new(stream);
         let activity = Arc::new(Activity::default());
-        let Some((place, full)) = self.place(&stream, from.ip(), &activity) else { return true };
+        let Some((slot, full)) = self.reserve(&stream, from.ip(), &activity) else { return true };
         let (handle, shutdown) = (self.handle.clone(), self.shutdown.clone());
         let spawned = self.threads.spawn(self.name, move || {
-            let _place = place;
+            let _slot = slot;
             let _guard = shutdown.guard(&stream);
             if stream.set_nodelay(true).is_ok() && !shutdown.is_stopped() {
                 handle(stream, from, &activity);
             }
         });
         if let Err(error) = &spawned {
-            log::warn!("no thread for the connection from {from}: {error}");
+            log::warn!("connection from {from} closed: cannot start a thread: {error}");
         }
         full
     }
 
-    /// A place for a connection, and whether all were taken; `None` when none can be had.
-    fn place(
+    /// Reserves a slot for a connection. Returns it and whether the limit was reached; `None` if no slot is free.
+    fn reserve(
         &self,
         stream: &Arc<TcpStream>,
         from: IpAddr,
         activity: &Arc<Activity>,
-    ) -> Option<(Place, bool)> {
+    ) -> Option<(Slot, bool)> {
         let mut full = false;
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
-            let mut seats = lock(&self.seats);
-            if seats.taken.len() < self.most {
-                let number = seats.next;
-                seats.next += 1;
-                let (stream, activity, since) = (stream.clone(), activity.clone(), Instant::now());
-                seats.taken.insert(number, Seat { stream, from, activity, since });
+            let mut connections = lock(&self.connections);
+            if connections.open.len() < self.connections_max {
+                let number = connections.next;
+                connections.next += 1;
+                let (stream, activity, accepted) = (stream.clone(), activity.clone(), Instant::now());
+                connections.open.insert(number, Connection { stream, from, activity, accepted });
                 self.running.fetch_add(1, Ordering::Relaxed);
-                let place = Place { number, seats: self.seats.clone(), running: self.running.clone() };
-                return Some((place, full));
+                let slot =
+                    Slot { number, connections: self.connections.clone(), running: self.running.clone() };
+                return Some((slot, full));
             }
             full = true;
-            // Those that were evicted end soon, and are waited for; should they not, there is a limit to that, too.
-            let crowded = self.running.load(Ordering::Relaxed) >= self.most + self.most.div_ceil(4);
+            // The threads of evicted connections may exceed the limit by a quarter. Above that, the new connection
+            // waits for them, at most EVICTION_GRACE.
+            let crowded = self.running.load(Ordering::Relaxed)
+                >= self.connections_max + self.connections_max.div_ceil(4);
             let eviction = match crowded {
-                true if begun.elapsed() < EVICTION_GRACE_MIN => Eviction::Later(CROWDED_PAUSE),
+                true if started.elapsed() < EVICTION_GRACE_MIN => Eviction::Later(THREAD_CHECK_INTERVAL),
                 true => Eviction::Impossible,
-                false => seats.evict(),
+                false => connections.evict(),
             };
-            drop(seats);
+            drop(connections);
             match eviction {
                 Eviction::Done => {}
                 Eviction::Later(wait) if !self.shutdown.wait(wait) => {}
@@ -301,7 +307,7 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
     }
 }
 
-/// An address under which a listener on this machine is reached from this machine.
+/// The address at which a local listener is reached from this host: loopback for an unspecified address.
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -317,13 +323,13 @@ mod tests {
     use std::io::{Read, Write};
 
     #[test]
-    fn connections_are_served_up_to_the_cap_and_all_end_at_the_shutdown() {
+    fn connections_above_the_limit_are_closed_and_shutdown_ends_all() {
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address();
         listener
             .serve("test", 2, &threads, &shutdown, |stream, _, activity| {
-                activity.note();
+                activity.record_request();
                 (&*stream).write_all(b"x").unwrap();
                 let _ = (&*stream).read(&mut [0]);
             })
@@ -332,21 +338,21 @@ mod tests {
         for stream in &mut streams {
             assert_eq!(stream.read(&mut [0]).unwrap(), 1);
         }
-        assert_eq!(TcpStream::connect(address).unwrap().read(&mut [0]).unwrap(), 0, "one too many");
+        assert_eq!(TcpStream::connect(address).unwrap().read(&mut [0]).unwrap(), 0, "the limit is reached");
         shutdown.trigger();
         threads.join();
         assert_eq!(streams[0].read(&mut [0]).unwrap(), 0);
     }
 
     #[test]
-    fn who_has_most_places_is_known() {
+    fn most_frequent_address_is_found() {
         let [one, other]: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
-        assert_eq!(commonest([one, other, other].into_iter()), Some((other, 2)));
-        assert_eq!(commonest([].into_iter()), None);
+        assert_eq!(most_frequent([one, other, other].into_iter()), Some((other, 2)));
+        assert_eq!(most_frequent([].into_iter()), None);
     }
 
     #[test]
-    fn who_asks_for_nothing_makes_room() {
+    fn idle_connections_are_evicted_for_new_ones() {
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address();
@@ -354,10 +360,10 @@ mod tests {
             .serve("test", 2, &threads, &shutdown, |stream, _, activity| {
                 // Each byte is a request.
                 while (&*stream).read(&mut [0]).is_ok_and(|count| count > 0) {
-                    activity.note();
+                    activity.record_request();
                     (&*stream).write_all(b"x").unwrap();
                 }
-                // Not all end at once: the new ones have to wait for it.
+                // The thread ends later than its connection, so a new connection has to wait for it.
                 std::thread::sleep(Duration::from_millis(20));
             })
             .unwrap();
@@ -373,19 +379,19 @@ mod tests {
         let mut idle = connect();
         for _ in 0..3 {
             let next = connect();
-            assert_eq!(idle.read(&mut [0]).unwrap(), 0, "it makes room");
+            assert_eq!(idle.read(&mut [0]).unwrap(), 0, "the idle connection is evicted");
             idle = next;
         }
         assert!(ask(&idle) && ask(&asking));
-        assert_eq!(connect().read(&mut [0]).unwrap_or(0), 0, "both are busy");
+        assert_eq!(connect().read(&mut [0]).unwrap_or(0), 0, "no connection is idle");
         shutdown.trigger();
         threads.join();
         assert_eq!(asking.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]
-    fn a_taken_port_is_named() {
-        let (first, _datagrams) = Listener::bind_with_datagrams("127.0.0.1:0".parse().unwrap()).unwrap();
+    fn port_in_use_is_named_in_the_error() {
+        let (first, _datagrams) = Listener::bind_tcp_and_udp("127.0.0.1:0".parse().unwrap()).unwrap();
         let error = Listener::bind(first.address()).err().unwrap().to_string();
         let port = first.address().port();
         assert_eq!(error, format!("port {port} on 127.0.0.1 is in use by another program (TCP)"));

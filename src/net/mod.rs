@@ -1,20 +1,20 @@
-//! Sockets and threads: listening, dialling, links, datagrams, and how all of it ends.
+//! Sockets and threads: accept loop, outgoing connections, framed TCP streams, a UDP client, shutdown.
 //!
-//! Nothing here knows what is said, only how: every thread is spawned by [`Threads`] and joined, every
-//! blocking call has a deadline or is woken by [`Shutdown`], every queue is bounded.
+//! This layer never interprets messages. Invariants: every thread is spawned by [`Threads`] and joined; every blocking
+//! call has a deadline or is woken by [`Shutdown`]; every queue is bounded.
 
-pub mod asker;
 pub mod dial;
-pub mod link;
+pub mod framed_stream;
 pub mod listener;
 pub mod shutdown;
 pub mod threads;
 pub mod timeouts;
+pub mod udp_client;
 
-pub use asker::{AskError, Asker};
 pub use dial::dial;
-pub use link::{LinkError, LinkReader, LinkWriter};
+pub use framed_stream::{FrameReader, FrameWriter, StreamError};
 pub use listener::{Activity, BindError, Listener};
 pub use shutdown::Shutdown;
-pub use threads::{Threads, side_by_side, unjoined};
+pub use threads::{Threads, run_parallel, unjoined_count};
 pub use timeouts::Timeouts;
+pub use udp_client::{UdpClient, UdpClientError};

@@ -1,7 +1,7 @@
-//! How everything ends: a flag, a channel that closes, and sockets that are shut under their readers.
+//! Shutdown signal: a flag, a channel that closes, hooks, and sockets that are shut down under their readers.
 //!
-//! Invariant: once triggered, every thread that waits on the signal, on a guarded stream or through a hook is
-//! woken, whichever came first, the wait or the trigger.
+//! Invariant: the trigger wakes every thread that waits for the signal or on a guarded stream, and runs every hook,
+//! also those that are registered after the trigger.
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::HashMap;
@@ -25,16 +25,16 @@ struct State {
 struct Inner {
     signal: Receiver<Infallible>,
     state: Mutex<State>,
-    /// Nobody else may keep it, and a grandparent's trigger gets here through it.
+    /// Keeps the parent alive: the trigger of a grandparent passes through it.
     _parent: Option<Shutdown>,
 }
 
-/// Ends what it was given to. Clones are the same shutdown; a [`child`](Self::child) ends with its parent
-/// or before it.
+/// A shutdown signal for threads, streams and hooks. Clones share one signal; a [`child`](Self::child) is triggered
+/// with its parent or alone before it.
 #[derive(Clone)]
 pub struct Shutdown(Arc<Inner>);
 
-/// Keeps a stream under the eyes of a shutdown.
+/// Registration of a stream at a shutdown; the stream is deregistered on drop.
 pub struct Guard {
     number: u64,
     inner: Weak<Inner>,
@@ -58,7 +58,7 @@ impl Shutdown {
         Self(Arc::new(Inner { signal, state: Mutex::new(state), _parent: parent }))
     }
 
-    /// A shutdown that is triggered along with this one, and can be triggered alone.
+    /// A shutdown that is triggered together with this one, and can be triggered alone.
     pub fn child(&self) -> Self {
         let child = Self::under(Some(self.clone()));
         let mut state = self.state();
@@ -76,7 +76,7 @@ impl Shutdown {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends everything. Again is fine.
+    /// Triggers the shutdown. A second call has no effect.
     pub fn trigger(&self) {
         let mut state = self.state();
         state.stopped = true;
@@ -86,35 +86,35 @@ impl Shutdown {
             (std::mem::take(streams), std::mem::take(hooks), std::mem::take(children));
         drop(state);
         for stream in streams.values().filter_map(Weak::upgrade) {
-            // Fails when the other side was faster; then there is nothing to wake.
+            // Fails if the other side has closed the connection: then no thread waits on it.
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
         hooks.into_iter().for_each(|hook| hook());
         children.iter().filter_map(Weak::upgrade).for_each(|child| Shutdown(child).trigger());
     }
 
-    /// Whether it was triggered.
+    /// Whether the shutdown was triggered.
     pub fn is_stopped(&self) -> bool {
         self.state().stopped
     }
 
-    /// A channel that nothing is ever sent on and that closes at the trigger: for `select!`.
+    /// A channel for `select!`: it never carries a message, and it closes at the trigger.
     pub fn signal(&self) -> &Receiver<Infallible> {
         &self.0.signal
     }
 
-    /// Waits until the trigger, at most `time`. Returns whether it was triggered.
+    /// Waits for the trigger, at most `time`. Returns whether the shutdown was triggered.
     pub fn wait(&self, time: Duration) -> bool {
         !matches!(self.0.signal.recv_timeout(time), Err(RecvTimeoutError::Timeout))
     }
 
-    /// Waits until the trigger.
+    /// Waits for the trigger.
     pub fn wait_forever(&self) {
         let _ = self.0.signal.recv();
     }
 
-    /// Has the trigger shut a stream, so that whoever reads or writes it is woken.
-    #[must_use = "the stream is forgotten when the guard is dropped"]
+    /// Registers a stream that the trigger shuts down, which wakes the threads that read or write it.
+    #[must_use = "dropping the guard deregisters the stream"]
     pub fn guard(&self, stream: &Arc<TcpStream>) -> Guard {
         let mut state = self.state();
         let number = state.next;
@@ -127,7 +127,7 @@ impl Shutdown {
         Guard { number, inner: Arc::downgrade(&self.0) }
     }
 
-    /// Has the trigger call `hook`; at once if it was triggered already.
+    /// Registers a hook that the trigger calls. It is called immediately if the shutdown was triggered before.
     pub fn on_trigger(&self, hook: impl FnOnce() + Send + 'static) {
         let mut state = self.state();
         match state.stopped {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_woken_whether_it_came_before_or_after() {
+    fn trigger_wakes_readers_registered_before_and_after_it() {
         let shutdown = Shutdown::new();
         let (before, _other) = pair();
         let _guard = shutdown.guard(&before);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn children_and_hooks_are_told_once_and_a_child_ends_alone() {
+    fn hooks_run_once_and_a_child_can_be_triggered_alone() {
         let shutdown = Shutdown::new();
         let (child, alone) = (shutdown.child(), shutdown.child());
         alone.trigger();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grandchild_ends_also_when_nobody_keeps_what_is_between() {
+    fn grandchild_is_triggered_when_its_parent_handle_was_dropped() {
         let shutdown = Shutdown::new();
         let grandchild = shutdown.child().child();
         shutdown.trigger();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_that_is_dropped_leaves_nothing_behind() {
+    fn dropped_guard_deregisters_its_stream() {
         let shutdown = Shutdown::new();
         let (stream, _other) = pair();
         drop(shutdown.guard(&stream));

@@ -1,7 +1,7 @@
-//! The one way to spawn a thread: named, with a small stack, and joined in the end.
+//! Named threads with small stacks, spawned in groups that are joined at shutdown.
 
 use crate::content::limits::STACK_BYTES;
-// Of `core`, since nobody ever waits on a count.
+// Of `core`: the replacement that model checks interleavings in `std` needs no counter.
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,12 +10,12 @@ use std::thread::{Builder, JoinHandle};
 /// Threads of this process that have been spawned and not been joined.
 static UNJOINED: AtomicUsize = AtomicUsize::new(0);
 
-/// How many threads of this process were spawned and have not been joined: none, when all that it ran has ended.
-pub fn unjoined() -> usize {
+/// Number of threads of this process that were spawned and have not been joined. It is 0 after a complete shutdown.
+pub fn unjoined_count() -> usize {
     UNJOINED.load(Ordering::SeqCst)
 }
 
-/// The threads of a daemon. Whoever makes them joins them, or [lets them go](Self::abandon).
+/// A group of threads. Its owner joins them, or [detaches](Self::detach_all) them. Clones are the same group.
 #[derive(Clone, Default)]
 pub struct Threads(Arc<Group>);
 
@@ -23,7 +23,7 @@ pub struct Threads(Arc<Group>);
 struct Group(Mutex<Vec<JoinHandle<()>>>);
 
 impl Threads {
-    /// No thread yet.
+    /// An empty group.
     pub fn new() -> Self {
         Self::default()
     }
@@ -32,15 +32,15 @@ impl Threads {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Spawns a thread.
+    /// Spawns a thread in this group.
     ///
     /// # Errors
-    /// When the system has no room for another one.
+    /// The system refuses another thread.
     pub fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let handle = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run)?;
         UNJOINED.fetch_add(1, Ordering::SeqCst);
         let mut handles = self.handles();
-        // Those that have ended need no joining later.
+        // Threads that have ended are joined now and then, so that the list does not grow without limit.
         let mut ended = Vec::new();
         if handles.len() >= 64 && handles.len().is_power_of_two() {
             let all = std::mem::take(&mut *handles);
@@ -52,8 +52,8 @@ impl Threads {
         Ok(())
     }
 
-    /// Waits until every thread has ended, also those that others spawn meanwhile. Must not be called
-    /// from one of them.
+    /// Waits until every thread of the group has ended, including threads that are spawned meanwhile. It must not be
+    /// called from a thread of the group.
     pub fn join(&self) {
         loop {
             let handle = self.handles().pop();
@@ -64,8 +64,8 @@ impl Threads {
         }
     }
 
-    /// Lets go of threads that nothing can wake: they end with the process.
-    pub fn abandon(&self) {
+    /// Detaches threads that cannot be woken: they end with the process.
+    pub fn detach_all(&self) {
         let handles = std::mem::take(&mut *self.handles());
         UNJOINED.fetch_sub(handles.len(), Ordering::SeqCst);
     }
@@ -74,14 +74,14 @@ impl Threads {
 fn joined(handle: JoinHandle<()>) {
     let name = handle.thread().name().unwrap_or("?").to_owned();
     if handle.join().is_err() {
-        log::error!("the thread {name} panicked; this is a fault in shoal");
+        log::error!("thread {name} panicked; this is a bug in shoal: please report it");
     }
     UNJOINED.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// Runs `work` in `count` threads at once and returns when all have ended, so that it may borrow. When the system has
-/// no room for all of them, with those that it has; when for none, here.
-pub fn side_by_side(name: &str, count: usize, work: impl Fn() + Sync) {
+/// Runs `work` in `count` threads and returns when all have ended; `work` may borrow. If the system refuses threads,
+/// fewer are used; if it refuses all of them, `work` runs once in the calling thread.
+pub fn run_parallel(name: &str, count: usize, work: impl Fn() + Sync) {
     std::thread::scope(|scope| {
         let spawn = || {
             Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn_scoped(scope, &work).map(drop)
@@ -89,7 +89,7 @@ pub fn side_by_side(name: &str, count: usize, work: impl Fn() + Sync) {
         let spawned = (0..count).filter(|_| match spawn() {
             Ok(()) => true,
             Err(error) => {
-                log::warn!("no thread for {name}: {error}");
+                log::warn!("cannot start a thread for {name}: {error}");
                 false
             }
         });
@@ -100,12 +100,12 @@ pub fn side_by_side(name: &str, count: usize, work: impl Fn() + Sync) {
 }
 
 impl Threads {
-    /// What has come of starting something in these threads. When it could not be started, those that it has by then
-    /// are ended.
+    /// Passes on the result of a start. If it is an error, first triggers `shutdown` and joins the threads that were
+    /// spawned before the error.
     ///
     /// # Errors
-    /// What it failed for.
-    pub fn unless_failed<T, E>(&self, started: Result<T, E>, shutdown: &super::Shutdown) -> Result<T, E> {
+    /// The error of `started`.
+    pub fn join_on_error<T, E>(&self, started: Result<T, E>, shutdown: &super::Shutdown) -> Result<T, E> {
         if started.is_err() {
             shutdown.trigger();
             self.join();
@@ -114,7 +114,7 @@ impl Threads {
     }
 }
 
-/// In a test of this crate, threads that are let go of without having been joined are a failure.
+/// In tests of this crate, dropping a group with threads that were not joined panics.
 #[cfg(test)]
 impl Drop for Group {
     fn drop(&mut self) {
@@ -125,7 +125,7 @@ impl Drop for Group {
         let names: Vec<_> = left.iter().map(|handle| handle.thread().name().map(str::to_owned)).collect();
         let own = std::thread::current().id();
         if left.iter().any(|handle| handle.thread().id() == own) {
-            // Nobody would hear of a panic here.
+            // A panic in this thread would not fail the test.
             eprintln!("{names:?} were never joined");
             std::process::abort();
         }
@@ -138,36 +138,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_side_by_side_may_borrow() {
+    fn parallel_work_may_borrow() {
         let ran = AtomicUsize::new(0);
-        side_by_side("test", 3, || {
+        run_parallel("test", 3, || {
             ran.fetch_add(1, Ordering::SeqCst);
         });
-        side_by_side("test", 0, || panic!("nothing to do"));
+        run_parallel("test", 0, || panic!("nothing to do"));
         assert_eq!(ran.load(Ordering::SeqCst), 3);
     }
 
-    // The panic is what makes a test fail that leaves a thread behind: it must come.
+    // The panic in `drop` fails a test that does not join its threads.
     #[test]
     #[should_panic(expected = "forgotten")]
-    fn a_test_that_leaves_a_thread_behind_fails() {
+    fn dropping_unjoined_threads_panics() {
         let threads = Threads::new();
         threads.spawn("forgotten", || ()).unwrap();
         drop(threads);
     }
 
     #[test]
-    fn what_cannot_be_started_leaves_no_thread_behind() {
+    fn failed_start_joins_the_threads_spawned_before() {
         let (threads, shutdown) = (Threads::new(), crate::net::Shutdown::new());
         let end = shutdown.clone();
         threads.spawn("begun", move || end.wait_forever()).unwrap();
-        assert_eq!(threads.unless_failed(Ok::<_, ()>(7), &shutdown), Ok(7));
+        assert_eq!(threads.join_on_error(Ok::<_, ()>(7), &shutdown), Ok(7));
         assert!(!shutdown.is_stopped());
-        assert_eq!(threads.unless_failed(Err::<(), _>("no"), &shutdown), Err("no"));
+        assert_eq!(threads.join_on_error(Err::<(), _>("no"), &shutdown), Err("no"));
     }
 
     #[test]
-    fn joining_waits_for_threads_spawned_by_threads() {
+    fn join_waits_for_threads_spawned_by_threads() {
         let threads = Threads::new();
         let ended = Arc::new(AtomicUsize::new(0));
         let (inner, count) = (threads.clone(), ended.clone());

@@ -1,17 +1,17 @@
-//! How long the other side of a connection is waited for.
+//! Timeouts of a TCP connection.
 
 use crate::content::limits::{HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, STALL_TIMEOUT};
 use std::time::Duration;
 
-/// How long the other side of a connection is waited for.
+/// Timeouts of a TCP connection, for either side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For its hello.
+    /// From the connect to the hello of the other side.
     pub hello: Duration,
-    /// For its next request, by who serves; for anything at all, by a peer with a session at a tracker or manager.
+    /// At a server: from one request to the next. At a peer with a session at a tracker or manager: from one message of
+    /// the tracker or manager to the next.
     pub idle: Duration,
-    /// For the next bytes in the middle of a message, for it to take what is sent, and for an answer to begin, by who
-    /// asks.
+    /// For a single read or write within a message, and at a client from a request to the first byte of its response.
     pub stall: Duration,
 }
 

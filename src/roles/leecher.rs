@@ -6,7 +6,7 @@
 use crate::content::PeerName;
 use crate::download::finder::TrackerFinder;
 use crate::download::job::{self, Beside, Downloaded, Located, Order, Start};
-use crate::net::{Asker, Listener, Shutdown, Threads};
+use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::Registration;
 use crate::report::error::DaemonError;
 use crate::report::watch::Watch;
@@ -90,7 +90,7 @@ impl Leecher<'_> {
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
         let own = announcer.clone();
         let token = move || own.get().and_then(Announcer::token);
-        let asker = Asker::new(*tracker, self.shutdown)?.with_patience(order.timeout);
+        let asker = UdpClient::new(*tracker, self.shutdown)?.with_timeout(order.timeout);
         let mut finder = TrackerFinder::new(asker, order.timeouts, token);
         let outage = Outage::new("tracker", *tracker, order.timeout);
         let located = job::locate(order, &mut finder, outage, self.shutdown)?;

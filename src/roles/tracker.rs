@@ -98,7 +98,7 @@ pub fn start(
     shutdown: &Shutdown,
 ) -> Result<RunningTracker, DaemonError> {
     let threads = Threads::new();
-    threads.unless_failed(start_in(&threads, config, watch, shutdown), shutdown)
+    threads.join_on_error(start_in(&threads, config, watch, shutdown), shutdown)
 }
 
 fn start_in(

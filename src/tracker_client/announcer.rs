@@ -6,7 +6,7 @@
 
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
-use crate::net::{AskError, Asker, Shutdown, Threads};
+use crate::net::{Shutdown, Threads, UdpClient, UdpClientError};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::{DaemonError, Fault};
@@ -51,7 +51,7 @@ impl Announcer {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
-        let asker = Asker::new(tracker, shutdown)?.with_patience(timeout);
+        let asker = UdpClient::new(tracker, shutdown)?.with_timeout(timeout);
         let (nudge, nudged) = bounded(1);
         let token = Arc::new(Mutex::new(None));
         let mut worker = Worker {
@@ -131,7 +131,7 @@ impl Outage {
 }
 
 struct Worker {
-    asker: Asker,
+    asker: UdpClient,
     registration: Registration,
     shelf: Shelf,
     /// The files that the tracker knows of, and how much of each.
@@ -154,7 +154,7 @@ impl Worker {
                     self.outage.settled();
                     self.heartbeat
                 }
-                Err(AskError::Stopped) => break,
+                Err(UdpClientError::Stopped) => break,
                 Err(why) => match self.outage.failed(asked, &why) {
                     Ok(pause) => pause,
                     Err(error) => {
@@ -174,7 +174,7 @@ impl Worker {
             }
         }
         if let Some(token) = self.token() {
-            self.asker.tell(&TrackerRequest::Goodbye { token });
+            self.asker.send_without_reply(&TrackerRequest::Goodbye { token });
         }
     }
 
@@ -187,7 +187,7 @@ impl Worker {
     }
 
     /// One round: register if need be, announce what is new, or else send a heartbeat.
-    fn keep_known(&mut self) -> Result<(), AskError> {
+    fn keep_known(&mut self) -> Result<(), UdpClientError> {
         let known = self.token();
         let token = known.map_or_else(|| self.register(), Ok)?;
         if self.tell_all(token)? || known.is_none() {
@@ -199,7 +199,7 @@ impl Worker {
     }
 
     /// Announces what is new, or else sends a heartbeat. Returns `false` when the token is not known.
-    fn tell_all(&mut self, token: Token) -> Result<bool, AskError> {
+    fn tell_all(&mut self, token: Token) -> Result<bool, UdpClientError> {
         let mut told = false;
         // What has changed on the disk is not what was announced, and is not served.
         let (offers, changed): (Vec<Offer>, Vec<Offer>) =
@@ -238,8 +238,8 @@ impl Worker {
         if told { Ok(true) } else { Ok(self.expect(&TrackerRequest::Heartbeat { token })? != Told::Unknown) }
     }
 
-    fn register(&mut self) -> Result<Token, AskError> {
-        match self.asker.ask(&TrackerRequest::Register(self.registration.clone()))? {
+    fn register(&mut self) -> Result<Token, UdpClientError> {
+        match self.asker.request(&TrackerRequest::Register(self.registration.clone()))? {
             TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
                 self.heartbeat = clamp_heartbeat(Duration::from_millis(heartbeat_ms));
                 self.announced.clear();
@@ -253,8 +253,8 @@ impl Worker {
     }
 
     /// Asks what is acknowledged without more. Forgets the token when it is not known.
-    fn expect(&mut self, request: &TrackerRequest) -> Result<Told, AskError> {
-        match self.asker.ask(request)? {
+    fn expect(&mut self, request: &TrackerRequest) -> Result<Told, UdpClientError> {
+        match self.asker.request(request)? {
             TrackerResponse::Alive
             | TrackerResponse::Announced { .. }
             | TrackerResponse::Withdrawn { .. } => Ok(Told::Known),
@@ -283,8 +283,8 @@ enum Told {
     Full,
 }
 
-fn unexpected(response: TrackerResponse) -> AskError {
-    AskError::Io(io::Error::other(match response {
+fn unexpected(response: TrackerResponse) -> UdpClientError {
+    UdpClientError::Io(io::Error::other(match response {
         TrackerResponse::Error { text, .. } => format!("the program on that address refuses: {text}"),
         other => format!("it answers {other:?}"),
     }))

@@ -3,8 +3,8 @@
 
 use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION};
 use crate::content::{FileId, FileName};
-use crate::net::link::halves;
-use crate::net::{AskError, Asker, LinkError, LinkReader, Shutdown, Timeouts, dial};
+use crate::net::framed_stream::split;
+use crate::net::{FrameReader, Shutdown, StreamError, Timeouts, UdpClient, UdpClientError, dial};
 use crate::protocol::frame::FrameError;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
@@ -39,17 +39,17 @@ impl Query {
 /// # Errors
 /// When the tracker does not answer.
 pub fn lookup(
-    asker: &mut Asker,
+    asker: &mut UdpClient,
     query: &Query,
     wanted: u32,
     token: Option<Token>,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-) -> Result<Vec<FoundFile>, AskError> {
-    asker.until(shutdown);
+) -> Result<Vec<FoundFile>, UdpClientError> {
+    asker.set_shutdown(shutdown);
     let Query { name, id } = query.clone();
     let request = |limit| TrackerRequest::Lookup { name: name.clone(), id, limit, token };
-    match asker.ask(&request(wanted.min(DATAGRAM_HOLDERS)))? {
+    match asker.request(&request(wanted.min(DATAGRAM_HOLDERS)))? {
         TrackerResponse::Found { files, truncated } => {
             let known = |found: &FoundFile| found.holders > (found.whole.len() + found.partial.len()) as u32;
             let more = truncated || (wanted > DATAGRAM_HOLDERS && files.iter().any(known));
@@ -66,8 +66,8 @@ pub fn lookup(
             files.iter_mut().for_each(|found| place(found, asker.tracker()));
             Ok(files)
         }
-        TrackerResponse::Error { text, .. } => Err(AskError::Io(io::Error::other(text))),
-        other => Err(AskError::Io(io::Error::other(format!("it answers {other:?}")))),
+        TrackerResponse::Error { text, .. } => Err(UdpClientError::Io(io::Error::other(text))),
+        other => Err(UdpClientError::Io(io::Error::other(format!("it answers {other:?}")))),
     }
 }
 
@@ -79,7 +79,7 @@ pub fn list(
     tracker: SocketAddr,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-) -> Result<Vec<FoundFile>, LinkError> {
+) -> Result<Vec<FoundFile>, StreamError> {
     converse(tracker, &TrackerRequest::List, timeouts, shutdown, |response, reader| match response {
         TrackerResponse::Listing { count, length } if length <= LIST_MAX => {
             let mut payload = vec![0; length as usize];
@@ -99,7 +99,7 @@ pub fn list(
 ///
 /// # Errors
 /// When the tracker does not answer, or does not tell.
-pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, LinkError> {
+pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, StreamError> {
     converse(tracker, &TrackerRequest::Status, Timeouts::default(), shutdown, |response, reader| {
         match response {
             TrackerResponse::Status { length } if length <= LIST_MAX => {
@@ -136,11 +136,11 @@ fn place(found: &mut FoundFile, tracker: SocketAddr) {
 }
 
 fn over_connection(
-    asker: &Asker,
+    asker: &UdpClient,
     request: &TrackerRequest,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-) -> Result<Vec<FoundFile>, LinkError> {
+) -> Result<Vec<FoundFile>, StreamError> {
     converse(asker.tracker(), request, timeouts, shutdown, |response, _| match response {
         TrackerResponse::Found { files, .. } => Ok(files),
         other => Err(unexpected(other)),
@@ -153,11 +153,11 @@ fn converse<T>(
     request: &TrackerRequest,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-    answer: impl FnOnce(TrackerResponse, &mut LinkReader) -> Result<T, LinkError>,
-) -> Result<T, LinkError> {
+    answer: impl FnOnce(TrackerResponse, &mut FrameReader) -> Result<T, StreamError>,
+) -> Result<T, StreamError> {
     let stream = Arc::new(dial(tracker, shutdown)?);
     let _guard = shutdown.guard(&stream);
-    let (mut reader, mut writer) = halves(&stream, timeouts.stall)?;
+    let (mut reader, mut writer) = split(&stream, timeouts.stall)?;
     writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION })?;
     writer.send(request)?;
     match reader.message(timeouts.hello)? {
@@ -169,8 +169,8 @@ fn converse<T>(
     }
 }
 
-fn unexpected(response: TrackerResponse) -> LinkError {
-    LinkError::Io(io::Error::other(match response {
+fn unexpected(response: TrackerResponse) -> StreamError {
+    StreamError::Io(io::Error::other(match response {
         TrackerResponse::Error { text, .. } => format!("it refuses: {text}"),
         other => format!("it answers {other:?}"),
     }))

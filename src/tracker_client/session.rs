@@ -9,8 +9,10 @@ use crate::content::Manifest;
 use crate::content::limits::{
     KEEP_ALIVE_INTERVAL, LIST_MAX, OUTBOX_MESSAGES_MAX, PROTOCOL_VERSION, RETRY_MAX,
 };
-use crate::net::link::halves;
-use crate::net::{AskError, Asker, LinkError, LinkReader, LinkWriter, Shutdown, Threads, Timeouts, dial};
+use crate::net::framed_stream::split;
+use crate::net::{
+    FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, UdpClient, UdpClientError, dial,
+};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::payload::manifest_payload_length;
@@ -105,7 +107,7 @@ enum SessionError {
     #[error("no connection to the {0} on {1}: {2}")]
     Connect(&'static str, SocketAddr, io::Error),
     #[error("the connection to the {0} on {1} is lost: {2}")]
-    Link(&'static str, SocketAddr, LinkError),
+    Link(&'static str, SocketAddr, StreamError),
     #[error("the {0} on {1} {2}")]
     Refused(&'static str, SocketAddr, String),
     #[error("stopped")]
@@ -137,13 +139,13 @@ impl Session {
     /// One connection, from its making to its end.
     fn converse(&mut self) -> SessionError {
         let (role, tracker) = (self.role, self.tracker);
-        let link_lost = |error: LinkError| SessionError::Link(role, tracker, error);
+        let link_lost = |error: StreamError| SessionError::Link(role, tracker, error);
         let stream = match dial(tracker, &self.shutdown) {
             Ok(stream) => Arc::new(stream),
             Err(error) => return SessionError::Connect(role, tracker, error),
         };
         let _guard = self.shutdown.guard(&stream);
-        let (mut reader, mut writer) = match halves(&stream, self.timeouts.stall) {
+        let (mut reader, mut writer) = match split(&stream, self.timeouts.stall) {
             Ok(halves) => halves,
             Err(error) => return SessionError::Connect(role, tracker, error),
         };
@@ -161,7 +163,7 @@ impl Session {
         let result = self
             .spawn_writer(writer, queued, token, &stream, &here)
             .and_then(|()| self.spawn_heartbeat(token, heartbeat, &stream, &here))
-            .map_err(LinkError::from)
+            .map_err(StreamError::from)
             .map_err(link_lost);
         if let Err(error) = result {
             here.trigger();
@@ -183,11 +185,11 @@ impl Session {
 
     fn register(
         &self,
-        reader: &mut LinkReader,
-        writer: &mut LinkWriter,
+        reader: &mut FrameReader,
+        writer: &mut FrameWriter,
     ) -> Result<(Token, SocketAddr, Duration), SessionError> {
         let (role, tracker) = (self.role, self.tracker);
-        let lost = |error: LinkError| SessionError::Link(role, tracker, error);
+        let lost = |error: StreamError| SessionError::Link(role, tracker, error);
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).map_err(lost)?;
         writer.send(&TrackerRequest::Register(self.registration.clone())).map_err(lost)?;
         let mut patience = self.timeouts.hello;
@@ -211,8 +213,8 @@ impl Session {
     }
 
     /// Passes on what the tracker says until the connection ends.
-    fn listen(&self, reader: &mut LinkReader) -> SessionError {
-        let lost = |error: LinkError| SessionError::Link(self.role, self.tracker, error);
+    fn listen(&self, reader: &mut FrameReader) -> SessionError {
+        let lost = |error: StreamError| SessionError::Link(self.role, self.tracker, error);
         loop {
             let event = match reader.message(self.timeouts.idle) {
                 Ok(TrackerResponse::Alive) => continue,
@@ -259,7 +261,7 @@ impl Session {
 
     fn spawn_writer(
         &self,
-        mut writer: LinkWriter,
+        mut writer: FrameWriter,
         queued: Receiver<TrackerRequest>,
         token: Token,
         stream: &Arc<TcpStream>,
@@ -296,18 +298,18 @@ impl Session {
         stream: &Arc<TcpStream>,
         here: &Shutdown,
     ) -> io::Result<()> {
-        let mut asker = Asker::new(self.tracker, here)?;
+        let mut asker = UdpClient::new(self.tracker, here)?;
         let (stream, here) = (stream.clone(), here.clone());
         self.threads.spawn("heartbeat", move || {
             let mut next = Instant::now();
             while !here.wait(next.saturating_duration_since(Instant::now())) {
                 next = Instant::now() + heartbeat;
-                match asker.ask(&TrackerRequest::Heartbeat { token }) {
+                match asker.request(&TrackerRequest::Heartbeat { token }) {
                     Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, .. }) => {
                         let _ = stream.shutdown(std::net::Shutdown::Both);
                         return;
                     }
-                    Ok(_) | Err(AskError::Stopped) => {}
+                    Ok(_) | Err(UdpClientError::Stopped) => {}
                     // The connection tells soon enough whether the tracker is gone.
                     Err(why) => log::debug!("no answer to a heartbeat: {why}"),
                 }

@@ -3,7 +3,7 @@
 //! Invariant: with so many chunks on their way at once as have a place, none of them is so slow that it is given up.
 
 use crate::net::Shutdown;
-use crate::net::link::SLICE;
+use crate::net::framed_stream::SENDFILE_BYTES_MAX;
 use crate::swarm::token_bucket::TokenBucket;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::{Mutex, PoisonError};
@@ -33,7 +33,7 @@ impl Drop for Place<'_> {
 impl UploadLimit {
     /// So many bytes a second, which are not none.
     pub fn new(rate: u64) -> Self {
-        let at_once = (rate.saturating_mul(SLICE_SECONDS) / SLICE).clamp(1, AT_ONCE_MAX);
+        let at_once = (rate.saturating_mul(SLICE_SECONDS) / SENDFILE_BYTES_MAX).clamp(1, AT_ONCE_MAX);
         Self {
             bucket: Mutex::new(TokenBucket::new(rate, Duration::ZERO)),
             started: Instant::now(),

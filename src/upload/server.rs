@@ -6,8 +6,8 @@
 
 use crate::content::limits::{self, GOT_INTERVAL, PROTOCOL_VERSION, SERVE_QUEUE_MAX};
 use crate::content::{Bitfield, ChunkIndex, FileId, FileName};
-use crate::net::link::halves;
-use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
+use crate::net::framed_stream::split;
+use crate::net::{Activity, FrameReader, FrameWriter, Listener, Shutdown, StreamError, Threads, Timeouts};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
@@ -102,8 +102,8 @@ pub fn serve(
     });
     listener.serve("serve", options.connections, threads, shutdown, move |stream, from, activity| {
         match server.converse(stream, from, activity) {
-            LinkError::Closed => log::debug!("{from} has closed its connection"),
-            LinkError::TimedOut => log::debug!("{from} has asked for nothing for a while"),
+            StreamError::Closed => log::debug!("{from} has closed its connection"),
+            StreamError::TimedOut => log::debug!("{from} has asked for nothing for a while"),
             _ if server.shutdown.is_stopped() => {}
             // Anybody can make a connection and say nonsense: that must not fill the log.
             why => log::debug!("dropping {from}: {why}"),
@@ -117,8 +117,8 @@ impl Server {
         stream: Arc<TcpStream>,
         from: SocketAddr,
         activity: &Activity,
-    ) -> LinkError {
-        let (mut reader, mut writer) = match halves(&stream, self.timeouts.stall) {
+    ) -> StreamError {
+        let (mut reader, mut writer) = match split(&stream, self.timeouts.stall) {
             Ok(halves) => halves,
             Err(error) => return error.into(),
         };
@@ -145,7 +145,7 @@ impl Server {
         let why = self.take_requests(&mut reader, &requests, (from, port), activity);
         drop(requests);
         // Who has closed only its own side may still read the answers to what it asked.
-        if !matches!(why, LinkError::Closed) {
+        if !matches!(why, StreamError::Closed) {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
         let _ = written.recv();
@@ -154,21 +154,21 @@ impl Server {
 
     fn take_requests(
         &self,
-        reader: &mut LinkReader,
+        reader: &mut FrameReader,
         requests: &Sender<PeerRequest>,
         (from, port): (SocketAddr, Option<u16>),
         activity: &Activity,
-    ) -> LinkError {
+    ) -> StreamError {
         loop {
             let request = match reader.message(self.timeouts.idle) {
                 Ok(request) => request,
                 Err(error) => return error,
             };
-            activity.note();
+            activity.record_request();
             self.note_met(&request, from, port);
             // The queue is short: who asks faster than it reads waits here.
             if requests.send(request).is_err() {
-                return LinkError::Closed;
+                return StreamError::Closed;
             }
         }
     }
@@ -213,10 +213,10 @@ impl Server {
 
 /// Reads the hello and answers it; returns the port on which the other side serves.
 fn hello(
-    reader: &mut LinkReader,
-    writer: &mut LinkWriter,
+    reader: &mut FrameReader,
+    writer: &mut FrameWriter,
     patience: Duration,
-) -> Result<Option<u16>, LinkError> {
+) -> Result<Option<u16>, StreamError> {
     let (code, text) = match reader.message(patience) {
         Ok(PeerRequest::Hello { version: PROTOCOL_VERSION, port }) => {
             writer.send(&PeerResponse::Hello { version: PROTOCOL_VERSION })?;
@@ -227,11 +227,11 @@ fn hello(
             (ErrorCode::UnknownVersion, text)
         }
         Ok(_) => (ErrorCode::Malformed, "a conversation opens with hello".to_owned()),
-        Err(LinkError::Frame(error)) => (ErrorCode::Malformed, error.to_string()),
+        Err(StreamError::Frame(error)) => (ErrorCode::Malformed, error.to_string()),
         Err(error) => return Err(error),
     };
     writer.send(&PeerResponse::Error { code, text: text.clone(), index: None })?;
-    Err(LinkError::Io(io::Error::new(io::ErrorKind::InvalidData, text)))
+    Err(StreamError::Io(io::Error::new(io::ErrorKind::InvalidData, text)))
 }
 
 /// A file that the other side is told news of.
@@ -258,7 +258,7 @@ impl Subscription {
 /// The writing thread of a connection.
 struct Answers<'a> {
     server: &'a Server,
-    writer: LinkWriter,
+    writer: FrameWriter,
     from: SocketAddr,
     /// Who it is, and where it serves, if it does.
     visitor: VisitorId,
@@ -279,13 +279,13 @@ impl Drop for Answers<'_> {
 }
 
 impl<'a> Answers<'a> {
-    fn new(server: &'a Server, writer: LinkWriter, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
+    fn new(server: &'a Server, writer: FrameWriter, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
         let visitor = server.visitors.name();
         let (subscriptions, pace) = (Vec::new(), None);
         Self { server, writer, from, visitor, serves, subscriptions, pace, told: Instant::now() }
     }
 
-    fn run(mut self, requests: &Receiver<PeerRequest>) -> Result<(), LinkError> {
+    fn run(mut self, requests: &Receiver<PeerRequest>) -> Result<(), StreamError> {
         loop {
             let mut select = Select::new();
             let asked = select.recv(requests);
@@ -320,7 +320,7 @@ impl<'a> Answers<'a> {
 
     /// A chunk that begins to arrive can be asked for, if the other side does such a thing; and who is to be asked first
     /// may have changed.
-    fn tell_way(&mut self, at: usize) -> Result<(), LinkError> {
+    fn tell_way(&mut self, at: usize) -> Result<(), StreamError> {
         let Some(Subscription { file, coming, upstream, .. }) = self.subscriptions.get_mut(at) else {
             return Ok(());
         };
@@ -338,7 +338,7 @@ impl<'a> Answers<'a> {
     }
 
     /// Each chunk that has come since the last time is named once; what is gone again is not.
-    fn tell_news(&mut self) -> Result<(), LinkError> {
+    fn tell_news(&mut self) -> Result<(), StreamError> {
         self.told = Instant::now();
         for subscription in &self.subscriptions {
             let _ = subscription.news.try_recv();
@@ -360,7 +360,7 @@ impl<'a> Answers<'a> {
         Ok(())
     }
 
-    fn answer(&mut self, request: PeerRequest) -> Result<(), LinkError> {
+    fn answer(&mut self, request: PeerRequest) -> Result<(), StreamError> {
         match request {
             PeerRequest::Manifest { file } => self.manifest(file),
             PeerRequest::Have { file } => self.have(file),
@@ -390,13 +390,13 @@ impl<'a> Answers<'a> {
         code: ErrorCode,
         text: impl Into<String>,
         index: Option<ChunkIndex>,
-    ) -> Result<(), LinkError> {
+    ) -> Result<(), StreamError> {
         let text = text.into();
         log::debug!("refusing {}: {text}", self.from);
         self.writer.send(&PeerResponse::Error { code, text, index })
     }
 
-    fn manifest(&mut self, file: FileId) -> Result<(), LinkError> {
+    fn manifest(&mut self, file: FileId) -> Result<(), StreamError> {
         let Some(manifest) = self.server.shelf.get(file).and_then(|source| source.manifest()) else {
             return self.refuse(ErrorCode::NotFound, format!("no manifest of {file} here"), None);
         };
@@ -411,7 +411,7 @@ impl<'a> Answers<'a> {
     }
 
     /// What is offered of a name, of an id, or at all. The list is cut where it would be too long.
-    fn files(&mut self, name: Option<&FileName>, id: Option<FileId>) -> Result<(), LinkError> {
+    fn files(&mut self, name: Option<&FileName>, id: Option<FileId>) -> Result<(), StreamError> {
         let asked = |offer: &Offer| {
             name.is_none_or(|name| offer.file.name == *name) && id.is_none_or(|id| offer.file.id == id)
         };
@@ -424,7 +424,7 @@ impl<'a> Answers<'a> {
         self.writer.send_with(&response, &payload)
     }
 
-    fn have(&mut self, file: FileId) -> Result<(), LinkError> {
+    fn have(&mut self, file: FileId) -> Result<(), StreamError> {
         // A download may stand beside chunks that are kept for others: together they have more.
         let mut map: Option<Bitfield> = None;
         let known = self.subscriptions.iter().any(|subscription| subscription.file == file);
@@ -468,7 +468,7 @@ impl<'a> Answers<'a> {
         self.hint(file, hints)
     }
 
-    fn hint(&mut self, file: FileId, chunks: Vec<ChunkIndex>) -> Result<(), LinkError> {
+    fn hint(&mut self, file: FileId, chunks: Vec<ChunkIndex>) -> Result<(), StreamError> {
         match chunks.is_empty() {
             true => Ok(()),
             false => self.writer.send(&PeerResponse::Hints { file, chunks }),
@@ -477,7 +477,7 @@ impl<'a> Answers<'a> {
 
     /// Tells of what has been put on the shelf beside what the other side is told news of. Looked for whenever it says
     /// that it waits.
-    fn look_again(&mut self) -> Result<(), LinkError> {
+    fn look_again(&mut self) -> Result<(), StreamError> {
         let files: BTreeSet<FileId> = self.subscriptions.iter().map(|one| one.file).collect();
         for file in files {
             for source in self.server.shelf.all(file) {
@@ -501,7 +501,7 @@ impl<'a> Answers<'a> {
         Ok(())
     }
 
-    fn chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), LinkError> {
+    fn chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), StreamError> {
         self.server.shelf.served().fetch_add(1, Ordering::Relaxed);
         let subscriptions = self.subscriptions.iter_mut().filter(|one| one.file == file);
         subscriptions.for_each(|subscription| subscription.coming.asked());
@@ -538,7 +538,7 @@ impl<'a> Answers<'a> {
         log::debug!("serving chunk {index} of {} to {}", file.short(), self.from);
         let response = PeerResponse::Chunk { file, index, length: stored.length };
         let server = self.server;
-        let Some(_place) = server.place() else { return Err(LinkError::Closed) };
+        let Some(_place) = server.place() else { return Err(StreamError::Closed) };
         // A part file is written to all the time; what is complete must stay as it is, or the rest is not sent.
         let looks = |file: &File| file.metadata().ok().map(|found| (found.len(), found.modified().ok()));
         let whole = server.shelf.get(file).is_some_and(|source| source.progress().is_complete());
@@ -549,7 +549,7 @@ impl<'a> Answers<'a> {
             server.take_turns(file, taker, bytes);
             match looked.as_ref().is_none_or(|looked| *looked == looks(&stored.file)) {
                 true => Ok(()),
-                false => Err(LinkError::Closed),
+                false => Err(StreamError::Closed),
             }
         };
         let sending = self.sends(file);
@@ -575,30 +575,30 @@ impl<'a> Answers<'a> {
 
     /// Sends a chunk while it is being received. If it is lost, so is this connection: what has been said of the
     /// chunk's length cannot be taken back.
-    fn pass_on(&mut self, file: FileId, index: ChunkIndex, arriving: &Arriving) -> Result<(), LinkError> {
+    fn pass_on(&mut self, file: FileId, index: ChunkIndex, arriving: &Arriving) -> Result<(), StreamError> {
         log::debug!("passing chunk {index} of {} on to {}", file.short(), self.from);
         let length = arriving.length();
         let server = self.server;
-        let Some(_place) = server.place() else { return Err(LinkError::Closed) };
+        let Some(_place) = server.place() else { return Err(StreamError::Closed) };
         self.writer.send(&PeerResponse::Chunk { file, index, length })?;
         let (mut sent, mut piece) = (0, Vec::new());
         let sending = self.sends(file);
         let mut moved = Instant::now();
         while sent < length as usize {
             if server.shutdown.is_stopped() {
-                return Err(LinkError::Closed);
+                return Err(StreamError::Closed);
             }
             match arriving.next(sent, &mut piece, GLANCE) {
-                Piece::Lost => return Err(LinkError::Torn),
+                Piece::Lost => return Err(StreamError::Truncated),
                 Piece::Nothing if moved.elapsed() >= server.timeouts.stall => {
-                    return Err(LinkError::TimedOut);
+                    return Err(StreamError::TimedOut);
                 }
                 Piece::Nothing => {}
                 Piece::Bytes => {
                     server.pace(piece.len() as u64);
                     server.take_turns(file, self.serves, piece.len() as u64);
                     let _goes = sending.as_ref().map(Sending::goes);
-                    self.writer.send_piece(&piece)?;
+                    self.writer.send_payload_part(&piece)?;
                     sent += piece.len();
                     moved = Instant::now();
                 }

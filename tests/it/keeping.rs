@@ -225,7 +225,7 @@ fn the_status_is_available_to_other_programs_on_this_host() {
     assert_eq!(told["files"][0]["name"], "one");
     let mut asked = Program::start("tracker", &["status", "-tracker", &address], dir);
     asked.ends_with(0);
-    assert!(asked.has_said("3 here of 3 known"));
+    assert!(asked.has_said("3 alive of 3 known"));
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn a_state_folder_belongs_to_one_tracker_and_inconsistent_flags_are_rejected() {
         (vec!["--state", state, "--offload"], "--files", 2),
         (vec!["--state", state, "--files", files, "--replicas", "0"], "--replicas", 2),
         (vec!["--state", state, "--files", "nowhere"], "nowhere is not a folder", 17),
-        (vec!["status", "--tracker", "127.0.0.1:1"], "no status from the tracker", 5),
+        (vec!["status", "--tracker", "127.0.0.1:1"], "cannot get the status of the tracker", 5),
     ] {
         let mut program = Program::start("tracker", &args, dir);
         program.ends_with(code);

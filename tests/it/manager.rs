@@ -449,7 +449,7 @@ fn idle_connections_are_limited_and_do_not_disturb_members() {
     let mut here = RawPeer::join(at, "here");
     here.wait_for_names(&["here"]);
     let idle: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(at).unwrap()).collect();
-    manager.wait_for_text("100 connections are open: only idle ones make room for others");
+    manager.wait_for_text("connection limit reached: 100 open");
     here.assert_alive();
     // A new member replaces an idle connection.
     let _late = member(dir, &tiny_folder(dir, "late"), "late", at, &[]);

@@ -102,7 +102,7 @@ fn several_files_are_downloaded_in_parallel_and_one_failure_sets_the_exit_code()
     let mut both = getter(dir, "both", at, &["nowhere", "big"], &["--wait", "0"]);
     both.ends_with(3);
     both.wait_for_text("nowhere not found: no peer offers it");
-    both.wait_for_text("1 of 2 files could not be got");
+    both.wait_for_text("1 of 2 downloads failed");
     assert_holds(&dir.join("both/big"), &big);
     // A file that is complete already is not downloaded again.
     getter(dir, "gets", at, &["big"], &[]).ends_with(0);

@@ -51,11 +51,11 @@ fn the_prompt_answers_commands_and_restores_the_terminal() {
     client.press("peers\r");
     client.wait_for("other ");
     client.press("why 'a b.bin'\r");
-    client.wait_for("here     all 6 chunks");
+    client.wait_for("local    all 6 chunks");
     client.wait_for("other at 127.0.0.1:");
     client.press("get nothing as x\r");
     client.press("why nothing\r");
-    client.wait_for("nobody who is there has it");
+    client.wait_for("not found: no peer offers it");
     client.press("fiels\r");
     client.wait_for("did you mean files?");
     // Two lines in one write are two commands.
@@ -70,7 +70,7 @@ fn the_prompt_answers_commands_and_restores_the_terminal() {
     other.press("\x03");
     other.wait_for_prompt();
     other.press("\x03");
-    other.wait_for("again, or quit, to leave");
+    other.wait_for("press Ctrl-C again or type quit to exit");
     other.wait_for_prompt();
     assert!(other.is_running());
     other.press("\x03");
@@ -115,7 +115,7 @@ fn status_shows_offered_storage_and_quit_waits_for_the_drain() {
         client.press("quit\r");
         assert_eq!(session.answer(), VolunteerReport::Drain);
         session.order(VolunteerOrder::Draining { left: 2 });
-        client.wait_for("leaving: 2 chunks to go");
+        client.wait_for("draining: 2 chunks left");
         match ends_by_itself {
             true => session.order(VolunteerOrder::Draining { left: 0 }),
             false => client.signal(Signal::INT),

@@ -124,7 +124,7 @@ fn a_source_that_stalls_is_abandoned_after_stall_timeout() {
         let mut leecher = leecher(&there, tracker.address(), &flags);
         let silent = silent.address.to_string();
         leecher.wait_for("a lost source", |line| {
-            line.contains(&silent) && line.contains("nothing moved for too long")
+            line.contains(&silent) && line.contains("no data was transferred")
         });
         assert!(started.elapsed() < STALL_TIMEOUT, "{:?}", started.elapsed());
         let honest = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB"]);
@@ -160,7 +160,7 @@ fn connecting_programs(dir: &Path, flags: &[&str]) -> Vec<(Program, Wire)> {
 fn assert_abandoned_before(default_timeout: Duration, connecting_programs: Vec<(Program, Wire)>) {
     let (mut programs, wires): (Vec<Program>, Vec<Wire>) = connecting_programs.into_iter().unzip();
     assert_closed_before(default_timeout, wires);
-    programs.iter().for_each(|program| drop(program.wait_for_text("nothing moved for too long")));
+    programs.iter().for_each(|program| drop(program.wait_for_text("no data was transferred")));
     programs.pop().unwrap().ends_with(5);
 }
 
@@ -194,5 +194,5 @@ fn a_tracker_or_manager_that_stops_responding_is_abandoned() {
     let (programs, wires): (Vec<Program>, Vec<Wire>) = connecting_programs.into_iter().unzip();
     assert_closed_before(IDLE_TIMEOUT, wires);
     assert!(started.elapsed() > KEEP_ALIVE_INTERVAL, "the program did not wait for the response to a keep-alive");
-    programs.iter().for_each(|program| drop(program.wait_for_text("nothing moved for too long")));
+    programs.iter().for_each(|program| drop(program.wait_for_text("no data was transferred")));
 }

@@ -348,14 +348,14 @@ fn a_volunteer_with_drain_on_exit_is_drained_before_it_leaves() {
     client.interrupt();
     assert_eq!(session.said(), VolunteerReport::Drain);
     session.order(VolunteerOrder::Draining { left: 3 });
-    client.wait_for_text("leaving: 3 chunks to go");
+    client.wait_for_text("draining: 3 chunks left");
     // If the connection is lost during the drain, the drain continues over the next connection.
     drop(session);
     let (mut session, held) = tracker.volunteer();
     assert_eq!(held.checked.len(), 3);
     assert_eq!(session.said(), VolunteerReport::Drain);
     session.order(VolunteerOrder::Draining { left: 1 });
-    client.wait_for_text("leaving: 1 chunk to go");
+    client.wait_for_text("draining: 1 chunk left");
     assert_serves(session.address, &whole, 1);
     session.order(VolunteerOrder::Draining { left: 0 });
     session.says_goodbye();
@@ -372,7 +372,7 @@ fn a_volunteer_with_drain_on_exit_is_drained_before_it_leaves() {
         }
     }
     session.order(VolunteerOrder::Draining { left: 9 });
-    client.wait_for_text("leaving: 9 chunks to go");
+    client.wait_for_text("draining: 9 chunks left");
     client.interrupt();
     session.says_goodbye();
     client.ends_with(0);

@@ -1,60 +1,60 @@
-//! What can be typed at the prompt, and how a line is read.
+//! Commands of the client prompt, and the parser of a line.
 //!
-//! Pure. Words are parted by white space; quotes (`'` or `"`) or a backslash keep spaces in a name. Invariant:
-//! any text is a command or an error that says what to type instead; nothing is guessed.
+//! Pure. Words are separated by white space; a name that contains spaces is quoted (`'` or `"`) or has backslashes
+//! before them. Invariant: each line is a valid command or an error with a correction; the parser never guesses.
 
 use std::path::PathBuf;
 
 /// A command at least this similar to an unknown one is suggested (1 is the same word).
 const SIMILAR: f64 = 0.7;
 
-/// Every command: how it is written, and what it does.
+/// The commands: name, syntax and effect.
 pub const COMMANDS: [(&str, &str, &str); 8] = [
     (
         "get",
         "get NAME [as PATH]",
-        "gets a file, by name or id, into this folder or to PATH; goes on behind the prompt",
+        "download a file, by name or id, into this folder or to PATH, in the background",
     ),
-    ("files", "files", "what the others have"),
-    ("peers", "peers", "who is here, as the manager says"),
-    ("mine", "mine", "what is shared from this folder"),
-    ("status", "status", "the transfers of this run, and what is lent to the tracker"),
-    ("why", "why NAME", "what is missing of a file, who has it, and what went wrong last"),
-    ("help", "help", "this"),
-    ("quit", "quit", "leaves the swarm (also exit, Ctrl-D, or Ctrl-C twice)"),
+    ("files", "files", "list the files that other peers offer"),
+    ("peers", "peers", "list the active peers"),
+    ("mine", "mine", "list the files shared from this folder"),
+    ("status", "status", "show the downloads of this run and the storage offer"),
+    ("why", "why NAME", "show the missing chunks, the holders and the last error of a file"),
+    ("help", "help", "show this help"),
+    ("quit", "quit", "exit (also exit, Ctrl-D, or Ctrl-C twice)"),
 ];
 
-/// What a line means.
+/// A parsed line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// An empty line.
     Nothing,
-    /// Get a file, by name or id; to a place other than the folder.
+    /// Download a file, by name or id, to a path or into the folder.
     Get(String, Option<PathBuf>),
-    /// What the swarm has.
+    /// List the files that other peers offer.
     Files,
-    /// Who is there.
+    /// List the active peers.
     Peers,
-    /// What is shared here.
+    /// List the files shared from this folder.
     Mine,
-    /// How the transfers stand.
+    /// Show the downloads of this run.
     Status,
-    /// What is missing of a file, by name or id.
+    /// Show the reason that a file, by name or id, is incomplete.
     Why(String),
-    /// What can be typed.
+    /// List the commands.
     Help,
-    /// Leave.
+    /// Exit.
     Quit,
 }
 
-/// Reads a line.
+/// Parses a line.
 ///
 /// # Errors
-/// What to type instead.
+/// The line is not a command. The text is the correction for the user.
 pub fn parse(line: &str) -> Result<Command, String> {
     let words = words(line);
     if words.last().is_some_and(|word| word.open.is_some()) {
-        return Err("a quote is not closed".to_owned());
+        return Err("missing closing quote".to_owned());
     }
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
     let (command, rest) = match texts.split_first() {
@@ -63,7 +63,7 @@ pub fn parse(line: &str) -> Result<Command, String> {
     };
     let alone = |meaning| match rest {
         [] => Ok(meaning),
-        _ => Err(format!("{command} stands alone")),
+        _ => Err(format!("{command} takes no argument")),
     };
     match (command, rest) {
         ("files", _) => alone(Command::Files),
@@ -72,14 +72,14 @@ pub fn parse(line: &str) -> Result<Command, String> {
         ("status", _) => alone(Command::Status),
         ("help" | "?", _) => Ok(Command::Help),
         ("quit" | "exit", _) => alone(Command::Quit),
-        ("why" | "get", []) => Err(format!("say which file: {command} NAME")),
-        ("why" | "get", ["", ..]) => Err("a name is not empty".to_owned()),
+        ("why" | "get", []) => Err(format!("file name missing: {command} NAME")),
+        ("why" | "get", ["", ..]) => Err("the file name is empty".to_owned()),
         ("why", [name]) => Ok(Command::Why((*name).to_owned())),
         ("get", [name]) => Ok(Command::Get((*name).to_owned(), None)),
         ("get", [name, "as", path]) if !path.is_empty() => {
             Ok(Command::Get((*name).to_owned(), Some(PathBuf::from(path))))
         }
-        ("get", [_, "as"] | [_, "as", ""]) => Err("say where to: get NAME as PATH".to_owned()),
+        ("get", [_, "as"] | [_, "as", ""]) => Err("target path missing: get NAME as PATH".to_owned()),
         ("get" | "why", names) => {
             let name: Vec<&str> = names.iter().copied().take_while(|word| *word != "as").collect();
             Err(format!("a name with spaces needs quotes: {command} {}", quoted(&name.join(" "))))
@@ -92,19 +92,19 @@ fn unknown(command: &str) -> String {
     similar(command, COMMANDS.iter().map(|(name, ..)| *name))
 }
 
-/// What to say to a word that is none of the commands.
+/// The error text for an unknown command, with the most similar command.
 pub fn similar<'a>(command: &str, commands: impl Iterator<Item = &'a str>) -> String {
     let similar = commands
         .map(|name| (strsim::jaro_winkler(command, name), name))
         .filter(|(similarity, _)| *similarity >= SIMILAR)
         .max_by(|(one, _), (other, _)| one.total_cmp(other));
     match similar {
-        Some((_, name)) => format!("there is no command {command}; did you mean {name}?"),
-        None => format!("there is no command {command}; help lists them"),
+        Some((_, name)) => format!("unknown command {command}; did you mean {name}?"),
+        None => format!("unknown command {command}; type help for a list"),
     }
 }
 
-/// A name as it must be typed to be read as one word.
+/// Quotes a name so that [`words`] reads it as one word.
 pub fn quoted(name: &str) -> String {
     let special = |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '\\');
     match name {
@@ -118,17 +118,17 @@ pub fn quoted(name: &str) -> String {
 /// A word of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
-    /// What it says, without quotes.
+    /// The text without quotes.
     pub text: String,
-    /// Where it begins in the line, quote included, bytes.
+    /// Start in the line, including the quote, bytes.
     pub start: usize,
-    /// Where it ends.
+    /// End in the line, bytes.
     pub end: usize,
     /// The quote, or the backslash, that is still open at the end of the line.
     pub open: Option<char>,
 }
 
-/// The words of a line, as far as it goes.
+/// Splits a line, which may be incomplete, into words.
 pub fn words(line: &str) -> Vec<Word> {
     let mut words = Vec::new();
     let mut chars = line.char_indices().peekable();
@@ -153,7 +153,7 @@ pub fn words(line: &str) -> Vec<Word> {
                 (Some(quote), c) if c == quote => word.open = None,
                 (_, c) => word.text.push(c),
             }
-            // A backslash before a double quote, in double quotes, takes that quote along.
+            // Within double quotes, the sequence backslash and quote is consumed as a whole.
             if word.open == Some('"') && c == '\\' && escaped_in_quotes(line, at) != Some('\\') {
                 chars.next();
             }
@@ -164,7 +164,7 @@ pub fn words(line: &str) -> Vec<Word> {
     words
 }
 
-/// In double quotes a backslash stands for itself, except before a double quote.
+/// The character that a backslash within double quotes stands for: a quote before a quote, otherwise a backslash.
 fn escaped_in_quotes(line: &str, at: usize) -> Option<char> {
     match line[at..].chars().nth(1) {
         Some('"') => Some('"'),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_commands() {
+    fn valid_lines_are_parsed() {
         for (line, meaning) in [
             ("", Ok(Command::Nothing)),
             ("  \t ", Ok(Command::Nothing)),
@@ -216,32 +216,32 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_not() {
+    fn invalid_lines_are_refused_with_a_correction() {
         for (line, error) in [
-            ("get", "say which file: get NAME"),
-            ("why", "say which file: why NAME"),
-            ("get ''", "a name is not empty"),
-            ("get a as", "say where to: get NAME as PATH"),
-            ("get a as ''", "say where to: get NAME as PATH"),
+            ("get", "file name missing: get NAME"),
+            ("why", "file name missing: why NAME"),
+            ("get ''", "the file name is empty"),
+            ("get a as", "target path missing: get NAME as PATH"),
+            ("get a as ''", "target path missing: get NAME as PATH"),
             ("get a b.txt", "a name with spaces needs quotes: get \"a b.txt\""),
             ("get a b as c", "a name with spaces needs quotes: get \"a b\""),
             ("why a b", "a name with spaces needs quotes: why \"a b\""),
-            ("get 'a", "a quote is not closed"),
-            ("get \"a", "a quote is not closed"),
-            ("get a\\", "a quote is not closed"),
-            ("files x", "files stands alone"),
-            ("quit now", "quit stands alone"),
-            ("file", "there is no command file; did you mean files?"),
-            ("stauts", "there is no command stauts; did you mean status?"),
-            ("ge x", "there is no command ge; did you mean get?"),
-            ("xyzzy", "there is no command xyzzy; help lists them"),
+            ("get 'a", "missing closing quote"),
+            ("get \"a", "missing closing quote"),
+            ("get a\\", "missing closing quote"),
+            ("files x", "files takes no argument"),
+            ("quit now", "quit takes no argument"),
+            ("file", "unknown command file; did you mean files?"),
+            ("stauts", "unknown command stauts; did you mean status?"),
+            ("ge x", "unknown command ge; did you mean get?"),
+            ("xyzzy", "unknown command xyzzy; type help for a list"),
         ] {
             assert_eq!(parse(line), Err(error.to_owned()), "{line:?}");
         }
     }
 
     #[test]
-    fn every_command_is_known() {
+    fn syntax_in_the_help_is_parsed() {
         for (name, usage, _) in COMMANDS {
             assert!(usage.starts_with(name));
             assert!(parse(&usage.replace(" [as PATH]", "")).is_ok(), "{usage}");

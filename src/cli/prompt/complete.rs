@@ -1,20 +1,20 @@
-//! What Tab offers: commands first, then the names of files.
+//! Tab completion of commands and file names.
 //!
-//! Pure. Invariant: what is offered is read by [`parse`](super::command::parse) as the name it stands for.
+//! Pure. Invariant: [`parse`](super::command::parse) reads a completion as the name that it completes.
 
 use super::command::{COMMANDS, quoted, words};
 use std::collections::BTreeSet;
 
-/// Something that a word can be completed to.
+/// A completion of a word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// What is shown when there are several.
+    /// The text in the list of completions, if there are several.
     pub shown: String,
-    /// What takes the place of the word.
+    /// The text that replaces the word, quoted if necessary.
     pub typed: String,
 }
 
-/// What the word before the cursor can become, and where that word begins.
+/// Returns the start of the word before the cursor, in bytes, and its completions.
 pub fn complete(line: &str, cursor: usize, names: &BTreeSet<String>) -> (usize, Vec<Offer>) {
     let before = line.get(..cursor).unwrap_or(line);
     let mut words = words(before);
@@ -31,7 +31,7 @@ pub fn complete(line: &str, cursor: usize, names: &BTreeSet<String>) -> (usize, 
     (start, offers)
 }
 
-/// Those of the candidates that go on from what was begun.
+/// Returns the candidates that begin with `begun`.
 pub fn offer<'a>(
     candidates: impl Iterator<Item = &'a str>,
     begun: &str,
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_and_names() {
+    fn commands_and_names_are_completed() {
         for (line, start, wanted) in [
             ("g", 0, &["get "][..]),
             ("  pe", 2, &["peers "]),
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_may_stand_anywhere() {
+    fn word_before_the_cursor_is_completed() {
         assert_eq!(complete("get pl as x", 6, &names()).1[0].typed, "plain.txt ");
         assert_eq!(complete("é", 1, &names()).1, []);
     }

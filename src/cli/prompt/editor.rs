@@ -1,10 +1,10 @@
-//! The line editor: reads lines in a thread of its own, and lets others print above the line that is being typed.
+//! Line editor: reads lines in a thread of its own, while other threads print above the input line.
 //!
-//! Two threads. `prompt-line` owns the editor and reads one line each time it is told to; `prompt-print` hands it
-//! what is to be printed meanwhile. Invariants: whoever prints never waits for the editor (what there is no room for
-//! is counted, and stands in the log file); nothing is written between the drawing of the prompt and the end of the
-//! line but by the editor itself. [`Editor::stop`] wakes a reader that waits for a key, and joins both threads; a
-//! reader that cannot be woken (a terminal that the editor does not support) is left to end with the process.
+//! Thread `prompt-line` owns the editor and reads one line for each request; thread `prompt-print` passes text to it.
+//! Invariants: a print never blocks on the editor (text that does not fit into the queue is counted and omitted; the
+//! log file has it); while the input line is visible, only the editor writes to the terminal. [`Editor::stop`] wakes a
+//! reader that waits for a key and joins both threads. A reader that cannot be woken (on a terminal that the editor
+//! does not support) is detached.
 
 use super::complete::Offer;
 use crate::cli::console::Printer;
@@ -26,25 +26,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Texts that may wait to be printed.
-const QUEUE: usize = 1_024;
-/// Most bytes that are printed at once.
-const PIECE: usize = 32 * 1024;
-/// How often a reader is woken before it is given up, and how long it has each time.
-const TRIES: u32 = 5;
-const TRY_TIME: Duration = Duration::from_millis(100);
+/// Maximum number of texts in the queue of the printer.
+const PRINT_QUEUE_MAX: usize = 1_024;
+/// Queued texts are combined into one print up to this size, bytes.
+const PRINT_BYTES_MAX: usize = 32 * 1024;
+/// Maximum number of attempts to wake a reader before it is detached.
+const WAKE_ATTEMPTS_MAX: u32 = 5;
+/// Time that a reader has to react to one attempt.
+const WAKE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What Tab offers for a line and a place in it: where the word begins, and what it can become.
+/// Computes the completions for a line and a cursor position in bytes. Returns the start of the word and its
+/// completions.
 pub type Complete = Box<dyn Fn(&str, usize) -> (usize, Vec<Offer>) + Send>;
 
-/// What came of reading a line.
+/// Result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// A line.
+pub enum Input {
+    /// A complete line.
     Line(String),
-    /// Ctrl-C, and whether there was anything on the line.
+    /// Ctrl-C.
     Interrupted {
-        /// Nothing was.
+        /// Whether the input line was empty.
         empty: bool,
     },
     /// Ctrl-D.
@@ -53,28 +55,28 @@ pub enum Heard {
     Broken(String),
 }
 
-/// Where the reader is, for those who print and for who wants to wake it.
+/// State of the reader, shared with the printer and with [`Editor::stop`].
 #[derive(Default)]
 struct Gate {
-    state: Mutex<State>,
+    state: Mutex<ReaderState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    /// The prompt is drawn, or about to be, and the editor takes what is to be printed.
+struct ReaderState {
+    /// The input line is visible, or about to be drawn, and the editor prints above it.
     reading: bool,
-    /// Nothing is on the line.
+    /// The input line is empty.
     empty: bool,
 }
 
 impl Gate {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ReaderState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, reading: bool, empty: bool) {
-        *self.lock() = State { reading, empty };
+        *self.lock() = ReaderState { reading, empty };
         self.changed.notify_all();
     }
 
@@ -84,20 +86,22 @@ impl Gate {
     }
 }
 
-/// A running editor.
+/// A running line editor with its two threads.
 pub struct Editor {
-    go: Sender<()>,
-    heard: Receiver<Heard>,
+    line_requests: Sender<()>,
+    input: Receiver<Input>,
+    /// A line was requested and has not arrived.
     waiting: bool,
     gate: Arc<Gate>,
     threads: Threads,
 }
 
 impl Editor {
-    /// Starts the threads. With the editor comes what prints above its line; `None` where that cannot be done.
+    /// Starts the threads. Returns the editor and a printer for text above the input line; the printer is `None` if the
+    /// terminal does not support it.
     ///
     /// # Errors
-    /// There is no terminal, or no thread.
+    /// There is no terminal, or a thread cannot be spawned.
     pub fn start(prompt: String, complete: Complete) -> io::Result<(Self, Option<Printer>)> {
         let gate = Arc::new(Gate::default());
         let mut editor = new_editor(complete, gate.clone()).map_err(io::Error::other)?;
@@ -105,57 +109,57 @@ impl Editor {
         let printer = match editor.create_external_printer() {
             Ok(external) => Some(start_printer(external, gate.clone(), &threads)?),
             Err(error) => {
-                log::debug!("log lines may tear the line that is being typed: {error}");
+                log::debug!("log lines may overwrite the input line: cannot print above it: {error}");
                 None
             }
         };
-        let (go, gone) = bounded(1);
-        let (says, heard) = bounded(1);
+        let (line_requests, requested) = bounded(1);
+        let (results, input) = bounded(1);
         let reader = Reader { editor, history: History::open(), prompt, gate: gate.clone() };
-        threads.spawn("prompt-line", move || reader.run(&gone, &says))?;
-        Ok((Self { go, heard, waiting: false, gate, threads }, printer))
+        threads.spawn("prompt-line", move || reader.run(&requested, &results))?;
+        Ok((Self { line_requests, input, waiting: false, gate, threads }, printer))
     }
 
-    /// Has a line read. What came of it arrives at [`heard`](Self::heard).
-    pub fn ask(&mut self) {
-        // Fails only when the reader has ended, which is seen at the other channel.
-        self.waiting = self.go.try_send(()).is_ok();
+    /// Requests a line. It arrives at [`input`](Self::input).
+    pub fn request_line(&mut self) {
+        // Fails only if the reader has ended; then the other channel is closed.
+        self.waiting = self.line_requests.try_send(()).is_ok();
     }
 
-    /// Where lines arrive, one for each [`ask`](Self::ask). Closed when the reader has failed.
-    pub fn heard(&self) -> &Receiver<Heard> {
-        &self.heard
+    /// The channel of results, one for each [`request_line`](Self::request_line). It is closed if the reader fails.
+    pub fn input(&self) -> &Receiver<Input> {
+        &self.input
     }
 
-    /// To be told when something has arrived.
-    pub fn answered(&mut self) {
+    /// Must be called after each receive from [`input`](Self::input).
+    pub fn input_received(&mut self) {
         self.waiting = false;
     }
 
-    /// Ends the threads. What prints must have been dropped.
+    /// Ends the threads. The printer must have been dropped before.
     pub fn stop(self) {
         let mut waiting = self.waiting;
-        for _ in 0..TRIES {
+        for _ in 0..WAKE_ATTEMPTS_MAX {
             if !waiting {
                 break;
             }
-            if self.gate.wait_reading(TRY_TIME) {
+            if self.gate.wait_reading(WAKE_TIMEOUT) {
                 signals::wake_editor();
             }
-            let answer = self.heard.recv_timeout(TRY_TIME);
-            waiting = matches!(answer, Err(crossbeam_channel::RecvTimeoutError::Timeout));
+            let result = self.input.recv_timeout(WAKE_TIMEOUT);
+            waiting = matches!(result, Err(crossbeam_channel::RecvTimeoutError::Timeout));
         }
-        drop((self.go, self.heard));
+        drop((self.line_requests, self.input));
         match waiting {
             false => self.threads.join(),
-            true => self.threads.abandon(),
+            true => self.threads.detach_all(),
         }
     }
 }
 
-type Line = rustyline::Editor<Aid, DefaultHistory>;
+type LineEditor = rustyline::Editor<Callbacks, DefaultHistory>;
 
-fn new_editor(complete: Complete, gate: Arc<Gate>) -> rustyline::Result<Line> {
+fn new_editor(complete: Complete, gate: Arc<Gate>) -> rustyline::Result<LineEditor> {
     let config = Config::builder()
         .max_history_size(HISTORY_MAX)?
         .history_ignore_dups(true)?
@@ -164,38 +168,38 @@ fn new_editor(complete: Complete, gate: Arc<Gate>) -> rustyline::Result<Line> {
         .completion_show_all_if_ambiguous(true)
         .build();
     let mut editor = rustyline::Editor::with_config(config)?;
-    editor.set_helper(Some(Aid { complete, gate }));
+    editor.set_helper(Some(Callbacks { complete, gate }));
     Ok(editor)
 }
 
-/// Reads lines when it is told to.
+/// Owns the editor and reads a line for each request.
 struct Reader {
-    editor: Line,
+    editor: LineEditor,
     history: Option<History>,
     prompt: String,
     gate: Arc<Gate>,
 }
 
 impl Reader {
-    fn run(mut self, gone: &Receiver<()>, says: &Sender<Heard>) {
+    fn run(mut self, requested: &Receiver<()>, results: &Sender<Input>) {
         if let Some(history) = &self.history {
             history.load(&mut self.editor);
         }
-        for () in gone {
+        for () in requested {
             self.gate.set(false, true);
             let result = self.editor.readline(&self.prompt);
             let empty = self.gate.lock().empty;
             self.gate.set(false, true);
-            let heard = match result {
+            let input = match result {
                 Ok(line) => {
                     self.remember(&line);
-                    Heard::Line(line)
+                    Input::Line(line)
                 }
-                Err(ReadlineError::Interrupted) => Heard::Interrupted { empty },
-                Err(ReadlineError::Eof) => Heard::End,
-                Err(error) => Heard::Broken(error.to_string()),
+                Err(ReadlineError::Interrupted) => Input::Interrupted { empty },
+                Err(ReadlineError::Eof) => Input::End,
+                Err(error) => Input::Broken(error.to_string()),
             };
-            if says.send(heard).is_err() {
+            if results.send(input).is_err() {
                 return;
             }
         }
@@ -208,7 +212,7 @@ impl Reader {
     }
 }
 
-/// Where lines are remembered. That they cannot be is no trouble worth a word.
+/// The history file. Failures are logged at level debug only.
 struct History(PathBuf);
 
 impl History {
@@ -219,60 +223,61 @@ impl History {
         let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
         let folder = state.join("shoal");
         let path = folder.join("history");
-        // Made here: the editor would change the mask for new files of the whole process for a moment.
+        // The file is created here because the editor would change the umask of the whole process for this.
         let mut options = std::fs::OpenOptions::new();
         options.append(true).create(true).mode(0o600);
         match std::fs::create_dir_all(&folder).and_then(|()| options.open(&path)) {
             Ok(_) => Some(Self(path)),
             Err(error) => {
-                log::debug!("no history in {}: {error}", path.display());
+                log::debug!("cannot open the history file {}: {error}", path.display());
                 None
             }
         }
     }
 
-    fn load(&self, editor: &mut Line) {
+    fn load(&self, editor: &mut LineEditor) {
         if let Err(error) = editor.load_history(&self.0) {
             log::debug!("cannot read {}: {error}", self.0.display());
         }
     }
 
-    fn append(&self, editor: &mut Line) {
+    fn append(&self, editor: &mut LineEditor) {
         if let Err(error) = editor.append_history(&self.0) {
             log::debug!("cannot write {}: {error}", self.0.display());
         }
     }
 }
 
-/// Starts the thread that prints above the line. It ends when the printer is dropped.
+/// Starts the thread that prints above the input line. It ends when the printer is dropped.
 fn start_printer(
     external: impl ExternalPrinter + Send + 'static,
     gate: Arc<Gate>,
     threads: &Threads,
 ) -> io::Result<Printer> {
-    let (texts, queued) = bounded::<String>(QUEUE);
-    let left_out = Arc::new(AtomicU64::new(0));
-    let count = left_out.clone();
+    let (texts, queued) = bounded::<String>(PRINT_QUEUE_MAX);
+    let omitted = Arc::new(AtomicU64::new(0));
+    let count = omitted.clone();
     threads.spawn("prompt-print", move || print(external, &gate, &queued, &count))?;
     Ok(Box::new(move |text| {
         if let Err(TrySendError::Full(_)) = texts.try_send(text) {
-            left_out.fetch_add(1, Ordering::Relaxed);
+            omitted.fetch_add(1, Ordering::Relaxed);
         }
     }))
 }
 
-fn print(mut external: impl ExternalPrinter, gate: &Gate, queued: &Receiver<String>, left_out: &AtomicU64) {
+fn print(mut external: impl ExternalPrinter, gate: &Gate, queued: &Receiver<String>, omitted: &AtomicU64) {
     while let Ok(mut text) = queued.recv() {
-        while text.len() < PIECE
+        while text.len() < PRINT_BYTES_MAX
             && let Ok(more) = queued.try_recv()
         {
             text += &more;
         }
-        match left_out.swap(0, Ordering::Relaxed) {
+        match omitted.swap(0, Ordering::Relaxed) {
             0 => {}
-            count => text += &format!("({count} lines more are in the log file alone)\n"),
+            1 => text += "(1 line omitted here; see the log file)\n",
+            count => text += &format!("({count} lines omitted here; see the log file)\n"),
         }
-        // Held while this writes by itself, so that the prompt is not drawn meanwhile.
+        // The lock is held during a direct write, so that the prompt is not drawn at the same time.
         let state = gate.lock();
         if !state.reading {
             write(&text);
@@ -289,28 +294,28 @@ fn write(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// What the editor asks while a line is being typed.
-struct Aid {
+/// Callbacks of the line editor.
+struct Callbacks {
     complete: Complete,
     gate: Arc<Gate>,
 }
 
-impl Helper for Aid {}
-impl Validator for Aid {}
-impl Highlighter for Aid {}
+impl Helper for Callbacks {}
+impl Validator for Callbacks {}
+impl Highlighter for Callbacks {}
 
-impl Hinter for Aid {
+impl Hinter for Callbacks {
     type Hint = String;
 
-    /// Called before each drawing, with the terminal in its mode and signals caught: that is when the editor can
-    /// print and can be woken.
+    /// The editor calls this before it draws the input line, after it has set the terminal mode and its signal
+    /// handlers. From then on it can print above the line, and a signal wakes it.
     fn hint(&self, line: &str, _: usize, _: &Context<'_>) -> Option<String> {
         self.gate.set(true, line.is_empty());
         None
     }
 }
 
-impl Completer for Aid {
+impl Completer for Callbacks {
     type Candidate = Pair;
 
     fn complete(&self, line: &str, cursor: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {

@@ -1,13 +1,13 @@
-//! The prompt of a member: commands in, answers out, while it goes on serving.
+//! Prompt of a client: executes commands while the client serves.
 //!
-//! The caller's thread waits for lines, for the shutdown and for the member's failure, whichever comes first.
-//! Questions to the swarm are asked by a thread of its own (`prompt-ask`), whose answers appear above the line that is
-//! being typed, so that a peer that does not answer holds up nobody. Never decides anything about files: that is the
-//! member's. Invariant: at every end the terminal is as it was.
+//! The calling thread waits for lines, the shutdown and a failure of the client at the same time. Lookups at other
+//! peers run in a thread of their own (`prompt-ask`), which prints the result above the input line, so a slow peer
+//! does not block the prompt. The prompt never decides about files: the member does. Invariant: the terminal mode is
+//! restored at the end, also after an error.
 
 pub(super) mod command;
+pub(super) mod command_loop;
 pub(super) mod complete;
-pub(super) mod conduct;
 mod editor;
 pub(super) mod show;
 
@@ -19,7 +19,7 @@ use crate::report::DaemonError;
 use crate::roles::folder_client::{Member, Wish};
 use crate::tracker_client::lookup::Query;
 use command::Command;
-use conduct::{Answers, End, conduct, say};
+use command_loop::{CommandHandler, LoopEnd, print};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use editor::Complete;
 use std::collections::BTreeSet;
@@ -28,25 +28,25 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Questions that may wait while one is being asked.
-const QUESTIONS: usize = 8;
-/// The prompt comes back after so long at the latest; an answer that takes longer appears above it. (Meanwhile
-/// Ctrl-C is a signal, and ends the program.)
-const ANSWER_TIME: Duration = Duration::from_millis(200);
+/// Maximum number of lookups in the queue.
+const LOOKUP_QUEUE_MAX: usize = 8;
+/// Maximum time that a lookup delays the next prompt. A result that takes longer is printed above the input line.
+/// During this time Ctrl-C is a signal, which ends the program.
+const RESULT_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Names that Tab completes.
+/// File names for Tab completion.
 type Names = Arc<Mutex<BTreeSet<String>>>;
 
-/// Something that must be asked of the swarm.
-enum Question {
+/// A lookup at other peers or at the tracker.
+enum Lookup {
     Files,
     Why(String, Query),
 }
 
-/// Reads commands until the user quits or the shutdown. Files that are got may have to be waited for: `patience`.
+/// Reads and executes commands until the user quits or a shutdown. A download waits at most `patience` for a holder.
 ///
 /// # Errors
-/// A manager or tracker has not answered for too long.
+/// The manager or tracker did not respond within the timeout.
 pub fn run(
     member: &Member,
     name: &PeerName,
@@ -57,20 +57,21 @@ pub fn run(
     let console = watch.console().clone();
     let names = Names::default();
     let threads = Threads::new();
-    let (questions, asked) = bounded(QUESTIONS);
-    let (answers, answered) = bounded(QUESTIONS);
-    let asker = Asker { answers, member: member.clone(), console: console.clone(), names: names.clone() };
-    threads.spawn("prompt-ask", move || asker.run(&asked))?;
-    let mut prompt = Prompt { member, patience, names: names.clone(), questions, answered };
+    let (lookups, queued) = bounded(LOOKUP_QUEUE_MAX);
+    let (completions, done) = bounded(LOOKUP_QUEUE_MAX);
+    let worker =
+        LookupWorker { completions, member: member.clone(), console: console.clone(), names: names.clone() };
+    threads.spawn("prompt-ask", move || worker.run(&queued))?;
+    let mut prompt = Prompt { member, patience, names: names.clone(), lookups, done };
     let line = format!("{name}> ");
-    let end = conduct(line, completing(names), &console, &mut prompt, member.failed(), shutdown);
+    let end = command_loop::run(line, completing(names), &console, &mut prompt, member.failed(), shutdown);
     drop(prompt);
     let result = match end {
-        Ok(End::Left) => Ok(()),
-        Ok(End::Deaf) => member.wait_for(shutdown),
+        Ok(LoopEnd::Quit) => Ok(()),
+        Ok(LoopEnd::InputLost) => member.wait_for(shutdown),
         Err(failure) => Err(failure),
     };
-    // Leaving is the shutdown; a question under way ends with it.
+    // The shutdown ends a lookup in progress.
     shutdown.trigger();
     threads.join();
     result
@@ -80,48 +81,49 @@ struct Prompt<'a> {
     member: &'a Member,
     patience: Duration,
     names: Names,
-    questions: Sender<Question>,
-    /// Hears of each question that has been answered.
-    answered: Receiver<()>,
+    lookups: Sender<Lookup>,
+    /// Receives a message for each lookup that is done.
+    done: Receiver<()>,
 }
 
-impl Answers for Prompt<'_> {
+impl CommandHandler for Prompt<'_> {
     fn refresh(&mut self) {
-        self.learn_names();
+        self.update_names();
     }
 
-    fn obey(&mut self, line: &str) -> ControlFlow<()> {
-        let answer = match command::parse(line) {
+    fn handle(&mut self, line: &str) -> ControlFlow<()> {
+        let result = match command::parse(line) {
             Ok(Command::Quit) => return ControlFlow::Break(()),
-            Ok(command) => self.answer(command),
+            Ok(command) => self.execute(command),
             Err(text) => Err(text),
         };
-        match answer {
-            Ok(text) => say(&text),
-            Err(text) => say(&format!("{}\n", show::line(&text))),
+        match result {
+            Ok(text) => print(&text),
+            Err(text) => print(&format!("{}\n", show::line(&text))),
         }
         ControlFlow::Continue(())
     }
 }
 
 impl Prompt<'_> {
-    /// Does what a command says. An error is for the user.
-    fn answer(&self, command: Command) -> Result<String, String> {
+    /// Executes a command and returns its output. The error is a text for the user.
+    fn execute(&self, command: Command) -> Result<String, String> {
         Ok(match command {
             Command::Nothing | Command::Quit => String::new(),
             Command::Get(name, out) => self.get(&name, out)?,
-            Command::Files => self.ask(Question::Files)?,
+            Command::Files => self.lookup(Lookup::Files)?,
             Command::Why(name) => {
                 let query = wish(&name, Duration::ZERO).map_err(|error| error.text)?.query;
-                self.ask(Question::Why(name, query))?
+                self.lookup(Lookup::Why(name, query))?
             }
             Command::Peers => show::peers(self.member.peers()),
             Command::Mine => show::mine(&self.member.mine()),
             Command::Status => {
                 let transfers = self.member.transfers();
                 let statuses: Vec<_> = transfers.iter().map(|transfer| transfer.status()).collect();
-                let lent = self.member.volunteer().map(|volunteer| show::lent(&volunteer.status()));
-                show::status(&statuses) + &lent.unwrap_or_default()
+                let storage =
+                    self.member.volunteer().map(|volunteer| show::storage_offer(&volunteer.status()));
+                show::status(&statuses) + &storage.unwrap_or_default()
             }
             Command::Help => show::help(),
         })
@@ -130,59 +132,60 @@ impl Prompt<'_> {
     fn get(&self, name: &str, out: Option<PathBuf>) -> Result<String, String> {
         let wish = wish(name, self.patience).map_err(|error| error.text)?;
         self.member.get(Wish { out, ..wish }).map_err(|error| error.text)?;
-        Ok(format!("looking for {}\n", show::line(name)))
+        Ok(format!("looking up {}\n", show::line(name)))
     }
 
-    fn ask(&self, question: Question) -> Result<String, String> {
-        // Those of late answers.
-        self.answered.try_iter().for_each(drop);
-        match self.questions.try_send(question) {
+    /// Queues a lookup and waits for its result, at most [`RESULT_TIMEOUT`].
+    fn lookup(&self, lookup: Lookup) -> Result<String, String> {
+        // Removes the messages of lookups that took longer than the timeout.
+        self.done.try_iter().for_each(drop);
+        match self.lookups.try_send(lookup) {
             Ok(()) => {
-                let _ = self.answered.recv_timeout(ANSWER_TIME);
+                let _ = self.done.recv_timeout(RESULT_TIMEOUT);
                 Ok(String::new())
             }
-            Err(_) => Err("the swarm has not answered yet; wait a moment".to_owned()),
+            Err(_) => Err("too many lookups in progress; try again after their results".to_owned()),
         }
     }
 
-    /// What Tab knows besides what others have.
-    fn learn_names(&self) {
+    /// Adds the names of shared files and of downloads to the completions.
+    fn update_names(&self) {
         let mine = self.member.mine().into_iter().map(|offer| offer.file.name.to_string());
         let wanted = self.member.transfers().into_iter().map(|transfer| transfer.status().wanted);
         learn(&self.names, mine.chain(wanted));
     }
 }
 
-/// What Tab offers, given the names that are known by then.
+/// The Tab completion of the line editor, with the names known at the time of the key press.
 fn completing(names: Names) -> Complete {
     Box::new(move |line, cursor| {
         complete::complete(line, cursor, &names.lock().unwrap_or_else(PoisonError::into_inner))
     })
 }
 
-/// Adds names to those that Tab completes.
+/// Adds names to the completions.
 fn learn(names: &Names, more: impl Iterator<Item = String>) {
     names.lock().unwrap_or_else(PoisonError::into_inner).extend(more);
 }
 
-/// Asks the swarm, one question after the other.
-struct Asker {
-    answers: Sender<()>,
+/// Executes lookups one after another.
+struct LookupWorker {
+    completions: Sender<()>,
     member: Member,
     console: Console,
     names: Names,
 }
 
-impl Asker {
-    fn run(&self, asked: &Receiver<Question>) {
-        for question in asked {
-            let text = match question {
-                Question::Files => self.files(),
-                Question::Why(name, query) => self.why(&name, &query),
+impl LookupWorker {
+    fn run(&self, queued: &Receiver<Lookup>) {
+        for lookup in queued {
+            let text = match lookup {
+                Lookup::Files => self.files(),
+                Lookup::Why(name, query) => self.why(&name, &query),
             };
-            self.console.say(&text);
-            // Nobody hears of it when nobody waits for it any more.
-            let _ = self.answers.try_send(());
+            self.console.print_answer(&text);
+            // Fails if the prompt has ended or the queue is full; then no thread waits for the message.
+            let _ = self.completions.try_send(());
         }
     }
 
@@ -197,16 +200,16 @@ impl Asker {
     }
 
     fn why(&self, name: &str, query: &Query) -> String {
-        let is_meant = |file: &crate::protocol::tracker::FileSummary| {
+        let matches_query = |file: &crate::protocol::tracker::FileSummary| {
             query.id == Some(file.id) || query.name.as_ref() == Some(&file.name)
         };
         let found = self.member.files(query).map_err(|error| error.text);
         let statuses = self.member.transfers().into_iter().rev().map(|transfer| transfer.status());
-        let here = self.member.mine().into_iter().filter(|offer| is_meant(&offer.file));
-        let here =
-            here.map(|offer| (offer.source.progress().held(), offer.file)).max_by_key(|(held, _)| *held);
-        let here = here.map(|(held, file)| (file, held));
+        let local = self.member.mine().into_iter().filter(|offer| matches_query(&offer.file));
+        let local =
+            local.map(|offer| (offer.source.progress().held(), offer.file)).max_by_key(|(held, _)| *held);
+        let local = local.map(|(held, file)| (file, held));
         let status = statuses.into_iter().find(|status| status.wanted == name);
-        show::why(&show::Why { name, status, here, found, peers: self.member.peers() })
+        show::why(&show::Why { name, status, local, found, peers: self.member.peers() })
     }
 }

@@ -1,7 +1,7 @@
-//! What the prompt answers, as text.
+//! Output of the client prompt, as text.
 //!
-//! Pure: what is to be shown goes in. Invariant: every answer ends in a newline, says so when there is nothing, and
-//! lets nothing that others sent drive the terminal.
+//! Pure. Invariants: each output ends with a newline and is never empty; control characters in text from other peers
+//! are escaped.
 
 use super::command::{COMMANDS, quoted};
 use crate::cli::line::escaped;
@@ -14,74 +14,74 @@ use crate::volunteer::VolunteerStatus;
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-/// Longest text in one line, bytes.
+/// Maximum length of a line of output, bytes.
 const TEXT_MAX: usize = 4_096;
-/// Holders named by `why`.
-const NAMED_MAX: usize = 8;
+/// Maximum number of holders that `why` names.
+const NAMED_HOLDERS_MAX: usize = 8;
 
-/// A text of others, or an error, on lines of its own.
+/// Escapes the lines of a text from another program, for example of an error.
 pub fn line(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(|line| escaped(&line, TEXT_MAX)).collect();
     lines.join("\n")
 }
 
-/// What can be typed.
+/// The list of commands.
 pub fn help() -> String {
     let rows = COMMANDS.map(|(_, usage, meaning)| [usage.to_owned(), meaning.to_owned()]);
-    let mut text = table([("COMMAND", Side::Left), ("WHAT IT DOES", Side::Left)], &rows);
-    text += "A name with spaces stands in quotes. Tab completes commands and names.\n";
+    let mut text = table([("COMMAND", Side::Left), ("EFFECT", Side::Left)], &rows);
+    text += "Quote names that contain spaces. Tab completes commands and names.\n";
     text
 }
 
-/// What the swarm has.
+/// The files that other peers offer.
 pub fn files(found: &[FoundFile]) -> String {
     match found {
-        [] => "nobody else has a file\n".to_owned(),
+        [] => "no other peer offers a file\n".to_owned(),
         found => table::files(found),
     }
 }
 
-/// Who is there.
+/// The active peers.
 pub fn peers(mut peers: Vec<PeerSummary>) -> String {
     if peers.is_empty() {
-        return "no other peers are known\n".to_owned();
+        return "no other peers are active\n".to_owned();
     }
     peers.sort_by(|a, b| (a.name.as_str(), a.address).cmp(&(b.name.as_str(), b.address)));
     let rows: Vec<_> = peers.iter().map(|peer| [peer.name.to_string(), peer.address.to_string()]).collect();
     table([("NAME", Side::Left), ("ADDRESS", Side::Left)], &rows)
 }
 
-/// What is shared here.
+/// The files shared from this folder.
 pub fn mine(offers: &[Offer]) -> String {
     if offers.is_empty() {
-        return "nothing is shared from this folder\n".to_owned();
+        return "no files are shared from this folder\n".to_owned();
     }
     let row = |Offer { file, source }: &Offer| {
         let held = source.progress().held();
-        let there = percent(held.into(), file.chunks.into());
-        [file.name.to_string(), size(file.size), file.chunks.to_string(), there, file.id.short()]
+        let done = percent(held.into(), file.chunks.into());
+        [file.name.to_string(), size(file.size), file.chunks.to_string(), done, file.id.short()]
     };
     let rows: Vec<_> = offers.iter().map(row).collect();
     let columns = [
         ("NAME", Side::Left),
         ("SIZE", Side::Right),
         ("CHUNKS", Side::Right),
-        ("HERE", Side::Right),
+        ("DONE", Side::Right),
         ("ID", Side::Left),
     ];
     table(columns, &rows)
 }
 
-/// How the transfers stand.
+/// The downloads of this run.
 pub fn status(transfers: &[TransferStatus]) -> String {
     if transfers.is_empty() {
-        return "nothing has been got yet; get NAME begins\n".to_owned();
+        return "no downloads yet; start one with: get NAME\n".to_owned();
     }
     let row = |status: &TransferStatus| {
         let (done, total) = status.bytes;
-        let begun = total > 0 || status.stage == Stage::Done;
-        let share = if begun { percent(done, total) } else { "-".to_owned() };
-        let bytes = if begun { format!("{} of {}", size(done), size(total)) } else { "-".to_owned() };
+        let started = total > 0 || status.stage == Stage::Done;
+        let share = if started { percent(done, total) } else { "-".to_owned() };
+        let bytes = if started { format!("{} of {}", size(done), size(total)) } else { "-".to_owned() };
         let rate = if status.rate > 0 { format!("{}/s", size(status.rate)) } else { "-".to_owned() };
         let sources = match &status.stage {
             Stage::Downloading => status.note.trim_end_matches(" sources").to_owned(),
@@ -101,21 +101,21 @@ pub fn status(transfers: &[TransferStatus]) -> String {
     table(columns, &rows)
 }
 
-/// What is lent to the tracker.
-pub fn lent(status: &VolunteerStatus) -> String {
-    let more = match status.left {
-        _ if status.refused => "; the tracker does not take it".to_owned(),
-        _ if !status.welcome => "; the tracker has not taken it yet".to_owned(),
-        Some(0) => "; all of it has been copied elsewhere".to_owned(),
-        Some(left) => format!("; {} still to be copied elsewhere", counted(left, "chunk")),
+/// The storage offer of a volunteer: its use, and the state of the offer or of a drain.
+pub fn storage_offer(status: &VolunteerStatus) -> String {
+    let state = match status.left {
+        _ if status.refused => "; the tracker refused the offer".to_owned(),
+        _ if !status.welcome => "; the tracker has not accepted the offer yet".to_owned(),
+        Some(0) => "; drained: all replicas copied elsewhere".to_owned(),
+        Some(left) => format!("; draining: {} left", counted(left, "chunk")),
         None => String::new(),
     };
-    format!("{status}{more}\n")
+    format!("{status}{state}\n")
 }
 
 fn stage(status: &TransferStatus) -> String {
     match &status.stage {
-        Stage::Finding => "looking for holders".to_owned(),
+        Stage::Finding => "looking up holders".to_owned(),
         Stage::Downloading if status.trouble.is_empty() => "downloading".to_owned(),
         Stage::Downloading => format!("waiting: {}", status.trouble),
         Stage::Done => "done".to_owned(),
@@ -123,53 +123,53 @@ fn stage(status: &TransferStatus) -> String {
     }
 }
 
-/// What is known of a file that somebody waits for.
+/// The facts about a file that the output of `why` is made from.
 pub struct Why<'a> {
-    /// What the user calls it.
+    /// The name or id that the user typed.
     pub name: &'a str,
-    /// The last transfer of it.
+    /// The last download of the file.
     pub status: Option<TransferStatus>,
-    /// What is here under that name or id, and how many of its chunks.
-    pub here: Option<(FileSummary, u32)>,
-    /// What the swarm says of it.
+    /// The local file with that name or id, and its number of verified chunks.
+    pub local: Option<(FileSummary, u32)>,
+    /// The files with that name or id that other peers offer, or the error of the lookup.
     pub found: Result<Vec<FoundFile>, String>,
-    /// Who is there.
+    /// The active peers, to show holders by name.
     pub peers: Vec<PeerSummary>,
 }
 
 impl Why<'_> {
-    /// Whether what is here is none of what the others have under that name.
-    fn is_another(&self, file: &FileSummary) -> bool {
+    /// Whether peers offer files with that name and none of them is the local file.
+    fn differs(&self, file: &FileSummary) -> bool {
         let others = self.found.as_deref().unwrap_or_default();
         !others.is_empty() && others.iter().all(|found| found.file.id != file.id)
     }
 }
 
-/// What is missing of a file, who has it, and what went wrong last.
+/// Shows the missing chunks, the holders and the last error of a file.
 pub fn why(why: &Why<'_>) -> String {
     let mut text = String::new();
-    // Writing into a string does not fail.
-    let mut put = |what: &str, more: &str| _ = writeln!(text, "{what:<8} {}", escaped(&more, TEXT_MAX));
+    // A write to a string does not fail.
+    let mut put = |label: &str, value: &str| _ = writeln!(text, "{label:<8} {}", escaped(&value, TEXT_MAX));
     put("file", why.name);
-    put("here", &here(why));
+    put("local", &local(why));
     if let Some(status) = &why.status {
-        put("transfer", &stage(status));
+        put("download", &stage(status));
         if let Stage::Failed(_, error) = &status.stage {
             error.lines().skip(1).for_each(|line| put("", line));
         }
     }
     match &why.found {
-        Err(error) => put("others", &format!("cannot be asked: {error}")),
-        Ok(found) if found.is_empty() => put("others", "nobody who is there has it"),
+        Err(error) => put("peers", &format!("lookup failed: {error}")),
+        Ok(found) if found.is_empty() => put("peers", "not found: no peer offers it"),
         Ok(found) => {
             if found.len() > 1 {
-                put("others", "have different files of this name; choose one with get ID:");
+                put("peers", "several files have this name; choose one with: get ID");
             }
             for found in found {
                 let file = &found.file;
                 let (whole, partial) = table::holders(found);
                 let size = size(file.size);
-                put("others", &format!("{whole} whole, {partial} in part: {size}, id {}", file.id));
+                put("peers", &format!("{whole} complete, {partial} partial: {size}, id {}", file.id));
                 put("", &named(found, &why.peers));
             }
         }
@@ -177,11 +177,12 @@ pub fn why(why: &Why<'_>) -> String {
     text
 }
 
-fn here(why: &Why<'_>) -> String {
-    match (&why.here, &why.status) {
-        (Some((file, _)), _) if why.is_another(file) => {
+/// The state of the local file.
+fn local(why: &Why<'_>) -> String {
+    match (&why.local, &why.status) {
+        (Some((file, _)), _) if why.differs(file) => {
             format!(
-                "a different file of this name, id {}; get {} as OTHER puts this one beside it",
+                "a different file has this name, id {}; download beside it with: get {} as OTHER",
                 file.id,
                 quoted(why.name)
             )
@@ -189,25 +190,25 @@ fn here(why: &Why<'_>) -> String {
         (Some((FileSummary { chunks, .. }, held)), _) if held >= chunks => format!("all {chunks} chunks"),
         (Some((FileSummary { chunks, .. }, held)), _) => {
             let share = percent((*held).into(), (*chunks).into());
-            format!("{held} of {chunks} chunks ({share}), {} are missing", chunks - held)
+            format!("{held} of {chunks} chunks ({share}), {} missing", chunks - held)
         }
         (None, Some(TransferStatus { bytes: (done, total), .. })) if *total > 0 => {
             format!("{} of {} ({})", size(*done), size(*total), percent(*done, *total))
         }
-        (None, None) => "nothing of it; get begins".to_owned(),
-        (None, Some(_)) => "nothing of it".to_owned(),
+        (None, None) => format!("no chunks; start a download with: get {}", quoted(why.name)),
+        (None, Some(_)) => "no chunks".to_owned(),
     }
 }
 
-/// The holders by name, as far as they are known, those who have all of it first.
+/// The names and addresses of the holders, complete holders first.
 fn named(found: &FoundFile, peers: &[PeerSummary]) -> String {
-    let called = |address: &SocketAddr| {
+    let label = |address: &SocketAddr| {
         let peer = peers.iter().find(|peer| peer.address == *address);
         peer.map_or_else(|| address.to_string(), |peer| format!("{} at {address}", peer.name))
     };
-    let whole = found.whole.iter().map(&called);
-    let partial = found.partial.iter().map(|address| format!("{} (in part)", called(address)));
-    let mut names: Vec<String> = whole.chain(partial).take(NAMED_MAX).collect();
+    let whole = found.whole.iter().map(&label);
+    let partial = found.partial.iter().map(|address| format!("{} (partial)", label(address)));
+    let mut names: Vec<String> = whole.chain(partial).take(NAMED_HOLDERS_MAX).collect();
     let more = (found.holders as usize).saturating_sub(names.len());
     if more > 0 {
         names.push(format!("{more} more"));
@@ -232,19 +233,19 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_in_words() {
+    fn empty_lists_have_a_text() {
         for text in [files(&[]), peers(vec![]), mine(&[]), status(&[])] {
             assert!(text.ends_with('\n') && text.lines().count() == 1, "{text:?}");
         }
     }
 
     #[test]
-    fn the_stages_of_transfers() {
-        let failed = Stage::Failed(Fault::NotFound, "nobody has \u{1b}[31mf\nsecond line".into());
+    fn stages_of_downloads_are_shown() {
+        let failed = Stage::Failed(Fault::NotFound, "not found \u{1b}[31mf\nsecond line".into());
         let text = status(&[
             transfer(Stage::Finding, (0, 0), 0, ""),
             transfer(Stage::Downloading, (1 << 20, 4 << 20), 2 << 20, ""),
-            transfer(Stage::Downloading, (3 << 20, 4 << 20), 0, "nobody has chunk 4"),
+            transfer(Stage::Downloading, (3 << 20, 4 << 20), 0, "no source has chunk 4"),
             transfer(Stage::Done, (0, 0), 0, ""),
             transfer(failed, (0, 0), 0, ""),
         ]);
@@ -253,17 +254,17 @@ mod tests {
             rows,
             [
                 "NAME   DONE               BYTES       RATE  SOURCES  STAGE",
-                "f         -                   -          -        -  looking for holders",
+                "f         -                   -          -        -  looking up holders",
                 "f      25 %  1.0 MiB of 4.0 MiB  2.0 MiB/s        2  downloading",
-                "f      75 %  3.0 MiB of 4.0 MiB          -        2  waiting: nobody has chunk 4",
+                "f      75 %  3.0 MiB of 4.0 MiB          -        2  waiting: no source has chunk 4",
                 "f     100 %          0 B of 0 B          -        -  done",
-                "f         -                   -          -        -  failed: nobody has \\u{1b}[31mf",
+                "f         -                   -          -        -  failed: not found \\u{1b}[31mf",
             ]
         );
     }
 
     #[test]
-    fn what_is_lent_is_a_line() {
+    fn storage_offer_and_drain_are_one_line() {
         let status = VolunteerStatus {
             offered: 2 << 30,
             used: 512 << 20,
@@ -273,75 +274,78 @@ mod tests {
             left: None,
             refused: false,
         };
-        let line = "lending 2.0 GiB, 512.0 MiB used in 1,024 chunks of 3 files";
         for (status, more) in [
             (status, ""),
-            (VolunteerStatus { left: Some(7), ..status }, "; 7 chunks still to be copied elsewhere"),
-            (VolunteerStatus { left: Some(0), ..status }, "; all of it has been copied elsewhere"),
-            (VolunteerStatus { welcome: false, ..status }, "; the tracker has not taken it yet"),
-            (VolunteerStatus { refused: true, ..status }, "; the tracker does not take it"),
+            (VolunteerStatus { left: Some(7), ..status }, "; draining: 7 chunks left"),
+            (VolunteerStatus { left: Some(0), ..status }, "; drained: all replicas copied elsewhere"),
+            (VolunteerStatus { welcome: false, ..status }, "; the tracker has not accepted the offer yet"),
+            (VolunteerStatus { refused: true, ..status }, "; the tracker refused the offer"),
         ] {
-            assert_eq!(lent(&status), format!("{line}{more}\n"));
+            assert_eq!(storage_offer(&status), format!("{status}{more}\n"));
         }
     }
 
     #[test]
-    fn peers_by_name() {
+    fn peers_are_sorted_by_name() {
         let text = peers(vec![peer("b", 2), peer("a", 1)]);
         assert_eq!(text, "NAME  ADDRESS\na     10.0.0.1:1\nb     10.0.0.1:2\n");
     }
 
-    fn held_here(id: u8) -> FileSummary {
+    fn local_file(id: u8) -> FileSummary {
         FileSummary { chunks: 4, ..found(id, "f", 0, 0, 0).file }
     }
 
     #[test]
-    fn why_a_file_of_the_same_name_is_in_the_way() {
+    fn why_names_a_different_local_file_with_the_same_name() {
         let found = Ok(vec![found(7, "f", 1, 1, 0)]);
-        let text = why(&Why { name: "f", status: None, here: Some((held_here(8), 4)), found, peers: vec![] });
-        let line = format!("here     a different file of this name, id {}; get f as OTHER", "08".repeat(32));
+        let text =
+            why(&Why { name: "f", status: None, local: Some((local_file(8), 4)), found, peers: vec![] });
+        let line = format!(
+            "local    a different file has this name, id {}; download beside it with: get f as OTHER",
+            "08".repeat(32)
+        );
         assert!(text.contains(&line), "{text}");
     }
 
     #[test]
-    fn why_a_file_does_not_come() {
-        let failed = Stage::Failed(Fault::NobodyHasAll, "3 chunks are with nobody\nask again later".into());
+    fn why_shows_missing_chunks_holders_and_the_last_error() {
+        let failed = Stage::Failed(Fault::NobodyHasAll, "3 chunks have no holder\nretry later".into());
         let text = why(&Why {
             name: "f",
             status: Some(transfer(failed, (1, 2), 0, "")),
-            here: Some((held_here(7), 1)),
+            local: Some((local_file(7), 1)),
             found: Ok(vec![found(7, "f", 2, 1, 1)]),
             peers: vec![peer("ann", 1)],
         });
         let rows: Vec<&str> = text.lines().collect();
-        let others = format!("others   1 whole, 1 in part: 1.0 MiB, id {}", "07".repeat(32));
+        let peers = format!("peers    1 complete, 1 partial: 1.0 MiB, id {}", "07".repeat(32));
         assert_eq!(
             rows,
             [
                 "file     f",
-                "here     1 of 4 chunks (25 %), 3 are missing",
-                "transfer failed: 3 chunks are with nobody",
-                "         ask again later",
-                &others,
-                "         ann at 10.0.0.1:1, 10.0.0.1:1000 (in part)",
+                "local    1 of 4 chunks (25 %), 3 missing",
+                "download failed: 3 chunks have no holder",
+                "         retry later",
+                &peers,
+                "         ann at 10.0.0.1:1, 10.0.0.1:1000 (partial)",
             ]
         );
-        let nobody = Why { name: "f", status: None, here: None, found: Ok(vec![]), peers: vec![] };
-        let text = why(&nobody);
+        let not_found = Why { name: "f", status: None, local: None, found: Ok(vec![]), peers: vec![] };
+        let text = why(&not_found);
         assert_eq!(
             text,
-            "file     f\nhere     nothing of it; get begins\nothers   nobody who is there has it\n"
+            "file     f\nlocal    no chunks; start a download with: get f\npeers    not found: no peer offers it\n"
         );
         let several = Ok(vec![found(1, "f", 1, 1, 0), found(2, "f", 9, 3, 0)]);
-        let text = why(&Why { found: several, ..nobody });
-        assert!(text.contains("choose one with get ID") && text.contains("6 more"), "{text}");
+        let text = why(&Why { found: several, ..not_found });
+        assert!(text.contains("choose one with: get ID") && text.contains("6 more"), "{text}");
         let silent = Why {
             found: Err("no answer".into()),
             name: "f",
             status: None,
-            here: Some((held_here(1), 4)),
+            local: Some((local_file(1), 4)),
             peers: vec![],
         };
-        assert!(why(&silent).ends_with("here     all 4 chunks\nothers   cannot be asked: no answer\n"));
+        assert!(why(&silent).ends_with("local    all 4 chunks\npeers    lookup failed: no answer\n"));
     }
 }

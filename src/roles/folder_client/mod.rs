@@ -13,7 +13,7 @@ pub use transfers::{Stage, Transfer, TransferStatus};
 use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{EntityName, FileId};
 use crate::download::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
-use crate::net::{Asker, Listener, Shutdown, Threads};
+use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
 use crate::report::error::DaemonError;
 use crate::report::watch::Watch;
@@ -98,7 +98,7 @@ impl Member {
         shutdown: &Shutdown,
     ) -> Result<Self, DaemonError> {
         let threads = Threads::new();
-        threads.unless_failed(Self::start_in(&threads, config, watch, shutdown), shutdown)
+        threads.join_on_error(Self::start_in(&threads, config, watch, shutdown), shutdown)
     }
 
     fn start_in(
@@ -280,7 +280,7 @@ impl Inner {
         if let Some(tracker) = self.config.tracker {
             let announcer = self.announcer.clone();
             let token = move || announcer.as_ref().and_then(Announcer::token);
-            let asker = Asker::new(tracker, &self.shutdown)?;
+            let asker = UdpClient::new(tracker, &self.shutdown)?;
             finders.push(Box::new(TrackerFinder::new(asker, timeouts, token)));
         }
         Ok(Both(finders))

@@ -2,8 +2,8 @@
 
 use super::{Event, HubConfig, forward};
 use crate::content::limits::{FILE_NAME_MAX, HUB_REQUESTS_MAX, OUTBOX_BYTES, PROTOCOL_VERSION};
-use crate::net::link::halves;
-use crate::net::{Activity, LinkError, LinkReader, LinkWriter, Listener, Shutdown, Threads, Timeouts};
+use crate::net::framed_stream::split;
+use crate::net::{Activity, FrameReader, FrameWriter, Listener, Shutdown, StreamError, Threads, Timeouts};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{FoundFile, TrackerRequest, TrackerResponse};
@@ -94,7 +94,7 @@ pub(super) fn serve(
         let id = ConnectionId(next.fetch_add(1, Ordering::Relaxed));
         let why = hall.converse(id, stream, from, activity);
         match why {
-            LinkError::Closed => log::debug!("{from} has closed its connection"),
+            StreamError::Closed => log::debug!("{from} has closed its connection"),
             _ if hall.shutdown.is_stopped() => {}
             // Anybody can make a connection and say nonsense: that must not fill the log.
             why => log::debug!("dropping {from}: {why}"),
@@ -118,8 +118,8 @@ impl Hall {
         stream: Arc<TcpStream>,
         from: SocketAddr,
         activity: &Activity,
-    ) -> LinkError {
-        let (mut reader, mut writer) = match halves(&stream, self.timeouts.stall) {
+    ) -> StreamError {
+        let (mut reader, mut writer) = match split(&stream, self.timeouts.stall) {
             Ok(halves) => halves,
             Err(error) => return error.into(),
         };
@@ -133,7 +133,7 @@ impl Hall {
         let own = stream.clone();
         let connection = Connection { from, outbox, limit: self.outbox, asked, waiting, stream: own };
         if !forward(&self.events, &self.shutdown, Event::Opened(id, connection)) {
-            return LinkError::Closed;
+            return StreamError::Closed;
         }
         // Closes when the writing has ended: this connection's place and guard last until then.
         let (writing, ended) = bounded::<Infallible>(0);
@@ -148,7 +148,7 @@ impl Hall {
             Err(error) => error.into(),
         };
         // Who has closed only its own side may still read the answers to what it asked.
-        if !matches!(why, LinkError::Closed) {
+        if !matches!(why, StreamError::Closed) {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
         forward(&self.events, &self.shutdown, Event::Closed(id));
@@ -160,29 +160,29 @@ impl Hall {
     fn read(
         &self,
         id: ConnectionId,
-        reader: &mut LinkReader,
+        reader: &mut FrameReader,
         from: SocketAddr,
         credit: &Sender<()>,
         activity: &Activity,
-    ) -> LinkError {
+    ) -> StreamError {
         loop {
             let request = match reader.message(self.timeouts.idle) {
                 Ok(request) => request,
                 Err(error) => return error,
             };
-            activity.note();
+            activity.record_request();
             let granted = crossbeam_channel::select! {
                 send(credit, ()) -> sent => sent.is_ok(),
                 recv(self.shutdown.signal()) -> _ => false,
             };
             if !granted || !forward(&self.events, &self.shutdown, Event::Request(id, from, request)) {
-                return LinkError::Closed;
+                return StreamError::Closed;
             }
         }
     }
 }
 
-fn hello(reader: &mut LinkReader, writer: &mut LinkWriter, patience: Duration) -> Result<(), LinkError> {
+fn hello(reader: &mut FrameReader, writer: &mut FrameWriter, patience: Duration) -> Result<(), StreamError> {
     let refusal = match reader.message(patience) {
         Ok(TrackerRequest::Hello { version: PROTOCOL_VERSION }) => {
             return writer.send(&TrackerResponse::Hello { version: PROTOCOL_VERSION });
@@ -192,15 +192,15 @@ fn hello(reader: &mut LinkReader, writer: &mut LinkWriter, patience: Duration) -
             (ErrorCode::UnknownVersion, text)
         }
         Ok(_) => (ErrorCode::Malformed, "a conversation opens with hello".to_owned()),
-        Err(LinkError::Frame(error)) => (ErrorCode::Malformed, error.to_string()),
+        Err(StreamError::Frame(error)) => (ErrorCode::Malformed, error.to_string()),
         Err(error) => return Err(error),
     };
     let (code, text) = refusal;
     writer.send(&TrackerResponse::Error { code, text: text.clone() })?;
-    Err(LinkError::Io(io::Error::new(io::ErrorKind::InvalidData, text)))
+    Err(StreamError::Io(io::Error::new(io::ErrorKind::InvalidData, text)))
 }
 
-fn write(writer: &mut LinkWriter, queued: &Receiver<Outgoing>, waiting: &AtomicUsize) {
+fn write(writer: &mut FrameWriter, queued: &Receiver<Outgoing>, waiting: &AtomicUsize) {
     for outgoing in queued {
         let cost = cost(&outgoing);
         let (mut response, payload) = outgoing;
@@ -213,12 +213,16 @@ fn write(writer: &mut LinkWriter, queued: &Receiver<Outgoing>, waiting: &AtomicU
 
 /// Sends a response; what does not fit in a frame is shortened and says so. Something is always sent: whoever asked
 /// would wait for it.
-fn deliver(writer: &mut LinkWriter, response: &mut TrackerResponse, payload: &[u8]) -> Result<(), LinkError> {
+fn deliver(
+    writer: &mut FrameWriter,
+    response: &mut TrackerResponse,
+    payload: &[u8],
+) -> Result<(), StreamError> {
     loop {
         match writer.send_with(response, payload) {
             // Nothing of it is out, so the connection is still whole.
-            Err(LinkError::Frame(FrameError::TooLong)) if response.shrink() => {}
-            Err(LinkError::Frame(error)) => {
+            Err(StreamError::Frame(FrameError::TooLong)) if response.shrink() => {}
+            Err(StreamError::Frame(error)) => {
                 log::warn!("a response does not fit in a frame: {error}");
                 let text = "the answer is too long".to_owned();
                 return writer.send(&TrackerResponse::Error { code: ErrorCode::Busy, text });
@@ -258,8 +262,8 @@ mod tests {
     fn what_does_not_fit_in_a_frame_is_shortened_or_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-        let mut writer = LinkWriter::new(stream).unwrap();
-        let mut reader = LinkReader::new(Arc::new(listener.accept().unwrap().0));
+        let mut writer = FrameWriter::new(stream).unwrap();
+        let mut reader = FrameReader::new(Arc::new(listener.accept().unwrap().0));
         let holder = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse().unwrap();
         let name = FileName::new("f").unwrap();
         let file = FileSummary { id: FileId([1; 32]), name, size: 1, chunks: 1 };

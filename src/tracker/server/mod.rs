@@ -100,11 +100,11 @@ impl Hub {
         hands: Hands,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
-        let (listener, socket) = Listener::bind_with_datagrams(config.listen)?;
+        let (listener, socket) = Listener::bind_tcp_and_udp(config.listen)?;
         let address = listener.address();
         let threads = Threads::new();
         let started = Self::start_in(&threads, config, (listener, socket), machine, hands, shutdown);
-        threads.unless_failed(started, shutdown)?;
+        threads.join_on_error(started, shutdown)?;
         Ok(Self { address, threads })
     }
 
@@ -235,7 +235,7 @@ impl From<StartError> for DaemonError {
 mod tests {
     use super::*;
     use crate::content::limits;
-    use crate::net::{LinkReader, LinkWriter};
+    use crate::net::{FrameReader, FrameWriter};
     use crate::protocol::datagram::Datagram;
     use crate::protocol::tracker::{Token, TrackerResponse};
     use crate::swarm::Moment;
@@ -280,9 +280,10 @@ mod tests {
     /// Pipelines many expensive requests over a connection that it gives back.
     fn flood(address: SocketAddr) -> Arc<TcpStream> {
         let stream = Arc::new(TcpStream::connect(address).unwrap());
-        let mut writer = LinkWriter::new(stream.clone()).unwrap();
+        let mut writer = FrameWriter::new(stream.clone()).unwrap();
         writer.send(&TrackerRequest::Hello { version: limits::PROTOCOL_VERSION }).unwrap();
-        let hello: TrackerResponse = LinkReader::new(stream.clone()).message(Duration::from_secs(9)).unwrap();
+        let hello: TrackerResponse =
+            FrameReader::new(stream.clone()).message(Duration::from_secs(9)).unwrap();
         assert!(matches!(hello, TrackerResponse::Hello { .. }));
         std::thread::spawn(move || {
             let lookup = TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None };
@@ -328,7 +329,7 @@ mod tests {
             assert_eq!(ask(&socket, Some(cookie)), TrackerResponse::Alive);
         }
         let stream = Arc::new(TcpStream::connect(hub.address()).unwrap());
-        let (mut reader, mut writer) = (LinkReader::new(stream.clone()), LinkWriter::new(stream).unwrap());
+        let (mut reader, mut writer) = (FrameReader::new(stream.clone()), FrameWriter::new(stream).unwrap());
         for request in [
             TrackerRequest::Hello { version: limits::PROTOCOL_VERSION },
             TrackerRequest::Heartbeat { token: Token(1) },
@@ -354,7 +355,7 @@ mod tests {
             let stream = Arc::new(TcpStream::connect(hub.address()).unwrap());
             stream.set_nodelay(true).unwrap();
             let (mut reader, mut writer) =
-                (LinkReader::new(stream.clone()), LinkWriter::new(stream).unwrap());
+                (FrameReader::new(stream.clone()), FrameWriter::new(stream).unwrap());
             writer.send(&TrackerRequest::Hello { version: limits::PROTOCOL_VERSION }).unwrap();
             reader.message::<TrackerResponse>(PATIENCE).expect("an answer in time");
             (reader, writer)

@@ -89,7 +89,7 @@ impl Transcript {
 }
 
 /// Message of a program in which a thread panicked or was not joined before exit.
-pub const FAULT: &str = "this is a fault in shoal";
+pub const FAULT: &str = "this is a bug in shoal";
 
 /// The path of one of the binaries.
 fn binary(name: &str) -> &'static str {

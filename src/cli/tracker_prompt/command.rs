@@ -1,6 +1,6 @@
-//! What can be typed at the prompt of a tracker that keeps files, and how a line is read.
+//! Commands of the tracker prompt, and the parser of a line.
 //!
-//! Pure. Invariant: any text is a command or an error that says what to type instead; nothing is guessed.
+//! Pure. Invariant: each line is a valid command or an error with a correction; the parser never guesses.
 
 use crate::cli::prompt::command::{quoted, similar, words};
 use crate::cli::prompt::complete::{Offer, offer};
@@ -9,51 +9,51 @@ use crate::content::{FileName, PeerName};
 use crate::swarm::keeping::{Command, Wanted};
 use std::collections::BTreeSet;
 
-/// Every command: how it is written, and what it does.
+/// The commands: name, syntax and effect.
 const COMMANDS: [(&str, &str, &str); 9] = [
-    ("status", "status", "how volunteers, files and copies are"),
-    ("files", "files", "each file that is kept, and its copies"),
-    ("volunteers", "volunteers", "who lends space, and how much of it is used"),
-    ("repair", "repair [pause|resume|status]", "what is being copied; stops copying, or goes on"),
-    ("drain", "drain NAME", "empties a volunteer, so that it may leave"),
-    ("stay", "stay NAME", "takes a drain back"),
-    ("forget", "forget NAME|ID", "no longer keeps a file: the volunteers drop their copies"),
-    ("help", "help", "this"),
-    ("quit", "quit", "ends the tracker (also exit, Ctrl-D, or Ctrl-C twice)"),
+    ("status", "status", "show volunteers, files and replicas"),
+    ("files", "files", "list the files and their replicas"),
+    ("volunteers", "volunteers", "list the volunteers and their storage"),
+    ("repair", "repair [pause|resume|status]", "show, pause or resume repair"),
+    ("drain", "drain NAME", "copy the replicas of a volunteer elsewhere, so that it can leave"),
+    ("stay", "stay NAME", "cancel a drain"),
+    ("forget", "forget NAME|ID", "stop replicating a file: volunteers delete its chunks"),
+    ("help", "help", "show this help"),
+    ("quit", "quit", "stop the tracker (also exit, Ctrl-D, or Ctrl-C twice)"),
 ];
 
-/// What a line means.
+/// A parsed line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
     /// An empty line.
     Nothing,
-    /// How everything is.
+    /// Show volunteers, files and replicas.
     Status,
-    /// The files.
+    /// List the files.
     Files,
-    /// The volunteers.
+    /// List the volunteers.
     Volunteers,
-    /// What is being copied.
+    /// Show the progress of repair.
     Repair,
-    /// Something to be done.
+    /// A command for the tracker.
     Do(Command),
-    /// What can be typed.
+    /// List the commands.
     Help,
-    /// Leave.
+    /// Stop the tracker.
     Quit,
 }
 
-/// Reads a line.
+/// Parses a line.
 ///
 /// # Errors
-/// What to type instead.
+/// The line is not a command. The text is the correction for the user.
 pub fn parse(line: &str) -> Result<Line, String> {
     let words = words(line);
     if words.last().is_some_and(|word| word.open.is_some()) {
-        return Err("a quote is not closed".to_owned());
+        return Err("missing closing quote".to_owned());
     }
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
-    let alone = [
+    let without_argument = [
         ("status", Line::Status),
         ("files", Line::Files),
         ("volunteers", Line::Volunteers),
@@ -62,13 +62,16 @@ pub fn parse(line: &str) -> Result<Line, String> {
         ("quit", Line::Quit),
         ("exit", Line::Quit),
     ];
-    let meaning = |word: &str| alone.iter().find(|(name, _)| *name == word).map(|(_, line)| line.clone());
+    let command_of =
+        |word: &str| without_argument.iter().find(|(name, _)| *name == word).map(|(_, line)| line.clone());
     match texts[..] {
         [] => Ok(Line::Nothing),
         ["repair"] | ["repair", "status"] => Ok(Line::Repair),
         ["repair", "pause"] => Ok(Line::Do(Command::Pause(true))),
         ["repair", "resume"] => Ok(Line::Do(Command::Pause(false))),
-        ["repair", ..] => Err("say repair pause, repair resume or repair status".to_owned()),
+        ["repair", ..] => {
+            Err("unknown argument; type repair pause, repair resume or repair status".to_owned())
+        }
         [command @ ("drain" | "stay"), name] => {
             let name = PeerName::new(name).map_err(|error| error.to_string())?;
             Ok(Line::Do(Command::Drain(name, command == "drain")))
@@ -80,13 +83,13 @@ pub fn parse(line: &str) -> Result<Line, String> {
                 Ok(Line::Do(Command::Forget(Wanted::Name(name))))
             }
         },
-        [command @ ("drain" | "stay" | "forget")] => Err(format!("say which: {command} NAME")),
+        [command @ ("drain" | "stay" | "forget")] => Err(format!("name missing: {command} NAME")),
         [command @ ("drain" | "stay" | "forget"), ref name @ ..] => {
             Err(format!("a name with spaces needs quotes: {command} {}", quoted(&name.join(" "))))
         }
-        [command] => meaning(command).ok_or_else(|| unknown(command)),
-        [command, ..] => match meaning(command) {
-            Some(_) => Err(format!("{command} stands alone")),
+        [command] => command_of(command).ok_or_else(|| unknown(command)),
+        [command, ..] => match command_of(command) {
+            Some(_) => Err(format!("{command} takes no argument")),
             None => Err(unknown(command)),
         },
     }
@@ -96,15 +99,15 @@ fn unknown(command: &str) -> String {
     similar(command, COMMANDS.iter().map(|(name, ..)| *name))
 }
 
-/// What can be typed.
+/// The list of commands.
 pub fn help() -> String {
     let rows = COMMANDS.map(|(_, usage, meaning)| [usage.to_owned(), meaning.to_owned()]);
-    let mut text = table([("COMMAND", Side::Left), ("WHAT IT DOES", Side::Left)], &rows);
-    text += "A name with spaces stands in quotes. Tab completes commands and names.\n";
+    let mut text = table([("COMMAND", Side::Left), ("EFFECT", Side::Left)], &rows);
+    text += "Quote names that contain spaces. Tab completes commands and names.\n";
     text
 }
 
-/// What the word before the cursor can become, and where that word begins.
+/// Returns the start of the word before the cursor, in bytes, and its completions.
 pub fn complete(
     line: &str,
     cursor: usize,
@@ -133,7 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn every_command_is_read() {
+    fn valid_lines_are_parsed_and_others_are_corrected() {
         let name = |text: &str| PeerName::new(text).unwrap();
         let file = |text: &str| FileName::new(text).unwrap();
         for (line, meaning) in [
@@ -153,17 +156,17 @@ mod tests {
         ] {
             assert_eq!(parse(line), Ok(meaning), "{line:?}");
         }
-        for (line, says) in [
+        for (line, part) in [
             ("statsu", "did you mean status?"),
-            ("status now", "status stands alone"),
+            ("status now", "status takes no argument"),
             ("repair now", "repair pause"),
-            ("drain", "say which: drain NAME"),
+            ("drain", "name missing: drain NAME"),
             ("forget a b", "forget \"a b\""),
-            ("forget \"a", "not closed"),
-            ("dance now", "no command dance"),
+            ("forget \"a", "closing quote"),
+            ("dance now", "unknown command dance"),
         ] {
             let error = parse(line).unwrap_err();
-            assert!(error.contains(says), "{line:?}: {error}");
+            assert!(error.contains(part), "{line:?}: {error}");
         }
     }
 

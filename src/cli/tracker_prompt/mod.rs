@@ -1,13 +1,13 @@
-//! What people meet at a tracker that keeps files: its prompt, and how it tells of itself.
+//! Prompt of a tracker that replicates files, and the output of `tracker status`.
 //!
-//! Invariant: what others have sent (names of volunteers and files) drives no terminal.
+//! Invariant: control characters in names from volunteers are escaped before they reach the terminal.
 
 mod command;
 mod show;
 pub mod status;
 
 use crate::cli::BarWatch;
-use crate::cli::prompt::conduct::{self, Answers, End, say};
+use crate::cli::prompt::command_loop::{self, CommandHandler, LoopEnd, print};
 use crate::net::Shutdown;
 use crate::report::DaemonError;
 use crate::roles::tracker::RunningTracker;
@@ -17,15 +17,15 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Names that Tab completes: of volunteers, and of files.
+/// Names for Tab completion: of volunteers, and of files.
 type Names = Arc<Mutex<(BTreeSet<String>, BTreeSet<String>)>>;
 
-/// Runs a tracker that keeps files until its user leaves or the shutdown: with a prompt where there is a terminal.
+/// Runs a tracker that replicates files until the user quits or a shutdown. In a terminal it has a prompt.
 ///
 /// # Errors
-/// The tracker cannot go on.
+/// The tracker failed, for example because its catalogue cannot be written.
 pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
-    if !conduct::has_terminal() {
+    if !command_loop::has_terminal() {
         return tracker.wait(shutdown);
     }
     let names = Names::default();
@@ -34,20 +34,22 @@ pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown)
         let names = known.lock().unwrap_or_else(PoisonError::into_inner);
         command::complete(line, cursor, &names.0, &names.1)
     });
-    let mut desk = Desk { tracker, names };
+    let mut commands = TrackerCommands { tracker, names };
     let console = watch.console();
-    match conduct::conduct("tracker> ".into(), complete, console, &mut desk, tracker.failed(), shutdown)? {
-        End::Left => Ok(()),
-        End::Deaf => tracker.wait(shutdown),
+    match command_loop::run("tracker> ".into(), complete, console, &mut commands, tracker.failed(), shutdown)?
+    {
+        LoopEnd::Quit => Ok(()),
+        LoopEnd::InputLost => tracker.wait(shutdown),
     }
 }
 
-struct Desk<'a> {
+/// Executes the commands of the tracker prompt.
+struct TrackerCommands<'a> {
     tracker: &'a RunningTracker,
     names: Names,
 }
 
-impl Answers for Desk<'_> {
+impl CommandHandler for TrackerCommands<'_> {
     fn refresh(&mut self) {
         let Ok(Answer::Status(status)) = self.tracker.command(Command::Status) else { return };
         let volunteers = status.volunteers.iter().map(|volunteer| volunteer.name.to_string()).collect();
@@ -55,13 +57,13 @@ impl Answers for Desk<'_> {
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = (volunteers, files);
     }
 
-    fn obey(&mut self, line: &str) -> ControlFlow<()> {
+    fn handle(&mut self, line: &str) -> ControlFlow<()> {
         let (command, show): (_, fn(&crate::protocol::status::Status) -> String) = match command::parse(line)
         {
             Ok(Line::Quit) => return ControlFlow::Break(()),
             Ok(Line::Nothing) => return ControlFlow::Continue(()),
             Ok(Line::Help) => {
-                say(&command::help());
+                print(&command::help());
                 return ControlFlow::Continue(());
             }
             Ok(Line::Status) => (Command::Status, show::status),
@@ -70,14 +72,14 @@ impl Answers for Desk<'_> {
             Ok(Line::Repair) => (Command::Status, show::repair),
             Ok(Line::Do(command)) => (command, show::status),
             Err(text) => {
-                say(&format!("{}\n", show::line(&text)));
+                print(&format!("{}\n", show::line(&text)));
                 return ControlFlow::Continue(());
             }
         };
         match self.tracker.command(command) {
-            Ok(Answer::Status(status)) => say(&show(&status)),
+            Ok(Answer::Status(status)) => print(&show(&status)),
             Ok(Answer::Done(text) | Answer::Refused(text)) | Err(text) => {
-                say(&format!("{}\n", show::line(&text)));
+                print(&format!("{}\n", show::line(&text)));
             }
         }
         ControlFlow::Continue(())

@@ -12,12 +12,12 @@ use std::net::SocketAddr;
 /// Prints the status on standard output: as tables, or as the JSON that the tracker sent.
 ///
 /// # Errors
-/// The tracker does not answer, or refuses.
+/// The tracker does not respond, or refuses.
 pub fn run(tracker: SocketAddr, json: bool, shutdown: &Shutdown) -> Result<(), DaemonError> {
-    let told = lookup::status(tracker, shutdown);
-    let status = told.map_err(|why| {
+    let result = lookup::status(tracker, shutdown);
+    let status = result.map_err(|why| {
         let advice = next_step::after_failure("tracker", tracker, &why.to_string());
-        let text = format!("no status from the tracker on {tracker}: {why}{advice}");
+        let text = format!("cannot get the status of the tracker on {tracker}: {why}{advice}");
         DaemonError::new(Fault::Unreachable, text)
     })?;
     let text = match json {
@@ -29,7 +29,7 @@ pub fn run(tracker: SocketAddr, json: bool, shutdown: &Shutdown) -> Result<(), D
             format!("{}\n{}\n{}", show::status(&status), show::volunteers(&status), show::files(&status))
         }
     };
-    // Whoever reads may have seen enough, as `head` does.
+    // A reader such as `head` may close the pipe early: a write error is ignored.
     let _ = io::stdout().lock().write_all(text.as_bytes());
     Ok(())
 }

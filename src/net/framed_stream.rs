@@ -1,0 +1,367 @@
+//! Framed TCP stream: messages and payloads over one connection, with a deadline for each read and write.
+//!
+//! Reader and writer hide the socket, so that an encrypted stream can replace it. After a failed write the owner closes
+//! the connection and never writes to it again, because a part of a frame may have been sent.
+
+use crate::content::limits::{CONVERSATION_TIMEOUT, STALL_TIMEOUT};
+use crate::protocol::Message;
+use crate::protocol::frame::{self, Decoder, FrameError};
+use rustix::net::SendFlags;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Size of the buffer for a read of message lines, bytes.
+const READ_BYTES: usize = 8 * 1024;
+/// Maximum number of bytes in one `sendfile` call: the rate limit and the deadline are checked between two calls.
+pub const SENDFILE_BYTES_MAX: u64 = 128 * 1024;
+/// Minimum transfer rate of a payload, bytes per second. A slower payload misses its deadline.
+const PAYLOAD_RATE_MIN: u64 = 16 * 1024;
+/// Minimum timeout of a socket.
+const SOCKET_TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
+/// The reason that a framed stream cannot be used any more.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The other side closed the connection between two messages.
+    #[error("the connection was closed")]
+    Closed,
+    /// The other side closed the connection within a message or payload.
+    #[error("the connection was closed in the middle of a message")]
+    Truncated,
+    /// A read, a write or a whole payload exceeded its timeout.
+    #[error("timeout: no data was transferred")]
+    TimedOut,
+    /// The received bytes are not a valid message.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// Another error of the socket or of the file that is sent.
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl From<io::Error> for StreamError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // Linux reports a socket timeout as either of the two.
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => StreamError::TimedOut,
+            ErrorKind::UnexpectedEof => StreamError::Truncated,
+            _ => StreamError::Io(error),
+        }
+    }
+}
+
+/// Timeout for a whole payload of `length` bytes: [`CONVERSATION_TIMEOUT`], longer for a large payload.
+pub fn payload_timeout(length: u64) -> Duration {
+    CONVERSATION_TIMEOUT.max(Duration::from_secs(length / PAYLOAD_RATE_MIN))
+}
+
+/// The reading half of a framed stream.
+pub struct FrameReader {
+    stream: Arc<TcpStream>,
+    decoder: Decoder,
+    stall: Duration,
+    timeout: Option<Duration>,
+}
+
+impl FrameReader {
+    /// A reader with the stall timeout [`STALL_TIMEOUT`]. It must be the only reader of the stream.
+    pub fn new(stream: Arc<TcpStream>) -> Self {
+        Self { stream, decoder: Decoder::new(), stall: STALL_TIMEOUT, timeout: None }
+    }
+
+    /// Sets the stall timeout: the maximum time of a single read within a message.
+    pub fn with_stall(self, stall: Duration) -> Self {
+        Self { stall, ..self }
+    }
+
+    /// Reads the next message: its first byte within `timeout`, the rest of its line within the stall timeout after
+    /// the first byte.
+    ///
+    /// # Errors
+    /// Any [`StreamError`]. After [`StreamError::TimedOut`] without a received byte, the stream can still be read.
+    pub fn message<M: Message>(&mut self, timeout: Duration) -> Result<M, StreamError> {
+        let mut deadline = None;
+        loop {
+            if let Some(message) = self.decoder.next_message()? {
+                return Ok(message);
+            }
+            let begun = !self.decoder.is_empty();
+            let wait = match (begun, deadline) {
+                (false, _) => timeout,
+                (true, None) => {
+                    deadline = Some(Instant::now() + self.stall);
+                    self.stall
+                }
+                (true, Some(deadline)) => deadline.saturating_duration_since(Instant::now()),
+            };
+            self.set_timeout(wait)?;
+            let mut buffer = [0; READ_BYTES];
+            match read(&self.stream, &mut buffer)? {
+                0 if begun => return Err(StreamError::Truncated),
+                0 => return Err(StreamError::Closed),
+                count => self.decoder.feed(&buffer[..count]),
+            }
+        }
+    }
+
+    /// Fills `target` with the payload of the message that was read last.
+    ///
+    /// # Errors
+    /// Any [`StreamError`], also for a payload that stalls or takes longer than [`payload_timeout`].
+    pub fn payload(&mut self, target: &mut [u8]) -> Result<(), StreamError> {
+        self.payload_in_parts(target, |_| {})
+    }
+
+    /// As [`payload`](Self::payload), and calls `on_part` with each part as it arrives.
+    ///
+    /// # Errors
+    /// As [`payload`](Self::payload).
+    pub fn payload_in_parts(
+        &mut self,
+        target: &mut [u8],
+        mut on_part: impl FnMut(&[u8]),
+    ) -> Result<(), StreamError> {
+        let deadline = Instant::now() + payload_timeout(target.len() as u64);
+        let mut filled = self.decoder.take(target);
+        on_part(&target[..filled]);
+        self.set_timeout(self.stall)?;
+        while filled < target.len() {
+            match read(&self.stream, &mut target[filled..])? {
+                0 => return Err(StreamError::Truncated),
+                count => {
+                    on_part(&target[filled..filled + count]);
+                    filled += count;
+                }
+            }
+            if filled < target.len() && Instant::now() >= deadline {
+                return Err(StreamError::TimedOut);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_timeout(&mut self, wait: Duration) -> io::Result<()> {
+        // A socket timeout of zero is not allowed.
+        let wait = wait.max(SOCKET_TIMEOUT_MIN);
+        if self.timeout != Some(wait) {
+            self.stream.set_read_timeout(Some(wait))?;
+            self.timeout = Some(wait);
+        }
+        Ok(())
+    }
+}
+
+fn read(mut stream: &TcpStream, target: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(target) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// The reader and the writer of a stream, with the same stall timeout.
+///
+/// # Errors
+/// The timeout cannot be set on the socket.
+pub fn split(stream: &Arc<TcpStream>, stall: Duration) -> io::Result<(FrameReader, FrameWriter)> {
+    let writer = FrameWriter::new(stream.clone())?.with_stall(stall)?;
+    Ok((FrameReader::new(stream.clone()).with_stall(stall), writer))
+}
+
+/// The writing half of a framed stream.
+pub struct FrameWriter {
+    stream: Arc<TcpStream>,
+}
+
+impl FrameWriter {
+    /// A writer with the stall timeout [`STALL_TIMEOUT`]. It must be the only writer of the stream.
+    ///
+    /// # Errors
+    /// The timeout cannot be set on the socket.
+    pub fn new(stream: Arc<TcpStream>) -> io::Result<Self> {
+        Self { stream }.with_stall(STALL_TIMEOUT)
+    }
+
+    /// Sets the stall timeout: the maximum time of a single write.
+    ///
+    /// # Errors
+    /// The timeout cannot be set on the socket.
+    pub fn with_stall(self, stall: Duration) -> io::Result<Self> {
+        // The standard library refuses zero, and the kernel takes a value below its resolution as "no timeout".
+        self.stream.set_write_timeout(Some(stall.max(SOCKET_TIMEOUT_MIN)))?;
+        Ok(self)
+    }
+
+    /// Sends a message without payload.
+    ///
+    /// # Errors
+    /// Any [`StreamError`].
+    pub fn send<M: Message>(&mut self, message: &M) -> Result<(), StreamError> {
+        self.write(&frame::encode(message)?)
+    }
+
+    /// Sends a message and its payload.
+    ///
+    /// # Errors
+    /// Any [`StreamError`].
+    pub fn send_with<M: Message>(&mut self, message: &M, payload: &[u8]) -> Result<(), StreamError> {
+        let mut bytes = frame::encode(message)?;
+        bytes.extend_from_slice(payload);
+        self.write(&bytes)
+    }
+
+    /// Sends a part of the payload of the message that was sent last.
+    ///
+    /// # Errors
+    /// Any [`StreamError`].
+    pub fn send_payload_part(&mut self, part: &[u8]) -> Result<(), StreamError> {
+        self.write(part)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
+        let deadline = Instant::now() + payload_timeout(bytes.len() as u64);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match (&*self.stream).write(rest) {
+                Ok(0) => return Err(StreamError::Closed),
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+            if !rest.is_empty() && Instant::now() >= deadline {
+                return Err(StreamError::TimedOut);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a message and, as its payload, `length` bytes of a file from `offset` on, with `sendfile(2)`, which does
+    /// not copy them into this process. `throttle` is called with the number of bytes before each `sendfile`; it may
+    /// wait, or abort the transfer with an error.
+    ///
+    /// # Errors
+    /// Any [`StreamError`]; [`StreamError::Truncated`] also if the file ends before `offset + length`.
+    pub fn send_file<M: Message>(
+        &mut self,
+        message: &M,
+        file: &File,
+        offset: u64,
+        length: u32,
+        mut throttle: impl FnMut(u64) -> Result<(), StreamError>,
+    ) -> Result<(), StreamError> {
+        let line = frame::encode(message)?;
+        // MSG_MORE: the line and the first bytes of the payload share a packet.
+        let flags = if length > 0 { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
+        let sent = retry(|| rustix::net::send(&*self.stream, &line, flags))?;
+        if sent < line.len() {
+            self.write(&line[sent..])?;
+        }
+        let started = Instant::now();
+        let mut throttled = Duration::ZERO;
+        let (mut position, mut remaining) = (offset, length);
+        while remaining > 0 {
+            let slice = remaining.min(SENDFILE_BYTES_MAX as u32);
+            let before = Instant::now();
+            throttle(slice.into())?;
+            // The time spent in the rate limiter does not count against the deadline of the receiver.
+            throttled += before.elapsed();
+            match retry(|| rustix::fs::sendfile(&*self.stream, file, Some(&mut position), slice as usize))? {
+                0 => return Err(StreamError::Truncated),
+                count => remaining -= count as u32,
+            }
+            if remaining > 0 && started.elapsed() >= payload_timeout(length.into()) + throttled {
+                return Err(StreamError::TimedOut);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Repeats a system call that a signal interrupted.
+fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{ChunkIndex, FileId};
+    use crate::protocol::peer::{PeerRequest, PeerResponse};
+    use std::net::TcpListener;
+
+    fn pair() -> (Arc<TcpStream>, Arc<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Arc::new(one), Arc::new(listener.accept().unwrap().0))
+    }
+
+    const SOON: Duration = Duration::from_millis(20);
+
+    fn chunk(length: u32) -> PeerResponse {
+        PeerResponse::Chunk { file: FileId([1; 32]), index: ChunkIndex(0), length }
+    }
+
+    #[test]
+    fn bytes_read_before_a_timeout_are_kept() {
+        let (one, two) = pair();
+        let mut reader = FrameReader::new(two);
+        (&*one).write_all(br#"{"type":"#).unwrap();
+        // The line has begun, so `message` would wait for the stall timeout. A short socket timeout simulates a
+        // deadline that has passed.
+        reader.set_timeout(SOON).unwrap();
+        let mut buffer = [0; 8];
+        let count = read(&reader.stream, &mut buffer).unwrap();
+        reader.decoder.feed(&buffer[..count]);
+        assert!(matches!(
+            read(&reader.stream, &mut buffer).map_err(StreamError::from),
+            Err(StreamError::TimedOut)
+        ));
+        (&*one).write_all(b"\"ping\"}\n").unwrap();
+        assert_eq!(reader.message::<PeerRequest>(SOON).unwrap(), PeerRequest::Ping);
+    }
+
+    #[test]
+    fn timeout_close_and_truncated_message_are_distinguished() {
+        let (one, two) = pair();
+        let mut reader = FrameReader::new(two);
+        assert!(matches!(reader.message::<PeerRequest>(SOON), Err(StreamError::TimedOut)));
+        (&*one).write_all(b"{\"type\":\"ping\"}\n{").unwrap();
+        assert_eq!(reader.message::<PeerRequest>(SOON).unwrap(), PeerRequest::Ping);
+        drop(one);
+        assert!(matches!(reader.message::<PeerRequest>(SOON), Err(StreamError::Truncated)));
+        let (one, two) = pair();
+        drop(one);
+        assert!(matches!(FrameReader::new(two).message::<PeerRequest>(SOON), Err(StreamError::Closed)));
+    }
+
+    #[test]
+    fn part_of_a_file_is_sent_as_payload() {
+        let mut file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..300_000u32).map(|number| number as u8).collect();
+        file.write_all(&bytes).unwrap();
+        let (one, two) = pair();
+        let sender = std::thread::spawn(move || {
+            let mut writer = FrameWriter::new(one).unwrap();
+            writer.send_file(&chunk(250_000), &file, 10, 250_000, |_| Ok(())).unwrap();
+            writer.send_file(&chunk(0), &file, 10, 0, |_| Ok(())).unwrap();
+            writer.send_file(&chunk(20), &file, 299_990, 20, |_| Ok(())).unwrap_err()
+        });
+        let mut reader = FrameReader::new(two);
+        for length in [250_000, 0] {
+            assert_eq!(reader.message::<PeerResponse>(SOON * 500).unwrap(), chunk(length));
+            let mut payload = vec![0; length as usize];
+            reader.payload(&mut payload).unwrap();
+            assert_eq!(payload, bytes[10..][..length as usize]);
+        }
+        assert!(matches!(sender.join().unwrap(), StreamError::Truncated), "the file is too short");
+    }
+}
