@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn why_a_file_does_not_come() {
-        let failed = Stage::Failed(Fault::NobodyHasAll, "3 chunks are with nobody\nask again later".into());
+        let failed = Stage::Failed(Fault::ChunksMissing, "3 chunks are with nobody\nask again later".into());
         let text = why(&Why {
             name: "f",
             status: Some(transfer(failed, (1, 2), 0, "")),
