@@ -45,7 +45,7 @@ pub enum Effect {
 /// The state of a daemon that answers requests.
 pub trait Machine: Send {
     /// Looks at what a request will need, so that the processor has it at hand when its turn comes. Changes nothing.
-    fn foresee(&self, _: &TrackerRequest) {}
+    fn prefetch(&self, _: &TrackerRequest) {}
 
     /// Handles a request. The answer comes first among the effects.
     fn request(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect>;

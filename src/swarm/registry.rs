@@ -133,7 +133,7 @@ impl Registry {
 
     /// Looks at the peer with a token, for the sake of looking: of many that are asked for soon the processor then fetches
     /// several at once, and waits for none of them alone.
-    pub fn foresee(&self, token: Token) {
+    pub fn prefetch(&self, token: Token) {
         std::hint::black_box(self.by_token(Moment::ZERO, token));
     }
 

@@ -74,9 +74,9 @@ pub struct Tracker {
 }
 
 impl Machine for Tracker {
-    fn foresee(&self, request: &TrackerRequest) {
+    fn prefetch(&self, request: &TrackerRequest) {
         if let TrackerRequest::Heartbeat { token } = request {
-            self.peers.registry.foresee(*token);
+            self.peers.registry.prefetch(*token);
         }
     }
 

@@ -58,7 +58,7 @@ impl<M: Machine> State<M> {
     pub(super) fn answer(&mut self, batch: &mut Vec<Question>) {
         let now = self.now();
         let mut effects = std::mem::take(&mut self.effects);
-        batch.iter().for_each(|(_, _, request)| self.machine.foresee(request));
+        batch.iter().for_each(|(_, _, request)| self.machine.prefetch(request));
         // All are decided on before the first answer is sent: between two system calls the processor forgets.
         for (from, tx, request) in batch.drain(..) {
             effects.extend(self.machine.request(now, Origin::Datagram(from, tx), request));
