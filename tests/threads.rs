@@ -7,7 +7,7 @@ mod common;
 use common::wire::{Guest, Wire};
 use common::{PATIENCE, place, random_bytes, write};
 use shoal::content::limits::{CONNECTIONS_MAX, OUTBOX};
-use shoal::daemon::hub::{Hands, Hub, HubConfig};
+use shoal::daemon::hub::{ExecutorChannels, Hub, HubConfig};
 use shoal::daemon::peer::{ServeOptions, serve};
 use shoal::daemon::seeder::{self, SeederConfig};
 use shoal::daemon::shelf::Shelf;
@@ -89,7 +89,7 @@ fn seeding(dir: &std::path::Path) {
     let hub_config =
         HubConfig { listen: any_port(), connections: 9, outbox: 9, timeouts: Timeouts::default() };
     let tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), || 7);
-    let hub = Hub::start(&hub_config, tracker, Hands::none(), &ends).unwrap();
+    let hub = Hub::start(&hub_config, tracker, ExecutorChannels::none(), &ends).unwrap();
     let config = SeederConfig {
         file,
         offer_as: None,
@@ -131,12 +131,12 @@ fn every_thread_ends_with_what_began_it() {
     leaves_none("a tracker", || {
         hub(|config, shutdown| {
             let tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), || 7);
-            Hub::start(config, tracker, Hands::none(), shutdown).unwrap()
+            Hub::start(config, tracker, ExecutorChannels::none(), shutdown).unwrap()
         });
     });
     leaves_none("a manager", || {
         hub(|config, shutdown| {
-            Hub::start(config, Manager::new(Leases::default(), false, || 7), Hands::none(), shutdown).unwrap()
+            Hub::start(config, Manager::new(Leases::default(), false, || 7), ExecutorChannels::none(), shutdown).unwrap()
         });
     });
     leaves_none("a server", || serving(place.path()));

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 const QUEUE: usize = 16 * 1024;
 
 /// A machine, and the datagrams that wait for it.
-pub(super) struct Desk<M> {
+pub(super) struct SharedMachine<M> {
     state: Mutex<State<M>>,
     /// The state thread waits for the machine.
     wanted: AtomicBool,
@@ -29,7 +29,7 @@ pub(super) struct Desk<M> {
     ringing: AtomicBool,
 }
 
-impl<M: Machine> Desk<M> {
+impl<M: Machine> SharedMachine<M> {
     /// A desk whose bell is heard at the other end of a channel with room for one.
     pub(super) fn new(state: State<M>, bell: Sender<()>) -> Self {
         Self {

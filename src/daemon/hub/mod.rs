@@ -18,7 +18,7 @@ use crate::swarm::machine::{ConnectionId, Machine};
 use connections::Connection;
 use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use datagrams::Replies;
-use desk::Desk;
+use desk::SharedMachine;
 use state::State;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -66,7 +66,7 @@ enum Event {
 ///
 /// Neither direction is bounded by a number: the machine has few tasks under way by its own rules, and each task makes
 /// one piece of news.
-pub struct Hands {
+pub struct ExecutorChannels {
     /// Tasks, in the order in which they were given.
     pub tasks: Sender<Task>,
     /// Answers for whoever asked at the prompt.
@@ -75,7 +75,7 @@ pub struct Hands {
     pub news: Receiver<News>,
 }
 
-impl Hands {
+impl ExecutorChannels {
     /// For a machine that wants nothing done.
     pub fn none() -> Self {
         Self { tasks: unbounded().0, answers: unbounded().0, news: never() }
@@ -96,7 +96,7 @@ impl Hub {
     pub fn start(
         config: &HubConfig,
         machine: impl Machine + 'static,
-        hands: Hands,
+        hands: ExecutorChannels,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
         let (listener, socket) = Listener::bind_with_datagrams(config.listen)?;
@@ -112,14 +112,14 @@ impl Hub {
         config: &HubConfig,
         (listener, socket): (Listener, UdpSocket),
         machine: impl Machine + 'static,
-        hands: Hands,
+        hands: ExecutorChannels,
         shutdown: &Shutdown,
     ) -> io::Result<()> {
         let (events, received) = bounded(QUEUE);
         let replies = Replies::new(socket.try_clone()?);
         let news = hands.news.clone();
         let (bell, rung) = bounded(1);
-        let desk = Arc::new(Desk::new(State::new(machine, replies, hands), bell));
+        let desk = Arc::new(SharedMachine::new(State::new(machine, replies, hands), bell));
         let counter = desk.clone();
         datagrams::receive(socket, secret()?, threads, shutdown, move |batch| counter.hear(batch))?;
         connections::serve(listener, config, events, threads, shutdown)?;
@@ -162,7 +162,7 @@ pub(super) fn draw() -> u128 {
 
 /// Waits for whatever comes next and has the machine handle it, until the shutdown.
 fn run<M: Machine>(
-    desk: &Desk<M>,
+    desk: &SharedMachine<M>,
     rung: &Receiver<()>,
     events: &Receiver<Event>,
     mut news: Receiver<News>,
@@ -306,7 +306,7 @@ mod tests {
         let listen = "127.0.0.1:0".parse().unwrap();
         let config = HubConfig { listen, connections: 9, outbox: 9, timeouts: Timeouts::default() };
         let (tell, handled) = crossbeam_channel::unbounded();
-        let hub = Hub::start(&config, Slow(tell), Hands::none(), &shutdown).unwrap();
+        let hub = Hub::start(&config, Slow(tell), ExecutorChannels::none(), &shutdown).unwrap();
         let flooding = flood(hub.address());
         // By then as much of it waits as ever will.
         (0..2 * limits::HUB_REQUESTS).for_each(|_| handled.recv_timeout(PATIENCE).unwrap());
@@ -339,7 +339,7 @@ mod tests {
         let config = HubConfig { listen, connections: 99, outbox: 9, timeouts: Timeouts::default() };
         // With a channel that has no room the machine is in the middle of a request for as long as nobody listens.
         let (tell, handled) = bounded(0);
-        let hub = Hub::start(&config, Slow(tell), Hands::none(), &shutdown).unwrap();
+        let hub = Hub::start(&config, Slow(tell), ExecutorChannels::none(), &shutdown).unwrap();
         let connect = || {
             let stream = Arc::new(TcpStream::connect(hub.address()).unwrap());
             stream.set_nodelay(true).unwrap();

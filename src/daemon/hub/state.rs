@@ -2,7 +2,7 @@
 
 use super::connections::{Connection, Outgoing};
 use super::datagrams::{Question, Replies};
-use super::{Event, Hands};
+use super::{Event, ExecutorChannels};
 use crate::content::limits;
 use crate::swarm::Moment;
 use crate::swarm::keeping::News;
@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub(super) struct State<M> {
     machine: M,
     replies: Replies,
-    hands: Hands,
+    hands: ExecutorChannels,
     connections: HashMap<ConnectionId, Connection>,
     started: Instant,
     /// When the state thread wakes by itself.
@@ -27,7 +27,7 @@ pub(super) struct State<M> {
 }
 
 impl<M: Machine> State<M> {
-    pub(super) fn new(machine: M, replies: Replies, hands: Hands) -> Self {
+    pub(super) fn new(machine: M, replies: Replies, hands: ExecutorChannels) -> Self {
         let (connections, started) = (HashMap::new(), Instant::now());
         Self { machine, replies, hands, connections, started, wakes: Moment::ZERO, effects: Vec::new() }
     }
