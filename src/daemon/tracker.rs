@@ -6,7 +6,7 @@
 
 use super::error::{DaemonError, Fault};
 use super::hub::{ExecutorChannels, Hub, HubConfig, draw, secret};
-use super::keeper::{Keeper, KeeperChannels, KeeperConfig};
+use super::keeper::{Executor, TaskChannels, ExecutorConfig};
 use super::next_step;
 use super::peer::{ServeOptions, serve};
 use super::shelf::Shelf;
@@ -177,7 +177,7 @@ fn keep_files(
     let (tasks, given) = unbounded();
     let (tell, news) = unbounded();
     let (answer, answers) = unbounded();
-    let config = KeeperConfig {
+    let config = ExecutorConfig {
         files: keep.files.clone(),
         log_file: keep.log_file.clone(),
         catalogue,
@@ -186,8 +186,8 @@ fn keep_files(
         watch: watch.clone(),
         timeouts: keep.serve.timeouts,
     };
-    let channels = KeeperChannels { tasks: given, news: tell.clone(), failures };
-    Keeper::start(config, channels, threads, shutdown)?;
+    let channels = TaskChannels { tasks: given, news: tell.clone(), failures };
+    Executor::start(config, channels, threads, shutdown)?;
     serve(listener, shelf, &keep.serve, None, threads, shutdown)?;
     let serving = SocketAddr::new(ip, port);
     log::info!("tracker serving on {serving}");

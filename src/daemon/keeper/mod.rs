@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use workers::Memory;
 
 /// What a keeper is told.
-pub struct KeeperConfig {
+pub struct ExecutorConfig {
     /// The folder whose files are kept; none when only what is in the catalogue is looked after.
     pub files: Option<PathBuf>,
     /// The file that this program logs to: it is not published, since each word on it would change it.
@@ -53,7 +53,7 @@ pub struct KeeperConfig {
 }
 
 /// How a keeper hears and is heard.
-pub struct KeeperChannels {
+pub struct TaskChannels {
     /// What is to be done.
     pub tasks: Receiver<Task>,
     /// What has come of it, and what happens by itself.
@@ -63,7 +63,7 @@ pub struct KeeperChannels {
 }
 
 /// The tracker's own hands. There is nothing to hold: the threads end at the shutdown.
-pub struct Keeper;
+pub struct Executor;
 
 /// What the threads of a keeper share.
 struct Inner {
@@ -88,20 +88,20 @@ struct Inner {
     shutdown: Shutdown,
 }
 
-impl Keeper {
+impl Executor {
     /// Puts all files of the catalogue on the shelf, by their ids, and starts the threads. The store's chunks of files
     /// that are not in the catalogue are taken in, as [`News::Adopted`], or dropped when the file was forgotten.
     ///
     /// # Errors
     /// The catalogue or the folder cannot be read, another program shares the folder, or there are no threads.
     pub fn start(
-        config: KeeperConfig,
-        channels: KeeperChannels,
+        config: ExecutorConfig,
+        channels: TaskChannels,
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> Result<Self, DaemonError> {
-        let KeeperConfig { files, log_file, catalogue, store, shelf, watch, timeouts } = config;
-        let KeeperChannels { tasks, news, failures } = channels;
+        let ExecutorConfig { files, log_file, catalogue, store, shelf, watch, timeouts } = config;
+        let TaskChannels { tasks, news, failures } = channels;
         let folder = files.map(|files| SharedFolder::open(&files)).transpose()?.map(Arc::new);
         if let Some(folder) = &folder {
             folder.restore()?;

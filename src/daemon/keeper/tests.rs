@@ -60,7 +60,7 @@ impl Running {
         let (failures, failed) = bounded(1);
         let (shelf, titles) = (Shelf::new(), Arc::new(Titles::default()));
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
-        let config = KeeperConfig {
+        let config = ExecutorConfig {
             files: Some(files.clone()),
             log_file: files.join("logs.log"),
             catalogue: catalogue.clone(),
@@ -69,8 +69,8 @@ impl Running {
             watch: titles.clone(),
             timeouts: Timeouts::default(),
         };
-        let channels = KeeperChannels { tasks: todo, news: tell, failures };
-        Keeper::start(config, channels, &threads, &shutdown).unwrap();
+        let channels = TaskChannels { tasks: todo, news: tell, failures };
+        Executor::start(config, channels, &threads, &shutdown).unwrap();
         Self { shelf, catalogue, titles, tasks, news, failed, threads, shutdown }
     }
 
