@@ -136,7 +136,13 @@ fn every_thread_ends_with_what_began_it() {
     });
     leaves_none("a manager", || {
         hub(|config, shutdown| {
-            Hub::start(config, Manager::new(Leases::default(), false, || 7), ExecutorChannels::none(), shutdown).unwrap()
+            Hub::start(
+                config,
+                Manager::new(Leases::default(), false, || 7),
+                ExecutorChannels::none(),
+                shutdown,
+            )
+            .unwrap()
         });
     });
     leaves_none("a server", || serving(place.path()));

@@ -6,7 +6,7 @@
 
 use super::error::{DaemonError, Fault};
 use super::hub::{ExecutorChannels, Hub, HubConfig, draw, secret};
-use super::keeper::{Executor, TaskChannels, ExecutorConfig};
+use super::keeper::{Executor, ExecutorConfig, TaskChannels};
 use super::next_step;
 use super::peer::{ServeOptions, serve};
 use super::shelf::Shelf;

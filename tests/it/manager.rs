@@ -335,7 +335,7 @@ fn who_does_not_read_delays_nobody_and_is_dropped() {
         rounds += 1;
         assert!(rounds < 1_000, "it is not dropped after {rounds} lists");
     }
-    manager.wait_for_text("it does not read what it is sent");
+    manager.wait_for_text("its send queue is full because it does not read");
     manager.wait_for("that it is gone", |line| {
         line.contains("- deaf at ") && line.contains("is gone: its connection ended")
     });

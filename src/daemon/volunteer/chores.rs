@@ -19,7 +19,12 @@ pub(super) enum Chore {
 }
 
 /// Does what is to be done, one after the other, until the shutdown.
-pub(super) fn run(replicas: &HeldReplicas, jobs: &Receiver<Job<Chore>>, done: &Sender<Done>, shutdown: &Shutdown) {
+pub(super) fn run(
+    replicas: &HeldReplicas,
+    jobs: &Receiver<Job<Chore>>,
+    done: &Sender<Done>,
+    shutdown: &Shutdown,
+) {
     work(
         jobs,
         done,

@@ -116,7 +116,8 @@ impl Volunteer {
             log::warn!("more is kept than is lent by now; nothing is taken in until it is less");
         }
         let Surroundings { threads, shutdown, .. } = beside;
-        let replicas = Arc::new(HeldReplicas { store: store.clone(), shelf: beside.shelf, shelving: Mutex::default() });
+        let replicas =
+            Arc::new(HeldReplicas { store: store.clone(), shelf: beside.shelf, shelving: Mutex::default() });
         store.files().iter().for_each(|file| replicas.sync_offer(file.id()));
         let (done, results) = bounded(QUEUE);
         let (copies, to_copy) = bounded(ORDERS_MAX);
