@@ -234,7 +234,7 @@ fn volunteers(stage: &mut Stage) -> Result<String> {
         fs::create_dir(stage.folder.join(volunteer)).context("cannot make a folder for a volunteer")?;
         stage.start(volunteer, "client", client(volunteer).into_iter().chain(["--volunteer", "1GiB"]))?;
     }
-    stage.until_said("keeper", " is with the volunteers, and deleted here")?;
+    stage.until_said("keeper", " volunteers store it, the tracker's copy was deleted")?;
     ensure!(!original.exists(), "{} is still there", original.display());
     status(stage, &keeper)?;
     stage.kill("bert")?;
