@@ -90,7 +90,7 @@ fn seeding(dir: &std::path::Path) {
     let hub_config =
         HubConfig { listen: any_port(), connections: 9, outbox: 9, timeouts: Timeouts::default() };
     let tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), || 7);
-    let hub = Hub::start(&hub_config, tracker, Hands::none(), &ends).unwrap();
+    let hub = Hub::start(&hub_config, tracker, ExecutorChannels::none(), &ends).unwrap();
     let config = SeederConfig {
         file,
         offer_as: None,
@@ -132,12 +132,18 @@ fn every_thread_ends_with_its_owner() {
     assert_no_threads_left("a tracker", || {
         hub(|config, shutdown| {
             let tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), || 7);
-            Hub::start(config, tracker, Hands::none(), shutdown).unwrap()
+            Hub::start(config, tracker, ExecutorChannels::none(), shutdown).unwrap()
         });
     });
     assert_no_threads_left("a manager", || {
         hub(|config, shutdown| {
-            Hub::start(config, Manager::new(Leases::default(), false, || 7), Hands::none(), shutdown).unwrap()
+            Hub::start(
+                config,
+                Manager::new(Leases::default(), false, || 7),
+                ExecutorChannels::none(),
+                shutdown,
+            )
+            .unwrap()
         });
     });
     assert_no_threads_left("a server", || serving(place.path()));

@@ -233,7 +233,7 @@ fn volunteers(programs: &mut ProgramSet) -> Result<String> {
         fs::create_dir(programs.folder.join(volunteer)).context("cannot create the folder of a volunteer")?;
         programs.start(volunteer, "client", client(volunteer).into_iter().chain(["--volunteer", "1GiB"]))?;
     }
-    programs.until_written("tracker2", " is with the volunteers, and deleted here")?;
+    programs.until_written("tracker2", " volunteers store it, the tracker's copy was deleted")?;
     ensure!(!original.exists(), "{} was not deleted", original.display());
     status(programs, &tracker)?;
     programs.kill("bert")?;

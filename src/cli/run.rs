@@ -71,7 +71,7 @@ pub fn exit_code(fault: Fault) -> ExitCode {
         Fault::Other => ExitCode::Other,
         Fault::Usage => ExitCode::Usage,
         Fault::NotFound => ExitCode::NotFound,
-        Fault::NobodyHasAll => ExitCode::ChunksMissing,
+        Fault::ChunksMissing => ExitCode::ChunksMissing,
         Fault::Unreachable => ExitCode::Unreachable,
         Fault::TimedOut => ExitCode::TimedOut,
         Fault::Interrupted => ExitCode::Interrupted,

@@ -214,7 +214,7 @@ impl State<'_> {
             let fault = match self.fetch.unavailable().is_empty() {
                 _ if self.corrupt > 0 && self.fetch.connected() == 0 => Fault::VerificationFailed,
                 true => Fault::TimedOut,
-                false => Fault::NobodyHasAll,
+                false => Fault::ChunksMissing,
             };
             let text = format!("nothing has arrived for {} s: {}", waited.as_secs(), self.missing());
             return Err(DaemonError::new(fault, text));

@@ -227,7 +227,7 @@ fn manifest(
         }
         if order.timeout.is_some_and(|timeout| started.elapsed() >= timeout) {
             let text = format!("none of {} holders gives the manifest of {id}", holders.len());
-            return Err(DaemonError::new(Fault::NobodyHasAll, text));
+            return Err(DaemonError::new(Fault::ChunksMissing, text));
         }
         if shutdown.wait(URGENT_LOOKUP_INTERVAL) {
             return Err(interrupted());

@@ -14,7 +14,7 @@ pub enum Fault {
     /// No such file is known.
     NotFound,
     /// Nobody has all chunks.
-    NobodyHasAll,
+    ChunksMissing,
     /// The tracker or the network cannot be reached.
     Unreachable,
     /// It took too long.
@@ -68,7 +68,7 @@ impl From<StoreError> for DaemonError {
             StoreError::Full { .. } => Fault::DiskFull,
             StoreError::Exists(_) => Fault::ExistsAndDiffers,
             StoreError::Stopped => Fault::Interrupted,
-            StoreError::Missing(_) => Fault::NobodyHasAll,
+            StoreError::Missing(_) => Fault::ChunksMissing,
             StoreError::Layout(_) => Fault::Usage,
             StoreError::Manifest(_) => Fault::VerificationFailed,
             StoreError::Io { .. }

@@ -31,7 +31,7 @@ pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<Hub, StartEr
     let manager = Manager::new(config.leases, config.trust_advertised, draw);
     let ManagerConfig { listen, connections, timeouts, .. } = *config;
     let hub = HubConfig { listen, connections, outbox: limits::OUTBOX_LISTS_MAX, timeouts };
-    let hub = Hub::start(&hub, manager, Hands::none(), shutdown)?;
+    let hub = Hub::start(&hub, manager, ExecutorChannels::none(), shutdown)?;
     log::info!("manager listening on {}, TCP and UDP", hub.address());
     log::info!("{}", next_step::share_with_manager(hub.address()));
     Ok(hub)

@@ -75,13 +75,13 @@ pub struct RunningTracker(Arc<Inner>);
 struct Inner {
     hub: Mutex<Option<Hub>>,
     address: SocketAddr,
-    keeping: Option<Desk>,
+    keeping: Option<CommandChannels>,
     failed: Receiver<DaemonError>,
     threads: Threads,
 }
 
 /// Where commands go in and answers come out.
-struct Desk {
+struct CommandChannels {
     serving: SocketAddr,
     news: Sender<TaskOutcome>,
     answers: Receiver<(u64, Answer)>,
@@ -110,7 +110,7 @@ fn start_in(
     let mut seeds = seeds()?;
     let mut tracker = Tracker::new(config.rules, fastrand::Rng::with_seed(seeds.0), draw);
     let (failures, failed) = bounded(1);
-    let (mut hands, mut keeping, mut failed_keeping) = (Hands::none(), None, never());
+    let (mut hands, mut keeping, mut failed_keeping) = (ExecutorChannels::none(), None, never());
     if let Some(keep) = &config.keep {
         let random = fastrand::Rng::with_seed(std::mem::take(&mut seeds.1));
         let (given, desk) =
@@ -152,7 +152,7 @@ fn keep_files(
     failures: Sender<DaemonError>,
     threads: &Threads,
     shutdown: &Shutdown,
-) -> Result<(Hands, Desk), DaemonError> {
+) -> Result<(ExecutorChannels, CommandChannels), DaemonError> {
     let listener =
         Listener::bind(SocketAddr::new(ip, keep.port)).map_err(DaemonError::bind("--transfer_port PORT"))?;
     let catalogue: Arc<dyn Catalogue> = Arc::new(match keep.rebuild {
@@ -177,7 +177,7 @@ fn keep_files(
     let (tasks, given) = unbounded();
     let (tell, news) = unbounded();
     let (answer, answers) = unbounded();
-    let config = KeeperConfig {
+    let config = ExecutorConfig {
         files: keep.files.clone(),
         log_file: keep.log_file.clone(),
         catalogue,
@@ -186,13 +186,13 @@ fn keep_files(
         watch: watch.clone(),
         timeouts: keep.serve.timeouts,
     };
-    let channels = KeeperChannels { tasks: given, news: tell.clone(), failures };
-    Keeper::start(config, channels, threads, shutdown)?;
+    let channels = TaskChannels { tasks: given, news: tell.clone(), failures };
+    Executor::start(config, channels, threads, shutdown)?;
     serve(listener, shelf, &keep.serve, None, threads, shutdown)?;
     let serving = SocketAddr::new(ip, port);
     log::info!("tracker serving on {serving}");
-    let desk = Desk { serving, news: tell, answers, next: AtomicU64::new(0) };
-    Ok((Hands { tasks, answers: answer, news }, desk))
+    let desk = CommandChannels { serving, news: tell, answers, next: AtomicU64::new(0) };
+    Ok((ExecutorChannels { tasks, answers: answer, news }, desk))
 }
 
 impl RunningTracker {

@@ -2,7 +2,7 @@
 //!
 //! A thread of its own, so that a proof does not wait behind copies from a slow peer.
 
-use super::{Done, Hands, Job, work};
+use super::{Done, HeldReplicas, Job, work};
 use crate::content::limits::NAMED_CHUNKS_MAX;
 use crate::content::{ChunkIndex, Digest, FileId};
 use crate::net::Shutdown;
@@ -19,27 +19,32 @@ pub(super) enum Chore {
 }
 
 /// Does what is to be done, one after the other, until the shutdown.
-pub(super) fn run(hands: &Hands, jobs: &Receiver<Job<Chore>>, done: &Sender<Done>, shutdown: &Shutdown) {
+pub(super) fn run(
+    replicas: &HeldReplicas,
+    jobs: &Receiver<Job<Chore>>,
+    done: &Sender<Done>,
+    shutdown: &Shutdown,
+) {
     work(
         jobs,
         done,
         shutdown,
         || {},
         |chore, _| match chore {
-            Chore::Drop(file, chunks) => drop_chunks(hands, file, chunks),
+            Chore::Drop(file, chunks) => drop_chunks(replicas, file, chunks),
             Chore::Prove(challenge, range) => {
-                vec![VolunteerReport::Proof { challenge, sha256: prove(hands, &range) }]
+                vec![VolunteerReport::Proof { challenge, sha256: prove(replicas, &range) }]
             }
         },
     );
 }
 
-fn drop_chunks(hands: &Hands, file: FileId, mut chunks: Vec<ChunkIndex>) -> Vec<VolunteerReport> {
-    if let Err(error) = hands.store.remove(file, &chunks) {
+fn drop_chunks(replicas: &HeldReplicas, file: FileId, mut chunks: Vec<ChunkIndex>) -> Vec<VolunteerReport> {
+    if let Err(error) = replicas.store.remove(file, &chunks) {
         log::warn!("{error}");
     }
-    hands.shelve(file);
-    if let Some(file) = hands.store.file(file) {
+    replicas.sync_offer(file);
+    if let Some(file) = replicas.store.file(file) {
         let left: BTreeSet<ChunkIndex> = file.held_of(&chunks).collect();
         chunks.retain(|index| !left.contains(index));
     }
@@ -50,8 +55,8 @@ fn drop_chunks(hands: &Hands, file: FileId, mut chunks: Vec<ChunkIndex>) -> Vec<
 }
 
 /// The proof, from the disk; nothing when the chunk is not here, or is not right.
-fn prove(hands: &Hands, range: &ChallengedRange) -> Option<Digest> {
-    let file = hands.store.file(range.file);
+fn prove(replicas: &HeldReplicas, range: &ChallengedRange) -> Option<Digest> {
+    let file = replicas.store.file(range.file);
     // All of it is looked at: damage beside the range is damage, too.
     let checked = file.as_ref().map_or(Ok(false), |file| file.check(range.index));
     let proof = match (file, checked) {

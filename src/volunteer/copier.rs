@@ -4,7 +4,7 @@
 //! of a file is asked for once; chunks that are being received take no more memory than
 //! [`RECEIVE_MEMORY_BYTES`](crate::content::limits::RECEIVE_MEMORY_BYTES).
 
-use super::{Done, Hands, Job, work};
+use super::{Done, HeldReplicas, Job, work};
 use crate::content::limits::{COPY_WORKERS_MAX, RECEIVE_MEMORY_BYTES, SOURCE_RETRY_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::download::conversations::Conversations;
@@ -36,7 +36,7 @@ pub(super) struct Copy {
 
 /// What the copying threads share.
 pub(super) struct Copier {
-    hands: Arc<Hands>,
+    replicas: Arc<HeldReplicas>,
     tracker: SocketAddr,
     conversations: Conversations,
     memory: Memory,
@@ -86,9 +86,9 @@ impl From<StoreError> for Failure {
 }
 
 impl Copier {
-    pub(super) fn new(hands: Arc<Hands>, tracker: SocketAddr, timeouts: Timeouts) -> Self {
+    pub(super) fn new(replicas: Arc<HeldReplicas>, tracker: SocketAddr, timeouts: Timeouts) -> Self {
         let (conversations, memory) = (Conversations::new(timeouts), Memory::default());
-        Self { hands, tracker, conversations, memory, gates: Mutex::default(), away: Mutex::default() }
+        Self { replicas, tracker, conversations, memory, gates: Mutex::default(), away: Mutex::default() }
     }
 
     /// Copies until the shutdown.
@@ -117,7 +117,7 @@ impl Copier {
 
     fn copy(&self, copy: &Copy, here: &Shutdown, buffer: &mut Vec<u8>) -> Result<(), Failure> {
         let Copy { kept, index, .. } = copy;
-        let store = &self.hands.store;
+        let store = &self.replicas.store;
         let known = store.file(kept.file.id);
         if known.as_ref().is_some_and(|file| file.stored(*index).is_ok()) {
             return Ok(());
@@ -132,7 +132,7 @@ impl Copier {
             // What is known of a file that nothing was got of is of no use. That is no reason to fail otherwise.
             store.remove(kept.file.id, &[]).err().into_iter().for_each(|error| log::warn!("{error}"));
         }
-        self.hands.shelve(kept.file.id);
+        self.replicas.sync_offer(kept.file.id);
         result
     }
 
@@ -145,7 +145,7 @@ impl Copier {
         buffer: &mut Vec<u8>,
     ) -> Result<(), Failure> {
         let Copy { kept, index, .. } = copy;
-        let (store, id) = (&self.hands.store, kept.file.id);
+        let (store, id) = (&self.replicas.store, kept.file.id);
         let no_such = || Failure::new(CopyFailure::Other, format!("the file has no chunk {index}"));
         let expected = manifest.expected(*index).ok_or_else(no_such)?;
         let (needed, available) = (u64::from(expected.1), store.free());
@@ -190,7 +190,7 @@ impl Copier {
         let id = kept.file.id;
         let gate = lock(&self.gates).entry(id).or_default().clone();
         let passing = lock(&gate);
-        let known = self.hands.store.file(id).as_deref().and_then(ReplicaFile::manifest);
+        let known = self.replicas.store.file(id).as_deref().and_then(ReplicaFile::manifest);
         let manifest = match known {
             Some(manifest) => Ok(manifest),
             None => self.ask_manifest(kept, from, here),
@@ -215,7 +215,7 @@ impl Copier {
         if (layout.size(), layout.count()) != (kept.file.size, kept.file.chunks) {
             return Err(Failure::new(CopyFailure::Other, "the file has other sizes than its manifest says"));
         }
-        self.hands.store.add_file(kept, manifest.clone())?;
+        self.replicas.store.add_file(kept, manifest.clone())?;
         Ok(manifest)
     }
 }

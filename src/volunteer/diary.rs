@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 /// Counts, and says now and then what it has counted.
-pub(super) struct Diary {
+pub(super) struct ActivityLog {
     /// The files that are known to be kept, and their names.
     files: HashMap<FileId, FileName>,
     stored: u64,
@@ -22,7 +22,7 @@ pub(super) struct Diary {
     due: Option<Receiver<Instant>>,
 }
 
-impl Diary {
+impl ActivityLog {
     /// What is there at the start is no news.
     pub(super) fn new(store: &ReplicaStore) -> Self {
         let files = store.files().iter().map(|file| (file.id(), file.kept().file.name.clone())).collect();

@@ -116,18 +116,19 @@ impl Volunteer {
             log::warn!("more is kept than is lent by now; nothing is taken in until it is less");
         }
         let Surroundings { threads, shutdown, .. } = beside;
-        let hands = Arc::new(Hands { store: store.clone(), shelf: beside.shelf, shelving: Mutex::default() });
-        store.files().iter().for_each(|file| hands.shelve(file.id()));
+        let replicas =
+            Arc::new(HeldReplicas { store: store.clone(), shelf: beside.shelf, shelving: Mutex::default() });
+        store.files().iter().for_each(|file| replicas.sync_offer(file.id()));
         let (done, results) = bounded(QUEUE);
         let (copies, to_copy) = bounded(ORDERS_MAX);
-        let copier = Arc::new(copier::Copier::new(hands.clone(), beside.tracker, beside.timeouts));
+        let copier = Arc::new(copier::Copier::new(replicas.clone(), beside.tracker, beside.timeouts));
         for _ in 0..COPY_WORKERS_MAX {
             let (copier, jobs, done, stop) =
                 (copier.clone(), to_copy.clone(), done.clone(), shutdown.clone());
             threads.spawn("volunteer-copy", move || copier.run(&jobs, &done, &stop))?;
         }
         let (chores, to_do) = bounded(ORDERS_MAX);
-        let (own, stop) = (hands.clone(), shutdown.clone());
+        let (own, stop) = (replicas.clone(), shutdown.clone());
         threads.spawn("volunteer-chores", move || chores::run(&own, &to_do, &done, &stop))?;
         let (passed, checked) = bounded(QUEUE);
         let (own, stop) = (store.clone(), shutdown.clone());
@@ -138,7 +139,7 @@ impl Volunteer {
         let Surroundings { tracker, registration, timeout, timeouts, .. } = beside;
         let inputs = state::Inputs { said, results, checked };
         let outputs = state::Outputs { copies, chores, failures: beside.failures, session: session.clone() };
-        let state = state::State::new(hands, told, outputs, tracker, shutdown);
+        let state = state::State::new(replicas, told, outputs, tracker, shutdown);
         threads.spawn("volunteer", move || state.run(&inputs))?;
         let config = SessionConfig { role: "tracker", tracker, registration, timeout, timeouts };
         session::start(config, says, threads, &session)?;
@@ -212,16 +213,16 @@ struct Done {
 }
 
 /// What the workers have in common.
-struct Hands {
+struct HeldReplicas {
     store: Arc<ReplicaStore>,
     shelf: Shelf,
     /// Held while the shelf is put in step with the store, so that the last word on a file is the right one.
     shelving: Mutex<()>,
 }
 
-impl Hands {
+impl HeldReplicas {
     /// Serves a file of which there are chunks, and no longer one of which there are none.
-    fn shelve(&self, id: FileId) {
+    fn sync_offer(&self, id: FileId) {
         let _shelving = self.shelving.lock().unwrap_or_else(PoisonError::into_inner);
         match self.store.file(id).filter(|file| file.held() > 0) {
             Some(file) => self.shelf.put(id, file),

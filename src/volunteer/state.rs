@@ -7,9 +7,9 @@
 use super::checker::Batch;
 use super::chores::Chore;
 use super::copier::Copy;
-use super::diary::Diary;
+use super::diary::ActivityLog;
 use super::report::{Report, as_of_now, holds};
-use super::{Done, Hands, Job, Told, VolunteerStatus};
+use super::{Done, HeldReplicas, Job, Told, VolunteerStatus};
 use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX};
 use crate::content::{ChunkIndex, FileId};
 use crate::net::Shutdown;
@@ -61,7 +61,7 @@ struct Session {
 
 /// All that the state thread owns.
 pub(super) struct State {
-    hands: Arc<Hands>,
+    replicas: Arc<HeldReplicas>,
     told: Arc<Told>,
     outputs: Outputs,
     tracker: SocketAddr,
@@ -75,7 +75,7 @@ pub(super) struct State {
     behind: Vec<VolunteerReport>,
     outbox: VecDeque<VolunteerReport>,
     draining: bool,
-    diary: Diary,
+    diary: ActivityLog,
     /// A queue that nobody empties: where to send while there is nothing to send.
     nowhere: (Sender<TrackerRequest>, Receiver<TrackerRequest>),
 }
@@ -89,15 +89,15 @@ impl Drop for State {
 
 impl State {
     pub(super) fn new(
-        hands: Arc<Hands>,
+        replicas: Arc<HeldReplicas>,
         told: Arc<Told>,
         outputs: Outputs,
         tracker: SocketAddr,
         shutdown: &Shutdown,
     ) -> Self {
-        let diary = Diary::new(&hands.store);
+        let diary = ActivityLog::new(&replicas.store);
         Self {
-            hands,
+            replicas,
             told,
             outputs,
             tracker,
@@ -117,7 +117,7 @@ impl State {
     /// Runs until the shutdown.
     pub(super) fn run(mut self, inputs: &Inputs) {
         let (shutdown, nothing) = (self.shutdown.clone(), never());
-        let (spoiled, drain) = (self.hands.store.damaged().clone(), self.told.drain.1.clone());
+        let (spoiled, drain) = (self.replicas.store.damaged().clone(), self.told.drain.1.clone());
         let mut checked = inputs.checked.clone();
         loop {
             self.fill_outbox();
@@ -156,7 +156,7 @@ impl State {
     }
 
     fn status(&self) -> VolunteerStatus {
-        super::Volunteer { store: self.hands.store.clone(), told: self.told.clone() }.status()
+        super::Volunteer { store: self.replicas.store.clone(), told: self.told.clone() }.status()
     }
 
     /// Takes the next part of the report, and leaves out what is not true any more.
@@ -164,7 +164,7 @@ impl State {
         loop {
             match self.outbox.pop_front() {
                 Some(message) => {
-                    if let Some(message) = as_of_now(message, &self.hands.store) {
+                    if let Some(message) = as_of_now(message, &self.replicas.store) {
                         self.outbox.push_front(message);
                         return;
                     }
@@ -240,7 +240,7 @@ impl State {
             return;
         }
         session.begun = true;
-        let store = &self.hands.store;
+        let store = &self.replicas.store;
         let (key, offered, free) = (store.key(), store.offered(), store.free());
         self.outbox.push_back(VolunteerReport::Lend { key, offered, free });
         self.report = Some(Report::of(store));
@@ -276,7 +276,7 @@ impl State {
         }
     }
 
-    /// Hands an order to a worker. Returns `false` when they have too much to do.
+    /// HeldReplicas an order to a worker. Returns `false` when they have too much to do.
     fn give<O>(&mut self, to: &Sender<Job<O>>, order: O) -> bool {
         // Nothing is ordered before it is known what is held here.
         let Some(session) = self.session.as_ref().filter(|session| session.begun) else { return true };
@@ -289,7 +289,7 @@ impl State {
     /// Says something in this session.
     fn say(&mut self, message: VolunteerReport) {
         if self.session.as_ref().is_some_and(|session| session.begun) {
-            self.diary.note(&message, &self.hands.store);
+            self.diary.note(&message, &self.replicas.store);
             self.outbox.push_back(message);
         }
     }
@@ -304,7 +304,7 @@ impl State {
 
     /// Chunks have been hashed and are right. A report that has yet to come says so itself.
     fn checked(&mut self, file: FileId, chunks: &[ChunkIndex]) {
-        if let Some(file) = self.hands.store.file(file) {
+        if let Some(file) = self.replicas.store.file(file) {
             holds(&file, chunks, true).for_each(|message| self.say(message));
         }
     }
@@ -312,7 +312,7 @@ impl State {
     /// Chunks have turned out to be wrong.
     fn spoiled(&mut self) {
         let mut files: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
-        for (file, index) in self.hands.store.take_damaged() {
+        for (file, index) in self.replicas.store.take_damaged() {
             files.entry(file).or_default().push(index);
         }
         for (file, chunks) in files {

@@ -334,7 +334,7 @@ fn a_member_that_does_not_read_delays_no_other_member_and_is_disconnected() {
         rounds += 1;
         assert!(rounds < 1_000, "the member that does not read is still connected after {rounds} lists");
     }
-    manager.wait_for_text("it does not read what it is sent");
+    manager.wait_for_text("its send queue is full because it does not read");
     manager.wait_for("that it is gone", |line| {
         line.contains("- deaf at ") && line.contains("is gone: its connection ended")
     });

@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn why_shows_missing_chunks_holders_and_the_last_error() {
-        let failed = Stage::Failed(Fault::NobodyHasAll, "3 chunks have no holder\nretry later".into());
+        let failed = Stage::Failed(Fault::ChunksMissing, "3 chunks have no holder\nretry later".into());
         let text = why(&Why {
             name: "f",
             status: Some(transfer(failed, (1, 2), 0, "")),

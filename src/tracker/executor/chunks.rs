@@ -1,6 +1,6 @@
-//! Looks after the chunks in the tracker's own store: what is there at the start, and what turns out to be wrong.
+//! Verifies the chunks in the tracker's own store after a start and reports corrupt ones.
 //!
-//! Invariant: a chunk that was there before the start is reported only after it has been hashed; one that is wrong is
+//! Invariant: a chunk from a previous run is reported as stored only after it has been hashed; a corrupt chunk is
 //! reported once.
 
 use super::Inner;
@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-/// Takes files into the catalogue of which the store has chunks and the catalogue knows nothing, as after a rebuild:
-/// they may be the last copies. Chunks of forgotten files are dropped.
-pub(super) fn take_over(inner: &Inner, forgotten: &[FileId]) -> Result<(), DaemonError> {
+/// Adds files to the catalogue whose chunks are in the store but which the catalogue does not list, as after a rebuild.
+///
+/// Their chunks may be the last replicas. Chunks of forgotten files are dropped.
+pub(super) fn adopt_stored(inner: &Inner, forgotten: &[FileId]) -> Result<(), DaemonError> {
     for file in inner.store.files() {
         let (id, kept) = (file.id(), file.kept());
         if inner.known(id).is_some() {
@@ -24,15 +25,15 @@ pub(super) fn take_over(inner: &Inner, forgotten: &[FileId]) -> Result<(), Daemo
             let (have, _) = file.progress().have();
             inner.store.remove(id, &have.iter().collect::<Vec<_>>())?;
         } else if let Some(manifest) = file.manifest() {
-            inner.take_in(kept, &manifest)?;
-            log::info!("{} is kept again: some of it is here", kept.file.name);
+            inner.add_to_catalogue(kept, &manifest)?;
+            log::info!("added {} to the catalogue: the tracker's store has chunks of it", kept.file.name);
             inner.tell(TaskOutcome::Adopted(id, Some((kept.clone(), manifest.layout().clone()))));
         }
     }
     Ok(())
 }
 
-/// Starts the threads.
+/// Starts the thread that verifies stored chunks and the thread that reports corrupt ones.
 pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
     let checking = inner.clone();
     inner.threads.spawn("check", move || check(&checking))?;
@@ -42,7 +43,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
             crossbeam_channel::select! {
                 recv(waiting.shutdown.signal()) -> _ => return,
                 recv(waiting.store.damaged()) -> news => match news {
-                    Ok(()) => tell_spoiled(&waiting),
+                    Ok(()) => report_corrupt(&waiting),
                     Err(_) => return,
                 },
             }
@@ -50,7 +51,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
     })
 }
 
-/// Hashes what was there before the start.
+/// Hashes the chunks of previous runs.
 fn check(inner: &Inner) {
     for file in inner.store.files() {
         let chunks = file.unverified();
@@ -60,19 +61,21 @@ fn check(inner: &Inner) {
             }
             match file.check(index) {
                 Ok(true) => inner.tell(TaskOutcome::Stored(file.id(), index)),
-                // The other thread tells of it.
+                // The other thread reports corrupt chunks.
                 Ok(false) => {}
-                Err(error) => log::warn!("chunk {index} of {}: {error}", file.kept().file.name),
+                Err(error) => {
+                    log::warn!("failed to verify chunk {index} of {}: {error}", file.kept().file.name);
+                }
             }
         }
     }
 }
 
-fn tell_spoiled(inner: &Inner) {
+fn report_corrupt(inner: &Inner) {
     let mut files: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
     for (id, index) in inner.store.take_damaged() {
         if inner.store.file(id).is_some_and(|file| file.progress().has(index)) {
-            // It has been fetched again meanwhile, and that has been told.
+            // The chunk has been fetched again since, and that was reported.
             continue;
         }
         files.entry(id).or_default().push(index);

@@ -1,13 +1,13 @@
-//! The tracker's own hands: what its state machine wants done with disks and with other hosts.
+//! Executor of a tracker that keeps files: carries out the disk and network tasks of its state machine.
 //!
-//! A thread publishes the files of a folder, one writes the catalogue, one hands tasks to a few workers, and two look
-//! after the chunks that are here. Nothing here decides what is kept where. Invariants: every task is answered while the
-//! tracker runs, those of one file in their order as far as they touch the same; what is reported as durable is durable; the
-//! manifest of every file that is kept can be had from the shelf by its id at any time; a file of the folder is deleted
-//! only on the machine's order and only if exactly that file is there.
+//! One thread publishes the files of a folder, one writes the catalogue, one distributes tasks to workers, and two
+//! verify the chunks in the tracker's own store. The executor never decides which peer stores which replica.
+//! Invariants: each task gets an outcome while the tracker runs, conflicting tasks of one file in their order; an
+//! outcome that reports data as durable comes after its fsync; the manifest of each file in the catalogue is served by
+//! its id at all times; a file of the folder is deleted only on an order of the machine, and only if it is unchanged.
 //!
-//! When the catalogue cannot be read or written, nothing is acknowledged any more and the failure is reported: the
-//! tracker is to end then.
+//! If the catalogue cannot be read or written, the executor acknowledges nothing more and reports the failure: the
+//! tracker must end then.
 
 mod chunks;
 mod local;
@@ -35,38 +35,38 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use workers::Memory;
 
-/// What a keeper is told.
-pub struct KeeperConfig {
-    /// The folder whose files are kept; none when only what is in the catalogue is looked after.
+/// Folders, catalogue and timeouts of an executor.
+pub struct ExecutorConfig {
+    /// The folder whose files are published (`--files`); `None` if the tracker keeps only the files of the catalogue.
     pub files: Option<PathBuf>,
-    /// The file that this program logs to: it is not published, since each word on it would change it.
+    /// Log file of this program; never published, because each log line would change it.
     pub log_file: PathBuf,
-    /// What is to be remembered.
+    /// Durable records of files, volunteers and replicas.
     pub catalogue: Arc<dyn Catalogue>,
-    /// The chunks that have come back.
+    /// The tracker's own store, for chunks that no volunteer has space for.
     pub store: ReplicaStore,
-    /// Where everything that is here can be had.
+    /// Files that the tracker serves.
     pub shelf: Shelf,
-    /// Sees the hashing.
+    /// Shows the progress of hashing.
     pub watch: Arc<dyn Watch>,
-    /// How long volunteers are waited for.
+    /// Timeouts of connections to volunteers.
     pub timeouts: Timeouts,
 }
 
-/// How a keeper hears and is heard.
-pub struct KeeperChannels {
-    /// What is to be done.
+/// The executor's ends of the channels to the state machine and to the program.
+pub struct TaskChannels {
+    /// Tasks of the state machine.
     pub tasks: Receiver<ExecutorTask>,
-    /// What has come of it, and what happens by itself.
+    /// Outcomes of tasks, and changes in the folder and the store.
     pub news: Sender<TaskOutcome>,
-    /// Gets one error at most, after which the tracker is to end: the catalogue cannot be relied on any more.
+    /// Receives at most one error, after which the tracker must end: the catalogue has failed.
     pub failures: Sender<DaemonError>,
 }
 
-/// The tracker's own hands. There is nothing to hold: the threads end at the shutdown.
-pub struct Keeper;
+/// Proof that the executor's threads were started. They end at the shutdown.
+pub struct Executor;
 
-/// What the threads of a keeper share.
+/// State that the executor's threads share.
 struct Inner {
     folder: Option<Arc<SharedFolder>>,
     catalogue: Arc<dyn Catalogue>,
@@ -75,11 +75,11 @@ struct Inner {
     watch: Arc<dyn Watch>,
     /// The files in the catalogue.
     known: Mutex<HashMap<FileId, KeptFile>>,
-    /// Files that are not to be kept although they are in the folder, until they change there.
+    /// Forgotten files that remain in the folder; not published until they change there.
     ignored: Mutex<HashSet<FileId>>,
-    /// Held while files of the folder are put on the shelf or taken off it, and that is reported.
+    /// Held while a file of the folder is offered or withdrawn and the change is reported, so that both are atomic.
     placing: Mutex<()>,
-    /// The manifest that was needed last.
+    /// The manifest that was read last.
     manifest: Mutex<Option<(FileId, Arc<Manifest>)>>,
     conversations: Conversations,
     memory: Memory,
@@ -89,20 +89,22 @@ struct Inner {
     shutdown: Shutdown,
 }
 
-impl Keeper {
-    /// Puts all files of the catalogue on the shelf, by their ids, and starts the threads. The store's chunks of files
-    /// that are not in the catalogue are taken in, as [`TaskOutcome::Adopted`], or dropped when the file was forgotten.
+impl Executor {
+    /// Serves all files of the catalogue by their ids and starts the threads.
+    ///
+    /// If the store has chunks of a file that is not in the catalogue, the file is added and reported as
+    /// [`TaskOutcome::Adopted`]. Chunks of forgotten files are dropped.
     ///
     /// # Errors
-    /// The catalogue or the folder cannot be read, another program shares the folder, or there are no threads.
+    /// The catalogue or the folder cannot be read, another program shares the folder, or no thread can be started.
     pub fn start(
-        config: KeeperConfig,
-        channels: KeeperChannels,
+        config: ExecutorConfig,
+        channels: TaskChannels,
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> Result<Self, DaemonError> {
-        let KeeperConfig { files, log_file, catalogue, store, shelf, watch, timeouts } = config;
-        let KeeperChannels { tasks, news, failures } = channels;
+        let ExecutorConfig { files, log_file, catalogue, store, shelf, watch, timeouts } = config;
+        let TaskChannels { tasks, news, failures } = channels;
         let folder = files.map(|files| SharedFolder::open(&files)).transpose()?.map(Arc::new);
         if let Some(folder) = &folder {
             folder.restore()?;
@@ -126,9 +128,9 @@ impl Keeper {
             threads: threads.clone(),
             shutdown: shutdown.clone(),
         });
-        chunks::take_over(&inner, &contents.forgotten)?;
+        chunks::adopt_stored(&inner, &contents.forgotten)?;
         let ids: Vec<_> = lock(&inner.known).keys().copied().collect();
-        ids.into_iter().for_each(|id| inner.place(id));
+        ids.into_iter().for_each(|id| inner.serve_by_id(id));
         let (records, recorded) = unbounded();
         let recorder = inner.clone();
         threads.spawn("record", move || record::run(&recorder, &recorded))?;
@@ -144,13 +146,13 @@ impl Keeper {
 
 impl Inner {
     fn tell(&self, news: TaskOutcome) {
-        // Nobody listens any more when the tracker ends.
+        // Fails only when the tracker ends.
         let _ = self.news.send(news);
     }
 
-    /// The catalogue is of no use any more.
+    /// Reports a failed catalogue, which ends the tracker.
     fn fail(&self, error: CatalogueError) {
-        // The first failure is the one that matters.
+        // The channel holds one error: only the first failure is reported.
         let _ = self.failures.try_send(error.into());
     }
 
@@ -174,16 +176,16 @@ impl Inner {
         }
     }
 
-    /// Writes a file into the catalogue and has it on the shelf.
-    fn take_in(&self, kept: &KeptFile, manifest: &Manifest) -> Result<(), CatalogueError> {
+    /// Adds a file to the catalogue and serves it by its id.
+    fn add_to_catalogue(&self, kept: &KeptFile, manifest: &Manifest) -> Result<(), CatalogueError> {
         self.catalogue.add_file(kept, manifest)?;
         lock(&self.known).insert(kept.file.id, kept.clone());
-        self.place(kept.file.id);
+        self.serve_by_id(kept.file.id);
         Ok(())
     }
 
-    /// Has what is here of a file that is kept, beside the file itself, on the shelf: at least the manifest.
-    fn place(&self, id: FileId) {
+    /// Serves a file of the catalogue by its id: the chunks in the own store, or else only the manifest.
+    fn serve_by_id(&self, id: FileId) {
         let Some(kept) = self.known(id) else { return };
         let source: Arc<dyn ChunkSource> = match self.store.file(id) {
             Some(file) => file,
@@ -192,7 +194,7 @@ impl Inner {
         self.shelf.put(id, source);
     }
 
-    /// The manifest of a file that is kept. When the catalogue fails, that is reported.
+    /// The manifest of a file, from the catalogue. Reports a failed catalogue.
     fn manifest(&self, id: FileId) -> Option<Arc<Manifest>> {
         if let Some((_, manifest)) = lock(&self.manifest).as_ref().filter(|(last, _)| *last == id) {
             return Some(manifest.clone());
@@ -206,7 +208,7 @@ impl Inner {
     }
 }
 
-/// Locks. What these mutexes guard is whole between any two statements.
+/// Locks a mutex. Ignores poisoning: the guarded data is consistent between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

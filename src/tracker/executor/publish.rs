@@ -1,7 +1,7 @@
-//! Keeps the catalogue and the shelf in step with the folder of files that a tracker offers.
+//! Publishes the files of the tracker's folder: updates the catalogue and the offered files when the folder changes.
 //!
-//! Invariant: a file is on the shelf under its name only after its manifest is durable in the catalogue, and is
-//! reported only after it is on the shelf.
+//! Invariant: a file is offered under its name only after its manifest is durable in the catalogue, and is reported
+//! only after it is offered.
 
 use super::Inner;
 use crate::content::fmt::counted;
@@ -17,37 +17,44 @@ use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io};
 
-/// That there is nothing more to do: the shutdown has come, or the catalogue cannot be written.
+/// Ends the publisher: at the shutdown, or because the catalogue cannot be written.
 struct Halt;
 
-/// The thread that looks at the folder.
+/// State of the thread that scans the folder.
 pub(super) struct Publisher {
     inner: Arc<Inner>,
     folder: Arc<SharedFolder>,
-    /// This program's log, when it is in the folder.
+    /// Name of this program's log file, if it is in the folder.
     own_log: Option<FileName>,
-    /// The folder could not be read the last time.
+    /// The last scan failed.
     unreadable: bool,
-    /// Looks that have gone well.
-    looks: u64,
-    /// It has been said that all is published that was there.
-    looked: bool,
+    /// Number of successful scans.
+    scans: u64,
+    /// It has been reported that all files of the first scan are published.
+    first_scan_reported: bool,
 }
 
 impl Publisher {
     /// Starts the thread, which ends at the shutdown.
     pub(super) fn start(inner: &Arc<Inner>, folder: Arc<SharedFolder>, log_file: &Path) -> io::Result<()> {
         let own_log = own_log(&folder, log_file);
-        let mut publisher =
-            Self { inner: inner.clone(), folder, own_log, unreadable: false, looks: 0, looked: false };
+        let mut publisher = Self {
+            inner: inner.clone(),
+            folder,
+            own_log,
+            unreadable: false,
+            scans: 0,
+            first_scan_reported: false,
+        };
         inner.threads.spawn("publish", move || {
-            while publisher.look().is_ok() && !publisher.inner.shutdown.wait(FOLDER_SCAN_INTERVAL) {}
+            while publisher.scan().is_ok() && !publisher.inner.shutdown.wait(FOLDER_SCAN_INTERVAL) {}
         })
     }
 
-    fn look(&mut self) -> Result<(), Halt> {
-        let look = match self.folder.rescan() {
-            Ok(look) => look,
+    /// Scans the folder once: publishes new files, withdraws removed and changed ones.
+    fn scan(&mut self) -> Result<(), Halt> {
+        let scan = match self.folder.rescan() {
+            Ok(scan) => scan,
             Err(error) => {
                 if !std::mem::replace(&mut self.unreadable, true) {
                     log::warn!("{error}");
@@ -56,18 +63,18 @@ impl Publisher {
             }
         };
         self.unreadable = false;
-        self.looks += 1;
-        for change in look.changes {
+        self.scans += 1;
+        for change in scan.changes {
             self.apply(change)?;
         }
-        for name in look.to_hash {
+        for name in scan.to_hash {
             if Some(&name) != self.own_log.as_ref() {
                 self.hash(&name)?;
             }
         }
-        // What is still being written to at the second look is a new file, and not one that was there.
-        if !self.looked && (look.unsettled == 0 || self.looks > 1) {
-            self.looked = true;
+        // A file that is still being written at the second scan counts as new: the report does not wait for it.
+        if !self.first_scan_reported && (scan.unsettled == 0 || self.scans > 1) {
+            self.first_scan_reported = true;
             let files = counted(self.folder.files().len() as u64, "file");
             log::info!("offering {files} of {}", self.folder.path().display());
             self.inner.tell(TaskOutcome::Looked);
@@ -103,30 +110,32 @@ impl Publisher {
                 match (other, self.inner.known(id)) {
                     (None, Some(_)) => self.gone(&name, id),
                     (None, None) => self.inner.ignore(id, false),
-                    // It goes by the name that is left.
+                    // The remaining name becomes the file's name.
                     (Some(other), Some(kept)) if kept.file.name == name => {
                         return self.publish(&other, KeptFile { file: summary(&other), ..kept });
                     }
                     (Some(_), _) => {
-                        log::info!("{name} is gone or has changed; it is here by another name, too")
+                        log::info!(
+                            "{name} was removed or changed; its content is still offered under another name"
+                        )
                     }
                 }
                 Ok(())
             }
             FolderChange::Skipped { name, why } => {
-                log::warn!("{name} is not offered: {why}");
+                log::warn!("{name} not offered: {why}");
                 Ok(())
             }
         }
     }
 
-    /// A file that is kept is not in the folder any more.
+    /// Reports that a file of the catalogue is no longer in the folder.
     fn gone(&self, name: &FileName, id: crate::content::FileId) {
         match fs::symlink_metadata(self.folder.path().join(name.as_str())) {
             Ok(_) => {
-                log::warn!("{name} has changed: what it was stays kept by the volunteers until `forget {id}`")
+                log::warn!("{name} has changed; volunteers keep its previous content until `forget {id}`")
             }
-            Err(_) => log::warn!("{name} is gone: it stays kept by the volunteers until `forget {id}`"),
+            Err(_) => log::warn!("{name} was removed; volunteers keep its content until `forget {id}`"),
         }
         self.inner.tell(TaskOutcome::Withdrawn(id));
     }
@@ -134,21 +143,21 @@ impl Publisher {
     fn added(&self, file: &SharedFile) -> Result<(), Halt> {
         let SharedFile { name, id, .. } = file;
         if self.inner.is_ignored(*id) {
-            log::info!("{name} is not offered: it was forgotten, and will be kept again after a restart");
+            log::info!("{name} not offered: it was forgotten; restart the tracker to offer it again");
             return Ok(());
         }
         let known = self.inner.known(*id);
         let named = |kept: &KeptFile| self.folder.by_name(&kept.file.name).is_some_and(|file| file.id == *id);
         let kept = match known {
-            // A further copy of what is published already changes nothing.
+            // A second copy of a published file changes nothing.
             Some(kept) if kept.file.name != *name && named(&kept) => kept,
             Some(kept) => KeptFile { file: summary(file), ..kept },
             None => match self.md5(file) {
                 Ok(md5) => KeptFile { file: summary(file), md5 },
                 Err(_) if self.inner.shutdown.is_stopped() => return Err(Halt),
                 Err(error) => {
-                    // The next look sees that it has changed, or has gone.
-                    log::warn!("{name} is not offered: {error}");
+                    // The next scan detects that the file was changed or removed.
+                    log::warn!("{name} not offered: {error}");
                     return Ok(());
                 }
             },
@@ -157,16 +166,17 @@ impl Publisher {
         self.publish(file, kept)
     }
 
-    /// Takes a file into the catalogue, puts it on the shelf and reports it; a further copy of one that is published is
-    /// reported as the file that it is. The caller holds [`Inner::placing`].
+    /// Adds a file to the catalogue, offers it and reports it. The caller holds [`Inner::placing`].
+    ///
+    /// A second copy of a published file is reported under the name of the first.
     fn publish(&self, file: &SharedFile, kept: KeptFile) -> Result<(), Halt> {
         let SharedFile { name, file: whole, id, .. } = file;
         let Some(manifest) = whole.manifest().filter(|_| !self.inner.is_ignored(*id)) else { return Ok(()) };
-        self.inner.take_in(&kept, &manifest).map_err(|error| {
+        self.inner.add_to_catalogue(&kept, &manifest).map_err(|error| {
             self.inner.fail(error);
             Halt
         })?;
-        // While it was being looked through the tracker itself may have deleted it.
+        // The tracker itself may have deleted the file while it was hashed.
         if self.folder.by_name(name).is_none_or(|there| there.id != *id) {
             return Ok(());
         }
@@ -190,7 +200,7 @@ fn summary(file: &SharedFile) -> FileSummary {
     FileSummary { id: file.id, name: file.name.clone(), size: file.size, chunks: file.chunks }
 }
 
-/// The name of this program's log in the folder.
+/// The name of this program's log file, if it is in the folder.
 fn own_log(folder: &SharedFolder, log_file: &Path) -> Option<FileName> {
     let log = fs::canonicalize(log_file).ok()?;
     let folder = fs::canonicalize(folder.path()).ok()?;

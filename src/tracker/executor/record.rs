@@ -1,7 +1,7 @@
-//! Writes into the catalogue what the state machine wants remembered.
+//! Writes the state machine's records to the catalogue.
 //!
-//! What waits goes into one transaction. Invariants: the order is kept; a ticket is acknowledged only after it is
-//! durable; after the first failure nothing is acknowledged any more, and the tracker ends.
+//! Queued records share one transaction. Invariants: records are written in order; a ticket is acknowledged only after
+//! its changes are durable; after the first failure no ticket is acknowledged, and the tracker ends.
 
 use super::Inner;
 use crate::content::limits::TRANSACTION_RECORDS_MAX;
@@ -9,10 +9,10 @@ use crate::swarm::keeping::{Change, TaskOutcome};
 use crossbeam_channel::Receiver;
 use std::sync::Arc;
 
-/// A ticket, and what is to be durable when it is acknowledged.
+/// A ticket, and the changes that must be durable before it is acknowledged.
 pub(super) type Record = (u64, Vec<Change>);
 
-/// The recording thread's life. What waits at the shutdown is still written.
+/// Loop of the recording thread. Records that are queued at the shutdown are still written.
 pub(super) fn run(inner: &Arc<Inner>, records: &Receiver<Record>) {
     loop {
         let first = crossbeam_channel::select! {

@@ -1,22 +1,23 @@
-//! In which order tasks are carried out.
+//! Order of tasks: shared and exclusive tasks of each file.
 //!
-//! Pure. Invariants: of one file's tasks those that only read or add may be under way together; any other waits for all
-//! before it and is alone; none overtakes another of its file that it must not be under way with.
+//! Pure. Invariants: tasks of one file that only read or add run concurrently (shared); any other task (exclusive)
+//! waits for all earlier tasks of its file and runs alone; the tasks of a file start in the order in which they were
+//! pushed.
 
 use crate::content::FileId;
 use crate::swarm::keeping::ExecutorTask;
 use std::collections::{HashMap, VecDeque};
 
-/// What a task needs.
+/// Resource that a task needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    /// Another host, which may take its time.
+    /// A connection to another host, which may stall.
     Distant,
-    /// Only this one's disk.
+    /// Only the own disk.
     Local,
 }
 
-/// What a task is about; `None` for one that is about no file.
+/// The file of a task; `None` for a catalogue record.
 pub(super) fn file_of(task: &ExecutorTask) -> Option<FileId> {
     match task {
         ExecutorTask::Record { .. } => None,
@@ -30,7 +31,7 @@ pub(super) fn file_of(task: &ExecutorTask) -> Option<FileId> {
     }
 }
 
-/// What a task needs.
+/// The resource that a task needs.
 pub(super) fn kind_of(task: &ExecutorTask) -> Kind {
     match task {
         ExecutorTask::Fetch { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Adopt { .. } => Kind::Distant,
@@ -38,16 +39,16 @@ pub(super) fn kind_of(task: &ExecutorTask) -> Kind {
     }
 }
 
-/// Whether nothing else of its file may be under way.
-fn is_alone(task: &ExecutorTask) -> bool {
+/// Whether no other task of the same file may run at the same time.
+fn is_exclusive(task: &ExecutorTask) -> bool {
     !matches!(task, ExecutorTask::Fetch { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Prove { .. })
 }
 
-/// Tasks that wait, and which of the others they wait for.
+/// Queues of waiting tasks, one for each file.
 #[derive(Default)]
 pub(super) struct Schedule {
     files: HashMap<FileId, Queue>,
-    /// Files whose first task may be one that can begin, each once.
+    /// Candidates for the next task, each file at most once: their first waiting task could probably begin.
     ready: VecDeque<FileId>,
 }
 
@@ -55,43 +56,43 @@ pub(super) struct Schedule {
 struct Queue {
     waiting: VecDeque<ExecutorTask>,
     running: usize,
-    /// What is running is to be alone.
-    alone: bool,
+    /// The running task is exclusive.
+    exclusive: bool,
     is_ready: bool,
 }
 
 impl Queue {
     fn may_begin(&self) -> bool {
         match self.waiting.front() {
-            Some(task) => self.running == 0 || !self.alone && !is_alone(task),
+            Some(task) => self.running == 0 || !self.exclusive && !is_exclusive(task),
             None => false,
         }
     }
 }
 
 impl Schedule {
-    /// A task, behind all others of its file. One that is about no file is not taken.
+    /// Queues a task behind all others of its file. Ignores a task without a file.
     pub(super) fn push(&mut self, task: ExecutorTask) {
         let Some(id) = file_of(&task) else { return };
         self.files.entry(id).or_default().waiting.push_back(task);
         self.make_ready(id);
     }
 
-    /// The next task of a kind that can begin. It is under way until it is [`done`](Self::done).
+    /// Removes the next task of a kind that can begin. It counts as running until [`done`](Self::done).
     pub(super) fn next(&mut self, kind: Kind) -> Option<ExecutorTask> {
         for _ in 0..self.ready.len() {
             let id = self.ready.pop_front()?;
             let Some(queue) = self.files.get_mut(&id) else { continue };
             queue.is_ready = false;
             if !queue.may_begin() {
-                // When what is running is done it is looked at again.
+                // `done` makes the file ready again when a running task ends.
                 continue;
             }
             let fits = queue.waiting.front().is_some_and(|task| kind_of(task) == kind);
             let task = if fits { queue.waiting.pop_front() } else { None };
             if let Some(task) = &task {
                 queue.running += 1;
-                queue.alone = is_alone(task);
+                queue.exclusive = is_exclusive(task);
             }
             self.make_ready(id);
             if task.is_some() {
@@ -101,11 +102,11 @@ impl Schedule {
         None
     }
 
-    /// A task of a file is not under way any more.
+    /// Records the end of a running task of a file.
     pub(super) fn done(&mut self, id: FileId) {
         let Some(queue) = self.files.get_mut(&id) else { return };
         queue.running = queue.running.saturating_sub(1);
-        queue.alone &= queue.running > 0;
+        queue.exclusive &= queue.running > 0;
         match queue.running == 0 && queue.waiting.is_empty() {
             true => _ = self.files.remove(&id),
             false => self.make_ready(id),
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_alters_a_file_waits_for_what_reads_it_and_the_other_way_round() {
+    fn exclusive_task_waits_for_shared_tasks_of_its_file_and_blocks_later_ones() {
         let mut schedule = Schedule::default();
         [audit(A, 0), audit(A, 1), drop_of(A, 2), audit(A, 3)].into_iter().for_each(|t| schedule.push(t));
         assert_eq!(schedule.next(Kind::Local), None);
@@ -162,13 +163,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_tasks_begin_in_order_and_none_is_lost(
+        fn all_tasks_of_a_file_begin_in_order_and_none_is_lost(
             tasks in proptest::collection::vec((0..3u8, any::<bool>()), 0..40),
             choices in proptest::collection::vec(0..4u8, 200),
         ) {
             let mut schedule = Schedule::default();
             let mut waiting = tasks.iter().enumerate();
-            // The number of each file's last task that began, and what is running.
+            // The number of the last task of each file that began, and the running tasks.
             let mut last = HashMap::new();
             let mut running: Vec<(FileId, ExecutorTask)> = Vec::new();
             let mut begun = 0;
@@ -176,9 +177,9 @@ mod tests {
             for choice in choices.into_iter().chain(endings) {
                 let kind = if choice % 2 == 0 { Kind::Local } else { Kind::Distant };
                 match choice {
-                    0 => if let Some((number, (file, alone))) = waiting.next() {
+                    0 => if let Some((number, (file, exclusive))) = waiting.next() {
                         let id = FileId([*file; 32]);
-                        let make = if *alone { drop_of } else { audit };
+                        let make = if *exclusive { drop_of } else { audit };
                         schedule.push(make(id, number as u32));
                     }
                     3 => if let Some((id, _)) = running.pop() {
@@ -194,8 +195,8 @@ mod tests {
                         };
                         prop_assert!(last.insert(id, number) < Some(number));
                         let beside: Vec<_> = running.iter().filter(|(other, _)| *other == id).collect();
-                        prop_assert!(beside.is_empty() || !is_alone(&task));
-                        prop_assert!(beside.iter().all(|(_, other)| !is_alone(other)));
+                        prop_assert!(beside.is_empty() || !is_exclusive(&task));
+                        prop_assert!(beside.iter().all(|(_, other)| !is_exclusive(other)));
                         running.push((id, task));
                     }
                 }

@@ -1,12 +1,13 @@
-//! A file of which nothing but the manifest is here.
+//! Chunk source for a file of which the tracker has only the manifest.
 
 use crate::content::{Bitfield, ChunkIndex, FileId, Manifest};
 use crate::storage::{ChunkSource, Progress, StoreError, StoredChunk};
 use crate::tracker::store::Catalogue;
 use std::sync::Arc;
 
-/// Gives the manifest of a file from the catalogue, which is read each time: a tracker may keep more files than their
-/// manifests fit into memory. It never has a chunk.
+/// Serves the manifest of a file from the catalogue, and no chunk.
+///
+/// Each request reads the catalogue, because the manifests of all files may not fit into memory.
 pub(super) struct ManifestOnly {
     id: FileId,
     catalogue: Arc<dyn Catalogue>,

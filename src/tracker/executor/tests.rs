@@ -1,4 +1,4 @@
-//! A keeper with real files, a real catalogue and real volunteers' serving sides.
+//! Tests of the executor with real files, a real catalogue and real serving volunteers.
 
 use super::*;
 use crate::content::{Bitfield, ChunkIndex, FileName, Md5};
@@ -19,13 +19,13 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
-/// Longer than anything takes that goes well.
+/// Longer than any successful operation.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A file of three chunks.
+/// Size in bytes of a file of three chunks.
 const SIZE: usize = 1_200_000;
 const V: VolunteerNumber = VolunteerNumber(0);
 
-/// What has begun to be shown.
+/// Records the titles of progress reports.
 #[derive(Default)]
 struct Titles(Mutex<Vec<String>>);
 
@@ -57,11 +57,11 @@ impl Running {
     fn start_with(root: &Path, catalogue: Arc<dyn Catalogue>) -> Self {
         let files = root.join("files");
         fs::create_dir_all(&files).unwrap();
-        let ((tasks, todo), (tell, news)) = (unbounded(), unbounded());
+        let ((tasks, task_receiver), (news_sender, news)) = (unbounded(), unbounded());
         let (failures, failed) = bounded(1);
         let (shelf, titles) = (Shelf::new(), Arc::new(Titles::default()));
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
-        let config = KeeperConfig {
+        let config = ExecutorConfig {
             files: Some(files.clone()),
             log_file: files.join("logs.log"),
             catalogue: catalogue.clone(),
@@ -70,24 +70,24 @@ impl Running {
             watch: titles.clone(),
             timeouts: Timeouts::default(),
         };
-        let channels = KeeperChannels { tasks: todo, news: tell, failures };
-        Keeper::start(config, channels, &threads, &shutdown).unwrap();
+        let channels = TaskChannels { tasks: task_receiver, news: news_sender, failures };
+        Executor::start(config, channels, &threads, &shutdown).unwrap();
         Self { shelf, catalogue, titles, tasks, news, failed, threads, shutdown }
     }
 
-    fn hear(&self) -> TaskOutcome {
-        self.news.recv_timeout(PATIENCE).expect("news in time")
+    fn next_news(&self) -> TaskOutcome {
+        self.news.recv_timeout(PATIENCE).expect("news before the timeout")
     }
 
-    fn ask(&self, task: ExecutorTask) -> TaskOutcome {
+    fn execute(&self, task: ExecutorTask) -> TaskOutcome {
         self.tasks.send(task).unwrap();
-        self.hear()
+        self.next_news()
     }
 
-    /// Everything up to `Looked`, and what was published.
-    fn looked(&self) -> (Vec<TaskOutcome>, Vec<KeptFile>) {
+    /// Waits for the end of the first scan. Returns all news before it, and the published files.
+    fn first_scan(&self) -> (Vec<TaskOutcome>, Vec<KeptFile>) {
         let all: Vec<_> =
-            std::iter::from_fn(|| Some(self.hear()).filter(|news| *news != TaskOutcome::Looked)).collect();
+            std::iter::from_fn(|| Some(self.next_news()).filter(|news| *news != TaskOutcome::Looked)).collect();
         let published = all.iter().filter_map(|news| match news {
             TaskOutcome::Published { kept, .. } => Some(kept.clone()),
             _ => None,
@@ -96,7 +96,7 @@ impl Running {
     }
 
     fn published(&self) -> KeptFile {
-        match self.hear() {
+        match self.next_news() {
             TaskOutcome::Published { kept, .. } => kept,
             other => panic!("{other:?}"),
         }
@@ -116,14 +116,14 @@ impl Running {
     }
 }
 
-/// Bytes that are no others'.
+/// Random bytes, different for each number.
 fn bytes(number: u8) -> Vec<u8> {
     let mut bytes = vec![0; SIZE];
     fastrand::Rng::with_seed(number.into()).fill(&mut bytes);
     bytes
 }
 
-/// Puts a file there that nobody has written to for long.
+/// Writes a file into the published folder with an old modification time, so that it counts as settled.
 fn put(root: &Path, name: &str, bytes: &[u8]) {
     let folder = root.join("files");
     fs::create_dir_all(&folder).unwrap();
@@ -141,7 +141,7 @@ fn name(text: &str) -> FileName {
     FileName::new(text).unwrap()
 }
 
-/// Gives what somebody else's bytes are for chunks.
+/// A chunk source that serves wrong bytes.
 struct Lying(Arc<Manifest>, Progress, Arc<File>);
 
 impl ChunkSource for Lying {
@@ -157,7 +157,7 @@ impl ChunkSource for Lying {
     }
 }
 
-/// Volunteers with the file of that number: an honest one, one that lies, and one that has nothing.
+/// Three serving volunteers: one with the file, one with wrong bytes, one without chunks.
 struct Volunteers {
     honest: SocketAddr,
     lying: SocketAddr,
@@ -199,12 +199,12 @@ impl Drop for Volunteers {
 }
 
 #[test]
-fn what_is_in_the_folder_is_published_and_what_changes_is_withdrawn() {
+fn files_of_the_folder_are_published_and_withdrawn_when_they_change() {
     let root = TempDir::new().unwrap();
     put(root.path(), "a", &bytes(1));
     put(root.path(), "logs.log", b"not this");
     let running = Running::start(root.path());
-    let (_, published) = running.looked();
+    let (_, published) = running.first_scan();
     let [kept] = &published[..] else { panic!("{published:?}") };
     assert_eq!(kept.file.name, name("a"));
     let mut md5 = crate::content::md5::Md5Hasher::new();
@@ -213,7 +213,7 @@ fn what_is_in_the_folder_is_published_and_what_changes_is_withdrawn() {
     let id = kept.file.id;
     assert_eq!(running.catalogue.load().unwrap().files[0].kept, *kept);
     assert_eq!((running.held(id), running.shelf.offers().len()), (Some(3), 1));
-    // A second name alters nothing; when the first goes, it is the file's name.
+    // A second copy changes nothing. When the first is removed, the name of the second becomes the file's name.
     put(root.path(), "b", &bytes(1));
     assert_eq!(running.published(), *kept);
     assert_eq!(running.shelf.offers().len(), 2);
@@ -222,19 +222,19 @@ fn what_is_in_the_folder_is_published_and_what_changes_is_withdrawn() {
     assert_eq!((renamed.file.name.clone(), renamed.file.id), (name("b"), id));
     assert_eq!(running.catalogue.load().unwrap().files[0].kept.file.name, name("b"));
     put(root.path(), "b", &bytes(2));
-    assert_eq!(running.hear(), TaskOutcome::Withdrawn(id));
+    assert_eq!(running.next_news(), TaskOutcome::Withdrawn(id));
     let second = running.published();
     assert_ne!(second.file.id, id);
-    assert_eq!(running.held(id), Some(0), "its manifest can still be had");
+    assert_eq!(running.held(id), Some(0), "the manifest is still served");
     assert!(running.shelf.get(id).unwrap().manifest().is_some());
     fs::remove_file(root.path().join("files/b")).unwrap();
-    assert_eq!(running.hear(), TaskOutcome::Withdrawn(second.file.id));
+    assert_eq!(running.next_news(), TaskOutcome::Withdrawn(second.file.id));
     assert_eq!(running.stop(), []);
-    // Known files need no MD5 any more, and are on the shelf at once.
+    // Files of the catalogue are served at once after a restart, and their MD5 is not computed again.
     put(root.path(), "c", &bytes(2));
     let running = Running::start(root.path());
     assert!(running.shelf.get(id).unwrap().manifest().is_some());
-    let (_, published) = running.looked();
+    let (_, published) = running.first_scan();
     assert_eq!((published.len(), published[0].file.name.clone()), (1, name("c")));
     assert_eq!(published[0].md5, second.md5);
     assert_eq!(*lock(&running.titles.0), ["hashing c"]);
@@ -242,10 +242,10 @@ fn what_is_in_the_folder_is_published_and_what_changes_is_withdrawn() {
 }
 
 #[test]
-fn what_is_recorded_is_acknowledged_in_order_and_is_there_then() {
+fn records_are_acknowledged_in_order_and_after_they_are_durable() {
     let root = TempDir::new().unwrap();
     let running = Running::start(root.path());
-    running.looked();
+    running.first_scan();
     let record = |number: u32| VolunteerRecord {
         number: VolunteerNumber(number),
         key: VolunteerKey(number.into()),
@@ -258,7 +258,7 @@ fn what_is_recorded_is_acknowledged_in_order_and_is_there_then() {
         running.tasks.send(ExecutorTask::Record { ticket, changes }).unwrap();
     }
     for ticket in 0..50 {
-        assert_eq!(running.hear(), TaskOutcome::Recorded(ticket));
+        assert_eq!(running.next_news(), TaskOutcome::Recorded(ticket));
         assert!(running.catalogue.load().unwrap().volunteers.len() > ticket as usize);
     }
     running.stop();
@@ -284,10 +284,10 @@ impl Catalogue for Full {
 }
 
 #[test]
-fn a_catalogue_that_cannot_be_written_ends_the_tracker_and_nothing_is_acknowledged() {
+fn failed_catalogue_ends_the_tracker_and_acknowledges_nothing() {
     let root = TempDir::new().unwrap();
     let running = Running::start_with(root.path(), Arc::new(Full));
-    running.looked();
+    running.first_scan();
     for ticket in 0..3 {
         running.tasks.send(ExecutorTask::Record { ticket, changes: Vec::new() }).unwrap();
     }
@@ -298,21 +298,21 @@ fn a_catalogue_that_cannot_be_written_ends_the_tracker_and_nothing_is_acknowledg
     assert_eq!(error.fault, Fault::DiskFull);
     let from = "127.0.0.1:1".parse().unwrap();
     let audit = ExecutorTask::Audit { volunteer: V, from, file: FileId([1; 32]), index: ChunkIndex(0) };
-    assert!(matches!(running.ask(audit), TaskOutcome::Audited(_, _, _, Verdict::Unknown)));
+    assert!(matches!(running.execute(audit), TaskOutcome::Audited(_, _, _, Verdict::Unknown)));
     assert_eq!(running.failed.recv_timeout(PATIENCE).unwrap().fault, Fault::FileAccess);
     assert!(running.shelf.offers().is_empty());
     assert_eq!(running.stop(), []);
 }
 
 #[test]
-fn a_chunk_comes_back_is_served_checked_after_a_restart_and_dropped() {
+fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     let root = TempDir::new().unwrap();
     put(root.path(), "a", &bytes(1));
     let running = Running::start(root.path());
-    let (_, published) = running.looked();
+    let (_, published) = running.first_scan();
     let (kept, id) = (published[0].clone(), published[0].file.id);
     fs::remove_file(root.path().join("files/a")).unwrap();
-    assert_eq!(running.hear(), TaskOutcome::Withdrawn(id));
+    assert_eq!(running.next_news(), TaskOutcome::Withdrawn(id));
     let volunteers = Volunteers::new(1);
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let fetch = |index, from| ExecutorTask::Fetch { kept: kept.clone(), index: ChunkIndex(index), from };
@@ -321,40 +321,40 @@ fn a_chunk_comes_back_is_served_checked_after_a_restart_and_dropped() {
         (volunteers.empty, CopyFailure::Unreachable),
         (dead, CopyFailure::Unreachable),
     ] {
-        assert_eq!(running.ask(fetch(0, from)), TaskOutcome::NotStored(id, ChunkIndex(0), why));
+        assert_eq!(running.execute(fetch(0, from)), TaskOutcome::NotStored(id, ChunkIndex(0), why));
     }
-    let nobody = running.ask(fetch(9, volunteers.honest));
-    assert_eq!(nobody, TaskOutcome::NotStored(id, ChunkIndex(9), CopyFailure::Other));
+    let no_such_chunk = running.execute(fetch(9, volunteers.honest));
+    assert_eq!(no_such_chunk, TaskOutcome::NotStored(id, ChunkIndex(9), CopyFailure::Other));
     for index in [2, 0] {
-        assert_eq!(running.ask(fetch(index, volunteers.honest)), TaskOutcome::Stored(id, ChunkIndex(index)));
+        assert_eq!(running.execute(fetch(index, volunteers.honest)), TaskOutcome::Stored(id, ChunkIndex(index)));
     }
-    // What is there already needs nobody.
-    assert_eq!(running.ask(fetch(0, dead)), TaskOutcome::Stored(id, ChunkIndex(0)));
+    // A stored chunk is not fetched again.
+    assert_eq!(running.execute(fetch(0, dead)), TaskOutcome::Stored(id, ChunkIndex(0)));
     assert_eq!(running.held(id), Some(2));
     assert!(running.shelf.get(id).unwrap().stored(ChunkIndex(2)).is_ok());
     assert_eq!(running.stop(), []);
-    // One of them is damaged while nobody looks.
+    // A chunk is damaged while the executor is not running.
     fs::write(root.path().join(format!("state/chunks/{id}/2")), &bytes(9)[..SIZE - 2 * 524_288]).unwrap();
     let running = Running::start(root.path());
-    let mut news = [running.hear(), running.hear(), running.hear()];
+    let mut news = [running.next_news(), running.next_news(), running.next_news()];
     news.sort_by_key(|news| format!("{news:?}"));
     let spoiled = TaskOutcome::Spoiled(id, vec![ChunkIndex(2)]);
     assert_eq!(news, [TaskOutcome::Looked, spoiled, TaskOutcome::Stored(id, ChunkIndex(0))]);
-    let gone = running.ask(ExecutorTask::Drop { file: id, chunks: vec![ChunkIndex(0)] });
+    let gone = running.execute(ExecutorTask::Drop { file: id, chunks: vec![ChunkIndex(0)] });
     assert_eq!(gone, TaskOutcome::Dropped(id, vec![ChunkIndex(0)]));
     assert_eq!(running.held(id), Some(0));
     assert!(running.shelf.get(id).unwrap().manifest().is_some());
-    assert_eq!(running.ask(fetch(1, volunteers.honest)), TaskOutcome::Stored(id, ChunkIndex(1)));
+    assert_eq!(running.execute(fetch(1, volunteers.honest)), TaskOutcome::Stored(id, ChunkIndex(1)));
     assert_eq!(running.held(id), Some(1));
     running.stop();
 }
 
 #[test]
-fn copies_are_audited_and_challenges_answered_from_the_file_and_from_chunks() {
+fn replicas_are_audited_and_challenges_are_proven_from_files_and_stored_chunks() {
     let root = TempDir::new().unwrap();
     put(root.path(), "a", &bytes(1));
     let running = Running::start(root.path());
-    let (_, published) = running.looked();
+    let (_, published) = running.first_scan();
     let (kept, id) = (published[0].clone(), published[0].file.id);
     let volunteers = Volunteers::new(1);
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -366,10 +366,10 @@ fn copies_are_audited_and_challenges_answered_from_the_file_and_from_chunks() {
         (dead, Verdict::Unknown),
     ] {
         let audit = ExecutorTask::Audit { volunteer: V, from, file: id, index };
-        assert_eq!(running.ask(audit), TaskOutcome::Audited(V, id, index, verdict));
+        assert_eq!(running.execute(audit), TaskOutcome::Audited(V, id, index, verdict));
     }
     let range = ChallengedRange { file: id, index, offset: 5, length: 100, nonce: Nonce(3) };
-    let proof = |range| running.ask(ExecutorTask::Prove { challenge: 7, range });
+    let proof = |range| running.execute(ExecutorTask::Prove { challenge: 7, range });
     let right = range.proof(&bytes(1)[524_288 + 5..][..100]);
     assert_eq!(proof(range), TaskOutcome::Proof(7, Some(right)));
     for bad in [
@@ -381,75 +381,75 @@ fn copies_are_audited_and_challenges_answered_from_the_file_and_from_chunks() {
         assert_eq!(proof(bad), TaskOutcome::Proof(7, None));
     }
     fs::remove_file(root.path().join("files/a")).unwrap();
-    assert_eq!(running.hear(), TaskOutcome::Withdrawn(id));
+    assert_eq!(running.next_news(), TaskOutcome::Withdrawn(id));
     assert_eq!(proof(range), TaskOutcome::Proof(7, None));
-    running.ask(ExecutorTask::Fetch { kept, index, from: volunteers.honest });
+    running.execute(ExecutorTask::Fetch { kept, index, from: volunteers.honest });
     assert_eq!(proof(range), TaskOutcome::Proof(7, Some(right)));
     running.stop();
 }
 
 #[test]
-fn a_file_is_offloaded_only_if_it_is_the_one_and_comes_back_as_a_new_one_would() {
+fn only_an_unchanged_file_is_offloaded_and_it_is_published_again_when_put_back() {
     let root = TempDir::new().unwrap();
     for (number, file) in [(1, "a"), (2, "changed"), (3, "twice"), (3, "again")] {
         put(root.path(), file, &bytes(number));
     }
     let running = Running::start(root.path());
-    let (_, published) = running.looked();
+    let (_, published) = running.first_scan();
     let by_name = |text: &str| published.iter().find(|kept| kept.file.name == name(text)).unwrap().clone();
     let path = |name: &str| root.path().join("files").join(name);
-    // Somebody writes to it in the moment before.
+    // The file is overwritten before the deletion.
     fs::write(path("changed"), "precious").unwrap();
     let changed = by_name("changed");
-    let news = [running.ask(ExecutorTask::Offload(changed.clone())), running.hear()];
+    let news = [running.execute(ExecutorTask::Offload(changed.clone())), running.next_news()];
     assert!(news.contains(&TaskOutcome::Offloaded(changed.file.id, false)), "{news:?}");
     assert!(news.contains(&TaskOutcome::Withdrawn(changed.file.id)), "{news:?}");
     assert_eq!(fs::read(path("changed")).unwrap(), b"precious");
     running.published();
     let twice = published.iter().find(|kept| kept.file.name != name("a") && kept.md5 != changed.md5).unwrap();
     assert_eq!(
-        running.ask(ExecutorTask::Offload(twice.clone())),
+        running.execute(ExecutorTask::Offload(twice.clone())),
         TaskOutcome::Offloaded(twice.file.id, false)
     );
     assert!(path("twice").exists() && path("again").exists());
     let a = by_name("a");
-    assert_eq!(running.ask(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, true));
+    assert_eq!(running.execute(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, true));
     assert!(!path("a").exists());
     assert_eq!(running.held(a.file.id), Some(0));
     assert!(running.shelf.get(a.file.id).unwrap().manifest().is_some());
-    assert_eq!(running.ask(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, false));
-    // Nobody is surprised that it is gone, and it may come again.
+    assert_eq!(running.execute(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, false));
+    // The deletion is not reported as a withdrawal, and a file that is put back is published.
     put(root.path(), "a", &bytes(1));
     assert_eq!(running.published(), a);
     assert_eq!(running.held(a.file.id), Some(3));
-    // A tracker that was killed between what it wrote down and what it did, and one in the midst of doing it.
+    // A tracker that was killed between the record and the deletion, and one that was killed during the deletion.
     let changes = vec![Change::Offloaded(a.file.id, true)];
-    assert_eq!(running.ask(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
+    assert_eq!(running.execute(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
     running.stop();
     let running = Running::start(root.path());
-    assert!(running.looked().1.contains(&a));
+    assert!(running.first_scan().1.contains(&a));
     running.stop();
     fs::create_dir(path(".shoal-leaving")).unwrap();
     fs::rename(path("a"), path(".shoal-leaving/a")).unwrap();
     let running = Running::start(root.path());
-    assert!(running.looked().1.contains(&a));
-    assert_eq!(running.ask(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, true));
+    assert!(running.first_scan().1.contains(&a));
+    assert_eq!(running.execute(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, true));
     running.stop();
 }
 
 #[test]
-fn a_file_is_adopted_by_what_a_volunteer_knows_and_forgotten() {
+fn file_reported_by_a_volunteer_is_adopted_and_forgotten_on_order() {
     let root = TempDir::new().unwrap();
     put(root.path(), "b", &bytes(2));
     let running = Running::start(root.path());
-    let b = running.looked().1[0].clone();
+    let b = running.first_scan().1[0].clone();
     let volunteers = Volunteers::new(1);
     let whole =
         CompleteFile::publish(&volunteers._folder.path().join("right"), None, &|_| (), &|| false).unwrap();
     let (id, layout) = (whole.id(), whole.layout().clone());
     let file = crate::protocol::tracker::FileSummary { id, name: name("a"), size: SIZE as u64, chunks: 3 };
     let kept = KeptFile { file, md5: Md5([1; 16]) };
-    let adopt = |kept: &KeptFile, from| running.ask(ExecutorTask::Adopt { kept: kept.clone(), from });
+    let adopt = |kept: &KeptFile, from| running.execute(ExecutorTask::Adopt { kept: kept.clone(), from });
     assert_eq!(adopt(&kept, volunteers.empty), TaskOutcome::Adopted(id, None));
     let mut short = kept.clone();
     short.file.size -= 1;
@@ -459,37 +459,37 @@ fn a_file_is_adopted_by_what_a_volunteer_knows_and_forgotten() {
         assert_eq!(adopt(&kept, from), TaskOutcome::Adopted(id, Some((kept.clone(), layout.clone()))));
     }
     assert!(running.shelf.get(id).unwrap().manifest().is_some());
-    running.ask(ExecutorTask::Fetch { kept: kept.clone(), index: ChunkIndex(0), from: volunteers.honest });
-    // Recorded by the machine, and then carried out.
+    running.execute(ExecutorTask::Fetch { kept: kept.clone(), index: ChunkIndex(0), from: volunteers.honest });
+    // As the machine does it: first the record, then the task.
     let changes = vec![Change::Forgotten(id), Change::Forgotten(b.file.id)];
-    assert_eq!(running.ask(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
+    assert_eq!(running.execute(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
     for id in [id, b.file.id] {
         running.tasks.send(ExecutorTask::Forget(id)).unwrap();
         running.tasks.send(ExecutorTask::Drop { file: id, chunks: Vec::new() }).unwrap();
-        assert_eq!(running.hear(), TaskOutcome::Dropped(id, Vec::new()));
+        assert_eq!(running.next_news(), TaskOutcome::Dropped(id, Vec::new()));
         assert!(running.shelf.get(id).is_none());
     }
     assert!(running.shelf.offers().is_empty());
     assert!(!root.path().join(format!("state/chunks/{id}")).exists());
     assert_eq!(running.stop(), []);
-    // It is still in the folder, and so it is kept again.
+    // The file is still in the folder, so it is published again after a restart.
     let running = Running::start(root.path());
-    assert_eq!(running.looked().1, [b]);
+    assert_eq!(running.first_scan().1, [b]);
     running.stop();
 }
 
 #[test]
-fn after_a_rebuild_the_chunks_that_are_here_are_taken_over_but_not_those_of_forgotten_files() {
+fn rebuild_adopts_stored_chunks_except_those_of_forgotten_files() {
     let root = TempDir::new().unwrap();
     let mut ids = Vec::new();
     for number in [1, 2] {
         let volunteers = Volunteers::new(number);
         put(root.path(), "a", &bytes(number));
         let running = Running::start(root.path());
-        let kept = running.looked().1[0].clone();
+        let kept = running.first_scan().1[0].clone();
         ids.push(kept.file.id);
         let fetched =
-            running.ask(ExecutorTask::Fetch { kept, index: ChunkIndex(1), from: volunteers.honest });
+            running.execute(ExecutorTask::Fetch { kept, index: ChunkIndex(1), from: volunteers.honest });
         assert!(matches!(fetched, TaskOutcome::Stored(..)), "{fetched:?}");
         running.stop();
         fs::remove_file(root.path().join("files/a")).unwrap();
@@ -497,11 +497,11 @@ fn after_a_rebuild_the_chunks_that_are_here_are_taken_over_but_not_those_of_forg
     let catalogue = RedbCatalogue::rebuild(&root.path().join("state")).unwrap();
     catalogue.commit(&[Change::Forgotten(ids[1])]).unwrap();
     let running = Running::start_with(root.path(), Arc::new(catalogue));
-    let adopted = running.hear();
+    let adopted = running.next_news();
     assert!(
         matches!(&adopted, TaskOutcome::Adopted(id, Some((kept, _))) if *id == ids[0] && kept.file.name == name("a"))
     );
-    let news = [running.hear(), running.hear()];
+    let news = [running.next_news(), running.next_news()];
     assert!(
         news.contains(&TaskOutcome::Stored(ids[0], ChunkIndex(1))) && news.contains(&TaskOutcome::Looked),
         "{news:?}"
@@ -512,13 +512,13 @@ fn after_a_rebuild_the_chunks_that_are_here_are_taken_over_but_not_those_of_forg
 }
 
 #[test]
-fn everything_ends_at_once_although_a_volunteer_is_silent_and_local_tasks_do_not_wait_for_it() {
+fn stalled_volunteer_delays_neither_shutdown_nor_local_tasks() {
     let root = TempDir::new().unwrap();
     put(root.path(), "a", &bytes(1));
     put(root.path(), "b", &bytes(2));
     let running = Running::start(root.path());
-    let published = running.looked().1;
-    // Takes connections and says nothing.
+    let published = running.first_scan().1;
+    // Accepts connections and sends nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let from = silent.local_addr().unwrap();
     for index in 0..20 {
@@ -531,7 +531,7 @@ fn everything_ends_at_once_although_a_volunteer_is_silent_and_local_tasks_do_not
         running.tasks.send(audit).unwrap();
     }
     let (connection, _) = silent.accept().unwrap();
-    let drop_none = |file| running.ask(ExecutorTask::Drop { file, chunks: Vec::new() });
+    let drop_none = |file| running.execute(ExecutorTask::Drop { file, chunks: Vec::new() });
     assert_eq!(drop_none(published[1].file.id), TaskOutcome::Dropped(published[1].file.id, Vec::new()));
     running.tasks.send(ExecutorTask::Drop { file: published[0].file.id, chunks: Vec::new() }).unwrap();
     running.stop();

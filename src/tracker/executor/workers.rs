@@ -1,8 +1,8 @@
-//! Hands tasks to workers, and does those that need another host.
+//! Distributes tasks to worker threads, and carries out those that need another host.
 //!
-//! One thread takes tasks in and knows what is under way; workers carry them out. Tasks that need only the own disk
-//! have workers of their own, so that they do not wait for a host that is silent. Invariant: a task has been answered
-//! before the next one begins that must not overtake it.
+//! One thread receives tasks and tracks those in progress; workers carry them out. Tasks that need only the own disk
+//! have separate workers, so that they do not wait for a stalled host. Invariant: the outcome of a task is reported
+//! before a conflicting task begins.
 
 use super::record::Record;
 use super::schedule::{Kind, Schedule, file_of};
@@ -20,7 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Starts the thread that hands tasks out, and the workers.
+/// Starts the thread that distributes tasks, and the workers.
 pub(super) fn start(
     inner: &Arc<Inner>,
     tasks: Receiver<ExecutorTask>,
@@ -36,7 +36,7 @@ pub(super) fn start(
         for _ in 0..count {
             let (inner, work, done) = (inner.clone(), work.clone(), done.clone());
             inner.threads.clone().spawn(name, move || {
-                // Ends with the thread that hands out.
+                // Ends when the distributing thread drops its sender.
                 for task in work {
                     let _done = Done { file: file_of(&task), kind, done: &done };
                     carry_out(&inner, task);
@@ -46,7 +46,7 @@ pub(super) fn start(
         pools.push(Pool { kind, jobs, idle: count });
     }
     let shutdown = inner.shutdown.clone();
-    inner.threads.spawn("keeper", move || hand_out(&tasks, &records, &finished, pools, &shutdown))
+    inner.threads.spawn("keeper", move || distribute(&tasks, &records, &finished, pools, &shutdown))
 }
 
 /// Workers of one kind.
@@ -56,7 +56,7 @@ struct Pool {
     idle: usize,
 }
 
-/// Says that a task is not under way any more, whatever has become of it.
+/// Reports the end of a task when dropped, also after a panic.
 struct Done<'a> {
     file: Option<FileId>,
     kind: Kind,
@@ -69,7 +69,7 @@ impl Drop for Done<'_> {
     }
 }
 
-fn hand_out(
+fn distribute(
     tasks: &Receiver<ExecutorTask>,
     records: &Sender<Record>,
     finished: &Receiver<(Kind, Option<FileId>)>,
@@ -80,16 +80,16 @@ fn hand_out(
     loop {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => return,
-            recv(finished) -> which => {
-                let Ok((kind, file)) = which else { return };
+            recv(finished) -> ended => {
+                let Ok((kind, file)) = ended else { return };
                 pools.iter_mut().filter(|pool| pool.kind == kind).for_each(|pool| pool.idle += 1);
                 file.into_iter().for_each(|file| schedule.done(file));
             }
             recv(tasks) -> task => match task {
-                // Who recorded has ended, and with it the tracker.
+                // A send fails only when the recording thread has ended, and then the tracker ends, too.
                 Ok(ExecutorTask::Record { ticket, changes }) => _ = records.send((ticket, changes)),
                 Ok(task) => schedule.push(task),
-                // The machine is gone.
+                // The state machine has ended.
                 Err(_) => return,
             },
         }
@@ -109,7 +109,7 @@ fn carry_out(inner: &Inner, task: ExecutorTask) {
         return;
     }
     match task {
-        // Goes another way.
+        // Sent to the recording thread by `distribute`.
         ExecutorTask::Record { .. } => {}
         ExecutorTask::Fetch { kept, index, from } => {
             let id = kept.file.id;
@@ -136,7 +136,7 @@ fn carry_out(inner: &Inner, task: ExecutorTask) {
 }
 
 impl Inner {
-    /// Copies a chunk into the own store.
+    /// Fetches a chunk from a volunteer into the own store.
     fn fetch(&self, kept: &KeptFile, index: ChunkIndex, from: SocketAddr) -> Result<(), CopyFailure> {
         let id = kept.file.id;
         let file = match self.store.file(id) {
@@ -145,7 +145,7 @@ impl Inner {
                 let manifest = self.manifest(id).ok_or(CopyFailure::Other)?;
                 let file =
                     self.store.add_file(kept, manifest).map_err(|error| self.not_stored(kept, &error))?;
-                self.place(id);
+                self.serve_by_id(id);
                 file
             }
         };
@@ -157,7 +157,7 @@ impl Inner {
         let _memory = self.memory.take(length.into(), &self.shutdown);
         let mut bytes = Vec::new();
         self.chunk(id, index, (digest, length), from, &mut bytes).map_err(|error| {
-            log::info!("chunk {index} of {} does not come from {from}: {error}", kept.file.name);
+            log::info!("failed to fetch chunk {index} of {} from {from}: {error}", kept.file.name);
             match error {
                 SourceError::BadChunk { .. } => CopyFailure::Corrupt,
                 SourceError::Stopped => CopyFailure::Other,
@@ -168,7 +168,7 @@ impl Inner {
     }
 
     fn not_stored(&self, kept: &KeptFile, error: &StoreError) -> CopyFailure {
-        log::warn!("a chunk of {} cannot be stored here: {error}", kept.file.name);
+        log::warn!("failed to store a chunk of {}: {error}", kept.file.name);
         match error {
             StoreError::Full { .. } => CopyFailure::NoRoom,
             _ => CopyFailure::Disk,
@@ -188,6 +188,7 @@ impl Inner {
         })
     }
 
+    /// Downloads a chunk from a volunteer and verifies it against the manifest.
     fn audit(&self, file: FileId, index: ChunkIndex, from: SocketAddr) -> Verdict {
         let Some(expected) = self.manifest(file).and_then(|manifest| expected(&manifest, index)) else {
             return Verdict::Unknown;
@@ -196,9 +197,9 @@ impl Inner {
         match self.chunk(file, index, expected, from, &mut Vec::new()) {
             Ok(()) => Verdict::Right,
             Err(error) => {
-                log::info!("chunk {index} of {} at {from}: {error}", file.short());
+                log::info!("audit of chunk {index} of {} at {from} failed: {error}", file.short());
                 match error {
-                    // It was reached, and does not have it.
+                    // The volunteer responded, but does not have the chunk.
                     SourceError::BadChunk { .. } | SourceError::Refused(_) => Verdict::Wrong,
                     _ => Verdict::Unknown,
                 }
@@ -206,19 +207,21 @@ impl Inner {
         }
     }
 
-    /// Takes a file into the catalogue that a volunteer knows.
+    /// Adds a file to the catalogue that a volunteer reports, after a check of its manifest.
     fn adopt(&self, kept: &KeptFile, from: SocketAddr) {
         let id = kept.file.id;
         let known = self.known(id);
-        let ask = || {
+        let request = || {
             self.conversations.with(reachable(from), &self.shutdown, |conversation| {
                 conversation.manifest(id, &self.shutdown)
             })
         };
         let manifest = match self.manifest(id) {
             Some(manifest) => Some(manifest),
-            None => ask()
-                .inspect_err(|error| log::info!("no manifest of {} from {from}: {error}", kept.file.name))
+            None => request()
+                .inspect_err(|error| {
+                    log::info!("failed to fetch the manifest of {} from {from}: {error}", kept.file.name);
+                })
                 .ok()
                 .map(Arc::new),
         };
@@ -226,7 +229,7 @@ impl Inner {
         let fits = manifest.filter(|manifest| sizes(manifest) == (kept.file.size, kept.file.chunks));
         let adopted = fits.and_then(|manifest| {
             let kept = known.unwrap_or_else(|| kept.clone());
-            match self.take_in(&kept, &manifest) {
+            match self.add_to_catalogue(&kept, &manifest) {
                 Ok(()) => Some((kept, manifest.layout().clone())),
                 Err(error) => {
                     self.fail(error);
@@ -236,18 +239,18 @@ impl Inner {
         });
         if let Some((kept, _)) = &adopted {
             self.ignore(id, false);
-            log::info!("{} is kept again, by what {from} knows of it", kept.file.name);
+            log::info!("added {} to the catalogue: {from} stores chunks of it", kept.file.name);
         }
         self.tell(TaskOutcome::Adopted(id, adopted));
     }
 }
 
-/// What a chunk must be.
+/// Digest and length in bytes of a chunk.
 fn expected(manifest: &Manifest, index: ChunkIndex) -> Option<(Digest, u32)> {
     Some((manifest.digest(index)?, manifest.layout().span(index)?.length))
 }
 
-/// Who serves on an address that is the tracker's own is on this host.
+/// Address to dial: loopback in place of the unspecified address, which stands for the tracker's own host.
 fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip().is_unspecified() {
         true => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()),
@@ -255,40 +258,39 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Memory for chunks that are being received.
+/// Budget of memory, in bytes, for chunks in flight to the tracker.
 pub(super) struct Memory {
-    left: Mutex<u64>,
+    available: Mutex<u64>,
     freed: Condvar,
-    all: u64,
+    total: u64,
 }
 
-/// A part of the memory, given back when dropped.
+/// A reserved part of the budget, returned when dropped.
 pub(super) struct Share<'a>(&'a Memory, u64);
 
 impl Memory {
-    /// So many bytes.
     pub(super) fn new(bytes: u64) -> Self {
-        Self { left: Mutex::new(bytes), freed: Condvar::new(), all: bytes }
+        Self { available: Mutex::new(bytes), freed: Condvar::new(), total: bytes }
     }
 
-    /// Waits until there is room for so many bytes, or for what there is at most, or until the shutdown.
+    /// Reserves `bytes`, at most the whole budget. Waits until they are available, or until the shutdown.
     fn take(&self, bytes: u64, shutdown: &Shutdown) -> Share<'_> {
-        let bytes = bytes.min(self.all);
-        let mut left = lock(&self.left);
-        while *left < bytes && !shutdown.is_stopped() {
-            // Now and then it looks whether it is still wanted.
-            let waited = self.freed.wait_timeout(left, Duration::from_millis(100));
-            left = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let bytes = bytes.min(self.total);
+        let mut available = lock(&self.available);
+        while *available < bytes && !shutdown.is_stopped() {
+            // The timeout limits the delay of a shutdown, which does not notify the condition variable.
+            let waited = self.freed.wait_timeout(available, Duration::from_millis(100));
+            available = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let bytes = bytes.min(*left);
-        *left -= bytes;
+        let bytes = bytes.min(*available);
+        *available -= bytes;
         Share(self, bytes)
     }
 }
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.left) += self.1;
+        *lock(&self.0.available) += self.1;
         self.0.freed.notify_all();
     }
 }
@@ -298,10 +300,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_waited_for_and_never_more_than_there_is() {
+    fn memory_budget_blocks_when_used_up_and_is_never_exceeded() {
         let (memory, shutdown) = (Memory::new(10), Shutdown::new());
         let first = memory.take(99, &shutdown);
-        assert_eq!(*lock(&memory.left), 0);
+        assert_eq!(*lock(&memory.available), 0);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| memory.take(4, &shutdown).1);
             drop(first);
@@ -313,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_host_is_reached_by_its_own_name() {
+    fn unspecified_address_is_dialled_as_loopback() {
         assert_eq!(reachable("0.0.0.0:7".parse().unwrap()), "127.0.0.1:7".parse().unwrap());
         assert_eq!(reachable("10.0.0.1:7".parse().unwrap()), "10.0.0.1:7".parse().unwrap());
     }

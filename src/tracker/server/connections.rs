@@ -1,4 +1,4 @@
-//! A hub's connections: a reader and a writer thread for each.
+//! TCP connections of a server: a reader and a writer thread for each.
 
 use super::{Event, HubConfig, forward};
 use crate::content::limits::{FILE_NAME_MAX, HUB_REQUESTS_MAX, OUTBOX_BYTES, PROTOCOL_VERSION};
@@ -16,38 +16,39 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// What waits to be written: a message, and its payload if it has one.
+/// A queued message, with its payload if it has one.
 pub(super) type Outgoing = (TrackerResponse, Option<Arc<[u8]>>);
 
-/// The state thread's end of a connection.
+/// The state thread's handle of a connection: its send queue and its request credit.
 pub(super) struct Connection {
     from: SocketAddr,
-    /// Grows as it is filled, up to `limit`: room for all of it, reserved for each of many idle connections, would
-    /// cost hundreds of kilobytes apiece.
+    /// Allocated as it fills, up to `limit` messages: memory reserved in advance would cost hundreds of kilobytes for
+    /// each of many idle connections.
     outbox: Sender<Outgoing>,
     limit: usize,
-    /// A unit for each request that waits for the state thread.
-    asked: Receiver<()>,
-    /// Bytes in the outbox, and in what is being written.
-    waiting: Arc<AtomicUsize>,
+    /// Holds a unit for each request that waits for the state thread.
+    request_credit: Receiver<()>,
+    /// Bytes in the outbox and in the message that is being written.
+    queued_bytes: Arc<AtomicUsize>,
     stream: Arc<TcpStream>,
 }
 
 impl Connection {
-    /// One of its requests no longer waits: the next one may.
+    /// Returns the credit of one request, so that the reader may forward the next one.
     pub(super) fn handled(&self) {
-        let _ = self.asked.try_recv();
+        let _ = self.request_credit.try_recv();
     }
 
-    /// Queues something. A connection that does not drain is dropped, and `false` returned.
+    /// Queues a message. If the queue is full, closes the connection and returns `false`.
     pub(super) fn send(&self, outgoing: Outgoing) -> bool {
-        // Only the state thread sends, so nothing comes between the look and the sending. The bytes are looked at before
-        // these are added, so that a single payload may be larger than all that may wait.
-        let full = self.outbox.len() >= self.limit || self.waiting.load(Ordering::Relaxed) > OUTBOX_BYTES;
+        // Only the state thread sends, so the queue cannot grow between the check and the send. The limit is compared
+        // with the bytes before this message, so that a single payload may exceed the limit.
+        let full =
+            self.outbox.len() >= self.limit || self.queued_bytes.load(Ordering::Relaxed) > OUTBOX_BYTES;
         if full {
-            log::warn!("dropping {}: it does not read what it is sent", self.from);
+            log::warn!("disconnected {}: its send queue is full because it does not read", self.from);
         } else {
-            self.waiting.fetch_add(cost(&outgoing), Ordering::Relaxed);
+            self.queued_bytes.fetch_add(cost(&outgoing), Ordering::Relaxed);
         }
         let sent = !full && self.outbox.send(outgoing).is_ok();
         if !sent {
@@ -57,11 +58,11 @@ impl Connection {
     }
 }
 
-/// About how many bytes something takes while it waits.
+/// Approximate memory of a queued message, in bytes.
 fn cost((response, payload): &Outgoing) -> usize {
     let addresses = match response {
         TrackerResponse::Found { files, .. } => {
-            let each = files.iter().map(|found| size_of_val(found) + FILE_NAME_MAX + named(found));
+            let each = files.iter().map(|found| size_of_val(found) + FILE_NAME_MAX + holder_bytes(found));
             each.sum()
         }
         TrackerResponse::ChunkLocation { holders, .. } => size_of_val(&holders[..]),
@@ -70,11 +71,11 @@ fn cost((response, payload): &Outgoing) -> usize {
     size_of::<Outgoing>() + addresses + payload.as_ref().map_or(0, |payload| payload.len())
 }
 
-fn named(found: &FoundFile) -> usize {
+fn holder_bytes(found: &FoundFile) -> usize {
     size_of_val(&found.whole[..]) + size_of_val(&found.partial[..])
 }
 
-/// Serves connections until the shutdown.
+/// Accepts and serves connections until the shutdown.
 pub(super) fn serve(
     listener: Listener,
     config: &HubConfig,
@@ -83,7 +84,7 @@ pub(super) fn serve(
     shutdown: &Shutdown,
 ) -> io::Result<()> {
     let next = AtomicU64::new(0);
-    let hall = Hall {
+    let server = ConnectionServer {
         outbox: config.outbox,
         timeouts: config.timeouts,
         events,
@@ -92,18 +93,18 @@ pub(super) fn serve(
     };
     listener.serve("link", config.connections, threads, shutdown, move |stream, from, activity| {
         let id = ConnectionId(next.fetch_add(1, Ordering::Relaxed));
-        let why = hall.converse(id, stream, from, activity);
-        match why {
-            StreamError::Closed => log::debug!("{from} has closed its connection"),
-            _ if hall.shutdown.is_stopped() => {}
-            // Anybody can make a connection and say nonsense: that must not fill the log.
-            why => log::debug!("dropping {from}: {why}"),
+        let cause = server.serve(id, stream, from, activity);
+        match cause {
+            StreamError::Closed => log::debug!("{from} closed its connection"),
+            _ if server.shutdown.is_stopped() => {}
+            // Debug only: any host can connect and send invalid messages, and must not be able to fill the log.
+            cause => log::debug!("disconnected {from}: {cause}"),
         }
     })
 }
 
-/// What all connections share.
-struct Hall {
+/// Parameters and channels that all connections share.
+struct ConnectionServer {
     outbox: usize,
     timeouts: Timeouts,
     events: Sender<Event>,
@@ -111,8 +112,9 @@ struct Hall {
     shutdown: Shutdown,
 }
 
-impl Hall {
-    fn converse(
+impl ConnectionServer {
+    /// Serves one connection until it ends. Returns the cause.
+    fn serve(
         &self,
         id: ConnectionId,
         stream: Arc<TcpStream>,
@@ -127,36 +129,37 @@ impl Hall {
             return error;
         }
         let (outbox, queued) = unbounded();
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let (credit, asked) = bounded(HUB_REQUESTS_MAX);
-        let (shut, written) = (stream.clone(), waiting.clone());
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let (credit, request_credit) = bounded(HUB_REQUESTS_MAX);
+        let (writer_stream, writer_bytes) = (stream.clone(), queued_bytes.clone());
         let own = stream.clone();
-        let connection = Connection { from, outbox, limit: self.outbox, asked, waiting, stream: own };
+        let connection =
+            Connection { from, outbox, limit: self.outbox, request_credit, queued_bytes, stream: own };
         if !forward(&self.events, &self.shutdown, Event::Opened(id, connection)) {
             return StreamError::Closed;
         }
-        // Closes when the writing has ended: this connection's place and guard last until then.
+        // Closed when the writer thread ends. Until then this connection counts against the connection limit.
         let (writing, ended) = bounded::<Infallible>(0);
         let spawned = self.threads.spawn("link-out", move || {
             let _writing = writing;
-            write(&mut writer, &queued, &written);
-            // Whatever ended the writing ends the reading.
-            let _ = shut.shutdown(std::net::Shutdown::Both);
+            write(&mut writer, &queued, &writer_bytes);
+            // The end of the writer, for any cause, also ends the reader.
+            let _ = writer_stream.shutdown(std::net::Shutdown::Both);
         });
-        let why = match spawned {
+        let cause = match spawned {
             Ok(()) => self.read(id, &mut reader, from, &credit, activity),
             Err(error) => error.into(),
         };
-        // Who has closed only its own side may still read the answers to what it asked.
-        if !matches!(why, StreamError::Closed) {
+        // A client that has closed only its sending side may still read the responses to its requests.
+        if !matches!(cause, StreamError::Closed) {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
         forward(&self.events, &self.shutdown, Event::Closed(id));
         let _ = ended.recv();
-        why
+        cause
     }
 
-    /// Forwards requests, never more than a few ahead of the state thread: whoever asks faster waits alone.
+    /// Forwards requests to the state thread, at most `HUB_REQUESTS` ahead of it: backpressure for each connection.
     fn read(
         &self,
         id: ConnectionId,
@@ -171,27 +174,27 @@ impl Hall {
                 Err(error) => return error,
             };
             activity.record_request();
-            let granted = crossbeam_channel::select! {
+            let has_credit = crossbeam_channel::select! {
                 send(credit, ()) -> sent => sent.is_ok(),
                 recv(self.shutdown.signal()) -> _ => false,
             };
-            if !granted || !forward(&self.events, &self.shutdown, Event::Request(id, from, request)) {
+            if !has_credit || !forward(&self.events, &self.shutdown, Event::Request(id, from, request)) {
                 return StreamError::Closed;
             }
         }
     }
 }
 
-fn hello(reader: &mut FrameReader, writer: &mut FrameWriter, patience: Duration) -> Result<(), StreamError> {
-    let refusal = match reader.message(patience) {
+fn hello(reader: &mut FrameReader, writer: &mut FrameWriter, timeout: Duration) -> Result<(), StreamError> {
+    let refusal = match reader.message(timeout) {
         Ok(TrackerRequest::Hello { version: PROTOCOL_VERSION }) => {
             return writer.send(&TrackerResponse::Hello { version: PROTOCOL_VERSION });
         }
         Ok(TrackerRequest::Hello { version }) => {
-            let text = format!("version {PROTOCOL_VERSION} is spoken here, not {version}");
+            let text = format!("protocol version {version} is not supported; use version {PROTOCOL_VERSION}");
             (ErrorCode::UnknownVersion, text)
         }
-        Ok(_) => (ErrorCode::Malformed, "a conversation opens with hello".to_owned()),
+        Ok(_) => (ErrorCode::Malformed, "the first message must be hello".to_owned()),
         Err(StreamError::Frame(error)) => (ErrorCode::Malformed, error.to_string()),
         Err(error) => return Err(error),
     };
@@ -200,19 +203,20 @@ fn hello(reader: &mut FrameReader, writer: &mut FrameWriter, patience: Duration)
     Err(StreamError::Io(io::Error::new(io::ErrorKind::InvalidData, text)))
 }
 
-fn write(writer: &mut FrameWriter, queued: &Receiver<Outgoing>, waiting: &AtomicUsize) {
+fn write(writer: &mut FrameWriter, queued: &Receiver<Outgoing>, queued_bytes: &AtomicUsize) {
     for outgoing in queued {
         let cost = cost(&outgoing);
         let (mut response, payload) = outgoing;
         if deliver(writer, &mut response, payload.as_deref().unwrap_or_default()).is_err() {
             return;
         }
-        waiting.fetch_sub(cost, Ordering::Relaxed);
+        queued_bytes.fetch_sub(cost, Ordering::Relaxed);
     }
 }
 
-/// Sends a response; what does not fit in a frame is shortened and says so. Something is always sent: whoever asked
-/// would wait for it.
+/// Sends a response. A response longer than a frame is shortened and marked as truncated, or replaced by an error.
+///
+/// A message is always sent, because the client waits for a response to each request.
 fn deliver(
     writer: &mut FrameWriter,
     response: &mut TrackerResponse,
@@ -220,11 +224,11 @@ fn deliver(
 ) -> Result<(), StreamError> {
     loop {
         match writer.send_with(response, payload) {
-            // Nothing of it is out, so the connection is still whole.
+            // No byte was sent, so the connection is still in step with the frames.
             Err(StreamError::Frame(FrameError::TooLong)) if response.shrink() => {}
             Err(StreamError::Frame(error)) => {
-                log::warn!("a response does not fit in a frame: {error}");
-                let text = "the answer is too long".to_owned();
+                log::warn!("response exceeds the frame limit: {error}");
+                let text = "the response is too long".to_owned();
                 return writer.send(&TrackerResponse::Error { code: ErrorCode::Busy, text });
             }
             sent => return sent,
@@ -245,12 +249,12 @@ mod tests {
         let from = listener.local_addr().unwrap();
         let stream = Arc::new(TcpStream::connect(from).unwrap());
         let (outbox, queued) = bounded(1_000_000);
-        let asked = crossbeam_channel::never();
-        (Connection { from, outbox, limit: 1_000_000, asked, waiting: Arc::default(), stream }, queued)
+        let (request_credit, queued_bytes) = (crossbeam_channel::never(), Arc::default());
+        (Connection { from, outbox, limit: 1_000_000, request_credit, queued_bytes, stream }, queued)
     }
 
     #[test]
-    fn what_waits_for_a_connection_is_bounded_in_bytes() {
+    fn send_queue_of_a_connection_is_bounded_in_bytes() {
         let (connection, _queued) = connection();
         let payload: Arc<[u8]> = vec![0; 1 << 20].into();
         let message = || (TrackerResponse::Alive, Some(payload.clone()));
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_in_a_frame_is_shortened_or_refused() {
+    fn response_longer_than_a_frame_is_truncated_or_replaced_by_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         let mut writer = FrameWriter::new(stream).unwrap();
@@ -280,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn one_large_payload_fits_behind_small_messages() {
+    fn send_queue_accepts_one_payload_larger_than_its_limit() {
         let (connection, _queued) = connection();
         assert!(connection.send((TrackerResponse::Alive, None)));
         let large: Arc<[u8]> = vec![0; OUTBOX_BYTES + 1].into();

@@ -1,4 +1,4 @@
-//! A hub's datagrams: who sends proves that it is there, and only then is heard.
+//! UDP front end. A source address is validated by a cookie before its requests are processed.
 
 use crate::content::limits::{COOKIE_INTERVAL, DATAGRAM_MAX, PROTOCOL_VERSION};
 use crate::net::listener::reachable;
@@ -13,16 +13,16 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
-/// Datagrams that are handed over at once, while more are there.
+/// Datagrams that are received and handed to the machine in one batch.
 pub(super) const BATCH: usize = 64;
 
-/// A datagram whose source is proven, with the number that its answer bears.
+/// A request from a validated source address, with the transaction number for its response.
 pub(super) type Question = (SocketAddr, u64, TrackerRequest);
 
-/// Sends answers without ever waiting: what the system has no room for is lost, as datagrams may be.
+/// Sends responses without blocking. If the socket buffer is full, a response is lost; the client retries.
 pub(super) struct Replies {
     socket: UdpSocket,
-    /// What is being sent, kept for its room.
+    /// Encoded response; reused, so that a response needs no allocation.
     bytes: Vec<u8>,
 }
 
@@ -31,22 +31,22 @@ impl Replies {
         Self { socket, bytes: Vec::with_capacity(DATAGRAM_MAX) }
     }
 
-    /// Answers a proven source; what does not fit is shortened and says so.
+    /// Sends a response to a validated source. A response longer than a datagram is shortened and marked as truncated.
     pub(super) fn send(&mut self, to: SocketAddr, tx: u64, response: TrackerResponse) {
         let mut answer = Datagram::new(tx, None, response);
         loop {
             match fast_path::write(&answer, &mut self.bytes) {
                 Ok(()) => return self.send_bytes(to),
                 Err(_) if answer.message.shrink() => {}
-                Err(error) => return log::warn!("an answer to {to} does not fit in a datagram: {error}"),
+                Err(error) => return log::warn!("response to {to} exceeds the datagram limit: {error}"),
             }
         }
     }
 
     fn send_bytes(&self, to: SocketAddr) {
-        // The flag keeps this call from blocking without making the receiver's calls spin.
+        // Non-blocking for this call only: the receiver shares the socket and must block.
         if let Err(error) = rustix::net::sendto(&self.socket, &self.bytes, SendFlags::DONTWAIT, &to) {
-            log::debug!("an answer to {to} is lost: {error}");
+            log::debug!("lost a response to {to}: {error}");
         }
     }
 }
@@ -56,17 +56,19 @@ struct DatagramReceiver<H> {
     replies: Replies,
     jar: CookieJar,
     started: Instant,
-    /// Room for a batch of datagrams, and how many bytes came from whom: they are all received before the first is read,
-    /// because each kind of work goes faster when it is done many times in a row.
-    room: Vec<[u8; DATAGRAM_MAX + 1]>,
+    /// Receive buffers for a batch. The whole batch is received before the first datagram is decoded, because each kind
+    /// of work is faster when it is repeated.
+    buffers: Vec<[u8; DATAGRAM_MAX + 1]>,
+    /// Length in bytes and source of each received datagram of the batch.
     received: Vec<(usize, SocketAddr)>,
-    /// Proven questions that have not been handed over.
+    /// Validated requests that have not been handed over.
     batch: Vec<Question>,
     hand_over: H,
 }
 
-/// Receives until the shutdown, in a thread of its own, and hands proven questions over, a few at a time. Whoever gets
-/// them empties the batch.
+/// Starts the thread that receives datagrams and passes validated requests to `hand_over` in batches.
+///
+/// The thread ends at the shutdown. `hand_over` must empty the batch.
 pub(super) fn receive(
     socket: UdpSocket,
     secret: [u8; 32],
@@ -82,7 +84,7 @@ pub(super) fn receive(
         socket,
         jar: CookieJar::new(secret),
         started: Instant::now(),
-        room: vec![[0; DATAGRAM_MAX + 1]; BATCH],
+        buffers: vec![[0; DATAGRAM_MAX + 1]; BATCH],
         received: Vec::with_capacity(BATCH),
         batch: Vec::with_capacity(BATCH),
         hand_over,
@@ -94,7 +96,7 @@ pub(super) fn receive(
 impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
     fn run(&mut self, shutdown: &Shutdown) {
         while !shutdown.is_stopped() {
-            // Waits for the first, takes what else is there, and hands it over before it waits again.
+            // Blocks for the first datagram; takes the others without blocking, until the batch is full.
             self.receive(RecvFlags::empty());
             for _ in 1..BATCH {
                 if !self.receive(RecvFlags::DONTWAIT) {
@@ -102,20 +104,21 @@ impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
                 }
             }
             let epoch = self.started.elapsed().as_secs() / COOKIE_INTERVAL.as_secs();
-            let (room, mut received) = (std::mem::take(&mut self.room), std::mem::take(&mut self.received));
-            for (bytes, (count, from)) in room.iter().zip(received.drain(..)) {
+            let (buffers, mut received) =
+                (std::mem::take(&mut self.buffers), std::mem::take(&mut self.received));
+            for (bytes, (count, from)) in buffers.iter().zip(received.drain(..)) {
                 self.handle(&bytes[..count], from, epoch);
             }
-            (self.room, self.received) = (room, received);
+            (self.buffers, self.received) = (buffers, received);
             if !self.batch.is_empty() {
                 (self.hand_over)(&mut self.batch);
             }
         }
     }
 
-    /// Receives a datagram, if there is one.
+    /// Receives one datagram. Returns `false` if the socket has no more.
     fn receive(&mut self, flags: RecvFlags) -> bool {
-        match rustix::net::recvfrom(&self.socket, &mut self.room[self.received.len()], flags) {
+        match rustix::net::recvfrom(&self.socket, &mut self.buffers[self.received.len()], flags) {
             Ok((count, _, Some(from))) => {
                 if let Ok(from) = SocketAddr::try_from(from) {
                     self.received.push((count, from));
@@ -123,10 +126,10 @@ impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
                 true
             }
             Err(Errno::WOULDBLOCK) => false,
-            // An answer that nobody took comes back as an error of a later call.
+            // CONNREFUSED reports an earlier response to a closed port (ICMP port unreachable), not a failed receive.
             Ok((_, _, None)) | Err(Errno::CONNREFUSED | Errno::INTR) => true,
             Err(error) => {
-                log::debug!("receiving a datagram: {error}");
+                log::debug!("failed to receive a datagram: {error}");
                 std::thread::yield_now();
                 false
             }
@@ -140,30 +143,31 @@ impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
                     true => self.batch.push((from, tx, message)),
                     false => {
                         let cookie = self.jar.cookie(from, epoch);
-                        self.answer_unproven(from, tx, TrackerResponse::Cookie { cookie }, bytes.len());
+                        self.answer_unvalidated(from, tx, TrackerResponse::Cookie { cookie }, bytes.len());
                     }
                 };
             }
             Ok(Datagram { v, tx, .. }) => Ok(Envelope { v, tx }),
             Err(error) => envelope(bytes).ok_or(error),
         };
+        // Short texts: the response must not be longer than the datagram.
         let (tx, code, text) = match error {
             Ok(Envelope { v, tx }) if v != PROTOCOL_VERSION => {
                 (tx, ErrorCode::UnknownVersion, "another version")
             }
             Ok(Envelope { tx, .. }) => (tx, ErrorCode::Malformed, "not a message"),
-            // Not even a beginning: there is nobody to answer.
-            Err(error) => return log::debug!("a datagram from {from} is none of ours: {error}"),
+            // Without a version and a transaction number no response is possible.
+            Err(error) => return log::debug!("ignored a datagram of another protocol from {from}: {error}"),
         };
         let error = TrackerResponse::Error { code, text: text.into() };
-        self.answer_unproven(from, tx, error, bytes.len());
+        self.answer_unvalidated(from, tx, error, bytes.len());
     }
 
-    /// An unproven source never gets more bytes than it sent.
-    fn answer_unproven(&mut self, to: SocketAddr, tx: u64, response: TrackerResponse, received: usize) {
+    /// Responds to an unvalidated source, with at most as many bytes as it sent: no amplification.
+    fn answer_unvalidated(&mut self, to: SocketAddr, tx: u64, response: TrackerResponse, received: usize) {
         match Datagram::new(tx, None, response).write(&mut self.replies.bytes) {
             Ok(()) if self.replies.bytes.len() <= received => self.replies.send_bytes(to),
-            _ => log::debug!("a datagram from {to} is too short to be answered"),
+            _ => log::debug!("no response to {to}: its datagram is shorter than the response"),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The machine of a hub, and how the two threads that have something for it get to it.
+//! Mutual exclusion for a server's state machine between the state thread and the datagram thread.
 //!
-//! One at a time: the state thread with what connections and people want, and the thread that receives datagrams with
-//! those. When the machine is free, that thread asks it at once, because handing each datagram to another thread, and
-//! waking it, would take longer than answering. When it is not free, datagrams wait for the state thread. Invariants:
-//! nobody who has the machine waits for a socket or a channel; the state thread does not wait behind more than one
-//! batch of datagrams; whoever brings the next tick forward tells the state thread.
+//! The state thread brings events of connections and prompt commands, the datagram thread brings datagrams. If the
+//! machine is free, the datagram thread processes its batch directly: a queue and a wake-up would take longer than the
+//! response. If it is locked, the batch is queued for the state thread.
+//! Invariants: a thread that holds the machine never waits for a socket or a channel; the state thread waits for at
+//! most one batch of datagrams; a thread that moves the next tick forward wakes the state thread.
 
 use super::datagrams::{BATCH, Question};
 use super::state::State;
@@ -14,44 +14,44 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-/// Datagrams that may wait for the state thread. More are lost, as datagrams may be, and sent again.
+/// Datagrams that may wait for the state thread. Further datagrams are lost, and their clients retry.
 const QUEUE: usize = 16 * 1024;
 
-/// A machine, and the datagrams that wait for it.
-pub(super) struct Desk<M> {
+/// A state machine behind a lock, with the queue of datagrams that wait for it.
+pub(super) struct SharedMachine<M> {
     state: Mutex<State<M>>,
-    /// The state thread waits for the machine.
-    wanted: AtomicBool,
-    waiting: Mutex<VecDeque<Question>>,
-    /// Wakes the state thread: questions wait, or a tick is due earlier than it knows.
-    bell: Sender<()>,
-    /// The bell has been rung and not been heard.
-    ringing: AtomicBool,
+    /// Set while the state thread waits for the lock: it has priority.
+    state_thread_waits: AtomicBool,
+    queued: Mutex<VecDeque<Question>>,
+    /// Wakes the state thread: datagrams are queued, or the next tick is earlier than it knows.
+    wake: Sender<()>,
+    /// A wake-up has been sent and not yet been received.
+    wake_pending: AtomicBool,
 }
 
-impl<M: Machine> Desk<M> {
-    /// A desk whose bell is heard at the other end of a channel with room for one.
-    pub(super) fn new(state: State<M>, bell: Sender<()>) -> Self {
+impl<M: Machine> SharedMachine<M> {
+    /// Wraps a machine. `wake` is a channel with a capacity of one message.
+    pub(super) fn new(state: State<M>, wake: Sender<()>) -> Self {
         Self {
             state: Mutex::new(state),
-            wanted: AtomicBool::new(false),
-            waiting: Mutex::default(),
-            bell,
-            ringing: AtomicBool::new(false),
+            state_thread_waits: AtomicBool::new(false),
+            queued: Mutex::default(),
+            wake,
+            wake_pending: AtomicBool::new(false),
         }
     }
 
-    /// The machine, for the state thread: it comes next.
-    pub(super) fn turn(&self) -> MutexGuard<'_, State<M>> {
-        self.wanted.store(true, Ordering::Relaxed);
+    /// Locks the machine for the state thread, with priority over the datagram thread.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<M>> {
+        self.state_thread_waits.store(true, Ordering::Relaxed);
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.wanted.store(false, Ordering::Relaxed);
+        self.state_thread_waits.store(false, Ordering::Relaxed);
         state
     }
 
-    /// Has datagrams answered: at once, or by the state thread. Leaves the batch empty.
-    pub(super) fn hear(&self, batch: &mut Vec<Question>) {
-        let free = match self.wanted.load(Ordering::Relaxed) {
+    /// Processes a batch of datagrams directly, or queues it for the state thread. Leaves the batch empty.
+    pub(super) fn process_or_queue(&self, batch: &mut Vec<Question>) {
+        let free = match self.state_thread_waits.load(Ordering::Relaxed) {
             true => None,
             false => match self.state.try_lock() {
                 Ok(state) => Some(state),
@@ -62,42 +62,42 @@ impl<M: Machine> Desk<M> {
         match free {
             Some(mut state) => {
                 state.answer(batch);
-                if state.is_due_before_known() {
-                    self.ring();
+                if state.is_tick_moved_forward() {
+                    self.wake_state_thread();
                 }
             }
             None => {
-                let mut waiting = self.waiting();
-                let room = QUEUE.saturating_sub(waiting.len());
-                waiting.extend(batch.drain(..).take(room));
-                drop(waiting);
-                self.ring();
+                let mut queued = self.queued();
+                let capacity = QUEUE.saturating_sub(queued.len());
+                queued.extend(batch.drain(..).take(capacity));
+                drop(queued);
+                self.wake_state_thread();
             }
         }
     }
 
-    /// Answers a batch of the datagrams that wait, now that the bell has been heard.
-    pub(super) fn answer_waiting(&self, state: &mut State<M>) {
-        self.ringing.store(false, Ordering::SeqCst);
-        let mut waiting = self.waiting();
-        let count = waiting.len().min(BATCH);
-        let mut batch: Vec<Question> = waiting.drain(..count).collect();
-        let more = !waiting.is_empty();
-        drop(waiting);
+    /// Processes one batch of queued datagrams, after a wake-up.
+    pub(super) fn process_queued(&self, state: &mut State<M>) {
+        self.wake_pending.store(false, Ordering::SeqCst);
+        let mut queued = self.queued();
+        let count = queued.len().min(BATCH);
+        let mut batch: Vec<Question> = queued.drain(..count).collect();
+        let more = !queued.is_empty();
+        drop(queued);
         if more {
-            self.ring();
+            self.wake_state_thread();
         }
         state.answer(&mut batch);
     }
 
-    fn ring(&self) {
-        // Once is enough until it is heard.
-        if !self.ringing.swap(true, Ordering::SeqCst) {
-            let _ = self.bell.try_send(());
+    fn wake_state_thread(&self) {
+        // At most one wake-up is pending.
+        if !self.wake_pending.swap(true, Ordering::SeqCst) {
+            let _ = self.wake.try_send(());
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Question>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queued(&self) -> MutexGuard<'_, VecDeque<Question>> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

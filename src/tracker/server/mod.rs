@@ -1,10 +1,10 @@
-//! Sockets around a pure [`Machine`]: what a tracker and a manager have in common.
+//! TCP and UDP server around a pure [`Machine`], used by trackers and managers.
 //!
-//! One thread receives datagrams and proves their sources, one thread for each connection reads, one writes, and
-//! the state thread has the machine decide; over datagrams it decides where they are received, when it is free (see
-//! `desk`). Invariants: whoever has the machine never waits for a socket; a connection that does not drain its queue is
-//! dropped, and delays nobody else; of one connection's requests few wait for the state thread, and datagrams, which
-//! heartbeats are, wait behind none of them.
+//! One thread receives datagrams and validates their sources. Each connection has a reader and a writer thread. The
+//! state thread passes events of connections to the machine. The datagram thread passes datagrams to it directly if it
+//! is free. Invariants: a thread that holds the machine never waits for a socket; a connection whose send queue is full
+//! is closed and delays no other peer; the number of requests of one connection that wait for the state thread is
+//! bounded; datagrams, heartbeats among them, do not queue behind requests of connections.
 
 mod connections;
 mod datagrams;
@@ -19,43 +19,43 @@ use crate::swarm::machine::{ConnectionId, Machine};
 use connections::Connection;
 use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use datagrams::Replies;
-use desk::Desk;
+use desk::SharedMachine;
 use state::State;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Events of connections that may wait for the state thread.
+/// Capacity of the queue of connection events for the state thread.
 const QUEUE: usize = 16 * 1024;
 
-/// What a hub is told.
+/// Address, limits and timeouts of a server.
 #[derive(Debug, Clone)]
 pub struct HubConfig {
-    /// Where to listen, TCP and UDP.
+    /// Address for both TCP and UDP.
     pub listen: SocketAddr,
-    /// Connections served at once.
+    /// Maximum number of connections.
     pub connections: usize,
-    /// Messages that may wait for a connection before it is dropped.
+    /// Messages that may be queued for a connection before it is closed.
     pub outbox: usize,
-    /// How long connections are waited for.
+    /// Timeouts of connections.
     pub timeouts: Timeouts,
 }
 
-/// Why a hub cannot start.
+/// Errors at the start of a server.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No socket.
+    /// The address cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// No thread, or no randomness.
+    /// No thread can be started, or no random bytes are available.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
 }
 
-/// What the state thread hears of connections.
+/// Events of connections, for the state thread.
 enum Event {
-    /// A connection has said hello.
+    /// The hello exchange of a connection is complete.
     Opened(ConnectionId, Connection),
     /// A request over a connection.
     Request(ConnectionId, SocketAddr, TrackerRequest),
@@ -63,47 +63,46 @@ enum Event {
     Closed(ConnectionId),
 }
 
-/// Who carries out what the machine wants done that is neither an answer nor a log line.
+/// Channels to the executor, which carries out the machine's disk and host tasks, and to the prompt.
 ///
-/// Neither direction is bounded by a number: the machine has few tasks under way by its own rules, and each task makes
-/// one piece of news.
-pub struct Hands {
-    /// Tasks, in the order in which they were given.
+/// The channels are unbounded: the machine limits its outstanding tasks itself, and each task has one outcome.
+pub struct ExecutorChannels {
+    /// Tasks, in the order of the machine's decisions.
     pub tasks: Sender<ExecutorTask>,
-    /// Answers for whoever asked at the prompt.
+    /// Answers to prompt commands, each with the number of its command.
     pub answers: Sender<(u64, Answer)>,
-    /// What has come of the tasks, and what people ask.
+    /// Outcomes of tasks, and prompt commands.
     pub news: Receiver<TaskOutcome>,
 }
 
-impl Hands {
-    /// For a machine that wants nothing done.
+impl ExecutorChannels {
+    /// Channels without an executor, for a machine that has no tasks.
     pub fn none() -> Self {
         Self { tasks: unbounded().0, answers: unbounded().0, news: never() }
     }
 }
 
-/// A running hub.
+/// A running server.
 pub struct Hub {
     address: SocketAddr,
     threads: Threads,
 }
 
 impl Hub {
-    /// Binds and starts a machine. It runs until the shutdown.
+    /// Binds the sockets and starts the threads. The server runs until the shutdown.
     ///
     /// # Errors
-    /// When the port is taken, or the system gives no threads or randomness.
+    /// The address cannot be bound, no thread can be started, or no random bytes are available.
     pub fn start(
         config: &HubConfig,
         machine: impl Machine + 'static,
-        hands: Hands,
+        channels: ExecutorChannels,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
         let (listener, socket) = Listener::bind_tcp_and_udp(config.listen)?;
         let address = listener.address();
         let threads = Threads::new();
-        let started = Self::start_in(&threads, config, (listener, socket), machine, hands, shutdown);
+        let started = Self::start_in(&threads, config, (listener, socket), machine, channels, shutdown);
         threads.join_on_error(started, shutdown)?;
         Ok(Self { address, threads })
     }
@@ -113,46 +112,48 @@ impl Hub {
         config: &HubConfig,
         (listener, socket): (Listener, UdpSocket),
         machine: impl Machine + 'static,
-        hands: Hands,
+        channels: ExecutorChannels,
         shutdown: &Shutdown,
     ) -> io::Result<()> {
         let (events, received) = bounded(QUEUE);
         let replies = Replies::new(socket.try_clone()?);
-        let news = hands.news.clone();
-        let (bell, rung) = bounded(1);
-        let desk = Arc::new(Desk::new(State::new(machine, replies, hands), bell));
-        let counter = desk.clone();
-        datagrams::receive(socket, secret()?, threads, shutdown, move |batch| counter.hear(batch))?;
+        let news = channels.news.clone();
+        let (wake, woken) = bounded(1);
+        let shared = Arc::new(SharedMachine::new(State::new(machine, replies, channels), wake));
+        let for_datagrams = shared.clone();
+        let process = move |batch: &mut _| for_datagrams.process_or_queue(batch);
+        datagrams::receive(socket, secret()?, threads, shutdown, process)?;
         connections::serve(listener, config, events, threads, shutdown)?;
         let stopped = shutdown.clone();
         threads.spawn("state", move || {
-            run(&desk, &rung, &received, news, &stopped);
-            drop(desk);
-            // What was not heard of any more would stay in the channel for as long as somebody can send, and in it
-            // connections, whose ends their senders wait for.
+            run(&shared, &woken, &received, news, &stopped);
+            drop(shared);
+            // Unprocessed events would stay in the channel until the last sender is dropped, and with them the
+            // connections for whose end these senders wait.
             received.iter().for_each(drop);
         })
     }
 
-    /// Where it listens.
+    /// The address on which the server listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Waits until it has ended after a shutdown.
+    /// Waits until all threads have ended after a shutdown.
     pub fn join(self) {
         self.threads.join();
     }
 }
 
-/// Bytes that nobody can guess.
+/// Random bytes that cannot be guessed, for cookies and seeds.
 pub(crate) fn secret() -> io::Result<[u8; 32]> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
     Ok(secret)
 }
 
-/// A number that nobody can guess. The system's generator does not fail once it has worked.
+/// A random number that cannot be guessed. Retries on an error: the system's generator does not fail after its first
+/// success.
 pub(crate) fn draw() -> u128 {
     let mut bytes = [0; 16];
     while getrandom::fill(&mut bytes).is_err() {
@@ -161,26 +162,26 @@ pub(crate) fn draw() -> u128 {
     u128::from_be_bytes(bytes)
 }
 
-/// Waits for whatever comes next and has the machine handle it, until the shutdown.
+/// Loop of the state thread: waits for the next event and passes it to the machine, until the shutdown.
 fn run<M: Machine>(
-    desk: &Desk<M>,
-    rung: &Receiver<()>,
+    shared: &SharedMachine<M>,
+    woken: &Receiver<()>,
     events: &Receiver<Event>,
     mut news: Receiver<TaskOutcome>,
     shutdown: &Shutdown,
 ) {
-    let mut wait = desk.turn().rest();
+    let mut wait = shared.lock().time_to_tick();
     while !shutdown.is_stopped() {
         let cause = crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => break,
-            recv(rung) -> _ => Cause::Bell,
+            recv(woken) -> _ => Cause::Wake,
             recv(events) -> event => match event {
                 Ok(event) => Cause::Event(event),
                 Err(_) => break,
             },
-            recv(news) -> heard => match heard {
-                Ok(heard) => Cause::News(heard),
-                // Nobody will tell anything any more; a closed channel would be ready all the time.
+            recv(news) -> received => match received {
+                Ok(outcome) => Cause::News(outcome),
+                // The executor has ended. A closed channel would always be ready, so it is replaced.
                 Err(_) => {
                     news = never();
                     continue;
@@ -188,28 +189,28 @@ fn run<M: Machine>(
             },
             default(wait) => Cause::Time,
         };
-        let mut state = desk.turn();
+        let mut state = shared.lock();
         match cause {
-            Cause::Bell => desk.answer_waiting(&mut state),
+            Cause::Wake => shared.process_queued(&mut state),
             Cause::Event(event) => state.handle(event),
-            Cause::News(heard) => state.hear(heard),
+            Cause::News(outcome) => state.handle_news(outcome),
             Cause::Time => {}
         }
-        // Also under load: a lease ends when it ends.
+        // After each event, so that leases also expire in time under load.
         state.tick();
-        wait = state.rest();
+        wait = state.time_to_tick();
     }
 }
 
-/// Why the state thread is awake.
+/// Reason for a wake-up of the state thread.
 enum Cause {
-    Bell,
+    Wake,
     Event(Event),
     News(TaskOutcome),
     Time,
 }
 
-/// What waits for the state thread is bounded, so senders wait; they do so only while it runs.
+/// Queues an event for the state thread; blocks while the queue is full. Returns `false` after the shutdown.
 fn forward(events: &crossbeam_channel::Sender<Event>, shutdown: &Shutdown, mut event: Event) -> bool {
     use crossbeam_channel::SendTimeoutError;
     while !shutdown.is_stopped() {
@@ -243,12 +244,12 @@ mod tests {
     use crossbeam_channel::Sender;
     use std::net::{TcpStream, UdpSocket};
 
-    /// Requests in the flood: far more than can be handled while the test runs.
+    /// Requests in the flood: more than the machine can process during the test.
     const FLOOD: usize = 20_000;
-    /// Longer than anything takes that is not waiting for the whole flood.
+    /// Longer than any operation that does not wait for the whole flood.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Takes long to look something up, tells that it did, and answers nothing but heartbeats.
+    /// A machine with slow lookups. It reports each lookup over a channel and responds only to heartbeats.
     struct Slow(Sender<()>);
 
     impl Machine for Slow {
@@ -256,7 +257,7 @@ mod tests {
             match request {
                 TrackerRequest::Heartbeat { .. } => vec![Effect::Reply(origin, TrackerResponse::Alive)],
                 _ => {
-                    // Stands for the work.
+                    // Simulates the time of a lookup.
                     std::thread::sleep(Duration::from_millis(5));
                     let _ = self.0.send(());
                     Vec::new()
@@ -277,7 +278,7 @@ mod tests {
         }
     }
 
-    /// Pipelines many expensive requests over a connection that it gives back.
+    /// Pipelines `FLOOD` lookups over a new connection and returns the connection.
     fn flood(address: SocketAddr) -> Arc<TcpStream> {
         let stream = Arc::new(TcpStream::connect(address).unwrap());
         let mut writer = FrameWriter::new(stream.clone()).unwrap();
@@ -296,7 +297,7 @@ mod tests {
         stream
     }
 
-    /// Connections of this process that are written to.
+    /// Number of connection writer threads of this process.
     fn writers() -> usize {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
         let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
@@ -307,19 +308,19 @@ mod tests {
         let heartbeat = TrackerRequest::Heartbeat { token: Token(1) };
         socket.send(&Datagram::new(1, cookie, heartbeat).encode().unwrap()).unwrap();
         let mut buffer = [0; limits::DATAGRAM_MAX];
-        let count = socket.recv(&mut buffer).expect("an answer in time");
+        let count = socket.recv(&mut buffer).expect("a response before the timeout");
         Datagram::decode(&buffer[..count]).unwrap().message
     }
 
     #[test]
-    fn a_connection_that_floods_delays_neither_heartbeats_nor_other_connections_nor_the_end() {
+    fn flooding_connection_delays_neither_heartbeats_nor_other_connections_nor_shutdown() {
         let shutdown = Shutdown::new();
         let listen = "127.0.0.1:0".parse().unwrap();
         let config = HubConfig { listen, connections: 9, outbox: 9, timeouts: Timeouts::default() };
-        let (tell, handled) = crossbeam_channel::unbounded();
-        let hub = Hub::start(&config, Slow(tell), Hands::none(), &shutdown).unwrap();
+        let (report, handled) = crossbeam_channel::unbounded();
+        let hub = Hub::start(&config, Slow(report), ExecutorChannels::none(), &shutdown).unwrap();
         let flooding = flood(hub.address());
-        // By then as much of it waits as ever will.
+        // From here on the number of queued requests is at its limit.
         (0..2 * limits::HUB_REQUESTS_MAX).for_each(|_| handled.recv_timeout(PATIENCE).unwrap());
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(hub.address()).unwrap();
@@ -335,45 +336,47 @@ mod tests {
             TrackerRequest::Heartbeat { token: Token(1) },
         ] {
             writer.send(&request).unwrap();
-            reader.message::<TrackerResponse>(PATIENCE).expect("an answer in time");
+            reader.message::<TrackerResponse>(PATIENCE).expect("a response before the timeout");
         }
         shutdown.trigger();
         hub.join();
-        assert!(handled.len() < FLOOD / 2, "nobody waits for the flood");
+        assert!(handled.len() < FLOOD / 2, "the shutdown does not wait for the flood");
         drop(flooding);
     }
 
     #[test]
-    fn connections_that_the_state_thread_has_not_heard_of_end_with_the_hub() {
+    fn connections_still_unknown_to_the_state_thread_end_at_shutdown() {
         let shutdown = Shutdown::new();
         let listen = "127.0.0.1:0".parse().unwrap();
         let config = HubConfig { listen, connections: 99, outbox: 9, timeouts: Timeouts::default() };
-        // With a channel that has no room the machine is in the middle of a request for as long as nobody listens.
-        let (tell, handled) = bounded(0);
-        let hub = Hub::start(&config, Slow(tell), Hands::none(), &shutdown).unwrap();
+        // With a channel of capacity 0 the machine blocks within a request until the test receives its report.
+        let (report, handled) = bounded(0);
+        let hub = Hub::start(&config, Slow(report), ExecutorChannels::none(), &shutdown).unwrap();
         let connect = || {
             let stream = Arc::new(TcpStream::connect(hub.address()).unwrap());
             stream.set_nodelay(true).unwrap();
             let (mut reader, mut writer) =
                 (FrameReader::new(stream.clone()), FrameWriter::new(stream).unwrap());
             writer.send(&TrackerRequest::Hello { version: limits::PROTOCOL_VERSION }).unwrap();
-            reader.message::<TrackerResponse>(PATIENCE).expect("an answer in time");
+            reader.message::<TrackerResponse>(PATIENCE).expect("a response before the timeout");
             (reader, writer)
         };
-        let (_busy, mut asks) = connect();
+        let (_busy, mut busy_writer) = connect();
         for _ in 0..2 {
-            asks.send(&TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None }).unwrap();
+            busy_writer
+                .send(&TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None })
+                .unwrap();
         }
         handled.recv_timeout(PATIENCE).unwrap();
-        let unheard: Vec<_> = (0..50).map(|_| connect()).collect();
-        // One begins to write when the state thread has been told of it.
+        let unknown: Vec<_> = (0..50).map(|_| connect()).collect();
+        // The writer thread of a connection starts after its event has been queued for the state thread.
         let began = std::time::Instant::now();
-        while writers() < unheard.len() {
-            assert!(began.elapsed() < PATIENCE, "{} write", writers());
+        while writers() < unknown.len() {
+            assert!(began.elapsed() < PATIENCE, "{} writer threads", writers());
             std::thread::yield_now();
         }
         shutdown.trigger();
-        // The machine goes on, and sees that it is over.
+        // Unblocks the machine; the state thread then sees the shutdown.
         drop(handled);
         let (ended, end) = bounded(0);
         std::thread::spawn(move || {
@@ -381,7 +384,7 @@ mod tests {
             drop::<Sender<()>>(ended);
         });
         let end = end.recv_timeout(PATIENCE);
-        assert_eq!(end, Err(crossbeam_channel::RecvTimeoutError::Disconnected), "it ends");
-        drop(unheard);
+        assert_eq!(end, Err(crossbeam_channel::RecvTimeoutError::Disconnected), "the server ends");
+        drop(unknown);
     }
 }

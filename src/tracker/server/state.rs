@@ -1,8 +1,8 @@
-//! What a hub's machine decides on, and what is done with what it decides.
+//! Passes events to a server's state machine and carries out its effects.
 
 use super::connections::{Connection, Outgoing};
 use super::datagrams::{Question, Replies};
-use super::{Event, Hands};
+use super::{Event, ExecutorChannels};
 use crate::content::limits;
 use crate::swarm::Moment;
 use crate::swarm::keeping::TaskOutcome;
@@ -10,56 +10,56 @@ use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// The longest the state thread sleeps.
+/// Maximum time that the state thread sleeps.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// A machine, with what its effects need.
+/// A machine, with the sockets and channels for its effects.
 pub(super) struct State<M> {
     machine: M,
     replies: Replies,
-    hands: Hands,
+    channels: ExecutorChannels,
     connections: HashMap<ConnectionId, Connection>,
     started: Instant,
-    /// When the state thread wakes by itself.
+    /// Time of the tick for which the state thread sleeps.
     wakes: Moment,
-    /// What was decided on a batch of datagrams, kept for its room.
+    /// Effects of a batch of datagrams; reused, so that a batch needs no allocation.
     effects: Vec<Effect>,
 }
 
 impl<M: Machine> State<M> {
-    pub(super) fn new(machine: M, replies: Replies, hands: Hands) -> Self {
+    pub(super) fn new(machine: M, replies: Replies, channels: ExecutorChannels) -> Self {
         let (connections, started) = (HashMap::new(), Instant::now());
-        Self { machine, replies, hands, connections, started, wakes: Moment::ZERO, effects: Vec::new() }
+        Self { machine, replies, channels, connections, started, wakes: Moment::ZERO, effects: Vec::new() }
     }
 
     fn now(&self) -> Moment {
         self.started.elapsed()
     }
 
-    /// How long the state thread may sleep.
-    pub(super) fn rest(&mut self) -> Duration {
+    /// Time until the next tick; the state thread may sleep for this time.
+    pub(super) fn time_to_tick(&mut self) -> Duration {
         let now = self.now();
         self.wakes = self.machine.next_tick().unwrap_or(Moment::MAX).min(now + IDLE);
         self.wakes.saturating_sub(now)
     }
 
-    /// Whether there is something to do before the state thread wakes by itself.
-    pub(super) fn is_due_before_known(&self) -> bool {
+    /// Whether the next tick is earlier than the tick for which the state thread sleeps.
+    pub(super) fn is_tick_moved_forward(&self) -> bool {
         self.machine.next_tick().is_some_and(|due| due < self.wakes)
     }
 
-    /// Does what the time that has passed asks for.
+    /// Carries out all timers that have expired.
     pub(super) fn tick(&mut self) {
         let effects = self.machine.tick(self.now());
         self.apply(effects);
     }
 
-    /// Answers a batch of datagrams: so few that no lease that ends meanwhile is missed. Leaves it empty.
+    /// Processes a batch of datagrams and leaves it empty. A batch is small enough not to delay the end of a lease.
     pub(super) fn answer(&mut self, batch: &mut Vec<Question>) {
         let now = self.now();
         let mut effects = std::mem::take(&mut self.effects);
         batch.iter().for_each(|(_, _, request)| self.machine.prefetch(request));
-        // All are decided on before the first answer is sent: between two system calls the processor forgets.
+        // All requests are processed before the first response is sent: system calls in between would evict the caches.
         for (from, tx, request) in batch.drain(..) {
             effects.extend(self.machine.request(now, Origin::Datagram(from, tx), request));
         }
@@ -67,13 +67,13 @@ impl<M: Machine> State<M> {
         self.effects = effects;
     }
 
-    /// A task is done, or a person wants something.
-    pub(super) fn hear(&mut self, news: TaskOutcome) {
+    /// Processes the outcome of a task or a prompt command.
+    pub(super) fn handle_news(&mut self, news: TaskOutcome) {
         let effects = self.machine.task_outcome(self.now(), news);
         self.apply(effects);
     }
 
-    /// Something has happened to a connection.
+    /// Processes an event of a connection.
     pub(super) fn handle(&mut self, event: Event) {
         let now = self.now();
         let effects = match event {
@@ -109,9 +109,9 @@ impl<M: Machine> State<M> {
             Effect::Event(line) => log::info!(target: limits::EVENT_TARGET, "{line}"),
             Effect::Note(text) => log::info!("{text}"),
             Effect::Warning(text) => log::warn!("{text}"),
-            // Whoever would carry it out has ended, and so will this.
-            Effect::Task(task) => _ = self.hands.tasks.send(task),
-            Effect::Answer(number, answer) => _ = self.hands.answers.send((number, answer)),
+            // A send fails only when the executor has ended, and then the program ends, too.
+            Effect::Task(task) => _ = self.channels.tasks.send(task),
+            Effect::Answer(number, answer) => _ = self.channels.answers.send((number, answer)),
         }
     }
 
@@ -119,7 +119,7 @@ impl<M: Machine> State<M> {
         if let Some(connection) = self.connections.get(&id)
             && !connection.send(outgoing)
         {
-            // Its reader ends now and reports it closed.
+            // The connection was closed; its reader reports `Event::Closed` when it ends.
             self.connections.remove(&id);
         }
     }
