@@ -133,7 +133,7 @@ impl Server {
         let spawned = self.threads.spawn("serve-out", move || {
             let _writing = writing;
             let serves = port.map(|port| SocketAddr::new(from.ip(), port));
-            if let Err(error) = Answers::new(&server, writer, from, serves).run(&queued) {
+            if let Err(error) = ResponseWriter::new(&server, writer, from, serves).run(&queued) {
                 log::debug!("answering {from}: {error}");
             }
             // Whatever ended the writing ends the reading.
@@ -256,7 +256,7 @@ impl Subscription {
 }
 
 /// The writing thread of a connection.
-struct Answers<'a> {
+struct ResponseWriter<'a> {
     server: &'a Server,
     writer: LinkWriter,
     from: SocketAddr,
@@ -270,7 +270,7 @@ struct Answers<'a> {
     told: Instant,
 }
 
-impl Drop for Answers<'_> {
+impl Drop for ResponseWriter<'_> {
     fn drop(&mut self) {
         self.subscriptions.iter().for_each(|subscription| {
             self.server.visitors.leave(self.visitor, subscription.file);
@@ -278,7 +278,7 @@ impl Drop for Answers<'_> {
     }
 }
 
-impl<'a> Answers<'a> {
+impl<'a> ResponseWriter<'a> {
     fn new(server: &'a Server, writer: LinkWriter, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
         let visitor = server.visitors.name();
         let (subscriptions, pace) = (Vec::new(), None);
