@@ -10,7 +10,7 @@ use shoal::content::limits::{CONNECTIONS_MAX, OUTBOX};
 use shoal::daemon::hub::{Hands, Hub, HubConfig};
 use shoal::daemon::peer::{ServeOptions, serve};
 use shoal::daemon::seeder::{self, SeederConfig};
-use shoal::daemon::shelf::Shelf;
+use shoal::daemon::shelf::Offers;
 use shoal::daemon::watch::Unwatched;
 use shoal::net::{Listener, Shutdown, Threads, Timeouts, side_by_side};
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
@@ -68,7 +68,7 @@ fn serving(dir: &std::path::Path) {
     let bytes = random_bytes(1, 100_000);
     let path = write(dir, "served", &bytes);
     let file = WholeFile::publish(&path, Some(16_384), &|_| (), &|| false).unwrap();
-    let (threads, shutdown, shelf) = (Threads::new(), Shutdown::new(), Shelf::new());
+    let (threads, shutdown, shelf) = (Threads::new(), Shutdown::new(), Offers::new());
     shelf.put(file.id(), Arc::new(file));
     let listener = Listener::bind(any_port()).unwrap();
     let address = listener.address();

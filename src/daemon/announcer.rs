@@ -6,7 +6,7 @@
 
 use super::error::{DaemonError, Fault};
 use super::next_step;
-use super::shelf::{Offer, Shelf};
+use super::shelf::{Offer, Offers};
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
 use crate::net::{AskError, Asker, Shutdown, Threads};
@@ -45,7 +45,7 @@ impl Announcer {
     pub fn start(
         tracker: SocketAddr,
         registration: Registration,
-        shelf: Shelf,
+        offers: Offers,
         timeout: Option<Duration>,
         failures: Sender<DaemonError>,
         threads: &Threads,
@@ -57,7 +57,7 @@ impl Announcer {
         let mut worker = Worker {
             asker,
             registration,
-            shelf,
+            offers,
             announced: HashMap::new(),
             full: false,
             token: token.clone(),
@@ -133,7 +133,7 @@ impl Outage {
 struct Worker {
     asker: Asker,
     registration: Registration,
-    shelf: Shelf,
+    offers: Offers,
     /// The files that the tracker knows of, and how much of each.
     announced: HashMap<(FileId, FileName), u32>,
     /// The tracker has said that it takes no more files.
@@ -203,7 +203,7 @@ impl Worker {
         let mut told = false;
         // What has changed on the disk is not what was announced, and is not served.
         let (offers, changed): (Vec<Offer>, Vec<Offer>) =
-            self.shelf.offers().into_iter().partition(|offer| offer.source.is_intact());
+            self.offers.list().into_iter().partition(|offer| offer.source.is_intact());
         for Offer { file, .. } in changed {
             if self.announced.contains_key(&(file.id, file.name.clone())) {
                 log::warn!("{} has changed since it was hashed and is offered no more", file.name);

@@ -9,7 +9,7 @@ use super::error::DaemonError;
 use super::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
 use super::next_step;
 use super::peer::{ServeOptions, serve};
-use super::shelf::Shelf;
+use super::shelf::Offers;
 use super::tracker_session::{self, SessionConfig, SessionEvent};
 use super::watch::Watch;
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
@@ -164,9 +164,9 @@ fn serve_and_fetch(
     let address = listener.address();
     let set = SetKey { set: config.set.clone(), count: folder.count() };
     let key = FileId::of_set(&set.set, set.count);
-    let shelf = Shelf::new();
-    shelf.put(key, folder.clone());
-    serve(listener, shelf.clone(), &config.serve, None, threads, shutdown)?;
+    let offers = Offers::new();
+    offers.put(key, folder.clone());
+    serve(listener, offers.clone(), &config.serve, None, threads, shutdown)?;
     log::info!("{} listening on {address}", config.name);
     let held = folder.held();
     log::info!("{} holds {} of {} chunks", folder.path().display(), held.len(), set.count);
@@ -190,7 +190,7 @@ fn serve_and_fetch(
     }
     let (keep, kept) = bounded(COMMIT_MOST);
     let committed = commit_kept(folder.clone(), kept, threads)?;
-    let mut state = State::new(config, set, key, folder, shelf, have, keep, events, threads, shutdown);
+    let mut state = State::new(config, set, key, folder, offers, have, keep, events, threads, shutdown);
     let result = state.run(&said, &received, &committed, shutdown);
     // Before the state goes, and with it the queue to the tracker: the session is to see an end that is wanted.
     shutdown.trigger();
@@ -208,7 +208,7 @@ struct State<'a> {
     config: &'a ClientConfig,
     set: SetKey,
     folder: Arc<ChunkFolder>,
-    shelf: Shelf,
+    offers: Offers,
     agreed: Arc<Agreed>,
     fetch: Fetch,
     started: Instant,
@@ -240,7 +240,7 @@ impl<'a> State<'a> {
         set: SetKey,
         key: FileId,
         folder: Arc<ChunkFolder>,
-        shelf: Shelf,
+        offers: Offers,
         have: HaveMap,
         kept: Sender<Loose>,
         events: Sender<SourceEvent>,
@@ -266,7 +266,7 @@ impl<'a> State<'a> {
             set,
             fetch: Fetch::new(job, have, false, events, threads, shutdown),
             folder,
-            shelf,
+            offers,
             agreed,
             started: Instant::now(),
             joined: None,
@@ -375,7 +375,7 @@ impl<'a> State<'a> {
             SessionEvent::Manifest(manifest) => {
                 let id = manifest.id();
                 self.folder.set_manifest(manifest);
-                self.shelf.put(id, self.folder.clone());
+                self.offers.put(id, self.folder.clone());
                 log::info!("serving the set {} as a file with id {id}", self.set.set);
             }
             SessionEvent::Said(response) => self.listen(response)?,
@@ -451,7 +451,7 @@ impl<'a> State<'a> {
         if let Some(manifest) = self.folder.manifest()
             && manifest.digest(index) != Some(claim.sha256)
         {
-            self.shelf.take(manifest.id());
+            self.offers.take(manifest.id());
             self.folder.unset_manifest();
         }
     }
@@ -570,7 +570,7 @@ impl<'a> State<'a> {
     }
 
     fn may_leave(&mut self) -> bool {
-        let (served, now) = (self.shelf.served().load(Ordering::Relaxed), self.now());
+        let (served, now) = (self.offers.served().load(Ordering::Relaxed), self.now());
         if served != self.served.0 {
             self.served = (served, now);
         }

@@ -9,7 +9,7 @@ use super::finder::TrackerFinder;
 use super::peer::{Met, ServeOptions, serve};
 use super::relay::Relay;
 use super::seeder::default_name;
-use super::shelf::{Offer, Shelf};
+use super::shelf::{Offer, Offers};
 use super::transfer::{self, Beside, Downloaded, Located, Order, Start};
 use super::watch::Watch;
 use crate::content::EntityName;
@@ -136,7 +136,7 @@ impl Leecher<'_> {
         source: Arc<dyn ChunkSource>,
     ) -> Result<Option<Serving>, DaemonError> {
         let (Some(listener), Some(config)) = (listener, &self.config.stay) else { return Ok(None) };
-        let (address, shelf) = (listener.address(), Shelf::new());
+        let (address, shelf) = (listener.address(), Offers::new());
         let relay = shelf.relay().clone();
         shelf.offer(Offer { file: located.file.file.clone(), source });
         let (met, meeting) = bounded(QUEUE);

@@ -6,7 +6,7 @@
 
 use super::pacing::Held;
 use super::relay::{Arriving, Listening, Piece, Sending};
-use super::shelf::{Offer, Shelf};
+use super::shelf::{Offer, Offers};
 use super::upload_limit::{Place, UploadLimit};
 use super::visitors::{VisitorId, Visitors, Welcome};
 use crate::content::limits::{self, NEWS_PAUSE, PROTOCOL_VERSION, SERVE_QUEUE};
@@ -65,7 +65,7 @@ impl Default for ServeOptions {
 
 /// What the threads of a server share.
 struct Server {
-    shelf: Shelf,
+    offers: Offers,
     limit: Option<UploadLimit>,
     timeouts: Timeouts,
     met: Option<Sender<Met>>,
@@ -83,7 +83,7 @@ struct Server {
 /// When no thread can be spawned.
 pub fn serve(
     listener: Listener,
-    shelf: Shelf,
+    offers: Offers,
     options: &ServeOptions,
     met: Option<Sender<Met>>,
     threads: &Threads,
@@ -91,7 +91,7 @@ pub fn serve(
 ) -> io::Result<()> {
     let limit = (options.upload_limit > 0).then(|| UploadLimit::new(options.upload_limit));
     let server = Arc::new(Server {
-        shelf,
+        offers,
         limit,
         timeouts: options.timeouts,
         met,
@@ -204,7 +204,7 @@ impl Server {
 
     /// Where there are several stripes, waits until it is somebody's turn to be given so much.
     fn take_turns(&self, file: FileId, taker: Option<SocketAddr>, bytes: u64) {
-        let wait = taker.map(|taker| self.shelf.relay().pacing().give(file, taker, bytes));
+        let wait = taker.map(|taker| self.offers.relay().pacing().give(file, taker, bytes));
         if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
             self.shutdown.wait(wait);
         }
@@ -397,7 +397,7 @@ impl<'a> ResponseWriter<'a> {
     }
 
     fn manifest(&mut self, file: FileId) -> Result<(), LinkError> {
-        let Some(manifest) = self.server.shelf.get(file).and_then(|source| source.manifest()) else {
+        let Some(manifest) = self.server.offers.get(file).and_then(|source| source.manifest()) else {
             return self.refuse(ErrorCode::NotFound, format!("no manifest of {file} here"), None);
         };
         let (payload, layout) = (manifest.payload(), manifest.layout());
@@ -415,7 +415,7 @@ impl<'a> ResponseWriter<'a> {
         let asked = |offer: &Offer| {
             name.is_none_or(|name| offer.file.name == *name) && id.is_none_or(|id| offer.file.id == id)
         };
-        let offers = self.server.shelf.offers().into_iter().filter(asked).take(FILES_MAX);
+        let offers = self.server.offers.list().into_iter().filter(asked).take(FILES_MAX);
         let files: Vec<OfferedFile> = offers
             .map(|Offer { file, source }| OfferedFile { file, held: source.progress().held() })
             .collect();
@@ -428,10 +428,10 @@ impl<'a> ResponseWriter<'a> {
         // A download may stand beside chunks that are kept for others: together they have more.
         let mut map: Option<HaveMap> = None;
         let known = self.subscriptions.iter().any(|subscription| subscription.file == file);
-        for source in self.server.shelf.all(file) {
+        for source in self.server.offers.all(file) {
             // Only who passes on what it gets can make use of what is coming, and is told of it once.
             let coming = match self.serves {
-                Some(_) if !known && map.is_none() => self.server.shelf.relay().listen(file),
+                Some(_) if !known && map.is_none() => self.server.offers.relay().listen(file),
                 _ => Listening::to_nothing(),
             };
             let (subscription, have) = Subscription::new(file, source, coming);
@@ -480,7 +480,7 @@ impl<'a> ResponseWriter<'a> {
     fn look_again(&mut self) -> Result<(), LinkError> {
         let files: BTreeSet<FileId> = self.subscriptions.iter().map(|one| one.file).collect();
         for file in files {
-            for source in self.server.shelf.all(file) {
+            for source in self.server.offers.all(file) {
                 let is_known = |one: &Subscription| Arc::ptr_eq(&one.source, &source);
                 let full = self.subscriptions.len() >= SUBSCRIPTIONS_MAX;
                 if full || self.subscriptions.iter().any(is_known) {
@@ -502,22 +502,22 @@ impl<'a> ResponseWriter<'a> {
     }
 
     fn chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), LinkError> {
-        self.server.shelf.served().fetch_add(1, Ordering::Relaxed);
+        self.server.offers.served().fetch_add(1, Ordering::Relaxed);
         let subscriptions = self.subscriptions.iter_mut().filter(|one| one.file == file);
         subscriptions.for_each(|subscription| subscription.coming.asked());
         self.hold_pace(file);
-        let Some(stored) = self.server.shelf.stored(file, index) else {
+        let Some(stored) = self.server.offers.stored(file, index) else {
             return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), Some(index));
         };
         let hints = self.server.visitors.asked(self.visitor, file, index);
         self.hint(file, hints)?;
         let mut stored = stored;
         if matches!(stored, Err(StoreError::Missing(_))) {
-            if let Some(arriving) = self.server.shelf.relay().get(file, index) {
+            if let Some(arriving) = self.server.offers.relay().get(file, index) {
                 return self.pass_on(file, index, &arriving);
             }
             // It may have come to its end just now.
-            stored = self.server.shelf.stored(file, index).unwrap_or(stored);
+            stored = self.server.offers.stored(file, index).unwrap_or(stored);
         }
         let stored = match stored {
             Ok(stored) => stored,
@@ -541,7 +541,7 @@ impl<'a> ResponseWriter<'a> {
         let Some(_place) = server.place() else { return Err(LinkError::Closed) };
         // A part file is written to all the time; what is complete must stay as it is, or the rest is not sent.
         let looks = |file: &File| file.metadata().ok().map(|found| (found.len(), found.modified().ok()));
-        let whole = server.shelf.get(file).is_some_and(|source| source.progress().is_complete());
+        let whole = server.offers.get(file).is_some_and(|source| source.progress().is_complete());
         let looked = whole.then(|| looks(&stored.file));
         let taker = self.serves;
         let pace = |bytes| {
@@ -562,7 +562,7 @@ impl<'a> ResponseWriter<'a> {
     fn hold_pace(&mut self, file: FileId) {
         let is_held = self.pace.as_ref().is_some_and(|held| held.file() == file);
         if self.server.visitors.is_split(file) != is_held {
-            self.pace = (!is_held).then(|| self.server.shelf.relay().pacing().hold(file));
+            self.pace = (!is_held).then(|| self.server.offers.relay().pacing().hold(file));
         }
     }
 
@@ -570,7 +570,7 @@ impl<'a> ResponseWriter<'a> {
     /// is not its fault.
     fn sends(&self, file: FileId) -> Option<Sending> {
         let to = self.serves.filter(|_| self.server.limit.is_none());
-        to.map(|to| self.server.shelf.relay().send_to(file, to))
+        to.map(|to| self.server.offers.relay().send_to(file, to))
     }
 
     /// Sends a chunk while it is being received. If it is lost, so is this connection: what has been said of the

@@ -7,7 +7,7 @@ use super::announcer::Announcer;
 use super::error::{DaemonError, Fault};
 use super::next_step::{self, quoted};
 use super::peer::{ServeOptions, serve};
-use super::shelf::{Offer, Shelf};
+use super::shelf::{Offer, Offers};
 use super::watch::Watch;
 use crate::content::limits::FOLDER_LOOK;
 use crate::content::{EntityName, FileName};
@@ -79,7 +79,7 @@ fn serve_until(
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> Result<(), DaemonError> {
-    let (address, shelf) = (listener.address(), Shelf::new());
+    let (address, shelf) = (listener.address(), Offers::new());
     shelf.offer(offer_of(&name, &file));
     serve(listener, shelf.clone(), &config.serve, None, threads, shutdown)?;
     log::info!("seeder listening on {address}");
@@ -118,7 +118,7 @@ fn offer_of(name: &FileName, file: &Arc<WholeFile>) -> Offer {
 struct Kept<'a> {
     config: &'a SeederConfig,
     name: FileName,
-    shelf: Shelf,
+    shelf: Offers,
     announcer: Announcer,
     file: Arc<WholeFile>,
     /// What the path led to when the file was hashed.

@@ -30,13 +30,13 @@ struct Contents {
 
 /// What a peer serves. Clones are the same shelf.
 #[derive(Clone, Default)]
-pub struct Shelf {
+pub struct Offers {
     contents: Arc<RwLock<Contents>>,
     served: Arc<AtomicU64>,
     relay: Relay,
 }
 
-impl Shelf {
+impl Offers {
     /// An empty shelf.
     pub fn new() -> Self {
         Self::default()
@@ -87,7 +87,7 @@ impl Shelf {
     }
 
     /// What is offered, by name.
-    pub fn offers(&self) -> Vec<Offer> {
+    pub fn list(&self) -> Vec<Offer> {
         self.read().offers.values().cloned().collect()
     }
 
@@ -183,20 +183,20 @@ mod tests {
 
     #[test]
     fn what_has_most_is_served_and_each_chunk_by_whoever_has_it() {
-        let (shelf, id) = (Shelf::new(), FileId([7; 32]));
-        let from = |index| shelf.stored(id, ChunkIndex(index)).map(|stored| stored.ok().map(|at| at.length));
-        assert!(shelf.get(id).is_none() && from(0).is_none());
-        shelf.put(id, source(4, &[3], 1));
-        assert_eq!(shelf.get(id).unwrap().progress().held(), 1);
+        let (offers, id) = (Offers::new(), FileId([7; 32]));
+        let from = |index| offers.stored(id, ChunkIndex(index)).map(|stored| stored.ok().map(|at| at.length));
+        assert!(offers.get(id).is_none() && from(0).is_none());
+        offers.put(id, source(4, &[3], 1));
+        assert_eq!(offers.get(id).unwrap().progress().held(), 1);
         let file = FileSummary { id, name: FileName::new("f").unwrap(), size: 4, chunks: 4 };
-        shelf.offer(Offer { file: file.clone(), source: source(4, &[0, 1], 2) });
-        assert_eq!(shelf.get(id).unwrap().progress().held(), 2);
+        offers.offer(Offer { file: file.clone(), source: source(4, &[0, 1], 2) });
+        assert_eq!(offers.get(id).unwrap().progress().held(), 2);
         assert_eq!((from(0), from(2), from(3)), (Some(Some(2)), Some(None), Some(Some(1))));
-        shelf.offer(Offer { file: file.clone(), source: source(4, &[0, 1, 2, 3], 3) });
+        offers.offer(Offer { file: file.clone(), source: source(4, &[0, 1, 2, 3], 3) });
         assert_eq!((from(0), from(3)), (Some(Some(3)), Some(Some(3))));
-        shelf.withdraw(&file.name);
+        offers.withdraw(&file.name);
         assert_eq!((from(0), from(3)), (Some(None), Some(Some(1))));
-        shelf.take(id);
-        assert!(shelf.get(id).is_none());
+        offers.take(id);
+        assert!(offers.get(id).is_none());
     }
 }

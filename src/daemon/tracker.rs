@@ -9,7 +9,7 @@ use super::hub::{Hands, Hub, HubConfig, draw, secret};
 use super::keeper::{Keeper, KeeperChannels, KeeperConfig};
 use super::next_step;
 use super::peer::{ServeOptions, serve};
-use super::shelf::Shelf;
+use super::shelf::Offers;
 use super::watch::Watch;
 use crate::content::EntityName;
 use crate::content::limits::{self, TRACKER_ENTITY};
@@ -173,7 +173,7 @@ fn keep_files(
         rebuild: keep.rebuild,
     };
     tracker.keep(rules, Remembered { files, volunteers, held, forgotten }, random);
-    let shelf = Shelf::new();
+    let shelf = Offers::new();
     let (tasks, given) = unbounded();
     let (tell, news) = unbounded();
     let (answer, answers) = unbounded();

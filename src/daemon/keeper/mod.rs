@@ -19,7 +19,7 @@ mod workers;
 
 use super::DaemonError;
 use super::fetch::Conversations;
-use super::shelf::Shelf;
+use super::shelf::Offers;
 use super::watch::Watch;
 use crate::content::limits::RECEIVE_MEMORY;
 use crate::content::{FileId, Manifest};
@@ -45,7 +45,7 @@ pub struct KeeperConfig {
     /// The chunks that have come back.
     pub store: ReplicaStore,
     /// Where everything that is here can be had.
-    pub shelf: Shelf,
+    pub shelf: Offers,
     /// Sees the hashing.
     pub watch: Arc<dyn Watch>,
     /// How long volunteers are waited for.
@@ -70,7 +70,7 @@ struct Inner {
     folder: Option<Arc<SharedFolder>>,
     catalogue: Arc<dyn Catalogue>,
     store: ReplicaStore,
-    shelf: Shelf,
+    shelf: Offers,
     watch: Arc<dyn Watch>,
     /// The files in the catalogue.
     known: Mutex<HashMap<FileId, KeptFile>>,

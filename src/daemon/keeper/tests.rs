@@ -38,7 +38,7 @@ impl Watch for Titles {
 }
 
 struct Running {
-    shelf: Shelf,
+    shelf: Offers,
     catalogue: Arc<dyn Catalogue>,
     titles: Arc<Titles>,
     tasks: Sender<Task>,
@@ -58,7 +58,7 @@ impl Running {
         fs::create_dir_all(&files).unwrap();
         let ((tasks, todo), (tell, news)) = (unbounded(), unbounded());
         let (failures, failed) = bounded(1);
-        let (shelf, titles) = (Shelf::new(), Arc::new(Titles::default()));
+        let (shelf, titles) = (Offers::new(), Arc::new(Titles::default()));
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         let config = KeeperConfig {
             files: Some(files.clone()),
@@ -179,7 +179,7 @@ impl Volunteers {
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         let serving = |source: Option<Arc<dyn ChunkSource>>| {
             let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-            let (address, shelf) = (listener.address(), Shelf::new());
+            let (address, shelf) = (listener.address(), Offers::new());
             source.into_iter().for_each(|source| shelf.put(id, source));
             serve(listener, shelf, &ServeOptions::default(), None, &threads, &shutdown).unwrap();
             address
@@ -211,11 +211,11 @@ fn what_is_in_the_folder_is_published_and_what_changes_is_withdrawn() {
     assert_eq!(kept.md5, md5.finish());
     let id = kept.file.id;
     assert_eq!(running.catalogue.load().unwrap().files[0].kept, *kept);
-    assert_eq!((running.held(id), running.shelf.offers().len()), (Some(3), 1));
+    assert_eq!((running.held(id), running.shelf.list().len()), (Some(3), 1));
     // A second name alters nothing; when the first goes, it is the file's name.
     put(root.path(), "b", &bytes(1));
     assert_eq!(running.published(), *kept);
-    assert_eq!(running.shelf.offers().len(), 2);
+    assert_eq!(running.shelf.list().len(), 2);
     fs::remove_file(root.path().join("files/a")).unwrap();
     let renamed = running.published();
     assert_eq!((renamed.file.name.clone(), renamed.file.id), (name("b"), id));
@@ -299,7 +299,7 @@ fn a_catalogue_that_cannot_be_written_ends_the_tracker_and_nothing_is_acknowledg
     let audit = Task::Audit { volunteer: V, from, file: FileId([1; 32]), index: ChunkIndex(0) };
     assert!(matches!(running.ask(audit), News::Audited(_, _, _, Verdict::Unknown)));
     assert_eq!(running.failed.recv_timeout(PATIENCE).unwrap().fault, Fault::FileAccess);
-    assert!(running.shelf.offers().is_empty());
+    assert!(running.shelf.list().is_empty());
     assert_eq!(running.stop(), []);
 }
 
@@ -465,7 +465,7 @@ fn a_file_is_adopted_by_what_a_volunteer_knows_and_forgotten() {
         assert_eq!(running.hear(), News::Dropped(id, Vec::new()));
         assert!(running.shelf.get(id).is_none());
     }
-    assert!(running.shelf.offers().is_empty());
+    assert!(running.shelf.list().is_empty());
     assert!(!root.path().join(format!("state/chunks/{id}")).exists());
     assert_eq!(running.stop(), []);
     // It is still in the folder, and so it is kept again.

@@ -28,7 +28,7 @@ impl FolderWatch {
         let mut watch = Self { inner: inner.clone(), own_log, unreadable: false };
         inner.threads.spawn("folder", move || {
             watch.look();
-            let offers = watch.inner.shelf.offers().len();
+            let offers = watch.inner.offers.list().len();
             log::info!("sharing {offers} files of {}", watch.inner.folder.path().display());
             while !watch.inner.shutdown.wait(FOLDER_LOOK) {
                 watch.look();
@@ -76,12 +76,12 @@ pub(super) fn apply(inner: &Inner, change: FolderChange) {
     match change {
         FolderChange::Added(SharedFile { name, file, id, size, chunks }) => {
             let summary = FileSummary { id, name: name.clone(), size, chunks };
-            inner.shelf.offer(Offer { file: summary, source: file });
+            inner.offers.offer(Offer { file: summary, source: file });
             log::info!("sharing {name}, {size} bytes, id {id}");
         }
         FolderChange::Removed { name, id } => {
             // Something else may have taken its place since.
-            inner.shelf.withdraw_file(&name, id);
+            inner.offers.withdraw_file(&name, id);
             log::info!("{name} is gone or has changed and is not shared any more");
         }
         FolderChange::Skipped { name, why } => log::warn!("{name} is not shared: {why}"),

@@ -15,7 +15,7 @@ use super::error::DaemonError;
 use super::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use super::lookup::Query;
 use super::peer::{Met, ServeOptions, serve};
-use super::shelf::Shelf;
+use super::shelf::Offers;
 use super::tracker_session::{self, SessionConfig, SessionEvent};
 use super::volunteer::{Surroundings, Volunteer, VolunteerConfig};
 use super::watch::Watch;
@@ -66,7 +66,7 @@ struct Inner {
     config: MemberConfig,
     port: u16,
     folder: SharedFolder,
-    shelf: Shelf,
+    offers: Offers,
     peers: Peers,
     /// Whether the manager has told of peers yet.
     told: Mutex<bool>,
@@ -109,9 +109,9 @@ impl Member {
     ) -> Result<Self, DaemonError> {
         let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-transfer_port PORT"))?;
         let folder = SharedFolder::open(&config.folder)?;
-        let (address, shelf) = (listener.address(), Shelf::new());
+        let (address, offers) = (listener.address(), Offers::new());
         let (met, meeting) = bounded(QUEUE);
-        serve(listener, shelf.clone(), &config.serve, Some(met), threads, shutdown)?;
+        serve(listener, offers.clone(), &config.serve, Some(met), threads, shutdown)?;
         log::info!("{} listening on {address}", config.name);
         let (failures, failed) = bounded(1);
         let registration =
@@ -121,7 +121,7 @@ impl Member {
             Announcer::start(
                 tracker,
                 registration,
-                shelf.clone(),
+                offers.clone(),
                 config.timeout,
                 failures,
                 threads,
@@ -137,9 +137,17 @@ impl Member {
             tracker_session::start(session, says, threads, shutdown)?;
         }
         let lend = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
-            let (shelf, failures) = (shelf.clone(), failures.clone());
-            let beside =
-                Surroundings { tracker, registration, shelf, timeout, timeouts, failures, threads, shutdown };
+            let (offers, failures) = (offers.clone(), failures.clone());
+            let beside = Surroundings {
+                tracker,
+                registration,
+                shelf: offers,
+                timeout,
+                timeouts,
+                failures,
+                threads,
+                shutdown,
+            };
             Volunteer::start(volunteer, beside)
         };
         if config.volunteer.is_some() && config.tracker.is_none() {
@@ -152,7 +160,7 @@ impl Member {
         let inner = Arc::new(Inner {
             port: address.port(),
             folder,
-            shelf,
+            offers,
             peers: Peers::default(),
             told: Mutex::new(false),
             announcer,
@@ -214,7 +222,7 @@ impl Member {
 
     /// What is offered here, whole and partial.
     pub fn mine(&self) -> Vec<super::shelf::Offer> {
-        self.inner.shelf.offers()
+        self.inner.offers.list()
     }
 
     /// What lends space to the tracker, if anything does.

@@ -265,7 +265,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
             drop(routes);
             // Either the whole file takes its place, or there is nobody any more who would complete it.
             if let (Some(name), Err(_)) = (&offered, &result) {
-                inner.shelf.withdraw(name);
+                inner.offers.withdraw(name);
                 // What was to be replaced is still there.
                 if let Some(before) = inner.folder.by_name(name) {
                     apply(inner, FolderChange::Added(before));
@@ -342,7 +342,7 @@ fn outage(inner: &Inner, order: &Order) -> Outage {
 /// Offers what is there of a file while it is being got.
 fn offer(inner: &Inner, name: FileName, file: &Downloaded, part: &Arc<PartFile>) -> FileName {
     let file = FileSummary { name: name.clone(), ..file.file.clone() };
-    inner.shelf.offer(Offer { file, source: part.clone() });
+    inner.offers.offer(Offer { file, source: part.clone() });
     inner.nudge();
     name
 }
@@ -352,6 +352,6 @@ fn beside(inner: &Inner, file: &Downloaded) -> (Sender<Met>, Beside) {
     let (met, meeting) = bounded(QUEUE);
     let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
     routes.push((file.file.id, met.clone()));
-    let (relay, threads) = (inner.shelf.relay().clone(), inner.threads.clone());
+    let (relay, threads) = (inner.offers.relay().clone(), inner.threads.clone());
     (met, Beside { relay: Some(relay), port: Some(inner.port), met: Some(meeting), threads })
 }

@@ -14,7 +14,7 @@ mod report;
 mod state;
 
 use super::error::DaemonError;
-use super::shelf::Shelf;
+use super::shelf::Offers;
 use super::tracker_session::{self, SessionConfig};
 use crate::content::FileId;
 use crate::content::limits::{CONVERSATION_IDLE, COPY_WORKERS, ORDERS_MAX};
@@ -49,7 +49,7 @@ pub struct Surroundings<'a> {
     /// As whom, and where it serves.
     pub registration: Registration,
     /// What it serves from.
-    pub shelf: Shelf,
+    pub shelf: Offers,
     /// How long to wait for a tracker that does not answer.
     pub timeout: Option<Duration>,
     /// How long the tracker and sources of copies are waited for within a connection.
@@ -214,7 +214,7 @@ struct Done {
 /// What the workers have in common.
 struct Hands {
     store: Arc<ReplicaStore>,
-    shelf: Shelf,
+    shelf: Offers,
     /// Held while the shelf is put in step with the store, so that the last word on a file is the right one.
     shelving: Mutex<()>,
 }
