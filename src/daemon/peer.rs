@@ -8,7 +8,7 @@ use super::pacing::Held;
 use super::relay::{Arriving, Listening, Piece, Sending};
 use super::shelf::{Offer, Offers};
 use super::upload_limit::{Place, UploadLimit};
-use super::visitors::{VisitorId, Visitors, Welcome};
+use super::visitors::{SubscriberId, Subscribers, Welcome};
 use crate::content::limits::{self, NEWS_PAUSE, PROTOCOL_VERSION, SERVE_QUEUE};
 use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
 use crate::net::link::halves;
@@ -69,7 +69,7 @@ struct Server {
     limit: Option<UploadLimit>,
     timeouts: Timeouts,
     met: Option<Sender<Met>>,
-    visitors: Visitors,
+    subscribers: Subscribers,
     /// Files that something is wrong with, which has been said.
     complained: Mutex<BTreeSet<FileId>>,
     threads: Threads,
@@ -95,7 +95,7 @@ pub fn serve(
         limit,
         timeouts: options.timeouts,
         met,
-        visitors: Visitors::default(),
+        subscribers: Subscribers::default(),
         complained: Mutex::default(),
         threads: threads.clone(),
         shutdown: shutdown.clone(),
@@ -261,7 +261,7 @@ struct ResponseWriter<'a> {
     writer: LinkWriter,
     from: SocketAddr,
     /// Who it is, and where it serves, if it does.
-    visitor: VisitorId,
+    subscriber: SubscriberId,
     serves: Option<SocketAddr>,
     subscriptions: Vec<Subscription>,
     /// The pace of a file that is dealt out from here in several stripes.
@@ -273,16 +273,16 @@ struct ResponseWriter<'a> {
 impl Drop for ResponseWriter<'_> {
     fn drop(&mut self) {
         self.subscriptions.iter().for_each(|subscription| {
-            self.server.visitors.leave(self.visitor, subscription.file);
+            self.server.subscribers.leave(self.subscriber, subscription.file);
         });
     }
 }
 
 impl<'a> ResponseWriter<'a> {
     fn new(server: &'a Server, writer: LinkWriter, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
-        let visitor = server.visitors.name();
+        let subscriber = server.subscribers.name();
         let (subscriptions, pace) = (Vec::new(), None);
-        Self { server, writer, from, visitor, serves, subscriptions, pace, told: Instant::now() }
+        Self { server, writer, from, subscriber, serves, subscriptions, pace, told: Instant::now() }
     }
 
     fn run(mut self, requests: &Receiver<PeerRequest>) -> Result<(), LinkError> {
@@ -366,11 +366,11 @@ impl<'a> ResponseWriter<'a> {
             PeerRequest::Have { file } => self.have(file),
             PeerRequest::Chunk { file, index } => self.chunk(file, index),
             PeerRequest::Overtake { file, stripe, sure } => {
-                self.server.visitors.overtake(self.visitor, file, usize::from(stripe), sure);
+                self.server.subscribers.overtake(self.subscriber, file, usize::from(stripe), sure);
                 Ok(())
             }
             PeerRequest::Slow { file, peer } => {
-                self.server.visitors.found_slow(self.visitor, file, peer);
+                self.server.subscribers.found_slow(self.subscriber, file, peer);
                 Ok(())
             }
             PeerRequest::Files { name, id } => self.files(name.as_ref(), id),
@@ -451,7 +451,7 @@ impl<'a> ResponseWriter<'a> {
         let mut welcome = None;
         if let (Some(subscription), Some(address)) = (new, self.serves) {
             let Welcome { peers, hints, upstream } =
-                self.server.visitors.join(self.visitor, address, file, &map);
+                self.server.subscribers.join(self.subscriber, address, file, &map);
             welcome = Some((peers, hints));
             subscription.upstream = upstream;
         }
@@ -509,7 +509,7 @@ impl<'a> ResponseWriter<'a> {
         let Some(stored) = self.server.offers.stored(file, index) else {
             return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), Some(index));
         };
-        let hints = self.server.visitors.asked(self.visitor, file, index);
+        let hints = self.server.subscribers.asked(self.subscriber, file, index);
         self.hint(file, hints)?;
         let mut stored = stored;
         if matches!(stored, Err(StoreError::Missing(_))) {
@@ -555,13 +555,13 @@ impl<'a> ResponseWriter<'a> {
         let sending = self.sends(file);
         let _goes = sending.as_ref().map(Sending::goes);
         self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)?;
-        let hints = self.server.visitors.left(self.visitor, file, index);
+        let hints = self.server.subscribers.left(self.subscriber, file, index);
         self.hint(file, hints)
     }
 
     fn hold_pace(&mut self, file: FileId) {
         let is_held = self.pace.as_ref().is_some_and(|held| held.file() == file);
-        if self.server.visitors.is_split(file) != is_held {
+        if self.server.subscribers.is_split(file) != is_held {
             self.pace = (!is_held).then(|| self.server.offers.relay().pacing().hold(file));
         }
     }

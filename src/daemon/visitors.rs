@@ -20,37 +20,38 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const MOVES_MAX: usize = 64;
 
 /// A connection, counted from the first.
-pub type VisitorId = u64;
+pub type SubscriberId = u64;
 
-struct Visitor {
+struct Subscriber {
     address: SocketAddr,
-    /// Learns whom to ask first: another visitor, or this peer.
+    /// Learns whom to ask first: another subscriber, or this peer.
     upstream: Sender<Upstream>,
 }
 
 #[derive(Default)]
-struct Visited {
-    here: HashMap<VisitorId, Visitor>,
+struct FileSubscribers {
+    here: HashMap<SubscriberId, Subscriber>,
     /// What has not left this peer yet, and the trees, if it had the whole file when the first one came.
     origin: Option<Origin>,
 }
 
 struct Origin {
-    fresh: Fresh<VisitorId>,
-    trees: Trees<VisitorId>,
+    fresh: Fresh<SubscriberId>,
+    trees: Trees<SubscriberId>,
 }
 
-impl Visited {
+impl FileSubscribers {
     /// Tells those who have another one ahead of them now.
-    fn tell(&self, moved: impl IntoIterator<Item = Moved<VisitorId>>) {
+    fn tell(&self, moved: impl IntoIterator<Item = Moved<SubscriberId>>) {
         for Moved { who, stripe, stripes, ahead, beyond, second: first, steps, slow, left } in moved {
             let (stripe, stripes, steps) = (stripe as u8, stripes as u8, steps as u32);
-            let address = |id: Option<VisitorId>| id.and_then(|id| self.here.get(&id)).map(|one| one.address);
+            let address =
+                |id: Option<SubscriberId>| id.and_then(|id| self.here.get(&id)).map(|one| one.address);
             let (peer, beyond) = (address(ahead), address(beyond));
-            if let Some(visitor) = self.here.get(&who) {
+            if let Some(subscriber) = self.here.get(&who) {
                 // Who does not read what it is told has other troubles.
                 let upstream = Upstream { peer, beyond, first, stripe, stripes, steps, slow, left };
-                let _ = visitor.upstream.try_send(upstream);
+                let _ = subscriber.upstream.try_send(upstream);
             }
         }
     }
@@ -67,22 +68,22 @@ pub struct Welcome {
 }
 
 #[derive(Default)]
-struct State {
-    files: HashMap<FileId, Visited>,
-    last: VisitorId,
+struct SubscriberTable {
+    files: HashMap<FileId, FileSubscribers>,
+    last: SubscriberId,
 }
 
-/// The visitors of a serving peer.
+/// The subscribers of a serving peer.
 #[derive(Default)]
-pub struct Visitors(Mutex<State>);
+pub struct Subscribers(Mutex<SubscriberTable>);
 
-impl Visitors {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl Subscribers {
+    fn state(&self) -> MutexGuard<'_, SubscriberTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A name for a connection.
-    pub fn name(&self) -> VisitorId {
+    pub fn name(&self) -> SubscriberId {
         let mut state = self.state();
         state.last += 1;
         state.last
@@ -90,40 +91,40 @@ impl Visitors {
 
     /// Somebody who serves at `address` is here for a file, of which this peer has `have`. Returns what it is
     /// to be told.
-    pub fn join(&self, id: VisitorId, address: SocketAddr, file: FileId, have: &HaveMap) -> Welcome {
+    pub fn join(&self, id: SubscriberId, address: SocketAddr, file: FileId, have: &HaveMap) -> Welcome {
         let mut random = fastrand::Rng::new();
         let mut state = self.state();
-        let visited = state.files.entry(file).or_insert_with(|| Visited {
+        let entry = state.files.entry(file).or_insert_with(|| FileSubscribers {
             here: HashMap::new(),
             origin: have.is_complete().then(|| Origin {
                 fresh: Fresh::new(have, &mut random),
                 trees: Trees::new(trees::line_max(have.count()), trees::STRIPES),
             }),
         });
-        let others = visited.here.values().map(|visitor| visitor.address);
+        let others = entry.here.values().map(|subscriber| subscriber.address);
         let peers = random.choose_multiple(others.filter(|other| *other != address), PEERS_NAMED);
         let (teller, upstream) = bounded(MOVES_MAX);
-        visited.here.insert(id, Visitor { address, upstream: teller });
-        let moved = visited.origin.as_mut().map(|origin| origin.trees.join(id)).unwrap_or_default();
-        visited.tell(moved);
-        let hints = visited.origin.as_mut().map(|origin| origin.fresh.join(id)).unwrap_or_default();
+        entry.here.insert(id, Subscriber { address, upstream: teller });
+        let moved = entry.origin.as_mut().map(|origin| origin.trees.join(id)).unwrap_or_default();
+        entry.tell(moved);
+        let hints = entry.origin.as_mut().map(|origin| origin.fresh.join(id)).unwrap_or_default();
         Welcome { peers, hints, upstream }
     }
 
     /// Whether a file is dealt out from here in several stripes.
     pub fn is_split(&self, file: FileId) -> bool {
         let state = self.state();
-        let origin = state.files.get(&file).and_then(|visited| visited.origin.as_ref());
+        let origin = state.files.get(&file).and_then(|entry| entry.origin.as_ref());
         origin.is_some_and(|origin| origin.trees.stripes() > 1)
     }
 
     /// Somebody is kept waiting by the one ahead of it in a stripe.
-    pub fn overtake(&self, id: VisitorId, file: FileId, stripe: usize, sure: bool) {
+    pub fn overtake(&self, id: SubscriberId, file: FileId, stripe: usize, sure: bool) {
         self.rearrange(file, |trees, _| trees.overtake(id, stripe, sure));
     }
 
     /// Somebody finds that the one who serves at `slow`, and whom it gives to, takes that slowly.
-    pub fn found_slow(&self, id: VisitorId, file: FileId, slow: SocketAddr) {
+    pub fn found_slow(&self, id: SubscriberId, file: FileId, slow: SocketAddr) {
         self.rearrange(file, |trees, here| {
             let slow = here.iter().find(|(_, other)| other.address == slow);
             slow.map(|(slow, _)| trees.found_slow(id, *slow)).unwrap_or_default()
@@ -134,40 +135,43 @@ impl Visitors {
     fn rearrange(
         &self,
         file: FileId,
-        change: impl FnOnce(&mut Trees<VisitorId>, &HashMap<VisitorId, Visitor>) -> Vec<Moved<VisitorId>>,
+        change: impl FnOnce(
+            &mut Trees<SubscriberId>,
+            &HashMap<SubscriberId, Subscriber>,
+        ) -> Vec<Moved<SubscriberId>>,
     ) {
         let mut state = self.state();
-        let Some(visited) = state.files.get_mut(&file) else { return };
-        let Visited { here, origin } = visited;
+        let Some(entry) = state.files.get_mut(&file) else { return };
+        let FileSubscribers { here, origin } = entry;
         let moved = origin.as_mut().map(|origin| change(&mut origin.trees, here)).unwrap_or_default();
-        visited.tell(moved);
+        entry.tell(moved);
     }
 
     /// A chunk is asked for. Returns new hints for who asks.
-    pub fn asked(&self, id: VisitorId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
+    pub fn asked(&self, id: SubscriberId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
         let mut state = self.state();
-        let origin = state.files.get_mut(&file).and_then(|visited| visited.origin.as_mut());
+        let origin = state.files.get_mut(&file).and_then(|entry| entry.origin.as_mut());
         origin.map(|origin| origin.fresh.asked(id, index)).unwrap_or_default()
     }
 
     /// A chunk has gone out. Returns new hints for who has got it.
-    pub fn left(&self, id: VisitorId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
+    pub fn left(&self, id: SubscriberId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
         let mut state = self.state();
-        let origin = state.files.get_mut(&file).and_then(|visited| visited.origin.as_mut());
+        let origin = state.files.get_mut(&file).and_then(|entry| entry.origin.as_mut());
         origin.map(|origin| origin.fresh.left(id, index)).unwrap_or_default()
     }
 
     /// A connection has ended.
-    pub fn leave(&self, id: VisitorId, file: FileId) {
+    pub fn leave(&self, id: SubscriberId, file: FileId) {
         let mut state = self.state();
-        let Some(visited) = state.files.get_mut(&file) else { return };
-        visited.here.remove(&id);
-        if let Some(origin) = &mut visited.origin {
+        let Some(entry) = state.files.get_mut(&file) else { return };
+        entry.here.remove(&id);
+        if let Some(origin) = &mut entry.origin {
             origin.fresh.leave(id);
             let moved = origin.trees.leave(id);
-            visited.tell(moved);
+            entry.tell(moved);
         }
-        if visited.here.is_empty() {
+        if entry.here.is_empty() {
             state.files.remove(&file);
         }
     }
@@ -194,22 +198,22 @@ mod tests {
 
     #[test]
     fn who_comes_is_told_of_those_who_are_here_and_hints_differ() {
-        let (visitors, file) = (Visitors::default(), FileId([1; 32]));
+        let (subscribers, file) = (Subscribers::default(), FileId([1; 32]));
         let [one, two] = [7001, 7002].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
-        let (first, second) = (visitors.name(), visitors.name());
-        let Welcome { peers, hints, upstream } = visitors.join(first, one, file, &HaveMap::all(9));
+        let (first, second) = (subscribers.name(), subscribers.name());
+        let Welcome { peers, hints, upstream } = subscribers.join(first, one, file, &HaveMap::all(9));
         assert!(peers.is_empty() && !hints.is_empty());
         assert_eq!(upstream.try_recv(), Ok(FIRST), "it is the first in the line");
-        let other = visitors.join(second, two, file, &HaveMap::all(9));
+        let other = subscribers.join(second, two, file, &HaveMap::all(9));
         assert_eq!(other.peers, [one]);
         assert!(!other.hints.is_empty() && other.hints.iter().all(|index| !hints.contains(index)));
         assert_eq!(other.upstream.try_recv(), Ok(second_behind(one)));
-        visitors.overtake(second, file, 0, true);
+        subscribers.overtake(second, file, 0, true);
         assert_eq!((other.upstream.try_recv(), upstream.try_recv()), (Ok(FIRST), Ok(second_behind(two))));
-        let peers = visitors.join(visitors.name(), two, file, &HaveMap::all(9)).peers;
+        let peers = subscribers.join(subscribers.name(), two, file, &HaveMap::all(9)).peers;
         assert_eq!(peers, [one], "nobody is told of itself");
-        assert!(!visitors.asked(first, file, hints[0]).is_empty());
-        (1..=3).for_each(|id| visitors.leave(id, file));
-        assert!(visitors.state().files.is_empty());
+        assert!(!subscribers.asked(first, file, hints[0]).is_empty());
+        (1..=3).for_each(|id| subscribers.leave(id, file));
+        assert!(subscribers.state().files.is_empty());
     }
 }
