@@ -9,7 +9,7 @@ use super::error::{DaemonError, Fault};
 use super::fetch::{Fetch, FetchNews, Job, TICK};
 use super::finder::{Finder, interrupted};
 use super::lookup::Query;
-use super::peer::Met;
+use super::peer::DiscoveredPeer;
 use super::relay::Relay;
 use super::watch::Watch;
 use crate::content::limits::{DURABLE_INTERVAL, LOOKUP_INTERVAL, LOOKUP_INTERVAL_ALONE, NOTE_INTERVAL};
@@ -49,7 +49,7 @@ pub struct Download<'a> {
     /// Where this peer serves, if it does.
     pub port: Option<u16>,
     /// Peers that have asked this one.
-    pub met: Option<Receiver<Met>>,
+    pub discovered: Option<Receiver<DiscoveredPeer>>,
     /// Gives up when nothing has arrived for so long.
     pub timeout: Option<Duration>,
     /// How long sources are waited for.
@@ -95,7 +95,7 @@ fn run_with(
     threads: &Threads,
     work: &Shutdown,
 ) -> Result<(), DaemonError> {
-    let Download { id, manifest, part, holders, finder, relay, port, met, timeout, timeouts, watch } =
+    let Download { id, manifest, part, holders, finder, relay, port, discovered, timeout, timeouts, watch } =
         download;
     let layout = manifest.layout();
     let (have, _) = part.progress().have();
@@ -128,7 +128,7 @@ fn run_with(
     };
     let alone = Arc::new(AtomicBool::new(true));
     let mut found = find_more(finder, id, alone.clone(), threads, work)?;
-    let mut met = met.unwrap_or_else(never);
+    let mut discovered = discovered.unwrap_or_else(never);
     holders.into_iter().for_each(|holder| state.fetch.add_source(holder, Moment::ZERO));
     let ticks = crossbeam_channel::tick(TICK);
     while !state.fetch.is_complete() {
@@ -146,14 +146,14 @@ fn run_with(
                 holders.into_iter().for_each(|holder| state.fetch.add_source(holder, started.elapsed()));
                 Vec::new()
             }
-            recv(met) -> heard => {
+            recv(discovered) -> heard => {
                 match heard {
-                    Ok(Met { address, file }) if file == id => {
+                    Ok(DiscoveredPeer { address, file }) if file == id => {
                         state.fetch.add_source(address, started.elapsed());
                     }
                     Ok(_) => {}
                     // Nobody will be met any more; a closed channel would be ready all the time.
-                    Err(_) => met = never(),
+                    Err(_) => discovered = never(),
                 }
                 Vec::new()
             }

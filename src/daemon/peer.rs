@@ -39,7 +39,7 @@ const GOT_MAX: usize = 4_096;
 
 /// Somebody who serves as well has asked for a file: it may have, or get, chunks of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Met {
+pub struct DiscoveredPeer {
     /// Where it serves.
     pub address: SocketAddr,
     /// The file.
@@ -68,7 +68,7 @@ struct Server {
     offers: Offers,
     limit: Option<UploadLimit>,
     timeouts: Timeouts,
-    met: Option<Sender<Met>>,
+    discovered: Option<Sender<DiscoveredPeer>>,
     subscribers: Subscribers,
     /// Files that something is wrong with, which has been said.
     complained: Mutex<BTreeSet<FileId>>,
@@ -85,7 +85,7 @@ pub fn serve(
     listener: Listener,
     offers: Offers,
     options: &ServeOptions,
-    met: Option<Sender<Met>>,
+    discovered: Option<Sender<DiscoveredPeer>>,
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
@@ -94,7 +94,7 @@ pub fn serve(
         offers,
         limit,
         timeouts: options.timeouts,
-        met,
+        discovered,
         subscribers: Subscribers::default(),
         complained: Mutex::default(),
         threads: threads.clone(),
@@ -165,7 +165,7 @@ impl Server {
                 Err(error) => return error,
             };
             activity.note();
-            self.note_met(&request, from, port);
+            self.note_discovered(&request, from, port);
             // The queue is short: who asks faster than it reads waits here.
             if requests.send(request).is_err() {
                 return LinkError::Closed;
@@ -173,9 +173,11 @@ impl Server {
         }
     }
 
-    fn note_met(&self, request: &PeerRequest, from: SocketAddr, port: Option<u16>) {
-        if let (PeerRequest::Have { file }, Some(port), Some(met)) = (request, port, &self.met) {
-            let _ = met.try_send(Met { address: SocketAddr::new(from.ip(), port), file: *file });
+    fn note_discovered(&self, request: &PeerRequest, from: SocketAddr, port: Option<u16>) {
+        if let (PeerRequest::Have { file }, Some(port), Some(discovered)) = (request, port, &self.discovered)
+        {
+            let _ = discovered
+                .try_send(DiscoveredPeer { address: SocketAddr::new(from.ip(), port), file: *file });
         }
     }
 

@@ -11,7 +11,7 @@ use super::fetch::Conversation;
 use super::finder::{Finder, find_patiently, interrupted};
 use super::lookup::Query;
 use super::next_step::quoted;
-use super::peer::Met;
+use super::peer::DiscoveredPeer;
 use super::relay::Relay;
 use super::watch::Watch;
 use crate::content::limits::{LOOKUP_INTERVAL_ALONE, VERIFY_SAMPLE};
@@ -360,7 +360,7 @@ pub struct Beside {
     /// Where this peer serves, if it does.
     pub port: Option<u16>,
     /// Peers that have asked this one.
-    pub met: Option<Receiver<Met>>,
+    pub discovered: Option<Receiver<DiscoveredPeer>>,
 }
 
 /// Downloads what is missing and puts the file in place. One of the threads beside it may wait for the disk
@@ -386,7 +386,7 @@ pub fn complete(
         finder,
         relay: beside.relay,
         port: beside.port,
-        met: beside.met,
+        discovered: beside.discovered,
         timeout: order.timeout,
         timeouts: order.timeouts,
         watch,

@@ -14,7 +14,7 @@ use super::announcer::Announcer;
 use super::error::DaemonError;
 use super::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use super::lookup::Query;
-use super::peer::{Met, ServeOptions, serve};
+use super::peer::{DiscoveredPeer, ServeOptions, serve};
 use super::shelf::Offers;
 use super::tracker_session::{self, SessionConfig, SessionEvent};
 use super::volunteer::{Surroundings, Volunteer, VolunteerConfig};
@@ -73,7 +73,7 @@ struct Inner {
     announcer: Option<Announcer>,
     volunteer: Option<Volunteer>,
     /// Where peers that ask for a file are reported while it is being downloaded.
-    routes: Mutex<Vec<(FileId, Sender<Met>)>>,
+    routes: Mutex<Vec<(FileId, Sender<DiscoveredPeer>)>>,
     transfers: Mutex<Vec<Arc<Transfer>>>,
     watch: Arc<dyn Watch>,
     threads: Threads,
@@ -110,8 +110,8 @@ impl Member {
         let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-transfer_port PORT"))?;
         let folder = SharedFolder::open(&config.folder)?;
         let (address, offers) = (listener.address(), Offers::new());
-        let (met, meeting) = bounded(QUEUE);
-        serve(listener, offers.clone(), &config.serve, Some(met), threads, shutdown)?;
+        let (discovered, discoveries) = bounded(QUEUE);
+        serve(listener, offers.clone(), &config.serve, Some(discovered), threads, shutdown)?;
         log::info!("{} listening on {address}", config.name);
         let (failures, failed) = bounded(1);
         let registration =
@@ -182,7 +182,7 @@ impl Member {
             unlisted: never(),
             failures,
         };
-        threads.spawn("member", move || state.run(&said, &meeting))?;
+        threads.spawn("member", move || state.run(&said, &discoveries))?;
         FolderWatch::start(&inner)?;
         Ok(Self { inner, failed })
     }
@@ -314,7 +314,7 @@ struct State {
 }
 
 impl State {
-    fn run(mut self, said: &Receiver<SessionEvent>, meeting: &Receiver<Met>) {
+    fn run(mut self, said: &Receiver<SessionEvent>, discoveries: &Receiver<DiscoveredPeer>) {
         let shutdown = self.inner.shutdown.clone();
         let silence = never();
         // Without a manager nobody holds the other end, which would read as closed all the time.
@@ -335,10 +335,10 @@ impl State {
                     self.unlisted = never();
                     self.warn_unlisted();
                 }
-                recv(meeting) -> met => if let Ok(met) = met {
+                recv(discoveries) -> discovered => if let Ok(discovered) = discovered {
                     let routes = self.inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
-                    let wanted = routes.iter().filter(|(file, _)| *file == met.file);
-                    wanted.for_each(|(_, route)| _ = route.try_send(met));
+                    let wanted = routes.iter().filter(|(file, _)| *file == discovered.file);
+                    wanted.for_each(|(_, route)| _ = route.try_send(discovered));
                 },
             }
         }

@@ -6,7 +6,7 @@ use crate::content::FileName;
 use crate::content::limits::LEECHER_TIMEOUT;
 use crate::daemon::announcer::Outage;
 use crate::daemon::finder::Finder;
-use crate::daemon::peer::Met;
+use crate::daemon::peer::DiscoveredPeer;
 use crate::daemon::shelf::Offer;
 use crate::daemon::transfer::{self, Advice, Beside, CHECKING_MD5, Downloaded, Order, Recheck, Start};
 use crate::daemon::watch::Watch;
@@ -348,10 +348,13 @@ fn offer(inner: &Inner, name: FileName, file: &Downloaded, part: &Arc<PartFile>)
 }
 
 /// Where this peer serves, and whom it meets.
-fn beside(inner: &Inner, file: &Downloaded) -> (Sender<Met>, Beside) {
-    let (met, meeting) = bounded(QUEUE);
+fn beside(inner: &Inner, file: &Downloaded) -> (Sender<DiscoveredPeer>, Beside) {
+    let (discovered, discoveries) = bounded(QUEUE);
     let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
-    routes.push((file.file.id, met.clone()));
+    routes.push((file.file.id, discovered.clone()));
     let (relay, threads) = (inner.offers.relay().clone(), inner.threads.clone());
-    (met, Beside { relay: Some(relay), port: Some(inner.port), met: Some(meeting), threads })
+    (
+        discovered,
+        Beside { relay: Some(relay), port: Some(inner.port), discovered: Some(discoveries), threads },
+    )
 }
