@@ -5,7 +5,7 @@
 //! [`ChunkSource`] vouches for them; of one that is arriving all but the last bytes may go on before ([`relay`](super::relay)).
 
 use super::pacing::Held;
-use super::relay::{Arriving, Listening, Piece, Sending};
+use super::relay::{ArrivalSubscription, ChunkSend, PartialChunk, Piece};
 use super::shelf::{Offer, Offers};
 use super::upload_limit::{Place, UploadLimit};
 use super::visitors::{SubscriberId, Subscribers, Welcome};
@@ -243,14 +243,14 @@ struct Subscription {
     cursor: usize,
     news: Receiver<()>,
     /// Chunks that begin to arrive here; never ready for who does not pass them on.
-    coming: Listening,
+    coming: ArrivalSubscription,
     /// Whom the other side had better ask first, whenever that changes.
     upstream: Receiver<Upstream>,
 }
 
 impl Subscription {
     /// With what there is at this moment, so that nothing is missed.
-    fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: Listening) -> (Self, HaveMap) {
+    fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: ArrivalSubscription) -> (Self, HaveMap) {
         let news = source.progress().subscribe();
         let (have, cursor) = source.progress().have();
         (Self { file, source, cursor, news, coming, upstream: never() }, have)
@@ -433,8 +433,8 @@ impl<'a> ResponseWriter<'a> {
         for source in self.server.offers.all(file) {
             // Only who passes on what it gets can make use of what is coming, and is told of it once.
             let coming = match self.serves {
-                Some(_) if !known && map.is_none() => self.server.offers.relay().listen(file),
-                _ => Listening::to_nothing(),
+                Some(_) if !known && map.is_none() => self.server.offers.relay().subscribe(file),
+                _ => ArrivalSubscription::none(),
             };
             let (subscription, have) = Subscription::new(file, source, coming);
             match &mut map {
@@ -488,7 +488,7 @@ impl<'a> ResponseWriter<'a> {
                 if full || self.subscriptions.iter().any(is_known) {
                     continue;
                 }
-                let (subscription, have) = Subscription::new(file, source, Listening::to_nothing());
+                let (subscription, have) = Subscription::new(file, source, ArrivalSubscription::none());
                 // What the others have is told already, or about to be.
                 let others = self.subscriptions.iter().filter(|one| one.file == file);
                 let told: Vec<HaveMap> = others.map(|one| one.source.progress().have().0).collect();
@@ -515,8 +515,8 @@ impl<'a> ResponseWriter<'a> {
         self.hint(file, hints)?;
         let mut stored = stored;
         if matches!(stored, Err(StoreError::Missing(_))) {
-            if let Some(arriving) = self.server.offers.relay().get(file, index) {
-                return self.pass_on(file, index, &arriving);
+            if let Some(partial) = self.server.offers.relay().get(file, index) {
+                return self.pass_on(file, index, &partial);
             }
             // It may have come to its end just now.
             stored = self.server.offers.stored(file, index).unwrap_or(stored);
@@ -555,7 +555,7 @@ impl<'a> ResponseWriter<'a> {
             }
         };
         let sending = self.sends(file);
-        let _goes = sending.as_ref().map(Sending::goes);
+        let _timer = sending.as_ref().map(ChunkSend::start_timer);
         self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)?;
         let hints = self.server.subscribers.left(self.subscriber, file, index);
         self.hint(file, hints)
@@ -570,16 +570,16 @@ impl<'a> ResponseWriter<'a> {
 
     /// How long a chunk takes the other side is looked at where nothing but its link can be the cause: a rate limit here
     /// is not its fault.
-    fn sends(&self, file: FileId) -> Option<Sending> {
+    fn sends(&self, file: FileId) -> Option<ChunkSend> {
         let to = self.serves.filter(|_| self.server.limit.is_none());
         to.map(|to| self.server.offers.relay().send_to(file, to))
     }
 
     /// Sends a chunk while it is being received. If it is lost, so is this connection: what has been said of the
     /// chunk's length cannot be taken back.
-    fn pass_on(&mut self, file: FileId, index: ChunkIndex, arriving: &Arriving) -> Result<(), LinkError> {
+    fn pass_on(&mut self, file: FileId, index: ChunkIndex, partial: &PartialChunk) -> Result<(), LinkError> {
         log::debug!("passing chunk {index} of {} on to {}", file.short(), self.from);
-        let length = arriving.length();
+        let length = partial.length();
         let server = self.server;
         let Some(_place) = server.place() else { return Err(LinkError::Closed) };
         self.writer.send(&PeerResponse::Chunk { file, index, length })?;
@@ -590,7 +590,7 @@ impl<'a> ResponseWriter<'a> {
             if server.shutdown.is_stopped() {
                 return Err(LinkError::Closed);
             }
-            match arriving.next(sent, &mut piece, GLANCE) {
+            match partial.next(sent, &mut piece, GLANCE) {
                 Piece::Lost => return Err(LinkError::Torn),
                 Piece::Nothing if moved.elapsed() >= server.timeouts.stall => {
                     return Err(LinkError::TimedOut);
@@ -599,7 +599,7 @@ impl<'a> ResponseWriter<'a> {
                 Piece::Bytes => {
                     server.pace(piece.len() as u64);
                     server.take_turns(file, self.serves, piece.len() as u64);
-                    let _goes = sending.as_ref().map(Sending::goes);
+                    let _timer = sending.as_ref().map(ChunkSend::start_timer);
                     self.writer.send_piece(&piece)?;
                     sent += piece.len();
                     moved = Instant::now();

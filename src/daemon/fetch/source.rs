@@ -403,14 +403,14 @@ impl SourceReader {
         }
         buffer.resize(length as usize, 0);
         let relay = self.job.relay.as_ref();
-        let incoming = relay.and_then(|relay| relay.begin(self.job.file, index, length));
+        let relay_writer = relay.and_then(|relay| relay.begin(self.job.file, index, length));
         reader.payload_in_pieces(buffer, |piece| {
             self.pieces.fetch_add(1, Ordering::Relaxed);
-            if let Some(incoming) = &incoming {
-                incoming.push(piece);
+            if let Some(relay_writer) = &relay_writer {
+                relay_writer.push(piece);
             }
         })?;
-        tasks.take(index, digest, buffer, incoming, more);
+        tasks.take(index, digest, buffer, relay_writer, more);
         Ok(())
     }
 }

@@ -184,7 +184,7 @@ impl Fetch {
     /// late, as what it is told waits behind what it is given.
     pub(super) fn name_slow(&mut self) {
         let Some((keeper, kept)) = self.upstreams.only() else { return };
-        let taker = self.job.relay.as_ref().and_then(|relay| relay.only_taker(self.job.file));
+        let taker = self.job.relay.as_ref().and_then(|relay| relay.only_receiver(self.job.file));
         let Some((address, took)) = taker.filter(|_| kept.stripes == 1) else { return };
         let is_known = self.upstreams.slow.len() >= SLOW_MAX || self.upstreams.slow.contains(&address);
         if is_known || !self.picker.is_slow_to_take(0, took) {

@@ -10,7 +10,7 @@
 //! Invariants: a chunk is stored only after its SHA-256 matched; whatever became of a chunk is reported before its
 //! source's [`Tasks::ended`] returns; what is handed over never takes more than [`VERIFY_MEMORY`].
 
-use super::super::relay::Incoming;
+use super::super::relay::PartialChunkWriter;
 use super::source::SourceError;
 use super::{Arrival, Job, SourceEvent, SourceUpdate};
 use crate::content::limits::{VERIFY_COMPANY, VERIFY_HELPERS_MAX, VERIFY_MEMORY};
@@ -30,7 +30,7 @@ struct Task {
     bytes: Vec<u8>,
     source: SourceId,
     /// Others wait for its last bytes.
-    incoming: Option<Incoming>,
+    relay_writer: Option<PartialChunkWriter>,
     /// Whether the next chunk can be expected at once, and this one can wait for it.
     company: bool,
     /// Gets what is wrong with the chunk; closed when nobody has chunks of this source any more.
@@ -173,10 +173,10 @@ impl Bench {
         let bytes: Vec<&[u8]> = batch.iter().map(|task| task.bytes.as_slice()).collect();
         let digests = Digest::of_each(&bytes);
         for (task, digest) in batch.into_iter().zip(digests) {
-            let Task { index, bytes, source, incoming, failed, shutdown, .. } = task;
+            let Task { index, bytes, source, relay_writer, failed, shutdown, .. } = task;
             // Nobody is accused before it is certain.
             let is_right = digest == task.digest || Digest::of(&bytes) == task.digest;
-            if let Err(why) = self.store(source, index, task.digest, is_right, &bytes, incoming) {
+            if let Err(why) = self.store(source, index, task.digest, is_right, &bytes, relay_writer) {
                 // The first that is wrong is enough.
                 let _ = failed.try_send(why);
                 shutdown.trigger();
@@ -194,7 +194,7 @@ impl Bench {
         digest: Digest,
         is_right: bool,
         bytes: &[u8],
-        incoming: Option<Incoming>,
+        relay_writer: Option<PartialChunkWriter>,
     ) -> Result<(), SourceError> {
         let length = bytes.len() as u32;
         if !is_right {
@@ -202,8 +202,8 @@ impl Bench {
         }
         let update = match self.job.sink.store(index, digest, bytes)? {
             true => {
-                match (incoming, &self.job.relay) {
-                    (Some(incoming), _) => incoming.verified(),
+                match (relay_writer, &self.job.relay) {
+                    (Some(relay_writer), _) => relay_writer.verified(),
                     (None, Some(relay)) => relay.complete(self.job.file, index, bytes),
                     (None, None) => {}
                 }
@@ -234,14 +234,15 @@ impl Tasks {
         index: ChunkIndex,
         digest: Digest,
         buffer: &mut Vec<u8>,
-        incoming: Option<Incoming>,
+        relay_writer: Option<PartialChunkWriter>,
         more: bool,
     ) {
         let bench = &self.verifier.bench;
-        let company = bench.comes_fast() && more && incoming.is_none();
+        let company = bench.comes_fast() && more && relay_writer.is_none();
         let (failed, shutdown) = (self.failed.clone(), self.shutdown.clone());
         let bytes = std::mem::take(buffer);
-        let task = Task { index, digest, bytes, source: self.source, incoming, company, failed, shutdown };
+        let task =
+            Task { index, digest, bytes, source: self.source, relay_writer, company, failed, shutdown };
         bench.settle(self.verifier.hand_over(task));
         *buffer = bench.spare.1.try_recv().unwrap_or_default();
     }
