@@ -40,10 +40,10 @@
 //! - **seeder** ([`daemon::seeder`]): hashes on all cores, then serves. `announce` ([`daemon::announcer`]) registers,
 //!   announces and sends heartbeats by datagram.
 //! - **leecher** ([`daemon::leecher`], [`daemon::transfer`], [`daemon::download`]): the state thread is the caller's own and owns a
-//!   [`daemon::fetch::Fetch`]. Each source has a `fetch` that reads, checks and stores, and a `fetch-ask` that sends
+//!   [`daemon::fetch::DownloadScheduler`]. Each source has a `fetch` that reads, checks and stores, and a `fetch-ask` that sends
 //!   requests. `find` asks for more holders ([`daemon::finder`]), `keep-map` writes the have-map. With `--stay` it serves and
 //!   announces as a seeder does.
-//! - **client with a chunk folder** ([`daemon::client`]): the same [`Fetch`](daemon::fetch::Fetch), fed by a `tracker-session` that keeps
+//! - **client with a chunk folder** ([`daemon::client`]): the same [`DownloadScheduler`](daemon::fetch::DownloadScheduler), fed by a `tracker-session` that keeps
 //!   up one connection (with a `tracker-ask` that writes to it and a `heartbeat`); it serves too.
 //! - **client with a plain folder** ([`daemon::member`]): `member` takes in the manager's lists (over the same
 //!   `tracker-session`), `folder` looks at the folder and hashes what is new, and each `get` is a `transfer`, the same as

@@ -1,12 +1,12 @@
 //! A chunk folder in a swarm: claims what it holds, fetches what it lacks, serves what it has.
 //!
-//! The state thread is the caller's own. It owns the [`Fetch`] and what is known of the set; the tracker session,
+//! The state thread is the caller's own. It owns the [`DownloadScheduler`] and what is known of the set; the tracker session,
 //! the sources and the serving side are threads that send it events. Invariants: what the folder holds is what was
 //! hashed here; a chunk is claimed only when its line stands in `local_chunks.txt`; a chunk that the others agree to be
 //! different is not served until it has been replaced.
 
 use super::error::DaemonError;
-use super::fetch::{Expected, Fetch, FetchNews, Job, SourceEvent, TICK};
+use super::fetch::{DownloadScheduler, Expected, Job, SchedulerEvent, SourceEvent, TICK};
 use super::next_step;
 use super::peer::{ServeOptions, serve};
 use super::shelf::Offers;
@@ -210,7 +210,7 @@ struct State<'a> {
     folder: Arc<ChunkFolder>,
     offers: Offers,
     agreed: Arc<Agreed>,
-    fetch: Fetch,
+    fetch: DownloadScheduler,
     started: Instant,
     joined: Option<Joined>,
     /// What waits for room on the connection.
@@ -264,7 +264,7 @@ impl<'a> State<'a> {
         Self {
             config,
             set,
-            fetch: Fetch::new(job, have, false, events, threads, shutdown),
+            fetch: DownloadScheduler::new(job, have, false, events, threads, shutdown),
             folder,
             offers,
             agreed,
@@ -488,16 +488,16 @@ impl<'a> State<'a> {
         self.take(news)
     }
 
-    fn take(&mut self, news: Vec<FetchNews>) -> Result<(), DaemonError> {
+    fn take(&mut self, news: Vec<SchedulerEvent>) -> Result<(), DaemonError> {
         for news in news {
             match news {
-                FetchNews::Requested(index, from) => {
+                SchedulerEvent::Requested(index, from) => {
                     self.event(format_args!("REQUEST_CHUNK,{index},{},{}", from.ip(), from.port()));
                 }
                 // It is claimed when it has become a part of the folder.
-                FetchNews::Stored(..) => self.backoff.reset(),
-                FetchNews::Failed(error) => return Err(error.into()),
-                FetchNews::Lost(_) | FetchNews::Corrupt(_) => {}
+                SchedulerEvent::Stored(..) => self.backoff.reset(),
+                SchedulerEvent::Failed(error) => return Err(error.into()),
+                SchedulerEvent::Lost(_) | SchedulerEvent::Corrupt(_) => {}
             }
         }
         Ok(())

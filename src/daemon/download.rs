@@ -6,7 +6,7 @@
 //! still at is not waited for by one who has every chunk.
 
 use super::error::{DaemonError, Fault};
-use super::fetch::{Fetch, FetchNews, Job, TICK};
+use super::fetch::{DownloadScheduler, Job, SchedulerEvent, TICK};
 use super::finder::{Finder, interrupted};
 use super::lookup::Query;
 use super::peer::DiscoveredPeer;
@@ -119,7 +119,7 @@ fn run_with(
     };
     let started = Instant::now();
     let mut state = State {
-        fetch: Fetch::new(job, have, true, events, threads, work),
+        fetch: DownloadScheduler::new(job, have, true, events, threads, work),
         watch,
         timeout,
         last_arrival: started,
@@ -179,7 +179,7 @@ fn run_with(
 }
 
 struct State<'a> {
-    fetch: Fetch,
+    fetch: DownloadScheduler,
     watch: &'a dyn Watch,
     timeout: Option<Duration>,
     last_arrival: Instant,
@@ -188,10 +188,10 @@ struct State<'a> {
 }
 
 impl State<'_> {
-    fn take(&mut self, news: Vec<FetchNews>) -> Result<(), DaemonError> {
+    fn take(&mut self, news: Vec<SchedulerEvent>) -> Result<(), DaemonError> {
         for news in news {
             match news {
-                FetchNews::Stored(arrival, fresh) => {
+                SchedulerEvent::Stored(arrival, fresh) => {
                     self.last_arrival = Instant::now();
                     self.said_stuck = false;
                     self.watch.trouble("");
@@ -199,9 +199,9 @@ impl State<'_> {
                         self.watch.advance(arrival.bytes.into());
                     }
                 }
-                FetchNews::Corrupt(_) => self.corrupt += 1,
-                FetchNews::Failed(error) => return Err(error.into()),
-                FetchNews::Requested(..) | FetchNews::Lost(_) => {}
+                SchedulerEvent::Corrupt(_) => self.corrupt += 1,
+                SchedulerEvent::Failed(error) => return Err(error.into()),
+                SchedulerEvent::Requested(..) | SchedulerEvent::Lost(_) => {}
             }
         }
         Ok(())

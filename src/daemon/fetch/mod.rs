@@ -1,7 +1,7 @@
 //! A download: which sources there are, what each is asked for, and what becomes of it.
 //!
-//! [`Fetch`] has no thread of its own. The state thread of whatever daemon downloads owns it, feeds it the
-//! [`SourceEvent`]s that its sources send, and calls [`Fetch::tick`]; the sources do the reading, checking and
+//! [`DownloadScheduler`] has no thread of its own. The state thread of whatever daemon downloads owns it, feeds it the
+//! [`SourceEvent`]s that its sources send, and calls [`DownloadScheduler::tick`]; the sources do the reading, checking and
 //! storing in threads of theirs. What to ask of whom is decided by the pure
 //! [`Picker`].
 //!
@@ -83,7 +83,7 @@ pub struct Job {
     pub relay: Option<Relay>,
     /// Where this peer serves, so that sources can fetch from it in turn.
     pub port: Option<u16>,
-    /// Whether sources say themselves what they have. Otherwise [`Fetch::source_has`] does, and nothing else counts.
+    /// Whether sources say themselves what they have. Otherwise [`DownloadScheduler::source_has`] does, and nothing else counts.
     pub subscribe: bool,
     /// How long sources are waited for.
     pub timeouts: Timeouts,
@@ -121,7 +121,7 @@ enum SourceUpdate {
 
 /// What the owner of a fetch learns.
 #[derive(Debug)]
-pub enum FetchNews {
+pub enum SchedulerEvent {
     /// A chunk is asked for.
     Requested(ChunkIndex, SocketAddr),
     /// A chunk is verified and stored; `false` when it was there already.
@@ -134,16 +134,16 @@ pub enum FetchNews {
     Failed(StoreError),
 }
 
-enum Link {
+enum CandidateState {
     /// Not tried yet, or lost; to be tried at that time.
     Idle(Moment),
-    Live(SourceId),
+    Active(SourceId),
     /// It sent a bad chunk.
     Banned,
 }
 
 struct Candidate {
-    link: Link,
+    link: CandidateState,
     backoff: Backoff,
     /// How often in a row it could not be connected to.
     failures: u32,
@@ -154,7 +154,7 @@ struct Candidate {
     bad_bytes: u64,
 }
 
-struct Live {
+struct ActiveSource {
     address: SocketAddr,
     since: Moment,
     connected: bool,
@@ -166,25 +166,25 @@ struct Live {
 }
 
 /// A download in progress.
-pub struct Fetch {
+pub struct DownloadScheduler {
     job: Arc<Job>,
     longest: u32,
     picker: Picker,
     candidates: BTreeMap<SocketAddr, Candidate>,
-    live: HashMap<SourceId, Live>,
+    live: HashMap<SourceId, ActiveSource>,
     next: u32,
     random: fastrand::Rng,
     events: Sender<SourceEvent>,
     threads: Threads,
     verifier: Verifier,
     shutdown: Shutdown,
-    news: Vec<FetchNews>,
+    news: Vec<SchedulerEvent>,
     upstreams: Upstreams,
     /// How many more may be connected to until the next tick, once there is one to be asked before all others.
     starts: usize,
 }
 
-impl Fetch {
+impl DownloadScheduler {
     /// Prepares a download of what `done` does not have: all of it (`all`), or what is
     /// [wanted](Self::want). Sources report to `events`.
     pub fn new(
@@ -235,7 +235,7 @@ impl Fetch {
     }
 
     /// A chunk is wanted, also if it was thought to be done.
-    pub fn want(&mut self, index: ChunkIndex, now: Moment) -> Vec<FetchNews> {
+    pub fn want(&mut self, index: ChunkIndex, now: Moment) -> Vec<SchedulerEvent> {
         self.picker.want(index);
         self.ask_all(now);
         std::mem::take(&mut self.news)
@@ -262,7 +262,7 @@ impl Fetch {
         let known = self.candidates.contains_key(&address);
         if !known && !full {
             let candidate = Candidate {
-                link: Link::Idle(now),
+                link: CandidateState::Idle(now),
                 backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
                 failures: 0,
                 offences: 0,
@@ -274,11 +274,11 @@ impl Fetch {
     }
 
     /// The owner knows that a source has a chunk (where sources do not say so themselves).
-    pub fn source_has(&mut self, address: SocketAddr, index: ChunkIndex, now: Moment) -> Vec<FetchNews> {
+    pub fn source_has(&mut self, address: SocketAddr, index: ChunkIndex, now: Moment) -> Vec<SchedulerEvent> {
         self.add_source(address, now);
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.told.insert(index);
-            if let Link::Live(id) = candidate.link {
+            if let CandidateState::Active(id) = candidate.link {
                 self.picker.source_has(id, index, now);
                 self.ask(id, now);
             }
@@ -287,7 +287,7 @@ impl Fetch {
     }
 
     /// Something has happened to one of the sources.
-    pub fn handle(&mut self, event: SourceEvent, now: Moment) -> Vec<FetchNews> {
+    pub fn handle(&mut self, event: SourceEvent, now: Moment) -> Vec<SchedulerEvent> {
         let SourceEvent { source: id, update, .. } = event;
         match update {
             SourceUpdate::Connected { have, upstreams, round_trip } => {
@@ -318,7 +318,7 @@ impl Fetch {
                 if let Some(candidate) = address.and_then(|address| self.candidates.get_mut(&address)) {
                     candidate.backoff.reset();
                 }
-                self.news.push(FetchNews::Stored(arrival, fresh));
+                self.news.push(SchedulerEvent::Stored(arrival, fresh));
                 self.ask(id, now);
             }
             SourceUpdate::Refused(index) => {
@@ -331,7 +331,7 @@ impl Fetch {
     }
 
     /// To be called every [`TICK`]: connects to sources whose time has come and asks others for what is late.
-    pub fn tick(&mut self, now: Moment) -> Vec<FetchNews> {
+    pub fn tick(&mut self, now: Moment) -> Vec<SchedulerEvent> {
         if self.is_complete() {
             self.release(now);
         } else if self.room() == 0 {
@@ -383,7 +383,7 @@ impl Fetch {
         if self.picker.unavailable().next().is_none() {
             return;
         }
-        let waits = |candidate: &Candidate| matches!(candidate.link, Link::Idle(at) if at <= now);
+        let waits = |candidate: &Candidate| matches!(candidate.link, CandidateState::Idle(at) if at <= now);
         if !self.candidates.values().any(waits) {
             return;
         }
@@ -395,7 +395,7 @@ impl Fetch {
             self.picker.remove_source(id);
             self.upstreams.lose(id);
             if let Some(candidate) = self.candidates.get_mut(&live.address) {
-                candidate.link = Link::Idle(now + RETRY_MAX);
+                candidate.link = CandidateState::Idle(now + RETRY_MAX);
             }
         }
     }
@@ -407,7 +407,7 @@ impl Fetch {
             live.shutdown.trigger();
             self.picker.remove_source(id);
             if let Some(candidate) = self.candidates.get_mut(&live.address) {
-                candidate.link = Link::Idle(now);
+                candidate.link = CandidateState::Idle(now);
             }
         }
     }
@@ -435,25 +435,25 @@ impl Fetch {
         let address = live.address;
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match why {
-            SourceError::Store(error) => self.news.push(FetchNews::Failed(error)),
+            SourceError::Store(error) => self.news.push(SchedulerEvent::Failed(error)),
             SourceError::BadChunk { bytes, .. } => {
-                candidate.link = Link::Banned;
+                candidate.link = CandidateState::Banned;
                 candidate.bad_bytes += u64::from(bytes);
                 log::warn!("{address} is not used any more: {why}");
-                self.news.push(FetchNews::Corrupt(address));
+                self.news.push(SchedulerEvent::Corrupt(address));
             }
             SourceError::Protocol(_) if candidate.offences + 1 >= OFFENCES_MAX => {
-                candidate.link = Link::Banned;
+                candidate.link = CandidateState::Banned;
                 let bytes = candidate.bad_bytes;
                 log::warn!(
                     "{address} is not used any more: {why}, and not for the first time ({bytes} bad bytes)"
                 );
-                self.news.push(FetchNews::Corrupt(address));
+                self.news.push(SchedulerEvent::Corrupt(address));
             }
             why => {
                 candidate.offences += u32::from(matches!(why, SourceError::Protocol(_)));
                 let pause = candidate.backoff.pause(&mut self.random);
-                candidate.link = Link::Idle(now + pause);
+                candidate.link = CandidateState::Idle(now + pause);
                 candidate.told = HaveMap::none(self.job.count);
                 if !matches!(why, SourceError::Stopped) {
                     log::info!("lost {address}: {why}");
@@ -463,7 +463,7 @@ impl Fetch {
                     // It is named again if it comes back; until then it takes no place.
                     self.candidates.remove(&address);
                 }
-                self.news.push(FetchNews::Lost(address));
+                self.news.push(SchedulerEvent::Lost(address));
             }
         }
         self.connect(now);
@@ -489,7 +489,8 @@ impl Fetch {
         let subscribe = self.job.subscribe;
         let due = self.candidates.iter().filter(|(_, candidate)| {
             // A source that is only known by what the owner says of it is of use only while it has something.
-            matches!(candidate.link, Link::Idle(at) if at <= now) && (subscribe || candidate.told.held() > 0)
+            matches!(candidate.link, CandidateState::Idle(at) if at <= now)
+                && (subscribe || candidate.told.held() > 0)
         });
         let mut due: Vec<SocketAddr> = due.map(|(address, _)| *address).collect();
         self.random.shuffle(&mut due);
@@ -499,7 +500,7 @@ impl Fetch {
     /// Connects to an address that is known, also when every place is taken: one more for each stripe.
     fn reach(&mut self, address: SocketAddr, now: Moment) {
         let link = self.candidates.get(&address).map(|candidate| &candidate.link);
-        let is_due = matches!(link, Some(Link::Idle(at)) if *at <= now);
+        let is_due = matches!(link, Some(CandidateState::Idle(at)) if *at <= now);
         let has_room = self.live.len() < self.places() + STRIPES;
         if is_due && has_room && !self.is_complete() && !self.shutdown.is_stopped() {
             self.start(address, now);
@@ -523,13 +524,14 @@ impl Fetch {
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match spawned {
             Ok(()) => {
-                candidate.link = Link::Live(id);
-                let live = Live { address, since: now, connected: false, asks, pieces, heard: 0, shutdown };
+                candidate.link = CandidateState::Active(id);
+                let live =
+                    ActiveSource { address, since: now, connected: false, asks, pieces, heard: 0, shutdown };
                 self.live.insert(id, live);
             }
             Err(error) => {
                 log::warn!("no thread for {address}: {error}");
-                candidate.link = Link::Idle(now + candidate.backoff.pause(&mut self.random));
+                candidate.link = CandidateState::Idle(now + candidate.backoff.pause(&mut self.random));
             }
         }
     }
@@ -551,12 +553,12 @@ impl Fetch {
                 // It has just ended; its loss is on the way and gives the chunk back.
                 return;
             }
-            self.news.push(FetchNews::Requested(index, live.address));
+            self.news.push(SchedulerEvent::Requested(index, live.address));
         }
     }
 }
 
-impl Drop for Fetch {
+impl Drop for DownloadScheduler {
     fn drop(&mut self) {
         self.stop();
     }

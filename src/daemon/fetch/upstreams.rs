@@ -4,7 +4,7 @@
 //! keeper that names one after the other, or ones that are not to be had, holds a download up for a bounded time.
 
 use super::super::pacing::Held;
-use super::{Fetch, Link, Question};
+use super::{CandidateState, DownloadScheduler, Question};
 use crate::protocol::peer::Upstream;
 use crate::swarm::Moment;
 use crate::swarm::picker::{self, STRIPES_MAX, SourceId};
@@ -103,7 +103,7 @@ impl Upstreams {
     }
 }
 
-impl Fetch {
+impl DownloadScheduler {
     /// Whether a source had better not be asked yet: it does not have everything, and one that may say whom to ask before all
     /// others is being connected to. The answer of the only one who has the file is the last to come, as it waits behind the
     /// first chunk; if all asked for that one at once whoever gets it first, everything behind it would be late for good.
@@ -158,7 +158,9 @@ impl Fetch {
         };
         self.picker.split(*stripes, now);
         let source = |address: &SocketAddr| match self.candidates.get(address).map(|one| &one.link) {
-            Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
+            Some(CandidateState::Active(id)) if self.live.get(id).is_some_and(|live| live.connected) => {
+                Some(*id)
+            }
             _ => None,
         };
         for (stripe, Place { address, beyond, second, steps, slow, left, .. }) in places {
@@ -205,7 +207,7 @@ impl Fetch {
             kept.places.iter().map(|(stripe, place)| (*stripe, *place)).collect();
         for (stripe, Place { address, since, .. }) in places {
             let link = self.candidates.get(&address).map(|candidate| &candidate.link);
-            let is_live = matches!(link, Some(Link::Live(_)));
+            let is_live = matches!(link, Some(CandidateState::Active(_)));
             let waits = if is_live { self.picker.waits_long(stripe, now) } else { !self.is_complete() };
             let Counted { placements, overtakes } = self.upstreams.counted[stripe];
             let named_lately = now.saturating_sub(since) < OVERTAKE_PAUSE * placements.clamp(1, 3);
@@ -228,7 +230,7 @@ impl Fetch {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Live;
+    use super::super::ActiveSource;
     use super::super::staging::{Nothing, job};
     use super::*;
     use crate::content::{ChunkIndex, HaveMap};
@@ -236,10 +238,10 @@ mod tests {
     use crossbeam_channel::bounded;
     use std::sync::Arc;
 
-    fn fetch(shutdown: &Shutdown) -> Fetch {
+    fn fetch(shutdown: &Shutdown) -> DownloadScheduler {
         let (events, _) = crossbeam_channel::unbounded();
         let job = job(9, Arc::new(Nothing));
-        Fetch::new(job, HaveMap::none(9), true, events, &Threads::new(), shutdown)
+        DownloadScheduler::new(job, HaveMap::none(9), true, events, &Threads::new(), shutdown)
     }
 
     #[test]
@@ -251,7 +253,7 @@ mod tests {
             let address = SocketAddr::from(([10, 0, 0, 1], id as u16));
             let (asks, shutdown) = (asks.clone(), shutdown.child());
             let (since, pieces) = (Moment::ZERO, Default::default());
-            let live = Live { address, since, connected, asks, pieces, heard: 0, shutdown };
+            let live = ActiveSource { address, since, connected, asks, pieces, heard: 0, shutdown };
             fetch.live.insert(SourceId(id), live);
         }
         fetch.upstreams.begin(Moment::ZERO);
