@@ -31,7 +31,7 @@ use crate::swarm::backoff::Backoff;
 use crate::swarm::picker::{Picker, SourceId};
 use crate::swarm::trees::STRIPES;
 use crossbeam_channel::{Sender, bounded};
-use source::{Pieces, Question, SourceReader};
+use source::{Pieces, SourceCommand, SourceReader};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -158,7 +158,7 @@ struct ActiveSource {
     address: SocketAddr,
     since: Moment,
     connected: bool,
-    asks: Sender<Question>,
+    commands: Sender<SourceCommand>,
     /// Pieces of chunks that have come from it, and how many of them the picker knows of.
     pieces: Pieces,
     heard: usize,
@@ -513,7 +513,7 @@ impl DownloadScheduler {
         self.upstreams.begin(now);
         self.starts = self.starts.saturating_sub(1);
         // Never full: a source is never asked for more than the pipeline holds.
-        let (asks, asked) = bounded(PIPELINE_FAR_MAX * 2);
+        let (commands, asked) = bounded(PIPELINE_FAR_MAX * 2);
         let shutdown = self.shutdown.child();
         let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
         let pieces = Pieces::default();
@@ -525,8 +525,15 @@ impl DownloadScheduler {
         match spawned {
             Ok(()) => {
                 candidate.link = CandidateState::Active(id);
-                let live =
-                    ActiveSource { address, since: now, connected: false, asks, pieces, heard: 0, shutdown };
+                let live = ActiveSource {
+                    address,
+                    since: now,
+                    connected: false,
+                    commands,
+                    pieces,
+                    heard: 0,
+                    shutdown,
+                };
                 self.live.insert(id, live);
             }
             Err(error) => {
@@ -549,7 +556,7 @@ impl DownloadScheduler {
         }
         while let Some(index) = self.picker.pick(id, now, &mut self.random) {
             let Some(live) = self.live.get(&id) else { return };
-            if live.asks.try_send(Question::Chunk(index)).is_err() {
+            if live.commands.try_send(SourceCommand::Chunk(index)).is_err() {
                 // It has just ended; its loss is on the way and gives the chunk back.
                 return;
             }

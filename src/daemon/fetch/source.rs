@@ -219,16 +219,16 @@ pub fn manifest_payload(
 
 /// What has been asked of the source and not been answered, in order.
 #[derive(Clone, Default)]
-struct Asked(Arc<Mutex<VecDeque<(ChunkIndex, Instant)>>>);
+struct InFlight(Arc<Mutex<VecDeque<(ChunkIndex, Instant)>>>);
 
-impl Asked {
+impl InFlight {
     fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<(ChunkIndex, Instant)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What a source is asked.
-pub(super) enum Question {
+pub(super) enum SourceCommand {
     Chunk(ChunkIndex),
     /// Somebody else upstream.
     Overtake {
@@ -257,9 +257,9 @@ pub(super) struct SourceReader {
 
 impl SourceReader {
     /// Runs until the source is lost or not wanted any more, and says why.
-    pub fn run(self, asks: Receiver<Question>, threads: &Threads) {
+    pub fn run(self, commands: Receiver<SourceCommand>, threads: &Threads) {
         let tasks = self.verifier.tasks(self.id, &self.shutdown);
-        let mut result = self.converse(asks, &tasks, threads);
+        let mut result = self.converse(commands, &tasks, threads);
         // Wakes the asking thread, whatever it waits for.
         self.shutdown.trigger();
         // What is wrong with a chunk weighs more than how the connection ended after it.
@@ -278,7 +278,7 @@ impl SourceReader {
 
     fn converse(
         &self,
-        asks: Receiver<Question>,
+        commands: Receiver<SourceCommand>,
         tasks: &Tasks,
         threads: &Threads,
     ) -> Result<(), SourceError> {
@@ -298,9 +298,10 @@ impl SourceReader {
         };
         let Conversation { mut reader, mut writer, stall, round_trip, .. } = conversation;
         self.report(SourceUpdate::Connected { have, upstreams, round_trip });
-        let asked = Asked::default();
-        let asker = Questions { file: self.job.file, asked: asked.clone(), shutdown: self.shutdown.clone() };
-        threads.spawn("fetch-ask", move || asker.run(&asks, &mut writer, &stream))?;
+        let asked = InFlight::default();
+        let asker =
+            CommandWriter { file: self.job.file, asked: asked.clone(), shutdown: self.shutdown.clone() };
+        threads.spawn("fetch-ask", move || asker.run(&commands, &mut writer, &stream))?;
         let mut buffer = Vec::new();
         while !self.shutdown.is_stopped() {
             match reader.message(stall) {
@@ -315,7 +316,7 @@ impl SourceReader {
     }
 
     /// Silence is fine while nothing is asked for; the other side answers pings.
-    fn check_patience(&self, asked: &Asked) -> Result<(), SourceError> {
+    fn check_patience(&self, asked: &InFlight) -> Result<(), SourceError> {
         match asked.queue().front() {
             Some((_, since)) if since.elapsed() >= self.job.timeouts.stall => Err(LinkError::TimedOut.into()),
             _ => Ok(()),
@@ -326,7 +327,7 @@ impl SourceReader {
         &self,
         message: PeerResponse,
         reader: &mut LinkReader,
-        asked: &Asked,
+        asked: &InFlight,
         tasks: &Tasks,
         buffer: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
@@ -426,23 +427,23 @@ fn describe(code: ErrorCode) -> &'static str {
 }
 
 /// The asking thread of a source.
-struct Questions {
+struct CommandWriter {
     file: FileId,
-    asked: Asked,
+    asked: InFlight,
     shutdown: Shutdown,
 }
 
-impl Questions {
-    fn run(self, asks: &Receiver<Question>, writer: &mut LinkWriter, stream: &TcpStream) {
+impl CommandWriter {
+    fn run(self, commands: &Receiver<SourceCommand>, writer: &mut LinkWriter, stream: &TcpStream) {
         loop {
             let sent = crossbeam_channel::select! {
                 recv(self.shutdown.signal()) -> _ => break,
-                recv(asks) -> ask => match ask {
-                    Ok(Question::Overtake { stripe, sure }) => {
+                recv(commands) -> ask => match ask {
+                    Ok(SourceCommand::Overtake { stripe, sure }) => {
                         writer.send(&PeerRequest::Overtake { file: self.file, stripe, sure })
                     }
-                    Ok(Question::Slow(peer)) => writer.send(&PeerRequest::Slow { file: self.file, peer }),
-                    Ok(Question::Chunk(index)) => {
+                    Ok(SourceCommand::Slow(peer)) => writer.send(&PeerRequest::Slow { file: self.file, peer }),
+                    Ok(SourceCommand::Chunk(index)) => {
                         self.asked.queue().push_back((index, Instant::now()));
                         writer.send(&PeerRequest::Chunk { file: self.file, index })
                     }

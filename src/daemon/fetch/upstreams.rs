@@ -4,7 +4,7 @@
 //! keeper that names one after the other, or ones that are not to be had, holds a download up for a bounded time.
 
 use super::super::pacing::Held;
-use super::{CandidateState, DownloadScheduler, Question};
+use super::{CandidateState, DownloadScheduler, SourceCommand};
 use crate::protocol::peer::Upstream;
 use crate::swarm::Moment;
 use crate::swarm::picker::{self, STRIPES_MAX, SourceId};
@@ -195,7 +195,7 @@ impl DownloadScheduler {
         self.upstreams.slow.insert(address);
         if let Some(live) = self.live.get(&keeper) {
             log::debug!("{address} takes its chunks slowly: {} is told", live.address);
-            let _ = live.asks.try_send(Question::Slow(address));
+            let _ = live.commands.try_send(SourceCommand::Slow(address));
         }
     }
 
@@ -217,7 +217,7 @@ impl DownloadScheduler {
             let sure = !is_live || self.picker.is_slower_than_first(stripe, now);
             if let Some(live) = self.live.get(&keeper) {
                 log::debug!("{address} is slow: {} is asked for another one", live.address);
-                let _ = live.asks.try_send(Question::Overtake { stripe: stripe as u8, sure });
+                let _ = live.commands.try_send(SourceCommand::Overtake { stripe: stripe as u8, sure });
             }
             self.upstreams.counted[stripe].overtakes += 1;
             let kept = self.upstreams.keepers.get_mut(&keeper);
@@ -248,12 +248,12 @@ mod tests {
     fn nobody_is_asked_before_the_one_who_has_everything_has_said_whom_to_ask() {
         let shutdown = Shutdown::new();
         let mut fetch = fetch(&shutdown);
-        let (asks, _asked) = bounded(9);
+        let (commands, _asked) = bounded(9);
         for (id, connected) in [(1, true), (2, false)] {
             let address = SocketAddr::from(([10, 0, 0, 1], id as u16));
-            let (asks, shutdown) = (asks.clone(), shutdown.child());
+            let (commands, shutdown) = (commands.clone(), shutdown.child());
             let (since, pieces) = (Moment::ZERO, Default::default());
-            let live = ActiveSource { address, since, connected, asks, pieces, heard: 0, shutdown };
+            let live = ActiveSource { address, since, connected, commands, pieces, heard: 0, shutdown };
             fetch.live.insert(SourceId(id), live);
         }
         fetch.upstreams.begin(Moment::ZERO);
