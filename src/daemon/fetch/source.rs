@@ -5,7 +5,7 @@
 //! and no other; after the loss of a source nothing more is heard of it; every wait has a deadline.
 
 use super::super::lookup::Query;
-use super::verify::{Tasks, Verifier};
+use super::verify::{SourceVerifier, Verifier};
 use super::{Job, SourceEvent, SourceUpdate};
 use crate::content::limits::{CHUNKS_MAX, KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
@@ -279,7 +279,7 @@ impl SourceReader {
     fn converse(
         &self,
         commands: Receiver<SourceCommand>,
-        tasks: &Tasks,
+        tasks: &SourceVerifier,
         threads: &Threads,
     ) -> Result<(), SourceError> {
         let mut conversation =
@@ -328,7 +328,7 @@ impl SourceReader {
         message: PeerResponse,
         reader: &mut LinkReader,
         asked: &InFlight,
-        tasks: &Tasks,
+        tasks: &SourceVerifier,
         buffer: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
         match message {
@@ -392,7 +392,7 @@ impl SourceReader {
         (index, length): (ChunkIndex, u32),
         more: bool,
         reader: &mut LinkReader,
-        tasks: &Tasks,
+        tasks: &SourceVerifier,
         buffer: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
         let Some((digest, expected)) = self.job.expected.expected(index) else {

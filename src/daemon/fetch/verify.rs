@@ -8,7 +8,7 @@
 //! to exist with the first chunk that could have used one.
 //!
 //! Invariants: a chunk is stored only after its SHA-256 matched; whatever became of a chunk is reported before its
-//! source's [`Tasks::ended`] returns; what is handed over never takes more than [`VERIFY_MEMORY`].
+//! source's [`SourceVerifier::ended`] returns; what is handed over never takes more than [`VERIFY_MEMORY`].
 
 use super::super::relay::PartialChunkWriter;
 use super::source::SourceError;
@@ -24,7 +24,7 @@ use std::thread;
 use std::time::Instant;
 
 /// A chunk that was received and not been looked at.
-struct Task {
+struct ReceivedChunk {
     index: ChunkIndex,
     digest: Digest,
     bytes: Vec<u8>,
@@ -40,11 +40,11 @@ struct Task {
 }
 
 /// What the helpers of one download share.
-struct Bench {
+struct VerifyQueue {
     job: Arc<Job>,
     events: Sender<SourceEvent>,
     /// Chunks that wait for a helper.
-    tasks: Receiver<Task>,
+    tasks: Receiver<ReceivedChunk>,
     /// Of the helper that gathers a batch: two that did would each have half of one.
     turn: Mutex<()>,
     /// Bytes of the chunks that were handed over and are not settled.
@@ -60,8 +60,8 @@ struct Bench {
 /// Checks and stores the chunks of one download.
 #[derive(Clone)]
 pub(super) struct Verifier {
-    bench: Arc<Bench>,
-    hand: Sender<Task>,
+    queue: Arc<VerifyQueue>,
+    sender: Sender<ReceivedChunk>,
     helpers: Arc<AtomicUsize>,
     most: usize,
     threads: Threads,
@@ -74,8 +74,8 @@ impl Verifier {
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
         let most = if cores > 1 { cores.min(VERIFY_HELPERS_MAX) } else { 0 };
         // A batch that waits, and whoever finds it full makes up another one with the rest of it.
-        let (hand, tasks) = bounded(2 * TOGETHER - 1);
-        let bench = Bench {
+        let (sender, tasks) = bounded(2 * TOGETHER - 1);
+        let queue = VerifyQueue {
             job,
             events,
             tasks,
@@ -86,21 +86,21 @@ impl Verifier {
             spare: bounded((most + 2) * TOGETHER),
             shutdown: shutdown.clone(),
         };
-        Self { bench: Arc::new(bench), hand, helpers: Arc::default(), most, threads: threads.clone() }
+        Self { queue: Arc::new(queue), sender, helpers: Arc::default(), most, threads: threads.clone() }
     }
 
     /// For the chunks of one source, whose thread is woken through `shutdown` when one is wrong.
-    pub fn tasks(&self, source: SourceId, shutdown: &Shutdown) -> Tasks {
+    pub fn tasks(&self, source: SourceId, shutdown: &Shutdown) -> SourceVerifier {
         let (failed, failures) = bounded(1);
-        Tasks { verifier: self.clone(), source, failed, failures, shutdown: shutdown.clone() }
+        SourceVerifier { verifier: self.clone(), source, failed, failures, shutdown: shutdown.clone() }
     }
 
     /// Leaves a chunk to the helpers; otherwise returns what is to be done here.
-    fn hand_over(&self, task: Task) -> Vec<Task> {
+    fn enqueue(&self, task: ReceivedChunk) -> Vec<ReceivedChunk> {
         let bytes = task.bytes.len();
         let helpers = self.helpers.load(Relaxed);
-        let held = self.bench.held.fetch_add(bytes, Relaxed);
-        // A helper has a batch in hand, and one that is full waits.
+        let held = self.queue.held.fetch_add(bytes, Relaxed);
+        // A helper has a batch in sender, and one that is full waits.
         if self.most == 0 || held + bytes * 2 > VERIFY_MEMORY {
             return vec![task];
         }
@@ -108,13 +108,13 @@ impl Verifier {
             self.add_helper();
             return vec![task];
         }
-        match self.hand.try_send(task) {
+        match self.sender.try_send(task) {
             Ok(()) => Vec::new(),
             Err(TrySendError::Full(task) | TrySendError::Disconnected(task)) => {
                 if helpers < self.most {
                     self.add_helper();
                 }
-                std::iter::once(task).chain(self.bench.tasks.try_iter().take(TOGETHER - 1)).collect()
+                std::iter::once(task).chain(self.queue.tasks.try_iter().take(TOGETHER - 1)).collect()
             }
         }
     }
@@ -124,15 +124,15 @@ impl Verifier {
             self.helpers.fetch_sub(1, Relaxed);
             return;
         }
-        let bench = self.bench.clone();
-        if let Err(error) = self.threads.spawn("verify", move || bench.help()) {
+        let queue = self.queue.clone();
+        if let Err(error) = self.threads.spawn("verify", move || queue.help()) {
             self.helpers.fetch_sub(1, Relaxed);
             log::debug!("no thread to verify chunks: {error}");
         }
     }
 }
 
-impl Bench {
+impl VerifyQueue {
     /// A helping thread.
     fn help(&self) {
         while let Some(batch) = self.gather() {
@@ -141,7 +141,7 @@ impl Bench {
     }
 
     /// Waits for chunks. `None` at the end.
-    fn gather(&self) -> Option<Vec<Task>> {
+    fn gather(&self) -> Option<Vec<ReceivedChunk>> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let first = crossbeam_channel::select! {
             recv(self.shutdown.signal()) -> _ => return None,
@@ -169,11 +169,11 @@ impl Bench {
     }
 
     /// Checks chunks, stores them, and reports what has become of them.
-    fn settle(&self, batch: Vec<Task>) {
+    fn settle(&self, batch: Vec<ReceivedChunk>) {
         let bytes: Vec<&[u8]> = batch.iter().map(|task| task.bytes.as_slice()).collect();
         let digests = Digest::of_each(&bytes);
         for (task, digest) in batch.into_iter().zip(digests) {
-            let Task { index, bytes, source, relay_writer, failed, shutdown, .. } = task;
+            let ReceivedChunk { index, bytes, source, relay_writer, failed, shutdown, .. } = task;
             // Nobody is accused before it is certain.
             let is_right = digest == task.digest || Digest::of(&bytes) == task.digest;
             if let Err(why) = self.store(source, index, task.digest, is_right, &bytes, relay_writer) {
@@ -218,7 +218,7 @@ impl Bench {
 }
 
 /// The chunks of one source.
-pub(super) struct Tasks {
+pub(super) struct SourceVerifier {
     verifier: Verifier,
     source: SourceId,
     failed: Sender<SourceError>,
@@ -226,7 +226,7 @@ pub(super) struct Tasks {
     shutdown: Shutdown,
 }
 
-impl Tasks {
+impl SourceVerifier {
     /// Takes the chunk in `buffer` and leaves another buffer there. `more` says whether the source owes more chunks.
     /// When something is wrong the source's thread is woken, and [`ended`](Self::ended) says what.
     pub fn take(
@@ -237,22 +237,30 @@ impl Tasks {
         relay_writer: Option<PartialChunkWriter>,
         more: bool,
     ) {
-        let bench = &self.verifier.bench;
-        let company = bench.comes_fast() && more && relay_writer.is_none();
+        let queue = &self.verifier.queue;
+        let company = queue.comes_fast() && more && relay_writer.is_none();
         let (failed, shutdown) = (self.failed.clone(), self.shutdown.clone());
         let bytes = std::mem::take(buffer);
-        let task =
-            Task { index, digest, bytes, source: self.source, relay_writer, company, failed, shutdown };
-        bench.settle(self.verifier.hand_over(task));
-        *buffer = bench.spare.1.try_recv().unwrap_or_default();
+        let task = ReceivedChunk {
+            index,
+            digest,
+            bytes,
+            source: self.source,
+            relay_writer,
+            company,
+            failed,
+            shutdown,
+        };
+        queue.settle(self.verifier.enqueue(task));
+        *buffer = queue.spare.1.try_recv().unwrap_or_default();
     }
 
     /// Waits until nobody has a chunk of this source any more, and says what was wrong with one of them.
     pub fn ended(self) -> Option<SourceError> {
         let Self { verifier, failed, failures, .. } = self;
         // The helpers may have ended before.
-        let bench = &verifier.bench;
-        bench.settle(bench.tasks.try_iter().collect());
+        let queue = &verifier.queue;
+        queue.settle(queue.tasks.try_iter().collect());
         drop(failed);
         failures.iter().fold(None, |first, why| first.or(Some(why)))
     }
@@ -287,7 +295,7 @@ mod tests {
         }
     }
 
-    struct Stage {
+    struct Fixture {
         sink: Arc<Sink>,
         verifier: Verifier,
         reported: Receiver<SourceEvent>,
@@ -295,23 +303,23 @@ mod tests {
         shutdown: Shutdown,
     }
 
-    fn stage() -> Stage {
+    fn fixture() -> Fixture {
         let (sink, threads, shutdown) = (Arc::new(Sink::default()), Threads::new(), Shutdown::new());
         let job = job(1, sink.clone());
         let (events, reported) = crossbeam_channel::unbounded();
         let mut verifier = Verifier::new(Arc::new(job), events, &threads, &shutdown);
         // Also on a machine with one core.
         verifier.most = 2;
-        Stage { sink, verifier, reported, threads, shutdown }
+        Fixture { sink, verifier, reported, threads, shutdown }
     }
 
-    fn take(tasks: &Tasks, index: u32, bytes: &[u8]) {
+    fn take(tasks: &SourceVerifier, index: u32, bytes: &[u8]) {
         tasks.take(ChunkIndex(index), Digest::of(BYTES), &mut bytes.to_vec(), None, true);
     }
 
     #[test]
     fn every_chunk_is_stored_and_reported_before_its_source_ends() {
-        let Stage { sink, verifier, reported, threads, shutdown } = stage();
+        let Fixture { sink, verifier, reported, threads, shutdown } = fixture();
         let tasks = verifier.tasks(SOURCE, &shutdown.child());
         let mut count = 0;
         while !sink.has_been_helped() || count < 50 {
@@ -329,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_wrong_chunk_wakes_its_source_and_no_other() {
-        let Stage { sink, verifier, reported, threads, shutdown } = stage();
+        let Fixture { sink, verifier, reported, threads, shutdown } = fixture();
         let (own, others) = (shutdown.child(), shutdown.child());
         let (tasks, other) = (verifier.tasks(SOURCE, &own), verifier.tasks(SourceId(8), &others));
         // Found by this thread, as there is no helper yet; then, among right ones, by a helper.
@@ -351,7 +359,7 @@ mod tests {
 
     #[test]
     fn what_is_left_when_the_helpers_have_ended_is_settled_by_its_source() {
-        let Stage { sink, verifier, reported, threads, shutdown } = stage();
+        let Fixture { sink, verifier, reported, threads, shutdown } = fixture();
         let tasks = verifier.tasks(SOURCE, &shutdown.child());
         take(&tasks, 0, BYTES);
         shutdown.trigger();
@@ -363,7 +371,7 @@ mod tests {
 
     #[test]
     fn chunks_that_are_too_large_for_the_helpers_are_verified_here() {
-        let Stage { sink, verifier, threads, shutdown, .. } = stage();
+        let Fixture { sink, verifier, threads, shutdown, .. } = fixture();
         let tasks = verifier.tasks(SOURCE, &shutdown.child());
         let mut large = vec![0; VERIFY_MEMORY / 2 + 1];
         let digest = Digest::of(&large);
