@@ -109,7 +109,7 @@ pub struct SourceEvent {
 
 #[derive(Debug)]
 enum SourceUpdate {
-    Connected { have: Option<HaveMap>, upstreams: Vec<Upstream>, round_trip: Duration },
+    Connected { have: Option<HaveMap>, upstreams: Vec<Upstream>, rtt: Duration },
     Has(Vec<ChunkIndex>),
     Hints(Vec<ChunkIndex>),
     Upstream(Upstream),
@@ -290,9 +290,9 @@ impl DownloadScheduler {
     pub fn handle(&mut self, event: SourceEvent, now: Moment) -> Vec<SchedulerEvent> {
         let SourceEvent { source: id, update, .. } = event;
         match update {
-            SourceUpdate::Connected { have, upstreams, round_trip } => {
+            SourceUpdate::Connected { have, upstreams, rtt } => {
                 self.connected_to(id, have, now);
-                self.picker.set_round_trip(id, round_trip);
+                self.picker.set_round_trip(id, rtt);
                 self.follow(now);
                 upstreams.into_iter().for_each(|upstream| self.placed(id, upstream, now));
                 // It may have been what the others waited for.

@@ -68,7 +68,7 @@ pub struct Conversation {
     /// When hello was said and how long its answer may take, until that is there.
     hello: Option<(Instant, Duration)>,
     /// The shortest time that something has taken to get there and back.
-    round_trip: Duration,
+    rtt: Duration,
 }
 
 impl Conversation {
@@ -85,11 +85,11 @@ impl Conversation {
     ) -> Result<Self, SourceError> {
         let began = Instant::now();
         let stream = Arc::new(dial(address, shutdown)?);
-        let round_trip = began.elapsed();
+        let rtt = began.elapsed();
         let Timeouts { hello, stall, .. } = timeouts;
         let (reader, mut writer) = halves(&stream, stall)?;
         writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port })?;
-        Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), round_trip })
+        Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), rtt })
     }
 
     fn ask(&mut self, request: &PeerRequest) -> Result<PeerResponse, SourceError> {
@@ -105,7 +105,7 @@ impl Conversation {
             PeerResponse::Hello { version: PROTOCOL_VERSION } => {
                 self.hello = None;
                 // A busy machine makes this, or connecting, longer than the way.
-                self.round_trip = self.round_trip.min(since.elapsed());
+                self.rtt = self.rtt.min(since.elapsed());
                 Ok(())
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
@@ -296,8 +296,8 @@ impl SourceReader {
                 (None, Vec::new())
             }
         };
-        let Conversation { mut reader, mut writer, stall, round_trip, .. } = conversation;
-        self.report(SourceUpdate::Connected { have, upstreams, round_trip });
+        let Conversation { mut reader, mut writer, stall, rtt, .. } = conversation;
+        self.report(SourceUpdate::Connected { have, upstreams, rtt });
         let asked = InFlight::default();
         let asker =
             CommandWriter { file: self.job.file, asked: asked.clone(), shutdown: self.shutdown.clone() };
