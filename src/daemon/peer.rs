@@ -7,7 +7,7 @@
 use super::pacing::Held;
 use super::relay::{ArrivalSubscription, ChunkSend, PartialChunk, Piece};
 use super::shelf::{Offer, Offers};
-use super::upload_limit::{Place, UploadLimit};
+use super::upload_limit::{UploadLimit, UploadSlot};
 use super::visitors::{SubscriberId, Subscribers, Welcome};
 use crate::content::limits::{self, NEWS_PAUSE, PROTOCOL_VERSION, SERVE_QUEUE};
 use crate::content::{ChunkIndex, FileId, FileName, HaveMap};
@@ -191,9 +191,9 @@ impl Server {
     }
 
     /// With an upload limit, waits for one of the chunks on their way to be through. `None` at the shutdown.
-    fn place(&self) -> Option<Option<Place<'_>>> {
+    fn slot(&self) -> Option<Option<UploadSlot<'_>>> {
         match &self.limit {
-            Some(limit) => limit.place(&self.shutdown).map(Some),
+            Some(limit) => limit.slot(&self.shutdown).map(Some),
             None => Some(None),
         }
     }
@@ -540,7 +540,7 @@ impl<'a> ResponseWriter<'a> {
         log::debug!("serving chunk {index} of {} to {}", file.short(), self.from);
         let response = PeerResponse::Chunk { file, index, length: stored.length };
         let server = self.server;
-        let Some(_place) = server.place() else { return Err(LinkError::Closed) };
+        let Some(_slot) = server.slot() else { return Err(LinkError::Closed) };
         // A part file is written to all the time; what is complete must stay as it is, or the rest is not sent.
         let looks = |file: &File| file.metadata().ok().map(|found| (found.len(), found.modified().ok()));
         let whole = server.offers.get(file).is_some_and(|source| source.progress().is_complete());
@@ -581,7 +581,7 @@ impl<'a> ResponseWriter<'a> {
         log::debug!("passing chunk {index} of {} on to {}", file.short(), self.from);
         let length = partial.length();
         let server = self.server;
-        let Some(_place) = server.place() else { return Err(LinkError::Closed) };
+        let Some(_slot) = server.slot() else { return Err(LinkError::Closed) };
         self.writer.send(&PeerResponse::Chunk { file, index, length })?;
         let (mut sent, mut piece) = (0, Vec::new());
         let sending = self.sends(file);

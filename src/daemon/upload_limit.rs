@@ -10,21 +10,21 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// No slice of a chunk waits longer than this for the other chunks on their way, seconds.
-const SLICE_SECONDS: u64 = 10;
+const SLICE_WAIT_MAX_SECONDS: u64 = 10;
 /// Chunks on their way at once, however high the limit is.
-const AT_ONCE_MAX: u64 = 64;
+const SLOTS_MAX: u64 = 64;
 
 /// A limit for all connections together.
 pub struct UploadLimit {
     bucket: Mutex<TokenBucket>,
     started: Instant,
-    places: (Sender<()>, Receiver<()>),
+    slots: (Sender<()>, Receiver<()>),
 }
 
 /// One of the chunks that may be on their way; gives its place back when dropped.
-pub struct Place<'a>(&'a Receiver<()>);
+pub struct UploadSlot<'a>(&'a Receiver<()>);
 
-impl Drop for Place<'_> {
+impl Drop for UploadSlot<'_> {
     fn drop(&mut self) {
         let _ = self.0.try_recv();
     }
@@ -33,19 +33,19 @@ impl Drop for Place<'_> {
 impl UploadLimit {
     /// So many bytes a second, which are not none.
     pub fn new(rate: u64) -> Self {
-        let at_once = (rate.saturating_mul(SLICE_SECONDS) / SLICE).clamp(1, AT_ONCE_MAX);
+        let at_once = (rate.saturating_mul(SLICE_WAIT_MAX_SECONDS) / SLICE).clamp(1, SLOTS_MAX);
         Self {
             bucket: Mutex::new(TokenBucket::new(rate, Duration::ZERO)),
             started: Instant::now(),
-            places: bounded(at_once as usize),
+            slots: bounded(at_once as usize),
         }
     }
 
     /// Waits until one more chunk may be on its way. `None` at the shutdown.
-    pub fn place(&self, shutdown: &Shutdown) -> Option<Place<'_>> {
+    pub fn slot(&self, shutdown: &Shutdown) -> Option<UploadSlot<'_>> {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => None,
-            send(self.places.0, ()) -> _ => Some(Place(&self.places.1)),
+            send(self.slots.0, ()) -> _ => Some(UploadSlot(&self.slots.1)),
         }
     }
 
@@ -67,17 +67,17 @@ mod tests {
     #[test]
     fn a_low_limit_lets_one_chunk_go_at_a_time_and_the_shutdown_ends_the_waiting() {
         let (limit, shutdown) = (UploadLimit::new(1_000), Shutdown::new());
-        let first = limit.place(&shutdown);
+        let first = limit.slot(&shutdown);
         assert!(first.is_some());
         drop(first);
-        let _second = limit.place(&shutdown).expect("the first one is through");
+        let _second = limit.slot(&shutdown).expect("the first one is through");
         shutdown.trigger();
-        assert!(limit.place(&shutdown).is_none());
+        assert!(limit.slot(&shutdown).is_none());
         limit.pace(1 << 40, &shutdown);
     }
 
     #[test]
     fn the_highest_limit_there_is_lets_many_go() {
-        assert_eq!(UploadLimit::new(u64::MAX).places.0.capacity(), Some(AT_ONCE_MAX as usize));
+        assert_eq!(UploadLimit::new(u64::MAX).slots.0.capacity(), Some(SLOTS_MAX as usize));
     }
 }
