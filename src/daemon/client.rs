@@ -68,15 +68,15 @@ pub struct ClientConfig {
 
 /// What the chunks of the set must be, as far as it is agreed upon.
 #[derive(Default)]
-struct Agreed(RwLock<HashMap<ChunkIndex, Claim>>);
+struct AgreedChunks(RwLock<HashMap<ChunkIndex, Claim>>);
 
-impl Agreed {
+impl AgreedChunks {
     fn set(&self, index: ChunkIndex, claim: Claim) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(index, claim);
     }
 }
 
-impl Expected for Agreed {
+impl Expected for AgreedChunks {
     fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)> {
         let agreed = self.0.read().unwrap_or_else(PoisonError::into_inner);
         agreed.get(&index).map(|claim| (claim.sha256, claim.size))
@@ -84,13 +84,13 @@ impl Expected for Agreed {
 }
 
 /// Verified chunks on their way into the folder: kept at once, and committed together by a thread of its own.
-struct Deposit {
+struct FolderSink {
     folder: Arc<ChunkFolder>,
-    agreed: Arc<Agreed>,
+    agreed: Arc<AgreedChunks>,
     kept: Sender<Loose>,
 }
 
-impl ChunkSink for Deposit {
+impl ChunkSink for FolderSink {
     fn store(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
         // Others may have agreed upon something else while the chunk was on its way.
         let agreed = self.agreed.expected(index).map(|(digest, _)| digest);
@@ -190,7 +190,7 @@ fn serve_and_fetch(
     }
     let (keep, kept) = bounded(COMMIT_MOST);
     let committed = commit_kept(folder.clone(), kept, threads)?;
-    let mut state = State::new(config, set, key, folder, offers, have, keep, events, threads, shutdown);
+    let mut state = ClientState::new(config, set, key, folder, offers, have, keep, events, threads, shutdown);
     let result = state.run(&said, &received, &committed, shutdown);
     // Before the state goes, and with it the queue to the tracker: the session is to see an end that is wanted.
     shutdown.trigger();
@@ -204,12 +204,12 @@ struct Joined {
     requests: Sender<TrackerRequest>,
 }
 
-struct State<'a> {
+struct ClientState<'a> {
     config: &'a ClientConfig,
     set: SetKey,
     folder: Arc<ChunkFolder>,
     offers: Offers,
-    agreed: Arc<Agreed>,
+    agreed: Arc<AgreedChunks>,
     fetch: DownloadScheduler,
     started: Instant,
     joined: Option<Joined>,
@@ -233,7 +233,7 @@ struct State<'a> {
     nowhere: (Sender<TrackerRequest>, Receiver<TrackerRequest>),
 }
 
-impl<'a> State<'a> {
+impl<'a> ClientState<'a> {
     #[allow(clippy::too_many_arguments)]
     fn new(
         config: &'a ClientConfig,
@@ -247,7 +247,7 @@ impl<'a> State<'a> {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> Self {
-        let agreed = Arc::new(Agreed::default());
+        let agreed = Arc::new(AgreedChunks::default());
         let job = Job {
             relay: None,
             download: 0,
@@ -256,7 +256,7 @@ impl<'a> State<'a> {
             // Not known beforehand; the folder's own chunks tell what to expect, and then the tracker.
             longest: folder.held().iter().map(|chunk| chunk.length).max().unwrap_or(CHUNK_SIZE),
             expected: agreed.clone(),
-            sink: Arc::new(Deposit { folder: folder.clone(), agreed: agreed.clone(), kept }),
+            sink: Arc::new(FolderSink { folder: folder.clone(), agreed: agreed.clone(), kept }),
             port: None,
             subscribe: false,
             timeouts: config.serve.timeouts,
@@ -590,9 +590,9 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         std::fs::write(place.path().join("local_chunks.txt"), "2,LASTCHUNK\n").unwrap();
         let folder = Arc::new(ChunkFolder::open(place.path(), CheckWatch::NOBODY).unwrap());
-        let agreed = Arc::new(Agreed::default());
+        let agreed = Arc::new(AgreedChunks::default());
         let (keep, kept) = bounded(2);
-        let deposit = Deposit { folder: folder.clone(), agreed: agreed.clone(), kept: keep };
+        let deposit = FolderSink { folder: folder.clone(), agreed: agreed.clone(), kept: keep };
         let (index, old, new) = (ChunkIndex(0), Digest::of(b"old"), Digest::of(b"new"));
         assert!(!deposit.store(index, old, b"old").unwrap(), "nothing is agreed upon");
         // What was agreed upon has changed while the old bytes were on their way.

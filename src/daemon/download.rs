@@ -118,7 +118,7 @@ fn run_with(
         timeouts,
     };
     let started = Instant::now();
-    let mut state = State {
+    let mut state = DownloadState {
         fetch: DownloadScheduler::new(job, have, true, events, threads, work),
         watch,
         timeout,
@@ -178,7 +178,7 @@ fn run_with(
     Ok(())
 }
 
-struct State<'a> {
+struct DownloadState<'a> {
     fetch: DownloadScheduler,
     watch: &'a dyn Watch,
     timeout: Option<Duration>,
@@ -187,7 +187,7 @@ struct State<'a> {
     corrupt: usize,
 }
 
-impl State<'_> {
+impl DownloadState<'_> {
     fn take(&mut self, news: Vec<SchedulerEvent>) -> Result<(), DaemonError> {
         for news in news {
             match news {

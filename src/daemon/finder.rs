@@ -197,7 +197,7 @@ fn join(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
 ///
 /// # Errors
 /// No answer for as long as `outage` was given, or the shutdown.
-pub fn find_patiently(
+pub fn find_with_retries(
     finder: &mut dyn Finder,
     query: &Query,
     mut outage: Outage,

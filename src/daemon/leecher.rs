@@ -10,7 +10,7 @@ use super::peer::{DiscoveredPeer, ServeOptions, serve};
 use super::relay::Relay;
 use super::seeder::default_name;
 use super::shelf::{Offer, Offers};
-use super::transfer::{self, Beside, Downloaded, Located, Order, Start};
+use super::transfer::{self, Downloaded, Located, Order, ServingContext, Start};
 use super::watch::Watch;
 use crate::content::EntityName;
 use crate::net::{Asker, Listener, Shutdown, Threads};
@@ -112,10 +112,15 @@ impl Leecher<'_> {
             Start::Part(part) => part,
         };
         let threads = self.threads.clone();
-        let mut beside = Beside { threads, relay: None, port: None, discovered: None };
+        let mut beside = ServingContext { threads, relay: None, port: None, discovered: None };
         if let Some(serving) = self.serve(listener, &located, part.clone())? {
             let Serving { relay, port, discovered, announcer: own } = serving;
-            beside = Beside { relay: Some(relay), port: Some(port), discovered: Some(discovered), ..beside };
+            beside = ServingContext {
+                relay: Some(relay),
+                port: Some(port),
+                discovered: Some(discovered),
+                ..beside
+            };
             let _ = announcer.set(own);
         }
         let (watch, shutdown) = (self.watch, self.shutdown);

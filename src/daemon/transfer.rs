@@ -8,7 +8,7 @@ use super::announcer::Outage;
 use super::download::{self, Download};
 use super::error::{DaemonError, Fault};
 use super::fetch::Conversation;
-use super::finder::{Finder, find_patiently, interrupted};
+use super::finder::{Finder, find_with_retries, interrupted};
 use super::lookup::Query;
 use super::next_step::quoted;
 use super::peer::DiscoveredPeer;
@@ -126,12 +126,12 @@ pub fn locate(
     shutdown: &Shutdown,
 ) -> Result<Located, DaemonError> {
     let began = Instant::now();
-    let mut files = find_patiently(finder, &order.query, outage.clone(), shutdown)?;
+    let mut files = find_with_retries(finder, &order.query, outage.clone(), shutdown)?;
     while files.is_empty() && began.elapsed() < order.patience {
         if shutdown.wait(ASK_AGAIN) {
             return Err(interrupted());
         }
-        files = find_patiently(finder, &order.query, outage.clone(), shutdown)?;
+        files = find_with_retries(finder, &order.query, outage.clone(), shutdown)?;
     }
     let found = choose(files, order)?;
     let path = target(order, &found.file.name)?;
@@ -352,7 +352,7 @@ fn how_sure(verify: Verify) -> String {
 }
 
 /// What a download takes from whoever serves beside it.
-pub struct Beside {
+pub struct ServingContext {
     /// Joined by whoever serves, when that ends.
     pub threads: Threads,
     /// Passes chunks on as they come, if this peer serves.
@@ -373,7 +373,7 @@ pub fn complete(
     located: Located,
     part: &Arc<PartFile>,
     finder: Box<dyn Finder>,
-    beside: Beside,
+    beside: ServingContext,
     watch: &dyn Watch,
     shutdown: &Shutdown,
 ) -> Result<Downloaded, DaemonError> {

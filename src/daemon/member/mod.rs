@@ -172,7 +172,7 @@ impl Member {
             shutdown: shutdown.clone(),
             config,
         });
-        let state = State {
+        let state = PeerDirectory {
             inner: inner.clone(),
             own: None,
             _requests: None,
@@ -297,7 +297,7 @@ impl Inner {
 }
 
 /// The state thread: what the manager says, and whom the serving side meets.
-struct State {
+struct PeerDirectory {
     inner: Arc<Inner>,
     /// This peer's own address, as the manager tells it to others.
     own: Option<SocketAddr>,
@@ -313,7 +313,7 @@ struct State {
     failures: Sender<DaemonError>,
 }
 
-impl State {
+impl PeerDirectory {
     fn run(mut self, said: &Receiver<SessionEvent>, discoveries: &Receiver<DiscoveredPeer>) {
         let shutdown = self.inner.shutdown.clone();
         let silence = never();

@@ -8,7 +8,9 @@ use crate::daemon::announcer::Outage;
 use crate::daemon::finder::Finder;
 use crate::daemon::peer::DiscoveredPeer;
 use crate::daemon::shelf::Offer;
-use crate::daemon::transfer::{self, Advice, Beside, CHECKING_MD5, Downloaded, Order, Recheck, Start};
+use crate::daemon::transfer::{
+    self, Advice, CHECKING_MD5, Downloaded, Order, Recheck, ServingContext, Start,
+};
 use crate::daemon::watch::Watch;
 use crate::daemon::{DaemonError, Fault, next_step};
 use crate::net::Shutdown;
@@ -66,7 +68,7 @@ pub struct TransferStatus {
     pub trouble: String,
 }
 
-struct Progressing {
+struct TransferState {
     stage: Stage,
     total: u64,
     done: u64,
@@ -82,7 +84,7 @@ struct Progressing {
 pub struct Transfer {
     wanted: String,
     wish: Wish,
-    state: Mutex<Progressing>,
+    state: Mutex<TransferState>,
     /// Closes when it has ended.
     ended: Receiver<()>,
     ending: Mutex<Option<Sender<()>>>,
@@ -91,7 +93,7 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    fn state(&self) -> MutexGuard<'_, Progressing> {
+    fn state(&self) -> MutexGuard<'_, TransferState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -193,7 +195,7 @@ pub(super) fn start(inner: &Arc<Inner>, wish: Wish) -> Result<Arc<Transfer>, Dae
     let transfer = Arc::new(Transfer {
         wanted,
         wish,
-        state: Mutex::new(Progressing {
+        state: Mutex::new(TransferState {
             stage: Stage::Finding,
             total: 0,
             done: 0,
@@ -348,13 +350,13 @@ fn offer(inner: &Inner, name: FileName, file: &Downloaded, part: &Arc<PartFile>)
 }
 
 /// Where this peer serves, and whom it meets.
-fn beside(inner: &Inner, file: &Downloaded) -> (Sender<DiscoveredPeer>, Beside) {
+fn beside(inner: &Inner, file: &Downloaded) -> (Sender<DiscoveredPeer>, ServingContext) {
     let (discovered, discoveries) = bounded(QUEUE);
     let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
     routes.push((file.file.id, discovered.clone()));
     let (relay, threads) = (inner.offers.relay().clone(), inner.threads.clone());
     (
         discovered,
-        Beside { relay: Some(relay), port: Some(inner.port), discovered: Some(discoveries), threads },
+        ServingContext { relay: Some(relay), port: Some(inner.port), discovered: Some(discoveries), threads },
     )
 }
