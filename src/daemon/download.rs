@@ -174,7 +174,7 @@ fn run_with(
         };
         state.take(news)?;
     }
-    state.fetch.name_silent(started.elapsed());
+    state.fetch.log_silent(started.elapsed());
     Ok(())
 }
 

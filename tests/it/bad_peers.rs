@@ -239,11 +239,11 @@ fn wrong_bytes_are_found_out_and_their_sender_named() {
     let address = bad.address.to_string();
     let size = beside.whole.bytes.len();
     let leecher = beside.download(bad);
-    let line = leecher.wait_for_text("is not used any more");
+    let line = leecher.wait_for_text("banned ");
     assert!(line.contains("WARNING") && line.contains(&address), "{line}");
     // Whichever chunk it was asked for first; the last one is shorter.
     let (full, last) = (16_384, size % 16_384);
-    let says = |bytes| format!("does not have the SHA-256 that it must have ({bytes} bad bytes)");
+    let says = |bytes| format!("has a wrong SHA-256 ({bytes} bad bytes)");
     assert!([full, last].iter().any(|bytes| line.contains(&says(*bytes))), "{line}");
 }
 
@@ -265,7 +265,7 @@ fn another_chunk_than_was_asked_for_is_found_out() {
         });
         let address = bad.address.to_string();
         let leecher = beside.download(bad);
-        let why = if honest_number { "which is not its turn" } else { "does not have the SHA-256" };
+        let why = if honest_number { "came out of turn" } else { "has a wrong SHA-256" };
         leecher.wait_for("the bad one and the reason", |line| line.contains(&address) && line.contains(why));
     }
 }
@@ -493,7 +493,7 @@ fn a_manifest_of_another_file_is_not_believed() {
     let id = wanted.id().to_string();
     let mut leecher = leecher(&there, tracker.address(), &["--id", &id, "--timeout", "2"]);
     leecher.ends_with(4);
-    leecher.wait_for_text("sends a wrong manifest: the manifest has the id");
+    leecher.wait_for_text("invalid manifest: the manifest has the id");
     assert_eq!(names_in(&there), ["logs.log"]);
 }
 

@@ -1,8 +1,9 @@
-//! One source of a download: a connection, a thread that reads, and one that asks. What was read is checked and
-//! stored by the download's [`Verifier`], which may have a helper for it.
+//! Connection to one source of a download: a reader thread and a writer thread for requests.
 //!
-//! Invariants: nothing is accepted that was not asked for; a source that sent a wrong chunk is lost for that reason
-//! and no other; after the loss of a source nothing more is heard of it; every wait has a deadline.
+//! Received chunks are verified and stored by the download's [`Verifier`], which has helper threads.
+//! Invariants: a response without a request is a protocol error; a corrupt chunk is the reported cause of a
+//! lost source, whatever else fails; after the loss of a source no further events of it are sent; every wait
+//! has a deadline.
 
 use super::super::lookup::Query;
 use super::verify::{SourceVerifier, Verifier};
@@ -23,30 +24,30 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Why a source is no good.
+/// Cause of the loss of a source.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The connection has ended, or was never made.
+    /// The connection could not be made or was lost.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// It says what does not fit the conversation.
-    #[error("it {0}")]
+    /// The source violated the protocol.
+    #[error("protocol error: {0}")]
     Protocol(String),
-    /// It says that it cannot or will not.
-    #[error("it refuses: {0}")]
+    /// The source answered with an error.
+    #[error("request refused: {0}")]
     Refused(String),
-    /// A chunk does not have its digest.
-    #[error("chunk {index} does not have the SHA-256 that it must have ({bytes} bad bytes)")]
+    /// A received chunk has a wrong digest or length.
+    #[error("chunk {index} has a wrong SHA-256 ({bytes} bad bytes)")]
     BadChunk {
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
-        /// How many bytes came for nothing.
+        /// Number of useless bytes.
         bytes: u32,
     },
-    /// It cannot be stored here; the source is not to blame.
+    /// The chunk could not be stored locally; the source is not at fault.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The download is not interested any more.
+    /// The download was stopped.
     #[error("stopped")]
     Stopped,
 }
@@ -57,26 +58,25 @@ impl From<io::Error> for SourceError {
     }
 }
 
-/// An opened conversation with a peer. Its hello is sent together with the first question, so that the two cost one
-/// way there and back.
+/// An open connection to a peer. Hello and the first request are sent together and so cost one RTT.
 pub struct Conversation {
     reader: LinkReader,
     writer: LinkWriter,
     stream: Arc<TcpStream>,
-    /// How long an answer may take to begin.
+    /// Timeout until the first byte of a response.
     stall: Duration,
-    /// When hello was said and how long its answer may take, until that is there.
+    /// Send time and timeout of the hello; `None` once it has been answered.
     hello: Option<(Instant, Duration)>,
-    /// The shortest time that something has taken to get there and back.
+    /// Lowest RTT measured so far.
     rtt: Duration,
 }
 
 impl Conversation {
-    /// Connects and says hello; the answer is looked at with that to the first question. `port` is where this peer
-    /// serves, if it does.
+    /// Connects and sends hello; the response is read together with the response to the first request. `port`
+    /// is the port on which this peer serves, if any.
     ///
     /// # Errors
-    /// Not reachable.
+    /// The peer is unreachable.
     pub fn open(
         address: SocketAddr,
         port: Option<u16>,
@@ -94,47 +94,48 @@ impl Conversation {
 
     fn ask(&mut self, request: &PeerRequest) -> Result<PeerResponse, SourceError> {
         self.writer.send(request)?;
-        self.greet()?;
+        self.await_hello()?;
         Ok(self.reader.message(self.stall)?)
     }
 
-    /// Waits for the answer to hello, if that has not been there.
-    fn greet(&mut self) -> Result<(), SourceError> {
-        let Some((since, patience)) = self.hello else { return Ok(()) };
-        match self.reader.message(patience)? {
+    /// Reads the response to hello if it has not been read yet.
+    fn await_hello(&mut self) -> Result<(), SourceError> {
+        let Some((since, timeout)) = self.hello else { return Ok(()) };
+        match self.reader.message(timeout)? {
             PeerResponse::Hello { version: PROTOCOL_VERSION } => {
                 self.hello = None;
-                // A busy machine makes this, or connecting, longer than the way.
+                // On a busy machine one of the two measurements (connect, hello) exceeds the RTT.
                 self.rtt = self.rtt.min(since.elapsed());
                 Ok(())
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
-            _ => Err(SourceError::Protocol("does not open with hello".into())),
+            _ => Err(SourceError::Protocol("no hello".into())),
         }
     }
 
-    /// Asks for a file's manifest and checks it against the id.
+    /// Downloads a file's manifest and verifies it against the id.
     ///
     /// # Errors
-    /// Not a peer of this version; the manifest is not to be had there, or not that of this file.
+    /// The protocol version differs, or the peer has no valid manifest of this file.
     pub fn manifest(&mut self, file: FileId, shutdown: &Shutdown) -> Result<Manifest, SourceError> {
         let _guard = shutdown.guard(&self.stream);
         match self.ask(&PeerRequest::Manifest { file })? {
             PeerResponse::Manifest { size, chunk_size, length, .. } => {
                 let payload = manifest_payload(&mut self.reader, size, chunk_size, length)?;
                 Manifest::decode(file, size, chunk_size, &payload)
-                    .map_err(|error| SourceError::Protocol(format!("sends a wrong manifest: {error}")))
+                    .map_err(|error| SourceError::Protocol(format!("invalid manifest: {error}")))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
-            _ => Err(SourceError::Protocol("answers something else".into())),
+            _ => Err(SourceError::Protocol("unexpected response".into())),
         }
     }
 
-    /// Asks for one chunk and waits for it. Its bytes are in `buffer` when it is right. A [refusal](SourceError::Refused)
-    /// leaves the conversation as it was; after any other error it is of no use any more.
+    /// Downloads one chunk into `buffer` and verifies it. After [`SourceError::Refused`] the connection
+    /// remains usable; after any other error it does not.
     ///
     /// # Errors
-    /// Not to be had there; [`SourceError::BadChunk`] when what came has another digest or length; whatever ends a link.
+    /// The peer does not have the chunk; [`SourceError::BadChunk`] if digest or length is wrong; the
+    /// connection was lost.
     pub fn chunk(
         &mut self,
         file: FileId,
@@ -157,14 +158,14 @@ impl Conversation {
                 }
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
-            _ => Err(SourceError::Protocol("answers something else".into())),
+            _ => Err(SourceError::Protocol("unexpected response".into())),
         }
     }
 
-    /// Asks what a peer offers.
+    /// Requests the list of files that a peer offers.
     ///
     /// # Errors
-    /// Not a peer of this version, not a list of files, or whatever ends a link.
+    /// The protocol version differs, the response is not a list of files, or the connection was lost.
     pub fn files(&mut self, query: &Query, shutdown: &Shutdown) -> Result<Vec<OfferedFile>, SourceError> {
         let _guard = shutdown.guard(&self.stream);
         let Query { name, id } = query.clone();
@@ -175,11 +176,11 @@ impl Conversation {
                 Ok(serde_json::from_slice(&payload).map_err(|error| LinkError::Frame(error.into()))?)
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
-            _ => Err(SourceError::Protocol("answers something else".into())),
+            _ => Err(SourceError::Protocol("unexpected response".into())),
         }
     }
 
-    /// Asks what a peer has of a file of so many chunks, whom to ask before all others, and to be told what comes.
+    /// Requests the bitfield of a file of `chunks` chunks and the predecessors, and subscribes to new chunks.
     fn have(&mut self, file: FileId, chunks: u32) -> Result<(HaveMap, Vec<Upstream>), SourceError> {
         match self.ask(&PeerRequest::Have { file })? {
             PeerResponse::Have { count, length, upstreams, .. }
@@ -191,22 +192,22 @@ impl Conversation {
                 Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstreams))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
-            _ => Err(SourceError::Protocol("sends no have-map of this file".into())),
+            _ => Err(SourceError::Protocol("no bitfield of this file".into())),
         }
     }
 }
 
-/// Reads the payload of a manifest, whose length must fit the sizes that were stated.
+/// Reads the payload of a manifest; its length must fit the stated sizes.
 ///
 /// # Errors
-/// Sizes that fit no manifest, or whatever ends a link.
+/// No manifest has these sizes, or the connection was lost.
 pub fn manifest_payload(
     reader: &mut LinkReader,
     size: u64,
     chunk_size: u32,
     length: u64,
 ) -> Result<Vec<u8>, SourceError> {
-    let wrong = |text: String| SourceError::Protocol(format!("sends a wrong manifest: {text}"));
+    let wrong = |text: String| SourceError::Protocol(format!("invalid manifest: {text}"));
     let expected = Manifest::payload_length(size, chunk_size).map_err(|error| wrong(error.to_string()))?;
     let most = expected.unwrap_or(u64::from(CHUNKS_MAX) * 36);
     if length > most {
@@ -217,7 +218,7 @@ pub fn manifest_payload(
     Ok(payload)
 }
 
-/// What has been asked of the source and not been answered, in order.
+/// Requests in flight to a source, with their send times, in order.
 #[derive(Clone, Default)]
 struct InFlight(Arc<Mutex<VecDeque<(ChunkIndex, Instant)>>>);
 
@@ -227,24 +228,24 @@ impl InFlight {
     }
 }
 
-/// What a source is asked.
+/// Commands to the writer thread of a source.
 pub(super) enum SourceCommand {
     Chunk(ChunkIndex),
-    /// Somebody else upstream.
+    /// Ask the root for another predecessor.
     Overtake {
-        /// In which stripe.
+        /// Index of the stripe.
         stripe: u8,
-        /// Whether the one who is has been found to be slow.
+        /// Whether the present predecessor has been measured to be slow.
         sure: bool,
     },
-    /// That somebody who asks this peer takes what it gets slowly.
+    /// Report a successor that receives slowly.
     Slow(SocketAddr),
 }
 
-/// How many pieces of chunks have come from a source.
+/// Number of chunk fragments received from a source.
 pub(super) type Pieces = Arc<AtomicUsize>;
 
-/// The reading thread of a source.
+/// Reader thread of a source.
 pub(super) struct SourceReader {
     pub id: SourceId,
     pub address: SocketAddr,
@@ -256,14 +257,14 @@ pub(super) struct SourceReader {
 }
 
 impl SourceReader {
-    /// Runs until the source is lost or not wanted any more, and says why.
+    /// Runs until the source is lost or the download ends, and reports the cause.
     pub fn run(self, commands: Receiver<SourceCommand>, threads: &Threads) {
-        let tasks = self.verifier.tasks(self.id, &self.shutdown);
-        let mut result = self.converse(commands, &tasks, threads);
-        // Wakes the asking thread, whatever it waits for.
+        let verifier = self.verifier.for_source(self.id, &self.shutdown);
+        let mut result = self.converse(commands, &verifier, threads);
+        // Wakes the writer thread.
         self.shutdown.trigger();
-        // What is wrong with a chunk weighs more than how the connection ended after it.
-        if let (Some(why), false) = (tasks.ended(), matches!(result, Err(SourceError::BadChunk { .. }))) {
+        // A corrupt chunk takes precedence over the error that ended the connection after it.
+        if let (Some(why), false) = (verifier.ended(), matches!(result, Err(SourceError::BadChunk { .. }))) {
             result = Err(why);
         }
         if let Err(why) = result {
@@ -272,14 +273,15 @@ impl SourceReader {
     }
 
     fn report(&self, update: SourceUpdate) {
-        // The state thread takes these as long as it lives, and it never waits for this one.
+        // Never blocks for long: the state thread drains these events as long as it lives and never waits for
+        // this thread.
         let _ = self.events.send(SourceEvent { download: self.job.download, source: self.id, update });
     }
 
     fn converse(
         &self,
         commands: Receiver<SourceCommand>,
-        tasks: &SourceVerifier,
+        verifier: &SourceVerifier,
         threads: &Threads,
     ) -> Result<(), SourceError> {
         let mut conversation =
@@ -292,32 +294,35 @@ impl SourceReader {
                 (Some(have), upstreams)
             }
             false => {
-                conversation.greet()?;
+                conversation.await_hello()?;
                 (None, Vec::new())
             }
         };
         let Conversation { mut reader, mut writer, stall, rtt, .. } = conversation;
         self.report(SourceUpdate::Connected { have, upstreams, rtt });
-        let asked = InFlight::default();
-        let asker =
-            CommandWriter { file: self.job.file, asked: asked.clone(), shutdown: self.shutdown.clone() };
-        threads.spawn("fetch-ask", move || asker.run(&commands, &mut writer, &stream))?;
+        let in_flight = InFlight::default();
+        let command_writer = CommandWriter {
+            file: self.job.file,
+            in_flight: in_flight.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        threads.spawn("fetch-ask", move || command_writer.run(&commands, &mut writer, &stream))?;
         let mut buffer = Vec::new();
         while !self.shutdown.is_stopped() {
             match reader.message(stall) {
-                Ok(message) => self.take(message, &mut reader, &asked, tasks, &mut buffer)?,
+                Ok(message) => self.take(message, &mut reader, &in_flight, verifier, &mut buffer)?,
                 Err(LinkError::TimedOut) => {}
                 Err(error) => return Err(error.into()),
             }
-            // Also after a message: small talk does not make up for a chunk that does not come.
-            self.check_patience(&asked)?;
+            // Also after a message: other messages do not extend the deadline of the oldest request.
+            self.check_stall(&in_flight)?;
         }
         Err(SourceError::Stopped)
     }
 
-    /// Silence is fine while nothing is asked for; the other side answers pings.
-    fn check_patience(&self, asked: &InFlight) -> Result<(), SourceError> {
-        match asked.queue().front() {
+    /// Applies the stall timeout to the oldest request in flight. An idle connection is kept up by pings.
+    fn check_stall(&self, in_flight: &InFlight) -> Result<(), SourceError> {
+        match in_flight.queue().front() {
             Some((_, since)) if since.elapsed() >= self.job.timeouts.stall => Err(LinkError::TimedOut.into()),
             _ => Ok(()),
         }
@@ -327,34 +332,34 @@ impl SourceReader {
         &self,
         message: PeerResponse,
         reader: &mut LinkReader,
-        asked: &InFlight,
-        tasks: &SourceVerifier,
+        in_flight: &InFlight,
+        verifier: &SourceVerifier,
         buffer: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
         match message {
             PeerResponse::Chunk { file, index, length } => {
-                let front = asked.queue().pop_front().map(|(index, _)| index);
+                let front = in_flight.queue().pop_front().map(|(index, _)| index);
                 if file != self.job.file || front != Some(index) {
-                    return Err(SourceError::Protocol(format!("sends chunk {index}, which is not its turn")));
+                    return Err(SourceError::Protocol(format!("chunk {index} came out of turn")));
                 }
-                let more = !asked.queue().is_empty();
-                self.chunk((index, length), more, reader, tasks, buffer)?;
-                // The next one could not come before this one was through.
-                if let Some((_, since)) = asked.queue().front_mut() {
+                let more = !in_flight.queue().is_empty();
+                self.chunk((index, length), more, reader, verifier, buffer)?;
+                // Responses come in order, so the time of the next request starts here.
+                if let Some((_, since)) = in_flight.queue().front_mut() {
                     *since = Instant::now();
                 }
                 Ok(())
             }
             PeerResponse::Error { code, text, index } => {
-                let front = asked.queue().pop_front().map(|(index, _)| index);
+                let front = in_flight.queue().pop_front().map(|(index, _)| index);
                 match (front, index) {
-                    // The whole file is not there any more.
+                    // The source no longer has the file at all.
                     _ if self.job.subscribe && matches!(code, ErrorCode::Changed | ErrorCode::NotFound) => {
                         Err(SourceError::Refused(format!("{text} ({})", describe(code))))
                     }
-                    (Some(asked), Some(index)) if asked == index => {
+                    (Some(in_flight), Some(index)) if in_flight == index => {
                         let (address, why) = (self.address, describe(code));
-                        log::info!("{address} does not give chunk {index}: {text} ({why})");
+                        log::info!("{address} refused chunk {index}: {text} ({why})");
                         self.report(SourceUpdate::Refused(index));
                         Ok(())
                     }
@@ -383,7 +388,7 @@ impl SourceReader {
                 Ok(())
             }
             PeerResponse::Pong => Ok(()),
-            other => Err(SourceError::Protocol(format!("sends {other:?}, which nobody asked for"))),
+            other => Err(SourceError::Protocol(format!("unexpected message {other:?}"))),
         }
     }
 
@@ -392,14 +397,14 @@ impl SourceReader {
         (index, length): (ChunkIndex, u32),
         more: bool,
         reader: &mut LinkReader,
-        tasks: &SourceVerifier,
+        verifier: &SourceVerifier,
         buffer: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
         let Some((digest, expected)) = self.job.expected.expected(index) else {
-            return Err(SourceError::Protocol(format!("sends chunk {index}, which is not expected")));
+            return Err(SourceError::Protocol(format!("chunk {index} has no known digest")));
         };
         if length != expected {
-            let text = format!("sends {length} bytes for chunk {index}, which has {expected}");
+            let text = format!("chunk {index} came with {length} bytes instead of {expected}");
             return Err(SourceError::Protocol(text));
         }
         buffer.resize(length as usize, 0);
@@ -411,25 +416,25 @@ impl SourceReader {
                 relay_writer.push(piece);
             }
         })?;
-        tasks.take(index, digest, buffer, relay_writer, more);
+        verifier.take(index, digest, buffer, relay_writer, more);
         Ok(())
     }
 }
 
-/// What a refusal means, for people.
+/// Describes an error code in words.
 fn describe(code: ErrorCode) -> &'static str {
     match code {
-        ErrorCode::Changed => "it has changed there",
-        ErrorCode::NotFound | ErrorCode::NotHere => "it is not there",
-        ErrorCode::Busy => "too much to do there",
-        _ => "something is wrong there",
+        ErrorCode::Changed => "changed",
+        ErrorCode::NotFound | ErrorCode::NotHere => "not found",
+        ErrorCode::Busy => "busy",
+        _ => "internal error",
     }
 }
 
-/// The asking thread of a source.
+/// Writer thread of a source.
 struct CommandWriter {
     file: FileId,
-    asked: InFlight,
+    in_flight: InFlight,
     shutdown: Shutdown,
 }
 
@@ -444,7 +449,7 @@ impl CommandWriter {
                     }
                     Ok(SourceCommand::Slow(peer)) => writer.send(&PeerRequest::Slow { file: self.file, peer }),
                     Ok(SourceCommand::Chunk(index)) => {
-                        self.asked.queue().push_back((index, Instant::now()));
+                        self.in_flight.queue().push_back((index, Instant::now()));
                         writer.send(&PeerRequest::Chunk { file: self.file, index })
                     }
                     Err(_) => break,
@@ -455,7 +460,7 @@ impl CommandWriter {
                 break;
             }
         }
-        // Whatever ended the asking ends the reading.
+        // Ends the reader thread as well.
         let _ = stream.shutdown(std::net::Shutdown::Both);
     }
 }
