@@ -198,7 +198,7 @@ fn peers(stage: &mut Stage) -> Result<String> {
     stage.until_said("peer1", "Successfully downloaded file2.txt")?;
     stage.until_said("peer2", "Successfully downloaded file1.txt")?;
     stage.kill("peer1")?;
-    stage.until_said("peer2", " is gone")?;
+    stage.until_said("peer2", " disconnected")?;
     fs::create_dir(stage.folder.join("peer3")).context("cannot make a folder for the third peer")?;
     let wanted = ["--get", "file1.txt", "--get", "file2.txt", "--stay"];
     stage.start("peer3", "client", client("peer3").into_iter().chain(wanted))?;

@@ -142,5 +142,5 @@ fn links_that_are_cut_for_a_while_are_waited_for() {
     // The seeder's lease had ended meanwhile, and it is back by itself.
     tracker.wait_for_text("is gone");
     tracker.wait_for_count("of a.bin", 2);
-    assert!(!leecher.has_said("going on where the last run stopped"), "it was one run");
+    assert!(!leecher.has_said("resuming at "), "it was one run");
 }

@@ -478,7 +478,7 @@ fn wrong_bytes_alone_end_in_a_clear_error() {
     bad.announce(tracker.address(), "bad", &whole.summary("a.bin"));
     let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--timeout", "2"]);
     leecher.ends_with(32);
-    leecher.wait_for_text("1 sources sent wrong bytes and are not used any more");
+    leecher.wait_for_text("1 source banned for corrupt chunks");
     assert!(!there.join("a.bin").exists());
 }
 

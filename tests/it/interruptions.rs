@@ -43,7 +43,7 @@ fn vouched(folder: &Path) -> HaveMap {
 
 /// How much a program says that it has found.
 fn resumed(lines: &[String]) -> Option<usize> {
-    let line = lines.iter().find_map(|line| line.split_once("going on where the last run stopped: "))?;
+    let line = lines.iter().find_map(|line| line.split_once("resuming at "))?;
     Some(line.1.split(' ').next().unwrap().parse().unwrap())
 }
 

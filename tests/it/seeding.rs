@@ -293,8 +293,8 @@ fn in_the_middle(dir: &Path, there: &Path, tracker: &Program, bytes: &[u8]) -> (
 fn goes_on(dir: &Path, there: &Path, tracker: &Program, bytes: &[u8]) {
     let _fast = seeder(dir, &dir.join("a.bin"), tracker, &["--chunk-size", "16KiB"]);
     let leecher = fetch(there, tracker, &["a.bin"]);
-    let line = leecher.wait_for_text("going on where the last run stopped: ");
-    let kept = line.rsplit("stopped: ").next().unwrap().split(' ').next().unwrap();
+    let line = leecher.wait_for_text("resuming at ");
+    let kept = line.rsplit("resuming at ").next().unwrap().split(' ').next().unwrap();
     let kept: usize = kept.parse().unwrap();
     assert!(kept > 0 && kept < bytes.len() && kept.is_multiple_of(16_384), "{line}");
     assert_holds(&there.join("a.bin"), bytes);

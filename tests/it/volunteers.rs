@@ -510,7 +510,7 @@ fn a_file_is_put_together_from_what_volunteers_keep() {
     assert_serves(session.address, &whole, 8);
     // Without the file it still has what it keeps.
     std::fs::remove_file(dir.path().join("ann/f")).unwrap();
-    ann.wait_for_text("f is gone or has changed");
+    ann.wait_for_text("stopped sharing f: ");
     assert_serves(session.address, &whole, 5);
     assert_does_not_serve(session.address, &whole, 8);
     session.order(VolunteerOrder::Challenge { challenge: 1, range: challenge(&kept, 2) });
