@@ -1,8 +1,8 @@
-//! What each role is made of: the tracker, peers that serve, downloads, chunk folders, volunteers.
+//! Programs behind the command line: tracker, upload server, downloads, chunk folders, volunteers.
 //!
-//! Each daemon has one thread that owns its state and handles a closed enum of events; connection
-//! threads do the reading, hashing and writing, and chunk bytes never pass through the state thread. Nothing here
-//! reads flags or draws on a terminal.
+//! Each program has one state thread, which processes a closed enum of events. Connection threads read, hash
+//! and write; chunk bytes never pass through the state thread. Nothing here parses flags or draws on a
+//! terminal.
 
 pub mod announcer;
 pub mod client;

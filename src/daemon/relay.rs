@@ -1,12 +1,12 @@
-//! Chunks that are being received, for those who want them passed on at once.
+//! Cut-through relay: forwards the bytes of a chunk to receivers while it is still being received.
 //!
-//! A chunk that is passed on only when all of it is here makes everybody behind wait for its whole length. With
-//! links that are shared by many that is many times what it takes alone, at the beginning and at the end of every
-//! download. So the bytes of a chunk go on to others as they come.
+//! Store-and-forward would delay every successor by the transfer time of a whole chunk at each step of a
+//! chain; on shared links that is many times the transfer time of an idle link, at the start and the end of
+//! every download.
 //!
-//! Invariant: nobody gets all of a chunk that has not been verified here. Its last bytes are held back until then; if
-//! it turns out to be bad, or its source is lost, whoever was being sent it finds its connection torn, and has
-//! nothing that it could take for a chunk.
+//! Invariant: no receiver gets the last bytes of a chunk before it has been verified by this peer. If the
+//! chunk is corrupt or its source is lost, the connections of its receivers are closed, and they hold only an
+//! incomplete chunk.
 
 use super::pacing::Pacing;
 use crate::content::limits::COMING_UNASKED;
@@ -18,15 +18,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What is held back of a chunk until it is verified, bytes.
+/// Bytes of a chunk that are withheld until it has been verified.
 const HELD_BACK_BYTES: usize = 1_024;
-/// Bytes go on in blocks of so many: what ten full packets of Ethernet carry. With fewer more of them would be packets that are
-/// not full, and more is late by itself at each step of a line.
+/// Unit of forwarding, bytes: the payload of ten full Ethernet packets. Smaller blocks would cause partly
+/// filled packets, larger ones add latency at each step of a chain.
 const BLOCK_BYTES: usize = 10 * 1_448;
-/// News of beginnings that may wait for a subscriber; what does not fit it learns when the chunk is here.
+/// Capacity of a subscriber's queue of arriving chunks; beyond it the subscriber learns of a chunk when it is
+/// stored.
 const ARRIVALS_QUEUED_MAX: usize = 256;
 
-/// Nothing that these mutexes guard is ever half done, so a panic elsewhere has broken nothing.
+/// Ignores poisoning: no guarded value is ever left half updated.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -34,21 +35,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Default)]
 struct RelayTable {
     partial: HashMap<(FileId, ChunkIndex), Arc<PartialChunk>>,
-    /// By file, and by a number of their own. Whoever listens no more is not here.
+    /// Subscribers by file and number.
     subscribers: HashMap<FileId, HashMap<u64, ArrivalSender>>,
-    /// Chunks on their way to others who serve, by a number of their own.
+    /// Chunks being sent to peers that serve, by number.
     sent: HashMap<u64, (FileId, SocketAddr, Arc<Mutex<SendTime>>)>,
     last: u64,
 }
 
 struct ArrivalSender {
     chunks: Sender<ChunkIndex>,
-    /// How many it has been told of since it last asked for one.
+    /// Arrivals reported since the peer last requested a chunk.
     unasked: Arc<AtomicU32>,
 }
 
 impl ArrivalSender {
-    /// Told so many without asking for any it is told no more of them: its thread would wake up for each, and for nothing.
+    /// Reports an arrival, unless [`COMING_UNASKED`] of them were ignored: each would wake the subscriber's
+    /// thread for nothing.
     fn tell(&self, index: ChunkIndex) {
         if self.unasked.load(Ordering::Relaxed) < COMING_UNASKED {
             self.unasked.fetch_add(1, Ordering::Relaxed);
@@ -57,17 +59,18 @@ impl ArrivalSender {
     }
 }
 
-/// The chunks that are being received. Clones are the same.
+/// Table of the chunks that are being received. Clones share it.
 #[derive(Clone, Default)]
 pub struct Relay(Arc<Mutex<RelayTable>>, Pacing);
 
 impl Relay {
-    /// How fast others are given what is dealt out in several stripes.
+    /// Pacing of files that are distributed in several stripes.
     pub fn pacing(&self) -> &Pacing {
         &self.1
     }
 
-    /// A chunk begins to arrive, and subscribers are told. `None` when it arrives from somewhere else already.
+    /// Registers a chunk whose first bytes are arriving, and tells subscribers. `None` if it is already
+    /// arriving from another source.
     pub fn begin(&self, file: FileId, index: ChunkIndex, length: u32) -> Option<PartialChunkWriter> {
         let mut table = lock(&self.0);
         if table.partial.contains_key(&(file, index)) {
@@ -82,9 +85,8 @@ impl Relay {
         Some(PartialChunkWriter { relay: self.clone(), key: (file, index), partial })
     }
 
-    /// A chunk has come in full, and been verified and stored. If it is arriving from somebody else as well, whoever is
-    /// being sent it does not wait for that one any more: the rest start_timer on at once, or, where what has come so far is
-    /// not how the chunk begins, nothing of it any more.
+    /// Completes a chunk that has been stored from another source. Receivers of the still arriving copy get
+    /// the rest at once; if the bytes already sent differ from the stored chunk, they get [`Piece::Lost`].
     pub fn complete(&self, file: FileId, index: ChunkIndex, bytes: &[u8]) {
         if let Some(partial) = self.get(file, index) {
             let mut state = lock(&partial.state);
@@ -97,12 +99,12 @@ impl Relay {
         }
     }
 
-    /// A chunk that is arriving now.
+    /// The chunk if it is being received now.
     pub fn get(&self, file: FileId, index: ChunkIndex) -> Option<Arc<PartialChunk>> {
         lock(&self.0).partial.get(&(file, index)).cloned()
     }
 
-    /// Gets each chunk of a file as it begins to arrive, for as long as what is returned lives.
+    /// Subscribes to the arriving chunks of a file until the returned value is dropped.
     pub fn subscribe(&self, file: FileId) -> ArrivalSubscription {
         let (subscriber, chunks) = bounded(ARRIVALS_QUEUED_MAX);
         let unasked = Arc::new(AtomicU32::new(0));
@@ -114,7 +116,7 @@ impl Relay {
         ArrivalSubscription { chunks, place: Some((self.clone(), file, number)), unasked }
     }
 
-    /// A chunk of a file is sent to one who serves at `to`, until what is returned is dropped.
+    /// Records that a chunk is being sent to the peer that serves at `to`, until the returned value is dropped.
     pub fn send_to(&self, file: FileId, to: SocketAddr) -> ChunkSend {
         let sent = Arc::new(Mutex::new(SendTime::default()));
         let mut table = lock(&self.0);
@@ -124,8 +126,8 @@ impl Relay {
         ChunkSend { relay: self.clone(), number, sent }
     }
 
-    /// The one to whom a chunk is sent, of whatever file, and how long it has taken it so far, if that is this file and
-    /// nobody else is sent anything: several share the link, and none of them is to blame.
+    /// The only active receiver and its send time; `None` if the uplink is shared or the chunk is of another
+    /// file. With several receivers on one uplink, none can be measured.
     pub fn only_receiver(&self, file: FileId) -> Option<(SocketAddr, Duration)> {
         let table = lock(&self.0);
         let mut all = table.sent.values().filter(|_| table.sent.len() == 1);
@@ -135,14 +137,14 @@ impl Relay {
     }
 }
 
-/// How long a chunk has kept a connection busy: the time in which nothing of it was here to be sent is not counted.
+/// Send time of a chunk, without the time spent waiting for its bytes.
 #[derive(Default)]
 struct SendTime {
     took: Duration,
     since: Option<Instant>,
 }
 
-/// A chunk on its way to somebody.
+/// A chunk being sent to a peer.
 pub struct ChunkSend {
     relay: Relay,
     number: u64,
@@ -150,7 +152,7 @@ pub struct ChunkSend {
 }
 
 impl ChunkSend {
-    /// Bytes of it go, until what is returned is dropped.
+    /// Runs the send timer until the returned value is dropped.
     pub fn start_timer(&self) -> SendTimer<'_> {
         lock(&self.sent).since = Some(Instant::now());
         SendTimer(self)
@@ -163,7 +165,7 @@ impl Drop for ChunkSend {
     }
 }
 
-/// Bytes that go.
+/// Running send timer.
 pub struct SendTimer<'a>(&'a ChunkSend);
 
 impl Drop for SendTimer<'_> {
@@ -174,8 +176,9 @@ impl Drop for SendTimer<'_> {
     }
 }
 
-/// The chunks of a file that begin to arrive, for one who may ask for them. Who has been told of [`COMING_UNASKED`] without
-/// asking for any is told no more of them until it asks, but only of what is here, which takes far fewer messages.
+/// Subscription of one peer to the arriving chunks of a file. After [`COMING_UNASKED`] reports without a
+/// request the peer gets no further ones until it requests a chunk; stored chunks are still announced, which
+/// takes far fewer messages.
 pub struct ArrivalSubscription {
     chunks: Receiver<ChunkIndex>,
     place: Option<(Relay, FileId, u64)>,
@@ -183,17 +186,17 @@ pub struct ArrivalSubscription {
 }
 
 impl ArrivalSubscription {
-    /// For who is not to be told.
+    /// A subscription that is never ready.
     pub fn none() -> Self {
         Self { chunks: never(), place: None, unasked: Arc::default() }
     }
 
-    /// Where they are named: to be waited for.
+    /// Receives the indices of arriving chunks.
     pub fn chunks(&self) -> &Receiver<ChunkIndex> {
         &self.chunks
     }
 
-    /// The other side has asked for a chunk of this file.
+    /// Records that the peer has requested a chunk of this file.
     pub fn asked(&self) {
         self.unasked.store(0, Ordering::Relaxed);
     }
@@ -214,7 +217,7 @@ impl Drop for ArrivalSubscription {
 #[derive(Default)]
 struct ReceivedBytes {
     bytes: Vec<u8>,
-    /// How it has ended: verified, or lost.
+    /// `Some(true)` once verified, `Some(false)` once lost.
     end: Option<bool>,
 }
 
@@ -225,24 +228,24 @@ pub struct PartialChunk {
     moved: Condvar,
 }
 
-/// What there is of an arriving chunk behind some point.
+/// Result of waiting for further bytes of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
-    /// There are more bytes.
+    /// Further bytes are available.
     Bytes,
-    /// Nothing has come in time.
+    /// The wait timed out.
     Nothing,
-    /// It will not come any more.
+    /// The chunk was lost: its source failed or it is corrupt.
     Lost,
 }
 
 impl PartialChunk {
-    /// How long the chunk is, bytes.
+    /// Length of the chunk, bytes.
     pub fn length(&self) -> u32 {
         self.length
     }
 
-    /// Puts what has come behind `from`, and may go on, in place of what `piece` holds. Waits for it a while.
+    /// Waits up to `patience` for bytes after `from` that may be forwarded, and copies them into `piece`.
     pub fn next(&self, from: usize, piece: &mut Vec<u8>, patience: Duration) -> Piece {
         let free = |state: &ReceivedBytes| match state.end {
             Some(true) => state.bytes.len(),
@@ -273,7 +276,7 @@ impl PartialChunk {
     }
 }
 
-/// The receiving end of an arriving chunk. When it is dropped before the chunk is verified, the chunk is lost.
+/// Receiving end of a chunk. Dropping it before verification marks the chunk as lost.
 pub struct PartialChunkWriter {
     relay: Relay,
     key: (FileId, ChunkIndex),
@@ -281,11 +284,11 @@ pub struct PartialChunkWriter {
 }
 
 impl PartialChunkWriter {
-    /// More bytes have come.
+    /// Appends received bytes.
     pub fn push(&self, bytes: &[u8]) {
         let mut state = lock(&self.partial.state);
         if state.end.is_some() {
-            // It has come from somebody faster.
+            // The chunk has already been completed from another source.
             return;
         }
         let before = state.bytes.len();
@@ -295,7 +298,7 @@ impl PartialChunkWriter {
         }
     }
 
-    /// All of it has come, is what it must be, and is stored.
+    /// Marks the chunk as verified and stored, which releases its last bytes.
     pub fn verified(self) {
         self.partial.end(true);
     }
@@ -317,12 +320,12 @@ mod tests {
     const LENGTH: usize = 3 * BLOCK_BYTES;
 
     #[test]
-    fn bytes_go_on_as_they_come_and_the_last_only_when_verified() {
+    fn bytes_are_forwarded_at_once_and_the_last_ones_after_verification() {
         let relay = Relay::default();
         let subscriber = relay.subscribe(FILE);
         let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
         assert_eq!(subscriber.chunks().try_recv(), Ok(INDEX));
-        assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_none(), "it is on its way");
+        assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_none(), "it is already arriving");
         let partial = relay.get(FILE, INDEX).unwrap();
         let mut piece = Vec::new();
         assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Nothing);
@@ -333,15 +336,15 @@ mod tests {
         assert_eq!(partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO), Piece::Bytes);
         assert_eq!(piece.len(), LENGTH - BLOCK_BYTES - HELD_BACK_BYTES);
         let sent = LENGTH - HELD_BACK_BYTES;
-        assert_eq!(partial.next(sent, &mut piece, Duration::ZERO), Piece::Nothing, "held back");
+        assert_eq!(partial.next(sent, &mut piece, Duration::ZERO), Piece::Nothing, "withheld until verified");
         writer.verified();
         assert_eq!(partial.next(sent, &mut piece, Duration::ZERO), Piece::Bytes);
         assert_eq!(piece, [2; HELD_BACK_BYTES]);
-        assert!(relay.get(FILE, INDEX).is_none(), "it is stored by now");
+        assert!(relay.get(FILE, INDEX).is_none(), "it has been stored");
     }
 
     #[test]
-    fn a_chunk_that_has_come_from_somebody_faster_does_not_wait_for_the_slower_one() {
+    fn chunk_completed_by_a_faster_source_is_sent_at_once() {
         let relay = Relay::default();
         let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
         writer.push(&[1; BLOCK_BYTES]);
@@ -352,7 +355,7 @@ mod tests {
         assert_eq!(
             partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO),
             Piece::Nothing,
-            "another one, and none"
+            "another chunk, and a wrong length"
         );
         relay.complete(FILE, INDEX, &[1; LENGTH]);
         writer.push(&[9; BLOCK_BYTES]);
@@ -362,12 +365,12 @@ mod tests {
         assert_eq!(
             partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO),
             Piece::Bytes,
-            "it is not lost any more"
+            "a completed chunk is never lost"
         );
     }
 
     #[test]
-    fn what_began_wrong_does_not_end_right() {
+    fn receivers_of_corrupt_bytes_get_no_bytes_of_the_valid_copy() {
         let relay = Relay::default();
         let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
         writer.push(&[7; BLOCK_BYTES]);
@@ -376,30 +379,30 @@ mod tests {
         assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Bytes);
         relay.complete(FILE, INDEX, &[1; LENGTH]);
         assert_eq!(partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO), Piece::Lost);
-        assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Lost, "for everybody");
+        assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Lost, "for every receiver");
         writer.verified();
         assert_eq!(partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO), Piece::Lost);
     }
 
     #[test]
-    fn only_one_who_is_given_something_alone_can_be_slow_to_take_it() {
+    fn send_time_is_measured_only_for_a_single_receiver() {
         let relay = Relay::default();
         let [one, two] = [7001, 7002].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
         assert_eq!(relay.only_receiver(FILE), None);
         let first = relay.send_to(FILE, one);
-        assert_eq!(relay.only_receiver(FILE), Some((one, Duration::ZERO)), "nothing start_timer yet");
+        assert_eq!(relay.only_receiver(FILE), Some((one, Duration::ZERO)), "the timer has not started");
         drop(first.start_timer());
         let (_, took) = relay.only_receiver(FILE).unwrap();
-        assert_eq!(relay.only_receiver(FILE), Some((one, took)), "nothing start_timer any more");
+        assert_eq!(relay.only_receiver(FILE), Some((one, took)), "the timer has stopped");
         assert_eq!(relay.only_receiver(FileId([4; 32])), None);
         let second = relay.send_to(FileId([4; 32]), two);
-        assert_eq!(relay.only_receiver(FILE), None, "they share a link");
+        assert_eq!(relay.only_receiver(FILE), None, "the uplink is shared");
         drop((first, second));
         assert!(lock(&relay.0).sent.is_empty());
     }
 
     #[test]
-    fn nothing_is_kept_of_those_who_listen_no_more() {
+    fn dropped_subscriptions_leave_no_state() {
         let relay = Relay::default();
         let stays = relay.subscribe(FILE);
         (0..9).for_each(|_| drop(relay.subscribe(FILE)));
@@ -411,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_nothing_is_told_of_no_more_beginnings_until_it_asks() {
+    fn arrivals_are_not_reported_to_a_peer_that_requests_none() {
         let relay = Relay::default();
         let told = relay.subscribe(FILE);
         let begin = |index: u32| {
@@ -427,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_verified_is_lost_for_all_who_wait() {
+    fn chunk_dropped_before_verification_is_lost_for_its_receivers() {
         let relay = Relay::default();
         let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
         writer.push(&[1; LENGTH]);
@@ -438,6 +441,6 @@ mod tests {
         });
         drop(writer);
         assert_eq!(waiting.join().unwrap(), Piece::Lost);
-        assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_some(), "another source may bring it");
+        assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_some(), "another source can send it");
     }
 }

@@ -1,10 +1,11 @@
-//! Who is here for a file and serves it as well: what a serving peer tells them of each other, what it hints at, and the
-//! trees in which they hang.
+//! Subscribers of a serving peer: leechers that download a file from it and serve it as well.
 //!
-//! Peers who begin together would otherwise know nobody but the seeder until the tracker is asked again. Only the one
-//! that comes is told of those who are here: it connects to them, and so they learn of it.
+//! The peer tells each new subscriber the addresses of the present ones, super-seeds chunks by hints, and, as
+//! a root, assigns the predecessors in its trees. Leechers that start together would otherwise know only the
+//! seeder until the next lookup. Only the new subscriber is told: it connects to the others, and so they
+//! discover it.
 //!
-//! Invariant: nothing is kept of a file that nobody is here for.
+//! Invariant: no state is kept for a file without subscribers.
 
 use crate::content::limits::PEERS_NAMED;
 use crate::content::{ChunkIndex, FileId, HaveMap};
@@ -16,22 +17,23 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Changes of one's places in a tree that may wait for its connection.
+/// Capacity of a subscriber's queue of changed predecessors.
 const MOVES_MAX: usize = 64;
 
-/// A connection, counted from the first.
+/// Number of a connection.
 pub type SubscriberId = u64;
 
 struct Subscriber {
     address: SocketAddr,
-    /// Learns whom to ask first: another subscriber, or this peer.
+    /// Receives the subscriber's predecessors: another subscriber, or this peer.
     upstream: Sender<Upstream>,
 }
 
 #[derive(Default)]
 struct FileSubscribers {
     here: HashMap<SubscriberId, Subscriber>,
-    /// What has not left this peer yet, and the trees, if it had the whole file when the first one came.
+    /// Super-seeding state and trees; `None` if this peer did not have the whole file when the first
+    /// subscriber came.
     origin: Option<Origin>,
 }
 
@@ -41,7 +43,7 @@ struct Origin {
 }
 
 impl FileSubscribers {
-    /// Tells those who have another one ahead of them now.
+    /// Sends changed predecessors to their successors.
     fn tell(&self, moved: impl IntoIterator<Item = Moved<SubscriberId>>) {
         for Moved { who, stripe, stripes, ahead, beyond, second: first, steps, slow, left } in moved {
             let (stripe, stripes, steps) = (stripe as u8, stripes as u8, steps as u32);
@@ -49,7 +51,7 @@ impl FileSubscribers {
                 |id: Option<SubscriberId>| id.and_then(|id| self.here.get(&id)).map(|one| one.address);
             let (peer, beyond) = (address(ahead), address(beyond));
             if let Some(subscriber) = self.here.get(&who) {
-                // Who does not read what it is told has other troubles.
+                // Dropped if the queue is full: a subscriber that does not read is about to be disconnected.
                 let upstream = Upstream { peer, beyond, first, stripe, stripes, steps, slow, left };
                 let _ = subscriber.upstream.try_send(upstream);
             }
@@ -57,13 +59,13 @@ impl FileSubscribers {
     }
 }
 
-/// What one who comes is told.
+/// Initial information for a new subscriber.
 pub struct Welcome {
-    /// Others who are here.
+    /// Addresses of the other subscribers.
     pub peers: Vec<SocketAddr>,
-    /// What it had better ask for.
+    /// Chunks to request first (super-seeding).
     pub hints: Vec<ChunkIndex>,
-    /// Whom it had better ask first, whenever that changes: an address, or none for this peer.
+    /// Changes of the predecessors: an address, or `None` for this peer.
     pub upstream: Receiver<Upstream>,
 }
 
@@ -73,7 +75,7 @@ struct SubscriberTable {
     last: SubscriberId,
 }
 
-/// The subscribers of a serving peer.
+/// Subscribers of a peer, by file.
 #[derive(Default)]
 pub struct Subscribers(Mutex<SubscriberTable>);
 
@@ -82,15 +84,14 @@ impl Subscribers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A name for a connection.
+    /// Allocates a number for a connection.
     pub fn name(&self) -> SubscriberId {
         let mut state = self.state();
         state.last += 1;
         state.last
     }
 
-    /// Somebody who serves at `address` is here for a file, of which this peer has `have`. Returns what it is
-    /// to be told.
+    /// Adds a subscriber that serves at `address`; `have` is this peer's bitfield of the file.
     pub fn join(&self, id: SubscriberId, address: SocketAddr, file: FileId, have: &HaveMap) -> Welcome {
         let mut random = fastrand::Rng::new();
         let mut state = self.state();
@@ -111,19 +112,19 @@ impl Subscribers {
         Welcome { peers, hints, upstream }
     }
 
-    /// Whether a file is dealt out from here in several stripes.
+    /// Whether this peer distributes the file in several stripes.
     pub fn is_split(&self, file: FileId) -> bool {
         let state = self.state();
         let origin = state.files.get(&file).and_then(|entry| entry.origin.as_ref());
         origin.is_some_and(|origin| origin.trees.stripes() > 1)
     }
 
-    /// Somebody is kept waiting by the one ahead of it in a stripe.
+    /// Reassigns a subscriber whose predecessor in a stripe is slow; `sure` if that was measured.
     pub fn overtake(&self, id: SubscriberId, file: FileId, stripe: usize, sure: bool) {
         self.rearrange(file, |trees, _| trees.overtake(id, stripe, sure));
     }
 
-    /// Somebody finds that the one who serves at `slow`, and whom it gives to, takes that slowly.
+    /// Processes the report of subscriber `id` that its successor at `slow` receives slowly.
     pub fn found_slow(&self, id: SubscriberId, file: FileId, slow: SocketAddr) {
         self.rearrange(file, |trees, here| {
             let slow = here.iter().find(|(_, other)| other.address == slow);
@@ -131,7 +132,7 @@ impl Subscribers {
         });
     }
 
-    /// Changes the trees of a file, if there are any, and tells all who have moved.
+    /// Changes the trees of a file, if any, and tells all reassigned subscribers.
     fn rearrange(
         &self,
         file: FileId,
@@ -147,21 +148,21 @@ impl Subscribers {
         entry.tell(moved);
     }
 
-    /// A chunk is asked for. Returns new hints for who asks.
+    /// Records the request of a chunk; returns new hints for the subscriber.
     pub fn asked(&self, id: SubscriberId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
         let mut state = self.state();
         let origin = state.files.get_mut(&file).and_then(|entry| entry.origin.as_mut());
         origin.map(|origin| origin.fresh.asked(id, index)).unwrap_or_default()
     }
 
-    /// A chunk has gone out. Returns new hints for who has got it.
+    /// Records that a chunk was sent; returns new hints for its receiver.
     pub fn left(&self, id: SubscriberId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
         let mut state = self.state();
         let origin = state.files.get_mut(&file).and_then(|entry| entry.origin.as_mut());
         origin.map(|origin| origin.fresh.left(id, index)).unwrap_or_default()
     }
 
-    /// A connection has ended.
+    /// Removes a subscriber whose connection has ended.
     pub fn leave(&self, id: SubscriberId, file: FileId) {
         let mut state = self.state();
         let Some(entry) = state.files.get_mut(&file) else { return };
@@ -197,13 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_is_told_of_those_who_are_here_and_hints_differ() {
+    fn new_subscriber_learns_of_the_others_and_gets_other_hints() {
         let (subscribers, file) = (Subscribers::default(), FileId([1; 32]));
         let [one, two] = [7001, 7002].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
         let (first, second) = (subscribers.name(), subscribers.name());
         let Welcome { peers, hints, upstream } = subscribers.join(first, one, file, &HaveMap::all(9));
         assert!(peers.is_empty() && !hints.is_empty());
-        assert_eq!(upstream.try_recv(), Ok(FIRST), "it is the first in the line");
+        assert_eq!(upstream.try_recv(), Ok(FIRST), "it is the first in the chain");
         let other = subscribers.join(second, two, file, &HaveMap::all(9));
         assert_eq!(other.peers, [one]);
         assert!(!other.hints.is_empty() && other.hints.iter().all(|index| !hints.contains(index)));
@@ -211,7 +212,7 @@ mod tests {
         subscribers.overtake(second, file, 0, true);
         assert_eq!((other.upstream.try_recv(), upstream.try_recv()), (Ok(FIRST), Ok(second_behind(two))));
         let peers = subscribers.join(subscribers.name(), two, file, &HaveMap::all(9)).peers;
-        assert_eq!(peers, [one], "nobody is told of itself");
+        assert_eq!(peers, [one], "a subscriber is not told of itself");
         assert!(!subscribers.asked(first, file, hints[0]).is_empty());
         (1..=3).for_each(|id| subscribers.leave(id, file));
         assert!(subscribers.state().files.is_empty());

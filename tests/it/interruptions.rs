@@ -55,7 +55,7 @@ fn torture(folder: &Path, random: &mut fastrand::Rng, start: impl Fn() -> Progra
         if let Some(resumed) = resumed(&lines) {
             assert_eq!(resumed, there.held() as usize * CHUNK, "what the maps vouch for is what is there");
         }
-        assert!(!lines.iter().any(|line| line.contains("checking what is here")), "it is not read again");
+        assert!(!lines.iter().any(|line| line.contains("checking the part file")), "it is not read again");
         let now = vouched(folder);
         assert!(there.iter().all(|index| now.has(index)), "nothing that was there is forgotten");
         there = now;
@@ -100,7 +100,7 @@ fn leecher_killed(seed: u64) {
         "sample" => kept.held().min(32),
         _ => kept.held(),
     };
-    let said = last.lines().into_iter().find(|line| line.contains("checking what is here"));
+    let said = last.lines().into_iter().find(|line| line.contains("checking the part file"));
     let said =
         said.map_or(0, |line| line.rsplit(": ").next().unwrap().split(' ').next().unwrap().parse().unwrap());
     assert!(said >= read as usize * CHUNK, "{how} reads {said} bytes");

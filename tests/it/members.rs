@@ -139,7 +139,7 @@ fn different_files_of_one_name_are_a_choice() {
     // What is there under the name and is another file stays.
     let mut refused = getter(dir, "one", at, &[&id_of(two).to_string()], &[]);
     refused.ends_with(13);
-    refused.wait_for_text("same.txt is there already and is another file; move it away");
+    refused.wait_for_text("same.txt exists and is a different file; move it away");
     assert_holds(&dir.join("one/same.txt"), one);
 }
 

@@ -28,7 +28,7 @@ fn a_file_in_place_is_not_fetched_again_and_never_replaced_by_a_different_one_un
         write(&there, "a.bin", &bytes);
         let mut right = get(&["--verify", mode]);
         right.ends_with(0);
-        right.wait_for_text("is already here and complete");
+        right.wait_for_text("exists and is complete");
         let said = format!("checking a.bin: {} bytes to read", read * CHUNK);
         assert!(right.has_said(&said), "{mode} says {said:?}");
         // Another size is never the same file, and every chunk of another file is bad.
@@ -103,8 +103,8 @@ fn a_torn_map_is_noticed_and_costs_only_a_check() {
     let mut leecher = leecher(&there, tracker.address(), &["a.bin", "-v"]);
     leecher.ends_with(0);
     leecher.wait_for_text("is ignored: it is torn");
-    leecher.wait_for_text("is read again, since a have-map is no use");
-    leecher.wait_for_text("chunks are here that no have-map named");
+    leecher.wait_for_text("its resume file is unusable");
+    leecher.wait_for_text("recovered that the resume file does not list");
     let asked = fast.lines().iter().filter(|line| line.contains("serving chunk")).count();
     assert!(asked < CHUNKS, "{asked} chunks were fetched");
     assert_holds(&there.join("a.bin"), &bytes);
@@ -126,7 +126,7 @@ fn what_went_bad_on_the_disk_is_found_by_who_looks() {
         let _fast = seeder(dir, &dir.join("a.bin"), &tracker, &["--chunk-size", "16KiB"]);
         let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--verify", mode]);
         leecher.ends_with(0);
-        leecher.wait_for_text("are not what they should be and are fetched again");
+        leecher.wait_for_text("in the part file failed verification");
         assert_holds(&there.join("a.bin"), &bytes);
     }
 }

@@ -429,14 +429,14 @@ fn the_md5_of_the_tracker_is_looked_at_before_a_file_gets_its_name() {
     tracker.find(vec![found(&kept, vec![at], vec![], wrong)]);
     let mut got = leecher(dir.path(), tracker.address, &["f"]);
     got.ends_with(32);
-    let line = format!("the MD5 of what arrived is {}, and the tracker says {wrong}", kept.md5);
+    let line = format!("the MD5 of the received file is {}, but the tracker states {wrong}", kept.md5);
     assert!(got.has_said(&line), "{:?}", got.lines());
     assert!(!dir.path().join("f").exists());
     // Nothing is fetched again.
     tracker.find(vec![found(&kept, vec![at], vec![], kept.md5)]);
     let mut got = leecher(dir.path(), tracker.address, &["f"]);
     got.ends_with(0);
-    assert!(got.has_said(&format!("MD5 {} of f is right", kept.md5)));
+    assert!(got.has_said(&format!("MD5 {} of f verified", kept.md5)));
     assert_holds(&dir.path().join("f"), &whole.bytes);
 }
 
