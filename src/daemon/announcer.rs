@@ -1,5 +1,4 @@
-//! Announcer: registers a peer and its files with a tracker over UDP (register, announce, heartbeat,
-//! goodbye).
+//! Announcer: registers a peer and its files with a tracker over UDP, and keeps them registered.
 //!
 //! A tracker that no longer knows the token, for example after a restart, receives the registration and all
 //! files again; in this way it recovers its swarm. Invariant: while the tracker answers, a peer is registered

@@ -1,4 +1,4 @@
-//! Client of a chunk folder: claims its chunks at the tracker, downloads missing ones, and serves the others.
+//! Chunk client: claims the chunks of a folder, downloads missing ones, serves the others.
 //!
 //! The calling thread is the state thread. It owns the [`DownloadScheduler`] and the state of the chunk set;
 //! the tracker session, the sources and the upload server run in threads that send it events. Invariants:

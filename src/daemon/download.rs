@@ -1,5 +1,4 @@
-//! State thread of one file's download: connects scheduler, lookup of holders, discovered peers and part
-//! file.
+//! State thread of one file's download: owns the scheduler, and feeds it new holders.
 //!
 //! Invariant: the state thread blocks neither on a socket nor on the disk; separate threads look up holders
 //! and write the resume file. They have ended when [`run`] returns, except that an fsync in progress is not

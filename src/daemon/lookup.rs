@@ -1,5 +1,4 @@
-//! Queries to a tracker: over UDP, and over TCP for answers that do not fit in a datagram and for the list of
-//! all files.
+//! Queries to a tracker: over UDP, or over TCP for long answers and for the list of all files.
 
 use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION};
 use crate::content::{FileId, FileName};

@@ -1,9 +1,9 @@
-//! Session: one persistent TCP connection of a client to its tracker or manager, reconnected for as long as
-//! the client runs.
+//! Session: a persistent TCP connection to a tracker or manager, reconnected after each loss.
 //!
-//! It connects, registers, passes on all messages of the tracker, and reconnects after a loss. Heartbeats are
-//! datagrams; at intervals one is sent over the connection, to verify that it still works. Invariant: after
-//! [`SessionEvent::Joined`] every request belongs to the same registration until [`SessionEvent::Lost`].
+//! It registers, passes on all messages of the tracker, and reconnects with backoff for as long as the client
+//! runs. Heartbeats are datagrams; at intervals one is sent over the connection, to verify that it still
+//! works. Invariant: after [`SessionEvent::Joined`] every request belongs to the same registration until
+//! [`SessionEvent::Lost`].
 
 use super::announcer::Outage;
 use super::error::DaemonError;
