@@ -46,10 +46,10 @@
 //! - **seeder** ([`roles::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`]) registers,
 //!   announces and sends heartbeats by datagram.
 //! - **leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): the state thread is the caller's own and owns a
-//!   [`download::scheduler::Fetch`]. Each source has a `fetch` that reads, checks and stores, and a `fetch-ask` that sends
+//!   [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` that reads, checks and stores, and a `fetch-ask` that sends
 //!   requests. `find` asks for more holders ([`download::finder`]), `keep-map` writes the have-map. With `--stay` it serves and
 //!   announces as a seeder does.
-//! - **client with a chunk folder** ([`roles::chunk_client`]): the same [`Fetch`](download::scheduler::Fetch), fed by a `tracker-session` that keeps
+//! - **client with a chunk folder** ([`roles::chunk_client`]): the same [`DownloadScheduler`](download::scheduler::DownloadScheduler), fed by a `tracker-session` that keeps
 //!   up one connection (with a `tracker-ask` that writes to it and a `heartbeat`); it serves too.
 //! - **client with a plain folder** ([`roles::folder_client`]): `member` takes in the manager's lists (over the same
 //!   `tracker-session`), `folder` looks at the folder and hashes what is new, and each `get` is a `transfer`, the same as

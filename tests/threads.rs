@@ -9,6 +9,7 @@ use common::wire::{PeerClient, Wire};
 use common::{PATIENCE, place, random_bytes, write};
 use shoal::content::limits::{CONNECTIONS_MAX, OUTBOX_MESSAGES_MAX};
 use shoal::net::{Listener, Shutdown, Threads, Timeouts, run_parallel};
+use shoal::upload::offers::Offers;
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
 use shoal::report::watch::Unwatched;
 use shoal::roles::seeder::{self, SeederConfig};
@@ -69,7 +70,7 @@ fn serving(dir: &std::path::Path) {
     let bytes = random_bytes(1, 100_000);
     let path = write(dir, "served", &bytes);
     let file = CompleteFile::publish(&path, Some(16_384), &|_| (), &|| false).unwrap();
-    let (threads, shutdown, shelf) = (Threads::new(), Shutdown::new(), Shelf::new());
+    let (threads, shutdown, shelf) = (Threads::new(), Shutdown::new(), Offers::new());
     shelf.put(file.id(), Arc::new(file));
     let listener = Listener::bind(any_port()).unwrap();
     let address = listener.address();

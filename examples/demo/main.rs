@@ -197,7 +197,7 @@ fn peers(programs: &mut ProgramSet) -> Result<String> {
     programs.until_written("peer1", "Successfully downloaded file2.txt")?;
     programs.until_written("peer2", "Successfully downloaded file1.txt")?;
     programs.kill("peer1")?;
-    programs.until_written("peer2", " is gone")?;
+    programs.until_written("peer2", " disconnected")?;
     fs::create_dir(programs.folder.join("peer3")).context("cannot create the folder of the third peer")?;
     let wanted = ["--get", "file1.txt", "--get", "file2.txt", "--stay"];
     programs.start("peer3", "client", client("peer3").into_iter().chain(wanted))?;

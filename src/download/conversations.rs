@@ -1,7 +1,7 @@
-//! Conversations with peers that are kept open between two questions.
+//! Pool of open connections to peers, reused between requests.
 //!
-//! For those who ask many peers for single chunks. Nobody waits here for anybody else. Invariants: a conversation is
-//! used by one thread at a time; one that was not used for a while, or that something went wrong in, is closed.
+//! Used by parts that request single chunks from many peers. Users never wait for each other. Invariants: a
+//! connection is used by one thread at a time; an idle or failed connection is closed.
 
 use super::events::SourceError;
 use super::source::Conversation;
@@ -12,23 +12,23 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A conversation that nobody uses.
+/// An idle connection.
 struct Kept {
     address: SocketAddr,
     conversation: Conversation,
     since: Instant,
 }
 
-/// Conversations that are open and not in use.
+/// Pool of idle connections.
 pub struct Conversations {
-    /// The one that was used longest ago first.
+    /// Least recently used first.
     kept: Mutex<VecDeque<Kept>>,
     idle: Duration,
     timeouts: Timeouts,
 }
 
 impl Conversations {
-    /// None yet.
+    /// Creates an empty pool.
     pub fn new(timeouts: Timeouts) -> Self {
         Self { kept: Mutex::default(), idle: SOURCE_IDLE_TIMEOUT, timeouts }
     }
@@ -37,11 +37,11 @@ impl Conversations {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks a peer, over a connection that is open already if there is one. When that one has come to its end
-    /// meanwhile the question is asked again over a new one.
+    /// Calls `ask` with a pooled connection to a peer, or a new one. If the pooled connection has been closed
+    /// meanwhile, calls `ask` again with a new one.
     ///
     /// # Errors
-    /// As `ask`, or the peer cannot be reached.
+    /// Those of `ask`; the peer is unreachable.
     pub fn with<T>(
         &self,
         address: SocketAddr,
@@ -63,7 +63,7 @@ impl Conversations {
 
     fn take(&self, address: SocketAddr) -> Option<Conversation> {
         let mut kept = self.kept();
-        // The one that was used last is the least likely to have come to its end.
+        // The most recently used connection is the least likely to have timed out at the peer.
         let at = kept.iter().rposition(|kept| kept.address == address)?;
         kept.remove(at).map(|kept| kept.conversation)
     }
@@ -84,7 +84,8 @@ impl Conversations {
         result
     }
 
-    /// Closes those that were not used for a while. To be called now and then by whoever may stop asking.
+    /// Closes connections that have exceeded the idle timeout. To be called at intervals while no requests
+    /// are made.
     pub fn close_idle(&self) {
         let mut kept = self.kept();
         while kept.front().is_some_and(|kept| kept.since.elapsed() >= self.idle) {
@@ -92,7 +93,7 @@ impl Conversations {
         }
     }
 
-    /// Closes all that are not in use.
+    /// Closes all idle connections.
     pub fn close(&self) {
         self.kept().clear();
     }
@@ -112,7 +113,8 @@ mod tests {
     const FILE: FileId = FileId([7; 32]);
     const RIGHT: &[u8] = b"the right bytes";
 
-    /// Chunk 0 is right, 1 has wrong bytes, 2 another length, 3 is not here; after 4 it closes without an answer.
+    /// Sends chunk 0 correctly, 1 with wrong bytes, 2 with a wrong length, refuses 3, and closes without a
+    /// response after 4.
     fn converse(stream: Arc<std::net::TcpStream>) -> Option<()> {
         let mut reader = FrameReader::new(stream.clone());
         let mut writer = FrameWriter::new(stream).unwrap();
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_is_used_again_unless_something_went_wrong_in_it() {
+    fn connection_is_reused_unless_it_failed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let opened = Arc::new(AtomicUsize::new(0));
@@ -170,7 +172,7 @@ mod tests {
             assert!(matches!(ask(&conversations, index), Err(SourceError::BadChunk { .. })));
             assert_eq!((opened(), conversations.kept().len()), (connections, 0));
         }
-        // The other side closes it: asked again.
+        // The peer has closed the pooled connection: the request is repeated over a new one.
         assert!(ask(&conversations, 4).is_ok() && ask(&conversations, 0).is_ok());
         assert_eq!((opened(), conversations.kept().len()), (4, 1));
         conversations.idle = Duration::ZERO;

@@ -1,11 +1,12 @@
-//! The state thread of one file's download: sources, holders that are found, peers met, and the part file
-//! that all of it ends up in.
+//! State thread of one file's download: owns the scheduler, and feeds it new holders.
 //!
-//! Invariant: the state thread waits neither for a socket nor for the disk; looking up holders and writing the
-//! have-map are threads of their own. When [`run`] returns all of them have ended, except that a sync which the disk is
-//! still at is not waited for by one who has every chunk.
+//! Invariant: the state thread blocks neither on a socket nor on the disk; separate threads look up holders
+//! and write the resume file. They have ended when [`run`] returns, except that an fsync in progress is not
+//! awaited after the last chunk.
 
 use crate::content::limits::{FSYNC_INTERVAL, LOOKUP_INTERVAL, RESUME_FILE_INTERVAL, URGENT_LOOKUP_INTERVAL};
+use super::peer::DiscoveredPeer;
+use crate::content::words::counted;
 use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::download::events::Job;
 use crate::download::finder::{Finder, interrupted};
@@ -24,62 +25,63 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Events of sources that may wait for the state thread.
+/// Capacity of the queue of source events.
 const QUEUE: usize = 1_024;
-/// When nothing arrives for so long, whoever looks on is told what is missing.
-const UNEASY: Duration = Duration::from_secs(1);
-/// When nothing arrives for so long, the log says what is missing.
-const STUCK: Duration = Duration::from_secs(10);
-/// Chunks named in a message about what is missing.
-const NAMED: usize = 8;
+/// Time without data after which the missing chunks are shown to the watcher.
+const SHOW_MISSING_AFTER: Duration = Duration::from_secs(1);
+/// Time without data after which the missing chunks are logged.
+const LOG_MISSING_AFTER: Duration = Duration::from_secs(10);
+/// Largest number of chunks named in a message.
+const CHUNKS_NAMED_MAX: usize = 8;
 
-/// What a download needs.
+/// Parameters of a download.
 pub struct Download<'a> {
-    /// The file's id.
+    /// Id of the file.
     pub id: FileId,
-    /// What it must be.
+    /// Manifest of the file.
     pub manifest: Arc<Manifest>,
-    /// Where it goes.
+    /// Part file for the received chunks.
     pub part: Arc<PartFile>,
-    /// The holders known so far.
+    /// Holders known so far.
     pub holders: Vec<SocketAddr>,
-    /// Finds more.
+    /// Finds further holders.
     pub finder: Box<dyn Finder>,
-    /// Passes chunks on as they come, if this peer serves.
+    /// Cut-through relay of chunks that are still being received; `None` if this peer does not serve.
     pub relay: Option<Relay>,
-    /// Where this peer serves, if it does.
+    /// Port of this peer's upload server, if any.
     pub port: Option<u16>,
-    /// Peers that have asked this one.
-    pub met: Option<Receiver<Met>>,
-    /// Gives up when nothing has arrived for so long.
+    /// Peers that have requested this file from this peer.
+    pub discovered: Option<Receiver<DiscoveredPeer>>,
+    /// Time without data after which the download fails.
     pub timeout: Option<Duration>,
-    /// How long sources are waited for.
+    /// Timeouts of the connections to sources.
     pub timeouts: Timeouts,
-    /// Who looks on.
+    /// Receives the progress.
     pub watch: &'a dyn Watch,
 }
 
-/// Downloads until every chunk is there. A thread that waits for the disk may be left in `syncing`.
+/// Downloads all missing chunks. A thread that is still in an fsync may be left in `syncing`.
 ///
 /// # Errors
-/// Nobody has it all, nothing arrives, it cannot be stored, or the shutdown.
+/// No source has a chunk, the timeout has elapsed, a chunk cannot be stored, or the shutdown.
 pub fn run(download: Download<'_>, syncing: &Threads, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let work = shutdown.child();
     let threads = Threads::new();
     let watch = download.watch;
     let part = download.part.clone();
-    let result = keep_map(part.clone(), syncing, &work).map_err(DaemonError::from).and_then(|lost| {
-        let result = run_with(download, lost.clone(), &threads, &work);
-        work.trigger();
-        if !part.progress().is_complete() {
-            // Whoever tries again finds the part file free.
-            while lost.recv().is_ok() {}
-        }
-        result
-    });
+    let result =
+        write_resume_file(part.clone(), syncing, &work).map_err(DaemonError::from).and_then(|lost| {
+            let result = run_with(download, lost.clone(), &threads, &work);
+            work.trigger();
+            if !part.progress().is_complete() {
+                // Releases the part file, so that a retry can open it.
+                while lost.recv().is_ok() {}
+            }
+            result
+        });
     watch.end();
     threads.join();
-    // After an interruption, too: the next run goes on from here.
+    // Also after an interruption: the next run resumes from this resume file.
     match part.note() {
         Ok(()) | Err(StoreError::Gone(_)) => {}
         Err(error) => log::warn!("{error}"),
@@ -96,13 +98,13 @@ fn run_with(
     threads: &Threads,
     work: &Shutdown,
 ) -> Result<(), DaemonError> {
-    let Download { id, manifest, part, holders, finder, relay, port, met, timeout, timeouts, watch } =
+    let Download { id, manifest, part, holders, finder, relay, port, discovered, timeout, timeouts, watch } =
         download;
     let layout = manifest.layout();
     let (have, _) = part.progress().have();
     let (size, resumed) = (layout.size(), part.resumed_bytes());
     if resumed > 0 {
-        log::info!("going on where the last run stopped: {resumed} of {size} bytes are here");
+        log::info!("resuming at {resumed} of {size} bytes ({} %)", resumed.saturating_mul(100) / size.max(1));
     }
     watch.begin("downloading", size, resumed);
     let (events, received) = bounded(QUEUE);
@@ -119,17 +121,17 @@ fn run_with(
         timeouts,
     };
     let started = Instant::now();
-    let mut state = State {
-        fetch: Fetch::new(job, have, true, events, threads, work),
+    let mut state = DownloadState {
+        fetch: DownloadScheduler::new(job, have, true, events, threads, work),
         watch,
         timeout,
         last_arrival: started,
-        said_stuck: false,
+        stall_logged: false,
         corrupt: 0,
     };
     let alone = Arc::new(AtomicBool::new(true));
     let mut found = find_more(finder, id, alone.clone(), threads, work)?;
-    let mut met = met.unwrap_or_else(never);
+    let mut discovered = discovered.unwrap_or_else(never);
     holders.into_iter().for_each(|holder| state.fetch.add_source(holder, Moment::ZERO));
     let ticks = crossbeam_channel::tick(TICK);
     while !state.fetch.is_complete() {
@@ -147,14 +149,14 @@ fn run_with(
                 holders.into_iter().for_each(|holder| state.fetch.add_source(holder, started.elapsed()));
                 Vec::new()
             }
-            recv(met) -> heard => {
+            recv(discovered) -> heard => {
                 match heard {
-                    Ok(Met { address, file }) if file == id => {
+                    Ok(DiscoveredPeer { address, file }) if file == id => {
                         state.fetch.add_source(address, started.elapsed());
                     }
                     Ok(_) => {}
-                    // Nobody will be met any more; a closed channel would be ready all the time.
-                    Err(_) => met = never(),
+                    // No more peers will be discovered; a closed channel would always be ready.
+                    Err(_) => discovered = never(),
                 }
                 Vec::new()
             }
@@ -168,47 +170,47 @@ fn run_with(
             recv(ticks) -> _ => {
                 let connected = state.fetch.connected();
                 alone.store(connected == 0, Ordering::Relaxed);
-                watch.note(&format!("{connected} sources"));
-                state.check_patience()?;
+                watch.note(&counted(connected as u64, "source"));
+                state.check_stall()?;
                 state.fetch.tick(started.elapsed())
             }
         };
         state.take(news)?;
     }
-    state.fetch.name_silent(started.elapsed());
+    state.fetch.log_silent(started.elapsed());
     Ok(())
 }
 
-struct State<'a> {
-    fetch: Fetch,
+struct DownloadState<'a> {
+    fetch: DownloadScheduler,
     watch: &'a dyn Watch,
     timeout: Option<Duration>,
     last_arrival: Instant,
-    said_stuck: bool,
+    stall_logged: bool,
     corrupt: usize,
 }
 
-impl State<'_> {
-    fn take(&mut self, news: Vec<FetchNews>) -> Result<(), DaemonError> {
+impl DownloadState<'_> {
+    fn take(&mut self, news: Vec<SchedulerEvent>) -> Result<(), DaemonError> {
         for news in news {
             match news {
-                FetchNews::Stored(arrival, fresh) => {
+                SchedulerEvent::Stored(arrival, fresh) => {
                     self.last_arrival = Instant::now();
-                    self.said_stuck = false;
+                    self.stall_logged = false;
                     self.watch.trouble("");
                     if fresh {
                         self.watch.advance(arrival.bytes.into());
                     }
                 }
-                FetchNews::Corrupt(_) => self.corrupt += 1,
-                FetchNews::Failed(error) => return Err(error.into()),
-                FetchNews::Requested(..) | FetchNews::Lost(_) => {}
+                SchedulerEvent::Corrupt(_) => self.corrupt += 1,
+                SchedulerEvent::Failed(error) => return Err(error.into()),
+                SchedulerEvent::Requested(..) | SchedulerEvent::Lost(_) => {}
             }
         }
         Ok(())
     }
 
-    fn check_patience(&mut self) -> Result<(), DaemonError> {
+    fn check_stall(&mut self) -> Result<(), DaemonError> {
         let waited = self.last_arrival.elapsed();
         if self.timeout.is_some_and(|timeout| waited >= timeout) {
             let fault = match self.fetch.unavailable().is_empty() {
@@ -216,42 +218,43 @@ impl State<'_> {
                 true => Fault::TimedOut,
                 false => Fault::ChunksMissing,
             };
-            let text = format!("nothing has arrived for {} s: {}", waited.as_secs(), self.missing());
+            let text = format!("no data received for {} s: {}", waited.as_secs(), self.missing());
             return Err(DaemonError::new(fault, text));
         }
-        if waited >= UNEASY {
+        if waited >= SHOW_MISSING_AFTER {
             self.watch.trouble(&self.missing());
         }
-        if waited >= STUCK && !self.said_stuck {
-            self.said_stuck = true;
-            log::warn!("waiting: {}", self.missing());
+        if waited >= LOG_MISSING_AFTER && !self.stall_logged {
+            self.stall_logged = true;
+            log::warn!("download stalled: {}", self.missing());
         }
         Ok(())
     }
 
-    /// What is missing, and why.
+    /// Describes the missing chunks and the cause.
     fn missing(&self) -> String {
         let done = self.fetch.done();
         let unavailable = self.fetch.unavailable();
         let mut text = format!(
-            "{} of {} chunks are missing, {} sources are connected",
+            "{} of {} missing, {} connected",
             done.count() - done.held(),
-            done.count(),
-            self.fetch.connected()
+            counted(done.count().into(), "chunk"),
+            counted(self.fetch.connected() as u64, "source")
         );
         if !unavailable.is_empty() {
-            let named: Vec<String> = unavailable.iter().take(NAMED).map(ChunkIndex::to_string).collect();
-            let more = if unavailable.len() > NAMED { " ..." } else { "" };
-            text += &format!(", and none of them has chunk {}{more}", named.join(", "));
+            let named: Vec<String> =
+                unavailable.iter().take(CHUNKS_NAMED_MAX).map(ChunkIndex::to_string).collect();
+            let more = if unavailable.len() > CHUNKS_NAMED_MAX { " ..." } else { "" };
+            text += &format!("; no source has chunk {}{more}", named.join(", "));
         }
         if self.corrupt > 0 {
-            text += &format!("; {} sources sent wrong bytes and are not used any more", self.corrupt);
+            text += &format!("; {} banned for corrupt chunks", counted(self.corrupt as u64, "source"));
         }
         text
     }
 }
 
-/// Asks for holders now and then, more often while there is none.
+/// Looks up holders at intervals, shorter ones while no source is connected.
 fn find_more(
     mut finder: Box<dyn Finder>,
     id: FileId,
@@ -278,7 +281,7 @@ fn find_more(
                 }
                 Err(why) if !said && !work.is_stopped() => {
                     said = true;
-                    log::info!("{why}; the download goes on");
+                    log::info!("{why}; the download continues");
                 }
                 Err(_) => {}
             }
@@ -287,9 +290,9 @@ fn find_more(
     Ok(finding)
 }
 
-/// Keeps the have-map in step with what has arrived, and now and then makes both durable. Says when the part file is
-/// lost, so that nothing more is got for it; other trouble is told once and may pass.
-fn keep_map(
+/// Writes the resume file at intervals and makes it and the part file durable at longer ones. Reports a lost
+/// part file, which ends the download; other errors are logged once and retried.
+fn write_resume_file(
     part: Arc<PartFile>,
     threads: &Threads,
     work: &Shutdown,

@@ -1,4 +1,4 @@
-//! Ways to find out who has a file: asking a tracker, asking all peers, or both.
+//! Finders of holders: ask a tracker, all peers of a manager, or both.
 
 use crate::content::FileId;
 use crate::content::limits::{ANSWER_GRACE_TIMEOUT, ANSWER_TIMEOUT, SOURCES_MAX};
@@ -16,19 +16,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// Peers that are asked at once.
+/// Peers asked at the same time.
 const ASKED_AT_ONCE: usize = 32;
 
-/// Finds out who has what. A query of nothing finds everything; a tracker then names this peer as well.
+/// Finds files and their holders. An empty query matches all files; a tracker then includes this peer.
 pub trait Finder: Send {
-    /// Asks once; `stop` is when the answer is not wanted any more.
+    /// Asks once; `stop` cancels the request.
     ///
     /// # Errors
-    /// Why there is no answer, for people.
+    /// The cause of a missing answer, as text.
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String>;
 }
 
-/// Asks a tracker.
+/// Finder that asks a tracker.
 pub struct TrackerFinder {
     asker: UdpClient,
     timeouts: Timeouts,
@@ -36,8 +36,8 @@ pub struct TrackerFinder {
 }
 
 impl TrackerFinder {
-    /// Asks with an asker of its own, and over connections on which the tracker is waited for by `timeouts`. `token`
-    /// keeps this peer out of the answers, if it is registered.
+    /// Creates a finder with its own UDP client; TCP connections use `timeouts`. The tracker excludes the
+    /// peer with this `token` from its answers.
     pub fn new(
         asker: UdpClient,
         timeouts: Timeouts,
@@ -60,17 +60,17 @@ impl Finder for TrackerFinder {
     }
 }
 
-/// The active peers, without this one, as the manager last told.
+/// Other active peers, as last listed by the manager.
 pub type Peers = Arc<RwLock<Vec<PeerSummary>>>;
 
-/// Asks all active peers at once. When some have it, those that are silent are not waited for.
+/// Finder that asks all listed peers at once. Once a peer has answered with a file, slow peers are not awaited.
 pub struct PeersFinder {
     peers: Peers,
     timeouts: Timeouts,
 }
 
 impl PeersFinder {
-    /// Asks whoever is on the list when the question comes.
+    /// Creates a finder that asks the peers listed at the time of each query.
     pub fn new(peers: Peers, timeouts: Timeouts) -> Self {
         Self { peers, timeouts }
     }
@@ -99,7 +99,7 @@ impl Finder for PeersFinder {
                             .filter(|offered| query.is_answered_by(&offered.file))
                             .map(|file| (peer.address, file)),
                     ),
-                    Err(why) => log::debug!("{} at {} does not answer: {why}", peer.name, peer.address),
+                    Err(why) => log::debug!("no list of files from {} at {}: {why}", peer.name, peer.address),
                 }
                 if asked.fetch_add(1, Ordering::Relaxed) + 1 == peers.len() {
                     enough.trigger();
@@ -107,7 +107,7 @@ impl Finder for PeersFinder {
                 settle();
             }
         };
-        // One thread keeps the time: the others may all wait for peers that say nothing, or say it very slowly.
+        // One thread watches the time, since all others may be blocked on slow peers.
         let timekeeper = AtomicBool::new(!peers.is_empty());
         let work = || match timekeeper.swap(false, Ordering::Relaxed) {
             true => {
@@ -133,7 +133,7 @@ fn files_of(
     Conversation::open(address, None, timeouts, shutdown)?.files(query, shutdown)
 }
 
-/// What single peers offer, as files and their holders.
+/// Groups the offers of single peers by file.
 fn merge(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
     let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
     for (address, OfferedFile { file, held }) in answers {
@@ -156,7 +156,7 @@ fn merge(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
     found.into_values().collect()
 }
 
-/// Asks several, and puts their answers together.
+/// Finder that combines the answers of several finders.
 pub struct Both(pub Vec<Box<dyn Finder>>);
 
 impl Finder for Both {
@@ -198,11 +198,11 @@ fn join(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
     entry.partial.extend(partial);
 }
 
-/// Asks until there is an answer, and returns all that match.
+/// Repeats a query until it is answered; returns the matching files.
 ///
 /// # Errors
-/// No answer for as long as `outage` was given, or the shutdown.
-pub fn find_patiently(
+/// The outage has lasted for its timeout, or the shutdown.
+pub fn find_with_retries(
     finder: &mut dyn Finder,
     query: &Query,
     mut outage: Outage,
@@ -221,7 +221,7 @@ pub fn find_patiently(
     }
 }
 
-/// What to say when a download was interrupted.
+/// Error of a download that was interrupted.
 pub fn interrupted() -> DaemonError {
     DaemonError::new(Fault::Interrupted, "interrupted; run the same command to resume")
 }
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_put_together_by_id() {
+    fn answers_are_merged_by_file_id() {
         let answers = vec![
             (address(1), offered(1, 4)),
             (address(2), offered(1, 3)),

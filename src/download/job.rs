@@ -1,10 +1,12 @@
-//! One file from being named to being in place: find it, choose, get its manifest, download, rename.
+//! Steps of a download: find the file, choose one, get its manifest, download it, check it, rename it.
 //!
-//! What a leecher does once and a client does at each `get`. Invariant: the file appears under its name only when
-//! every chunk of it has been verified, and its MD5 where the tracker tells one; until then what is verified is kept beside it, and a later run goes on
-//! from there.
+//! Used once by a leecher, and at each `get` by a client. Invariant: the file appears under its name only
+//! after every chunk has been verified, and the MD5 if the tracker states one. Until then verified chunks are
+//! kept in a part file beside it, from which a later run resumes.
 
 use crate::content::limits::{URGENT_LOOKUP_INTERVAL, VERIFY_SAMPLE_COUNT};
+use super::peer::DiscoveredPeer;
+use crate::content::words::counted;
 use crate::content::{FileId, FileName, Manifest, Md5};
 use crate::download::driver::{self, Download};
 use crate::download::finder::{Finder, find_patiently, interrupted};
@@ -29,96 +31,96 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Holders that are asked for a manifest at once.
+/// Holders asked for a manifest at the same time.
 const ASKED_AT_ONCE: usize = 4;
-/// What is watched when the download itself is over.
+/// Title of the progress display during the MD5 check.
 pub const CHECKING_MD5: &str = "checking MD5";
-/// How often it is asked again whether somebody has the file by now.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Lookup interval while no holder is known.
+const LOOKUP_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What to tell people who have a choice: each program lets them make it in its own way.
+/// Advice in error texts; the commands differ between programs.
 #[derive(Debug, Clone)]
 pub struct Advice {
-    /// What to write before the id of one of several files of the same name.
+    /// Command or flag that chooses a file by its id.
     pub choose: &'static str,
-    /// What to do about another file that is in the way.
+    /// Action to take if another file exists at the destination.
     pub in_the_way: &'static str,
-    /// The command that lists the offered files.
+    /// Command that lists the offered files.
     pub list: Cow<'static, str>,
 }
 
-/// How much of what is there already is read again before it counts.
+/// Share of existing data that is rehashed.
 #[derive(Debug, Clone, Copy)]
 pub struct Recheck {
-    /// Of a file that is in place. Nothing vouches for it but its bytes.
+    /// For a file in place: only its bytes prove its content.
     pub in_place: Verify,
-    /// Of what an earlier run has left, for which its have-map vouches.
+    /// For a part file: its resume file lists the verified chunks.
     pub resumed: Verify,
 }
 
 impl Recheck {
-    /// What the user says, for both; or else all of a file in place, and nothing that the have-map vouches for.
+    /// The user's choice for both; by default all of a file in place, and nothing that the resume file lists.
     pub fn new(asked: Option<Verify>) -> Self {
         Self { in_place: asked.unwrap_or(Verify::Full), resumed: asked.unwrap_or(Verify::None) }
     }
 }
 
-/// What is wanted.
+/// A requested download.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// The file: its name, its id, or both.
+    /// Name, id, or both.
     pub query: Query,
-    /// Where the file goes: a path, or a folder; by default its name in the working directory.
+    /// Destination: a path or a folder; by default the file's name in the working directory.
     pub out: Option<PathBuf>,
-    /// Whether a different file that is in the way is replaced.
+    /// Whether to replace a different file at the destination.
     pub overwrite: bool,
-    /// How much of what is there already is read again.
+    /// Share of existing data that is rehashed.
     pub recheck: Recheck,
-    /// Whether the end waits until the file is on the disk and not just with the system.
+    /// Whether to fsync the file before the end.
     pub durable: bool,
-    /// Gives up when nothing has arrived for so long.
+    /// Time without data after which the download fails.
     pub timeout: Option<Duration>,
-    /// How long sources are waited for.
+    /// Timeouts of the connections to sources.
     pub timeouts: Timeouts,
-    /// How long to wait for somebody to have the file, when nobody does at first.
+    /// Time to wait for a first holder.
     pub patience: Duration,
-    /// What to tell people.
+    /// Advice in error texts.
     pub advice: Advice,
 }
 
-/// A file that is there.
+/// A file and its local path.
 #[derive(Debug, Clone)]
 pub struct Downloaded {
-    /// What it is, under the name that it was offered under.
+    /// Name (as offered), id and size.
     pub file: FileSummary,
-    /// Where it is.
+    /// Local path.
     pub path: PathBuf,
-    /// What its bytes are.
+    /// Manifest of the file.
     pub manifest: Arc<Manifest>,
-    /// The MD5 of the whole, where the tracker tells it.
+    /// MD5 of the file, if the tracker states one.
     pub md5: Option<Md5>,
 }
 
-/// A file that has been found, and what it must be.
+/// Result of a successful lookup.
 pub struct Located {
-    /// The file, the place it goes to, its manifest.
+    /// File, destination and manifest.
     pub file: Downloaded,
-    /// The holders known so far.
+    /// Holders known so far.
     pub holders: Vec<SocketAddr>,
 }
 
-/// What is there of a file already.
+/// Data that exists before the download.
 pub enum Start {
-    /// All of it, in place.
+    /// Complete file in place.
     Whole(Box<CompleteFile>),
-    /// Some of it, or nothing yet.
+    /// Part file, possibly empty.
     Part(Arc<PartFile>),
 }
 
-/// Finds the one file that is meant, and its manifest.
+/// Looks up the requested file and downloads its manifest.
 ///
 /// # Errors
-/// Not found, ambiguous, nobody answers in time, or the shutdown.
+/// Not found, ambiguous, no answer within the timeout, or the shutdown.
 pub fn locate(
     order: &Order,
     finder: &mut dyn Finder,
@@ -126,24 +128,28 @@ pub fn locate(
     shutdown: &Shutdown,
 ) -> Result<Located, DaemonError> {
     let began = Instant::now();
-    let mut files = find_patiently(finder, &order.query, outage.clone(), shutdown)?;
+    let mut files = find_with_retries(finder, &order.query, outage.clone(), shutdown)?;
     while files.is_empty() && began.elapsed() < order.patience {
-        if shutdown.wait(ASK_AGAIN) {
+        if shutdown.wait(LOOKUP_INTERVAL) {
             return Err(interrupted());
         }
-        files = find_patiently(finder, &order.query, outage.clone(), shutdown)?;
+        files = find_with_retries(finder, &order.query, outage.clone(), shutdown)?;
     }
     let found = choose(files, order)?;
     let path = target(order, &found.file.name)?;
     let FileSummary { id, name, size, chunks } = &found.file;
-    log::info!("{name} has {size} bytes in {chunks} chunks, {} holders, id {id}", found.holders);
+    log::info!(
+        "{name} has {size} bytes in {}, {}, id {id}",
+        counted((*chunks).into(), "chunk"),
+        counted(found.holders.into(), "holder")
+    );
     let (manifest, holders) = manifest(order, finder, &found, shutdown)?;
     let layout = manifest.layout();
     let file = FileSummary { size: layout.size(), chunks: layout.count(), ..found.file };
     Ok(Located { file: Downloaded { file, path, manifest, md5: found.md5 }, holders })
 }
 
-/// The one file that is meant.
+/// Chooses the only match.
 fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, DaemonError> {
     let what = match (&order.query.name, &order.query.id) {
         (_, Some(id)) => id.to_string(),
@@ -171,20 +177,19 @@ fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, DaemonE
     }
 }
 
-/// Where the file goes. A name that the user gave is used as it was given; one that others gave must not be hidden,
-/// since what is hidden may be read by programs that nobody thinks of.
+/// Destination path. A name given by the user may begin with a dot; a name given by other peers may not,
+/// since hidden files can be configuration files of other programs.
 fn target(order: &Order, offered: &FileName) -> Result<PathBuf, DaemonError> {
     let name = order.query.name.as_ref().unwrap_or(offered);
     let named_here = order.out.as_ref().is_none_or(|out| out.is_dir());
     if named_here && order.query.name.is_none() && name.as_str().starts_with('.') {
-        let text =
-            format!("the file is called {name}, which would be hidden; say with --out where to put it");
+        let text = format!("the file is named {name}, which would be hidden; choose another path with --out");
         return Err(DaemonError::new(Fault::Usage, text));
     }
     let target = match &order.out {
         None => PathBuf::from(name.as_str()),
         Some(out) if out.is_dir() => out.join(name.as_str()),
-        // The rename at the end would fail, after the whole download.
+        // Otherwise the final rename would fail, after the whole download.
         Some(out) if out.as_os_str().as_encoded_bytes().ends_with(b"/") => {
             return Err(no_folder(out));
         }
@@ -202,14 +207,14 @@ fn target(order: &Order, offered: &FileName) -> Result<PathBuf, DaemonError> {
 
 fn no_folder(path: &Path) -> DaemonError {
     let text = format!(
-        "{} is not a folder that the file can be put in; create it with: mkdir -p {}",
+        "{} is not a folder; create it with: mkdir -p {}",
         path.display(),
         quoted(&path.display().to_string())
     );
     DaemonError::new(Fault::FileAccess, text)
 }
 
-/// Fetches the manifest from a holder: from any, because it is checked against the id.
+/// Downloads the manifest from any holder: it is verified against the id.
 fn manifest(
     order: &Order,
     finder: &mut dyn Finder,
@@ -226,7 +231,7 @@ fn manifest(
             return Ok((Arc::new(manifest), holders));
         }
         if order.timeout.is_some_and(|timeout| started.elapsed() >= timeout) {
-            let text = format!("none of {} holders gives the manifest of {id}", holders.len());
+            let text = format!("no manifest of {id} from {}", counted(holders.len() as u64, "holder"));
             return Err(DaemonError::new(Fault::ChunksMissing, text));
         }
         if shutdown.wait(URGENT_LOOKUP_INTERVAL) {
@@ -238,7 +243,7 @@ fn manifest(
     }
 }
 
-/// Asks a few holders at once, so that one that is silent delays nobody, and takes the first answer.
+/// Asks several holders in parallel, so that a slow one adds no delay, and takes the first valid manifest.
 fn first_manifest(
     id: FileId,
     holders: &[SocketAddr],
@@ -265,10 +270,10 @@ fn first_manifest(
     won.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Looks at what is there already: the finished file, or what an earlier run has got of it.
+/// Checks existing data: a file in place, or the part file of an earlier run.
 ///
 /// # Errors
-/// Another file is in the way, another process downloads it, no room, or the shutdown.
+/// A different file exists, another process downloads this file, no free space, or the shutdown.
 pub fn start(
     order: &Order,
     file: &Downloaded,
@@ -281,39 +286,42 @@ pub fn start(
         let check = |watch: VerifyCallbacks<'_>| CompleteFile::check(path, manifest.clone(), verify, watch);
         match checking(&path.display(), watch, shutdown, check)? {
             Some(whole) => {
-                log::info!("{} is already here and complete{}", path.display(), how_sure(verify));
+                log::info!("{} exists and is complete{}", path.display(), describe_check(verify));
                 return Ok(Start::Whole(Box::new(whole)));
             }
             None if !order.overwrite => {
                 let (path, advice) = (path.display(), order.advice.in_the_way);
-                let text = format!("{path} is there already and is another file; {advice}");
+                let text = format!("{path} exists and is a different file; {advice}");
                 return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
             }
             None => {}
         }
     } else if path.is_symlink() && !order.overwrite {
         let text = format!(
-            "{} is there already, a link that leads nowhere; --overwrite replaces it, --out puts the file elsewhere",
+            "{} exists and is a dangling symbolic link; --overwrite replaces it, --out puts the file elsewhere",
             path.display()
         );
         return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
     }
     let part = PartFile::open(path, manifest.clone())?;
     if part.needs_full_check() {
-        log::warn!("what the last run left of {} is read again, since a have-map is no use", path.display());
+        log::warn!("rehashing the part file of {}: its resume file is unusable", path.display());
     }
-    let what = format!("what is here of {}", path.display());
+    let what = format!("the part file of {}", path.display());
     let checked = checking(&what, watch, shutdown, |watch| part.check(order.recheck.resumed, watch))?;
     if checked.bad > 0 {
-        log::warn!("{} chunks that were here are not what they should be and are fetched again", checked.bad);
+        log::warn!(
+            "{} in the part file failed verification; downloading again",
+            counted(checked.bad.into(), "chunk")
+        );
     }
     if checked.found > 0 {
-        log::info!("{} chunks are here that no have-map named", checked.found);
+        log::info!("{} recovered that the resume file does not list", counted(checked.found.into(), "chunk"));
     }
     Ok(Start::Part(Arc::new(part)))
 }
 
-/// Checks something while somebody looks on.
+/// Runs a check with a progress display.
 fn checking<T>(
     what: &dyn std::fmt::Display,
     watch: &dyn Watch,
@@ -342,38 +350,38 @@ fn checking<T>(
     }
 }
 
-/// What less than a full check leaves open.
-fn how_sure(verify: Verify) -> String {
+/// Describes the limits of a partial check.
+fn describe_check(verify: Verify) -> String {
     match verify {
         Verify::Full => String::new(),
-        Verify::Sample => format!(", as far as {VERIFY_SAMPLE_COUNT} chunks of it tell"),
-        Verify::None => ", as far as its size tells: it was not read".to_owned(),
+        Verify::Sample => format!(" (a sample of {VERIFY_SAMPLE_COUNT} chunks verified)"),
+        Verify::None => " (only its size verified)".to_owned(),
     }
 }
 
-/// What a download takes from whoever serves beside it.
-pub struct Beside {
-    /// Joined by whoever serves, when that ends.
+/// Upload server of the downloading peer, as far as a download uses it.
+pub struct ServingContext {
+    /// Threads of the server, joined at its end.
     pub threads: Threads,
-    /// Passes chunks on as they come, if this peer serves.
+    /// Cut-through relay of chunks that are still being received; `None` if this peer does not serve.
     pub relay: Option<Relay>,
-    /// Where this peer serves, if it does.
+    /// Port of the upload server, if any.
     pub port: Option<u16>,
-    /// Peers that have asked this one.
-    pub met: Option<Receiver<Met>>,
+    /// Peers that have requested this file from this peer.
+    pub discovered: Option<Receiver<DiscoveredPeer>>,
 }
 
-/// Downloads what is missing and puts the file in place. One of the threads beside it may wait for the disk
-/// a little longer.
+/// Downloads the missing chunks and renames the file into place. A thread of `serving` may still be in an
+/// fsync afterwards.
 ///
 /// # Errors
-/// Nobody has it all, nothing arrives, it cannot be stored, or the shutdown.
+/// No source has a chunk, the timeout has elapsed, a chunk cannot be stored, or the shutdown.
 pub fn complete(
     order: &Order,
     located: Located,
     part: &Arc<PartFile>,
     finder: Box<dyn Finder>,
-    beside: Beside,
+    beside: ServingContext,
     watch: &dyn Watch,
     shutdown: &Shutdown,
 ) -> Result<Downloaded, DaemonError> {
@@ -386,7 +394,7 @@ pub fn complete(
         finder,
         relay: beside.relay,
         port: beside.port,
-        met: beside.met,
+        discovered: beside.discovered,
         timeout: order.timeout,
         timeouts: order.timeouts,
         watch,
@@ -401,7 +409,7 @@ pub fn complete(
     Ok(file)
 }
 
-/// A second look at a file whose chunks are all right, before it gets its name.
+/// Checks the MD5 of the part file before it is renamed.
 fn check_md5(
     wanted: Md5,
     file: &Downloaded,
@@ -414,12 +422,13 @@ fn check_md5(
     watch.end();
     match got {
         Ok(got) if got == wanted => {
-            log::info!("MD5 {got} of {} is right", file.file.name);
+            log::info!("MD5 {got} of {} verified", file.file.name);
             Ok(())
         }
         Ok(got) => {
             let path = file.path.display();
-            let text = format!("{path}: the MD5 of what arrived is {got}, and the tracker says {wanted}");
+            let text =
+                format!("{path}: the MD5 of the received file is {got}, but the tracker states {wanted}");
             Err(DaemonError::new(Fault::VerificationFailed, text))
         }
         Err(StoreError::Stopped) => Err(interrupted()),

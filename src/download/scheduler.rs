@@ -1,12 +1,11 @@
-//! A download: which sources there are, what each is asked for, and what becomes of it.
+//! Download scheduler: tracks the sources of one download and sends each its chunk requests.
 //!
-//! [`Fetch`] has no thread of its own. The state thread of whatever daemon downloads owns it, feeds it the
-//! [`SourceEvent`]s that its sources send, and calls [`Fetch::tick`]; the sources do the reading, checking and
-//! storing in threads of theirs. What to ask of whom is decided by the pure
-//! [`Picker`].
+//! [`DownloadScheduler`] has no thread. The state thread of a leecher or client owns it, feeds it the
+//! [`SourceEvent`]s of its sources, and calls [`DownloadScheduler::tick`]. The threads of each source read,
+//! verify and store the chunks. The pure [`Picker`] decides which chunk is requested from which source.
 //!
-//! Invariants: the owner of a fetch never waits for a source; a source that sent a bad chunk is never used
-//! again; a source that is lost is tried again later, at growing intervals.
+//! Invariants: the owner of a scheduler never blocks on a source; a source that sent a corrupt chunk is
+//! banned; a lost source is retried with backoff.
 
 mod upstreams;
 
@@ -33,87 +32,88 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use upstreams::Upstreams;
 
-/// Addresses remembered as possible sources.
+/// Largest number of addresses kept as possible sources.
 const CANDIDATES_MAX: usize = 4_096;
-/// An address that cannot be connected to so often in a row is forgotten.
+/// Consecutive failed connection attempts after which an address is forgotten.
 const FAILURES_MAX: u32 = 8;
-/// A source that has not kept to the protocol so often is not used any more.
+/// Protocol errors after which a source is banned.
 const OFFENCES_MAX: u32 = 3;
-/// Whoever has not said for so long what it has is named when the download ends without it.
-const SILENCE: Duration = Duration::from_secs(1);
-/// Sources that are connected to in the time of a tick beside those that are to be asked before all others.
-const STARTS: usize = 4;
-/// How often a fetch wants to be ticked.
+/// A source that has not sent its bitfield for this time is logged when the download ends without it.
+const BITFIELD_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connection attempts per tick while the download has a predecessor (attempts to predecessors are not
+/// limited).
+const STARTS_PER_TICK_MAX: usize = 4;
+/// Interval between calls of [`DownloadScheduler::tick`].
 pub const TICK: Duration = Duration::from_millis(100);
 
 /// What the owner of a fetch learns.
 #[derive(Debug)]
-pub enum FetchNews {
-    /// A chunk is asked for.
+pub enum SchedulerEvent {
+    /// A chunk was requested from a source.
     Requested(ChunkIndex, SocketAddr),
-    /// A chunk is verified and stored; `false` when it was there already.
+    /// A chunk was verified and stored; `false` if it had been stored before.
     Stored(Arrival, bool),
-    /// A source has sent a wrong chunk and is not used any more.
+    /// A source was banned because it sent a corrupt chunk or violated the protocol repeatedly.
     Corrupt(SocketAddr),
-    /// A source is lost.
+    /// The connection to a source was lost.
     Lost(SocketAddr),
-    /// Chunks cannot be stored here: there is no point in going on.
+    /// A chunk could not be stored locally; the download cannot continue.
     Failed(StoreError),
 }
 
-enum Link {
-    /// Not tried yet, or lost; to be tried at that time.
+enum CandidateState {
+    /// Not connected; the next attempt is due at this time.
     Idle(Moment),
-    Live(SourceId),
-    /// It sent a bad chunk.
+    Active(SourceId),
+    /// Sent a corrupt chunk or violated the protocol repeatedly; never connected to again.
     Banned,
 }
 
 struct Candidate {
-    link: Link,
+    link: CandidateState,
     backoff: Backoff,
-    /// How often in a row it could not be connected to.
+    /// Consecutive failed connection attempts.
     failures: u32,
-    /// How often it did not keep to the protocol.
+    /// Protocol errors so far.
     offences: u32,
-    /// What it has, where the owner says so.
+    /// Chunks of this source as reported by the owner ([`DownloadScheduler::source_has`]).
     told: Bitfield,
     bad_bytes: u64,
 }
 
-struct Live {
+struct ActiveSource {
     address: SocketAddr,
     since: Moment,
     connected: bool,
-    asks: Sender<Question>,
-    /// Pieces of chunks that have come from it, and how many of them the picker knows of.
+    commands: Sender<SourceCommand>,
+    /// Counter of received chunk fragments, and its value when the picker was last notified.
     pieces: Pieces,
     heard: usize,
     shutdown: Shutdown,
 }
 
-/// A download in progress.
-pub struct Fetch {
+/// Scheduler of a download in progress.
+pub struct DownloadScheduler {
     job: Arc<Job>,
     longest: u32,
     picker: Picker,
     candidates: BTreeMap<SocketAddr, Candidate>,
-    live: HashMap<SourceId, Live>,
+    live: HashMap<SourceId, ActiveSource>,
     next: u32,
     random: fastrand::Rng,
     events: Sender<SourceEvent>,
     threads: Threads,
     verifier: Verifier,
     shutdown: Shutdown,
-    news: Vec<FetchNews>,
+    news: Vec<SchedulerEvent>,
     upstreams: Upstreams,
-    /// How many more may be connected to until the next tick, once there is one to be asked before all others.
+    /// Connection attempts left until the next tick, while the download has a predecessor.
     starts: usize,
 }
 
-impl Fetch {
-    /// Prepares a download of what `done` does not have: all of it (`all`), or what is
-    /// [wanted](Self::want). Sources report to `events`.
+impl DownloadScheduler {
+    /// Prepares a download of the chunks missing in `done`: all of them (`all`), or those passed to
+    /// [`want`](Self::want). Sources report to `events`.
     pub fn new(
         job: Job,
         done: Bitfield,
@@ -137,48 +137,48 @@ impl Fetch {
             shutdown,
             news: Vec::new(),
             upstreams: Upstreams::default(),
-            starts: STARTS,
+            starts: STARTS_PER_TICK_MAX,
         }
     }
 
-    /// Whether everything that is wanted is there.
+    /// Whether all wanted chunks are stored.
     pub fn is_complete(&self) -> bool {
         self.picker.is_complete()
     }
 
-    /// Which chunks are there.
+    /// Stored chunks.
     pub fn done(&self) -> &Bitfield {
         self.picker.done()
     }
 
-    /// How many sources are connected.
+    /// Number of connected sources.
     pub fn connected(&self) -> usize {
         self.live.values().filter(|live| live.connected).count()
     }
 
-    /// The wanted chunks that no connected source has.
+    /// Wanted chunks that no connected source has.
     pub fn unavailable(&self) -> Vec<ChunkIndex> {
         self.picker.unavailable().collect()
     }
 
-    /// A chunk is wanted, also if it was thought to be done.
-    pub fn want(&mut self, index: ChunkIndex, now: Moment) -> Vec<FetchNews> {
+    /// Adds a chunk to the wanted ones, also if it was stored before.
+    pub fn want(&mut self, index: ChunkIndex, now: Moment) -> Vec<SchedulerEvent> {
         self.picker.want(index);
         self.ask_all(now);
         std::mem::take(&mut self.news)
     }
 
-    /// A chunk is there by other ways than this download.
+    /// Marks a chunk as stored that was obtained by other means than this download.
     pub fn have(&mut self, index: ChunkIndex) {
         self.picker.have(index);
     }
 
-    /// Chunks may be as long as this, bytes: bounds how many sources are used at once.
+    /// Raises the length of the longest chunk, bytes; limits the number of connected sources.
     pub fn expect_up_to(&mut self, length: u32) {
         self.longest = self.longest.max(length);
     }
 
-    /// An address may be a source. It is connected to when there is room.
+    /// Adds a possible source. It is connected to as soon as a connection is free.
     pub fn add_source(&mut self, address: SocketAddr, now: Moment) {
         self.note_source(address, now);
         self.connect(now);
@@ -189,7 +189,7 @@ impl Fetch {
         let known = self.candidates.contains_key(&address);
         if !known && !full {
             let candidate = Candidate {
-                link: Link::Idle(now),
+                link: CandidateState::Idle(now),
                 backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
                 failures: 0,
                 offences: 0,
@@ -200,12 +200,12 @@ impl Fetch {
         }
     }
 
-    /// The owner knows that a source has a chunk (where sources do not say so themselves).
-    pub fn source_has(&mut self, address: SocketAddr, index: ChunkIndex, now: Moment) -> Vec<FetchNews> {
+    /// Records that a source has a chunk (for downloads whose sources send no bitfield).
+    pub fn source_has(&mut self, address: SocketAddr, index: ChunkIndex, now: Moment) -> Vec<SchedulerEvent> {
         self.add_source(address, now);
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.told.insert(index);
-            if let Link::Live(id) = candidate.link {
+            if let CandidateState::Active(id) = candidate.link {
                 self.picker.source_has(id, index, now);
                 self.ask(id, now);
             }
@@ -213,16 +213,16 @@ impl Fetch {
         std::mem::take(&mut self.news)
     }
 
-    /// Something has happened to one of the sources.
-    pub fn handle(&mut self, event: SourceEvent, now: Moment) -> Vec<FetchNews> {
+    /// Processes an event of a source.
+    pub fn handle(&mut self, event: SourceEvent, now: Moment) -> Vec<SchedulerEvent> {
         let SourceEvent { source: id, update, .. } = event;
         match update {
-            SourceUpdate::Connected { have, upstreams, round_trip } => {
+            SourceUpdate::Connected { have, upstreams, rtt } => {
                 self.connected_to(id, have, now);
-                self.picker.set_round_trip(id, round_trip);
+                self.picker.set_round_trip(id, rtt);
                 self.follow(now);
                 upstreams.into_iter().for_each(|upstream| self.placed(id, upstream, now));
-                // It may have been what the others waited for.
+                // Chunks of this source may be the ones that the other sources do not have.
                 self.ask_all(now);
             }
             SourceUpdate::Has(chunks) => {
@@ -240,12 +240,12 @@ impl Fetch {
             SourceUpdate::Peers(peers) => peers.into_iter().for_each(|peer| self.add_source(peer, now)),
             SourceUpdate::Stored(arrival) => {
                 let fresh = self.picker.arrived(id, arrival.index, now);
-                // Only what it delivers makes up for what it failed at.
+                // Only a delivered chunk resets the backoff; a successful connection does not.
                 let address = self.live.get(&id).map(|live| live.address);
                 if let Some(candidate) = address.and_then(|address| self.candidates.get_mut(&address)) {
                     candidate.backoff.reset();
                 }
-                self.news.push(FetchNews::Stored(arrival, fresh));
+                self.news.push(SchedulerEvent::Stored(arrival, fresh));
                 self.ask(id, now);
             }
             SourceUpdate::Refused(index) => {
@@ -257,14 +257,14 @@ impl Fetch {
         std::mem::take(&mut self.news)
     }
 
-    /// To be called every [`TICK`]: connects to sources whose time has come and asks others for what is late.
-    pub fn tick(&mut self, now: Moment) -> Vec<FetchNews> {
+    /// Connects to sources whose retry is due and reassigns overdue requests. To be called every [`TICK`].
+    pub fn tick(&mut self, now: Moment) -> Vec<SchedulerEvent> {
         if self.is_complete() {
             self.release(now);
         } else if self.room() == 0 {
             self.make_room(now);
         }
-        self.starts = STARTS;
+        self.starts = STARTS_PER_TICK_MAX;
         self.hear(now);
         self.connect(now);
         self.overtake(now);
@@ -273,7 +273,7 @@ impl Fetch {
         std::mem::take(&mut self.news)
     }
 
-    /// Notes from whom something has come.
+    /// Notifies the picker of the sources that have sent data since the last tick.
     fn hear(&mut self, now: Moment) {
         for (id, live) in &mut self.live {
             let pieces = live.pieces.load(Ordering::Relaxed);
@@ -283,34 +283,32 @@ impl Fetch {
         }
     }
 
-    /// Names those in the log that have kept a download waiting until its end: their time-outs are yet to come.
-    pub fn name_silent(&self, now: Moment) {
+    /// Logs the sources that delayed the end of the download: they are still within their stall timeouts.
+    pub fn log_silent(&self, now: Moment) {
         for (id, live) in &self.live {
             let (address, waited) = (live.address, now.saturating_sub(live.since));
             if let Some((index, waited)) = self.picker.overdue(*id, now) {
                 let waited = waited.as_secs();
-                log::warn!(
-                    "{address} was asked for chunk {index} {waited} s ago and has not sent it (0 bad bytes)"
-                );
-            } else if !live.connected && waited >= SILENCE {
+                log::warn!("{address} has not sent chunk {index}, requested {waited} s ago (0 bad bytes)");
+            } else if !live.connected && waited >= BITFIELD_TIMEOUT {
                 let waited = waited.as_secs();
-                log::warn!("{address} has not said what it has in {waited} s (0 bad bytes)");
+                log::warn!("{address} has sent no bitfield in {waited} s (0 bad bytes)");
             }
         }
     }
 
-    /// Lets go of all sources.
+    /// Closes the connections to all sources.
     pub fn stop(&self) {
         self.shutdown.trigger();
     }
 
-    /// When every place is taken and chunks are missing that no source has, one that has nothing to give makes room
-    /// for another candidate.
+    /// Replaces a useless source when all connections are in use, chunks are missing that no connected source
+    /// has, and another candidate is due.
     fn make_room(&mut self, now: Moment) {
         if self.picker.unavailable().next().is_none() {
             return;
         }
-        let waits = |candidate: &Candidate| matches!(candidate.link, Link::Idle(at) if at <= now);
+        let waits = |candidate: &Candidate| matches!(candidate.link, CandidateState::Idle(at) if at <= now);
         if !self.candidates.values().any(waits) {
             return;
         }
@@ -322,19 +320,19 @@ impl Fetch {
             self.picker.remove_source(id);
             self.upstreams.lose(id);
             if let Some(candidate) = self.candidates.get_mut(&live.address) {
-                candidate.link = Link::Idle(now + RETRY_MAX);
+                candidate.link = CandidateState::Idle(now + RETRY_MAX);
             }
         }
     }
 
-    /// Lets go of sources that are not needed any more; they are connected to again if something is wanted.
+    /// Disconnects from all sources; they are connected to again when a chunk is wanted.
     fn release(&mut self, now: Moment) {
         self.upstreams.clear();
         for (id, live) in self.live.drain() {
             live.shutdown.trigger();
             self.picker.remove_source(id);
             if let Some(candidate) = self.candidates.get_mut(&live.address) {
-                candidate.link = Link::Idle(now);
+                candidate.link = CandidateState::Idle(now);
             }
         }
     }
@@ -362,42 +360,40 @@ impl Fetch {
         let address = live.address;
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match why {
-            SourceError::Store(error) => self.news.push(FetchNews::Failed(error)),
+            SourceError::Store(error) => self.news.push(SchedulerEvent::Failed(error)),
             SourceError::BadChunk { bytes, .. } => {
-                candidate.link = Link::Banned;
+                candidate.link = CandidateState::Banned;
                 candidate.bad_bytes += u64::from(bytes);
-                log::warn!("{address} is not used any more: {why}");
-                self.news.push(FetchNews::Corrupt(address));
+                log::warn!("banned {address}: {why}");
+                self.news.push(SchedulerEvent::Corrupt(address));
             }
             SourceError::Protocol(_) if candidate.offences + 1 >= OFFENCES_MAX => {
-                candidate.link = Link::Banned;
+                candidate.link = CandidateState::Banned;
                 let bytes = candidate.bad_bytes;
-                log::warn!(
-                    "{address} is not used any more: {why}, and not for the first time ({bytes} bad bytes)"
-                );
-                self.news.push(FetchNews::Corrupt(address));
+                log::warn!("banned {address}: {why}; repeated offence ({bytes} bad bytes)");
+                self.news.push(SchedulerEvent::Corrupt(address));
             }
             why => {
                 candidate.offences += u32::from(matches!(why, SourceError::Protocol(_)));
                 let pause = candidate.backoff.pause(&mut self.random);
-                candidate.link = Link::Idle(now + pause);
+                candidate.link = CandidateState::Idle(now + pause);
                 candidate.told = Bitfield::none(self.job.count);
                 if !matches!(why, SourceError::Stopped) {
-                    log::info!("lost {address}: {why}");
+                    log::info!("disconnected from {address}: {why}");
                 }
                 candidate.failures += u32::from(!live.connected);
                 if candidate.failures >= FAILURES_MAX {
-                    // It is named again if it comes back; until then it takes no place.
+                    // It is added again if a tracker or peer reports it; until then it uses no slot.
                     self.candidates.remove(&address);
                 }
-                self.news.push(FetchNews::Lost(address));
+                self.news.push(SchedulerEvent::Lost(address));
             }
         }
         self.connect(now);
         self.ask_all(now);
     }
 
-    /// As many sources at once as the memory for their buffers allows.
+    /// Largest number of connected sources, limited by the memory for receive buffers.
     fn places(&self) -> usize {
         let by_memory = RECEIVE_MEMORY_BYTES / u64::from(self.longest.max(1));
         (by_memory as usize).clamp(SOURCES_MIN, SOURCES_MAX)
@@ -408,25 +404,27 @@ impl Fetch {
     }
 
     fn connect(&mut self, now: Moment) {
-        // Who knows whom to ask is in no hurry to know more: all who begin together would make each other wait.
+        // With a predecessor further sources are not urgent, and many leechers that start together would
+        // delay each other.
         let room = if self.upstreams.is_kept() { self.room().min(self.starts) } else { self.room() };
         if room == 0 || self.is_complete() || self.shutdown.is_stopped() {
             return;
         }
         let subscribe = self.job.subscribe;
         let due = self.candidates.iter().filter(|(_, candidate)| {
-            // A source that is only known by what the owner says of it is of use only while it has something.
-            matches!(candidate.link, Link::Idle(at) if at <= now) && (subscribe || candidate.told.held() > 0)
+            // A source without a bitfield is useful only if the owner has reported chunks of it.
+            matches!(candidate.link, CandidateState::Idle(at) if at <= now)
+                && (subscribe || candidate.told.held() > 0)
         });
         let mut due: Vec<SocketAddr> = due.map(|(address, _)| *address).collect();
         self.random.shuffle(&mut due);
         due.into_iter().take(room).for_each(|address| self.start(address, now));
     }
 
-    /// Connects to an address that is known, also when every place is taken: one more for each stripe.
+    /// Connects to a known address, even above the limit of sources by one connection per stripe.
     fn reach(&mut self, address: SocketAddr, now: Moment) {
         let link = self.candidates.get(&address).map(|candidate| &candidate.link);
-        let is_due = matches!(link, Some(Link::Idle(at)) if *at <= now);
+        let is_due = matches!(link, Some(CandidateState::Idle(at)) if *at <= now);
         let has_room = self.live.len() < self.places() + STRIPES;
         if is_due && has_room && !self.is_complete() && !self.shutdown.is_stopped() {
             self.start(address, now);
@@ -438,8 +436,8 @@ impl Fetch {
         self.next += 1;
         self.upstreams.begin(now);
         self.starts = self.starts.saturating_sub(1);
-        // Never full: a source is never asked for more than the pipeline holds.
-        let (asks, asked) = bounded(PIPELINE_LONG_RTT_MAX * 2);
+        // Never full: requests in flight to a source are limited by the pipeline depth.
+        let (commands, asked) = bounded(PIPELINE_LONG_RTT_MAX * 2);
         let shutdown = self.shutdown.child();
         let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
         let pieces = Pieces::default();
@@ -450,13 +448,21 @@ impl Fetch {
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match spawned {
             Ok(()) => {
-                candidate.link = Link::Live(id);
-                let live = Live { address, since: now, connected: false, asks, pieces, heard: 0, shutdown };
+                candidate.link = CandidateState::Active(id);
+                let live = ActiveSource {
+                    address,
+                    since: now,
+                    connected: false,
+                    commands,
+                    pieces,
+                    heard: 0,
+                    shutdown,
+                };
                 self.live.insert(id, live);
             }
             Err(error) => {
-                log::warn!("no thread for {address}: {error}");
-                candidate.link = Link::Idle(now + candidate.backoff.pause(&mut self.random));
+                log::warn!("cannot start a thread for {address}: {error}");
+                candidate.link = CandidateState::Idle(now + candidate.backoff.pause(&mut self.random));
             }
         }
     }
@@ -467,23 +473,24 @@ impl Fetch {
         ids.into_iter().for_each(|id| self.ask(id, now));
     }
 
-    /// Asks a source for as much as the pipeline holds.
+    /// Fills the pipeline of a source with chunk requests.
     fn ask(&mut self, id: SourceId, now: Moment) {
         if self.awaits_word(id, now) {
             return;
         }
         while let Some(index) = self.picker.pick(id, now, &mut self.random) {
             let Some(live) = self.live.get(&id) else { return };
-            if live.asks.try_send(Question::Chunk(index)).is_err() {
-                // It has just ended; its loss is on the way and gives the chunk back.
+            if live.commands.try_send(SourceCommand::Chunk(index)).is_err() {
+                // The source has just ended; the event of its loss is queued and returns the chunk to the
+                // picker.
                 return;
             }
-            self.news.push(FetchNews::Requested(index, live.address));
+            self.news.push(SchedulerEvent::Requested(index, live.address));
         }
     }
 }
 
-impl Drop for Fetch {
+impl Drop for DownloadScheduler {
     fn drop(&mut self) {
         self.stop();
     }

@@ -1,11 +1,12 @@
-//! One source of a download: a connection, a thread that reads, and one that asks. What was read is checked and
-//! stored by the download's [`Verifier`], which may have a helper for it.
+//! Connection to one source of a download: a reader thread and a writer thread for requests.
 //!
-//! Invariants: nothing is accepted that was not asked for; a source that sent a wrong chunk is lost for that reason
-//! and no other; after the loss of a source nothing more is heard of it; every wait has a deadline.
+//! Received chunks are verified and stored by the download's [`Verifier`], which has helper threads.
+//! Invariants: a response without a request is a protocol error; a corrupt chunk is the reported cause of a
+//! lost source, whatever else fails; after the loss of a source no further events of it are sent; every wait
+//! has a deadline.
 
 use super::events::{Job, SourceError, SourceEvent, SourceUpdate};
-use super::verifier::{Tasks, Verifier};
+use super::verifier::{SourceVerifier, Verifier};
 use crate::content::limits::{KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION};
 use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
 use crate::net::framed_stream::split;
@@ -28,20 +29,20 @@ pub struct Conversation {
     reader: FrameReader,
     writer: FrameWriter,
     stream: Arc<TcpStream>,
-    /// How long an answer may take to begin.
+    /// Timeout until the first byte of a response.
     stall: Duration,
-    /// When hello was said and how long its answer may take, until that is there.
+    /// Send time and timeout of the hello; `None` once it has been answered.
     hello: Option<(Instant, Duration)>,
-    /// The shortest time that something has taken to get there and back.
-    round_trip: Duration,
+    /// Lowest RTT measured so far.
+    rtt: Duration,
 }
 
 impl Conversation {
-    /// Connects and says hello; the answer is looked at with that to the first question. `port` is where this peer
-    /// serves, if it does.
+    /// Connects and sends hello; the response is read together with the response to the first request. `port`
+    /// is the port on which this peer serves, if any.
     ///
     /// # Errors
-    /// Not reachable.
+    /// The peer is unreachable.
     pub fn open(
         address: SocketAddr,
         port: Option<u16>,
@@ -50,56 +51,57 @@ impl Conversation {
     ) -> Result<Self, SourceError> {
         let began = Instant::now();
         let stream = Arc::new(dial(address, shutdown)?);
-        let round_trip = began.elapsed();
+        let rtt = began.elapsed();
         let Timeouts { hello, stall, .. } = timeouts;
         let (reader, mut writer) = split(&stream, stall)?;
         writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port })?;
-        Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), round_trip })
+        Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), rtt })
     }
 
     fn ask(&mut self, request: &PeerRequest) -> Result<PeerResponse, SourceError> {
         self.writer.send(request)?;
-        self.greet()?;
+        self.await_hello()?;
         Ok(self.reader.message(self.stall)?)
     }
 
-    /// Waits for the answer to hello, if that has not been there.
-    fn greet(&mut self) -> Result<(), SourceError> {
-        let Some((since, patience)) = self.hello else { return Ok(()) };
-        match self.reader.message(patience)? {
+    /// Reads the response to hello if it has not been read yet.
+    fn await_hello(&mut self) -> Result<(), SourceError> {
+        let Some((since, timeout)) = self.hello else { return Ok(()) };
+        match self.reader.message(timeout)? {
             PeerResponse::Hello { version: PROTOCOL_VERSION } => {
                 self.hello = None;
-                // A busy machine makes this, or connecting, longer than the way.
-                self.round_trip = self.round_trip.min(since.elapsed());
+                // On a busy machine one of the two measurements (connect, hello) exceeds the RTT.
+                self.rtt = self.rtt.min(since.elapsed());
                 Ok(())
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
-            _ => Err(SourceError::Protocol("does not open with hello".into())),
+            _ => Err(SourceError::Protocol("no hello".into())),
         }
     }
 
-    /// Asks for a file's manifest and checks it against the id.
+    /// Downloads a file's manifest and verifies it against the id.
     ///
     /// # Errors
-    /// Not a peer of this version; the manifest is not to be had there, or not that of this file.
+    /// The protocol version differs, or the peer has no valid manifest of this file.
     pub fn manifest(&mut self, file: FileId, shutdown: &Shutdown) -> Result<Manifest, SourceError> {
         let _guard = shutdown.guard(&self.stream);
         match self.ask(&PeerRequest::Manifest { file })? {
             PeerResponse::Manifest { size, chunk_size, length, .. } => {
                 let payload = manifest_payload(&mut self.reader, size, chunk_size, length)?;
                 Manifest::decode(file, size, chunk_size, &payload)
-                    .map_err(|error| SourceError::Protocol(format!("sends a wrong manifest: {error}")))
+                    .map_err(|error| SourceError::Protocol(format!("invalid manifest: {error}")))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
-            _ => Err(SourceError::Protocol("answers something else".into())),
+            _ => Err(SourceError::Protocol("unexpected response".into())),
         }
     }
 
-    /// Asks for one chunk and waits for it. Its bytes are in `buffer` when it is right. A [refusal](SourceError::Refused)
-    /// leaves the conversation as it was; after any other error it is of no use any more.
+    /// Downloads one chunk into `buffer` and verifies it. After [`SourceError::Refused`] the connection
+    /// remains usable; after any other error it does not.
     ///
     /// # Errors
-    /// Not to be had there; [`SourceError::BadChunk`] when what came has another digest or length; whatever ends a link.
+    /// The peer does not have the chunk; [`SourceError::BadChunk`] if digest or length is wrong; the
+    /// connection was lost.
     pub fn chunk(
         &mut self,
         file: FileId,
@@ -122,14 +124,14 @@ impl Conversation {
                 }
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
-            _ => Err(SourceError::Protocol("answers something else".into())),
+            _ => Err(SourceError::Protocol("unexpected response".into())),
         }
     }
 
-    /// Asks what a peer offers.
+    /// Requests the list of files that a peer offers.
     ///
     /// # Errors
-    /// Not a peer of this version, not a list of files, or whatever ends a link.
+    /// The protocol version differs, the response is not a list of files, or the connection was lost.
     pub fn files(&mut self, query: &Query, shutdown: &Shutdown) -> Result<Vec<OfferedFile>, SourceError> {
         let _guard = shutdown.guard(&self.stream);
         let Query { name, id } = query.clone();
@@ -140,11 +142,11 @@ impl Conversation {
                 Ok(serde_json::from_slice(&payload).map_err(|error| StreamError::Frame(error.into()))?)
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
-            _ => Err(SourceError::Protocol("answers something else".into())),
+            _ => Err(SourceError::Protocol("unexpected response".into())),
         }
     }
 
-    /// Asks what a peer has of a file of so many chunks, whom to ask before all others, and to be told what comes.
+    /// Requests the bitfield of a file of `chunks` chunks and the predecessors, and subscribes to new chunks.
     fn have(&mut self, file: FileId, chunks: u32) -> Result<(Bitfield, Vec<Upstream>), SourceError> {
         match self.ask(&PeerRequest::Have { file })? {
             PeerResponse::Have { count, length, upstreams, .. }
@@ -156,55 +158,60 @@ impl Conversation {
                 Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstreams))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
-            _ => Err(SourceError::Protocol("sends no have-map of this file".into())),
+            _ => Err(SourceError::Protocol("no bitfield of this file".into())),
         }
     }
 }
 
-/// Reads the payload of a manifest, whose length must fit the sizes that were stated.
+/// Reads the payload of a manifest; its length must fit the stated sizes.
 ///
 /// # Errors
-/// Sizes that fit no manifest, or whatever ends a link.
+/// No manifest has these sizes, or the connection was lost.
 fn manifest_payload(
     reader: &mut FrameReader,
     size: u64,
     chunk_size: u32,
     length: u64,
 ) -> Result<Vec<u8>, SourceError> {
-    let length = manifest_payload_length(size, chunk_size, length).map_err(SourceError::Protocol)?;
-    let mut payload = vec![0; length];
+    let wrong = |text: String| SourceError::Protocol(format!("invalid manifest: {text}"));
+    let expected = Manifest::payload_length(size, chunk_size).map_err(|error| wrong(error.to_string()))?;
+    let most = expected.unwrap_or(u64::from(CHUNKS_MAX) * 36);
+    if length > most {
+        return Err(wrong(format!("{length} bytes of digests")));
+    }
+    let mut payload = vec![0; length as usize];
     reader.payload(&mut payload)?;
     Ok(payload)
 }
 
-/// What has been asked of the source and not been answered, in order.
+/// Requests in flight to a source, with their send times, in order.
 #[derive(Clone, Default)]
-struct Asked(Arc<Mutex<VecDeque<(ChunkIndex, Instant)>>>);
+struct InFlight(Arc<Mutex<VecDeque<(ChunkIndex, Instant)>>>);
 
-impl Asked {
+impl InFlight {
     fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<(ChunkIndex, Instant)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a source is asked.
-pub(super) enum Question {
+/// Commands to the writer thread of a source.
+pub(super) enum SourceCommand {
     Chunk(ChunkIndex),
-    /// Somebody else upstream.
+    /// Ask the root for another predecessor.
     Overtake {
-        /// In which stripe.
+        /// Index of the stripe.
         stripe: u8,
-        /// Whether the one who is has been found to be slow.
+        /// Whether the present predecessor has been measured to be slow.
         sure: bool,
     },
-    /// That somebody who asks this peer takes what it gets slowly.
+    /// Report a successor that receives slowly.
     Slow(SocketAddr),
 }
 
-/// How many pieces of chunks have come from a source.
+/// Number of chunk fragments received from a source.
 pub(super) type Pieces = Arc<AtomicUsize>;
 
-/// The reading thread of a source.
+/// Reader thread of a source.
 pub(super) struct SourceReader {
     pub id: SourceId,
     pub address: SocketAddr,
@@ -216,14 +223,14 @@ pub(super) struct SourceReader {
 }
 
 impl SourceReader {
-    /// Runs until the source is lost or not wanted any more, and says why.
-    pub fn run(self, asks: Receiver<Question>, threads: &Threads) {
-        let tasks = self.verifier.tasks(self.id, &self.shutdown);
-        let mut result = self.converse(asks, &tasks, threads);
-        // Wakes the asking thread, whatever it waits for.
+    /// Runs until the source is lost or the download ends, and reports the cause.
+    pub fn run(self, commands: Receiver<SourceCommand>, threads: &Threads) {
+        let verifier = self.verifier.for_source(self.id, &self.shutdown);
+        let mut result = self.converse(commands, &verifier, threads);
+        // Wakes the writer thread.
         self.shutdown.trigger();
-        // What is wrong with a chunk weighs more than how the connection ended after it.
-        if let (Some(why), false) = (tasks.ended(), matches!(result, Err(SourceError::BadChunk { .. }))) {
+        // A corrupt chunk takes precedence over the error that ended the connection after it.
+        if let (Some(why), false) = (verifier.ended(), matches!(result, Err(SourceError::BadChunk { .. }))) {
             result = Err(why);
         }
         if let Err(why) = result {
@@ -232,14 +239,15 @@ impl SourceReader {
     }
 
     fn report(&self, update: SourceUpdate) {
-        // The state thread takes these as long as it lives, and it never waits for this one.
+        // Never blocks for long: the state thread drains these events as long as it lives and never waits for
+        // this thread.
         let _ = self.events.send(SourceEvent { download: self.job.download, source: self.id, update });
     }
 
     fn converse(
         &self,
-        asks: Receiver<Question>,
-        tasks: &Tasks,
+        commands: Receiver<SourceCommand>,
+        verifier: &SourceVerifier,
         threads: &Threads,
     ) -> Result<(), SourceError> {
         let mut conversation =
@@ -252,31 +260,35 @@ impl SourceReader {
                 (Some(have), upstreams)
             }
             false => {
-                conversation.greet()?;
+                conversation.await_hello()?;
                 (None, Vec::new())
             }
         };
-        let Conversation { mut reader, mut writer, stall, round_trip, .. } = conversation;
-        self.report(SourceUpdate::Connected { have, upstreams, round_trip });
-        let asked = Asked::default();
-        let asker = Questions { file: self.job.file, asked: asked.clone(), shutdown: self.shutdown.clone() };
-        threads.spawn("fetch-ask", move || asker.run(&asks, &mut writer, &stream))?;
+        let Conversation { mut reader, mut writer, stall, rtt, .. } = conversation;
+        self.report(SourceUpdate::Connected { have, upstreams, rtt });
+        let in_flight = InFlight::default();
+        let command_writer = CommandWriter {
+            file: self.job.file,
+            in_flight: in_flight.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        threads.spawn("fetch-ask", move || command_writer.run(&commands, &mut writer, &stream))?;
         let mut buffer = Vec::new();
         while !self.shutdown.is_stopped() {
             match reader.message(stall) {
-                Ok(message) => self.take(message, &mut reader, &asked, tasks, &mut buffer)?,
+                Ok(message) => self.take(message, &mut reader, &in_flight, verifier, &mut buffer)?,
                 Err(StreamError::TimedOut) => {}
                 Err(error) => return Err(error.into()),
             }
-            // Also after a message: small talk does not make up for a chunk that does not come.
-            self.check_patience(&asked)?;
+            // Also after a message: other messages do not extend the deadline of the oldest request.
+            self.check_stall(&in_flight)?;
         }
         Err(SourceError::Stopped)
     }
 
-    /// Silence is fine while nothing is asked for; the other side answers pings.
-    fn check_patience(&self, asked: &Asked) -> Result<(), SourceError> {
-        match asked.queue().front() {
+    /// Applies the stall timeout to the oldest request in flight. An idle connection is kept up by pings.
+    fn check_stall(&self, in_flight: &InFlight) -> Result<(), SourceError> {
+        match in_flight.queue().front() {
             Some((_, since)) if since.elapsed() >= self.job.timeouts.stall => {
                 Err(StreamError::TimedOut.into())
             }
@@ -288,34 +300,34 @@ impl SourceReader {
         &self,
         message: PeerResponse,
         reader: &mut FrameReader,
-        asked: &Asked,
-        tasks: &Tasks,
+        in_flight: &InFlight,
+        verifier: &SourceVerifier,
         buffer: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
         match message {
             PeerResponse::Chunk { file, index, length } => {
-                let front = asked.queue().pop_front().map(|(index, _)| index);
+                let front = in_flight.queue().pop_front().map(|(index, _)| index);
                 if file != self.job.file || front != Some(index) {
-                    return Err(SourceError::Protocol(format!("sends chunk {index}, which is not its turn")));
+                    return Err(SourceError::Protocol(format!("chunk {index} came out of turn")));
                 }
-                let more = !asked.queue().is_empty();
-                self.chunk((index, length), more, reader, tasks, buffer)?;
-                // The next one could not come before this one was through.
-                if let Some((_, since)) = asked.queue().front_mut() {
+                let more = !in_flight.queue().is_empty();
+                self.chunk((index, length), more, reader, verifier, buffer)?;
+                // Responses come in order, so the time of the next request starts here.
+                if let Some((_, since)) = in_flight.queue().front_mut() {
                     *since = Instant::now();
                 }
                 Ok(())
             }
             PeerResponse::Error { code, text, index } => {
-                let front = asked.queue().pop_front().map(|(index, _)| index);
+                let front = in_flight.queue().pop_front().map(|(index, _)| index);
                 match (front, index) {
-                    // The whole file is not there any more.
+                    // The source no longer has the file at all.
                     _ if self.job.subscribe && matches!(code, ErrorCode::Changed | ErrorCode::NotFound) => {
                         Err(SourceError::Refused(format!("{text} ({})", describe(code))))
                     }
-                    (Some(asked), Some(index)) if asked == index => {
+                    (Some(in_flight), Some(index)) if in_flight == index => {
                         let (address, why) = (self.address, describe(code));
-                        log::info!("{address} does not give chunk {index}: {text} ({why})");
+                        log::info!("{address} refused chunk {index}: {text} ({why})");
                         self.report(SourceUpdate::Refused(index));
                         Ok(())
                     }
@@ -344,7 +356,7 @@ impl SourceReader {
                 Ok(())
             }
             PeerResponse::Pong => Ok(()),
-            other => Err(SourceError::Protocol(format!("sends {other:?}, which nobody asked for"))),
+            other => Err(SourceError::Protocol(format!("unexpected message {other:?}"))),
         }
     }
 
@@ -353,59 +365,59 @@ impl SourceReader {
         (index, length): (ChunkIndex, u32),
         more: bool,
         reader: &mut FrameReader,
-        tasks: &Tasks,
+        verifier: &SourceVerifier,
         buffer: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
         let Some((digest, expected)) = self.job.expected.expected(index) else {
-            return Err(SourceError::Protocol(format!("sends chunk {index}, which is not expected")));
+            return Err(SourceError::Protocol(format!("chunk {index} has no known digest")));
         };
         if length != expected {
-            let text = format!("sends {length} bytes for chunk {index}, which has {expected}");
+            let text = format!("chunk {index} came with {length} bytes instead of {expected}");
             return Err(SourceError::Protocol(text));
         }
         buffer.resize(length as usize, 0);
         let relay = self.job.relay.as_ref();
-        let incoming = relay.and_then(|relay| relay.begin(self.job.file, index, length));
+        let relay_writer = relay.and_then(|relay| relay.begin(self.job.file, index, length));
         reader.payload_in_parts(buffer, |piece| {
             self.pieces.fetch_add(1, Ordering::Relaxed);
-            if let Some(incoming) = &incoming {
-                incoming.push(piece);
+            if let Some(relay_writer) = &relay_writer {
+                relay_writer.push(piece);
             }
         })?;
-        tasks.take(index, digest, buffer, incoming, more);
+        verifier.take(index, digest, buffer, relay_writer, more);
         Ok(())
     }
 }
 
-/// What a refusal means, for people.
+/// Describes an error code in words.
 fn describe(code: ErrorCode) -> &'static str {
     match code {
-        ErrorCode::Changed => "it has changed there",
-        ErrorCode::NotFound | ErrorCode::NotHere => "it is not there",
-        ErrorCode::Busy => "too much to do there",
-        _ => "something is wrong there",
+        ErrorCode::Changed => "changed",
+        ErrorCode::NotFound | ErrorCode::NotHere => "not found",
+        ErrorCode::Busy => "busy",
+        _ => "internal error",
     }
 }
 
-/// The asking thread of a source.
-struct Questions {
+/// Writer thread of a source.
+struct CommandWriter {
     file: FileId,
-    asked: Asked,
+    in_flight: InFlight,
     shutdown: Shutdown,
 }
 
-impl Questions {
-    fn run(self, asks: &Receiver<Question>, writer: &mut FrameWriter, stream: &TcpStream) {
+impl CommandWriter {
+    fn run(self, commands: &Receiver<SourceCommand>, writer: &mut FrameWriter, stream: &TcpStream) {
         loop {
             let sent = crossbeam_channel::select! {
                 recv(self.shutdown.signal()) -> _ => break,
-                recv(asks) -> ask => match ask {
-                    Ok(Question::Overtake { stripe, sure }) => {
+                recv(commands) -> ask => match ask {
+                    Ok(SourceCommand::Overtake { stripe, sure }) => {
                         writer.send(&PeerRequest::Overtake { file: self.file, stripe, sure })
                     }
-                    Ok(Question::Slow(peer)) => writer.send(&PeerRequest::Slow { file: self.file, peer }),
-                    Ok(Question::Chunk(index)) => {
-                        self.asked.queue().push_back((index, Instant::now()));
+                    Ok(SourceCommand::Slow(peer)) => writer.send(&PeerRequest::Slow { file: self.file, peer }),
+                    Ok(SourceCommand::Chunk(index)) => {
+                        self.in_flight.queue().push_back((index, Instant::now()));
                         writer.send(&PeerRequest::Chunk { file: self.file, index })
                     }
                     Err(_) => break,
@@ -416,7 +428,7 @@ impl Questions {
                 break;
             }
         }
-        // Whatever ended the asking ends the reading.
+        // Ends the reader thread as well.
         let _ = stream.shutdown(std::net::Shutdown::Both);
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests of parts of a download need to have one.
+//! Fixtures for the tests of the download.
 
 use super::events::{Expected, Job};
 use crate::content::{ChunkIndex, Digest, FileId};
@@ -6,7 +6,7 @@ use crate::net::Timeouts;
 use crate::storage::{ChunkSink, StoreError};
 use std::sync::Arc;
 
-/// Expects nothing, and keeps nothing.
+/// Stub that expects no chunk and discards stored ones.
 pub(super) struct Nothing;
 
 impl Expected for Nothing {
@@ -21,7 +21,7 @@ impl ChunkSink for Nothing {
     }
 }
 
-/// A job of so many chunks, which go to `sink`.
+/// A job of `count` chunks, which are stored in `sink`.
 pub(super) fn job(count: u32, sink: Arc<dyn ChunkSink>) -> Job {
     Job {
         relay: None,

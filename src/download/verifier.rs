@@ -1,18 +1,19 @@
-//! Checking and storing what the sources of a download receive: in helping threads, so that a source goes on receiving
-//! meanwhile, and of several chunks at once where they come fast.
+//! Verifies and stores received chunks in helper threads, several chunks per batch.
 //!
-//! SHA-256 takes a core longer than anything else in a download, and half as long for several chunks at once
-//! ([`Digest::of_each`]). A source's thread leaves a chunk in a short queue, from which a helper gathers a batch; when the
-//! queue is full all cores are busy, and the thread does a batch itself, so that the connection is read no faster than chunks
-//! are stored. A helper waits for company only where it can be expected at once, and nobody waits for the chunk. Helpers begin
-//! to exist with the first chunk that could have used one.
+//! SHA-256 is the largest CPU cost of a download; hashing several chunks together ([`Digest::of_each`])
+//! halves it. The reader thread of a source puts each chunk into a short queue, from which a helper collects
+//! a batch. A full queue means that all cores are busy: then the reader thread verifies a batch itself, which
+//! slows its connection to the speed of storage (backpressure). A helper waits for more chunks only when they
+//! are expected within [`VERIFY_COMPANY`], and only if no subscriber waits for the chunk. Helpers are spawned
+//! on demand.
 //!
-//! Invariants: a chunk is stored only after its SHA-256 matched; whatever became of a chunk is reported before its
-//! source's [`Tasks::ended`] returns; what is handed over never takes more than [`VERIFY_MEMORY_BYTES`].
+//! Invariants: a chunk is stored only after its SHA-256 matched; every result is reported before the
+//! [`SourceVerifier::ended`] of its source returns; queued chunks use at most [`VERIFY_MEMORY_BYTES`] bytes.
 
 use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
 use crate::content::limits::{VERIFY_BATCH_TIMEOUT, VERIFY_HELPERS_MAX, VERIFY_MEMORY_BYTES};
 use crate::content::{ChunkIndex, Digest, HASH_LANES};
+use super::super::relay::PartialChunkWriter;
 use crate::net::{Shutdown, Threads};
 use crate::swarm::picker::SourceId;
 use crate::upload::relay::Incoming;
@@ -22,161 +23,169 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-/// A chunk that was received and not been looked at.
-struct Task {
+/// A received chunk that has not been verified.
+struct ReceivedChunk {
     index: ChunkIndex,
     digest: Digest,
     bytes: Vec<u8>,
     source: SourceId,
-    /// Others wait for its last bytes.
-    incoming: Option<Incoming>,
-    /// Whether the next chunk can be expected at once, and this one can wait for it.
-    company: bool,
-    /// Gets what is wrong with the chunk; closed when nobody has chunks of this source any more.
+    /// Relay of the chunk, if any: its receivers wait for the last bytes.
+    relay_writer: Option<PartialChunkWriter>,
+    /// Whether to wait for another chunk: the next one is expected at once, and no receiver waits for this one.
+    expect_more: bool,
+    /// Receives the error if the chunk is corrupt; closed when no chunk of its source is queued.
     failed: Sender<SourceError>,
-    /// Wakes the source's thread, when something is wrong.
+    /// Wakes the reader thread of the source after an error.
     shutdown: Shutdown,
 }
 
-/// What the helpers of one download share.
-struct Bench {
+/// State shared by the helpers of one download.
+struct VerifyQueue {
     job: Arc<Job>,
     events: Sender<SourceEvent>,
-    /// Chunks that wait for a helper.
-    tasks: Receiver<Task>,
-    /// Of the helper that gathers a batch: two that did would each have half of one.
-    turn: Mutex<()>,
-    /// Bytes of the chunks that were handed over and are not settled.
+    /// Chunks waiting for a helper.
+    chunks: Receiver<ReceivedChunk>,
+    /// Held by the helper that collects a batch: two helpers at once would each get half a batch.
+    collecting: Mutex<()>,
+    /// Bytes of queued chunks and of those being verified.
     held: AtomicUsize,
-    /// When the last chunk came, nanoseconds after `began`.
+    /// Arrival of the last chunk, nanoseconds after `began`.
     last: AtomicU64,
     began: Instant,
-    /// Buffers that were given back.
+    /// Buffers for reuse.
     spare: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
     shutdown: Shutdown,
 }
 
-/// Checks and stores the chunks of one download.
+/// Verifies and stores the chunks of one download.
 #[derive(Clone)]
 pub(super) struct Verifier {
-    bench: Arc<Bench>,
-    hand: Sender<Task>,
+    queue: Arc<VerifyQueue>,
+    sender: Sender<ReceivedChunk>,
     helpers: Arc<AtomicUsize>,
-    most: usize,
+    helpers_max: usize,
     threads: Threads,
 }
 
 impl Verifier {
-    /// Has no helper yet. `shutdown` ends those that it will have.
+    /// Creates a verifier without helpers; `shutdown` ends those that it spawns later.
     pub fn new(job: Arc<Job>, events: Sender<SourceEvent>, threads: &Threads, shutdown: &Shutdown) -> Self {
-        // With one core a helper would only take turns with whoever it helps.
+        // On one core a helper would only alternate with the reader thread.
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
-        let most = if cores > 1 { cores.min(VERIFY_HELPERS_MAX) } else { 0 };
-        // A batch that waits, and whoever finds it full makes up another one with the rest of it.
-        let (hand, tasks) = bounded(2 * HASH_LANES - 1);
-        let bench = Bench {
+        let helpers_max = if cores > 1 { cores.min(VERIFY_HELPERS_MAX) } else { 0 };
+        // One waiting batch; a reader thread that finds the queue full adds its own chunk to the rest and
+        // verifies the batch.
+        let (sender, chunks) = bounded(2 * HASH_LANES - 1);
+        let queue = VerifyQueue {
             job,
             events,
-            tasks,
-            turn: Mutex::default(),
+            chunks,
+            collecting: Mutex::default(),
             held: AtomicUsize::default(),
             last: AtomicU64::default(),
             began: Instant::now(),
-            spare: bounded((most + 2) * HASH_LANES),
+            spare: bounded((helpers_max + 2) * HASH_LANES),
             shutdown: shutdown.clone(),
         };
-        Self { bench: Arc::new(bench), hand, helpers: Arc::default(), most, threads: threads.clone() }
+        Self {
+            queue: Arc::new(queue),
+            sender,
+            helpers: Arc::default(),
+            helpers_max,
+            threads: threads.clone(),
+        }
     }
 
-    /// For the chunks of one source, whose thread is woken through `shutdown` when one is wrong.
-    pub fn tasks(&self, source: SourceId, shutdown: &Shutdown) -> Tasks {
+    /// Creates the verifier for the chunks of one source; `shutdown` wakes the source's reader thread after
+    /// an error.
+    pub fn for_source(&self, source: SourceId, shutdown: &Shutdown) -> SourceVerifier {
         let (failed, failures) = bounded(1);
-        Tasks { verifier: self.clone(), source, failed, failures, shutdown: shutdown.clone() }
+        SourceVerifier { verifier: self.clone(), source, failed, failures, shutdown: shutdown.clone() }
     }
 
-    /// Leaves a chunk to the helpers; otherwise returns what is to be done here.
-    fn hand_over(&self, task: Task) -> Vec<Task> {
-        let bytes = task.bytes.len();
+    /// Queues a chunk for the helpers; otherwise returns the batch that the calling thread must verify.
+    fn enqueue(&self, chunk: ReceivedChunk) -> Vec<ReceivedChunk> {
+        let bytes = chunk.bytes.len();
         let helpers = self.helpers.load(Relaxed);
-        let held = self.bench.held.fetch_add(bytes, Relaxed);
-        // A helper has a batch in hand, and one that is full waits.
-        if self.most == 0 || held + bytes * 2 > VERIFY_MEMORY_BYTES {
-            return vec![task];
+        let held = self.queue.held.fetch_add(bytes, Relaxed);
+        // Counts a second chunk: a full batch waits while another one is being verified.
+        if self.helpers_max == 0 || held + bytes * 2 > VERIFY_MEMORY_BYTES {
+            return vec![chunk];
         }
         if helpers == 0 {
             self.add_helper();
-            return vec![task];
+            return vec![chunk];
         }
-        match self.hand.try_send(task) {
+        match self.sender.try_send(chunk) {
             Ok(()) => Vec::new(),
-            Err(TrySendError::Full(task) | TrySendError::Disconnected(task)) => {
-                if helpers < self.most {
+            Err(TrySendError::Full(chunk) | TrySendError::Disconnected(chunk)) => {
+                if helpers < self.helpers_max {
                     self.add_helper();
                 }
-                std::iter::once(task).chain(self.bench.tasks.try_iter().take(HASH_LANES - 1)).collect()
+                std::iter::once(chunk).chain(self.queue.chunks.try_iter().take(HASH_LANES - 1)).collect()
             }
         }
     }
 
     fn add_helper(&self) {
-        if self.helpers.fetch_add(1, Relaxed) >= self.most {
+        if self.helpers.fetch_add(1, Relaxed) >= self.helpers_max {
             self.helpers.fetch_sub(1, Relaxed);
             return;
         }
-        let bench = self.bench.clone();
-        if let Err(error) = self.threads.spawn("verify", move || bench.help()) {
+        let queue = self.queue.clone();
+        if let Err(error) = self.threads.spawn("verify", move || queue.help()) {
             self.helpers.fetch_sub(1, Relaxed);
-            log::debug!("no thread to verify chunks: {error}");
+            log::debug!("cannot start a thread to verify chunks: {error}");
         }
     }
 }
 
-impl Bench {
-    /// A helping thread.
+impl VerifyQueue {
+    /// Loop of a helper thread.
     fn help(&self) {
-        while let Some(batch) = self.gather() {
-            self.settle(batch);
+        while let Some(batch) = self.collect_batch() {
+            self.verify_and_store(batch);
         }
     }
 
-    /// Waits for chunks. `None` at the end.
-    fn gather(&self) -> Option<Vec<Task>> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Collects a batch; waits for its first chunk. `None` at the shutdown.
+    fn collect_batch(&self) -> Option<Vec<ReceivedChunk>> {
+        let _collecting = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         let first = crossbeam_channel::select! {
             recv(self.shutdown.signal()) -> _ => return None,
-            recv(self.tasks) -> task => task.ok()?,
+            recv(self.chunks) -> chunk => chunk.ok()?,
         };
         let until = Instant::now() + VERIFY_BATCH_TIMEOUT;
-        let mut company = first.company;
+        let mut expect_more = first.expect_more;
         let mut batch = vec![first];
         while batch.len() < HASH_LANES {
-            let next = match company {
-                true => self.tasks.recv_deadline(until).ok(),
-                false => self.tasks.try_recv().ok(),
+            let next = match expect_more {
+                true => self.chunks.recv_deadline(until).ok(),
+                false => self.chunks.try_recv().ok(),
             };
             let Some(next) = next else { break };
-            company &= next.company;
+            expect_more &= next.expect_more;
             batch.push(next);
         }
         Some(batch)
     }
 
-    /// Whether another chunk can be expected at once, as this one came soon after the one before it.
-    fn comes_fast(&self) -> bool {
+    /// Whether another chunk is expected at once: this one came soon after the previous one.
+    fn expects_more(&self) -> bool {
         let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         now.saturating_sub(self.last.swap(now, Relaxed)) < VERIFY_BATCH_TIMEOUT.as_nanos() as u64
     }
 
-    /// Checks chunks, stores them, and reports what has become of them.
-    fn settle(&self, batch: Vec<Task>) {
-        let bytes: Vec<&[u8]> = batch.iter().map(|task| task.bytes.as_slice()).collect();
+    /// Verifies and stores a batch, and reports the result for each chunk.
+    fn verify_and_store(&self, batch: Vec<ReceivedChunk>) {
+        let bytes: Vec<&[u8]> = batch.iter().map(|chunk| chunk.bytes.as_slice()).collect();
         let digests = Digest::of_each(&bytes);
-        for (task, digest) in batch.into_iter().zip(digests) {
-            let Task { index, bytes, source, incoming, failed, shutdown, .. } = task;
-            // Nobody is accused before it is certain.
-            let is_right = digest == task.digest || Digest::of(&bytes) == task.digest;
-            if let Err(why) = self.store(source, index, task.digest, is_right, &bytes, incoming) {
-                // The first that is wrong is enough.
+        for (chunk, digest) in batch.into_iter().zip(digests) {
+            let ReceivedChunk { index, bytes, source, relay_writer, failed, shutdown, .. } = chunk;
+            // A second, independent hash before a source is banned.
+            let is_right = digest == chunk.digest || Digest::of(&bytes) == chunk.digest;
+            if let Err(why) = self.store(source, index, chunk.digest, is_right, &bytes, relay_writer) {
+                // Only the first error of a source is reported.
                 let _ = failed.try_send(why);
                 shutdown.trigger();
             }
@@ -185,7 +194,7 @@ impl Bench {
         }
     }
 
-    /// Stores a chunk if it is right, and reports what has become of it.
+    /// Stores a verified chunk and reports the result.
     fn store(
         &self,
         source: SourceId,
@@ -193,7 +202,7 @@ impl Bench {
         digest: Digest,
         is_right: bool,
         bytes: &[u8],
-        incoming: Option<Incoming>,
+        relay_writer: Option<PartialChunkWriter>,
     ) -> Result<(), SourceError> {
         let length = bytes.len() as u32;
         if !is_right {
@@ -201,8 +210,8 @@ impl Bench {
         }
         let update = match self.job.sink.store(index, digest, bytes)? {
             true => {
-                match (incoming, &self.job.relay) {
-                    (Some(incoming), _) => incoming.verified(),
+                match (relay_writer, &self.job.relay) {
+                    (Some(relay_writer), _) => relay_writer.verified(),
                     (None, Some(relay)) => relay.complete(self.job.file, index, bytes),
                     (None, None) => {}
                 }
@@ -210,14 +219,15 @@ impl Bench {
             }
             false => SourceUpdate::Refused(index),
         };
-        // The state thread takes these as long as it lives, and it never waits for this one.
+        // Never blocks for long: the state thread drains these events as long as it lives and never waits for
+        // this thread.
         let _ = self.events.send(SourceEvent { download: self.job.download, source, update });
         Ok(())
     }
 }
 
-/// The chunks of one source.
-pub(super) struct Tasks {
+/// Verifier of the chunks of one source.
+pub(super) struct SourceVerifier {
     verifier: Verifier,
     source: SourceId,
     failed: Sender<SourceError>,
@@ -225,32 +235,41 @@ pub(super) struct Tasks {
     shutdown: Shutdown,
 }
 
-impl Tasks {
-    /// Takes the chunk in `buffer` and leaves another buffer there. `more` says whether the source owes more chunks.
-    /// When something is wrong the source's thread is woken, and [`ended`](Self::ended) says what.
+impl SourceVerifier {
+    /// Takes the chunk in `buffer` and leaves a spare buffer there. `more` tells whether the source has
+    /// further requests in flight. An error wakes the reader thread; [`ended`](Self::ended) returns it.
     pub fn take(
         &self,
         index: ChunkIndex,
         digest: Digest,
         buffer: &mut Vec<u8>,
-        incoming: Option<Incoming>,
+        relay_writer: Option<PartialChunkWriter>,
         more: bool,
     ) {
-        let bench = &self.verifier.bench;
-        let company = bench.comes_fast() && more && incoming.is_none();
+        let queue = &self.verifier.queue;
+        let expect_more = queue.expects_more() && more && relay_writer.is_none();
         let (failed, shutdown) = (self.failed.clone(), self.shutdown.clone());
         let bytes = std::mem::take(buffer);
-        let task = Task { index, digest, bytes, source: self.source, incoming, company, failed, shutdown };
-        bench.settle(self.verifier.hand_over(task));
-        *buffer = bench.spare.1.try_recv().unwrap_or_default();
+        let chunk = ReceivedChunk {
+            index,
+            digest,
+            bytes,
+            source: self.source,
+            relay_writer,
+            expect_more,
+            failed,
+            shutdown,
+        };
+        queue.verify_and_store(self.verifier.enqueue(chunk));
+        *buffer = queue.spare.1.try_recv().unwrap_or_default();
     }
 
-    /// Waits until nobody has a chunk of this source any more, and says what was wrong with one of them.
+    /// Waits until no chunk of this source is queued or being verified, and returns the first error.
     pub fn ended(self) -> Option<SourceError> {
         let Self { verifier, failed, failures, .. } = self;
-        // The helpers may have ended before.
-        let bench = &verifier.bench;
-        bench.settle(bench.tasks.try_iter().collect());
+        // Verifies the rest: the helpers may have ended already.
+        let queue = &verifier.queue;
+        queue.verify_and_store(queue.chunks.try_iter().collect());
         drop(failed);
         failures.iter().fold(None, |first, why| first.or(Some(why)))
     }
@@ -266,7 +285,7 @@ mod tests {
     const SOURCE: SourceId = SourceId(7);
     const BYTES: &[u8] = b"what is expected";
 
-    /// Remembers what was stored, and whether a helper did it.
+    /// Records the stored chunks and whether a helper stored them.
     #[derive(Default)]
     struct Sink(Mutex<Vec<(ChunkIndex, bool)>>);
 
@@ -285,7 +304,7 @@ mod tests {
         }
     }
 
-    struct Stage {
+    struct Fixture {
         sink: Arc<Sink>,
         verifier: Verifier,
         reported: Receiver<SourceEvent>,
@@ -293,30 +312,30 @@ mod tests {
         shutdown: Shutdown,
     }
 
-    fn stage() -> Stage {
+    fn fixture() -> Fixture {
         let (sink, threads, shutdown) = (Arc::new(Sink::default()), Threads::new(), Shutdown::new());
         let job = job(1, sink.clone());
         let (events, reported) = crossbeam_channel::unbounded();
         let mut verifier = Verifier::new(Arc::new(job), events, &threads, &shutdown);
-        // Also on a machine with one core.
-        verifier.most = 2;
-        Stage { sink, verifier, reported, threads, shutdown }
+        // Enables helpers also on a machine with one core.
+        verifier.helpers_max = 2;
+        Fixture { sink, verifier, reported, threads, shutdown }
     }
 
-    fn take(tasks: &Tasks, index: u32, bytes: &[u8]) {
-        tasks.take(ChunkIndex(index), Digest::of(BYTES), &mut bytes.to_vec(), None, true);
+    fn take(source: &SourceVerifier, index: u32, bytes: &[u8]) {
+        source.take(ChunkIndex(index), Digest::of(BYTES), &mut bytes.to_vec(), None, true);
     }
 
     #[test]
-    fn every_chunk_is_stored_and_reported_before_its_source_ends() {
-        let Stage { sink, verifier, reported, threads, shutdown } = stage();
-        let tasks = verifier.tasks(SOURCE, &shutdown.child());
+    fn every_chunk_is_stored_and_reported_before_ended_returns() {
+        let Fixture { sink, verifier, reported, threads, shutdown } = fixture();
+        let source = verifier.for_source(SOURCE, &shutdown.child());
         let mut count = 0;
         while !sink.has_been_helped() || count < 50 {
-            take(&tasks, count, BYTES);
+            take(&source, count, BYTES);
             count += 1;
         }
-        assert!(tasks.ended().is_none());
+        assert!(source.ended().is_none());
         assert_eq!(reported.len(), count as usize);
         let mut stored: Vec<u32> = sink.0.lock().unwrap().iter().map(|(index, _)| index.0).collect();
         stored.sort_unstable();
@@ -326,21 +345,21 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_chunk_wakes_its_source_and_no_other() {
-        let Stage { sink, verifier, reported, threads, shutdown } = stage();
+    fn corrupt_chunk_wakes_only_its_own_source() {
+        let Fixture { sink, verifier, reported, threads, shutdown } = fixture();
         let (own, others) = (shutdown.child(), shutdown.child());
-        let (tasks, other) = (verifier.tasks(SOURCE, &own), verifier.tasks(SourceId(8), &others));
-        // Found by this thread, as there is no helper yet; then, among right ones, by a helper.
-        take(&tasks, 1, b"something else");
+        let (source, other) = (verifier.for_source(SOURCE, &own), verifier.for_source(SourceId(8), &others));
+        // Found by this thread, since no helper exists yet; then by a helper, in a batch with valid chunks.
+        take(&source, 1, b"something else");
         assert!(own.is_stopped() && !others.is_stopped());
-        assert!(matches!(tasks.ended(), Some(SourceError::BadChunk { index: ChunkIndex(1), bytes: 14 })));
+        assert!(matches!(source.ended(), Some(SourceError::BadChunk { index: ChunkIndex(1), bytes: 14 })));
         let own = shutdown.child();
-        let tasks = verifier.tasks(SOURCE, &own);
+        let source = verifier.for_source(SOURCE, &own);
         take(&other, 2, BYTES);
-        take(&tasks, 3, b"something else");
+        take(&source, 3, b"something else");
         take(&other, 4, BYTES);
         own.wait_forever();
-        assert!(matches!(tasks.ended(), Some(SourceError::BadChunk { index: ChunkIndex(3), .. })));
+        assert!(matches!(source.ended(), Some(SourceError::BadChunk { index: ChunkIndex(3), .. })));
         assert!(other.ended().is_none() && !others.is_stopped());
         assert_eq!((reported.len(), sink.0.lock().unwrap().len()), (2, 2));
         shutdown.trigger();
@@ -348,25 +367,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_when_the_helpers_have_ended_is_settled_by_its_source() {
-        let Stage { sink, verifier, reported, threads, shutdown } = stage();
-        let tasks = verifier.tasks(SOURCE, &shutdown.child());
-        take(&tasks, 0, BYTES);
+    fn source_verifies_the_chunks_left_when_helpers_have_ended() {
+        let Fixture { sink, verifier, reported, threads, shutdown } = fixture();
+        let source = verifier.for_source(SOURCE, &shutdown.child());
+        take(&source, 0, BYTES);
         shutdown.trigger();
         threads.join();
-        (1..3).for_each(|index| take(&tasks, index, BYTES));
-        assert!(tasks.ended().is_none());
+        (1..3).for_each(|index| take(&source, index, BYTES));
+        assert!(source.ended().is_none());
         assert_eq!((reported.len(), sink.0.lock().unwrap().len()), (3, 3));
     }
 
     #[test]
-    fn chunks_that_are_too_large_for_the_helpers_are_verified_here() {
-        let Stage { sink, verifier, threads, shutdown, .. } = stage();
-        let tasks = verifier.tasks(SOURCE, &shutdown.child());
+    fn chunks_too_large_for_the_queue_are_verified_by_the_source() {
+        let Fixture { sink, verifier, threads, shutdown, .. } = fixture();
+        let source = verifier.for_source(SOURCE, &shutdown.child());
         let mut large = vec![0; VERIFY_MEMORY_BYTES / 2 + 1];
         let digest = Digest::of(&large);
         for index in 0..3 {
-            tasks.take(ChunkIndex(index), digest, &mut large, None, true);
+            source.take(ChunkIndex(index), digest, &mut large, None, true);
         }
         assert!(!sink.has_been_helped() && large.len() == VERIFY_MEMORY_BYTES / 2 + 1);
         assert_eq!(verifier.helpers.load(Relaxed), 0);

@@ -1,11 +1,13 @@
-//! A chunk folder in a swarm: claims what it holds, fetches what it lacks, serves what it has.
+//! Chunk client: claims the chunks of a folder, downloads missing ones, serves the others.
 //!
-//! The state thread is the caller's own. It owns the [`Fetch`] and what is known of the set; the tracker session,
-//! the sources and the serving side are threads that send it events. Invariants: what the folder holds is what was
-//! hashed here; a chunk is claimed only when its line stands in `local_chunks.txt`; a chunk that the others agree to be
-//! different is not served until it has been replaced.
+//! The calling thread is the state thread. It owns the [`DownloadScheduler`] and the state of the chunk set;
+//! the tracker session, the sources and the upload server run in threads that send it events. Invariants:
+//! each held chunk was hashed by this client; a chunk is claimed only after its line is in
+//! `local_chunks.txt`; a chunk that differs from the agreed hash is not served until it has been replaced.
 
+use super::shelf::Offers;
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
+use crate::content::words::counted;
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, PeerName, SetName};
 use crate::download::events::{Expected, Job, SourceEvent};
 use crate::download::scheduler::{Fetch, FetchNews, TICK};
@@ -30,111 +32,111 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// Events that may wait for the state thread, of each kind.
+/// Capacity of each event queue of the state thread.
 const QUEUE: usize = 1_024;
-/// How often it is looked whether chunks have lost all their holders.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// Files that are looked at each time.
-const SWEPT: usize = 256;
-/// Chunks that wait to become part of the folder, and that do so at once.
-const COMMIT_MOST: usize = 1_024;
-/// Questions that the tracker is asked ahead of its answers.
-const QUESTIONS: usize = 256;
-/// A client that ends when its folder is complete waits until the tracker says that all others are complete, too; if
-/// they never are, until nobody has asked it for anything for so long.
-const LINGER: Duration = Duration::from_secs(10);
+/// Interval of checks of chunk files and of chunks without connected holder.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Chunk files checked per interval.
+const FILES_CHECKED_MAX: usize = 256;
+/// Largest number of chunks queued for a commit, and committed at once.
+const COMMIT_MAX: usize = 1_024;
+/// Largest number of unanswered chunk lookups at the tracker.
+const LOOKUPS_MAX: usize = 256;
+/// A client with `exit_when_complete` stays until the tracker reports that all members are complete, or until
+/// it has served no chunk for this time.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a client is told to do.
+/// Configuration of a client.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// The folder with its `local_chunks.txt`.
+    /// Folder with `local_chunks.txt`.
     pub folder: PathBuf,
-    /// Where to serve.
+    /// Listening address of the upload server.
     pub listen: SocketAddr,
-    /// What people call this client; stands in its event lines.
+    /// Name of this client in logs and event lines.
     pub name: PeerName,
-    /// The tracker.
+    /// Address of the tracker.
     pub tracker: SocketAddr,
-    /// The set that the chunks belong to.
+    /// Chunk set of the folder.
     pub set: SetName,
-    /// The client's address, when that is not what the tracker sees.
+    /// Advertised address, if it differs from the source address that the tracker sees.
     pub advertise: Option<SocketAddr>,
-    /// Ends when the folder is complete.
+    /// Whether to exit when the folder is complete.
     pub exit_when_complete: bool,
-    /// How to serve.
+    /// Options of the upload server.
     pub serve: ServeOptions,
-    /// How long to wait for a tracker that does not answer.
+    /// Time without an answer of the tracker after which to give up.
     pub timeout: Option<Duration>,
 }
 
-/// What the chunks of the set must be, as far as it is agreed upon.
+/// Agreed digest and size of each chunk.
 #[derive(Default)]
-struct Agreed(RwLock<HashMap<ChunkIndex, Claim>>);
+struct AgreedChunks(RwLock<HashMap<ChunkIndex, Claim>>);
 
-impl Agreed {
+impl AgreedChunks {
     fn set(&self, index: ChunkIndex, claim: Claim) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(index, claim);
     }
 }
 
-impl Expected for Agreed {
+impl Expected for AgreedChunks {
     fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)> {
         let agreed = self.0.read().unwrap_or_else(PoisonError::into_inner);
         agreed.get(&index).map(|claim| (claim.sha256, claim.size))
     }
 }
 
-/// Verified chunks on their way into the folder: kept at once, and committed together by a thread of its own.
-struct Deposit {
+/// Sink for verified chunks: writes each to its file and queues it for a commit.
+struct FolderSink {
     folder: Arc<ChunkFolder>,
-    agreed: Arc<Agreed>,
+    agreed: Arc<AgreedChunks>,
     kept: Sender<StagedChunk>,
 }
 
-impl ChunkSink for Deposit {
+impl ChunkSink for FolderSink {
     fn store(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
-        // Others may have agreed upon something else while the chunk was on its way.
+        // The agreed hash may have changed during the download of the chunk.
         let agreed = self.agreed.expected(index).map(|(digest, _)| digest);
         let sealed = self.folder.manifest().and_then(|manifest| manifest.digest(index));
         if agreed != Some(digest) || sealed.is_some_and(|sealed| sealed != digest) {
             return Ok(false);
         }
         let loose = self.folder.stage(index, digest, bytes)?;
-        // Closed only when the client ends.
+        // Closed only at the end of the client.
         self.kept.send(loose).map_err(|_| StoreError::Stopped)?;
         Ok(true)
     }
 }
 
-/// Starts the thread that makes chunks part of the folder, as many at once as wait for it. Ends when whoever keeps them
-/// is gone, and has committed all then.
+/// Starts the thread that commits queued chunks to the folder, as many at once as are queued. It commits the
+/// rest and ends when the sink is dropped.
 fn commit_kept(
     folder: Arc<ChunkFolder>,
     kept: Receiver<StagedChunk>,
     threads: &Threads,
 ) -> std::io::Result<Receiver<Result<Vec<HeldChunk>, StoreError>>> {
-    let (tell, committed) = bounded(COMMIT_MOST);
+    let (tell, committed) = bounded(COMMIT_MAX);
     threads.spawn("commit", move || {
         while let Ok(first) = kept.recv() {
             let chunks: Vec<StagedChunk> =
-                std::iter::once(first).chain(kept.try_iter().take(COMMIT_MOST - 1)).collect();
+                std::iter::once(first).chain(kept.try_iter().take(COMMIT_MAX - 1)).collect();
             let held: Vec<HeldChunk> = chunks.iter().map(StagedChunk::chunk).collect();
-            // While the client ends nobody listens any more.
+            // The receiver is gone while the client ends.
             let _ = tell.send(folder.commit(chunks).map(|()| held));
         }
     })?;
     Ok(committed)
 }
 
-/// Runs until the shutdown, or until the folder is complete if that was asked for.
+/// Runs until the shutdown, or until the folder is complete with `exit_when_complete`.
 ///
 /// # Errors
-/// The folder is not in order, the port is taken, the tracker does not answer in time, or nothing can be stored.
+/// The folder is invalid, the port is in use, the tracker exceeds its timeout, or a chunk cannot be stored.
 pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-transfer_port PORT"))?;
     let folder = match open(&config, watch, shutdown) {
         Ok(folder) => Arc::new(folder),
-        // Ctrl-C is how a client ends, also before it serves.
+        // Ctrl-C before the client serves is no error.
         Err(_) if shutdown.is_stopped() => return Ok(()),
         Err(error) => return Err(error),
     };
@@ -165,9 +167,9 @@ fn serve_and_fetch(
     let address = listener.address();
     let set = SetKey { set: config.set.clone(), count: folder.count() };
     let key = FileId::of_set(&set.set, set.count);
-    let shelf = Shelf::new();
-    shelf.put(key, folder.clone());
-    serve(listener, shelf.clone(), &config.serve, None, threads, shutdown)?;
+    let offers = Offers::new();
+    offers.put(key, folder.clone());
+    serve(listener, offers.clone(), &config.serve, None, threads, shutdown)?;
     log::info!("{} listening on {address}", config.name);
     let held = folder.held();
     log::info!("{} holds {} of {} chunks", folder.path().display(), held.len(), set.count);
@@ -189,75 +191,75 @@ fn serve_and_fetch(
     for chunk in &held {
         have.insert(chunk.index);
     }
-    let (keep, kept) = bounded(COMMIT_MOST);
+    let (keep, kept) = bounded(COMMIT_MAX);
     let committed = commit_kept(folder.clone(), kept, threads)?;
-    let mut state = State::new(config, set, key, folder, shelf, have, keep, events, threads, shutdown);
+    let mut state = ClientState::new(config, set, key, folder, offers, have, keep, events, threads, shutdown);
     let result = state.run(&said, &received, &committed, shutdown);
-    // Before the state goes, and with it the queue to the tracker: the session is to see an end that is wanted.
+    // Before `state` and its tracker queue are dropped: the session must see a shutdown, not a lost connection.
     shutdown.trigger();
     result
 }
 
-/// The connection to the tracker, while there is one.
+/// Registration at the tracker, while connected.
 struct Joined {
     token: Token,
     address: SocketAddr,
     requests: Sender<TrackerRequest>,
 }
 
-struct State<'a> {
+struct ClientState<'a> {
     config: &'a ClientConfig,
     set: SetKey,
     folder: Arc<ChunkFolder>,
-    shelf: Shelf,
-    agreed: Arc<Agreed>,
-    fetch: Fetch,
+    offers: Offers,
+    agreed: Arc<AgreedChunks>,
+    fetch: DownloadScheduler,
     started: Instant,
     joined: Option<Joined>,
-    /// What waits for room on the connection.
+    /// Requests waiting for capacity in the session's queue.
     outbox: VecDeque<TrackerRequest>,
-    /// Chunks to ask the tracker about, and how many answers are due.
-    questions: VecDeque<ChunkIndex>,
+    /// Chunks to look up at the tracker, and the number of unanswered lookups.
+    lookups: VecDeque<ChunkIndex>,
     unanswered: usize,
-    /// When chunks whose holders are all gone are asked about again.
+    /// Time of the next lookup of chunks without connected holder.
     ask_again: Option<Moment>,
-    /// When it is looked again whether there are such chunks.
+    /// Time of the next check of chunk files and unavailable chunks.
     look_again: Moment,
     backoff: Backoff,
     random: fastrand::Rng,
     complete: bool,
-    /// The tracker says that all members have everything.
+    /// Whether the tracker has reported that all members are complete.
     all_complete: bool,
-    /// How much had been served when somebody was last seen to ask, and when that was.
+    /// Number of served chunks, and the time of its last change.
     served: (u64, Moment),
-    /// Never ready: stands in for a connection when there is nothing to send.
+    /// Never ready: replaces the session's queue when nothing is to be sent.
     nowhere: (Sender<TrackerRequest>, Receiver<TrackerRequest>),
 }
 
-impl<'a> State<'a> {
+impl<'a> ClientState<'a> {
     #[allow(clippy::too_many_arguments)]
     fn new(
         config: &'a ClientConfig,
         set: SetKey,
         key: FileId,
         folder: Arc<ChunkFolder>,
-        shelf: Shelf,
+        offers: Offers,
         have: Bitfield,
         kept: Sender<StagedChunk>,
         events: Sender<SourceEvent>,
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> Self {
-        let agreed = Arc::new(Agreed::default());
+        let agreed = Arc::new(AgreedChunks::default());
         let job = Job {
             relay: None,
             download: 0,
             file: key,
             count: set.count,
-            // Not known beforehand; the folder's own chunks tell what to expect, and then the tracker.
+            // Initial value from the chunks in the folder; later raised by the tracker's answers.
             longest: folder.held().iter().map(|chunk| chunk.length).max().unwrap_or(CHUNK_SIZE),
             expected: agreed.clone(),
-            sink: Arc::new(Deposit { folder: folder.clone(), agreed: agreed.clone(), kept }),
+            sink: Arc::new(FolderSink { folder: folder.clone(), agreed: agreed.clone(), kept }),
             port: None,
             subscribe: false,
             timeouts: config.serve.timeouts,
@@ -265,14 +267,14 @@ impl<'a> State<'a> {
         Self {
             config,
             set,
-            fetch: Fetch::new(job, have, false, events, threads, shutdown),
+            fetch: DownloadScheduler::new(job, have, false, events, threads, shutdown),
             folder,
-            shelf,
+            offers,
             agreed,
             started: Instant::now(),
             joined: None,
             outbox: VecDeque::new(),
-            questions: VecDeque::new(),
+            lookups: VecDeque::new(),
             unanswered: 0,
             ask_again: None,
             look_again: Moment::ZERO,
@@ -285,7 +287,7 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Handles whatever happens until the shutdown, or until there is nothing left to do.
+    /// Processes events until the shutdown or the end of the work.
     fn run(
         &mut self,
         said: &Receiver<SessionEvent>,
@@ -331,9 +333,9 @@ impl<'a> State<'a> {
         log::info!(target: EVENT_TARGET, "{},{line}", self.config.name);
     }
 
-    /// What is to be sent to the tracker next, and where.
+    /// The next request to the tracker, and the queue for it.
     fn outgoing(&mut self) -> (Sender<TrackerRequest>, TrackerRequest) {
-        if self.outbox.is_empty() && self.unanswered < QUESTIONS {
+        if self.outbox.is_empty() && self.unanswered < LOOKUPS_MAX {
             self.ask_next();
         }
         match (&self.joined, self.outbox.front()) {
@@ -348,7 +350,7 @@ impl<'a> State<'a> {
 
     fn ask_next(&mut self) {
         let Some(Joined { token, .. }) = self.joined else { return };
-        if let Some(index) = self.questions.pop_front() {
+        if let Some(index) = self.lookups.pop_front() {
             self.unanswered += 1;
             self.event(format_args!("WHERE_CHUNK,{index}"));
             self.outbox.push_back(TrackerRequest::WhereChunk { token, set: self.set.clone(), index });
@@ -376,20 +378,20 @@ impl<'a> State<'a> {
             SessionEvent::Manifest(manifest) => {
                 let id = manifest.id();
                 self.folder.set_manifest(manifest);
-                self.shelf.put(id, self.folder.clone());
-                log::info!("serving the set {} as a file with id {id}", self.set.set);
+                self.offers.put(id, self.folder.clone());
+                log::info!("serving set {} as a file with id {id}", self.set.set);
             }
             SessionEvent::Said(response) => self.listen(response)?,
-            SessionEvent::Peers(_) => log::debug!("a tracker sends a list of peers, which is a manager's"),
+            SessionEvent::Peers(_) => log::debug!("ignoring a list of peers from a tracker"),
             SessionEvent::GivenUp(error) => return Err(error),
         }
         Ok(())
     }
 
-    /// Says everything that a tracker must know, which may have been restarted and know nothing.
+    /// Sends the complete state (set, claims, lookups): a restarted tracker knows nothing.
     fn introduce(&mut self, token: Token) {
         self.outbox.clear();
-        self.questions.clear();
+        self.lookups.clear();
         self.unanswered = 0;
         self.outbox.push_back(TrackerRequest::JoinSet { token, set: self.set.clone() });
         let held = self.folder.held();
@@ -398,7 +400,7 @@ impl<'a> State<'a> {
             have.insert(chunk.index);
             self.claim(chunk);
         }
-        self.questions.extend(have.missing());
+        self.lookups.extend(have.missing());
     }
 
     fn listen(&mut self, response: TrackerResponse) -> Result<(), DaemonError> {
@@ -409,23 +411,23 @@ impl<'a> State<'a> {
             }
             TrackerResponse::ChunkUnknown { set, index } if set == self.set => {
                 self.unanswered = self.unanswered.saturating_sub(1);
-                log::debug!("nobody is known to have chunk {index}; waiting to be told");
+                log::debug!("chunk {index} has no known holder yet");
             }
             TrackerResponse::ClaimDiffers { set, index, claim } if set == self.set => {
                 log::warn!(
-                    "chunk {index} here is not what the others agree upon ({}): it is replaced",
+                    "chunk {index} differs from the agreed SHA-256 {}; downloading it again",
                     claim.sha256
                 );
                 self.folder.distrust(index);
                 self.agree(index, claim);
                 self.complete = false;
                 self.all_complete = false;
-                self.questions.push_back(index);
+                self.lookups.push_back(index);
             }
             TrackerResponse::SetJoined { set, others } if set == self.set => {
                 for other in others {
                     log::warn!(
-                        "others say that the set {} has {other} chunks, and {} says {}: these are different sets",
+                        "set {} has {other} chunks at other peers but in {} it has {}: these are different sets",
                         set.set,
                         self.folder.path().display(),
                         set.count
@@ -437,27 +439,27 @@ impl<'a> State<'a> {
             }
             TrackerResponse::SetComplete { set } if set == self.set => self.all_complete = true,
             TrackerResponse::Error { code, text } => {
-                // It may have been the answer to a question.
+                // The error may answer a lookup.
                 self.unanswered = self.unanswered.saturating_sub(1);
-                log::warn!("the program on {} refuses ({code:?}): {text}", self.config.tracker);
+                log::warn!("the tracker on {} refused a request ({code:?}): {text}", self.config.tracker);
             }
-            other => log::debug!("the tracker says {other:?}"),
+            other => log::debug!("ignoring {other:?} from the tracker"),
         }
         Ok(())
     }
 
-    /// The set may have been sealed differently, with a manifest that does not hold any more.
+    /// Records an agreed hash. A sealed manifest that contradicts it is discarded.
     fn agree(&mut self, index: ChunkIndex, claim: Claim) {
         self.agreed.set(index, claim);
         if let Some(manifest) = self.folder.manifest()
             && manifest.digest(index) != Some(claim.sha256)
         {
-            self.shelf.take(manifest.id());
+            self.offers.take(manifest.id());
             self.folder.unset_manifest();
         }
     }
 
-    /// The tracker has told what a chunk is and who has it.
+    /// Processes the location of a chunk: its agreed hash and its holders.
     fn locate(&mut self, index: ChunkIndex, claim: Claim, holders: &[SocketAddr]) -> Result<(), DaemonError> {
         if index.0 >= self.set.count {
             return Ok(());
@@ -468,9 +470,9 @@ impl<'a> State<'a> {
             self.fetch.have(index);
             return Ok(());
         }
-        // It may be there without its line, if the last run was cut off between the two.
+        // The last run may have stored the chunk without its line in `local_chunks.txt`.
         if self.folder.adopt(index, claim.sha256, claim.size)? {
-            log::info!("chunk {index} was here already, without its line");
+            log::info!("chunk {index} found in the folder without its line in local_chunks.txt");
             self.fetch.have(index);
             self.announce(index);
             return Ok(());
@@ -489,26 +491,26 @@ impl<'a> State<'a> {
         self.take(news)
     }
 
-    fn take(&mut self, news: Vec<FetchNews>) -> Result<(), DaemonError> {
+    fn take(&mut self, news: Vec<SchedulerEvent>) -> Result<(), DaemonError> {
         for news in news {
             match news {
-                FetchNews::Requested(index, from) => {
+                SchedulerEvent::Requested(index, from) => {
                     self.event(format_args!("REQUEST_CHUNK,{index},{},{}", from.ip(), from.port()));
                 }
-                // It is claimed when it has become a part of the folder.
-                FetchNews::Stored(..) => self.backoff.reset(),
-                FetchNews::Failed(error) => return Err(error.into()),
-                FetchNews::Lost(_) | FetchNews::Corrupt(_) => {}
+                // Claimed only after its commit to the folder.
+                SchedulerEvent::Stored(..) => self.backoff.reset(),
+                SchedulerEvent::Failed(error) => return Err(error.into()),
+                SchedulerEvent::Lost(_) | SchedulerEvent::Corrupt(_) => {}
             }
         }
         Ok(())
     }
 
-    /// Chunks that came have their lines now.
+    /// Announces committed chunks.
     fn committed(&mut self, chunks: &[HeldChunk]) {
         for chunk in chunks {
             if self.folder.holds(chunk.index) == Some(*chunk) {
-                log::info!("chunk {} is here, {} bytes, verified", chunk.index, chunk.length);
+                log::info!("chunk {} downloaded and verified, {} bytes", chunk.index, chunk.length);
                 self.announce(chunk.index);
             }
         }
@@ -526,7 +528,11 @@ impl<'a> State<'a> {
             self.complete = true;
             self.served.1 = self.now();
             let (folder, count) = (self.folder.path().display(), self.set.count);
-            log::info!("{folder} is complete: all {count} chunks of the set {} are here", self.set.set);
+            log::info!(
+                "{folder} is complete: all {} of set {}",
+                counted(count.into(), "chunk"),
+                self.set.set
+            );
         }
     }
 
@@ -537,48 +543,48 @@ impl<'a> State<'a> {
         if now < self.look_again {
             return Ok(());
         }
-        self.look_again = now + LOOK_AGAIN;
-        self.look_at_files();
+        self.look_again = now + CHECK_INTERVAL;
+        self.check_files();
         let mut gone = self.fetch.unavailable();
         match self.ask_again {
             _ if gone.is_empty() => self.ask_again = None,
             None => self.ask_again = Some(now + self.backoff.pause(&mut self.random)),
-            Some(at) if at <= now && self.questions.is_empty() => {
+            Some(at) if at <= now && self.lookups.is_empty() => {
                 self.ask_again = None;
-                // Any of them: the first ones may be lost for good.
+                // In random order, since the first ones may be lost for good.
                 self.random.shuffle(&mut gone);
-                self.questions.extend(gone.into_iter().take(QUESTIONS));
+                self.lookups.extend(gone.into_iter().take(LOOKUPS_MAX));
             }
             Some(_) => {}
         }
         Ok(())
     }
 
-    /// Somebody may have changed or removed a chunk's file: then it is claimed no more, and fetched again.
-    fn look_at_files(&mut self) {
-        for index in self.folder.sweep(SWEPT) {
+    /// Withdraws the claim of chunks whose files were changed or removed, and downloads them again.
+    fn check_files(&mut self) {
+        for index in self.folder.sweep(FILES_CHECKED_MAX) {
             if self.folder.recheck(index) {
                 continue;
             }
-            log::warn!("the file of chunk {index} has changed or is gone: the chunk is fetched again");
+            log::warn!("the file of chunk {index} was changed or removed; downloading it again");
             self.complete = false;
             self.all_complete = false;
             if let Some(Joined { token, .. }) = self.joined {
                 self.outbox.push_back(TrackerRequest::Unclaim { token, set: self.set.clone(), index });
-                self.questions.push_back(index);
+                self.lookups.push_back(index);
             }
         }
     }
 
     fn may_leave(&mut self) -> bool {
-        let (served, now) = (self.shelf.served().load(Ordering::Relaxed), self.now());
+        let (served, now) = (self.offers.served().load(Ordering::Relaxed), self.now());
         if served != self.served.0 {
             self.served = (served, now);
         }
         self.complete
             && self.config.exit_when_complete
             && self.outbox.is_empty()
-            && (self.all_complete || now.saturating_sub(self.served.1) >= LINGER)
+            && (self.all_complete || now.saturating_sub(self.served.1) >= LINGER_TIMEOUT)
     }
 }
 
@@ -587,21 +593,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_stored_only_under_the_digest_that_they_were_verified_against() {
+    fn chunk_is_stored_only_while_its_digest_is_the_agreed_one() {
         let place = tempfile::tempdir().unwrap();
         std::fs::write(place.path().join("local_chunks.txt"), "2,LASTCHUNK\n").unwrap();
         let folder = Arc::new(ChunkFolder::open(place.path(), VerifyCallbacks::NONE).unwrap());
-        let agreed = Arc::new(Agreed::default());
+        let agreed = Arc::new(AgreedChunks::default());
         let (keep, kept) = bounded(2);
-        let deposit = Deposit { folder: folder.clone(), agreed: agreed.clone(), kept: keep };
+        let deposit = FolderSink { folder: folder.clone(), agreed: agreed.clone(), kept: keep };
         let (index, old, new) = (ChunkIndex(0), Digest::of(b"old"), Digest::of(b"new"));
-        assert!(!deposit.store(index, old, b"old").unwrap(), "nothing is agreed upon");
-        // What was agreed upon has changed while the old bytes were on their way.
+        assert!(!deposit.store(index, old, b"old").unwrap(), "no hash is agreed");
+        // The agreed hash has changed during the download of the chunk.
         agreed.set(index, Claim { sha256: new, size: 3 });
         assert!(!deposit.store(index, old, b"old").unwrap());
         assert_eq!(folder.holds(index), None);
         assert!(deposit.store(index, new, b"new").unwrap());
-        assert_eq!(folder.holds(index), None, "not before it has its line");
+        assert_eq!(folder.holds(index), None, "held only after the commit");
         folder.commit(kept.try_iter().collect()).unwrap();
         assert_eq!(folder.holds(index).map(|chunk| chunk.digest), Some(new));
     }

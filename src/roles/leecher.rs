@@ -76,7 +76,7 @@ struct Leecher<'a> {
 struct Serving {
     relay: Relay,
     port: u16,
-    met: Receiver<Met>,
+    discovered: Receiver<DiscoveredPeer>,
     announcer: Announcer,
 }
 
@@ -112,10 +112,15 @@ impl Leecher<'_> {
             Start::Part(part) => part,
         };
         let threads = self.threads.clone();
-        let mut beside = Beside { threads, relay: None, port: None, met: None };
+        let mut beside = ServingContext { threads, relay: None, port: None, discovered: None };
         if let Some(serving) = self.serve(listener, &located, part.clone())? {
-            let Serving { relay, port, met, announcer: own } = serving;
-            beside = Beside { relay: Some(relay), port: Some(port), met: Some(met), ..beside };
+            let Serving { relay, port, discovered, announcer: own } = serving;
+            beside = ServingContext {
+                relay: Some(relay),
+                port: Some(port),
+                discovered: Some(discovered),
+                ..beside
+            };
             let _ = announcer.set(own);
         }
         let (watch, shutdown) = (self.watch, self.shutdown);
@@ -136,11 +141,11 @@ impl Leecher<'_> {
         source: Arc<dyn ChunkSource>,
     ) -> Result<Option<Serving>, DaemonError> {
         let (Some(listener), Some(config)) = (listener, &self.config.stay) else { return Ok(None) };
-        let (address, shelf) = (listener.address(), Shelf::new());
+        let (address, shelf) = (listener.address(), Offers::new());
         let relay = shelf.relay().clone();
         shelf.offer(Offer { file: located.file.file.clone(), source });
-        let (met, meeting) = bounded(QUEUE);
-        serve(listener, shelf.clone(), &config.serve, Some(met), &self.threads, self.shutdown)?;
+        let (discovered, discoveries) = bounded(QUEUE);
+        serve(listener, shelf.clone(), &config.serve, Some(discovered), &self.threads, self.shutdown)?;
         log::info!("leecher listening on {address}");
         let port = address.port();
         let name = config.name.clone().map_or_else(|| default_name("leecher", port), Ok)?;
@@ -150,7 +155,7 @@ impl Leecher<'_> {
         let (tracker, threads) = (self.config.tracker, &self.threads);
         let announcer =
             Announcer::start(tracker, registration, shelf, None, failures, threads, self.shutdown)?;
-        Ok(Some(Serving { relay, port, met: meeting, announcer }))
+        Ok(Some(Serving { relay, port, discovered: discoveries, announcer }))
     }
 
     /// Goes on serving a file that has just been completed.

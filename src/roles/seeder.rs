@@ -79,7 +79,7 @@ fn serve_until(
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> Result<(), DaemonError> {
-    let (address, shelf) = (listener.address(), Shelf::new());
+    let (address, shelf) = (listener.address(), Offers::new());
     shelf.offer(offer_of(&name, &file));
     serve(listener, shelf.clone(), &config.serve, None, threads, shutdown)?;
     log::info!("seeder listening on {address}");
@@ -118,7 +118,7 @@ fn offer_of(name: &FileName, file: &Arc<CompleteFile>) -> Offer {
 struct Kept<'a> {
     config: &'a SeederConfig,
     name: FileName,
-    shelf: Shelf,
+    shelf: Offers,
     announcer: Announcer,
     file: Arc<CompleteFile>,
     /// What the path led to when the file was hashed.

@@ -7,6 +7,7 @@
 use crate::content::PeerName;
 use crate::content::fmt::counted;
 use crate::content::limits::{self, TRACKER_NAME};
+use super::shelf::Offers;
 use crate::net::{Listener, Shutdown, Threads, Timeouts};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::next_step;
@@ -173,7 +174,7 @@ fn keep_files(
         rebuild: keep.rebuild,
     };
     tracker.keep(rules, Remembered { files, volunteers, held, forgotten }, random);
-    let shelf = Shelf::new();
+    let shelf = Offers::new();
     let (tasks, given) = unbounded();
     let (tell, news) = unbounded();
     let (answer, answers) = unbounded();

@@ -1,8 +1,8 @@
-//! Keeps a peer and its files known to a tracker, by datagrams: register, announce, heartbeat, goodbye.
+//! Announcer: registers a peer and its files with a tracker over UDP, and keeps them registered.
 //!
-//! A tracker that does not know the token any more, because it was restarted, gets everything again; that is how
-//! it gets its swarm back. Invariant: as long as the tracker answers, a peer is registered once and each of its
-//! files is announced as it is.
+//! A tracker that no longer knows the token, for example after a restart, receives the registration and all
+//! files again; in this way it recovers its swarm. Invariant: while the tracker answers, a peer is registered
+//! once, and each of its files is announced with its present state.
 
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
@@ -20,16 +20,16 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The heartbeat that a tracker may ask for.
+/// Range of heartbeat intervals that a tracker may request.
 const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
 
-/// A heartbeat as a tracker asks for it, within reason.
+/// Limits a requested heartbeat interval to [`HEARTBEAT_RANGE`].
 pub(super) fn clamp_heartbeat(heartbeat: Duration) -> Duration {
     let (least, most) = HEARTBEAT_RANGE;
     heartbeat.clamp(least, most)
 }
 
-/// A running announcer.
+/// Handle of a running announcer.
 #[derive(Clone)]
 pub struct Announcer {
     nudge: Sender<()>,
@@ -37,15 +37,15 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Starts, in a thread of its own, and says goodbye at the shutdown. When the tracker has not answered for
-    /// `timeout` the reason goes to `failures`.
+    /// Starts the announcer thread; it sends a goodbye at the shutdown. If the tracker does not answer for
+    /// `timeout`, the error is sent to `failures`.
     ///
     /// # Errors
-    /// When there is no socket or thread to be had.
+    /// The socket or the thread cannot be created.
     pub fn start(
         tracker: SocketAddr,
         registration: Registration,
-        shelf: Shelf,
+        offers: Offers,
         timeout: Option<Duration>,
         failures: Sender<DaemonError>,
         threads: &Threads,
@@ -57,7 +57,7 @@ impl Announcer {
         let mut worker = Worker {
             asker,
             registration,
-            shelf,
+            offers,
             announced: HashMap::new(),
             full: false,
             token: token.clone(),
@@ -69,18 +69,18 @@ impl Announcer {
         Ok(Self { nudge, token })
     }
 
-    /// Something that is offered has changed: tell the tracker now.
+    /// Announces changed offers now.
     pub fn nudge(&self) {
         let _ = self.nudge.try_send(());
     }
 
-    /// The token, while registered.
+    /// The token; `None` while not registered.
     pub fn token(&self) -> Option<Token> {
         *self.token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How long a tracker has been away, and what was said of it.
+/// Outage of a tracker or manager: its start, its retries, and its single warning.
 #[derive(Clone)]
 pub struct Outage {
     role: &'static str,
@@ -92,20 +92,20 @@ pub struct Outage {
 }
 
 impl Outage {
-    /// No outage yet. With `timeout` one that lasts that long is given up on.
+    /// Creates the record of an available tracker. An outage that lasts `timeout` is an error.
     pub fn new(role: &'static str, tracker: SocketAddr, timeout: Option<Duration>) -> Self {
         let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         Self { role, tracker, timeout, since: None, backoff, random: fastrand::Rng::new() }
     }
 
-    /// What was `asked` then is not answered. Returns how long to wait before asking again.
+    /// Records that the request sent at `asked` failed. Returns the pause before the next attempt.
     ///
     /// # Errors
-    /// When it has not for as long as it was given.
+    /// The outage has lasted for the timeout.
     pub fn failed(&mut self, asked: Instant, why: &dyn std::fmt::Display) -> Result<Duration, DaemonError> {
         let advice = next_step::after_failure(self.role, self.tracker, &why.to_string());
         let since = *self.since.get_or_insert_with(|| {
-            log::warn!("{why}; trying again until it answers{advice}");
+            log::warn!("{why}; retrying until it answers{advice}");
             asked
         });
         if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
@@ -117,14 +117,14 @@ impl Outage {
         Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout.saturating_sub(since.elapsed()))))
     }
 
-    /// It answers.
+    /// Records an answer.
     pub fn ended(&mut self) {
         if self.since.take().is_some() {
-            log::info!("the {} on {} answers again", self.role, self.tracker);
+            log::info!("reconnected to the {} on {}", self.role, self.tracker);
         }
     }
 
-    /// It has answered for a while: the next outage is a new one, with short pauses at first.
+    /// Resets the backoff; to be called when the tracker has been available for a while.
     pub fn settled(&mut self) {
         self.backoff.reset();
     }
@@ -133,10 +133,10 @@ impl Outage {
 struct Worker {
     asker: UdpClient,
     registration: Registration,
-    shelf: Shelf,
-    /// The files that the tracker knows of, and how much of each.
+    offers: Offers,
+    /// Announced files and the number of chunks last announced for each.
     announced: HashMap<(FileId, FileName), u32>,
-    /// The tracker has said that it takes no more files.
+    /// Whether the tracker has refused further files.
     full: bool,
     token: Arc<Mutex<Option<Token>>>,
     heartbeat: Duration,
@@ -165,8 +165,7 @@ impl Worker {
             };
             crossbeam_channel::select! {
                 recv(self.shutdown.signal()) -> _ => break,
-                // Whoever has dropped the handle will not nudge any more: without this the wait would end at once,
-                // for ever.
+                // The handle was dropped: a closed channel would always be ready.
                 recv(nudged) -> nudge => if nudge.is_err() {
                     nudged = never();
                 },
@@ -186,27 +185,27 @@ impl Worker {
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
-    /// One round: register if need be, announce what is new, or else send a heartbeat.
+    /// One round: registers if necessary, then announces changes or sends a heartbeat.
     fn keep_known(&mut self) -> Result<(), UdpClientError> {
         let known = self.token();
         let token = known.map_or_else(|| self.register(), Ok)?;
         if self.tell_all(token)? || known.is_none() {
             return Ok(());
         }
-        // The token was not known any more: once more with a new one.
+        // The token is unknown to the tracker: repeat with a new one.
         let token = self.register()?;
         self.tell_all(token).map(drop)
     }
 
-    /// Announces what is new, or else sends a heartbeat. Returns `false` when the token is not known.
+    /// Announces changes, or sends a heartbeat if there are none. Returns `false` if the token is unknown.
     fn tell_all(&mut self, token: Token) -> Result<bool, UdpClientError> {
         let mut told = false;
-        // What has changed on the disk is not what was announced, and is not served.
+        // A file changed on disk differs from its announcement and is not served.
         let (offers, changed): (Vec<Offer>, Vec<Offer>) =
-            self.shelf.offers().into_iter().partition(|offer| offer.source.is_intact());
+            self.offers.list().into_iter().partition(|offer| offer.source.is_intact());
         for Offer { file, .. } in changed {
             if self.announced.contains_key(&(file.id, file.name.clone())) {
-                log::warn!("{} has changed since it was hashed and is offered no more", file.name);
+                log::warn!("stopped offering {}: it has changed since it was hashed", file.name);
             }
         }
         let offered = |file: FileId| offers.iter().any(|offer| offer.file.id == file);
@@ -221,7 +220,7 @@ impl Worker {
         }
         for Offer { file, source } in &offers {
             let (held, key) = (source.progress().held(), (file.id, file.name.clone()));
-            // Between nothing and everything the tracker need not know how much.
+            // The tracker needs no exact count for a partial file.
             let known = self.announced.get(&key).is_some_and(|known| *known == held || held < file.chunks);
             if known || (self.full && !self.announced.contains_key(&key)) {
                 continue;
@@ -252,19 +251,22 @@ impl Worker {
         }
     }
 
-    /// Asks what is acknowledged without more. Forgets the token when it is not known.
+    /// Sends a request that has no result. Clears the token if the tracker does not know it.
     fn expect(&mut self, request: &TrackerRequest) -> Result<Told, UdpClientError> {
         match self.asker.request(request)? {
             TrackerResponse::Alive
             | TrackerResponse::Announced { .. }
             | TrackerResponse::Withdrawn { .. } => Ok(Told::Known),
             TrackerResponse::Error { code: ErrorCode::UnknownToken, .. } => {
-                log::info!("the tracker on {} does not know this peer any more", self.asker.tracker());
+                log::info!(
+                    "the tracker on {} has no registration of this peer; registering again",
+                    self.asker.tracker()
+                );
                 self.set_token(None);
                 Ok(Told::Unknown)
             }
             TrackerResponse::Error { code: ErrorCode::Busy, text } => {
-                log::warn!("the tracker on {} is not told of all files: {text}", self.asker.tracker());
+                log::warn!("the tracker on {} accepts no more files: {text}", self.asker.tracker());
                 Ok(Told::Full)
             }
             other => Err(unexpected(other)),
@@ -272,20 +274,20 @@ impl Worker {
     }
 }
 
-/// What a tracker makes of something that it is told.
+/// Acknowledgement of a tracker.
 #[derive(PartialEq, Eq)]
 enum Told {
-    /// It is noted.
+    /// Accepted.
     Known,
-    /// The token is not known: register again.
+    /// Unknown token: register again.
     Unknown,
-    /// There is no room for it.
+    /// Refused: too many files.
     Full,
 }
 
 fn unexpected(response: TrackerResponse) -> UdpClientError {
     UdpClientError::Io(io::Error::other(match response {
         TrackerResponse::Error { text, .. } => format!("the program on that address refuses: {text}"),
-        other => format!("it answers {other:?}"),
+        other => format!("unexpected response {other:?}"),
     }))
 }

@@ -1,5 +1,4 @@
-//! Asking a tracker who has a file: a datagram first, a connection when the answer does not fit in one, and for the
-//! list of all files.
+//! Queries to a tracker: over UDP, or over TCP for long answers and for the list of all files.
 
 use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION};
 use crate::content::{FileId, FileName};
@@ -13,31 +12,31 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Holders asked for in a datagram: about what fits.
+/// Holders requested by datagram: about as many as fit in the answer.
 const DATAGRAM_HOLDERS: u32 = 24;
 
-/// What is looked for.
+/// Query for a file. Without name and id it matches all files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
-    /// The file's name.
+    /// Name of the file.
     pub name: Option<FileName>,
-    /// The file's id.
+    /// Id of the file.
     pub id: Option<FileId>,
 }
 
 impl Query {
-    /// Whether a file is what is asked for. Whoever answers may say anything, so every answer is held against this.
+    /// Whether a file matches the query. Applied to every answer, since answers are not trusted.
     pub fn is_answered_by(&self, file: &FileSummary) -> bool {
         self.id.is_none_or(|id| file.id == id)
             && (self.id.is_some() || self.name.as_ref().is_none_or(|name| file.name == *name))
     }
 }
 
-/// Asks once. `wanted` holders are asked for; more than fit in a datagram make a second question over TCP,
-/// whose failure leaves the first answer. Nothing is waited for after `shutdown`.
+/// Looks up the query once, for up to `wanted` holders. If more exist than fit in a datagram, repeats the
+/// request over TCP; if that fails, returns the first answer. `shutdown` cancels the request.
 ///
 /// # Errors
-/// When the tracker does not answer.
+/// The tracker does not answer.
 pub fn lookup(
     asker: &mut UdpClient,
     query: &Query,
@@ -58,23 +57,23 @@ pub fn lookup(
                 None => files,
                 Some(Ok(more)) => more,
                 Some(Err(error)) => {
-                    log::debug!("the tracker's whole answer cannot be had: {error}");
+                    log::debug!("no complete answer of the tracker: {error}");
                     files
                 }
             };
             files.retain(|found| query.is_answered_by(&found.file));
-            files.iter_mut().for_each(|found| place(found, asker.tracker()));
+            files.iter_mut().for_each(|found| resolve_holders(found, asker.tracker()));
             Ok(files)
         }
         TrackerResponse::Error { text, .. } => Err(UdpClientError::Io(io::Error::other(text))),
-        other => Err(UdpClientError::Io(io::Error::other(format!("it answers {other:?}")))),
+        other => Err(UdpClientError::Io(io::Error::other(format!("unexpected response {other:?}")))),
     }
 }
 
-/// All files that a tracker knows, each with a few of its holders.
+/// Requests the list of all files of a tracker, each with some of its holders.
 ///
 /// # Errors
-/// When the tracker does not answer.
+/// The tracker does not answer.
 pub fn list(
     tracker: SocketAddr,
     timeouts: Timeouts,
@@ -85,7 +84,7 @@ pub fn list(
             let mut payload = vec![0; length as usize];
             reader.payload(&mut payload)?;
             let mut files: Vec<FoundFile> = serde_json::from_slice(&payload).map_err(FrameError::Json)?;
-            files.iter_mut().for_each(|found| place(found, tracker));
+            files.iter_mut().for_each(|found| resolve_holders(found, tracker));
             if files.len() < count as usize {
                 log::warn!("the tracker knows {count} files and lists {} of them", files.len());
             }
@@ -95,10 +94,11 @@ pub fn list(
     })
 }
 
-/// How a tracker's volunteers and files are. It tells only who is on its own machine, so nobody needs other time-outs.
+/// Requests the state of a tracker's volunteers and files. Trackers answer this only on their own host, so
+/// the default timeouts suffice.
 ///
 /// # Errors
-/// When the tracker does not answer, or does not tell.
+/// The tracker does not answer, or refuses.
 pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, StreamError> {
     converse(tracker, &TrackerRequest::Status, Timeouts::default(), shutdown, |response, reader| {
         match response {
@@ -112,8 +112,7 @@ pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, Stream
     })
 }
 
-/// An address as a tracker tells it: an unspecified IP address stands for the tracker's own, under which it is known
-/// here.
+/// Resolves an address reported by a tracker: an unspecified IP address stands for the host of the tracker.
 pub fn as_known(address: SocketAddr, tracker: SocketAddr) -> SocketAddr {
     match address.ip().is_unspecified() {
         true => SocketAddr::new(tracker.ip(), address.port()),
@@ -121,9 +120,9 @@ pub fn as_known(address: SocketAddr, tracker: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Puts known addresses in the place of those that a tracker tells. Who has a file and keeps chunks of it for others
-/// as well is named once.
-fn place(found: &mut FoundFile, tracker: SocketAddr) {
+/// Resolves the addresses of all holders, and removes duplicates: a peer that shares the file and also stores
+/// replicas of it is reported twice.
+fn resolve_holders(found: &mut FoundFile, tracker: SocketAddr) {
     let FoundFile { whole, partial, holders, .. } = found;
     let told = whole.len() + partial.len();
     for address in whole.iter_mut().chain(&mut *partial) {
@@ -147,7 +146,7 @@ fn over_connection(
     })
 }
 
-/// One question over a connection of its own.
+/// Sends one request over a new TCP connection.
 fn converse<T>(
     tracker: SocketAddr,
     request: &TrackerRequest,
@@ -171,8 +170,8 @@ fn converse<T>(
 
 fn unexpected(response: TrackerResponse) -> StreamError {
     StreamError::Io(io::Error::other(match response {
-        TrackerResponse::Error { text, .. } => format!("it refuses: {text}"),
-        other => format!("it answers {other:?}"),
+        TrackerResponse::Error { text, .. } => format!("request refused: {text}"),
+        other => format!("unexpected response {other:?}"),
     }))
 }
 
@@ -181,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unspecified_address_is_the_trackers_and_everybody_is_named_once() {
+    fn unspecified_addresses_are_resolved_and_holders_are_listed_once() {
         let tracker = "10.0.0.1:5100".parse().unwrap();
         let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
         let name = FileName::new("f").unwrap();
@@ -192,7 +191,7 @@ mod tests {
             partial: addresses(&["[::]:8", "10.0.0.2:7", "10.0.0.3:7", "10.0.0.3:7"]),
             md5: None,
         };
-        place(&mut found, tracker);
+        resolve_holders(&mut found, tracker);
         assert_eq!(found.whole, addresses(&["10.0.0.1:7", "10.0.0.2:7"]));
         assert_eq!(found.partial, addresses(&["10.0.0.1:8", "10.0.0.3:7"]));
         assert_eq!(found.holders, 7);

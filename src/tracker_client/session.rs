@@ -1,8 +1,8 @@
-//! A client's one persistent connection to its tracker, kept up for the client's whole life.
+//! Session: a persistent TCP connection to a tracker or manager, reconnected after each loss.
 //!
-//! It connects, says hello, registers, passes on everything that the tracker says, and starts over when the
-//! connection is lost. Heartbeats go by datagram, and now and then over the connection, which shows that it still
-//! works. Invariant: after [`SessionEvent::Joined`] everything sent goes to the same registration until
+//! It registers, passes on all messages of the tracker, and reconnects with backoff for as long as the client
+//! runs. Heartbeats are datagrams; at intervals one is sent over the connection, to verify that it still
+//! works. Invariant: after [`SessionEvent::Joined`] every request belongs to the same registration until
 //! [`SessionEvent::Lost`].
 
 use crate::content::Manifest;
@@ -25,48 +25,48 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What the owner of a session learns.
+/// Events that a session reports to its owner.
 #[derive(Debug)]
 pub enum SessionEvent {
-    /// Connected and registered: nothing that was said before is known there any more.
+    /// Connected and registered; the tracker has no state of earlier connections.
     Joined {
-        /// For every request.
+        /// Token for all requests.
         token: Token,
-        /// The address under which others are told of this peer.
+        /// Address of this peer that the tracker reports to others.
         address: SocketAddr,
-        /// Requests go here. A full queue means that the tracker does not read.
+        /// Queue of requests. If it is full, the tracker does not read.
         requests: Sender<TrackerRequest>,
     },
-    /// The tracker has said something.
+    /// A message of the tracker.
     Said(TrackerResponse),
-    /// The tracker has sent a manifest, which has the id that it was asked for under.
+    /// A manifest, verified against its id.
     Manifest(Arc<Manifest>),
-    /// The manager has sent the list of active peers.
+    /// The manager's list of active peers.
     Peers(Vec<PeerSummary>),
-    /// The connection is lost; it is being made again.
+    /// The connection was lost; the session reconnects.
     Lost,
-    /// The tracker has not answered for as long as it was given.
+    /// The tracker has exceeded the timeout.
     GivenUp(DaemonError),
 }
 
-/// With whom a session is, and as whom.
+/// Configuration of a session.
 pub struct SessionConfig {
-    /// What people call the other side: tracker or manager.
+    /// Role of the other side in messages: tracker or manager.
     pub role: &'static str,
-    /// Where it is.
+    /// Address of the tracker or manager.
     pub tracker: SocketAddr,
-    /// What is said of this peer.
+    /// Registration of this peer.
     pub registration: Registration,
-    /// How long it is waited for as a whole, over however many connections.
+    /// Longest outage, over all connection attempts.
     pub timeout: Option<Duration>,
-    /// How long it is waited for within a connection.
+    /// Timeouts of a single connection.
     pub timeouts: Timeouts,
 }
 
-/// Keeps a session with a tracker or manager up until the shutdown, in threads of its own.
+/// Starts the threads of a session with a tracker or manager; they end at the shutdown.
 ///
 /// # Errors
-/// When no thread can be spawned.
+/// A thread cannot be started.
 pub fn start(
     config: SessionConfig,
     events: Sender<SessionEvent>,
@@ -94,14 +94,14 @@ struct Session {
     registration: Registration,
     timeouts: Timeouts,
     events: Sender<SessionEvent>,
-    /// Since when it has been waited for, while it is not there.
+    /// Start of the present outage, or of the present connection attempt.
     asked: Instant,
     outage: Outage,
     threads: Threads,
     shutdown: Shutdown,
 }
 
-/// Why a session ended, when it was not the link.
+/// Cause of the end of a connection.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
     #[error("no connection to the {0} on {1}: {2}")]
@@ -136,7 +136,7 @@ impl Session {
         }
     }
 
-    /// One connection, from its making to its end.
+    /// Makes one connection and serves it until it ends.
     fn converse(&mut self) -> SessionError {
         let (role, tracker) = (self.role, self.tracker);
         let link_lost = |error: StreamError| SessionError::Link(role, tracker, error);
@@ -157,7 +157,7 @@ impl Session {
         self.outage.ended();
         log::info!("registered with the {role} on {tracker} as {address}");
         let began = Instant::now();
-        // Ends with this connection, or with everything.
+        // Ends with this connection, or at the shutdown.
         let here = self.shutdown.child();
         let (requests, queued) = bounded(OUTBOX_MESSAGES_MAX);
         let result = self
@@ -212,7 +212,7 @@ impl Session {
         }
     }
 
-    /// Passes on what the tracker says until the connection ends.
+    /// Passes on the tracker's messages until the connection ends.
     fn listen(&self, reader: &mut FrameReader) -> SessionError {
         let lost = |error: StreamError| SessionError::Link(self.role, self.tracker, error);
         loop {
@@ -248,7 +248,7 @@ impl Session {
                     }
                 }
                 Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, text }) => {
-                    return SessionError::Refused(self.role, self.tracker, format!("says: {text}"));
+                    return SessionError::Refused(self.role, self.tracker, format!("reports: {text}"));
                 }
                 Ok(response) => SessionEvent::Said(response),
                 Err(error) => return lost(error),
@@ -269,7 +269,8 @@ impl Session {
     ) -> io::Result<()> {
         let (stream, here) = (stream.clone(), here.clone());
         self.threads.spawn("tracker-ask", move || {
-            // By the clock, not when nothing else is said: claims have no answer, and silence would look like the end.
+            // At fixed intervals, not only when idle: claims are not answered, and the tracker's silence
+            // would exceed the timeout.
             let keep_alive = crossbeam_channel::tick(KEEP_ALIVE_INTERVAL);
             loop {
                 let sent = crossbeam_channel::select! {
@@ -284,13 +285,13 @@ impl Session {
                     break;
                 }
             }
-            // Whatever ended the writing ends the reading.
+            // Ends the reader as well.
             let _ = stream.shutdown(std::net::Shutdown::Both);
         })
     }
 
-    /// Heartbeats by datagram. A tracker that does not know the token is registered with again, over a new
-    /// connection.
+    /// Starts the thread that sends heartbeats as datagrams. If the tracker does not know the token, it
+    /// closes the connection, so that the session registers again.
     fn spawn_heartbeat(
         &self,
         token: Token,
@@ -310,7 +311,7 @@ impl Session {
                         return;
                     }
                     Ok(_) | Err(UdpClientError::Stopped) => {}
-                    // The connection tells soon enough whether the tracker is gone.
+                    // The connection itself shows soon enough whether the tracker is dead.
                     Err(why) => log::debug!("no answer to a heartbeat: {why}"),
                 }
             }

@@ -1,6 +1,6 @@
-//! What a peer has to offer: sources of chunks by id, and the names that files are offered under.
+//! Offers of a peer: chunk sources by file id, and the names under which files are offered.
 //!
-//! Invariant: every file that is offered under a name can be served by its id.
+//! Invariant: every file that is offered under a name is served under its id.
 
 use crate::content::{ChunkIndex, FileId, FileName};
 use crate::protocol::tracker::FileSummary;
@@ -10,39 +10,39 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// A file that is offered under a name.
+/// A file offered under a name.
 #[derive(Clone)]
 pub struct Offer {
-    /// What it is.
+    /// Name, id and size of the file.
     pub file: FileSummary,
-    /// Where its chunks are, and how many.
+    /// Source of its chunks.
     pub source: Arc<dyn ChunkSource>,
 }
 
 #[derive(Default)]
 struct Contents {
-    /// What is served without a name.
+    /// Sources served by id only.
     unnamed: HashMap<FileId, Arc<dyn ChunkSource>>,
     offers: BTreeMap<FileName, Offer>,
-    /// The names of each offered file: the same bytes may be there twice.
+    /// Names of each offered file; identical files can have several.
     names: HashMap<FileId, Vec<FileName>>,
 }
 
-/// What a peer serves. Clones are the same shelf.
+/// Offers of a peer. Clones share them.
 #[derive(Clone, Default)]
-pub struct Shelf {
+pub struct Offers {
     contents: Arc<RwLock<Contents>>,
     served: Arc<AtomicU64>,
     relay: Relay,
 }
 
-impl Shelf {
-    /// An empty shelf.
+impl Offers {
+    /// Creates an empty set of offers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The chunks of what is on the shelf that are being received.
+    /// Relay of the chunks that are being received.
     pub fn relay(&self) -> &Relay {
         &self.relay
     }
@@ -55,17 +55,17 @@ impl Shelf {
         self.contents.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves something to those who know its id.
+    /// Serves a source by its id, without a name.
     pub fn put(&self, id: FileId, source: Arc<dyn ChunkSource>) {
         self.write().unnamed.insert(id, source);
     }
 
-    /// No longer serves what was [`put`](Self::put).
+    /// Stops serving a source added with [`put`](Self::put).
     pub fn take(&self, id: FileId) {
         self.write().unnamed.remove(&id);
     }
 
-    /// Serves a file and tells whoever asks that it is here. An offer of the same name is replaced.
+    /// Offers a file under its name; replaces an offer of the same name.
     pub fn offer(&self, offer: Offer) {
         let mut contents = self.write();
         contents.withdraw(&offer.file.name);
@@ -73,12 +73,12 @@ impl Shelf {
         contents.offers.insert(offer.file.name.clone(), offer);
     }
 
-    /// No longer offers a file.
+    /// Withdraws an offer.
     pub fn withdraw(&self, name: &FileName) {
         self.write().withdraw(name);
     }
 
-    /// No longer offers a file under a name, unless it is another file by now.
+    /// Withdraws an offer only if the name still belongs to this file.
     pub fn withdraw_file(&self, name: &FileName, id: FileId) {
         let mut contents = self.write();
         if contents.offers.get(name).is_some_and(|offer| offer.file.id == id) {
@@ -86,18 +86,18 @@ impl Shelf {
         }
     }
 
-    /// What is offered, by name.
-    pub fn offers(&self) -> Vec<Offer> {
+    /// All offers, by name.
+    pub fn list(&self) -> Vec<Offer> {
         self.read().offers.values().cloned().collect()
     }
 
-    /// What serves an id: of several the one that has most, since a download, or chunks that are kept for others, may
-    /// stand beside the whole file.
+    /// The source of a file with the most chunks: partial and complete sources of one file can exist side by
+    /// side.
     pub fn get(&self, id: FileId) -> Option<Arc<dyn ChunkSource>> {
         self.all(id).into_iter().next()
     }
 
-    /// All that there is of an id, that which has most first.
+    /// All sources of a file, the one with the most chunks first.
     pub fn all(&self, id: FileId) -> Vec<Arc<dyn ChunkSource>> {
         let contents = self.read();
         let names = contents.names.get(&id).into_iter().flatten();
@@ -110,10 +110,10 @@ impl Shelf {
         sources
     }
 
-    /// Where a chunk lies, by whichever has it.
+    /// Location of a chunk, from the first source that has it.
     ///
     /// # Errors
-    /// Why it is not to be had from the one that has most; `None` when there is nothing of that id at all.
+    /// The error of the source with the most chunks; `None` if no source of this file exists.
     pub fn stored(&self, id: FileId, index: ChunkIndex) -> Option<Result<StoredChunk, StoreError>> {
         let mut first = None;
         for source in self.all(id) {
@@ -125,7 +125,7 @@ impl Shelf {
         first
     }
 
-    /// How many chunks have been asked for of all that is on the shelf.
+    /// Number of requested chunks.
     pub fn served(&self) -> &AtomicU64 {
         &self.served
     }
@@ -150,7 +150,7 @@ mod tests {
     use crate::storage::Progress;
     use std::fs::File;
 
-    /// Has some chunks; each lies at its own offset, so that sources can be told apart by `length`.
+    /// Source with some chunks; `length` tells sources apart.
     struct Part {
         progress: Progress,
         length: u32,
@@ -182,21 +182,21 @@ mod tests {
     }
 
     #[test]
-    fn what_has_most_is_served_and_each_chunk_by_whoever_has_it() {
-        let (shelf, id) = (Shelf::new(), FileId([7; 32]));
-        let from = |index| shelf.stored(id, ChunkIndex(index)).map(|stored| stored.ok().map(|at| at.length));
-        assert!(shelf.get(id).is_none() && from(0).is_none());
-        shelf.put(id, source(4, &[3], 1));
-        assert_eq!(shelf.get(id).unwrap().progress().held(), 1);
+    fn source_with_most_chunks_comes_first_and_the_others_fill_gaps() {
+        let (offers, id) = (Offers::new(), FileId([7; 32]));
+        let from = |index| offers.stored(id, ChunkIndex(index)).map(|stored| stored.ok().map(|at| at.length));
+        assert!(offers.get(id).is_none() && from(0).is_none());
+        offers.put(id, source(4, &[3], 1));
+        assert_eq!(offers.get(id).unwrap().progress().held(), 1);
         let file = FileSummary { id, name: FileName::new("f").unwrap(), size: 4, chunks: 4 };
-        shelf.offer(Offer { file: file.clone(), source: source(4, &[0, 1], 2) });
-        assert_eq!(shelf.get(id).unwrap().progress().held(), 2);
+        offers.offer(Offer { file: file.clone(), source: source(4, &[0, 1], 2) });
+        assert_eq!(offers.get(id).unwrap().progress().held(), 2);
         assert_eq!((from(0), from(2), from(3)), (Some(Some(2)), Some(None), Some(Some(1))));
-        shelf.offer(Offer { file: file.clone(), source: source(4, &[0, 1, 2, 3], 3) });
+        offers.offer(Offer { file: file.clone(), source: source(4, &[0, 1, 2, 3], 3) });
         assert_eq!((from(0), from(3)), (Some(Some(3)), Some(Some(3))));
-        shelf.withdraw(&file.name);
+        offers.withdraw(&file.name);
         assert_eq!((from(0), from(3)), (Some(None), Some(Some(1))));
-        shelf.take(id);
-        assert!(shelf.get(id).is_none());
+        offers.take(id);
+        assert!(offers.get(id).is_none());
     }
 }

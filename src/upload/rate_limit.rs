@@ -1,6 +1,7 @@
-//! How fast all connections of a serving peer together may send chunks, where that is limited.
+//! Upload limit shared by all connections of a peer.
 //!
-//! Invariant: with so many chunks on their way at once as have a place, none of them is so slow that it is given up.
+//! Invariant: no more chunks are sent at once than have a slot, so that each is fast enough for its
+//! receiver's stall timeout.
 
 use crate::net::Shutdown;
 use crate::net::framed_stream::SENDFILE_BYTES_MAX;
@@ -9,47 +10,47 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// No slice of a chunk waits longer than this for the other chunks on their way, seconds.
-const SLICE_SECONDS: u64 = 10;
-/// Chunks on their way at once, however high the limit is.
-const AT_ONCE_MAX: u64 = 64;
+/// Longest wait of a slice of a chunk for the slices of the other chunks, seconds.
+const SLICE_WAIT_MAX_SECONDS: u64 = 10;
+/// Largest number of chunks sent at once, at any limit.
+const SLOTS_MAX: u64 = 64;
 
-/// A limit for all connections together.
+/// Upload limit for all connections together.
 pub struct UploadLimit {
     bucket: Mutex<TokenBucket>,
     started: Instant,
-    places: (Sender<()>, Receiver<()>),
+    slots: (Sender<()>, Receiver<()>),
 }
 
-/// One of the chunks that may be on their way; gives its place back when dropped.
-pub struct Place<'a>(&'a Receiver<()>);
+/// Permission to send one chunk; released when dropped.
+pub struct UploadSlot<'a>(&'a Receiver<()>);
 
-impl Drop for Place<'_> {
+impl Drop for UploadSlot<'_> {
     fn drop(&mut self) {
         let _ = self.0.try_recv();
     }
 }
 
 impl UploadLimit {
-    /// So many bytes a second, which are not none.
+    /// Creates a limit of `rate` bytes per second, at least 1.
     pub fn new(rate: u64) -> Self {
-        let at_once = (rate.saturating_mul(SLICE_SECONDS) / SENDFILE_BYTES_MAX).clamp(1, AT_ONCE_MAX);
+        let at_once = (rate.saturating_mul(SLICE_WAIT_MAX_SECONDS) / SENDFILE_BYTES_MAX).clamp(1, SLOTS_MAX);
         Self {
             bucket: Mutex::new(TokenBucket::new(rate, Duration::ZERO)),
             started: Instant::now(),
-            places: bounded(at_once as usize),
+            slots: bounded(at_once as usize),
         }
     }
 
-    /// Waits until one more chunk may be on its way. `None` at the shutdown.
-    pub fn place(&self, shutdown: &Shutdown) -> Option<Place<'_>> {
+    /// Waits for a free slot. `None` at the shutdown.
+    pub fn slot(&self, shutdown: &Shutdown) -> Option<UploadSlot<'_>> {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => None,
-            send(self.places.0, ()) -> _ => Some(Place(&self.places.1)),
+            send(self.slots.0, ()) -> _ => Some(UploadSlot(&self.slots.1)),
         }
     }
 
-    /// Waits until so many bytes may go, or for the shutdown.
+    /// Waits until `bytes` may be sent, or for the shutdown.
     pub fn pace(&self, bytes: u64, shutdown: &Shutdown) {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = bucket.take(bytes, self.started.elapsed());
@@ -65,19 +66,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_low_limit_lets_one_chunk_go_at_a_time_and_the_shutdown_ends_the_waiting() {
+    fn low_limit_has_one_slot_and_shutdown_ends_waits() {
         let (limit, shutdown) = (UploadLimit::new(1_000), Shutdown::new());
-        let first = limit.place(&shutdown);
+        let first = limit.slot(&shutdown);
         assert!(first.is_some());
         drop(first);
-        let _second = limit.place(&shutdown).expect("the first one is through");
+        let _second = limit.slot(&shutdown).expect("the first slot was released");
         shutdown.trigger();
-        assert!(limit.place(&shutdown).is_none());
+        assert!(limit.slot(&shutdown).is_none());
         limit.pace(1 << 40, &shutdown);
     }
 
     #[test]
-    fn the_highest_limit_there_is_lets_many_go() {
-        assert_eq!(UploadLimit::new(u64::MAX).places.0.capacity(), Some(AT_ONCE_MAX as usize));
+    fn number_of_slots_is_limited_at_the_highest_limit() {
+        assert_eq!(UploadLimit::new(u64::MAX).slots.0.capacity(), Some(SLOTS_MAX as usize));
     }
 }

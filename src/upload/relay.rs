@@ -1,12 +1,12 @@
-//! Chunks that are being received, for those who want them passed on at once.
+//! Cut-through relay: forwards the bytes of a chunk to receivers while it is still being received.
 //!
-//! A chunk that is passed on only when all of it is here makes everybody behind wait for its whole length. With
-//! links that are shared by many that is many times what it takes alone, at the beginning and at the end of every
-//! download. So the bytes of a chunk go on to others as they come.
+//! Store-and-forward would delay every successor by the transfer time of a whole chunk at each step of a
+//! chain; on shared links that is many times the transfer time of an idle link, at the start and the end of
+//! every download.
 //!
-//! Invariant: nobody gets all of a chunk that has not been verified here. Its last bytes are held back until then; if
-//! it turns out to be bad, or its source is lost, whoever was being sent it finds its connection torn, and has
-//! nothing that it could take for a chunk.
+//! Invariant: no receiver gets the last bytes of a chunk before it has been verified by this peer. If the
+//! chunk is corrupt or its source is lost, the connections of its receivers are closed, and they hold only an
+//! incomplete chunk.
 
 use crate::content::limits::UNREQUESTED_ARRIVALS_MAX;
 use crate::content::{ChunkIndex, FileId};
@@ -18,37 +18,39 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What is held back of a chunk until it is verified, bytes.
-const HELD_BACK: usize = 1_024;
-/// Bytes go on in blocks of so many: what ten full packets of Ethernet carry. With fewer more of them would be packets that are
-/// not full, and more is late by itself at each step of a line.
-const BLOCK: usize = 10 * 1_448;
-/// News of beginnings that may wait for a listener; what does not fit it learns when the chunk is here.
-const NEWS: usize = 256;
+/// Bytes of a chunk that are withheld until it has been verified.
+const HELD_BACK_BYTES: usize = 1_024;
+/// Unit of forwarding, bytes: the payload of ten full Ethernet packets. Smaller blocks would cause partly
+/// filled packets, larger ones add latency at each step of a chain.
+const BLOCK_BYTES: usize = 10 * 1_448;
+/// Capacity of a subscriber's queue of arriving chunks; beyond it the subscriber learns of a chunk when it is
+/// stored.
+const ARRIVALS_QUEUED_MAX: usize = 256;
 
-/// Nothing that these mutexes guard is ever half done, so a panic elsewhere has broken nothing.
+/// Ignores poisoning: no guarded value is ever left half updated.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Default)]
-struct Table {
-    arriving: HashMap<(FileId, ChunkIndex), Arc<Arriving>>,
-    /// By file, and by a number of their own. Whoever listens no more is not here.
-    listeners: HashMap<FileId, HashMap<u64, Listener>>,
-    /// Chunks on their way to others who serve, by a number of their own.
-    sent: HashMap<u64, (FileId, SocketAddr, Arc<Mutex<Sent>>)>,
+struct RelayTable {
+    partial: HashMap<(FileId, ChunkIndex), Arc<PartialChunk>>,
+    /// Subscribers by file and number.
+    subscribers: HashMap<FileId, HashMap<u64, ArrivalSender>>,
+    /// Chunks being sent to peers that serve, by number.
+    sent: HashMap<u64, (FileId, SocketAddr, Arc<Mutex<SendTime>>)>,
     last: u64,
 }
 
-struct Listener {
+struct ArrivalSender {
     chunks: Sender<ChunkIndex>,
-    /// How many it has been told of since it last asked for one.
+    /// Arrivals reported since the peer last requested a chunk.
     unasked: Arc<AtomicU32>,
 }
 
-impl Listener {
-    /// Told so many without asking for any it is told no more of them: its thread would wake up for each, and for nothing.
+impl ArrivalSender {
+    /// Reports an arrival, unless [`COMING_UNASKED`] of them were ignored: each would wake the subscriber's
+    /// thread for nothing.
     fn tell(&self, index: ChunkIndex) {
         if self.unasked.load(Ordering::Relaxed) < UNREQUESTED_ARRIVALS_MAX {
             self.unasked.fetch_add(1, Ordering::Relaxed);
@@ -57,76 +59,76 @@ impl Listener {
     }
 }
 
-/// The chunks that are being received. Clones are the same.
+/// Table of the chunks that are being received. Clones share it.
 #[derive(Clone, Default)]
-pub struct Relay(Arc<Mutex<Table>>, Pacing);
+pub struct Relay(Arc<Mutex<RelayTable>>, Pacing);
 
 impl Relay {
-    /// How fast others are given what is dealt out in several stripes.
+    /// Pacing of files that are distributed in several stripes.
     pub fn pacing(&self) -> &Pacing {
         &self.1
     }
 
-    /// A chunk begins to arrive, and listeners are told. `None` when it arrives from somewhere else already.
-    pub fn begin(&self, file: FileId, index: ChunkIndex, length: u32) -> Option<Incoming> {
+    /// Registers a chunk whose first bytes are arriving, and tells subscribers. `None` if it is already
+    /// arriving from another source.
+    pub fn begin(&self, file: FileId, index: ChunkIndex, length: u32) -> Option<PartialChunkWriter> {
         let mut table = lock(&self.0);
-        if table.arriving.contains_key(&(file, index)) {
+        if table.partial.contains_key(&(file, index)) {
             return None;
         }
-        let arriving = Arc::new(Arriving { length, state: Mutex::default(), moved: Condvar::new() });
-        table.arriving.insert((file, index), arriving.clone());
-        for listener in table.listeners.get(&file).into_iter().flat_map(HashMap::values) {
-            listener.tell(index);
+        let partial = Arc::new(PartialChunk { length, state: Mutex::default(), moved: Condvar::new() });
+        table.partial.insert((file, index), partial.clone());
+        for subscriber in table.subscribers.get(&file).into_iter().flat_map(HashMap::values) {
+            subscriber.tell(index);
         }
         drop(table);
-        Some(Incoming { relay: self.clone(), key: (file, index), arriving })
+        Some(PartialChunkWriter { relay: self.clone(), key: (file, index), partial })
     }
 
-    /// A chunk has come in full, and been verified and stored. If it is arriving from somebody else as well, whoever is
-    /// being sent it does not wait for that one any more: the rest goes on at once, or, where what has come so far is
-    /// not how the chunk begins, nothing of it any more.
+    /// Completes a chunk that has been stored from another source. Receivers of the still arriving copy get
+    /// the rest at once; if the bytes already sent differ from the stored chunk, they get [`Piece::Lost`].
     pub fn complete(&self, file: FileId, index: ChunkIndex, bytes: &[u8]) {
-        if let Some(arriving) = self.get(file, index) {
-            let mut state = lock(&arriving.state);
-            if state.end.is_none() && bytes.len() == arriving.length as usize {
+        if let Some(partial) = self.get(file, index) {
+            let mut state = lock(&partial.state);
+            if state.end.is_none() && bytes.len() == partial.length as usize {
                 let is_right = bytes.starts_with(&state.bytes);
                 bytes.clone_into(&mut state.bytes);
                 state.end = Some(is_right);
-                arriving.moved.notify_all();
+                partial.moved.notify_all();
             }
         }
     }
 
-    /// A chunk that is arriving now.
-    pub fn get(&self, file: FileId, index: ChunkIndex) -> Option<Arc<Arriving>> {
-        lock(&self.0).arriving.get(&(file, index)).cloned()
+    /// The chunk if it is being received now.
+    pub fn get(&self, file: FileId, index: ChunkIndex) -> Option<Arc<PartialChunk>> {
+        lock(&self.0).partial.get(&(file, index)).cloned()
     }
 
-    /// Gets each chunk of a file as it begins to arrive, for as long as what is returned lives.
-    pub fn listen(&self, file: FileId) -> Listening {
-        let (listener, chunks) = bounded(NEWS);
+    /// Subscribes to the arriving chunks of a file until the returned value is dropped.
+    pub fn subscribe(&self, file: FileId) -> ArrivalSubscription {
+        let (subscriber, chunks) = bounded(ARRIVALS_QUEUED_MAX);
         let unasked = Arc::new(AtomicU32::new(0));
         let mut table = lock(&self.0);
         table.last += 1;
         let number = table.last;
-        let listener = Listener { chunks: listener, unasked: unasked.clone() };
-        table.listeners.entry(file).or_default().insert(number, listener);
-        Listening { chunks, place: Some((self.clone(), file, number)), unasked }
+        let subscriber = ArrivalSender { chunks: subscriber, unasked: unasked.clone() };
+        table.subscribers.entry(file).or_default().insert(number, subscriber);
+        ArrivalSubscription { chunks, place: Some((self.clone(), file, number)), unasked }
     }
 
-    /// A chunk of a file is sent to one who serves at `to`, until what is returned is dropped.
-    pub fn send_to(&self, file: FileId, to: SocketAddr) -> Sending {
-        let sent = Arc::new(Mutex::new(Sent::default()));
+    /// Records that a chunk is being sent to the peer that serves at `to`, until the returned value is dropped.
+    pub fn send_to(&self, file: FileId, to: SocketAddr) -> ChunkSend {
+        let sent = Arc::new(Mutex::new(SendTime::default()));
         let mut table = lock(&self.0);
         table.last += 1;
         let number = table.last;
         table.sent.insert(number, (file, to, sent.clone()));
-        Sending { relay: self.clone(), number, sent }
+        ChunkSend { relay: self.clone(), number, sent }
     }
 
-    /// The one to whom a chunk is sent, of whatever file, and how long it has taken it so far, if that is this file and
-    /// nobody else is sent anything: several share the link, and none of them is to blame.
-    pub fn only_taker(&self, file: FileId) -> Option<(SocketAddr, Duration)> {
+    /// The only active receiver and its send time; `None` if the uplink is shared or the chunk is of another
+    /// file. With several receivers on one uplink, none can be measured.
+    pub fn only_receiver(&self, file: FileId) -> Option<(SocketAddr, Duration)> {
         let table = lock(&self.0);
         let mut all = table.sent.values().filter(|_| table.sent.len() == 1);
         let (_, to, sent) = all.find(|(of, ..)| *of == file)?;
@@ -135,38 +137,38 @@ impl Relay {
     }
 }
 
-/// How long a chunk has kept a connection busy: the time in which nothing of it was here to be sent is not counted.
+/// Send time of a chunk, without the time spent waiting for its bytes.
 #[derive(Default)]
-struct Sent {
+struct SendTime {
     took: Duration,
     since: Option<Instant>,
 }
 
-/// A chunk on its way to somebody.
-pub struct Sending {
+/// A chunk being sent to a peer.
+pub struct ChunkSend {
     relay: Relay,
     number: u64,
-    sent: Arc<Mutex<Sent>>,
+    sent: Arc<Mutex<SendTime>>,
 }
 
-impl Sending {
-    /// Bytes of it go, until what is returned is dropped.
-    pub fn goes(&self) -> Going<'_> {
+impl ChunkSend {
+    /// Runs the send timer until the returned value is dropped.
+    pub fn start_timer(&self) -> SendTimer<'_> {
         lock(&self.sent).since = Some(Instant::now());
-        Going(self)
+        SendTimer(self)
     }
 }
 
-impl Drop for Sending {
+impl Drop for ChunkSend {
     fn drop(&mut self) {
         lock(&self.relay.0).sent.remove(&self.number);
     }
 }
 
-/// Bytes that go.
-pub struct Going<'a>(&'a Sending);
+/// Running send timer.
+pub struct SendTimer<'a>(&'a ChunkSend);
 
-impl Drop for Going<'_> {
+impl Drop for SendTimer<'_> {
     fn drop(&mut self) {
         let mut sent = lock(&self.0.sent);
         let went = sent.since.take().map(|since| since.elapsed());
@@ -174,84 +176,85 @@ impl Drop for Going<'_> {
     }
 }
 
-/// The chunks of a file that begin to arrive, for one who may ask for them. Who has been told of [`UNREQUESTED_ARRIVALS_MAX`] without
-/// asking for any is told no more of them until it asks, but only of what is here, which takes far fewer messages.
-pub struct Listening {
+/// Subscription of one peer to the arriving chunks of a file. After [`UNREQUESTED_ARRIVALS_MAX`] reports without a
+/// request the peer gets no further ones until it requests a chunk; stored chunks are still announced, which
+/// takes far fewer messages.
+pub struct ArrivalSubscription {
     chunks: Receiver<ChunkIndex>,
     place: Option<(Relay, FileId, u64)>,
     unasked: Arc<AtomicU32>,
 }
 
-impl Listening {
-    /// For who is not to be told.
-    pub fn to_nothing() -> Self {
+impl ArrivalSubscription {
+    /// A subscription that is never ready.
+    pub fn none() -> Self {
         Self { chunks: never(), place: None, unasked: Arc::default() }
     }
 
-    /// Where they are named: to be waited for.
+    /// Receives the indices of arriving chunks.
     pub fn chunks(&self) -> &Receiver<ChunkIndex> {
         &self.chunks
     }
 
-    /// The other side has asked for a chunk of this file.
+    /// Records that the peer has requested a chunk of this file.
     pub fn asked(&self) {
         self.unasked.store(0, Ordering::Relaxed);
     }
 }
 
-impl Drop for Listening {
+impl Drop for ArrivalSubscription {
     fn drop(&mut self) {
         let Some((relay, file, number)) = self.place.take() else { return };
         let mut table = lock(&relay.0);
-        let Some(listeners) = table.listeners.get_mut(&file) else { return };
-        listeners.remove(&number);
-        if listeners.is_empty() {
-            table.listeners.remove(&file);
+        let Some(subscribers) = table.subscribers.get_mut(&file) else { return };
+        subscribers.remove(&number);
+        if subscribers.is_empty() {
+            table.subscribers.remove(&file);
         }
     }
 }
 
 #[derive(Default)]
-struct State {
+struct ReceivedBytes {
     bytes: Vec<u8>,
-    /// How it has ended: verified, or lost.
+    /// `Some(true)` once verified, `Some(false)` once lost.
     end: Option<bool>,
 }
 
 /// A chunk that is being received.
-pub struct Arriving {
+pub struct PartialChunk {
     length: u32,
-    state: Mutex<State>,
+    state: Mutex<ReceivedBytes>,
     moved: Condvar,
 }
 
-/// What there is of an arriving chunk behind some point.
+/// Result of waiting for further bytes of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
-    /// There are more bytes.
+    /// Further bytes are available.
     Bytes,
-    /// Nothing has come in time.
+    /// The wait timed out.
     Nothing,
-    /// It will not come any more.
+    /// The chunk was lost: its source failed or it is corrupt.
     Lost,
 }
 
-impl Arriving {
-    /// How long the chunk is, bytes.
+impl PartialChunk {
+    /// Length of the chunk, bytes.
     pub fn length(&self) -> u32 {
         self.length
     }
 
-    /// Puts what has come behind `from`, and may go on, in place of what `piece` holds. Waits for it a while.
+    /// Waits up to `patience` for bytes after `from` that may be forwarded, and copies them into `piece`.
     pub fn next(&self, from: usize, piece: &mut Vec<u8>, patience: Duration) -> Piece {
-        let free = |state: &State| match state.end {
+        let free = |state: &ReceivedBytes| match state.end {
             Some(true) => state.bytes.len(),
             _ => {
-                let whole_blocks = state.bytes.len() / BLOCK * BLOCK;
-                whole_blocks.min((self.length as usize).saturating_sub(HELD_BACK))
+                let whole_blocks = state.bytes.len() / BLOCK_BYTES * BLOCK_BYTES;
+                whole_blocks.min((self.length as usize).saturating_sub(HELD_BACK_BYTES))
             }
         };
-        let waits = |state: &mut State| state.end != Some(false) && free(state) <= from;
+        let waits = |state: &mut ReceivedBytes| state.end != Some(false) && free(state) <= from;
         let state = lock(&self.state);
         let waited = self.moved.wait_timeout_while(state, patience, waits);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -273,38 +276,38 @@ impl Arriving {
     }
 }
 
-/// The receiving end of an arriving chunk. When it is dropped before the chunk is verified, the chunk is lost.
-pub struct Incoming {
+/// Receiving end of a chunk. Dropping it before verification marks the chunk as lost.
+pub struct PartialChunkWriter {
     relay: Relay,
     key: (FileId, ChunkIndex),
-    arriving: Arc<Arriving>,
+    partial: Arc<PartialChunk>,
 }
 
-impl Incoming {
-    /// More bytes have come.
+impl PartialChunkWriter {
+    /// Appends received bytes.
     pub fn push(&self, bytes: &[u8]) {
-        let mut state = lock(&self.arriving.state);
+        let mut state = lock(&self.partial.state);
         if state.end.is_some() {
-            // It has come from somebody faster.
+            // The chunk has already been completed from another source.
             return;
         }
         let before = state.bytes.len();
         state.bytes.extend_from_slice(bytes);
-        if state.bytes.len() / BLOCK > before / BLOCK {
-            self.arriving.moved.notify_all();
+        if state.bytes.len() / BLOCK_BYTES > before / BLOCK_BYTES {
+            self.partial.moved.notify_all();
         }
     }
 
-    /// All of it has come, is what it must be, and is stored.
+    /// Marks the chunk as verified and stored, which releases its last bytes.
     pub fn verified(self) {
-        self.arriving.end(true);
+        self.partial.end(true);
     }
 }
 
-impl Drop for Incoming {
+impl Drop for PartialChunkWriter {
     fn drop(&mut self) {
-        lock(&self.relay.0).arriving.remove(&self.key);
-        self.arriving.end(false);
+        lock(&self.relay.0).partial.remove(&self.key);
+        self.partial.end(false);
     }
 }
 
@@ -314,98 +317,106 @@ mod tests {
 
     const FILE: FileId = FileId([3; 32]);
     const INDEX: ChunkIndex = ChunkIndex(5);
-    const LENGTH: usize = 3 * BLOCK;
+    const LENGTH: usize = 3 * BLOCK_BYTES;
 
     #[test]
-    fn bytes_go_on_as_they_come_and_the_last_only_when_verified() {
+    fn bytes_are_forwarded_at_once_and_the_last_ones_after_verification() {
         let relay = Relay::default();
-        let listener = relay.listen(FILE);
-        let incoming = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
-        assert_eq!(listener.chunks().try_recv(), Ok(INDEX));
-        assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_none(), "it is on its way");
-        let arriving = relay.get(FILE, INDEX).unwrap();
+        let subscriber = relay.subscribe(FILE);
+        let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
+        assert_eq!(subscriber.chunks().try_recv(), Ok(INDEX));
+        assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_none(), "it is already arriving");
+        let partial = relay.get(FILE, INDEX).unwrap();
         let mut piece = Vec::new();
-        assert_eq!(arriving.next(0, &mut piece, Duration::ZERO), Piece::Nothing);
-        incoming.push(&[1; BLOCK + 1]);
-        assert_eq!(arriving.next(0, &mut piece, Duration::ZERO), Piece::Bytes);
-        assert_eq!(piece, [1; BLOCK]);
-        incoming.push(&[2; LENGTH - BLOCK - 1]);
-        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Bytes);
-        assert_eq!(piece.len(), LENGTH - BLOCK - HELD_BACK);
-        let sent = LENGTH - HELD_BACK;
-        assert_eq!(arriving.next(sent, &mut piece, Duration::ZERO), Piece::Nothing, "held back");
-        incoming.verified();
-        assert_eq!(arriving.next(sent, &mut piece, Duration::ZERO), Piece::Bytes);
-        assert_eq!(piece, [2; HELD_BACK]);
-        assert!(relay.get(FILE, INDEX).is_none(), "it is stored by now");
+        assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Nothing);
+        writer.push(&[1; BLOCK_BYTES + 1]);
+        assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Bytes);
+        assert_eq!(piece, [1; BLOCK_BYTES]);
+        writer.push(&[2; LENGTH - BLOCK_BYTES - 1]);
+        assert_eq!(partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO), Piece::Bytes);
+        assert_eq!(piece.len(), LENGTH - BLOCK_BYTES - HELD_BACK_BYTES);
+        let sent = LENGTH - HELD_BACK_BYTES;
+        assert_eq!(partial.next(sent, &mut piece, Duration::ZERO), Piece::Nothing, "withheld until verified");
+        writer.verified();
+        assert_eq!(partial.next(sent, &mut piece, Duration::ZERO), Piece::Bytes);
+        assert_eq!(piece, [2; HELD_BACK_BYTES]);
+        assert!(relay.get(FILE, INDEX).is_none(), "it has been stored");
     }
 
     #[test]
-    fn a_chunk_that_has_come_from_somebody_faster_does_not_wait_for_the_slower_one() {
+    fn chunk_completed_by_a_faster_source_is_sent_at_once() {
         let relay = Relay::default();
-        let incoming = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
-        incoming.push(&[1; BLOCK]);
-        let arriving = relay.get(FILE, INDEX).unwrap();
+        let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
+        writer.push(&[1; BLOCK_BYTES]);
+        let partial = relay.get(FILE, INDEX).unwrap();
         relay.complete(FILE, ChunkIndex(6), &[2; LENGTH]);
         relay.complete(FILE, INDEX, &[1; LENGTH - 1]);
         let mut piece = Vec::new();
-        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Nothing, "another one, and none");
+        assert_eq!(
+            partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO),
+            Piece::Nothing,
+            "another chunk, and a wrong length"
+        );
         relay.complete(FILE, INDEX, &[1; LENGTH]);
-        incoming.push(&[9; BLOCK]);
-        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Bytes);
-        assert_eq!(piece, [1; LENGTH - BLOCK]);
-        drop(incoming);
-        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Bytes, "it is not lost any more");
+        writer.push(&[9; BLOCK_BYTES]);
+        assert_eq!(partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO), Piece::Bytes);
+        assert_eq!(piece, [1; LENGTH - BLOCK_BYTES]);
+        drop(writer);
+        assert_eq!(
+            partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO),
+            Piece::Bytes,
+            "a completed chunk is never lost"
+        );
     }
 
     #[test]
-    fn what_began_wrong_does_not_end_right() {
+    fn receivers_of_corrupt_bytes_get_no_bytes_of_the_valid_copy() {
         let relay = Relay::default();
-        let incoming = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
-        incoming.push(&[7; BLOCK]);
-        let arriving = relay.get(FILE, INDEX).unwrap();
+        let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
+        writer.push(&[7; BLOCK_BYTES]);
+        let partial = relay.get(FILE, INDEX).unwrap();
         let mut piece = Vec::new();
-        assert_eq!(arriving.next(0, &mut piece, Duration::ZERO), Piece::Bytes);
+        assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Bytes);
         relay.complete(FILE, INDEX, &[1; LENGTH]);
-        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Lost);
-        assert_eq!(arriving.next(0, &mut piece, Duration::ZERO), Piece::Lost, "for everybody");
-        incoming.verified();
-        assert_eq!(arriving.next(BLOCK, &mut piece, Duration::ZERO), Piece::Lost);
+        assert_eq!(partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO), Piece::Lost);
+        assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Lost, "for every receiver");
+        writer.verified();
+        assert_eq!(partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO), Piece::Lost);
     }
 
     #[test]
-    fn only_one_who_is_given_something_alone_can_be_slow_to_take_it() {
+    fn send_time_is_measured_only_for_a_single_receiver() {
         let relay = Relay::default();
         let [one, two] = [7001, 7002].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
-        assert_eq!(relay.only_taker(FILE), None);
+        assert_eq!(relay.only_receiver(FILE), None);
         let first = relay.send_to(FILE, one);
-        assert_eq!(relay.only_taker(FILE), Some((one, Duration::ZERO)), "nothing goes yet");
-        drop(first.goes());
-        let (_, took) = relay.only_taker(FILE).unwrap();
-        assert_eq!(relay.only_taker(FILE), Some((one, took)), "nothing goes any more");
-        assert_eq!(relay.only_taker(FileId([4; 32])), None);
+        assert_eq!(relay.only_receiver(FILE), Some((one, Duration::ZERO)), "the timer has not started");
+        drop(first.start_timer());
+        let (_, took) = relay.only_receiver(FILE).unwrap();
+        assert_eq!(relay.only_receiver(FILE), Some((one, took)), "the timer has stopped");
+        assert_eq!(relay.only_receiver(FileId([4; 32])), None);
         let second = relay.send_to(FileId([4; 32]), two);
-        assert_eq!(relay.only_taker(FILE), None, "they share a link");
+        assert_eq!(relay.only_receiver(FILE), None, "the uplink is shared");
         drop((first, second));
         assert!(lock(&relay.0).sent.is_empty());
     }
 
     #[test]
-    fn nothing_is_kept_of_those_who_listen_no_more() {
+    fn dropped_subscriptions_leave_no_state() {
         let relay = Relay::default();
-        let stays = relay.listen(FILE);
-        (0..9).for_each(|_| drop(relay.listen(FILE)));
-        assert_eq!(lock(&relay.0).listeners[&FILE].len(), 1);
-        let incoming = relay.begin(FILE, INDEX, 1);
+        let stays = relay.subscribe(FILE);
+        (0..9).for_each(|_| drop(relay.subscribe(FILE)));
+        assert_eq!(lock(&relay.0).subscribers[&FILE].len(), 1);
+        let writer = relay.begin(FILE, INDEX, 1);
         assert_eq!(stays.chunks().try_recv(), Ok(INDEX));
-        drop((stays, incoming));
-        assert!(lock(&relay.0).listeners.is_empty());
+        drop((stays, writer));
+        assert!(lock(&relay.0).subscribers.is_empty());
     }
 
     #[test]
-    fn who_asks_for_nothing_is_told_of_no_more_beginnings_until_it_asks() {
+    fn arrivals_are_not_reported_to_a_peer_that_requests_none() {
         let relay = Relay::default();
-        let told = relay.listen(FILE);
+        let told = relay.subscribe(FILE);
         let begin = |index: u32| {
             drop(relay.begin(FILE, ChunkIndex(index), 1));
             told.chunks().try_recv().ok()
@@ -419,17 +430,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_verified_is_lost_for_all_who_wait() {
+    fn chunk_dropped_before_verification_is_lost_for_its_receivers() {
         let relay = Relay::default();
-        let incoming = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
-        incoming.push(&[1; LENGTH]);
-        let arriving = relay.get(FILE, INDEX).unwrap();
+        let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
+        writer.push(&[1; LENGTH]);
+        let partial = relay.get(FILE, INDEX).unwrap();
         let waiting = std::thread::spawn(move || {
             let mut piece = Vec::new();
-            arriving.next(LENGTH - HELD_BACK, &mut piece, Duration::from_secs(60))
+            partial.next(LENGTH - HELD_BACK_BYTES, &mut piece, Duration::from_secs(60))
         });
-        drop(incoming);
+        drop(writer);
         assert_eq!(waiting.join().unwrap(), Piece::Lost);
-        assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_some(), "another source may bring it");
+        assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_some(), "another source can send it");
     }
 }

@@ -1,8 +1,9 @@
-//! The serving side of a peer: whoever connects gets manifests, have-maps and chunks of what is on the shelf.
+//! Upload server of a peer: sends manifests, bitfields and chunks of the offered files.
 //!
-//! A connection has a reading thread, which takes requests in, and a writing thread, which answers them in order
-//! and tells of new chunks in between. Invariant: whole chunks leave this machine only when a
-//! [`ChunkSource`] vouches for them; of one that is arriving all but the last bytes may go on before ([`relay`](crate::upload::relay)).
+//! Each connection has a reader thread for requests and a writer thread, which answers them in order and
+//! announces new chunks in between. Invariant: a complete chunk is sent only from a [`ChunkSource`], which
+//! has verified it; of a chunk that is still being received, all but the last bytes may be sent earlier
+//! ([`relay`](crate::upload::relay)).
 
 use crate::content::limits::{self, GOT_INTERVAL, PROTOCOL_VERSION, SERVE_QUEUE_MAX};
 use crate::content::{Bitfield, ChunkIndex, FileId, FileName};
@@ -28,32 +29,32 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Files that one connection is told news of.
+/// Largest number of files that one connection subscribes to.
 const SUBSCRIPTIONS_MAX: usize = 16;
-/// Files named in one answer.
+/// Largest number of files in one list.
 const FILES_MAX: usize = 65_536;
-/// How often one that waits for a chunk to come looks whether it is still to wait.
-const GLANCE: Duration = Duration::from_millis(100);
-/// Chunks named in one `got`.
+/// Interval at which a send that waits for further bytes checks for the shutdown and the stall timeout.
+const WAIT_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Largest number of chunks in one `got` message.
 const GOT_MAX: usize = 4_096;
 
-/// Somebody who serves as well has asked for a file: it may have, or get, chunks of it.
+/// A peer that has requested a file from this peer and serves it as well: a possible source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Met {
-    /// Where it serves.
+pub struct DiscoveredPeer {
+    /// Address of its upload server.
     pub address: SocketAddr,
-    /// The file.
+    /// Id of the requested file.
     pub file: FileId,
 }
 
-/// How a peer serves.
+/// Options of the upload server.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Connections at once.
+    /// Largest number of connections.
     pub connections: usize,
-    /// Bytes a second for all of them together; 0 for as fast as it goes.
+    /// Upload limit for all connections together, bytes per second; 0 for no limit.
     pub upload_limit: u64,
-    /// How long connections are waited for, also those that this program makes to other peers.
+    /// Timeouts of incoming connections and of connections to other peers.
     pub timeouts: Timeouts,
 }
 
@@ -63,50 +64,50 @@ impl Default for ServeOptions {
     }
 }
 
-/// What the threads of a server share.
+/// State shared by the threads of the server.
 struct Server {
-    shelf: Shelf,
+    offers: Offers,
     limit: Option<UploadLimit>,
     timeouts: Timeouts,
-    met: Option<Sender<Met>>,
-    visitors: Visitors,
-    /// Files that something is wrong with, which has been said.
-    complained: Mutex<BTreeSet<FileId>>,
+    discovered: Option<Sender<DiscoveredPeer>>,
+    subscribers: Subscribers,
+    /// Files for which a storage error has been logged.
+    warned: Mutex<BTreeSet<FileId>>,
     threads: Threads,
     shutdown: Shutdown,
 }
 
-/// Serves what is on the shelf until the shutdown. Peers who serve as well are reported to `met`; reports that find
-/// it full are dropped.
+/// Serves the offered files until the shutdown. Peers that serve as well are reported to `discovered`;
+/// reports are dropped when its queue is full.
 ///
 /// # Errors
-/// When no thread can be spawned.
+/// A thread cannot be started.
 pub fn serve(
     listener: Listener,
-    shelf: Shelf,
+    offers: Offers,
     options: &ServeOptions,
-    met: Option<Sender<Met>>,
+    discovered: Option<Sender<DiscoveredPeer>>,
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
     let limit = (options.upload_limit > 0).then(|| UploadLimit::new(options.upload_limit));
     let server = Arc::new(Server {
-        shelf,
+        offers,
         limit,
         timeouts: options.timeouts,
-        met,
-        visitors: Visitors::default(),
-        complained: Mutex::default(),
+        discovered,
+        subscribers: Subscribers::default(),
+        warned: Mutex::default(),
         threads: threads.clone(),
         shutdown: shutdown.clone(),
     });
     listener.serve("serve", options.connections, threads, shutdown, move |stream, from, activity| {
         match server.converse(stream, from, activity) {
-            StreamError::Closed => log::debug!("{from} has closed its connection"),
-            StreamError::TimedOut => log::debug!("{from} has asked for nothing for a while"),
+            StreamError::Closed => log::debug!("{from} closed its connection"),
+            StreamError::TimedOut => log::debug!("{from} disconnected: idle timeout"),
             _ if server.shutdown.is_stopped() => {}
-            // Anybody can make a connection and say nonsense: that must not fill the log.
-            why => log::debug!("dropping {from}: {why}"),
+            // At debug level: any host can connect and send garbage, which must not fill the log.
+            why => log::debug!("disconnected {from}: {why}"),
         }
     })
 }
@@ -127,16 +128,16 @@ impl Server {
             Err(error) => return error,
         };
         let (requests, queued) = bounded(SERVE_QUEUE_MAX);
-        // Closes when the writing has ended: this connection's place and guard last until then.
+        // Closed when the writer thread has ended; until then this connection keeps its slot and guard.
         let (writing, written) = bounded::<Infallible>(0);
         let (server, shut) = (self.clone(), stream.clone());
         let spawned = self.threads.spawn("serve-out", move || {
             let _writing = writing;
             let serves = port.map(|port| SocketAddr::new(from.ip(), port));
-            if let Err(error) = Answers::new(&server, writer, from, serves).run(&queued) {
-                log::debug!("answering {from}: {error}");
+            if let Err(error) = ResponseWriter::new(&server, writer, from, serves).run(&queued) {
+                log::debug!("response to {from} failed: {error}");
             }
-            // Whatever ended the writing ends the reading.
+            // Ends the reader thread as well.
             let _ = shut.shutdown(std::net::Shutdown::Both);
         });
         if let Err(error) = spawned {
@@ -144,7 +145,7 @@ impl Server {
         }
         let why = self.take_requests(&mut reader, &requests, (from, port), activity);
         drop(requests);
-        // Who has closed only its own side may still read the answers to what it asked.
+        // After a half-close the peer may still read the responses to its requests.
         if !matches!(why, StreamError::Closed) {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
@@ -165,33 +166,35 @@ impl Server {
                 Err(error) => return error,
             };
             activity.record_request();
-            self.note_met(&request, from, port);
-            // The queue is short: who asks faster than it reads waits here.
+            self.note_discovered(&request, from, port);
+            // Backpressure: the queue is short and blocks a peer that requests faster than it reads.
             if requests.send(request).is_err() {
                 return StreamError::Closed;
             }
         }
     }
 
-    fn note_met(&self, request: &PeerRequest, from: SocketAddr, port: Option<u16>) {
-        if let (PeerRequest::Have { file }, Some(port), Some(met)) = (request, port, &self.met) {
-            let _ = met.try_send(Met { address: SocketAddr::new(from.ip(), port), file: *file });
+    fn note_discovered(&self, request: &PeerRequest, from: SocketAddr, port: Option<u16>) {
+        if let (PeerRequest::Have { file }, Some(port), Some(discovered)) = (request, port, &self.discovered)
+        {
+            let _ = discovered
+                .try_send(DiscoveredPeer { address: SocketAddr::new(from.ip(), port), file: *file });
         }
     }
 
-    /// Said once for each file, and not for each chunk that somebody asks for.
-    fn complain(&self, file: FileId, error: &StoreError) {
-        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        match complained.insert(file) {
-            true => log::warn!("{} is not served any more: {error}", file.short()),
-            false => log::debug!("a chunk of {} is not served: {error}", file.short()),
+    /// Logs a storage error: once per file as a warning, then at debug level.
+    fn warn_once(&self, file: FileId, error: &StoreError) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        match warned.insert(file) {
+            true => log::warn!("stopped serving {}: {error}", file.short()),
+            false => log::debug!("cannot serve a chunk of {}: {error}", file.short()),
         }
     }
 
-    /// With an upload limit, waits for one of the chunks on their way to be through. `None` at the shutdown.
-    fn place(&self) -> Option<Option<Place<'_>>> {
+    /// With an upload limit, waits for a free slot. `None` at the shutdown.
+    fn slot(&self) -> Option<Option<UploadSlot<'_>>> {
         match &self.limit {
-            Some(limit) => limit.place(&self.shutdown).map(Some),
+            Some(limit) => limit.slot(&self.shutdown).map(Some),
             None => Some(None),
         }
     }
@@ -202,16 +205,16 @@ impl Server {
         }
     }
 
-    /// Where there are several stripes, waits until it is somebody's turn to be given so much.
-    fn take_turns(&self, file: FileId, taker: Option<SocketAddr>, bytes: u64) {
-        let wait = taker.map(|taker| self.shelf.relay().pacing().give(file, taker, bytes));
+    /// With several stripes, waits until the receiver's share of the uplink allows these bytes.
+    fn pace_stripes(&self, file: FileId, receiver: Option<SocketAddr>, bytes: u64) {
+        let wait = receiver.map(|receiver| self.offers.relay().pacing().give(file, receiver, bytes));
         if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
             self.shutdown.wait(wait);
         }
     }
 }
 
-/// Reads the hello and answers it; returns the port on which the other side serves.
+/// Reads and answers the hello; returns the port of the peer's upload server, if any.
 fn hello(
     reader: &mut FrameReader,
     writer: &mut FrameWriter,
@@ -223,10 +226,10 @@ fn hello(
             return Ok(port.filter(|port| *port != 0));
         }
         Ok(PeerRequest::Hello { version, .. }) => {
-            let text = format!("version {PROTOCOL_VERSION} is spoken here, not {version}");
+            let text = format!("this peer speaks protocol version {PROTOCOL_VERSION}, not {version}");
             (ErrorCode::UnknownVersion, text)
         }
-        Ok(_) => (ErrorCode::Malformed, "a conversation opens with hello".to_owned()),
+        Ok(_) => (ErrorCode::Malformed, "the first message must be hello".to_owned()),
         Err(StreamError::Frame(error)) => (ErrorCode::Malformed, error.to_string()),
         Err(error) => return Err(error),
     };
@@ -234,55 +237,55 @@ fn hello(
     Err(StreamError::Io(io::Error::new(io::ErrorKind::InvalidData, text)))
 }
 
-/// A file that the other side is told news of.
+/// A file of which the peer receives updates.
 struct Subscription {
     file: FileId,
     source: Arc<dyn ChunkSource>,
     cursor: usize,
     news: Receiver<()>,
-    /// Chunks that begin to arrive here; never ready for who does not pass them on.
-    coming: Listening,
-    /// Whom the other side had better ask first, whenever that changes.
+    /// Chunks that begin to arrive; never ready for a peer that does not serve.
+    coming: ArrivalSubscription,
+    /// Changes of the peer's predecessors in the trees of this root.
     upstream: Receiver<Upstream>,
 }
 
 impl Subscription {
-    /// With what there is at this moment, so that nothing is missed.
-    fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: Listening) -> (Self, Bitfield) {
+    /// Also returns the present bitfield; chunks stored later are announced, so that none is missed.
+    fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: ArrivalSubscription) -> (Self, Bitfield) {
         let news = source.progress().subscribe();
         let (have, cursor) = source.progress().have();
         (Self { file, source, cursor, news, coming, upstream: never() }, have)
     }
 }
 
-/// The writing thread of a connection.
-struct Answers<'a> {
+/// Writer thread of a connection.
+struct ResponseWriter<'a> {
     server: &'a Server,
     writer: FrameWriter,
     from: SocketAddr,
-    /// Who it is, and where it serves, if it does.
-    visitor: VisitorId,
+    /// Number of this connection, and the address of the peer's upload server, if any.
+    subscriber: SubscriberId,
     serves: Option<SocketAddr>,
     subscriptions: Vec<Subscription>,
-    /// The pace of a file that is dealt out from here in several stripes.
+    /// Keeps the pacing of a file active that this peer distributes in several stripes.
     pace: Option<Held>,
-    /// When news was last told.
+    /// Time of the last announcement of new chunks.
     told: Instant,
 }
 
-impl Drop for Answers<'_> {
+impl Drop for ResponseWriter<'_> {
     fn drop(&mut self) {
         self.subscriptions.iter().for_each(|subscription| {
-            self.server.visitors.leave(self.visitor, subscription.file);
+            self.server.subscribers.leave(self.subscriber, subscription.file);
         });
     }
 }
 
-impl<'a> Answers<'a> {
+impl<'a> ResponseWriter<'a> {
     fn new(server: &'a Server, writer: FrameWriter, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
-        let visitor = server.visitors.name();
+        let subscriber = server.subscribers.name();
         let (subscriptions, pace) = (Vec::new(), None);
-        Self { server, writer, from, visitor, serves, subscriptions, pace, told: Instant::now() }
+        Self { server, writer, from, subscriber, serves, subscriptions, pace, told: Instant::now() }
     }
 
     fn run(mut self, requests: &Receiver<PeerRequest>) -> Result<(), StreamError> {
@@ -293,13 +296,13 @@ impl<'a> Answers<'a> {
                 select.recv(subscription.coming.chunks());
                 select.recv(&subscription.upstream);
             }
-            // News waits a while for more: who fetches knows already of most of it, that it was coming.
+            // Collects announcements: the receivers of a relayed chunk know it already from `coming` messages.
             let quiet = self.told + GOT_INTERVAL;
-            let hears_news = Instant::now() >= quiet;
-            for subscription in self.subscriptions.iter().filter(|_| hears_news) {
+            let announces = Instant::now() >= quiet;
+            for subscription in self.subscriptions.iter().filter(|_| announces) {
                 select.recv(&subscription.news);
             }
-            let ready = match hears_news {
+            let ready = match announces {
                 true => Some(select.ready()),
                 false => select.ready_deadline(quiet).ok(),
             };
@@ -310,17 +313,19 @@ impl<'a> Answers<'a> {
                     Err(TryRecvError::Empty) => {}
                     Err(TryRecvError::Disconnected) => return Ok(()),
                 },
-                Some(ready) if ready <= 2 * self.subscriptions.len() => self.tell_way((ready - 1) / 2)?,
-                Some(_) => self.tell_news()?,
-                // From now on news is waited for, however long: where there is none nobody wakes up.
+                Some(ready) if ready <= 2 * self.subscriptions.len() => {
+                    self.send_arrivals((ready - 1) / 2)?
+                }
+                Some(_) => self.announce_chunks()?,
+                // Announcements are included in the next wait, which has no deadline: an idle connection does
+                // not wake up.
                 None => {}
             }
         }
     }
 
-    /// A chunk that begins to arrive can be asked for, if the other side does such a thing; and who is to be asked first
-    /// may have changed.
-    fn tell_way(&mut self, at: usize) -> Result<(), StreamError> {
+    /// Sends one `coming` message, and one change of the peer's predecessors, if queued.
+    fn send_arrivals(&mut self, at: usize) -> Result<(), StreamError> {
         let Some(Subscription { file, coming, upstream, .. }) = self.subscriptions.get_mut(at) else {
             return Ok(());
         };
@@ -337,8 +342,8 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// Each chunk that has come since the last time is named once; what is gone again is not.
-    fn tell_news(&mut self) -> Result<(), StreamError> {
+    /// Announces each chunk stored since the last announcement once, except those removed meanwhile.
+    fn announce_chunks(&mut self) -> Result<(), StreamError> {
         self.told = Instant::now();
         for subscription in &self.subscriptions {
             let _ = subscription.news.try_recv();
@@ -366,21 +371,21 @@ impl<'a> Answers<'a> {
             PeerRequest::Have { file } => self.have(file),
             PeerRequest::Chunk { file, index } => self.chunk(file, index),
             PeerRequest::Overtake { file, stripe, sure } => {
-                self.server.visitors.overtake(self.visitor, file, usize::from(stripe), sure);
+                self.server.subscribers.overtake(self.subscriber, file, usize::from(stripe), sure);
                 Ok(())
             }
             PeerRequest::Slow { file, peer } => {
-                self.server.visitors.found_slow(self.visitor, file, peer);
+                self.server.subscribers.found_slow(self.subscriber, file, peer);
                 Ok(())
             }
             PeerRequest::Files { name, id } => self.files(name.as_ref(), id),
             PeerRequest::Ping => {
-                self.look_again()?;
+                self.subscribe_added_sources()?;
                 self.writer.send(&PeerResponse::Pong)
             }
-            PeerRequest::Hello { .. } => self.refuse(ErrorCode::Malformed, "hello was said already", None),
+            PeerRequest::Hello { .. } => self.refuse(ErrorCode::Malformed, "repeated hello", None),
             PeerRequest::Unknown => {
-                self.refuse(ErrorCode::UnknownMessage, "this is a peer, and it does not know the message; name a tracker with --tracker HOST:PORT, a manager with --manager HOST:PORT", None)
+                self.refuse(ErrorCode::UnknownMessage, "unknown message: this is a peer, not a tracker or manager; name a tracker with --tracker HOST:PORT, a manager with --manager HOST:PORT", None)
             }
         }
     }
@@ -392,13 +397,17 @@ impl<'a> Answers<'a> {
         index: Option<ChunkIndex>,
     ) -> Result<(), StreamError> {
         let text = text.into();
-        log::debug!("refusing {}: {text}", self.from);
+        log::debug!("refused a request of {}: {text}", self.from);
         self.writer.send(&PeerResponse::Error { code, text, index })
     }
 
     fn manifest(&mut self, file: FileId) -> Result<(), StreamError> {
-        let Some(manifest) = self.server.shelf.get(file).and_then(|source| source.manifest()) else {
-            return self.refuse(ErrorCode::NotFound, format!("no manifest of {file} here"), None);
+        let Some(manifest) = self.server.offers.get(file).and_then(|source| source.manifest()) else {
+            return self.refuse(
+                ErrorCode::NotFound,
+                format!("peer does not have the manifest of {file}"),
+                None,
+            );
         };
         let (payload, layout) = (manifest.payload(), manifest.layout());
         let response = PeerResponse::Manifest {
@@ -410,12 +419,12 @@ impl<'a> Answers<'a> {
         self.writer.send_with(&response, &payload)
     }
 
-    /// What is offered of a name, of an id, or at all. The list is cut where it would be too long.
+    /// Sends the list of offered files that match the name and the id, cut to [`FILES_MAX`] files.
     fn files(&mut self, name: Option<&FileName>, id: Option<FileId>) -> Result<(), StreamError> {
         let asked = |offer: &Offer| {
             name.is_none_or(|name| offer.file.name == *name) && id.is_none_or(|id| offer.file.id == id)
         };
-        let offers = self.server.shelf.offers().into_iter().filter(asked).take(FILES_MAX);
+        let offers = self.server.offers.list().into_iter().filter(asked).take(FILES_MAX);
         let files: Vec<OfferedFile> = offers
             .map(|Offer { file, source }| OfferedFile { file, held: source.progress().held() })
             .collect();
@@ -425,14 +434,15 @@ impl<'a> Answers<'a> {
     }
 
     fn have(&mut self, file: FileId) -> Result<(), StreamError> {
-        // A download may stand beside chunks that are kept for others: together they have more.
+        // Several sources can hold different chunks of a file (a download, a store of replicas): the bitfield
+        // is their union.
         let mut map: Option<Bitfield> = None;
         let known = self.subscriptions.iter().any(|subscription| subscription.file == file);
-        for source in self.server.shelf.all(file) {
-            // Only who passes on what it gets can make use of what is coming, and is told of it once.
+        for source in self.server.offers.all(file) {
+            // Only a peer that serves can relay `coming` chunks, and is told of each only once.
             let coming = match self.serves {
-                Some(_) if !known && map.is_none() => self.server.shelf.relay().listen(file),
-                _ => Listening::to_nothing(),
+                Some(_) if !known && map.is_none() => self.server.offers.relay().subscribe(file),
+                _ => ArrivalSubscription::none(),
             };
             let (subscription, have) = Subscription::new(file, source, coming);
             match &mut map {
@@ -444,14 +454,14 @@ impl<'a> Answers<'a> {
             }
         }
         let Some(map) = map else {
-            return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), None);
+            return self.refuse(ErrorCode::NotFound, format!("peer does not have file {file}"), None);
         };
-        // What is not subscribed to is not left again, either.
+        // Only subscribed files are left again when the connection ends.
         let new = self.subscriptions.iter_mut().find(|one| !known && one.file == file);
         let mut welcome = None;
         if let (Some(subscription), Some(address)) = (new, self.serves) {
             let Welcome { peers, hints, upstream } =
-                self.server.visitors.join(self.visitor, address, file, &map);
+                self.server.subscribers.join(self.subscriber, address, file, &map);
             welcome = Some((peers, hints));
             subscription.upstream = upstream;
         }
@@ -475,19 +485,19 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// Tells of what has been put on the shelf beside what the other side is told news of. Looked for whenever it says
-    /// that it waits.
-    fn look_again(&mut self) -> Result<(), StreamError> {
+    /// Subscribes to sources of the same files that were added later, and announces their chunks. Called at
+    /// each ping.
+    fn subscribe_added_sources(&mut self) -> Result<(), StreamError> {
         let files: BTreeSet<FileId> = self.subscriptions.iter().map(|one| one.file).collect();
         for file in files {
-            for source in self.server.shelf.all(file) {
+            for source in self.server.offers.all(file) {
                 let is_known = |one: &Subscription| Arc::ptr_eq(&one.source, &source);
                 let full = self.subscriptions.len() >= SUBSCRIPTIONS_MAX;
                 if full || self.subscriptions.iter().any(is_known) {
                     continue;
                 }
-                let (subscription, have) = Subscription::new(file, source, Listening::to_nothing());
-                // What the others have is told already, or about to be.
+                let (subscription, have) = Subscription::new(file, source, ArrivalSubscription::none());
+                // Chunks of the other sources have been announced, or will be.
                 let others = self.subscriptions.iter().filter(|one| one.file == file);
                 let told: Vec<Bitfield> = others.map(|one| one.source.progress().have().0).collect();
                 let is_news = |index: &ChunkIndex| !told.iter().any(|told| told.has(*index));
@@ -502,22 +512,22 @@ impl<'a> Answers<'a> {
     }
 
     fn chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), StreamError> {
-        self.server.shelf.served().fetch_add(1, Ordering::Relaxed);
+        self.server.offers.served().fetch_add(1, Ordering::Relaxed);
         let subscriptions = self.subscriptions.iter_mut().filter(|one| one.file == file);
         subscriptions.for_each(|subscription| subscription.coming.asked());
         self.hold_pace(file);
-        let Some(stored) = self.server.shelf.stored(file, index) else {
-            return self.refuse(ErrorCode::NotFound, format!("no file {file} here"), Some(index));
+        let Some(stored) = self.server.offers.stored(file, index) else {
+            return self.refuse(ErrorCode::NotFound, format!("peer does not have file {file}"), Some(index));
         };
-        let hints = self.server.visitors.asked(self.visitor, file, index);
+        let hints = self.server.subscribers.asked(self.subscriber, file, index);
         self.hint(file, hints)?;
         let mut stored = stored;
         if matches!(stored, Err(StoreError::Missing(_))) {
-            if let Some(arriving) = self.server.shelf.relay().get(file, index) {
-                return self.pass_on(file, index, &arriving);
+            if let Some(partial) = self.server.offers.relay().get(file, index) {
+                return self.relay_chunk(file, index, &partial);
             }
-            // It may have come to its end just now.
-            stored = self.server.shelf.stored(file, index).unwrap_or(stored);
+            // Its last bytes may have been stored just now.
+            stored = self.server.offers.stored(file, index).unwrap_or(stored);
         }
         let stored = match stored {
             Ok(stored) => stored,
@@ -528,67 +538,73 @@ impl<'a> Answers<'a> {
                     _ => ErrorCode::Internal,
                 };
                 if code != ErrorCode::NotHere {
-                    self.server.complain(file, &error);
+                    self.server.warn_once(file, &error);
                 }
-                // Paths of this machine are nobody else's business.
-                let text = format!("chunk {index} cannot be had here");
+                // Without the error text: it may contain local paths.
+                let text = format!("peer does not have chunk {index}");
                 return self.refuse(code, text, Some(index));
             }
         };
         log::debug!("serving chunk {index} of {} to {}", file.short(), self.from);
         let response = PeerResponse::Chunk { file, index, length: stored.length };
         let server = self.server;
-        let Some(_place) = server.place() else { return Err(StreamError::Closed) };
-        // A part file is written to all the time; what is complete must stay as it is, or the rest is not sent.
+        let Some(_slot) = server.slot() else { return Err(StreamError::Closed) };
+        // Detects changes during the send: a complete file must not change, otherwise the rest is not sent. A
+        // part file may.
         let looks = |file: &File| file.metadata().ok().map(|found| (found.len(), found.modified().ok()));
-        let whole = server.shelf.get(file).is_some_and(|source| source.progress().is_complete());
+        let whole = server.offers.get(file).is_some_and(|source| source.progress().is_complete());
         let looked = whole.then(|| looks(&stored.file));
-        let taker = self.serves;
+        let receiver = self.serves;
         let pace = |bytes| {
             server.pace(bytes);
-            server.take_turns(file, taker, bytes);
+            server.pace_stripes(file, receiver, bytes);
             match looked.as_ref().is_none_or(|looked| *looked == looks(&stored.file)) {
                 true => Ok(()),
                 false => Err(StreamError::Closed),
             }
         };
-        let sending = self.sends(file);
-        let _goes = sending.as_ref().map(Sending::goes);
+        let sending = self.measure_send(file);
+        let _timer = sending.as_ref().map(ChunkSend::start_timer);
         self.writer.send_file(&response, &stored.file, stored.offset, stored.length, pace)?;
-        let hints = self.server.visitors.left(self.visitor, file, index);
+        let hints = self.server.subscribers.left(self.subscriber, file, index);
         self.hint(file, hints)
     }
 
     fn hold_pace(&mut self, file: FileId) {
         let is_held = self.pace.as_ref().is_some_and(|held| held.file() == file);
-        if self.server.visitors.is_split(file) != is_held {
-            self.pace = (!is_held).then(|| self.server.shelf.relay().pacing().hold(file));
+        if self.server.subscribers.is_split(file) != is_held {
+            self.pace = (!is_held).then(|| self.server.offers.relay().pacing().hold(file));
         }
     }
 
-    /// How long a chunk takes the other side is looked at where nothing but its link can be the cause: a rate limit here
-    /// is not its fault.
-    fn sends(&self, file: FileId) -> Option<Sending> {
+    /// Starts the measurement of the receiver's speed. Not with an upload limit, which would be mistaken for
+    /// a slow receiver.
+    fn measure_send(&self, file: FileId) -> Option<ChunkSend> {
         let to = self.serves.filter(|_| self.server.limit.is_none());
-        to.map(|to| self.server.shelf.relay().send_to(file, to))
+        to.map(|to| self.server.offers.relay().send_to(file, to))
     }
 
-    /// Sends a chunk while it is being received. If it is lost, so is this connection: what has been said of the
-    /// chunk's length cannot be taken back.
-    fn pass_on(&mut self, file: FileId, index: ChunkIndex, arriving: &Arriving) -> Result<(), StreamError> {
-        log::debug!("passing chunk {index} of {} on to {}", file.short(), self.from);
-        let length = arriving.length();
+    /// Relays a chunk while it is being received (cut-through). If its source fails, closes this connection:
+    /// the announced length cannot be retracted.
+    fn relay_chunk(
+        &mut self,
+        file: FileId,
+        index: ChunkIndex,
+        partial: &PartialChunk,
+    ) -> Result<(), StreamError> {
+        log::debug!("relaying chunk {index} of {} to {}", file.short(), self.from);
+        let length = partial.length();
         let server = self.server;
-        let Some(_place) = server.place() else { return Err(StreamError::Closed) };
+        let Some(_slot) = server.slot() else { return Err(StreamError::Closed) };
         self.writer.send(&PeerResponse::Chunk { file, index, length })?;
         let (mut sent, mut piece) = (0, Vec::new());
-        let sending = self.sends(file);
+        let sending = self.measure_send(file);
         let mut moved = Instant::now();
         while sent < length as usize {
             if server.shutdown.is_stopped() {
                 return Err(StreamError::Closed);
             }
-            match arriving.next(sent, &mut piece, GLANCE) {
+            match partial.next(sent, &mut piece, WAIT_CHECK_INTERVAL) {
                 Piece::Lost => return Err(StreamError::Truncated),
                 Piece::Nothing if moved.elapsed() >= server.timeouts.stall => {
                     return Err(StreamError::TimedOut);
@@ -596,8 +612,8 @@ impl<'a> Answers<'a> {
                 Piece::Nothing => {}
                 Piece::Bytes => {
                     server.pace(piece.len() as u64);
-                    server.take_turns(file, self.serves, piece.len() as u64);
-                    let _goes = sending.as_ref().map(Sending::goes);
+                    server.pace_stripes(file, self.serves, piece.len() as u64);
+                    let _timer = sending.as_ref().map(ChunkSend::start_timer);
                     self.writer.send_payload_part(&piece)?;
                     sent += piece.len();
                     moved = Instant::now();

@@ -13,6 +13,7 @@ mod diary;
 mod report;
 mod state;
 
+use super::shelf::Offers;
 use crate::content::FileId;
 use crate::content::fmt::{counted, size};
 use crate::content::limits::{COPY_WORKERS_MAX, ORDERS_MAX, SOURCE_IDLE_TIMEOUT};
@@ -49,7 +50,7 @@ pub struct Surroundings<'a> {
     /// As whom, and where it serves.
     pub registration: Registration,
     /// What it serves from.
-    pub shelf: Shelf,
+    pub shelf: Offers,
     /// How long to wait for a tracker that does not answer.
     pub timeout: Option<Duration>,
     /// How long the tracker and sources of copies are waited for within a connection.
@@ -215,7 +216,7 @@ struct Done {
 /// What the workers have in common.
 struct HeldReplicas {
     store: Arc<ReplicaStore>,
-    shelf: Shelf,
+    shelf: Offers,
     /// Held while the shelf is put in step with the store, so that the last word on a file is the right one.
     shelving: Mutex<()>,
 }

@@ -198,7 +198,7 @@ fn an_unreachable_tracker_exits_with_5_after_the_timeout() {
         args.extend(["--tracker".into(), address.to_string(), "--timeout".into(), "1".into()]);
         let mut program = Program::start(bin, &args, dir);
         program.ends_with(5);
-        program.wait_for_text("trying again until it answers");
+        program.wait_for_text("retrying until it answers");
         program.wait_for_text(&format!("the tracker on {address} has not answered for "));
     }
 }

@@ -142,5 +142,5 @@ fn a_download_survives_links_that_are_down_for_a_while() {
     // The seeder's lease ended during the outage, and the seeder registered again.
     tracker.wait_for_text("is gone");
     tracker.wait_for_count("of a.bin", 2);
-    assert!(!leecher.has_said("going on where the last run stopped"), "it was one run");
+    assert!(!leecher.has_said("resuming at "), "it was one run");
 }

@@ -239,11 +239,11 @@ fn wrong_bytes_are_detected_and_their_sender_is_named() {
     let address = bad.address.to_string();
     let size = setup.whole.bytes.len();
     let leecher = setup.download(bad);
-    let line = leecher.wait_for_text("is not used any more");
+    let line = leecher.wait_for_text("banned ");
     assert!(line.contains("WARNING") && line.contains(&address), "{line}");
     // Any chunk may be requested first; the last one is shorter.
     let (full, last) = (16_384, size % 16_384);
-    let text_for = |bytes| format!("does not have the SHA-256 that it must have ({bytes} bad bytes)");
+    let text_for = |bytes| format!("has a wrong SHA-256 ({bytes} bad bytes)");
     assert!([full, last].iter().any(|bytes| line.contains(&text_for(*bytes))), "{line}");
 }
 
@@ -265,7 +265,7 @@ fn a_chunk_other_than_the_requested_one_is_detected() {
         });
         let address = bad.address.to_string();
         let leecher = setup.download(bad);
-        let why = if own_index { "which is not its turn" } else { "does not have the SHA-256" };
+        let why = if own_index { "came out of turn" } else { "has a wrong SHA-256" };
         leecher.wait_for("the bad one and the reason", |line| line.contains(&address) && line.contains(why));
     }
 }
@@ -481,7 +481,7 @@ fn wrong_bytes_from_the_only_source_end_in_a_clear_error() {
     bad.announce(tracker.address(), "bad", &whole.summary("a.bin"));
     let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--timeout", "2"]);
     leecher.ends_with(32);
-    leecher.wait_for_text("1 sources sent wrong bytes and are not used any more");
+    leecher.wait_for_text("1 source banned for corrupt chunks");
     assert!(!there.join("a.bin").exists());
 }
 
@@ -496,7 +496,7 @@ fn a_manifest_of_another_file_is_rejected() {
     let id = wanted.id().to_string();
     let mut leecher = leecher(&there, tracker.address(), &["--id", &id, "--timeout", "2"]);
     leecher.ends_with(4);
-    leecher.wait_for_text("sends a wrong manifest: the manifest has the id");
+    leecher.wait_for_text("invalid manifest: the manifest has the id");
     assert_eq!(names_in(&there), ["logs.log"]);
 }
 

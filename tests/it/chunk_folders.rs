@@ -192,7 +192,7 @@ fn a_bad_chunk_is_reported_excluded_from_lookups_and_replaced() {
         .zip(&folders)
         .map(|(name, folder)| client(dir, folder, name, tracker.address(), &[]))
         .collect();
-    liar.wait_for_text("chunk 1 here is not what the others agree upon");
+    liar.wait_for_text("chunk 1 differs from the agreed SHA-256");
     tracker.wait_for_text("liar claims another hash for chunk 1 of default than was agreed upon");
     is_complete(&liar);
     honest.iter().for_each(is_complete);
@@ -239,7 +239,7 @@ fn a_bad_chunk_of_a_late_client_is_replaced() {
     let mut liar = client(dir, &bad, "liar", tracker.address(), &["--exit-when-complete"]);
     liar.ends_with(0);
     for number in 1..=3 {
-        assert!(liar.has_said(&format!("chunk {number} here is not what the others agree upon")));
+        assert!(liar.has_said(&format!("chunk {number} differs from the agreed SHA-256")));
     }
     assert_complete(&bad, &chunks);
 }
@@ -330,7 +330,7 @@ fn ctrl_c_exits_cleanly_in_each_state() {
     // Without a tracker: the port was just closed, so that no program listens on it.
     let unused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut lonely = client(dir, &folder, "lonely", unused, &[]);
-    lonely.wait_for_text("trying again until it answers");
+    lonely.wait_for_text("retrying until it answers");
     lonely.interrupt();
     lonely.ends_with(0);
     // While the client waits for a chunk.
@@ -363,7 +363,7 @@ fn resumes_after(stop: impl Fn(&mut Program)) {
     });
     let folder = chunk_folder(dir, "late", 40, &[]);
     let mut late = client(dir, &folder, "late", tracker.address(), &[]);
-    late.wait_for_count(" is here, 16384 bytes, verified", 10);
+    late.wait_for_count(" downloaded and verified, 16384 bytes", 10);
     stop(&mut late);
     let mut again = client(dir, &folder, "again", tracker.address(), &["--exit-when-complete"]);
     let line = again.wait_for_text(" of 40 chunks");
@@ -397,7 +397,7 @@ fn missing_chunks_are_fetched_when_their_holders_return() {
     first.wait_for_text("waiting to be told");
     // The folders hold chunks {1,2} and {2,3}: only chunk 2 reaches the quorum.
     let second = client(dir, &folders[1], "two", tracker.address(), &["-v"]);
-    second.wait_for_text("nobody is known to have chunk 1");
+    second.wait_for_text("chunk 1 has no known holder yet");
     drop(second);
     tracker.wait_for_text("two at ");
     let _second = client(dir, &folders[1], "two", tracker.address(), &[]);
@@ -422,7 +422,7 @@ fn a_chunk_file_that_is_removed_or_changed_is_fetched_again() {
     std::fs::remove_file(folders[0].join("chunk_1")).unwrap();
     std::fs::write(folders[1].join("chunk_3"), "something else").unwrap();
     for (client, number) in [(&clients[0], 1), (&clients[1], 3)] {
-        client.wait_for_text(&format!("the file of chunk {number} has changed or is gone"));
+        client.wait_for_text(&format!("the file of chunk {number} was changed or removed"));
         client.wait_for_count(" is complete: all ", 2);
     }
     folders.iter().for_each(|folder| assert_complete(folder, &chunks));

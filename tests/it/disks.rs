@@ -111,7 +111,7 @@ fn a_client_with_a_full_disk_reports_it_and_resumes_later() {
     let tracker = tracker(dir, &["--quorum", "1"]);
     let _holder = client(dir, &full, "holds", tracker.address(), &["--upload-limit", "512KiB"]);
     let mut first = client(dir, &empty, "gets", tracker.address(), &[]);
-    first.wait_for_count("is here, ", 5);
+    first.wait_for_count(" downloaded and verified, ", 5);
     let filler = disk.fill();
     first.ends_with(9);
     first.wait_for_text("missing");

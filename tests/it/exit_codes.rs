@@ -55,7 +55,7 @@ fn a_download_that_receives_no_data_exits_with_6() {
     silent.announce(tracker.address(), "silent", &whole.summary("a.bin"));
     let mut waits = leecher(&there, tracker.address(), &["a.bin", "--timeout", "1"]);
     waits.ends_with(6);
-    waits.wait_for_text("nothing has arrived for ");
+    waits.wait_for_text("no data received for ");
     assert!(!there.join("a.bin").exists());
     let tracker = tracker.address().to_string();
     let folder = subfolder(dir, "folder");

@@ -43,7 +43,7 @@ fn listed_as_verified(folder: &Path) -> Bitfield {
 
 /// The number of bytes with which a program says that it resumes.
 fn resumed(lines: &[String]) -> Option<usize> {
-    let line = lines.iter().find_map(|line| line.split_once("going on where the last run stopped: "))?;
+    let line = lines.iter().find_map(|line| line.split_once("resuming at "))?;
     Some(line.1.split(' ').next().unwrap().parse().unwrap())
 }
 
@@ -60,7 +60,7 @@ fn kill_repeatedly(folder: &Path, random: &mut fastrand::Rng, start: impl Fn() -
             );
         }
         assert!(
-            !lines.iter().any(|line| line.contains("checking what is here")),
+            !lines.iter().any(|line| line.contains("checking the part file")),
             "a verified chunk was read again"
         );
         let now = listed_as_verified(folder);
@@ -107,7 +107,7 @@ fn leecher_killed(seed: u64) {
         "sample" => kept.held().min(32),
         _ => kept.held(),
     };
-    let said = last.lines().into_iter().find(|line| line.contains("checking what is here"));
+    let said = last.lines().into_iter().find(|line| line.contains("checking the part file"));
     let said =
         said.map_or(0, |line| line.rsplit(": ").next().unwrap().split(' ').next().unwrap().parse().unwrap());
     assert!(said >= read as usize * CHUNK, "{how} reads {said} bytes");

@@ -193,8 +193,8 @@ fn clients_find_each_other_again_after_the_tracker_restarts() {
     let second = client(dir, &folders[1], "second", tracker.address, &[]);
     tracker.running.wait_for_text("second joined the set");
     tracker.restart();
-    first.wait_for_text("answers again");
-    second.wait_for_text("answers again");
+    first.wait_for_text("reconnected to the ");
+    second.wait_for_text("reconnected to the ");
     tracker.running.wait_for_text("first joined the set");
     let third = client(dir, &folders[2], "third", tracker.address, &[]);
     for client in [&first, &second, &third] {
@@ -215,7 +215,7 @@ fn peers_may_start_before_the_tracker() {
     let client = client(dir, &folder, "client", restarting.address, &[]);
     let mut leecher = leecher(&there, restarting.address, &["a.bin"]);
     for program in [&seeder, &client, &leecher] {
-        program.wait_for_text("trying again until it answers");
+        program.wait_for_text("retrying until it answers");
     }
     restarting.restart();
     restarting.running.wait_for_text("early has 1 of 1 chunks of a.bin");
@@ -236,7 +236,7 @@ fn idle_programs_use_almost_no_processor_time() {
     let folders = ["one", "two"].map(|name| chunk_folder(dir, name, 1, &[(1, b"x")]));
     let one = client(dir, &folders[0], "one", tracker.address(), &[]);
     let two = client(dir, &folders[1], "two", tracker.address(), &[]);
-    two.wait_for_text(" is complete: all 1 chunks");
+    two.wait_for_text(" is complete: all 1 chunk ");
     let programs =
         [("tracker", &tracker), ("seeder", &seeder), ("leecher", &leecher), ("one", &one), ("two", &two)];
     std::thread::sleep(Duration::from_millis(500));

@@ -30,12 +30,12 @@ fn tiny_folder(dir: &Path, name: &str) -> std::path::PathBuf {
 fn connected_peers(lines: &[&str]) -> Vec<String> {
     let mut known = BTreeSet::new();
     for line in lines {
-        // `... INFO - NAME at ADDRESS is here`
+        // `... INFO - NAME at ADDRESS connected`
         let said = line.rsplit(" - ").next().unwrap_or_default();
         let name = || said.split(" at ").next().unwrap_or_default().to_owned();
-        if said.ends_with(" is here") {
+        if said.ends_with(" connected") {
             known.insert(name());
-        } else if said.ends_with(" is gone") {
+        } else if said.ends_with(" disconnected") {
             known.remove(&name());
         }
     }
@@ -262,13 +262,13 @@ fn a_restarted_manager_recovers_its_members_and_downloads_continue_meanwhile() {
     holder.wait_for_count("serving chunk", 2);
     first.kill9();
     for client in [&holder, &idle, &getter] {
-        client.wait_for_text("trying again until it answers");
+        client.wait_for_text("retrying until it answers");
     }
     getter.ends_with(0);
     assert_holds(&gets.join("big.bin"), &bytes);
     let second = manager(dir, &[&["--listen", &at.to_string()][..], &QUICK].concat());
     for (name, client) in [("holder", &holder), ("idle", &idle)] {
-        client.wait_for_text("answers again");
+        client.wait_for_text("reconnected to the ");
         second.wait_for_text(&format!("- {name} joined at {}", client.address()));
     }
     wait_known(&idle, &["holder"]);
@@ -286,8 +286,8 @@ fn members_may_start_before_the_manager() {
     before.kill9();
     let early = start_member(dir, &tiny_folder(dir, "early"), "early", at, &[]);
     let mut getter = start_member(dir, &subfolder(dir, "gets"), "getter", at, &["--get", "of-early"]);
-    early.wait_for_text("trying again until it answers");
-    getter.wait_for_text("trying again until it answers");
+    early.wait_for_text("retrying until it answers");
+    getter.wait_for_text("retrying until it answers");
     let _manager = manager(dir, &["--listen", &at.to_string()]);
     getter.ends_with(0);
     assert_holds(&dir.join("gets/of-early"), b"early");
@@ -517,5 +517,5 @@ fn a_manager_exits_at_an_interrupt_with_peers_connected() {
     manager.interrupt();
     manager.ends_with(0);
     raw.wire.is_closed();
-    client.wait_for_text("trying again until it answers");
+    client.wait_for_text("retrying until it answers");
 }

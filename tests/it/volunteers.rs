@@ -430,14 +430,14 @@ fn the_md5_of_the_tracker_is_verified_before_the_file_is_renamed() {
     tracker.find(vec![found(&kept, vec![at], vec![], wrong)]);
     let mut got = leecher(dir.path(), tracker.address, &["f"]);
     got.ends_with(32);
-    let line = format!("the MD5 of what arrived is {}, and the tracker says {wrong}", kept.md5);
+    let line = format!("the MD5 of the received file is {}, but the tracker states {wrong}", kept.md5);
     assert!(got.has_said(&line), "{:?}", got.lines());
     assert!(!dir.path().join("f").exists());
     // The chunks are verified already and are not fetched again.
     tracker.find(vec![found(&kept, vec![at], vec![], kept.md5)]);
     let mut got = leecher(dir.path(), tracker.address, &["f"]);
     got.ends_with(0);
-    assert!(got.has_said(&format!("MD5 {} of f is right", kept.md5)));
+    assert!(got.has_said(&format!("MD5 {} of f verified", kept.md5)));
     assert_holds(&dir.path().join("f"), &whole.bytes);
 }
 
@@ -511,7 +511,7 @@ fn a_file_is_assembled_from_the_chunks_of_several_volunteers() {
     assert_serves(session.address, &whole, 8);
     // Without the file it still serves the chunks of its store.
     std::fs::remove_file(dir.path().join("ann/f")).unwrap();
-    ann.wait_for_text("f is gone or has changed");
+    ann.wait_for_text("stopped sharing f: ");
     assert_serves(session.address, &whole, 5);
     assert_does_not_serve(session.address, &whole, 8);
     session.order(VolunteerOrder::Challenge { challenge: 1, range: challenge(&kept, 2) });

@@ -84,7 +84,7 @@ pub fn status(transfers: &[TransferStatus]) -> String {
         let bytes = if started { format!("{} of {}", size(done), size(total)) } else { "-".to_owned() };
         let rate = if status.rate > 0 { format!("{}/s", size(status.rate)) } else { "-".to_owned() };
         let sources = match &status.stage {
-            Stage::Downloading => status.note.trim_end_matches(" sources").to_owned(),
+            Stage::Downloading => status.note.split(" source").next().unwrap_or_default().to_owned(),
             _ => "-".to_owned(),
         };
         [status.wanted.clone(), share, bytes, rate, sources, stage(status)]

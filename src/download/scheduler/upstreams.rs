@@ -3,7 +3,7 @@
 //! Several keepers would stand in each other's way: with more than one nobody is asked before all others. Invariant: a
 //! keeper that names one after the other, or ones that are not to be had, holds a download up for a bounded time.
 
-use super::{Fetch, Link, Question};
+use super::{CandidateState, DownloadScheduler, SourceCommand};
 use crate::protocol::peer::Upstream;
 use crate::swarm::Moment;
 use crate::swarm::picker::{self, STRIPES_MAX, SourceId};
@@ -103,7 +103,7 @@ impl Upstreams {
     }
 }
 
-impl Fetch {
+impl DownloadScheduler {
     /// Whether a source had better not be asked yet: it does not have everything, and one that may say whom to ask before all
     /// others is being connected to. The answer of the only one who has the file is the last to come, as it waits behind the
     /// first chunk; if all asked for that one at once whoever gets it first, everything behind it would be late for good.
@@ -158,7 +158,9 @@ impl Fetch {
         };
         self.picker.split(*stripes, now);
         let source = |address: &SocketAddr| match self.candidates.get(address).map(|one| &one.link) {
-            Some(Link::Live(id)) if self.live.get(id).is_some_and(|live| live.connected) => Some(*id),
+            Some(CandidateState::Active(id)) if self.live.get(id).is_some_and(|live| live.connected) => {
+                Some(*id)
+            }
             _ => None,
         };
         for (stripe, Place { address, beyond, second, steps, slow, left, .. }) in places {
@@ -184,7 +186,7 @@ impl Fetch {
     /// late, as what it is told waits behind what it is given.
     pub(super) fn name_slow(&mut self) {
         let Some((keeper, kept)) = self.upstreams.only() else { return };
-        let taker = self.job.relay.as_ref().and_then(|relay| relay.only_taker(self.job.file));
+        let taker = self.job.relay.as_ref().and_then(|relay| relay.only_receiver(self.job.file));
         let Some((address, took)) = taker.filter(|_| kept.stripes == 1) else { return };
         let is_known = self.upstreams.slow.len() >= SLOW_MAX || self.upstreams.slow.contains(&address);
         if is_known || !self.picker.is_slow_to_take(0, took) {
@@ -193,7 +195,7 @@ impl Fetch {
         self.upstreams.slow.insert(address);
         if let Some(live) = self.live.get(&keeper) {
             log::debug!("{address} takes its chunks slowly: {} is told", live.address);
-            let _ = live.asks.try_send(Question::Slow(address));
+            let _ = live.commands.try_send(SourceCommand::Slow(address));
         }
     }
 
@@ -205,7 +207,7 @@ impl Fetch {
             kept.places.iter().map(|(stripe, place)| (*stripe, *place)).collect();
         for (stripe, Place { address, since, .. }) in places {
             let link = self.candidates.get(&address).map(|candidate| &candidate.link);
-            let is_live = matches!(link, Some(Link::Live(_)));
+            let is_live = matches!(link, Some(CandidateState::Active(_)));
             let waits = if is_live { self.picker.waits_long(stripe, now) } else { !self.is_complete() };
             let Counted { placements, overtakes } = self.upstreams.counted[stripe];
             let named_lately = now.saturating_sub(since) < OVERTAKE_PAUSE * placements.clamp(1, 3);
@@ -215,7 +217,7 @@ impl Fetch {
             let sure = !is_live || self.picker.is_slower_than_first(stripe, now);
             if let Some(live) = self.live.get(&keeper) {
                 log::debug!("{address} is slow: {} is asked for another one", live.address);
-                let _ = live.asks.try_send(Question::Overtake { stripe: stripe as u8, sure });
+                let _ = live.commands.try_send(SourceCommand::Overtake { stripe: stripe as u8, sure });
             }
             self.upstreams.counted[stripe].overtakes += 1;
             let kept = self.upstreams.keepers.get_mut(&keeper);
@@ -228,7 +230,7 @@ impl Fetch {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Live;
+    use super::super::ActiveSource;
     use super::super::staging::{Nothing, job};
     use super::*;
     use crate::content::{Bitfield, ChunkIndex};
@@ -236,22 +238,22 @@ mod tests {
     use crossbeam_channel::bounded;
     use std::sync::Arc;
 
-    fn fetch(shutdown: &Shutdown) -> Fetch {
+    fn fetch(shutdown: &Shutdown) -> DownloadScheduler {
         let (events, _) = crossbeam_channel::unbounded();
         let job = job(9, Arc::new(Nothing));
-        Fetch::new(job, Bitfield::none(9), true, events, &Threads::new(), shutdown)
+        DownloadScheduler::new(job, Bitfield::none(9), true, events, &Threads::new(), shutdown)
     }
 
     #[test]
     fn nobody_is_asked_before_the_one_who_has_everything_has_said_whom_to_ask() {
         let shutdown = Shutdown::new();
         let mut fetch = fetch(&shutdown);
-        let (asks, _asked) = bounded(9);
+        let (commands, _asked) = bounded(9);
         for (id, connected) in [(1, true), (2, false)] {
             let address = SocketAddr::from(([10, 0, 0, 1], id as u16));
-            let (asks, shutdown) = (asks.clone(), shutdown.child());
+            let (commands, shutdown) = (commands.clone(), shutdown.child());
             let (since, pieces) = (Moment::ZERO, Default::default());
-            let live = Live { address, since, connected, asks, pieces, heard: 0, shutdown };
+            let live = ActiveSource { address, since, connected, commands, pieces, heard: 0, shutdown };
             fetch.live.insert(SourceId(id), live);
         }
         fetch.upstreams.begin(Moment::ZERO);

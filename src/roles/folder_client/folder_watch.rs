@@ -1,25 +1,26 @@
-//! Keeps the shelf in step with the folder: looks at it now and then, hashes what is new, withdraws what is gone.
+//! Offers the files of a folder: polls it, hashes new files, withdraws changed and removed ones.
 
 use super::Inner;
 use crate::content::FileName;
 use crate::content::limits::FOLDER_SCAN_INTERVAL;
+use crate::content::words::counted;
 use crate::protocol::tracker::FileSummary;
 use crate::storage::shared_folder::{FolderChange, SharedFile};
 use crate::upload::offers::Offer;
 use std::sync::Arc;
 use std::{fs, io};
 
-/// The thread that looks at the folder.
+/// Thread that polls the folder.
 pub(super) struct FolderWatch {
     inner: Arc<Inner>,
-    /// This program's log, when it is in the folder.
+    /// Name of this program's log, if the log is in the folder.
     own_log: Option<FileName>,
-    /// The folder could not be read the last time.
+    /// Whether the last poll failed.
     unreadable: bool,
 }
 
 impl FolderWatch {
-    /// Starts the thread, which ends at the shutdown.
+    /// Starts the thread; it ends at the shutdown.
     pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
         let own_log = own_log(inner);
         if let Some(name) = &own_log {
@@ -28,8 +29,8 @@ impl FolderWatch {
         let mut watch = Self { inner: inner.clone(), own_log, unreadable: false };
         inner.threads.spawn("folder", move || {
             watch.look();
-            let offers = watch.inner.shelf.offers().len();
-            log::info!("sharing {offers} files of {}", watch.inner.folder.path().display());
+            let files = counted(watch.inner.offers.list().len() as u64, "file");
+            log::info!("sharing {files} of {}", watch.inner.folder.path().display());
             while !watch.inner.shutdown.wait(FOLDER_SCAN_INTERVAL) {
                 watch.look();
             }
@@ -63,7 +64,7 @@ impl FolderWatch {
     }
 }
 
-/// The name of this program's log in the folder.
+/// Name of this program's log if it is in the folder.
 fn own_log(inner: &Inner) -> Option<FileName> {
     let log = fs::canonicalize(&inner.config.log_file).ok()?;
     let folder = fs::canonicalize(inner.folder.path()).ok()?;
@@ -71,18 +72,18 @@ fn own_log(inner: &Inner) -> Option<FileName> {
     (log.parent() == Some(folder.as_path())).then(|| FileName::new(name).ok()).flatten()
 }
 
-/// Puts a change of the folder on the shelf, and then says so: what is said is so already.
+/// Applies a change of the folder to the offers, then logs it: a logged file is already offered.
 pub(super) fn apply(inner: &Inner, change: FolderChange) {
     match change {
         FolderChange::Added(SharedFile { name, file, id, size, chunks }) => {
             let summary = FileSummary { id, name: name.clone(), size, chunks };
-            inner.shelf.offer(Offer { file: summary, source: file });
+            inner.offers.offer(Offer { file: summary, source: file });
             log::info!("sharing {name}, {size} bytes, id {id}");
         }
         FolderChange::Removed { name, id } => {
-            // Something else may have taken its place since.
-            inner.shelf.withdraw_file(&name, id);
-            log::info!("{name} is gone or has changed and is not shared any more");
+            // Unless another file has been offered under this name meanwhile.
+            inner.offers.withdraw_file(&name, id);
+            log::info!("stopped sharing {name}: it was changed or removed");
         }
         FolderChange::Skipped { name, why } => log::warn!("{name} is not shared: {why}"),
     }

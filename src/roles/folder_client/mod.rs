@@ -1,9 +1,8 @@
-//! A plain folder in a swarm: shares every file in it, and gets what others have into it.
+//! Member: shares all files of a folder and downloads files of other peers into it.
 //!
-//! Whom it can ask it learns from a manager, from a tracker, or from both. The state thread takes in what the
-//! manager says and whom the serving side meets; a thread looks at the folder; each transfer has a thread of its
-//! own, which is the state thread of that download. Invariant: what is on the shelf was hashed here or verified on
-//! arrival, and is what is in the folder now.
+//! A manager, a tracker, or both provide the peers. The state thread processes the manager's messages and the
+//! discovered peers; one thread polls the folder; each transfer has a thread, which is the state thread of
+//! that download. Invariant: an offered file was hashed or verified by this peer and is unchanged since.
 
 mod folder_watch;
 mod transfers;
@@ -11,6 +10,8 @@ mod transfers;
 pub use transfers::{Stage, Transfer, TransferStatus};
 
 use crate::content::limits::LEASE_TIMEOUT;
+use super::shelf::Offers;
+use crate::content::words::counted;
 use crate::content::{EntityName, FileId};
 use crate::download::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
@@ -31,56 +32,56 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Events that may wait for the state thread, of each kind.
+/// Capacity of each event queue of the state thread.
 const QUEUE: usize = 1_024;
-/// Time after which a manager must have sent its list of peers.
+/// Time within which a manager sends its list of peers after the registration.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a member is told to do.
+/// Configuration of a member.
 #[derive(Debug, Clone)]
 pub struct MemberConfig {
-    /// The folder.
+    /// Shared folder.
     pub folder: PathBuf,
-    /// Where to serve.
+    /// Listening address of the upload server.
     pub listen: SocketAddr,
-    /// What people call this peer.
+    /// Name of this peer in logs and lists.
     pub name: PeerName,
-    /// The manager that tells of peers, if any.
+    /// Manager that provides peers, if any.
     pub manager: Option<SocketAddr>,
-    /// The tracker to register with, if any.
+    /// Tracker to register with, if any.
     pub tracker: Option<SocketAddr>,
-    /// The peer's address, when that is not what others see.
+    /// Advertised address, if it differs from the source address that others see.
     pub advertise: Option<SocketAddr>,
-    /// How to serve.
+    /// Options of the upload server.
     pub serve: ServeOptions,
-    /// The file that this program logs to: it is not shared, since each word on it would change it.
+    /// Log file of this program; never shared, since each log line changes it.
     pub log_file: PathBuf,
-    /// How long to wait for a manager or tracker that does not answer, and for chunks that do not come.
+    /// Time without an answer of the manager or tracker, or without data, after which to give up.
     pub timeout: Option<Duration>,
-    /// The space that is lent to the tracker, if any.
+    /// Storage offer to the tracker, if any.
     pub volunteer: Option<VolunteerConfig>,
 }
 
-/// What the threads of a member share.
+/// State shared by the threads of a member.
 struct Inner {
     config: MemberConfig,
     port: u16,
     folder: SharedFolder,
-    shelf: Shelf,
+    offers: Offers,
     peers: Peers,
-    /// Whether the manager has told of peers yet.
+    /// Whether the manager has sent its list of peers.
     told: Mutex<bool>,
     announcer: Option<Announcer>,
     volunteer: Option<Volunteer>,
-    /// Where peers that ask for a file are reported while it is being downloaded.
-    routes: Mutex<Vec<(FileId, Sender<Met>)>>,
+    /// Channels of the running downloads: a discovered peer that asks for a file is reported to its download.
+    routes: Mutex<Vec<(FileId, Sender<DiscoveredPeer>)>>,
     transfers: Mutex<Vec<Arc<Transfer>>>,
     watch: Arc<dyn Watch>,
     threads: Threads,
     shutdown: Shutdown,
 }
 
-/// A running member.
+/// A running member. Clones share it.
 #[derive(Clone)]
 pub struct Member {
     inner: Arc<Inner>,
@@ -88,10 +89,10 @@ pub struct Member {
 }
 
 impl Member {
-    /// Starts to share a folder. `watch` sees the hashing and the transfers. It runs until the shutdown.
+    /// Starts to share a folder, until the shutdown. `watch` receives the progress of hashing and of transfers.
     ///
     /// # Errors
-    /// The folder cannot be read, or the port is taken.
+    /// The folder cannot be read, or the port is in use.
     pub fn start(
         config: MemberConfig,
         watch: Arc<dyn Watch>,
@@ -109,9 +110,9 @@ impl Member {
     ) -> Result<Self, DaemonError> {
         let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-transfer_port PORT"))?;
         let folder = SharedFolder::open(&config.folder)?;
-        let (address, shelf) = (listener.address(), Shelf::new());
-        let (met, meeting) = bounded(QUEUE);
-        serve(listener, shelf.clone(), &config.serve, Some(met), threads, shutdown)?;
+        let (address, offers) = (listener.address(), Offers::new());
+        let (discovered, discoveries) = bounded(QUEUE);
+        serve(listener, offers.clone(), &config.serve, Some(discovered), threads, shutdown)?;
         log::info!("{} listening on {address}", config.name);
         let (failures, failed) = bounded(1);
         let registration =
@@ -121,7 +122,7 @@ impl Member {
             Announcer::start(
                 tracker,
                 registration,
-                shelf.clone(),
+                offers.clone(),
                 config.timeout,
                 failures,
                 threads,
@@ -137,9 +138,17 @@ impl Member {
             session::start(session, says, threads, shutdown)?;
         }
         let lend = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
-            let (shelf, failures) = (shelf.clone(), failures.clone());
-            let beside =
-                Surroundings { tracker, registration, shelf, timeout, timeouts, failures, threads, shutdown };
+            let (offers, failures) = (offers.clone(), failures.clone());
+            let beside = Surroundings {
+                tracker,
+                registration,
+                shelf: offers,
+                timeout,
+                timeouts,
+                failures,
+                threads,
+                shutdown,
+            };
             Volunteer::start(volunteer, beside)
         };
         if config.volunteer.is_some() && config.tracker.is_none() {
@@ -152,7 +161,7 @@ impl Member {
         let inner = Arc::new(Inner {
             port: address.port(),
             folder,
-            shelf,
+            offers,
             peers: Peers::default(),
             told: Mutex::new(false),
             announcer,
@@ -164,7 +173,7 @@ impl Member {
             shutdown: shutdown.clone(),
             config,
         });
-        let state = State {
+        let state = PeerDirectory {
             inner: inner.clone(),
             own: None,
             _requests: None,
@@ -174,20 +183,20 @@ impl Member {
             unlisted: never(),
             failures,
         };
-        threads.spawn("member", move || state.run(&said, &meeting))?;
+        threads.spawn("member", move || state.run(&said, &discoveries))?;
         FolderWatch::start(&inner)?;
         Ok(Self { inner, failed })
     }
 
-    /// Where it serves.
+    /// Port of the upload server.
     pub fn port(&self) -> u16 {
         self.inner.port
     }
 
-    /// Waits until the shutdown, or until a manager or tracker has not answered for too long.
+    /// Waits for the shutdown, or for a manager or tracker that exceeds its timeout.
     ///
     /// # Errors
-    /// The latter.
+    /// The manager or tracker has exceeded its timeout.
     pub fn wait(&self) -> Result<(), DaemonError> {
         crossbeam_channel::select! {
             recv(self.inner.shutdown.signal()) -> _ => Ok(()),
@@ -195,82 +204,71 @@ impl Member {
         }
     }
 
-    /// Waits for a shutdown of the caller.
-    ///
-    /// # Errors
-    /// The manager or tracker did not answer within the timeout.
-    pub fn wait_for(&self, shutdown: &Shutdown) -> Result<(), DaemonError> {
-        crossbeam_channel::select! {
-            recv(shutdown.signal()) -> _ => Ok(()),
-            recv(self.failed()) -> failure => failure.map_or(Ok(()), Err),
-        }
-    }
-
-    /// Tells when a manager or tracker has not answered for too long: what [`wait`](Self::wait) waits for, for
-    /// `select!`.
+    /// Receives an error when a manager or tracker has exceeded its timeout; [`wait`](Self::wait) as a
+    /// channel for `select!`.
     pub fn failed(&self) -> &Receiver<DaemonError> {
         &self.failed
     }
 
-    /// Triggers the shutdown and waits until every thread has ended.
+    /// Triggers the shutdown and joins all threads.
     pub fn stop(self) {
         self.inner.shutdown.trigger();
         self.inner.threads.join();
     }
 
-    /// The other active peers, as the manager last told.
+    /// Other active peers, as last listed by the manager.
     pub fn peers(&self) -> Vec<PeerSummary> {
         self.inner.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What is offered here, whole and partial.
+    /// Files offered by this peer, complete and partial.
     pub fn mine(&self) -> Vec<crate::upload::offers::Offer> {
-        self.inner.shelf.offers()
+        self.inner.offers.list()
     }
 
-    /// What lends space to the tracker, if anything does.
+    /// The storage offer to the tracker, if any.
     pub fn volunteer(&self) -> Option<&Volunteer> {
         self.inner.volunteer.as_ref()
     }
 
-    /// What others offer: all of it, or what a query names. Asks now.
+    /// Requests the files that other peers offer and that match the query (an empty query matches all).
     ///
     /// # Errors
-    /// Nobody answers.
+    /// No peer or tracker answered.
     pub fn files(&self, query: &Query) -> Result<Vec<FoundFile>, DaemonError> {
         let found = self.inner.finder()?.find(query, &self.inner.shutdown);
         found.map_err(|why| DaemonError::new(crate::report::Fault::Unreachable, why))
     }
 
-    /// Starts to get a file, in a thread of its own.
+    /// Starts a download in a thread of its own.
     ///
     /// # Errors
-    /// When there is no thread to be had, or the same is being got already.
+    /// No thread can be started, or the file is already being downloaded.
     pub fn get(&self, wish: Wish) -> Result<Arc<Transfer>, DaemonError> {
         transfers::start(&self.inner, wish)
     }
 
-    /// All transfers of this run, in the order in which they were started.
+    /// All transfers of this run, in order of their start.
     pub fn transfers(&self) -> Vec<Arc<Transfer>> {
         self.inner.transfers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// A file that is wanted.
+/// A requested download.
 #[derive(Debug, Clone, Default)]
 pub struct Wish {
-    /// Its name, its id, or both.
+    /// Name, id, or both.
     pub query: Query,
-    /// Where it goes: a name in the folder, or a path elsewhere. By default the name that it is offered under.
+    /// Destination: a name in the folder or a path elsewhere; `None` for the offered name.
     pub out: Option<PathBuf>,
-    /// Replaces a different file that is in the way.
+    /// Whether to replace a different file at the destination.
     pub overwrite: bool,
-    /// How long to wait for somebody to have it, when nobody does at first.
+    /// Time to wait for a first holder.
     pub patience: Duration,
 }
 
 impl Inner {
-    /// A finder that asks everybody there is to ask.
+    /// Creates a finder that asks the tracker and the peers listed by the manager.
     fn finder(&self) -> Result<Both, DaemonError> {
         let mut finders: Vec<Box<dyn Finder>> = Vec::new();
         let timeouts = self.config.serve.timeouts;
@@ -286,12 +284,12 @@ impl Inner {
         Ok(Both(finders))
     }
 
-    /// Whether there is anybody to ask yet.
+    /// Whether peers can be asked: the manager, if any, has sent its list.
     fn is_ready(&self) -> bool {
         self.config.manager.is_none() || *self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something on the shelf has changed.
+    /// Announces changed offers to the tracker now.
     fn nudge(&self) {
         if let Some(announcer) = &self.announcer {
             announcer.nudge();
@@ -299,16 +297,16 @@ impl Inner {
     }
 }
 
-/// The state thread: what the manager says, and whom the serving side meets.
-struct State {
+/// State thread: maintains the list of peers and distributes discovered peers.
+struct PeerDirectory {
     inner: Arc<Inner>,
-    /// This peer's own address, as the manager tells it to others.
+    /// This peer's own address in the manager's list.
     own: Option<SocketAddr>,
-    /// The manager is asked for nothing more, but the connection lasts as long as it could be.
+    /// Kept only because dropping it would end the session.
     _requests: Option<Sender<TrackerRequest>>,
-    /// The list as the manager last told it.
+    /// Last list received from the manager.
     list: Vec<PeerSummary>,
-    /// Until `grace` is over, those who are not on the list (any more) are kept.
+    /// Whether peers missing from the list are kept, until `grace` fires.
     patient: bool,
     grace: Receiver<Instant>,
     /// Fires if the manager has not sent its list in time.
@@ -316,11 +314,11 @@ struct State {
     failures: Sender<DaemonError>,
 }
 
-impl State {
-    fn run(mut self, said: &Receiver<SessionEvent>, meeting: &Receiver<Met>) {
+impl PeerDirectory {
+    fn run(mut self, said: &Receiver<SessionEvent>, discoveries: &Receiver<DiscoveredPeer>) {
         let shutdown = self.inner.shutdown.clone();
         let silence = never();
-        // Without a manager nobody holds the other end, which would read as closed all the time.
+        // Without a session the sender is dropped, and a closed channel would always be ready.
         let said = if self.inner.config.manager.is_some() { said } else { &silence };
         loop {
             crossbeam_channel::select! {
@@ -338,10 +336,10 @@ impl State {
                     self.unlisted = never();
                     self.warn_unlisted();
                 }
-                recv(meeting) -> met => if let Ok(met) = met {
+                recv(discoveries) -> discovered => if let Ok(discovered) = discovered {
                     let routes = self.inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
-                    let wanted = routes.iter().filter(|(file, _)| *file == met.file);
-                    wanted.for_each(|(_, route)| _ = route.try_send(met));
+                    let wanted = routes.iter().filter(|(file, _)| *file == discovered.file);
+                    wanted.for_each(|(_, route)| _ = route.try_send(discovered));
                 },
             }
         }
@@ -350,8 +348,8 @@ impl State {
     fn hear(&mut self, event: SessionEvent) {
         match event {
             SessionEvent::Joined { address, requests, .. } => {
-                // A manager that was restarted gets its peers back one by one: those that this one knows and it does
-                // not, yet, are given a while.
+                // The peers of a restarted manager register one by one: known peers are kept for a grace
+                // period.
                 if self.own.replace(address).is_some() {
                     self.grace = after(LEASE_TIMEOUT);
                     self.patient = true;
@@ -371,13 +369,13 @@ impl State {
                 self.update(peers);
             }
             SessionEvent::GivenUp(error) => _ = self.failures.try_send(error),
-            // Peers that know each other go on without the manager.
+            // Known peers are used also without the manager.
             SessionEvent::Lost => {}
-            other => log::debug!("the manager says {other:?}"),
+            other => log::debug!("ignoring {other:?} from the manager"),
         }
     }
 
-    /// A tracker accepts the registration, too, but sends no list of peers.
+    /// Warns that the manager may be a tracker: a tracker accepts the registration but sends no list of peers.
     fn warn_unlisted(&self) {
         let Some(manager) = self.inner.config.manager else { return };
         log::warn!(
@@ -389,13 +387,13 @@ impl State {
     fn update(&self, peers: Vec<PeerSummary>) {
         let mut known = self.inner.peers.write().unwrap_or_else(PoisonError::into_inner);
         for gone in known.iter().filter(|peer| !peers.contains(peer)) {
-            log::info!("{} at {} is gone", gone.name, gone.address);
+            log::info!("{} at {} disconnected", gone.name, gone.address);
         }
         for new in peers.iter().filter(|peer| !known.contains(peer)) {
-            log::info!("{} at {} is here", new.name, new.address);
+            log::info!("{} at {} connected", new.name, new.address);
         }
         if *known != peers {
-            log::info!("{} other peers are active", peers.len());
+            log::info!("{} active", counted(peers.len() as u64, "other peer"));
         }
         *known = peers;
         drop(known);

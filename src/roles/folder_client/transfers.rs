@@ -1,4 +1,4 @@
-//! Getting files into the folder, each in a thread of its own.
+//! Downloads into the folder of a member, one thread per transfer.
 
 use super::folder_watch::apply;
 use super::{Inner, Wish};
@@ -6,6 +6,7 @@ use crate::content::FileName;
 use crate::content::limits::LEECHER_TIMEOUT;
 use crate::download::finder::Finder;
 use crate::download::job::{self, Advice, Beside, CHECKING_MD5, Downloaded, Order, Recheck, Start};
+use crate::upload::server::DiscoveredPeer;
 use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::report::DaemonError;
@@ -23,10 +24,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Peers met that may wait for a transfer.
+/// Capacity of a transfer's queue of discovered peers.
 const QUEUE: usize = 256;
-/// How often it is tried again when nobody has the file yet.
-const AGAIN: Duration = Duration::from_millis(500);
+/// Lookup interval while no holder is known.
+const LOOKUP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Advice for the flag `--get` and for the prompt.
 fn advice(inner: &Inner) -> Advice {
@@ -34,41 +35,41 @@ fn advice(inner: &Inner) -> Advice {
     Advice {
         choose: "get",
         list: inner.config.tracker.map_or(at_prompt, |tracker| next_step::list(tracker).into()),
-        in_the_way: "move it away, or get this one under another name (get NAME as OTHER)",
+        in_the_way: "move it away, or download this one under another name (get NAME as OTHER)",
     }
 }
 
-/// How far a transfer is.
+/// State of a transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
-    /// Looking for holders, and getting the manifest.
+    /// Looking up holders and downloading the manifest.
     Finding,
-    /// Getting chunks.
+    /// Downloading chunks.
     Downloading,
-    /// The file is in place.
+    /// The file is complete and in place.
     Done,
-    /// It has failed, and why.
+    /// Failed, with the cause.
     Failed(Fault, String),
 }
 
-/// What can be said of a transfer.
+/// Snapshot of a transfer for display.
 #[derive(Debug, Clone)]
 pub struct TransferStatus {
-    /// What was asked for.
+    /// Requested name or id.
     pub wanted: String,
-    /// How far it is.
+    /// State of the transfer.
     pub stage: Stage,
-    /// Bytes that are there, and bytes in all.
+    /// Bytes present and size of the file.
     pub bytes: (u64, u64),
-    /// Bytes a second since it began.
+    /// Average download rate since the start, bytes per second.
     pub rate: u64,
-    /// A word on what is going on.
+    /// Number of sources, as text.
     pub note: String,
-    /// What is missing, when nothing comes.
+    /// Missing chunks while no data arrives; empty otherwise.
     pub trouble: String,
 }
 
-struct Progressing {
+struct TransferState {
     stage: Stage,
     total: u64,
     done: u64,
@@ -80,12 +81,12 @@ struct Progressing {
     trouble: String,
 }
 
-/// A file being got.
+/// A download into or through the folder.
 pub struct Transfer {
     wanted: String,
     wish: Wish,
-    state: Mutex<Progressing>,
-    /// Closes when it has ended.
+    state: Mutex<TransferState>,
+    /// Closed when the transfer has ended.
     ended: Receiver<()>,
     ending: Mutex<Option<Sender<()>>>,
     shutdown: Shutdown,
@@ -93,11 +94,11 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    fn state(&self) -> MutexGuard<'_, Progressing> {
+    fn state(&self) -> MutexGuard<'_, TransferState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How it stands.
+    /// Snapshot for display.
     pub fn status(&self) -> TransferStatus {
         let state = self.state();
         let elapsed = state.took.or(state.began.map(|began| began.elapsed()));
@@ -112,10 +113,10 @@ impl Transfer {
         }
     }
 
-    /// Waits until it has ended.
+    /// Waits for the end of the transfer.
     ///
     /// # Errors
-    /// Why it has failed.
+    /// The cause of a failed transfer.
     pub fn wait(&self) -> Result<(), DaemonError> {
         let _ = self.ended.recv();
         match &self.state().stage {
@@ -124,7 +125,7 @@ impl Transfer {
         }
     }
 
-    /// Gives it up; what is verified is kept.
+    /// Cancels the transfer; verified chunks are kept.
     pub fn cancel(&self) {
         self.shutdown.trigger();
     }
@@ -162,7 +163,7 @@ impl Watch for Transfer {
 
     fn advance(&self, bytes: u64) {
         let mut state = self.state();
-        // What has arrived does not arrive again when it is looked at once more.
+        // Rehashing is not counted as downloaded.
         if !state.checking {
             state.done += bytes;
         }
@@ -195,7 +196,7 @@ pub(super) fn start(inner: &Arc<Inner>, wish: Wish) -> Result<Arc<Transfer>, Dae
     let transfer = Arc::new(Transfer {
         wanted,
         wish,
-        state: Mutex::new(Progressing {
+        state: Mutex::new(TransferState {
             stage: Stage::Finding,
             total: 0,
             done: 0,
@@ -213,7 +214,7 @@ pub(super) fn start(inner: &Arc<Inner>, wish: Wish) -> Result<Arc<Transfer>, Dae
     });
     let mut transfers = inner.transfers.lock().unwrap_or_else(PoisonError::into_inner);
     if transfers.iter().any(|other| !other.is_over() && other.wanted == transfer.wanted) {
-        let text = format!("{} is being got already", transfer.wanted);
+        let text = format!("{} is already being downloaded", transfer.wanted);
         return Err(DaemonError::new(Fault::Usage, text));
     }
     transfers.push(transfer.clone());
@@ -248,7 +249,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
         Err(error)
             if error.fault == Fault::NotFound && transfer.wish.out.is_none() && is_here(inner, &order) =>
         {
-            log::info!("{} is here already, and nobody else has it", transfer.wanted);
+            log::info!("{} exists already, and no other peer offers it", transfer.wanted);
             return Ok(());
         }
         located => located?,
@@ -265,10 +266,10 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
             let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
             routes.retain(|(_, other)| !other.same_channel(&route));
             drop(routes);
-            // Either the whole file takes its place, or there is nobody any more who would complete it.
+            // Either the complete file replaces the offer, or the partial file is no longer offered.
             if let (Some(name), Err(_)) = (&offered, &result) {
-                inner.shelf.withdraw(name);
-                // What was to be replaced is still there.
+                inner.offers.withdraw(name);
+                // The previous file of this name is still in the folder.
                 if let Some(before) = inner.folder.by_name(name) {
                     apply(inner, FolderChange::Added(before));
                 }
@@ -284,13 +285,13 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// Whether a file of the wanted name is in the folder.
+/// Whether a file of the requested name is in the folder.
 fn is_here(inner: &Inner, order: &Order) -> bool {
     let name = order.query.name.as_ref();
     name.is_some_and(|name| inner.folder.path().join(name.as_str()).is_file())
 }
 
-/// Where a file goes: names are names in the folder, paths are paths.
+/// Destination of a download: a plain name is resolved in the folder, a path is used unchanged.
 fn destination(inner: &Inner, out: Option<&Path>) -> PathBuf {
     let folder = inner.folder.path();
     match out {
@@ -300,7 +301,7 @@ fn destination(inner: &Inner, out: Option<&Path>) -> PathBuf {
     }
 }
 
-/// The name under which a file will be shared; `None` when it goes elsewhere.
+/// Name under which the file will be shared; `None` if its destination is outside the folder.
 fn shared_name(inner: &Inner, path: &Path) -> Result<Option<FileName>, DaemonError> {
     if path.parent() != Some(inner.folder.path()) {
         return Ok(None);
@@ -311,24 +312,24 @@ fn shared_name(inner: &Inner, path: &Path) -> Result<Option<FileName>, DaemonErr
         None => Ok(Some(name)),
         Some(other) => {
             let text = format!(
-                "{name} and {other}, which is there, would be one file on systems that do not tell them apart; \
-                 get it under another name (get NAME as OTHER)"
+                "{name} and the existing {other} would be one file on systems that ignore case or Unicode form; \
+                 download it under another name (get NAME as OTHER)"
             );
             Err(DaemonError::new(Fault::ExistsAndDiffers, text))
         }
     }
 }
 
-/// Waits until the manager has told whom there is to ask.
+/// Waits for the manager's list of peers.
 fn wait_ready(inner: &Inner, shutdown: &Shutdown) -> Result<(), DaemonError> {
     let timeout = inner.config.timeout.unwrap_or(LEECHER_TIMEOUT);
     let began = Instant::now();
     while !inner.is_ready() {
         if began.elapsed() >= timeout {
-            let text = format!("the manager has not told of any peers for {} s", timeout.as_secs());
+            let text = format!("no list of peers from the manager for {} s", timeout.as_secs());
             return Err(DaemonError::new(Fault::Unreachable, text));
         }
-        if shutdown.wait(AGAIN / 10) {
+        if shutdown.wait(LOOKUP_INTERVAL / 10) {
             return Err(crate::download::finder::interrupted());
         }
     }
@@ -341,19 +342,22 @@ fn outage(inner: &Inner, order: &Order) -> Outage {
     Outage::new(role, asked.unwrap_or(crate::content::limits::TRACKER_ADDRESS), order.timeout)
 }
 
-/// Offers what is there of a file while it is being got.
+/// Offers the verified chunks of a file during its download.
 fn offer(inner: &Inner, name: FileName, file: &Downloaded, part: &Arc<PartFile>) -> FileName {
     let file = FileSummary { name: name.clone(), ..file.file.clone() };
-    inner.shelf.offer(Offer { file, source: part.clone() });
+    inner.offers.offer(Offer { file, source: part.clone() });
     inner.nudge();
     name
 }
 
-/// Where this peer serves, and whom it meets.
-fn beside(inner: &Inner, file: &Downloaded) -> (Sender<Met>, Beside) {
-    let (met, meeting) = bounded(QUEUE);
+/// Registers a channel for discovered peers and returns it with the context of this peer's upload server.
+fn beside(inner: &Inner, file: &Downloaded) -> (Sender<DiscoveredPeer>, ServingContext) {
+    let (discovered, discoveries) = bounded(QUEUE);
     let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
-    routes.push((file.file.id, met.clone()));
-    let (relay, threads) = (inner.shelf.relay().clone(), inner.threads.clone());
-    (met, Beside { relay: Some(relay), port: Some(inner.port), met: Some(meeting), threads })
+    routes.push((file.file.id, discovered.clone()));
+    let (relay, threads) = (inner.offers.relay().clone(), inner.threads.clone());
+    (
+        discovered,
+        ServingContext { relay: Some(relay), port: Some(inner.port), discovered: Some(discoveries), threads },
+    )
 }

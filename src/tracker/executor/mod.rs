@@ -18,6 +18,7 @@ mod source;
 mod workers;
 
 use crate::content::limits::RECEIVE_MEMORY_BYTES;
+use super::shelf::Offers;
 use crate::content::{FileId, Manifest};
 use crate::download::conversations::Conversations;
 use crate::net::{Shutdown, Threads, Timeouts};
@@ -46,7 +47,7 @@ pub struct ExecutorConfig {
     /// The tracker's own store, for chunks that no volunteer has space for.
     pub store: ReplicaStore,
     /// Files that the tracker serves.
-    pub shelf: Shelf,
+    pub shelf: Offers,
     /// Shows the progress of hashing.
     pub watch: Arc<dyn Watch>,
     /// Timeouts of connections to volunteers.
@@ -71,7 +72,7 @@ struct Inner {
     folder: Option<Arc<SharedFolder>>,
     catalogue: Arc<dyn Catalogue>,
     store: ReplicaStore,
-    shelf: Shelf,
+    shelf: Offers,
     watch: Arc<dyn Watch>,
     /// The files in the catalogue.
     known: Mutex<HashMap<FileId, KeptFile>>,

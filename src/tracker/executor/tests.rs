@@ -39,7 +39,7 @@ impl Watch for Titles {
 }
 
 struct Running {
-    shelf: Shelf,
+    shelf: Offers,
     catalogue: Arc<dyn Catalogue>,
     titles: Arc<Titles>,
     tasks: Sender<ExecutorTask>,
@@ -59,7 +59,7 @@ impl Running {
         fs::create_dir_all(&files).unwrap();
         let ((tasks, task_receiver), (news_sender, news)) = (unbounded(), unbounded());
         let (failures, failed) = bounded(1);
-        let (shelf, titles) = (Shelf::new(), Arc::new(Titles::default()));
+        let (shelf, titles) = (Offers::new(), Arc::new(Titles::default()));
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         let config = ExecutorConfig {
             files: Some(files.clone()),
@@ -180,7 +180,7 @@ impl Volunteers {
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         let serving = |source: Option<Arc<dyn ChunkSource>>| {
             let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-            let (address, shelf) = (listener.address(), Shelf::new());
+            let (address, shelf) = (listener.address(), Offers::new());
             source.into_iter().for_each(|source| shelf.put(id, source));
             serve(listener, shelf, &ServeOptions::default(), None, &threads, &shutdown).unwrap();
             address
@@ -212,11 +212,11 @@ fn files_of_the_folder_are_published_and_withdrawn_when_they_change() {
     assert_eq!(kept.md5, md5.finish());
     let id = kept.file.id;
     assert_eq!(running.catalogue.load().unwrap().files[0].kept, *kept);
-    assert_eq!((running.held(id), running.shelf.offers().len()), (Some(3), 1));
+    assert_eq!((running.held(id), running.shelf.list().len()), (Some(3), 1));
     // A second copy changes nothing. When the first is removed, the name of the second becomes the file's name.
     put(root.path(), "b", &bytes(1));
     assert_eq!(running.published(), *kept);
-    assert_eq!(running.shelf.offers().len(), 2);
+    assert_eq!(running.shelf.list().len(), 2);
     fs::remove_file(root.path().join("files/a")).unwrap();
     let renamed = running.published();
     assert_eq!((renamed.file.name.clone(), renamed.file.id), (name("b"), id));
@@ -300,7 +300,7 @@ fn failed_catalogue_ends_the_tracker_and_acknowledges_nothing() {
     let audit = ExecutorTask::Audit { volunteer: V, from, file: FileId([1; 32]), index: ChunkIndex(0) };
     assert!(matches!(running.execute(audit), TaskOutcome::Audited(_, _, _, Verdict::Unknown)));
     assert_eq!(running.failed.recv_timeout(PATIENCE).unwrap().fault, Fault::FileAccess);
-    assert!(running.shelf.offers().is_empty());
+    assert!(running.shelf.list().is_empty());
     assert_eq!(running.stop(), []);
 }
 
@@ -469,7 +469,7 @@ fn file_reported_by_a_volunteer_is_adopted_and_forgotten_on_order() {
         assert_eq!(running.next_news(), TaskOutcome::Dropped(id, Vec::new()));
         assert!(running.shelf.get(id).is_none());
     }
-    assert!(running.shelf.offers().is_empty());
+    assert!(running.shelf.list().is_empty());
     assert!(!root.path().join(format!("state/chunks/{id}")).exists());
     assert_eq!(running.stop(), []);
     // The file is still in the folder, so it is published again after a restart.

@@ -2,7 +2,7 @@
 
 use crate::instead::channel;
 use crate::progress::Progress;
-use crate::offers::{Offer, Shelf};
+use crate::offers::{Offer, Offers};
 use shoal::content::{ChunkIndex, FileId, FileName, Bitfield, Manifest};
 use shoal::protocol::tracker::FileSummary;
 use shoal::storage::{ChunkSource, StoreError, StoredChunk};
@@ -114,7 +114,7 @@ fn offer(number: u8, name: &str) -> Offer {
 #[test]
 fn an_offered_file_can_be_served_while_other_offers_change() {
     check_schedules(|| {
-        let shelf = Shelf::new();
+        let shelf = Offers::new();
         shelf.offer(offer(1, "kept"));
         let changes = [(1, "a"), (1, "b"), (2, "a")].map(|(number, name)| {
             let shelf = shelf.clone();
@@ -128,13 +128,13 @@ fn an_offered_file_can_be_served_while_other_offers_change() {
         let looks = thread::spawn(move || {
             for _ in 0..3 {
                 assert!(looking.get(FileId([1; 32])).is_some(), "the file is always offered under one name");
-                let names: Vec<_> = looking.offers().into_iter().map(|offer| offer.file.name).collect();
+                let names: Vec<_> = looking.list().into_iter().map(|offer| offer.file.name).collect();
                 assert!(names.is_sorted() && names.iter().any(|name| name.as_str() == "kept"));
             }
         });
         changes.into_iter().chain([looks]).for_each(|thread| thread.join().unwrap());
         assert!(shelf.get(FileId([2; 32])).is_none() && shelf.get(FileId([1; 32])).is_some());
-        assert_eq!(shelf.offers().len(), 1);
+        assert_eq!(shelf.list().len(), 1);
     });
 }
 
