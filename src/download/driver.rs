@@ -5,12 +5,11 @@
 //! awaited after the last chunk.
 
 use crate::content::limits::{FSYNC_INTERVAL, LOOKUP_INTERVAL, RESUME_FILE_INTERVAL, URGENT_LOOKUP_INTERVAL};
-use super::peer::DiscoveredPeer;
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::download::events::Job;
 use crate::download::finder::{Finder, interrupted};
-use crate::download::scheduler::{Fetch, FetchNews, TICK};
+use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::watch::Watch;
@@ -18,7 +17,7 @@ use crate::storage::{ChunkSource, PartFile, StoreError};
 use crate::swarm::Moment;
 use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
-use crate::upload::server::Met;
+use crate::upload::server::DiscoveredPeer;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::net::SocketAddr;
 use std::sync::Arc;

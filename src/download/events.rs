@@ -1,7 +1,7 @@
 //! Events of a download's sources, their errors, and the job that all sources of a download share.
 
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
-use crate::net::{LinkError, Timeouts};
+use crate::content::{ChunkIndex, Digest, FileId, Bitfield, Manifest};
+use crate::net::{StreamError, Timeouts};
 use crate::protocol::peer::Upstream;
 use crate::storage::{ChunkSink, StoreError};
 use crate::swarm::picker::SourceId;
@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a chunk must be.
+/// Source of the expected digest and length of each chunk.
 pub trait Expected: Send + Sync {
-    /// The SHA-256 and the length, bytes; `None` while nobody knows.
+    /// SHA-256 and length in bytes; `None` while they are not known.
     fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)>;
 }
 
@@ -23,44 +23,44 @@ impl Expected for Manifest {
     }
 }
 
-/// What is to be fetched.
+/// Parameters of a download.
 pub struct Job {
-    /// Tells several downloads of one daemon apart.
+    /// Number of the download within its daemon.
     pub download: u32,
-    /// What sources are asked for.
+    /// Id under which sources are asked for chunks.
     pub file: FileId,
-    /// How many chunks it has.
+    /// Number of chunks of the file.
     pub count: u32,
-    /// The longest chunk, bytes, as far as it is known: bounds how many sources are used at once.
+    /// Length of the longest chunk known so far, bytes; limits the number of connected sources.
     pub longest: u32,
-    /// What each chunk must be.
+    /// Expected digest and length of each chunk.
     pub expected: Arc<dyn Expected>,
-    /// Where verified chunks go.
+    /// Destination of verified chunks.
     pub sink: Arc<dyn ChunkSink>,
-    /// Passes chunks on as they come, if this peer serves.
+    /// Cut-through relay of chunks that are still being received; `None` if this peer does not serve.
     pub relay: Option<Relay>,
-    /// Where this peer serves, so that sources can fetch from it in turn.
+    /// Port on which this peer serves; sources learn it from the hello and can download from this peer.
     pub port: Option<u16>,
-    /// Whether sources say themselves what they have. Otherwise [`Fetch::source_has`](super::scheduler::Fetch::source_has)
-    /// does, and nothing else counts.
+    /// Whether sources report their own chunks with a bitfield. If not, only
+    /// [`DownloadScheduler::source_has`](super::scheduler::DownloadScheduler::source_has) does.
     pub subscribe: bool,
-    /// How long sources are waited for.
+    /// Timeouts of the connections to sources.
     pub timeouts: Timeouts,
 }
 
-/// A chunk that is verified and stored.
+/// A verified and stored chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
-    /// The chunk.
+    /// Index of the chunk.
     pub index: ChunkIndex,
-    /// Its bytes.
+    /// Length in bytes.
     pub bytes: u32,
 }
 
-/// Something has happened to a source.
+/// An event of one source, sent to the owner of its scheduler.
 #[derive(Debug)]
 pub struct SourceEvent {
-    /// The download that the source belongs to.
+    /// Number of the download that the source belongs to.
     pub download: u32,
     pub(super) source: SourceId,
     pub(super) update: SourceUpdate,
@@ -68,7 +68,7 @@ pub struct SourceEvent {
 
 #[derive(Debug)]
 pub(super) enum SourceUpdate {
-    Connected { have: Option<HaveMap>, upstreams: Vec<Upstream>, round_trip: Duration },
+    Connected { have: Option<Bitfield>, upstreams: Vec<Upstream>, rtt: Duration },
     Has(Vec<ChunkIndex>),
     Hints(Vec<ChunkIndex>),
     Upstream(Upstream),
@@ -78,30 +78,30 @@ pub(super) enum SourceUpdate {
     Lost(SourceError),
 }
 
-/// Why a source is no good.
+/// Cause of the loss of a source.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The connection has ended, or was never made.
+    /// The connection could not be made or was lost.
     #[error(transparent)]
-    Link(#[from] LinkError),
-    /// It says what does not fit the conversation.
-    #[error("it {0}")]
+    Link(#[from] StreamError),
+    /// The source violated the protocol.
+    #[error("protocol error: {0}")]
     Protocol(String),
-    /// It says that it cannot or will not.
-    #[error("it refuses: {0}")]
+    /// The source answered with an error.
+    #[error("request refused: {0}")]
     Refused(String),
-    /// A chunk does not have its digest.
-    #[error("chunk {index} does not have the SHA-256 that it must have ({bytes} bad bytes)")]
+    /// A received chunk has a wrong digest or length.
+    #[error("chunk {index} has a wrong SHA-256 ({bytes} bad bytes)")]
     BadChunk {
-        /// The chunk.
+        /// Index of the chunk.
         index: ChunkIndex,
-        /// How many bytes came for nothing.
+        /// Number of useless bytes.
         bytes: u32,
     },
-    /// It cannot be stored here; the source is not to blame.
+    /// The chunk could not be stored locally; the source is not at fault.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The download is not interested any more.
+    /// The download was stopped.
     #[error("stopped")]
     Stopped,
 }

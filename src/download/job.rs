@@ -5,11 +5,10 @@
 //! kept in a part file beside it, from which a later run resumes.
 
 use crate::content::limits::{URGENT_LOOKUP_INTERVAL, VERIFY_SAMPLE_COUNT};
-use super::peer::DiscoveredPeer;
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::content::{FileId, FileName, Manifest, Md5};
 use crate::download::driver::{self, Download};
-use crate::download::finder::{Finder, find_patiently, interrupted};
+use crate::download::finder::{Finder, find_with_retries, interrupted};
 use crate::download::source::Conversation;
 use crate::net::{Shutdown, Threads, Timeouts, run_parallel};
 use crate::protocol::tracker::{FileSummary, FoundFile};
@@ -21,7 +20,7 @@ use crate::storage::{CompleteFile, PartFile, StoreError, Verify};
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
-use crate::upload::server::Met;
+use crate::upload::server::DiscoveredPeer;
 use crossbeam_channel::Receiver;
 use std::borrow::Cow;
 use std::cell::Cell;

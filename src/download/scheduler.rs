@@ -10,14 +10,14 @@
 mod upstreams;
 
 use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
-use super::source::{Pieces, Question, SourceReader};
+use super::source::{Pieces, SourceCommand, SourceReader};
 #[cfg(test)]
 use super::staging;
 use super::verifier::Verifier;
 use crate::content::limits::{
     PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
 };
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::{ChunkIndex, Bitfield};
 use crate::net::{Shutdown, Threads};
 use crate::storage::StoreError;
 use crate::swarm::Moment;

@@ -7,8 +7,8 @@
 
 use super::events::{Job, SourceError, SourceEvent, SourceUpdate};
 use super::verifier::{SourceVerifier, Verifier};
-use crate::content::limits::{KEEP_ALIVE, PEER_LIST_MAX, PEERS_NAMED, PROTOCOL_VERSION};
-use crate::content::{ChunkIndex, Digest, FileId, HaveMap, Manifest};
+use crate::content::limits::{KEEP_ALIVE_INTERVAL, PEER_LIST_MAX, NAMED_PEERS_MAX, PROTOCOL_VERSION};
+use crate::content::{ChunkIndex, Digest, FileId, Bitfield, Manifest};
 use crate::net::framed_stream::split;
 use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;
@@ -173,13 +173,8 @@ fn manifest_payload(
     chunk_size: u32,
     length: u64,
 ) -> Result<Vec<u8>, SourceError> {
-    let wrong = |text: String| SourceError::Protocol(format!("invalid manifest: {text}"));
-    let expected = Manifest::payload_length(size, chunk_size).map_err(|error| wrong(error.to_string()))?;
-    let most = expected.unwrap_or(u64::from(CHUNKS_MAX) * 36);
-    if length > most {
-        return Err(wrong(format!("{length} bytes of digests")));
-    }
-    let mut payload = vec![0; length as usize];
+    let length = manifest_payload_length(size, chunk_size, length).map_err(SourceError::Protocol)?;
+    let mut payload = vec![0; length];
     reader.payload(&mut payload)?;
     Ok(payload)
 }

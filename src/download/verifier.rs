@@ -13,10 +13,9 @@
 use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
 use crate::content::limits::{VERIFY_BATCH_TIMEOUT, VERIFY_HELPERS_MAX, VERIFY_MEMORY_BYTES};
 use crate::content::{ChunkIndex, Digest, HASH_LANES};
-use super::super::relay::PartialChunkWriter;
 use crate::net::{Shutdown, Threads};
 use crate::swarm::picker::SourceId;
-use crate::upload::relay::Incoming;
+use crate::upload::relay::PartialChunkWriter;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,7 +3,7 @@
 //! Reader and writer hide the socket, so that an encrypted stream can replace it. After a failed write the owner closes
 //! the connection and never writes to it again, because a part of a frame may have been sent.
 
-use crate::content::limits::{CONVERSATION_TIMEOUT, STALL_TIMEOUT};
+use crate::content::limits::{IDLE_TIMEOUT, STALL_TIMEOUT};
 use crate::protocol::Message;
 use crate::protocol::frame::{self, Decoder, FrameError};
 use rustix::net::SendFlags;
@@ -53,9 +53,9 @@ impl From<io::Error> for StreamError {
     }
 }
 
-/// Timeout for a whole payload of `length` bytes: [`CONVERSATION_TIMEOUT`], longer for a large payload.
+/// Timeout for a whole payload of `length` bytes: [`IDLE_TIMEOUT`], longer for a large payload.
 pub fn payload_timeout(length: u64) -> Duration {
-    CONVERSATION_TIMEOUT.max(Duration::from_secs(length / PAYLOAD_RATE_MIN))
+    IDLE_TIMEOUT.max(Duration::from_secs(length / PAYLOAD_RATE_MIN))
 }
 
 /// The reading half of a framed stream.

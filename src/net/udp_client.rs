@@ -2,7 +2,7 @@
 //! responses to requests by transaction number.
 
 use super::Shutdown;
-use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_TRIES, DATAGRAM_WAIT};
+use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_ATTEMPTS_MAX, DATAGRAM_TIMEOUT};
 use crate::protocol::datagram::{Cookie, Datagram};
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
@@ -80,12 +80,12 @@ impl UdpClient {
         self.shutdown = shutdown.clone();
     }
 
-    /// Sends a request and waits for its response: at most [`DATAGRAM_TRIES`] attempts, with exponential backoff.
+    /// Sends a request and waits for its response: at most [`DATAGRAM_ATTEMPTS_MAX`] attempts, with exponential backoff.
     ///
     /// # Errors
     /// No response, or interrupted by the shutdown.
     pub fn request(&mut self, request: &TrackerRequest) -> Result<TrackerResponse, UdpClientError> {
-        self.request_with_attempts(request, DATAGRAM_TRIES)
+        self.request_with_attempts(request, DATAGRAM_ATTEMPTS_MAX)
     }
 
     /// As [`request`](Self::request), with another maximum of attempts.
@@ -105,7 +105,7 @@ impl UdpClient {
         while attempt < attempts_max && self.timeout.map(remaining) != Some(Duration::ZERO) {
             self.transaction += 1;
             let datagram = Datagram::new(self.transaction, self.cookie, request.clone());
-            let wait = DATAGRAM_WAIT * (1 << attempt.min(4));
+            let wait = DATAGRAM_TIMEOUT * (1 << attempt.min(4));
             let wait = self.timeout.map_or(wait, |timeout| wait.min(remaining(timeout)));
             match self.exchange(&datagram.encode()?, wait) {
                 Ok(TrackerResponse::Cookie { cookie }) if cookies < COOKIES_MAX => {

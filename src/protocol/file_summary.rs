@@ -1,17 +1,17 @@
-//! Summary of a file in messages.
+//! Description of a file in messages.
 
 use crate::content::{FileId, FileName};
 use serde::{Deserialize, Serialize};
 
-/// A file as a tracker knows it.
+/// Description of a file in an announcement.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FileSummary {
-    /// The file's id.
+    /// Id of the file.
     pub id: FileId,
-    /// The name that its holders give it.
+    /// Name of the file, chosen by its holders.
     pub name: FileName,
-    /// Bytes in the file.
+    /// Size of the file, bytes.
     pub size: u64,
-    /// How many chunks it has.
+    /// Number of chunks.
     pub chunks: u32,
 }

@@ -17,8 +17,6 @@ pub mod datagram;
 pub mod file_summary;
 pub(crate) mod fast_path;
 pub mod frame;
-pub(crate) mod frequent;
-pub mod numbers;
 pub mod payload;
 pub mod peer;
 pub mod status;

@@ -3,15 +3,15 @@
 use crate::content::Manifest;
 use crate::content::limits::CHUNKS_MAX;
 
-/// Size of one chunk's entry in the manifest of a file with uneven chunks at most, bytes.
+/// Maximum size of the entry of one chunk, in a manifest of chunks of unequal length, bytes.
 const ENTRY_MAX: u64 = 36;
 
-/// Checks the length of a manifest's payload before memory is reserved for it, and returns it in bytes.
+/// Checks the length of the payload of a manifest before memory is reserved for it, and returns it in bytes.
 ///
 /// # Errors
-/// The sizes do not fit together, or the length is more than a manifest of these sizes has.
+/// No manifest has these sizes, or the payload is longer than that of a manifest of these sizes.
 pub fn manifest_payload_length(size: u64, chunk_size: u32, length: u64) -> Result<usize, String> {
-    let wrong = |text: String| format!("sends a wrong manifest: {text}");
+    let wrong = |text: String| format!("invalid manifest: {text}");
     let expected = Manifest::payload_length(size, chunk_size).map_err(|error| wrong(error.to_string()))?;
     let most = expected.unwrap_or(u64::from(CHUNKS_MAX) * ENTRY_MAX);
     if length > most {

@@ -5,12 +5,11 @@
 //! each held chunk was hashed by this client; a chunk is claimed only after its line is in
 //! `local_chunks.txt`; a chunk that differs from the agreed hash is not served until it has been replaced.
 
-use super::shelf::Offers;
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, PeerName, SetName};
 use crate::download::events::{Expected, Job, SourceEvent};
-use crate::download::scheduler::{Fetch, FetchNews, TICK};
+use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::DaemonError;
@@ -22,7 +21,7 @@ use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError}
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
-use crate::upload::offers::Shelf;
+use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::{HashMap, VecDeque};
@@ -51,7 +50,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ClientConfig {
     /// Folder with `local_chunks.txt`.
     pub folder: PathBuf,
-    /// Listening address of the upload server.
+    /// ArrivalSubscription address of the upload server.
     pub listen: SocketAddr,
     /// Name of this client in logs and event lines.
     pub name: PeerName,

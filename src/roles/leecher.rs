@@ -5,7 +5,7 @@
 
 use crate::content::PeerName;
 use crate::download::finder::TrackerFinder;
-use crate::download::job::{self, Beside, Downloaded, Located, Order, Start};
+use crate::download::job::{self, ServingContext, Downloaded, Located, Order, Start};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::Registration;
 use crate::report::error::DaemonError;
@@ -13,9 +13,9 @@ use crate::report::watch::Watch;
 use crate::roles::seeder::default_name;
 use crate::storage::{ChunkSource, CompleteFile, PartFile, Verify};
 use crate::tracker_client::announcer::{Announcer, Outage};
-use crate::upload::offers::{Offer, Shelf};
+use crate::upload::offers::{Offer, Offers};
 use crate::upload::relay::Relay;
-use crate::upload::server::{Met, ServeOptions, serve};
+use crate::upload::server::{DiscoveredPeer, ServeOptions, serve};
 use crossbeam_channel::{Receiver, bounded};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

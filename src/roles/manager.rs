@@ -5,7 +5,7 @@ use crate::net::{Shutdown, Timeouts};
 use crate::report::next_step;
 use crate::swarm::manager::Manager;
 use crate::swarm::membership::Leases;
-use crate::tracker::server::{Hands, Hub, HubConfig, StartError, draw};
+use crate::tracker::server::{ExecutorChannels, Hub, HubConfig, StartError, draw};
 use std::net::SocketAddr;
 
 /// What a manager is told to do.

@@ -12,7 +12,7 @@ use crate::report::next_step::{self, quoted};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, CompleteFile, FileStamp, StoreError};
 use crate::tracker_client::announcer::Announcer;
-use crate::upload::offers::{Offer, Shelf};
+use crate::upload::offers::{Offer, Offers};
 use crate::upload::server::{ServeOptions, serve};
 use crossbeam_channel::bounded;
 use std::io::ErrorKind;

@@ -5,7 +5,7 @@
 //! hidden names; only a killed process leaves them behind.
 
 use super::error::{self, StoreError};
-pub(super) use super::free_space::{folder_of, free_space, free_space_beyond};
+pub(super) use super::free_space::{folder_of, free_space, free_space_after_reserve};
 use rustix::fs::{FallocateFlags, OFlags};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
@@ -116,7 +116,7 @@ pub(super) fn open_as_file(
     Ok((file, Stamp::of(&metadata)))
 }
 
-/// Makes the names in a folder durable.
+/// Calls fsync on a folder, which makes the names in it durable.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     match synced {

@@ -1,8 +1,8 @@
-//! Free space of the disk that a path is on.
+//! Free space of the file system of a folder.
 
 use std::path::Path;
 
-/// The folder that a file is in.
+/// The parent folder of a file; `.` for a bare name.
 pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -10,15 +10,16 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Bytes that this user may still write below a folder; `None` where the file system does not say.
+/// Free space for this user on the file system of a folder, bytes; `None` if the file system
+/// reports none.
 pub(super) fn free_space(folder: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
     Some(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
-/// The same, less a share of the whole disk that is to stay free.
-pub(super) fn free_space_beyond(folder: &Path, percent: u64) -> Option<u64> {
+/// Free space as in [`free_space`], less a reserve of `percent` percent of the file system's size.
+pub(super) fn free_space_after_reserve(folder: &Path, percent: u64) -> Option<u64> {
     let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
-    let kept = space.f_blocks / 100 * percent;
-    Some(space.f_bavail.saturating_sub(kept).saturating_mul(space.f_frsize))
+    let reserve = space.f_blocks / 100 * percent;
+    Some(space.f_bavail.saturating_sub(reserve).saturating_mul(space.f_frsize))
 }

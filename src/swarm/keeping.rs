@@ -84,7 +84,7 @@ pub enum ExecutorTask {
     },
     /// Download a chunk from a volunteer into the tracker's chunk store: [`TaskOutcome::Stored`] or
     /// [`TaskOutcome::NotStored`].
-    Fetch {
+    DownloadScheduler {
         /// The file.
         kept: KeptFile,
         /// The chunk.

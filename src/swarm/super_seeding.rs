@@ -9,7 +9,7 @@
 //! Invariant: a chunk is in the hints of at most one leecher. A request for it removes it from all hints; it
 //! is hinted again only to replace a slow or lost upload.
 
-use crate::content::{ChunkIndex, HaveMap};
+use crate::content::{ChunkIndex, Bitfield};
 use std::collections::BTreeMap;
 
 /// Number of outstanding hints of each leecher.
@@ -28,7 +28,7 @@ pub struct SuperSeeder<C> {
 
 impl<C: Copy + Ord> SuperSeeder<C> {
     /// Starts with all chunks of `have` neither requested nor hinted.
-    pub fn new(have: &HaveMap, random: &mut fastrand::Rng) -> Self {
+    pub fn new(have: &Bitfield, random: &mut fastrand::Rng) -> Self {
         let mut waiting: Vec<ChunkIndex> = have.iter().collect();
         random.shuffle(&mut waiting);
         Self { waiting, hinted: BTreeMap::new(), in_flight: Vec::new() }
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn each_chunk_is_hinted_to_one_leecher_and_requested_chunks_to_none() {
-        let mut seeder = SuperSeeder::new(&HaveMap::all(7), &mut fastrand::Rng::with_seed(3));
+        let mut seeder = SuperSeeder::new(&Bitfield::all(7), &mut fastrand::Rng::with_seed(3));
         let (one, two) = (seeder.join(1), seeder.join(2));
         assert_eq!((one.len(), two.len()), (HINTS, HINTS));
         assert!(one.iter().all(|index| !two.contains(index)));
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_leecher_without_hints_takes_over_and_lost_uploads_are_hinted_again() {
-        let mut seeder = SuperSeeder::new(&HaveMap::all(4), &mut fastrand::Rng::with_seed(3));
+        let mut seeder = SuperSeeder::new(&Bitfield::all(4), &mut fastrand::Rng::with_seed(3));
         let (one, two) = (seeder.join(1), seeder.join(2));
         for index in &one {
             seeder.asked(1, *index);
@@ -140,7 +140,7 @@ mod tests {
             seeder.left(1, one[0]).iter().all(|index| two.contains(index)),
             "hints that leecher 2 has not requested"
         );
-        let mut seeder = SuperSeeder::new(&HaveMap::all(1), &mut fastrand::Rng::with_seed(3));
+        let mut seeder = SuperSeeder::new(&Bitfield::all(1), &mut fastrand::Rng::with_seed(3));
         let (slow, none) = (seeder.join(1), seeder.join(2));
         assert_eq!((slow.len(), none.len()), (1, 1), "the file has one chunk");
         seeder.asked(2, slow[0]);

@@ -12,7 +12,7 @@ use crate::protocol::tracker::{Registration, Token, TrackerRequest, TrackerRespo
 use crate::report::error::{DaemonError, Fault};
 use crate::report::next_step;
 use crate::swarm::backoff::Backoff;
-use crate::upload::offers::{Offer, Shelf};
+use crate::upload::offers::{Offer, Offers};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
 use std::io;

@@ -13,7 +13,6 @@ mod diary;
 mod report;
 mod state;
 
-use super::shelf::Offers;
 use crate::content::FileId;
 use crate::content::fmt::{counted, size};
 use crate::content::limits::{COPY_WORKERS_MAX, ORDERS_MAX, SOURCE_IDLE_TIMEOUT};
@@ -23,7 +22,7 @@ use crate::protocol::volunteer::VolunteerReport;
 use crate::report::error::DaemonError;
 use crate::storage::ReplicaStore;
 use crate::tracker_client::session::{self, SessionConfig};
-use crate::upload::offers::Shelf;
+use crate::upload::offers::Offers;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
 use std::net::SocketAddr;

@@ -5,7 +5,7 @@
 
 use super::editor::{Complete, Editor, Input};
 use crate::cli::{Console, terminal};
-use crate::daemon::DaemonError;
+use crate::report::DaemonError;
 use crate::net::Shutdown;
 use crossbeam_channel::Receiver;
 use std::io::{self, IsTerminal};

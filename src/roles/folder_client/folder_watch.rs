@@ -3,7 +3,7 @@
 use super::Inner;
 use crate::content::FileName;
 use crate::content::limits::FOLDER_SCAN_INTERVAL;
-use crate::content::words::counted;
+use crate::content::fmt::counted;
 use crate::protocol::tracker::FileSummary;
 use crate::storage::shared_folder::{FolderChange, SharedFile};
 use crate::upload::offers::Offer;

@@ -10,9 +10,8 @@ mod transfers;
 pub use transfers::{Stage, Transfer, TransferStatus};
 
 use crate::content::limits::LEASE_TIMEOUT;
-use super::shelf::Offers;
-use crate::content::words::counted;
-use crate::content::{EntityName, FileId};
+use crate::content::fmt::counted;
+use crate::content::{PeerName, FileId};
 use crate::download::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
@@ -22,8 +21,8 @@ use crate::storage::SharedFolder;
 use crate::tracker_client::announcer::Announcer;
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
-use crate::upload::offers::Shelf;
-use crate::upload::server::{Met, ServeOptions, serve};
+use crate::upload::offers::Offers;
+use crate::upload::server::{DiscoveredPeer, ServeOptions, serve};
 use crate::volunteer::{Surroundings, Volunteer, VolunteerConfig};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
 use folder_watch::FolderWatch;
@@ -42,7 +41,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct MemberConfig {
     /// Shared folder.
     pub folder: PathBuf,
-    /// Listening address of the upload server.
+    /// ArrivalSubscription address of the upload server.
     pub listen: SocketAddr,
     /// Name of this peer in logs and lists.
     pub name: PeerName,
@@ -201,6 +200,17 @@ impl Member {
         crossbeam_channel::select! {
             recv(self.inner.shutdown.signal()) -> _ => Ok(()),
             recv(self.failed) -> failure => failure.map_or(Ok(()), Err),
+        }
+    }
+
+    /// Waits for a shutdown of the caller.
+    ///
+    /// # Errors
+    /// The manager or tracker did not answer within the timeout.
+    pub fn wait_for(&self, shutdown: &Shutdown) -> Result<(), DaemonError> {
+        crossbeam_channel::select! {
+            recv(shutdown.signal()) -> _ => Ok(()),
+            recv(self.failed()) -> failure => failure.map_or(Ok(()), Err),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::content::{Bitfield, ChunkIndex};
 /// to the rarity of every chunk.
 pub(super) struct Open {
     buckets: Vec<Vec<ChunkIndex>>,
-    /// Bucket and position of each chunk; [`NOT_OPEN`] for a chunk that is not open.
+    /// Priority and position of each chunk; [`NOT_OPEN`] for a chunk that is not open.
     places: Vec<(u32, u32)>,
     pub(super) map: Bitfield,
 }

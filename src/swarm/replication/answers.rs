@@ -94,7 +94,7 @@ impl Placement {
                         None,
                         format!(
                             "{name} could not write a chunk to disk: it gets no copies for {} s",
-                            limits::DISK_REST.as_secs()
+                            limits::DISK_RETRY_INTERVAL.as_secs()
                         ),
                     );
                 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a chunk has at most one copy entry for each volunteer.
 
-use super::bucket::Bucket;
+use super::priority::Priority;
 use crate::swarm::keeping::VolunteerNumber;
 
 /// Key of a chunk: the file's position in the table of files, and the chunk's index.
@@ -207,7 +207,7 @@ pub(super) struct Chunk {
     pub copy_counts: CopyCounts,
     pub deficits: Deficits,
     /// Its current priority.
-    pub priority: super::queue::Priority,
+    pub priority: Priority,
     /// The tracker's chunk store has it.
     pub own: bool,
     /// The copy in the tracker's chunk store is about to be dropped.

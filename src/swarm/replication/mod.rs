@@ -15,7 +15,7 @@
 
 mod answers;
 mod books;
-mod bucket;
+mod priority;
 mod challenge;
 mod chunk;
 mod drain;

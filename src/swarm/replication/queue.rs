@@ -4,18 +4,15 @@
 //! queues of all its sources, under the priority stored in the chunk; an entry with another priority is stale
 //! and is discarded when it is met. So no entry must be searched for and removed.
 
-use super::bucket::{BUCKETS, Bucket, LEVELS};
 use super::chunk::{Chunk, Key};
+use super::priority::{LEVELS, PRIORITIES, Priority};
 use std::collections::{HashSet, VecDeque};
 
-/// Number of priority levels by copy count: chunks with this many copies or more share the last level.
-const LEVELS: u8 = 4;
-pub(super) const PRIORITIES: u8 = 5 * LEVELS;
 /// Minimum number of entries at which a queue is cleared of stale entries.
 const CLEAR_MIN: usize = 4_096;
 
-impl Bucket {
-    /// Where a chunk that is short belongs.
+impl Priority {
+    /// The priority of an under-replicated chunk.
     pub fn of(chunk: &Chunk, at_tracker: bool) -> Self {
         let copy_counts = chunk.copy_counts;
         let copies = copy_counts.live.saturating_add(copy_counts.leaving).saturating_add(copy_counts.coming);

@@ -57,7 +57,7 @@ struct Told {
 enum Above {
     #[default]
     Nobody,
-    Keeper,
+    Executor,
     Node(usize),
 }
 
@@ -113,7 +113,7 @@ impl<C: Copy> Places<C> {
     pub(super) fn above(&self, at: usize, stripe: usize) -> Option<usize> {
         match self.nodes[at].branches[stripe].above {
             Above::Node(above) => Some(above),
-            Above::Keeper | Above::Nobody => None,
+            Above::Executor | Above::Nobody => None,
         }
     }
 
@@ -181,7 +181,7 @@ impl<C: Copy> Places<C> {
     fn cut(&mut self, at: usize, stripe: usize) {
         let children = match std::mem::take(&mut self.nodes[at].branches[stripe].above) {
             Above::Nobody => return,
-            Above::Keeper => &mut self.tops[stripe],
+            Above::Executor => &mut self.tops[stripe],
             Above::Node(above) => &mut self.nodes[above].branches[stripe].children,
         };
         children.retain(|child| *child != at);
@@ -191,7 +191,7 @@ impl<C: Copy> Places<C> {
         self.nodes[at].branches[stripe].above = above;
         match above {
             Above::Nobody => return,
-            Above::Keeper => self.tops[stripe].push(at),
+            Above::Executor => self.tops[stripe].push(at),
             Above::Node(above) => self.nodes[above].branches[stripe].children.push(at),
         }
         // Those below learn whether the one above them is the first.
@@ -210,7 +210,7 @@ impl<C: Copy> Places<C> {
     fn children(&self, above: Above, stripe: usize) -> &[usize] {
         match above {
             Above::Nobody => &[],
-            Above::Keeper => &self.tops[stripe],
+            Above::Executor => &self.tops[stripe],
             Above::Node(at) => &self.nodes[at].branches[stripe].children,
         }
     }
@@ -218,7 +218,7 @@ impl<C: Copy> Places<C> {
     fn has_room(&self, above: Above, stripe: usize) -> bool {
         let room = match above {
             Above::Nobody => 0,
-            Above::Keeper => 1,
+            Above::Executor => 1,
             Above::Node(at) => self.room(at, stripe),
         };
         self.children(above, stripe).len() < room
@@ -226,7 +226,7 @@ impl<C: Copy> Places<C> {
 
     /// Everybody in a stripe with the keeper, the nearest to it first.
     fn walk(&self, stripe: usize) -> impl Iterator<Item = Above> + '_ {
-        let mut next = VecDeque::from([Above::Keeper]);
+        let mut next = VecDeque::from([Above::Executor]);
         std::iter::from_fn(move || {
             let above = next.pop_front()?;
             next.extend(self.children(above, stripe).iter().map(|at| Above::Node(*at)));
@@ -294,11 +294,11 @@ impl<C: Copy> Places<C> {
         self.crowded[stripe] = true;
         let passes = |above: &Above| match above {
             Above::Node(at) => self.room(*at, stripe) > 0,
-            Above::Keeper | Above::Nobody => false,
+            Above::Executor | Above::Nobody => false,
         };
         let children = |above: &Above| self.children(*above, stripe).len();
         let all: Vec<Above> = self.walk(stripe).filter(passes).collect();
-        all.into_iter().rev().min_by_key(children).unwrap_or(Above::Keeper)
+        all.into_iter().rev().min_by_key(children).unwrap_or(Above::Executor)
     }
 
     /// Takes from those who have too many as many as there is room for.
@@ -306,7 +306,7 @@ impl<C: Copy> Places<C> {
         while self.has_room(Above::Node(at), stripe) {
             let room = |above: Above| match above {
                 Above::Node(at) => self.room(at, stripe),
-                Above::Keeper | Above::Nobody => 1,
+                Above::Executor | Above::Nobody => 1,
             };
             let full = self.walk(stripe).find(|above| self.children(*above, stripe).len() > room(*above));
             let Some(full) = full else {

@@ -18,7 +18,6 @@ mod source;
 mod workers;
 
 use crate::content::limits::RECEIVE_MEMORY_BYTES;
-use super::shelf::Offers;
 use crate::content::{FileId, Manifest};
 use crate::download::conversations::Conversations;
 use crate::net::{Shutdown, Threads, Timeouts};
@@ -28,7 +27,7 @@ use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, ReplicaStore, SharedFolder};
 use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
 use crate::tracker::store::{Catalogue, CatalogueError};
-use crate::upload::offers::Shelf;
+use crate::upload::offers::Offers;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use source::ManifestOnly;
 use std::collections::{HashMap, HashSet};

@@ -315,7 +315,7 @@ fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     assert_eq!(running.next_news(), TaskOutcome::Withdrawn(id));
     let volunteers = Volunteers::new(1);
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let fetch = |index, from| ExecutorTask::Fetch { kept: kept.clone(), index: ChunkIndex(index), from };
+    let fetch = |index, from| ExecutorTask::DownloadScheduler { kept: kept.clone(), index: ChunkIndex(index), from };
     for (from, why) in [
         (volunteers.lying, CopyFailure::Corrupt),
         (volunteers.empty, CopyFailure::Unreachable),
@@ -383,7 +383,7 @@ fn replicas_are_audited_and_challenges_are_proven_from_files_and_stored_chunks()
     fs::remove_file(root.path().join("files/a")).unwrap();
     assert_eq!(running.next_news(), TaskOutcome::Withdrawn(id));
     assert_eq!(proof(range), TaskOutcome::Proof(7, None));
-    running.execute(ExecutorTask::Fetch { kept, index, from: volunteers.honest });
+    running.execute(ExecutorTask::DownloadScheduler { kept, index, from: volunteers.honest });
     assert_eq!(proof(range), TaskOutcome::Proof(7, Some(right)));
     running.stop();
 }
@@ -459,7 +459,7 @@ fn file_reported_by_a_volunteer_is_adopted_and_forgotten_on_order() {
         assert_eq!(adopt(&kept, from), TaskOutcome::Adopted(id, Some((kept.clone(), layout.clone()))));
     }
     assert!(running.shelf.get(id).unwrap().manifest().is_some());
-    running.execute(ExecutorTask::Fetch { kept: kept.clone(), index: ChunkIndex(0), from: volunteers.honest });
+    running.execute(ExecutorTask::DownloadScheduler { kept: kept.clone(), index: ChunkIndex(0), from: volunteers.honest });
     // As the machine does it: first the record, then the task.
     let changes = vec![Change::Forgotten(id), Change::Forgotten(b.file.id)];
     assert_eq!(running.execute(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
@@ -489,7 +489,7 @@ fn rebuild_adopts_stored_chunks_except_those_of_forgotten_files() {
         let kept = running.first_scan().1[0].clone();
         ids.push(kept.file.id);
         let fetched =
-            running.execute(ExecutorTask::Fetch { kept, index: ChunkIndex(1), from: volunteers.honest });
+            running.execute(ExecutorTask::DownloadScheduler { kept, index: ChunkIndex(1), from: volunteers.honest });
         assert!(matches!(fetched, TaskOutcome::Stored(..)), "{fetched:?}");
         running.stop();
         fs::remove_file(root.path().join("files/a")).unwrap();

@@ -111,7 +111,7 @@ fn carry_out(inner: &Inner, task: ExecutorTask) {
     match task {
         // Sent to the recording thread by `distribute`.
         ExecutorTask::Record { .. } => {}
-        ExecutorTask::Fetch { kept, index, from } => {
+        ExecutorTask::DownloadScheduler { kept, index, from } => {
             let id = kept.file.id;
             inner.tell(match inner.fetch(&kept, index, from) {
                 Ok(()) => TaskOutcome::Stored(id, index),

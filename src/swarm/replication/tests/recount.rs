@@ -1,7 +1,7 @@
 //! Recomputes all counters from scratch, to compare them with the stored ones.
 
 use super::super::Placement;
-use super::super::bucket::Bucket;
+use super::super::priority::Priority;
 use super::super::chunk::{CopyCounts, CopyState, Key};
 use super::super::file::Counts;
 use super::super::queue::Queued;
