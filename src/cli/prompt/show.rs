@@ -273,7 +273,7 @@ mod tests {
             left: None,
             refused: false,
         };
-        let line = "lending 2.0 GiB, 512.0 MiB used in 1,024 chunks of 3 files";
+        let line = "offering 2.0 GiB of storage, 512.0 MiB used in 1,024 chunks of 3 files";
         for (status, more) in [
             (status, ""),
             (VolunteerStatus { left: Some(7), ..status }, "; 7 chunks still to be copied elsewhere"),
