@@ -11,7 +11,8 @@ fn default_address(role: &str) -> SocketAddr {
     if role == "manager" { MANAGER_ADDRESS } else { TRACKER_ADDRESS }
 }
 
-/// The address for a flag. An unspecified IP address is not one to connect to: `HOST` stands for that of this host.
+/// The address for a flag. Peers cannot connect to an unspecified IP address: `HOST` stands for the address of this
+/// host.
 fn shown(address: SocketAddr) -> String {
     match address.ip().is_unspecified() {
         true => format!("HOST:{}", address.port()),
