@@ -48,7 +48,9 @@ impl DaemonError {
         Self { fault, text: text.into() }
     }
 
-    /// Converts a bind error, for `map_err`, and adds advice. `flag` is the flag that chooses the port.
+    /// Converts a bind error, for `map_err`, and adds advice.
+    ///
+    /// `flag` is the flag that chooses the port.
     pub fn bind(flag: &'static str) -> impl FnOnce(BindError) -> Self {
         move |error| {
             let advice = match &error {

@@ -30,7 +30,8 @@ pub struct LeecherConfig {
     pub order: Order,
     /// Address of the tracker.
     pub tracker: SocketAddr,
-    /// Serves verified chunks during the download, and the complete file after it; `None` not to serve.
+    /// Serves verified chunks during the download, and the complete file after it; `None` not to
+    /// serve.
     pub stay: Option<StayConfig>,
 }
 
@@ -41,7 +42,8 @@ pub struct StayConfig {
     pub listen: SocketAddr,
     /// Name of this peer; `None` for `leecher-PORT`.
     pub name: Option<EntityName>,
-    /// Address of this peer for other peers, if it differs from the source address that the tracker sees.
+    /// Address of this peer for other peers, if it differs from the source address that the tracker
+    /// sees.
     pub advertise: Option<SocketAddr>,
     /// Limits and timeouts of the serving side.
     pub serve: ServeOptions,

@@ -34,7 +34,8 @@ pub struct SeederConfig {
     pub tracker: SocketAddr,
     /// Name of this peer; `None` for `seeder-PORT`.
     pub name: Option<EntityName>,
-    /// Address of this peer for other peers, if it differs from the source address that the tracker sees.
+    /// Address of this peer for other peers, if it differs from the source address that the tracker
+    /// sees.
     pub advertise: Option<SocketAddr>,
     /// Chunk size in bytes; `None` to derive it from the file size.
     pub chunk_size: Option<u32>,
@@ -228,7 +229,8 @@ fn hash(
     file.map_err(|error| explained(error, &config.file))
 }
 
-/// Adds the next command to the two likely mistakes: a missing file, and a folder in place of a file.
+/// Adds the next command to the two likely mistakes: a missing file, and a folder in place of a
+/// file.
 fn explained(error: StoreError, path: &Path) -> DaemonError {
     let advice = match &error {
         StoreError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {

@@ -1,4 +1,4 @@
-//! Tracker role: the pure [`Tracker`] state machine behind sockets, with an executor if it keeps files.
+//! Tracker role: the pure [`Tracker`] state machine behind sockets, with an executor for kept files.
 //!
 //! A tracker that keeps files is also a serving peer, with a separate port for chunks and manifests. Invariant: it
 //! serves no file and accepts no volunteer before it has read the whole catalogue.

@@ -1,6 +1,8 @@
 //! Progress reports of a running program.
 
-/// Receiver of progress reports, for example a progress bar. Called from any thread; must not block.
+/// Receiver of progress reports, for example a progress bar.
+///
+/// Called from any thread; must not block.
 pub trait Watch: Send + Sync {
     /// An operation on `total` bytes begins, of which `done` bytes are already complete.
     fn begin(&self, title: &str, total: u64, done: u64);

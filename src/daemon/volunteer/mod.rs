@@ -75,7 +75,8 @@ pub struct VolunteerStatus {
     pub files: usize,
     /// The tracker has accepted the storage offer.
     pub welcome: bool,
-    /// Chunks that must still be copied to other volunteers before this one may leave; `None` if it is not draining.
+    /// Chunks that must still be copied to other volunteers before this one may leave; `None` if it
+    /// is not draining.
     pub left: Option<u64>,
     /// The tracker has refused the storage offer.
     pub refused: bool,
@@ -103,7 +104,9 @@ struct TrackerView {
 }
 
 impl Volunteer {
-    /// Opens the store and starts the threads. At the shutdown the volunteer sends a goodbye to the tracker.
+    /// Opens the store and starts the threads.
+    ///
+    /// At the shutdown the volunteer sends a goodbye to the tracker.
     ///
     /// # Errors
     /// The store cannot be opened, another program uses it, or no thread can be started.
@@ -218,7 +221,8 @@ struct Done {
 struct HeldReplicas {
     store: Arc<ReplicaStore>,
     shelf: Shelf,
-    /// Held while the served files are updated from the store, so that the last update of a file is the right one.
+    /// Held while the served files are updated from the store, so that the last update of a file is
+    /// the right one.
     syncing: Mutex<()>,
 }
 

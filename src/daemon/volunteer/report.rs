@@ -7,7 +7,8 @@ use crate::storage::{ReplicaFile, ReplicaStore};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Messages of a report, created file by file when they are sent: little memory, and always up to date.
+/// Messages of a report, created file by file when they are sent: little memory, and always up to
+/// date.
 pub(super) struct Report {
     files: std::vec::IntoIter<Arc<ReplicaFile>>,
     /// Remaining messages of the current file.

@@ -1,4 +1,4 @@
-//! State thread of a volunteer: passes the tracker's orders to workers and their results to the tracker.
+//! State thread of a volunteer: passes orders of the tracker to workers, and their results back.
 //!
 //! Never waits for a socket or a disk. Messages to the tracker wait in an outbox; while it is full, no results are
 //! taken from the workers (backpressure). Invariants: no message is sent in a session before all orders of earlier
@@ -72,7 +72,8 @@ pub(super) struct State {
     /// Outstanding orders of all sessions.
     outstanding: usize,
     report: Option<Report>,
-    /// Messages about corrupt chunks that are sent after the report, which may still list these chunks as held.
+    /// Messages about corrupt chunks that are sent after the report, which may still list these
+    /// chunks as held.
     after_report: Vec<VolunteerRequest>,
     outbox: VecDeque<VolunteerRequest>,
     draining: bool,
@@ -234,7 +235,8 @@ impl State {
         self.shared.tell(|shared| shared.welcome = false);
     }
 
-    /// Sends the storage offer and the report, once all orders of earlier sessions have ended: they change the store.
+    /// Sends the storage offer and the report, once all orders of earlier sessions have ended: they
+    /// change the store.
     fn begin_report(&mut self) {
         let Some(session) = self.session.as_mut() else { return };
         if session.begun || self.outstanding > 0 {
@@ -304,7 +306,9 @@ impl State {
         self.begin_report();
     }
 
-    /// Reports verified chunks. Before the session has begun nothing is sent: the later report includes them.
+    /// Reports verified chunks.
+    ///
+    /// Before the session has begun nothing is sent: the later report includes them.
     fn report_verified(&mut self, file: FileId, chunks: &[ChunkIndex]) {
         if let Some(file) = self.replicas.store.file(file) {
             holds(&file, chunks, true).for_each(|message| self.send(message));
@@ -341,7 +345,8 @@ impl State {
         }
     }
 
-    /// Sends a goodbye and waits for its acknowledgement, so that the tracker does not wait for the end of the lease.
+    /// Sends a goodbye and waits for its acknowledgement, so that the tracker does not wait for the
+    /// end of the lease.
     fn say_goodbye(self, events: &Receiver<SessionEvent>) {
         let Some(session) = &self.session else { return };
         session.session_end.trigger();
