@@ -1,53 +1,55 @@
-//! Why a daemon has ended, for people and for exit codes.
+//! Errors that end a program: a kind for the exit code and a text for the user.
 
 use crate::net::BindError;
 use crate::storage::StoreError;
 use std::io;
 
-/// What kind of trouble it was. The command line turns it into an exit code.
+/// Kind of an error. The command line maps it to an exit code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Something else.
+    /// Any other error.
     Other,
-    /// The flags do not fit what is there.
+    /// The flags do not match the files, folders or peers that they name.
     Usage,
-    /// No such file is known.
+    /// No peer offers the file.
     NotFound,
-    /// Nobody has all chunks.
+    /// The reachable holders together do not have all chunks.
     ChunksMissing,
-    /// The tracker or the network cannot be reached.
+    /// The tracker, the manager or a peer is unreachable.
     Unreachable,
-    /// It took too long.
+    /// The timeout has passed.
     TimedOut,
-    /// The user has interrupted it; it can be resumed.
+    /// The user interrupted the program; a download can be resumed.
     Interrupted,
     /// The disk is full.
     DiskFull,
-    /// Another file is in the way.
+    /// A different file with the same name exists.
     ExistsAndDiffers,
     /// A file or folder cannot be read or written.
     FileAccess,
-    /// What came is not what was asked for.
+    /// Received data does not match its digest.
     VerificationFailed,
 }
 
-/// Why a daemon has ended.
+/// The error that ended a program.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct DaemonError {
-    /// For programs.
+    /// Kind of the error, for the exit code.
     pub fault: Fault,
-    /// For people: what and why.
+    /// Text for the user: subject, cause, advice.
     pub text: String,
 }
 
 impl DaemonError {
-    /// An error with a text.
+    /// Creates an error of a kind, with its text.
     pub fn new(fault: Fault, text: impl Into<String>) -> Self {
         Self { fault, text: text.into() }
     }
 
-    /// Makes an error of a socket that could not be bound, for `map_err`. `flag` is the flag that chooses the port.
+    /// Converts a bind error, for `map_err`, and adds advice.
+    ///
+    /// `flag` is the flag that chooses the port.
     pub fn bind(flag: &'static str) -> impl FnOnce(BindError) -> Self {
         move |error| {
             let advice = match &error {

@@ -11,7 +11,9 @@ fn default_address(role: &str) -> SocketAddr {
     if role == "manager" { MANAGER_ADDRESS } else { TRACKER_ADDRESS }
 }
 
-/// The address for a flag. An unspecified IP address is not one to connect to: `HOST` stands for that of this host.
+/// The address for a flag.
+///
+/// Peers cannot connect to an unspecified IP address: `HOST` stands for the address of this host.
 fn shown(address: SocketAddr) -> String {
     match address.ip().is_unspecified() {
         true => format!("HOST:{}", address.port()),
@@ -92,8 +94,9 @@ pub fn start(role: &str, address: SocketAddr) -> String {
     }
 }
 
-/// What follows a reason in an error text: how to start the program that does not answer. Empty if the reason shows
-/// that a program answered, or names a flag itself.
+/// Advice after a reason in an error text: how to start the program that does not answer.
+///
+/// Empty if the reason shows that a program answered, or names a flag itself.
 pub fn after_failure(role: &str, address: SocketAddr, reason: &str) -> String {
     let answered = [" --", "refuses", " answers "].iter().any(|part| reason.contains(part));
     if answered { String::new() } else { format!("; {}", start(role, address)) }

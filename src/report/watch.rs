@@ -1,20 +1,22 @@
-//! How a daemon tells whoever looks on how far it is.
+//! Progress reports of a running program.
 
-/// Somebody who looks on: a progress bar, or nobody. Called from any thread, and never for long.
+/// Receiver of progress reports, for example a progress bar.
+///
+/// Called from any thread; must not block.
 pub trait Watch: Send + Sync {
-    /// Something of `total` bytes begins, of which `done` are done already.
+    /// An operation on `total` bytes begins, of which `done` bytes are already complete.
     fn begin(&self, title: &str, total: u64, done: u64);
-    /// So many bytes more are done.
+    /// `bytes` more bytes are complete.
     fn advance(&self, bytes: u64);
-    /// A word on what is going on.
+    /// A short text about the current step.
     fn note(&self, text: &str);
-    /// What is missing, and why, when nothing comes; empty when it goes on.
+    /// The cause of a stall, for example missing chunks; empty when the operation continues.
     fn trouble(&self, _text: &str) {}
-    /// It has ended, well or not.
+    /// The operation has ended, with or without success.
     fn end(&self);
 }
 
-/// Nobody looks on.
+/// Discards progress reports.
 pub struct Unwatched;
 
 impl Watch for Unwatched {

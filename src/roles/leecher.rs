@@ -1,7 +1,7 @@
-//! A leecher: finds the holders of a file, fetches it from all of them at once, and puts it in place.
+//! Leecher role: finds the holders of a file and downloads it from all of them at the same time.
 //!
-//! The state thread is the caller's own; what it does is in [`transfer`]. With
-//! [`LeecherConfig::stay`] it serves each chunk as soon as it is verified.
+//! Runs on the caller's thread; [`transfer`] has the steps of the download. With [`LeecherConfig::stay`] the leecher
+//! serves each chunk as soon as it is verified.
 
 use crate::content::PeerName;
 use crate::download::finder::TrackerFinder;
@@ -20,38 +20,42 @@ use crossbeam_channel::{Receiver, bounded};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-/// Peers met that may wait for the state thread.
+/// Capacity of the queue of discovered peers for the download.
 const QUEUE: usize = 1_024;
 
-/// What a leecher is told to do.
+/// Configuration of a leecher.
 #[derive(Debug, Clone)]
 pub struct LeecherConfig {
-    /// What is wanted.
+    /// The file to download, its destination and its checks.
     pub order: Order,
-    /// The tracker.
+    /// Address of the tracker.
     pub tracker: SocketAddr,
-    /// Serves what is there while downloading, and goes on when done.
+    /// Serves verified chunks during the download, and the complete file after it; `None` not to
+    /// serve.
     pub stay: Option<StayConfig>,
 }
 
-/// How a leecher serves.
+/// Configuration of a leecher's serving side.
 #[derive(Debug, Clone)]
 pub struct StayConfig {
-    /// Where.
+    /// Address on which the leecher serves.
     pub listen: SocketAddr,
-    /// What people call this peer; by default after its port.
+    /// Name of this peer; `None` for `leecher-PORT`.
     pub name: Option<PeerName>,
-    /// Its address, when that is not what the tracker sees.
+    /// Address of this peer for other peers, if it differs from the source address that the tracker
+    /// sees.
     pub advertise: Option<SocketAddr>,
-    /// How.
+    /// Limits and timeouts of the serving side.
     pub serve: ServeOptions,
 }
 
-/// Downloads, calls `done` when the file is in place, and with [`LeecherConfig::stay`] serves it until the
-/// shutdown.
+/// Downloads a file and calls `done` when it is complete and renamed.
+///
+/// With [`LeecherConfig::stay`] it then serves the file until the shutdown.
 ///
 /// # Errors
-/// Not found, ambiguous, not to be had, no room, interrupted: [`Fault`](crate::report::Fault) tells which.
+/// The file is not found or ambiguous, chunks are missing, the disk is full, the user interrupted, and others: see
+/// [`Fault`](crate::report::Fault).
 pub fn run(
     config: &LeecherConfig,
     watch: &dyn Watch,
@@ -72,7 +76,7 @@ struct Leecher<'a> {
     threads: Threads,
 }
 
-/// The serving side, once it has begun.
+/// The running serving side of a leecher.
 struct Serving {
     relay: Relay,
     port: u16,
@@ -83,10 +87,10 @@ struct Serving {
 impl Leecher<'_> {
     fn run(&self, done: &mut dyn FnMut(&Downloaded)) -> Result<(), DaemonError> {
         let LeecherConfig { order, tracker, stay } = self.config;
-        // First the port: it is known at once whether it is free.
+        // Binds before the download, so that a port in use is reported at once.
         let listener = stay.as_ref().map(|stay| Listener::bind(stay.listen)).transpose();
         let listener = listener.map_err(DaemonError::bind("--port PORT"))?;
-        // Known once the serving side has registered.
+        // Set when the serving side has registered.
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
         let own = announcer.clone();
         let token = move || own.get().and_then(Announcer::token);
@@ -96,7 +100,7 @@ impl Leecher<'_> {
         let located = job::locate(order, &mut finder, outage, self.shutdown)?;
         let mut order = order.clone();
         if stay.is_some() && order.recheck.in_place != Verify::Full {
-            log::debug!("what is served must have been read: a file in place is checked in full");
+            log::debug!("an existing file is verified completely, because it will be served");
             order.recheck.in_place = Verify::Full;
         }
         let order = &order;
@@ -133,7 +137,7 @@ impl Leecher<'_> {
         Ok(())
     }
 
-    /// Serves a file, and announces it.
+    /// Starts the serving side and registers it. Returns `None` if the leecher does not serve.
     fn serve(
         &self,
         listener: Option<Listener>,
@@ -150,7 +154,7 @@ impl Leecher<'_> {
         let port = address.port();
         let name = config.name.clone().map_or_else(|| default_name("leecher", port), Ok)?;
         let registration = Registration { name, port, advertise: config.advertise };
-        // A download in progress does not end because the tracker is away: no time-out, so nothing fails.
+        // No timeout: an unreachable tracker does not end a download in progress.
         let (failures, _) = bounded(1);
         let (tracker, threads) = (self.config.tracker, &self.threads);
         let announcer =
@@ -158,11 +162,11 @@ impl Leecher<'_> {
         Ok(Some(Serving { relay, port, discovered: discoveries, announcer }))
     }
 
-    /// Goes on serving a file that has just been completed.
+    /// Serves a completed file until the shutdown.
     fn stay(&self, announcer: &Announcer, part: &PartFile) {
         announcer.nudge();
         log::info!("complete, serving until interrupted");
-        // Nobody waits for the disk, but once it is done nothing can take the file away.
+        // The download is reported as complete before this fsync; after it, the file survives a power failure.
         if let Err(error) = part.make_durable() {
             log::warn!("{error}");
         }

@@ -1,4 +1,4 @@
-//! The manager: the pure [`Manager`] behind sockets.
+//! Manager role: the pure [`Manager`] state machine behind TCP and UDP sockets.
 
 use crate::content::limits;
 use crate::net::{Shutdown, Timeouts};
@@ -8,25 +8,25 @@ use crate::swarm::membership::Leases;
 use crate::tracker::server::{ExecutorChannels, Hub, HubConfig, StartError, draw};
 use std::net::SocketAddr;
 
-/// What a manager is told to do.
+/// Configuration of a manager.
 #[derive(Debug, Clone)]
 pub struct ManagerConfig {
-    /// Where to listen, TCP and UDP.
+    /// Address for both TCP and UDP.
     pub listen: SocketAddr,
-    /// When peers are alive.
+    /// Lease and heartbeat interval of peers.
     pub leases: Leases,
-    /// Peers may advertise an address of another machine than they come from.
+    /// Peers may advertise an address other than their source address.
     pub trust_advertised: bool,
-    /// Connections served at once.
+    /// Maximum number of connections.
     pub connections: usize,
-    /// How long connections are waited for.
+    /// Timeouts of connections.
     pub timeouts: Timeouts,
 }
 
 /// Starts a manager, which runs until the shutdown.
 ///
 /// # Errors
-/// When the port is taken, or the system gives no threads or randomness.
+/// The address cannot be bound, no thread can be started, or no random bytes are available.
 pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<Hub, StartError> {
     let manager = Manager::new(config.leases, config.trust_advertised, draw);
     let ManagerConfig { listen, connections, timeouts, .. } = *config;

@@ -1,7 +1,7 @@
-//! A seeder: one file, hashed, registered and served until it is told to stop.
+//! Seeder role: hashes one file, registers it with a tracker and serves it until the shutdown.
 //!
-//! The state thread is the caller's own: it looks at the file now and then, and hashes it again when it has changed.
-//! Invariant: what is offered is what the file was when it was hashed as a whole, and nobody has written to it since.
+//! Runs on the caller's thread, which checks the file at intervals and hashes it again when it has changed. Invariant:
+//! an offered file has not been written to since it was hashed completely.
 
 use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::content::{FileName, PeerName};
@@ -21,30 +21,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a seeder is told to do.
+/// Configuration of a seeder.
 #[derive(Debug, Clone)]
 pub struct SeederConfig {
-    /// The file.
+    /// Path of the file.
     pub file: PathBuf,
-    /// The name to offer it under, when that is not its own.
+    /// Name under which the file is offered; `None` for its own name.
     pub offer_as: Option<FileName>,
-    /// Where to serve.
+    /// Address on which the seeder serves.
     pub listen: SocketAddr,
-    /// The tracker.
+    /// Address of the tracker.
     pub tracker: SocketAddr,
-    /// What people call this peer; by default after its port.
+    /// Name of this peer; `None` for `seeder-PORT`.
     pub name: Option<PeerName>,
-    /// Its address, when that is not what the tracker sees.
+    /// Address of this peer for other peers, if it differs from the source address that the tracker
+    /// sees.
     pub advertise: Option<SocketAddr>,
-    /// Bytes in a chunk; by default according to the file's size.
+    /// Chunk size in bytes; `None` to derive it from the file size.
     pub chunk_size: Option<u32>,
-    /// How to serve.
+    /// Limits and timeouts of the serving side.
     pub serve: ServeOptions,
-    /// How long to wait for a tracker that does not answer.
+    /// Time after which an unreachable tracker is an error; `None` to retry without limit.
     pub timeout: Option<Duration>,
 }
 
-/// Seeds until the shutdown.
+/// Runs a seeder until the shutdown.
 ///
 /// # Errors
 /// The file cannot be read, the port is taken, or the tracker does not answer in time.
@@ -53,12 +54,12 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
         Some(name) => name.clone(),
         None => own_name(&config.file)?,
     };
-    // First the port: it is known at once whether it is free, hashing may take minutes.
+    // Binds before it hashes: hashing can take minutes, and a port in use is reported at once.
     let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-p PORT"))?;
     let glance = FileStamp::at(&config.file);
     let file = match hash(&config, &name, watch, shutdown) {
         Ok(file) => Arc::new(file),
-        // Ctrl-C is how a seeder ends, also before it serves.
+        // A shutdown while hashing is a normal end.
         Err(_) if shutdown.is_stopped() => return Ok(()),
         Err(error) => return Err(error),
     };
@@ -69,7 +70,7 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     result
 }
 
-/// Serves a file until the shutdown, and what it is later on.
+/// Registers and serves the file, in its current version, until the shutdown.
 fn serve_until(
     config: &SeederConfig,
     name: FileName,
@@ -93,51 +94,54 @@ fn serve_until(
     let (tracker, timeout) = (config.tracker, config.timeout);
     let announcer =
         Announcer::start(tracker, registration, shelf.clone(), timeout, failures, threads, shutdown)?;
-    let said = String::new();
-    let mut kept = Kept { config, name, shelf, announcer, file, glance, seen: None, offered: true, said };
+    let last_warning = String::new();
+    let mut offered_file =
+        OfferedFile { config, name, shelf, announcer, file, glance, seen: None, offered: true, last_warning };
     loop {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => break Ok(()),
             recv(failed) -> failure => break failure.map_or(Ok(()), Err),
-            default(FOLDER_SCAN_INTERVAL) => kept.look(watch, shutdown),
+            default(FOLDER_SCAN_INTERVAL) => offered_file.check(watch, shutdown),
         }
     }
 }
 
-/// Makes an offer of a file, and says so.
+/// Creates the offer of a file and logs it.
 fn offer_of(name: &FileName, file: &Arc<CompleteFile>) -> Offer {
     let layout = file.layout();
     let summary =
         FileSummary { id: file.id(), name: name.clone(), size: layout.size(), chunks: layout.count() };
     let FileSummary { id, size, chunks, .. } = &summary;
-    log::info!("serving {name} ({size} bytes, {chunks} chunks) with id {id}");
+    let chunks = if *chunks == 1 { "1 chunk".to_owned() } else { format!("{chunks} chunks") };
+    log::info!("serving {name} ({size} bytes, {chunks}) with id {id}");
     Offer { file: summary, source: file.clone() }
 }
 
-/// The file that is offered, which somebody may change, replace or remove meanwhile.
-struct Kept<'a> {
+/// The offered file, which the user may change, replace or remove at any time.
+struct OfferedFile<'a> {
     config: &'a SeederConfig,
     name: FileName,
     shelf: Offers,
     announcer: Announcer,
     file: Arc<CompleteFile>,
-    /// What the path led to when the file was hashed.
+    /// State of the path (inode, size, time) when the file was hashed.
     glance: Option<FileStamp>,
-    /// Something else that the path led to at the last look: hashed when it stays so.
+    /// A different state at the last check. The file is hashed when two checks see the same state.
     seen: Option<FileStamp>,
     offered: bool,
-    /// What has been said of what is wrong.
-    said: String,
+    /// The last warning: each is logged once.
+    last_warning: String,
 }
 
-impl Kept<'_> {
-    /// Looks at the path. What has changed is withdrawn at once, hashed when nobody writes to it any more, and offered
-    /// as what it is then.
-    fn look(&mut self, watch: &dyn Watch, shutdown: &Shutdown) {
+impl OfferedFile<'_> {
+    /// Checks the path for changes.
+    ///
+    /// A file that was written to is withdrawn at once, hashed when it no longer changes, and offered again.
+    fn check(&mut self, watch: &dyn Watch, shutdown: &Shutdown) {
         let now = FileStamp::at(&self.config.file);
         if now == self.glance && self.offered {
             self.seen = None;
-            self.said.clear();
+            self.last_warning.clear();
             return;
         }
         let intact = self.file.is_intact();
@@ -145,11 +149,11 @@ impl Kept<'_> {
             self.shelf.withdraw(&self.name);
             self.announcer.nudge();
         }
-        self.tell(match (now.is_some(), intact) {
-            (false, true) => "has been removed; it is served until this program ends",
-            (true, true) => "has been touched or replaced: it is hashed again",
-            (false, false) => "has been removed and is offered no more",
-            (true, false) => "has changed: it is offered no more until it has been hashed again",
+        self.warn_once(match (now.is_some(), intact) {
+            (false, true) => "was removed; it is served until this program ends",
+            (true, true) => "was replaced or has a new modification time; it will be hashed again",
+            (false, false) => "was removed; it is no longer offered",
+            (true, false) => "has changed; it is not offered until it has been hashed again",
         });
         let settled = now.is_some() && std::mem::replace(&mut self.seen, now) == now;
         if settled {
@@ -157,11 +161,11 @@ impl Kept<'_> {
         }
     }
 
-    /// Says what is wrong, once.
-    fn tell(&mut self, text: &str) {
-        if self.said != text {
+    /// Logs a warning about the file, unless it repeats the last one.
+    fn warn_once(&mut self, text: &str) {
+        if self.last_warning != text {
             log::warn!("{} {text}", self.name);
-            text.clone_into(&mut self.said);
+            text.clone_into(&mut self.last_warning);
         }
     }
 
@@ -169,29 +173,29 @@ impl Kept<'_> {
         let file = match hash(self.config, &self.name, watch, shutdown) {
             Ok(file) => Arc::new(file),
             Err(_) if shutdown.is_stopped() => return,
-            // It is tried again when it has settled.
+            // Retried when two checks see the same state again.
             Err(error) => {
-                self.tell(&format!("cannot be hashed again: {error}"));
+                self.warn_once(&format!("could not be hashed again: {error}"));
                 self.seen = None;
                 return;
             }
         };
         if file.id() != self.file.id() && self.file.is_intact() {
-            // It was replaced: whoever is in the middle of the old one can finish.
+            // The file was replaced: downloads of the old one can finish from the open file.
             self.shelf.put(self.file.id(), self.file.clone());
         }
-        let same = if file.id() == self.file.id() { "is what it was" } else { "is another file now" };
-        log::info!("{} was hashed again and {same}", self.name);
+        let result = if file.id() == self.file.id() { "is unchanged" } else { "has changed" };
+        log::info!("hashed {} again: its content {result}", self.name);
         self.shelf.offer(offer_of(&self.name, &file));
         self.announcer.nudge();
         (self.file, self.glance, self.offered) = (file, now, true);
     }
 }
 
-/// The name of a peer that was given none.
+/// The default name of a peer: `ROLE-PORT`.
 ///
 /// # Errors
-/// Never, as long as `role` is a plain word.
+/// Never for a valid `role`.
 pub(super) fn default_name(role: &str, port: u16) -> Result<PeerName, DaemonError> {
     PeerName::new(format!("{role}-{port}")).map_err(|error| DaemonError::new(Fault::Other, error.to_string()))
 }
@@ -202,7 +206,7 @@ fn own_name(path: &Path) -> Result<FileName, DaemonError> {
     })?;
     let unusable = |why: &dyn std::fmt::Display| {
         let text =
-            format!("{} cannot be offered under its name: {why}; give another with --as", path.display());
+            format!("{} cannot be offered under its own name: {why}; choose one with --as", path.display());
         DaemonError::new(Fault::Usage, text)
     };
     let name = name.to_str().ok_or_else(|| unusable(&"it is not UTF-8"))?;
@@ -224,7 +228,8 @@ fn hash(
     file.map_err(|error| explained(error, &config.file))
 }
 
-/// Adds the next command to the two likely mistakes: a missing file, and a folder in place of a file.
+/// Adds the next command to the two likely mistakes: a missing file, and a folder in place of a
+/// file.
 fn explained(error: StoreError, path: &Path) -> DaemonError {
     let advice = match &error {
         StoreError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {

@@ -1,8 +1,7 @@
-//! The tracker: the pure [`Tracker`] behind sockets, and, when it keeps files, the hands that carry out what it
-//! decides.
+//! Tracker role: the pure [`Tracker`] state machine behind sockets, with an executor for kept files.
 //!
-//! A tracker that keeps files is a serving peer, too: it has a port of its own for chunks and manifests. Invariant:
-//! it serves nothing and takes no volunteer in before its catalogue has been read whole.
+//! A tracker that keeps files is also a serving peer, with a separate port for chunks and manifests. Invariant: it
+//! serves no file and accepts no volunteer before it has read the whole catalogue.
 
 use crate::content::PeerName;
 use crate::content::fmt::counted;
@@ -27,60 +26,60 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long the prompt waits for an answer, which takes no disk and no socket.
-const ANSWER_WAIT: Duration = Duration::from_secs(10);
-/// The folder below the state folder for chunks that came back.
+/// Timeout of a prompt command. The state machine answers without disk or network access.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Subfolder of the state folder for the tracker's own chunk store.
 const CHUNKS: &str = "chunks";
 
-/// What a tracker is told to do.
+/// Configuration of a tracker.
 #[derive(Debug, Clone)]
 pub struct TrackerConfig {
-    /// Where to listen, TCP and UDP.
+    /// Address for both TCP and UDP.
     pub listen: SocketAddr,
     /// Leases and quorum.
     pub rules: Rules,
-    /// Connections served at once.
+    /// Maximum number of connections.
     pub connections: usize,
-    /// How long connections are waited for.
+    /// Timeouts of connections.
     pub timeouts: Timeouts,
-    /// What it keeps, if it does.
+    /// Settings of a tracker that keeps files; `None` if it keeps none.
     pub keep: Option<KeepConfig>,
 }
 
-/// What a tracker that keeps files is told.
+/// Configuration of a tracker that keeps files.
 #[derive(Debug, Clone)]
 pub struct KeepConfig {
-    /// The folder whose files it offers and has kept.
+    /// Folder of the files that the tracker offers and replicates (`--files`).
     pub files: Option<PathBuf>,
-    /// The folder of its catalogue and of chunks that came back.
+    /// Folder of the catalogue and of the tracker's own chunk store (`--state`).
     pub state: PathBuf,
-    /// The port on which it serves; 0 takes any free one.
+    /// Port on which the tracker serves chunks; 0 chooses a free port.
     pub port: u16,
-    /// Where others reach that port, when it is not the address that they know the tracker by.
+    /// Address at which peers reach this port, if it differs from the tracker's address.
     pub advertise: Option<SocketAddr>,
-    /// How to serve.
+    /// Limits and timeouts of the serving side.
     pub serve: ServeOptions,
-    /// How many copies, and when.
+    /// Number of replicas, repair delay and further replication settings.
     pub settings: Settings,
-    /// Starts with an empty catalogue and fills it from what volunteers report.
+    /// Starts with an empty catalogue and rebuilds it from the reports of volunteers.
     pub rebuild: bool,
-    /// The file that this program logs to: it is not offered.
+    /// Log file of this program; never offered.
     pub log_file: PathBuf,
 }
 
-/// A running tracker. Clones are the same tracker.
+/// Handle of a running tracker. All clones refer to the same tracker.
 #[derive(Clone)]
 pub struct RunningTracker(Arc<Inner>);
 
 struct Inner {
     hub: Mutex<Option<Hub>>,
     address: SocketAddr,
-    keeping: Option<CommandChannels>,
+    commands: Option<CommandChannels>,
     failed: Receiver<DaemonError>,
     threads: Threads,
 }
 
-/// Where commands go in and answers come out.
+/// Channels for prompt commands and their answers.
 struct CommandChannels {
     serving: SocketAddr,
     news: Sender<TaskOutcome>,
@@ -90,8 +89,8 @@ struct CommandChannels {
 
 /// Starts a tracker, which runs until the shutdown.
 ///
-/// # Errors
-/// A port is taken, a folder cannot be used, the catalogue is damaged, or the system gives no threads or randomness.
+/// # Errors An address cannot be bound, a folder cannot be used, the catalogue is damaged, no thread can be started, or
+/// no random bytes are available.
 pub fn start(
     config: &TrackerConfig,
     watch: &Arc<dyn Watch>,
@@ -110,16 +109,16 @@ fn start_in(
     let mut seeds = seeds()?;
     let mut tracker = Tracker::new(config.rules, fastrand::Rng::with_seed(seeds.0), draw);
     let (failures, failed) = bounded(1);
-    let (mut hands, mut keeping, mut failed_keeping) = (ExecutorChannels::none(), None, never());
+    let (mut executor, mut commands, mut catalogue_failed) = (ExecutorChannels::none(), None, never());
     if let Some(keep) = &config.keep {
         let random = fastrand::Rng::with_seed(std::mem::take(&mut seeds.1));
-        let (given, desk) =
+        let (executor_channels, command_channels) =
             keep_files(keep, config.listen.ip(), &mut tracker, random, watch, failures, threads, shutdown)?;
-        (hands, keeping, failed_keeping) = (given, Some(desk), failed);
+        (executor, commands, catalogue_failed) = (executor_channels, Some(command_channels), failed);
     }
     let TrackerConfig { listen, connections, timeouts, .. } = *config;
     let hub = HubConfig { listen, connections, outbox: limits::OUTBOX_MESSAGES_MAX, timeouts };
-    let hub = Hub::start(&hub, tracker, hands, shutdown)?;
+    let hub = Hub::start(&hub, tracker, executor, shutdown)?;
     let address = hub.address();
     log::info!("tracker listening on {address}, TCP and UDP");
     match config.keep {
@@ -129,19 +128,19 @@ fn start_in(
     Ok(RunningTracker(Arc::new(Inner {
         hub: Mutex::new(Some(hub)),
         address,
-        keeping,
-        failed: failed_keeping,
+        commands,
+        failed: catalogue_failed,
         threads: threads.clone(),
     })))
 }
 
-/// Two numbers to begin random sequences with.
+/// Two random seeds.
 fn seeds() -> Result<(u64, u64), DaemonError> {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = secret()?;
     Ok((u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])))
 }
 
-/// Reads the catalogue, serves, and starts the hands.
+/// Reads the catalogue, starts the executor, and serves the files.
 #[allow(clippy::too_many_arguments)]
 fn keep_files(
     keep: &KeepConfig,
@@ -162,7 +161,7 @@ fn keep_files(
     let Contents { files, volunteers, held, forgotten } = catalogue.load()?;
     let store = ReplicaStore::open(&keep.state.join(CHUNKS), u64::MAX)?;
     let known = (counted(files.len() as u64, "file"), counted(volunteers.len() as u64, "volunteer"));
-    log::info!("the catalogue has {} and {}", known.0, known.1);
+    log::info!("read the catalogue: {}, {}", known.0, known.1);
     let port = listener.address().port();
     let own = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     let name = PeerName::new(TRACKER_NAME);
@@ -191,51 +190,54 @@ fn keep_files(
     serve(listener, shelf, &keep.serve, None, threads, shutdown)?;
     let serving = SocketAddr::new(ip, port);
     log::info!("tracker serving on {serving}");
-    let desk = CommandChannels { serving, news: tell, answers, next: AtomicU64::new(0) };
-    Ok((ExecutorChannels { tasks, answers: answer, news }, desk))
+    let commands = CommandChannels { serving, news: tell, answers, next: AtomicU64::new(0) };
+    Ok((ExecutorChannels { tasks, answers: answer, news }, commands))
 }
 
 impl RunningTracker {
-    /// Where it listens.
+    /// The address on which the tracker listens.
     pub fn address(&self) -> SocketAddr {
         self.0.address
     }
 
-    /// Where it serves, when it keeps files.
+    /// The address on which the tracker serves chunks; `None` if it keeps no files.
     pub fn serving(&self) -> Option<SocketAddr> {
-        self.0.keeping.as_ref().map(|desk| desk.serving)
+        self.0.commands.as_ref().map(|channels| channels.serving)
     }
 
-    /// Asks for something, one question at a time.
+    /// Executes a prompt command. Only one command at a time is supported.
     ///
     /// # Errors
-    /// For people: it cannot be done, and why.
+    /// The text for the user: why the command was refused or has no answer.
     pub fn command(&self, command: Command) -> Result<Answer, String> {
-        let Some(desk) = &self.0.keeping else {
-            return Err("this tracker keeps no files; it would with --files and --state".into());
+        let Some(channels) = &self.0.commands else {
+            return Err("this tracker keeps no files; restart it with --files and --state".into());
         };
-        let number = desk.next.fetch_add(1, Ordering::Relaxed);
-        desk.news.send(TaskOutcome::Command(number, command)).map_err(|_| "the tracker is ending")?;
+        let number = channels.next.fetch_add(1, Ordering::Relaxed);
+        channels.news.send(TaskOutcome::Command(number, command)).map_err(|_| "the tracker is shutting down")?;
         loop {
-            match desk.answers.recv_timeout(ANSWER_WAIT) {
+            match channels.answers.recv_timeout(ANSWER_TIMEOUT) {
                 Ok((answered, Answer::Refused(why))) if answered == number => return Err(why),
                 Ok((answered, answer)) if answered == number => return Ok(answer),
-                // To a question that was not waited for.
+                // The answer to an earlier command that timed out.
                 Ok(_) => {}
-                Err(_) => return Err("the tracker is too busy to answer".into()),
+                Err(_) => {
+                    let seconds = ANSWER_TIMEOUT.as_secs();
+                    return Err(format!("the tracker did not answer within {seconds} s; try again"));
+                }
             }
         }
     }
 
-    /// Tells when it cannot go on, for `select!`.
+    /// Receives the error that ends the tracker, for `select!`.
     pub fn failed(&self) -> &Receiver<DaemonError> {
         &self.0.failed
     }
 
-    /// Waits until the shutdown, or until it cannot go on.
+    /// Waits for the shutdown or for the failure of the catalogue.
     ///
     /// # Errors
-    /// The latter.
+    /// The catalogue has failed.
     pub fn wait(&self, shutdown: &Shutdown) -> Result<(), DaemonError> {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => Ok(()),

@@ -1,7 +1,7 @@
-//! Hashes, once after the start, what has been kept since before it.
+//! Verifies once, after a start, the chunks that were stored by previous runs.
 //!
-//! In no hurry: it rests several times as long as it works, so that serving does not starve. What passes is told in
-//! batches; what does not, the store tells of.
+//! Runs at low priority: it pauses for a multiple of the time that each hash takes, so that serving is not slowed down.
+//! Correct chunks are reported in batches; the store itself reports corrupt ones.
 
 use crate::content::fmt::counted;
 use crate::content::limits::{CHECK_PAUSE_FACTOR, NAMED_CHUNKS_MAX};
@@ -11,50 +11,51 @@ use crate::storage::{ReplicaFile, ReplicaStore};
 use crossbeam_channel::Sender;
 use std::time::{Duration, Instant};
 
-/// A batch is told after so long at the latest.
+/// Maximum delay of the report of a verified chunk.
 const BATCH_TIME: Duration = Duration::from_secs(1);
-/// No rest is longer.
+/// Maximum pause after a chunk.
 const REST_MAX: Duration = Duration::from_secs(1);
 
-/// Chunks of a file that have been hashed and are right.
+/// Verified chunks of one file.
 pub(super) type Batch = (FileId, Vec<ChunkIndex>);
 
-/// Runs until everything has been looked at, or the shutdown.
+/// Verifies all chunks of previous runs. Ends after the last one, or at the shutdown.
 pub(super) fn run(store: &ReplicaStore, passed: &Sender<Batch>, shutdown: &Shutdown) {
-    let (began, mut right) = (Instant::now(), 0u64);
+    let (began, mut verified) = (Instant::now(), 0u64);
     for file in store.files() {
         let Some(count) = check(&file, file.unverified(), passed, shutdown) else { return };
-        right += count;
+        verified += count;
     }
-    if right > 0 {
-        let (right, seconds) = (counted(right, "chunk"), began.elapsed().as_secs_f64());
-        log::info!("what was kept before has been checked: {right} right, in {seconds:.1} s");
+    if verified > 0 {
+        let (chunks, seconds) = (counted(verified, "chunk"), began.elapsed().as_secs_f64());
+        log::info!("verified {chunks} of previous runs in {seconds:.1} s");
     }
 }
 
-/// Looks at chunks of one file. Returns how many were right; `None` at the shutdown. Of each that was not the store
-/// says so itself, and those that have been dropped meanwhile are neither.
+/// Verifies chunks of one file. Returns the number of correct ones, or `None` at the shutdown.
+///
+/// The store reports corrupt chunks. Chunks that were dropped in the meantime count as neither.
 fn check(
     file: &ReplicaFile,
     chunks: Vec<ChunkIndex>,
     passed: &Sender<Batch>,
     shutdown: &Shutdown,
 ) -> Option<u64> {
-    let mut right = 0;
+    let mut verified = 0;
     let (mut batch, mut since) = (Vec::new(), Instant::now());
-    let mut complained = false;
+    let mut warned = false;
     for index in chunks {
         let began = Instant::now();
         match file.check(index) {
             Ok(true) => {
-                right += 1;
+                verified += 1;
                 batch.push(index);
             }
             Ok(false) => {}
-            Err(error) if complained => log::debug!("{error}"),
+            Err(error) if warned => log::debug!("{error}"),
             Err(error) => {
-                complained = true;
-                log::warn!("what is kept cannot be checked: {error}");
+                warned = true;
+                log::warn!("failed to verify a stored chunk: {error}");
             }
         }
         if batch.len() >= NAMED_CHUNKS_MAX || since.elapsed() >= BATCH_TIME {
@@ -68,7 +69,7 @@ fn check(
     if !batch.is_empty() {
         passed.send((file.id(), batch)).ok()?;
     }
-    Some(right)
+    Some(verified)
 }
 
 #[cfg(test)]
@@ -81,7 +82,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn what_is_right_is_counted_and_told() {
+    fn correct_chunks_are_counted_and_reported() {
         let place = tempfile::tempdir().unwrap();
         let store = ReplicaStore::open(place.path(), 1 << 30).unwrap();
         let bytes = vec![7; 48 << 10];

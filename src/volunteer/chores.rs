@@ -1,6 +1,6 @@
-//! What a volunteer is ordered that needs its disk alone: to drop chunks, and to prove that it has one.
+//! Orders of the tracker that need only the volunteer's disk: drop chunks, answer a challenge.
 //!
-//! A thread of its own, so that a proof does not wait behind copies from a slow peer.
+//! A separate thread carries them out, so that a proof does not wait for copies from a slow peer.
 
 use super::{Done, HeldReplicas, Job, work};
 use crate::content::limits::NAMED_CHUNKS_MAX;
@@ -10,15 +10,15 @@ use crate::protocol::volunteer::{ChallengedRange, VolunteerReport};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::BTreeSet;
 
-/// Something that needs the disk alone.
+/// An order that needs only the disk.
 pub(super) enum Chore {
     /// Drop chunks.
     Drop(FileId, Vec<ChunkIndex>),
-    /// Prove that a chunk is here.
+    /// Answer a challenge, given by its number.
     Prove(u64, ChallengedRange),
 }
 
-/// Does what is to be done, one after the other, until the shutdown.
+/// Carries out orders one after the other, until the shutdown.
 pub(super) fn run(
     replicas: &HeldReplicas,
     jobs: &Receiver<Job<Chore>>,
@@ -48,28 +48,28 @@ fn drop_chunks(replicas: &HeldReplicas, file: FileId, mut chunks: Vec<ChunkIndex
         let left: BTreeSet<ChunkIndex> = file.held_of(&chunks).collect();
         chunks.retain(|index| !left.contains(index));
     }
-    // How much can be taken then is filled in when it is said.
+    // `as_of_now` fills in the free space when the message is sent.
     let free = 0;
     let pieces = chunks.chunks(NAMED_CHUNKS_MAX);
     pieces.map(|chunks| VolunteerReport::Dropped { file, chunks: chunks.to_vec(), free }).collect()
 }
 
-/// The proof, from the disk; nothing when the chunk is not here, or is not right.
+/// The proof for a challenge, read from the disk; `None` if the chunk is missing or corrupt.
 fn prove(replicas: &HeldReplicas, range: &ChallengedRange) -> Option<Digest> {
     let file = replicas.store.file(range.file);
-    // All of it is looked at: damage beside the range is damage, too.
+    // The whole chunk is verified: it may be corrupt outside the challenged range.
     let checked = file.as_ref().map_or(Ok(false), |file| file.check(range.index));
     let proof = match (file, checked) {
         (Some(file), Ok(true)) => file.prove(range),
         (_, Ok(_)) => None,
         (_, Err(error)) => {
-            log::debug!("a challenge cannot be met: {error}");
+            log::debug!("failed to read a challenged chunk: {error}");
             None
         }
     };
     if proof.is_none() {
         let (index, file) = (range.index, range.file.short());
-        log::warn!("chunk {index} of {file} was challenged and cannot be proven to be here");
+        log::warn!("challenge failed: chunk {index} of {file} is missing or corrupt");
     }
     proof
 }

@@ -1,8 +1,8 @@
-//! Copies chunks from other peers into the store, several at once.
+//! Copies chunks from other peers into the store, with several worker threads.
 //!
-//! Invariants: what is stored was verified against the manifest, and the manifest against the file's id; the manifest
-//! of a file is asked for once; chunks that are being received take no more memory than
-//! [`RECEIVE_MEMORY_BYTES`](crate::content::limits::RECEIVE_MEMORY_BYTES).
+//! Invariants: a stored chunk was verified against the manifest, and the manifest against the file's id; the manifest
+//! of a file is requested once at a time; chunks in flight use at most
+//! [`RECEIVE_MEMORY_BYTES`](crate::content::limits::RECEIVE_MEMORY_BYTES) bytes.
 
 use super::{Done, HeldReplicas, Job, work};
 use crate::content::limits::{COPY_WORKERS_MAX, RECEIVE_MEMORY_BYTES, SOURCE_RETRY_INTERVAL};
@@ -20,33 +20,33 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a worker that waits for memory looks whether it is still wanted.
-const GLANCE: Duration = Duration::from_millis(100);
-/// A worker keeps a buffer of up to so many bytes for the next chunk.
-const BUFFER_KEPT: usize = RECEIVE_MEMORY_BYTES as usize / COPY_WORKERS_MAX;
-/// How often a chunk is stored anew whose file is removed meanwhile.
-const TRIES: usize = 3;
+/// Interval at which a worker that waits for memory checks for the end of the session.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Maximum size in bytes of a buffer that a worker keeps for its next chunk.
+const BUFFER_BYTES_MAX: usize = RECEIVE_MEMORY_BYTES as usize / COPY_WORKERS_MAX;
+/// Attempts to store a chunk if its file is removed at the same time.
+const STORE_ATTEMPTS_MAX: usize = 3;
 
-/// A chunk that is to be copied.
+/// An order to copy a chunk from a peer.
 pub(super) struct Copy {
     pub kept: KeptFile,
     pub index: ChunkIndex,
     pub from: SocketAddr,
 }
 
-/// What the copying threads share.
+/// State that the copying threads share.
 pub(super) struct Copier {
     replicas: Arc<HeldReplicas>,
     tracker: SocketAddr,
     conversations: Conversations,
     memory: Memory,
-    /// The files whose manifests are being asked for: whoever else wants one waits.
-    gates: Mutex<HashMap<FileId, Arc<Mutex<()>>>>,
-    /// The peers that could not be reached, and when.
-    away: Mutex<HashMap<SocketAddr, Instant>>,
+    /// A lock for each file whose manifest is being requested: other workers wait for the response.
+    manifest_locks: Mutex<HashMap<FileId, Arc<Mutex<()>>>>,
+    /// Time of the last failed connection to a peer: backoff before the next one.
+    unreachable: Mutex<HashMap<SocketAddr, Instant>>,
 }
 
-/// Why a chunk was not copied.
+/// Cause of a failed copy, for the tracker.
 struct Failure {
     why: CopyFailure,
     text: String,
@@ -72,14 +72,14 @@ impl From<SourceError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            // Paths of this machine are nobody else's business.
+            // Without the path: the tracker must not learn paths of this host.
             StoreError::Full { needed, available, .. } => {
                 let text = format!("{needed} bytes needed, {available} available");
                 Self::new(CopyFailure::NoRoom, text)
             }
             error => {
-                log::warn!("a chunk cannot be stored: {error}");
-                Self::new(CopyFailure::Disk, "it cannot be stored")
+                log::warn!("failed to store a chunk: {error}");
+                Self::new(CopyFailure::Disk, "the volunteer failed to store it")
             }
         }
     }
@@ -88,26 +88,34 @@ impl From<StoreError> for Failure {
 impl Copier {
     pub(super) fn new(replicas: Arc<HeldReplicas>, tracker: SocketAddr, timeouts: Timeouts) -> Self {
         let (conversations, memory) = (Conversations::new(timeouts), Memory::default());
-        Self { replicas, tracker, conversations, memory, gates: Mutex::default(), away: Mutex::default() }
+        Self {
+            replicas,
+            tracker,
+            conversations,
+            memory,
+            manifest_locks: Mutex::default(),
+            unreachable: Mutex::default(),
+        }
     }
 
-    /// Copies until the shutdown.
+    /// Loop of a copying thread, until the shutdown.
     pub(super) fn run(&self, jobs: &Receiver<Job<Copy>>, done: &Sender<Done>, shutdown: &Shutdown) {
         let mut buffer = Vec::new();
         let idle = || self.conversations.close_idle();
-        work(jobs, done, shutdown, idle, |copy, here| {
+        work(jobs, done, shutdown, idle, |copy, session_end| {
             let (file, index) = (copy.kept.file.id, copy.index);
-            let result = self.copy(&copy, here, &mut buffer);
-            if buffer.capacity() > BUFFER_KEPT {
+            let result = self.copy(&copy, session_end, &mut buffer);
+            if buffer.capacity() > BUFFER_BYTES_MAX {
                 buffer = Vec::new();
             }
-            // Filled in when it is said: of several threads the last to say it need not be the last to know it.
+            // `as_of_now` fills in the free space when the message is sent: several threads change it.
             let free = 0;
             vec![match result {
                 Ok(()) => VolunteerReport::Stored { file, index, free },
                 Err(Failure { why, text }) => {
                     let from = as_known(copy.from, self.tracker);
-                    log::debug!("chunk {index} of {} is not copied from {from}: {text}", copy.kept.file.name);
+                    let name = &copy.kept.file.name;
+                    log::debug!("failed to copy chunk {index} of {name} from {from}: {text}");
                     VolunteerReport::NotStored { file, index, why, text, free }
                 }
             }]
@@ -115,7 +123,7 @@ impl Copier {
         self.conversations.close();
     }
 
-    fn copy(&self, copy: &Copy, here: &Shutdown, buffer: &mut Vec<u8>) -> Result<(), Failure> {
+    fn copy(&self, copy: &Copy, session_end: &Shutdown, buffer: &mut Vec<u8>) -> Result<(), Failure> {
         let Copy { kept, index, .. } = copy;
         let store = &self.replicas.store;
         let known = store.file(kept.file.id);
@@ -125,11 +133,11 @@ impl Copier {
         let from = as_known(copy.from, self.tracker);
         let manifest = match known.and_then(|file| file.manifest()) {
             Some(manifest) => manifest,
-            None => self.manifest(kept, from, here)?,
+            None => self.manifest(kept, from, session_end)?,
         };
-        let result = self.receive(copy, from, &manifest, here, buffer);
+        let result = self.receive(copy, from, &manifest, session_end, buffer);
         if result.is_err() {
-            // What is known of a file that nothing was got of is of no use. That is no reason to fail otherwise.
+            // Removes the manifest of a file without chunks. A failure of the removal does not change the result.
             store.remove(kept.file.id, &[]).err().into_iter().for_each(|error| log::warn!("{error}"));
         }
         self.replicas.sync_offer(kept.file.id);
@@ -141,7 +149,7 @@ impl Copier {
         copy: &Copy,
         from: SocketAddr,
         manifest: &Arc<Manifest>,
-        here: &Shutdown,
+        session_end: &Shutdown,
         buffer: &mut Vec<u8>,
     ) -> Result<(), Failure> {
         let Copy { kept, index, .. } = copy;
@@ -153,12 +161,12 @@ impl Copier {
             let text = format!("{needed} bytes needed, {available} available");
             return Err(Failure::new(CopyFailure::NoRoom, text));
         }
-        let _memory = self.memory.take(needed, here).ok_or(SourceError::Stopped)?;
-        self.ask(from, here, |peer| peer.chunk(id, *index, expected, buffer, here))?;
-        for _ in 0..TRIES {
+        let _memory = self.memory.take(needed, session_end).ok_or(SourceError::Stopped)?;
+        self.ask(from, session_end, |peer| peer.chunk(id, *index, expected, buffer, session_end))?;
+        for _ in 0..STORE_ATTEMPTS_MAX {
             store.add_file(kept, manifest.clone())?;
             match store.store(id, *index, buffer) {
-                // The last other chunk of the file was dropped just now, and the file with it.
+                // The last other chunk of the file was dropped at the same time, and the file with it.
                 Err(StoreError::Missing(_)) => {}
                 stored => return Ok(stored?),
             }
@@ -166,40 +174,45 @@ impl Copier {
         Err(Failure::new(CopyFailure::Other, "the file is being dropped"))
     }
 
-    /// Asks a peer, unless it could not be reached a moment ago.
+    /// Sends a request to a peer, unless a connection to it failed less than `SOURCE_PAUSE` ago.
     fn ask<T>(
         &self,
         from: SocketAddr,
-        here: &Shutdown,
+        session_end: &Shutdown,
         ask: impl FnMut(&mut Conversation) -> Result<T, SourceError>,
     ) -> Result<T, Failure> {
-        if lock(&self.away).get(&from).is_some_and(|when| when.elapsed() < SOURCE_RETRY_INTERVAL) {
-            return Err(Failure::new(CopyFailure::Unreachable, "it could not be reached a moment ago"));
+        if lock(&self.unreachable).get(&from).is_some_and(|when| when.elapsed() < SOURCE_RETRY_INTERVAL) {
+            return Err(Failure::new(CopyFailure::Unreachable, "the last connection to the peer failed"));
         }
-        let result = self.conversations.with(from, here, ask);
-        if matches!(result, Err(SourceError::Link(_))) && !here.is_stopped() {
-            let mut away = lock(&self.away);
-            away.retain(|_, when| when.elapsed() < SOURCE_RETRY_INTERVAL);
-            away.insert(from, Instant::now());
+        let result = self.conversations.with(from, session_end, ask);
+        if matches!(result, Err(SourceError::Link(_))) && !session_end.is_stopped() {
+            let mut unreachable = lock(&self.unreachable);
+            unreachable.retain(|_, when| when.elapsed() < SOURCE_RETRY_INTERVAL);
+            unreachable.insert(from, Instant::now());
         }
         Ok(result?)
     }
 
-    /// The manifest of a file, from the store, or else from a peer; kept in the store from then on.
-    fn manifest(&self, kept: &KeptFile, from: SocketAddr, here: &Shutdown) -> Result<Arc<Manifest>, Failure> {
+    /// The manifest of a file, from the store, or else from a peer. Adds it to the store.
+    fn manifest(
+        &self,
+        kept: &KeptFile,
+        from: SocketAddr,
+        session_end: &Shutdown,
+    ) -> Result<Arc<Manifest>, Failure> {
         let id = kept.file.id;
-        let gate = lock(&self.gates).entry(id).or_default().clone();
-        let passing = lock(&gate);
+        let manifest_lock = lock(&self.manifest_locks).entry(id).or_default().clone();
+        let guard = lock(&manifest_lock);
         let known = self.replicas.store.file(id).as_deref().and_then(ReplicaFile::manifest);
         let manifest = match known {
             Some(manifest) => Ok(manifest),
-            None => self.ask_manifest(kept, from, here),
+            None => self.ask_manifest(kept, from, session_end),
         };
-        drop(passing);
-        let mut gates = lock(&self.gates);
-        // Nobody else waits at it.
-        if Arc::strong_count(&gate) == 2 {
-            gates.remove(&id);
+        drop(guard);
+        let mut locks = lock(&self.manifest_locks);
+        // Two references: the map's and this one. No other worker waits for the lock.
+        if Arc::strong_count(&manifest_lock) == 2 {
+            locks.remove(&id);
         }
         manifest
     }
@@ -208,12 +221,14 @@ impl Copier {
         &self,
         kept: &KeptFile,
         from: SocketAddr,
-        here: &Shutdown,
+        session_end: &Shutdown,
     ) -> Result<Arc<Manifest>, Failure> {
-        let manifest = Arc::new(self.ask(from, here, |peer| peer.manifest(kept.file.id, here))?);
+        let manifest =
+            Arc::new(self.ask(from, session_end, |peer| peer.manifest(kept.file.id, session_end))?);
         let layout = manifest.layout();
         if (layout.size(), layout.count()) != (kept.file.size, kept.file.chunks) {
-            return Err(Failure::new(CopyFailure::Other, "the file has other sizes than its manifest says"));
+            let text = "the manifest has another size or number of chunks than the order";
+            return Err(Failure::new(CopyFailure::Other, text));
         }
         self.replicas.store.add_file(kept, manifest.clone())?;
         Ok(manifest)
@@ -224,44 +239,45 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Memory for chunks that are being received.
+/// Budget of memory, in bytes, for chunks in flight.
 struct Memory {
-    left: Mutex<u64>,
+    available: Mutex<u64>,
     freed: Condvar,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { left: Mutex::new(RECEIVE_MEMORY_BYTES), freed: Condvar::new() }
+        Self { available: Mutex::new(RECEIVE_MEMORY_BYTES), freed: Condvar::new() }
     }
 }
 
-/// Some of it. Given back when dropped.
+/// A reserved part of the budget, returned when dropped.
 struct Share<'a> {
     memory: &'a Memory,
     bytes: u64,
 }
 
 impl Memory {
-    /// Waits until there is enough. `None` at the shutdown.
-    fn take(&self, bytes: u64, here: &Shutdown) -> Option<Share<'_>> {
-        // No chunk is longer than that; one that were would have all of it.
+    /// Reserves `bytes`; waits until they are available. `None` at the end of the session.
+    fn take(&self, bytes: u64, session_end: &Shutdown) -> Option<Share<'_>> {
+        // No chunk is longer than the whole budget; the limit prevents an endless wait.
         let bytes = bytes.min(RECEIVE_MEMORY_BYTES);
-        let mut left = lock(&self.left);
-        while *left < bytes {
-            if here.is_stopped() {
+        let mut available = lock(&self.available);
+        while *available < bytes {
+            if session_end.is_stopped() {
                 return None;
             }
-            left = self.freed.wait_timeout(left, GLANCE).unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.freed.wait_timeout(available, STOP_CHECK_INTERVAL);
+            available = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        *left -= bytes;
+        *available -= bytes;
         Some(Share { memory: self, bytes })
     }
 }
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        *lock(&self.memory.left) += self.bytes;
+        *lock(&self.memory.available) += self.bytes;
         self.memory.freed.notify_all();
     }
 }
@@ -271,19 +287,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_shared_and_a_shutdown_ends_the_wait() {
-        let (memory, here) = (Memory::default(), Shutdown::new());
-        let most = memory.take(RECEIVE_MEMORY_BYTES - 10, &here).unwrap();
-        let rest = memory.take(10, &here).unwrap();
+    fn memory_budget_is_shared_and_shutdown_ends_the_wait() {
+        let (memory, session_end) = (Memory::default(), Shutdown::new());
+        let most = memory.take(RECEIVE_MEMORY_BYTES - 10, &session_end).unwrap();
+        let rest = memory.take(10, &session_end).unwrap();
         std::thread::scope(|scope| {
-            let waits = scope.spawn(|| memory.take(u64::MAX, &here).is_some());
+            let waits = scope.spawn(|| memory.take(u64::MAX, &session_end).is_some());
             drop((most, rest));
             assert!(waits.join().unwrap());
         });
-        let all = memory.take(RECEIVE_MEMORY_BYTES, &here).unwrap();
-        here.trigger();
-        assert!(memory.take(1, &here).is_none());
+        let all = memory.take(RECEIVE_MEMORY_BYTES, &session_end).unwrap();
+        session_end.trigger();
+        assert!(memory.take(1, &session_end).is_none());
         drop(all);
-        assert!(memory.take(1, &here).is_some());
+        assert!(memory.take(1, &session_end).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! What a volunteer writes into the log: not each chunk, but enough to follow what happens to it.
+//! Log summaries of a volunteer: numbers of stored, dropped and failed chunks.
 
 use super::VolunteerStatus;
 use crate::content::fmt::counted;
@@ -10,45 +10,46 @@ use crossbeam_channel::{Receiver, after, never};
 use std::collections::HashMap;
 use std::time::Instant;
 
-/// Counts, and says now and then what it has counted.
+/// Counts the results of orders and logs a summary from time to time.
 pub(super) struct ActivityLog {
-    /// The files that are known to be kept, and their names.
+    /// Names of the files of which chunks are stored.
     files: HashMap<FileId, FileName>,
     stored: u64,
     dropped: u64,
     failed: u64,
-    why: String,
-    /// When to say it, when there is something to say.
+    /// Cause of the last failed copy.
+    last_failure: String,
+    /// Timer of the next summary; `None` if there is nothing to report.
     due: Option<Receiver<Instant>>,
 }
 
 impl ActivityLog {
-    /// What is there at the start is no news.
+    /// Starts with the files of the store, which are not logged as new.
     pub(super) fn new(store: &ReplicaStore) -> Self {
         let files = store.files().iter().map(|file| (file.id(), file.kept().file.name.clone())).collect();
-        Self { files, stored: 0, dropped: 0, failed: 0, why: String::new(), due: None }
+        Self { files, stored: 0, dropped: 0, failed: 0, last_failure: String::new(), due: None }
     }
 
-    /// Gets a message when it is time to [summarise](Self::summarise).
+    /// Timer of the next [summary](Self::summarise), for `select!`.
     pub(super) fn due(&self) -> Receiver<Instant> {
         self.due.clone().unwrap_or_else(never)
     }
 
-    /// Notes what the tracker is told.
+    /// Counts a message to the tracker.
     pub(super) fn note(&mut self, answer: &VolunteerReport, store: &ReplicaStore) {
         match answer {
             VolunteerReport::Stored { file, .. } => {
                 if let Some(there) = store.file(*file).filter(|_| !self.files.contains_key(file)) {
                     let name = there.kept().file.name.clone();
-                    log::info!("keeping chunks of {name} for the tracker");
+                    log::info!("storing chunks of {name} for the tracker");
                     self.files.insert(*file, name);
                 }
                 self.stored += 1;
             }
             VolunteerReport::NotStored { index, why, text, .. } => {
                 self.failed += 1;
-                self.why = match why {
-                    CopyFailure::NoRoom => format!("no room for chunk {index}: {text}"),
+                self.last_failure = match why {
+                    CopyFailure::NoRoom => format!("not enough space for chunk {index}: {text}"),
                     _ => format!("chunk {index}: {text}"),
                 };
             }
@@ -57,7 +58,7 @@ impl ActivityLog {
                 if store.file(*file).is_none()
                     && let Some(name) = self.files.remove(file)
                 {
-                    log::info!("no chunk of {name} is kept any more");
+                    log::info!("dropped the last chunk of {name}");
                 }
             }
             _ => return,
@@ -65,25 +66,21 @@ impl ActivityLog {
         self.due.get_or_insert_with(|| after(SUMMARY_INTERVAL));
     }
 
-    /// Says what has happened since the last time.
+    /// Logs the counts since the last summary.
     pub(super) fn summarise(&mut self, status: &VolunteerStatus) {
         self.due = None;
         let counts = [(&mut self.stored, "stored"), (&mut self.dropped, "dropped")];
-        let said = counts.into_iter().map(|(count, what)| (std::mem::take(count), what));
-        let said: Vec<String> = said
+        let counts = counts.into_iter().map(|(count, verb)| (std::mem::take(count), verb));
+        let parts: Vec<String> = counts
             .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("{what} {}", counted(count, "chunk")))
+            .map(|(count, verb)| format!("{verb} {}", counted(count, "chunk")))
             .collect();
-        if !said.is_empty() {
-            log::info!("{}; {status}", said.join(", "));
+        if !parts.is_empty() {
+            log::info!("{}; {status}", parts.join(", "));
         }
         let failed = std::mem::take(&mut self.failed);
         if failed > 0 {
-            log::info!(
-                "could not copy {}, the last one for this reason: {}",
-                counted(failed, "chunk"),
-                self.why
-            );
+            log::info!("failed to copy {}; last cause: {}", counted(failed, "chunk"), self.last_failure);
         }
     }
 }

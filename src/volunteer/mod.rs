@@ -1,10 +1,10 @@
-//! A volunteer: lends space to a tracker, which has chunks kept there.
+//! Volunteer: offers disk space to a tracker, which stores replicas of chunks there.
 //!
-//! Runs beside a [`Member`](crate::roles::folder_client::Member) and serves what it keeps from the same listener. It decides nothing:
-//! it says what it holds, carries out what the tracker orders, answers each order, and hashes what it has kept since
-//! before it was started. Invariants: it says that it has a chunk only when that is durable and was verified by this
-//! process, or is said to be unchecked; orders of one session have come to their end before the next one begins; the
-//! state thread never waits for a socket or a disk.
+//! Runs beside a [`Member`](crate::roles::folder_client::Member) and serves its replicas from the same listener. It makes no
+//! decisions: it reports its chunks, carries out the tracker's orders, answers each order, and hashes the chunks of
+//! previous runs. Invariants: a chunk is reported as verified only if it is durable and was verified by this process,
+//! otherwise as unverified; all orders of one session have ended before the next session begins; the state thread never
+//! waits for a socket or a disk.
 
 mod checker;
 mod chores;
@@ -30,54 +30,55 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Events of the session, and results of workers, that may wait for the state thread.
+/// Capacity of each queue to the state thread: session events, worker results, verified chunks.
 const QUEUE: usize = 1_024;
 
-/// What a volunteer is told to do.
+/// Storage offer of a volunteer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolunteerConfig {
-    /// Bytes that it lends.
+    /// Offered space, in bytes.
     pub offered: u64,
-    /// Where the chunks are kept.
+    /// Folder of the replica store.
     pub folder: PathBuf,
 }
 
-/// What a volunteer runs beside.
+/// The program that a volunteer is part of.
 pub struct Surroundings<'a> {
-    /// The tracker that it lends to.
+    /// The tracker that receives the storage offer.
     pub tracker: SocketAddr,
-    /// As whom, and where it serves.
+    /// Name and serving address for the registration.
     pub registration: Registration,
-    /// What it serves from.
+    /// Files that the program serves.
     pub shelf: Offers,
-    /// How long to wait for a tracker that does not answer.
+    /// Time after which an unreachable tracker is an error; `None` to retry without limit.
     pub timeout: Option<Duration>,
-    /// How long the tracker and sources of copies are waited for within a connection.
+    /// Timeouts of connections to the tracker and to the sources of copies.
     pub timeouts: Timeouts,
-    /// Where it is said that the tracker has not answered for so long.
+    /// Receives the error when `timeout` has passed.
     pub failures: Sender<DaemonError>,
-    /// Its threads.
+    /// The program's threads.
     pub threads: &'a Threads,
-    /// Its end.
+    /// The program's shutdown.
     pub shutdown: &'a Shutdown,
 }
 
-/// How a volunteer is.
+/// Space, chunks and acceptance of a volunteer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VolunteerStatus {
-    /// Bytes that it lends.
+    /// Offered space, in bytes.
     pub offered: u64,
-    /// Bytes of chunks that it keeps.
+    /// Space used by chunks, in bytes.
     pub used: u64,
-    /// The chunks.
+    /// Number of stored chunks.
     pub chunks: u64,
-    /// The files that they are of.
+    /// Number of files of these chunks.
     pub files: usize,
-    /// The tracker has said that it is welcome.
+    /// The tracker has accepted the storage offer.
     pub welcome: bool,
-    /// How many chunks have yet to be copied elsewhere before it may leave, when it is to be emptied.
+    /// Chunks that must still be copied to other volunteers before this one may leave; `None` if it
+    /// is not draining.
     pub left: Option<u64>,
-    /// The tracker does not want to hear of it.
+    /// The tracker has refused the storage offer.
     pub refused: bool,
 }
 
@@ -85,39 +86,42 @@ pub struct VolunteerStatus {
 #[derive(Clone)]
 pub struct Volunteer {
     store: Arc<ReplicaStore>,
-    told: Arc<Told>,
+    shared: Arc<SharedStatus>,
 }
 
-/// What the state thread tells those who look, and the other way round.
-struct Told {
-    by_tracker: Mutex<ByTracker>,
+/// State shared between the state thread and the handles of a volunteer.
+struct SharedStatus {
+    tracker_view: Mutex<TrackerView>,
     changed: (Sender<()>, Receiver<()>),
     drain: (Sender<()>, Receiver<()>),
 }
 
 #[derive(Default, Clone, Copy)]
-struct ByTracker {
+struct TrackerView {
     welcome: bool,
     left: Option<u64>,
     refused: bool,
 }
 
 impl Volunteer {
-    /// Opens the store and starts. It runs until the shutdown, and says goodbye then.
+    /// Opens the store and starts the threads.
+    ///
+    /// At the shutdown the volunteer sends a goodbye to the tracker.
     ///
     /// # Errors
-    /// The store cannot be opened or another program has it, or there is no thread to be had.
+    /// The store cannot be opened, another program uses it, or no thread can be started.
     pub fn start(config: &VolunteerConfig, beside: Surroundings<'_>) -> Result<Self, DaemonError> {
         let store = Arc::new(ReplicaStore::open(&config.folder, config.offered)?);
-        let told = Arc::new(Told { by_tracker: Mutex::default(), changed: bounded(1), drain: bounded(1) });
-        let volunteer = Self { store: store.clone(), told: told.clone() };
+        let shared =
+            Arc::new(SharedStatus { tracker_view: Mutex::default(), changed: bounded(1), drain: bounded(1) });
+        let volunteer = Self { store: store.clone(), shared: shared.clone() };
         log::info!("{}, in {}", volunteer.status(), config.folder.display());
         if store.used() > store.offered() {
-            log::warn!("more is kept than is lent by now; nothing is taken in until it is less");
+            log::warn!("stored chunks exceed the offered space; no chunk is accepted until they fit");
         }
         let Surroundings { threads, shutdown, .. } = beside;
         let replicas =
-            Arc::new(HeldReplicas { store: store.clone(), shelf: beside.shelf, shelving: Mutex::default() });
+            Arc::new(HeldReplicas { store: store.clone(), shelf: beside.shelf, syncing: Mutex::default() });
         store.files().iter().for_each(|file| replicas.sync_offer(file.id()));
         let (done, results) = bounded(QUEUE);
         let (copies, to_copy) = bounded(ORDERS_MAX);
@@ -133,24 +137,24 @@ impl Volunteer {
         let (passed, checked) = bounded(QUEUE);
         let (own, stop) = (store.clone(), shutdown.clone());
         threads.spawn("volunteer-check", move || checker::run(&own, &passed, &stop))?;
-        // The session outlives the shutdown for a moment: it is what goodbye is said over.
+        // The session outlives the shutdown, because it carries the goodbye.
         let session = Shutdown::new();
-        let (says, said) = bounded(QUEUE);
+        let (event_sender, events) = bounded(QUEUE);
         let Surroundings { tracker, registration, timeout, timeouts, .. } = beside;
-        let inputs = state::Inputs { said, results, checked };
+        let inputs = state::Inputs { events, results, checked };
         let outputs = state::Outputs { copies, chores, failures: beside.failures, session: session.clone() };
-        let state = state::State::new(replicas, told, outputs, tracker, shutdown);
+        let state = state::State::new(replicas, shared, outputs, tracker, shutdown);
         threads.spawn("volunteer", move || state.run(&inputs))?;
         let config = SessionConfig { role: "tracker", tracker, registration, timeout, timeouts };
-        session::start(config, says, threads, &session)?;
+        session::start(config, event_sender, threads, &session)?;
         Ok(volunteer)
     }
 
-    /// How it is.
+    /// The current status.
     pub fn status(&self) -> VolunteerStatus {
         let files = self.store.files();
         let held = files.iter().map(|file| u64::from(file.held())).filter(|held| *held > 0);
-        let ByTracker { welcome, left, refused } = *self.told.by_tracker();
+        let TrackerView { welcome, left, refused } = *self.shared.tracker_view();
         VolunteerStatus {
             offered: self.store.offered(),
             used: self.store.used(),
@@ -162,24 +166,25 @@ impl Volunteer {
         }
     }
 
-    /// Asks the tracker to have everything copied elsewhere, now and after each loss of the connection. How far that
-    /// is, [`status`](Self::status) says.
+    /// Requests a drain from the tracker: all chunks are copied to other volunteers.
+    ///
+    /// The request is repeated after each reconnect. [`VolunteerStatus::left`] shows the progress.
     pub fn drain(&self) {
-        // What was said of an earlier wish does not count.
-        self.told.by_tracker().left = None;
-        let _ = self.told.drain.0.try_send(());
+        // The progress of an earlier drain does not count.
+        self.shared.tracker_view().left = None;
+        let _ = self.shared.drain.0.try_send(());
     }
 
-    /// Gets a message when the tracker has said something that [`status`](Self::status) shows.
+    /// Receives a message when a message of the tracker has changed the [`status`](Self::status).
     pub fn changed(&self) -> &Receiver<()> {
-        &self.told.changed.1
+        &self.shared.changed.1
     }
 }
 
 impl fmt::Display for VolunteerStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { offered, used, chunks, files, .. } = *self;
-        write!(f, "lending {}, {} used", size(offered), size(used))?;
+        write!(f, "offering {} of storage, {} used", size(offered), size(used))?;
         match chunks {
             0 => Ok(()),
             _ => write!(f, " in {} of {}", counted(chunks, "chunk"), counted(files as u64, "file")),
@@ -187,13 +192,13 @@ impl fmt::Display for VolunteerStatus {
     }
 }
 
-impl Told {
-    fn by_tracker(&self) -> MutexGuard<'_, ByTracker> {
-        self.by_tracker.lock().unwrap_or_else(PoisonError::into_inner)
+impl SharedStatus {
+    fn tracker_view(&self) -> MutexGuard<'_, TrackerView> {
+        self.tracker_view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, change: impl FnOnce(&mut ByTracker)) {
-        change(&mut self.by_tracker());
+    fn tell(&self, change: impl FnOnce(&mut TrackerView)) {
+        change(&mut self.tracker_view());
         let _ = self.changed.0.try_send(());
     }
 }
@@ -201,29 +206,30 @@ impl Told {
 /// An order of the tracker, for a worker.
 struct Job<O> {
     order: O,
-    /// Ends with the session that it was given in: nobody waits for an answer then.
-    here: Shutdown,
+    /// Triggered at the end of the order's session: the answer is not needed after that.
+    session_end: Shutdown,
     session: u64,
 }
 
-/// What has come of an order. Answers of a session that is over are not sent.
+/// Answers to an order. They are not sent if the order's session has ended.
 struct Done {
     answers: Vec<VolunteerReport>,
     session: u64,
 }
 
-/// What the workers have in common.
+/// The replica store, and the served files that follow it.
 struct HeldReplicas {
     store: Arc<ReplicaStore>,
     shelf: Offers,
-    /// Held while the shelf is put in step with the store, so that the last word on a file is the right one.
-    shelving: Mutex<()>,
+    /// Held while the served files are updated from the store, so that the last update of a file is
+    /// the right one.
+    syncing: Mutex<()>,
 }
 
 impl HeldReplicas {
-    /// Serves a file of which there are chunks, and no longer one of which there are none.
+    /// Serves a file if the store has chunks of it, otherwise stops serving it.
     fn sync_offer(&self, id: FileId) {
-        let _shelving = self.shelving.lock().unwrap_or_else(PoisonError::into_inner);
+        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         match self.store.file(id).filter(|file| file.held() > 0) {
             Some(file) => self.shelf.put(id, file),
             None => self.shelf.take(id),
@@ -231,8 +237,10 @@ impl HeldReplicas {
     }
 }
 
-/// Takes jobs until the shutdown. A job whose session is over is passed over, but answered for. When there has been
-/// none for a while `idle` is called.
+/// Loop of a worker: carries out jobs until the shutdown.
+///
+/// A job of an ended session is skipped, but its end is reported. `idle` is called after `CONVERSATION_IDLE` without a
+/// job.
 fn work<O>(
     jobs: &Receiver<Job<O>>,
     done: &Sender<Done>,
@@ -241,7 +249,7 @@ fn work<O>(
     mut carry_out: impl FnMut(O, &Shutdown) -> Vec<VolunteerReport>,
 ) {
     loop {
-        let Job { order, here, session } = crossbeam_channel::select! {
+        let Job { order, session_end, session } = crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => return,
             recv(jobs) -> job => match job {
                 Ok(job) => job,
@@ -252,8 +260,8 @@ fn work<O>(
                 continue;
             }
         };
-        let answers = if here.is_stopped() { Vec::new() } else { carry_out(order, &here) };
-        // The state thread takes these as long as it lives, and it never waits for this one.
+        let answers = if session_end.is_stopped() { Vec::new() } else { carry_out(order, &session_end) };
+        // Cannot deadlock: the state thread never waits for a worker. Fails only when the state thread has ended.
         if done.send(Done { answers, session }).is_err() {
             return;
         }
@@ -265,14 +273,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_is_said_in_words() {
+    fn status_text_agrees_in_singular_and_plural() {
         let status = |used, chunks, files| {
             let (offered, welcome, left, refused) = (2 << 30, true, None, false);
             VolunteerStatus { offered, used, chunks, files, welcome, left, refused }.to_string()
         };
-        assert_eq!(status(512 << 20, 1_024, 3), "lending 2.0 GiB, 512.0 MiB used in 1,024 chunks of 3 files");
-        assert_eq!(status(16 << 10, 1, 1), "lending 2.0 GiB, 16.0 KiB used in 1 chunk of 1 file");
-        assert_eq!(status(32 << 10, 2, 1), "lending 2.0 GiB, 32.0 KiB used in 2 chunks of 1 file");
-        assert_eq!(status(0, 0, 0), "lending 2.0 GiB, 0 B used");
+        assert_eq!(
+            status(512 << 20, 1_024, 3),
+            "offering 2.0 GiB of storage, 512.0 MiB used in 1,024 chunks of 3 files"
+        );
+        assert_eq!(status(16 << 10, 1, 1), "offering 2.0 GiB of storage, 16.0 KiB used in 1 chunk of 1 file");
+        assert_eq!(
+            status(32 << 10, 2, 1),
+            "offering 2.0 GiB of storage, 32.0 KiB used in 2 chunks of 1 file"
+        );
+        assert_eq!(status(0, 0, 0), "offering 2.0 GiB of storage, 0 B used");
     }
 }

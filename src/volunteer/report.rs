@@ -1,4 +1,4 @@
-//! What a volunteer tells a tracker that it has just joined: everything that it holds, in messages that fit in a frame.
+//! Initial report of a volunteer to a tracker: all stored chunks, in messages that fit in a frame.
 
 use crate::content::ChunkIndex;
 use crate::content::limits::NAMED_CHUNKS_MAX;
@@ -7,15 +7,16 @@ use crate::storage::{ReplicaFile, ReplicaStore};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// A report, made as it is sent: file by file, so that it takes little memory and is true when it is said.
+/// Messages of a report, created file by file when they are sent: little memory, and always up to
+/// date.
 pub(super) struct Report {
     files: std::vec::IntoIter<Arc<ReplicaFile>>,
-    /// What there is to say of the file whose turn it is.
+    /// Remaining messages of the current file.
     messages: VecDeque<VolunteerReport>,
 }
 
 impl Report {
-    /// Of everything in a store.
+    /// A report of all chunks in a store.
     pub(super) fn of(store: &ReplicaStore) -> Self {
         Self { files: store.files().into_iter(), messages: VecDeque::new() }
     }
@@ -35,7 +36,7 @@ impl Iterator for Report {
     }
 }
 
-/// That chunks of a file are held, in as many messages as it takes.
+/// Messages that report chunks of a file as held, each with at most `NAMED_CHUNKS_MAX` chunks.
 pub(super) fn holds(
     file: &ReplicaFile,
     chunks: &[ChunkIndex],
@@ -49,28 +50,29 @@ pub(super) fn holds(
     })
 }
 
-/// Makes a message as true as it can be at this moment: what has been removed since it was made is not held, what
-/// is back is not spoiled, and the bytes that can still be taken are those that can be taken now. `None` when nothing
-/// is left of it.
+/// Updates a queued message to the current state of the store, just before it is sent.
+///
+/// Removes chunks that have been dropped from a report of held chunks, removes chunks that have been copied again from
+/// a report of corrupt chunks, and fills in the free space. `None` if no chunk remains.
 pub(super) fn as_of_now(mut message: VolunteerReport, store: &ReplicaStore) -> Option<VolunteerReport> {
-    use VolunteerReport as Say;
-    if let Say::Stored { free, .. }
-    | Say::NotStored { free, .. }
-    | Say::Dropped { free, .. }
-    | Say::Spoiled { free, .. } = &mut message
+    use VolunteerReport as Message;
+    if let Message::Stored { free, .. }
+    | Message::NotStored { free, .. }
+    | Message::Dropped { free, .. }
+    | Message::Spoiled { free, .. } = &mut message
     {
         *free = store.free();
     }
     match &mut message {
-        Say::Holds { kept, held, .. } => {
+        Message::Holds { kept, held, .. } => {
             let file = store.file(kept.file.id)?;
             *held = file.held_of(held).collect();
             if held.is_empty() { None } else { Some(message) }
         }
-        Say::Spoiled { file, chunks, .. } => {
+        Message::Spoiled { file, chunks, .. } => {
             if let Some(file) = store.file(*file) {
-                let back: Vec<ChunkIndex> = file.held_of(chunks).collect();
-                chunks.retain(|index| !back.contains(index));
+                let restored: Vec<ChunkIndex> = file.held_of(chunks).collect();
+                chunks.retain(|index| !restored.contains(index));
             }
             if chunks.is_empty() { None } else { Some(message) }
         }
@@ -88,10 +90,10 @@ mod tests {
     use crate::protocol::volunteer::KeptFile;
 
     #[test]
-    fn a_report_names_everything_once_and_each_message_fits_in_a_frame() {
+    fn report_lists_each_chunk_once_in_messages_that_fit_in_a_frame() {
         let root = tempfile::tempdir().unwrap();
         let chunks = 2 * NAMED_CHUNKS_MAX as u32 + 5;
-        // Chunks without bytes: there can be many.
+        // Empty chunks, so that the test can use many.
         let layout = Layout::uneven(vec![0; chunks as usize]).unwrap();
         let manifest = Manifest::new(layout, vec![Digest::of(b""); chunks as usize]).unwrap();
         let name = FileName::new("x".repeat(255)).unwrap();

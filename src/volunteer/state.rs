@@ -1,16 +1,17 @@
-//! The state thread of a volunteer: what the tracker says goes to workers, and what they report goes to the tracker.
+//! State thread of a volunteer: passes orders of the tracker to workers, and their results back.
 //!
-//! It never waits for a socket or a disk. What there is to say waits here until the session takes it; while much does,
-//! no more results are taken from the workers. Invariants: nothing is said in a session before everything that was
-//! ordered in an earlier one has come to its end; each order is answered, or its session is over.
+//! Never waits for a socket or a disk. Messages to the tracker wait in an outbox; while it is full, no results are
+//! taken from the workers (backpressure). Invariants: no message is sent in a session before all orders of earlier
+//! sessions have ended; each order is answered, or its session has ended.
 
 use super::checker::Batch;
 use super::chores::Chore;
 use super::copier::Copy;
 use super::diary::ActivityLog;
 use super::report::{Report, as_of_now, holds};
-use super::{Done, HeldReplicas, Job, Told, VolunteerStatus};
+use super::{Done, HeldReplicas, Job, SharedStatus, VolunteerStatus};
 use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX};
+use crate::content::words::size;
 use crate::content::{ChunkIndex, FileId};
 use crate::net::Shutdown;
 use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
@@ -23,66 +24,67 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// While so many messages wait for the tracker, no more results are taken from the workers.
+/// Messages in the outbox from which on no results are taken from the workers.
 const OUTBOX_MAX: usize = 256;
 
-/// Where the state thread learns things from.
+/// Channels to the state thread.
 pub(super) struct Inputs {
-    /// The session.
-    pub said: Receiver<SessionEvent>,
-    /// The workers.
+    /// Events of the session with the tracker.
+    pub events: Receiver<SessionEvent>,
+    /// Results of the workers.
     pub results: Receiver<Done>,
-    /// The checker.
+    /// Verified chunks of previous runs.
     pub checked: Receiver<Batch>,
 }
 
-/// Whom the state thread tells things.
+/// Channels from the state thread.
 pub(super) struct Outputs {
-    /// The copying threads.
+    /// Orders for the copying threads.
     pub copies: Sender<Job<Copy>>,
-    /// The thread for everything else that needs the disk.
+    /// Orders that need only the disk.
     pub chores: Sender<Job<Chore>>,
-    /// Whoever waits for the tracker.
+    /// Receives the error when the tracker has been unreachable for too long.
     pub failures: Sender<DaemonError>,
-    /// Ends the session.
+    /// Ends the session with the tracker.
     pub session: Shutdown,
 }
 
-/// A registration that lasts as long as its connection.
+/// A registration at the tracker, valid as long as its connection.
 struct Session {
     number: u64,
     token: Token,
     requests: Sender<TrackerRequest>,
-    /// Ends what was ordered in it.
-    here: Shutdown,
-    /// It has been said what is lent.
+    /// Triggered at the end of the session: ends its orders.
+    session_end: Shutdown,
+    /// The storage offer has been sent.
     begun: bool,
 }
 
-/// All that the state thread owns.
+/// State that the state thread owns.
 pub(super) struct State {
     replicas: Arc<HeldReplicas>,
-    told: Arc<Told>,
+    shared: Arc<SharedStatus>,
     outputs: Outputs,
     tracker: SocketAddr,
     shutdown: Shutdown,
     session: Option<Session>,
     sessions: u64,
-    /// Orders that workers have not answered yet, of any session.
-    underway: usize,
+    /// Outstanding orders of all sessions.
+    outstanding: usize,
     report: Option<Report>,
-    /// What is to be said behind the report: what turns out to be wrong meanwhile was perhaps named in it.
-    behind: Vec<VolunteerReport>,
+    /// Messages about corrupt chunks that are sent after the report, which may still list these
+    /// chunks as held.
+    after_report: Vec<VolunteerReport>,
     outbox: VecDeque<VolunteerReport>,
     draining: bool,
     diary: ActivityLog,
-    /// A queue that nobody empties: where to send while there is nothing to send.
-    nowhere: (Sender<TrackerRequest>, Receiver<TrackerRequest>),
+    /// A channel that never accepts a message; `select!` uses it while there is nothing to send.
+    blocked: (Sender<TrackerRequest>, Receiver<TrackerRequest>),
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        // However it ends: without it nobody would end the session.
+        // Here, so that the session also ends after a panic of the state thread.
         self.outputs.session.trigger();
     }
 }
@@ -90,7 +92,7 @@ impl Drop for State {
 impl State {
     pub(super) fn new(
         replicas: Arc<HeldReplicas>,
-        told: Arc<Told>,
+        shared: Arc<SharedStatus>,
         outputs: Outputs,
         tracker: SocketAddr,
         shutdown: &Shutdown,
@@ -98,68 +100,68 @@ impl State {
         let diary = ActivityLog::new(&replicas.store);
         Self {
             replicas,
-            told,
+            shared,
             outputs,
             tracker,
             shutdown: shutdown.clone(),
             session: None,
             sessions: 0,
-            underway: 0,
+            outstanding: 0,
             report: None,
-            behind: Vec::new(),
+            after_report: Vec::new(),
             outbox: VecDeque::new(),
             draining: false,
             diary,
-            nowhere: bounded(0),
+            blocked: bounded(0),
         }
     }
 
     /// Runs until the shutdown.
     pub(super) fn run(mut self, inputs: &Inputs) {
         let (shutdown, nothing) = (self.shutdown.clone(), never());
-        let (spoiled, drain) = (self.replicas.store.damaged().clone(), self.told.drain.1.clone());
+        let (spoiled, drain) = (self.replicas.store.damaged().clone(), self.shared.drain.1.clone());
         let mut checked = inputs.checked.clone();
         loop {
             self.fill_outbox();
             let room = self.outbox.len() < OUTBOX_MAX;
-            // A tracker that does not read is not listened to, either; the session ends when that lasts.
-            let said = if self.outbox.len() < ORDERS_MAX { &inputs.said } else { &never() };
+            // Orders of a tracker that does not read are not accepted; the session ends by a write timeout.
+            let events = if self.outbox.len() < ORDERS_MAX { &inputs.events } else { &never() };
             let (results, checks) = if room { (&inputs.results, &checked) } else { (&never(), &nothing) };
             let (requests, due) = (self.requests(), self.diary.due());
             crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => break,
-                recv(said) -> event => match event {
-                    Ok(event) => self.hear(event),
+                recv(events) -> event => match event {
+                    Ok(event) => self.handle_event(event),
                     Err(_) => break,
                 },
                 recv(results) -> done => match done {
-                    Ok(done) => self.finish(done),
+                    Ok(done) => self.handle_result(done),
                     Err(_) => break,
                 },
                 recv(checks) -> batch => match batch {
-                    Ok((file, chunks)) => self.checked(file, &chunks),
-                    // Everything has been looked at.
+                    Ok((file, chunks)) => self.report_verified(file, &chunks),
+                    // All chunks have been verified.
                     Err(_) => checked = never(),
                 },
-                recv(spoiled) -> _ => self.spoiled(),
+                recv(spoiled) -> _ => self.report_corrupt(),
                 recv(drain) -> _ => self.drain(),
                 recv(due) -> _ => {
                     let status = self.status();
                     self.diary.summarise(&status);
                 }
                 send(requests, self.next_request()) -> sent => if sent.is_err() {
-                    self.lose();
+                    self.end_session();
                 },
             }
         }
-        self.leave(&inputs.said);
+        self.say_goodbye(&inputs.events);
     }
 
     fn status(&self) -> VolunteerStatus {
-        super::Volunteer { store: self.replicas.store.clone(), told: self.told.clone() }.status()
+        super::Volunteer { store: self.replicas.store.clone(), shared: self.shared.clone() }.status()
     }
 
-    /// Takes the next part of the report, and leaves out what is not true any more.
+    /// Makes the first message of the outbox current, or takes the next message of the report.
     fn fill_outbox(&mut self) {
         loop {
             match self.outbox.pop_front() {
@@ -174,7 +176,7 @@ impl State {
                     Some(None) => {
                         self.report = None;
                         self.outbox.push_back(VolunteerReport::Reported);
-                        self.outbox.extend(self.behind.drain(..));
+                        self.outbox.extend(self.after_report.drain(..));
                         if self.draining {
                             self.outbox.push_back(VolunteerReport::Drain);
                         }
@@ -185,11 +187,11 @@ impl State {
         }
     }
 
-    /// Where what waits in the outbox goes.
+    /// Channel for the next message of the outbox.
     fn requests(&self) -> Sender<TrackerRequest> {
         match &self.session {
             Some(session) if !self.outbox.is_empty() => session.requests.clone(),
-            _ => self.nowhere.0.clone(),
+            _ => self.blocked.0.clone(),
         }
     }
 
@@ -197,46 +199,47 @@ impl State {
         let token = self.session.as_ref().map(|session| session.token);
         match (token, self.outbox.pop_front()) {
             (Some(token), Some(act)) => TrackerRequest::Volunteer { token, act },
-            // Only asked for when there is one.
+            // Not reached: `select!` sends only while the outbox has a message.
             _ => TrackerRequest::Unknown,
         }
     }
 
-    fn hear(&mut self, event: SessionEvent) {
+    fn handle_event(&mut self, event: SessionEvent) {
         match event {
             SessionEvent::Joined { token, requests, .. } => {
-                self.lose();
+                self.end_session();
                 self.sessions += 1;
-                let (number, here) = (self.sessions, self.shutdown.child());
-                self.session = Some(Session { number, token, requests, here, begun: false });
-                self.begin();
+                let (number, session_end) = (self.sessions, self.shutdown.child());
+                self.session = Some(Session { number, token, requests, session_end, begun: false });
+                self.begin_report();
             }
-            SessionEvent::Said(TrackerResponse::Volunteer { order }) => self.obey(*order),
+            SessionEvent::Said(TrackerResponse::Volunteer { order }) => self.handle_order(*order),
             SessionEvent::Said(TrackerResponse::Error { text, .. }) => {
-                log::warn!("the tracker on {} does not take what is lent: {text}", self.tracker);
-                self.told.tell(|told| told.refused = true);
+                log::warn!("tracker {} refused the storage offer: {text}", self.tracker);
+                self.shared.tell(|shared| shared.refused = true);
             }
-            SessionEvent::Lost => self.lose(),
+            SessionEvent::Lost => self.end_session(),
             SessionEvent::GivenUp(error) => _ = self.outputs.failures.try_send(error),
-            other => log::debug!("the tracker says {other:?}"),
+            other => log::debug!("ignored a message of the tracker: {other:?}"),
         }
     }
 
-    /// The session is over: what was ordered in it is not waited for any more.
-    fn lose(&mut self) {
+    /// Ends the session: cancels its orders and drops its messages.
+    fn end_session(&mut self) {
         if let Some(session) = self.session.take() {
-            session.here.trigger();
+            session.session_end.trigger();
         }
         self.report = None;
-        self.behind.clear();
+        self.after_report.clear();
         self.outbox.clear();
-        self.told.tell(|told| told.welcome = false);
+        self.shared.tell(|shared| shared.welcome = false);
     }
 
-    /// Says what is lent and what is held, once nothing of an earlier session is under way that could change it.
-    fn begin(&mut self) {
+    /// Sends the storage offer and the report, once all orders of earlier sessions have ended: they
+    /// change the store.
+    fn begin_report(&mut self) {
         let Some(session) = self.session.as_mut() else { return };
-        if session.begun || self.underway > 0 {
+        if session.begun || self.outstanding > 0 {
             return;
         }
         session.begun = true;
@@ -244,73 +247,76 @@ impl State {
         let (key, offered, free) = (store.key(), store.offered(), store.free());
         self.outbox.push_back(VolunteerReport::Lend { key, offered, free });
         self.report = Some(Report::of(store));
-        self.told.tell(|told| told.refused = false);
+        self.shared.tell(|shared| shared.refused = false);
     }
 
-    fn obey(&mut self, order: VolunteerOrder) {
+    fn handle_order(&mut self, order: VolunteerOrder) {
         match order {
             VolunteerOrder::Welcome => {
-                log::info!("the tracker on {} takes what is lent", self.tracker);
-                self.told.tell(|told| told.welcome = true);
+                let offered = size(self.replicas.store.offered());
+                log::info!("tracker {} accepted {offered} of storage", self.tracker);
+                self.shared.tell(|shared| shared.welcome = true);
             }
             VolunteerOrder::Copy { kept, index, from } => {
                 let (file, free) = (kept.file.id, 0);
                 let copies = self.outputs.copies.clone();
-                if !self.give(&copies, Copy { kept, index, from }) {
-                    let (why, text) = (CopyFailure::Other, "too much to do".to_owned());
-                    self.say(VolunteerReport::NotStored { file, index, why, text, free });
+                if !self.assign(&copies, Copy { kept, index, from }) {
+                    let (why, text) = (CopyFailure::Other, "the volunteer's order queue is full".to_owned());
+                    self.send(VolunteerReport::NotStored { file, index, why, text, free });
                 }
             }
-            VolunteerOrder::Drop { file, chunks } => self.chore(Chore::Drop(file, chunks)),
+            VolunteerOrder::Drop { file, chunks } => self.assign_chore(Chore::Drop(file, chunks)),
             VolunteerOrder::Challenge { challenge, range } => {
-                self.chore(Chore::Prove(challenge, range));
+                self.assign_chore(Chore::Prove(challenge, range));
             }
-            VolunteerOrder::Draining { left } => self.told.tell(|told| told.left = Some(left)),
+            VolunteerOrder::Draining { left } => self.shared.tell(|shared| shared.left = Some(left)),
         }
     }
 
-    fn chore(&mut self, chore: Chore) {
+    fn assign_chore(&mut self, chore: Chore) {
         let chores = self.outputs.chores.clone();
-        if !self.give(&chores, chore) {
-            log::warn!("the tracker orders more than can be done, and is not answered");
+        if !self.assign(&chores, chore) {
+            log::warn!("ignored an order of the tracker: {ORDERS_MAX} orders are queued");
         }
     }
 
-    /// HeldReplicas an order to a worker. Returns `false` when they have too much to do.
-    fn give<O>(&mut self, to: &Sender<Job<O>>, order: O) -> bool {
-        // Nothing is ordered before it is known what is held here.
+    /// Queues an order for a worker. Returns `false` if the queue is full.
+    fn assign<O>(&mut self, to: &Sender<Job<O>>, order: O) -> bool {
+        // The tracker sends no orders before it has received the report; earlier ones are ignored.
         let Some(session) = self.session.as_ref().filter(|session| session.begun) else { return true };
-        let job = Job { order, here: session.here.clone(), session: session.number };
-        let given = to.try_send(job).is_ok();
-        self.underway += usize::from(given);
-        given
+        let job = Job { order, session_end: session.session_end.clone(), session: session.number };
+        let queued = to.try_send(job).is_ok();
+        self.outstanding += usize::from(queued);
+        queued
     }
 
-    /// Says something in this session.
-    fn say(&mut self, message: VolunteerReport) {
+    /// Queues a message for the tracker, if the session has begun.
+    fn send(&mut self, message: VolunteerReport) {
         if self.session.as_ref().is_some_and(|session| session.begun) {
             self.diary.note(&message, &self.replicas.store);
             self.outbox.push_back(message);
         }
     }
 
-    fn finish(&mut self, done: Done) {
-        self.underway = self.underway.saturating_sub(1);
+    fn handle_result(&mut self, done: Done) {
+        self.outstanding = self.outstanding.saturating_sub(1);
         if self.session.as_ref().is_some_and(|session| session.number == done.session) {
-            done.answers.into_iter().for_each(|answer| self.say(answer));
+            done.answers.into_iter().for_each(|answer| self.send(answer));
         }
-        self.begin();
+        self.begin_report();
     }
 
-    /// Chunks have been hashed and are right. A report that has yet to come says so itself.
-    fn checked(&mut self, file: FileId, chunks: &[ChunkIndex]) {
+    /// Reports verified chunks.
+    ///
+    /// Before the session has begun nothing is sent: the later report includes them.
+    fn report_verified(&mut self, file: FileId, chunks: &[ChunkIndex]) {
         if let Some(file) = self.replicas.store.file(file) {
-            holds(&file, chunks, true).for_each(|message| self.say(message));
+            holds(&file, chunks, true).for_each(|message| self.send(message));
         }
     }
 
-    /// Chunks have turned out to be wrong.
-    fn spoiled(&mut self) {
+    /// Reports the chunks that the store has found corrupt.
+    fn report_corrupt(&mut self) {
         let mut files: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
         for (file, index) in self.replicas.store.take_damaged() {
             files.entry(file).or_default().push(index);
@@ -320,40 +326,42 @@ impl State {
             for chunks in chunks.chunks(NAMED_CHUNKS_MAX) {
                 let message = VolunteerReport::Spoiled { file, chunks: chunks.to_vec(), free };
                 match self.report {
-                    Some(_) => self.behind.push(message),
-                    None => self.say(message),
+                    Some(_) => self.after_report.push(message),
+                    None => self.send(message),
                 }
             }
-            // Without a chunk it is not served any more, and forgotten. That is no order, and nobody is told.
-            let (order, here, session) = (Chore::Drop(file, Vec::new()), self.shutdown.clone(), 0);
-            self.underway += usize::from(self.outputs.chores.try_send(Job { order, here, session }).is_ok());
+            // Stops serving the file and removes it if no chunk is left. Session 0: the answer is not sent.
+            let (order, session_end, session) = (Chore::Drop(file, Vec::new()), self.shutdown.clone(), 0);
+            self.outstanding +=
+                usize::from(self.outputs.chores.try_send(Job { order, session_end, session }).is_ok());
         }
     }
 
     fn drain(&mut self) {
         self.draining = true;
-        // Otherwise it is said behind the report.
+        // While a report is being sent, the drain request follows it (`fill_outbox`).
         if self.report.is_none() {
-            self.say(VolunteerReport::Drain);
+            self.send(VolunteerReport::Drain);
         }
     }
 
-    /// Says goodbye, so that the tracker need not wait for the lease to end. Nothing else is under way any more.
-    fn leave(self, said: &Receiver<SessionEvent>) {
+    /// Sends a goodbye and waits for its acknowledgement, so that the tracker does not wait for the
+    /// end of the lease.
+    fn say_goodbye(self, events: &Receiver<SessionEvent>) {
         let Some(session) = &self.session else { return };
-        session.here.trigger();
+        session.session_end.trigger();
         let deadline = Instant::now() + GOODBYE_TIMEOUT;
         let goodbye = TrackerRequest::Goodbye { token: session.token };
         if session.requests.send_deadline(goodbye, deadline).is_err() {
             return;
         }
-        while let Ok(event) = said.recv_deadline(deadline) {
+        while let Ok(event) = events.recv_deadline(deadline) {
             match event {
                 SessionEvent::Said(TrackerResponse::Farewell) | SessionEvent::Lost => return,
-                // Orders that come too late.
+                // Late orders are ignored.
                 _ => {}
             }
         }
-        log::debug!("the tracker on {} does not answer a goodbye", self.tracker);
+        log::debug!("tracker {} did not acknowledge the goodbye", self.tracker);
     }
 }

@@ -177,24 +177,24 @@ fn a_changed_file_is_hashed_again_and_offered_under_its_new_id() {
     // Overwritten in place with the same size.
     let new = random_bytes(5, 40 * CHUNK);
     write(dir, "a.bin", &new);
-    seeder.wait_for_text("has changed: it is offered no more until it has been hashed again");
-    seeder.wait_for_text("was hashed again and is another file now");
+    seeder.wait_for_text("has changed; it is not offered until it has been hashed again");
+    seeder.wait_for_text("hashed a.bin again: its content has changed");
     tracker.wait_for_count("has 40 of 40 chunks of a.bin", 2);
     fetched("new", &new);
     // Truncated.
     std::fs::File::options().write(true).open(&file).unwrap().set_len(5 * CHUNK as u64).unwrap();
-    seeder.wait_for_count("was hashed again and is another file now", 2);
+    seeder.wait_for_count("hashed a.bin again: its content has changed", 2);
     tracker.wait_for_text("has 5 of 5 chunks of a.bin");
     fetched("short", &new[..5 * CHUNK]);
     // Replaced by another file of the same name, as editors do.
     let other = write(dir, "other", &old);
     std::fs::rename(other, &file).unwrap();
-    seeder.wait_for_count("was hashed again and is another file now", 3);
+    seeder.wait_for_count("hashed a.bin again: its content has changed", 3);
     tracker.wait_for_count("has 40 of 40 chunks of a.bin", 3);
     fetched("replaced", &old);
     // Only the modification time changes: the same id is offered again.
     std::fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-    seeder.wait_for_text("was hashed again and is what it was");
+    seeder.wait_for_text("hashed a.bin again: its content is unchanged");
     tracker.wait_for_count("has 40 of 40 chunks of a.bin", 4);
     fetched("again", &old);
 }

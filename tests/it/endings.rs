@@ -224,6 +224,6 @@ fn a_failed_start_ends_the_program() {
     let [one, other] = ["one", "other"].map(|name| subfolder(dir, name));
     let lend = ["--volunteer", "1MiB", "--volunteer-dir", "kept"];
     let first = client(dir, &one, "one", tracker.address(), &lend);
-    first.wait_for_text("lending ");
+    first.wait_for_text(" of storage, ");
     client(dir, &other, "other", tracker.address(), &lend).ends_with(17);
 }

@@ -108,10 +108,10 @@ fn status_shows_offered_storage_and_quit_waits_for_the_drain() {
     for ends_by_itself in [true, false] {
         let mut client = AtTerminal::client(dir, &folder, "me", &extra);
         let (mut session, _) = tracker.volunteer();
-        client.wait_for("takes what is lent");
+        client.wait_for("accepted 1.0 MiB of storage");
         session.copy(&kept(&whole, "f"), &[0, 1], source.address);
         client.press("status\r");
-        client.wait_for("lending 1.0 MiB, 32.0 KiB used in 2 chunks of 1 file\r\n");
+        client.wait_for("offering 1.0 MiB of storage, 32.0 KiB used in 2 chunks of 1 file\r\n");
         client.press("quit\r");
         assert_eq!(session.answer(), VolunteerReport::Drain);
         session.order(VolunteerOrder::Draining { left: 2 });

@@ -83,7 +83,7 @@ fn a_volunteer_copies_serves_proves_and_drops_chunks_as_ordered() {
     let client = volunteer(dir.path(), "ann", &tracker, &[]);
     let (mut session, held) = tracker.volunteer();
     assert_eq!((session.offered, session.free, held), (1 << 20, 1 << 20, Held::default()));
-    client.wait_for_text("takes what is lent");
+    client.wait_for_text("accepted 1.0 MiB of storage");
     let all: Vec<u32> = (0..20).collect();
     session.copy(&kept, &all, source.address);
     let size = kept.file.size;
@@ -119,9 +119,9 @@ fn a_volunteer_copies_serves_proves_and_drops_chunks_as_ordered() {
     assert_eq!(session.answer(), VolunteerReport::Dropped { file, chunks: rest, free: 1 << 20 });
     assert_does_not_serve(session.address, &whole, 4);
     assert_eq!(names_in(&dir.path().join("ann/.volunteer")), ["key"]);
-    client.wait_for_text("keeping chunks of file 1 for the tracker");
+    client.wait_for_text("storing chunks of file 1 for the tracker");
     client.wait_for_text("chunk 100 of ");
-    client.wait_for_text(" chunks; lending 1.0 MiB, 0 B used");
+    client.wait_for_text(" chunks; offering 1.0 MiB of storage, 0 B used");
 }
 
 #[test]
@@ -388,7 +388,7 @@ fn a_tracker_that_refuses_storage_is_reported_and_does_not_delay_the_exit() {
     assert_eq!(session.said(), VolunteerReport::Reported);
     let (code, text) = (ErrorCode::Refused, "no files are kept here".to_owned());
     session.wire.send(&TrackerResponse::Error { code, text }).unwrap();
-    client.wait_for_text("does not take what is lent: no files are kept here");
+    client.wait_for_text("refused the storage offer: no files are kept here");
     client.interrupt();
     session.says_goodbye();
     client.ends_with(0);

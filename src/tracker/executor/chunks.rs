@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-/// Adds files to the catalogue whose chunks are in the store but which the catalogue does not list, as after a rebuild.
+/// Adds files to the catalogue whose chunks are in the store but which the catalogue does not list,
+/// as after a rebuild.
 ///
 /// Their chunks may be the last replicas. Chunks of forgotten files are dropped.
 pub(super) fn adopt_stored(inner: &Inner, forgotten: &[FileId]) -> Result<(), DaemonError> {

@@ -34,7 +34,9 @@ impl Inner {
         self.tell(TaskOutcome::Dropped(file, chunks));
     }
 
-    /// Deletes the tracker's own copy of a file. Returns whether it was deleted. The caller holds [`Inner::placing`].
+    /// Deletes the tracker's own copy of a file.
+    ///
+    /// Returns whether it was deleted. The caller holds [`Inner::placing`].
     pub(super) fn offload(&self, kept: &KeptFile) -> bool {
         let (id, name) = (kept.file.id, &kept.file.name);
         let Some(folder) = &self.folder else {

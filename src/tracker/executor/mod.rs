@@ -1,4 +1,4 @@
-//! Executor of a tracker that keeps files: carries out the disk and network tasks of its state machine.
+//! Executor of a tracker that keeps files: carries out its state machine's disk and network tasks.
 //!
 //! One thread publishes the files of a folder, one writes the catalogue, one distributes tasks to workers, and two
 //! verify the chunks in the tracker's own store. The executor never decides which peer stores which replica.
@@ -37,7 +37,8 @@ use workers::Memory;
 
 /// Folders, catalogue and timeouts of an executor.
 pub struct ExecutorConfig {
-    /// The folder whose files are published (`--files`); `None` if the tracker keeps only the files of the catalogue.
+    /// The folder whose files are published (`--files`); `None` if the tracker keeps only the files
+    /// of the catalogue.
     pub files: Option<PathBuf>,
     /// Log file of this program; never published, because each log line would change it.
     pub log_file: PathBuf,
@@ -77,7 +78,8 @@ struct Inner {
     known: Mutex<HashMap<FileId, KeptFile>>,
     /// Forgotten files that remain in the folder; not published until they change there.
     ignored: Mutex<HashSet<FileId>>,
-    /// Held while a file of the folder is offered or withdrawn and the change is reported, so that both are atomic.
+    /// Held while a file of the folder is offered or withdrawn and the change is reported, so that
+    /// both are atomic.
     placing: Mutex<()>,
     /// The manifest that was read last.
     manifest: Mutex<Option<(FileId, Arc<Manifest>)>>,
@@ -184,7 +186,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Serves a file of the catalogue by its id: the chunks in the own store, or else only the manifest.
+    /// Serves a file of the catalogue by its id: the chunks in the own store, or else only the
+    /// manifest.
     fn serve_by_id(&self, id: FileId) {
         let Some(kept) = self.known(id) else { return };
         let source: Arc<dyn ChunkSource> = match self.store.file(id) {

@@ -1,4 +1,6 @@
-//! Publishes the files of the tracker's folder: updates the catalogue and the offered files when the folder changes.
+//! Publishes the files of the tracker's folder.
+//!
+//! Updates the catalogue and the offered files when the folder changes.
 //!
 //! Invariant: a file is offered under its name only after its manifest is durable in the catalogue, and is reported
 //! only after it is offered.

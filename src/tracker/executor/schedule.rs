@@ -48,7 +48,8 @@ fn is_exclusive(task: &ExecutorTask) -> bool {
 #[derive(Default)]
 pub(super) struct Schedule {
     files: HashMap<FileId, Queue>,
-    /// Candidates for the next task, each file at most once: their first waiting task could probably begin.
+    /// Candidates for the next task, each file at most once: their first waiting task could
+    /// probably begin.
     ready: VecDeque<FileId>,
 }
 
@@ -78,7 +79,9 @@ impl Schedule {
         self.make_ready(id);
     }
 
-    /// Removes the next task of a kind that can begin. It counts as running until [`done`](Self::done).
+    /// Removes the next task of a kind that can begin.
+    ///
+    /// It counts as running until [`done`](Self::done).
     pub(super) fn next(&mut self, kind: Kind) -> Option<ExecutorTask> {
         for _ in 0..self.ready.len() {
             let id = self.ready.pop_front()?;

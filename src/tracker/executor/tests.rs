@@ -123,7 +123,8 @@ fn bytes(number: u8) -> Vec<u8> {
     bytes
 }
 
-/// Writes a file into the published folder with an old modification time, so that it counts as settled.
+/// Writes a file into the published folder with an old modification time, so that it counts as
+/// settled.
 fn put(root: &Path, name: &str, bytes: &[u8]) {
     let folder = root.join("files");
     fs::create_dir_all(&folder).unwrap();

@@ -250,7 +250,8 @@ fn expected(manifest: &Manifest, index: ChunkIndex) -> Option<(Digest, u32)> {
     Some((manifest.digest(index)?, manifest.layout().span(index)?.length))
 }
 
-/// Address to dial: loopback in place of the unspecified address, which stands for the tracker's own host.
+/// Address to dial: loopback in place of the unspecified address, which stands for the tracker's
+/// own host.
 fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip().is_unspecified() {
         true => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()),
@@ -273,7 +274,9 @@ impl Memory {
         Self { available: Mutex::new(bytes), freed: Condvar::new(), total: bytes }
     }
 
-    /// Reserves `bytes`, at most the whole budget. Waits until they are available, or until the shutdown.
+    /// Reserves `bytes`, at most the whole budget.
+    ///
+    /// Waits until they are available, or until the shutdown.
     fn take(&self, bytes: u64, shutdown: &Shutdown) -> Share<'_> {
         let bytes = bytes.min(self.total);
         let mut available = lock(&self.available);

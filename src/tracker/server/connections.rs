@@ -22,8 +22,8 @@ pub(super) type Outgoing = (TrackerResponse, Option<Arc<[u8]>>);
 /// The state thread's handle of a connection: its send queue and its request credit.
 pub(super) struct Connection {
     from: SocketAddr,
-    /// Allocated as it fills, up to `limit` messages: memory reserved in advance would cost hundreds of kilobytes for
-    /// each of many idle connections.
+    /// Allocated as it fills, up to `limit` messages: memory reserved in advance would cost
+    /// hundreds of kilobytes for each of many idle connections.
     outbox: Sender<Outgoing>,
     limit: usize,
     /// Holds a unit for each request that waits for the state thread.
@@ -159,7 +159,8 @@ impl ConnectionServer {
         cause
     }
 
-    /// Forwards requests to the state thread, at most `HUB_REQUESTS` ahead of it: backpressure for each connection.
+    /// Forwards requests to the state thread, at most `HUB_REQUESTS` ahead of it: backpressure for
+    /// each connection.
     fn read(
         &self,
         id: ConnectionId,
@@ -214,7 +215,9 @@ fn write(writer: &mut FrameWriter, queued: &Receiver<Outgoing>, queued_bytes: &A
     }
 }
 
-/// Sends a response. A response longer than a frame is shortened and marked as truncated, or replaced by an error.
+/// Sends a response.
+///
+/// A response longer than a frame is shortened and marked as truncated, or replaced by an error.
 ///
 /// A message is always sent, because the client waits for a response to each request.
 fn deliver(

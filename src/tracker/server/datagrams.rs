@@ -19,7 +19,9 @@ pub(super) const BATCH: usize = 64;
 /// A request from a validated source address, with the transaction number for its response.
 pub(super) type Question = (SocketAddr, u64, TrackerRequest);
 
-/// Sends responses without blocking. If the socket buffer is full, a response is lost; the client retries.
+/// Sends responses without blocking.
+///
+/// If the socket buffer is full, a response is lost; the client retries.
 pub(super) struct Replies {
     socket: UdpSocket,
     /// Encoded response; reused, so that a response needs no allocation.
@@ -31,7 +33,9 @@ impl Replies {
         Self { socket, bytes: Vec::with_capacity(DATAGRAM_MAX) }
     }
 
-    /// Sends a response to a validated source. A response longer than a datagram is shortened and marked as truncated.
+    /// Sends a response to a validated source.
+    ///
+    /// A response longer than a datagram is shortened and marked as truncated.
     pub(super) fn send(&mut self, to: SocketAddr, tx: u64, response: TrackerResponse) {
         let mut answer = Datagram::new(tx, None, response);
         loop {
@@ -56,8 +60,10 @@ struct DatagramReceiver<H> {
     replies: Replies,
     jar: CookieJar,
     started: Instant,
-    /// Receive buffers for a batch. The whole batch is received before the first datagram is decoded, because each kind
-    /// of work is faster when it is repeated.
+    /// Receive buffers for a batch.
+    ///
+    /// The whole batch is received before the first datagram is decoded, because each kind of work is faster when it is
+    /// repeated.
     buffers: Vec<[u8; DATAGRAM_MAX + 1]>,
     /// Length in bytes and source of each received datagram of the batch.
     received: Vec<(usize, SocketAddr)>,
@@ -66,7 +72,8 @@ struct DatagramReceiver<H> {
     hand_over: H,
 }
 
-/// Starts the thread that receives datagrams and passes validated requests to `hand_over` in batches.
+/// Starts the thread that receives datagrams and passes validated requests to `hand_over` in
+/// batches.
 ///
 /// The thread ends at the shutdown. `hand_over` must empty the batch.
 pub(super) fn receive(

@@ -14,7 +14,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-/// Datagrams that may wait for the state thread. Further datagrams are lost, and their clients retry.
+/// Datagrams that may wait for the state thread.
+///
+/// Further datagrams are lost, and their clients retry.
 const QUEUE: usize = 16 * 1024;
 
 /// A state machine behind a lock, with the queue of datagrams that wait for it.
@@ -49,7 +51,9 @@ impl<M: Machine> SharedMachine<M> {
         state
     }
 
-    /// Processes a batch of datagrams directly, or queues it for the state thread. Leaves the batch empty.
+    /// Processes a batch of datagrams directly, or queues it for the state thread.
+    ///
+    /// Leaves the batch empty.
     pub(super) fn process_or_queue(&self, batch: &mut Vec<Question>) {
         let free = match self.state_thread_waits.load(Ordering::Relaxed) {
             true => None,

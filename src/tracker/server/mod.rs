@@ -63,7 +63,8 @@ enum Event {
     Closed(ConnectionId),
 }
 
-/// Channels to the executor, which carries out the machine's disk and host tasks, and to the prompt.
+/// Channels to the executor, which carries out the machine's disk and host tasks, and to the
+/// prompt.
 ///
 /// The channels are unbounded: the machine limits its outstanding tasks itself, and each task has one outcome.
 pub struct ExecutorChannels {
@@ -152,8 +153,9 @@ pub(crate) fn secret() -> io::Result<[u8; 32]> {
     Ok(secret)
 }
 
-/// A random number that cannot be guessed. Retries on an error: the system's generator does not fail after its first
-/// success.
+/// A random number that cannot be guessed.
+///
+/// Retries on an error: the system's generator does not fail after its first success.
 pub(crate) fn draw() -> u128 {
     let mut bytes = [0; 16];
     while getrandom::fill(&mut bytes).is_err() {
@@ -162,7 +164,8 @@ pub(crate) fn draw() -> u128 {
     u128::from_be_bytes(bytes)
 }
 
-/// Loop of the state thread: waits for the next event and passes it to the machine, until the shutdown.
+/// Loop of the state thread: waits for the next event and passes it to the machine, until the
+/// shutdown.
 fn run<M: Machine>(
     shared: &SharedMachine<M>,
     woken: &Receiver<()>,
@@ -210,7 +213,9 @@ enum Cause {
     Time,
 }
 
-/// Queues an event for the state thread; blocks while the queue is full. Returns `false` after the shutdown.
+/// Queues an event for the state thread; blocks while the queue is full.
+///
+/// Returns `false` after the shutdown.
 fn forward(events: &crossbeam_channel::Sender<Event>, shutdown: &Shutdown, mut event: Event) -> bool {
     use crossbeam_channel::SendTimeoutError;
     while !shutdown.is_stopped() {
@@ -249,7 +254,9 @@ mod tests {
     /// Longer than any operation that does not wait for the whole flood.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// A machine with slow lookups. It reports each lookup over a channel and responds only to heartbeats.
+    /// A machine with slow lookups.
+    ///
+    /// It reports each lookup over a channel and responds only to heartbeats.
     struct Slow(Sender<()>);
 
     impl Machine for Slow {

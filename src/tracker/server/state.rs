@@ -54,7 +54,9 @@ impl<M: Machine> State<M> {
         self.apply(effects);
     }
 
-    /// Processes a batch of datagrams and leaves it empty. A batch is small enough not to delay the end of a lease.
+    /// Processes a batch of datagrams and leaves it empty.
+    ///
+    /// A batch is small enough not to delay the end of a lease.
     pub(super) fn answer(&mut self, batch: &mut Vec<Question>) {
         let now = self.now();
         let mut effects = std::mem::take(&mut self.effects);

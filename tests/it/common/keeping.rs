@@ -31,7 +31,7 @@ pub fn volunteer(dir: &Path, name: &str, tracker: SocketAddr, extra: &[&str]) ->
     let folder = subfolder(dir, name);
     let lend: &[&str] = if extra.contains(&"--volunteer") { &[] } else { &["--volunteer", "1GiB"] };
     let program = client(dir, &folder, name, tracker, &[lend, extra].concat());
-    program.wait_for_text("lending ");
+    program.wait_for_text(" of storage, ");
     program
 }
 
