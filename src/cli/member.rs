@@ -5,7 +5,7 @@ use super::{BarWatch, signals};
 use crate::content::words::counted;
 use crate::content::{FileId, FileName};
 use crate::daemon::lookup::Query;
-use crate::daemon::member::{Member, MemberConfig, Wish};
+use crate::daemon::member::{DownloadRequest, Member, MemberConfig};
 use crate::daemon::volunteer::Volunteer;
 use crate::daemon::{DaemonError, Fault, next_step};
 use crate::net::Shutdown;
@@ -115,7 +115,7 @@ fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
 ///
 /// # Errors
 /// The text is neither.
-pub fn wish(text: &str, patience: Duration) -> Result<Wish, DaemonError> {
+pub fn wish(text: &str, patience: Duration) -> Result<DownloadRequest, DaemonError> {
     let query = match text.parse::<FileId>() {
         Ok(id) => Query { name: None, id: Some(id) },
         Err(_) => {
@@ -124,12 +124,12 @@ pub fn wish(text: &str, patience: Duration) -> Result<Wish, DaemonError> {
             Query { name: Some(name), id: None }
         }
     };
-    Ok(Wish { query, patience, ..Wish::default() })
+    Ok(DownloadRequest { query, patience, ..DownloadRequest::default() })
 }
 
 fn get_all(
     member: &Member,
-    wishes: Vec<Wish>,
+    wishes: Vec<DownloadRequest>,
     stay: bool,
     watch: &BarWatch,
     leaving: &Shutdown,

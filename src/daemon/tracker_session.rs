@@ -76,7 +76,7 @@ pub fn start(
         registration,
         timeouts,
         events,
-        asked: Instant::now(),
+        waiting_since: Instant::now(),
         outage: Outage::new(role, tracker, timeout),
         threads: threads.clone(),
         shutdown: shutdown.clone(),
@@ -91,7 +91,7 @@ struct Session {
     timeouts: Timeouts,
     events: Sender<SessionEvent>,
     /// Start of the present outage, or of the present connection attempt.
-    asked: Instant,
+    waiting_since: Instant,
     outage: Outage,
     threads: Threads,
     shutdown: Shutdown,
@@ -113,12 +113,12 @@ enum SessionError {
 impl Session {
     fn run(&mut self) {
         while !self.shutdown.is_stopped() {
-            self.asked = Instant::now();
+            self.waiting_since = Instant::now();
             let why = self.converse();
             if self.shutdown.is_stopped() {
                 return;
             }
-            match self.outage.failed(self.asked, &why) {
+            match self.outage.failed(self.waiting_since, &why) {
                 Ok(pause) => {
                     if self.shutdown.wait(pause) {
                         return;
@@ -154,15 +154,15 @@ impl Session {
         log::info!("registered with the {role} on {tracker} as {address}");
         let began = Instant::now();
         // Ends with this connection, or at the shutdown.
-        let here = self.shutdown.child();
+        let connection_end = self.shutdown.child();
         let (requests, queued) = bounded(OUTBOX);
         let result = self
-            .spawn_writer(writer, queued, token, &stream, &here)
-            .and_then(|()| self.spawn_heartbeat(token, heartbeat, &stream, &here))
+            .spawn_writer(writer, queued, token, &stream, &connection_end)
+            .and_then(|()| self.spawn_heartbeat(token, heartbeat, &stream, &connection_end))
             .map_err(LinkError::from)
             .map_err(link_lost);
         if let Err(error) = result {
-            here.trigger();
+            connection_end.trigger();
             return error;
         }
         let sent = self.events.send(SessionEvent::Joined { token, address, requests });
@@ -170,8 +170,8 @@ impl Session {
             Ok(()) => self.listen(&mut reader),
             Err(_) => SessionError::Stopped,
         };
-        here.trigger();
-        self.asked = Instant::now();
+        connection_end.trigger();
+        self.waiting_since = Instant::now();
         if began.elapsed() >= RETRY_MAX {
             self.outage.settled();
         }
@@ -252,16 +252,16 @@ impl Session {
         queued: Receiver<TrackerRequest>,
         token: Token,
         stream: &Arc<TcpStream>,
-        here: &Shutdown,
+        connection_end: &Shutdown,
     ) -> io::Result<()> {
-        let (stream, here) = (stream.clone(), here.clone());
+        let (stream, connection_end) = (stream.clone(), connection_end.clone());
         self.threads.spawn("tracker-ask", move || {
             // At fixed intervals, not only when idle: claims are not answered, and the tracker's silence
             // would exceed the timeout.
             let keep_alive = crossbeam_channel::tick(KEEP_ALIVE);
             loop {
                 let sent = crossbeam_channel::select! {
-                    recv(here.signal()) -> _ => break,
+                    recv(connection_end.signal()) -> _ => break,
                     recv(queued) -> request => match request {
                         Ok(request) => writer.send(&request),
                         Err(_) => break,
@@ -284,13 +284,13 @@ impl Session {
         token: Token,
         heartbeat: Duration,
         stream: &Arc<TcpStream>,
-        here: &Shutdown,
+        connection_end: &Shutdown,
     ) -> io::Result<()> {
-        let mut asker = Asker::new(self.tracker, here)?;
-        let (stream, here) = (stream.clone(), here.clone());
+        let mut asker = Asker::new(self.tracker, connection_end)?;
+        let (stream, connection_end) = (stream.clone(), connection_end.clone());
         self.threads.spawn("heartbeat", move || {
             let mut next = Instant::now();
-            while !here.wait(next.saturating_duration_since(Instant::now())) {
+            while !connection_end.wait(next.saturating_duration_since(Instant::now())) {
                 next = Instant::now() + heartbeat;
                 match asker.ask(&TrackerRequest::Heartbeat { token }) {
                     Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, .. }) => {

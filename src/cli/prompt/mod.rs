@@ -16,7 +16,7 @@ use super::{BarWatch, Console};
 use crate::content::EntityName;
 use crate::daemon::DaemonError;
 use crate::daemon::lookup::Query;
-use crate::daemon::member::{Member, Wish};
+use crate::daemon::member::{DownloadRequest, Member};
 use crate::net::{Shutdown, Threads};
 use command::Command;
 use conduct::{Answers, End, conduct, say};
@@ -129,7 +129,7 @@ impl Prompt<'_> {
 
     fn get(&self, name: &str, out: Option<PathBuf>) -> Result<String, String> {
         let wish = wish(name, self.patience).map_err(|error| error.text)?;
-        self.member.get(Wish { out, ..wish }).map_err(|error| error.text)?;
+        self.member.get(DownloadRequest { out, ..wish }).map_err(|error| error.text)?;
         Ok(format!("looking for {}\n", show::line(name)))
     }
 
