@@ -109,7 +109,7 @@ fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
 
 fn get_all(
     member: &Member,
-    wishes: Vec<Wish>,
+    wishes: Vec<DownloadRequest>,
     stay: bool,
     watch: &BarWatch,
     leaving: &Shutdown,

@@ -82,7 +82,7 @@ impl Finder for PeersFinder {
         let answers = Mutex::new(Vec::new());
         let (next, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (began, enough) = (Instant::now(), stop.child());
-        let settle = || {
+        let stop_if_answered = || {
             let late = began.elapsed() >= ANSWER_GRACE_TIMEOUT;
             if late && !answers.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
                 enough.trigger();
@@ -104,7 +104,7 @@ impl Finder for PeersFinder {
                 if asked.fetch_add(1, Ordering::Relaxed) + 1 == peers.len() {
                     enough.trigger();
                 }
-                settle();
+                stop_if_answered();
             }
         };
         // One thread watches the time, since all others may be blocked on slow peers.
@@ -112,7 +112,7 @@ impl Finder for PeersFinder {
         let work = || match timekeeper.swap(false, Ordering::Relaxed) {
             true => {
                 enough.wait(ANSWER_GRACE_TIMEOUT);
-                settle();
+                stop_if_answered();
                 enough.wait(ANSWER_TIMEOUT.saturating_sub(began.elapsed()));
                 enough.trigger();
             }
@@ -168,7 +168,7 @@ impl Finder for Both {
             match finder.find(query, stop) {
                 Ok(files) => {
                     answered = true;
-                    files.into_iter().for_each(|file| join(&mut found, file));
+                    files.into_iter().for_each(|file| merge_file(&mut found, file));
                 }
                 Err(why) => failure = Some(why),
             }
@@ -180,7 +180,7 @@ impl Finder for Both {
     }
 }
 
-fn join(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
+fn merge_file(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
     let Some(entry) = found.get_mut(&file.file.id) else {
         found.insert(file.file.id, file);
         return;
@@ -188,10 +188,10 @@ fn join(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
     let known = |entry: &FoundFile, address: &SocketAddr| {
         entry.whole.contains(address) || entry.partial.contains(address)
     };
-    let news = |entry: &FoundFile, addresses: Vec<SocketAddr>| -> Vec<SocketAddr> {
+    let unknown = |entry: &FoundFile, addresses: Vec<SocketAddr>| -> Vec<SocketAddr> {
         addresses.into_iter().filter(|address| !known(entry, address)).collect()
     };
-    let (whole, partial) = (news(entry, file.whole), news(entry, file.partial));
+    let (whole, partial) = (unknown(entry, file.whole), unknown(entry, file.partial));
     entry.holders += (whole.len() + partial.len()) as u32;
     entry.md5 = entry.md5.or(file.md5);
     entry.whole.extend(whole);

@@ -380,7 +380,7 @@ pub fn complete(
     located: Located,
     part: &Arc<PartFile>,
     finder: Box<dyn Finder>,
-    beside: ServingContext,
+    serving: ServingContext,
     watch: &dyn Watch,
     shutdown: &Shutdown,
 ) -> Result<Downloaded, DaemonError> {
@@ -391,14 +391,14 @@ pub fn complete(
         part: part.clone(),
         holders,
         finder,
-        relay: beside.relay,
-        port: beside.port,
-        discovered: beside.discovered,
+        relay: serving.relay,
+        port: serving.port,
+        discovered: serving.discovered,
         timeout: order.timeout,
         timeouts: order.timeouts,
         watch,
     };
-    driver::run(download, &beside.threads, shutdown)?;
+    driver::run(download, &serving.threads, shutdown)?;
     log::info!("All download threads completed");
     if let Some(md5) = file.md5 {
         check_md5(md5, &file, part, watch, shutdown)?;

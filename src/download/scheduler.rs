@@ -77,7 +77,7 @@ struct Candidate {
     /// Protocol errors so far.
     offences: u32,
     /// Chunks of this source as reported by the owner ([`DownloadScheduler::source_has`]).
-    told: Bitfield,
+    reported: Bitfield,
     bad_bytes: u64,
 }
 
@@ -164,7 +164,7 @@ impl DownloadScheduler {
     /// Adds a chunk to the wanted ones, also if it was stored before.
     pub fn want(&mut self, index: ChunkIndex, now: Moment) -> Vec<SchedulerEvent> {
         self.picker.want(index);
-        self.ask_all(now);
+        self.request_from_all(now);
         std::mem::take(&mut self.news)
     }
 
@@ -193,7 +193,7 @@ impl DownloadScheduler {
                 backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
                 failures: 0,
                 offences: 0,
-                told: Bitfield::none(self.job.count),
+                reported: Bitfield::none(self.job.count),
                 bad_bytes: 0,
             };
             self.candidates.insert(address, candidate);
@@ -204,10 +204,10 @@ impl DownloadScheduler {
     pub fn source_has(&mut self, address: SocketAddr, index: ChunkIndex, now: Moment) -> Vec<SchedulerEvent> {
         self.add_source(address, now);
         if let Some(candidate) = self.candidates.get_mut(&address) {
-            candidate.told.insert(index);
+            candidate.reported.insert(index);
             if let CandidateState::Active(id) = candidate.link {
                 self.picker.source_has(id, index, now);
-                self.ask(id, now);
+                self.request_chunks(id, now);
             }
         }
         std::mem::take(&mut self.news)
@@ -223,19 +223,19 @@ impl DownloadScheduler {
                 self.follow(now);
                 upstreams.into_iter().for_each(|upstream| self.placed(id, upstream, now));
                 // Chunks of this source may be the ones that the other sources do not have.
-                self.ask_all(now);
+                self.request_from_all(now);
             }
             SourceUpdate::Has(chunks) => {
                 chunks.into_iter().for_each(|index| self.picker.source_has(id, index, now));
-                self.ask(id, now);
+                self.request_chunks(id, now);
             }
             SourceUpdate::Hints(chunks) => {
                 self.picker.hint(id, &chunks);
-                self.ask(id, now);
+                self.request_chunks(id, now);
             }
             SourceUpdate::Upstream(upstream) => {
                 self.placed(id, upstream, now);
-                self.ask_all(now);
+                self.request_from_all(now);
             }
             SourceUpdate::Peers(peers) => peers.into_iter().for_each(|peer| self.add_source(peer, now)),
             SourceUpdate::Stored(arrival) => {
@@ -246,11 +246,11 @@ impl DownloadScheduler {
                     candidate.backoff.reset();
                 }
                 self.news.push(SchedulerEvent::Stored(arrival, fresh));
-                self.ask(id, now);
+                self.request_chunks(id, now);
             }
             SourceUpdate::Refused(index) => {
                 self.picker.refused(id, index);
-                self.ask_all(now);
+                self.request_from_all(now);
             }
             SourceUpdate::Lost(why) => self.lost(id, why, now),
         }
@@ -261,20 +261,20 @@ impl DownloadScheduler {
     pub fn tick(&mut self, now: Moment) -> Vec<SchedulerEvent> {
         if self.is_complete() {
             self.release(now);
-        } else if self.room() == 0 {
-            self.make_room(now);
+        } else if self.free_slots() == 0 {
+            self.replace_useless_source(now);
         }
         self.starts = STARTS_PER_TICK_MAX;
-        self.hear(now);
+        self.note_received(now);
         self.connect(now);
         self.overtake(now);
         self.name_slow();
-        self.ask_all(now);
+        self.request_from_all(now);
         std::mem::take(&mut self.news)
     }
 
     /// Notifies the picker of the sources that have sent data since the last tick.
-    fn hear(&mut self, now: Moment) {
+    fn note_received(&mut self, now: Moment) {
         for (id, live) in &mut self.live {
             let pieces = live.pieces.load(Ordering::Relaxed);
             if std::mem::replace(&mut live.heard, pieces) != pieces {
@@ -304,7 +304,7 @@ impl DownloadScheduler {
 
     /// Replaces a useless source when all connections are in use, chunks are missing that no connected source
     /// has, and another candidate is due.
-    fn make_room(&mut self, now: Moment) {
+    fn replace_useless_source(&mut self, now: Moment) {
         if self.picker.unavailable().next().is_none() {
             return;
         }
@@ -342,11 +342,11 @@ impl DownloadScheduler {
         live.connected = true;
         let address = live.address;
         let candidate = self.candidates.get_mut(&address);
-        let told = candidate.map(|candidate| {
+        let reported = candidate.map(|candidate| {
             candidate.failures = 0;
-            candidate.told.clone()
+            candidate.reported.clone()
         });
-        let have = have.or(told).unwrap_or_else(|| Bitfield::none(self.job.count));
+        let have = have.or(reported).unwrap_or_else(|| Bitfield::none(self.job.count));
         log::debug!("connected to {address}, which has {} of {} chunks", have.held(), have.count());
         self.picker.add_source(id, have, now);
     }
@@ -377,7 +377,7 @@ impl DownloadScheduler {
                 candidate.offences += u32::from(matches!(why, SourceError::Protocol(_)));
                 let pause = candidate.backoff.pause(&mut self.random);
                 candidate.link = CandidateState::Idle(now + pause);
-                candidate.told = Bitfield::none(self.job.count);
+                candidate.reported = Bitfield::none(self.job.count);
                 if !matches!(why, SourceError::Stopped) {
                     log::info!("disconnected from {address}: {why}");
                 }
@@ -390,23 +390,24 @@ impl DownloadScheduler {
             }
         }
         self.connect(now);
-        self.ask_all(now);
+        self.request_from_all(now);
     }
 
     /// Largest number of connected sources, limited by the memory for receive buffers.
-    fn places(&self) -> usize {
+    fn sources_max(&self) -> usize {
         let by_memory = RECEIVE_MEMORY_BYTES / u64::from(self.longest.max(1));
         (by_memory as usize).clamp(SOURCES_MIN, SOURCES_MAX)
     }
 
-    fn room(&self) -> usize {
-        self.places().saturating_sub(self.live.len())
+    fn free_slots(&self) -> usize {
+        self.sources_max().saturating_sub(self.live.len())
     }
 
     fn connect(&mut self, now: Moment) {
         // With a predecessor further sources are not urgent, and many leechers that start together would
         // delay each other.
-        let room = if self.upstreams.is_kept() { self.room().min(self.starts) } else { self.room() };
+        let room =
+            if self.upstreams.is_kept() { self.free_slots().min(self.starts) } else { self.free_slots() };
         if room == 0 || self.is_complete() || self.shutdown.is_stopped() {
             return;
         }
@@ -414,7 +415,7 @@ impl DownloadScheduler {
         let due = self.candidates.iter().filter(|(_, candidate)| {
             // A source without a bitfield is useful only if the owner has reported chunks of it.
             matches!(candidate.link, CandidateState::Idle(at) if at <= now)
-                && (subscribe || candidate.told.held() > 0)
+                && (subscribe || candidate.reported.held() > 0)
         });
         let mut due: Vec<SocketAddr> = due.map(|(address, _)| *address).collect();
         self.random.shuffle(&mut due);
@@ -425,7 +426,7 @@ impl DownloadScheduler {
     fn reach(&mut self, address: SocketAddr, now: Moment) {
         let link = self.candidates.get(&address).map(|candidate| &candidate.link);
         let is_due = matches!(link, Some(CandidateState::Idle(at)) if *at <= now);
-        let has_room = self.live.len() < self.places() + STRIPES;
+        let has_room = self.live.len() < self.sources_max() + STRIPES;
         if is_due && has_room && !self.is_complete() && !self.shutdown.is_stopped() {
             self.start(address, now);
         }
@@ -467,14 +468,14 @@ impl DownloadScheduler {
         }
     }
 
-    fn ask_all(&mut self, now: Moment) {
+    fn request_from_all(&mut self, now: Moment) {
         let mut ids: Vec<SourceId> = self.live.keys().copied().collect();
         self.random.shuffle(&mut ids);
-        ids.into_iter().for_each(|id| self.ask(id, now));
+        ids.into_iter().for_each(|id| self.request_chunks(id, now));
     }
 
     /// Fills the pipeline of a source with chunk requests.
-    fn ask(&mut self, id: SourceId, now: Moment) {
+    fn request_chunks(&mut self, id: SourceId, now: Moment) {
         if self.awaits_word(id, now) {
             return;
         }

@@ -174,7 +174,7 @@ fn serve_and_fetch(
     log::info!("{} holds {} of {} chunks", folder.path().display(), held.len(), set.count);
     log::info!("{}", next_step::join_set(&config.set, config.tracker));
 
-    let (says, said) = bounded(QUEUE);
+    let (session_sender, session_events) = bounded(QUEUE);
     let port = address.port();
     let registration = Registration { name: config.name.clone(), port, advertise: config.advertise };
     let session = SessionConfig {
@@ -184,8 +184,8 @@ fn serve_and_fetch(
         timeout: config.timeout,
         timeouts: config.serve.timeouts,
     };
-    session::start(session, says, threads, shutdown)?;
-    let (events, received) = bounded(QUEUE);
+    session::start(session, session_sender, threads, shutdown)?;
+    let (events, source_events) = bounded(QUEUE);
     let mut have = Bitfield::none(set.count);
     for chunk in &held {
         have.insert(chunk.index);
@@ -193,7 +193,7 @@ fn serve_and_fetch(
     let (keep, kept) = bounded(COMMIT_MAX);
     let committed = commit_kept(folder.clone(), kept, threads)?;
     let mut state = ClientState::new(config, set, key, folder, offers, have, keep, events, threads, shutdown);
-    let result = state.run(&said, &received, &committed, shutdown);
+    let result = state.run(&session_events, &source_events, &committed, shutdown);
     // Before `state` and its tracker queue are dropped: the session must see a shutdown, not a lost connection.
     shutdown.trigger();
     result
@@ -232,7 +232,7 @@ struct ClientState<'a> {
     /// Number of served chunks, and the time of its last change.
     served: (u64, Moment),
     /// Never ready: replaces the session's queue when nothing is to be sent.
-    nowhere: (Sender<TrackerRequest>, Receiver<TrackerRequest>),
+    no_queue: (Sender<TrackerRequest>, Receiver<TrackerRequest>),
 }
 
 impl<'a> ClientState<'a> {
@@ -282,15 +282,15 @@ impl<'a> ClientState<'a> {
             complete: false,
             all_complete: false,
             served: (0, Moment::ZERO),
-            nowhere: bounded(0),
+            no_queue: bounded(0),
         }
     }
 
     /// Processes events until the shutdown or the end of the work.
     fn run(
         &mut self,
-        said: &Receiver<SessionEvent>,
-        received: &Receiver<SourceEvent>,
+        session_events: &Receiver<SessionEvent>,
+        source_events: &Receiver<SourceEvent>,
         committed: &Receiver<Result<Vec<HeldChunk>, StoreError>>,
         shutdown: &Shutdown,
     ) -> Result<(), DaemonError> {
@@ -300,13 +300,13 @@ impl<'a> ClientState<'a> {
             let (requests, next) = self.outgoing();
             crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => return Ok(()),
-                recv(said) -> event => match event {
+                recv(session_events) -> event => match event {
                     Ok(SessionEvent::GivenUp(error)) => return Err(error),
-                    Ok(event) => self.hear(event)?,
+                    Ok(event) => self.handle_session_event(event)?,
                     Err(_) => return Ok(()),
                 },
-                recv(received) -> event => match event {
-                    Ok(event) => self.arrive(event)?,
+                recv(source_events) -> event => match event {
+                    Ok(event) => self.handle_source_event(event)?,
                     Err(_) => return Ok(()),
                 },
                 recv(committed) -> chunks => match chunks {
@@ -339,7 +339,7 @@ impl<'a> ClientState<'a> {
         }
         match (&self.joined, self.outbox.front()) {
             (Some(joined), Some(request)) => (joined.requests.clone(), request.clone()),
-            _ => (self.nowhere.0.clone(), TrackerRequest::Unknown),
+            _ => (self.no_queue.0.clone(), TrackerRequest::Unknown),
         }
     }
 
@@ -364,11 +364,11 @@ impl<'a> ClientState<'a> {
         self.outbox.push_back(TrackerRequest::Claim { token, set, index, claim });
     }
 
-    fn hear(&mut self, event: SessionEvent) -> Result<(), DaemonError> {
+    fn handle_session_event(&mut self, event: SessionEvent) -> Result<(), DaemonError> {
         match event {
             SessionEvent::Joined { token, address, requests } => {
                 self.joined = Some(Joined { token, address, requests });
-                self.introduce(token);
+                self.send_state(token);
             }
             SessionEvent::Lost => {
                 self.joined = None;
@@ -380,7 +380,7 @@ impl<'a> ClientState<'a> {
                 self.offers.put(id, self.folder.clone());
                 log::info!("serving set {} as a file with id {id}", self.set.set);
             }
-            SessionEvent::Said(response) => self.listen(response)?,
+            SessionEvent::Said(response) => self.handle_response(response)?,
             SessionEvent::Peers(_) => log::debug!("ignoring a list of peers from a tracker"),
             SessionEvent::GivenUp(error) => return Err(error),
         }
@@ -388,7 +388,7 @@ impl<'a> ClientState<'a> {
     }
 
     /// Sends the complete state (set, claims, lookups): a restarted tracker knows nothing.
-    fn introduce(&mut self, token: Token) {
+    fn send_state(&mut self, token: Token) {
         self.outbox.clear();
         self.lookups.clear();
         self.unanswered = 0;
@@ -402,7 +402,7 @@ impl<'a> ClientState<'a> {
         self.lookups.extend(have.missing());
     }
 
-    fn listen(&mut self, response: TrackerResponse) -> Result<(), DaemonError> {
+    fn handle_response(&mut self, response: TrackerResponse) -> Result<(), DaemonError> {
         match response {
             TrackerResponse::ChunkLocation { set, index, claim, holders } if set == self.set => {
                 self.unanswered = self.unanswered.saturating_sub(1);
@@ -477,22 +477,22 @@ impl<'a> ClientState<'a> {
             return Ok(());
         }
         let now = self.now();
-        let mut news = self.fetch.want(index, now);
+        let mut scheduler_events = self.fetch.want(index, now);
         for holder in holders {
-            news.extend(self.fetch.source_has(*holder, index, now));
+            scheduler_events.extend(self.fetch.source_has(*holder, index, now));
         }
-        self.take(news)
+        self.handle_scheduler_events(scheduler_events)
     }
 
-    fn arrive(&mut self, event: SourceEvent) -> Result<(), DaemonError> {
+    fn handle_source_event(&mut self, event: SourceEvent) -> Result<(), DaemonError> {
         let now = self.now();
-        let news = self.fetch.handle(event, now);
-        self.take(news)
+        let scheduler_events = self.fetch.handle(event, now);
+        self.handle_scheduler_events(scheduler_events)
     }
 
-    fn take(&mut self, news: Vec<SchedulerEvent>) -> Result<(), DaemonError> {
-        for news in news {
-            match news {
+    fn handle_scheduler_events(&mut self, scheduler_events: Vec<SchedulerEvent>) -> Result<(), DaemonError> {
+        for event in scheduler_events {
+            match event {
                 SchedulerEvent::Requested(index, from) => {
                     self.event(format_args!("REQUEST_CHUNK,{index},{},{}", from.ip(), from.port()));
                 }
@@ -537,22 +537,22 @@ impl<'a> ClientState<'a> {
 
     fn tick(&mut self) -> Result<(), DaemonError> {
         let now = self.now();
-        let news = self.fetch.tick(now);
-        self.take(news)?;
+        let scheduler_events = self.fetch.tick(now);
+        self.handle_scheduler_events(scheduler_events)?;
         if now < self.look_again {
             return Ok(());
         }
         self.look_again = now + CHECK_INTERVAL;
         self.check_files();
-        let mut gone = self.fetch.unavailable();
+        let mut unavailable = self.fetch.unavailable();
         match self.ask_again {
-            _ if gone.is_empty() => self.ask_again = None,
+            _ if unavailable.is_empty() => self.ask_again = None,
             None => self.ask_again = Some(now + self.backoff.pause(&mut self.random)),
             Some(at) if at <= now && self.lookups.is_empty() => {
                 self.ask_again = None;
                 // In random order, since the first ones may be lost for good.
-                self.random.shuffle(&mut gone);
-                self.lookups.extend(gone.into_iter().take(LOOKUPS_MAX));
+                self.random.shuffle(&mut unavailable);
+                self.lookups.extend(unavailable.into_iter().take(LOOKUPS_MAX));
             }
             Some(_) => {}
         }
@@ -598,14 +598,14 @@ mod tests {
         let folder = Arc::new(ChunkFolder::open(place.path(), VerifyCallbacks::NONE).unwrap());
         let agreed = Arc::new(AgreedChunks::default());
         let (keep, kept) = bounded(2);
-        let deposit = FolderSink { folder: folder.clone(), agreed: agreed.clone(), kept: keep };
+        let sink = FolderSink { folder: folder.clone(), agreed: agreed.clone(), kept: keep };
         let (index, old, new) = (ChunkIndex(0), Digest::of(b"old"), Digest::of(b"new"));
-        assert!(!deposit.store(index, old, b"old").unwrap(), "no hash is agreed");
+        assert!(!sink.store(index, old, b"old").unwrap(), "no hash is agreed");
         // The agreed hash has changed during the download of the chunk.
         agreed.set(index, Claim { sha256: new, size: 3 });
-        assert!(!deposit.store(index, old, b"old").unwrap());
+        assert!(!sink.store(index, old, b"old").unwrap());
         assert_eq!(folder.holds(index), None);
-        assert!(deposit.store(index, new, b"new").unwrap());
+        assert!(sink.store(index, new, b"new").unwrap());
         assert_eq!(folder.holds(index), None, "held only after the commit");
         folder.commit(kept.try_iter().collect()).unwrap();
         assert_eq!(folder.holds(index).map(|chunk| chunk.digest), Some(new));

@@ -148,7 +148,7 @@ impl Worker {
     fn run(&mut self, mut nudged: Receiver<()>, failures: &Sender<DaemonError>) {
         loop {
             let asked = Instant::now();
-            let pause = match self.keep_known() {
+            let pause = match self.refresh() {
                 Ok(()) => {
                     self.outage.ended();
                     self.outage.settled();
@@ -186,20 +186,20 @@ impl Worker {
     }
 
     /// One round: registers if necessary, then announces changes or sends a heartbeat.
-    fn keep_known(&mut self) -> Result<(), UdpClientError> {
+    fn refresh(&mut self) -> Result<(), UdpClientError> {
         let known = self.token();
         let token = known.map_or_else(|| self.register(), Ok)?;
-        if self.tell_all(token)? || known.is_none() {
+        if self.announce_all(token)? || known.is_none() {
             return Ok(());
         }
         // The token is unknown to the tracker: repeat with a new one.
         let token = self.register()?;
-        self.tell_all(token).map(drop)
+        self.announce_all(token).map(drop)
     }
 
     /// Announces changes, or sends a heartbeat if there are none. Returns `false` if the token is unknown.
-    fn tell_all(&mut self, token: Token) -> Result<bool, UdpClientError> {
-        let mut told = false;
+    fn announce_all(&mut self, token: Token) -> Result<bool, UdpClientError> {
+        let mut sent = false;
         // A file changed on disk differs from its announcement and is not served.
         let (offers, changed): (Vec<Offer>, Vec<Offer>) =
             self.offers.list().into_iter().partition(|offer| offer.source.is_intact());
@@ -211,12 +211,12 @@ impl Worker {
         let offered = |file: FileId| offers.iter().any(|offer| offer.file.id == file);
         let gone: Vec<FileId> = self.announced.keys().map(|(id, _)| *id).filter(|id| !offered(*id)).collect();
         for file in gone {
-            if self.expect(&TrackerRequest::Withdraw { token, file })? == Told::Unknown {
+            if self.request_ack(&TrackerRequest::Withdraw { token, file })? == Ack::Unknown {
                 return Ok(false);
             }
             self.announced.retain(|(id, _), _| *id != file);
             self.full = false;
-            told = true;
+            sent = true;
         }
         for Offer { file, source } in &offers {
             let (held, key) = (source.progress().held(), (file.id, file.name.clone()));
@@ -225,16 +225,20 @@ impl Worker {
             if known || (self.full && !self.announced.contains_key(&key)) {
                 continue;
             }
-            match self.expect(&TrackerRequest::Announce { token, file: file.clone(), held })? {
-                Told::Unknown => return Ok(false),
-                Told::Full => self.full = true,
-                Told::Known => {
+            match self.request_ack(&TrackerRequest::Announce { token, file: file.clone(), held })? {
+                Ack::Unknown => return Ok(false),
+                Ack::Full => self.full = true,
+                Ack::Known => {
                     self.announced.insert(key, held);
-                    told = true;
+                    sent = true;
                 }
             }
         }
-        if told { Ok(true) } else { Ok(self.expect(&TrackerRequest::Heartbeat { token })? != Told::Unknown) }
+        if sent {
+            Ok(true)
+        } else {
+            Ok(self.request_ack(&TrackerRequest::Heartbeat { token })? != Ack::Unknown)
+        }
     }
 
     fn register(&mut self) -> Result<Token, UdpClientError> {
@@ -252,22 +256,22 @@ impl Worker {
     }
 
     /// Sends a request that has no result. Clears the token if the tracker does not know it.
-    fn expect(&mut self, request: &TrackerRequest) -> Result<Told, UdpClientError> {
+    fn request_ack(&mut self, request: &TrackerRequest) -> Result<Ack, UdpClientError> {
         match self.asker.request(request)? {
             TrackerResponse::Alive
             | TrackerResponse::Announced { .. }
-            | TrackerResponse::Withdrawn { .. } => Ok(Told::Known),
+            | TrackerResponse::Withdrawn { .. } => Ok(Ack::Known),
             TrackerResponse::Error { code: ErrorCode::UnknownToken, .. } => {
                 log::info!(
                     "the tracker on {} has no registration of this peer; registering again",
                     self.asker.tracker()
                 );
                 self.set_token(None);
-                Ok(Told::Unknown)
+                Ok(Ack::Unknown)
             }
             TrackerResponse::Error { code: ErrorCode::Busy, text } => {
                 log::warn!("the tracker on {} accepts no more files: {text}", self.asker.tracker());
-                Ok(Told::Full)
+                Ok(Ack::Full)
             }
             other => Err(unexpected(other)),
         }
@@ -276,7 +280,7 @@ impl Worker {
 
 /// Acknowledgement of a tracker.
 #[derive(PartialEq, Eq)]
-enum Told {
+enum Ack {
     /// Accepted.
     Known,
     /// Unknown token: register again.

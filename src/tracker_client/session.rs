@@ -80,7 +80,7 @@ pub fn start(
         registration,
         timeouts,
         events,
-        asked: Instant::now(),
+        waiting_since: Instant::now(),
         outage: Outage::new(role, tracker, timeout),
         threads: threads.clone(),
         shutdown: shutdown.clone(),
@@ -95,7 +95,7 @@ struct Session {
     timeouts: Timeouts,
     events: Sender<SessionEvent>,
     /// Start of the present outage, or of the present connection attempt.
-    asked: Instant,
+    waiting_since: Instant,
     outage: Outage,
     threads: Threads,
     shutdown: Shutdown,
@@ -117,12 +117,12 @@ enum SessionError {
 impl Session {
     fn run(&mut self) {
         while !self.shutdown.is_stopped() {
-            self.asked = Instant::now();
+            self.waiting_since = Instant::now();
             let why = self.converse();
             if self.shutdown.is_stopped() {
                 return;
             }
-            match self.outage.failed(self.asked, &why) {
+            match self.outage.failed(self.waiting_since, &why) {
                 Ok(pause) => {
                     if self.shutdown.wait(pause) {
                         return;
@@ -158,15 +158,15 @@ impl Session {
         log::info!("registered with the {role} on {tracker} as {address}");
         let began = Instant::now();
         // Ends with this connection, or at the shutdown.
-        let here = self.shutdown.child();
+        let connection_end = self.shutdown.child();
         let (requests, queued) = bounded(OUTBOX_MESSAGES_MAX);
         let result = self
-            .spawn_writer(writer, queued, token, &stream, &here)
-            .and_then(|()| self.spawn_heartbeat(token, heartbeat, &stream, &here))
+            .spawn_writer(writer, queued, token, &stream, &connection_end)
+            .and_then(|()| self.spawn_heartbeat(token, heartbeat, &stream, &connection_end))
             .map_err(StreamError::from)
             .map_err(link_lost);
         if let Err(error) = result {
-            here.trigger();
+            connection_end.trigger();
             return error;
         }
         let sent = self.events.send(SessionEvent::Joined { token, address, requests });
@@ -174,8 +174,8 @@ impl Session {
             Ok(()) => self.listen(&mut reader),
             Err(_) => SessionError::Stopped,
         };
-        here.trigger();
-        self.asked = Instant::now();
+        connection_end.trigger();
+        self.waiting_since = Instant::now();
         if began.elapsed() >= RETRY_MAX {
             self.outage.settled();
         }
@@ -265,16 +265,16 @@ impl Session {
         queued: Receiver<TrackerRequest>,
         token: Token,
         stream: &Arc<TcpStream>,
-        here: &Shutdown,
+        connection_end: &Shutdown,
     ) -> io::Result<()> {
-        let (stream, here) = (stream.clone(), here.clone());
+        let (stream, connection_end) = (stream.clone(), connection_end.clone());
         self.threads.spawn("tracker-ask", move || {
             // At fixed intervals, not only when idle: claims are not answered, and the tracker's silence
             // would exceed the timeout.
             let keep_alive = crossbeam_channel::tick(KEEP_ALIVE_INTERVAL);
             loop {
                 let sent = crossbeam_channel::select! {
-                    recv(here.signal()) -> _ => break,
+                    recv(connection_end.signal()) -> _ => break,
                     recv(queued) -> request => match request {
                         Ok(request) => writer.send(&request),
                         Err(_) => break,
@@ -297,13 +297,13 @@ impl Session {
         token: Token,
         heartbeat: Duration,
         stream: &Arc<TcpStream>,
-        here: &Shutdown,
+        connection_end: &Shutdown,
     ) -> io::Result<()> {
-        let mut asker = UdpClient::new(self.tracker, here)?;
-        let (stream, here) = (stream.clone(), here.clone());
+        let mut asker = UdpClient::new(self.tracker, connection_end)?;
+        let (stream, connection_end) = (stream.clone(), connection_end.clone());
         self.threads.spawn("heartbeat", move || {
             let mut next = Instant::now();
-            while !here.wait(next.saturating_duration_since(Instant::now())) {
+            while !connection_end.wait(next.saturating_duration_since(Instant::now())) {
                 next = Instant::now() + heartbeat;
                 match asker.request(&TrackerRequest::Heartbeat { token }) {
                     Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, .. }) => {

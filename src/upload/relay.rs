@@ -45,15 +45,15 @@ struct RelayTable {
 struct ArrivalSender {
     chunks: Sender<ChunkIndex>,
     /// Arrivals reported since the peer last requested a chunk.
-    unasked: Arc<AtomicU32>,
+    unrequested: Arc<AtomicU32>,
 }
 
 impl ArrivalSender {
     /// Reports an arrival, unless [`COMING_UNASKED`] of them were ignored: each would wake the subscriber's
     /// thread for nothing.
     fn tell(&self, index: ChunkIndex) {
-        if self.unasked.load(Ordering::Relaxed) < UNREQUESTED_ARRIVALS_MAX {
-            self.unasked.fetch_add(1, Ordering::Relaxed);
+        if self.unrequested.load(Ordering::Relaxed) < UNREQUESTED_ARRIVALS_MAX {
+            self.unrequested.fetch_add(1, Ordering::Relaxed);
             let _ = self.chunks.try_send(index);
         }
     }
@@ -76,7 +76,7 @@ impl Relay {
         if table.partial.contains_key(&(file, index)) {
             return None;
         }
-        let partial = Arc::new(PartialChunk { length, state: Mutex::default(), moved: Condvar::new() });
+        let partial = Arc::new(PartialChunk { length, state: Mutex::default(), changed: Condvar::new() });
         table.partial.insert((file, index), partial.clone());
         for subscriber in table.subscribers.get(&file).into_iter().flat_map(HashMap::values) {
             subscriber.tell(index);
@@ -94,7 +94,7 @@ impl Relay {
                 let is_right = bytes.starts_with(&state.bytes);
                 bytes.clone_into(&mut state.bytes);
                 state.end = Some(is_right);
-                partial.moved.notify_all();
+                partial.changed.notify_all();
             }
         }
     }
@@ -107,13 +107,13 @@ impl Relay {
     /// Subscribes to the arriving chunks of a file until the returned value is dropped.
     pub fn subscribe(&self, file: FileId) -> ArrivalSubscription {
         let (subscriber, chunks) = bounded(ARRIVALS_QUEUED_MAX);
-        let unasked = Arc::new(AtomicU32::new(0));
+        let unrequested = Arc::new(AtomicU32::new(0));
         let mut table = lock(&self.0);
         table.last += 1;
         let number = table.last;
-        let subscriber = ArrivalSender { chunks: subscriber, unasked: unasked.clone() };
+        let subscriber = ArrivalSender { chunks: subscriber, unrequested: unrequested.clone() };
         table.subscribers.entry(file).or_default().insert(number, subscriber);
-        ArrivalSubscription { chunks, place: Some((self.clone(), file, number)), unasked }
+        ArrivalSubscription { chunks, place: Some((self.clone(), file, number)), unrequested }
     }
 
     /// Records that a chunk is being sent to the peer that serves at `to`, until the returned value is dropped.
@@ -182,13 +182,13 @@ impl Drop for SendTimer<'_> {
 pub struct ArrivalSubscription {
     chunks: Receiver<ChunkIndex>,
     place: Option<(Relay, FileId, u64)>,
-    unasked: Arc<AtomicU32>,
+    unrequested: Arc<AtomicU32>,
 }
 
 impl ArrivalSubscription {
     /// A subscription that is never ready.
     pub fn none() -> Self {
-        Self { chunks: never(), place: None, unasked: Arc::default() }
+        Self { chunks: never(), place: None, unrequested: Arc::default() }
     }
 
     /// Receives the indices of arriving chunks.
@@ -198,7 +198,7 @@ impl ArrivalSubscription {
 
     /// Records that the peer has requested a chunk of this file.
     pub fn asked(&self) {
-        self.unasked.store(0, Ordering::Relaxed);
+        self.unrequested.store(0, Ordering::Relaxed);
     }
 }
 
@@ -225,7 +225,7 @@ struct ReceivedBytes {
 pub struct PartialChunk {
     length: u32,
     state: Mutex<ReceivedBytes>,
-    moved: Condvar,
+    changed: Condvar,
 }
 
 /// Result of waiting for further bytes of a chunk.
@@ -256,7 +256,7 @@ impl PartialChunk {
         };
         let waits = |state: &mut ReceivedBytes| state.end != Some(false) && free(state) <= from;
         let state = lock(&self.state);
-        let waited = self.moved.wait_timeout_while(state, patience, waits);
+        let waited = self.changed.wait_timeout_while(state, patience, waits);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let free = free(&state);
         match state.end {
@@ -272,7 +272,7 @@ impl PartialChunk {
 
     fn end(&self, verified: bool) {
         lock(&self.state).end.get_or_insert(verified);
-        self.moved.notify_all();
+        self.changed.notify_all();
     }
 }
 
@@ -294,7 +294,7 @@ impl PartialChunkWriter {
         let before = state.bytes.len();
         state.bytes.extend_from_slice(bytes);
         if state.bytes.len() / BLOCK_BYTES > before / BLOCK_BYTES {
-            self.partial.moved.notify_all();
+            self.partial.changed.notify_all();
         }
     }
 

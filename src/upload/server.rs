@@ -242,7 +242,7 @@ struct Subscription {
     file: FileId,
     source: Arc<dyn ChunkSource>,
     cursor: usize,
-    news: Receiver<()>,
+    progress_signal: Receiver<()>,
     /// Chunks that begin to arrive; never ready for a peer that does not serve.
     coming: ArrivalSubscription,
     /// Changes of the peer's predecessors in the trees of this root.
@@ -252,9 +252,9 @@ struct Subscription {
 impl Subscription {
     /// Also returns the present bitfield; chunks stored later are announced, so that none is missed.
     fn new(file: FileId, source: Arc<dyn ChunkSource>, coming: ArrivalSubscription) -> (Self, Bitfield) {
-        let news = source.progress().subscribe();
+        let progress_signal = source.progress().subscribe();
         let (have, cursor) = source.progress().have();
-        (Self { file, source, cursor, news, coming, upstream: never() }, have)
+        (Self { file, source, cursor, progress_signal, coming, upstream: never() }, have)
     }
 }
 
@@ -270,7 +270,7 @@ struct ResponseWriter<'a> {
     /// Keeps the pacing of a file active that this peer distributes in several stripes.
     pace: Option<Held>,
     /// Time of the last announcement of new chunks.
-    told: Instant,
+    announced_at: Instant,
 }
 
 impl Drop for ResponseWriter<'_> {
@@ -285,7 +285,7 @@ impl<'a> ResponseWriter<'a> {
     fn new(server: &'a Server, writer: FrameWriter, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
         let subscriber = server.subscribers.name();
         let (subscriptions, pace) = (Vec::new(), None);
-        Self { server, writer, from, subscriber, serves, subscriptions, pace, told: Instant::now() }
+        Self { server, writer, from, subscriber, serves, subscriptions, pace, announced_at: Instant::now() }
     }
 
     fn run(mut self, requests: &Receiver<PeerRequest>) -> Result<(), StreamError> {
@@ -297,10 +297,10 @@ impl<'a> ResponseWriter<'a> {
                 select.recv(&subscription.upstream);
             }
             // Collects announcements: the receivers of a relayed chunk know it already from `coming` messages.
-            let quiet = self.told + GOT_INTERVAL;
+            let quiet = self.announced_at + GOT_INTERVAL;
             let announces = Instant::now() >= quiet;
             for subscription in self.subscriptions.iter().filter(|_| announces) {
-                select.recv(&subscription.news);
+                select.recv(&subscription.progress_signal);
             }
             let ready = match announces {
                 true => Some(select.ready()),
@@ -344,9 +344,9 @@ impl<'a> ResponseWriter<'a> {
 
     /// Announces each chunk stored since the last announcement once, except those removed meanwhile.
     fn announce_chunks(&mut self) -> Result<(), StreamError> {
-        self.told = Instant::now();
+        self.announced_at = Instant::now();
         for subscription in &self.subscriptions {
-            let _ = subscription.news.try_recv();
+            let _ = subscription.progress_signal.try_recv();
         }
         for subscription in &mut self.subscriptions {
             loop {
@@ -499,8 +499,8 @@ impl<'a> ResponseWriter<'a> {
                 let (subscription, have) = Subscription::new(file, source, ArrivalSubscription::none());
                 // Chunks of the other sources have been announced, or will be.
                 let others = self.subscriptions.iter().filter(|one| one.file == file);
-                let told: Vec<Bitfield> = others.map(|one| one.source.progress().have().0).collect();
-                let is_news = |index: &ChunkIndex| !told.iter().any(|told| told.has(*index));
+                let announced: Vec<Bitfield> = others.map(|one| one.source.progress().have().0).collect();
+                let is_news = |index: &ChunkIndex| !announced.iter().any(|announced| announced.has(*index));
                 let chunks: Vec<ChunkIndex> = have.iter().filter(is_news).collect();
                 self.subscriptions.push(subscription);
                 for chunks in chunks.chunks(GOT_MAX) {

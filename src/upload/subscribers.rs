@@ -31,7 +31,7 @@ struct Subscriber {
 
 #[derive(Default)]
 struct FileSubscribers {
-    here: HashMap<SubscriberId, Subscriber>,
+    present: HashMap<SubscriberId, Subscriber>,
     /// Super-seeding state and trees; `None` if this peer did not have the whole file when the first
     /// subscriber came.
     origin: Option<Origin>,
@@ -44,13 +44,13 @@ struct Origin {
 
 impl FileSubscribers {
     /// Sends changed predecessors to their successors.
-    fn tell(&self, moved: impl IntoIterator<Item = Moved<SubscriberId>>) {
+    fn send_upstreams(&self, moved: impl IntoIterator<Item = Moved<SubscriberId>>) {
         for Moved { who, stripe, stripes, ahead, beyond, second: first, steps, slow, left } in moved {
             let (stripe, stripes, steps) = (stripe as u8, stripes as u8, steps as u32);
             let address =
-                |id: Option<SubscriberId>| id.and_then(|id| self.here.get(&id)).map(|one| one.address);
+                |id: Option<SubscriberId>| id.and_then(|id| self.present.get(&id)).map(|one| one.address);
             let (peer, beyond) = (address(ahead), address(beyond));
-            if let Some(subscriber) = self.here.get(&who) {
+            if let Some(subscriber) = self.present.get(&who) {
                 // Dropped if the queue is full: a subscriber that does not read is about to be disconnected.
                 let upstream = Upstream { peer, beyond, first, stripe, stripes, steps, slow, left };
                 let _ = subscriber.upstream.try_send(upstream);
@@ -96,18 +96,18 @@ impl Subscribers {
         let mut random = fastrand::Rng::new();
         let mut state = self.state();
         let entry = state.files.entry(file).or_insert_with(|| FileSubscribers {
-            here: HashMap::new(),
+            present: HashMap::new(),
             origin: have.is_complete().then(|| Origin {
                 fresh: SuperSeeder::new(have, &mut random),
                 trees: Trees::new(trees::line_max(have.count()), trees::STRIPES),
             }),
         });
-        let others = entry.here.values().map(|subscriber| subscriber.address);
+        let others = entry.present.values().map(|subscriber| subscriber.address);
         let peers = random.choose_multiple(others.filter(|other| *other != address), NAMED_PEERS_MAX);
-        let (teller, upstream) = bounded(MOVES_MAX);
-        entry.here.insert(id, Subscriber { address, upstream: teller });
+        let (upstream_sender, upstream) = bounded(MOVES_MAX);
+        entry.present.insert(id, Subscriber { address, upstream: upstream_sender });
         let moved = entry.origin.as_mut().map(|origin| origin.trees.join(id)).unwrap_or_default();
-        entry.tell(moved);
+        entry.send_upstreams(moved);
         let hints = entry.origin.as_mut().map(|origin| origin.fresh.join(id)).unwrap_or_default();
         Welcome { peers, hints, upstream }
     }
@@ -126,8 +126,8 @@ impl Subscribers {
 
     /// Processes the report of subscriber `id` that its successor at `slow` receives slowly.
     pub fn found_slow(&self, id: SubscriberId, file: FileId, slow: SocketAddr) {
-        self.rearrange(file, |trees, here| {
-            let slow = here.iter().find(|(_, other)| other.address == slow);
+        self.rearrange(file, |trees, present| {
+            let slow = present.iter().find(|(_, other)| other.address == slow);
             slow.map(|(slow, _)| trees.found_slow(id, *slow)).unwrap_or_default()
         });
     }
@@ -143,9 +143,9 @@ impl Subscribers {
     ) {
         let mut state = self.state();
         let Some(entry) = state.files.get_mut(&file) else { return };
-        let FileSubscribers { here, origin } = entry;
-        let moved = origin.as_mut().map(|origin| change(&mut origin.trees, here)).unwrap_or_default();
-        entry.tell(moved);
+        let FileSubscribers { present, origin } = entry;
+        let moved = origin.as_mut().map(|origin| change(&mut origin.trees, present)).unwrap_or_default();
+        entry.send_upstreams(moved);
     }
 
     /// Records the request of a chunk; returns new hints for the subscriber.
@@ -166,13 +166,13 @@ impl Subscribers {
     pub fn leave(&self, id: SubscriberId, file: FileId) {
         let mut state = self.state();
         let Some(entry) = state.files.get_mut(&file) else { return };
-        entry.here.remove(&id);
+        entry.present.remove(&id);
         if let Some(origin) = &mut entry.origin {
             origin.fresh.leave(id);
             let moved = origin.trees.leave(id);
-            entry.tell(moved);
+            entry.send_upstreams(moved);
         }
-        if entry.here.is_empty() {
+        if entry.present.is_empty() {
             state.files.remove(&file);
         }
     }

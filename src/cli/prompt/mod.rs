@@ -131,7 +131,7 @@ impl Prompt<'_> {
 
     fn get(&self, name: &str, out: Option<PathBuf>) -> Result<String, String> {
         let wish = wish(name, self.patience).map_err(|error| error.text)?;
-        self.member.get(Wish { out, ..wish }).map_err(|error| error.text)?;
+        self.member.get(DownloadRequest { out, ..wish }).map_err(|error| error.text)?;
         Ok(format!("looking up {}\n", show::line(name)))
     }
 

@@ -69,7 +69,7 @@ struct Inner {
     offers: Offers,
     peers: Peers,
     /// Whether the manager has sent its list of peers.
-    told: Mutex<bool>,
+    listed: Mutex<bool>,
     announcer: Option<Announcer>,
     volunteer: Option<Volunteer>,
     /// Channels of the running downloads: a discovered peer that asks for a file is reported to its download.
@@ -129,14 +129,14 @@ impl Member {
             )
         };
         let announcer = config.tracker.map(announce).transpose()?;
-        let (says, said) = bounded(QUEUE);
+        let (session_sender, session_events) = bounded(QUEUE);
         let (timeout, timeouts) = (config.timeout, config.serve.timeouts);
         if let Some(tracker) = config.manager {
             let registration = registration.clone();
             let session = SessionConfig { role: "manager", tracker, registration, timeout, timeouts };
-            session::start(session, says, threads, shutdown)?;
+            session::start(session, session_sender, threads, shutdown)?;
         }
-        let lend = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
+        let start_volunteer = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
             let (offers, failures) = (offers.clone(), failures.clone());
             let beside = Surroundings {
                 tracker,
@@ -156,13 +156,13 @@ impl Member {
                 "--volunteer needs a tracker; name it with --tracker HOST:PORT",
             ));
         }
-        let volunteer = config.tracker.zip(config.volunteer.as_ref()).map(lend).transpose()?;
+        let volunteer = config.tracker.zip(config.volunteer.as_ref()).map(start_volunteer).transpose()?;
         let inner = Arc::new(Inner {
             port: address.port(),
             folder,
             offers,
             peers: Peers::default(),
-            told: Mutex::new(false),
+            listed: Mutex::new(false),
             announcer,
             volunteer,
             routes: Mutex::default(),
@@ -177,12 +177,12 @@ impl Member {
             own: None,
             _requests: None,
             list: Vec::new(),
-            patient: false,
+            keeps_unlisted: false,
             grace: never(),
-            unlisted: never(),
+            list_deadline: never(),
             failures,
         };
-        threads.spawn("member", move || state.run(&said, &discoveries))?;
+        threads.spawn("member", move || state.run(&session_events, &discoveries))?;
         FolderWatch::start(&inner)?;
         Ok(Self { inner, failed })
     }
@@ -254,8 +254,8 @@ impl Member {
     ///
     /// # Errors
     /// No thread can be started, or the file is already being downloaded.
-    pub fn get(&self, wish: Wish) -> Result<Arc<Transfer>, DaemonError> {
-        transfers::start(&self.inner, wish)
+    pub fn get(&self, request: DownloadRequest) -> Result<Arc<Transfer>, DaemonError> {
+        transfers::start(&self.inner, request)
     }
 
     /// All transfers of this run, in order of their start.
@@ -266,7 +266,7 @@ impl Member {
 
 /// A requested download.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct DownloadRequest {
     /// Name, id, or both.
     pub query: Query,
     /// Destination: a name in the folder or a path elsewhere; `None` for the offered name.
@@ -296,7 +296,7 @@ impl Inner {
 
     /// Whether peers can be asked: the manager, if any, has sent its list.
     fn is_ready(&self) -> bool {
-        self.config.manager.is_none() || *self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        self.config.manager.is_none() || *self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Announces changed offers to the tracker now.
@@ -317,34 +317,34 @@ struct PeerDirectory {
     /// Last list received from the manager.
     list: Vec<PeerSummary>,
     /// Whether peers missing from the list are kept, until `grace` fires.
-    patient: bool,
+    keeps_unlisted: bool,
     grace: Receiver<Instant>,
     /// Fires if the manager has not sent its list in time.
-    unlisted: Receiver<Instant>,
+    list_deadline: Receiver<Instant>,
     failures: Sender<DaemonError>,
 }
 
 impl PeerDirectory {
-    fn run(mut self, said: &Receiver<SessionEvent>, discoveries: &Receiver<DiscoveredPeer>) {
+    fn run(mut self, session_events: &Receiver<SessionEvent>, discoveries: &Receiver<DiscoveredPeer>) {
         let shutdown = self.inner.shutdown.clone();
-        let silence = never();
+        let no_events = never();
         // Without a session the sender is dropped, and a closed channel would always be ready.
-        let said = if self.inner.config.manager.is_some() { said } else { &silence };
+        let session_events = if self.inner.config.manager.is_some() { session_events } else { &no_events };
         loop {
             crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => return,
-                recv(said) -> event => match event {
-                    Ok(event) => self.hear(event),
+                recv(session_events) -> event => match event {
+                    Ok(event) => self.handle_session_event(event),
                     Err(_) => return,
                 },
                 recv(self.grace) -> _ => {
                     self.grace = never();
-                    self.patient = false;
+                    self.keeps_unlisted = false;
                     self.update(self.list.clone());
                 }
-                recv(self.unlisted) -> _ => {
-                    self.unlisted = never();
-                    self.warn_unlisted();
+                recv(self.list_deadline) -> _ => {
+                    self.list_deadline = never();
+                    self.warn_without_list();
                 }
                 recv(discoveries) -> discovered => if let Ok(discovered) = discovered {
                     let routes = self.inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -355,23 +355,23 @@ impl PeerDirectory {
         }
     }
 
-    fn hear(&mut self, event: SessionEvent) {
+    fn handle_session_event(&mut self, event: SessionEvent) {
         match event {
             SessionEvent::Joined { address, requests, .. } => {
                 // The peers of a restarted manager register one by one: known peers are kept for a grace
                 // period.
                 if self.own.replace(address).is_some() {
                     self.grace = after(LEASE_TIMEOUT);
-                    self.patient = true;
+                    self.keeps_unlisted = true;
                 }
                 self._requests = Some(requests);
-                self.unlisted = after(LIST_TIMEOUT);
+                self.list_deadline = after(LIST_TIMEOUT);
             }
             SessionEvent::Peers(mut peers) => {
-                self.unlisted = never();
+                self.list_deadline = never();
                 peers.retain(|peer| Some(peer.address) != self.own);
                 self.list.clone_from(&peers);
-                if self.patient {
+                if self.keeps_unlisted {
                     let known = self.inner.peers.read().unwrap_or_else(PoisonError::into_inner);
                     let missing = known.iter().filter(|peer| !self.list.contains(peer));
                     peers.extend(missing.cloned());
@@ -386,7 +386,7 @@ impl PeerDirectory {
     }
 
     /// Warns that the manager may be a tracker: a tracker accepts the registration but sends no list of peers.
-    fn warn_unlisted(&self) {
+    fn warn_without_list(&self) {
         let Some(manager) = self.inner.config.manager else { return };
         log::warn!(
             "no list of peers from {manager}: it may be a tracker; use a tracker with --tracker {manager} --plain, or \
@@ -407,6 +407,6 @@ impl PeerDirectory {
         }
         *known = peers;
         drop(known);
-        *self.inner.told.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.inner.listed.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 }

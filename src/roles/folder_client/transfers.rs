@@ -1,7 +1,7 @@
 //! Downloads into the folder of a member, one thread per transfer.
 
 use super::folder_watch::apply;
-use super::{Inner, Wish};
+use super::{DownloadRequest, Inner};
 use crate::content::FileName;
 use crate::content::limits::LEECHER_TIMEOUT;
 use crate::download::finder::Finder;
@@ -83,7 +83,7 @@ struct TransferState {
 /// A download into or through the folder.
 pub struct Transfer {
     wanted: String,
-    wish: Wish,
+    request: DownloadRequest,
     state: Mutex<TransferState>,
     /// Closed when the transfer has ended.
     ended: Receiver<()>,
@@ -185,8 +185,8 @@ impl Watch for Transfer {
 }
 
 /// Starts a transfer.
-pub(super) fn start(inner: &Arc<Inner>, wish: Wish) -> Result<Arc<Transfer>, DaemonError> {
-    let wanted = match (&wish.query.name, &wish.query.id) {
+pub(super) fn start(inner: &Arc<Inner>, request: DownloadRequest) -> Result<Arc<Transfer>, DaemonError> {
+    let wanted = match (&request.query.name, &request.query.id) {
         (Some(name), _) => name.to_string(),
         (None, Some(id)) => id.to_string(),
         (None, None) => return Err(DaemonError::new(Fault::Usage, "name a file")),
@@ -194,7 +194,7 @@ pub(super) fn start(inner: &Arc<Inner>, wish: Wish) -> Result<Arc<Transfer>, Dae
     let (ending, ended) = bounded(0);
     let transfer = Arc::new(Transfer {
         wanted,
-        wish,
+        request,
         state: Mutex::new(TransferState {
             stage: Stage::Finding,
             total: 0,
@@ -232,21 +232,21 @@ pub(super) fn start(inner: &Arc<Inner>, wish: Wish) -> Result<Arc<Transfer>, Dae
 fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
     let shutdown = &transfer.shutdown;
     let order = Order {
-        query: transfer.wish.query.clone(),
-        out: Some(destination(inner, transfer.wish.out.as_deref())),
-        overwrite: transfer.wish.overwrite,
+        query: transfer.request.query.clone(),
+        out: Some(destination(inner, transfer.request.out.as_deref())),
+        overwrite: transfer.request.overwrite,
         recheck: Recheck::new(None),
         durable: false,
         timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
         timeouts: inner.config.serve.timeouts,
-        patience: transfer.wish.patience,
+        patience: transfer.request.patience,
         advice: advice(inner),
     };
     let mut finder = inner.finder()?;
     wait_ready(inner, shutdown)?;
     let located = match job::locate(&order, &mut finder, outage(inner, &order), shutdown) {
         Err(error)
-            if error.fault == Fault::NotFound && transfer.wish.out.is_none() && is_here(inner, &order) =>
+            if error.fault == Fault::NotFound && transfer.request.out.is_none() && is_here(inner, &order) =>
         {
             log::info!("{} exists already, and no other peer offers it", transfer.wanted);
             return Ok(());
@@ -260,8 +260,8 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
             transfer.state().stage = Stage::Downloading;
             let offered = name.clone().map(|name| offer(inner, name, &located.file, &part));
             let finder: Box<dyn Finder> = Box::new(finder);
-            let (route, beside) = beside(inner, &located.file);
-            let result = job::complete(&order, located, &part, finder, beside, transfer, shutdown);
+            let (route, serving) = serving_context(inner, &located.file);
+            let result = job::complete(&order, located, &part, finder, serving, transfer, shutdown);
             let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
             routes.retain(|(_, other)| !other.same_channel(&route));
             drop(routes);
@@ -350,7 +350,7 @@ fn offer(inner: &Inner, name: FileName, file: &Downloaded, part: &Arc<PartFile>)
 }
 
 /// Registers a channel for discovered peers and returns it with the context of this peer's upload server.
-fn beside(inner: &Inner, file: &Downloaded) -> (Sender<DiscoveredPeer>, ServingContext) {
+fn serving_context(inner: &Inner, file: &Downloaded) -> (Sender<DiscoveredPeer>, ServingContext) {
     let (discovered, discoveries) = bounded(QUEUE);
     let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
     routes.push((file.file.id, discovered.clone()));
