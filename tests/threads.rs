@@ -9,7 +9,6 @@ use common::wire::{PeerClient, Wire};
 use common::{PATIENCE, place, random_bytes, write};
 use shoal::content::limits::{CONNECTIONS_MAX, OUTBOX_MESSAGES_MAX};
 use shoal::net::{Listener, Shutdown, Threads, Timeouts, run_parallel};
-use shoal::upload::offers::Offers;
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
 use shoal::report::watch::Unwatched;
 use shoal::roles::seeder::{self, SeederConfig};

@@ -1,14 +1,14 @@
 //! A client with a plain folder: downloads the files of `--get`, or runs the prompt, or only serves.
 
+use super::download_request::download_request;
 use super::prompt::command_loop::has_terminal;
-use super::wish::wish;
 use super::{BarWatch, signals};
 use crate::content::fmt::counted;
 use crate::net::Shutdown;
 use crate::report::DaemonError;
 use crate::report::Fault;
 use crate::report::next_step;
-use crate::roles::folder_client::{Member, MemberConfig, Wish};
+use crate::roles::folder_client::{DownloadRequest, Member, MemberConfig};
 use crate::volunteer::Volunteer;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +39,8 @@ pub fn run(
     watch: &Arc<BarWatch>,
     shutdown: &Shutdown,
 ) -> Result<(), DaemonError> {
-    let wishes = task.get.iter().map(|text| wish(text, task.wait)).collect::<Result<Vec<_>, _>>()?;
+    let requests =
+        task.get.iter().map(|text| download_request(text, task.wait)).collect::<Result<Vec<_>, _>>()?;
     let (name, manager, tracker) = (config.name.clone(), config.manager, config.tracker);
     let member = Member::start(config, watch.clone(), shutdown)?;
     // With --drain-on-exit the first Ctrl-C ends the task and starts the drain; the connections stay open until then.
@@ -48,7 +49,7 @@ pub fn run(
         let leave = leaving.clone();
         signals::on_next_interrupt(move || leave.trigger());
     }
-    let result = match wishes.is_empty() {
+    let result = match requests.is_empty() {
         true if has_terminal() => super::prompt::run(&member, &name, task.wait, watch, &leaving),
         true => {
             match (manager, tracker) {
@@ -58,7 +59,7 @@ pub fn run(
             }
             member.wait_for(&leaving)
         }
-        false => get_all(&member, wishes, task.stay, watch, &leaving),
+        false => get_all(&member, requests, task.stay, watch, &leaving),
     };
     if task.drain_on_exit {
         signals::cancel_next_interrupt();
@@ -109,14 +110,14 @@ fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
 
 fn get_all(
     member: &Member,
-    wishes: Vec<DownloadRequest>,
+    requests: Vec<DownloadRequest>,
     stay: bool,
     watch: &BarWatch,
     leaving: &Shutdown,
 ) -> Result<(), DaemonError> {
     let mut transfers = Vec::new();
-    for wish in wishes {
-        transfers.push(member.get(wish)?);
+    for request in requests {
+        transfers.push(member.get(request)?);
     }
     let running = transfers.clone();
     leaving.on_trigger(move || running.iter().for_each(|transfer| transfer.cancel()));

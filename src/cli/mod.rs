@@ -7,6 +7,7 @@
 pub mod args;
 pub mod bar;
 pub mod console;
+mod download_request;
 pub mod exit;
 pub mod flags;
 pub mod folder;
@@ -20,7 +21,6 @@ pub mod run;
 pub mod signals;
 pub mod table;
 pub mod terminal;
-mod wish;
 pub mod tracker_prompt;
 
 pub use args::parse;

@@ -4,8 +4,8 @@
 //! and write the resume file. They have ended when [`run`] returns, except that an fsync in progress is not
 //! awaited after the last chunk.
 
-use crate::content::limits::{FSYNC_INTERVAL, LOOKUP_INTERVAL, RESUME_FILE_INTERVAL, URGENT_LOOKUP_INTERVAL};
 use crate::content::fmt::counted;
+use crate::content::limits::{FSYNC_INTERVAL, LOOKUP_INTERVAL, RESUME_FILE_INTERVAL, URGENT_LOOKUP_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::download::events::Job;
 use crate::download::finder::{Finder, interrupted};

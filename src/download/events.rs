@@ -1,6 +1,6 @@
 //! Events of a download's sources, their errors, and the job that all sources of a download share.
 
-use crate::content::{ChunkIndex, Digest, FileId, Bitfield, Manifest};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
 use crate::net::{StreamError, Timeouts};
 use crate::protocol::peer::Upstream;
 use crate::storage::{ChunkSink, StoreError};

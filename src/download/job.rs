@@ -4,8 +4,8 @@
 //! after every chunk has been verified, and the MD5 if the tracker states one. Until then verified chunks are
 //! kept in a part file beside it, from which a later run resumes.
 
-use crate::content::limits::{URGENT_LOOKUP_INTERVAL, VERIFY_SAMPLE_COUNT};
 use crate::content::fmt::counted;
+use crate::content::limits::{URGENT_LOOKUP_INTERVAL, VERIFY_SAMPLE_COUNT};
 use crate::content::{FileId, FileName, Manifest, Md5};
 use crate::download::driver::{self, Download};
 use crate::download::finder::{Finder, find_with_retries, interrupted};

@@ -17,7 +17,7 @@ use super::verifier::Verifier;
 use crate::content::limits::{
     PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
 };
-use crate::content::{ChunkIndex, Bitfield};
+use crate::content::{Bitfield, ChunkIndex};
 use crate::net::{Shutdown, Threads};
 use crate::storage::StoreError;
 use crate::swarm::Moment;

@@ -7,8 +7,8 @@
 
 use super::events::{Job, SourceError, SourceEvent, SourceUpdate};
 use super::verifier::{SourceVerifier, Verifier};
-use crate::content::limits::{KEEP_ALIVE_INTERVAL, PEER_LIST_MAX, NAMED_PEERS_MAX, PROTOCOL_VERSION};
-use crate::content::{ChunkIndex, Digest, FileId, Bitfield, Manifest};
+use crate::content::limits::{KEEP_ALIVE_INTERVAL, NAMED_PEERS_MAX, PEER_LIST_MAX, PROTOCOL_VERSION};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
 use crate::net::framed_stream::split;
 use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, dial};
 use crate::protocol::ErrorCode;

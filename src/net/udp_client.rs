@@ -2,7 +2,7 @@
 //! responses to requests by transaction number.
 
 use super::Shutdown;
-use crate::content::limits::{DATAGRAM_MAX, DATAGRAM_ATTEMPTS_MAX, DATAGRAM_TIMEOUT};
+use crate::content::limits::{DATAGRAM_ATTEMPTS_MAX, DATAGRAM_MAX, DATAGRAM_TIMEOUT};
 use crate::protocol::datagram::{Cookie, Datagram};
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};

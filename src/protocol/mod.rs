@@ -14,8 +14,8 @@
 
 mod addresses;
 pub mod datagram;
-pub mod file_summary;
 pub(crate) mod fast_path;
+pub mod file_summary;
 pub mod frame;
 pub mod payload;
 pub mod peer;

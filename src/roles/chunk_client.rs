@@ -5,8 +5,8 @@
 //! each held chunk was hashed by this client; a chunk is claimed only after its line is in
 //! `local_chunks.txt`; a chunk that differs from the agreed hash is not served until it has been replaced.
 
-use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::fmt::counted;
+use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, PeerName, SetName};
 use crate::download::events::{Expected, Job, SourceEvent};
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK};

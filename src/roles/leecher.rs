@@ -5,7 +5,7 @@
 
 use crate::content::PeerName;
 use crate::download::finder::TrackerFinder;
-use crate::download::job::{self, ServingContext, Downloaded, Located, Order, Start};
+use crate::download::job::{self, Downloaded, Located, Order, ServingContext, Start};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::Registration;
 use crate::report::error::DaemonError;

@@ -14,7 +14,7 @@ use crate::storage::ReplicaStore;
 use crate::swarm::keeping::{Answer, Command, TaskOutcome};
 use crate::swarm::replication::Settings;
 use crate::swarm::tracker::{KeepRules, Remembered, Rules, Tracker};
-use crate::tracker::executor::{Executor, TaskChannels, ExecutorConfig};
+use crate::tracker::executor::{Executor, ExecutorConfig, TaskChannels};
 use crate::tracker::server::{ExecutorChannels, Hub, HubConfig, draw, secret};
 use crate::tracker::store::{Catalogue, Contents, RedbCatalogue};
 use crate::upload::offers::Offers;
@@ -214,7 +214,10 @@ impl RunningTracker {
             return Err("this tracker keeps no files; restart it with --files and --state".into());
         };
         let number = channels.next.fetch_add(1, Ordering::Relaxed);
-        channels.news.send(TaskOutcome::Command(number, command)).map_err(|_| "the tracker is shutting down")?;
+        channels
+            .news
+            .send(TaskOutcome::Command(number, command))
+            .map_err(|_| "the tracker is shutting down")?;
         loop {
             match channels.answers.recv_timeout(ANSWER_TIMEOUT) {
                 Ok((answered, Answer::Refused(why))) if answered == number => return Err(why),

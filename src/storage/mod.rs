@@ -15,8 +15,8 @@
 
 pub mod chunk_folder;
 mod chunk_list;
-pub(crate) mod disk;
 pub mod complete_file;
+pub(crate) mod disk;
 pub mod error;
 mod folder_scan;
 mod free_space;

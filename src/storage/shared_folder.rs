@@ -135,7 +135,7 @@ impl SharedFolder {
     /// vanished or changed are no longer shared at once. New and changed ones are to be hashed when two looks
     /// in a row find them the same, since somebody may still be writing to them; at the first look, also those
     /// that nobody wrote to for [`limits::FILE_SETTLED_MIN`]. How far apart looks are is the caller's to decide.
-/// Scans the folder: reads the metadata of its files and opens none. The caller decides on the
+    /// Scans the folder: reads the metadata of its files and opens none. The caller decides on the
     /// interval.;
     ///
     /// Files that were removed or modified are no longer shared at once. New and modified files are

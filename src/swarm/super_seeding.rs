@@ -9,7 +9,7 @@
 //! Invariant: a chunk is in the hints of at most one leecher. A request for it removes it from all hints; it
 //! is hinted again only to replace a slow or lost upload.
 
-use crate::content::{ChunkIndex, Bitfield};
+use crate::content::{Bitfield, ChunkIndex};
 use std::collections::BTreeMap;
 
 /// Number of outstanding hints of each leecher.

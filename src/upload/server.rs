@@ -17,7 +17,7 @@ use crate::swarm::picker::STRIPES_MAX;
 use crate::upload::offers::{Offer, Offers};
 use crate::upload::pacing::Held;
 use crate::upload::rate_limit::{UploadLimit, UploadSlot};
-use crate::upload::relay::{PartialChunk, ArrivalSubscription, Piece, ChunkSend};
+use crate::upload::relay::{ArrivalSubscription, ChunkSend, PartialChunk, Piece};
 use crate::upload::subscribers::{SubscriberId, Subscribers, Welcome};
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, never};
 use std::collections::BTreeSet;

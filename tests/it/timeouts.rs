@@ -84,7 +84,7 @@ fn an_incomplete_message_ends_the_connection_after_stall_timeout() {
 fn an_idle_connection_ends_after_idle_timeout() {
     let servers = Servers::new(&["--idle-timeout", "26"]);
     let started = Instant::now();
-    assert_closed_before(CONVERSATION_TIMEOUT, servers.connections());
+    assert_closed_before(IDLE_TIMEOUT, servers.connections());
     assert!(started.elapsed() > KEEP_ALIVE_INTERVAL, "a peer that sends keep-alives would be disconnected");
 }
 
@@ -167,7 +167,10 @@ fn assert_abandoned_before(default_timeout: Duration, connecting_programs: Vec<(
 #[test]
 fn a_tracker_or_manager_without_a_hello_is_abandoned() {
     let place = place();
-    assert_abandoned_before(HANDSHAKE_TIMEOUT, connecting_programs(place.path(), &["--hello-timeout", "0.5"]));
+    assert_abandoned_before(
+        HANDSHAKE_TIMEOUT,
+        connecting_programs(place.path(), &["--hello-timeout", "0.5"]),
+    );
 }
 
 #[test]
@@ -193,6 +196,9 @@ fn a_tracker_or_manager_that_stops_responding_is_abandoned() {
     let started = Instant::now();
     let (programs, wires): (Vec<Program>, Vec<Wire>) = connecting_programs.into_iter().unzip();
     assert_closed_before(IDLE_TIMEOUT, wires);
-    assert!(started.elapsed() > KEEP_ALIVE_INTERVAL, "the program did not wait for the response to a keep-alive");
+    assert!(
+        started.elapsed() > KEEP_ALIVE_INTERVAL,
+        "the program did not wait for the response to a keep-alive"
+    );
     programs.iter().for_each(|program| drop(program.wait_for_text("no data was transferred")));
 }

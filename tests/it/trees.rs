@@ -195,6 +195,9 @@ fn announcements_to_a_passive_subscriber_are_batched() {
             _ => {}
         }
     }
-    assert!(got > 2 * UNREQUESTED_ARRIVALS_MAX as usize, "only {got} chunks were announced to the subscriber");
+    assert!(
+        got > 2 * UNREQUESTED_ARRIVALS_MAX as usize,
+        "only {got} chunks were announced to the subscriber"
+    );
     assert_eq!(coming, UNREQUESTED_ARRIVALS_MAX);
 }

@@ -5,8 +5,8 @@
 
 use super::editor::{Complete, Editor, Input};
 use crate::cli::{Console, terminal};
-use crate::report::DaemonError;
 use crate::net::Shutdown;
+use crate::report::DaemonError;
 use crossbeam_channel::Receiver;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;

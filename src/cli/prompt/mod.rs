@@ -11,12 +11,12 @@ pub(super) mod complete;
 mod editor;
 pub(super) mod show;
 
-use super::wish::wish;
+use super::download_request::download_request;
 use super::{BarWatch, Console};
 use crate::content::PeerName;
 use crate::net::{Shutdown, Threads};
 use crate::report::DaemonError;
-use crate::roles::folder_client::{Member, Wish};
+use crate::roles::folder_client::{DownloadRequest, Member};
 use crate::tracker_client::lookup::Query;
 use command::Command;
 use command_loop::{CommandHandler, LoopEnd, print};
@@ -113,7 +113,7 @@ impl Prompt<'_> {
             Command::Get(name, out) => self.get(&name, out)?,
             Command::Files => self.lookup(Lookup::Files)?,
             Command::Why(name) => {
-                let query = wish(&name, Duration::ZERO).map_err(|error| error.text)?.query;
+                let query = download_request(&name, Duration::ZERO).map_err(|error| error.text)?.query;
                 self.lookup(Lookup::Why(name, query))?
             }
             Command::Peers => show::peers(self.member.peers()),
@@ -130,8 +130,8 @@ impl Prompt<'_> {
     }
 
     fn get(&self, name: &str, out: Option<PathBuf>) -> Result<String, String> {
-        let wish = wish(name, self.patience).map_err(|error| error.text)?;
-        self.member.get(DownloadRequest { out, ..wish }).map_err(|error| error.text)?;
+        let request = download_request(name, self.patience).map_err(|error| error.text)?;
+        self.member.get(DownloadRequest { out, ..request }).map_err(|error| error.text)?;
         Ok(format!("looking up {}\n", show::line(name)))
     }
 

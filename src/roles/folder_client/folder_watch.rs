@@ -2,8 +2,8 @@
 
 use super::Inner;
 use crate::content::FileName;
-use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::content::fmt::counted;
+use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::protocol::tracker::FileSummary;
 use crate::storage::shared_folder::{FolderChange, SharedFile};
 use crate::upload::offers::Offer;

@@ -9,9 +9,9 @@ mod transfers;
 
 pub use transfers::{Stage, Transfer, TransferStatus};
 
-use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::fmt::counted;
-use crate::content::{PeerName, FileId};
+use crate::content::limits::LEASE_TIMEOUT;
+use crate::content::{FileId, PeerName};
 use crate::download::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};

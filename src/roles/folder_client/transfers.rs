@@ -5,7 +5,7 @@ use super::{DownloadRequest, Inner};
 use crate::content::FileName;
 use crate::content::limits::LEECHER_TIMEOUT;
 use crate::download::finder::Finder;
-use crate::download::job::{self, Advice, ServingContext, CHECKING_MD5, Downloaded, Order, Recheck, Start};
+use crate::download::job::{self, Advice, CHECKING_MD5, Downloaded, Order, Recheck, ServingContext, Start};
 use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::report::DaemonError;

@@ -4,9 +4,9 @@
 //! [`Placement::touch`]. They update all counters, queues and work lists in time independent of the number of
 //! chunks.
 
-use super::priority::Priority;
 use super::chunk::{CopyCounts, CopyState, Deficits, Key};
 use super::file::Offload;
+use super::priority::Priority;
 use super::{Placement, Timer};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Location, VolunteerNumber};

@@ -1,8 +1,8 @@
 //! Files that are added and forgotten, and the tracker's own copies of them.
 
-use super::priority::Priority;
 use super::chunk::{CopyState, Deficits, Key};
 use super::file::{File, Offload};
+use super::priority::Priority;
 use super::volunteer::Volunteer;
 use super::{Placement, Timer};
 use crate::content::{ChunkIndex, FileId, Layout};

@@ -3,9 +3,9 @@
 //! Invariant: a copy in flight to a volunteer exists exactly while the state of the chunk's copy there is
 //! `Coming`.
 
-use super::priority::Priority;
 use super::chunk::{CopyState, Key};
 use super::plan::gives;
+use super::priority::Priority;
 use super::{Order, Placement, Retry, Timer};
 use crate::content::{ChunkIndex, limits};
 use crate::swarm::Moment;

@@ -15,7 +15,6 @@
 
 mod answers;
 mod books;
-mod priority;
 mod challenge;
 mod chunk;
 mod drain;
@@ -25,6 +24,7 @@ mod flights;
 mod lost;
 mod members;
 mod plan;
+mod priority;
 mod queue;
 mod record;
 mod status;

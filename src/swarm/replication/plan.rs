@@ -5,8 +5,8 @@
 //! open window, preferably at an IP address that has no copy yet. A chunk that no volunteer can take is
 //! parked, and copied back to the tracker if the tracker has no copy.
 
-use super::priority::{PRIORITIES, Priority};
 use super::chunk::{CopyState, Key, Replicas};
+use super::priority::{PRIORITIES, Priority};
 use super::volunteer::{Traffic, Window};
 use super::{Order, Placement};
 use crate::swarm::Moment;

@@ -87,7 +87,8 @@ impl Running {
     /// Waits for the end of the first scan. Returns all news before it, and the published files.
     fn first_scan(&self) -> (Vec<TaskOutcome>, Vec<KeptFile>) {
         let all: Vec<_> =
-            std::iter::from_fn(|| Some(self.next_news()).filter(|news| *news != TaskOutcome::Looked)).collect();
+            std::iter::from_fn(|| Some(self.next_news()).filter(|news| *news != TaskOutcome::Looked))
+                .collect();
         let published = all.iter().filter_map(|news| match news {
             TaskOutcome::Published { kept, .. } => Some(kept.clone()),
             _ => None,
@@ -316,7 +317,8 @@ fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     assert_eq!(running.next_news(), TaskOutcome::Withdrawn(id));
     let volunteers = Volunteers::new(1);
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let fetch = |index, from| ExecutorTask::DownloadScheduler { kept: kept.clone(), index: ChunkIndex(index), from };
+    let fetch =
+        |index, from| ExecutorTask::DownloadScheduler { kept: kept.clone(), index: ChunkIndex(index), from };
     for (from, why) in [
         (volunteers.lying, CopyFailure::Corrupt),
         (volunteers.empty, CopyFailure::Unreachable),
@@ -327,7 +329,10 @@ fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     let no_such_chunk = running.execute(fetch(9, volunteers.honest));
     assert_eq!(no_such_chunk, TaskOutcome::NotStored(id, ChunkIndex(9), CopyFailure::Other));
     for index in [2, 0] {
-        assert_eq!(running.execute(fetch(index, volunteers.honest)), TaskOutcome::Stored(id, ChunkIndex(index)));
+        assert_eq!(
+            running.execute(fetch(index, volunteers.honest)),
+            TaskOutcome::Stored(id, ChunkIndex(index))
+        );
     }
     // A stored chunk is not fetched again.
     assert_eq!(running.execute(fetch(0, dead)), TaskOutcome::Stored(id, ChunkIndex(0)));
@@ -460,7 +465,11 @@ fn file_reported_by_a_volunteer_is_adopted_and_forgotten_on_order() {
         assert_eq!(adopt(&kept, from), TaskOutcome::Adopted(id, Some((kept.clone(), layout.clone()))));
     }
     assert!(running.shelf.get(id).unwrap().manifest().is_some());
-    running.execute(ExecutorTask::DownloadScheduler { kept: kept.clone(), index: ChunkIndex(0), from: volunteers.honest });
+    running.execute(ExecutorTask::DownloadScheduler {
+        kept: kept.clone(),
+        index: ChunkIndex(0),
+        from: volunteers.honest,
+    });
     // As the machine does it: first the record, then the task.
     let changes = vec![Change::Forgotten(id), Change::Forgotten(b.file.id)];
     assert_eq!(running.execute(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
@@ -489,8 +498,11 @@ fn rebuild_adopts_stored_chunks_except_those_of_forgotten_files() {
         let running = Running::start(root.path());
         let kept = running.first_scan().1[0].clone();
         ids.push(kept.file.id);
-        let fetched =
-            running.execute(ExecutorTask::DownloadScheduler { kept, index: ChunkIndex(1), from: volunteers.honest });
+        let fetched = running.execute(ExecutorTask::DownloadScheduler {
+            kept,
+            index: ChunkIndex(1),
+            from: volunteers.honest,
+        });
         assert!(matches!(fetched, TaskOutcome::Stored(..)), "{fetched:?}");
         running.stop();
         fs::remove_file(root.path().join("files/a")).unwrap();

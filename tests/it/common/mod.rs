@@ -117,6 +117,15 @@ impl Program {
         Self::start_by(&[], bin, args, cwd)
     }
 
+    /// Starts one of the binaries with the default action for SIGINT. A shell ignores SIGINT in its background jobs; a
+    /// program that inherits this ignores it, too, until it has installed its own handler. A signal that this process
+    /// handles has the default action in the programs that it starts.
+    pub fn start_interruptible<A: AsRef<OsStr>>(bin: &str, args: &[A], cwd: &Path) -> Self {
+        static HANDLE_SIGINT: Once = Once::new();
+        HANDLE_SIGINT.call_once(|| ctrlc::set_handler(|| std::process::exit(130)).unwrap());
+        Self::start(bin, args, cwd)
+    }
+
     /// Starts one of the binaries through a wrapper command that executes it, such as `ip netns exec`.
     pub fn start_by<A: AsRef<OsStr>>(by: &[&str], bin: &str, args: &[A], cwd: &Path) -> Self {
         let path = binary(bin);

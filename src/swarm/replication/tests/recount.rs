@@ -1,9 +1,9 @@
 //! Recomputes all counters from scratch, to compare them with the stored ones.
 
 use super::super::Placement;
-use super::super::priority::Priority;
 use super::super::chunk::{CopyCounts, CopyState, Key};
 use super::super::file::Counts;
+use super::super::priority::Priority;
 use super::super::queue::Queued;
 use super::super::volunteer::{Liveness, Traffic};
 use crate::swarm::keeping::Location;

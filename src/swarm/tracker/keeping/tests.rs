@@ -145,7 +145,9 @@ impl World {
                     let news = match task {
                         ExecutorTask::Record { ticket, .. } => TaskOutcome::Recorded(ticket),
                         ExecutorTask::Offload(kept) => TaskOutcome::Offloaded(kept.file.id, true),
-                        ExecutorTask::DownloadScheduler { kept, index, .. } => TaskOutcome::Stored(kept.file.id, index),
+                        ExecutorTask::DownloadScheduler { kept, index, .. } => {
+                            TaskOutcome::Stored(kept.file.id, index)
+                        }
                         ExecutorTask::Drop { file, chunks } => TaskOutcome::Dropped(file, chunks),
                         ExecutorTask::Adopt { kept, .. } => {
                             TaskOutcome::Adopted(kept.file.id, Some((kept, layout())))

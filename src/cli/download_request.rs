@@ -2,7 +2,7 @@
 
 use crate::content::{FileId, FileName};
 use crate::report::{DaemonError, Fault};
-use crate::roles::folder_client::Wish;
+use crate::roles::folder_client::DownloadRequest;
 use crate::tracker_client::lookup::Query;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// The text is neither.
-pub fn wish(text: &str, patience: Duration) -> Result<Wish, DaemonError> {
+pub fn download_request(text: &str, patience: Duration) -> Result<DownloadRequest, DaemonError> {
     let query = match text.parse::<FileId>() {
         Ok(id) => Query { name: None, id: Some(id) },
         Err(_) => {
@@ -19,5 +19,5 @@ pub fn wish(text: &str, patience: Duration) -> Result<Wish, DaemonError> {
             Query { name: Some(name), id: None }
         }
     };
-    Ok(Wish { query, patience, ..Wish::default() })
+    Ok(DownloadRequest { query, patience, ..DownloadRequest::default() })
 }
