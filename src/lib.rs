@@ -1,5 +1,5 @@
-//! Peer-to-peer file distribution: a file is cut into chunks, whoever has a chunk serves it, and every byte is
-//! checked before it counts. This page is the architecture; `README.md` tells how to use the programs.
+//! Peer-to-peer file distribution. A file is divided into chunks; each peer that has a chunk serves it; each byte is
+//! verified with SHA-256 before it is stored. This page is the architecture. `README.md` and `docs/` describe the programs.
 //!
 //! # The layers
 //!
@@ -16,128 +16,133 @@
 //! | [`tracker_client`] | announcer (UDP), session (TCP), lookup | transfer chunks |
 //! | [`upload`] | server, offered files, subscribers, relay of partial chunks, rate limit | decide what to download |
 //! | [`report`] | errors of roles, watch of progress, commands to type next | open a socket or a file |
-//! | [`net`] | sockets and threads: listener, link, datagrams, shutdown | know the messages that it carries |
+//! | [`net`] | sockets and threads: listener, framed stream, UDP client, shutdown | know the messages that it carries |
 //! | [`storage`] | bytes on disk: complete files, part files with their resume file, folders, replica store | open a socket, decide what to fetch |
 //! | [`swarm`] | decisions: registry, agreement, picker, replication | name a socket, a file, a thread or a clock |
 //! | [`protocol`] | frames, datagrams and messages | wait, or touch a socket |
 //! | [`content`] | chunk arithmetic, digests, manifests, names, and every limit and default | depend on anything above |
 //!
-//! The three lowest layers are pure. The time and the source of randomness are arguments there, so a test of
-//! [`swarm`] reads like a timetable. Everything is synchronous: blocking sockets, a thread for each connection,
-//! bounded channels between threads.
+//! The three lowest layers are pure: time and random numbers are arguments. The same decisions run in the programs, in
+//! unit tests with a table of times, in a simulator with thousands of peers (`tools/simulate`) and under a fuzzer. I/O is
+//! synchronous: blocking sockets, one thread for each connection, bounded channels between threads.
 //!
 //! # The threads of each program
 //!
-//! Every daemon has one thread that owns its state. It takes events from bounded channels and never waits for a
-//! socket or a disk. Chunk bytes do not pass through it.
+//! Each program has one thread that owns its state. It receives events from bounded channels and never blocks on a socket
+//! or a disk. The bytes of chunks do not pass through it.
 //!
-//! - **tracker** ([`roles::tracker`]) and **manager** ([`roles::manager`]): both are a [`tracker::server`] around a
-//!   pure [`swarm::machine::Machine`], which is a [`swarm::tracker::Tracker`] or a [`swarm::manager::Manager`]. `state`
-//!   has it decide. `datagrams` receives, proves sources, and asks it itself when it is free: this one state has a lock,
-//!   because handing each datagram over took longer than answering it. `link-accept` takes connections; each has a
-//!   `link` that reads and a `link-out` that writes.
-//! - **tracker that keeps files**, besides: its machine holds a [`swarm::replication::Placement`], and what that wants done with a
-//!   disk or another host goes as a [`swarm::keeping::ExecutorTask`] to its hands ([`tracker::executor`]) and comes back as
-//!   [`swarm::keeping::TaskOutcome`]. There `keeper` hands out tasks to `keep-distant` (four that fetch from volunteers) and
-//!   `keep-local` (two for its own disk), `record` alone writes the catalogue, `publish` looks at the folder of files, `check` hashes
-//!   chunks that were here before the start, and `spoiled` tells of those that turn out wrong. It serves like any peer.
-//! - **whoever serves** ([`upload::server`]): `serve-accept`, and for each connection a `serve` that reads requests
-//!   and a `serve-out` that answers them in order, chunks by `sendfile(2)`.
-//! - **seeder** ([`roles::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`]) registers,
-//!   announces and sends heartbeats by datagram.
-//! - **leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): the state thread is the caller's own and owns a
-//!   [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` that reads, checks and stores, and a `fetch-ask` that sends
-//!   requests. `find` asks for more holders ([`download::finder`]), `keep-map` writes the have-map. With `--stay` it serves and
-//!   announces as a seeder does.
-//! - **client with a chunk folder** ([`roles::chunk_client`]): the same [`DownloadScheduler`](download::scheduler::DownloadScheduler), fed by a `tracker-session` that keeps
-//!   up one connection (with a `tracker-ask` that writes to it and a `heartbeat`); it serves too.
-//! - **client with a plain folder** ([`roles::folder_client`]): `member` takes in the manager's lists (over the same
-//!   `tracker-session`), `folder` looks at the folder and hashes what is new, and each `get` is a `transfer`, the same as
-//!   a leecher's, that asks all peers, a tracker, or both.
-//! - **volunteer** ([`volunteer`]), beside a member with a tracker: `volunteer` takes in what the tracker orders over
-//!   a `tracker-session` and says what has come of it; eight `volunteer-copy` fetch chunks, verify and store them;
-//!   `volunteer-chores` drops chunks and proves that they are here; `volunteer-check` hashes what was kept before.
-//! - **prompt** ([`cli::prompt`] of a client, [`cli::tracker_prompt`] of a tracker): the caller's thread waits for lines and for the shutdown. `prompt-line` reads,
-//!   `prompt-print` shows what others print above the line, `prompt-ask` asks the swarm. A reader that waits for a key
-//!   is woken by a signal that this process sends itself; where the line editor does not take a terminal, that one thread
-//!   is not joined and ends with the process.
+//! - **Tracker** ([`roles::tracker`]) and **manager** ([`roles::manager`]): each is a [`tracker::server`] around a pure
+//!   [`swarm::machine::Machine`], either [`swarm::tracker::Tracker`] or [`swarm::manager::Manager`]. Thread `state` runs
+//!   the machine. `datagrams` receives requests and validates source addresses; while the machine is idle it calls the
+//!   machine directly under a lock, which is faster than a channel. `link-accept` accepts connections; each connection has
+//!   a `link` that reads and a `link-out` that writes.
+//! - **Tracker that keeps files**: its machine contains a [`swarm::replication::Placement`]. Tasks for a disk or another
+//!   host leave the machine as a [`swarm::keeping::ExecutorTask`] for the [`tracker::executor`], and return as a
+//!   [`swarm::keeping::TaskOutcome`]. Thread `keeper` distributes tasks to `keep-distant` (four threads that download from
+//!   volunteers) and `keep-local` (two threads for the local disk). `record` is the only writer of the catalogue, `publish`
+//!   scans the folder of offered files, `check` hashes the chunks of an earlier run, and `spoiled` reports damaged chunks.
+//! - **Serving peer** ([`upload::server`]): `serve-accept`; for each connection, `serve` reads requests and `serve-out`
+//!   answers them in order, chunks by `sendfile(2)`.
+//! - **Seeder** ([`roles::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`])
+//!   registers, announces the file and sends heartbeats, all by UDP.
+//! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): the caller's thread owns the
+//!   [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives, verifies and stores, and a
+//!   `fetch-ask` thread that sends requests. `find` looks for more holders ([`download::finder`]); `keep-map` writes the
+//!   resume file. With `--stay`, the leecher serves and announces like a seeder.
+//! - **Client with a chunk folder** ([`roles::chunk_client`]): a
+//!   [`DownloadScheduler`](download::scheduler::DownloadScheduler), fed by a `tracker-session` that keeps one connection to
+//!   the tracker (`tracker-ask` writes to it, `heartbeat` sends datagrams). It serves, too.
+//! - **Client with a plain folder** ([`roles::folder_client`]): `member` receives the manager's list of peers over a
+//!   `tracker-session`, `folder` scans the folder and hashes new files, and each `get` is a `transfer`: the download of a
+//!   leecher with the peers, a tracker or both as its sources.
+//! - **Volunteer** ([`volunteer`]), beside a client with a plain folder: `volunteer` executes the tracker's orders, which
+//!   arrive over a `tracker-session`, and reports the results. Eight `volunteer-copy` threads download, verify and store
+//!   chunks; `volunteer-chores` drops chunks and answers challenges; `volunteer-check` hashes the chunks of an earlier run.
+//! - **Prompt** ([`cli::prompt`] of a client, [`cli::tracker_prompt`] of a tracker): the caller's thread waits for lines
+//!   and for the shutdown. `prompt-line` reads, `prompt-print` writes log lines above the input line, `prompt-ask` queries
+//!   the swarm. A signal from this process to itself wakes a reader that waits for a key. Where the line editor does not
+//!   control a terminal, that thread is not joined; it ends with the process.
 //!
-//! Threads are spawned by [`net::Threads`] alone, have names, and are joined; a program that ends and has not joined one
-//! says so, and no test takes that. [`net::Shutdown`] wakes whatever any of them waits for.
+//! Only [`net::Threads`] spawns threads. Each has a name and is joined; a program that ends with a thread unjoined logs it,
+//! and every test fails on this line. [`net::Shutdown`] wakes all waiting threads.
 //!
 //! # A download, step by step
 //!
-//! 1. The leecher asks the tracker for a name or an id ([`tracker_client::lookup`]): a datagram, sent again with the cookie
-//!    that comes back; a connection when the answer does not fit. The answer is a file id and addresses of holders.
-//! 2. It fetches the manifest from any holder and checks it against the id ([`content::Manifest`]). From here on it
-//!    needs to trust nobody.
-//! 3. [`storage::PartFile`] opens a hidden file beside the target. What an earlier run's have-map vouches for is
-//!    there and is not hashed again.
-//! 4. Each holder gets a connection. It tells which chunks it has, and later which ones it gets.
-//! 5. [`swarm::picker::Picker`] decides what to ask of whom: the rarest first, each chunk of one source at a time; at
-//!    the end, what is late is asked of others as well. Where one peer has what all the others want, it keeps a line of
-//!    them, or trees when they are many ([`swarm::trees`]), and each asks the one ahead of it, as long as that one keeps up.
-//! 6. A chunk arrives in the source's thread, is hashed, compared with the manifest, and only then stored and
-//!    announced to whoever asked this peer. A wrong one ends that source for good; what it still owed is asked
-//!    elsewhere.
-//! 7. When all are there the part file gets its name by a rename.
+//! 1. The leecher looks up a name or an id at the tracker ([`tracker_client::lookup`]): a datagram, repeated with the
+//!    cookie that the tracker returns; a TCP connection if the response does not fit. The response has the id of the file
+//!    and the addresses of holders.
+//! 2. It downloads the manifest from one holder and verifies it against the id ([`content::Manifest`]). From this point on
+//!    it trusts no peer.
+//! 3. [`storage::PartFile`] opens a hidden file beside the target. Chunks that the resume file of an earlier run marks as
+//!    verified are neither downloaded nor hashed again.
+//! 4. It connects to each holder. The holder sends its bitfield, and later each chunk that it receives.
+//! 5. [`swarm::picker::Picker`] selects the next chunk and its source: rarest first, each chunk from one source at a time;
+//!    in the endgame, late chunks are requested from a second source. If one peer has all the chunks that the others need,
+//!    it arranges them in a line, or in trees if they are many ([`swarm::trees`]); each peer then requests chunks from its
+//!    predecessor, as long as the predecessor is fast enough.
+//! 6. The thread of the source receives a chunk, hashes it, compares the digest with the manifest, and only then stores it
+//!    and announces it to subscribers. A source that sent a corrupt chunk is banned; its outstanding chunks are requested
+//!    from other sources.
+//! 7. When all chunks are stored, a rename gives the file its name.
 //!
-//! A chunk folder differs in three things. The digests come from agreement ([`swarm::agreement`]): what a quorum of
-//! clients claims alike. The holders are told by the tracker, chunk by chunk. What arrives becomes a file of its own and
-//! a line in `local_chunks.txt` ([`storage::ChunkFolder`]). A set whose chunks are all agreed upon gets a manifest,
-//! and from then on is a file like any other.
+//! A chunk folder differs in three points. Its digests come from agreement ([`swarm::agreement`]): a quorum of clients
+//! claims the same hash. The tracker names the holders of each chunk. Each chunk becomes a file and a line in
+//! `local_chunks.txt` ([`storage::ChunkFolder`]). When all chunks of a set are agreed, the set gets a manifest and is a
+//! file like any other.
 //!
-//! # A chunk's life at volunteers, step by step
+//! # A replica, step by step
 //!
-//! 1. The tracker's `publish` hashes a file of its folder, writes the manifest into the catalogue
-//!    ([`tracker::store`]), puts the file on the shelf and reports it. Nothing is promised before that is durable.
-//! 2. A volunteer registers, says what it lends and, chunk by chunk, what it holds ([`protocol::volunteer`]). It is known by
-//!    a key of its own, not by its name or address.
-//! 3. When enough of them are here, [`swarm::replication`] picks two for each chunk, by free space and load, on different addresses
-//!    where there are any, and tells each: copy this chunk from there.
-//! 4. The volunteer fetches the chunk as any peer does, checks it against the manifest (fetched once by the file's id), and
-//!    stores it ([`storage::replica_store`]). When file and folder are on the disk it says `stored`: the copy is
-//!    verified, the catalogue learns of it, and the registry names this holder to whoever asks for the file.
-//! 5. With `--offload`, when each chunk has its verified copies and the catalogue says so durably, the tracker deletes its own. The
-//!    manifest stays on its shelf.
-//! 6. Random ranges are challenged, hashed with a nonce. Where answers differ, the tracker fetches the suspect's chunk itself and
-//!    hashes it; a bad copy is dropped and made again elsewhere.
-//! 7. A connection that ends makes a volunteer *away*; the end of its lease makes it *gone*. Its copies count no more. Chunks
-//!    that are short are copied as in 3, from a volunteer that has them, those with the fewest copies first. Where nobody has room they
-//!    come back to the tracker's own store.
-//! 8. A volunteer that comes back reports what it has. That counts for repair at once, and as verified when it has been
-//!    hashed again; above the wanted number of verified copies one is dropped.
-//! 9. A volunteer that is drained does not count, so its chunks are copied as in 7; it may leave when nothing depends on it.
+//! 1. The tracker's `publish` thread hashes a file of its folder, writes the manifest to the catalogue
+//!    ([`tracker::store`]) and offers the file once the catalogue is durable.
+//! 2. A volunteer registers, offers storage and reports the chunks that it has ([`protocol::volunteer`]). Its identity is a
+//!    key, not its name or address.
+//! 3. When enough volunteers are active, [`swarm::replication`] selects two for each chunk, by free space and load, on
+//!    different addresses where possible, and orders each to copy the chunk from a holder.
+//! 4. The volunteer downloads the chunk, verifies it against the manifest (downloaded once, by the id), and stores it
+//!    ([`storage::replica_store`]). After fsync of file and folder it reports `stored`. The replica is then verified, the
+//!    catalogue records it, and the registry names the volunteer as a holder.
+//! 5. With `--offload`, the tracker deletes its own copy of a file when each chunk has its verified replicas and the
+//!    catalogue has recorded them durably. The tracker still offers the manifest.
+//! 6. The tracker challenges holders to hash a random range with a nonce. If answers differ, it downloads the suspected
+//!    chunk and hashes it; a corrupt replica is dropped and copied anew.
+//! 7. A volunteer whose connection ended is *away*; after the end of its lease it is *dead*, and its replicas no longer
+//!    count. Under-replicated chunks are copied as in step 3, fewest replicas first. If no volunteer has free space, a
+//!    chunk is copied back to the tracker's store.
+//! 8. A volunteer that returns reports its chunks. They are sources for repair at once, and count as verified after they
+//!    have been hashed again. Over-replicated chunks are dropped down to the wanted number of verified replicas.
+//! 9. The replicas of a draining volunteer do not count, so they are copied as in step 7. It may leave when no chunk
+//!    depends on it.
 //!
 //! # Invariants
 //!
-//! - No byte from outside counts or is announced as here before it was verified here against a digest that did not come with
-//!   it. A chunk that is arriving may be passed on as it comes ([`upload::relay`]), but for its last bytes: nobody gets all
-//!   of a chunk that has not been verified.
+//! - Received bytes count, and are announced, only after they have been verified against a digest from another source. A
+//!   partial chunk may be relayed while it arrives ([`upload::relay`]), except its last bytes: no peer receives a complete
+//!   chunk that its sender has not verified.
 //! - A file appears under its name only when it is complete.
-//! - A have-map never names a chunk whose bytes are not there; the durable one never names one that is not on the disk.
-//! - A peer whose lease has ended is in no answer.
-//! - A name from outside is a [`content::FileName`] or a [`content::PeerName`] before anything is done with it.
-//! - A datagram from a source that has not been proven is never answered with more bytes than it had.
-//! - Of a chunk that is kept there is a durable copy at every instant; what is not known is not dropped.
-//! - A catalogue is read as a whole or not at all.
-//! - Every wait has a deadline or is woken by the shutdown; every queue and every message has a limit.
+//! - A bitfield never contains a chunk that is not stored; a durable resume file never contains a chunk that is not durable.
+//! - A peer whose lease has ended is in no response.
+//! - A name from the network is a [`content::FileName`] or a [`content::PeerName`] before it is used.
+//! - A source address that is not validated never receives more bytes than it sent.
+//! - The tracker orders no drop of a chunk that it does not know, and none that would leave a chunk without a replica that
+//!   it believes to be durable.
+//! - A catalogue is read as a whole or refused.
+//! - Each wait has a deadline or is ended by the shutdown; each queue and each message has a limit.
 //!
 //! # Where to look
 //!
-//! | for | see |
+//! | subject | module |
 //! |---|---|
-//! | a number: port, limit, time-out | [`content::limits`] |
-//! | what is said on the wire | [`protocol::tracker`], [`protocol::peer`], [`protocol::datagram`], [`protocol::frame`] |
-//! | how ids are computed | [`content::Manifest::id`] |
-//! | who counts as alive, who is named | [`swarm::registry`] |
-//! | which hash is the right one | [`swarm::agreement`] |
-//! | what is asked of whom | [`swarm::picker`], [`swarm::trees`], [`swarm::fresh`] |
-//! | who keeps a copy, what is repaired first | [`swarm::replication`] |
-//! | what a tracker does with its own disk | [`tracker::executor`] |
-//! | what survives a crash | [`storage::part`], [`storage::chunk_folder`], [`storage::replica_store`], [`tracker::store`] |
-//! | which exit code | [`cli::exit`] |
-//! | all of it at work | `examples/demo` |
+//! | a port, limit or timeout | [`content::limits`] |
+//! | messages on the wire | [`protocol::tracker`], [`protocol::peer`], [`protocol::datagram`], [`protocol::frame`] |
+//! | the id of a file | [`content::Manifest::id`] |
+//! | live peers, the holders in a response | [`swarm::registry`] |
+//! | the agreed hash of a chunk | [`swarm::agreement`] |
+//! | the next chunk to request, and its source | [`swarm::picker`], [`swarm::trees`], [`swarm::super_seeding`] |
+//! | the location of replicas, the order of repair | [`swarm::replication`] |
+//! | the tracker's own disk | [`tracker::executor`] |
+//! | data that survives a crash | [`storage::part`], [`storage::chunk_folder`], [`storage::replica_store`], [`tracker::store`] |
+//! | exit codes | [`cli::exit`] |
+//! | all programs together | `examples/demo` |
 #![forbid(unsafe_code)]
 
 pub mod cli;

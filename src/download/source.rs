@@ -1,6 +1,6 @@
 //! Connection to one source of a download: a reader thread and a writer thread for requests.
 //!
-//! Received chunks are verified and stored by the download's [`Verifier`], which has helper threads.
+//! Received chunks are verified and stored by the download's `Verifier`, which has helper threads.
 //! Invariants: a response without a request is a protocol error; a corrupt chunk is the reported cause of a
 //! lost source, whatever else fails; after the loss of a source no further events of it are sent; every wait
 //! has a deadline.

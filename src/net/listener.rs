@@ -1,7 +1,7 @@
 //! Accept loop: a thread for each TCP connection, up to a limit.
 //!
 //! At the limit, a new connection evicts one without a request so far, or one that has been idle for
-//! [`EVICTION_IDLE`]: idle connections cannot lock out other peers. Invariant: a connection with a recent request is
+//! [`EVICTION_IDLE_MIN`]: idle connections cannot lock out other peers. Invariant: a connection with a recent request is
 //! never evicted.
 
 use super::{Shutdown, Threads};

@@ -10,7 +10,7 @@
 //! returns only such chunks.
 //!
 //! Memory per file is limited to its digests and its bitmaps. Files are hashed with buffers of at
-//! most 256 KiB, or within [`HASH_MEMORY`](crate::content::limits::HASH_MEMORY) where several
+//! most 256 KiB, or within [`HASH_MEMORY_BYTES`](crate::content::limits::HASH_MEMORY_BYTES) where several
 //! chunks are hashed together.
 
 pub mod chunk_folder;

@@ -140,7 +140,7 @@ impl SharedFolder {
     ///
     /// Files that were removed or modified are no longer shared at once. New and modified files are
     /// ready to be hashed when two scans in a row find them unchanged, because another program may
-    /// still be writing to them. At the first scan, files not modified for [`limits::FILE_SETTLED`]
+    /// still be writing to them. At the first scan, files not modified for [`limits::FILE_SETTLED_MIN`]
     /// are ready, too.
     ///
     /// Subfolders and hidden files are ignored; our own unfinished files are hidden. Skipped with a

@@ -268,7 +268,7 @@ fn one_claim_does_not_reach_a_quorum_of_two() {
     let tracker = tracker(dir, &[]);
     let _full = client(dir, &full, "full", tracker.address(), &[]);
     let waits = client(dir, &empty, "empty", tracker.address(), &["-v"]);
-    waits.wait_for_count("waiting to be told", 3);
+    waits.wait_for_count("has no known holder yet", 3);
     // A second client with the same chunks completes the quorum.
     let second = chunk_folder(dir, "second", 3, &all);
     let _second = client(dir, &second, "second", tracker.address(), &[]);
@@ -293,9 +293,7 @@ fn an_agreed_set_can_be_downloaded_as_a_file() {
         .zip(&folders)
         .map(|(name, folder)| client(dir, folder, name, tracker.address(), &["--set", "the-book"]))
         .collect();
-    clients
-        .iter()
-        .for_each(|client| drop(client.wait_for_text("serving the set the-book as a file with id")));
+    clients.iter().for_each(|client| drop(client.wait_for_text("serving set the-book as a file with id")));
     let mut leecher = leecher(&there, tracker.address(), &["the-book"]);
     leecher.ends_with(0);
     assert_holds(&there.join("the-book"), &chunks.concat());
@@ -336,7 +334,7 @@ fn ctrl_c_exits_cleanly_in_each_state() {
     // While the client waits for a chunk.
     let tracker = tracker(dir, &[]);
     let mut waits = client(dir, &folder, "waits", tracker.address(), &["-v"]);
-    waits.wait_for_text("waiting to be told");
+    waits.wait_for_text("has no known holder yet");
     waits.interrupt();
     waits.ends_with(0);
     tracker.wait_for_text("waits at ");
@@ -394,7 +392,7 @@ fn missing_chunks_are_fetched_when_their_holders_return() {
     let folders = course_folders(dir, &chunks);
     let tracker = tracker(dir, &[]);
     let first = client(dir, &folders[0], "one", tracker.address(), &["-v"]);
-    first.wait_for_text("waiting to be told");
+    first.wait_for_text("has no known holder yet");
     // The folders hold chunks {1,2} and {2,3}: only chunk 2 reaches the quorum.
     let second = client(dir, &folders[1], "two", tracker.address(), &["-v"]);
     second.wait_for_text("chunk 1 has no known holder yet");

@@ -90,7 +90,7 @@ fn a_full_disk_keeps_all_verified_chunks() {
     std::fs::remove_file(filler).unwrap();
     let mut third = get(&[]);
     third.ends_with(0);
-    let kept = number_after(&third.wait_for_text("going on"), "stopped: ");
+    let kept = number_after(&third.wait_for_text("resuming at "), "resuming at ");
     let fetched = fast.lines().iter().filter(|line| line.contains("serving chunk")).count();
     assert_eq!(kept + fetched * CHUNK, bytes.len(), "a chunk was fetched twice");
     // Everything that arrived before the disk was full.

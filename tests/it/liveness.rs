@@ -103,7 +103,7 @@ fn a_client_that_hangs_loses_its_lease_and_returns() {
     tracker.wait_for("its end", |line| line.contains("hangs at ") && line.contains("its lease ended"));
     let late = chunk_folder(dir, "late", 2, &[]);
     let mut waits = client(dir, &late, "waits", tracker.address(), &["-v", "--exit-when-complete"]);
-    waits.wait_for_count("waiting to be told", 2);
+    waits.wait_for_count("has no known holder yet", 2);
     hangs.resume();
     waits.ends_with(0);
     assert_complete(&late, &chunks);

@@ -458,7 +458,7 @@ fn a_member_that_is_a_volunteer_serves_the_chunks_of_both_stores() {
     tracker.find(vec![found(&kept, vec![], vec![source.address], kept.md5)]);
     let ann = volunteer(dir.path(), "ann", &tracker, &["--get", "f", "--stay"]);
     let (mut session, _) = tracker.volunteer();
-    ann.wait_for_text("and none of them has chunk 1, 2, 3, 4, 5");
+    ann.wait_for_text("no source has chunk 1, 2, 3, 4, 5");
     let mut connection = PeerClient::connect(session.address);
     let file = kept.file.id;
     let (_, have) = connection.ask(&PeerRequest::Have { file });

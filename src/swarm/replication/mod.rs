@@ -10,17 +10,16 @@
 //! copy counts as verified only when its volunteer has acknowledged it as durable, or has hashed it in this
 //! session, or has passed a challenge or an audit; no copy is dropped as over-replicated unless `replicas`
 //! verified ones remain; the tracker's own copy is deleted only after a record of all copies that replace it
-//! is durable, and while all of these copies remain. Copies change only in the module `books`, which updates
+//! is durable, and while all of these copies remain. Copies change only in the module `ledger`, which updates
 //! all counters.
 
 mod answers;
-mod books;
 mod challenge;
 mod chunk;
 mod drain;
 mod file;
 mod files;
-mod flights;
+mod ledger;
 mod lost;
 mod members;
 mod plan;
@@ -29,6 +28,7 @@ mod queue;
 mod record;
 mod status;
 mod surplus;
+mod transfers;
 mod volunteer;
 
 #[cfg(test)]
@@ -46,10 +46,10 @@ use crate::protocol::volunteer::ChallengedRange;
 use challenge::Challenge;
 use chunk::Key;
 use file::{Counts, File};
-use flights::Transfer;
 use queue::{Queue, Queued};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
+use transfers::Transfer;
 use volunteer::{Index, Traffic, Volunteer, Window};
 
 /// Replication settings.

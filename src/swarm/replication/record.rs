@@ -30,7 +30,7 @@ impl Placement {
     }
 
     /// The next record: changes to write atomically, and its number, which increases by one each time.
-    /// Changes are collected for [`limits::RECORD_PAUSE`], unless an offload waits for the record.
+    /// Changes are collected for [`limits::RECORD_INTERVAL`], unless an offload waits for the record.
     pub fn take_record(&mut self, now: Moment) -> Option<(u64, Vec<Change>)> {
         self.record_due().filter(|due| *due <= now)?;
         self.unrecorded = None;

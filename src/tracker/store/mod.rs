@@ -10,7 +10,7 @@
 //! writing, every checksum and every record is verified on a copy-on-write view, so a rejected file
 //! stays exactly as it was.
 
-mod rehearsal;
+mod copy_on_write;
 mod rows;
 
 use crate::content::{Bitfield, FileId, Manifest, limits};
@@ -19,9 +19,9 @@ use crate::report::{DaemonError, Fault};
 use crate::storage::disk;
 use crate::storage::error::{self, StoreError};
 use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
+use copy_on_write::CopyOnWriteFile;
 use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, StorageBackend, WriteTransaction};
-use rehearsal::CopyOnWriteFile;
 use rows::{FILES, FORGOTTEN, HELD, MANIFESTS, META, SCHEMA, SCHEMA_KEY, VOLUNTEERS};
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};

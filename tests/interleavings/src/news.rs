@@ -1,9 +1,9 @@
 //! Progress, offered files and wake-ups: a subscriber misses no chunk, and each offered file can be served.
 
 use crate::instead::channel;
-use crate::progress::Progress;
 use crate::offers::{Offer, Offers};
-use shoal::content::{ChunkIndex, FileId, FileName, Bitfield, Manifest};
+use crate::progress::Progress;
+use shoal::content::{Bitfield, ChunkIndex, FileId, FileName, Manifest};
 use shoal::protocol::tracker::FileSummary;
 use shoal::storage::{ChunkSource, StoreError, StoredChunk};
 use shuttle::sync::Arc;
