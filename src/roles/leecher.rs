@@ -1,6 +1,6 @@
 //! Leecher role: finds the holders of a file and downloads it from all of them at the same time.
 //!
-//! Runs on the caller's thread; [`job`](crate::download::job) has the steps of the download. With [`LeecherConfig::stay`] the leecher
+//! Runs on the caller's thread; [`job`] has the steps of the download. With [`LeecherConfig::stay`] the leecher
 //! serves each chunk as soon as it is verified.
 
 use crate::content::PeerName;
