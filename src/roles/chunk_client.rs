@@ -50,7 +50,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ClientConfig {
     /// Folder with `local_chunks.txt`.
     pub folder: PathBuf,
-    /// ArrivalSubscription address of the upload server.
+    /// Listening address of the upload server.
     pub listen: SocketAddr,
     /// Name of this client in logs and event lines.
     pub name: PeerName,

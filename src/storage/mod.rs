@@ -1,7 +1,4 @@
-//! Bytes on disk: complete files and folders of them, files being downloaded, chunk folders, and chunks that are kept
-//! for others.
-//! Bytes on disk: complete files, part files, shared folders, chunk folders, replicas and the
-//! tracker's catalogue.;
+//! Bytes on disk: complete files, part files, shared folders, chunk folders and replicas.
 //!
 //! A [`ChunkSource`] gives chunks to the upload path, a [`ChunkSink`] accepts verified chunks from
 //! the download path. This layer opens no socket and does not decide which chunks to download. It

@@ -131,12 +131,8 @@ impl SharedFolder {
         &self.folder
     }
 
-    /// Looks at the folder once: reads it and the metadata of its files, and opens none. Files that have
-    /// vanished or changed are no longer shared at once. New and changed ones are to be hashed when two looks
-    /// in a row find them the same, since somebody may still be writing to them; at the first look, also those
-    /// that nobody wrote to for [`limits::FILE_SETTLED_MIN`]. How far apart looks are is the caller's to decide.
     /// Scans the folder: reads the metadata of its files and opens none. The caller decides on the
-    /// interval.;
+    /// interval.
     ///
     /// Files that were removed or modified are no longer shared at once. New and modified files are
     /// ready to be hashed when two scans in a row find them unchanged, because another program may
