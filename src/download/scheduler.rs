@@ -46,7 +46,7 @@ const STARTS_PER_TICK_MAX: usize = 4;
 /// Interval between calls of [`DownloadScheduler::tick`].
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// What the owner of a fetch learns.
+/// Events that a scheduler reports to its owner.
 #[derive(Debug)]
 pub enum SchedulerEvent {
     /// A chunk was requested from a source.

@@ -23,8 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// An opened conversation with a peer. Its hello is sent together with the first question, so that the two cost one
-/// way there and back.
+/// An open connection to a peer. Hello and the first request are sent together and so cost one RTT.
 pub struct Conversation {
     reader: FrameReader,
     writer: FrameWriter,

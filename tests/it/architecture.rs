@@ -54,7 +54,7 @@ fn code(source: &str) -> String {
     lines.collect::<String>().replace([' ', '\n'], "")
 }
 
-/// What follows each occurrence of a path's beginning: one name, or each of a `{group}`.
+/// The names after each occurrence of `beginning`: one name, or each name of a `{group}`.
 fn imports(code: &str, beginning: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices(beginning) {
@@ -381,7 +381,7 @@ fn threads_are_spawned_where_they_are_counted_or_cannot_outlive_their_scope() {
     });
     let mut paths: Vec<String> = spawning.map(|(path, _)| path).collect();
     paths.sort();
-    // What Ctrl-C begins may take longer than the program.
+    // The handler of Ctrl-C may take longer than the program.
     assert_eq!(paths, ["src/cli/signals.rs", "src/net/threads.rs", "src/storage/hashing.rs"]);
 }
 

@@ -26,7 +26,7 @@ const HEADINGS: [&str; 12] = [
 /// Flags with another meaning in these programs than in all others.
 const EXCEPTIONS: [(&str, [&str; 2]); 1] = [("--listen", ["tracker", "manager"])];
 
-/// What is said of a flag.
+/// The description of a flag.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Told {
     default: String,

@@ -383,7 +383,7 @@ impl World {
         notes.collect()
     }
 
-    /// The tracker is started again, with what its catalogue and its disk have.
+    /// Restarts the tracker with the content of its catalogue and its disk.
     pub fn restart(&mut self, settings: Settings) {
         self.orders.clear();
         self.pending.clear();
