@@ -23,6 +23,7 @@ pub struct LineError {
     /// Line number, counted from 1.
     pub line: usize,
     /// The fault of the line.
+    #[source]
     pub fault: Fault,
 }
 
@@ -55,7 +56,7 @@ pub enum Fault {
     SameFile(String, usize),
     /// The name is not a plain file name in the folder.
     #[error("not a file in this folder: {0}")]
-    Name(NameError),
+    Name(#[source] NameError),
     /// A line follows the `LASTCHUNK` line.
     #[error("a line after LASTCHUNK")]
     AfterLast,

@@ -105,9 +105,9 @@ struct Session {
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
     #[error("no connection to the {0} on {1}: {2}")]
-    Connect(&'static str, SocketAddr, io::Error),
+    Connect(&'static str, SocketAddr, #[source] io::Error),
     #[error("the connection to the {0} on {1} is lost: {2}")]
-    Link(&'static str, SocketAddr, StreamError),
+    Link(&'static str, SocketAddr, #[source] StreamError),
     #[error("the {0} on {1} {2}")]
     Refused(&'static str, SocketAddr, String),
     #[error("stopped")]
