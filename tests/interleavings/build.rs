@@ -19,8 +19,8 @@ const REPLACED: [(&str, &str); 10] = [
     ("std::net::TcpStream", "crate::instead::TcpStream"),
     ("crossbeam_channel", "crate::instead::channel"),
     ("super::lock", "crate::instead::lock"),
-    // Only stored by the shelf, which does not block on it.
-    ("super::relay", "shoal::upload::relay"),
+    // The offers store it and do not block on it.
+    ("crate::upload", "shoal::upload"),
     ("crate::content", "shoal::content"),
     ("crate::protocol", "shoal::protocol"),
     ("crate::storage", "shoal::storage"),
