@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// From the top down. A floor may import from itself and from those below it.
-const FLOORS: [&str; 14] = [
+/// From the top down. A layer may import from itself and from those below it.
+const LAYERS: [&str; 14] = [
     "bin",
     "cli",
     "roles",
@@ -60,7 +60,7 @@ fn imports(code: &str, beginning: &str) -> Vec<String> {
     for (at, _) in code.match_indices(beginning) {
         let rest = &code[at + beginning.len()..];
         match rest.strip_prefix('{') {
-            Some(group) => found.extend(heads(group)),
+            Some(group) => found.extend(parts(group).into_iter().map(head).filter(|name| !name.is_empty())),
             None => found.push(head(rest)),
         }
     }
@@ -71,30 +71,9 @@ fn head(path: &str) -> String {
     path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
-/// The first name of each path in a group, of which the opening brace is gone.
-fn heads(group: &str) -> Vec<String> {
-    let (mut depth, mut start, mut found) = (0, 0, Vec::new());
-    for (at, c) in group.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth > 0 => depth -= 1,
-            '}' | ',' if depth == 0 => {
-                found.push(head(&group[start..at]));
-                start = at + 1;
-                if c == '}' {
-                    break;
-                }
-            }
-            _ => {}
-        }
-    }
-    found.retain(|name| !name.is_empty());
-    found
-}
-
-fn floor_of(path: &str) -> Option<&str> {
+fn layer_of(path: &str) -> Option<&str> {
     let path = path.strip_prefix("src/").unwrap_or(path);
-    path.split_once('/').map(|(floor, _)| floor)
+    path.split_once('/').map(|(layer, _)| layer)
 }
 
 #[test]
@@ -108,8 +87,8 @@ fn imports_are_seen() {
 #[test]
 fn every_folder_is_a_floor() {
     for (path, _) in sources("src") {
-        let floor = floor_of(&path);
-        assert!(path == "src/lib.rs" || floor.is_some_and(|floor| FLOORS.contains(&floor)), "{path}");
+        let layer = layer_of(&path);
+        assert!(path == "src/lib.rs" || layer.is_some_and(|layer| LAYERS.contains(&layer)), "{path}");
     }
     let files = std::fs::read_dir(root().join("src")).unwrap().map(|entry| entry.unwrap());
     let files: Vec<_> = files.filter(|entry| !entry.path().is_dir()).map(|entry| entry.file_name()).collect();
@@ -118,20 +97,20 @@ fn every_folder_is_a_floor() {
 
 #[test]
 fn imports_go_only_down() {
-    let height = |name: &str| FLOORS.iter().position(|floor| *floor == name);
+    let height = |name: &str| LAYERS.iter().position(|layer| *layer == name);
     for (path, source) in sources("src").into_iter().chain(sources("bin")) {
-        let Some(here) = floor_of(&path).and_then(height) else { continue };
+        let Some(here) = layer_of(&path).and_then(height) else { continue };
         let code = code(&source);
         for beginning in ["crate::", "shoal::"] {
             for name in imports(&code, beginning) {
                 let below = height(&name).is_some_and(|there| there >= here);
-                // `$crate::` and macros of the crate itself have no floor, and there are none.
+                // `$crate::` and macros of the crate itself have no layer, and there are none.
                 assert!(below, "{path} imports {beginning}{name}");
             }
         }
-        // Only a path from the crate's root leads out of a floor.
+        // Only a path from the crate's root leads out of a layer.
         let deep = path.matches('/').count() + 1;
-        assert!(!code.contains(&"super::".repeat(deep)), "{path} climbs out of its floor");
+        assert!(!code.contains(&"super::".repeat(deep)), "{path} leaves its layer by super::");
     }
 }
 
@@ -188,7 +167,7 @@ fn paths_of(tree: &str) -> Vec<Vec<String>> {
     }
 }
 
-/// The parts of a group, of which the opening brace is gone.
+/// The paths in a group, split at its commas; the opening brace has been removed.
 fn parts(group: &str) -> Vec<&str> {
     let (mut depth, mut start, mut found) = (0, 0, Vec::new());
     for (at, c) in group.char_indices() {
@@ -344,7 +323,7 @@ fn decisions_name_no_socket_file_thread_or_clock() {
         "log::",
         "println!",
     ];
-    for (path, source) in PURE.iter().flat_map(|floor| sources(&format!("src/{floor}"))) {
+    for (path, source) in PURE.iter().flat_map(|layer| sources(&format!("src/{layer}"))) {
         let code = code(&source);
         let parts = ["fs", "io", "thread", "process", "env", "os"];
         let part = imports(&code, "std::").into_iter().find(|part| parts.contains(&part.as_str()));
