@@ -5,19 +5,19 @@
 //!
 //! A module imports only from layers below its own, and modules do not import each other in a cycle. From the top:
 //!
-//! | layer | subject | what it never does |
+//! | layer | subject | it never does this |
 //! |---|---|---|
 //! | `bin/` | flags become a config, a role runs, its end becomes an exit code | anything else |
 //! | [`cli`] | flags, log lines, progress bars, prompts, exit codes, Ctrl-C | know how a role works inside |
 //! | [`roles`] | the code of each program: tracker, manager, seeder, leecher, clients with a chunk folder or a plain folder | read flags, draw on a terminal |
 //! | [`tracker`] | server (sockets around the pure state machine), executor (disk and host tasks), store (the catalogue) | decide where replicas are stored |
-//! | [`volunteer`] | disk space that is offered to a tracker | decide what to store |
+//! | [`volunteer`] | disk space that is offered to a tracker | decide which chunks to store |
 //! | [`download`] | job, driver, scheduler, source connections, verifier, finder of holders | serve |
 //! | [`tracker_client`] | announcer (UDP), session (TCP), lookup | transfer chunks |
-//! | [`upload`] | server, offered files, subscribers, relay of partial chunks, rate limit | decide what to download |
+//! | [`upload`] | server, offered files, subscribers, relay of partial chunks, rate limit | decide which chunks to download |
 //! | [`report`] | errors of roles, watch of progress, commands to type next | open a socket or a file |
 //! | [`net`] | sockets and threads: listener, framed stream, UDP client, shutdown | know the messages that it carries |
-//! | [`storage`] | bytes on disk: complete files, part files with their resume file, folders, replica store | open a socket, decide what to fetch |
+//! | [`storage`] | bytes on disk: complete files, part files with their resume file, folders, replica store | open a socket, decide which chunks to download |
 //! | [`swarm`] | decisions: registry, agreement, picker, replication | name a socket, a file, a thread or a clock |
 //! | [`protocol`] | frames, datagrams and messages | wait, or touch a socket |
 //! | [`content`] | chunk arithmetic, digests, manifests, names, and every limit and default | depend on anything above |

@@ -150,7 +150,7 @@ pub fn locate(
 
 /// Chooses the only match.
 fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, DaemonError> {
-    let what = match (&order.query.name, &order.query.id) {
+    let wanted = match (&order.query.name, &order.query.id) {
         (_, Some(id)) => id.to_string(),
         (Some(name), None) => name.to_string(),
         (None, None) => "nothing".into(),
@@ -158,13 +158,13 @@ fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, DaemonE
     match files.len() {
         0 => {
             let list = &order.advice.list;
-            let text = format!("{what} not found: no peer offers it; list the offered files with: {list}");
+            let text = format!("{wanted} not found: no peer offers it; list the offered files with: {list}");
             Err(DaemonError::new(Fault::NotFound, text))
         }
         1 => Ok(files.remove(0)),
         count => {
             let choose = order.advice.choose;
-            let mut text = format!("{count} different files are called {what}; choose one with {choose}:");
+            let mut text = format!("{count} different files are called {wanted}; choose one with {choose}:");
             for found in &files {
                 text += &format!("\n  {choose} {}  {} bytes, held by", found.file.id, found.file.size);
                 for holder in found.whole.iter().chain(&found.partial) {

@@ -498,7 +498,7 @@ impl Tracker {
             self.sealed.insert(file, others.clone());
         }
         let members = self.members(key);
-        // When all members have left, no chunk is lost that anybody needs.
+        // When all members have left, no peer needs a missing chunk.
         if !members.is_empty() {
             let text = format!(
                 "the set {} lost the last holder of a chunk: it is no longer available as a file",
