@@ -4,9 +4,10 @@
 //! bars, and all text goes through the printer of the line editor, which redraws the input line below it. A write never
 //! waits for user input.
 
+use crate::sync::lock;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Prints text above the input line of the prompt. It must not block.
 pub type Printer = Box<dyn Fn(String) + Send>;
@@ -45,7 +46,7 @@ impl Console {
     }
 
     fn prompting(&self) -> MutexGuard<'_, Prompting> {
-        self.prompting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.prompting)
     }
 
     /// Marks the prompt as active: no progress bars; text goes to `printer`, if one is given.

@@ -7,8 +7,9 @@ use crate::net::{Shutdown, unjoined_count};
 use crate::report::DaemonError;
 use crate::report::Fault;
 use crate::report::watch::Watch;
+use crate::sync::lock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Sets up logging and Ctrl-C, runs `body`, and returns the exit code for its result.
 pub fn run(
@@ -100,7 +101,7 @@ impl BarWatch {
     }
 
     fn bar(&self) -> MutexGuard<'_, Option<Bar>> {
-        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.bar)
     }
 }
 

@@ -6,9 +6,10 @@
 
 use super::exit::ExitCode;
 use super::terminal;
+use crate::sync::lock;
 use anyhow::Context;
 use rustix::process::{Signal, getpid, kill_process};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Handler of the next signal; it replaces the graceful shutdown once.
@@ -29,7 +30,7 @@ pub fn on_interrupt(f: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
         if is_own() {
             return;
         }
-        let next = NEXT_HANDLER.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let next = lock(&NEXT_HANDLER).take();
         if let Some(next) = next
             && std::thread::Builder::new().name("interrupt".to_owned()).spawn(next).is_ok()
         {
@@ -47,25 +48,25 @@ pub fn on_interrupt(f: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
 /// Calls `f` at the next signal, in a thread of its own, in place of the handler of [`on_interrupt`]. The signal after
 /// it calls that handler.
 pub fn on_next_interrupt(f: impl FnOnce() + Send + 'static) {
-    *NEXT_HANDLER.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(f));
+    *lock(&NEXT_HANDLER) = Some(Box::new(f));
 }
 
 /// Cancels [`on_next_interrupt`]: the next signal calls the handler of [`on_interrupt`].
 pub fn cancel_next_interrupt() {
-    NEXT_HANDLER.lock().unwrap_or_else(PoisonError::into_inner).take();
+    lock(&NEXT_HANDLER).take();
 }
 
 /// Sends SIGINT to this process, to wake the line editor, which catches it while it reads. If the editor has returned
 /// in the meantime, the signal is ignored: it does not count as a Ctrl-C of the user.
 pub fn wake_editor() {
-    *OWN_SIGNAL.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    *lock(&OWN_SIGNAL) = Some(Instant::now());
     if let Err(error) = kill_process(getpid(), Signal::INT) {
         log::debug!("cannot wake the line editor: {error}");
     }
 }
 
 fn is_own() -> bool {
-    let own = OWN_SIGNAL.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let own = lock(&OWN_SIGNAL).take();
     own.is_some_and(|when| when.elapsed() < OWN_SIGNAL_TIMEOUT)
 }
 

@@ -3,9 +3,10 @@
 //! The editor restores the mode when it returns; this module covers exits of the process during a read. Invariant:
 //! while a [`SavedMode`] exists, every end of the process except SIGKILL and an abort restores the mode.
 
+use crate::sync::lock;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 /// The saved mode of standard input.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
@@ -18,13 +19,13 @@ pub struct SavedMode(());
 
 /// Saves the present mode of standard input.
 pub fn save_mode() -> SavedMode {
-    *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = tcgetattr(io::stdin()).ok();
+    *lock(&SAVED) = tcgetattr(io::stdin()).ok();
     SavedMode(())
 }
 
 /// Restores the saved mode, if there is one. A second call has no effect.
 pub fn restore() {
-    let Some(saved) = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    let Some(saved) = lock(&SAVED).take() else { return };
     let changed = tcgetattr(io::stdin()).is_ok_and(|now| now.local_modes != saved.local_modes);
     // Errors of a closed terminal are ignored. `Now` does not wait for output: the user may have stopped it with
     // Ctrl-S.

@@ -7,9 +7,10 @@ use super::events::SourceError;
 use super::source::Conversation;
 use crate::content::limits::{IDLE_SOURCES_MAX, SOURCE_IDLE_TIMEOUT};
 use crate::net::{Shutdown, Timeouts};
+use crate::sync::lock;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// An idle connection.
@@ -34,7 +35,7 @@ impl Conversations {
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<Kept>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 
     /// Calls `ask` with a pooled connection to a peer, or a new one. If the pooled connection has been closed

@@ -8,6 +8,7 @@ use crate::net::{Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
 use crate::report::error::{DaemonError, Fault};
+use crate::sync::{lock, read};
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::{Query, list, lookup};
 use std::collections::BTreeMap;
@@ -78,13 +79,13 @@ impl PeersFinder {
 
 impl Finder for PeersFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
-        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let peers = read(&self.peers).clone();
         let answers = Mutex::new(Vec::new());
         let (next, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (began, enough) = (Instant::now(), stop.child());
         let stop_if_answered = || {
             let late = began.elapsed() >= ANSWER_GRACE_TIMEOUT;
-            if late && !answers.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            if late && !lock(&answers).is_empty() {
                 enough.trigger();
             }
         };
@@ -93,7 +94,7 @@ impl Finder for PeersFinder {
                 && let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed))
             {
                 match files_of(peer.address, query, self.timeouts, &enough) {
-                    Ok(files) => answers.lock().unwrap_or_else(PoisonError::into_inner).extend(
+                    Ok(files) => lock(&answers).extend(
                         files
                             .into_iter()
                             .filter(|offered| query.is_answered_by(&offered.file))

@@ -17,6 +17,7 @@ use crate::report::next_step::quoted;
 use crate::report::watch::Watch;
 use crate::storage::verify::VerifyCallbacks;
 use crate::storage::{CompleteFile, PartFile, StoreError, Verify};
+use crate::sync::lock;
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
@@ -258,7 +259,7 @@ fn first_manifest(
                 .and_then(|mut conversation| conversation.manifest(id, &race));
             match answer {
                 Ok(manifest) => {
-                    won.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(manifest);
+                    lock(&won).get_or_insert(manifest);
                     race.trigger();
                 }
                 Err(_) if race.is_stopped() => return,

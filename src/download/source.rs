@@ -15,12 +15,13 @@ use crate::protocol::ErrorCode;
 use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
 use crate::swarm::picker::SourceId;
+use crate::sync::lock;
 use crate::tracker_client::lookup::Query;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// An open connection to a peer. Hello and the first request are sent together and so cost one RTT.
@@ -184,7 +185,7 @@ struct InFlight(Arc<Mutex<VecDeque<(ChunkIndex, Instant)>>>);
 
 impl InFlight {
     fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<(ChunkIndex, Instant)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

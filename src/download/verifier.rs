@@ -15,10 +15,11 @@ use crate::content::limits::{VERIFY_BATCH_TIMEOUT, VERIFY_HELPERS_MAX, VERIFY_ME
 use crate::content::{ChunkIndex, Digest, HASH_LANES};
 use crate::net::{Shutdown, Threads};
 use crate::swarm::picker::SourceId;
+use crate::sync::lock;
 use crate::upload::relay::PartialChunkWriter;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
@@ -149,7 +150,7 @@ impl VerifyQueue {
 
     /// Collects a batch; waits for its first chunk. `None` at the shutdown.
     fn collect_batch(&self) -> Option<Vec<ReceivedChunk>> {
-        let _collecting = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _collecting = lock(&self.collecting);
         let first = crossbeam_channel::select! {
             recv(self.shutdown.signal()) -> _ => return None,
             recv(self.chunks) -> chunk => chunk.ok()?,

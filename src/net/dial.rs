@@ -1,15 +1,13 @@
 //! Outgoing TCP connections: connect with a timeout, interruptible by a shutdown.
 
 use super::Shutdown;
+use super::shutdown::POLL_INTERVAL;
 use crate::content::limits::CONNECT_TIMEOUT;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
-
-/// Interval at which a pending connect checks for the shutdown.
-const SHUTDOWN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+use std::time::Instant;
 
 /// Connects to `address` within [`CONNECT_TIMEOUT`]. A shutdown aborts the connect.
 ///
@@ -37,7 +35,7 @@ pub fn dial(address: SocketAddr, shutdown: &Shutdown) -> io::Result<TcpStream> {
 
 fn wait_connected(socket: &Socket, shutdown: &Shutdown) -> io::Result<()> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
-    let interval = Timespec { tv_sec: 0, tv_nsec: SHUTDOWN_CHECK_INTERVAL.subsec_nanos().into() };
+    let interval = Timespec { tv_sec: 0, tv_nsec: POLL_INTERVAL.subsec_nanos().into() };
     loop {
         let ready = match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&interval)) {
             Err(rustix::io::Errno::INTR) => 0,

@@ -6,12 +6,13 @@
 
 use super::{Shutdown, Threads};
 use crate::content::limits::{EVICTION_GRACE_MIN, EVICTION_IDLE_MIN, LISTEN_BACKLOG};
+use crate::sync::lock;
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Pause of the accept loop after the system refused to accept a connection, for example for lack of descriptors.
@@ -128,11 +129,11 @@ pub struct Activity(Mutex<Option<Instant>>);
 impl Activity {
     /// Records that a request has arrived.
     pub fn record_request(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *lock(&self.0) = Some(Instant::now());
     }
 
     fn last(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0)
     }
 }
 
@@ -208,10 +209,6 @@ impl Drop for Slot {
         lock(&self.connections).open.remove(&self.number);
         self.running.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn lock(connections: &Mutex<Connections>) -> MutexGuard<'_, Connections> {
-    connections.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Acceptor<H> {

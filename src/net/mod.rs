@@ -6,6 +6,7 @@
 pub mod dial;
 pub mod framed_stream;
 pub mod listener;
+pub mod memory_budget;
 pub mod shutdown;
 pub mod threads;
 pub mod timeouts;
@@ -14,7 +15,8 @@ pub mod udp_client;
 pub use dial::dial;
 pub use framed_stream::{FrameReader, FrameWriter, StreamError};
 pub use listener::{Activity, BindError, Listener};
-pub use shutdown::Shutdown;
+pub use memory_budget::MemoryBudget;
+pub use shutdown::{POLL_INTERVAL, Shutdown};
 pub use threads::{Threads, run_parallel, unjoined_count};
 pub use timeouts::Timeouts;
 pub use udp_client::{UdpClient, UdpClientError};

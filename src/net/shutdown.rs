@@ -3,12 +3,16 @@
 //! Invariant: the trigger wakes every thread that waits for the signal or on a guarded stream, and runs every hook,
 //! also those that are registered after the trigger.
 
+use crate::sync::lock;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
+
+/// Interval at which a wait that the shutdown cannot end checks for it.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 type Hook = Box<dyn FnOnce() + Send>;
 
@@ -73,7 +77,7 @@ impl Shutdown {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 
     /// Triggers the shutdown. A second call has no effect.

@@ -1,10 +1,11 @@
 //! Named threads with small stacks, spawned in groups that are joined at shutdown.
 
 use crate::content::limits::STACK_BYTES;
+use crate::sync::lock;
 // Of `core`: the replacement that model checks interleavings in `std` needs no counter.
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
 
 /// Threads of this process that have been spawned and not been joined.
@@ -29,7 +30,7 @@ impl Threads {
     }
 
     fn handles(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.0)
     }
 
     /// Spawns a thread in this group.
@@ -118,7 +119,7 @@ impl Threads {
 #[cfg(test)]
 impl Drop for Group {
     fn drop(&mut self) {
-        let left = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let left = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         if left.is_empty() || std::thread::panicking() {
             return;
         }

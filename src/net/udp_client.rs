@@ -2,6 +2,7 @@
 //! responses to requests by transaction number.
 
 use super::Shutdown;
+use super::shutdown::POLL_INTERVAL;
 use crate::content::limits::{DATAGRAM_ATTEMPTS_MAX, DATAGRAM_MAX, DATAGRAM_TIMEOUT};
 use crate::protocol::datagram::{Cookie, Datagram};
 use crate::protocol::frame::FrameError;
@@ -10,8 +11,6 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// Interval at which a client that waits for a response checks for the shutdown, and pause after "connection refused".
-const SHUTDOWN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum number of cookies that the tracker may send in response to one request; with more, the request fails.
 const COOKIES_MAX: u32 = 3;
 
@@ -59,7 +58,7 @@ impl UdpClient {
         };
         let socket = UdpSocket::bind(any)?;
         socket.connect(tracker)?;
-        socket.set_read_timeout(Some(SHUTDOWN_CHECK_INTERVAL))?;
+        socket.set_read_timeout(Some(POLL_INTERVAL))?;
         // The first number is random, so that an off-path attacker cannot forge a response.
         let transaction = fastrand::u64(..u64::MAX / 2);
         Ok(Self { socket, tracker, cookie: None, transaction, timeout: None, shutdown: shutdown.clone() })
@@ -117,7 +116,7 @@ impl UdpClient {
                 Err(refused @ UdpClientError::Refused(_)) => {
                     attempt += 1;
                     error = refused;
-                    if self.shutdown.wait(SHUTDOWN_CHECK_INTERVAL) {
+                    if self.shutdown.wait(POLL_INTERVAL) {
                         return Err(UdpClientError::Stopped);
                     }
                 }

@@ -20,6 +20,7 @@ use crate::storage::verify::VerifyCallbacks;
 use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
+use crate::sync::{read, write};
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
 use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve};
@@ -28,7 +29,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 /// Capacity of each event queue of the state thread.
@@ -74,13 +75,13 @@ struct AgreedChunks(RwLock<HashMap<ChunkIndex, Claim>>);
 
 impl AgreedChunks {
     fn set(&self, index: ChunkIndex, claim: Claim) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(index, claim);
+        write(&self.0).insert(index, claim);
     }
 }
 
 impl Expected for AgreedChunks {
     fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)> {
-        let agreed = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let agreed = read(&self.0);
         agreed.get(&index).map(|claim| (claim.sha256, claim.size))
     }
 }

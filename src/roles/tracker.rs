@@ -14,6 +14,7 @@ use crate::storage::ReplicaStore;
 use crate::swarm::keeping::{Answer, Command, TaskOutcome};
 use crate::swarm::replication::Settings;
 use crate::swarm::tracker::{KeepRules, Remembered, Rules, Tracker};
+use crate::sync::lock;
 use crate::tracker::executor::{Executor, ExecutorConfig, TaskChannels};
 use crate::tracker::server::{ExecutorChannels, Hub, HubConfig, draw, secret};
 use crate::tracker::store::{Catalogue, Contents, RedbCatalogue};
@@ -23,7 +24,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Timeout of a prompt command. The state machine answers without disk or network access.
@@ -251,7 +252,7 @@ impl RunningTracker {
     /// Triggers the shutdown and waits until every thread has ended.
     pub fn stop(&self, shutdown: &Shutdown) {
         shutdown.trigger();
-        if let Some(hub) = self.0.hub.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(hub) = lock(&self.0.hub).take() {
             hub.join();
         }
         self.0.threads.join();

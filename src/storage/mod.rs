@@ -39,7 +39,7 @@ pub use verify::Verify;
 
 use crate::content::{ChunkIndex, Digest, Manifest};
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// Location of a chunk's bytes, as `sendfile(2)` needs it.
 #[derive(Debug, Clone)]
@@ -84,10 +84,4 @@ pub trait ChunkSink: Send + Sync {
     /// # Errors
     /// The disk is full or fails, the chunk does not exist, or its length is wrong.
     fn store(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<bool, StoreError>;
-}
-
-/// Locks a mutex and ignores poisoning. Data behind the mutexes of this layer is consistent between
-/// any two statements, so a thread that panicked while it held the lock has not corrupted it.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

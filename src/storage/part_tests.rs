@@ -3,6 +3,7 @@
 use super::super::verify::{Verify, VerifyCallbacks};
 use super::*;
 use crate::content::{Digest, Layout};
+use crate::sync::lock;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 use tempfile::TempDir;

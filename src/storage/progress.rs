@@ -6,8 +6,8 @@
 //! [`have`](Progress::have) followed by the results of [`since`](Progress::since) covers every
 //! chunk ever added.
 
-use super::lock;
 use crate::content::{Bitfield, ChunkIndex};
+use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::sync::Mutex;
 

@@ -9,19 +9,19 @@
 
 use super::disk;
 use super::error::{self, StoreError};
-use super::lock;
 use super::replica_file::{self, ReplicaFile};
 use super::space::Space;
 use crate::content::{ChunkIndex, FileId, Manifest, limits};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
+use crate::sync::{lock, read, write};
 use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, DirEntry, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// File with the secret key of the store.
 const KEY: &str = "key";
@@ -85,11 +85,11 @@ impl ReplicaStore {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Files> {
-        self.files.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.files)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Files> {
-        self.files.write().unwrap_or_else(PoisonError::into_inner)
+        write(&self.files)
     }
 
     /// The key that identifies the store; created once and never changed.

@@ -11,12 +11,13 @@
 
 mod removal;
 
+use super::ChunkSource as _;
 use super::complete_file::CompleteFile;
 use super::disk::{self, Identity};
 use super::error::{self, StoreError};
 use super::folder_scan::{self, Scan};
-use super::{ChunkSource as _, lock};
 use crate::content::{ChunkIndex, FileId, FileName, Manifest, limits, names};
+use crate::sync::lock;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::content::limits::FILE_SETTLED_MIN;
+use crate::sync::lock;
 use rustix::fs::{CWD, FileType, Mode};
 use std::cell::Cell;
 use std::fs::{File, FileTimes};

@@ -6,9 +6,9 @@
 
 use super::disk;
 use super::error::StoreError;
-use super::lock;
 use crate::content::limits::DISK_RESERVE_PERCENT;
 use crate::content::{ChunkIndex, FileId};
+use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeSet;
 use std::path::PathBuf;

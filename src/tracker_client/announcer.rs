@@ -12,12 +12,13 @@ use crate::protocol::tracker::{Registration, Token, TrackerRequest, TrackerRespo
 use crate::report::error::{DaemonError, Fault};
 use crate::report::next_step;
 use crate::swarm::backoff::Backoff;
+use crate::sync::lock;
 use crate::upload::offers::{Offer, Offers};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Range of heartbeat intervals that a tracker may request.
@@ -76,7 +77,7 @@ impl Announcer {
 
     /// The token; `None` while not registered.
     pub fn token(&self) -> Option<Token> {
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.token)
     }
 }
 
@@ -178,11 +179,11 @@ impl Worker {
     }
 
     fn token(&self) -> Option<Token> {
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.token)
     }
 
     fn set_token(&self, token: Option<Token>) {
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+        *lock(&self.token) = token;
     }
 
     /// One round: registers if necessary, then announces changes or sends a heartbeat.

@@ -5,10 +5,11 @@
 use crate::content::{ChunkIndex, FileId, FileName};
 use crate::protocol::tracker::FileSummary;
 use crate::storage::{ChunkSource, StoreError, StoredChunk};
+use crate::sync::{read, write};
 use crate::upload::relay::Relay;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A file offered under a name.
 #[derive(Clone)]
@@ -48,11 +49,11 @@ impl Offers {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Contents> {
-        self.contents.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.contents)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Contents> {
-        self.contents.write().unwrap_or_else(PoisonError::into_inner)
+        write(&self.contents)
     }
 
     /// Serves a source by its id, without a name.

@@ -6,8 +6,9 @@
 use crate::net::Shutdown;
 use crate::net::framed_stream::SENDFILE_BYTES_MAX;
 use crate::swarm::token_bucket::TokenBucket;
+use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Longest wait of a slice of a chunk for the slices of the other chunks, seconds.
@@ -52,7 +53,7 @@ impl UploadLimit {
 
     /// Waits until `bytes` may be sent, or for the shutdown.
     pub fn pace(&self, bytes: u64, shutdown: &Shutdown) {
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = lock(&self.bucket);
         let wait = bucket.take(bytes, self.started.elapsed());
         drop(bucket);
         if !wait.is_zero() {

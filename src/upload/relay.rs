@@ -10,12 +10,13 @@
 
 use crate::content::limits::UNREQUESTED_ARRIVALS_MAX;
 use crate::content::{ChunkIndex, FileId};
+use crate::sync::{lock, wait_timeout_while};
 use crate::upload::pacing::Pacing;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// Bytes of a chunk that are withheld until it has been verified.
@@ -26,11 +27,6 @@ const BLOCK_BYTES: usize = 10 * 1_448;
 /// Capacity of a subscriber's queue of arriving chunks; beyond it the subscriber learns of a chunk when it is
 /// stored.
 const ARRIVALS_QUEUED_MAX: usize = 256;
-
-/// Ignores poisoning: no guarded value is ever left half updated.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 #[derive(Default)]
 struct RelayTable {
@@ -256,8 +252,7 @@ impl PartialChunk {
         };
         let waits = |state: &mut ReceivedBytes| state.end != Some(false) && free(state) <= from;
         let state = lock(&self.state);
-        let waited = self.changed.wait_timeout_while(state, patience, waits);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let state = wait_timeout_while(&self.changed, state, patience, waits);
         let free = free(&state);
         match state.end {
             Some(false) => Piece::Lost,

@@ -14,6 +14,7 @@ use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
 use crate::storage::{ChunkSource, StoreError};
 use crate::swarm::picker::STRIPES_MAX;
+use crate::sync::lock;
 use crate::upload::offers::{Offer, Offers};
 use crate::upload::pacing::Held;
 use crate::upload::rate_limit::{UploadLimit, UploadSlot};
@@ -26,7 +27,7 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Largest number of files that one connection subscribes to.
@@ -184,7 +185,7 @@ impl Server {
 
     /// Logs a storage error: once per file as a warning, then at debug level.
     fn warn_once(&self, file: FileId, error: &StoreError) {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = lock(&self.warned);
         match warned.insert(file) {
             true => log::warn!("stopped serving {}: {error}", file.short()),
             false => log::debug!("cannot serve a chunk of {}: {error}", file.short()),

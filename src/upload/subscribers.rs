@@ -12,10 +12,11 @@ use crate::content::{Bitfield, ChunkIndex, FileId};
 use crate::protocol::peer::Upstream;
 use crate::swarm::super_seeding::SuperSeeder;
 use crate::swarm::trees::{self, Moved, Trees};
+use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 /// Capacity of a subscriber's queue of changed predecessors.
 const MOVES_MAX: usize = 64;
@@ -81,7 +82,7 @@ pub struct Subscribers(Mutex<SubscriberTable>);
 
 impl Subscribers {
     fn state(&self) -> MutexGuard<'_, SubscriberTable> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Allocates a number for a connection.

@@ -10,18 +10,17 @@ use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::download::conversations::Conversations;
 use crate::download::events::{Expected, SourceError};
 use crate::download::source::Conversation;
-use crate::net::{Shutdown, Timeouts};
+use crate::net::{MemoryBudget, Shutdown, Timeouts};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerReport};
 use crate::storage::{ChunkSource, ReplicaFile, StoreError};
+use crate::sync::lock;
 use crate::tracker_client::lookup::as_known;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-/// Interval at which a worker that waits for memory checks for the end of the session.
-const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum size in bytes of a buffer that a worker keeps for its next chunk.
 const BUFFER_BYTES_MAX: usize = RECEIVE_MEMORY_BYTES as usize / COPY_WORKERS_MAX;
 /// Attempts to store a chunk if its file is removed at the same time.
@@ -39,7 +38,7 @@ pub(super) struct Copier {
     replicas: Arc<HeldReplicas>,
     tracker: SocketAddr,
     conversations: Conversations,
-    memory: Memory,
+    memory: MemoryBudget,
     /// A lock for each file whose manifest is being requested: other workers wait for the response.
     manifest_locks: Mutex<HashMap<FileId, Arc<Mutex<()>>>>,
     /// Time of the last failed connection to a peer: backoff before the next one.
@@ -87,7 +86,7 @@ impl From<StoreError> for Failure {
 
 impl Copier {
     pub(super) fn new(replicas: Arc<HeldReplicas>, tracker: SocketAddr, timeouts: Timeouts) -> Self {
-        let (conversations, memory) = (Conversations::new(timeouts), Memory::default());
+        let (conversations, memory) = (Conversations::new(timeouts), MemoryBudget::new(RECEIVE_MEMORY_BYTES));
         Self {
             replicas,
             tracker,
@@ -161,7 +160,7 @@ impl Copier {
             let text = format!("{needed} bytes needed, {available} available");
             return Err(Failure::new(CopyFailure::NoRoom, text));
         }
-        let _memory = self.memory.take(needed, session_end).ok_or(SourceError::Stopped)?;
+        let _memory = self.memory.reserve(needed, session_end).ok_or(SourceError::Stopped)?;
         self.ask(from, session_end, |peer| peer.chunk(id, *index, expected, buffer, session_end))?;
         for _ in 0..STORE_ATTEMPTS_MAX {
             store.add_file(kept, manifest.clone())?;
@@ -232,74 +231,5 @@ impl Copier {
         }
         self.replicas.store.add_file(kept, manifest.clone())?;
         Ok(manifest)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Budget of memory, in bytes, for chunks in flight.
-struct Memory {
-    available: Mutex<u64>,
-    freed: Condvar,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self { available: Mutex::new(RECEIVE_MEMORY_BYTES), freed: Condvar::new() }
-    }
-}
-
-/// A reserved part of the budget, returned when dropped.
-struct Share<'a> {
-    memory: &'a Memory,
-    bytes: u64,
-}
-
-impl Memory {
-    /// Reserves `bytes`; waits until they are available. `None` at the end of the session.
-    fn take(&self, bytes: u64, session_end: &Shutdown) -> Option<Share<'_>> {
-        // No chunk is longer than the whole budget; the limit prevents an endless wait.
-        let bytes = bytes.min(RECEIVE_MEMORY_BYTES);
-        let mut available = lock(&self.available);
-        while *available < bytes {
-            if session_end.is_stopped() {
-                return None;
-            }
-            let waited = self.freed.wait_timeout(available, STOP_CHECK_INTERVAL);
-            available = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        *available -= bytes;
-        Some(Share { memory: self, bytes })
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        *lock(&self.memory.available) += self.bytes;
-        self.memory.freed.notify_all();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_budget_is_shared_and_shutdown_ends_the_wait() {
-        let (memory, session_end) = (Memory::default(), Shutdown::new());
-        let most = memory.take(RECEIVE_MEMORY_BYTES - 10, &session_end).unwrap();
-        let rest = memory.take(10, &session_end).unwrap();
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| memory.take(u64::MAX, &session_end).is_some());
-            drop((most, rest));
-            assert!(waits.join().unwrap());
-        });
-        let all = memory.take(RECEIVE_MEMORY_BYTES, &session_end).unwrap();
-        session_end.trigger();
-        assert!(memory.take(1, &session_end).is_none());
-        drop(all);
-        assert!(memory.take(1, &session_end).is_some());
     }
 }

@@ -21,13 +21,14 @@ use crate::protocol::tracker::Registration;
 use crate::protocol::volunteer::VolunteerReport;
 use crate::report::error::DaemonError;
 use crate::storage::ReplicaStore;
+use crate::sync::lock;
 use crate::tracker_client::session::{self, SessionConfig};
 use crate::upload::offers::Offers;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Capacity of each queue to the state thread: session events, worker results, verified chunks.
@@ -194,7 +195,7 @@ impl fmt::Display for VolunteerStatus {
 
 impl SharedStatus {
     fn tracker_view(&self) -> MutexGuard<'_, TrackerView> {
-        self.tracker_view.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tracker_view)
     }
 
     fn tell(&self, change: impl FnOnce(&mut TrackerView)) {
@@ -229,7 +230,7 @@ struct HeldReplicas {
 impl HeldReplicas {
     /// Serves a file if the store has chunks of it, otherwise stops serving it.
     fn sync_offer(&self, id: FileId) {
-        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _syncing = lock(&self.syncing);
         match self.store.file(id).filter(|file| file.held() > 0) {
             Some(file) => self.shelf.put(id, file),
             None => self.shelf.take(id),

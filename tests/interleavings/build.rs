@@ -18,7 +18,7 @@ const REPLACED: [(&str, &str); 10] = [
     ("std::thread", "crate::instead::thread"),
     ("std::net::TcpStream", "crate::instead::TcpStream"),
     ("crossbeam_channel", "crate::instead::channel"),
-    ("super::lock", "crate::instead::lock"),
+    ("crate::sync", "crate::instead"),
     // The offers store it and do not block on it.
     ("crate::upload", "shoal::upload"),
     ("crate::content", "shoal::content"),

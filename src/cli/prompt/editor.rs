@@ -11,6 +11,7 @@ use crate::cli::console::Printer;
 use crate::cli::signals;
 use crate::content::limits::HISTORY_MAX;
 use crate::net::Threads;
+use crate::sync::{lock, wait_timeout_while};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
@@ -23,7 +24,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Maximum number of texts in the queue of the printer.
@@ -72,7 +73,7 @@ struct ReaderState {
 
 impl Gate {
     fn lock(&self) -> MutexGuard<'_, ReaderState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn set(&self, reading: bool, empty: bool) {
@@ -81,8 +82,7 @@ impl Gate {
     }
 
     fn wait_reading(&self, time: Duration) -> bool {
-        let waited = self.changed.wait_timeout_while(self.lock(), time, |state| !state.reading);
-        waited.unwrap_or_else(PoisonError::into_inner).0.reading
+        wait_timeout_while(&self.changed, self.lock(), time, |state| !state.reading).reading
     }
 }
 

@@ -17,6 +17,7 @@ use crate::content::PeerName;
 use crate::net::{Shutdown, Threads};
 use crate::report::DaemonError;
 use crate::roles::folder_client::{DownloadRequest, Member};
+use crate::sync::lock;
 use crate::tracker_client::lookup::Query;
 use command::Command;
 use command_loop::{CommandHandler, LoopEnd, print};
@@ -25,7 +26,7 @@ use editor::Complete;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Maximum number of lookups in the queue.
@@ -158,14 +159,12 @@ impl Prompt<'_> {
 
 /// The Tab completion of the line editor, with the names known at the time of the key press.
 fn completing(names: Names) -> Complete {
-    Box::new(move |line, cursor| {
-        complete::complete(line, cursor, &names.lock().unwrap_or_else(PoisonError::into_inner))
-    })
+    Box::new(move |line, cursor| complete::complete(line, cursor, &lock(&names)))
 }
 
 /// Adds names to the completions.
 fn learn(names: &Names, more: impl Iterator<Item = String>) {
-    names.lock().unwrap_or_else(PoisonError::into_inner).extend(more);
+    lock(names).extend(more);
 }
 
 /// Executes lookups one after another.

@@ -12,10 +12,11 @@ use crate::net::Shutdown;
 use crate::report::DaemonError;
 use crate::roles::tracker::RunningTracker;
 use crate::swarm::keeping::{Answer, Command};
+use crate::sync::lock;
 use command::Line;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Names for Tab completion: of volunteers, and of files.
 type Names = Arc<Mutex<(BTreeSet<String>, BTreeSet<String>)>>;
@@ -31,7 +32,7 @@ pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown)
     let names = Names::default();
     let known = names.clone();
     let complete = Box::new(move |line: &str, cursor| {
-        let names = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = lock(&known);
         command::complete(line, cursor, &names.0, &names.1)
     });
     let mut commands = TrackerCommands { tracker, names };
@@ -54,7 +55,7 @@ impl CommandHandler for TrackerCommands<'_> {
         let Ok(Answer::Status(status)) = self.tracker.command(Command::Status) else { return };
         let volunteers = status.volunteers.iter().map(|volunteer| volunteer.name.to_string()).collect();
         let files = status.files.iter().map(|file| file.name.to_string()).collect();
-        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = (volunteers, files);
+        *lock(&self.names) = (volunteers, files);
     }
 
     fn handle(&mut self, line: &str) -> ControlFlow<()> {

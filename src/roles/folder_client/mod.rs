@@ -18,6 +18,7 @@ use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequ
 use crate::report::error::DaemonError;
 use crate::report::watch::Watch;
 use crate::storage::SharedFolder;
+use crate::sync::{lock, read, write};
 use crate::tracker_client::announcer::Announcer;
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
@@ -28,7 +29,7 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, never};
 use folder_watch::FolderWatch;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Capacity of each event queue of the state thread.
@@ -228,7 +229,7 @@ impl Member {
 
     /// Other active peers, as last listed by the manager.
     pub fn peers(&self) -> Vec<PeerSummary> {
-        self.inner.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.inner.peers).clone()
     }
 
     /// Files offered by this peer, complete and partial.
@@ -260,7 +261,7 @@ impl Member {
 
     /// All transfers of this run, in order of their start.
     pub fn transfers(&self) -> Vec<Arc<Transfer>> {
-        self.inner.transfers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.inner.transfers).clone()
     }
 }
 
@@ -296,7 +297,7 @@ impl Inner {
 
     /// Whether peers can be asked: the manager, if any, has sent its list.
     fn is_ready(&self) -> bool {
-        self.config.manager.is_none() || *self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.config.manager.is_none() || *lock(&self.listed)
     }
 
     /// Announces changed offers to the tracker now.
@@ -347,7 +348,7 @@ impl PeerDirectory {
                     self.warn_without_list();
                 }
                 recv(discoveries) -> discovered => if let Ok(discovered) = discovered {
-                    let routes = self.inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
+                    let routes = lock(&self.inner.routes);
                     let wanted = routes.iter().filter(|(file, _)| *file == discovered.file);
                     wanted.for_each(|(_, route)| _ = route.try_send(discovered));
                 },
@@ -372,7 +373,7 @@ impl PeerDirectory {
                 peers.retain(|peer| Some(peer.address) != self.own);
                 self.list.clone_from(&peers);
                 if self.keeps_unlisted {
-                    let known = self.inner.peers.read().unwrap_or_else(PoisonError::into_inner);
+                    let known = read(&self.inner.peers);
                     let missing = known.iter().filter(|peer| !self.list.contains(peer));
                     peers.extend(missing.cloned());
                 }
@@ -395,7 +396,7 @@ impl PeerDirectory {
     }
 
     fn update(&self, peers: Vec<PeerSummary>) {
-        let mut known = self.inner.peers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = write(&self.inner.peers);
         for gone in known.iter().filter(|peer| !peers.contains(peer)) {
             log::info!("{} at {} disconnected", gone.name, gone.address);
         }
@@ -407,6 +408,6 @@ impl PeerDirectory {
         }
         *known = peers;
         drop(known);
-        *self.inner.listed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *lock(&self.inner.listed) = true;
     }
 }

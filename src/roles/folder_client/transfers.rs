@@ -14,13 +14,14 @@ use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::PartFile;
 use crate::storage::shared_folder::FolderChange;
+use crate::sync::lock;
 use crate::tracker_client::announcer::Outage;
 use crate::upload::offers::Offer;
 use crate::upload::server::DiscoveredPeer;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Capacity of a transfer's queue of discovered peers.
@@ -94,7 +95,7 @@ pub struct Transfer {
 
 impl Transfer {
     fn state(&self) -> MutexGuard<'_, TransferState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Snapshot for display.
@@ -144,7 +145,7 @@ impl Transfer {
             }
         };
         drop(state);
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lock(&self.ending).take();
     }
 }
 
@@ -211,7 +212,7 @@ pub(super) fn start(inner: &Arc<Inner>, request: DownloadRequest) -> Result<Arc<
         shutdown: inner.shutdown.child(),
         watch: inner.watch.clone(),
     });
-    let mut transfers = inner.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut transfers = lock(&inner.transfers);
     if transfers.iter().any(|other| !other.is_over() && other.wanted == transfer.wanted) {
         let text = format!("{} is already being downloaded", transfer.wanted);
         return Err(DaemonError::new(Fault::Usage, text));
@@ -262,7 +263,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
             let finder: Box<dyn Finder> = Box::new(finder);
             let (route, serving) = serving_context(inner, &located.file);
             let result = job::complete(&order, located, &part, finder, serving, transfer, shutdown);
-            let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut routes = lock(&inner.routes);
             routes.retain(|(_, other)| !other.same_channel(&route));
             drop(routes);
             // Either the complete file replaces the offer, or the partial file is no longer offered.
@@ -352,7 +353,7 @@ fn offer(inner: &Inner, name: FileName, file: &Downloaded, part: &Arc<PartFile>)
 /// Registers a channel for discovered peers and returns it with the context of this peer's upload server.
 fn serving_context(inner: &Inner, file: &Downloaded) -> (Sender<DiscoveredPeer>, ServingContext) {
     let (discovered, discoveries) = bounded(QUEUE);
-    let mut routes = inner.routes.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut routes = lock(&inner.routes);
     routes.push((file.file.id, discovered.clone()));
     let (relay, threads) = (inner.offers.relay().clone(), inner.threads.clone());
     (

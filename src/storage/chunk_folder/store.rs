@@ -7,8 +7,9 @@
 use super::super::chunk_list::ChunkList;
 use super::super::disk::{self, Stamp};
 use super::super::error::{self, StoreError};
-use super::{ChunkFolder, HeldChunk, file_names, lock};
+use super::{ChunkFolder, HeldChunk, file_names};
 use crate::content::{ChunkIndex, Digest, FileName};
+use crate::sync::lock;
 use std::fs;
 use std::path::Path;
 use tempfile::NamedTempFile;

@@ -6,9 +6,10 @@
 use super::super::error::StoreError;
 use super::super::hashing::{self, HashCallbacks};
 use super::super::verify::{Verify, VerifyCallbacks};
-use super::super::{disk, lock, resume_file};
+use super::super::{disk, resume_file};
 use super::PartFile;
 use crate::content::{Bitfield, ChunkIndex};
+use crate::sync::lock;
 use rustix::fs::SeekFrom;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;

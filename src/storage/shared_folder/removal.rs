@@ -5,10 +5,11 @@
 //! exists under one of the two names. A file that a crash leaves in the hidden subfolder is moved
 //! back by [`restore`](SharedFolder::restore).
 
-use super::{SharedFolder, error, lock};
+use super::{SharedFolder, error};
 use crate::content::{FileId, FileName};
 use crate::storage::StoreError;
 use crate::storage::disk::{self, Identity};
+use crate::sync::lock;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use std::fs;

@@ -5,6 +5,7 @@ use crate::content::{ChunkIndex, Digest, FileId};
 use crate::protocol::volunteer::{ChallengedRange, KeptFile};
 use crate::storage::{ChunkSource as _, SharedFile, StoreError};
 use crate::swarm::keeping::TaskOutcome;
+use crate::sync::lock;
 use std::os::unix::fs::FileExt as _;
 
 impl Inner {
@@ -84,8 +85,8 @@ impl Inner {
     /// restart, or when the user removes it and puts it back.
     pub(super) fn forget(&self, id: FileId) {
         let _placing = self.placing();
-        let kept = super::lock(&self.known).remove(&id);
-        super::lock(&self.manifest).take();
+        let kept = lock(&self.known).remove(&id);
+        lock(&self.manifest).take();
         let copies = self.folder.iter().flat_map(|folder| folder.files()).filter(|file| file.id == id);
         for file in copies {
             self.shelf.withdraw_file(&file.name, id);

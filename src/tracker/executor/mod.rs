@@ -20,20 +20,20 @@ mod workers;
 use crate::content::limits::RECEIVE_MEMORY_BYTES;
 use crate::content::{FileId, Manifest};
 use crate::download::conversations::Conversations;
-use crate::net::{Shutdown, Threads, Timeouts};
+use crate::net::{MemoryBudget, Shutdown, Threads, Timeouts};
 use crate::protocol::volunteer::KeptFile;
 use crate::report::DaemonError;
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, ReplicaStore, SharedFolder};
 use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
+use crate::sync::lock;
 use crate::tracker::store::{Catalogue, CatalogueError};
 use crate::upload::offers::Offers;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use source::ManifestOnly;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use workers::Memory;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Folders, catalogue and timeouts of an executor.
 pub struct ExecutorConfig {
@@ -84,7 +84,7 @@ struct Inner {
     /// The manifest that was read last.
     manifest: Mutex<Option<(FileId, Arc<Manifest>)>>,
     conversations: Conversations,
-    memory: Memory,
+    memory: MemoryBudget,
     news: Sender<TaskOutcome>,
     failures: Sender<DaemonError>,
     threads: Threads,
@@ -124,7 +124,7 @@ impl Executor {
             placing: Mutex::default(),
             manifest: Mutex::default(),
             conversations: Conversations::new(timeouts),
-            memory: Memory::new(RECEIVE_MEMORY_BYTES),
+            memory: MemoryBudget::new(RECEIVE_MEMORY_BYTES),
             news,
             failures,
             threads: threads.clone(),
@@ -209,11 +209,6 @@ impl Inner {
         *lock(&self.manifest) = Some((id, manifest.clone()));
         Some(manifest)
     }
-}
-
-/// Locks a mutex. Ignores poisoning: the guarded data is consistent between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::protocol::volunteer::{ChallengedRange, CopyFailure};
 use crate::report::Fault;
 use crate::storage::{CompleteFile, Progress, StoreError, StoredChunk};
 use crate::swarm::keeping::{Change, Verdict, VolunteerNumber, VolunteerRecord};
+use crate::sync::lock;
 use crate::tracker::store::Contents;
 use crate::tracker::store::RedbCatalogue;
 use crate::upload::server::{ServeOptions, serve};

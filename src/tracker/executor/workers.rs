@@ -4,9 +4,9 @@
 //! have separate workers, so that they do not wait for a stalled host. Invariant: the outcome of a task is reported
 //! before a conflicting task begins.
 
+use super::Inner;
 use super::record::Record;
 use super::schedule::{Kind, Schedule, file_of};
-use super::{Inner, lock};
 use crate::content::limits::{EXECUTOR_LOCAL_MAX, EXECUTOR_REMOTE_MAX};
 use crate::content::{ChunkIndex, Digest, FileId, Manifest};
 use crate::download::events::SourceError;
@@ -17,8 +17,7 @@ use crate::swarm::keeping::{ExecutorTask, TaskOutcome, Verdict};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 /// Starts the thread that distributes tasks, and the workers.
 pub(super) fn start(
@@ -154,7 +153,7 @@ impl Inner {
         }
         let manifest = self.manifest(id).ok_or(CopyFailure::Other)?;
         let (digest, length) = expected(&manifest, index).ok_or(CopyFailure::Other)?;
-        let _memory = self.memory.take(length.into(), &self.shutdown);
+        let _memory = self.memory.reserve(length.into(), &self.shutdown).ok_or(CopyFailure::Other)?;
         let mut bytes = Vec::new();
         self.chunk(id, index, (digest, length), from, &mut bytes).map_err(|error| {
             log::info!("failed to fetch chunk {index} of {} from {from}: {error}", kept.file.name);
@@ -193,7 +192,9 @@ impl Inner {
         let Some(expected) = self.manifest(file).and_then(|manifest| expected(&manifest, index)) else {
             return Verdict::Unknown;
         };
-        let _memory = self.memory.take(expected.1.into(), &self.shutdown);
+        let Some(_memory) = self.memory.reserve(expected.1.into(), &self.shutdown) else {
+            return Verdict::Unknown;
+        };
         match self.chunk(file, index, expected, from, &mut Vec::new()) {
             Ok(()) => Verdict::Right,
             Err(error) => {
@@ -259,63 +260,9 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Budget of memory, in bytes, for chunks in flight to the tracker.
-pub(super) struct Memory {
-    available: Mutex<u64>,
-    freed: Condvar,
-    total: u64,
-}
-
-/// A reserved part of the budget, returned when dropped.
-pub(super) struct Share<'a>(&'a Memory, u64);
-
-impl Memory {
-    pub(super) fn new(bytes: u64) -> Self {
-        Self { available: Mutex::new(bytes), freed: Condvar::new(), total: bytes }
-    }
-
-    /// Reserves `bytes`, at most the whole budget.
-    ///
-    /// Waits until they are available, or until the shutdown.
-    fn take(&self, bytes: u64, shutdown: &Shutdown) -> Share<'_> {
-        let bytes = bytes.min(self.total);
-        let mut available = lock(&self.available);
-        while *available < bytes && !shutdown.is_stopped() {
-            // The timeout limits the delay of a shutdown, which does not notify the condition variable.
-            let waited = self.freed.wait_timeout(available, Duration::from_millis(100));
-            available = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let bytes = bytes.min(*available);
-        *available -= bytes;
-        Share(self, bytes)
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        *lock(&self.0.available) += self.1;
-        self.0.freed.notify_all();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_budget_blocks_when_used_up_and_is_never_exceeded() {
-        let (memory, shutdown) = (Memory::new(10), Shutdown::new());
-        let first = memory.take(99, &shutdown);
-        assert_eq!(*lock(&memory.available), 0);
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| memory.take(4, &shutdown).1);
-            drop(first);
-            assert_eq!(waiting.join().unwrap(), 4);
-        });
-        let _all = memory.take(10, &shutdown);
-        shutdown.trigger();
-        assert_eq!(memory.take(1, &shutdown).1, 0);
-    }
 
     #[test]
     fn unspecified_address_is_dialled_as_loopback() {

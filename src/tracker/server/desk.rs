@@ -9,10 +9,11 @@
 use super::datagrams::{BATCH, Question};
 use super::state::State;
 use crate::swarm::machine::Machine;
+use crate::sync::lock;
 use crossbeam_channel::Sender;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 /// Datagrams that may wait for the state thread.
 ///
@@ -46,7 +47,7 @@ impl<M: Machine> SharedMachine<M> {
     /// Locks the machine for the state thread, with priority over the datagram thread.
     pub(super) fn lock(&self) -> MutexGuard<'_, State<M>> {
         self.state_thread_waits.store(true, Ordering::Relaxed);
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         self.state_thread_waits.store(false, Ordering::Relaxed);
         state
     }
@@ -102,6 +103,6 @@ impl<M: Machine> SharedMachine<M> {
     }
 
     fn queued(&self) -> MutexGuard<'_, VecDeque<Question>> {
-        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queued)
     }
 }

@@ -11,7 +11,7 @@ mod datagrams;
 mod desk;
 mod state;
 
-use crate::net::{BindError, Listener, Shutdown, Threads, Timeouts};
+use crate::net::{BindError, Listener, POLL_INTERVAL, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::TrackerRequest;
 use crate::report::{DaemonError, Fault};
 use crate::swarm::keeping::{Answer, ExecutorTask, TaskOutcome};
@@ -24,7 +24,6 @@ use state::State;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Capacity of the queue of connection events for the state thread.
 const QUEUE: usize = 16 * 1024;
@@ -219,7 +218,7 @@ enum Cause {
 fn forward(events: &crossbeam_channel::Sender<Event>, shutdown: &Shutdown, mut event: Event) -> bool {
     use crossbeam_channel::SendTimeoutError;
     while !shutdown.is_stopped() {
-        match events.send_timeout(event, Duration::from_millis(100)) {
+        match events.send_timeout(event, POLL_INTERVAL) {
             Ok(()) => return true,
             Err(SendTimeoutError::Timeout(back)) => event = back,
             Err(SendTimeoutError::Disconnected(_)) => return false,
@@ -248,6 +247,7 @@ mod tests {
     use crate::swarm::machine::{Effect, Origin};
     use crossbeam_channel::Sender;
     use std::net::{TcpStream, UdpSocket};
+    use std::time::Duration;
 
     /// Requests in the flood: more than the machine can process during the test.
     const FLOOD: usize = 20_000;

@@ -4,7 +4,7 @@
 //! earlier state. With this backend the repair happens in memory only. Invariant: the file is never
 //! written; memory is limited to the written pages.
 
-use crate::storage::lock;
+use crate::sync::lock;
 use redb::StorageBackend;
 use std::collections::BTreeMap;
 use std::fs::File;

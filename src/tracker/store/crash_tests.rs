@@ -3,7 +3,7 @@
 
 use super::tests::{Model, Step, held, perform, volunteer};
 use super::*;
-use crate::storage::lock;
+use crate::sync::lock;
 use std::sync::Mutex;
 
 /// An operation of the database on its file.
