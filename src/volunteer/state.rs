@@ -13,12 +13,12 @@ use super::{Done, HeldReplicas, Job, SharedStatus, VolunteerStatus};
 use crate::content::fmt::size;
 use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX};
 use crate::content::{ChunkIndex, FileId};
-use crate::net::Shutdown;
+use crate::net::{BlockedChannel, Shutdown};
 use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, VolunteerOrder, VolunteerReport};
 use crate::report::error::DaemonError;
 use crate::tracker_client::session::SessionEvent;
-use crossbeam_channel::{Receiver, Sender, bounded, never};
+use crossbeam_channel::{Receiver, Sender, never};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -78,8 +78,8 @@ pub(super) struct State {
     outbox: VecDeque<VolunteerReport>,
     draining: bool,
     diary: ActivityLog,
-    /// A channel that never accepts a message; `select!` uses it while there is nothing to send.
-    blocked: (Sender<TrackerRequest>, Receiver<TrackerRequest>),
+    /// Replaces the session's queue in `select!` while there is nothing to send.
+    blocked: BlockedChannel<TrackerRequest>,
 }
 
 impl Drop for State {
@@ -112,7 +112,7 @@ impl State {
             outbox: VecDeque::new(),
             draining: false,
             diary,
-            blocked: bounded(0),
+            blocked: BlockedChannel::default(),
         }
     }
 
@@ -191,7 +191,7 @@ impl State {
     fn requests(&self) -> Sender<TrackerRequest> {
         match &self.session {
             Some(session) if !self.outbox.is_empty() => session.requests.clone(),
-            _ => self.blocked.0.clone(),
+            _ => self.blocked.sender(),
         }
     }
 
