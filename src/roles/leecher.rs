@@ -8,7 +8,7 @@ use crate::download::finder::TrackerFinder;
 use crate::download::job::{self, Downloaded, Located, Order, ServingContext, Start};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::Registration;
-use crate::report::error::DaemonError;
+use crate::report::error::RoleError;
 use crate::report::watch::Watch;
 use crate::roles::seeder::default_name;
 use crate::storage::{ChunkSource, CompleteFile, PartFile, Verify};
@@ -61,7 +61,7 @@ pub fn run(
     watch: &dyn Watch,
     shutdown: &Shutdown,
     done: &mut dyn FnMut(&Downloaded),
-) -> Result<(), DaemonError> {
+) -> Result<(), RoleError> {
     let threads = Threads::new();
     let result = Leecher { config, watch, shutdown, threads: threads.clone() }.run(done);
     shutdown.trigger();
@@ -85,11 +85,11 @@ struct Serving {
 }
 
 impl Leecher<'_> {
-    fn run(&self, done: &mut dyn FnMut(&Downloaded)) -> Result<(), DaemonError> {
+    fn run(&self, done: &mut dyn FnMut(&Downloaded)) -> Result<(), RoleError> {
         let LeecherConfig { order, tracker, stay } = self.config;
         // Binds before the download, so that a port in use is reported at once.
         let listener = stay.as_ref().map(|stay| Listener::bind(stay.listen)).transpose();
-        let listener = listener.map_err(DaemonError::bind("--port PORT"))?;
+        let listener = listener.map_err(RoleError::bind("--port PORT"))?;
         // Set when the serving side has registered.
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
         let own = announcer.clone();
@@ -143,7 +143,7 @@ impl Leecher<'_> {
         listener: Option<Listener>,
         located: &Located,
         source: Arc<dyn ChunkSource>,
-    ) -> Result<Option<Serving>, DaemonError> {
+    ) -> Result<Option<Serving>, RoleError> {
         let (Some(listener), Some(config)) = (listener, &self.config.stay) else { return Ok(None) };
         let (address, shelf) = (listener.address(), Offers::new());
         let relay = shelf.relay().clone();

@@ -7,7 +7,7 @@ use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::content::{FileName, PeerName};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
-use crate::report::error::{DaemonError, Fault};
+use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::{self, quoted};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, CompleteFile, FileStamp, StoreError};
@@ -49,13 +49,13 @@ pub struct SeederConfig {
 ///
 /// # Errors
 /// The file cannot be read, the port is taken, or the tracker does not answer in time.
-pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), DaemonError> {
+pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), RoleError> {
     let name = match &config.offer_as {
         Some(name) => name.clone(),
         None => own_name(&config.file)?,
     };
     // Binds before it hashes: hashing can take minutes, and a port in use is reported at once.
-    let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-p PORT"))?;
+    let listener = Listener::bind(config.listen).map_err(RoleError::bind("-p PORT"))?;
     let glance = FileStamp::at(&config.file);
     let file = match hash(&config, &name, watch, shutdown) {
         Ok(file) => Arc::new(file),
@@ -79,7 +79,7 @@ fn serve_until(
     watch: &dyn Watch,
     threads: &Threads,
     shutdown: &Shutdown,
-) -> Result<(), DaemonError> {
+) -> Result<(), RoleError> {
     let (address, shelf) = (listener.address(), Offers::new());
     shelf.offer(offer_of(&name, &file));
     serve(listener, shelf.clone(), &config.serve, None, threads, shutdown)?;
@@ -196,21 +196,21 @@ impl OfferedFile<'_> {
 ///
 /// # Errors
 /// Never for a valid `role`.
-pub(super) fn default_name(role: &str, port: u16) -> Result<PeerName, DaemonError> {
-    PeerName::new(format!("{role}-{port}")).map_err(|error| DaemonError::new(Fault::Other, error.to_string()))
+pub(super) fn default_name(role: &str, port: u16) -> Result<PeerName, RoleError> {
+    PeerName::new(format!("{role}-{port}")).map_err(|error| RoleError::from_error(Fault::Other, error))
 }
 
-fn own_name(path: &Path) -> Result<FileName, DaemonError> {
+fn own_name(path: &Path) -> Result<FileName, RoleError> {
     let name = path.file_name().ok_or_else(|| {
-        DaemonError::new(Fault::Usage, format!("{} is not the path of a file", path.display()))
+        RoleError::new(Fault::Usage, format!("{} is not the path of a file", path.display()))
     })?;
-    let unusable = |why: &dyn std::fmt::Display| {
+    let unusable = |cause: &dyn std::fmt::Display| {
         let text =
-            format!("{} cannot be offered under its own name: {why}; choose one with --as", path.display());
-        DaemonError::new(Fault::Usage, text)
+            format!("{} cannot be offered under its own name: {cause}; choose one with --as", path.display());
+        RoleError::new(Fault::Usage, text)
     };
     let name = name.to_str().ok_or_else(|| unusable(&"it is not UTF-8"))?;
-    FileName::new(name).map_err(|error| unusable(&error))
+    FileName::new(name).map_err(|error| unusable(&error).with_source(error))
 }
 
 fn hash(
@@ -218,7 +218,7 @@ fn hash(
     name: &FileName,
     watch: &dyn Watch,
     shutdown: &Shutdown,
-) -> Result<CompleteFile, DaemonError> {
+) -> Result<CompleteFile, RoleError> {
     let size = std::fs::metadata(&config.file).map_or(0, |metadata| metadata.len());
     watch.begin(&format!("hashing {name}"), size, 0);
     let hashed = |bytes| watch.advance(bytes);
@@ -230,7 +230,7 @@ fn hash(
 
 /// Adds the next command to the two likely mistakes: a missing file, and a folder in place of a
 /// file.
-fn explained(error: StoreError, path: &Path) -> DaemonError {
+fn explained(error: StoreError, path: &Path) -> RoleError {
     let advice = match &error {
         StoreError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
             "choose an existing file with: seeder -f FILE".to_owned()
@@ -241,6 +241,5 @@ fn explained(error: StoreError, path: &Path) -> DaemonError {
         ),
         _ => return error.into(),
     };
-    let DaemonError { fault, text } = error.into();
-    DaemonError::new(fault, format!("{text}; {advice}"))
+    RoleError::from(error).with_advice(&advice)
 }

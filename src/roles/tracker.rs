@@ -7,7 +7,7 @@ use crate::content::PeerName;
 use crate::content::fmt::counted;
 use crate::content::limits::{self, TRACKER_NAME};
 use crate::net::{Listener, Shutdown, Threads, Timeouts};
-use crate::report::error::{DaemonError, Fault};
+use crate::report::error::{Fault, RoleError};
 use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::ReplicaStore;
@@ -75,7 +75,7 @@ struct Inner {
     hub: Mutex<Option<Hub>>,
     address: SocketAddr,
     commands: Option<CommandChannels>,
-    failed: Receiver<DaemonError>,
+    failed: Receiver<RoleError>,
     threads: Threads,
 }
 
@@ -95,7 +95,7 @@ pub fn start(
     config: &TrackerConfig,
     watch: &Arc<dyn Watch>,
     shutdown: &Shutdown,
-) -> Result<RunningTracker, DaemonError> {
+) -> Result<RunningTracker, RoleError> {
     let threads = Threads::new();
     threads.join_on_error(start_in(&threads, config, watch, shutdown), shutdown)
 }
@@ -105,7 +105,7 @@ fn start_in(
     config: &TrackerConfig,
     watch: &Arc<dyn Watch>,
     shutdown: &Shutdown,
-) -> Result<RunningTracker, DaemonError> {
+) -> Result<RunningTracker, RoleError> {
     let mut seeds = seeds()?;
     let mut tracker = Tracker::new(config.rules, fastrand::Rng::with_seed(seeds.0), draw);
     let (failures, failed) = bounded(1);
@@ -135,7 +135,7 @@ fn start_in(
 }
 
 /// Two random seeds.
-fn seeds() -> Result<(u64, u64), DaemonError> {
+fn seeds() -> Result<(u64, u64), RoleError> {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = secret()?;
     Ok((u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])))
 }
@@ -148,12 +148,12 @@ fn keep_files(
     tracker: &mut Tracker,
     random: fastrand::Rng,
     watch: &Arc<dyn Watch>,
-    failures: Sender<DaemonError>,
+    failures: Sender<RoleError>,
     threads: &Threads,
     shutdown: &Shutdown,
-) -> Result<(ExecutorChannels, CommandChannels), DaemonError> {
+) -> Result<(ExecutorChannels, CommandChannels), RoleError> {
     let listener =
-        Listener::bind(SocketAddr::new(ip, keep.port)).map_err(DaemonError::bind("--transfer_port PORT"))?;
+        Listener::bind(SocketAddr::new(ip, keep.port)).map_err(RoleError::bind("--transfer_port PORT"))?;
     let catalogue: Arc<dyn Catalogue> = Arc::new(match keep.rebuild {
         true => RedbCatalogue::rebuild(&keep.state)?,
         false => RedbCatalogue::open(&keep.state)?,
@@ -167,7 +167,7 @@ fn keep_files(
     let name = PeerName::new(TRACKER_NAME);
     let rules = KeepRules {
         settings: keep.settings.clone(),
-        name: name.map_err(|error| DaemonError::new(Fault::Other, error.to_string()))?,
+        name: name.map_err(|error| RoleError::from_error(Fault::Other, error))?,
         serving: keep.advertise.unwrap_or(own),
         rebuild: keep.rebuild,
     };
@@ -233,7 +233,7 @@ impl RunningTracker {
     }
 
     /// Receives the error that ends the tracker, for `select!`.
-    pub fn failed(&self) -> &Receiver<DaemonError> {
+    pub fn failed(&self) -> &Receiver<RoleError> {
         &self.0.failed
     }
 
@@ -241,7 +241,7 @@ impl RunningTracker {
     ///
     /// # Errors
     /// The catalogue has failed.
-    pub fn wait(&self, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    pub fn wait(&self, shutdown: &Shutdown) -> Result<(), RoleError> {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => Ok(()),
             recv(self.0.failed) -> failure => failure.map_or(Ok(()), Err),

@@ -9,8 +9,8 @@ use crate::content::{FileId, FileName};
 use crate::net::{Shutdown, Threads, UdpClient, UdpClientError};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerRequest, TrackerResponse};
-use crate::report::error::{DaemonError, Fault};
-use crate::report::next_step;
+use crate::report::error::{Fault, RoleError};
+use crate::report::next_step::{self, FailedRequest};
 use crate::swarm::backoff::Backoff;
 use crate::upload::offers::{Offer, Offers};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -47,7 +47,7 @@ impl Announcer {
         registration: Registration,
         offers: Offers,
         timeout: Option<Duration>,
-        failures: Sender<DaemonError>,
+        failures: Sender<RoleError>,
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
@@ -102,16 +102,17 @@ impl Outage {
     ///
     /// # Errors
     /// The outage has lasted for the timeout.
-    pub fn failed(&mut self, asked: Instant, why: &dyn std::fmt::Display) -> Result<Duration, DaemonError> {
-        let advice = next_step::after_failure(self.role, self.tracker, &why.to_string());
+    pub fn failed(&mut self, asked: Instant, error: impl FailedRequest) -> Result<Duration, RoleError> {
+        let advice = next_step::after_failure(self.role, self.tracker, &error);
         let since = *self.since.get_or_insert_with(|| {
-            log::warn!("{why}; retrying until it answers{advice}");
+            log::warn!("{error}; retrying until it answers{advice}");
             asked
         });
         if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
             let (role, tracker, seconds) = (self.role, self.tracker, since.elapsed().as_secs_f64());
-            let text = format!("the {role} on {tracker} has not answered for {seconds:.1} s: {why}{advice}");
-            return Err(DaemonError::new(Fault::Unreachable, text));
+            let text =
+                format!("the {role} on {tracker} has not answered for {seconds:.1} s: {error}{advice}");
+            return Err(RoleError::new(Fault::Unreachable, text).with_source(error));
         }
         let pause = self.backoff.pause(&mut self.random);
         Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout.saturating_sub(since.elapsed()))))
@@ -145,7 +146,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&mut self, mut nudged: Receiver<()>, failures: &Sender<DaemonError>) {
+    fn run(&mut self, mut nudged: Receiver<()>, failures: &Sender<RoleError>) {
         loop {
             let asked = Instant::now();
             let pause = match self.refresh() {
@@ -155,7 +156,7 @@ impl Worker {
                     self.heartbeat
                 }
                 Err(UdpClientError::Stopped) => break,
-                Err(why) => match self.outage.failed(asked, &why) {
+                Err(error) => match self.outage.failed(asked, error) {
                     Ok(pause) => pause,
                     Err(error) => {
                         let _ = failures.try_send(error);
@@ -290,8 +291,10 @@ enum Ack {
 }
 
 fn unexpected(response: TrackerResponse) -> UdpClientError {
-    UdpClientError::Io(io::Error::other(match response {
-        TrackerResponse::Error { text, .. } => format!("the program on that address refuses: {text}"),
-        other => format!("unexpected response {other:?}"),
-    }))
+    match response {
+        TrackerResponse::Error { text, .. } => {
+            UdpClientError::Rejected(format!("the program on that address refuses: {text}"))
+        }
+        other => UdpClientError::Io(io::Error::other(format!("unexpected response {other:?}"))),
+    }
 }

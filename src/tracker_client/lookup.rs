@@ -7,6 +7,7 @@ use crate::net::{FrameReader, Shutdown, StreamError, Timeouts, UdpClient, UdpCli
 use crate::protocol::frame::FrameError;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
+use crate::report::next_step::FailedRequest;
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -29,6 +30,38 @@ impl Query {
     pub fn is_answered_by(&self, file: &FileSummary) -> bool {
         self.id.is_none_or(|id| file.id == id)
             && (self.id.is_some() || self.name.as_ref().is_none_or(|name| file.name == *name))
+    }
+}
+
+/// The reason that a request over TCP has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The connection could not be made or was lost.
+    #[error(transparent)]
+    Link(#[from] StreamError),
+    /// The tracker answered with an error.
+    #[error("request refused: {0}")]
+    Rejected(String),
+    /// The response does not fit the request.
+    #[error("unexpected response {0}")]
+    Unexpected(String),
+}
+
+impl From<io::Error> for RequestError {
+    fn from(error: io::Error) -> Self {
+        RequestError::Link(error.into())
+    }
+}
+
+impl From<FrameError> for RequestError {
+    fn from(error: FrameError) -> Self {
+        RequestError::Link(error.into())
+    }
+}
+
+impl FailedRequest for RequestError {
+    fn is_refusal(&self) -> bool {
+        matches!(self, RequestError::Rejected(_))
     }
 }
 
@@ -65,7 +98,7 @@ pub fn lookup(
             files.iter_mut().for_each(|found| resolve_holders(found, asker.tracker()));
             Ok(files)
         }
-        TrackerResponse::Error { text, .. } => Err(UdpClientError::Io(io::Error::other(text))),
+        TrackerResponse::Error { text, .. } => Err(UdpClientError::Rejected(text)),
         other => Err(UdpClientError::Io(io::Error::other(format!("unexpected response {other:?}")))),
     }
 }
@@ -78,7 +111,7 @@ pub fn list(
     tracker: SocketAddr,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-) -> Result<Vec<FoundFile>, StreamError> {
+) -> Result<Vec<FoundFile>, RequestError> {
     converse(tracker, &TrackerRequest::List, timeouts, shutdown, |response, reader| match response {
         TrackerResponse::Listing { count, length } if length <= LIST_MAX => {
             let mut payload = vec![0; length as usize];
@@ -99,7 +132,7 @@ pub fn list(
 ///
 /// # Errors
 /// The tracker does not answer, or refuses.
-pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, StreamError> {
+pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, RequestError> {
     converse(tracker, &TrackerRequest::Status, Timeouts::default(), shutdown, |response, reader| {
         match response {
             TrackerResponse::Status { length } if length <= LIST_MAX => {
@@ -139,7 +172,7 @@ fn over_connection(
     request: &TrackerRequest,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-) -> Result<Vec<FoundFile>, StreamError> {
+) -> Result<Vec<FoundFile>, RequestError> {
     converse(asker.tracker(), request, timeouts, shutdown, |response, _| match response {
         TrackerResponse::Found { files, .. } => Ok(files),
         other => Err(unexpected(other)),
@@ -152,8 +185,8 @@ fn converse<T>(
     request: &TrackerRequest,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-    answer: impl FnOnce(TrackerResponse, &mut FrameReader) -> Result<T, StreamError>,
-) -> Result<T, StreamError> {
+    answer: impl FnOnce(TrackerResponse, &mut FrameReader) -> Result<T, RequestError>,
+) -> Result<T, RequestError> {
     let stream = Arc::new(dial(tracker, shutdown)?);
     let _guard = shutdown.guard(&stream);
     let (mut reader, mut writer) = split(&stream, timeouts.stall)?;
@@ -168,11 +201,11 @@ fn converse<T>(
     }
 }
 
-fn unexpected(response: TrackerResponse) -> StreamError {
-    StreamError::Io(io::Error::other(match response {
-        TrackerResponse::Error { text, .. } => format!("request refused: {text}"),
-        other => format!("unexpected response {other:?}"),
-    }))
+fn unexpected(response: TrackerResponse) -> RequestError {
+    match response {
+        TrackerResponse::Error { text, .. } => RequestError::Rejected(text),
+        other => RequestError::Unexpected(format!("{other:?}")),
+    }
 }
 
 #[cfg(test)]

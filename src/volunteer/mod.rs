@@ -19,7 +19,7 @@ use crate::content::limits::{COPY_WORKERS_MAX, ORDERS_MAX, SOURCE_IDLE_TIMEOUT};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::Registration;
 use crate::protocol::volunteer::VolunteerReport;
-use crate::report::error::DaemonError;
+use crate::report::error::RoleError;
 use crate::storage::ReplicaStore;
 use crate::tracker_client::session::{self, SessionConfig};
 use crate::upload::offers::Offers;
@@ -55,7 +55,7 @@ pub struct Surroundings<'a> {
     /// Timeouts of connections to the tracker and to the sources of copies.
     pub timeouts: Timeouts,
     /// Receives the error when `timeout` has passed.
-    pub failures: Sender<DaemonError>,
+    pub failures: Sender<RoleError>,
     /// The program's threads.
     pub threads: &'a Threads,
     /// The program's shutdown.
@@ -110,7 +110,7 @@ impl Volunteer {
     ///
     /// # Errors
     /// The store cannot be opened, another program uses it, or no thread can be started.
-    pub fn start(config: &VolunteerConfig, beside: Surroundings<'_>) -> Result<Self, DaemonError> {
+    pub fn start(config: &VolunteerConfig, beside: Surroundings<'_>) -> Result<Self, RoleError> {
         let store = Arc::new(ReplicaStore::open(&config.folder, config.offered)?);
         let shared =
             Arc::new(SharedStatus { tracker_view: Mutex::default(), changed: bounded(1), drain: bounded(1) });

@@ -16,7 +16,7 @@ use crate::content::{ChunkIndex, FileId};
 use crate::net::{BlockedChannel, Shutdown};
 use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, VolunteerOrder, VolunteerReport};
-use crate::report::error::DaemonError;
+use crate::report::error::RoleError;
 use crate::tracker_client::session::SessionEvent;
 use crossbeam_channel::{Receiver, Sender, never};
 use std::collections::{BTreeMap, VecDeque};
@@ -44,7 +44,7 @@ pub(super) struct Outputs {
     /// Orders that need only the disk.
     pub chores: Sender<Job<Chore>>,
     /// Receives the error when the tracker has been unreachable for too long.
-    pub failures: Sender<DaemonError>,
+    pub failures: Sender<RoleError>,
     /// Ends the session with the tracker.
     pub session: Shutdown,
 }

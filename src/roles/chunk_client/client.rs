@@ -11,7 +11,7 @@ use crate::download::events::SourceEvent;
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK};
 use crate::net::Shutdown;
 use crate::protocol::tracker::{Claim, SetKey, TrackerResponse};
-use crate::report::error::DaemonError;
+use crate::report::error::RoleError;
 use crate::storage::{ChunkFolder, ChunkSource, HeldChunk};
 use crate::swarm::Moment;
 use crate::tracker_client::session::SessionEvent;
@@ -67,7 +67,7 @@ impl<'a> ChunkClient<'a> {
     }
 
     /// Processes events until the shutdown or the end of the work.
-    pub(super) fn run(&mut self, inputs: &Inputs, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    pub(super) fn run(&mut self, inputs: &Inputs, shutdown: &Shutdown) -> Result<(), RoleError> {
         let ticks = crossbeam_channel::tick(TICK);
         self.check_complete();
         loop {
@@ -101,7 +101,7 @@ impl<'a> ChunkClient<'a> {
         self.started.elapsed()
     }
 
-    fn handle_session_event(&mut self, event: SessionEvent) -> Result<(), DaemonError> {
+    fn handle_session_event(&mut self, event: SessionEvent) -> Result<(), RoleError> {
         match event {
             SessionEvent::Joined { token, address, requests } => {
                 self.send_state(ActiveSession { token, address, requests });
@@ -131,7 +131,7 @@ impl<'a> ChunkClient<'a> {
         self.requests.look_up(have.missing());
     }
 
-    fn handle_response(&mut self, response: TrackerResponse) -> Result<(), DaemonError> {
+    fn handle_response(&mut self, response: TrackerResponse) -> Result<(), RoleError> {
         match response {
             TrackerResponse::ChunkLocation { set, index, claim, holders } if set == self.set => {
                 self.requests.lookup_answered();
@@ -190,7 +190,7 @@ impl<'a> ChunkClient<'a> {
     }
 
     /// Processes the location of a chunk: its agreed hash and its holders.
-    fn locate(&mut self, index: ChunkIndex, claim: Claim, holders: &[SocketAddr]) -> Result<(), DaemonError> {
+    fn locate(&mut self, index: ChunkIndex, claim: Claim, holders: &[SocketAddr]) -> Result<(), RoleError> {
         if index.0 >= self.set.count {
             return Ok(());
         }
@@ -215,13 +215,13 @@ impl<'a> ChunkClient<'a> {
         self.handle_scheduler_events(scheduler_events)
     }
 
-    fn handle_source_event(&mut self, event: SourceEvent) -> Result<(), DaemonError> {
+    fn handle_source_event(&mut self, event: SourceEvent) -> Result<(), RoleError> {
         let now = self.now();
         let scheduler_events = self.scheduler.handle(event, now);
         self.handle_scheduler_events(scheduler_events)
     }
 
-    fn handle_scheduler_events(&mut self, scheduler_events: Vec<SchedulerEvent>) -> Result<(), DaemonError> {
+    fn handle_scheduler_events(&mut self, scheduler_events: Vec<SchedulerEvent>) -> Result<(), RoleError> {
         for event in scheduler_events {
             match event {
                 SchedulerEvent::Requested(index, from) => {
@@ -241,7 +241,7 @@ impl<'a> ChunkClient<'a> {
     }
 
     /// Announces the chunks of a commit.
-    fn handle_commit(&mut self, committed: Committed) -> Result<(), DaemonError> {
+    fn handle_commit(&mut self, committed: Committed) -> Result<(), RoleError> {
         for HeldChunk { index, digest, length } in committed? {
             if self.folder.holds(index) == Some(HeldChunk { index, digest, length }) {
                 log::info!("chunk {index} downloaded and verified, {length} bytes");
@@ -269,7 +269,7 @@ impl<'a> ChunkClient<'a> {
         }
     }
 
-    fn tick(&mut self) -> Result<(), DaemonError> {
+    fn tick(&mut self) -> Result<(), RoleError> {
         let now = self.now();
         let scheduler_events = self.scheduler.tick(now);
         self.handle_scheduler_events(scheduler_events)?;

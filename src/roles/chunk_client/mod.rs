@@ -17,7 +17,7 @@ use crate::download::events::{Job, SourceEvent};
 use crate::download::scheduler::DownloadScheduler;
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Registration, SetKey};
-use crate::report::error::DaemonError;
+use crate::report::error::RoleError;
 use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::ChunkFolder;
@@ -74,8 +74,8 @@ struct Inputs {
 ///
 /// # Errors
 /// The folder is invalid, the port is in use, the tracker exceeds its timeout, or a chunk cannot be stored.
-pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), DaemonError> {
-    let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-transfer_port PORT"))?;
+pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), RoleError> {
+    let listener = Listener::bind(config.listen).map_err(RoleError::bind("-transfer_port PORT"))?;
     let folder = match open(&config, watch, shutdown) {
         Ok(folder) => Arc::new(folder),
         // Ctrl-C before the client serves is no error.
@@ -89,7 +89,7 @@ pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     result
 }
 
-fn open(config: &ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<ChunkFolder, DaemonError> {
+fn open(config: &ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<ChunkFolder, RoleError> {
     let hashed = |bytes| watch.advance(bytes);
     let stop = || shutdown.is_stopped();
     let begin = |bytes| watch.begin(&format!("hashing {}", config.folder.display()), bytes, 0);
@@ -105,7 +105,7 @@ fn serve_and_download(
     folder: Arc<ChunkFolder>,
     threads: &Threads,
     shutdown: &Shutdown,
-) -> Result<(), DaemonError> {
+) -> Result<(), RoleError> {
     let address = listener.address();
     let set = SetKey { set: config.set.clone(), count: folder.count() };
     let key = FileId::of_set(&set.set, set.count);

@@ -15,7 +15,7 @@ use crate::content::{FileId, PeerName};
 use crate::download::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
-use crate::report::error::DaemonError;
+use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
 use crate::storage::SharedFolder;
 use crate::tracker_client::announcer::Announcer;
@@ -41,7 +41,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct MemberConfig {
     /// Shared folder.
     pub folder: PathBuf,
-    /// ArrivalSubscription address of the upload server.
+    /// Listening address of the upload server.
     pub listen: SocketAddr,
     /// Name of this peer in logs and lists.
     pub name: PeerName,
@@ -84,7 +84,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct Member {
     inner: Arc<Inner>,
-    failed: Receiver<DaemonError>,
+    failed: Receiver<RoleError>,
 }
 
 impl Member {
@@ -96,7 +96,7 @@ impl Member {
         config: MemberConfig,
         watch: Arc<dyn Watch>,
         shutdown: &Shutdown,
-    ) -> Result<Self, DaemonError> {
+    ) -> Result<Self, RoleError> {
         let threads = Threads::new();
         threads.join_on_error(Self::start_in(&threads, config, watch, shutdown), shutdown)
     }
@@ -106,8 +106,8 @@ impl Member {
         config: MemberConfig,
         watch: Arc<dyn Watch>,
         shutdown: &Shutdown,
-    ) -> Result<Self, DaemonError> {
-        let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-transfer_port PORT"))?;
+    ) -> Result<Self, RoleError> {
+        let listener = Listener::bind(config.listen).map_err(RoleError::bind("-transfer_port PORT"))?;
         let folder = SharedFolder::open(&config.folder)?;
         let (address, offers) = (listener.address(), Offers::new());
         let (discovered, discoveries) = bounded(QUEUE);
@@ -151,8 +151,8 @@ impl Member {
             Volunteer::start(volunteer, beside)
         };
         if config.volunteer.is_some() && config.tracker.is_none() {
-            return Err(DaemonError::new(
-                crate::report::Fault::Usage,
+            return Err(RoleError::new(
+                Fault::Usage,
                 "--volunteer needs a tracker; name it with --tracker HOST:PORT",
             ));
         }
@@ -196,7 +196,7 @@ impl Member {
     ///
     /// # Errors
     /// The manager or tracker has exceeded its timeout.
-    pub fn wait(&self) -> Result<(), DaemonError> {
+    pub fn wait(&self) -> Result<(), RoleError> {
         crossbeam_channel::select! {
             recv(self.inner.shutdown.signal()) -> _ => Ok(()),
             recv(self.failed) -> failure => failure.map_or(Ok(()), Err),
@@ -207,7 +207,7 @@ impl Member {
     ///
     /// # Errors
     /// The manager or tracker did not answer within the timeout.
-    pub fn wait_for(&self, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    pub fn wait_for(&self, shutdown: &Shutdown) -> Result<(), RoleError> {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => Ok(()),
             recv(self.failed()) -> failure => failure.map_or(Ok(()), Err),
@@ -216,7 +216,7 @@ impl Member {
 
     /// Receives an error when a manager or tracker has exceeded its timeout; [`wait`](Self::wait) as a
     /// channel for `select!`.
-    pub fn failed(&self) -> &Receiver<DaemonError> {
+    pub fn failed(&self) -> &Receiver<RoleError> {
         &self.failed
     }
 
@@ -245,16 +245,16 @@ impl Member {
     ///
     /// # Errors
     /// No peer or tracker answered.
-    pub fn files(&self, query: &Query) -> Result<Vec<FoundFile>, DaemonError> {
+    pub fn files(&self, query: &Query) -> Result<Vec<FoundFile>, RoleError> {
         let found = self.inner.finder()?.find(query, &self.inner.shutdown);
-        found.map_err(|why| DaemonError::new(crate::report::Fault::Unreachable, why))
+        found.map_err(|error| RoleError::from_error(Fault::Unreachable, error))
     }
 
     /// Starts a download in a thread of its own.
     ///
     /// # Errors
     /// No thread can be started, or the file is already being downloaded.
-    pub fn get(&self, request: DownloadRequest) -> Result<Arc<Transfer>, DaemonError> {
+    pub fn get(&self, request: DownloadRequest) -> Result<Arc<Transfer>, RoleError> {
         transfers::start(&self.inner, request)
     }
 
@@ -279,7 +279,7 @@ pub struct DownloadRequest {
 
 impl Inner {
     /// Creates a finder that asks the tracker and the peers listed by the manager.
-    fn finder(&self) -> Result<Both, DaemonError> {
+    fn finder(&self) -> Result<Both, RoleError> {
         let mut finders: Vec<Box<dyn Finder>> = Vec::new();
         let timeouts = self.config.serve.timeouts;
         if self.config.manager.is_some() {
@@ -321,7 +321,7 @@ struct PeerDirectory {
     grace: Receiver<Instant>,
     /// Fires if the manager has not sent its list in time.
     list_deadline: Receiver<Instant>,
-    failures: Sender<DaemonError>,
+    failures: Sender<RoleError>,
 }
 
 impl PeerDirectory {

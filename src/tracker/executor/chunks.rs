@@ -5,7 +5,7 @@
 
 use super::Inner;
 use crate::content::{ChunkIndex, FileId};
-use crate::report::DaemonError;
+use crate::report::RoleError;
 use crate::storage::ChunkSource as _;
 use crate::swarm::keeping::TaskOutcome;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// as after a rebuild.
 ///
 /// Their chunks may be the last replicas. Chunks of forgotten files are dropped.
-pub(super) fn adopt_stored(inner: &Inner, forgotten: &[FileId]) -> Result<(), DaemonError> {
+pub(super) fn adopt_stored(inner: &Inner, forgotten: &[FileId]) -> Result<(), RoleError> {
     for file in inner.store.files() {
         let (id, kept) = (file.id(), file.kept());
         if inner.known(id).is_some() {

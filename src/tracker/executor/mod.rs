@@ -22,7 +22,7 @@ use crate::content::{FileId, Manifest};
 use crate::download::conversations::Conversations;
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::volunteer::KeptFile;
-use crate::report::DaemonError;
+use crate::report::RoleError;
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, ReplicaStore, SharedFolder};
 use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
@@ -61,7 +61,7 @@ pub struct TaskChannels {
     /// Outcomes of tasks, and changes in the folder and the store.
     pub news: Sender<TaskOutcome>,
     /// Receives at most one error, after which the tracker must end: the catalogue has failed.
-    pub failures: Sender<DaemonError>,
+    pub failures: Sender<RoleError>,
 }
 
 /// Proof that the executor's threads were started. They end at the shutdown.
@@ -86,7 +86,7 @@ struct Inner {
     conversations: Conversations,
     memory: Memory,
     news: Sender<TaskOutcome>,
-    failures: Sender<DaemonError>,
+    failures: Sender<RoleError>,
     threads: Threads,
     shutdown: Shutdown,
 }
@@ -104,7 +104,7 @@ impl Executor {
         channels: TaskChannels,
         threads: &Threads,
         shutdown: &Shutdown,
-    ) -> Result<Self, DaemonError> {
+    ) -> Result<Self, RoleError> {
         let ExecutorConfig { files, log_file, catalogue, store, shelf, watch, timeouts } = config;
         let TaskChannels { tasks, news, failures } = channels;
         let folder = files.map(|files| SharedFolder::open(&files)).transpose()?.map(Arc::new);

@@ -44,7 +44,7 @@ struct Running {
     titles: Arc<Titles>,
     tasks: Sender<ExecutorTask>,
     news: Receiver<TaskOutcome>,
-    failed: Receiver<DaemonError>,
+    failed: Receiver<RoleError>,
     threads: Threads,
     shutdown: Shutdown,
 }

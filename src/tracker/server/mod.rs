@@ -13,7 +13,7 @@ mod state;
 
 use crate::net::{BindError, Listener, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::TrackerRequest;
-use crate::report::{DaemonError, Fault};
+use crate::report::{Fault, RoleError};
 use crate::swarm::keeping::{Answer, ExecutorTask, TaskOutcome};
 use crate::swarm::machine::{ConnectionId, Machine};
 use connections::Connection;
@@ -228,11 +228,11 @@ fn forward(events: &crossbeam_channel::Sender<Event>, shutdown: &Shutdown, mut e
     false
 }
 
-impl From<StartError> for DaemonError {
+impl From<StartError> for RoleError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Bind(error) => Self::bind("--listen HOST:PORT")(error),
-            StartError::Io(_) => Self::new(Fault::Other, error.to_string()),
+            StartError::Io(_) => Self::from_error(Fault::Other, error),
         }
     }
 }
