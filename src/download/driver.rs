@@ -297,7 +297,7 @@ fn write_resume_file(
 ) -> std::io::Result<Receiver<StoreError>> {
     let (tell, lost) = bounded(1);
     let work = work.clone();
-    threads.spawn("keep-map", move || {
+    threads.spawn("resume-file", move || {
         let mut durable = Instant::now();
         let mut said = false;
         while !work.wait(RESUME_FILE_INTERVAL) {

@@ -3,7 +3,7 @@
 use crate::content::FileId;
 use crate::content::limits::{ANSWER_GRACE_TIMEOUT, ANSWER_TIMEOUT, SOURCES_MAX};
 use crate::download::events::SourceError;
-use crate::download::source::Conversation;
+use crate::download::source::PeerConnection;
 use crate::net::{Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
@@ -56,7 +56,7 @@ pub trait Finder: Send {
 
 /// Finder that asks a tracker.
 pub struct TrackerFinder {
-    asker: UdpClient,
+    client: UdpClient,
     timeouts: Timeouts,
     token: Box<dyn Fn() -> Option<Token> + Send>,
 }
@@ -65,23 +65,23 @@ impl TrackerFinder {
     /// Creates a finder with its own UDP client; TCP connections use `timeouts`. The tracker excludes the
     /// peer with this `token` from its answers.
     pub fn new(
-        asker: UdpClient,
+        client: UdpClient,
         timeouts: Timeouts,
         token: impl Fn() -> Option<Token> + Send + 'static,
     ) -> Self {
-        Self { asker, timeouts, token: Box::new(token) }
+        Self { client, timeouts, token: Box::new(token) }
     }
 }
 
 impl Finder for TrackerFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
         if *query == Query::default() {
-            let tracker = self.asker.tracker();
+            let tracker = self.client.tracker();
             let listed = list(tracker, self.timeouts, stop);
             return listed.map_err(|source| FindError::List { tracker, source });
         }
         let (token, timeouts) = ((self.token)(), self.timeouts);
-        Ok(lookup(&mut self.asker, query, SOURCES_MAX as u32, token, timeouts, stop)?)
+        Ok(lookup(&mut self.client, query, SOURCES_MAX as u32, token, timeouts, stop)?)
     }
 }
 
@@ -155,7 +155,7 @@ fn files_of(
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<OfferedFile>, SourceError> {
-    Conversation::open(address, None, timeouts, shutdown)?.files(query, shutdown)
+    PeerConnection::open(address, None, timeouts, shutdown)?.files(query, shutdown)
 }
 
 /// Groups the offers of single peers by file.
@@ -182,9 +182,9 @@ fn merge(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
 }
 
 /// Finder that combines the answers of several finders.
-pub struct Both(pub Vec<Box<dyn Finder>>);
+pub struct CombinedFinder(pub Vec<Box<dyn Finder>>);
 
-impl Finder for Both {
+impl Finder for CombinedFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
         let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
         let mut failure = None;
@@ -289,9 +289,10 @@ mod tests {
         }
         let more = merge(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
         let none = || Box::new(Fixed(None));
-        let mut both = Both(vec![Box::new(Fixed(Some(found))), none(), Box::new(Fixed(Some(more)))]);
+        let mut both =
+            CombinedFinder(vec![Box::new(Fixed(Some(found))), none(), Box::new(Fixed(Some(more)))]);
         let found = both.find(&Query::default(), &Shutdown::new()).unwrap();
         assert_eq!((found.len(), found[0].holders, found[0].whole.len()), (2, 3, 2));
-        assert!(Both(vec![none(), none()]).find(&Query::default(), &Shutdown::new()).is_err());
+        assert!(CombinedFinder(vec![none(), none()]).find(&Query::default(), &Shutdown::new()).is_err());
     }
 }

@@ -9,7 +9,7 @@ use crate::content::limits::{URGENT_LOOKUP_INTERVAL, VERIFY_SAMPLE_COUNT};
 use crate::content::{FileId, FileName, Manifest, Md5};
 use crate::download::driver::{self, Download};
 use crate::download::finder::{Finder, find_with_retries, interrupted};
-use crate::download::source::Conversation;
+use crate::download::source::PeerConnection;
 use crate::net::{Shutdown, Threads, Timeouts, run_parallel};
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::report::error::{Fault, RoleError};
@@ -254,8 +254,8 @@ fn first_manifest(
     let won = Mutex::new(None);
     run_parallel("manifest", holders.len().min(ASKED_AT_ONCE), || {
         while let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let answer = Conversation::open(*holder, None, timeouts, &race)
-                .and_then(|mut conversation| conversation.manifest(id, &race));
+            let answer = PeerConnection::open(*holder, None, timeouts, &race)
+                .and_then(|mut connection| connection.manifest(id, &race));
             match answer {
                 Ok(manifest) => {
                     won.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(manifest);

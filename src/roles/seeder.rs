@@ -80,9 +80,9 @@ fn serve_until(
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> Result<(), RoleError> {
-    let (address, shelf) = (listener.address(), Offers::new());
-    shelf.offer(offer_of(&name, &file));
-    serve(listener, shelf.clone(), &config.serve, None, threads, shutdown)?;
+    let (address, offers) = (listener.address(), Offers::new());
+    offers.offer(offer_of(&name, &file));
+    serve(listener, offers.clone(), &config.serve, None, threads, shutdown)?;
     log::info!("seeder listening on {address}");
     log::info!("{}", next_step::download(name.as_str(), config.tracker));
     let (failures, failed) = bounded(1);
@@ -93,10 +93,19 @@ fn serve_until(
     };
     let (tracker, timeout) = (config.tracker, config.timeout);
     let announcer =
-        Announcer::start(tracker, registration, shelf.clone(), timeout, failures, threads, shutdown)?;
+        Announcer::start(tracker, registration, offers.clone(), timeout, failures, threads, shutdown)?;
     let last_warning = String::new();
-    let mut offered_file =
-        OfferedFile { config, name, shelf, announcer, file, glance, seen: None, offered: true, last_warning };
+    let mut offered_file = OfferedFile {
+        config,
+        name,
+        offers,
+        announcer,
+        file,
+        glance,
+        seen: None,
+        offered: true,
+        last_warning,
+    };
     loop {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => break Ok(()),
@@ -121,7 +130,7 @@ fn offer_of(name: &FileName, file: &Arc<CompleteFile>) -> Offer {
 struct OfferedFile<'a> {
     config: &'a SeederConfig,
     name: FileName,
-    shelf: Offers,
+    offers: Offers,
     announcer: Announcer,
     file: Arc<CompleteFile>,
     /// State of the path (inode, size, time) when the file was hashed.
@@ -146,7 +155,7 @@ impl OfferedFile<'_> {
         }
         let intact = self.file.is_intact();
         if !intact && std::mem::take(&mut self.offered) {
-            self.shelf.withdraw(&self.name);
+            self.offers.withdraw(&self.name);
             self.announcer.nudge();
         }
         self.warn_once(match (now.is_some(), intact) {
@@ -182,11 +191,11 @@ impl OfferedFile<'_> {
         };
         if file.id() != self.file.id() && self.file.is_intact() {
             // The file was replaced: downloads of the old one can finish from the open file.
-            self.shelf.put(self.file.id(), self.file.clone());
+            self.offers.put(self.file.id(), self.file.clone());
         }
         let result = if file.id() == self.file.id() { "is unchanged" } else { "has changed" };
         log::info!("hashed {} again: its content {result}", self.name);
-        self.shelf.offer(offer_of(&self.name, &file));
+        self.offers.offer(offer_of(&self.name, &file));
         self.announcer.nudge();
         (self.file, self.glance, self.offered) = (file, now, true);
     }

@@ -15,7 +15,7 @@ use crate::swarm::keeping::{Answer, Command, TaskOutcome};
 use crate::swarm::replication::Settings;
 use crate::swarm::tracker::{KeepRules, Remembered, Rules, Tracker};
 use crate::tracker::executor::{Executor, ExecutorConfig, TaskChannels};
-use crate::tracker::server::{ExecutorChannels, Hub, HubConfig, draw, secret};
+use crate::tracker::server::{ExecutorChannels, ServerConfig, SwarmServer, draw, secret};
 use crate::tracker::store::{Catalogue, Contents, RedbCatalogue};
 use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve};
@@ -72,25 +72,33 @@ pub struct KeepConfig {
 pub struct RunningTracker(Arc<Inner>);
 
 struct Inner {
-    hub: Mutex<Option<Hub>>,
+    /// `None` after [`stop`](RunningTracker::stop).
+    server: Mutex<Option<SwarmServer>>,
     address: SocketAddr,
+    /// `None` if the tracker keeps no files.
     commands: Option<CommandChannels>,
+    /// Receives the failure of the catalogue.
     failed: Receiver<RoleError>,
     threads: Threads,
 }
 
 /// Channels for prompt commands and their answers.
 struct CommandChannels {
+    /// Address on which the tracker serves chunks.
     serving: SocketAddr,
-    news: Sender<TaskOutcome>,
+    /// Prompt commands reach the machine through the channel of task outcomes.
+    commands: Sender<TaskOutcome>,
+    /// Answers, each with the number of its command.
     answers: Receiver<(u64, Answer)>,
+    /// Number of the next command.
     next: AtomicU64,
 }
 
 /// Starts a tracker, which runs until the shutdown.
 ///
-/// # Errors An address cannot be bound, a folder cannot be used, the catalogue is damaged, no thread can be started, or
-/// no random bytes are available.
+/// # Errors
+/// An address cannot be bound, a folder cannot be used, the catalogue is damaged, no thread can be started, or no random
+/// bytes are available.
 pub fn start(
     config: &TrackerConfig,
     watch: &Arc<dyn Watch>,
@@ -117,16 +125,16 @@ fn start_in(
         (executor, commands, catalogue_failed) = (executor_channels, Some(command_channels), failed);
     }
     let TrackerConfig { listen, connections, timeouts, .. } = *config;
-    let hub = HubConfig { listen, connections, outbox: limits::OUTBOX_MESSAGES_MAX, timeouts };
-    let hub = Hub::start(&hub, tracker, executor, shutdown)?;
-    let address = hub.address();
+    let server = ServerConfig { listen, connections, outbox: limits::OUTBOX_MESSAGES_MAX, timeouts };
+    let server = SwarmServer::start(&server, tracker, executor, shutdown)?;
+    let address = server.address();
     log::info!("tracker listening on {address}, TCP and UDP");
     match config.keep {
         Some(_) => log::info!("{}", next_step::volunteer(address)),
         None => log::info!("{}", next_step::share_with_tracker(address)),
     }
     Ok(RunningTracker(Arc::new(Inner {
-        hub: Mutex::new(Some(hub)),
+        server: Mutex::new(Some(server)),
         address,
         commands,
         failed: catalogue_failed,
@@ -172,26 +180,26 @@ fn keep_files(
         rebuild: keep.rebuild,
     };
     tracker.keep(rules, Remembered { files, volunteers, held, forgotten }, random);
-    let shelf = Offers::new();
-    let (tasks, given) = unbounded();
-    let (tell, news) = unbounded();
-    let (answer, answers) = unbounded();
+    let offers = Offers::new();
+    let (tasks, task_receiver) = unbounded();
+    let (outcome_sender, outcomes) = unbounded();
+    let (answer_sender, answers) = unbounded();
     let config = ExecutorConfig {
         files: keep.files.clone(),
         log_file: keep.log_file.clone(),
         catalogue,
         store,
-        shelf: shelf.clone(),
+        offers: offers.clone(),
         watch: watch.clone(),
         timeouts: keep.serve.timeouts,
     };
-    let channels = TaskChannels { tasks: given, news: tell.clone(), failures };
+    let channels = TaskChannels { tasks: task_receiver, outcomes: outcome_sender.clone(), failures };
     Executor::start(config, channels, threads, shutdown)?;
-    serve(listener, shelf, &keep.serve, None, threads, shutdown)?;
+    serve(listener, offers, &keep.serve, None, threads, shutdown)?;
     let serving = SocketAddr::new(ip, port);
     log::info!("tracker serving on {serving}");
-    let commands = CommandChannels { serving, news: tell, answers, next: AtomicU64::new(0) };
-    Ok((ExecutorChannels { tasks, answers: answer, news }, commands))
+    let commands = CommandChannels { serving, commands: outcome_sender, answers, next: AtomicU64::new(0) };
+    Ok((ExecutorChannels { tasks, answers: answer_sender, outcomes }, commands))
 }
 
 impl RunningTracker {
@@ -215,7 +223,7 @@ impl RunningTracker {
         };
         let number = channels.next.fetch_add(1, Ordering::Relaxed);
         channels
-            .news
+            .commands
             .send(TaskOutcome::Command(number, command))
             .map_err(|_| "the tracker is shutting down")?;
         loop {
@@ -251,8 +259,8 @@ impl RunningTracker {
     /// Triggers the shutdown and waits until every thread has ended.
     pub fn stop(&self, shutdown: &Shutdown) {
         shutdown.trigger();
-        if let Some(hub) = self.0.hub.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            hub.join();
+        if let Some(server) = self.0.server.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            server.join();
         }
         self.0.threads.join();
     }

@@ -51,11 +51,11 @@ impl Announcer {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
-        let asker = UdpClient::new(tracker, shutdown)?.with_timeout(timeout);
+        let client = UdpClient::new(tracker, shutdown)?.with_timeout(timeout);
         let (nudge, nudged) = bounded(1);
         let token = Arc::new(Mutex::new(None));
         let mut worker = Worker {
-            asker,
+            client,
             registration,
             offers,
             announced: HashMap::new(),
@@ -132,7 +132,7 @@ impl Outage {
 }
 
 struct Worker {
-    asker: UdpClient,
+    client: UdpClient,
     registration: Registration,
     offers: Offers,
     /// Announced files and the number of chunks last announced for each.
@@ -174,7 +174,7 @@ impl Worker {
             }
         }
         if let Some(token) = self.token() {
-            self.asker.send_without_reply(&TrackerRequest::Goodbye { token });
+            self.client.send_without_reply(&TrackerRequest::Goodbye { token });
         }
     }
 
@@ -243,13 +243,13 @@ impl Worker {
     }
 
     fn register(&mut self) -> Result<Token, UdpClientError> {
-        match self.asker.request(&TrackerRequest::Register(self.registration.clone()))? {
+        match self.client.request(&TrackerRequest::Register(self.registration.clone()))? {
             TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
                 self.heartbeat = clamp_heartbeat(Duration::from_millis(heartbeat_ms));
                 self.announced.clear();
                 self.full = false;
                 self.set_token(Some(token));
-                log::info!("registered with the tracker on {} as {address}", self.asker.tracker());
+                log::info!("registered with the tracker on {} as {address}", self.client.tracker());
                 Ok(token)
             }
             other => Err(unexpected(other)),
@@ -258,20 +258,20 @@ impl Worker {
 
     /// Sends a request that has no result. Clears the token if the tracker does not know it.
     fn request_ack(&mut self, request: &TrackerRequest) -> Result<Ack, UdpClientError> {
-        match self.asker.request(request)? {
+        match self.client.request(request)? {
             TrackerResponse::Alive
             | TrackerResponse::Announced { .. }
             | TrackerResponse::Withdrawn { .. } => Ok(Ack::Known),
             TrackerResponse::Error { code: ErrorCode::UnknownToken, .. } => {
                 log::info!(
                     "the tracker on {} has no registration of this peer; registering again",
-                    self.asker.tracker()
+                    self.client.tracker()
                 );
                 self.set_token(None);
                 Ok(Ack::Unknown)
             }
             TrackerResponse::Error { code: ErrorCode::Busy, text } => {
-                log::warn!("the tracker on {} accepts no more files: {text}", self.asker.tracker());
+                log::warn!("the tracker on {} accepts no more files: {text}", self.client.tracker());
                 Ok(Ack::Full)
             }
             other => Err(unexpected(other)),

@@ -71,21 +71,21 @@ impl FailedRequest for RequestError {
 /// # Errors
 /// The tracker does not answer.
 pub fn lookup(
-    asker: &mut UdpClient,
+    client: &mut UdpClient,
     query: &Query,
     wanted: u32,
     token: Option<Token>,
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, UdpClientError> {
-    asker.set_shutdown(shutdown);
+    client.set_shutdown(shutdown);
     let Query { name, id } = query.clone();
     let request = |limit| TrackerRequest::Lookup { name: name.clone(), id, limit, token };
-    match asker.request(&request(wanted.min(DATAGRAM_HOLDERS)))? {
+    match client.request(&request(wanted.min(DATAGRAM_HOLDERS)))? {
         TrackerResponse::Found { files, truncated } => {
             let known = |found: &FoundFile| found.holders > (found.whole.len() + found.partial.len()) as u32;
             let more = truncated || (wanted > DATAGRAM_HOLDERS && files.iter().any(known));
-            let all = more.then(|| over_connection(asker, &request(wanted), timeouts, shutdown));
+            let all = more.then(|| over_connection(client, &request(wanted), timeouts, shutdown));
             let mut files = match all {
                 None => files,
                 Some(Ok(more)) => more,
@@ -95,7 +95,7 @@ pub fn lookup(
                 }
             };
             files.retain(|found| query.is_answered_by(&found.file));
-            files.iter_mut().for_each(|found| resolve_holders(found, asker.tracker()));
+            files.iter_mut().for_each(|found| resolve_holders(found, client.tracker()));
             Ok(files)
         }
         TrackerResponse::Error { text, .. } => Err(UdpClientError::Rejected(text)),
@@ -168,12 +168,12 @@ fn resolve_holders(found: &mut FoundFile, tracker: SocketAddr) {
 }
 
 fn over_connection(
-    asker: &UdpClient,
+    client: &UdpClient,
     request: &TrackerRequest,
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, RequestError> {
-    converse(asker.tracker(), request, timeouts, shutdown, |response, _| match response {
+    converse(client.tracker(), request, timeouts, shutdown, |response, _| match response {
         TrackerResponse::Found { files, .. } => Ok(files),
         other => Err(unexpected(other)),
     })

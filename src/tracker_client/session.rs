@@ -310,13 +310,13 @@ impl Session {
         stream: &Arc<TcpStream>,
         connection_end: &Shutdown,
     ) -> io::Result<()> {
-        let mut asker = UdpClient::new(self.tracker, connection_end)?;
+        let mut client = UdpClient::new(self.tracker, connection_end)?;
         let (stream, connection_end) = (stream.clone(), connection_end.clone());
         self.threads.spawn("heartbeat", move || {
             let mut next = Instant::now();
             while !connection_end.wait(next.saturating_duration_since(Instant::now())) {
                 next = Instant::now() + heartbeat;
-                match asker.request(&TrackerRequest::Heartbeat { token }) {
+                match client.request(&TrackerRequest::Heartbeat { token }) {
                     Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, .. }) => {
                         let _ = stream.shutdown(std::net::Shutdown::Both);
                         return;

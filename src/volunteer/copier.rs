@@ -7,9 +7,9 @@
 use super::{Done, HeldReplicas, Job, work};
 use crate::content::limits::{COPY_WORKERS_MAX, RECEIVE_MEMORY_BYTES, SOURCE_RETRY_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
-use crate::download::conversations::Conversations;
+use crate::download::connection_pool::ConnectionPool;
 use crate::download::events::{Expected, SourceError};
-use crate::download::source::Conversation;
+use crate::download::source::PeerConnection;
 use crate::net::{Shutdown, Timeouts};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerReport};
 use crate::storage::{ChunkSource, ReplicaFile, StoreError};
@@ -38,7 +38,7 @@ pub(super) struct Copy {
 pub(super) struct Copier {
     replicas: Arc<HeldReplicas>,
     tracker: SocketAddr,
-    conversations: Conversations,
+    pool: ConnectionPool,
     memory: Memory,
     /// A lock for each file whose manifest is being requested: other workers wait for the response.
     manifest_locks: Mutex<HashMap<FileId, Arc<Mutex<()>>>>,
@@ -87,11 +87,11 @@ impl From<StoreError> for Failure {
 
 impl Copier {
     pub(super) fn new(replicas: Arc<HeldReplicas>, tracker: SocketAddr, timeouts: Timeouts) -> Self {
-        let (conversations, memory) = (Conversations::new(timeouts), Memory::default());
+        let (pool, memory) = (ConnectionPool::new(timeouts), Memory::default());
         Self {
             replicas,
             tracker,
-            conversations,
+            pool,
             memory,
             manifest_locks: Mutex::default(),
             unreachable: Mutex::default(),
@@ -101,7 +101,7 @@ impl Copier {
     /// Loop of a copying thread, until the shutdown.
     pub(super) fn run(&self, jobs: &Receiver<Job<Copy>>, done: &Sender<Done>, shutdown: &Shutdown) {
         let mut buffer = Vec::new();
-        let idle = || self.conversations.close_idle();
+        let idle = || self.pool.close_idle();
         work(jobs, done, shutdown, idle, |copy, session_end| {
             let (file, index) = (copy.kept.file.id, copy.index);
             let result = self.copy(&copy, session_end, &mut buffer);
@@ -120,7 +120,7 @@ impl Copier {
                 }
             }]
         });
-        self.conversations.close();
+        self.pool.close();
     }
 
     fn copy(&self, copy: &Copy, session_end: &Shutdown, buffer: &mut Vec<u8>) -> Result<(), Failure> {
@@ -179,12 +179,12 @@ impl Copier {
         &self,
         from: SocketAddr,
         session_end: &Shutdown,
-        ask: impl FnMut(&mut Conversation) -> Result<T, SourceError>,
+        ask: impl FnMut(&mut PeerConnection) -> Result<T, SourceError>,
     ) -> Result<T, Failure> {
         if lock(&self.unreachable).get(&from).is_some_and(|when| when.elapsed() < SOURCE_RETRY_INTERVAL) {
             return Err(Failure::new(CopyFailure::Unreachable, "the last connection to the peer failed"));
         }
-        let result = self.conversations.with(from, session_end, ask);
+        let result = self.pool.with(from, session_end, ask);
         if matches!(result, Err(SourceError::Link(_))) && !session_end.is_stopped() {
             let mut unreachable = lock(&self.unreachable);
             unreachable.retain(|_, when| when.elapsed() < SOURCE_RETRY_INTERVAL);

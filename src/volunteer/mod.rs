@@ -6,10 +6,10 @@
 //! otherwise as unverified; all orders of one session have ended before the next session begins; the state thread never
 //! waits for a socket or a disk.
 
+mod activity_log;
 mod checker;
-mod chores;
 mod copier;
-mod diary;
+mod disk_orders;
 mod report;
 mod state;
 
@@ -43,13 +43,13 @@ pub struct VolunteerConfig {
 }
 
 /// The program that a volunteer is part of.
-pub struct Surroundings<'a> {
+pub struct VolunteerContext<'a> {
     /// The tracker that receives the storage offer.
     pub tracker: SocketAddr,
     /// Name and serving address for the registration.
     pub registration: Registration,
     /// Files that the program serves.
-    pub shelf: Offers,
+    pub offers: Offers,
     /// Time after which an unreachable tracker is an error; `None` to retry without limit.
     pub timeout: Option<Duration>,
     /// Timeouts of connections to the tracker and to the sources of copies.
@@ -110,7 +110,7 @@ impl Volunteer {
     ///
     /// # Errors
     /// The store cannot be opened, another program uses it, or no thread can be started.
-    pub fn start(config: &VolunteerConfig, beside: Surroundings<'_>) -> Result<Self, RoleError> {
+    pub fn start(config: &VolunteerConfig, context: VolunteerContext<'_>) -> Result<Self, RoleError> {
         let store = Arc::new(ReplicaStore::open(&config.folder, config.offered)?);
         let shared =
             Arc::new(SharedStatus { tracker_view: Mutex::default(), changed: bounded(1), drain: bounded(1) });
@@ -119,30 +119,34 @@ impl Volunteer {
         if store.used() > store.offered() {
             log::warn!("stored chunks exceed the offered space; no chunk is accepted until they fit");
         }
-        let Surroundings { threads, shutdown, .. } = beside;
-        let replicas =
-            Arc::new(HeldReplicas { store: store.clone(), shelf: beside.shelf, syncing: Mutex::default() });
+        let VolunteerContext { threads, shutdown, .. } = context;
+        let replicas = Arc::new(HeldReplicas {
+            store: store.clone(),
+            offers: context.offers,
+            syncing: Mutex::default(),
+        });
         store.files().iter().for_each(|file| replicas.sync_offer(file.id()));
         let (done, results) = bounded(QUEUE);
         let (copies, to_copy) = bounded(ORDERS_MAX);
-        let copier = Arc::new(copier::Copier::new(replicas.clone(), beside.tracker, beside.timeouts));
+        let copier = Arc::new(copier::Copier::new(replicas.clone(), context.tracker, context.timeouts));
         for _ in 0..COPY_WORKERS_MAX {
             let (copier, jobs, done, stop) =
                 (copier.clone(), to_copy.clone(), done.clone(), shutdown.clone());
             threads.spawn("volunteer-copy", move || copier.run(&jobs, &done, &stop))?;
         }
-        let (chores, to_do) = bounded(ORDERS_MAX);
+        let (disk_orders, to_do) = bounded(ORDERS_MAX);
         let (own, stop) = (replicas.clone(), shutdown.clone());
-        threads.spawn("volunteer-chores", move || chores::run(&own, &to_do, &done, &stop))?;
+        threads.spawn("volunteer-disk", move || disk_orders::run(&own, &to_do, &done, &stop))?;
         let (passed, checked) = bounded(QUEUE);
         let (own, stop) = (store.clone(), shutdown.clone());
         threads.spawn("volunteer-check", move || checker::run(&own, &passed, &stop))?;
         // The session outlives the shutdown, because it carries the goodbye.
         let session = Shutdown::new();
         let (event_sender, events) = bounded(QUEUE);
-        let Surroundings { tracker, registration, timeout, timeouts, .. } = beside;
+        let VolunteerContext { tracker, registration, timeout, timeouts, .. } = context;
         let inputs = state::Inputs { events, results, checked };
-        let outputs = state::Outputs { copies, chores, failures: beside.failures, session: session.clone() };
+        let outputs =
+            state::Outputs { copies, disk_orders, failures: context.failures, session: session.clone() };
         let state = state::State::new(replicas, shared, outputs, tracker, shutdown);
         threads.spawn("volunteer", move || state.run(&inputs))?;
         let config = SessionConfig { role: "tracker", tracker, registration, timeout, timeouts };
@@ -220,7 +224,7 @@ struct Done {
 /// The replica store, and the served files that follow it.
 struct HeldReplicas {
     store: Arc<ReplicaStore>,
-    shelf: Offers,
+    offers: Offers,
     /// Held while the served files are updated from the store, so that the last update of a file is
     /// the right one.
     syncing: Mutex<()>,
@@ -231,15 +235,15 @@ impl HeldReplicas {
     fn sync_offer(&self, id: FileId) {
         let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         match self.store.file(id).filter(|file| file.held() > 0) {
-            Some(file) => self.shelf.put(id, file),
-            None => self.shelf.take(id),
+            Some(file) => self.offers.put(id, file),
+            None => self.offers.take(id),
         }
     }
 }
 
 /// Loop of a worker: carries out jobs until the shutdown.
 ///
-/// A job of an ended session is skipped, but its end is reported. `idle` is called after `CONVERSATION_IDLE` without a
+/// A job of an ended session is skipped, but its end is reported. `idle` is called after [`SOURCE_IDLE_TIMEOUT`] without a
 /// job.
 fn work<O>(
     jobs: &Receiver<Job<O>>,

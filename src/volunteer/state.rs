@@ -4,10 +4,10 @@
 //! taken from the workers (backpressure). Invariants: no message is sent in a session before all orders of earlier
 //! sessions have ended; each order is answered, or its session has ended.
 
+use super::activity_log::ActivityLog;
 use super::checker::Batch;
-use super::chores::Chore;
 use super::copier::Copy;
-use super::diary::ActivityLog;
+use super::disk_orders::DiskOrder;
 use super::report::{Report, as_of_now, holds};
 use super::{Done, HeldReplicas, Job, SharedStatus, VolunteerStatus};
 use crate::content::fmt::size;
@@ -42,7 +42,7 @@ pub(super) struct Outputs {
     /// Orders for the copying threads.
     pub copies: Sender<Job<Copy>>,
     /// Orders that need only the disk.
-    pub chores: Sender<Job<Chore>>,
+    pub disk_orders: Sender<Job<DiskOrder>>,
     /// Receives the error when the tracker has been unreachable for too long.
     pub failures: Sender<RoleError>,
     /// Ends the session with the tracker.
@@ -77,7 +77,7 @@ pub(super) struct State {
     after_report: Vec<VolunteerReport>,
     outbox: VecDeque<VolunteerReport>,
     draining: bool,
-    diary: ActivityLog,
+    activity_log: ActivityLog,
     /// Replaces the session's queue in `select!` while there is nothing to send.
     blocked: BlockedChannel<TrackerRequest>,
 }
@@ -97,7 +97,7 @@ impl State {
         tracker: SocketAddr,
         shutdown: &Shutdown,
     ) -> Self {
-        let diary = ActivityLog::new(&replicas.store);
+        let activity_log = ActivityLog::new(&replicas.store);
         Self {
             replicas,
             shared,
@@ -111,7 +111,7 @@ impl State {
             after_report: Vec::new(),
             outbox: VecDeque::new(),
             draining: false,
-            diary,
+            activity_log,
             blocked: BlockedChannel::default(),
         }
     }
@@ -119,7 +119,7 @@ impl State {
     /// Runs until the shutdown.
     pub(super) fn run(mut self, inputs: &Inputs) {
         let (shutdown, nothing) = (self.shutdown.clone(), never());
-        let (spoiled, drain) = (self.replicas.store.damaged().clone(), self.shared.drain.1.clone());
+        let (damaged, drain) = (self.replicas.store.damaged().clone(), self.shared.drain.1.clone());
         let mut checked = inputs.checked.clone();
         loop {
             self.fill_outbox();
@@ -127,7 +127,7 @@ impl State {
             // Orders of a tracker that does not read are not accepted; the session ends by a write timeout.
             let events = if self.outbox.len() < ORDERS_MAX { &inputs.events } else { &never() };
             let (results, checks) = if room { (&inputs.results, &checked) } else { (&never(), &nothing) };
-            let (requests, due) = (self.requests(), self.diary.due());
+            let (requests, due) = (self.requests(), self.activity_log.due());
             crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => break,
                 recv(events) -> event => match event {
@@ -143,11 +143,11 @@ impl State {
                     // All chunks have been verified.
                     Err(_) => checked = never(),
                 },
-                recv(spoiled) -> _ => self.report_corrupt(),
+                recv(damaged) -> _ => self.report_corrupt(),
                 recv(drain) -> _ => self.drain(),
                 recv(due) -> _ => {
                     let status = self.status();
-                    self.diary.summarise(&status);
+                    self.activity_log.summarise(&status);
                 }
                 send(requests, self.next_request()) -> sent => if sent.is_err() {
                     self.end_session();
@@ -265,17 +265,17 @@ impl State {
                     self.send(VolunteerReport::NotStored { file, index, why, text, free });
                 }
             }
-            VolunteerOrder::Drop { file, chunks } => self.assign_chore(Chore::Drop(file, chunks)),
+            VolunteerOrder::Drop { file, chunks } => self.assign_disk_order(DiskOrder::Drop(file, chunks)),
             VolunteerOrder::Challenge { challenge, range } => {
-                self.assign_chore(Chore::Prove(challenge, range));
+                self.assign_disk_order(DiskOrder::Prove(challenge, range));
             }
             VolunteerOrder::Draining { left } => self.shared.tell(|shared| shared.left = Some(left)),
         }
     }
 
-    fn assign_chore(&mut self, chore: Chore) {
-        let chores = self.outputs.chores.clone();
-        if !self.assign(&chores, chore) {
+    fn assign_disk_order(&mut self, order: DiskOrder) {
+        let disk_orders = self.outputs.disk_orders.clone();
+        if !self.assign(&disk_orders, order) {
             log::warn!("ignored an order of the tracker: {ORDERS_MAX} orders are queued");
         }
     }
@@ -293,7 +293,7 @@ impl State {
     /// Queues a message for the tracker, if the session has begun.
     fn send(&mut self, message: VolunteerReport) {
         if self.session.as_ref().is_some_and(|session| session.begun) {
-            self.diary.note(&message, &self.replicas.store);
+            self.activity_log.note(&message, &self.replicas.store);
             self.outbox.push_back(message);
         }
     }
@@ -331,9 +331,9 @@ impl State {
                 }
             }
             // Stops serving the file and removes it if no chunk is left. Session 0: the answer is not sent.
-            let (order, session_end, session) = (Chore::Drop(file, Vec::new()), self.shutdown.clone(), 0);
+            let (order, session_end, session) = (DiskOrder::Drop(file, Vec::new()), self.shutdown.clone(), 0);
             self.outstanding +=
-                usize::from(self.outputs.chores.try_send(Job { order, session_end, session }).is_ok());
+                usize::from(self.outputs.disk_orders.try_send(Job { order, session_end, session }).is_ok());
         }
     }
 

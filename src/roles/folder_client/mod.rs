@@ -12,7 +12,7 @@ pub use transfers::{Stage, Transfer, TransferStatus};
 use crate::content::fmt::counted;
 use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{FileId, PeerName};
-use crate::download::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
+use crate::download::finder::{CombinedFinder, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
 use crate::report::error::{Fault, RoleError};
@@ -23,7 +23,7 @@ use crate::tracker_client::lookup::Query;
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
 use crate::upload::offers::Offers;
 use crate::upload::server::{DiscoveredPeer, ServeOptions, serve};
-use crate::volunteer::{Surroundings, Volunteer, VolunteerConfig};
+use crate::volunteer::{Volunteer, VolunteerConfig, VolunteerContext};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
 use folder_watch::FolderWatch;
 use std::net::SocketAddr;
@@ -138,17 +138,17 @@ impl Member {
         }
         let start_volunteer = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
             let (offers, failures) = (offers.clone(), failures.clone());
-            let beside = Surroundings {
+            let context = VolunteerContext {
                 tracker,
                 registration,
-                shelf: offers,
+                offers,
                 timeout,
                 timeouts,
                 failures,
                 threads,
                 shutdown,
             };
-            Volunteer::start(volunteer, beside)
+            Volunteer::start(volunteer, context)
         };
         if config.volunteer.is_some() && config.tracker.is_none() {
             return Err(RoleError::new(
@@ -279,7 +279,7 @@ pub struct DownloadRequest {
 
 impl Inner {
     /// Creates a finder that asks the tracker and the peers listed by the manager.
-    fn finder(&self) -> Result<Both, RoleError> {
+    fn finder(&self) -> Result<CombinedFinder, RoleError> {
         let mut finders: Vec<Box<dyn Finder>> = Vec::new();
         let timeouts = self.config.serve.timeouts;
         if self.config.manager.is_some() {
@@ -288,10 +288,10 @@ impl Inner {
         if let Some(tracker) = self.config.tracker {
             let announcer = self.announcer.clone();
             let token = move || announcer.as_ref().and_then(Announcer::token);
-            let asker = UdpClient::new(tracker, &self.shutdown)?;
-            finders.push(Box::new(TrackerFinder::new(asker, timeouts, token)));
+            let client = UdpClient::new(tracker, &self.shutdown)?;
+            finders.push(Box::new(TrackerFinder::new(client, timeouts, token)));
         }
-        Ok(Both(finders))
+        Ok(CombinedFinder(finders))
     }
 
     /// Whether peers can be asked: the manager, if any, has sent its list.

@@ -31,7 +31,7 @@ impl Inner {
             log::warn!("{error}");
         }
         self.serve_by_id(file);
-        self.tell(TaskOutcome::Dropped(file, chunks));
+        self.report(TaskOutcome::Dropped(file, chunks));
     }
 
     /// Deletes the tracker's own copy of a file.
@@ -50,7 +50,7 @@ impl Inner {
         }
         // Before the deletion, so that the manifest is served without a gap.
         self.serve_by_id(id);
-        match folder.delete(name, id, &|| self.shelf.withdraw_file(name, id)) {
+        match folder.delete(name, id, &|| self.offers.withdraw_file(name, id)) {
             Ok(true) => {
                 log::info!("offloaded {name}: volunteers store it, the tracker's copy was deleted");
                 true
@@ -74,7 +74,7 @@ impl Inner {
         let folder = self.folder.as_ref();
         if folder.is_none_or(|folder| folder.by_id(id).is_none()) {
             log::debug!("withdrew {} until it has been hashed again: {error}", id.short());
-            self.tell(TaskOutcome::Withdrawn(id));
+            self.report(TaskOutcome::Withdrawn(id));
         }
     }
 
@@ -88,14 +88,14 @@ impl Inner {
         super::lock(&self.manifest).take();
         let copies = self.folder.iter().flat_map(|folder| folder.files()).filter(|file| file.id == id);
         for file in copies {
-            self.shelf.withdraw_file(&file.name, id);
+            self.offers.withdraw_file(&file.name, id);
             self.ignore(id, true);
             log::warn!(
                 "{} remains in the folder; remove it, or it is published again after a restart",
                 file.name
             );
         }
-        self.shelf.take(id);
+        self.offers.take(id);
         if let Some(file) = self.store.file(id) {
             let (have, _) = file.progress().have();
             if let Err(error) = self.store.remove(id, &have.iter().collect::<Vec<_>>()) {

@@ -19,7 +19,7 @@ mod workers;
 
 use crate::content::limits::RECEIVE_MEMORY_BYTES;
 use crate::content::{FileId, Manifest};
-use crate::download::conversations::Conversations;
+use crate::download::connection_pool::ConnectionPool;
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::volunteer::KeptFile;
 use crate::report::RoleError;
@@ -47,7 +47,7 @@ pub struct ExecutorConfig {
     /// The tracker's own store, for chunks that no volunteer has space for.
     pub store: ReplicaStore,
     /// Files that the tracker serves.
-    pub shelf: Offers,
+    pub offers: Offers,
     /// Shows the progress of hashing.
     pub watch: Arc<dyn Watch>,
     /// Timeouts of connections to volunteers.
@@ -59,7 +59,7 @@ pub struct TaskChannels {
     /// Tasks of the state machine.
     pub tasks: Receiver<ExecutorTask>,
     /// Outcomes of tasks, and changes in the folder and the store.
-    pub news: Sender<TaskOutcome>,
+    pub outcomes: Sender<TaskOutcome>,
     /// Receives at most one error, after which the tracker must end: the catalogue has failed.
     pub failures: Sender<RoleError>,
 }
@@ -72,7 +72,7 @@ struct Inner {
     folder: Option<Arc<SharedFolder>>,
     catalogue: Arc<dyn Catalogue>,
     store: ReplicaStore,
-    shelf: Offers,
+    offers: Offers,
     watch: Arc<dyn Watch>,
     /// The files in the catalogue.
     known: Mutex<HashMap<FileId, KeptFile>>,
@@ -83,9 +83,9 @@ struct Inner {
     placing: Mutex<()>,
     /// The manifest that was read last.
     manifest: Mutex<Option<(FileId, Arc<Manifest>)>>,
-    conversations: Conversations,
+    pool: ConnectionPool,
     memory: Memory,
-    news: Sender<TaskOutcome>,
+    outcomes: Sender<TaskOutcome>,
     failures: Sender<RoleError>,
     threads: Threads,
     shutdown: Shutdown,
@@ -105,8 +105,8 @@ impl Executor {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> Result<Self, RoleError> {
-        let ExecutorConfig { files, log_file, catalogue, store, shelf, watch, timeouts } = config;
-        let TaskChannels { tasks, news, failures } = channels;
+        let ExecutorConfig { files, log_file, catalogue, store, offers, watch, timeouts } = config;
+        let TaskChannels { tasks, outcomes, failures } = channels;
         let folder = files.map(|files| SharedFolder::open(&files)).transpose()?.map(Arc::new);
         if let Some(folder) = &folder {
             folder.restore()?;
@@ -117,15 +117,15 @@ impl Executor {
             folder: folder.clone(),
             catalogue,
             store,
-            shelf,
+            offers,
             watch,
             known: Mutex::new(known),
             ignored: Mutex::default(),
             placing: Mutex::default(),
             manifest: Mutex::default(),
-            conversations: Conversations::new(timeouts),
+            pool: ConnectionPool::new(timeouts),
             memory: Memory::new(RECEIVE_MEMORY_BYTES),
-            news,
+            outcomes,
             failures,
             threads: threads.clone(),
             shutdown: shutdown.clone(),
@@ -140,16 +140,16 @@ impl Executor {
         chunks::start(&inner)?;
         match folder {
             Some(folder) => publish::Publisher::start(&inner, folder, &log_file)?,
-            None => inner.tell(TaskOutcome::Looked),
+            None => inner.report(TaskOutcome::FolderScanned),
         }
         Ok(Self)
     }
 }
 
 impl Inner {
-    fn tell(&self, news: TaskOutcome) {
+    fn report(&self, outcome: TaskOutcome) {
         // Fails only when the tracker ends.
-        let _ = self.news.send(news);
+        let _ = self.outcomes.send(outcome);
     }
 
     /// Reports a failed catalogue, which ends the tracker.
@@ -194,7 +194,7 @@ impl Inner {
             Some(file) => file,
             None => Arc::new(ManifestOnly::new(id, kept.file.chunks, self.catalogue.clone())),
         };
-        self.shelf.put(id, source);
+        self.offers.put(id, source);
     }
 
     /// The manifest of a file, from the catalogue. Reports a failed catalogue.

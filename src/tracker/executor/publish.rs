@@ -79,7 +79,7 @@ impl Publisher {
             self.first_scan_reported = true;
             let files = counted(self.folder.files().len() as u64, "file");
             log::info!("offering {files} of {}", self.folder.path().display());
-            self.inner.tell(TaskOutcome::Looked);
+            self.inner.report(TaskOutcome::FolderScanned);
         }
         Ok(())
     }
@@ -107,7 +107,7 @@ impl Publisher {
             FolderChange::Added(file) => self.added(&file),
             FolderChange::Removed { name, id } => {
                 let _placing = self.inner.placing();
-                self.inner.shelf.withdraw_file(&name, id);
+                self.inner.offers.withdraw_file(&name, id);
                 let other = self.folder.by_id(id);
                 match (other, self.inner.known(id)) {
                     (None, Some(_)) => self.gone(&name, id),
@@ -139,7 +139,7 @@ impl Publisher {
             }
             Err(_) => log::warn!("{name} was removed; volunteers keep its content until `forget {id}`"),
         }
-        self.inner.tell(TaskOutcome::Withdrawn(id));
+        self.inner.report(TaskOutcome::Withdrawn(id));
     }
 
     fn added(&self, file: &SharedFile) -> Result<(), Halt> {
@@ -182,9 +182,9 @@ impl Publisher {
         if self.folder.by_name(name).is_none_or(|there| there.id != *id) {
             return Ok(());
         }
-        self.inner.shelf.offer(Offer { file: summary(file), source: whole.clone() });
+        self.inner.offers.offer(Offer { file: summary(file), source: whole.clone() });
         log::info!("offering {name}, {} bytes, id {id}, MD5 {}", file.size, kept.md5);
-        self.inner.tell(TaskOutcome::Published { kept, layout: manifest.layout().clone() });
+        self.inner.report(TaskOutcome::Published { kept, layout: manifest.layout().clone() });
         Ok(())
     }
 

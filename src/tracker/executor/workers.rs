@@ -29,8 +29,8 @@ pub(super) fn start(
     let (done, finished) = bounded(EXECUTOR_REMOTE_MAX + EXECUTOR_LOCAL_MAX);
     let mut pools = Vec::new();
     for (name, kind, count) in [
-        ("keep-distant", Kind::Distant, EXECUTOR_REMOTE_MAX),
-        ("keep-local", Kind::Local, EXECUTOR_LOCAL_MAX),
+        ("executor-remote", Kind::Remote, EXECUTOR_REMOTE_MAX),
+        ("executor-local", Kind::Local, EXECUTOR_LOCAL_MAX),
     ] {
         let (jobs, work) = bounded::<ExecutorTask>(count);
         for _ in 0..count {
@@ -46,7 +46,7 @@ pub(super) fn start(
         pools.push(Pool { kind, jobs, idle: count });
     }
     let shutdown = inner.shutdown.clone();
-    inner.threads.spawn("keeper", move || distribute(&tasks, &records, &finished, pools, &shutdown))
+    inner.threads.spawn("executor", move || distribute(&tasks, &records, &finished, pools, &shutdown))
 }
 
 /// Workers of one kind.
@@ -111,25 +111,25 @@ fn carry_out(inner: &Inner, task: ExecutorTask) {
     match task {
         // Sent to the recording thread by `distribute`.
         ExecutorTask::Record { .. } => {}
-        ExecutorTask::DownloadScheduler { kept, index, from } => {
+        ExecutorTask::Download { kept, index, from } => {
             let id = kept.file.id;
-            inner.tell(match inner.fetch(&kept, index, from) {
+            inner.report(match inner.fetch(&kept, index, from) {
                 Ok(()) => TaskOutcome::Stored(id, index),
                 Err(why) => TaskOutcome::NotStored(id, index, why),
             });
         }
         ExecutorTask::Audit { volunteer, from, file, index } => {
-            inner.tell(TaskOutcome::Audited(volunteer, file, index, inner.audit(file, index, from)));
+            inner.report(TaskOutcome::Audited(volunteer, file, index, inner.audit(file, index, from)));
         }
         ExecutorTask::Adopt { kept, from } => inner.adopt(&kept, from),
         ExecutorTask::Prove { challenge, range } => {
-            inner.tell(TaskOutcome::Proof(challenge, inner.prove(&range)))
+            inner.report(TaskOutcome::Proof(challenge, inner.prove(&range)))
         }
         ExecutorTask::Drop { file, chunks } => inner.drop_chunks(file, chunks),
         ExecutorTask::Offload(kept) => {
             let _placing = inner.placing();
             let deleted = inner.offload(&kept);
-            inner.tell(TaskOutcome::Offloaded(kept.file.id, deleted));
+            inner.report(TaskOutcome::Offloaded(kept.file.id, deleted));
         }
         ExecutorTask::Forget(file) => inner.forget(file),
     }
@@ -183,8 +183,8 @@ impl Inner {
         from: SocketAddr,
         bytes: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
-        self.conversations.with(reachable(from), &self.shutdown, |conversation| {
-            conversation.chunk(file, index, expected, bytes, &self.shutdown)
+        self.pool.with(reachable(from), &self.shutdown, |connection| {
+            connection.chunk(file, index, expected, bytes, &self.shutdown)
         })
     }
 
@@ -212,9 +212,8 @@ impl Inner {
         let id = kept.file.id;
         let known = self.known(id);
         let request = || {
-            self.conversations.with(reachable(from), &self.shutdown, |conversation| {
-                conversation.manifest(id, &self.shutdown)
-            })
+            self.pool
+                .with(reachable(from), &self.shutdown, |connection| connection.manifest(id, &self.shutdown))
         };
         let manifest = match self.manifest(id) {
             Some(manifest) => Some(manifest),
@@ -241,7 +240,7 @@ impl Inner {
             self.ignore(id, false);
             log::info!("added {} to the catalogue: {from} stores chunks of it", kept.file.name);
         }
-        self.tell(TaskOutcome::Adopted(id, adopted));
+        self.report(TaskOutcome::Adopted(id, adopted));
     }
 }
 

@@ -1,7 +1,7 @@
 //! TCP connections of a server: a reader and a writer thread for each.
 
-use super::{Event, HubConfig, forward};
-use crate::content::limits::{FILE_NAME_MAX, HUB_REQUESTS_MAX, OUTBOX_BYTES, PROTOCOL_VERSION};
+use super::{Event, ServerConfig, forward};
+use crate::content::limits::{CONNECTION_REQUESTS_MAX, FILE_NAME_MAX, OUTBOX_BYTES, PROTOCOL_VERSION};
 use crate::net::framed_stream::split;
 use crate::net::{Activity, FrameReader, FrameWriter, Listener, Shutdown, StreamError, Threads, Timeouts};
 use crate::protocol::ErrorCode;
@@ -78,7 +78,7 @@ fn holder_bytes(found: &FoundFile) -> usize {
 /// Accepts and serves connections until the shutdown.
 pub(super) fn serve(
     listener: Listener,
-    config: &HubConfig,
+    config: &ServerConfig,
     events: Sender<Event>,
     threads: &Threads,
     shutdown: &Shutdown,
@@ -130,7 +130,7 @@ impl ConnectionServer {
         }
         let (outbox, queued) = unbounded();
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let (credit, request_credit) = bounded(HUB_REQUESTS_MAX);
+        let (credit, request_credit) = bounded(CONNECTION_REQUESTS_MAX);
         let (writer_stream, writer_bytes) = (stream.clone(), queued_bytes.clone());
         let own = stream.clone();
         let connection =
@@ -159,7 +159,7 @@ impl ConnectionServer {
         cause
     }
 
-    /// Forwards requests to the state thread, at most `HUB_REQUESTS` ahead of it: backpressure for
+    /// Forwards requests to the state thread, at most [`CONNECTION_REQUESTS_MAX`] ahead of it: backpressure for
     /// each connection.
     fn read(
         &self,

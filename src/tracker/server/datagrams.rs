@@ -17,7 +17,7 @@ use std::time::Instant;
 pub(super) const BATCH: usize = 64;
 
 /// A request from a validated source address, with the transaction number for its response.
-pub(super) type Question = (SocketAddr, u64, TrackerRequest);
+pub(super) type DatagramRequest = (SocketAddr, u64, TrackerRequest);
 
 /// Sends responses without blocking.
 ///
@@ -68,7 +68,7 @@ struct DatagramReceiver<H> {
     /// Length in bytes and source of each received datagram of the batch.
     received: Vec<(usize, SocketAddr)>,
     /// Validated requests that have not been handed over.
-    batch: Vec<Question>,
+    batch: Vec<DatagramRequest>,
     hand_over: H,
 }
 
@@ -81,7 +81,7 @@ pub(super) fn receive(
     secret: [u8; 32],
     threads: &Threads,
     shutdown: &Shutdown,
-    hand_over: impl FnMut(&mut Vec<Question>) + Send + 'static,
+    hand_over: impl FnMut(&mut Vec<DatagramRequest>) + Send + 'static,
 ) -> io::Result<()> {
     let wake = reachable(socket.local_addr()?);
     let waker = socket.try_clone()?;
@@ -100,7 +100,7 @@ pub(super) fn receive(
     threads.spawn("datagrams", move || receiver.run(&shutdown))
 }
 
-impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
+impl<H: FnMut(&mut Vec<DatagramRequest>)> DatagramReceiver<H> {
     fn run(&mut self, shutdown: &Shutdown) {
         while !shutdown.is_stopped() {
             // Blocks for the first datagram; takes the others without blocking, until the batch is full.

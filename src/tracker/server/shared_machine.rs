@@ -6,7 +6,7 @@
 //! Invariants: a thread that holds the machine never waits for a socket or a channel; the state thread waits for at
 //! most one batch of datagrams; a thread that moves the next tick forward wakes the state thread.
 
-use super::datagrams::{BATCH, Question};
+use super::datagrams::{BATCH, DatagramRequest};
 use super::state::State;
 use crate::swarm::machine::Machine;
 use crossbeam_channel::Sender;
@@ -24,7 +24,7 @@ pub(super) struct SharedMachine<M> {
     state: Mutex<State<M>>,
     /// Set while the state thread waits for the lock: it has priority.
     state_thread_waits: AtomicBool,
-    queued: Mutex<VecDeque<Question>>,
+    queued: Mutex<VecDeque<DatagramRequest>>,
     /// Wakes the state thread: datagrams are queued, or the next tick is earlier than it knows.
     wake: Sender<()>,
     /// A wake-up has been sent and not yet been received.
@@ -54,7 +54,7 @@ impl<M: Machine> SharedMachine<M> {
     /// Processes a batch of datagrams directly, or queues it for the state thread.
     ///
     /// Leaves the batch empty.
-    pub(super) fn process_or_queue(&self, batch: &mut Vec<Question>) {
+    pub(super) fn process_or_queue(&self, batch: &mut Vec<DatagramRequest>) {
         let free = match self.state_thread_waits.load(Ordering::Relaxed) {
             true => None,
             false => match self.state.try_lock() {
@@ -85,7 +85,7 @@ impl<M: Machine> SharedMachine<M> {
         self.wake_pending.store(false, Ordering::SeqCst);
         let mut queued = self.queued();
         let count = queued.len().min(BATCH);
-        let mut batch: Vec<Question> = queued.drain(..count).collect();
+        let mut batch: Vec<DatagramRequest> = queued.drain(..count).collect();
         let more = !queued.is_empty();
         drop(queued);
         if more {
@@ -101,7 +101,7 @@ impl<M: Machine> SharedMachine<M> {
         }
     }
 
-    fn queued(&self) -> MutexGuard<'_, VecDeque<Question>> {
+    fn queued(&self) -> MutexGuard<'_, VecDeque<DatagramRequest>> {
         self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
