@@ -90,10 +90,10 @@ impl Leecher<'_> {
         // Binds before the download, so that a port in use is reported at once.
         let listener = stay.as_ref().map(|stay| Listener::bind(stay.listen)).transpose();
         let listener = listener.map_err(RoleError::bind("--port PORT"))?;
-        // Set when the serving side has registered.
+        // Set when the serving side has started: the tracker then excludes this peer from its responses.
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
-        let own = announcer.clone();
-        let token = move || own.get().and_then(Announcer::token);
+        let token_source = announcer.clone();
+        let token = move || token_source.get().and_then(Announcer::token);
         let client = UdpClient::new(*tracker, self.shutdown)?.with_timeout(order.timeout);
         let mut finder = TrackerFinder::new(client, order.timeouts, token);
         let outage = Outage::new("tracker", *tracker, order.timeout);
@@ -118,14 +118,14 @@ impl Leecher<'_> {
         let threads = self.threads.clone();
         let mut serving_context = ServingContext { threads, relay: None, port: None, discovered: None };
         if let Some(serving) = self.serve(listener, &located, part.clone())? {
-            let Serving { relay, port, discovered, announcer: own } = serving;
+            let Serving { relay, port, discovered, announcer: started } = serving;
             serving_context = ServingContext {
                 relay: Some(relay),
                 port: Some(port),
                 discovered: Some(discovered),
                 ..serving_context
             };
-            let _ = announcer.set(own);
+            let _ = announcer.set(started);
         }
         let (watch, shutdown) = (self.watch, self.shutdown);
         let finder = Box::new(finder);

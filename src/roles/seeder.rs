@@ -56,7 +56,7 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     };
     // Binds before it hashes: hashing can take minutes, and a port in use is reported at once.
     let listener = Listener::bind(config.listen).map_err(RoleError::bind("-p PORT"))?;
-    let glance = FileStamp::at(&config.file);
+    let stamp = FileStamp::at(&config.file);
     let file = match hash(&config, &name, watch, shutdown) {
         Ok(file) => Arc::new(file),
         // A shutdown while hashing is a normal end.
@@ -64,7 +64,7 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
         Err(error) => return Err(error),
     };
     let threads = Threads::new();
-    let result = serve_until(&config, name, listener, (file, glance), watch, &threads, shutdown);
+    let result = serve_until(&config, name, listener, (file, stamp), watch, &threads, shutdown);
     shutdown.trigger();
     threads.join();
     result
@@ -75,7 +75,7 @@ fn serve_until(
     config: &SeederConfig,
     name: FileName,
     listener: Listener,
-    (file, glance): (Arc<CompleteFile>, Option<FileStamp>),
+    (file, stamp): (Arc<CompleteFile>, Option<FileStamp>),
     watch: &dyn Watch,
     threads: &Threads,
     shutdown: &Shutdown,
@@ -101,8 +101,8 @@ fn serve_until(
         offers,
         announcer,
         file,
-        glance,
-        seen: None,
+        stamp,
+        last_stamp: None,
         offered: true,
         last_warning,
     };
@@ -134,9 +134,10 @@ struct OfferedFile<'a> {
     announcer: Announcer,
     file: Arc<CompleteFile>,
     /// State of the path (inode, size, time) when the file was hashed.
-    glance: Option<FileStamp>,
-    /// A different state at the last check. The file is hashed when two checks see the same state.
-    seen: Option<FileStamp>,
+    stamp: Option<FileStamp>,
+    /// The state at the last check, if it differs. The file is hashed when two checks see the same state.
+    last_stamp: Option<FileStamp>,
+    /// Whether the file is offered: not after it was written to, until it has been hashed again.
     offered: bool,
     /// The last warning: each is logged once.
     last_warning: String,
@@ -148,8 +149,8 @@ impl OfferedFile<'_> {
     /// A file that was written to is withdrawn at once, hashed when it no longer changes, and offered again.
     fn check(&mut self, watch: &dyn Watch, shutdown: &Shutdown) {
         let now = FileStamp::at(&self.config.file);
-        if now == self.glance && self.offered {
-            self.seen = None;
+        if now == self.stamp && self.offered {
+            self.last_stamp = None;
             self.last_warning.clear();
             return;
         }
@@ -164,7 +165,7 @@ impl OfferedFile<'_> {
             (false, false) => "was removed; it is no longer offered",
             (true, false) => "has changed; it is not offered until it has been hashed again",
         });
-        let settled = now.is_some() && std::mem::replace(&mut self.seen, now) == now;
+        let settled = now.is_some() && std::mem::replace(&mut self.last_stamp, now) == now;
         if settled {
             self.hash_again(now, watch, shutdown);
         }
@@ -182,10 +183,10 @@ impl OfferedFile<'_> {
         let file = match hash(self.config, &self.name, watch, shutdown) {
             Ok(file) => Arc::new(file),
             Err(_) if shutdown.is_stopped() => return,
-            // Retried when two checks see the same state again.
+            // Hashed again after two more checks that see the same state.
             Err(error) => {
                 self.warn_once(&format!("could not be hashed again: {error}"));
-                self.seen = None;
+                self.last_stamp = None;
                 return;
             }
         };
@@ -197,7 +198,7 @@ impl OfferedFile<'_> {
         log::info!("hashed {} again: its content {result}", self.name);
         self.offers.offer(offer_of(&self.name, &file));
         self.announcer.nudge();
-        (self.file, self.glance, self.offered) = (file, now, true);
+        (self.file, self.stamp, self.offered) = (file, now, true);
     }
 }
 

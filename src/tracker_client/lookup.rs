@@ -85,7 +85,7 @@ pub fn lookup(
         TrackerResponse::Found { files, truncated } => {
             let known = |found: &FoundFile| found.holders > (found.whole.len() + found.partial.len()) as u32;
             let more = truncated || (wanted > DATAGRAM_HOLDERS && files.iter().any(known));
-            let all = more.then(|| over_connection(client, &request(wanted), timeouts, shutdown));
+            let all = more.then(|| lookup_over_tcp(client, &request(wanted), timeouts, shutdown));
             let mut files = match all {
                 None => files,
                 Some(Ok(more)) => more,
@@ -112,7 +112,7 @@ pub fn list(
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, RequestError> {
-    converse(tracker, &TrackerRequest::List, timeouts, shutdown, |response, reader| match response {
+    request_over_tcp(tracker, &TrackerRequest::List, timeouts, shutdown, |response, reader| match response {
         TrackerResponse::Listing { count, length } if length <= LIST_MAX => {
             let mut payload = vec![0; length as usize];
             reader.payload(&mut payload)?;
@@ -133,7 +133,7 @@ pub fn list(
 /// # Errors
 /// The tracker does not answer, or refuses.
 pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, RequestError> {
-    converse(tracker, &TrackerRequest::Status, Timeouts::default(), shutdown, |response, reader| {
+    request_over_tcp(tracker, &TrackerRequest::Status, Timeouts::default(), shutdown, |response, reader| {
         match response {
             TrackerResponse::Status { length } if length <= LIST_MAX => {
                 let mut payload = vec![0; length as usize];
@@ -167,20 +167,20 @@ fn resolve_holders(found: &mut FoundFile, tracker: SocketAddr) {
     *holders = holders.saturating_sub((told - whole.len() - partial.len()) as u32);
 }
 
-fn over_connection(
+fn lookup_over_tcp(
     client: &UdpClient,
     request: &TrackerRequest,
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, RequestError> {
-    converse(client.tracker(), request, timeouts, shutdown, |response, _| match response {
+    request_over_tcp(client.tracker(), request, timeouts, shutdown, |response, _| match response {
         TrackerResponse::Found { files, .. } => Ok(files),
         other => Err(unexpected(other)),
     })
 }
 
 /// Sends one request over a new TCP connection.
-fn converse<T>(
+fn request_over_tcp<T>(
     tracker: SocketAddr,
     request: &TrackerRequest,
     timeouts: Timeouts,

@@ -129,7 +129,7 @@ impl Session {
     fn run(&mut self) {
         while !self.shutdown.is_stopped() {
             self.waiting_since = Instant::now();
-            let why = self.converse();
+            let why = self.run_connection();
             if self.shutdown.is_stopped() {
                 return;
             }
@@ -148,7 +148,7 @@ impl Session {
     }
 
     /// Makes one connection and serves it until it ends.
-    fn converse(&mut self) -> SessionError {
+    fn run_connection(&mut self) -> SessionError {
         let (role, tracker) = (self.role, self.tracker);
         let link_lost = |error: StreamError| SessionError::Link(role, tracker, error);
         let stream = match dial(tracker, &self.shutdown) {

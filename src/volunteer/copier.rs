@@ -123,6 +123,7 @@ impl Copier {
         self.pool.close();
     }
 
+    /// Carries out an order: downloads the manifest if it is not stored yet, then the chunk.
     fn copy(&self, copy: &Copy, session_end: &Shutdown, buffer: &mut Vec<u8>) -> Result<(), Failure> {
         let Copy { kept, index, .. } = copy;
         let store = &self.replicas.store;
@@ -144,6 +145,7 @@ impl Copier {
         result
     }
 
+    /// Downloads the chunk of an order, verifies it and stores it.
     fn receive(
         &self,
         copy: &Copy,
@@ -162,7 +164,7 @@ impl Copier {
             return Err(Failure::new(CopyFailure::NoRoom, text));
         }
         let _memory = self.memory.take(needed, session_end).ok_or(SourceError::Stopped)?;
-        self.ask(from, session_end, |peer| peer.chunk(id, *index, expected, buffer, session_end))?;
+        self.request(from, session_end, |peer| peer.chunk(id, *index, expected, buffer, session_end))?;
         for _ in 0..STORE_ATTEMPTS_MAX {
             store.add_file(kept, manifest.clone())?;
             match store.store(id, *index, buffer) {
@@ -174,17 +176,17 @@ impl Copier {
         Err(Failure::new(CopyFailure::Other, "the file is being dropped"))
     }
 
-    /// Sends a request to a peer, unless a connection to it failed less than `SOURCE_PAUSE` ago.
-    fn ask<T>(
+    /// Sends a request to a peer, unless a connection to it failed less than [`SOURCE_RETRY_INTERVAL`] ago.
+    fn request<T>(
         &self,
         from: SocketAddr,
         session_end: &Shutdown,
-        ask: impl FnMut(&mut PeerConnection) -> Result<T, SourceError>,
+        request: impl FnMut(&mut PeerConnection) -> Result<T, SourceError>,
     ) -> Result<T, Failure> {
         if lock(&self.unreachable).get(&from).is_some_and(|when| when.elapsed() < SOURCE_RETRY_INTERVAL) {
             return Err(Failure::new(CopyFailure::Unreachable, "the last connection to the peer failed"));
         }
-        let result = self.pool.with(from, session_end, ask);
+        let result = self.pool.with(from, session_end, request);
         if matches!(result, Err(SourceError::Link(_))) && !session_end.is_stopped() {
             let mut unreachable = lock(&self.unreachable);
             unreachable.retain(|_, when| when.elapsed() < SOURCE_RETRY_INTERVAL);
@@ -206,7 +208,7 @@ impl Copier {
         let known = self.replicas.store.file(id).as_deref().and_then(ReplicaFile::manifest);
         let manifest = match known {
             Some(manifest) => Ok(manifest),
-            None => self.ask_manifest(kept, from, session_end),
+            None => self.request_manifest(kept, from, session_end),
         };
         drop(guard);
         let mut locks = lock(&self.manifest_locks);
@@ -217,14 +219,14 @@ impl Copier {
         manifest
     }
 
-    fn ask_manifest(
+    fn request_manifest(
         &self,
         kept: &KeptFile,
         from: SocketAddr,
         session_end: &Shutdown,
     ) -> Result<Arc<Manifest>, Failure> {
         let manifest =
-            Arc::new(self.ask(from, session_end, |peer| peer.manifest(kept.file.id, session_end))?);
+            Arc::new(self.request(from, session_end, |peer| peer.manifest(kept.file.id, session_end))?);
         let layout = manifest.layout();
         if (layout.size(), layout.count()) != (kept.file.size, kept.file.chunks) {
             let text = "the manifest has another size or number of chunks than the order";

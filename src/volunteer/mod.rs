@@ -42,7 +42,7 @@ pub struct VolunteerConfig {
     pub folder: PathBuf,
 }
 
-/// The program that a volunteer is part of.
+/// Parts of the program that a volunteer runs in.
 pub struct VolunteerContext<'a> {
     /// The tracker that receives the storage offer.
     pub tracker: SocketAddr,
@@ -92,10 +92,13 @@ pub struct Volunteer {
 /// State shared between the state thread and the handles of a volunteer.
 struct SharedStatus {
     tracker_view: Mutex<TrackerView>,
+    /// Notifies the handles of a changed status.
     changed: (Sender<()>, Receiver<()>),
+    /// Requests a drain from the state thread.
     drain: (Sender<()>, Receiver<()>),
 }
 
+/// The part of the status that the tracker decides; the fields are those of [`VolunteerStatus`].
 #[derive(Default, Clone, Copy)]
 struct TrackerView {
     welcome: bool,
@@ -127,16 +130,16 @@ impl Volunteer {
         });
         store.files().iter().for_each(|file| replicas.sync_offer(file.id()));
         let (done, results) = bounded(QUEUE);
-        let (copies, to_copy) = bounded(ORDERS_MAX);
+        let (copies, copy_jobs) = bounded(ORDERS_MAX);
         let copier = Arc::new(copier::Copier::new(replicas.clone(), context.tracker, context.timeouts));
         for _ in 0..COPY_WORKERS_MAX {
             let (copier, jobs, done, stop) =
-                (copier.clone(), to_copy.clone(), done.clone(), shutdown.clone());
+                (copier.clone(), copy_jobs.clone(), done.clone(), shutdown.clone());
             threads.spawn("volunteer-copy", move || copier.run(&jobs, &done, &stop))?;
         }
-        let (disk_orders, to_do) = bounded(ORDERS_MAX);
+        let (disk_orders, disk_jobs) = bounded(ORDERS_MAX);
         let (own, stop) = (replicas.clone(), shutdown.clone());
-        threads.spawn("volunteer-disk", move || disk_orders::run(&own, &to_do, &done, &stop))?;
+        threads.spawn("volunteer-disk", move || disk_orders::run(&own, &disk_jobs, &done, &stop))?;
         let (passed, checked) = bounded(QUEUE);
         let (own, stop) = (store.clone(), shutdown.clone());
         threads.spawn("volunteer-check", move || checker::run(&own, &passed, &stop))?;
@@ -201,7 +204,8 @@ impl SharedStatus {
         self.tracker_view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, change: impl FnOnce(&mut TrackerView)) {
+    /// Changes the tracker's view and notifies the handles.
+    fn update(&self, change: impl FnOnce(&mut TrackerView)) {
         change(&mut self.tracker_view());
         let _ = self.changed.0.try_send(());
     }
@@ -212,12 +216,14 @@ struct Job<O> {
     order: O,
     /// Triggered at the end of the order's session: the answer is not needed after that.
     session_end: Shutdown,
+    /// Number of the order's session.
     session: u64,
 }
 
-/// Answers to an order. They are not sent if the order's session has ended.
+/// The end of an order, with its answers. They are not sent if the order's session has ended.
 struct Done {
     answers: Vec<VolunteerReport>,
+    /// Number of the order's session.
     session: u64,
 }
 

@@ -51,6 +51,7 @@ pub(super) struct Outputs {
 
 /// A registration at the tracker, valid as long as its connection.
 struct Session {
+    /// Counted from 1.
     number: u64,
     token: Token,
     requests: Sender<TrackerRequest>,
@@ -68,14 +69,17 @@ pub(super) struct State {
     tracker: SocketAddr,
     shutdown: Shutdown,
     session: Option<Session>,
+    /// Number of sessions so far.
     sessions: u64,
     /// Outstanding orders of all sessions.
     outstanding: usize,
+    /// Messages of the initial report that have not been sent.
     report: Option<Report>,
     /// Messages about corrupt chunks that are sent after the report, which may still list these
     /// chunks as held.
     after_report: Vec<VolunteerReport>,
     outbox: VecDeque<VolunteerReport>,
+    /// Whether the user has requested a drain.
     draining: bool,
     activity_log: ActivityLog,
     /// Replaces the session's queue in `select!` while there is nothing to send.
@@ -123,10 +127,11 @@ impl State {
         let mut checked = inputs.checked.clone();
         loop {
             self.fill_outbox();
-            let room = self.outbox.len() < OUTBOX_MAX;
+            let has_space = self.outbox.len() < OUTBOX_MAX;
             // Orders of a tracker that does not read are not accepted; the session ends by a write timeout.
             let events = if self.outbox.len() < ORDERS_MAX { &inputs.events } else { &never() };
-            let (results, checks) = if room { (&inputs.results, &checked) } else { (&never(), &nothing) };
+            let (results, checks) =
+                if has_space { (&inputs.results, &checked) } else { (&never(), &nothing) };
             let (requests, due) = (self.requests(), self.activity_log.due());
             crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => break,
@@ -140,7 +145,7 @@ impl State {
                 },
                 recv(checks) -> batch => match batch {
                     Ok((file, chunks)) => self.report_verified(file, &chunks),
-                    // All chunks have been verified.
+                    // The checker has ended: all chunks have been verified.
                     Err(_) => checked = never(),
                 },
                 recv(damaged) -> _ => self.report_corrupt(),
@@ -216,7 +221,7 @@ impl State {
             SessionEvent::Said(TrackerResponse::Volunteer { order }) => self.handle_order(*order),
             SessionEvent::Said(TrackerResponse::Error { text, .. }) => {
                 log::warn!("tracker {} refused the storage offer: {text}", self.tracker);
-                self.shared.tell(|shared| shared.refused = true);
+                self.shared.update(|view| view.refused = true);
             }
             SessionEvent::Lost => self.end_session(),
             SessionEvent::GivenUp(error) => _ = self.outputs.failures.try_send(error),
@@ -232,7 +237,7 @@ impl State {
         self.report = None;
         self.after_report.clear();
         self.outbox.clear();
-        self.shared.tell(|shared| shared.welcome = false);
+        self.shared.update(|view| view.welcome = false);
     }
 
     /// Sends the storage offer and the report, once all orders of earlier sessions have ended: they
@@ -247,7 +252,7 @@ impl State {
         let (key, offered, free) = (store.key(), store.offered(), store.free());
         self.outbox.push_back(VolunteerReport::Lend { key, offered, free });
         self.report = Some(Report::of(store));
-        self.shared.tell(|shared| shared.refused = false);
+        self.shared.update(|view| view.refused = false);
     }
 
     fn handle_order(&mut self, order: VolunteerOrder) {
@@ -255,7 +260,7 @@ impl State {
             VolunteerOrder::Welcome => {
                 let offered = size(self.replicas.store.offered());
                 log::info!("tracker {} accepted {offered} of storage", self.tracker);
-                self.shared.tell(|shared| shared.welcome = true);
+                self.shared.update(|view| view.welcome = true);
             }
             VolunteerOrder::Copy { kept, index, from } => {
                 let (file, free) = (kept.file.id, 0);
@@ -269,7 +274,7 @@ impl State {
             VolunteerOrder::Challenge { challenge, range } => {
                 self.assign_disk_order(DiskOrder::Prove(challenge, range));
             }
-            VolunteerOrder::Draining { left } => self.shared.tell(|shared| shared.left = Some(left)),
+            VolunteerOrder::Draining { left } => self.shared.update(|view| view.left = Some(left)),
         }
     }
 

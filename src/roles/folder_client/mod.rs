@@ -21,7 +21,7 @@ use crate::storage::SharedFolder;
 use crate::tracker_client::announcer::Announcer;
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
-use crate::upload::offers::Offers;
+use crate::upload::offers::{Offer, Offers};
 use crate::upload::server::{DiscoveredPeer, ServeOptions, serve};
 use crate::volunteer::{Volunteer, VolunteerConfig, VolunteerContext};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
@@ -64,6 +64,7 @@ pub struct MemberConfig {
 /// State shared by the threads of a member.
 struct Inner {
     config: MemberConfig,
+    /// Port of the upload server.
     port: u16,
     folder: SharedFolder,
     offers: Offers,
@@ -72,7 +73,7 @@ struct Inner {
     listed: Mutex<bool>,
     announcer: Option<Announcer>,
     volunteer: Option<Volunteer>,
-    /// Channels of the running downloads: a discovered peer that asks for a file is reported to its download.
+    /// Channels of the running downloads: a discovered peer that requests a file is reported to the download of it.
     routes: Mutex<Vec<(FileId, Sender<DiscoveredPeer>)>>,
     transfers: Mutex<Vec<Arc<Transfer>>>,
     watch: Arc<dyn Watch>,
@@ -232,7 +233,7 @@ impl Member {
     }
 
     /// Files offered by this peer, complete and partial.
-    pub fn mine(&self) -> Vec<crate::upload::offers::Offer> {
+    pub fn mine(&self) -> Vec<Offer> {
         self.inner.offers.list()
     }
 
@@ -294,7 +295,7 @@ impl Inner {
         Ok(CombinedFinder(finders))
     }
 
-    /// Whether peers can be asked: the manager, if any, has sent its list.
+    /// Whether the peers are known: the manager, if any, has sent its list.
     fn is_ready(&self) -> bool {
         self.config.manager.is_none() || *self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -70,11 +70,16 @@ pub struct TransferStatus {
 
 struct TransferState {
     stage: Stage,
+    /// Size of the file, bytes.
     total: u64,
+    /// Bytes present.
     done: u64,
+    /// Bytes that an earlier run had downloaded.
     resumed: u64,
+    /// Whether the MD5 is being checked: its progress is not that of the download.
     checking: bool,
     began: Option<Instant>,
+    /// Duration of an ended transfer.
     took: Option<Duration>,
     note: String,
     trouble: String,
@@ -87,6 +92,7 @@ pub struct Transfer {
     state: Mutex<TransferState>,
     /// Closed when the transfer has ended.
     ended: Receiver<()>,
+    /// Dropped at the end of the transfer, which closes `ended`.
     ending: Mutex<Option<Sender<()>>>,
     shutdown: Shutdown,
     watch: Arc<dyn Watch>,
@@ -243,10 +249,12 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         advice: advice(inner),
     };
     let mut finder = inner.finder()?;
-    wait_ready(inner, shutdown)?;
+    wait_for_peer_list(inner, shutdown)?;
     let located = match job::locate(&order, &mut finder, outage(inner, &order), shutdown) {
         Err(error)
-            if error.fault == Fault::NotFound && transfer.request.out.is_none() && is_here(inner, &order) =>
+            if error.fault == Fault::NotFound
+                && transfer.request.out.is_none()
+                && is_in_folder(inner, &order) =>
         {
             log::info!("{} exists already, and no other peer offers it", transfer.wanted);
             return Ok(());
@@ -285,7 +293,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
 }
 
 /// Whether a file of the requested name is in the folder.
-fn is_here(inner: &Inner, order: &Order) -> bool {
+fn is_in_folder(inner: &Inner, order: &Order) -> bool {
     let name = order.query.name.as_ref();
     name.is_some_and(|name| inner.folder.path().join(name.as_str()).is_file())
 }
@@ -320,7 +328,7 @@ fn shared_name(inner: &Inner, path: &Path) -> Result<Option<FileName>, RoleError
 }
 
 /// Waits for the manager's list of peers.
-fn wait_ready(inner: &Inner, shutdown: &Shutdown) -> Result<(), RoleError> {
+fn wait_for_peer_list(inner: &Inner, shutdown: &Shutdown) -> Result<(), RoleError> {
     let timeout = inner.config.timeout.unwrap_or(LEECHER_TIMEOUT);
     let began = Instant::now();
     while !inner.is_ready() {

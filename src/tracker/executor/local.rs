@@ -1,4 +1,4 @@
-//! Tasks that need only the tracker's own disk: prove, drop, offload, forget.
+//! Tasks that need only the tracker's own disk: answer challenges, drop chunks, offload and forget files.
 
 use super::Inner;
 use crate::content::{ChunkIndex, Digest, FileId};
@@ -36,7 +36,7 @@ impl Inner {
 
     /// Deletes the tracker's own copy of a file.
     ///
-    /// Returns whether it was deleted. The caller holds [`Inner::placing`].
+    /// Returns whether it was deleted. The caller holds [`Inner::offer_lock`].
     pub(super) fn offload(&self, kept: &KeptFile) -> bool {
         let (id, name) = (kept.file.id, &kept.file.name);
         let Some(folder) = &self.folder else {
@@ -83,9 +83,9 @@ impl Inner {
     /// The file in the folder belongs to the user: it remains there, not offered. It is published again after a
     /// restart, or when the user removes it and puts it back.
     pub(super) fn forget(&self, id: FileId) {
-        let _placing = self.placing();
+        let _offer_lock = self.lock_offers();
         let kept = super::lock(&self.known).remove(&id);
-        super::lock(&self.manifest).take();
+        super::lock(&self.last_manifest).take();
         let copies = self.folder.iter().flat_map(|folder| folder.files()).filter(|file| file.id == id);
         for file in copies {
             self.offers.withdraw_file(&file.name, id);

@@ -74,16 +74,18 @@ struct Inner {
     store: ReplicaStore,
     offers: Offers,
     watch: Arc<dyn Watch>,
-    /// The files in the catalogue.
+    /// The files in the catalogue, by id.
     known: Mutex<HashMap<FileId, KeptFile>>,
     /// Forgotten files that remain in the folder; not published until they change there.
     ignored: Mutex<HashSet<FileId>>,
     /// Held while a file of the folder is offered or withdrawn and the change is reported, so that
     /// both are atomic.
-    placing: Mutex<()>,
+    offer_lock: Mutex<()>,
     /// The manifest that was read last.
-    manifest: Mutex<Option<(FileId, Arc<Manifest>)>>,
+    last_manifest: Mutex<Option<(FileId, Arc<Manifest>)>>,
+    /// Connections to volunteers.
     pool: ConnectionPool,
+    /// Budget for chunks that are being downloaded.
     memory: Memory,
     outcomes: Sender<TaskOutcome>,
     failures: Sender<RoleError>,
@@ -121,8 +123,8 @@ impl Executor {
             watch,
             known: Mutex::new(known),
             ignored: Mutex::default(),
-            placing: Mutex::default(),
-            manifest: Mutex::default(),
+            offer_lock: Mutex::default(),
+            last_manifest: Mutex::default(),
             pool: ConnectionPool::new(timeouts),
             memory: Memory::new(RECEIVE_MEMORY_BYTES),
             outcomes,
@@ -147,6 +149,7 @@ impl Executor {
 }
 
 impl Inner {
+    /// Reports an outcome to the state machine.
     fn report(&self, outcome: TaskOutcome) {
         // Fails only when the tracker ends.
         let _ = self.outcomes.send(outcome);
@@ -158,8 +161,8 @@ impl Inner {
         let _ = self.failures.try_send(error.into());
     }
 
-    fn placing(&self) -> MutexGuard<'_, ()> {
-        lock(&self.placing)
+    fn lock_offers(&self) -> MutexGuard<'_, ()> {
+        lock(&self.offer_lock)
     }
 
     fn known(&self, id: FileId) -> Option<KeptFile> {
@@ -170,6 +173,7 @@ impl Inner {
         lock(&self.ignored).contains(&id)
     }
 
+    /// Sets whether a file is ignored: not published although it is in the folder.
     fn ignore(&self, id: FileId, ignored: bool) {
         let mut all = lock(&self.ignored);
         match ignored {
@@ -199,14 +203,14 @@ impl Inner {
 
     /// The manifest of a file, from the catalogue. Reports a failed catalogue.
     fn manifest(&self, id: FileId) -> Option<Arc<Manifest>> {
-        if let Some((_, manifest)) = lock(&self.manifest).as_ref().filter(|(last, _)| *last == id) {
+        if let Some((_, manifest)) = lock(&self.last_manifest).as_ref().filter(|(last, _)| *last == id) {
             return Some(manifest.clone());
         }
         let manifest = self.catalogue.manifest(id).unwrap_or_else(|error| {
             self.fail(error);
             None
         })?;
-        *lock(&self.manifest) = Some((id, manifest.clone()));
+        *lock(&self.last_manifest) = Some((id, manifest.clone()));
         Some(manifest)
     }
 }

@@ -50,8 +50,7 @@ fn is_exclusive(task: &ExecutorTask) -> bool {
 #[derive(Default)]
 pub(super) struct Schedule {
     files: HashMap<FileId, Queue>,
-    /// Candidates for the next task, each file at most once: their first waiting task could
-    /// probably begin.
+    /// Files whose first waiting task could begin when they were queued here, each file at most once.
     ready: VecDeque<FileId>,
 }
 
@@ -61,6 +60,7 @@ struct Queue {
     running: usize,
     /// The running task is exclusive.
     exclusive: bool,
+    /// Whether the file is in [`Schedule::ready`].
     is_ready: bool,
 }
 
@@ -178,8 +178,9 @@ mod tests {
             let mut last = HashMap::new();
             let mut running: Vec<(FileId, ExecutorTask)> = Vec::new();
             let mut begun = 0;
-            let endings = std::iter::repeat_n(&1, 400).enumerate().map(|(at, _)| (at % 4) as u8);
-            for choice in choices.into_iter().chain(endings) {
+            // Ends all tasks that the random choices have left.
+            let completion = (0..400).map(|at| (at % 4) as u8);
+            for choice in choices.into_iter().chain(completion) {
                 let kind = if choice % 2 == 0 { Kind::Local } else { Kind::Remote };
                 match choice {
                     0 => if let Some((number, (file, exclusive))) = waiting.next() {

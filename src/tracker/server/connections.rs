@@ -25,8 +25,9 @@ pub(super) struct Connection {
     /// Allocated as it fills, up to `limit` messages: memory reserved in advance would cost
     /// hundreds of kilobytes for each of many idle connections.
     outbox: Sender<Outgoing>,
+    /// Messages that the outbox may hold.
     limit: usize,
-    /// Holds a unit for each request that waits for the state thread.
+    /// Holds one unit for each request that waits for the state thread; full if the reader must wait.
     request_credit: Receiver<()>,
     /// Bytes in the outbox and in the message that is being written.
     queued_bytes: Arc<AtomicUsize>,
@@ -159,8 +160,8 @@ impl ConnectionServer {
         cause
     }
 
-    /// Forwards requests to the state thread, at most [`CONNECTION_REQUESTS_MAX`] ahead of it: backpressure for
-    /// each connection.
+    /// Forwards requests to the state thread, which may be at most [`CONNECTION_REQUESTS_MAX`] requests behind
+    /// (backpressure).
     fn read(
         &self,
         id: ConnectionId,

@@ -42,7 +42,7 @@ pub struct ServerConfig {
     pub timeouts: Timeouts,
 }
 
-/// Errors at the start of a server.
+/// The reason that a server cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address cannot be bound.
@@ -205,7 +205,7 @@ fn run<M: Machine>(
     }
 }
 
-/// Reason for a wake-up of the state thread.
+/// The reason for a wake-up of the state thread.
 enum Cause {
     Wake,
     Event(Event),

@@ -20,7 +20,7 @@ pub(super) struct State<M> {
     channels: ExecutorChannels,
     connections: HashMap<ConnectionId, Connection>,
     started: Instant,
-    /// Time of the tick for which the state thread sleeps.
+    /// Time at which the state thread wakes up for the next tick.
     wakes: Moment,
     /// Effects of a batch of datagrams; reused, so that a batch needs no allocation.
     effects: Vec<Effect>,
