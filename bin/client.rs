@@ -8,7 +8,7 @@ use shoal::cli::help::{FILES, NETWORK, TIMEOUTS, VOLUNTEERS};
 use shoal::cli::{self, BarWatch, LogOptions, member};
 use shoal::content::{PeerName, SetName, limits};
 use shoal::net::Shutdown;
-use shoal::report::DaemonError;
+use shoal::report::RoleError;
 use shoal::roles::chunk_client::{self, ClientConfig};
 use shoal::roles::folder_client::MemberConfig;
 use shoal::volunteer::VolunteerConfig;
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
     cli::run(&log, |watch, shutdown| run(flags, watch, shutdown))
 }
 
-fn run(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
+fn run(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
     let shares_plain_folder =
         flags.manager.is_some() || flags.plain || flags.volunteer.is_some() || !flags.get.is_empty();
     match (folder::kind(&flags.folder)?, shares_plain_folder) {
@@ -92,7 +92,7 @@ fn run(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), D
 }
 
 /// Completes a chunk folder.
-fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
+fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
     let config = ClientConfig {
         folder: flags.folder,
         listen: flags.serve.address(flags.transfer_port),
@@ -108,7 +108,7 @@ fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<
 }
 
 /// Shares a plain folder.
-fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
+fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
     let without_tracker = flags.manager.is_some() && flags.volunteer.is_none();
     let default = if without_tracker { None } else { Some(limits::TRACKER_ADDRESS) };
     let replicas = flags.volunteer_dir.unwrap_or_else(|| flags.folder.join(limits::VOLUNTEER_FOLDER));

@@ -6,7 +6,7 @@ use shoal::cli::flags::{self, ConnectionsFlag, LeaseFlags, TimeoutFlags};
 use shoal::cli::help::NETWORK;
 use shoal::cli::{self, LogOptions};
 use shoal::content::limits;
-use shoal::report::DaemonError;
+use shoal::report::RoleError;
 use shoal::roles::manager::{self, ManagerConfig};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
             connections: flags.connections.max_connections,
             timeouts: flags.timeouts.timeouts(),
         };
-        let manager = manager::start(&config, shutdown).map_err(DaemonError::from)?;
+        let manager = manager::start(&config, shutdown).map_err(RoleError::from)?;
         shutdown.wait_forever();
         manager.join();
         Ok(())

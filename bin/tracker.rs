@@ -7,8 +7,8 @@ use shoal::cli::help::{FILES, LIMITS, NETWORK, OUTPUT, TIMEOUTS, VOLUNTEERS};
 use shoal::cli::{self, LogOptions, tracker_prompt};
 use shoal::content::limits;
 use shoal::net::Timeouts;
-use shoal::report::DaemonError;
 use shoal::report::Fault;
+use shoal::report::RoleError;
 use shoal::report::next_step::quoted;
 use shoal::roles::tracker::{self, KeepConfig, TrackerConfig};
 use shoal::swarm::replication::Settings;
@@ -148,7 +148,7 @@ fn main() -> ExitCode {
                 folder.display(),
                 quoted(&folder.display().to_string())
             );
-            return Err(DaemonError::new(Fault::FileAccess, text));
+            return Err(RoleError::new(Fault::FileAccess, text));
         }
         let keep = flags.replication.config(&rules, (connections, timeouts), &flags.log);
         let replicates = keep.is_some();

@@ -39,16 +39,17 @@
 //!   a `link` that reads and a `link-out` that writes.
 //! - **Tracker that keeps files**: its machine contains a [`swarm::replication::Placement`]. Tasks for a disk or another
 //!   host leave the machine as a [`swarm::keeping::ExecutorTask`] for the [`tracker::executor`], and return as a
-//!   [`swarm::keeping::TaskOutcome`]. Thread `keeper` distributes tasks to `keep-distant` (four threads that download from
-//!   volunteers) and `keep-local` (two threads for the local disk). `record` is the only writer of the catalogue, `publish`
-//!   scans the folder of offered files, `check` hashes the chunks of an earlier run, and `spoiled` reports damaged chunks.
+//!   [`swarm::keeping::TaskOutcome`]. Thread `executor` distributes tasks to `executor-remote` (four threads that
+//!   download from volunteers) and `executor-local` (two threads for the local disk). `record` is the only writer of the
+//!   catalogue, `publish` scans the folder of offered files, `check` hashes the chunks of an earlier run, and `damaged`
+//!   reports damaged chunks.
 //! - **Serving peer** ([`upload::server`]): `serve-accept`; for each connection, `serve` reads requests and `serve-out`
 //!   answers them in order, chunks by `sendfile(2)`.
 //! - **Seeder** ([`roles::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`])
 //!   registers, announces the file and sends heartbeats, all by UDP.
 //! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): the caller's thread owns the
 //!   [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives, verifies and stores, and a
-//!   `fetch-ask` thread that sends requests. `find` looks for more holders ([`download::finder`]); `keep-map` writes the
+//!   `fetch-ask` thread that sends requests. `find` looks for more holders ([`download::finder`]); `resume-file` writes the
 //!   resume file. With `--stay`, the leecher serves and announces like a seeder.
 //! - **Client with a chunk folder** ([`roles::chunk_client`]): a
 //!   [`DownloadScheduler`](download::scheduler::DownloadScheduler), fed by a `tracker-session` that keeps one connection to
@@ -58,7 +59,7 @@
 //!   leecher with the peers, a tracker or both as its sources.
 //! - **Volunteer** ([`volunteer`]), beside a client with a plain folder: `volunteer` executes the tracker's orders, which
 //!   arrive over a `tracker-session`, and reports the results. Eight `volunteer-copy` threads download, verify and store
-//!   chunks; `volunteer-chores` drops chunks and answers challenges; `volunteer-check` hashes the chunks of an earlier run.
+//!   chunks; `volunteer-disk` drops chunks and answers challenges; `volunteer-check` hashes the chunks of an earlier run.
 //! - **Prompt** ([`cli::prompt`] of a client, [`cli::tracker_prompt`] of a tracker): the caller's thread waits for lines
 //!   and for the shutdown. `prompt-line` reads, `prompt-print` writes log lines above the input line, `prompt-ask` queries
 //!   the swarm. A signal from this process to itself wakes a reader that waits for a key. Where the line editor does not

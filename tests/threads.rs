@@ -16,7 +16,7 @@ use shoal::storage::CompleteFile;
 use shoal::swarm::manager::Manager;
 use shoal::swarm::membership::Leases;
 use shoal::swarm::tracker::{Rules, Tracker};
-use shoal::tracker::server::{ExecutorChannels, Hub, HubConfig};
+use shoal::tracker::server::{ExecutorChannels, ServerConfig, SwarmServer};
 use shoal::upload::offers::Offers;
 use shoal::upload::server::{ServeOptions, serve};
 use std::net::SocketAddr;
@@ -44,24 +44,24 @@ fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-/// Stops a hub with eight connections after the hello, of which one has been closed, and one without a hello.
-fn hub(start: impl FnOnce(&HubConfig, &Shutdown) -> Hub) {
+/// Stops a server with eight connections after the hello, of which one has been closed, and one without a hello.
+fn server(start: impl FnOnce(&ServerConfig, &Shutdown) -> SwarmServer) {
     let shutdown = Shutdown::new();
-    let config = HubConfig {
+    let config = ServerConfig {
         listen: any_port(),
         connections: CONNECTIONS_MAX,
         outbox: OUTBOX_MESSAGES_MAX,
         timeouts: Timeouts::default(),
     };
-    let hub = start(&config, &shutdown);
-    let mut wires: Vec<Wire> = (0..9).map(|_| Wire::connect(hub.address())).collect();
+    let server = start(&config, &shutdown);
+    let mut wires: Vec<Wire> = (0..9).map(|_| Wire::connect(server.address())).collect();
     for wire in &mut wires[1..] {
         wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
         assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 1 }));
     }
     drop(wires.pop());
     shutdown.trigger();
-    hub.join();
+    server.join();
     wires.iter_mut().for_each(Wire::is_closed);
 }
 
@@ -69,11 +69,11 @@ fn serving(dir: &std::path::Path) {
     let bytes = random_bytes(1, 100_000);
     let path = write(dir, "served", &bytes);
     let file = CompleteFile::publish(&path, Some(16_384), &|_| (), &|| false).unwrap();
-    let (threads, shutdown, shelf) = (Threads::new(), Shutdown::new(), Offers::new());
-    shelf.put(file.id(), Arc::new(file));
+    let (threads, shutdown, offers) = (Threads::new(), Shutdown::new(), Offers::new());
+    offers.put(file.id(), Arc::new(file));
     let listener = Listener::bind(any_port()).unwrap();
     let address = listener.address();
-    serve(listener, shelf, &ServeOptions::default(), None, &threads, &shutdown).unwrap();
+    serve(listener, offers, &ServeOptions::default(), None, &threads, &shutdown).unwrap();
     let silent = Wire::connect(address);
     let mut peers = [PeerClient::connect(address), PeerClient::connect(address)];
     for peer in &mut peers {
@@ -87,15 +87,15 @@ fn serving(dir: &std::path::Path) {
 fn seeding(dir: &std::path::Path) {
     let file = write(dir, "seeded", &random_bytes(2, 100_000));
     let (shutdown, ends) = (Shutdown::new(), Shutdown::new());
-    let hub_config =
-        HubConfig { listen: any_port(), connections: 9, outbox: 9, timeouts: Timeouts::default() };
+    let server_config =
+        ServerConfig { listen: any_port(), connections: 9, outbox: 9, timeouts: Timeouts::default() };
     let tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), || 7);
-    let hub = Hub::start(&hub_config, tracker, ExecutorChannels::none(), &ends).unwrap();
+    let server = SwarmServer::start(&server_config, tracker, ExecutorChannels::none(), &ends).unwrap();
     let config = SeederConfig {
         file,
         offer_as: None,
         listen: any_port(),
-        tracker: hub.address(),
+        tracker: server.address(),
         name: None,
         advertise: None,
         chunk_size: None,
@@ -104,13 +104,13 @@ fn seeding(dir: &std::path::Path) {
     };
     std::thread::scope(|scope| {
         let seeder = scope.spawn(|| seeder::run(config, &Unwatched, &shutdown));
-        let mut udp = common::wire::Udp::to(hub.address());
+        let mut udp = common::wire::Udp::to(server.address());
         while udp.lookup("seeded").is_empty() {}
         shutdown.trigger();
         seeder.join().unwrap().unwrap();
     });
     ends.trigger();
-    hub.join();
+    server.join();
 }
 
 #[test]
@@ -130,14 +130,14 @@ fn every_thread_ends_with_its_owner() {
         threads.join();
     });
     assert_no_threads_left("a tracker", || {
-        hub(|config, shutdown| {
+        server(|config, shutdown| {
             let tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), || 7);
-            Hub::start(config, tracker, ExecutorChannels::none(), shutdown).unwrap()
+            SwarmServer::start(config, tracker, ExecutorChannels::none(), shutdown).unwrap()
         });
     });
     assert_no_threads_left("a manager", || {
-        hub(|config, shutdown| {
-            Hub::start(
+        server(|config, shutdown| {
+            SwarmServer::start(
                 config,
                 Manager::new(Leases::default(), false, || 7),
                 ExecutorChannels::none(),

@@ -1,7 +1,7 @@
 //! Parser of the files that a user asks for.
 
 use crate::content::{FileId, FileName};
-use crate::report::{DaemonError, Fault};
+use crate::report::{Fault, RoleError};
 use crate::roles::folder_client::DownloadRequest;
 use crate::tracker_client::lookup::Query;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use std::time::Duration;
 ///
 /// # Errors
 /// The text is neither.
-pub fn download_request(text: &str, patience: Duration) -> Result<DownloadRequest, DaemonError> {
+pub fn download_request(text: &str, patience: Duration) -> Result<DownloadRequest, RoleError> {
     let query = match text.parse::<FileId>() {
         Ok(id) => Query { name: None, id: Some(id) },
         Err(_) => {
             let name = FileName::new(text);
-            let name = name.map_err(|error| DaemonError::new(Fault::Usage, error.to_string()))?;
+            let name = name.map_err(|error| RoleError::from_error(Fault::Usage, error))?;
             Query { name: Some(name), id: None }
         }
     };

@@ -1,8 +1,8 @@
 //! The two kinds of folder that a client takes: chunk folders and plain folders.
 
 use crate::content::local_chunks;
-use crate::report::DaemonError;
 use crate::report::Fault;
+use crate::report::RoleError;
 use crate::report::next_step::quoted;
 use std::path::Path;
 
@@ -19,14 +19,15 @@ pub enum FolderKind {
 ///
 /// # Errors
 /// The path does not exist, or is a file. The text names a command that fixes it.
-pub fn kind(folder: &Path) -> Result<FolderKind, DaemonError> {
+pub fn kind(folder: &Path) -> Result<FolderKind, RoleError> {
     let shown = folder.display();
     let path = quoted(&shown.to_string());
     let text = match folder.metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            format!(
+            let text = format!(
                 "folder {shown} not found; create it with: mkdir -p {path} (or choose another with -folder PATH)"
-            )
+            );
+            return Err(RoleError::new(Fault::FileAccess, text).with_source(error));
         }
         Ok(metadata) if !metadata.is_dir() => {
             format!("{shown} is a file, not a folder; share a single file with: seeder -f {path}")
@@ -36,11 +37,11 @@ pub fn kind(folder: &Path) -> Result<FolderKind, DaemonError> {
             return Ok(if has_list { FolderKind::Chunks } else { FolderKind::Plain });
         }
     };
-    Err(DaemonError::new(Fault::FileAccess, text))
+    Err(RoleError::new(Fault::FileAccess, text))
 }
 
 /// The error for a plain folder without a flag that says how to share it.
-pub fn sharing_mode_missing(folder: &Path, port: u16, name: &str) -> DaemonError {
+pub fn sharing_mode_missing(folder: &Path, port: u16, name: &str) -> RoleError {
     let list = folder.join(local_chunks::FILE);
     let text = format!(
         "{} not found, so {} is a plain folder; share it through a tracker with: client -folder {} -transfer_port \
@@ -49,18 +50,18 @@ pub fn sharing_mode_missing(folder: &Path, port: u16, name: &str) -> DaemonError
         folder.display(),
         quoted(&folder.display().to_string()),
     );
-    DaemonError::new(Fault::FileAccess, text)
+    RoleError::new(Fault::FileAccess, text)
 }
 
 /// The error for a chunk folder with flags of a plain folder.
-pub fn plain_flags_refused(folder: &Path) -> DaemonError {
+pub fn plain_flags_refused(folder: &Path) -> RoleError {
     let text = format!(
         "{} contains a {} and is a chunk folder; --manager, --plain, --volunteer and --get are for plain folders: \
          omit them, or choose another folder with -folder PATH",
         folder.display(),
         local_chunks::FILE
     );
-    DaemonError::new(Fault::Usage, text)
+    RoleError::new(Fault::Usage, text)
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use super::table;
 use crate::net::{Shutdown, Timeouts};
-use crate::report::DaemonError;
 use crate::report::Fault;
+use crate::report::RoleError;
 use crate::report::next_step;
 use crate::tracker_client::lookup;
 use std::io::{self, Write};
@@ -13,15 +13,15 @@ use std::net::SocketAddr;
 ///
 /// # Errors
 /// The tracker does not respond.
-pub fn run(tracker: SocketAddr, timeouts: Timeouts, shutdown: &Shutdown) -> Result<(), DaemonError> {
+pub fn run(tracker: SocketAddr, timeouts: Timeouts, shutdown: &Shutdown) -> Result<(), RoleError> {
     let listed = lookup::list(tracker, timeouts, shutdown);
     let found = match listed {
         Ok(found) => found,
         Err(_) if shutdown.is_stopped() => return Err(crate::download::finder::interrupted()),
-        Err(why) => {
-            let advice = next_step::after_failure("tracker", tracker, &why.to_string());
-            let text = format!("cannot get the list of files from the tracker on {tracker}: {why}{advice}");
-            return Err(DaemonError::new(Fault::Unreachable, text));
+        Err(error) => {
+            let advice = next_step::after_failure("tracker", tracker, &error);
+            let text = format!("cannot get the list of files from the tracker on {tracker}: {error}{advice}");
+            return Err(RoleError::new(Fault::Unreachable, text).with_source(error));
         }
     };
     if found.is_empty() {

@@ -5,8 +5,8 @@ use super::prompt::command_loop::has_terminal;
 use super::{BarWatch, signals};
 use crate::content::fmt::counted;
 use crate::net::Shutdown;
-use crate::report::DaemonError;
 use crate::report::Fault;
+use crate::report::RoleError;
 use crate::report::next_step;
 use crate::roles::folder_client::{DownloadRequest, Member, MemberConfig};
 use crate::volunteer::Volunteer;
@@ -38,7 +38,7 @@ pub fn run(
     task: &Task,
     watch: &Arc<BarWatch>,
     shutdown: &Shutdown,
-) -> Result<(), DaemonError> {
+) -> Result<(), RoleError> {
     let requests =
         task.get.iter().map(|text| download_request(text, task.wait)).collect::<Result<Vec<_>, _>>()?;
     let (name, manager, tracker) = (config.name.clone(), config.manager, config.tracker);
@@ -114,7 +114,7 @@ fn get_all(
     stay: bool,
     watch: &BarWatch,
     leaving: &Shutdown,
-) -> Result<(), DaemonError> {
+) -> Result<(), RoleError> {
     let mut transfers = Vec::new();
     for request in requests {
         transfers.push(member.get(request)?);
@@ -134,10 +134,10 @@ fn get_all(
     }
     match failures.last() {
         // The cause of each failure was logged when it happened.
-        Some(fault) if count == 1 => Err(DaemonError::new(*fault, "")),
+        Some(fault) if count == 1 => Err(RoleError::new(*fault, "")),
         Some(fault) => {
             let text = format!("{} of {count} downloads failed", failures.len());
-            Err(DaemonError::new(*fault, text))
+            Err(RoleError::new(*fault, text))
         }
         None if leaving.is_stopped() => Ok(()),
         None if stay => member.wait_for(leaving),

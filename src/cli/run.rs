@@ -4,8 +4,8 @@
 
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
 use crate::net::{Shutdown, unjoined_count};
-use crate::report::DaemonError;
 use crate::report::Fault;
+use crate::report::RoleError;
 use crate::report::watch::Watch;
 use crate::sync::lock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Sets up logging and Ctrl-C, runs `body`, and returns the exit code for its result.
 pub fn run(
     log: &LogOptions,
-    body: impl FnOnce(&Arc<BarWatch>, &Shutdown) -> Result<(), DaemonError>,
+    body: impl FnOnce(&Arc<BarWatch>, &Shutdown) -> Result<(), RoleError>,
 ) -> std::process::ExitCode {
     allow_many_files();
     let shutdown = Shutdown::new();

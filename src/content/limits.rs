@@ -95,7 +95,7 @@ pub const LISTED_FILES_MAX: usize = 65_536;
 /// Complete holders, and partial holders, of each file in the list of all files.
 pub const LISTED_HOLDERS_MAX: usize = 3;
 /// Requests of one connection that a tracker or manager reads ahead of processing them.
-pub const HUB_REQUESTS_MAX: usize = 32;
+pub const CONNECTION_REQUESTS_MAX: usize = 32;
 /// Messages queued for one connection, at most; a peer that does not read them is disconnected.
 pub const OUTBOX_MESSAGES_MAX: usize = 4_096;
 /// Bytes queued for one connection, at most; a peer that does not read them is disconnected.

@@ -11,7 +11,7 @@ use crate::download::events::Job;
 use crate::download::finder::{Finder, interrupted};
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK};
 use crate::net::{Shutdown, Threads, Timeouts};
-use crate::report::error::{DaemonError, Fault};
+use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, PartFile, StoreError};
 use crate::swarm::Moment;
@@ -63,21 +63,20 @@ pub struct Download<'a> {
 ///
 /// # Errors
 /// No source has a chunk, the timeout has elapsed, a chunk cannot be stored, or the shutdown.
-pub fn run(download: Download<'_>, syncing: &Threads, shutdown: &Shutdown) -> Result<(), DaemonError> {
+pub fn run(download: Download<'_>, syncing: &Threads, shutdown: &Shutdown) -> Result<(), RoleError> {
     let work = shutdown.child();
     let threads = Threads::new();
     let watch = download.watch;
     let part = download.part.clone();
-    let result =
-        write_resume_file(part.clone(), syncing, &work).map_err(DaemonError::from).and_then(|lost| {
-            let result = run_with(download, lost.clone(), &threads, &work);
-            work.trigger();
-            if !part.progress().is_complete() {
-                // Releases the part file, so that a retry can open it.
-                while lost.recv().is_ok() {}
-            }
-            result
-        });
+    let result = write_resume_file(part.clone(), syncing, &work).map_err(RoleError::from).and_then(|lost| {
+        let result = run_with(download, lost.clone(), &threads, &work);
+        work.trigger();
+        if !part.progress().is_complete() {
+            // Releases the part file, so that a retry can open it.
+            while lost.recv().is_ok() {}
+        }
+        result
+    });
     watch.end();
     threads.join();
     // Also after an interruption: the next run resumes from this resume file.
@@ -96,7 +95,7 @@ fn run_with(
     mut lost: Receiver<StoreError>,
     threads: &Threads,
     work: &Shutdown,
-) -> Result<(), DaemonError> {
+) -> Result<(), RoleError> {
     let Download { id, manifest, part, holders, finder, relay, port, discovered, timeout, timeouts, watch } =
         download;
     let layout = manifest.layout();
@@ -190,7 +189,7 @@ struct DownloadState<'a> {
 }
 
 impl DownloadState<'_> {
-    fn take(&mut self, news: Vec<SchedulerEvent>) -> Result<(), DaemonError> {
+    fn take(&mut self, news: Vec<SchedulerEvent>) -> Result<(), RoleError> {
         for news in news {
             match news {
                 SchedulerEvent::Stored(arrival, fresh) => {
@@ -209,7 +208,7 @@ impl DownloadState<'_> {
         Ok(())
     }
 
-    fn check_stall(&mut self) -> Result<(), DaemonError> {
+    fn check_stall(&mut self) -> Result<(), RoleError> {
         let waited = self.last_arrival.elapsed();
         if self.timeout.is_some_and(|timeout| waited >= timeout) {
             let fault = match self.fetch.unavailable().is_empty() {
@@ -218,7 +217,7 @@ impl DownloadState<'_> {
                 false => Fault::ChunksMissing,
             };
             let text = format!("no data received for {} s: {}", waited.as_secs(), self.missing());
-            return Err(DaemonError::new(fault, text));
+            return Err(RoleError::new(fault, text));
         }
         if waited >= SHOW_MISSING_AFTER {
             self.watch.trouble(&self.missing());
@@ -298,7 +297,7 @@ fn write_resume_file(
 ) -> std::io::Result<Receiver<StoreError>> {
     let (tell, lost) = bounded(1);
     let work = work.clone();
-    threads.spawn("keep-map", move || {
+    threads.spawn("resume-file", move || {
         let mut durable = Instant::now();
         let mut said = false;
         while !work.wait(RESUME_FILE_INTERVAL) {

@@ -25,7 +25,7 @@ impl Expected for Manifest {
 
 /// Parameters of a download.
 pub struct Job {
-    /// Number of the download within its daemon.
+    /// Number of the download within its program.
     pub download: u32,
     /// Id under which sources are asked for chunks.
     pub file: FileId,

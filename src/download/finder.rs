@@ -3,14 +3,15 @@
 use crate::content::FileId;
 use crate::content::limits::{ANSWER_GRACE_TIMEOUT, ANSWER_TIMEOUT, SOURCES_MAX};
 use crate::download::events::SourceError;
-use crate::download::source::Conversation;
+use crate::download::source::PeerConnection;
 use crate::net::{Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
-use crate::report::error::{DaemonError, Fault};
+use crate::report::error::{Fault, RoleError};
+use crate::report::next_step::FailedRequest;
 use crate::sync::{lock, read};
 use crate::tracker_client::announcer::Outage;
-use crate::tracker_client::lookup::{Query, list, lookup};
+use crate::tracker_client::lookup::{Query, RequestError, list, lookup};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,18 +21,43 @@ use std::time::{Duration, Instant};
 /// Peers asked at the same time.
 const ASKED_AT_ONCE: usize = 32;
 
+/// The reason that a finder has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// The tracker did not send the list of all files.
+    #[error("no list of files from the tracker on {tracker}: {source}")]
+    List {
+        /// Address of the tracker.
+        tracker: SocketAddr,
+        /// The cause.
+        source: RequestError,
+    },
+    /// The tracker did not answer a lookup.
+    #[error(transparent)]
+    Lookup(#[from] UdpClientError),
+}
+
+impl FailedRequest for FindError {
+    fn is_refusal(&self) -> bool {
+        match self {
+            FindError::List { source, .. } => source.is_refusal(),
+            FindError::Lookup(error) => error.is_refusal(),
+        }
+    }
+}
+
 /// Finds files and their holders. An empty query matches all files; a tracker then includes this peer.
 pub trait Finder: Send {
     /// Asks once; `stop` cancels the request.
     ///
     /// # Errors
-    /// The cause of a missing answer, as text.
-    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String>;
+    /// The cause of a missing answer.
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError>;
 }
 
 /// Finder that asks a tracker.
 pub struct TrackerFinder {
-    asker: UdpClient,
+    client: UdpClient,
     timeouts: Timeouts,
     token: Box<dyn Fn() -> Option<Token> + Send>,
 }
@@ -40,24 +66,23 @@ impl TrackerFinder {
     /// Creates a finder with its own UDP client; TCP connections use `timeouts`. The tracker excludes the
     /// peer with this `token` from its answers.
     pub fn new(
-        asker: UdpClient,
+        client: UdpClient,
         timeouts: Timeouts,
         token: impl Fn() -> Option<Token> + Send + 'static,
     ) -> Self {
-        Self { asker, timeouts, token: Box::new(token) }
+        Self { client, timeouts, token: Box::new(token) }
     }
 }
 
 impl Finder for TrackerFinder {
-    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
         if *query == Query::default() {
-            let tracker = self.asker.tracker();
+            let tracker = self.client.tracker();
             let listed = list(tracker, self.timeouts, stop);
-            return listed.map_err(|why| format!("no list of files from the tracker on {tracker}: {why}"));
+            return listed.map_err(|source| FindError::List { tracker, source });
         }
         let (token, timeouts) = ((self.token)(), self.timeouts);
-        let found = lookup(&mut self.asker, query, SOURCES_MAX as u32, token, timeouts, stop);
-        found.map_err(|why: UdpClientError| why.to_string())
+        Ok(lookup(&mut self.client, query, SOURCES_MAX as u32, token, timeouts, stop)?)
     }
 }
 
@@ -78,7 +103,7 @@ impl PeersFinder {
 }
 
 impl Finder for PeersFinder {
-    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
         let peers = read(&self.peers).clone();
         let answers = Mutex::new(Vec::new());
         let (next, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -131,7 +156,7 @@ fn files_of(
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<OfferedFile>, SourceError> {
-    Conversation::open(address, None, timeouts, shutdown)?.files(query, shutdown)
+    PeerConnection::open(address, None, timeouts, shutdown)?.files(query, shutdown)
 }
 
 /// Groups the offers of single peers by file.
@@ -158,10 +183,10 @@ fn merge(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
 }
 
 /// Finder that combines the answers of several finders.
-pub struct Both(pub Vec<Box<dyn Finder>>);
+pub struct CombinedFinder(pub Vec<Box<dyn Finder>>);
 
-impl Finder for Both {
-    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
+impl Finder for CombinedFinder {
+    fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
         let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
         let mut failure = None;
         let mut answered = false;
@@ -208,13 +233,13 @@ pub fn find_with_retries(
     query: &Query,
     mut outage: Outage,
     shutdown: &Shutdown,
-) -> Result<Vec<FoundFile>, DaemonError> {
+) -> Result<Vec<FoundFile>, RoleError> {
     loop {
         let asked = Instant::now();
         let pause = match finder.find(query, shutdown) {
             Ok(files) => return Ok(files),
             Err(_) if shutdown.is_stopped() => Duration::ZERO,
-            Err(why) => outage.failed(asked, &why)?,
+            Err(error) => outage.failed(asked, error)?,
         };
         if shutdown.wait(pause) {
             return Err(interrupted());
@@ -223,8 +248,8 @@ pub fn find_with_retries(
 }
 
 /// Error of a download that was interrupted.
-pub fn interrupted() -> DaemonError {
-    DaemonError::new(Fault::Interrupted, "interrupted; run the same command to resume")
+pub fn interrupted() -> RoleError {
+    RoleError::new(Fault::Interrupted, "interrupted; run the same command to resume")
 }
 
 #[cfg(test)]
@@ -257,20 +282,18 @@ mod tests {
             (2, &[address(1)][..], &[address(2)][..])
         );
 
-        struct Fixed(Result<Vec<FoundFile>, String>);
+        struct Fixed(Option<Vec<FoundFile>>);
         impl Finder for Fixed {
-            fn find(&mut self, _: &Query, _: &Shutdown) -> Result<Vec<FoundFile>, String> {
-                self.0.clone()
+            fn find(&mut self, _: &Query, _: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
+                self.0.clone().ok_or_else(|| UdpClientError::NoResponse(address(1)).into())
             }
         }
         let more = merge(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
-        let none = || Box::new(Fixed(Err("no answer".into())));
-        let mut both = Both(vec![Box::new(Fixed(Ok(found))), none(), Box::new(Fixed(Ok(more)))]);
+        let none = || Box::new(Fixed(None));
+        let mut both =
+            CombinedFinder(vec![Box::new(Fixed(Some(found))), none(), Box::new(Fixed(Some(more)))]);
         let found = both.find(&Query::default(), &Shutdown::new()).unwrap();
         assert_eq!((found.len(), found[0].holders, found[0].whole.len()), (2, 3, 2));
-        assert_eq!(
-            Both(vec![none(), none()]).find(&Query::default(), &Shutdown::new()),
-            Err("no answer".into())
-        );
+        assert!(CombinedFinder(vec![none(), none()]).find(&Query::default(), &Shutdown::new()).is_err());
     }
 }

@@ -9,10 +9,10 @@ use crate::content::limits::{URGENT_LOOKUP_INTERVAL, VERIFY_SAMPLE_COUNT};
 use crate::content::{FileId, FileName, Manifest, Md5};
 use crate::download::driver::{self, Download};
 use crate::download::finder::{Finder, find_with_retries, interrupted};
-use crate::download::source::Conversation;
+use crate::download::source::PeerConnection;
 use crate::net::{Shutdown, Threads, Timeouts, run_parallel};
 use crate::protocol::tracker::{FileSummary, FoundFile};
-use crate::report::error::{DaemonError, Fault};
+use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::quoted;
 use crate::report::watch::Watch;
 use crate::storage::verify::VerifyCallbacks;
@@ -126,7 +126,7 @@ pub fn locate(
     finder: &mut dyn Finder,
     outage: Outage,
     shutdown: &Shutdown,
-) -> Result<Located, DaemonError> {
+) -> Result<Located, RoleError> {
     let began = Instant::now();
     let mut files = find_with_retries(finder, &order.query, outage.clone(), shutdown)?;
     while files.is_empty() && began.elapsed() < order.patience {
@@ -150,7 +150,7 @@ pub fn locate(
 }
 
 /// Chooses the only match.
-fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, DaemonError> {
+fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, RoleError> {
     let wanted = match (&order.query.name, &order.query.id) {
         (_, Some(id)) => id.to_string(),
         (Some(name), None) => name.to_string(),
@@ -160,7 +160,7 @@ fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, DaemonE
         0 => {
             let list = &order.advice.list;
             let text = format!("{wanted} not found: no peer offers it; list the offered files with: {list}");
-            Err(DaemonError::new(Fault::NotFound, text))
+            Err(RoleError::new(Fault::NotFound, text))
         }
         1 => Ok(files.remove(0)),
         count => {
@@ -172,19 +172,19 @@ fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, DaemonE
                     text += &format!(" {holder}");
                 }
             }
-            Err(DaemonError::new(Fault::Usage, text))
+            Err(RoleError::new(Fault::Usage, text))
         }
     }
 }
 
 /// Destination path. A name given by the user may begin with a dot; a name given by other peers may not,
 /// since hidden files can be configuration files of other programs.
-fn target(order: &Order, offered: &FileName) -> Result<PathBuf, DaemonError> {
+fn target(order: &Order, offered: &FileName) -> Result<PathBuf, RoleError> {
     let name = order.query.name.as_ref().unwrap_or(offered);
     let named_here = order.out.as_ref().is_none_or(|out| out.is_dir());
     if named_here && order.query.name.is_none() && name.as_str().starts_with('.') {
         let text = format!("the file is named {name}, which would be hidden; choose another path with --out");
-        return Err(DaemonError::new(Fault::Usage, text));
+        return Err(RoleError::new(Fault::Usage, text));
     }
     let target = match &order.out {
         None => PathBuf::from(name.as_str()),
@@ -205,13 +205,13 @@ fn target(order: &Order, offered: &FileName) -> Result<PathBuf, DaemonError> {
     }
 }
 
-fn no_folder(path: &Path) -> DaemonError {
+fn no_folder(path: &Path) -> RoleError {
     let text = format!(
         "{} is not a folder; create it with: mkdir -p {}",
         path.display(),
         quoted(&path.display().to_string())
     );
-    DaemonError::new(Fault::FileAccess, text)
+    RoleError::new(Fault::FileAccess, text)
 }
 
 /// Downloads the manifest from any holder: it is verified against the id.
@@ -220,7 +220,7 @@ fn manifest(
     finder: &mut dyn Finder,
     found: &FoundFile,
     shutdown: &Shutdown,
-) -> Result<(Arc<Manifest>, Vec<SocketAddr>), DaemonError> {
+) -> Result<(Arc<Manifest>, Vec<SocketAddr>), RoleError> {
     let started = Instant::now();
     let id = found.file.id;
     let query = Query { name: None, id: Some(id) };
@@ -232,7 +232,7 @@ fn manifest(
         }
         if order.timeout.is_some_and(|timeout| started.elapsed() >= timeout) {
             let text = format!("no manifest of {id} from {}", counted(holders.len() as u64, "holder"));
-            return Err(DaemonError::new(Fault::ChunksMissing, text));
+            return Err(RoleError::new(Fault::ChunksMissing, text));
         }
         if shutdown.wait(URGENT_LOOKUP_INTERVAL) {
             return Err(interrupted());
@@ -255,8 +255,8 @@ fn first_manifest(
     let won = Mutex::new(None);
     run_parallel("manifest", holders.len().min(ASKED_AT_ONCE), || {
         while let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let answer = Conversation::open(*holder, None, timeouts, &race)
-                .and_then(|mut conversation| conversation.manifest(id, &race));
+            let answer = PeerConnection::open(*holder, None, timeouts, &race)
+                .and_then(|mut connection| connection.manifest(id, &race));
             match answer {
                 Ok(manifest) => {
                     lock(&won).get_or_insert(manifest);
@@ -279,7 +279,7 @@ pub fn start(
     file: &Downloaded,
     watch: &dyn Watch,
     shutdown: &Shutdown,
-) -> Result<Start, DaemonError> {
+) -> Result<Start, RoleError> {
     let Downloaded { path, manifest, .. } = file;
     if path.exists() {
         let verify = order.recheck.in_place;
@@ -292,7 +292,7 @@ pub fn start(
             None if !order.overwrite => {
                 let (path, advice) = (path.display(), order.advice.in_the_way);
                 let text = format!("{path} exists and is a different file; {advice}");
-                return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
+                return Err(RoleError::new(Fault::ExistsAndDiffers, text));
             }
             None => {}
         }
@@ -301,7 +301,7 @@ pub fn start(
             "{} exists and is a dangling symbolic link; --overwrite replaces it, --out puts the file elsewhere",
             path.display()
         );
-        return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
+        return Err(RoleError::new(Fault::ExistsAndDiffers, text));
     }
     let part = PartFile::open(path, manifest.clone())?;
     if part.needs_full_check() {
@@ -327,7 +327,7 @@ fn checking<T>(
     watch: &dyn Watch,
     shutdown: &Shutdown,
     check: impl FnOnce(VerifyCallbacks<'_>) -> Result<T, StoreError>,
-) -> Result<T, DaemonError> {
+) -> Result<T, RoleError> {
     let began = Cell::new(false);
     let end = || {
         if began.replace(false) {
@@ -384,7 +384,7 @@ pub fn complete(
     serving: ServingContext,
     watch: &dyn Watch,
     shutdown: &Shutdown,
-) -> Result<Downloaded, DaemonError> {
+) -> Result<Downloaded, RoleError> {
     let Located { file, holders } = located;
     let download = Download {
         id: file.file.id,
@@ -416,7 +416,7 @@ fn check_md5(
     part: &PartFile,
     watch: &dyn Watch,
     shutdown: &Shutdown,
-) -> Result<(), DaemonError> {
+) -> Result<(), RoleError> {
     watch.begin(CHECKING_MD5, file.file.size, 0);
     let got = part.md5(&|bytes| watch.advance(bytes), &|| shutdown.is_stopped());
     watch.end();
@@ -429,7 +429,7 @@ fn check_md5(
             let path = file.path.display();
             let text =
                 format!("{path}: the MD5 of the received file is {got}, but the tracker states {wanted}");
-            Err(DaemonError::new(Fault::VerificationFailed, text))
+            Err(RoleError::new(Fault::VerificationFailed, text))
         }
         Err(StoreError::Stopped) => Err(interrupted()),
         Err(error) => Err(error.into()),

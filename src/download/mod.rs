@@ -2,7 +2,7 @@
 //!
 //! Nothing here reads flags or draws on a terminal.
 
-pub mod conversations;
+pub mod connection_pool;
 pub mod driver;
 pub mod events;
 pub mod finder;

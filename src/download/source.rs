@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// An open connection to a peer. Hello and the first request are sent together and so cost one RTT.
-pub struct Conversation {
+pub struct PeerConnection {
     reader: FrameReader,
     writer: FrameWriter,
     stream: Arc<TcpStream>,
@@ -37,7 +37,7 @@ pub struct Conversation {
     rtt: Duration,
 }
 
-impl Conversation {
+impl PeerConnection {
     /// Connects and sends hello; the response is read together with the response to the first request. `port`
     /// is the port on which this peer serves, if any.
     ///
@@ -245,21 +245,21 @@ impl SourceReader {
         verifier: &SourceVerifier,
         threads: &Threads,
     ) -> Result<(), SourceError> {
-        let mut conversation =
-            Conversation::open(self.address, self.job.port, self.job.timeouts, &self.shutdown)?;
-        let stream = conversation.stream.clone();
+        let mut connection =
+            PeerConnection::open(self.address, self.job.port, self.job.timeouts, &self.shutdown)?;
+        let stream = connection.stream.clone();
         let _guard = self.shutdown.guard(&stream);
         let (have, upstreams) = match self.job.subscribe {
             true => {
-                let (have, upstreams) = conversation.have(self.job.file, self.job.count)?;
+                let (have, upstreams) = connection.have(self.job.file, self.job.count)?;
                 (Some(have), upstreams)
             }
             false => {
-                conversation.await_hello()?;
+                connection.await_hello()?;
                 (None, Vec::new())
             }
         };
-        let Conversation { mut reader, mut writer, stall, rtt, .. } = conversation;
+        let PeerConnection { mut reader, mut writer, stall, rtt, .. } = connection;
         self.report(SourceUpdate::Connected { have, upstreams, rtt });
         let in_flight = InFlight::default();
         let command_writer = CommandWriter {

@@ -3,6 +3,7 @@
 //! This layer never interprets messages. Invariants: every thread is spawned by [`Threads`] and joined; every blocking
 //! call has a deadline or is woken by [`Shutdown`]; every queue is bounded.
 
+pub mod blocked_channel;
 pub mod dial;
 pub mod framed_stream;
 pub mod listener;
@@ -12,6 +13,7 @@ pub mod threads;
 pub mod timeouts;
 pub mod udp_client;
 
+pub use blocked_channel::BlockedChannel;
 pub use dial::dial;
 pub use framed_stream::{FrameReader, FrameWriter, StreamError};
 pub use listener::{Activity, BindError, Listener};

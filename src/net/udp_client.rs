@@ -26,7 +26,10 @@ pub enum UdpClientError {
     /// The request does not fit into a datagram.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The socket failed, or the tracker reported an error.
+    /// The tracker answered with an error.
+    #[error("request to the tracker failed: {0}")]
+    Rejected(String),
+    /// The socket failed, or the tracker sent an unexpected response.
     #[error("request to the tracker failed: {0}")]
     Io(#[from] io::Error),
     /// A shutdown ended the wait.

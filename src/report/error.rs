@@ -2,6 +2,7 @@
 
 use crate::net::BindError;
 use crate::storage::StoreError;
+use std::error::Error;
 use std::io;
 
 /// Kind of an error. The command line maps it to an exit code.
@@ -34,17 +35,33 @@ pub enum Fault {
 /// The error that ended a program.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
-pub struct DaemonError {
+pub struct RoleError {
     /// Kind of the error, for the exit code.
     pub fault: Fault,
-    /// Text for the user: subject, cause, advice.
+    /// Text for the user: subject, cause, advice. Contains the text of the source.
     pub text: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
 }
 
-impl DaemonError {
+impl RoleError {
     /// Creates an error of a kind, with its text.
     pub fn new(fault: Fault, text: impl Into<String>) -> Self {
-        Self { fault, text: text.into() }
+        Self { fault, text: text.into(), source: None }
+    }
+
+    /// Converts another error: its text is the text for the user.
+    pub fn from_error(fault: Fault, error: impl Error + Send + Sync + 'static) -> Self {
+        Self::new(fault, error.to_string()).with_source(error)
+    }
+
+    /// Adds the error that this one stems from.
+    pub fn with_source(self, source: impl Error + Send + Sync + 'static) -> Self {
+        Self { source: Some(Box::new(source)), ..self }
+    }
+
+    /// Appends advice to the text.
+    pub fn with_advice(self, advice: &str) -> Self {
+        Self { text: format!("{}; {advice}", self.text), ..self }
     }
 
     /// Converts a bind error, for `map_err`, and adds advice.
@@ -59,12 +76,12 @@ impl DaemonError {
                 }
                 BindError::Other(..) => "choose an address of this host with --listen".to_owned(),
             };
-            Self::new(Fault::Other, format!("{error}; {advice}"))
+            Self::from_error(Fault::Other, error).with_advice(&advice)
         }
     }
 }
 
-impl From<StoreError> for DaemonError {
+impl From<StoreError> for RoleError {
     fn from(error: StoreError) -> Self {
         let fault = match &error {
             StoreError::Full { .. } => Fault::DiskFull,
@@ -81,12 +98,29 @@ impl From<StoreError> for DaemonError {
             | StoreError::Chunks { .. }
             | StoreError::ChunkFile { .. } => Fault::FileAccess,
         };
-        Self::new(fault, error.to_string())
+        Self::from_error(fault, error)
     }
 }
 
-impl From<io::Error> for DaemonError {
+impl From<io::Error> for RoleError {
     fn from(error: io::Error) -> Self {
-        Self::new(Fault::Other, error.to_string())
+        Self::from_error(Fault::Other, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_keeps_its_source_and_shows_it_once() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let error = BindError::Other("127.0.0.1:80".parse().unwrap(), "TCP", denied);
+        let wanted = format!("{error}; choose a port above 1023 with --port PORT");
+        let error = RoleError::bind("--port PORT")(error);
+        assert_eq!((error.fault, error.to_string()), (Fault::Other, wanted));
+        let source = error.source().and_then(|source| source.source()).unwrap();
+        assert_eq!(source.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::PermissionDenied);
+        assert!(RoleError::new(Fault::Usage, "").source().is_none());
     }
 }

@@ -6,4 +6,4 @@ pub mod error;
 pub mod next_step;
 pub mod watch;
 
-pub use error::{DaemonError, Fault};
+pub use error::{Fault, RoleError};

@@ -4,6 +4,8 @@
 
 use crate::content::SetName;
 use crate::content::limits::{DEFAULT_SET, MANAGER_ADDRESS, TRACKER_ADDRESS};
+use crate::net::UdpClientError;
+use std::error::Error;
 use std::net::SocketAddr;
 
 /// The address at which a program looks for a tracker or manager by default.
@@ -94,12 +96,21 @@ pub fn start(role: &str, address: SocketAddr) -> String {
     }
 }
 
-/// Advice after a reason in an error text: how to start the program that does not answer.
-///
-/// Empty if the reason shows that a program answered, or names a flag itself.
-pub fn after_failure(role: &str, address: SocketAddr, reason: &str) -> String {
-    let answered = [" --", "refuses", " answers "].iter().any(|part| reason.contains(part));
-    if answered { String::new() } else { format!("; {}", start(role, address)) }
+/// A failed request to a tracker or manager.
+pub trait FailedRequest: Error + Send + Sync + 'static {
+    /// Whether a program answered and refused: no other program needs to be started then.
+    fn is_refusal(&self) -> bool;
+}
+
+impl FailedRequest for UdpClientError {
+    fn is_refusal(&self) -> bool {
+        matches!(self, UdpClientError::Rejected(_))
+    }
+}
+
+/// Advice after the error of a request: how to start the program that does not answer. Empty after a refusal.
+pub fn after_failure(role: &str, address: SocketAddr, error: &dyn FailedRequest) -> String {
+    if error.is_refusal() { String::new() } else { format!("; {}", start(role, address)) }
 }
 
 /// A word as a POSIX shell reads it.
@@ -129,11 +140,10 @@ mod tests {
             "start one with: tracker (or choose another with --tracker HOST:PORT)"
         );
         assert!(start("manager", other).starts_with("start one with: manager --listen 127.0.0.1:6000 ("));
-        let reason = "127.0.0.1:6000 refuses: the address is taken";
-        assert_eq!(after_failure("manager", other, reason), "");
-        assert!(
-            after_failure("tracker", other, "no tracker listens on it").starts_with("; start one with: ")
-        );
+        let refusal = UdpClientError::Rejected("the address is taken".into());
+        assert_eq!(after_failure("manager", other, &refusal), "");
+        let closed = UdpClientError::Refused(other);
+        assert!(after_failure("tracker", other, &closed).starts_with("; start one with: "));
         let far = "10.0.0.1:5100".parse().unwrap();
         assert!(
             start("tracker", far).starts_with("start one on that host with: tracker --listen 0.0.0.0:5100 (")

@@ -8,7 +8,7 @@ use crate::download::finder::TrackerFinder;
 use crate::download::job::{self, Downloaded, Located, Order, ServingContext, Start};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::Registration;
-use crate::report::error::DaemonError;
+use crate::report::error::RoleError;
 use crate::report::watch::Watch;
 use crate::roles::seeder::default_name;
 use crate::storage::{ChunkSource, CompleteFile, PartFile, Verify};
@@ -61,7 +61,7 @@ pub fn run(
     watch: &dyn Watch,
     shutdown: &Shutdown,
     done: &mut dyn FnMut(&Downloaded),
-) -> Result<(), DaemonError> {
+) -> Result<(), RoleError> {
     let threads = Threads::new();
     let result = Leecher { config, watch, shutdown, threads: threads.clone() }.run(done);
     shutdown.trigger();
@@ -85,17 +85,17 @@ struct Serving {
 }
 
 impl Leecher<'_> {
-    fn run(&self, done: &mut dyn FnMut(&Downloaded)) -> Result<(), DaemonError> {
+    fn run(&self, done: &mut dyn FnMut(&Downloaded)) -> Result<(), RoleError> {
         let LeecherConfig { order, tracker, stay } = self.config;
         // Binds before the download, so that a port in use is reported at once.
         let listener = stay.as_ref().map(|stay| Listener::bind(stay.listen)).transpose();
-        let listener = listener.map_err(DaemonError::bind("--port PORT"))?;
-        // Set when the serving side has registered.
+        let listener = listener.map_err(RoleError::bind("--port PORT"))?;
+        // Set when the serving side has started: the tracker then excludes this peer from its responses.
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
-        let own = announcer.clone();
-        let token = move || own.get().and_then(Announcer::token);
-        let asker = UdpClient::new(*tracker, self.shutdown)?.with_timeout(order.timeout);
-        let mut finder = TrackerFinder::new(asker, order.timeouts, token);
+        let token_source = announcer.clone();
+        let token = move || token_source.get().and_then(Announcer::token);
+        let client = UdpClient::new(*tracker, self.shutdown)?.with_timeout(order.timeout);
+        let mut finder = TrackerFinder::new(client, order.timeouts, token);
         let outage = Outage::new("tracker", *tracker, order.timeout);
         let located = job::locate(order, &mut finder, outage, self.shutdown)?;
         let mut order = order.clone();
@@ -116,20 +116,20 @@ impl Leecher<'_> {
             Start::Part(part) => part,
         };
         let threads = self.threads.clone();
-        let mut beside = ServingContext { threads, relay: None, port: None, discovered: None };
+        let mut serving_context = ServingContext { threads, relay: None, port: None, discovered: None };
         if let Some(serving) = self.serve(listener, &located, part.clone())? {
-            let Serving { relay, port, discovered, announcer: own } = serving;
-            beside = ServingContext {
+            let Serving { relay, port, discovered, announcer: started } = serving;
+            serving_context = ServingContext {
                 relay: Some(relay),
                 port: Some(port),
                 discovered: Some(discovered),
-                ..beside
+                ..serving_context
             };
-            let _ = announcer.set(own);
+            let _ = announcer.set(started);
         }
         let (watch, shutdown) = (self.watch, self.shutdown);
         let finder = Box::new(finder);
-        let downloaded = job::complete(order, located, &part, finder, beside, watch, shutdown)?;
+        let downloaded = job::complete(order, located, &part, finder, serving_context, watch, shutdown)?;
         done(&downloaded);
         if let Some(announcer) = announcer.get() {
             self.stay(announcer, &part);
@@ -143,13 +143,13 @@ impl Leecher<'_> {
         listener: Option<Listener>,
         located: &Located,
         source: Arc<dyn ChunkSource>,
-    ) -> Result<Option<Serving>, DaemonError> {
+    ) -> Result<Option<Serving>, RoleError> {
         let (Some(listener), Some(config)) = (listener, &self.config.stay) else { return Ok(None) };
-        let (address, shelf) = (listener.address(), Offers::new());
-        let relay = shelf.relay().clone();
-        shelf.offer(Offer { file: located.file.file.clone(), source });
+        let (address, offers) = (listener.address(), Offers::new());
+        let relay = offers.relay().clone();
+        offers.offer(Offer { file: located.file.file.clone(), source });
         let (discovered, discoveries) = bounded(QUEUE);
-        serve(listener, shelf.clone(), &config.serve, Some(discovered), &self.threads, self.shutdown)?;
+        serve(listener, offers.clone(), &config.serve, Some(discovered), &self.threads, self.shutdown)?;
         log::info!("leecher listening on {address}");
         let port = address.port();
         let name = config.name.clone().map_or_else(|| default_name("leecher", port), Ok)?;
@@ -158,7 +158,7 @@ impl Leecher<'_> {
         let (failures, _) = bounded(1);
         let (tracker, threads) = (self.config.tracker, &self.threads);
         let announcer =
-            Announcer::start(tracker, registration, shelf, None, failures, threads, self.shutdown)?;
+            Announcer::start(tracker, registration, offers, None, failures, threads, self.shutdown)?;
         Ok(Some(Serving { relay, port, discovered: discoveries, announcer }))
     }
 

@@ -5,7 +5,7 @@ use crate::net::{Shutdown, Timeouts};
 use crate::report::next_step;
 use crate::swarm::manager::Manager;
 use crate::swarm::membership::Leases;
-use crate::tracker::server::{ExecutorChannels, Hub, HubConfig, StartError, draw};
+use crate::tracker::server::{ExecutorChannels, ServerConfig, StartError, SwarmServer, draw};
 use std::net::SocketAddr;
 
 /// Configuration of a manager.
@@ -27,12 +27,12 @@ pub struct ManagerConfig {
 ///
 /// # Errors
 /// The address cannot be bound, no thread can be started, or no random bytes are available.
-pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<Hub, StartError> {
+pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<SwarmServer, StartError> {
     let manager = Manager::new(config.leases, config.trust_advertised, draw);
     let ManagerConfig { listen, connections, timeouts, .. } = *config;
-    let hub = HubConfig { listen, connections, outbox: limits::OUTBOX_LISTS_MAX, timeouts };
-    let hub = Hub::start(&hub, manager, ExecutorChannels::none(), shutdown)?;
-    log::info!("manager listening on {}, TCP and UDP", hub.address());
-    log::info!("{}", next_step::share_with_manager(hub.address()));
-    Ok(hub)
+    let server = ServerConfig { listen, connections, outbox: limits::OUTBOX_LISTS_MAX, timeouts };
+    let server = SwarmServer::start(&server, manager, ExecutorChannels::none(), shutdown)?;
+    log::info!("manager listening on {}, TCP and UDP", server.address());
+    log::info!("{}", next_step::share_with_manager(server.address()));
+    Ok(server)
 }

@@ -7,7 +7,7 @@ use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::content::{FileName, PeerName};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
-use crate::report::error::{DaemonError, Fault};
+use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::{self, quoted};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, CompleteFile, FileStamp, StoreError};
@@ -49,14 +49,14 @@ pub struct SeederConfig {
 ///
 /// # Errors
 /// The file cannot be read, the port is taken, or the tracker does not answer in time.
-pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), DaemonError> {
+pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), RoleError> {
     let name = match &config.offer_as {
         Some(name) => name.clone(),
         None => own_name(&config.file)?,
     };
     // Binds before it hashes: hashing can take minutes, and a port in use is reported at once.
-    let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-p PORT"))?;
-    let glance = FileStamp::at(&config.file);
+    let listener = Listener::bind(config.listen).map_err(RoleError::bind("-p PORT"))?;
+    let stamp = FileStamp::at(&config.file);
     let file = match hash(&config, &name, watch, shutdown) {
         Ok(file) => Arc::new(file),
         // A shutdown while hashing is a normal end.
@@ -64,7 +64,7 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
         Err(error) => return Err(error),
     };
     let threads = Threads::new();
-    let result = serve_until(&config, name, listener, (file, glance), watch, &threads, shutdown);
+    let result = serve_until(&config, name, listener, (file, stamp), watch, &threads, shutdown);
     shutdown.trigger();
     threads.join();
     result
@@ -75,14 +75,14 @@ fn serve_until(
     config: &SeederConfig,
     name: FileName,
     listener: Listener,
-    (file, glance): (Arc<CompleteFile>, Option<FileStamp>),
+    (file, stamp): (Arc<CompleteFile>, Option<FileStamp>),
     watch: &dyn Watch,
     threads: &Threads,
     shutdown: &Shutdown,
-) -> Result<(), DaemonError> {
-    let (address, shelf) = (listener.address(), Offers::new());
-    shelf.offer(offer_of(&name, &file));
-    serve(listener, shelf.clone(), &config.serve, None, threads, shutdown)?;
+) -> Result<(), RoleError> {
+    let (address, offers) = (listener.address(), Offers::new());
+    offers.offer(offer_of(&name, &file));
+    serve(listener, offers.clone(), &config.serve, None, threads, shutdown)?;
     log::info!("seeder listening on {address}");
     log::info!("{}", next_step::download(name.as_str(), config.tracker));
     let (failures, failed) = bounded(1);
@@ -93,10 +93,19 @@ fn serve_until(
     };
     let (tracker, timeout) = (config.tracker, config.timeout);
     let announcer =
-        Announcer::start(tracker, registration, shelf.clone(), timeout, failures, threads, shutdown)?;
+        Announcer::start(tracker, registration, offers.clone(), timeout, failures, threads, shutdown)?;
     let last_warning = String::new();
-    let mut offered_file =
-        OfferedFile { config, name, shelf, announcer, file, glance, seen: None, offered: true, last_warning };
+    let mut offered_file = OfferedFile {
+        config,
+        name,
+        offers,
+        announcer,
+        file,
+        stamp,
+        last_stamp: None,
+        offered: true,
+        last_warning,
+    };
     loop {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => break Ok(()),
@@ -121,13 +130,14 @@ fn offer_of(name: &FileName, file: &Arc<CompleteFile>) -> Offer {
 struct OfferedFile<'a> {
     config: &'a SeederConfig,
     name: FileName,
-    shelf: Offers,
+    offers: Offers,
     announcer: Announcer,
     file: Arc<CompleteFile>,
     /// State of the path (inode, size, time) when the file was hashed.
-    glance: Option<FileStamp>,
-    /// A different state at the last check. The file is hashed when two checks see the same state.
-    seen: Option<FileStamp>,
+    stamp: Option<FileStamp>,
+    /// The state at the last check, if it differs. The file is hashed when two checks see the same state.
+    last_stamp: Option<FileStamp>,
+    /// Whether the file is offered: not after it was written to, until it has been hashed again.
     offered: bool,
     /// The last warning: each is logged once.
     last_warning: String,
@@ -139,14 +149,14 @@ impl OfferedFile<'_> {
     /// A file that was written to is withdrawn at once, hashed when it no longer changes, and offered again.
     fn check(&mut self, watch: &dyn Watch, shutdown: &Shutdown) {
         let now = FileStamp::at(&self.config.file);
-        if now == self.glance && self.offered {
-            self.seen = None;
+        if now == self.stamp && self.offered {
+            self.last_stamp = None;
             self.last_warning.clear();
             return;
         }
         let intact = self.file.is_intact();
         if !intact && std::mem::take(&mut self.offered) {
-            self.shelf.withdraw(&self.name);
+            self.offers.withdraw(&self.name);
             self.announcer.nudge();
         }
         self.warn_once(match (now.is_some(), intact) {
@@ -155,7 +165,7 @@ impl OfferedFile<'_> {
             (false, false) => "was removed; it is no longer offered",
             (true, false) => "has changed; it is not offered until it has been hashed again",
         });
-        let settled = now.is_some() && std::mem::replace(&mut self.seen, now) == now;
+        let settled = now.is_some() && std::mem::replace(&mut self.last_stamp, now) == now;
         if settled {
             self.hash_again(now, watch, shutdown);
         }
@@ -173,22 +183,22 @@ impl OfferedFile<'_> {
         let file = match hash(self.config, &self.name, watch, shutdown) {
             Ok(file) => Arc::new(file),
             Err(_) if shutdown.is_stopped() => return,
-            // Retried when two checks see the same state again.
+            // Hashed again after two more checks that see the same state.
             Err(error) => {
                 self.warn_once(&format!("could not be hashed again: {error}"));
-                self.seen = None;
+                self.last_stamp = None;
                 return;
             }
         };
         if file.id() != self.file.id() && self.file.is_intact() {
             // The file was replaced: downloads of the old one can finish from the open file.
-            self.shelf.put(self.file.id(), self.file.clone());
+            self.offers.put(self.file.id(), self.file.clone());
         }
         let result = if file.id() == self.file.id() { "is unchanged" } else { "has changed" };
         log::info!("hashed {} again: its content {result}", self.name);
-        self.shelf.offer(offer_of(&self.name, &file));
+        self.offers.offer(offer_of(&self.name, &file));
         self.announcer.nudge();
-        (self.file, self.glance, self.offered) = (file, now, true);
+        (self.file, self.stamp, self.offered) = (file, now, true);
     }
 }
 
@@ -196,21 +206,21 @@ impl OfferedFile<'_> {
 ///
 /// # Errors
 /// Never for a valid `role`.
-pub(super) fn default_name(role: &str, port: u16) -> Result<PeerName, DaemonError> {
-    PeerName::new(format!("{role}-{port}")).map_err(|error| DaemonError::new(Fault::Other, error.to_string()))
+pub(super) fn default_name(role: &str, port: u16) -> Result<PeerName, RoleError> {
+    PeerName::new(format!("{role}-{port}")).map_err(|error| RoleError::from_error(Fault::Other, error))
 }
 
-fn own_name(path: &Path) -> Result<FileName, DaemonError> {
+fn own_name(path: &Path) -> Result<FileName, RoleError> {
     let name = path.file_name().ok_or_else(|| {
-        DaemonError::new(Fault::Usage, format!("{} is not the path of a file", path.display()))
+        RoleError::new(Fault::Usage, format!("{} is not the path of a file", path.display()))
     })?;
-    let unusable = |why: &dyn std::fmt::Display| {
+    let unusable = |cause: &dyn std::fmt::Display| {
         let text =
-            format!("{} cannot be offered under its own name: {why}; choose one with --as", path.display());
-        DaemonError::new(Fault::Usage, text)
+            format!("{} cannot be offered under its own name: {cause}; choose one with --as", path.display());
+        RoleError::new(Fault::Usage, text)
     };
     let name = name.to_str().ok_or_else(|| unusable(&"it is not UTF-8"))?;
-    FileName::new(name).map_err(|error| unusable(&error))
+    FileName::new(name).map_err(|error| unusable(&error).with_source(error))
 }
 
 fn hash(
@@ -218,7 +228,7 @@ fn hash(
     name: &FileName,
     watch: &dyn Watch,
     shutdown: &Shutdown,
-) -> Result<CompleteFile, DaemonError> {
+) -> Result<CompleteFile, RoleError> {
     let size = std::fs::metadata(&config.file).map_or(0, |metadata| metadata.len());
     watch.begin(&format!("hashing {name}"), size, 0);
     let hashed = |bytes| watch.advance(bytes);
@@ -230,7 +240,7 @@ fn hash(
 
 /// Adds the next command to the two likely mistakes: a missing file, and a folder in place of a
 /// file.
-fn explained(error: StoreError, path: &Path) -> DaemonError {
+fn explained(error: StoreError, path: &Path) -> RoleError {
     let advice = match &error {
         StoreError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
             "choose an existing file with: seeder -f FILE".to_owned()
@@ -241,6 +251,5 @@ fn explained(error: StoreError, path: &Path) -> DaemonError {
         ),
         _ => return error.into(),
     };
-    let DaemonError { fault, text } = error.into();
-    DaemonError::new(fault, format!("{text}; {advice}"))
+    RoleError::from(error).with_advice(&advice)
 }

@@ -7,7 +7,7 @@ use crate::content::PeerName;
 use crate::content::fmt::counted;
 use crate::content::limits::{self, TRACKER_NAME};
 use crate::net::{Listener, Shutdown, Threads, Timeouts};
-use crate::report::error::{DaemonError, Fault};
+use crate::report::error::{Fault, RoleError};
 use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::ReplicaStore;
@@ -16,7 +16,7 @@ use crate::swarm::replication::Settings;
 use crate::swarm::tracker::{KeepRules, Remembered, Rules, Tracker};
 use crate::sync::lock;
 use crate::tracker::executor::{Executor, ExecutorConfig, TaskChannels};
-use crate::tracker::server::{ExecutorChannels, Hub, HubConfig, draw, secret};
+use crate::tracker::server::{ExecutorChannels, ServerConfig, SwarmServer, draw, secret};
 use crate::tracker::store::{Catalogue, Contents, RedbCatalogue};
 use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve};
@@ -73,30 +73,38 @@ pub struct KeepConfig {
 pub struct RunningTracker(Arc<Inner>);
 
 struct Inner {
-    hub: Mutex<Option<Hub>>,
+    /// `None` after [`stop`](RunningTracker::stop).
+    server: Mutex<Option<SwarmServer>>,
     address: SocketAddr,
+    /// `None` if the tracker keeps no files.
     commands: Option<CommandChannels>,
-    failed: Receiver<DaemonError>,
+    /// Receives the failure of the catalogue.
+    failed: Receiver<RoleError>,
     threads: Threads,
 }
 
 /// Channels for prompt commands and their answers.
 struct CommandChannels {
+    /// Address on which the tracker serves chunks.
     serving: SocketAddr,
-    news: Sender<TaskOutcome>,
+    /// Prompt commands reach the machine through the channel of task outcomes.
+    commands: Sender<TaskOutcome>,
+    /// Answers, each with the number of its command.
     answers: Receiver<(u64, Answer)>,
+    /// Number of the next command.
     next: AtomicU64,
 }
 
 /// Starts a tracker, which runs until the shutdown.
 ///
-/// # Errors An address cannot be bound, a folder cannot be used, the catalogue is damaged, no thread can be started, or
-/// no random bytes are available.
+/// # Errors
+/// An address cannot be bound, a folder cannot be used, the catalogue is damaged, no thread can be started, or no random
+/// bytes are available.
 pub fn start(
     config: &TrackerConfig,
     watch: &Arc<dyn Watch>,
     shutdown: &Shutdown,
-) -> Result<RunningTracker, DaemonError> {
+) -> Result<RunningTracker, RoleError> {
     let threads = Threads::new();
     threads.join_on_error(start_in(&threads, config, watch, shutdown), shutdown)
 }
@@ -106,7 +114,7 @@ fn start_in(
     config: &TrackerConfig,
     watch: &Arc<dyn Watch>,
     shutdown: &Shutdown,
-) -> Result<RunningTracker, DaemonError> {
+) -> Result<RunningTracker, RoleError> {
     let mut seeds = seeds()?;
     let mut tracker = Tracker::new(config.rules, fastrand::Rng::with_seed(seeds.0), draw);
     let (failures, failed) = bounded(1);
@@ -118,16 +126,16 @@ fn start_in(
         (executor, commands, catalogue_failed) = (executor_channels, Some(command_channels), failed);
     }
     let TrackerConfig { listen, connections, timeouts, .. } = *config;
-    let hub = HubConfig { listen, connections, outbox: limits::OUTBOX_MESSAGES_MAX, timeouts };
-    let hub = Hub::start(&hub, tracker, executor, shutdown)?;
-    let address = hub.address();
+    let server = ServerConfig { listen, connections, outbox: limits::OUTBOX_MESSAGES_MAX, timeouts };
+    let server = SwarmServer::start(&server, tracker, executor, shutdown)?;
+    let address = server.address();
     log::info!("tracker listening on {address}, TCP and UDP");
     match config.keep {
         Some(_) => log::info!("{}", next_step::volunteer(address)),
         None => log::info!("{}", next_step::share_with_tracker(address)),
     }
     Ok(RunningTracker(Arc::new(Inner {
-        hub: Mutex::new(Some(hub)),
+        server: Mutex::new(Some(server)),
         address,
         commands,
         failed: catalogue_failed,
@@ -136,7 +144,7 @@ fn start_in(
 }
 
 /// Two random seeds.
-fn seeds() -> Result<(u64, u64), DaemonError> {
+fn seeds() -> Result<(u64, u64), RoleError> {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = secret()?;
     Ok((u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])))
 }
@@ -149,12 +157,12 @@ fn keep_files(
     tracker: &mut Tracker,
     random: fastrand::Rng,
     watch: &Arc<dyn Watch>,
-    failures: Sender<DaemonError>,
+    failures: Sender<RoleError>,
     threads: &Threads,
     shutdown: &Shutdown,
-) -> Result<(ExecutorChannels, CommandChannels), DaemonError> {
+) -> Result<(ExecutorChannels, CommandChannels), RoleError> {
     let listener =
-        Listener::bind(SocketAddr::new(ip, keep.port)).map_err(DaemonError::bind("--transfer_port PORT"))?;
+        Listener::bind(SocketAddr::new(ip, keep.port)).map_err(RoleError::bind("--transfer_port PORT"))?;
     let catalogue: Arc<dyn Catalogue> = Arc::new(match keep.rebuild {
         true => RedbCatalogue::rebuild(&keep.state)?,
         false => RedbCatalogue::open(&keep.state)?,
@@ -168,31 +176,31 @@ fn keep_files(
     let name = PeerName::new(TRACKER_NAME);
     let rules = KeepRules {
         settings: keep.settings.clone(),
-        name: name.map_err(|error| DaemonError::new(Fault::Other, error.to_string()))?,
+        name: name.map_err(|error| RoleError::from_error(Fault::Other, error))?,
         serving: keep.advertise.unwrap_or(own),
         rebuild: keep.rebuild,
     };
     tracker.keep(rules, Remembered { files, volunteers, held, forgotten }, random);
-    let shelf = Offers::new();
-    let (tasks, given) = unbounded();
-    let (tell, news) = unbounded();
-    let (answer, answers) = unbounded();
+    let offers = Offers::new();
+    let (tasks, task_receiver) = unbounded();
+    let (outcome_sender, outcomes) = unbounded();
+    let (answer_sender, answers) = unbounded();
     let config = ExecutorConfig {
         files: keep.files.clone(),
         log_file: keep.log_file.clone(),
         catalogue,
         store,
-        shelf: shelf.clone(),
+        offers: offers.clone(),
         watch: watch.clone(),
         timeouts: keep.serve.timeouts,
     };
-    let channels = TaskChannels { tasks: given, news: tell.clone(), failures };
+    let channels = TaskChannels { tasks: task_receiver, outcomes: outcome_sender.clone(), failures };
     Executor::start(config, channels, threads, shutdown)?;
-    serve(listener, shelf, &keep.serve, None, threads, shutdown)?;
+    serve(listener, offers, &keep.serve, None, threads, shutdown)?;
     let serving = SocketAddr::new(ip, port);
     log::info!("tracker serving on {serving}");
-    let commands = CommandChannels { serving, news: tell, answers, next: AtomicU64::new(0) };
-    Ok((ExecutorChannels { tasks, answers: answer, news }, commands))
+    let commands = CommandChannels { serving, commands: outcome_sender, answers, next: AtomicU64::new(0) };
+    Ok((ExecutorChannels { tasks, answers: answer_sender, outcomes }, commands))
 }
 
 impl RunningTracker {
@@ -216,7 +224,7 @@ impl RunningTracker {
         };
         let number = channels.next.fetch_add(1, Ordering::Relaxed);
         channels
-            .news
+            .commands
             .send(TaskOutcome::Command(number, command))
             .map_err(|_| "the tracker is shutting down")?;
         loop {
@@ -234,7 +242,7 @@ impl RunningTracker {
     }
 
     /// Receives the error that ends the tracker, for `select!`.
-    pub fn failed(&self) -> &Receiver<DaemonError> {
+    pub fn failed(&self) -> &Receiver<RoleError> {
         &self.0.failed
     }
 
@@ -242,7 +250,7 @@ impl RunningTracker {
     ///
     /// # Errors
     /// The catalogue has failed.
-    pub fn wait(&self, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    pub fn wait(&self, shutdown: &Shutdown) -> Result<(), RoleError> {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => Ok(()),
             recv(self.0.failed) -> failure => failure.map_or(Ok(()), Err),
@@ -252,8 +260,8 @@ impl RunningTracker {
     /// Triggers the shutdown and waits until every thread has ended.
     pub fn stop(&self, shutdown: &Shutdown) {
         shutdown.trigger();
-        if let Some(hub) = lock(&self.0.hub).take() {
-            hub.join();
+        if let Some(server) = lock(&self.0.server).take() {
+            server.join();
         }
         self.0.threads.join();
     }

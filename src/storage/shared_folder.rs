@@ -132,6 +132,14 @@ impl SharedFolder {
         &self.folder
     }
 
+    /// The name of a file in this folder, given by any path to it; `None` if it is elsewhere or does not exist.
+    pub fn name_of(&self, path: &Path) -> Option<FileName> {
+        let path = fs::canonicalize(path).ok()?;
+        let folder = fs::canonicalize(&self.folder).ok()?;
+        let name = path.file_name()?.to_str()?;
+        (path.parent() == Some(folder.as_path())).then(|| FileName::new(name).ok()).flatten()
+    }
+
     /// Scans the folder: reads the metadata of its files and opens none. The caller decides on the
     /// interval.
     ///

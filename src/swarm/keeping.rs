@@ -84,7 +84,7 @@ pub enum ExecutorTask {
     },
     /// Download a chunk from a volunteer into the tracker's chunk store: [`TaskOutcome::Stored`] or
     /// [`TaskOutcome::NotStored`].
-    DownloadScheduler {
+    Download {
         /// The file.
         kept: KeptFile,
         /// The chunk.
@@ -190,7 +190,7 @@ pub enum TaskOutcome {
     /// The tracker no longer has this complete file: it was removed or changed on disk.
     Withdrawn(FileId),
     /// The scan at start is complete: all files that are there have been published.
-    Looked,
+    FolderScanned,
     /// A chunk is durable in the tracker's chunk store.
     Stored(FileId, ChunkIndex),
     /// A chunk could not be stored in the tracker's chunk store.

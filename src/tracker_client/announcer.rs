@@ -9,8 +9,8 @@ use crate::content::{FileId, FileName};
 use crate::net::{Shutdown, Threads, UdpClient, UdpClientError};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerRequest, TrackerResponse};
-use crate::report::error::{DaemonError, Fault};
-use crate::report::next_step;
+use crate::report::error::{Fault, RoleError};
+use crate::report::next_step::{self, FailedRequest};
 use crate::swarm::backoff::Backoff;
 use crate::sync::lock;
 use crate::upload::offers::{Offer, Offers};
@@ -48,15 +48,15 @@ impl Announcer {
         registration: Registration,
         offers: Offers,
         timeout: Option<Duration>,
-        failures: Sender<DaemonError>,
+        failures: Sender<RoleError>,
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
-        let asker = UdpClient::new(tracker, shutdown)?.with_timeout(timeout);
+        let client = UdpClient::new(tracker, shutdown)?.with_timeout(timeout);
         let (nudge, nudged) = bounded(1);
         let token = Arc::new(Mutex::new(None));
         let mut worker = Worker {
-            asker,
+            client,
             registration,
             offers,
             announced: HashMap::new(),
@@ -103,16 +103,17 @@ impl Outage {
     ///
     /// # Errors
     /// The outage has lasted for the timeout.
-    pub fn failed(&mut self, asked: Instant, why: &dyn std::fmt::Display) -> Result<Duration, DaemonError> {
-        let advice = next_step::after_failure(self.role, self.tracker, &why.to_string());
+    pub fn failed(&mut self, asked: Instant, error: impl FailedRequest) -> Result<Duration, RoleError> {
+        let advice = next_step::after_failure(self.role, self.tracker, &error);
         let since = *self.since.get_or_insert_with(|| {
-            log::warn!("{why}; retrying until it answers{advice}");
+            log::warn!("{error}; retrying until it answers{advice}");
             asked
         });
         if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
             let (role, tracker, seconds) = (self.role, self.tracker, since.elapsed().as_secs_f64());
-            let text = format!("the {role} on {tracker} has not answered for {seconds:.1} s: {why}{advice}");
-            return Err(DaemonError::new(Fault::Unreachable, text));
+            let text =
+                format!("the {role} on {tracker} has not answered for {seconds:.1} s: {error}{advice}");
+            return Err(RoleError::new(Fault::Unreachable, text).with_source(error));
         }
         let pause = self.backoff.pause(&mut self.random);
         Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout.saturating_sub(since.elapsed()))))
@@ -132,7 +133,7 @@ impl Outage {
 }
 
 struct Worker {
-    asker: UdpClient,
+    client: UdpClient,
     registration: Registration,
     offers: Offers,
     /// Announced files and the number of chunks last announced for each.
@@ -146,7 +147,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&mut self, mut nudged: Receiver<()>, failures: &Sender<DaemonError>) {
+    fn run(&mut self, mut nudged: Receiver<()>, failures: &Sender<RoleError>) {
         loop {
             let asked = Instant::now();
             let pause = match self.refresh() {
@@ -156,7 +157,7 @@ impl Worker {
                     self.heartbeat
                 }
                 Err(UdpClientError::Stopped) => break,
-                Err(why) => match self.outage.failed(asked, &why) {
+                Err(error) => match self.outage.failed(asked, error) {
                     Ok(pause) => pause,
                     Err(error) => {
                         let _ = failures.try_send(error);
@@ -174,7 +175,7 @@ impl Worker {
             }
         }
         if let Some(token) = self.token() {
-            self.asker.send_without_reply(&TrackerRequest::Goodbye { token });
+            self.client.send_without_reply(&TrackerRequest::Goodbye { token });
         }
     }
 
@@ -243,13 +244,13 @@ impl Worker {
     }
 
     fn register(&mut self) -> Result<Token, UdpClientError> {
-        match self.asker.request(&TrackerRequest::Register(self.registration.clone()))? {
+        match self.client.request(&TrackerRequest::Register(self.registration.clone()))? {
             TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
                 self.heartbeat = clamp_heartbeat(Duration::from_millis(heartbeat_ms));
                 self.announced.clear();
                 self.full = false;
                 self.set_token(Some(token));
-                log::info!("registered with the tracker on {} as {address}", self.asker.tracker());
+                log::info!("registered with the tracker on {} as {address}", self.client.tracker());
                 Ok(token)
             }
             other => Err(unexpected(other)),
@@ -258,20 +259,20 @@ impl Worker {
 
     /// Sends a request that has no result. Clears the token if the tracker does not know it.
     fn request_ack(&mut self, request: &TrackerRequest) -> Result<Ack, UdpClientError> {
-        match self.asker.request(request)? {
+        match self.client.request(request)? {
             TrackerResponse::Alive
             | TrackerResponse::Announced { .. }
             | TrackerResponse::Withdrawn { .. } => Ok(Ack::Known),
             TrackerResponse::Error { code: ErrorCode::UnknownToken, .. } => {
                 log::info!(
                     "the tracker on {} has no registration of this peer; registering again",
-                    self.asker.tracker()
+                    self.client.tracker()
                 );
                 self.set_token(None);
                 Ok(Ack::Unknown)
             }
             TrackerResponse::Error { code: ErrorCode::Busy, text } => {
-                log::warn!("the tracker on {} accepts no more files: {text}", self.asker.tracker());
+                log::warn!("the tracker on {} accepts no more files: {text}", self.client.tracker());
                 Ok(Ack::Full)
             }
             other => Err(unexpected(other)),
@@ -291,8 +292,10 @@ enum Ack {
 }
 
 fn unexpected(response: TrackerResponse) -> UdpClientError {
-    UdpClientError::Io(io::Error::other(match response {
-        TrackerResponse::Error { text, .. } => format!("the program on that address refuses: {text}"),
-        other => format!("unexpected response {other:?}"),
-    }))
+    match response {
+        TrackerResponse::Error { text, .. } => {
+            UdpClientError::Rejected(format!("the program on that address refuses: {text}"))
+        }
+        other => UdpClientError::Io(io::Error::other(format!("unexpected response {other:?}"))),
+    }
 }

@@ -7,6 +7,7 @@ use crate::net::{FrameReader, Shutdown, StreamError, Timeouts, UdpClient, UdpCli
 use crate::protocol::frame::FrameError;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
+use crate::report::next_step::FailedRequest;
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -32,27 +33,59 @@ impl Query {
     }
 }
 
+/// The reason that a request over TCP has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The connection could not be made or was lost.
+    #[error(transparent)]
+    Link(#[from] StreamError),
+    /// The tracker answered with an error.
+    #[error("request refused: {0}")]
+    Rejected(String),
+    /// The response does not fit the request.
+    #[error("unexpected response {0}")]
+    Unexpected(String),
+}
+
+impl From<io::Error> for RequestError {
+    fn from(error: io::Error) -> Self {
+        RequestError::Link(error.into())
+    }
+}
+
+impl From<FrameError> for RequestError {
+    fn from(error: FrameError) -> Self {
+        RequestError::Link(error.into())
+    }
+}
+
+impl FailedRequest for RequestError {
+    fn is_refusal(&self) -> bool {
+        matches!(self, RequestError::Rejected(_))
+    }
+}
+
 /// Looks up the query once, for up to `wanted` holders. If more exist than fit in a datagram, repeats the
 /// request over TCP; if that fails, returns the first answer. `shutdown` cancels the request.
 ///
 /// # Errors
 /// The tracker does not answer.
 pub fn lookup(
-    asker: &mut UdpClient,
+    client: &mut UdpClient,
     query: &Query,
     wanted: u32,
     token: Option<Token>,
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, UdpClientError> {
-    asker.set_shutdown(shutdown);
+    client.set_shutdown(shutdown);
     let Query { name, id } = query.clone();
     let request = |limit| TrackerRequest::Lookup { name: name.clone(), id, limit, token };
-    match asker.request(&request(wanted.min(DATAGRAM_HOLDERS)))? {
+    match client.request(&request(wanted.min(DATAGRAM_HOLDERS)))? {
         TrackerResponse::Found { files, truncated } => {
             let known = |found: &FoundFile| found.holders > (found.whole.len() + found.partial.len()) as u32;
             let more = truncated || (wanted > DATAGRAM_HOLDERS && files.iter().any(known));
-            let all = more.then(|| over_connection(asker, &request(wanted), timeouts, shutdown));
+            let all = more.then(|| lookup_over_tcp(client, &request(wanted), timeouts, shutdown));
             let mut files = match all {
                 None => files,
                 Some(Ok(more)) => more,
@@ -62,10 +95,10 @@ pub fn lookup(
                 }
             };
             files.retain(|found| query.is_answered_by(&found.file));
-            files.iter_mut().for_each(|found| resolve_holders(found, asker.tracker()));
+            files.iter_mut().for_each(|found| resolve_holders(found, client.tracker()));
             Ok(files)
         }
-        TrackerResponse::Error { text, .. } => Err(UdpClientError::Io(io::Error::other(text))),
+        TrackerResponse::Error { text, .. } => Err(UdpClientError::Rejected(text)),
         other => Err(UdpClientError::Io(io::Error::other(format!("unexpected response {other:?}")))),
     }
 }
@@ -78,8 +111,8 @@ pub fn list(
     tracker: SocketAddr,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-) -> Result<Vec<FoundFile>, StreamError> {
-    converse(tracker, &TrackerRequest::List, timeouts, shutdown, |response, reader| match response {
+) -> Result<Vec<FoundFile>, RequestError> {
+    request_over_tcp(tracker, &TrackerRequest::List, timeouts, shutdown, |response, reader| match response {
         TrackerResponse::Listing { count, length } if length <= LIST_MAX => {
             let mut payload = vec![0; length as usize];
             reader.payload(&mut payload)?;
@@ -99,8 +132,8 @@ pub fn list(
 ///
 /// # Errors
 /// The tracker does not answer, or refuses.
-pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, StreamError> {
-    converse(tracker, &TrackerRequest::Status, Timeouts::default(), shutdown, |response, reader| {
+pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, RequestError> {
+    request_over_tcp(tracker, &TrackerRequest::Status, Timeouts::default(), shutdown, |response, reader| {
         match response {
             TrackerResponse::Status { length } if length <= LIST_MAX => {
                 let mut payload = vec![0; length as usize];
@@ -134,26 +167,26 @@ fn resolve_holders(found: &mut FoundFile, tracker: SocketAddr) {
     *holders = holders.saturating_sub((told - whole.len() - partial.len()) as u32);
 }
 
-fn over_connection(
-    asker: &UdpClient,
+fn lookup_over_tcp(
+    client: &UdpClient,
     request: &TrackerRequest,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-) -> Result<Vec<FoundFile>, StreamError> {
-    converse(asker.tracker(), request, timeouts, shutdown, |response, _| match response {
+) -> Result<Vec<FoundFile>, RequestError> {
+    request_over_tcp(client.tracker(), request, timeouts, shutdown, |response, _| match response {
         TrackerResponse::Found { files, .. } => Ok(files),
         other => Err(unexpected(other)),
     })
 }
 
 /// Sends one request over a new TCP connection.
-fn converse<T>(
+fn request_over_tcp<T>(
     tracker: SocketAddr,
     request: &TrackerRequest,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-    answer: impl FnOnce(TrackerResponse, &mut FrameReader) -> Result<T, StreamError>,
-) -> Result<T, StreamError> {
+    answer: impl FnOnce(TrackerResponse, &mut FrameReader) -> Result<T, RequestError>,
+) -> Result<T, RequestError> {
     let stream = Arc::new(dial(tracker, shutdown)?);
     let _guard = shutdown.guard(&stream);
     let (mut reader, mut writer) = split(&stream, timeouts.stall)?;
@@ -168,11 +201,11 @@ fn converse<T>(
     }
 }
 
-fn unexpected(response: TrackerResponse) -> StreamError {
-    StreamError::Io(io::Error::other(match response {
-        TrackerResponse::Error { text, .. } => format!("request refused: {text}"),
-        other => format!("unexpected response {other:?}"),
-    }))
+fn unexpected(response: TrackerResponse) -> RequestError {
+    match response {
+        TrackerResponse::Error { text, .. } => RequestError::Rejected(text),
+        other => RequestError::Unexpected(format!("{other:?}")),
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::tracker::{PeerSummary, Registration, Token, TrackerRequest, TrackerResponse};
-use crate::report::error::DaemonError;
+use crate::report::error::RoleError;
+use crate::report::next_step::FailedRequest;
 use crate::tracker_client::announcer::Outage;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
@@ -46,7 +47,7 @@ pub enum SessionEvent {
     /// The connection was lost; the session reconnects.
     Lost,
     /// The tracker has exceeded the timeout.
-    GivenUp(DaemonError),
+    GivenUp(RoleError),
 }
 
 /// Configuration of a session.
@@ -108,21 +109,31 @@ enum SessionError {
     Connect(&'static str, SocketAddr, #[source] io::Error),
     #[error("the connection to the {0} on {1} is lost: {2}")]
     Link(&'static str, SocketAddr, #[source] StreamError),
+    /// The registration was answered with an error or an unexpected message.
     #[error("the {0} on {1} {2}")]
     Refused(&'static str, SocketAddr, String),
+    /// A later message was invalid, or reported that the registration has ended.
+    #[error("the {0} on {1} {2}")]
+    Invalid(&'static str, SocketAddr, String),
     #[error("stopped")]
     Stopped,
+}
+
+impl FailedRequest for SessionError {
+    fn is_refusal(&self) -> bool {
+        matches!(self, SessionError::Refused(..))
+    }
 }
 
 impl Session {
     fn run(&mut self) {
         while !self.shutdown.is_stopped() {
             self.waiting_since = Instant::now();
-            let why = self.converse();
+            let why = self.run_connection();
             if self.shutdown.is_stopped() {
                 return;
             }
-            match self.outage.failed(self.waiting_since, &why) {
+            match self.outage.failed(self.waiting_since, why) {
                 Ok(pause) => {
                     if self.shutdown.wait(pause) {
                         return;
@@ -137,7 +148,7 @@ impl Session {
     }
 
     /// Makes one connection and serves it until it ends.
-    fn converse(&mut self) -> SessionError {
+    fn run_connection(&mut self) -> SessionError {
         let (role, tracker) = (self.role, self.tracker);
         let link_lost = |error: StreamError| SessionError::Link(role, tracker, error);
         let stream = match dial(tracker, &self.shutdown) {
@@ -223,17 +234,17 @@ impl Session {
                         Ok(length) => length,
                         Err(text) => {
                             let text = format!("it {text}");
-                            return SessionError::Refused(self.role, self.tracker, text);
+                            return SessionError::Invalid(self.role, self.tracker, text);
                         }
                     };
                     let mut payload = vec![0; length];
                     if let Err(error) = reader.payload(&mut payload) {
-                        return SessionError::Refused(self.role, self.tracker, error.to_string());
+                        return SessionError::Invalid(self.role, self.tracker, error.to_string());
                     }
                     match Manifest::decode(file, size, chunk_size, &payload) {
                         Ok(manifest) => SessionEvent::Manifest(Arc::new(manifest)),
                         Err(error) => {
-                            return SessionError::Refused(self.role, self.tracker, error.to_string());
+                            return SessionError::Invalid(self.role, self.tracker, error.to_string());
                         }
                     }
                 }
@@ -248,7 +259,7 @@ impl Session {
                     }
                 }
                 Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, text }) => {
-                    return SessionError::Refused(self.role, self.tracker, format!("reports: {text}"));
+                    return SessionError::Invalid(self.role, self.tracker, format!("reports: {text}"));
                 }
                 Ok(response) => SessionEvent::Said(response),
                 Err(error) => return lost(error),
@@ -299,13 +310,13 @@ impl Session {
         stream: &Arc<TcpStream>,
         connection_end: &Shutdown,
     ) -> io::Result<()> {
-        let mut asker = UdpClient::new(self.tracker, connection_end)?;
+        let mut client = UdpClient::new(self.tracker, connection_end)?;
         let (stream, connection_end) = (stream.clone(), connection_end.clone());
         self.threads.spawn("heartbeat", move || {
             let mut next = Instant::now();
             while !connection_end.wait(next.saturating_duration_since(Instant::now())) {
                 next = Instant::now() + heartbeat;
-                match asker.request(&TrackerRequest::Heartbeat { token }) {
+                match client.request(&TrackerRequest::Heartbeat { token }) {
                     Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, .. }) => {
                         let _ = stream.shutdown(std::net::Shutdown::Both);
                         return;

@@ -7,9 +7,9 @@
 use super::{Done, HeldReplicas, Job, work};
 use crate::content::limits::{COPY_WORKERS_MAX, RECEIVE_MEMORY_BYTES, SOURCE_RETRY_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
-use crate::download::conversations::Conversations;
+use crate::download::connection_pool::ConnectionPool;
 use crate::download::events::{Expected, SourceError};
-use crate::download::source::Conversation;
+use crate::download::source::PeerConnection;
 use crate::net::{MemoryBudget, Shutdown, Timeouts};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerReport};
 use crate::storage::{ChunkSource, ReplicaFile, StoreError};
@@ -37,7 +37,7 @@ pub(super) struct Copy {
 pub(super) struct Copier {
     replicas: Arc<HeldReplicas>,
     tracker: SocketAddr,
-    conversations: Conversations,
+    pool: ConnectionPool,
     memory: MemoryBudget,
     /// A lock for each file whose manifest is being requested: other workers wait for the response.
     manifest_locks: Mutex<HashMap<FileId, Arc<Mutex<()>>>>,
@@ -86,11 +86,11 @@ impl From<StoreError> for Failure {
 
 impl Copier {
     pub(super) fn new(replicas: Arc<HeldReplicas>, tracker: SocketAddr, timeouts: Timeouts) -> Self {
-        let (conversations, memory) = (Conversations::new(timeouts), MemoryBudget::new(RECEIVE_MEMORY_BYTES));
+        let (pool, memory) = (ConnectionPool::new(timeouts), MemoryBudget::new(RECEIVE_MEMORY_BYTES));
         Self {
             replicas,
             tracker,
-            conversations,
+            pool,
             memory,
             manifest_locks: Mutex::default(),
             unreachable: Mutex::default(),
@@ -100,7 +100,7 @@ impl Copier {
     /// Loop of a copying thread, until the shutdown.
     pub(super) fn run(&self, jobs: &Receiver<Job<Copy>>, done: &Sender<Done>, shutdown: &Shutdown) {
         let mut buffer = Vec::new();
-        let idle = || self.conversations.close_idle();
+        let idle = || self.pool.close_idle();
         work(jobs, done, shutdown, idle, |copy, session_end| {
             let (file, index) = (copy.kept.file.id, copy.index);
             let result = self.copy(&copy, session_end, &mut buffer);
@@ -119,9 +119,10 @@ impl Copier {
                 }
             }]
         });
-        self.conversations.close();
+        self.pool.close();
     }
 
+    /// Carries out an order: downloads the manifest if it is not stored yet, then the chunk.
     fn copy(&self, copy: &Copy, session_end: &Shutdown, buffer: &mut Vec<u8>) -> Result<(), Failure> {
         let Copy { kept, index, .. } = copy;
         let store = &self.replicas.store;
@@ -143,6 +144,7 @@ impl Copier {
         result
     }
 
+    /// Downloads the chunk of an order, verifies it and stores it.
     fn receive(
         &self,
         copy: &Copy,
@@ -161,7 +163,7 @@ impl Copier {
             return Err(Failure::new(CopyFailure::NoRoom, text));
         }
         let _memory = self.memory.reserve(needed, session_end).ok_or(SourceError::Stopped)?;
-        self.ask(from, session_end, |peer| peer.chunk(id, *index, expected, buffer, session_end))?;
+        self.request(from, session_end, |peer| peer.chunk(id, *index, expected, buffer, session_end))?;
         for _ in 0..STORE_ATTEMPTS_MAX {
             store.add_file(kept, manifest.clone())?;
             match store.store(id, *index, buffer) {
@@ -173,17 +175,17 @@ impl Copier {
         Err(Failure::new(CopyFailure::Other, "the file is being dropped"))
     }
 
-    /// Sends a request to a peer, unless a connection to it failed less than `SOURCE_PAUSE` ago.
-    fn ask<T>(
+    /// Sends a request to a peer, unless a connection to it failed less than [`SOURCE_RETRY_INTERVAL`] ago.
+    fn request<T>(
         &self,
         from: SocketAddr,
         session_end: &Shutdown,
-        ask: impl FnMut(&mut Conversation) -> Result<T, SourceError>,
+        request: impl FnMut(&mut PeerConnection) -> Result<T, SourceError>,
     ) -> Result<T, Failure> {
         if lock(&self.unreachable).get(&from).is_some_and(|when| when.elapsed() < SOURCE_RETRY_INTERVAL) {
             return Err(Failure::new(CopyFailure::Unreachable, "the last connection to the peer failed"));
         }
-        let result = self.conversations.with(from, session_end, ask);
+        let result = self.pool.with(from, session_end, request);
         if matches!(result, Err(SourceError::Link(_))) && !session_end.is_stopped() {
             let mut unreachable = lock(&self.unreachable);
             unreachable.retain(|_, when| when.elapsed() < SOURCE_RETRY_INTERVAL);
@@ -205,7 +207,7 @@ impl Copier {
         let known = self.replicas.store.file(id).as_deref().and_then(ReplicaFile::manifest);
         let manifest = match known {
             Some(manifest) => Ok(manifest),
-            None => self.ask_manifest(kept, from, session_end),
+            None => self.request_manifest(kept, from, session_end),
         };
         drop(guard);
         let mut locks = lock(&self.manifest_locks);
@@ -216,14 +218,14 @@ impl Copier {
         manifest
     }
 
-    fn ask_manifest(
+    fn request_manifest(
         &self,
         kept: &KeptFile,
         from: SocketAddr,
         session_end: &Shutdown,
     ) -> Result<Arc<Manifest>, Failure> {
         let manifest =
-            Arc::new(self.ask(from, session_end, |peer| peer.manifest(kept.file.id, session_end))?);
+            Arc::new(self.request(from, session_end, |peer| peer.manifest(kept.file.id, session_end))?);
         let layout = manifest.layout();
         if (layout.size(), layout.count()) != (kept.file.size, kept.file.chunks) {
             let text = "the manifest has another size or number of chunks than the order";

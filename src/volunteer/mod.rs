@@ -6,10 +6,10 @@
 //! otherwise as unverified; all orders of one session have ended before the next session begins; the state thread never
 //! waits for a socket or a disk.
 
+mod activity_log;
 mod checker;
-mod chores;
 mod copier;
-mod diary;
+mod disk_orders;
 mod report;
 mod state;
 
@@ -19,7 +19,7 @@ use crate::content::limits::{COPY_WORKERS_MAX, ORDERS_MAX, SOURCE_IDLE_TIMEOUT};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::Registration;
 use crate::protocol::volunteer::VolunteerReport;
-use crate::report::error::DaemonError;
+use crate::report::error::RoleError;
 use crate::storage::ReplicaStore;
 use crate::sync::lock;
 use crate::tracker_client::session::{self, SessionConfig};
@@ -43,20 +43,20 @@ pub struct VolunteerConfig {
     pub folder: PathBuf,
 }
 
-/// The program that a volunteer is part of.
-pub struct Surroundings<'a> {
+/// Parts of the program that a volunteer runs in.
+pub struct VolunteerContext<'a> {
     /// The tracker that receives the storage offer.
     pub tracker: SocketAddr,
     /// Name and serving address for the registration.
     pub registration: Registration,
     /// Files that the program serves.
-    pub shelf: Offers,
+    pub offers: Offers,
     /// Time after which an unreachable tracker is an error; `None` to retry without limit.
     pub timeout: Option<Duration>,
     /// Timeouts of connections to the tracker and to the sources of copies.
     pub timeouts: Timeouts,
     /// Receives the error when `timeout` has passed.
-    pub failures: Sender<DaemonError>,
+    pub failures: Sender<RoleError>,
     /// The program's threads.
     pub threads: &'a Threads,
     /// The program's shutdown.
@@ -93,10 +93,13 @@ pub struct Volunteer {
 /// State shared between the state thread and the handles of a volunteer.
 struct SharedStatus {
     tracker_view: Mutex<TrackerView>,
+    /// Notifies the handles of a changed status.
     changed: (Sender<()>, Receiver<()>),
+    /// Requests a drain from the state thread.
     drain: (Sender<()>, Receiver<()>),
 }
 
+/// The part of the status that the tracker decides; the fields are those of [`VolunteerStatus`].
 #[derive(Default, Clone, Copy)]
 struct TrackerView {
     welcome: bool,
@@ -111,7 +114,7 @@ impl Volunteer {
     ///
     /// # Errors
     /// The store cannot be opened, another program uses it, or no thread can be started.
-    pub fn start(config: &VolunteerConfig, beside: Surroundings<'_>) -> Result<Self, DaemonError> {
+    pub fn start(config: &VolunteerConfig, context: VolunteerContext<'_>) -> Result<Self, RoleError> {
         let store = Arc::new(ReplicaStore::open(&config.folder, config.offered)?);
         let shared =
             Arc::new(SharedStatus { tracker_view: Mutex::default(), changed: bounded(1), drain: bounded(1) });
@@ -120,30 +123,34 @@ impl Volunteer {
         if store.used() > store.offered() {
             log::warn!("stored chunks exceed the offered space; no chunk is accepted until they fit");
         }
-        let Surroundings { threads, shutdown, .. } = beside;
-        let replicas =
-            Arc::new(HeldReplicas { store: store.clone(), shelf: beside.shelf, syncing: Mutex::default() });
+        let VolunteerContext { threads, shutdown, .. } = context;
+        let replicas = Arc::new(HeldReplicas {
+            store: store.clone(),
+            offers: context.offers,
+            syncing: Mutex::default(),
+        });
         store.files().iter().for_each(|file| replicas.sync_offer(file.id()));
         let (done, results) = bounded(QUEUE);
-        let (copies, to_copy) = bounded(ORDERS_MAX);
-        let copier = Arc::new(copier::Copier::new(replicas.clone(), beside.tracker, beside.timeouts));
+        let (copies, copy_jobs) = bounded(ORDERS_MAX);
+        let copier = Arc::new(copier::Copier::new(replicas.clone(), context.tracker, context.timeouts));
         for _ in 0..COPY_WORKERS_MAX {
             let (copier, jobs, done, stop) =
-                (copier.clone(), to_copy.clone(), done.clone(), shutdown.clone());
+                (copier.clone(), copy_jobs.clone(), done.clone(), shutdown.clone());
             threads.spawn("volunteer-copy", move || copier.run(&jobs, &done, &stop))?;
         }
-        let (chores, to_do) = bounded(ORDERS_MAX);
+        let (disk_orders, disk_jobs) = bounded(ORDERS_MAX);
         let (own, stop) = (replicas.clone(), shutdown.clone());
-        threads.spawn("volunteer-chores", move || chores::run(&own, &to_do, &done, &stop))?;
+        threads.spawn("volunteer-disk", move || disk_orders::run(&own, &disk_jobs, &done, &stop))?;
         let (passed, checked) = bounded(QUEUE);
         let (own, stop) = (store.clone(), shutdown.clone());
         threads.spawn("volunteer-check", move || checker::run(&own, &passed, &stop))?;
         // The session outlives the shutdown, because it carries the goodbye.
         let session = Shutdown::new();
         let (event_sender, events) = bounded(QUEUE);
-        let Surroundings { tracker, registration, timeout, timeouts, .. } = beside;
+        let VolunteerContext { tracker, registration, timeout, timeouts, .. } = context;
         let inputs = state::Inputs { events, results, checked };
-        let outputs = state::Outputs { copies, chores, failures: beside.failures, session: session.clone() };
+        let outputs =
+            state::Outputs { copies, disk_orders, failures: context.failures, session: session.clone() };
         let state = state::State::new(replicas, shared, outputs, tracker, shutdown);
         threads.spawn("volunteer", move || state.run(&inputs))?;
         let config = SessionConfig { role: "tracker", tracker, registration, timeout, timeouts };
@@ -198,7 +205,8 @@ impl SharedStatus {
         lock(&self.tracker_view)
     }
 
-    fn tell(&self, change: impl FnOnce(&mut TrackerView)) {
+    /// Changes the tracker's view and notifies the handles.
+    fn update(&self, change: impl FnOnce(&mut TrackerView)) {
         change(&mut self.tracker_view());
         let _ = self.changed.0.try_send(());
     }
@@ -209,19 +217,21 @@ struct Job<O> {
     order: O,
     /// Triggered at the end of the order's session: the answer is not needed after that.
     session_end: Shutdown,
+    /// Number of the order's session.
     session: u64,
 }
 
-/// Answers to an order. They are not sent if the order's session has ended.
+/// The end of an order, with its answers. They are not sent if the order's session has ended.
 struct Done {
     answers: Vec<VolunteerReport>,
+    /// Number of the order's session.
     session: u64,
 }
 
 /// The replica store, and the served files that follow it.
 struct HeldReplicas {
     store: Arc<ReplicaStore>,
-    shelf: Offers,
+    offers: Offers,
     /// Held while the served files are updated from the store, so that the last update of a file is
     /// the right one.
     syncing: Mutex<()>,
@@ -232,15 +242,15 @@ impl HeldReplicas {
     fn sync_offer(&self, id: FileId) {
         let _syncing = lock(&self.syncing);
         match self.store.file(id).filter(|file| file.held() > 0) {
-            Some(file) => self.shelf.put(id, file),
-            None => self.shelf.take(id),
+            Some(file) => self.offers.put(id, file),
+            None => self.offers.take(id),
         }
     }
 }
 
 /// Loop of a worker: carries out jobs until the shutdown.
 ///
-/// A job of an ended session is skipped, but its end is reported. `idle` is called after `CONVERSATION_IDLE` without a
+/// A job of an ended session is skipped, but its end is reported. `idle` is called after [`SOURCE_IDLE_TIMEOUT`] without a
 /// job.
 fn work<O>(
     jobs: &Receiver<Job<O>>,

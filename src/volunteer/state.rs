@@ -4,21 +4,21 @@
 //! taken from the workers (backpressure). Invariants: no message is sent in a session before all orders of earlier
 //! sessions have ended; each order is answered, or its session has ended.
 
+use super::activity_log::ActivityLog;
 use super::checker::Batch;
-use super::chores::Chore;
 use super::copier::Copy;
-use super::diary::ActivityLog;
+use super::disk_orders::DiskOrder;
 use super::report::{Report, as_of_now, holds};
 use super::{Done, HeldReplicas, Job, SharedStatus, VolunteerStatus};
 use crate::content::fmt::size;
 use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX};
 use crate::content::{ChunkIndex, FileId};
-use crate::net::Shutdown;
+use crate::net::{BlockedChannel, Shutdown};
 use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, VolunteerOrder, VolunteerReport};
-use crate::report::error::DaemonError;
+use crate::report::error::RoleError;
 use crate::tracker_client::session::SessionEvent;
-use crossbeam_channel::{Receiver, Sender, bounded, never};
+use crossbeam_channel::{Receiver, Sender, never};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,15 +42,16 @@ pub(super) struct Outputs {
     /// Orders for the copying threads.
     pub copies: Sender<Job<Copy>>,
     /// Orders that need only the disk.
-    pub chores: Sender<Job<Chore>>,
+    pub disk_orders: Sender<Job<DiskOrder>>,
     /// Receives the error when the tracker has been unreachable for too long.
-    pub failures: Sender<DaemonError>,
+    pub failures: Sender<RoleError>,
     /// Ends the session with the tracker.
     pub session: Shutdown,
 }
 
 /// A registration at the tracker, valid as long as its connection.
 struct Session {
+    /// Counted from 1.
     number: u64,
     token: Token,
     requests: Sender<TrackerRequest>,
@@ -68,18 +69,21 @@ pub(super) struct State {
     tracker: SocketAddr,
     shutdown: Shutdown,
     session: Option<Session>,
+    /// Number of sessions so far.
     sessions: u64,
     /// Outstanding orders of all sessions.
     outstanding: usize,
+    /// Messages of the initial report that have not been sent.
     report: Option<Report>,
     /// Messages about corrupt chunks that are sent after the report, which may still list these
     /// chunks as held.
     after_report: Vec<VolunteerReport>,
     outbox: VecDeque<VolunteerReport>,
+    /// Whether the user has requested a drain.
     draining: bool,
-    diary: ActivityLog,
-    /// A channel that never accepts a message; `select!` uses it while there is nothing to send.
-    blocked: (Sender<TrackerRequest>, Receiver<TrackerRequest>),
+    activity_log: ActivityLog,
+    /// Replaces the session's queue in `select!` while there is nothing to send.
+    blocked: BlockedChannel<TrackerRequest>,
 }
 
 impl Drop for State {
@@ -97,7 +101,7 @@ impl State {
         tracker: SocketAddr,
         shutdown: &Shutdown,
     ) -> Self {
-        let diary = ActivityLog::new(&replicas.store);
+        let activity_log = ActivityLog::new(&replicas.store);
         Self {
             replicas,
             shared,
@@ -111,23 +115,24 @@ impl State {
             after_report: Vec::new(),
             outbox: VecDeque::new(),
             draining: false,
-            diary,
-            blocked: bounded(0),
+            activity_log,
+            blocked: BlockedChannel::default(),
         }
     }
 
     /// Runs until the shutdown.
     pub(super) fn run(mut self, inputs: &Inputs) {
         let (shutdown, nothing) = (self.shutdown.clone(), never());
-        let (spoiled, drain) = (self.replicas.store.damaged().clone(), self.shared.drain.1.clone());
+        let (damaged, drain) = (self.replicas.store.damaged().clone(), self.shared.drain.1.clone());
         let mut checked = inputs.checked.clone();
         loop {
             self.fill_outbox();
-            let room = self.outbox.len() < OUTBOX_MAX;
+            let has_space = self.outbox.len() < OUTBOX_MAX;
             // Orders of a tracker that does not read are not accepted; the session ends by a write timeout.
             let events = if self.outbox.len() < ORDERS_MAX { &inputs.events } else { &never() };
-            let (results, checks) = if room { (&inputs.results, &checked) } else { (&never(), &nothing) };
-            let (requests, due) = (self.requests(), self.diary.due());
+            let (results, checks) =
+                if has_space { (&inputs.results, &checked) } else { (&never(), &nothing) };
+            let (requests, due) = (self.requests(), self.activity_log.due());
             crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => break,
                 recv(events) -> event => match event {
@@ -140,14 +145,14 @@ impl State {
                 },
                 recv(checks) -> batch => match batch {
                     Ok((file, chunks)) => self.report_verified(file, &chunks),
-                    // All chunks have been verified.
+                    // The checker has ended: all chunks have been verified.
                     Err(_) => checked = never(),
                 },
-                recv(spoiled) -> _ => self.report_corrupt(),
+                recv(damaged) -> _ => self.report_corrupt(),
                 recv(drain) -> _ => self.drain(),
                 recv(due) -> _ => {
                     let status = self.status();
-                    self.diary.summarise(&status);
+                    self.activity_log.summarise(&status);
                 }
                 send(requests, self.next_request()) -> sent => if sent.is_err() {
                     self.end_session();
@@ -191,7 +196,7 @@ impl State {
     fn requests(&self) -> Sender<TrackerRequest> {
         match &self.session {
             Some(session) if !self.outbox.is_empty() => session.requests.clone(),
-            _ => self.blocked.0.clone(),
+            _ => self.blocked.sender(),
         }
     }
 
@@ -216,7 +221,7 @@ impl State {
             SessionEvent::Said(TrackerResponse::Volunteer { order }) => self.handle_order(*order),
             SessionEvent::Said(TrackerResponse::Error { text, .. }) => {
                 log::warn!("tracker {} refused the storage offer: {text}", self.tracker);
-                self.shared.tell(|shared| shared.refused = true);
+                self.shared.update(|view| view.refused = true);
             }
             SessionEvent::Lost => self.end_session(),
             SessionEvent::GivenUp(error) => _ = self.outputs.failures.try_send(error),
@@ -232,7 +237,7 @@ impl State {
         self.report = None;
         self.after_report.clear();
         self.outbox.clear();
-        self.shared.tell(|shared| shared.welcome = false);
+        self.shared.update(|view| view.welcome = false);
     }
 
     /// Sends the storage offer and the report, once all orders of earlier sessions have ended: they
@@ -247,7 +252,7 @@ impl State {
         let (key, offered, free) = (store.key(), store.offered(), store.free());
         self.outbox.push_back(VolunteerReport::Lend { key, offered, free });
         self.report = Some(Report::of(store));
-        self.shared.tell(|shared| shared.refused = false);
+        self.shared.update(|view| view.refused = false);
     }
 
     fn handle_order(&mut self, order: VolunteerOrder) {
@@ -255,7 +260,7 @@ impl State {
             VolunteerOrder::Welcome => {
                 let offered = size(self.replicas.store.offered());
                 log::info!("tracker {} accepted {offered} of storage", self.tracker);
-                self.shared.tell(|shared| shared.welcome = true);
+                self.shared.update(|view| view.welcome = true);
             }
             VolunteerOrder::Copy { kept, index, from } => {
                 let (file, free) = (kept.file.id, 0);
@@ -265,17 +270,17 @@ impl State {
                     self.send(VolunteerReport::NotStored { file, index, why, text, free });
                 }
             }
-            VolunteerOrder::Drop { file, chunks } => self.assign_chore(Chore::Drop(file, chunks)),
+            VolunteerOrder::Drop { file, chunks } => self.assign_disk_order(DiskOrder::Drop(file, chunks)),
             VolunteerOrder::Challenge { challenge, range } => {
-                self.assign_chore(Chore::Prove(challenge, range));
+                self.assign_disk_order(DiskOrder::Prove(challenge, range));
             }
-            VolunteerOrder::Draining { left } => self.shared.tell(|shared| shared.left = Some(left)),
+            VolunteerOrder::Draining { left } => self.shared.update(|view| view.left = Some(left)),
         }
     }
 
-    fn assign_chore(&mut self, chore: Chore) {
-        let chores = self.outputs.chores.clone();
-        if !self.assign(&chores, chore) {
+    fn assign_disk_order(&mut self, order: DiskOrder) {
+        let disk_orders = self.outputs.disk_orders.clone();
+        if !self.assign(&disk_orders, order) {
             log::warn!("ignored an order of the tracker: {ORDERS_MAX} orders are queued");
         }
     }
@@ -293,7 +298,7 @@ impl State {
     /// Queues a message for the tracker, if the session has begun.
     fn send(&mut self, message: VolunteerReport) {
         if self.session.as_ref().is_some_and(|session| session.begun) {
-            self.diary.note(&message, &self.replicas.store);
+            self.activity_log.note(&message, &self.replicas.store);
             self.outbox.push_back(message);
         }
     }
@@ -331,9 +336,9 @@ impl State {
                 }
             }
             // Stops serving the file and removes it if no chunk is left. Session 0: the answer is not sent.
-            let (order, session_end, session) = (Chore::Drop(file, Vec::new()), self.shutdown.clone(), 0);
+            let (order, session_end, session) = (DiskOrder::Drop(file, Vec::new()), self.shutdown.clone(), 0);
             self.outstanding +=
-                usize::from(self.outputs.chores.try_send(Job { order, session_end, session }).is_ok());
+                usize::from(self.outputs.disk_orders.try_send(Job { order, session_end, session }).is_ok());
         }
     }
 

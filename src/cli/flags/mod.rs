@@ -9,8 +9,8 @@ pub use values::*;
 use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};
 use crate::content::limits::{self, TRACKER_ADDRESS};
 use crate::net::Timeouts;
-use crate::report::DaemonError;
 use crate::report::Fault;
+use crate::report::RoleError;
 use crate::storage::Verify;
 use crate::swarm::membership::Leases;
 use crate::upload::server::ServeOptions;
@@ -63,7 +63,7 @@ impl LeaseFlags {
     ///
     /// # Errors
     /// A lease that ends before the next heartbeat arrives.
-    pub fn leases(self) -> Result<Leases, DaemonError> {
+    pub fn leases(self) -> Result<Leases, RoleError> {
         let Self { heartbeat, lease } = self;
         if lease <= heartbeat {
             let (lease, heartbeat) = (lease.as_secs_f64(), heartbeat.as_secs_f64());
@@ -72,7 +72,7 @@ impl LeaseFlags {
                  heartbeats; try --lease {}",
                 heartbeat * 2.0
             );
-            return Err(DaemonError::new(Fault::Usage, text));
+            return Err(RoleError::new(Fault::Usage, text));
         }
         Ok(Leases { heartbeat, lease })
     }

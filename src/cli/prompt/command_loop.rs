@@ -6,7 +6,7 @@
 use super::editor::{Complete, Editor, Input};
 use crate::cli::{Console, terminal};
 use crate::net::Shutdown;
-use crate::report::DaemonError;
+use crate::report::RoleError;
 use crossbeam_channel::Receiver;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
@@ -43,9 +43,9 @@ pub fn run(
     complete: Complete,
     console: &Console,
     handler: &mut dyn CommandHandler,
-    failed: &Receiver<DaemonError>,
+    failed: &Receiver<RoleError>,
     shutdown: &Shutdown,
-) -> Result<LoopEnd, DaemonError> {
+) -> Result<LoopEnd, RoleError> {
     let _mode = terminal::save_mode();
     let (mut editor, printer) = match Editor::start(prompt, complete) {
         Ok(started) => started,

@@ -15,7 +15,7 @@ use super::download_request::download_request;
 use super::{BarWatch, Console};
 use crate::content::PeerName;
 use crate::net::{Shutdown, Threads};
-use crate::report::DaemonError;
+use crate::report::RoleError;
 use crate::roles::folder_client::{DownloadRequest, Member};
 use crate::sync::lock;
 use crate::tracker_client::lookup::Query;
@@ -54,7 +54,7 @@ pub fn run(
     patience: Duration,
     watch: &Arc<BarWatch>,
     shutdown: &Shutdown,
-) -> Result<(), DaemonError> {
+) -> Result<(), RoleError> {
     let console = watch.console().clone();
     let names = Names::default();
     let threads = Threads::new();

@@ -9,7 +9,7 @@ pub mod status;
 use crate::cli::BarWatch;
 use crate::cli::prompt::command_loop::{self, CommandHandler, LoopEnd, print};
 use crate::net::Shutdown;
-use crate::report::DaemonError;
+use crate::report::RoleError;
 use crate::roles::tracker::RunningTracker;
 use crate::swarm::keeping::{Answer, Command};
 use crate::sync::lock;
@@ -25,7 +25,7 @@ type Names = Arc<Mutex<(BTreeSet<String>, BTreeSet<String>)>>;
 ///
 /// # Errors
 /// The tracker failed, for example because its catalogue cannot be written.
-pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), DaemonError> {
+pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
     if !command_loop::has_terminal() {
         return tracker.wait(shutdown);
     }

@@ -2,8 +2,8 @@
 
 use super::show;
 use crate::net::Shutdown;
-use crate::report::DaemonError;
 use crate::report::Fault;
+use crate::report::RoleError;
 use crate::report::next_step;
 use crate::tracker_client::lookup;
 use std::io::{self, Write};
@@ -13,12 +13,12 @@ use std::net::SocketAddr;
 ///
 /// # Errors
 /// The tracker does not respond, or refuses.
-pub fn run(tracker: SocketAddr, json: bool, shutdown: &Shutdown) -> Result<(), DaemonError> {
+pub fn run(tracker: SocketAddr, json: bool, shutdown: &Shutdown) -> Result<(), RoleError> {
     let result = lookup::status(tracker, shutdown);
-    let status = result.map_err(|why| {
-        let advice = next_step::after_failure("tracker", tracker, &why.to_string());
-        let text = format!("cannot get the status of the tracker on {tracker}: {why}{advice}");
-        DaemonError::new(Fault::Unreachable, text)
+    let status = result.map_err(|error| {
+        let advice = next_step::after_failure("tracker", tracker, &error);
+        let text = format!("cannot get the status of the tracker on {tracker}: {error}{advice}");
+        RoleError::new(Fault::Unreachable, text).with_source(error)
     })?;
     let text = match json {
         true => {

@@ -7,39 +7,39 @@ use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::protocol::tracker::FileSummary;
 use crate::storage::shared_folder::{FolderChange, SharedFile};
 use crate::upload::offers::Offer;
+use std::io;
 use std::sync::Arc;
-use std::{fs, io};
 
 /// Thread that polls the folder.
 pub(super) struct FolderWatch {
     inner: Arc<Inner>,
     /// Name of this program's log, if the log is in the folder.
     own_log: Option<FileName>,
-    /// Whether the last poll failed.
+    /// Whether the last scan failed: the error is logged once.
     unreadable: bool,
 }
 
 impl FolderWatch {
     /// Starts the thread; it ends at the shutdown.
     pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
-        let own_log = own_log(inner);
+        let own_log = inner.folder.name_of(&inner.config.log_file);
         if let Some(name) = &own_log {
             log::info!("{name} is not shared: it is the log of this program");
         }
         let mut watch = Self { inner: inner.clone(), own_log, unreadable: false };
         inner.threads.spawn("folder", move || {
-            watch.look();
+            watch.scan();
             let files = counted(watch.inner.offers.list().len() as u64, "file");
             log::info!("sharing {files} of {}", watch.inner.folder.path().display());
             while !watch.inner.shutdown.wait(FOLDER_SCAN_INTERVAL) {
-                watch.look();
+                watch.scan();
             }
         })
     }
 
-    fn look(&mut self) {
-        let look = match self.inner.folder.rescan() {
-            Ok(look) => look,
+    fn scan(&mut self) {
+        let scan = match self.inner.folder.rescan() {
+            Ok(scan) => scan,
             Err(error) => {
                 if !std::mem::replace(&mut self.unreadable, true) {
                     log::warn!("{error}");
@@ -48,8 +48,8 @@ impl FolderWatch {
             }
         };
         self.unreadable = false;
-        look.changes.into_iter().for_each(|change| apply(&self.inner, change));
-        for name in look.to_hash {
+        scan.changes.into_iter().for_each(|change| apply(&self.inner, change));
+        for name in scan.to_hash {
             if Some(&name) == self.own_log.as_ref() {
                 continue;
             }
@@ -62,14 +62,6 @@ impl FolderWatch {
             }
         }
     }
-}
-
-/// Name of this program's log if it is in the folder.
-fn own_log(inner: &Inner) -> Option<FileName> {
-    let log = fs::canonicalize(&inner.config.log_file).ok()?;
-    let folder = fs::canonicalize(inner.folder.path()).ok()?;
-    let name = log.file_name()?.to_str()?;
-    (log.parent() == Some(folder.as_path())).then(|| FileName::new(name).ok()).flatten()
 }
 
 /// Applies a change of the folder to the offers, then logs it: a logged file is already offered.

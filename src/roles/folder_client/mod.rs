@@ -12,19 +12,19 @@ pub use transfers::{Stage, Transfer, TransferStatus};
 use crate::content::fmt::counted;
 use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{FileId, PeerName};
-use crate::download::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
+use crate::download::finder::{CombinedFinder, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
-use crate::report::error::DaemonError;
+use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
 use crate::storage::SharedFolder;
 use crate::sync::{lock, read, write};
 use crate::tracker_client::announcer::Announcer;
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
-use crate::upload::offers::Offers;
+use crate::upload::offers::{Offer, Offers};
 use crate::upload::server::{DiscoveredPeer, ServeOptions, serve};
-use crate::volunteer::{Surroundings, Volunteer, VolunteerConfig};
+use crate::volunteer::{Volunteer, VolunteerConfig, VolunteerContext};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
 use folder_watch::FolderWatch;
 use std::net::SocketAddr;
@@ -42,7 +42,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct MemberConfig {
     /// Shared folder.
     pub folder: PathBuf,
-    /// ArrivalSubscription address of the upload server.
+    /// Listening address of the upload server.
     pub listen: SocketAddr,
     /// Name of this peer in logs and lists.
     pub name: PeerName,
@@ -65,6 +65,7 @@ pub struct MemberConfig {
 /// State shared by the threads of a member.
 struct Inner {
     config: MemberConfig,
+    /// Port of the upload server.
     port: u16,
     folder: SharedFolder,
     offers: Offers,
@@ -73,7 +74,7 @@ struct Inner {
     listed: Mutex<bool>,
     announcer: Option<Announcer>,
     volunteer: Option<Volunteer>,
-    /// Channels of the running downloads: a discovered peer that asks for a file is reported to its download.
+    /// Channels of the running downloads: a discovered peer that requests a file is reported to the download of it.
     routes: Mutex<Vec<(FileId, Sender<DiscoveredPeer>)>>,
     transfers: Mutex<Vec<Arc<Transfer>>>,
     watch: Arc<dyn Watch>,
@@ -85,7 +86,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct Member {
     inner: Arc<Inner>,
-    failed: Receiver<DaemonError>,
+    failed: Receiver<RoleError>,
 }
 
 impl Member {
@@ -97,7 +98,7 @@ impl Member {
         config: MemberConfig,
         watch: Arc<dyn Watch>,
         shutdown: &Shutdown,
-    ) -> Result<Self, DaemonError> {
+    ) -> Result<Self, RoleError> {
         let threads = Threads::new();
         threads.join_on_error(Self::start_in(&threads, config, watch, shutdown), shutdown)
     }
@@ -107,8 +108,8 @@ impl Member {
         config: MemberConfig,
         watch: Arc<dyn Watch>,
         shutdown: &Shutdown,
-    ) -> Result<Self, DaemonError> {
-        let listener = Listener::bind(config.listen).map_err(DaemonError::bind("-transfer_port PORT"))?;
+    ) -> Result<Self, RoleError> {
+        let listener = Listener::bind(config.listen).map_err(RoleError::bind("-transfer_port PORT"))?;
         let folder = SharedFolder::open(&config.folder)?;
         let (address, offers) = (listener.address(), Offers::new());
         let (discovered, discoveries) = bounded(QUEUE);
@@ -139,21 +140,21 @@ impl Member {
         }
         let start_volunteer = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
             let (offers, failures) = (offers.clone(), failures.clone());
-            let beside = Surroundings {
+            let context = VolunteerContext {
                 tracker,
                 registration,
-                shelf: offers,
+                offers,
                 timeout,
                 timeouts,
                 failures,
                 threads,
                 shutdown,
             };
-            Volunteer::start(volunteer, beside)
+            Volunteer::start(volunteer, context)
         };
         if config.volunteer.is_some() && config.tracker.is_none() {
-            return Err(DaemonError::new(
-                crate::report::Fault::Usage,
+            return Err(RoleError::new(
+                Fault::Usage,
                 "--volunteer needs a tracker; name it with --tracker HOST:PORT",
             ));
         }
@@ -197,7 +198,7 @@ impl Member {
     ///
     /// # Errors
     /// The manager or tracker has exceeded its timeout.
-    pub fn wait(&self) -> Result<(), DaemonError> {
+    pub fn wait(&self) -> Result<(), RoleError> {
         crossbeam_channel::select! {
             recv(self.inner.shutdown.signal()) -> _ => Ok(()),
             recv(self.failed) -> failure => failure.map_or(Ok(()), Err),
@@ -208,7 +209,7 @@ impl Member {
     ///
     /// # Errors
     /// The manager or tracker did not answer within the timeout.
-    pub fn wait_for(&self, shutdown: &Shutdown) -> Result<(), DaemonError> {
+    pub fn wait_for(&self, shutdown: &Shutdown) -> Result<(), RoleError> {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => Ok(()),
             recv(self.failed()) -> failure => failure.map_or(Ok(()), Err),
@@ -217,7 +218,7 @@ impl Member {
 
     /// Receives an error when a manager or tracker has exceeded its timeout; [`wait`](Self::wait) as a
     /// channel for `select!`.
-    pub fn failed(&self) -> &Receiver<DaemonError> {
+    pub fn failed(&self) -> &Receiver<RoleError> {
         &self.failed
     }
 
@@ -233,7 +234,7 @@ impl Member {
     }
 
     /// Files offered by this peer, complete and partial.
-    pub fn mine(&self) -> Vec<crate::upload::offers::Offer> {
+    pub fn mine(&self) -> Vec<Offer> {
         self.inner.offers.list()
     }
 
@@ -246,16 +247,16 @@ impl Member {
     ///
     /// # Errors
     /// No peer or tracker answered.
-    pub fn files(&self, query: &Query) -> Result<Vec<FoundFile>, DaemonError> {
+    pub fn files(&self, query: &Query) -> Result<Vec<FoundFile>, RoleError> {
         let found = self.inner.finder()?.find(query, &self.inner.shutdown);
-        found.map_err(|why| DaemonError::new(crate::report::Fault::Unreachable, why))
+        found.map_err(|error| RoleError::from_error(Fault::Unreachable, error))
     }
 
     /// Starts a download in a thread of its own.
     ///
     /// # Errors
     /// No thread can be started, or the file is already being downloaded.
-    pub fn get(&self, request: DownloadRequest) -> Result<Arc<Transfer>, DaemonError> {
+    pub fn get(&self, request: DownloadRequest) -> Result<Arc<Transfer>, RoleError> {
         transfers::start(&self.inner, request)
     }
 
@@ -280,7 +281,7 @@ pub struct DownloadRequest {
 
 impl Inner {
     /// Creates a finder that asks the tracker and the peers listed by the manager.
-    fn finder(&self) -> Result<Both, DaemonError> {
+    fn finder(&self) -> Result<CombinedFinder, RoleError> {
         let mut finders: Vec<Box<dyn Finder>> = Vec::new();
         let timeouts = self.config.serve.timeouts;
         if self.config.manager.is_some() {
@@ -289,13 +290,13 @@ impl Inner {
         if let Some(tracker) = self.config.tracker {
             let announcer = self.announcer.clone();
             let token = move || announcer.as_ref().and_then(Announcer::token);
-            let asker = UdpClient::new(tracker, &self.shutdown)?;
-            finders.push(Box::new(TrackerFinder::new(asker, timeouts, token)));
+            let client = UdpClient::new(tracker, &self.shutdown)?;
+            finders.push(Box::new(TrackerFinder::new(client, timeouts, token)));
         }
-        Ok(Both(finders))
+        Ok(CombinedFinder(finders))
     }
 
-    /// Whether peers can be asked: the manager, if any, has sent its list.
+    /// Whether the peers are known: the manager, if any, has sent its list.
     fn is_ready(&self) -> bool {
         self.config.manager.is_none() || *lock(&self.listed)
     }
@@ -322,7 +323,7 @@ struct PeerDirectory {
     grace: Receiver<Instant>,
     /// Fires if the manager has not sent its list in time.
     list_deadline: Receiver<Instant>,
-    failures: Sender<DaemonError>,
+    failures: Sender<RoleError>,
 }
 
 impl PeerDirectory {

@@ -8,8 +8,8 @@ use crate::download::finder::Finder;
 use crate::download::job::{self, Advice, CHECKING_MD5, Downloaded, Order, Recheck, ServingContext, Start};
 use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
-use crate::report::DaemonError;
 use crate::report::Fault;
+use crate::report::RoleError;
 use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::PartFile;
@@ -71,11 +71,16 @@ pub struct TransferStatus {
 
 struct TransferState {
     stage: Stage,
+    /// Size of the file, bytes.
     total: u64,
+    /// Bytes present.
     done: u64,
+    /// Bytes that an earlier run had downloaded.
     resumed: u64,
+    /// Whether the MD5 is being checked: its progress is not that of the download.
     checking: bool,
     began: Option<Instant>,
+    /// Duration of an ended transfer.
     took: Option<Duration>,
     note: String,
     trouble: String,
@@ -88,6 +93,7 @@ pub struct Transfer {
     state: Mutex<TransferState>,
     /// Closed when the transfer has ended.
     ended: Receiver<()>,
+    /// Dropped at the end of the transfer, which closes `ended`.
     ending: Mutex<Option<Sender<()>>>,
     shutdown: Shutdown,
     watch: Arc<dyn Watch>,
@@ -117,10 +123,10 @@ impl Transfer {
     ///
     /// # Errors
     /// The cause of a failed transfer.
-    pub fn wait(&self) -> Result<(), DaemonError> {
+    pub fn wait(&self) -> Result<(), RoleError> {
         let _ = self.ended.recv();
         match &self.state().stage {
-            Stage::Failed(fault, text) => Err(DaemonError::new(*fault, text.clone())),
+            Stage::Failed(fault, text) => Err(RoleError::new(*fault, text.clone())),
             _ => Ok(()),
         }
     }
@@ -134,7 +140,7 @@ impl Transfer {
         matches!(self.state().stage, Stage::Done | Stage::Failed(..))
     }
 
-    fn end(&self, result: Result<(), DaemonError>) {
+    fn end(&self, result: Result<(), RoleError>) {
         let mut state = self.state();
         state.took = state.began.map(|began| began.elapsed());
         state.stage = match result {
@@ -186,11 +192,11 @@ impl Watch for Transfer {
 }
 
 /// Starts a transfer.
-pub(super) fn start(inner: &Arc<Inner>, request: DownloadRequest) -> Result<Arc<Transfer>, DaemonError> {
+pub(super) fn start(inner: &Arc<Inner>, request: DownloadRequest) -> Result<Arc<Transfer>, RoleError> {
     let wanted = match (&request.query.name, &request.query.id) {
         (Some(name), _) => name.to_string(),
         (None, Some(id)) => id.to_string(),
-        (None, None) => return Err(DaemonError::new(Fault::Usage, "name a file")),
+        (None, None) => return Err(RoleError::new(Fault::Usage, "name a file")),
     };
     let (ending, ended) = bounded(0);
     let transfer = Arc::new(Transfer {
@@ -215,7 +221,7 @@ pub(super) fn start(inner: &Arc<Inner>, request: DownloadRequest) -> Result<Arc<
     let mut transfers = lock(&inner.transfers);
     if transfers.iter().any(|other| !other.is_over() && other.wanted == transfer.wanted) {
         let text = format!("{} is already being downloaded", transfer.wanted);
-        return Err(DaemonError::new(Fault::Usage, text));
+        return Err(RoleError::new(Fault::Usage, text));
     }
     transfers.push(transfer.clone());
     drop(transfers);
@@ -230,7 +236,7 @@ pub(super) fn start(inner: &Arc<Inner>, request: DownloadRequest) -> Result<Arc<
     Ok(transfer)
 }
 
-fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
+fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
     let shutdown = &transfer.shutdown;
     let order = Order {
         query: transfer.request.query.clone(),
@@ -244,10 +250,12 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
         advice: advice(inner),
     };
     let mut finder = inner.finder()?;
-    wait_ready(inner, shutdown)?;
+    wait_for_peer_list(inner, shutdown)?;
     let located = match job::locate(&order, &mut finder, outage(inner, &order), shutdown) {
         Err(error)
-            if error.fault == Fault::NotFound && transfer.request.out.is_none() && is_here(inner, &order) =>
+            if error.fault == Fault::NotFound
+                && transfer.request.out.is_none()
+                && is_in_folder(inner, &order) =>
         {
             log::info!("{} exists already, and no other peer offers it", transfer.wanted);
             return Ok(());
@@ -286,7 +294,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), DaemonError> {
 }
 
 /// Whether a file of the requested name is in the folder.
-fn is_here(inner: &Inner, order: &Order) -> bool {
+fn is_in_folder(inner: &Inner, order: &Order) -> bool {
     let name = order.query.name.as_ref();
     name.is_some_and(|name| inner.folder.path().join(name.as_str()).is_file())
 }
@@ -302,12 +310,12 @@ fn destination(inner: &Inner, out: Option<&Path>) -> PathBuf {
 }
 
 /// Name under which the file will be shared; `None` if its destination is outside the folder.
-fn shared_name(inner: &Inner, path: &Path) -> Result<Option<FileName>, DaemonError> {
+fn shared_name(inner: &Inner, path: &Path) -> Result<Option<FileName>, RoleError> {
     if path.parent() != Some(inner.folder.path()) {
         return Ok(None);
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let name = FileName::new(name).map_err(|error| DaemonError::new(Fault::Usage, error.to_string()))?;
+    let name = FileName::new(name).map_err(|error| RoleError::from_error(Fault::Usage, error))?;
     match inner.folder.collides(&name)? {
         None => Ok(Some(name)),
         Some(other) => {
@@ -315,19 +323,19 @@ fn shared_name(inner: &Inner, path: &Path) -> Result<Option<FileName>, DaemonErr
                 "{name} and the existing {other} would be one file on systems that ignore case or Unicode form; \
                  download it under another name (get NAME as OTHER)"
             );
-            Err(DaemonError::new(Fault::ExistsAndDiffers, text))
+            Err(RoleError::new(Fault::ExistsAndDiffers, text))
         }
     }
 }
 
 /// Waits for the manager's list of peers.
-fn wait_ready(inner: &Inner, shutdown: &Shutdown) -> Result<(), DaemonError> {
+fn wait_for_peer_list(inner: &Inner, shutdown: &Shutdown) -> Result<(), RoleError> {
     let timeout = inner.config.timeout.unwrap_or(LEECHER_TIMEOUT);
     let began = Instant::now();
     while !inner.is_ready() {
         if began.elapsed() >= timeout {
             let text = format!("no list of peers from the manager for {} s", timeout.as_secs());
-            return Err(DaemonError::new(Fault::Unreachable, text));
+            return Err(RoleError::new(Fault::Unreachable, text));
         }
         if shutdown.wait(LOOKUP_INTERVAL / 10) {
             return Err(crate::download::finder::interrupted());

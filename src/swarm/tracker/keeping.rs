@@ -251,7 +251,7 @@ impl Tracker {
                 placement.own_whole(now, file, false);
                 self.vouch_own(file);
             }
-            TaskOutcome::Looked => placement.looked(now),
+            TaskOutcome::FolderScanned => placement.looked(now),
             TaskOutcome::Stored(file, index) => {
                 placement.stored(now, Location::Tracker, file, index, None);
                 self.vouch_own(file);

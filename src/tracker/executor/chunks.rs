@@ -1,11 +1,11 @@
-//! Verifies the chunks in the tracker's own store after a start and reports corrupt ones.
+//! Verifies the chunks in the tracker's own store after a start and reports damaged ones.
 //!
-//! Invariant: a chunk from a previous run is reported as stored only after it has been hashed; a corrupt chunk is
+//! Invariant: a chunk from a previous run is reported as stored only after it has been hashed; a damaged chunk is
 //! reported once.
 
 use super::Inner;
 use crate::content::{ChunkIndex, FileId};
-use crate::report::DaemonError;
+use crate::report::RoleError;
 use crate::storage::ChunkSource as _;
 use crate::swarm::keeping::TaskOutcome;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// as after a rebuild.
 ///
 /// Their chunks may be the last replicas. Chunks of forgotten files are dropped.
-pub(super) fn adopt_stored(inner: &Inner, forgotten: &[FileId]) -> Result<(), DaemonError> {
+pub(super) fn adopt_stored(inner: &Inner, forgotten: &[FileId]) -> Result<(), RoleError> {
     for file in inner.store.files() {
         let (id, kept) = (file.id(), file.kept());
         if inner.known(id).is_some() {
@@ -28,23 +28,23 @@ pub(super) fn adopt_stored(inner: &Inner, forgotten: &[FileId]) -> Result<(), Da
         } else if let Some(manifest) = file.manifest() {
             inner.add_to_catalogue(kept, &manifest)?;
             log::info!("added {} to the catalogue: the tracker's store has chunks of it", kept.file.name);
-            inner.tell(TaskOutcome::Adopted(id, Some((kept.clone(), manifest.layout().clone()))));
+            inner.report(TaskOutcome::Adopted(id, Some((kept.clone(), manifest.layout().clone()))));
         }
     }
     Ok(())
 }
 
-/// Starts the thread that verifies stored chunks and the thread that reports corrupt ones.
+/// Starts the thread that verifies stored chunks and the thread that reports damaged ones.
 pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
     let checking = inner.clone();
     inner.threads.spawn("check", move || check(&checking))?;
     let waiting = inner.clone();
-    inner.threads.spawn("spoiled", move || {
+    inner.threads.spawn("damaged", move || {
         loop {
             crossbeam_channel::select! {
                 recv(waiting.shutdown.signal()) -> _ => return,
-                recv(waiting.store.damaged()) -> news => match news {
-                    Ok(()) => report_corrupt(&waiting),
+                recv(waiting.store.damaged()) -> damaged => match damaged {
+                    Ok(()) => report_damaged(&waiting),
                     Err(_) => return,
                 },
             }
@@ -61,8 +61,8 @@ fn check(inner: &Inner) {
                 return;
             }
             match file.check(index) {
-                Ok(true) => inner.tell(TaskOutcome::Stored(file.id(), index)),
-                // The other thread reports corrupt chunks.
+                Ok(true) => inner.report(TaskOutcome::Stored(file.id(), index)),
+                // Reported by thread `damaged`.
                 Ok(false) => {}
                 Err(error) => {
                     log::warn!("failed to verify chunk {index} of {}: {error}", file.kept().file.name);
@@ -72,14 +72,14 @@ fn check(inner: &Inner) {
     }
 }
 
-fn report_corrupt(inner: &Inner) {
+fn report_damaged(inner: &Inner) {
     let mut files: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
     for (id, index) in inner.store.take_damaged() {
         if inner.store.file(id).is_some_and(|file| file.progress().has(index)) {
-            // The chunk has been fetched again since, and that was reported.
+            // The chunk has been downloaded again since, and that was reported.
             continue;
         }
         files.entry(id).or_default().push(index);
     }
-    files.into_iter().for_each(|(id, chunks)| inner.tell(TaskOutcome::Spoiled(id, chunks)));
+    files.into_iter().for_each(|(id, chunks)| inner.report(TaskOutcome::Spoiled(id, chunks)));
 }

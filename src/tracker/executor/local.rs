@@ -1,4 +1,4 @@
-//! Tasks that need only the tracker's own disk: prove, drop, offload, forget.
+//! Tasks that need only the tracker's own disk: answer challenges, drop chunks, offload and forget files.
 
 use super::Inner;
 use crate::content::{ChunkIndex, Digest, FileId};
@@ -32,12 +32,12 @@ impl Inner {
             log::warn!("{error}");
         }
         self.serve_by_id(file);
-        self.tell(TaskOutcome::Dropped(file, chunks));
+        self.report(TaskOutcome::Dropped(file, chunks));
     }
 
     /// Deletes the tracker's own copy of a file.
     ///
-    /// Returns whether it was deleted. The caller holds [`Inner::placing`].
+    /// Returns whether it was deleted. The caller holds [`Inner::offer_lock`].
     pub(super) fn offload(&self, kept: &KeptFile) -> bool {
         let (id, name) = (kept.file.id, &kept.file.name);
         let Some(folder) = &self.folder else {
@@ -51,7 +51,7 @@ impl Inner {
         }
         // Before the deletion, so that the manifest is served without a gap.
         self.serve_by_id(id);
-        match folder.delete(name, id, &|| self.shelf.withdraw_file(name, id)) {
+        match folder.delete(name, id, &|| self.offers.withdraw_file(name, id)) {
             Ok(true) => {
                 log::info!("offloaded {name}: volunteers store it, the tracker's copy was deleted");
                 true
@@ -75,7 +75,7 @@ impl Inner {
         let folder = self.folder.as_ref();
         if folder.is_none_or(|folder| folder.by_id(id).is_none()) {
             log::debug!("withdrew {} until it has been hashed again: {error}", id.short());
-            self.tell(TaskOutcome::Withdrawn(id));
+            self.report(TaskOutcome::Withdrawn(id));
         }
     }
 
@@ -84,19 +84,19 @@ impl Inner {
     /// The file in the folder belongs to the user: it remains there, not offered. It is published again after a
     /// restart, or when the user removes it and puts it back.
     pub(super) fn forget(&self, id: FileId) {
-        let _placing = self.placing();
+        let _offer_lock = self.lock_offers();
         let kept = lock(&self.known).remove(&id);
-        lock(&self.manifest).take();
+        lock(&self.last_manifest).take();
         let copies = self.folder.iter().flat_map(|folder| folder.files()).filter(|file| file.id == id);
         for file in copies {
-            self.shelf.withdraw_file(&file.name, id);
+            self.offers.withdraw_file(&file.name, id);
             self.ignore(id, true);
             log::warn!(
                 "{} remains in the folder; remove it, or it is published again after a restart",
                 file.name
             );
         }
-        self.shelf.take(id);
+        self.offers.take(id);
         if let Some(file) = self.store.file(id) {
             let (have, _) = file.progress().have();
             if let Err(error) = self.store.remove(id, &have.iter().collect::<Vec<_>>()) {

@@ -19,10 +19,10 @@ mod workers;
 
 use crate::content::limits::RECEIVE_MEMORY_BYTES;
 use crate::content::{FileId, Manifest};
-use crate::download::conversations::Conversations;
+use crate::download::connection_pool::ConnectionPool;
 use crate::net::{MemoryBudget, Shutdown, Threads, Timeouts};
 use crate::protocol::volunteer::KeptFile;
-use crate::report::DaemonError;
+use crate::report::RoleError;
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, ReplicaStore, SharedFolder};
 use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
@@ -47,7 +47,7 @@ pub struct ExecutorConfig {
     /// The tracker's own store, for chunks that no volunteer has space for.
     pub store: ReplicaStore,
     /// Files that the tracker serves.
-    pub shelf: Offers,
+    pub offers: Offers,
     /// Shows the progress of hashing.
     pub watch: Arc<dyn Watch>,
     /// Timeouts of connections to volunteers.
@@ -59,9 +59,9 @@ pub struct TaskChannels {
     /// Tasks of the state machine.
     pub tasks: Receiver<ExecutorTask>,
     /// Outcomes of tasks, and changes in the folder and the store.
-    pub news: Sender<TaskOutcome>,
+    pub outcomes: Sender<TaskOutcome>,
     /// Receives at most one error, after which the tracker must end: the catalogue has failed.
-    pub failures: Sender<DaemonError>,
+    pub failures: Sender<RoleError>,
 }
 
 /// Proof that the executor's threads were started. They end at the shutdown.
@@ -72,21 +72,23 @@ struct Inner {
     folder: Option<Arc<SharedFolder>>,
     catalogue: Arc<dyn Catalogue>,
     store: ReplicaStore,
-    shelf: Offers,
+    offers: Offers,
     watch: Arc<dyn Watch>,
-    /// The files in the catalogue.
+    /// The files in the catalogue, by id.
     known: Mutex<HashMap<FileId, KeptFile>>,
     /// Forgotten files that remain in the folder; not published until they change there.
     ignored: Mutex<HashSet<FileId>>,
     /// Held while a file of the folder is offered or withdrawn and the change is reported, so that
     /// both are atomic.
-    placing: Mutex<()>,
+    offer_lock: Mutex<()>,
     /// The manifest that was read last.
-    manifest: Mutex<Option<(FileId, Arc<Manifest>)>>,
-    conversations: Conversations,
+    last_manifest: Mutex<Option<(FileId, Arc<Manifest>)>>,
+    /// Connections to volunteers.
+    pool: ConnectionPool,
+    /// Budget for chunks that are being downloaded.
     memory: MemoryBudget,
-    news: Sender<TaskOutcome>,
-    failures: Sender<DaemonError>,
+    outcomes: Sender<TaskOutcome>,
+    failures: Sender<RoleError>,
     threads: Threads,
     shutdown: Shutdown,
 }
@@ -104,9 +106,9 @@ impl Executor {
         channels: TaskChannels,
         threads: &Threads,
         shutdown: &Shutdown,
-    ) -> Result<Self, DaemonError> {
-        let ExecutorConfig { files, log_file, catalogue, store, shelf, watch, timeouts } = config;
-        let TaskChannels { tasks, news, failures } = channels;
+    ) -> Result<Self, RoleError> {
+        let ExecutorConfig { files, log_file, catalogue, store, offers, watch, timeouts } = config;
+        let TaskChannels { tasks, outcomes, failures } = channels;
         let folder = files.map(|files| SharedFolder::open(&files)).transpose()?.map(Arc::new);
         if let Some(folder) = &folder {
             folder.restore()?;
@@ -117,15 +119,15 @@ impl Executor {
             folder: folder.clone(),
             catalogue,
             store,
-            shelf,
+            offers,
             watch,
             known: Mutex::new(known),
             ignored: Mutex::default(),
-            placing: Mutex::default(),
-            manifest: Mutex::default(),
-            conversations: Conversations::new(timeouts),
+            offer_lock: Mutex::default(),
+            last_manifest: Mutex::default(),
+            pool: ConnectionPool::new(timeouts),
             memory: MemoryBudget::new(RECEIVE_MEMORY_BYTES),
-            news,
+            outcomes,
             failures,
             threads: threads.clone(),
             shutdown: shutdown.clone(),
@@ -140,16 +142,17 @@ impl Executor {
         chunks::start(&inner)?;
         match folder {
             Some(folder) => publish::Publisher::start(&inner, folder, &log_file)?,
-            None => inner.tell(TaskOutcome::Looked),
+            None => inner.report(TaskOutcome::FolderScanned),
         }
         Ok(Self)
     }
 }
 
 impl Inner {
-    fn tell(&self, news: TaskOutcome) {
+    /// Reports an outcome to the state machine.
+    fn report(&self, outcome: TaskOutcome) {
         // Fails only when the tracker ends.
-        let _ = self.news.send(news);
+        let _ = self.outcomes.send(outcome);
     }
 
     /// Reports a failed catalogue, which ends the tracker.
@@ -158,8 +161,8 @@ impl Inner {
         let _ = self.failures.try_send(error.into());
     }
 
-    fn placing(&self) -> MutexGuard<'_, ()> {
-        lock(&self.placing)
+    fn lock_offers(&self) -> MutexGuard<'_, ()> {
+        lock(&self.offer_lock)
     }
 
     fn known(&self, id: FileId) -> Option<KeptFile> {
@@ -170,6 +173,7 @@ impl Inner {
         lock(&self.ignored).contains(&id)
     }
 
+    /// Sets whether a file is ignored: not published although it is in the folder.
     fn ignore(&self, id: FileId, ignored: bool) {
         let mut all = lock(&self.ignored);
         match ignored {
@@ -194,19 +198,19 @@ impl Inner {
             Some(file) => file,
             None => Arc::new(ManifestOnly::new(id, kept.file.chunks, self.catalogue.clone())),
         };
-        self.shelf.put(id, source);
+        self.offers.put(id, source);
     }
 
     /// The manifest of a file, from the catalogue. Reports a failed catalogue.
     fn manifest(&self, id: FileId) -> Option<Arc<Manifest>> {
-        if let Some((_, manifest)) = lock(&self.manifest).as_ref().filter(|(last, _)| *last == id) {
+        if let Some((_, manifest)) = lock(&self.last_manifest).as_ref().filter(|(last, _)| *last == id) {
             return Some(manifest.clone());
         }
         let manifest = self.catalogue.manifest(id).unwrap_or_else(|error| {
             self.fail(error);
             None
         })?;
-        *lock(&self.manifest) = Some((id, manifest.clone()));
+        *lock(&self.last_manifest) = Some((id, manifest.clone()));
         Some(manifest)
     }
 }

@@ -1,6 +1,4 @@
-//! Publishes the files of the tracker's folder.
-//!
-//! Updates the catalogue and the offered files when the folder changes.
+//! Publishes the files of the tracker's folder: updates the catalogue and the offered files when the folder changes.
 //!
 //! Invariant: a file is offered under its name only after its manifest is durable in the catalogue, and is reported
 //! only after it is offered.
@@ -8,7 +6,7 @@
 use super::Inner;
 use crate::content::fmt::counted;
 use crate::content::limits::FOLDER_SCAN_INTERVAL;
-use crate::content::{FileName, Md5};
+use crate::content::{FileId, FileName, Md5};
 use crate::protocol::tracker::FileSummary;
 use crate::protocol::volunteer::KeptFile;
 use crate::storage::shared_folder::{FolderChange, SharedFile, SharedFolder};
@@ -19,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io};
 
-/// Ends the publisher: at the shutdown, or because the catalogue cannot be written.
+/// The publisher must end: at the shutdown, or because the catalogue cannot be written.
 struct Halt;
 
 /// State of the thread that scans the folder.
@@ -28,18 +26,18 @@ pub(super) struct Publisher {
     folder: Arc<SharedFolder>,
     /// Name of this program's log file, if it is in the folder.
     own_log: Option<FileName>,
-    /// The last scan failed.
+    /// Whether the last scan failed: the error is logged once.
     unreadable: bool,
     /// Number of successful scans.
     scans: u64,
-    /// It has been reported that all files of the first scan are published.
+    /// Whether [`TaskOutcome::FolderScanned`] has been sent.
     first_scan_reported: bool,
 }
 
 impl Publisher {
     /// Starts the thread, which ends at the shutdown.
     pub(super) fn start(inner: &Arc<Inner>, folder: Arc<SharedFolder>, log_file: &Path) -> io::Result<()> {
-        let own_log = own_log(&folder, log_file);
+        let own_log = folder.name_of(log_file);
         let mut publisher = Self {
             inner: inner.clone(),
             folder,
@@ -79,7 +77,7 @@ impl Publisher {
             self.first_scan_reported = true;
             let files = counted(self.folder.files().len() as u64, "file");
             log::info!("offering {files} of {}", self.folder.path().display());
-            self.inner.tell(TaskOutcome::Looked);
+            self.inner.report(TaskOutcome::FolderScanned);
         }
         Ok(())
     }
@@ -104,13 +102,13 @@ impl Publisher {
 
     fn apply(&self, change: FolderChange) -> Result<(), Halt> {
         match change {
-            FolderChange::Added(file) => self.added(&file),
+            FolderChange::Added(file) => self.publish_new(&file),
             FolderChange::Removed { name, id } => {
-                let _placing = self.inner.placing();
-                self.inner.shelf.withdraw_file(&name, id);
+                let _offer_lock = self.inner.lock_offers();
+                self.inner.offers.withdraw_file(&name, id);
                 let other = self.folder.by_id(id);
                 match (other, self.inner.known(id)) {
-                    (None, Some(_)) => self.gone(&name, id),
+                    (None, Some(_)) => self.report_withdrawn(&name, id),
                     (None, None) => self.inner.ignore(id, false),
                     // The remaining name becomes the file's name.
                     (Some(other), Some(kept)) if kept.file.name == name => {
@@ -132,27 +130,29 @@ impl Publisher {
     }
 
     /// Reports that a file of the catalogue is no longer in the folder.
-    fn gone(&self, name: &FileName, id: crate::content::FileId) {
+    fn report_withdrawn(&self, name: &FileName, id: FileId) {
         match fs::symlink_metadata(self.folder.path().join(name.as_str())) {
             Ok(_) => {
                 log::warn!("{name} has changed; volunteers keep its previous content until `forget {id}`")
             }
             Err(_) => log::warn!("{name} was removed; volunteers keep its content until `forget {id}`"),
         }
-        self.inner.tell(TaskOutcome::Withdrawn(id));
+        self.inner.report(TaskOutcome::Withdrawn(id));
     }
 
-    fn added(&self, file: &SharedFile) -> Result<(), Halt> {
+    /// Publishes a new file, unless it was forgotten. Computes its MD5 if the catalogue does not have it.
+    fn publish_new(&self, file: &SharedFile) -> Result<(), Halt> {
         let SharedFile { name, id, .. } = file;
         if self.inner.is_ignored(*id) {
             log::info!("{name} not offered: it was forgotten; restart the tracker to offer it again");
             return Ok(());
         }
         let known = self.inner.known(*id);
-        let named = |kept: &KeptFile| self.folder.by_name(&kept.file.name).is_some_and(|file| file.id == *id);
+        let has_its_name =
+            |kept: &KeptFile| self.folder.by_name(&kept.file.name).is_some_and(|file| file.id == *id);
         let kept = match known {
             // A second copy of a published file changes nothing.
-            Some(kept) if kept.file.name != *name && named(&kept) => kept,
+            Some(kept) if kept.file.name != *name && has_its_name(&kept) => kept,
             Some(kept) => KeptFile { file: summary(file), ..kept },
             None => match self.md5(file) {
                 Ok(md5) => KeptFile { file: summary(file), md5 },
@@ -164,11 +164,11 @@ impl Publisher {
                 }
             },
         };
-        let _placing = self.inner.placing();
+        let _offer_lock = self.inner.lock_offers();
         self.publish(file, kept)
     }
 
-    /// Adds a file to the catalogue, offers it and reports it. The caller holds [`Inner::placing`].
+    /// Adds a file to the catalogue, offers it and reports it. The caller holds [`Inner::offer_lock`].
     ///
     /// A second copy of a published file is reported under the name of the first.
     fn publish(&self, file: &SharedFile, kept: KeptFile) -> Result<(), Halt> {
@@ -182,9 +182,9 @@ impl Publisher {
         if self.folder.by_name(name).is_none_or(|there| there.id != *id) {
             return Ok(());
         }
-        self.inner.shelf.offer(Offer { file: summary(file), source: whole.clone() });
+        self.inner.offers.offer(Offer { file: summary(file), source: whole.clone() });
         log::info!("offering {name}, {} bytes, id {id}, MD5 {}", file.size, kept.md5);
-        self.inner.tell(TaskOutcome::Published { kept, layout: manifest.layout().clone() });
+        self.inner.report(TaskOutcome::Published { kept, layout: manifest.layout().clone() });
         Ok(())
     }
 
@@ -200,12 +200,4 @@ impl Publisher {
 
 fn summary(file: &SharedFile) -> FileSummary {
     FileSummary { id: file.id, name: file.name.clone(), size: file.size, chunks: file.chunks }
-}
-
-/// The name of this program's log file, if it is in the folder.
-fn own_log(folder: &SharedFolder, log_file: &Path) -> Option<FileName> {
-    let log = fs::canonicalize(log_file).ok()?;
-    let folder = fs::canonicalize(folder.path()).ok()?;
-    let name = log.file_name()?.to_str()?;
-    (log.parent() == Some(folder.as_path())).then(|| FileName::new(name).ok()).flatten()
 }

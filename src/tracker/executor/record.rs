@@ -27,6 +27,6 @@ pub(super) fn run(inner: &Arc<Inner>, records: &Receiver<Record>) {
             inner.fail(error);
             return;
         }
-        tickets.into_iter().for_each(|ticket| inner.tell(TaskOutcome::Recorded(ticket)));
+        tickets.into_iter().for_each(|ticket| inner.report(TaskOutcome::Recorded(ticket)));
     }
 }

@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     /// A connection to another host, which may stall.
-    Distant,
+    Remote,
     /// Only the own disk.
     Local,
 }
@@ -21,7 +21,7 @@ pub(super) enum Kind {
 pub(super) fn file_of(task: &ExecutorTask) -> Option<FileId> {
     match task {
         ExecutorTask::Record { .. } => None,
-        ExecutorTask::DownloadScheduler { kept, .. }
+        ExecutorTask::Download { kept, .. }
         | ExecutorTask::Offload(kept)
         | ExecutorTask::Adopt { kept, .. } => Some(kept.file.id),
         ExecutorTask::Drop { file, .. } | ExecutorTask::Audit { file, .. } | ExecutorTask::Forget(file) => {
@@ -34,8 +34,8 @@ pub(super) fn file_of(task: &ExecutorTask) -> Option<FileId> {
 /// The resource that a task needs.
 pub(super) fn kind_of(task: &ExecutorTask) -> Kind {
     match task {
-        ExecutorTask::DownloadScheduler { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Adopt { .. } => {
-            Kind::Distant
+        ExecutorTask::Download { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Adopt { .. } => {
+            Kind::Remote
         }
         _ => Kind::Local,
     }
@@ -43,18 +43,14 @@ pub(super) fn kind_of(task: &ExecutorTask) -> Kind {
 
 /// Whether no other task of the same file may run at the same time.
 fn is_exclusive(task: &ExecutorTask) -> bool {
-    !matches!(
-        task,
-        ExecutorTask::DownloadScheduler { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Prove { .. }
-    )
+    !matches!(task, ExecutorTask::Download { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Prove { .. })
 }
 
 /// Queues of waiting tasks, one for each file.
 #[derive(Default)]
 pub(super) struct Schedule {
     files: HashMap<FileId, Queue>,
-    /// Candidates for the next task, each file at most once: their first waiting task could
-    /// probably begin.
+    /// Files whose first waiting task could begin when they were queued here, each file at most once.
     ready: VecDeque<FileId>,
 }
 
@@ -64,6 +60,7 @@ struct Queue {
     running: usize,
     /// The running task is exclusive.
     exclusive: bool,
+    /// Whether the file is in [`Schedule::ready`].
     is_ready: bool,
 }
 
@@ -155,16 +152,16 @@ mod tests {
         let mut schedule = Schedule::default();
         [audit(A, 0), audit(A, 1), drop_of(A, 2), audit(A, 3)].into_iter().for_each(|t| schedule.push(t));
         assert_eq!(schedule.next(Kind::Local), None);
-        assert_eq!(schedule.next(Kind::Distant), Some(audit(A, 0)));
-        assert_eq!(schedule.next(Kind::Distant), Some(audit(A, 1)));
-        assert_eq!((schedule.next(Kind::Distant), schedule.next(Kind::Local)), (None, None));
+        assert_eq!(schedule.next(Kind::Remote), Some(audit(A, 0)));
+        assert_eq!(schedule.next(Kind::Remote), Some(audit(A, 1)));
+        assert_eq!((schedule.next(Kind::Remote), schedule.next(Kind::Local)), (None, None));
         schedule.done(A);
         assert_eq!(schedule.next(Kind::Local), None);
         schedule.done(A);
         assert_eq!(schedule.next(Kind::Local), Some(drop_of(A, 2)));
-        assert_eq!(schedule.next(Kind::Distant), None);
+        assert_eq!(schedule.next(Kind::Remote), None);
         schedule.done(A);
-        assert_eq!(schedule.next(Kind::Distant), Some(audit(A, 3)));
+        assert_eq!(schedule.next(Kind::Remote), Some(audit(A, 3)));
         schedule.done(A);
         assert!(schedule.files.is_empty());
     }
@@ -181,9 +178,10 @@ mod tests {
             let mut last = HashMap::new();
             let mut running: Vec<(FileId, ExecutorTask)> = Vec::new();
             let mut begun = 0;
-            let endings = std::iter::repeat_n(&1, 400).enumerate().map(|(at, _)| (at % 4) as u8);
-            for choice in choices.into_iter().chain(endings) {
-                let kind = if choice % 2 == 0 { Kind::Local } else { Kind::Distant };
+            // Ends all tasks that the random choices have left.
+            let completion = (0..400).map(|at| (at % 4) as u8);
+            for choice in choices.into_iter().chain(completion) {
+                let kind = if choice % 2 == 0 { Kind::Local } else { Kind::Remote };
                 match choice {
                     0 => if let Some((number, (file, exclusive))) = waiting.next() {
                         let id = FileId([*file; 32]);

@@ -40,12 +40,12 @@ impl Watch for Titles {
 }
 
 struct Running {
-    shelf: Offers,
+    offers: Offers,
     catalogue: Arc<dyn Catalogue>,
     titles: Arc<Titles>,
     tasks: Sender<ExecutorTask>,
-    news: Receiver<TaskOutcome>,
-    failed: Receiver<DaemonError>,
+    outcomes: Receiver<TaskOutcome>,
+    failed: Receiver<RoleError>,
     threads: Threads,
     shutdown: Shutdown,
 }
@@ -58,39 +58,40 @@ impl Running {
     fn start_with(root: &Path, catalogue: Arc<dyn Catalogue>) -> Self {
         let files = root.join("files");
         fs::create_dir_all(&files).unwrap();
-        let ((tasks, task_receiver), (news_sender, news)) = (unbounded(), unbounded());
+        let ((tasks, task_receiver), (outcome_sender, outcomes)) = (unbounded(), unbounded());
         let (failures, failed) = bounded(1);
-        let (shelf, titles) = (Offers::new(), Arc::new(Titles::default()));
+        let (offers, titles) = (Offers::new(), Arc::new(Titles::default()));
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         let config = ExecutorConfig {
             files: Some(files.clone()),
             log_file: files.join("logs.log"),
             catalogue: catalogue.clone(),
             store: ReplicaStore::open(&root.join("state/chunks"), 1 << 30).unwrap(),
-            shelf: shelf.clone(),
+            offers: offers.clone(),
             watch: titles.clone(),
             timeouts: Timeouts::default(),
         };
-        let channels = TaskChannels { tasks: task_receiver, news: news_sender, failures };
+        let channels = TaskChannels { tasks: task_receiver, outcomes: outcome_sender, failures };
         Executor::start(config, channels, &threads, &shutdown).unwrap();
-        Self { shelf, catalogue, titles, tasks, news, failed, threads, shutdown }
+        Self { offers, catalogue, titles, tasks, outcomes, failed, threads, shutdown }
     }
 
-    fn next_news(&self) -> TaskOutcome {
-        self.news.recv_timeout(PATIENCE).expect("news before the timeout")
+    fn next_outcome(&self) -> TaskOutcome {
+        self.outcomes.recv_timeout(PATIENCE).expect("an outcome before the timeout")
     }
 
     fn execute(&self, task: ExecutorTask) -> TaskOutcome {
         self.tasks.send(task).unwrap();
-        self.next_news()
+        self.next_outcome()
     }
 
-    /// Waits for the end of the first scan. Returns all news before it, and the published files.
+    /// Waits for the end of the first scan. Returns all outcomes before it, and the published files.
     fn first_scan(&self) -> (Vec<TaskOutcome>, Vec<KeptFile>) {
-        let all: Vec<_> =
-            std::iter::from_fn(|| Some(self.next_news()).filter(|news| *news != TaskOutcome::Looked))
-                .collect();
-        let published = all.iter().filter_map(|news| match news {
+        let all: Vec<_> = std::iter::from_fn(|| {
+            Some(self.next_outcome()).filter(|outcome| *outcome != TaskOutcome::FolderScanned)
+        })
+        .collect();
+        let published = all.iter().filter_map(|outcome| match outcome {
             TaskOutcome::Published { kept, .. } => Some(kept.clone()),
             _ => None,
         });
@@ -98,14 +99,14 @@ impl Running {
     }
 
     fn published(&self) -> KeptFile {
-        match self.next_news() {
+        match self.next_outcome() {
             TaskOutcome::Published { kept, .. } => kept,
             other => panic!("{other:?}"),
         }
     }
 
     fn held(&self, id: FileId) -> Option<u32> {
-        self.shelf.get(id).map(|source| source.progress().held())
+        self.offers.get(id).map(|source| source.progress().held())
     }
 
     fn stop(self) -> Vec<TaskOutcome> {
@@ -114,7 +115,7 @@ impl Running {
         self.threads.join();
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         assert!(self.failed.try_recv().is_err());
-        self.news.try_iter().collect()
+        self.outcomes.try_iter().collect()
     }
 }
 
@@ -183,9 +184,9 @@ impl Volunteers {
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
         let serving = |source: Option<Arc<dyn ChunkSource>>| {
             let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-            let (address, shelf) = (listener.address(), Offers::new());
-            source.into_iter().for_each(|source| shelf.put(id, source));
-            serve(listener, shelf, &ServeOptions::default(), None, &threads, &shutdown).unwrap();
+            let (address, offers) = (listener.address(), Offers::new());
+            source.into_iter().for_each(|source| offers.put(id, source));
+            serve(listener, offers, &ServeOptions::default(), None, &threads, &shutdown).unwrap();
             address
         };
         let (honest, empty) = (serving(Some(whole)), serving(None));
@@ -215,28 +216,28 @@ fn files_of_the_folder_are_published_and_withdrawn_when_they_change() {
     assert_eq!(kept.md5, md5.finish());
     let id = kept.file.id;
     assert_eq!(running.catalogue.load().unwrap().files[0].kept, *kept);
-    assert_eq!((running.held(id), running.shelf.list().len()), (Some(3), 1));
+    assert_eq!((running.held(id), running.offers.list().len()), (Some(3), 1));
     // A second copy changes nothing. When the first is removed, the name of the second becomes the file's name.
     put(root.path(), "b", &bytes(1));
     assert_eq!(running.published(), *kept);
-    assert_eq!(running.shelf.list().len(), 2);
+    assert_eq!(running.offers.list().len(), 2);
     fs::remove_file(root.path().join("files/a")).unwrap();
     let renamed = running.published();
     assert_eq!((renamed.file.name.clone(), renamed.file.id), (name("b"), id));
     assert_eq!(running.catalogue.load().unwrap().files[0].kept.file.name, name("b"));
     put(root.path(), "b", &bytes(2));
-    assert_eq!(running.next_news(), TaskOutcome::Withdrawn(id));
+    assert_eq!(running.next_outcome(), TaskOutcome::Withdrawn(id));
     let second = running.published();
     assert_ne!(second.file.id, id);
     assert_eq!(running.held(id), Some(0), "the manifest is still served");
-    assert!(running.shelf.get(id).unwrap().manifest().is_some());
+    assert!(running.offers.get(id).unwrap().manifest().is_some());
     fs::remove_file(root.path().join("files/b")).unwrap();
-    assert_eq!(running.next_news(), TaskOutcome::Withdrawn(second.file.id));
+    assert_eq!(running.next_outcome(), TaskOutcome::Withdrawn(second.file.id));
     assert_eq!(running.stop(), []);
     // Files of the catalogue are served at once after a restart, and their MD5 is not computed again.
     put(root.path(), "c", &bytes(2));
     let running = Running::start(root.path());
-    assert!(running.shelf.get(id).unwrap().manifest().is_some());
+    assert!(running.offers.get(id).unwrap().manifest().is_some());
     let (_, published) = running.first_scan();
     assert_eq!((published.len(), published[0].file.name.clone()), (1, name("c")));
     assert_eq!(published[0].md5, second.md5);
@@ -261,7 +262,7 @@ fn records_are_acknowledged_in_order_and_after_they_are_durable() {
         running.tasks.send(ExecutorTask::Record { ticket, changes }).unwrap();
     }
     for ticket in 0..50 {
-        assert_eq!(running.next_news(), TaskOutcome::Recorded(ticket));
+        assert_eq!(running.next_outcome(), TaskOutcome::Recorded(ticket));
         assert!(running.catalogue.load().unwrap().volunteers.len() > ticket as usize);
     }
     running.stop();
@@ -303,7 +304,7 @@ fn failed_catalogue_ends_the_tracker_and_acknowledges_nothing() {
     let audit = ExecutorTask::Audit { volunteer: V, from, file: FileId([1; 32]), index: ChunkIndex(0) };
     assert!(matches!(running.execute(audit), TaskOutcome::Audited(_, _, _, Verdict::Unknown)));
     assert_eq!(running.failed.recv_timeout(PATIENCE).unwrap().fault, Fault::FileAccess);
-    assert!(running.shelf.list().is_empty());
+    assert!(running.offers.list().is_empty());
     assert_eq!(running.stop(), []);
 }
 
@@ -315,11 +316,10 @@ fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     let (_, published) = running.first_scan();
     let (kept, id) = (published[0].clone(), published[0].file.id);
     fs::remove_file(root.path().join("files/a")).unwrap();
-    assert_eq!(running.next_news(), TaskOutcome::Withdrawn(id));
+    assert_eq!(running.next_outcome(), TaskOutcome::Withdrawn(id));
     let volunteers = Volunteers::new(1);
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let fetch =
-        |index, from| ExecutorTask::DownloadScheduler { kept: kept.clone(), index: ChunkIndex(index), from };
+    let fetch = |index, from| ExecutorTask::Download { kept: kept.clone(), index: ChunkIndex(index), from };
     for (from, why) in [
         (volunteers.lying, CopyFailure::Corrupt),
         (volunteers.empty, CopyFailure::Unreachable),
@@ -338,19 +338,19 @@ fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     // A stored chunk is not fetched again.
     assert_eq!(running.execute(fetch(0, dead)), TaskOutcome::Stored(id, ChunkIndex(0)));
     assert_eq!(running.held(id), Some(2));
-    assert!(running.shelf.get(id).unwrap().stored(ChunkIndex(2)).is_ok());
+    assert!(running.offers.get(id).unwrap().stored(ChunkIndex(2)).is_ok());
     assert_eq!(running.stop(), []);
     // A chunk is damaged while the executor is not running.
     fs::write(root.path().join(format!("state/chunks/{id}/2")), &bytes(9)[..SIZE - 2 * 524_288]).unwrap();
     let running = Running::start(root.path());
-    let mut news = [running.next_news(), running.next_news(), running.next_news()];
-    news.sort_by_key(|news| format!("{news:?}"));
-    let spoiled = TaskOutcome::Spoiled(id, vec![ChunkIndex(2)]);
-    assert_eq!(news, [TaskOutcome::Looked, spoiled, TaskOutcome::Stored(id, ChunkIndex(0))]);
+    let mut outcomes = [running.next_outcome(), running.next_outcome(), running.next_outcome()];
+    outcomes.sort_by_key(|outcome| format!("{outcome:?}"));
+    let damaged = TaskOutcome::Spoiled(id, vec![ChunkIndex(2)]);
+    assert_eq!(outcomes, [TaskOutcome::FolderScanned, damaged, TaskOutcome::Stored(id, ChunkIndex(0))]);
     let gone = running.execute(ExecutorTask::Drop { file: id, chunks: vec![ChunkIndex(0)] });
     assert_eq!(gone, TaskOutcome::Dropped(id, vec![ChunkIndex(0)]));
     assert_eq!(running.held(id), Some(0));
-    assert!(running.shelf.get(id).unwrap().manifest().is_some());
+    assert!(running.offers.get(id).unwrap().manifest().is_some());
     assert_eq!(running.execute(fetch(1, volunteers.honest)), TaskOutcome::Stored(id, ChunkIndex(1)));
     assert_eq!(running.held(id), Some(1));
     running.stop();
@@ -388,9 +388,9 @@ fn replicas_are_audited_and_challenges_are_proven_from_files_and_stored_chunks()
         assert_eq!(proof(bad), TaskOutcome::Proof(7, None));
     }
     fs::remove_file(root.path().join("files/a")).unwrap();
-    assert_eq!(running.next_news(), TaskOutcome::Withdrawn(id));
+    assert_eq!(running.next_outcome(), TaskOutcome::Withdrawn(id));
     assert_eq!(proof(range), TaskOutcome::Proof(7, None));
-    running.execute(ExecutorTask::DownloadScheduler { kept, index, from: volunteers.honest });
+    running.execute(ExecutorTask::Download { kept, index, from: volunteers.honest });
     assert_eq!(proof(range), TaskOutcome::Proof(7, Some(right)));
     running.stop();
 }
@@ -408,9 +408,9 @@ fn only_an_unchanged_file_is_offloaded_and_it_is_published_again_when_put_back()
     // The file is overwritten before the deletion.
     fs::write(path("changed"), "precious").unwrap();
     let changed = by_name("changed");
-    let news = [running.execute(ExecutorTask::Offload(changed.clone())), running.next_news()];
-    assert!(news.contains(&TaskOutcome::Offloaded(changed.file.id, false)), "{news:?}");
-    assert!(news.contains(&TaskOutcome::Withdrawn(changed.file.id)), "{news:?}");
+    let outcomes = [running.execute(ExecutorTask::Offload(changed.clone())), running.next_outcome()];
+    assert!(outcomes.contains(&TaskOutcome::Offloaded(changed.file.id, false)), "{outcomes:?}");
+    assert!(outcomes.contains(&TaskOutcome::Withdrawn(changed.file.id)), "{outcomes:?}");
     assert_eq!(fs::read(path("changed")).unwrap(), b"precious");
     running.published();
     let twice = published.iter().find(|kept| kept.file.name != name("a") && kept.md5 != changed.md5).unwrap();
@@ -423,7 +423,7 @@ fn only_an_unchanged_file_is_offloaded_and_it_is_published_again_when_put_back()
     assert_eq!(running.execute(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, true));
     assert!(!path("a").exists());
     assert_eq!(running.held(a.file.id), Some(0));
-    assert!(running.shelf.get(a.file.id).unwrap().manifest().is_some());
+    assert!(running.offers.get(a.file.id).unwrap().manifest().is_some());
     assert_eq!(running.execute(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, false));
     // The deletion is not reported as a withdrawal, and a file that is put back is published.
     put(root.path(), "a", &bytes(1));
@@ -461,12 +461,12 @@ fn file_reported_by_a_volunteer_is_adopted_and_forgotten_on_order() {
     let mut short = kept.clone();
     short.file.size -= 1;
     assert_eq!(adopt(&short, volunteers.honest), TaskOutcome::Adopted(id, None));
-    assert!(running.shelf.get(id).is_none());
+    assert!(running.offers.get(id).is_none());
     for from in [volunteers.honest, volunteers.empty] {
         assert_eq!(adopt(&kept, from), TaskOutcome::Adopted(id, Some((kept.clone(), layout.clone()))));
     }
-    assert!(running.shelf.get(id).unwrap().manifest().is_some());
-    running.execute(ExecutorTask::DownloadScheduler {
+    assert!(running.offers.get(id).unwrap().manifest().is_some());
+    running.execute(ExecutorTask::Download {
         kept: kept.clone(),
         index: ChunkIndex(0),
         from: volunteers.honest,
@@ -477,10 +477,10 @@ fn file_reported_by_a_volunteer_is_adopted_and_forgotten_on_order() {
     for id in [id, b.file.id] {
         running.tasks.send(ExecutorTask::Forget(id)).unwrap();
         running.tasks.send(ExecutorTask::Drop { file: id, chunks: Vec::new() }).unwrap();
-        assert_eq!(running.next_news(), TaskOutcome::Dropped(id, Vec::new()));
-        assert!(running.shelf.get(id).is_none());
+        assert_eq!(running.next_outcome(), TaskOutcome::Dropped(id, Vec::new()));
+        assert!(running.offers.get(id).is_none());
     }
-    assert!(running.shelf.list().is_empty());
+    assert!(running.offers.list().is_empty());
     assert!(!root.path().join(format!("state/chunks/{id}")).exists());
     assert_eq!(running.stop(), []);
     // The file is still in the folder, so it is published again after a restart.
@@ -499,11 +499,8 @@ fn rebuild_adopts_stored_chunks_except_those_of_forgotten_files() {
         let running = Running::start(root.path());
         let kept = running.first_scan().1[0].clone();
         ids.push(kept.file.id);
-        let fetched = running.execute(ExecutorTask::DownloadScheduler {
-            kept,
-            index: ChunkIndex(1),
-            from: volunteers.honest,
-        });
+        let fetched =
+            running.execute(ExecutorTask::Download { kept, index: ChunkIndex(1), from: volunteers.honest });
         assert!(matches!(fetched, TaskOutcome::Stored(..)), "{fetched:?}");
         running.stop();
         fs::remove_file(root.path().join("files/a")).unwrap();
@@ -511,14 +508,15 @@ fn rebuild_adopts_stored_chunks_except_those_of_forgotten_files() {
     let catalogue = RedbCatalogue::rebuild(&root.path().join("state")).unwrap();
     catalogue.commit(&[Change::Forgotten(ids[1])]).unwrap();
     let running = Running::start_with(root.path(), Arc::new(catalogue));
-    let adopted = running.next_news();
+    let adopted = running.next_outcome();
     assert!(
         matches!(&adopted, TaskOutcome::Adopted(id, Some((kept, _))) if *id == ids[0] && kept.file.name == name("a"))
     );
-    let news = [running.next_news(), running.next_news()];
+    let outcomes = [running.next_outcome(), running.next_outcome()];
     assert!(
-        news.contains(&TaskOutcome::Stored(ids[0], ChunkIndex(1))) && news.contains(&TaskOutcome::Looked),
-        "{news:?}"
+        outcomes.contains(&TaskOutcome::Stored(ids[0], ChunkIndex(1)))
+            && outcomes.contains(&TaskOutcome::FolderScanned),
+        "{outcomes:?}"
     );
     assert_eq!((running.held(ids[0]), running.held(ids[1])), (Some(1), None));
     assert!(!root.path().join(format!("state/chunks/{}", ids[1])).exists());

@@ -9,7 +9,7 @@ use super::record::Record;
 use super::schedule::{Kind, Schedule, file_of};
 use crate::content::limits::{EXECUTOR_LOCAL_MAX, EXECUTOR_REMOTE_MAX};
 use crate::content::{ChunkIndex, Digest, FileId, Manifest};
-use crate::download::events::SourceError;
+use crate::download::events::{Expected as _, SourceError};
 use crate::net::Shutdown;
 use crate::protocol::volunteer::{CopyFailure, KeptFile};
 use crate::storage::StoreError;
@@ -28,8 +28,8 @@ pub(super) fn start(
     let (done, finished) = bounded(EXECUTOR_REMOTE_MAX + EXECUTOR_LOCAL_MAX);
     let mut pools = Vec::new();
     for (name, kind, count) in [
-        ("keep-distant", Kind::Distant, EXECUTOR_REMOTE_MAX),
-        ("keep-local", Kind::Local, EXECUTOR_LOCAL_MAX),
+        ("executor-remote", Kind::Remote, EXECUTOR_REMOTE_MAX),
+        ("executor-local", Kind::Local, EXECUTOR_LOCAL_MAX),
     ] {
         let (jobs, work) = bounded::<ExecutorTask>(count);
         for _ in 0..count {
@@ -42,16 +42,17 @@ pub(super) fn start(
                 }
             })?;
         }
-        pools.push(Pool { kind, jobs, idle: count });
+        pools.push(WorkerPool { kind, jobs, idle: count });
     }
     let shutdown = inner.shutdown.clone();
-    inner.threads.spawn("keeper", move || distribute(&tasks, &records, &finished, pools, &shutdown))
+    inner.threads.spawn("executor", move || distribute(&tasks, &records, &finished, pools, &shutdown))
 }
 
 /// Workers of one kind.
-struct Pool {
+struct WorkerPool {
     kind: Kind,
     jobs: Sender<ExecutorTask>,
+    /// Number of workers without a task.
     idle: usize,
 }
 
@@ -68,11 +69,12 @@ impl Drop for Done<'_> {
     }
 }
 
+/// Loop of thread `executor`: starts each task as soon as a worker is idle and no conflicting task runs.
 fn distribute(
     tasks: &Receiver<ExecutorTask>,
     records: &Sender<Record>,
     finished: &Receiver<(Kind, Option<FileId>)>,
-    mut pools: Vec<Pool>,
+    mut pools: Vec<WorkerPool>,
     shutdown: &Shutdown,
 ) {
     let mut schedule = Schedule::default();
@@ -108,35 +110,35 @@ fn carry_out(inner: &Inner, task: ExecutorTask) {
         return;
     }
     match task {
-        // Sent to the recording thread by `distribute`.
+        // `distribute` has sent it to the recording thread.
         ExecutorTask::Record { .. } => {}
-        ExecutorTask::DownloadScheduler { kept, index, from } => {
+        ExecutorTask::Download { kept, index, from } => {
             let id = kept.file.id;
-            inner.tell(match inner.fetch(&kept, index, from) {
+            inner.report(match inner.download(&kept, index, from) {
                 Ok(()) => TaskOutcome::Stored(id, index),
                 Err(why) => TaskOutcome::NotStored(id, index, why),
             });
         }
         ExecutorTask::Audit { volunteer, from, file, index } => {
-            inner.tell(TaskOutcome::Audited(volunteer, file, index, inner.audit(file, index, from)));
+            inner.report(TaskOutcome::Audited(volunteer, file, index, inner.audit(file, index, from)));
         }
         ExecutorTask::Adopt { kept, from } => inner.adopt(&kept, from),
         ExecutorTask::Prove { challenge, range } => {
-            inner.tell(TaskOutcome::Proof(challenge, inner.prove(&range)))
+            inner.report(TaskOutcome::Proof(challenge, inner.prove(&range)))
         }
         ExecutorTask::Drop { file, chunks } => inner.drop_chunks(file, chunks),
         ExecutorTask::Offload(kept) => {
-            let _placing = inner.placing();
+            let _offer_lock = inner.lock_offers();
             let deleted = inner.offload(&kept);
-            inner.tell(TaskOutcome::Offloaded(kept.file.id, deleted));
+            inner.report(TaskOutcome::Offloaded(kept.file.id, deleted));
         }
         ExecutorTask::Forget(file) => inner.forget(file),
     }
 }
 
 impl Inner {
-    /// Fetches a chunk from a volunteer into the own store.
-    fn fetch(&self, kept: &KeptFile, index: ChunkIndex, from: SocketAddr) -> Result<(), CopyFailure> {
+    /// Downloads a chunk from a volunteer into the own store.
+    fn download(&self, kept: &KeptFile, index: ChunkIndex, from: SocketAddr) -> Result<(), CopyFailure> {
         let id = kept.file.id;
         let file = match self.store.file(id) {
             Some(file) => file,
@@ -152,10 +154,10 @@ impl Inner {
             return Ok(());
         }
         let manifest = self.manifest(id).ok_or(CopyFailure::Other)?;
-        let (digest, length) = expected(&manifest, index).ok_or(CopyFailure::Other)?;
-        let _memory = self.memory.reserve(length.into(), &self.shutdown).ok_or(CopyFailure::Other)?;
+        let expected = manifest.expected(index).ok_or(CopyFailure::Other)?;
+        let _memory = self.memory.reserve(expected.1.into(), &self.shutdown).ok_or(CopyFailure::Other)?;
         let mut bytes = Vec::new();
-        self.chunk(id, index, (digest, length), from, &mut bytes).map_err(|error| {
+        self.receive(id, index, expected, from, &mut bytes).map_err(|error| {
             log::info!("failed to fetch chunk {index} of {} from {from}: {error}", kept.file.name);
             match error {
                 SourceError::BadChunk { .. } => CopyFailure::Corrupt,
@@ -166,6 +168,7 @@ impl Inner {
         self.store.store(id, index, &bytes).map_err(|error| self.not_stored(kept, &error))
     }
 
+    /// Logs why a chunk was not stored, and returns the cause for the state machine.
     fn not_stored(&self, kept: &KeptFile, error: &StoreError) -> CopyFailure {
         log::warn!("failed to store a chunk of {}: {error}", kept.file.name);
         match error {
@@ -174,7 +177,8 @@ impl Inner {
         }
     }
 
-    fn chunk(
+    /// Receives a chunk from a volunteer and verifies it.
+    fn receive(
         &self,
         file: FileId,
         index: ChunkIndex,
@@ -182,20 +186,20 @@ impl Inner {
         from: SocketAddr,
         bytes: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
-        self.conversations.with(reachable(from), &self.shutdown, |conversation| {
-            conversation.chunk(file, index, expected, bytes, &self.shutdown)
+        self.pool.with(reachable(from), &self.shutdown, |connection| {
+            connection.chunk(file, index, expected, bytes, &self.shutdown)
         })
     }
 
     /// Downloads a chunk from a volunteer and verifies it against the manifest.
     fn audit(&self, file: FileId, index: ChunkIndex, from: SocketAddr) -> Verdict {
-        let Some(expected) = self.manifest(file).and_then(|manifest| expected(&manifest, index)) else {
+        let Some(expected) = self.manifest(file).and_then(|manifest| manifest.expected(index)) else {
             return Verdict::Unknown;
         };
         let Some(_memory) = self.memory.reserve(expected.1.into(), &self.shutdown) else {
             return Verdict::Unknown;
         };
-        match self.chunk(file, index, expected, from, &mut Vec::new()) {
+        match self.receive(file, index, expected, from, &mut Vec::new()) {
             Ok(()) => Verdict::Right,
             Err(error) => {
                 log::info!("audit of chunk {index} of {} at {from} failed: {error}", file.short());
@@ -208,14 +212,13 @@ impl Inner {
         }
     }
 
-    /// Adds a file to the catalogue that a volunteer reports, after a check of its manifest.
+    /// Adds a file that a volunteer reports to the catalogue, after a check of its manifest.
     fn adopt(&self, kept: &KeptFile, from: SocketAddr) {
         let id = kept.file.id;
         let known = self.known(id);
         let request = || {
-            self.conversations.with(reachable(from), &self.shutdown, |conversation| {
-                conversation.manifest(id, &self.shutdown)
-            })
+            self.pool
+                .with(reachable(from), &self.shutdown, |connection| connection.manifest(id, &self.shutdown))
         };
         let manifest = match self.manifest(id) {
             Some(manifest) => Some(manifest),
@@ -242,13 +245,8 @@ impl Inner {
             self.ignore(id, false);
             log::info!("added {} to the catalogue: {from} stores chunks of it", kept.file.name);
         }
-        self.tell(TaskOutcome::Adopted(id, adopted));
+        self.report(TaskOutcome::Adopted(id, adopted));
     }
-}
-
-/// Digest and length in bytes of a chunk.
-fn expected(manifest: &Manifest, index: ChunkIndex) -> Option<(Digest, u32)> {
-    Some((manifest.digest(index)?, manifest.layout().span(index)?.length))
 }
 
 /// Address to dial: loopback in place of the unspecified address, which stands for the tracker's

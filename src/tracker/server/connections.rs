@@ -1,7 +1,7 @@
 //! TCP connections of a server: a reader and a writer thread for each.
 
-use super::{Event, HubConfig, forward};
-use crate::content::limits::{FILE_NAME_MAX, HUB_REQUESTS_MAX, OUTBOX_BYTES, PROTOCOL_VERSION};
+use super::{Event, ServerConfig, forward};
+use crate::content::limits::{CONNECTION_REQUESTS_MAX, FILE_NAME_MAX, OUTBOX_BYTES, PROTOCOL_VERSION};
 use crate::net::framed_stream::split;
 use crate::net::{Activity, FrameReader, FrameWriter, Listener, Shutdown, StreamError, Threads, Timeouts};
 use crate::protocol::ErrorCode;
@@ -25,8 +25,9 @@ pub(super) struct Connection {
     /// Allocated as it fills, up to `limit` messages: memory reserved in advance would cost
     /// hundreds of kilobytes for each of many idle connections.
     outbox: Sender<Outgoing>,
+    /// Messages that the outbox may hold.
     limit: usize,
-    /// Holds a unit for each request that waits for the state thread.
+    /// Holds one unit for each request that waits for the state thread; full if the reader must wait.
     request_credit: Receiver<()>,
     /// Bytes in the outbox and in the message that is being written.
     queued_bytes: Arc<AtomicUsize>,
@@ -78,7 +79,7 @@ fn holder_bytes(found: &FoundFile) -> usize {
 /// Accepts and serves connections until the shutdown.
 pub(super) fn serve(
     listener: Listener,
-    config: &HubConfig,
+    config: &ServerConfig,
     events: Sender<Event>,
     threads: &Threads,
     shutdown: &Shutdown,
@@ -130,7 +131,7 @@ impl ConnectionServer {
         }
         let (outbox, queued) = unbounded();
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let (credit, request_credit) = bounded(HUB_REQUESTS_MAX);
+        let (credit, request_credit) = bounded(CONNECTION_REQUESTS_MAX);
         let (writer_stream, writer_bytes) = (stream.clone(), queued_bytes.clone());
         let own = stream.clone();
         let connection =
@@ -159,8 +160,8 @@ impl ConnectionServer {
         cause
     }
 
-    /// Forwards requests to the state thread, at most `HUB_REQUESTS` ahead of it: backpressure for
-    /// each connection.
+    /// Forwards requests to the state thread, which may be at most [`CONNECTION_REQUESTS_MAX`] requests behind
+    /// (backpressure).
     fn read(
         &self,
         id: ConnectionId,

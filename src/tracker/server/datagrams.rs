@@ -17,7 +17,7 @@ use std::time::Instant;
 pub(super) const BATCH: usize = 64;
 
 /// A request from a validated source address, with the transaction number for its response.
-pub(super) type Question = (SocketAddr, u64, TrackerRequest);
+pub(super) type DatagramRequest = (SocketAddr, u64, TrackerRequest);
 
 /// Sends responses without blocking.
 ///
@@ -62,13 +62,13 @@ struct DatagramReceiver<H> {
     started: Instant,
     /// Receive buffers for a batch.
     ///
-    /// The whole batch is received before the first datagram is decoded, because each kind of work is faster when it is
-    /// repeated.
+    /// The whole batch is received before the first datagram is decoded: the code and data of each step stay in the
+    /// CPU caches.
     buffers: Vec<[u8; DATAGRAM_MAX + 1]>,
     /// Length in bytes and source of each received datagram of the batch.
     received: Vec<(usize, SocketAddr)>,
     /// Validated requests that have not been handed over.
-    batch: Vec<Question>,
+    batch: Vec<DatagramRequest>,
     hand_over: H,
 }
 
@@ -81,7 +81,7 @@ pub(super) fn receive(
     secret: [u8; 32],
     threads: &Threads,
     shutdown: &Shutdown,
-    hand_over: impl FnMut(&mut Vec<Question>) + Send + 'static,
+    hand_over: impl FnMut(&mut Vec<DatagramRequest>) + Send + 'static,
 ) -> io::Result<()> {
     let wake = reachable(socket.local_addr()?);
     let waker = socket.try_clone()?;
@@ -100,7 +100,7 @@ pub(super) fn receive(
     threads.spawn("datagrams", move || receiver.run(&shutdown))
 }
 
-impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
+impl<H: FnMut(&mut Vec<DatagramRequest>)> DatagramReceiver<H> {
     fn run(&mut self, shutdown: &Shutdown) {
         while !shutdown.is_stopped() {
             // Blocks for the first datagram; takes the others without blocking, until the batch is full.
@@ -143,8 +143,11 @@ impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
         }
     }
 
+    /// Adds the request of a datagram to the batch, or answers with a cookie or an error.
+    ///
+    /// `epoch` is the number of the present cookie interval.
     fn handle(&mut self, bytes: &[u8], from: SocketAddr, epoch: u64) {
-        let error = match fast_path::decode(bytes) {
+        let envelope = match fast_path::decode(bytes) {
             Ok(Datagram { v: PROTOCOL_VERSION, tx, cookie, message }) => {
                 return match cookie.is_some_and(|cookie| self.jar.validates(cookie, from, epoch)) {
                     true => self.batch.push((from, tx, message)),
@@ -158,7 +161,7 @@ impl<H: FnMut(&mut Vec<Question>)> DatagramReceiver<H> {
             Err(error) => envelope(bytes).ok_or(error),
         };
         // Short texts: the response must not be longer than the datagram.
-        let (tx, code, text) = match error {
+        let (tx, code, text) = match envelope {
             Ok(Envelope { v, tx }) if v != PROTOCOL_VERSION => {
                 (tx, ErrorCode::UnknownVersion, "another version")
             }

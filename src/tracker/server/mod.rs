@@ -8,18 +8,18 @@
 
 mod connections;
 mod datagrams;
-mod desk;
+mod shared_machine;
 mod state;
 
 use crate::net::{BindError, Listener, POLL_INTERVAL, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::TrackerRequest;
-use crate::report::{DaemonError, Fault};
+use crate::report::{Fault, RoleError};
 use crate::swarm::keeping::{Answer, ExecutorTask, TaskOutcome};
 use crate::swarm::machine::{ConnectionId, Machine};
 use connections::Connection;
 use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use datagrams::Replies;
-use desk::SharedMachine;
+use shared_machine::SharedMachine;
 use state::State;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -30,7 +30,7 @@ const QUEUE: usize = 16 * 1024;
 
 /// Address, limits and timeouts of a server.
 #[derive(Debug, Clone)]
-pub struct HubConfig {
+pub struct ServerConfig {
     /// Address for both TCP and UDP.
     pub listen: SocketAddr,
     /// Maximum number of connections.
@@ -41,7 +41,7 @@ pub struct HubConfig {
     pub timeouts: Timeouts,
 }
 
-/// Errors at the start of a server.
+/// The reason that a server cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address cannot be bound.
@@ -72,29 +72,29 @@ pub struct ExecutorChannels {
     /// Answers to prompt commands, each with the number of its command.
     pub answers: Sender<(u64, Answer)>,
     /// Outcomes of tasks, and prompt commands.
-    pub news: Receiver<TaskOutcome>,
+    pub outcomes: Receiver<TaskOutcome>,
 }
 
 impl ExecutorChannels {
     /// Channels without an executor, for a machine that has no tasks.
     pub fn none() -> Self {
-        Self { tasks: unbounded().0, answers: unbounded().0, news: never() }
+        Self { tasks: unbounded().0, answers: unbounded().0, outcomes: never() }
     }
 }
 
 /// A running server.
-pub struct Hub {
+pub struct SwarmServer {
     address: SocketAddr,
     threads: Threads,
 }
 
-impl Hub {
+impl SwarmServer {
     /// Binds the sockets and starts the threads. The server runs until the shutdown.
     ///
     /// # Errors
     /// The address cannot be bound, no thread can be started, or no random bytes are available.
     pub fn start(
-        config: &HubConfig,
+        config: &ServerConfig,
         machine: impl Machine + 'static,
         channels: ExecutorChannels,
         shutdown: &Shutdown,
@@ -109,7 +109,7 @@ impl Hub {
 
     fn start_in(
         threads: &Threads,
-        config: &HubConfig,
+        config: &ServerConfig,
         (listener, socket): (Listener, UdpSocket),
         machine: impl Machine + 'static,
         channels: ExecutorChannels,
@@ -117,7 +117,7 @@ impl Hub {
     ) -> io::Result<()> {
         let (events, received) = bounded(QUEUE);
         let replies = Replies::new(socket.try_clone()?);
-        let news = channels.news.clone();
+        let outcomes = channels.outcomes.clone();
         let (wake, woken) = bounded(1);
         let shared = Arc::new(SharedMachine::new(State::new(machine, replies, channels), wake));
         let for_datagrams = shared.clone();
@@ -126,7 +126,7 @@ impl Hub {
         connections::serve(listener, config, events, threads, shutdown)?;
         let stopped = shutdown.clone();
         threads.spawn("state", move || {
-            run(&shared, &woken, &received, news, &stopped);
+            run(&shared, &woken, &received, outcomes, &stopped);
             drop(shared);
             // Unprocessed events would stay in the channel until the last sender is dropped, and with them the
             // connections for whose end these senders wait.
@@ -169,7 +169,7 @@ fn run<M: Machine>(
     shared: &SharedMachine<M>,
     woken: &Receiver<()>,
     events: &Receiver<Event>,
-    mut news: Receiver<TaskOutcome>,
+    mut outcomes: Receiver<TaskOutcome>,
     shutdown: &Shutdown,
 ) {
     let mut wait = shared.lock().time_to_tick();
@@ -181,11 +181,11 @@ fn run<M: Machine>(
                 Ok(event) => Cause::Event(event),
                 Err(_) => break,
             },
-            recv(news) -> received => match received {
-                Ok(outcome) => Cause::News(outcome),
+            recv(outcomes) -> received => match received {
+                Ok(outcome) => Cause::Outcome(outcome),
                 // The executor has ended. A closed channel would always be ready, so it is replaced.
                 Err(_) => {
-                    news = never();
+                    outcomes = never();
                     continue;
                 }
             },
@@ -195,7 +195,7 @@ fn run<M: Machine>(
         match cause {
             Cause::Wake => shared.process_queued(&mut state),
             Cause::Event(event) => state.handle(event),
-            Cause::News(outcome) => state.handle_news(outcome),
+            Cause::Outcome(outcome) => state.handle_outcome(outcome),
             Cause::Time => {}
         }
         // After each event, so that leases also expire in time under load.
@@ -204,11 +204,11 @@ fn run<M: Machine>(
     }
 }
 
-/// Reason for a wake-up of the state thread.
+/// The reason for a wake-up of the state thread.
 enum Cause {
     Wake,
     Event(Event),
-    News(TaskOutcome),
+    Outcome(TaskOutcome),
     Time,
 }
 
@@ -227,11 +227,11 @@ fn forward(events: &crossbeam_channel::Sender<Event>, shutdown: &Shutdown, mut e
     false
 }
 
-impl From<StartError> for DaemonError {
+impl From<StartError> for RoleError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Bind(error) => Self::bind("--listen HOST:PORT")(error),
-            StartError::Io(_) => Self::new(Fault::Other, error.to_string()),
+            StartError::Io(_) => Self::from_error(Fault::Other, error),
         }
     }
 }
@@ -323,20 +323,20 @@ mod tests {
     fn flooding_connection_delays_neither_heartbeats_nor_other_connections_nor_shutdown() {
         let shutdown = Shutdown::new();
         let listen = "127.0.0.1:0".parse().unwrap();
-        let config = HubConfig { listen, connections: 9, outbox: 9, timeouts: Timeouts::default() };
+        let config = ServerConfig { listen, connections: 9, outbox: 9, timeouts: Timeouts::default() };
         let (report, handled) = crossbeam_channel::unbounded();
-        let hub = Hub::start(&config, Slow(report), ExecutorChannels::none(), &shutdown).unwrap();
-        let flooding = flood(hub.address());
+        let server = SwarmServer::start(&config, Slow(report), ExecutorChannels::none(), &shutdown).unwrap();
+        let flooding = flood(server.address());
         // From here on the number of queued requests is at its limit.
-        (0..2 * limits::HUB_REQUESTS_MAX).for_each(|_| handled.recv_timeout(PATIENCE).unwrap());
+        (0..2 * limits::CONNECTION_REQUESTS_MAX).for_each(|_| handled.recv_timeout(PATIENCE).unwrap());
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(hub.address()).unwrap();
+        socket.connect(server.address()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let TrackerResponse::Cookie { cookie } = ask(&socket, None) else { panic!("no cookie") };
         for _ in 0..5 {
             assert_eq!(ask(&socket, Some(cookie)), TrackerResponse::Alive);
         }
-        let stream = Arc::new(TcpStream::connect(hub.address()).unwrap());
+        let stream = Arc::new(TcpStream::connect(server.address()).unwrap());
         let (mut reader, mut writer) = (FrameReader::new(stream.clone()), FrameWriter::new(stream).unwrap());
         for request in [
             TrackerRequest::Hello { version: limits::PROTOCOL_VERSION },
@@ -346,7 +346,7 @@ mod tests {
             reader.message::<TrackerResponse>(PATIENCE).expect("a response before the timeout");
         }
         shutdown.trigger();
-        hub.join();
+        server.join();
         assert!(handled.len() < FLOOD / 2, "the shutdown does not wait for the flood");
         drop(flooding);
     }
@@ -355,12 +355,12 @@ mod tests {
     fn connections_still_unknown_to_the_state_thread_end_at_shutdown() {
         let shutdown = Shutdown::new();
         let listen = "127.0.0.1:0".parse().unwrap();
-        let config = HubConfig { listen, connections: 99, outbox: 9, timeouts: Timeouts::default() };
+        let config = ServerConfig { listen, connections: 99, outbox: 9, timeouts: Timeouts::default() };
         // With a channel of capacity 0 the machine blocks within a request until the test receives its report.
         let (report, handled) = bounded(0);
-        let hub = Hub::start(&config, Slow(report), ExecutorChannels::none(), &shutdown).unwrap();
+        let server = SwarmServer::start(&config, Slow(report), ExecutorChannels::none(), &shutdown).unwrap();
         let connect = || {
-            let stream = Arc::new(TcpStream::connect(hub.address()).unwrap());
+            let stream = Arc::new(TcpStream::connect(server.address()).unwrap());
             stream.set_nodelay(true).unwrap();
             let (mut reader, mut writer) =
                 (FrameReader::new(stream.clone()), FrameWriter::new(stream).unwrap());
@@ -387,7 +387,7 @@ mod tests {
         drop(handled);
         let (ended, end) = bounded(0);
         std::thread::spawn(move || {
-            hub.join();
+            server.join();
             drop::<Sender<()>>(ended);
         });
         let end = end.recv_timeout(PATIENCE);

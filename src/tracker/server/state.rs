@@ -1,7 +1,7 @@
 //! Passes events to a server's state machine and carries out its effects.
 
 use super::connections::{Connection, Outgoing};
-use super::datagrams::{Question, Replies};
+use super::datagrams::{DatagramRequest, Replies};
 use super::{Event, ExecutorChannels};
 use crate::content::limits;
 use crate::swarm::Moment;
@@ -20,7 +20,7 @@ pub(super) struct State<M> {
     channels: ExecutorChannels,
     connections: HashMap<ConnectionId, Connection>,
     started: Instant,
-    /// Time of the tick for which the state thread sleeps.
+    /// Time at which the state thread wakes up for the next tick.
     wakes: Moment,
     /// Effects of a batch of datagrams; reused, so that a batch needs no allocation.
     effects: Vec<Effect>,
@@ -57,7 +57,7 @@ impl<M: Machine> State<M> {
     /// Processes a batch of datagrams and leaves it empty.
     ///
     /// A batch is small enough not to delay the end of a lease.
-    pub(super) fn answer(&mut self, batch: &mut Vec<Question>) {
+    pub(super) fn answer(&mut self, batch: &mut Vec<DatagramRequest>) {
         let now = self.now();
         let mut effects = std::mem::take(&mut self.effects);
         batch.iter().for_each(|(_, _, request)| self.machine.prefetch(request));
@@ -70,8 +70,8 @@ impl<M: Machine> State<M> {
     }
 
     /// Processes the outcome of a task or a prompt command.
-    pub(super) fn handle_news(&mut self, news: TaskOutcome) {
-        let effects = self.machine.task_outcome(self.now(), news);
+    pub(super) fn handle_outcome(&mut self, outcome: TaskOutcome) {
+        let effects = self.machine.task_outcome(self.now(), outcome);
         self.apply(effects);
     }
 

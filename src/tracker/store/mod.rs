@@ -15,7 +15,7 @@ mod rows;
 
 use crate::content::{Bitfield, FileId, Manifest, limits};
 use crate::protocol::volunteer::KeptFile;
-use crate::report::{DaemonError, Fault};
+use crate::report::{Fault, RoleError};
 use crate::storage::disk;
 use crate::storage::error::{self, StoreError};
 use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
@@ -366,14 +366,14 @@ fn catch_redb_panic<T>(path: &Path, work: impl FnOnce() -> Result<T, DbError>) -
     })
 }
 
-impl From<CatalogueError> for DaemonError {
+impl From<CatalogueError> for RoleError {
     fn from(error: CatalogueError) -> Self {
         match error {
             CatalogueError::Store(error) => error.into(),
             CatalogueError::Damaged { .. } | CatalogueError::Version { .. } => {
-                Self::new(Fault::FileAccess, error.to_string())
+                Self::from_error(Fault::FileAccess, error)
             }
-            CatalogueError::Inconsistent(_) => Self::new(Fault::Other, error.to_string()),
+            CatalogueError::Inconsistent(_) => Self::from_error(Fault::Other, error),
         }
     }
 }

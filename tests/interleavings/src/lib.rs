@@ -18,5 +18,5 @@ mod offers {
     include!(concat!(env!("OUT_DIR"), "/offers.rs"));
 }
 
-mod endings;
-mod news;
+mod notifications;
+mod shutdown_order;

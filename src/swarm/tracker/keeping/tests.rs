@@ -145,7 +145,7 @@ impl World {
                     let news = match task {
                         ExecutorTask::Record { ticket, .. } => TaskOutcome::Recorded(ticket),
                         ExecutorTask::Offload(kept) => TaskOutcome::Offloaded(kept.file.id, true),
-                        ExecutorTask::DownloadScheduler { kept, index, .. } => {
+                        ExecutorTask::Download { kept, index, .. } => {
                             TaskOutcome::Stored(kept.file.id, index)
                         }
                         ExecutorTask::Drop { file, chunks } => TaskOutcome::Dropped(file, chunks),
@@ -189,7 +189,7 @@ impl World {
 
     fn publish(&mut self) {
         self.news(TaskOutcome::Published { kept: kept(FILE), layout: layout() });
-        self.news(TaskOutcome::Looked);
+        self.news(TaskOutcome::FolderScanned);
     }
 
     fn copies(&self) -> usize {
@@ -283,7 +283,7 @@ fn files_unknown_to_the_catalogue_are_ignored_unless_rebuild_is_set() {
     }
     assert_eq!(world.copies(), 2 * CHUNKS as usize);
     assert!(
-        !world.tasks.iter().any(|task| matches!(task, ExecutorTask::DownloadScheduler { .. })),
+        !world.tasks.iter().any(|task| matches!(task, ExecutorTask::Download { .. })),
         "no chunk is copied back to the tracker"
     );
     assert!(world.found().0 > 0 || world.found().1 > 0, "the file is kept again");

@@ -6,7 +6,7 @@
 //! Invariants: a thread that holds the machine never waits for a socket or a channel; the state thread waits for at
 //! most one batch of datagrams; a thread that moves the next tick forward wakes the state thread.
 
-use super::datagrams::{BATCH, Question};
+use super::datagrams::{BATCH, DatagramRequest};
 use super::state::State;
 use crate::swarm::machine::Machine;
 use crate::sync::lock;
@@ -25,7 +25,7 @@ pub(super) struct SharedMachine<M> {
     state: Mutex<State<M>>,
     /// Set while the state thread waits for the lock: it has priority.
     state_thread_waits: AtomicBool,
-    queued: Mutex<VecDeque<Question>>,
+    queued: Mutex<VecDeque<DatagramRequest>>,
     /// Wakes the state thread: datagrams are queued, or the next tick is earlier than it knows.
     wake: Sender<()>,
     /// A wake-up has been sent and not yet been received.
@@ -55,7 +55,7 @@ impl<M: Machine> SharedMachine<M> {
     /// Processes a batch of datagrams directly, or queues it for the state thread.
     ///
     /// Leaves the batch empty.
-    pub(super) fn process_or_queue(&self, batch: &mut Vec<Question>) {
+    pub(super) fn process_or_queue(&self, batch: &mut Vec<DatagramRequest>) {
         let free = match self.state_thread_waits.load(Ordering::Relaxed) {
             true => None,
             false => match self.state.try_lock() {
@@ -86,7 +86,7 @@ impl<M: Machine> SharedMachine<M> {
         self.wake_pending.store(false, Ordering::SeqCst);
         let mut queued = self.queued();
         let count = queued.len().min(BATCH);
-        let mut batch: Vec<Question> = queued.drain(..count).collect();
+        let mut batch: Vec<DatagramRequest> = queued.drain(..count).collect();
         let more = !queued.is_empty();
         drop(queued);
         if more {
@@ -102,7 +102,7 @@ impl<M: Machine> SharedMachine<M> {
         }
     }
 
-    fn queued(&self) -> MutexGuard<'_, VecDeque<Question>> {
+    fn queued(&self) -> MutexGuard<'_, VecDeque<DatagramRequest>> {
         lock(&self.queued)
     }
 }

@@ -4,7 +4,7 @@
 //! connection is used by one thread at a time; an idle or failed connection is closed.
 
 use super::events::SourceError;
-use super::source::Conversation;
+use super::source::PeerConnection;
 use crate::content::limits::{IDLE_SOURCES_MAX, SOURCE_IDLE_TIMEOUT};
 use crate::net::{Shutdown, Timeouts};
 use crate::sync::lock;
@@ -16,19 +16,19 @@ use std::time::{Duration, Instant};
 /// An idle connection.
 struct Kept {
     address: SocketAddr,
-    conversation: Conversation,
+    connection: PeerConnection,
     since: Instant,
 }
 
 /// Pool of idle connections.
-pub struct Conversations {
+pub struct ConnectionPool {
     /// Least recently used first.
     kept: Mutex<VecDeque<Kept>>,
     idle: Duration,
     timeouts: Timeouts,
 }
 
-impl Conversations {
+impl ConnectionPool {
     /// Creates an empty pool.
     pub fn new(timeouts: Timeouts) -> Self {
         Self { kept: Mutex::default(), idle: SOURCE_IDLE_TIMEOUT, timeouts }
@@ -47,32 +47,32 @@ impl Conversations {
         &self,
         address: SocketAddr,
         shutdown: &Shutdown,
-        mut ask: impl FnMut(&mut Conversation) -> Result<T, SourceError>,
+        mut ask: impl FnMut(&mut PeerConnection) -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
         self.close_idle();
-        if let Some(mut conversation) = self.take(address) {
-            let result = ask(&mut conversation);
+        if let Some(mut connection) = self.take(address) {
+            let result = ask(&mut connection);
             match result {
                 Err(SourceError::Link(_)) if !shutdown.is_stopped() => {}
-                result => return self.settle(address, conversation, result),
+                result => return self.settle(address, connection, result),
             }
         }
-        let mut conversation = Conversation::open(address, None, self.timeouts, shutdown)?;
-        let result = ask(&mut conversation);
-        self.settle(address, conversation, result)
+        let mut connection = PeerConnection::open(address, None, self.timeouts, shutdown)?;
+        let result = ask(&mut connection);
+        self.settle(address, connection, result)
     }
 
-    fn take(&self, address: SocketAddr) -> Option<Conversation> {
+    fn take(&self, address: SocketAddr) -> Option<PeerConnection> {
         let mut kept = self.kept();
         // The most recently used connection is the least likely to have timed out at the peer.
         let at = kept.iter().rposition(|kept| kept.address == address)?;
-        kept.remove(at).map(|kept| kept.conversation)
+        kept.remove(at).map(|kept| kept.connection)
     }
 
     fn settle<T>(
         &self,
         address: SocketAddr,
-        conversation: Conversation,
+        connection: PeerConnection,
         result: Result<T, SourceError>,
     ) -> Result<T, SourceError> {
         if matches!(result, Ok(_) | Err(SourceError::Refused(_))) {
@@ -80,7 +80,7 @@ impl Conversations {
             if kept.len() >= IDLE_SOURCES_MAX {
                 kept.pop_front();
             }
-            kept.push_back(Kept { address, conversation, since: Instant::now() });
+            kept.push_back(Kept { address, connection, since: Instant::now() });
         }
         result
     }
@@ -156,31 +156,31 @@ mod tests {
                 std::thread::spawn(move || converse(Arc::new(stream)));
             }
         });
-        let mut conversations = Conversations::new(Timeouts::default());
+        let mut pool = ConnectionPool::new(Timeouts::default());
         let (shutdown, mut buffer) = (Shutdown::new(), Vec::new());
-        conversations.idle = Duration::from_secs(600);
+        pool.idle = Duration::from_secs(600);
         let expected = (Digest::of(RIGHT), RIGHT.len() as u32);
-        let mut ask = |conversations: &Conversations, index| {
-            conversations.with(address, &shutdown, |conversation| {
-                conversation.chunk(FILE, ChunkIndex(index), expected, &mut buffer, &shutdown)
+        let mut ask = |pool: &ConnectionPool, index| {
+            pool.with(address, &shutdown, |connection| {
+                connection.chunk(FILE, ChunkIndex(index), expected, &mut buffer, &shutdown)
             })
         };
         let opened = || opened.load(Ordering::SeqCst);
-        assert!(ask(&conversations, 0).is_ok() && ask(&conversations, 0).is_ok());
-        assert!(matches!(ask(&conversations, 3), Err(SourceError::Refused(_))));
-        assert!(ask(&conversations, 0).is_ok() && opened() == 1);
+        assert!(ask(&pool, 0).is_ok() && ask(&pool, 0).is_ok());
+        assert!(matches!(ask(&pool, 3), Err(SourceError::Refused(_))));
+        assert!(ask(&pool, 0).is_ok() && opened() == 1);
         for (index, connections) in [(1, 1), (2, 2)] {
-            assert!(matches!(ask(&conversations, index), Err(SourceError::BadChunk { .. })));
-            assert_eq!((opened(), conversations.kept().len()), (connections, 0));
+            assert!(matches!(ask(&pool, index), Err(SourceError::BadChunk { .. })));
+            assert_eq!((opened(), pool.kept().len()), (connections, 0));
         }
         // The peer has closed the pooled connection: the request is repeated over a new one.
-        assert!(ask(&conversations, 4).is_ok() && ask(&conversations, 0).is_ok());
-        assert_eq!((opened(), conversations.kept().len()), (4, 1));
-        conversations.idle = Duration::ZERO;
-        conversations.close_idle();
-        assert!(conversations.kept().is_empty());
-        assert!(ask(&conversations, 0).is_ok() && opened() == 5);
-        conversations.close();
-        assert!(conversations.kept().is_empty());
+        assert!(ask(&pool, 4).is_ok() && ask(&pool, 0).is_ok());
+        assert_eq!((opened(), pool.kept().len()), (4, 1));
+        pool.idle = Duration::ZERO;
+        pool.close_idle();
+        assert!(pool.kept().is_empty());
+        assert!(ask(&pool, 0).is_ok() && opened() == 5);
+        pool.close();
+        assert!(pool.kept().is_empty());
     }
 }

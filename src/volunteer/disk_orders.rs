@@ -1,6 +1,6 @@
 //! Orders of the tracker that need only the volunteer's disk: drop chunks, answer a challenge.
 //!
-//! A separate thread carries them out, so that a proof does not wait for copies from a slow peer.
+//! Thread `volunteer-disk` carries them out, so that a proof does not wait for copies from a slow peer.
 
 use super::{Done, HeldReplicas, Job, work};
 use crate::content::limits::NAMED_CHUNKS_MAX;
@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 use std::collections::BTreeSet;
 
 /// An order that needs only the disk.
-pub(super) enum Chore {
+pub(super) enum DiskOrder {
     /// Drop chunks.
     Drop(FileId, Vec<ChunkIndex>),
     /// Answer a challenge, given by its number.
@@ -21,7 +21,7 @@ pub(super) enum Chore {
 /// Carries out orders one after the other, until the shutdown.
 pub(super) fn run(
     replicas: &HeldReplicas,
-    jobs: &Receiver<Job<Chore>>,
+    jobs: &Receiver<Job<DiskOrder>>,
     done: &Sender<Done>,
     shutdown: &Shutdown,
 ) {
@@ -30,9 +30,9 @@ pub(super) fn run(
         done,
         shutdown,
         || {},
-        |chore, _| match chore {
-            Chore::Drop(file, chunks) => drop_chunks(replicas, file, chunks),
-            Chore::Prove(challenge, range) => {
+        |order, _| match order {
+            DiskOrder::Drop(file, chunks) => drop_chunks(replicas, file, chunks),
+            DiskOrder::Prove(challenge, range) => {
                 vec![VolunteerReport::Proof { challenge, sha256: prove(replicas, &range) }]
             }
         },

@@ -1,0 +1,164 @@
+//! Chunk client: claims the chunks of a folder, downloads missing ones, serves the others.
+//!
+//! The calling thread is the state thread. It owns the [`DownloadScheduler`] and the state of the chunk set;
+//! the tracker session, the sources and the upload server run in threads that send it events. Invariants:
+//! each held chunk was hashed by this client; a chunk is claimed only after its line is in
+//! `local_chunks.txt`; a chunk that differs from the agreed hash is not served until it has been replaced.
+
+mod agreed;
+mod client;
+mod completion;
+mod lookup_retry;
+mod requests;
+
+use crate::content::limits::CHUNK_SIZE;
+use crate::content::{Bitfield, FileId, PeerName, SetName};
+use crate::download::events::{Job, SourceEvent};
+use crate::download::scheduler::DownloadScheduler;
+use crate::net::{Listener, Shutdown, Threads};
+use crate::protocol::tracker::{Registration, SetKey};
+use crate::report::error::RoleError;
+use crate::report::next_step;
+use crate::report::watch::Watch;
+use crate::storage::ChunkFolder;
+use crate::storage::verify::VerifyCallbacks;
+use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
+use crate::upload::offers::Offers;
+use crate::upload::server::{ServeOptions, serve};
+use agreed::{AgreedChunks, Committed, FolderSink};
+use client::ChunkClient;
+use crossbeam_channel::{Receiver, bounded};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Capacity of each event queue of the state thread.
+const QUEUE: usize = 1_024;
+
+/// Configuration of a client.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// Folder with `local_chunks.txt`.
+    pub folder: PathBuf,
+    /// Listening address of the upload server.
+    pub listen: SocketAddr,
+    /// Name of this client in logs and event lines.
+    pub name: PeerName,
+    /// Address of the tracker.
+    pub tracker: SocketAddr,
+    /// Chunk set of the folder.
+    pub set: SetName,
+    /// Advertised address, if it differs from the source address that the tracker sees.
+    pub advertise: Option<SocketAddr>,
+    /// Whether to exit when the folder is complete.
+    pub exit_when_complete: bool,
+    /// Options of the upload server.
+    pub serve: ServeOptions,
+    /// Time without an answer of the tracker after which to give up.
+    pub timeout: Option<Duration>,
+}
+
+/// Channels to the state thread.
+struct Inputs {
+    /// Events of the session with the tracker.
+    session: Receiver<SessionEvent>,
+    /// Events of the sources.
+    sources: Receiver<SourceEvent>,
+    /// Results of commits to the folder.
+    committed: Receiver<Committed>,
+}
+
+/// Runs until the shutdown, or until the folder is complete with `exit_when_complete`.
+///
+/// # Errors
+/// The folder is invalid, the port is in use, the tracker exceeds its timeout, or a chunk cannot be stored.
+pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), RoleError> {
+    let listener = Listener::bind(config.listen).map_err(RoleError::bind("-transfer_port PORT"))?;
+    let folder = match open(&config, watch, shutdown) {
+        Ok(folder) => Arc::new(folder),
+        // Ctrl-C before the client serves is no error.
+        Err(_) if shutdown.is_stopped() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let threads = Threads::new();
+    let result = serve_and_download(&config, listener, folder, &threads, shutdown);
+    shutdown.trigger();
+    threads.join();
+    result
+}
+
+fn open(config: &ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<ChunkFolder, RoleError> {
+    let hashed = |bytes| watch.advance(bytes);
+    let stop = || shutdown.is_stopped();
+    let begin = |bytes| watch.begin(&format!("hashing {}", config.folder.display()), bytes, 0);
+    let folder =
+        ChunkFolder::open(&config.folder, VerifyCallbacks { begin: &begin, hashed: &hashed, stop: &stop });
+    watch.end();
+    Ok(folder?)
+}
+
+fn serve_and_download(
+    config: &ClientConfig,
+    listener: Listener,
+    folder: Arc<ChunkFolder>,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> Result<(), RoleError> {
+    let address = listener.address();
+    let set = SetKey { set: config.set.clone(), count: folder.count() };
+    let key = FileId::of_set(&set.set, set.count);
+    let offers = Offers::new();
+    offers.put(key, folder.clone());
+    serve(listener, offers.clone(), &config.serve, None, threads, shutdown)?;
+    log::info!("{} listening on {address}", config.name);
+    let held = folder.held();
+    log::info!("{} holds {} of {} chunks", folder.path().display(), held.len(), set.count);
+    log::info!("{}", next_step::join_set(&config.set, config.tracker));
+
+    let session = start_session(config, address.port(), threads, shutdown)?;
+    let agreed = Arc::new(AgreedChunks::default());
+    let (sink, committed) = FolderSink::start(&folder, &agreed, threads)?;
+    let (events, sources) = bounded(QUEUE);
+    let job = Job {
+        relay: None,
+        download: 0,
+        file: key,
+        count: set.count,
+        // Initial value from the chunks in the folder; later raised by the tracker's answers.
+        longest: held.iter().map(|chunk| chunk.length).max().unwrap_or(CHUNK_SIZE),
+        expected: agreed.clone(),
+        sink: Arc::new(sink),
+        port: None,
+        subscribe: false,
+        timeouts: config.serve.timeouts,
+    };
+    let mut have = Bitfield::none(set.count);
+    held.iter().for_each(|chunk| _ = have.insert(chunk.index));
+    let scheduler = DownloadScheduler::new(job, have, false, events, threads, shutdown);
+    let mut client = ChunkClient::new(config, set, folder, offers, agreed, scheduler);
+    let result = client.run(&Inputs { session, sources, committed }, shutdown);
+    // Before `client` and its request queue are dropped: the session must see a shutdown, not a lost connection.
+    shutdown.trigger();
+    result
+}
+
+/// Starts the session with the tracker and returns its events.
+fn start_session(
+    config: &ClientConfig,
+    port: u16,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> io::Result<Receiver<SessionEvent>> {
+    let (sender, events) = bounded(QUEUE);
+    let session = SessionConfig {
+        role: "tracker",
+        tracker: config.tracker,
+        registration: Registration { name: config.name.clone(), port, advertise: config.advertise },
+        timeout: config.timeout,
+        timeouts: config.serve.timeouts,
+    };
+    session::start(session, sender, threads, shutdown)?;
+    Ok(events)
+}
