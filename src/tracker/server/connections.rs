@@ -159,7 +159,7 @@ impl ConnectionServer {
         cause
     }
 
-    /// Forwards requests to the state thread, at most `HUB_REQUESTS` ahead of it: backpressure for
+    /// Forwards requests to the state thread, at most [`HUB_REQUESTS_MAX`] ahead of it: backpressure for
     /// each connection.
     fn read(
         &self,
@@ -170,11 +170,10 @@ impl ConnectionServer {
         activity: &Activity,
     ) -> StreamError {
         loop {
-            let request = match reader.message(self.timeouts.idle) {
+            let request = match activity.read_request(reader, self.timeouts.idle) {
                 Ok(request) => request,
                 Err(error) => return error,
             };
-            activity.record_request();
             let has_credit = crossbeam_channel::select! {
                 send(credit, ()) -> sent => sent.is_ok(),
                 recv(self.shutdown.signal()) -> _ => false,
