@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An idle connection.
-struct Kept {
+struct IdleConnection {
     address: SocketAddr,
     conversation: Conversation,
     since: Instant,
@@ -22,64 +22,65 @@ struct Kept {
 /// Pool of idle connections.
 pub struct Conversations {
     /// Least recently used first.
-    kept: Mutex<VecDeque<Kept>>,
-    idle: Duration,
+    idle: Mutex<VecDeque<IdleConnection>>,
+    idle_timeout: Duration,
     timeouts: Timeouts,
 }
 
 impl Conversations {
     /// Creates an empty pool.
     pub fn new(timeouts: Timeouts) -> Self {
-        Self { kept: Mutex::default(), idle: SOURCE_IDLE_TIMEOUT, timeouts }
+        Self { idle: Mutex::default(), idle_timeout: SOURCE_IDLE_TIMEOUT, timeouts }
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<Kept>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self) -> MutexGuard<'_, VecDeque<IdleConnection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `ask` with a pooled connection to a peer, or a new one. If the pooled connection has been closed
-    /// meanwhile, calls `ask` again with a new one.
+    /// Calls `request` with a pooled connection to a peer, or a new one. If the pooled connection has been closed
+    /// meanwhile, calls `request` again with a new one.
     ///
     /// # Errors
-    /// Those of `ask`; the peer is unreachable.
+    /// Those of `request`; the peer is unreachable.
     pub fn with<T>(
         &self,
         address: SocketAddr,
         shutdown: &Shutdown,
-        mut ask: impl FnMut(&mut Conversation) -> Result<T, SourceError>,
+        mut request: impl FnMut(&mut Conversation) -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
         self.close_idle();
         if let Some(mut conversation) = self.take(address) {
-            let result = ask(&mut conversation);
+            let result = request(&mut conversation);
             match result {
                 Err(SourceError::Link(_)) if !shutdown.is_stopped() => {}
-                result => return self.settle(address, conversation, result),
+                result => return self.put_back(address, conversation, result),
             }
         }
         let mut conversation = Conversation::open(address, None, self.timeouts, shutdown)?;
-        let result = ask(&mut conversation);
-        self.settle(address, conversation, result)
+        let result = request(&mut conversation);
+        self.put_back(address, conversation, result)
     }
 
     fn take(&self, address: SocketAddr) -> Option<Conversation> {
-        let mut kept = self.kept();
+        let mut idle = self.idle();
         // The most recently used connection is the least likely to have timed out at the peer.
-        let at = kept.iter().rposition(|kept| kept.address == address)?;
-        kept.remove(at).map(|kept| kept.conversation)
+        let at = idle.iter().rposition(|idle| idle.address == address)?;
+        idle.remove(at).map(|idle| idle.conversation)
     }
 
-    fn settle<T>(
+    /// Returns a usable connection to the pool; passes on the result of its request.
+    fn put_back<T>(
         &self,
         address: SocketAddr,
         conversation: Conversation,
         result: Result<T, SourceError>,
     ) -> Result<T, SourceError> {
         if matches!(result, Ok(_) | Err(SourceError::Refused(_))) {
-            let mut kept = self.kept();
-            if kept.len() >= IDLE_SOURCES_MAX {
-                kept.pop_front();
+            let mut idle = self.idle();
+            if idle.len() >= IDLE_SOURCES_MAX {
+                idle.pop_front();
             }
-            kept.push_back(Kept { address, conversation, since: Instant::now() });
+            idle.push_back(IdleConnection { address, conversation, since: Instant::now() });
         }
         result
     }
@@ -87,15 +88,15 @@ impl Conversations {
     /// Closes connections that have exceeded the idle timeout. To be called at intervals while no requests
     /// are made.
     pub fn close_idle(&self) {
-        let mut kept = self.kept();
-        while kept.front().is_some_and(|kept| kept.since.elapsed() >= self.idle) {
-            kept.pop_front();
+        let mut idle = self.idle();
+        while idle.front().is_some_and(|idle| idle.since.elapsed() >= self.idle_timeout) {
+            idle.pop_front();
         }
     }
 
     /// Closes all idle connections.
     pub fn close(&self) {
-        self.kept().clear();
+        self.idle().clear();
     }
 }
 
@@ -157,7 +158,7 @@ mod tests {
         });
         let mut conversations = Conversations::new(Timeouts::default());
         let (shutdown, mut buffer) = (Shutdown::new(), Vec::new());
-        conversations.idle = Duration::from_secs(600);
+        conversations.idle_timeout = Duration::from_secs(600);
         let expected = (Digest::of(RIGHT), RIGHT.len() as u32);
         let mut ask = |conversations: &Conversations, index| {
             conversations.with(address, &shutdown, |conversation| {
@@ -170,16 +171,16 @@ mod tests {
         assert!(ask(&conversations, 0).is_ok() && opened() == 1);
         for (index, connections) in [(1, 1), (2, 2)] {
             assert!(matches!(ask(&conversations, index), Err(SourceError::BadChunk { .. })));
-            assert_eq!((opened(), conversations.kept().len()), (connections, 0));
+            assert_eq!((opened(), conversations.idle().len()), (connections, 0));
         }
         // The peer has closed the pooled connection: the request is repeated over a new one.
         assert!(ask(&conversations, 4).is_ok() && ask(&conversations, 0).is_ok());
-        assert_eq!((opened(), conversations.kept().len()), (4, 1));
-        conversations.idle = Duration::ZERO;
+        assert_eq!((opened(), conversations.idle().len()), (4, 1));
+        conversations.idle_timeout = Duration::ZERO;
         conversations.close_idle();
-        assert!(conversations.kept().is_empty());
+        assert!(conversations.idle().is_empty());
         assert!(ask(&conversations, 0).is_ok() && opened() == 5);
         conversations.close();
-        assert!(conversations.kept().is_empty());
+        assert!(conversations.idle().is_empty());
     }
 }

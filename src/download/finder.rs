@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// Peers asked at the same time.
-const ASKED_AT_ONCE: usize = 32;
+/// Largest number of peers queried at the same time.
+const PARALLEL_QUERIES_MAX: usize = 32;
 
 /// Finds files and their holders. An empty query matches all files; a tracker then includes this peer.
 pub trait Finder: Send {
@@ -30,7 +30,7 @@ pub trait Finder: Send {
 
 /// Finder that asks a tracker.
 pub struct TrackerFinder {
-    asker: UdpClient,
+    client: UdpClient,
     timeouts: Timeouts,
     token: Box<dyn Fn() -> Option<Token> + Send>,
 }
@@ -39,24 +39,25 @@ impl TrackerFinder {
     /// Creates a finder with its own UDP client; TCP connections use `timeouts`. The tracker excludes the
     /// peer with this `token` from its answers.
     pub fn new(
-        asker: UdpClient,
+        client: UdpClient,
         timeouts: Timeouts,
         token: impl Fn() -> Option<Token> + Send + 'static,
     ) -> Self {
-        Self { asker, timeouts, token: Box::new(token) }
+        Self { client, timeouts, token: Box::new(token) }
     }
 }
 
 impl Finder for TrackerFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
         if *query == Query::default() {
-            let tracker = self.asker.tracker();
+            let tracker = self.client.tracker();
             let listed = list(tracker, self.timeouts, stop);
-            return listed.map_err(|why| format!("no list of files from the tracker on {tracker}: {why}"));
+            return listed
+                .map_err(|error| format!("no list of files from the tracker on {tracker}: {error}"));
         }
         let (token, timeouts) = ((self.token)(), self.timeouts);
-        let found = lookup(&mut self.asker, query, SOURCES_MAX as u32, token, timeouts, stop);
-        found.map_err(|why: UdpClientError| why.to_string())
+        let found = lookup(&mut self.client, query, SOURCES_MAX as u32, token, timeouts, stop);
+        found.map_err(|error: UdpClientError| error.to_string())
     }
 }
 
@@ -80,29 +81,31 @@ impl Finder for PeersFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner).clone();
         let answers = Mutex::new(Vec::new());
-        let (next, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let (began, enough) = (Instant::now(), stop.child());
+        let (next, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (started, stop_all) = (Instant::now(), stop.child());
         let stop_if_answered = || {
-            let late = began.elapsed() >= ANSWER_GRACE_TIMEOUT;
+            let late = started.elapsed() >= ANSWER_GRACE_TIMEOUT;
             if late && !answers.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
-                enough.trigger();
+                stop_all.trigger();
             }
         };
         let ask = || {
-            while !enough.is_stopped()
+            while !stop_all.is_stopped()
                 && let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed))
             {
-                match files_of(peer.address, query, self.timeouts, &enough) {
+                match files_of(peer.address, query, self.timeouts, &stop_all) {
                     Ok(files) => answers.lock().unwrap_or_else(PoisonError::into_inner).extend(
                         files
                             .into_iter()
                             .filter(|offered| query.is_answered_by(&offered.file))
                             .map(|file| (peer.address, file)),
                     ),
-                    Err(why) => log::debug!("no list of files from {} at {}: {why}", peer.name, peer.address),
+                    Err(error) => {
+                        log::debug!("no list of files from {} at {}: {error}", peer.name, peer.address)
+                    }
                 }
-                if asked.fetch_add(1, Ordering::Relaxed) + 1 == peers.len() {
-                    enough.trigger();
+                if finished.fetch_add(1, Ordering::Relaxed) + 1 == peers.len() {
+                    stop_all.trigger();
                 }
                 stop_if_answered();
             }
@@ -111,16 +114,16 @@ impl Finder for PeersFinder {
         let timekeeper = AtomicBool::new(!peers.is_empty());
         let work = || match timekeeper.swap(false, Ordering::Relaxed) {
             true => {
-                enough.wait(ANSWER_GRACE_TIMEOUT);
+                stop_all.wait(ANSWER_GRACE_TIMEOUT);
                 stop_if_answered();
-                enough.wait(ANSWER_TIMEOUT.saturating_sub(began.elapsed()));
-                enough.trigger();
+                stop_all.wait(ANSWER_TIMEOUT.saturating_sub(started.elapsed()));
+                stop_all.trigger();
             }
             false => ask(),
         };
-        let threads = if peers.is_empty() { 0 } else { peers.len().min(ASKED_AT_ONCE) + 1 };
+        let threads = if peers.is_empty() { 0 } else { peers.len().min(PARALLEL_QUERIES_MAX) + 1 };
         run_parallel("ask-peer", threads, work);
-        Ok(merge(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))
+        Ok(group_by_file(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -134,7 +137,7 @@ fn files_of(
 }
 
 /// Groups the offers of single peers by file.
-fn merge(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
+fn group_by_file(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
     let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
     for (address, OfferedFile { file, held }) in answers {
         let entry = found.entry(file.id).or_insert_with(|| FoundFile {
@@ -170,11 +173,11 @@ impl Finder for Both {
                     answered = true;
                     files.into_iter().for_each(|file| merge_file(&mut found, file));
                 }
-                Err(why) => failure = Some(why),
+                Err(error) => failure = Some(error),
             }
         }
         match failure {
-            Some(why) if !answered => Err(why),
+            Some(error) if !answered => Err(error),
             _ => Ok(found.into_values().collect()),
         }
     }
@@ -209,11 +212,11 @@ pub fn find_with_retries(
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, DaemonError> {
     loop {
-        let asked = Instant::now();
+        let sent = Instant::now();
         let pause = match finder.find(query, shutdown) {
             Ok(files) => return Ok(files),
             Err(_) if shutdown.is_stopped() => Duration::ZERO,
-            Err(why) => outage.failed(asked, &why)?,
+            Err(error) => outage.failed(sent, &error)?,
         };
         if shutdown.wait(pause) {
             return Err(interrupted());
@@ -249,7 +252,7 @@ mod tests {
             (address(2), offered(1, 4)),
             (address(3), offered(2, 4)),
         ];
-        let found = merge(answers);
+        let found = group_by_file(answers);
         assert_eq!(found.len(), 2);
         assert_eq!(
             (found[0].holders, &found[0].whole[..], &found[0].partial[..]),
@@ -262,7 +265,7 @@ mod tests {
                 self.0.clone()
             }
         }
-        let more = merge(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
+        let more = group_by_file(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
         let none = || Box::new(Fixed(Err("no answer".into())));
         let mut both = Both(vec![Box::new(Fixed(Ok(found))), none(), Box::new(Fixed(Ok(more)))]);
         let found = both.find(&Query::default(), &Shutdown::new()).unwrap();

@@ -30,8 +30,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Holders asked for a manifest at the same time.
-const ASKED_AT_ONCE: usize = 4;
+/// Largest number of parallel requests for a manifest.
+const MANIFEST_REQUESTS_MAX: usize = 4;
 /// Title of the progress display during the MD5 check.
 pub const CHECKING_MD5: &str = "checking MD5";
 /// Lookup interval while no holder is known.
@@ -59,8 +59,8 @@ pub struct Recheck {
 
 impl Recheck {
     /// The user's choice for both; by default all of a file in place, and nothing that the resume file lists.
-    pub fn new(asked: Option<Verify>) -> Self {
-        Self { in_place: asked.unwrap_or(Verify::Full), resumed: asked.unwrap_or(Verify::None) }
+    pub fn new(chosen: Option<Verify>) -> Self {
+        Self { in_place: chosen.unwrap_or(Verify::Full), resumed: chosen.unwrap_or(Verify::None) }
     }
 }
 
@@ -126,9 +126,9 @@ pub fn locate(
     outage: Outage,
     shutdown: &Shutdown,
 ) -> Result<Located, DaemonError> {
-    let began = Instant::now();
+    let started = Instant::now();
     let mut files = find_with_retries(finder, &order.query, outage.clone(), shutdown)?;
-    while files.is_empty() && began.elapsed() < order.patience {
+    while files.is_empty() && started.elapsed() < order.patience {
         if shutdown.wait(LOOKUP_INTERVAL) {
             return Err(interrupted());
         }
@@ -251,22 +251,22 @@ fn first_manifest(
 ) -> Option<Manifest> {
     let race = shutdown.child();
     let next = AtomicUsize::new(0);
-    let won = Mutex::new(None);
-    run_parallel("manifest", holders.len().min(ASKED_AT_ONCE), || {
+    let first = Mutex::new(None);
+    run_parallel("manifest", holders.len().min(MANIFEST_REQUESTS_MAX), || {
         while let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed)) {
             let answer = Conversation::open(*holder, None, timeouts, &race)
                 .and_then(|mut conversation| conversation.manifest(id, &race));
             match answer {
                 Ok(manifest) => {
-                    won.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(manifest);
+                    first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(manifest);
                     race.trigger();
                 }
                 Err(_) if race.is_stopped() => return,
-                Err(why) => log::info!("no manifest from {holder}: {why}"),
+                Err(error) => log::info!("no manifest from {holder}: {error}"),
             }
         }
     });
-    won.into_inner().unwrap_or_else(PoisonError::into_inner)
+    first.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Checks existing data: a file in place, or the part file of an earlier run.
@@ -306,8 +306,8 @@ pub fn start(
     if part.needs_full_check() {
         log::warn!("rehashing the part file of {}: its resume file is unusable", path.display());
     }
-    let what = format!("the part file of {}", path.display());
-    let checked = checking(&what, watch, shutdown, |watch| part.check(order.recheck.resumed, watch))?;
+    let subject = format!("the part file of {}", path.display());
+    let checked = checking(&subject, watch, shutdown, |watch| part.check(order.recheck.resumed, watch))?;
     if checked.bad > 0 {
         log::warn!(
             "{} in the part file failed verification; downloading again",
@@ -322,22 +322,22 @@ pub fn start(
 
 /// Runs a check with a progress display.
 fn checking<T>(
-    what: &dyn std::fmt::Display,
+    subject: &dyn std::fmt::Display,
     watch: &dyn Watch,
     shutdown: &Shutdown,
     check: impl FnOnce(VerifyCallbacks<'_>) -> Result<T, StoreError>,
 ) -> Result<T, DaemonError> {
-    let began = Cell::new(false);
+    let is_shown = Cell::new(false);
     let end = || {
-        if began.replace(false) {
+        if is_shown.replace(false) {
             watch.end()
         }
     };
     let begin = |bytes| {
         end();
-        began.set(true);
-        log::debug!("checking {what}: {bytes} bytes to read");
-        watch.begin(&format!("checking {what}"), bytes, 0);
+        is_shown.set(true);
+        log::debug!("checking {subject}: {bytes} bytes to read");
+        watch.begin(&format!("checking {subject}"), bytes, 0);
     };
     let hashed = |bytes| watch.advance(bytes);
     let stop = || shutdown.is_stopped();
@@ -417,17 +417,17 @@ fn check_md5(
     shutdown: &Shutdown,
 ) -> Result<(), DaemonError> {
     watch.begin(CHECKING_MD5, file.file.size, 0);
-    let got = part.md5(&|bytes| watch.advance(bytes), &|| shutdown.is_stopped());
+    let actual = part.md5(&|bytes| watch.advance(bytes), &|| shutdown.is_stopped());
     watch.end();
-    match got {
-        Ok(got) if got == wanted => {
-            log::info!("MD5 {got} of {} verified", file.file.name);
+    match actual {
+        Ok(actual) if actual == wanted => {
+            log::info!("MD5 {actual} of {} verified", file.file.name);
             Ok(())
         }
-        Ok(got) => {
+        Ok(actual) => {
             let path = file.path.display();
             let text =
-                format!("{path}: the MD5 of the received file is {got}, but the tracker states {wanted}");
+                format!("{path}: the MD5 of the received file is {actual}, but the tracker states {wanted}");
             Err(DaemonError::new(Fault::VerificationFailed, text))
         }
         Err(StoreError::Stopped) => Err(interrupted()),

@@ -51,11 +51,11 @@ impl Announcer {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
-        let asker = UdpClient::new(tracker, shutdown)?.with_timeout(timeout);
+        let client = UdpClient::new(tracker, shutdown)?.with_timeout(timeout);
         let (nudge, nudged) = bounded(1);
         let token = Arc::new(Mutex::new(None));
         let mut worker = Worker {
-            asker,
+            client,
             registration,
             offers,
             announced: HashMap::new(),
@@ -98,19 +98,20 @@ impl Outage {
         Self { role, tracker, timeout, since: None, backoff, random: fastrand::Rng::new() }
     }
 
-    /// Records that the request sent at `asked` failed. Returns the pause before the next attempt.
+    /// Records that the request sent at `sent` failed. Returns the pause before the next attempt.
     ///
     /// # Errors
     /// The outage has lasted for the timeout.
-    pub fn failed(&mut self, asked: Instant, why: &dyn std::fmt::Display) -> Result<Duration, DaemonError> {
-        let advice = next_step::after_failure(self.role, self.tracker, &why.to_string());
+    pub fn failed(&mut self, sent: Instant, error: &dyn std::fmt::Display) -> Result<Duration, DaemonError> {
+        let advice = next_step::after_failure(self.role, self.tracker, &error.to_string());
         let since = *self.since.get_or_insert_with(|| {
-            log::warn!("{why}; retrying until it answers{advice}");
-            asked
+            log::warn!("{error}; retrying until it answers{advice}");
+            sent
         });
         if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
             let (role, tracker, seconds) = (self.role, self.tracker, since.elapsed().as_secs_f64());
-            let text = format!("the {role} on {tracker} has not answered for {seconds:.1} s: {why}{advice}");
+            let text =
+                format!("the {role} on {tracker} has not answered for {seconds:.1} s: {error}{advice}");
             return Err(DaemonError::new(Fault::Unreachable, text));
         }
         let pause = self.backoff.pause(&mut self.random);
@@ -131,7 +132,7 @@ impl Outage {
 }
 
 struct Worker {
-    asker: UdpClient,
+    client: UdpClient,
     registration: Registration,
     offers: Offers,
     /// Announced files and the number of chunks last announced for each.
@@ -147,7 +148,7 @@ struct Worker {
 impl Worker {
     fn run(&mut self, mut nudged: Receiver<()>, failures: &Sender<DaemonError>) {
         loop {
-            let asked = Instant::now();
+            let sent = Instant::now();
             let pause = match self.refresh() {
                 Ok(()) => {
                     self.outage.ended();
@@ -155,7 +156,7 @@ impl Worker {
                     self.heartbeat
                 }
                 Err(UdpClientError::Stopped) => break,
-                Err(why) => match self.outage.failed(asked, &why) {
+                Err(error) => match self.outage.failed(sent, &error) {
                     Ok(pause) => pause,
                     Err(error) => {
                         let _ = failures.try_send(error);
@@ -173,7 +174,7 @@ impl Worker {
             }
         }
         if let Some(token) = self.token() {
-            self.asker.send_without_reply(&TrackerRequest::Goodbye { token });
+            self.client.send_without_reply(&TrackerRequest::Goodbye { token });
         }
     }
 
@@ -209,8 +210,9 @@ impl Worker {
             }
         }
         let offered = |file: FileId| offers.iter().any(|offer| offer.file.id == file);
-        let gone: Vec<FileId> = self.announced.keys().map(|(id, _)| *id).filter(|id| !offered(*id)).collect();
-        for file in gone {
+        let withdrawn: Vec<FileId> =
+            self.announced.keys().map(|(id, _)| *id).filter(|id| !offered(*id)).collect();
+        for file in withdrawn {
             if self.request_ack(&TrackerRequest::Withdraw { token, file })? == Ack::Unknown {
                 return Ok(false);
             }
@@ -242,13 +244,13 @@ impl Worker {
     }
 
     fn register(&mut self) -> Result<Token, UdpClientError> {
-        match self.asker.request(&TrackerRequest::Register(self.registration.clone()))? {
+        match self.client.request(&TrackerRequest::Register(self.registration.clone()))? {
             TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
                 self.heartbeat = clamp_heartbeat(Duration::from_millis(heartbeat_ms));
                 self.announced.clear();
                 self.full = false;
                 self.set_token(Some(token));
-                log::info!("registered with the tracker on {} as {address}", self.asker.tracker());
+                log::info!("registered with the tracker on {} as {address}", self.client.tracker());
                 Ok(token)
             }
             other => Err(unexpected(other)),
@@ -257,20 +259,20 @@ impl Worker {
 
     /// Sends a request that has no result. Clears the token if the tracker does not know it.
     fn request_ack(&mut self, request: &TrackerRequest) -> Result<Ack, UdpClientError> {
-        match self.asker.request(request)? {
+        match self.client.request(request)? {
             TrackerResponse::Alive
             | TrackerResponse::Announced { .. }
             | TrackerResponse::Withdrawn { .. } => Ok(Ack::Known),
             TrackerResponse::Error { code: ErrorCode::UnknownToken, .. } => {
                 log::info!(
                     "the tracker on {} has no registration of this peer; registering again",
-                    self.asker.tracker()
+                    self.client.tracker()
                 );
                 self.set_token(None);
                 Ok(Ack::Unknown)
             }
             TrackerResponse::Error { code: ErrorCode::Busy, text } => {
-                log::warn!("the tracker on {} accepts no more files: {text}", self.asker.tracker());
+                log::warn!("the tracker on {} accepts no more files: {text}", self.client.tracker());
                 Ok(Ack::Full)
             }
             other => Err(unexpected(other)),

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Holders requested by datagram: about as many as fit in the answer.
-const DATAGRAM_HOLDERS: u32 = 24;
+const DATAGRAM_HOLDERS_MAX: u32 = 24;
 
 /// Query for a file. Without name and id it matches all files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,31 +38,32 @@ impl Query {
 /// # Errors
 /// The tracker does not answer.
 pub fn lookup(
-    asker: &mut UdpClient,
+    client: &mut UdpClient,
     query: &Query,
     wanted: u32,
     token: Option<Token>,
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, UdpClientError> {
-    asker.set_shutdown(shutdown);
+    client.set_shutdown(shutdown);
     let Query { name, id } = query.clone();
     let request = |limit| TrackerRequest::Lookup { name: name.clone(), id, limit, token };
-    match asker.request(&request(wanted.min(DATAGRAM_HOLDERS)))? {
+    match client.request(&request(wanted.min(DATAGRAM_HOLDERS_MAX)))? {
         TrackerResponse::Found { files, truncated } => {
-            let known = |found: &FoundFile| found.holders > (found.whole.len() + found.partial.len()) as u32;
-            let more = truncated || (wanted > DATAGRAM_HOLDERS && files.iter().any(known));
-            let all = more.then(|| over_connection(asker, &request(wanted), timeouts, shutdown));
-            let mut files = match all {
+            let has_more =
+                |found: &FoundFile| found.holders > (found.whole.len() + found.partial.len()) as u32;
+            let is_cut = truncated || (wanted > DATAGRAM_HOLDERS_MAX && files.iter().any(has_more));
+            let complete = is_cut.then(|| over_connection(client, &request(wanted), timeouts, shutdown));
+            let mut files = match complete {
                 None => files,
-                Some(Ok(more)) => more,
+                Some(Ok(complete)) => complete,
                 Some(Err(error)) => {
                     log::debug!("no complete answer of the tracker: {error}");
                     files
                 }
             };
             files.retain(|found| query.is_answered_by(&found.file));
-            files.iter_mut().for_each(|found| resolve_holders(found, asker.tracker()));
+            files.iter_mut().for_each(|found| resolve_holders(found, client.tracker()));
             Ok(files)
         }
         TrackerResponse::Error { text, .. } => Err(UdpClientError::Io(io::Error::other(text))),
@@ -124,23 +125,23 @@ pub fn as_known(address: SocketAddr, tracker: SocketAddr) -> SocketAddr {
 /// replicas of it is reported twice.
 fn resolve_holders(found: &mut FoundFile, tracker: SocketAddr) {
     let FoundFile { whole, partial, holders, .. } = found;
-    let told = whole.len() + partial.len();
+    let reported = whole.len() + partial.len();
     for address in whole.iter_mut().chain(&mut *partial) {
         *address = as_known(*address, tracker);
     }
     let mut seen = HashSet::new();
     whole.retain(|address| seen.insert(*address));
     partial.retain(|address| seen.insert(*address));
-    *holders = holders.saturating_sub((told - whole.len() - partial.len()) as u32);
+    *holders = holders.saturating_sub((reported - whole.len() - partial.len()) as u32);
 }
 
 fn over_connection(
-    asker: &UdpClient,
+    client: &UdpClient,
     request: &TrackerRequest,
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, StreamError> {
-    converse(asker.tracker(), request, timeouts, shutdown, |response, _| match response {
+    converse(client.tracker(), request, timeouts, shutdown, |response, _| match response {
         TrackerResponse::Found { files, .. } => Ok(files),
         other => Err(unexpected(other)),
     })
