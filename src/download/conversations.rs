@@ -52,7 +52,7 @@ impl Conversations {
         if let Some(mut conversation) = self.take(address) {
             let result = request(&mut conversation);
             match result {
-                Err(SourceError::Link(_)) if !shutdown.is_stopped() => {}
+                Err(SourceError::Connection(_)) if !shutdown.is_stopped() => {}
                 result => return self.put_back(address, conversation, result),
             }
         }

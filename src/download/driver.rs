@@ -9,7 +9,7 @@ use crate::content::limits::{FSYNC_INTERVAL, LOOKUP_INTERVAL, RESUME_FILE_INTERV
 use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::download::events::Job;
 use crate::download::finder::{Finder, interrupted};
-use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK};
+use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::report::error::{DaemonError, Fault};
 use crate::report::watch::Watch;
@@ -132,7 +132,7 @@ fn run_with(
     let mut found = find_holders(finder, id, without_source.clone(), threads, work)?;
     let mut discovered = discovered.unwrap_or_else(never);
     holders.into_iter().for_each(|holder| state.scheduler.add_source(holder, Moment::ZERO));
-    let ticks = crossbeam_channel::tick(TICK);
+    let ticks = crossbeam_channel::tick(TICK_INTERVAL);
     while !state.scheduler.is_complete() {
         let events = crossbeam_channel::select! {
             recv(work.signal()) -> _ => return Ok(()),

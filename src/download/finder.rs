@@ -160,9 +160,9 @@ fn group_by_file(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
 }
 
 /// Finder that combines the answers of several finders.
-pub struct Both(pub Vec<Box<dyn Finder>>);
+pub struct CombinedFinder(pub Vec<Box<dyn Finder>>);
 
-impl Finder for Both {
+impl Finder for CombinedFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, String> {
         let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
         let mut failure = None;
@@ -267,11 +267,11 @@ mod tests {
         }
         let more = group_by_file(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
         let none = || Box::new(Fixed(Err("no answer".into())));
-        let mut both = Both(vec![Box::new(Fixed(Ok(found))), none(), Box::new(Fixed(Ok(more)))]);
+        let mut both = CombinedFinder(vec![Box::new(Fixed(Ok(found))), none(), Box::new(Fixed(Ok(more)))]);
         let found = both.find(&Query::default(), &Shutdown::new()).unwrap();
         assert_eq!((found.len(), found[0].holders, found[0].whole.len()), (2, 3, 2));
         assert_eq!(
-            Both(vec![none(), none()]).find(&Query::default(), &Shutdown::new()),
+            CombinedFinder(vec![none(), none()]).find(&Query::default(), &Shutdown::new()),
             Err("no answer".into())
         );
     }

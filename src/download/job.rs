@@ -43,7 +43,7 @@ pub struct Advice {
     /// Command or flag that chooses a file by its id.
     pub choose: &'static str,
     /// Action to take if another file exists at the destination.
-    pub in_the_way: &'static str,
+    pub target_exists: &'static str,
     /// Command that lists the offered files.
     pub list: Cow<'static, str>,
 }
@@ -64,9 +64,9 @@ impl Recheck {
     }
 }
 
-/// A requested download.
+/// File to download, destination, limits and texts of a download.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct DownloadOrder {
     /// Name, id, or both.
     pub query: Query,
     /// Destination: a path or a folder; by default the file's name in the working directory.
@@ -82,7 +82,7 @@ pub struct Order {
     /// Timeouts of the connections to sources.
     pub timeouts: Timeouts,
     /// Time to wait for a first holder.
-    pub patience: Duration,
+    pub wait_timeout: Duration,
     /// Advice in error texts.
     pub advice: Advice,
 }
@@ -109,9 +109,9 @@ pub struct Located {
 }
 
 /// Data that exists before the download.
-pub enum Start {
-    /// Complete file in place.
-    Whole(Box<CompleteFile>),
+pub enum ExistingData {
+    /// The complete file, in place.
+    Complete(Box<CompleteFile>),
     /// Part file, possibly empty.
     Part(Arc<PartFile>),
 }
@@ -121,14 +121,14 @@ pub enum Start {
 /// # Errors
 /// Not found, ambiguous, no answer within the timeout, or the shutdown.
 pub fn locate(
-    order: &Order,
+    order: &DownloadOrder,
     finder: &mut dyn Finder,
     outage: Outage,
     shutdown: &Shutdown,
 ) -> Result<Located, DaemonError> {
     let started = Instant::now();
     let mut files = find_with_retries(finder, &order.query, outage.clone(), shutdown)?;
-    while files.is_empty() && started.elapsed() < order.patience {
+    while files.is_empty() && started.elapsed() < order.wait_timeout {
         if shutdown.wait(LOOKUP_INTERVAL) {
             return Err(interrupted());
         }
@@ -149,7 +149,7 @@ pub fn locate(
 }
 
 /// Chooses the only match.
-fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, DaemonError> {
+fn choose(mut files: Vec<FoundFile>, order: &DownloadOrder) -> Result<FoundFile, DaemonError> {
     let wanted = match (&order.query.name, &order.query.id) {
         (_, Some(id)) => id.to_string(),
         (Some(name), None) => name.to_string(),
@@ -178,7 +178,7 @@ fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, DaemonE
 
 /// Destination path. A name given by the user may begin with a dot; a name given by other peers may not,
 /// since hidden files can be configuration files of other programs.
-fn target(order: &Order, offered: &FileName) -> Result<PathBuf, DaemonError> {
+fn target(order: &DownloadOrder, offered: &FileName) -> Result<PathBuf, DaemonError> {
     let name = order.query.name.as_ref().unwrap_or(offered);
     let named_here = order.out.as_ref().is_none_or(|out| out.is_dir());
     if named_here && order.query.name.is_none() && name.as_str().starts_with('.') {
@@ -215,7 +215,7 @@ fn no_folder(path: &Path) -> DaemonError {
 
 /// Downloads the manifest from any holder: it is verified against the id.
 fn manifest(
-    order: &Order,
+    order: &DownloadOrder,
     finder: &mut dyn Finder,
     found: &FoundFile,
     shutdown: &Shutdown,
@@ -273,12 +273,12 @@ fn first_manifest(
 ///
 /// # Errors
 /// A different file exists, another process downloads this file, no free space, or the shutdown.
-pub fn start(
-    order: &Order,
+pub fn check_existing(
+    order: &DownloadOrder,
     file: &Downloaded,
     watch: &dyn Watch,
     shutdown: &Shutdown,
-) -> Result<Start, DaemonError> {
+) -> Result<ExistingData, DaemonError> {
     let Downloaded { path, manifest, .. } = file;
     if path.exists() {
         let verify = order.recheck.in_place;
@@ -286,10 +286,10 @@ pub fn start(
         match checking(&path.display(), watch, shutdown, check)? {
             Some(whole) => {
                 log::info!("{} exists and is complete{}", path.display(), describe_check(verify));
-                return Ok(Start::Whole(Box::new(whole)));
+                return Ok(ExistingData::Complete(Box::new(whole)));
             }
             None if !order.overwrite => {
-                let (path, advice) = (path.display(), order.advice.in_the_way);
+                let (path, advice) = (path.display(), order.advice.target_exists);
                 let text = format!("{path} exists and is a different file; {advice}");
                 return Err(DaemonError::new(Fault::ExistsAndDiffers, text));
             }
@@ -317,7 +317,7 @@ pub fn start(
     if checked.found > 0 {
         log::info!("{} recovered that the resume file does not list", counted(checked.found.into(), "chunk"));
     }
-    Ok(Start::Part(Arc::new(part)))
+    Ok(ExistingData::Part(Arc::new(part)))
 }
 
 /// Runs a check with a progress display.
@@ -376,7 +376,7 @@ pub struct ServingContext {
 /// # Errors
 /// No source has a chunk, the timeout has elapsed, a chunk cannot be stored, or the shutdown.
 pub fn complete(
-    order: &Order,
+    order: &DownloadOrder,
     located: Located,
     part: &Arc<PartFile>,
     finder: Box<dyn Finder>,

@@ -44,7 +44,7 @@ const BITFIELD_TIMEOUT: Duration = Duration::from_secs(1);
 /// limited).
 const STARTS_PER_TICK_MAX: usize = 4;
 /// Interval between calls of [`DownloadScheduler::tick`].
-pub const TICK: Duration = Duration::from_millis(100);
+pub const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Events that a scheduler reports to its owner.
 #[derive(Debug)]
@@ -257,7 +257,7 @@ impl DownloadScheduler {
         std::mem::take(&mut self.reports)
     }
 
-    /// Connects to sources whose retry is due and reassigns overdue requests. To be called every [`TICK`].
+    /// Connects to sources whose retry is due and reassigns overdue requests. To be called every [`TICK_INTERVAL`].
     pub fn tick(&mut self, now: Moment) -> Vec<SchedulerEvent> {
         if self.is_complete() {
             self.disconnect_all(now);

@@ -9,7 +9,7 @@ use crate::content::fmt::counted;
 use crate::content::limits::{CHUNK_SIZE, EVENT_TARGET, RETRY_MAX, RETRY_MIN};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, PeerName, SetName};
 use crate::download::events::{Expected, Job, SourceEvent};
-use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK};
+use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Claim, Registration, SetKey, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::DaemonError;
@@ -294,14 +294,14 @@ impl<'a> ClientState<'a> {
         committed: &Receiver<Result<Vec<HeldChunk>, StoreError>>,
         shutdown: &Shutdown,
     ) -> Result<(), DaemonError> {
-        let ticks = crossbeam_channel::tick(TICK);
+        let ticks = crossbeam_channel::tick(TICK_INTERVAL);
         self.check_complete();
         loop {
             let (requests, next) = self.outgoing();
             crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => return Ok(()),
                 recv(session_events) -> event => match event {
-                    Ok(SessionEvent::GivenUp(error)) => return Err(error),
+                    Ok(SessionEvent::TimedOut(error)) => return Err(error),
                     Ok(event) => self.handle_session_event(event)?,
                     Err(_) => return Ok(()),
                 },
@@ -380,9 +380,9 @@ impl<'a> ClientState<'a> {
                 self.offers.put(id, self.folder.clone());
                 log::info!("serving set {} as a file with id {id}", self.set.set);
             }
-            SessionEvent::Said(response) => self.handle_response(response)?,
+            SessionEvent::Message(response) => self.handle_response(response)?,
             SessionEvent::Peers(_) => log::debug!("ignoring a list of peers from a tracker"),
-            SessionEvent::GivenUp(error) => return Err(error),
+            SessionEvent::TimedOut(error) => return Err(error),
         }
         Ok(())
     }

@@ -126,7 +126,7 @@ impl Outage {
     }
 
     /// Resets the backoff; to be called when the tracker has been available for a while.
-    pub fn settled(&mut self) {
+    pub fn reset_backoff(&mut self) {
         self.backoff.reset();
     }
 }
@@ -152,7 +152,7 @@ impl Worker {
             let pause = match self.refresh() {
                 Ok(()) => {
                     self.outage.ended();
-                    self.outage.settled();
+                    self.outage.reset_backoff();
                     self.heartbeat
                 }
                 Err(UdpClientError::Stopped) => break,

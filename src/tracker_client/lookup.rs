@@ -114,7 +114,7 @@ pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, Stream
 }
 
 /// Resolves an address reported by a tracker: an unspecified IP address stands for the host of the tracker.
-pub fn as_known(address: SocketAddr, tracker: SocketAddr) -> SocketAddr {
+pub fn resolve_address(address: SocketAddr, tracker: SocketAddr) -> SocketAddr {
     match address.ip().is_unspecified() {
         true => SocketAddr::new(tracker.ip(), address.port()),
         false => address,
@@ -127,7 +127,7 @@ fn resolve_holders(found: &mut FoundFile, tracker: SocketAddr) {
     let FoundFile { whole, partial, holders, .. } = found;
     let reported = whole.len() + partial.len();
     for address in whole.iter_mut().chain(&mut *partial) {
-        *address = as_known(*address, tracker);
+        *address = resolve_address(*address, tracker);
     }
     let mut seen = HashSet::new();
     whole.retain(|address| seen.insert(*address));

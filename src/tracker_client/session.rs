@@ -38,15 +38,15 @@ pub enum SessionEvent {
         requests: Sender<TrackerRequest>,
     },
     /// A message of the tracker.
-    Said(TrackerResponse),
+    Message(TrackerResponse),
     /// A manifest, verified against its id.
     Manifest(Arc<Manifest>),
     /// The manager's list of active peers.
     Peers(Vec<PeerSummary>),
     /// The connection was lost; the session reconnects.
     Lost,
-    /// The tracker has exceeded the timeout.
-    GivenUp(DaemonError),
+    /// The outage of the tracker has exceeded the timeout.
+    TimedOut(DaemonError),
 }
 
 /// Configuration of a session.
@@ -129,7 +129,7 @@ impl Session {
                     }
                 }
                 Err(error) => {
-                    let _ = self.events.send(SessionEvent::GivenUp(error));
+                    let _ = self.events.send(SessionEvent::TimedOut(error));
                     return;
                 }
             }
@@ -177,7 +177,7 @@ impl Session {
         connection_end.trigger();
         self.waiting_since = Instant::now();
         if registered_at.elapsed() >= RETRY_MAX {
-            self.outage.settled();
+            self.outage.reset_backoff();
         }
         let _ = self.events.send(SessionEvent::Lost);
         error
@@ -246,7 +246,7 @@ impl Session {
                 Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, text }) => {
                     return SessionError::Refused(self.role, self.tracker, format!("reports: {text}"));
                 }
-                Ok(response) => SessionEvent::Said(response),
+                Ok(response) => SessionEvent::Message(response),
                 Err(error) => return lost(error),
             };
             if self.events.send(event).is_err() {

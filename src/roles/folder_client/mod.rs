@@ -12,7 +12,7 @@ pub use transfers::{Stage, Transfer, TransferStatus};
 use crate::content::fmt::counted;
 use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{FileId, PeerName};
-use crate::download::finder::{Both, Finder, Peers, PeersFinder, TrackerFinder};
+use crate::download::finder::{CombinedFinder, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
 use crate::report::error::DaemonError;
@@ -274,12 +274,12 @@ pub struct DownloadRequest {
     /// Whether to replace a different file at the destination.
     pub overwrite: bool,
     /// Time to wait for a first holder.
-    pub patience: Duration,
+    pub wait_timeout: Duration,
 }
 
 impl Inner {
     /// Creates a finder that asks the tracker and the peers listed by the manager.
-    fn finder(&self) -> Result<Both, DaemonError> {
+    fn finder(&self) -> Result<CombinedFinder, DaemonError> {
         let mut finders: Vec<Box<dyn Finder>> = Vec::new();
         let timeouts = self.config.serve.timeouts;
         if self.config.manager.is_some() {
@@ -291,7 +291,7 @@ impl Inner {
             let asker = UdpClient::new(tracker, &self.shutdown)?;
             finders.push(Box::new(TrackerFinder::new(asker, timeouts, token)));
         }
-        Ok(Both(finders))
+        Ok(CombinedFinder(finders))
     }
 
     /// Whether peers can be asked: the manager, if any, has sent its list.
@@ -378,7 +378,7 @@ impl PeerDirectory {
                 }
                 self.update(peers);
             }
-            SessionEvent::GivenUp(error) => _ = self.failures.try_send(error),
+            SessionEvent::TimedOut(error) => _ = self.failures.try_send(error),
             // Known peers are used also without the manager.
             SessionEvent::Lost => {}
             other => log::debug!("ignoring {other:?} from the manager"),
