@@ -56,33 +56,41 @@ fn assert_closes_invalid_connections(address: SocketAddr) {
     }
 }
 
-#[test]
-fn a_seeder_closes_invalid_connections() {
+/// A program of a swarm with one tracker and one seeder.
+enum Server {
+    Tracker,
+    Seeder,
+}
+
+/// Asserts that a server closes invalid connections, that a download works afterwards, and that the server has used
+/// little memory.
+#[track_caller]
+fn assert_survives_invalid_connections(server: Server) {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker_with_long_leases(dir);
     let file = write(dir, "a.bin", b"bytes");
     let seeder = seeder(dir, &file, &tracker, &[]);
+    let server = match server {
+        Server::Tracker => &tracker,
+        Server::Seeder => &seeder,
+    };
     // A connection without a request does not delay other peers.
-    let _silent = Wire::connect(seeder.address());
-    assert_closes_invalid_connections(seeder.address());
+    let _silent = Wire::connect(server.address());
+    assert_closes_invalid_connections(server.address());
     leecher(&there, tracker.address(), &["a.bin"]).ends_with(0);
-    assert!(!seeder.has_said("panicked"));
-    assert!(seeder.peak_memory() < MEMORY_MAX);
+    assert!(!server.has_said("panicked"));
+    assert!(server.peak_memory() < MEMORY_MAX);
+}
+
+#[test]
+fn a_seeder_closes_invalid_connections() {
+    assert_survives_invalid_connections(Server::Seeder);
 }
 
 #[test]
 fn a_tracker_closes_invalid_connections() {
-    let place = place();
-    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let tracker = tracker_with_long_leases(dir);
-    let file = write(dir, "a.bin", b"bytes");
-    let _seeder = seeder(dir, &file, &tracker, &[]);
-    let _silent = Wire::connect(tracker.address());
-    assert_closes_invalid_connections(tracker.address());
-    leecher(&there, tracker.address(), &["a.bin"]).ends_with(0);
-    assert!(!tracker.has_said("panicked"));
-    assert!(tracker.peak_memory() < MEMORY_MAX);
+    assert_survives_invalid_connections(Server::Tracker);
 }
 
 #[test]

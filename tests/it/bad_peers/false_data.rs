@@ -8,12 +8,7 @@ use shoal::protocol::peer::{PeerRequest, PeerResponse};
 #[test]
 fn wrong_bytes_are_detected_and_their_sender_is_named() {
     let setup = BadPeerTest::new();
-    let bad = FakePeer::answering(&setup.whole, |request, mut right| {
-        if let (PeerRequest::Chunk { .. }, Some(last)) = (request, right.last_mut()) {
-            *last ^= 1;
-        }
-        Some(right)
-    });
+    let bad = FakePeer::sending_corrupt_chunks(&setup.whole);
     let address = bad.address.to_string();
     let size = setup.whole.bytes.len();
     let leecher = setup.download(bad);
@@ -169,12 +164,7 @@ fn wrong_bytes_from_the_only_source_end_in_a_clear_error() {
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let tracker = tracker_with_long_leases(dir);
     let whole = Whole::new(random_bytes(5, 100_000), 16_384);
-    let bad = FakePeer::answering(&whole, |request, mut right| {
-        if let (PeerRequest::Chunk { .. }, Some(last)) = (request, right.last_mut()) {
-            *last ^= 1;
-        }
-        Some(right)
-    });
+    let bad = FakePeer::sending_corrupt_chunks(&whole);
     bad.announce(tracker.address(), "bad", &whole.summary("a.bin"));
     let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--timeout", "2"]);
     leecher.ends_with(32);

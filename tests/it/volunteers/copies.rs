@@ -162,12 +162,7 @@ fn a_failed_copy_is_reported_with_its_reason() {
     let taken = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     taken.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let refusing_port = taken.local_addr().unwrap().as_socket().unwrap();
-    let wrong = FakePeer::answering(&whole, |request, mut right| {
-        if matches!(request, PeerRequest::Chunk { .. }) {
-            *right.last_mut().unwrap() ^= 1;
-        }
-        Some(right)
-    });
+    let wrong = FakePeer::sending_corrupt_chunks(&whole);
     let refusing = FakePeer::answering(&whole, |request, right| match request {
         PeerRequest::Chunk { index, .. } => {
             let (code, text) = (ErrorCode::NotHere, "no".to_owned());
