@@ -78,12 +78,15 @@ struct Candidate {
     offences: u32,
     /// Chunks of this source as reported by the owner ([`DownloadScheduler::source_has`]).
     reported: Bitfield,
+    /// Bytes of corrupt chunks so far.
     bad_bytes: u64,
 }
 
 struct ActiveSource {
     address: SocketAddr,
+    /// Start of the connection attempt.
     since: Moment,
+    /// Whether the handshake has been completed.
     connected: bool,
     commands: Sender<SourceCommand>,
     /// Counter of received chunk fragments, and its value when the picker was last notified.
@@ -95,16 +98,20 @@ struct ActiveSource {
 /// Scheduler of a download in progress.
 pub struct DownloadScheduler {
     job: Arc<Job>,
+    /// Length of the longest chunk known so far, bytes.
     longest: u32,
     picker: Picker,
     candidates: BTreeMap<SocketAddr, Candidate>,
+    /// Connected sources, and those being connected to.
     live: HashMap<SourceId, ActiveSource>,
+    /// Id of the next source.
     next: u32,
     random: fastrand::Rng,
     events: Sender<SourceEvent>,
     threads: Threads,
     verifier: Verifier,
     shutdown: Shutdown,
+    /// Events that have not been returned to the owner.
     reports: Vec<SchedulerEvent>,
     upstreams: Upstreams,
     /// Connection attempts left until the next tick, while the download has a predecessor.
