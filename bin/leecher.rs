@@ -6,7 +6,7 @@ use shoal::cli::flags::{self, ServeFlags, TrackerFlag, VerifyFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{FileId, FileName, PeerName, limits};
-use shoal::download::job::{Advice, Order, Recheck};
+use shoal::download::job::{Advice, DownloadOrder, Recheck};
 use shoal::report::next_step;
 use shoal::roles::leecher::{self, LeecherConfig, StayConfig};
 use shoal::tracker_client::lookup::Query;
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     }
     let default = || FileName::new(limits::SEEDER_FILE).ok().filter(|_| flags.id.is_none());
     let config = LeecherConfig {
-        order: Order {
+        order: DownloadOrder {
             query: Query { name: flags.name.clone().or_else(default), id: flags.id },
             out: flags.out,
             overwrite: flags.overwrite,
@@ -76,10 +76,10 @@ fn main() -> ExitCode {
             durable: flags.durable,
             timeout: Some(flags.timeout),
             timeouts: flags.serve.timeouts.timeouts(),
-            patience: flags.wait,
+            wait_timeout: flags.wait,
             advice: Advice {
                 choose: "--id",
-                in_the_way: "--overwrite replaces it, --out puts this one elsewhere",
+                target_exists: "--overwrite replaces it, --out puts this one elsewhere",
                 list: next_step::list(flags.tracker.tracker).into(),
             },
         },

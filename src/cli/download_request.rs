@@ -10,7 +10,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// The text is neither.
-pub fn download_request(text: &str, patience: Duration) -> Result<DownloadRequest, RoleError> {
+pub fn download_request(text: &str, wait_timeout: Duration) -> Result<DownloadRequest, RoleError> {
     let query = match text.parse::<FileId>() {
         Ok(id) => Query { name: None, id: Some(id) },
         Err(_) => {
@@ -19,5 +19,5 @@ pub fn download_request(text: &str, patience: Duration) -> Result<DownloadReques
             Query { name: Some(name), id: None }
         }
     };
-    Ok(DownloadRequest { query, patience, ..DownloadRequest::default() })
+    Ok(DownloadRequest { query, wait_timeout, ..DownloadRequest::default() })
 }

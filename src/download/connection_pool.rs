@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// An idle connection.
-struct Kept {
+struct IdleConnection {
     address: SocketAddr,
     connection: PeerConnection,
     since: Instant,
@@ -23,64 +23,65 @@ struct Kept {
 /// Pool of idle connections.
 pub struct ConnectionPool {
     /// Least recently used first.
-    kept: Mutex<VecDeque<Kept>>,
-    idle: Duration,
+    idle: Mutex<VecDeque<IdleConnection>>,
+    idle_timeout: Duration,
     timeouts: Timeouts,
 }
 
 impl ConnectionPool {
     /// Creates an empty pool.
     pub fn new(timeouts: Timeouts) -> Self {
-        Self { kept: Mutex::default(), idle: SOURCE_IDLE_TIMEOUT, timeouts }
+        Self { idle: Mutex::default(), idle_timeout: SOURCE_IDLE_TIMEOUT, timeouts }
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<Kept>> {
-        lock(&self.kept)
+    fn idle(&self) -> MutexGuard<'_, VecDeque<IdleConnection>> {
+        lock(&self.idle)
     }
 
-    /// Calls `ask` with a pooled connection to a peer, or a new one. If the pooled connection has been closed
-    /// meanwhile, calls `ask` again with a new one.
+    /// Calls `request` with a pooled connection to a peer, or a new one. If the pooled connection has been closed
+    /// meanwhile, calls `request` again with a new one.
     ///
     /// # Errors
-    /// Those of `ask`; the peer is unreachable.
+    /// Those of `request`; the peer is unreachable.
     pub fn with<T>(
         &self,
         address: SocketAddr,
         shutdown: &Shutdown,
-        mut ask: impl FnMut(&mut PeerConnection) -> Result<T, SourceError>,
+        mut request: impl FnMut(&mut PeerConnection) -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
         self.close_idle();
         if let Some(mut connection) = self.take(address) {
-            let result = ask(&mut connection);
+            let result = request(&mut connection);
             match result {
-                Err(SourceError::Link(_)) if !shutdown.is_stopped() => {}
-                result => return self.settle(address, connection, result),
+                Err(SourceError::Connection(_)) if !shutdown.is_stopped() => {}
+                result => return self.put_back(address, connection, result),
             }
         }
         let mut connection = PeerConnection::open(address, None, self.timeouts, shutdown)?;
-        let result = ask(&mut connection);
-        self.settle(address, connection, result)
+        let result = request(&mut connection);
+        self.put_back(address, connection, result)
     }
 
     fn take(&self, address: SocketAddr) -> Option<PeerConnection> {
-        let mut kept = self.kept();
+        let mut idle = self.idle();
         // The most recently used connection is the least likely to have timed out at the peer.
-        let at = kept.iter().rposition(|kept| kept.address == address)?;
-        kept.remove(at).map(|kept| kept.connection)
+        let at = idle.iter().rposition(|idle| idle.address == address)?;
+        idle.remove(at).map(|idle| idle.connection)
     }
 
-    fn settle<T>(
+    /// Returns a usable connection to the pool; passes on the result of its request.
+    fn put_back<T>(
         &self,
         address: SocketAddr,
         connection: PeerConnection,
         result: Result<T, SourceError>,
     ) -> Result<T, SourceError> {
         if matches!(result, Ok(_) | Err(SourceError::Refused(_))) {
-            let mut kept = self.kept();
-            if kept.len() >= IDLE_SOURCES_MAX {
-                kept.pop_front();
+            let mut idle = self.idle();
+            if idle.len() >= IDLE_SOURCES_MAX {
+                idle.pop_front();
             }
-            kept.push_back(Kept { address, connection, since: Instant::now() });
+            idle.push_back(IdleConnection { address, connection, since: Instant::now() });
         }
         result
     }
@@ -88,15 +89,15 @@ impl ConnectionPool {
     /// Closes connections that have exceeded the idle timeout. To be called at intervals while no requests
     /// are made.
     pub fn close_idle(&self) {
-        let mut kept = self.kept();
-        while kept.front().is_some_and(|kept| kept.since.elapsed() >= self.idle) {
-            kept.pop_front();
+        let mut idle = self.idle();
+        while idle.front().is_some_and(|idle| idle.since.elapsed() >= self.idle_timeout) {
+            idle.pop_front();
         }
     }
 
     /// Closes all idle connections.
     pub fn close(&self) {
-        self.kept().clear();
+        self.idle().clear();
     }
 }
 
@@ -158,7 +159,7 @@ mod tests {
         });
         let mut pool = ConnectionPool::new(Timeouts::default());
         let (shutdown, mut buffer) = (Shutdown::new(), Vec::new());
-        pool.idle = Duration::from_secs(600);
+        pool.idle_timeout = Duration::from_secs(600);
         let expected = (Digest::of(RIGHT), RIGHT.len() as u32);
         let mut ask = |pool: &ConnectionPool, index| {
             pool.with(address, &shutdown, |connection| {
@@ -171,16 +172,16 @@ mod tests {
         assert!(ask(&pool, 0).is_ok() && opened() == 1);
         for (index, connections) in [(1, 1), (2, 2)] {
             assert!(matches!(ask(&pool, index), Err(SourceError::BadChunk { .. })));
-            assert_eq!((opened(), pool.kept().len()), (connections, 0));
+            assert_eq!((opened(), pool.idle().len()), (connections, 0));
         }
         // The peer has closed the pooled connection: the request is repeated over a new one.
         assert!(ask(&pool, 4).is_ok() && ask(&pool, 0).is_ok());
-        assert_eq!((opened(), pool.kept().len()), (4, 1));
-        pool.idle = Duration::ZERO;
+        assert_eq!((opened(), pool.idle().len()), (4, 1));
+        pool.idle_timeout = Duration::ZERO;
         pool.close_idle();
-        assert!(pool.kept().is_empty());
+        assert!(pool.idle().is_empty());
         assert!(ask(&pool, 0).is_ok() && opened() == 5);
         pool.close();
-        assert!(pool.kept().is_empty());
+        assert!(pool.idle().is_empty());
     }
 }

@@ -9,7 +9,7 @@ use crate::content::limits::{FSYNC_INTERVAL, LOOKUP_INTERVAL, RESUME_FILE_INTERV
 use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::download::events::Job;
 use crate::download::finder::{Finder, interrupted};
-use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK};
+use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
@@ -25,11 +25,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Capacity of the queue of source events.
-const QUEUE: usize = 1_024;
+const EVENTS_QUEUED_MAX: usize = 1_024;
 /// Time without data after which the missing chunks are shown to the watcher.
-const SHOW_MISSING_AFTER: Duration = Duration::from_secs(1);
+const SHOW_STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time without data after which the missing chunks are logged.
-const LOG_MISSING_AFTER: Duration = Duration::from_secs(10);
+const LOG_STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest number of chunks named in a message.
 const CHUNKS_NAMED_MAX: usize = 8;
 
@@ -92,7 +92,7 @@ pub fn run(download: Download<'_>, syncing: &Threads, shutdown: &Shutdown) -> Re
 
 fn run_with(
     download: Download<'_>,
-    mut lost: Receiver<StoreError>,
+    mut part_lost: Receiver<StoreError>,
     threads: &Threads,
     work: &Shutdown,
 ) -> Result<(), RoleError> {
@@ -105,7 +105,7 @@ fn run_with(
         log::info!("resuming at {resumed} of {size} bytes ({} %)", resumed.saturating_mul(100) / size.max(1));
     }
     watch.begin("downloading", size, resumed);
-    let (events, received) = bounded(QUEUE);
+    let (source_events, received) = bounded(EVENTS_QUEUED_MAX);
     let job = Job {
         relay,
         download: 0,
@@ -120,37 +120,37 @@ fn run_with(
     };
     let started = Instant::now();
     let mut state = DownloadState {
-        fetch: DownloadScheduler::new(job, have, true, events, threads, work),
+        scheduler: DownloadScheduler::new(job, have, true, source_events, threads, work),
         watch,
         timeout,
         last_arrival: started,
         stall_logged: false,
-        corrupt: 0,
+        corrupt_sources: 0,
     };
-    let alone = Arc::new(AtomicBool::new(true));
-    let mut found = find_more(finder, id, alone.clone(), threads, work)?;
+    let without_source = Arc::new(AtomicBool::new(true));
+    let mut found = find_holders(finder, id, without_source.clone(), threads, work)?;
     let mut discovered = discovered.unwrap_or_else(never);
-    holders.into_iter().for_each(|holder| state.fetch.add_source(holder, Moment::ZERO));
-    let ticks = crossbeam_channel::tick(TICK);
-    while !state.fetch.is_complete() {
-        let news = crossbeam_channel::select! {
+    holders.into_iter().for_each(|holder| state.scheduler.add_source(holder, Moment::ZERO));
+    let ticks = crossbeam_channel::tick(TICK_INTERVAL);
+    while !state.scheduler.is_complete() {
+        let events = crossbeam_channel::select! {
             recv(work.signal()) -> _ => return Ok(()),
             recv(received) -> event => match event {
-                Ok(event) => state.fetch.handle(event, started.elapsed()),
+                Ok(event) => state.scheduler.handle(event, started.elapsed()),
                 Err(_) => return Ok(()),
             },
-            recv(found) -> heard => {
-                let Ok(holders) = heard else {
+            recv(found) -> received_holders => {
+                let Ok(holders) = received_holders else {
                     found = never();
                     continue;
                 };
-                holders.into_iter().for_each(|holder| state.fetch.add_source(holder, started.elapsed()));
+                holders.into_iter().for_each(|holder| state.scheduler.add_source(holder, started.elapsed()));
                 Vec::new()
             }
-            recv(discovered) -> heard => {
-                match heard {
+            recv(discovered) -> peer => {
+                match peer {
                     Ok(DiscoveredPeer { address, file }) if file == id => {
-                        state.fetch.add_source(address, started.elapsed());
+                        state.scheduler.add_source(address, started.elapsed());
                     }
                     Ok(_) => {}
                     // No more peers will be discovered; a closed channel would always be ready.
@@ -158,49 +158,49 @@ fn run_with(
                 }
                 Vec::new()
             }
-            recv(lost) -> error => match error {
+            recv(part_lost) -> error => match error {
                 Ok(error) => return Err(error.into()),
                 Err(_) => {
-                    lost = never();
+                    part_lost = never();
                     Vec::new()
                 }
             },
             recv(ticks) -> _ => {
-                let connected = state.fetch.connected();
-                alone.store(connected == 0, Ordering::Relaxed);
+                let connected = state.scheduler.connected();
+                without_source.store(connected == 0, Ordering::Relaxed);
                 watch.note(&counted(connected as u64, "source"));
                 state.check_stall()?;
-                state.fetch.tick(started.elapsed())
+                state.scheduler.tick(started.elapsed())
             }
         };
-        state.take(news)?;
+        state.handle(events)?;
     }
-    state.fetch.log_silent(started.elapsed());
+    state.scheduler.log_slow_sources(started.elapsed());
     Ok(())
 }
 
 struct DownloadState<'a> {
-    fetch: DownloadScheduler,
+    scheduler: DownloadScheduler,
     watch: &'a dyn Watch,
     timeout: Option<Duration>,
     last_arrival: Instant,
     stall_logged: bool,
-    corrupt: usize,
+    corrupt_sources: usize,
 }
 
 impl DownloadState<'_> {
-    fn take(&mut self, news: Vec<SchedulerEvent>) -> Result<(), RoleError> {
-        for news in news {
-            match news {
-                SchedulerEvent::Stored(arrival, fresh) => {
+    fn handle(&mut self, events: Vec<SchedulerEvent>) -> Result<(), RoleError> {
+        for event in events {
+            match event {
+                SchedulerEvent::Stored(arrival, is_new) => {
                     self.last_arrival = Instant::now();
                     self.stall_logged = false;
                     self.watch.trouble("");
-                    if fresh {
+                    if is_new {
                         self.watch.advance(arrival.bytes.into());
                     }
                 }
-                SchedulerEvent::Corrupt(_) => self.corrupt += 1,
+                SchedulerEvent::Corrupt(_) => self.corrupt_sources += 1,
                 SchedulerEvent::Failed(error) => return Err(error.into()),
                 SchedulerEvent::Requested(..) | SchedulerEvent::Lost(_) => {}
             }
@@ -211,18 +211,18 @@ impl DownloadState<'_> {
     fn check_stall(&mut self) -> Result<(), RoleError> {
         let waited = self.last_arrival.elapsed();
         if self.timeout.is_some_and(|timeout| waited >= timeout) {
-            let fault = match self.fetch.unavailable().is_empty() {
-                _ if self.corrupt > 0 && self.fetch.connected() == 0 => Fault::VerificationFailed,
+            let fault = match self.scheduler.unavailable().is_empty() {
+                _ if self.corrupt_sources > 0 && self.scheduler.connected() == 0 => Fault::VerificationFailed,
                 true => Fault::TimedOut,
                 false => Fault::ChunksMissing,
             };
             let text = format!("no data received for {} s: {}", waited.as_secs(), self.missing());
             return Err(RoleError::new(fault, text));
         }
-        if waited >= SHOW_MISSING_AFTER {
+        if waited >= SHOW_STALL_TIMEOUT {
             self.watch.trouble(&self.missing());
         }
-        if waited >= LOG_MISSING_AFTER && !self.stall_logged {
+        if waited >= LOG_STALL_TIMEOUT && !self.stall_logged {
             self.stall_logged = true;
             log::warn!("download stalled: {}", self.missing());
         }
@@ -231,13 +231,13 @@ impl DownloadState<'_> {
 
     /// Describes the missing chunks and the cause.
     fn missing(&self) -> String {
-        let done = self.fetch.done();
-        let unavailable = self.fetch.unavailable();
+        let done = self.scheduler.done();
+        let unavailable = self.scheduler.unavailable();
         let mut text = format!(
             "{} of {} missing, {} connected",
             done.count() - done.held(),
             counted(done.count().into(), "chunk"),
-            counted(self.fetch.connected() as u64, "source")
+            counted(self.scheduler.connected() as u64, "source")
         );
         if !unavailable.is_empty() {
             let named: Vec<String> =
@@ -245,41 +245,42 @@ impl DownloadState<'_> {
             let more = if unavailable.len() > CHUNKS_NAMED_MAX { " ..." } else { "" };
             text += &format!("; no source has chunk {}{more}", named.join(", "));
         }
-        if self.corrupt > 0 {
-            text += &format!("; {} banned for corrupt chunks", counted(self.corrupt as u64, "source"));
+        if self.corrupt_sources > 0 {
+            text +=
+                &format!("; {} banned for corrupt chunks", counted(self.corrupt_sources as u64, "source"));
         }
         text
     }
 }
 
 /// Looks up holders at intervals, shorter ones while no source is connected.
-fn find_more(
+fn find_holders(
     mut finder: Box<dyn Finder>,
     id: FileId,
-    alone: Arc<AtomicBool>,
+    without_source: Arc<AtomicBool>,
     threads: &Threads,
     work: &Shutdown,
 ) -> std::io::Result<Receiver<Vec<SocketAddr>>> {
     let (found, finding): (Sender<Vec<SocketAddr>>, _) = bounded(1);
     let work = work.clone();
-    let mut said = false;
+    let mut is_logged = false;
     threads.spawn("find", move || {
         let mut last = Instant::now();
         while !work.wait(URGENT_LOOKUP_INTERVAL) {
-            if last.elapsed() < LOOKUP_INTERVAL && !alone.load(Ordering::Relaxed) {
+            if last.elapsed() < LOOKUP_INTERVAL && !without_source.load(Ordering::Relaxed) {
                 continue;
             }
             last = Instant::now();
             let query = Query { name: None, id: Some(id) };
             match finder.find(&query, &work) {
                 Ok(files) => {
-                    said = false;
+                    is_logged = false;
                     let holders = files.into_iter().flat_map(|file| [file.whole, file.partial]).flatten();
                     let _ = found.try_send(holders.collect());
                 }
-                Err(why) if !said && !work.is_stopped() => {
-                    said = true;
-                    log::info!("{why}; the download continues");
+                Err(error) if !is_logged && !work.is_stopped() => {
+                    is_logged = true;
+                    log::info!("{error}; the download continues");
                 }
                 Err(_) => {}
             }
@@ -295,11 +296,11 @@ fn write_resume_file(
     threads: &Threads,
     work: &Shutdown,
 ) -> std::io::Result<Receiver<StoreError>> {
-    let (tell, lost) = bounded(1);
+    let (report, lost) = bounded(1);
     let work = work.clone();
     threads.spawn("resume-file", move || {
         let mut durable = Instant::now();
-        let mut said = false;
+        let mut is_logged = false;
         while !work.wait(RESUME_FILE_INTERVAL) {
             let written = match durable.elapsed() >= FSYNC_INTERVAL {
                 true => {
@@ -309,14 +310,14 @@ fn write_resume_file(
                 false => part.note(),
             };
             match written {
-                Ok(()) => said = false,
+                Ok(()) => is_logged = false,
                 Err(error @ StoreError::Gone(_)) => {
-                    let _ = tell.try_send(error);
+                    let _ = report.try_send(error);
                     return;
                 }
-                Err(_) if said => {}
+                Err(_) if is_logged => {}
                 Err(error) => {
-                    said = true;
+                    is_logged = true;
                     log::warn!("{error}");
                 }
             }

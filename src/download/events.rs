@@ -83,7 +83,7 @@ pub(super) enum SourceUpdate {
 pub enum SourceError {
     /// The connection could not be made or was lost.
     #[error(transparent)]
-    Link(#[from] StreamError),
+    Connection(#[from] StreamError),
     /// The source violated the protocol.
     #[error("protocol error: {0}")]
     Protocol(String),
@@ -108,6 +108,6 @@ pub enum SourceError {
 
 impl From<io::Error> for SourceError {
     fn from(error: io::Error) -> Self {
-        SourceError::Link(error.into())
+        SourceError::Connection(error.into())
     }
 }

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// Peers asked at the same time.
-const ASKED_AT_ONCE: usize = 32;
+/// Largest number of peers queried at the same time.
+const PARALLEL_QUERIES_MAX: usize = 32;
 
 /// The reason that a finder has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -106,29 +106,31 @@ impl Finder for PeersFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
         let peers = read(&self.peers).clone();
         let answers = Mutex::new(Vec::new());
-        let (next, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let (began, enough) = (Instant::now(), stop.child());
+        let (next, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (started, stop_all) = (Instant::now(), stop.child());
         let stop_if_answered = || {
-            let late = began.elapsed() >= ANSWER_GRACE_TIMEOUT;
+            let late = started.elapsed() >= ANSWER_GRACE_TIMEOUT;
             if late && !lock(&answers).is_empty() {
-                enough.trigger();
+                stop_all.trigger();
             }
         };
         let ask = || {
-            while !enough.is_stopped()
+            while !stop_all.is_stopped()
                 && let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed))
             {
-                match files_of(peer.address, query, self.timeouts, &enough) {
+                match files_of(peer.address, query, self.timeouts, &stop_all) {
                     Ok(files) => lock(&answers).extend(
                         files
                             .into_iter()
                             .filter(|offered| query.is_answered_by(&offered.file))
                             .map(|file| (peer.address, file)),
                     ),
-                    Err(why) => log::debug!("no list of files from {} at {}: {why}", peer.name, peer.address),
+                    Err(error) => {
+                        log::debug!("no list of files from {} at {}: {error}", peer.name, peer.address)
+                    }
                 }
-                if asked.fetch_add(1, Ordering::Relaxed) + 1 == peers.len() {
-                    enough.trigger();
+                if finished.fetch_add(1, Ordering::Relaxed) + 1 == peers.len() {
+                    stop_all.trigger();
                 }
                 stop_if_answered();
             }
@@ -137,16 +139,16 @@ impl Finder for PeersFinder {
         let timekeeper = AtomicBool::new(!peers.is_empty());
         let work = || match timekeeper.swap(false, Ordering::Relaxed) {
             true => {
-                enough.wait(ANSWER_GRACE_TIMEOUT);
+                stop_all.wait(ANSWER_GRACE_TIMEOUT);
                 stop_if_answered();
-                enough.wait(ANSWER_TIMEOUT.saturating_sub(began.elapsed()));
-                enough.trigger();
+                stop_all.wait(ANSWER_TIMEOUT.saturating_sub(started.elapsed()));
+                stop_all.trigger();
             }
             false => ask(),
         };
-        let threads = if peers.is_empty() { 0 } else { peers.len().min(ASKED_AT_ONCE) + 1 };
+        let threads = if peers.is_empty() { 0 } else { peers.len().min(PARALLEL_QUERIES_MAX) + 1 };
         run_parallel("ask-peer", threads, work);
-        Ok(merge(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))
+        Ok(group_by_file(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -160,7 +162,7 @@ fn files_of(
 }
 
 /// Groups the offers of single peers by file.
-fn merge(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
+fn group_by_file(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
     let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
     for (address, OfferedFile { file, held }) in answers {
         let entry = found.entry(file.id).or_insert_with(|| FoundFile {
@@ -196,11 +198,11 @@ impl Finder for CombinedFinder {
                     answered = true;
                     files.into_iter().for_each(|file| merge_file(&mut found, file));
                 }
-                Err(why) => failure = Some(why),
+                Err(error) => failure = Some(error),
             }
         }
         match failure {
-            Some(why) if !answered => Err(why),
+            Some(error) if !answered => Err(error),
             _ => Ok(found.into_values().collect()),
         }
     }
@@ -235,11 +237,11 @@ pub fn find_with_retries(
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, RoleError> {
     loop {
-        let asked = Instant::now();
+        let sent = Instant::now();
         let pause = match finder.find(query, shutdown) {
             Ok(files) => return Ok(files),
             Err(_) if shutdown.is_stopped() => Duration::ZERO,
-            Err(error) => outage.failed(asked, error)?,
+            Err(error) => outage.failed(sent, error)?,
         };
         if shutdown.wait(pause) {
             return Err(interrupted());
@@ -275,7 +277,7 @@ mod tests {
             (address(2), offered(1, 4)),
             (address(3), offered(2, 4)),
         ];
-        let found = merge(answers);
+        let found = group_by_file(answers);
         assert_eq!(found.len(), 2);
         assert_eq!(
             (found[0].holders, &found[0].whole[..], &found[0].partial[..]),
@@ -288,7 +290,7 @@ mod tests {
                 self.0.clone().ok_or_else(|| UdpClientError::NoResponse(address(1)).into())
             }
         }
-        let more = merge(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
+        let more = group_by_file(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
         let none = || Box::new(Fixed(None));
         let mut both =
             CombinedFinder(vec![Box::new(Fixed(Some(found))), none(), Box::new(Fixed(Some(more)))]);

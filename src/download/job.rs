@@ -31,8 +31,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Holders asked for a manifest at the same time.
-const ASKED_AT_ONCE: usize = 4;
+/// Largest number of parallel requests for a manifest.
+const MANIFEST_REQUESTS_MAX: usize = 4;
 /// Title of the progress display during the MD5 check.
 pub const CHECKING_MD5: &str = "checking MD5";
 /// Lookup interval while no holder is known.
@@ -44,7 +44,7 @@ pub struct Advice {
     /// Command or flag that chooses a file by its id.
     pub choose: &'static str,
     /// Action to take if another file exists at the destination.
-    pub in_the_way: &'static str,
+    pub target_exists: &'static str,
     /// Command that lists the offered files.
     pub list: Cow<'static, str>,
 }
@@ -60,14 +60,14 @@ pub struct Recheck {
 
 impl Recheck {
     /// The user's choice for both; by default all of a file in place, and nothing that the resume file lists.
-    pub fn new(asked: Option<Verify>) -> Self {
-        Self { in_place: asked.unwrap_or(Verify::Full), resumed: asked.unwrap_or(Verify::None) }
+    pub fn new(chosen: Option<Verify>) -> Self {
+        Self { in_place: chosen.unwrap_or(Verify::Full), resumed: chosen.unwrap_or(Verify::None) }
     }
 }
 
-/// A requested download.
+/// File to download, destination, limits and texts of a download.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct DownloadOrder {
     /// Name, id, or both.
     pub query: Query,
     /// Destination: a path or a folder; by default the file's name in the working directory.
@@ -83,7 +83,7 @@ pub struct Order {
     /// Timeouts of the connections to sources.
     pub timeouts: Timeouts,
     /// Time to wait for a first holder.
-    pub patience: Duration,
+    pub wait_timeout: Duration,
     /// Advice in error texts.
     pub advice: Advice,
 }
@@ -110,9 +110,9 @@ pub struct Located {
 }
 
 /// Data that exists before the download.
-pub enum Start {
-    /// Complete file in place.
-    Whole(Box<CompleteFile>),
+pub enum ExistingData {
+    /// The complete file, in place.
+    Complete(Box<CompleteFile>),
     /// Part file, possibly empty.
     Part(Arc<PartFile>),
 }
@@ -122,14 +122,14 @@ pub enum Start {
 /// # Errors
 /// Not found, ambiguous, no answer within the timeout, or the shutdown.
 pub fn locate(
-    order: &Order,
+    order: &DownloadOrder,
     finder: &mut dyn Finder,
     outage: Outage,
     shutdown: &Shutdown,
 ) -> Result<Located, RoleError> {
-    let began = Instant::now();
+    let started = Instant::now();
     let mut files = find_with_retries(finder, &order.query, outage.clone(), shutdown)?;
-    while files.is_empty() && began.elapsed() < order.patience {
+    while files.is_empty() && started.elapsed() < order.wait_timeout {
         if shutdown.wait(LOOKUP_INTERVAL) {
             return Err(interrupted());
         }
@@ -150,7 +150,7 @@ pub fn locate(
 }
 
 /// Chooses the only match.
-fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, RoleError> {
+fn choose(mut files: Vec<FoundFile>, order: &DownloadOrder) -> Result<FoundFile, RoleError> {
     let wanted = match (&order.query.name, &order.query.id) {
         (_, Some(id)) => id.to_string(),
         (Some(name), None) => name.to_string(),
@@ -179,7 +179,7 @@ fn choose(mut files: Vec<FoundFile>, order: &Order) -> Result<FoundFile, RoleErr
 
 /// Destination path. A name given by the user may begin with a dot; a name given by other peers may not,
 /// since hidden files can be configuration files of other programs.
-fn target(order: &Order, offered: &FileName) -> Result<PathBuf, RoleError> {
+fn target(order: &DownloadOrder, offered: &FileName) -> Result<PathBuf, RoleError> {
     let name = order.query.name.as_ref().unwrap_or(offered);
     let named_here = order.out.as_ref().is_none_or(|out| out.is_dir());
     if named_here && order.query.name.is_none() && name.as_str().starts_with('.') {
@@ -216,7 +216,7 @@ fn no_folder(path: &Path) -> RoleError {
 
 /// Downloads the manifest from any holder: it is verified against the id.
 fn manifest(
-    order: &Order,
+    order: &DownloadOrder,
     finder: &mut dyn Finder,
     found: &FoundFile,
     shutdown: &Shutdown,
@@ -252,34 +252,34 @@ fn first_manifest(
 ) -> Option<Manifest> {
     let race = shutdown.child();
     let next = AtomicUsize::new(0);
-    let won = Mutex::new(None);
-    run_parallel("manifest", holders.len().min(ASKED_AT_ONCE), || {
+    let first = Mutex::new(None);
+    run_parallel("manifest", holders.len().min(MANIFEST_REQUESTS_MAX), || {
         while let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed)) {
             let answer = PeerConnection::open(*holder, None, timeouts, &race)
                 .and_then(|mut connection| connection.manifest(id, &race));
             match answer {
                 Ok(manifest) => {
-                    lock(&won).get_or_insert(manifest);
+                    lock(&first).get_or_insert(manifest);
                     race.trigger();
                 }
                 Err(_) if race.is_stopped() => return,
-                Err(why) => log::info!("no manifest from {holder}: {why}"),
+                Err(error) => log::info!("no manifest from {holder}: {error}"),
             }
         }
     });
-    won.into_inner().unwrap_or_else(PoisonError::into_inner)
+    first.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Checks existing data: a file in place, or the part file of an earlier run.
 ///
 /// # Errors
 /// A different file exists, another process downloads this file, no free space, or the shutdown.
-pub fn start(
-    order: &Order,
+pub fn check_existing(
+    order: &DownloadOrder,
     file: &Downloaded,
     watch: &dyn Watch,
     shutdown: &Shutdown,
-) -> Result<Start, RoleError> {
+) -> Result<ExistingData, RoleError> {
     let Downloaded { path, manifest, .. } = file;
     if path.exists() {
         let verify = order.recheck.in_place;
@@ -287,10 +287,10 @@ pub fn start(
         match checking(&path.display(), watch, shutdown, check)? {
             Some(whole) => {
                 log::info!("{} exists and is complete{}", path.display(), describe_check(verify));
-                return Ok(Start::Whole(Box::new(whole)));
+                return Ok(ExistingData::Complete(Box::new(whole)));
             }
             None if !order.overwrite => {
-                let (path, advice) = (path.display(), order.advice.in_the_way);
+                let (path, advice) = (path.display(), order.advice.target_exists);
                 let text = format!("{path} exists and is a different file; {advice}");
                 return Err(RoleError::new(Fault::ExistsAndDiffers, text));
             }
@@ -307,8 +307,8 @@ pub fn start(
     if part.needs_full_check() {
         log::warn!("rehashing the part file of {}: its resume file is unusable", path.display());
     }
-    let what = format!("the part file of {}", path.display());
-    let checked = checking(&what, watch, shutdown, |watch| part.check(order.recheck.resumed, watch))?;
+    let subject = format!("the part file of {}", path.display());
+    let checked = checking(&subject, watch, shutdown, |watch| part.check(order.recheck.resumed, watch))?;
     if checked.bad > 0 {
         log::warn!(
             "{} in the part file failed verification; downloading again",
@@ -318,27 +318,27 @@ pub fn start(
     if checked.found > 0 {
         log::info!("{} recovered that the resume file does not list", counted(checked.found.into(), "chunk"));
     }
-    Ok(Start::Part(Arc::new(part)))
+    Ok(ExistingData::Part(Arc::new(part)))
 }
 
 /// Runs a check with a progress display.
 fn checking<T>(
-    what: &dyn std::fmt::Display,
+    subject: &dyn std::fmt::Display,
     watch: &dyn Watch,
     shutdown: &Shutdown,
     check: impl FnOnce(VerifyCallbacks<'_>) -> Result<T, StoreError>,
 ) -> Result<T, RoleError> {
-    let began = Cell::new(false);
+    let is_shown = Cell::new(false);
     let end = || {
-        if began.replace(false) {
+        if is_shown.replace(false) {
             watch.end()
         }
     };
     let begin = |bytes| {
         end();
-        began.set(true);
-        log::debug!("checking {what}: {bytes} bytes to read");
-        watch.begin(&format!("checking {what}"), bytes, 0);
+        is_shown.set(true);
+        log::debug!("checking {subject}: {bytes} bytes to read");
+        watch.begin(&format!("checking {subject}"), bytes, 0);
     };
     let hashed = |bytes| watch.advance(bytes);
     let stop = || shutdown.is_stopped();
@@ -377,7 +377,7 @@ pub struct ServingContext {
 /// # Errors
 /// No source has a chunk, the timeout has elapsed, a chunk cannot be stored, or the shutdown.
 pub fn complete(
-    order: &Order,
+    order: &DownloadOrder,
     located: Located,
     part: &Arc<PartFile>,
     finder: Box<dyn Finder>,
@@ -418,17 +418,17 @@ fn check_md5(
     shutdown: &Shutdown,
 ) -> Result<(), RoleError> {
     watch.begin(CHECKING_MD5, file.file.size, 0);
-    let got = part.md5(&|bytes| watch.advance(bytes), &|| shutdown.is_stopped());
+    let actual = part.md5(&|bytes| watch.advance(bytes), &|| shutdown.is_stopped());
     watch.end();
-    match got {
-        Ok(got) if got == wanted => {
-            log::info!("MD5 {got} of {} verified", file.file.name);
+    match actual {
+        Ok(actual) if actual == wanted => {
+            log::info!("MD5 {actual} of {} verified", file.file.name);
             Ok(())
         }
-        Ok(got) => {
+        Ok(actual) => {
             let path = file.path.display();
             let text =
-                format!("{path}: the MD5 of the received file is {got}, but the tracker states {wanted}");
+                format!("{path}: the MD5 of the received file is {actual}, but the tracker states {wanted}");
             Err(RoleError::new(Fault::VerificationFailed, text))
         }
         Err(StoreError::Stopped) => Err(interrupted()),

@@ -10,7 +10,7 @@
 mod upstreams;
 
 use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
-use super::source::{Pieces, SourceCommand, SourceReader};
+use super::source::{FragmentCount, SourceCommand, SourceReader};
 #[cfg(test)]
 use super::staging;
 use super::verifier::Verifier;
@@ -44,7 +44,7 @@ const BITFIELD_TIMEOUT: Duration = Duration::from_secs(1);
 /// limited).
 const STARTS_PER_TICK_MAX: usize = 4;
 /// Interval between calls of [`DownloadScheduler::tick`].
-pub const TICK: Duration = Duration::from_millis(100);
+pub const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Events that a scheduler reports to its owner.
 #[derive(Debug)]
@@ -78,16 +78,19 @@ struct Candidate {
     offences: u32,
     /// Chunks of this source as reported by the owner ([`DownloadScheduler::source_has`]).
     reported: Bitfield,
+    /// Bytes of corrupt chunks so far.
     bad_bytes: u64,
 }
 
 struct ActiveSource {
     address: SocketAddr,
+    /// Start of the connection attempt.
     since: Moment,
+    /// Whether the handshake has been completed.
     connected: bool,
     commands: Sender<SourceCommand>,
     /// Counter of received chunk fragments, and its value when the picker was last notified.
-    pieces: Pieces,
+    pieces: FragmentCount,
     heard: usize,
     shutdown: Shutdown,
 }
@@ -95,20 +98,24 @@ struct ActiveSource {
 /// Scheduler of a download in progress.
 pub struct DownloadScheduler {
     job: Arc<Job>,
+    /// Length of the longest chunk known so far, bytes.
     longest: u32,
     picker: Picker,
     candidates: BTreeMap<SocketAddr, Candidate>,
+    /// Connected sources, and those being connected to.
     live: HashMap<SourceId, ActiveSource>,
+    /// Id of the next source.
     next: u32,
     random: fastrand::Rng,
     events: Sender<SourceEvent>,
     threads: Threads,
     verifier: Verifier,
     shutdown: Shutdown,
-    news: Vec<SchedulerEvent>,
+    /// Events that have not been returned to the owner.
+    reports: Vec<SchedulerEvent>,
     upstreams: Upstreams,
     /// Connection attempts left until the next tick, while the download has a predecessor.
-    starts: usize,
+    starts_left: usize,
 }
 
 impl DownloadScheduler {
@@ -135,9 +142,9 @@ impl DownloadScheduler {
             events,
             threads: threads.clone(),
             shutdown,
-            news: Vec::new(),
+            reports: Vec::new(),
             upstreams: Upstreams::default(),
-            starts: STARTS_PER_TICK_MAX,
+            starts_left: STARTS_PER_TICK_MAX,
         }
     }
 
@@ -165,7 +172,7 @@ impl DownloadScheduler {
     pub fn want(&mut self, index: ChunkIndex, now: Moment) -> Vec<SchedulerEvent> {
         self.picker.want(index);
         self.request_from_all(now);
-        std::mem::take(&mut self.news)
+        std::mem::take(&mut self.reports)
     }
 
     /// Marks a chunk as stored that was obtained by other means than this download.
@@ -210,7 +217,7 @@ impl DownloadScheduler {
                 self.request_chunks(id, now);
             }
         }
-        std::mem::take(&mut self.news)
+        std::mem::take(&mut self.reports)
     }
 
     /// Processes an event of a source.
@@ -239,38 +246,38 @@ impl DownloadScheduler {
             }
             SourceUpdate::Peers(peers) => peers.into_iter().for_each(|peer| self.add_source(peer, now)),
             SourceUpdate::Stored(arrival) => {
-                let fresh = self.picker.arrived(id, arrival.index, now);
+                let is_new = self.picker.arrived(id, arrival.index, now);
                 // Only a delivered chunk resets the backoff; a successful connection does not.
                 let address = self.live.get(&id).map(|live| live.address);
                 if let Some(candidate) = address.and_then(|address| self.candidates.get_mut(&address)) {
                     candidate.backoff.reset();
                 }
-                self.news.push(SchedulerEvent::Stored(arrival, fresh));
+                self.reports.push(SchedulerEvent::Stored(arrival, is_new));
                 self.request_chunks(id, now);
             }
             SourceUpdate::Refused(index) => {
                 self.picker.refused(id, index);
                 self.request_from_all(now);
             }
-            SourceUpdate::Lost(why) => self.lost(id, why, now),
+            SourceUpdate::Lost(error) => self.lost(id, error, now),
         }
-        std::mem::take(&mut self.news)
+        std::mem::take(&mut self.reports)
     }
 
-    /// Connects to sources whose retry is due and reassigns overdue requests. To be called every [`TICK`].
+    /// Connects to sources whose retry is due and reassigns overdue requests. To be called every [`TICK_INTERVAL`].
     pub fn tick(&mut self, now: Moment) -> Vec<SchedulerEvent> {
         if self.is_complete() {
-            self.release(now);
+            self.disconnect_all(now);
         } else if self.free_slots() == 0 {
             self.replace_useless_source(now);
         }
-        self.starts = STARTS_PER_TICK_MAX;
+        self.starts_left = STARTS_PER_TICK_MAX;
         self.note_received(now);
         self.connect(now);
         self.overtake(now);
         self.name_slow();
         self.request_from_all(now);
-        std::mem::take(&mut self.news)
+        std::mem::take(&mut self.reports)
     }
 
     /// Notifies the picker of the sources that have sent data since the last tick.
@@ -284,7 +291,7 @@ impl DownloadScheduler {
     }
 
     /// Logs the sources that delayed the end of the download: they are still within their stall timeouts.
-    pub fn log_silent(&self, now: Moment) {
+    pub fn log_slow_sources(&self, now: Moment) {
         for (id, live) in &self.live {
             let (address, waited) = (live.address, now.saturating_sub(live.since));
             if let Some((index, waited)) = self.picker.overdue(*id, now) {
@@ -308,12 +315,12 @@ impl DownloadScheduler {
         if self.picker.unavailable().next().is_none() {
             return;
         }
-        let waits = |candidate: &Candidate| matches!(candidate.link, CandidateState::Idle(at) if at <= now);
-        if !self.candidates.values().any(waits) {
+        let is_due = |candidate: &Candidate| matches!(candidate.link, CandidateState::Idle(at) if at <= now);
+        if !self.candidates.values().any(is_due) {
             return;
         }
-        let idle = self.live.iter().find(|(id, live)| live.connected && !self.picker.is_useful(**id));
-        if let Some(id) = idle.map(|(id, _)| *id)
+        let useless = self.live.iter().find(|(id, live)| live.connected && !self.picker.is_useful(**id));
+        if let Some(id) = useless.map(|(id, _)| *id)
             && let Some(live) = self.live.remove(&id)
         {
             live.shutdown.trigger();
@@ -326,7 +333,7 @@ impl DownloadScheduler {
     }
 
     /// Disconnects from all sources; they are connected to again when a chunk is wanted.
-    fn release(&mut self, now: Moment) {
+    fn disconnect_all(&mut self, now: Moment) {
         self.upstreams.clear();
         for (id, live) in self.live.drain() {
             live.shutdown.trigger();
@@ -351,7 +358,7 @@ impl DownloadScheduler {
         self.picker.add_source(id, have, now);
     }
 
-    fn lost(&mut self, id: SourceId, why: SourceError, now: Moment) {
+    fn lost(&mut self, id: SourceId, error: SourceError, now: Moment) {
         self.picker.remove_source(id);
         self.upstreams.lose(id);
         let Some(live) = self.live.remove(&id) else { return };
@@ -359,34 +366,34 @@ impl DownloadScheduler {
         self.follow(now);
         let address = live.address;
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
-        match why {
-            SourceError::Store(error) => self.news.push(SchedulerEvent::Failed(error)),
+        match error {
+            SourceError::Store(error) => self.reports.push(SchedulerEvent::Failed(error)),
             SourceError::BadChunk { bytes, .. } => {
                 candidate.link = CandidateState::Banned;
                 candidate.bad_bytes += u64::from(bytes);
-                log::warn!("banned {address}: {why}");
-                self.news.push(SchedulerEvent::Corrupt(address));
+                log::warn!("banned {address}: {error}");
+                self.reports.push(SchedulerEvent::Corrupt(address));
             }
             SourceError::Protocol(_) if candidate.offences + 1 >= OFFENCES_MAX => {
                 candidate.link = CandidateState::Banned;
                 let bytes = candidate.bad_bytes;
-                log::warn!("banned {address}: {why}; repeated offence ({bytes} bad bytes)");
-                self.news.push(SchedulerEvent::Corrupt(address));
+                log::warn!("banned {address}: {error}; repeated offence ({bytes} bad bytes)");
+                self.reports.push(SchedulerEvent::Corrupt(address));
             }
-            why => {
-                candidate.offences += u32::from(matches!(why, SourceError::Protocol(_)));
+            error => {
+                candidate.offences += u32::from(matches!(error, SourceError::Protocol(_)));
                 let pause = candidate.backoff.pause(&mut self.random);
                 candidate.link = CandidateState::Idle(now + pause);
                 candidate.reported = Bitfield::none(self.job.count);
-                if !matches!(why, SourceError::Stopped) {
-                    log::info!("disconnected from {address}: {why}");
+                if !matches!(error, SourceError::Stopped) {
+                    log::info!("disconnected from {address}: {error}");
                 }
                 candidate.failures += u32::from(!live.connected);
                 if candidate.failures >= FAILURES_MAX {
                     // It is added again if a tracker or peer reports it; until then it uses no slot.
                     self.candidates.remove(&address);
                 }
-                self.news.push(SchedulerEvent::Lost(address));
+                self.reports.push(SchedulerEvent::Lost(address));
             }
         }
         self.connect(now);
@@ -406,9 +413,12 @@ impl DownloadScheduler {
     fn connect(&mut self, now: Moment) {
         // With a predecessor further sources are not urgent, and many leechers that start together would
         // delay each other.
-        let room =
-            if self.upstreams.is_kept() { self.free_slots().min(self.starts) } else { self.free_slots() };
-        if room == 0 || self.is_complete() || self.shutdown.is_stopped() {
+        let slots = if self.upstreams.is_kept() {
+            self.free_slots().min(self.starts_left)
+        } else {
+            self.free_slots()
+        };
+        if slots == 0 || self.is_complete() || self.shutdown.is_stopped() {
             return;
         }
         let subscribe = self.job.subscribe;
@@ -419,15 +429,15 @@ impl DownloadScheduler {
         });
         let mut due: Vec<SocketAddr> = due.map(|(address, _)| *address).collect();
         self.random.shuffle(&mut due);
-        due.into_iter().take(room).for_each(|address| self.start(address, now));
+        due.into_iter().take(slots).for_each(|address| self.start(address, now));
     }
 
     /// Connects to a known address, even above the limit of sources by one connection per stripe.
     fn reach(&mut self, address: SocketAddr, now: Moment) {
         let link = self.candidates.get(&address).map(|candidate| &candidate.link);
         let is_due = matches!(link, Some(CandidateState::Idle(at)) if *at <= now);
-        let has_room = self.live.len() < self.sources_max() + STRIPES;
-        if is_due && has_room && !self.is_complete() && !self.shutdown.is_stopped() {
+        let has_slot = self.live.len() < self.sources_max() + STRIPES;
+        if is_due && has_slot && !self.is_complete() && !self.shutdown.is_stopped() {
             self.start(address, now);
         }
     }
@@ -436,16 +446,16 @@ impl DownloadScheduler {
         let id = SourceId(self.next);
         self.next += 1;
         self.upstreams.begin(now);
-        self.starts = self.starts.saturating_sub(1);
+        self.starts_left = self.starts_left.saturating_sub(1);
         // Never full: requests in flight to a source are limited by the pipeline depth.
-        let (commands, asked) = bounded(PIPELINE_LONG_RTT_MAX * 2);
+        let (commands, queued) = bounded(PIPELINE_LONG_RTT_MAX * 2);
         let shutdown = self.shutdown.child();
         let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
-        let pieces = Pieces::default();
+        let pieces = FragmentCount::default();
         let (counted, ended) = (pieces.clone(), shutdown.clone());
-        let reader = SourceReader { id, address, job, events, verifier, pieces: counted, shutdown: ended };
+        let reader = SourceReader { id, address, job, events, verifier, fragments: counted, shutdown: ended };
         let threads = self.threads.clone();
-        let spawned = self.threads.spawn("fetch", move || reader.run(asked, &threads));
+        let spawned = self.threads.spawn("fetch", move || reader.run(queued, &threads));
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match spawned {
             Ok(()) => {
@@ -486,7 +496,7 @@ impl DownloadScheduler {
                 // picker.
                 return;
             }
-            self.news.push(SchedulerEvent::Requested(index, live.address));
+            self.reports.push(SchedulerEvent::Requested(index, live.address));
         }
     }
 }

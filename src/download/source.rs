@@ -49,15 +49,16 @@ impl PeerConnection {
         timeouts: Timeouts,
         shutdown: &Shutdown,
     ) -> Result<Self, SourceError> {
-        let began = Instant::now();
+        let started = Instant::now();
         let stream = Arc::new(dial(address, shutdown)?);
-        let rtt = began.elapsed();
+        let rtt = started.elapsed();
         let Timeouts { hello, stall, .. } = timeouts;
         let (reader, mut writer) = split(&stream, stall)?;
         writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port })?;
         Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), rtt })
     }
 
+    /// Sends a request and reads the message that answers it.
     fn ask(&mut self, request: &PeerRequest) -> Result<PeerResponse, SourceError> {
         self.writer.send(request)?;
         self.await_hello()?;
@@ -112,7 +113,9 @@ impl PeerConnection {
     ) -> Result<(), SourceError> {
         let _guard = shutdown.guard(&self.stream);
         match self.ask(&PeerRequest::Chunk { file, index })? {
-            PeerResponse::Chunk { file: got, index: at, length: bytes } if (got, at) == (file, index) => {
+            PeerResponse::Chunk { file: sent_file, index: sent_index, length: bytes }
+                if (sent_file, sent_index) == (file, index) =>
+            {
                 if bytes != length {
                     return Err(SourceError::BadChunk { index, bytes });
                 }
@@ -204,7 +207,7 @@ pub(super) enum SourceCommand {
 }
 
 /// Number of chunk fragments received from a source.
-pub(super) type Pieces = Arc<AtomicUsize>;
+pub(super) type FragmentCount = Arc<AtomicUsize>;
 
 /// Reader thread of a source.
 pub(super) struct SourceReader {
@@ -213,7 +216,7 @@ pub(super) struct SourceReader {
     pub job: Arc<Job>,
     pub events: Sender<SourceEvent>,
     pub verifier: Verifier,
-    pub pieces: Pieces,
+    pub fragments: FragmentCount,
     pub shutdown: Shutdown,
 }
 
@@ -225,11 +228,12 @@ impl SourceReader {
         // Wakes the writer thread.
         self.shutdown.trigger();
         // A corrupt chunk takes precedence over the error that ended the connection after it.
-        if let (Some(why), false) = (verifier.ended(), matches!(result, Err(SourceError::BadChunk { .. }))) {
-            result = Err(why);
+        if let (Some(error), false) = (verifier.ended(), matches!(result, Err(SourceError::BadChunk { .. })))
+        {
+            result = Err(error);
         }
-        if let Err(why) = result {
-            self.report(SourceUpdate::Lost(why));
+        if let Err(error) = result {
+            self.report(SourceUpdate::Lost(error));
         }
     }
 
@@ -321,8 +325,8 @@ impl SourceReader {
                         Err(SourceError::Refused(format!("{text} ({})", describe(code))))
                     }
                     (Some(in_flight), Some(index)) if in_flight == index => {
-                        let (address, why) = (self.address, describe(code));
-                        log::info!("{address} refused chunk {index}: {text} ({why})");
+                        let (address, cause) = (self.address, describe(code));
+                        log::info!("{address} refused chunk {index}: {text} ({cause})");
                         self.report(SourceUpdate::Refused(index));
                         Ok(())
                     }
@@ -373,10 +377,10 @@ impl SourceReader {
         buffer.resize(length as usize, 0);
         let relay = self.job.relay.as_ref();
         let relay_writer = relay.and_then(|relay| relay.begin(self.job.file, index, length));
-        reader.payload_in_parts(buffer, |piece| {
-            self.pieces.fetch_add(1, Ordering::Relaxed);
+        reader.payload_in_parts(buffer, |fragment| {
+            self.fragments.fetch_add(1, Ordering::Relaxed);
             if let Some(relay_writer) = &relay_writer {
-                relay_writer.push(piece);
+                relay_writer.push(fragment);
             }
         })?;
         verifier.take(index, digest, buffer, relay_writer, more);
@@ -406,7 +410,7 @@ impl CommandWriter {
         loop {
             let sent = crossbeam_channel::select! {
                 recv(self.shutdown.signal()) -> _ => break,
-                recv(commands) -> ask => match ask {
+                recv(commands) -> command => match command {
                     Ok(SourceCommand::Overtake { stripe, sure }) => {
                         writer.send(&PeerRequest::Overtake { file: self.file, stripe, sure })
                     }

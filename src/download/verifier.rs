@@ -4,7 +4,7 @@
 //! halves it. The reader thread of a source puts each chunk into a short queue, from which a helper collects
 //! a batch. A full queue means that all cores are busy: then the reader thread verifies a batch itself, which
 //! slows its connection to the speed of storage (backpressure). A helper waits for more chunks only when they
-//! are expected within [`VERIFY_COMPANY`], and only if no subscriber waits for the chunk. Helpers are spawned
+//! are expected within [`VERIFY_BATCH_TIMEOUT`], and only if no subscriber waits for the chunk. Helpers are spawned
 //! on demand.
 //!
 //! Invariants: a chunk is stored only after its SHA-256 matched; every result is reported before the
@@ -48,10 +48,10 @@ struct VerifyQueue {
     /// Held by the helper that collects a batch: two helpers at once would each get half a batch.
     collecting: Mutex<()>,
     /// Bytes of queued chunks and of those being verified.
-    held: AtomicUsize,
-    /// Arrival of the last chunk, nanoseconds after `began`.
+    bytes_in_use: AtomicUsize,
+    /// Arrival of the last chunk, nanoseconds after `started`.
     last: AtomicU64,
-    began: Instant,
+    started: Instant,
     /// Buffers for reuse.
     spare: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
     shutdown: Shutdown,
@@ -81,9 +81,9 @@ impl Verifier {
             events,
             chunks,
             collecting: Mutex::default(),
-            held: AtomicUsize::default(),
+            bytes_in_use: AtomicUsize::default(),
             last: AtomicU64::default(),
-            began: Instant::now(),
+            started: Instant::now(),
             spare: bounded((helpers_max + 2) * HASH_LANES),
             shutdown: shutdown.clone(),
         };
@@ -107,9 +107,9 @@ impl Verifier {
     fn enqueue(&self, chunk: ReceivedChunk) -> Vec<ReceivedChunk> {
         let bytes = chunk.bytes.len();
         let helpers = self.helpers.load(Relaxed);
-        let held = self.queue.held.fetch_add(bytes, Relaxed);
+        let in_use = self.queue.bytes_in_use.fetch_add(bytes, Relaxed);
         // Counts a second chunk: a full batch waits while another one is being verified.
-        if self.helpers_max == 0 || held + bytes * 2 > VERIFY_MEMORY_BYTES {
+        if self.helpers_max == 0 || in_use + bytes * 2 > VERIFY_MEMORY_BYTES {
             return vec![chunk];
         }
         if helpers == 0 {
@@ -133,7 +133,7 @@ impl Verifier {
             return;
         }
         let queue = self.queue.clone();
-        if let Err(error) = self.threads.spawn("verify", move || queue.help()) {
+        if let Err(error) = self.threads.spawn("verify", move || queue.run_helper()) {
             self.helpers.fetch_sub(1, Relaxed);
             log::debug!("cannot start a thread to verify chunks: {error}");
         }
@@ -142,7 +142,7 @@ impl Verifier {
 
 impl VerifyQueue {
     /// Loop of a helper thread.
-    fn help(&self) {
+    fn run_helper(&self) {
         while let Some(batch) = self.collect_batch() {
             self.verify_and_store(batch);
         }
@@ -172,7 +172,7 @@ impl VerifyQueue {
 
     /// Whether another chunk is expected at once: this one came soon after the previous one.
     fn expects_more(&self) -> bool {
-        let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         now.saturating_sub(self.last.swap(now, Relaxed)) < VERIFY_BATCH_TIMEOUT.as_nanos() as u64
     }
 
@@ -183,13 +183,13 @@ impl VerifyQueue {
         for (chunk, digest) in batch.into_iter().zip(digests) {
             let ReceivedChunk { index, bytes, source, relay_writer, failed, shutdown, .. } = chunk;
             // A second, independent hash before a source is banned.
-            let is_right = digest == chunk.digest || Digest::of(&bytes) == chunk.digest;
-            if let Err(why) = self.store(source, index, chunk.digest, is_right, &bytes, relay_writer) {
+            let is_valid = digest == chunk.digest || Digest::of(&bytes) == chunk.digest;
+            if let Err(error) = self.store(source, index, chunk.digest, is_valid, &bytes, relay_writer) {
                 // Only the first error of a source is reported.
-                let _ = failed.try_send(why);
+                let _ = failed.try_send(error);
                 shutdown.trigger();
             }
-            self.held.fetch_sub(bytes.len(), Relaxed);
+            self.bytes_in_use.fetch_sub(bytes.len(), Relaxed);
             let _ = self.spare.0.try_send(bytes);
         }
     }
@@ -200,12 +200,12 @@ impl VerifyQueue {
         source: SourceId,
         index: ChunkIndex,
         digest: Digest,
-        is_right: bool,
+        is_valid: bool,
         bytes: &[u8],
         relay_writer: Option<PartialChunkWriter>,
     ) -> Result<(), SourceError> {
         let length = bytes.len() as u32;
-        if !is_right {
+        if !is_valid {
             return Err(SourceError::BadChunk { index, bytes: length });
         }
         let update = match self.job.sink.store(index, digest, bytes)? {
@@ -271,7 +271,7 @@ impl SourceVerifier {
         let queue = &verifier.queue;
         queue.verify_and_store(queue.chunks.try_iter().collect());
         drop(failed);
-        failures.iter().fold(None, |first, why| first.or(Some(why)))
+        failures.iter().fold(None, |first, error| first.or(Some(error)))
     }
 }
 
@@ -283,7 +283,7 @@ mod tests {
     use std::sync::Mutex;
 
     const SOURCE: SourceId = SourceId(7);
-    const BYTES: &[u8] = b"what is expected";
+    const BYTES: &[u8] = b"expected bytes";
 
     /// Records the stored chunks and whether a helper stored them.
     #[derive(Default)]

@@ -4,8 +4,9 @@
 //! [`EVICTION_IDLE_MIN`]: idle connections cannot lock out other peers. Invariant: a connection with a recent request is
 //! never evicted.
 
-use super::{Shutdown, Threads};
+use super::{FrameReader, Shutdown, StreamError, Threads};
 use crate::content::limits::{EVICTION_GRACE_MIN, EVICTION_IDLE_MIN, LISTEN_BACKLOG};
+use crate::protocol::Message;
 use crate::sync::lock;
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
@@ -127,8 +128,21 @@ impl Listener {
 pub struct Activity(Mutex<Option<Instant>>);
 
 impl Activity {
-    /// Records that a request has arrived.
-    pub fn record_request(&self) {
+    /// Reads the next request, and records the time of its arrival.
+    ///
+    /// # Errors
+    /// Those of [`FrameReader::message`].
+    pub fn read_request<M: Message>(
+        &self,
+        reader: &mut FrameReader,
+        timeout: Duration,
+    ) -> Result<M, StreamError> {
+        let request = reader.message(timeout)?;
+        self.record_request();
+        Ok(request)
+    }
+
+    fn record_request(&self) {
         *lock(&self.0) = Some(Instant::now());
     }
 
@@ -286,7 +300,7 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
             }
             full = true;
             // The threads of evicted connections may exceed the limit by a quarter. Above that, the new connection
-            // waits for them, at most EVICTION_GRACE.
+            // waits for them, at most EVICTION_GRACE_MIN.
             let crowded = self.running.load(Ordering::Relaxed)
                 >= self.connections_max + self.connections_max.div_ceil(4);
             let eviction = match crowded {

@@ -49,7 +49,7 @@ impl Threads {
         }
         handles.push(handle);
         drop(handles);
-        ended.into_iter().for_each(joined);
+        ended.into_iter().for_each(join_handle);
         Ok(())
     }
 
@@ -59,7 +59,7 @@ impl Threads {
         loop {
             let handle = self.handles().pop();
             match handle {
-                Some(handle) => joined(handle),
+                Some(handle) => join_handle(handle),
                 None => return,
             }
         }
@@ -72,7 +72,7 @@ impl Threads {
     }
 }
 
-fn joined(handle: JoinHandle<()>) {
+fn join_handle(handle: JoinHandle<()>) {
     let name = handle.thread().name().unwrap_or("?").to_owned();
     if handle.join().is_err() {
         log::error!("thread {name} panicked; this is a bug in shoal: please report it");
@@ -119,13 +119,13 @@ impl Threads {
 #[cfg(test)]
 impl Drop for Group {
     fn drop(&mut self) {
-        let left = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if left.is_empty() || std::thread::panicking() {
+        let unjoined = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if unjoined.is_empty() || std::thread::panicking() {
             return;
         }
-        let names: Vec<_> = left.iter().map(|handle| handle.thread().name().map(str::to_owned)).collect();
+        let names: Vec<_> = unjoined.iter().map(|handle| handle.thread().name().map(str::to_owned)).collect();
         let own = std::thread::current().id();
-        if left.iter().any(|handle| handle.thread().id() == own) {
+        if unjoined.iter().any(|handle| handle.thread().id() == own) {
             // A panic in this thread would not fail the test.
             eprintln!("{names:?} were never joined");
             std::process::abort();

@@ -5,7 +5,7 @@
 
 use crate::content::PeerName;
 use crate::download::finder::TrackerFinder;
-use crate::download::job::{self, Downloaded, Located, Order, ServingContext, Start};
+use crate::download::job::{self, DownloadOrder, Downloaded, ExistingData, Located, ServingContext};
 use crate::net::{Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::Registration;
 use crate::report::error::RoleError;
@@ -27,7 +27,7 @@ const QUEUE: usize = 1_024;
 #[derive(Debug, Clone)]
 pub struct LeecherConfig {
     /// The file to download, its destination and its checks.
-    pub order: Order,
+    pub order: DownloadOrder,
     /// Address of the tracker.
     pub tracker: SocketAddr,
     /// Serves verified chunks during the download, and the complete file after it; `None` not to
@@ -104,8 +104,8 @@ impl Leecher<'_> {
             order.recheck.in_place = Verify::Full;
         }
         let order = &order;
-        let part = match job::start(order, &located.file, self.watch, self.shutdown)? {
-            Start::Whole(whole) => {
+        let part = match job::check_existing(order, &located.file, self.watch, self.shutdown)? {
+            ExistingData::Complete(whole) => {
                 let serving = self.serve(listener, &located, Arc::<CompleteFile>::from(whole))?;
                 done(&located.file);
                 if serving.is_some() {
@@ -113,7 +113,7 @@ impl Leecher<'_> {
                 }
                 return Ok(());
             }
-            Start::Part(part) => part,
+            ExistingData::Part(part) => part,
         };
         let threads = self.threads.clone();
         let mut serving_context = ServingContext { threads, relay: None, port: None, discovered: None };

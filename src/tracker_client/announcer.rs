@@ -99,15 +99,15 @@ impl Outage {
         Self { role, tracker, timeout, since: None, backoff, random: fastrand::Rng::new() }
     }
 
-    /// Records that the request sent at `asked` failed. Returns the pause before the next attempt.
+    /// Records that the request sent at `sent` failed. Returns the pause before the next attempt.
     ///
     /// # Errors
     /// The outage has lasted for the timeout.
-    pub fn failed(&mut self, asked: Instant, error: impl FailedRequest) -> Result<Duration, RoleError> {
+    pub fn failed(&mut self, sent: Instant, error: impl FailedRequest) -> Result<Duration, RoleError> {
         let advice = next_step::after_failure(self.role, self.tracker, &error);
         let since = *self.since.get_or_insert_with(|| {
             log::warn!("{error}; retrying until it answers{advice}");
-            asked
+            sent
         });
         if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
             let (role, tracker, seconds) = (self.role, self.tracker, since.elapsed().as_secs_f64());
@@ -127,7 +127,7 @@ impl Outage {
     }
 
     /// Resets the backoff; to be called when the tracker has been available for a while.
-    pub fn settled(&mut self) {
+    pub fn reset_backoff(&mut self) {
         self.backoff.reset();
     }
 }
@@ -149,15 +149,15 @@ struct Worker {
 impl Worker {
     fn run(&mut self, mut nudged: Receiver<()>, failures: &Sender<RoleError>) {
         loop {
-            let asked = Instant::now();
+            let sent = Instant::now();
             let pause = match self.refresh() {
                 Ok(()) => {
                     self.outage.ended();
-                    self.outage.settled();
+                    self.outage.reset_backoff();
                     self.heartbeat
                 }
                 Err(UdpClientError::Stopped) => break,
-                Err(error) => match self.outage.failed(asked, error) {
+                Err(error) => match self.outage.failed(sent, error) {
                     Ok(pause) => pause,
                     Err(error) => {
                         let _ = failures.try_send(error);
@@ -211,8 +211,9 @@ impl Worker {
             }
         }
         let offered = |file: FileId| offers.iter().any(|offer| offer.file.id == file);
-        let gone: Vec<FileId> = self.announced.keys().map(|(id, _)| *id).filter(|id| !offered(*id)).collect();
-        for file in gone {
+        let withdrawn: Vec<FileId> =
+            self.announced.keys().map(|(id, _)| *id).filter(|id| !offered(*id)).collect();
+        for file in withdrawn {
             if self.request_ack(&TrackerRequest::Withdraw { token, file })? == Ack::Unknown {
                 return Ok(false);
             }

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Holders requested by datagram: about as many as fit in the answer.
-const DATAGRAM_HOLDERS: u32 = 24;
+const DATAGRAM_HOLDERS_MAX: u32 = 24;
 
 /// Query for a file. Without name and id it matches all files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,14 +81,15 @@ pub fn lookup(
     client.set_shutdown(shutdown);
     let Query { name, id } = query.clone();
     let request = |limit| TrackerRequest::Lookup { name: name.clone(), id, limit, token };
-    match client.request(&request(wanted.min(DATAGRAM_HOLDERS)))? {
+    match client.request(&request(wanted.min(DATAGRAM_HOLDERS_MAX)))? {
         TrackerResponse::Found { files, truncated } => {
-            let known = |found: &FoundFile| found.holders > (found.whole.len() + found.partial.len()) as u32;
-            let more = truncated || (wanted > DATAGRAM_HOLDERS && files.iter().any(known));
-            let all = more.then(|| lookup_over_tcp(client, &request(wanted), timeouts, shutdown));
-            let mut files = match all {
+            let has_more =
+                |found: &FoundFile| found.holders > (found.whole.len() + found.partial.len()) as u32;
+            let is_cut = truncated || (wanted > DATAGRAM_HOLDERS_MAX && files.iter().any(has_more));
+            let complete = is_cut.then(|| lookup_over_tcp(client, &request(wanted), timeouts, shutdown));
+            let mut files = match complete {
                 None => files,
-                Some(Ok(more)) => more,
+                Some(Ok(complete)) => complete,
                 Some(Err(error)) => {
                     log::debug!("no complete answer of the tracker: {error}");
                     files
@@ -146,7 +147,7 @@ pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, Reques
 }
 
 /// Resolves an address reported by a tracker: an unspecified IP address stands for the host of the tracker.
-pub fn as_known(address: SocketAddr, tracker: SocketAddr) -> SocketAddr {
+pub fn resolve_address(address: SocketAddr, tracker: SocketAddr) -> SocketAddr {
     match address.ip().is_unspecified() {
         true => SocketAddr::new(tracker.ip(), address.port()),
         false => address,
@@ -157,14 +158,14 @@ pub fn as_known(address: SocketAddr, tracker: SocketAddr) -> SocketAddr {
 /// replicas of it is reported twice.
 fn resolve_holders(found: &mut FoundFile, tracker: SocketAddr) {
     let FoundFile { whole, partial, holders, .. } = found;
-    let told = whole.len() + partial.len();
+    let reported = whole.len() + partial.len();
     for address in whole.iter_mut().chain(&mut *partial) {
-        *address = as_known(*address, tracker);
+        *address = resolve_address(*address, tracker);
     }
     let mut seen = HashSet::new();
     whole.retain(|address| seen.insert(*address));
     partial.retain(|address| seen.insert(*address));
-    *holders = holders.saturating_sub((told - whole.len() - partial.len()) as u32);
+    *holders = holders.saturating_sub((reported - whole.len() - partial.len()) as u32);
 }
 
 fn lookup_over_tcp(

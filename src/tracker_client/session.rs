@@ -19,7 +19,7 @@ use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::tracker::{PeerSummary, Registration, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::RoleError;
 use crate::report::next_step::FailedRequest;
-use crate::tracker_client::announcer::Outage;
+use crate::tracker_client::announcer::{Outage, clamp_heartbeat};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -39,15 +39,15 @@ pub enum SessionEvent {
         requests: Sender<TrackerRequest>,
     },
     /// A message of the tracker.
-    Said(TrackerResponse),
+    Message(TrackerResponse),
     /// A manifest, verified against its id.
     Manifest(Arc<Manifest>),
     /// The manager's list of active peers.
     Peers(Vec<PeerSummary>),
     /// The connection was lost; the session reconnects.
     Lost,
-    /// The tracker has exceeded the timeout.
-    GivenUp(RoleError),
+    /// The outage of the tracker has exceeded the timeout.
+    TimedOut(RoleError),
 }
 
 /// Configuration of a session.
@@ -108,7 +108,7 @@ enum SessionError {
     #[error("no connection to the {0} on {1}: {2}")]
     Connect(&'static str, SocketAddr, #[source] io::Error),
     #[error("the connection to the {0} on {1} is lost: {2}")]
-    Link(&'static str, SocketAddr, #[source] StreamError),
+    Connection(&'static str, SocketAddr, #[source] StreamError),
     /// The registration was answered with an error or an unexpected message.
     #[error("the {0} on {1} {2}")]
     Refused(&'static str, SocketAddr, String),
@@ -129,28 +129,28 @@ impl Session {
     fn run(&mut self) {
         while !self.shutdown.is_stopped() {
             self.waiting_since = Instant::now();
-            let why = self.run_connection();
+            let error = self.run_connection();
             if self.shutdown.is_stopped() {
                 return;
             }
-            match self.outage.failed(self.waiting_since, why) {
+            match self.outage.failed(self.waiting_since, error) {
                 Ok(pause) => {
                     if self.shutdown.wait(pause) {
                         return;
                     }
                 }
                 Err(error) => {
-                    let _ = self.events.send(SessionEvent::GivenUp(error));
+                    let _ = self.events.send(SessionEvent::TimedOut(error));
                     return;
                 }
             }
         }
     }
 
-    /// Makes one connection and serves it until it ends.
+    /// Makes one connection and serves it until it ends. Returns the cause.
     fn run_connection(&mut self) -> SessionError {
         let (role, tracker) = (self.role, self.tracker);
-        let link_lost = |error: StreamError| SessionError::Link(role, tracker, error);
+        let link_lost = |error: StreamError| SessionError::Connection(role, tracker, error);
         let stream = match dial(tracker, &self.shutdown) {
             Ok(stream) => Arc::new(stream),
             Err(error) => return SessionError::Connect(role, tracker, error),
@@ -167,7 +167,7 @@ impl Session {
         };
         self.outage.ended();
         log::info!("registered with the {role} on {tracker} as {address}");
-        let began = Instant::now();
+        let registered_at = Instant::now();
         // Ends with this connection, or at the shutdown.
         let connection_end = self.shutdown.child();
         let (requests, queued) = bounded(OUTBOX_MESSAGES_MAX);
@@ -181,17 +181,17 @@ impl Session {
             return error;
         }
         let sent = self.events.send(SessionEvent::Joined { token, address, requests });
-        let why = match sent {
-            Ok(()) => self.listen(&mut reader),
+        let error = match sent {
+            Ok(()) => self.pass_on_messages(&mut reader),
             Err(_) => SessionError::Stopped,
         };
         connection_end.trigger();
         self.waiting_since = Instant::now();
-        if began.elapsed() >= RETRY_MAX {
-            self.outage.settled();
+        if registered_at.elapsed() >= RETRY_MAX {
+            self.outage.reset_backoff();
         }
         let _ = self.events.send(SessionEvent::Lost);
-        why
+        error
     }
 
     fn register(
@@ -200,20 +200,16 @@ impl Session {
         writer: &mut FrameWriter,
     ) -> Result<(Token, SocketAddr, Duration), SessionError> {
         let (role, tracker) = (self.role, self.tracker);
-        let lost = |error: StreamError| SessionError::Link(role, tracker, error);
+        let lost = |error: StreamError| SessionError::Connection(role, tracker, error);
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).map_err(lost)?;
         writer.send(&TrackerRequest::Register(self.registration.clone())).map_err(lost)?;
-        let mut patience = self.timeouts.hello;
+        let mut timeout = self.timeouts.hello;
         loop {
-            match reader.message(patience).map_err(lost)? {
-                TrackerResponse::Hello { version: PROTOCOL_VERSION } => patience = self.timeouts.stall,
+            match reader.message(timeout).map_err(lost)? {
+                TrackerResponse::Hello { version: PROTOCOL_VERSION } => timeout = self.timeouts.stall,
                 TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
                     let heartbeat = Duration::from_millis(heartbeat_ms);
-                    return Ok((
-                        token,
-                        address,
-                        crate::tracker_client::announcer::clamp_heartbeat(heartbeat),
-                    ));
+                    return Ok((token, address, clamp_heartbeat(heartbeat)));
                 }
                 TrackerResponse::Error { text, .. } => {
                     return Err(SessionError::Refused(role, tracker, format!("refuses: {text}")));
@@ -223,9 +219,9 @@ impl Session {
         }
     }
 
-    /// Passes on the tracker's messages until the connection ends.
-    fn listen(&self, reader: &mut FrameReader) -> SessionError {
-        let lost = |error: StreamError| SessionError::Link(self.role, self.tracker, error);
+    /// Passes on the tracker's messages until the connection ends. Returns the cause.
+    fn pass_on_messages(&self, reader: &mut FrameReader) -> SessionError {
+        let lost = |error: StreamError| SessionError::Connection(self.role, self.tracker, error);
         loop {
             let event = match reader.message(self.timeouts.idle) {
                 Ok(TrackerResponse::Alive) => continue,
@@ -261,7 +257,7 @@ impl Session {
                 Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, text }) => {
                     return SessionError::Invalid(self.role, self.tracker, format!("reports: {text}"));
                 }
-                Ok(response) => SessionEvent::Said(response),
+                Ok(response) => SessionEvent::Message(response),
                 Err(error) => return lost(error),
             };
             if self.events.send(event).is_err() {
@@ -323,7 +319,7 @@ impl Session {
                     }
                     Ok(_) | Err(UdpClientError::Stopped) => {}
                     // The connection itself shows soon enough whether the tracker is dead.
-                    Err(why) => log::debug!("no answer to a heartbeat: {why}"),
+                    Err(error) => log::debug!("no answer to a heartbeat: {error}"),
                 }
             }
         })

@@ -6,5 +6,6 @@ pub mod offers;
 pub mod pacing;
 mod rate_limit;
 pub mod relay;
+mod response_writer;
 pub mod server;
 mod subscribers;

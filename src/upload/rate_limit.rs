@@ -52,7 +52,7 @@ impl UploadLimit {
     }
 
     /// Waits until `bytes` may be sent, or for the shutdown.
-    pub fn pace(&self, bytes: u64, shutdown: &Shutdown) {
+    pub fn throttle(&self, bytes: u64, shutdown: &Shutdown) {
         let mut bucket = lock(&self.bucket);
         let wait = bucket.take(bytes, self.started.elapsed());
         drop(bucket);
@@ -75,7 +75,7 @@ mod tests {
         let _second = limit.slot(&shutdown).expect("the first slot was released");
         shutdown.trigger();
         assert!(limit.slot(&shutdown).is_none());
-        limit.pace(1 << 40, &shutdown);
+        limit.throttle(1 << 40, &shutdown);
     }
 
     #[test]

@@ -45,9 +45,9 @@ struct ArrivalSender {
 }
 
 impl ArrivalSender {
-    /// Reports an arrival, unless [`COMING_UNASKED`] of them were ignored: each would wake the subscriber's
+    /// Reports an arrival, unless [`UNREQUESTED_ARRIVALS_MAX`] of them were ignored: each would wake the subscriber's
     /// thread for nothing.
-    fn tell(&self, index: ChunkIndex) {
+    fn report(&self, index: ChunkIndex) {
         if self.unrequested.load(Ordering::Relaxed) < UNREQUESTED_ARRIVALS_MAX {
             self.unrequested.fetch_add(1, Ordering::Relaxed);
             let _ = self.chunks.try_send(index);
@@ -75,21 +75,21 @@ impl Relay {
         let partial = Arc::new(PartialChunk { length, state: Mutex::default(), changed: Condvar::new() });
         table.partial.insert((file, index), partial.clone());
         for subscriber in table.subscribers.get(&file).into_iter().flat_map(HashMap::values) {
-            subscriber.tell(index);
+            subscriber.report(index);
         }
         drop(table);
         Some(PartialChunkWriter { relay: self.clone(), key: (file, index), partial })
     }
 
     /// Completes a chunk that has been stored from another source. Receivers of the still arriving copy get
-    /// the rest at once; if the bytes already sent differ from the stored chunk, they get [`Piece::Lost`].
+    /// the rest at once; if the bytes already sent differ from the stored chunk, they get [`PartialRead::Lost`].
     pub fn complete(&self, file: FileId, index: ChunkIndex, bytes: &[u8]) {
         if let Some(partial) = self.get(file, index) {
             let mut state = lock(&partial.state);
             if state.end.is_none() && bytes.len() == partial.length as usize {
-                let is_right = bytes.starts_with(&state.bytes);
+                let matches = bytes.starts_with(&state.bytes);
                 bytes.clone_into(&mut state.bytes);
-                state.end = Some(is_right);
+                state.end = Some(matches);
                 partial.changed.notify_all();
             }
         }
@@ -109,7 +109,7 @@ impl Relay {
         let number = table.last;
         let subscriber = ArrivalSender { chunks: subscriber, unrequested: unrequested.clone() };
         table.subscribers.entry(file).or_default().insert(number, subscriber);
-        ArrivalSubscription { chunks, place: Some((self.clone(), file, number)), unrequested }
+        ArrivalSubscription { chunks, entry: Some((self.clone(), file, number)), unrequested }
     }
 
     /// Records that a chunk is being sent to the peer that serves at `to`, until the returned value is dropped.
@@ -129,14 +129,15 @@ impl Relay {
         let mut all = table.sent.values().filter(|_| table.sent.len() == 1);
         let (_, to, sent) = all.find(|(of, ..)| *of == file)?;
         let sent = lock(sent);
-        Some((*to, sent.took + sent.since.map(|since| since.elapsed()).unwrap_or_default()))
+        Some((*to, sent.total + sent.since.map(|since| since.elapsed()).unwrap_or_default()))
     }
 }
 
 /// Send time of a chunk, without the time spent waiting for its bytes.
 #[derive(Default)]
 struct SendTime {
-    took: Duration,
+    total: Duration,
+    /// Start of the running timer, if any.
     since: Option<Instant>,
 }
 
@@ -167,8 +168,8 @@ pub struct SendTimer<'a>(&'a ChunkSend);
 impl Drop for SendTimer<'_> {
     fn drop(&mut self) {
         let mut sent = lock(&self.0.sent);
-        let went = sent.since.take().map(|since| since.elapsed());
-        sent.took += went.unwrap_or_default();
+        let elapsed = sent.since.take().map(|since| since.elapsed());
+        sent.total += elapsed.unwrap_or_default();
     }
 }
 
@@ -177,14 +178,15 @@ impl Drop for SendTimer<'_> {
 /// takes far fewer messages.
 pub struct ArrivalSubscription {
     chunks: Receiver<ChunkIndex>,
-    place: Option<(Relay, FileId, u64)>,
+    /// Entry in the table: the file and the number of the subscriber.
+    entry: Option<(Relay, FileId, u64)>,
     unrequested: Arc<AtomicU32>,
 }
 
 impl ArrivalSubscription {
     /// A subscription that is never ready.
     pub fn none() -> Self {
-        Self { chunks: never(), place: None, unrequested: Arc::default() }
+        Self { chunks: never(), entry: None, unrequested: Arc::default() }
     }
 
     /// Receives the indices of arriving chunks.
@@ -193,14 +195,14 @@ impl ArrivalSubscription {
     }
 
     /// Records that the peer has requested a chunk of this file.
-    pub fn asked(&self) {
+    pub fn record_request(&self) {
         self.unrequested.store(0, Ordering::Relaxed);
     }
 }
 
 impl Drop for ArrivalSubscription {
     fn drop(&mut self) {
-        let Some((relay, file, number)) = self.place.take() else { return };
+        let Some((relay, file, number)) = self.entry.take() else { return };
         let mut table = lock(&relay.0);
         let Some(subscribers) = table.subscribers.get_mut(&file) else { return };
         subscribers.remove(&number);
@@ -226,11 +228,11 @@ pub struct PartialChunk {
 
 /// Result of waiting for further bytes of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Piece {
+pub enum PartialRead {
     /// Further bytes are available.
     Bytes,
     /// The wait timed out.
-    Nothing,
+    TimedOut,
     /// The chunk was lost: its source failed or it is corrupt.
     Lost,
 }
@@ -241,27 +243,27 @@ impl PartialChunk {
         self.length
     }
 
-    /// Waits up to `patience` for bytes after `from` that may be forwarded, and copies them into `piece`.
-    pub fn next(&self, from: usize, piece: &mut Vec<u8>, patience: Duration) -> Piece {
-        let free = |state: &ReceivedBytes| match state.end {
+    /// Waits up to `timeout` for bytes from `offset` on that may be forwarded, and copies them into `target`.
+    pub fn read(&self, offset: usize, target: &mut Vec<u8>, timeout: Duration) -> PartialRead {
+        let forwardable = |state: &ReceivedBytes| match state.end {
             Some(true) => state.bytes.len(),
             _ => {
                 let whole_blocks = state.bytes.len() / BLOCK_BYTES * BLOCK_BYTES;
                 whole_blocks.min((self.length as usize).saturating_sub(HELD_BACK_BYTES))
             }
         };
-        let waits = |state: &mut ReceivedBytes| state.end != Some(false) && free(state) <= from;
+        let waits = |state: &mut ReceivedBytes| state.end != Some(false) && forwardable(state) <= offset;
         let state = lock(&self.state);
-        let state = wait_timeout_while(&self.changed, state, patience, waits);
-        let free = free(&state);
+        let state = wait_timeout_while(&self.changed, state, timeout, waits);
+        let available = forwardable(&state);
         match state.end {
-            Some(false) => Piece::Lost,
-            _ if free > from => {
-                piece.clear();
-                piece.extend_from_slice(&state.bytes[from..free]);
-                Piece::Bytes
+            Some(false) => PartialRead::Lost,
+            _ if available > offset => {
+                target.clear();
+                target.extend_from_slice(&state.bytes[offset..available]);
+                PartialRead::Bytes
             }
-            _ => Piece::Nothing,
+            _ => PartialRead::TimedOut,
         }
     }
 
@@ -322,19 +324,23 @@ mod tests {
         assert_eq!(subscriber.chunks().try_recv(), Ok(INDEX));
         assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_none(), "it is already arriving");
         let partial = relay.get(FILE, INDEX).unwrap();
-        let mut piece = Vec::new();
-        assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Nothing);
+        let mut bytes = Vec::new();
+        assert_eq!(partial.read(0, &mut bytes, Duration::ZERO), PartialRead::TimedOut);
         writer.push(&[1; BLOCK_BYTES + 1]);
-        assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Bytes);
-        assert_eq!(piece, [1; BLOCK_BYTES]);
+        assert_eq!(partial.read(0, &mut bytes, Duration::ZERO), PartialRead::Bytes);
+        assert_eq!(bytes, [1; BLOCK_BYTES]);
         writer.push(&[2; LENGTH - BLOCK_BYTES - 1]);
-        assert_eq!(partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO), Piece::Bytes);
-        assert_eq!(piece.len(), LENGTH - BLOCK_BYTES - HELD_BACK_BYTES);
+        assert_eq!(partial.read(BLOCK_BYTES, &mut bytes, Duration::ZERO), PartialRead::Bytes);
+        assert_eq!(bytes.len(), LENGTH - BLOCK_BYTES - HELD_BACK_BYTES);
         let sent = LENGTH - HELD_BACK_BYTES;
-        assert_eq!(partial.next(sent, &mut piece, Duration::ZERO), Piece::Nothing, "withheld until verified");
+        assert_eq!(
+            partial.read(sent, &mut bytes, Duration::ZERO),
+            PartialRead::TimedOut,
+            "withheld until verified"
+        );
         writer.verified();
-        assert_eq!(partial.next(sent, &mut piece, Duration::ZERO), Piece::Bytes);
-        assert_eq!(piece, [2; HELD_BACK_BYTES]);
+        assert_eq!(partial.read(sent, &mut bytes, Duration::ZERO), PartialRead::Bytes);
+        assert_eq!(bytes, [2; HELD_BACK_BYTES]);
         assert!(relay.get(FILE, INDEX).is_none(), "it has been stored");
     }
 
@@ -346,20 +352,20 @@ mod tests {
         let partial = relay.get(FILE, INDEX).unwrap();
         relay.complete(FILE, ChunkIndex(6), &[2; LENGTH]);
         relay.complete(FILE, INDEX, &[1; LENGTH - 1]);
-        let mut piece = Vec::new();
+        let mut bytes = Vec::new();
         assert_eq!(
-            partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO),
-            Piece::Nothing,
+            partial.read(BLOCK_BYTES, &mut bytes, Duration::ZERO),
+            PartialRead::TimedOut,
             "another chunk, and a wrong length"
         );
         relay.complete(FILE, INDEX, &[1; LENGTH]);
         writer.push(&[9; BLOCK_BYTES]);
-        assert_eq!(partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO), Piece::Bytes);
-        assert_eq!(piece, [1; LENGTH - BLOCK_BYTES]);
+        assert_eq!(partial.read(BLOCK_BYTES, &mut bytes, Duration::ZERO), PartialRead::Bytes);
+        assert_eq!(bytes, [1; LENGTH - BLOCK_BYTES]);
         drop(writer);
         assert_eq!(
-            partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO),
-            Piece::Bytes,
+            partial.read(BLOCK_BYTES, &mut bytes, Duration::ZERO),
+            PartialRead::Bytes,
             "a completed chunk is never lost"
         );
     }
@@ -370,13 +376,13 @@ mod tests {
         let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
         writer.push(&[7; BLOCK_BYTES]);
         let partial = relay.get(FILE, INDEX).unwrap();
-        let mut piece = Vec::new();
-        assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Bytes);
+        let mut bytes = Vec::new();
+        assert_eq!(partial.read(0, &mut bytes, Duration::ZERO), PartialRead::Bytes);
         relay.complete(FILE, INDEX, &[1; LENGTH]);
-        assert_eq!(partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO), Piece::Lost);
-        assert_eq!(partial.next(0, &mut piece, Duration::ZERO), Piece::Lost, "for every receiver");
+        assert_eq!(partial.read(BLOCK_BYTES, &mut bytes, Duration::ZERO), PartialRead::Lost);
+        assert_eq!(partial.read(0, &mut bytes, Duration::ZERO), PartialRead::Lost, "for every receiver");
         writer.verified();
-        assert_eq!(partial.next(BLOCK_BYTES, &mut piece, Duration::ZERO), Piece::Lost);
+        assert_eq!(partial.read(BLOCK_BYTES, &mut bytes, Duration::ZERO), PartialRead::Lost);
     }
 
     #[test]
@@ -411,16 +417,16 @@ mod tests {
     #[test]
     fn arrivals_are_not_reported_to_a_peer_that_requests_none() {
         let relay = Relay::default();
-        let told = relay.subscribe(FILE);
+        let subscription = relay.subscribe(FILE);
         let begin = |index: u32| {
             drop(relay.begin(FILE, ChunkIndex(index), 1));
-            told.chunks().try_recv().ok()
+            subscription.chunks().try_recv().ok()
         };
         for index in 0..UNREQUESTED_ARRIVALS_MAX {
             assert_eq!(begin(index), Some(ChunkIndex(index)));
         }
         assert_eq!(begin(100), None);
-        told.asked();
+        subscription.record_request();
         assert_eq!(begin(101), Some(ChunkIndex(101)));
     }
 
@@ -431,11 +437,11 @@ mod tests {
         writer.push(&[1; LENGTH]);
         let partial = relay.get(FILE, INDEX).unwrap();
         let waiting = std::thread::spawn(move || {
-            let mut piece = Vec::new();
-            partial.next(LENGTH - HELD_BACK_BYTES, &mut piece, Duration::from_secs(60))
+            let mut bytes = Vec::new();
+            partial.read(LENGTH - HELD_BACK_BYTES, &mut bytes, Duration::from_secs(60))
         });
         drop(writer);
-        assert_eq!(waiting.join().unwrap(), Piece::Lost);
+        assert_eq!(waiting.join().unwrap(), PartialRead::Lost);
         assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_some(), "another source can send it");
     }
 }

@@ -35,11 +35,11 @@ struct FileSubscribers {
     present: HashMap<SubscriberId, Subscriber>,
     /// Super-seeding state and trees; `None` if this peer did not have the whole file when the first
     /// subscriber came.
-    origin: Option<Origin>,
+    root: Option<RootState>,
 }
 
-struct Origin {
-    fresh: SuperSeeder<SubscriberId>,
+struct RootState {
+    super_seeder: SuperSeeder<SubscriberId>,
     trees: Trees<SubscriberId>,
 }
 
@@ -61,7 +61,7 @@ impl FileSubscribers {
 }
 
 /// Initial information for a new subscriber.
-pub struct Welcome {
+pub struct JoinInfo {
     /// Addresses of the other subscribers.
     pub peers: Vec<SocketAddr>,
     /// Chunks to request first (super-seeding).
@@ -86,20 +86,20 @@ impl Subscribers {
     }
 
     /// Allocates a number for a connection.
-    pub fn name(&self) -> SubscriberId {
+    pub fn new_id(&self) -> SubscriberId {
         let mut state = self.state();
         state.last += 1;
         state.last
     }
 
     /// Adds a subscriber that serves at `address`; `have` is this peer's bitfield of the file.
-    pub fn join(&self, id: SubscriberId, address: SocketAddr, file: FileId, have: &Bitfield) -> Welcome {
+    pub fn join(&self, id: SubscriberId, address: SocketAddr, file: FileId, have: &Bitfield) -> JoinInfo {
         let mut random = fastrand::Rng::new();
         let mut state = self.state();
         let entry = state.files.entry(file).or_insert_with(|| FileSubscribers {
             present: HashMap::new(),
-            origin: have.is_complete().then(|| Origin {
-                fresh: SuperSeeder::new(have, &mut random),
+            root: have.is_complete().then(|| RootState {
+                super_seeder: SuperSeeder::new(have, &mut random),
                 trees: Trees::new(trees::line_max(have.count()), trees::STRIPES),
             }),
         });
@@ -107,26 +107,26 @@ impl Subscribers {
         let peers = random.choose_multiple(others.filter(|other| *other != address), NAMED_PEERS_MAX);
         let (upstream_sender, upstream) = bounded(MOVES_MAX);
         entry.present.insert(id, Subscriber { address, upstream: upstream_sender });
-        let moved = entry.origin.as_mut().map(|origin| origin.trees.join(id)).unwrap_or_default();
+        let moved = entry.root.as_mut().map(|root| root.trees.join(id)).unwrap_or_default();
         entry.send_upstreams(moved);
-        let hints = entry.origin.as_mut().map(|origin| origin.fresh.join(id)).unwrap_or_default();
-        Welcome { peers, hints, upstream }
+        let hints = entry.root.as_mut().map(|root| root.super_seeder.join(id)).unwrap_or_default();
+        JoinInfo { peers, hints, upstream }
     }
 
     /// Whether this peer distributes the file in several stripes.
     pub fn is_split(&self, file: FileId) -> bool {
         let state = self.state();
-        let origin = state.files.get(&file).and_then(|entry| entry.origin.as_ref());
-        origin.is_some_and(|origin| origin.trees.stripes() > 1)
+        let root = state.files.get(&file).and_then(|entry| entry.root.as_ref());
+        root.is_some_and(|root| root.trees.stripes() > 1)
     }
 
     /// Reassigns a subscriber whose predecessor in a stripe is slow; `sure` if that was measured.
-    pub fn overtake(&self, id: SubscriberId, file: FileId, stripe: usize, sure: bool) {
+    pub fn reassign(&self, id: SubscriberId, file: FileId, stripe: usize, sure: bool) {
         self.rearrange(file, |trees, _| trees.overtake(id, stripe, sure));
     }
 
     /// Processes the report of subscriber `id` that its successor at `slow` receives slowly.
-    pub fn found_slow(&self, id: SubscriberId, file: FileId, slow: SocketAddr) {
+    pub fn report_slow(&self, id: SubscriberId, file: FileId, slow: SocketAddr) {
         self.rearrange(file, |trees, present| {
             let slow = present.iter().find(|(_, other)| other.address == slow);
             slow.map(|(slow, _)| trees.found_slow(id, *slow)).unwrap_or_default()
@@ -144,23 +144,23 @@ impl Subscribers {
     ) {
         let mut state = self.state();
         let Some(entry) = state.files.get_mut(&file) else { return };
-        let FileSubscribers { present, origin } = entry;
-        let moved = origin.as_mut().map(|origin| change(&mut origin.trees, present)).unwrap_or_default();
+        let FileSubscribers { present, root } = entry;
+        let moved = root.as_mut().map(|root| change(&mut root.trees, present)).unwrap_or_default();
         entry.send_upstreams(moved);
     }
 
     /// Records the request of a chunk; returns new hints for the subscriber.
-    pub fn asked(&self, id: SubscriberId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
+    pub fn record_request(&self, id: SubscriberId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
         let mut state = self.state();
-        let origin = state.files.get_mut(&file).and_then(|entry| entry.origin.as_mut());
-        origin.map(|origin| origin.fresh.asked(id, index)).unwrap_or_default()
+        let root = state.files.get_mut(&file).and_then(|entry| entry.root.as_mut());
+        root.map(|root| root.super_seeder.asked(id, index)).unwrap_or_default()
     }
 
     /// Records that a chunk was sent; returns new hints for its receiver.
-    pub fn left(&self, id: SubscriberId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
+    pub fn record_sent(&self, id: SubscriberId, file: FileId, index: ChunkIndex) -> Vec<ChunkIndex> {
         let mut state = self.state();
-        let origin = state.files.get_mut(&file).and_then(|entry| entry.origin.as_mut());
-        origin.map(|origin| origin.fresh.left(id, index)).unwrap_or_default()
+        let root = state.files.get_mut(&file).and_then(|entry| entry.root.as_mut());
+        root.map(|root| root.super_seeder.left(id, index)).unwrap_or_default()
     }
 
     /// Removes a subscriber whose connection has ended.
@@ -168,9 +168,9 @@ impl Subscribers {
         let mut state = self.state();
         let Some(entry) = state.files.get_mut(&file) else { return };
         entry.present.remove(&id);
-        if let Some(origin) = &mut entry.origin {
-            origin.fresh.leave(id);
-            let moved = origin.trees.leave(id);
+        if let Some(root) = &mut entry.root {
+            root.super_seeder.leave(id);
+            let moved = root.trees.leave(id);
             entry.send_upstreams(moved);
         }
         if entry.present.is_empty() {
@@ -202,19 +202,19 @@ mod tests {
     fn new_subscriber_learns_of_the_others_and_gets_other_hints() {
         let (subscribers, file) = (Subscribers::default(), FileId([1; 32]));
         let [one, two] = [7001, 7002].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
-        let (first, second) = (subscribers.name(), subscribers.name());
-        let Welcome { peers, hints, upstream } = subscribers.join(first, one, file, &Bitfield::all(9));
+        let (first, second) = (subscribers.new_id(), subscribers.new_id());
+        let JoinInfo { peers, hints, upstream } = subscribers.join(first, one, file, &Bitfield::all(9));
         assert!(peers.is_empty() && !hints.is_empty());
         assert_eq!(upstream.try_recv(), Ok(FIRST), "it is the first in the chain");
         let other = subscribers.join(second, two, file, &Bitfield::all(9));
         assert_eq!(other.peers, [one]);
         assert!(!other.hints.is_empty() && other.hints.iter().all(|index| !hints.contains(index)));
         assert_eq!(other.upstream.try_recv(), Ok(second_behind(one)));
-        subscribers.overtake(second, file, 0, true);
+        subscribers.reassign(second, file, 0, true);
         assert_eq!((other.upstream.try_recv(), upstream.try_recv()), (Ok(FIRST), Ok(second_behind(two))));
-        let peers = subscribers.join(subscribers.name(), two, file, &Bitfield::all(9)).peers;
+        let peers = subscribers.join(subscribers.new_id(), two, file, &Bitfield::all(9)).peers;
         assert_eq!(peers, [one], "a subscriber is not told of itself");
-        assert!(!subscribers.asked(first, file, hints[0]).is_empty());
+        assert!(!subscribers.record_request(first, file, hints[0]).is_empty());
         (1..=3).for_each(|id| subscribers.leave(id, file));
         assert!(subscribers.state().files.is_empty());
     }

@@ -14,7 +14,7 @@ use crate::net::{MemoryBudget, Shutdown, Timeouts};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerReport};
 use crate::storage::{ChunkSource, ReplicaFile, StoreError};
 use crate::sync::lock;
-use crate::tracker_client::lookup::as_known;
+use crate::tracker_client::lookup::resolve_address;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -112,7 +112,7 @@ impl Copier {
             vec![match result {
                 Ok(()) => VolunteerReport::Stored { file, index, free },
                 Err(Failure { why, text }) => {
-                    let from = as_known(copy.from, self.tracker);
+                    let from = resolve_address(copy.from, self.tracker);
                     let name = &copy.kept.file.name;
                     log::debug!("failed to copy chunk {index} of {name} from {from}: {text}");
                     VolunteerReport::NotStored { file, index, why, text, free }
@@ -130,7 +130,7 @@ impl Copier {
         if known.as_ref().is_some_and(|file| file.stored(*index).is_ok()) {
             return Ok(());
         }
-        let from = as_known(copy.from, self.tracker);
+        let from = resolve_address(copy.from, self.tracker);
         let manifest = match known.and_then(|file| file.manifest()) {
             Some(manifest) => manifest,
             None => self.manifest(kept, from, session_end)?,
@@ -186,7 +186,7 @@ impl Copier {
             return Err(Failure::new(CopyFailure::Unreachable, "the last connection to the peer failed"));
         }
         let result = self.pool.with(from, session_end, request);
-        if matches!(result, Err(SourceError::Link(_))) && !session_end.is_stopped() {
+        if matches!(result, Err(SourceError::Connection(_))) && !session_end.is_stopped() {
             let mut unreachable = lock(&self.unreachable);
             unreachable.retain(|_, when| when.elapsed() < SOURCE_RETRY_INTERVAL);
             unreachable.insert(from, Instant::now());

@@ -218,13 +218,13 @@ impl State {
                 self.session = Some(Session { number, token, requests, session_end, begun: false });
                 self.begin_report();
             }
-            SessionEvent::Said(TrackerResponse::Volunteer { order }) => self.handle_order(*order),
-            SessionEvent::Said(TrackerResponse::Error { text, .. }) => {
+            SessionEvent::Message(TrackerResponse::Volunteer { order }) => self.handle_order(*order),
+            SessionEvent::Message(TrackerResponse::Error { text, .. }) => {
                 log::warn!("tracker {} refused the storage offer: {text}", self.tracker);
                 self.shared.update(|view| view.refused = true);
             }
             SessionEvent::Lost => self.end_session(),
-            SessionEvent::GivenUp(error) => _ = self.outputs.failures.try_send(error),
+            SessionEvent::TimedOut(error) => _ = self.outputs.failures.try_send(error),
             other => log::debug!("ignored a message of the tracker: {other:?}"),
         }
     }
@@ -362,7 +362,7 @@ impl State {
         }
         while let Ok(event) = events.recv_deadline(deadline) {
             match event {
-                SessionEvent::Said(TrackerResponse::Farewell) | SessionEvent::Lost => return,
+                SessionEvent::Message(TrackerResponse::Farewell) | SessionEvent::Lost => return,
                 // Late orders are ignored.
                 _ => {}
             }

@@ -4,7 +4,7 @@
 use crate::common::*;
 use shoal::content::{Bitfield, ChunkIndex};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Kills of one download, each at another moment.
@@ -83,21 +83,48 @@ fn in_parallel(seeds: std::ops::Range<u64>, one: impl Fn(u64) + Sync) {
     });
 }
 
+/// A random file `a.bin`, a tracker, and the folder of a download that was killed [`KILL_COUNT`] times. No seeder runs.
+struct KilledDownload {
+    place: tempfile::TempDir,
+    there: PathBuf,
+    file: PathBuf,
+    bytes: Vec<u8>,
+    tracker: Program,
+    /// The chunks that are verified.
+    kept: Bitfield,
+}
+
+impl KilledDownload {
+    /// Kills and restarts a download from a slow seeder; `start` receives the tracker and the folder.
+    fn new(seed: u64, start: impl Fn(&Program, &Path) -> Program) -> Self {
+        let place = place();
+        let there = subfolder(place.path(), "there");
+        let bytes = random_bytes(seed, CHUNKS as usize * CHUNK);
+        let file = write(place.path(), "a.bin", &bytes);
+        let tracker = tracker(place.path(), &["--lease", "60"]);
+        let mut slow = seeder(place.path(), &file, &tracker, &SLOWLY);
+        let random = &mut fastrand::Rng::with_seed(seed);
+        let kept = kill_repeatedly(&there, random, || start(&tracker, &there));
+        slow.interrupt();
+        slow.ends_with(0);
+        Self { place, there, file, bytes, tracker, kept }
+    }
+
+    /// Starts a seeder without an upload limit.
+    fn fast_seeder(&self) -> Program {
+        let options = ["-v", "--chunk-size", "16KiB", "--name", "fast"];
+        seeder(self.place.path(), &self.file, &self.tracker, &options)
+    }
+}
+
 fn leecher_killed(seed: u64) {
-    let place = place();
-    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let random = &mut fastrand::Rng::with_seed(seed);
-    let bytes = random_bytes(seed, CHUNKS as usize * CHUNK);
-    let file = write(dir, "a.bin", &bytes);
-    let tracker = tracker(dir, &["--lease", "60"]);
-    let mut slow = seeder(dir, &file, &tracker, &SLOWLY);
-    let kept = kill_repeatedly(&there, random, || leecher(&there, tracker.address(), &["a.bin", "-v"]));
-    slow.interrupt();
-    slow.ends_with(0);
+    let download =
+        KilledDownload::new(seed, |tracker, there| leecher(there, tracker.address(), &["a.bin", "-v"]));
+    let KilledDownload { there, bytes, tracker, kept, .. } = &download;
     // The remaining chunks come from another seeder, which must not receive requests for verified chunks.
-    let fast = seeder(dir, &file, &tracker, &["-v", "--chunk-size", "16KiB", "--name", "fast"]);
+    let fast = download.fast_seeder();
     let how = ["none", "sample", "full"][seed as usize % 3];
-    let mut last = leecher(&there, tracker.address(), &["a.bin", "-v", "--verify", how]);
+    let mut last = leecher(there, tracker.address(), &["a.bin", "-v", "--verify", how]);
     last.ends_with(0);
     let found = resumed(&last.lines()).unwrap_or(0);
     // Chunks that arrived after the last write of the resume file are found only if everything is read.
@@ -117,8 +144,8 @@ fn leecher_killed(seed: u64) {
         "full" => assert!(asked <= (CHUNKS - kept.held()) as usize),
         _ => assert_eq!(asked, (CHUNKS - kept.held()) as usize),
     }
-    assert_holds(&there.join("a.bin"), &bytes);
-    assert_eq!(names_in(&there), ["a.bin", "logs.log"]);
+    assert_holds(&there.join("a.bin"), bytes);
+    assert_eq!(names_in(there), ["a.bin", "logs.log"]);
 }
 
 #[test]
@@ -127,22 +154,17 @@ fn a_leecher_resumes_after_any_number_of_kills() {
 }
 
 fn member_killed(seed: u64) {
-    let place = place();
-    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let random = &mut fastrand::Rng::with_seed(seed);
-    let bytes = random_bytes(seed, CHUNKS as usize * CHUNK);
-    let file = write(dir, "a.bin", &bytes);
-    let tracker = tracker(dir, &["--lease", "60"]);
-    let mut slow = seeder(dir, &file, &tracker, &SLOWLY);
-    let address = tracker.address().to_string();
-    let options = ["--tracker", &address, "--get", "a.bin", "-v"];
-    kill_repeatedly(&there, random, || plain(dir, &there, "gets", &options));
-    slow.interrupt();
-    slow.ends_with(0);
-    let _fast = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB", "--name", "fast"]);
-    plain(dir, &there, "gets", &options).ends_with(0);
-    assert_holds(&there.join("a.bin"), &bytes);
-    assert_eq!(names_in(&there), ["a.bin"]);
+    let start = |tracker: &Program, there: &Path| {
+        let address = tracker.address().to_string();
+        let options = ["--tracker", &address, "--get", "a.bin", "-v"];
+        plain(there.parent().unwrap(), there, "gets", &options)
+    };
+    let download = KilledDownload::new(seed, start);
+    let KilledDownload { there, bytes, tracker, .. } = &download;
+    let _fast = download.fast_seeder();
+    start(tracker, there).ends_with(0);
+    assert_holds(&there.join("a.bin"), bytes);
+    assert_eq!(names_in(there), ["a.bin"]);
 }
 
 #[test]

@@ -146,36 +146,31 @@ fn a_download_continues_across_a_tracker_restart() {
     tracker.running.wait_for_text("stays has 32 of 32 chunks of a.bin");
 }
 
-#[test]
-fn a_download_continues_without_a_tracker() {
+/// Asserts that a download succeeds although its tracker is disturbed in the middle of it.
+#[track_caller]
+fn assert_download_continues(length: usize, disturb: fn(&mut Program)) {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let mut tracker = tracker(dir, &[]);
-    let bytes = random_bytes(2, 384 << 10);
+    let bytes = random_bytes(2, length);
     let file = write(dir, "a.bin", &bytes);
     let slow = ["-v", "--chunk-size", "16KiB", "--upload-limit", "128KiB"];
     let seeder = seeder(dir, &file, &tracker, &slow);
     let mut leecher = leecher(&there, tracker.address(), &["a.bin"]);
     seeder.wait_for_count("serving chunk", 4);
-    tracker.kill9();
+    disturb(&mut tracker);
     leecher.ends_with(0);
     assert_holds(&there.join("a.bin"), &bytes);
 }
 
 #[test]
+fn a_download_continues_without_a_tracker() {
+    assert_download_continues(384 << 10, Program::kill9);
+}
+
+#[test]
 fn a_download_continues_while_the_tracker_hangs() {
-    let place = place();
-    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let tracker = tracker(dir, &[]);
-    let bytes = random_bytes(3, 256 << 10);
-    let file = write(dir, "a.bin", &bytes);
-    let slow = ["-v", "--chunk-size", "16KiB", "--upload-limit", "128KiB"];
-    let seeder = seeder(dir, &file, &tracker, &slow);
-    let mut leecher = leecher(&there, tracker.address(), &["a.bin"]);
-    seeder.wait_for_count("serving chunk", 4);
-    tracker.pause();
-    leecher.ends_with(0);
-    assert_holds(&there.join("a.bin"), &bytes);
+    assert_download_continues(256 << 10, |tracker| tracker.pause());
 }
 
 #[test]

@@ -44,14 +44,14 @@ enum Lookup {
     Why(String, Query),
 }
 
-/// Reads and executes commands until the user quits or a shutdown. A download waits at most `patience` for a holder.
+/// Reads and executes commands until the user quits or a shutdown. A download waits at most `wait_timeout` for a holder.
 ///
 /// # Errors
 /// The manager or tracker did not respond within the timeout.
 pub fn run(
     member: &Member,
     name: &PeerName,
-    patience: Duration,
+    wait_timeout: Duration,
     watch: &Arc<BarWatch>,
     shutdown: &Shutdown,
 ) -> Result<(), RoleError> {
@@ -63,7 +63,7 @@ pub fn run(
     let worker =
         LookupWorker { completions, member: member.clone(), console: console.clone(), names: names.clone() };
     threads.spawn("prompt-ask", move || worker.run(&queued))?;
-    let mut prompt = Prompt { member, patience, names: names.clone(), lookups, done };
+    let mut prompt = Prompt { member, wait_timeout, names: names.clone(), lookups, done };
     let line = format!("{name}> ");
     let end = command_loop::run(line, completing(names), &console, &mut prompt, member.failed(), shutdown);
     drop(prompt);
@@ -80,7 +80,7 @@ pub fn run(
 
 struct Prompt<'a> {
     member: &'a Member,
-    patience: Duration,
+    wait_timeout: Duration,
     names: Names,
     lookups: Sender<Lookup>,
     /// Receives a message for each lookup that is done.
@@ -131,7 +131,7 @@ impl Prompt<'_> {
     }
 
     fn get(&self, name: &str, out: Option<PathBuf>) -> Result<String, String> {
-        let request = download_request(name, self.patience).map_err(|error| error.text)?;
+        let request = download_request(name, self.wait_timeout).map_err(|error| error.text)?;
         self.member.get(DownloadRequest { out, ..request }).map_err(|error| error.text)?;
         Ok(format!("looking up {}\n", show::line(name)))
     }

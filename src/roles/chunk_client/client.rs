@@ -8,7 +8,7 @@ use super::{ClientConfig, Inputs};
 use crate::content::fmt::counted;
 use crate::content::{Bitfield, ChunkIndex};
 use crate::download::events::SourceEvent;
-use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK};
+use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::Shutdown;
 use crate::protocol::tracker::{Claim, SetKey, TrackerResponse};
 use crate::report::error::RoleError;
@@ -68,7 +68,7 @@ impl<'a> ChunkClient<'a> {
 
     /// Processes events until the shutdown or the end of the work.
     pub(super) fn run(&mut self, inputs: &Inputs, shutdown: &Shutdown) -> Result<(), RoleError> {
-        let ticks = crossbeam_channel::tick(TICK);
+        let ticks = crossbeam_channel::tick(TICK_INTERVAL);
         self.check_complete();
         loop {
             let (requests, next) = self.requests.next();
@@ -113,9 +113,9 @@ impl<'a> ChunkClient<'a> {
                 self.offers.put(id, self.folder.clone());
                 log::info!("serving set {} as a file with id {id}", self.set.set);
             }
-            SessionEvent::Said(response) => self.handle_response(response)?,
+            SessionEvent::Message(response) => self.handle_response(response)?,
             SessionEvent::Peers(_) => log::debug!("ignoring a list of peers from a tracker"),
-            SessionEvent::GivenUp(error) => return Err(error),
+            SessionEvent::TimedOut(error) => return Err(error),
         }
         Ok(())
     }

@@ -276,7 +276,7 @@ pub struct DownloadRequest {
     /// Whether to replace a different file at the destination.
     pub overwrite: bool,
     /// Time to wait for a first holder.
-    pub patience: Duration,
+    pub wait_timeout: Duration,
 }
 
 impl Inner {
@@ -380,7 +380,7 @@ impl PeerDirectory {
                 }
                 self.update(peers);
             }
-            SessionEvent::GivenUp(error) => _ = self.failures.try_send(error),
+            SessionEvent::TimedOut(error) => _ = self.failures.try_send(error),
             // Known peers are used also without the manager.
             SessionEvent::Lost => {}
             other => log::debug!("ignoring {other:?} from the manager"),

@@ -5,7 +5,9 @@ use super::{DownloadRequest, Inner};
 use crate::content::FileName;
 use crate::content::limits::LEECHER_TIMEOUT;
 use crate::download::finder::Finder;
-use crate::download::job::{self, Advice, CHECKING_MD5, Downloaded, Order, Recheck, ServingContext, Start};
+use crate::download::job::{
+    self, Advice, CHECKING_MD5, DownloadOrder, Downloaded, ExistingData, Recheck, ServingContext,
+};
 use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::report::Fault;
@@ -35,7 +37,7 @@ fn advice(inner: &Inner) -> Advice {
     Advice {
         choose: "get",
         list: inner.config.tracker.map_or(at_prompt, |tracker| next_step::list(tracker).into()),
-        in_the_way: "move it away, or download this one under another name (get NAME as OTHER)",
+        target_exists: "move it away, or download this one under another name (get NAME as OTHER)",
     }
 }
 
@@ -238,7 +240,7 @@ pub(super) fn start(inner: &Arc<Inner>, request: DownloadRequest) -> Result<Arc<
 
 fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
     let shutdown = &transfer.shutdown;
-    let order = Order {
+    let order = DownloadOrder {
         query: transfer.request.query.clone(),
         out: Some(destination(inner, transfer.request.out.as_deref())),
         overwrite: transfer.request.overwrite,
@@ -246,7 +248,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         durable: false,
         timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
         timeouts: inner.config.serve.timeouts,
-        patience: transfer.request.patience,
+        wait_timeout: transfer.request.wait_timeout,
         advice: advice(inner),
     };
     let mut finder = inner.finder()?;
@@ -263,9 +265,9 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         located => located?,
     };
     let name = shared_name(inner, &located.file.path)?;
-    let file = match job::start(&order, &located.file, transfer, shutdown)? {
-        Start::Whole(_) => located.file,
-        Start::Part(part) => {
+    let file = match job::check_existing(&order, &located.file, transfer, shutdown)? {
+        ExistingData::Complete(_) => located.file,
+        ExistingData::Part(part) => {
             transfer.state().stage = Stage::Downloading;
             let offered = name.clone().map(|name| offer(inner, name, &located.file, &part));
             let finder: Box<dyn Finder> = Box::new(finder);
@@ -294,7 +296,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
 }
 
 /// Whether a file of the requested name is in the folder.
-fn is_in_folder(inner: &Inner, order: &Order) -> bool {
+fn is_in_folder(inner: &Inner, order: &DownloadOrder) -> bool {
     let name = order.query.name.as_ref();
     name.is_some_and(|name| inner.folder.path().join(name.as_str()).is_file())
 }
@@ -344,7 +346,7 @@ fn wait_for_peer_list(inner: &Inner, shutdown: &Shutdown) -> Result<(), RoleErro
     Ok(())
 }
 
-fn outage(inner: &Inner, order: &Order) -> Outage {
+fn outage(inner: &Inner, order: &DownloadOrder) -> Outage {
     let role = if inner.config.tracker.is_some() { "tracker" } else { "manager" };
     let asked = inner.config.tracker.or(inner.config.manager);
     Outage::new(role, asked.unwrap_or(crate::content::limits::TRACKER_ADDRESS), order.timeout)

@@ -162,6 +162,8 @@ impl ConnectionServer {
 
     /// Forwards requests to the state thread, which may be at most [`CONNECTION_REQUESTS_MAX`] requests behind
     /// (backpressure).
+    /// Forwards requests to the state thread, at most [`HUB_REQUESTS_MAX`] ahead of it: backpressure for
+    /// each connection.;
     fn read(
         &self,
         id: ConnectionId,
@@ -171,11 +173,10 @@ impl ConnectionServer {
         activity: &Activity,
     ) -> StreamError {
         loop {
-            let request = match reader.message(self.timeouts.idle) {
+            let request = match activity.read_request(reader, self.timeouts.idle) {
                 Ok(request) => request,
                 Err(error) => return error,
             };
-            activity.record_request();
             let has_credit = crossbeam_channel::select! {
                 send(credit, ()) -> sent => sent.is_ok(),
                 recv(self.shutdown.signal()) -> _ => false,

@@ -307,17 +307,23 @@ impl Drop for Program {
     }
 }
 
-/// Starts a tracker, on a free port unless `extra` has `--listen`, and returns when it listens.
+/// Starts a tracker or manager, on a free port unless `extra` has `--listen`, and returns when it listens.
 #[track_caller]
-pub fn tracker(dir: &Path, extra: &[&str]) -> Program {
+fn start_listening(program: &str, dir: &Path, extra: &[&str]) -> Program {
     let mut args = vec![];
     if !extra.contains(&"--listen") {
         args.extend(["--listen", "127.0.0.1:0"]);
     }
     args.extend(extra);
-    let program = Program::start("tracker", &args, dir);
+    let program = Program::start(program, &args, dir);
     program.address();
     program
+}
+
+/// Starts a tracker, on a free port unless `extra` has `--listen`, and returns when it listens.
+#[track_caller]
+pub fn tracker(dir: &Path, extra: &[&str]) -> Program {
+    start_listening("tracker", dir, extra)
 }
 
 /// Starts a seeder and does not wait for its registration.
@@ -362,14 +368,7 @@ pub fn client(dir: &Path, folder: &Path, name: &str, tracker: SocketAddr, extra:
 /// Starts a manager, on a free port unless `extra` has `--listen`, and returns when it listens.
 #[track_caller]
 pub fn manager(dir: &Path, extra: &[&str]) -> Program {
-    let mut args = vec![];
-    if !extra.contains(&"--listen") {
-        args.extend(["--listen", "127.0.0.1:0"]);
-    }
-    args.extend(extra);
-    let program = Program::start("manager", &args, dir);
-    program.address();
-    program
+    start_listening("manager", dir, extra)
 }
 
 /// Starts a client with a plain folder; `extra` selects its tracker or manager.

@@ -268,6 +268,16 @@ impl FakePeer {
         })
     }
 
+    /// A peer whose responses are right, except that the last byte of each chunk is wrong.
+    pub fn sending_corrupt_chunks(whole: &Whole) -> Self {
+        Self::answering(whole, |request, mut right| {
+            if let (PeerRequest::Chunk { .. }, Some(last)) = (request, right.last_mut()) {
+                *last ^= 1;
+            }
+            Some(right)
+        })
+    }
+
     /// Registers this peer at a tracker and announces a complete file for it.
     pub fn announce(&self, tracker: SocketAddr, name: &str, file: &FileSummary) -> Token {
         let mut udp = Udp::to(tracker);

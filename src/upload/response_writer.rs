@@ -1,0 +1,176 @@
+//! Writer thread of an upload connection: answers requests in order and announces new chunks in between.
+
+mod chunk_sender;
+mod context;
+mod subscriptions;
+
+pub(super) use context::ResponseContext;
+
+use crate::content::{ChunkIndex, FileId, FileName};
+use crate::net::{FrameWriter, StreamError};
+use crate::protocol::ErrorCode;
+use crate::protocol::frame::FrameError;
+use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
+use crate::storage::StoreError;
+use crate::upload::offers::Offer;
+use chunk_sender::ChunkSender;
+use crossbeam_channel::{Receiver, TryRecvError};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use subscriptions::{Subscriptions, Wakeup, send_hints};
+
+/// Largest number of files in one list.
+const FILES_MAX: usize = 65_536;
+
+/// Writer thread of a connection.
+pub(super) struct ResponseWriter<'a> {
+    context: &'a ResponseContext,
+    writer: FrameWriter,
+    from: SocketAddr,
+    subscriptions: Subscriptions<'a>,
+    chunk_sender: ChunkSender<'a>,
+}
+
+impl<'a> ResponseWriter<'a> {
+    /// Creates the writer of a connection from `from`; `serves` is the address of the peer's upload server, if any.
+    pub fn new(
+        context: &'a ResponseContext,
+        writer: FrameWriter,
+        from: SocketAddr,
+        serves: Option<SocketAddr>,
+    ) -> Self {
+        let subscriptions = Subscriptions::new(context, serves);
+        let chunk_sender = ChunkSender::new(context, from, serves);
+        Self { context, writer, from, subscriptions, chunk_sender }
+    }
+
+    /// Answers requests until their queue is closed.
+    pub fn run(mut self, requests: &Receiver<PeerRequest>) -> Result<(), StreamError> {
+        loop {
+            match self.subscriptions.wait(requests) {
+                Wakeup::Request => match requests.try_recv() {
+                    Ok(request) => self.answer(request)?,
+                    Err(TryRecvError::Empty) => {}
+                    Err(TryRecvError::Disconnected) => return Ok(()),
+                },
+                Wakeup::Arrivals(at) => self.subscriptions.send_arrivals(at, &mut self.writer)?,
+                Wakeup::Stored => self.subscriptions.announce_stored(&mut self.writer)?,
+                Wakeup::IntervalElapsed => {}
+            }
+        }
+    }
+
+    fn answer(&mut self, request: PeerRequest) -> Result<(), StreamError> {
+        let subscribers = &self.context.subscribers;
+        match request {
+            PeerRequest::Manifest { file } => self.send_manifest(file),
+            PeerRequest::Have { file } => match self.subscriptions.subscribe(file, &mut self.writer)? {
+                true => Ok(()),
+                false => self.refuse_unknown_file(file, None),
+            },
+            PeerRequest::Chunk { file, index } => self.send_chunk(file, index),
+            PeerRequest::Overtake { file, stripe, sure } => {
+                subscribers.reassign(self.subscriptions.id(), file, usize::from(stripe), sure);
+                Ok(())
+            }
+            PeerRequest::Slow { file, peer } => {
+                subscribers.report_slow(self.subscriptions.id(), file, peer);
+                Ok(())
+            }
+            PeerRequest::Files { name, id } => self.send_files(name.as_ref(), id),
+            PeerRequest::Ping => {
+                self.subscriptions.add_new_sources(&mut self.writer)?;
+                self.writer.send(&PeerResponse::Pong)
+            }
+            PeerRequest::Hello { .. } => self.refuse(ErrorCode::Malformed, "repeated hello", None),
+            PeerRequest::Unknown => {
+                let text = "unknown message: this is a peer, not a tracker or manager; name a tracker with --tracker HOST:PORT, a manager with --manager HOST:PORT";
+                self.refuse(ErrorCode::UnknownMessage, text, None)
+            }
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        code: ErrorCode,
+        text: impl Into<String>,
+        index: Option<ChunkIndex>,
+    ) -> Result<(), StreamError> {
+        let text = text.into();
+        log::debug!("refused a request of {}: {text}", self.from);
+        self.writer.send(&PeerResponse::Error { code, text, index })
+    }
+
+    fn refuse_unknown_file(&mut self, file: FileId, index: Option<ChunkIndex>) -> Result<(), StreamError> {
+        self.refuse(ErrorCode::NotFound, format!("peer does not have file {file}"), index)
+    }
+
+    fn send_manifest(&mut self, file: FileId) -> Result<(), StreamError> {
+        let Some(manifest) = self.context.offers.get(file).and_then(|source| source.manifest()) else {
+            let text = format!("peer does not have the manifest of {file}");
+            return self.refuse(ErrorCode::NotFound, text, None);
+        };
+        let (payload, layout) = (manifest.payload(), manifest.layout());
+        let response = PeerResponse::Manifest {
+            file,
+            size: layout.size(),
+            chunk_size: layout.chunk_size(),
+            length: payload.len() as u64,
+        };
+        self.writer.send_with(&response, &payload)
+    }
+
+    /// Sends the list of offered files that match the name and the id, cut to [`FILES_MAX`] files.
+    fn send_files(&mut self, name: Option<&FileName>, id: Option<FileId>) -> Result<(), StreamError> {
+        let matches = |offer: &Offer| {
+            name.is_none_or(|name| offer.file.name == *name) && id.is_none_or(|id| offer.file.id == id)
+        };
+        let offers = self.context.offers.list().into_iter().filter(matches).take(FILES_MAX);
+        let files: Vec<OfferedFile> = offers
+            .map(|Offer { file, source }| OfferedFile { file, held: source.progress().held() })
+            .collect();
+        let payload = serde_json::to_vec(&files).map_err(FrameError::from)?;
+        let response = PeerResponse::Files { count: files.len() as u32, length: payload.len() as u64 };
+        self.writer.send_with(&response, &payload)
+    }
+
+    /// Sends a chunk that is stored or being received, with hints before and after it.
+    fn send_chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), StreamError> {
+        let context = self.context;
+        context.offers.served().fetch_add(1, Ordering::Relaxed);
+        self.subscriptions.record_request(file);
+        self.chunk_sender.update_pacing(file);
+        let Some(mut stored) = context.offers.stored(file, index) else {
+            return self.refuse_unknown_file(file, Some(index));
+        };
+        let id = self.subscriptions.id();
+        let hints = context.subscribers.record_request(id, file, index);
+        send_hints(file, hints, &mut self.writer)?;
+        if matches!(stored, Err(StoreError::Missing(_))) {
+            if let Some(partial) = context.offers.relay().get(file, index) {
+                return self.chunk_sender.relay((file, index), &partial, &mut self.writer);
+            }
+            // Its last bytes may have been stored just now.
+            stored = context.offers.stored(file, index).unwrap_or(stored);
+        }
+        match stored {
+            Ok(stored) => {
+                self.chunk_sender.send_stored((file, index), &stored, &mut self.writer)?;
+                let hints = context.subscribers.record_sent(id, file, index);
+                send_hints(file, hints, &mut self.writer)
+            }
+            Err(error) => {
+                let code = match &error {
+                    StoreError::Missing(_) => ErrorCode::NotHere,
+                    StoreError::Changed(_) => ErrorCode::Changed,
+                    _ => ErrorCode::Internal,
+                };
+                if code != ErrorCode::NotHere {
+                    context.warn_once(file, &error);
+                }
+                // Without the error text: it may contain local paths.
+                self.refuse(code, format!("peer does not have chunk {index}"), Some(index))
+            }
+        }
+    }
+}

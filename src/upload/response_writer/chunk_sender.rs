@@ -1,0 +1,108 @@
+//! Sends chunks over one connection, throttled: stored ones from their file, others while they arrive.
+
+use super::context::ResponseContext;
+use crate::content::{ChunkIndex, FileId};
+use crate::net::{FrameWriter, POLL_INTERVAL, StreamError};
+use crate::protocol::peer::PeerResponse;
+use crate::storage::StoredChunk;
+use crate::upload::pacing::Held;
+use crate::upload::relay::{ChunkSend, PartialChunk, PartialRead};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+/// Sender of the chunks of one connection.
+pub(super) struct ChunkSender<'a> {
+    context: &'a ResponseContext,
+    from: SocketAddr,
+    /// Address of the receiver's upload server, if any.
+    serves: Option<SocketAddr>,
+    /// Keeps the pacing of a file active that this peer distributes in several stripes.
+    pacing: Option<Held>,
+}
+
+impl<'a> ChunkSender<'a> {
+    pub fn new(context: &'a ResponseContext, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
+        Self { context, from, serves, pacing: None }
+    }
+
+    /// Activates the pacing of a file exactly while this peer distributes it in several stripes.
+    pub fn update_pacing(&mut self, file: FileId) {
+        let is_paced = self.pacing.as_ref().is_some_and(|held| held.file() == file);
+        if self.context.subscribers.is_split(file) != is_paced {
+            self.pacing = (!is_paced).then(|| self.context.offers.relay().pacing().hold(file));
+        }
+    }
+
+    /// Sends a stored chunk. If a complete file changes meanwhile, closes the connection instead of sending the rest.
+    pub fn send_stored(
+        &self,
+        (file, index): (FileId, ChunkIndex),
+        stored: &StoredChunk,
+        writer: &mut FrameWriter,
+    ) -> Result<(), StreamError> {
+        log::debug!("serving chunk {index} of {} to {}", file.short(), self.from);
+        let context = self.context;
+        let Some(_slot) = context.slot() else { return Err(StreamError::Closed) };
+        // A part file changes during a send, a complete file must not.
+        let stamp = |file: &File| file.metadata().ok().map(|found| (found.len(), found.modified().ok()));
+        let is_complete = context.offers.get(file).is_some_and(|source| source.progress().is_complete());
+        let before = is_complete.then(|| stamp(&stored.file));
+        let throttle = |bytes| {
+            context.throttle(file, self.serves, bytes);
+            match before.as_ref().is_none_or(|before| *before == stamp(&stored.file)) {
+                true => Ok(()),
+                false => Err(StreamError::Closed),
+            }
+        };
+        let send = self.measure_send(file);
+        let _timer = send.as_ref().map(ChunkSend::start_timer);
+        let response = PeerResponse::Chunk { file, index, length: stored.length };
+        writer.send_file(&response, &stored.file, stored.offset, stored.length, throttle)
+    }
+
+    /// Relays a chunk while it is being received (cut-through). If its source fails, closes this connection:
+    /// the announced length cannot be retracted.
+    pub fn relay(
+        &self,
+        (file, index): (FileId, ChunkIndex),
+        partial: &PartialChunk,
+        writer: &mut FrameWriter,
+    ) -> Result<(), StreamError> {
+        log::debug!("relaying chunk {index} of {} to {}", file.short(), self.from);
+        let length = partial.length();
+        let context = self.context;
+        let Some(_slot) = context.slot() else { return Err(StreamError::Closed) };
+        writer.send(&PeerResponse::Chunk { file, index, length })?;
+        let (mut sent, mut bytes) = (0, Vec::new());
+        let send = self.measure_send(file);
+        let mut last_sent = Instant::now();
+        while sent < length as usize {
+            if context.shutdown.is_stopped() {
+                return Err(StreamError::Closed);
+            }
+            match partial.read(sent, &mut bytes, POLL_INTERVAL) {
+                PartialRead::Lost => return Err(StreamError::Truncated),
+                PartialRead::TimedOut if last_sent.elapsed() >= context.stall_timeout => {
+                    return Err(StreamError::TimedOut);
+                }
+                PartialRead::TimedOut => {}
+                PartialRead::Bytes => {
+                    context.throttle(file, self.serves, bytes.len() as u64);
+                    let _timer = send.as_ref().map(ChunkSend::start_timer);
+                    writer.send_payload_part(&bytes)?;
+                    sent += bytes.len();
+                    last_sent = Instant::now();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the measurement of the receiver's speed. Not with an upload limit, which would be mistaken for
+    /// a slow receiver.
+    fn measure_send(&self, file: FileId) -> Option<ChunkSend> {
+        let to = self.serves.filter(|_| !self.context.is_limited());
+        to.map(|to| self.context.offers.relay().send_to(file, to))
+    }
+}

@@ -1,0 +1,71 @@
+//! State that the response writers of all connections share.
+
+use crate::content::FileId;
+use crate::net::Shutdown;
+use crate::storage::StoreError;
+use crate::sync::lock;
+use crate::upload::offers::Offers;
+use crate::upload::rate_limit::{UploadLimit, UploadSlot};
+use crate::upload::subscribers::Subscribers;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// State that the response writers of all connections share.
+pub(in crate::upload) struct ResponseContext {
+    pub(super) offers: Offers,
+    pub(super) subscribers: Subscribers,
+    pub(super) shutdown: Shutdown,
+    /// Time without progress after which a relayed chunk is abandoned.
+    pub(super) stall_timeout: Duration,
+    limit: Option<UploadLimit>,
+    /// Files for which a storage error has been logged.
+    warned: Mutex<BTreeSet<FileId>>,
+}
+
+impl ResponseContext {
+    /// Creates the state of a server without connections. `upload_limit` is in bytes per second, 0 for no limit.
+    pub fn new(offers: Offers, upload_limit: u64, stall_timeout: Duration, shutdown: &Shutdown) -> Self {
+        Self {
+            offers,
+            subscribers: Subscribers::default(),
+            shutdown: shutdown.clone(),
+            stall_timeout,
+            limit: (upload_limit > 0).then(|| UploadLimit::new(upload_limit)),
+            warned: Mutex::default(),
+        }
+    }
+
+    pub(super) fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    /// Logs a storage error: once per file as a warning, then at debug level.
+    pub(super) fn warn_once(&self, file: FileId, error: &StoreError) {
+        let mut warned = lock(&self.warned);
+        match warned.insert(file) {
+            true => log::warn!("stopped serving {}: {error}", file.short()),
+            false => log::debug!("cannot serve a chunk of {}: {error}", file.short()),
+        }
+    }
+
+    /// With an upload limit, waits for a free slot. `None` at the shutdown.
+    pub(super) fn slot(&self) -> Option<Option<UploadSlot<'_>>> {
+        match &self.limit {
+            Some(limit) => limit.slot(&self.shutdown).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// Waits until the upload limit, and with several stripes the receiver's share of the uplink, allow these bytes.
+    pub(super) fn throttle(&self, file: FileId, receiver: Option<SocketAddr>, bytes: u64) {
+        if let Some(limit) = &self.limit {
+            limit.throttle(bytes, &self.shutdown);
+        }
+        let wait = receiver.map(|receiver| self.offers.relay().pacing().give(file, receiver, bytes));
+        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+            self.shutdown.wait(wait);
+        }
+    }
+}

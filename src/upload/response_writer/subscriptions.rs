@@ -1,0 +1,247 @@
+//! Subscriptions of one connection: announcements of arriving and stored chunks, changes of the predecessors.
+
+use super::context::ResponseContext;
+use crate::content::limits::GOT_INTERVAL;
+use crate::content::{Bitfield, ChunkIndex, FileId};
+use crate::net::{FrameWriter, StreamError};
+use crate::protocol::peer::{PeerRequest, PeerResponse, Upstream};
+use crate::storage::ChunkSource;
+use crate::swarm::picker::STRIPES_MAX;
+use crate::upload::relay::ArrivalSubscription;
+use crate::upload::subscribers::{JoinInfo, SubscriberId};
+use crossbeam_channel::{Receiver, Select, TryRecvError, never};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Largest number of sources that one connection subscribes to.
+const SUBSCRIPTIONS_MAX: usize = 16;
+/// Largest number of chunks in one `got` message.
+const GOT_MAX: usize = 4_096;
+
+/// Updates of one source of a file.
+struct Subscription {
+    file: FileId,
+    source: Arc<dyn ChunkSource>,
+    /// Position in the order of storing after the last announced chunk.
+    cursor: usize,
+    progress_signal: Receiver<()>,
+    /// Chunks that begin to arrive; never ready for a peer that does not serve.
+    arrivals: ArrivalSubscription,
+    /// Changes of the peer's predecessors in the trees of this root.
+    upstream: Receiver<Upstream>,
+}
+
+impl Subscription {
+    /// Also returns the present bitfield; chunks stored later are announced, so that none is missed.
+    fn new(file: FileId, source: Arc<dyn ChunkSource>, arrivals: ArrivalSubscription) -> (Self, Bitfield) {
+        let progress_signal = source.progress().subscribe();
+        let (have, cursor) = source.progress().have();
+        (Self { file, source, cursor, progress_signal, arrivals, upstream: never() }, have)
+    }
+}
+
+/// Cause for which the writer thread of a connection wakes up.
+pub(super) enum Wakeup {
+    /// The queue of requests is ready.
+    Request,
+    /// Arriving chunks or changed predecessors are queued for the subscription with this position.
+    Arrivals(usize),
+    /// Chunks have been stored.
+    Stored,
+    /// The interval between two announcements has elapsed.
+    IntervalElapsed,
+}
+
+/// Subscriptions of one connection.
+pub(super) struct Subscriptions<'a> {
+    context: &'a ResponseContext,
+    id: SubscriberId,
+    /// Address of the peer's upload server, if any.
+    serves: Option<SocketAddr>,
+    all: Vec<Subscription>,
+    /// Time of the last announcement of stored chunks.
+    announced_at: Instant,
+}
+
+impl Drop for Subscriptions<'_> {
+    fn drop(&mut self) {
+        self.all.iter().for_each(|subscription| self.context.subscribers.leave(self.id, subscription.file));
+    }
+}
+
+impl<'a> Subscriptions<'a> {
+    pub fn new(context: &'a ResponseContext, serves: Option<SocketAddr>) -> Self {
+        let id = context.subscribers.new_id();
+        Self { context, id, serves, all: Vec::new(), announced_at: Instant::now() }
+    }
+
+    /// Number of the connection.
+    pub fn id(&self) -> SubscriberId {
+        self.id
+    }
+
+    /// Waits for a request or an update.
+    pub fn wait(&self, requests: &Receiver<PeerRequest>) -> Wakeup {
+        let mut select = Select::new();
+        let request = select.recv(requests);
+        for subscription in &self.all {
+            select.recv(subscription.arrivals.chunks());
+            select.recv(&subscription.upstream);
+        }
+        // Stored chunks are announced at intervals: the receivers of a relayed chunk know it already from `coming`
+        // messages.
+        let next = self.announced_at + GOT_INTERVAL;
+        let is_due = Instant::now() >= next;
+        for subscription in self.all.iter().filter(|_| is_due) {
+            select.recv(&subscription.progress_signal);
+        }
+        let ready = match is_due {
+            true => Some(select.ready()),
+            false => select.ready_deadline(next).ok(),
+        };
+        match ready {
+            Some(ready) if ready == request => Wakeup::Request,
+            Some(ready) if ready <= 2 * self.all.len() => Wakeup::Arrivals((ready - 1) / 2),
+            Some(_) => Wakeup::Stored,
+            // Announcements are included in the next wait, which has no deadline: an idle connection does not wake up.
+            None => Wakeup::IntervalElapsed,
+        }
+    }
+
+    /// Sends one `coming` message, and one change of the peer's predecessors, if queued.
+    pub fn send_arrivals(&mut self, at: usize, writer: &mut FrameWriter) -> Result<(), StreamError> {
+        let Some(Subscription { file, arrivals, upstream, .. }) = self.all.get_mut(at) else {
+            return Ok(());
+        };
+        if let Ok(index) = arrivals.chunks().try_recv() {
+            writer.send(&PeerResponse::Coming { file: *file, index })?;
+        }
+        match upstream.try_recv() {
+            Ok(upstream) => writer.send(&PeerResponse::Upstream { file: *file, upstream }),
+            Err(TryRecvError::Empty) => Ok(()),
+            Err(TryRecvError::Disconnected) => {
+                *upstream = never();
+                Ok(())
+            }
+        }
+    }
+
+    /// Announces each chunk stored since the last announcement once, except those removed meanwhile.
+    pub fn announce_stored(&mut self, writer: &mut FrameWriter) -> Result<(), StreamError> {
+        self.announced_at = Instant::now();
+        for subscription in &self.all {
+            let _ = subscription.progress_signal.try_recv();
+        }
+        for subscription in &mut self.all {
+            loop {
+                let progress = subscription.source.progress();
+                let (mut chunks, cursor) = progress.since(subscription.cursor, GOT_MAX);
+                subscription.cursor = cursor;
+                if chunks.is_empty() {
+                    break;
+                }
+                chunks.retain(|index| progress.has(*index));
+                if !chunks.is_empty() {
+                    writer.send(&PeerResponse::Got { file: subscription.file, chunks })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that the peer has requested a chunk of a file.
+    pub fn record_request(&self, file: FileId) {
+        let of_file = self.all.iter().filter(|one| one.file == file);
+        of_file.for_each(|subscription| subscription.arrivals.record_request());
+    }
+
+    /// Subscribes to a file, and sends its bitfield, the predecessors, other subscribers and hints. Returns `false`,
+    /// and sends nothing, if the file is not offered.
+    pub fn subscribe(&mut self, file: FileId, writer: &mut FrameWriter) -> Result<bool, StreamError> {
+        let is_repeated = self.all.iter().any(|one| one.file == file);
+        let Some(have) = self.add_sources(file, is_repeated) else { return Ok(false) };
+        // Only a subscribed file is left when the connection ends.
+        let added = self.all.iter_mut().find(|one| !is_repeated && one.file == file);
+        let mut joined = None;
+        if let (Some(subscription), Some(address)) = (added, self.serves) {
+            let JoinInfo { peers, hints, upstream } =
+                self.context.subscribers.join(self.id, address, file, &have);
+            joined = Some((peers, hints));
+            subscription.upstream = upstream;
+        }
+        let subscription = self.all.iter().find(|one| one.file == file);
+        let upstreams = subscription.map(|one| one.upstream.try_iter().take(STRIPES_MAX).collect());
+        let (upstreams, bytes) = (upstreams.unwrap_or_default(), have.to_bytes());
+        let response =
+            PeerResponse::Have { file, count: have.count(), length: bytes.len() as u64, upstreams };
+        writer.send_with(&response, &bytes)?;
+        if let Some((peers, hints)) = joined {
+            if !peers.is_empty() {
+                writer.send(&PeerResponse::Peers { file, peers })?;
+            }
+            send_hints(file, hints, writer)?;
+        }
+        Ok(true)
+    }
+
+    /// Returns the union of the bitfields of a file's sources, and subscribes to each unless the file `is_repeated`.
+    /// Sources can hold different chunks: a download, a store of replicas. `None` without a source.
+    fn add_sources(&mut self, file: FileId, is_repeated: bool) -> Option<Bitfield> {
+        let mut union: Option<Bitfield> = None;
+        for source in self.context.offers.all(file) {
+            // Only a peer that serves can relay `coming` chunks, and is told of each only once.
+            let arrivals = match self.serves {
+                Some(_) if !is_repeated && union.is_none() => self.context.offers.relay().subscribe(file),
+                _ => ArrivalSubscription::none(),
+            };
+            let (subscription, have) = Subscription::new(file, source, arrivals);
+            match &mut union {
+                None => union = Some(have),
+                Some(union) => have.iter().for_each(|index| _ = union.insert(index)),
+            }
+            if !is_repeated && self.all.len() < SUBSCRIPTIONS_MAX {
+                self.all.push(subscription);
+            }
+        }
+        union
+    }
+
+    /// Subscribes to sources of the same files that were added later, and announces their chunks. Called at each ping.
+    pub fn add_new_sources(&mut self, writer: &mut FrameWriter) -> Result<(), StreamError> {
+        let files: BTreeSet<FileId> = self.all.iter().map(|one| one.file).collect();
+        for file in files {
+            for source in self.context.offers.all(file) {
+                let is_known = |one: &Subscription| Arc::ptr_eq(&one.source, &source);
+                let full = self.all.len() >= SUBSCRIPTIONS_MAX;
+                if full || self.all.iter().any(is_known) {
+                    continue;
+                }
+                let (subscription, have) = Subscription::new(file, source, ArrivalSubscription::none());
+                // Chunks of the other sources have been announced, or will be.
+                let others = self.all.iter().filter(|one| one.file == file);
+                let announced: Vec<Bitfield> = others.map(|one| one.source.progress().have().0).collect();
+                let is_new = |index: &ChunkIndex| !announced.iter().any(|announced| announced.has(*index));
+                let chunks: Vec<ChunkIndex> = have.iter().filter(is_new).collect();
+                self.all.push(subscription);
+                for chunks in chunks.chunks(GOT_MAX) {
+                    writer.send(&PeerResponse::Got { file, chunks: chunks.to_vec() })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sends the chunks that the peer should request first, if any.
+pub(super) fn send_hints(
+    file: FileId,
+    chunks: Vec<ChunkIndex>,
+    writer: &mut FrameWriter,
+) -> Result<(), StreamError> {
+    match chunks.is_empty() {
+        true => Ok(()),
+        false => writer.send(&PeerResponse::Hints { file, chunks }),
+    }
+}

@@ -1,0 +1,188 @@
+//! Files that a member shares: those of its folder, received ones, and the chunks of incomplete ones.
+
+use super::{folder, getter, holder, id_of, whole};
+use crate::common::wire::PeerClient;
+use crate::common::*;
+use shoal::content::limits::CHUNK_SIZE;
+use shoal::content::{ChunkIndex, Digest};
+use shoal::protocol::ErrorCode;
+use shoal::protocol::peer::{PeerRequest, PeerResponse};
+use std::path::Path;
+
+#[test]
+fn a_received_file_is_shared_immediately() {
+    let place = place();
+    let dir = place.path();
+    let manager = manager(dir, &[]);
+    let at = manager.address();
+    let bytes = random_bytes(2, 2 * CHUNK_SIZE as usize + 7);
+    let mut first = holder(dir, "first", &[("f", &bytes)], at, &[]);
+    let second = getter(dir, "second", at, &["f"], &["--stay"]);
+    second.wait_for_text("Successfully downloaded f");
+    first.kill9();
+    manager.wait_for_text("first at ");
+    getter(dir, "third", at, &["f"], &[]).ends_with(0);
+    assert_holds(&dir.join("third/f"), &bytes);
+}
+
+#[test]
+fn a_member_serves_the_chunks_of_an_incomplete_file() {
+    let place = place();
+    let dir = place.path();
+    let manager = manager(dir, &[]);
+    let at = manager.address();
+    let bytes = random_bytes(3, 8 * CHUNK_SIZE as usize);
+    let first = holder(dir, "first", &[("f", &bytes)], at, &["--upload-limit", "1MB"]);
+    let second = getter(dir, "second", at, &["f"], &["--stay", "-v"]);
+    first.wait_for_count("serving chunk", 3);
+    let mut third = getter(dir, "third", at, &["f"], &[]);
+    second.wait_for_text("serving chunk");
+    assert!(!second.has_said("Download complete"), "it served no chunk before its download was complete");
+    third.ends_with(0);
+    second.wait_for_text("Successfully downloaded f");
+    assert_holds(&dir.join("second/f"), &bytes);
+    assert_holds(&dir.join("third/f"), &bytes);
+}
+
+#[test]
+fn new_changed_renamed_and_removed_files_are_detected() {
+    let place = place();
+    let dir = place.path();
+    let manager = manager(dir, &[]);
+    let at = manager.address();
+    let old = random_bytes(5, 3 * CHUNK_SIZE as usize);
+    let holder = holder(dir, "holder", &[], at, &[]);
+    let there = dir.join("holder");
+    holder.wait_for_text("sharing 0 files");
+    getter(dir, "early", at, &["f"], &["--wait", "0"]).ends_with(3);
+    // A member that waits for the file downloads it when it appears.
+    let mut waits = getter(dir, "waits", at, &["f"], &["--wait", "100"]);
+    waits.wait_for_text("other peer");
+    write(&there, "f", &old);
+    waits.ends_with(0);
+    assert_holds(&dir.join("waits/f"), &old);
+    // Overwritten in place with the same size: a chunk of the old file is never served with new bytes.
+    let mut connection = PeerClient::connect(holder.address());
+    let (old_id, index) = (id_of(&old), ChunkIndex(1));
+    let chunk = PeerRequest::Chunk { file: old_id, index };
+    let (answer, payload) = connection.ask(&chunk);
+    assert!(matches!(answer, PeerResponse::Chunk { .. }));
+    assert_eq!(Some(Digest::of(&payload)), whole(&old).manifest.digest(index));
+    let new = random_bytes(6, old.len());
+    write(&there, "f", &new);
+    let (answer, _) = connection.ask(&chunk);
+    assert!(
+        matches!(answer, PeerResponse::Error { code: ErrorCode::Changed | ErrorCode::NotFound, .. }),
+        "{answer:?}"
+    );
+    holder.wait_for_text("stopped sharing f: it was changed or removed");
+    holder.wait_for_text(&format!("- sharing f, {} bytes, id {}", new.len(), id_of(&new)));
+    assert!(matches!(connection.ask(&chunk).0, PeerResponse::Error { code: ErrorCode::NotFound, .. }));
+    getter(dir, "old", at, &[&old_id.to_string()], &["--wait", "0"]).ends_with(3);
+    getter(dir, "new", at, &["f"], &[]).ends_with(0);
+    assert_holds(&dir.join("new/f"), &new);
+    // A renamed file is offered under its new name; a removed file is not offered.
+    std::fs::rename(there.join("f"), there.join("g")).unwrap();
+    holder.wait_for_text("- sharing g, ");
+    assert_eq!(connection.names(), ["g"]);
+    getter(dir, "by-id", at, &[&id_of(&new).to_string()], &[]).ends_with(0);
+    assert_holds(&dir.join("by-id/g"), &new);
+    std::fs::remove_file(there.join("g")).unwrap();
+    holder.wait_for_text("- stopped sharing g: ");
+    assert!(connection.files().is_empty());
+    getter(dir, "late", at, &["g"], &["--wait", "0"]).ends_with(3);
+}
+
+#[test]
+fn hidden_partial_and_linked_files_are_not_shared() {
+    let place = place();
+    let dir = place.path();
+    let manager = manager(dir, &[]);
+    let at = manager.address();
+    let outside = write(dir, "secret", b"outside of the folder");
+    let there = folder(
+        dir,
+        "holder",
+        &[("plain", b"a"), (".hidden", b"b"), ("x.part", b"c"), (".y.part", b"d"), ("a\nb", b"e")],
+    );
+    write(&subfolder(&there, "sub"), "inner", b"f");
+    let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, there.join(name)).unwrap();
+    link(&outside, "leads-out");
+    link(Path::new("plain"), "leads-in");
+    link(Path::new("nowhere"), "leads-nowhere");
+    link(Path::new(".hidden"), "leads-to-hidden");
+    link(Path::new("sub"), "leads-to-a-folder");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        there.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let holder = member(dir, &there, "holder", at, &[]);
+    holder.wait_for_text("- sharing plain, ");
+    holder.wait_for_text("- sharing leads-in, ");
+    let reason = |name: &str, why: &str| {
+        holder.wait_for_text(&format!("- {name} is not shared: {why}"));
+    };
+    reason("leads-out", "the target of the link is outside the folder");
+    reason("x.part", "its name ends in .part");
+    reason("pipe", "not a regular file");
+    // The rules also apply to files that are found by a later scan of the folder.
+    write(&there, ".late", b"g");
+    write(&there, "late.part", b"h");
+    write(&there, "late", b"i");
+    holder.wait_for_text("- sharing late, ");
+    assert_eq!(PeerClient::connect(holder.address()).names(), ["late", "leads-in", "plain"]);
+    for name in [".hidden", "x.part", "secret", "leads-out", "inner", "pipe"] {
+        getter(dir, "gets", at, &[name], &["--wait", "0"]).ends_with(3);
+    }
+    let bytes = std::fs::read(&outside).unwrap();
+    getter(dir, "gets", at, &[&id_of(&bytes).to_string()], &["--wait", "0"]).ends_with(3);
+    assert!(names_in(&dir.join("gets")).is_empty());
+}
+
+#[test]
+fn a_member_does_not_share_its_own_log() {
+    let place = place();
+    let manager = manager(place.path(), &[]);
+    let here = folder(place.path(), "here", &[("f", b"x")]);
+    let holder = member(&here, Path::new("."), "holder", manager.address(), &[]);
+    holder.wait_for_text("logs.log is not shared: it is the log of this program");
+    holder.wait_for_text("- sharing f, ");
+    write(&here, "g", b"y");
+    holder.wait_for_text("- sharing g, ");
+    assert_eq!(PeerClient::connect(holder.address()).names(), ["f", "g"]);
+    // A download is stored in the folder that `.` names.
+    let _other = self::holder(place.path(), "other", &[("h", b"z")], manager.address(), &[]);
+    let mut gets = start_member(
+        &subfolder(place.path(), "gets"),
+        Path::new("."),
+        "gets",
+        manager.address(),
+        &["--get", "h"],
+    );
+    gets.ends_with(0);
+    assert_holds(&place.path().join("gets/h"), b"z");
+}
+
+#[test]
+fn an_incomplete_download_is_offered_as_partial() {
+    let place = place();
+    let dir = place.path();
+    let manager = manager(dir, &[]);
+    let at = manager.address();
+    let bytes = random_bytes(7, 8 * CHUNK_SIZE as usize);
+    let first = holder(dir, "first", &[("f", &bytes)], at, &["--upload-limit", "1MB"]);
+    let second = getter(dir, "second", at, &["f"], &["--stay"]);
+    first.wait_for_count("serving chunk", 2);
+    let mut connection = PeerClient::connect(second.address());
+    let offered = connection.files();
+    assert_eq!(connection.names(), ["f"]);
+    assert_eq!((offered[0].file.id, offered[0].file.chunks), (id_of(&bytes), 8));
+    assert!(offered[0].held < 8 || second.has_said("Download complete"));
+    second.wait_for_text("Successfully downloaded f");
+    let offered = connection.files();
+    assert_eq!((offered.len(), offered[0].held), (1, 8));
+}

@@ -1,0 +1,99 @@
+//! Peers that join, complete or die, and the announcements of chunks between connected peers.
+
+use super::{Event, TICK_INTERVAL, World};
+use shoal::content::ChunkIndex;
+use shoal::swarm::Moment;
+use shoal::swarm::picker::SourceId;
+
+impl World {
+    pub(super) fn join(&mut self, peer: usize) {
+        self.peers[peer].alive = true;
+        for source in self.peers[peer].sources.clone() {
+            self.meet(peer, source);
+        }
+        for client in self.peers[peer].clients.all_ids() {
+            self.meet(client, peer);
+        }
+        self.ask_all(peer);
+        let first = TICK_INTERVAL.mul_f64(self.random.f64());
+        self.at(self.now + first, Event::Tick(peer));
+    }
+
+    pub(super) fn meet(&mut self, client: usize, source: usize) {
+        if self.peers[client].alive && self.peers[source].alive {
+            let have = self.peers[source].picker.done().clone();
+            self.peers[source].clients.misses(client, self.now);
+            let hints = self.peers[source].fresh.as_mut().map(|fresh| fresh.join(client)).unwrap_or_default();
+            let picker = &mut self.peers[client].picker;
+            picker.add_source(SourceId(source as u32), have, self.now);
+            picker.hint(SourceId(source as u32), &hints);
+            if source < self.setting.seeders && self.setting.trees {
+                let moved = self.peers[source].trees.join(client);
+                self.placed(source, moved);
+            }
+            self.follow(client);
+            self.ask(client, source);
+        }
+    }
+
+    pub(super) fn die(&mut self, peer: usize) {
+        let counts = peer < self.setting.seeders + self.counted();
+        if counts && self.peers[peer].done.is_none() {
+            self.waiting -= 1;
+        }
+        self.peers[peer].alive = false;
+        self.step_out(peer);
+        for source in self.peers[peer].sources.clone() {
+            self.peers[source].clients.gone(peer);
+            self.abort(source, peer);
+            self.peers[source].forget(peer);
+            if let Some(fresh) = &mut self.peers[source].fresh {
+                fresh.leave(peer);
+            }
+        }
+        for client in self.peers[peer].clients.all_ids() {
+            self.abort(peer, client);
+            self.peers[client].picker.remove_source(SourceId(peer as u32));
+            self.follow(client);
+            self.ask_all(client);
+        }
+    }
+
+    pub(super) fn complete(&mut self, peer: usize) {
+        self.peers[peer].done = Some(self.now);
+        self.waiting -= usize::from(peer < self.setting.seeders + self.counted());
+        self.step_out(peer);
+        for at in 0..self.peers[peer].sources.len() {
+            let source = self.peers[peer].sources[at];
+            self.peers[source].clients.gone(peer);
+        }
+    }
+
+    /// Clients that are told immediately learn of a chunk that started to arrive.
+    pub(super) fn announce_arrival(&mut self, peer: usize, index: ChunkIndex, began: Moment) {
+        for at in 0..self.peers[peer].clients.count() {
+            if let Some(other) = self.peers[peer].clients.told_at_once(at, began) {
+                self.messages += 1;
+                self.peers[other].picker.source_has(SourceId(peer as u32), index, self.now);
+                self.ask(other, peer);
+            }
+        }
+    }
+
+    /// All clients learn of received chunks in one message; only clients that missed an earlier message gain from it.
+    pub(super) fn announce_received(&mut self, peer: usize) {
+        let batch = self.peers[peer].clients.take_batch(self.now);
+        for at in 0..self.peers[peer].clients.count() {
+            let Some((other, missed)) = self.peers[peer].clients.active(at) else { continue };
+            self.messages += 1;
+            let mut any = false;
+            for (index, _) in batch.iter().filter(|(_, began)| *began <= missed) {
+                self.peers[other].picker.source_has(SourceId(peer as u32), *index, self.now);
+                any = true;
+            }
+            if any {
+                self.ask(other, peer);
+            }
+        }
+    }
+}

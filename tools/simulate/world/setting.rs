@@ -1,0 +1,41 @@
+//! Parameters and results of a simulation.
+
+use std::time::Duration;
+
+/// Parameters of a simulation. Rates are in bytes per second.
+pub struct Setting {
+    pub peers: usize,
+    pub seeders: usize,
+    pub size: u64,
+    pub chunk: u64,
+    pub block: u64,
+    pub up: (f64, f64),
+    pub down: (f64, f64),
+    pub seeder_up: f64,
+    pub slow: Option<f64>,
+    pub dying: f64,
+    pub kill: Option<Duration>,
+    pub apart: Duration,
+    pub neighbours: usize,
+    pub seeder_connections: usize,
+    pub latency: Duration,
+    pub startup: Duration,
+    pub overhead: f64,
+    pub seed: u64,
+    pub hints: bool,
+    pub trees: bool,
+    pub line_max: usize,
+    pub stripes: usize,
+    pub unfair: f64,
+}
+
+/// Results of a simulation.
+pub struct Outcome {
+    pub bound: f64,
+    pub last: f64,
+    pub median: f64,
+    pub unfinished: usize,
+    pub seeder_sent: f64,
+    pub wasted: f64,
+    pub messages: f64,
+}
