@@ -2,7 +2,7 @@
 
 use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
-use super::{Order, Placement, Timer};
+use super::{Order, ReplicationPlanner, Timer};
 use crate::content::fmt::counted;
 use crate::content::{ChunkIndex, FileId, limits};
 use crate::protocol::volunteer::CopyFailure;
@@ -14,7 +14,7 @@ use crate::swarm::keeping::{Location, Verdict, VolunteerNumber};
 const PARKED_CHUNK: u64 = 64 * 1024;
 const UNPARK_MORE: usize = 64;
 
-impl Placement {
+impl ReplicationPlanner {
     /// Notes that a chunk is stored and durable. Chunks that were in the tracker's chunk store at start are
     /// reported in this way, too. `free`: free space of the volunteer in bytes.
     pub fn stored(&mut self, now: Moment, at: Location, file: FileId, index: ChunkIndex, free: Option<u64>) {

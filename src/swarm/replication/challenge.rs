@@ -7,7 +7,7 @@
 
 use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
-use super::{Order, Placement, Timer};
+use super::{Order, ReplicationPlanner, Timer};
 use crate::content::{ChunkIndex, Digest, limits};
 use crate::protocol::tokens::Nonce;
 use crate::protocol::volunteer::ChallengedRange;
@@ -28,7 +28,7 @@ pub(super) struct Challenge {
     asked: Vec<(Location, Option<Option<Digest>>)>,
 }
 
-impl Placement {
+impl ReplicationPlanner {
     /// Challenges the holders of a random chunk of a random file.
     pub(super) fn challenge(&mut self, now: Moment) {
         let Some(every) = self.settings.challenge_every else { return };

@@ -4,7 +4,7 @@
 //! usual. This module reports the progress.
 
 use super::chunk::{CopyState, Key};
-use super::{Order, Placement, Timer};
+use super::{Order, ReplicationPlanner, Timer};
 use crate::swarm::Moment;
 use crate::swarm::keeping::VolunteerNumber;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// Number of chunks challenged at each check, among those whose other copies only need verification.
 const CHALLENGES_MAX: usize = 4;
 
-impl Placement {
+impl ReplicationPlanner {
     /// Drains a volunteer, or (`on` is false) cancels the drain.
     pub fn drain(&mut self, now: Moment, number: VolunteerNumber, on: bool) {
         let Some(volunteer) = self.at_mut(number) else { return };

@@ -4,12 +4,12 @@ use super::chunk::{CopyState, Deficits, Key};
 use super::file::{File, Offload};
 use super::priority::Priority;
 use super::volunteer::Volunteer;
-use super::{Placement, Timer};
+use super::{ReplicationPlanner, Timer};
 use crate::content::{ChunkIndex, FileId, Layout};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Location, VolunteerNumber};
 
-impl Placement {
+impl ReplicationPlanner {
     /// Restores a file from the catalogue, before any other event. `offloaded`: the tracker has deleted its
     /// own copy.
     pub fn restore_file(&mut self, id: FileId, layout: Layout, offloaded: bool) {

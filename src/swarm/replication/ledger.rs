@@ -1,17 +1,17 @@
 //! Ledger of copies: the only code that changes the state of a copy.
 //!
-//! Every change of a copy goes through [`Placement::set`]; every other change that a chunk depends on ends in
-//! [`Placement::touch`]. They update all counters, queues and work lists in time independent of the number of
+//! Every change of a copy goes through [`ReplicationPlanner::set`]; every other change that a chunk depends on ends in
+//! [`ReplicationPlanner::touch`]. They update all counters, queues and work lists in time independent of the number of
 //! chunks.
 
 use super::chunk::{CopyCounts, CopyState, Deficits, Key};
 use super::file::Offload;
 use super::priority::Priority;
-use super::{Placement, Timer};
+use super::{ReplicationPlanner, Timer};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Location, VolunteerNumber};
 
-impl Placement {
+impl ReplicationPlanner {
     /// Sets the state of a volunteer's copy; `None` if it has none.
     pub(super) fn set(&mut self, key: Key, number: VolunteerNumber, to: Option<CopyState>) {
         let Some(file) = self.files.get_mut(key.file as usize).and_then(Option::as_mut) else { return };

@@ -1,14 +1,14 @@
 //! Reports lost chunks: those without any copy, neither at a volunteer nor at the tracker.
 
 use super::chunk::{CopyState, Key};
-use super::{Order, Placement};
+use super::{Order, ReplicationPlanner};
 use crate::content::ChunkIndex;
 use crate::content::fmt::counted;
 use crate::swarm::Moment;
 use crate::swarm::keeping::VolunteerNumber;
 use std::collections::{BTreeMap, BTreeSet};
 
-impl Placement {
+impl ReplicationPlanner {
     /// Checks for lost chunks in all files that have been known for at least one lease, the time within which
     /// volunteers report.
     pub(super) fn examine(&mut self, now: Moment) {

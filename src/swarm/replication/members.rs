@@ -4,7 +4,7 @@ use super::chunk::{CopyState, Key, VOLUNTEERS_MAX};
 use super::file::Offload;
 use super::queue::Queue;
 use super::volunteer::{Liveness, Volunteer};
-use super::{Placement, Timer};
+use super::{ReplicationPlanner, Timer};
 use crate::content::fmt::{counted, size};
 use crate::content::{Bitfield, ChunkIndex, FileId, PeerName};
 use crate::protocol::tokens::VolunteerKey;
@@ -12,7 +12,7 @@ use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Location, VolunteerNumber, VolunteerRecord};
 use std::net::SocketAddr;
 
-impl Placement {
+impl ReplicationPlanner {
     /// Restores a volunteer from the catalogue, before any other event. It counts as away since `now`.
     /// Numbers that no catalogue can contain are ignored.
     pub fn restore_volunteer(&mut self, now: Moment, record: VolunteerRecord) {

@@ -1,7 +1,7 @@
 //! Replication planner: which chunks need copies, from where to where they are copied, which copies are
 //! dropped, and which holders are challenged.
 //!
-//! A [`Placement`] is notified of events and returns orders. It keeps `replicas` copies of each chunk at
+//! A [`ReplicationPlanner`] is notified of events and returns orders. It keeps `replicas` copies of each chunk at
 //! volunteers: it distributes published files, repairs under-replicated chunks (fewest copies first), drops
 //! over-replicated copies, and offloads the tracker's own copy of a file once the volunteers have it.
 //!
@@ -195,7 +195,7 @@ struct Census {
 
 /// State of all files, volunteers and copies.
 #[derive(Debug)]
-pub struct Placement {
+pub struct ReplicationPlanner {
     settings: Settings,
     window: Window,
     random: fastrand::Rng,
@@ -263,7 +263,7 @@ pub struct Placement {
     orders: Vec<Order>,
 }
 
-impl Placement {
+impl ReplicationPlanner {
     /// Starts without files and volunteers.
     pub fn new(settings: Settings, random: fastrand::Rng) -> Self {
         Self {

@@ -8,7 +8,7 @@
 use super::chunk::{CopyState, Key, Replicas};
 use super::priority::{PRIORITIES, Priority};
 use super::volunteer::{Traffic, Window};
-use super::{Order, Placement};
+use super::{Order, ReplicationPlanner};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Location, VolunteerNumber};
 use std::net::IpAddr;
@@ -45,7 +45,7 @@ enum Turn {
     Over,
 }
 
-impl Placement {
+impl ReplicationPlanner {
     /// Orders all copies that the windows permit.
     pub(super) fn plan(&mut self, now: Moment) {
         if self.paused || now < self.held_until {

@@ -6,12 +6,12 @@
 
 use super::chunk::{CopyState, Key};
 use super::file::Offload;
-use super::{Order, Placement};
+use super::{Order, ReplicationPlanner};
 use crate::content::{Bitfield, ChunkIndex, FileId, limits};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Change, Location, VolunteerNumber};
 
-impl Placement {
+impl ReplicationPlanner {
     pub(super) fn change(&mut self, now: Moment, change: Change) {
         self.changes.push(change);
         self.unrecorded.get_or_insert(now);

@@ -1,12 +1,12 @@
 //! Status of volunteers, files and repair, computed from counters.
 
-use super::Placement;
+use super::ReplicationPlanner;
 use super::file::{Counts, File, Offload};
 use super::volunteer::{Liveness, Volunteer};
 use crate::content::{FileId, FileName, limits};
 use crate::protocol::status::{Copies, FileStatus, RepairStatus, Status, VolunteerState, VolunteerStatus};
 
-impl Placement {
+impl ReplicationPlanner {
     /// The current status. `names` returns the name of a file; files without a name are left out.
     pub fn status(&self, names: impl Fn(FileId) -> Option<FileName>) -> Status {
         let replicas = self.settings.replicas as u64;

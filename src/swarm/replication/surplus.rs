@@ -4,12 +4,12 @@
 
 use super::chunk::{CopyState, Key};
 use super::volunteer::Volunteer;
-use super::{Order, Placement};
+use super::{Order, ReplicationPlanner};
 use crate::content::{ChunkIndex, limits};
 use crate::swarm::keeping::{Location, VolunteerNumber};
 use std::net::IpAddr;
 
-impl Placement {
+impl ReplicationPlanner {
     /// Orders drops of over-replicated copies.
     pub(super) fn shed(&mut self) {
         while let Some(key) = self.surplus.pop_first() {

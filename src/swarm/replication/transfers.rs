@@ -6,7 +6,7 @@
 use super::chunk::{CopyState, Key};
 use super::plan::gives;
 use super::priority::Priority;
-use super::{Order, Placement, Retry, Timer};
+use super::{Order, ReplicationPlanner, Retry, Timer};
 use crate::content::{ChunkIndex, limits};
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
@@ -22,7 +22,7 @@ pub(super) struct Transfer {
     pub deadline: Moment,
 }
 
-impl Placement {
+impl ReplicationPlanner {
     /// Orders a copy.
     pub(super) fn start_transfer(&mut self, now: Moment, key: Key, from: Location, to: Location) {
         let Some(file) = self.file(key.file) else { return };

@@ -1,9 +1,9 @@
-//! The part of a tracker that keeps files: connects volunteers and the executor with [`Placement`].
+//! The part of a tracker that keeps files: connects volunteers and the executor with [`ReplicationPlanner`].
 //!
-//! It turns reports of volunteers and outcomes of tasks into calls of [`Placement`], and its orders into
+//! It turns reports of volunteers and outcomes of tasks into calls of [`ReplicationPlanner`], and its orders into
 //! messages and tasks. Its own state is only names, addresses and sessions. Invariants: messages to a
 //! volunteer use its latest session; the registry entries of volunteers and tracker match the counts of
-//! [`Placement`]; a chunk is never dropped merely because its file is unknown.
+//! [`ReplicationPlanner`]; a chunk is never dropped merely because its file is unknown.
 
 mod orders;
 #[cfg(test)]
@@ -24,7 +24,7 @@ use crate::swarm::keeping::{
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
 use crate::swarm::registry::PeerId;
-use crate::swarm::replication::{Placement, Settings};
+use crate::swarm::replication::{ReplicationPlanner, Settings};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ type Reports = Vec<(VolunteerNumber, Vec<ChunkIndex>, bool)>;
 
 /// Files, volunteers and sessions of a tracker that keeps files.
 pub struct Keeping {
-    placement: Placement,
+    planner: ReplicationPlanner,
     serving: SocketAddr,
     rebuild: bool,
     files: HashMap<FileId, KeptFile>,
@@ -104,7 +104,7 @@ impl Departure {
 impl Keeping {
     /// Time at which a tick is due next.
     pub(super) fn next_tick(&self) -> Option<Moment> {
-        self.placement.next_tick()
+        self.planner.next_tick()
     }
 }
 
@@ -113,23 +113,23 @@ impl Tracker {
     pub fn keep(&mut self, rules: KeepRules, remembered: Remembered, random: fastrand::Rng) {
         let own = self.peers.registry.enroll(rules.name, rules.serving);
         let lease = rules.settings.lease;
-        let mut placement = Placement::new(rules.settings, random);
+        let mut planner = ReplicationPlanner::new(rules.settings, random);
         if rules.rebuild {
-            placement.hold(lease);
+            planner.hold(lease);
         }
         let now = Moment::ZERO;
         let Remembered { files, volunteers, held, forgotten } = remembered;
-        volunteers.into_iter().for_each(|record| placement.restore_volunteer(now, record));
+        volunteers.into_iter().for_each(|record| planner.restore_volunteer(now, record));
         let mut known = HashMap::new();
         for FileRecord { kept, layout, offloaded } in files {
-            placement.restore_file(kept.file.id, layout, offloaded);
+            planner.restore_file(kept.file.id, layout, offloaded);
             self.peers.registry.vouch(own, &kept.file, 0);
             known.insert(kept.file.id, kept);
         }
-        held.iter().for_each(|(file, volunteer, held)| placement.restore_held(*file, *volunteer, held));
-        forgotten.into_iter().for_each(|file| placement.restore_forgotten(file));
+        held.iter().for_each(|(file, volunteer, held)| planner.restore_held(*file, *volunteer, held));
+        forgotten.into_iter().for_each(|file| planner.restore_forgotten(file));
         self.keeping = Some(Keeping {
-            placement,
+            planner,
             serving: rules.serving,
             rebuild: rules.rebuild,
             files: known,
@@ -154,7 +154,7 @@ impl Tracker {
         if let VolunteerReport::Lend { key, offered, free } = report {
             let peer = self.peers.registry.peer(id)?;
             let (name, address) = (peer.name.clone(), peer.address);
-            let number = keeping.placement.join(now, key, name.clone(), address, offered, free);
+            let number = keeping.planner.join(now, key, name.clone(), address, offered, free);
             keeping.volunteers.insert(id, number);
             if let Some(before) = keeping.sessions.insert(number, id) {
                 keeping.volunteers.remove(&before);
@@ -178,34 +178,34 @@ impl Tracker {
     fn handle_report(&mut self, now: Moment, number: VolunteerNumber, report: VolunteerReport) {
         use VolunteerReport as Report;
         let Some(keeping) = &mut self.keeping else { return };
-        let (placement, at) = (&mut keeping.placement, Location::Volunteer(number));
+        let (planner, at) = (&mut keeping.planner, Location::Volunteer(number));
         match report {
             Report::Lend { .. } => {}
             Report::Holds { kept, held, checked } => {
-                let known = placement.holds(now, number, kept.file.id, &held, checked);
-                if !known && !placement.was_forgotten(kept.file.id) {
+                let known = planner.holds(now, number, kept.file.id, &held, checked);
+                if !known && !planner.was_forgotten(kept.file.id) {
                     let effect = keeping.unknown_file(number, kept, held, checked);
                     self.effects.extend(effect);
                 }
             }
-            Report::Reported => placement.reported(now, number),
-            Report::Stored { file, index, free } => placement.stored(now, at, file, index, Some(free)),
+            Report::Reported => planner.reported(now, number),
+            Report::Stored { file, index, free } => planner.stored(now, at, file, index, Some(free)),
             Report::NotStored { file, index, why, text, free } => {
                 let name =
-                    placement.volunteer(number).map(|record| record.name.to_string()).unwrap_or_default();
+                    planner.volunteer(number).map(|record| record.name.to_string()).unwrap_or_default();
                 let text =
                     format!("{name} could not store chunk {index} of {}: {text}", keeping.name_of(file));
-                keeping.placement.not_stored(now, at, file, index, why, Some(free));
+                keeping.planner.not_stored(now, at, file, index, why, Some(free));
                 // A full volunteer would cause a line for each chunk; the status shows that it has no free
                 // space.
                 if why != CopyFailure::NoRoom {
                     self.effects.push(Effect::Note(text));
                 }
             }
-            Report::Dropped { file, chunks, free } => placement.dropped(now, at, file, &chunks, Some(free)),
-            Report::Spoiled { file, chunks, free } => placement.spoiled(now, at, file, &chunks, Some(free)),
-            Report::Proof { challenge, sha256 } => placement.proof(now, at, challenge, sha256),
-            Report::Drain => placement.drain(now, number, true),
+            Report::Dropped { file, chunks, free } => planner.dropped(now, at, file, &chunks, Some(free)),
+            Report::Spoiled { file, chunks, free } => planner.spoiled(now, at, file, &chunks, Some(free)),
+            Report::Proof { challenge, sha256 } => planner.proof(now, at, challenge, sha256),
+            Report::Drain => planner.drain(now, number, true),
         }
     }
 
@@ -225,10 +225,10 @@ impl Tracker {
         }
         keeping.sessions.remove(&number);
         match how {
-            Departure::Goodbye | Departure::Expired => keeping.placement.gone(now, number),
+            Departure::Goodbye | Departure::Expired => keeping.planner.gone(now, number),
             Departure::Closed | Departure::Again => {
-                keeping.placement.heard(expires.saturating_sub(self.peers.lease()), number);
-                keeping.placement.away(now, number);
+                keeping.planner.heard(expires.saturating_sub(self.peers.lease()), number);
+                keeping.planner.away(now, number);
             }
         }
         self.settle_keeping(now);
@@ -237,44 +237,44 @@ impl Tracker {
     /// Handles the outcome of a task, or a command.
     pub(super) fn handle_outcome(&mut self, now: Moment, outcome: TaskOutcome) {
         let Some(keeping) = &mut self.keeping else { return };
-        let placement = &mut keeping.placement;
+        let planner = &mut keeping.planner;
         match outcome {
-            TaskOutcome::Recorded(ticket) => placement.recorded(now, ticket),
+            TaskOutcome::Recorded(ticket) => planner.recorded(now, ticket),
             TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
                 keeping.files.insert(id, kept);
-                placement.add_file(now, id, layout);
-                placement.own_whole(now, id, true);
+                planner.add_file(now, id, layout);
+                planner.own_whole(now, id, true);
                 self.vouch_own(id);
             }
             TaskOutcome::Withdrawn(file) => {
-                placement.own_whole(now, file, false);
+                planner.own_whole(now, file, false);
                 self.vouch_own(file);
             }
-            TaskOutcome::Looked => placement.looked(now),
+            TaskOutcome::Looked => planner.looked(now),
             TaskOutcome::Stored(file, index) => {
-                placement.stored(now, Location::Tracker, file, index, None);
+                planner.stored(now, Location::Tracker, file, index, None);
                 self.vouch_own(file);
             }
             TaskOutcome::NotStored(file, index, why) => {
-                placement.not_stored(now, Location::Tracker, file, index, why, None);
+                planner.not_stored(now, Location::Tracker, file, index, why, None);
             }
             TaskOutcome::Dropped(file, chunks) => {
-                placement.dropped(now, Location::Tracker, file, &chunks, None);
+                planner.dropped(now, Location::Tracker, file, &chunks, None);
                 self.vouch_own(file);
             }
             TaskOutcome::Spoiled(file, chunks) => {
-                placement.spoiled(now, Location::Tracker, file, &chunks, None);
+                planner.spoiled(now, Location::Tracker, file, &chunks, None);
                 self.vouch_own(file);
             }
             TaskOutcome::Offloaded(file, done) => {
-                placement.offloaded(now, file, done);
+                planner.offloaded(now, file, done);
                 self.vouch_own(file);
             }
             TaskOutcome::Audited(volunteer, file, index, verdict) => {
-                placement.audited(now, volunteer, file, index, verdict);
+                planner.audited(now, volunteer, file, index, verdict);
             }
-            TaskOutcome::Proof(challenge, proof) => placement.proof(now, Location::Tracker, challenge, proof),
+            TaskOutcome::Proof(challenge, proof) => planner.proof(now, Location::Tracker, challenge, proof),
             TaskOutcome::Adopted(file, adopted) => self.adopted(now, file, adopted),
             TaskOutcome::Command(number, command) => {
                 let answer = self.carry_out(now, command);
@@ -294,9 +294,9 @@ impl Tracker {
             return;
         };
         keeping.files.insert(file, kept);
-        keeping.placement.adopt_file(now, file, layout);
+        keeping.planner.adopt_file(now, file, layout);
         for (volunteer, held, checked) in reports {
-            keeping.placement.holds(now, volunteer, file, &held, checked);
+            keeping.planner.holds(now, volunteer, file, &held, checked);
         }
         self.vouch_own(file);
     }
@@ -308,20 +308,20 @@ impl Tracker {
         match command {
             Command::Status => Answer::Status(Arc::new(keeping.status())),
             Command::Pause(on) => {
-                keeping.placement.pause(now, on);
+                keeping.planner.pause(now, on);
                 let text =
                     if on { "repair is paused; `repair resume` continues it" } else { "repair is resumed" };
                 Answer::Done(text.into())
             }
             Command::Drain(name, on) => {
-                let volunteers = keeping.placement.volunteer_by_name(&name);
+                let volunteers = keeping.planner.volunteer_by_name(&name);
                 let [volunteer] = volunteers[..] else {
                     return Answer::Refused(match volunteers.len() {
                         0 => format!("no volunteer is named {name}"),
                         several => format!("{several} volunteers are named {name}"),
                     });
                 };
-                keeping.placement.drain(now, volunteer, on);
+                keeping.planner.drain(now, volunteer, on);
                 Answer::Done(match on {
                     true => format!("draining {name}; the log reports when it may leave"),
                     false => format!("drain of {name} cancelled"),
@@ -348,7 +348,7 @@ impl Tracker {
                 several => format!("{several} files have this name; give the id of one of them"),
             });
         };
-        keeping.placement.forget(now, id);
+        keeping.planner.forget(now, id);
         let name = keeping.name_of(id);
         keeping.files.remove(&id);
         self.peers.registry.retract(keeping.own, id);
@@ -360,7 +360,7 @@ impl Tracker {
     fn vouch_own(&mut self, file: FileId) {
         let Some(keeping) = &self.keeping else { return };
         let Some(kept) = keeping.files.get(&file) else { return };
-        let (whole, chunks) = keeping.placement.own(file);
+        let (whole, chunks) = keeping.planner.own(file);
         let held = if whole { kept.file.chunks } else { chunks };
         self.peers.registry.vouch(keeping.own, &kept.file, held);
     }
@@ -368,27 +368,27 @@ impl Tracker {
     /// Does everything that is due at `now`.
     pub(super) fn tick_keeping(&mut self, now: Moment) {
         if let Some(keeping) = &mut self.keeping {
-            keeping.placement.tick(now);
+            keeping.planner.tick(now);
             self.settle_keeping(now);
         }
     }
 
-    /// Turns the decisions of [`Placement`] into registry updates, messages and tasks.
+    /// Turns the decisions of [`ReplicationPlanner`] into registry updates, messages and tasks.
     fn settle_keeping(&mut self, now: Moment) {
         let Some(keeping) = &mut self.keeping else { return };
-        for (volunteer, file) in keeping.placement.changed_holdings() {
-            let held = keeping.placement.held_by(volunteer, file);
+        for (volunteer, file) in keeping.planner.changed_holdings() {
+            let held = keeping.planner.held_by(volunteer, file);
             let Some(peer) = keeping.sessions.get(&volunteer) else { continue };
             match keeping.files.get(&file) {
                 Some(kept) if held > 0 => self.peers.registry.vouch(*peer, &kept.file, held),
                 _ => self.peers.registry.retract(*peer, file),
             }
         }
-        for order in keeping.placement.take_orders() {
+        for order in keeping.planner.take_orders() {
             let effects = keeping.effects(order, |peer| self.peers.connection(peer));
             self.effects.extend(effects);
         }
-        if let Some((ticket, changes)) = keeping.placement.take_record(now) {
+        if let Some((ticket, changes)) = keeping.planner.take_record(now) {
             self.effects.push(Effect::Task(ExecutorTask::Record { ticket, changes }));
         }
     }

@@ -108,11 +108,11 @@ impl Random {
             Event::Come(number) => drop(self.come(number)),
             Event::Report(number) if self.here[number as usize] => self.world.report(number, false),
             Event::Away(number) => {
-                self.world.placement.away(self.world.now, v(number));
+                self.world.planner.away(self.world.now, v(number));
                 self.leave(number);
             }
             Event::Gone(number) => {
-                self.world.placement.gone(self.world.now, v(number));
+                self.world.planner.gone(self.world.now, v(number));
                 self.leave(number);
             }
             Event::Wipe(number) if !self.here[number as usize] => {
@@ -121,14 +121,14 @@ impl Random {
             Event::Publish(file) => self.world.publish(id(file), u32::from(file) * 4),
             Event::Withdraw(file) => {
                 self.world.whole.remove(&id(file));
-                self.world.placement.own_whole(self.world.now, id(file), false);
+                self.world.planner.own_whole(self.world.now, id(file), false);
             }
             Event::Forget(file) => {
-                self.world.placement.forget(self.world.now, id(file));
+                self.world.planner.forget(self.world.now, id(file));
                 self.world.disk.retain(|(location, held, _)| *location != TRACKER || *held != id(file));
             }
-            Event::Drain(number, on) => self.world.placement.drain(self.world.now, v(number), on),
-            Event::Pause(on) => self.world.placement.pause(self.world.now, on),
+            Event::Drain(number, on) => self.world.planner.drain(self.world.now, v(number), on),
+            Event::Pause(on) => self.world.planner.pause(self.world.now, on),
             Event::Record => self.world.record(),
             Event::Pass(time) => self.world.pass(Duration::from_millis(time)),
             Event::Run => self.world.run(),
@@ -137,7 +137,7 @@ impl Random {
                 // All state that is not durable is lost, except the numbers of volunteers, which the test
                 // relies on.
                 for number in (0..self.known).map(v) {
-                    let record = self.world.placement.volunteer(number).unwrap().clone();
+                    let record = self.world.planner.volunteer(number).unwrap().clone();
                     self.world.volunteers.insert(number, record);
                 }
                 self.world.restart(self.settings.clone());
@@ -157,7 +157,7 @@ impl Random {
             Event::Ignore(at) => drop(self.take_order(at)),
             Event::Fail(at, why) => match self.take_order(at) {
                 Some(Order::Copy { file, index, to, .. }) => {
-                    self.world.placement.not_stored(self.world.now, to, file, index, why, None);
+                    self.world.planner.not_stored(self.world.now, to, file, index, why, None);
                 }
                 Some(other) => self.world.carry_out(other),
                 None => {}
@@ -172,7 +172,7 @@ impl Random {
                 self.world.disk.remove(&there);
                 self.world.bad.remove(&there);
                 let (location, file, index) = there;
-                self.world.placement.spoiled(self.world.now, location, file, &[ChunkIndex(index)], None);
+                self.world.planner.spoiled(self.world.now, location, file, &[ChunkIndex(index)], None);
             }
             _ => {}
         }
@@ -211,13 +211,13 @@ proptest! {
         }
         heal(&mut random);
         let world = &random.world;
-        let status = world.placement.status(|_| None);
+        let status = world.planner.status(|_| None);
         prop_assert_eq!(status.copies.short, status.copies.lost, "each chunk that is not lost has all copies");
         prop_assert_eq!((status.repair.waiting, status.repair.running), (status.copies.lost, 0));
         let copies = world.disk.iter().filter(|(location, file, _)| *location != TRACKER && !world.forgotten.contains(file));
         prop_assert_eq!(copies.count() as u64, status.copies.verified, "no copy is over-replicated or unknown");
         prop_assert_eq!(status.copies.verified + status.copies.lost * replicas as u64, status.copies.wanted);
-        for file in world.placement.files.iter().flatten().filter(|file| file.offload == Offload::Done) {
+        for file in world.planner.files.iter().flatten().filter(|file| file.offload == Offload::Done) {
             prop_assert_eq!(file.own, 0, "chunks copied back were distributed again");
         }
     }
@@ -227,7 +227,7 @@ proptest! {
 fn heal(random: &mut Random) {
     random.world.records = true;
     random.world.record();
-    random.world.placement.pause(random.world.now, false);
+    random.world.planner.pause(random.world.now, false);
     random.world.take();
     for number in 0..6 {
         let number = number.min(random.known);
@@ -240,7 +240,7 @@ fn heal(random: &mut Random) {
         }
         random.world.come(number, number / 2, 1_000);
         random.world.report(number, true);
-        random.world.placement.drain(random.world.now, v(number), false);
+        random.world.planner.drain(random.world.now, v(number), false);
         random.world.take();
     }
     for _ in 0..20 {

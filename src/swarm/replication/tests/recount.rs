@@ -1,6 +1,6 @@
 //! Recomputes all counters from scratch, to compare them with the stored ones.
 
-use super::super::Placement;
+use super::super::ReplicationPlanner;
 use super::super::chunk::{CopyCounts, CopyState, Key};
 use super::super::file::Counts;
 use super::super::priority::Priority;
@@ -9,7 +9,7 @@ use super::super::volunteer::{Liveness, Traffic};
 use crate::swarm::keeping::Location;
 use std::collections::BTreeMap;
 
-impl Placement {
+impl ReplicationPlanner {
     /// Panics if a stored counter differs from the recomputed one.
     pub fn recount(&self) {
         let mut all = Counts::default();

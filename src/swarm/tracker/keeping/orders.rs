@@ -1,7 +1,7 @@
-//! Translates orders of [`Placement`](crate::swarm::replication::Placement) into messages, tasks and log lines.
+//! Translates orders of [`ReplicationPlanner`](crate::swarm::replication::ReplicationPlanner) into messages, tasks and log lines.
 //!
 //! Pure. Invariant: each order results in a message, task or log line, except for orders to a volunteer that
-//! has left; [`Placement`](crate::swarm::replication::Placement) has been notified of its departure.
+//! has left; [`ReplicationPlanner`](crate::swarm::replication::ReplicationPlanner) has been notified of its departure.
 
 use super::{Keeping, NAMED};
 use crate::content::fmt::counted;
@@ -27,13 +27,13 @@ impl Keeping {
     }
 
     fn name_of_volunteer(&self, number: VolunteerNumber) -> String {
-        self.placement.volunteer(number).map_or_else(|| "?".to_owned(), |record| record.name.to_string())
+        self.planner.volunteer(number).map_or_else(|| "?".to_owned(), |record| record.name.to_string())
     }
 
     fn address_of(&self, location: Location) -> Option<SocketAddr> {
         match location {
             Location::Tracker => Some(self.serving),
-            Location::Volunteer(number) => self.placement.volunteer(number).map(|record| record.address),
+            Location::Volunteer(number) => self.planner.volunteer(number).map(|record| record.address),
         }
     }
 
@@ -147,6 +147,6 @@ impl Keeping {
 
     /// Status of volunteers and files.
     pub(super) fn status(&self) -> Status {
-        self.placement.status(|id| self.files.get(&id).map(|kept| kept.file.name.clone()))
+        self.planner.status(|id| self.files.get(&id).map(|kept| kept.file.name.clone()))
     }
 }
