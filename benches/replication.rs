@@ -64,14 +64,14 @@ fn planner(volunteers: u32) -> ReplicationPlanner {
         }
         planner.restore_held(id(*file), VolunteerNumber(*volunteer), &map);
     }
-    planner.looked(Duration::ZERO);
+    planner.scan_complete(Duration::ZERO);
     for number in 0..volunteers {
         let VolunteerRecord { key, name, address, offered, .. } = record(number);
         let number = planner.join(Duration::ZERO, key, name, address, offered, offered);
         for ((_, file), chunks) in held.range((number.0, 0)..(number.0 + 1, 0)) {
             planner.holds(Duration::ZERO, number, id(*file), chunks, true);
         }
-        planner.reported(Duration::ZERO, number);
+        planner.report_complete(Duration::ZERO, number);
     }
     planner.take_orders();
     planner
@@ -128,7 +128,7 @@ fn measure(volunteers: u32) {
 
     let second = Duration::from_secs(1);
     let begun = Stopwatch::start();
-    planner.gone(second, VolunteerNumber(0));
+    planner.mark_dead(second, VolunteerNumber(0));
     let death = begun.milliseconds();
     let status = planner.status(|_| None);
     let short = status.copies.short;
@@ -152,7 +152,7 @@ fn measure(volunteers: u32) {
     planner.tick(second);
     planner.take_orders();
     let begun = Stopwatch::start();
-    planner.gone(second, VolunteerNumber(1));
+    planner.mark_dead(second, VolunteerNumber(1));
     let all = begun.milliseconds();
     let begun_copies = copies(planner.take_orders()).len();
     println!("  a death, windows without end: {all:.2} ms, {begun_copies} copies begun");

@@ -83,14 +83,14 @@ impl Simulation {
     fn new(seed: u64) -> Self {
         let settings = Settings { offload: true, ..Settings::default() };
         let mut planner = ReplicationPlanner::new(settings, fastrand::Rng::with_seed(seed));
-        planner.looked(Duration::ZERO);
+        planner.scan_complete(Duration::ZERO);
         for number in 0..VOLUNTEERS {
             let [.., a, b] = number.to_be_bytes();
             let address = SocketAddr::from(([10, 0, a, b], 6000));
             let name = PeerName::new(format!("v{number}")).unwrap();
             let key = VolunteerKey(number.into());
             let number = planner.join(Duration::ZERO, key, name, address, 1 << 30, 1 << 30);
-            planner.reported(Duration::ZERO, number);
+            planner.report_complete(Duration::ZERO, number);
         }
         Self {
             planner,
@@ -141,9 +141,9 @@ impl Simulation {
                 Order::Audit { .. } | Order::Drained { .. } | Order::Note(..) => {}
             }
         }
-        while let Some((ticket, changes)) = self.planner.take_record(self.now) {
+        while let Some((number, changes)) = self.planner.take_record(self.now) {
             assert!(changes.iter().all(|change| !matches!(change, Change::Forgotten(_))));
-            self.after(self.now + Duration::from_millis(5), Event::Recorded(ticket));
+            self.after(self.now + Duration::from_millis(5), Event::Recorded(number));
         }
     }
 
@@ -163,7 +163,7 @@ impl Simulation {
                 }
                 self.planner.stored(self.now, to, FILE, ChunkIndex(index), None);
             }
-            Event::Recorded(ticket) => self.planner.recorded(self.now, ticket),
+            Event::Recorded(number) => self.planner.recorded(self.now, number),
             Event::Dies(number) => self.die(VolunteerNumber(number)),
         }
     }
@@ -185,7 +185,7 @@ impl Simulation {
             }
             *since = Some(self.now);
         }
-        self.planner.away(self.now, number);
+        self.planner.mark_away(self.now, number);
     }
 
     fn run_until(&mut self, end: Moment) {
@@ -227,7 +227,7 @@ fn repair_survives_the_death_of_100_of_1000_volunteers_in_an_hour() {
     let mut simulation = Simulation::new(11);
     let layout = Layout::even(u64::from(CHUNKS) * CHUNK, Some(limits::CHUNK_SIZE)).unwrap();
     simulation.planner.add_file(Duration::ZERO, FILE, layout);
-    simulation.planner.own_whole(Duration::ZERO, FILE, true);
+    simulation.planner.set_complete_at_tracker(Duration::ZERO, FILE, true);
     let day = Duration::from_secs(400);
     simulation.run_until(day);
     assert!(!simulation.whole, "the file is distributed, recorded and offloaded");

@@ -115,7 +115,7 @@ impl Tracker {
         let lease = rules.settings.lease;
         let mut planner = ReplicationPlanner::new(rules.settings, random);
         if rules.rebuild {
-            planner.hold(lease);
+            planner.delay_copies(lease);
         }
         let now = Moment::ZERO;
         let Remembered { files, volunteers, held, forgotten } = remembered;
@@ -188,7 +188,7 @@ impl Tracker {
                     self.effects.extend(effect);
                 }
             }
-            Report::Reported => planner.reported(now, number),
+            Report::Reported => planner.report_complete(now, number),
             Report::Stored { file, index, free } => planner.stored(now, at, file, index, Some(free)),
             Report::NotStored { file, index, why, text, free } => {
                 let name =
@@ -225,10 +225,10 @@ impl Tracker {
         }
         keeping.sessions.remove(&number);
         match how {
-            Departure::Goodbye | Departure::Expired => keeping.planner.gone(now, number),
+            Departure::Goodbye | Departure::Expired => keeping.planner.mark_dead(now, number),
             Departure::Closed | Departure::Again => {
-                keeping.planner.heard(expires.saturating_sub(self.peers.lease()), number);
-                keeping.planner.away(now, number);
+                keeping.planner.note_message(expires.saturating_sub(self.peers.lease()), number);
+                keeping.planner.mark_away(now, number);
             }
         }
         self.settle_keeping(now);
@@ -239,19 +239,19 @@ impl Tracker {
         let Some(keeping) = &mut self.keeping else { return };
         let planner = &mut keeping.planner;
         match outcome {
-            TaskOutcome::Recorded(ticket) => planner.recorded(now, ticket),
+            TaskOutcome::Recorded(number) => planner.recorded(now, number),
             TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
                 keeping.files.insert(id, kept);
                 planner.add_file(now, id, layout);
-                planner.own_whole(now, id, true);
+                planner.set_complete_at_tracker(now, id, true);
                 self.vouch_own(id);
             }
             TaskOutcome::Withdrawn(file) => {
-                planner.own_whole(now, file, false);
+                planner.set_complete_at_tracker(now, file, false);
                 self.vouch_own(file);
             }
-            TaskOutcome::Looked => planner.looked(now),
+            TaskOutcome::ScanComplete => planner.scan_complete(now),
             TaskOutcome::Stored(file, index) => {
                 planner.stored(now, Location::Tracker, file, index, None);
                 self.vouch_own(file);
@@ -360,7 +360,7 @@ impl Tracker {
     fn vouch_own(&mut self, file: FileId) {
         let Some(keeping) = &self.keeping else { return };
         let Some(kept) = keeping.files.get(&file) else { return };
-        let (whole, chunks) = keeping.planner.own(file);
+        let (whole, chunks) = keeping.planner.tracker_copy(file);
         let held = if whole { kept.file.chunks } else { chunks };
         self.peers.registry.vouch(keeping.own, &kept.file, held);
     }
@@ -388,8 +388,8 @@ impl Tracker {
             let effects = keeping.effects(order, |peer| self.peers.connection(peer));
             self.effects.extend(effects);
         }
-        if let Some((ticket, changes)) = keeping.planner.take_record(now) {
-            self.effects.push(Effect::Task(ExecutorTask::Record { ticket, changes }));
+        if let Some((number, changes)) = keeping.planner.take_record(now) {
+            self.effects.push(Effect::Task(ExecutorTask::Record { number, changes }));
         }
     }
 

@@ -283,8 +283,8 @@ fn invalid_requests_get_an_error_code() {
     let loose = TrackerRequest::JoinSet { token, set };
     assert_eq!(code(&tracker.request(at(1), datagram(1), loose)), Some(ErrorCode::Malformed));
     let name = PeerName::new("x").unwrap();
-    let nowhere = TrackerRequest::Register(Registration { name, port: 0, advertise: None });
-    assert_eq!(code(&tracker.request(at(1), datagram(1), nowhere)), Some(ErrorCode::Malformed));
+    let zero_port = TrackerRequest::Register(Registration { name, port: 0, advertise: None });
+    assert_eq!(code(&tracker.request(at(1), datagram(1), zero_port)), Some(ErrorCode::Malformed));
     let unknown = tracker.request(at(1), datagram(1), TrackerRequest::Unknown);
     assert_eq!(code(&unknown), Some(ErrorCode::UnknownMessage));
 }

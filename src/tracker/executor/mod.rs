@@ -140,7 +140,7 @@ impl Executor {
         chunks::start(&inner)?;
         match folder {
             Some(folder) => publish::Publisher::start(&inner, folder, &log_file)?,
-            None => inner.tell(TaskOutcome::Looked),
+            None => inner.tell(TaskOutcome::ScanComplete),
         }
         Ok(Self)
     }

@@ -79,7 +79,7 @@ impl Publisher {
             self.first_scan_reported = true;
             let files = counted(self.folder.files().len() as u64, "file");
             log::info!("offering {files} of {}", self.folder.path().display());
-            self.inner.tell(TaskOutcome::Looked);
+            self.inner.tell(TaskOutcome::ScanComplete);
         }
         Ok(())
     }

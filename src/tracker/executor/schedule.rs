@@ -21,7 +21,7 @@ pub(super) enum Kind {
 pub(super) fn file_of(task: &ExecutorTask) -> Option<FileId> {
     match task {
         ExecutorTask::Record { .. } => None,
-        ExecutorTask::DownloadScheduler { kept, .. }
+        ExecutorTask::Download { kept, .. }
         | ExecutorTask::Offload(kept)
         | ExecutorTask::Adopt { kept, .. } => Some(kept.file.id),
         ExecutorTask::Drop { file, .. } | ExecutorTask::Audit { file, .. } | ExecutorTask::Forget(file) => {
@@ -34,7 +34,7 @@ pub(super) fn file_of(task: &ExecutorTask) -> Option<FileId> {
 /// The resource that a task needs.
 pub(super) fn kind_of(task: &ExecutorTask) -> Kind {
     match task {
-        ExecutorTask::DownloadScheduler { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Adopt { .. } => {
+        ExecutorTask::Download { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Adopt { .. } => {
             Kind::Distant
         }
         _ => Kind::Local,
@@ -43,10 +43,7 @@ pub(super) fn kind_of(task: &ExecutorTask) -> Kind {
 
 /// Whether no other task of the same file may run at the same time.
 fn is_exclusive(task: &ExecutorTask) -> bool {
-    !matches!(
-        task,
-        ExecutorTask::DownloadScheduler { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Prove { .. }
-    )
+    !matches!(task, ExecutorTask::Download { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Prove { .. })
 }
 
 /// Queues of waiting tasks, one for each file.

@@ -87,7 +87,7 @@ impl Running {
     /// Waits for the end of the first scan. Returns all news before it, and the published files.
     fn first_scan(&self) -> (Vec<TaskOutcome>, Vec<KeptFile>) {
         let all: Vec<_> =
-            std::iter::from_fn(|| Some(self.next_news()).filter(|news| *news != TaskOutcome::Looked))
+            std::iter::from_fn(|| Some(self.next_news()).filter(|news| *news != TaskOutcome::ScanComplete))
                 .collect();
         let published = all.iter().filter_map(|news| match news {
             TaskOutcome::Published { kept, .. } => Some(kept.clone()),
@@ -255,13 +255,13 @@ fn records_are_acknowledged_in_order_and_after_they_are_durable() {
         address: "127.0.0.1:7".parse().unwrap(),
         offered: 1,
     };
-    for ticket in 0..50 {
-        let changes = vec![Change::Volunteer(record(ticket as u32))];
-        running.tasks.send(ExecutorTask::Record { ticket, changes }).unwrap();
+    for number in 0..50 {
+        let changes = vec![Change::Volunteer(record(number as u32))];
+        running.tasks.send(ExecutorTask::Record { number, changes }).unwrap();
     }
-    for ticket in 0..50 {
-        assert_eq!(running.next_news(), TaskOutcome::Recorded(ticket));
-        assert!(running.catalogue.load().unwrap().volunteers.len() > ticket as usize);
+    for number in 0..50 {
+        assert_eq!(running.next_news(), TaskOutcome::Recorded(number));
+        assert!(running.catalogue.load().unwrap().volunteers.len() > number as usize);
     }
     running.stop();
 }
@@ -290,8 +290,8 @@ fn failed_catalogue_ends_the_tracker_and_acknowledges_nothing() {
     let root = TempDir::new().unwrap();
     let running = Running::start_with(root.path(), Arc::new(Full));
     running.first_scan();
-    for ticket in 0..3 {
-        running.tasks.send(ExecutorTask::Record { ticket, changes: Vec::new() }).unwrap();
+    for number in 0..3 {
+        running.tasks.send(ExecutorTask::Record { number, changes: Vec::new() }).unwrap();
     }
     let error = running.failed.recv_timeout(PATIENCE).unwrap();
     assert_eq!(error.fault, Fault::DiskFull);
@@ -317,8 +317,7 @@ fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     assert_eq!(running.next_news(), TaskOutcome::Withdrawn(id));
     let volunteers = Volunteers::new(1);
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let fetch =
-        |index, from| ExecutorTask::DownloadScheduler { kept: kept.clone(), index: ChunkIndex(index), from };
+    let fetch = |index, from| ExecutorTask::Download { kept: kept.clone(), index: ChunkIndex(index), from };
     for (from, why) in [
         (volunteers.lying, CopyFailure::Corrupt),
         (volunteers.empty, CopyFailure::Unreachable),
@@ -345,7 +344,7 @@ fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     let mut news = [running.next_news(), running.next_news(), running.next_news()];
     news.sort_by_key(|news| format!("{news:?}"));
     let spoiled = TaskOutcome::Spoiled(id, vec![ChunkIndex(2)]);
-    assert_eq!(news, [TaskOutcome::Looked, spoiled, TaskOutcome::Stored(id, ChunkIndex(0))]);
+    assert_eq!(news, [TaskOutcome::ScanComplete, spoiled, TaskOutcome::Stored(id, ChunkIndex(0))]);
     let gone = running.execute(ExecutorTask::Drop { file: id, chunks: vec![ChunkIndex(0)] });
     assert_eq!(gone, TaskOutcome::Dropped(id, vec![ChunkIndex(0)]));
     assert_eq!(running.held(id), Some(0));
@@ -389,7 +388,7 @@ fn replicas_are_audited_and_challenges_are_proven_from_files_and_stored_chunks()
     fs::remove_file(root.path().join("files/a")).unwrap();
     assert_eq!(running.next_news(), TaskOutcome::Withdrawn(id));
     assert_eq!(proof(range), TaskOutcome::Proof(7, None));
-    running.execute(ExecutorTask::DownloadScheduler { kept, index, from: volunteers.honest });
+    running.execute(ExecutorTask::Download { kept, index, from: volunteers.honest });
     assert_eq!(proof(range), TaskOutcome::Proof(7, Some(right)));
     running.stop();
 }
@@ -430,7 +429,7 @@ fn only_an_unchanged_file_is_offloaded_and_it_is_published_again_when_put_back()
     assert_eq!(running.held(a.file.id), Some(3));
     // A tracker that was killed between the record and the deletion, and one that was killed during the deletion.
     let changes = vec![Change::Offloaded(a.file.id, true)];
-    assert_eq!(running.execute(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
+    assert_eq!(running.execute(ExecutorTask::Record { number: 1, changes }), TaskOutcome::Recorded(1));
     running.stop();
     let running = Running::start(root.path());
     assert!(running.first_scan().1.contains(&a));
@@ -465,14 +464,14 @@ fn file_reported_by_a_volunteer_is_adopted_and_forgotten_on_order() {
         assert_eq!(adopt(&kept, from), TaskOutcome::Adopted(id, Some((kept.clone(), layout.clone()))));
     }
     assert!(running.shelf.get(id).unwrap().manifest().is_some());
-    running.execute(ExecutorTask::DownloadScheduler {
+    running.execute(ExecutorTask::Download {
         kept: kept.clone(),
         index: ChunkIndex(0),
         from: volunteers.honest,
     });
     // As the machine does it: first the record, then the task.
     let changes = vec![Change::Forgotten(id), Change::Forgotten(b.file.id)];
-    assert_eq!(running.execute(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
+    assert_eq!(running.execute(ExecutorTask::Record { number: 1, changes }), TaskOutcome::Recorded(1));
     for id in [id, b.file.id] {
         running.tasks.send(ExecutorTask::Forget(id)).unwrap();
         running.tasks.send(ExecutorTask::Drop { file: id, chunks: Vec::new() }).unwrap();
@@ -498,11 +497,8 @@ fn rebuild_adopts_stored_chunks_except_those_of_forgotten_files() {
         let running = Running::start(root.path());
         let kept = running.first_scan().1[0].clone();
         ids.push(kept.file.id);
-        let fetched = running.execute(ExecutorTask::DownloadScheduler {
-            kept,
-            index: ChunkIndex(1),
-            from: volunteers.honest,
-        });
+        let fetched =
+            running.execute(ExecutorTask::Download { kept, index: ChunkIndex(1), from: volunteers.honest });
         assert!(matches!(fetched, TaskOutcome::Stored(..)), "{fetched:?}");
         running.stop();
         fs::remove_file(root.path().join("files/a")).unwrap();
@@ -516,7 +512,8 @@ fn rebuild_adopts_stored_chunks_except_those_of_forgotten_files() {
     );
     let news = [running.next_news(), running.next_news()];
     assert!(
-        news.contains(&TaskOutcome::Stored(ids[0], ChunkIndex(1))) && news.contains(&TaskOutcome::Looked),
+        news.contains(&TaskOutcome::Stored(ids[0], ChunkIndex(1)))
+            && news.contains(&TaskOutcome::ScanComplete),
         "{news:?}"
     );
     assert_eq!((running.held(ids[0]), running.held(ids[1])), (Some(1), None));

@@ -87,7 +87,7 @@ fn distribute(
             }
             recv(tasks) -> task => match task {
                 // A send fails only when the recording thread has ended, and then the tracker ends, too.
-                Ok(ExecutorTask::Record { ticket, changes }) => _ = records.send((ticket, changes)),
+                Ok(ExecutorTask::Record { number, changes }) => _ = records.send((number, changes)),
                 Ok(task) => schedule.push(task),
                 // The state machine has ended.
                 Err(_) => return,
@@ -111,7 +111,7 @@ fn carry_out(inner: &Inner, task: ExecutorTask) {
     match task {
         // Sent to the recording thread by `distribute`.
         ExecutorTask::Record { .. } => {}
-        ExecutorTask::DownloadScheduler { kept, index, from } => {
+        ExecutorTask::Download { kept, index, from } => {
             let id = kept.file.id;
             inner.tell(match inner.fetch(&kept, index, from) {
                 Ok(()) => TaskOutcome::Stored(id, index),

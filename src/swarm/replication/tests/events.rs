@@ -15,10 +15,10 @@ enum Event {
         number: u32,
         checked: bool,
     },
-    Come(u32),
+    Connect(u32),
     Report(u32),
     Away(u32),
-    Gone(u32),
+    Die(u32),
     Wipe(u32),
     Publish(u8),
     Withdraw(u8),
@@ -48,10 +48,10 @@ fn event() -> impl Strategy<Value = Event> {
     ];
     prop_oneof![
         4 => (0u32..6, any::<bool>()).prop_map(|(number, checked)| Join { number, checked }),
-        1 => (0u32..6).prop_map(Come),
+        1 => (0u32..6).prop_map(Connect),
         1 => (0u32..6).prop_map(Report),
         2 => (0u32..6).prop_map(Away),
-        2 => (0u32..6).prop_map(Gone),
+        2 => (0u32..6).prop_map(Die),
         1 => (0u32..6).prop_map(Wipe),
         2 => (1u8..4).prop_map(Publish),
         1 => (1u8..4).prop_map(Withdraw),
@@ -79,12 +79,12 @@ struct Random {
 }
 
 impl Random {
-    fn come(&mut self, number: u32) -> u32 {
+    fn connect(&mut self, number: u32) -> u32 {
         // Volunteers get consecutive numbers when they first join.
         let number = number.min(self.known);
         self.known = self.known.max(number + 1);
         self.here[number as usize] = true;
-        self.world.come(number, number / 2, 14 + u64::from(number));
+        self.world.connect(number, number / 2, 14 + u64::from(number));
         number
     }
 
@@ -102,17 +102,17 @@ impl Random {
     fn apply(&mut self, event: Event) {
         match event {
             Event::Join { number, checked } => {
-                let number = self.come(number);
+                let number = self.connect(number);
                 self.world.report(number, checked);
             }
-            Event::Come(number) => drop(self.come(number)),
+            Event::Connect(number) => drop(self.connect(number)),
             Event::Report(number) if self.here[number as usize] => self.world.report(number, false),
             Event::Away(number) => {
-                self.world.planner.away(self.world.now, v(number));
+                self.world.planner.mark_away(self.world.now, v(number));
                 self.leave(number);
             }
-            Event::Gone(number) => {
-                self.world.planner.gone(self.world.now, v(number));
+            Event::Die(number) => {
+                self.world.planner.mark_dead(self.world.now, v(number));
                 self.leave(number);
             }
             Event::Wipe(number) if !self.here[number as usize] => {
@@ -121,7 +121,7 @@ impl Random {
             Event::Publish(file) => self.world.publish(id(file), u32::from(file) * 4),
             Event::Withdraw(file) => {
                 self.world.whole.remove(&id(file));
-                self.world.planner.own_whole(self.world.now, id(file), false);
+                self.world.planner.set_complete_at_tracker(self.world.now, id(file), false);
             }
             Event::Forget(file) => {
                 self.world.planner.forget(self.world.now, id(file));
@@ -217,8 +217,8 @@ proptest! {
         let copies = world.disk.iter().filter(|(location, file, _)| *location != TRACKER && !world.forgotten.contains(file));
         prop_assert_eq!(copies.count() as u64, status.copies.verified, "no copy is over-replicated or unknown");
         prop_assert_eq!(status.copies.verified + status.copies.lost * replicas as u64, status.copies.wanted);
-        for file in world.planner.files.iter().flatten().filter(|file| file.offload == Offload::Done) {
-            prop_assert_eq!(file.own, 0, "chunks copied back were distributed again");
+        for file in world.planner.files.iter().filter(|file| file.offload == Offload::Done) {
+            prop_assert_eq!(file.stored_chunks, 0, "chunks copied back were distributed again");
         }
     }
 }
@@ -238,7 +238,7 @@ fn heal(random: &mut Random) {
             random.world.bad.remove(&there);
             random.world.disk.remove(&there);
         }
-        random.world.come(number, number / 2, 1_000);
+        random.world.connect(number, number / 2, 1_000);
         random.world.report(number, true);
         random.world.planner.drain(random.world.now, v(number), false);
         random.world.take();

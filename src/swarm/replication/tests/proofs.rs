@@ -38,7 +38,7 @@ fn holders_and_the_tracker_are_challenged_at_each_interval() {
     let (_, to) = last_challenge(&world);
     assert_eq!((to.len(), to.last()), (3, Some(&TRACKER)));
     world.run();
-    assert_eq!((audits(&world), world.planner.challenges.len()), (0, 0));
+    assert_eq!((audits(&world), world.planner.challenges.outstanding.len()), (0, 0));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn a_source_of_corrupt_bytes_is_audited_and_replaced() {
     let mut world = distributed(true, 1);
     let holders = world.holders(id(1), 0);
     world.bad.insert((at(holders[1]), id(1), 0));
-    world.gone(holders[0]);
+    world.mark_dead(holders[0]);
     world.run();
     assert_eq!(audits(&world), 1);
     assert!(world.notes().iter().any(|note| note.contains("is bad")));
@@ -150,5 +150,5 @@ fn unsolicited_answers_are_ignored() {
     let stranger = (0..3).map(at).find(|location| !to.contains(location)).unwrap();
     world.planner.proof(world.now, stranger, number, None);
     world.take();
-    assert_eq!(world.planner.challenges.len(), 1);
+    assert_eq!(world.planner.challenges.outstanding.len(), 1);
 }

@@ -3,6 +3,7 @@
 //! It carries out orders, at once or on request, and checks each of them: sources have the chunks that they
 //! give, no needed copy is dropped, no file is offloaded before its copies are recorded.
 
+use super::super::replicas::CopyState;
 use super::super::volunteer::Liveness;
 use super::super::{Order, ReplicationPlanner, Settings};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Layout, PeerName};
@@ -95,7 +96,7 @@ impl World {
     /// files of the tracker are known.
     pub fn with(settings: Settings, volunteers: u32, chunks: u64) -> Self {
         let mut world = Self::new(settings);
-        world.planner.looked(world.now);
+        world.planner.scan_complete(world.now);
         for number in 0..volunteers {
             world.join(number, number, chunks);
         }
@@ -109,7 +110,7 @@ impl World {
     }
 
     /// Connects a volunteer with storage for `chunks` chunks that has not reported its chunks.
-    pub fn come(&mut self, number: u32, host: u32, chunks: u64) {
+    pub fn connect(&mut self, number: u32, host: u32, chunks: u64) {
         self.offered.insert(v(number), chunks * CHUNK);
         let [.., a, b] = host.to_be_bytes();
         let address = SocketAddr::from(([10, 0, a, b], 1000 + number as u16));
@@ -127,12 +128,12 @@ impl World {
             self.planner.holds(self.now, v(number), file, &chunks, checked);
             self.take();
         }
-        self.planner.reported(self.now, v(number));
+        self.planner.report_complete(self.now, v(number));
         self.take();
     }
 
     pub fn join(&mut self, number: u32, host: u32, chunks: u64) {
-        self.come(number, host, chunks);
+        self.connect(number, host, chunks);
         self.report(number, false);
     }
 
@@ -144,8 +145,8 @@ impl World {
         chunks
     }
 
-    pub fn gone(&mut self, number: u32) {
-        self.planner.gone(self.now, v(number));
+    pub fn mark_dead(&mut self, number: u32) {
+        self.planner.mark_dead(self.now, v(number));
         self.take();
     }
 
@@ -158,7 +159,7 @@ impl World {
             self.forgotten.remove(&file);
         }
         self.planner.add_file(self.now, file, layout(chunks));
-        self.planner.own_whole(self.now, file, true);
+        self.planner.set_complete_at_tracker(self.now, file, true);
         self.take();
     }
 
@@ -182,12 +183,12 @@ impl World {
         loop {
             let orders = self.planner.take_orders();
             for order in &orders {
-                self.look_at(order);
+                self.check(order);
             }
             self.log.extend(orders.iter().cloned());
             self.orders.extend(orders);
-            let Some((ticket, changes)) = self.planner.take_record(self.now) else { break };
-            self.pending.push((ticket, changes));
+            let Some((number, changes)) = self.planner.take_record(self.now) else { break };
+            self.pending.push((number, changes));
             if self.records {
                 self.record();
             }
@@ -197,11 +198,11 @@ impl World {
 
     /// Makes all records durable.
     pub fn record(&mut self) {
-        for (ticket, changes) in std::mem::take(&mut self.pending) {
+        for (number, changes) in std::mem::take(&mut self.pending) {
             for change in changes {
                 self.write(change);
             }
-            self.planner.recorded(self.now, ticket);
+            self.planner.recorded(self.now, number);
         }
     }
 
@@ -226,13 +227,13 @@ impl World {
 
     /// Number of verified copies of a chunk on the disks of connected volunteers that are not draining.
     fn safe(&self, file: FileId, index: u32, recorded: bool) -> usize {
-        let key = self.planner.key(file, ChunkIndex(index)).unwrap();
-        let replicas = self.planner.chunk(key).unwrap().replicas.clone();
+        let key = self.planner.files.key(file, ChunkIndex(index)).unwrap();
+        let replicas = self.planner.files.chunk(key).unwrap().replicas.clone();
         let safe = replicas.iter().filter(|replica| {
             let number = replica.volunteer();
-            let volunteer = self.planner.at(number).unwrap();
+            let volunteer = self.planner.volunteers.get(number).unwrap();
             let held = self.held.get(&(file, number)).is_some_and(|held| held.has(ChunkIndex(index)));
-            replica.state() == super::super::chunk::CopyState::Verified
+            replica.state() == CopyState::Verified
                 && matches!(volunteer.liveness, Liveness::Alive { .. })
                 && !volunteer.draining
                 && self.disk.contains(&(Location::Volunteer(number), file, index))
@@ -242,7 +243,7 @@ impl World {
     }
 
     /// Checks an order at the time when it is issued.
-    fn look_at(&self, order: &Order) {
+    fn check(&self, order: &Order) {
         let replicas = self.planner.settings.replicas;
         match order {
             Order::Drop { at, file, chunks } if self.planner.is_known(*file) => {
@@ -406,9 +407,9 @@ impl World {
             self.planner.stored(self.now, TRACKER, file, ChunkIndex(index), None);
         }
         for file in self.whole.iter().copied().collect::<Vec<_>>() {
-            self.planner.own_whole(self.now, file, true);
+            self.planner.set_complete_at_tracker(self.now, file, true);
         }
-        self.planner.looked(self.now);
+        self.planner.scan_complete(self.now);
         self.take();
     }
 }

@@ -75,9 +75,7 @@ impl Keeping {
                     return Vec::new();
                 };
                 let effect = match to {
-                    Location::Tracker => {
-                        Some(Effect::Task(ExecutorTask::DownloadScheduler { kept, index, from }))
-                    }
+                    Location::Tracker => Some(Effect::Task(ExecutorTask::Download { kept, index, from })),
                     Location::Volunteer(number) => tell(number, VolunteerOrder::Copy { kept, index, from }),
                 };
                 effect.into_iter().collect()
