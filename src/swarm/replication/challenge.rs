@@ -31,7 +31,7 @@ pub(super) struct Challenge {
     answers: Vec<(Location, Option<Option<Digest>>)>,
 }
 
-/// The outstanding challenges by number.
+/// The outstanding challenges by number, and the number of the last one.
 #[derive(Default, Debug)]
 pub(super) struct Challenges {
     pub outstanding: BTreeMap<u64, Challenge>,
@@ -73,6 +73,7 @@ impl ReplicationPlanner {
             }
             _ => {}
         }
+        // One outstanding challenge for each chunk is enough.
         if self.challenges.outstanding.values().any(|challenge| challenge.key == key) {
             return true;
         }
@@ -109,8 +110,8 @@ impl ReplicationPlanner {
         let Some(challenge) = self.challenges.outstanding.remove(&number) else { return };
         let Challenge { key, deadline, answers } = challenge;
         self.schedule.cancel(deadline, Timer::ChallengeTimeout(number));
-        let own = answers.iter().find(|(location, _)| *location == Location::Tracker);
-        let own = own.and_then(|(_, answer)| answer.flatten());
+        let tracker_answer = answers.iter().find(|(location, _)| *location == Location::Tracker);
+        let tracker_proof = tracker_answer.and_then(|(_, answer)| answer.flatten());
         let mut proofs: Vec<(VolunteerNumber, Digest)> = Vec::new();
         for (location, answer) in answers {
             let Location::Volunteer(holder) = location else { continue };
@@ -124,13 +125,13 @@ impl ReplicationPlanner {
                 Some(Some(proof)) => proofs.push((holder, proof)),
             }
         }
-        let agreed =
+        let all_equal =
             proofs.len() > 1 && proofs.iter().all(|(_, proof)| Some(proof) == proofs.first().map(|p| &p.1));
         for (holder, proof) in &proofs {
-            match own {
-                Some(own) if *proof == own => self.mark_verified(key, *holder),
+            match tracker_proof {
+                Some(right) if *proof == right => self.mark_verified(key, *holder),
                 Some(_) => self.discard_corrupt(key, *holder),
-                None if agreed => self.mark_verified(key, *holder),
+                None if all_equal => self.mark_verified(key, *holder),
                 None if proofs.len() > 1 => self.mark_suspect(key, *holder),
                 None => {}
             }

@@ -33,7 +33,7 @@ impl ReplicationPlanner {
         for key in self.volunteers.keys_of(number) {
             self.recompute(key);
         }
-        self.volunteers.mark_outdated(number);
+        self.volunteers.mark_target_outdated(number);
         self.update_targets(now);
         self.unpark_all();
         self.settle(now);

@@ -1,4 +1,4 @@
-//! Files that are added and forgotten, and the tracker's own copies of them.
+//! Inputs about files: added, complete at the tracker, forgotten.
 
 use super::ReplicationPlanner;
 use super::chunk::ChunkKey;
@@ -41,6 +41,7 @@ impl ReplicationPlanner {
             return None;
         }
         if self.files.forgotten.remove(&id) {
+            // The publisher has already written the file to the catalogue again.
             self.records.cancel_forgotten(id);
         }
         let slot = self.files.insert(File::new(id, layout, known_since));

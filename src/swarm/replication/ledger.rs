@@ -49,7 +49,7 @@ impl ReplicationPlanner {
                 self.volunteers.registry_changes.push((number, id));
             }
         }
-        self.volunteers.mark_outdated(number);
+        self.volunteers.mark_target_outdated(number);
         self.recompute(key);
         if source(to) && !source(from) {
             self.enqueue_at(Location::Volunteer(number), key);

@@ -1,4 +1,4 @@
-//! Volunteers join, report their chunks, disconnect and die.
+//! Inputs about volunteers: join, report of chunks, disconnect, death.
 
 use super::ReplicationPlanner;
 use super::chunk::ChunkKey;
@@ -76,7 +76,7 @@ impl ReplicationPlanner {
         if changed {
             self.records.push(now, Change::Volunteer(record));
         }
-        self.volunteers.mark_outdated(number);
+        self.volunteers.mark_target_outdated(number);
         self.volunteers.recount();
         self.settle(now);
         number
@@ -108,15 +108,15 @@ impl ReplicationPlanner {
         }
         if self.volunteers.is_alive(number) {
             for key in chunks.iter().filter_map(|index| self.files.key(file, *index)).collect::<Vec<_>>() {
-                self.holds_chunk(key, number, checked);
+                self.handle_reported_chunk(key, number, checked);
             }
             self.settle(now);
         }
         true
     }
 
-    /// Notes one chunk of a report.
-    fn holds_chunk(&mut self, key: ChunkKey, number: VolunteerNumber, checked: bool) {
+    /// Handles one chunk of a report.
+    fn handle_reported_chunk(&mut self, key: ChunkKey, number: VolunteerNumber, checked: bool) {
         let before = self.files.copy_state(key, number);
         let after = match before {
             // The drop order stands, even if it crossed this report on the wire.
@@ -145,7 +145,7 @@ impl ReplicationPlanner {
                 _ => self.recompute(key),
             }
         }
-        self.volunteers.mark_outdated(number);
+        self.volunteers.mark_target_outdated(number);
         self.update_targets(now);
         self.unpark_all();
         self.settle(now);
@@ -165,7 +165,7 @@ impl ReplicationPlanner {
             self.schedule.add(until, Timer::LeaseEnd(number));
         }
         self.mark_expected(number);
-        self.volunteers.mark_outdated(number);
+        self.volunteers.mark_target_outdated(number);
         self.volunteers.recount();
         self.settle(now);
     }
@@ -222,10 +222,10 @@ impl ReplicationPlanner {
             volunteer.draining = false;
             volunteer.last_drain_report = None;
         }
-        self.volunteers.mark_outdated(number);
+        self.volunteers.mark_target_outdated(number);
         self.volunteers.recount();
         self.update_targets(now);
-        // Chunks that waited for its return wait no longer.
+        // Chunks were parked until it returns.
         self.unpark_all();
         if copies > 0 {
             let with = format!("{name} is gone with {}, {}", counted(copies, "chunk"), size(bytes));

@@ -76,16 +76,17 @@ impl ReplicationPlanner {
     /// Marks chunks of a file as lost and reports them.
     fn mark_lost(&mut self, slot: u32, indices: BTreeSet<u32>) {
         let Some((file, sums)) = self.files.get_with_counts(slot) else { return };
-        let mut last: BTreeSet<VolunteerNumber> = BTreeSet::new();
+        let mut last_holders: BTreeSet<VolunteerNumber> = BTreeSet::new();
         for index in &indices {
             let Some(chunk) = file.chunks.get_mut(*index as usize) else { continue };
             chunk.reported_lost = true;
             file.counts.lost += 1;
             sums.lost += 1;
             let former = chunk.replicas.iter().filter(|replica| replica.state() == CopyState::Unavailable);
-            last.extend(former.map(|replica| replica.volunteer()));
+            last_holders.extend(former.map(|replica| replica.volunteer()));
         }
         let chunks = indices.into_iter().map(ChunkIndex).collect();
-        self.orders.push(Order::Lost { file: file.id, chunks, last: last.into_iter().collect() });
+        let last = last_holders.into_iter().collect();
+        self.orders.push(Order::Lost { file: file.id, chunks, last });
     }
 }

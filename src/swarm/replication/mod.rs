@@ -124,7 +124,7 @@ impl ReplicationPlanner {
     /// permitted.
     pub fn set_window(&mut self, copies: u32, bytes: u64) {
         self.transfers.window = Window { copies, bytes };
-        self.volunteers.mark_all_outdated();
+        self.volunteers.mark_all_targets_outdated();
     }
 
     /// The orders issued since the last call, in order.
@@ -151,7 +151,7 @@ impl ReplicationPlanner {
             match timer {
                 Timer::LeaseEnd(volunteer) => self.expire_lease(now, volunteer),
                 Timer::DiskRetry(volunteer) => {
-                    self.volunteers.mark_outdated(volunteer);
+                    self.volunteers.mark_target_outdated(volunteer);
                     self.unpark_all();
                 }
                 Timer::DrainCheck(volunteer) => self.report_drain_progress(now, volunteer),

@@ -1,4 +1,4 @@
-//! Outcomes of orders.
+//! Inputs about orders: copies stored or failed, chunks dropped or found corrupt.
 
 use super::ReplicationPlanner;
 use super::chunk::ChunkKey;
@@ -106,7 +106,7 @@ impl ReplicationPlanner {
                     );
                     self.note(None, text);
                 }
-                self.volunteers.mark_outdated(number);
+                self.volunteers.mark_target_outdated(number);
                 self.schedule.add(until, Timer::DiskRetry(number));
                 return;
             }
@@ -171,7 +171,7 @@ impl ReplicationPlanner {
         let Some(volunteer) = self.volunteers.get_mut(number) else { return };
         let more = free.saturating_sub(volunteer.free);
         volunteer.free = free;
-        self.volunteers.mark_outdated(number);
+        self.volunteers.mark_target_outdated(number);
         if more > 0 && !self.waiting.parked.is_empty() {
             let count = usize::try_from(more / UNPARK_BYTES).unwrap_or(usize::MAX);
             self.unpark(count.saturating_add(UNPARK_MIN));

@@ -71,6 +71,7 @@ impl ReplicationPlanner {
         ready.into_iter().map(|(_, location)| location).collect()
     }
 
+    /// The copies in flight from a source.
     fn outgoing(&self, source: Location) -> Traffic {
         match source {
             Location::Tracker => self.transfers.tracker_outgoing,
@@ -80,6 +81,7 @@ impl ReplicationPlanner {
         }
     }
 
+    /// Returns a chunk to the queue of a source after a failed attempt or a copy.
     fn push(&mut self, source: Location, priority: Priority, key: ChunkKey) {
         if let Some(queue) = self.queue_mut(source) {
             queue.push(priority, key);

@@ -12,7 +12,7 @@ impl ReplicationPlanner {
     }
 
     /// The volunteers with this name.
-    pub fn volunteer_by_name(&self, name: &PeerName) -> Vec<VolunteerNumber> {
+    pub fn volunteers_named(&self, name: &PeerName) -> Vec<VolunteerNumber> {
         let named = self.volunteers.iter().filter(|volunteer| volunteer.record.name == *name);
         named.map(|volunteer| volunteer.record.number).collect()
     }

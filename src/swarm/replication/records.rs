@@ -48,8 +48,7 @@ impl Records {
         }
     }
 
-    /// Removes a change that a file is forgotten: the publisher has written the file to the catalogue again,
-    /// and the change would remove it.
+    /// Removes the change that a file is forgotten, because it would delete the file from the catalogue again.
     pub fn cancel_forgotten(&mut self, id: FileId) {
         self.changes.retain(|change| *change != Change::Forgotten(id));
     }

@@ -34,7 +34,7 @@ impl ReplicationPlanner {
         let used = |ip: IpAddr| self.has_copy_at(replicas, ip);
         let elsewhere = targets.has_space_elsewhere(length, used, has_no_copy);
         let failed = self.waiting.retries.get(&key).map(|retry| retry.to);
-        let mut second = Target::Later;
+        let mut fallback = Target::Later;
         for number in targets.open() {
             let Some(volunteer) = self.volunteers.get(number) else { continue };
             let fits = volunteer.unreserved_space() >= length
@@ -45,9 +45,10 @@ impl ReplicationPlanner {
             if failed != Some(Location::Volunteer(number)) {
                 return Target::Volunteer(number);
             }
-            second = Target::Volunteer(number);
+            // The target of the failed attempt is chosen only if there is no other.
+            fallback = Target::Volunteer(number);
         }
-        second
+        fallback
     }
 
     /// Whether a copy that stays is, or will be, at this IP address.
@@ -61,7 +62,8 @@ impl ReplicationPlanner {
         })
     }
 
-    /// The best source for a copy of a chunk among those with an open window.
+    /// The best source for a copy of a chunk among those with an open window: verified copies before claimed
+    /// ones. The source of a failed attempt comes last.
     pub(super) fn best_source(&self, key: ChunkKey) -> Option<Location> {
         let (file, chunk) = self.files.file_and_chunk(key)?;
         let length = file.length(key.index);
@@ -76,11 +78,12 @@ impl ReplicationPlanner {
             let order = (failed == Some(location), claimed, outgoing.copies, number);
             window.permits(outgoing, length).then_some((order, location))
         });
-        let best = open.min().map(|(order, location)| (order.0, location));
-        let tracker = file.tracker_has(chunk) && window.permits(self.transfers.tracker_outgoing, length);
+        let best = open.min().map(|((failed, ..), location)| (failed, location));
+        let tracker_can_give =
+            file.tracker_has(chunk) && window.permits(self.transfers.tracker_outgoing, length);
         match best {
             Some((false, location)) => Some(location),
-            _ if tracker => Some(Location::Tracker),
+            _ if tracker_can_give => Some(Location::Tracker),
             other => other.map(|(_, location)| location),
         }
     }

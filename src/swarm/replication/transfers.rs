@@ -57,16 +57,16 @@ impl Transfers {
         self.in_flight.contains_key(&(key, to))
     }
 
-    /// Chunk and target of the copies in flight that `select` accepts.
+    /// Chunk and target of the copies in flight that `accept` accepts.
     pub fn select(
         &self,
-        select: impl Fn(ChunkKey, Location, &Transfer) -> bool,
+        accept: impl Fn(ChunkKey, Location, &Transfer) -> bool,
     ) -> Vec<(ChunkKey, Location)> {
-        let selected = self.in_flight.iter().filter(|((key, to), transfer)| select(*key, *to, transfer));
+        let selected = self.in_flight.iter().filter(|((key, to), transfer)| accept(*key, *to, transfer));
         selected.map(|(key, _)| *key).collect()
     }
 
-    /// Whether an answer belongs to an abandoned copy. Such an answer is counted.
+    /// Whether an answer belongs to an abandoned copy. The answer is then counted as ignored.
     pub fn take_abandoned(&mut self, key: ChunkKey, number: VolunteerNumber) -> bool {
         let Some(left) = self.abandoned.get_mut(&(key, number)) else { return false };
         *left -= 1;
@@ -129,7 +129,7 @@ impl ReplicationPlanner {
                 if let Some(volunteer) = self.volunteers.get_mut(number) {
                     change(&mut volunteer.incoming);
                 }
-                self.volunteers.mark_outdated(number);
+                self.volunteers.mark_target_outdated(number);
             }
         }
     }

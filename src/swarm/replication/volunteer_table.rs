@@ -32,7 +32,7 @@ pub(super) struct VolunteerTable {
     pub counts: VolunteerCounts,
     pub targets: TargetIndex,
     /// Volunteers whose entry in `targets` is out of date.
-    outdated: BTreeSet<VolunteerNumber>,
+    outdated_targets: BTreeSet<VolunteerNumber>,
     /// Pairs whose entry in the registry is out of date.
     pub registry_changes: Vec<(VolunteerNumber, FileId)>,
 }
@@ -105,18 +105,18 @@ impl VolunteerTable {
     }
 
     /// Notes that a volunteer's entry in the index of targets is out of date.
-    pub fn mark_outdated(&mut self, number: VolunteerNumber) {
-        self.outdated.insert(number);
+    pub fn mark_target_outdated(&mut self, number: VolunteerNumber) {
+        self.outdated_targets.insert(number);
     }
 
     /// Notes that the entries of all volunteers are out of date.
-    pub fn mark_all_outdated(&mut self) {
-        self.outdated.extend(self.slots.iter().flatten().map(|volunteer| volunteer.record.number));
+    pub fn mark_all_targets_outdated(&mut self) {
+        self.outdated_targets.extend(self.slots.iter().flatten().map(|volunteer| volunteer.record.number));
     }
 
     /// Updates the index entries that are out of date.
     pub fn update_targets(&mut self, now: Moment, window: Window) {
-        while let Some(number) = self.outdated.pop_first() {
+        while let Some(number) = self.outdated_targets.pop_first() {
             let Some(volunteer) = self.slots.get_mut(number.0 as usize).and_then(Option::as_mut) else {
                 continue;
             };

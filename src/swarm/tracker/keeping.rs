@@ -1,25 +1,26 @@
 //! The part of a tracker that keeps files: connects volunteers and the executor with [`ReplicationPlanner`].
 //!
-//! It turns reports of volunteers and outcomes of tasks into calls of [`ReplicationPlanner`], and its orders into
-//! messages and tasks. Its own state is only names, addresses and sessions. Invariants: messages to a
-//! volunteer use its latest session; the registry entries of volunteers and tracker match the counts of
-//! [`ReplicationPlanner`]; a chunk is never dropped merely because its file is unknown.
+//! It turns reports of volunteers and outcomes of tasks into calls of the planner, and the planner's orders
+//! into messages and tasks. Its own state is only names, addresses and sessions. Invariants: messages to a
+//! volunteer use its latest session; the registry entries of volunteers and tracker match the counts of the
+//! planner; a chunk is never dropped merely because its file is unknown.
 
+mod commands;
 mod orders;
 #[cfg(test)]
 mod tests;
 
-use super::Tracker;
+use super::{Departure, Tracker};
 use crate::content::fmt::size;
 use crate::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::Status;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{
-    Answer, Command, ExecutorTask, FileRecord, Location, TaskOutcome, VolunteerNumber, VolunteerRecord,
-    Wanted,
+    ExecutorTask, FileRecord, Location, TaskOutcome, VolunteerNumber, VolunteerRecord,
 };
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
@@ -27,10 +28,9 @@ use crate::swarm::registry::PeerId;
 use crate::swarm::replication::{ReplicationPlanner, Settings};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 /// Maximum number of chunks and volunteers listed in one log line.
-const NAMED: usize = 8;
+const LISTED_MAX: usize = 8;
 
 /// Settings of a tracker that keeps files.
 pub struct KeepRules {
@@ -63,42 +63,21 @@ type Reports = Vec<(VolunteerNumber, Vec<ChunkIndex>, bool)>;
 /// Files, volunteers and sessions of a tracker that keeps files.
 pub struct Keeping {
     planner: ReplicationPlanner,
+    /// Address at which the tracker serves its files.
     serving: SocketAddr,
+    /// Files that volunteers hold and the catalogue lacks are added to it.
     rebuild: bool,
     files: HashMap<FileId, KeptFile>,
     /// The tracker itself as an entry of the registry.
     own: PeerId,
+    /// Volunteers that are connected.
     volunteers: HashMap<PeerId, VolunteerNumber>,
+    /// The latest session of each connected volunteer.
     sessions: HashMap<VolunteerNumber, PeerId>,
     /// Files whose manifests are being downloaded, with the reports received meanwhile.
     adopting: HashMap<FileId, Reports>,
     /// Files unknown to the catalogue that a log line has reported.
     reported_unknown: HashSet<FileId>,
-}
-
-/// Reason for which a peer was removed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Departure {
-    /// Its connection closed; it may return.
-    Closed,
-    /// Its lease expired.
-    Expired,
-    /// It disconnected in order.
-    Goodbye,
-    /// It registered again.
-    Again,
-}
-
-impl Departure {
-    /// Text for log lines.
-    pub(super) fn text(self) -> &'static str {
-        match self {
-            Departure::Closed => "its connection ended",
-            Departure::Expired => "its lease ended",
-            Departure::Goodbye => "it disconnected",
-            Departure::Again => "it registered again",
-        }
-    }
 }
 
 impl Keeping {
@@ -109,7 +88,7 @@ impl Keeping {
 }
 
 impl Tracker {
-    /// Enables keeping of files. `random` is used to place copies.
+    /// Enables keeping of files. `random` is used for challenges and backoffs.
     pub fn keep(&mut self, rules: KeepRules, remembered: Remembered, random: fastrand::Rng) {
         let own = self.peers.registry.enroll(rules.name, rules.serving);
         let lease = rules.settings.lease;
@@ -142,7 +121,7 @@ impl Tracker {
     }
 
     /// Handles a report of a volunteer, received over its latest connection.
-    pub(super) fn volunteer_says(
+    pub(super) fn handle_volunteer_report(
         &mut self,
         now: Moment,
         id: PeerId,
@@ -152,34 +131,50 @@ impl Tracker {
             return Some(error(ErrorCode::Refused, "this tracker keeps no files"));
         };
         if let VolunteerReport::Lend { key, offered, free } = report {
-            let peer = self.peers.registry.peer(id)?;
-            let (name, address) = (peer.name.clone(), peer.address);
-            let number = keeping.planner.join(now, key, name.clone(), address, offered, free);
-            keeping.volunteers.insert(id, number);
-            if let Some(before) = keeping.sessions.insert(number, id) {
-                keeping.volunteers.remove(&before);
-            }
-            self.effects.push(Effect::Note(format!(
-                "{name} at {address} offers {} of storage, {} free",
-                size(offered),
-                size(free)
-            )));
-            self.settle_keeping(now);
-            return Some(orders::message(VolunteerOrder::Welcome));
+            return self.accept_offer(now, id, key, offered, free);
         }
         let Some(number) = keeping.volunteers.get(&id).copied() else {
             return Some(error(ErrorCode::Refused, "offer storage first"));
         };
-        self.handle_report(now, number, report);
+        self.apply_report(now, number, report);
         self.settle_keeping(now);
         None
     }
 
-    fn handle_report(&mut self, now: Moment, number: VolunteerNumber, report: VolunteerReport) {
+    /// Accepts the storage that a peer offers: the peer becomes a volunteer.
+    fn accept_offer(
+        &mut self,
+        now: Moment,
+        id: PeerId,
+        key: VolunteerKey,
+        offered: u64,
+        free: u64,
+    ) -> Option<TrackerResponse> {
+        let keeping = self.keeping.as_mut()?;
+        let peer = self.peers.registry.peer(id)?;
+        let (name, address) = (peer.name.clone(), peer.address);
+        let number = keeping.planner.join(now, key, name.clone(), address, offered, free);
+        keeping.volunteers.insert(id, number);
+        if let Some(before) = keeping.sessions.insert(number, id) {
+            keeping.volunteers.remove(&before);
+        }
+        self.effects.push(Effect::Note(format!(
+            "{name} at {address} offers {} of storage, {} free",
+            size(offered),
+            size(free)
+        )));
+        self.settle_keeping(now);
+        Some(orders::message(VolunteerOrder::Welcome))
+    }
+
+    /// Passes the report of a volunteer to the planner.
+    fn apply_report(&mut self, now: Moment, number: VolunteerNumber, report: VolunteerReport) {
         use VolunteerReport as Report;
         let Some(keeping) = &mut self.keeping else { return };
-        let (planner, at) = (&mut keeping.planner, Location::Volunteer(number));
+        let at = Location::Volunteer(number);
+        let planner = &mut keeping.planner;
         match report {
+            // Handled by `accept_offer`.
             Report::Lend { .. } => {}
             Report::Holds { kept, held, checked } => {
                 let known = planner.holds(now, number, kept.file.id, &held, checked);
@@ -210,7 +205,7 @@ impl Tracker {
     }
 
     /// Whether this peer is a volunteer that gets time to reconnect.
-    pub(super) fn may_come_back(&self, id: PeerId, how: Departure) -> bool {
+    pub(super) fn may_return(&self, id: PeerId, how: Departure) -> bool {
         let is_volunteer = |keeping: &Keeping| keeping.volunteers.contains_key(&id);
         how == Departure::Closed && self.keeping.as_ref().is_some_and(is_volunteer)
     }
@@ -225,8 +220,8 @@ impl Tracker {
         }
         keeping.sessions.remove(&number);
         match how {
-            Departure::Goodbye | Departure::Expired => keeping.planner.mark_dead(now, number),
-            Departure::Closed | Departure::Again => {
+            Departure::Disconnected | Departure::Expired => keeping.planner.mark_dead(now, number),
+            Departure::Closed | Departure::RegisteredAgain => {
                 keeping.planner.note_message(expires.saturating_sub(self.peers.lease()), number);
                 keeping.planner.mark_away(now, number);
             }
@@ -245,37 +240,37 @@ impl Tracker {
                 keeping.files.insert(id, kept);
                 planner.add_file(now, id, layout);
                 planner.set_complete_at_tracker(now, id, true);
-                self.vouch_own(id);
+                self.update_own_entry(id);
             }
             TaskOutcome::Withdrawn(file) => {
                 planner.set_complete_at_tracker(now, file, false);
-                self.vouch_own(file);
+                self.update_own_entry(file);
             }
             TaskOutcome::ScanComplete => planner.scan_complete(now),
             TaskOutcome::Stored(file, index) => {
                 planner.stored(now, Location::Tracker, file, index, None);
-                self.vouch_own(file);
+                self.update_own_entry(file);
             }
             TaskOutcome::NotStored(file, index, why) => {
                 planner.not_stored(now, Location::Tracker, file, index, why, None);
             }
             TaskOutcome::Dropped(file, chunks) => {
                 planner.dropped(now, Location::Tracker, file, &chunks, None);
-                self.vouch_own(file);
+                self.update_own_entry(file);
             }
             TaskOutcome::Spoiled(file, chunks) => {
                 planner.spoiled(now, Location::Tracker, file, &chunks, None);
-                self.vouch_own(file);
+                self.update_own_entry(file);
             }
             TaskOutcome::Offloaded(file, done) => {
                 planner.offloaded(now, file, done);
-                self.vouch_own(file);
+                self.update_own_entry(file);
             }
             TaskOutcome::Audited(volunteer, file, index, verdict) => {
                 planner.audited(now, volunteer, file, index, verdict);
             }
             TaskOutcome::Proof(challenge, proof) => planner.proof(now, Location::Tracker, challenge, proof),
-            TaskOutcome::Adopted(file, adopted) => self.adopted(now, file, adopted),
+            TaskOutcome::Adopted(file, adopted) => self.handle_adopted(now, file, adopted),
             TaskOutcome::Command(number, command) => {
                 let answer = self.carry_out(now, command);
                 self.effects.push(Effect::Answer(number, answer));
@@ -285,7 +280,7 @@ impl Tracker {
     }
 
     /// Handles the end of an attempt to add a file that only volunteers had.
-    fn adopted(&mut self, now: Moment, file: FileId, adopted: Option<(KeptFile, Layout)>) {
+    fn handle_adopted(&mut self, now: Moment, file: FileId, adopted: Option<(KeptFile, Layout)>) {
         let Some(keeping) = &mut self.keeping else { return };
         let reports = keeping.adopting.remove(&file).unwrap_or_default();
         let Some((kept, layout)) = adopted else {
@@ -298,70 +293,15 @@ impl Tracker {
         for (volunteer, held, checked) in reports {
             keeping.planner.holds(now, volunteer, file, &held, checked);
         }
-        self.vouch_own(file);
-    }
-
-    fn carry_out(&mut self, now: Moment, command: Command) -> Answer {
-        let Some(keeping) = &mut self.keeping else {
-            return Answer::Refused("this tracker keeps no files".into());
-        };
-        match command {
-            Command::Status => Answer::Status(Arc::new(keeping.status())),
-            Command::Pause(on) => {
-                keeping.planner.pause(now, on);
-                let text =
-                    if on { "repair is paused; `repair resume` continues it" } else { "repair is resumed" };
-                Answer::Done(text.into())
-            }
-            Command::Drain(name, on) => {
-                let volunteers = keeping.planner.volunteer_by_name(&name);
-                let [volunteer] = volunteers[..] else {
-                    return Answer::Refused(match volunteers.len() {
-                        0 => format!("no volunteer is named {name}"),
-                        several => format!("{several} volunteers are named {name}"),
-                    });
-                };
-                keeping.planner.drain(now, volunteer, on);
-                Answer::Done(match on {
-                    true => format!("draining {name}; the log reports when it may leave"),
-                    false => format!("drain of {name} cancelled"),
-                })
-            }
-            Command::Forget(wanted) => self.forget(now, &wanted),
-        }
-    }
-
-    fn forget(&mut self, now: Moment, wanted: &Wanted) -> Answer {
-        let Some(keeping) = &mut self.keeping else {
-            return Answer::Refused("this tracker keeps no files".into());
-        };
-        let ids: Vec<FileId> = match wanted {
-            Wanted::Id(id) => keeping.files.get(id).map(|kept| kept.file.id).into_iter().collect(),
-            Wanted::Name(name) => {
-                let named = keeping.files.values().filter(|kept| kept.file.name == *name);
-                named.map(|kept| kept.file.id).collect()
-            }
-        };
-        let [id] = ids[..] else {
-            return Answer::Refused(match ids.len() {
-                0 => "no such file is kept".into(),
-                several => format!("{several} files have this name; give the id of one of them"),
-            });
-        };
-        keeping.planner.forget(now, id);
-        let name = keeping.name_of(id);
-        keeping.files.remove(&id);
-        self.peers.registry.retract(keeping.own, id);
-        self.effects.push(Effect::Task(ExecutorTask::Forget(id)));
-        Answer::Done(format!("{name} is forgotten; its copies at volunteers are dropped"))
+        self.update_own_entry(file);
     }
 
     /// Updates the tracker's own registry entry for a file.
-    fn vouch_own(&mut self, file: FileId) {
+    fn update_own_entry(&mut self, file: FileId) {
         let Some(keeping) = &self.keeping else { return };
         let Some(kept) = keeping.files.get(&file) else { return };
-        let (whole, chunks) = keeping.planner.tracker_copy(file);
-        let held = if whole { kept.file.chunks } else { chunks };
+        let (complete, chunks) = keeping.planner.tracker_copy(file);
+        let held = if complete { kept.file.chunks } else { chunks };
         self.peers.registry.vouch(keeping.own, &kept.file, held);
     }
 
@@ -373,7 +313,7 @@ impl Tracker {
         }
     }
 
-    /// Turns the decisions of [`ReplicationPlanner`] into registry updates, messages and tasks.
+    /// Turns the decisions of the planner into registry updates, messages and tasks.
     fn settle_keeping(&mut self, now: Moment) {
         let Some(keeping) = &mut self.keeping else { return };
         for (volunteer, file) in keeping.planner.changed_holdings() {

@@ -163,15 +163,15 @@ impl Random {
                 None => {}
             },
             Event::Damage(at) => {
-                let there =
+                let copy =
                     self.world.disk.iter().nth(at).filter(|(location, ..)| *location != TRACKER).copied();
-                self.world.bad.extend(there);
+                self.world.bad.extend(copy);
             }
             Event::Spoil(at) => {
-                let Some(there) = self.world.disk.iter().nth(at).copied() else { return };
-                self.world.disk.remove(&there);
-                self.world.bad.remove(&there);
-                let (location, file, index) = there;
+                let Some(copy) = self.world.disk.iter().nth(at).copied() else { return };
+                self.world.disk.remove(&copy);
+                self.world.bad.remove(&copy);
+                let (location, file, index) = copy;
                 self.world.planner.spoiled(self.world.now, location, file, &[ChunkIndex(index)], None);
             }
             _ => {}
@@ -234,9 +234,9 @@ fn heal(random: &mut Random) {
         random.known = random.known.max(number + 1);
         random.world.orders.retain(|order| !concerns(order, number));
         let sound = random.world.bad.iter().filter(|(location, ..)| *location == at(number)).copied();
-        for there in sound.collect::<Vec<_>>() {
-            random.world.bad.remove(&there);
-            random.world.disk.remove(&there);
+        for copy in sound.collect::<Vec<_>>() {
+            random.world.bad.remove(&copy);
+            random.world.disk.remove(&copy);
         }
         random.world.connect(number, number / 2, 1_000);
         random.world.report(number, true);

@@ -43,17 +43,17 @@ pub fn settings() -> Settings {
 }
 
 /// A copy of a chunk: location, file, chunk index.
-pub type There = (Location, FileId, u32);
+pub type StoredCopy = (Location, FileId, u32);
 
 pub struct World {
     pub planner: ReplicationPlanner,
     pub now: Moment,
     /// Copies on all disks.
-    pub disk: BTreeSet<There>,
+    pub disk: BTreeSet<StoredCopy>,
     /// Complete files at the tracker.
     pub whole: BTreeSet<FileId>,
     /// Copies that are corrupt.
-    pub bad: BTreeSet<There>,
+    pub bad: BTreeSet<StoredCopy>,
     /// Orders that have not been carried out.
     pub orders: Vec<Order>,
     /// All orders so far.
@@ -248,9 +248,9 @@ impl World {
         match order {
             Order::Drop { at, file, chunks } if self.planner.is_known(*file) => {
                 for index in chunks {
-                    let there = (*at, *file, index.0);
+                    let copy = (*at, *file, index.0);
                     let safe = self.safe(*file, index.0, *at == TRACKER);
-                    assert!(safe >= replicas || self.bad.contains(&there), "{order:?} with {safe} safe");
+                    assert!(safe >= replicas || self.bad.contains(&copy), "{order:?} with {safe} safe");
                 }
             }
             Order::Offload { file } => {
@@ -316,8 +316,8 @@ impl World {
                 }
             }
             Order::Audit { file, index, at } => {
-                let there = (Location::Volunteer(at), file, index.0);
-                let verdict = match self.disk.contains(&there) && !self.bad.contains(&there) {
+                let copy = (Location::Volunteer(at), file, index.0);
+                let verdict = match self.disk.contains(&copy) && !self.bad.contains(&copy) {
                     true => Verdict::Right,
                     false => Verdict::Wrong,
                 };
@@ -333,10 +333,10 @@ impl World {
     }
 
     pub fn proof(&self, location: Location, range: &ChallengedRange) -> Option<Digest> {
-        let there = (location, range.file, range.index.0);
+        let copy = (location, range.file, range.index.0);
         let right = range.proof(b"right");
         match self.gives(location, range.file, range.index.0) {
-            true if self.bad.contains(&there) => Some(range.proof(b"wrong")),
+            true if self.bad.contains(&copy) => Some(range.proof(b"wrong")),
             true => Some(right),
             false => None,
         }
@@ -369,11 +369,11 @@ impl World {
 
     /// Numbers of the volunteers that have a chunk on disk. The tracker is not counted.
     pub fn holders(&self, file: FileId, index: u32) -> Vec<u32> {
-        let there = self.disk.iter().filter_map(|(location, held, at)| match location {
+        let holders = self.disk.iter().filter_map(|(location, held, at)| match location {
             Location::Volunteer(number) if (*held, *at) == (file, index) => Some(number.0),
             _ => None,
         });
-        there.collect()
+        holders.collect()
     }
 
     pub fn notes(&self) -> Vec<&str> {
