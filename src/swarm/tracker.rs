@@ -1,8 +1,8 @@
 //! The tracker as a pure state machine: requests in, replies and event lines out.
 //!
-//! It combines the [`Membership`] (peers, leases, files), the [`ChunkSets`] (agreement) and, if it keeps files,
-//! the state for these ([`Keeping`]). A sealed set is announced in the registry like any other file, so that
-//! lookups need no knowledge of sets.
+//! It combines the [`Membership`] (peers, leases, files), the chunk sets (agreement) and, if it keeps files,
+//! the state for these. A sealed set is announced in the registry like any other file, so that lookups need
+//! no knowledge of sets.
 //!
 //! Invariant: a peer removed from the registry is removed from every set, and no message is sent to it.
 

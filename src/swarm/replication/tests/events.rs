@@ -75,7 +75,7 @@ struct Random {
     world: World,
     settings: Settings,
     known: u32,
-    here: [bool; 6],
+    connected: [bool; 6],
 }
 
 impl Random {
@@ -83,13 +83,13 @@ impl Random {
         // Volunteers get consecutive numbers when they first join.
         let number = number.min(self.known);
         self.known = self.known.max(number + 1);
-        self.here[number as usize] = true;
+        self.connected[number as usize] = true;
         self.world.connect(number, number / 2, 14 + u64::from(number));
         number
     }
 
     fn leave(&mut self, number: u32) {
-        self.here[number as usize] = false;
+        self.connected[number as usize] = false;
         // The volunteer carries out no further orders and delivers no further copies.
         self.world.orders.retain(|order| !concerns(order, number));
     }
@@ -106,7 +106,7 @@ impl Random {
                 self.world.report(number, checked);
             }
             Event::Connect(number) => drop(self.connect(number)),
-            Event::Report(number) if self.here[number as usize] => self.world.report(number, false),
+            Event::Report(number) if self.connected[number as usize] => self.world.report(number, false),
             Event::Away(number) => {
                 self.world.planner.mark_away(self.world.now, v(number));
                 self.leave(number);
@@ -115,7 +115,7 @@ impl Random {
                 self.world.planner.mark_dead(self.world.now, v(number));
                 self.leave(number);
             }
-            Event::Wipe(number) if !self.here[number as usize] => {
+            Event::Wipe(number) if !self.connected[number as usize] => {
                 self.world.disk.retain(|(location, ..)| *location != at(number));
             }
             Event::Publish(file) => self.world.publish(id(file), u32::from(file) * 4),
@@ -133,7 +133,7 @@ impl Random {
             Event::Pass(time) => self.world.pass(Duration::from_millis(time)),
             Event::Run => self.world.run(),
             Event::Restart => {
-                self.here = [false; 6];
+                self.connected = [false; 6];
                 // All state that is not durable is lost, except the numbers of volunteers, which the test
                 // relies on.
                 for number in (0..self.known).map(v) {
@@ -204,7 +204,7 @@ proptest! {
     ) {
         let settings = settings_of(offload, replicas, if limited { 4 * CHUNK } else { 0 });
         let world = World::with(settings.clone(), 0, 0);
-        let mut random = Random { world, settings, known: 0, here: [false; 6] };
+        let mut random = Random { world, settings, known: 0, connected: [false; 6] };
         random.world.records = false;
         for event in events {
             random.apply(event);
