@@ -37,7 +37,7 @@
 //!   the machine. `datagrams` receives requests and validates source addresses; while the machine is idle it calls the
 //!   machine directly under a lock, which is faster than a channel. `link-accept` accepts connections; each connection has
 //!   a `link` that reads and a `link-out` that writes.
-//! - **Tracker that keeps files**: its machine contains a [`swarm::replication::Placement`]. Tasks for a disk or another
+//! - **Tracker that keeps files**: its machine contains a [`swarm::replication::ReplicationPlanner`]. Tasks for a disk or another
 //!   host leave the machine as a [`swarm::keeping::ExecutorTask`] for the [`tracker::executor`], and return as a
 //!   [`swarm::keeping::TaskOutcome`]. Thread `executor` distributes tasks to `executor-remote` (four threads that
 //!   download from volunteers) and `executor-local` (two threads for the local disk). `record` is the only writer of the

@@ -78,7 +78,7 @@ pub enum ExecutorTask {
     /// Write to the catalogue, atomically: [`TaskOutcome::Recorded`] once it is durable.
     Record {
         /// Increases by one with each record.
-        ticket: u64,
+        number: u64,
         /// The changes in order.
         changes: Vec<Change>,
     },
@@ -190,7 +190,7 @@ pub enum TaskOutcome {
     /// The tracker no longer has this complete file: it was removed or changed on disk.
     Withdrawn(FileId),
     /// The scan at start is complete: all files that are there have been published.
-    FolderScanned,
+    ScanComplete,
     /// A chunk is durable in the tracker's chunk store.
     Stored(FileId, ChunkIndex),
     /// A chunk could not be stored in the tracker's chunk store.

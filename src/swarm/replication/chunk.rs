@@ -1,164 +1,13 @@
-//! Copies of a chunk in a compact form: a few dozen bytes per chunk for any number of volunteers.
-//!
-//! Invariant: a chunk has at most one copy entry for each volunteer.
+//! State of one chunk: its copies, their counts, and its priority.
 
-use super::priority::Priority;
-use crate::swarm::keeping::VolunteerNumber;
+use super::priority::{LEVELS, Priority};
+use super::replicas::{CopyState, Replicas};
 
-/// Key of a chunk: the file's position in the table of files, and the chunk's index.
+/// Key of a chunk: the file's slot in the table of files, and the chunk's index in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub(super) struct Key {
+pub(super) struct ChunkKey {
     pub file: u32,
     pub index: u32,
-}
-
-/// State of a copy at a volunteer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum CopyState {
-    /// Present, and verified in this session.
-    Verified,
-    /// Present according to the volunteer, not verified.
-    Claimed,
-    /// Present, but a receiver got other bytes: an audit is in progress.
-    Suspect,
-    /// Expected: its volunteer is away, or has returned and not reported yet.
-    Awaited,
-    /// Was present when its volunteer died.
-    Missed,
-    /// In flight.
-    Coming,
-    /// A drop is ordered.
-    Dropping,
-}
-
-use CopyState::*;
-
-impl CopyState {
-    const ALL: [CopyState; 7] = [Verified, Claimed, Suspect, Awaited, Missed, Coming, Dropping];
-
-    /// Whether it counts as a copy.
-    pub fn counts(self) -> bool {
-        matches!(self, Verified | Claimed | Suspect | Awaited)
-    }
-
-    /// Whether its volunteer is alive and has it.
-    pub fn is_here(self) -> bool {
-        matches!(self, Verified | Claimed | Suspect)
-    }
-
-    /// Whether other volunteers may copy from it.
-    pub fn is_source(self) -> bool {
-        matches!(self, Verified | Claimed)
-    }
-
-    /// Whether the catalogue contains it.
-    pub fn is_durable(self) -> bool {
-        matches!(self, Verified | Claimed | Suspect | Awaited | Missed)
-    }
-}
-
-/// A copy at a volunteer in 32 bits: the volunteer's number and 3 bits of state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Replica(u32);
-
-/// Limit of volunteer numbers, so that number and state fit in 32 bits.
-pub(super) const VOLUNTEERS_MAX: u32 = 1 << 24;
-
-impl Replica {
-    fn new(volunteer: VolunteerNumber, state: CopyState) -> Self {
-        Self(volunteer.0 << 3 | state as u32)
-    }
-
-    /// The volunteer that has it.
-    pub fn volunteer(self) -> VolunteerNumber {
-        VolunteerNumber(self.0 >> 3)
-    }
-
-    /// Its state.
-    pub fn state(self) -> CopyState {
-        CopyState::ALL.get(self.0 as usize & 7).copied().unwrap_or(Missed)
-    }
-}
-
-const INLINE_MAX: usize = 6;
-
-/// The copies of one chunk, stored inline while there are at most [`INLINE_MAX`].
-#[derive(Clone, Debug)]
-pub(super) enum Replicas {
-    Inline(u8, [Replica; INLINE_MAX]),
-    Heap(Vec<Replica>),
-}
-
-impl Default for Replicas {
-    fn default() -> Self {
-        Replicas::Inline(0, [Replica(0); INLINE_MAX])
-    }
-}
-
-impl Replicas {
-    pub fn all(&self) -> &[Replica] {
-        match self {
-            Replicas::Inline(count, items) => items.get(..usize::from(*count)).unwrap_or(items),
-            Replicas::Heap(items) => items,
-        }
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = Replica> + '_ {
-        self.all().iter().copied()
-    }
-
-    /// State of a volunteer's copy.
-    pub fn get(&self, volunteer: VolunteerNumber) -> Option<CopyState> {
-        self.iter().find(|replica| replica.volunteer() == volunteer).map(Replica::state)
-    }
-
-    /// Sets the state of a volunteer's copy and returns the previous one.
-    pub fn set(&mut self, volunteer: VolunteerNumber, state: Option<CopyState>) -> Option<CopyState> {
-        let at = self.all().iter().position(|replica| replica.volunteer() == volunteer);
-        let before = at.and_then(|at| self.all().get(at)).map(|replica| replica.state());
-        match (at, state) {
-            (Some(at), Some(state)) => {
-                if let Some(replica) = self.all_mut().get_mut(at) {
-                    *replica = Replica::new(volunteer, state);
-                }
-            }
-            (Some(at), None) => self.remove(at),
-            (None, Some(state)) => self.push(Replica::new(volunteer, state)),
-            (None, None) => {}
-        }
-        before
-    }
-
-    fn all_mut(&mut self) -> &mut [Replica] {
-        match self {
-            Replicas::Inline(count, items) => &mut items[..usize::from(*count)],
-            Replicas::Heap(items) => items,
-        }
-    }
-
-    fn push(&mut self, replica: Replica) {
-        match self {
-            Replicas::Inline(count, items) => match items.get_mut(usize::from(*count)) {
-                Some(free) => {
-                    *free = replica;
-                    *count += 1;
-                }
-                None => *self = Replicas::Heap(items.iter().copied().chain([replica]).collect()),
-            },
-            Replicas::Heap(items) => items.push(replica),
-        }
-    }
-
-    /// Preserves the order, so that equal histories give equal plans.
-    fn remove(&mut self, at: usize) {
-        match self {
-            Replicas::Inline(count, items) => {
-                items.copy_within(at + 1..usize::from(*count), at);
-                *count -= 1;
-            }
-            Replicas::Heap(items) => drop(items.remove(at)),
-        }
-    }
 }
 
 /// Copy counts of a chunk.
@@ -167,23 +16,23 @@ pub(super) struct CopyCounts {
     /// Verified copies at volunteers that are not draining.
     pub verified: u8,
     /// Copies that count, at volunteers that are not draining.
-    pub live: u8,
+    pub staying: u8,
     /// Copies that count, at draining volunteers.
-    pub leaving: u8,
+    pub draining: u8,
     /// Copies at alive volunteers.
-    pub here: u8,
+    pub available: u8,
     /// Copies in flight.
-    pub coming: u8,
+    pub in_flight: u8,
 }
 
 impl CopyCounts {
     pub fn add(&mut self, state: CopyState, draining: bool) {
         let one = |condition: bool, sum: &mut u8| *sum = sum.saturating_add(condition.into());
-        one(state == Verified && !draining, &mut self.verified);
-        one(state.counts() && !draining, &mut self.live);
-        one(state.counts() && draining, &mut self.leaving);
-        one(state.is_here(), &mut self.here);
-        one(state == Coming, &mut self.coming);
+        one(state == CopyState::Verified && !draining, &mut self.verified);
+        one(state.counts() && !draining, &mut self.staying);
+        one(state.counts() && draining, &mut self.draining);
+        one(state.is_available(), &mut self.available);
+        one(state == CopyState::InFlight, &mut self.in_flight);
     }
 }
 
@@ -195,9 +44,9 @@ pub(super) struct Deficits {
     /// A copy is needed that is not in flight yet.
     pub waiting: bool,
     /// There is no copy and none in flight.
-    pub bare: bool,
+    pub without_copy: bool,
     /// It had all its copies once, has fewer now, and can be repaired.
-    pub impaired: bool,
+    pub needs_repair: bool,
 }
 
 /// State of a chunk.
@@ -209,17 +58,57 @@ pub(super) struct Chunk {
     /// Its current priority.
     pub priority: Priority,
     /// The tracker's chunk store has it.
-    pub own: bool,
-    /// The copy in the tracker's chunk store is about to be dropped.
-    pub own_leaving: bool,
+    pub in_store: bool,
+    /// The copy in the tracker's chunk store is to be dropped after the next record.
+    pub store_drop_pending: bool,
     /// It has been at a volunteer before.
-    pub placed: bool,
+    pub was_at_volunteer: bool,
     /// It had all its copies before.
-    pub full: bool,
+    pub was_replicated: bool,
     /// It has been reported as lost.
-    pub lost: bool,
-    /// It has lost a verified copy since the drop of the tracker's copy was scheduled.
-    pub disturbed: bool,
+    pub reported_lost: bool,
+    /// A verified copy was lost since the drop of the copy in the tracker's chunk store was scheduled.
+    pub copy_lost_since_record: bool,
+}
+
+impl Chunk {
+    /// Recomputes counts, deficits and priority. `replicas`: wanted number of copies; `tracker_has`: the
+    /// tracker has a copy.
+    pub fn recompute(&mut self, copy_counts: CopyCounts, replicas: usize, tracker_has: bool) {
+        // A copy that replaces the lost one may be missing from the record that is being written.
+        self.copy_lost_since_record |= copy_counts.verified < self.copy_counts.verified;
+        self.copy_counts = copy_counts;
+        let CopyCounts { verified, staying, draining, in_flight, .. } = copy_counts;
+        let too_few = |copies: u8| usize::from(copies) < replicas;
+        self.was_replicated |= !too_few(staying);
+        let without_copy = !tracker_has && [staying, draining, in_flight] == [0; 3];
+        let waiting = too_few(staying.saturating_add(in_flight));
+        self.deficits = Deficits {
+            under_replicated: too_few(verified),
+            waiting,
+            without_copy,
+            needs_repair: self.was_replicated && too_few(staying) && !without_copy,
+        };
+        self.priority = match (waiting, self.priority) {
+            (false, _) => Priority::NONE,
+            (true, Priority::BACKOFF) => Priority::BACKOFF,
+            (true, _) => self.waiting_priority(tracker_has),
+        };
+    }
+
+    /// The priority of this chunk if it waits for a copy. `tracker_has`: the tracker has a copy.
+    fn waiting_priority(&self, tracker_has: bool) -> Priority {
+        let CopyCounts { staying, draining, in_flight, .. } = self.copy_counts;
+        let copies = staying.saturating_add(draining).saturating_add(in_flight);
+        let level = copies.min(LEVELS - 1);
+        match (tracker_has, self.was_replicated, self.was_at_volunteer) {
+            (false, true, _) => Priority(2 * level),
+            (false, false, _) => Priority(2 * level + 1),
+            (true, true, _) => Priority(2 * LEVELS + 3 * level),
+            (true, false, true) => Priority(2 * LEVELS + 3 * level + 1),
+            (true, false, false) => Priority(2 * LEVELS + 3 * level + 2),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -231,31 +120,33 @@ mod tests {
         assert!(size_of::<Chunk>() <= 56, "{}", size_of::<Chunk>());
     }
 
-    #[test]
-    fn copies_stay_ordered_in_both_representations() {
-        let mut replicas = Replicas::default();
-        let volunteers = |replicas: &Replicas| replicas.iter().map(|r| r.volunteer().0).collect::<Vec<_>>();
-        for number in 0..20 {
-            let state = CopyState::ALL[number as usize % 7];
-            assert_eq!(replicas.set(VolunteerNumber(number), Some(state)), None);
-            assert_eq!(replicas.get(VolunteerNumber(number)), Some(state));
-            assert_eq!(volunteers(&replicas), (0..=number).collect::<Vec<_>>());
-        }
-        assert_eq!(replicas.set(VolunteerNumber(1), Some(Dropping)), Some(Claimed));
-        assert_eq!(replicas.set(VolunteerNumber(1), None), Some(Dropping));
-        assert_eq!(replicas.set(VolunteerNumber(1), None), None);
-        assert_eq!(volunteers(&replicas), [0].into_iter().chain(2..20).collect::<Vec<_>>());
+    fn chunk(staying: u8, was_replicated: bool, was_at_volunteer: bool) -> Chunk {
+        let copy_counts = CopyCounts { staying, ..Default::default() };
+        Chunk { copy_counts, was_replicated, was_at_volunteer, ..Chunk::default() }
     }
 
     #[test]
-    fn inline_copies_are_removed_in_place() {
-        let mut replicas = Replicas::default();
-        for number in [5, 3, VOLUNTEERS_MAX - 1] {
-            replicas.set(VolunteerNumber(number), Some(Verified));
+    fn priority_rises_with_fewer_copies_and_without_a_tracker_copy() {
+        let order = [
+            (chunk(1, true, true), false),
+            (chunk(1, false, true), false),
+            (chunk(2, true, true), false),
+            (chunk(0, true, true), true),
+            (chunk(0, false, false), true),
+            (chunk(1, true, true), true),
+            (chunk(1, false, true), true),
+            (chunk(9, false, true), true),
+        ];
+        let priorities: Vec<Priority> =
+            order.iter().map(|(chunk, tracker_has)| chunk.waiting_priority(*tracker_has)).collect();
+        assert!(priorities.is_sorted(), "{priorities:?}");
+        for ((chunk, _), priority) in order.iter().zip(priorities) {
+            assert!(priority.is_queue());
+            assert_eq!(priority.is_repair(), chunk.was_replicated, "{priority:?}");
+            assert_eq!(priority.is_new(), !chunk.was_at_volunteer, "{priority:?}");
         }
-        assert_eq!(replicas.set(VolunteerNumber(5), None), Some(Verified));
-        assert_eq!(replicas.get(VolunteerNumber(5)), None);
-        assert_eq!(replicas.get(VolunteerNumber(VOLUNTEERS_MAX - 1)), Some(Verified));
-        assert_eq!(replicas.all().len(), 2);
+        for other in [Priority::NONE, Priority::PARKED, Priority::BACKOFF] {
+            assert!(!other.is_queue() && !other.is_repair() && !other.is_new());
+        }
     }
 }

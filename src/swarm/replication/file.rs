@@ -1,6 +1,7 @@
 //! State of one file: its chunks and the tracker's own copy.
 
-use super::chunk::{Chunk, CopyState, Deficits};
+use super::chunk::{Chunk, Deficits};
+use super::replicas::CopyState;
 use crate::content::{ChunkIndex, FileId, Layout};
 use crate::swarm::Moment;
 
@@ -24,20 +25,20 @@ pub(super) struct File {
     pub layout: Layout,
     pub chunks: Vec<Chunk>,
     /// The tracker has the complete file.
-    pub whole: bool,
+    pub complete: bool,
     pub offload: Offload,
     /// Offloading failed, and is not retried until the file is withdrawn and published again.
-    pub kept_for_good: bool,
+    pub offload_failed: bool,
     /// A verified copy was lost after the current record was assembled.
-    pub disturbed: bool,
+    pub copy_lost_since_record: bool,
     /// A log line has reported that all copies exist.
-    pub announced: bool,
+    pub replication_noted: bool,
     /// Time at which the file became known.
-    pub since: Moment,
-    /// All volunteers have had time to report: a chunk without a copy is lost.
-    pub examined: bool,
+    pub known_since: Moment,
+    /// The grace period is over: all volunteers have had time to report, so a chunk without a copy is lost.
+    pub grace_over: bool,
     /// Number of chunks in the tracker's chunk store.
-    pub own: u32,
+    pub stored_chunks: u32,
     pub counts: Counts,
 }
 
@@ -53,9 +54,9 @@ pub(super) struct Counts {
     /// Chunks that need a copy that is not in flight yet.
     pub waiting: u64,
     /// Chunks without any copy.
-    pub bare: u64,
+    pub without_copy: u64,
     /// Chunks that had all copies once, have fewer now and can be repaired.
-    pub impaired: u64,
+    pub needs_repair: u64,
     /// Chunks reported as lost.
     pub lost: u64,
 }
@@ -66,8 +67,8 @@ impl Counts {
         for (sum, from, to) in [
             (&mut self.under_replicated, from.under_replicated, to.under_replicated),
             (&mut self.waiting, from.waiting, to.waiting),
-            (&mut self.bare, from.bare, to.bare),
-            (&mut self.impaired, from.impaired, to.impaired),
+            (&mut self.without_copy, from.without_copy, to.without_copy),
+            (&mut self.needs_repair, from.needs_repair, to.needs_repair),
         ] {
             *sum = sum.saturating_add(to.into()).saturating_sub(from.into());
         }
@@ -76,8 +77,8 @@ impl Counts {
     /// Updates the sums after a change of a copy.
     pub fn change_copy(&mut self, from: Option<CopyState>, to: Option<CopyState>) {
         let verified = |state: Option<CopyState>| u64::from(state == Some(CopyState::Verified));
-        let here = |state: Option<CopyState>| u64::from(state.is_some_and(CopyState::is_here));
-        let claimed = |state: Option<CopyState>| here(state) - verified(state);
+        let available = |state: Option<CopyState>| u64::from(state.is_some_and(CopyState::is_available));
+        let claimed = |state: Option<CopyState>| available(state) - verified(state);
         self.verified = (self.verified + verified(to)).saturating_sub(verified(from));
         self.claimed = (self.claimed + claimed(to)).saturating_sub(claimed(from));
     }
@@ -89,8 +90,8 @@ impl Counts {
             (&mut self.claimed, other.claimed),
             (&mut self.under_replicated, other.under_replicated),
             (&mut self.waiting, other.waiting),
-            (&mut self.bare, other.bare),
-            (&mut self.impaired, other.impaired),
+            (&mut self.without_copy, other.without_copy),
+            (&mut self.needs_repair, other.needs_repair),
             (&mut self.lost, other.lost),
         ] {
             *sum = sum.saturating_sub(part);
@@ -99,20 +100,20 @@ impl Counts {
 }
 
 impl File {
-    pub fn new(id: FileId, layout: Layout, since: Moment) -> Self {
+    pub fn new(id: FileId, layout: Layout, known_since: Moment) -> Self {
         let chunks = vec![Chunk::default(); layout.count() as usize];
         Self {
             id,
             layout,
             chunks,
-            whole: false,
+            complete: false,
             offload: Offload::No,
-            kept_for_good: false,
-            disturbed: false,
-            announced: false,
-            since,
-            examined: false,
-            own: 0,
+            offload_failed: false,
+            copy_lost_since_record: false,
+            replication_noted: false,
+            known_since,
+            grace_over: false,
+            stored_chunks: 0,
             counts: Counts::default(),
         }
     }
@@ -122,13 +123,18 @@ impl File {
         self.layout.span(ChunkIndex(index)).map_or(0, |span| span.length.into())
     }
 
+    /// Whether the tracker's copy may be offloaded once the copies at volunteers are in a durable record.
+    pub fn is_ready_for_offload(&self) -> bool {
+        self.complete && self.offload == Offload::No && self.counts.under_replicated == 0
+    }
+
     /// Whether the tracker has the complete file and is not deleting it.
-    pub fn keeps_whole(&self) -> bool {
-        self.whole && self.offload != Offload::Ordered
+    pub fn keeps_complete(&self) -> bool {
+        self.complete && self.offload != Offload::Ordered
     }
 
     /// Whether the tracker has a chunk, in the file or in its chunk store.
-    pub fn has(&self, chunk: &Chunk) -> bool {
-        chunk.own || self.keeps_whole()
+    pub fn tracker_has(&self, chunk: &Chunk) -> bool {
+        chunk.in_store || self.keeps_complete()
     }
 }

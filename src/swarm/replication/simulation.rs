@@ -4,7 +4,7 @@
 //! copies wait. A volunteer that dies loses its disk and its copies in flight, and the tracker notices at the
 //! end of the lease.
 
-use super::{Order, Placement, Settings};
+use super::{Order, ReplicationPlanner, Settings};
 use crate::content::{ChunkIndex, FileId, Layout, PeerName, limits};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::CopyFailure;
@@ -64,7 +64,7 @@ impl Links {
 }
 
 struct Simulation {
-    placement: Placement,
+    planner: ReplicationPlanner,
     now: Moment,
     events: BTreeSet<(Moment, u64, Event)>,
     number: u64,
@@ -82,18 +82,18 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64) -> Self {
         let settings = Settings { offload: true, ..Settings::default() };
-        let mut placement = Placement::new(settings, fastrand::Rng::with_seed(seed));
-        placement.looked(Duration::ZERO);
+        let mut planner = ReplicationPlanner::new(settings, fastrand::Rng::with_seed(seed));
+        planner.scan_complete(Duration::ZERO);
         for number in 0..VOLUNTEERS {
             let [.., a, b] = number.to_be_bytes();
             let address = SocketAddr::from(([10, 0, a, b], 6000));
             let name = PeerName::new(format!("v{number}")).unwrap();
             let key = VolunteerKey(number.into());
-            let number = placement.join(Duration::ZERO, key, name, address, 1 << 30, 1 << 30);
-            placement.reported(Duration::ZERO, number);
+            let number = planner.join(Duration::ZERO, key, name, address, 1 << 30, 1 << 30);
+            planner.report_complete(Duration::ZERO, number);
         }
         Self {
-            placement,
+            planner,
             now: Duration::ZERO,
             events: BTreeSet::new(),
             number: 0,
@@ -117,7 +117,7 @@ impl Simulation {
     }
 
     fn carry_out(&mut self) {
-        for order in self.placement.take_orders() {
+        for order in self.planner.take_orders() {
             match order {
                 Order::Copy { index, from, to, .. } => {
                     let arrives = self.links.carry(self.now, from, to);
@@ -125,14 +125,14 @@ impl Simulation {
                 }
                 Order::Offload { .. } => {
                     self.whole = false;
-                    self.placement.offloaded(self.now, FILE, true);
+                    self.planner.offloaded(self.now, FILE, true);
                 }
                 Order::Lost { chunks, .. } => self.named.extend(chunks.iter().map(|index| index.0)),
                 Order::Challenge { number, range, to } => {
                     let alive: Vec<Location> =
                         to.into_iter().filter(|location| !self.is_dead(*location)).collect();
                     for location in alive {
-                        self.placement.proof(self.now, location, number, Some(range.proof(b"right")));
+                        self.planner.proof(self.now, location, number, Some(range.proof(b"right")));
                     }
                 }
                 Order::Drop { .. } => {
@@ -141,9 +141,9 @@ impl Simulation {
                 Order::Audit { .. } | Order::Drained { .. } | Order::Note(..) => {}
             }
         }
-        while let Some((ticket, changes)) = self.placement.take_record(self.now) {
+        while let Some((number, changes)) = self.planner.take_record(self.now) {
             assert!(changes.iter().all(|change| !matches!(change, Change::Forgotten(_))));
-            self.after(self.now + Duration::from_millis(5), Event::Recorded(ticket));
+            self.after(self.now + Duration::from_millis(5), Event::Recorded(number));
         }
     }
 
@@ -152,7 +152,7 @@ impl Simulation {
             Event::Arrived { to, .. } if self.is_dead(to) => {}
             Event::Arrived { index, from, to } if self.is_dead(from) => {
                 let why = CopyFailure::Unreachable;
-                self.placement.not_stored(self.now, to, FILE, ChunkIndex(index), why, None);
+                self.planner.not_stored(self.now, to, FILE, ChunkIndex(index), why, None);
             }
             Event::Arrived { index, to, .. } => {
                 let Location::Volunteer(number) = to else { panic!("there is room at volunteers") };
@@ -161,9 +161,9 @@ impl Simulation {
                 if holders.len() >= 2 {
                     self.short_since[index as usize] = None;
                 }
-                self.placement.stored(self.now, to, FILE, ChunkIndex(index), None);
+                self.planner.stored(self.now, to, FILE, ChunkIndex(index), None);
             }
-            Event::Recorded(ticket) => self.placement.recorded(self.now, ticket),
+            Event::Recorded(number) => self.planner.recorded(self.now, number),
             Event::Dies(number) => self.die(VolunteerNumber(number)),
         }
     }
@@ -185,14 +185,14 @@ impl Simulation {
             }
             *since = Some(self.now);
         }
-        self.placement.away(self.now, number);
+        self.planner.mark_away(self.now, number);
     }
 
     fn run_until(&mut self, end: Moment) {
         loop {
             self.carry_out();
             let event = self.events.first().map(|(at, ..)| *at);
-            let tick = self.placement.next_tick();
+            let tick = self.planner.next_tick();
             let Some(next) = event.into_iter().chain(tick).min().filter(|next| *next <= end) else {
                 self.now = end;
                 return;
@@ -203,7 +203,7 @@ impl Simulation {
                     let (_, _, event) = self.events.pop_first().expect("it was there");
                     self.apply(event);
                 }
-                None => self.placement.tick(self.now),
+                None => self.planner.tick(self.now),
             }
         }
     }
@@ -226,8 +226,8 @@ impl Simulation {
 fn repair_survives_the_death_of_100_of_1000_volunteers_in_an_hour() {
     let mut simulation = Simulation::new(11);
     let layout = Layout::even(u64::from(CHUNKS) * CHUNK, Some(limits::CHUNK_SIZE)).unwrap();
-    simulation.placement.add_file(Duration::ZERO, FILE, layout);
-    simulation.placement.own_whole(Duration::ZERO, FILE, true);
+    simulation.planner.add_file(Duration::ZERO, FILE, layout);
+    simulation.planner.set_complete_at_tracker(Duration::ZERO, FILE, true);
     let day = Duration::from_secs(400);
     simulation.run_until(day);
     assert!(!simulation.whole, "the file is distributed, recorded and offloaded");
@@ -252,7 +252,7 @@ fn repair_survives_the_death_of_100_of_1000_volunteers_in_an_hour() {
     }
     let (fewest, most, mean) = simulation.balance();
     assert!(fewest >= 0.9 * mean && most <= 1.1 * mean, "{fewest} to {most} copies, {mean} on average");
-    let status = simulation.placement.status(|_| None);
+    let status = simulation.planner.status(|_| None);
     assert_eq!((status.copies.short, status.copies.lost), (status.copies.lost, simulation.lost.len() as u64));
-    simulation.placement.recount();
+    simulation.planner.recount();
 }

@@ -1,17 +1,17 @@
 //! Status of volunteers, files and repair, computed from counters.
 
-use super::Placement;
+use super::ReplicationPlanner;
 use super::file::{Counts, File, Offload};
 use super::volunteer::{Liveness, Volunteer};
 use crate::content::{FileId, FileName, limits};
 use crate::protocol::status::{Copies, FileStatus, RepairStatus, Status, VolunteerState, VolunteerStatus};
 
-impl Placement {
+impl ReplicationPlanner {
     /// The current status. `names` returns the name of a file; files without a name are left out.
     pub fn status(&self, names: impl Fn(FileId) -> Option<FileName>) -> Status {
         let replicas = self.settings.replicas as u64;
-        let here = || self.volunteers.iter().flatten().filter(|volunteer| volunteer.is_here());
-        let known = || self.files.iter().flatten();
+        let alive = || self.volunteers.iter().filter(|volunteer| volunteer.is_alive());
+        let known = || self.files.iter();
         let mut files: Vec<(FileName, &File)> =
             known().filter_map(|file| Some((names(file.id)?, file))).collect();
         files.sort_unstable_by(|one, other| (one.0.as_str(), one.1.id).cmp(&(other.0.as_str(), other.1.id)));
@@ -20,23 +20,18 @@ impl Placement {
         Status {
             replicas: self.settings.replicas as u32,
             volunteers_needed: u32::try_from(self.settings.volunteers_min).unwrap_or(u32::MAX),
-            offered: here().map(|volunteer| volunteer.record.offered).fold(0, u64::saturating_add),
-            free: here().map(|volunteer| volunteer.free).fold(0, u64::saturating_add),
-            copies: copies(&self.counts, chunks * replicas),
-            volunteers: self
-                .volunteers
-                .iter()
-                .flatten()
-                .map(|volunteer| volunteer_status(volunteer))
-                .collect(),
-            files_known: self.by_id.len() as u64,
+            offered: alive().map(|volunteer| volunteer.record.offered).fold(0, u64::saturating_add),
+            free: alive().map(|volunteer| volunteer.free).fold(0, u64::saturating_add),
+            copies: copies(&self.files.counts, chunks * replicas),
+            volunteers: self.volunteers.iter().map(volunteer_status).collect(),
+            files_known: self.files.file_count() as u64,
             files: files.into_iter().map(|(name, file)| file_status(file, name, replicas)).collect(),
             repair: RepairStatus {
-                paused: self.paused,
-                waiting: self.counts.waiting,
-                running: self.transfers.len() as u64,
-                copied: self.copied,
-                copied_bytes: self.copied_bytes,
+                paused: self.repair.paused,
+                waiting: self.files.counts.waiting,
+                running: self.transfers.count() as u64,
+                copied: self.repair.copied,
+                copied_bytes: self.repair.copied_bytes,
                 limit: self.settings.repair_limit,
             },
         }
@@ -61,8 +56,8 @@ fn volunteer_status(volunteer: &Volunteer) -> VolunteerStatus {
         state,
         offered: volunteer.record.offered,
         free: volunteer.free,
-        chunks: volunteer.chunks,
-        verified: volunteer.verified,
+        chunks: volunteer.copies,
+        verified: volunteer.verified_copies,
         incoming: volunteer.incoming.copies,
     }
 }
@@ -74,7 +69,7 @@ fn file_status(file: &File, name: FileName, replicas: u64) -> FileStatus {
         name,
         size: file.layout.size(),
         chunks,
-        here: if file.whole { chunks } else { file.own },
+        here: if file.complete { chunks } else { file.stored_chunks },
         offloaded: file.offload == Offload::Done,
         copies: copies(&file.counts, u64::from(chunks) * replicas),
     }

@@ -1,17 +1,18 @@
 //! Copies in flight.
 //!
 //! Invariant: a copy in flight to a volunteer exists exactly while the state of the chunk's copy there is
-//! `Coming`.
+//! `InFlight`.
 
-use super::chunk::{CopyState, Key};
-use super::plan::gives;
-use super::priority::Priority;
-use super::{Order, Placement, Retry, Timer};
+use super::ReplicationPlanner;
+use super::chunk::ChunkKey;
+use super::order::Order;
+use super::replicas::CopyState;
+use super::schedule::Timer;
+use super::traffic::{Traffic, Window};
 use crate::content::{ChunkIndex, limits};
 use crate::swarm::Moment;
-use crate::swarm::backoff::Backoff;
 use crate::swarm::keeping::{Location, VolunteerNumber};
-use crate::swarm::token_bucket::TokenBucket;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A copy in flight.
@@ -19,185 +20,171 @@ use std::time::Duration;
 pub(super) struct Transfer {
     pub from: Location,
     pub length: u64,
-    pub deadline: Moment,
+    deadline: Moment,
 }
 
-impl Placement {
+/// The copies in flight, their limit, and the copies to and from the tracker.
+#[derive(Debug)]
+pub(super) struct Transfers {
+    /// Limit of copies in flight in each direction of each location.
+    pub window: Window,
+    pub tracker_incoming: Traffic,
+    pub tracker_outgoing: Traffic,
+    /// By chunk and target.
+    in_flight: BTreeMap<(ChunkKey, Location), Transfer>,
+    /// Copies that were abandoned before an answer came, with the number of answers still to ignore.
+    abandoned: BTreeMap<(ChunkKey, VolunteerNumber), u32>,
+}
+
+impl Transfers {
+    pub fn new(window: Window) -> Self {
+        Self {
+            window,
+            tracker_incoming: Traffic::default(),
+            tracker_outgoing: Traffic::default(),
+            in_flight: BTreeMap::new(),
+            abandoned: BTreeMap::new(),
+        }
+    }
+
+    /// Number of copies in flight.
+    pub fn count(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Whether a copy of a chunk is in flight to a location.
+    pub fn is_in_flight(&self, key: ChunkKey, to: Location) -> bool {
+        self.in_flight.contains_key(&(key, to))
+    }
+
+    /// Chunk and target of the copies in flight that `accept` accepts.
+    pub fn select(
+        &self,
+        accept: impl Fn(ChunkKey, Location, &Transfer) -> bool,
+    ) -> Vec<(ChunkKey, Location)> {
+        let selected = self.in_flight.iter().filter(|((key, to), transfer)| accept(*key, *to, transfer));
+        selected.map(|(key, _)| *key).collect()
+    }
+
+    /// Whether an answer belongs to an abandoned copy. The answer is then counted as ignored.
+    pub fn take_abandoned(&mut self, key: ChunkKey, number: VolunteerNumber) -> bool {
+        let Some(left) = self.abandoned.get_mut(&(key, number)) else { return false };
+        *left -= 1;
+        if *left == 0 {
+            self.abandoned.remove(&(key, number));
+        }
+        true
+    }
+
+    /// Removes the abandoned copies of a file.
+    pub fn forget_file(&mut self, slot: u32) {
+        self.abandoned.retain(|(key, _), _| key.file != slot);
+    }
+
+    #[cfg(test)]
+    pub fn iter(&self) -> impl Iterator<Item = (&(ChunkKey, Location), &Transfer)> + '_ {
+        self.in_flight.iter()
+    }
+}
+
+impl ReplicationPlanner {
     /// Orders a copy.
-    pub(super) fn start_transfer(&mut self, now: Moment, key: Key, from: Location, to: Location) {
-        let Some(file) = self.file(key.file) else { return };
+    pub(super) fn start_transfer(&mut self, now: Moment, key: ChunkKey, from: Location, to: Location) {
+        let Some(file) = self.files.get(key.file) else { return };
         let (id, length) = (file.id, file.length(key.index));
-        let full = file.chunks.get(key.index as usize).is_some_and(|chunk| chunk.full);
-        if full && self.settings.repair_limit > 0 {
-            let limit = self.settings.repair_limit;
-            let wait =
-                self.repair_limiter.get_or_insert_with(|| TokenBucket::new(limit, now)).take(length, now);
-            self.repair_from = now + wait;
-            if wait > Duration::ZERO {
-                self.after(self.repair_from, Timer::Repair);
+        let was_replicated = file.chunks.get(key.index as usize).is_some_and(|chunk| chunk.was_replicated);
+        if was_replicated && self.settings.repair_limit > 0 {
+            let wait_until = self.repair.charge(now, self.settings.repair_limit, length);
+            if let Some(until) = wait_until {
+                self.schedule.add(until, Timer::Plan);
             }
         }
         let deadline = now + limits::COPY_TIMEOUT + Duration::from_secs(length / limits::COPY_RATE_MIN);
-        self.transfers.insert((key, to), Transfer { from, length, deadline });
-        self.after(deadline, Timer::CopyTimeout(key, to));
-        self.traffic_out(from, |traffic| traffic.add(length));
-        self.traffic_in(to, |traffic| traffic.add(length));
+        self.transfers.in_flight.insert((key, to), Transfer { from, length, deadline });
+        self.schedule.add(deadline, Timer::CopyTimeout(key, to));
+        self.change_outgoing(from, |traffic| traffic.add(length));
+        self.change_incoming(to, |traffic| traffic.add(length));
         if let Location::Volunteer(number) = to {
-            self.set(key, number, Some(CopyState::Coming));
+            self.set_copy(key, number, Some(CopyState::InFlight));
         }
-        self.reindex(now);
+        self.update_targets(now);
         self.orders.push(Order::Copy { file: id, index: ChunkIndex(key.index), from, to });
     }
 
-    fn traffic_out(&mut self, location: Location, change: impl FnOnce(&mut super::Traffic)) {
+    fn change_outgoing(&mut self, location: Location, change: impl FnOnce(&mut Traffic)) {
         match location {
-            Location::Tracker => change(&mut self.outgoing),
+            Location::Tracker => change(&mut self.transfers.tracker_outgoing),
             Location::Volunteer(number) => {
-                if let Some(volunteer) = self.at_mut(number) {
+                if let Some(volunteer) = self.volunteers.get_mut(number) {
                     change(&mut volunteer.outgoing);
                 }
             }
         }
     }
 
-    fn traffic_in(&mut self, location: Location, change: impl FnOnce(&mut super::Traffic)) {
+    fn change_incoming(&mut self, location: Location, change: impl FnOnce(&mut Traffic)) {
         match location {
-            Location::Tracker => change(&mut self.incoming),
+            Location::Tracker => change(&mut self.transfers.tracker_incoming),
             Location::Volunteer(number) => {
-                if let Some(volunteer) = self.at_mut(number) {
+                if let Some(volunteer) = self.volunteers.get_mut(number) {
                     change(&mut volunteer.incoming);
                 }
-                self.stale.insert(number);
+                self.volunteers.mark_target_outdated(number);
             }
         }
     }
 
     /// Ends a copy in flight. The caller sets the resulting state.
-    pub(super) fn end_transfer(&mut self, key: Key, to: Location) -> Option<Transfer> {
-        let transfer = self.transfers.remove(&(key, to))?;
-        self.timers.remove(&(transfer.deadline, Timer::CopyTimeout(key, to)));
-        self.traffic_out(transfer.from, |traffic| traffic.subtract(transfer.length));
-        self.traffic_in(to, |traffic| traffic.subtract(transfer.length));
+    pub(super) fn end_transfer(&mut self, key: ChunkKey, to: Location) -> Option<Transfer> {
+        let transfer = self.transfers.in_flight.remove(&(key, to))?;
+        self.schedule.cancel(transfer.deadline, Timer::CopyTimeout(key, to));
+        self.change_outgoing(transfer.from, |traffic| traffic.subtract(transfer.length));
+        self.change_incoming(to, |traffic| traffic.subtract(transfer.length));
         Some(transfer)
     }
 
     /// Ends a copy that will not arrive.
-    pub(super) fn fail_transfer(&mut self, key: Key, to: Location) -> Option<Transfer> {
+    pub(super) fn fail_transfer(&mut self, key: ChunkKey, to: Location) -> Option<Transfer> {
         let transfer = self.end_transfer(key, to)?;
         match to {
-            Location::Volunteer(number) => self.set(key, number, None),
+            Location::Volunteer(number) => self.set_copy(key, number, None),
             // The chunk may be waiting for the end of this copy.
-            Location::Tracker => self.touch(key),
+            Location::Tracker => self.recompute(key),
         }
         Some(transfer)
     }
 
     /// Abandons a copy without the knowledge of its target: the next answer from there is ignored, because it
     /// does not belong to a later order.
-    fn abandon_transfer(&mut self, key: Key, to: Location) -> Option<Transfer> {
+    fn abandon_transfer(&mut self, key: ChunkKey, to: Location) -> Option<Transfer> {
         let transfer = self.fail_transfer(key, to)?;
         if let Location::Volunteer(number) = to {
-            *self.ignored.entry((key, number)).or_default() += 1;
+            *self.transfers.abandoned.entry((key, number)).or_default() += 1;
         }
         Some(transfer)
     }
 
-    /// Whether an answer belongs to an abandoned copy.
-    pub(super) fn is_ignored(&mut self, key: Key, number: VolunteerNumber) -> bool {
-        let Some(left) = self.ignored.get_mut(&(key, number)) else { return false };
-        *left -= 1;
-        if *left == 0 {
-            self.ignored.remove(&(key, number));
-        }
-        true
-    }
-
     /// Ends all copies to a volunteer that is no longer connected.
     pub(super) fn fail_transfers_to(&mut self, number: VolunteerNumber) {
-        let to = Location::Volunteer(number);
-        let keys: Vec<Key> = self.transfers.keys().filter(|(_, at)| *at == to).map(|(key, _)| *key).collect();
-        for key in keys {
+        let target = Location::Volunteer(number);
+        for (key, to) in self.transfers.select(|_, to, _| to == target) {
             self.fail_transfer(key, to);
         }
-        self.ignored.retain(|(_, at), _| *at != number);
+        self.transfers.abandoned.retain(|(_, to), _| *to != number);
     }
 
     /// Abandons all copies from a volunteer that is dead.
     pub(super) fn abandon_transfers_from(&mut self, number: VolunteerNumber) {
-        let from = Location::Volunteer(number);
-        let transfers = self.transfers.iter().filter(|(_, transfer)| transfer.from == from);
-        let keys: Vec<(Key, Location)> = transfers.map(|(key, _)| *key).collect();
-        for (key, to) in keys {
+        let source = Location::Volunteer(number);
+        for (key, to) in self.transfers.select(|_, _, transfer| transfer.from == source) {
             self.abandon_transfer(key, to);
         }
     }
 
     /// Handles a copy that has timed out.
-    pub(super) fn time_out(&mut self, now: Moment, key: Key, to: Location) {
+    pub(super) fn time_out(&mut self, now: Moment, key: ChunkKey, to: Location) {
         if let Some(transfer) = self.abandon_transfer(key, to) {
             self.schedule_retry(now, key, transfer.from, to);
-        }
-    }
-
-    /// Schedules a retry after a failed copy: after a backoff, and if possible with another source and
-    /// target.
-    pub(super) fn schedule_retry(&mut self, now: Moment, key: Key, from: Location, to: Location) {
-        let first = || Backoff::new(limits::RETRY_MIN, limits::RETRY_MAX);
-        let mut backoff = self.retries.remove(&key).map_or_else(first, |retry| retry.backoff);
-        let until = now + backoff.pause(&mut self.random);
-        self.retries.insert(key, Retry { backoff, until, from, to });
-        self.after(until, Timer::Retry(key));
-        self.move_to(key, Priority::RESTING);
-        self.touch(key);
-    }
-
-    /// Ends the backoff of a chunk.
-    pub(super) fn rested(&mut self, now: Moment, key: Key) {
-        if self.retries.get(&key).is_none_or(|retry| retry.until > now) {
-            return;
-        }
-        self.wake(key);
-        // The failed source and target are remembered until a copy succeeds or none is needed any more.
-        if self.chunk(key).is_none_or(|chunk| !chunk.priority.is_queue()) {
-            self.retries.remove(&key);
-        }
-    }
-
-    fn wake(&mut self, key: Key) {
-        if self.chunk(key).is_some_and(|chunk| chunk.priority == Priority::RESTING) {
-            self.move_to(key, Priority::NONE);
-            self.touch(key);
-        }
-    }
-
-    /// Ends the retry state of a chunk after a successful copy.
-    pub(super) fn end_rest(&mut self, key: Key) {
-        if self.retries.remove(&key).is_some() {
-            self.wake(key);
-        }
-    }
-
-    /// The best source for a copy of a chunk among those with an open window.
-    pub(super) fn source(&self, key: Key) -> Option<Location> {
-        let file = self.file(key.file)?;
-        let chunk = file.chunks.get(key.index as usize)?;
-        let length = file.length(key.index);
-        let failed = self.retries.get(&key).map(|retry| retry.from);
-        let holders = chunk.replicas.iter().filter(|replica| replica.state().is_source());
-        let open = holders.filter_map(|replica| {
-            let number = replica.volunteer();
-            let outgoing = self.at(number)?.outgoing;
-            let location = Location::Volunteer(number);
-            let claimed = replica.state() == CopyState::Claimed;
-            let order = (failed == Some(location), claimed, outgoing.copies, number);
-            gives(self.window, outgoing, length).then_some((order, location))
-        });
-        let best = open.min().map(|(order, location)| (order.0, location));
-        let tracker = file.has(chunk) && gives(self.window, self.outgoing, length);
-        match best {
-            Some((false, location)) => Some(location),
-            _ if tracker => Some(Location::Tracker),
-            other => other.map(|(_, location)| location),
         }
     }
 }

@@ -1,36 +1,36 @@
-//! The part of a tracker that keeps files: connects volunteers and the executor with [`Placement`].
+//! The part of a tracker that keeps files: connects volunteers and the executor with [`ReplicationPlanner`].
 //!
-//! It turns reports of volunteers and outcomes of tasks into calls of [`Placement`], and its orders into
-//! messages and tasks. Its own state is only names, addresses and sessions. Invariants: messages to a
-//! volunteer use its latest session; the registry entries of volunteers and tracker match the counts of
-//! [`Placement`]; a chunk is never dropped merely because its file is unknown.
+//! It turns reports of volunteers and outcomes of tasks into calls of the planner, and the planner's orders
+//! into messages and tasks. Its own state is only names, addresses and sessions. Invariants: messages to a
+//! volunteer use its latest session; the registry entries of volunteers and tracker match the counts of the
+//! planner; a chunk is never dropped merely because its file is unknown.
 
+mod commands;
 mod orders;
 #[cfg(test)]
 mod tests;
 
-use super::Tracker;
+use super::{Departure, Tracker};
 use crate::content::fmt::size;
 use crate::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::Status;
+use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{
-    Answer, Command, ExecutorTask, FileRecord, Location, TaskOutcome, VolunteerNumber, VolunteerRecord,
-    Wanted,
+    ExecutorTask, FileRecord, Location, TaskOutcome, VolunteerNumber, VolunteerRecord,
 };
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
 use crate::swarm::registry::PeerId;
-use crate::swarm::replication::{Placement, Settings};
+use crate::swarm::replication::{ReplicationPlanner, Settings};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 /// Maximum number of chunks and volunteers listed in one log line.
-const NAMED: usize = 8;
+const LISTED_MAX: usize = 8;
 
 /// Settings of a tracker that keeps files.
 pub struct KeepRules {
@@ -62,13 +62,17 @@ type Reports = Vec<(VolunteerNumber, Vec<ChunkIndex>, bool)>;
 
 /// Files, volunteers and sessions of a tracker that keeps files.
 pub struct Keeping {
-    placement: Placement,
+    planner: ReplicationPlanner,
+    /// Address at which the tracker serves its files.
     serving: SocketAddr,
+    /// Files that volunteers hold and the catalogue lacks are added to it.
     rebuild: bool,
     files: HashMap<FileId, KeptFile>,
     /// The tracker itself as an entry of the registry.
     own: PeerId,
+    /// Volunteers that are connected.
     volunteers: HashMap<PeerId, VolunteerNumber>,
+    /// The latest session of each connected volunteer.
     sessions: HashMap<VolunteerNumber, PeerId>,
     /// Files whose manifests are being downloaded, with the reports received meanwhile.
     adopting: HashMap<FileId, Reports>,
@@ -76,60 +80,35 @@ pub struct Keeping {
     reported_unknown: HashSet<FileId>,
 }
 
-/// Reason for which a peer was removed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Departure {
-    /// Its connection closed; it may return.
-    Closed,
-    /// Its lease expired.
-    Expired,
-    /// It disconnected in order.
-    Goodbye,
-    /// It registered again.
-    Again,
-}
-
-impl Departure {
-    /// Text for log lines.
-    pub(super) fn text(self) -> &'static str {
-        match self {
-            Departure::Closed => "its connection ended",
-            Departure::Expired => "its lease ended",
-            Departure::Goodbye => "it disconnected",
-            Departure::Again => "it registered again",
-        }
-    }
-}
-
 impl Keeping {
     /// Time at which a tick is due next.
     pub(super) fn next_tick(&self) -> Option<Moment> {
-        self.placement.next_tick()
+        self.planner.next_tick()
     }
 }
 
 impl Tracker {
-    /// Enables keeping of files. `random` is used to place copies.
+    /// Enables keeping of files. `random` is used for challenges and backoffs.
     pub fn keep(&mut self, rules: KeepRules, remembered: Remembered, random: fastrand::Rng) {
         let own = self.peers.registry.enroll(rules.name, rules.serving);
         let lease = rules.settings.lease;
-        let mut placement = Placement::new(rules.settings, random);
+        let mut planner = ReplicationPlanner::new(rules.settings, random);
         if rules.rebuild {
-            placement.hold(lease);
+            planner.delay_copies(lease);
         }
         let now = Moment::ZERO;
         let Remembered { files, volunteers, held, forgotten } = remembered;
-        volunteers.into_iter().for_each(|record| placement.restore_volunteer(now, record));
+        volunteers.into_iter().for_each(|record| planner.restore_volunteer(now, record));
         let mut known = HashMap::new();
         for FileRecord { kept, layout, offloaded } in files {
-            placement.restore_file(kept.file.id, layout, offloaded);
+            planner.restore_file(kept.file.id, layout, offloaded);
             self.peers.registry.vouch(own, &kept.file, 0);
             known.insert(kept.file.id, kept);
         }
-        held.iter().for_each(|(file, volunteer, held)| placement.restore_held(*file, *volunteer, held));
-        forgotten.into_iter().for_each(|file| placement.restore_forgotten(file));
+        held.iter().for_each(|(file, volunteer, held)| planner.restore_held(*file, *volunteer, held));
+        forgotten.into_iter().for_each(|file| planner.restore_forgotten(file));
         self.keeping = Some(Keeping {
-            placement,
+            planner,
             serving: rules.serving,
             rebuild: rules.rebuild,
             files: known,
@@ -142,7 +121,7 @@ impl Tracker {
     }
 
     /// Handles a report of a volunteer, received over its latest connection.
-    pub(super) fn volunteer_says(
+    pub(super) fn handle_volunteer_report(
         &mut self,
         now: Moment,
         id: PeerId,
@@ -152,65 +131,81 @@ impl Tracker {
             return Some(error(ErrorCode::Refused, "this tracker keeps no files"));
         };
         if let VolunteerReport::Lend { key, offered, free } = report {
-            let peer = self.peers.registry.peer(id)?;
-            let (name, address) = (peer.name.clone(), peer.address);
-            let number = keeping.placement.join(now, key, name.clone(), address, offered, free);
-            keeping.volunteers.insert(id, number);
-            if let Some(before) = keeping.sessions.insert(number, id) {
-                keeping.volunteers.remove(&before);
-            }
-            self.effects.push(Effect::Note(format!(
-                "{name} at {address} offers {} of storage, {} free",
-                size(offered),
-                size(free)
-            )));
-            self.settle_keeping(now);
-            return Some(orders::message(VolunteerOrder::Welcome));
+            return self.accept_offer(now, id, key, offered, free);
         }
         let Some(number) = keeping.volunteers.get(&id).copied() else {
             return Some(error(ErrorCode::Refused, "offer storage first"));
         };
-        self.handle_report(now, number, report);
+        self.apply_report(now, number, report);
         self.settle_keeping(now);
         None
     }
 
-    fn handle_report(&mut self, now: Moment, number: VolunteerNumber, report: VolunteerReport) {
+    /// Accepts the storage that a peer offers: the peer becomes a volunteer.
+    fn accept_offer(
+        &mut self,
+        now: Moment,
+        id: PeerId,
+        key: VolunteerKey,
+        offered: u64,
+        free: u64,
+    ) -> Option<TrackerResponse> {
+        let keeping = self.keeping.as_mut()?;
+        let peer = self.peers.registry.peer(id)?;
+        let (name, address) = (peer.name.clone(), peer.address);
+        let number = keeping.planner.join(now, key, name.clone(), address, offered, free);
+        keeping.volunteers.insert(id, number);
+        if let Some(before) = keeping.sessions.insert(number, id) {
+            keeping.volunteers.remove(&before);
+        }
+        self.effects.push(Effect::Note(format!(
+            "{name} at {address} offers {} of storage, {} free",
+            size(offered),
+            size(free)
+        )));
+        self.settle_keeping(now);
+        Some(orders::message(VolunteerOrder::Welcome))
+    }
+
+    /// Passes the report of a volunteer to the planner.
+    fn apply_report(&mut self, now: Moment, number: VolunteerNumber, report: VolunteerReport) {
         use VolunteerReport as Report;
         let Some(keeping) = &mut self.keeping else { return };
-        let (placement, at) = (&mut keeping.placement, Location::Volunteer(number));
+        let at = Location::Volunteer(number);
+        let planner = &mut keeping.planner;
         match report {
+            // Handled by `accept_offer`.
             Report::Lend { .. } => {}
             Report::Holds { kept, held, checked } => {
-                let known = placement.holds(now, number, kept.file.id, &held, checked);
-                if !known && !placement.was_forgotten(kept.file.id) {
+                let known = planner.holds(now, number, kept.file.id, &held, checked);
+                if !known && !planner.was_forgotten(kept.file.id) {
                     let effect = keeping.unknown_file(number, kept, held, checked);
                     self.effects.extend(effect);
                 }
             }
-            Report::Reported => placement.reported(now, number),
-            Report::Stored { file, index, free } => placement.stored(now, at, file, index, Some(free)),
+            Report::Reported => planner.report_complete(now, number),
+            Report::Stored { file, index, free } => planner.stored(now, at, file, index, Some(free)),
             Report::NotStored { file, index, why, text, free } => {
                 let name =
-                    placement.volunteer(number).map(|record| record.name.to_string()).unwrap_or_default();
+                    planner.volunteer(number).map(|record| record.name.to_string()).unwrap_or_default();
                 let text =
                     format!("{name} could not store chunk {index} of {}: {text}", keeping.name_of(file));
-                keeping.placement.not_stored(now, at, file, index, why, Some(free));
+                keeping.planner.not_stored(now, at, file, index, why, Some(free));
                 // A full volunteer would cause a line for each chunk; the status shows that it has no free
                 // space.
                 if why != CopyFailure::NoRoom {
                     self.effects.push(Effect::Note(text));
                 }
             }
-            Report::Dropped { file, chunks, free } => placement.dropped(now, at, file, &chunks, Some(free)),
-            Report::Spoiled { file, chunks, free } => placement.spoiled(now, at, file, &chunks, Some(free)),
-            Report::Proof { challenge, sha256 } => placement.proof(now, at, challenge, sha256),
-            Report::Drain => placement.drain(now, number, true),
+            Report::Dropped { file, chunks, free } => planner.dropped(now, at, file, &chunks, Some(free)),
+            Report::Spoiled { file, chunks, free } => planner.spoiled(now, at, file, &chunks, Some(free)),
+            Report::Proof { challenge, sha256 } => planner.proof(now, at, challenge, sha256),
+            Report::Drain => planner.drain(now, number, true),
         }
     }
 
     /// Whether this peer is a volunteer that gets time to reconnect.
-    pub(super) fn may_come_back(&self, id: PeerId, how: Departure) -> bool {
+    pub(super) fn may_return(&self, id: PeerId, how: Departure) -> bool {
         let is_volunteer = |keeping: &Keeping| keeping.volunteers.contains_key(&id);
         how == Departure::Closed && self.keeping.as_ref().is_some_and(is_volunteer)
     }
@@ -225,10 +220,10 @@ impl Tracker {
         }
         keeping.sessions.remove(&number);
         match how {
-            Departure::Goodbye | Departure::Expired => keeping.placement.gone(now, number),
-            Departure::Closed | Departure::Again => {
-                keeping.placement.heard(expires.saturating_sub(self.peers.lease()), number);
-                keeping.placement.away(now, number);
+            Departure::Disconnected | Departure::Expired => keeping.planner.mark_dead(now, number),
+            Departure::Closed | Departure::RegisteredAgain => {
+                keeping.planner.note_message(expires.saturating_sub(self.peers.lease()), number);
+                keeping.planner.mark_away(now, number);
             }
         }
         self.settle_keeping(now);
@@ -237,45 +232,45 @@ impl Tracker {
     /// Handles the outcome of a task, or a command.
     pub(super) fn handle_outcome(&mut self, now: Moment, outcome: TaskOutcome) {
         let Some(keeping) = &mut self.keeping else { return };
-        let placement = &mut keeping.placement;
+        let planner = &mut keeping.planner;
         match outcome {
-            TaskOutcome::Recorded(ticket) => placement.recorded(now, ticket),
+            TaskOutcome::Recorded(number) => planner.recorded(now, number),
             TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
                 keeping.files.insert(id, kept);
-                placement.add_file(now, id, layout);
-                placement.own_whole(now, id, true);
-                self.vouch_own(id);
+                planner.add_file(now, id, layout);
+                planner.set_complete_at_tracker(now, id, true);
+                self.update_own_entry(id);
             }
             TaskOutcome::Withdrawn(file) => {
-                placement.own_whole(now, file, false);
-                self.vouch_own(file);
+                planner.set_complete_at_tracker(now, file, false);
+                self.update_own_entry(file);
             }
-            TaskOutcome::FolderScanned => placement.looked(now),
+            TaskOutcome::ScanComplete => planner.scan_complete(now),
             TaskOutcome::Stored(file, index) => {
-                placement.stored(now, Location::Tracker, file, index, None);
-                self.vouch_own(file);
+                planner.stored(now, Location::Tracker, file, index, None);
+                self.update_own_entry(file);
             }
             TaskOutcome::NotStored(file, index, why) => {
-                placement.not_stored(now, Location::Tracker, file, index, why, None);
+                planner.not_stored(now, Location::Tracker, file, index, why, None);
             }
             TaskOutcome::Dropped(file, chunks) => {
-                placement.dropped(now, Location::Tracker, file, &chunks, None);
-                self.vouch_own(file);
+                planner.dropped(now, Location::Tracker, file, &chunks, None);
+                self.update_own_entry(file);
             }
             TaskOutcome::Spoiled(file, chunks) => {
-                placement.spoiled(now, Location::Tracker, file, &chunks, None);
-                self.vouch_own(file);
+                planner.spoiled(now, Location::Tracker, file, &chunks, None);
+                self.update_own_entry(file);
             }
             TaskOutcome::Offloaded(file, done) => {
-                placement.offloaded(now, file, done);
-                self.vouch_own(file);
+                planner.offloaded(now, file, done);
+                self.update_own_entry(file);
             }
             TaskOutcome::Audited(volunteer, file, index, verdict) => {
-                placement.audited(now, volunteer, file, index, verdict);
+                planner.audited(now, volunteer, file, index, verdict);
             }
-            TaskOutcome::Proof(challenge, proof) => placement.proof(now, Location::Tracker, challenge, proof),
-            TaskOutcome::Adopted(file, adopted) => self.adopted(now, file, adopted),
+            TaskOutcome::Proof(challenge, proof) => planner.proof(now, Location::Tracker, challenge, proof),
+            TaskOutcome::Adopted(file, adopted) => self.handle_adopted(now, file, adopted),
             TaskOutcome::Command(number, command) => {
                 let answer = self.carry_out(now, command);
                 self.effects.push(Effect::Answer(number, answer));
@@ -285,7 +280,7 @@ impl Tracker {
     }
 
     /// Handles the end of an attempt to add a file that only volunteers had.
-    fn adopted(&mut self, now: Moment, file: FileId, adopted: Option<(KeptFile, Layout)>) {
+    fn handle_adopted(&mut self, now: Moment, file: FileId, adopted: Option<(KeptFile, Layout)>) {
         let Some(keeping) = &mut self.keeping else { return };
         let reports = keeping.adopting.remove(&file).unwrap_or_default();
         let Some((kept, layout)) = adopted else {
@@ -294,102 +289,47 @@ impl Tracker {
             return;
         };
         keeping.files.insert(file, kept);
-        keeping.placement.adopt_file(now, file, layout);
+        keeping.planner.adopt_file(now, file, layout);
         for (volunteer, held, checked) in reports {
-            keeping.placement.holds(now, volunteer, file, &held, checked);
+            keeping.planner.holds(now, volunteer, file, &held, checked);
         }
-        self.vouch_own(file);
-    }
-
-    fn carry_out(&mut self, now: Moment, command: Command) -> Answer {
-        let Some(keeping) = &mut self.keeping else {
-            return Answer::Refused("this tracker keeps no files".into());
-        };
-        match command {
-            Command::Status => Answer::Status(Arc::new(keeping.status())),
-            Command::Pause(on) => {
-                keeping.placement.pause(now, on);
-                let text =
-                    if on { "repair is paused; `repair resume` continues it" } else { "repair is resumed" };
-                Answer::Done(text.into())
-            }
-            Command::Drain(name, on) => {
-                let volunteers = keeping.placement.volunteer_by_name(&name);
-                let [volunteer] = volunteers[..] else {
-                    return Answer::Refused(match volunteers.len() {
-                        0 => format!("no volunteer is named {name}"),
-                        several => format!("{several} volunteers are named {name}"),
-                    });
-                };
-                keeping.placement.drain(now, volunteer, on);
-                Answer::Done(match on {
-                    true => format!("draining {name}; the log reports when it may leave"),
-                    false => format!("drain of {name} cancelled"),
-                })
-            }
-            Command::Forget(wanted) => self.forget(now, &wanted),
-        }
-    }
-
-    fn forget(&mut self, now: Moment, wanted: &Wanted) -> Answer {
-        let Some(keeping) = &mut self.keeping else {
-            return Answer::Refused("this tracker keeps no files".into());
-        };
-        let ids: Vec<FileId> = match wanted {
-            Wanted::Id(id) => keeping.files.get(id).map(|kept| kept.file.id).into_iter().collect(),
-            Wanted::Name(name) => {
-                let named = keeping.files.values().filter(|kept| kept.file.name == *name);
-                named.map(|kept| kept.file.id).collect()
-            }
-        };
-        let [id] = ids[..] else {
-            return Answer::Refused(match ids.len() {
-                0 => "no such file is kept".into(),
-                several => format!("{several} files have this name; give the id of one of them"),
-            });
-        };
-        keeping.placement.forget(now, id);
-        let name = keeping.name_of(id);
-        keeping.files.remove(&id);
-        self.peers.registry.retract(keeping.own, id);
-        self.effects.push(Effect::Task(ExecutorTask::Forget(id)));
-        Answer::Done(format!("{name} is forgotten; its copies at volunteers are dropped"))
+        self.update_own_entry(file);
     }
 
     /// Updates the tracker's own registry entry for a file.
-    fn vouch_own(&mut self, file: FileId) {
+    fn update_own_entry(&mut self, file: FileId) {
         let Some(keeping) = &self.keeping else { return };
         let Some(kept) = keeping.files.get(&file) else { return };
-        let (whole, chunks) = keeping.placement.own(file);
-        let held = if whole { kept.file.chunks } else { chunks };
+        let (complete, chunks) = keeping.planner.tracker_copy(file);
+        let held = if complete { kept.file.chunks } else { chunks };
         self.peers.registry.vouch(keeping.own, &kept.file, held);
     }
 
     /// Does everything that is due at `now`.
     pub(super) fn tick_keeping(&mut self, now: Moment) {
         if let Some(keeping) = &mut self.keeping {
-            keeping.placement.tick(now);
+            keeping.planner.tick(now);
             self.settle_keeping(now);
         }
     }
 
-    /// Turns the decisions of [`Placement`] into registry updates, messages and tasks.
+    /// Turns the decisions of the planner into registry updates, messages and tasks.
     fn settle_keeping(&mut self, now: Moment) {
         let Some(keeping) = &mut self.keeping else { return };
-        for (volunteer, file) in keeping.placement.changed_holdings() {
-            let held = keeping.placement.held_by(volunteer, file);
+        for (volunteer, file) in keeping.planner.changed_holdings() {
+            let held = keeping.planner.held_by(volunteer, file);
             let Some(peer) = keeping.sessions.get(&volunteer) else { continue };
             match keeping.files.get(&file) {
                 Some(kept) if held > 0 => self.peers.registry.vouch(*peer, &kept.file, held),
                 _ => self.peers.registry.retract(*peer, file),
             }
         }
-        for order in keeping.placement.take_orders() {
+        for order in keeping.planner.take_orders() {
             let effects = keeping.effects(order, |peer| self.peers.connection(peer));
             self.effects.extend(effects);
         }
-        if let Some((ticket, changes)) = keeping.placement.take_record(now) {
-            self.effects.push(Effect::Task(ExecutorTask::Record { ticket, changes }));
+        if let Some((number, changes)) = keeping.planner.take_record(now) {
+            self.effects.push(Effect::Task(ExecutorTask::Record { number, changes }));
         }
     }
 

@@ -1,10 +1,10 @@
 //! Tests of the tracker.
 
 use super::*;
-use crate::content::{Digest, Manifest};
+use crate::content::{ChunkIndex, Digest, FileId, FileName, Manifest};
 use crate::content::{PeerName, SetName};
-use std::net::IpAddr;
-use std::net::SocketAddr;
+use crate::protocol::tracker::{Claim, FoundFile, SetKey};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -218,10 +218,10 @@ fn a_set_becomes_a_file_when_all_chunks_are_agreed() {
     assert!(matches!(&found[0], Effect::Reply(_, TrackerResponse::Found { files, .. }) if files.is_empty()));
     tracker.closed(at(1), ConnectionId(3));
     assert!(
-        tracker.sets.is_empty()
-            && tracker.memberships.is_empty()
+        tracker.sets.by_key.is_empty()
+            && tracker.sets.of_member.is_empty()
             && tracker.peers.is_clean()
-            && tracker.entries == 0
+            && tracker.sets.entries == 0
     );
 }
 
@@ -283,8 +283,8 @@ fn invalid_requests_get_an_error_code() {
     let loose = TrackerRequest::JoinSet { token, set };
     assert_eq!(code(&tracker.request(at(1), datagram(1), loose)), Some(ErrorCode::Malformed));
     let name = PeerName::new("x").unwrap();
-    let nowhere = TrackerRequest::Register(Registration { name, port: 0, advertise: None });
-    assert_eq!(code(&tracker.request(at(1), datagram(1), nowhere)), Some(ErrorCode::Malformed));
+    let zero_port = TrackerRequest::Register(Registration { name, port: 0, advertise: None });
+    assert_eq!(code(&tracker.request(at(1), datagram(1), zero_port)), Some(ErrorCode::Malformed));
     let unknown = tracker.request(at(1), datagram(1), TrackerRequest::Unknown);
     assert_eq!(code(&unknown), Some(ErrorCode::UnknownMessage));
 }
@@ -334,7 +334,7 @@ fn each_request_with_a_token_renews_the_lease() {
 #[test]
 fn claims_and_requests_are_limited_over_all_sets() {
     let mut tracker = tracker();
-    tracker.entries_max = 3;
+    tracker.sets.entries_max = 3;
     let (one, two) = (member(&mut tracker, 1), member(&mut tracker, 2));
     assert_eq!(code(&claims(&mut tracker, 1, one, 0, 7)), None);
     for index in [0, 1] {
@@ -348,9 +348,9 @@ fn claims_and_requests_are_limited_over_all_sets() {
     tracker.request(at(1), connection(1), TrackerRequest::Unclaim { token: one, set, index });
     assert_eq!(code(&claims(&mut tracker, 1, one, 1, 7)), None);
     tracker.closed(at(1), ConnectionId(2));
-    assert_eq!(tracker.entries, 1);
+    assert_eq!(tracker.sets.entries, 1);
     tracker.closed(at(1), ConnectionId(1));
-    assert_eq!(tracker.entries, 0);
+    assert_eq!(tracker.sets.entries, 0);
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn two_sets_of_the_same_content_are_independent() {
     tracker.closed(at(0), ConnectionId(3));
     tracker.closed(at(0), ConnectionId(4));
     assert_eq!(code(&tracker.request(at(0), connection(9), manifest)), Some(ErrorCode::NotFound));
-    assert!(tracker.sealed.is_empty());
+    assert!(tracker.sets.sealed.is_empty());
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl Executor {
         chunks::start(&inner)?;
         match folder {
             Some(folder) => publish::Publisher::start(&inner, folder, &log_file)?,
-            None => inner.report(TaskOutcome::FolderScanned),
+            None => inner.report(TaskOutcome::ScanComplete),
         }
         Ok(Self)
     }

@@ -30,7 +30,7 @@ pub(super) struct Publisher {
     unreadable: bool,
     /// Number of successful scans.
     scans: u64,
-    /// Whether [`TaskOutcome::FolderScanned`] has been sent.
+    /// Whether [`TaskOutcome::ScanComplete`] has been sent.
     first_scan_reported: bool,
 }
 
@@ -77,7 +77,7 @@ impl Publisher {
             self.first_scan_reported = true;
             let files = counted(self.folder.files().len() as u64, "file");
             log::info!("offering {files} of {}", self.folder.path().display());
-            self.inner.report(TaskOutcome::FolderScanned);
+            self.inner.report(TaskOutcome::ScanComplete);
         }
         Ok(())
     }

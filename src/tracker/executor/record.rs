@@ -1,7 +1,7 @@
 //! Writes the state machine's records to the catalogue.
 //!
-//! Queued records share one transaction. Invariants: records are written in order; a ticket is acknowledged only after
-//! its changes are durable; after the first failure no ticket is acknowledged, and the tracker ends.
+//! Queued records share one transaction. Invariants: records are written in order; a record is acknowledged only after
+//! its changes are durable; after the first failure no record is acknowledged, and the tracker ends.
 
 use super::Inner;
 use crate::content::limits::TRANSACTION_RECORDS_MAX;
@@ -9,7 +9,7 @@ use crate::swarm::keeping::{Change, TaskOutcome};
 use crossbeam_channel::Receiver;
 use std::sync::Arc;
 
-/// A ticket, and the changes that must be durable before it is acknowledged.
+/// The number of a record, and the changes that must be durable before it is acknowledged.
 pub(super) type Record = (u64, Vec<Change>);
 
 /// Loop of the recording thread. Records that are queued at the shutdown are still written.
@@ -21,12 +21,12 @@ pub(super) fn run(inner: &Arc<Inner>, records: &Receiver<Record>) {
         };
         let Some(first) = first else { return };
         let more = records.try_iter().take(TRANSACTION_RECORDS_MAX - 1);
-        let (tickets, changes): (Vec<_>, Vec<_>) = std::iter::once(first).chain(more).unzip();
+        let (numbers, changes): (Vec<_>, Vec<_>) = std::iter::once(first).chain(more).unzip();
         let changes: Vec<_> = changes.into_iter().flatten().collect();
         if let Err(error) = inner.catalogue.commit(&changes) {
             inner.fail(error);
             return;
         }
-        tickets.into_iter().for_each(|ticket| inner.report(TaskOutcome::Recorded(ticket)));
+        numbers.into_iter().for_each(|number| inner.report(TaskOutcome::Recorded(number)));
     }
 }

@@ -88,7 +88,7 @@ impl Running {
     /// Waits for the end of the first scan. Returns all outcomes before it, and the published files.
     fn first_scan(&self) -> (Vec<TaskOutcome>, Vec<KeptFile>) {
         let all: Vec<_> = std::iter::from_fn(|| {
-            Some(self.next_outcome()).filter(|outcome| *outcome != TaskOutcome::FolderScanned)
+            Some(self.next_outcome()).filter(|outcome| *outcome != TaskOutcome::ScanComplete)
         })
         .collect();
         let published = all.iter().filter_map(|outcome| match outcome {
@@ -257,13 +257,13 @@ fn records_are_acknowledged_in_order_and_after_they_are_durable() {
         address: "127.0.0.1:7".parse().unwrap(),
         offered: 1,
     };
-    for ticket in 0..50 {
-        let changes = vec![Change::Volunteer(record(ticket as u32))];
-        running.tasks.send(ExecutorTask::Record { ticket, changes }).unwrap();
+    for number in 0..50 {
+        let changes = vec![Change::Volunteer(record(number as u32))];
+        running.tasks.send(ExecutorTask::Record { number, changes }).unwrap();
     }
-    for ticket in 0..50 {
-        assert_eq!(running.next_outcome(), TaskOutcome::Recorded(ticket));
-        assert!(running.catalogue.load().unwrap().volunteers.len() > ticket as usize);
+    for number in 0..50 {
+        assert_eq!(running.next_outcome(), TaskOutcome::Recorded(number));
+        assert!(running.catalogue.load().unwrap().volunteers.len() > number as usize);
     }
     running.stop();
 }
@@ -292,8 +292,8 @@ fn failed_catalogue_ends_the_tracker_and_acknowledges_nothing() {
     let root = TempDir::new().unwrap();
     let running = Running::start_with(root.path(), Arc::new(Full));
     running.first_scan();
-    for ticket in 0..3 {
-        running.tasks.send(ExecutorTask::Record { ticket, changes: Vec::new() }).unwrap();
+    for number in 0..3 {
+        running.tasks.send(ExecutorTask::Record { number, changes: Vec::new() }).unwrap();
     }
     let error = running.failed.recv_timeout(PATIENCE).unwrap();
     assert_eq!(error.fault, Fault::DiskFull);
@@ -346,7 +346,7 @@ fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     let mut outcomes = [running.next_outcome(), running.next_outcome(), running.next_outcome()];
     outcomes.sort_by_key(|outcome| format!("{outcome:?}"));
     let damaged = TaskOutcome::Spoiled(id, vec![ChunkIndex(2)]);
-    assert_eq!(outcomes, [TaskOutcome::FolderScanned, damaged, TaskOutcome::Stored(id, ChunkIndex(0))]);
+    assert_eq!(outcomes, [TaskOutcome::ScanComplete, damaged, TaskOutcome::Stored(id, ChunkIndex(0))]);
     let gone = running.execute(ExecutorTask::Drop { file: id, chunks: vec![ChunkIndex(0)] });
     assert_eq!(gone, TaskOutcome::Dropped(id, vec![ChunkIndex(0)]));
     assert_eq!(running.held(id), Some(0));
@@ -431,7 +431,7 @@ fn only_an_unchanged_file_is_offloaded_and_it_is_published_again_when_put_back()
     assert_eq!(running.held(a.file.id), Some(3));
     // A tracker that was killed between the record and the deletion, and one that was killed during the deletion.
     let changes = vec![Change::Offloaded(a.file.id, true)];
-    assert_eq!(running.execute(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
+    assert_eq!(running.execute(ExecutorTask::Record { number: 1, changes }), TaskOutcome::Recorded(1));
     running.stop();
     let running = Running::start(root.path());
     assert!(running.first_scan().1.contains(&a));
@@ -473,7 +473,7 @@ fn file_reported_by_a_volunteer_is_adopted_and_forgotten_on_order() {
     });
     // As the machine does it: first the record, then the task.
     let changes = vec![Change::Forgotten(id), Change::Forgotten(b.file.id)];
-    assert_eq!(running.execute(ExecutorTask::Record { ticket: 1, changes }), TaskOutcome::Recorded(1));
+    assert_eq!(running.execute(ExecutorTask::Record { number: 1, changes }), TaskOutcome::Recorded(1));
     for id in [id, b.file.id] {
         running.tasks.send(ExecutorTask::Forget(id)).unwrap();
         running.tasks.send(ExecutorTask::Drop { file: id, chunks: Vec::new() }).unwrap();
@@ -515,7 +515,7 @@ fn rebuild_adopts_stored_chunks_except_those_of_forgotten_files() {
     let outcomes = [running.next_outcome(), running.next_outcome()];
     assert!(
         outcomes.contains(&TaskOutcome::Stored(ids[0], ChunkIndex(1)))
-            && outcomes.contains(&TaskOutcome::FolderScanned),
+            && outcomes.contains(&TaskOutcome::ScanComplete),
         "{outcomes:?}"
     );
     assert_eq!((running.held(ids[0]), running.held(ids[1])), (Some(1), None));

@@ -88,7 +88,7 @@ fn distribute(
             }
             recv(tasks) -> task => match task {
                 // A send fails only when the recording thread has ended, and then the tracker ends, too.
-                Ok(ExecutorTask::Record { ticket, changes }) => _ = records.send((ticket, changes)),
+                Ok(ExecutorTask::Record { number, changes }) => _ = records.send((number, changes)),
                 Ok(task) => schedule.push(task),
                 // The state machine has ended.
                 Err(_) => return,

@@ -27,14 +27,14 @@ fn with_three_volunteers_each_chunk_goes_to_two() {
     for number in 0..3 {
         assert_eq!(world.chunks_of(number)[&id(1)].len(), 8, "evenly");
     }
-    let status = world.placement.status(|_| Some(crate::content::FileName::new("f").unwrap()));
+    let status = world.planner.status(|_| Some(crate::content::FileName::new("f").unwrap()));
     assert_eq!((status.copies.wanted, status.copies.verified, status.copies.short), (24, 24, 0));
     assert_eq!((status.repair.waiting, status.repair.running, status.repair.copied), (0, 0, 24));
     assert_eq!((status.files[0].here, status.files[0].offloaded), (12, false));
     assert_eq!(world.notes().len(), 1, "{:?}", world.notes());
-    assert_eq!(world.placement.held_by(v(1), id(1)), 8);
-    assert!(world.placement.changed_holdings().contains(&(v(1), id(1))));
-    assert_eq!(world.placement.changed_holdings(), []);
+    assert_eq!(world.planner.held_by(v(1), id(1)), 8);
+    assert!(world.planner.changed_holdings().contains(&(v(1), id(1))));
+    assert_eq!(world.planner.changed_holdings(), []);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn emptier_and_larger_volunteers_get_more_copies() {
 #[test]
 fn windows_limit_copies_in_both_directions() {
     let mut world = World::with(settings(), 3, 1_000);
-    world.placement.set_window(2, 64 << 20);
+    world.planner.set_window(2, 64 << 20);
     world.publish(id(1), 40);
     assert_eq!(world.copies().len(), 2);
     world.settle();
@@ -99,8 +99,8 @@ fn repair_begins_when_the_lease_of_a_volunteer_expires() {
     world.publish(id(1), 20);
     world.settle();
     let held = world.chunks_of(1)[&id(1)].len();
-    world.placement.heard(world.now, v(1));
-    world.placement.away(world.now + seconds(3), v(1));
+    world.planner.note_message(world.now, v(1));
+    world.planner.mark_away(world.now + seconds(3), v(1));
     world.pass(Duration::from_millis(9_999));
     assert_eq!(world.copies(), [], "it may return");
     world.pass(Duration::from_millis(1));
@@ -125,7 +125,7 @@ fn a_volunteer_that_returns_within_its_lease_is_not_replaced() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 20);
     world.settle();
-    world.placement.away(world.now, v(1));
+    world.planner.mark_away(world.now, v(1));
     world.pass(seconds(5));
     world.join(1, 1, 100);
     world.pass(seconds(60));
@@ -139,11 +139,11 @@ fn repair_survives_a_second_death() {
     world.publish(id(1), 40);
     world.settle();
     world.whole.clear();
-    world.placement.own_whole(world.now, id(1), false);
-    world.gone(0);
+    world.planner.set_complete_at_tracker(world.now, id(1), false);
+    world.mark_dead(0);
     let order = world.orders.remove(0);
     world.carry_out(order);
-    world.gone(1);
+    world.mark_dead(1);
     world.pass(seconds(120));
     world.settle();
     world.disk.retain(|(location, ..)| ![at(0), at(1)].contains(location));
@@ -168,12 +168,12 @@ fn the_chunk_with_the_fewest_copies_is_copied_first() {
     world.publish(id(1), 30);
     world.settle();
     world.whole.clear();
-    world.placement.own_whole(world.now, id(1), false);
-    world.placement.pause(world.now, true);
-    world.gone(0);
-    world.gone(1);
-    world.placement.set_window(1, 64 << 20);
-    world.placement.pause(world.now, false);
+    world.planner.set_complete_at_tracker(world.now, id(1), false);
+    world.planner.pause(world.now, true);
+    world.mark_dead(0);
+    world.mark_dead(1);
+    world.planner.set_window(1, 64 << 20);
+    world.planner.pause(world.now, false);
     world.take();
     let both = |index| world.holders(id(1), index).iter().filter(|holder| **holder < 2).count() == 2;
     assert!((0..30).any(both), "some have lost two copies");
@@ -187,11 +187,11 @@ fn a_failed_copy_is_retried_from_another_source_after_a_backoff() {
     world.publish(id(1), 1);
     world.settle();
     let holders = world.holders(id(1), 0);
-    world.gone(holders[0]);
+    world.mark_dead(holders[0]);
     let [(0, from, to)] = world.copies()[..] else { panic!("{:?}", world.copies()) };
     world.orders.clear();
     let chunk = crate::content::ChunkIndex(0);
-    world.placement.not_stored(world.now, to, id(1), chunk, CopyFailure::Unreachable, None);
+    world.planner.not_stored(world.now, to, id(1), chunk, CopyFailure::Unreachable, None);
     world.take();
     assert_eq!(world.copies(), []);
     world.pass(seconds(1));
@@ -205,14 +205,14 @@ fn an_unanswered_copy_times_out_and_its_late_answer_is_harmless() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 1);
     world.settle();
-    world.gone(world.holders(id(1), 0)[0]);
+    world.mark_dead(world.holders(id(1), 0)[0]);
     let [(0, _, first)] = world.copies()[..] else { panic!() };
     world.orders.clear();
     world.pass(seconds(33));
     let [(0, _, second)] = world.copies()[..] else { panic!("{:?}", world.copies()) };
     assert_ne!(first, second);
     let chunk = crate::content::ChunkIndex(0);
-    world.placement.not_stored(world.now, first, id(1), chunk, CopyFailure::Other, None);
+    world.planner.not_stored(world.now, first, id(1), chunk, CopyFailure::Other, None);
     world.take();
     world.settle();
     assert!(world.holders(id(1), 0).len() >= 2);
@@ -226,7 +226,7 @@ fn a_volunteer_with_a_disk_error_or_without_free_space_gets_no_copies() {
         let [(0, _, to), ..] = world.copies()[..] else { panic!() };
         world.orders.remove(0);
         let chunk = crate::content::ChunkIndex(0);
-        world.placement.not_stored(world.now, to, id(1), chunk, why, None);
+        world.planner.not_stored(world.now, to, id(1), chunk, why, None);
         world.take();
         let again = world.copies();
         assert!(!again.is_empty() && again.iter().all(|(_, _, other)| *other != to), "{why:?}");
@@ -243,10 +243,10 @@ fn the_repair_limit_does_not_slow_the_first_distribution() {
     world.run();
     assert_two_copies_each(&world, 1, 200);
     let begun = world.now;
-    world.gone(3);
+    world.mark_dead(3);
     let missing = world.chunks_of(3)[&id(1)].len() as u64;
     world.disk.retain(|(location, ..)| *location != at(3));
-    while world.placement.counts.impaired > 0 {
+    while world.planner.files.counts.needs_repair > 0 {
         world.run();
         world.pass(Duration::from_millis(50));
     }
@@ -259,11 +259,11 @@ fn the_repair_limit_does_not_slow_the_first_distribution() {
 #[test]
 fn a_pause_stops_new_copies() {
     let mut world = World::with(settings(), 4, 100);
-    world.placement.pause(world.now, true);
+    world.planner.pause(world.now, true);
     world.publish(id(1), 20);
     assert_eq!(world.copies(), []);
-    assert!(world.placement.status(|_| None).repair.paused);
-    world.placement.pause(world.now, false);
+    assert!(world.planner.status(|_| None).repair.paused);
+    world.planner.pause(world.now, false);
     world.take();
     assert_eq!(world.copies().len(), 8);
     world.settle();
@@ -280,20 +280,20 @@ fn chunks_without_a_target_return_to_the_tracker_and_are_distributed_later() {
         world.whole.is_empty(),
         "40 copies fit into space for 42, and the tracker has offloaded the file"
     );
-    world.gone(2);
+    world.mark_dead(2);
     world.disk.retain(|(location, ..)| *location != at(2));
     world.settle();
-    let (whole, own) = world.placement.own(id(1));
+    let (whole, own) = world.planner.tracker_copy(id(1));
     let single = (0..20).filter(|index| world.holders(id(1), *index).len() == 1).count() as u32;
     assert!(!whole && single > 0);
     assert_eq!(own, single, "each chunk with a single copy at volunteers has one at the tracker");
     world.pass(seconds(300));
     world.settle();
-    assert_eq!(world.placement.own(id(1)).1, own, "once");
+    assert_eq!(world.planner.tracker_copy(id(1)).1, own, "once");
     world.join(3, 3, 40);
     world.settle();
     assert_two_copies_each(&world, 1, 20);
-    assert_eq!(world.placement.own(id(1)), (false, 0), "dropped once volunteers have all copies");
+    assert_eq!(world.planner.tracker_copy(id(1)), (false, 0), "dropped once volunteers have all copies");
     assert!(!world.disk.iter().any(|(location, ..)| *location == Location::Tracker));
 }
 
@@ -303,13 +303,13 @@ fn chunks_come_back_when_a_single_volunteer_is_left() {
     let mut world = World::with(offload, 3, 100);
     world.publish(id(1), 9);
     world.settle();
-    world.placement.away(world.now, v(2));
-    world.gone(1);
+    world.planner.mark_away(world.now, v(2));
+    world.mark_dead(1);
     let to_tracker = |world: &World| world.copies().iter().filter(|(_, _, to)| *to == TRACKER).count();
     assert_eq!(to_tracker(&world), 0, "the other volunteer may return");
     world.disk.retain(|(location, ..)| *location == at(0));
     world.pass(seconds(10));
     world.settle();
     let held = world.chunks_of(0)[&id(1)].len() as u32;
-    assert_eq!(world.placement.own(id(1)).1, held);
+    assert_eq!(world.planner.tracker_copy(id(1)).1, held);
 }

@@ -15,10 +15,10 @@ enum Event {
         number: u32,
         checked: bool,
     },
-    Come(u32),
+    Connect(u32),
     Report(u32),
     Away(u32),
-    Gone(u32),
+    Die(u32),
     Wipe(u32),
     Publish(u8),
     Withdraw(u8),
@@ -48,10 +48,10 @@ fn event() -> impl Strategy<Value = Event> {
     ];
     prop_oneof![
         4 => (0u32..6, any::<bool>()).prop_map(|(number, checked)| Join { number, checked }),
-        1 => (0u32..6).prop_map(Come),
+        1 => (0u32..6).prop_map(Connect),
         1 => (0u32..6).prop_map(Report),
         2 => (0u32..6).prop_map(Away),
-        2 => (0u32..6).prop_map(Gone),
+        2 => (0u32..6).prop_map(Die),
         1 => (0u32..6).prop_map(Wipe),
         2 => (1u8..4).prop_map(Publish),
         1 => (1u8..4).prop_map(Withdraw),
@@ -75,21 +75,21 @@ struct Random {
     world: World,
     settings: Settings,
     known: u32,
-    here: [bool; 6],
+    connected: [bool; 6],
 }
 
 impl Random {
-    fn come(&mut self, number: u32) -> u32 {
+    fn connect(&mut self, number: u32) -> u32 {
         // Volunteers get consecutive numbers when they first join.
         let number = number.min(self.known);
         self.known = self.known.max(number + 1);
-        self.here[number as usize] = true;
-        self.world.come(number, number / 2, 14 + u64::from(number));
+        self.connected[number as usize] = true;
+        self.world.connect(number, number / 2, 14 + u64::from(number));
         number
     }
 
     fn leave(&mut self, number: u32) {
-        self.here[number as usize] = false;
+        self.connected[number as usize] = false;
         // The volunteer carries out no further orders and delivers no further copies.
         self.world.orders.retain(|order| !concerns(order, number));
     }
@@ -102,42 +102,42 @@ impl Random {
     fn apply(&mut self, event: Event) {
         match event {
             Event::Join { number, checked } => {
-                let number = self.come(number);
+                let number = self.connect(number);
                 self.world.report(number, checked);
             }
-            Event::Come(number) => drop(self.come(number)),
-            Event::Report(number) if self.here[number as usize] => self.world.report(number, false),
+            Event::Connect(number) => drop(self.connect(number)),
+            Event::Report(number) if self.connected[number as usize] => self.world.report(number, false),
             Event::Away(number) => {
-                self.world.placement.away(self.world.now, v(number));
+                self.world.planner.mark_away(self.world.now, v(number));
                 self.leave(number);
             }
-            Event::Gone(number) => {
-                self.world.placement.gone(self.world.now, v(number));
+            Event::Die(number) => {
+                self.world.planner.mark_dead(self.world.now, v(number));
                 self.leave(number);
             }
-            Event::Wipe(number) if !self.here[number as usize] => {
+            Event::Wipe(number) if !self.connected[number as usize] => {
                 self.world.disk.retain(|(location, ..)| *location != at(number));
             }
             Event::Publish(file) => self.world.publish(id(file), u32::from(file) * 4),
             Event::Withdraw(file) => {
                 self.world.whole.remove(&id(file));
-                self.world.placement.own_whole(self.world.now, id(file), false);
+                self.world.planner.set_complete_at_tracker(self.world.now, id(file), false);
             }
             Event::Forget(file) => {
-                self.world.placement.forget(self.world.now, id(file));
+                self.world.planner.forget(self.world.now, id(file));
                 self.world.disk.retain(|(location, held, _)| *location != TRACKER || *held != id(file));
             }
-            Event::Drain(number, on) => self.world.placement.drain(self.world.now, v(number), on),
-            Event::Pause(on) => self.world.placement.pause(self.world.now, on),
+            Event::Drain(number, on) => self.world.planner.drain(self.world.now, v(number), on),
+            Event::Pause(on) => self.world.planner.pause(self.world.now, on),
             Event::Record => self.world.record(),
             Event::Pass(time) => self.world.pass(Duration::from_millis(time)),
             Event::Run => self.world.run(),
             Event::Restart => {
-                self.here = [false; 6];
+                self.connected = [false; 6];
                 // All state that is not durable is lost, except the numbers of volunteers, which the test
                 // relies on.
                 for number in (0..self.known).map(v) {
-                    let record = self.world.placement.volunteer(number).unwrap().clone();
+                    let record = self.world.planner.volunteer(number).unwrap().clone();
                     self.world.volunteers.insert(number, record);
                 }
                 self.world.restart(self.settings.clone());
@@ -157,22 +157,22 @@ impl Random {
             Event::Ignore(at) => drop(self.take_order(at)),
             Event::Fail(at, why) => match self.take_order(at) {
                 Some(Order::Copy { file, index, to, .. }) => {
-                    self.world.placement.not_stored(self.world.now, to, file, index, why, None);
+                    self.world.planner.not_stored(self.world.now, to, file, index, why, None);
                 }
                 Some(other) => self.world.carry_out(other),
                 None => {}
             },
             Event::Damage(at) => {
-                let there =
+                let copy =
                     self.world.disk.iter().nth(at).filter(|(location, ..)| *location != TRACKER).copied();
-                self.world.bad.extend(there);
+                self.world.bad.extend(copy);
             }
             Event::Spoil(at) => {
-                let Some(there) = self.world.disk.iter().nth(at).copied() else { return };
-                self.world.disk.remove(&there);
-                self.world.bad.remove(&there);
-                let (location, file, index) = there;
-                self.world.placement.spoiled(self.world.now, location, file, &[ChunkIndex(index)], None);
+                let Some(copy) = self.world.disk.iter().nth(at).copied() else { return };
+                self.world.disk.remove(&copy);
+                self.world.bad.remove(&copy);
+                let (location, file, index) = copy;
+                self.world.planner.spoiled(self.world.now, location, file, &[ChunkIndex(index)], None);
             }
             _ => {}
         }
@@ -204,21 +204,21 @@ proptest! {
     ) {
         let settings = settings_of(offload, replicas, if limited { 4 * CHUNK } else { 0 });
         let world = World::with(settings.clone(), 0, 0);
-        let mut random = Random { world, settings, known: 0, here: [false; 6] };
+        let mut random = Random { world, settings, known: 0, connected: [false; 6] };
         random.world.records = false;
         for event in events {
             random.apply(event);
         }
         heal(&mut random);
         let world = &random.world;
-        let status = world.placement.status(|_| None);
+        let status = world.planner.status(|_| None);
         prop_assert_eq!(status.copies.short, status.copies.lost, "each chunk that is not lost has all copies");
         prop_assert_eq!((status.repair.waiting, status.repair.running), (status.copies.lost, 0));
         let copies = world.disk.iter().filter(|(location, file, _)| *location != TRACKER && !world.forgotten.contains(file));
         prop_assert_eq!(copies.count() as u64, status.copies.verified, "no copy is over-replicated or unknown");
         prop_assert_eq!(status.copies.verified + status.copies.lost * replicas as u64, status.copies.wanted);
-        for file in world.placement.files.iter().flatten().filter(|file| file.offload == Offload::Done) {
-            prop_assert_eq!(file.own, 0, "chunks copied back were distributed again");
+        for file in world.planner.files.iter().filter(|file| file.offload == Offload::Done) {
+            prop_assert_eq!(file.stored_chunks, 0, "chunks copied back were distributed again");
         }
     }
 }
@@ -227,20 +227,20 @@ proptest! {
 fn heal(random: &mut Random) {
     random.world.records = true;
     random.world.record();
-    random.world.placement.pause(random.world.now, false);
+    random.world.planner.pause(random.world.now, false);
     random.world.take();
     for number in 0..6 {
         let number = number.min(random.known);
         random.known = random.known.max(number + 1);
         random.world.orders.retain(|order| !concerns(order, number));
         let sound = random.world.bad.iter().filter(|(location, ..)| *location == at(number)).copied();
-        for there in sound.collect::<Vec<_>>() {
-            random.world.bad.remove(&there);
-            random.world.disk.remove(&there);
+        for copy in sound.collect::<Vec<_>>() {
+            random.world.bad.remove(&copy);
+            random.world.disk.remove(&copy);
         }
-        random.world.come(number, number / 2, 1_000);
+        random.world.connect(number, number / 2, 1_000);
         random.world.report(number, true);
-        random.world.placement.drain(random.world.now, v(number), false);
+        random.world.planner.drain(random.world.now, v(number), false);
         random.world.take();
     }
     for _ in 0..20 {

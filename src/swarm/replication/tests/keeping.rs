@@ -1,6 +1,6 @@
 //! Tests of offloading, over-replication, draining, forgetting, lost chunks and restarts.
 
-use super::super::chunk::Key;
+use super::super::chunk::ChunkKey;
 use super::world::*;
 use crate::content::ChunkIndex;
 use crate::swarm::keeping::{Change, Location};
@@ -37,8 +37,8 @@ fn the_trackers_copy_is_deleted_only_after_a_durable_record() {
     world.take();
     assert_eq!(offloads(&world), 1);
     world.run();
-    assert_eq!(world.placement.own(id(1)), (false, 0));
-    assert!(world.placement.status(|_| Some(crate::content::FileName::new("f").unwrap())).files[0].offloaded);
+    assert_eq!(world.planner.tracker_copy(id(1)), (false, 0));
+    assert!(world.planner.status(|_| Some(crate::content::FileName::new("f").unwrap())).files[0].offloaded);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_copy_that_is_lost_while_the_record_is_written_stops_the_offload() {
     world.records = false;
     world.publish(id(1), 4);
     world.run();
-    world.placement.away(world.now, v(0));
+    world.planner.mark_away(world.now, v(0));
     world.record();
     world.take();
     assert_eq!(offloads(&world), 0);
@@ -56,7 +56,7 @@ fn a_copy_that_is_lost_while_the_record_is_written_stops_the_offload() {
     world.take();
     assert_eq!(offloads(&world), 0, "the copies are not verified");
     for (file, chunks) in world.chunks_of(0) {
-        world.placement.holds(world.now, v(0), file, &chunks, true);
+        world.planner.holds(world.now, v(0), file, &chunks, true);
     }
     world.take();
     assert_eq!(offloads(&world), 0, "the copies are not recorded");
@@ -72,7 +72,7 @@ fn a_copy_that_replaces_a_recorded_one_must_be_recorded_before_an_offload() {
     world.publish(id(1), 1);
     world.run();
     let holder = world.holders(id(1), 0)[0];
-    world.placement.drain(world.now, v(holder), true);
+    world.planner.drain(world.now, v(holder), true);
     world.take();
     world.run();
     assert_eq!(world.holders(id(1), 0).len(), 2);
@@ -90,7 +90,7 @@ fn without_the_flag_the_tracker_keeps_its_copy() {
     world.publish(id(1), 4);
     world.settle();
     world.pass(seconds(60));
-    assert_eq!((offloads(&world), world.placement.own(id(1))), (0, (true, 0)));
+    assert_eq!((offloads(&world), world.planner.tracker_copy(id(1))), (0, (true, 0)));
 }
 
 #[test]
@@ -102,11 +102,11 @@ fn a_failed_offload_is_not_retried() {
         world.carry_out(order);
     }
     world.orders.clear();
-    world.placement.offloaded(world.now, id(1), false);
+    world.planner.offloaded(world.now, id(1), false);
     world.take();
     world.pass(seconds(5));
     assert_eq!((offloads(&world), world.offloaded[&id(1)]), (1, false));
-    assert_eq!(world.placement.own(id(1)), (true, 0));
+    assert_eq!(world.planner.tracker_copy(id(1)), (true, 0));
 }
 
 #[test]
@@ -125,11 +125,11 @@ fn copies_of_a_returning_volunteer_count_and_over_replicated_ones_are_dropped() 
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 20);
     world.settle();
-    world.gone(0);
+    world.mark_dead(0);
     world.settle();
     assert_eq!(drops(&world), []);
     let mine = world.chunks_of(0)[&id(1)].len();
-    world.come(0, 0, 100);
+    world.connect(0, 0, 100);
     assert_eq!(drops(&world), [], "it has not reported yet");
     world.report(0, false);
     world.settle();
@@ -143,9 +143,9 @@ fn verified_copies_of_a_returning_emptier_volunteer_stay() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 20);
     world.settle();
-    world.gone(0);
+    world.mark_dead(0);
     world.settle();
-    world.come(0, 0, 1_000);
+    world.connect(0, 0, 1_000);
     world.report(0, true);
     world.settle();
     assert!(drops(&world).iter().all(|(location, _)| *location != at(0)), "{:?}", drops(&world));
@@ -185,10 +185,10 @@ fn copies_that_share_an_address_are_dropped_first() {
     world.settle();
     for number in 0..3 {
         world.disk.insert((at(number), id(1), 0));
-        world.placement.gone(world.now, v(number));
+        world.planner.mark_dead(world.now, v(number));
     }
     for (number, host) in [(0, 7), (1, 8), (2, 8)] {
-        world.come(number, host, 100);
+        world.connect(number, host, 100);
     }
     for number in 0..3 {
         world.report(number, true);
@@ -211,7 +211,7 @@ fn a_drained_volunteer_may_leave_when_no_chunk_depends_on_it() {
         });
         told.collect::<Vec<_>>()
     };
-    world.placement.drain(world.now, v(0), true);
+    world.planner.drain(world.now, v(0), true);
     world.take();
     assert_eq!(told(&world), [(0, held)]);
     assert!(world.copies().iter().all(|(_, _, to)| *to != at(0)));
@@ -220,11 +220,11 @@ fn a_drained_volunteer_may_leave_when_no_chunk_depends_on_it() {
     world.run();
     world.pass(seconds(1));
     assert_eq!(told(&world), [(0, held), (0, 0)]);
-    world.gone(0);
+    world.mark_dead(0);
     world.disk.retain(|(location, ..)| *location != at(0));
     world.settle();
     assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
-    assert_eq!(world.placement.counts.impaired, 0);
+    assert_eq!(world.planner.files.counts.needs_repair, 0);
 }
 
 #[test]
@@ -232,11 +232,11 @@ fn a_cancelled_drain_leaves_no_over_replicated_chunk() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 20);
     world.settle();
-    world.placement.drain(world.now, v(0), true);
+    world.planner.drain(world.now, v(0), true);
     world.take();
     world.settle();
     assert_eq!(drops(&world), []);
-    world.placement.drain(world.now, v(0), false);
+    world.planner.drain(world.now, v(0), false);
     world.take();
     world.settle();
     assert!((0..20).all(|index| world.holders(id(1), index).len() == 2));
@@ -252,7 +252,7 @@ fn a_drain_challenges_the_other_copies_and_waits_until_they_are_verified() {
         world.join(number, number, 100);
     }
     world.settle();
-    world.placement.drain(world.now, v(0), true);
+    world.planner.drain(world.now, v(0), true);
     world.take();
     for _ in 0..40 {
         world.run();
@@ -267,23 +267,23 @@ fn a_forgotten_file_is_dropped_even_by_volunteers_that_return_later() {
     let mut world = World::with(settings(), 3, 100);
     world.publish(id(1), 6);
     world.settle();
-    world.gone(2);
+    world.mark_dead(2);
     let late = world.chunks_of(2)[&id(1)].len();
     world.orders.clear();
-    world.placement.forget(world.now, id(1));
+    world.planner.forget(world.now, id(1));
     world.take();
     world.settle();
-    assert!(!world.placement.is_known(id(1)) && world.placement.was_forgotten(id(1)));
+    assert!(!world.planner.is_known(id(1)) && world.planner.was_forgotten(id(1)));
     assert!(world.forgotten.contains(&id(1)));
     assert_eq!(world.disk.len(), late);
     world.restart(settings());
     world.join(2, 2, 100);
     world.settle();
     assert_eq!(world.disk.len(), 0);
-    assert!(!world.placement.holds(world.now, v(2), id(9), &[ChunkIndex(0)], true), "an unknown file");
+    assert!(!world.planner.holds(world.now, v(2), id(9), &[ChunkIndex(0)], true), "an unknown file");
     world.settle();
     world.publish(id(1), 6);
-    assert!(!world.placement.was_forgotten(id(1)));
+    assert!(!world.planner.was_forgotten(id(1)));
 }
 
 #[test]
@@ -302,18 +302,18 @@ fn lost_chunks_are_reported_once_and_found_again_when_their_holder_returns() {
     let both: Vec<ChunkIndex> =
         (0..8).filter(|index| world.holders(id(1), *index) == [0, 1]).map(ChunkIndex).collect();
     assert!(!both.is_empty());
-    world.gone(0);
+    world.mark_dead(0);
     assert_eq!(lost(&world), []);
     world.orders.clear();
-    world.gone(1);
+    world.mark_dead(1);
     assert_eq!(lost(&world), [(both.clone(), vec![v(0), v(1)])]);
-    assert_eq!(world.placement.status(|_| None).copies.lost, both.len() as u64);
+    assert_eq!(world.planner.status(|_| None).copies.lost, both.len() as u64);
     world.pass(seconds(100));
-    world.come(1, 1, 100);
-    assert_eq!(world.placement.status(|_| None).copies.lost, both.len() as u64, "it has not reported yet");
+    world.connect(1, 1, 100);
+    assert_eq!(world.planner.status(|_| None).copies.lost, both.len() as u64, "it has not reported yet");
     world.report(1, false);
     assert_eq!(lost(&world).len(), 1);
-    assert_eq!(world.placement.status(|_| None).copies.lost, 0);
+    assert_eq!(world.planner.status(|_| None).copies.lost, 0);
     assert!(world.notes().iter().any(|note| note.ends_with(" found again")));
 }
 
@@ -336,15 +336,15 @@ fn a_restart_restores_the_copies() {
     world.publish(id(1), 30);
     world.publish(id(2), 7);
     world.settle();
-    world.gone(4);
+    world.mark_dead(4);
     world.pass(seconds(1));
     world.run();
     world.pass(seconds(1));
     let holders = |world: &World| -> Vec<Vec<u32>> {
         let all =
-            (0u32..2).flat_map(|file| (0..[30, 7][file as usize]).map(move |index| Key { file, index }));
+            (0u32..2).flat_map(|file| (0..[30, 7][file as usize]).map(move |index| ChunkKey { file, index }));
         let sorted = |key| {
-            let chunk = world.placement.chunk(key).unwrap();
+            let chunk = world.planner.files.chunk(key).unwrap();
             let mut holders: Vec<u32> = chunk.replicas.iter().map(|replica| replica.volunteer().0).collect();
             holders.sort_unstable();
             holders
@@ -354,7 +354,7 @@ fn a_restart_restores_the_copies() {
     let before = holders(&world);
     world.restart(offload());
     assert_eq!(holders(&world), before);
-    assert_eq!(world.placement.own(id(1)), (false, 0));
+    assert_eq!(world.planner.tracker_copy(id(1)), (false, 0));
     for number in 0..4 {
         world.join(number, number, 100);
     }
@@ -362,7 +362,7 @@ fn a_restart_restores_the_copies() {
     world.settle();
     assert_eq!(holders(&world), before);
     assert_eq!(world.copies(), []);
-    let new = world.placement.status(|_| None);
+    let new = world.planner.status(|_| None);
     assert_eq!((new.copies.claimed, new.copies.verified, new.copies.lost), (74, 0, 0));
 }
 
@@ -375,9 +375,9 @@ fn an_offload_interrupted_between_record_and_deletion_is_completed() {
         world.carry_out(order);
     }
     world.restart(offload());
-    assert_eq!(world.placement.own(id(1)), (true, 0));
+    assert_eq!(world.planner.tracker_copy(id(1)), (true, 0));
     for number in 0..3 {
-        world.come(number, number, 100);
+        world.connect(number, number, 100);
         world.report(number, true);
     }
     world.settle();
@@ -390,7 +390,7 @@ fn unknown_volunteer_numbers_in_the_catalogue_are_harmless() {
     world.pass(seconds(1));
     let mut record = world.volunteers[&v(0)].clone();
     record.number = v(u32::MAX);
-    world.placement.restore_volunteer(world.now, record);
-    assert_eq!(world.placement.volunteer(v(u32::MAX)), None);
-    assert_eq!(world.placement.volunteer_by_name(&world.volunteers[&v(0)].name), [v(0)]);
+    world.planner.restore_volunteer(world.now, record);
+    assert_eq!(world.planner.volunteer(v(u32::MAX)), None);
+    assert_eq!(world.planner.volunteers_named(&world.volunteers[&v(0)].name), [v(0)]);
 }

@@ -38,7 +38,7 @@ fn holders_and_the_tracker_are_challenged_at_each_interval() {
     let (_, to) = last_challenge(&world);
     assert_eq!((to.len(), to.last()), (3, Some(&TRACKER)));
     world.run();
-    assert_eq!((audits(&world), world.placement.challenges.len()), (0, 0));
+    assert_eq!((audits(&world), world.planner.challenges.outstanding.len()), (0, 0));
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn without_a_tracker_copy_holders_that_differ_are_audited() {
     world.settle();
     assert!(world.bad.is_empty());
     assert_eq!(world.holders(id(1), 0).len(), 2);
-    assert_eq!(world.placement.status(|_| None).copies.verified, 2);
+    assert_eq!(world.planner.status(|_| None).copies.verified, 2);
 }
 
 #[test]
@@ -77,10 +77,10 @@ fn claimed_copies_that_agree_are_verified() {
     for number in 0..3 {
         world.join(number, number, 100);
     }
-    assert_eq!(world.placement.status(|_| None).copies.verified, 0);
+    assert_eq!(world.planner.status(|_| None).copies.verified, 0);
     world.pass(limits::CHALLENGE_INTERVAL);
     world.run();
-    assert_eq!(world.placement.status(|_| None).copies.verified, 2);
+    assert_eq!(world.planner.status(|_| None).copies.verified, 2);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_holder_that_does_not_answer_is_audited() {
     world.pass(limits::CHALLENGE_INTERVAL);
     let (number, _) = last_challenge(&world);
     world.orders.clear();
-    world.placement.proof(world.now, TRACKER, number, None);
+    world.planner.proof(world.now, TRACKER, number, None);
     world.pass(limits::CHALLENGE_TIMEOUT - seconds(1));
     assert_eq!(audits(&world), 0);
     world.pass(seconds(1));
@@ -113,7 +113,7 @@ fn a_source_of_corrupt_bytes_is_audited_and_replaced() {
     let mut world = distributed(true, 1);
     let holders = world.holders(id(1), 0);
     world.bad.insert((at(holders[1]), id(1), 0));
-    world.gone(holders[0]);
+    world.mark_dead(holders[0]);
     world.run();
     assert_eq!(audits(&world), 1);
     assert!(world.notes().iter().any(|note| note.contains("is bad")));
@@ -143,12 +143,12 @@ fn a_single_holder_is_audited_from_time_to_time() {
 #[test]
 fn unsolicited_answers_are_ignored() {
     let mut world = distributed(false, 1);
-    world.placement.proof(world.now, at(0), 99, None);
+    world.planner.proof(world.now, at(0), 99, None);
     world.pass(limits::CHALLENGE_INTERVAL);
     let (number, to) = last_challenge(&world);
     world.orders.clear();
     let stranger = (0..3).map(at).find(|location| !to.contains(location)).unwrap();
-    world.placement.proof(world.now, stranger, number, None);
+    world.planner.proof(world.now, stranger, number, None);
     world.take();
-    assert_eq!(world.placement.challenges.len(), 1);
+    assert_eq!(world.planner.challenges.outstanding.len(), 1);
 }

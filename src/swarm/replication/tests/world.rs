@@ -3,8 +3,9 @@
 //! It carries out orders, at once or on request, and checks each of them: sources have the chunks that they
 //! give, no needed copy is dropped, no file is offloaded before its copies are recorded.
 
+use super::super::replicas::CopyState;
 use super::super::volunteer::Liveness;
-use super::super::{Order, Placement, Settings};
+use super::super::{Order, ReplicationPlanner, Settings};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Layout, PeerName};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::ChallengedRange;
@@ -42,17 +43,17 @@ pub fn settings() -> Settings {
 }
 
 /// A copy of a chunk: location, file, chunk index.
-pub type There = (Location, FileId, u32);
+pub type StoredCopy = (Location, FileId, u32);
 
 pub struct World {
-    pub placement: Placement,
+    pub planner: ReplicationPlanner,
     pub now: Moment,
     /// Copies on all disks.
-    pub disk: BTreeSet<There>,
+    pub disk: BTreeSet<StoredCopy>,
     /// Complete files at the tracker.
     pub whole: BTreeSet<FileId>,
     /// Copies that are corrupt.
-    pub bad: BTreeSet<There>,
+    pub bad: BTreeSet<StoredCopy>,
     /// Orders that have not been carried out.
     pub orders: Vec<Order>,
     /// All orders so far.
@@ -73,7 +74,7 @@ pub struct World {
 impl World {
     pub fn new(settings: Settings) -> Self {
         Self {
-            placement: Placement::new(settings, fastrand::Rng::with_seed(1)),
+            planner: ReplicationPlanner::new(settings, fastrand::Rng::with_seed(1)),
             now: Duration::ZERO,
             disk: BTreeSet::new(),
             whole: BTreeSet::new(),
@@ -95,7 +96,7 @@ impl World {
     /// files of the tracker are known.
     pub fn with(settings: Settings, volunteers: u32, chunks: u64) -> Self {
         let mut world = Self::new(settings);
-        world.placement.looked(world.now);
+        world.planner.scan_complete(world.now);
         for number in 0..volunteers {
             world.join(number, number, chunks);
         }
@@ -109,14 +110,14 @@ impl World {
     }
 
     /// Connects a volunteer with storage for `chunks` chunks that has not reported its chunks.
-    pub fn come(&mut self, number: u32, host: u32, chunks: u64) {
+    pub fn connect(&mut self, number: u32, host: u32, chunks: u64) {
         self.offered.insert(v(number), chunks * CHUNK);
         let [.., a, b] = host.to_be_bytes();
         let address = SocketAddr::from(([10, 0, a, b], 1000 + number as u16));
         let name = PeerName::new(format!("volunteer-{number}")).unwrap();
         let key = VolunteerKey(u128::from(number) + 1);
         let free = self.free(v(number));
-        let got = self.placement.join(self.now, key, name, address, chunks * CHUNK, free);
+        let got = self.planner.join(self.now, key, name, address, chunks * CHUNK, free);
         assert_eq!(got, v(number), "volunteers of a test come in order");
         self.take();
     }
@@ -124,15 +125,15 @@ impl World {
     /// Reports all chunks on the disk of a volunteer.
     pub fn report(&mut self, number: u32, checked: bool) {
         for (file, chunks) in self.chunks_of(number) {
-            self.placement.holds(self.now, v(number), file, &chunks, checked);
+            self.planner.holds(self.now, v(number), file, &chunks, checked);
             self.take();
         }
-        self.placement.reported(self.now, v(number));
+        self.planner.report_complete(self.now, v(number));
         self.take();
     }
 
     pub fn join(&mut self, number: u32, host: u32, chunks: u64) {
-        self.come(number, host, chunks);
+        self.connect(number, host, chunks);
         self.report(number, false);
     }
 
@@ -144,8 +145,8 @@ impl World {
         chunks
     }
 
-    pub fn gone(&mut self, number: u32) {
-        self.placement.gone(self.now, v(number));
+    pub fn mark_dead(&mut self, number: u32) {
+        self.planner.mark_dead(self.now, v(number));
         self.take();
     }
 
@@ -153,12 +154,12 @@ impl World {
         self.layouts.insert(file, layout(chunks));
         self.whole.insert(file);
         // Publishing writes to the same catalogue, after the record that forgot the file.
-        if self.placement.was_forgotten(file) {
+        if self.planner.was_forgotten(file) {
             self.record();
             self.forgotten.remove(&file);
         }
-        self.placement.add_file(self.now, file, layout(chunks));
-        self.placement.own_whole(self.now, file, true);
+        self.planner.add_file(self.now, file, layout(chunks));
+        self.planner.set_complete_at_tracker(self.now, file, true);
         self.take();
     }
 
@@ -166,12 +167,12 @@ impl World {
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         for _ in 0..100_000 {
-            let Some(next) = self.placement.next_tick().filter(|next| *next <= end) else {
+            let Some(next) = self.planner.next_tick().filter(|next| *next <= end) else {
                 self.now = end;
                 return;
             };
             self.now = self.now.max(next);
-            self.placement.tick(self.now);
+            self.planner.tick(self.now);
             self.take();
         }
         panic!("time does not pass");
@@ -180,28 +181,28 @@ impl World {
     /// Takes the orders, and the records that are due.
     pub fn take(&mut self) {
         loop {
-            let orders = self.placement.take_orders();
+            let orders = self.planner.take_orders();
             for order in &orders {
-                self.look_at(order);
+                self.check(order);
             }
             self.log.extend(orders.iter().cloned());
             self.orders.extend(orders);
-            let Some((ticket, changes)) = self.placement.take_record(self.now) else { break };
-            self.pending.push((ticket, changes));
+            let Some((number, changes)) = self.planner.take_record(self.now) else { break };
+            self.pending.push((number, changes));
             if self.records {
                 self.record();
             }
         }
-        self.placement.recount();
+        self.planner.recount();
     }
 
     /// Makes all records durable.
     pub fn record(&mut self) {
-        for (ticket, changes) in std::mem::take(&mut self.pending) {
+        for (number, changes) in std::mem::take(&mut self.pending) {
             for change in changes {
                 self.write(change);
             }
-            self.placement.recorded(self.now, ticket);
+            self.planner.recorded(self.now, number);
         }
     }
 
@@ -226,13 +227,13 @@ impl World {
 
     /// Number of verified copies of a chunk on the disks of connected volunteers that are not draining.
     fn safe(&self, file: FileId, index: u32, recorded: bool) -> usize {
-        let key = self.placement.key(file, ChunkIndex(index)).unwrap();
-        let replicas = self.placement.chunk(key).unwrap().replicas.clone();
+        let key = self.planner.files.key(file, ChunkIndex(index)).unwrap();
+        let replicas = self.planner.files.chunk(key).unwrap().replicas.clone();
         let safe = replicas.iter().filter(|replica| {
             let number = replica.volunteer();
-            let volunteer = self.placement.at(number).unwrap();
+            let volunteer = self.planner.volunteers.get(number).unwrap();
             let held = self.held.get(&(file, number)).is_some_and(|held| held.has(ChunkIndex(index)));
-            replica.state() == super::super::chunk::CopyState::Verified
+            replica.state() == CopyState::Verified
                 && matches!(volunteer.liveness, Liveness::Alive { .. })
                 && !volunteer.draining
                 && self.disk.contains(&(Location::Volunteer(number), file, index))
@@ -242,14 +243,14 @@ impl World {
     }
 
     /// Checks an order at the time when it is issued.
-    fn look_at(&self, order: &Order) {
-        let replicas = self.placement.settings.replicas;
+    fn check(&self, order: &Order) {
+        let replicas = self.planner.settings.replicas;
         match order {
-            Order::Drop { at, file, chunks } if self.placement.is_known(*file) => {
+            Order::Drop { at, file, chunks } if self.planner.is_known(*file) => {
                 for index in chunks {
-                    let there = (*at, *file, index.0);
+                    let copy = (*at, *file, index.0);
                     let safe = self.safe(*file, index.0, *at == TRACKER);
-                    assert!(safe >= replicas || self.bad.contains(&there), "{order:?} with {safe} safe");
+                    assert!(safe >= replicas || self.bad.contains(&copy), "{order:?} with {safe} safe");
                 }
             }
             Order::Offload { file } => {
@@ -289,13 +290,13 @@ impl World {
                 match why {
                     Some(why) => {
                         let free = free(self, to);
-                        self.placement.not_stored(self.now, to, file, index, why, free);
+                        self.planner.not_stored(self.now, to, file, index, why, free);
                     }
                     None => {
                         self.disk.insert((to, file, index.0));
                         self.bad.remove(&(to, file, index.0));
                         let free = free(self, to);
-                        self.placement.stored(self.now, to, file, index, free);
+                        self.planner.stored(self.now, to, file, index, free);
                     }
                 }
             }
@@ -305,26 +306,26 @@ impl World {
                     self.bad.remove(&(at, file, index.0));
                 }
                 let free = free(self, at);
-                self.placement.dropped(self.now, at, file, &chunks, free);
+                self.planner.dropped(self.now, at, file, &chunks, free);
             }
             Order::Challenge { number, range, to } => {
                 for location in to {
                     let proof = self.proof(location, &range);
-                    self.placement.proof(self.now, location, number, proof);
+                    self.planner.proof(self.now, location, number, proof);
                     self.take();
                 }
             }
             Order::Audit { file, index, at } => {
-                let there = (Location::Volunteer(at), file, index.0);
-                let verdict = match self.disk.contains(&there) && !self.bad.contains(&there) {
+                let copy = (Location::Volunteer(at), file, index.0);
+                let verdict = match self.disk.contains(&copy) && !self.bad.contains(&copy) {
                     true => Verdict::Right,
                     false => Verdict::Wrong,
                 };
-                self.placement.audited(self.now, at, file, index, verdict);
+                self.planner.audited(self.now, at, file, index, verdict);
             }
             Order::Offload { file } => {
                 self.whole.remove(&file);
-                self.placement.offloaded(self.now, file, true);
+                self.planner.offloaded(self.now, file, true);
             }
             Order::Drained { .. } | Order::Lost { .. } | Order::Note(..) => {}
         }
@@ -332,10 +333,10 @@ impl World {
     }
 
     pub fn proof(&self, location: Location, range: &ChallengedRange) -> Option<Digest> {
-        let there = (location, range.file, range.index.0);
+        let copy = (location, range.file, range.index.0);
         let right = range.proof(b"right");
         match self.gives(location, range.file, range.index.0) {
-            true if self.bad.contains(&there) => Some(range.proof(b"wrong")),
+            true if self.bad.contains(&copy) => Some(range.proof(b"wrong")),
             true => Some(right),
             false => None,
         }
@@ -368,11 +369,11 @@ impl World {
 
     /// Numbers of the volunteers that have a chunk on disk. The tracker is not counted.
     pub fn holders(&self, file: FileId, index: u32) -> Vec<u32> {
-        let there = self.disk.iter().filter_map(|(location, held, at)| match location {
+        let holders = self.disk.iter().filter_map(|(location, held, at)| match location {
             Location::Volunteer(number) if (*held, *at) == (file, index) => Some(number.0),
             _ => None,
         });
-        there.collect()
+        holders.collect()
     }
 
     pub fn notes(&self) -> Vec<&str> {
@@ -387,28 +388,28 @@ impl World {
     pub fn restart(&mut self, settings: Settings) {
         self.orders.clear();
         self.pending.clear();
-        self.placement = Placement::new(settings, fastrand::Rng::with_seed(2));
+        self.planner = ReplicationPlanner::new(settings, fastrand::Rng::with_seed(2));
         for record in self.volunteers.values() {
-            self.placement.restore_volunteer(self.now, record.clone());
+            self.planner.restore_volunteer(self.now, record.clone());
         }
         for (file, layout) in self.layouts.iter().filter(|(file, _)| !self.forgotten.contains(*file)) {
             let offloaded = self.offloaded.get(file).copied().unwrap_or(false);
-            self.placement.restore_file(*file, layout.clone(), offloaded);
+            self.planner.restore_file(*file, layout.clone(), offloaded);
         }
         for ((file, volunteer), held) in &self.held {
-            self.placement.restore_held(*file, *volunteer, held);
+            self.planner.restore_held(*file, *volunteer, held);
         }
         for file in &self.forgotten {
-            self.placement.restore_forgotten(*file);
+            self.planner.restore_forgotten(*file);
         }
         let own = self.disk.iter().filter(|(location, ..)| *location == TRACKER);
         for (_, file, index) in own.copied().collect::<Vec<_>>() {
-            self.placement.stored(self.now, TRACKER, file, ChunkIndex(index), None);
+            self.planner.stored(self.now, TRACKER, file, ChunkIndex(index), None);
         }
         for file in self.whole.iter().copied().collect::<Vec<_>>() {
-            self.placement.own_whole(self.now, file, true);
+            self.planner.set_complete_at_tracker(self.now, file, true);
         }
-        self.placement.looked(self.now);
+        self.planner.scan_complete(self.now);
         self.take();
     }
 }

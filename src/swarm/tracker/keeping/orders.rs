@@ -1,9 +1,9 @@
-//! Translates orders of [`Placement`](crate::swarm::replication::Placement) into messages, tasks and log lines.
+//! Translates orders of the replication planner into messages, tasks and log lines.
 //!
 //! Pure. Invariant: each order results in a message, task or log line, except for orders to a volunteer that
-//! has left; [`Placement`](crate::swarm::replication::Placement) has been notified of its departure.
+//! has left; the planner has been notified of its departure.
 
-use super::{Keeping, NAMED};
+use super::{Keeping, LISTED_MAX};
 use crate::content::fmt::counted;
 use crate::content::{ChunkIndex, FileId};
 use crate::protocol::status::Status;
@@ -27,13 +27,13 @@ impl Keeping {
     }
 
     fn name_of_volunteer(&self, number: VolunteerNumber) -> String {
-        self.placement.volunteer(number).map_or_else(|| "?".to_owned(), |record| record.name.to_string())
+        self.planner.volunteer(number).map_or_else(|| "?".to_owned(), |record| record.name.to_string())
     }
 
     fn address_of(&self, location: Location) -> Option<SocketAddr> {
         match location {
             Location::Tracker => Some(self.serving),
-            Location::Volunteer(number) => self.placement.volunteer(number).map(|record| record.address),
+            Location::Volunteer(number) => self.planner.volunteer(number).map(|record| record.address),
         }
     }
 
@@ -65,7 +65,7 @@ impl Keeping {
         order: Order,
         connection: impl Fn(PeerId) -> Option<ConnectionId>,
     ) -> Vec<Effect> {
-        let tell = |number: VolunteerNumber, order: VolunteerOrder| {
+        let send = |number: VolunteerNumber, order: VolunteerOrder| {
             let connection = self.sessions.get(&number).and_then(|peer| connection(*peer));
             connection.map(|connection| Effect::Push(connection, message(order)))
         };
@@ -76,7 +76,7 @@ impl Keeping {
                 };
                 let effect = match to {
                     Location::Tracker => Some(Effect::Task(ExecutorTask::Download { kept, index, from })),
-                    Location::Volunteer(number) => tell(number, VolunteerOrder::Copy { kept, index, from }),
+                    Location::Volunteer(number) => send(number, VolunteerOrder::Copy { kept, index, from }),
                 };
                 effect.into_iter().collect()
             }
@@ -86,17 +86,17 @@ impl Keeping {
             Order::Drop { at: Location::Volunteer(number), file, chunks } => {
                 let parts = chunks.chunks(crate::content::limits::NAMED_CHUNKS_MAX);
                 parts
-                    .filter_map(|part| tell(number, VolunteerOrder::Drop { file, chunks: part.to_vec() }))
+                    .filter_map(|part| send(number, VolunteerOrder::Drop { file, chunks: part.to_vec() }))
                     .collect()
             }
             Order::Challenge { number: challenge, range, to } => {
-                let ask = |location| match location {
+                let challenge_at = |location| match location {
                     Location::Tracker => Some(Effect::Task(ExecutorTask::Prove { challenge, range })),
                     Location::Volunteer(number) => {
-                        tell(number, VolunteerOrder::Challenge { challenge, range })
+                        send(number, VolunteerOrder::Challenge { challenge, range })
                     }
                 };
-                to.into_iter().filter_map(ask).collect()
+                to.into_iter().filter_map(challenge_at).collect()
             }
             Order::Audit { file, index, at } => {
                 let from = self.address_of(Location::Volunteer(at));
@@ -114,8 +114,8 @@ impl Keeping {
                     0 => format!("{name} is drained and may leave"),
                     left => format!("draining {name}: {} left", counted(left, "chunk")),
                 };
-                let told = tell(volunteer, VolunteerOrder::Draining { left });
-                told.into_iter().chain([Effect::Note(note)]).collect()
+                let message = send(volunteer, VolunteerOrder::Draining { left });
+                message.into_iter().chain([Effect::Note(note)]).collect()
             }
             Order::Lost { file, chunks, last } => vec![Effect::Warning(self.lost_text(file, &chunks, &last))],
             Order::Note(None, text) => vec![Effect::Note(text)],
@@ -125,26 +125,26 @@ impl Keeping {
 
     /// The log line for lost chunks.
     fn lost_text(&self, file: FileId, chunks: &[ChunkIndex], last: &[VolunteerNumber]) -> String {
-        let some = |names: Vec<String>, all: usize| match all.saturating_sub(NAMED) {
+        let list = |names: Vec<String>, all: usize| match all.saturating_sub(LISTED_MAX) {
             0 => names.join(", "),
             more => format!("{} and {more} more", names.join(", ")),
         };
-        let numbers = chunks.iter().take(NAMED).map(ToString::to_string).collect();
-        let holders = last.iter().take(NAMED).map(|number| self.name_of_volunteer(*number)).collect();
+        let numbers = chunks.iter().take(LISTED_MAX).map(ToString::to_string).collect();
+        let holders = last.iter().take(LISTED_MAX).map(|number| self.name_of_volunteer(*number)).collect();
         let holders = match last.is_empty() {
             true => "last holders unknown".to_owned(),
-            false => format!("last held by {}", some(holders, last.len())),
+            false => format!("last held by {}", list(holders, last.len())),
         };
         format!(
             "LOST: {} of {} ({file}): {}; {holders}. A returning holder restores them",
             counted(chunks.len() as u64, "chunk"),
             self.name_of(file),
-            some(numbers, chunks.len())
+            list(numbers, chunks.len())
         )
     }
 
     /// Status of volunteers and files.
     pub(super) fn status(&self) -> Status {
-        self.placement.status(|id| self.files.get(&id).map(|kept| kept.file.name.clone()))
+        self.planner.status(|id| self.files.get(&id).map(|kept| kept.file.name.clone()))
     }
 }

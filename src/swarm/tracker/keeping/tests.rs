@@ -35,7 +35,7 @@ fn layout() -> Layout {
 struct SimulatedVolunteer {
     token: Token,
     held: BTreeMap<FileId, BTreeSet<ChunkIndex>>,
-    told: Vec<VolunteerOrder>,
+    orders: Vec<VolunteerOrder>,
 }
 
 struct World {
@@ -114,7 +114,7 @@ impl World {
             panic!("not registered")
         };
         self.volunteers
-            .insert(connection, SimulatedVolunteer { token, held: held.clone(), told: Vec::new() });
+            .insert(connection, SimulatedVolunteer { token, held: held.clone(), orders: Vec::new() });
         let key = VolunteerKey(connection.into());
         self.say(connection, VolunteerReport::Lend { key, offered: 1 << 30, free: 1 << 30 });
         for (file, chunks) in held {
@@ -143,7 +143,7 @@ impl World {
                 Effect::Task(task) => {
                     self.tasks.push(task.clone());
                     let news = match task {
-                        ExecutorTask::Record { ticket, .. } => TaskOutcome::Recorded(ticket),
+                        ExecutorTask::Record { number, .. } => TaskOutcome::Recorded(number),
                         ExecutorTask::Offload(kept) => TaskOutcome::Offloaded(kept.file.id, true),
                         ExecutorTask::Download { kept, index, .. } => {
                             TaskOutcome::Stored(kept.file.id, index)
@@ -163,7 +163,7 @@ impl World {
 
     fn carry_out(&mut self, id: u64, order: VolunteerOrder) -> Vec<Effect> {
         let Some(volunteer) = self.volunteers.get_mut(&id) else { return Vec::new() };
-        volunteer.told.push(order.clone());
+        volunteer.orders.push(order.clone());
         let free = 1 << 30;
         let act = match order {
             VolunteerOrder::Copy { kept, index, .. } => {
@@ -189,7 +189,7 @@ impl World {
 
     fn publish(&mut self) {
         self.news(TaskOutcome::Published { kept: kept(FILE), layout: layout() });
-        self.news(TaskOutcome::FolderScanned);
+        self.news(TaskOutcome::ScanComplete);
     }
 
     fn copies(&self) -> usize {
@@ -273,7 +273,7 @@ fn files_unknown_to_the_catalogue_are_ignored_unless_rebuild_is_set() {
     let mut world = World::new(true, false);
     world.join_with(1, held());
     assert!(world.notes.iter().any(|note| note.contains("--rebuild")), "{:?}", world.notes);
-    assert!(world.volunteers[&1].told.iter().all(|order| !matches!(order, VolunteerOrder::Drop { .. })));
+    assert!(world.volunteers[&1].orders.iter().all(|order| !matches!(order, VolunteerOrder::Drop { .. })));
     assert_eq!(world.found().1, 0);
     let mut world = World::new(true, true);
     // The volunteers join one after the other: no copy starts before all had time to report.

@@ -1,4 +1,4 @@
-//! Duration of the tracker's replication decisions with a million chunks: `cargo bench --bench placement`.
+//! Duration of the tracker's replication decisions with a million chunks: `cargo bench --bench replication`.
 //!
 //! 16 files of 65,536 chunks, with two replicas of each chunk on random volunteers. A volunteer dies. The measured
 //! call finds the under-replicated chunks, sorts them by priority, and chooses source and target for as many copies
@@ -7,7 +7,7 @@
 use shoal::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName, limits};
 use shoal::protocol::tokens::VolunteerKey;
 use shoal::swarm::keeping::{Location, VolunteerNumber, VolunteerRecord};
-use shoal::swarm::replication::{Order, Placement, Settings};
+use shoal::swarm::replication::{Order, ReplicationPlanner, Settings};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -45,16 +45,16 @@ fn spread(volunteers: u32, random: &mut fastrand::Rng) -> BTreeMap<(u32, u8), Ve
 }
 
 /// A replication plan in which all volunteers are connected and each chunk has its replicas.
-fn placement(volunteers: u32) -> Placement {
+fn planner(volunteers: u32) -> ReplicationPlanner {
     let mut random = fastrand::Rng::with_seed(7);
     let settings = Settings { challenge_every: None, ..Settings::default() };
-    let mut placement = Placement::new(settings, random.fork());
+    let mut planner = ReplicationPlanner::new(settings, random.fork());
     for number in 0..volunteers {
-        placement.restore_volunteer(Duration::ZERO, record(number));
+        planner.restore_volunteer(Duration::ZERO, record(number));
     }
     let layout = Layout::even(u64::from(CHUNKS) * u64::from(limits::CHUNK_SIZE), Some(limits::CHUNK_SIZE));
     for file in 0..FILES {
-        placement.restore_file(id(file), layout.clone().unwrap(), true);
+        planner.restore_file(id(file), layout.clone().unwrap(), true);
     }
     let held = spread(volunteers, &mut random);
     for ((volunteer, file), chunks) in &held {
@@ -62,19 +62,19 @@ fn placement(volunteers: u32) -> Placement {
         for index in chunks {
             map.insert(*index);
         }
-        placement.restore_held(id(*file), VolunteerNumber(*volunteer), &map);
+        planner.restore_held(id(*file), VolunteerNumber(*volunteer), &map);
     }
-    placement.looked(Duration::ZERO);
+    planner.scan_complete(Duration::ZERO);
     for number in 0..volunteers {
         let VolunteerRecord { key, name, address, offered, .. } = record(number);
-        let number = placement.join(Duration::ZERO, key, name, address, offered, offered);
+        let number = planner.join(Duration::ZERO, key, name, address, offered, offered);
         for ((_, file), chunks) in held.range((number.0, 0)..(number.0 + 1, 0)) {
-            placement.holds(Duration::ZERO, number, id(*file), chunks, true);
+            planner.holds(Duration::ZERO, number, id(*file), chunks, true);
         }
-        placement.reported(Duration::ZERO, number);
+        planner.report_complete(Duration::ZERO, number);
     }
-    placement.take_orders();
-    placement
+    planner.take_orders();
+    planner
 }
 
 fn copies(orders: Vec<Order>) -> Vec<Order> {
@@ -117,7 +117,7 @@ fn resident() -> u64 {
 fn measure(volunteers: u32) {
     let before = resident();
     let begun = Stopwatch::start();
-    let mut placement = placement(volunteers);
+    let mut planner = planner(volunteers);
     let set_up = begun.milliseconds();
     let bytes = resident().saturating_sub(before) / u64::from(CHUNKS) / u64::from(FILES);
     println!("{volunteers} volunteers: set up in {set_up:.0} ms");
@@ -128,9 +128,9 @@ fn measure(volunteers: u32) {
 
     let second = Duration::from_secs(1);
     let begun = Stopwatch::start();
-    placement.gone(second, VolunteerNumber(0));
+    planner.mark_dead(second, VolunteerNumber(0));
     let death = begun.milliseconds();
-    let status = placement.status(|_| None);
+    let status = planner.status(|_| None);
     let short = status.copies.short;
     println!(
         "  a death, windows as they are: {death:.2} ms for {short} chunks, {} copies begun",
@@ -138,27 +138,27 @@ fn measure(volunteers: u32) {
     );
 
     let begun = Stopwatch::start();
-    let ordered = copies(placement.take_orders());
+    let ordered = copies(planner.take_orders());
     let mut answered = 0;
     for order in &ordered {
         let Order::Copy { file, index, to: to @ Location::Volunteer(_), .. } = order else { continue };
-        placement.stored(second, *to, *file, *index, None);
+        planner.stored(second, *to, *file, *index, None);
         answered += 1;
     }
     let each = begun.milliseconds() * 1000.0 / f64::from(answered.max(1));
     println!("  a copy that arrives, and the next one that begins: {each:.1} us");
 
-    placement.set_window(u32::MAX, u64::MAX);
-    placement.tick(second);
-    placement.take_orders();
+    planner.set_window(u32::MAX, u64::MAX);
+    planner.tick(second);
+    planner.take_orders();
     let begun = Stopwatch::start();
-    placement.gone(second, VolunteerNumber(1));
+    planner.mark_dead(second, VolunteerNumber(1));
     let all = begun.milliseconds();
-    let begun_copies = copies(placement.take_orders()).len();
+    let begun_copies = copies(planner.take_orders()).len();
     println!("  a death, windows without end: {all:.2} ms, {begun_copies} copies begun");
 
     let begun = Stopwatch::start();
-    std::hint::black_box(placement.status(|_| None));
+    std::hint::black_box(planner.status(|_| None));
     println!("  status: {:.3} ms", begun.milliseconds());
 }
 

@@ -1,0 +1,188 @@
+//! Copies of a chunk in a compact form: a few dozen bytes per chunk for any number of volunteers.
+//!
+//! Invariant: a chunk has at most one copy entry for each volunteer.
+
+use crate::swarm::keeping::VolunteerNumber;
+
+/// State of a copy at a volunteer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum CopyState {
+    /// Present, and verified in this session.
+    Verified,
+    /// Present according to the volunteer, not verified.
+    Claimed,
+    /// Present, but a receiver got other bytes: an audit is in progress.
+    Suspect,
+    /// Its volunteer is away, or has returned and not reported it yet. It still counts.
+    Expected,
+    /// It does not count: its volunteer died, or the connection closed after a drop was ordered.
+    Unavailable,
+    /// In flight.
+    InFlight,
+    /// A drop is ordered.
+    Dropping,
+}
+
+use CopyState::*;
+
+impl CopyState {
+    const ALL: [CopyState; 7] = [Verified, Claimed, Suspect, Expected, Unavailable, InFlight, Dropping];
+
+    /// Whether it counts as a copy.
+    pub fn counts(self) -> bool {
+        matches!(self, Verified | Claimed | Suspect | Expected)
+    }
+
+    /// Whether its volunteer is alive and has it.
+    pub fn is_available(self) -> bool {
+        matches!(self, Verified | Claimed | Suspect)
+    }
+
+    /// Whether other volunteers may copy from it.
+    pub fn is_source(self) -> bool {
+        matches!(self, Verified | Claimed)
+    }
+
+    /// Whether the catalogue contains it.
+    pub fn is_in_catalogue(self) -> bool {
+        matches!(self, Verified | Claimed | Suspect | Expected | Unavailable)
+    }
+}
+
+/// A copy at a volunteer in 32 bits: the volunteer's number and 3 bits of state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Replica(u32);
+
+/// Limit of volunteer numbers, so that number and state fit in 32 bits.
+pub(super) const VOLUNTEERS_MAX: u32 = 1 << 24;
+
+impl Replica {
+    fn new(volunteer: VolunteerNumber, state: CopyState) -> Self {
+        Self(volunteer.0 << 3 | state as u32)
+    }
+
+    /// The volunteer that has it.
+    pub fn volunteer(self) -> VolunteerNumber {
+        VolunteerNumber(self.0 >> 3)
+    }
+
+    /// Its state.
+    pub fn state(self) -> CopyState {
+        CopyState::ALL.get(self.0 as usize & 7).copied().unwrap_or(Unavailable)
+    }
+}
+
+/// Number of copies that are stored without a heap allocation.
+const INLINE_MAX: usize = 6;
+
+/// The copies of one chunk, stored inline while there are at most [`INLINE_MAX`].
+#[derive(Clone, Debug)]
+pub(super) enum Replicas {
+    Inline(u8, [Replica; INLINE_MAX]),
+    Heap(Vec<Replica>),
+}
+
+impl Default for Replicas {
+    fn default() -> Self {
+        Replicas::Inline(0, [Replica(0); INLINE_MAX])
+    }
+}
+
+impl Replicas {
+    pub fn all(&self) -> &[Replica] {
+        match self {
+            Replicas::Inline(count, items) => items.get(..usize::from(*count)).unwrap_or(items),
+            Replicas::Heap(items) => items,
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Replica> + '_ {
+        self.all().iter().copied()
+    }
+
+    /// State of a volunteer's copy.
+    pub fn get(&self, volunteer: VolunteerNumber) -> Option<CopyState> {
+        self.iter().find(|replica| replica.volunteer() == volunteer).map(Replica::state)
+    }
+
+    /// Sets the state of a volunteer's copy and returns the previous one.
+    pub fn set(&mut self, volunteer: VolunteerNumber, state: Option<CopyState>) -> Option<CopyState> {
+        let at = self.all().iter().position(|replica| replica.volunteer() == volunteer);
+        let before = at.and_then(|at| self.all().get(at)).map(|replica| replica.state());
+        match (at, state) {
+            (Some(at), Some(state)) => {
+                if let Some(replica) = self.all_mut().get_mut(at) {
+                    *replica = Replica::new(volunteer, state);
+                }
+            }
+            (Some(at), None) => self.remove(at),
+            (None, Some(state)) => self.push(Replica::new(volunteer, state)),
+            (None, None) => {}
+        }
+        before
+    }
+
+    fn all_mut(&mut self) -> &mut [Replica] {
+        match self {
+            Replicas::Inline(count, items) => &mut items[..usize::from(*count)],
+            Replicas::Heap(items) => items,
+        }
+    }
+
+    fn push(&mut self, replica: Replica) {
+        match self {
+            Replicas::Inline(count, items) => match items.get_mut(usize::from(*count)) {
+                Some(free) => {
+                    *free = replica;
+                    *count += 1;
+                }
+                None => *self = Replicas::Heap(items.iter().copied().chain([replica]).collect()),
+            },
+            Replicas::Heap(items) => items.push(replica),
+        }
+    }
+
+    /// Preserves the order, so that equal histories give equal plans.
+    fn remove(&mut self, at: usize) {
+        match self {
+            Replicas::Inline(count, items) => {
+                items.copy_within(at + 1..usize::from(*count), at);
+                *count -= 1;
+            }
+            Replicas::Heap(items) => drop(items.remove(at)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_stay_ordered_in_both_representations() {
+        let mut replicas = Replicas::default();
+        let volunteers = |replicas: &Replicas| replicas.iter().map(|r| r.volunteer().0).collect::<Vec<_>>();
+        for number in 0..20 {
+            let state = CopyState::ALL[number as usize % 7];
+            assert_eq!(replicas.set(VolunteerNumber(number), Some(state)), None);
+            assert_eq!(replicas.get(VolunteerNumber(number)), Some(state));
+            assert_eq!(volunteers(&replicas), (0..=number).collect::<Vec<_>>());
+        }
+        assert_eq!(replicas.set(VolunteerNumber(1), Some(Dropping)), Some(Claimed));
+        assert_eq!(replicas.set(VolunteerNumber(1), None), Some(Dropping));
+        assert_eq!(replicas.set(VolunteerNumber(1), None), None);
+        assert_eq!(volunteers(&replicas), [0].into_iter().chain(2..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn inline_copies_are_removed_in_place() {
+        let mut replicas = Replicas::default();
+        for number in [5, 3, VOLUNTEERS_MAX - 1] {
+            replicas.set(VolunteerNumber(number), Some(Verified));
+        }
+        assert_eq!(replicas.set(VolunteerNumber(5), None), Some(Verified));
+        assert_eq!(replicas.get(VolunteerNumber(5)), None);
+        assert_eq!(replicas.get(VolunteerNumber(VOLUNTEERS_MAX - 1)), Some(Verified));
+        assert_eq!(replicas.all().len(), 2);
+    }
+}

@@ -1,0 +1,34 @@
+//! Settings of the replication planner.
+
+use crate::content::limits;
+use std::time::Duration;
+
+/// Replication settings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Copies of each chunk at volunteers.
+    pub replicas: usize,
+    /// Number of connected volunteers required before new files are distributed.
+    pub volunteers_min: usize,
+    /// Time within which a volunteer whose connection closed may return before it counts as dead.
+    pub lease: Duration,
+    /// Delete the tracker's own copy of a file once the volunteers have all copies.
+    pub offload: bool,
+    /// Rate limit of repair in bytes a second; 0 for none.
+    pub repair_limit: u64,
+    /// Interval between challenges; `None` for none.
+    pub challenge_every: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            replicas: limits::REPLICA_COUNT,
+            volunteers_min: limits::VOLUNTEERS_MIN,
+            lease: limits::LEASE_TIMEOUT,
+            offload: false,
+            repair_limit: 0,
+            challenge_every: Some(limits::CHALLENGE_INTERVAL),
+        }
+    }
+}

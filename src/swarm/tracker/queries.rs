@@ -1,0 +1,97 @@
+//! Requests that only read the tracker's state: lookup, list, status, manifest.
+
+use super::Tracker;
+use crate::content::{FileId, FileName, limits};
+use crate::protocol::ErrorCode;
+use crate::protocol::tracker::{FoundFile, TrackerResponse};
+use crate::swarm::Moment;
+use crate::swarm::agreement::Sealed;
+use crate::swarm::listing::Listing;
+use crate::swarm::machine::{Effect, Origin};
+use crate::swarm::membership::error;
+use crate::swarm::registry::PeerId;
+use std::sync::Arc;
+
+impl Tracker {
+    /// The files with a name or an id, and their holders.
+    pub(super) fn lookup(
+        &mut self,
+        now: Moment,
+        name: Option<&FileName>,
+        id: Option<FileId>,
+        limit: u32,
+        except: Option<PeerId>,
+    ) -> TrackerResponse {
+        let limit = (limit as usize).min(limits::HOLDERS_MAX);
+        let (mut files, more) = self.peers.registry.lookup(now, name, id, except, limit, &mut self.random);
+        self.add_md5(&mut files);
+        let named = |found: &FoundFile| found.whole.len() + found.partial.len();
+        let truncated = more || files.iter().any(|found| named(found) < limit.min(found.holders as usize));
+        TrackerResponse::Found { files, truncated }
+    }
+
+    /// Sends the list of all files, once per connection: it may be large, and a client must not queue
+    /// several of them.
+    pub(super) fn list(&mut self, now: Moment, origin: Origin) -> Option<TrackerResponse> {
+        let Origin::Connection(connection, _) = origin else {
+            return Some(error(ErrorCode::Malformed, "the list of all files needs a TCP connection"));
+        };
+        if !self.list_connections.insert(connection) {
+            return Some(error(
+                ErrorCode::Busy,
+                "one list per connection; open another connection to get it again",
+            ));
+        }
+        let registry = &self.peers.registry;
+        let listing = match self.listing.take().filter(|listing| listing.holds(now, registry)) {
+            Some(listing) => listing,
+            None => Listing::of(now, registry, &mut self.random),
+        };
+        let (response, payload) = listing.message();
+        self.effects.push(Effect::PushWith(connection, response, payload));
+        self.listing = Some(listing);
+        None
+    }
+
+    /// Sends the status of volunteers and files to a client on the same host, once per connection.
+    pub(super) fn send_status(&mut self, origin: Origin) -> Option<TrackerResponse> {
+        let Origin::Connection(connection, from) = origin else {
+            return Some(error(ErrorCode::Malformed, "the status needs a TCP connection"));
+        };
+        let from = from.to_canonical();
+        if !from.is_loopback() && from != self.local.to_canonical() {
+            return Some(error(ErrorCode::Refused, "the status is available only on the tracker's own host"));
+        }
+        if !self.status_connections.insert(connection) {
+            return Some(error(
+                ErrorCode::Busy,
+                "one status per connection; open another connection to get it again",
+            ));
+        }
+        let Some(status) = self.status() else {
+            return Some(error(
+                ErrorCode::NotFound,
+                "this tracker keeps no files; start it with --files DIR",
+            ));
+        };
+        // Names, numbers and addresses always serialise.
+        let payload: Arc<[u8]> = serde_json::to_vec(&status).unwrap_or_default().into();
+        let response = TrackerResponse::Status { length: payload.len() as u64 };
+        self.effects.push(Effect::PushWith(connection, response, payload));
+        None
+    }
+
+    /// Sends the manifest of a sealed set.
+    pub(super) fn manifest(&mut self, origin: Origin, file: FileId) -> Option<TrackerResponse> {
+        let Some(sealed) = self.sets.sealed(file) else {
+            return Some(error(ErrorCode::NotFound, format!("no chunk set is sealed as {file}")));
+        };
+        let Origin::Connection(connection, _) = origin else {
+            return Some(error(ErrorCode::Malformed, "a manifest needs a TCP connection"));
+        };
+        let Sealed { size, chunk_size, ref payload, .. } = *sealed;
+        let response = TrackerResponse::Manifest { file, size, chunk_size, length: payload.len() as u64 };
+        self.effects.push(Effect::PushWith(connection, response, payload.clone()));
+        None
+    }
+}

@@ -1,0 +1,301 @@
+//! Chunk sets of a tracker: members, their claims, and the files that agreed sets become.
+
+use super::Tracker;
+use crate::content::limits::{self, TRACKER_NAME};
+use crate::content::{ChunkIndex, FileId};
+use crate::protocol::ErrorCode;
+use crate::protocol::tracker::{Claim, FileSummary, SetKey, TrackerResponse};
+use crate::swarm::agreement::{ChunkSet, Outcome, Sealed};
+use crate::swarm::machine::Effect;
+use crate::swarm::membership::error;
+use crate::swarm::registry::PeerId;
+use std::collections::{BTreeSet, HashMap};
+
+/// Maximum number of other sets of the same name that a response to a joining member lists.
+const OTHER_COUNTS_MAX: usize = 8;
+
+/// All chunk sets.
+pub(super) struct ChunkSets {
+    /// Number of equal claims that make an agreement.
+    quorum: usize,
+    pub(super) by_key: HashMap<SetKey, ChunkSet>,
+    /// The sets of each member.
+    pub(super) of_member: HashMap<PeerId, BTreeSet<SetKey>>,
+    /// The sets behind each id of a sealed set: several sets may have the same content.
+    pub(super) sealed: HashMap<FileId, BTreeSet<SetKey>>,
+    /// Number of claims and waiting members in all sets.
+    pub(super) entries: usize,
+    /// Limit of `entries`.
+    pub(super) entries_max: usize,
+}
+
+impl ChunkSets {
+    pub(super) fn new(quorum: usize) -> Self {
+        Self {
+            quorum,
+            by_key: HashMap::new(),
+            of_member: HashMap::new(),
+            sealed: HashMap::new(),
+            entries: 0,
+            entries_max: limits::CHUNK_ENTRIES_MAX,
+        }
+    }
+
+    /// A sealed set with this id.
+    pub(super) fn sealed(&self, file: FileId) -> Option<&Sealed> {
+        let key = self.sealed.get(&file)?.first()?;
+        self.by_key.get(key)?.sealed().map(|sealed| &**sealed)
+    }
+}
+
+impl Tracker {
+    /// Adds a peer to a set.
+    pub(super) fn join_set(&mut self, id: PeerId, key: SetKey) -> Option<TrackerResponse> {
+        if key.count == 0 || key.count > limits::CHUNKS_MAX {
+            let text = format!("a set has 1 to {} chunks, not {}", limits::CHUNKS_MAX, key.count);
+            return Some(error(ErrorCode::Malformed, text));
+        }
+        let peer = self.peers.registry.peer(id)?;
+        let joined = self.sets.of_member.entry(id).or_default();
+        if joined.len() >= limits::SETS_PER_PEER_MAX && !joined.contains(&key) {
+            let text = format!("set limit of this peer reached ({})", limits::SETS_PER_PEER_MAX);
+            return Some(error(ErrorCode::Busy, text));
+        }
+        joined.insert(key.clone());
+        let quorum = self.sets.quorum;
+        let set = self.sets.by_key.entry(key.clone()).or_insert_with(|| ChunkSet::new(key.count, quorum));
+        set.join(id, peer.address);
+        let SetKey { set: name, count } = &key;
+        self.effects.push(Effect::Note(format!("{} joined the set {name} of {count} chunks", peer.name)));
+        if let (Some(sealed), Some(connection)) = (set.sealed(), self.peers.connection(id)) {
+            let response = TrackerResponse::SetSealed { set: key.clone(), file: sealed.id };
+            self.effects.push(Effect::Push(connection, response));
+        }
+        let same_name =
+            self.sets.by_key.keys().filter(|other| other.set == key.set && other.count != key.count);
+        let others = same_name.map(|other| other.count).take(OTHER_COUNTS_MAX).collect();
+        Some(TrackerResponse::SetJoined { set: key, others })
+    }
+
+    /// Handles a request for a chunk of a set that the peer has joined.
+    pub(super) fn in_set(
+        &mut self,
+        id: PeerId,
+        key: SetKey,
+        index: ChunkIndex,
+        then: impl FnOnce(&mut Self, &SetKey) -> Option<TrackerResponse>,
+    ) -> Option<TrackerResponse> {
+        match self.sets.of_member.get(&id).is_some_and(|joined| joined.contains(&key)) {
+            true if index.0 < key.count => then(self, &key),
+            true => Some(error(
+                ErrorCode::Malformed,
+                format!("the set has {} chunks, there is no chunk {index}", key.count),
+            )),
+            false => Some(error(ErrorCode::NotFound, format!("join the set {} first", key.set))),
+        }
+    }
+
+    /// Handles a claim for a chunk.
+    pub(super) fn claim(
+        &mut self,
+        id: PeerId,
+        key: &SetKey,
+        index: ChunkIndex,
+        claim: Claim,
+    ) -> Option<TrackerResponse> {
+        if claim.size > limits::CHUNK_SIZE_MAX {
+            return Some(error(ErrorCode::Malformed, "the chunk is too large"));
+        }
+        if self.is_full() && !self.sets.by_key.get(key)?.claims(id, index) {
+            return Some(self.full_error());
+        }
+        let (before, outcomes, after) =
+            self.change(key, |set| (set.claim_state(id), set.claim(id, index, claim), set.claim_state(id)))?;
+        let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
+        self.apply_outcomes(key, outcomes);
+        if before != after {
+            self.update_holder(id, key);
+        }
+        // Sealing the set may make other members complete holders.
+        if sealed || before != after {
+            self.notify_complete(key);
+        }
+        None
+    }
+
+    /// Handles the withdrawal of a claim.
+    pub(super) fn unclaim(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
+        let (before, outcomes, after) =
+            self.change(key, |set| (set.claim_state(id), set.unclaim(id, index), set.claim_state(id)))?;
+        self.apply_outcomes(key, outcomes);
+        if before != after {
+            self.update_holder(id, key);
+        }
+        None
+    }
+
+    /// Handles a request for the holders of a chunk, which is answered later if there is no agreement yet.
+    pub(super) fn where_chunk(
+        &mut self,
+        id: PeerId,
+        key: &SetKey,
+        index: ChunkIndex,
+    ) -> Option<TrackerResponse> {
+        if self.is_full() && !self.sets.by_key.get(key)?.waits(id, index) {
+            return Some(self.full_error());
+        }
+        match self.change(key, |set| set.want(id, index))? {
+            true => self.chunk_location(id, key, index),
+            false => {
+                let line = format!("{TRACKER_NAME},CHUNK_LOCATION_UNKNOWN,{index}");
+                self.effects.push(Effect::Event(line));
+                Some(TrackerResponse::ChunkUnknown { set: key.clone(), index })
+            }
+        }
+    }
+
+    /// Changes a set and updates the entry count of all sets.
+    fn change<T>(&mut self, key: &SetKey, change: impl FnOnce(&mut ChunkSet) -> T) -> Option<T> {
+        let set = self.sets.by_key.get_mut(key)?;
+        self.sets.entries -= set.entries();
+        let result = change(set);
+        self.sets.entries += set.entries();
+        Some(result)
+    }
+
+    /// Whether the limit of claims and waiting members is reached.
+    fn is_full(&self) -> bool {
+        self.sets.entries >= self.sets.entries_max
+    }
+
+    /// The response to a request that would exceed the limit.
+    fn full_error(&self) -> TrackerResponse {
+        let text = format!("limit of claims and requests for chunks reached ({})", self.sets.entries_max);
+        error(ErrorCode::Busy, text)
+    }
+
+    /// The holders of a chunk, for a member that asked for it. Also writes the event line.
+    fn chunk_location(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
+        let set = self.sets.by_key.get(key)?;
+        let claim: Claim = set.agreed(index)?;
+        let mut holders = set.holders(index, id);
+        self.random.shuffle(&mut holders);
+        holders.truncate(limits::HOLDERS_MAX);
+        let mut line = format!("{TRACKER_NAME},GET_CHUNK_FROM,{index},{}", claim.sha256);
+        for holder in &holders {
+            line += &format!(",{},{}", holder.ip(), holder.port());
+        }
+        self.effects.push(Effect::Event(line));
+        Some(TrackerResponse::ChunkLocation { set: key.clone(), index, claim, holders })
+    }
+
+    /// Carries out the consequences of a change in a set: messages to its members, seal, unseal.
+    fn apply_outcomes(&mut self, key: &SetKey, outcomes: Vec<Outcome>) {
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Differs(id, index, claim) => {
+                    let name =
+                        self.peers.registry.peer(id).map(|peer| peer.name.to_string()).unwrap_or_default();
+                    self.effects.push(Effect::Note(format!(
+                        "{name} claims another hash for chunk {index} of {} than was agreed upon",
+                        key.set
+                    )));
+                    self.push(id, TrackerResponse::ClaimDiffers { set: key.clone(), index, claim });
+                }
+                Outcome::Located(id, index) => {
+                    if let Some(response) = self.chunk_location(id, key, index) {
+                        self.push(id, response);
+                    }
+                }
+                Outcome::Sealed(sealed) => self.seal(key, &sealed),
+                Outcome::Unsealed(sealed) => self.unseal(key, sealed.id),
+            }
+        }
+    }
+
+    /// The members of a set.
+    fn members(&self, key: &SetKey) -> Vec<PeerId> {
+        self.sets.by_key.get(key).map(|set| set.members().collect()).unwrap_or_default()
+    }
+
+    /// Announces a set whose chunks are all agreed upon as a file.
+    fn seal(&mut self, key: &SetKey, sealed: &Sealed) {
+        let (file, size) = (sealed.id, sealed.size);
+        self.sets.sealed.entry(file).or_default().insert(key.clone());
+        self.effects.push(Effect::Note(format!(
+            "the set {} is agreed upon: {} chunks, {size} bytes, file {file}",
+            key.set, key.count
+        )));
+        for id in self.members(key) {
+            self.push(id, TrackerResponse::SetSealed { set: key.clone(), file });
+            self.update_holder(id, key);
+        }
+    }
+
+    /// Withdraws the file of a set that has lost the last holder of a chunk.
+    fn unseal(&mut self, key: &SetKey, file: FileId) {
+        let mut others = self.sets.sealed.remove(&file).unwrap_or_default();
+        others.remove(key);
+        if !others.is_empty() {
+            self.sets.sealed.insert(file, others.clone());
+        }
+        let members = self.members(key);
+        // When all members have left, no peer needs a missing chunk.
+        if !members.is_empty() {
+            let text = format!(
+                "the set {} lost the last holder of a chunk: it is no longer available as a file",
+                key.set
+            );
+            self.effects.push(Effect::Note(text));
+        }
+        for id in members {
+            self.peers.registry.retract(id, file);
+            // A member that is also in another set with the same content remains a holder through that set.
+            for other in &others {
+                if self.sets.by_key.get(other).is_some_and(|set| set.is_member(id)) {
+                    self.update_holder(id, other);
+                }
+            }
+        }
+    }
+
+    /// Updates the registry entry of a member of a sealed set.
+    fn update_holder(&mut self, id: PeerId, key: &SetKey) {
+        let Some(set) = self.sets.by_key.get(key) else { return };
+        let Some(sealed) = set.sealed() else { return };
+        let summary =
+            FileSummary { id: sealed.id, name: key.set.clone().into(), size: sealed.size, chunks: key.count };
+        let same_content = self.sets.sealed.get(&sealed.id).into_iter().flatten();
+        let mut same_content = same_content.filter_map(|key| self.sets.by_key.get(key));
+        let held = if same_content.any(|set| set.is_whole(id)) { key.count } else { 0 };
+        if let Err(full) = self.peers.registry.announce(id, &summary, held) {
+            self.effects.push(Effect::Note(full.to_string()));
+        }
+    }
+
+    /// Notifies all members when every member holds all chunks.
+    fn notify_complete(&mut self, key: &SetKey) {
+        if self.sets.by_key.get(key).is_some_and(ChunkSet::is_complete) {
+            for id in self.members(key) {
+                self.push(id, TrackerResponse::SetComplete { set: key.clone() });
+            }
+        }
+    }
+
+    /// Removes a peer from all its sets.
+    pub(super) fn leave_sets(&mut self, id: PeerId) {
+        for key in self.sets.of_member.remove(&id).unwrap_or_default() {
+            let left = self.change(&key, |set| (set.is_whole(id), set.leave(id)));
+            let Some((whole, outcomes)) = left else { continue };
+            let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
+            self.apply_outcomes(&key, outcomes);
+            // If this peer was complete, its departure changes nothing for the others.
+            if sealed || !whole {
+                self.notify_complete(&key);
+            }
+            if self.sets.by_key.get(&key).is_some_and(ChunkSet::is_empty) {
+                self.sets.by_key.remove(&key);
+            }
+        }
+    }
+}
