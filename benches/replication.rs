@@ -24,6 +24,7 @@ fn record(number: u32) -> VolunteerRecord {
         name: PeerName::new(format!("volunteer-{number}")).unwrap(),
         address: SocketAddr::from(([10, 0, a, b], 6000)),
         offered: OFFERED,
+        history: shoal::swarm::keeping::VolunteerHistory::default(),
     }
 }
 

@@ -128,6 +128,7 @@ impl Act {
         let index = |number: u8| ChunkIndex(u32::from(number % 7));
         match self {
             Act::Lend { key, offered, free } => VolunteerReport::Lend {
+                away_s: None,
                 key: VolunteerKey(u128::from(key % 5)),
                 offered: space(offered),
                 free: space(free),

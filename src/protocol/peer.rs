@@ -5,9 +5,10 @@
 //! to a client that serves other peers itself, `coming`, `hints`, `upstream` and `peers`. `overtake` and
 //! `slow` have no response; `pong` has no place in the order.
 
+use super::tokens::{KeyPrint, Nonce};
 use super::tracker::FileSummary;
 use super::{ErrorCode, Message};
-use crate::content::{ChunkIndex, FileId, FileName};
+use crate::content::{ChunkIndex, Digest, FileId, FileName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -78,6 +79,20 @@ pub enum PeerRequest {
         file: FileId,
         /// Address at which the slow peer serves.
         peer: SocketAddr,
+    },
+    /// Demands the proof that a volunteer stores a chunk, from the tracker of the volunteer.
+    ///
+    /// Answered with `proof`, or with an error: `not_here` if the volunteer does not hold the chunk, `refused` if no
+    /// volunteer with this key serves here, `busy` or `internal` if it cannot tell.
+    Prove {
+        /// Id of the file.
+        file: FileId,
+        /// Index of the chunk.
+        index: ChunkIndex,
+        /// Print of the volunteer's key.
+        holder: KeyPrint,
+        /// Random number, so that an earlier proof cannot be replayed.
+        nonce: Nonce,
     },
     /// Keep-alive of an idle connection.
     Ping,
@@ -218,6 +233,15 @@ pub enum PeerResponse {
         /// Size of the payload, bytes.
         length: u64,
     },
+    /// Answers `prove`.
+    Proof {
+        /// Id of the file.
+        file: FileId,
+        /// Index of the chunk.
+        index: ChunkIndex,
+        /// The [proof](crate::protocol::volunteer::possession_proof).
+        sha256: Digest,
+    },
     /// Answers `ping`.
     Pong,
     /// Refuses a request. The connection stays open, except after a refused `hello`.
@@ -274,6 +298,11 @@ mod tests {
         exact(Files { name: None, id: None }, r#"{"type":"files"}"#);
         let name = FileName::new("a b.txt").ok();
         exact(Files { name, id: Some(FILE) }, r#"{"type":"files","name":"a b.txt","id":"FILE"}"#);
+        let holder = KeyPrint([1; 8]);
+        exact(
+            Prove { file: FILE, index: INDEX, holder, nonce: Nonce(42) },
+            r#"{"type":"prove","file":"FILE","index":4,"holder":"0101010101010101","nonce":"0000000000000000000000000000002a"}"#,
+        );
         exact(Ping, r#"{"type":"ping"}"#);
         assert_eq!(serde_json::from_str::<PeerRequest>(r#"{"type":"dance","x":1}"#).unwrap(), Unknown);
     }
@@ -307,6 +336,10 @@ mod tests {
         let offered = serde_json::to_string(&OfferedFile { file, held: 1 }).unwrap();
         let id = "07".repeat(32);
         assert_eq!(offered, format!(r#"{{"id":"{id}","name":"f","size":5,"chunks":1,"held":1}}"#));
+        exact(
+            Proof { file: FILE, index: INDEX, sha256: Digest([7; 32]) },
+            r#"{"type":"proof","file":"FILE","index":4,"sha256":"FILE"}"#,
+        );
         exact(Pong, r#"{"type":"pong"}"#);
         exact(
             Error { code: ErrorCode::NotHere, text: "not yet".into(), index: Some(INDEX) },

@@ -2,7 +2,7 @@
 //!
 //! `Debug` hides their values, so that they never appear in log lines.
 
-use crate::content::serde_str;
+use crate::content::{Hasher, serde_str};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -51,7 +51,73 @@ secret_tokens! {
     Nonce
 }
 
+/// Public print of a [`VolunteerKey`]: the first 8 bytes of SHA-256 of "shoal volunteer key" and the key (16 bytes,
+/// big-endian). It names a volunteer without revealing its key; users type its first digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyPrint(pub [u8; 8]);
+
+impl VolunteerKey {
+    /// The public print of the key.
+    pub fn print(self) -> KeyPrint {
+        let mut hasher = Hasher::new();
+        hasher.update(b"shoal volunteer key");
+        hasher.update(&self.0.to_be_bytes());
+        let mut print = [0; 8];
+        print.copy_from_slice(&hasher.finish().0[..8]);
+        KeyPrint(print)
+    }
+}
+
+impl fmt::Display for KeyPrint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(serde_str::hex(&self.0, &mut [0; 16]))
+    }
+}
+
+impl fmt::Debug for KeyPrint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyPrint({self})")
+    }
+}
+
+impl FromStr for KeyPrint {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = serde_str::hex_number(text.as_bytes()).filter(|_| text.len() == 16);
+        let number = number.and_then(|number| u64::try_from(number).ok());
+        number.map(|number| Self(number.to_be_bytes())).ok_or("expected 16 hexadecimal digits")
+    }
+}
+
+impl Serialize for KeyPrint {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(serde_str::hex(&self.0, &mut [0; 16]))
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyPrint {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        serde_str::deserialize(from, "16 hexadecimal digits", str::parse)
+    }
+}
+
 fn parse(text: &str) -> Result<u128, &'static str> {
     const WRONG: &str = "expected 32 hexadecimal digits";
     serde_str::hex_number(text.as_bytes()).filter(|_| text.len() == 32).ok_or(WRONG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_print_names_a_key_without_revealing_it() {
+        let print = VolunteerKey(42).print();
+        assert_ne!(print, VolunteerKey(43).print());
+        assert_eq!(print.to_string().parse(), Ok(print));
+        assert_eq!(serde_json::to_string(&print).unwrap(), format!("\"{print}\""));
+        for bad in ["", "0123456789abcde", "0123456789abcdef0", "+123456789abcdef"] {
+            assert!(bad.parse::<KeyPrint>().is_err(), "{bad}");
+        }
+    }
 }

@@ -47,6 +47,18 @@ impl ChallengedRange {
     }
 }
 
+/// Proof that a volunteer stores a chunk: SHA-256 of its key (16 bytes, big-endian), the nonce (16 bytes,
+/// big-endian) and all bytes of the chunk.
+///
+/// The key makes the proofs of two volunteers differ, so that one cannot present the other's.
+pub fn possession_proof(key: VolunteerKey, nonce: Nonce, chunk: &[u8]) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.update(&key.0.to_be_bytes());
+    hasher.update(&nonce.0.to_be_bytes());
+    hasher.update(chunk);
+    hasher.finish()
+}
+
 /// Reason of a failed copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -76,6 +88,9 @@ pub enum VolunteerReport {
         offered: u64,
         /// Free space, bytes.
         free: u64,
+        /// Announced absence: time in seconds after each orderly disconnect within which the volunteer returns.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        away_s: Option<u64>,
     },
     /// Reports stored chunks: at the start of a session, and again when they have been verified.
     Holds {
@@ -164,6 +179,13 @@ pub enum VolunteerOrder {
         /// Indices of the chunks, at most [`DROP_MAX`](crate::content::limits::DROP_MAX).
         chunks: Vec<ChunkIndex>,
     },
+    /// Orders the volunteer to hash these chunks again and to report each with `holds` or `spoiled`.
+    Check {
+        /// Id of the file.
+        file: FileId,
+        /// Indices of the chunks, at most [`NAMED_CHUNKS_MAX`](crate::content::limits::NAMED_CHUNKS_MAX).
+        chunks: Vec<ChunkIndex>,
+    },
     /// Demands a proof that a range of a chunk is stored.
     Challenge {
         /// Number of the challenge, repeated in the proof.
@@ -210,8 +232,12 @@ mod tests {
         use VolunteerReport::*;
         let say = |act| TrackerRequest::Volunteer { token: Token(42), act };
         exact(
-            say(Lend { key: VolunteerKey(42), offered: 9, free: 8 }),
+            say(Lend { key: VolunteerKey(42), offered: 9, free: 8, away_s: None }),
             r#"{"type":"volunteer","token":"KEY","act":"lend","key":"KEY","offered":9,"free":8}"#,
+        );
+        exact(
+            say(Lend { key: VolunteerKey(42), offered: 9, free: 8, away_s: Some(50_400) }),
+            r#"{"type":"volunteer","token":"KEY","act":"lend","key":"KEY","offered":9,"free":8,"away_s":50400}"#,
         );
         exact(
             say(Holds { kept: kept(), held: vec![INDEX], checked: true }),
@@ -261,6 +287,10 @@ mod tests {
             say(Drop { file: FILE, chunks: vec![INDEX] }),
             r#"{"type":"volunteer","act":"drop","file":"FILE","chunks":[4]}"#,
         );
+        exact(
+            say(Check { file: FILE, chunks: vec![INDEX] }),
+            r#"{"type":"volunteer","act":"check","file":"FILE","chunks":[4]}"#,
+        );
         let range = ChallengedRange { file: FILE, index: INDEX, offset: 5, length: 6, nonce: Nonce(42) };
         exact(
             say(Challenge { challenge: 3, range }),
@@ -279,6 +309,18 @@ mod tests {
         let mut whole = vec![0; 15];
         whole.extend(b"\x01ab");
         assert_eq!(range.proof(b"ab"), Digest::of(&whole));
+    }
+
+    #[test]
+    fn a_possession_proof_depends_on_key_nonce_and_bytes() {
+        let proof = possession_proof(VolunteerKey(1), Nonce(2), b"ab");
+        assert_ne!(proof, possession_proof(VolunteerKey(3), Nonce(2), b"ab"));
+        assert_ne!(proof, possession_proof(VolunteerKey(1), Nonce(3), b"ab"));
+        assert_ne!(proof, possession_proof(VolunteerKey(1), Nonce(2), b"ac"));
+        let mut hashed = [0; 34];
+        (hashed[15], hashed[31]) = (1, 2);
+        hashed[32..].copy_from_slice(b"ab");
+        assert_eq!(proof, Digest::of(&hashed));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::content::{Bitfield, ChunkIndex, Digest, FileId, FileName, Layout, Pee
 use crate::protocol::status::Status;
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure, KeptFile};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -38,6 +39,70 @@ pub struct VolunteerRecord {
     pub address: SocketAddr,
     /// Bytes of storage that it offers.
     pub offered: u64,
+    /// Approval and times.
+    pub history: VolunteerHistory,
+}
+
+/// Part of a volunteer's catalogue entry that outlives its sessions. Times are Unix times in seconds.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolunteerHistory {
+    /// The owner's decision about its key.
+    pub approval: Approval,
+    /// Whether it has ever passed a proof.
+    pub proven: bool,
+    /// First registration; 0 if unknown.
+    pub first_seen_s: u64,
+    /// Last message; 0 if unknown.
+    pub last_seen_s: u64,
+    /// End of its announced absence; `None` if it has announced none or is connected.
+    pub away_until_s: Option<u64>,
+}
+
+/// The owner's decision about the key of a volunteer.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Approval {
+    /// None yet: its copies justify no deletion, unless it connects over loopback.
+    #[default]
+    Pending,
+    /// Its proven copies justify deletions.
+    Approved,
+    /// Its copies do not count.
+    Denied,
+}
+
+/// A holder that has to prove its copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holder {
+    /// The volunteer.
+    pub volunteer: VolunteerNumber,
+    /// Its key.
+    pub key: VolunteerKey,
+    /// The address to dial.
+    pub address: SocketAddr,
+}
+
+/// The tracker's own copy of a chunk, compared with the manifest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OwnCopy {
+    /// The bytes have the right digest.
+    Right,
+    /// The bytes are corrupt.
+    Corrupt,
+    /// The tracker has no copy, or cannot read it.
+    Absent,
+}
+
+/// Result of the deletion of the tracker's own copy of a complete file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OffloadResult {
+    /// The copy is deleted.
+    Deleted,
+    /// The permit was revoked before the deletion.
+    Revoked,
+    /// The file has changed, or cannot be deleted.
+    Failed,
 }
 
 /// Catalogue entry of a file, without its manifest.
@@ -56,6 +121,8 @@ pub struct FileRecord {
 pub enum Change {
     /// A new volunteer, or a changed entry.
     Volunteer(VolunteerRecord),
+    /// The entry of a volunteer is removed: it expired, or the owner has forgotten the volunteer.
+    VolunteerForgotten(VolunteerNumber),
     /// The chunks of a file of which a volunteer has a durable copy. Empty: it holds none any more.
     Held {
         /// The file.
@@ -92,15 +159,24 @@ pub enum ExecutorTask {
         /// Address of the holder.
         from: SocketAddr,
     },
-    /// Drop chunks from the tracker's chunk store: [`TaskOutcome::Dropped`].
+    /// Drop chunks from the tracker's chunk store, unless the permit is [revoked](Self::Revoke):
+    /// [`TaskOutcome::Dropped`] with the chunks that were dropped.
     Drop {
         /// The file.
         file: FileId,
         /// The chunks.
         chunks: Vec<ChunkIndex>,
+        /// Number of the permit.
+        permit: u64,
     },
-    /// Delete the tracker's own copy of a complete file, unless it has changed: [`TaskOutcome::Offloaded`].
-    Offload(KeptFile),
+    /// Delete the tracker's own copy of a complete file, unless it has changed or the permit is
+    /// [revoked](Self::Revoke): [`TaskOutcome::Offloaded`].
+    Offload {
+        /// The file.
+        kept: KeptFile,
+        /// Number of the permit.
+        permit: u64,
+    },
     /// Download a chunk from a volunteer and verify it: [`TaskOutcome::Audited`].
     Audit {
         /// The volunteer.
@@ -129,17 +205,44 @@ pub enum ExecutorTask {
     },
     /// Stop serving a file and drop its chunks from the tracker's chunk store. Has no outcome.
     Forget(FileId),
+    /// Let holders prove their copies of a chunk: [`TaskOutcome::Proved`].
+    ///
+    /// The proofs are compared with bytes that are verified against the manifest: the tracker's own copy, or else a
+    /// download from one of the holders.
+    ProveCopies {
+        /// Number of the task, repeated in the outcome.
+        number: u64,
+        /// The file.
+        file: FileId,
+        /// The chunk.
+        index: ChunkIndex,
+        /// The holders.
+        holders: Vec<Holder>,
+    },
+    /// Stop serving the tracker's complete copy of a file, which is corrupt: [`TaskOutcome::Withdrawn`].
+    Withdraw(FileId),
+    /// The deletion with this permit is no longer justified: do not carry it out. Has no outcome; takes effect at once,
+    /// before the tasks that are queued.
+    Revoke(u64),
+    /// Bring a file back into the folder of offered files, from the chunk store and these volunteers:
+    /// [`TaskOutcome::Recalled`].
+    Recall {
+        /// The file.
+        kept: KeptFile,
+        /// Addresses of volunteers that hold chunks of it.
+        from: Vec<SocketAddr>,
+    },
 }
 
-/// Result of an audit.
+/// Result of an audit or a proof of one copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// The chunk has the right digest.
     Right,
-    /// The chunk is corrupt or missing.
+    /// The holder, identified by its key, has corrupt bytes or no copy.
     Wrong,
-    /// The holder could not be reached.
-    Unknown,
+    /// The holder could not be reached or asked, or no verified bytes were available for the comparison.
+    CannotTell,
 }
 
 /// A command of the operator at the tracker's prompt.
@@ -199,9 +302,8 @@ pub enum TaskOutcome {
     Dropped(FileId, Vec<ChunkIndex>),
     /// Chunks in the tracker's chunk store were found corrupt and have been removed.
     Spoiled(FileId, Vec<ChunkIndex>),
-    /// The tracker's own copy of a complete file was deleted; or (`false`) it has changed or cannot be
-    /// deleted.
-    Offloaded(FileId, bool),
+    /// The deletion of the tracker's own copy of a complete file has ended.
+    Offloaded(FileId, OffloadResult),
     /// A volunteer's copy was audited.
     Audited(VolunteerNumber, FileId, ChunkIndex, Verdict),
     /// The tracker's own proof for a challenge; `None` if it has no copy (any more).
@@ -209,6 +311,21 @@ pub enum TaskOutcome {
     /// A file that volunteers hold was added to the catalogue; or (`None`) its manifest could not be
     /// downloaded.
     Adopted(FileId, Option<(KeptFile, Layout)>),
+    /// The holders of a chunk were asked to prove their copies.
+    Proved {
+        /// Number of the task.
+        number: u64,
+        /// The file.
+        file: FileId,
+        /// The chunk.
+        index: ChunkIndex,
+        /// The tracker's own copy.
+        own: OwnCopy,
+        /// The result for each holder.
+        verdicts: Vec<(VolunteerNumber, Verdict)>,
+    },
+    /// A file was brought back into the folder of offered files and published; or the reason of the failure.
+    Recalled(FileId, Result<(), String>),
     /// A command from the prompt. The number is returned with the answer.
     Command(u64, Command),
 }

@@ -78,6 +78,9 @@ impl<'a> ResponseWriter<'a> {
                 Ok(())
             }
             PeerRequest::Files { name, id } => self.send_files(name.as_ref(), id),
+            PeerRequest::Prove { index, .. } => {
+                self.refuse(ErrorCode::Refused, "no volunteer with this key serves here", Some(index))
+            }
             PeerRequest::Ping => {
                 self.subscriptions.add_new_sources(&mut self.writer)?;
                 self.writer.send(&PeerResponse::Pong)

@@ -250,7 +250,7 @@ impl State {
         session.begun = true;
         let store = &self.replicas.store;
         let (key, offered, free) = (store.key(), store.offered(), store.free());
-        self.outbox.push_back(VolunteerReport::Lend { key, offered, free });
+        self.outbox.push_back(VolunteerReport::Lend { key, offered, free, away_s: None });
         self.report = Some(Report::of(store));
         self.shared.update(|view| view.refused = false);
     }
@@ -274,6 +274,7 @@ impl State {
             VolunteerOrder::Challenge { challenge, range } => {
                 self.assign_disk_order(DiskOrder::Prove(challenge, range));
             }
+            VolunteerOrder::Check { .. } => {}
             VolunteerOrder::Draining { left } => self.shared.update(|view| view.left = Some(left)),
         }
     }

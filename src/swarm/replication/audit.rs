@@ -41,10 +41,10 @@ impl ReplicationPlanner {
             Verdict::Right => self.mark_verified(key, number),
             Verdict::Wrong => self.discard_corrupt(key, number),
             // The volunteer claims the chunk, and the audit did not disprove it.
-            Verdict::Unknown if state == Some(CopyState::Suspect) => {
+            Verdict::CannotTell if state == Some(CopyState::Suspect) => {
                 self.set_copy(key, number, Some(CopyState::Claimed));
             }
-            Verdict::Unknown => {}
+            Verdict::CannotTell => {}
         }
         self.settle(now);
     }

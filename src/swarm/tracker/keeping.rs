@@ -20,7 +20,7 @@ use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{
-    ExecutorTask, FileRecord, Location, TaskOutcome, VolunteerNumber, VolunteerRecord,
+    ExecutorTask, FileRecord, Location, OffloadResult, TaskOutcome, VolunteerNumber, VolunteerRecord,
 };
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
@@ -130,7 +130,7 @@ impl Tracker {
         let Some(keeping) = &mut self.keeping else {
             return Some(error(ErrorCode::Refused, "this tracker keeps no files"));
         };
-        if let VolunteerReport::Lend { key, offered, free } = report {
+        if let VolunteerReport::Lend { key, offered, free, .. } = report {
             return self.accept_offer(now, id, key, offered, free);
         }
         let Some(number) = keeping.volunteers.get(&id).copied() else {
@@ -262,14 +262,15 @@ impl Tracker {
                 planner.spoiled(now, Location::Tracker, file, &chunks, None);
                 self.update_own_entry(file);
             }
-            TaskOutcome::Offloaded(file, done) => {
-                planner.offloaded(now, file, done);
+            TaskOutcome::Offloaded(file, result) => {
+                planner.offloaded(now, file, result == OffloadResult::Deleted);
                 self.update_own_entry(file);
             }
             TaskOutcome::Audited(volunteer, file, index, verdict) => {
                 planner.audited(now, volunteer, file, index, verdict);
             }
             TaskOutcome::Proof(challenge, proof) => planner.proof(now, Location::Tracker, challenge, proof),
+            TaskOutcome::Proved { .. } | TaskOutcome::Recalled(..) => {}
             TaskOutcome::Adopted(file, adopted) => self.handle_adopted(now, file, adopted),
             TaskOutcome::Command(number, command) => {
                 let answer = self.carry_out(now, command);

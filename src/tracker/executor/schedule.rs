@@ -20,13 +20,16 @@ pub(super) enum Kind {
 /// The file of a task; `None` for a catalogue record.
 pub(super) fn file_of(task: &ExecutorTask) -> Option<FileId> {
     match task {
-        ExecutorTask::Record { .. } => None,
+        ExecutorTask::Record { .. } | ExecutorTask::Revoke(_) => None,
         ExecutorTask::Download { kept, .. }
-        | ExecutorTask::Offload(kept)
+        | ExecutorTask::Offload { kept, .. }
+        | ExecutorTask::Recall { kept, .. }
         | ExecutorTask::Adopt { kept, .. } => Some(kept.file.id),
-        ExecutorTask::Drop { file, .. } | ExecutorTask::Audit { file, .. } | ExecutorTask::Forget(file) => {
-            Some(*file)
-        }
+        ExecutorTask::Drop { file, .. }
+        | ExecutorTask::Audit { file, .. }
+        | ExecutorTask::ProveCopies { file, .. }
+        | ExecutorTask::Withdraw(file)
+        | ExecutorTask::Forget(file) => Some(*file),
         ExecutorTask::Prove { range, .. } => Some(range.file),
     }
 }
@@ -34,16 +37,24 @@ pub(super) fn file_of(task: &ExecutorTask) -> Option<FileId> {
 /// The resource that a task needs.
 pub(super) fn kind_of(task: &ExecutorTask) -> Kind {
     match task {
-        ExecutorTask::Download { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Adopt { .. } => {
-            Kind::Remote
-        }
+        ExecutorTask::Download { .. }
+        | ExecutorTask::Audit { .. }
+        | ExecutorTask::ProveCopies { .. }
+        | ExecutorTask::Recall { .. }
+        | ExecutorTask::Adopt { .. } => Kind::Remote,
         _ => Kind::Local,
     }
 }
 
 /// Whether no other task of the same file may run at the same time.
 fn is_exclusive(task: &ExecutorTask) -> bool {
-    !matches!(task, ExecutorTask::Download { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Prove { .. })
+    !matches!(
+        task,
+        ExecutorTask::Download { .. }
+            | ExecutorTask::Audit { .. }
+            | ExecutorTask::ProveCopies { .. }
+            | ExecutorTask::Prove { .. }
+    )
 }
 
 /// Queues of waiting tasks, one for each file.
@@ -144,7 +155,7 @@ mod tests {
     }
 
     fn drop_of(file: FileId, index: u32) -> ExecutorTask {
-        ExecutorTask::Drop { file, chunks: vec![ChunkIndex(index)] }
+        ExecutorTask::Drop { file, chunks: vec![ChunkIndex(index)], permit: 0 }
     }
 
     #[test]

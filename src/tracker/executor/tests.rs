@@ -7,7 +7,9 @@ use crate::protocol::tokens::{Nonce, VolunteerKey};
 use crate::protocol::volunteer::{ChallengedRange, CopyFailure};
 use crate::report::Fault;
 use crate::storage::{CompleteFile, Progress, StoreError, StoredChunk};
-use crate::swarm::keeping::{Change, Verdict, VolunteerNumber, VolunteerRecord};
+use crate::swarm::keeping::{
+    Change, OffloadResult, Verdict, VolunteerHistory, VolunteerNumber, VolunteerRecord,
+};
 use crate::sync::lock;
 use crate::tracker::store::Contents;
 use crate::tracker::store::RedbCatalogue;
@@ -256,6 +258,7 @@ fn records_are_acknowledged_in_order_and_after_they_are_durable() {
         name: crate::content::PeerName::new("v").unwrap(),
         address: "127.0.0.1:7".parse().unwrap(),
         offered: 1,
+        history: VolunteerHistory::default(),
     };
     for number in 0..50 {
         let changes = vec![Change::Volunteer(record(number as u32))];
@@ -302,7 +305,7 @@ fn failed_catalogue_ends_the_tracker_and_acknowledges_nothing() {
     assert_eq!(error.fault, Fault::DiskFull);
     let from = "127.0.0.1:1".parse().unwrap();
     let audit = ExecutorTask::Audit { volunteer: V, from, file: FileId([1; 32]), index: ChunkIndex(0) };
-    assert!(matches!(running.execute(audit), TaskOutcome::Audited(_, _, _, Verdict::Unknown)));
+    assert!(matches!(running.execute(audit), TaskOutcome::Audited(_, _, _, Verdict::CannotTell)));
     assert_eq!(running.failed.recv_timeout(PATIENCE).unwrap().fault, Fault::FileAccess);
     assert!(running.offers.list().is_empty());
     assert_eq!(running.stop(), []);
@@ -347,7 +350,7 @@ fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     outcomes.sort_by_key(|outcome| format!("{outcome:?}"));
     let damaged = TaskOutcome::Spoiled(id, vec![ChunkIndex(2)]);
     assert_eq!(outcomes, [TaskOutcome::ScanComplete, damaged, TaskOutcome::Stored(id, ChunkIndex(0))]);
-    let gone = running.execute(ExecutorTask::Drop { file: id, chunks: vec![ChunkIndex(0)] });
+    let gone = running.execute(ExecutorTask::Drop { file: id, chunks: vec![ChunkIndex(0)], permit: 0 });
     assert_eq!(gone, TaskOutcome::Dropped(id, vec![ChunkIndex(0)]));
     assert_eq!(running.held(id), Some(0));
     assert!(running.offers.get(id).unwrap().manifest().is_some());
@@ -370,7 +373,7 @@ fn replicas_are_audited_and_challenges_are_proven_from_files_and_stored_chunks()
         (volunteers.honest, Verdict::Right),
         (volunteers.lying, Verdict::Wrong),
         (volunteers.empty, Verdict::Wrong),
-        (dead, Verdict::Unknown),
+        (dead, Verdict::CannotTell),
     ] {
         let audit = ExecutorTask::Audit { volunteer: V, from, file: id, index };
         assert_eq!(running.execute(audit), TaskOutcome::Audited(V, id, index, verdict));
@@ -408,23 +411,33 @@ fn only_an_unchanged_file_is_offloaded_and_it_is_published_again_when_put_back()
     // The file is overwritten before the deletion.
     fs::write(path("changed"), "precious").unwrap();
     let changed = by_name("changed");
-    let outcomes = [running.execute(ExecutorTask::Offload(changed.clone())), running.next_outcome()];
-    assert!(outcomes.contains(&TaskOutcome::Offloaded(changed.file.id, false)), "{outcomes:?}");
+    let outcomes =
+        [running.execute(ExecutorTask::Offload { kept: changed.clone(), permit: 0 }), running.next_outcome()];
+    assert!(
+        outcomes.contains(&TaskOutcome::Offloaded(changed.file.id, OffloadResult::Failed)),
+        "{outcomes:?}"
+    );
     assert!(outcomes.contains(&TaskOutcome::Withdrawn(changed.file.id)), "{outcomes:?}");
     assert_eq!(fs::read(path("changed")).unwrap(), b"precious");
     running.published();
     let twice = published.iter().find(|kept| kept.file.name != name("a") && kept.md5 != changed.md5).unwrap();
     assert_eq!(
-        running.execute(ExecutorTask::Offload(twice.clone())),
-        TaskOutcome::Offloaded(twice.file.id, false)
+        running.execute(ExecutorTask::Offload { kept: twice.clone(), permit: 0 }),
+        TaskOutcome::Offloaded(twice.file.id, OffloadResult::Failed)
     );
     assert!(path("twice").exists() && path("again").exists());
     let a = by_name("a");
-    assert_eq!(running.execute(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, true));
+    assert_eq!(
+        running.execute(ExecutorTask::Offload { kept: a.clone(), permit: 0 }),
+        TaskOutcome::Offloaded(a.file.id, OffloadResult::Deleted)
+    );
     assert!(!path("a").exists());
     assert_eq!(running.held(a.file.id), Some(0));
     assert!(running.offers.get(a.file.id).unwrap().manifest().is_some());
-    assert_eq!(running.execute(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, false));
+    assert_eq!(
+        running.execute(ExecutorTask::Offload { kept: a.clone(), permit: 0 }),
+        TaskOutcome::Offloaded(a.file.id, OffloadResult::Failed)
+    );
     // The deletion is not reported as a withdrawal, and a file that is put back is published.
     put(root.path(), "a", &bytes(1));
     assert_eq!(running.published(), a);
@@ -440,7 +453,10 @@ fn only_an_unchanged_file_is_offloaded_and_it_is_published_again_when_put_back()
     fs::rename(path("a"), path(".shoal-leaving/a")).unwrap();
     let running = Running::start(root.path());
     assert!(running.first_scan().1.contains(&a));
-    assert_eq!(running.execute(ExecutorTask::Offload(a.clone())), TaskOutcome::Offloaded(a.file.id, true));
+    assert_eq!(
+        running.execute(ExecutorTask::Offload { kept: a.clone(), permit: 0 }),
+        TaskOutcome::Offloaded(a.file.id, OffloadResult::Deleted)
+    );
     running.stop();
 }
 
@@ -476,7 +492,7 @@ fn file_reported_by_a_volunteer_is_adopted_and_forgotten_on_order() {
     assert_eq!(running.execute(ExecutorTask::Record { number: 1, changes }), TaskOutcome::Recorded(1));
     for id in [id, b.file.id] {
         running.tasks.send(ExecutorTask::Forget(id)).unwrap();
-        running.tasks.send(ExecutorTask::Drop { file: id, chunks: Vec::new() }).unwrap();
+        running.tasks.send(ExecutorTask::Drop { file: id, chunks: Vec::new(), permit: 0 }).unwrap();
         assert_eq!(running.next_outcome(), TaskOutcome::Dropped(id, Vec::new()));
         assert!(running.offers.get(id).is_none());
     }
@@ -543,9 +559,12 @@ fn stalled_volunteer_delays_neither_shutdown_nor_local_tasks() {
         running.tasks.send(audit).unwrap();
     }
     let (connection, _) = silent.accept().unwrap();
-    let drop_none = |file| running.execute(ExecutorTask::Drop { file, chunks: Vec::new() });
+    let drop_none = |file| running.execute(ExecutorTask::Drop { file, chunks: Vec::new(), permit: 0 });
     assert_eq!(drop_none(published[1].file.id), TaskOutcome::Dropped(published[1].file.id, Vec::new()));
-    running.tasks.send(ExecutorTask::Drop { file: published[0].file.id, chunks: Vec::new() }).unwrap();
+    running
+        .tasks
+        .send(ExecutorTask::Drop { file: published[0].file.id, chunks: Vec::new(), permit: 0 })
+        .unwrap();
     running.stop();
     drop(connection);
 }

@@ -13,7 +13,7 @@ use crate::download::events::{Expected as _, SourceError};
 use crate::net::Shutdown;
 use crate::protocol::volunteer::{CopyFailure, KeptFile};
 use crate::storage::StoreError;
-use crate::swarm::keeping::{ExecutorTask, TaskOutcome, Verdict};
+use crate::swarm::keeping::{ExecutorTask, OffloadResult, OwnCopy, TaskOutcome, Verdict};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -126,13 +126,24 @@ fn carry_out(inner: &Inner, task: ExecutorTask) {
         ExecutorTask::Prove { challenge, range } => {
             inner.report(TaskOutcome::Proof(challenge, inner.prove(&range)))
         }
-        ExecutorTask::Drop { file, chunks } => inner.drop_chunks(file, chunks),
-        ExecutorTask::Offload(kept) => {
+        ExecutorTask::Drop { file, chunks, .. } => inner.drop_chunks(file, chunks),
+        ExecutorTask::Offload { kept, .. } => {
             let _offer_lock = inner.lock_offers();
-            let deleted = inner.offload(&kept);
-            inner.report(TaskOutcome::Offloaded(kept.file.id, deleted));
+            let result = match inner.offload(&kept) {
+                true => OffloadResult::Deleted,
+                false => OffloadResult::Failed,
+            };
+            inner.report(TaskOutcome::Offloaded(kept.file.id, result));
         }
         ExecutorTask::Forget(file) => inner.forget(file),
+        ExecutorTask::ProveCopies { number, file, index, holders } => {
+            let verdicts = holders.iter().map(|holder| (holder.volunteer, Verdict::CannotTell)).collect();
+            inner.report(TaskOutcome::Proved { number, file, index, own: OwnCopy::Absent, verdicts });
+        }
+        ExecutorTask::Withdraw(_) | ExecutorTask::Revoke(_) => {}
+        ExecutorTask::Recall { kept, .. } => {
+            inner.report(TaskOutcome::Recalled(kept.file.id, Err("not supported".to_owned())));
+        }
     }
 }
 
@@ -194,10 +205,10 @@ impl Inner {
     /// Downloads a chunk from a volunteer and verifies it against the manifest.
     fn audit(&self, file: FileId, index: ChunkIndex, from: SocketAddr) -> Verdict {
         let Some(expected) = self.manifest(file).and_then(|manifest| manifest.expected(index)) else {
-            return Verdict::Unknown;
+            return Verdict::CannotTell;
         };
         let Some(_memory) = self.memory.reserve(expected.1.into(), &self.shutdown) else {
-            return Verdict::Unknown;
+            return Verdict::CannotTell;
         };
         match self.receive(file, index, expected, from, &mut Vec::new()) {
             Ok(()) => Verdict::Right,
@@ -206,7 +217,7 @@ impl Inner {
                 match error {
                     // The volunteer responded, but does not have the chunk.
                     SourceError::BadChunk { .. } | SourceError::Refused(_) => Verdict::Wrong,
-                    _ => Verdict::Unknown,
+                    _ => Verdict::CannotTell,
                 }
             }
         }

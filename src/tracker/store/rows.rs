@@ -8,7 +8,7 @@ use super::{Contents, DbError};
 use crate::content::{Bitfield, FileId, Manifest, PeerName};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
-use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
+use crate::swarm::keeping::{Change, FileRecord, VolunteerHistory, VolunteerNumber, VolunteerRecord};
 use redb::{Database, ReadTransaction, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _};
 use redb::{TableDefinition, TableError, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,9 @@ struct VolunteerRow {
     name: PeerName,
     address: SocketAddr,
     offered: u64,
+    /// Absent in rows of earlier versions.
+    #[serde(default)]
+    history: VolunteerHistory,
 }
 
 fn invalid(subject: impl Display, reason: impl Display) -> DbError {
@@ -164,9 +167,9 @@ fn read_volunteers(reading: &ReadTransaction) -> Result<BTreeMap<VolunteerNumber
     for row in reading.open_table(VOLUNTEERS)?.iter()? {
         let (number, bytes) = row?;
         let number = VolunteerNumber(number.value());
-        let VolunteerRow { key, name, address, offered } = serde_json::from_slice(bytes.value())
+        let VolunteerRow { key, name, address, offered, history } = serde_json::from_slice(bytes.value())
             .map_err(|error| invalid(format!("volunteer {}", number.0), error))?;
-        volunteers.insert(number, VolunteerRecord { number, key, name, address, offered });
+        volunteers.insert(number, VolunteerRecord { number, key, name, address, offered, history });
     }
     Ok(volunteers)
 }
@@ -219,10 +222,19 @@ pub(super) fn put_file(
 pub(super) fn apply(writing: &WriteTransaction, changes: &[Change]) -> Result<(), DbError> {
     for change in changes {
         match change {
-            Change::Volunteer(VolunteerRecord { number, key, name, address, offered }) => {
-                let row =
-                    VolunteerRow { key: *key, name: name.clone(), address: *address, offered: *offered };
+            Change::Volunteer(VolunteerRecord { number, key, name, address, offered, history }) => {
+                let row = VolunteerRow {
+                    key: *key,
+                    name: name.clone(),
+                    address: *address,
+                    offered: *offered,
+                    history: *history,
+                };
                 writing.open_table(VOLUNTEERS)?.insert(number.0, encode(&row)?.as_slice())?;
+            }
+            Change::VolunteerForgotten(number) => {
+                writing.open_table(VOLUNTEERS)?.remove(number.0)?;
+                writing.open_table(HELD)?.retain(|(_, volunteer), _| volunteer != number.0)?;
             }
             Change::Held { file, volunteer, chunks } => hold(writing, *file, *volunteer, chunks)?,
             Change::Offloaded(id, offloaded) => {

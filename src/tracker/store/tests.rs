@@ -4,6 +4,7 @@ use super::*;
 use crate::content::{ChunkIndex, Digest, FileName, Layout, Md5, PeerName};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::FileSummary;
+use crate::swarm::keeping::VolunteerHistory;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use tempfile::TempDir;
@@ -29,6 +30,7 @@ pub(super) fn volunteer(number: u32, offered: u64) -> VolunteerRecord {
         name: PeerName::new(format!("volunteer-{number}")).unwrap(),
         address: format!("10.0.0.{number}:7000").parse().unwrap(),
         offered,
+        history: VolunteerHistory { proven: true, last_seen_s: number.into(), ..Default::default() },
     }
 }
 
@@ -75,6 +77,10 @@ impl Model {
     fn change(&mut self, change: &Change) {
         match change.clone() {
             Change::Volunteer(record) => _ = self.volunteers.insert(record.number, record),
+            Change::VolunteerForgotten(number) => {
+                self.volunteers.remove(&number);
+                self.held.retain(|(_, volunteer), _| *volunteer != number);
+            }
             Change::Held { file, volunteer, chunks } if chunks.held() == 0 => {
                 self.held.remove(&(file, volunteer));
             }

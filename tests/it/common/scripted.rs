@@ -156,7 +156,7 @@ impl Session {
     #[track_caller]
     pub fn report(&mut self) -> Held {
         match self.said() {
-            VolunteerReport::Lend { key, offered, free } => {
+            VolunteerReport::Lend { key, offered, free, .. } => {
                 (self.key, self.offered, self.free) = (key, offered, free);
             }
             other => panic!("the first report is {other:?}"),

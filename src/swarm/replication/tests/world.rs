@@ -209,6 +209,10 @@ impl World {
     fn write(&mut self, change: Change) {
         match change {
             Change::Volunteer(record) => drop(self.volunteers.insert(record.number, record)),
+            Change::VolunteerForgotten(number) => {
+                self.volunteers.remove(&number);
+                self.held.retain(|(_, volunteer), _| *volunteer != number);
+            }
             Change::Held { file, volunteer, chunks } if chunks.held() == 0 => {
                 self.held.remove(&(file, volunteer));
             }

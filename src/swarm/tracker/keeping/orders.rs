@@ -81,7 +81,7 @@ impl Keeping {
                 effect.into_iter().collect()
             }
             Order::Drop { at: Location::Tracker, file, chunks } => {
-                vec![Effect::Task(ExecutorTask::Drop { file, chunks })]
+                vec![Effect::Task(ExecutorTask::Drop { file, chunks, permit: 0 })]
             }
             Order::Drop { at: Location::Volunteer(number), file, chunks } => {
                 let parts = chunks.chunks(crate::content::limits::NAMED_CHUNKS_MAX);
@@ -106,7 +106,7 @@ impl Keeping {
             }
             Order::Offload { file } => {
                 let kept = self.files.get(&file).cloned();
-                kept.map(|kept| Effect::Task(ExecutorTask::Offload(kept))).into_iter().collect()
+                kept.map(|kept| Effect::Task(ExecutorTask::Offload { kept, permit: 0 })).into_iter().collect()
             }
             Order::Drained { volunteer, left } => {
                 let name = self.name_of_volunteer(volunteer);

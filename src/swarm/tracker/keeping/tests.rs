@@ -7,7 +7,7 @@ use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Answer, Command, ExecutorTask, TaskOutcome, Wanted};
+use crate::swarm::keeping::{Answer, Command, ExecutorTask, OffloadResult, TaskOutcome, Wanted};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use crate::swarm::replication::Settings;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -116,7 +116,7 @@ impl World {
         self.volunteers
             .insert(connection, SimulatedVolunteer { token, held: held.clone(), orders: Vec::new() });
         let key = VolunteerKey(connection.into());
-        self.say(connection, VolunteerReport::Lend { key, offered: 1 << 30, free: 1 << 30 });
+        self.say(connection, VolunteerReport::Lend { key, offered: 1 << 30, free: 1 << 30, away_s: None });
         for (file, chunks) in held {
             let held = chunks.into_iter().collect();
             self.say(connection, VolunteerReport::Holds { kept: kept(file), held, checked: true });
@@ -144,11 +144,13 @@ impl World {
                     self.tasks.push(task.clone());
                     let news = match task {
                         ExecutorTask::Record { number, .. } => TaskOutcome::Recorded(number),
-                        ExecutorTask::Offload(kept) => TaskOutcome::Offloaded(kept.file.id, true),
+                        ExecutorTask::Offload { kept, .. } => {
+                            TaskOutcome::Offloaded(kept.file.id, OffloadResult::Deleted)
+                        }
                         ExecutorTask::Download { kept, index, .. } => {
                             TaskOutcome::Stored(kept.file.id, index)
                         }
-                        ExecutorTask::Drop { file, chunks } => TaskOutcome::Dropped(file, chunks),
+                        ExecutorTask::Drop { file, chunks, .. } => TaskOutcome::Dropped(file, chunks),
                         ExecutorTask::Adopt { kept, .. } => {
                             TaskOutcome::Adopted(kept.file.id, Some((kept, layout())))
                         }
@@ -227,7 +229,7 @@ fn a_file_is_replicated_offloaded_and_found_at_its_volunteers() {
     let offload = world
         .tasks
         .iter()
-        .position(|task| matches!(task, ExecutorTask::Offload(_)))
+        .position(|task| matches!(task, ExecutorTask::Offload { .. }))
         .expect("the file is offloaded");
     let recorded = |task: &ExecutorTask| matches!(task, ExecutorTask::Record { .. });
     assert!(world.tasks[..offload].iter().any(recorded), "the locations of the copies are recorded first");
