@@ -3,6 +3,7 @@
 use crate::common::scripted::registered;
 use crate::common::wire::{FakePeer, Whole, Wire};
 use crate::common::*;
+use shoal::content::limits::PROTOCOL_VERSION;
 use shoal::content::limits::{HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE_INTERVAL, STALL_TIMEOUT};
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
 use shoal::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
@@ -41,14 +42,14 @@ impl Servers {
     fn connections(&self) -> Vec<Wire> {
         let servers = self.servers.iter().map(|server| {
             let mut wire = Wire::connect(server.address());
-            wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
-            assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 1 }));
+            wire.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).unwrap();
+            assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: PROTOCOL_VERSION }));
             wire
         });
         let peers = self.peers.iter().map(|peer| {
             let mut wire = Wire::connect(peer.address());
-            wire.send(&PeerRequest::Hello { version: 1, port: None }).unwrap();
-            assert_eq!(wire.message(), Some(PeerResponse::Hello { version: 1 }));
+            wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None }).unwrap();
+            assert_eq!(wire.message(), Some(PeerResponse::Hello { version: PROTOCOL_VERSION }));
             wire
         });
         servers.chain(peers).collect()
@@ -149,7 +150,7 @@ fn connecting_programs(dir: &Path, flags: &[&str]) -> Vec<(Program, Wire)> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let program = start(listener.local_addr().unwrap());
         let mut wire = Wire::new(listener.accept().unwrap().0);
-        assert_eq!(wire.message(), Some(TrackerRequest::Hello { version: 1 }));
+        assert_eq!(wire.message(), Some(TrackerRequest::Hello { version: PROTOCOL_VERSION }));
         (program, wire)
     };
     starts.map(ask).into()
@@ -177,7 +178,7 @@ fn a_tracker_or_manager_without_a_hello_is_abandoned() {
 fn a_tracker_or_manager_that_does_not_answer_is_abandoned() {
     let place = place();
     let mut connecting_programs = connecting_programs(place.path(), &["--stall-timeout", "1"]);
-    let hello = TrackerResponse::Hello { version: 1 };
+    let hello = TrackerResponse::Hello { version: PROTOCOL_VERSION };
     connecting_programs.iter_mut().for_each(|(_, wire)| wire.send(&hello).unwrap());
     assert_abandoned_before(STALL_TIMEOUT, connecting_programs);
 }
@@ -189,7 +190,7 @@ fn a_tracker_or_manager_that_stops_responding_is_abandoned() {
     // The last program only requests a list, and has no idle connection.
     connecting_programs.pop();
     for (_, wire) in &mut connecting_programs {
-        wire.send(&TrackerResponse::Hello { version: 1 }).unwrap();
+        wire.send(&TrackerResponse::Hello { version: PROTOCOL_VERSION }).unwrap();
         let Some(TrackerRequest::Register(registration)) = wire.message() else { panic!("no registration") };
         wire.send(&registered(Token(1), ([127, 0, 0, 1], registration.port).into())).unwrap();
     }

@@ -3,6 +3,7 @@
 
 use crate::common::wire::{FakePeer, Whole, Wire};
 use crate::common::*;
+use shoal::content::limits::PROTOCOL_VERSION;
 use shoal::content::limits::UNREQUESTED_ARRIVALS_MAX;
 use shoal::content::{Bitfield, FileId};
 use shoal::protocol::peer::{PeerRequest, PeerResponse, Upstream};
@@ -14,7 +15,7 @@ const CHUNKS: usize = 64;
 /// Joins the chain of a seeder as a receiver that serves on `port`.
 fn join_chain(seeder: SocketAddr, file: FileId, port: u16) -> (Wire, Vec<Upstream>) {
     let mut wire = Wire::connect(seeder);
-    wire.send(&PeerRequest::Hello { version: 1, port: Some(port) }).unwrap();
+    wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: Some(port) }).unwrap();
     assert!(matches!(wire.message(), Some(PeerResponse::Hello { .. })));
     wire.send(&PeerRequest::Have { file }).unwrap();
     loop {
@@ -82,7 +83,7 @@ fn a_receiver_without_chunks_at_the_head_does_not_block_the_others() {
     let silent = FakePeer::start(|mut wire| {
         while let Some(request) = wire.message::<PeerRequest>() {
             let sent = match request {
-                PeerRequest::Hello { .. } => wire.send(&PeerResponse::Hello { version: 1 }),
+                PeerRequest::Hello { .. } => wire.send(&PeerResponse::Hello { version: PROTOCOL_VERSION }),
                 PeerRequest::Have { file } => {
                     let have = Bitfield::none(CHUNKS as u32).to_bytes();
                     let (count, length) = (CHUNKS as u32, have.len() as u64);

@@ -1,6 +1,7 @@
 //! A scripted tracker: the test itself sends each message of the tracker's side.
 
 use super::wire::{Whole, Wire};
+use shoal::content::limits::PROTOCOL_VERSION;
 use shoal::content::{ChunkIndex, FileId, Md5};
 use shoal::protocol::datagram::Datagram;
 use shoal::protocol::tokens::{Token, VolunteerKey};
@@ -61,11 +62,11 @@ impl ScriptedTracker {
     pub fn registers(&self) -> Session {
         let (stream, from) = self.listener.accept().unwrap();
         let mut wire = Wire::new(stream);
-        assert!(matches!(wire.message(), Some(TrackerRequest::Hello { version: 1 })));
+        assert!(matches!(wire.message(), Some(TrackerRequest::Hello { version: PROTOCOL_VERSION })));
         let Some(TrackerRequest::Register(registration)) = wire.message() else { panic!("no registration") };
         let address = SocketAddr::new(from.ip(), registration.port);
         let token = Token(u128::from(from.port()) << 64);
-        wire.send(&TrackerResponse::Hello { version: 1 }).unwrap();
+        wire.send(&TrackerResponse::Hello { version: PROTOCOL_VERSION }).unwrap();
         wire.send(&registered(token, address)).unwrap();
         Session { wire, token, address, key: VolunteerKey(0), offered: 0, free: 0 }
     }

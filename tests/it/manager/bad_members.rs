@@ -4,6 +4,7 @@ use super::{PATIENT, tiny_folder};
 use crate::common::wire::{RawPeer, Udp, Wire};
 use crate::common::*;
 use shoal::content::limits::FRAME_MAX;
+use shoal::content::limits::PROTOCOL_VERSION;
 use shoal::content::{FileName, PeerName};
 use shoal::protocol::ErrorCode;
 use shoal::protocol::tracker::{Registration, TrackerRequest, TrackerResponse};
@@ -90,7 +91,7 @@ fn an_invalid_connection_is_refused_and_disturbs_no_member() {
         wire.is_closed();
     }
     // Half a frame before and after the hello, and a line of 64 MiB.
-    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":1}\n"] {
+    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":2}\n"] {
         let mut wire = Wire::connect(at);
         wire.send_bytes(&[hello, b"{\"type\":\"hel"].concat()).unwrap();
         wire.stream.shutdown(Shutdown::Write).unwrap();
@@ -108,7 +109,7 @@ fn an_invalid_connection_is_refused_and_disturbs_no_member() {
     for name in ["", "a b", "a,b", "../x", &"x".repeat(65)] {
         let mut wire = Wire::connect(at);
         let register = format!(r#"{{"type":"register","name":"{name}","port":1}}"#);
-        wire.send_bytes(&line(r#"{"type":"hello","version":1}"#)).unwrap();
+        wire.send_bytes(&line(r#"{"type":"hello","version":2}"#)).unwrap();
         wire.send_bytes(&line(&register)).unwrap();
         wire.is_closed();
     }
@@ -194,8 +195,8 @@ fn a_peer_cannot_advertise_the_address_of_another_peer() {
     // Addresses to which no connection is possible.
     for advertise in ["127.0.0.1:0", "0.0.0.0:7", "224.0.0.1:7"] {
         let mut wire = Wire::connect(at);
-        wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
-        assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 1 }));
+        wire.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).unwrap();
+        assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: PROTOCOL_VERSION }));
         let name = PeerName::new("nowhere").unwrap();
         wire.send(&TrackerRequest::Register(Registration {
             name,
