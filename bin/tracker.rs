@@ -118,6 +118,7 @@ impl ReplicationFlags {
             offload: self.offload,
             repair_limit: self.repair_limit,
             challenge_every: Some(self.challenge),
+            ..Settings::default()
         };
         Some(KeepConfig {
             files: self.files,

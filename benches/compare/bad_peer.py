@@ -7,7 +7,7 @@ nothing and opens connections instead, to every address that it reads from its i
 
 import hashlib, json, os, resource, socket, sys, threading, time
 
-VERSION, PADDED, TEBIBYTE = 1, 160, 1 << 40
+VERSION, PADDED, TEBIBYTE = 2, 160, 1 << 40
 KINDS = {
     "wrong bytes": "every chunk has one wrong byte",
     "silent": "takes connections and says nothing",
@@ -109,7 +109,7 @@ class Peer:
         if kind == "silent":
             return True
         if asked == "hello":
-            send(type="hello", version=2 if kind == "another version" else VERSION)
+            send(type="hello", version=99 if kind == "another version" else VERSION)
         elif asked == "ping":
             send(type="pong")
         elif asked == "manifest":

@@ -113,6 +113,10 @@ pub const HISTORY_MAX: usize = 1_000;
 
 /// Default number of replicas of each chunk on volunteers.
 pub const REPLICA_COUNT: usize = 2;
+/// Default number of returned copies of a chunk that are kept above the wanted ones, while there is space.
+pub const RETURNED_REPLICAS_MAX: usize = 2;
+/// Default time after which the copies of a volunteer that is away without announcement are replaced.
+pub const REPAIR_DELAY: Duration = Duration::from_secs(600);
 /// Live volunteers required before files are replicated.
 pub const VOLUNTEERS_MIN: usize = 3;
 /// Copies in flight to one volunteer, and from one volunteer.

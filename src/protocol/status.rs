@@ -2,6 +2,7 @@
 //!
 //! `tracker status --json` prints it. Scripts depend on it: fields are added, never renamed or removed.
 
+use super::tokens::KeyPrint;
 use crate::content::{FileId, FileName, PeerName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -27,6 +28,25 @@ pub struct Status {
     pub files: Vec<FileStatus>,
     /// Progress of replication and repair.
     pub repair: RepairStatus,
+    /// The latest drop orders and deletions with their reasons, the newest last.
+    #[serde(default)]
+    pub drops: Vec<DropStatus>,
+}
+
+/// A drop order to a volunteer, or a deletion at the tracker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DropStatus {
+    /// Unix time, seconds.
+    pub at_s: u64,
+    /// The file.
+    pub file: FileName,
+    /// Name of the volunteer; `None` for the tracker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volunteer: Option<PeerName>,
+    /// Number of chunks.
+    pub chunks: u64,
+    /// Why they are dropped, for people.
+    pub reason: String,
 }
 
 /// Numbers of replicas, in chunks.
@@ -40,6 +60,15 @@ pub struct Copies {
     pub claimed: u64,
     /// Under-replicated chunks: fewer verified replicas than wanted.
     pub short: u64,
+    /// Copies on connected volunteers that count: verified, or stored and waiting for their proof.
+    #[serde(default)]
+    pub present: u64,
+    /// Copies on volunteers that are away and expected back.
+    #[serde(default)]
+    pub away: u64,
+    /// Copies that justify the deletion of others: verified, on approved volunteers.
+    #[serde(default)]
+    pub approved: u64,
     /// Chunks without any copy, neither on a volunteer nor on the tracker.
     pub lost: u64,
 }
@@ -80,6 +109,32 @@ pub struct VolunteerStatus {
     pub verified: u64,
     /// Copies in flight to it, in chunks.
     pub incoming: u32,
+    /// Print of its key; `approve` and the other commands accept a prefix of it.
+    pub key: KeyPrint,
+    /// The owner's decision about its key.
+    #[serde(default)]
+    pub approval: ApprovalState,
+    /// Time since its first registration, seconds.
+    #[serde(default)]
+    pub known_s: u64,
+    /// Time until its announced return, or until its copies are replaced, seconds; `None` unless it is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away_s: Option<u64>,
+}
+
+/// Whether proven copies of a volunteer justify deletions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApprovalState {
+    /// No: the owner has not decided.
+    #[default]
+    Pending,
+    /// Yes: the owner has approved its key.
+    Approved,
+    /// Yes: it connects over loopback, or every volunteer counts as approved.
+    Implied,
+    /// No, and its copies do not count.
+    Denied,
 }
 
 /// State of a file.
@@ -99,6 +154,18 @@ pub struct FileStatus {
     pub offloaded: bool,
     /// Replicas of its chunks.
     pub copies: Copies,
+    /// Whether each chunk has a copy on the tracker or on a connected volunteer.
+    #[serde(default)]
+    pub readable: bool,
+    /// Chunks without a present copy whose holders are expected back.
+    #[serde(default)]
+    pub waiting_for_holders: u64,
+    /// Whether the owner keeps the tracker's own copy with `recall`.
+    #[serde(default)]
+    pub kept_here: bool,
+    /// Why the tracker's own copy is not deleted yet, for people; `None` if it need not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_copy_stays: Option<String>,
 }
 
 /// Progress of replication and repair.

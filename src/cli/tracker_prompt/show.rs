@@ -35,7 +35,7 @@ pub fn status(status: &Status) -> String {
 }
 
 fn replicas(copies: &Copies) -> String {
-    let Copies { wanted, verified, claimed, short, lost } = copies;
+    let Copies { wanted, verified, claimed, short, lost, .. } = copies;
     let mut text = format!("{verified} verified of {wanted} wanted");
     for (count, text_of_count) in [
         (*claimed, format!("{claimed} claimed")),
@@ -158,7 +158,8 @@ pub fn files(status: &Status) -> String {
 mod tests {
     use super::*;
     use crate::content::{FileId, FileName, PeerName};
-    use crate::protocol::status::RepairStatus;
+    use crate::protocol::status::{ApprovalState, RepairStatus};
+    use crate::protocol::tokens::KeyPrint;
 
     #[test]
     fn status_of_an_empty_and_a_busy_tracker() {
@@ -171,7 +172,7 @@ mod tests {
              no files are distributed with fewer than 3 volunteers\n\
              repair      idle; 0 chunks (0 B) copied since the start\n"
         );
-        let copies = Copies { wanted: 8, verified: 5, claimed: 1, short: 2, lost: 1 };
+        let copies = Copies { wanted: 8, verified: 5, claimed: 1, short: 2, lost: 1, ..Copies::default() };
         let busy = Status {
             volunteers_needed: 1,
             offered: 2048,
@@ -186,6 +187,10 @@ mod tests {
                 chunks: 4,
                 verified: 3,
                 incoming: 2,
+                key: KeyPrint([7; 8]),
+                approval: ApprovalState::Pending,
+                known_s: 60,
+                away_s: None,
             }],
             files_known: 2,
             files: vec![FileStatus {
@@ -196,6 +201,10 @@ mod tests {
                 here: 0,
                 offloaded: true,
                 copies,
+                readable: true,
+                waiting_for_holders: 0,
+                kept_here: false,
+                own_copy_stays: None,
             }],
             repair: RepairStatus { paused: true, waiting: 3, running: 1, limit: 1024, ..Default::default() },
             ..Status::default()

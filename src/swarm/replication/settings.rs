@@ -8,6 +8,12 @@ use std::time::Duration;
 pub struct Settings {
     /// Copies of each chunk at volunteers.
     pub replicas: usize,
+    /// Copies of each chunk up to which returned copies are kept while there is space.
+    pub replicas_max: usize,
+    /// Whether only copies on approved volunteers justify deletions; otherwise proven copies on all volunteers do.
+    pub approve: bool,
+    /// Time after which the copies of a volunteer that is away without announcement are replaced.
+    pub repair_after: Duration,
     /// Number of connected volunteers required before new files are distributed.
     pub volunteers_min: usize,
     /// Time within which a volunteer whose connection closed may return before it counts as dead.
@@ -24,6 +30,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             replicas: limits::REPLICA_COUNT,
+            replicas_max: limits::REPLICA_COUNT + limits::RETURNED_REPLICAS_MAX,
+            approve: true,
+            repair_after: limits::REPAIR_DELAY,
             volunteers_min: limits::VOLUNTEERS_MIN,
             lease: limits::LEASE_TIMEOUT,
             offload: false,

@@ -4,7 +4,9 @@ use super::ReplicationPlanner;
 use super::file::{Counts, File, Offload};
 use super::volunteer::{Liveness, Volunteer};
 use crate::content::{FileId, FileName, limits};
-use crate::protocol::status::{Copies, FileStatus, RepairStatus, Status, VolunteerState, VolunteerStatus};
+use crate::protocol::status::{
+    ApprovalState, Copies, FileStatus, RepairStatus, Status, VolunteerState, VolunteerStatus,
+};
 
 impl ReplicationPlanner {
     /// The current status. `names` returns the name of a file; files without a name are left out.
@@ -34,13 +36,14 @@ impl ReplicationPlanner {
                 copied_bytes: self.repair.copied_bytes,
                 limit: self.settings.repair_limit,
             },
+            drops: Vec::new(),
         }
     }
 }
 
 fn copies(counts: &Counts, wanted: u64) -> Copies {
     let Counts { verified, claimed, under_replicated, lost, .. } = *counts;
-    Copies { wanted, verified, claimed, short: under_replicated, lost }
+    Copies { wanted, verified, claimed, short: under_replicated, lost, ..Copies::default() }
 }
 
 fn volunteer_status(volunteer: &Volunteer) -> VolunteerStatus {
@@ -59,6 +62,10 @@ fn volunteer_status(volunteer: &Volunteer) -> VolunteerStatus {
         chunks: volunteer.copies,
         verified: volunteer.verified_copies,
         incoming: volunteer.incoming.copies,
+        key: volunteer.record.key.print(),
+        approval: ApprovalState::default(),
+        known_s: 0,
+        away_s: None,
     }
 }
 
@@ -72,5 +79,9 @@ fn file_status(file: &File, name: FileName, replicas: u64) -> FileStatus {
         here: if file.complete { chunks } else { file.stored_chunks },
         offloaded: file.offload == Offload::Done,
         copies: copies(&file.counts, u64::from(chunks) * replicas),
+        readable: false,
+        waiting_for_holders: 0,
+        kept_here: false,
+        own_copy_stays: None,
     }
 }
