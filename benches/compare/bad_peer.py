@@ -1,8 +1,8 @@
-"""A peer that is up to no good: it tells a tracker that it has a file, and then serves it as its kind does.
+"""Hostile peer for `bad_peers`: announces a file to a tracker and serves it according to its kind.
 
-Started by `bad_peers`, as a process of its own: `bad_peer.py <kind> <tracker> <file> <chunk size>`. It says
-`ready <address>` once the tracker has taken it for a holder, and goes on until it is ended. The last kind announces
-nothing and opens connections instead, to every address that it reads from its input, one on each line.
+`bad_peers` starts it as a separate process: `bad_peer.py <kind> <tracker> <file> <chunk size>`. It prints
+`ready <address>` once the tracker has accepted it as a holder, and runs until it is ended. The last kind announces
+nothing; it opens connections to each address that it reads from standard input, one on each line.
 """
 
 import hashlib, json, os, resource, socket, sys, threading, time
@@ -10,13 +10,13 @@ import hashlib, json, os, resource, socket, sys, threading, time
 VERSION, PADDED, TEBIBYTE = 2, 160, 1 << 40
 KINDS = {
     "wrong bytes": "every chunk has one wrong byte",
-    "silent": "takes connections and says nothing",
-    "silent at chunks": "says all but chunks",
+    "silent": "accepts connections and sends nothing",
+    "silent at chunks": "answers all requests except those for chunks",
     "a byte a second": "of each chunk",
-    "closes at every chunk": "whenever it is asked for one",
+    "closes at every chunk": "closes the connection at each request for a chunk",
     "claims all and has none": "refuses every chunk",
-    "another chunk": "the next one, under the number asked for",
-    "another number": "the next one, under its own number",
+    "another chunk": "the next chunk, under the requested index",
+    "another number": "the next chunk, under its own index",
     "1 TiB": "to the tracker, before the honest one, and in its manifest",
     "another version": "answers the hello with version 2",
     "5,000 connections": "to the seeder, the tracker and the leecher, each",
@@ -26,7 +26,7 @@ CONNECTIONS = 5_000
 
 
 class Whole:
-    """The file that it pretends to have: digests and id, computed as the programs do."""
+    """The announced file: digests and id, computed as the programs do."""
 
     def __init__(self, path, chunk_size):
         self.path, self.chunk_size, self.size = path, chunk_size, os.path.getsize(path)
@@ -102,7 +102,7 @@ class Peer:
             pass
 
     def answer(self, connection, request):
-        """Answers one request; says whether the conversation goes on."""
+        """Answers one request; returns whether the connection stays open."""
         kind, asked, whole = self.kind, request["type"], self.whole
         send = lambda payload=b"", **message: connection.sendall(json.dumps(message).encode() + b"\n" + payload)
         file = request.get("file")
@@ -149,7 +149,7 @@ class Peer:
 
 
 def flood(address, held):
-    """Opens its connections one after the other, says nothing on them, and does not close them."""
+    """Opens connections one after the other, sends nothing, and does not close them."""
     host, port = address.rsplit(":", 1)
     opened = 0
     for _ in range(CONNECTIONS):

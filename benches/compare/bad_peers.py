@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""What a bad peer costs: downloads with and without it, from one honest seeder, on this machine, over loopback.
+"""Cost of a hostile peer: download times with and without it, from one honest seeder over loopback.
 
     cargo build --release
     benches/compare/bad_peers.py                             # every kind, three rounds each, results/bad_peers.md
     benches/compare/bad_peers.py --kinds silent,1 --rounds 5 --dry
 
-For each kind of bad peer and in each round a tracker and an honest seeder with a limited rate are started and a file is
-fetched once without and once with the bad peer, in turn. A bad peer is a process of its own (`bad_peer.py`) that tells
-the tracker that it has the file, before the honest one does. The time is from the leecher's start until it says that
-the download is complete; what came is compared with the source. Everything that was started is ended, and everything
-that was made is removed.
+For each kind of hostile peer and in each round, the script starts a tracker and an honest seeder with a limited rate,
+and downloads a file once without and once with the hostile peer, alternately. The hostile peer is a separate process
+(`bad_peer.py`) that announces the file before the honest seeder does. The time counts from the start of the leecher
+until it logs that the download is complete. The received file is compared with the source. The script ends the
+processes that it started and removes its files.
 """
 
 import argparse, filecmp, os, re, shutil, signal, statistics, subprocess, sys, tempfile, time
@@ -72,7 +72,7 @@ class Swarm:
         return process, found[1]
 
     def download(self, kind):
-        """Seconds, and what the leecher's log says of the bad peer."""
+        """Duration in seconds, and the lines about the hostile peer in the leecher's log."""
         _, tracker = self.ours("tracker", "--listen", "127.0.0.1:0", waits=LISTENS)
         address = kind and kind != bad_peer.FLOOD and self.bad(kind, tracker[1])[1]
         words = ["-f", self.source, "-p", "0", "--tracker", tracker[1], "--chunk-size", "512KiB", "--upload-limit",
@@ -85,13 +85,13 @@ class Swarm:
         return seconds, self.said(kind, address)
 
     def said(self, kind, address):
-        """What the logs say of the bad peer. One that only connects is not told to a leecher as an address."""
+        """Log lines about the hostile peer. A peer that only connects is never named to a leecher."""
         names, word = (["leecher"], address) if kind != bad_peer.FLOOD else (["seeder", "tracker", "leecher"], "connections")
         heard = [said_of(word, os.path.join(self.folder, f"{name}.log")) for name in names]
         return [line for lines, _ in heard for line in lines], sum(bad for _, bad in heard)
 
     def flooded(self, *addresses):
-        """A peer that has opened its connections to these."""
+        """A hostile peer that has opened its connections to these addresses."""
         process, _ = self.bad(bad_peer.FLOOD, addresses[0])
         for address in addresses:
             print(address, file=process.stdin, flush=True)
@@ -120,7 +120,7 @@ class Swarm:
 
 
 def said_of(address, log):
-    """What a log says of an address, or of anything, without times and numbers of chunks, and the bad bytes counted."""
+    """Log lines about an address (or all lines), without times and chunk indices; corrupt bytes are summed."""
     lines = [line for line in rig.text_of(log).splitlines() if address and address in line]
     plain = [re.sub(r"^\S+ \S+ - \w+ - ", "", line) for line in lines]
     if ":" in (address or ""):

@@ -1,7 +1,7 @@
-"""The programs that a link is measured with: how each is started, and how a file is fetched with it.
+"""Programs that `link` compares: commands that start the senders and download the file.
 
-Each of them reads the same source file and writes to the same folder. What BitTorrent programs need (a torrent file,
-a tracker that names the seeders) is made here, in a few lines, so that nothing else takes part.
+All read the same source file and write to the same folder. The torrent file and the BitTorrent tracker are made here,
+so that no other program takes part.
 """
 
 import hashlib, http.server, os, shutil, socket, subprocess, sys, threading
@@ -16,7 +16,7 @@ def which(name):
 
 
 class Contender:
-    """A program, or a few that do it together. `start` sets up the senders, `steps` is what is measured."""
+    """A program or a sequence of programs. `start` starts the senders; `steps` are measured."""
 
     name, checks, many = "", "", False
 
@@ -26,7 +26,7 @@ class Contender:
         self.servers = []
 
     def lacks(self):
-        """The program that is not installed, if one is not."""
+        """The first required program that is not installed; `None` if all are."""
         return next((program for program in self.needs() if which(program) is None), None)
 
     def needs(self):
@@ -47,7 +47,7 @@ class Contender:
         raise NotImplementedError
 
     def steps(self, out):
-        """The commands, and where the file is afterwards."""
+        """The commands, and the path of the received file."""
         raise NotImplementedError
 
     def fetch(self, out):
@@ -168,7 +168,7 @@ def bencode(value):
 
 
 class Torrent(Contender):
-    """What BitTorrent programs have in common: the torrent file, and a tracker that names the seeders."""
+    """Common parts of BitTorrent programs: the torrent file, and a tracker that names the seeders."""
 
     checks, many = "SHA-1", True
 

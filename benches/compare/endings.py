@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""How long each program takes to end after Ctrl-C, at random moments, whatever it is at; on this machine, over loopback.
+"""Time from Ctrl-C to the end of each program, at random moments of its work, over loopback.
 
     cargo build --release
     benches/compare/endings.py                               # every case, twelve moments each, results/endings.md
     benches/compare/endings.py --cases seeder --moments 30 --dry
 
-Each case starts the program anew, with whatever it needs beside it, waits for a random time and interrupts it; what is
-timed is from the signal until the process is gone. Only processes that were started here are ended, and everything
-that was made is removed.
+Each case starts the program and the programs that it needs, waits for a random time and sends SIGINT. The time counts
+from the signal until the process has ended. The script ends only processes that it started, and removes its files.
 """
 
 import argparse, json, os, random, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
@@ -36,7 +35,7 @@ def flags():
 
 
 class Scene:
-    """One ending: a folder, and the processes in it."""
+    """One measurement: a folder, and the processes in it."""
 
     def __init__(self, options, folder, shared):
         self.binaries, self.shared = options.binaries, shared
@@ -44,7 +43,7 @@ class Scene:
         self.processes, self.sockets = [], []
 
     def start(self, name, *words):
-        """Starts a program; returns its process and the file of what it says."""
+        """Starts a program; returns its process and the file with its output."""
         output = os.path.join(self.folder, f"{len(self.processes)}.out")
         words = [os.path.join(self.binaries, name), *words, "--log-file", os.path.join(self.folder, "log")]
         with open(output, "wb") as out:
@@ -81,7 +80,7 @@ class Scene:
         return self.start("client", "-folder", folder, "-transfer_port", "0", "-name", name, *words)
 
     def has_begun(self, name):
-        """Waits until something has come into a folder."""
+        """Waits until a folder contains a file."""
         deadline = time.monotonic() + PATIENCE
         while size_of(os.path.join(self.folder, name)) < MEBIBYTE:
             if time.monotonic() > deadline:
@@ -89,7 +88,7 @@ class Scene:
             time.sleep(0.01)
 
     def interrupt(self, process):
-        """Seconds until it has ended."""
+        """Sends SIGINT; returns the seconds until the process has ended."""
         if process.poll() is not None:
             raise RuntimeError(f"it has ended before, with {process.returncode}")
         began = time.monotonic()
@@ -112,7 +111,7 @@ class Scene:
 
 
 def size_of(folder):
-    """Bytes on the disk. What vanishes meanwhile does not count."""
+    """Bytes on disk. Files that are removed meanwhile do not count."""
     size = 0
     for place, _, names in os.walk(folder):
         for name in names:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long a file takes to reach every host of a small network, over the least time in which it can.
+"""Distribution of a file to all hosts of a small network: last finish over the fluid bound.
 
 Every host is a network namespace of its own, on one bridge; `tbf` shapes its link both ways. Release binaries run
 in them: a tracker (its link is not shaped), seeders, leechers with `--stay`. Each received file is compared.
@@ -10,9 +10,9 @@ Needs root, `ip` and `tc`. Removes what it made, and ends only the processes tha
     benches/compare/fanout.py equal8 --repeat 3
     benches/compare/fanout.py --hosts 4 --up 20 --down 40 --size 16
 
-What is printed: the time of the last leecher that counts, the same over the fluid bound
-max(F/u_seed, F/d_min, N*F/(u_seed + sum u_i)), the median leecher over the bound, and what the seeders sent, headers
-included, over the size of the file.
+Prints: the time of the last counted leecher, its ratio to the fluid bound
+max(F/u_seed, F/d_min, N*F/(u_seed + sum u_i)), the ratio of the median leecher, and the bytes that the seeders sent
+(headers included) over the size of the file.
 """
 
 import argparse, os, selectors, shutil, signal, sys, tempfile, time
@@ -54,7 +54,7 @@ CASES = {
 
 
 def bound(case):
-    """Seconds that the last leecher needs at least, and the size in bits."""
+    """The fluid bound of the last leecher in seconds, and the size of the file in bits."""
     bits = case.size * MEBIBYTE * 8 / 1e6
     seed = case.seeders * (case.seeder_up or case.up)
     fast = case.hosts - (1 if case.slow else 0)
@@ -121,7 +121,7 @@ def measure(case, options):
 
 
 def follow(case, leechers):
-    """Lets the leechers begin; returns the seconds that each one that counts has needed, by number."""
+    """Starts the leechers; returns the seconds of each counted leecher, by number."""
     waiting = {number for number, (_, _, counts) in enumerate(leechers) if counts}
     selector = selectors.DefaultSelector()
     for number, (process, _, _) in enumerate(leechers):

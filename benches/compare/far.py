@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How long a file takes over a link that is far: one seeder, one leecher, beside curl.
+"""Download over a link with a long round-trip time: one seeder, one leecher, compared with curl.
 
-Two network namespaces, joined by a device (`tun`) whose packets this script carries: so many bits a second each way, a
-queue of one round trip, and half the round trip later they are there. Whole processes are timed, from start to exit;
+Two network namespaces are joined by a `tun` device. This script forwards its packets with a limited rate, a queue of
+one bandwidth-delay product, and a delay of half the round-trip time. Whole processes are timed, from start to exit;
 each received file is compared. Needs root, `ip`, `curl` and /dev/net/tun. Removes what it made, and ends only the
 processes that it started.
 
@@ -10,7 +10,7 @@ processes that it started.
     benches/compare/far.py                               # a few links, some minutes
     benches/compare/far.py --rate 200 --rtt 50 --size 64 --repeat 3
 
-What is printed: the time of each over the least that the link needs for the bytes of the file.
+Prints the time of each program over the transmission time of the file.
 """
 
 import argparse, collections, fcntl, filecmp, multiprocessing, os, select, shutil, signal, statistics, struct
@@ -28,7 +28,7 @@ def run(*command):
 
 
 def carry(source, target, rate, rtt):
-    """Moves packets from one device to the other, as a link does. Ends with its devices."""
+    """Forwards packets from one device to the other like a link. Ends with its devices."""
     queue, free = collections.deque(), 0.0
     room = max(rtt, 0.02)
     poll = select.poll()
@@ -62,7 +62,7 @@ def carry(source, target, rate, rtt):
 
 
 class Link:
-    """Two namespaces and what is between them."""
+    """Two namespaces and the link between them."""
 
     def __init__(self, rate, rtt):
         self.names = [f"shoal-far-{os.getpid()}-{end}" for end in "ab"]

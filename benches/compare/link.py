@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""One leecher, one seeder or three: shoal beside the programs that people use instead, on this machine, over loopback.
+"""One leecher, one seeder or three: shoal compared with other programs, over loopback.
 
     benches/compare/link.py                          # everything that is installed, five rounds, results/link.{md,svg}
     benches/compare/link.py --rounds 3 --only shoal,rsync --sections one,small --dry
 
 Builds the release binaries, makes a file of random bytes, starts the senders, and then in each round lets every
-program fetch the file once, in turn, so that what changes from minute to minute hits all of them. Whole processes are
+program download the file once, so that slow phases of the machine affect all programs alike. Whole processes are
 timed, from start to exit. Each received file is compared with the source by its SHA-256 and removed. Everything that
-was started is ended, and everything that was made is removed.
+was started is ended, and all files that it made are removed.
 """
 
 import argparse, hashlib, os, shutil, signal, subprocess, sys, tempfile, time
@@ -51,7 +51,7 @@ def digest(path):
 
 
 def chosen(options, folder, many):
-    """The programs that are installed and asked for."""
+    """The installed programs among those that the options select."""
     wanted = [word for word in options.only.split(",") if word]
     taken, left = [], {}
     for kind in contenders.ALL:
@@ -67,7 +67,7 @@ def chosen(options, folder, many):
 
 
 def compare(title, options, folder, source, seeders, rounds, left_out):
-    """Rounds in which every program fetches the file once."""
+    """Runs rounds in which every program downloads the file once."""
     results = Results(title, os.path.getsize(source))
     expected = digest(source)
     taken, left = chosen(options, os.path.join(folder, f"run{time.monotonic_ns()}"), seeders > 1)
@@ -102,7 +102,7 @@ def compare(title, options, folder, source, seeders, rounds, left_out):
 
 
 def publish(options, folder, source):
-    """Hashing a file to publish it, over the rate at which all cores can hash at all."""
+    """Time to hash a file before it is published, over the SHA-256 rate of all cores."""
     size = os.path.getsize(source)
     lines = ["| file in | SHA-256 on all cores, from their caches | the same, as many at once as we do | publishing, from the "
              "page cache | / the first (aim: at least 0.90) | / the second | a seeder from its start until it serves | "
@@ -167,7 +167,7 @@ def large(options, folder):
 
 
 def verdicts(sections):
-    """What was aimed at, and what came out: medians over the rounds of the ratio within a round."""
+    """Targets and results: medians over the rounds of the ratio within a round."""
     lines = []
 
     def aim(key, other, what, most=None, least=None, digits=2):

@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
-"""How long a dead volunteer's chunks take to be copied anew, over the least time in which they can.
+"""Repair time after the death of a volunteer, over the transmission time of its chunks.
 
 Every volunteer is a network namespace of its own, on one bridge; `tbf` shapes its link both ways. The tracker has a
-link that is not shaped. It distributes a file, gives its own copy up, and then one volunteer is killed with -9. The
-time counts from when the tracker calls the volunteer gone (its lease has ended) until every chunk has all its wanted
-copies again, verified and durable, as `tracker status --json` tells. In the end a client gets the file, and it is
-compared. Needs root, `ip` and `tc`. Removes what it made, and ends only the processes that it started.
+link that is not shaped. It distributes a file and offloads its own copy; then one volunteer is killed with SIGKILL.
+The time counts from the moment at which `tracker status --json` reports the volunteer as gone until each chunk has all
+wanted copies again, verified and durable. At the end a client downloads the file, and it is compared. Needs root, `ip` and `tc`. Removes what it made, and ends only the processes that it started.
 
     cargo build --release
     benches/compare/repair.py                 # 5 volunteers at 200/200 Mbit/s, 1 GiB at each of them
     benches/compare/repair.py --held 128 --repeat 3
 
-The bound: what was at the dead one has to go out of the survivors and into the survivors, all of them at once, each at
-its full rate both ways. Packet headers alone cost 5 % more than that.
+Bound: the survivors send and receive the chunks of the dead volunteer, all at the same time, each at its full rate in
+both directions. Packet headers add 5 %.
 """
 
 import argparse, json, os, re, shutil, subprocess, sys, tempfile, time

@@ -1,7 +1,7 @@
-"""What a comparison of programs needs: processes that are measured and ended, tables, a plot.
+"""Parts of all comparisons: processes that are measured and ended, tables, plots.
 
-Invariants: only processes that were started here are ended, by their process id; what a program used is what the
-system counted for exactly that program (wait4), and not for a shell before it.
+Invariants: only processes that were started here are ended, by process id; the cost of a program is that which the
+system counted for exactly this program (wait4), without the shell that started it.
 """
 
 import ctypes, os, platform, re, signal, socket, statistics, subprocess, sys, time
@@ -19,7 +19,7 @@ def say(*words):
 
 
 def adopt_orphans():
-    """Whatever a child starts and leaves behind becomes a child of ours, which wait4 then accounts for.
+    """Makes orphaned descendants children of this process, so that wait4 accounts for them.
 
     A program that is started from here directly would begin its life with the memory of this interpreter, and the
     peak that the system reports would never be less than that. Started by a shell, it begins with the shell's.
@@ -49,7 +49,7 @@ def free_port(kind=socket.SOCK_STREAM):
 
 @dataclass
 class Cost:
-    """What one run took."""
+    """Cost of one run."""
     seconds: float = 0.0
     cpu: float = 0.0            # of the receiving side
     peak: int = 0               # of the receiving side, bytes resident
@@ -58,7 +58,7 @@ class Cost:
 
 
 def run(steps, output, folder):
-    """Runs programs one after the other and adds up what they took. Raises when one fails."""
+    """Runs programs one after the other and adds up their cost. Raises an error if one fails."""
     cost, began = Cost(), time.monotonic()
     for words in steps:
         _, status, used = os.wait4(start(words, output, folder), 0)
@@ -72,7 +72,7 @@ def run(steps, output, folder):
 
 
 class Server:
-    """A process that goes on until it is stopped."""
+    """A process that runs until it is stopped."""
 
     def __init__(self, words, output, folder):
         self.output, self.name = output, os.path.basename(words[0])
@@ -167,7 +167,7 @@ class Results:
         return statistics.median(self.seconds(name))
 
     def ratio(self, name, other):
-        """The median of what both took in the same round: what changes from minute to minute hits both."""
+        """The median of the ratio within a round: slow phases of the machine affect both programs."""
         return statistics.median(a / b for a, b in zip(self.seconds(name), self.seconds(other)))
 
     def has(self, *names):
@@ -210,7 +210,7 @@ def capture(*words):
 
 
 def machine():
-    """What ran it, in one line, without names."""
+    """The machine in one line: processor, cores, memory, kernel."""
     model = re.search(r"model name\s*:\s*(.*)", text_of("/proc/cpuinfo"))
     memory = int(re.search(r"MemTotal:\s+(\d+)", text_of("/proc/meminfo")).group(1)) * 1024
     instructions = "with" if re.search(r"\bsha_ni\b", text_of("/proc/cpuinfo")) else "without"

@@ -1,4 +1,4 @@
-"""A small network of shaped links, and programs in it: what the benchmarks of this folder share."""
+"""A small network of shaped links, and programs in it; shared by the benchmarks of this folder."""
 
 import hashlib, os, re, signal, subprocess, sys, time
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A tracker on one core under load from the other: shoal beside opentracker, on this machine, over loopback.
+"""A tracker on one core under load from the other core: shoal compared with opentracker, over loopback.
 
     benches/compare/tracker.py                           # 10^3 to 10^6 peers, five rounds, results/tracker.{md,svg}
     benches/compare/tracker.py --peers 10000 --rounds 2 --dry
@@ -7,11 +7,11 @@
 Builds the release binaries, starts each tracker on the first core, and `tools/load` on the second. The load fills
 both with the same number of peers and files, and then asks them in turns, with the same number of datagrams in flight:
 heartbeats, lookups with 30 addresses in the answer, and announcements to opentracker with 30 addresses wanted (BEP 15,
-its only way to ask). Every answer is checked. A third program, that only sends datagrams back, shows what the system
-calls alone cost. Everything that was started is ended, by its process id, and everything that was made is removed.
+its only way to ask). Every answer is checked. A third program, which only echoes datagrams, shows the cost of the
+system calls alone. Everything that was started is ended, by its process id, and everything that was made is removed.
 
-Answers are counted by the second, and by the second of processor time that the tracker has had: the second number says
-what a core can do also while other programs want it.
+Answers are counted per second, and per second of the tracker's processor time: the second number stays valid while
+other programs use the core.
 """
 
 import argparse, datetime, json, os, platform, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
@@ -46,7 +46,7 @@ def free_port():
 
 
 def torrents(path, count):
-    """What opentracker may be asked for: the same hashes as `tools/load/theirs.rs` makes."""
+    """Hashes that opentracker accepts: the same as `tools/load/theirs.rs` makes."""
     with open(path, "w") as file:
         for number in range(count):
             file.write((number * 0x9E3779B97F4A7C15 % 2**64).to_bytes(8, "big").hex() + "ab" * 12 + "\n")
@@ -110,7 +110,7 @@ def measure(options, peers, release):
 
 
 class Run:
-    """What was measured with so many peers."""
+    """Results for one number of peers."""
 
     def __init__(self, peers, lines):
         self.peers, self.lines = peers, lines

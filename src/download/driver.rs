@@ -7,14 +7,13 @@
 use crate::content::fmt::counted;
 use crate::content::limits::{FSYNC_INTERVAL, LOOKUP_INTERVAL, RESUME_FILE_INTERVAL, URGENT_LOOKUP_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
-use crate::download::events::Job;
+use crate::download::events::{Job, SourceEvent};
 use crate::download::finder::{Finder, interrupted};
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, PartFile, StoreError};
-use crate::swarm::Moment;
 use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
 use crate::upload::server::DiscoveredPeer;
@@ -92,7 +91,7 @@ pub fn run(download: Download<'_>, syncing: &Threads, shutdown: &Shutdown) -> Re
 
 fn run_with(
     download: Download<'_>,
-    mut part_lost: Receiver<StoreError>,
+    part_lost: Receiver<StoreError>,
     threads: &Threads,
     work: &Shutdown,
 ) -> Result<(), RoleError> {
@@ -120,75 +119,99 @@ fn run_with(
     };
     let started = Instant::now();
     let mut state = DownloadState {
+        file: id,
         scheduler: DownloadScheduler::new(job, have, true, source_events, threads, work),
         watch,
         timeout,
+        started,
         last_arrival: started,
         stall_logged: false,
         corrupt_sources: 0,
+        without_source: Arc::new(AtomicBool::new(true)),
     };
-    let without_source = Arc::new(AtomicBool::new(true));
-    let mut found = find_holders(finder, id, without_source.clone(), threads, work)?;
-    let mut discovered = discovered.unwrap_or_else(never);
-    holders.into_iter().for_each(|holder| state.scheduler.add_source(holder, Moment::ZERO));
-    let ticks = crossbeam_channel::tick(TICK_INTERVAL);
-    while !state.scheduler.is_complete() {
-        let events = crossbeam_channel::select! {
-            recv(work.signal()) -> _ => return Ok(()),
-            recv(received) -> event => match event {
-                Ok(event) => state.scheduler.handle(event, started.elapsed()),
-                Err(_) => return Ok(()),
-            },
-            recv(found) -> received_holders => {
-                let Ok(holders) = received_holders else {
-                    found = never();
-                    continue;
-                };
-                holders.into_iter().for_each(|holder| state.scheduler.add_source(holder, started.elapsed()));
-                Vec::new()
-            }
-            recv(discovered) -> peer => {
-                match peer {
-                    Ok(DiscoveredPeer { address, file }) if file == id => {
-                        state.scheduler.add_source(address, started.elapsed());
-                    }
-                    Ok(_) => {}
-                    // No more peers will be discovered; a closed channel would always be ready.
-                    Err(_) => discovered = never(),
-                }
-                Vec::new()
-            }
-            recv(part_lost) -> error => match error {
-                Ok(error) => return Err(error.into()),
-                Err(_) => {
-                    part_lost = never();
-                    Vec::new()
-                }
-            },
-            recv(ticks) -> _ => {
-                let connected = state.scheduler.connected();
-                without_source.store(connected == 0, Ordering::Relaxed);
-                watch.note(&counted(connected as u64, "source"));
-                state.check_stall()?;
-                state.scheduler.tick(started.elapsed())
-            }
-        };
-        state.handle(events)?;
-    }
-    state.scheduler.log_slow_sources(started.elapsed());
-    Ok(())
+    let found = find_holders(finder, id, state.without_source.clone(), threads, work)?;
+    state.add_sources(holders);
+    let inputs = Inputs { received, found, discovered: discovered.unwrap_or_else(never), part_lost };
+    state.run(inputs, work)
+}
+
+/// Channels that the thread of a download receives from. A closed one is replaced by one that is never ready.
+struct Inputs {
+    received: Receiver<SourceEvent>,
+    found: Receiver<Vec<SocketAddr>>,
+    discovered: Receiver<DiscoveredPeer>,
+    part_lost: Receiver<StoreError>,
 }
 
 struct DownloadState<'a> {
+    file: FileId,
     scheduler: DownloadScheduler,
     watch: &'a dyn Watch,
     timeout: Option<Duration>,
+    started: Instant,
+    /// Time at which the last chunk was stored.
     last_arrival: Instant,
+    /// A log line has reported the current stall.
     stall_logged: bool,
     corrupt_sources: usize,
+    /// Whether no source is connected; the finder then looks more often.
+    without_source: Arc<AtomicBool>,
 }
 
 impl DownloadState<'_> {
+    /// Processes events until the file is complete, or the shutdown.
+    fn run(&mut self, mut inputs: Inputs, work: &Shutdown) -> Result<(), RoleError> {
+        let ticks = crossbeam_channel::tick(TICK_INTERVAL);
+        while !self.scheduler.is_complete() {
+            let events = crossbeam_channel::select! {
+                recv(work.signal()) -> _ => return Ok(()),
+                recv(inputs.received) -> event => match event {
+                    Ok(event) => self.scheduler.handle(event, self.started.elapsed()),
+                    Err(_) => return Ok(()),
+                },
+                recv(inputs.found) -> holders => {
+                    match holders {
+                        Ok(holders) => self.add_sources(holders),
+                        Err(_) => inputs.found = never(),
+                    }
+                    Vec::new()
+                }
+                recv(inputs.discovered) -> peer => {
+                    match peer {
+                        Ok(peer) if peer.file == self.file => self.add_sources([peer.address]),
+                        Ok(_) => {}
+                        Err(_) => inputs.discovered = never(),
+                    }
+                    Vec::new()
+                }
+                recv(inputs.part_lost) -> error => match error {
+                    Ok(error) => return Err(error.into()),
+                    Err(_) => {
+                        inputs.part_lost = never();
+                        Vec::new()
+                    }
+                },
+                recv(ticks) -> _ => self.tick()?,
+            };
+            self.handle(events)?;
+        }
+        self.scheduler.log_slow_sources(self.started.elapsed());
+        Ok(())
+    }
+
+    fn add_sources(&mut self, holders: impl IntoIterator<Item = SocketAddr>) {
+        let now = self.started.elapsed();
+        holders.into_iter().for_each(|holder| self.scheduler.add_source(holder, now));
+    }
+
+    fn tick(&mut self) -> Result<Vec<SchedulerEvent>, RoleError> {
+        let connected = self.scheduler.connected();
+        self.without_source.store(connected == 0, Ordering::Relaxed);
+        self.watch.note(&counted(connected as u64, "source"));
+        self.check_stall()?;
+        Ok(self.scheduler.tick(self.started.elapsed()))
+    }
+
     fn handle(&mut self, events: Vec<SchedulerEvent>) -> Result<(), RoleError> {
         for event in events {
             match event {

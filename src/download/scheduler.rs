@@ -226,7 +226,7 @@ impl DownloadScheduler {
         match update {
             SourceUpdate::Connected { have, upstreams, rtt } => {
                 self.connected_to(id, have, now);
-                self.picker.set_round_trip(id, rtt);
+                self.picker.set_rtt(id, rtt);
                 self.follow(now);
                 upstreams.into_iter().for_each(|upstream| self.placed(id, upstream, now));
                 // Chunks of this source may be the ones that the other sources do not have.

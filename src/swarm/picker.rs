@@ -51,20 +51,20 @@ impl Hasher for IdHasher {
 }
 
 /// Assumed chunk time of a source that has not delivered any chunk yet.
-const PACE_UNKNOWN: Duration = Duration::from_secs(1);
+const CHUNK_TIME_UNKNOWN: Duration = Duration::from_secs(1);
 /// Endgame: a chunk in flight is late after this many times the chunk time plus RTT of the source that would
 /// repeat it.
-const LATE: u32 = 2;
+const LATE_FACTOR: u32 = 2;
 /// Lower limit for "late": on fast links the chunk time is shorter than scheduling delays.
-const LATE_MIN: Duration = Duration::from_millis(200);
+const LATE_TIMEOUT_MIN: Duration = Duration::from_millis(200);
 /// Factor on the late limit for a source that should be spared, as the only holder of some chunks.
-const SPARED: u32 = 4;
+const SPARED_LATE_FACTOR: u32 = 4;
 /// A source is asked for more than one chunk at once while fewer other sources than this are busy.
-const FEW_SOURCES: usize = 3;
+const BUSY_SOURCES_MIN: usize = 3;
 /// Sources that are asked at once for the chunks of a stripe while its predecessor does not keep up.
-const HELPERS: usize = 2;
+const HELPERS_MAX: usize = 2;
 /// RTT below which the pipeline depth ignores the RTT.
-const NEAR: Duration = Duration::from_millis(10);
+const SHORT_RTT_MAX: Duration = Duration::from_millis(10);
 /// Maximum number of hints kept for one source.
 const HINTS_MAX: usize = 64;
 
@@ -85,9 +85,9 @@ struct Source {
     steers: bool,
     flights: Vec<(ChunkIndex, Moment)>,
     /// Moving average of the time from one arrival (or from the request plus RTT) to the next.
-    pace: Option<Duration>,
+    chunk_time: Option<Duration>,
     /// RTT: time from a request to the first byte of its response on an idle connection.
-    round_trip: Duration,
+    rtt: Duration,
     last_arrival: Moment,
     /// When it last gained a chunk.
     gained: Moment,
@@ -99,12 +99,12 @@ impl Source {
     /// Time after which a chunk in flight elsewhere is late from the view of this source: twice its chunk
     /// time plus RTT.
     fn patience(&self) -> Duration {
-        ((self.pace.unwrap_or(PACE_UNKNOWN) + self.round_trip) * LATE).max(LATE_MIN)
+        ((self.chunk_time.unwrap_or(CHUNK_TIME_UNKNOWN) + self.rtt) * LATE_FACTOR).max(LATE_TIMEOUT_MIN)
     }
 
     /// Whether it has had no request outstanding for at least one chunk time.
     fn is_left_alone(&self, now: Moment) -> bool {
-        let pause = self.pace.unwrap_or_default().max(LATE_MIN);
+        let pause = self.chunk_time.unwrap_or_default().max(LATE_TIMEOUT_MIN);
         self.flights.is_empty() && now.saturating_sub(self.last_arrival) >= pause
     }
 }
@@ -194,8 +194,8 @@ impl Picker {
             origin: !partial,
             steers: false,
             flights,
-            pace: None,
-            round_trip: Duration::ZERO,
+            chunk_time: None,
+            rtt: Duration::ZERO,
             last_arrival: now,
             gained: now,
             heard: now,
@@ -204,9 +204,9 @@ impl Picker {
     }
 
     /// Sets the RTT of a source. Until it is known, it counts as zero.
-    pub fn set_round_trip(&mut self, id: SourceId, time: Duration) {
+    pub fn set_rtt(&mut self, id: SourceId, time: Duration) {
         if let Some(source) = self.sources.get_mut(&id) {
-            source.round_trip = time;
+            source.rtt = time;
         }
     }
 
@@ -318,17 +318,17 @@ impl Picker {
     /// chunk takes less time than its request: on fast local links, or at a high RTT.
     fn depth(&self, id: SourceId, source: &Source) -> usize {
         let least = if self.upstreams.has(id) || self.few_others_busy(source) { PIPELINE_MIN } else { 1 };
-        let Some(pace) = source.pace else { return least };
-        let pace = pace.as_nanos().max(1);
+        let Some(chunk_time) = source.chunk_time else { return least };
+        let chunk_time = chunk_time.as_nanos().max(1);
         let limited = |count: u128, most: usize| usize::try_from(count).unwrap_or(most).min(most);
-        let fast = limited(PIPELINE_TIME_MAX.as_nanos() / pace, PIPELINE_MAX);
-        if source.round_trip < NEAR {
+        let fast = limited(PIPELINE_TIME_MAX.as_nanos() / chunk_time, PIPELINE_MAX);
+        if source.rtt < SHORT_RTT_MAX {
             return least.max(fast);
         }
         // One chunk in transfer plus as many as arrive within one RTT. While requests limit the rate, the
         // measured chunk time is RTT / depth, which hides that the link could carry more: hence twice the
         // RTT.
-        let far = limited((source.round_trip * 2).as_nanos().div_ceil(pace) + 1, PIPELINE_LONG_RTT_MAX);
+        let far = limited((source.rtt * 2).as_nanos().div_ceil(chunk_time) + 1, PIPELINE_LONG_RTT_MAX);
         least.max(fast).max(far)
     }
 
@@ -337,7 +337,7 @@ impl Picker {
     }
 
     fn few_others_busy(&self, source: &Source) -> bool {
-        self.busy() - usize::from(!source.flights.is_empty()) < FEW_SOURCES
+        self.busy() - usize::from(!source.flights.is_empty()) < BUSY_SOURCES_MIN
     }
 
     /// Whether a source may be asked for a chunk that other sources have as well.
@@ -366,7 +366,7 @@ impl Picker {
         let spared = source.origin && self.sources.values().any(|source| source.partial);
         let patience =
             |index: &ChunkIndex| match !allowed.has(*index) || spared && !source.hints.contains(index) {
-                true => least * SPARED,
+                true => least * SPARED_LATE_FACTOR,
                 false => least,
             };
         let mut oldest = Moment::MAX;
@@ -395,23 +395,23 @@ impl Picker {
         let source = self.sources.get(&id)?;
         let (index, since) = source.flights.first()?;
         let waited = now.saturating_sub(source.last_arrival.max(*since));
-        (waited >= source.patience().max(PACE_UNKNOWN)).then_some((*index, waited))
+        (waited >= source.patience().max(CHUNK_TIME_UNKNOWN)).then_some((*index, waited))
     }
 
     /// Marks a chunk as received and verified. Returns whether it is new: another source may have delivered
     /// it before.
     pub fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> bool {
-        let mut pace = None;
+        let mut chunk_time = None;
         if let Some(since) = self.land(id, index)
             && let Some(source) = self.sources.get_mut(&id)
         {
             // A request to an idle source takes a whole RTT before data arrives.
-            let way = if since >= source.last_arrival { source.round_trip } else { Duration::ZERO };
+            let way = if since >= source.last_arrival { source.rtt } else { Duration::ZERO };
             let took = now.saturating_sub(since.max(source.last_arrival)).saturating_sub(way);
-            pace = Some(source.pace.map_or(took, |pace| (pace * 3 + took) / 4));
-            (source.pace, source.last_arrival) = (pace, now);
+            chunk_time = Some(source.chunk_time.map_or(took, |chunk_time| (chunk_time * 3 + took) / 4));
+            (source.chunk_time, source.last_arrival) = (chunk_time, now);
         }
-        self.upstreams.arrived(id, index, pace, now);
+        self.upstreams.arrived(id, index, chunk_time, now);
         self.open.take(index);
         let is_new = self.is_done(index);
         self.note_gaps(stripe_of(index, self.upstreams.stripes()));

@@ -55,11 +55,11 @@ fn a_complete_file_is_not_fetched_again_and_a_different_file_is_kept() {
         assert_holds(&target, &bytes);
     }
     // A single bad byte is found if all chunks are read.
-    let mut spoilt = bytes.clone();
-    spoilt[77 * CHUNK] ^= 1;
-    write(&there, "a.bin", &spoilt);
+    let mut damaged = bytes.clone();
+    damaged[77 * CHUNK] ^= 1;
+    write(&there, "a.bin", &damaged);
     get(&[]).ends_with(13);
-    assert_holds(&target, &spoilt);
+    assert_holds(&target, &damaged);
 }
 
 #[test]
@@ -68,9 +68,9 @@ fn a_file_is_verified_before_it_is_served_even_with_verify_none() {
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let bytes = random_bytes(1, CHUNKS * CHUNK);
     let (tracker, _seeder) = swarm(dir, &bytes);
-    let mut spoilt = bytes.clone();
-    spoilt[77 * CHUNK] ^= 1;
-    write(&there, "a.bin", &spoilt);
+    let mut damaged = bytes.clone();
+    damaged[77 * CHUNK] ^= 1;
+    write(&there, "a.bin", &damaged);
     leecher(&there, tracker.address(), &["a.bin", "--stay", "--verify", "none"]).ends_with(13);
 }
 

@@ -118,47 +118,19 @@ impl Member {
         let (failures, failed) = bounded(1);
         let registration =
             Registration { name: config.name.clone(), port: address.port(), advertise: config.advertise };
+        let (timeout, timeouts) = (config.timeout, config.serve.timeouts);
         let announce = |tracker| {
             let (registration, failures) = (registration.clone(), failures.clone());
-            Announcer::start(
-                tracker,
-                registration,
-                offers.clone(),
-                config.timeout,
-                failures,
-                threads,
-                shutdown,
-            )
+            Announcer::start(tracker, registration, offers.clone(), timeout, failures, threads, shutdown)
         };
         let announcer = config.tracker.map(announce).transpose()?;
         let (session_sender, session_events) = bounded(QUEUE);
-        let (timeout, timeouts) = (config.timeout, config.serve.timeouts);
         if let Some(tracker) = config.manager {
             let registration = registration.clone();
             let session = SessionConfig { role: "manager", tracker, registration, timeout, timeouts };
             session::start(session, session_sender, threads, shutdown)?;
         }
-        let start_volunteer = |(tracker, volunteer): (SocketAddr, &VolunteerConfig)| {
-            let (offers, failures) = (offers.clone(), failures.clone());
-            let context = VolunteerContext {
-                tracker,
-                registration,
-                offers,
-                timeout,
-                timeouts,
-                failures,
-                threads,
-                shutdown,
-            };
-            Volunteer::start(volunteer, context)
-        };
-        if config.volunteer.is_some() && config.tracker.is_none() {
-            return Err(RoleError::new(
-                Fault::Usage,
-                "--volunteer needs a tracker; name it with --tracker HOST:PORT",
-            ));
-        }
-        let volunteer = config.tracker.zip(config.volunteer.as_ref()).map(start_volunteer).transpose()?;
+        let volunteer = start_volunteer(&config, registration, &offers, &failures, threads, shutdown)?;
         let inner = Arc::new(Inner {
             port: address.port(),
             folder,
@@ -411,4 +383,33 @@ impl PeerDirectory {
         drop(known);
         *lock(&self.inner.listed) = true;
     }
+}
+
+/// Starts the volunteer, if this client offers storage.
+fn start_volunteer(
+    config: &MemberConfig,
+    registration: Registration,
+    offers: &Offers,
+    failures: &Sender<RoleError>,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> Result<Option<Volunteer>, RoleError> {
+    let Some(volunteer) = &config.volunteer else { return Ok(None) };
+    let Some(tracker) = config.tracker else {
+        return Err(RoleError::new(
+            Fault::Usage,
+            "--volunteer needs a tracker; name it with --tracker HOST:PORT",
+        ));
+    };
+    let context = VolunteerContext {
+        tracker,
+        registration,
+        offers: offers.clone(),
+        timeout: config.timeout,
+        timeouts: config.serve.timeouts,
+        failures: failures.clone(),
+        threads,
+        shutdown,
+    };
+    Volunteer::start(volunteer, context).map(Some)
 }

@@ -28,7 +28,7 @@ fn requests_in_flight_fill_the_rtt_of_a_distant_source() {
         let mut picker = picker(1_000);
         let id = SourceId(0);
         picker.add_source(id, Bitfield::all(1_000), NOW);
-        picker.set_round_trip(id, round_trip);
+        picker.set_rtt(id, round_trip);
         let mut random = rng();
         let (mut now, mut flying) = (NOW, std::collections::VecDeque::new());
         for _ in 0..60 {

@@ -13,7 +13,7 @@ mod trial;
 
 use super::super::Moment;
 use super::super::trees::stripe_of;
-use super::{HELPERS, NEAR, Picker, Source, SourceId};
+use super::{HELPERS_MAX, Picker, SHORT_RTT_MAX, Source, SourceId};
 use crate::content::{Bitfield, ChunkIndex};
 use std::time::Duration;
 use trial::Trial;
@@ -214,7 +214,7 @@ impl Source {
 
     /// How much less this peer may get than such a source.
     fn drift(&self) -> u32 {
-        if self.round_trip < NEAR { 0 } else { DRIFT }
+        if self.rtt < SHORT_RTT_MAX { 0 } else { DRIFT }
     }
 }
 
@@ -333,7 +333,7 @@ impl Picker {
         let count = self.upstreams.stripes();
         let mut allowed = Allowed { stripes: 0, count, is_kept_from: false };
         // Who is behind needs some help, and not a swarm: too many flows at once would hold up everybody.
-        let crowded = source.flights.is_empty() && self.busy() >= HELPERS + count - 1;
+        let crowded = source.flights.is_empty() && self.busy() >= HELPERS_MAX + count - 1;
         // What has left the one who has the file is had by others: it has better things to do than to send it again.
         let spared = source.origin && self.sources.values().any(|source| source.partial);
         for (stripe, ahead) in self.upstreams.ahead.iter().enumerate() {
@@ -375,7 +375,7 @@ impl Picker {
         let waits = now.saturating_sub(upstream.last_arrival.max(asked));
         self.upstreams.stripes() == 1
             && gets > comes + BEYOND_CHUNKS + source.drift()
-            && upstream.pace.unwrap_or_default().max(waits) > each * TRIAL
+            && upstream.chunk_time.unwrap_or_default().max(waits) > each * TRIAL
     }
 
     /// Whether a stripe is ahead of another one.
@@ -405,7 +405,7 @@ impl Picker {
     /// Whether a chunk that has been given to somebody for so long, and is not all there, takes far longer than one takes
     /// to get here.
     pub fn is_slow_to_take(&self, stripe: usize, took: Duration) -> bool {
-        let pace = self.upstream(stripe).and_then(|(_, upstream)| upstream.pace);
+        let pace = self.upstream(stripe).and_then(|(_, upstream)| upstream.chunk_time);
         pace.is_some_and(|pace| took > pace * TRIAL + TRIAL_MIN)
     }
 
@@ -455,7 +455,7 @@ impl Picker {
             1 => (LAG_CHUNKS, LAG_TIME),
             _ => (FAR_CHUNKS, FAR_TIME),
         };
-        let lag = (chunks + upstream.drift(), time + upstream.round_trip * WAYS);
+        let lag = (chunks + upstream.drift(), time + upstream.rtt * WAYS);
         !upstream.origin && self.is_behind(gap, ahead.least.0, held, lag, now)
     }
 
@@ -475,7 +475,7 @@ impl Picker {
 
     /// The way to the farthest source and back.
     fn farthest(&self) -> Duration {
-        self.sources.values().map(|source| source.round_trip).max().unwrap_or_default()
+        self.sources.values().map(|source| source.rtt).max().unwrap_or_default()
     }
 
     /// Whether far less comes of a stripe than of another one: connections share a link unevenly, but not like that.
@@ -499,7 +499,7 @@ impl Picker {
         // How long chunks take is not to be told of a few, and of those it costs little to have some twice.
         let few = self.done.count() <= TRIAL * self.upstreams.stripes() as u32;
         let owed = if rests && few { OWED } else { OWED.max(self.stripe_pace(now) * TRIAL) };
-        idle && waits > owed + upstream.round_trip * WAYS
+        idle && waits > owed + upstream.rtt * WAYS
     }
 
     /// Whether somebody has got everything by now.
@@ -529,7 +529,7 @@ impl Picker {
         let asked = upstream.flights.first().map(|(_, asked)| *asked);
         let begins = asked.unwrap_or((ahead.since + self.distance(ahead)).max(gained));
         let waits = now.saturating_sub(upstream.last_arrival.max(begins));
-        let pace = upstream.pace.unwrap_or_default().max(self.stripe_pace(now));
+        let pace = upstream.chunk_time.unwrap_or_default().max(self.stripe_pace(now));
         let patience = (pace * SILENT).max(SILENT_MIN);
         // As long as something comes it is only slow: but bytes now and then do not make up for chunks.
         let speaks = is_tree && asked.is_some() && now.saturating_sub(upstream.heard) < HEARD;

@@ -247,7 +247,7 @@ fn one_ahead_with_nothing_to_give_is_not_waited_for_long_when_others_have_everyt
 #[test]
 fn over_a_long_way_a_peer_may_drift_away_from_the_one_ahead() {
     let (mut picker, mut random) = picker(None);
-    picker.set_round_trip(AHEAD, ms(50));
+    picker.set_rtt(AHEAD, ms(50));
     // An eighth less than the one ahead, all the time.
     for index in 0..96 {
         let now = ms(100 * u64::from(index) + 100);
@@ -438,7 +438,10 @@ fn what_is_late_in_one_stripe_is_not_asked_of_whoever_helps_in_another() {
     assert_eq!(picker.pick(AHEAD, ms(0), &mut random), Some(ChunkIndex(0)));
     let patience = picker.sources[&OTHER].patience();
     assert_eq!(picker.pick(OTHER, patience, &mut random), None);
-    assert_eq!(picker.pick(OTHER, patience * super::super::SPARED, &mut random), Some(ChunkIndex(0)));
+    assert_eq!(
+        picker.pick(OTHER, patience * super::super::SPARED_LATE_FACTOR, &mut random),
+        Some(ChunkIndex(0))
+    );
 }
 
 #[test]

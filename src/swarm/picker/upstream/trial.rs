@@ -71,7 +71,7 @@ impl Trial {
     /// Whether the other one is slower than the first holder.
     pub(super) fn is_lost(&self, upstream: &Source, now: Moment) -> bool {
         let Some(took) = self.took else { return false };
-        let pace = upstream.pace.unwrap_or_default();
+        let pace = upstream.chunk_time.unwrap_or_default();
         if self.again.is_some_and(|before| self.is_close(before.min(pace))) {
             return true;
         }
