@@ -3,11 +3,12 @@
 //! Listed chunks are hashed when the folder is opened. A received chunk is written under a
 //! temporary name ([`stage`](ChunkFolder::stage)), synced, renamed, and listed
 //! ([`commit`](ChunkFolder::commit)), in this order, so that a crash leaves at most an unlisted
-//! file. Files of the user are never overwritten, except the file listed for the received chunk.
-//! Invariant: each served chunk was hashed, and matches the agreed hash or the manifest as far as
-//! the folder knows them.
+//! file. Only files that a client wrote into this folder ([`written`]) are ever replaced: a chunk
+//! that differs from a file of the user is stored beside it. Invariant: each served chunk was
+//! hashed, and matches the agreed hash or the manifest as far as the folder knows them.
 
 mod store;
+mod written;
 
 pub use store::StagedChunk;
 
@@ -25,6 +26,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use written::WrittenFiles;
 
 /// A verified chunk of the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +48,7 @@ pub struct ChunkFolder {
     progress: Progress,
     state: Mutex<State>,
     /// Held while the list is read, changed and written. The state is not locked during that time.
-    writing: Mutex<()>,
+    writing: Mutex<WrittenFiles>,
     /// The folder's lock, against other processes.
     _lock: Option<File>,
 }
@@ -101,6 +103,7 @@ impl ChunkFolder {
             Ok(true)
         })?;
         let entries = std::mem::take(&mut *lock(&entries));
+        let written = WrittenFiles::read(&root);
         let count = list.chunks.count;
         let mut have = Bitfield::none(count);
         entries.keys().for_each(|&index| _ = have.insert(index));
@@ -110,7 +113,7 @@ impl ChunkFolder {
             count,
             progress: Progress::new(have),
             state: Mutex::new(State { entries, manifest: None, next_sweep: ChunkIndex(0) }),
-            writing: Mutex::new(()),
+            writing: Mutex::new(written),
             _lock: folder_lock,
         })
     }
@@ -165,8 +168,8 @@ impl ChunkFolder {
         Ok(false)
     }
 
-    /// Stops serving a chunk because the agreed hash differs from the folder's. Its line and file
-    /// stay until [`commit`](Self::commit) replaces them.
+    /// Stops serving a chunk because the agreed hash differs from the folder's. Its line stays until
+    /// [`commit`](Self::commit) changes it.
     pub fn distrust(&self, index: ChunkIndex) {
         let mut state = lock(&self.state);
         if let Some(entry) = state.entries.get_mut(&index) {
@@ -345,7 +348,7 @@ fn matches_manifest(manifest: &Manifest, chunk: HeldChunk) -> bool {
     manifest.digest(chunk.index) == Some(chunk.digest) && length == Some(chunk.length)
 }
 
-/// Candidate names for a chunk's file, preferred name first.
+/// Candidate names for a chunk's file, preferred name first: `chunk_N`, then names with the digest.
 fn file_names(chunk: HeldChunk) -> impl Iterator<Item = FileName> {
     let digest = chunk.digest.to_string();
     let plain = format!("chunk_{}", chunk.index);
