@@ -488,7 +488,8 @@ fn files_that_another_user_can_have_written_are_verified() {
         symlink(path.with_extension("moved"), path).unwrap();
     };
     let chown = |path: &Path| std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
-    let mut attacks: Vec<(&str, &dyn Fn(&Path))> =
+    type Attack<'a> = (&'a str, &'a dyn Fn(&Path));
+    let mut attacks: Vec<Attack<'_>> =
         vec![("permissions", &chmod), ("hard link", &link), ("link", &to_link)];
     // Only root can give a file away.
     if rustix::process::geteuid().is_root() {
