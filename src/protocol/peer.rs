@@ -2,8 +2,8 @@
 //!
 //! A connection opens with `hello` from both sides. After that requests are pipelined: responses are sent
 //! in the order of the requests. After a `have` request, the server also sends `got` between responses and,
-//! to a client that serves other peers itself, `coming`, `hints`, `upstream` and `peers`. `overtake` and
-//! `slow` have no response; `pong` has no place in the order.
+//! to a client that serves other peers itself, `coming`, `hints`, `upstream` and `peers`. `overtake`, `slow`
+//! and `corrupt` have no response; `pong` has no place in the order.
 
 use super::tracker::FileSummary;
 use super::{ErrorCode, Message};
@@ -78,6 +78,15 @@ pub enum PeerRequest {
         file: FileId,
         /// Address at which the slow peer serves.
         peer: SocketAddr,
+    },
+    /// Reports that a chunk received from the server has a wrong SHA-256. It has no response.
+    ///
+    /// The server hashes the chunk again, and withdraws the file if it has changed.
+    Corrupt {
+        /// Id of the file.
+        file: FileId,
+        /// Index of the chunk.
+        index: ChunkIndex,
     },
     /// Keep-alive of an idle connection.
     Ping,
@@ -274,6 +283,7 @@ mod tests {
         exact(Files { name: None, id: None }, r#"{"type":"files"}"#);
         let name = FileName::new("a b.txt").ok();
         exact(Files { name, id: Some(FILE) }, r#"{"type":"files","name":"a b.txt","id":"FILE"}"#);
+        exact(Corrupt { file: FILE, index: INDEX }, r#"{"type":"corrupt","file":"FILE","index":4}"#);
         exact(Ping, r#"{"type":"ping"}"#);
         assert_eq!(serde_json::from_str::<PeerRequest>(r#"{"type":"dance","x":1}"#).unwrap(), Unknown);
     }

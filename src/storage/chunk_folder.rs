@@ -22,7 +22,7 @@ use super::{ChunkSource, StoredChunk};
 use crate::content::layout::LayoutError;
 use crate::content::{Bitfield, ChunkIndex, Digest, FileName, Manifest, limits};
 use crate::sync::lock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -58,6 +58,8 @@ struct State {
     manifest: Option<Arc<Manifest>>,
     /// Index at which the next sweep starts.
     next_sweep: ChunkIndex,
+    /// Chunks that a receiver has reported, found to be damaged: the next sweep returns them.
+    damaged: BTreeSet<ChunkIndex>,
 }
 
 /// A hashed chunk file.
@@ -112,7 +114,12 @@ impl ChunkFolder {
             root,
             count,
             progress: Progress::new(have),
-            state: Mutex::new(State { entries, manifest: None, next_sweep: ChunkIndex(0) }),
+            state: Mutex::new(State {
+                entries,
+                manifest: None,
+                next_sweep: ChunkIndex(0),
+                damaged: BTreeSet::new(),
+            }),
             writing: Mutex::new(written),
             _lock: folder_lock,
         })
@@ -203,10 +210,12 @@ impl ChunkFolder {
     }
 
     /// Checks the metadata of the next `at_most` chunk files, in turn, and returns the chunks whose
-    /// files have changed or are missing.
+    /// files have changed or are missing. Chunks found to be damaged after a report come first.
     pub fn sweep(&self, at_most: usize) -> Vec<ChunkIndex> {
+        let mut found = Vec::new();
         let next: Vec<Entry> = {
             let mut state = lock(&self.state);
+            found.extend(std::mem::take(&mut state.damaged));
             let from = state.next_sweep;
             let after = state.entries.range(from..).map(|(_, entry)| entry);
             let before = state.entries.range(..from).map(|(_, entry)| entry);
@@ -215,7 +224,8 @@ impl ChunkFolder {
             state.next_sweep = next.last().map_or(ChunkIndex(0), |last| ChunkIndex(last.chunk.index.0 + 1));
             next
         };
-        next.into_iter().filter(|entry| entry.open().is_err()).map(|entry| entry.chunk.index).collect()
+        found.extend(next.iter().filter(|entry| entry.open().is_err()).map(|entry| entry.chunk.index));
+        found
     }
 
     /// Hashes a chunk's file again and returns whether the chunk is intact. A damaged chunk is
@@ -308,6 +318,29 @@ impl ChunkSource for ChunkFolder {
 
     fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    fn check_reported(&self, index: ChunkIndex) -> bool {
+        let Some(entry) = self.trusted(index) else { return true };
+        let mut buffer = hashing::buffer(entry.chunk.length);
+        match hashing::hash_file(&entry.path, &mut buffer, HashCallbacks::NONE) {
+            Ok((digest, stamp)) if digest != entry.chunk.digest && stamp == entry.stamp => {}
+            // The next sweep finds a file that is missing or has another time.
+            _ => return true,
+        }
+        self.progress.remove(index);
+        {
+            let mut state = lock(&self.state);
+            // Its stamp no longer stands for its content.
+            state.entries.remove(&index);
+            state.damaged.insert(index);
+        }
+        log::warn!(
+            "{}: chunk {index} differs from its SHA-256, although size and modification time of its file are \
+             unchanged (a peer reported it); it is not served until it has been replaced",
+            entry.path.display()
+        );
+        false
     }
 
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {

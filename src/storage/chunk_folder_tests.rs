@@ -434,3 +434,21 @@ fn a_chunk_that_fails_at_close_is_not_listed() {
         assert_eq!(serves(&chunks, 1).as_deref(), Some("one"));
     }
 }
+
+#[test]
+fn a_reported_chunk_is_withdrawn_only_if_its_file_has_changed() {
+    let folder = folder_of(&[(LIST, "1,a\n2,b\n2,LASTCHUNK\n"), ("a", "one"), ("b", "two")]);
+    let chunks = open(&folder).unwrap();
+    assert!(chunks.check_reported(index(1)) && chunks.check_reported(index(9)));
+    // As a write through a memory map leaves it.
+    let path = folder.path().join("a");
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, "ONE").unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    assert!(chunks.sweep(9).is_empty() && chunks.stored(index(1)).is_ok());
+    assert!(!chunks.check_reported(index(1)) && chunks.stored(index(1)).is_err());
+    assert_eq!(chunks.sweep(9), [index(1)]);
+    assert!(!chunks.recheck(index(1)) && chunks.sweep(9).is_empty());
+    store(&chunks, 1, "one").unwrap();
+    assert_eq!((serves(&chunks, 1).unwrap(), read(&folder, "a")), ("one".into(), "ONE".into()));
+}

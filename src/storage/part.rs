@@ -30,7 +30,7 @@ use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Bytes of the target's name that are repeated in the hidden names. With prefix and suffix, these
@@ -62,6 +62,8 @@ pub struct PartFile {
     /// Held during a write: the kernel serialises writes to one file, and threads that wait for it
     /// there use up CPU time.
     writing: Mutex<()>,
+    /// A chunk was found to differ from its digest: no chunk is served.
+    is_corrupt: AtomicBool,
     /// Size and modification time of the finished file; a file that differs is no longer served.
     stamp: OnceLock<Stamp>,
 }
@@ -153,6 +155,7 @@ impl PartFile {
             checking: Mutex::default(),
             reports_at_close,
             writing: Mutex::default(),
+            is_corrupt: AtomicBool::new(false),
             stamp: OnceLock::new(),
         })
     }
@@ -226,7 +229,7 @@ impl PartFile {
         // A sync covers only the bytes written before it began.
         self.sync_data()?;
         let mut resume_files = lock(&self.resume_files);
-        if !resume_files.finished {
+        if !resume_files.finished && resume_files.write_error.is_none() {
             let mut durable = present;
             resume_file::merge(&mut durable, &resume_files.durable);
             let maps = ResumeMaps { written: durable.clone(), durable };
@@ -357,8 +360,12 @@ impl PartFile {
         chunks.iter().map(|index| length_of(&self.manifest, index)).sum()
     }
 
-    /// Fails with [`StoreError::Changed`] if another program has modified the finished file.
+    /// Fails with [`StoreError::Changed`] if another program has modified the finished file, or a chunk
+    /// was found to be damaged.
     fn unchanged(&self) -> Result<(), StoreError> {
+        if self.is_corrupt.load(Relaxed) {
+            return Err(StoreError::Changed(self.target.clone()));
+        }
         self.stamp.get().map_or(Ok(()), |stamp| stamp.check(&self.file, &self.target))
     }
 }
@@ -378,6 +385,24 @@ impl ChunkSource for PartFile {
 
     fn is_intact(&self) -> bool {
         self.unchanged().is_ok()
+    }
+
+    fn check_reported(&self, index: ChunkIndex) -> bool {
+        let matches = hashing::matches(self, index, &self.target);
+        if !matches && !self.is_corrupt.swap(true, Relaxed) {
+            log::warn!(
+                "{}: chunk {index} differs from its SHA-256, although it was stored correctly (a peer reported it): \
+                 another program or the disk has damaged it; the file is no longer offered",
+                self.target.display()
+            );
+            let mut resume_files = lock(&self.resume_files);
+            if !resume_files.finished {
+                // The download fails at its end, and the next run hashes the part file.
+                resume_files.write_error.get_or_insert(Errno::IO);
+                self.empty_resume_files().err().into_iter().for_each(|error| log::warn!("{error}"));
+            }
+        }
+        matches
     }
 
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {

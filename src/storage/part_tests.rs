@@ -594,3 +594,22 @@ fn a_check_that_cannot_write_a_resume_file_leaves_no_bad_chunk_in_the_old_one() 
     assert_eq!((part.needs_full_check(), part.resumed_bytes()), (true, 0));
     assert_eq!(check(&part, Verify::None).0, CheckResult { bad: 0, found: 1 });
 }
+
+#[test]
+fn a_part_file_with_a_reported_bad_chunk_is_neither_served_nor_finished() {
+    let fixture = Fixture::new(3 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, 0..3);
+    part.make_durable().unwrap();
+    assert!(part.check_reported(ChunkIndex(1)));
+    let file = File::options().write(true).open(fixture.paths().part).unwrap();
+    file.write_all_at(b"EVIL", CHUNK as u64).unwrap();
+    assert!(part.check_reported(ChunkIndex(0)) && !part.check_reported(ChunkIndex(1)));
+    assert!(part.stored(ChunkIndex(0)).is_err() && part.finish(false, false).is_err());
+    drop(part);
+    let part = fixture.open().unwrap();
+    assert_eq!(check(&part, Verify::None).0, CheckResult { bad: 0, found: 2 });
+    fixture.store(&part, [1]);
+    part.finish(false, false).unwrap();
+    assert!(fs::read(fixture.target()).unwrap() == fixture.bytes);
+}

@@ -91,7 +91,7 @@ impl PartFile {
         Ok(std::mem::take(&mut *lock(&matching)))
     }
 
-    fn empty_resume_files(&self) -> Result<(), StoreError> {
+    pub(super) fn empty_resume_files(&self) -> Result<(), StoreError> {
         resume_file::invalidate(&self.paths.have)?;
         resume_file::invalidate(&self.paths.note)
     }

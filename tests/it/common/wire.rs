@@ -221,6 +221,7 @@ impl Whole {
             PeerRequest::Files { .. }
             | PeerRequest::Overtake { .. }
             | PeerRequest::Slow { .. }
+            | PeerRequest::Corrupt { .. }
             | PeerRequest::Unknown => return None,
         })
     }
