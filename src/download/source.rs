@@ -464,3 +464,7 @@ impl CommandWriter {
         let _ = stream.shutdown(std::net::Shutdown::Both);
     }
 }
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;
