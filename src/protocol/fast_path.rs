@@ -37,7 +37,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Datagram<TrackerRequest>, FrameErro
 ///
 /// Then each field has a fixed position and form.
 fn heartbeat(bytes: &[u8]) -> Option<Datagram<TrackerRequest>> {
-    let rest = bytes.strip_prefix(br#"{"v":1,"tx":"#)?;
+    let rest = bytes.strip_prefix(br#"{"v":2,"tx":"#)?;
     let length = rest.iter().position(|byte| !byte.is_ascii_digit())?;
     let (digits, rest) = rest.split_at(length);
     let rest = rest.strip_prefix(br#","cookie":""#)?;
@@ -49,7 +49,7 @@ fn heartbeat(bytes: &[u8]) -> Option<Datagram<TrackerRequest>> {
     }
     let decimal = |number: u64, digit: &u8| number.checked_mul(10)?.checked_add(u64::from(digit - b'0'));
     Some(Datagram {
-        v: 1,
+        v: 2,
         tx: digits.iter().try_fold(0, decimal)?,
         cookie: Some(Cookie(serde_str::hex_number(cookie)? as u64)),
         message: TrackerRequest::Heartbeat { token: Token(serde_str::hex_number(token)?) },
@@ -58,11 +58,11 @@ fn heartbeat(bytes: &[u8]) -> Option<Datagram<TrackerRequest>> {
 
 /// Encodes a response into `bytes`, with the same result as [`Datagram::write`].
 pub(crate) fn write(response: &Datagram<TrackerResponse>, bytes: &mut Vec<u8>) -> Result<(), FrameError> {
-    let Datagram { v: 1, tx, cookie: None, message: TrackerResponse::Alive } = response else {
+    let Datagram { v: 2, tx, cookie: None, message: TrackerResponse::Alive } = response else {
         return response.write(bytes);
     };
     bytes.clear();
-    bytes.extend_from_slice(br#"{"v":1,"tx":"#);
+    bytes.extend_from_slice(br#"{"v":2,"tx":"#);
     serde_json::to_writer(&mut *bytes, tx)?;
     bytes.extend_from_slice(br#","message":{"type":"alive"}}"#);
     Ok(())
@@ -230,7 +230,7 @@ mod tests {
         }
         assert_eq!(read(r#"{"type":"of a later version","x":1}"#), Ok(TrackerRequest::Unknown));
         assert_eq!(read(r#"{"type":"list"}"#), Ok(TrackerRequest::List));
-        assert_eq!(read(r#"{"version":1,"type":"hello"}"#), Ok(TrackerRequest::Hello { version: 1 }));
+        assert_eq!(read(r#"{"version":2,"type":"hello"}"#), Ok(TrackerRequest::Hello { version: 2 }));
         assert!(read(r#"{"type":"lookup","limit":3,"name":"f"}"#).is_ok());
         assert!(read(r#"{"type":"lookup","limit":3,"name":"../f"}"#).is_err());
         assert!(read(r#"{"type":"lookup","name":null,"id":null,"limit":3,"token":null}"#).is_ok());

@@ -275,8 +275,8 @@ mod tests {
     #[test]
     fn json_of_requests_is_fixed() {
         use PeerRequest::*;
-        exact(Hello { version: 1, port: None }, r#"{"type":"hello","version":1}"#);
-        exact(Hello { version: 1, port: Some(7000) }, r#"{"type":"hello","version":1,"port":7000}"#);
+        exact(Hello { version: 2, port: None }, r#"{"type":"hello","version":2}"#);
+        exact(Hello { version: 2, port: Some(7000) }, r#"{"type":"hello","version":2,"port":7000}"#);
         exact(Manifest { file: FILE }, r#"{"type":"manifest","file":"FILE"}"#);
         exact(Have { file: FILE }, r#"{"type":"have","file":"FILE"}"#);
         exact(Chunk { file: FILE, index: INDEX }, r#"{"type":"chunk","file":"FILE","index":4}"#);
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn json_of_responses_is_fixed() {
         use PeerResponse::*;
-        exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
+        exact(Hello { version: 2 }, r#"{"type":"hello","version":2}"#);
         exact(
             Manifest { file: FILE, size: 5, chunk_size: 16384, length: 32 },
             r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":16384,"length":32}"#,

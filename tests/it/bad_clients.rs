@@ -111,7 +111,7 @@ fn hello_messages_sent_byte_by_byte_do_not_block_other_clients() {
         scope.spawn(move || {
             let connect = |address: &SocketAddr| TcpStream::connect(address).unwrap();
             let mut dripping: Vec<TcpStream> = addresses.iter().cycle().take(400).map(connect).collect();
-            for byte in br#"{"type":"hello","version":1}"#.iter().cycle() {
+            for byte in br#"{"type":"hello","version":2}"#.iter().cycle() {
                 // Connections that the server has closed are not opened again.
                 dripping.retain_mut(|stream| stream.write_all(&[*byte]).is_ok());
                 if finished.load(Relaxed) || dripping.is_empty() {
@@ -137,7 +137,7 @@ fn thousands_of_connections_to_one_seeder_do_not_block_other_clients() {
     let held: Vec<Wire> = (0..idle_connection_count().min(5_000))
         .map(|_| {
             let mut wire = Wire::connect(address);
-            let _ = wire.send(&PeerRequest::Hello { version: 1, port: None });
+            let _ = wire.send(&PeerRequest::Hello { version: 2, port: None });
             wire
         })
         .collect();
@@ -229,7 +229,7 @@ fn a_token_is_invalid_after_its_goodbye() {
     for request in replayed {
         // Over UDP and over TCP.
         let mut wire = Wire::connect(tracker.address());
-        wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
+        wire.send(&TrackerRequest::Hello { version: 2 }).unwrap();
         wire.send(&request).unwrap();
         assert!(matches!(wire.message(), Some(TrackerResponse::Hello { .. })));
         let goodbye = matches!(request, TrackerRequest::Goodbye { .. });

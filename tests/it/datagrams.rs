@@ -55,10 +55,10 @@ fn an_unvalidated_source_never_receives_more_bytes_than_it_sent() {
         b"".to_vec(),
         vec![0; 1_400],
         br#"{"v":9,"tx":1}"#.to_vec(),
-        br#"{"v":1,"tx":1}"#.to_vec(),
-        br#"{"v":1,"tx":1,"message":{"type":"never"}}"#.to_vec(),
+        br#"{"v":2,"tx":1}"#.to_vec(),
+        br#"{"v":2,"tx":1,"message":{"type":"never"}}"#.to_vec(),
         [&br#"{"v":9,"tx":1,"message":{}}"#[..], &[b' '; 300]].concat(),
-        [&br#"{"v":1,"tx":1,"message":{}}"#[..], &[b' '; 300]].concat(),
+        [&br#"{"v":2,"tx":1,"message":{}}"#[..], &[b' '; 300]].concat(),
     ];
     // Also each prefix of a request.
     let whole = padded(160);
@@ -149,9 +149,9 @@ fn a_lookup_that_exceeds_a_datagram_is_repeated_over_tcp() {
     assert!(truncated && files[0].holders == 100 && files[0].whole.len() < 100);
     // Over TCP all of them are listed.
     let mut tcp = wire::Wire::connect(tracker.address());
-    tcp.send(&TrackerRequest::Hello { version: 1 }).unwrap();
+    tcp.send(&TrackerRequest::Hello { version: 2 }).unwrap();
     tcp.send(&request).unwrap();
-    assert_eq!(tcp.message(), Some(TrackerResponse::Hello { version: 1 }));
+    assert_eq!(tcp.message(), Some(TrackerResponse::Hello { version: 2 }));
     let Some(TrackerResponse::Found { files, truncated }) = tcp.message() else { panic!() };
     assert!(!truncated && files[0].whole.len() == 100);
     // A leecher finds the one holder of the hundred that exists.
@@ -171,7 +171,7 @@ fn garbage_datagrams_do_not_disturb_the_tracker() {
         let bytes = random_bytes(seed, 1 + (seed as usize * 3) % 1_400);
         udp.socket.send(&bytes).unwrap();
     }
-    let deep = [&br#"{"v":1,"tx":1,"message":"#[..], &[b'['; 1_000]].concat();
+    let deep = [&br#"{"v":2,"tx":1,"message":"#[..], &[b'['; 1_000]].concat();
     udp.socket.send(&deep).unwrap();
     assert_eq!(Udp::to(tracker.address()).lookup("a.bin").len(), 1);
     assert!(!tracker.has_said("panicked"));

@@ -119,7 +119,7 @@ fn a_seeder_exits_while_a_peer_sends_requests_and_does_not_read() {
     let id = Whole::new(bytes, 512 << 10).id();
     let mut wires: Vec<Wire> = (0..3).map(|_| Wire::connect(seeder.address())).collect();
     for wire in &mut wires {
-        wire.send(&PeerRequest::Hello { version: 1, port: None }).unwrap();
+        wire.send(&PeerRequest::Hello { version: 2, port: None }).unwrap();
         fill_send_buffer(wire, &PeerRequest::Chunk { file: id, index: ChunkIndex(3) });
     }
     seeder.wait_for_text("serving chunk");
@@ -133,7 +133,7 @@ fn a_tracker_and_a_manager_exit_while_a_client_does_not_read() {
     for mut program in [tracker(place.path(), &[]), manager(place.path(), &[])] {
         let mut wires: Vec<Wire> = (0..3).map(|_| Wire::connect(program.address())).collect();
         for wire in &mut wires {
-            wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
+            wire.send(&TrackerRequest::Hello { version: 2 }).unwrap();
             fill_send_buffer(wire, &TrackerRequest::Lookup { name: None, id: None, limit: 9, token: None });
         }
         program.interrupt();

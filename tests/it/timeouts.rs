@@ -41,14 +41,14 @@ impl Servers {
     fn connections(&self) -> Vec<Wire> {
         let servers = self.servers.iter().map(|server| {
             let mut wire = Wire::connect(server.address());
-            wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
-            assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 1 }));
+            wire.send(&TrackerRequest::Hello { version: 2 }).unwrap();
+            assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 2 }));
             wire
         });
         let peers = self.peers.iter().map(|peer| {
             let mut wire = Wire::connect(peer.address());
-            wire.send(&PeerRequest::Hello { version: 1, port: None }).unwrap();
-            assert_eq!(wire.message(), Some(PeerResponse::Hello { version: 1 }));
+            wire.send(&PeerRequest::Hello { version: 2, port: None }).unwrap();
+            assert_eq!(wire.message(), Some(PeerResponse::Hello { version: 2 }));
             wire
         });
         servers.chain(peers).collect()
@@ -149,7 +149,7 @@ fn connecting_programs(dir: &Path, flags: &[&str]) -> Vec<(Program, Wire)> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let program = start(listener.local_addr().unwrap());
         let mut wire = Wire::new(listener.accept().unwrap().0);
-        assert_eq!(wire.message(), Some(TrackerRequest::Hello { version: 1 }));
+        assert_eq!(wire.message(), Some(TrackerRequest::Hello { version: 2 }));
         (program, wire)
     };
     starts.map(ask).into()
@@ -177,7 +177,7 @@ fn a_tracker_or_manager_without_a_hello_is_abandoned() {
 fn a_tracker_or_manager_that_does_not_answer_is_abandoned() {
     let place = place();
     let mut connecting_programs = connecting_programs(place.path(), &["--stall-timeout", "1"]);
-    let hello = TrackerResponse::Hello { version: 1 };
+    let hello = TrackerResponse::Hello { version: 2 };
     connecting_programs.iter_mut().for_each(|(_, wire)| wire.send(&hello).unwrap());
     assert_abandoned_before(STALL_TIMEOUT, connecting_programs);
 }
@@ -189,7 +189,7 @@ fn a_tracker_or_manager_that_stops_responding_is_abandoned() {
     // The last program only requests a list, and has no idle connection.
     connecting_programs.pop();
     for (_, wire) in &mut connecting_programs {
-        wire.send(&TrackerResponse::Hello { version: 1 }).unwrap();
+        wire.send(&TrackerResponse::Hello { version: 2 }).unwrap();
         let Some(TrackerRequest::Register(registration)) = wire.message() else { panic!("no registration") };
         wire.send(&registered(Token(1), ([127, 0, 0, 1], registration.port).into())).unwrap();
     }

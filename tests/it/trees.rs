@@ -14,7 +14,7 @@ const CHUNKS: usize = 64;
 /// Joins the chain of a seeder as a receiver that serves on `port`.
 fn join_chain(seeder: SocketAddr, file: FileId, port: u16) -> (Wire, Vec<Upstream>) {
     let mut wire = Wire::connect(seeder);
-    wire.send(&PeerRequest::Hello { version: 1, port: Some(port) }).unwrap();
+    wire.send(&PeerRequest::Hello { version: 2, port: Some(port) }).unwrap();
     assert!(matches!(wire.message(), Some(PeerResponse::Hello { .. })));
     wire.send(&PeerRequest::Have { file }).unwrap();
     loop {
@@ -82,7 +82,7 @@ fn a_receiver_without_chunks_at_the_head_does_not_block_the_others() {
     let silent = FakePeer::start(|mut wire| {
         while let Some(request) = wire.message::<PeerRequest>() {
             let sent = match request {
-                PeerRequest::Hello { .. } => wire.send(&PeerResponse::Hello { version: 1 }),
+                PeerRequest::Hello { .. } => wire.send(&PeerResponse::Hello { version: 2 }),
                 PeerRequest::Have { file } => {
                     let have = Bitfield::none(CHUNKS as u32).to_bytes();
                     let (count, length) = (CHUNKS as u32, have.len() as u64);

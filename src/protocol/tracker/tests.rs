@@ -37,7 +37,7 @@ fn address(text: &str) -> SocketAddr {
 fn json_of_requests_is_fixed() {
     use TrackerRequest::*;
     let name = PeerName::new("peer").unwrap();
-    exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
+    exact(Hello { version: 2 }, r#"{"type":"hello","version":2}"#);
     exact(
         Register(Registration { name: name.clone(), port: 7000, advertise: None }),
         r#"{"type":"register","name":"peer","port":7000}"#,
@@ -85,7 +85,7 @@ fn json_of_requests_is_fixed() {
 #[test]
 fn json_of_responses_is_fixed() {
     use TrackerResponse::*;
-    exact(Hello { version: 1 }, r#"{"type":"hello","version":1}"#);
+    exact(Hello { version: 2 }, r#"{"type":"hello","version":2}"#);
     exact(
         Cookie { cookie: crate::protocol::datagram::Cookie(255) },
         r#"{"type":"cookie","cookie":"00000000000000ff"}"#,

@@ -43,7 +43,7 @@ fn assert_closes_invalid_connections(address: SocketAddr) {
     wire.stream.shutdown(Shutdown::Write).unwrap();
     wire.is_closed();
     // A line without an end, before and after the hello.
-    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":1}\n"] {
+    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":2}\n"] {
         let mut wire = Wire::connect(address);
         wire.send_bytes(hello).unwrap();
         let piece = vec![b'x'; FRAME_MAX];
@@ -152,8 +152,8 @@ fn refusals_have_stable_codes() {
     assert_eq!(code(&mut wire), ErrorCode::UnknownVersion);
     wire.is_closed();
     let mut wire = Wire::connect(seeder.address());
-    wire.send(&PeerRequest::Hello { version: 1, port: None }).unwrap();
-    assert_eq!(wire.message(), Some(PeerResponse::Hello { version: 1 }));
+    wire.send(&PeerRequest::Hello { version: 2, port: None }).unwrap();
+    assert_eq!(wire.message(), Some(PeerResponse::Hello { version: 2 }));
     wire.send_bytes(b"{\"type\":\"from the future\",\"x\":1}\n").unwrap();
     assert_eq!(code(&mut wire), ErrorCode::UnknownMessage);
     let missing = shoal::content::FileId([9; 32]);
@@ -187,7 +187,7 @@ fn a_half_closed_connection_counts_toward_the_limit_and_ends_at_the_interrupt() 
     let stalled: Vec<Wire> = (0..2)
         .map(|_| {
             let mut wire = Wire::connect(seeder.address());
-            wire.send(&PeerRequest::Hello { version: 1, port: None }).unwrap();
+            wire.send(&PeerRequest::Hello { version: 2, port: None }).unwrap();
             assert!(matches!(wire.message(), Some(PeerResponse::Hello { .. })));
             for index in 0..16 {
                 let index = shoal::content::ChunkIndex(index);

@@ -79,7 +79,7 @@ fn a_peer_that_answers_with_garbage_is_replaced() {
         random_bytes(1, 3_000),
         b"{\"type\":\"hello\",\"version\":2}\n".to_vec(),
         b"{\"type\":\"error\",\"code\":\"busy\",\"text\":\"go away\\u001b[31m\"}\n".to_vec(),
-        b"{\"type\":\"hello\",\"version\":1}\n{\"type\":\"hello\",\"version\":1}\n".to_vec(),
+        b"{\"type\":\"hello\",\"version\":2}\n{\"type\":\"hello\",\"version\":2}\n".to_vec(),
         b"{\"type\":\"hel".to_vec(),
     ];
     let downloads = answers.map(|answer| {

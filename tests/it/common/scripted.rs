@@ -61,11 +61,11 @@ impl ScriptedTracker {
     pub fn registers(&self) -> Session {
         let (stream, from) = self.listener.accept().unwrap();
         let mut wire = Wire::new(stream);
-        assert!(matches!(wire.message(), Some(TrackerRequest::Hello { version: 1 })));
+        assert!(matches!(wire.message(), Some(TrackerRequest::Hello { version: 2 })));
         let Some(TrackerRequest::Register(registration)) = wire.message() else { panic!("no registration") };
         let address = SocketAddr::new(from.ip(), registration.port);
         let token = Token(u128::from(from.port()) << 64);
-        wire.send(&TrackerResponse::Hello { version: 1 }).unwrap();
+        wire.send(&TrackerResponse::Hello { version: 2 }).unwrap();
         wire.send(&registered(token, address)).unwrap();
         Session { wire, token, address, key: VolunteerKey(0), offered: 0, free: 0 }
     }

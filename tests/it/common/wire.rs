@@ -191,7 +191,7 @@ impl Whole {
     pub fn answer(&self, request: &PeerRequest) -> Option<(PeerResponse, Vec<u8>)> {
         let (file, layout) = (self.id(), self.manifest.layout());
         Some(match request {
-            PeerRequest::Hello { .. } => (PeerResponse::Hello { version: 1 }, vec![]),
+            PeerRequest::Hello { .. } => (PeerResponse::Hello { version: 2 }, vec![]),
             PeerRequest::Ping => (PeerResponse::Pong, vec![]),
             PeerRequest::Manifest { .. } => {
                 let payload = self.manifest.payload();
@@ -311,14 +311,14 @@ impl RawPeer {
         let address = listener.local_addr().unwrap();
         let mut wire = Wire::new(stream);
         let name = PeerName::new(name).unwrap();
-        wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
+        wire.send(&TrackerRequest::Hello { version: 2 }).unwrap();
         wire.send(&TrackerRequest::Register(Registration {
             name: name.clone(),
             port: address.port(),
             advertise: None,
         }))
         .unwrap();
-        assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 1 }));
+        assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 2 }));
         match wire.message() {
             Some(TrackerResponse::Registered { token, address: told, .. }) => {
                 assert_eq!(told, address);
@@ -441,8 +441,8 @@ impl PeerClient {
     #[track_caller]
     pub fn connect(peer: SocketAddr) -> Self {
         let mut wire = Wire::connect(peer);
-        wire.send(&PeerRequest::Hello { version: 1, port: None }).unwrap();
-        assert_eq!(wire.message(), Some(PeerResponse::Hello { version: 1 }));
+        wire.send(&PeerRequest::Hello { version: 2, port: None }).unwrap();
+        assert_eq!(wire.message(), Some(PeerResponse::Hello { version: 2 }));
         Self(wire)
     }
 

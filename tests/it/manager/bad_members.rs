@@ -78,7 +78,7 @@ fn an_invalid_connection_is_refused_and_disturbs_no_member() {
         ([vec![b'['; 60_000], b"\n".to_vec()].concat(), ErrorCode::Malformed),
         (line(r#"{"type":"hello"}"#), ErrorCode::Malformed),
         (line(r#"{"type":"register","name":"n","port":1}"#), ErrorCode::Malformed),
-        (line(r#"{"type":"hello","version":2}"#), ErrorCode::UnknownVersion),
+        (line(r#"{"type":"hello","version":1}"#), ErrorCode::UnknownVersion),
     ] {
         let input = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
         let mut wire = Wire::connect(at);
@@ -90,7 +90,7 @@ fn an_invalid_connection_is_refused_and_disturbs_no_member() {
         wire.is_closed();
     }
     // Half a frame before and after the hello, and a line of 64 MiB.
-    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":1}\n"] {
+    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":2}\n"] {
         let mut wire = Wire::connect(at);
         wire.send_bytes(&[hello, b"{\"type\":\"hel"].concat()).unwrap();
         wire.stream.shutdown(Shutdown::Write).unwrap();
@@ -108,13 +108,13 @@ fn an_invalid_connection_is_refused_and_disturbs_no_member() {
     for name in ["", "a b", "a,b", "../x", &"x".repeat(65)] {
         let mut wire = Wire::connect(at);
         let register = format!(r#"{{"type":"register","name":"{name}","port":1}}"#);
-        wire.send_bytes(&line(r#"{"type":"hello","version":1}"#)).unwrap();
+        wire.send_bytes(&line(r#"{"type":"hello","version":2}"#)).unwrap();
         wire.send_bytes(&line(&register)).unwrap();
         wire.is_closed();
     }
     // Invalid datagrams.
     let udp = Udp::to(at);
-    for bytes in [&b""[..], b"garbage", &random_bytes(4, 1_500), b"{\"v\":1,\"tx\":1}"] {
+    for bytes in [&b""[..], b"garbage", &random_bytes(4, 1_500), b"{\"v\":2,\"tx\":1}"] {
         udp.socket.send(bytes).unwrap();
     }
     let _next = RawPeer::join(at, "next");
@@ -194,8 +194,8 @@ fn a_peer_cannot_advertise_the_address_of_another_peer() {
     // Addresses to which no connection is possible.
     for advertise in ["127.0.0.1:0", "0.0.0.0:7", "224.0.0.1:7"] {
         let mut wire = Wire::connect(at);
-        wire.send(&TrackerRequest::Hello { version: 1 }).unwrap();
-        assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 1 }));
+        wire.send(&TrackerRequest::Hello { version: 2 }).unwrap();
+        assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 2 }));
         let name = PeerName::new("nowhere").unwrap();
         wire.send(&TrackerRequest::Register(Registration {
             name,
