@@ -3,7 +3,7 @@
 //! Listed chunks are hashed when the folder is opened. A received chunk is written under a
 //! temporary name ([`stage`](ChunkFolder::stage)), synced, renamed, and listed
 //! ([`commit`](ChunkFolder::commit)), in this order, so that a crash leaves at most an unlisted
-//! file. Only files that a client wrote into this folder ([`written`]) are ever replaced: a chunk
+//! file. Only files that a client wrote into this folder (module `written`) are ever replaced: a chunk
 //! that differs from a file of the user is stored beside it. Invariant: each served chunk was
 //! hashed, and matches the agreed hash or the manifest as far as the folder knows them.
 

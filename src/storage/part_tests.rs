@@ -536,6 +536,27 @@ fn a_hard_link_in_place_of_the_part_file_is_not_emptied() {
 }
 
 #[test]
+fn a_hard_link_in_place_of_a_resume_file_is_not_written_to() {
+    let fixture = Fixture::new(2 * CHUNK);
+    let Paths { have, note, .. } = fixture.paths();
+    let mut new = have.clone().into_os_string();
+    new.push(".new");
+    for path in [PathBuf::from(new), have, note] {
+        let precious = fixture.folder.path().join("precious");
+        fs::write(&precious, "precious").unwrap();
+        fs::hard_link(&precious, &path).unwrap();
+        let part = fixture.open().unwrap();
+        check(&part, Verify::None);
+        fixture.store(&part, [0]);
+        part.note().unwrap();
+        part.make_durable().unwrap();
+        assert_eq!(fs::read(&precious).unwrap(), b"precious", "{}", path.display());
+        drop(part);
+        fixture.names().iter().for_each(|name| fs::remove_file(fixture.folder.path().join(name)).unwrap());
+    }
+}
+
+#[test]
 fn only_the_owner_can_write_a_part_file_and_a_finished_file_is_an_ordinary_one() {
     let fixture = Fixture::new(CHUNK);
     let part = fixture.open().unwrap();

@@ -225,9 +225,10 @@ pub(super) fn write(
     let bytes = encode(id, boot, maps).map_err(error::io("write", path))?;
     let new = temporary_path(path);
     let needed = bytes.len() as u64;
+    // A file of that name may be a hard link to another file: it is not written to.
+    disk::remove(&new)?;
     let written = options()
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .open(&new)
         .and_then(|mut file| {
             file.write_all(&bytes)?;

@@ -62,9 +62,10 @@ impl ChunkFolder {
     /// The folder cannot be written, the disk is full, or its `local_chunks.txt` is invalid or has
     /// another number of chunks. None of the chunks is added then.
     pub fn commit(&self, chunks: Vec<StagedChunk>) -> Result<(), StoreError> {
-        for StagedChunk { file, .. } in &chunks {
+        for StagedChunk { chunk, file } in &chunks {
             let Some(file) = file else { continue };
-            disk::sync(file.as_file()).map_err(error::write("write", file.path(), 0))?;
+            let needed = chunk.length.into();
+            disk::sync(file.as_file()).map_err(error::write("write", file.path(), needed))?;
         }
         let mut written = lock(&self.writing);
         let list = self.read_list()?;
