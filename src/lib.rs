@@ -84,7 +84,7 @@
 //!    predecessor, as long as the predecessor is fast enough.
 //! 6. The thread of the source receives a chunk, hashes it, compares the digest with the manifest, and only then stores it
 //!    and announces it to subscribers. A source that sent a corrupt chunk is banned; its outstanding chunks are requested
-//!    from other sources.
+//!    from other sources. It is told, and hashes the chunk again: its file may have changed unnoticed.
 //! 7. When all chunks are stored, a rename gives the file its name.
 //!
 //! A chunk folder differs in three points. Its digests come from agreement ([`swarm::agreement`]): a quorum of clients

@@ -40,6 +40,15 @@ pub const DEFAULT_CHUNKS_MAX: u64 = 65_536;
 /// Largest number of chunks of a file or a chunk set.
 pub const CHUNKS_MAX: u32 = 1 << 20;
 
+// Reports of corrupt chunks
+
+/// Shortest time between two reports of an address for which a server hashes a chunk again.
+pub const CORRUPT_REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// Largest number of addresses whose last report is remembered; further addresses wait.
+pub const CORRUPT_REPORTERS_MAX: usize = 1_024;
+/// Bytes per second that a server hashes because of reports, on average.
+pub const REPORTED_CHUNK_RATE_MAX: u32 = 8 * 1024 * 1024;
+
 // Messages
 
 /// Longest line of a frame, bytes, without the newline.

@@ -305,7 +305,7 @@ pub fn check_existing(
     }
     let part = PartFile::open(path, manifest.clone())?;
     if part.needs_full_check() {
-        log::warn!("rehashing the part file of {}: its resume file is unusable", path.display());
+        log::warn!("rehashing the part file of {}: its resume files cannot be used", path.display());
     }
     let subject = format!("the part file of {}", path.display());
     let checked = checking(&subject, watch, shutdown, |watch| part.check(order.recheck.resumed, watch))?;

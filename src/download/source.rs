@@ -121,14 +121,31 @@ impl PeerConnection {
                 }
                 buffer.resize(length as usize, 0);
                 self.reader.payload(buffer)?;
-                match Digest::of(buffer) == digest {
-                    true => Ok(()),
-                    false => Err(SourceError::BadChunk { index, bytes }),
+                if Digest::of(buffer) == digest {
+                    return Ok(());
                 }
+                // The peer may not know that its file has changed.
+                let _ = self.writer.send(&PeerRequest::Corrupt { file, index });
+                Err(SourceError::BadChunk { index, bytes })
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("unexpected response".into())),
         }
+    }
+
+    /// Reports a corrupt chunk over a new connection: the one that delivered it has been closed.
+    fn report_corrupt(
+        mut self,
+        file: FileId,
+        index: ChunkIndex,
+        shutdown: &Shutdown,
+    ) -> Result<(), SourceError> {
+        let _guard = shutdown.guard(&self.stream);
+        self.writer.send(&PeerRequest::Corrupt { file, index })?;
+        // The peer has read the report before this connection is closed.
+        self.await_hello()?;
+        self.writer.send(&PeerRequest::Ping)?;
+        self.reader.message::<PeerResponse>(self.stall).map(|_| ()).map_err(Into::into)
     }
 
     /// Requests the list of files that a peer offers.
@@ -232,8 +249,24 @@ impl SourceReader {
         {
             result = Err(error);
         }
-        if let Err(error) = result {
-            self.report(SourceUpdate::Lost(error));
+        let Err(error) = result else { return };
+        let corrupt = match error {
+            SourceError::BadChunk { index, .. } => Some(index),
+            _ => None,
+        };
+        self.report(SourceUpdate::Lost(error));
+        if let Some(index) = corrupt {
+            self.report_corrupt(index);
+        }
+    }
+
+    /// Tells the source that it sent a corrupt chunk: its file may have changed unnoticed. Best effort.
+    fn report_corrupt(&self, index: ChunkIndex) {
+        let shutdown = self.verifier.shutdown();
+        let reported = PeerConnection::open(self.address, None, self.job.timeouts, shutdown)
+            .and_then(|connection| connection.report_corrupt(self.job.file, index, shutdown));
+        if let Err(error) = reported {
+            log::debug!("chunk {index} not reported to {} as corrupt: {error}", self.address);
         }
     }
 
@@ -431,3 +464,7 @@ impl CommandWriter {
         let _ = stream.shutdown(std::net::Shutdown::Both);
     }
 }
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -127,6 +127,11 @@ impl Verifier {
         }
     }
 
+    /// Shutdown of the download.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.queue.shutdown
+    }
+
     fn add_helper(&self) {
         if self.helpers.fetch_add(1, Relaxed) >= self.helpers_max {
             self.helpers.fetch_sub(1, Relaxed);

@@ -2,8 +2,8 @@
 //!
 //! A connection opens with `hello` from both sides. After that requests are pipelined: responses are sent
 //! in the order of the requests. After a `have` request, the server also sends `got` between responses and,
-//! to a client that serves other peers itself, `coming`, `hints`, `upstream` and `peers`. `overtake` and
-//! `slow` have no response; `pong` has no place in the order.
+//! to a client that serves other peers itself, `coming`, `hints`, `upstream` and `peers`. `overtake`, `slow`
+//! and `corrupt` have no response; `pong` has no place in the order.
 
 use super::tokens::{KeyPrint, Nonce};
 use super::tracker::FileSummary;
@@ -93,6 +93,15 @@ pub enum PeerRequest {
         holder: KeyPrint,
         /// Random number, so that an earlier proof cannot be replayed.
         nonce: Nonce,
+    },
+    /// Reports that a chunk received from the server has a wrong SHA-256. It has no response.
+    ///
+    /// The server hashes the chunk again, and withdraws the file if it has changed.
+    Corrupt {
+        /// Id of the file.
+        file: FileId,
+        /// Index of the chunk.
+        index: ChunkIndex,
     },
     /// Keep-alive of an idle connection.
     Ping,
@@ -303,6 +312,7 @@ mod tests {
             Prove { file: FILE, index: INDEX, holder, nonce: Nonce(42) },
             r#"{"type":"prove","file":"FILE","index":4,"holder":"0101010101010101","nonce":"0000000000000000000000000000002a"}"#,
         );
+        exact(Corrupt { file: FILE, index: INDEX }, r#"{"type":"corrupt","file":"FILE","index":4}"#);
         exact(Ping, r#"{"type":"ping"}"#);
         assert_eq!(serde_json::from_str::<PeerRequest>(r#"{"type":"dance","x":1}"#).unwrap(), Unknown);
     }

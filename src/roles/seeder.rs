@@ -149,12 +149,13 @@ impl OfferedFile<'_> {
     /// A file that was written to is withdrawn at once, hashed when it no longer changes, and offered again.
     fn check(&mut self, watch: &dyn Watch, shutdown: &Shutdown) {
         let now = FileStamp::at(&self.config.file);
-        if now == self.stamp && self.offered {
+        // A file can have changed without a trace at its path: `ChunkSource::check_reported`.
+        let intact = self.file.is_intact();
+        if now == self.stamp && self.offered && intact {
             self.last_stamp = None;
             self.last_warning.clear();
             return;
         }
-        let intact = self.file.is_intact();
         if !intact && std::mem::take(&mut self.offered) {
             self.offers.withdraw(&self.name);
             self.announcer.nudge();

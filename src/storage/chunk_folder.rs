@@ -3,11 +3,12 @@
 //! Listed chunks are hashed when the folder is opened. A received chunk is written under a
 //! temporary name ([`stage`](ChunkFolder::stage)), synced, renamed, and listed
 //! ([`commit`](ChunkFolder::commit)), in this order, so that a crash leaves at most an unlisted
-//! file. Files of the user are never overwritten, except the file listed for the received chunk.
-//! Invariant: each served chunk was hashed, and matches the agreed hash or the manifest as far as
-//! the folder knows them.
+//! file. Only files that a client wrote into this folder (module `written`) are ever replaced: a chunk
+//! that differs from a file of the user is stored beside it. Invariant: each served chunk was
+//! hashed, and matches the agreed hash or the manifest as far as the folder knows them.
 
 mod store;
+mod written;
 
 pub use store::StagedChunk;
 
@@ -21,10 +22,11 @@ use super::{ChunkSource, StoredChunk};
 use crate::content::layout::LayoutError;
 use crate::content::{Bitfield, ChunkIndex, Digest, FileName, Manifest, limits};
 use crate::sync::lock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use written::WrittenFiles;
 
 /// A verified chunk of the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +48,7 @@ pub struct ChunkFolder {
     progress: Progress,
     state: Mutex<State>,
     /// Held while the list is read, changed and written. The state is not locked during that time.
-    writing: Mutex<()>,
+    writing: Mutex<WrittenFiles>,
     /// The folder's lock, against other processes.
     _lock: Option<File>,
 }
@@ -56,6 +58,8 @@ struct State {
     manifest: Option<Arc<Manifest>>,
     /// Index at which the next sweep starts.
     next_sweep: ChunkIndex,
+    /// Chunks that a receiver has reported, found to be damaged: the next sweep returns them.
+    damaged: BTreeSet<ChunkIndex>,
 }
 
 /// A hashed chunk file.
@@ -101,6 +105,7 @@ impl ChunkFolder {
             Ok(true)
         })?;
         let entries = std::mem::take(&mut *lock(&entries));
+        let written = WrittenFiles::read(&root);
         let count = list.chunks.count;
         let mut have = Bitfield::none(count);
         entries.keys().for_each(|&index| _ = have.insert(index));
@@ -109,8 +114,13 @@ impl ChunkFolder {
             root,
             count,
             progress: Progress::new(have),
-            state: Mutex::new(State { entries, manifest: None, next_sweep: ChunkIndex(0) }),
-            writing: Mutex::new(()),
+            state: Mutex::new(State {
+                entries,
+                manifest: None,
+                next_sweep: ChunkIndex(0),
+                damaged: BTreeSet::new(),
+            }),
+            writing: Mutex::new(written),
             _lock: folder_lock,
         })
     }
@@ -165,8 +175,8 @@ impl ChunkFolder {
         Ok(false)
     }
 
-    /// Stops serving a chunk because the agreed hash differs from the folder's. Its line and file
-    /// stay until [`commit`](Self::commit) replaces them.
+    /// Stops serving a chunk because the agreed hash differs from the folder's. Its line stays until
+    /// [`commit`](Self::commit) changes it.
     pub fn distrust(&self, index: ChunkIndex) {
         let mut state = lock(&self.state);
         if let Some(entry) = state.entries.get_mut(&index) {
@@ -200,10 +210,12 @@ impl ChunkFolder {
     }
 
     /// Checks the metadata of the next `at_most` chunk files, in turn, and returns the chunks whose
-    /// files have changed or are missing.
+    /// files have changed or are missing. Chunks found to be damaged after a report come first.
     pub fn sweep(&self, at_most: usize) -> Vec<ChunkIndex> {
+        let mut found = Vec::new();
         let next: Vec<Entry> = {
             let mut state = lock(&self.state);
+            found.extend(std::mem::take(&mut state.damaged));
             let from = state.next_sweep;
             let after = state.entries.range(from..).map(|(_, entry)| entry);
             let before = state.entries.range(..from).map(|(_, entry)| entry);
@@ -212,7 +224,8 @@ impl ChunkFolder {
             state.next_sweep = next.last().map_or(ChunkIndex(0), |last| ChunkIndex(last.chunk.index.0 + 1));
             next
         };
-        next.into_iter().filter(|entry| entry.open().is_err()).map(|entry| entry.chunk.index).collect()
+        found.extend(next.iter().filter(|entry| entry.open().is_err()).map(|entry| entry.chunk.index));
+        found
     }
 
     /// Hashes a chunk's file again and returns whether the chunk is intact. A damaged chunk is
@@ -307,6 +320,29 @@ impl ChunkSource for ChunkFolder {
         &self.progress
     }
 
+    fn check_reported(&self, index: ChunkIndex) -> bool {
+        let Some(entry) = self.trusted(index) else { return true };
+        let mut buffer = hashing::buffer(entry.chunk.length);
+        match hashing::hash_file(&entry.path, &mut buffer, HashCallbacks::NONE) {
+            Ok((digest, stamp)) if digest != entry.chunk.digest && stamp == entry.stamp => {}
+            // The next sweep finds a file that is missing or has another time.
+            _ => return true,
+        }
+        self.progress.remove(index);
+        {
+            let mut state = lock(&self.state);
+            // Its stamp no longer stands for its content.
+            state.entries.remove(&index);
+            state.damaged.insert(index);
+        }
+        log::warn!(
+            "{}: chunk {index} differs from its SHA-256, although size and modification time of its file are \
+             unchanged (a peer reported it); it is not served until it has been replaced",
+            entry.path.display()
+        );
+        false
+    }
+
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
         self.trusted(index).ok_or(StoreError::Missing(index))?.open()
     }
@@ -345,7 +381,7 @@ fn matches_manifest(manifest: &Manifest, chunk: HeldChunk) -> bool {
     manifest.digest(chunk.index) == Some(chunk.digest) && length == Some(chunk.length)
 }
 
-/// Candidate names for a chunk's file, preferred name first.
+/// Candidate names for a chunk's file, preferred name first: `chunk_N`, then names with the digest.
 fn file_names(chunk: HeldChunk) -> impl Iterator<Item = FileName> {
     let digest = chunk.digest.to_string();
     let plain = format!("chunk_{}", chunk.index);

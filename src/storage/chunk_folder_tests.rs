@@ -41,6 +41,11 @@ fn serves(folder: &ChunkFolder, number: u32) -> Option<String> {
     Some(String::from_utf8(bytes).unwrap())
 }
 
+/// The name of a chunk that is stored beside a file of the user.
+fn beside(number: u32, content: &str) -> String {
+    format!("chunk_{number}_{}", &Digest::of(content.as_bytes()).to_string()[..8])
+}
+
 fn read(folder: &TempDir, name: &str) -> String {
     fs::read_to_string(folder.path().join(name)).unwrap()
 }
@@ -132,10 +137,12 @@ fn a_changed_chunk_file_is_not_served() {
     for number in [1, 2] {
         assert!(matches!(chunks.stored(index(number)), Err(StoreError::Changed(_))));
     }
-    // A changed chunk is replaced like a missing one.
+    // The changed file is the user's and stays. The removed one is written again.
     store(&chunks, 1, "one").unwrap();
     store(&chunks, 2, "two").unwrap();
     assert_eq!((serves(&chunks, 1).unwrap(), read(&folder, "b")), ("one".into(), "two".into()));
+    assert_eq!(read(&folder, "a"), "other");
+    assert_eq!(read(&folder, LIST), format!("1,{}\n2,b\n2,LASTCHUNK\n", beside(1, "one")));
 }
 
 #[test]
@@ -154,7 +161,7 @@ fn a_stored_chunk_is_listed_and_served_also_after_a_restart() {
     assert!(again.held() == held && again.progress().is_complete());
     assert_eq!(serves(&again, 3).as_deref(), Some("three"));
     let names = fs::read_dir(&folder).unwrap().count();
-    assert_eq!(names, 4, "no temporary file is left");
+    assert_eq!(names, 5, "the chunks, the list and the record; no temporary file is left");
 }
 
 #[test]
@@ -253,7 +260,7 @@ fn unlisted_files_after_a_crash_are_adopted_or_ignored() {
 }
 
 #[test]
-fn a_distrusted_chunk_is_replaced_under_its_file_name() {
+fn a_distrusted_chunk_is_replaced_by_one_beside_it() {
     let folder = folder_of(&[(LIST, "1,a\n2,b\n2,LASTCHUNK\n"), ("a", "bad"), ("b", "two")]);
     let chunks = open(&folder).unwrap();
     chunks.distrust(index(1));
@@ -261,7 +268,8 @@ fn a_distrusted_chunk_is_replaced_under_its_file_name() {
     assert_eq!((chunks.held().len(), chunks.progress().held()), (1, 1));
     assert!(read(&folder, LIST).starts_with("1,a\n"));
     store(&chunks, 1, "good").unwrap();
-    assert_eq!((serves(&chunks, 1).unwrap(), read(&folder, "a")), ("good".into(), "good".into()));
+    assert_eq!((serves(&chunks, 1).unwrap(), read(&folder, "a")), ("good".into(), "bad".into()));
+    assert!(read(&folder, LIST).starts_with(&format!("1,{}\n2,b\n", beside(1, "good"))));
     assert_eq!(chunks.progress().since(0, 9).0, [index(1)]);
     // Distrusted by mistake: the same content is stored again.
     chunks.distrust(index(2));
@@ -284,7 +292,7 @@ fn a_sealed_set_serves_only_chunks_that_match_the_manifest() {
     store(&chunks, 2, "two").unwrap();
     store(&chunks, 3, "three").unwrap();
     assert!(chunks.progress().is_complete());
-    assert_eq!(read(&folder, "b"), "two");
+    assert_eq!((read(&folder, "b"), serves(&chunks, 2).unwrap()), ("bad".into(), "two".into()));
 }
 
 #[test]
@@ -323,7 +331,9 @@ fn commit_lists_many_chunks_and_dropped_ones_are_removed() {
     assert_eq!((serves(&chunks, 2), read(&folder, LIST).lines().count()), (None, 2));
     chunks.commit(kept).unwrap();
     let list = read(&folder, LIST);
-    assert!(list.starts_with("1,mine\n2,chunk_2\n3,chunk_3_") && list.ends_with("\n9,LASTCHUNK\n"), "{list}");
+    let (one, three) = (beside(1, "new"), beside(3, "three"));
+    assert_eq!(list, format!("1,{one}\n2,chunk_2\n3,{three}\n9,LASTCHUNK\n"));
+    assert_eq!((read(&folder, "mine"), read(&folder, "chunk_3")), ("old".into(), "another".into()));
     for (number, content) in [(1, "new"), (2, "two"), (3, "three")] {
         assert_eq!(serves(&chunks, number).as_deref(), Some(content));
     }
@@ -334,4 +344,111 @@ fn commit_lists_many_chunks_and_dropped_ones_are_removed() {
     drop(chunks);
     open(&folder).unwrap();
     assert!(!fs::read_dir(&folder).unwrap().any(|entry| disk::is_temporary(&entry.unwrap().file_name())));
+}
+
+/// The names in the folder without the list and the record.
+fn chunk_files(folder: &TempDir) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name != LIST && name != written::FILE).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn later_agreements_replace_only_files_that_the_client_wrote() {
+    let files = [(LIST, "1,chunk_1\n2,LASTCHUNK\n"), ("chunk_1", "mine")];
+    let folder = folder_of(&files);
+    // Each agreement is that of another run.
+    for agreed in ["EVIL", "WORSE", "mine", "good", "EVIL"] {
+        let chunks = open(&folder).unwrap();
+        for number in [1, 2] {
+            chunks.distrust(index(number));
+            store(&chunks, number, agreed).unwrap();
+            assert_eq!(serves(&chunks, number).as_deref(), Some(agreed));
+        }
+        drop(chunks);
+        assert_eq!((read(&folder, "chunk_1"), read(&folder, "chunk_2")), ("mine".into(), agreed.into()));
+        let name = if agreed == "mine" { "chunk_1".into() } else { beside(1, agreed) };
+        assert_eq!(read(&folder, LIST), format!("1,{name}\n2,chunk_2\n2,LASTCHUNK\n"));
+        let mut expected = vec!["chunk_1".to_owned(), "chunk_2".to_owned(), name];
+        expected.sort();
+        expected.dedup();
+        assert_eq!(chunk_files(&folder), expected, "files that are no longer listed are removed");
+        assert!(open(&folder).unwrap().progress().is_complete());
+    }
+}
+
+#[test]
+fn a_written_file_that_the_user_has_changed_is_the_users() {
+    let folder = folder_of(&[(LIST, "2,LASTCHUNK\n")]);
+    let chunks = open(&folder).unwrap();
+    store(&chunks, 1, "one").unwrap();
+    store(&chunks, 2, "two").unwrap();
+    drop(chunks);
+    // Of the same size and of another size.
+    fs::write(folder.path().join("chunk_1"), "ONE").unwrap();
+    fs::write(folder.path().join("chunk_2"), "edited").unwrap();
+    let chunks = open(&folder).unwrap();
+    for (number, agreed) in [(1, "uno"), (2, "dos")] {
+        chunks.distrust(index(number));
+        store(&chunks, number, agreed).unwrap();
+        assert_eq!(serves(&chunks, number).as_deref(), Some(agreed));
+    }
+    assert_eq!((read(&folder, "chunk_1"), read(&folder, "chunk_2")), ("ONE".into(), "edited".into()));
+    assert_eq!(chunk_files(&folder), ["chunk_1", &beside(1, "uno"), "chunk_2", &beside(2, "dos")]);
+}
+
+#[test]
+fn files_of_the_previous_version_count_as_the_users() {
+    // That version had no record of the files that it wrote.
+    let folder = folder_of(&[(LIST, "1,chunk_1_deadbeef\n1,LASTCHUNK\n"), ("chunk_1_deadbeef", "old")]);
+    let chunks = open(&folder).unwrap();
+    chunks.distrust(index(1));
+    store(&chunks, 1, "new").unwrap();
+    assert_eq!(chunk_files(&folder), [beside(1, "new"), "chunk_1_deadbeef".into()]);
+    assert_eq!(read(&folder, "chunk_1_deadbeef"), "old");
+}
+
+#[test]
+fn a_link_of_the_user_is_not_replaced() {
+    let folder = folder_of(&[(LIST, "1,link\n1,LASTCHUNK\n"), ("real", "bad")]);
+    symlink("real", folder.path().join("link")).unwrap();
+    let chunks = open(&folder).unwrap();
+    chunks.distrust(index(1));
+    store(&chunks, 1, "good").unwrap();
+    assert!(folder.path().join("link").is_symlink() && read(&folder, "link") == "bad");
+    assert_eq!(serves(&chunks, 1).as_deref(), Some("good"));
+}
+
+#[test]
+fn a_chunk_that_fails_at_close_is_not_listed() {
+    // The first close is that of the chunk, the second that of the record, the third that of the list.
+    for skipped in 0..3 {
+        let folder = folder_of(&[(LIST, "1,LASTCHUNK\n")]);
+        let chunks = open(&folder).unwrap();
+        disk::faults::fail_close(skipped, rustix::io::Errno::DQUOT);
+        let error = store(&chunks, 1, "one").unwrap_err();
+        assert!(matches!(error, StoreError::Full { .. }), "{error}");
+        assert!(chunks.holds(index(1)).is_none() && read(&folder, LIST) == "1,LASTCHUNK\n");
+        store(&chunks, 1, "one").unwrap();
+        assert_eq!(serves(&chunks, 1).as_deref(), Some("one"));
+    }
+}
+
+#[test]
+fn a_reported_chunk_is_withdrawn_only_if_its_file_has_changed() {
+    let folder = folder_of(&[(LIST, "1,a\n2,b\n2,LASTCHUNK\n"), ("a", "one"), ("b", "two")]);
+    let chunks = open(&folder).unwrap();
+    assert!(chunks.check_reported(index(1)) && chunks.check_reported(index(9)));
+    // As a write through a memory map leaves it.
+    let path = folder.path().join("a");
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, "ONE").unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    assert!(chunks.sweep(9).is_empty() && chunks.stored(index(1)).is_ok());
+    assert!(!chunks.check_reported(index(1)) && chunks.stored(index(1)).is_err());
+    assert_eq!(chunks.sweep(9), [index(1)]);
+    assert!(!chunks.recheck(index(1)) && chunks.sweep(9).is_empty());
+    store(&chunks, 1, "one").unwrap();
+    assert_eq!((serves(&chunks, 1).unwrap(), read(&folder, "a")), ("one".into(), "ONE".into()));
 }

@@ -4,7 +4,8 @@
 //! or replaced meanwhile. A file of a [shared folder](super::SharedFolder) is opened for each
 //! chunk, so that a folder of any size keeps no file open. The file is never written to. Invariant:
 //! as long as the file's metadata is as it was when hashing began, its bytes match the manifest;
-//! after a change, no chunk is served.
+//! after a change, no chunk is served. A program that writes through a memory map can change bytes
+//! without a change of the metadata: [`check_reported`](ChunkSource::check_reported) finds it.
 
 use super::disk::{self, Identity, Stamp};
 use super::error::StoreError;
@@ -27,6 +28,8 @@ pub struct CompleteFile {
     manifest: Arc<Manifest>,
     id: FileId,
     progress: Progress,
+    /// A chunk was found to differ from its digest: no chunk is served.
+    is_corrupt: AtomicBool,
 }
 
 /// Identity of the file under a path. Two equal stamps mean the same file, unmodified in between.
@@ -151,7 +154,8 @@ impl CompleteFile {
         let id = manifest.id();
         let progress = Progress::new(Bitfield::all(manifest.layout().count()));
         let access = Access::Open { file: Arc::new(file), stamp };
-        Ok(Self { path: path.to_owned(), access, manifest, id, progress })
+        let is_corrupt = AtomicBool::new(false);
+        Ok(Self { path: path.to_owned(), access, manifest, id, progress, is_corrupt })
     }
 
     /// MD5 of the file, from a second pass on this thread. For the callbacks see
@@ -184,8 +188,16 @@ impl CompleteFile {
         self.manifest.layout()
     }
 
+    /// Whether a chunk was found to differ from its digest, although the metadata is unchanged.
+    pub(super) fn is_corrupt(&self) -> bool {
+        self.is_corrupt.load(Relaxed)
+    }
+
     /// Opens the file, or returns the open one; fails if it is no longer the hashed file.
     fn open(&self) -> Result<Arc<File>, StoreError> {
+        if self.is_corrupt() {
+            return Err(StoreError::Changed(self.path.clone()));
+        }
         match &self.access {
             Access::Open { file, stamp } => stamp.check(file, &self.path).map(|()| Arc::clone(file)),
             Access::Named(identity) => {
@@ -227,6 +239,18 @@ impl ChunkSource for CompleteFile {
 
     fn is_intact(&self) -> bool {
         self.open().is_ok()
+    }
+
+    fn check_reported(&self, index: ChunkIndex) -> bool {
+        let matches = hashing::matches(self, index, &self.path);
+        if !matches && !self.is_corrupt.swap(true, Relaxed) {
+            log::warn!(
+                "{}: chunk {index} differs from its SHA-256, although size and modification time of the file are \
+                 unchanged (a peer reported it); the file is not offered until it has been hashed again",
+                self.path.display()
+            );
+        }
+        matches
     }
 
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
@@ -417,5 +441,26 @@ mod tests {
         assert!(matches!(publish(&folder.path().join("none")), Err(StoreError::Io { .. })));
         let odd = CompleteFile::publish(&path, Some(3), &|_| (), &|| false);
         assert!(matches!(odd, Err(StoreError::Layout(_))));
+    }
+
+    /// Changes a byte and restores the modification time, as a write through a memory map leaves it.
+    fn change_unnoticed(path: &Path, offset: u64) {
+        let modified = fs::metadata(path).unwrap().modified().unwrap();
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(b"\xEE", offset).unwrap();
+        file.set_modified(modified).unwrap();
+    }
+
+    #[test]
+    fn a_reported_chunk_withdraws_the_file_only_if_it_has_changed() {
+        let (_folder, path) = file_of(&vec![1; 3 * CHUNK]);
+        let complete = publish(&path).unwrap();
+        assert!((0..4).all(|index| complete.check_reported(ChunkIndex(index))));
+        change_unnoticed(&path, CHUNK as u64);
+        // The metadata shows nothing, and neither does a report of another chunk.
+        assert!(complete.is_intact() && complete.check_reported(ChunkIndex(0)));
+        assert!(complete.stored(ChunkIndex(1)).is_ok());
+        assert!(!complete.check_reported(ChunkIndex(1)) && !complete.is_intact());
+        assert!(matches!(complete.stored(ChunkIndex(0)), Err(StoreError::Changed(_))));
     }
 }

@@ -116,6 +116,87 @@ pub(super) fn open_as_file(
     Ok((file, Stamp::of(&metadata)))
 }
 
+/// Calls fsync on a file, and reports the errors that its file system reports only at close.
+pub(crate) fn sync(file: &File) -> io::Result<()> {
+    file.sync_all()?;
+    check_writes(file)
+}
+
+/// Fails if a write to the file has failed that its file system reports only at close, as network
+/// file systems do.
+///
+/// The file stays open: a duplicate of its descriptor is closed. Local file systems do nothing
+/// then. The error is reported once, so the caller must remember it.
+pub(super) fn check_writes(file: &File) -> io::Result<()> {
+    loop {
+        let Ok(duplicate) = file.try_clone() else {
+            // No free descriptor. fsync reports the errors, too, but takes longer.
+            return file.sync_data();
+        };
+        match close(duplicate) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            closed => return closed,
+        }
+    }
+}
+
+/// Whether a file is on a local file system, which reports a failed write only at fsync. Every other
+/// file system may report it at close.
+pub(super) fn is_local(file: &File) -> bool {
+    // Magic numbers from statfs(2): ext2 to ext4, XFS, Btrfs, tmpfs, F2FS, ZFS, overlayfs.
+    const LOCAL: [u32; 7] =
+        [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, 0x2FC1_2FC1, 0x794C_7630];
+    rustix::fs::fstatfs(file).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32)))
+}
+
+/// Closes a file and returns the error of close, which reports failed writes on network file
+/// systems. A drop ignores it.
+pub(super) fn close(file: File) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(error) = faults::take_close_error() {
+        return Err(error);
+    }
+    Ok(nix::unistd::close(file)?)
+}
+
+/// Errors that tests inject into [`close`].
+#[cfg(test)]
+pub(super) mod faults {
+    use super::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        static CLOSE: Cell<Option<(u32, rustix::io::Errno)>> = const { Cell::new(None) };
+    }
+
+    /// Makes one close of this thread fail: the next one, or after `skipped` closes.
+    pub(in crate::storage) fn fail_close(skipped: u32, errno: rustix::io::Errno) {
+        CLOSE.set(Some((skipped, errno)));
+    }
+
+    /// Whether the injected error has been returned.
+    pub(in crate::storage) fn close_has_failed() -> bool {
+        CLOSE.get().is_none()
+    }
+
+    pub(super) fn take_close_error() -> Option<io::Error> {
+        let (skipped, errno) = CLOSE.get()?;
+        CLOSE.set(skipped.checked_sub(1).map(|skipped| (skipped, errno)));
+        (skipped == 0).then(|| errno.into())
+    }
+}
+
+/// Why another user may have written a file, or may write it later; `None` if only this user can.
+pub(super) fn writable_by_others(metadata: &Metadata) -> Option<&'static str> {
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Some("it belongs to another user");
+    }
+    if metadata.nlink() > 1 {
+        return Some("it has a second name (hard link)");
+    }
+    (metadata.mode() & 0o022 != 0).then_some("its permissions let other users write to it")
+}
+
 /// Calls fsync on a folder, which makes the names in it durable.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
@@ -196,7 +277,7 @@ pub(super) fn temporary_for(
             error::write("create a file in", folder, bytes.len() as u64)(source)
         })?;
     file.write_all(bytes)
-        .and_then(|()| if durable { file.as_file().sync_all() } else { Ok(()) })
+        .and_then(|()| if durable { sync(file.as_file()) } else { Ok(()) })
         .map_err(error::write("write", path, bytes.len() as u64))?;
     Ok(file)
 }

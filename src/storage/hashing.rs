@@ -7,6 +7,7 @@
 
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
+use super::{ChunkSource, StoredChunk};
 use crate::content::md5::{Md5, Md5Hasher};
 use crate::content::{ChunkIndex, ChunkSpan, Digest, HASH_LANES, Hasher, Layout, limits};
 use std::fs::File;
@@ -133,6 +134,22 @@ pub(super) fn hash_span(
     let range = span.offset..span.offset + u64::from(span.length);
     read_range(file, path, range, buffer, watch, |bytes| hasher.update(bytes))?;
     Ok(hasher.finish())
+}
+
+/// Hashes a chunk of a source again and returns whether it matches the manifest. A chunk that cannot
+/// be read counts as matching.
+pub(super) fn matches(source: &dyn ChunkSource, index: ChunkIndex, path: &Path) -> bool {
+    let Some(expected) = source.manifest().and_then(|manifest| manifest.digest(index)) else { return true };
+    let digest = source.stored(index).and_then(|StoredChunk { file, offset, length }| {
+        hash_span(&file, path, ChunkSpan { offset, length }, &mut buffer(length), HashCallbacks::NONE)
+    });
+    match digest {
+        Ok(digest) => digest == expected,
+        Err(error) => {
+            log::debug!("cannot hash chunk {index} again: {error}");
+            true
+        }
+    }
 }
 
 /// MD5 of the first `size` bytes of a file, on this thread: MD5 is serial.

@@ -65,6 +65,15 @@ pub trait ChunkSource: Send + Sync {
         true
     }
 
+    /// Hashes a chunk again, because a receiver has reported it as corrupt, and returns whether it
+    /// matches its digest. If it does not, the source stops serving it, and the log says why.
+    ///
+    /// A chunk that cannot be read counts as matching: only a wrong digest is a proof.
+    fn check_reported(&self, index: ChunkIndex) -> bool {
+        let _ = index;
+        true
+    }
+
     /// Location of a chunk's bytes.
     ///
     /// # Errors

@@ -7,9 +7,10 @@
 //! without fsync can be torn after a power cut. The note may be lost then, the durable list must
 //! not be.
 //!
-//! A resume file that is torn or belongs to another file counts for nothing, and
-//! [`check`](PartFile::check) hashes the part file instead. Invariant: a resume file never outlives
-//! its part file, and never lists a chunk before its bytes are in the part file.
+//! A resume file counts for nothing if it is torn, belongs to another file, or can have been written
+//! by another user; so do all resume files of a part file that another user can have written.
+//! [`check`](PartFile::check) then hashes the part file instead. Invariant: a resume file never
+//! outlives its part file, and never lists a chunk before its bytes are in the part file.
 
 mod check;
 
@@ -25,11 +26,11 @@ use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, Md5};
 use crate::sync::lock;
 use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Bytes of the target's name that are repeated in the hidden names. With prefix and suffix, these
@@ -37,6 +38,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 const NAME_BYTES_MAX: usize = 180;
 /// Attempts to open the part file while other processes rename or remove it.
 const OPEN_ATTEMPTS_MAX: usize = 8;
+/// Permissions of a part file, less the umask. A finished file gets those of an ordinary new file.
+const MODE: u32 = 0o644;
 
 /// A download in progress: the part file, its resume files and its target.
 pub struct PartFile {
@@ -48,12 +51,19 @@ pub struct PartFile {
     boot: Option<String>,
     progress: Progress,
     resumed: AtomicU64,
-    /// A resume file is torn or belongs to another file.
+    /// A resume file is unusable, or another user can have written the part file.
     unusable_map: bool,
     resume_files: Mutex<ResumeFiles>,
+    /// Held while the file system is asked for write errors, which it reports only once, until they
+    /// are recorded.
+    checking: Mutex<()>,
+    /// The file system may report a failed write only at close.
+    reports_at_close: bool,
     /// Held during a write: the kernel serialises writes to one file, and threads that wait for it
     /// there use up CPU time.
     writing: Mutex<()>,
+    /// A chunk was found to differ from its digest: no chunk is served.
+    is_corrupt: AtomicBool,
     /// Size and modification time of the finished file; a file that differs is no longer served.
     stamp: OnceLock<Stamp>,
 }
@@ -74,8 +84,8 @@ struct ResumeFiles {
     /// Number of notes written by this process.
     note_count: usize,
     finished: bool,
-    /// An fsync of the data has failed: dirty pages in the page cache can no longer be relied on.
-    sync_failed: bool,
+    /// Error of a failed fsync or close: written data has been lost.
+    write_error: Option<Errno>,
 }
 
 impl PartFile {
@@ -96,13 +106,16 @@ impl PartFile {
     fn open_in(target: &Path, manifest: Arc<Manifest>, boot: Option<String>) -> Result<Self, StoreError> {
         let id = manifest.id();
         let paths = Paths::beside(target, id)?;
-        let file = open_locked(&paths.part)?;
-        let size = file.metadata().map_err(error::io("read the metadata of", &paths.part))?.len();
         let layout = manifest.layout();
-        let resume = size == layout.size();
-        let (maps, unusable_map) = match resume {
-            true => paths.read_resume_files(id, layout.count(), boot.as_deref()),
-            false => (ResumeMaps::empty(layout.count()), false),
+        let (file, metadata) = open_for(&paths.part, layout.size())?;
+        let resume = metadata.len() == layout.size();
+        let (maps, unusable_map) = match (resume, disk::writable_by_others(&metadata)) {
+            (true, None) => paths.read_resume_files(id, layout.count(), boot.as_deref()),
+            (true, Some(why)) => {
+                log::warn!("resume files of {} ignored: {why}", paths.part.display());
+                (ResumeMaps::empty(layout.count()), true)
+            }
+            (false, _) => (ResumeMaps::empty(layout.count()), false),
         };
         let resumed = maps.written.iter().map(|index| length_of(&manifest, index)).sum();
         let ready = match resume {
@@ -120,12 +133,13 @@ impl PartFile {
             // Allocate the note now: it can then be overwritten even when the disk is full.
             resume_file::create_note(&paths.note, id, boot.as_deref(), layout.count())?;
         }
+        let reports_at_close = !disk::is_local(&file);
         let resume_files = ResumeFiles {
             durable: maps.durable,
             listed_count: maps.written.held(),
             note_count: 0,
             finished: false,
-            sync_failed: false,
+            write_error: None,
         };
         Ok(Self {
             target: target.to_owned(),
@@ -138,7 +152,10 @@ impl PartFile {
             resumed: AtomicU64::new(resumed),
             unusable_map,
             resume_files: Mutex::new(resume_files),
+            checking: Mutex::default(),
+            reports_at_close,
             writing: Mutex::default(),
+            is_corrupt: AtomicBool::new(false),
             stamp: OnceLock::new(),
         })
     }
@@ -157,12 +174,22 @@ impl PartFile {
     /// file without fsync, and no write if no chunk was added.
     ///
     /// # Errors
-    /// The note cannot be written; [`StoreError::Gone`] if the part file was removed, so that the
-    /// download cannot continue.
+    /// The note cannot be written; the file system has lost stored data;
+    /// [`StoreError::Gone`] if the part file was removed, so that the download cannot continue.
     pub fn note(&self) -> Result<(), StoreError> {
-        let mut resume_files = lock(&self.resume_files);
         let (present, _) = self.progress.have();
-        if resume_files.finished || resume_files.sync_failed || present.held() == resume_files.listed_count {
+        let done = |resume_files: &ResumeFiles| {
+            let failed = resume_files.write_error.is_some();
+            resume_files.finished || failed || present.held() == resume_files.listed_count
+        };
+        if done(&lock(&self.resume_files)) {
+            return Ok(());
+        }
+        // A kill would hide the error of a write that fails at close. The check covers only the
+        // chunks stored before it began.
+        self.check_writes()?;
+        let mut resume_files = lock(&self.resume_files);
+        if done(&resume_files) {
             return Ok(());
         }
         if !path_refers_to(&self.file, &self.paths.part)? {
@@ -194,7 +221,7 @@ impl PartFile {
     pub fn make_durable(&self) -> Result<(), StoreError> {
         let (present, _) = self.progress.have();
         let done = |resume_files: &ResumeFiles| {
-            !resume_files.finished && !resume_files.sync_failed && resume_files.durable == present
+            !resume_files.finished && resume_files.write_error.is_none() && resume_files.durable == present
         };
         if done(&lock(&self.resume_files)) {
             return Ok(());
@@ -202,7 +229,7 @@ impl PartFile {
         // A sync covers only the bytes written before it began.
         self.sync_data()?;
         let mut resume_files = lock(&self.resume_files);
-        if !resume_files.finished {
+        if !resume_files.finished && resume_files.write_error.is_none() {
             let mut durable = present;
             resume_file::merge(&mut durable, &resume_files.durable);
             let maps = ResumeMaps { written: durable.clone(), durable };
@@ -240,17 +267,19 @@ impl PartFile {
     ///
     /// # Errors
     /// [`StoreError::Missing`] if a chunk is missing, [`StoreError::Exists`] if the target exists
-    /// and `overwrite` is not set. The part file is unchanged then.
+    /// and `overwrite` is not set; the part file is unchanged then. [`StoreError::Full`] or
+    /// [`StoreError::Io`] if the file system has lost stored data, also at an earlier call.
     pub fn finish(&self, overwrite: bool, durable: bool) -> Result<(), StoreError> {
         if let Some(missing) = self.progress.have().0.missing().next() {
             return Err(StoreError::Missing(missing));
         }
-        // After a failed sync the file may have lost data; the sync reports the error again.
-        if durable || lock(&self.resume_files).sync_failed {
-            self.sync_data()?;
+        match durable {
+            true => self.sync_data()?,
+            false => self.check_writes()?,
         }
         let mut resume_files = lock(&self.resume_files);
         if !resume_files.finished {
+            self.set_ordinary_permissions();
             rename(&self.paths.part, &self.target, overwrite)?;
             resume_files.finished = true;
             // From now on the file belongs to the user and may be changed. A changed file is not
@@ -273,19 +302,54 @@ impl PartFile {
     }
 
     fn sync_data(&self) -> Result<(), StoreError> {
-        let sync_failed = lock(&self.resume_files).sync_failed;
-        // After a failed fsync, the next one can succeed although the data of the first one was
-        // lost.
-        let synced = match sync_failed {
-            true => Err(io::Error::other("an earlier fsync failed")),
-            false => self.file.sync_data(),
-        };
-        synced.map_err(|source| {
-            lock(&self.resume_files).sync_failed = true;
-            let removed = resume_file::remove(&self.paths.note);
-            removed.err().into_iter().for_each(|error| log::warn!("{error}"));
-            error::io("sync", &self.paths.part)(source)
+        self.ask_for_write_errors(|file| file.sync_data().and_then(|()| disk::check_writes(file)))
+    }
+
+    /// Fails if the file system has lost stored data. A local file system reports losses only at
+    /// fsync, which takes longer than its users want to wait; without `durable` it is not asked.
+    fn check_writes(&self) -> Result<(), StoreError> {
+        let failed = lock(&self.resume_files).write_error.is_some();
+        match self.reports_at_close || failed {
+            true => self.ask_for_write_errors(disk::check_writes),
+            false => Ok(()),
+        }
+    }
+
+    /// After a loss, no further chunk is listed and each later call fails: the file system reports
+    /// an error only once.
+    fn ask_for_write_errors(&self, ask: impl FnOnce(&File) -> io::Result<()>) -> Result<(), StoreError> {
+        let _checking = lock(&self.checking);
+        let earlier = lock(&self.resume_files).write_error;
+        let answer = earlier.map_or_else(|| ask(&self.file), |errno| Err(errno.into()));
+        answer.map_err(|source| {
+            let mut resume_files = lock(&self.resume_files);
+            if !resume_files.finished {
+                let removed = resume_file::remove(&self.paths.note);
+                removed.err().into_iter().for_each(|error| log::warn!("{error}"));
+            }
+            resume_files.write_error = Some(Errno::from_io_error(&source).unwrap_or(Errno::IO));
+            error::write("write all data to", &self.paths.part, self.manifest.layout().size())(source)
         })
+    }
+
+    /// Gives the part file the permissions of an ordinary new file in its folder. Not critical: a
+    /// failure leaves it writable by its owner only.
+    fn set_ordinary_permissions(&self) {
+        let set = || -> io::Result<()> {
+            let mode = disk::temporary(&self.target, b"", false)
+                .map_err(io::Error::other)?
+                .as_file()
+                .metadata()?
+                .mode();
+            let current = self.file.metadata()?;
+            match current.mode() == mode {
+                true => Ok(()),
+                false => self.file.set_permissions(fs::Permissions::from_mode(mode & 0o7777)),
+            }
+        };
+        set().err().into_iter().for_each(|error| {
+            log::debug!("permissions of {} not changed: {error}", self.paths.part.display());
+        });
     }
 
     fn missing_bytes(&self) -> u64 {
@@ -296,8 +360,12 @@ impl PartFile {
         chunks.iter().map(|index| length_of(&self.manifest, index)).sum()
     }
 
-    /// Fails with [`StoreError::Changed`] if another program has modified the finished file.
+    /// Fails with [`StoreError::Changed`] if another program has modified the finished file, or a chunk
+    /// was found to be damaged.
     fn unchanged(&self) -> Result<(), StoreError> {
+        if self.is_corrupt.load(Relaxed) {
+            return Err(StoreError::Changed(self.target.clone()));
+        }
         self.stamp.get().map_or(Ok(()), |stamp| stamp.check(&self.file, &self.target))
     }
 }
@@ -317,6 +385,24 @@ impl ChunkSource for PartFile {
 
     fn is_intact(&self) -> bool {
         self.unchanged().is_ok()
+    }
+
+    fn check_reported(&self, index: ChunkIndex) -> bool {
+        let matches = hashing::matches(self, index, &self.target);
+        if !matches && !self.is_corrupt.swap(true, Relaxed) {
+            log::warn!(
+                "{}: chunk {index} differs from its SHA-256, although it was stored correctly (a peer reported it): \
+                 another program or the disk has damaged it; the file is no longer offered",
+                self.target.display()
+            );
+            let mut resume_files = lock(&self.resume_files);
+            if !resume_files.finished {
+                // The download fails at its end, and the next run hashes the part file.
+                resume_files.write_error.get_or_insert(Errno::IO);
+                self.empty_resume_files().err().into_iter().for_each(|error| log::warn!("{error}"));
+            }
+        }
+        matches
     }
 
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
@@ -379,12 +465,30 @@ impl Paths {
     }
 }
 
+/// Opens and locks the part file for a file of `size` bytes; creates an empty one if none exists.
+///
+/// A file of another size is emptied later. If another user can have written it, or it is a hard
+/// link, it may be a file of value: its name is removed, and a new file is created.
+fn open_for(path: &Path, size: u64) -> Result<(File, Metadata), StoreError> {
+    let open = || {
+        let file = open_locked(path)?;
+        let metadata = file.metadata().map_err(error::io("read the metadata of", path))?;
+        Ok::<_, StoreError>((file, metadata))
+    };
+    let (file, metadata) = open()?;
+    if metadata.len() == 0 || metadata.len() == size || disk::writable_by_others(&metadata).is_none() {
+        return Ok((file, metadata));
+    }
+    disk::remove(path)?;
+    open()
+}
+
 /// Opens and locks the part file; creates an empty one if none exists.
 fn open_locked(path: &Path) -> Result<File, StoreError> {
     let busy = || StoreError::Busy(path.to_owned());
     for _ in 0..OPEN_ATTEMPTS_MAX {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
+        options.read(true).write(true).create(true).truncate(false).mode(MODE);
         // Do not follow a link: it was not created by shoal.
         let (file, _) = disk::open_as_file(&mut options, OFlags::NOFOLLOW, path)?;
         match file.try_lock() {

@@ -297,7 +297,7 @@ fn after_a_failed_fsync_no_further_chunk_is_listed() {
     part.make_durable().unwrap();
     fixture.store(&part, [1]);
     part.note().unwrap();
-    lock(&part.resume_files).sync_failed = true;
+    lock(&part.resume_files).write_error = Some(Errno::IO);
     assert!(part.make_durable().is_err());
     fixture.store(&part, [2]);
     part.note().unwrap();
@@ -413,4 +413,224 @@ fn a_finished_file_is_not_served_after_a_change() {
     assert!(part.is_intact());
     File::options().append(true).open(fixture.target()).unwrap().set_len(1).unwrap();
     assert!(matches!(part.stored(ChunkIndex(0)), Err(StoreError::Changed(_))) && !part.is_intact());
+}
+
+#[test]
+fn data_lost_by_a_network_file_system_is_no_complete_file() {
+    for (durable, listed) in [(false, 0), (true, 0), (false, 1)] {
+        let fixture = Fixture::new(2 * CHUNK);
+        let mut part = fixture.open().unwrap();
+        part.reports_at_close = true;
+        fixture.store(&part, 0..listed);
+        if listed > 0 {
+            part.make_durable().unwrap();
+        }
+        fixture.store(&part, 0..2);
+        disk::faults::fail_close(0, Errno::DQUOT);
+        let error = part.finish(false, durable).unwrap_err();
+        assert!(matches!(&error, StoreError::Full { available: 0, .. }), "{error}");
+        assert!(!fixture.target().exists());
+        // The file system reports the error once, the part file at each call.
+        assert!(part.finish(false, durable).is_err() && part.make_durable().is_err());
+        part.note().unwrap();
+        drop(part);
+        assert_eq!(fixture.open().unwrap().resumed_bytes(), u64::from(listed) * CHUNK as u64);
+    }
+}
+
+#[test]
+fn a_note_lists_no_chunk_that_the_file_system_has_lost() {
+    // The first close is that of the part file, the second that of the note.
+    for (skipped, listed) in [(0, 0), (1, 1)] {
+        let fixture = Fixture::new(2 * CHUNK);
+        let mut part = fixture.open().unwrap();
+        part.reports_at_close = true;
+        fixture.store(&part, [0]);
+        disk::faults::fail_close(skipped, Errno::IO);
+        assert!(part.note().is_err() && disk::faults::close_has_failed());
+        fixture.store(&part, [1]);
+        assert_eq!(part.finish(false, false).is_err(), listed == 0);
+    }
+}
+
+#[test]
+fn a_resume_file_that_fails_at_close_does_not_replace_the_earlier_one() {
+    let fixture = Fixture::new(2 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, [0]);
+    part.make_durable().unwrap();
+    fixture.store(&part, [1]);
+    // The first close is that of the part file.
+    disk::faults::fail_close(1, Errno::DQUOT);
+    assert!(part.make_durable().is_err() && disk::faults::close_has_failed());
+    drop(part);
+    assert_eq!(fixture.open_after_reboot().resumed_bytes(), CHUNK as u64);
+}
+
+/// A part file with chunks 0 and 1, of which chunk 1 is bad, and resume files that list both.
+fn forged() -> Fixture {
+    let fixture = Fixture::new(3 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, [0, 1]);
+    part.note().unwrap();
+    part.make_durable().unwrap();
+    let file = File::options().write(true).open(fixture.paths().part).unwrap();
+    file.write_all_at(b"EVIL", CHUNK as u64).unwrap();
+    fixture
+}
+
+#[test]
+fn files_that_another_user_can_have_written_are_verified() {
+    let chmod = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o664)).unwrap();
+    let link = |path: &Path| fs::hard_link(path, path.with_extension("link")).unwrap();
+    let to_link = |path: &Path| {
+        fs::rename(path, path.with_extension("moved")).unwrap();
+        symlink(path.with_extension("moved"), path).unwrap();
+    };
+    let chown = |path: &Path| std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    type Attack<'a> = (&'a str, &'a dyn Fn(&Path));
+    let mut attacks: Vec<Attack<'_>> =
+        vec![("permissions", &chmod), ("hard link", &link), ("link", &to_link)];
+    // Only root can give a file away.
+    if rustix::process::geteuid().is_root() {
+        attacks.push(("owner", &chown));
+    }
+    for (attack, forge) in attacks {
+        for name in ["part", "have", "note"] {
+            let fixture = forged();
+            let paths = fixture.paths();
+            // A link in place of the part file is refused.
+            match name {
+                "part" if attack == "link" => continue,
+                "part" => forge(&paths.part),
+                "have" => {
+                    forge(&paths.have);
+                    fs::remove_file(paths.note).unwrap();
+                }
+                _ => {
+                    forge(&paths.note);
+                    fs::remove_file(paths.have).unwrap();
+                }
+            }
+            let part = fixture.open().unwrap();
+            assert_eq!((part.resumed_bytes(), part.progress().held()), (0, 0), "{attack} {name}");
+            assert_eq!(check(&part, Verify::None).0, CheckResult { bad: 0, found: 1 }, "{attack} {name}");
+            fixture.store(&part, [1, 2]);
+            part.finish(false, false).unwrap();
+            assert!(fs::read(fixture.target()).unwrap() == fixture.bytes, "{attack} {name}");
+        }
+    }
+}
+
+#[test]
+fn a_hard_link_in_place_of_the_part_file_is_not_emptied() {
+    let fixture = Fixture::new(2 * CHUNK);
+    let precious = fixture.folder.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    fs::hard_link(&precious, fixture.paths().part).unwrap();
+    let part = fixture.open().unwrap();
+    fixture.store(&part, 0..2);
+    part.finish(false, false).unwrap();
+    assert_eq!(fs::read(precious).unwrap(), b"precious");
+    assert!(fs::read(fixture.target()).unwrap() == fixture.bytes);
+}
+
+#[test]
+fn a_hard_link_in_place_of_a_resume_file_is_not_written_to() {
+    let fixture = Fixture::new(2 * CHUNK);
+    let Paths { have, note, .. } = fixture.paths();
+    let mut new = have.clone().into_os_string();
+    new.push(".new");
+    for path in [PathBuf::from(new), have, note] {
+        let precious = fixture.folder.path().join("precious");
+        fs::write(&precious, "precious").unwrap();
+        fs::hard_link(&precious, &path).unwrap();
+        let part = fixture.open().unwrap();
+        check(&part, Verify::None);
+        fixture.store(&part, [0]);
+        part.note().unwrap();
+        part.make_durable().unwrap();
+        assert_eq!(fs::read(&precious).unwrap(), b"precious", "{}", path.display());
+        drop(part);
+        fixture.names().iter().for_each(|name| fs::remove_file(fixture.folder.path().join(name)).unwrap());
+    }
+}
+
+#[test]
+fn only_the_owner_can_write_a_part_file_and_a_finished_file_is_an_ordinary_one() {
+    let fixture = Fixture::new(CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, [0]);
+    part.make_durable().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+    let Paths { part: path, have, note } = fixture.paths();
+    assert!([&path, &have, &note].iter().all(|path| mode(path) & 0o022 == 0));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    part.finish(false, false).unwrap();
+    let ordinary = fixture.folder.path().join("ordinary");
+    fs::write(&ordinary, "").unwrap();
+    assert_eq!(mode(&fixture.target()), mode(&ordinary));
+}
+
+/// A complete part file whose resume files list all chunks; all but the last chunk are bad.
+fn spoiled() -> Fixture {
+    let fixture = Fixture::new(300 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, 0..300);
+    part.note().unwrap();
+    part.make_durable().unwrap();
+    let file = File::options().write(true).open(fixture.paths().part).unwrap();
+    file.write_all_at(&vec![0xAA; 299 * CHUNK], 0).unwrap();
+    fixture
+}
+
+#[test]
+fn an_interrupted_check_leaves_no_bad_chunk_in_the_resume_files() {
+    for verify in [Verify::Full, Verify::Sample] {
+        let fixture = spoiled();
+        let part = fixture.open().unwrap();
+        let Paths { have, note, .. } = fixture.paths();
+        let stop = || [&have, &note].iter().all(|path| fs::metadata(path).unwrap().len() == 0);
+        let stopped = part.check(verify, VerifyCallbacks { stop: &stop, ..VerifyCallbacks::NONE });
+        assert!(matches!(stopped, Err(StoreError::Stopped)), "{stopped:?}");
+        drop(part);
+        let part = fixture.open().unwrap();
+        assert!(part.needs_full_check() && part.resumed_bytes() == 0);
+        assert_eq!(check(&part, Verify::None).0, CheckResult { bad: 0, found: 1 });
+    }
+}
+
+#[test]
+fn a_check_that_cannot_write_a_resume_file_leaves_no_bad_chunk_in_the_old_one() {
+    let fixture = spoiled();
+    let part = fixture.open().unwrap();
+    // No resume file can be created.
+    let mut new = fixture.paths().have.into_os_string();
+    new.push(".new");
+    fs::create_dir(&new).unwrap();
+    assert!(part.check(Verify::Full, VerifyCallbacks::NONE).is_err());
+    drop(part);
+    fs::remove_dir(new).unwrap();
+    let part = fixture.open().unwrap();
+    assert_eq!((part.needs_full_check(), part.resumed_bytes()), (true, 0));
+    assert_eq!(check(&part, Verify::None).0, CheckResult { bad: 0, found: 1 });
+}
+
+#[test]
+fn a_part_file_with_a_reported_bad_chunk_is_neither_served_nor_finished() {
+    let fixture = Fixture::new(3 * CHUNK);
+    let part = fixture.open().unwrap();
+    fixture.store(&part, 0..3);
+    part.make_durable().unwrap();
+    assert!(part.check_reported(ChunkIndex(1)));
+    let file = File::options().write(true).open(fixture.paths().part).unwrap();
+    file.write_all_at(b"EVIL", CHUNK as u64).unwrap();
+    assert!(part.check_reported(ChunkIndex(0)) && !part.check_reported(ChunkIndex(1)));
+    assert!(part.stored(ChunkIndex(0)).is_err() && part.finish(false, false).is_err());
+    drop(part);
+    let part = fixture.open().unwrap();
+    assert_eq!(check(&part, Verify::None).0, CheckResult { bad: 0, found: 2 });
+    fixture.store(&part, [1]);
+    part.finish(false, false).unwrap();
+    assert!(fs::read(fixture.target()).unwrap() == fixture.bytes);
 }

@@ -316,6 +316,10 @@ impl ChunkSource for ReplicaFile {
         &self.progress
     }
 
+    fn check_reported(&self, index: ChunkIndex) -> bool {
+        !self.progress.has(index) || self.check(index).unwrap_or(true)
+    }
+
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
         let length = self.span(index)?.length;
         for _ in 0..ATTEMPTS_MAX {

@@ -438,3 +438,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_chunk_that_fails_at_close_is_not_stored() {
+    let (root, sample) = (TempDir::new().unwrap(), Sample::new(7, 2));
+    let store = ReplicaStore::open(root.path(), PLENTY).unwrap();
+    sample.store(&store, &[0]);
+    disk::faults::fail_close(0, rustix::io::Errno::DQUOT);
+    let error = store.store(sample.id(), ChunkIndex(1), sample.chunk(1)).unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    assert_eq!(store.file(sample.id()).unwrap().held(), 1);
+    drop(store);
+    assert_eq!(ReplicaStore::open(root.path(), PLENTY).unwrap().file(sample.id()).unwrap().held(), 1);
+}

@@ -8,19 +8,21 @@
 //! The durable resume file (`.have`) is replaced by an atomic rename. The note (`.note`) has two
 //! slots that are overwritten in turn: a rename can block for seconds on a busy disk until the new
 //! file is written, an overwrite cannot. A file that is torn, of another file or of the wrong
-//! length counts as absent. Invariant: each chunk returned by [`decode`] was listed by this
-//! program, for this file, and is still present.
+//! length counts as absent, and so does a file that another user can have written. Invariant: each
+//! chunk returned by [`decode`] was listed by this program, for this file, and is still present.
 
 use super::disk;
 use super::error::{self, StoreError};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+/// Permissions of a resume file, less the umask: a file that other users can write is not trusted.
+const MODE: u32 = 0o644;
 const FORMAT: &str = "shoal have-map";
 const VERSION: u32 = 1;
 /// Longest first line, bytes.
@@ -64,6 +66,8 @@ pub(super) enum Unusable {
     Format,
     #[error("belongs to another file")]
     OtherFile,
+    #[error("{0}")]
+    WritableByOthers(&'static str),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -186,16 +190,22 @@ fn read_with(
     decode: impl Fn(&[u8]) -> Result<ResumeMaps, Unusable>,
 ) -> Result<ResumeMaps, ()> {
     let mut bytes = Vec::new();
-    let read = disk::open_regular(path).and_then(|(file, _)| {
+    // Do not follow a link: it was not created by shoal.
+    let opened = disk::open_as_file(OpenOptions::new().read(true), OFlags::NOFOLLOW, path);
+    let read = opened.and_then(|(file, _)| {
+        let metadata = file.metadata().map_err(error::io("read the metadata of", path))?;
         // Read one byte more than the limit, to detect a longer file.
-        file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(error::io("read", path))
+        file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(error::io("read", path))?;
+        Ok(disk::writable_by_others(&metadata))
     });
     match read {
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Ok(ResumeMaps::empty(count));
         }
         Err(error) => log::warn!("resume file ignored: {error}; the part file is checked instead"),
-        Ok(_) => match decode(&bytes) {
+        Ok(foreign) => match foreign
+            .map_or_else(|| decode(&bytes), |why| Err(Unusable::WritableByOthers(why)))
+        {
             Ok(maps) => return Ok(maps),
             Err(why) => {
                 log::warn!("resume file {} ignored: {why}; the part file is checked instead", path.display())
@@ -215,14 +225,14 @@ pub(super) fn write(
     let bytes = encode(id, boot, maps).map_err(error::io("write", path))?;
     let new = temporary_path(path);
     let needed = bytes.len() as u64;
-    let mut options = OpenOptions::new();
-    // Do not follow a link: it was not created by shoal.
-    options.write(true).create(true).truncate(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
-    let written = options
+    // A file of that name may be a hard link to another file: it is not written to.
+    disk::remove(&new)?;
+    let written = options()
+        .create_new(true)
         .open(&new)
         .and_then(|mut file| {
             file.write_all(&bytes)?;
-            file.sync_all()
+            disk::sync(&file)
         })
         .map_err(error::write("write", &new, needed));
     if let Err(error) = written {
@@ -249,13 +259,36 @@ pub(super) fn write_note(
     let mut bytes = encode(id, boot, maps).map_err(error::io("write", path))?;
     let slot_bytes = encoded_bytes_max(maps.durable.count());
     bytes.resize(slot_bytes.max(bytes.len()), 0);
+    let offset = (turn % NOTE_SLOT_COUNT * slot_bytes) as u64;
+    let file = options().create(true).truncate(false).open(path);
+    let written = file.and_then(|file| file.write_all_at(&bytes, offset).and_then(|()| disk::close(file)));
+    written.map_err(error::write("write", path, slot_bytes as u64))
+}
+
+/// Durably empties a resume file, so that it lists no chunk and the next run hashes the part file.
+/// Unlike a new resume file, this needs neither free space nor a free inode.
+///
+/// # Errors
+/// The file can be neither emptied nor removed.
+pub(super) fn invalidate(path: &Path) -> Result<(), StoreError> {
+    let emptied = options().truncate(true).open(path).and_then(|file: File| disk::sync(&file));
+    match emptied {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => {
+            log::debug!("cannot empty {}: {error}; removing it instead", path.display());
+            disk::remove(path)?;
+            disk::sync_folder(disk::folder_of(path))
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Options that open a resume file for writing.
+fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     // Do not follow a link: it was not created by shoal.
-    options.write(true).create(true).truncate(false).custom_flags(OFlags::NOFOLLOW.bits() as i32);
-    let file = options.open(path);
-    let written =
-        file.and_then(|file| file.write_all_at(&bytes, (turn % NOTE_SLOT_COUNT * slot_bytes) as u64));
-    written.map_err(error::write("write", path, slot_bytes as u64))
+    options.write(true).mode(MODE).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    options
 }
 
 /// Removes a resume file, and the temporary file that a killed process may have left.

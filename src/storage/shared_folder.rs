@@ -220,8 +220,9 @@ impl SharedFolder {
             .ok_or_else(|| invalid("hidden, not a file, or removed".to_owned()))?;
         let complete = CompleteFile::verified(&path, manifest)?.by_path(identity)?;
         let mut state = lock(&self.state);
-        let known =
-            state.shared.get(&name).is_some_and(|(file, seen)| *seen == identity && file.id == complete.id());
+        let known = state.shared.get(&name).is_some_and(|(file, seen)| {
+            *seen == identity && file.id == complete.id() && !file.file.is_corrupt()
+        });
         if known {
             return Ok(Vec::new());
         }
@@ -279,8 +280,8 @@ impl State {
         let first = !std::mem::replace(&mut self.scanned, true);
         let settled_before = SystemTime::now().checked_sub(limits::FILE_SETTLED_MIN).filter(|_| first);
         let Scan { files, mut skipped } = scan;
-        let changed = |(name, (_, identity)): (&FileName, &(_, Identity))| {
-            (files.get(name) != Some(identity)).then(|| name.clone())
+        let changed = |(name, (file, identity)): (&FileName, &(SharedFile, Identity))| {
+            (files.get(name) != Some(identity) || file.file.is_corrupt()).then(|| name.clone())
         };
         let changed: Vec<_> = self.shared.iter().filter_map(changed).collect();
         let mut diff = FolderDiff::default();

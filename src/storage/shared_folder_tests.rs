@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::content::limits::FILE_SETTLED_MIN;
+use crate::content::{Digest, Layout};
 use crate::sync::lock;
 use rustix::fs::{CWD, FileType, Mode};
 use std::cell::Cell;
@@ -493,4 +494,25 @@ fn parallel_scans_hashes_and_adoptions_lose_no_file() {
     });
     fixture.settle();
     assert_eq!(fixture.names(), names);
+}
+
+#[test]
+fn a_file_found_to_be_corrupt_is_hashed_again_and_gets_a_new_id() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), "written through a memory map").unwrap();
+    let shared = SharedFolder::open(folder.path()).unwrap();
+    let name = FileName::new("a").unwrap();
+    // The folder has the file under a digest that its bytes do not have.
+    let layout = Layout::even(28, None).unwrap();
+    let other = Manifest::new(layout, vec![Digest::of(b"as it was before")]).unwrap();
+    let id = other.id();
+    shared.adopt(name.clone(), Arc::new(other)).unwrap();
+    assert!(shared.rescan().unwrap().changes.is_empty());
+    assert!(!shared.by_id(id).unwrap().file.check_reported(ChunkIndex(0)));
+    assert!(!shared.delete(&name, id, &|| ()).unwrap(), "the hashed content exists no more");
+    let diff = shared.rescan().unwrap();
+    assert!(matches!(&diff.changes[..], [FolderChange::Removed { .. }]), "{:?}", diff.changes);
+    assert_eq!(shared.rescan().unwrap().to_hash, std::slice::from_ref(&name));
+    let Ok(Some(FolderChange::Added(file))) = shared.hash(&name, &|_| (), &|| false) else { panic!() };
+    assert!(file.id != id && file.file.check_reported(ChunkIndex(0)));
 }

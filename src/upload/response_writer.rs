@@ -2,6 +2,7 @@
 
 mod chunk_sender;
 mod context;
+mod corrupt_reports;
 mod subscriptions;
 
 pub(super) use context::ResponseContext;
@@ -75,6 +76,10 @@ impl<'a> ResponseWriter<'a> {
             }
             PeerRequest::Slow { file, peer } => {
                 subscribers.report_slow(self.subscriptions.id(), file, peer);
+                Ok(())
+            }
+            PeerRequest::Corrupt { file, index } => {
+                self.context.check_reported(self.from.ip(), file, index);
                 Ok(())
             }
             PeerRequest::Files { name, id } => self.send_files(name.as_ref(), id),

@@ -42,7 +42,7 @@ fn three_folders_complete_each_other() {
     }
     folders.iter().for_each(|folder| assert_complete(folder, &chunks));
     for folder in &folders {
-        let names = ["chunk_1", "chunk_2", "chunk_3", "local_chunks.txt"];
+        let names = [".shoal-written", "chunk_1", "chunk_2", "chunk_3", "local_chunks.txt"];
         assert_eq!(names_in(folder), names, "the folder has exactly these files");
     }
     tracker.interrupt();
@@ -242,6 +242,38 @@ fn a_bad_chunk_of_a_late_client_is_replaced() {
         assert!(liar.has_said(&format!("chunk {number} differs from the agreed SHA-256")));
     }
     assert_complete(&bad, &chunks);
+}
+
+#[test]
+fn a_false_agreement_replaces_no_file_of_the_user() {
+    let place = place();
+    let dir = place.path();
+    let (mine, evil) = (three(), [random_bytes(6, 700), random_bytes(7, 0), random_bytes(8, 9_000)]);
+    let all = |chunks: &[Vec<u8>]| -> Vec<(usize, Vec<u8>)> { (1..).zip(chunks.iter().cloned()).collect() };
+    let folder = |name: &str, chunks: &[Vec<u8>]| {
+        let chunks = all(chunks);
+        let chunks: Vec<_> = chunks.iter().map(|(number, bytes)| (*number, bytes.as_slice())).collect();
+        chunk_folder(dir, name, 3, &chunks)
+    };
+    let (honest, false1, false2) = (folder("honest", &mine), folder("f1", &evil), folder("f2", &evil));
+    let tracker = tracker(dir, &[]);
+    let _false: Vec<_> = [("f1", &false1), ("f2", &false2)]
+        .iter()
+        .map(|(name, folder)| client(dir, folder, name, tracker.address(), &[]))
+        .collect();
+    tracker.wait_for_text("the set default is agreed upon");
+    // Also after a restart, when the folder lists the chunks of the first run.
+    for _ in 0..2 {
+        let mut client = client(dir, &honest, "honest", tracker.address(), &["--exit-when-complete"]);
+        client.ends_with(0);
+        assert_complete(&honest, &evil);
+        for (number, bytes) in all(&mine) {
+            assert_holds(&honest.join(format!("chunk_{number}")), &bytes);
+        }
+        let beside = format!("1,chunk_1_{}\n", &Digest::of(&evil[0]).to_string()[..8]);
+        let list = std::fs::read_to_string(honest.join("local_chunks.txt")).unwrap();
+        assert!(list.starts_with(&beside), "{list}");
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Disks that become full, folders that become read-only or are removed, and files that change while they are served.
 
 use crate::common::*;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 const CHUNK: usize = 16 * 1024;
 
@@ -215,4 +217,49 @@ fn a_running_download_never_accepts_bytes_of_a_changed_file() {
     write(dir, "a.bin", &random_bytes(7, 100 * CHUNK));
     leecher.ends_with(0);
     assert_holds(&there.join("a.bin"), &old);
+}
+
+/// Changes the first byte and restores the modification time, as a write through a memory map leaves it.
+fn change_unnoticed(path: &Path, byte: u8) {
+    let modified = std::fs::metadata(path).unwrap().modified().unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[byte], 0).unwrap();
+    file.set_modified(modified).unwrap();
+}
+
+#[test]
+fn a_file_changed_unnoticed_is_withdrawn_at_the_first_report_and_hashed_again() {
+    const FOUND: &str = "a.bin: chunk 1 differs from its SHA-256, although size and modification time";
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let mut bytes = random_bytes(8, 10 * CHUNK);
+    let file = write(dir, "a.bin", &bytes);
+    let tracker = tracker(dir, &["--lease", "60"]);
+    let seeder = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB"]);
+    // Unlike a memory map, this changes the ctime. If the seeder sees it before the leecher has received the chunk,
+    // the file is hashed again without a report, and the test changes it once more.
+    let deadline = Instant::now() + PATIENCE;
+    while !seeder.has_said(FOUND) {
+        assert!(Instant::now() < deadline, "{:#?}", seeder.lines());
+        bytes[0] ^= 1;
+        change_unnoticed(&file, bytes[0]);
+        let hashed = seeder.lines().iter().filter(|line| line.contains("hashed a.bin again")).count();
+        let _leecher = leecher(&there, tracker.address(), &["a.bin", "--out", "early", "--overwrite"]);
+        seeder.wait_until("a report or a new hash", |lines| {
+            let again = lines.iter().filter(|line| line.contains("hashed a.bin again")).count();
+            again > hashed || lines.iter().any(|line| line.contains(FOUND))
+        });
+    }
+    seeder.wait_until("a new hash after the report", |lines| {
+        let lines = lines.iter().skip_while(|line| !line.contains(FOUND));
+        let mut lines =
+            lines.skip_while(|line| !line.contains("hashed a.bin again: its content has changed"));
+        lines.any(|line| line.contains("serving a.bin"))
+    });
+    let lines = seeder.lines();
+    let serving = lines.iter().rev().find(|line| line.contains("serving a.bin")).unwrap();
+    let id = serving.rsplit(' ').next().unwrap();
+    tracker.wait_for_text(&format!("{})", &id[..8]));
+    leecher(&there, tracker.address(), &["--id", id, "--out", "after"]).ends_with(0);
+    assert_holds(&there.join("after"), &bytes);
 }

@@ -103,7 +103,7 @@ fn a_torn_resume_file_is_detected_and_only_costs_a_check() {
     let mut leecher = leecher(&there, tracker.address(), &["a.bin", "-v"]);
     leecher.ends_with(0);
     leecher.wait_for_text("ignored: torn write");
-    leecher.wait_for_text("its resume file is unusable");
+    leecher.wait_for_text("its resume files cannot be used");
     leecher.wait_for_text("recovered that the resume file does not list");
     let asked = fast.lines().iter().filter(|line| line.contains("serving chunk")).count();
     assert!(asked < CHUNKS, "{asked} chunks were fetched");

@@ -1,7 +1,7 @@
 //! Verification of the data that an earlier run left in a part file.
 //!
-//! Invariant: when the check returns, no resume file on disk lists a chunk found to be bad, and
-//! every chunk added by the check has been hashed.
+//! Invariant: from the first bad chunk on, no resume file on disk lists a chunk found to be bad, also
+//! if the check is interrupted; every chunk added by the check has been hashed.
 
 use super::super::error::StoreError;
 use super::super::hashing::{self, HashCallbacks};
@@ -24,8 +24,8 @@ pub struct CheckResult {
 }
 
 impl PartFile {
-    /// Whether a resume file is torn or belongs to another file, so that only hashing the part file
-    /// can find its chunks.
+    /// Whether only hashing the part file can find its chunks: a resume file is torn or belongs to
+    /// another file, or another user can have written one of the files.
     pub fn needs_full_check(&self) -> bool {
         self.unusable_map
     }
@@ -65,7 +65,8 @@ impl PartFile {
         Ok(CheckResult { bad: bad.len() as u32, found: found.len() as u32 })
     }
 
-    /// Hashes chunks and returns those whose digest matches the manifest.
+    /// Hashes chunks and returns those whose digest matches the manifest. The first chunk that does
+    /// not match, but is listed in a resume file, empties the resume files durably.
     fn hash_and_match(
         &self,
         chunks: &[ChunkIndex],
@@ -77,13 +78,22 @@ impl PartFile {
         }
         let callbacks = HashCallbacks { hashed: callbacks.hashed, stop: callbacks.stop };
         let (layout, matching) = (self.manifest.layout(), Mutex::new(Vec::new()));
+        let (listed, _) = self.progress.have();
+        let emptied = Mutex::new(None);
         hashing::hash_chunks(&self.file, &self.paths.part, layout, chunks, callbacks, &|index, digest| {
             if self.manifest.digest(index) == Some(digest) {
                 lock(&matching).push(index);
+                return true;
             }
-            true
+            !listed.has(index) || lock(&emptied).get_or_insert_with(|| self.empty_resume_files()).is_ok()
         })?;
+        lock(&emptied).take().transpose()?;
         Ok(std::mem::take(&mut *lock(&matching)))
+    }
+
+    pub(super) fn empty_resume_files(&self) -> Result<(), StoreError> {
+        resume_file::invalidate(&self.paths.have)?;
+        resume_file::invalidate(&self.paths.note)
     }
 
     /// The chunks with data in the file; never-written ranges are skipped as holes. A chunk listed

@@ -31,7 +31,9 @@ impl SharedFolder {
     pub fn delete(&self, name: &FileName, id: FileId, confirmed: &dyn Fn()) -> Result<bool, StoreError> {
         let _comparing = lock(&self.comparing);
         let shared = lock(&self.state).shared.get(name).cloned();
-        let Some((_, identity)) = shared.filter(|(file, _)| file.id == id) else { return Ok(false) };
+        let Some((_, identity)) = shared.filter(|(file, _)| file.id == id && !file.file.is_corrupt()) else {
+            return Ok(false);
+        };
         let path = self.path().join(name.as_str());
         if !is_exactly(&path, |found| found == identity)? {
             return Ok(false);

@@ -281,7 +281,7 @@ fn create(folder: &Path, path: &Path) -> Result<(), CatalogueError> {
     let file = options.open(&new).map_err(error::io("create", &new))?;
     let synced = file.try_clone().map_err(error::io("create", &new))?;
     catch_redb_panic(&new, || create_tables(&builder().create_with_backend(FileBackend::new(file)?)?))?;
-    synced.sync_all().map_err(error::io("sync", &new))?;
+    disk::sync(&synced).map_err(error::io("sync", &new))?;
     fs::rename(&new, path).map_err(error::io("create", path))?;
     Ok(disk::sync_folder(folder)?)
 }

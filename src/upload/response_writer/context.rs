@@ -1,6 +1,7 @@
 //! State that the response writers of all connections share.
 
-use crate::content::FileId;
+use super::corrupt_reports::CorruptReports;
+use crate::content::{ChunkIndex, FileId};
 use crate::net::Shutdown;
 use crate::storage::StoreError;
 use crate::sync::lock;
@@ -8,9 +9,9 @@ use crate::upload::offers::Offers;
 use crate::upload::rate_limit::{UploadLimit, UploadSlot};
 use crate::upload::subscribers::Subscribers;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// State that the response writers of all connections share.
 pub(in crate::upload) struct ResponseContext {
@@ -22,6 +23,8 @@ pub(in crate::upload) struct ResponseContext {
     limit: Option<UploadLimit>,
     /// Files for which a storage error has been logged.
     warned: Mutex<BTreeSet<FileId>>,
+    started: Instant,
+    corrupt_reports: Mutex<CorruptReports>,
 }
 
 impl ResponseContext {
@@ -34,6 +37,8 @@ impl ResponseContext {
             stall_timeout,
             limit: (upload_limit > 0).then(|| UploadLimit::new(upload_limit)),
             warned: Mutex::default(),
+            started: Instant::now(),
+            corrupt_reports: Mutex::default(),
         }
     }
 
@@ -47,6 +52,26 @@ impl ResponseContext {
         match warned.insert(file) {
             true => log::warn!("stopped serving {}: {error}", file.short()),
             false => log::debug!("cannot serve a chunk of {}: {error}", file.short()),
+        }
+    }
+
+    /// Hashes a chunk again that a peer has reported as corrupt, within the limits of [`CorruptReports`]. If it
+    /// differs from its digest, its source withdraws it.
+    pub(super) fn check_reported(&self, from: IpAddr, file: FileId, index: ChunkIndex) {
+        for source in self.offers.all(file) {
+            let Ok(stored) = source.stored(index) else { continue };
+            let now = self.started.elapsed();
+            if !lock(&self.corrupt_reports).accept(from, stored.length, now) {
+                log::debug!("ignored a report of {from}: too many reports of corrupt chunks");
+                return;
+            }
+            drop(stored);
+            let file = file.short();
+            // At debug level if the report is false: any host can send some, which must not fill the log.
+            match source.check_reported(index) {
+                true => log::debug!("{from} reported chunk {index} of {file} as corrupt, but it is intact"),
+                false => log::info!("{from} reported chunk {index} of {file} as corrupt, and it is"),
+            }
         }
     }
 

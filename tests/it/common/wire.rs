@@ -223,6 +223,7 @@ impl Whole {
             | PeerRequest::Overtake { .. }
             | PeerRequest::Slow { .. }
             | PeerRequest::Prove { .. }
+            | PeerRequest::Corrupt { .. }
             | PeerRequest::Unknown => return None,
         })
     }

@@ -79,7 +79,7 @@ fn an_invalid_connection_is_refused_and_disturbs_no_member() {
         ([vec![b'['; 60_000], b"\n".to_vec()].concat(), ErrorCode::Malformed),
         (line(r#"{"type":"hello"}"#), ErrorCode::Malformed),
         (line(r#"{"type":"register","name":"n","port":1}"#), ErrorCode::Malformed),
-        (line(r#"{"type":"hello","version":2}"#), ErrorCode::UnknownVersion),
+        (line(r#"{"type":"hello","version":1}"#), ErrorCode::UnknownVersion),
     ] {
         let input = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
         let mut wire = Wire::connect(at);
@@ -115,7 +115,7 @@ fn an_invalid_connection_is_refused_and_disturbs_no_member() {
     }
     // Invalid datagrams.
     let udp = Udp::to(at);
-    for bytes in [&b""[..], b"garbage", &random_bytes(4, 1_500), b"{\"v\":1,\"tx\":1}"] {
+    for bytes in [&b""[..], b"garbage", &random_bytes(4, 1_500), b"{\"v\":2,\"tx\":1}"] {
         udp.socket.send(bytes).unwrap();
     }
     let _next = RawPeer::join(at, "next");

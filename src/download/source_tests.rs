@@ -1,0 +1,74 @@
+//! Tests of connections to sources.
+
+use super::super::events::Expected as _;
+use super::*;
+use crate::net::Listener;
+use crate::storage::{ChunkSource as _, CompleteFile};
+use crate::upload::offers::Offers;
+use crate::upload::server::{ServeOptions, serve};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+struct Fixture {
+    path: PathBuf,
+    file: Arc<CompleteFile>,
+    address: SocketAddr,
+    threads: Threads,
+    shutdown: Shutdown,
+    _folder: TempDir,
+}
+
+/// A server that offers a file of four chunks.
+fn serving() -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    std::fs::write(&path, [7; 50_000]).unwrap();
+    let file = Arc::new(CompleteFile::publish(&path, Some(16 * 1024), &|_| (), &|| false).unwrap());
+    let (threads, shutdown, offers) = (Threads::new(), Shutdown::new(), Offers::new());
+    offers.put(file.id(), file.clone());
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.address();
+    serve(listener, offers, &ServeOptions::default(), None, &threads, &shutdown).unwrap();
+    Fixture { path, file, address, threads, shutdown, _folder: folder }
+}
+
+#[test]
+fn a_corrupt_chunk_is_reported_to_a_source_that_withdraws_the_file() {
+    let Fixture { path, file, address, threads, shutdown, _folder } = serving();
+    let (manifest, id) = (file.manifest().unwrap(), file.id());
+    // As a write through a memory map leaves it.
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let changed = File::options().write(true).open(&path).unwrap();
+    changed.write_all_at(b"changed", 20_000).unwrap();
+    changed.set_modified(modified).unwrap();
+    let mut buffer = Vec::new();
+    let mut download = |index| {
+        let mut connection = PeerConnection::open(address, None, Timeouts::default(), &shutdown).unwrap();
+        let index = ChunkIndex(index);
+        let expected = manifest.expected(index).unwrap();
+        let result = connection.chunk(id, index, expected, &mut buffer, &shutdown);
+        // The source answers in order: after this, it has handled the report.
+        let _ = connection.ask(&PeerRequest::Ping);
+        result
+    };
+    assert!(download(0).is_ok() && file.is_intact());
+    assert!(matches!(download(1), Err(SourceError::BadChunk { index: ChunkIndex(1), .. })));
+    assert!(!file.is_intact());
+    assert!(matches!(download(0), Err(SourceError::Refused(_))));
+    shutdown.trigger();
+    threads.join();
+}
+
+#[test]
+fn a_false_report_withdraws_nothing() {
+    let Fixture { file, address, threads, shutdown, .. } = serving();
+    for (id, index) in [(file.id(), 0), (file.id(), 9), (FileId([1; 32]), 0)] {
+        let connection = PeerConnection::open(address, None, Timeouts::default(), &shutdown).unwrap();
+        connection.report_corrupt(id, ChunkIndex(index), &shutdown).unwrap();
+    }
+    assert!(file.is_intact() && file.stored(ChunkIndex(0)).is_ok());
+    shutdown.trigger();
+    threads.join();
+}
