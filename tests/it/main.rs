@@ -15,6 +15,7 @@ mod datagrams;
 mod dependencies;
 mod disks;
 mod exit_codes;
+mod hostile_volunteers;
 mod interruptions;
 mod keeping;
 mod lists;

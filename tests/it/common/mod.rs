@@ -7,6 +7,7 @@
 
 pub mod events;
 pub mod keeping;
+pub mod network;
 pub mod proxy;
 pub mod scripted;
 pub mod terminal;

@@ -26,7 +26,6 @@
 //! Where namespaces are not available, the scenarios are skipped with a line that tells why.
 
 mod matching;
-mod network;
 mod parse;
 mod run;
 mod screen;

@@ -1,9 +1,9 @@
 //! Enters the input of a scenario and waits for its output.
 
 use super::matching;
-use super::network::Network;
 use super::parse::{Expected, Input, Scenario, Step};
 use super::screen::Screen;
+use crate::common::network::Network;
 use crate::common::{FAULT, PATIENCE, terminal};
 use rustix::termios::Winsize;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! A network of its own for each scenario: one host, or three hosts on one bridge.
+//! Network namespaces for a test: one host, or three hosts on one bridge.
 //!
 //! The processes of a scenario are in new user, mount, process and network namespaces. The first process in them reads
 //! its standard input; when that is closed or the process is killed, the kernel ends all the others. So no process
