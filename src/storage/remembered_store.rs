@@ -64,7 +64,9 @@ fn permit(path: &Path, found: Option<StoreId>, records: &StoreRecords) -> Result
         None => "this folder has no valid marker of a store".to_owned(),
     };
     let found = match file_system(path) {
-        Some(now) if Some(&now) != expected.file_system.as_ref() => format!("{state}, on file system {now}"),
+        Some(now) if Some(&now) != expected.file_system.as_ref() => {
+            format!("{state} (file system {now} is there)")
+        }
         _ => state,
     };
     let (store, file_system) = (expected.id.short(), expected.file_system.clone());
