@@ -180,11 +180,11 @@ fn a_removed_store_is_not_created_again() {
     let source = holder(&other);
     // Whether the order or the watch comes first: no chunk is stored.
     session.order_copy(&entry, 0, source.address);
+    client.wait_for_text("is not available");
     while let Some(request) = session.request() {
         let TrackerRequest::Volunteer { act, .. } = request else { continue };
         assert!(!matches!(act, VolunteerReport::Stored { .. } | VolunteerReport::Spoiled { .. }), "{act:?}");
     }
-    client.wait_for_text("is not available");
     assert!(!store.exists());
 }
 
@@ -194,13 +194,14 @@ fn a_wiped_store_reports_all_its_chunks_after_the_first_missing_one() {
     let dir = place.path();
     let (whole, kept) = file(1, 6);
     let (tracker, source) = (ScriptedTracker::start(), holder(&whole));
-    let _client = volunteer(dir, "ann", &tracker, &[]);
+    let client = volunteer(dir, "ann", &tracker, &[]);
     let (mut session, _) = tracker.volunteer();
     session.copy(&kept, &[0, 1, 2, 3, 4, 5], source.address);
     // All but the marker and the key.
     std::fs::remove_dir_all(chunk_path(dir, "ann", &kept, 0).parent().unwrap()).unwrap();
     let file = whole.id();
     PeerClient::connect(session.address).ask(&PeerRequest::Chunk { file, index: ChunkIndex(4) });
+    client.wait_for_text("5 chunks of file 1 disappeared from the replica store");
     let mut spoiled = BTreeSet::new();
     while spoiled.len() < 6 {
         match session.answer() {
