@@ -158,7 +158,13 @@ impl ReplicaFile {
         self.root.require()?;
         let reservation = self.space.reserve(bytes.len() as u64)?;
         let path = self.path(index);
-        let temporary = disk::temporary(&path, bytes, true)?;
+        let temporary = disk::temporary(&path, bytes, true).or_else(|error| {
+            if let StoreError::Io { .. } = error {
+                // A disk that fails is noticed here first.
+                self.root.confirm()?;
+            }
+            Err(error)
+        })?;
         let mut state = lock(&self.state);
         if state.closed {
             return Err(StoreError::Missing(index));

@@ -133,6 +133,14 @@ impl ReplicaStore {
         self.root.inspect()
     }
 
+    /// Checks as [`inspect`](Self::inspect) does, and reads the marker from the disk, not from the page cache.
+    ///
+    /// # Errors
+    /// As [`inspect`](Self::inspect).
+    pub fn confirm(&self) -> Result<(), StoreError> {
+        self.root.confirm()
+    }
+
     /// Ends the absence of a store whose marker is back: locks its folder and reads all of it again, unhashed.
     ///
     /// # Errors

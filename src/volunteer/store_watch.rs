@@ -11,9 +11,12 @@ use crate::net::Shutdown;
 use crate::storage::StoreError;
 use crossbeam_channel::Sender;
 
+/// Every check of this number reads the marker from the disk: a failed disk is hidden by the page cache.
+const CHECKS_PER_DISK_READ: u32 = 30;
+
 /// Checks the store until the shutdown, and sends whether it is there after each change.
 pub(super) fn run(replicas: &HeldReplicas, changes: &Sender<bool>, shutdown: &Shutdown) {
-    let mut watch = StoreWatch { replicas, is_present: true };
+    let mut watch = StoreWatch { replicas, is_present: true, checks: 0 };
     while !shutdown.wait(STORE_CHECK_INTERVAL) {
         if let Some(is_present) = watch.check()
             && changes.send(is_present).is_err()
@@ -26,13 +29,20 @@ pub(super) fn run(replicas: &HeldReplicas, changes: &Sender<bool>, shutdown: &Sh
 struct StoreWatch<'a> {
     replicas: &'a HeldReplicas,
     is_present: bool,
+    /// Number of checks so far.
+    checks: u32,
 }
 
 impl StoreWatch<'_> {
     /// Checks the store once. Returns whether it is there, if that has changed.
     fn check(&mut self) -> Option<bool> {
         let store = &self.replicas.store;
-        let result = if self.is_present { store.inspect() } else { store.restore() };
+        self.checks = self.checks.wrapping_add(1);
+        let result = match self.is_present {
+            true if self.checks.is_multiple_of(CHECKS_PER_DISK_READ) => store.confirm(),
+            true => store.inspect(),
+            false => store.restore(),
+        };
         match (self.is_present, result) {
             (true, Err(error @ StoreError::StoreAbsent { .. })) => {
                 log::error!("{error}; no storage is offered until the store is back");
@@ -77,7 +87,7 @@ mod tests {
             HeldReplicas { store: store.clone(), offers: Offers::new(), syncing: Mutex::default() };
         replicas.sync_offers();
         let is_offered = || replicas.offers.get(id).is_some();
-        let mut watch = StoreWatch { replicas: &replicas, is_present: true };
+        let mut watch = StoreWatch { replicas: &replicas, is_present: true, checks: 0 };
         assert_eq!(watch.check(), None);
         assert!(is_offered());
         std::fs::rename(&path, &away).unwrap();
@@ -117,7 +127,7 @@ mod tests {
         let (path, away) = (place.path().join("store"), place.path().join("away"));
         let store = Arc::new(StoreMemory::default().open(&path, 1 << 30).unwrap());
         let replicas = HeldReplicas { store, offers: Offers::new(), syncing: Mutex::default() };
-        let mut watch = StoreWatch { replicas: &replicas, is_present: true };
+        let mut watch = StoreWatch { replicas: &replicas, is_present: true, checks: 0 };
         std::fs::rename(&path, &away).unwrap();
         assert_eq!(watch.check(), Some(false));
         std::fs::write(away.join("key"), format!("{:032x}\n", 7)).unwrap();
