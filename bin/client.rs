@@ -5,12 +5,13 @@ use clap::Parser;
 use shoal::cli::flags::{self, ServeFlags};
 use shoal::cli::folder::{self, FolderKind};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS, VOLUNTEERS};
-use shoal::cli::{self, BarWatch, LogOptions, member};
+use shoal::cli::{self, BarWatch, LogOptions, member, state_folder};
 use shoal::content::{PeerName, SetName, limits};
 use shoal::net::Shutdown;
 use shoal::report::RoleError;
 use shoal::roles::chunk_client::{self, ClientConfig};
 use shoal::roles::folder_client::MemberConfig;
+use shoal::storage::StoreMemory;
 use shoal::volunteer::VolunteerConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,6 +47,15 @@ struct Flags {
     /// At the first Ctrl-C wait until the replicas have been copied to other volunteers; exit at the second
     #[arg(long, requires = "volunteer", help_heading = VOLUNTEERS)]
     drain_on_exit: bool,
+    /// Announce that this volunteer returns within this time after each orderly exit, for example 14h: until then its
+    /// replicas are not replaced
+    #[arg(long, value_name = "TIME", value_parser = flags::parse_away, requires = "volunteer",
+        help_heading = VOLUNTEERS)]
+    away: Option<Duration>,
+    /// Lend the folder for the replicas also if another store was last used at its path, for example if the disk of that
+    /// store is gone
+    #[arg(long, requires = "volunteer", help_heading = VOLUNTEERS)]
+    new_store: bool,
     #[arg(short = 'p', long = "transfer_port", visible_alias = "port", value_name = "PORT", help = flags::PORT_HELP,
         help_heading = NETWORK)]
     transfer_port: u16,
@@ -122,7 +132,12 @@ fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(),
         serve: flags.serve.options(),
         log_file: flags.log.log_file,
         timeout: flags.timeout,
-        volunteer: flags.volunteer.map(|offered| VolunteerConfig { offered, folder: replicas }),
+        volunteer: flags.volunteer.map(|offered| VolunteerConfig {
+            offered,
+            folder: replicas,
+            away: flags.away,
+            memory: StoreMemory { records: state_folder::store_records(), new_store: flags.new_store },
+        }),
     };
     let task = member::Task {
         get: flags.get,

@@ -93,6 +93,8 @@ impl ProgramSet {
         let path = self.binaries.join(binary).with_extension(env::consts::EXE_EXTENSION);
         let mut command = Command::new(&path);
         command.args(&flags).current_dir(&self.folder).env_remove("RUST_LOG");
+        // The records of the stores are removed with the demo.
+        command.env("XDG_STATE_HOME", self.folder.join("state-home"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", path.display()))?;
         let (at, stdout, stderr) = (self.programs.len(), child.stdout.take(), child.stderr.take());

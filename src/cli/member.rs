@@ -91,6 +91,9 @@ fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
                     "drain aborted: the tracker refused it; exiting with all replicas still on disk"
                 );
             }
+            _ if status.absent => {
+                return log::warn!("drain aborted: the store is not available; exiting without it");
+            }
             (Some(0), _) => return log::info!("drain complete: all replicas copied elsewhere; exiting"),
             (Some(left), Some((before, when))) if left == before || when.elapsed() < PROGRESS_INTERVAL => {}
             (Some(left), _) => {

@@ -19,6 +19,7 @@ pub mod member;
 pub mod prompt;
 pub mod run;
 pub mod signals;
+pub mod state_folder;
 pub mod table;
 pub mod terminal;
 pub mod tracker_prompt;

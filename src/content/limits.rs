@@ -191,6 +191,12 @@ pub const SOURCE_RETRY_INTERVAL: Duration = Duration::from_secs(3);
 pub const CHECK_PAUSE_FACTOR: u32 = 3;
 /// Interval between two log lines of a volunteer that summarise stored and dropped chunks.
 pub const SUMMARY_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval at which a volunteer checks that its store is still at its path.
+pub const STORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Shortest absence that a volunteer can announce.
+pub const AWAY_MIN: Duration = Duration::from_secs(1);
+/// Longest absence that a volunteer can announce.
+pub const AWAY_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Time that a leaving volunteer waits for the tracker to acknowledge it.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 

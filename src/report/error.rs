@@ -94,6 +94,8 @@ impl From<StoreError> for RoleError {
             | StoreError::Changed(_)
             | StoreError::Gone(_)
             | StoreError::Busy(_)
+            | StoreError::StoreAbsent { .. }
+            | StoreError::StoreElsewhere { .. }
             | StoreError::NotAFile(_)
             | StoreError::Chunks { .. }
             | StoreError::ChunkFile { .. } => Fault::FileAccess,

@@ -52,6 +52,31 @@ pub enum StoreError {
     /// Another process, or another part of this one, has locked the part file or the folder.
     #[error("{} is in use by another shoal process", .0.display())]
     Busy(PathBuf),
+    /// The folder of a running volunteer's store has disappeared, or its marker cannot be read.
+    #[error("store {} is not available: {reason}", path.display())]
+    StoreAbsent {
+        /// Path of the store.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// The store that was last used at this path is not there.
+    #[error(
+        "store {store} was last used at {}{}, but {found}: mount its disk, or lend this folder as a new store with \
+         --new-store",
+        path.display(),
+        file_system.as_ref().map(|name| format!(" (file system {name})")).unwrap_or_default()
+    )]
+    StoreElsewhere {
+        /// Path of the store.
+        path: PathBuf,
+        /// Id of the remembered store, abbreviated.
+        store: String,
+        /// File system of the remembered store.
+        file_system: Option<String>,
+        /// State of the path now, as a clause.
+        found: String,
+    },
     /// A folder, a device or a pipe instead of a regular file.
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),

@@ -10,7 +10,9 @@ use super::error::{self, StoreError};
 use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
 use super::space::Space;
+use super::store_marker::StoreRoot;
 use super::{ChunkSource, StoredChunk};
+use crate::content::fmt::counted;
 use crate::content::{Bitfield, ChunkIndex, ChunkSpan, Digest, FileId, Manifest};
 use crate::protocol::volunteer::{ChallengedRange, KeptFile};
 use crate::sync::lock;
@@ -34,6 +36,7 @@ pub struct ReplicaFile {
     progress: Progress,
     state: Mutex<State>,
     space: Arc<Space>,
+    root: Arc<StoreRoot>,
 }
 
 struct State {
@@ -64,6 +67,7 @@ impl ReplicaFile {
         kept: KeptFile,
         manifest: Arc<Manifest>,
         space: Arc<Space>,
+        root: Arc<StoreRoot>,
     ) -> Result<Self, StoreError> {
         let mut present = Bitfield::none(manifest.layout().count());
         let mut used = 0;
@@ -84,7 +88,7 @@ impl ReplicaFile {
         space.add(used);
         let progress = Progress::new(present.clone());
         let state = State { present, verified: HashMap::new(), writing: 0, closed: false };
-        Ok(Self { kept, manifest, folder, progress, state: Mutex::new(state), space })
+        Ok(Self { kept, manifest, folder, progress, state: Mutex::new(state), space, root })
     }
 
     /// Description of the file.
@@ -151,10 +155,20 @@ impl ReplicaFile {
     }
 
     fn write(&self, index: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
+        self.root.require()?;
         let reservation = self.space.reserve(bytes.len() as u64)?;
         let path = self.path(index);
-        let temporary = disk::temporary(&path, bytes, true)?;
+        let temporary = disk::temporary(&path, bytes, true).or_else(|error| {
+            if let StoreError::Io { .. } = error {
+                // A disk that fails is noticed here first.
+                self.root.confirm()?;
+            }
+            Err(error)
+        })?;
         let mut state = lock(&self.state);
+        if state.closed {
+            return Err(StoreError::Missing(index));
+        }
         // Another thread may have renamed the same chunk meanwhile, and may not have synced it yet.
         if !state.present.has(index) {
             let file = disk::replace(&path, temporary)?;
@@ -180,6 +194,7 @@ impl ReplicaFile {
         for index in chunks {
             let mut state = lock(&self.state);
             if state.present.has(*index) {
+                self.root.require()?;
                 // First, so that the chunk is no longer served.
                 self.progress.remove(*index);
                 disk::remove(&self.path(*index))?;
@@ -197,6 +212,15 @@ impl ReplicaFile {
         state.closed
     }
 
+    /// Closes the file because its store is read again: nothing is stored or served any more. The files on disk stay.
+    pub(super) fn abandon(&self) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        state.present.iter().for_each(|index| _ = self.progress.remove(index));
+        state.present = Bitfield::none(self.manifest.layout().count());
+        state.verified.clear();
+    }
+
     fn forget(&self, state: &mut State, index: ChunkIndex) {
         state.present.remove(index);
         state.verified.remove(&index);
@@ -207,7 +231,7 @@ impl ReplicaFile {
     ///
     /// # Errors
     /// The chunk cannot be hashed for a reason that says nothing about its content, for example too
-    /// many open files.
+    /// many open files, or the absence of the whole store.
     pub fn check(&self, index: ChunkIndex) -> Result<bool, StoreError> {
         let span = self.span(index)?;
         for _ in 0..ATTEMPTS_MAX {
@@ -223,9 +247,17 @@ impl ReplicaFile {
                     }
                     return Ok(present);
                 }
-                Inspection::Damaged(seen) if self.remove_damaged(index, seen) => return Ok(false),
-                // Another program has replaced the file meanwhile.
-                Inspection::Damaged(_) => {}
+                Inspection::Damaged(seen) => {
+                    self.root.confirm()?;
+                    if self.remove_damaged(index, seen) {
+                        let name = &self.kept.file.name;
+                        log::warn!(
+                            "chunk {index} of {name} is damaged or missing and was removed from the replica store"
+                        );
+                        return Ok(false);
+                    }
+                    // Another program has replaced the file meanwhile.
+                }
             }
         }
         Err(StoreError::Changed(self.path(index)))
@@ -284,12 +316,29 @@ impl ReplicaFile {
         }
         self.forget(&mut state, index);
         drop(state);
-        log::warn!(
-            "chunk {index} of {} is damaged or missing and was removed from the replica store",
-            self.kept.file.name
-        );
         self.space.report_damaged(self.id(), index);
         true
+    }
+
+    /// Looks for chunks whose files are missing, without hashing any, and removes them as [`check`](Self::check)
+    /// does. Returns their number.
+    ///
+    /// # Errors
+    /// The whole store is absent, or its marker cannot be read.
+    pub fn remove_missing(&self) -> Result<u64, StoreError> {
+        let (have, _) = self.progress.have();
+        let is_missing = |path: PathBuf| {
+            fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        let missing: Vec<ChunkIndex> = have.iter().filter(|index| is_missing(self.path(*index))).collect();
+        if missing.is_empty() {
+            return Ok(0);
+        }
+        self.root.confirm()?;
+        let removed = missing.into_iter().filter(|index| self.remove_damaged(*index, None)).count() as u64;
+        let name = &self.kept.file.name;
+        log::warn!("{} of {name} disappeared from the replica store", counted(removed, "chunk"));
+        Ok(removed)
     }
 
     /// Answers a challenge: the proof of a range of a chunk, from the bytes on disk; `None` if the

@@ -11,6 +11,7 @@ use super::disk;
 use super::error::{self, StoreError};
 use super::replica_file::{self, ReplicaFile};
 use super::space::Space;
+use super::store_marker::{self, StoreId, StoreRoot};
 use crate::content::{ChunkIndex, FileId, Manifest, limits};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
@@ -18,7 +19,7 @@ use crate::sync::{lock, read, write};
 use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{self, DirEntry, File};
+use std::fs::{self, DirEntry};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -36,7 +37,7 @@ type Files = BTreeMap<FileId, Arc<ReplicaFile>>;
 
 /// A folder of replicas.
 pub struct ReplicaStore {
-    root: PathBuf,
+    root: Arc<StoreRoot>,
     key: VolunteerKey,
     files: RwLock<Files>,
     /// Bytes of chunks whose `file.json` or `manifest` is unusable.
@@ -44,8 +45,6 @@ pub struct ReplicaStore {
     space: Arc<Space>,
     /// Held while subfolders are created and removed.
     folders: Mutex<()>,
-    /// The folder's lock, against other processes.
-    _lock: Option<File>,
 }
 
 /// The first line of a manifest on disk.
@@ -67,21 +66,106 @@ impl ReplicaStore {
     /// ([`StoreError::Busy`]); its key is damaged.
     pub fn open(root: &Path, offered: u64) -> Result<Self, StoreError> {
         make_folder(root)?;
-        let lock = disk::lock_folder(root)?;
+        let opened = Arc::new(StoreRoot::open(root)?);
         remove_leftovers(root)?;
         let store = Self {
-            root: root.to_owned(),
+            root: opened,
             key: key(&root.join(KEY))?,
             files: RwLock::default(),
             unusable: Mutex::default(),
             space: Arc::new(Space::new(root.to_owned(), offered)),
             folders: Mutex::default(),
-            _lock: lock,
         };
-        for entry in fs::read_dir(root).map_err(error::io("read", root))? {
-            store.load_entry(&entry.map_err(error::io("read", root))?);
-        }
+        store.load_entries()?;
         Ok(store)
+    }
+
+    fn load_entries(&self) -> Result<(), StoreError> {
+        let root = self.root.path();
+        for entry in fs::read_dir(root).map_err(error::io("read", root))? {
+            self.load_entry(&entry.map_err(error::io("read", root))?);
+        }
+        Ok(())
+    }
+
+    /// Reads the store's marker, or creates it, and checks from now on that the store is there. `expected` is the
+    /// id that the caller has read before the store was opened.
+    ///
+    /// # Errors
+    /// The marker cannot be read or written, or is no longer that of `expected`.
+    pub(super) fn mark(&self, expected: Option<StoreId>) -> Result<StoreId, StoreError> {
+        let root = self.root.path();
+        let id = match (store_marker::read(root), expected) {
+            (Ok(Some(id)), Some(wanted)) if id == wanted => id,
+            (Ok(_), Some(wanted)) => {
+                let reason = format!("the marker of store {} has disappeared", wanted.short());
+                return Err(StoreError::StoreAbsent { path: root.to_owned(), reason });
+            }
+            (Ok(Some(id)), None) => id,
+            (Ok(None), None) => self.create_marker()?,
+            (Err(error), None) if store_marker::is_damaged(&error) => {
+                log::warn!("{error}; it is replaced");
+                self.create_marker()?
+            }
+            (Err(error), _) => return Err(error),
+        };
+        self.root.set_id(id);
+        Ok(id)
+    }
+
+    fn create_marker(&self) -> Result<StoreId, StoreError> {
+        let root = self.root.path();
+        let id = StoreId::random().map_err(error::io("create the marker of", root))?;
+        store_marker::write(root, id)?;
+        Ok(id)
+    }
+
+    /// Whether the last check found the store at its path. A store without a marker is never absent.
+    pub fn is_present(&self) -> bool {
+        self.root.is_present()
+    }
+
+    /// Checks that the store is at its path and that its marker can be read. Other operations check it, too.
+    ///
+    /// # Errors
+    /// [`StoreError::StoreAbsent`]; until [`restore`](Self::restore) succeeds, every later call fails.
+    pub fn inspect(&self) -> Result<(), StoreError> {
+        self.root.inspect()
+    }
+
+    /// Checks as [`inspect`](Self::inspect) does, and reads the marker from the disk, not from the page cache.
+    ///
+    /// # Errors
+    /// As [`inspect`](Self::inspect).
+    pub fn confirm(&self) -> Result<(), StoreError> {
+        self.root.confirm()
+    }
+
+    /// Ends the absence of a store whose marker is back: locks its folder and reads all of it again, unhashed.
+    ///
+    /// # Errors
+    /// The store is still absent, another process uses it, or it has another key.
+    pub fn restore(&self) -> Result<(), StoreError> {
+        self.root.look()?;
+        let root = self.root.path();
+        let folder = self.root.reopen()?;
+        let path = root.join(KEY);
+        if read_key(&path)? != Some(self.key) {
+            return Err(error::invalid_input(
+                "use",
+                &path,
+                "the key has changed; start the client again".into(),
+            ));
+        }
+        let _folders = lock(&self.folders);
+        // Writes that still run fail from now on; chunks that they have renamed are found below.
+        std::mem::take(&mut *self.write()).values().for_each(|file| file.abandon());
+        lock(&self.unusable).clear();
+        self.space.reset();
+        remove_leftovers(root)?;
+        self.load_entries()?;
+        self.root.restore(folder);
+        Ok(())
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Files> {
@@ -148,7 +232,8 @@ impl ReplicaStore {
         if let Some(file) = self.file(id) {
             return Ok(file);
         }
-        let folder = replica_file::folder_of(&self.root, id);
+        self.root.require()?;
+        let folder = replica_file::folder_of(self.root.path(), id);
         if !sizes_match(kept, &manifest) || manifest.id() != id {
             return Err(error::invalid_input(
                 "keep chunks in",
@@ -156,7 +241,7 @@ impl ReplicaStore {
                 "the manifest belongs to another file".into(),
             ));
         }
-        make_folder(&folder)?;
+        make_subfolder(&folder)?;
         let text = serde_json::to_vec(kept).map_err(|error| error::io("write", &folder)(error.into()))?;
         for (name, bytes) in [(MANIFEST, encode_manifest(&manifest, &folder)?), (FILE, text)] {
             let path = folder.join(name);
@@ -166,7 +251,7 @@ impl ReplicaStore {
         if let Some(bytes) = lock(&self.unusable).remove(&id) {
             self.space.release(bytes);
         }
-        let file = Arc::new(ReplicaFile::load(folder, kept.clone(), manifest, self.space.clone())?);
+        let file = Arc::new(self.load_file(folder, kept.clone(), manifest)?);
         self.write().insert(id, file.clone());
         Ok(file)
     }
@@ -192,7 +277,8 @@ impl ReplicaStore {
         file.remove(chunks)?;
         let _folders = lock(&self.folders);
         if file.close() && self.write().remove(&id).is_some() {
-            let folder = replica_file::folder_of(&self.root, id);
+            self.root.require()?;
+            let folder = replica_file::folder_of(self.root.path(), id);
             for name in [FILE, MANIFEST] {
                 disk::remove(&folder.join(name))?;
             }
@@ -214,7 +300,9 @@ impl ReplicaStore {
     fn load_entry(&self, entry: &DirEntry) {
         let id = entry.file_name().to_str().and_then(|name| name.parse::<FileId>().ok());
         let folder = entry.path();
-        let Some(id) = id.filter(|id| replica_file::folder_of(&self.root, *id) == folder) else { return };
+        let Some(id) = id.filter(|id| replica_file::folder_of(self.root.path(), *id) == folder) else {
+            return;
+        };
         match self.load(id, &folder) {
             Ok(Some(file)) => _ = self.write().insert(id, Arc::new(file)),
             Ok(None) => {}
@@ -250,7 +338,16 @@ impl ReplicaStore {
                 "file.json and manifest belong to another file".to_owned(),
             ));
         }
-        ReplicaFile::load(folder.to_owned(), kept, Arc::new(manifest), self.space.clone()).map(Some)
+        self.load_file(folder.to_owned(), kept, Arc::new(manifest)).map(Some)
+    }
+
+    fn load_file(
+        &self,
+        folder: PathBuf,
+        kept: KeptFile,
+        manifest: Arc<Manifest>,
+    ) -> Result<ReplicaFile, StoreError> {
+        ReplicaFile::load(folder, kept, manifest, self.space.clone(), self.root.clone())
     }
 }
 
@@ -267,6 +364,17 @@ fn make_folder(folder: &Path) -> Result<(), StoreError> {
     }
     fs::create_dir_all(folder).map_err(error::io("create the folder", folder))?;
     disk::sync_folder(disk::folder_of(folder))
+}
+
+/// Creates a folder in the store, durably. The store itself is never created again.
+fn make_subfolder(folder: &Path) -> Result<(), StoreError> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        created => {
+            created.map_err(error::io("create the folder", folder))?;
+            disk::sync_folder(disk::folder_of(folder))
+        }
+    }
 }
 
 /// Removes a folder if it is empty.
@@ -331,27 +439,29 @@ fn decode_manifest(id: FileId, bytes: &[u8], path: &Path) -> Result<Manifest, St
 /// Reads the key, or creates one. Only the owner may read it: a process that has the key can pass
 /// for this store.
 fn key(path: &Path) -> Result<VolunteerKey, StoreError> {
-    match read_file(path, TEXT_MAX) {
-        Ok(bytes) => {
-            let text = String::from_utf8_lossy(&bytes);
-            text.trim().parse().map_err(|_| {
-                let reason = "damaged key; restore the file from a backup, or remove it to register as a new \
-                              volunteer";
-                error::invalid_input("use", path, reason.to_owned())
-            })
-        }
-        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            let mut number = [0; 16];
-            getrandom::fill(&mut number)
-                .map_err(|error| error::io("create", path)(io::Error::other(error)))?;
-            let key = VolunteerKey(u128::from_be_bytes(number));
-            let text = format!("{:032x}\n", key.0);
-            disk::replace(path, disk::temporary_for(path, text.as_bytes(), true, 0o600)?)?;
-            disk::sync_folder(disk::folder_of(path))?;
-            Ok(key)
-        }
-        Err(error) => Err(error),
+    if let Some(key) = read_key(path)? {
+        return Ok(key);
     }
+    let mut number = [0; 16];
+    getrandom::fill(&mut number).map_err(|error| error::io("create", path)(io::Error::other(error)))?;
+    let key = VolunteerKey(u128::from_be_bytes(number));
+    let text = format!("{:032x}\n", key.0);
+    disk::replace(path, disk::temporary_for(path, text.as_bytes(), true, 0o600)?)?;
+    disk::sync_folder(disk::folder_of(path))?;
+    Ok(key)
+}
+
+/// Reads the key; `None` if there is none.
+fn read_key(path: &Path) -> Result<Option<VolunteerKey>, StoreError> {
+    let bytes = match read_file(path, TEXT_MAX) {
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read?,
+    };
+    String::from_utf8_lossy(&bytes).trim().parse().map(Some).map_err(|_| {
+        let reason =
+            "damaged key; restore the file from a backup, or remove it to register as a new volunteer";
+        error::invalid_input("use", path, reason.to_owned())
+    })
 }
 
 #[cfg(test)]

@@ -82,6 +82,12 @@ impl Space {
         lock(&self.usage).used += bytes;
     }
 
+    /// Uncounts all stored bytes, before the store is read again.
+    pub(super) fn reset(&self) {
+        lock(&self.usage).used = 0;
+        lock(&self.damaged).clear();
+    }
+
     /// Uncounts bytes that were removed.
     pub(super) fn release(&self, bytes: u64) {
         let mut usage = lock(&self.usage);

@@ -1,4 +1,4 @@
-//! Verifies once, after a start, the chunks that were stored by previous runs.
+//! Verifies the chunks of the store: after a start those of previous runs, and all of them after damage was found.
 //!
 //! Runs at low priority: it pauses for a multiple of the time that each hash takes, so that serving is not slowed down.
 //! Correct chunks are reported in batches; the store itself reports corrupt ones.
@@ -7,8 +7,8 @@ use crate::content::fmt::counted;
 use crate::content::limits::{CHECK_PAUSE_FACTOR, NAMED_CHUNKS_MAX};
 use crate::content::{ChunkIndex, FileId};
 use crate::net::Shutdown;
-use crate::storage::{ReplicaFile, ReplicaStore};
-use crossbeam_channel::Sender;
+use crate::storage::{ReplicaFile, ReplicaStore, StoreError};
+use crossbeam_channel::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 /// Maximum delay of the report of a verified chunk.
@@ -19,20 +19,77 @@ const REST_MAX: Duration = Duration::from_secs(1);
 /// Verified chunks of one file.
 pub(super) type Batch = (FileId, Vec<ChunkIndex>);
 
-/// Verifies all chunks of previous runs. Ends after the last one, or at the shutdown.
-pub(super) fn run(store: &ReplicaStore, passed: &Sender<Batch>, shutdown: &Shutdown) {
-    let (began, mut verified) = (Instant::now(), 0u64);
-    for file in store.files() {
-        let Some(count) = check(&file, file.unverified(), passed, shutdown) else { return };
-        verified += count;
-    }
-    if verified > 0 {
-        let (chunks, seconds) = (counted(verified, "chunk"), began.elapsed().as_secs_f64());
-        log::info!("verified {chunks} of previous runs in {seconds:.1} s");
+/// Which chunks a pass over the store verifies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// Those that this process has not verified since the store was opened or came back.
+    Unverified,
+    /// All: damage was found.
+    All,
+}
+
+/// Verifies the chunks of previous runs, and then those of each requested pass, until the shutdown.
+pub(super) fn run(
+    store: &ReplicaStore,
+    requests: &Receiver<Pass>,
+    passed: &Sender<Batch>,
+    shutdown: &Shutdown,
+) {
+    let mut next = Some(Pass::Unverified);
+    loop {
+        let pass = match next.take() {
+            Some(pass) => pass,
+            None => crossbeam_channel::select! {
+                recv(shutdown.signal()) -> _ => return,
+                recv(requests) -> request => match request {
+                    Ok(pass) => pass,
+                    Err(_) => return,
+                },
+            },
+        };
+        let is_complete = run_pass(store, pass, passed, shutdown).is_some();
+        if shutdown.is_stopped() {
+            return;
+        }
+        if is_complete && pass == Pass::All {
+            // Damage that this pass has found itself needs no further pass.
+            next = requests.try_iter().filter(|pass| *pass == Pass::Unverified).last();
+        }
     }
 }
 
-/// Verifies chunks of one file. Returns the number of correct ones, or `None` at the shutdown.
+/// Verifies the chunks of one pass. `None` if it was ended early: at the shutdown, or without the store.
+fn run_pass(store: &ReplicaStore, pass: Pass, passed: &Sender<Batch>, shutdown: &Shutdown) -> Option<()> {
+    let (began, mut verified) = (Instant::now(), 0u64);
+    let files = store.files();
+    if pass == Pass::All {
+        // Needs little time, and shows a store of which many files were deleted.
+        for file in &files {
+            match file.remove_missing() {
+                Ok(_) => {}
+                Err(StoreError::StoreAbsent { .. }) => return None,
+                Err(error) => log::warn!("failed to look for stored chunks: {error}"),
+            }
+        }
+    }
+    for file in files {
+        let chunks = match pass {
+            Pass::Unverified => file.unverified(),
+            Pass::All => [file.chunks().0, file.chunks().1].concat(),
+        };
+        verified += check(&file, chunks, passed, shutdown)?;
+    }
+    if verified > 0 {
+        let (chunks, seconds) = (counted(verified, "chunk"), began.elapsed().as_secs_f64());
+        match pass {
+            Pass::Unverified => log::info!("verified {chunks} of previous runs in {seconds:.1} s"),
+            Pass::All => log::info!("verified {chunks} again after damage in {seconds:.1} s"),
+        }
+    }
+    Some(())
+}
+
+/// Verifies chunks of one file. Returns the number of correct ones, or `None` at the shutdown or without the store.
 ///
 /// The store reports corrupt chunks. Chunks that were dropped in the meantime count as neither.
 fn check(
@@ -52,6 +109,7 @@ fn check(
                 batch.push(index);
             }
             Ok(false) => {}
+            Err(StoreError::StoreAbsent { .. }) => return None,
             Err(error) if warned => log::debug!("{error}"),
             Err(error) => {
                 warned = true;

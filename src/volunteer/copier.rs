@@ -76,6 +76,8 @@ impl From<StoreError> for Failure {
                 let text = format!("{needed} bytes needed, {available} available");
                 Self::new(CopyFailure::NoRoom, text)
             }
+            // The watch of the store has logged it.
+            StoreError::StoreAbsent { .. } => Self::new(CopyFailure::Disk, "the volunteer's store is absent"),
             error => {
                 log::warn!("failed to store a chunk: {error}");
                 Self::new(CopyFailure::Disk, "the volunteer failed to store it")

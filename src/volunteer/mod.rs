@@ -12,6 +12,7 @@ mod copier;
 mod disk_orders;
 mod report;
 mod state;
+mod store_watch;
 
 use crate::content::FileId;
 use crate::content::fmt::{counted, size};
@@ -20,7 +21,7 @@ use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::Registration;
 use crate::protocol::volunteer::VolunteerReport;
 use crate::report::error::RoleError;
-use crate::storage::ReplicaStore;
+use crate::storage::{ReplicaStore, StoreMemory};
 use crate::sync::lock;
 use crate::tracker_client::session::{self, SessionConfig};
 use crate::upload::offers::Offers;
@@ -41,6 +42,10 @@ pub struct VolunteerConfig {
     pub offered: u64,
     /// Folder of the replica store.
     pub folder: PathBuf,
+    /// Announced absence: time after each orderly disconnect within which the volunteer returns.
+    pub away: Option<Duration>,
+    /// Records of the stores of this user.
+    pub memory: StoreMemory,
 }
 
 /// Parts of the program that a volunteer runs in.
@@ -81,6 +86,8 @@ pub struct VolunteerStatus {
     pub left: Option<u64>,
     /// The tracker has refused the storage offer.
     pub refused: bool,
+    /// The store is not at its path: nothing is offered until it is back.
+    pub absent: bool,
 }
 
 /// A running volunteer.
@@ -99,12 +106,13 @@ struct SharedStatus {
     drain: (Sender<()>, Receiver<()>),
 }
 
-/// The part of the status that the tracker decides; the fields are those of [`VolunteerStatus`].
+/// The part of the status that the state thread decides; the fields are those of [`VolunteerStatus`].
 #[derive(Default, Clone, Copy)]
 struct TrackerView {
     welcome: bool,
     left: Option<u64>,
     refused: bool,
+    absent: bool,
 }
 
 impl Volunteer {
@@ -115,7 +123,7 @@ impl Volunteer {
     /// # Errors
     /// The store cannot be opened, another program uses it, or no thread can be started.
     pub fn start(config: &VolunteerConfig, context: VolunteerContext<'_>) -> Result<Self, RoleError> {
-        let store = Arc::new(ReplicaStore::open(&config.folder, config.offered)?);
+        let store = Arc::new(config.memory.open(&config.folder, config.offered)?);
         let shared =
             Arc::new(SharedStatus { tracker_view: Mutex::default(), changed: bounded(1), drain: bounded(1) });
         let volunteer = Self { store: store.clone(), shared: shared.clone() };
@@ -129,7 +137,7 @@ impl Volunteer {
             offers: context.offers,
             syncing: Mutex::default(),
         });
-        store.files().iter().for_each(|file| replicas.sync_offer(file.id()));
+        replicas.sync_offers();
         let (done, results) = bounded(QUEUE);
         let (copies, copy_jobs) = bounded(ORDERS_MAX);
         let copier = Arc::new(copier::Copier::new(replicas.clone(), context.tracker, context.timeouts));
@@ -141,17 +149,25 @@ impl Volunteer {
         let (disk_orders, disk_jobs) = bounded(ORDERS_MAX);
         let (own, stop) = (replicas.clone(), shutdown.clone());
         threads.spawn("volunteer-disk", move || disk_orders::run(&own, &disk_jobs, &done, &stop))?;
-        let (passed, checked) = bounded(QUEUE);
+        let ((passed, checked), (checks, check_requests)) = (bounded(QUEUE), bounded(QUEUE));
         let (own, stop) = (store.clone(), shutdown.clone());
-        threads.spawn("volunteer-check", move || checker::run(&own, &passed, &stop))?;
+        threads.spawn("volunteer-check", move || checker::run(&own, &check_requests, &passed, &stop))?;
+        let (changes, store_changes) = bounded(QUEUE);
+        let (own, stop) = (replicas.clone(), shutdown.clone());
+        threads.spawn("volunteer-store", move || store_watch::run(&own, &changes, &stop))?;
         // The session outlives the shutdown, because it carries the goodbye.
         let session = Shutdown::new();
         let (event_sender, events) = bounded(QUEUE);
         let VolunteerContext { tracker, registration, timeout, timeouts, .. } = context;
-        let inputs = state::Inputs { events, results, checked };
-        let outputs =
-            state::Outputs { copies, disk_orders, failures: context.failures, session: session.clone() };
-        let state = state::State::new(replicas, shared, outputs, tracker, shutdown);
+        let inputs = state::Inputs { events, results, checked, store_changes };
+        let outputs = state::Outputs {
+            copies,
+            disk_orders,
+            checks,
+            failures: context.failures,
+            session: session.clone(),
+        };
+        let state = state::State::new(replicas, shared, outputs, tracker, config.away, shutdown);
         threads.spawn("volunteer", move || state.run(&inputs))?;
         let config = SessionConfig { role: "tracker", tracker, registration, timeout, timeouts };
         session::start(config, event_sender, threads, &session)?;
@@ -162,7 +178,7 @@ impl Volunteer {
     pub fn status(&self) -> VolunteerStatus {
         let files = self.store.files();
         let held = files.iter().map(|file| u64::from(file.held())).filter(|held| *held > 0);
-        let TrackerView { welcome, left, refused } = *self.shared.tracker_view();
+        let TrackerView { welcome, left, refused, absent } = *self.shared.tracker_view();
         VolunteerStatus {
             offered: self.store.offered(),
             used: self.store.used(),
@@ -171,6 +187,7 @@ impl Volunteer {
             welcome,
             left,
             refused,
+            absent,
         }
     }
 
@@ -238,13 +255,18 @@ struct HeldReplicas {
 }
 
 impl HeldReplicas {
-    /// Serves a file if the store has chunks of it, otherwise stops serving it.
+    /// Serves a file if the store is there and has chunks of it, otherwise stops serving it.
     fn sync_offer(&self, id: FileId) {
         let _syncing = lock(&self.syncing);
-        match self.store.file(id).filter(|file| file.held() > 0) {
+        match self.store.file(id).filter(|file| file.held() > 0 && self.store.is_present()) {
             Some(file) => self.offers.put(id, file),
             None => self.offers.take(id),
         }
+    }
+
+    /// Does the same for each file of the store.
+    fn sync_offers(&self) {
+        self.store.files().iter().for_each(|file| self.sync_offer(file.id()));
     }
 }
 
@@ -286,8 +308,8 @@ mod tests {
     #[test]
     fn status_text_agrees_in_singular_and_plural() {
         let status = |used, chunks, files| {
-            let (offered, welcome, left, refused) = (2 << 30, true, None, false);
-            VolunteerStatus { offered, used, chunks, files, welcome, left, refused }.to_string()
+            let (offered, welcome, left, refused, absent) = (2 << 30, true, None, false, false);
+            VolunteerStatus { offered, used, chunks, files, welcome, left, refused, absent }.to_string()
         };
         assert_eq!(
             status(512 << 20, 1_024, 3),

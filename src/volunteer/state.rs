@@ -5,7 +5,7 @@
 //! sessions have ended; each order is answered, or its session has ended.
 
 use super::activity_log::ActivityLog;
-use super::checker::Batch;
+use super::checker::{Batch, Pass};
 use super::copier::Copy;
 use super::disk_orders::DiskOrder;
 use super::report::{Report, as_of_now, holds};
@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, Sender, never};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Messages in the outbox from which on no results are taken from the workers.
 const OUTBOX_MAX: usize = 256;
@@ -33,8 +33,10 @@ pub(super) struct Inputs {
     pub events: Receiver<SessionEvent>,
     /// Results of the workers.
     pub results: Receiver<Done>,
-    /// Verified chunks of previous runs.
+    /// Verified chunks of the store.
     pub checked: Receiver<Batch>,
+    /// Whether the store is at its path, after each change.
+    pub store_changes: Receiver<bool>,
 }
 
 /// Channels from the state thread.
@@ -43,6 +45,8 @@ pub(super) struct Outputs {
     pub copies: Sender<Job<Copy>>,
     /// Orders that need only the disk.
     pub disk_orders: Sender<Job<DiskOrder>>,
+    /// Passes over the store that hash its chunks again.
+    pub checks: Sender<Pass>,
     /// Receives the error when the tracker has been unreachable for too long.
     pub failures: Sender<RoleError>,
     /// Ends the session with the tracker.
@@ -67,7 +71,11 @@ pub(super) struct State {
     shared: Arc<SharedStatus>,
     outputs: Outputs,
     tracker: SocketAddr,
+    /// Announced absence.
+    away: Option<Duration>,
     shutdown: Shutdown,
+    /// Whether the store is at its path. Without it no storage is offered.
+    has_store: bool,
     session: Option<Session>,
     /// Number of sessions so far.
     sessions: u64,
@@ -99,6 +107,7 @@ impl State {
         shared: Arc<SharedStatus>,
         outputs: Outputs,
         tracker: SocketAddr,
+        away: Option<Duration>,
         shutdown: &Shutdown,
     ) -> Self {
         let activity_log = ActivityLog::new(&replicas.store);
@@ -107,7 +116,9 @@ impl State {
             shared,
             outputs,
             tracker,
+            away,
             shutdown: shutdown.clone(),
+            has_store: true,
             session: None,
             sessions: 0,
             outstanding: 0,
@@ -149,6 +160,10 @@ impl State {
                     Err(_) => checked = never(),
                 },
                 recv(damaged) -> _ => self.report_corrupt(),
+                recv(inputs.store_changes) -> is_present => match is_present {
+                    Ok(is_present) => self.handle_store_change(is_present),
+                    Err(_) => break,
+                },
                 recv(drain) -> _ => self.drain(),
                 recv(due) -> _ => {
                     let status = self.status();
@@ -244,15 +259,32 @@ impl State {
     /// change the store.
     fn begin_report(&mut self) {
         let Some(session) = self.session.as_mut() else { return };
-        if session.begun || self.outstanding > 0 {
+        if session.begun || self.outstanding > 0 || !self.has_store {
             return;
         }
         session.begun = true;
         let store = &self.replicas.store;
         let (key, offered, free) = (store.key(), store.offered(), store.free());
-        self.outbox.push_back(VolunteerReport::Lend { key, offered, free, away_s: None });
+        let away_s = self.away.map(|away| away.as_secs());
+        self.outbox.push_back(VolunteerReport::Lend { key, offered, free, away_s });
         self.report = Some(Report::of(store));
         self.shared.update(|view| view.refused = false);
+    }
+
+    /// Ends or begins the storage offer.
+    ///
+    /// Without the store the connection ends, without a goodbye: this is no orderly disconnect, and an announced
+    /// absence does not apply. The next registration waits for the store.
+    fn handle_store_change(&mut self, is_present: bool) {
+        self.has_store = is_present;
+        self.shared.update(|view| view.absent = !is_present);
+        match is_present {
+            true => {
+                let _ = self.outputs.checks.try_send(Pass::Unverified);
+                self.begin_report();
+            }
+            false => self.end_session(),
+        }
     }
 
     fn handle_order(&mut self, order: VolunteerOrder) {
@@ -322,10 +354,15 @@ impl State {
     }
 
     /// Reports the chunks that the store has found corrupt.
+    ///
+    /// One damaged chunk makes the others doubtful: all are hashed again.
     fn report_corrupt(&mut self) {
         let mut files: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
         for (file, index) in self.replicas.store.take_damaged() {
             files.entry(file).or_default().push(index);
+        }
+        if !files.is_empty() && self.outputs.checks.is_empty() {
+            let _ = self.outputs.checks.try_send(Pass::All);
         }
         for (file, chunks) in files {
             let free = 0;

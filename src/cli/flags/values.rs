@@ -118,6 +118,18 @@ pub fn parse_idle(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses an announced absence as [`parse_seconds`] does: from 1 s to 30 days.
+///
+/// # Errors
+/// No duration, or one that is out of range.
+pub fn parse_away(text: &str) -> Result<Duration, String> {
+    let away = parse_seconds(text)?;
+    match (limits::AWAY_MIN..=limits::AWAY_MAX).contains(&away) {
+        true => Ok(away),
+        false => Err("the absence must be from 1 s to 30 days".to_owned()),
+    }
+}
+
 /// Parses a duration as [`parse_seconds`] does, or 0.
 ///
 /// # Errors
@@ -198,6 +210,17 @@ mod tests {
     fn an_idle_timeout_is_longer_than_the_keep_alive_interval() {
         assert!(parse_idle("25").unwrap_err().contains("longer than 25 s"));
         assert!(parse_idle("25.1").is_ok() && parse_idle("x").is_err());
+    }
+
+    #[test]
+    fn an_announced_absence_is_from_a_second_to_thirty_days() {
+        assert_eq!(parse_away("14h"), Ok(Duration::from_secs(50_400)));
+        assert_eq!(parse_away("1"), Ok(limits::AWAY_MIN));
+        assert_eq!(parse_away("30d"), Ok(limits::AWAY_MAX));
+        for text in ["0", "0.9", "999ms", "30.1d", "31d", "365d"] {
+            assert!(parse_away(text).is_err(), "{text}");
+        }
+        assert!(parse_away("a night").unwrap_err().contains("expected a duration"));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use super::complete::Offer;
 use crate::cli::console::Printer;
 use crate::cli::signals;
+use crate::cli::state_folder::state_folder;
 use crate::content::limits::HISTORY_MAX;
 use crate::net::Threads;
 use crate::sync::{lock, wait_timeout_while};
@@ -218,10 +219,7 @@ struct History(PathBuf);
 impl History {
     /// `$XDG_STATE_HOME/shoal/history`, or `~/.local/state/shoal/history`.
     fn open() -> Option<Self> {
-        let absolute =
-            |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-        let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
-        let folder = state.join("shoal");
+        let folder = state_folder()?;
         let path = folder.join("history");
         // The file is created here because the editor would change the umask of the whole process for this.
         let mut options = std::fs::OpenOptions::new();

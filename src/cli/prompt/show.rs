@@ -104,6 +104,7 @@ pub fn status(transfers: &[TransferStatus]) -> String {
 /// The storage offer of a volunteer: its use, and the state of the offer or of a drain.
 pub fn storage_offer(status: &VolunteerStatus) -> String {
     let state = match status.left {
+        _ if status.absent => "; the store is not available".to_owned(),
         _ if status.refused => "; the tracker refused the offer".to_owned(),
         _ if !status.welcome => "; the tracker has not accepted the offer yet".to_owned(),
         Some(0) => "; drained: all replicas copied elsewhere".to_owned(),
@@ -273,6 +274,7 @@ mod tests {
             welcome: true,
             left: None,
             refused: false,
+            absent: false,
         };
         for (status, more) in [
             (status, ""),
@@ -280,6 +282,7 @@ mod tests {
             (VolunteerStatus { left: Some(0), ..status }, "; drained: all replicas copied elsewhere"),
             (VolunteerStatus { welcome: false, ..status }, "; the tracker has not accepted the offer yet"),
             (VolunteerStatus { refused: true, ..status }, "; the tracker refused the offer"),
+            (VolunteerStatus { absent: true, ..status }, "; the store is not available"),
         ] {
             assert_eq!(storage_offer(&status), format!("{status}{more}\n"));
         }

@@ -38,6 +38,11 @@ pub fn subfolder(dir: &Path, name: &str) -> PathBuf {
     path
 }
 
+/// The folder in which the programs of a test remember their stores, instead of that of the user.
+pub fn state_home(cwd: &Path) -> PathBuf {
+    std::path::absolute(cwd).unwrap().join(".state-home")
+}
+
 /// The output of a program so far.
 #[derive(Default)]
 struct Said {
@@ -142,6 +147,7 @@ impl Program {
             .args(args)
             .current_dir(cwd)
             .env_remove("RUST_LOG")
+            .env("XDG_STATE_HOME", state_home(cwd))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -68,7 +68,7 @@ impl ScriptedTracker {
         let token = Token(u128::from(from.port()) << 64);
         wire.send(&TrackerResponse::Hello { version: PROTOCOL_VERSION }).unwrap();
         wire.send(&registered(token, address)).unwrap();
-        Session { wire, token, address, key: VolunteerKey(0), offered: 0, free: 0 }
+        Session { wire, token, address, key: VolunteerKey(0), offered: 0, free: 0, away_s: None }
     }
 
     /// Accepts the next volunteer, welcomes it, and returns the chunks that it reports.
@@ -116,6 +116,7 @@ pub struct Session {
     pub key: VolunteerKey,
     pub offered: u64,
     pub free: u64,
+    pub away_s: Option<u64>,
 }
 
 impl Session {
@@ -157,8 +158,8 @@ impl Session {
     #[track_caller]
     pub fn report(&mut self) -> Held {
         match self.said() {
-            VolunteerReport::Lend { key, offered, free, .. } => {
-                (self.key, self.offered, self.free) = (key, offered, free);
+            VolunteerReport::Lend { key, offered, free, away_s } => {
+                (self.key, self.offered, self.free, self.away_s) = (key, offered, free, away_s);
             }
             other => panic!("the first report is {other:?}"),
         }

@@ -56,7 +56,7 @@ impl AtTerminal {
             .env_remove("RUST_LOG")
             .env("TERM", "xterm")
             .env("NO_COLOR", "1")
-            .env("XDG_STATE_HOME", dir.join("history"))
+            .env("XDG_STATE_HOME", std::path::absolute(dir).unwrap().join("history"))
             .stdin(end())
             .stdout(end())
             .stderr(end())

@@ -58,7 +58,7 @@ fn a_volunteer_copies_serves_proves_and_drops_chunks_as_ordered() {
     session.order(VolunteerOrder::Drop { file, chunks: rest.clone() });
     assert_eq!(session.answer(), VolunteerReport::Dropped { file, chunks: rest, free: 1 << 20 });
     assert_does_not_serve(session.address, &whole, 4);
-    assert_eq!(names_in(&dir.path().join("ann/.volunteer")), ["key"]);
+    assert_eq!(names_in(&dir.path().join("ann/.volunteer")), ["key", "store-id"]);
     client.wait_for_text("storing chunks of file 1 for the tracker");
     client.wait_for_text("chunk 100 of ");
     client.wait_for_text(" chunks; offering 1.0 MiB of storage, 0 B used");
@@ -196,7 +196,7 @@ fn a_failed_copy_is_reported_with_its_reason() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(names_in(&dir.path().join("ann/.volunteer")), ["key"]);
+    assert_eq!(names_in(&dir.path().join("ann/.volunteer")), ["key", "store-id"]);
     session.copy(&kept, &[0], good.address);
 }
 

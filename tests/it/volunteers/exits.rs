@@ -101,6 +101,11 @@ fn inconsistent_flags_are_rejected() {
         (&["--volunteer", "lots"], "expected a size such as 2GiB"),
         (&["--volunteer-dir", "x"], "--volunteer <SIZE>"),
         (&["--drain-on-exit"], "--volunteer <SIZE>"),
+        (&["--away", "14h"], "--volunteer <SIZE>"),
+        (&["--new-store"], "--volunteer <SIZE>"),
+        (&["--volunteer", "1MiB", "--away", "0.5"], "the absence must be from 1 s to 30 days"),
+        (&["--volunteer", "1MiB", "--away", "31d"], "the absence must be from 1 s to 30 days"),
+        (&["--volunteer", "1MiB", "--away", "tonight"], "expected a duration such as"),
     ] {
         let mut client = plain(dir.path(), &folder, "ann", args);
         client.ends_with(2);

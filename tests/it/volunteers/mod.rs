@@ -3,6 +3,7 @@
 mod copies;
 mod downloads;
 mod exits;
+mod stores;
 
 use crate::common::scripted::*;
 use crate::common::wire::*;
