@@ -122,7 +122,7 @@ fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(),
         serve: flags.serve.options(),
         log_file: flags.log.log_file,
         timeout: flags.timeout,
-        volunteer: flags.volunteer.map(|offered| VolunteerConfig { offered, folder: replicas }),
+        volunteer: flags.volunteer.map(|offered| VolunteerConfig { offered, folder: replicas, away: None }),
     };
     let task = member::Task {
         get: flags.get,

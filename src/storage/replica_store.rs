@@ -210,6 +210,12 @@ impl ReplicaStore {
         self.file(id).map_or(Ok(false), |file| file.check(index))
     }
 
+    /// Treats the chunks of all files as not verified, because the disk may have lost or changed any of them: each
+    /// is hashed before it is served again.
+    pub fn distrust(&self) {
+        self.files().iter().for_each(|file| file.distrust());
+    }
+
     /// Loads an entry of the store's folder at startup.
     fn load_entry(&self, entry: &DirEntry) {
         let id = entry.file_name().to_str().and_then(|name| name.parse::<FileId>().ok());

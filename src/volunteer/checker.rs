@@ -1,4 +1,5 @@
-//! Verifies once, after a start, the chunks that were stored by previous runs.
+//! Verifies the stored chunks that this process has not hashed: those of previous runs after the start, and all after a
+//! chunk was found damaged.
 //!
 //! Runs at low priority: it pauses for a multiple of the time that each hash takes, so that serving is not slowed down.
 //! Correct chunks are reported in batches; the store itself reports corrupt ones.
@@ -8,7 +9,7 @@ use crate::content::limits::{CHECK_PAUSE_FACTOR, NAMED_CHUNKS_MAX};
 use crate::content::{ChunkIndex, FileId};
 use crate::net::Shutdown;
 use crate::storage::{ReplicaFile, ReplicaStore};
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 /// Maximum delay of the report of a verified chunk.
@@ -16,19 +17,41 @@ const BATCH_TIME: Duration = Duration::from_secs(1);
 /// Maximum pause after a chunk.
 const REST_MAX: Duration = Duration::from_secs(1);
 
-/// Verified chunks of one file.
-pub(super) type Batch = (FileId, Vec<ChunkIndex>);
+/// Result of the verification.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Checked {
+    /// Verified chunks of one file.
+    Right(FileId, Vec<ChunkIndex>),
+    /// All chunks have been verified.
+    All,
+}
 
-/// Verifies all chunks of previous runs. Ends after the last one, or at the shutdown.
-pub(super) fn run(store: &ReplicaStore, passed: &Sender<Batch>, shutdown: &Shutdown) {
-    let (began, mut verified) = (Instant::now(), 0u64);
-    for file in store.files() {
-        let Some(count) = check(&file, file.unverified(), passed, shutdown) else { return };
-        verified += count;
-    }
-    if verified > 0 {
-        let (chunks, seconds) = (counted(verified, "chunk"), began.elapsed().as_secs_f64());
-        log::info!("verified {chunks} of previous runs in {seconds:.1} s");
+/// Verifies all chunks of previous runs, and all unverified chunks again at each request. Ends at the shutdown.
+pub(super) fn run(
+    store: &ReplicaStore,
+    requests: &Receiver<()>,
+    passed: &Sender<Checked>,
+    shutdown: &Shutdown,
+) {
+    loop {
+        let (began, mut verified) = (Instant::now(), 0u64);
+        for file in store.files() {
+            let Some(count) = check(&file, file.unverified(), passed, shutdown) else { return };
+            verified += count;
+        }
+        if verified > 0 {
+            let (chunks, seconds) = (counted(verified, "chunk"), began.elapsed().as_secs_f64());
+            log::info!("verified {chunks} of the store in {seconds:.1} s");
+        }
+        if passed.send(Checked::All).is_err() {
+            return;
+        }
+        crossbeam_channel::select! {
+            recv(shutdown.signal()) -> _ => return,
+            recv(requests) -> request => if request.is_err() {
+                return;
+            },
+        }
     }
 }
 
@@ -38,7 +61,7 @@ pub(super) fn run(store: &ReplicaStore, passed: &Sender<Batch>, shutdown: &Shutd
 fn check(
     file: &ReplicaFile,
     chunks: Vec<ChunkIndex>,
-    passed: &Sender<Batch>,
+    passed: &Sender<Checked>,
     shutdown: &Shutdown,
 ) -> Option<u64> {
     let mut verified = 0;
@@ -60,14 +83,14 @@ fn check(
         }
         if batch.len() >= NAMED_CHUNKS_MAX || since.elapsed() >= BATCH_TIME {
             since = Instant::now();
-            passed.send((file.id(), std::mem::take(&mut batch))).ok()?;
+            passed.send(Checked::Right(file.id(), std::mem::take(&mut batch))).ok()?;
         }
         if shutdown.wait((began.elapsed() * CHECK_PAUSE_FACTOR).min(REST_MAX)) {
             return None;
         }
     }
     if !batch.is_empty() {
-        passed.send((file.id(), batch)).ok()?;
+        passed.send(Checked::Right(file.id(), batch)).ok()?;
     }
     Some(verified)
 }
@@ -96,6 +119,6 @@ mod tests {
         store.remove(id, &[ChunkIndex(1)]).unwrap();
         let (passed, batches) = unbounded();
         assert_eq!(check(&file, chunks, &passed, &Shutdown::new()), Some(2));
-        assert_eq!(batches.recv().unwrap(), (id, vec![ChunkIndex(0), ChunkIndex(2)]));
+        assert_eq!(batches.recv().unwrap(), Checked::Right(id, vec![ChunkIndex(0), ChunkIndex(2)]));
     }
 }

@@ -10,6 +10,7 @@ mod activity_log;
 mod checker;
 mod copier;
 mod disk_orders;
+mod prover;
 mod report;
 mod state;
 
@@ -41,6 +42,9 @@ pub struct VolunteerConfig {
     pub offered: u64,
     /// Folder of the replica store.
     pub folder: PathBuf,
+    /// Announced absence: time after each orderly disconnect within which the volunteer returns; `None` to announce
+    /// none.
+    pub away: Option<Duration>,
 }
 
 /// Parts of the program that a volunteer runs in.
@@ -130,6 +134,8 @@ impl Volunteer {
             syncing: Mutex::default(),
         });
         store.files().iter().for_each(|file| replicas.sync_offer(file.id()));
+        let prover = prover::StoreProver::new(store.clone(), shutdown.clone());
+        replicas.offers.set_prover(Arc::new(prover));
         let (done, results) = bounded(QUEUE);
         let (copies, copy_jobs) = bounded(ORDERS_MAX);
         let copier = Arc::new(copier::Copier::new(replicas.clone(), context.tracker, context.timeouts));
@@ -142,16 +148,22 @@ impl Volunteer {
         let (own, stop) = (replicas.clone(), shutdown.clone());
         threads.spawn("volunteer-disk", move || disk_orders::run(&own, &disk_jobs, &done, &stop))?;
         let (passed, checked) = bounded(QUEUE);
+        let (checks, check_requests) = bounded(1);
         let (own, stop) = (store.clone(), shutdown.clone());
-        threads.spawn("volunteer-check", move || checker::run(&own, &passed, &stop))?;
+        threads.spawn("volunteer-check", move || checker::run(&own, &check_requests, &passed, &stop))?;
         // The session outlives the shutdown, because it carries the goodbye.
         let session = Shutdown::new();
         let (event_sender, events) = bounded(QUEUE);
         let VolunteerContext { tracker, registration, timeout, timeouts, .. } = context;
         let inputs = state::Inputs { events, results, checked };
-        let outputs =
-            state::Outputs { copies, disk_orders, failures: context.failures, session: session.clone() };
-        let state = state::State::new(replicas, shared, outputs, tracker, shutdown);
+        let outputs = state::Outputs {
+            copies,
+            disk_orders,
+            checks,
+            failures: context.failures,
+            session: session.clone(),
+        };
+        let state = state::State::new(replicas, shared, outputs, (tracker, config.away), shutdown);
         threads.spawn("volunteer", move || state.run(&inputs))?;
         let config = SessionConfig { role: "tracker", tracker, registration, timeout, timeouts };
         session::start(config, event_sender, threads, &session)?;

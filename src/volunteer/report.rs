@@ -50,6 +50,22 @@ pub(super) fn holds(
     })
 }
 
+/// Splits the chunks that have been verified since from a queued message that calls them unverified.
+///
+/// Returns the message without them, and the message that reports them as verified, if there are any.
+pub(super) fn split_verified(
+    mut message: VolunteerReport,
+    store: &ReplicaStore,
+) -> (VolunteerReport, Option<VolunteerReport>) {
+    let VolunteerReport::Holds { kept, held, checked: false } = &mut message else { return (message, None) };
+    let Some(file) = store.file(kept.file.id) else { return (message, None) };
+    let verified = file.verified_of(held);
+    held.retain(|index| !verified.contains(index));
+    let verified: Vec<ChunkIndex> = verified.into_iter().collect();
+    let verified = holds(&file, &verified, true).next();
+    (message, verified)
+}
+
 /// Updates a queued message to the current state of the store, just before it is sent.
 ///
 /// Removes chunks that have been dropped from a report of held chunks, removes chunks that have been copied again from

@@ -5,12 +5,12 @@
 //! sessions have ended; each order is answered, or its session has ended.
 
 use super::activity_log::ActivityLog;
-use super::checker::Batch;
+use super::checker::Checked;
 use super::copier::Copy;
 use super::disk_orders::DiskOrder;
-use super::report::{Report, as_of_now, holds};
+use super::report::{Report, as_of_now, holds, split_verified};
 use super::{Done, HeldReplicas, Job, SharedStatus, VolunteerStatus};
-use crate::content::fmt::size;
+use crate::content::fmt::{counted, size};
 use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX};
 use crate::content::{ChunkIndex, FileId};
 use crate::net::{BlockedChannel, Shutdown};
@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, Sender, never};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Messages in the outbox from which on no results are taken from the workers.
 const OUTBOX_MAX: usize = 256;
@@ -33,8 +33,8 @@ pub(super) struct Inputs {
     pub events: Receiver<SessionEvent>,
     /// Results of the workers.
     pub results: Receiver<Done>,
-    /// Verified chunks of previous runs.
-    pub checked: Receiver<Batch>,
+    /// Verified chunks that this process had not hashed.
+    pub checked: Receiver<Checked>,
 }
 
 /// Channels from the state thread.
@@ -43,6 +43,8 @@ pub(super) struct Outputs {
     pub copies: Sender<Job<Copy>>,
     /// Orders that need only the disk.
     pub disk_orders: Sender<Job<DiskOrder>>,
+    /// Requests that all unverified chunks are verified.
+    pub checks: Sender<()>,
     /// Receives the error when the tracker has been unreachable for too long.
     pub failures: Sender<RoleError>,
     /// Ends the session with the tracker.
@@ -67,6 +69,8 @@ pub(super) struct State {
     shared: Arc<SharedStatus>,
     outputs: Outputs,
     tracker: SocketAddr,
+    /// Announced absence.
+    away: Option<Duration>,
     shutdown: Shutdown,
     session: Option<Session>,
     /// Number of sessions so far.
@@ -75,6 +79,10 @@ pub(super) struct State {
     outstanding: usize,
     /// Messages of the initial report that have not been sent.
     report: Option<Report>,
+    /// Messages that report all chunks again after one was found damaged.
+    second_report: Option<Report>,
+    /// Whether all chunks are being verified: further damage is no reason to begin again.
+    checking: bool,
     /// Messages about corrupt chunks that are sent after the report, which may still list these
     /// chunks as held.
     after_report: Vec<VolunteerReport>,
@@ -98,7 +106,7 @@ impl State {
         replicas: Arc<HeldReplicas>,
         shared: Arc<SharedStatus>,
         outputs: Outputs,
-        tracker: SocketAddr,
+        (tracker, away): (SocketAddr, Option<Duration>),
         shutdown: &Shutdown,
     ) -> Self {
         let activity_log = ActivityLog::new(&replicas.store);
@@ -107,11 +115,14 @@ impl State {
             shared,
             outputs,
             tracker,
+            away,
             shutdown: shutdown.clone(),
             session: None,
             sessions: 0,
             outstanding: 0,
             report: None,
+            second_report: None,
+            checking: true,
             after_report: Vec::new(),
             outbox: VecDeque::new(),
             draining: false,
@@ -144,8 +155,13 @@ impl State {
                     Err(_) => break,
                 },
                 recv(checks) -> batch => match batch {
-                    Ok((file, chunks)) => self.report_verified(file, &chunks),
-                    // The checker has ended: all chunks have been verified.
+                    Ok(Checked::Right(file, chunks)) => self.report_verified(file, &chunks),
+                    Ok(Checked::All) => {
+                        // Damage that this verification found is no reason for another one.
+                        self.report_corrupt();
+                        self.checking = false;
+                    }
+                    // The verifying thread has ended.
                     Err(_) => checked = never(),
                 },
                 recv(damaged) -> _ => self.report_corrupt(),
@@ -171,7 +187,10 @@ impl State {
         loop {
             match self.outbox.pop_front() {
                 Some(message) => {
-                    if let Some(message) = as_of_now(message, &self.replicas.store) {
+                    let store = &self.replicas.store;
+                    let (message, verified) = split_verified(message, store);
+                    self.outbox.extend(verified);
+                    if let Some(message) = as_of_now(message, store) {
                         self.outbox.push_front(message);
                         return;
                     }
@@ -186,7 +205,11 @@ impl State {
                             self.outbox.push_back(VolunteerReport::Drain);
                         }
                     }
-                    None => return,
+                    None => match self.second_report.as_mut().map(Iterator::next) {
+                        Some(Some(message)) => self.outbox.push_back(message),
+                        Some(None) => self.second_report = None,
+                        None => return,
+                    },
                 },
             }
         }
@@ -235,6 +258,7 @@ impl State {
             session.session_end.trigger();
         }
         self.report = None;
+        self.second_report = None;
         self.after_report.clear();
         self.outbox.clear();
         self.shared.update(|view| view.welcome = false);
@@ -250,7 +274,8 @@ impl State {
         session.begun = true;
         let store = &self.replicas.store;
         let (key, offered, free) = (store.key(), store.offered(), store.free());
-        self.outbox.push_back(VolunteerReport::Lend { key, offered, free, away_s: None });
+        let away_s = self.away.map(|away| away.as_secs());
+        self.outbox.push_back(VolunteerReport::Lend { key, offered, free, away_s });
         self.report = Some(Report::of(store));
         self.shared.update(|view| view.refused = false);
     }
@@ -270,19 +295,27 @@ impl State {
                     self.send(VolunteerReport::NotStored { file, index, why, text, free });
                 }
             }
-            VolunteerOrder::Drop { file, chunks } => self.assign_disk_order(DiskOrder::Drop(file, chunks)),
-            VolunteerOrder::Challenge { challenge, range } => {
-                self.assign_disk_order(DiskOrder::Prove(challenge, range));
+            VolunteerOrder::Drop { file, chunks } => {
+                self.assign_disk_order(DiskOrder::Drop(file, chunks.clone()), file, &chunks);
             }
-            VolunteerOrder::Check { .. } => {}
+            VolunteerOrder::Check { file, chunks } => {
+                self.assign_disk_order(DiskOrder::Check(file, chunks.clone()), file, &chunks);
+            }
+            // The tracker demands proofs over the upload server instead.
+            VolunteerOrder::Challenge { .. } => {}
             VolunteerOrder::Draining { left } => self.shared.update(|view| view.left = Some(left)),
         }
     }
 
-    fn assign_disk_order(&mut self, order: DiskOrder) {
+    /// Queues an order about chunks. If the queue is full, answers that the chunks are held and not verified.
+    fn assign_disk_order(&mut self, order: DiskOrder, file: FileId, chunks: &[ChunkIndex]) {
         let disk_orders = self.outputs.disk_orders.clone();
-        if !self.assign(&disk_orders, order) {
-            log::warn!("ignored an order of the tracker: {ORDERS_MAX} orders are queued");
+        if self.assign(&disk_orders, order) {
+            return;
+        }
+        log::warn!("refused an order of the tracker: {ORDERS_MAX} orders are queued");
+        if let Some(file) = self.replicas.store.file(file) {
+            holds(&file, chunks, false).for_each(|message| self.send(message));
         }
     }
 
@@ -321,10 +354,33 @@ impl State {
         }
     }
 
-    /// Reports the chunks that the store has found corrupt.
+    /// After damage was found: all chunks count as unverified, are reported as such, and are hashed again.
+    ///
+    /// The disk may have lost or changed more than this chunk.
+    fn verify_all(&mut self) {
+        if std::mem::replace(&mut self.checking, true) {
+            return;
+        }
+        let store = &self.replicas.store;
+        store.distrust();
+        let chunks: u64 = store.files().iter().map(|file| u64::from(file.held())).sum();
+        if chunks > 0 {
+            log::warn!("a stored chunk is damaged or missing: verifying {} again", counted(chunks, "chunk"));
+        }
+        // The initial report lists each chunk as it is when it is sent.
+        if self.report.is_none() && self.session.as_ref().is_some_and(|session| session.begun) {
+            self.second_report = Some(Report::of(store));
+        }
+        // Never full: the last request has been taken before its verification ended.
+        let _ = self.outputs.checks.try_send(());
+    }
+
+    /// Reports the chunks that the store has found corrupt, and has all others verified again.
     fn report_corrupt(&mut self) {
         let mut files: BTreeMap<FileId, Vec<ChunkIndex>> = BTreeMap::new();
-        for (file, index) in self.replicas.store.take_damaged() {
+        let damaged = self.replicas.store.take_damaged();
+        let any = !damaged.is_empty();
+        for (file, index) in damaged {
             files.entry(file).or_default().push(index);
         }
         for (file, chunks) in files {
@@ -340,6 +396,9 @@ impl State {
             let (order, session_end, session) = (DiskOrder::Drop(file, Vec::new()), self.shutdown.clone(), 0);
             self.outstanding +=
                 usize::from(self.outputs.disk_orders.try_send(Job { order, session_end, session }).is_ok());
+        }
+        if any {
+            self.verify_all();
         }
     }
 
