@@ -339,6 +339,12 @@ impl ReplicaFile {
     pub(super) fn distrust(&self) {
         lock(&self.state).verified.clear();
     }
+
+    /// Treats these chunks as not verified.
+    pub fn distrust_chunks(&self, chunks: &[ChunkIndex]) {
+        let mut state = lock(&self.state);
+        chunks.iter().for_each(|index| _ = state.verified.remove(index));
+    }
 }
 
 impl ChunkSource for ReplicaFile {

@@ -33,6 +33,7 @@ pub(super) fn run(
     passed: &Sender<Checked>,
     shutdown: &Shutdown,
 ) {
+    let mut which = "of previous runs";
     loop {
         let (began, mut verified) = (Instant::now(), 0u64);
         for file in store.files() {
@@ -41,11 +42,12 @@ pub(super) fn run(
         }
         if verified > 0 {
             let (chunks, seconds) = (counted(verified, "chunk"), began.elapsed().as_secs_f64());
-            log::info!("verified {chunks} of the store in {seconds:.1} s");
+            log::info!("verified {chunks} {which} in {seconds:.1} s");
         }
         if passed.send(Checked::All).is_err() {
             return;
         }
+        which = "again";
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => return,
             recv(requests) -> request => if request.is_err() {

@@ -299,6 +299,9 @@ impl State {
                 self.assign_disk_order(DiskOrder::Drop(file, chunks.clone()), file, &chunks);
             }
             VolunteerOrder::Check { file, chunks } => {
+                if let Some(file) = self.replicas.store.file(file) {
+                    file.distrust_chunks(&chunks);
+                }
                 self.assign_disk_order(DiskOrder::Check(file, chunks.clone()), file, &chunks);
             }
             // The tracker demands proofs over the upload server instead.
