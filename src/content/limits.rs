@@ -158,6 +158,18 @@ pub const CATALOGUE_CACHE_BYTES: usize = 16 * 1024 * 1024;
 pub const CATALOGUE_GROWTH_BYTES: u64 = 4 * 1024 * 1024;
 /// Concurrent tasks of a tracker that need another host.
 pub const EXECUTOR_REMOTE_MAX: usize = 4;
+/// Concurrent tasks of a tracker that let the holders of a chunk prove their copies.
+pub const EXECUTOR_PROOF_MAX: usize = 4;
+/// Holders of one chunk that a tracker asks for their proofs at the same time.
+pub const PROOF_HOLDERS_MAX: usize = 8;
+/// Memory of a tracker for chunks that proofs are compared with, bytes.
+pub const PROOF_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
+/// Timeout of a volunteer's response to a demand for a proof, and of the handshake before it.
+pub const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before the next demand for a proof to an address that was unreachable or stalled.
+///
+/// Meanwhile the proof cannot be had at once, so that one stalled holder does not delay the proofs of others.
+pub const PROOF_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// Concurrent tasks of a tracker that need only its own disk.
 pub const EXECUTOR_LOCAL_MAX: usize = 2;
 /// Chunks in one `drop` order, so that it fits in a frame.
@@ -173,6 +185,10 @@ pub const DISK_RESERVE_PERCENT: u64 = 5;
 pub const VOLUNTEER_FOLDER: &str = ".volunteer";
 /// Chunks in one message of a volunteer.
 pub const NAMED_CHUNKS_MAX: usize = 4_096;
+/// Chunks that a volunteer hashes for proofs at the same time.
+pub const PROOFS_MAX: usize = 2;
+/// Time that a demand for a proof waits for others before it is refused as `busy`.
+pub const PROOF_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Concurrent copies of a volunteer.
 pub const COPY_WORKERS_MAX: usize = 8;
 /// Orders of each kind queued at a volunteer; further orders are refused.

@@ -14,6 +14,7 @@ use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeo
 use crate::protocol::ErrorCode;
 use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
+use crate::protocol::tokens::{KeyPrint, Nonce};
 use crate::swarm::picker::SourceId;
 use crate::sync::lock;
 use crate::tracker_client::lookup::Query;
@@ -23,6 +24,17 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+/// Response of a volunteer to a demand for a proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProofResponse {
+    /// The proof, which has yet to be compared.
+    Proof(Digest),
+    /// The volunteer, identified by its key, does not hold the chunk.
+    NotHere,
+    /// The volunteer is not there, is busy or cannot read the chunk; the reason.
+    CannotTell(String),
+}
 
 /// An open connection to a peer. Hello and the first request are sent together and so cost one RTT.
 pub struct PeerConnection {
@@ -146,6 +158,35 @@ impl PeerConnection {
         self.await_hello()?;
         self.writer.send(&PeerRequest::Ping)?;
         self.reader.message::<PeerResponse>(self.stall).map(|_| ()).map_err(Into::into)
+    }
+
+    /// Demands the proof that the volunteer with this key print stores a chunk. The connection remains usable unless
+    /// an error is returned.
+    ///
+    /// # Errors
+    /// The protocol version differs, the response does not answer the demand, or the connection was lost.
+    pub fn prove(
+        &mut self,
+        (file, index): (FileId, ChunkIndex),
+        holder: KeyPrint,
+        nonce: Nonce,
+        shutdown: &Shutdown,
+    ) -> Result<ProofResponse, SourceError> {
+        let _guard = shutdown.guard(&self.stream);
+        match self.ask(&PeerRequest::Prove { file, index, holder, nonce })? {
+            PeerResponse::Proof { file: of_file, index: of_index, sha256 }
+                if (of_file, of_index) == (file, index) =>
+            {
+                Ok(ProofResponse::Proof(sha256))
+            }
+            PeerResponse::Error { code: ErrorCode::NotHere, index: of_index, .. }
+                if of_index == Some(index) =>
+            {
+                Ok(ProofResponse::NotHere)
+            }
+            PeerResponse::Error { text, .. } => Ok(ProofResponse::CannotTell(text)),
+            _ => Err(SourceError::Protocol("unexpected response".into())),
+        }
     }
 
     /// Requests the list of files that a peer offers.

@@ -52,11 +52,17 @@ impl ChallengedRange {
 ///
 /// The key makes the proofs of two volunteers differ, so that one cannot present the other's.
 pub fn possession_proof(key: VolunteerKey, nonce: Nonce, chunk: &[u8]) -> Digest {
+    let mut hasher = possession_hasher(key, nonce);
+    hasher.update(chunk);
+    hasher.finish()
+}
+
+/// The hasher of a [`possession_proof`] that the bytes of the chunk have yet to be added to.
+pub fn possession_hasher(key: VolunteerKey, nonce: Nonce) -> Hasher {
     let mut hasher = Hasher::new();
     hasher.update(&key.0.to_be_bytes());
     hasher.update(&nonce.0.to_be_bytes());
-    hasher.update(chunk);
-    hasher.finish()
+    hasher
 }
 
 /// Reason of a failed copy.

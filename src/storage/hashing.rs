@@ -130,7 +130,18 @@ pub(super) fn hash_span(
     buffer: &mut [u8],
     watch: HashCallbacks<'_>,
 ) -> Result<Digest, StoreError> {
-    let mut hasher = Hasher::new();
+    hash_span_with(Hasher::new(), file, path, span, buffer, watch)
+}
+
+/// Adds a span of a file to a hasher; [`StoreError::Changed`] if the file is shorter than the span's end.
+pub(super) fn hash_span_with(
+    mut hasher: Hasher,
+    file: &File,
+    path: &Path,
+    span: ChunkSpan,
+    buffer: &mut [u8],
+    watch: HashCallbacks<'_>,
+) -> Result<Digest, StoreError> {
     let range = span.offset..span.offset + u64::from(span.length);
     read_range(file, path, range, buffer, watch, |bytes| hasher.update(bytes))?;
     Ok(hasher.finish())

@@ -14,14 +14,15 @@ use super::store_marker::StoreRoot;
 use super::{ChunkSource, StoredChunk};
 use crate::content::fmt::counted;
 use crate::content::{Bitfield, ChunkIndex, ChunkSpan, Digest, FileId, Manifest};
-use crate::protocol::volunteer::{ChallengedRange, KeptFile};
+use crate::protocol::tokens::{Nonce, VolunteerKey};
+use crate::protocol::volunteer::{KeptFile, possession_hasher};
 use crate::sync::lock;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -341,18 +342,46 @@ impl ReplicaFile {
         Ok(removed)
     }
 
-    /// Answers a challenge: the proof of a range of a chunk, from the bytes on disk; `None` if the
-    /// chunk is absent.
-    pub fn prove(&self, range: &ChallengedRange) -> Option<Digest> {
-        let span = self.manifest.layout().span(range.index)?;
-        let end = range.offset.checked_add(range.length)?;
-        if end > span.length || !self.progress.has(range.index) {
-            return None;
+    /// Proof that a chunk is stored, hashed from its bytes on disk.
+    ///
+    /// A chunk that is damaged or missing on disk is removed. `stop` is polled at least every 256 KiB.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] if the chunk is absent. Any other error says nothing about the chunk, for example
+    /// too many open files.
+    pub fn prove(
+        &self,
+        index: ChunkIndex,
+        key: VolunteerKey,
+        nonce: Nonce,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Digest, StoreError> {
+        let span = self.span(index)?;
+        if !self.progress.has(index) {
+            return Err(StoreError::Missing(index));
         }
-        let (file, _) = self.open(range.index).ok()??;
-        let mut bytes = vec![0; range.length as usize];
-        file.read_exact_at(&mut bytes, range.offset.into()).ok()?;
-        Some(range.proof(&bytes))
+        let path = self.path(index);
+        if let Some((file, _)) = self.open(index)? {
+            let whole = ChunkSpan { offset: 0, length: span.length };
+            let hasher = possession_hasher(key, nonce);
+            let mut buffer = hashing::buffer(span.length);
+            let watch = HashCallbacks { stop, ..HashCallbacks::NONE };
+            match hashing::hash_span_with(hasher, &file, &path, whole, &mut buffer, watch) {
+                Err(StoreError::Changed(_)) => {}
+                Err(StoreError::Io { source, .. }) if is_unreadable(&source) => {}
+                proof => return proof,
+            }
+        }
+        match self.check(index)? {
+            true => Err(StoreError::Changed(path)),
+            false => Err(StoreError::Missing(index)),
+        }
+    }
+
+    /// Treats these chunks as not verified.
+    pub fn distrust_chunks(&self, chunks: &[ChunkIndex]) {
+        let mut state = lock(&self.state);
+        chunks.iter().for_each(|index| _ = state.verified.remove(index));
     }
 }
 

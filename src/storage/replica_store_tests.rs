@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::content::{Digest, FileName, Layout, Md5};
-use crate::protocol::tokens::Nonce;
+use crate::protocol::tokens::{Nonce, VolunteerKey};
 use crate::protocol::tracker::FileSummary;
-use crate::protocol::volunteer::ChallengedRange;
+use crate::protocol::volunteer::possession_proof;
 use crate::storage::{ChunkSource as _, SharedFolder};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -326,18 +326,38 @@ fn a_proof_is_computed_from_the_bytes_on_disk() {
     let store = open(&root);
     sample.store(&store, &[1]);
     let file = store.file(sample.id()).unwrap();
-    let range =
-        ChallengedRange { file: sample.id(), index: ChunkIndex(1), offset: 10, length: 100, nonce: Nonce(7) };
-    let right = range.proof(&sample.chunk(1)[10..110]);
-    assert_eq!(file.prove(&range), Some(right));
-    assert_eq!(file.prove(&ChallengedRange { index: ChunkIndex(0), ..range }), None);
-    assert_eq!(file.prove(&ChallengedRange { index: ChunkIndex(4), ..range }), None);
-    assert_eq!(file.prove(&ChallengedRange { offset: CHUNK as u32 - 99, ..range }), None);
-    assert_eq!(file.prove(&ChallengedRange { offset: u32::MAX, ..range }), None);
+    let (key, nonce) = (VolunteerKey(5), Nonce(7));
+    let prove = |index| file.prove(ChunkIndex(index), key, nonce, &|| false);
+    let right = possession_proof(key, nonce, sample.chunk(1));
+    assert_eq!(prove(1).unwrap(), right);
+    for absent in [0, 4] {
+        assert!(matches!(prove(absent), Err(StoreError::Missing(_))));
+    }
+    let stopped = file.prove(ChunkIndex(1), key, nonce, &|| true);
+    assert!(matches!(stopped, Err(StoreError::Stopped)), "{stopped:?}");
     fs::write(sample.path(&root, "1"), vec![0; CHUNK]).unwrap();
-    assert!(file.prove(&range).is_some_and(|proof| proof != right));
-    fs::remove_file(sample.path(&root, "1")).unwrap();
-    assert_eq!(file.prove(&range), None);
+    assert!(prove(1).unwrap() != right);
+    assert_eq!(file.held(), 1, "a proof does not compare the bytes with the manifest");
+    fs::write(sample.path(&root, "1"), vec![0; CHUNK - 1]).unwrap();
+    assert!(matches!(prove(1), Err(StoreError::Missing(_))));
+    assert_eq!(
+        (file.held(), store.take_damaged().len()),
+        (0, 1),
+        "the damaged chunk is removed and reported"
+    );
+}
+
+#[test]
+fn distrusted_chunks_are_hashed_before_they_are_served_again() {
+    let (root, sample) = (root(), Sample::new(1, 4));
+    let store = open(&root);
+    sample.store(&store, &[0, 1]);
+    let file = store.file(sample.id()).unwrap();
+    assert_eq!(file.unverified(), []);
+    file.distrust_chunks(&[ChunkIndex(0), ChunkIndex(1)]);
+    assert_eq!(file.unverified(), [ChunkIndex(0), ChunkIndex(1)]);
+    assert!(file.stored(ChunkIndex(1)).is_ok());
+    assert_eq!(file.unverified(), [ChunkIndex(0)]);
 }
 
 #[test]

@@ -11,6 +11,8 @@
 
 mod removal;
 
+pub use removal::Deletion;
+
 use super::ChunkSource as _;
 use super::complete_file::CompleteFile;
 use super::disk::{self, Identity};

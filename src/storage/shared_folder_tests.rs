@@ -509,7 +509,8 @@ fn a_file_found_to_be_corrupt_is_hashed_again_and_gets_a_new_id() {
     shared.adopt(name.clone(), Arc::new(other)).unwrap();
     assert!(shared.rescan().unwrap().changes.is_empty());
     assert!(!shared.by_id(id).unwrap().file.check_reported(ChunkIndex(0)));
-    assert!(!shared.delete(&name, id, &|| ()).unwrap(), "the hashed content exists no more");
+    let deletion = shared.delete(&name, id, &|| true, &|| ()).unwrap();
+    assert_eq!(deletion, Deletion::Changed, "the hashed content exists no more");
     let diff = shared.rescan().unwrap();
     assert!(matches!(&diff.changes[..], [FolderChange::Removed { .. }]), "{:?}", diff.changes);
     assert_eq!(shared.rescan().unwrap().to_hash, std::slice::from_ref(&name));

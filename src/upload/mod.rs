@@ -4,6 +4,7 @@
 
 pub mod offers;
 pub mod pacing;
+pub mod prover;
 mod rate_limit;
 pub mod relay;
 mod response_writer;

@@ -6,6 +6,7 @@ use crate::content::{ChunkIndex, FileId, FileName};
 use crate::protocol::tracker::FileSummary;
 use crate::storage::{ChunkSource, StoreError, StoredChunk};
 use crate::sync::{read, write};
+use crate::upload::prover::Prover;
 use crate::upload::relay::Relay;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
@@ -35,6 +36,7 @@ pub struct Offers {
     contents: Arc<RwLock<Contents>>,
     served: Arc<AtomicU64>,
     relay: Relay,
+    prover: Arc<RwLock<Option<Arc<dyn Prover>>>>,
 }
 
 impl Offers {
@@ -46,6 +48,16 @@ impl Offers {
     /// Relay of the chunks that are being received.
     pub fn relay(&self) -> &Relay {
         &self.relay
+    }
+
+    /// Sets the volunteer that answers demands for proofs.
+    pub fn set_prover(&self, prover: Arc<dyn Prover>) {
+        *write(&self.prover) = Some(prover);
+    }
+
+    /// The volunteer that answers demands for proofs, if any.
+    pub fn prover(&self) -> Option<Arc<dyn Prover>> {
+        read(&self.prover).clone()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Contents> {

@@ -12,6 +12,7 @@ use crate::net::{FrameWriter, StreamError};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
+use crate::protocol::tokens::{KeyPrint, Nonce};
 use crate::storage::StoreError;
 use crate::upload::offers::Offer;
 use chunk_sender::ChunkSender;
@@ -83,8 +84,8 @@ impl<'a> ResponseWriter<'a> {
                 Ok(())
             }
             PeerRequest::Files { name, id } => self.send_files(name.as_ref(), id),
-            PeerRequest::Prove { index, .. } => {
-                self.refuse(ErrorCode::Refused, "no volunteer with this key serves here", Some(index))
+            PeerRequest::Prove { file, index, holder, nonce } => {
+                self.send_proof((file, index), (holder, nonce))
             }
             PeerRequest::Ping => {
                 self.subscriptions.add_new_sources(&mut self.writer)?;
@@ -140,6 +141,20 @@ impl<'a> ResponseWriter<'a> {
         let payload = serde_json::to_vec(&files).map_err(FrameError::from)?;
         let response = PeerResponse::Files { count: files.len() as u32, length: payload.len() as u64 };
         self.writer.send_with(&response, &payload)
+    }
+
+    /// Sends the proof that the volunteer of this program stores a chunk.
+    fn send_proof(
+        &mut self,
+        (file, index): (FileId, ChunkIndex),
+        demand: (KeyPrint, Nonce),
+    ) -> Result<(), StreamError> {
+        let context = self.context;
+        let prover = context.offers.prover();
+        match context.proof_slots.prove(prover.as_deref(), (file, index), demand, &context.shutdown) {
+            Ok(sha256) => self.writer.send(&PeerResponse::Proof { file, index, sha256 }),
+            Err(reason) => self.refuse(reason.code(), reason.text(), Some(index)),
+        }
     }
 
     /// Sends a chunk that is stored or being received, with hints before and after it.

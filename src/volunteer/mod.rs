@@ -10,6 +10,7 @@ mod activity_log;
 mod checker;
 mod copier;
 mod disk_orders;
+mod prover;
 mod report;
 mod state;
 mod store_watch;
@@ -138,6 +139,8 @@ impl Volunteer {
             syncing: Mutex::default(),
         });
         replicas.sync_offers();
+        let prover = prover::StoreProver::new(store.clone(), shutdown.clone());
+        replicas.offers.set_prover(Arc::new(prover));
         let (done, results) = bounded(QUEUE);
         let (copies, copy_jobs) = bounded(ORDERS_MAX);
         let copier = Arc::new(copier::Copier::new(replicas.clone(), context.tracker, context.timeouts));

@@ -302,19 +302,30 @@ impl State {
                     self.send(VolunteerReport::NotStored { file, index, why, text, free });
                 }
             }
-            VolunteerOrder::Drop { file, chunks } => self.assign_disk_order(DiskOrder::Drop(file, chunks)),
-            VolunteerOrder::Challenge { challenge, range } => {
-                self.assign_disk_order(DiskOrder::Prove(challenge, range));
+            VolunteerOrder::Drop { file, chunks } => {
+                self.assign_disk_order(DiskOrder::Drop(file, chunks.clone()), file, &chunks);
             }
-            VolunteerOrder::Check { .. } => {}
+            VolunteerOrder::Check { file, chunks } => {
+                if let Some(file) = self.replicas.store.file(file) {
+                    file.distrust_chunks(&chunks);
+                }
+                self.assign_disk_order(DiskOrder::Check(file, chunks.clone()), file, &chunks);
+            }
+            // The tracker demands proofs over the upload server instead.
+            VolunteerOrder::Challenge { .. } => {}
             VolunteerOrder::Draining { left } => self.shared.update(|view| view.left = Some(left)),
         }
     }
 
-    fn assign_disk_order(&mut self, order: DiskOrder) {
+    /// Queues an order about chunks. If the queue is full, answers that the chunks are held and not verified.
+    fn assign_disk_order(&mut self, order: DiskOrder, file: FileId, chunks: &[ChunkIndex]) {
         let disk_orders = self.outputs.disk_orders.clone();
-        if !self.assign(&disk_orders, order) {
-            log::warn!("ignored an order of the tracker: {ORDERS_MAX} orders are queued");
+        if self.assign(&disk_orders, order) {
+            return;
+        }
+        log::warn!("refused an order of the tracker: {ORDERS_MAX} orders are queued");
+        if let Some(file) = self.replicas.store.file(file) {
+            holds(&file, chunks, false).for_each(|message| self.send(message));
         }
     }
 

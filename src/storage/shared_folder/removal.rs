@@ -19,24 +19,44 @@ use std::path::{Path, PathBuf};
 /// Hidden subfolder for files about to be deleted.
 const REMOVAL_FOLDER: &str = ".shoal-leaving";
 
+/// Result of the deletion of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// The file is deleted, durably.
+    Deleted,
+    /// The caller did not permit the deletion any more; the file is in place.
+    NotPermitted,
+    /// The name is not shared, is another file by now, or is a link.
+    Changed,
+}
+
 impl SharedFolder {
     /// Deletes a file durably, if exactly the file hashed as `id` has this name. No scan reports
     /// the deletion.
     ///
-    /// `confirmed` is called after the check and before the deletion. Returns `false` if the name
-    /// is not shared, is another file by now, or is a link.
+    /// `permitted` is asked before the file is moved, and again immediately before it is deleted; `confirmed` is
+    /// called between the last answer and the deletion.
     ///
     /// # Errors
     /// The file cannot be moved or deleted. It may have to be hashed again then.
-    pub fn delete(&self, name: &FileName, id: FileId, confirmed: &dyn Fn()) -> Result<bool, StoreError> {
+    pub fn delete(
+        &self,
+        name: &FileName,
+        id: FileId,
+        permitted: &dyn Fn() -> bool,
+        confirmed: &dyn Fn(),
+    ) -> Result<Deletion, StoreError> {
         let _comparing = lock(&self.comparing);
         let shared = lock(&self.state).shared.get(name).cloned();
         let Some((_, identity)) = shared.filter(|(file, _)| file.id == id && !file.file.is_corrupt()) else {
-            return Ok(false);
+            return Ok(Deletion::Changed);
         };
         let path = self.path().join(name.as_str());
         if !is_exactly(&path, |found| found == identity)? {
-            return Ok(false);
+            return Ok(Deletion::Changed);
+        }
+        if !permitted() {
+            return Ok(Deletion::NotPermitted);
         }
         let removal_folder = self.removal_folder();
         if let Err(error) = fs::create_dir(&removal_folder)
@@ -49,7 +69,13 @@ impl SharedFolder {
         if !is_exactly(&leaving, |found| found.is_moved(&identity))? {
             // Another program has replaced the file between check and rename.
             rename(&leaving, &path)?;
-            return Ok(false);
+            return Ok(Deletion::Changed);
+        }
+        if !permitted() {
+            // The move has changed the file's ctime: the next scan withdraws the file and hashes it again.
+            rename(&leaving, &path)?;
+            let _ = fs::remove_dir(&removal_folder);
+            return Ok(Deletion::NotPermitted);
         }
         confirmed();
         lock(&self.state).forget(name);
@@ -61,7 +87,7 @@ impl SharedFolder {
         // Fails if another file is left in the subfolder; the next start restores that file.
         let _ = fs::remove_dir(&removal_folder);
         disk::sync_folder(self.path())?;
-        Ok(true)
+        Ok(Deletion::Deleted)
     }
 
     /// Moves files back that a crash left half deleted. A file whose name is taken meanwhile stays
@@ -156,10 +182,11 @@ mod tests {
     fn a_deleted_file_is_not_reported_by_the_next_scan() {
         let (folder, shared, id) = sharing();
         let confirmed = std::cell::Cell::new(false);
-        assert!(shared.delete(&name(), id, &|| confirmed.set(true)).unwrap() && confirmed.get());
+        let deleted = shared.delete(&name(), id, &|| true, &|| confirmed.set(true)).unwrap();
+        assert!(deleted == Deletion::Deleted && confirmed.get());
         assert!(names(&folder).is_empty() && shared.files().is_empty());
         assert!(shared.rescan().unwrap().changes.is_empty());
-        assert!(!shared.delete(&name(), id, &|| panic!()).unwrap());
+        assert_eq!(shared.delete(&name(), id, &|| true, &|| panic!()).unwrap(), Deletion::Changed);
     }
 
     #[test]
@@ -180,12 +207,26 @@ mod tests {
             let (folder, shared, id) = sharing();
             change(&folder);
             let before = names(&folder);
-            assert!(!shared.delete(&name(), id, &|| panic!()).unwrap());
+            assert_eq!(shared.delete(&name(), id, &|| true, &|| panic!()).unwrap(), Deletion::Changed);
             assert_eq!(names(&folder), before);
         }
         let (folder, shared, _) = sharing();
-        assert!(!shared.delete(&name(), FileId([1; 32]), &|| panic!()).unwrap());
+        let other = shared.delete(&name(), FileId([1; 32]), &|| true, &|| panic!()).unwrap();
+        assert_eq!(other, Deletion::Changed);
         assert_eq!(fs::read(path(&folder)).unwrap(), b"one");
+    }
+
+    #[test]
+    fn a_deletion_whose_permission_ends_before_the_last_step_is_undone() {
+        for last in 0..2 {
+            let (folder, shared, id) = sharing();
+            let asked = std::cell::Cell::new(0);
+            let permitted = || asked.replace(asked.get() + 1) < last;
+            let deletion = shared.delete(&name(), id, &permitted, &|| panic!()).unwrap();
+            assert_eq!((deletion, asked.get()), (Deletion::NotPermitted, last + 1));
+            assert_eq!(names(&folder), ["a"]);
+            assert_eq!(fs::read(folder.path().join("a")).unwrap(), b"one");
+        }
     }
 
     #[test]

@@ -1,69 +1,84 @@
-//! Tasks that need only the tracker's own disk: answer challenges, drop chunks, offload and forget files.
+//! Tasks that need only the tracker's own disk: drop chunks, offload, withdraw and forget files.
 
 use super::Inner;
-use crate::content::{ChunkIndex, Digest, FileId};
-use crate::protocol::volunteer::{ChallengedRange, KeptFile};
-use crate::storage::{ChunkSource as _, SharedFile, StoreError};
-use crate::swarm::keeping::TaskOutcome;
+use crate::content::fmt::counted;
+use crate::content::{ChunkIndex, FileId};
+use crate::protocol::volunteer::KeptFile;
+use crate::storage::shared_folder::Deletion;
+use crate::storage::{ChunkSource as _, StoreError};
+use crate::swarm::keeping::{OffloadResult, TaskOutcome};
 use crate::sync::lock;
-use std::os::unix::fs::FileExt as _;
 
 impl Inner {
-    /// The proof for a challenge, computed from the complete file or from a chunk in the own store.
-    pub(super) fn prove(&self, range: &ChallengedRange) -> Option<Digest> {
-        let whole = self.folder.as_ref().and_then(|folder| folder.by_id(range.file));
-        let proof = whole.and_then(|file| self.prove_from_file(&file, range));
-        proof.or_else(|| self.store.file(range.file)?.prove(range))
-    }
-
-    fn prove_from_file(&self, file: &SharedFile, range: &ChallengedRange) -> Option<Digest> {
-        let stored = file.file.stored(range.index).ok()?;
-        range.offset.checked_add(range.length).filter(|end| *end <= stored.length)?;
-        let mut bytes = vec![0; range.length as usize];
-        stored.file.read_exact_at(&mut bytes, stored.offset + u64::from(range.offset)).ok()?;
-        // A file that changed while it was read proves nothing.
-        file.file.is_intact().then(|| range.proof(&bytes))
-    }
-
-    /// Drops chunks from the own store and reports it.
-    pub(super) fn drop_chunks(&self, file: FileId, chunks: Vec<ChunkIndex>) {
-        if let Err(error) = self.store.remove(file, &chunks) {
-            // The chunks are no longer served. If they still exist at the next start, they are reported again.
-            log::warn!("{error}");
+    /// Drops chunks from the own store, as long as the permit is valid, and reports those that were dropped.
+    pub(super) fn drop_chunks(&self, file: FileId, chunks: &[ChunkIndex], permit: u64) {
+        let mut dropped = Vec::new();
+        for index in chunks {
+            if !self.permits.allows(permit) {
+                log::info!(
+                    "kept {} of {}: the order to drop them was revoked",
+                    counted((chunks.len() - dropped.len()) as u64, "chunk"),
+                    file.short()
+                );
+                break;
+            }
+            if let Err(error) = self.store.remove(file, &[*index]) {
+                // The chunk is no longer served. If it still exists at the next start, it is reported again.
+                log::warn!("{error}");
+            }
+            dropped.push(*index);
         }
         self.serve_by_id(file);
-        self.report(TaskOutcome::Dropped(file, chunks));
+        self.report(TaskOutcome::Dropped(file, dropped));
     }
 
-    /// Deletes the tracker's own copy of a file.
+    /// Stops serving the copy of a file in the folder, which was found corrupt, and reports it.
     ///
-    /// Returns whether it was deleted. The caller holds [`Inner::offer_lock`].
-    pub(super) fn offload(&self, kept: &KeptFile) -> bool {
+    /// The file belongs to the user: it remains there. Its name is offered again when the file changes.
+    pub(super) fn withdraw_corrupt(&self, id: FileId) {
+        let _offer_lock = self.lock_offers();
+        self.set_corrupt(id, true);
+        for file in self.folder.iter().flat_map(|folder| folder.files()).filter(|file| file.id == id) {
+            self.offers.withdraw_file(&file.name, id);
+        }
+        self.serve_by_id(id);
+        self.report(TaskOutcome::Withdrawn(id));
+    }
+
+    /// Deletes the tracker's own copy of a file, if the permit is still valid immediately before the deletion.
+    ///
+    /// The caller holds [`Inner::offer_lock`].
+    pub(super) fn offload(&self, kept: &KeptFile, permit: u64) -> OffloadResult {
         let (id, name) = (kept.file.id, &kept.file.name);
         let Some(folder) = &self.folder else {
             log::warn!("{name} not deleted: the tracker runs without --files");
-            return false;
+            return OffloadResult::Failed;
         };
         let other = folder.files().into_iter().find(|file| file.id == id && file.name != *name);
         if let Some(other) = other {
             log::warn!("{name} not deleted: {} has the same content", other.name);
-            return false;
+            return OffloadResult::Failed;
         }
         // Before the deletion, so that the manifest is served without a gap.
         self.serve_by_id(id);
-        match folder.delete(name, id, &|| self.offers.withdraw_file(name, id)) {
-            Ok(true) => {
+        let permitted = || self.permits.allows(permit);
+        match folder.delete(name, id, &permitted, &|| self.offers.withdraw_file(name, id)) {
+            Ok(Deletion::Deleted) => {
                 log::info!("offloaded {name}: volunteers store it, the tracker's copy was deleted");
-                true
+                OffloadResult::Deleted
             }
-            Ok(false) => {
+            Ok(Deletion::NotPermitted) => {
+                log::info!("{name} not deleted: the order was revoked");
+                OffloadResult::Revoked
+            }
+            Ok(Deletion::Changed) => {
                 log::warn!("{name} not deleted: it has changed since it was published");
-                false
+                OffloadResult::Failed
             }
             Err(error) => {
                 log::warn!("{name} not deleted: {error}");
                 self.withdraw_missing(id, &error);
-                false
+                OffloadResult::Failed
             }
         }
     }
@@ -87,6 +102,8 @@ impl Inner {
         let _offer_lock = self.lock_offers();
         let kept = lock(&self.known).remove(&id);
         lock(&self.last_manifest).take();
+        lock(&self.forgetting).remove(&id);
+        self.set_corrupt(id, false);
         let copies = self.folder.iter().flat_map(|folder| folder.files()).filter(|file| file.id == id);
         for file in copies {
             self.offers.withdraw_file(&file.name, id);

@@ -1,23 +1,28 @@
 //! Executor of a tracker that keeps files: carries out its state machine's disk and network tasks.
 //!
 //! One thread publishes the files of a folder, one writes the catalogue, one distributes tasks to workers, and two
-//! verify the chunks in the tracker's own store. The executor never decides which peer stores which replica.
+//! verify the chunks in the tracker's own store. Proofs have their own workers and connections, so that they delay no
+//! copy. The executor never decides which peer stores which replica.
 //! Invariants: each task gets an outcome while the tracker runs, conflicting tasks of one file in their order; an
 //! outcome that reports data as durable comes after its fsync; the manifest of each file in the catalogue is served by
-//! its id at all times; a file of the folder is deleted only on an order of the machine, and only if it is unchanged.
+//! its id at all times; a file of the folder is deleted only on an order of the machine, only if it is unchanged, and only
+//! if the order has not been revoked immediately before.
 //!
 //! If the catalogue cannot be read or written, the executor acknowledges nothing more and reports the failure: the
 //! tracker must end then.
 
 mod chunks;
 mod local;
+mod permits;
+mod proofs;
 mod publish;
+mod recall;
 mod record;
 mod schedule;
 mod source;
 mod workers;
 
-use crate::content::limits::RECEIVE_MEMORY_BYTES;
+use crate::content::limits::{PROOF_MEMORY_BYTES, PROOF_TIMEOUT, RECEIVE_MEMORY_BYTES};
 use crate::content::{FileId, Manifest};
 use crate::download::connection_pool::ConnectionPool;
 use crate::net::{MemoryBudget, Shutdown, Threads, Timeouts};
@@ -30,6 +35,8 @@ use crate::sync::lock;
 use crate::tracker::store::{Catalogue, CatalogueError};
 use crate::upload::offers::Offers;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use permits::Permits;
+use proofs::Unreachable;
 use source::ManifestOnly;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -65,7 +72,10 @@ pub struct TaskChannels {
 }
 
 /// Proof that the executor's threads were started. They end at the shutdown.
-pub struct Executor;
+pub struct Executor {
+    #[cfg(test)]
+    inner: Arc<Inner>,
+}
 
 /// State that the executor's threads share.
 struct Inner {
@@ -78,6 +88,12 @@ struct Inner {
     known: Mutex<HashMap<FileId, KeptFile>>,
     /// Forgotten files that remain in the folder; not published until they change there.
     ignored: Mutex<HashSet<FileId>>,
+    /// Files of the folder that were found corrupt; not served until they change there.
+    corrupt: Mutex<HashSet<FileId>>,
+    /// Files with a queued order to forget them: a recall of them ends early.
+    forgetting: Mutex<HashSet<FileId>>,
+    /// Permits of the deletions that are queued or running.
+    permits: Permits,
     /// Held while a file of the folder is offered or withdrawn and the change is reported, so that
     /// both are atomic.
     offer_lock: Mutex<()>,
@@ -87,6 +103,12 @@ struct Inner {
     pool: ConnectionPool,
     /// Budget for chunks that are being downloaded.
     memory: MemoryBudget,
+    /// Connections to volunteers for proofs.
+    proof_pool: ConnectionPool,
+    /// Budget for chunks that proofs are compared with.
+    proof_memory: MemoryBudget,
+    /// Addresses to which the last connection for a proof failed.
+    unreachable: Unreachable,
     outcomes: Sender<TaskOutcome>,
     failures: Sender<RoleError>,
     threads: Threads,
@@ -123,10 +145,16 @@ impl Executor {
             watch,
             known: Mutex::new(known),
             ignored: Mutex::default(),
+            corrupt: Mutex::default(),
+            forgetting: Mutex::default(),
+            permits: Permits::default(),
             offer_lock: Mutex::default(),
             last_manifest: Mutex::default(),
             pool: ConnectionPool::new(timeouts),
             memory: MemoryBudget::new(RECEIVE_MEMORY_BYTES),
+            proof_pool: ConnectionPool::new(proof_timeouts(timeouts)),
+            proof_memory: MemoryBudget::new(PROOF_MEMORY_BYTES),
+            unreachable: Unreachable::default(),
             outcomes,
             failures,
             threads: threads.clone(),
@@ -144,7 +172,10 @@ impl Executor {
             Some(folder) => publish::Publisher::start(&inner, folder, &log_file)?,
             None => inner.report(TaskOutcome::ScanComplete),
         }
-        Ok(Self)
+        Ok(Self {
+            #[cfg(test)]
+            inner,
+        })
     }
 }
 
@@ -182,6 +213,29 @@ impl Inner {
         }
     }
 
+    /// Whether the complete copy of a file in the folder was found corrupt.
+    fn is_corrupt(&self, id: FileId) -> bool {
+        lock(&self.corrupt).contains(&id)
+    }
+
+    /// Sets whether the complete copy of a file in the folder is corrupt: it is neither served nor compared with.
+    fn set_corrupt(&self, id: FileId, corrupt: bool) {
+        let mut all = lock(&self.corrupt);
+        match corrupt {
+            true => _ = all.insert(id),
+            false => _ = all.remove(&id),
+        }
+    }
+
+    /// Notes that an order to forget the file is queued, until [`forget`](Self::forget) carries it out.
+    fn begin_forgetting(&self, id: FileId) {
+        lock(&self.forgetting).insert(id);
+    }
+
+    fn is_being_forgotten(&self, id: FileId) -> bool {
+        lock(&self.forgetting).contains(&id)
+    }
+
     /// Adds a file to the catalogue and serves it by its id.
     fn add_to_catalogue(&self, kept: &KeptFile, manifest: &Manifest) -> Result<(), CatalogueError> {
         self.catalogue.add_file(kept, manifest)?;
@@ -212,6 +266,15 @@ impl Inner {
         })?;
         *lock(&self.last_manifest) = Some((id, manifest.clone()));
         Some(manifest)
+    }
+}
+
+/// Timeouts of connections for proofs: a stalled holder must not occupy a worker for long.
+fn proof_timeouts(timeouts: Timeouts) -> Timeouts {
+    Timeouts {
+        hello: timeouts.hello.min(PROOF_TIMEOUT),
+        stall: timeouts.stall.min(PROOF_TIMEOUT),
+        ..timeouts
     }
 }
 

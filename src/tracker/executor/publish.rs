@@ -12,6 +12,7 @@ use crate::protocol::volunteer::KeptFile;
 use crate::storage::shared_folder::{FolderChange, SharedFile, SharedFolder};
 use crate::storage::{ChunkSource as _, StoreError};
 use crate::swarm::keeping::TaskOutcome;
+use crate::tracker::store::CatalogueError;
 use crate::upload::offers::Offer;
 use std::path::Path;
 use std::sync::Arc;
@@ -106,6 +107,7 @@ impl Publisher {
             FolderChange::Removed { name, id } => {
                 let _offer_lock = self.inner.lock_offers();
                 self.inner.offers.withdraw_file(&name, id);
+                self.inner.set_corrupt(id, false);
                 let other = self.folder.by_id(id);
                 match (other, self.inner.known(id)) {
                     (None, Some(_)) => self.report_withdrawn(&name, id),
@@ -165,27 +167,16 @@ impl Publisher {
             },
         };
         let _offer_lock = self.inner.lock_offers();
+        // It has just been hashed.
+        self.inner.set_corrupt(*id, false);
         self.publish(file, kept)
     }
 
-    /// Adds a file to the catalogue, offers it and reports it. The caller holds [`Inner::offer_lock`].
-    ///
-    /// A second copy of a published file is reported under the name of the first.
     fn publish(&self, file: &SharedFile, kept: KeptFile) -> Result<(), Halt> {
-        let SharedFile { name, file: whole, id, .. } = file;
-        let Some(manifest) = whole.manifest().filter(|_| !self.inner.is_ignored(*id)) else { return Ok(()) };
-        self.inner.add_to_catalogue(&kept, &manifest).map_err(|error| {
+        self.inner.publish(&self.folder, file, kept).map_err(|error| {
             self.inner.fail(error);
             Halt
-        })?;
-        // The tracker itself may have deleted the file while it was hashed.
-        if self.folder.by_name(name).is_none_or(|there| there.id != *id) {
-            return Ok(());
-        }
-        self.inner.offers.offer(Offer { file: summary(file), source: whole.clone() });
-        log::info!("offering {name}, {} bytes, id {id}, MD5 {}", file.size, kept.md5);
-        self.inner.report(TaskOutcome::Published { kept, layout: manifest.layout().clone() });
-        Ok(())
+        })
     }
 
     fn md5(&self, file: &SharedFile) -> Result<Md5, StoreError> {
@@ -195,6 +186,30 @@ impl Publisher {
         let md5 = file.file.md5(&hashed, &|| self.inner.shutdown.is_stopped());
         watch.end();
         md5
+    }
+}
+
+impl Inner {
+    /// Adds a file to the catalogue, offers it and reports it. The caller holds [`Inner::offer_lock`].
+    ///
+    /// A second copy of a published file is reported under the name of the first.
+    pub(super) fn publish(
+        &self,
+        folder: &SharedFolder,
+        file: &SharedFile,
+        kept: KeptFile,
+    ) -> Result<(), CatalogueError> {
+        let SharedFile { name, file: whole, id, .. } = file;
+        let Some(manifest) = whole.manifest().filter(|_| !self.is_ignored(*id)) else { return Ok(()) };
+        self.add_to_catalogue(&kept, &manifest)?;
+        // The tracker itself may have deleted the file while it was hashed.
+        if folder.by_name(name).is_none_or(|there| there.id != *id) {
+            return Ok(());
+        }
+        self.offers.offer(Offer { file: summary(file), source: whole.clone() });
+        log::info!("offering {name}, {} bytes, id {id}, MD5 {}", file.size, kept.md5);
+        self.report(TaskOutcome::Published { kept, layout: manifest.layout().clone() });
+        Ok(())
     }
 }
 

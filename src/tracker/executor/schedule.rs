@@ -2,7 +2,7 @@
 //!
 //! Pure. Invariants: tasks of one file that only read or add run concurrently (shared); any other task (exclusive)
 //! waits for all earlier tasks of its file and runs alone; the tasks of a file start in the order in which they were
-//! pushed.
+//! pushed. Proofs are not part of this order: a stalled holder delays no deletion and no download.
 
 use crate::content::FileId;
 use crate::swarm::keeping::ExecutorTask;
@@ -15,19 +15,22 @@ pub(super) enum Kind {
     Remote,
     /// Only the own disk.
     Local,
+    /// Connections to the holders of a chunk.
+    Proof,
+    /// Connections to volunteers, for as long as the download of a whole file takes.
+    Recall,
 }
 
-/// The file of a task; `None` for a catalogue record.
-pub(super) fn file_of(task: &ExecutorTask) -> Option<FileId> {
+/// The file in whose order a task is carried out; `None` for a task that waits for no other.
+pub(super) fn queue_of(task: &ExecutorTask) -> Option<FileId> {
     match task {
-        ExecutorTask::Record { .. } | ExecutorTask::Revoke(_) => None,
+        ExecutorTask::Record { .. } | ExecutorTask::Revoke(_) | ExecutorTask::ProveCopies { .. } => None,
         ExecutorTask::Download { kept, .. }
         | ExecutorTask::Offload { kept, .. }
         | ExecutorTask::Recall { kept, .. }
         | ExecutorTask::Adopt { kept, .. } => Some(kept.file.id),
         ExecutorTask::Drop { file, .. }
         | ExecutorTask::Audit { file, .. }
-        | ExecutorTask::ProveCopies { file, .. }
         | ExecutorTask::Withdraw(file)
         | ExecutorTask::Forget(file) => Some(*file),
         ExecutorTask::Prove { range, .. } => Some(range.file),
@@ -37,24 +40,18 @@ pub(super) fn file_of(task: &ExecutorTask) -> Option<FileId> {
 /// The resource that a task needs.
 pub(super) fn kind_of(task: &ExecutorTask) -> Kind {
     match task {
-        ExecutorTask::Download { .. }
-        | ExecutorTask::Audit { .. }
-        | ExecutorTask::ProveCopies { .. }
-        | ExecutorTask::Recall { .. }
-        | ExecutorTask::Adopt { .. } => Kind::Remote,
+        ExecutorTask::Download { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Adopt { .. } => {
+            Kind::Remote
+        }
+        ExecutorTask::ProveCopies { .. } => Kind::Proof,
+        ExecutorTask::Recall { .. } => Kind::Recall,
         _ => Kind::Local,
     }
 }
 
 /// Whether no other task of the same file may run at the same time.
 fn is_exclusive(task: &ExecutorTask) -> bool {
-    !matches!(
-        task,
-        ExecutorTask::Download { .. }
-            | ExecutorTask::Audit { .. }
-            | ExecutorTask::ProveCopies { .. }
-            | ExecutorTask::Prove { .. }
-    )
+    !matches!(task, ExecutorTask::Download { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Prove { .. })
 }
 
 /// Queues of waiting tasks, one for each file.
@@ -63,6 +60,8 @@ pub(super) struct Schedule {
     files: HashMap<FileId, Queue>,
     /// Files whose first waiting task could begin when they were queued here, each file at most once.
     ready: VecDeque<FileId>,
+    /// Waiting proofs, in order.
+    proofs: VecDeque<ExecutorTask>,
 }
 
 #[derive(Default)]
@@ -85,9 +84,12 @@ impl Queue {
 }
 
 impl Schedule {
-    /// Queues a task behind all others of its file. Ignores a task without a file.
+    /// Queues a task behind all others of its file. A proof waits only for other proofs.
     pub(super) fn push(&mut self, task: ExecutorTask) {
-        let Some(id) = file_of(&task) else { return };
+        let Some(id) = queue_of(&task) else {
+            self.proofs.push_back(task);
+            return;
+        };
         self.files.entry(id).or_default().waiting.push_back(task);
         self.make_ready(id);
     }
@@ -96,6 +98,9 @@ impl Schedule {
     ///
     /// It counts as running until [`done`](Self::done).
     pub(super) fn next(&mut self, kind: Kind) -> Option<ExecutorTask> {
+        if kind == Kind::Proof {
+            return self.proofs.pop_front();
+        }
         for _ in 0..self.ready.len() {
             let id = self.ready.pop_front()?;
             let Some(queue) = self.files.get_mut(&id) else { continue };
@@ -143,15 +148,21 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::ChunkIndex;
-    use crate::swarm::keeping::VolunteerNumber;
+    use crate::content::{ChunkIndex, FileName, Md5};
+    use crate::protocol::tracker::FileSummary;
+    use crate::protocol::volunteer::KeptFile;
     use proptest::prelude::*;
 
     const A: FileId = FileId([1; 32]);
 
-    fn audit(file: FileId, index: u32) -> ExecutorTask {
+    fn download(id: FileId, index: u32) -> ExecutorTask {
+        let file = FileSummary { id, name: FileName::new("f").unwrap(), size: 9, chunks: 9 };
         let from = "127.0.0.1:1".parse().unwrap();
-        ExecutorTask::Audit { volunteer: VolunteerNumber(0), from, file, index: ChunkIndex(index) }
+        ExecutorTask::Download { kept: KeptFile { file, md5: Md5([0; 16]) }, index: ChunkIndex(index), from }
+    }
+
+    fn proof_of(file: FileId) -> ExecutorTask {
+        ExecutorTask::ProveCopies { number: 0, file, index: ChunkIndex(0), holders: Vec::new() }
     }
 
     fn drop_of(file: FileId, index: u32) -> ExecutorTask {
@@ -161,10 +172,12 @@ mod tests {
     #[test]
     fn exclusive_task_waits_for_shared_tasks_of_its_file_and_blocks_later_ones() {
         let mut schedule = Schedule::default();
-        [audit(A, 0), audit(A, 1), drop_of(A, 2), audit(A, 3)].into_iter().for_each(|t| schedule.push(t));
+        [download(A, 0), download(A, 1), drop_of(A, 2), download(A, 3)]
+            .into_iter()
+            .for_each(|t| schedule.push(t));
         assert_eq!(schedule.next(Kind::Local), None);
-        assert_eq!(schedule.next(Kind::Remote), Some(audit(A, 0)));
-        assert_eq!(schedule.next(Kind::Remote), Some(audit(A, 1)));
+        assert_eq!(schedule.next(Kind::Remote), Some(download(A, 0)));
+        assert_eq!(schedule.next(Kind::Remote), Some(download(A, 1)));
         assert_eq!((schedule.next(Kind::Remote), schedule.next(Kind::Local)), (None, None));
         schedule.done(A);
         assert_eq!(schedule.next(Kind::Local), None);
@@ -172,9 +185,21 @@ mod tests {
         assert_eq!(schedule.next(Kind::Local), Some(drop_of(A, 2)));
         assert_eq!(schedule.next(Kind::Remote), None);
         schedule.done(A);
-        assert_eq!(schedule.next(Kind::Remote), Some(audit(A, 3)));
+        assert_eq!(schedule.next(Kind::Remote), Some(download(A, 3)));
         schedule.done(A);
         assert!(schedule.files.is_empty());
+    }
+
+    #[test]
+    fn a_proof_neither_waits_for_tasks_of_its_file_nor_delays_them() {
+        let mut schedule = Schedule::default();
+        [proof_of(A), drop_of(A, 0), proof_of(A), download(A, 1)].into_iter().for_each(|t| schedule.push(t));
+        assert_eq!(schedule.next(Kind::Proof), Some(proof_of(A)));
+        assert_eq!(schedule.next(Kind::Local), Some(drop_of(A, 0)));
+        assert_eq!(schedule.next(Kind::Proof), Some(proof_of(A)));
+        assert_eq!((schedule.next(Kind::Proof), schedule.next(Kind::Remote)), (None, None));
+        schedule.done(A);
+        assert_eq!(schedule.next(Kind::Remote), Some(download(A, 1)));
     }
 
     proptest! {
@@ -196,7 +221,7 @@ mod tests {
                 match choice {
                     0 => if let Some((number, (file, exclusive))) = waiting.next() {
                         let id = FileId([*file; 32]);
-                        let make = if *exclusive { drop_of } else { audit };
+                        let make = if *exclusive { drop_of } else { download };
                         schedule.push(make(id, number as u32));
                     }
                     3 => if let Some((id, _)) = running.pop() {
@@ -204,10 +229,10 @@ mod tests {
                     }
                     _ => if let Some(task) = schedule.next(kind) {
                         begun += 1;
-                        let id = file_of(&task).unwrap();
+                        let id = queue_of(&task).unwrap();
                         let number = match &task {
                             ExecutorTask::Drop { chunks, .. } => chunks[0].0,
-                            ExecutorTask::Audit { index, .. } => index.0,
+                            ExecutorTask::Download { index, .. } => index.0,
                             _ => unreachable!(),
                         };
                         prop_assert!(last.insert(id, number) < Some(number));

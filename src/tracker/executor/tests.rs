@@ -1,14 +1,18 @@
 //! Tests of the executor with real files, a real catalogue and real serving volunteers.
 
+mod deletions;
+mod proofs;
+mod recalls;
+
 use super::*;
 use crate::content::{Bitfield, ChunkIndex, FileName, Md5};
 use crate::net::{Listener, Timeouts};
-use crate::protocol::tokens::{Nonce, VolunteerKey};
-use crate::protocol::volunteer::{ChallengedRange, CopyFailure};
+use crate::protocol::tokens::VolunteerKey;
+use crate::protocol::volunteer::CopyFailure;
 use crate::report::Fault;
 use crate::storage::{CompleteFile, Progress, StoreError, StoredChunk};
 use crate::swarm::keeping::{
-    Change, OffloadResult, Verdict, VolunteerHistory, VolunteerNumber, VolunteerRecord,
+    Change, Holder, OffloadResult, OwnCopy, Verdict, VolunteerHistory, VolunteerNumber, VolunteerRecord,
 };
 use crate::sync::lock;
 use crate::tracker::store::Contents;
@@ -48,6 +52,7 @@ struct Running {
     tasks: Sender<ExecutorTask>,
     outcomes: Receiver<TaskOutcome>,
     failed: Receiver<RoleError>,
+    executor: Executor,
     threads: Threads,
     shutdown: Shutdown,
 }
@@ -58,6 +63,11 @@ impl Running {
     }
 
     fn start_with(root: &Path, catalogue: Arc<dyn Catalogue>) -> Self {
+        Self::start_lending(root, catalogue, 1 << 30)
+    }
+
+    /// Starts an executor with a chunk store for at most `offered` bytes.
+    fn start_lending(root: &Path, catalogue: Arc<dyn Catalogue>, offered: u64) -> Self {
         let files = root.join("files");
         fs::create_dir_all(&files).unwrap();
         let ((tasks, task_receiver), (outcome_sender, outcomes)) = (unbounded(), unbounded());
@@ -68,14 +78,14 @@ impl Running {
             files: Some(files.clone()),
             log_file: files.join("logs.log"),
             catalogue: catalogue.clone(),
-            store: ReplicaStore::open(&root.join("state/chunks"), 1 << 30).unwrap(),
+            store: ReplicaStore::open(&root.join("state/chunks"), offered).unwrap(),
             offers: offers.clone(),
             watch: titles.clone(),
             timeouts: Timeouts::default(),
         };
         let channels = TaskChannels { tasks: task_receiver, outcomes: outcome_sender, failures };
-        Executor::start(config, channels, &threads, &shutdown).unwrap();
-        Self { offers, catalogue, titles, tasks, outcomes, failed, threads, shutdown }
+        let executor = Executor::start(config, channels, &threads, &shutdown).unwrap();
+        Self { offers, catalogue, titles, tasks, outcomes, failed, executor, threads, shutdown }
     }
 
     fn next_outcome(&self) -> TaskOutcome {
@@ -109,6 +119,10 @@ impl Running {
 
     fn held(&self, id: FileId) -> Option<u32> {
         self.offers.get(id).map(|source| source.progress().held())
+    }
+
+    fn inner(&self) -> &Inner {
+        &self.executor.inner
     }
 
     fn stop(self) -> Vec<TaskOutcome> {
@@ -303,9 +317,11 @@ fn failed_catalogue_ends_the_tracker_and_acknowledges_nothing() {
     put(root.path(), "a", b"new");
     let error = running.failed.recv_timeout(PATIENCE).unwrap();
     assert_eq!(error.fault, Fault::DiskFull);
-    let from = "127.0.0.1:1".parse().unwrap();
-    let audit = ExecutorTask::Audit { volunteer: V, from, file: FileId([1; 32]), index: ChunkIndex(0) };
-    assert!(matches!(running.execute(audit), TaskOutcome::Audited(_, _, _, Verdict::CannotTell)));
+    let (file, index) = (FileId([1; 32]), ChunkIndex(0));
+    let holder = Holder { volunteer: V, key: VolunteerKey(1), address: "127.0.0.1:1".parse().unwrap() };
+    let prove = ExecutorTask::ProveCopies { number: 1, file, index, holders: vec![holder] };
+    let (own, verdicts) = (OwnCopy::Absent, vec![(V, Verdict::CannotTell)]);
+    assert_eq!(running.execute(prove), TaskOutcome::Proved { number: 1, file, index, own, verdicts });
     assert_eq!(running.failed.recv_timeout(PATIENCE).unwrap().fault, Fault::FileAccess);
     assert!(running.offers.list().is_empty());
     assert_eq!(running.stop(), []);
@@ -356,45 +372,6 @@ fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     assert!(running.offers.get(id).unwrap().manifest().is_some());
     assert_eq!(running.execute(fetch(1, volunteers.honest)), TaskOutcome::Stored(id, ChunkIndex(1)));
     assert_eq!(running.held(id), Some(1));
-    running.stop();
-}
-
-#[test]
-fn replicas_are_audited_and_challenges_are_proven_from_files_and_stored_chunks() {
-    let root = TempDir::new().unwrap();
-    put(root.path(), "a", &bytes(1));
-    let running = Running::start(root.path());
-    let (_, published) = running.first_scan();
-    let (kept, id) = (published[0].clone(), published[0].file.id);
-    let volunteers = Volunteers::new(1);
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let index = ChunkIndex(1);
-    for (from, verdict) in [
-        (volunteers.honest, Verdict::Right),
-        (volunteers.lying, Verdict::Wrong),
-        (volunteers.empty, Verdict::Wrong),
-        (dead, Verdict::CannotTell),
-    ] {
-        let audit = ExecutorTask::Audit { volunteer: V, from, file: id, index };
-        assert_eq!(running.execute(audit), TaskOutcome::Audited(V, id, index, verdict));
-    }
-    let range = ChallengedRange { file: id, index, offset: 5, length: 100, nonce: Nonce(3) };
-    let proof = |range| running.execute(ExecutorTask::Prove { challenge: 7, range });
-    let right = range.proof(&bytes(1)[524_288 + 5..][..100]);
-    assert_eq!(proof(range), TaskOutcome::Proof(7, Some(right)));
-    for bad in [
-        ChallengedRange { offset: 524_288, ..range },
-        ChallengedRange { offset: u32::MAX, ..range },
-        ChallengedRange { index: ChunkIndex(3), ..range },
-        ChallengedRange { file: FileId([1; 32]), ..range },
-    ] {
-        assert_eq!(proof(bad), TaskOutcome::Proof(7, None));
-    }
-    fs::remove_file(root.path().join("files/a")).unwrap();
-    assert_eq!(running.next_outcome(), TaskOutcome::Withdrawn(id));
-    assert_eq!(proof(range), TaskOutcome::Proof(7, None));
-    running.execute(ExecutorTask::Download { kept, index, from: volunteers.honest });
-    assert_eq!(proof(range), TaskOutcome::Proof(7, Some(right)));
     running.stop();
 }
 
@@ -550,13 +527,8 @@ fn stalled_volunteer_delays_neither_shutdown_nor_local_tasks() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let from = silent.local_addr().unwrap();
     for index in 0..20 {
-        let audit = ExecutorTask::Audit {
-            volunteer: V,
-            from,
-            file: published[0].file.id,
-            index: ChunkIndex(index % 3),
-        };
-        running.tasks.send(audit).unwrap();
+        let (kept, index) = (published[0].clone(), ChunkIndex(index % 3));
+        running.tasks.send(ExecutorTask::Download { kept, index, from }).unwrap();
     }
     let (connection, _) = silent.accept().unwrap();
     let drop_none = |file| running.execute(ExecutorTask::Drop { file, chunks: Vec::new(), permit: 0 });

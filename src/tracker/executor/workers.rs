@@ -5,15 +5,15 @@
 //! before a conflicting task begins.
 
 use super::Inner;
+use super::permits::{Permits, permit_of};
 use super::record::Record;
-use super::schedule::{Kind, Schedule, file_of};
-use crate::content::limits::{EXECUTOR_LOCAL_MAX, EXECUTOR_REMOTE_MAX};
+use super::schedule::{Kind, Schedule, queue_of};
+use crate::content::limits::{EXECUTOR_LOCAL_MAX, EXECUTOR_PROOF_MAX, EXECUTOR_REMOTE_MAX};
 use crate::content::{ChunkIndex, Digest, FileId, Manifest};
 use crate::download::events::{Expected as _, SourceError};
-use crate::net::Shutdown;
 use crate::protocol::volunteer::{CopyFailure, KeptFile};
 use crate::storage::StoreError;
-use crate::swarm::keeping::{ExecutorTask, OffloadResult, OwnCopy, TaskOutcome, Verdict};
+use crate::swarm::keeping::{ExecutorTask, TaskOutcome, Verdict};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,11 +25,13 @@ pub(super) fn start(
     tasks: Receiver<ExecutorTask>,
     records: Sender<Record>,
 ) -> io::Result<()> {
-    let (done, finished) = bounded(EXECUTOR_REMOTE_MAX + EXECUTOR_LOCAL_MAX);
+    let (done, finished) = bounded(EXECUTOR_REMOTE_MAX + EXECUTOR_LOCAL_MAX + EXECUTOR_PROOF_MAX + 1);
     let mut pools = Vec::new();
     for (name, kind, count) in [
         ("executor-remote", Kind::Remote, EXECUTOR_REMOTE_MAX),
         ("executor-local", Kind::Local, EXECUTOR_LOCAL_MAX),
+        ("executor-proof", Kind::Proof, EXECUTOR_PROOF_MAX),
+        ("executor-recall", Kind::Recall, 1),
     ] {
         let (jobs, work) = bounded::<ExecutorTask>(count);
         for _ in 0..count {
@@ -37,15 +39,16 @@ pub(super) fn start(
             inner.threads.clone().spawn(name, move || {
                 // Ends when the distributing thread drops its sender.
                 for task in work {
-                    let _done = Done { file: file_of(&task), kind, done: &done };
+                    let permit = permit_of(&task).map(|number| (number, &inner.permits));
+                    let _done = Done { file: queue_of(&task), kind, permit, done: &done };
                     carry_out(&inner, task);
                 }
             })?;
         }
         pools.push(WorkerPool { kind, jobs, idle: count });
     }
-    let shutdown = inner.shutdown.clone();
-    inner.threads.spawn("executor", move || distribute(&tasks, &records, &finished, pools, &shutdown))
+    let distributing = inner.clone();
+    inner.threads.spawn("executor", move || distribute(&distributing, &tasks, &records, &finished, pools))
 }
 
 /// Workers of one kind.
@@ -60,27 +63,29 @@ struct WorkerPool {
 struct Done<'a> {
     file: Option<FileId>,
     kind: Kind,
+    permit: Option<(u64, &'a Permits)>,
     done: &'a Sender<(Kind, Option<FileId>)>,
 }
 
 impl Drop for Done<'_> {
     fn drop(&mut self) {
+        self.permit.into_iter().for_each(|(number, permits)| permits.remove(number));
         let _ = self.done.send((self.kind, self.file));
     }
 }
 
 /// Loop of thread `executor`: starts each task as soon as a worker is idle and no conflicting task runs.
 fn distribute(
+    inner: &Inner,
     tasks: &Receiver<ExecutorTask>,
     records: &Sender<Record>,
     finished: &Receiver<(Kind, Option<FileId>)>,
     mut pools: Vec<WorkerPool>,
-    shutdown: &Shutdown,
 ) {
     let mut schedule = Schedule::default();
     loop {
         crossbeam_channel::select! {
-            recv(shutdown.signal()) -> _ => return,
+            recv(inner.shutdown.signal()) -> _ => return,
             recv(finished) -> ended => {
                 let Ok((kind, file)) = ended else { return };
                 pools.iter_mut().filter(|pool| pool.kind == kind).for_each(|pool| pool.idle += 1);
@@ -89,7 +94,15 @@ fn distribute(
             recv(tasks) -> task => match task {
                 // A send fails only when the recording thread has ended, and then the tracker ends, too.
                 Ok(ExecutorTask::Record { number, changes }) => _ = records.send((number, changes)),
-                Ok(task) => schedule.push(task),
+                // At once, not behind the tasks that are queued.
+                Ok(ExecutorTask::Revoke(permit)) => inner.permits.revoke(permit),
+                Ok(task) => {
+                    inner.permits.add(&task);
+                    if let ExecutorTask::Forget(file) = &task {
+                        inner.begin_forgetting(*file);
+                    }
+                    schedule.push(task);
+                }
                 // The state machine has ended.
                 Err(_) => return,
             },
@@ -110,8 +123,8 @@ fn carry_out(inner: &Inner, task: ExecutorTask) {
         return;
     }
     match task {
-        // `distribute` has sent it to the recording thread.
-        ExecutorTask::Record { .. } => {}
+        // `distribute` has carried them out.
+        ExecutorTask::Record { .. } | ExecutorTask::Revoke(_) => {}
         ExecutorTask::Download { kept, index, from } => {
             let id = kept.file.id;
             inner.report(match inner.download(&kept, index, from) {
@@ -119,31 +132,30 @@ fn carry_out(inner: &Inner, task: ExecutorTask) {
                 Err(why) => TaskOutcome::NotStored(id, index, why),
             });
         }
-        ExecutorTask::Audit { volunteer, from, file, index } => {
-            inner.report(TaskOutcome::Audited(volunteer, file, index, inner.audit(file, index, from)));
+        ExecutorTask::ProveCopies { number, file, index, holders } => {
+            inner.report(inner.prove_copies(number, (file, index), &holders));
         }
+        // The state machine is about to stop ordering them: `ProveCopies` replaces them.
+        ExecutorTask::Audit { volunteer, file, index, .. } => {
+            inner.report(TaskOutcome::Audited(volunteer, file, index, Verdict::CannotTell));
+        }
+        ExecutorTask::Prove { .. } => {}
         ExecutorTask::Adopt { kept, from } => inner.adopt(&kept, from),
-        ExecutorTask::Prove { challenge, range } => {
-            inner.report(TaskOutcome::Proof(challenge, inner.prove(&range)))
-        }
-        ExecutorTask::Drop { file, chunks, .. } => inner.drop_chunks(file, chunks),
-        ExecutorTask::Offload { kept, .. } => {
+        ExecutorTask::Drop { file, chunks, permit } => inner.drop_chunks(file, &chunks, permit),
+        ExecutorTask::Offload { kept, permit } => {
             let _offer_lock = inner.lock_offers();
-            let result = match inner.offload(&kept) {
-                true => OffloadResult::Deleted,
-                false => OffloadResult::Failed,
-            };
+            let result = inner.offload(&kept, permit);
             inner.report(TaskOutcome::Offloaded(kept.file.id, result));
         }
+        ExecutorTask::Withdraw(file) => inner.withdraw_corrupt(file),
+        ExecutorTask::Recall { kept, from } => {
+            let result = inner.recall(&kept, &from);
+            if let Err(reason) = &result {
+                log::warn!("{} not recalled: {reason}", kept.file.name);
+            }
+            inner.report(TaskOutcome::Recalled(kept.file.id, result));
+        }
         ExecutorTask::Forget(file) => inner.forget(file),
-        ExecutorTask::ProveCopies { number, file, index, holders } => {
-            let verdicts = holders.iter().map(|holder| (holder.volunteer, Verdict::CannotTell)).collect();
-            inner.report(TaskOutcome::Proved { number, file, index, own: OwnCopy::Absent, verdicts });
-        }
-        ExecutorTask::Withdraw(_) | ExecutorTask::Revoke(_) => {}
-        ExecutorTask::Recall { kept, .. } => {
-            inner.report(TaskOutcome::Recalled(kept.file.id, Err("not supported".to_owned())));
-        }
     }
 }
 
@@ -151,21 +163,21 @@ impl Inner {
     /// Downloads a chunk from a volunteer into the own store.
     fn download(&self, kept: &KeptFile, index: ChunkIndex, from: SocketAddr) -> Result<(), CopyFailure> {
         let id = kept.file.id;
-        let file = match self.store.file(id) {
-            Some(file) => file,
-            None => {
-                let manifest = self.manifest(id).ok_or(CopyFailure::Other)?;
-                let file =
-                    self.store.add_file(kept, manifest).map_err(|error| self.not_stored(kept, &error))?;
-                self.serve_by_id(id);
-                file
-            }
-        };
-        if file.check(index).unwrap_or(false) {
+        if self.store.file(id).is_some_and(|file| file.check(index).unwrap_or(false)) {
             return Ok(());
         }
         let manifest = self.manifest(id).ok_or(CopyFailure::Other)?;
         let expected = manifest.expected(index).ok_or(CopyFailure::Other)?;
+        // Before the download: a chunk that cannot be stored causes no traffic.
+        let (needed, available) = (u64::from(expected.1), self.store.free());
+        if needed > available {
+            log::debug!("no space for chunk {index} of {}: {needed} > {available}", kept.file.name);
+            return Err(CopyFailure::NoRoom);
+        }
+        if self.store.file(id).is_none() {
+            self.store.add_file(kept, manifest).map_err(|error| self.not_stored(kept, &error))?;
+            self.serve_by_id(id);
+        }
         let _memory = self.memory.reserve(expected.1.into(), &self.shutdown).ok_or(CopyFailure::Other)?;
         let mut bytes = Vec::new();
         self.receive(id, index, expected, from, &mut bytes).map_err(|error| {
@@ -189,7 +201,7 @@ impl Inner {
     }
 
     /// Receives a chunk from a volunteer and verifies it.
-    fn receive(
+    pub(super) fn receive(
         &self,
         file: FileId,
         index: ChunkIndex,
@@ -200,27 +212,6 @@ impl Inner {
         self.pool.with(reachable(from), &self.shutdown, |connection| {
             connection.chunk(file, index, expected, bytes, &self.shutdown)
         })
-    }
-
-    /// Downloads a chunk from a volunteer and verifies it against the manifest.
-    fn audit(&self, file: FileId, index: ChunkIndex, from: SocketAddr) -> Verdict {
-        let Some(expected) = self.manifest(file).and_then(|manifest| manifest.expected(index)) else {
-            return Verdict::CannotTell;
-        };
-        let Some(_memory) = self.memory.reserve(expected.1.into(), &self.shutdown) else {
-            return Verdict::CannotTell;
-        };
-        match self.receive(file, index, expected, from, &mut Vec::new()) {
-            Ok(()) => Verdict::Right,
-            Err(error) => {
-                log::info!("audit of chunk {index} of {} at {from} failed: {error}", file.short());
-                match error {
-                    // The volunteer responded, but does not have the chunk.
-                    SourceError::BadChunk { .. } | SourceError::Refused(_) => Verdict::Wrong,
-                    _ => Verdict::CannotTell,
-                }
-            }
-        }
     }
 
     /// Adds a file that a volunteer reports to the catalogue, after a check of its manifest.
@@ -262,7 +253,7 @@ impl Inner {
 
 /// Address to dial: loopback in place of the unspecified address, which stands for the tracker's
 /// own host.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip().is_unspecified() {
         true => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()),
         false => address,

@@ -6,6 +6,7 @@ use crate::net::Shutdown;
 use crate::storage::StoreError;
 use crate::sync::lock;
 use crate::upload::offers::Offers;
+use crate::upload::prover::ProofSlots;
 use crate::upload::rate_limit::{UploadLimit, UploadSlot};
 use crate::upload::subscribers::Subscribers;
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ pub(in crate::upload) struct ResponseContext {
     pub(super) shutdown: Shutdown,
     /// Time without progress after which a relayed chunk is abandoned.
     pub(super) stall_timeout: Duration,
+    pub(super) proof_slots: ProofSlots,
     limit: Option<UploadLimit>,
     /// Files for which a storage error has been logged.
     warned: Mutex<BTreeSet<FileId>>,
@@ -35,6 +37,7 @@ impl ResponseContext {
             subscribers: Subscribers::default(),
             shutdown: shutdown.clone(),
             stall_timeout,
+            proof_slots: ProofSlots::new(),
             limit: (upload_limit > 0).then(|| UploadLimit::new(upload_limit)),
             warned: Mutex::default(),
             started: Instant::now(),

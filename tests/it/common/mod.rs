@@ -277,6 +277,11 @@ impl Program {
         fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     }
 
+    /// The process id. It cannot be reused while this value exists.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// Sends SIGINT (Ctrl-C).
     pub fn interrupt(&self) {
         // The child has not been waited for, so that its process id cannot have been reused.

@@ -143,12 +143,12 @@ impl Session {
         }
     }
 
-    /// The next volunteer report that is not about verified chunks.
+    /// The next volunteer report that is not about held chunks.
     #[track_caller]
     pub fn answer(&mut self) -> VolunteerReport {
         loop {
             match self.said() {
-                VolunteerReport::Holds { checked: true, .. } => {}
+                VolunteerReport::Holds { .. } => {}
                 other => return other,
             }
         }

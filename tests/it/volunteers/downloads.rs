@@ -1,13 +1,13 @@
 //! Downloads from volunteers, and by volunteers.
 
-use super::{assert_does_not_serve, assert_serves, challenge, file, holder, volunteer};
+use super::{assert_does_not_serve, assert_serves, demand, file, holder, proof, volunteer};
 use crate::common::scripted::*;
 use crate::common::wire::*;
 use crate::common::*;
 use shoal::content::{ChunkIndex, Md5};
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
 use shoal::protocol::tracker::FoundFile;
-use shoal::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerReport};
+use shoal::protocol::volunteer::KeptFile;
 use std::net::SocketAddr;
 
 fn found(kept: &KeptFile, whole: Vec<SocketAddr>, partial: Vec<SocketAddr>, md5: Md5) -> FoundFile {
@@ -101,7 +101,7 @@ fn a_file_is_assembled_from_the_chunks_of_several_volunteers() {
     ann.ends_with(0);
     tracker.find(vec![]);
     let ann = volunteer(dir.path(), "ann", &tracker, &["--get", "f", "--stay"]);
-    let (mut session, _) = tracker.volunteer();
+    let (session, _) = tracker.volunteer();
     tracker.find(vec![found(&kept, vec![], vec![session.address, sessions[0].address], kept.md5)]);
     ann.wait_for_text("Successfully downloaded f");
     assert_serves(session.address, &whole, 8);
@@ -110,6 +110,6 @@ fn a_file_is_assembled_from_the_chunks_of_several_volunteers() {
     ann.wait_for_text("stopped sharing f: ");
     assert_serves(session.address, &whole, 5);
     assert_does_not_serve(session.address, &whole, 8);
-    session.order(VolunteerOrder::Challenge { challenge: 1, range: challenge(&kept, 2) });
-    assert!(matches!(session.answer(), VolunteerReport::Proof { sha256: Some(_), .. }));
+    let response = demand(&mut PeerClient::connect(session.address), session.key.print(), &kept, 2);
+    assert_eq!(response, proof(session.key, &whole, 2));
 }

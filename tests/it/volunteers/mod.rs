@@ -3,6 +3,7 @@
 mod copies;
 mod downloads;
 mod exits;
+mod proofs;
 mod stores;
 
 use crate::common::scripted::*;
@@ -11,12 +12,14 @@ use crate::common::*;
 use shoal::content::ChunkIndex;
 use shoal::protocol::ErrorCode;
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
-use shoal::protocol::tokens::Nonce;
-use shoal::protocol::volunteer::{ChallengedRange, KeptFile};
+use shoal::protocol::tokens::{KeyPrint, Nonce, VolunteerKey};
+use shoal::protocol::volunteer::{KeptFile, possession_proof};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 const CHUNK: usize = 16 * 1024;
+/// Nonce of each demand for a proof.
+const NONCE: Nonce = Nonce(77);
 
 /// Starts a client that offers storage.
 fn volunteer(dir: &Path, name: &str, tracker: &ScriptedTracker, extra: &[&str]) -> Program {
@@ -71,7 +74,25 @@ fn assert_does_not_serve(at: SocketAddr, whole: &Whole, index: u32) {
     assert!(matches!(code, ErrorCode::NotHere | ErrorCode::NotFound), "{code:?}");
 }
 
-fn challenge(kept: &KeptFile, index: u32) -> ChallengedRange {
+/// Demands a proof over an open connection, with a fixed nonce.
+fn demand(client: &mut PeerClient, holder: KeyPrint, kept: &KeptFile, index: u32) -> PeerResponse {
     let (file, index) = (kept.file.id, ChunkIndex(index));
-    ChallengedRange { file, index, offset: 1_000, length: 2_000, nonce: Nonce(77) }
+    client.ask(&PeerRequest::Prove { file, index, holder, nonce: NONCE }).0
+}
+
+/// The right response to [`demand`].
+fn proof(key: VolunteerKey, whole: &Whole, index: usize) -> PeerResponse {
+    let sha256 = possession_proof(key, NONCE, chunk(whole, index));
+    PeerResponse::Proof { file: whole.id(), index: ChunkIndex(index as u32), sha256 }
+}
+
+/// Asserts that a demand was refused with this code.
+#[track_caller]
+fn assert_refused(response: &PeerResponse, code: ErrorCode, index: u32) {
+    match response {
+        PeerResponse::Error { code: found, index: Some(of), .. } => {
+            assert_eq!((*found, of.0), (code, index), "{response:?}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
