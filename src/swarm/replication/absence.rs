@@ -43,7 +43,9 @@ impl ReplicationPlanner {
         let repair_after = self.settings.repair_after;
         let unix_s = self.unix_s(now);
         let Some(volunteer) = self.volunteers.get_mut(number) else { return };
-        let absence = volunteer.away.filter(|_| in_order).map(|absence| absence.min(limits::ABSENCE_MAX));
+        // Copies of a volunteer that has never proven one are not waited for.
+        let is_believed = in_order && volunteer.record.history.proven && !volunteer.trust.is_doubtful();
+        let absence = volunteer.away.filter(|_| is_believed).map(|absence| absence.min(limits::ABSENCE_MAX));
         let lost_at = match absence {
             Some(absence) => now + absence,
             None => silent_at.max(now + repair_after),

@@ -69,6 +69,10 @@ mod waiting;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
+mod simulation_hostile;
+#[cfg(test)]
+mod simulation_week;
+#[cfg(test)]
 mod tests;
 
 pub use liveness::StorageOffer;
