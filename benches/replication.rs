@@ -7,7 +7,7 @@
 use shoal::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName, limits};
 use shoal::protocol::tokens::VolunteerKey;
 use shoal::swarm::keeping::{Location, VolunteerNumber, VolunteerRecord};
-use shoal::swarm::replication::{Order, ReplicationPlanner, Settings};
+use shoal::swarm::replication::{Order, ReplicationPlanner, Settings, StorageOffer};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ fn spread(volunteers: u32, random: &mut fastrand::Rng) -> BTreeMap<(u32, u8), Ve
 /// A replication plan in which all volunteers are connected and each chunk has its replicas.
 fn planner(volunteers: u32) -> ReplicationPlanner {
     let mut random = fastrand::Rng::with_seed(7);
-    let settings = Settings { challenge_every: None, ..Settings::default() };
+    let settings = Settings { challenge_every: None, approve: false, ..Settings::default() };
     let mut planner = ReplicationPlanner::new(settings, random.fork());
     for number in 0..volunteers {
         planner.restore_volunteer(Duration::ZERO, record(number));
@@ -68,7 +68,9 @@ fn planner(volunteers: u32) -> ReplicationPlanner {
     planner.scan_complete(Duration::ZERO);
     for number in 0..volunteers {
         let VolunteerRecord { key, name, address, offered, .. } = record(number);
-        let number = planner.join(Duration::ZERO, key, name, address, offered, offered);
+        let (source, free, away) = (address.ip(), offered, None);
+        let offer = StorageOffer { key, name, address, source, offered, free, away };
+        let number = planner.join(Duration::ZERO, offer).unwrap();
         for ((_, file), chunks) in held.range((number.0, 0)..(number.0 + 1, 0)) {
             planner.holds(Duration::ZERO, number, id(*file), chunks, true);
         }
@@ -129,9 +131,9 @@ fn measure(volunteers: u32) {
 
     let second = Duration::from_secs(1);
     let begun = Stopwatch::start();
-    planner.mark_dead(second, VolunteerNumber(0));
+    planner.mark_lost(second, VolunteerNumber(0));
     let death = begun.milliseconds();
-    let status = planner.status(|_| None);
+    let status = planner.status(second, |_| None);
     let short = status.copies.short;
     println!(
         "  a death, windows as they are: {death:.2} ms for {short} chunks, {} copies begun",
@@ -153,13 +155,13 @@ fn measure(volunteers: u32) {
     planner.tick(second);
     planner.take_orders();
     let begun = Stopwatch::start();
-    planner.mark_dead(second, VolunteerNumber(1));
+    planner.mark_lost(second, VolunteerNumber(1));
     let all = begun.milliseconds();
     let begun_copies = copies(planner.take_orders()).len();
     println!("  a death, windows without end: {all:.2} ms, {begun_copies} copies begun");
 
     let begun = Stopwatch::start();
-    std::hint::black_box(planner.status(|_| None));
+    std::hint::black_box(planner.status(second, |_| None));
     println!("  status: {:.3} ms", begun.milliseconds());
 }
 

@@ -140,6 +140,48 @@ pub const COPY_RATE_MIN: u64 = 16 * 1024;
 pub const DISK_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval between two challenges of the holders of a chunk.
 pub const CHALLENGE_INTERVAL: Duration = Duration::from_secs(10);
+/// Possession proofs in flight.
+pub const PROOFS_IN_FLIGHT_MAX: usize = 16;
+/// Time for which a stored copy counts although its proof cannot be had.
+pub const PROOF_PATIENCE: Duration = Duration::from_secs(60);
+/// Largest age of the proofs that justify the drop of a surplus copy.
+pub const PROOF_AGE_MAX: Duration = Duration::from_secs(60);
+/// Longest time for which the proof of a stored copy waits for the end of other copies.
+pub const PROOF_DELAY_MAX: Duration = Duration::from_secs(10);
+/// First pause before another proof of a volunteer whose proof was wrong or could not be had.
+pub const PROOF_RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest of these pauses.
+pub const PROOF_RETRY_MAX: Duration = Duration::from_secs(300);
+/// Time after which a proof that has no outcome counts as one that could not be had.
+pub const PROOF_TIMEOUT: Duration = Duration::from_secs(300);
+/// Drop orders in flight to one volunteer.
+pub const DROPS_IN_FLIGHT_MAX: usize = 64;
+/// Drop orders in flight to the tracker's own chunk store.
+pub const OWN_DROPS_IN_FLIGHT_MAX: usize = 4;
+/// Time after which a drop order without an answer no longer counts as in flight.
+pub const DROP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Shortest time between the disconnection of a volunteer and the replacement of its copies.
+pub const REPAIR_DELAY_MIN: Duration = Duration::from_secs(10);
+/// Time within which a volunteer that has connected must report its chunks.
+pub const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest absence that a volunteer can announce.
+pub const ABSENCE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Volunteer records of a tracker.
+pub const VOLUNTEER_RECORDS_MAX: usize = 16_384;
+/// Volunteer records for one source address that are always accepted.
+pub const ADDRESS_RECORDS_MIN: usize = 64;
+/// Time after which the record of a volunteer that has not returned is removed.
+pub const VOLUNTEER_RECORD_EXPIRY: Duration = Duration::from_secs(30 * 24 * 3600);
+/// First pause before the manifest of an unknown file is requested from the same volunteers again.
+pub const ADOPTION_RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest of these pauses.
+pub const ADOPTION_RETRY_MAX: Duration = Duration::from_secs(300);
+/// Drop orders and deletions in the status of a tracker.
+pub const STATUS_DROPS_MAX: usize = 100;
+/// First pause before the next copy to a tracker whose disk is full.
+pub const TRACKER_SPACE_RETRY_MIN: Duration = Duration::from_secs(60);
+/// Longest of these pauses.
+pub const TRACKER_SPACE_RETRY_MAX: Duration = Duration::from_secs(3600);
 /// Largest range of a chunk in a challenge, bytes.
 pub const CHALLENGE_RANGE_BYTES: u32 = 64 * 1024;
 /// Time in which a holder must answer a challenge.

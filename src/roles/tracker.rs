@@ -25,7 +25,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Timeout of a prompt command. The state machine answers without disk or network access.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -180,7 +180,9 @@ fn keep_files(
         serving: keep.advertise.unwrap_or(own),
         rebuild: keep.rebuild,
     };
-    tracker.keep(rules, Remembered { files, volunteers, held, forgotten }, random);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let unix_s = now.map_or(0, |since| since.as_secs());
+    tracker.keep(rules, Remembered { files, volunteers, held, forgotten, unix_s }, random);
     let offers = Offers::new();
     let (tasks, task_receiver) = unbounded();
     let (outcome_sender, outcomes) = unbounded();

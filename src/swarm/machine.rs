@@ -37,6 +37,8 @@ pub enum Effect {
     Note(String),
     /// Write a log line at warning level: the operator should act.
     Warning(String),
+    /// Write a log line at error level: data are damaged.
+    Error(String),
     /// Run a task that needs a disk or a socket. Its outcome comes back through
     /// [`task_outcome`](Machine::task_outcome).
     Task(ExecutorTask),

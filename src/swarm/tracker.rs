@@ -194,10 +194,9 @@ impl Tracker {
             Ask::WhereChunk { token, set, index } => self.as_member(now, token, origin, |this, id| {
                 this.in_set(id, set, index, |this, key| this.where_chunk(id, key, index))
             }),
-            Ask::Volunteer { token, act } => {
-                self.as_member(now, token, origin, |this, id| this.handle_volunteer_report(now, id, act))
-            }
-            Ask::Status => self.send_status(origin),
+            Ask::Volunteer { token, act } => self
+                .as_member(now, token, origin, |this, id| this.handle_volunteer_report(now, id, origin, act)),
+            Ask::Status => self.send_status(now, origin),
             Ask::Unknown => Some(error(ErrorCode::UnknownMessage, "unknown message")),
         }
     }
@@ -264,10 +263,7 @@ impl Tracker {
         let (name, address, why) = (&peer.name, peer.address, how.text());
         let text = match self.may_return(id, how) {
             true => {
-                let left = expires.saturating_sub(now).as_secs_f64();
-                format!(
-                    "{name} at {address} is away: {why}; it counts as dead unless it returns within {left:.1} s"
-                )
+                format!("{name} at {address} is away: {why}")
             }
             false => format!("{name} at {address} is gone: {why}, {} peers", self.peers.registry.len()),
         };

@@ -10,41 +10,101 @@ pub(super) struct ChunkKey {
     pub index: u32,
 }
 
+/// How the copies of a volunteer count.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Standing {
+    /// The volunteer is leaving.
+    pub draining: bool,
+    /// The owner has denied its key.
+    pub denied: bool,
+    /// It is away within the absence that it has announced.
+    pub announced: bool,
+    /// Its proven copies justify deletions: it is connected, has reported, is approved and is not leaving.
+    pub justifies: bool,
+}
+
 /// Copy counts of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct CopyCounts {
-    /// Verified copies at volunteers that are not draining.
-    pub verified: u8,
-    /// Copies that count, at volunteers that are not draining.
+    /// Proven copies at volunteers that stay: neither draining nor denied.
+    pub proven: u8,
+    /// Proven copies that justify the deletion of others.
+    pub justifying: u8,
+    /// Copies that count in any case, at volunteers that stay.
     pub staying: u8,
+    /// Silent copies at volunteers that stay.
+    pub silent: u8,
+    /// Copies at volunteers that stay which are present, or expected back within an announced absence.
+    pub safe: u8,
     /// Copies that count, at draining volunteers.
     pub draining: u8,
-    /// Copies at alive volunteers.
-    pub available: u8,
+    /// Copies from which others can be made.
+    pub sources: u8,
+    /// Copies at connected volunteers that count.
+    pub readable: u8,
+    /// Copies at volunteers that are away and expected back.
+    pub away: u8,
+    /// Copies at volunteers that are not lost, proven or not.
+    pub held: u8,
     /// Copies in flight.
     pub in_flight: u8,
 }
 
 impl CopyCounts {
-    pub fn add(&mut self, state: CopyState, draining: bool) {
+    pub fn add(&mut self, state: CopyState, standing: Standing) {
         let one = |condition: bool, sum: &mut u8| *sum = sum.saturating_add(condition.into());
-        one(state == CopyState::Verified && !draining, &mut self.verified);
-        one(state.counts() && !draining, &mut self.staying);
-        one(state.counts() && draining, &mut self.draining);
-        one(state.is_available(), &mut self.available);
-        one(state == CopyState::InFlight, &mut self.in_flight);
+        let stays = !standing.draining && !standing.denied;
+        one(state == CopyState::Proven && stays, &mut self.proven);
+        one(state == CopyState::Proven && standing.justifies, &mut self.justifying);
+        one(state.counts() && stays, &mut self.staying);
+        one(state == CopyState::Silent && stays, &mut self.silent);
+        let is_safe = state.is_readable() || (state == CopyState::Awaited && standing.announced);
+        one(is_safe && stays, &mut self.safe);
+        one(state.counts() && standing.draining, &mut self.draining);
+        one(state.is_source(), &mut self.sources);
+        one(state.is_readable(), &mut self.readable);
+        one(state.is_away(), &mut self.away);
+        one(state.is_held(), &mut self.held);
+        one(state == CopyState::Coming, &mut self.in_flight);
+    }
+
+    /// Number of copies that count. Silent copies count while at least [`SAFE_MIN`] copies are safe, the
+    /// tracker's own copy included.
+    pub fn counted(self, tracker_has: bool) -> usize {
+        let safe = usize::from(self.safe) + usize::from(tracker_has);
+        usize::from(self.staying) + if safe >= SAFE_MIN { usize::from(self.silent) } else { 0 }
+    }
+
+    /// Number of copies that will count once all copies in flight have arrived.
+    pub fn planned(self, tracker_has: bool) -> usize {
+        let coming = self.in_flight;
+        let arrived = Self {
+            staying: self.staying.saturating_add(coming),
+            safe: self.safe.saturating_add(coming),
+            ..self
+        };
+        arrived.counted(tracker_has)
     }
 }
+
+/// Number of safe copies with which the copies at silent volunteers still count.
+const SAFE_MIN: usize = 2;
 
 /// Deficits of a chunk, which are summed per file and in total.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Deficits {
-    /// Fewer verified copies than wanted.
+    /// Fewer proven copies than wanted.
     pub under_replicated: bool,
+    /// Fewer copies that justify the deletion of others than wanted.
+    pub unjustified: bool,
     /// A copy is needed that is not in flight yet.
     pub waiting: bool,
     /// There is no copy and none in flight.
     pub without_copy: bool,
+    /// No copy can be read now.
+    pub unreadable: bool,
+    /// No copy can be read now, and holders are expected back.
+    pub waits_for_holders: bool,
     /// It had all its copies once, has fewer now, and can be repaired.
     pub needs_repair: bool,
 }
@@ -57,37 +117,58 @@ pub(super) struct Chunk {
     pub deficits: Deficits,
     /// Its current priority.
     pub priority: Priority,
-    /// The tracker's chunk store has it.
-    pub in_store: bool,
-    /// The copy in the tracker's chunk store is to be dropped after the next record.
-    pub store_drop_pending: bool,
+    /// State of the copy in the tracker's chunk store.
+    pub in_store: StoreCopy,
     /// It has been at a volunteer before.
     pub was_at_volunteer: bool,
     /// It had all its copies before.
     pub was_replicated: bool,
     /// It has been reported as lost.
     pub reported_lost: bool,
-    /// A verified copy was lost since the drop of the copy in the tracker's chunk store was scheduled.
+    /// A justifying copy was lost since the drop of the copy in the tracker's chunk store was scheduled.
     pub copy_lost_since_record: bool,
 }
 
+/// State of the copy of a chunk in the tracker's chunk store.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum StoreCopy {
+    /// There is none.
+    #[default]
+    None,
+    /// It stays.
+    Kept,
+    /// It is to be dropped after the next record.
+    Recording,
+    /// A drop is ordered.
+    Dropping,
+}
+
 impl Chunk {
+    /// Whether the tracker's chunk store has it, and no drop is ordered.
+    pub fn is_in_store(&self) -> bool {
+        matches!(self.in_store, StoreCopy::Kept | StoreCopy::Recording)
+    }
+
     /// Recomputes counts, deficits and priority. `replicas`: wanted number of copies; `tracker_has`: the
     /// tracker has a copy.
     pub fn recompute(&mut self, copy_counts: CopyCounts, replicas: usize, tracker_has: bool) {
         // A copy that replaces the lost one may be missing from the record that is being written.
-        self.copy_lost_since_record |= copy_counts.verified < self.copy_counts.verified;
+        self.copy_lost_since_record |= copy_counts.justifying < self.copy_counts.justifying;
         self.copy_counts = copy_counts;
-        let CopyCounts { verified, staying, draining, in_flight, .. } = copy_counts;
-        let too_few = |copies: u8| usize::from(copies) < replicas;
-        self.was_replicated |= !too_few(staying);
-        let without_copy = !tracker_has && [staying, draining, in_flight] == [0; 3];
-        let waiting = too_few(staying.saturating_add(in_flight));
+        let counted = copy_counts.counted(tracker_has);
+        self.was_replicated |= counted >= replicas;
+        let without_copy = !tracker_has && copy_counts.held == 0 && copy_counts.in_flight == 0;
+        let waiting = copy_counts.planned(tracker_has) < replicas;
+        let unreadable = !tracker_has && copy_counts.readable == 0;
+        let can_be_copied = tracker_has || copy_counts.sources > 0;
         self.deficits = Deficits {
-            under_replicated: too_few(verified),
+            under_replicated: usize::from(copy_counts.proven) < replicas,
+            unjustified: usize::from(copy_counts.justifying) < replicas,
             waiting,
             without_copy,
-            needs_repair: self.was_replicated && too_few(staying) && !without_copy,
+            unreadable,
+            waits_for_holders: unreadable && copy_counts.away > 0,
+            needs_repair: self.was_replicated && counted < replicas && can_be_copied,
         };
         self.priority = match (waiting, self.priority) {
             (false, _) => Priority::NONE,
@@ -98,9 +179,9 @@ impl Chunk {
 
     /// The priority of this chunk if it waits for a copy. `tracker_has`: the tracker has a copy.
     fn waiting_priority(&self, tracker_has: bool) -> Priority {
-        let CopyCounts { staying, draining, in_flight, .. } = self.copy_counts;
-        let copies = staying.saturating_add(draining).saturating_add(in_flight);
-        let level = copies.min(LEVELS - 1);
+        let CopyCounts { draining, .. } = self.copy_counts;
+        let copies = self.copy_counts.planned(tracker_has) + usize::from(draining);
+        let level = u8::try_from(copies).unwrap_or(LEVELS).min(LEVELS - 1);
         match (tracker_has, self.was_replicated, self.was_at_volunteer) {
             (false, true, _) => Priority(2 * level),
             (false, false, _) => Priority(2 * level + 1),

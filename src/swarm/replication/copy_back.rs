@@ -11,6 +11,7 @@ impl ReplicationPlanner {
     /// Parks a chunk that no volunteer can take. If the tracker has no copy and no further volunteer is
     /// expected, the chunk is to be copied back.
     pub(super) fn park_or_copy_back(&mut self, now: Moment, key: ChunkKey) {
+        self.warn_of_lack_of_space(now, key);
         self.park(now, key);
         let missing = self.files.file_and_chunk(key).is_some_and(|(file, chunk)| !file.tracker_has(chunk));
         let in_flight = self.transfers.is_in_flight(key, Location::Tracker);
@@ -21,6 +22,9 @@ impl ReplicationPlanner {
 
     /// Orders the copies back to the tracker that its window permits.
     pub(super) fn plan_copies_back(&mut self, now: Moment) {
+        if now < self.space.tracker_retry_at {
+            return;
+        }
         let mut tries = self.waiting.copy_back.len().min(PLAN_TRIES_MAX);
         while tries > 0
             && self.transfers.window.is_open(self.transfers.tracker_incoming)

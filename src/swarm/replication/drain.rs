@@ -17,8 +17,8 @@ use std::time::Duration;
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of progress checks, so that the end is reported soon.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// Number of chunks challenged at each check: those whose other copies exist and only need verification.
-const CHALLENGES_MAX: usize = 4;
+/// Number of chunks whose proofs are requested at each check: those whose other copies exist.
+const PROOFS_WANTED_MAX: usize = 16;
 
 impl ReplicationPlanner {
     /// Drains a volunteer, or (`on` is false) cancels the drain.
@@ -29,10 +29,8 @@ impl ReplicationPlanner {
         }
         volunteer.draining = on;
         volunteer.last_drain_report = None;
-        self.volunteers.recount();
-        for key in self.volunteers.keys_of(number) {
-            self.recompute(key);
-        }
+        self.volunteers.recount(now);
+        self.recompute_volunteer(number);
         self.volunteers.mark_target_outdated(number);
         self.update_targets(now);
         self.unpark_all();
@@ -42,25 +40,25 @@ impl ReplicationPlanner {
         }
     }
 
-    /// Reports the progress of a drain if it has changed, and challenges copies that only need verification.
+    /// Reports the progress of a drain if it has changed, and requests the proofs of the copies elsewhere.
     pub(super) fn report_drain_progress(&mut self, now: Moment, number: VolunteerNumber) {
         let Some(volunteer) = self.volunteers.get(number).filter(|volunteer| volunteer.draining) else {
             return;
         };
         let last = volunteer.last_drain_report;
         let mut left = 0;
-        let mut unverified = Vec::new();
+        let mut unproven = Vec::new();
         for key in self.volunteers.keys_of(number) {
             if self.depends_on(key, number) {
                 left += 1;
                 let chunk = self.files.chunk(key);
-                if unverified.len() < CHALLENGES_MAX && chunk.is_some_and(|chunk| !chunk.deficits.waiting) {
-                    unverified.push(key);
+                if unproven.len() < PROOFS_WANTED_MAX && chunk.is_some_and(|chunk| !chunk.deficits.waiting) {
+                    unproven.push(key);
                 }
             }
         }
-        for key in unverified {
-            self.challenge_chunk(now, key);
+        for key in unproven {
+            self.want_proof(key);
         }
         let is_due =
             last.is_none_or(|(at, before)| before != left && (left == 0 || now >= at + REPORT_INTERVAL));
@@ -74,15 +72,15 @@ impl ReplicationPlanner {
         self.schedule.replace(now + interval, Timer::DrainCheck(number));
     }
 
-    /// Whether a chunk depends on a draining volunteer: the tracker has no copy, and other volunteers have
-    /// fewer verified copies than are wanted or can be made.
+    /// Whether a chunk depends on a draining volunteer: the tracker has no copy, and other volunteers have fewer
+    /// copies that justify a deletion than are wanted or can be made.
     fn depends_on(&self, key: ChunkKey, number: VolunteerNumber) -> bool {
         let Some((file, chunk)) = self.files.file_and_chunk(key) else { return false };
-        let counts = chunk.replicas.get(number).is_some_and(CopyState::counts);
-        let verified = usize::from(chunk.copy_counts.verified);
-        counts
+        let is_held = chunk.replicas.get(number).is_some_and(CopyState::is_readable);
+        let justifying = usize::from(chunk.copy_counts.justifying);
+        is_held
             && !file.tracker_has(chunk)
-            && verified < self.settings.replicas
-            && (verified == 0 || chunk.copy_counts.in_flight > 0 || self.best_target(key) != Target::None)
+            && justifying < self.settings.replicas
+            && (justifying == 0 || chunk.copy_counts.in_flight > 0 || self.best_target(key) != Target::None)
     }
 }

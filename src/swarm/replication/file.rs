@@ -1,6 +1,6 @@
 //! State of one file: its chunks and the tracker's own copy.
 
-use super::chunk::{Chunk, Deficits};
+use super::chunk::{Chunk, CopyCounts, Deficits};
 use super::replicas::CopyState;
 use crate::content::{ChunkIndex, FileId, Layout};
 use crate::swarm::Moment;
@@ -12,8 +12,10 @@ pub(super) enum Offload {
     No,
     /// The copy is deleted once this record is durable, if all copies in the record remain.
     Recording(u64),
-    /// The deletion is ordered.
-    Ordered,
+    /// The deletion is ordered under this permit.
+    Ordered(u64),
+    /// The permit was revoked before the deletion was reported.
+    Revoked,
     /// The tracker has no copy.
     Done,
 }
@@ -29,7 +31,13 @@ pub(super) struct File {
     pub offload: Offload,
     /// Offloading failed, and is not retried until the file is withdrawn and published again.
     pub offload_failed: bool,
-    /// A verified copy was lost after the current record was assembled.
+    /// The owner keeps the tracker's own copy.
+    pub kept_here: bool,
+    /// The owner has ordered the offload of this file.
+    pub offload_wanted: bool,
+    /// A newer file has its name: chunks of which no copy remains are not reported as lost.
+    pub superseded: bool,
+    /// A justifying copy was lost after the current record was assembled.
     pub copy_lost_since_record: bool,
     /// A log line has reported that all copies exist.
     pub replication_noted: bool,
@@ -45,16 +53,28 @@ pub(super) struct File {
 /// Sums over the chunks of one file, or of all files.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Counts {
-    /// Verified copies at alive volunteers.
-    pub verified: u64,
-    /// Other copies at alive volunteers.
+    /// Proven copies at connected volunteers.
+    pub proven: u64,
+    /// Other copies at connected volunteers.
     pub claimed: u64,
-    /// Chunks with fewer verified copies than wanted.
+    /// Copies at connected volunteers that count.
+    pub readable: u64,
+    /// Copies at volunteers that are away and expected back.
+    pub away: u64,
+    /// Copies that justify the deletion of others.
+    pub justifying: u64,
+    /// Chunks with fewer proven copies than wanted.
     pub under_replicated: u64,
+    /// Chunks with fewer copies that justify the deletion of others than wanted.
+    pub unjustified: u64,
     /// Chunks that need a copy that is not in flight yet.
     pub waiting: u64,
     /// Chunks without any copy.
     pub without_copy: u64,
+    /// Chunks of which no copy can be read now.
+    pub unreadable: u64,
+    /// Chunks of which no copy can be read now, whose holders are expected back.
+    pub waits_for_holders: u64,
     /// Chunks that had all copies once, have fewer now and can be repaired.
     pub needs_repair: u64,
     /// Chunks reported as lost.
@@ -63,12 +83,17 @@ pub(super) struct Counts {
 
 impl Counts {
     /// Updates the sums after a change of a chunk.
-    pub fn change(&mut self, from: Deficits, to: Deficits) {
+    pub fn change(&mut self, from: (Deficits, CopyCounts), to: (Deficits, CopyCounts)) {
+        let ((from, few), (to, many)) = (from, to);
         for (sum, from, to) in [
-            (&mut self.under_replicated, from.under_replicated, to.under_replicated),
-            (&mut self.waiting, from.waiting, to.waiting),
-            (&mut self.without_copy, from.without_copy, to.without_copy),
-            (&mut self.needs_repair, from.needs_repair, to.needs_repair),
+            (&mut self.justifying, few.justifying, many.justifying),
+            (&mut self.under_replicated, from.under_replicated.into(), to.under_replicated.into()),
+            (&mut self.unjustified, from.unjustified.into(), to.unjustified.into()),
+            (&mut self.waiting, from.waiting.into(), to.waiting.into()),
+            (&mut self.without_copy, from.without_copy.into(), to.without_copy.into()),
+            (&mut self.unreadable, from.unreadable.into(), to.unreadable.into()),
+            (&mut self.waits_for_holders, from.waits_for_holders.into(), to.waits_for_holders.into()),
+            (&mut self.needs_repair, from.needs_repair.into(), to.needs_repair.into()),
         ] {
             *sum = sum.saturating_add(to.into()).saturating_sub(from.into());
         }
@@ -76,21 +101,32 @@ impl Counts {
 
     /// Updates the sums after a change of a copy.
     pub fn change_copy(&mut self, from: Option<CopyState>, to: Option<CopyState>) {
-        let verified = |state: Option<CopyState>| u64::from(state == Some(CopyState::Verified));
-        let available = |state: Option<CopyState>| u64::from(state.is_some_and(CopyState::is_available));
-        let claimed = |state: Option<CopyState>| available(state) - verified(state);
-        self.verified = (self.verified + verified(to)).saturating_sub(verified(from));
-        self.claimed = (self.claimed + claimed(to)).saturating_sub(claimed(from));
+        let is = |state: Option<CopyState>, test: fn(CopyState) -> bool| u64::from(state.is_some_and(test));
+        let unproven = |state: CopyState| state.is_present() && state != CopyState::Proven;
+        for (sum, test) in [
+            (&mut self.proven, (|state| state == CopyState::Proven) as fn(CopyState) -> bool),
+            (&mut self.claimed, unproven),
+            (&mut self.readable, CopyState::is_readable),
+            (&mut self.away, CopyState::is_away),
+        ] {
+            *sum = (*sum + is(to, test)).saturating_sub(is(from, test));
+        }
     }
 
     /// Subtracts the sums of a file.
     pub fn subtract(&mut self, other: &Counts) {
         for (sum, part) in [
-            (&mut self.verified, other.verified),
+            (&mut self.proven, other.proven),
             (&mut self.claimed, other.claimed),
+            (&mut self.readable, other.readable),
+            (&mut self.away, other.away),
+            (&mut self.justifying, other.justifying),
             (&mut self.under_replicated, other.under_replicated),
+            (&mut self.unjustified, other.unjustified),
             (&mut self.waiting, other.waiting),
             (&mut self.without_copy, other.without_copy),
+            (&mut self.unreadable, other.unreadable),
+            (&mut self.waits_for_holders, other.waits_for_holders),
             (&mut self.needs_repair, other.needs_repair),
             (&mut self.lost, other.lost),
         ] {
@@ -109,6 +145,9 @@ impl File {
             complete: false,
             offload: Offload::No,
             offload_failed: false,
+            kept_here: false,
+            offload_wanted: false,
+            superseded: false,
             copy_lost_since_record: false,
             replication_noted: false,
             known_since,
@@ -125,16 +164,16 @@ impl File {
 
     /// Whether the tracker's copy may be offloaded once the copies at volunteers are in a durable record.
     pub fn is_ready_for_offload(&self) -> bool {
-        self.complete && self.offload == Offload::No && self.counts.under_replicated == 0
+        self.complete && self.offload == Offload::No && self.counts.unjustified == 0 && !self.kept_here
     }
 
     /// Whether the tracker has the complete file and is not deleting it.
     pub fn keeps_complete(&self) -> bool {
-        self.complete && self.offload != Offload::Ordered
+        self.complete && !matches!(self.offload, Offload::Ordered(_) | Offload::Revoked)
     }
 
     /// Whether the tracker has a chunk, in the file or in its chunk store.
     pub fn tracker_has(&self, chunk: &Chunk) -> bool {
-        chunk.in_store || self.keeps_complete()
+        chunk.is_in_store() || self.keeps_complete()
     }
 }

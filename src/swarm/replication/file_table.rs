@@ -13,6 +13,8 @@ pub(super) struct FileTable {
     /// A file keeps its slot; the slot of a forgotten file stays empty.
     slots: Vec<Option<File>>,
     by_id: HashMap<FileId, u32>,
+    /// Slots of the kept files, in any order.
+    kept: Vec<u32>,
     /// Sums over the chunks of all files.
     pub counts: Counts,
     /// Files that were kept before: a volunteer that returns with their chunks drops them.
@@ -52,10 +54,16 @@ impl FileTable {
         self.slots.len() as u32
     }
 
+    /// The slot of a random kept file.
+    pub fn random_slot(&self, random: &mut fastrand::Rng) -> Option<u32> {
+        random.choice(&self.kept).copied()
+    }
+
     /// Adds a file and returns its slot.
     pub fn insert(&mut self, file: File) -> u32 {
         let slot = self.slot_count();
         self.by_id.insert(file.id, slot);
+        self.kept.push(slot);
         self.slots.push(Some(file));
         slot
     }
@@ -65,6 +73,9 @@ impl FileTable {
         let file = self.slots.get_mut(slot as usize).and_then(Option::take)?;
         self.counts.subtract(&file.counts);
         self.by_id.remove(&file.id);
+        if let Some(at) = self.kept.iter().position(|kept| *kept == slot) {
+            self.kept.swap_remove(at);
+        }
         self.forgotten.insert(file.id);
         Some(file)
     }

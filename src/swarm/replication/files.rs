@@ -8,7 +8,7 @@ use super::replicas::CopyState;
 use super::schedule::Timer;
 use crate::content::{ChunkIndex, FileId, Layout};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Location, VolunteerNumber};
+use crate::swarm::keeping::{Change, VolunteerNumber};
 
 impl ReplicationPlanner {
     /// Restores a file from the catalogue, before any other event. `offloaded`: the tracker has deleted its
@@ -60,14 +60,32 @@ impl ReplicationPlanner {
         let is_back = complete && file.offload == Offload::Done;
         if complete {
             file.offload_failed = false;
+            file.superseded = false;
         } else if matches!(file.offload, Offload::Recording(_)) {
             file.copy_lost_since_record = true;
+        }
+        if !complete && file.offload == Offload::No {
+            // A file that was edited is published again under another id: its chunks are not lost before that.
+            file.grace_over = false;
+            file.known_since = now;
+            self.schedule.add(now + self.settings.lease, Timer::ScanForLost);
         }
         if is_back {
             file.offload = Offload::No;
             self.records.push(now, Change::Offloaded(id, false));
         }
         self.recompute_file(slot);
+        self.settle(now);
+    }
+
+    /// Notes that a file with another id has replaced this one under its name. Of the previous version, chunks
+    /// without a copy are not reported as lost.
+    pub fn supersede(&mut self, now: Moment, id: FileId) {
+        let slot = self.files.slot_of(id);
+        let Some(file) = slot.and_then(|slot| self.files.get_mut(slot)).filter(|file| !file.complete) else {
+            return;
+        };
+        file.superseded = true;
         self.settle(now);
     }
 
@@ -99,6 +117,9 @@ impl ReplicationPlanner {
             self.fail_transfer(key, to);
         }
         self.transfers.forget_file(slot);
+        self.proofs.forget_file(slot);
+        self.drops.forget_file(slot);
+        self.verifications.remove(&slot);
         self.waiting.retries.retain(|key, _| key.file != slot);
         for number in self.volunteers.numbers() {
             self.forget_at(number, slot, id);
@@ -130,7 +151,7 @@ impl ReplicationPlanner {
             }
         }
         if !dropped.is_empty() {
-            self.drops.extend(Location::Volunteer(number), id, &dropped);
+            self.drops.forget(number, id, &dropped);
         }
         if let Some(volunteer) = self.volunteers.get_mut(number) {
             volunteer.holdings.remove(&slot);

@@ -5,11 +5,12 @@
 //! time independent of the number of chunks.
 
 use super::ReplicationPlanner;
-use super::chunk::{ChunkKey, CopyCounts};
+use super::chunk::{ChunkKey, CopyCounts, StoreCopy};
 use super::file::Offload;
 use super::order::Order;
 use super::replicas::CopyState;
 use crate::swarm::keeping::{Location, VolunteerNumber};
+use std::net::SocketAddr;
 
 impl ReplicationPlanner {
     /// Sets the state of a volunteer's copy; `None` if it has none.
@@ -23,9 +24,9 @@ impl ReplicationPlanner {
             return;
         }
         let in_catalogue = |state: Option<CopyState>| state.is_some_and(CopyState::is_in_catalogue);
-        let available = |state: Option<CopyState>| state.is_some_and(CopyState::is_available);
         let source = |state: Option<CopyState>| state.is_some_and(CopyState::is_source);
-        let held = |state: Option<CopyState>| state.is_some_and(|state| state != CopyState::InFlight);
+        let unproven = |state: Option<CopyState>| u32::from(state.is_some_and(CopyState::needs_proof));
+        let held = |state: Option<CopyState>| state.is_some_and(|state| state != CopyState::Coming);
         chunk.was_at_volunteer |= in_catalogue(to);
         file.counts.change_copy(from, to);
         sums.change_copy(from, to);
@@ -37,17 +38,24 @@ impl ReplicationPlanner {
             (true, false) => _ = holding.chunks.remove(&key.index),
             _ => {}
         }
+        holding.unproven = (holding.unproven + unproven(to)).saturating_sub(unproven(from));
         if in_catalogue(from) != in_catalogue(to) && !holding.record_outdated {
             holding.record_outdated = true;
             self.records.outdated_holdings.push((number, key.file));
         }
-        let (served, serves) = (available(from), available(to));
+        let (served, serves) = (source(from), source(to));
         if served != serves {
             holding.served = (holding.served + u32::from(serves)).saturating_sub(served.into());
             if !holding.registry_outdated {
                 holding.registry_outdated = true;
                 self.volunteers.registry_changes.push((number, id));
             }
+        }
+        if unproven(to) > 0 {
+            self.proofs.pending.insert(number);
+        }
+        if from == Some(CopyState::Stored) {
+            self.proofs.undecided.remove(&(number, key));
         }
         self.volunteers.mark_target_outdated(number);
         self.recompute(key);
@@ -64,62 +72,72 @@ impl ReplicationPlanner {
         let Some((file, sums)) = self.files.get_with_counts(key.file) else { return };
         let keeps_complete = file.keeps_complete();
         let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
-        let before = (chunk.deficits, chunk.priority);
-        file.copy_lost_since_record |= copy_counts.verified < chunk.copy_counts.verified;
-        let tracker_has = chunk.in_store || keeps_complete;
+        let before = (chunk.deficits, chunk.copy_counts, chunk.priority);
+        file.copy_lost_since_record |= copy_counts.justifying < chunk.copy_counts.justifying;
+        let tracker_has = chunk.is_in_store() || keeps_complete;
         chunk.recompute(copy_counts, replicas, tracker_has);
-        let after = (chunk.deficits, chunk.priority);
-        if chunk.in_store
-            && !chunk.store_drop_pending
-            && !chunk.deficits.under_replicated
+        let after = (chunk.deficits, chunk.copy_counts, chunk.priority);
+        if chunk.in_store == StoreCopy::Kept
+            && !chunk.deficits.unjustified
             && file.offload == Offload::Done
+            && !file.kept_here
         {
-            chunk.store_drop_pending = true;
+            chunk.in_store = StoreCopy::Recording;
             self.records.store_surplus.push(key);
         }
-        if chunk.reported_lost && (copy_counts.available > 0 || tracker_has) {
+        let revoked = chunk.deficits.unjustified && chunk.in_store == StoreCopy::Dropping;
+        if chunk.reported_lost && (copy_counts.sources > 0 || tracker_has) {
             chunk.reported_lost = false;
             file.counts.lost = file.counts.lost.saturating_sub(1);
             sums.lost = sums.lost.saturating_sub(1);
             self.lost.note_found(key.file);
         }
-        file.counts.change(before.0, after.0);
-        sums.change(before.0, after.0);
+        file.counts.change((before.0, before.1), (after.0, after.1));
+        sums.change((before.0, before.1), (after.0, after.1));
         if after.0.without_copy && !before.0.without_copy && file.grace_over {
             self.lost.candidates.push(key);
         }
-        if file.counts.under_replicated == 0 {
+        if file.counts.under_replicated == 0 || file.counts.unjustified == 0 {
             self.handle_full_replication(key.file);
         }
-        let staying = usize::from(copy_counts.staying);
-        if !after.0.under_replicated && staying > replicas && copy_counts.in_flight == 0 {
-            self.drops.over_replicated.insert(key);
-        }
-        if before.1 != after.1 {
-            self.waiting.counts.move_one(before.1, after.1);
+        self.revoke_unjustified(key, revoked);
+        self.drops.note_copies(key, copy_counts.readable.into(), replicas);
+        if before.2 != after.2 {
+            self.waiting.counts.move_one(before.2, after.2);
             self.enqueue(key);
         }
     }
 
-    /// Reports that every chunk of a file has its copies, and marks the file for offload if that is enabled.
+    /// Reports that every chunk of a file has its copies, and marks the file for offload if that is wanted.
     fn handle_full_replication(&mut self, slot: u32) {
         let Some(file) = self.files.get_mut(slot) else { return };
-        if !file.replication_noted {
+        if !file.replication_noted && file.counts.under_replicated == 0 {
             file.replication_noted = true;
             let text = format!("every chunk has its {} copies at volunteers", self.settings.replicas);
             self.orders.push(Order::Note(Some(file.id), text));
         }
-        if self.settings.offload && file.is_ready_for_offload() && !file.offload_failed {
+        let wanted = self.settings.offload || file.offload_wanted;
+        if wanted && file.is_ready_for_offload() && !file.offload_failed {
             self.records.offloadable.insert(slot);
         }
     }
 
     fn count_copies(&self, key: ChunkKey) -> CopyCounts {
         let mut copy_counts = CopyCounts::default();
-        for replica in self.files.chunk(key).into_iter().flat_map(|chunk| chunk.replicas.iter()) {
-            let draining = self.volunteers.counts.draining > 0
-                && self.volunteers.get(replica.volunteer()).is_some_and(|volunteer| volunteer.draining);
-            copy_counts.add(replica.state(), draining);
+        let Some(chunk) = self.files.chunk(key) else { return copy_counts };
+        let mut justifying: Vec<SocketAddr> = Vec::new();
+        for replica in chunk.replicas.iter() {
+            let state = replica.state();
+            let volunteer = self.volunteers.get(replica.volunteer());
+            let mut standing =
+                volunteer.map(|volunteer| volunteer.standing(self.settings.approve)).unwrap_or_default();
+            // Several volunteers at one address and port may be one program: they count once.
+            if let Some(volunteer) = volunteer.filter(|_| state == CopyState::Proven && standing.justifies) {
+                let address = volunteer.record.address;
+                standing.justifies = !justifying.contains(&address);
+                justifying.push(address);
+            }
+            copy_counts.add(state, standing);
         }
         copy_counts
     }
@@ -133,17 +151,16 @@ impl ReplicationPlanner {
     }
 
     /// Adds a chunk to the tracker's chunk store, or removes it.
-    pub(super) fn set_in_store(&mut self, key: ChunkKey, in_store: bool) {
+    pub(super) fn set_in_store(&mut self, key: ChunkKey, to: StoreCopy) {
         let Some(file) = self.files.get_mut(key.file) else { return };
         let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
-        if chunk.in_store != in_store {
-            chunk.in_store = in_store;
-            chunk.store_drop_pending = false;
-            match in_store {
-                true => file.stored_chunks += 1,
-                false => file.stored_chunks = file.stored_chunks.saturating_sub(1),
-            }
-            self.recompute(key);
+        let (was, is) = (chunk.is_in_store(), matches!(to, StoreCopy::Kept | StoreCopy::Recording));
+        chunk.in_store = to;
+        match (was, is) {
+            (false, true) => file.stored_chunks += 1,
+            (true, false) => file.stored_chunks = file.stored_chunks.saturating_sub(1),
+            _ => {}
         }
+        self.recompute(key);
     }
 }

@@ -1,38 +1,69 @@
-//! Inputs about volunteers: join, report of chunks, disconnect, death.
+//! Inputs about connected volunteers: join, report of chunks.
 
 use super::ReplicationPlanner;
 use super::chunk::ChunkKey;
-use super::queue::SourceQueue;
 use super::replicas::{CopyState, VOLUNTEERS_MAX};
 use super::schedule::Timer;
 use super::volunteer::Liveness;
-use crate::content::fmt::{counted, size};
-use crate::content::{Bitfield, ChunkIndex, FileId, PeerName};
+use crate::content::{Bitfield, ChunkIndex, FileId, PeerName, limits};
 use crate::protocol::tokens::VolunteerKey;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Location, VolunteerHistory, VolunteerNumber, VolunteerRecord};
-use std::net::SocketAddr;
+use crate::swarm::keeping::{Change, VolunteerHistory, VolunteerNumber, VolunteerRecord};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// The storage that a peer offers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StorageOffer {
+    /// Identifies the volunteer across sessions.
+    pub key: VolunteerKey,
+    /// The name that it registered with.
+    pub name: PeerName,
+    /// Address at which it serves chunks.
+    pub address: SocketAddr,
+    /// Source address of its connection.
+    pub source: IpAddr,
+    /// Space that it offers, bytes.
+    pub offered: u64,
+    /// Free space, bytes.
+    pub free: u64,
+    /// Absence that it announces for each orderly disconnect.
+    pub away: Option<Duration>,
+}
 
 impl ReplicationPlanner {
-    /// Restores a volunteer from the catalogue, before any other event. It counts as away since `now`.
-    /// Numbers that no catalogue can contain are ignored.
-    pub fn restore_volunteer(&mut self, now: Moment, record: VolunteerRecord) {
+    /// Restores a volunteer from the catalogue, before any other event. It counts as away since `now`, or
+    /// until the end of its announced absence. Numbers that no catalogue can contain are ignored.
+    pub fn restore_volunteer(&mut self, now: Moment, mut record: VolunteerRecord) {
         self.note_start(now);
         let number = record.number;
         if number.0 >= VOLUNTEERS_MAX || self.volunteers.get(number).is_some() {
             return;
         }
-        let until = now + self.settings.lease;
-        self.volunteers.insert(record, Liveness::Away { until });
-        self.schedule.add(until, Timer::LeaseEnd(number));
-        self.volunteers.recount();
+        let unix_s = self.unix_s(now);
+        let history = &mut record.history;
+        if history.last_seen_s == 0 {
+            history.last_seen_s = unix_s;
+        }
+        let left_s = history.away_until_s.map(|until| until.saturating_sub(unix_s));
+        let left = left_s.map(|left| Duration::from_secs(left).min(limits::ABSENCE_MAX));
+        let left = left.filter(|left| *left > Duration::ZERO);
+        let silent_at = now + self.settings.lease.max(limits::REPAIR_DELAY_MIN);
+        let lost_at = left.map_or(silent_at.max(now + self.settings.repair_after), |left| now + left);
+        self.volunteers.insert(record, Liveness::Away { silent_at, lost_at, announced: left.is_some() });
+        if let Some(volunteer) = self.volunteers.get_mut(number) {
+            volunteer.announced = left.is_some();
+        }
+        self.schedule.add(silent_at, Timer::Silence(number));
+        self.schedule.add(lost_at, Timer::Loss(number));
+        self.volunteers.recount(now);
     }
 
     /// Restores the copies that a volunteer had of a file according to the catalogue.
     pub fn restore_held(&mut self, file: FileId, volunteer: VolunteerNumber, held: &Bitfield) {
         for index in held.iter() {
             if let Some(key) = self.files.key(file, index) {
-                self.set_copy(key, volunteer, Some(CopyState::Expected));
+                self.set_copy(key, volunteer, Some(CopyState::Awaited));
             }
         }
         // The catalogue contains these copies already.
@@ -45,42 +76,54 @@ impl ReplicationPlanner {
     }
 
     /// Connects a volunteer. An unknown key gets the next number; a returning volunteer keeps its own. Its
-    /// copies are unknown until it [reports them](Self::holds); expected copies stay expected until its
-    /// report is [complete](Self::report_complete).
-    pub fn join(
-        &mut self,
-        now: Moment,
-        key: VolunteerKey,
-        name: PeerName,
-        address: SocketAddr,
-        offered: u64,
-        free: u64,
-    ) -> VolunteerNumber {
+    /// copies are unknown until it [reports them](Self::holds); awaited copies stay awaited until its report
+    /// is [complete](Self::report_complete).
+    ///
+    /// # Errors
+    /// The text for the volunteer, if there are too many records of volunteers.
+    pub fn join(&mut self, now: Moment, offer: StorageOffer) -> Result<VolunteerNumber, String> {
+        let StorageOffer { key, name, address, source, offered, free, away } = offer;
         let known = self.volunteers.number_of(key);
-        let number = known.unwrap_or(self.volunteers.next_number());
-        let record =
-            VolunteerRecord { number, key, name, address, offered, history: VolunteerHistory::default() };
+        let number = match known {
+            Some(number) => number,
+            None => self.make_space_for_record(now, source)?,
+        };
+        let unix_s = self.unix_s(now);
+        let before = self.volunteers.get(number).map(|volunteer| volunteer.record.clone());
+        let history = match &before {
+            Some(record) => record.history,
+            None => VolunteerHistory { first_seen_s: unix_s, ..VolunteerHistory::default() },
+        };
+        let history = VolunteerHistory { last_seen_s: unix_s, away_until_s: None, ..history };
+        let record = VolunteerRecord { number, key, name, address, offered, history };
         if known.is_none() {
-            self.volunteers.insert(record.clone(), Liveness::Dead);
+            self.volunteers.insert(record.clone(), Liveness::Lost);
         }
         self.end_session(number);
         self.mark_expected(number);
-        let mut changed = known.is_none();
         if let Some(volunteer) = self.volunteers.get_mut(number) {
-            changed |= volunteer.record != record;
-            volunteer.record = record.clone();
+            volunteer.record = record;
+            volunteer.source = source;
+            volunteer.away = away;
             volunteer.liveness = Liveness::Alive { reported: false };
             volunteer.last_message = Some(now);
+            volunteer.connected_at = Some(now);
             volunteer.free = free;
             volunteer.disk_retry_at = Moment::ZERO;
         }
-        if changed {
+        self.record_volunteer(now, number);
+        self.schedule.add(now + limits::REPORT_TIMEOUT, Timer::Silence(number));
+        self.volunteers.mark_target_outdated(number);
+        self.volunteers.recount(now);
+        self.settle(now);
+        Ok(number)
+    }
+
+    /// Adds the entry of a volunteer to the next record.
+    pub(super) fn record_volunteer(&mut self, now: Moment, number: VolunteerNumber) {
+        if let Some(record) = self.volunteer(number).cloned() {
             self.records.push(now, Change::Volunteer(record));
         }
-        self.volunteers.mark_target_outdated(number);
-        self.volunteers.recount();
-        self.settle(now);
-        number
     }
 
     /// Notes a message from a volunteer.
@@ -102,46 +145,81 @@ impl ReplicationPlanner {
     ) -> bool {
         if !self.is_known(file) {
             if self.was_forgotten(file) {
-                self.drops.extend(Location::Volunteer(number), file, chunks);
+                self.drops.forget(number, file, chunks);
                 self.settle(now);
             }
             return false;
         }
         if self.volunteers.is_alive(number) {
             for key in chunks.iter().filter_map(|index| self.files.key(file, *index)).collect::<Vec<_>>() {
-                self.handle_reported_chunk(key, number, checked);
+                self.handle_reported_chunk(now, key, number, checked);
             }
             self.settle(now);
         }
         true
     }
 
-    /// Handles one chunk of a report.
-    fn handle_reported_chunk(&mut self, key: ChunkKey, number: VolunteerNumber, checked: bool) {
-        let before = self.files.copy_state(key, number);
-        let after = match before {
-            // The drop order stands, even if it crossed this report on the wire.
-            Some(CopyState::Dropping) => return,
-            Some(CopyState::Verified | CopyState::Suspect) if !checked => return,
-            _ if checked => CopyState::Verified,
-            _ => CopyState::Claimed,
-        };
-        self.end_transfer(key, Location::Volunteer(number));
-        self.set_copy(key, number, Some(after));
+    /// Handles the report of chunks of a file that was added because volunteers hold it: the copies count
+    /// until their proof, like those of a volunteer that has returned.
+    pub fn holds_adopted(
+        &mut self,
+        now: Moment,
+        number: VolunteerNumber,
+        file: FileId,
+        chunks: &[ChunkIndex],
+    ) {
+        if self.volunteers.is_alive(number) {
+            for key in chunks.iter().filter_map(|index| self.files.key(file, *index)).collect::<Vec<_>>() {
+                if self.files.copy_state(key, number).is_none() {
+                    self.set_stored(now, key, number);
+                }
+            }
+            self.settle(now);
+        }
     }
 
-    /// Ends the report of a volunteer: copies that were expected and not reported do not exist.
+    /// Handles one chunk of a report.
+    fn handle_reported_chunk(&mut self, now: Moment, key: ChunkKey, number: VolunteerNumber, checked: bool) {
+        match self.files.copy_state(key, number) {
+            // A drop order stands, even if it crossed this report on the wire.
+            Some(CopyState::Dropping | CopyState::Proven | CopyState::Stored | CopyState::Claimed) => {}
+            Some(CopyState::Refuted) if !checked => {}
+            Some(CopyState::Refuted | CopyState::Missed) | None => {
+                self.set_copy(key, number, Some(CopyState::Claimed));
+            }
+            Some(CopyState::Awaited | CopyState::Silent | CopyState::Coming) => {
+                self.end_transfer(key, crate::swarm::keeping::Location::Volunteer(number));
+                self.set_stored(now, key, number);
+            }
+        }
+    }
+
+    /// Marks a copy as stored. Its proof follows when nothing is in flight, or after
+    /// [`limits::PROOF_DELAY_MAX`].
+    pub(super) fn set_stored(&mut self, now: Moment, key: ChunkKey, number: VolunteerNumber) {
+        if let Some(volunteer) = self.volunteers.get_mut(number)
+            && volunteer.unproven == 0
+        {
+            volunteer.trust.due_at = now + limits::PROOF_DELAY_MAX;
+        }
+        self.set_copy(key, number, Some(CopyState::Stored));
+    }
+
+    /// Ends the report of a volunteer: copies that were awaited and not reported do not exist.
     pub fn report_complete(&mut self, now: Moment, number: VolunteerNumber) {
         if !self.volunteers.is_alive(number) {
             return;
         }
         if let Some(volunteer) = self.volunteers.get_mut(number) {
             volunteer.liveness = Liveness::Alive { reported: true };
+            volunteer.announced = false;
         }
-        self.volunteers.recount();
+        self.volunteers.recount(now);
         for key in self.volunteers.keys_of(number) {
             match self.files.copy_state(key, number) {
-                Some(CopyState::Expected | CopyState::Unavailable) => self.set_copy(key, number, None),
+                Some(CopyState::Awaited | CopyState::Silent | CopyState::Missed) => {
+                    self.set_copy(key, number, None);
+                }
                 // The chunk may be over-replicated, and copies here may be dropped only now.
                 _ => self.recompute(key),
             }
@@ -150,91 +228,5 @@ impl ReplicationPlanner {
         self.update_targets(now);
         self.unpark_all();
         self.settle(now);
-    }
-
-    /// Handles a closed connection: the volunteer is dead if it does not return within a lease after its last
-    /// message.
-    pub fn mark_away(&mut self, now: Moment, number: VolunteerNumber) {
-        if !self.volunteers.is_alive(number) {
-            return;
-        }
-        self.end_session(number);
-        let lease = self.settings.lease;
-        if let Some(volunteer) = self.volunteers.get_mut(number) {
-            let until = volunteer.last_message.unwrap_or(now) + lease;
-            volunteer.liveness = Liveness::Away { until };
-            self.schedule.add(until, Timer::LeaseEnd(number));
-        }
-        self.mark_expected(number);
-        self.volunteers.mark_target_outdated(number);
-        self.volunteers.recount();
-        self.settle(now);
-    }
-
-    /// Ends the copies in flight to a volunteer and its pending drops, which end with the connection.
-    fn end_session(&mut self, number: VolunteerNumber) {
-        self.fail_transfers_to(number);
-        self.drops.cancel_at(number);
-    }
-
-    /// Marks the copies of a volunteer as expected until it reports again.
-    fn mark_expected(&mut self, number: VolunteerNumber) {
-        for key in self.volunteers.keys_of(number) {
-            let state = self.files.copy_state(key, number);
-            let expected = match state {
-                // It is unknown whether the drop took place before the connection closed.
-                Some(CopyState::Dropping) => CopyState::Unavailable,
-                _ => CopyState::Expected,
-            };
-            self.set_copy(key, number, Some(expected));
-        }
-    }
-
-    /// Marks a volunteer as dead if its lease has ended.
-    pub(super) fn expire_lease(&mut self, now: Moment, number: VolunteerNumber) {
-        let liveness = self.volunteers.get(number).map(|volunteer| volunteer.liveness);
-        if matches!(liveness, Some(Liveness::Away { until }) if until <= now) {
-            self.die(now, number);
-        }
-    }
-
-    /// Marks a volunteer as dead, after an orderly disconnect or at the end of its lease. Repair begins.
-    pub fn mark_dead(&mut self, now: Moment, number: VolunteerNumber) {
-        self.die(now, number);
-        self.settle(now);
-    }
-
-    /// Ends everything that depends on a dead volunteer.
-    fn die(&mut self, now: Moment, number: VolunteerNumber) {
-        let Some(volunteer) = self.volunteers.get_mut(number) else { return };
-        if volunteer.liveness == Liveness::Dead {
-            return;
-        }
-        let name = volunteer.record.name.clone();
-        let (copies, bytes) = (volunteer.copies, volunteer.held_bytes);
-        volunteer.liveness = Liveness::Dead;
-        volunteer.queue = SourceQueue::default();
-        self.end_session(number);
-        self.abandon_transfers_from(number);
-        for key in self.volunteers.keys_of(number) {
-            self.set_copy(key, number, Some(CopyState::Unavailable));
-        }
-        if let Some(volunteer) = self.volunteers.get_mut(number) {
-            volunteer.draining = false;
-            volunteer.last_drain_report = None;
-        }
-        self.volunteers.mark_target_outdated(number);
-        self.volunteers.recount();
-        self.update_targets(now);
-        // Chunks were parked until it returns.
-        self.unpark_all();
-        if copies > 0 {
-            let with = format!("{name} is gone with {}, {}", counted(copies, "chunk"), size(bytes));
-            let text = match self.files.counts.needs_repair {
-                0 => format!("{with}: no repair needed"),
-                waiting => format!("{with}: repairing {}", counted(waiting, "chunk")),
-            };
-            self.note(None, text);
-        }
     }
 }

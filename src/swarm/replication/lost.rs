@@ -69,20 +69,28 @@ impl ReplicationPlanner {
             }
         }
         for (slot, indices) in lost {
-            self.mark_lost(slot, indices);
+            self.report_lost_chunks(slot, indices);
         }
     }
 
     /// Marks chunks of a file as lost and reports them.
-    fn mark_lost(&mut self, slot: u32, indices: BTreeSet<u32>) {
+    fn report_lost_chunks(&mut self, slot: u32, indices: BTreeSet<u32>) {
         let Some((file, sums)) = self.files.get_with_counts(slot) else { return };
+        if file.superseded {
+            let text = format!(
+                "{} of this previous version had no copy at a volunteer and cannot be had any more",
+                counted(indices.len() as u64, "chunk")
+            );
+            self.orders.push(Order::Note(Some(file.id), text));
+            return;
+        }
         let mut last_holders: BTreeSet<VolunteerNumber> = BTreeSet::new();
         for index in &indices {
             let Some(chunk) = file.chunks.get_mut(*index as usize) else { continue };
             chunk.reported_lost = true;
             file.counts.lost += 1;
             sums.lost += 1;
-            let former = chunk.replicas.iter().filter(|replica| replica.state() == CopyState::Unavailable);
+            let former = chunk.replicas.iter().filter(|replica| replica.state() == CopyState::Missed);
             last_holders.extend(former.map(|replica| replica.volunteer()));
         }
         let chunks = indices.into_iter().map(ChunkIndex).collect();

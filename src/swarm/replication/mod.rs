@@ -1,31 +1,32 @@
 //! Replication planner: which chunks need copies, from where to where they are copied, which copies are
-//! dropped, and which holders are challenged.
+//! dropped, and which holders prove their copies.
 //!
 //! A [`ReplicationPlanner`] is notified of events and returns orders. It keeps `replicas` copies of each chunk
 //! at volunteers: it distributes published files, repairs under-replicated chunks (fewest copies first), drops
-//! over-replicated copies, and offloads the tracker's own copy of a file once the volunteers have it.
+//! surplus copies, and offloads the tracker's own copy of a file once the volunteers have it.
 //!
 //! It uses no socket, file, thread or clock: time and randomness are arguments, so the same code runs in the
 //! tracker, in a simulation and under random events. Invariants: no volunteer has two copies of a chunk; a
-//! copy counts as verified only when its volunteer has acknowledged it as durable, or has hashed it in this
-//! session, or has passed a challenge or an audit; no copy is dropped as over-replicated unless `replicas`
-//! verified ones remain; the tracker's own copy is deleted only after a record of all copies that replace it
-//! is durable, and while all of these copies remain. Copies change only in the module `ledger`, which updates
-//! all counters.
+//! claim may be a source for copies, but only proofs justify a deletion: `replicas` copies that were proven in
+//! this session, at approved volunteers that are connected, at different addresses; a surplus copy is dropped
+//! only if these proofs are recent; the tracker's own copy is deleted only after a record of all copies that
+//! replace it is durable, and while all of these copies remain; an absent volunteer is not a lost one. Copies
+//! change only in the module `ledger`, which updates all counters.
 //!
 //! | subject | module |
 //! |---|---|
-//! | inputs: files, volunteers, outcomes of orders | `files`, `liveness`, `drain`, `outcomes` |
+//! | inputs: files, volunteers, outcomes of orders | `files`, `liveness`, `absence`, `drain`, `outcomes` |
 //! | outputs: orders, status, queries | `order`, `status`, `queries` |
 //! | tables | `file_table`, `file`, `chunk`, `replicas`; `volunteer_table`, `volunteer`, `target_index` |
 //! | state of copies and all counters | `ledger` |
 //! | copies that are needed | `waiting`, `queue`, `priority`, `retries` |
-//! | copies that are ordered | `plan`, `selection`, `copy_back`, `transfers`, `traffic`, `repair` |
-//! | copies that are dropped, lost, challenged or audited | `drops`, `lost`, `challenge`, `audit` |
+//! | copies that are ordered | `plan`, `selection`, `space`, `copy_back`, `transfers`, `traffic`, `repair` |
+//! | copies that are proven | `proofs`, `verdicts`, `trust`, `verifications` |
+//! | copies that are dropped or lost | `surplus`, `drops`, `lost` |
+//! | records of volunteers | `registrations` |
 //! | changes for the catalogue; deletion of the tracker's own copies | `records`, `offload` |
 
-mod audit;
-mod challenge;
+mod absence;
 mod chunk;
 mod copy_back;
 mod drain;
@@ -41,19 +42,26 @@ mod order;
 mod outcomes;
 mod plan;
 mod priority;
+mod proofs;
 mod queries;
 mod queue;
 mod records;
+mod registrations;
 mod repair;
 mod replicas;
 mod retries;
 mod schedule;
 mod selection;
 mod settings;
+mod space;
 mod status;
+mod surplus;
 mod target_index;
 mod traffic;
 mod transfers;
+mod trust;
+mod verdicts;
+mod verifications;
 mod volunteer;
 mod volunteer_table;
 mod waiting;
@@ -61,22 +69,29 @@ mod waiting;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
+mod simulation_hostile;
+#[cfg(test)]
+mod simulation_week;
+#[cfg(test)]
 mod tests;
 
-pub use order::Order;
+pub use liveness::StorageOffer;
+pub use order::{DropReason, Order, VerifySummary};
 pub use settings::Settings;
 
 use super::Moment;
 use crate::content::{FileId, limits};
-use challenge::Challenges;
 use drops::Drops;
 use file_table::FileTable;
 use lost::LostChunks;
+use proofs::Proofs;
 use records::Records;
 use repair::Repair;
 use schedule::{Schedule, Timer};
+use space::Space;
 use traffic::Window;
 use transfers::Transfers;
+use verifications::Verifications;
 use volunteer_table::VolunteerTable;
 use waiting::WaitingChunks;
 
@@ -92,9 +107,15 @@ pub struct ReplicationPlanner {
     repair: Repair,
     drops: Drops,
     lost: LostChunks,
-    challenges: Challenges,
+    proofs: Proofs,
+    verifications: Verifications,
     records: Records,
     schedule: Schedule,
+    space: Space,
+    /// Number of the last permit for a deletion.
+    last_permit: u64,
+    /// Unix time in seconds at [`Moment`] zero.
+    unix_at_start_s: u64,
     /// Orders that the tracker has not taken yet.
     orders: Vec<Order>,
 }
@@ -103,8 +124,10 @@ impl ReplicationPlanner {
     /// Starts without files and volunteers.
     pub fn new(settings: Settings, random: fastrand::Rng) -> Self {
         let window = Window { copies: limits::COPY_WINDOW_MAX, bytes: limits::COPY_WINDOW_BYTES };
+        let replicas = settings.replicas.clamp(1, 100);
+        let replicas_max = settings.replicas_max.max(replicas);
         Self {
-            settings: Settings { replicas: settings.replicas.clamp(1, 100), ..settings },
+            settings: Settings { replicas, replicas_max, ..settings },
             random,
             files: FileTable::default(),
             volunteers: VolunteerTable::default(),
@@ -113,9 +136,13 @@ impl ReplicationPlanner {
             repair: Repair::default(),
             drops: Drops::default(),
             lost: LostChunks::default(),
-            challenges: Challenges::default(),
+            proofs: Proofs::default(),
+            verifications: Verifications::default(),
             records: Records::default(),
             schedule: Schedule::default(),
+            space: Space::default(),
+            last_permit: 0,
+            unix_at_start_s: 0,
             orders: Vec::new(),
         }
     }
@@ -149,7 +176,8 @@ impl ReplicationPlanner {
         self.note_start(now);
         while let Some(timer) = self.schedule.pop_due(now) {
             match timer {
-                Timer::LeaseEnd(volunteer) => self.expire_lease(now, volunteer),
+                Timer::Silence(volunteer) => self.end_lease(now, volunteer),
+                Timer::Loss(volunteer) => self.end_absence(now, volunteer),
                 Timer::DiskRetry(volunteer) => {
                     self.volunteers.mark_target_outdated(volunteer);
                     self.unpark_all();
@@ -158,7 +186,10 @@ impl ReplicationPlanner {
                 Timer::BackoffEnd(key) => self.end_backoff(now, key),
                 Timer::CopyTimeout(key, to) => self.time_out(now, key, to),
                 Timer::Challenge => self.challenge(now),
-                Timer::ChallengeTimeout(number) => self.end_challenge(number),
+                Timer::Proofs => self.begin_proof_run(),
+                Timer::ProofTimeout(number) => self.time_out_proof(now, number),
+                Timer::Surplus => self.retry_surplus(),
+                Timer::ExpireRecords => self.expire_records(now),
                 // Copies are planned after every event.
                 Timer::Plan => {}
                 Timer::ScanForLost => self.scan_for_lost(now),
@@ -177,6 +208,7 @@ impl ReplicationPlanner {
     fn note_start(&mut self, now: Moment) {
         if self.schedule.start.is_none() {
             self.schedule.start = Some(now);
+            self.schedule.add(now + registrations::EXPIRY_INTERVAL, Timer::ExpireRecords);
             if let Some(every) = self.settings.challenge_every {
                 self.schedule.add(now + every, Timer::Challenge);
             }
@@ -193,12 +225,13 @@ impl ReplicationPlanner {
         self.note_start(now);
         self.update_targets(now);
         self.report_lost();
-        self.drop_surplus();
-        self.send_drops();
+        self.drop_surplus(now);
         self.plan(now);
+        self.plan_proofs(now);
         self.note_repair_progress(now);
+        self.note_no_lack_of_space();
         self.update_records(now);
-        self.send_drops();
+        self.send_drops(now);
     }
 
     /// Updates the index of the volunteers that may take copies.

@@ -1,7 +1,7 @@
 //! Inputs about orders: copies stored or failed, chunks dropped or found corrupt.
 
 use super::ReplicationPlanner;
-use super::chunk::ChunkKey;
+use super::chunk::{ChunkKey, StoreCopy};
 use super::replicas::CopyState;
 use super::schedule::Timer;
 use super::transfers::Transfer;
@@ -22,30 +22,42 @@ impl ReplicationPlanner {
     pub fn stored(&mut self, now: Moment, at: Location, file: FileId, index: ChunkIndex, free: Option<u64>) {
         let Some(key) = self.files.key(file, index) else {
             if self.was_forgotten(file) {
-                self.drops.add(at, file, index);
+                if let Location::Volunteer(number) = at {
+                    self.drops.forget(number, file, &[index]);
+                }
                 self.settle(now);
             }
             return;
         };
         let length = self.files.length(key);
+        let mut was_ordered = false;
         if let Location::Volunteer(number) = at {
-            self.transfers.take_abandoned(key, number);
+            was_ordered = self.transfers.take_abandoned(key, number);
             if !self.volunteers.is_alive(number) {
                 return;
             }
         }
         if self.end_transfer(key, at).is_some() {
+            was_ordered = true;
             self.repair.count_copy(length);
             self.clear_retry(key);
         }
         match at {
-            Location::Tracker => self.set_in_store(key, true),
+            Location::Tracker => {
+                if was_ordered {
+                    self.note_tracker_space();
+                }
+                self.set_in_store(key, StoreCopy::Kept);
+            }
             Location::Volunteer(number) => {
                 let before = self.volunteers.get(number).map_or(0, |volunteer| volunteer.free);
                 self.set_free(number, free.unwrap_or(before.saturating_sub(length)));
-                // A drop was ordered after the copy: the copy is about to be removed.
-                if self.files.copy_state(key, number) != Some(CopyState::Dropping) {
-                    self.set_copy(key, number, Some(CopyState::Verified));
+                match self.files.copy_state(key, number) {
+                    // A drop was ordered after the copy: the copy is about to be removed.
+                    Some(CopyState::Dropping) => {}
+                    Some(state) if state.is_present() && !was_ordered => {}
+                    _ if was_ordered => self.set_stored(now, key, number),
+                    _ => self.set_copy(key, number, Some(CopyState::Claimed)),
                 }
             }
         }
@@ -110,7 +122,16 @@ impl ReplicationPlanner {
                 self.schedule.add(until, Timer::DiskRetry(number));
                 return;
             }
-            (CopyFailure::Corrupt, _, Location::Volunteer(source)) => self.mark_suspect(key, source),
+            (CopyFailure::NoRoom, Location::Tracker, _) => {
+                self.note_tracker_full(now);
+                self.waiting.copy_back.push_back(key);
+                return;
+            }
+            (CopyFailure::Corrupt, _, Location::Volunteer(source)) => {
+                self.refute(key, source, "a receiver got other bytes");
+            }
+            // The proof compares the tracker's own copy with the manifest.
+            (CopyFailure::Corrupt, _, Location::Tracker) => _ = self.want_proof(key),
             _ => {}
         }
         self.schedule_retry(now, key, from, at);
@@ -126,13 +147,18 @@ impl ReplicationPlanner {
         free: Option<u64>,
     ) {
         let mut bytes = 0;
+        match at {
+            Location::Tracker => self.end_own_drop(file, chunks),
+            Location::Volunteer(number) => self.drops.note_answer(number, file, chunks.len()),
+        }
         for key in chunks.iter().filter_map(|index| self.files.key(file, *index)).collect::<Vec<_>>() {
             match at {
-                Location::Tracker => self.set_in_store(key, false),
+                // The end of the order has removed those that it concerned.
+                Location::Tracker => {}
                 Location::Volunteer(number) => {
                     let state = self.files.copy_state(key, number);
                     // A copy in flight was ordered after this drop.
-                    if state.is_some_and(|state| state != CopyState::InFlight) {
+                    if state.is_some_and(|state| state != CopyState::Coming) {
                         self.set_copy(key, number, None);
                         bytes += self.files.length(key);
                     }
@@ -162,6 +188,12 @@ impl ReplicationPlanner {
         if let Some(name) = name.filter(|_| self.is_known(file)) {
             let bad = counted(chunks.len() as u64, "copy");
             self.note(Some(file), format!("{bad} at {name} found to be bad"));
+        }
+        if at == Location::Tracker {
+            for key in chunks.iter().filter_map(|index| self.files.key(file, *index)).collect::<Vec<_>>() {
+                self.set_in_store(key, StoreCopy::None);
+            }
+            return self.settle(now);
         }
         self.dropped(now, at, file, chunks, free);
     }

@@ -53,6 +53,16 @@ impl Records {
         self.changes.retain(|change| *change != Change::Forgotten(id));
     }
 
+    /// Removes the changes about a volunteer that is forgotten.
+    pub fn forget_volunteer(&mut self, number: VolunteerNumber) {
+        self.outdated_holdings.retain(|(volunteer, _)| *volunteer != number);
+        self.changes.retain(|change| match change {
+            Change::Volunteer(record) => record.number != number,
+            Change::Held { volunteer, .. } => *volunteer != number,
+            _ => true,
+        });
+    }
+
     /// Replaces the changes of a file by the change that it is forgotten.
     pub fn forget_file(&mut self, now: Moment, slot: u32, id: FileId) {
         self.offloadable.remove(&slot);

@@ -35,6 +35,11 @@ impl Repair {
         (wait > Duration::ZERO).then_some(self.next_repair_at)
     }
 
+    /// Whether the rate limit permits the next repair.
+    pub fn permits(&self, now: Moment) -> bool {
+        now >= self.next_repair_at
+    }
+
     /// Counts a copy that has arrived.
     pub fn count_copy(&mut self, length: u64) {
         self.copied += 1;

@@ -7,18 +7,22 @@ use crate::swarm::keeping::VolunteerNumber;
 /// State of a copy at a volunteer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CopyState {
-    /// Present, and verified in this session.
-    Verified,
-    /// Present according to the volunteer, not verified.
+    /// Present, and proven in this session.
+    Proven,
+    /// Present: stored as ordered, or reported again after an absence. The proof is pending.
+    Stored,
+    /// Present according to the volunteer. It does not count before a proof.
     Claimed,
-    /// Present, but a receiver got other bytes: an audit is in progress.
-    Suspect,
-    /// Its volunteer is away, or has returned and not reported it yet. It still counts.
-    Expected,
-    /// It does not count: its volunteer died, or the connection closed after a drop was ordered.
-    Unavailable,
+    /// A proof was wrong, or a receiver got other bytes: the volunteer was told to hash it again.
+    Refuted,
+    /// Its volunteer is away and expected back soon or within its announced absence, or has not reported it yet.
+    Awaited,
+    /// Its volunteer is away and its lease is over.
+    Silent,
+    /// It does not count: its volunteer is lost, or the connection closed after a drop was ordered.
+    Missed,
     /// In flight.
-    InFlight,
+    Coming,
     /// A drop is ordered.
     Dropping,
 }
@@ -26,30 +30,50 @@ pub(super) enum CopyState {
 use CopyState::*;
 
 impl CopyState {
-    const ALL: [CopyState; 7] = [Verified, Claimed, Suspect, Expected, Unavailable, InFlight, Dropping];
+    const ALL: [CopyState; 9] = [Proven, Stored, Claimed, Refuted, Awaited, Silent, Missed, Coming, Dropping];
 
-    /// Whether it counts as a copy.
+    /// Whether it counts as a copy in any case. A silent copy counts while enough other copies are safe.
     pub fn counts(self) -> bool {
-        matches!(self, Verified | Claimed | Suspect | Expected)
-    }
-
-    /// Whether its volunteer is alive and has it.
-    pub fn is_available(self) -> bool {
-        matches!(self, Verified | Claimed | Suspect)
+        matches!(self, Proven | Stored | Awaited)
     }
 
     /// Whether other volunteers may copy from it.
     pub fn is_source(self) -> bool {
-        matches!(self, Verified | Claimed)
+        matches!(self, Proven | Stored | Claimed)
+    }
+
+    /// Whether its volunteer is connected and has it, proven or not.
+    pub fn is_present(self) -> bool {
+        matches!(self, Proven | Stored | Claimed | Refuted)
+    }
+
+    /// Whether its volunteer is connected and it counts.
+    pub fn is_readable(self) -> bool {
+        matches!(self, Proven | Stored)
+    }
+
+    /// Whether its volunteer is away and expected back.
+    pub fn is_away(self) -> bool {
+        matches!(self, Awaited | Silent)
+    }
+
+    /// Whether it takes space at its volunteer, which is not lost.
+    pub fn is_held(self) -> bool {
+        self.is_present() || self.is_away()
+    }
+
+    /// Whether a proof is pending.
+    pub fn needs_proof(self) -> bool {
+        matches!(self, Stored | Claimed)
     }
 
     /// Whether the catalogue contains it.
     pub fn is_in_catalogue(self) -> bool {
-        matches!(self, Verified | Claimed | Suspect | Expected | Unavailable)
+        matches!(self, Proven | Stored | Awaited | Silent | Missed)
     }
 }
 
-/// A copy at a volunteer in 32 bits: the volunteer's number and 3 bits of state.
+/// A copy at a volunteer in 32 bits: the volunteer's number and 4 bits of state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Replica(u32);
 
@@ -58,17 +82,17 @@ pub(super) const VOLUNTEERS_MAX: u32 = 1 << 24;
 
 impl Replica {
     fn new(volunteer: VolunteerNumber, state: CopyState) -> Self {
-        Self(volunteer.0 << 3 | state as u32)
+        Self(volunteer.0 << 4 | state as u32)
     }
 
     /// The volunteer that has it.
     pub fn volunteer(self) -> VolunteerNumber {
-        VolunteerNumber(self.0 >> 3)
+        VolunteerNumber(self.0 >> 4)
     }
 
     /// Its state.
     pub fn state(self) -> CopyState {
-        CopyState::ALL.get(self.0 as usize & 7).copied().unwrap_or(Unavailable)
+        CopyState::ALL.get(self.0 as usize & 15).copied().unwrap_or(Missed)
     }
 }
 
@@ -163,12 +187,12 @@ mod tests {
         let mut replicas = Replicas::default();
         let volunteers = |replicas: &Replicas| replicas.iter().map(|r| r.volunteer().0).collect::<Vec<_>>();
         for number in 0..20 {
-            let state = CopyState::ALL[number as usize % 7];
+            let state = CopyState::ALL[number as usize % 9];
             assert_eq!(replicas.set(VolunteerNumber(number), Some(state)), None);
             assert_eq!(replicas.get(VolunteerNumber(number)), Some(state));
             assert_eq!(volunteers(&replicas), (0..=number).collect::<Vec<_>>());
         }
-        assert_eq!(replicas.set(VolunteerNumber(1), Some(Dropping)), Some(Claimed));
+        assert_eq!(replicas.set(VolunteerNumber(1), Some(Dropping)), Some(Stored));
         assert_eq!(replicas.set(VolunteerNumber(1), None), Some(Dropping));
         assert_eq!(replicas.set(VolunteerNumber(1), None), None);
         assert_eq!(volunteers(&replicas), [0].into_iter().chain(2..20).collect::<Vec<_>>());
@@ -178,11 +202,11 @@ mod tests {
     fn inline_copies_are_removed_in_place() {
         let mut replicas = Replicas::default();
         for number in [5, 3, VOLUNTEERS_MAX - 1] {
-            replicas.set(VolunteerNumber(number), Some(Verified));
+            replicas.set(VolunteerNumber(number), Some(Proven));
         }
-        assert_eq!(replicas.set(VolunteerNumber(5), None), Some(Verified));
+        assert_eq!(replicas.set(VolunteerNumber(5), None), Some(Proven));
         assert_eq!(replicas.get(VolunteerNumber(5)), None);
-        assert_eq!(replicas.get(VolunteerNumber(VOLUNTEERS_MAX - 1)), Some(Verified));
+        assert_eq!(replicas.get(VolunteerNumber(VOLUNTEERS_MAX - 1)), Some(Proven));
         assert_eq!(replicas.all().len(), 2);
     }
 }

@@ -8,8 +8,10 @@ use std::collections::BTreeSet;
 /// An action at a scheduled time; it has no effect if its condition no longer applies then.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Timer {
-    /// The lease of a volunteer that is away ends: it counts as dead.
-    LeaseEnd(VolunteerNumber),
+    /// The lease of a volunteer that is away ends, or the time within which a connected one must report.
+    Silence(VolunteerNumber),
+    /// A volunteer that is away counts as lost.
+    Loss(VolunteerNumber),
     /// A volunteer that had a disk error may get copies again.
     DiskRetry(VolunteerNumber),
     /// The progress of a drain is checked.
@@ -20,8 +22,14 @@ pub(super) enum Timer {
     CopyTimeout(ChunkKey, Location),
     /// The next challenge is sent.
     Challenge,
-    /// A challenge with this number times out.
-    ChallengeTimeout(u64),
+    /// Pending proofs are planned.
+    Proofs,
+    /// A proof with this number times out.
+    ProofTimeout(u64),
+    /// Deferred drops of surplus copies are tried again.
+    Surplus,
+    /// Expired records of volunteers are removed.
+    ExpireRecords,
     /// Copies may start again, at the end of a delay or because the rate limit of repair permits it.
     Plan,
     /// Chunks that have no copy by now are reported as lost.

@@ -1,7 +1,7 @@
 //! Selection of the source and the target of a copy.
 //!
 //! The target is the emptiest volunteer with an open window, preferably at an IP address that has no copy
-//! yet. The source is the least busy holder with an open window, a volunteer before the tracker.
+//! yet, and preferably one that is approved. The source is the least busy holder with an open window, a volunteer before the tracker.
 
 use super::ReplicationPlanner;
 use super::chunk::ChunkKey;
@@ -27,28 +27,39 @@ impl ReplicationPlanner {
         let length = file.length(key.index);
         let replicas = &chunk.replicas;
         let targets = &self.volunteers.targets;
-        let has_no_copy = |number: VolunteerNumber| replicas.get(number).is_none();
-        if !targets.has_space(length, has_no_copy) {
+        let may_take = |number: VolunteerNumber| {
+            replicas.get(number).is_none()
+                && self.volunteers.get(number).is_some_and(|volunteer| {
+                    let needed = length.saturating_add(self.reserved_space(file, volunteer));
+                    volunteer.unreserved_space() >= needed
+                })
+        };
+        if !targets.has_space(length, may_take) {
             return Target::None;
         }
         let used = |ip: IpAddr| self.has_copy_at(replicas, ip);
-        let elsewhere = targets.has_space_elsewhere(length, used, has_no_copy);
+        let elsewhere = targets.has_space_elsewhere(length, used, may_take);
         let failed = self.waiting.retries.get(&key).map(|retry| retry.to);
-        let mut fallback = Target::Later;
+        // Without any approved volunteer, all are equal.
+        let prefers_approved = self.settings.approve && self.volunteers.counts.approved > 0;
+        let mut best: Option<((bool, bool), VolunteerNumber)> = None;
         for number in targets.open() {
             let Some(volunteer) = self.volunteers.get(number) else { continue };
-            let fits = volunteer.unreserved_space() >= length
-                && self.transfers.window.permits(volunteer.incoming, length);
-            if !fits || !has_no_copy(number) || (elsewhere && used(volunteer.record.address.ip())) {
+            let is_permitted = self.transfers.window.permits(volunteer.incoming, length);
+            if !is_permitted || !may_take(number) || (elsewhere && used(volunteer.record.address.ip())) {
                 continue;
             }
-            if failed != Some(Location::Volunteer(number)) {
-                return Target::Volunteer(number);
-            }
             // The target of the failed attempt is chosen only if there is no other.
-            fallback = Target::Volunteer(number);
+            let is_failed = failed == Some(Location::Volunteer(number));
+            let rank = (is_failed, prefers_approved && !volunteer.is_approved(true));
+            if best.is_none_or(|(other, _)| rank < other) {
+                best = Some((rank, number));
+            }
+            if rank == (false, false) {
+                break;
+            }
         }
-        fallback
+        best.map_or(Target::Later, |(_, number)| Target::Volunteer(number))
     }
 
     /// Whether a copy that stays is, or will be, at this IP address.
@@ -56,14 +67,14 @@ impl ReplicationPlanner {
         replicas.iter().any(|replica| {
             let state = replica.state();
             let volunteer = self.volunteers.get(replica.volunteer());
-            (state.counts() || state == CopyState::InFlight)
+            (state.counts() || matches!(state, CopyState::Silent | CopyState::Coming))
                 && volunteer
                     .is_some_and(|volunteer| !volunteer.draining && volunteer.record.address.ip() == ip)
         })
     }
 
-    /// The best source for a copy of a chunk among those with an open window: verified copies before claimed
-    /// ones. The source of a failed attempt comes last.
+    /// The best source for a copy of a chunk among those with an open window: claimed copies come after
+    /// the others. The source of a failed attempt comes last.
     pub(super) fn best_source(&self, key: ChunkKey) -> Option<Location> {
         let (file, chunk) = self.files.file_and_chunk(key)?;
         let length = file.length(key.index);

@@ -4,12 +4,12 @@
 //! copies wait. A volunteer that dies loses its disk and its copies in flight, and the tracker notices at the
 //! end of the lease.
 
-use super::{Order, ReplicationPlanner, Settings};
+use super::{Order, ReplicationPlanner, Settings, StorageOffer};
 use crate::content::{ChunkIndex, FileId, Layout, PeerName, limits};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Location, VolunteerNumber};
+use crate::swarm::keeping::{Change, Location, OffloadResult, OwnCopy, Verdict, VolunteerNumber};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,6 +22,8 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const FILE: FileId = FileId([5; 32]);
 /// Link rates of volunteers in bytes a second.
 const RATES: [u64; 3] = [6_000_000, 12_500_000, 25_000_000];
+/// Duration of a proof.
+const PROOF_TIME: Duration = Duration::from_millis(20);
 const TRACKER_RATE: u64 = 1_250_000_000;
 /// Upper limit of the time, beyond the lease, that the links need to repair one volunteer: its 40 chunks wait
 /// for about 40 sources, each of which may be busy with a few copies to the slowest targets.
@@ -32,6 +34,7 @@ const REPAIR_TIME_MAX: Duration = Duration::from_secs(5);
 enum Event {
     Arrived { index: u32, from: Location, to: Location },
     Recorded(u64),
+    Proved { number: u64, index: u32, holders: Vec<VolunteerNumber> },
     Dies(u32),
 }
 
@@ -81,7 +84,7 @@ struct Simulation {
 
 impl Simulation {
     fn new(seed: u64) -> Self {
-        let settings = Settings { offload: true, ..Settings::default() };
+        let settings = Settings { offload: true, approve: false, ..Settings::default() };
         let mut planner = ReplicationPlanner::new(settings, fastrand::Rng::with_seed(seed));
         planner.scan_complete(Duration::ZERO);
         for number in 0..VOLUNTEERS {
@@ -89,7 +92,9 @@ impl Simulation {
             let address = SocketAddr::from(([10, 0, a, b], 6000));
             let name = PeerName::new(format!("v{number}")).unwrap();
             let key = VolunteerKey(number.into());
-            let number = planner.join(Duration::ZERO, key, name, address, 1 << 30, 1 << 30);
+            let (source, offered, free) = (address.ip(), 1 << 30, 1 << 30);
+            let offer = StorageOffer { key, name, address, source, offered, free, away: None };
+            let number = planner.join(Duration::ZERO, offer).unwrap();
             planner.report_complete(Duration::ZERO, number);
         }
         Self {
@@ -125,20 +130,19 @@ impl Simulation {
                 }
                 Order::Offload { .. } => {
                     self.whole = false;
-                    self.planner.offloaded(self.now, FILE, true);
+                    self.planner.offloaded(self.now, FILE, OffloadResult::Deleted);
                 }
                 Order::Lost { chunks, .. } => self.named.extend(chunks.iter().map(|index| index.0)),
-                Order::Challenge { number, range, to } => {
-                    let alive: Vec<Location> =
-                        to.into_iter().filter(|location| !self.is_dead(*location)).collect();
-                    for location in alive {
-                        self.planner.proof(self.now, location, number, Some(range.proof(b"right")));
-                    }
+                Order::Prove { number, index, holders, .. } => {
+                    self.after(self.now + PROOF_TIME, Event::Proved { number, index: index.0, holders });
                 }
-                Order::Drop { .. } => {
+                Order::Drop { .. } | Order::DropOwn { .. } => {
                     panic!("no volunteer returns, so no chunk is over-replicated: {order:?}")
                 }
-                Order::Audit { .. } | Order::Drained { .. } | Order::Note(..) => {}
+                Order::Check { .. } | Order::Withdraw { .. } | Order::Warn(_) | Order::Verified { .. } => {
+                    panic!("no copy is bad: {order:?}")
+                }
+                Order::Drained { .. } | Order::Note(..) | Order::Revoke(_) => {}
             }
         }
         while let Some((number, changes)) = self.planner.take_record(self.now) {
@@ -164,6 +168,18 @@ impl Simulation {
                 self.planner.stored(self.now, to, FILE, ChunkIndex(index), None);
             }
             Event::Recorded(number) => self.planner.recorded(self.now, number),
+            Event::Proved { number, index, holders } => {
+                let verdict = |holder: VolunteerNumber| match self.dead.contains(&holder) {
+                    true => Verdict::CannotTell,
+                    false => {
+                        assert!(self.holders[index as usize].contains(&holder));
+                        Verdict::Right
+                    }
+                };
+                let verdicts: Vec<_> = holders.iter().map(|holder| (*holder, verdict(*holder))).collect();
+                let own = if self.whole { OwnCopy::Right } else { OwnCopy::Absent };
+                self.planner.proved(self.now, number, own, &verdicts);
+            }
             Event::Dies(number) => self.die(VolunteerNumber(number)),
         }
     }
@@ -252,7 +268,7 @@ fn repair_survives_the_death_of_100_of_1000_volunteers_in_an_hour() {
     }
     let (fewest, most, mean) = simulation.balance();
     assert!(fewest >= 0.9 * mean && most <= 1.1 * mean, "{fewest} to {most} copies, {mean} on average");
-    let status = simulation.planner.status(|_| None);
+    let status = simulation.planner.status(simulation.now, |_| None);
     assert_eq!((status.copies.short, status.copies.lost), (status.copies.lost, simulation.lost.len() as u64));
     simulation.planner.recount();
 }

@@ -1,7 +1,7 @@
 //! Copies in flight.
 //!
 //! Invariant: a copy in flight to a volunteer exists exactly while the state of the chunk's copy there is
-//! `InFlight`.
+//! `Coming`.
 
 use super::ReplicationPlanner;
 use super::chunk::ChunkKey;
@@ -105,7 +105,7 @@ impl ReplicationPlanner {
         self.change_outgoing(from, |traffic| traffic.add(length));
         self.change_incoming(to, |traffic| traffic.add(length));
         if let Location::Volunteer(number) = to {
-            self.set_copy(key, number, Some(CopyState::InFlight));
+            self.set_copy(key, number, Some(CopyState::Coming));
         }
         self.update_targets(now);
         self.orders.push(Order::Copy { file: id, index: ChunkIndex(key.index), from, to });
@@ -173,7 +173,7 @@ impl ReplicationPlanner {
         self.transfers.abandoned.retain(|(_, to), _| *to != number);
     }
 
-    /// Abandons all copies from a volunteer that is dead.
+    /// Abandons all copies from a volunteer that is lost.
     pub(super) fn abandon_transfers_from(&mut self, number: VolunteerNumber) {
         let source = Location::Volunteer(number);
         for (key, to) in self.transfers.select(|_, _, transfer| transfer.from == source) {

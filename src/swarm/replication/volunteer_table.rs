@@ -18,9 +18,13 @@ use std::collections::{BTreeSet, HashMap};
 pub(super) struct VolunteerCounts {
     /// Have reported their chunks and are not draining.
     pub staying: usize,
-    /// Are away, or have not reported yet.
+    /// Have not reported yet, or are away within their lease and without announcement.
     pub expected: usize,
     pub draining: usize,
+    /// Approved by the owner, or on the tracker's own host, among those that stay.
+    pub approved: usize,
+    /// Bytes offered by those that stay.
+    pub offered: u64,
 }
 
 /// The known volunteers by number and by key, and the index of those that may take copies.
@@ -67,6 +71,20 @@ impl VolunteerTable {
         }
     }
 
+    /// Removes a volunteer. Its number is not used again.
+    pub fn remove(&mut self, number: VolunteerNumber) {
+        let slot = self.slots.get_mut(number.0 as usize);
+        if let Some(volunteer) = slot.and_then(Option::take) {
+            self.targets.put(number, volunteer.index_entry, None);
+            self.by_key.remove(&volunteer.record.key);
+        }
+    }
+
+    /// Number of volunteers.
+    pub fn count(&self) -> usize {
+        self.by_key.len()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Volunteer> + '_ {
         self.slots.iter().flatten().map(|volunteer| &**volunteer)
     }
@@ -77,11 +95,7 @@ impl VolunteerTable {
 
     /// All chunks of which a volunteer has, or may have, a copy; without those in flight to it.
     pub fn keys_of(&self, number: VolunteerNumber) -> Vec<ChunkKey> {
-        let holdings = self.get(number).into_iter().flat_map(|volunteer| &volunteer.holdings);
-        let keys = holdings.flat_map(|(file, holding)| {
-            holding.chunks.iter().map(|index| ChunkKey { file: *file, index: *index })
-        });
-        keys.collect()
+        self.get(number).into_iter().flat_map(Volunteer::keys).collect()
     }
 
     pub fn is_alive(&self, number: VolunteerNumber) -> bool {
@@ -93,15 +107,28 @@ impl VolunteerTable {
     }
 
     /// Recomputes the counts after a change of liveness or a drain.
-    pub fn recount(&mut self) {
+    pub fn recount(&mut self, now: Moment) {
+        self.counts = self.computed_counts(now);
+    }
+
+    /// The counts, computed from the volunteers.
+    pub fn computed_counts(&self, now: Moment) -> VolunteerCounts {
         let mut counts = VolunteerCounts::default();
         for volunteer in self.iter() {
-            let dead = volunteer.liveness == Liveness::Dead;
-            counts.staying += usize::from(volunteer.has_reported() && !volunteer.draining);
-            counts.expected += usize::from(!volunteer.has_reported() && !dead);
+            let stays = !volunteer.draining && !volunteer.is_denied();
+            if volunteer.has_reported() && stays {
+                counts.staying += 1;
+                counts.approved += usize::from(volunteer.is_approved(true));
+                counts.offered = counts.offered.saturating_add(volunteer.record.offered);
+            }
+            counts.expected += usize::from(match volunteer.liveness {
+                Liveness::Alive { reported } => !reported,
+                Liveness::Away { silent_at, announced, .. } => !announced && now < silent_at,
+                Liveness::Lost => false,
+            });
             counts.draining += usize::from(volunteer.draining);
         }
-        self.counts = counts;
+        counts
     }
 
     /// Notes that a volunteer's entry in the index of targets is out of date.

@@ -94,6 +94,7 @@ impl ReplicationPlanner {
         self.set_priority(key, Priority::PARKED);
         if self.waiting.parked.is_empty() {
             self.schedule.add(now + UNPARK_INTERVAL, Timer::Unpark);
+            self.note_lack_of_space();
         }
         self.waiting.parked.push_back(key);
     }

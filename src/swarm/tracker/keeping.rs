@@ -5,6 +5,7 @@
 //! volunteer use its latest session; the registry entries of volunteers and tracker match the counts of the
 //! planner; a chunk is never dropped merely because its file is unknown.
 
+mod adoption;
 mod commands;
 mod orders;
 #[cfg(test)]
@@ -12,22 +13,23 @@ mod tests;
 
 use super::{Departure, Tracker};
 use crate::content::fmt::size;
-use crate::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName};
+use crate::content::{Bitfield, FileId, PeerName};
 use crate::protocol::ErrorCode;
-use crate::protocol::status::Status;
-use crate::protocol::tokens::VolunteerKey;
+use crate::protocol::status::{DropStatus, Status};
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{
-    ExecutorTask, FileRecord, Location, OffloadResult, TaskOutcome, VolunteerNumber, VolunteerRecord,
+    ExecutorTask, FileRecord, Location, TaskOutcome, VolunteerNumber, VolunteerRecord,
 };
-use crate::swarm::machine::Effect;
+use crate::swarm::machine::{Effect, Origin};
 use crate::swarm::membership::error;
 use crate::swarm::registry::PeerId;
-use crate::swarm::replication::{ReplicationPlanner, Settings};
-use std::collections::{HashMap, HashSet};
+use crate::swarm::replication::{ReplicationPlanner, Settings, StorageOffer};
+use adoption::{Adoption, Md5Votes};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Maximum number of chunks and volunteers listed in one log line.
 const LISTED_MAX: usize = 8;
@@ -55,10 +57,9 @@ pub struct Remembered {
     pub held: Vec<(FileId, VolunteerNumber, Bitfield)>,
     /// Ids of files that are not kept any more.
     pub forgotten: Vec<FileId>,
+    /// Unix time in seconds at [`Moment`] zero.
+    pub unix_s: u64,
 }
-
-/// Reports of volunteers on a file that is being added: volunteer, chunks, and whether it has checked them.
-type Reports = Vec<(VolunteerNumber, Vec<ChunkIndex>, bool)>;
 
 /// Files, volunteers and sessions of a tracker that keeps files.
 pub struct Keeping {
@@ -75,7 +76,13 @@ pub struct Keeping {
     /// The latest session of each connected volunteer.
     sessions: HashMap<VolunteerNumber, PeerId>,
     /// Files whose manifests are being downloaded, with the reports received meanwhile.
-    adopting: HashMap<FileId, Reports>,
+    adopting: HashMap<FileId, Adoption>,
+    /// The MD5 of adopted files according to their reporters.
+    md5_votes: Md5Votes,
+    /// The latest drop orders and deletions.
+    drops: VecDeque<DropStatus>,
+    /// Used for backoffs.
+    random: fastrand::Rng,
     /// Files unknown to the catalogue that a log line has reported.
     reported_unknown: HashSet<FileId>,
 }
@@ -83,21 +90,22 @@ pub struct Keeping {
 impl Keeping {
     /// Time at which a tick is due next.
     pub(super) fn next_tick(&self) -> Option<Moment> {
-        self.planner.next_tick()
+        self.planner.next_tick().into_iter().chain(self.next_adoption()).min()
     }
 }
 
 impl Tracker {
     /// Enables keeping of files. `random` is used for challenges and backoffs.
-    pub fn keep(&mut self, rules: KeepRules, remembered: Remembered, random: fastrand::Rng) {
+    pub fn keep(&mut self, rules: KeepRules, remembered: Remembered, mut random: fastrand::Rng) {
         let own = self.peers.registry.enroll(rules.name, rules.serving);
         let lease = rules.settings.lease;
-        let mut planner = ReplicationPlanner::new(rules.settings, random);
+        let mut planner = ReplicationPlanner::new(rules.settings, random.fork());
         if rules.rebuild {
             planner.delay_copies(lease);
         }
         let now = Moment::ZERO;
-        let Remembered { files, volunteers, held, forgotten } = remembered;
+        let Remembered { files, volunteers, held, forgotten, unix_s } = remembered;
+        planner.set_clock(unix_s);
         volunteers.into_iter().for_each(|record| planner.restore_volunteer(now, record));
         let mut known = HashMap::new();
         for FileRecord { kept, layout, offloaded } in files {
@@ -116,6 +124,9 @@ impl Tracker {
             volunteers: HashMap::new(),
             sessions: HashMap::new(),
             adopting: HashMap::new(),
+            md5_votes: HashMap::new(),
+            drops: VecDeque::new(),
+            random,
             reported_unknown: HashSet::new(),
         });
     }
@@ -125,13 +136,22 @@ impl Tracker {
         &mut self,
         now: Moment,
         id: PeerId,
+        origin: Origin,
         report: VolunteerReport,
     ) -> Option<TrackerResponse> {
         let Some(keeping) = &mut self.keeping else {
             return Some(error(ErrorCode::Refused, "this tracker keeps no files"));
         };
-        if let VolunteerReport::Lend { key, offered, free, .. } = report {
-            return self.accept_offer(now, id, key, offered, free);
+        if let VolunteerReport::Lend { key, offered, free, away_s } = report {
+            let source = match origin {
+                Origin::Datagram(from, _) => from.ip(),
+                Origin::Connection(_, from) => from,
+            };
+            let peer = self.peers.registry.peer(id)?;
+            let (name, address) = (peer.name.clone(), peer.address);
+            let away = away_s.map(Duration::from_secs);
+            let offer = StorageOffer { key, name, address, source, offered, free, away };
+            return self.accept_offer(now, id, offer);
         }
         let Some(number) = keeping.volunteers.get(&id).copied() else {
             return Some(error(ErrorCode::Refused, "offer storage first"));
@@ -141,21 +161,26 @@ impl Tracker {
         None
     }
 
-    /// Accepts the storage that a peer offers: the peer becomes a volunteer.
-    fn accept_offer(
-        &mut self,
-        now: Moment,
-        id: PeerId,
-        key: VolunteerKey,
-        offered: u64,
-        free: u64,
-    ) -> Option<TrackerResponse> {
+    /// Accepts the storage that a peer offers: the peer becomes a volunteer. One connection offers storage under
+    /// one key.
+    fn accept_offer(&mut self, now: Moment, id: PeerId, offer: StorageOffer) -> Option<TrackerResponse> {
         let keeping = self.keeping.as_mut()?;
-        let peer = self.peers.registry.peer(id)?;
-        let (name, address) = (peer.name.clone(), peer.address);
-        let number = keeping.planner.join(now, key, name.clone(), address, offered, free);
+        let before = keeping.volunteers.get(&id).and_then(|number| keeping.planner.volunteer(*number));
+        if before.is_some_and(|record| record.key != offer.key) {
+            return Some(error(
+                ErrorCode::Refused,
+                "this connection offers storage under another key already",
+            ));
+        }
+        let StorageOffer { name, address, offered, free, .. } = offer.clone();
+        let number = match keeping.planner.join(now, offer) {
+            Ok(number) => number,
+            Err(reason) => return Some(error(ErrorCode::Busy, reason)),
+        };
         keeping.volunteers.insert(id, number);
-        if let Some(before) = keeping.sessions.insert(number, id) {
+        if let Some(before) = keeping.sessions.insert(number, id)
+            && before != id
+        {
             keeping.volunteers.remove(&before);
         }
         self.effects.push(Effect::Note(format!(
@@ -178,10 +203,13 @@ impl Tracker {
             Report::Lend { .. } => {}
             Report::Holds { kept, held, checked } => {
                 let known = planner.holds(now, number, kept.file.id, &held, checked);
-                if !known && !planner.was_forgotten(kept.file.id) {
-                    let effect = keeping.unknown_file(number, kept, held, checked);
-                    self.effects.extend(effect);
-                }
+                let was_forgotten = planner.was_forgotten(kept.file.id);
+                let effect = match known {
+                    true => keeping.check_md5(number, &kept),
+                    false if was_forgotten => None,
+                    false => keeping.unknown_file(now, number, kept, held),
+                };
+                self.effects.extend(effect);
             }
             Report::Reported => planner.report_complete(now, number),
             Report::Stored { file, index, free } => planner.stored(now, at, file, index, Some(free)),
@@ -199,7 +227,8 @@ impl Tracker {
             }
             Report::Dropped { file, chunks, free } => planner.dropped(now, at, file, &chunks, Some(free)),
             Report::Spoiled { file, chunks, free } => planner.spoiled(now, at, file, &chunks, Some(free)),
-            Report::Proof { challenge, sha256 } => planner.proof(now, at, challenge, sha256),
+            // Sent by volunteers of the previous protocol version.
+            Report::Proof { .. } => {}
             Report::Drain => planner.drain(now, number, true),
         }
     }
@@ -207,7 +236,8 @@ impl Tracker {
     /// Whether this peer is a volunteer that gets time to reconnect.
     pub(super) fn may_return(&self, id: PeerId, how: Departure) -> bool {
         let is_volunteer = |keeping: &Keeping| keeping.volunteers.contains_key(&id);
-        how == Departure::Closed && self.keeping.as_ref().is_some_and(is_volunteer)
+        matches!(how, Departure::Closed | Departure::Disconnected)
+            && self.keeping.as_ref().is_some_and(is_volunteer)
     }
 
     /// Handles the removal of a peer, which may be a volunteer.
@@ -220,7 +250,11 @@ impl Tracker {
         }
         keeping.sessions.remove(&number);
         match how {
-            Departure::Disconnected | Departure::Expired => keeping.planner.mark_dead(now, number),
+            Departure::Disconnected => keeping.planner.disconnect(now, number),
+            Departure::Expired => {
+                keeping.planner.note_message(expires.saturating_sub(self.peers.lease()), number);
+                keeping.planner.expire(now, number);
+            }
             Departure::Closed | Departure::RegisteredAgain => {
                 keeping.planner.note_message(expires.saturating_sub(self.peers.lease()), number);
                 keeping.planner.mark_away(now, number);
@@ -237,7 +271,12 @@ impl Tracker {
             TaskOutcome::Recorded(number) => planner.recorded(now, number),
             TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
+                let name = kept.file.name.clone();
                 keeping.files.insert(id, kept);
+                let files = keeping.files.values().filter(|other| other.file.name == name);
+                for other in files.map(|other| other.file.id).filter(|other| *other != id) {
+                    planner.supersede(now, other);
+                }
                 planner.add_file(now, id, layout);
                 planner.set_complete_at_tracker(now, id, true);
                 self.update_own_entry(id);
@@ -263,14 +302,13 @@ impl Tracker {
                 self.update_own_entry(file);
             }
             TaskOutcome::Offloaded(file, result) => {
-                planner.offloaded(now, file, result == OffloadResult::Deleted);
+                planner.offloaded(now, file, result);
                 self.update_own_entry(file);
             }
-            TaskOutcome::Audited(volunteer, file, index, verdict) => {
-                planner.audited(now, volunteer, file, index, verdict);
+            TaskOutcome::Proved { number, own, verdicts, .. } => {
+                planner.proved(now, number, own, &verdicts);
             }
-            TaskOutcome::Proof(challenge, proof) => planner.proof(now, Location::Tracker, challenge, proof),
-            TaskOutcome::Proved { .. } | TaskOutcome::Recalled(..) => {}
+            TaskOutcome::Audited(..) | TaskOutcome::Proof(..) | TaskOutcome::Recalled(..) => {}
             TaskOutcome::Adopted(file, adopted) => self.handle_adopted(now, file, adopted),
             TaskOutcome::Command(number, command) => {
                 let answer = self.carry_out(now, command);
@@ -278,23 +316,6 @@ impl Tracker {
             }
         }
         self.settle_keeping(now);
-    }
-
-    /// Handles the end of an attempt to add a file that only volunteers had.
-    fn handle_adopted(&mut self, now: Moment, file: FileId, adopted: Option<(KeptFile, Layout)>) {
-        let Some(keeping) = &mut self.keeping else { return };
-        let reports = keeping.adopting.remove(&file).unwrap_or_default();
-        let Some((kept, layout)) = adopted else {
-            let text = format!("{} not added yet: no volunteer delivered its manifest", file.short());
-            self.effects.push(Effect::Note(text));
-            return;
-        };
-        keeping.files.insert(file, kept);
-        keeping.planner.adopt_file(now, file, layout);
-        for (volunteer, held, checked) in reports {
-            keeping.planner.holds(now, volunteer, file, &held, checked);
-        }
-        self.update_own_entry(file);
     }
 
     /// Updates the tracker's own registry entry for a file.
@@ -310,6 +331,8 @@ impl Tracker {
     pub(super) fn tick_keeping(&mut self, now: Moment) {
         if let Some(keeping) = &mut self.keeping {
             keeping.planner.tick(now);
+            let effects = keeping.retry_adoptions(now);
+            self.effects.extend(effects);
             self.settle_keeping(now);
         }
     }
@@ -326,7 +349,7 @@ impl Tracker {
             }
         }
         for order in keeping.planner.take_orders() {
-            let effects = keeping.effects(order, |peer| self.peers.connection(peer));
+            let effects = keeping.effects(now, order, |peer| self.peers.connection(peer));
             self.effects.extend(effects);
         }
         if let Some((number, changes)) = keeping.planner.take_record(now) {
@@ -343,7 +366,7 @@ impl Tracker {
     }
 
     /// Status of volunteers and files; `None` if this tracker keeps no files.
-    pub(super) fn status(&self) -> Option<Status> {
-        self.keeping.as_ref().map(Keeping::status)
+    pub(super) fn status(&self, now: Moment) -> Option<Status> {
+        self.keeping.as_ref().map(|keeping| keeping.status(now))
     }
 }

@@ -54,7 +54,7 @@ impl Tracker {
     }
 
     /// Sends the status of volunteers and files to a client on the same host, once per connection.
-    pub(super) fn send_status(&mut self, origin: Origin) -> Option<TrackerResponse> {
+    pub(super) fn send_status(&mut self, now: Moment, origin: Origin) -> Option<TrackerResponse> {
         let Origin::Connection(connection, from) = origin else {
             return Some(error(ErrorCode::Malformed, "the status needs a TCP connection"));
         };
@@ -68,7 +68,7 @@ impl Tracker {
                 "one status per connection; open another connection to get it again",
             ));
         }
-        let Some(status) = self.status() else {
+        let Some(status) = self.status(now) else {
             return Some(error(
                 ErrorCode::NotFound,
                 "this tracker keeps no files; start it with --files DIR",

@@ -111,6 +111,7 @@ impl<M: Machine> State<M> {
             Effect::Event(line) => log::info!(target: limits::EVENT_TARGET, "{line}"),
             Effect::Note(text) => log::info!("{text}"),
             Effect::Warning(text) => log::warn!("{text}"),
+            Effect::Error(text) => log::error!("{text}"),
             // A send fails only when the executor has ended, and then the program ends, too.
             Effect::Task(task) => _ = self.channels.tasks.send(task),
             Effect::Answer(number, answer) => _ = self.channels.answers.send((number, answer)),

@@ -1,6 +1,7 @@
 //! Tests of distribution and repair.
 
 use super::world::*;
+use crate::content::limits;
 use crate::protocol::volunteer::CopyFailure;
 use crate::swarm::keeping::Location;
 use crate::swarm::replication::{Order, Settings};
@@ -27,7 +28,7 @@ fn with_three_volunteers_each_chunk_goes_to_two() {
     for number in 0..3 {
         assert_eq!(world.chunks_of(number)[&id(1)].len(), 8, "evenly");
     }
-    let status = world.planner.status(|_| Some(crate::content::FileName::new("f").unwrap()));
+    let status = world.planner.status(world.now, |_| Some(crate::content::FileName::new("f").unwrap()));
     assert_eq!((status.copies.wanted, status.copies.verified, status.copies.short), (24, 24, 0));
     assert_eq!((status.repair.waiting, status.repair.running, status.repair.copied), (0, 0, 24));
     assert_eq!((status.files[0].here, status.files[0].offloaded), (12, false));
@@ -93,15 +94,24 @@ fn windows_limit_copies_in_both_directions() {
     assert_two_copies_each(&world, 1, 40);
 }
 
+/// The tracker loses its own copies of all files.
+fn withdraw(world: &mut World) {
+    for file in std::mem::take(&mut world.whole) {
+        world.planner.set_complete_at_tracker(world.now, file, false);
+    }
+    world.take();
+}
+
 #[test]
-fn repair_begins_when_the_lease_of_a_volunteer_expires() {
+fn repair_of_chunks_with_one_copy_left_begins_when_the_lease_of_a_volunteer_ends() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 20);
     world.settle();
+    withdraw(&mut world);
     let held = world.chunks_of(1)[&id(1)].len();
     world.planner.note_message(world.now, v(1));
     world.planner.mark_away(world.now + seconds(3), v(1));
-    world.pass(Duration::from_millis(9_999));
+    world.pass(Duration::from_millis(12_999));
     assert_eq!(world.copies(), [], "it may return");
     world.pass(Duration::from_millis(1));
     assert_eq!(world.copies().len(), held);
@@ -112,12 +122,77 @@ fn repair_begins_when_the_lease_of_a_volunteer_expires() {
     world.disk.retain(|(location, ..)| *location != at(1));
     world.settle();
     assert_two_copies_each(&world, 1, 20);
-    assert!(world.notes().iter().any(|note| note.starts_with("volunteer-1 is gone with")));
+    assert!(world.notes().iter().any(|note| note.starts_with("volunteer-1 is away with")));
     assert!(
         world.notes().last().unwrap().starts_with("repair is done: it took 3.0 s"),
         "{:?}",
         world.notes()
     );
+}
+
+#[test]
+fn with_a_copy_at_the_tracker_the_copies_of_an_absent_volunteer_are_replaced_after_the_repair_delay() {
+    let mut world = World::with(settings(), 4, 100);
+    world.publish(id(1), 20);
+    world.settle();
+    let held = world.chunks_of(1)[&id(1)].len();
+    world.planner.mark_away(world.now, v(1));
+    world.pass(limits::REPAIR_DELAY - seconds(1));
+    assert_eq!(world.copies(), [], "each chunk has two safe copies");
+    let status = world.planner.status(world.now, |_| None);
+    assert_eq!((status.copies.away, status.copies.present), (held as u64, 40 - held as u64));
+    world.pass(seconds(1));
+    assert_eq!(world.copies().len(), held);
+    assert!(world.notes().iter().any(|note| note.starts_with("volunteer-1 is gone with")));
+}
+
+#[test]
+fn an_announced_absence_causes_no_copies_before_its_end() {
+    let mut world = World::new(settings());
+    world.planner.scan_complete(world.now);
+    world.away = Some(seconds(14 * 3600));
+    for number in 0..4 {
+        world.join(number, number, 100);
+    }
+    world.publish(id(1), 20);
+    world.settle();
+    withdraw(&mut world);
+    for number in [0, 1] {
+        world.planner.disconnect(world.now, v(number));
+    }
+    world.take();
+    world.pass(seconds(14 * 3600 - 10));
+    assert_eq!(world.copies(), []);
+    let both = (0..20).filter(|index| world.holders(id(1), *index) == [0, 1]).count() as u64;
+    let file = || crate::content::FileName::new("f").ok();
+    let status = world.planner.status(world.now, |_| file());
+    assert!(both > 0 && !status.files[0].readable);
+    assert_eq!(status.files[0].waiting_for_holders, both, "they wait and are not lost");
+    world.join(0, 0, 100);
+    world.join(1, 1, 100);
+    world.settle();
+    assert_eq!((world.copies(), world.planner.status(world.now, |_| file()).copies.verified), (vec![], 40));
+    // An absence that is longer than announced is a loss.
+    world.planner.disconnect(world.now, v(0));
+    world.take();
+    world.pass(seconds(14 * 3600));
+    assert!(!world.copies().is_empty());
+}
+
+#[test]
+fn an_announced_absence_does_not_apply_to_a_connection_that_breaks() {
+    let mut world = World::new(settings());
+    world.planner.scan_complete(world.now);
+    world.away = Some(seconds(14 * 3600));
+    for number in 0..4 {
+        world.join(number, number, 100);
+    }
+    world.publish(id(1), 20);
+    world.settle();
+    withdraw(&mut world);
+    world.planner.mark_away(world.now, v(0));
+    world.pass(seconds(20));
+    assert!(!world.copies().is_empty());
 }
 
 #[test]
@@ -140,13 +215,15 @@ fn repair_survives_a_second_death() {
     world.settle();
     world.whole.clear();
     world.planner.set_complete_at_tracker(world.now, id(1), false);
-    world.mark_dead(0);
+    world.mark_lost(0);
     let order = world.orders.remove(0);
     world.carry_out(order);
-    world.mark_dead(1);
+    world.mark_lost(1);
     world.pass(seconds(120));
     world.settle();
     world.disk.retain(|(location, ..)| ![at(0), at(1)].contains(location));
+    world.pass(seconds(60));
+    world.settle();
     let mut lost = BTreeSet::new();
     for order in &world.log {
         if let Order::Lost { chunks, last, .. } = order {
@@ -170,8 +247,8 @@ fn the_chunk_with_the_fewest_copies_is_copied_first() {
     world.whole.clear();
     world.planner.set_complete_at_tracker(world.now, id(1), false);
     world.planner.pause(world.now, true);
-    world.mark_dead(0);
-    world.mark_dead(1);
+    world.mark_lost(0);
+    world.mark_lost(1);
     world.planner.set_window(1, 64 << 20);
     world.planner.pause(world.now, false);
     world.take();
@@ -187,7 +264,7 @@ fn a_failed_copy_is_retried_from_another_source_after_a_backoff() {
     world.publish(id(1), 1);
     world.settle();
     let holders = world.holders(id(1), 0);
-    world.mark_dead(holders[0]);
+    world.mark_lost(holders[0]);
     let [(0, from, to)] = world.copies()[..] else { panic!("{:?}", world.copies()) };
     world.orders.clear();
     let chunk = crate::content::ChunkIndex(0);
@@ -205,7 +282,7 @@ fn an_unanswered_copy_times_out_and_its_late_answer_is_harmless() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 1);
     world.settle();
-    world.mark_dead(world.holders(id(1), 0)[0]);
+    world.mark_lost(world.holders(id(1), 0)[0]);
     let [(0, _, first)] = world.copies()[..] else { panic!() };
     world.orders.clear();
     world.pass(seconds(33));
@@ -243,7 +320,7 @@ fn the_repair_limit_does_not_slow_the_first_distribution() {
     world.run();
     assert_two_copies_each(&world, 1, 200);
     let begun = world.now;
-    world.mark_dead(3);
+    world.mark_lost(3);
     let missing = world.chunks_of(3)[&id(1)].len() as u64;
     world.disk.retain(|(location, ..)| *location != at(3));
     while world.planner.files.counts.needs_repair > 0 {
@@ -262,7 +339,7 @@ fn a_pause_stops_new_copies() {
     world.planner.pause(world.now, true);
     world.publish(id(1), 20);
     assert_eq!(world.copies(), []);
-    assert!(world.planner.status(|_| None).repair.paused);
+    assert!(world.planner.status(world.now, |_| None).repair.paused);
     world.planner.pause(world.now, false);
     world.take();
     assert_eq!(world.copies().len(), 8);
@@ -280,7 +357,7 @@ fn chunks_without_a_target_return_to_the_tracker_and_are_distributed_later() {
         world.whole.is_empty(),
         "40 copies fit into space for 42, and the tracker has offloaded the file"
     );
-    world.mark_dead(2);
+    world.mark_lost(2);
     world.disk.retain(|(location, ..)| *location != at(2));
     world.settle();
     let (whole, own) = world.planner.tracker_copy(id(1));
@@ -304,7 +381,7 @@ fn chunks_come_back_when_a_single_volunteer_is_left() {
     world.publish(id(1), 9);
     world.settle();
     world.planner.mark_away(world.now, v(2));
-    world.mark_dead(1);
+    world.mark_lost(1);
     let to_tracker = |world: &World| world.copies().iter().filter(|(_, _, to)| *to == TRACKER).count();
     assert_eq!(to_tracker(&world), 0, "the other volunteer may return");
     world.disk.retain(|(location, ..)| *location == at(0));

@@ -112,7 +112,7 @@ impl Random {
                 self.leave(number);
             }
             Event::Die(number) => {
-                self.world.planner.mark_dead(self.world.now, v(number));
+                self.world.planner.mark_lost(self.world.now, v(number));
                 self.leave(number);
             }
             Event::Wipe(number) if !self.connected[number as usize] => {
@@ -126,6 +126,7 @@ impl Random {
             Event::Forget(file) => {
                 self.world.planner.forget(self.world.now, id(file));
                 self.world.disk.retain(|(location, held, _)| *location != TRACKER || *held != id(file));
+                self.world.rotten.retain(|(held, _)| *held != id(file));
             }
             Event::Drain(number, on) => self.world.planner.drain(self.world.now, v(number), on),
             Event::Pause(on) => self.world.planner.pause(self.world.now, on),
@@ -182,14 +183,21 @@ impl Random {
 fn concerns(order: &Order, number: u32) -> bool {
     match order {
         Order::Copy { to, .. } => *to == at(number),
-        Order::Drop { at: location, .. } => *location == at(number),
-        Order::Audit { at: location, .. } => *location == v(number),
+        Order::Drop { at: volunteer, .. } | Order::Check { volunteer, .. } => *volunteer == v(number),
         _ => false,
     }
 }
 
 fn settings_of(offload: bool, replicas: usize, repair_limit: u64) -> Settings {
-    Settings { offload, replicas, repair_limit, challenge_every: Some(seconds(7)), ..Settings::default() }
+    Settings {
+        offload,
+        replicas,
+        replicas_max: 0,
+        approve: false,
+        repair_limit,
+        challenge_every: Some(seconds(7)),
+        ..Settings::default()
+    }
 }
 
 proptest! {
@@ -211,7 +219,7 @@ proptest! {
         }
         heal(&mut random);
         let world = &random.world;
-        let status = world.planner.status(|_| None);
+        let status = world.planner.status(world.now, |_| None);
         prop_assert_eq!(status.copies.short, status.copies.lost, "each chunk that is not lost has all copies");
         prop_assert_eq!((status.repair.waiting, status.repair.running), (status.copies.lost, 0));
         let copies = world.disk.iter().filter(|(location, file, _)| *location != TRACKER && !world.forgotten.contains(file));
@@ -243,7 +251,8 @@ fn heal(random: &mut Random) {
         random.world.planner.drain(random.world.now, v(number), false);
         random.world.take();
     }
-    for _ in 0..20 {
+    // Longer than the time after which a proof without an outcome is given up, and the longest backoff.
+    for _ in 0..100 {
         random.world.run();
         random.world.pass(seconds(10));
     }

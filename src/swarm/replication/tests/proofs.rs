@@ -1,12 +1,15 @@
-//! Tests of challenges and audits.
+//! Tests of proofs.
 
+use super::super::chunk::ChunkKey;
+use super::super::replicas::CopyState;
 use super::world::*;
 use crate::content::limits;
-use crate::swarm::keeping::Location;
+use crate::swarm::keeping::{Location, OwnCopy};
 use crate::swarm::replication::{Order, Settings};
+use std::time::Duration;
 
 fn challenging(offload: bool) -> Settings {
-    Settings { challenge_every: Some(limits::CHALLENGE_INTERVAL), offload, ..Settings::default() }
+    Settings { challenge_every: Some(limits::CHALLENGE_INTERVAL), offload, ..settings() }
 }
 
 fn distributed(offload: bool, chunks: u32) -> World {
@@ -16,139 +19,259 @@ fn distributed(offload: bool, chunks: u32) -> World {
     world
 }
 
-fn last_challenge(world: &World) -> (u64, Vec<Location>) {
-    let found = world.log.iter().rev().find_map(|order| match order {
-        Order::Challenge { number, to, range } => {
-            assert!(u64::from(range.offset) + u64::from(range.length) <= CHUNK);
-            Some((*number, to.clone()))
-        }
+fn proofs(world: &World) -> Vec<(u32, usize)> {
+    let proofs = world.log.iter().filter_map(|order| match order {
+        Order::Prove { index, holders, .. } => Some((index.0, holders.len())),
         _ => None,
     });
-    found.unwrap()
+    proofs.collect()
 }
 
-fn audits(world: &World) -> usize {
-    world.log.iter().filter(|order| matches!(order, Order::Audit { .. })).count()
+fn state(world: &World, index: u32, number: u32) -> Option<CopyState> {
+    world.planner.files.copy_state(ChunkKey { file: 0, index }, v(number))
+}
+
+fn drops(world: &World) -> usize {
+    world.log.iter().filter(|order| matches!(order, Order::Drop { .. })).count()
+}
+
+fn verified(world: &World) -> u64 {
+    world.planner.status(world.now, |_| None).copies.verified
 }
 
 #[test]
-fn holders_and_the_tracker_are_challenged_at_each_interval() {
+fn stored_copies_are_proven_and_all_holders_are_challenged_at_each_interval() {
     let mut world = distributed(false, 5);
+    assert_eq!(verified(&world), 10);
+    let before = proofs(&world).len();
     world.pass(limits::CHALLENGE_INTERVAL);
-    let (_, to) = last_challenge(&world);
-    assert_eq!((to.len(), to.last()), (3, Some(&TRACKER)));
+    assert_eq!(proofs(&world).len(), before + 1);
+    assert_eq!(proofs(&world).last().map(|(_, holders)| *holders), Some(2));
     world.run();
-    assert_eq!((audits(&world), world.planner.challenges.outstanding.len()), (0, 0));
+    assert!(world.planner.proofs.outstanding.is_empty());
 }
 
 #[test]
-fn a_corrupt_copy_is_found_by_the_trackers_own_copy_and_replaced() {
-    let mut world = distributed(false, 1);
-    let bad = world.holders(id(1), 0)[0];
-    world.bad.insert((at(bad), id(1), 0));
-    world.pass(limits::CHALLENGE_INTERVAL);
-    world.run();
-    assert_eq!(audits(&world), 0);
-    assert!(world.notes().iter().any(|note| note.contains("the copy of chunk 1 at volunteer-")));
-    assert!(world.bad.is_empty());
-    world.settle();
-    assert_eq!(world.holders(id(1), 0).len(), 2);
+fn a_corrupt_copy_stops_counting_is_hashed_again_and_is_replaced() {
+    for offload in [false, true] {
+        let mut world = distributed(offload, 1);
+        let bad = world.holders(id(1), 0)[1];
+        world.bad.insert((at(bad), id(1), 0));
+        world.pass(limits::CHALLENGE_INTERVAL);
+        while let Some(order) = (!world.orders.is_empty()).then(|| world.orders.remove(0)) {
+            if matches!(order, Order::Check { .. }) {
+                assert_eq!(state(&world, 0, bad), Some(CopyState::Refuted));
+            }
+            world.carry_out(order);
+        }
+        assert!(world.notes().iter().any(|note| note.contains("the copy of chunk 1 at volunteer-")));
+        assert!(world.bad.is_empty(), "the volunteer has found it itself");
+        assert_eq!(drops(&world), 0);
+        world.settle();
+        assert_eq!((world.holders(id(1), 0).len(), verified(&world)), (2, 2));
+    }
 }
 
 #[test]
-fn without_a_tracker_copy_holders_that_differ_are_audited() {
+fn holders_that_agree_on_wrong_bytes_prove_nothing() {
     let mut world = distributed(true, 1);
     assert!(world.whole.is_empty());
-    let bad = world.holders(id(1), 0)[1];
-    world.bad.insert((at(bad), id(1), 0));
-    world.pass(limits::CHALLENGE_INTERVAL);
-    world.run();
-    assert_eq!(audits(&world), 2);
-    world.settle();
-    assert!(world.bad.is_empty());
-    assert_eq!(world.holders(id(1), 0).len(), 2);
-    assert_eq!(world.planner.status(|_| None).copies.verified, 2);
-}
-
-#[test]
-fn claimed_copies_that_agree_are_verified() {
-    let mut world = distributed(true, 1);
     world.restart(challenging(true));
+    for number in world.holders(id(1), 0) {
+        world.bad.insert((at(number), id(1), 0));
+    }
     for number in 0..3 {
         world.join(number, number, 100);
     }
-    assert_eq!(world.planner.status(|_| None).copies.verified, 0);
-    world.pass(limits::CHALLENGE_INTERVAL);
-    world.run();
-    assert_eq!(world.planner.status(|_| None).copies.verified, 2);
+    world.settle();
+    assert_eq!(verified(&world), 0);
+    assert_eq!(drops(&world), 0);
 }
 
 #[test]
-fn a_holder_that_does_not_answer_is_audited() {
-    let mut world = distributed(false, 1);
-    world.pass(limits::CHALLENGE_INTERVAL);
-    let (number, _) = last_challenge(&world);
-    world.orders.clear();
-    world.planner.proof(world.now, TRACKER, number, None);
-    world.pass(limits::CHALLENGE_TIMEOUT - seconds(1));
-    assert_eq!(audits(&world), 0);
-    world.pass(seconds(1));
-    assert_eq!(audits(&world), 2);
-}
-
-#[test]
-fn a_missing_copy_is_replaced() {
-    let mut world = distributed(false, 1);
-    let holders = world.holders(id(1), 0);
-    world.disk.remove(&(at(holders[0]), id(1), 0));
-    world.bad.insert((at(holders[0]), id(1), 0));
-    world.pass(limits::CHALLENGE_INTERVAL);
-    world.run();
+fn a_proof_that_cannot_be_had_is_no_wrong_proof_and_ends_the_counting_after_a_time() {
+    let mut world = World::with(settings(), 5, 100);
+    world.unreachable.extend([v(0), v(1)]);
+    world.publish(id(1), 10);
     world.settle();
-    assert_eq!(world.holders(id(1), 0).len(), 2);
-}
-
-#[test]
-fn a_source_of_corrupt_bytes_is_audited_and_replaced() {
-    let mut world = distributed(true, 1);
-    let holders = world.holders(id(1), 0);
-    world.bad.insert((at(holders[1]), id(1), 0));
-    world.mark_dead(holders[0]);
-    world.run();
-    assert_eq!(audits(&world), 1);
-    assert!(world.notes().iter().any(|note| note.contains("is bad")));
-    assert!(
-        world.log.iter().any(|order| matches!(order, Order::Lost { .. }))
-            || world.holders(id(1), 0).len() <= 1
-    );
-    world.join(holders[0], holders[0], 100);
-    world.settle();
-    world.pass(seconds(20));
-    world.settle();
-    assert_eq!(world.holders(id(1), 0).len(), 2, "the volunteer that returned had it");
-}
-
-#[test]
-fn a_single_holder_is_audited_from_time_to_time() {
-    let mut world = World::with(Settings { replicas: 1, ..challenging(true) }, 3, 100);
-    world.publish(id(1), 1);
-    world.settle();
+    let unproven = world.planner.status(world.now, |_| None).copies;
+    assert_eq!(unproven.present, 20);
+    let held = world.chunks_of(0)[&id(1)].len() + world.chunks_of(1)[&id(1)].len();
+    assert_eq!(unproven.verified, 20 - held as u64);
+    assert_eq!(world.copies(), [], "they count for a while");
     for _ in 0..40 {
+        world.pass(seconds(5));
+        world.run();
+    }
+    assert_eq!(verified(&world), 20, "other volunteers have the copies");
+    assert!(
+        world
+            .log
+            .iter()
+            .any(|order| matches!(order, Order::Warn(text) if text.contains("cannot be reached")))
+    );
+    assert_eq!(drops(&world), 0);
+    let held = world.chunks_of(0)[&id(1)].len();
+    world.publish(id(2), 10);
+    world.settle();
+    assert!(!world.chunks_of(0).contains_key(&id(2)), "it gets no more copies");
+    // Once it can be reached, its copies count again.
+    world.unreachable.clear();
+    world.pass(limits::PROOF_RETRY_MAX);
+    world.settle();
+    assert!(verified(&world) >= 20 + held as u64);
+}
+
+#[test]
+fn a_copy_that_was_proven_stays_proven_while_its_holder_is_busy() {
+    let mut world = distributed(false, 1);
+    let holder = world.holders(id(1), 0)[0];
+    world.unreachable.insert(v(holder));
+    world.pass(limits::CHALLENGE_INTERVAL * 3);
+    world.run();
+    assert_eq!(state(&world, 0, holder), Some(CopyState::Proven));
+    assert_eq!(drops(&world), 0);
+}
+
+#[test]
+fn a_rotten_chunk_at_the_tracker_withdraws_its_own_copy_and_condemns_no_other() {
+    let mut world = distributed(false, 3);
+    world.rotten.insert((id(1), 1));
+    for _ in 0..20 {
         world.pass(limits::CHALLENGE_INTERVAL);
         world.run();
     }
-    assert!((3..25).contains(&audits(&world)), "{}", audits(&world));
+    let is_withdrawn = |order: &&Order| matches!(order, Order::Withdraw { index, .. } if index.0 == 1);
+    let withdrawn = world.log.iter().filter(is_withdrawn);
+    assert_eq!(withdrawn.count(), 1);
+    assert!(world.whole.is_empty());
+    assert_eq!((drops(&world), verified(&world)), (0, 6));
+    assert!(!world.log.iter().any(|order| matches!(order, Order::Check { .. })));
+    assert_eq!(world.planner.tracker_copy(id(1)), (false, 0));
 }
 
 #[test]
-fn unsolicited_answers_are_ignored() {
-    let mut world = distributed(false, 1);
-    world.planner.proof(world.now, at(0), 99, None);
-    world.pass(limits::CHALLENGE_INTERVAL);
-    let (number, to) = last_challenge(&world);
-    world.orders.clear();
-    let stranger = (0..3).map(at).find(|location| !to.contains(location)).unwrap();
-    world.planner.proof(world.now, stranger, number, None);
+fn a_receiver_that_gets_wrong_bytes_from_the_tracker_makes_it_compare_its_copy() {
+    let mut world = World::with(settings(), 3, 100);
+    world.rotten.insert((id(1), 0));
+    world.publish(id(1), 1);
+    let [(0, TRACKER, to), ..] = world.copies()[..] else { panic!("{:?}", world.copies()) };
+    let chunk = crate::content::ChunkIndex(0);
+    world.planner.not_stored(
+        world.now,
+        to,
+        id(1),
+        chunk,
+        crate::protocol::volunteer::CopyFailure::Corrupt,
+        None,
+    );
     world.take();
-    assert_eq!(world.planner.challenges.outstanding.len(), 1);
+    world.settle();
+    assert!(world.log.iter().any(|order| matches!(order, Order::Withdraw { .. })));
+}
+
+#[test]
+fn after_two_wrong_proofs_no_copy_of_a_volunteer_counts() {
+    let mut world = distributed(false, 30);
+    world.disk.retain(|(location, ..)| *location != at(0));
+    for _ in 0..30 {
+        world.pass(limits::CHALLENGE_INTERVAL);
+        let checks = |order: &Order| matches!(order, Order::Check { .. });
+        // The volunteer does not answer.
+        world.orders.retain(|order| !checks(order));
+        while let Some(order) = (!world.orders.is_empty()).then(|| world.orders.remove(0)) {
+            if !checks(&order) {
+                world.carry_out(order);
+            }
+        }
+    }
+    assert_eq!(verified(&world), 60, "its copies are replaced");
+    assert!(world.chunks_of(0).is_empty(), "it gets no copies before it has proven one");
+    assert_eq!(drops(&world), 0);
+}
+
+#[test]
+fn proofs_wait_for_the_end_of_copies_but_at_most_ten_seconds() {
+    let mut world = World::with(settings(), 3, 1_000);
+    world.publish(id(1), 200);
+    let order = world.orders.remove(0);
+    world.carry_out(order);
+    world.pass(Duration::from_millis(9_000));
+    assert_eq!(proofs(&world), [], "copies are in flight");
+    world.pass(seconds(2));
+    assert_eq!(proofs(&world).len(), 1);
+    world.settle();
+    assert_eq!(verified(&world), 400);
+}
+
+#[test]
+fn a_challenge_is_made_at_each_interval_after_many_forgotten_files() {
+    let mut world = World::with(challenging(false), 3, 10_000);
+    for number in 1..200 {
+        world.publish(id(number), 1);
+        world.settle();
+        if number < 199 {
+            world.planner.forget(world.now, id(number));
+            world.whole.remove(&id(number));
+            world.take();
+        }
+    }
+    world.settle();
+    let before = proofs(&world).len();
+    for _ in 0..20 {
+        world.pass(limits::CHALLENGE_INTERVAL);
+        world.run();
+    }
+    assert_eq!(proofs(&world).len(), before + 20);
+}
+
+#[test]
+fn outcomes_of_unknown_proofs_are_ignored() {
+    let mut world = distributed(false, 1);
+    world.planner.proved(world.now, 99, OwnCopy::Corrupt, &[]);
+    world.take();
+    assert_eq!(world.planner.tracker_copy(id(1)), (true, 0));
+    assert_eq!(verified(&world), 2);
+}
+
+#[test]
+fn verification_proves_each_copy_of_a_file_and_reports_the_result() {
+    let mut world = World::with(settings(), 3, 1_000);
+    world.publish(id(1), 300);
+    world.settle();
+    let bad = world.holders(id(1), 7)[0];
+    world.bad.insert((at(bad), id(1), 7));
+    assert!(!world.planner.verify(world.now, id(9)));
+    assert!(world.planner.verify(world.now, id(1)));
+    world.take();
+    (0..10).for_each(|_| world.settle());
+    let verified = world.log.iter().find_map(|order| match order {
+        Order::Verified { summary, .. } => Some(*summary),
+        _ => None,
+    });
+    let summary = verified.expect("the verification has ended");
+    assert_eq!((summary.chunks, summary.wrong, summary.cannot_tell, summary.own_corrupt), (300, 1, 0, 0));
+    assert!(summary.proven >= 599, "{summary:?}");
+}
+
+#[test]
+fn a_proof_without_an_own_copy_is_charged_to_the_repair_limit() {
+    let mut world = World::with(Settings { offload: true, ..settings() }, 3, 100);
+    world.publish(id(1), 60);
+    world.settle();
+    assert!(world.whole.is_empty());
+    let limited = Settings { repair_limit: 5 * CHUNK, offload: true, ..settings() };
+    world.restart(limited);
+    for number in 0..3 {
+        world.join(number, number, 100);
+    }
+    let begun = world.now;
+    while verified(&world) < 120 {
+        world.run();
+        world.pass(Duration::from_millis(50));
+    }
+    let took = (world.now - begun).as_secs_f64();
+    assert!((10.0..14.0).contains(&took), "{took} s for 60 chunks at 5 a second");
+    assert_eq!(world.copies(), []);
+    assert!(!world.disk.iter().any(|(location, ..)| *location == Location::Tracker));
 }

@@ -4,13 +4,13 @@
 //! give, no needed copy is dropped, no file is offloaded before its copies are recorded.
 
 use super::super::replicas::CopyState;
-use super::super::volunteer::Liveness;
-use super::super::{Order, ReplicationPlanner, Settings};
-use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Layout, PeerName};
+use super::super::{DropReason, Order, ReplicationPlanner, Settings, StorageOffer};
+use crate::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName};
 use crate::protocol::tokens::VolunteerKey;
-use crate::protocol::volunteer::ChallengedRange;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Location, Verdict, VolunteerNumber, VolunteerRecord};
+use crate::swarm::keeping::{
+    Change, Location, OffloadResult, OwnCopy, Verdict, VolunteerNumber, VolunteerRecord,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -38,8 +38,9 @@ pub fn at(number: u32) -> Location {
     Location::Volunteer(v(number))
 }
 
+/// Settings with which all volunteers count as approved, and no surplus copy is kept.
 pub fn settings() -> Settings {
-    Settings { challenge_every: None, ..Settings::default() }
+    Settings { challenge_every: None, approve: false, replicas_max: 0, ..Settings::default() }
 }
 
 /// A copy of a chunk: location, file, chunk index.
@@ -54,6 +55,14 @@ pub struct World {
     pub whole: BTreeSet<FileId>,
     /// Copies that are corrupt.
     pub bad: BTreeSet<StoredCopy>,
+    /// Complete files at the tracker with a corrupt chunk.
+    pub rotten: BTreeSet<(FileId, u32)>,
+    /// Volunteers whose address cannot be reached.
+    pub unreachable: BTreeSet<VolunteerNumber>,
+    /// Revoked permits.
+    pub revoked: BTreeSet<u64>,
+    /// Absence that volunteers announce when they connect.
+    pub away: Option<Duration>,
     /// Orders that have not been carried out.
     pub orders: Vec<Order>,
     /// All orders so far.
@@ -79,6 +88,10 @@ impl World {
             disk: BTreeSet::new(),
             whole: BTreeSet::new(),
             bad: BTreeSet::new(),
+            rotten: BTreeSet::new(),
+            unreachable: BTreeSet::new(),
+            revoked: BTreeSet::new(),
+            away: None,
             orders: Vec::new(),
             log: Vec::new(),
             volunteers: BTreeMap::new(),
@@ -117,8 +130,9 @@ impl World {
         let name = PeerName::new(format!("volunteer-{number}")).unwrap();
         let key = VolunteerKey(u128::from(number) + 1);
         let free = self.free(v(number));
-        let got = self.planner.join(self.now, key, name, address, chunks * CHUNK, free);
-        assert_eq!(got, v(number), "volunteers of a test come in order");
+        let (source, away, offered) = (address.ip(), self.away, chunks * CHUNK);
+        let offer = StorageOffer { key, name, address, source, offered, free, away };
+        assert_eq!(self.planner.join(self.now, offer), Ok(v(number)), "volunteers of a test come in order");
         self.take();
     }
 
@@ -145,8 +159,8 @@ impl World {
         chunks
     }
 
-    pub fn mark_dead(&mut self, number: u32) {
-        self.planner.mark_dead(self.now, v(number));
+    pub fn mark_lost(&mut self, number: u32) {
+        self.planner.mark_lost(self.now, v(number));
         self.take();
     }
 
@@ -184,6 +198,9 @@ impl World {
             let orders = self.planner.take_orders();
             for order in &orders {
                 self.check(order);
+                if let Order::Revoke(permit) = order {
+                    self.revoked.insert(*permit);
+                }
             }
             self.log.extend(orders.iter().cloned());
             self.orders.extend(orders);
@@ -229,7 +246,8 @@ impl World {
         }
     }
 
-    /// Number of verified copies of a chunk on the disks of connected volunteers that are not draining.
+    /// Number of proven copies of a chunk on the disks of connected volunteers that are not draining and are
+    /// approved.
     fn safe(&self, file: FileId, index: u32, recorded: bool) -> usize {
         let key = self.planner.files.key(file, ChunkIndex(index)).unwrap();
         let replicas = self.planner.files.chunk(key).unwrap().replicas.clone();
@@ -237,9 +255,10 @@ impl World {
             let number = replica.volunteer();
             let volunteer = self.planner.volunteers.get(number).unwrap();
             let held = self.held.get(&(file, number)).is_some_and(|held| held.has(ChunkIndex(index)));
-            replica.state() == CopyState::Verified
-                && matches!(volunteer.liveness, Liveness::Alive { .. })
+            replica.state() == CopyState::Proven
+                && volunteer.has_reported()
                 && !volunteer.draining
+                && volunteer.is_approved(self.planner.settings.approve)
                 && self.disk.contains(&(Location::Volunteer(number), file, index))
                 && (held || !recorded)
         });
@@ -250,14 +269,19 @@ impl World {
     fn check(&self, order: &Order) {
         let replicas = self.planner.settings.replicas;
         match order {
-            Order::Drop { at, file, chunks } if self.planner.is_known(*file) => {
+            Order::Drop { file, chunks, .. } if self.planner.is_known(*file) => {
                 for index in chunks {
-                    let copy = (*at, *file, index.0);
-                    let safe = self.safe(*file, index.0, *at == TRACKER);
-                    assert!(safe >= replicas || self.bad.contains(&copy), "{order:?} with {safe} safe");
+                    let safe = self.safe(*file, index.0, false);
+                    assert!(safe >= replicas, "{order:?} with {safe} safe");
                 }
             }
-            Order::Offload { file } => {
+            Order::DropOwn { file, chunks, reason: DropReason::Offloaded, .. } => {
+                for index in chunks {
+                    let safe = self.safe(*file, index.0, true);
+                    assert!(safe >= replicas, "{order:?} with {safe} safe");
+                }
+            }
+            Order::Offload { file, .. } => {
                 assert_eq!(self.offloaded.get(file), Some(&true));
                 for index in self.layouts[file].indices() {
                     assert!(self.safe(*file, index.0, true) >= replicas, "{order:?}: {index}");
@@ -304,45 +328,94 @@ impl World {
                     }
                 }
             }
-            Order::Drop { at, file, chunks } => {
+            Order::Drop { at: number, file, chunks, .. } => {
+                let location = Location::Volunteer(number);
                 for index in &chunks {
-                    self.disk.remove(&(at, file, index.0));
-                    self.bad.remove(&(at, file, index.0));
+                    self.disk.remove(&(location, file, index.0));
+                    self.bad.remove(&(location, file, index.0));
                 }
-                let free = free(self, at);
-                self.planner.dropped(self.now, at, file, &chunks, free);
+                let free = free(self, location);
+                self.planner.dropped(self.now, location, file, &chunks, free);
             }
-            Order::Challenge { number, range, to } => {
-                for location in to {
-                    let proof = self.proof(location, &range);
-                    self.planner.proof(self.now, location, number, proof);
-                    self.take();
+            Order::DropOwn { file, chunks, permit, .. } => {
+                let chunks = if self.revoked.contains(&permit) { Vec::new() } else { chunks };
+                for index in &chunks {
+                    self.disk.remove(&(TRACKER, file, index.0));
+                    self.bad.remove(&(TRACKER, file, index.0));
                 }
+                self.planner.dropped(self.now, TRACKER, file, &chunks, None);
             }
-            Order::Audit { file, index, at } => {
-                let copy = (Location::Volunteer(at), file, index.0);
-                let verdict = match self.disk.contains(&copy) && !self.bad.contains(&copy) {
-                    true => Verdict::Right,
-                    false => Verdict::Wrong,
+            Order::Prove { number, file, index, holders } => self.prove(number, file, index, &holders),
+            Order::Check { volunteer, file, chunks } => self.check_again(volunteer, file, &chunks),
+            Order::Offload { file, permit } => {
+                let result = match self.revoked.contains(&permit) {
+                    true => OffloadResult::Revoked,
+                    false => OffloadResult::Deleted,
                 };
-                self.planner.audited(self.now, at, file, index, verdict);
+                if result == OffloadResult::Deleted {
+                    self.whole.remove(&file);
+                }
+                self.planner.offloaded(self.now, file, result);
             }
-            Order::Offload { file } => {
-                self.whole.remove(&file);
-                self.planner.offloaded(self.now, file, true);
-            }
-            Order::Drained { .. } | Order::Lost { .. } | Order::Note(..) => {}
+            Order::Withdraw { file, .. } => _ = self.whole.remove(&file),
+            Order::Drained { .. }
+            | Order::Lost { .. }
+            | Order::Note(..)
+            | Order::Warn(_)
+            | Order::Revoke(_)
+            | Order::Verified { .. } => {}
         }
         self.take();
     }
 
-    pub fn proof(&self, location: Location, range: &ChallengedRange) -> Option<Digest> {
-        let copy = (location, range.file, range.index.0);
-        let right = range.proof(b"right");
-        match self.gives(location, range.file, range.index.0) {
-            true if self.bad.contains(&copy) => Some(range.proof(b"wrong")),
-            true => Some(right),
-            false => None,
+    /// The tracker's own copy of a chunk, compared with the manifest.
+    fn own_copy(&self, file: FileId, index: u32) -> OwnCopy {
+        let is_corrupt = self.rotten.contains(&(file, index)) || self.bad.contains(&(TRACKER, file, index));
+        match self.gives(TRACKER, file, index) {
+            true if is_corrupt => OwnCopy::Corrupt,
+            true => OwnCopy::Right,
+            false => OwnCopy::Absent,
+        }
+    }
+
+    /// Lets holders prove their copies, like the tracker's executor.
+    fn prove(&mut self, number: u64, file: FileId, index: ChunkIndex, holders: &[VolunteerNumber]) {
+        let own = self.own_copy(file, index.0);
+        let copy = |holder: VolunteerNumber| (Location::Volunteer(holder), file, index.0);
+        let is_right = |holder: &VolunteerNumber| {
+            self.disk.contains(&copy(*holder)) && !self.bad.contains(&copy(*holder))
+        };
+        let is_reachable = |holder: &VolunteerNumber| !self.unreachable.contains(holder);
+        let has_bytes =
+            own == OwnCopy::Right || holders.iter().any(|holder| is_right(holder) && is_reachable(holder));
+        let verdicts: Vec<(VolunteerNumber, Verdict)> = holders
+            .iter()
+            .map(|holder| {
+                let verdict = match (has_bytes && is_reachable(holder), is_right(holder)) {
+                    (false, _) => Verdict::CannotTell,
+                    (true, true) => Verdict::Right,
+                    (true, false) => Verdict::Wrong,
+                };
+                (*holder, verdict)
+            })
+            .collect();
+        self.planner.proved(self.now, number, own, &verdicts);
+    }
+
+    /// Lets a volunteer hash chunks again and report them.
+    fn check_again(&mut self, volunteer: VolunteerNumber, file: FileId, chunks: &[ChunkIndex]) {
+        let location = Location::Volunteer(volunteer);
+        for index in chunks {
+            let copy = (location, file, index.0);
+            if self.disk.contains(&copy) && !self.bad.contains(&copy) {
+                self.planner.holds(self.now, volunteer, file, &[*index], true);
+            } else {
+                self.disk.remove(&copy);
+                self.bad.remove(&copy);
+                let free = Some(self.free(volunteer));
+                self.planner.spoiled(self.now, location, file, &[*index], free);
+            }
+            self.take();
         }
     }
 
@@ -355,10 +428,12 @@ impl World {
         panic!("the orders do not end");
     }
 
-    /// Carries out all orders and lets 200 ms pass, so that records are taken.
+    /// Carries out all orders and lets a second pass, so that records are taken and copies are proven.
     pub fn settle(&mut self) {
-        self.run();
-        self.pass(Duration::from_millis(200));
+        for _ in 0..4 {
+            self.run();
+            self.pass(Duration::from_millis(250));
+        }
         self.run();
     }
 
@@ -393,6 +468,8 @@ impl World {
         self.orders.clear();
         self.pending.clear();
         self.planner = ReplicationPlanner::new(settings, fastrand::Rng::with_seed(2));
+        // The clock goes on.
+        self.planner.set_clock(0);
         for record in self.volunteers.values() {
             self.planner.restore_volunteer(self.now, record.clone());
         }

@@ -14,7 +14,7 @@ impl Tracker {
             return Answer::Refused("this tracker keeps no files".into());
         };
         match command {
-            Command::Status => Answer::Status(Arc::new(keeping.status())),
+            Command::Status => Answer::Status(Arc::new(keeping.status(now))),
             Command::Pause(on) => {
                 keeping.planner.pause(now, on);
                 let text =

@@ -5,14 +5,15 @@
 
 use super::{Keeping, LISTED_MAX};
 use crate::content::fmt::counted;
-use crate::content::{ChunkIndex, FileId};
-use crate::protocol::status::Status;
+use crate::content::{ChunkIndex, FileId, FileName, limits};
+use crate::protocol::status::{DropStatus, Status};
 use crate::protocol::tracker::TrackerResponse;
 use crate::protocol::volunteer::{KeptFile, VolunteerOrder};
-use crate::swarm::keeping::{ExecutorTask, Location, VolunteerNumber};
+use crate::swarm::Moment;
+use crate::swarm::keeping::{ExecutorTask, Holder, Location, VolunteerNumber};
 use crate::swarm::machine::{ConnectionId, Effect};
 use crate::swarm::registry::PeerId;
-use crate::swarm::replication::Order;
+use crate::swarm::replication::{DropReason, Order, VerifySummary};
 use std::net::SocketAddr;
 
 /// The message that carries an order to a volunteer.
@@ -26,42 +27,21 @@ impl Keeping {
         self.files.get(&file).map_or_else(|| file.short(), |kept| kept.file.name.to_string())
     }
 
-    fn name_of_volunteer(&self, number: VolunteerNumber) -> String {
+    pub(super) fn name_of_volunteer(&self, number: VolunteerNumber) -> String {
         self.planner.volunteer(number).map_or_else(|| "?".to_owned(), |record| record.name.to_string())
     }
 
-    fn address_of(&self, location: Location) -> Option<SocketAddr> {
+    pub(super) fn address_of(&self, location: Location) -> Option<SocketAddr> {
         match location {
             Location::Tracker => Some(self.serving),
             Location::Volunteer(number) => self.planner.volunteer(number).map(|record| record.address),
         }
     }
 
-    /// Handles a report on a file that is not in the catalogue. The file is ignored unless `rebuild` is set.
-    pub(super) fn unknown_file(
-        &mut self,
-        number: VolunteerNumber,
-        kept: KeptFile,
-        held: Vec<ChunkIndex>,
-        checked: bool,
-    ) -> Option<Effect> {
-        let (id, name) = (kept.file.id, kept.file.name.clone());
-        if !self.rebuild {
-            let holder = self.name_of_volunteer(number);
-            let text = format!(
-                "{holder} holds chunks of {name} ({id}), which this tracker does not keep; --rebuild adds such files"
-            );
-            return self.reported_unknown.insert(id).then_some(Effect::Note(text));
-        }
-        let from = self.address_of(Location::Volunteer(number))?;
-        let reports = self.adopting.entry(id).or_default();
-        reports.push((number, held, checked));
-        (reports.len() == 1).then_some(Effect::Task(ExecutorTask::Adopt { kept, from }))
-    }
-
     /// The effects that carry out an order.
     pub(super) fn effects(
-        &self,
+        &mut self,
+        now: Moment,
         order: Order,
         connection: impl Fn(PeerId) -> Option<ConnectionId>,
     ) -> Vec<Effect> {
@@ -80,34 +60,43 @@ impl Keeping {
                 };
                 effect.into_iter().collect()
             }
-            Order::Drop { at: Location::Tracker, file, chunks } => {
-                vec![Effect::Task(ExecutorTask::Drop { file, chunks, permit: 0 })]
+            Order::DropOwn { file, chunks, permit, reason } => {
+                let note = self.note_drop(now, None, file, chunks.len(), reason);
+                vec![Effect::Note(note), Effect::Task(ExecutorTask::Drop { file, chunks, permit })]
             }
-            Order::Drop { at: Location::Volunteer(number), file, chunks } => {
-                let parts = chunks.chunks(crate::content::limits::NAMED_CHUNKS_MAX);
-                parts
-                    .filter_map(|part| send(number, VolunteerOrder::Drop { file, chunks: part.to_vec() }))
-                    .collect()
+            Order::Drop { at, file, chunks, reason } => {
+                let count = chunks.len();
+                let message = send(at, VolunteerOrder::Drop { file, chunks });
+                let note = message.is_some().then(|| self.note_drop(now, Some(at), file, count, reason));
+                message.into_iter().chain(note.map(Effect::Note)).collect()
             }
-            Order::Challenge { number: challenge, range, to } => {
-                let challenge_at = |location| match location {
-                    Location::Tracker => Some(Effect::Task(ExecutorTask::Prove { challenge, range })),
-                    Location::Volunteer(number) => {
-                        send(number, VolunteerOrder::Challenge { challenge, range })
-                    }
-                };
-                to.into_iter().filter_map(challenge_at).collect()
+            Order::Prove { number, file, index, holders } => {
+                let holders = holders.into_iter().filter_map(|volunteer| {
+                    let record = self.planner.volunteer(volunteer)?;
+                    Some(Holder { volunteer, key: record.key, address: record.address })
+                });
+                let holders = holders.collect();
+                vec![Effect::Task(ExecutorTask::ProveCopies { number, file, index, holders })]
             }
-            Order::Audit { file, index, at } => {
-                let from = self.address_of(Location::Volunteer(at));
-                let task =
-                    from.map(|from| Effect::Task(ExecutorTask::Audit { volunteer: at, from, file, index }));
-                task.into_iter().collect()
+            Order::Check { volunteer, file, chunks } => {
+                send(volunteer, VolunteerOrder::Check { file, chunks }).into_iter().collect()
             }
-            Order::Offload { file } => {
-                let kept = self.files.get(&file).cloned();
-                kept.map(|kept| Effect::Task(ExecutorTask::Offload { kept, permit: 0 })).into_iter().collect()
+            Order::Offload { file, permit } => {
+                let Some(kept) = self.files.get(&file).cloned() else { return Vec::new() };
+                let count = kept.file.chunks as usize;
+                let note = self.note_drop(now, None, file, count, DropReason::Offloaded);
+                vec![Effect::Note(note), Effect::Task(ExecutorTask::Offload { kept, permit })]
             }
+            Order::Revoke(permit) => vec![Effect::Task(ExecutorTask::Revoke(permit))],
+            Order::Withdraw { file, index } => {
+                let name = self.name_of(file);
+                let text = format!(
+                    "chunk {index} of {name} ({file}) is corrupt in the tracker's own file: it is no longer \
+                     offered; `recall {name}` restores it from volunteers once the file is moved away"
+                );
+                vec![Effect::Error(text), Effect::Task(ExecutorTask::Withdraw(file))]
+            }
+            Order::Verified { file, summary } => vec![Effect::Note(self.verified_text(file, &summary))],
             Order::Drained { volunteer, left } => {
                 let name = self.name_of_volunteer(volunteer);
                 let note = match left {
@@ -120,7 +109,54 @@ impl Keeping {
             Order::Lost { file, chunks, last } => vec![Effect::Warning(self.lost_text(file, &chunks, &last))],
             Order::Note(None, text) => vec![Effect::Note(text)],
             Order::Note(Some(file), text) => vec![Effect::Note(format!("{}: {text}", self.name_of(file)))],
+            Order::Warn(text) => vec![Effect::Warning(text)],
         }
+    }
+
+    /// Adds a drop order to the log of the status, and returns its log line.
+    fn note_drop(
+        &mut self,
+        now: Moment,
+        at: Option<VolunteerNumber>,
+        file: FileId,
+        chunks: usize,
+        reason: DropReason,
+    ) -> String {
+        let volunteer =
+            at.and_then(|number| self.planner.volunteer(number)).map(|record| record.name.clone());
+        let name = match (self.files.get(&file), reason) {
+            (Some(kept), _) => Some(kept.file.name.clone()),
+            // The file was forgotten.
+            (None, _) => FileName::new(file.short()).ok(),
+        };
+        let place = volunteer.as_ref().map_or_else(|| "the tracker".to_owned(), ToString::to_string);
+        let text = format!(
+            "dropping {} of {} at {place}: {reason}",
+            counted(chunks as u64, "chunk"),
+            self.name_of(file)
+        );
+        if let Some(file) = name {
+            while self.drops.len() >= limits::STATUS_DROPS_MAX {
+                self.drops.pop_front();
+            }
+            let at_s = self.planner.unix_s(now);
+            let (chunks, reason) = (chunks as u64, reason.to_string());
+            self.drops.push_back(DropStatus { at_s, file, volunteer, chunks, reason });
+        }
+        text
+    }
+
+    /// The log line for the end of a verification.
+    fn verified_text(&self, file: FileId, summary: &VerifySummary) -> String {
+        let VerifySummary { chunks, proven, wrong, cannot_tell, own_corrupt, under_replicated } = *summary;
+        format!(
+            "{} verified: {}, {} proven, {wrong} wrong, {cannot_tell} not answered, {own_corrupt} corrupt at the \
+             tracker, {} with too few proven copies",
+            self.name_of(file),
+            counted(chunks, "chunk"),
+            counted(proven, "copy"),
+            counted(under_replicated, "chunk"),
+        )
     }
 
     /// The log line for lost chunks.
@@ -144,7 +180,8 @@ impl Keeping {
     }
 
     /// Status of volunteers and files.
-    pub(super) fn status(&self) -> Status {
-        self.planner.status(|id| self.files.get(&id).map(|kept| kept.file.name.clone()))
+    pub(super) fn status(&self, now: Moment) -> Status {
+        let name = |id| self.files.get(&id).map(|kept: &KeptFile| kept.file.name.clone());
+        Status { drops: self.drops.iter().cloned().collect(), ..self.planner.status(now, name) }
     }
 }

@@ -7,7 +7,9 @@ use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Answer, Command, ExecutorTask, OffloadResult, TaskOutcome, Wanted};
+use crate::swarm::keeping::{
+    Answer, Command, ExecutorTask, Holder, OffloadResult, OwnCopy, TaskOutcome, Verdict, Wanted,
+};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use crate::swarm::replication::Settings;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -60,7 +62,7 @@ impl World {
             next
         };
         let mut tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), draw);
-        let settings = Settings { offload, challenge_every: None, ..Settings::default() };
+        let settings = Settings { offload, challenge_every: None, approve: false, ..Settings::default() };
         let serving = "0.0.0.0:5101".parse().unwrap();
         let rules = KeepRules { settings, name: PeerName::new("T").unwrap(), serving, rebuild };
         tracker.keep(rules, Remembered::default(), fastrand::Rng::with_seed(2));
@@ -154,6 +156,9 @@ impl World {
                         ExecutorTask::Adopt { kept, .. } => {
                             TaskOutcome::Adopted(kept.file.id, Some((kept, layout())))
                         }
+                        ExecutorTask::ProveCopies { number, file, index, holders } => {
+                            self.prove(number, file, index, &holders)
+                        }
                         _ => continue,
                     };
                     effects.extend(self.tracker.task_outcome(self.now, news));
@@ -161,6 +166,17 @@ impl World {
                 other => panic!("unexpected: {other:?}"),
             }
         }
+    }
+
+    /// The volunteer with the key `n` has connection `n`.
+    fn prove(&self, number: u64, file: FileId, index: ChunkIndex, holders: &[Holder]) -> TaskOutcome {
+        let verdict = |holder: &Holder| match self.volunteers.get(&(holder.key.0 as u64)) {
+            Some(one) if one.held.get(&file).is_some_and(|held| held.contains(&index)) => Verdict::Right,
+            Some(_) => Verdict::Wrong,
+            None => Verdict::CannotTell,
+        };
+        let verdicts = holders.iter().map(|holder| (holder.volunteer, verdict(holder))).collect();
+        TaskOutcome::Proved { number, file, index, own: OwnCopy::Right, verdicts }
     }
 
     fn carry_out(&mut self, id: u64, order: VolunteerOrder) -> Vec<Effect> {
@@ -238,7 +254,7 @@ fn a_file_is_replicated_offloaded_and_found_at_its_volunteers() {
 }
 
 #[test]
-fn only_a_volunteer_that_does_not_return_within_its_lease_is_replaced() {
+fn only_a_volunteer_that_does_not_return_is_replaced() {
     let mut world = World::new(true, false);
     world.publish();
     (1..=4).for_each(|id| world.join(id));
@@ -253,19 +269,22 @@ fn only_a_volunteer_that_does_not_return_within_its_lease_is_replaced() {
     world.wait(SECOND);
     assert_eq!(world.copies(), 12, "it has returned with all its chunks");
     world.leave(1);
-    (0..12).for_each(|_| world.wait(SECOND));
+    (0..130).for_each(|_| world.wait(5 * SECOND));
     assert_eq!(world.copies(), 12, "the other volunteers hold its chunks now");
 }
 
 #[test]
-fn a_volunteer_that_disconnects_in_order_is_replaced_at_once() {
-    let mut world = World::new(true, false);
+fn a_volunteer_that_disconnects_in_order_is_away_and_replaced_after_the_repair_delay() {
+    let mut world = World::new(false, false);
     world.publish();
     (1..=4).for_each(|id| world.join(id));
     world.wait(SECOND);
     let volunteer = world.volunteers.remove(&1).unwrap();
     world.request(1, TrackerRequest::Goodbye { token: volunteer.token });
-    world.wait(SECOND);
+    let had = volunteer.held.get(&FILE).map_or(0, BTreeSet::len);
+    (0..100).for_each(|_| world.wait(5 * SECOND));
+    assert_eq!(world.copies(), 12 - had, "the tracker has a copy of each chunk, too");
+    (0..25).for_each(|_| world.wait(5 * SECOND));
     assert_eq!(world.copies(), 12);
 }
 

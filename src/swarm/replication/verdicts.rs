@@ -1,0 +1,168 @@
+//! Results of possession proofs. A wrong proof never orders a drop: the copy stops counting, and its volunteer
+//! is told to hash it again.
+
+use super::ReplicationPlanner;
+use super::chunk::{ChunkKey, StoreCopy};
+use super::order::{DropReason, Order};
+use super::replicas::CopyState;
+use crate::content::{ChunkIndex, limits};
+use crate::swarm::Moment;
+use crate::swarm::keeping::{OwnCopy, Verdict, VolunteerNumber};
+
+impl ReplicationPlanner {
+    /// Handles the results of the proofs of the copies of a chunk. `own`: the tracker's own copy, compared with
+    /// the manifest.
+    pub fn proved(
+        &mut self,
+        now: Moment,
+        number: u64,
+        own: OwnCopy,
+        verdicts: &[(VolunteerNumber, Verdict)],
+    ) {
+        let Some(proof) = self.end_proof(number) else { return };
+        let key = proof.key;
+        // The outcome is about the file that was kept when the proof was ordered.
+        if self.files.chunk(key).is_none() {
+            return self.settle(now);
+        }
+        self.note_verification(key, own, &proof.holders, verdicts);
+        if own == OwnCopy::Corrupt {
+            // The bytes of the holders were compared with the corrupt copy: no verdict counts.
+            self.withdraw_own_copy(now, key);
+            self.want_proof(key);
+            return self.settle(now);
+        }
+        for holder in proof.holders {
+            let verdict = verdicts.iter().find(|(volunteer, _)| *volunteer == holder);
+            self.apply_verdict(
+                now,
+                key,
+                holder,
+                verdict.map_or(Verdict::CannotTell, |(_, verdict)| *verdict),
+            );
+        }
+        self.drops.over_replicated.insert(key);
+        self.drops.just_proven.insert(key);
+        self.settle(now);
+    }
+
+    /// Handles a proof without an outcome.
+    pub(super) fn time_out_proof(&mut self, now: Moment, number: u64) {
+        let Some(proof) = self.end_proof(number) else { return };
+        self.note_verification(proof.key, OwnCopy::Absent, &proof.holders, &[]);
+        for holder in proof.holders {
+            self.apply_verdict(now, proof.key, holder, Verdict::CannotTell);
+        }
+    }
+
+    fn apply_verdict(&mut self, now: Moment, key: ChunkKey, holder: VolunteerNumber, verdict: Verdict) {
+        let state = self.files.copy_state(key, holder);
+        if !state.is_some_and(CopyState::is_source) || !self.volunteers.has_reported(holder) {
+            return;
+        }
+        match verdict {
+            Verdict::Right => self.accept_proof(now, key, holder),
+            Verdict::Wrong => self.handle_wrong_proof(now, key, holder),
+            Verdict::CannotTell => self.doubt(now, key, holder),
+        }
+    }
+
+    fn accept_proof(&mut self, now: Moment, key: ChunkKey, holder: VolunteerNumber) {
+        let Some(volunteer) = self.volunteers.get_mut(holder) else { return };
+        let was_excluded = !volunteer.trust.may_take_copies();
+        let was_unreachable = volunteer.trust.is_unreachable();
+        volunteer.trust.pass();
+        if !volunteer.record.history.proven {
+            volunteer.record.history.proven = true;
+            self.record_volunteer(now, holder);
+        }
+        self.proofs.note_proof(now, key, holder);
+        self.proofs.undecided.remove(&(holder, key));
+        self.set_copy(key, holder, Some(CopyState::Proven));
+        if was_unreachable {
+            self.recompute_volunteer(holder);
+        }
+        if was_excluded {
+            self.volunteers.mark_target_outdated(holder);
+            self.update_targets(now);
+            self.unpark_all();
+        }
+    }
+
+    /// After a wrong proof, all other copies of the volunteer are proven again. After the second one in a row,
+    /// none of them counts until then: its store may have been wiped.
+    fn handle_wrong_proof(&mut self, now: Moment, key: ChunkKey, holder: VolunteerNumber) {
+        self.refute(key, holder, "its proof was wrong");
+        let Some(volunteer) = self.volunteers.get_mut(holder) else { return };
+        volunteer.trust.fail(now, &mut self.random);
+        let to = match volunteer.trust.has_failed() {
+            true => CopyState::Claimed,
+            false => CopyState::Stored,
+        };
+        self.volunteers.mark_target_outdated(holder);
+        self.change_copies(holder, CopyState::Proven, to);
+        if to == CopyState::Claimed {
+            self.change_copies(holder, CopyState::Stored, to);
+        }
+    }
+
+    /// Stops counting a copy and tells its volunteer to hash it again.
+    pub(super) fn refute(&mut self, key: ChunkKey, holder: VolunteerNumber, why: &str) {
+        if !self.files.copy_state(key, holder).is_some_and(CopyState::is_source) {
+            return;
+        }
+        let Some(file) = self.files.get(key.file).map(|file| file.id) else { return };
+        let index = ChunkIndex(key.index);
+        if let Some(name) = self.volunteer(holder).map(|record| record.name.clone()) {
+            self.note(Some(file), format!("the copy of chunk {index} at {name} does not count: {why}"));
+        }
+        self.set_copy(key, holder, Some(CopyState::Refuted));
+        self.orders.push(Order::Check { volunteer: holder, file, chunks: vec![index] });
+    }
+
+    /// Handles a proof that could not be had. A stored copy stops counting after
+    /// [`limits::PROOF_PATIENCE`]; a copy that was proven in this session stays proven.
+    fn doubt(&mut self, now: Moment, key: ChunkKey, holder: VolunteerNumber) {
+        let Some(volunteer) = self.volunteers.get_mut(holder) else { return };
+        let was_unreachable = volunteer.trust.is_unreachable();
+        volunteer.trust.doubt(now, &mut self.random);
+        let is_unreachable = volunteer.trust.is_unreachable();
+        let (name, address) = (volunteer.record.name.clone(), volunteer.record.address);
+        if self.files.copy_state(key, holder) == Some(CopyState::Stored) {
+            let first = *self.proofs.undecided.entry((holder, key)).or_insert(now);
+            if now.saturating_sub(first) >= limits::PROOF_PATIENCE {
+                self.set_copy(key, holder, Some(CopyState::Claimed));
+            }
+        }
+        if is_unreachable && !was_unreachable {
+            self.change_copies(holder, CopyState::Stored, CopyState::Claimed);
+            self.recompute_volunteer(holder);
+            self.volunteers.mark_target_outdated(holder);
+            self.orders.push(Order::Warn(format!(
+                "{name} does not prove its copies: it cannot be reached at {address}, or is busy; they do not \
+                 count and it gets no more (check --listen and --advertise there)"
+            )));
+        }
+    }
+
+    /// Handles a corrupt copy of a chunk at the tracker: it is not served or compared with any more.
+    pub(super) fn withdraw_own_copy(&mut self, now: Moment, key: ChunkKey) {
+        let Some((file, chunk)) = self.files.file_and_chunk(key) else { return };
+        let (id, keeps_complete, is_in_store) = (file.id, file.keeps_complete(), chunk.is_in_store());
+        let index = ChunkIndex(key.index);
+        if keeps_complete {
+            if let Some(file) = self.files.get_mut(key.file) {
+                file.complete = false;
+                file.offload_failed = false;
+                file.copy_lost_since_record |= matches!(file.offload, super::file::Offload::Recording(_));
+            }
+            self.orders.push(Order::Withdraw { file: id, index });
+            self.recompute_file(key.file);
+        } else if is_in_store {
+            self.note(Some(id), format!("the copy of chunk {index} in the tracker's chunk store is corrupt"));
+            self.set_in_store(key, StoreCopy::None);
+            self.drops.drop_own(id, key, DropReason::Corrupt);
+        }
+        let _ = now;
+    }
+}
