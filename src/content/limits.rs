@@ -153,7 +153,7 @@ pub const PROOF_RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest of these pauses.
 pub const PROOF_RETRY_MAX: Duration = Duration::from_secs(300);
 /// Time after which a proof that has no outcome counts as one that could not be had.
-pub const PROOF_TIMEOUT: Duration = Duration::from_secs(300);
+pub const PROOF_TASK_TIMEOUT: Duration = Duration::from_secs(300);
 /// Drop orders in flight to one volunteer.
 pub const DROPS_IN_FLIGHT_MAX: usize = 64;
 /// Drop orders in flight to the tracker's own chunk store.
@@ -182,10 +182,6 @@ pub const STATUS_DROPS_MAX: usize = 100;
 pub const TRACKER_SPACE_RETRY_MIN: Duration = Duration::from_secs(60);
 /// Longest of these pauses.
 pub const TRACKER_SPACE_RETRY_MAX: Duration = Duration::from_secs(3600);
-/// Largest range of a chunk in a challenge, bytes.
-pub const CHALLENGE_RANGE_BYTES: u32 = 64 * 1024;
-/// Time in which a holder must answer a challenge.
-pub const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest delay before a change of the replication ledger is written to the catalogue.
 ///
 /// Changes that a request waits for are written at once.

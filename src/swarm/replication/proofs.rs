@@ -332,7 +332,7 @@ impl ReplicationPlanner {
         let is_idle = |volunteer: &Volunteer| volunteer.incoming.copies + volunteer.outgoing.copies == 0;
         let proof = Proof {
             key,
-            deadline: now + limits::PROOF_TIMEOUT,
+            deadline: now + limits::PROOF_TASK_TIMEOUT,
             is_busy: reason == Reason::Pending && !holders.iter().all(|holder| is_idle(holder)),
             is_doubtful: holders.iter().any(|holder| holder.trust.is_doubtful()),
             is_downloaded: reason == Reason::Pending && !at_tracker,

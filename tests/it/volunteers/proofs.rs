@@ -31,7 +31,7 @@ impl NoDescriptors {
 
 impl Drop for NoDescriptors {
     fn drop(&mut self) {
-        let _ = prlimit(Some(self.0), Resource::Nofile, self.1.clone());
+        let _ = prlimit(Some(self.0), Resource::Nofile, self.1);
     }
 }
 
