@@ -67,7 +67,6 @@ pub enum Act {
     NotStored { file: u8, index: u8, why: u8, free: u16 },
     Dropped { file: u8, chunks: Vec<u8>, free: u16 },
     Spoiled { file: u8, chunks: Vec<u8>, free: u16 },
-    Proof { challenge: u8, right: Option<bool> },
     Drain,
 }
 
@@ -154,10 +153,6 @@ impl Act {
             Act::Spoiled { file, chunks: those, free } => {
                 VolunteerReport::Spoiled { file: file_id(file), chunks: chunks(&those), free: space(free) }
             }
-            Act::Proof { challenge, right } => VolunteerReport::Proof {
-                challenge: challenge.into(),
-                sha256: right.map(|right| Digest([right.into(); 32])),
-            },
             Act::Drain => VolunteerReport::Drain,
         }
     }

@@ -22,31 +22,6 @@ pub struct KeptFile {
     pub md5: Md5,
 }
 
-/// Range of a chunk in a challenge; the holder proves that it has these bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ChallengedRange {
-    /// Id of the file.
-    pub file: FileId,
-    /// Index of the chunk.
-    pub index: ChunkIndex,
-    /// Start of the range, bytes from the start of the chunk.
-    pub offset: u32,
-    /// Length of the range, bytes.
-    pub length: u32,
-    /// Hashed before the bytes, so that an earlier proof cannot be replayed.
-    pub nonce: Nonce,
-}
-
-impl ChallengedRange {
-    /// The proof for the bytes of the range: SHA-256 of the nonce (16 bytes, big-endian) and the bytes.
-    pub fn proof(&self, bytes: &[u8]) -> Digest {
-        let mut hasher = Hasher::new();
-        hasher.update(&self.nonce.0.to_be_bytes());
-        hasher.update(bytes);
-        hasher.finish()
-    }
-}
-
 /// Proof that a volunteer stores a chunk: SHA-256 of its key (16 bytes, big-endian), the nonce (16 bytes,
 /// big-endian) and all bytes of the chunk.
 ///
@@ -150,13 +125,6 @@ pub enum VolunteerReport {
         /// Free space, bytes.
         free: u64,
     },
-    /// Answers `challenge`.
-    Proof {
-        /// Number of the challenge.
-        challenge: u64,
-        /// The proof; `None` if the volunteer does not hold the chunk.
-        sha256: Option<Digest>,
-    },
     /// Requests to leave: the tracker copies the chunks elsewhere and reports progress with `draining`.
     Drain,
 }
@@ -191,14 +159,6 @@ pub enum VolunteerOrder {
         file: FileId,
         /// Indices of the chunks, at most [`NAMED_CHUNKS_MAX`](crate::content::limits::NAMED_CHUNKS_MAX).
         chunks: Vec<ChunkIndex>,
-    },
-    /// Demands a proof that a range of a chunk is stored.
-    Challenge {
-        /// Number of the challenge, repeated in the proof.
-        challenge: u64,
-        /// The range to hash.
-        #[serde(flatten)]
-        range: ChallengedRange,
     },
     /// Progress of `drain`.
     Draining {
@@ -272,10 +232,6 @@ mod tests {
             say(Spoiled { file: FILE, chunks: vec![INDEX], free: 8 }),
             r#"{"type":"volunteer","token":"KEY","act":"spoiled","file":"FILE","chunks":[4],"free":8}"#,
         );
-        exact(
-            say(Proof { challenge: 3, sha256: Some(Digest([9; 32])) }),
-            r#"{"type":"volunteer","token":"KEY","act":"proof","challenge":3,"sha256":"HASH"}"#,
-        );
         exact(say(Drain), r#"{"type":"volunteer","token":"KEY","act":"drain"}"#);
         exact(TrackerRequest::Status, r#"{"type":"status"}"#);
     }
@@ -297,24 +253,8 @@ mod tests {
             say(Check { file: FILE, chunks: vec![INDEX] }),
             r#"{"type":"volunteer","act":"check","file":"FILE","chunks":[4]}"#,
         );
-        let range = ChallengedRange { file: FILE, index: INDEX, offset: 5, length: 6, nonce: Nonce(42) };
-        exact(
-            say(Challenge { challenge: 3, range }),
-            r#"{"type":"volunteer","act":"challenge","challenge":3,"file":"FILE","index":4,"offset":5,"length":6,"nonce":"KEY"}"#,
-        );
         exact(say(Draining { left: 7 }), r#"{"type":"volunteer","act":"draining","left":7}"#);
         exact(TrackerResponse::Status { length: 2 }, r#"{"type":"status","length":2}"#);
-    }
-
-    #[test]
-    fn a_proof_depends_on_the_nonce_and_on_the_bytes() {
-        let range = ChallengedRange { file: FILE, index: INDEX, offset: 0, length: 2, nonce: Nonce(1) };
-        let other = ChallengedRange { nonce: Nonce(2), ..range };
-        assert_ne!(range.proof(b"ab"), other.proof(b"ab"));
-        assert_ne!(range.proof(b"ab"), range.proof(b"ac"));
-        let mut whole = vec![0; 15];
-        whole.extend(b"\x01ab");
-        assert_eq!(range.proof(b"ab"), Digest::of(&whole));
     }
 
     #[test]

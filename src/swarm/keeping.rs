@@ -5,10 +5,10 @@
 //! [`ExecutorTask`] and returns as [`TaskOutcome`]. Invariant: tasks of one file are executed in order, and
 //! each task gets exactly one outcome unless its description says otherwise.
 
-use crate::content::{Bitfield, ChunkIndex, Digest, FileId, FileName, Layout, PeerName};
+use crate::content::{Bitfield, ChunkIndex, FileId, FileName, Layout, PeerName};
 use crate::protocol::status::Status;
 use crate::protocol::tokens::VolunteerKey;
-use crate::protocol::volunteer::{ChallengedRange, CopyFailure, KeptFile};
+use crate::protocol::volunteer::{CopyFailure, KeptFile};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -177,24 +177,6 @@ pub enum ExecutorTask {
         /// Number of the permit.
         permit: u64,
     },
-    /// Download a chunk from a volunteer and verify it: [`TaskOutcome::Audited`].
-    Audit {
-        /// The volunteer.
-        volunteer: VolunteerNumber,
-        /// Its address.
-        from: SocketAddr,
-        /// The file.
-        file: FileId,
-        /// The chunk.
-        index: ChunkIndex,
-    },
-    /// Compute the proof for a challenge from the tracker's own copy: [`TaskOutcome::Proof`].
-    Prove {
-        /// The challenge's number.
-        challenge: u64,
-        /// The range of the chunk and the nonce to hash.
-        range: ChallengedRange,
-    },
     /// Add a file to the catalogue whose manifest comes from a volunteer that holds chunks of it:
     /// [`TaskOutcome::Adopted`].
     Adopt {
@@ -304,10 +286,6 @@ pub enum TaskOutcome {
     Spoiled(FileId, Vec<ChunkIndex>),
     /// The deletion of the tracker's own copy of a complete file has ended.
     Offloaded(FileId, OffloadResult),
-    /// A volunteer's copy was audited.
-    Audited(VolunteerNumber, FileId, ChunkIndex, Verdict),
-    /// The tracker's own proof for a challenge; `None` if it has no copy (any more).
-    Proof(u64, Option<Digest>),
     /// A file that volunteers hold was added to the catalogue; or (`None`) its manifest could not be
     /// downloaded.
     Adopted(FileId, Option<(KeptFile, Layout)>),

@@ -311,8 +311,6 @@ impl State {
                 }
                 self.assign_disk_order(DiskOrder::Check(file, chunks.clone()), file, &chunks);
             }
-            // The tracker demands proofs over the upload server instead.
-            VolunteerOrder::Challenge { .. } => {}
             VolunteerOrder::Draining { left } => self.shared.update(|view| view.left = Some(left)),
         }
     }

@@ -228,7 +228,6 @@ impl Tracker {
             Report::Dropped { file, chunks, free } => planner.dropped(now, at, file, &chunks, Some(free)),
             Report::Spoiled { file, chunks, free } => planner.spoiled(now, at, file, &chunks, Some(free)),
             // Sent by volunteers of the previous protocol version.
-            Report::Proof { .. } => {}
             Report::Drain => planner.drain(now, number, true),
         }
     }
@@ -308,7 +307,7 @@ impl Tracker {
             TaskOutcome::Proved { number, own, verdicts, .. } => {
                 planner.proved(now, number, own, &verdicts);
             }
-            TaskOutcome::Audited(..) | TaskOutcome::Proof(..) | TaskOutcome::Recalled(..) => {}
+            TaskOutcome::Recalled(..) => {}
             TaskOutcome::Adopted(file, adopted) => self.handle_adopted(now, file, adopted),
             TaskOutcome::Command(number, command) => {
                 let answer = self.carry_out(now, command);

@@ -29,20 +29,16 @@ pub(super) fn queue_of(task: &ExecutorTask) -> Option<FileId> {
         | ExecutorTask::Offload { kept, .. }
         | ExecutorTask::Recall { kept, .. }
         | ExecutorTask::Adopt { kept, .. } => Some(kept.file.id),
-        ExecutorTask::Drop { file, .. }
-        | ExecutorTask::Audit { file, .. }
-        | ExecutorTask::Withdraw(file)
-        | ExecutorTask::Forget(file) => Some(*file),
-        ExecutorTask::Prove { range, .. } => Some(range.file),
+        ExecutorTask::Drop { file, .. } | ExecutorTask::Withdraw(file) | ExecutorTask::Forget(file) => {
+            Some(*file)
+        }
     }
 }
 
 /// The resource that a task needs.
 pub(super) fn kind_of(task: &ExecutorTask) -> Kind {
     match task {
-        ExecutorTask::Download { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Adopt { .. } => {
-            Kind::Remote
-        }
+        ExecutorTask::Download { .. } | ExecutorTask::Adopt { .. } => Kind::Remote,
         ExecutorTask::ProveCopies { .. } => Kind::Proof,
         ExecutorTask::Recall { .. } => Kind::Recall,
         _ => Kind::Local,
@@ -51,7 +47,7 @@ pub(super) fn kind_of(task: &ExecutorTask) -> Kind {
 
 /// Whether no other task of the same file may run at the same time.
 fn is_exclusive(task: &ExecutorTask) -> bool {
-    !matches!(task, ExecutorTask::Download { .. } | ExecutorTask::Audit { .. } | ExecutorTask::Prove { .. })
+    !matches!(task, ExecutorTask::Download { .. })
 }
 
 /// Queues of waiting tasks, one for each file.

@@ -13,7 +13,7 @@ use crate::content::{ChunkIndex, Digest, FileId, Manifest};
 use crate::download::events::{Expected as _, SourceError};
 use crate::protocol::volunteer::{CopyFailure, KeptFile};
 use crate::storage::StoreError;
-use crate::swarm::keeping::{ExecutorTask, TaskOutcome, Verdict};
+use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -136,10 +136,6 @@ fn carry_out(inner: &Inner, task: ExecutorTask) {
             inner.report(inner.prove_copies(number, (file, index), &holders));
         }
         // The state machine is about to stop ordering them: `ProveCopies` replaces them.
-        ExecutorTask::Audit { volunteer, file, index, .. } => {
-            inner.report(TaskOutcome::Audited(volunteer, file, index, Verdict::CannotTell));
-        }
-        ExecutorTask::Prove { .. } => {}
         ExecutorTask::Adopt { kept, from } => inner.adopt(&kept, from),
         ExecutorTask::Drop { file, chunks, permit } => inner.drop_chunks(file, &chunks, permit),
         ExecutorTask::Offload { kept, permit } => {
