@@ -116,8 +116,12 @@ impl Member {
         serve(listener, offers.clone(), &config.serve, Some(discovered), threads, shutdown)?;
         log::info!("{} listening on {address}", config.name);
         let (failures, failed) = bounded(1);
-        let registration =
-            Registration { name: config.name.clone(), port: address.port(), advertise: config.advertise };
+        let registration = Registration {
+            name: config.name.clone(),
+            port: address.port(),
+            advertise: config.advertise,
+            volunteer: false,
+        };
         let announce = |tracker| {
             let (registration, failures) = (registration.clone(), failures.clone());
             Announcer::start(
@@ -142,7 +146,7 @@ impl Member {
             let (offers, failures) = (offers.clone(), failures.clone());
             let context = VolunteerContext {
                 tracker,
-                registration,
+                registration: Registration { volunteer: true, ..registration },
                 offers,
                 timeout,
                 timeouts,

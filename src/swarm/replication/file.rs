@@ -29,6 +29,10 @@ pub(super) struct File {
     pub offload: Offload,
     /// Offloading failed, and is not retried until the file is withdrawn and published again.
     pub offload_failed: bool,
+    /// The owner keeps the tracker's own copy: it is never offloaded.
+    pub kept_here: bool,
+    /// The owner has ordered to offload the tracker's own copy, also without `--offload`.
+    pub offload_requested: bool,
     /// A verified copy was lost after the current record was assembled.
     pub copy_lost_since_record: bool,
     /// A log line has reported that all copies exist.
@@ -109,6 +113,8 @@ impl File {
             complete: false,
             offload: Offload::No,
             offload_failed: false,
+            kept_here: false,
+            offload_requested: false,
             copy_lost_since_record: false,
             replication_noted: false,
             known_since,
@@ -125,7 +131,7 @@ impl File {
 
     /// Whether the tracker's copy may be offloaded once the copies at volunteers are in a durable record.
     pub fn is_ready_for_offload(&self) -> bool {
-        self.complete && self.offload == Offload::No && self.counts.under_replicated == 0
+        self.complete && !self.kept_here && self.offload == Offload::No && self.counts.under_replicated == 0
     }
 
     /// Whether the tracker has the complete file and is not deleting it.

@@ -109,7 +109,10 @@ impl ReplicationPlanner {
             let text = format!("every chunk has its {} copies at volunteers", self.settings.replicas);
             self.orders.push(Order::Note(Some(file.id), text));
         }
-        if self.settings.offload && file.is_ready_for_offload() && !file.offload_failed {
+        if (self.settings.offload || file.offload_requested)
+            && file.is_ready_for_offload()
+            && !file.offload_failed
+        {
             self.records.offloadable.insert(slot);
         }
     }

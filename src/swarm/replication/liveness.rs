@@ -10,7 +10,7 @@ use crate::content::fmt::{counted, size};
 use crate::content::{Bitfield, ChunkIndex, FileId, PeerName};
 use crate::protocol::tokens::VolunteerKey;
 use crate::swarm::Moment;
-use crate::swarm::keeping::{Change, Location, VolunteerHistory, VolunteerNumber, VolunteerRecord};
+use crate::swarm::keeping::{Change, Location, VolunteerNumber, VolunteerRecord};
 use std::net::SocketAddr;
 
 impl ReplicationPlanner {
@@ -58,8 +58,9 @@ impl ReplicationPlanner {
     ) -> VolunteerNumber {
         let known = self.volunteers.number_of(key);
         let number = known.unwrap_or(self.volunteers.next_number());
-        let record =
-            VolunteerRecord { number, key, name, address, offered, history: VolunteerHistory::default() };
+        let history = known.and_then(|number| self.volunteer(number)).map(|record| record.history);
+        let history = history.unwrap_or_default();
+        let record = VolunteerRecord { number, key, name, address, offered, history };
         if known.is_none() {
             self.volunteers.insert(record.clone(), Liveness::Dead);
         }

@@ -22,6 +22,7 @@
 //! | copies that are needed | `waiting`, `queue`, `priority`, `retries` |
 //! | copies that are ordered | `plan`, `selection`, `copy_back`, `transfers`, `traffic`, `repair` |
 //! | copies that are dropped, lost, challenged or audited | `drops`, `lost`, `challenge`, `audit` |
+//! | commands of the owner | `owner` |
 //! | changes for the catalogue; deletion of the tracker's own copies | `records`, `offload` |
 
 mod audit;
@@ -39,6 +40,7 @@ mod lost;
 mod offload;
 mod order;
 mod outcomes;
+mod owner;
 mod plan;
 mod priority;
 mod queries;
@@ -64,6 +66,7 @@ mod simulation;
 mod tests;
 
 pub use order::Order;
+pub use owner::{OwnCopyState, VerificationReport};
 pub use settings::Settings;
 
 use super::Moment;
@@ -72,6 +75,7 @@ use challenge::Challenges;
 use drops::Drops;
 use file_table::FileTable;
 use lost::LostChunks;
+use owner::Verifications;
 use records::Records;
 use repair::Repair;
 use schedule::{Schedule, Timer};
@@ -95,6 +99,7 @@ pub struct ReplicationPlanner {
     challenges: Challenges,
     records: Records,
     schedule: Schedule,
+    verifications: Verifications,
     /// Orders that the tracker has not taken yet.
     orders: Vec<Order>,
 }
@@ -116,6 +121,7 @@ impl ReplicationPlanner {
             challenges: Challenges::default(),
             records: Records::default(),
             schedule: Schedule::default(),
+            verifications: Verifications::default(),
             orders: Vec::new(),
         }
     }

@@ -27,7 +27,11 @@ impl ReplicationPlanner {
             return;
         }
         let id = file.id;
-        if file.complete && file.counts.under_replicated == 0 && !file.copy_lost_since_record {
+        if file.complete
+            && !file.kept_here
+            && file.counts.under_replicated == 0
+            && !file.copy_lost_since_record
+        {
             file.offload = Offload::Ordered;
             self.orders.push(Order::Offload { file: id });
         } else {

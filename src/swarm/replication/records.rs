@@ -57,7 +57,9 @@ impl Records {
     pub fn forget_file(&mut self, now: Moment, slot: u32, id: FileId) {
         self.offloadable.remove(&slot);
         self.outdated_holdings.retain(|(_, file)| *file != slot);
-        self.changes.retain(|change| !matches!(change, Change::Offloaded(file, _) if *file == id));
+        self.changes.retain(
+            |change| !matches!(change, Change::Offloaded(file, _) | Change::Kept(file, _) if *file == id),
+        );
         self.push(now, Change::Forgotten(id));
     }
 }

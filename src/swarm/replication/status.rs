@@ -7,6 +7,7 @@ use crate::content::{FileId, FileName, limits};
 use crate::protocol::status::{
     ApprovalState, Copies, FileStatus, RepairStatus, Status, VolunteerState, VolunteerStatus,
 };
+use crate::swarm::keeping::Approval;
 
 impl ReplicationPlanner {
     /// The current status. `names` returns the name of a file; files without a name are left out.
@@ -25,7 +26,7 @@ impl ReplicationPlanner {
             offered: alive().map(|volunteer| volunteer.record.offered).fold(0, u64::saturating_add),
             free: alive().map(|volunteer| volunteer.free).fold(0, u64::saturating_add),
             copies: copies(&self.files.counts, chunks * replicas),
-            volunteers: self.volunteers.iter().map(volunteer_status).collect(),
+            volunteers: self.volunteers.iter().map(|volunteer| self.volunteer_status(volunteer)).collect(),
             files_known: self.files.file_count() as u64,
             files: files.into_iter().map(|(name, file)| file_status(file, name, replicas)).collect(),
             repair: RepairStatus {
@@ -43,29 +44,40 @@ impl ReplicationPlanner {
 
 fn copies(counts: &Counts, wanted: u64) -> Copies {
     let Counts { verified, claimed, under_replicated, lost, .. } = *counts;
-    Copies { wanted, verified, claimed, short: under_replicated, lost, ..Copies::default() }
+    let present = verified + claimed;
+    Copies { wanted, verified, claimed, present, short: under_replicated, lost, ..Copies::default() }
 }
 
-fn volunteer_status(volunteer: &Volunteer) -> VolunteerStatus {
-    let state = match volunteer.liveness {
-        Liveness::Alive { .. } if volunteer.draining => VolunteerState::Draining,
-        Liveness::Alive { .. } => VolunteerState::Alive,
-        Liveness::Away { .. } => VolunteerState::Away,
-        Liveness::Dead => VolunteerState::Dead,
-    };
-    VolunteerStatus {
-        name: volunteer.record.name.clone(),
-        address: volunteer.record.address,
-        state,
-        offered: volunteer.record.offered,
-        free: volunteer.free,
-        chunks: volunteer.copies,
-        verified: volunteer.verified_copies,
-        incoming: volunteer.incoming.copies,
-        key: volunteer.record.key.print(),
-        approval: ApprovalState::default(),
-        known_s: 0,
-        away_s: None,
+impl ReplicationPlanner {
+    fn volunteer_status(&self, volunteer: &Volunteer) -> VolunteerStatus {
+        let approval = match volunteer.record.history.approval {
+            Approval::Denied => ApprovalState::Denied,
+            Approval::Approved => ApprovalState::Approved,
+            Approval::Pending if !self.settings.approve || volunteer.record.address.ip().is_loopback() => {
+                ApprovalState::Implied
+            }
+            Approval::Pending => ApprovalState::Pending,
+        };
+        let state = match volunteer.liveness {
+            Liveness::Alive { .. } if volunteer.draining => VolunteerState::Draining,
+            Liveness::Alive { .. } => VolunteerState::Alive,
+            Liveness::Away { .. } => VolunteerState::Away,
+            Liveness::Dead => VolunteerState::Dead,
+        };
+        VolunteerStatus {
+            name: volunteer.record.name.clone(),
+            address: volunteer.record.address,
+            state,
+            offered: volunteer.record.offered,
+            free: volunteer.free,
+            chunks: volunteer.copies,
+            verified: volunteer.verified_copies,
+            incoming: volunteer.incoming.copies,
+            key: volunteer.record.key.print(),
+            approval,
+            known_s: 0,
+            away_s: None,
+        }
     }
 }
 
@@ -79,9 +91,9 @@ fn file_status(file: &File, name: FileName, replicas: u64) -> FileStatus {
         here: if file.complete { chunks } else { file.stored_chunks },
         offloaded: file.offload == Offload::Done,
         copies: copies(&file.counts, u64::from(chunks) * replicas),
-        readable: false,
+        readable: file.counts.without_copy == 0,
         waiting_for_holders: 0,
-        kept_here: false,
+        kept_here: file.kept_here,
         own_copy_stays: None,
     }
 }

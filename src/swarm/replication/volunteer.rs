@@ -87,6 +87,11 @@ impl Volunteer {
         matches!(self.liveness, Liveness::Alive { .. })
     }
 
+    /// Whether it is not expected back.
+    pub fn is_gone(&self) -> bool {
+        self.liveness == Liveness::Dead
+    }
+
     pub fn has_reported(&self) -> bool {
         self.liveness == Liveness::Alive { reported: true }
     }

@@ -67,6 +67,16 @@ impl VolunteerTable {
         }
     }
 
+    /// Removes a volunteer and returns it. Its copies must have been removed before.
+    pub fn remove(&mut self, number: VolunteerNumber) -> Option<Volunteer> {
+        let volunteer = self.slots.get_mut(number.0 as usize)?.take()?;
+        self.targets.put(number, volunteer.index_entry, None);
+        self.outdated_targets.remove(&number);
+        self.by_key.remove(&volunteer.record.key);
+        self.recount();
+        Some(*volunteer)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Volunteer> + '_ {
         self.slots.iter().flatten().map(|volunteer| &**volunteer)
     }

@@ -7,12 +7,13 @@
 
 mod commands;
 mod orders;
+mod resolve;
 #[cfg(test)]
 mod tests;
 
 use super::{Departure, Tracker};
 use crate::content::fmt::size;
-use crate::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName};
+use crate::content::{Bitfield, ChunkIndex, FileId, FileName, Layout, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::Status;
 use crate::protocol::tokens::VolunteerKey;
@@ -20,7 +21,7 @@ use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{
-    ExecutorTask, FileRecord, Location, OffloadResult, TaskOutcome, VolunteerNumber, VolunteerRecord,
+    ExecutorTask, FileRecord, Location, OffloadResult, OwnCopy, TaskOutcome, VolunteerNumber, VolunteerRecord,
 };
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
@@ -78,6 +79,18 @@ pub struct Keeping {
     adopting: HashMap<FileId, Reports>,
     /// Files unknown to the catalogue that a log line has reported.
     reported_unknown: HashSet<FileId>,
+    /// Number of the last publication of each file.
+    versions: HashMap<FileId, u64>,
+    /// The highest of these numbers.
+    last_version: u64,
+    /// Commands that wait for the end of a recall, and whether the file was marked as kept before.
+    recalls: HashMap<FileId, (Vec<u64>, bool)>,
+    /// Commands that wait for the end of a verification.
+    verifications: HashMap<FileId, Vec<u64>>,
+    /// Whether only approved volunteers justify deletions.
+    approve: bool,
+    /// A log line has reported that the volunteers offer too little storage.
+    shortage_reported: bool,
 }
 
 impl Keeping {
@@ -91,7 +104,7 @@ impl Tracker {
     /// Enables keeping of files. `random` is used for challenges and backoffs.
     pub fn keep(&mut self, rules: KeepRules, remembered: Remembered, random: fastrand::Rng) {
         let own = self.peers.registry.enroll(rules.name, rules.serving);
-        let lease = rules.settings.lease;
+        let (lease, approve) = (rules.settings.lease, rules.settings.approve);
         let mut planner = ReplicationPlanner::new(rules.settings, random);
         if rules.rebuild {
             planner.delay_copies(lease);
@@ -99,9 +112,13 @@ impl Tracker {
         let now = Moment::ZERO;
         let Remembered { files, volunteers, held, forgotten } = remembered;
         volunteers.into_iter().for_each(|record| planner.restore_volunteer(now, record));
-        let mut known = HashMap::new();
-        for FileRecord { kept, layout, offloaded } in files {
+        let (mut known, mut versions) = (HashMap::new(), HashMap::new());
+        for FileRecord { kept, layout, offloaded, kept_here, version } in files {
             planner.restore_file(kept.file.id, layout, offloaded);
+            if kept_here {
+                planner.restore_kept(kept.file.id);
+            }
+            versions.insert(kept.file.id, version);
             self.peers.registry.vouch(own, &kept.file, 0);
             known.insert(kept.file.id, kept);
         }
@@ -117,6 +134,12 @@ impl Tracker {
             sessions: HashMap::new(),
             adopting: HashMap::new(),
             reported_unknown: HashSet::new(),
+            last_version: versions.values().copied().max().unwrap_or_default(),
+            versions,
+            recalls: HashMap::new(),
+            verifications: HashMap::new(),
+            approve,
+            shortage_reported: false,
         });
     }
 
@@ -163,6 +186,7 @@ impl Tracker {
             size(offered),
             size(free)
         )));
+        self.report_pending(id, number);
         self.settle_keeping(now);
         Some(orders::message(VolunteerOrder::Welcome))
     }
@@ -206,8 +230,12 @@ impl Tracker {
 
     /// Whether this peer is a volunteer that gets time to reconnect.
     pub(super) fn may_return(&self, id: PeerId, how: Departure) -> bool {
-        let is_volunteer = |keeping: &Keeping| keeping.volunteers.contains_key(&id);
-        how == Departure::Closed && self.keeping.as_ref().is_some_and(is_volunteer)
+        how == Departure::Closed && self.offers_storage(id)
+    }
+
+    /// Whether this registration is the session of a volunteer.
+    pub(super) fn offers_storage(&self, id: PeerId) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.volunteers.contains_key(&id))
     }
 
     /// Handles the removal of a peer, which may be a volunteer.
@@ -238,12 +266,18 @@ impl Tracker {
             TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
                 keeping.files.insert(id, kept);
+                keeping.last_version = keeping.last_version.saturating_add(1);
+                keeping.versions.insert(id, keeping.last_version);
                 planner.add_file(now, id, layout);
                 planner.set_complete_at_tracker(now, id, true);
                 self.update_own_entry(id);
             }
             TaskOutcome::Withdrawn(file) => {
+                let was_complete = planner.tracker_copy(file).0;
                 planner.set_complete_at_tracker(now, file, false);
+                if was_complete {
+                    self.report_removed(file);
+                }
                 self.update_own_entry(file);
             }
             TaskOutcome::ScanComplete => planner.scan_complete(now),
@@ -267,14 +301,19 @@ impl Tracker {
                 self.update_own_entry(file);
             }
             TaskOutcome::Audited(volunteer, file, index, verdict) => {
+                planner.note_verdicts(now, file, index, OwnCopy::Absent, &[(volunteer, verdict)]);
                 planner.audited(now, volunteer, file, index, verdict);
             }
             TaskOutcome::Proof(challenge, proof) => planner.proof(now, Location::Tracker, challenge, proof),
-            TaskOutcome::Proved { .. } | TaskOutcome::Recalled(..) => {}
+            TaskOutcome::Proved { file, index, own, verdicts, .. } => {
+                planner.note_verdicts(now, file, index, own, &verdicts);
+            }
+            TaskOutcome::Recalled(file, result) => self.handle_recalled(now, file, result),
             TaskOutcome::Adopted(file, adopted) => self.handle_adopted(now, file, adopted),
             TaskOutcome::Command(number, command) => {
-                let answer = self.carry_out(now, command);
-                self.effects.push(Effect::Answer(number, answer));
+                if let Some(answer) = self.carry_out(now, number, command) {
+                    self.effects.push(Effect::Answer(number, answer));
+                }
             }
         }
         self.settle_keeping(now);
@@ -290,6 +329,7 @@ impl Tracker {
             return;
         };
         keeping.files.insert(file, kept);
+        keeping.versions.entry(file).or_default();
         keeping.planner.adopt_file(now, file, layout);
         for (volunteer, held, checked) in reports {
             keeping.planner.holds(now, volunteer, file, &held, checked);
@@ -332,11 +372,16 @@ impl Tracker {
         if let Some((number, changes)) = keeping.planner.take_record(now) {
             self.effects.push(Effect::Task(ExecutorTask::Record { number, changes }));
         }
+        self.report_verifications();
+        self.report_shortage();
     }
 
-    /// Adds the MD5 of kept files to a lookup result.
-    pub(super) fn add_md5(&self, found: &mut [FoundFile]) {
+    /// Completes the result of a lookup: adds the MD5 of kept files, and removes older versions of a kept name.
+    pub(super) fn complete_lookup(&self, name: Option<&FileName>, found: &mut Vec<FoundFile>) {
         let Some(keeping) = &self.keeping else { return };
+        if let Some(name) = name {
+            keeping.retain_newest(name, found);
+        }
         for file in found {
             file.md5 = keeping.files.get(&file.file.id).map(|kept| kept.md5);
         }
