@@ -92,6 +92,12 @@ impl ReplicationPlanner {
         self.settle(now);
     }
 
+    /// Lets the changes so far be recorded at once. Returns the number of the record that contains them all; `None` if
+    /// they are durable.
+    pub fn hasten_record(&mut self) -> Option<u64> {
+        self.records.hasten()
+    }
+
     /// Whether a volunteer is connected.
     pub fn is_connected(&self, number: VolunteerNumber) -> bool {
         self.volunteers.is_alive(number)

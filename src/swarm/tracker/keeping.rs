@@ -20,6 +20,7 @@ use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
+use crate::swarm::command::Answer;
 use crate::swarm::keeping::{
     ExecutorTask, FileRecord, Location, OffloadResult, OwnCopy, TaskOutcome, VolunteerNumber, VolunteerRecord,
 };
@@ -85,6 +86,8 @@ pub struct Keeping {
     last_version: u64,
     /// Commands that wait for the end of a recall, and whether the file was marked as kept before.
     recalls: HashMap<FileId, (Vec<u64>, bool)>,
+    /// Answers that wait until this record is durable, with the number of their command.
+    unrecorded: Vec<(u64, u64, Answer)>,
     /// Commands that wait for the end of a verification.
     verifications: HashMap<FileId, Vec<u64>>,
     /// Whether only approved volunteers justify deletions.
@@ -137,6 +140,7 @@ impl Tracker {
             last_version: versions.values().copied().max().unwrap_or_default(),
             versions,
             recalls: HashMap::new(),
+            unrecorded: Vec::new(),
             verifications: HashMap::new(),
             approve,
             shortage_reported: false,
@@ -262,7 +266,10 @@ impl Tracker {
         let Some(keeping) = &mut self.keeping else { return };
         let planner = &mut keeping.planner;
         match outcome {
-            TaskOutcome::Recorded(number) => planner.recorded(now, number),
+            TaskOutcome::Recorded(number) => {
+                planner.recorded(now, number);
+                self.answer_recorded(number);
+            }
             TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
                 keeping.files.insert(id, kept);
@@ -312,7 +319,7 @@ impl Tracker {
             TaskOutcome::Adopted(file, adopted) => self.handle_adopted(now, file, adopted),
             TaskOutcome::Command(number, command) => {
                 if let Some(answer) = self.carry_out(now, number, command) {
-                    self.effects.push(Effect::Answer(number, answer));
+                    self.answer(number, answer);
                 }
             }
         }

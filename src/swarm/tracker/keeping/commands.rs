@@ -29,10 +29,33 @@ impl Tracker {
         Some(answer.unwrap_or_else(|refusal| refusal))
     }
 
+    /// Answers a command; if it was carried out, as soon as its changes are durable.
+    pub(super) fn answer(&mut self, number: u64, answer: Answer) {
+        if let Some(keeping) = self.keeping.as_mut().filter(|_| matches!(answer, Answer::Done { .. }))
+            && let Some(record) = keeping.planner.hasten_record()
+        {
+            keeping.unrecorded.push((record, number, answer));
+        } else {
+            self.effects.push(Effect::Answer(number, answer));
+        }
+    }
+
+    /// Answers the commands whose changes are durable with this record.
+    pub(super) fn answer_recorded(&mut self, record: u64) {
+        let Some(keeping) = &mut self.keeping else { return };
+        let durable = keeping.unrecorded.extract_if(.., |(needed, ..)| *needed <= record);
+        self.effects.extend(durable.map(|(_, number, answer)| Effect::Answer(number, answer)));
+    }
+
     /// The registered peers. A volunteer is listed once.
     fn peer_list(&self) -> PeerList {
         let mut peers = BTreeMap::new();
+        let own = self.keeping.as_ref().map(|keeping| keeping.own);
+        let own = own.and_then(|own| self.peers.registry.peer(own));
         for peer in self.peers.registry.peers() {
+            if own.is_some_and(|own| std::ptr::eq(own, peer)) {
+                continue;
+            }
             if peers.len() >= limits::PEERS_LISTED_MAX {
                 break;
             }
@@ -121,7 +144,7 @@ impl Tracker {
             }
         };
         self.effects.push(effect);
-        self.effects.extend(waiting.into_iter().map(|number| Effect::Answer(number, answer.clone())));
+        waiting.into_iter().for_each(|number| self.answer(number, answer.clone()));
     }
 
     /// Begins to verify all copies of a file.
