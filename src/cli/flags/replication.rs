@@ -48,10 +48,6 @@ pub struct ReplicationFlags {
     /// loopback (approve), or all (open)
     #[arg(long, value_name = "WHICH", default_value = "approve", requires = "state", help_heading = VOLUNTEERS)]
     volunteers: VolunteerApproval,
-    /// Time after which the replicas of a volunteer that is away without announcement are replaced
-    #[arg(long, value_name = "SECONDS", default_value = "10m", value_parser = super::parse_seconds,
-        requires = "state", help_heading = TIMEOUTS)]
-    repair_after: Duration,
     #[arg(long = "transfer_port", short = 'p', visible_alias = "port", value_name = "PORT", default_value_t = 0,
         requires = "state", help = super::PORT_HELP, help_heading = NETWORK)]
     transfer_port: u16,
@@ -68,6 +64,10 @@ pub struct ReplicationFlags {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::parse_seconds,
         requires = "state", help_heading = TIMEOUTS)]
     challenge: Duration,
+    /// Time after which the replicas of a volunteer that is away without announcement are replaced
+    #[arg(long, value_name = "SECONDS", default_value = "10m", value_parser = super::parse_seconds,
+        requires = "state", help_heading = TIMEOUTS)]
+    repair_after: Duration,
 }
 
 /// Which volunteers justify deletions.
