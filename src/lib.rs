@@ -42,7 +42,8 @@
 //!   [`swarm::keeping::TaskOutcome`]. Thread `executor` distributes tasks to `executor-remote` (four threads that
 //!   download from volunteers) and `executor-local` (two threads for the local disk). `record` is the only writer of the
 //!   catalogue, `publish` scans the folder of offered files, `check` hashes the chunks of an earlier run, and `damaged`
-//!   reports damaged chunks.
+//!   reports damaged chunks. `control-accept` and a `control` thread for each connection receive commands of the owner
+//!   ([`tracker::control`]).
 //! - **Serving peer** ([`upload::server`]): `serve-accept`; for each connection, `serve` reads requests and `serve-out`
 //!   answers them in order, chunks by `sendfile(2)`.
 //! - **Seeder** ([`roles::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`])
@@ -141,6 +142,7 @@
 //! | the agreed hash of a chunk | [`swarm::agreement`] |
 //! | the next chunk to request, and its source | [`swarm::picker`], [`swarm::trees`], [`swarm::super_seeding`] |
 //! | the location of replicas, the order of repair | [`swarm::replication`] |
+//! | commands of the owner of a tracker | [`swarm::command`], [`tracker::control`] |
 //! | the tracker's own disk | [`tracker::executor`] |
 //! | data that survives a crash | [`storage::part`], [`storage::chunk_folder`], [`storage::replica_store`], [`tracker::store`] |
 //! | exit codes | [`cli::exit`] |

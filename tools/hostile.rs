@@ -99,7 +99,9 @@ impl Hostile {
         let (mut reader, mut writer) = split(&stream, Duration::from_secs(60)).unwrap();
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).unwrap();
         let (name, port) = (self.flags.name.clone(), self.address.port());
-        writer.send(&TrackerRequest::Register(Registration { name, port, advertise: None })).unwrap();
+        writer
+            .send(&TrackerRequest::Register(Registration { name, port, advertise: None, volunteer: true }))
+            .unwrap();
         let token = loop {
             match reader.message(Duration::from_secs(60)).unwrap() {
                 TrackerResponse::Registered { token, .. } => break token,

@@ -25,7 +25,7 @@ pub const HELP: &str = "Help";
 pub type Example = (&'static str, &'static str);
 
 /// The examples of each program; a subcommand is listed as `program subcommand`.
-const EXAMPLES: [(&str, [Example; 3]); 6] = [
+const EXAMPLES: [(&str, [Example; 3]); 8] = [
     (
         "tracker",
         [
@@ -43,6 +43,28 @@ const EXAMPLES: [(&str, [Example; 3]); 6] = [
             ("tracker status", "Show volunteers and files of the tracker on this host"),
             ("tracker status --json", "Print the same as JSON"),
             ("tracker status --tracker 127.0.0.1:5101", "Query a tracker on another port"),
+        ],
+    ),
+    (
+        "tracker approve",
+        [
+            ("tracker approve anna --state tracker-state", "Approve a volunteer by its name"),
+            ("tracker approve 1a2b3c4d --state tracker-state", "Approve the volunteer with this key"),
+            ("tracker approve 10.0.0.7:7000 --state tracker-state", "Approve the volunteer at this address"),
+        ],
+    ),
+    (
+        "tracker forget",
+        [
+            ("tracker forget large_text_file.txt --state tracker-state", "Stop replicating a file"),
+            (
+                "tracker forget large_text_file.txt --dry-run --state tracker-state",
+                "Show what would be deleted",
+            ),
+            (
+                "tracker forget 1a2b3c4d --yes --state tracker-state",
+                "Delete the last copies of the file with this id",
+            ),
         ],
     ),
     (

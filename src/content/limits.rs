@@ -214,6 +214,18 @@ pub const EXECUTOR_LOCAL_MAX: usize = 2;
 pub const DROP_MAX: usize = 4_096;
 /// Files in one status response.
 pub const STATUS_FILES_MAX: usize = 1_000;
+/// Peers in one answer to the command `peers`.
+pub const PEERS_LISTED_MAX: usize = 1_000;
+/// Number of `verify` commands that run at the same time.
+pub const VERIFICATIONS_MAX: usize = 4;
+/// Fewest digits of a prefix of a file id.
+pub const ID_PREFIX_MIN: usize = 8;
+/// Fewest digits of a prefix of a key print.
+pub const KEY_PREFIX_MIN: usize = 4;
+/// Connections to the control socket of a tracker that are served at the same time.
+pub const CONTROL_CONNECTIONS_MAX: usize = 16;
+/// Maximum time from a connection to the control socket to its whole command.
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 
 // Volunteers
 

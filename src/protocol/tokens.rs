@@ -68,6 +68,13 @@ impl VolunteerKey {
     }
 }
 
+impl KeyPrint {
+    /// The first 8 digits, for log lines and tables.
+    pub fn short(self) -> String {
+        self.to_string().chars().take(8).collect()
+    }
+}
+
 impl fmt::Display for KeyPrint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(serde_str::hex(&self.0, &mut [0; 16]))

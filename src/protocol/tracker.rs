@@ -53,6 +53,9 @@ pub struct Registration {
     /// Its address for other peers; `None` for the source IP address of the message with `port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advertise: Option<SocketAddr>,
+    /// It will offer storage, and counts as one peer together with the registration of its shared folder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub volunteer: bool,
 }
 
 /// Key of a chunk set: its name and its number of chunks.

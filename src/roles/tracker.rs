@@ -11,23 +11,24 @@ use crate::report::error::{Fault, RoleError};
 use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::ReplicaStore;
-use crate::swarm::keeping::{Answer, Command, TaskOutcome};
+use crate::swarm::command::{Answer, Command, Refusal};
 use crate::swarm::replication::Settings;
 use crate::swarm::tracker::{KeepRules, Remembered, Rules, Tracker};
 use crate::sync::lock;
+use crate::tracker::commands::Commands;
+use crate::tracker::control;
 use crate::tracker::executor::{Executor, ExecutorConfig, TaskChannels};
 use crate::tracker::server::{ExecutorChannels, ServerConfig, SwarmServer, draw, secret};
 use crate::tracker::store::{Catalogue, Contents, RedbCatalogue};
 use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve};
-use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, unbounded};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Timeout of a prompt command. The state machine answers without disk or network access.
+/// Time that the prompt waits for an answer. Only `verify` and `recall` may take longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Subfolder of the state folder for the tracker's own chunk store.
 const CHUNKS: &str = "chunks";
@@ -77,22 +78,17 @@ struct Inner {
     server: Mutex<Option<SwarmServer>>,
     address: SocketAddr,
     /// `None` if the tracker keeps no files.
-    commands: Option<CommandChannels>,
+    keep: Option<KeepHandle>,
     /// Receives the failure of the catalogue.
     failed: Receiver<RoleError>,
     threads: Threads,
 }
 
-/// Channels for prompt commands and their answers.
-struct CommandChannels {
+/// The part of a tracker that keeps files which handles commands.
+struct KeepHandle {
     /// Address on which the tracker serves chunks.
     serving: SocketAddr,
-    /// Prompt commands reach the machine through the channel of task outcomes.
-    commands: Sender<TaskOutcome>,
-    /// Answers, each with the number of its command.
-    answers: Receiver<(u64, Answer)>,
-    /// Number of the next command.
-    next: AtomicU64,
+    commands: Commands,
 }
 
 /// Starts a tracker, which runs until the shutdown.
@@ -118,12 +114,12 @@ fn start_in(
     let mut seeds = seeds()?;
     let mut tracker = Tracker::new(config.rules, fastrand::Rng::with_seed(seeds.0), draw);
     let (failures, failed) = bounded(1);
-    let (mut executor, mut commands, mut catalogue_failed) = (ExecutorChannels::none(), None, never());
+    let (mut executor, mut handle, mut catalogue_failed) = (ExecutorChannels::none(), None, never());
     if let Some(keep) = &config.keep {
         let random = fastrand::Rng::with_seed(std::mem::take(&mut seeds.1));
-        let (executor_channels, command_channels) =
+        let (executor_channels, keep_handle) =
             keep_files(keep, config.listen.ip(), &mut tracker, random, watch, failures, threads, shutdown)?;
-        (executor, commands, catalogue_failed) = (executor_channels, Some(command_channels), failed);
+        (executor, handle, catalogue_failed) = (executor_channels, Some(keep_handle), failed);
     }
     let TrackerConfig { listen, connections, timeouts, .. } = *config;
     let server = ServerConfig { listen, connections, outbox: limits::OUTBOX_MESSAGES_MAX, timeouts };
@@ -137,7 +133,7 @@ fn start_in(
     Ok(RunningTracker(Arc::new(Inner {
         server: Mutex::new(Some(server)),
         address,
-        commands,
+        keep: handle,
         failed: catalogue_failed,
         threads: threads.clone(),
     })))
@@ -160,7 +156,7 @@ fn keep_files(
     failures: Sender<RoleError>,
     threads: &Threads,
     shutdown: &Shutdown,
-) -> Result<(ExecutorChannels, CommandChannels), RoleError> {
+) -> Result<(ExecutorChannels, KeepHandle), RoleError> {
     let listener =
         Listener::bind(SocketAddr::new(ip, keep.port)).map_err(RoleError::bind("--transfer_port PORT"))?;
     let catalogue: Arc<dyn Catalogue> = Arc::new(match keep.rebuild {
@@ -186,7 +182,6 @@ fn keep_files(
     let offers = Offers::new();
     let (tasks, task_receiver) = unbounded();
     let (outcome_sender, outcomes) = unbounded();
-    let (answer_sender, answers) = unbounded();
     let config = ExecutorConfig {
         files: keep.files.clone(),
         log_file: keep.log_file.clone(),
@@ -201,8 +196,10 @@ fn keep_files(
     serve(listener, offers, &keep.serve, None, threads, shutdown)?;
     let serving = SocketAddr::new(ip, port);
     log::info!("tracker serving on {serving}");
-    let commands = CommandChannels { serving, commands: outcome_sender, answers, next: AtomicU64::new(0) };
-    Ok((ExecutorChannels { tasks, answers: answer_sender, outcomes }, commands))
+    let commands = Commands::new(outcome_sender);
+    control::serve(&keep.state, commands.clone(), threads, shutdown)?;
+    let answers = commands.answers();
+    Ok((ExecutorChannels { tasks, answers, outcomes }, KeepHandle { serving, commands }))
 }
 
 impl RunningTracker {
@@ -213,32 +210,28 @@ impl RunningTracker {
 
     /// The address on which the tracker serves chunks; `None` if it keeps no files.
     pub fn serving(&self) -> Option<SocketAddr> {
-        self.0.commands.as_ref().map(|channels| channels.serving)
+        self.0.keep.as_ref().map(|keep| keep.serving)
     }
 
-    /// Executes a prompt command. Only one command at a time is supported.
-    ///
-    /// # Errors
-    /// The text for the user: why the command was refused or has no answer.
-    pub fn command(&self, command: Command) -> Result<Answer, String> {
-        let Some(channels) = &self.0.commands else {
-            return Err("this tracker keeps no files; restart it with --files and --state".into());
+    /// Executes a command of the prompt. The answers to `verify` and `recall` may come too late for it; the log has them.
+    pub fn command(&self, command: Command) -> Answer {
+        let Some(keep) = &self.0.keep else {
+            let text = "this tracker keeps no files; restart it with --files DIR --state DIR";
+            return Answer::refused(Refusal::State, text);
         };
-        let number = channels.next.fetch_add(1, Ordering::Relaxed);
-        channels
-            .commands
-            .send(TaskOutcome::Command(number, command))
-            .map_err(|_| "the tracker is shutting down")?;
-        loop {
-            match channels.answers.recv_timeout(ANSWER_TIMEOUT) {
-                Ok((answered, Answer::Refused(why))) if answered == number => return Err(why),
-                Ok((answered, answer)) if answered == number => return Ok(answer),
-                // The answer to an earlier command that timed out.
-                Ok(_) => {}
-                Err(_) => {
-                    let seconds = ANSWER_TIMEOUT.as_secs();
-                    return Err(format!("the tracker did not answer within {seconds} s; try again"));
-                }
+        let is_long = matches!(command, Command::Verify { .. } | Command::Recall { .. });
+        match keep.commands.send(command).recv_timeout(ANSWER_TIMEOUT) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Disconnected) => {
+                Answer::refused(Refusal::State, "the tracker is shutting down")
+            }
+            Err(RecvTimeoutError::Timeout) if is_long => {
+                Answer::done("in progress; the log reports the result")
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let seconds = ANSWER_TIMEOUT.as_secs();
+                let text = format!("the tracker did not answer within {seconds} s; try again");
+                Answer::refused(Refusal::Failed, text)
             }
         }
     }

@@ -12,9 +12,15 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 
 /// Free space for this user on the file system of a folder, bytes; `None` if the file system
 /// reports none.
-pub(super) fn free_space(folder: &Path) -> Option<u64> {
+pub fn free_space(folder: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
     Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// Size of the file system of an existing folder, bytes; `None` if the file system reports none.
+pub fn disk_size(folder: &Path) -> Option<u64> {
+    let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
+    Some(space.f_blocks.saturating_mul(space.f_frsize))
 }
 
 /// Free space as in [`free_space`], less a reserve of `percent` percent of the file system's size.

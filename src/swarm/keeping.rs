@@ -5,13 +5,12 @@
 //! [`ExecutorTask`] and returns as [`TaskOutcome`]. Invariant: tasks of one file are executed in order, and
 //! each task gets exactly one outcome unless its description says otherwise.
 
-use crate::content::{Bitfield, ChunkIndex, FileId, FileName, Layout, PeerName};
-use crate::protocol::status::Status;
+use super::command::Command;
+use crate::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::{CopyFailure, KeptFile};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 /// A volunteer's number in the catalogue: counted from 0, never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -114,6 +113,10 @@ pub struct FileRecord {
     pub layout: Layout,
     /// The tracker has deleted its own copy, or is about to.
     pub offloaded: bool,
+    /// The owner keeps the tracker's own copy: it is never offloaded.
+    pub kept_here: bool,
+    /// Number of its last publication: of two files with one name, the one with the higher number is the newer version.
+    pub version: u64,
 }
 
 /// A change to store in the catalogue.
@@ -134,6 +137,8 @@ pub enum Change {
     },
     /// Whether the tracker's own copy is offloaded.
     Offloaded(FileId, bool),
+    /// Whether the owner keeps the tracker's own copy.
+    Kept(FileId, bool),
     /// The file is not kept any more. Its id stays, so that a volunteer that returns later is told to drop
     /// it.
     Forgotten(FileId),
@@ -227,39 +232,6 @@ pub enum Verdict {
     CannotTell,
 }
 
-/// A command of the operator at the tracker's prompt.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Command {
-    /// Show the status.
-    Status,
-    /// Drain a volunteer, or (`false`) cancel the drain.
-    Drain(PeerName, bool),
-    /// Pause new copies, or (`false`) resume them.
-    Pause(bool),
-    /// Stop keeping a file, given by name or id.
-    Forget(Wanted),
-}
-
-/// A file as named by the operator.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Wanted {
-    /// By name.
-    Name(FileName),
-    /// By id.
-    Id(FileId),
-}
-
-/// Answer to a command at the tracker's prompt.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Answer {
-    /// The status.
-    Status(Arc<Status>),
-    /// The command was carried out; text for the operator.
-    Done(String),
-    /// The command was refused; the reason.
-    Refused(String),
-}
-
 /// Outcome of a task, or another event from the executor or the prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TaskOutcome {
@@ -304,6 +276,6 @@ pub enum TaskOutcome {
     },
     /// A file was brought back into the folder of offered files and published; or the reason of the failure.
     Recalled(FileId, Result<(), String>),
-    /// A command from the prompt. The number is returned with the answer.
+    /// A command of the owner. The number is returned with the answer.
     Command(u64, Command),
 }

@@ -4,7 +4,8 @@
 //! The daemon around a [`Machine`] reads, writes and waits. The machine decides and never blocks.
 
 use super::Moment;
-use super::keeping::{Answer, ExecutorTask, TaskOutcome};
+use super::command::Answer;
+use super::keeping::{ExecutorTask, TaskOutcome};
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -42,7 +43,7 @@ pub enum Effect {
     /// Run a task that needs a disk or a socket. Its outcome comes back through
     /// [`task_outcome`](Machine::task_outcome).
     Task(ExecutorTask),
-    /// Answer the prompt command with this number.
+    /// Answer the command with this number.
     Answer(u64, Answer),
 }
 
@@ -58,7 +59,7 @@ pub trait Machine: Send {
     /// Handles the end of a connection.
     fn closed(&mut self, now: Moment, connection: ConnectionId) -> Vec<Effect>;
 
-    /// Handles the outcome of a task or a command from the prompt.
+    /// Handles the outcome of a task or a command.
     fn task_outcome(&mut self, _: Moment, _: TaskOutcome) -> Vec<Effect> {
         Vec::new()
     }

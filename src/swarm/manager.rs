@@ -80,16 +80,17 @@ impl Manager {
             self.effects.push(Effect::Note(format!("{name} from {source} is refused: {text}")));
             return Err(error(ErrorCode::Refused, text));
         }
-        let joined = self.peers.register(now, origin, registration)?;
-        self.effects.push(Effect::Note(joined.note));
+        // A manager takes no storage offers: each registration is a peer.
+        let joined = self.peers.register(now, origin, Registration { volunteer: false, ..registration })?;
+        self.effects.extend(joined.note.map(Effect::Note));
         self.changed = true;
         Ok(joined.response)
     }
 
     fn depart(&mut self, peer: &Peer, why: &str) {
         self.changed = true;
-        let (name, address, left) = (&peer.name, peer.address, self.peers.registry.len());
-        self.effects.push(Effect::Note(format!("{name} at {address} is gone: {why}, {left} peers")));
+        let (name, address, left) = (&peer.name, peer.address, self.peers.count_text());
+        self.effects.push(Effect::Note(format!("{name} at {address} is gone: {why}, {left}")));
     }
 
     /// The current list and the message that announces it.
@@ -181,7 +182,7 @@ mod tests {
     fn register(port: u16, advertise: Option<&str>) -> TrackerRequest {
         let name = PeerName::new(format!("peer{port}")).unwrap();
         let advertise = advertise.map(|text| text.parse().unwrap());
-        TrackerRequest::Register(Registration { name, port, advertise })
+        TrackerRequest::Register(Registration { name, port, advertise, volunteer: false })
     }
 
     /// The lists that were sent, by connection.

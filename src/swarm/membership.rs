@@ -7,11 +7,12 @@
 use super::Moment;
 use super::machine::{ConnectionId, Origin};
 use super::registry::{Peer, PeerId, Registry, RemovedPeer};
+use crate::content::fmt::counted;
 use crate::content::limits;
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerResponse};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -40,8 +41,8 @@ pub struct Joined {
     pub response: TrackerResponse,
     /// The peer that had registered over the same connection before, now removed.
     pub replaced: Option<(PeerId, RemovedPeer)>,
-    /// Line for the log.
-    pub note: String,
+    /// Line for the log; `None` for the second registration of a volunteer.
+    pub note: Option<String>,
 }
 
 /// Registered peers and their connections.
@@ -54,6 +55,8 @@ pub struct Membership {
     /// Source IP addresses of the peers that advertise another address. A peer can choose the address that it
     /// advertises, but not its source address.
     source_ips: HashMap<PeerId, IpAddr>,
+    /// Registrations of volunteers: each counts as one peer together with the registration of its shared folder.
+    volunteers: HashSet<PeerId>,
     /// Number of peers registered from each IP address.
     shares: Shares,
     share_max: usize,
@@ -70,6 +73,7 @@ impl Membership {
             connections: HashMap::new(),
             registered: HashMap::new(),
             source_ips: HashMap::new(),
+            volunteers: HashSet::new(),
             shares: Shares::default(),
             share_max: limits::PEERS_PER_IP_MAX,
             draw: Box::new(draw),
@@ -114,6 +118,9 @@ impl Membership {
         if ip != address.ip().to_canonical() {
             self.source_ips.insert(id, ip);
         }
+        if registration.volunteer {
+            self.volunteers.insert(id);
+        }
         let replaced = match origin {
             Origin::Connection(connection, _) => {
                 let replaced = self.closed(connection);
@@ -130,8 +137,31 @@ impl Membership {
             heartbeat_ms: milliseconds(self.leases.heartbeat),
             lease_ms: milliseconds(self.leases.lease),
         };
-        let note = format!("{name} joined at {address}, {} peers", self.registry.len());
+        // The log line of a volunteer is its storage offer.
+        let note =
+            (!registration.volunteer).then(|| format!("{name} joined at {address}, {}", self.count_text()));
         Ok(Joined { id, response, replaced, note })
+    }
+
+    /// Number of peers, as text. A volunteer, which registers twice, counts once.
+    pub fn count_text(&self) -> String {
+        counted(self.peer_count(), "peer")
+    }
+
+    /// Number of peers. A volunteer, which registers twice, counts once.
+    pub fn peer_count(&self) -> u64 {
+        self.registry.len().saturating_sub(self.volunteers.len()) as u64
+    }
+
+    /// Whether this is the registration of a volunteer.
+    pub fn is_volunteer(&self, id: PeerId) -> bool {
+        self.volunteers.contains(&id)
+    }
+
+    /// Source IP address of a registered peer.
+    pub fn source_ip(&self, id: PeerId) -> Option<IpAddr> {
+        let advertised = || self.registry.peer(id).map(|peer| peer.address.ip().to_canonical());
+        self.source_ips.get(&id).copied().or_else(advertised)
     }
 
     /// Renews a lease. Returns the reply to the heartbeat.
@@ -168,6 +198,7 @@ impl Membership {
         if let Some(connection) = self.connections.remove(&id) {
             self.registered.remove(&connection);
         }
+        self.volunteers.remove(&id);
         let source_ips = self.source_ips.remove(&id);
         self.shares.take(source_ips.unwrap_or(peer.address.ip().to_canonical()));
     }
@@ -295,7 +326,7 @@ mod tests {
             // The advertised address is the peer's own choice and does not count.
             let advertise = Some(SocketAddr::from(([10, 0, 0, 9], 1_000)));
             let name = PeerName::new("x").unwrap();
-            let registration = Registration { name, port: 1, advertise };
+            let registration = Registration { name, port: 1, advertise, volunteer: false };
             match members.register(Duration::from_secs(now), origin, registration).ok()?.response {
                 TrackerResponse::Registered { token, .. } => Some(token),
                 other => panic!("{other:?}"),

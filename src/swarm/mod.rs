@@ -7,6 +7,7 @@
 
 pub mod agreement;
 pub mod backoff;
+pub mod command;
 pub mod keeping;
 pub mod listing;
 pub mod machine;

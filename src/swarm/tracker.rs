@@ -210,7 +210,7 @@ impl Tracker {
         if let Some((before, removed)) = joined.replaced {
             self.depart(now, before, &removed, Departure::RegisteredAgain);
         }
-        self.effects.push(Effect::Note(joined.note));
+        self.effects.extend(joined.note.map(Effect::Note));
         joined.response
     }
 
@@ -265,7 +265,10 @@ impl Tracker {
             true => {
                 format!("{name} at {address} is away: {why}")
             }
-            false => format!("{name} at {address} is gone: {why}, {} peers", self.peers.registry.len()),
+            false if self.offers_storage(id) => {
+                format!("{name} at {address} no longer offers storage: {why}")
+            }
+            false => format!("{name} at {address} is gone: {why}, {}", self.peers.count_text()),
         };
         self.effects.push(Effect::Note(text));
         self.volunteer_left(now, id, *expires, how);

@@ -1,8 +1,11 @@
 //! Parts of a tracker: the server (sockets around the pure state machine, also used by the manager), the executor (disk
-//! and host tasks of a tracker that keeps files) and the store (the catalogue).
+//! and host tasks of a tracker that keeps files), the store (the catalogue), and the commands of the owner with the
+//! control socket that receives them.
 //!
 //! Nothing here reads flags or draws on a terminal.
 
+pub mod commands;
+pub mod control;
 pub mod executor;
 pub mod server;
 pub mod store;

@@ -21,8 +21,8 @@ use crate::content::limits::{COPY_WORKERS_MAX, ORDERS_MAX, SOURCE_IDLE_TIMEOUT};
 use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::Registration;
 use crate::protocol::volunteer::VolunteerReport;
-use crate::report::error::RoleError;
-use crate::storage::{ReplicaStore, StoreMemory};
+use crate::report::error::{Fault, RoleError};
+use crate::storage::{self, ReplicaStore, StoreMemory};
 use crate::sync::lock;
 use crate::tracker_client::session::{self, SessionConfig};
 use crate::upload::offers::Offers;
@@ -125,6 +125,7 @@ impl Volunteer {
     /// The store cannot be opened, another program uses it, or no thread can be started.
     pub fn start(config: &VolunteerConfig, context: VolunteerContext<'_>) -> Result<Self, RoleError> {
         let store = Arc::new(config.memory.open(&config.folder, config.offered)?);
+        check_offer(config, store.used())?;
         let shared =
             Arc::new(SharedStatus { tracker_view: Mutex::default(), changed: bounded(1), drain: bounded(1) });
         let volunteer = Self { store: store.clone(), shared: shared.clone() };
@@ -207,6 +208,30 @@ impl Volunteer {
     pub fn changed(&self) -> &Receiver<()> {
         &self.shared.changed.1
     }
+}
+
+/// Refuses an offer of more space than the disk of the store has, and warns if it is not free now.
+fn check_offer(config: &VolunteerConfig, used: u64) -> Result<(), RoleError> {
+    let VolunteerConfig { offered, folder, .. } = config;
+    if let Some(all) = storage::disk_size(folder).filter(|all| all < offered) {
+        let text = format!(
+            "cannot offer {} of storage: the disk of {} has {}; offer less with --volunteer SIZE, or choose another \
+             disk with --volunteer-dir PATH",
+            size(*offered),
+            folder.display(),
+            size(all)
+        );
+        return Err(RoleError::new(Fault::Usage, text));
+    }
+    if let Some(free) = storage::free_space(folder).filter(|free| free.saturating_add(used) < *offered) {
+        log::warn!(
+            "only {} of {} offered are free on the disk of {}; the tracker gets no more chunks than fit",
+            size(free),
+            size(*offered),
+            folder.display()
+        );
+    }
+    Ok(())
 }
 
 impl fmt::Display for VolunteerStatus {

@@ -8,6 +8,30 @@ use std::path::Path;
 
 /// The programs, and the subcommand that has flags of its own.
 const PROGRAMS: [&str; 6] = ["tracker", "tracker status", "manager", "seeder", "leecher", "client"];
+/// Commands for the owner of a running tracker.
+const OWNER_COMMANDS: [&str; 10] = [
+    "tracker peers",
+    "tracker approve",
+    "tracker deny",
+    "tracker drain",
+    "tracker stay",
+    "tracker forget-volunteer",
+    "tracker recall",
+    "tracker offload",
+    "tracker forget",
+    "tracker verify",
+];
+/// Commands with examples in their help.
+const WITH_EXAMPLES: [&str; 8] = [
+    "tracker",
+    "tracker status",
+    "tracker approve",
+    "tracker forget",
+    "manager",
+    "seeder",
+    "leecher",
+    "client",
+];
 /// Headings of `--help`, in their order.
 const HEADINGS: [&str; 12] = [
     "Commands:",
@@ -113,7 +137,7 @@ fn flags_in_reference(program: &str) -> BTreeMap<String, Told> {
 
 #[test]
 fn the_reference_lists_the_flags_of_help_with_default_and_meaning() {
-    for program in PROGRAMS {
+    for program in PROGRAMS.into_iter().chain(OWNER_COMMANDS) {
         let (help, reference) = (flags_in_help(program), flags_in_reference(program));
         assert!(help.len() > 4 && help.contains_key("--log-file"), "{program}: {help:?}");
         for (name, told) in &help {
@@ -141,7 +165,7 @@ fn a_flag_has_the_same_help_in_all_programs() {
 
 #[test]
 fn help_begins_with_the_purpose_and_ends_with_three_examples() {
-    for program in PROGRAMS {
+    for program in WITH_EXAMPLES {
         let lines = help(program);
         let purpose: Vec<&str> =
             lines.iter().map(String::as_str).take_while(|line| !line.is_empty()).collect();
@@ -170,7 +194,7 @@ fn purpose_lines(lines: &[String]) -> usize {
 
 #[test]
 fn the_examples_of_help_parse() {
-    for program in PROGRAMS {
+    for program in WITH_EXAMPLES {
         let lines = help(program);
         for example in lines[lines.len() - 6..].iter().skip(1).step_by(2) {
             let mut parsed = run(example.trim(), "--help");

@@ -225,7 +225,7 @@ fn the_status_is_available_to_other_programs_on_this_host() {
     assert_eq!(told["files"][0]["name"], "one");
     let mut asked = Program::start("tracker", &["status", "-tracker", &address], dir);
     asked.ends_with(0);
-    assert!(asked.has_said("3 alive of 3 known"));
+    assert!(asked.has_said("3 present of 3 known"));
 }
 
 #[test]

@@ -2,8 +2,12 @@
 //!
 //! A flag with another default in each program shares its help text here and is declared in the program.
 
+mod owner;
+mod replication;
 mod values;
 
+pub use owner::{ControlFlags, OwnerCommand};
+pub use replication::ReplicationFlags;
 pub use values::*;
 
 use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};

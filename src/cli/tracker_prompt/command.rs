@@ -5,19 +5,30 @@
 use crate::cli::prompt::command::{quoted, similar, words};
 use crate::cli::prompt::complete::{Offer, offer};
 use crate::cli::table::{Side, table};
-use crate::content::{FileName, PeerName};
-use crate::swarm::keeping::{Command, Wanted};
+use crate::swarm::command::{Command, Wanted, Who};
 use std::collections::BTreeSet;
 
 /// The commands: name, syntax and effect.
-const COMMANDS: [(&str, &str, &str); 9] = [
+const COMMANDS: [(&str, &str, &str); 17] = [
     ("status", "status", "show volunteers, files and replicas"),
     ("files", "files", "list the files and their replicas"),
     ("volunteers", "volunteers", "list the volunteers and their storage"),
+    ("peers", "peers", "list the registered peers"),
     ("repair", "repair [pause|resume|status]", "show, pause or resume repair"),
-    ("drain", "drain NAME", "copy the replicas of a volunteer elsewhere, so that it can leave"),
-    ("stay", "stay NAME", "cancel a drain"),
-    ("forget", "forget NAME|ID", "stop replicating a file: volunteers delete its chunks"),
+    ("approve", "approve VOLUNTEER", "let proven replicas of a volunteer justify deletions"),
+    ("deny", "deny VOLUNTEER", "do not count the replicas of a volunteer"),
+    ("drain", "drain VOLUNTEER", "copy the replicas of a volunteer elsewhere, so that it can leave"),
+    ("stay", "stay VOLUNTEER", "cancel a drain"),
+    ("forget-volunteer", "forget-volunteer VOLUNTEER", "remove the record of a volunteer that left"),
+    ("recall", "recall FILE", "bring a file back into the folder, and never offload it"),
+    (
+        "offload",
+        "offload FILE [--dry-run]",
+        "delete a file from the folder as soon as its replicas permit it",
+    ),
+    ("forget", "forget FILE [--yes] [--dry-run]", "stop replicating a file: volunteers delete its chunks"),
+    ("verify", "verify FILE", "let the volunteers prove all replicas of a file now"),
+    ("yes", "yes", "confirm the command that was typed last"),
     ("help", "help", "show this help"),
     ("quit", "quit", "stop the tracker (also exit, Ctrl-D, or Ctrl-C twice)"),
 ];
@@ -37,6 +48,8 @@ pub enum Line {
     Repair,
     /// A command for the tracker.
     Do(Command),
+    /// Confirm the last command.
+    Yes,
     /// List the commands.
     Help,
     /// Stop the tracker.
@@ -53,46 +66,72 @@ pub fn parse(line: &str) -> Result<Line, String> {
         return Err("missing closing quote".to_owned());
     }
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
-    let without_argument = [
-        ("status", Line::Status),
-        ("files", Line::Files),
-        ("volunteers", Line::Volunteers),
-        ("help", Line::Help),
-        ("?", Line::Help),
-        ("quit", Line::Quit),
-        ("exit", Line::Quit),
-    ];
-    let command_of =
-        |word: &str| without_argument.iter().find(|(name, _)| *name == word).map(|(_, line)| line.clone());
-    match texts[..] {
-        [] => Ok(Line::Nothing),
-        ["repair"] | ["repair", "status"] => Ok(Line::Repair),
-        ["repair", "pause"] => Ok(Line::Do(Command::Pause(true))),
-        ["repair", "resume"] => Ok(Line::Do(Command::Pause(false))),
-        ["repair", ..] => {
+    let Some((command, arguments)) = texts.split_first() else { return Ok(Line::Nothing) };
+    if let Some(line) = without_argument(command) {
+        return match arguments {
+            [] => Ok(line),
+            _ => Err(format!("{command} takes no argument")),
+        };
+    }
+    match (*command, arguments) {
+        ("repair", [] | ["status"]) => Ok(Line::Repair),
+        ("repair", ["pause"]) => Ok(Line::Do(Command::Pause { on: true })),
+        ("repair", ["resume"]) => Ok(Line::Do(Command::Pause { on: false })),
+        ("repair", _) => {
             Err("unknown argument; type repair pause, repair resume or repair status".to_owned())
         }
-        [command @ ("drain" | "stay"), name] => {
-            let name = PeerName::new(name).map_err(|error| error.to_string())?;
-            Ok(Line::Do(Command::Drain(name, command == "drain")))
-        }
-        ["forget", name] => match name.parse() {
-            Ok(id) => Ok(Line::Do(Command::Forget(Wanted::Id(id)))),
-            Err(_) => {
-                let name = FileName::new(name).map_err(|error| error.to_string())?;
-                Ok(Line::Do(Command::Forget(Wanted::Name(name))))
-            }
-        },
-        [command @ ("drain" | "stay" | "forget")] => Err(format!("name missing: {command} NAME")),
-        [command @ ("drain" | "stay" | "forget"), ref name @ ..] => {
-            Err(format!("a name with spaces needs quotes: {command} {}", quoted(&name.join(" "))))
-        }
-        [command] => command_of(command).ok_or_else(|| unknown(command)),
-        [command, ..] => match command_of(command) {
-            Some(_) => Err(format!("{command} takes no argument")),
-            None => Err(unknown(command)),
-        },
+        _ => with_argument(command, arguments).map(Line::Do),
     }
+}
+
+fn without_argument(command: &str) -> Option<Line> {
+    Some(match command {
+        "status" => Line::Status,
+        "files" => Line::Files,
+        "volunteers" => Line::Volunteers,
+        "peers" => Line::Do(Command::Peers),
+        "yes" => Line::Yes,
+        "help" | "?" => Line::Help,
+        "quit" | "exit" => Line::Quit,
+        _ => return None,
+    })
+}
+
+/// Parses a command with the name of a volunteer or a file.
+fn with_argument(command: &str, arguments: &[&str]) -> Result<Command, String> {
+    let permitted: &[&str] = match command {
+        "approve" | "deny" | "drain" | "stay" | "recall" | "verify" => &[],
+        "forget-volunteer" => &["--yes"],
+        "offload" => &["--dry-run"],
+        "forget" => &["--yes", "--dry-run"],
+        _ => return Err(unknown(command)),
+    };
+    let (flags, names): (Vec<&str>, Vec<&str>) =
+        arguments.iter().partition(|argument| permitted.contains(argument));
+    let name = match names[..] {
+        [name] => name.to_owned(),
+        [] => return Err(format!("name missing: {}", usage(command))),
+        _ => {
+            return Err(format!("a name with spaces needs quotes: {command} {}", quoted(&names.join(" "))));
+        }
+    };
+    let (yes, dry_run) = (flags.contains(&"--yes"), flags.contains(&"--dry-run"));
+    let (who, file) = (Who(name.clone()), Wanted(name));
+    Ok(match command {
+        "approve" => Command::Approve { who },
+        "deny" => Command::Deny { who },
+        "drain" => Command::Drain { who, on: true },
+        "stay" => Command::Drain { who, on: false },
+        "forget-volunteer" => Command::ForgetVolunteer { who, yes },
+        "recall" => Command::Recall { file },
+        "offload" => Command::Offload { file, dry_run },
+        "forget" => Command::Forget { file, yes, dry_run },
+        _ => Command::Verify { file },
+    })
+}
+
+fn usage(command: &str) -> &'static str {
+    COMMANDS.iter().find(|(name, ..)| *name == command).map_or("", |(_, usage, _)| usage)
 }
 
 fn unknown(command: &str) -> String {
@@ -107,13 +146,17 @@ pub fn help() -> String {
     text
 }
 
+/// Names for Tab completion.
+#[derive(Default)]
+pub struct Names {
+    /// Names of volunteers, and the key prefixes of volunteers that share a name.
+    pub volunteers: BTreeSet<String>,
+    /// Names of files.
+    pub files: BTreeSet<String>,
+}
+
 /// Returns the start of the word before the cursor, in bytes, and its completions.
-pub fn complete(
-    line: &str,
-    cursor: usize,
-    volunteers: &BTreeSet<String>,
-    files: &BTreeSet<String>,
-) -> (usize, Vec<Offer>) {
+pub fn complete(line: &str, cursor: usize, names: &Names) -> (usize, Vec<Offer>) {
     let before = line.get(..cursor).unwrap_or(line);
     let mut words = words(before);
     let word = words.pop_if(|word| word.end == before.len());
@@ -123,8 +166,14 @@ pub fn complete(
     let offers = match so_far[..] {
         [] => offer(COMMANDS.iter().map(|(name, ..)| *name), &begun, plain),
         ["repair"] => offer(["pause", "resume", "status"].into_iter(), &begun, plain),
-        ["drain" | "stay"] => offer(volunteers.iter().map(String::as_str), &begun, quoted),
-        ["forget"] => offer(files.iter().map(String::as_str), &begun, quoted),
+        ["approve" | "deny" | "drain" | "stay" | "forget-volunteer"] => {
+            offer(names.volunteers.iter().map(String::as_str), &begun, quoted)
+        }
+        ["recall" | "offload" | "forget" | "verify"] => {
+            offer(names.files.iter().map(String::as_str), &begun, quoted)
+        }
+        ["offload", _] => offer(["--dry-run"].into_iter(), &begun, plain),
+        ["forget", _] => offer(["--dry-run", "--yes"].into_iter(), &begun, plain),
         _ => Vec::new(),
     };
     (start, offers)
@@ -137,20 +186,29 @@ mod tests {
 
     #[test]
     fn valid_lines_are_parsed_and_others_are_corrected() {
-        let name = |text: &str| PeerName::new(text).unwrap();
-        let file = |text: &str| FileName::new(text).unwrap();
+        let who = |text: &str| Who(text.to_owned());
+        let file = |text: &str| Wanted(text.to_owned());
         for (line, meaning) in [
             ("", Line::Nothing),
             (" status ", Line::Status),
             ("files", Line::Files),
             ("volunteers", Line::Volunteers),
+            ("peers", Line::Do(Command::Peers)),
             ("repair", Line::Repair),
             ("repair status", Line::Repair),
-            ("repair pause", Line::Do(Command::Pause(true))),
-            ("repair resume", Line::Do(Command::Pause(false))),
-            ("drain anna", Line::Do(Command::Drain(name("anna"), true))),
-            ("stay anna", Line::Do(Command::Drain(name("anna"), false))),
-            ("forget 'a b'", Line::Do(Command::Forget(Wanted::Name(file("a b"))))),
+            ("repair pause", Line::Do(Command::Pause { on: true })),
+            ("repair resume", Line::Do(Command::Pause { on: false })),
+            ("approve 1a2b3c4d", Line::Do(Command::Approve { who: who("1a2b3c4d") })),
+            ("deny 10.0.0.1:7000", Line::Do(Command::Deny { who: who("10.0.0.1:7000") })),
+            ("drain anna", Line::Do(Command::Drain { who: who("anna"), on: true })),
+            ("stay anna", Line::Do(Command::Drain { who: who("anna"), on: false })),
+            ("forget-volunteer anna", Line::Do(Command::ForgetVolunteer { who: who("anna"), yes: false })),
+            ("recall f", Line::Do(Command::Recall { file: file("f") })),
+            ("offload --dry-run f", Line::Do(Command::Offload { file: file("f"), dry_run: true })),
+            ("forget 'a b'", Line::Do(Command::Forget { file: file("a b"), yes: false, dry_run: false })),
+            ("forget f --yes", Line::Do(Command::Forget { file: file("f"), yes: true, dry_run: false })),
+            ("verify f", Line::Do(Command::Verify { file: file("f") })),
+            ("yes", Line::Yes),
             ("help", Line::Help),
             ("exit", Line::Quit),
         ] {
@@ -160,7 +218,9 @@ mod tests {
             ("statsu", "did you mean status?"),
             ("status now", "status takes no argument"),
             ("repair now", "repair pause"),
-            ("drain", "name missing: drain NAME"),
+            ("drain", "name missing: drain VOLUNTEER"),
+            ("forget --yes", "name missing: forget FILE [--yes] [--dry-run]"),
+            ("verify f --yes", "needs quotes"),
             ("forget a b", "forget \"a b\""),
             ("forget \"a", "closing quote"),
             ("dance now", "unknown command dance"),
@@ -173,22 +233,25 @@ mod tests {
     #[test]
     fn tab_completes_commands_and_names() {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let names = Names { volunteers: set(&["anna", "bert"]), files: set(&["a b.txt"]) };
         let offers = |line: &str| {
-            let (_, offers) = complete(line, line.len(), &set(&["anna", "bert"]), &set(&["a b.txt"]));
+            let (_, offers) = complete(line, line.len(), &names);
             offers.into_iter().map(|offer| offer.typed).collect::<Vec<_>>()
         };
         assert_eq!(offers("dr"), ["drain "]);
         assert_eq!(offers("drain "), ["anna ", "bert "]);
+        assert_eq!(offers("approve b"), ["bert "]);
         assert_eq!(offers("repair p"), ["pause "]);
-        assert_eq!(offers("forget a"), ["\"a b.txt\" "]);
+        assert_eq!(offers("recall a"), ["\"a b.txt\" "]);
+        assert_eq!(offers("offload x "), ["--dry-run "]);
         assert_eq!(offers("status "), [""; 0]);
     }
 
     proptest! {
         #[test]
-        fn nothing_panics(line in ".*|(drain|forget|repair) [a-z'\"\\\\ ]{0,20}", cursor in 0usize..40) {
+        fn nothing_panics(line in ".*|(drain|forget|repair) [a-z'\"\\\\ -]{0,20}", cursor in 0usize..40) {
             let _ = parse(&line);
-            let (start, _) = complete(&line, cursor, &BTreeSet::new(), &BTreeSet::new());
+            let (start, _) = complete(&line, cursor, &Names::default());
             prop_assert!(start <= line.len());
         }
     }

@@ -3,23 +3,21 @@
 //! Invariant: control characters in names from volunteers are escaped before they reach the terminal.
 
 mod command;
+pub mod owner;
 mod show;
 pub mod status;
 
 use crate::cli::BarWatch;
 use crate::cli::prompt::command_loop::{self, CommandHandler, LoopEnd, print};
 use crate::net::Shutdown;
+use crate::protocol::status::Status;
 use crate::report::RoleError;
 use crate::roles::tracker::RunningTracker;
-use crate::swarm::keeping::{Answer, Command};
+use crate::swarm::command::{Answer, Command};
 use crate::sync::lock;
-use command::Line;
-use std::collections::BTreeSet;
+use command::{Line, Names};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
-
-/// Names for Tab completion: of volunteers, and of files.
-type Names = Arc<Mutex<(BTreeSet<String>, BTreeSet<String>)>>;
 
 /// Runs a tracker that replicates files until the user quits or a shutdown. In a terminal it has a prompt.
 ///
@@ -29,13 +27,10 @@ pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown)
     if !command_loop::has_terminal() {
         return tracker.wait(shutdown);
     }
-    let names = Names::default();
+    let names: Arc<Mutex<Names>> = Arc::default();
     let known = names.clone();
-    let complete = Box::new(move |line: &str, cursor| {
-        let names = lock(&known);
-        command::complete(line, cursor, &names.0, &names.1)
-    });
-    let mut commands = TrackerCommands { tracker, names };
+    let complete = Box::new(move |line: &str, cursor| command::complete(line, cursor, &lock(&known)));
+    let mut commands = TrackerCommands { tracker, names, unconfirmed: None };
     let console = watch.console();
     match command_loop::run("tracker> ".into(), complete, console, &mut commands, tracker.failed(), shutdown)?
     {
@@ -47,41 +42,54 @@ pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown)
 /// Executes the commands of the tracker prompt.
 struct TrackerCommands<'a> {
     tracker: &'a RunningTracker,
-    names: Names,
+    names: Arc<Mutex<Names>>,
+    /// The command that the line `yes` confirms.
+    unconfirmed: Option<Command>,
+}
+
+impl TrackerCommands<'_> {
+    /// Sends a command and prints its answer.
+    fn send(&mut self, command: Command) {
+        let answer = self.tracker.command(command);
+        print(&show::answer(&answer));
+        if let Answer::Confirm { command, .. } = answer {
+            print("type yes to confirm\n");
+            self.unconfirmed = Some(command);
+        }
+    }
+
+    /// Requests the status and prints a part of it.
+    fn show(&mut self, part: fn(&Status) -> String) {
+        match self.tracker.command(Command::Status) {
+            Answer::Status { status } => print(&part(&status)),
+            other => print(&show::answer(&other)),
+        }
+    }
 }
 
 impl CommandHandler for TrackerCommands<'_> {
     fn refresh(&mut self) {
-        let Ok(Answer::Status(status)) = self.tracker.command(Command::Status) else { return };
-        let volunteers = status.volunteers.iter().map(|volunteer| volunteer.name.to_string()).collect();
-        let files = status.files.iter().map(|file| file.name.to_string()).collect();
-        *lock(&self.names) = (volunteers, files);
+        if let Answer::Status { status } = self.tracker.command(Command::Status) {
+            *lock(&self.names) = show::names(&status);
+        }
     }
 
     fn handle(&mut self, line: &str) -> ControlFlow<()> {
-        let (command, show): (_, fn(&crate::protocol::status::Status) -> String) = match command::parse(line)
-        {
+        let unconfirmed = self.unconfirmed.take();
+        match command::parse(line) {
             Ok(Line::Quit) => return ControlFlow::Break(()),
-            Ok(Line::Nothing) => return ControlFlow::Continue(()),
-            Ok(Line::Help) => {
-                print(&command::help());
-                return ControlFlow::Continue(());
-            }
-            Ok(Line::Status) => (Command::Status, show::status),
-            Ok(Line::Files) => (Command::Status, show::files),
-            Ok(Line::Volunteers) => (Command::Status, show::volunteers),
-            Ok(Line::Repair) => (Command::Status, show::repair),
-            Ok(Line::Do(command)) => (command, show::status),
-            Err(text) => {
-                print(&format!("{}\n", show::line(&text)));
-                return ControlFlow::Continue(());
-            }
-        };
-        match self.tracker.command(command) {
-            Ok(Answer::Status(status)) => print(&show(&status)),
-            Ok(Answer::Done(text) | Answer::Refused(text)) | Err(text) => {
-                print(&format!("{}\n", show::line(&text)));
-            }
+            Ok(Line::Nothing) => {}
+            Ok(Line::Help) => print(&command::help()),
+            Ok(Line::Status) => self.show(show::status),
+            Ok(Line::Files) => self.show(show::files),
+            Ok(Line::Volunteers) => self.show(show::volunteers),
+            Ok(Line::Repair) => self.show(show::repair),
+            Ok(Line::Do(command)) => self.send(command),
+            Ok(Line::Yes) => match unconfirmed {
+                Some(command) => self.send(command.confirmed()),
+                None => print("no command waits for a confirmation\n"),
+            },
+            Err(text) => print(&format!("{}\n", show::line(&text))),
         }
         ControlFlow::Continue(())
     }

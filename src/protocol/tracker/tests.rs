@@ -39,11 +39,11 @@ fn json_of_requests_is_fixed() {
     let name = PeerName::new("peer").unwrap();
     exact(Hello { version: 2 }, r#"{"type":"hello","version":2}"#);
     exact(
-        Register(Registration { name: name.clone(), port: 7000, advertise: None }),
+        Register(Registration { name: name.clone(), port: 7000, advertise: None, volunteer: false }),
         r#"{"type":"register","name":"peer","port":7000}"#,
     );
     exact(
-        Register(Registration { name, port: 7000, advertise: Some(address("[::1]:9")) }),
+        Register(Registration { name, port: 7000, advertise: Some(address("[::1]:9")), volunteer: false }),
         r#"{"type":"register","name":"peer","port":7000,"advertise":"[::1]:9"}"#,
     );
     exact(Heartbeat { token: TOKEN }, r#"{"type":"heartbeat","token":"TOKEN"}"#);

@@ -155,7 +155,12 @@ fn start_session(
     let session = SessionConfig {
         role: "tracker",
         tracker: config.tracker,
-        registration: Registration { name: config.name.clone(), port, advertise: config.advertise },
+        registration: Registration {
+            name: config.name.clone(),
+            port,
+            advertise: config.advertise,
+            volunteer: false,
+        },
         timeout: config.timeout,
         timeouts: config.serve.timeouts,
     };

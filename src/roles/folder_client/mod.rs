@@ -116,8 +116,12 @@ impl Member {
         serve(listener, offers.clone(), &config.serve, Some(discovered), threads, shutdown)?;
         log::info!("{} listening on {address}", config.name);
         let (failures, failed) = bounded(1);
-        let registration =
-            Registration { name: config.name.clone(), port: address.port(), advertise: config.advertise };
+        let registration = Registration {
+            name: config.name.clone(),
+            port: address.port(),
+            advertise: config.advertise,
+            volunteer: false,
+        };
         let (timeout, timeouts) = (config.timeout, config.serve.timeouts);
         let announce = |tracker| {
             let (registration, failures) = (registration.clone(), failures.clone());
@@ -403,7 +407,7 @@ fn start_volunteer(
     };
     let context = VolunteerContext {
         tracker,
-        registration,
+        registration: Registration { volunteer: true, ..registration },
         offers: offers.clone(),
         timeout: config.timeout,
         timeouts: config.serve.timeouts,

@@ -24,6 +24,7 @@
 //! | copies that are proven | `proofs`, `verdicts`, `trust`, `verifications` |
 //! | copies that are dropped or lost | `surplus`, `drops`, `lost` |
 //! | records of volunteers | `registrations` |
+//! | commands of the owner | `owner` |
 //! | changes for the catalogue; deletion of the tracker's own copies | `records`, `offload` |
 
 mod absence;
@@ -40,6 +41,7 @@ mod lost;
 mod offload;
 mod order;
 mod outcomes;
+mod owner;
 mod plan;
 mod priority;
 mod proofs;
@@ -77,6 +79,7 @@ mod tests;
 
 pub use liveness::StorageOffer;
 pub use order::{DropReason, Order, VerifySummary};
+pub use owner::OwnCopyState;
 pub use settings::Settings;
 
 use super::Moment;

@@ -2,7 +2,7 @@
 
 use super::ReplicationPlanner;
 use super::file::Offload;
-use crate::content::{FileId, PeerName};
+use crate::content::FileId;
 use crate::swarm::keeping::{VolunteerNumber, VolunteerRecord};
 
 impl ReplicationPlanner {
@@ -11,10 +11,9 @@ impl ReplicationPlanner {
         self.volunteers.get(number).map(|volunteer| &volunteer.record)
     }
 
-    /// The volunteers with this name.
-    pub fn volunteers_named(&self, name: &PeerName) -> Vec<VolunteerNumber> {
-        let named = self.volunteers.iter().filter(|volunteer| volunteer.record.name == *name);
-        named.map(|volunteer| volunteer.record.number).collect()
+    /// Catalogue entries of all known volunteers.
+    pub fn volunteers(&self) -> impl Iterator<Item = &VolunteerRecord> + '_ {
+        self.volunteers.iter().map(|volunteer| &volunteer.record)
     }
 
     /// Number of chunks of a file that an alive volunteer serves.

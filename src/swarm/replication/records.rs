@@ -17,6 +17,8 @@ pub(super) struct Records {
     pub outdated_holdings: Vec<(VolunteerNumber, u32)>,
     /// Time of the oldest change that is in no record yet.
     oldest_change: Option<Moment>,
+    /// The owner waits for the next record.
+    is_urgent: bool,
     /// Number of the last record that was taken.
     last_taken: u64,
     /// Number of the last record that is durable.
@@ -41,11 +43,21 @@ impl Records {
         if self.last_taken - self.last_durable >= limits::PENDING_RECORDS_MAX {
             return None;
         }
-        match self.offloadable.is_empty() {
+        match self.offloadable.is_empty() && !self.is_urgent {
             true => self.oldest_change.map(|since| since + limits::RECORD_INTERVAL),
-            // All copies exist; only the record is missing, so do not wait for more changes.
+            // Only the record is missing, so do not wait for more changes.
             false => Some(self.oldest_change.unwrap_or_default()),
         }
+    }
+
+    /// Lets the next record be due now. Returns the number of the record that contains all changes so far; `None` if
+    /// they are durable.
+    pub fn hasten(&mut self) -> Option<u64> {
+        if self.oldest_change.is_some() {
+            self.is_urgent = true;
+            return Some(self.last_taken + 1);
+        }
+        Some(self.last_taken).filter(|last| *last > self.last_durable)
     }
 
     /// Removes the change that a file is forgotten, because it would delete the file from the catalogue again.
@@ -67,7 +79,9 @@ impl Records {
     pub fn forget_file(&mut self, now: Moment, slot: u32, id: FileId) {
         self.offloadable.remove(&slot);
         self.outdated_holdings.retain(|(_, file)| *file != slot);
-        self.changes.retain(|change| !matches!(change, Change::Offloaded(file, _) if *file == id));
+        self.changes.retain(
+            |change| !matches!(change, Change::Offloaded(file, _) | Change::Kept(file, _) if *file == id),
+        );
         self.push(now, Change::Forgotten(id));
     }
 }
@@ -78,6 +92,7 @@ impl ReplicationPlanner {
     pub fn take_record(&mut self, now: Moment) -> Option<(u64, Vec<Change>)> {
         self.records.due().filter(|due| *due <= now)?;
         self.records.oldest_change = None;
+        self.records.is_urgent = false;
         self.records.last_taken += 1;
         let number = self.records.last_taken;
         let mut changes = std::mem::take(&mut self.records.changes);

@@ -4,7 +4,6 @@ use super::ReplicationPlanner;
 use super::replicas::{CopyState, VOLUNTEERS_MAX};
 use super::schedule::Timer;
 use super::volunteer::{Liveness, Volunteer};
-use crate::content::fmt::counted;
 use crate::content::limits;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Approval, Change, VolunteerNumber};
@@ -41,28 +40,8 @@ impl ReplicationPlanner {
         self.settle(now);
     }
 
-    /// Removes the record of a volunteer.
-    ///
-    /// # Errors
-    /// The reason, if it is connected, or the last known holder of a chunk.
-    pub fn forget_volunteer(&mut self, now: Moment, number: VolunteerNumber) -> Result<(), String> {
-        let Some(volunteer) = self.volunteers.get(number) else {
-            return Err("no such volunteer is known".into());
-        };
-        if volunteer.is_alive() {
-            return Err("it is connected; stop it first".into());
-        }
-        let chunks = self.only_holder_of(volunteer, usize::MAX);
-        if chunks > 0 {
-            return Err(format!("it is the last known holder of {}", counted(chunks as u64, "chunk")));
-        }
-        self.remove_volunteer(now, number);
-        self.settle(now);
-        Ok(())
-    }
-
     /// Number of chunks whose last known copy a volunteer has, counted up to `most`.
-    fn only_holder_of(&self, volunteer: &Volunteer, most: usize) -> usize {
+    pub(super) fn only_holder_of(&self, volunteer: &Volunteer, most: usize) -> usize {
         let number = volunteer.record.number;
         let is_last = |key: &_| {
             let Some((file, chunk)) = self.files.file_and_chunk(*key) else { return false };
@@ -76,7 +55,7 @@ impl ReplicationPlanner {
     }
 
     /// Removes a volunteer that is not connected.
-    fn remove_volunteer(&mut self, now: Moment, number: VolunteerNumber) {
+    pub(super) fn remove_volunteer(&mut self, now: Moment, number: VolunteerNumber) {
         if !matches!(self.volunteers.get(number).map(|volunteer| volunteer.liveness), Some(Liveness::Lost)) {
             self.mark_lost(now, number);
         }

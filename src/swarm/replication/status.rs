@@ -102,7 +102,7 @@ impl ReplicationPlanner {
     }
 
     /// Why the tracker's own copy of a file that is to be offloaded is not deleted yet.
-    fn why_own_copy_stays(&self, file: &File) -> Option<String> {
+    pub(super) fn why_own_copy_stays(&self, file: &File) -> Option<String> {
         if file.kept_here {
             return file.complete.then(|| "own copy stays: kept with `recall`".to_owned());
         }
@@ -125,7 +125,7 @@ impl ReplicationPlanner {
     }
 }
 
-fn copies(counts: &Counts, wanted: u64) -> Copies {
+pub(super) fn copies(counts: &Counts, wanted: u64) -> Copies {
     Copies {
         wanted,
         verified: counts.proven,

@@ -8,24 +8,26 @@
 mod adoption;
 mod commands;
 mod orders;
+mod resolve;
 #[cfg(test)]
 mod tests;
 
 use super::{Departure, Tracker};
 use crate::content::fmt::size;
-use crate::content::{Bitfield, FileId, PeerName};
+use crate::content::{Bitfield, FileId, FileName, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::{DropStatus, Status};
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
+use crate::swarm::command::Answer;
 use crate::swarm::keeping::{
     ExecutorTask, FileRecord, Location, TaskOutcome, VolunteerNumber, VolunteerRecord,
 };
 use crate::swarm::machine::{Effect, Origin};
 use crate::swarm::membership::error;
 use crate::swarm::registry::PeerId;
-use crate::swarm::replication::{ReplicationPlanner, Settings, StorageOffer};
+use crate::swarm::replication::{Order, ReplicationPlanner, Settings, StorageOffer};
 use adoption::{Adoption, Md5Votes};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -85,6 +87,20 @@ pub struct Keeping {
     random: fastrand::Rng,
     /// Files unknown to the catalogue that a log line has reported.
     reported_unknown: HashSet<FileId>,
+    /// Number of the last publication of each file.
+    versions: HashMap<FileId, u64>,
+    /// The highest of these numbers.
+    last_version: u64,
+    /// Commands that wait for the end of a recall, and whether the file was marked as kept before.
+    recalls: HashMap<FileId, (Vec<u64>, bool)>,
+    /// Answers that wait until this record is durable, with the number of their command.
+    unrecorded: Vec<(u64, u64, Answer)>,
+    /// Commands that wait for the end of a verification.
+    verifications: HashMap<FileId, Vec<u64>>,
+    /// Whether only approved volunteers justify deletions.
+    approve: bool,
+    /// Copies of each chunk that are wanted.
+    replicas: usize,
 }
 
 impl Keeping {
@@ -98,7 +114,7 @@ impl Tracker {
     /// Enables keeping of files. `random` is used for challenges and backoffs.
     pub fn keep(&mut self, rules: KeepRules, remembered: Remembered, mut random: fastrand::Rng) {
         let own = self.peers.registry.enroll(rules.name, rules.serving);
-        let lease = rules.settings.lease;
+        let Settings { lease, approve, replicas, .. } = rules.settings;
         let mut planner = ReplicationPlanner::new(rules.settings, random.fork());
         if rules.rebuild {
             planner.delay_copies(lease);
@@ -107,9 +123,13 @@ impl Tracker {
         let Remembered { files, volunteers, held, forgotten, unix_s } = remembered;
         planner.set_clock(unix_s);
         volunteers.into_iter().for_each(|record| planner.restore_volunteer(now, record));
-        let mut known = HashMap::new();
-        for FileRecord { kept, layout, offloaded } in files {
+        let (mut known, mut versions) = (HashMap::new(), HashMap::new());
+        for FileRecord { kept, layout, offloaded, kept_here, version } in files {
             planner.restore_file(kept.file.id, layout, offloaded);
+            if kept_here {
+                planner.restore_kept(kept.file.id);
+            }
+            versions.insert(kept.file.id, version);
             self.peers.registry.vouch(own, &kept.file, 0);
             known.insert(kept.file.id, kept);
         }
@@ -128,6 +148,13 @@ impl Tracker {
             drops: VecDeque::new(),
             random,
             reported_unknown: HashSet::new(),
+            last_version: versions.values().copied().max().unwrap_or_default(),
+            versions,
+            recalls: HashMap::new(),
+            unrecorded: Vec::new(),
+            verifications: HashMap::new(),
+            approve,
+            replicas,
         });
     }
 
@@ -188,6 +215,7 @@ impl Tracker {
             size(offered),
             size(free)
         )));
+        self.report_pending(id, number);
         self.settle_keeping(now);
         Some(orders::message(VolunteerOrder::Welcome))
     }
@@ -234,9 +262,12 @@ impl Tracker {
 
     /// Whether this peer is a volunteer that gets time to reconnect.
     pub(super) fn may_return(&self, id: PeerId, how: Departure) -> bool {
-        let is_volunteer = |keeping: &Keeping| keeping.volunteers.contains_key(&id);
-        matches!(how, Departure::Closed | Departure::Disconnected)
-            && self.keeping.as_ref().is_some_and(is_volunteer)
+        matches!(how, Departure::Closed | Departure::Disconnected) && self.offers_storage(id)
+    }
+
+    /// Whether this registration is the session of a volunteer.
+    pub(super) fn offers_storage(&self, id: PeerId) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.volunteers.contains_key(&id))
     }
 
     /// Handles the removal of a peer, which may be a volunteer.
@@ -267,7 +298,10 @@ impl Tracker {
         let Some(keeping) = &mut self.keeping else { return };
         let planner = &mut keeping.planner;
         match outcome {
-            TaskOutcome::Recorded(number) => planner.recorded(now, number),
+            TaskOutcome::Recorded(number) => {
+                planner.recorded(now, number);
+                self.answer_recorded(number);
+            }
             TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
                 let name = kept.file.name.clone();
@@ -276,12 +310,18 @@ impl Tracker {
                 for other in files.map(|other| other.file.id).filter(|other| *other != id) {
                     planner.supersede(now, other);
                 }
+                keeping.last_version = keeping.last_version.saturating_add(1);
+                keeping.versions.insert(id, keeping.last_version);
                 planner.add_file(now, id, layout);
                 planner.set_complete_at_tracker(now, id, true);
                 self.update_own_entry(id);
             }
             TaskOutcome::Withdrawn(file) => {
+                let was_complete = planner.tracker_copy(file).0;
                 planner.set_complete_at_tracker(now, file, false);
+                if was_complete {
+                    self.report_removed(file);
+                }
                 self.update_own_entry(file);
             }
             TaskOutcome::ScanComplete => planner.scan_complete(now),
@@ -307,11 +347,12 @@ impl Tracker {
             TaskOutcome::Proved { number, own, verdicts, .. } => {
                 planner.proved(now, number, own, &verdicts);
             }
-            TaskOutcome::Recalled(..) => {}
+            TaskOutcome::Recalled(file, result) => self.handle_recalled(now, file, result),
             TaskOutcome::Adopted(file, adopted) => self.handle_adopted(now, file, adopted),
             TaskOutcome::Command(number, command) => {
-                let answer = self.carry_out(now, command);
-                self.effects.push(Effect::Answer(number, answer));
+                if let Some(answer) = self.carry_out(now, number, command) {
+                    self.answer(number, answer);
+                }
             }
         }
         self.settle_keeping(now);
@@ -347,18 +388,27 @@ impl Tracker {
                 _ => self.peers.registry.retract(*peer, file),
             }
         }
+        let mut verified = Vec::new();
         for order in keeping.planner.take_orders() {
+            if let Order::Verified { file, summary } = order {
+                verified.push((file, summary));
+                continue;
+            }
             let effects = keeping.effects(now, order, |peer| self.peers.connection(peer));
             self.effects.extend(effects);
         }
         if let Some((number, changes)) = keeping.planner.take_record(now) {
             self.effects.push(Effect::Task(ExecutorTask::Record { number, changes }));
         }
+        verified.iter().for_each(|(file, summary)| self.report_verification(*file, summary));
     }
 
-    /// Adds the MD5 of kept files to a lookup result.
-    pub(super) fn add_md5(&self, found: &mut [FoundFile]) {
+    /// Completes the result of a lookup: adds the MD5 of kept files, and removes older versions of a kept name.
+    pub(super) fn complete_lookup(&self, name: Option<&FileName>, found: &mut Vec<FoundFile>) {
         let Some(keeping) = &self.keeping else { return };
+        if let Some(name) = name {
+            keeping.retain_newest(name, found);
+        }
         for file in found {
             file.md5 = keeping.files.get(&file.file.id).map(|kept| kept.md5);
         }

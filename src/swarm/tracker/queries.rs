@@ -24,7 +24,7 @@ impl Tracker {
     ) -> TrackerResponse {
         let limit = (limit as usize).min(limits::HOLDERS_MAX);
         let (mut files, more) = self.peers.registry.lookup(now, name, id, except, limit, &mut self.random);
-        self.add_md5(&mut files);
+        self.complete_lookup(name, &mut files);
         let named = |found: &FoundFile| found.whole.len() + found.partial.len();
         let truncated = more || files.iter().any(|found| named(found) < limit.min(found.holders as usize));
         TrackerResponse::Found { files, truncated }
@@ -71,7 +71,7 @@ impl Tracker {
         let Some(status) = self.status(now) else {
             return Some(error(
                 ErrorCode::NotFound,
-                "this tracker keeps no files; start it with --files DIR",
+                "this tracker keeps no files; start it with --files DIR --state DIR",
             ));
         };
         // Names, numbers and addresses always serialise.

@@ -131,13 +131,11 @@ impl Publisher {
         }
     }
 
-    /// Reports that a file of the catalogue is no longer in the folder.
+    /// Reports that a file of the catalogue is no longer in the folder. The state machine knows which copies remain.
     fn report_withdrawn(&self, name: &FileName, id: FileId) {
         match fs::symlink_metadata(self.folder.path().join(name.as_str())) {
-            Ok(_) => {
-                log::warn!("{name} has changed; volunteers keep its previous content until `forget {id}`")
-            }
-            Err(_) => log::warn!("{name} was removed; volunteers keep its content until `forget {id}`"),
+            Ok(_) => log::info!("{name} has changed ({})", id.short()),
+            Err(_) => log::info!("{name} was removed ({})", id.short()),
         }
         self.inner.report(TaskOutcome::Withdrawn(id));
     }

@@ -14,8 +14,9 @@ mod state;
 use crate::net::{BindError, Listener, POLL_INTERVAL, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::TrackerRequest;
 use crate::report::{Fault, RoleError};
-use crate::swarm::keeping::{Answer, ExecutorTask, TaskOutcome};
+use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
 use crate::swarm::machine::{ConnectionId, Machine};
+use crate::tracker::commands::Answers;
 use connections::Connection;
 use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use datagrams::Replies;
@@ -62,23 +63,22 @@ enum Event {
     Closed(ConnectionId),
 }
 
-/// Channels to the executor, which carries out the machine's disk and host tasks, and to the
-/// prompt.
+/// Channels to the executor, which carries out the machine's disk and host tasks, and to the senders of commands.
 ///
 /// The channels are unbounded: the machine limits its outstanding tasks itself, and each task has one outcome.
 pub struct ExecutorChannels {
     /// Tasks, in the order of the machine's decisions.
     pub tasks: Sender<ExecutorTask>,
-    /// Answers to prompt commands, each with the number of its command.
-    pub answers: Sender<(u64, Answer)>,
-    /// Outcomes of tasks, and prompt commands.
+    /// Receivers of the answers to commands.
+    pub answers: Answers,
+    /// Outcomes of tasks, and commands.
     pub outcomes: Receiver<TaskOutcome>,
 }
 
 impl ExecutorChannels {
     /// Channels without an executor, for a machine that has no tasks.
     pub fn none() -> Self {
-        Self { tasks: unbounded().0, answers: unbounded().0, outcomes: never() }
+        Self { tasks: unbounded().0, answers: Answers::default(), outcomes: never() }
     }
 }
 

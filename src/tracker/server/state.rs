@@ -69,7 +69,7 @@ impl<M: Machine> State<M> {
         self.effects = effects;
     }
 
-    /// Processes the outcome of a task or a prompt command.
+    /// Processes the outcome of a task or a command.
     pub(super) fn handle_outcome(&mut self, outcome: TaskOutcome) {
         let effects = self.machine.task_outcome(self.now(), outcome);
         self.apply(effects);
@@ -114,7 +114,7 @@ impl<M: Machine> State<M> {
             Effect::Error(text) => log::error!("{text}"),
             // A send fails only when the executor has ended, and then the program ends, too.
             Effect::Task(task) => _ = self.channels.tasks.send(task),
-            Effect::Answer(number, answer) => _ = self.channels.answers.send((number, answer)),
+            Effect::Answer(number, answer) => self.channels.answers.deliver(number, answer),
         }
     }
 

@@ -20,10 +20,12 @@ use std::net::SocketAddr;
 pub(super) const SCHEMA: u64 = 1;
 /// Key of the schema version in [`META`].
 pub(super) const SCHEMA_KEY: &str = "schema";
+/// Key of the number of the last publication of a file in [`META`]; absent in catalogues of earlier versions.
+const PUBLICATIONS_KEY: &str = "publications";
 
 type Id = &'static [u8; 32];
 
-/// The schema version.
+/// The schema version and the number of publications.
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// A [`FileRow`] for each file.
 pub(super) const FILES: TableDefinition<Id, &[u8]> = TableDefinition::new("files");
@@ -46,6 +48,12 @@ pub(super) struct FileRow {
     pub chunk_size: u32,
     /// The tracker has deleted its own copy, or is about to.
     pub offloaded: bool,
+    /// The owner keeps the tracker's own copy. Absent in rows of earlier versions.
+    #[serde(default)]
+    pub kept_here: bool,
+    /// Number of its last publication. Absent in rows of earlier versions.
+    #[serde(default)]
+    pub version: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -154,7 +162,16 @@ fn read_files(reading: &ReadTransaction) -> Result<BTreeMap<FileId, FileRecord>,
         let row = decode_file(id, bytes.value())?;
         let payload = manifests.get(&id.0)?.ok_or_else(|| invalid(named(id), "the manifest is missing"))?;
         let layout = decode_manifest(&row, payload.value())?.layout().clone();
-        files.insert(id, FileRecord { kept: row.kept, layout, offloaded: row.offloaded });
+        files.insert(
+            id,
+            FileRecord {
+                kept: row.kept,
+                layout,
+                offloaded: row.offloaded,
+                kept_here: row.kept_here,
+                version: row.version,
+            },
+        );
     }
     match manifests.len()? == files.len() as u64 {
         true => Ok(files),
@@ -191,7 +208,7 @@ pub(super) fn manifest(database: &Database, id: FileId) -> Result<Option<Manifes
     decode_manifest(&row, payload.value()).map(Some)
 }
 
-/// Adds a file, or updates the name of a known one.
+/// Adds a file, or updates the name of a known one. It is then the newest version of its name.
 pub(super) fn put_file(
     writing: &WriteTransaction,
     kept: &KeptFile,
@@ -200,12 +217,21 @@ pub(super) fn put_file(
     let (id, layout) = (kept.file.id, manifest.layout());
     let mut files = writing.open_table(FILES)?;
     let known = files.get(&id.0)?.map(|bytes| decode_file(id, bytes.value())).transpose()?;
+    let mut meta = writing.open_table(META)?;
+    let version = meta.get(PUBLICATIONS_KEY)?.map_or(0, |last| last.value()).saturating_add(1);
+    meta.insert(PUBLICATIONS_KEY, version)?;
     let row = match known {
         Some(mut row) => {
             row.kept.file.name = kept.file.name.clone();
-            row
+            FileRow { version, ..row }
         }
-        None => FileRow { kept: kept.clone(), chunk_size: layout.chunk_size(), offloaded: false },
+        None => FileRow {
+            kept: kept.clone(),
+            chunk_size: layout.chunk_size(),
+            offloaded: false,
+            kept_here: false,
+            version,
+        },
     };
     let fits =
         manifest.id() == id && (layout.size(), layout.count()) == (row.kept.file.size, row.kept.file.chunks);
@@ -237,19 +263,28 @@ pub(super) fn apply(writing: &WriteTransaction, changes: &[Change]) -> Result<()
                 writing.open_table(HELD)?.retain(|(_, volunteer), _| volunteer != number.0)?;
             }
             Change::Held { file, volunteer, chunks } => hold(writing, *file, *volunteer, chunks)?,
-            Change::Offloaded(id, offloaded) => {
-                let mut files = writing.open_table(FILES)?;
-                let row = files.get(&id.0)?.map(|bytes| decode_file(*id, bytes.value())).transpose()?;
-                let Some(mut row) = row else {
-                    log::debug!("offload state of {} ignored: the file is not kept", id.short());
-                    continue;
-                };
-                row.offloaded = *offloaded;
-                files.insert(&id.0, encode(&row)?.as_slice())?;
-            }
+            Change::Offloaded(id, on) => change_file(writing, *id, |row| row.offloaded = *on)?,
+            Change::Kept(id, on) => change_file(writing, *id, |row| row.kept_here = *on)?,
             Change::Forgotten(id) => forget(writing, *id)?,
         }
     }
+    Ok(())
+}
+
+/// Changes the row of a file; ignored if the file is not kept.
+fn change_file(
+    writing: &WriteTransaction,
+    id: FileId,
+    change: impl FnOnce(&mut FileRow),
+) -> Result<(), DbError> {
+    let mut files = writing.open_table(FILES)?;
+    let row = files.get(&id.0)?.map(|bytes| decode_file(id, bytes.value())).transpose()?;
+    let Some(mut row) = row else {
+        log::debug!("change of {} ignored: the file is not kept", id.short());
+        return Ok(());
+    };
+    change(&mut row);
+    files.insert(&id.0, encode(&row)?.as_slice())?;
     Ok(())
 }
 

@@ -55,6 +55,7 @@ pub(super) struct Model {
     volunteers: BTreeMap<VolunteerNumber, VolunteerRecord>,
     held: BTreeMap<(FileId, VolunteerNumber), Bitfield>,
     forgotten: BTreeSet<FileId>,
+    publications: u64,
 }
 
 impl Model {
@@ -67,8 +68,14 @@ impl Model {
                 let name = kept.file.name.clone();
                 kept.md5 = Md5([*number; 16]);
                 let layout = manifest.layout().clone();
-                let new = FileRecord { kept, layout, offloaded: false };
-                self.files.entry(id).or_insert(new).kept.file.name = name;
+                if self.files.get(&id).is_none_or(|known| known.kept.file.name != name) {
+                    self.publications += 1;
+                    let version = self.publications;
+                    let new = FileRecord { kept, layout, offloaded: false, kept_here: false, version };
+                    let record = self.files.entry(id).or_insert(new);
+                    record.kept.file.name = name;
+                    record.version = version;
+                }
             }
             Step::Commit(changes) => changes.iter().for_each(|change| self.change(change)),
         }
@@ -92,6 +99,11 @@ impl Model {
             Change::Offloaded(id, offloaded) => {
                 if let Some(record) = self.files.get_mut(&id) {
                     record.offloaded = offloaded;
+                }
+            }
+            Change::Kept(id, kept_here) => {
+                if let Some(record) = self.files.get_mut(&id) {
+                    record.kept_here = kept_here;
                 }
             }
             Change::Forgotten(id) => {
@@ -142,6 +154,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..6u8, 0..4u32, any::<u8>()).prop_map(|(number, volunteer, bits)| held(number, volunteer, bits)),
         (0..6u8, any::<bool>())
             .prop_map(|(number, offloaded)| Change::Offloaded(file(number).0.file.id, offloaded)),
+        (0..6u8, any::<bool>()).prop_map(|(number, kept)| Change::Kept(file(number).0.file.id, kept)),
         (0..6u8).prop_map(|number| Change::Forgotten(file(number).0.file.id)),
     ];
     let step = prop_oneof![

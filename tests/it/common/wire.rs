@@ -144,7 +144,12 @@ impl Udp {
     /// Registers a peer that serves on `port`.
     pub fn register(&mut self, name: &str, port: u16) -> Token {
         let name = PeerName::new(name).unwrap();
-        match self.ask(&TrackerRequest::Register(Registration { name, port, advertise: None })) {
+        match self.ask(&TrackerRequest::Register(Registration {
+            name,
+            port,
+            advertise: None,
+            volunteer: false,
+        })) {
             TrackerResponse::Registered { token, .. } => token,
             other => panic!("{other:?}"),
         }
@@ -318,6 +323,7 @@ impl RawPeer {
             name: name.clone(),
             port: address.port(),
             advertise: None,
+            volunteer: false,
         }))
         .unwrap();
         assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: PROTOCOL_VERSION }));

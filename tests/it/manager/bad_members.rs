@@ -40,6 +40,7 @@ fn a_member_that_does_not_read_delays_no_other_member_and_is_disconnected() {
         name: lively.summary.name.clone(),
         port: lively.summary.address.port(),
         advertise: None,
+        volunteer: false,
     });
     let (mut rounds, mut list) = (0, vec![]);
     while !manager.has_said("- deaf at ") {
@@ -147,6 +148,7 @@ fn a_manager_rejects_unsupported_requests() {
         name: PeerName::new("n").unwrap(),
         port: 1,
         advertise: None,
+        volunteer: false,
     });
     assert!(matches!(udp.ask(&register), TrackerResponse::Error { code: ErrorCode::Malformed, .. }));
     let guessed = TrackerRequest::Goodbye { token: shoal::protocol::tracker::Token(7) };
@@ -202,6 +204,7 @@ fn a_peer_cannot_advertise_the_address_of_another_peer() {
             name,
             port: 1,
             advertise: Some(advertise.parse().unwrap()),
+            volunteer: false,
         }))
         .unwrap();
         assert!(matches!(wire.message(), Some(TrackerResponse::Error { .. })), "{advertise}");

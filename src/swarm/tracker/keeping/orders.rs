@@ -13,7 +13,7 @@ use crate::swarm::Moment;
 use crate::swarm::keeping::{ExecutorTask, Holder, Location, VolunteerNumber};
 use crate::swarm::machine::{ConnectionId, Effect};
 use crate::swarm::registry::PeerId;
-use crate::swarm::replication::{DropReason, Order, VerifySummary};
+use crate::swarm::replication::{DropReason, Order};
 use std::net::SocketAddr;
 
 /// The message that carries an order to a volunteer.
@@ -96,7 +96,8 @@ impl Keeping {
                 );
                 vec![Effect::Error(text), Effect::Task(ExecutorTask::Withdraw(file))]
             }
-            Order::Verified { file, summary } => vec![Effect::Note(self.verified_text(file, &summary))],
+            // Handled by the caller, which answers the commands that wait for it.
+            Order::Verified { .. } => Vec::new(),
             Order::Drained { volunteer, left } => {
                 let name = self.name_of_volunteer(volunteer);
                 let note = match left {
@@ -144,19 +145,6 @@ impl Keeping {
             self.drops.push_back(DropStatus { at_s, file, volunteer, chunks, reason });
         }
         text
-    }
-
-    /// The log line for the end of a verification.
-    fn verified_text(&self, file: FileId, summary: &VerifySummary) -> String {
-        let VerifySummary { chunks, proven, wrong, cannot_tell, own_corrupt, under_replicated } = *summary;
-        format!(
-            "{} verified: {}, {} proven, {wrong} wrong, {cannot_tell} not answered, {own_corrupt} corrupt at the \
-             tracker, {} with too few proven copies",
-            self.name_of(file),
-            counted(chunks, "chunk"),
-            counted(proven, "copy"),
-            counted(under_replicated, "chunk"),
-        )
     }
 
     /// The log line for lost chunks.

@@ -7,14 +7,15 @@ use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
-use crate::swarm::keeping::{
-    Answer, Command, ExecutorTask, Holder, OffloadResult, OwnCopy, TaskOutcome, Verdict, Wanted,
-};
+use crate::swarm::command::{Answer, Command, Wanted};
+use crate::swarm::keeping::{ExecutorTask, Holder, OffloadResult, OwnCopy, TaskOutcome, Verdict};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use crate::swarm::replication::Settings;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
+
+mod owner;
 
 const FILE: FileId = FileId([7; 32]);
 const CHUNKS: u32 = 6;
@@ -110,7 +111,7 @@ impl World {
 
     fn join_with(&mut self, connection: u64, held: BTreeMap<FileId, BTreeSet<ChunkIndex>>) {
         let name = PeerName::new(format!("v{connection}")).unwrap();
-        let registration = Registration { name, port: 7000, advertise: None };
+        let registration = Registration { name, port: 7000, advertise: None, volunteer: false };
         self.request(connection, TrackerRequest::Register(registration));
         let Some(TrackerResponse::Registered { token, .. }) = self.replies.pop() else {
             panic!("not registered")
@@ -318,16 +319,17 @@ fn a_forgotten_file_is_dropped_at_all_volunteers() {
     (1..=3).for_each(|id| world.join(id));
     world.wait(SECOND);
     let away = world.leave(3);
-    world.news(TaskOutcome::Command(5, Command::Forget(Wanted::Name(FileName::new("f").unwrap()))));
-    assert!(matches!(world.answers.pop(), Some(Answer::Done(_))));
+    let forget = Command::Forget { file: Wanted("f".to_owned()), yes: true, dry_run: false };
+    world.news(TaskOutcome::Command(5, forget.clone()));
+    assert!(matches!(world.answers.pop(), Some(Answer::Done { .. })));
     world.wait(SECOND);
     assert_eq!((world.copies(), world.found()), (0, (0, 0, None)));
     // A volunteer that was away is told when it returns.
     world.join_with(3, away.held);
     world.wait(SECOND);
     assert_eq!(world.copies(), 0);
-    world.news(TaskOutcome::Command(6, Command::Forget(Wanted::Id(FILE))));
-    assert!(matches!(world.answers.pop(), Some(Answer::Refused(_))));
+    world.news(TaskOutcome::Command(6, forget));
+    assert!(matches!(world.answers.pop(), Some(Answer::Refused { .. })));
 }
 
 #[test]
@@ -342,7 +344,8 @@ fn reports_without_an_offer_or_from_another_connection_are_refused() {
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(&mut world), ErrorCode::UnknownToken);
-    let registration = Registration { name: PeerName::new("x").unwrap(), port: 7000, advertise: None };
+    let registration =
+        Registration { name: PeerName::new("x").unwrap(), port: 7000, advertise: None, volunteer: false };
     world.request(2, TrackerRequest::Register(registration));
     let Some(TrackerResponse::Registered { token, .. }) = world.replies.pop() else { panic!() };
     world.request(2, TrackerRequest::Volunteer { token, act });
