@@ -51,6 +51,7 @@ static WRITTEN: LazyLock<Written> = LazyLock::new(|| {
         name: PeerName::new("one").expect("a name"),
         address: ([10, 0, 0, 1], 7000).into(),
         offered: 1 << 30,
+        history: Default::default(),
     };
     let gone = FileId([9; 32]);
     let held = Change::Held { file: one.id, volunteer: volunteer.number, chunks };

@@ -15,6 +15,8 @@ pub(super) struct ChunkKey {
 pub(super) struct Standing {
     /// The volunteer is leaving.
     pub draining: bool,
+    /// The owner has approved its key, or it runs on the tracker's own host.
+    pub approved: bool,
     /// The owner has denied its key.
     pub denied: bool,
     /// It is away within the absence that it has announced.
@@ -36,6 +38,8 @@ pub(super) struct CopyCounts {
     pub silent: u8,
     /// Copies at volunteers that stay which are present, or expected back within an announced absence.
     pub safe: u8,
+    /// Copies that count or are in flight, at approved volunteers that stay.
+    pub approved: u8,
     /// Copies that count, at draining volunteers.
     pub draining: u8,
     /// Copies from which others can be made.
@@ -60,6 +64,8 @@ impl CopyCounts {
         one(state == CopyState::Silent && stays, &mut self.silent);
         let is_safe = state.is_readable() || (state == CopyState::Awaited && standing.announced);
         one(is_safe && stays, &mut self.safe);
+        let is_planned = state.counts() || state == CopyState::Coming;
+        one(is_planned && stays && standing.approved, &mut self.approved);
         one(state.counts() && standing.draining, &mut self.draining);
         one(state.is_source(), &mut self.sources);
         one(state.is_readable(), &mut self.readable);
@@ -90,6 +96,15 @@ impl CopyCounts {
 /// Number of safe copies with which the copies at silent volunteers still count.
 const SAFE_MIN: usize = 2;
 
+/// Wanted numbers of copies of a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Wanted {
+    /// Copies at any volunteers.
+    pub replicas: usize,
+    /// Copies at approved volunteers, without which the tracker's own copy cannot be deleted.
+    pub approved: usize,
+}
+
 /// Deficits of a chunk, which are summed per file and in total.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Deficits {
@@ -103,8 +118,6 @@ pub(super) struct Deficits {
     pub without_copy: bool,
     /// No copy can be read now.
     pub unreadable: bool,
-    /// No copy can be read now, and holders are expected back.
-    pub waits_for_holders: bool,
     /// It had all its copies once, has fewer now, and can be repaired.
     pub needs_repair: bool,
 }
@@ -149,16 +162,18 @@ impl Chunk {
         matches!(self.in_store, StoreCopy::Kept | StoreCopy::Recording)
     }
 
-    /// Recomputes counts, deficits and priority. `replicas`: wanted number of copies; `tracker_has`: the
+    /// Recomputes counts, deficits and priority. `wanted`: wanted numbers of copies; `tracker_has`: the
     /// tracker has a copy.
-    pub fn recompute(&mut self, copy_counts: CopyCounts, replicas: usize, tracker_has: bool) {
+    pub fn recompute(&mut self, copy_counts: CopyCounts, wanted: Wanted, tracker_has: bool) {
+        let Wanted { replicas, approved } = wanted;
         // A copy that replaces the lost one may be missing from the record that is being written.
         self.copy_lost_since_record |= copy_counts.justifying < self.copy_counts.justifying;
         self.copy_counts = copy_counts;
         let counted = copy_counts.counted(tracker_has);
         self.was_replicated |= counted >= replicas;
         let without_copy = !tracker_has && copy_counts.held == 0 && copy_counts.in_flight == 0;
-        let waiting = copy_counts.planned(tracker_has) < replicas;
+        let waiting =
+            copy_counts.planned(tracker_has) < replicas || usize::from(copy_counts.approved) < approved;
         let unreadable = !tracker_has && copy_counts.readable == 0;
         let can_be_copied = tracker_has || copy_counts.sources > 0;
         self.deficits = Deficits {
@@ -167,7 +182,6 @@ impl Chunk {
             waiting,
             without_copy,
             unreadable,
-            waits_for_holders: unreadable && copy_counts.away > 0,
             needs_repair: self.was_replicated && counted < replicas && can_be_copied,
         };
         self.priority = match (waiting, self.priority) {

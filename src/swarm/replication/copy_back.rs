@@ -11,7 +11,7 @@ impl ReplicationPlanner {
     /// Parks a chunk that no volunteer can take. If the tracker has no copy and no further volunteer is
     /// expected, the chunk is to be copied back.
     pub(super) fn park_or_copy_back(&mut self, now: Moment, key: ChunkKey) {
-        self.warn_of_lack_of_space(now, key);
+        self.note_lack_of_space(now, key);
         self.park(now, key);
         let missing = self.files.file_and_chunk(key).is_some_and(|(file, chunk)| !file.tracker_has(chunk));
         let in_flight = self.transfers.is_in_flight(key, Location::Tracker);

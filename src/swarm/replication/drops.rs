@@ -7,7 +7,6 @@
 use super::ReplicationPlanner;
 use super::chunk::{ChunkKey, StoreCopy};
 use super::order::{DropReason, Order};
-use super::replicas::CopyState;
 use super::schedule::Timer;
 use crate::content::{ChunkIndex, FileId, limits};
 use crate::swarm::Moment;
@@ -84,6 +83,18 @@ impl Drops {
             }
             waiting.chunks += usize::from(waiting.files.entry(file).or_default().insert(*index));
         }
+    }
+
+    /// Removes the pending drops of a file that is kept again.
+    pub fn take_forgotten(&mut self, file: FileId) -> Vec<(VolunteerNumber, BTreeSet<ChunkIndex>)> {
+        let mut taken = Vec::new();
+        for (number, waiting) in &mut self.forgotten {
+            if let Some(chunks) = waiting.files.remove(&file) {
+                waiting.chunks = waiting.chunks.saturating_sub(chunks.len());
+                taken.push((*number, chunks));
+            }
+        }
+        taken
     }
 
     /// Adds a chunk to drop from the tracker's chunk store.
@@ -171,7 +182,7 @@ impl ReplicationPlanner {
         for number in waiting {
             while self.volunteers.has_reported(number) && self.drops.free_orders(number) > 0 {
                 let Some((file, chunks)) = self.next_forgotten(number) else { break };
-                self.drop_forgotten(now, number, file, chunks);
+                self.send_drop(now, number, file, chunks, DropReason::Forgotten);
             }
         }
         while self.drops.own_orders.len() < limits::OWN_DROPS_IN_FLIGHT_MAX {
@@ -196,18 +207,6 @@ impl ReplicationPlanner {
             waiting.files.insert(file, rest);
         }
         Some((file, chunks.into_iter().collect()))
-    }
-
-    fn drop_forgotten(&mut self, now: Moment, at: VolunteerNumber, file: FileId, chunks: Vec<ChunkIndex>) {
-        if !self.is_known(file) {
-            return self.send_drop(now, at, file, chunks, DropReason::Forgotten);
-        }
-        // The file is kept again since it was forgotten.
-        for key in chunks.iter().filter_map(|index| self.files.key(file, *index)).collect::<Vec<_>>() {
-            if self.files.copy_state(key, at).is_none() {
-                self.set_copy(key, at, Some(CopyState::Claimed));
-            }
-        }
     }
 
     /// Orders to drop chunks from the tracker's chunk store, if that is still justified.

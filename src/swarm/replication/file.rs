@@ -85,6 +85,7 @@ impl Counts {
     /// Updates the sums after a change of a chunk.
     pub fn change(&mut self, from: (Deficits, CopyCounts), to: (Deficits, CopyCounts)) {
         let ((from, few), (to, many)) = (from, to);
+        let waits = |deficits: Deficits, counts: CopyCounts| deficits.unreadable && counts.away > 0;
         for (sum, from, to) in [
             (&mut self.justifying, few.justifying, many.justifying),
             (&mut self.under_replicated, from.under_replicated.into(), to.under_replicated.into()),
@@ -92,7 +93,7 @@ impl Counts {
             (&mut self.waiting, from.waiting.into(), to.waiting.into()),
             (&mut self.without_copy, from.without_copy.into(), to.without_copy.into()),
             (&mut self.unreadable, from.unreadable.into(), to.unreadable.into()),
-            (&mut self.waits_for_holders, from.waits_for_holders.into(), to.waits_for_holders.into()),
+            (&mut self.waits_for_holders, waits(from, few).into(), waits(to, many).into()),
             (&mut self.needs_repair, from.needs_repair.into(), to.needs_repair.into()),
         ] {
             *sum = sum.saturating_add(to.into()).saturating_sub(from.into());

@@ -46,6 +46,11 @@ impl ReplicationPlanner {
         }
         let slot = self.files.insert(File::new(id, layout, known_since));
         self.recompute_file(slot);
+        for (number, chunks) in self.drops.take_forgotten(id) {
+            for key in chunks.iter().filter_map(|index| self.files.key(id, *index)).collect::<Vec<_>>() {
+                self.set_copy(key, number, Some(CopyState::Claimed));
+            }
+        }
         Some(slot)
     }
 

@@ -5,7 +5,7 @@
 //! time independent of the number of chunks.
 
 use super::ReplicationPlanner;
-use super::chunk::{ChunkKey, CopyCounts, StoreCopy};
+use super::chunk::{ChunkKey, CopyCounts, StoreCopy, Wanted};
 use super::file::Offload;
 use super::order::Order;
 use super::replicas::CopyState;
@@ -68,14 +68,14 @@ impl ReplicationPlanner {
     /// everything that depends on them.
     pub(super) fn recompute(&mut self, key: ChunkKey) {
         let copy_counts = self.count_copies(key);
-        let replicas = self.settings.replicas;
+        let wanted = self.wanted_copies(key.file);
         let Some((file, sums)) = self.files.get_with_counts(key.file) else { return };
         let keeps_complete = file.keeps_complete();
         let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
         let before = (chunk.deficits, chunk.copy_counts, chunk.priority);
         file.copy_lost_since_record |= copy_counts.justifying < chunk.copy_counts.justifying;
         let tracker_has = chunk.is_in_store() || keeps_complete;
-        chunk.recompute(copy_counts, replicas, tracker_has);
+        chunk.recompute(copy_counts, wanted, tracker_has);
         let after = (chunk.deficits, chunk.copy_counts, chunk.priority);
         if chunk.in_store == StoreCopy::Kept
             && !chunk.deficits.unjustified
@@ -101,7 +101,7 @@ impl ReplicationPlanner {
             self.handle_full_replication(key.file);
         }
         self.revoke_unjustified(key, revoked);
-        self.drops.note_copies(key, copy_counts.readable.into(), replicas);
+        self.drops.note_copies(key, copy_counts.readable.into(), wanted.replicas);
         if before.2 != after.2 {
             self.waiting.counts.move_one(before.2, after.2);
             self.enqueue(key);
@@ -119,6 +119,31 @@ impl ReplicationPlanner {
         let wanted = self.settings.offload || file.offload_wanted;
         if wanted && file.is_ready_for_offload() && !file.offload_failed {
             self.records.offloadable.insert(slot);
+        }
+    }
+
+    /// Wanted numbers of copies of the chunks of a file.
+    pub(super) fn wanted_copies(&self, slot: u32) -> Wanted {
+        let replicas = self.settings.replicas;
+        let waits_for_offload = self.files.get(slot).is_some_and(|file| {
+            let is_wanted = self.settings.offload || file.offload_wanted;
+            is_wanted && file.complete && file.offload == Offload::No && !file.kept_here
+        });
+        Wanted { replicas, approved: if waits_for_offload { self.approved_wanted } else { 0 } }
+    }
+
+    /// Updates the wanted number of copies at approved volunteers after a change of their number.
+    pub(super) fn update_approved_wanted(&mut self) {
+        let approved = if self.settings.approve { self.volunteers.counts.approved } else { 0 };
+        let wanted = approved.min(self.settings.replicas);
+        let before = std::mem::replace(&mut self.approved_wanted, wanted);
+        if before == wanted {
+            return;
+        }
+        for slot in 0..self.files.slot_count() {
+            if self.files.get(slot).is_some_and(|file| file.complete) {
+                self.recompute_file(slot);
+            }
         }
     }
 

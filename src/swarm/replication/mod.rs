@@ -115,6 +115,8 @@ pub struct ReplicationPlanner {
     records: Records,
     schedule: Schedule,
     space: Space,
+    /// Wanted copies of each chunk at approved volunteers, before the tracker's own copy can be deleted.
+    approved_wanted: usize,
     /// Number of the last permit for a deletion.
     last_permit: u64,
     /// Unix time in seconds at [`Moment`] zero.
@@ -144,6 +146,7 @@ impl ReplicationPlanner {
             records: Records::default(),
             schedule: Schedule::default(),
             space: Space::default(),
+            approved_wanted: 0,
             last_permit: 0,
             unix_at_start_s: 0,
             orders: Vec::new(),
@@ -227,6 +230,7 @@ impl ReplicationPlanner {
     fn settle(&mut self, now: Moment) {
         self.note_start(now);
         self.update_targets(now);
+        self.update_approved_wanted();
         self.report_lost();
         self.drop_surplus(now);
         self.plan(now);

@@ -40,15 +40,6 @@ impl ReplicationPlanner {
         volunteer.map_or(0, |volunteer| self.only_holder_of(volunteer, usize::MAX) as u64)
     }
 
-    /// Removes the record of a volunteer that is not connected, also if it is the last known holder of chunks.
-    pub fn forget_volunteer(&mut self, now: Moment, number: VolunteerNumber) {
-        if self.volunteers.get(number).is_none_or(Volunteer::is_alive) {
-            return;
-        }
-        self.remove_volunteer(now, number);
-        self.settle(now);
-    }
-
     /// Restores the mark of a kept file from the catalogue.
     pub fn restore_kept(&mut self, id: FileId) {
         let slot = self.files.slot_of(id);
@@ -83,7 +74,7 @@ impl ReplicationPlanner {
         match (file.offload, file.counts.unjustified) {
             (Offload::Ordered(_), _) => OwnCopyState::Leaving,
             (_, 0) => OwnCopyState::Replaced,
-            _ => OwnCopyState::Needed(self.why_own_copy_stays(file).unwrap_or_default()),
+            _ => OwnCopyState::Needed(self.missing_condition(file)),
         }
     }
 

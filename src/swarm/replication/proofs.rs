@@ -41,6 +41,8 @@ pub(super) struct Proof {
     pub key: ChunkKey,
     pub holders: Vec<VolunteerNumber>,
     deadline: Moment,
+    /// A decision waits for it, or it is a challenge.
+    pub is_wanted: bool,
     /// A holder was busy with copies.
     is_busy: bool,
     /// The last proof of a holder was wrong or could not be had.
@@ -333,6 +335,7 @@ impl ReplicationPlanner {
         let proof = Proof {
             key,
             deadline: now + limits::PROOF_TASK_TIMEOUT,
+            is_wanted: reason == Reason::Wanted,
             is_busy: reason == Reason::Pending && !holders.iter().all(|holder| is_idle(holder)),
             is_doubtful: holders.iter().any(|holder| holder.trust.is_doubtful()),
             is_downloaded: reason == Reason::Pending && !at_tracker,

@@ -4,6 +4,7 @@ use super::ReplicationPlanner;
 use super::replicas::{CopyState, VOLUNTEERS_MAX};
 use super::schedule::Timer;
 use super::volunteer::{Liveness, Volunteer};
+use crate::content::fmt::counted;
 use crate::content::limits;
 use crate::swarm::Moment;
 use crate::swarm::keeping::{Approval, Change, VolunteerNumber};
@@ -38,6 +39,34 @@ impl ReplicationPlanner {
         self.update_targets(now);
         self.unpark_all();
         self.settle(now);
+    }
+
+    /// Removes the record of a volunteer.
+    ///
+    /// # Errors
+    /// The reason, if it is connected, or the last known holder of a chunk.
+    pub fn forget_volunteer(&mut self, now: Moment, number: VolunteerNumber) -> Result<(), String> {
+        let chunks = self.last_holder_of(number);
+        if chunks > 0 && !self.is_connected(number) {
+            return Err(format!("it is the last known holder of {}", counted(chunks, "chunk")));
+        }
+        self.forget_last_holder(now, number)
+    }
+
+    /// Removes the record of a volunteer, also if it is the last known holder of chunks.
+    ///
+    /// # Errors
+    /// The reason, if it is unknown or connected.
+    pub fn forget_last_holder(&mut self, now: Moment, number: VolunteerNumber) -> Result<(), String> {
+        match self.volunteers.get(number).map(Volunteer::is_alive) {
+            None => Err("no such volunteer is known".into()),
+            Some(true) => Err("it is connected; stop it first".into()),
+            Some(false) => {
+                self.remove_volunteer(now, number);
+                self.settle(now);
+                Ok(())
+            }
+        }
     }
 
     /// Number of chunks whose last known copy a volunteer has, counted up to `most`.

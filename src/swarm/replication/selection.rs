@@ -27,11 +27,13 @@ impl ReplicationPlanner {
         let length = file.length(key.index);
         let replicas = &chunk.replicas;
         let targets = &self.volunteers.targets;
+        // There are enough copies, but too few at approved volunteers.
+        let needs_approved = chunk.copy_counts.planned(file.tracker_has(chunk)) >= self.settings.replicas;
         let may_take = |number: VolunteerNumber| {
             replicas.get(number).is_none()
                 && self.volunteers.get(number).is_some_and(|volunteer| {
                     let needed = length.saturating_add(self.reserved_space(file, volunteer));
-                    volunteer.unreserved_space() >= needed
+                    volunteer.unreserved_space() >= needed && (!needs_approved || volunteer.is_approved(true))
                 })
         };
         if !targets.has_space(length, may_take) {

@@ -18,9 +18,9 @@ const CHUNK: u64 = 16 * 1024;
 const HONEST: u32 = 3;
 const RUNS: u64 = 200;
 /// Time at which all hostile volunteers have left.
-const END_OF_ATTACK: u64 = 400;
+const END_OF_ATTACK: u64 = 150;
 /// Time at which all copies have been repaired.
-const END: u64 = 1_600;
+const END: u64 = 1_500;
 
 /// How a hostile volunteer answers challenges.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,13 +59,13 @@ struct Simulation {
 }
 
 fn draw_hostile(random: &mut fastrand::Rng, can_answer: bool) -> Vec<Hostile> {
-    let leaves_together_s = random.u64(60..END_OF_ATTACK);
+    let leaves_together_s = random.u64(40..END_OF_ATTACK);
     let mut hostile = Vec::new();
     for program in 0..random.u32(1..=20) {
         let answers = [Answer::Random, Answer::None, Answer::Fetched];
         let answer = answers[random.usize(..if can_answer { 3 } else { 2 })];
         let [claims_all, accuses, stays] = [random.bool(), random.u8(..5) == 0, random.u8(..4) == 0];
-        let joins_s = random.u64(..120);
+        let joins_s = random.u64(..60);
         for key in 0..random.u32(1..=4) {
             let port = 1_000 + if random.bool() { key as u16 } else { 0 };
             hostile.push(Hostile {
@@ -247,7 +247,7 @@ impl Simulation {
     }
 
     fn run(&mut self, mut hostile: Vec<Hostile>) {
-        let publishes_s = self.random.u64(..60);
+        let publishes_s = self.random.u64(..40);
         for honest in 0..HONEST {
             let address = SocketAddr::from(([10, 0, 0, honest as u8], 7_000));
             let number = self.join(honest.into(), address, None).unwrap();
@@ -281,7 +281,7 @@ impl Simulation {
             }
             self.settle(40);
             // Without hostile volunteers, time passes faster.
-            second += if second > END_OF_ATTACK { 20 } else { 1 };
+            second += if second > END_OF_ATTACK { 30 } else { 1 };
             self.pass_to(Duration::from_secs(second));
         }
     }

@@ -26,6 +26,7 @@ fn distributed(volunteers: u32, chunks: u32) -> World {
     let mut world = World::new(settings);
     world.planner.scan_complete(world.now);
     world.away = Some(14 * HOUR);
+    world.recounts = false;
     for number in 0..volunteers {
         world.join(number, number, 200);
     }

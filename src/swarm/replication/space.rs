@@ -16,6 +16,8 @@ const RESERVE_DIVISOR: u64 = 8;
 /// State of the lack of space.
 #[derive(Debug)]
 pub(super) struct Space {
+    /// Chunks are parked because volunteers have too little space.
+    pub is_lacking: bool,
     /// A log line has reported that volunteers have too little space.
     warned: bool,
     /// The tracker's disk is full: no chunk is copied back before this time.
@@ -26,7 +28,7 @@ pub(super) struct Space {
 impl Default for Space {
     fn default() -> Self {
         let backoff = Backoff::new(limits::TRACKER_SPACE_RETRY_MIN, limits::TRACKER_SPACE_RETRY_MAX);
-        Self { warned: false, tracker_retry_at: Moment::ZERO, backoff }
+        Self { is_lacking: false, warned: false, tracker_retry_at: Moment::ZERO, backoff }
     }
 }
 
@@ -63,19 +65,26 @@ impl ReplicationPlanner {
         }
     }
 
-    /// Reports, once, that volunteers have too little space for the copy of a chunk.
-    pub(super) fn warn_of_lack_of_space(&mut self, now: Moment, key: ChunkKey) {
-        let too_few = self.volunteers.counts.staying < self.settings.volunteers_min;
-        if self.space.warned || too_few {
-            return;
-        }
+    /// Notes that no volunteer can take a chunk. If that is a lack of space, copies in reserve may be dropped, and
+    /// the lack is reported once.
+    pub(super) fn note_lack_of_space(&mut self, now: Moment, key: ChunkKey) {
         let Some(chunk) = self.files.chunk(key) else { return };
         let could_take = |volunteer: &Volunteer| {
             volunteer.may_take_copies(now) && chunk.replicas.get(volunteer.record.number).is_none()
         };
-        if !self.volunteers.iter().any(could_take) {
+        if (self.space.is_lacking && self.space.warned) || !self.volunteers.iter().any(could_take) {
             return;
         }
+        if !self.space.is_lacking {
+            self.space.is_lacking = true;
+            self.drops.over_replicated.extend(self.drops.in_reserve.iter().copied());
+        }
+        if !self.space.warned && self.volunteers.counts.staying >= self.settings.volunteers_min {
+            self.warn_of_lack_of_space(key);
+        }
+    }
+
+    fn warn_of_lack_of_space(&mut self, key: ChunkKey) {
         self.space.warned = true;
         let free: u64 = self.volunteers.iter().filter(|one| one.has_reported()).map(|one| one.free).sum();
         let needed = self.files.iter().map(|file| self.waiting_bytes(file)).fold(0, u64::saturating_add);

@@ -102,7 +102,7 @@ impl ReplicationPlanner {
     }
 
     /// Why the tracker's own copy of a file that is to be offloaded is not deleted yet.
-    pub(super) fn why_own_copy_stays(&self, file: &File) -> Option<String> {
+    fn why_own_copy_stays(&self, file: &File) -> Option<String> {
         if file.kept_here {
             return file.complete.then(|| "own copy stays: kept with `recall`".to_owned());
         }
@@ -111,17 +111,22 @@ impl ReplicationPlanner {
             let failed = is_wanted && file.offload_failed;
             return failed.then(|| "own copy stays: it has changed or cannot be deleted".to_owned());
         }
+        Some(self.missing_condition(file))
+    }
+
+    /// The condition for the deletion of the tracker's own copy of a file that is not met.
+    pub(super) fn missing_condition(&self, file: &File) -> String {
         let replicas = self.settings.replicas;
         let fewest = |count: fn(&super::chunk::CopyCounts) -> u8| {
             file.chunks.iter().map(|chunk| usize::from(count(&chunk.copy_counts))).min().unwrap_or(0)
         };
         let proven = fewest(|counts| counts.proven);
-        Some(if proven < replicas || !self.settings.approve {
+        if proven < replicas || !self.settings.approve {
             format!("own copy stays: {proven} of {replicas} proven copies")
         } else {
             let approved = fewest(|counts| counts.justifying);
             format!("own copy stays: {approved} of {replicas} copies on approved volunteers")
-        })
+        }
     }
 }
 

@@ -78,11 +78,6 @@ impl ReplicationPlanner {
         self.drops.over_replicated.extend(deferred);
     }
 
-    /// Notes that chunks wait for space: copies in reserve may be dropped.
-    pub(super) fn note_lack_of_space(&mut self) {
-        self.drops.over_replicated.extend(self.drops.in_reserve.iter().copied());
-    }
-
     /// The surplus copy of a chunk to drop first: one that has not been proven before a proven one, then one at
     /// a volunteer that is not approved, then one that shares its IP address with another copy, then the one
     /// at the fullest volunteer.
@@ -99,7 +94,7 @@ impl ReplicationPlanner {
                 stays.then_some((replica.state(), volunteer))
             })
             .collect();
-        let lacks_space = !self.waiting.parked.is_empty();
+        let lacks_space = self.space.is_lacking;
         let reason = match (copies.len() > self.settings.replicas_max, lacks_space) {
             _ if is_moving => return Surplus::None,
             (true, _) => DropReason::Surplus,

@@ -80,6 +80,13 @@ impl Trust {
         self.retry_at = now + self.backoff.pause(random);
     }
 
+    /// Notes a proof that could not be had for another reason than this volunteer.
+    pub fn postpone(&mut self, now: Moment, random: &mut fastrand::Rng) {
+        if self.retry_at <= now {
+            self.retry_at = now + self.backoff.pause(random);
+        }
+    }
+
     /// Notes a proof that could not be had.
     pub fn doubt(&mut self, now: Moment, random: &mut fastrand::Rng) {
         let since = *self.doubt_since.get_or_insert(now);

@@ -3,6 +3,7 @@
 
 use super::ReplicationPlanner;
 use super::chunk::{ChunkKey, StoreCopy};
+use super::file::Offload;
 use super::order::{DropReason, Order};
 use super::replicas::CopyState;
 use crate::content::{ChunkIndex, limits};
@@ -28,21 +29,27 @@ impl ReplicationPlanner {
         self.note_verification(key, own, &proof.holders, verdicts);
         if own == OwnCopy::Corrupt {
             // The bytes of the holders were compared with the corrupt copy: no verdict counts.
-            self.withdraw_own_copy(now, key);
-            self.want_proof(key);
+            if self.withdraw_own_copy(key) {
+                self.want_proof(key);
+            }
             return self.settle(now);
         }
+        // Without right bytes for the comparison, it is unknown whose fault it is.
+        let has_bytes =
+            own == OwnCopy::Right || verdicts.iter().any(|(_, verdict)| *verdict == Verdict::Right);
         for holder in proof.holders {
             let verdict = verdicts.iter().find(|(volunteer, _)| *volunteer == holder);
-            self.apply_verdict(
-                now,
-                key,
-                holder,
-                verdict.map_or(Verdict::CannotTell, |(_, verdict)| *verdict),
-            );
+            let verdict = verdict.map_or(Verdict::CannotTell, |(_, verdict)| *verdict);
+            if has_bytes {
+                self.apply_verdict(now, key, holder, verdict);
+            } else {
+                self.postpone_proof(now, key, holder);
+            }
         }
         self.drops.over_replicated.insert(key);
-        self.drops.just_proven.insert(key);
+        if proof.is_wanted {
+            self.drops.just_proven.insert(key);
+        }
         self.settle(now);
     }
 
@@ -128,12 +135,7 @@ impl ReplicationPlanner {
         volunteer.trust.doubt(now, &mut self.random);
         let is_unreachable = volunteer.trust.is_unreachable();
         let (name, address) = (volunteer.record.name.clone(), volunteer.record.address);
-        if self.files.copy_state(key, holder) == Some(CopyState::Stored) {
-            let first = *self.proofs.undecided.entry((holder, key)).or_insert(now);
-            if now.saturating_sub(first) >= limits::PROOF_PATIENCE {
-                self.set_copy(key, holder, Some(CopyState::Claimed));
-            }
-        }
+        self.end_patience(now, key, holder);
         if is_unreachable && !was_unreachable {
             self.change_copies(holder, CopyState::Stored, CopyState::Claimed);
             self.recompute_volunteer(holder);
@@ -145,16 +147,34 @@ impl ReplicationPlanner {
         }
     }
 
-    /// Handles a corrupt copy of a chunk at the tracker: it is not served or compared with any more.
-    pub(super) fn withdraw_own_copy(&mut self, now: Moment, key: ChunkKey) {
-        let Some((file, chunk)) = self.files.file_and_chunk(key) else { return };
+    /// Handles a proof for which no right bytes could be had.
+    fn postpone_proof(&mut self, now: Moment, key: ChunkKey, holder: VolunteerNumber) {
+        if let Some(volunteer) = self.volunteers.get_mut(holder) {
+            volunteer.trust.postpone(now, &mut self.random);
+            self.end_patience(now, key, holder);
+        }
+    }
+
+    /// A stored copy counts for [`limits::PROOF_PATIENCE`] after the first proof that could not be had.
+    fn end_patience(&mut self, now: Moment, key: ChunkKey, holder: VolunteerNumber) {
+        if self.files.copy_state(key, holder) == Some(CopyState::Stored) {
+            let first = *self.proofs.undecided.entry((holder, key)).or_insert(now);
+            if now.saturating_sub(first) >= limits::PROOF_PATIENCE {
+                self.set_copy(key, holder, Some(CopyState::Claimed));
+            }
+        }
+    }
+
+    /// Handles a corrupt copy of a chunk at the tracker: it is not served or compared with any more. Returns
+    /// whether the tracker had one.
+    fn withdraw_own_copy(&mut self, key: ChunkKey) -> bool {
+        let Some((file, chunk)) = self.files.file_and_chunk(key) else { return false };
         let (id, keeps_complete, is_in_store) = (file.id, file.keeps_complete(), chunk.is_in_store());
         let index = ChunkIndex(key.index);
         if keeps_complete {
             if let Some(file) = self.files.get_mut(key.file) {
                 file.complete = false;
-                file.offload_failed = false;
-                file.copy_lost_since_record |= matches!(file.offload, super::file::Offload::Recording(_));
+                file.copy_lost_since_record |= matches!(file.offload, Offload::Recording(_));
             }
             self.orders.push(Order::Withdraw { file: id, index });
             self.recompute_file(key.file);
@@ -163,6 +183,6 @@ impl ReplicationPlanner {
             self.set_in_store(key, StoreCopy::None);
             self.drops.drop_own(id, key, DropReason::Corrupt);
         }
-        let _ = now;
+        keeps_complete || is_in_store
     }
 }

@@ -145,6 +145,7 @@ impl Volunteer {
     pub fn standing(&self, approve: bool) -> Standing {
         Standing {
             draining: self.draining,
+            approved: self.is_approved(true),
             denied: self.is_denied(),
             announced: self.announced,
             justifies: self.has_reported()

@@ -94,7 +94,6 @@ impl ReplicationPlanner {
         self.set_priority(key, Priority::PARKED);
         if self.waiting.parked.is_empty() {
             self.schedule.add(now + UNPARK_INTERVAL, Timer::Unpark);
-            self.note_lack_of_space();
         }
         self.waiting.parked.push_back(key);
     }
@@ -105,6 +104,7 @@ impl ReplicationPlanner {
             let Some(key) = self.waiting.parked.pop_front() else { break };
             self.requeue(key, Priority::PARKED);
         }
+        self.space.is_lacking &= !self.waiting.parked.is_empty();
     }
 
     /// Returns all parked chunks to the queues.

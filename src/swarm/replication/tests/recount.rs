@@ -65,13 +65,15 @@ impl ReplicationPlanner {
                 counts.waiting += u64::from(waiting);
                 counts.without_copy += u64::from(without_copy);
                 counts.unreadable += u64::from(chunk.deficits.unreadable);
-                counts.waits_for_holders += u64::from(chunk.deficits.waits_for_holders);
+                counts.waits_for_holders += u64::from(chunk.deficits.unreadable && copy_counts.away > 0);
                 counts.needs_repair += u64::from(chunk.deficits.needs_repair);
                 counts.lost += u64::from(chunk.reported_lost);
                 let (replicas, own) = (self.settings.replicas, file.tracker_has(chunk));
                 assert_eq!(under_replicated, usize::from(copy_counts.proven) < replicas);
                 assert_eq!(unjustified, usize::from(copy_counts.justifying) < replicas);
-                assert_eq!(waiting, copy_counts.planned(own) < replicas);
+                let approved = self.wanted_copies(slot).approved;
+                let lacks_approved = usize::from(copy_counts.approved) < approved;
+                assert_eq!(waiting, copy_counts.planned(own) < replicas || lacks_approved);
                 assert_eq!(without_copy, copy_counts.held + copy_counts.in_flight == 0 && !own, "{key:?}");
                 assert_eq!(chunk.deficits.unreadable, copy_counts.readable == 0 && !own);
             }

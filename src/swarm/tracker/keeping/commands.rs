@@ -271,7 +271,8 @@ impl Keeping {
             let command = Command::ForgetVolunteer { who: Who(print.unwrap_or_default()), yes: true };
             return Ok(Answer::Confirm { text, command });
         }
-        self.planner.forget_volunteer(now, number);
+        let forgotten = self.planner.forget_last_holder(now, number);
+        forgotten.map_err(|reason| Answer::refused(Refusal::State, reason))?;
         Ok(Answer::done(format!("{told} is forgotten")))
     }
 

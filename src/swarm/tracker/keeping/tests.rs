@@ -57,13 +57,17 @@ fn origin(connection: u64) -> Origin {
 
 impl World {
     fn new(offload: bool, rebuild: bool) -> Self {
+        let settings = Settings { offload, challenge_every: None, approve: false, ..Settings::default() };
+        Self::with(settings, rebuild)
+    }
+
+    fn with(settings: Settings, rebuild: bool) -> Self {
         let mut next = 0;
         let draw = move || {
             next += 1;
             next
         };
         let mut tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), draw);
-        let settings = Settings { offload, challenge_every: None, approve: false, ..Settings::default() };
         let serving = "0.0.0.0:5101".parse().unwrap();
         let rules = KeepRules { settings, name: PeerName::new("T").unwrap(), serving, rebuild };
         tracker.keep(rules, Remembered::default(), fastrand::Rng::with_seed(2));
