@@ -40,7 +40,9 @@
 //! - **Tracker that keeps files**: its machine contains a [`swarm::replication::ReplicationPlanner`]. Tasks for a disk or another
 //!   host leave the machine as a [`swarm::keeping::ExecutorTask`] for the [`tracker::executor`], and return as a
 //!   [`swarm::keeping::TaskOutcome`]. Thread `executor` distributes tasks to `executor-remote` (four threads that
-//!   download from volunteers) and `executor-local` (two threads for the local disk). `record` is the only writer of the
+//!   download from volunteers), `executor-local` (two threads for the local disk), `executor-proof` (four threads that
+//!   let holders prove their copies, each with an `executor-ask` for each of several holders) and `executor-recall` (brings
+//!   a file back into the folder). `record` is the only writer of the
 //!   catalogue, `publish` scans the folder of offered files, `check` hashes the chunks of an earlier run, and `damaged`
 //!   reports damaged chunks. `control-accept` and a `control` thread for each connection receive commands of the owner
 //!   ([`tracker::control`]).
@@ -60,7 +62,9 @@
 //!   leecher with the peers, a tracker or both as its sources.
 //! - **Volunteer** ([`volunteer`]), beside a client with a plain folder: `volunteer` executes the tracker's orders, which
 //!   arrive over a `tracker-session`, and reports the results. Eight `volunteer-copy` threads download, verify and store
-//!   chunks; `volunteer-disk` drops chunks and answers challenges; `volunteer-check` hashes the chunks of an earlier run.
+//!   chunks; `volunteer-disk` drops chunks and hashes chunks again on order; `volunteer-check` hashes the chunks of an
+//!   earlier run, and all chunks after one was found damaged. Proofs are hashed by the `serve-out` thread of the
+//!   connection that demands them ([`upload::prover`]).
 //! - **Prompt** ([`cli::prompt`] of a client, [`cli::tracker_prompt`] of a tracker): the caller's thread waits for lines
 //!   and for the shutdown. `prompt-line` reads, `prompt-print` writes log lines above the input line, `prompt-ask` queries
 //!   the swarm. A signal from this process to itself wakes a reader that waits for a key. Where the line editor does not
@@ -106,8 +110,10 @@
 //!    catalogue records it, and the registry names the volunteer as a holder.
 //! 5. With `--offload`, the tracker deletes its own copy of a file when each chunk has its verified replicas and the
 //!    catalogue has recorded them durably. The tracker still offers the manifest.
-//! 6. The tracker challenges holders to hash a random range with a nonce. If answers differ, it downloads the suspected
-//!    chunk and hashes it; a corrupt replica is dropped and copied anew.
+//! 6. The tracker lets holders prove their copies. It verifies its own bytes of the chunk against the manifest, or else
+//!    downloads the chunk from one holder and verifies it. Then it dials the address of each holder and receives
+//!    SHA-256(key, nonce, chunk) over that connection. A holder that is busy, or is not at its address, has proven nothing,
+//!    and nothing is wrong with it. After a wrong proof the volunteer is ordered to hash the chunk again.
 //! 7. A volunteer whose connection ended is *away*; after the end of its lease it is *dead*, and its replicas no longer
 //!    count. Under-replicated chunks are copied as in step 3, fewest replicas first. If no volunteer has free space, a
 //!    chunk is copied back to the tracker's store.

@@ -204,7 +204,7 @@ pub const PROOF_HOLDERS_MAX: usize = 8;
 pub const PROOF_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
 /// Timeout of a volunteer's response to a demand for a proof, and of the handshake before it.
 pub const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause before the next demand for a proof to an address that was unreachable or stalled.
+/// Pause before the next demand for a proof to an address that stalled.
 ///
 /// Meanwhile the proof cannot be had at once, so that one stalled holder does not delay the proofs of others.
 pub const PROOF_RETRY_INTERVAL: Duration = Duration::from_secs(10);

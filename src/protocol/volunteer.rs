@@ -4,7 +4,8 @@
 //! of a [`TrackerRequest`](super::tracker::TrackerRequest), a [`VolunteerOrder`] of a
 //! [`TrackerResponse`](super::tracker::TrackerResponse). A session is one TCP connection: `register`,
 //! `lend`, any number of `holds`, `reported`. After that the tracker sends orders (`copy`, `drop`,
-//! `challenge`), and the volunteer answers each of them.
+//! `check`), and the volunteer answers each of them. Proofs are demanded over the volunteer's upload server
+//! ([`peer`](super::peer)).
 
 use super::file_summary::FileSummary;
 use super::tokens::{Nonce, VolunteerKey};

@@ -124,7 +124,7 @@ mod tests {
         fn prove(&self, _: FileId, _: ChunkIndex, _: Nonce) -> Result<Digest, NoProof> {
             self.count.fetch_add(1, Ordering::SeqCst);
             self.entered.send(()).unwrap();
-            self.may_end.recv().unwrap();
+            self.may_end.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
             Ok(Digest([3; 32]))
         }
     }

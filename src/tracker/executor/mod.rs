@@ -36,7 +36,7 @@ use crate::tracker::store::{Catalogue, CatalogueError};
 use crate::upload::offers::Offers;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use permits::Permits;
-use proofs::Unreachable;
+use proofs::Stalled;
 use source::ManifestOnly;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -107,8 +107,8 @@ struct Inner {
     proof_pool: ConnectionPool,
     /// Budget for chunks that proofs are compared with.
     proof_memory: MemoryBudget,
-    /// Addresses to which the last connection for a proof failed.
-    unreachable: Unreachable,
+    /// Addresses at which the last demand for a proof stalled.
+    stalled: Stalled,
     outcomes: Sender<TaskOutcome>,
     failures: Sender<RoleError>,
     threads: Threads,
@@ -154,7 +154,7 @@ impl Executor {
             memory: MemoryBudget::new(RECEIVE_MEMORY_BYTES),
             proof_pool: ConnectionPool::new(proof_timeouts(timeouts)),
             proof_memory: MemoryBudget::new(PROOF_MEMORY_BYTES),
-            unreachable: Unreachable::default(),
+            stalled: Stalled::default(),
             outcomes,
             failures,
             threads: threads.clone(),

@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A demand for a proof, and the proof that is right.
 struct Demand {
@@ -31,11 +31,14 @@ struct Demand {
     right: Digest,
 }
 
-/// Addresses that were unreachable or stalled, with the times of the last failures.
-#[derive(Default)]
-pub(super) struct Unreachable(Mutex<HashMap<SocketAddr, Instant>>);
+/// Time from which on a failed attempt counts as stalled. A refused connection costs nothing and is tried again at once.
+const SLOW_FAILURE_MIN: Duration = Duration::from_secs(1);
 
-impl Unreachable {
+/// Addresses that stalled, with the times of the last failures.
+#[derive(Default)]
+pub(super) struct Stalled(Mutex<HashMap<SocketAddr, Instant>>);
+
+impl Stalled {
     fn contains(&self, address: SocketAddr) -> bool {
         lock(&self.0).get(&address).is_some_and(|when| when.elapsed() < PROOF_RETRY_INTERVAL)
     }
@@ -105,12 +108,13 @@ impl Inner {
                 own => return own,
             }
         }
-        // The store removes a damaged chunk and reports it by itself.
-        let stored = self.store.file(file).and_then(|stored| stored.stored(index).ok());
-        match stored.is_some_and(|stored| read_verified(&stored, expected, bytes) == Some(true)) {
-            true => OwnCopy::Right,
-            false => OwnCopy::Absent,
+        let Some(stored) = self.store.file(file) else { return OwnCopy::Absent };
+        let verified = stored.stored(index).ok().and_then(|chunk| read_verified(&chunk, expected, bytes));
+        if verified == Some(false) {
+            // The store removes the damaged chunk and reports it.
+            stored.check(index).map_or_else(|error| log::warn!("{error}"), drop);
         }
+        if verified == Some(true) { OwnCopy::Right } else { OwnCopy::Absent }
     }
 
     /// Downloads a chunk from the first holder that delivers the right bytes. Returns whether one did.
@@ -123,13 +127,14 @@ impl Inner {
     ) -> bool {
         holders.iter().any(|holder| {
             let address = reachable(holder.address);
-            if self.unreachable.contains(address) || self.shutdown.is_stopped() {
+            if self.stalled.contains(address) || self.shutdown.is_stopped() {
                 return false;
             }
+            let began = Instant::now();
             let received = self.proof_pool.with(address, &self.shutdown, |connection| {
                 connection.chunk(file, index, expected, bytes, &self.shutdown)
             });
-            received.inspect_err(|error| self.note_failure((file, index), address, error)).is_ok()
+            received.inspect_err(|error| self.note_failure((file, index), (address, began), error)).is_ok()
         })
     }
 
@@ -152,9 +157,10 @@ impl Inner {
     fn ask(&self, (file, index): (FileId, ChunkIndex), demand: &Demand) -> Verdict {
         let Demand { holder, nonce, right } = demand;
         let address = reachable(holder.address);
-        if self.unreachable.contains(address) || self.shutdown.is_stopped() {
+        if self.stalled.contains(address) || self.shutdown.is_stopped() {
             return Verdict::CannotTell;
         }
+        let began = Instant::now();
         let response = self.proof_pool.with(address, &self.shutdown, |connection| {
             connection.prove((file, index), holder.key.print(), *nonce, &self.shutdown)
         });
@@ -174,16 +180,22 @@ impl Inner {
                 Verdict::CannotTell
             }
             Err(error) => {
-                self.note_failure((file, index), address, &error);
+                self.note_failure((file, index), (address, began), &error);
                 Verdict::CannotTell
             }
         }
     }
 
-    fn note_failure(&self, (file, index): (FileId, ChunkIndex), address: SocketAddr, error: &SourceError) {
+    fn note_failure(
+        &self,
+        (file, index): (FileId, ChunkIndex),
+        (address, began): (SocketAddr, Instant),
+        error: &SourceError,
+    ) {
         log::debug!("no proof of chunk {index} of {} from {address}: {error}", file.short());
-        if matches!(error, SourceError::Connection(_)) && !self.shutdown.is_stopped() {
-            self.unreachable.insert(address);
+        let stalled = matches!(error, SourceError::Connection(_)) && began.elapsed() >= SLOW_FAILURE_MIN;
+        if stalled && !self.shutdown.is_stopped() {
+            self.stalled.insert(address);
         }
     }
 }
