@@ -135,6 +135,7 @@ fn the_record_of_a_volunteer_that_left_is_removed() {
     let dir = place.path();
     let tracker = replicating_tracker(dir, &[]);
     let mut anna = volunteer(dir, "anna", tracker.address(), &[]);
+    wait_status(tracker.address(), "a volunteer", |status| here(status) == 1);
     ask(dir, "forget-volunteer anna", 1).wait_for_text("is connected");
     anna.interrupt();
     anna.ends_with(0);
