@@ -12,7 +12,7 @@ mod orders;
 mod tests;
 
 use super::{Departure, Tracker};
-use crate::content::fmt::size;
+use crate::content::fmt::{counted, size};
 use crate::content::{Bitfield, FileId, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::{DropStatus, Status};
@@ -91,6 +91,22 @@ impl Keeping {
     /// Time at which a tick is due next.
     pub(super) fn next_tick(&self) -> Option<Moment> {
         self.planner.next_tick().into_iter().chain(self.next_adoption()).min()
+    }
+}
+
+impl Keeping {
+    /// Notes that the versions of a file which the tracker does not have were replaced by one that it has under
+    /// their name.
+    fn supersede_other_versions(&mut self, now: Moment, file: FileId) {
+        let Some(name) = self.files.get(&file).map(|kept| &kept.file.name) else { return };
+        let versions = self.files.values().filter(|other| other.file.name == *name);
+        let versions: Vec<FileId> = versions.map(|other| other.file.id).collect();
+        let has = |planner: &ReplicationPlanner, file: FileId| planner.tracker_copy(file).0;
+        let newest = versions.iter().copied().find(|version| has(&self.planner, *version));
+        for version in versions.into_iter().filter(|version| newest.is_some_and(|newest| newest != *version))
+        {
+            self.planner.supersede(now, version);
+        }
     }
 }
 
@@ -271,18 +287,23 @@ impl Tracker {
             TaskOutcome::Recorded(number) => planner.recorded(now, number),
             TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
-                let name = kept.file.name.clone();
                 keeping.files.insert(id, kept);
-                let files = keeping.files.values().filter(|other| other.file.name == name);
-                for other in files.map(|other| other.file.id).filter(|other| *other != id) {
-                    planner.supersede(now, other);
-                }
                 planner.add_file(now, id, layout);
                 planner.set_complete_at_tracker(now, id, true);
+                keeping.supersede_other_versions(now, id);
                 self.update_own_entry(id);
             }
             TaskOutcome::Withdrawn(file) => {
                 planner.set_complete_at_tracker(now, file, false);
+                keeping.supersede_other_versions(now, file);
+                let unproven = keeping.planner.unproven_chunks(file);
+                if unproven > 0 {
+                    let name = keeping.name_of(file);
+                    let count = counted(unproven, "chunk");
+                    self.effects.push(Effect::Warning(format!(
+                        "{name} is no longer at the tracker: {count} of it have no proven copy at a volunteer"
+                    )));
+                }
                 self.update_own_entry(file);
             }
             TaskOutcome::ScanComplete => planner.scan_complete(now),
