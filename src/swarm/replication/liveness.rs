@@ -159,23 +159,26 @@ impl ReplicationPlanner {
         true
     }
 
-    /// Handles the report of chunks of a file that was added because volunteers hold it: the copies count
-    /// until their proof, like those of a volunteer that has returned.
+    /// Handles the reports of chunks of a file that was added because volunteers hold it: the copies count until
+    /// their proof, like those of a volunteer that has returned.
     pub fn holds_adopted(
         &mut self,
         now: Moment,
-        number: VolunteerNumber,
         file: FileId,
-        chunks: &[ChunkIndex],
+        reports: &[(VolunteerNumber, Vec<ChunkIndex>)],
     ) {
-        if self.volunteers.is_alive(number) {
+        for (number, chunks) in reports {
+            let number = *number;
+            if !self.volunteers.is_alive(number) {
+                continue;
+            }
             for key in chunks.iter().filter_map(|index| self.files.key(file, *index)).collect::<Vec<_>>() {
                 if self.files.copy_state(key, number).is_none() {
                     self.set_stored(now, key, number);
                 }
             }
-            self.settle(now);
         }
+        self.settle(now);
     }
 
     /// Handles one chunk of a report.

@@ -36,6 +36,13 @@ impl ReplicationPlanner {
         changed
     }
 
+    /// Number of chunks of a file without a proven copy at a volunteer.
+    pub fn unproven_chunks(&self, file: FileId) -> u64 {
+        let file = self.files.slot_of(file).and_then(|slot| self.files.get(slot));
+        let chunks = file.map_or(&[][..], |file| &file.chunks);
+        chunks.iter().filter(|chunk| chunk.copy_counts.proven == 0).count() as u64
+    }
+
     /// Whether the tracker has the complete file, and the number of its chunks in the tracker's chunk store.
     pub fn tracker_copy(&self, file: FileId) -> (bool, u32) {
         let file = self.files.slot_of(file).and_then(|slot| self.files.get(slot));

@@ -115,7 +115,8 @@ impl Simulation {
     }
 
     fn answer(&mut self, holder: VolunteerNumber, index: u32) -> Verdict {
-        let is_fetched = self.disk.iter().any(|(_, held)| *held == index);
+        let is_at_tracker = self.whole || self.store.contains(&index);
+        let is_fetched = is_at_tracker || self.disk.iter().any(|(_, held)| *held == index);
         match self.hostile.get(&holder).map(|hostile| hostile.answer) {
             None if self.disk.contains(&(holder, index)) => Verdict::Right,
             None | Some(Answer::Random) => Verdict::Wrong,

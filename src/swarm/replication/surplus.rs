@@ -102,7 +102,6 @@ impl ReplicationPlanner {
             _ => return Surplus::None,
         };
         let approve = self.settings.approve;
-        let justifying = |volunteer: &Volunteer| volunteer.standing(approve).justifies;
         let ip = |volunteer: &Volunteer| volunteer.record.address.ip();
         let shares = |one: &Volunteer| copies.iter().filter(|(_, other)| ip(one) == ip(other)).count() > 1;
         let mut order: Vec<&(CopyState, &Volunteer)> = copies.iter().collect();
@@ -119,16 +118,7 @@ impl ReplicationPlanner {
         });
         for (_, dropped) in order {
             let number = dropped.record.number;
-            let mut seen: Vec<SocketAddr> = vec![dropped.record.address];
-            let (mut others, mut recent) = (0, 0);
-            for (state, other) in &copies {
-                let address = other.record.address;
-                if *state == CopyState::Proven && justifying(other) && !seen.contains(&address) {
-                    seen.push(address);
-                    others += 1;
-                    recent += usize::from(self.proofs.is_recent(now, key, other.record.number));
-                }
-            }
+            let (others, recent) = self.justifying_copies(now, key, &copies, dropped);
             if others < replicas {
                 continue;
             }
@@ -142,5 +132,27 @@ impl ReplicationPlanner {
             return if is_limited { Surplus::Deferred } else { Surplus::Drop(number, reason) };
         }
         Surplus::None
+    }
+
+    /// Number of copies of a chunk that justify the drop of another one, and of those with a recent proof.
+    fn justifying_copies(
+        &self,
+        now: Moment,
+        key: ChunkKey,
+        copies: &[(CopyState, &Volunteer)],
+        dropped: &Volunteer,
+    ) -> (usize, usize) {
+        let mut seen: Vec<SocketAddr> = vec![dropped.record.address];
+        let (mut others, mut recent) = (0, 0);
+        for (state, other) in copies {
+            let address = other.record.address;
+            let justifies = other.standing(self.settings.approve).justifies;
+            if *state == CopyState::Proven && justifies && !seen.contains(&address) {
+                seen.push(address);
+                others += 1;
+                recent += usize::from(self.proofs.is_recent(now, key, other.record.number));
+            }
+        }
+        (others, recent)
     }
 }

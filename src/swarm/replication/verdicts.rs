@@ -31,6 +31,8 @@ impl ReplicationPlanner {
             // The bytes of the holders were compared with the corrupt copy: no verdict counts.
             if self.withdraw_own_copy(key) {
                 self.want_proof(key);
+            } else {
+                proof.holders.into_iter().for_each(|holder| self.postpone_proof(now, key, holder));
             }
             return self.settle(now);
         }

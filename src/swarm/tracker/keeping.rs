@@ -110,6 +110,22 @@ impl Keeping {
     }
 }
 
+impl Keeping {
+    /// Notes that the versions of a file which the tracker does not have were replaced by one that it has under
+    /// their name.
+    fn supersede_other_versions(&mut self, now: Moment, file: FileId) {
+        let Some(name) = self.files.get(&file).map(|kept| &kept.file.name) else { return };
+        let versions = self.files.values().filter(|other| other.file.name == *name);
+        let versions: Vec<FileId> = versions.map(|other| other.file.id).collect();
+        let has = |planner: &ReplicationPlanner, file: FileId| planner.tracker_copy(file).0;
+        let newest = versions.iter().copied().find(|version| has(&self.planner, *version));
+        for version in versions.into_iter().filter(|version| newest.is_some_and(|newest| newest != *version))
+        {
+            self.planner.supersede(now, version);
+        }
+    }
+}
+
 impl Tracker {
     /// Enables keeping of files. `random` is used for challenges and backoffs.
     pub fn keep(&mut self, rules: KeepRules, remembered: Remembered, mut random: fastrand::Rng) {
@@ -304,16 +320,12 @@ impl Tracker {
             }
             TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
-                let name = kept.file.name.clone();
                 keeping.files.insert(id, kept);
-                let files = keeping.files.values().filter(|other| other.file.name == name);
-                for other in files.map(|other| other.file.id).filter(|other| *other != id) {
-                    planner.supersede(now, other);
-                }
                 keeping.last_version = keeping.last_version.saturating_add(1);
                 keeping.versions.insert(id, keeping.last_version);
                 planner.add_file(now, id, layout);
                 planner.set_complete_at_tracker(now, id, true);
+                keeping.supersede_other_versions(now, id);
                 self.update_own_entry(id);
             }
             TaskOutcome::Withdrawn(file) => {
@@ -321,6 +333,9 @@ impl Tracker {
                 planner.set_complete_at_tracker(now, file, false);
                 if was_complete {
                     self.report_removed(file);
+                }
+                if let Some(keeping) = &mut self.keeping {
+                    keeping.supersede_other_versions(now, file);
                 }
                 self.update_own_entry(file);
             }

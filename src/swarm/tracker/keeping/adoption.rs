@@ -181,9 +181,7 @@ impl Tracker {
         let md5 = keeping.elected_md5(file).unwrap_or(kept.md5);
         keeping.files.insert(file, KeptFile { md5, ..kept });
         keeping.planner.adopt_file(now, file, layout);
-        for (volunteer, held) in reports {
-            keeping.planner.holds_adopted(now, volunteer, file, &held);
-        }
+        keeping.planner.holds_adopted(now, file, &reports);
         self.update_own_entry(file);
     }
 }

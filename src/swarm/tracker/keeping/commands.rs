@@ -211,8 +211,8 @@ impl Tracker {
                 counted(chunks, "chunk")
             )),
             (lost, _) => Effect::Warning(format!(
-                "{name} ({prefix}) is no longer in the folder, and {lost} of its {} have no copy at a volunteer: they \
-                 are LOST unless the file is put back",
+                "{name} ({prefix}) is no longer in the folder, and {lost} of its {} have no copy at a volunteer; put \
+                 the file back until they are copied",
                 counted(chunks, "chunk")
             )),
         };

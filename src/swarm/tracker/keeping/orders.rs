@@ -88,14 +88,6 @@ impl Keeping {
                 vec![Effect::Note(note), Effect::Task(ExecutorTask::Offload { kept, permit })]
             }
             Order::Revoke(permit) => vec![Effect::Task(ExecutorTask::Revoke(permit))],
-            Order::Withdraw { file, index } => {
-                let name = self.name_of(file);
-                let text = format!(
-                    "chunk {index} of {name} ({file}) is corrupt in the tracker's own file: it is no longer \
-                     offered; `recall {name}` restores it from volunteers once the file is moved away"
-                );
-                vec![Effect::Error(text), Effect::Task(ExecutorTask::Withdraw(file))]
-            }
             // Handled by the caller, which answers the commands that wait for it.
             Order::Verified { .. } => Vec::new(),
             Order::Drained { volunteer, left } => {
@@ -107,10 +99,27 @@ impl Keeping {
                 let message = send(volunteer, VolunteerOrder::Draining { left });
                 message.into_iter().chain([Effect::Note(note)]).collect()
             }
+            order => self.report(order),
+        }
+    }
+
+    /// The effects of an order to report something.
+    fn report(&self, order: Order) -> Vec<Effect> {
+        match order {
+            Order::Withdraw { file, index } => {
+                let name = self.name_of(file);
+                let text = format!(
+                    "chunk {index} of {name} ({file}) is corrupt in the tracker's own file: it is no longer \
+                     offered; `recall {name}` restores it from volunteers once the file is moved away"
+                );
+                vec![Effect::Error(text), Effect::Task(ExecutorTask::Withdraw(file))]
+            }
             Order::Lost { file, chunks, last } => vec![Effect::Warning(self.lost_text(file, &chunks, &last))],
             Order::Note(None, text) => vec![Effect::Note(text)],
             Order::Note(Some(file), text) => vec![Effect::Note(format!("{}: {text}", self.name_of(file)))],
             Order::Warn(text) => vec![Effect::Warning(text)],
+            // Carried out above.
+            _ => Vec::new(),
         }
     }
 

@@ -47,6 +47,11 @@ struct World {
     volunteers: BTreeMap<u64, SimulatedVolunteer>,
     tasks: Vec<ExecutorTask>,
     notes: Vec<String>,
+    errors: Vec<String>,
+    /// Volunteers whose manifests cannot be downloaded, by port.
+    unreachable: BTreeSet<u16>,
+    /// The tracker's own copy of each chunk.
+    own: OwnCopy,
     answers: Vec<Answer>,
     replies: Vec<TrackerResponse>,
 }
@@ -71,8 +76,18 @@ impl World {
         let serving = "0.0.0.0:5101".parse().unwrap();
         let rules = KeepRules { settings, name: PeerName::new("T").unwrap(), serving, rebuild };
         tracker.keep(rules, Remembered::default(), fastrand::Rng::with_seed(2));
-        let (volunteers, tasks, notes, answers) = Default::default();
-        Self { tracker, now: Duration::ZERO, volunteers, tasks, notes, answers, replies: Vec::new() }
+        Self {
+            tracker,
+            now: Duration::ZERO,
+            volunteers: BTreeMap::new(),
+            tasks: Vec::new(),
+            notes: Vec::new(),
+            errors: Vec::new(),
+            unreachable: BTreeSet::new(),
+            own: OwnCopy::Right,
+            answers: Vec::new(),
+            replies: Vec::new(),
+        }
     }
 
     fn request(&mut self, connection: u64, request: TrackerRequest) {
@@ -114,8 +129,14 @@ impl World {
     }
 
     fn join_with(&mut self, connection: u64, held: BTreeMap<FileId, BTreeSet<ChunkIndex>>) {
+        self.join_naming(connection, held, Md5([5; 16]));
+    }
+
+    /// Connects a volunteer that reports this MD5 for all its files.
+    fn join_naming(&mut self, connection: u64, held: BTreeMap<FileId, BTreeSet<ChunkIndex>>, md5: Md5) {
         let name = PeerName::new(format!("v{connection}")).unwrap();
-        let registration = Registration { name, port: 7000, advertise: None, volunteer: false };
+        let registration =
+            Registration { name, port: 7000 + connection as u16, advertise: None, volunteer: false };
         self.request(connection, TrackerRequest::Register(registration));
         let Some(TrackerResponse::Registered { token, .. }) = self.replies.pop() else {
             panic!("not registered")
@@ -126,7 +147,8 @@ impl World {
         self.say(connection, VolunteerReport::Lend { key, offered: 1 << 30, free: 1 << 30, away_s: None });
         for (file, chunks) in held {
             let held = chunks.into_iter().collect();
-            self.say(connection, VolunteerReport::Holds { kept: kept(file), held, checked: true });
+            let kept = KeptFile { md5, ..kept(file) };
+            self.say(connection, VolunteerReport::Holds { kept, held, checked: true });
         }
         self.say(connection, VolunteerReport::Reported);
     }
@@ -146,6 +168,7 @@ impl World {
                     effects.extend(self.carry_out(id, *order));
                 }
                 Effect::Note(text) | Effect::Warning(text) => self.notes.push(text),
+                Effect::Error(text) => self.errors.push(text),
                 Effect::Answer(_, answer) => self.answers.push(answer),
                 Effect::Task(task) => {
                     self.tasks.push(task.clone());
@@ -158,6 +181,13 @@ impl World {
                             TaskOutcome::Stored(kept.file.id, index)
                         }
                         ExecutorTask::Drop { file, chunks, .. } => TaskOutcome::Dropped(file, chunks),
+                        ExecutorTask::Adopt { kept, from } if self.unreachable.contains(&from.port()) => {
+                            TaskOutcome::Adopted(kept.file.id, None)
+                        }
+                        ExecutorTask::Withdraw(file) => {
+                            self.own = OwnCopy::Absent;
+                            TaskOutcome::Withdrawn(file)
+                        }
                         ExecutorTask::Adopt { kept, .. } => {
                             TaskOutcome::Adopted(kept.file.id, Some((kept, layout())))
                         }
@@ -181,7 +211,7 @@ impl World {
             None => Verdict::CannotTell,
         };
         let verdicts = holders.iter().map(|holder| (holder.volunteer, verdict(holder))).collect();
-        TaskOutcome::Proved { number, file, index, own: OwnCopy::Right, verdicts }
+        TaskOutcome::Proved { number, file, index, own: self.own, verdicts }
     }
 
     fn carry_out(&mut self, id: u64, order: VolunteerOrder) -> Vec<Effect> {
@@ -357,4 +387,132 @@ fn reports_without_an_offer_or_from_another_connection_are_refused() {
     // The status is available only on the tracker's own host.
     world.request(2, TrackerRequest::Status);
     assert_eq!(refused(&mut world), ErrorCode::Refused);
+}
+
+#[test]
+fn one_connection_offers_storage_under_one_key() {
+    let mut world = World::new(false, false);
+    world.join(1);
+    let lend = |key| VolunteerReport::Lend { key: VolunteerKey(key), offered: 9, free: 9, away_s: None };
+    world.say(1, lend(1));
+    assert!(world.replies.is_empty(), "the same key is accepted again");
+    world.say(1, lend(2));
+    assert!(matches!(world.replies.pop(), Some(TrackerResponse::Error { code: ErrorCode::Refused, .. })));
+    assert_eq!(world.tracker.status(world.now).unwrap().volunteers.len(), 1);
+}
+
+#[test]
+fn a_rebuild_asks_the_next_reporter_and_keeps_all_reports() {
+    let held = || BTreeMap::from([(FILE, (0..CHUNKS).map(ChunkIndex).collect())]);
+    let mut world = World::new(false, true);
+    world.unreachable.insert(7001);
+    world.join_with(1, held());
+    world.wait(SECOND);
+    assert_eq!(world.found().1, 0);
+    world.join_with(2, held());
+    (0..5).for_each(|_| world.wait(5 * SECOND));
+    assert_eq!(
+        world.found().1 + world.found().0,
+        3,
+        "the reports of both count, and the tracker has the manifest"
+    );
+    let status = world.tracker.status(world.now).unwrap();
+    assert_eq!((status.files_known, status.copies.verified), (1, 12));
+}
+
+#[test]
+fn a_rebuild_retries_with_a_pause_while_no_reporter_delivers_the_manifest() {
+    let held = || BTreeMap::from([(FILE, (0..CHUNKS).map(ChunkIndex).collect())]);
+    let mut world = World::new(false, true);
+    world.unreachable.extend([7001, 7002]);
+    world.join_with(1, held());
+    world.join_with(2, held());
+    (0..60).for_each(|_| world.wait(5 * SECOND));
+    let asked = world.tasks.iter().filter(|task| matches!(task, ExecutorTask::Adopt { .. })).count();
+    assert!((6..40).contains(&asked), "{asked} attempts within 300 s");
+    world.unreachable.clear();
+    (0..70).for_each(|_| world.wait(5 * SECOND));
+    assert_eq!(world.tracker.status(world.now).unwrap().files_known, 1);
+}
+
+#[test]
+fn the_md5_of_an_adopted_file_is_the_one_that_most_reporters_name() {
+    let held = || BTreeMap::from([(FILE, (0..CHUNKS).map(ChunkIndex).collect())]);
+    let mut world = World::new(false, true);
+    world.join_naming(1, held(), Md5([6; 16]));
+    world.wait(SECOND);
+    assert_eq!(world.found().2, Some(Md5([6; 16])));
+    world.join_with(2, held());
+    world.join_with(3, held());
+    world.wait(SECOND);
+    assert_eq!(world.found().2, Some(Md5([5; 16])));
+    let last = world.tasks.iter().rev().find_map(|task| match task {
+        ExecutorTask::Adopt { kept, .. } => Some(kept.md5),
+        _ => None,
+    });
+    assert_eq!(last, Some(Md5([5; 16])), "the catalogue is corrected, too");
+}
+
+#[test]
+fn an_edited_file_is_a_new_version_and_its_previous_one_is_not_lost() {
+    let new = FileId([8; 32]);
+    for published_first in [false, true] {
+        let mut world = World::new(false, false);
+        world.publish();
+        let mut events =
+            [TaskOutcome::Withdrawn(FILE), TaskOutcome::Published { kept: kept(new), layout: layout() }];
+        if published_first {
+            events.reverse();
+        }
+        world.wait(15 * SECOND);
+        events.into_iter().for_each(|event| world.news(event));
+        world.wait(60 * SECOND);
+        assert!(!world.notes.iter().any(|note| note.contains("LOST")), "{:?}", world.notes);
+        let no_copy = "6 of its 6 chunks have no copy at a volunteer";
+        assert!(world.notes.iter().any(|note| note.contains(no_copy)), "{:?}", world.notes);
+        // A file that is removed is lost without copies.
+        world.news(TaskOutcome::Withdrawn(new));
+        world.wait(60 * SECOND);
+        assert!(world.notes.iter().any(|note| note.contains("LOST")), "{:?}", world.notes);
+    }
+}
+
+#[test]
+fn a_corrupt_own_file_is_withdrawn_with_one_error_line() {
+    let mut world = World::new(false, false);
+    (1..=3).for_each(|id| world.join(id));
+    world.own = OwnCopy::Corrupt;
+    world.publish();
+    (0..20).for_each(|_| world.wait(5 * SECOND));
+    let [error] = &world.errors[..] else { panic!("{:?}", world.errors) };
+    assert!(error.contains(" of f (") && error.contains("recall f"), "{error}");
+    assert!(world.tasks.contains(&ExecutorTask::Withdraw(FILE)));
+    assert!(
+        world
+            .volunteers
+            .values()
+            .flat_map(|one| &one.orders)
+            .all(|order| { !matches!(order, VolunteerOrder::Drop { .. } | VolunteerOrder::Check { .. }) })
+    );
+}
+
+#[test]
+fn drop_orders_and_their_reasons_are_in_the_status() {
+    let mut world = World::new(true, false);
+    world.publish();
+    (1..=3).for_each(|id| world.join(id));
+    (0..3).for_each(|_| world.wait(SECOND));
+    world.news(TaskOutcome::Command(
+        5,
+        Command::Forget { file: Wanted("f".to_owned()), yes: true, dry_run: false },
+    ));
+    world.wait(SECOND);
+    let drops = world.tracker.status(world.now).unwrap().drops;
+    let first = &drops[0];
+    assert_eq!((first.volunteer.clone(), first.chunks), (None, 6), "the offload: {drops:?}");
+    assert_eq!(drops.len(), 4, "{drops:?}");
+    assert!(
+        drops[1..].iter().all(|drop| drop.reason == "the file was forgotten" && drop.volunteer.is_some())
+    );
+    assert!(world.notes.iter().any(|note| note.starts_with("dropping 4 chunks of ")), "{:?}", world.notes);
 }

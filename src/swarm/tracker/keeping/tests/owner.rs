@@ -179,13 +179,13 @@ fn copies_at_absent_volunteers_are_counted_by_verify_and_not_asked() {
 fn approval_applies_to_a_key_and_survives_a_return() {
     let mut world = World::with(Settings { challenge_every: None, ..Settings::default() }, false);
     world.join(1);
-    world.assert_noted("v1 at 10.0.0.1:7000 (key ");
+    world.assert_noted("v1 at 10.0.0.1:7001 (key ");
     world.assert_noted(
         "waits for approval: its copies justify no deletion; approve it with: tracker approve ",
     );
     let key = VolunteerKey(1).print();
     let text = done(world.command(Command::Approve { who: Who(key.short()) }));
-    assert!(text.contains(&format!("v1 at 10.0.0.1:7000 (key {})", key.short())), "{text}");
+    assert!(text.contains(&format!("v1 at 10.0.0.1:7001 (key {})", key.short())), "{text}");
     world.leave(1);
     world.notes.clear();
     world.join(1);
@@ -260,7 +260,7 @@ fn a_removed_file_is_called_kept_only_with_proven_copies() {
     world.publish();
     world.news(TaskOutcome::Withdrawn(FILE));
     world.assert_noted(
-        "6 of its 6 chunks have no copy at a volunteer: they are LOST unless the file is put back",
+        "6 of its 6 chunks have no copy at a volunteer; put the file back until they are copied",
     );
 }
 
