@@ -98,9 +98,9 @@ impl Hostile {
         let stream = Arc::new(TcpStream::connect(self.flags.tracker).unwrap());
         let (mut reader, mut writer) = split(&stream, Duration::from_secs(60)).unwrap();
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).unwrap();
-        let (name, port) = (self.flags.name.clone(), self.address.port());
+        let (name, port, advertise) = (self.flags.name.clone(), self.address.port(), Some(self.address));
         writer
-            .send(&TrackerRequest::Register(Registration { name, port, advertise: None, volunteer: true }))
+            .send(&TrackerRequest::Register(Registration { name, port, advertise, volunteer: true }))
             .unwrap();
         let token = loop {
             match reader.message(Duration::from_secs(60)).unwrap() {

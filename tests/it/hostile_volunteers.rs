@@ -48,6 +48,7 @@ impl World<'_> {
         subfolder(self.dir, &name);
         let mut command = self.command('B', env!("CARGO_BIN_EXE_client"));
         command.args(["-folder", &name, "-transfer_port", "7000", "-name", &name, "--listen", &address]);
+        command.args(["--advertise", &format!("{address}:7000")]);
         command.args(["--tracker", TRACKER, "--volunteer", "1GiB", "--log-file", &format!("{name}.log")]);
         Running(command.spawn().unwrap())
     }

@@ -91,7 +91,7 @@ fn dead_volunteers_are_replaced_and_surplus_replicas_are_dropped_on_return() {
     let dir = place.path();
     let one = bytes(1, 12);
     offer(dir, &[("one", &one)]);
-    let tracker = replicating_tracker(dir, &["--offload"]);
+    let tracker = replicating_tracker(dir, &["--offload", "--replicas-max", "2"]);
     let names = ["a", "b", "c", "d"];
     let mut volunteers = names.map(|name| volunteer(dir, name, tracker.address(), &[]));
     wait_status(tracker.address(), "offloaded", |status| is_safe(status, 1) && file(status, "one").offloaded);
@@ -204,7 +204,7 @@ fn a_volunteer_is_drained_before_it_leaves() {
     leaving.ends_with(0);
     // At the moment when it left, no chunk was under-replicated.
     let status = status(tracker.address()).unwrap();
-    assert_eq!(of(&status, "a").state, VolunteerState::Dead);
+    assert_eq!(of(&status, "a").state, VolunteerState::Away);
     assert!(is_safe(&status, 1), "{status:#?}");
     assert_downloads(dir, "x", &tracker, "one", &one);
 }
@@ -322,11 +322,11 @@ fn a_volunteer_never_holds_more_than_it_offered() {
     let tracker = replicating_tracker(dir, &[]);
     let names = ["a", "b", "c"];
     let _volunteers = names.map(|name| volunteer(dir, name, tracker.address(), &["--volunteer", "2MiB"]));
-    // Free space for four chunks each: twelve of the forty replicas.
+    // Space for four chunks each, of which a file that is larger than all space leaves an eighth free: nine replicas.
     let status = wait_status(tracker.address(), "full", |status| {
-        status.copies.verified == 12 && status.repair.running == 0
+        status.copies.verified == 9 && status.repair.running == 0
     });
-    assert!(status.copies.short > 0 && status.free < u64::from(CHUNK_SIZE));
+    assert!(status.copies.short > 0);
     for name in names {
         let used: u64 = chunk_files(&dir.join(name)).iter().map(|path| path.metadata().unwrap().len()).sum();
         assert!(used <= 2 << 20, "{name} holds {used} bytes");

@@ -16,7 +16,8 @@ pub const QUICK: [&str; 4] = ["--heartbeat", "0.3", "--lease", "1"];
 #[track_caller]
 pub fn replicating_tracker(dir: &Path, extra: &[&str]) -> Program {
     let (files, state) = (subfolder(dir, "files"), dir.join("state"));
-    let keep = ["--files", files.to_str().unwrap(), "--state", state.to_str().unwrap()];
+    let keep =
+        ["--files", files.to_str().unwrap(), "--state", state.to_str().unwrap(), "--repair-after", "1s"];
     tracker(dir, &[&keep[..], &QUICK, extra].concat())
 }
 

@@ -362,7 +362,7 @@ fn verification_text(name: &str, summary: &VerifySummary, replicas: usize) -> (V
         _ => Verification::Corrupt,
     };
     let wanted = counted(chunks * replicas as u64, "wanted copy");
-    let mut text = format!("{name}: {} proven, {wanted}", counted(proven, "copy"));
+    let mut text = format!("{name}: {proven} of {wanted} proven");
     for (count, part) in [
         (under_replicated, format!("{under_replicated} of {} have too few", counted(chunks, "chunk"))),
         (wrong, format!("{} corrupt or missing", counted(wrong, "copy"))),
