@@ -99,7 +99,8 @@ impl ReplicationPlanner {
             Liveness::Away { silent_at, announced, .. } => !announced && silent_at <= now,
             Liveness::Lost => false,
         };
-        if is_silent {
+        let is_awaited = |key: &_| self.files.copy_state(*key, number) == Some(CopyState::Awaited);
+        if is_silent && volunteer.keys().any(|key| is_awaited(&key)) {
             let (name, copies, bytes) =
                 (volunteer.record.name.clone(), volunteer.copies, volunteer.held_bytes);
             self.change_copies(number, CopyState::Awaited, CopyState::Silent);

@@ -361,8 +361,8 @@ fn verification_text(name: &str, summary: &VerifySummary, replicas: usize) -> (V
         (_, 0) => Verification::TooFew,
         _ => Verification::Corrupt,
     };
-    let wanted = counted(chunks * replicas as u64, "wanted copy");
-    let mut text = format!("{name}: {proven} of {wanted} proven");
+    let wanted = chunks * replicas as u64;
+    let mut text = format!("{name}: {} proven, {wanted} wanted", counted(proven, "copy"));
     for (count, part) in [
         (under_replicated, format!("{under_replicated} of {} have too few", counted(chunks, "chunk"))),
         (wrong, format!("{} corrupt or missing", counted(wrong, "copy"))),

@@ -147,7 +147,7 @@ fn verify_answers_with_a_summary_when_all_copies_were_asked() {
     let Some(Answer::Verified { result, text }) = world.command(Command::Verify { file: file("f") }) else {
         panic!("{:?}", world.answers)
     };
-    assert_eq!((result, text.as_str()), (Verification::Proven, "f: 12 of 12 wanted copies proven"));
+    assert_eq!((result, text.as_str()), (Verification::Proven, "f: 12 copies proven, 12 wanted"));
     let lose = |volunteer: &mut SimulatedVolunteer| {
         _ = volunteer.held.entry(FILE).or_default().remove(&ChunkIndex(2))
     };
@@ -172,7 +172,7 @@ fn copies_at_absent_volunteers_are_counted_by_verify_and_not_asked() {
     world.wait(SECOND * 61);
     let Some(Answer::Verified { result, text }) = world.answers.pop() else { panic!("{:?}", world.answers) };
     assert_eq!(result, Verification::TooFew);
-    assert!(text.contains("0 of 12 wanted copies proven"), "{text}");
+    assert!(text.contains("0 copies proven, 12 wanted"), "{text}");
 }
 
 #[test]
