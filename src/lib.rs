@@ -106,21 +106,25 @@
 //! 3. When enough volunteers are active, [`swarm::replication`] selects two for each chunk, by free space and load, on
 //!    different addresses where possible, and orders each to copy the chunk from a holder.
 //! 4. The volunteer downloads the chunk, verifies it against the manifest (downloaded once, by the id), and stores it
-//!    ([`storage::replica_store`]). After fsync of file and folder it reports `stored`. The replica is then verified, the
-//!    catalogue records it, and the registry names the volunteer as a holder.
-//! 5. With `--offload`, the tracker deletes its own copy of a file when each chunk has its verified replicas and the
-//!    catalogue has recorded them durably. The tracker still offers the manifest.
+//!    ([`storage::replica_store`]). After fsync of file and folder it reports `stored`. The replica counts, the catalogue
+//!    records it, and the registry names the volunteer as a holder. It justifies no deletion before it is proven.
+//! 5. With `--offload`, the tracker deletes its own copy of a file when each chunk has its replicas proven at approved
+//!    volunteers and the catalogue has recorded them durably. The tracker still offers the manifest.
 //! 6. The tracker lets holders prove their copies. It verifies its own bytes of the chunk against the manifest, or else
 //!    downloads the chunk from one holder and verifies it. Then it dials the address of each holder and receives
 //!    SHA-256(key, nonce, chunk) over that connection. A holder that is busy, or is not at its address, has proven nothing,
 //!    and nothing is wrong with it. After a wrong proof the volunteer is ordered to hash the chunk again.
-//! 7. A volunteer whose connection ended is *away*; after the end of its lease it is *dead*, and its replicas no longer
-//!    count. Under-replicated chunks are copied as in step 3, fewest replicas first. If no volunteer has free space, a
-//!    chunk is copied back to the tracker's store.
-//! 8. A volunteer that returns reports its chunks. They are sources for repair at once, and count as verified after they
-//!    have been hashed again. Over-replicated chunks are dropped down to the wanted number of verified replicas.
+//! 7. A volunteer whose connection ended is *away*, and its replicas count until `--repair-after` or the end of its
+//!    announced absence; then it is *lost*. A chunk with one safe replica left is copied when the lease ends.
+//!    Under-replicated chunks are copied as in step 3, fewest replicas first. If no volunteer has free space, a chunk is
+//!    copied back to the tracker's store.
+//! 8. A volunteer that returns reports its chunks. They are sources for repair at once, and justify deletions after their
+//!    proof. Replicas above `--replicas-max`, or above the wanted number when space is short, are dropped if the wanted
+//!    number of others was proven in the last 60 s.
 //! 9. The replicas of a draining volunteer do not count, so they are copied as in step 7. It may leave when no chunk
 //!    depends on it.
+//! 10. The owner approves volunteers, recalls files and verifies replicas at the prompt or over a Unix socket
+//!    ([`swarm::command`]).
 //!
 //! # Invariants
 //!
