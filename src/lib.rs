@@ -124,7 +124,7 @@
 //! 9. The replicas of a draining volunteer do not count, so they are copied as in step 7. It may leave when no chunk
 //!    depends on it.
 //! 10. The owner approves volunteers, recalls files and verifies replicas at the prompt or over a Unix socket
-//!    ([`swarm::command`]).
+//!     ([`swarm::command`]).
 //!
 //! # Invariants
 //!
