@@ -11,11 +11,11 @@ use std::net::SocketAddr;
 
 /// A volunteer as named by the owner: its name, its address, its IP address, or a prefix of its key print.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Who(pub String);
+pub struct VolunteerSelector(pub String);
 
 /// A file as named by the owner: its name, or a prefix of its id.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Wanted(pub String);
+pub struct FileSelector(pub String);
 
 /// A command of the owner.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -33,43 +33,43 @@ pub enum Command {
     /// Let proven copies of a volunteer justify deletions.
     Approve {
         /// The volunteer.
-        who: Who,
+        volunteer: VolunteerSelector,
     },
     /// Stop counting the copies of a volunteer. Orders no drop.
     Deny {
         /// The volunteer.
-        who: Who,
+        volunteer: VolunteerSelector,
     },
     /// Drain a volunteer, or (`on` is false) cancel the drain.
     Drain {
         /// The volunteer.
-        who: Who,
+        volunteer: VolunteerSelector,
         /// Begin or cancel.
         on: bool,
     },
     /// Remove the record of a volunteer that is not connected.
     ForgetVolunteer {
         /// The volunteer.
-        who: Who,
+        volunteer: VolunteerSelector,
         /// The owner has confirmed the removal of the last known holder of chunks.
         yes: bool,
     },
     /// Bring a file back into the folder of offered files, and never offload it.
     Recall {
         /// The file.
-        file: Wanted,
+        file: FileSelector,
     },
     /// Offload a file as soon as the rules permit it, and remove the mark of `recall`.
     Offload {
         /// The file.
-        file: Wanted,
+        file: FileSelector,
         /// Only show the effect.
         dry_run: bool,
     },
     /// Stop keeping a file: volunteers drop its chunks.
     Forget {
         /// The file.
-        file: Wanted,
+        file: FileSelector,
         /// The owner has confirmed the deletion of the last copies.
         yes: bool,
         /// Only show the effect.
@@ -78,7 +78,7 @@ pub enum Command {
     /// Let the holders of a file prove all their copies now.
     Verify {
         /// The file.
-        file: Wanted,
+        file: FileSelector,
     },
 }
 
@@ -86,7 +86,7 @@ impl Command {
     /// The same command, confirmed by the owner.
     pub fn confirmed(self) -> Self {
         match self {
-            Self::ForgetVolunteer { who, .. } => Self::ForgetVolunteer { who, yes: true },
+            Self::ForgetVolunteer { volunteer, .. } => Self::ForgetVolunteer { volunteer, yes: true },
             Self::Forget { file, dry_run, .. } => Self::Forget { file, yes: true, dry_run },
             other => other,
         }

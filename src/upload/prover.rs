@@ -1,6 +1,6 @@
 //! Proofs that a volunteer of this program stores a chunk: demanded by its tracker over the upload server.
 //!
-//! Invariant: at most [`PROOFS_MAX`] chunks are hashed at the same time, whatever strangers demand.
+//! Invariant: at most [`PROOFS_MAX`] chunks are hashed at the same time, regardless of the number of demands.
 
 use crate::content::limits::{PROOF_WAIT_TIMEOUT, PROOFS_MAX};
 use crate::content::{ChunkIndex, Digest, FileId};

@@ -2,7 +2,7 @@
 
 use crate::cli::LogOptions;
 use crate::cli::help::FILES;
-use crate::swarm::command::{Command, Wanted, Who};
+use crate::swarm::command::{Command, FileSelector, VolunteerSelector};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -93,16 +93,16 @@ pub enum OwnerCommand {
 impl OwnerCommand {
     /// The command for the tracker, and the flags for its client.
     pub fn command(self) -> (Command, ControlFlags) {
-        let who = |args: VolunteerArgs| (Who(args.volunteer), args.control);
-        let wanted = |args: FileArgs| (Wanted(args.file), args.control);
+        let selector = |args: VolunteerArgs| (VolunteerSelector(args.volunteer), args.control);
+        let wanted = |args: FileArgs| (FileSelector(args.file), args.control);
         match self {
             Self::Peers { control } => (Command::Peers, control),
-            Self::Approve(args) => with(who(args), |who| Command::Approve { who }),
-            Self::Deny(args) => with(who(args), |who| Command::Deny { who }),
-            Self::Drain(args) => with(who(args), |who| Command::Drain { who, on: true }),
-            Self::Stay(args) => with(who(args), |who| Command::Drain { who, on: false }),
+            Self::Approve(args) => with(selector(args), |volunteer| Command::Approve { volunteer }),
+            Self::Deny(args) => with(selector(args), |volunteer| Command::Deny { volunteer }),
+            Self::Drain(args) => with(selector(args), |volunteer| Command::Drain { volunteer, on: true }),
+            Self::Stay(args) => with(selector(args), |volunteer| Command::Drain { volunteer, on: false }),
             Self::ForgetVolunteer { volunteer, yes } => {
-                with(who(volunteer), |who| Command::ForgetVolunteer { who, yes })
+                with(selector(volunteer), |volunteer| Command::ForgetVolunteer { volunteer, yes })
             }
             Self::Recall(args) => with(wanted(args), |file| Command::Recall { file }),
             Self::Offload { file, dry_run } => with(wanted(file), |file| Command::Offload { file, dry_run }),

@@ -5,7 +5,7 @@
 use crate::cli::prompt::command::{quoted, similar, words};
 use crate::cli::prompt::complete::{Offer, offer};
 use crate::cli::table::{Side, table};
-use crate::swarm::command::{Command, Wanted, Who};
+use crate::swarm::command::{Command, FileSelector, VolunteerSelector};
 use std::collections::BTreeSet;
 
 /// The commands: name, syntax and effect.
@@ -116,13 +116,13 @@ fn with_argument(command: &str, arguments: &[&str]) -> Result<Command, String> {
         }
     };
     let (yes, dry_run) = (flags.contains(&"--yes"), flags.contains(&"--dry-run"));
-    let (who, file) = (Who(name.clone()), Wanted(name));
+    let (volunteer, file) = (VolunteerSelector(name.clone()), FileSelector(name));
     Ok(match command {
-        "approve" => Command::Approve { who },
-        "deny" => Command::Deny { who },
-        "drain" => Command::Drain { who, on: true },
-        "stay" => Command::Drain { who, on: false },
-        "forget-volunteer" => Command::ForgetVolunteer { who, yes },
+        "approve" => Command::Approve { volunteer },
+        "deny" => Command::Deny { volunteer },
+        "drain" => Command::Drain { volunteer, on: true },
+        "stay" => Command::Drain { volunteer, on: false },
+        "forget-volunteer" => Command::ForgetVolunteer { volunteer, yes },
         "recall" => Command::Recall { file },
         "offload" => Command::Offload { file, dry_run },
         "forget" => Command::Forget { file, yes, dry_run },
@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn valid_lines_are_parsed_and_others_are_corrected() {
-        let who = |text: &str| Who(text.to_owned());
-        let file = |text: &str| Wanted(text.to_owned());
+        let volunteer = |text: &str| VolunteerSelector(text.to_owned());
+        let file = |text: &str| FileSelector(text.to_owned());
         for (line, meaning) in [
             ("", Line::Nothing),
             (" status ", Line::Status),
@@ -198,11 +198,14 @@ mod tests {
             ("repair status", Line::Repair),
             ("repair pause", Line::Do(Command::Pause { on: true })),
             ("repair resume", Line::Do(Command::Pause { on: false })),
-            ("approve 1a2b3c4d", Line::Do(Command::Approve { who: who("1a2b3c4d") })),
-            ("deny 10.0.0.1:7000", Line::Do(Command::Deny { who: who("10.0.0.1:7000") })),
-            ("drain anna", Line::Do(Command::Drain { who: who("anna"), on: true })),
-            ("stay anna", Line::Do(Command::Drain { who: who("anna"), on: false })),
-            ("forget-volunteer anna", Line::Do(Command::ForgetVolunteer { who: who("anna"), yes: false })),
+            ("approve 1a2b3c4d", Line::Do(Command::Approve { volunteer: volunteer("1a2b3c4d") })),
+            ("deny 10.0.0.1:7000", Line::Do(Command::Deny { volunteer: volunteer("10.0.0.1:7000") })),
+            ("drain anna", Line::Do(Command::Drain { volunteer: volunteer("anna"), on: true })),
+            ("stay anna", Line::Do(Command::Drain { volunteer: volunteer("anna"), on: false })),
+            (
+                "forget-volunteer anna",
+                Line::Do(Command::ForgetVolunteer { volunteer: volunteer("anna"), yes: false }),
+            ),
             ("recall f", Line::Do(Command::Recall { file: file("f") })),
             ("offload --dry-run f", Line::Do(Command::Offload { file: file("f"), dry_run: true })),
             ("forget 'a b'", Line::Do(Command::Forget { file: file("a b"), yes: false, dry_run: false })),

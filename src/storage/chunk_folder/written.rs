@@ -1,6 +1,6 @@
 //! Record of the chunk files that this client wrote into a chunk folder.
 //!
-//! Only these files may be replaced or removed; every other file is the user's, whatever its name.
+//! Only these files may be replaced or removed; every other file is the user's, regardless of its name.
 //! The record is a hidden file with one line for each written file: size, SHA-256 and name. Lines
 //! are appended and synced before the file gets its name. A torn, missing or untrusted record only
 //! has the effect that files of this client are kept, too. Invariant: a file with a recorded name

@@ -162,8 +162,6 @@ impl ConnectionServer {
 
     /// Forwards requests to the state thread, which may be at most [`CONNECTION_REQUESTS_MAX`] requests behind
     /// (backpressure).
-    /// Forwards requests to the state thread, at most [`HUB_REQUESTS_MAX`] ahead of it: backpressure for
-    /// each connection.;
     fn read(
         &self,
         id: ConnectionId,

@@ -114,17 +114,17 @@ fn offer(number: u8, name: &str) -> Offer {
 #[test]
 fn an_offered_file_can_be_served_while_other_offers_change() {
     check_schedules(|| {
-        let shelf = Offers::new();
-        shelf.offer(offer(1, "kept"));
+        let offers = Offers::new();
+        offers.offer(offer(1, "kept"));
         let changes = [(1, "a"), (1, "b"), (2, "a")].map(|(number, name)| {
-            let shelf = shelf.clone();
+            let offers = offers.clone();
             thread::spawn(move || {
                 let offered = offer(number, name);
-                shelf.offer(offered.clone());
-                shelf.withdraw_file(&offered.file.name, offered.file.id);
+                offers.offer(offered.clone());
+                offers.withdraw_file(&offered.file.name, offered.file.id);
             })
         });
-        let looking = shelf.clone();
+        let looking = offers.clone();
         let looks = thread::spawn(move || {
             for _ in 0..3 {
                 assert!(looking.get(FileId([1; 32])).is_some(), "the file is always offered under one name");
@@ -133,8 +133,8 @@ fn an_offered_file_can_be_served_while_other_offers_change() {
             }
         });
         changes.into_iter().chain([looks]).for_each(|thread| thread.join().unwrap());
-        assert!(shelf.get(FileId([2; 32])).is_none() && shelf.get(FileId([1; 32])).is_some());
-        assert_eq!(shelf.list().len(), 1);
+        assert!(offers.get(FileId([2; 32])).is_none() && offers.get(FileId([1; 32])).is_some());
+        assert_eq!(offers.list().len(), 1);
     });
 }
 

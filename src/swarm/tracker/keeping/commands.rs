@@ -6,7 +6,9 @@ use crate::content::fmt::{counted, size};
 use crate::content::{FileId, FileName, limits};
 use crate::protocol::tracker::FoundFile;
 use crate::swarm::Moment;
-use crate::swarm::command::{Answer, Command, PeerEntry, PeerList, Refusal, Verification, Wanted, Who};
+use crate::swarm::command::{
+    Answer, Command, FileSelector, PeerEntry, PeerList, Refusal, Verification, VolunteerSelector,
+};
 use crate::swarm::keeping::{Approval, ExecutorTask, VolunteerNumber};
 use crate::swarm::machine::Effect;
 use crate::swarm::registry::PeerId;
@@ -75,7 +77,13 @@ impl Tracker {
     }
 
     /// Stops keeping a file.
-    fn forget(&mut self, now: Moment, wanted: &Wanted, yes: bool, dry_run: bool) -> Result<Answer, Answer> {
+    fn forget(
+        &mut self,
+        now: Moment,
+        wanted: &FileSelector,
+        yes: bool,
+        dry_run: bool,
+    ) -> Result<Answer, Answer> {
         let Some(keeping) = &mut self.keeping else { return Err(no_files()) };
         let (id, older) = keeping.find_file(wanted)?;
         let (name, copies) = (keeping.name_of(id), keeping.copies_text(id));
@@ -94,7 +102,7 @@ impl Tracker {
                  `recall` brings the file back{older}",
                 id_prefix(id)
             );
-            let command = Command::Forget { file: Wanted(id.to_string()), yes: true, dry_run: false };
+            let command = Command::Forget { file: FileSelector(id.to_string()), yes: true, dry_run: false };
             return Ok(Answer::Confirm { text, command });
         }
         keeping.planner.forget(now, id);
@@ -112,7 +120,7 @@ impl Tracker {
     }
 
     /// Marks a file as kept, and brings it back into the folder if it is not there.
-    fn recall(&mut self, now: Moment, number: u64, wanted: &Wanted) -> Result<Option<Answer>, Answer> {
+    fn recall(&mut self, now: Moment, number: u64, wanted: &FileSelector) -> Result<Option<Answer>, Answer> {
         let Some(keeping) = &mut self.keeping else { return Err(no_files()) };
         let (id, older) = keeping.find_file(wanted)?;
         let (name, older) = (keeping.name_of(id), keeping.older_text(&older));
@@ -154,7 +162,7 @@ impl Tracker {
     }
 
     /// Begins to verify all copies of a file.
-    fn verify(&mut self, now: Moment, number: u64, wanted: &Wanted) -> Result<Option<Answer>, Answer> {
+    fn verify(&mut self, now: Moment, number: u64, wanted: &FileSelector) -> Result<Option<Answer>, Answer> {
         let Some(keeping) = &mut self.keeping else { return Err(no_files()) };
         let (id, _) = keeping.find_file(wanted)?;
         if !keeping.planner.verify(now, id) {
@@ -231,25 +239,25 @@ impl Keeping {
                     if on { "repair is paused; `repair resume` continues it" } else { "repair is resumed" };
                 Ok(Answer::done(text))
             }
-            Command::Approve { who } => {
-                let (number, told) = self.find_volunteer(&who)?;
+            Command::Approve { volunteer } => {
+                let (number, told) = self.find_volunteer(&volunteer)?;
                 self.planner.set_approval(now, number, Approval::Approved);
                 Ok(Answer::done(format!("approved {told}: its proven copies justify deletions")))
             }
-            Command::Deny { who } => {
-                let (number, told) = self.find_volunteer(&who)?;
+            Command::Deny { volunteer } => {
+                let (number, told) = self.find_volunteer(&volunteer)?;
                 self.planner.set_approval(now, number, Approval::Denied);
                 Ok(Answer::done(format!("denied {told}: its copies do not count, and none is dropped")))
             }
-            Command::Drain { who, on } => {
-                let (number, told) = self.find_volunteer(&who)?;
+            Command::Drain { volunteer, on } => {
+                let (number, told) = self.find_volunteer(&volunteer)?;
                 self.planner.drain(now, number, on);
                 Ok(Answer::done(match on {
                     true => format!("draining {told}; the log reports when it may leave"),
                     false => format!("drain of {told} cancelled"),
                 }))
             }
-            Command::ForgetVolunteer { who, yes } => self.forget_volunteer(now, &who, yes),
+            Command::ForgetVolunteer { volunteer, yes } => self.forget_volunteer(now, &volunteer, yes),
             Command::Offload { file, dry_run } => self.offload(now, &file, dry_run),
             Command::Peers | Command::Recall { .. } | Command::Verify { .. } | Command::Forget { .. } => {
                 Err(Answer::refused(Refusal::State, "the command needs the whole tracker"))
@@ -258,8 +266,13 @@ impl Keeping {
     }
 
     /// Removes the record of a volunteer.
-    fn forget_volunteer(&mut self, now: Moment, who: &Who, yes: bool) -> Result<Answer, Answer> {
-        let (number, told) = self.find_volunteer(who)?;
+    fn forget_volunteer(
+        &mut self,
+        now: Moment,
+        volunteer: &VolunteerSelector,
+        yes: bool,
+    ) -> Result<Answer, Answer> {
+        let (number, told) = self.find_volunteer(volunteer)?;
         if self.planner.is_connected(number) {
             let text = format!("{told} is connected; stop it, or deny it");
             return Err(Answer::refused(Refusal::State, text));
@@ -268,7 +281,10 @@ impl Keeping {
         if only > 0 && !yes {
             let text = format!("{told} is the last known holder of {}", counted(only, "chunk"));
             let print = self.planner.volunteer(number).map(|record| record.key.print().to_string());
-            let command = Command::ForgetVolunteer { who: Who(print.unwrap_or_default()), yes: true };
+            let command = Command::ForgetVolunteer {
+                volunteer: VolunteerSelector(print.unwrap_or_default()),
+                yes: true,
+            };
             return Ok(Answer::Confirm { text, command });
         }
         let forgotten = self.planner.forget_last_holder(now, number);
@@ -277,7 +293,7 @@ impl Keeping {
     }
 
     /// Offloads a file under the rules of `--offload`.
-    fn offload(&mut self, now: Moment, wanted: &Wanted, dry_run: bool) -> Result<Answer, Answer> {
+    fn offload(&mut self, now: Moment, wanted: &FileSelector, dry_run: bool) -> Result<Answer, Answer> {
         let (id, older) = self.find_file(wanted)?;
         let (name, older) = (self.name_of(id), self.older_text(&older));
         let bytes = size(self.files.get(&id).map_or(0, |kept| kept.file.size));
@@ -308,20 +324,20 @@ impl Keeping {
     }
 
     /// The volunteer that the owner has named, and its description.
-    fn find_volunteer(&self, who: &Who) -> Result<(VolunteerNumber, String), Answer> {
-        let number = volunteer(who, self.planner.volunteers())?;
+    fn find_volunteer(&self, selector: &VolunteerSelector) -> Result<(VolunteerNumber, String), Answer> {
+        let number = volunteer(selector, self.planner.volunteers())?;
         Ok((number, self.planner.volunteer(number).map(describe).unwrap_or_default()))
     }
 
     /// The file that the owner has named, and older versions of its name.
-    fn find_file(&self, wanted: &Wanted) -> Result<(FileId, Vec<FileId>), Answer> {
+    fn find_file(&self, wanted: &FileSelector) -> Result<(FileId, Vec<FileId>), Answer> {
         file(wanted, self.files.keys().filter_map(|id| self.candidate(*id)))
     }
 
     /// Removes older versions of a kept name from found files, so that a download by name gets the newest one.
     pub(super) fn retain_newest(&self, name: &FileName, found: &mut Vec<FoundFile>) {
         let kept = found.iter().filter_map(|found| self.candidate(found.file.id)).collect::<Vec<_>>();
-        if let Ok((_, older)) = file(&Wanted(name.as_str().to_owned()), kept.into_iter()) {
+        if let Ok((_, older)) = file(&FileSelector(name.as_str().to_owned()), kept.into_iter()) {
             found.retain(|found| !older.contains(&found.file.id));
         }
     }

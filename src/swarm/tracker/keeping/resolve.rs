@@ -8,7 +8,7 @@ use super::LISTED_MAX;
 use crate::content::limits::{ID_PREFIX_MIN, KEY_PREFIX_MIN};
 use crate::content::{FileId, FileName, PeerName};
 use crate::protocol::volunteer::KeptFile;
-use crate::swarm::command::{Answer, Refusal, Wanted, Who};
+use crate::swarm::command::{Answer, FileSelector, Refusal, VolunteerSelector};
 use crate::swarm::keeping::{VolunteerNumber, VolunteerRecord};
 use std::net::{IpAddr, SocketAddr};
 
@@ -35,7 +35,7 @@ fn is_prefix(text: &str, digits: &str, least: usize) -> bool {
 /// # Errors
 /// No volunteer matches, or several match: the answer lists them.
 pub(super) fn volunteer<'a>(
-    Who(text): &Who,
+    VolunteerSelector(text): &VolunteerSelector,
     known: impl Iterator<Item = &'a VolunteerRecord>,
 ) -> Result<VolunteerNumber, Answer> {
     let name = PeerName::new(text.as_str()).ok();
@@ -84,7 +84,7 @@ pub(super) struct Candidate<'a> {
 /// # Errors
 /// No file matches, or several with different names match: the answer lists them.
 pub(super) fn file<'a>(
-    Wanted(text): &Wanted,
+    FileSelector(text): &FileSelector,
     known: impl Iterator<Item = Candidate<'a>>,
 ) -> Result<(FileId, Vec<FileId>), Answer> {
     let name = FileName::new(text.as_str()).ok();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn find(text: &str, known: &[VolunteerRecord]) -> Result<u32, (Refusal, String)> {
-        match volunteer(&Who(text.to_owned()), known.iter()) {
+        match volunteer(&VolunteerSelector(text.to_owned()), known.iter()) {
             Ok(number) => Ok(number.0),
             Err(Answer::Refused { why, text }) => Err((why, text)),
             Err(other) => panic!("{other:?}"),
@@ -211,7 +211,7 @@ mod tests {
             in_folder: *in_folder,
             version: *version,
         });
-        file(&Wanted(text.to_owned()), candidates).map_err(|answer| match answer {
+        file(&FileSelector(text.to_owned()), candidates).map_err(|answer| match answer {
             Answer::Refused { why, text } => (why, text),
             other => panic!("{other:?}"),
         })

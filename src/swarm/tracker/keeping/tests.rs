@@ -7,7 +7,7 @@ use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
-use crate::swarm::command::{Answer, Command, Wanted};
+use crate::swarm::command::{Answer, Command, FileSelector};
 use crate::swarm::keeping::{ExecutorTask, Holder, OffloadResult, OwnCopy, TaskOutcome, Verdict};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use crate::swarm::replication::Settings;
@@ -353,7 +353,7 @@ fn a_forgotten_file_is_dropped_at_all_volunteers() {
     (1..=3).for_each(|id| world.join(id));
     world.wait(SECOND);
     let away = world.leave(3);
-    let forget = Command::Forget { file: Wanted("f".to_owned()), yes: true, dry_run: false };
+    let forget = Command::Forget { file: FileSelector("f".to_owned()), yes: true, dry_run: false };
     world.news(TaskOutcome::Command(5, forget.clone()));
     assert!(matches!(world.answers.pop(), Some(Answer::Done { .. })));
     world.wait(SECOND);
@@ -504,7 +504,7 @@ fn drop_orders_and_their_reasons_are_in_the_status() {
     (0..3).for_each(|_| world.wait(SECOND));
     world.news(TaskOutcome::Command(
         5,
-        Command::Forget { file: Wanted("f".to_owned()), yes: true, dry_run: false },
+        Command::Forget { file: FileSelector("f".to_owned()), yes: true, dry_run: false },
     ));
     world.wait(SECOND);
     let drops = world.tracker.status(world.now).unwrap().drops;

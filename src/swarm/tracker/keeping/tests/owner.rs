@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::protocol::status::Status;
-use crate::swarm::command::{Refusal, Verification, Who};
+use crate::swarm::command::{Refusal, Verification, VolunteerSelector};
 use crate::swarm::keeping::Change;
 
 const NEWER: FileId = FileId([8; 32]);
@@ -40,8 +40,8 @@ impl World {
     }
 }
 
-fn file(text: &str) -> Wanted {
-    Wanted(text.to_owned())
+fn file(text: &str) -> FileSelector {
+    FileSelector(text.to_owned())
 }
 
 #[track_caller]
@@ -184,13 +184,13 @@ fn approval_applies_to_a_key_and_survives_a_return() {
         "waits for approval: its copies justify no deletion; approve it with: tracker approve ",
     );
     let key = VolunteerKey(1).print();
-    let text = done(world.command(Command::Approve { who: Who(key.short()) }));
+    let text = done(world.command(Command::Approve { volunteer: VolunteerSelector(key.short()) }));
     assert!(text.contains(&format!("v1 at 10.0.0.1:7001 (key {})", key.short())), "{text}");
     world.leave(1);
     world.notes.clear();
     world.join(1);
     assert!(!world.notes.iter().any(|note| note.contains("waits for approval")), "{:?}", world.notes);
-    done(world.command(Command::Deny { who: Who("v1".to_owned()) }));
+    done(world.command(Command::Deny { volunteer: VolunteerSelector("v1".to_owned()) }));
     world.wait(SECOND);
     let approvals: Vec<_> = world
         .changes()
@@ -205,7 +205,8 @@ fn approval_applies_to_a_key_and_survives_a_return() {
 
 #[test]
 fn a_record_of_a_volunteer_that_left_can_be_removed() {
-    let forget = |name: &str, yes| Command::ForgetVolunteer { who: Who(name.to_owned()), yes };
+    let forget =
+        |name: &str, yes| Command::ForgetVolunteer { volunteer: VolunteerSelector(name.to_owned()), yes };
     let mut world = replicated(true);
     assert_eq!(refused(world.command(forget("v1", true))).0, Refusal::State, "it is connected");
     (1..=3).for_each(|id| drop(world.leave(id)));
