@@ -88,10 +88,12 @@ class Processes:
 
     def start(self, namespace, folder, words, waits=False, log=None):
         """Starts a program; with `waits`, it begins when a line is written to its input."""
-        # Whatever else runs on this host must not make a link of 100 Mbit/s look slow.
+        # Other programs on this host must not make a link of 100 Mbit/s look slow.
         words = ["nice", "-n", "-15", "ip", "netns", "exec", namespace, "sh", "-c", ("read _; " if waits else "") + 'exec "$@"', "sh", *words]
         errors = open(log, "wb") if log else subprocess.DEVNULL
-        process = subprocess.Popen(words, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        # Records of volunteer stores stay with the files of the benchmark.
+        environment = {**os.environ, "XDG_STATE_HOME": os.path.join(folder, ".state")}
+        process = subprocess.Popen(words, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
         self.all.append(process)
         return process
 
