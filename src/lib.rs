@@ -18,7 +18,7 @@
 //! | [`report`] | errors of roles, watch of progress, commands to type next | open a socket or a file |
 //! | [`net`] | sockets and threads: listener, framed stream, UDP client, shutdown | know the messages that it carries |
 //! | [`storage`] | bytes on disk: complete files, part files with their resume file, folders, replica store | open a socket, decide which chunks to download |
-//! | [`sync`] | locks that ignore poisoning | anything else |
+//! | [`sync`] | locks that ignore poisoning, a clock that excludes pauses of the process | anything else |
 //! | [`swarm`] | decisions: registry, agreement, picker, replication | name a socket, a file, a thread or a clock |
 //! | [`protocol`] | frames, datagrams and messages | wait, or touch a socket |
 //! | [`content`] | chunk arithmetic, digests, manifests, names, and every limit and default | depend on anything above |

@@ -1,5 +1,11 @@
-//! Locks that ignore poisoning: the data behind them is consistent between any two statements, so a thread that
-//! panicked while it held a lock has not corrupted it.
+//! Locks that ignore poisoning, and a clock that stands still while the process is stopped.
+//!
+//! The data behind a lock is consistent between any two statements, so a thread that panicked while it held the lock
+//! has not corrupted it.
+
+mod running_clock;
+
+pub use running_clock::RunningClock;
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
