@@ -93,7 +93,7 @@ fn every_file_belongs_to_a_layer() {
     }
     let files = std::fs::read_dir(root().join("src")).unwrap().map(|entry| entry.unwrap());
     let files = files.filter(|entry| !entry.path().is_dir()).map(|entry| entry.file_name());
-    assert_eq!(files.collect::<BTreeSet<_>>(), ["lib.rs", "sync.rs"].map(Into::into).into());
+    assert_eq!(files.collect::<BTreeSet<_>>(), ["lib.rs"].map(Into::into).into());
 }
 
 #[test]
