@@ -74,7 +74,7 @@ fn lookup_of_30(bencher: divan::Bencher, peers: usize) {
     let mut random = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| {
         let id = ids[random.usize(..ids.len())];
-        registry.lookup(NOW, None, Some(id), None, 30, &mut random)
+        registry.lookup(NOW, None, Some(id), None, 30, std::net::Ipv4Addr::LOCALHOST.into(), &mut random)
     });
 }
 

@@ -8,6 +8,7 @@ use shoal::cli::help::{LIMITS, NETWORK, OUTPUT};
 use shoal::cli::{self, LogOptions, tracker_prompt};
 use shoal::content::limits;
 use shoal::roles::tracker::{self, TrackerConfig};
+use shoal::swarm::membership::{Exposure, is_public};
 use shoal::swarm::tracker::Rules;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -75,7 +76,8 @@ fn main() -> ExitCode {
     cli::run(&log, |watch, shutdown| {
         let (leases, local) = (flags.leases.leases()?, flags.listen.ip());
         let (connections, timeouts) = (flags.connections.max_connections, flags.timeouts.timeouts());
-        let rules = Rules { leases, quorum: flags.quorum as usize, local };
+        let exposure = Exposure { public: is_public(local), trust_advertised: false };
+        let rules = Rules { leases, quorum: flags.quorum as usize, local, exposure };
         let keep = flags.replication.config(&rules, (connections, timeouts), &flags.log)?;
         let replicates = keep.is_some();
         let config = TrackerConfig { listen: flags.listen, rules, connections, timeouts, keep };

@@ -100,7 +100,13 @@ impl Hostile {
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).unwrap();
         let (name, port, advertise) = (self.flags.name.clone(), self.address.port(), Some(self.address));
         writer
-            .send(&TrackerRequest::Register(Registration { name, port, advertise, volunteer: true }))
+            .send(&TrackerRequest::Register(Registration {
+                name,
+                port,
+                advertise,
+                addresses: Vec::new(),
+                volunteer: true,
+            }))
             .unwrap();
         let token = loop {
             match reader.message(Duration::from_secs(60)).unwrap() {
@@ -209,8 +215,8 @@ impl Hostile {
         let query = Query { name: None, id: Some(file) };
         let found = lookup(&mut client, &query, 64, None, timeouts, shutdown).ok()?;
         let holders = found.into_iter().flat_map(|found| [found.whole, found.partial]).flatten();
-        holders.filter(|holder| *holder != self.address).find_map(|holder| {
-            let mut peer = PeerConnection::open(holder, None, timeouts, shutdown).ok()?;
+        holders.filter(|holder| holder.first() != self.address).find_map(|holder| {
+            let mut peer = PeerConnection::open(&holder, None, timeouts, shutdown).ok()?;
             let manifest = peer.manifest(file, shutdown).ok()?;
             let expected = (manifest.digest(index)?, manifest.layout().span(index)?.length);
             let mut bytes = Vec::new();

@@ -103,7 +103,7 @@ pub(super) mod tests {
 
     pub(crate) fn found(id: u8, name: &str, holders: u32, whole: u16, partial: u16) -> FoundFile {
         let addresses = |count: u16, from: u16| {
-            (0..count).map(|port| SocketAddr::from(([10, 0, 0, 1], from + port))).collect()
+            (0..count).map(|port| SocketAddr::from(([10, 0, 0, 1], from + port)).into()).collect()
         };
         let name = FileName::new(name).unwrap();
         FoundFile {

@@ -311,6 +311,9 @@ pub const STACK_BYTES: usize = 256 * 1024;
 pub const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between two lookups of a download without a live holder.
 pub const URGENT_LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
+/// Timeout of each step when a tracker or manager dials the address of a peer.
+pub const DIAL_BACK_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Time without received data after which a leecher gives up.
 pub const LEECHER_TIMEOUT: Duration = Duration::from_secs(90);
 /// Grace period for further answers to a query of all peers, once one peer offers the file.

@@ -57,7 +57,7 @@ impl ConnectionPool {
                 result => return self.put_back(address, connection, result),
             }
         }
-        let mut connection = PeerConnection::open(address, None, self.timeouts, shutdown)?;
+        let mut connection = PeerConnection::open(&address.into(), None, self.timeouts, shutdown)?;
         let result = request(&mut connection);
         self.put_back(address, connection, result)
     }

@@ -11,6 +11,7 @@ use crate::download::events::{Job, SourceEvent};
 use crate::download::finder::{Finder, interrupted};
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::{Shutdown, Threads, Timeouts};
+use crate::protocol::PeerAddress;
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, PartFile, StoreError};
@@ -18,7 +19,6 @@ use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
 use crate::upload::server::DiscoveredPeer;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ pub struct Download<'a> {
     /// Part file for the received chunks.
     pub part: Arc<PartFile>,
     /// Holders known so far.
-    pub holders: Vec<SocketAddr>,
+    pub holders: Vec<PeerAddress>,
     /// Finds further holders.
     pub finder: Box<dyn Finder>,
     /// Cut-through relay of chunks that are still being received; `None` if this peer does not serve.
@@ -138,7 +138,7 @@ fn run_with(
 /// Channels that the thread of a download receives from. A closed one is replaced by one that is never ready.
 struct Inputs {
     received: Receiver<SourceEvent>,
-    found: Receiver<Vec<SocketAddr>>,
+    found: Receiver<Vec<PeerAddress>>,
     discovered: Receiver<DiscoveredPeer>,
     part_lost: Receiver<StoreError>,
 }
@@ -178,7 +178,7 @@ impl DownloadState<'_> {
                 }
                 recv(inputs.discovered) -> peer => {
                     match peer {
-                        Ok(peer) if peer.file == self.file => self.add_sources([peer.address]),
+                        Ok(peer) if peer.file == self.file => self.add_sources([peer.address.into()]),
                         Ok(_) => {}
                         Err(_) => inputs.discovered = never(),
                     }
@@ -199,7 +199,7 @@ impl DownloadState<'_> {
         Ok(())
     }
 
-    fn add_sources(&mut self, holders: impl IntoIterator<Item = SocketAddr>) {
+    fn add_sources(&mut self, holders: impl IntoIterator<Item = PeerAddress>) {
         let now = self.started.elapsed();
         holders.into_iter().for_each(|holder| self.scheduler.add_source(holder, now));
     }
@@ -283,8 +283,8 @@ fn find_holders(
     without_source: Arc<AtomicBool>,
     threads: &Threads,
     work: &Shutdown,
-) -> std::io::Result<Receiver<Vec<SocketAddr>>> {
-    let (found, finding): (Sender<Vec<SocketAddr>>, _) = bounded(1);
+) -> std::io::Result<Receiver<Vec<PeerAddress>>> {
+    let (found, finding): (Sender<Vec<PeerAddress>>, _) = bounded(1);
     let work = work.clone();
     let mut is_logged = false;
     threads.spawn("find", move || {

@@ -5,6 +5,7 @@ use crate::content::limits::{ANSWER_GRACE_TIMEOUT, ANSWER_TIMEOUT, SOURCES_MAX};
 use crate::download::events::SourceError;
 use crate::download::source::PeerConnection;
 use crate::net::{Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
+use crate::protocol::PeerAddress;
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
 use crate::report::error::{Fault, RoleError};
@@ -118,12 +119,12 @@ impl Finder for PeersFinder {
             while !stop_all.is_stopped()
                 && let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed))
             {
-                match files_of(peer.address, query, self.timeouts, &stop_all) {
+                match files_of(&peer.address, query, self.timeouts, &stop_all) {
                     Ok(files) => lock(&answers).extend(
                         files
                             .into_iter()
                             .filter(|offered| query.is_answered_by(&offered.file))
-                            .map(|file| (peer.address, file)),
+                            .map(|file| (peer.address.clone(), file)),
                     ),
                     Err(error) => {
                         log::debug!("no list of files from {} at {}: {error}", peer.name, peer.address)
@@ -153,7 +154,7 @@ impl Finder for PeersFinder {
 }
 
 fn files_of(
-    address: SocketAddr,
+    address: &PeerAddress,
     query: &Query,
     timeouts: Timeouts,
     shutdown: &Shutdown,
@@ -162,7 +163,7 @@ fn files_of(
 }
 
 /// Groups the offers of single peers by file.
-fn group_by_file(answers: Vec<(SocketAddr, OfferedFile)>) -> Vec<FoundFile> {
+fn group_by_file(answers: Vec<(PeerAddress, OfferedFile)>) -> Vec<FoundFile> {
     let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
     for (address, OfferedFile { file, held }) in answers {
         let entry = found.entry(file.id).or_insert_with(|| FoundFile {
@@ -213,10 +214,10 @@ fn merge_file(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
         found.insert(file.file.id, file);
         return;
     };
-    let known = |entry: &FoundFile, address: &SocketAddr| {
-        entry.whole.contains(address) || entry.partial.contains(address)
+    let known = |entry: &FoundFile, address: &PeerAddress| {
+        entry.whole.iter().chain(&entry.partial).any(|known| known.meets(address))
     };
-    let unknown = |entry: &FoundFile, addresses: Vec<SocketAddr>| -> Vec<SocketAddr> {
+    let unknown = |entry: &FoundFile, addresses: Vec<PeerAddress>| -> Vec<PeerAddress> {
         addresses.into_iter().filter(|address| !known(entry, address)).collect()
     };
     let (whole, partial) = (unknown(entry, file.whole), unknown(entry, file.partial));
@@ -272,16 +273,16 @@ mod tests {
     #[test]
     fn answers_are_merged_by_file_id() {
         let answers = vec![
-            (address(1), offered(1, 4)),
-            (address(2), offered(1, 3)),
-            (address(2), offered(1, 4)),
-            (address(3), offered(2, 4)),
+            (address(1).into(), offered(1, 4)),
+            (address(2).into(), offered(1, 3)),
+            (address(2).into(), offered(1, 4)),
+            (address(3).into(), offered(2, 4)),
         ];
         let found = group_by_file(answers);
         assert_eq!(found.len(), 2);
         assert_eq!(
             (found[0].holders, &found[0].whole[..], &found[0].partial[..]),
-            (2, &[address(1)][..], &[address(2)][..])
+            (2, &[address(1).into()][..], &[address(2).into()][..])
         );
 
         struct Fixed(Option<Vec<FoundFile>>);
@@ -290,7 +291,8 @@ mod tests {
                 self.0.clone().ok_or_else(|| UdpClientError::NoResponse(address(1)).into())
             }
         }
-        let more = group_by_file(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
+        let more =
+            group_by_file(vec![(address(1).into(), offered(1, 4)), (address(9).into(), offered(1, 4))]);
         let none = || Box::new(Fixed(None));
         let mut both =
             CombinedFinder(vec![Box::new(Fixed(Some(found))), none(), Box::new(Fixed(Some(more)))]);

@@ -11,6 +11,7 @@ use crate::download::driver::{self, Download};
 use crate::download::finder::{Finder, find_with_retries, interrupted};
 use crate::download::source::PeerConnection;
 use crate::net::{Shutdown, Threads, Timeouts, run_parallel};
+use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::quoted;
@@ -25,7 +26,6 @@ use crate::upload::server::DiscoveredPeer;
 use crossbeam_channel::Receiver;
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,7 +106,7 @@ pub struct Located {
     /// File, destination and manifest.
     pub file: Downloaded,
     /// Holders known so far.
-    pub holders: Vec<SocketAddr>,
+    pub holders: Vec<PeerAddress>,
 }
 
 /// Data that exists before the download.
@@ -220,13 +220,13 @@ fn manifest(
     finder: &mut dyn Finder,
     found: &FoundFile,
     shutdown: &Shutdown,
-) -> Result<(Arc<Manifest>, Vec<SocketAddr>), RoleError> {
+) -> Result<(Arc<Manifest>, Vec<PeerAddress>), RoleError> {
     let started = Instant::now();
     let id = found.file.id;
     let query = Query { name: None, id: Some(id) };
     let mut found = found.clone();
     loop {
-        let holders: Vec<SocketAddr> = found.whole.iter().chain(&found.partial).copied().collect();
+        let holders: Vec<PeerAddress> = found.whole.iter().chain(&found.partial).cloned().collect();
         if let Some(manifest) = first_manifest(id, &holders, order.timeouts, shutdown) {
             return Ok((Arc::new(manifest), holders));
         }
@@ -246,7 +246,7 @@ fn manifest(
 /// Asks several holders in parallel, so that a slow one adds no delay, and takes the first valid manifest.
 fn first_manifest(
     id: FileId,
-    holders: &[SocketAddr],
+    holders: &[PeerAddress],
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Option<Manifest> {
@@ -255,7 +255,7 @@ fn first_manifest(
     let first = Mutex::new(None);
     run_parallel("manifest", holders.len().min(MANIFEST_REQUESTS_MAX), || {
         while let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let answer = PeerConnection::open(*holder, None, timeouts, &race)
+            let answer = PeerConnection::open(holder, None, timeouts, &race)
                 .and_then(|mut connection| connection.manifest(id, &race));
             match answer {
                 Ok(manifest) => {

@@ -19,6 +19,7 @@ use crate::content::limits::{
 };
 use crate::content::{Bitfield, ChunkIndex};
 use crate::net::{Shutdown, Threads};
+use crate::protocol::PeerAddress;
 use crate::storage::StoreError;
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
@@ -70,6 +71,8 @@ enum CandidateState {
 }
 
 struct Candidate {
+    /// All addresses known; the first one is its key.
+    address: PeerAddress,
     link: CandidateState,
     backoff: Backoff,
     /// Consecutive failed connection attempts.
@@ -102,6 +105,8 @@ pub struct DownloadScheduler {
     longest: u32,
     picker: Picker,
     candidates: BTreeMap<SocketAddr, Candidate>,
+    /// The key in `candidates` of each further address of a source.
+    aliases: HashMap<SocketAddr, SocketAddr>,
     /// Connected sources, and those being connected to.
     live: HashMap<SourceId, ActiveSource>,
     /// Id of the next source.
@@ -136,6 +141,7 @@ impl DownloadScheduler {
             job,
             picker: Picker::new(done, all),
             candidates: BTreeMap::new(),
+            aliases: HashMap::new(),
             live: HashMap::new(),
             next: 0,
             random: fastrand::Rng::new(),
@@ -186,16 +192,21 @@ impl DownloadScheduler {
     }
 
     /// Adds a possible source. It is connected to as soon as a connection is free.
-    pub fn add_source(&mut self, address: SocketAddr, now: Moment) {
-        self.note_source(address, now);
+    pub fn add_source(&mut self, address: impl Into<PeerAddress>, now: Moment) {
+        self.note_source(address.into(), now);
         self.connect(now);
     }
 
-    fn note_source(&mut self, address: SocketAddr, now: Moment) {
-        let full = self.candidates.len() >= CANDIDATES_MAX;
-        let known = self.candidates.contains_key(&address);
-        if !known && !full {
+    /// Notes the addresses of a possible source. Returns its key: a source with an address in common is the same one.
+    fn note_source(&mut self, address: PeerAddress, now: Moment) -> SocketAddr {
+        let known = address.all().map(|one| self.key_of(one)).find(|key| self.candidates.contains_key(key));
+        let key = known.unwrap_or(address.first());
+        if let Some(candidate) = self.candidates.get_mut(&key) {
+            let all = PeerAddress::new(candidate.address.all().chain(address.all()));
+            candidate.address = all.unwrap_or(address);
+        } else if self.candidates.len() < CANDIDATES_MAX {
             let candidate = Candidate {
+                address,
                 link: CandidateState::Idle(now),
                 backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
                 failures: 0,
@@ -203,13 +214,30 @@ impl DownloadScheduler {
                 reported: Bitfield::none(self.job.count),
                 bad_bytes: 0,
             };
-            self.candidates.insert(address, candidate);
+            self.candidates.insert(key, candidate);
+        }
+        let others = self.candidates.get(&key).into_iter().flat_map(|candidate| candidate.address.all());
+        self.aliases.extend(others.filter(|one| *one != key).map(|one| (one, key)));
+        key
+    }
+
+    /// The key in `candidates` of the source with an address.
+    fn key_of(&self, address: SocketAddr) -> SocketAddr {
+        match self.candidates.contains_key(&address) {
+            true => address,
+            false => self.aliases.get(&address).copied().unwrap_or(address),
         }
     }
 
     /// Records that a source has a chunk (for downloads whose sources send no bitfield).
-    pub fn source_has(&mut self, address: SocketAddr, index: ChunkIndex, now: Moment) -> Vec<SchedulerEvent> {
-        self.add_source(address, now);
+    pub fn source_has(
+        &mut self,
+        address: PeerAddress,
+        index: ChunkIndex,
+        now: Moment,
+    ) -> Vec<SchedulerEvent> {
+        let address = self.note_source(address, now);
+        self.connect(now);
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.reported.insert(index);
             if let CandidateState::Active(id) = candidate.link {
@@ -392,6 +420,7 @@ impl DownloadScheduler {
                 if candidate.failures >= FAILURES_MAX {
                     // It is added again if a tracker or peer reports it; until then it uses no slot.
                     self.candidates.remove(&address);
+                    self.aliases.retain(|_, key| *key != address);
                 }
                 self.reports.push(SchedulerEvent::Lost(address));
             }
@@ -453,7 +482,17 @@ impl DownloadScheduler {
         let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
         let pieces = FragmentCount::default();
         let (counted, ended) = (pieces.clone(), shutdown.clone());
-        let reader = SourceReader { id, address, job, events, verifier, fragments: counted, shutdown: ended };
+        let addresses =
+            self.candidates.get(&address).map_or(address.into(), |candidate| candidate.address.clone());
+        let reader = SourceReader {
+            id,
+            address: addresses,
+            job,
+            events,
+            verifier,
+            fragments: counted,
+            shutdown: ended,
+        };
         let threads = self.threads.clone();
         let spawned = self.threads.spawn("fetch", move || reader.run(queued, &threads));
         let Some(candidate) = self.candidates.get_mut(&address) else { return };

@@ -11,10 +11,10 @@ use crate::content::limits::{KEEP_ALIVE_INTERVAL, NAMED_PEERS_MAX, PEER_LIST_MAX
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
 use crate::net::framed_stream::split;
 use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, dial};
-use crate::protocol::ErrorCode;
 use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
 use crate::protocol::tokens::{KeyPrint, Nonce};
+use crate::protocol::{ErrorCode, PeerAddress};
 use crate::swarm::picker::SourceId;
 use crate::sync::lock;
 use crate::tracker_client::lookup::Query;
@@ -56,13 +56,13 @@ impl PeerConnection {
     /// # Errors
     /// The peer is unreachable.
     pub fn open(
-        address: SocketAddr,
+        address: &PeerAddress,
         port: Option<u16>,
         timeouts: Timeouts,
         shutdown: &Shutdown,
     ) -> Result<Self, SourceError> {
         let started = Instant::now();
-        let stream = Arc::new(dial(address, shutdown)?);
+        let stream = Arc::new(dial(address.first(), shutdown)?);
         let rtt = started.elapsed();
         let Timeouts { hello, stall, .. } = timeouts;
         let (reader, mut writer) = split(&stream, stall)?;
@@ -89,6 +89,19 @@ impl PeerConnection {
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("no hello".into())),
+        }
+    }
+
+    /// Demands the proofs of the peer's registrations.
+    ///
+    /// # Errors
+    /// The peer does not answer, or speaks another protocol.
+    pub fn identify(&mut self, nonce: Nonce, shutdown: &Shutdown) -> Result<Vec<Digest>, SourceError> {
+        let _guard = shutdown.guard(&self.stream);
+        match self.ask(&PeerRequest::Identify { nonce })? {
+            PeerResponse::Identity { proofs } => Ok(proofs),
+            PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
+            _ => Err(SourceError::Protocol("no identity".into())),
         }
     }
 
@@ -270,7 +283,7 @@ pub(super) type FragmentCount = Arc<AtomicUsize>;
 /// Reader thread of a source.
 pub(super) struct SourceReader {
     pub id: SourceId,
-    pub address: SocketAddr,
+    pub address: PeerAddress,
     pub job: Arc<Job>,
     pub events: Sender<SourceEvent>,
     pub verifier: Verifier,
@@ -304,7 +317,7 @@ impl SourceReader {
     /// Tells the source that it sent a corrupt chunk: its file may have changed unnoticed. Best effort.
     fn report_corrupt(&self, index: ChunkIndex) {
         let shutdown = self.verifier.shutdown();
-        let reported = PeerConnection::open(self.address, None, self.job.timeouts, shutdown)
+        let reported = PeerConnection::open(&self.address, None, self.job.timeouts, shutdown)
             .and_then(|connection| connection.report_corrupt(self.job.file, index, shutdown));
         if let Err(error) = reported {
             log::debug!("chunk {index} not reported to {} as corrupt: {error}", self.address);
@@ -324,7 +337,7 @@ impl SourceReader {
         threads: &Threads,
     ) -> Result<(), SourceError> {
         let mut connection =
-            PeerConnection::open(self.address, self.job.port, self.job.timeouts, &self.shutdown)?;
+            PeerConnection::open(&self.address, self.job.port, self.job.timeouts, &self.shutdown)?;
         let stream = connection.stream.clone();
         let _guard = self.shutdown.guard(&stream);
         let (have, upstreams) = match self.job.subscribe {
@@ -399,7 +412,7 @@ impl SourceReader {
                         Err(SourceError::Refused(format!("{text} ({})", describe(code))))
                     }
                     (Some(in_flight), Some(index)) if in_flight == index => {
-                        let (address, cause) = (self.address, describe(code));
+                        let (address, cause) = (&self.address, describe(code));
                         log::info!("{address} refused chunk {index}: {text} ({cause})");
                         self.report(SourceUpdate::Refused(index));
                         Ok(())

@@ -45,7 +45,8 @@ fn a_corrupt_chunk_is_reported_to_a_source_that_withdraws_the_file() {
     changed.set_modified(modified).unwrap();
     let mut buffer = Vec::new();
     let mut download = |index| {
-        let mut connection = PeerConnection::open(address, None, Timeouts::default(), &shutdown).unwrap();
+        let mut connection =
+            PeerConnection::open(&address.into(), None, Timeouts::default(), &shutdown).unwrap();
         let index = ChunkIndex(index);
         let expected = manifest.expected(index).unwrap();
         let result = connection.chunk(id, index, expected, &mut buffer, &shutdown);
@@ -65,7 +66,7 @@ fn a_corrupt_chunk_is_reported_to_a_source_that_withdraws_the_file() {
 fn a_false_report_withdraws_nothing() {
     let Fixture { file, address, threads, shutdown, .. } = serving();
     for (id, index) in [(file.id(), 0), (file.id(), 9), (FileId([1; 32]), 0)] {
-        let connection = PeerConnection::open(address, None, Timeouts::default(), &shutdown).unwrap();
+        let connection = PeerConnection::open(&address.into(), None, Timeouts::default(), &shutdown).unwrap();
         connection.report_corrupt(id, ChunkIndex(index), &shutdown).unwrap();
     }
     assert!(file.is_intact() && file.stored(ChunkIndex(0)).is_ok());

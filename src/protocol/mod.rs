@@ -19,11 +19,13 @@ pub mod file_summary;
 pub mod frame;
 pub mod payload;
 pub mod peer;
+pub mod peer_address;
 pub mod status;
 pub mod tokens;
 pub mod tracker;
 pub mod volunteer;
 
+pub use peer_address::PeerAddress;
 use serde::{Deserialize, Serialize};
 
 /// Error code of a refused request.

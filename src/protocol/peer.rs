@@ -94,6 +94,11 @@ pub enum PeerRequest {
         /// Random number, so that an earlier proof cannot be replayed.
         nonce: Nonce,
     },
+    /// Demands the proof that the server is a certain registered peer, from the tracker or manager.
+    Identify {
+        /// Random number, so that an earlier proof cannot be replayed.
+        nonce: Nonce,
+    },
     /// Reports that a chunk received from the server has a wrong SHA-256. It has no response.
     ///
     /// The server hashes the chunk again, and withdraws the file if it has changed.
@@ -251,6 +256,11 @@ pub enum PeerResponse {
         /// The [proof](crate::protocol::volunteer::possession_proof).
         sha256: Digest,
     },
+    /// Answers `identify`.
+    Identity {
+        /// The [proof](crate::protocol::tokens::identity_proof) of each registration of the server.
+        proofs: Vec<Digest>,
+    },
     /// Answers `ping`.
     Pong,
     /// Refuses a request. The connection stays open, except after a refused `hello`.
@@ -312,6 +322,10 @@ mod tests {
             Prove { file: FILE, index: INDEX, holder, nonce: Nonce(42) },
             r#"{"type":"prove","file":"FILE","index":4,"holder":"0101010101010101","nonce":"0000000000000000000000000000002a"}"#,
         );
+        exact(
+            Identify { nonce: Nonce(42) },
+            r#"{"type":"identify","nonce":"0000000000000000000000000000002a"}"#,
+        );
         exact(Corrupt { file: FILE, index: INDEX }, r#"{"type":"corrupt","file":"FILE","index":4}"#);
         exact(Ping, r#"{"type":"ping"}"#);
         assert_eq!(serde_json::from_str::<PeerRequest>(r#"{"type":"dance","x":1}"#).unwrap(), Unknown);
@@ -350,6 +364,7 @@ mod tests {
             Proof { file: FILE, index: INDEX, sha256: Digest([7; 32]) },
             r#"{"type":"proof","file":"FILE","index":4,"sha256":"FILE"}"#,
         );
+        exact(Identity { proofs: vec![Digest([7; 32])] }, r#"{"type":"identity","proofs":["FILE"]}"#);
         exact(Pong, r#"{"type":"pong"}"#);
         exact(
             Error { code: ErrorCode::NotHere, text: "not yet".into(), index: Some(INDEX) },

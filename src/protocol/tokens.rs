@@ -2,7 +2,7 @@
 //!
 //! `Debug` hides their values, so that they never appear in log lines.
 
-use crate::content::{Hasher, serde_str};
+use crate::content::{Digest, Hasher, serde_str};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -49,6 +49,16 @@ secret_tokens! {
     VolunteerKey
     /// Random number in a challenge, so that an earlier proof cannot be replayed.
     Nonce
+}
+
+/// Proof that a peer has a registration: SHA-256 of "shoal identity", the token and the nonce (16 bytes each, big-endian).
+/// It does not reveal the token.
+pub fn identity_proof(token: Token, nonce: Nonce) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.update(b"shoal identity");
+    hasher.update(&token.0.to_be_bytes());
+    hasher.update(&nonce.0.to_be_bytes());
+    hasher.finish()
 }
 
 /// Public print of a [`VolunteerKey`]: the first 8 bytes of SHA-256 of "shoal volunteer key" and the key (16 bytes,

@@ -7,10 +7,10 @@
 pub use super::file_summary::FileSummary;
 pub use super::tokens::Token;
 use super::volunteer::{VolunteerOrder, VolunteerReport};
-use super::{ErrorCode, Message, addresses};
+use super::{ErrorCode, Message, PeerAddress};
 use crate::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// A file and where to get it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -20,15 +20,13 @@ pub struct FoundFile {
     pub file: FileSummary,
     /// Number of live holders, complete and partial; more than the addresses below if those are a selection.
     pub holders: u32,
-    /// Addresses of complete holders; a random selection if there are more than requested.
-    #[serde(serialize_with = "addresses::serialize")]
-    pub whole: Vec<SocketAddr>,
-    /// Addresses of partial holders and of peers that have just started to download.
+    /// Complete holders; a random selection if there are more than requested.
+    pub whole: Vec<PeerAddress>,
+    /// Partial holders, and peers that have just started to download.
     ///
     /// Here and in `whole`, an unspecified IP address (`0.0.0.0`) stands for that of the tracker, as the
     /// client knows it.
-    #[serde(serialize_with = "addresses::serialize")]
-    pub partial: Vec<SocketAddr>,
+    pub partial: Vec<PeerAddress>,
     /// MD5 of the whole file, if the tracker stores the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub md5: Option<Md5>,
@@ -39,8 +37,8 @@ pub struct FoundFile {
 pub struct PeerSummary {
     /// Name of the peer.
     pub name: PeerName,
-    /// Address at which it serves.
-    pub address: SocketAddr,
+    /// Addresses at which it serves.
+    pub address: PeerAddress,
 }
 
 /// Name and address of a peer, sent when it joins.
@@ -50,12 +48,36 @@ pub struct Registration {
     pub name: PeerName,
     /// TCP port on which it serves.
     pub port: u16,
-    /// Its address for other peers; `None` for the source IP address of the message with `port`.
+    /// Its address for other peers, if it differs from those below; it counts once the tracker has reached the peer there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advertise: Option<SocketAddr>,
+    /// IP addresses of its host on which it serves, in addition to the source address of the message; at most
+    /// [`PEER_ADDRESSES_MAX`](super::peer_address::PEER_ADDRESSES_MAX).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
     /// It will offer storage, and counts as one peer together with the registration of its shared folder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub volunteer: bool,
+}
+
+/// Addresses at which a tracker or manager has dialled a peer, by result.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Reachability {
+    /// The peer answered.
+    pub working: Vec<SocketAddr>,
+    /// No connection.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<SocketAddr>,
+    /// Another peer answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other: Vec<SocketAddr>,
+    /// Number of addresses without a result yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pending: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Key of a chunk set: its name and its number of chunks.
@@ -92,6 +114,18 @@ pub enum TrackerRequest {
     Register(Registration),
     /// Renews the lease of the peer.
     Heartbeat {
+        /// Token from `registered`.
+        token: Token,
+    },
+    /// Replaces the IP addresses of the peer, and lets the tracker dial them.
+    Addresses {
+        /// Token from `registered`.
+        token: Token,
+        /// As in [`Registration`].
+        addresses: Vec<IpAddr>,
+    },
+    /// Requests the addresses at which the tracker has reached the peer.
+    Reachability {
         /// Token from `registered`.
         token: Token,
     },
@@ -217,9 +251,14 @@ pub enum TrackerResponse {
         heartbeat_ms: u64,
         /// Lease after a heartbeat, milliseconds.
         lease_ms: u64,
+        /// Whether the tracker listens on an address that is not a loopback address.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        public: bool,
     },
     /// Acknowledges a heartbeat.
     Alive,
+    /// Result of dialling the addresses of the peer; over TCP also sent without a request, when all results are known.
+    Reachability(Reachability),
     /// Acknowledges a goodbye.
     Farewell,
     /// Acknowledges an announcement.
@@ -259,8 +298,8 @@ pub enum TrackerResponse {
         /// The agreed hash and size.
         #[serde(flatten)]
         claim: Claim,
-        /// Addresses of holders, without the client itself.
-        holders: Vec<SocketAddr>,
+        /// Holders, without the client itself.
+        holders: Vec<PeerAddress>,
     },
     /// The chunk has no agreed hash or no other holder; a `chunk_location` follows when this changes.
     ChunkUnknown {

@@ -153,7 +153,8 @@ impl Leecher<'_> {
         log::info!("leecher listening on {address}");
         let port = address.port();
         let name = config.name.clone().map_or_else(|| default_name("leecher", port), Ok)?;
-        let registration = Registration { name, port, advertise: config.advertise, volunteer: false };
+        let registration =
+            Registration { name, port, advertise: config.advertise, addresses: Vec::new(), volunteer: false };
         // No timeout: an unreachable tracker does not end a download in progress.
         let (failures, _) = bounded(1);
         let (tracker, threads) = (self.config.tracker, &self.threads);

@@ -5,6 +5,7 @@ use crate::net::{Shutdown, Timeouts};
 use crate::report::next_step;
 use crate::swarm::manager::Manager;
 use crate::swarm::membership::Leases;
+use crate::swarm::membership::{Exposure, is_public};
 use crate::tracker::server::{ExecutorChannels, ServerConfig, StartError, SwarmServer, draw};
 use std::net::SocketAddr;
 
@@ -28,7 +29,9 @@ pub struct ManagerConfig {
 /// # Errors
 /// The address cannot be bound, no thread can be started, or no random bytes are available.
 pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<SwarmServer, StartError> {
-    let manager = Manager::new(config.leases, config.trust_advertised, draw);
+    let exposure =
+        Exposure { public: is_public(config.listen.ip()), trust_advertised: config.trust_advertised };
+    let manager = Manager::new(config.leases, exposure, draw);
     let ManagerConfig { listen, connections, timeouts, .. } = *config;
     let server = ServerConfig { listen, connections, outbox: limits::OUTBOX_LISTS_MAX, timeouts };
     let server = SwarmServer::start(&server, manager, ExecutorChannels::none(), shutdown)?;

@@ -90,6 +90,7 @@ fn serve_until(
         name: config.name.clone().map_or_else(|| default_name("seeder", address.port()), Ok)?,
         port: address.port(),
         advertise: config.advertise,
+        addresses: Vec::new(),
         volunteer: false,
     };
     let (tracker, timeout) = (config.tracker, config.timeout);

@@ -127,12 +127,14 @@ impl ChunkSet {
         self.chunks.get(&index)?.agreed
     }
 
-    /// The addresses of a chunk's holders, each once, without the address of `except`.
-    pub fn holders(&self, index: ChunkIndex, except: PeerId) -> Vec<SocketAddr> {
+    /// The holders of a chunk and their addresses at the time when they joined: one for each address, none for that of
+    /// `except`.
+    pub fn holders(&self, index: ChunkIndex, except: PeerId) -> Vec<(PeerId, SocketAddr)> {
         let own = self.address(except);
         let holders = self.chunks.get(&index).into_iter().flat_map(Chunk::holders);
-        let addresses = holders.filter_map(|peer| self.address(peer)).filter(|at| Some(*at) != own);
-        addresses.collect::<BTreeSet<_>>().into_iter().collect()
+        let with_address = holders.filter_map(|peer| Some((self.address(peer)?, peer)));
+        let others: BTreeMap<_, _> = with_address.filter(|(at, _)| Some(*at) != own).collect();
+        others.into_iter().map(|(address, peer)| (peer, address)).collect()
     }
 
     fn address(&self, peer: PeerId) -> Option<SocketAddr> {
@@ -367,6 +369,10 @@ mod tests {
         Claim { sha256: Digest([number; 32]), size: number.into() }
     }
 
+    fn at(peer: PeerId) -> (PeerId, SocketAddr) {
+        (peer, address(peer))
+    }
+
     fn address(peer: PeerId) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, 1], peer.0 as u16))
     }
@@ -386,8 +392,8 @@ mod tests {
         assert!(!set.want(C, FIRST), "a single claim is no agreement");
         assert_eq!(set.claim(B, FIRST, claim(1)), [Outcome::Located(C, FIRST)]);
         assert_eq!(set.claim(B, FIRST, claim(1)), [], "a repeated claim notifies no waiting member");
-        assert_eq!(set.holders(FIRST, C), [address(A), address(B)]);
-        assert_eq!(set.holders(FIRST, A), [address(B)]);
+        assert_eq!(set.holders(FIRST, C), [A, B].map(at));
+        assert_eq!(set.holders(FIRST, A), [at(B)]);
         assert!(set.want(C, FIRST));
     }
 
@@ -397,11 +403,11 @@ mod tests {
         set.claim(A, FIRST, claim(9));
         set.claim(B, FIRST, claim(1));
         assert_eq!(set.claim(C, FIRST, claim(1)), [Outcome::Differs(A, FIRST, claim(1))]);
-        assert_eq!(set.holders(FIRST, A), [address(B), address(C)]);
+        assert_eq!(set.holders(FIRST, A), [B, C].map(at));
         assert_eq!(set.claim(A, FIRST, claim(9)), [Outcome::Differs(A, FIRST, claim(1))]);
         assert!(set.want(A, FIRST));
         set.claim(A, FIRST, claim(1));
-        assert_eq!(set.holders(FIRST, B), [address(A), address(C)]);
+        assert_eq!(set.holders(FIRST, B), [A, C].map(at));
     }
 
     #[test]

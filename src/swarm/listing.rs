@@ -7,6 +7,7 @@ use super::Moment;
 use super::registry::Registry;
 use crate::content::limits::{LIST_MAX, LISTED_FILES_MAX, LISTED_HOLDERS_MAX};
 use crate::protocol::tracker::{FoundFile, TrackerResponse};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// The encoded list and the registry state that it was built from.
@@ -20,9 +21,11 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Encodes the current content of a registry.
-    pub fn of(now: Moment, registry: &Registry, random: &mut fastrand::Rng) -> Self {
-        let (found, all) = registry.list(now, LISTED_HOLDERS_MAX, LISTED_FILES_MAX, random);
+    /// Encodes the current content of a registry for requesters on the host of the tracker (`local`) or on others.
+    pub fn of(now: Moment, registry: &Registry, local: bool, random: &mut fastrand::Rng) -> Self {
+        // No peer has the unspecified address as its source: it stands for every other host.
+        let requester = if local { IpAddr::from(Ipv4Addr::LOCALHOST) } else { Ipv4Addr::UNSPECIFIED.into() };
+        let (found, all) = registry.list(now, LISTED_HOLDERS_MAX, LISTED_FILES_MAX, requester, random);
         Self {
             changes: registry.changes(),
             until: registry.next_expiry().unwrap_or(Moment::MAX),
@@ -65,13 +68,18 @@ fn encode(files: &[FoundFile]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::content::{FileId, FileName};
+    use crate::protocol::PeerAddress;
+    use crate::protocol::peer_address::PEER_ADDRESSES_MAX;
     use crate::protocol::tracker::FileSummary;
 
     #[test]
     fn a_list_never_exceeds_its_size_limit() {
         let name = FileName::new("é".repeat(127)).unwrap();
-        let address = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse().unwrap();
-        let holders = vec![address; LISTED_HOLDERS_MAX];
+        let addresses = (1..=PEER_ADDRESSES_MAX).map(|number| {
+            let address = format!("[1111:2222:3333:4444:5555:6666:7777:888{number}]:65535");
+            address.parse::<std::net::SocketAddr>().unwrap()
+        });
+        let holders = vec![PeerAddress::new(addresses).unwrap(); LISTED_HOLDERS_MAX];
         let file = FileSummary { id: FileId([255; 32]), name, size: u64::MAX, chunks: u32::MAX };
         let found =
             FoundFile { file, holders: u32::MAX, whole: holders.clone(), partial: holders, md5: None };

@@ -6,6 +6,7 @@
 use super::Moment;
 use super::command::Answer;
 use super::keeping::{ExecutorTask, TaskOutcome};
+use super::reach::{DialBack, DialResult};
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub enum Effect {
     /// Run a task that needs a disk or a socket. Its outcome comes back through
     /// [`task_outcome`](Machine::task_outcome).
     Task(ExecutorTask),
+    /// Dial an address of a peer. The result comes back through [`dialled`](Machine::dialled).
+    DialBack(DialBack),
     /// Answer the command with this number.
     Answer(u64, Answer),
 }
@@ -61,6 +64,11 @@ pub trait Machine: Send {
 
     /// Handles the outcome of a task or a command.
     fn task_outcome(&mut self, _: Moment, _: TaskOutcome) -> Vec<Effect> {
+        Vec::new()
+    }
+
+    /// Handles the result of an [`Effect::DialBack`].
+    fn dialled(&mut self, _: Moment, _: DialResult) -> Vec<Effect> {
         Vec::new()
     }
 

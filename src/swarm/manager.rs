@@ -6,18 +6,19 @@
 
 use super::Moment;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
-use super::membership::{Leases, Membership, error};
-use super::registry::Peer;
+use super::membership::{Dialled, Exposure, Leases, Membership, error};
+use super::reach::DialResult;
+use super::registry::{Peer, PeerId};
 use crate::content::limits::{BROADCAST_INTERVAL, PROTOCOL_VERSION};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{PeerSummary, Registration, TrackerRequest, TrackerResponse};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The state of a manager.
 pub struct Manager {
     peers: Membership,
-    /// Peers may advertise an address other than their source address.
-    trust_advertised: bool,
     /// The list has changed since the last broadcast.
     changed: bool,
     sent: Option<Moment>,
@@ -25,11 +26,10 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// A manager without peers. `draw` returns unguessable numbers. Unless `trust_advertised`, a peer is
-    /// refused if the host that it advertises is not the host that it connects from.
-    pub fn new(leases: Leases, trust_advertised: bool, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
-        let peers = Membership::new(leases, draw);
-        Self { peers, trust_advertised, changed: false, sent: None, effects: Vec::new() }
+    /// A manager without peers. `draw` returns unguessable numbers.
+    pub fn new(leases: Leases, exposure: Exposure, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
+        let peers = Membership::new(leases, exposure, draw);
+        Self { peers, changed: false, sent: None, effects: Vec::new() }
     }
 
     fn respond(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> TrackerResponse {
@@ -39,6 +39,13 @@ impl Manager {
                 self.register(now, origin, registration).unwrap_or_else(|refusal| refusal)
             }
             TrackerRequest::Heartbeat { token } => self.peers.heartbeat(now, token),
+            TrackerRequest::Addresses { token, addresses } => {
+                let (response, dials) = self.peers.replace_addresses(now, origin, token, addresses);
+                self.effects.extend(dials);
+                self.changed = true;
+                response
+            }
+            TrackerRequest::Reachability { token } => self.peers.reachability(now, token),
             TrackerRequest::Goodbye { token } => {
                 if let Some((_, gone)) = self.peers.leave(now, token) {
                     self.depart(&gone.peer, "it disconnected");
@@ -64,25 +71,21 @@ impl Manager {
                 "this is a manager, which peers join over TCP; give the address of a tracker with --tracker HOST:PORT",
             ));
         };
-        let address = Membership::address(origin, &registration);
-        let name = &registration.name;
-        if address.ip() != source && !self.trust_advertised {
-            let text = format!("{address} is not an address of {source}, where this peer comes from");
-            self.effects.push(Effect::Note(format!("{name} from {source} is refused: {text}")));
-            return Err(error(ErrorCode::Refused, text));
-        }
-        let taken = self.peers.registry.peers().find(|peer| peer.address == address);
+        let address = self.peers.named_address(origin, &registration);
+        let taken = self.peers.registry.peers().find(|peer| Some(peer.address) == address);
         // Registering again over the same connection is not a collision.
-        if let Some(taken) = taken
+        if let (Some(taken), Some(address)) = (taken, address)
             && self.peers.registered_over(connection).is_none_or(|own| own.address != address)
         {
-            let text = format!("{address} is the address of {} already", taken.name);
+            let (name, owner) = (&registration.name, &taken.name);
+            let text = format!("{address} is the address of {owner} already");
             self.effects.push(Effect::Note(format!("{name} from {source} is refused: {text}")));
             return Err(error(ErrorCode::Refused, text));
         }
         // A manager takes no storage offers: each registration is a peer.
         let joined = self.peers.register(now, origin, Registration { volunteer: false, ..registration })?;
         self.effects.extend(joined.note.map(Effect::Note));
+        self.effects.extend(joined.dials);
         self.changed = true;
         Ok(joined.response)
     }
@@ -93,12 +96,15 @@ impl Manager {
         self.effects.push(Effect::Note(format!("{name} at {address} is gone: {why}, {left}")));
     }
 
-    /// The current list and the message that announces it.
-    fn list(&self) -> (TrackerResponse, Arc<[u8]>) {
-        let peers = self.peers.registry.peers();
-        let mut list: Vec<PeerSummary> =
-            peers.map(|peer| PeerSummary { name: peer.name.clone(), address: peer.address }).collect();
-        list.sort_by_key(|peer| peer.address);
+    /// The list for a requester with this source address, and the message that announces it.
+    fn list(&self, requester: IpAddr) -> (TrackerResponse, Arc<[u8]>) {
+        let registry = &self.peers.registry;
+        let summary = |(id, peer): (PeerId, &Peer)| {
+            let address = registry.reaches.view(id, peer.address, requester)?;
+            Some(PeerSummary { name: peer.name.clone(), address })
+        };
+        let mut list: Vec<PeerSummary> = registry.numbered_peers().filter_map(summary).collect();
+        list.sort_by(|one, other| one.address.cmp(&other.address));
         // Names and addresses always serialise.
         let payload = serde_json::to_vec(&list).unwrap_or_else(|_| b"[]".to_vec());
         let (count, length) = (list.len() as u32, payload.len() as u64);
@@ -111,10 +117,13 @@ impl Manager {
     }
 
     fn broadcast(&mut self, now: Moment) {
-        let (response, payload) = self.list();
         self.changed = false;
         self.sent = Some(now);
-        for connection in self.peers.connections() {
+        // Requesters behind one address share a list.
+        let mut lists = BTreeMap::new();
+        for (id, connection) in self.peers.connections() {
+            let Some(requester) = self.peers.source_ip(id) else { continue };
+            let (response, payload) = lists.entry(requester).or_insert_with(|| self.list(requester));
             self.effects.push(Effect::PushWith(connection, response.clone(), payload.clone()));
         }
     }
@@ -125,8 +134,8 @@ impl Machine for Manager {
         let response = self.respond(now, origin, request);
         let joined = matches!(response, TrackerResponse::Registered { .. });
         self.effects.insert(0, Effect::Reply(origin, response));
-        if let (true, Origin::Connection(connection, _)) = (joined, origin) {
-            let (response, payload) = self.list();
+        if let (true, Origin::Connection(connection, requester)) = (joined, origin) {
+            let (response, payload) = self.list(requester);
             self.effects.push(Effect::PushWith(connection, response, payload));
         }
         std::mem::take(&mut self.effects)
@@ -135,6 +144,17 @@ impl Machine for Manager {
     fn closed(&mut self, _: Moment, connection: ConnectionId) -> Vec<Effect> {
         if let Some((_, gone)) = self.peers.closed(connection) {
             self.depart(&gone.peer, "its connection ended");
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn dialled(&mut self, now: Moment, result: DialResult) -> Vec<Effect> {
+        let Dialled { complete, .. } = self.peers.dialled(now, &result);
+        self.changed = true;
+        if let Some((id, reachability)) = complete
+            && let Some(connection) = self.peers.connection(id)
+        {
+            self.effects.push(Effect::Push(connection, TrackerResponse::Reachability(reachability)));
         }
         std::mem::take(&mut self.effects)
     }
@@ -168,7 +188,7 @@ mod tests {
             next += 1;
             next
         };
-        Manager::new(Leases::default(), false, draw)
+        Manager::new(Leases::default(), Exposure::default(), draw)
     }
 
     fn at(milliseconds: u64) -> Moment {
@@ -182,7 +202,13 @@ mod tests {
     fn register(port: u16, advertise: Option<&str>) -> TrackerRequest {
         let name = PeerName::new(format!("peer{port}")).unwrap();
         let advertise = advertise.map(|text| text.parse().unwrap());
-        TrackerRequest::Register(Registration { name, port, advertise, volunteer: false })
+        TrackerRequest::Register(Registration {
+            name,
+            port,
+            advertise,
+            addresses: Vec::new(),
+            volunteer: false,
+        })
     }
 
     /// The lists that were sent, by connection.
@@ -190,7 +216,7 @@ mod tests {
         let lists = effects.iter().filter_map(|effect| match effect {
             Effect::PushWith(connection, TrackerResponse::Peers { .. }, payload) => {
                 let list: Vec<PeerSummary> = serde_json::from_slice(payload).unwrap();
-                Some((connection.0, list.iter().map(|peer| peer.address.port()).collect()))
+                Some((connection.0, list.iter().map(|peer| peer.address.first().port()).collect()))
             }
             _ => None,
         });
@@ -252,7 +278,7 @@ mod tests {
         let same_host = Origin::Connection(ConnectionId(9), IpAddr::from([10, 0, 0, 1]));
         assert_eq!(code(same_host, register(1, None)), Some(ErrorCode::Refused));
         assert_eq!(code(same_host, register(2, Some("10.0.0.1:1"))), Some(ErrorCode::Refused));
-        assert_eq!(code(from(2), register(2, Some("10.0.0.1:77"))), Some(ErrorCode::Refused));
+        assert_eq!(code(from(2), register(2, Some("10.0.0.1:77"))), None, "it counts once it was reached there");
         let datagram = Origin::Datagram("10.0.0.1:9".parse().unwrap(), 1);
         assert_eq!(code(datagram, register(3, None)), Some(ErrorCode::Malformed));
         let lookup = TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None };

@@ -5,12 +5,14 @@
 //! registered; no IP address has more than its share of the peers.
 
 use super::Moment;
-use super::machine::{ConnectionId, Origin};
+use super::machine::{ConnectionId, Effect, Origin};
+use super::reach::{Candidates, DialBack, DialResult, DialState, is_dialable};
 use super::registry::{Peer, PeerId, Registry, RemovedPeer};
 use crate::content::fmt::counted;
 use crate::content::limits;
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{Registration, Token, TrackerResponse};
+use crate::protocol::tokens::Nonce;
+use crate::protocol::tracker::{Reachability, Registration, Token, TrackerResponse};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -32,6 +34,20 @@ impl Default for Leases {
     }
 }
 
+/// Addresses that a tracker or manager tells to its peers and believes of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Exposure {
+    /// It listens on an address that is not a loopback address.
+    pub public: bool,
+    /// Advertised addresses count although the peer has not been reached there.
+    pub trust_advertised: bool,
+}
+
+/// Whether a program that listens on this IP address can be reached from other hosts.
+pub fn is_public(listen: IpAddr) -> bool {
+    !listen.to_canonical().is_loopback()
+}
+
 /// Result of a registration.
 #[derive(Debug)]
 pub struct Joined {
@@ -43,6 +59,19 @@ pub struct Joined {
     pub replaced: Option<(PeerId, RemovedPeer)>,
     /// Line for the log; `None` for the second registration of a volunteer.
     pub note: Option<String>,
+    /// Addresses to dial.
+    pub dials: Vec<Effect>,
+}
+
+/// Consequence of the result of dialling a peer.
+#[derive(Debug, Default)]
+pub struct Dialled {
+    /// The peer, if it is still registered.
+    pub peer: Option<PeerId>,
+    /// A peer at whose address another peer has proven itself.
+    pub displaced: Option<PeerId>,
+    /// All results of this peer are known.
+    pub complete: Option<(PeerId, Reachability)>,
 }
 
 /// Registered peers and their connections.
@@ -52,21 +81,23 @@ pub struct Membership {
     pub registry: Registry,
     connections: HashMap<PeerId, ConnectionId>,
     registered: HashMap<ConnectionId, PeerId>,
-    /// Source IP addresses of the peers that advertise another address. A peer can choose the address that it
-    /// advertises, but not its source address.
+    /// Source IP addresses of the peers that may be named by another address. A peer can choose the addresses that it
+    /// registers, but not its source address.
     source_ips: HashMap<PeerId, IpAddr>,
     /// Registrations of volunteers: each counts as one peer together with the registration of its shared folder.
     volunteers: HashSet<PeerId>,
     /// Number of peers registered from each IP address.
     shares: Shares,
     share_max: usize,
+    /// Listening address, advertised addresses.
+    exposure: Exposure,
     /// Returns unguessable numbers for tokens.
     draw: Box<dyn FnMut() -> u128 + Send>,
 }
 
 impl Membership {
     /// Starts without peers. `draw` returns unguessable numbers.
-    pub fn new(leases: Leases, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
+    pub fn new(leases: Leases, exposure: Exposure, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
         Self {
             leases,
             registry: Registry::new(leases.lease),
@@ -76,6 +107,7 @@ impl Membership {
             volunteers: HashSet::new(),
             shares: Shares::default(),
             share_max: limits::PEERS_PER_IP_MAX,
+            exposure,
             draw: Box::new(draw),
         }
     }
@@ -85,9 +117,9 @@ impl Membership {
         self.leases.lease
     }
 
-    /// The address of a peer as other peers would get it.
-    pub fn address(origin: Origin, registration: &Registration) -> SocketAddr {
-        registration.advertise.unwrap_or(SocketAddr::new(source(origin), registration.port))
+    /// The address by which a peer with this registration would be named.
+    pub fn named_address(&self, origin: Origin, registration: &Registration) -> Option<SocketAddr> {
+        Candidates::new(source_of(origin), registration, self.exposure.trust_advertised).preferred()
     }
 
     /// Registers a peer.
@@ -101,12 +133,16 @@ impl Membership {
         origin: Origin,
         registration: Registration,
     ) -> Result<Joined, TrackerResponse> {
-        let address = Self::address(origin, &registration);
-        let name = registration.name;
-        if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
-            let text = format!("{address} is not an address that others can connect to");
-            return Err(error(ErrorCode::Malformed, text));
+        let source_address = SocketAddr::new(source(origin), registration.port);
+        for address in registration.advertise.iter().chain([&source_address]) {
+            if !is_dialable(*address) {
+                let text = format!("{address} is not an address that others can connect to");
+                return Err(error(ErrorCode::Malformed, text));
+            }
         }
+        let candidates = Candidates::new(source_of(origin), &registration, self.exposure.trust_advertised);
+        let address = candidates.preferred().unwrap_or(source_address);
+        let name = registration.name;
         let ip = source(origin).to_canonical();
         if self.shares.of(ip) >= self.share_max {
             let text = format!("peer limit of {ip} reached ({})", self.share_max);
@@ -115,12 +151,13 @@ impl Membership {
         let registered = self.registry.register(now, (self.draw)(), name.clone(), address);
         let (id, token) = registered.map_err(|full| error(ErrorCode::Busy, full.to_string()))?;
         self.shares.add(ip);
-        if ip != address.ip().to_canonical() {
+        if ip != address.ip().to_canonical() || candidates.len() > 1 {
             self.source_ips.insert(id, ip);
         }
         if registration.volunteer {
             self.volunteers.insert(id);
         }
+        let dials = self.dial(id, candidates);
         let replaced = match origin {
             Origin::Connection(connection, _) => {
                 let replaced = self.closed(connection);
@@ -136,11 +173,72 @@ impl Membership {
             address,
             heartbeat_ms: milliseconds(self.leases.heartbeat),
             lease_ms: milliseconds(self.leases.lease),
+            public: self.exposure.public,
         };
         // The log line of a volunteer is its storage offer.
         let note =
             (!registration.volunteer).then(|| format!("{name} joined at {address}, {}", self.count_text()));
-        Ok(Joined { id, response, replaced, note })
+        Ok(Joined { id, response, replaced, note, dials })
+    }
+
+    /// Orders to dial the candidates of a peer.
+    fn dial(&mut self, peer: PeerId, candidates: Candidates) -> Vec<Effect> {
+        let pending = self.registry.reaches.put(peer, candidates);
+        let order = |address| Effect::DialBack(DialBack { peer, address, nonce: Nonce((self.draw)()) });
+        pending.into_iter().map(order).collect()
+    }
+
+    /// Replaces the addresses of a peer. Returns the reply and the orders to dial them.
+    pub fn replace_addresses(
+        &mut self,
+        now: Moment,
+        origin: Origin,
+        token: Token,
+        addresses: Vec<IpAddr>,
+    ) -> (TrackerResponse, Vec<Effect>) {
+        let Some(id) = self.registry.heartbeat(now, token) else { return (unknown_token(), Vec::new()) };
+        let Some(candidates) = self.registry.reaches.of(id) else {
+            return (TrackerResponse::Alive, Vec::new());
+        };
+        let candidates = candidates.replaced(source_of(origin), candidates.port(), &addresses);
+        let preferred = candidates.preferred();
+        let dials = self.dial(id, candidates);
+        if let Some(address) = preferred {
+            self.registry.set_address(id, address);
+        }
+        (TrackerResponse::Alive, dials)
+    }
+
+    /// The addresses at which a peer has been reached.
+    pub fn reachability(&mut self, now: Moment, token: Token) -> TrackerResponse {
+        let Some(id) = self.registry.heartbeat(now, token) else { return unknown_token() };
+        TrackerResponse::Reachability(self.registry.reaches.reachability(id).unwrap_or_default())
+    }
+
+    /// Notes the result of a [`DialBack`].
+    pub fn dialled(&mut self, now: Moment, result: &DialResult) -> Dialled {
+        let DialBack { peer, address, .. } = result.dialled;
+        let mut outcome = Dialled::default();
+        let state = match self.registry.token(peer) {
+            _ if result.proofs.is_none() => DialState::Fails,
+            Some(token) if result.proves(token) => DialState::Works,
+            _ => DialState::Other,
+        };
+        // A program may have several registrations, which all prove themselves at its address.
+        let before = self.registry.reaches.note(peer, address, state);
+        let before = before.filter(|id| self.registry.token(*id).is_none_or(|token| !result.proves(token)));
+        if let Some(before) = before.filter(|id| self.registry.reaches.displace(*id, address)) {
+            let missed = (now + self.leases.heartbeat * 3 / 2).min(now + self.leases.lease);
+            self.registry.displace(before, missed);
+            outcome.displaced = Some(before);
+        }
+        if let Some(address) = self.registry.reaches.of(peer).and_then(Candidates::preferred) {
+            self.registry.set_address(peer, address);
+            outcome.peer = Some(peer);
+        }
+        let results = self.registry.reaches.reachability(peer).filter(|results| results.pending == 0);
+        outcome.complete = results.map(|results| (peer, results));
+        outcome
     }
 
     /// Number of peers, as text. A volunteer, which registers twice, counts once.
@@ -160,8 +258,8 @@ impl Membership {
 
     /// Source IP address of a registered peer.
     pub fn source_ip(&self, id: PeerId) -> Option<IpAddr> {
-        let advertised = || self.registry.peer(id).map(|peer| peer.address.ip().to_canonical());
-        self.source_ips.get(&id).copied().or_else(advertised)
+        let named = || self.registry.peer(id).map(|peer| peer.address.ip().to_canonical());
+        self.source_ips.get(&id).copied().or_else(named)
     }
 
     /// Renews a lease. Returns the reply to the heartbeat.
@@ -213,9 +311,9 @@ impl Membership {
         self.registry.peer(*self.registered.get(&connection)?)
     }
 
-    /// All connections that peers registered over.
-    pub fn connections(&self) -> impl Iterator<Item = ConnectionId> + '_ {
-        self.connections.values().copied()
+    /// All peers that registered over a connection.
+    pub fn connections(&self) -> impl Iterator<Item = (PeerId, ConnectionId)> + '_ {
+        self.connections.iter().map(|(id, connection)| (*id, *connection))
     }
 
     /// The peer with this token, for requests that are accepted only over the connection that it registered
@@ -290,8 +388,16 @@ impl Shares {
     }
 }
 
+/// The source address of a request; the port of a connection is unknown and 0.
+fn source_of(origin: Origin) -> SocketAddr {
+    match origin {
+        Origin::Datagram(source, _) => source,
+        Origin::Connection(_, ip) => SocketAddr::new(ip, 0),
+    }
+}
+
 /// The source IP address of a request.
-fn source(origin: Origin) -> IpAddr {
+pub(super) fn source(origin: Origin) -> IpAddr {
     match origin {
         Origin::Datagram(source, _) => source.ip(),
         Origin::Connection(_, ip) => ip,
@@ -316,7 +422,7 @@ mod tests {
     #[test]
     fn an_ip_address_cannot_exceed_its_share_of_peers() {
         let mut next = 0;
-        let mut members = Membership::new(Leases::default(), move || {
+        let mut members = Membership::new(Leases::default(), Exposure::default(), move || {
             next += 1;
             next
         });
@@ -326,7 +432,8 @@ mod tests {
             // The advertised address is the peer's own choice and does not count.
             let advertise = Some(SocketAddr::from(([10, 0, 0, 9], 1_000)));
             let name = PeerName::new("x").unwrap();
-            let registration = Registration { name, port: 1, advertise, volunteer: false };
+            let registration =
+                Registration { name, port: 1, advertise, addresses: Vec::new(), volunteer: false };
             match members.register(Duration::from_secs(now), origin, registration).ok()?.response {
                 TrackerResponse::Registered { token, .. } => Some(token),
                 other => panic!("{other:?}"),

@@ -14,6 +14,7 @@ pub mod machine;
 pub mod manager;
 pub mod membership;
 pub mod picker;
+pub mod reach;
 pub mod registry;
 pub mod replication;
 pub mod super_seeding;

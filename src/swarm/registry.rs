@@ -10,13 +10,15 @@ mod peers;
 pub use peers::{Peer, PeerId, RemovedPeer};
 
 use super::Moment;
+use super::reach::Reaches;
 use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
 use crate::content::{FileId, FileName, PeerName};
+use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token};
 use holders::{Holder, Holders, Spot};
 use leases::Leases;
 use peers::Peers;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -66,6 +68,10 @@ pub struct Registry {
     numbers: HashMap<FileId, u32>,
     names: HashMap<FileName, BTreeSet<FileId>>,
     leases: Leases,
+    /// Addresses of the peers and results of dialling them.
+    pub reaches: Reaches,
+    /// Peers at whose address another peer has registered since; they are not counted until their next heartbeat.
+    displaced: HashSet<PeerId>,
 }
 
 impl Registry {
@@ -81,12 +87,14 @@ impl Registry {
             numbers: HashMap::new(),
             names: HashMap::new(),
             leases: Leases::new(lease),
+            reaches: Reaches::default(),
+            displaced: HashSet::new(),
         }
     }
 
     /// Number of registered peers.
     pub fn len(&self) -> usize {
-        self.peers.len() - self.enrolled
+        (self.peers.len() - self.enrolled).saturating_sub(self.displaced.len())
     }
 
     /// Version number: equal values mean that no file and no holder has changed.
@@ -142,7 +150,34 @@ impl Registry {
     pub fn heartbeat(&mut self, now: Moment, token: Token) -> Option<PeerId> {
         let id = self.by_token(now, token)?;
         self.peers.renew(id, now + self.lease);
+        if !self.displaced.is_empty() {
+            self.displaced.remove(&id);
+        }
         Some(id)
+    }
+
+    /// The token of a peer.
+    pub fn token(&self, id: PeerId) -> Option<Token> {
+        self.peers.token(id)
+    }
+
+    /// Changes the address by which a peer is named. Returns whether it differs from the one before.
+    pub fn set_address(&mut self, id: PeerId, address: SocketAddr) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return false };
+        let changed = std::mem::replace(&mut peer.address, address) != address;
+        self.changes += u64::from(changed);
+        changed
+    }
+
+    /// Removes a peer from all counts, and ends its lease at `expires` at the latest, unless it sends a heartbeat before:
+    /// another peer has registered at its address.
+    pub fn displace(&mut self, id: PeerId, expires: Moment) {
+        let Some(current) = self.peers.expires(id) else { return };
+        let expires = expires.min(current);
+        self.peers.renew(id, expires);
+        self.leases.note(id, expires);
+        self.displaced.insert(id);
+        self.changes += 1;
     }
 
     /// Name, address and files of a peer.
@@ -155,9 +190,16 @@ impl Registry {
         self.peers.iter()
     }
 
+    /// All peers with their ids, in no particular order.
+    pub fn numbered_peers(&self) -> impl Iterator<Item = (PeerId, &Peer)> {
+        self.peers.numbered()
+    }
+
     /// Removes a peer and its files.
     pub fn remove(&mut self, id: PeerId) -> Option<RemovedPeer> {
         let gone = self.peers.remove(id)?;
+        self.reaches.remove(id);
+        self.displaced.remove(&id);
         for (file, spot) in gone.peer.held.iter() {
             self.remove_holder(file, spot);
         }
@@ -282,7 +324,8 @@ impl Registry {
     }
 
     /// Finds the files with a name, an id, or both. Each has at most `limit` live holders drawn at random,
-    /// without `except`. The flag is true if more files match than are returned.
+    /// without `except`, with the addresses that the requester can use. The flag is true if more files match than are
+    /// returned.
     ///
     /// If more than [`FOUND_FILES_MAX`] files share a name, some are drawn at random; the more files, the
     /// fewer holders of each. So a response takes bounded time and space.
@@ -293,6 +336,7 @@ impl Registry {
         id: Option<FileId>,
         except: Option<PeerId>,
         limit: usize,
+        requester: IpAddr,
         random: &mut fastrand::Rng,
     ) -> (Vec<FoundFile>, bool) {
         let named = name.and_then(|name| self.names.get(name));
@@ -311,7 +355,8 @@ impl Registry {
         ids.sort_unstable();
         let more = id.is_none() && named.is_some_and(|named| named.len() > ids.len());
         let limit = limit.min(HOLDERS_MAX / ids.len().max(1));
-        let found = ids.into_iter().filter_map(|id| self.found(now, id, name, except, limit, random));
+        let found =
+            ids.into_iter().filter_map(|id| self.found(now, id, name, except, limit, requester, random));
         (found.collect(), more)
     }
 
@@ -322,6 +367,7 @@ impl Registry {
         now: Moment,
         holders: usize,
         files: usize,
+        requester: IpAddr,
         random: &mut fastrand::Rng,
     ) -> (Vec<FoundFile>, usize) {
         let mut names: Vec<(&FileName, FileId)> =
@@ -334,7 +380,7 @@ impl Registry {
         names.truncate(files);
         names.sort_unstable();
         let found = names.into_iter().filter_map(|(_, id)| {
-            let mut found = self.found(now, id, None, None, 2 * holders, random)?;
+            let mut found = self.found(now, id, None, None, 2 * holders, requester, random)?;
             found.whole.truncate(holders);
             found.partial.truncate(holders);
             Some(found)
@@ -344,6 +390,7 @@ impl Registry {
         (listed, all)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one query, passed on by lookup and list")]
     fn found(
         &self,
         now: Moment,
@@ -351,17 +398,24 @@ impl Registry {
         name: Option<&FileName>,
         except: Option<PeerId>,
         limit: usize,
+        requester: IpAddr,
         random: &mut fastrand::Rng,
     ) -> Option<FoundFile> {
         let (number, file) = self.file(id)?;
-        let mut sample = |whole| self.sample(now, file.holders.list(whole), except, limit.max(1), random);
+        let mut sample =
+            |whole| self.sample(now, file.holders.list(whole), except, limit.max(1), requester, random);
         let (mut whole, mut partial) = (sample(true), sample(false));
-        if whole.is_empty() && partial.is_empty() {
+        // Live holders that the requester cannot reach are counted, so that it can name the cause.
+        let is_live = |holder: &Holder| self.peers.live_at(now, holder.peer).is_some();
+        let holders = file.holders.list(true).iter().chain(file.holders.list(false));
+        if whole.is_empty() && partial.is_empty() && !holders.take(SAMPLE_TRIES * limit.max(1)).any(is_live) {
             return None;
         }
         // Half of the places are for complete holders; each half uses the places that the other leaves free.
         whole.truncate(limit.saturating_sub(partial.len().min(limit / 2)));
         partial.truncate(limit - whole.len());
+        let holds = |peer: &PeerId| self.peers.get(*peer).is_some_and(|peer| peer.held.get(number).is_some());
+        let displaced = self.displaced.iter().filter(|peer| Some(**peer) != except && holds(peer)).count();
         let asker = except.and_then(|peer| self.peers.get(peer)?.held.get(number)).is_some();
         Some(FoundFile {
             file: FileSummary {
@@ -370,36 +424,41 @@ impl Registry {
                 size: file.size,
                 chunks: file.chunks,
             },
-            holders: (file.holders.len() - usize::from(asker)) as u32,
+            holders: (file.holders.len() - usize::from(asker)).saturating_sub(displaced) as u32,
             whole,
             partial,
             md5: None,
         })
     }
 
-    /// Addresses of at most `wanted` live holders, each address once.
+    /// At most `wanted` live holders, each address once.
     fn sample(
         &self,
         now: Moment,
         list: &[Holder],
         except: Option<PeerId>,
         wanted: usize,
+        requester: IpAddr,
         random: &mut fastrand::Rng,
-    ) -> Vec<SocketAddr> {
+    ) -> Vec<PeerAddress> {
         // The slot of a removed peer may belong to another peer by now.
         let except = except.filter(|peer| self.peers.get(*peer).is_some()).map(PeerId::slot);
         // A random start and one pass around the list: a random choice without a scan of the whole list.
         let start = random.usize(..list.len().max(1));
         let around = list[start..].iter().chain(&list[..start]).filter(|holder| Some(holder.peer) != except);
-        let peers = around.filter_map(|holder| self.peers.live_at(now, holder.peer));
+        let peers = around.filter_map(|holder| {
+            let peer = self.peers.live_at(now, holder.peer)?;
+            self.reaches.view(self.peers.id_at(holder.peer)?, peer.address, requester)
+        });
         let room = wanted.min(list.len());
         let (mut found, mut keys) = (Vec::with_capacity(room), Vec::with_capacity(room));
         // Many holders may share one address: the search is limited.
         for peer in peers.take(SAMPLE_TRIES * wanted) {
-            let key = key_of(peer.address);
+            let key = key_of(peer.first());
             // A scan of a short array of numbers is faster than any tree or hash table.
-            if !(keys.contains(&key) && found.contains(&peer.address)) {
-                found.push(peer.address);
+            if !(keys.contains(&key) && found.iter().any(|one: &PeerAddress| one.first() == peer.first())) {
+                // All holders together must fit into a frame.
+                found.push(peer.limited(HOLDERS_MAX / wanted.max(1)));
                 keys.push(key);
             }
             if found.len() >= wanted {

@@ -18,7 +18,8 @@ use super::Moment;
 use super::keeping::TaskOutcome;
 use super::listing::Listing;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
-use super::membership::{Leases, Membership, error, unknown_token};
+use super::membership::{Dialled, Exposure, Leases, Membership, error, unknown_token};
+use super::reach::DialResult;
 use super::registry::{PeerId, RemovedPeer};
 use crate::content::limits;
 use crate::protocol::ErrorCode;
@@ -37,11 +38,18 @@ pub struct Rules {
     pub quorum: usize,
     /// The address that the tracker listens on: a client with this source address is on the same host.
     pub local: IpAddr,
+    /// Addresses that are told and believed.
+    pub exposure: Exposure,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { leases: Leases::default(), quorum: limits::QUORUM_MIN, local: limits::TRACKER_ADDRESS.ip() }
+        Self {
+            leases: Leases::default(),
+            quorum: limits::QUORUM_MIN,
+            local: limits::TRACKER_ADDRESS.ip(),
+            exposure: Exposure::default(),
+        }
     }
 }
 
@@ -75,8 +83,8 @@ pub struct Tracker {
     peers: Membership,
     sets: ChunkSets,
     random: fastrand::Rng,
-    /// The last encoded list of all files.
-    listing: Option<Listing>,
+    /// The last encoded lists of all files, for requesters on other hosts and on this host.
+    listings: [Option<Listing>; 2],
     /// Connections that have requested the list.
     list_connections: HashSet<ConnectionId>,
     /// State for the files that this tracker keeps, if started with `--files`.
@@ -122,6 +130,25 @@ impl Machine for Tracker {
         std::mem::take(&mut self.effects)
     }
 
+    fn dialled(&mut self, now: Moment, result: DialResult) -> Vec<Effect> {
+        let Dialled { peer, displaced, complete } = self.peers.dialled(now, &result);
+        if let Some(id) = peer {
+            self.volunteer_reached(now, id);
+        }
+        if let Some(peer) = displaced.and_then(|id| self.peers.registry.peer(id)) {
+            let text = format!("{} at {} was replaced by a new registration", peer.name, peer.address);
+            self.effects.push(Effect::Note(text));
+        }
+        if let Some((id, reachability)) = complete {
+            if let (true, Some(peer)) = (reachability.working.is_empty(), self.peers.registry.peer(id)) {
+                let text = format!("{} at {} cannot be reached from this host", peer.name, peer.address);
+                self.effects.push(Effect::Note(text));
+            }
+            self.push(id, TrackerResponse::Reachability(reachability));
+        }
+        std::mem::take(&mut self.effects)
+    }
+
     fn task_outcome(&mut self, now: Moment, outcome: TaskOutcome) -> Vec<Effect> {
         self.handle_outcome(now, outcome);
         std::mem::take(&mut self.effects)
@@ -138,10 +165,10 @@ impl Tracker {
     /// unguessable.
     pub fn new(rules: Rules, random: fastrand::Rng, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
         Self {
-            peers: Membership::new(rules.leases, draw),
+            peers: Membership::new(rules.leases, rules.exposure, draw),
             sets: ChunkSets::new(rules.quorum),
             random,
-            listing: None,
+            listings: [None, None],
             list_connections: HashSet::new(),
             keeping: None,
             status_connections: HashSet::new(),
@@ -158,6 +185,12 @@ impl Tracker {
             Ask::Hello { .. } => Some(TrackerResponse::Hello { version: limits::PROTOCOL_VERSION }),
             Ask::Register(registration) => Some(self.register(now, origin, registration)),
             Ask::Heartbeat { token } => Some(self.peers.heartbeat(now, token)),
+            Ask::Addresses { token, addresses } => {
+                let (response, dials) = self.peers.replace_addresses(now, origin, token, addresses);
+                self.effects.extend(dials);
+                Some(response)
+            }
+            Ask::Reachability { token } => Some(self.peers.reachability(now, token)),
             Ask::Goodbye { token } => {
                 if let Some((id, removed)) = self.peers.leave(now, token) {
                     self.depart(now, id, &removed, Departure::Disconnected);
@@ -178,7 +211,7 @@ impl Tracker {
             }),
             Ask::Lookup { name, id, limit, token } => {
                 let except = token.and_then(|token| self.peers.registry.heartbeat(now, token));
-                Some(self.lookup(now, name.as_ref(), id, limit, except))
+                Some(self.lookup(now, origin, name.as_ref(), id, limit, except))
             }
             Ask::Manifest { file } => self.manifest(origin, file),
             Ask::List => self.list(now, origin),
@@ -211,6 +244,7 @@ impl Tracker {
             self.depart(now, before, &removed, Departure::RegisteredAgain);
         }
         self.effects.extend(joined.note.map(Effect::Note));
+        self.effects.extend(joined.dials);
         joined.response
     }
 

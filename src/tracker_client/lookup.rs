@@ -4,6 +4,7 @@ use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION};
 use crate::content::{FileId, FileName};
 use crate::net::framed_stream::split;
 use crate::net::{FrameReader, Shutdown, StreamError, Timeouts, UdpClient, UdpClientError, dial};
+use crate::protocol::PeerAddress;
 use crate::protocol::frame::FrameError;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
@@ -154,17 +155,34 @@ pub fn resolve_address(address: SocketAddr, tracker: SocketAddr) -> SocketAddr {
     }
 }
 
+/// The address of a holder as this host can dial it: an address of the tracker's own host is completed, and a link-local
+/// address gets the network interface by which the tracker was reached. `None` without such an interface.
+fn usable_address(address: SocketAddr, tracker: SocketAddr) -> Option<SocketAddr> {
+    match (resolve_address(address, tracker), tracker) {
+        (SocketAddr::V6(mut local), SocketAddr::V6(tracker)) if local.ip().is_unicast_link_local() => {
+            local.set_scope_id(tracker.scope_id());
+            (tracker.scope_id() != 0).then_some(local.into())
+        }
+        (SocketAddr::V6(local), SocketAddr::V4(_)) if local.ip().is_unicast_link_local() => None,
+        (other, _) => Some(other),
+    }
+}
+
 /// Resolves the addresses of all holders, and removes duplicates: a peer that shares the file and also stores
 /// replicas of it is reported twice.
 fn resolve_holders(found: &mut FoundFile, tracker: SocketAddr) {
     let FoundFile { whole, partial, holders, .. } = found;
     let reported = whole.len() + partial.len();
-    for address in whole.iter_mut().chain(&mut *partial) {
-        *address = resolve_address(*address, tracker);
+    let mut seen: HashSet<SocketAddr> = HashSet::new();
+    for list in [&mut *whole, &mut *partial] {
+        let resolved = list.iter().filter_map(|peer| peer.map(|address| usable_address(address, tracker)));
+        let mut known = |peer: &PeerAddress| {
+            let known = peer.all().any(|address| seen.contains(&address));
+            seen.extend(peer.all());
+            known
+        };
+        *list = resolved.filter(|peer| !known(peer)).collect();
     }
-    let mut seen = HashSet::new();
-    whole.retain(|address| seen.insert(*address));
-    partial.retain(|address| seen.insert(*address));
     *holders = holders.saturating_sub((reported - whole.len() - partial.len()) as u32);
 }
 
@@ -216,7 +234,9 @@ mod tests {
     #[test]
     fn unspecified_addresses_are_resolved_and_holders_are_listed_once() {
         let tracker = "10.0.0.1:5100".parse().unwrap();
-        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        let addresses = |texts: &[&str]| {
+            texts.iter().map(|text| text.parse::<SocketAddr>().unwrap().into()).collect::<Vec<PeerAddress>>()
+        };
         let name = FileName::new("f").unwrap();
         let mut found = FoundFile {
             file: FileSummary { id: FileId([1; 32]), name, size: 1, chunks: 1 },

@@ -2,7 +2,8 @@
 //!
 //! Invariant: every file that is offered under a name is served under its id.
 
-use crate::content::{ChunkIndex, FileId, FileName};
+use crate::content::{ChunkIndex, Digest, FileId, FileName};
+use crate::protocol::tokens::{Nonce, Token, identity_proof};
 use crate::protocol::tracker::FileSummary;
 use crate::storage::{ChunkSource, StoreError, StoredChunk};
 use crate::sync::{read, write};
@@ -37,6 +38,23 @@ pub struct Offers {
     served: Arc<AtomicU64>,
     relay: Relay,
     prover: Arc<RwLock<Option<Arc<dyn Prover>>>>,
+    registrations: Registrations,
+}
+
+/// Tokens of the registrations of this program, by which it proves its identity to its trackers. Clones share them.
+#[derive(Clone, Default)]
+pub struct Registrations(Arc<RwLock<BTreeMap<&'static str, Token>>>);
+
+impl Registrations {
+    /// Notes the token of the registration for a purpose, in place of the one before.
+    pub fn set(&self, purpose: &'static str, token: Token) {
+        write(&self.0).insert(purpose, token);
+    }
+
+    /// The [proof](identity_proof) of each registration.
+    pub fn proofs(&self, nonce: Nonce) -> Vec<Digest> {
+        read(&self.0).values().map(|token| identity_proof(*token, nonce)).collect()
+    }
 }
 
 impl Offers {
@@ -58,6 +76,11 @@ impl Offers {
     /// The volunteer that answers demands for proofs, if any.
     pub fn prover(&self) -> Option<Arc<dyn Prover>> {
         read(&self.prover).clone()
+    }
+
+    /// The registrations of this program.
+    pub fn registrations(&self) -> &Registrations {
+        &self.registrations
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Contents> {

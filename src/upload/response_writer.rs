@@ -87,6 +87,10 @@ impl<'a> ResponseWriter<'a> {
             PeerRequest::Prove { file, index, holder, nonce } => {
                 self.send_proof((file, index), (holder, nonce))
             }
+            PeerRequest::Identify { nonce } => {
+                let proofs = self.context.offers.registrations().proofs(nonce);
+                self.writer.send(&PeerResponse::Identity { proofs })
+            }
             PeerRequest::Ping => {
                 self.subscriptions.add_new_sources(&mut self.writer)?;
                 self.writer.send(&PeerResponse::Pong)

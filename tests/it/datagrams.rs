@@ -128,7 +128,7 @@ fn peers_behind_one_address_are_told_apart() {
     assert_eq!(udp.lookup("a.bin")[0].whole.len(), 2);
     udp.ask(&TrackerRequest::Goodbye { token: tokens[0] });
     let left = udp.lookup("a.bin");
-    assert_eq!(left[0].whole, ["127.0.0.1:7002".parse().unwrap()]);
+    assert_eq!(left[0].whole, ["127.0.0.1:7002".parse::<std::net::SocketAddr>().unwrap().into()]);
 }
 
 #[test]

@@ -7,12 +7,12 @@ use super::command::{COMMANDS, quoted};
 use crate::cli::line::escaped;
 use crate::cli::table::{self, Side, percent, size, table};
 use crate::content::fmt::counted;
+use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile, PeerSummary};
 use crate::roles::folder_client::{Stage, TransferStatus};
 use crate::upload::offers::Offer;
 use crate::volunteer::VolunteerStatus;
 use std::fmt::Write;
-use std::net::SocketAddr;
 
 /// Maximum length of a line of output, bytes.
 const TEXT_MAX: usize = 4_096;
@@ -46,7 +46,7 @@ pub fn peers(mut peers: Vec<PeerSummary>) -> String {
     if peers.is_empty() {
         return "no other peers are active\n".to_owned();
     }
-    peers.sort_by(|a, b| (a.name.as_str(), a.address).cmp(&(b.name.as_str(), b.address)));
+    peers.sort_by(|a, b| (a.name.as_str(), &a.address).cmp(&(b.name.as_str(), &b.address)));
     let rows: Vec<_> = peers.iter().map(|peer| [peer.name.to_string(), peer.address.to_string()]).collect();
     table([("NAME", Side::Left), ("ADDRESS", Side::Left)], &rows)
 }
@@ -203,8 +203,8 @@ fn local(why: &Why<'_>) -> String {
 
 /// The names and addresses of the holders, complete holders first.
 fn named(found: &FoundFile, peers: &[PeerSummary]) -> String {
-    let label = |address: &SocketAddr| {
-        let peer = peers.iter().find(|peer| peer.address == *address);
+    let label = |address: &PeerAddress| {
+        let peer = peers.iter().find(|peer| peer.address.meets(address));
         peer.map_or_else(|| address.to_string(), |peer| format!("{} at {address}", peer.name))
     };
     let whole = found.whole.iter().map(&label);
@@ -230,7 +230,7 @@ mod tests {
 
     fn peer(name: &str, port: u16) -> PeerSummary {
         let name = crate::content::PeerName::new(name).unwrap();
-        PeerSummary { name, address: SocketAddr::from(([10, 0, 0, 1], port)) }
+        PeerSummary { name, address: std::net::SocketAddr::from(([10, 0, 0, 1], port)).into() }
     }
 
     #[test]

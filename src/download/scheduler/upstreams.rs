@@ -138,8 +138,8 @@ impl DownloadScheduler {
             }
         }
         kept.places.insert(stripe, Place { address, beyond, since: now, second: first, steps, slow, left });
-        self.note_source(address, now);
-        beyond.into_iter().for_each(|beyond| self.note_source(beyond, now));
+        let address = self.note_source(address.into(), now);
+        beyond.into_iter().for_each(|beyond| _ = self.note_source(beyond.into(), now));
         self.follow(now);
         let counted = &mut self.upstreams.counted[stripe];
         counted.placements += 1;

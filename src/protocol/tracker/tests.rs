@@ -39,11 +39,23 @@ fn json_of_requests_is_fixed() {
     let name = PeerName::new("peer").unwrap();
     exact(Hello { version: 2 }, r#"{"type":"hello","version":2}"#);
     exact(
-        Register(Registration { name: name.clone(), port: 7000, advertise: None, volunteer: false }),
+        Register(Registration {
+            name: name.clone(),
+            port: 7000,
+            advertise: None,
+            addresses: Vec::new(),
+            volunteer: false,
+        }),
         r#"{"type":"register","name":"peer","port":7000}"#,
     );
     exact(
-        Register(Registration { name, port: 7000, advertise: Some(address("[::1]:9")), volunteer: false }),
+        Register(Registration {
+            name,
+            port: 7000,
+            advertise: Some(address("[::1]:9")),
+            addresses: Vec::new(),
+            volunteer: false,
+        }),
         r#"{"type":"register","name":"peer","port":7000,"advertise":"[::1]:9"}"#,
     );
     exact(Heartbeat { token: TOKEN }, r#"{"type":"heartbeat","token":"TOKEN"}"#);
@@ -91,7 +103,13 @@ fn json_of_responses_is_fixed() {
         r#"{"type":"cookie","cookie":"00000000000000ff"}"#,
     );
     exact(
-        Registered { token: TOKEN, address: address("10.0.0.1:7000"), heartbeat_ms: 5000, lease_ms: 10000 },
+        Registered {
+            token: TOKEN,
+            address: address("10.0.0.1:7000"),
+            heartbeat_ms: 5000,
+            lease_ms: 10000,
+            public: false,
+        },
         r#"{"type":"registered","token":"TOKEN","address":"10.0.0.1:7000","heartbeat_ms":5000,"lease_ms":10000}"#,
     );
     exact(Alive, r#"{"type":"alive"}"#);
@@ -101,7 +119,7 @@ fn json_of_responses_is_fixed() {
     let found = FoundFile {
         file: summary(),
         holders: 2,
-        whole: vec![address("10.0.0.1:7000")],
+        whole: vec![address("10.0.0.1:7000").into()],
         partial: vec![],
         md5: None,
     };
@@ -116,7 +134,7 @@ fn json_of_responses_is_fixed() {
         r#"{"type":"set_joined","set":"default","count":5,"others":[6]}"#,
     );
     exact(
-        ChunkLocation { set: set(), index: INDEX, claim: CLAIM, holders: vec![address("10.0.0.1:1")] },
+        ChunkLocation { set: set(), index: INDEX, claim: CLAIM, holders: vec![address("10.0.0.1:1").into()] },
         r#"{"type":"chunk_location","set":"default","count":5,"index":4,"sha256":"HASH","size":131,"holders":["10.0.0.1:1"]}"#,
     );
     exact(
@@ -150,8 +168,8 @@ fn a_response_shrinks_until_it_fits_in_a_datagram() {
     let found = FoundFile {
         file: summary(),
         holders: 600,
-        whole: addresses.clone(),
-        partial: addresses,
+        whole: addresses.clone().into_iter().map(Into::into).collect(),
+        partial: addresses.into_iter().map(Into::into).collect(),
         md5: Some(Md5([5; 16])),
     };
     let mut response = TrackerResponse::Found { files: vec![found; 9], truncated: false };
@@ -168,7 +186,7 @@ fn a_response_shrinks_until_it_fits_in_a_datagram() {
 #[test]
 fn the_largest_messages_fit_in_a_frame() {
     let longest = address("[1111:2222:3333:4444:5555:6666:7777:8888]:65535");
-    let holders = vec![longest; limits::HOLDERS_MAX];
+    let holders = vec![longest.into(); limits::HOLDERS_MAX];
     let location = TrackerResponse::ChunkLocation {
         set: SetKey { set: SetName::new("é".repeat(32)).unwrap(), count: limits::CHUNKS_MAX },
         index: ChunkIndex(limits::CHUNKS_MAX),

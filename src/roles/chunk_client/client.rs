@@ -10,13 +10,13 @@ use crate::content::{Bitfield, ChunkIndex};
 use crate::download::events::SourceEvent;
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::Shutdown;
+use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{Claim, SetKey, TrackerResponse};
 use crate::report::error::RoleError;
 use crate::storage::{ChunkFolder, ChunkSource, HeldChunk};
 use crate::swarm::Moment;
 use crate::tracker_client::session::SessionEvent;
 use crate::upload::offers::Offers;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -190,7 +190,7 @@ impl<'a> ChunkClient<'a> {
     }
 
     /// Processes the location of a chunk: its agreed hash and its holders.
-    fn locate(&mut self, index: ChunkIndex, claim: Claim, holders: &[SocketAddr]) -> Result<(), RoleError> {
+    fn locate(&mut self, index: ChunkIndex, claim: Claim, holders: &[PeerAddress]) -> Result<(), RoleError> {
         if index.0 >= self.set.count {
             return Ok(());
         }
@@ -210,7 +210,7 @@ impl<'a> ChunkClient<'a> {
         let now = self.now();
         let mut scheduler_events = self.scheduler.want(index, now);
         for holder in holders {
-            scheduler_events.extend(self.scheduler.source_has(*holder, index, now));
+            scheduler_events.extend(self.scheduler.source_has(holder.clone(), index, now));
         }
         self.handle_scheduler_events(scheduler_events)
     }

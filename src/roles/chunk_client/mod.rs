@@ -159,6 +159,7 @@ fn start_session(
             name: config.name.clone(),
             port,
             advertise: config.advertise,
+            addresses: Vec::new(),
             volunteer: false,
         },
         timeout: config.timeout,

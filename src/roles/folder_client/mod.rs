@@ -120,6 +120,7 @@ impl Member {
             name: config.name.clone(),
             port: address.port(),
             advertise: config.advertise,
+            addresses: Vec::new(),
             volunteer: false,
         };
         let (timeout, timeouts) = (config.timeout, config.serve.timeouts);
@@ -347,7 +348,9 @@ impl PeerDirectory {
             }
             SessionEvent::Peers(mut peers) => {
                 self.list_deadline = never();
-                peers.retain(|peer| Some(peer.address) != self.own);
+                peers.retain(|peer| {
+                    self.own.is_none_or(|own| peer.address.all().all(|address| address != own))
+                });
                 self.list.clone_from(&peers);
                 if self.keeps_unlisted {
                     let known = read(&self.inner.peers);

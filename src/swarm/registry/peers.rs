@@ -208,7 +208,18 @@ impl Peers {
         self.peers.iter().flatten()
     }
 
-    #[cfg(test)]
+    /// All peers with their ids, in no particular order.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (PeerId, &Peer)> {
+        let both = self.marks.iter().zip(&self.peers);
+        both.filter_map(|(mark, peer)| peer.as_ref().map(|peer| (mark.id, peer)))
+    }
+
+    /// The id of the peer in a slot.
+    pub(super) fn id_at(&self, slot: u32) -> Option<PeerId> {
+        self.marks.get(slot as usize).map(|mark| mark.id)
+    }
+
+    /// The token of a peer.
     pub(super) fn token(&self, id: PeerId) -> Option<Token> {
         self.get(id).and(self.mark(id)).map(|mark| Token(mark.token))
     }

@@ -4,6 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 const LEASE: Duration = Duration::from_secs(10);
+const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 fn at(seconds: u64) -> Moment {
     Duration::from_secs(seconds)
@@ -29,9 +30,10 @@ fn file(number: u8, name: &str) -> FileSummary {
 
 fn ports(registry: &Registry, now: u64, name: &str) -> Vec<(Vec<u16>, Vec<u16>)> {
     let name = FileName::new(name).unwrap();
-    let found = registry.lookup(at(now), Some(&name), None, None, 100, &mut fastrand::Rng::with_seed(1)).0;
-    let sorted = |addresses: &[SocketAddr]| {
-        let mut ports: Vec<u16> = addresses.iter().map(SocketAddr::port).collect();
+    let found =
+        registry.lookup(at(now), Some(&name), None, None, 100, LOCAL, &mut fastrand::Rng::with_seed(1)).0;
+    let sorted = |holders: &[PeerAddress]| {
+        let mut ports: Vec<u16> = holders.iter().map(|holder| holder.first().port()).collect();
         ports.sort_unstable();
         ports
     };
@@ -99,8 +101,9 @@ fn a_lookup_excludes_the_requester_and_keeps_to_its_limit() {
         registry.announce(*peer, &file(1, "f"), if number < 30 { 10 } else { 1 }).unwrap();
     }
     let mut random = fastrand::Rng::with_seed(3);
-    let mut look =
-        |except, limit| registry.lookup(at(0), None, Some(FileId([1; 32])), except, limit, &mut random).0;
+    let mut look = |except, limit| {
+        registry.lookup(at(0), None, Some(FileId([1; 32])), except, limit, LOCAL, &mut random).0
+    };
     let found = &look(Some(peers[0]), 8)[0];
     assert_eq!((found.holders, found.whole.len(), found.partial.len()), (39, 4, 4));
     let found = &look(None, 35)[0];
@@ -117,7 +120,7 @@ fn a_removed_peer_excludes_no_other_peer_from_a_lookup() {
     let here = join(&mut registry, 0, 2);
     registry.announce(here, &file(1, "f"), 10).unwrap();
     let mut random = fastrand::Rng::with_seed(3);
-    let (found, _) = registry.lookup(at(0), None, Some(FileId([1; 32])), Some(gone), 8, &mut random);
+    let (found, _) = registry.lookup(at(0), None, Some(FileId([1; 32])), Some(gone), 8, LOCAL, &mut random);
     assert_eq!(found.first().map(|found| found.whole.len()), Some(1));
 }
 
@@ -134,13 +137,13 @@ fn a_lookup_is_bounded_for_any_number_of_files_of_one_name() {
     let mut random = fastrand::Rng::with_seed(3);
     let mut seen = BTreeSet::new();
     for _ in 0..50 {
-        let (found, more) = registry.lookup(at(1), Some(&name), None, None, 512, &mut random);
+        let (found, more) = registry.lookup(at(1), Some(&name), None, None, 512, LOCAL, &mut random);
         assert!(more && found.len() == FOUND_FILES_MAX);
         assert!(found.iter().map(|found| found.whole.len()).sum::<usize>() <= HOLDERS_MAX);
         seen.extend(found.iter().map(|found| found.file.id));
     }
     assert!(seen.len() > FOUND_FILES_MAX, "the choice is random");
-    let one = registry.lookup(at(1), Some(&name), Some(FileId([7; 32])), None, 512, &mut random);
+    let one = registry.lookup(at(1), Some(&name), Some(FileId([7; 32])), None, 512, LOCAL, &mut random);
     assert!(!one.1 && one.0[0].whole.len() == 30);
 }
 
@@ -154,8 +157,8 @@ fn expired_peers_are_not_returned_before_they_are_removed() {
     registry.heartbeat(at(5), token(&registry, peers[3]));
     let mut random = fastrand::Rng::with_seed(3);
     for _ in 0..50 {
-        let (found, _) = registry.lookup(at(10), None, Some(FileId([1; 32])), None, 1, &mut random);
-        assert_eq!(found[0].whole, [registry.peer(peers[3]).unwrap().address]);
+        let (found, _) = registry.lookup(at(10), None, Some(FileId([1; 32])), None, 1, LOCAL, &mut random);
+        assert_eq!(found[0].whole, [registry.peer(peers[3]).unwrap().address.into()]);
     }
 }
 
@@ -169,7 +172,7 @@ fn the_list_contains_every_file_with_a_live_holder() {
     registry.announce(peers[0], &file(1, "b"), 10).unwrap();
     registry.announce(peers[0], &file(3, "a"), 1).unwrap();
     let list = |registry: &Registry, now, files| {
-        let (found, all) = registry.list(at(now), 3, files, &mut fastrand::Rng::with_seed(1));
+        let (found, all) = registry.list(at(now), 3, files, LOCAL, &mut fastrand::Rng::with_seed(1));
         let shown = |found: &FoundFile| {
             let FoundFile { file, holders, whole, partial, .. } = found;
             (file.name.to_string(), file.id.0[0], *holders, whole.len(), partial.len())
@@ -239,11 +242,11 @@ proptest! {
             for name in ["a", "b", "c"] {
                 let name = FileName::new(name).unwrap();
                 let mut random = fastrand::Rng::with_seed(now);
-                for found in registry.lookup(at(now), Some(&name), None, None, 100, &mut random).0 {
+                for found in registry.lookup(at(now), Some(&name), None, None, 100, LOCAL, &mut random).0 {
                     prop_assert_eq!(found.holders as usize, found.whole.len() + found.partial.len());
                     prop_assert_eq!(&found.file.name, &name);
                     for address in found.whole.iter().chain(&found.partial) {
-                        let peer = peers.get(address.port() as usize);
+                        let peer = peers.get(address.first().port() as usize);
                         let expires = peer.and_then(|id| registry.peers.expires(*id));
                         prop_assert!(expires.is_some_and(|expires| expires > at(now)));
                     }

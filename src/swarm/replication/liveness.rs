@@ -104,6 +104,7 @@ impl ReplicationPlanner {
         if let Some(volunteer) = self.volunteers.get_mut(number) {
             volunteer.record = record;
             volunteer.source = source;
+            volunteer.proven_on_loopback = false;
             volunteer.away = away;
             volunteer.liveness = Liveness::Alive { reported: false };
             volunteer.last_message = Some(now);
@@ -117,6 +118,27 @@ impl ReplicationPlanner {
         self.volunteers.recount(now);
         self.settle(now);
         Ok(number)
+    }
+
+    /// Notes the address at which other peers reach a volunteer, and whether it has proven itself at a loopback address.
+    pub fn set_address(
+        &mut self,
+        now: Moment,
+        number: VolunteerNumber,
+        address: SocketAddr,
+        proven_on_loopback: bool,
+    ) {
+        let Some(volunteer) = self.volunteers.get_mut(number) else { return };
+        let changed =
+            volunteer.record.address != address || volunteer.proven_on_loopback != proven_on_loopback;
+        volunteer.record.address = address;
+        volunteer.proven_on_loopback = proven_on_loopback;
+        if changed {
+            self.record_volunteer(now, number);
+            self.volunteers.mark_target_outdated(number);
+            self.recompute_volunteer(number);
+            self.settle(now);
+        }
     }
 
     /// Adds the entry of a volunteer to the next record.

@@ -52,6 +52,8 @@ pub(super) struct Volunteer {
     pub liveness: Liveness,
     /// Source address of its connection.
     pub source: IpAddr,
+    /// It has proven its registration at a loopback address.
+    pub proven_on_loopback: bool,
     /// Absence that it has announced for each orderly disconnect.
     pub away: Option<Duration>,
     /// It is away within an announced absence, or has returned from it and not reported yet.
@@ -94,6 +96,7 @@ impl Volunteer {
             record,
             liveness,
             source,
+            proven_on_loopback: false,
             away: None,
             announced: false,
             trust: Trust::default(),
@@ -129,7 +132,8 @@ impl Volunteer {
 
     /// Whether it connects over loopback and is reached over loopback: it runs on the tracker's own host.
     pub fn is_on_loopback(&self) -> bool {
-        self.source.to_canonical().is_loopback() && self.record.address.ip().to_canonical().is_loopback()
+        let named = self.record.address.ip().to_canonical();
+        self.source.to_canonical().is_loopback() && (named.is_loopback() || self.proven_on_loopback)
     }
 
     /// Whether its proven copies may justify deletions. `approve`: only those of approved volunteers do.

@@ -226,6 +226,7 @@ impl Tracker {
         {
             keeping.volunteers.remove(&before);
         }
+        self.volunteer_reached(now, id);
         self.effects.push(Effect::Note(format!(
             "{name} at {address} offers {} of storage, {} free",
             size(offered),
@@ -234,6 +235,16 @@ impl Tracker {
         self.report_pending(id, number);
         self.settle_keeping(now);
         Some(orders::message(VolunteerOrder::Welcome))
+    }
+
+    /// Passes the results of dialling a peer, which may be a volunteer, to the planner.
+    pub(super) fn volunteer_reached(&mut self, now: Moment, id: PeerId) {
+        let Some(keeping) = &mut self.keeping else { return };
+        let Some(number) = keeping.volunteers.get(&id).copied() else { return };
+        let registry = &self.peers.registry;
+        let Some(address) = registry.peer(id).map(|peer| peer.address) else { return };
+        keeping.planner.set_address(now, number, address, registry.reaches.works_on_loopback(id));
+        self.settle_keeping(now);
     }
 
     /// Passes the report of a volunteer to the planner.

@@ -8,7 +8,7 @@ use crate::swarm::Moment;
 use crate::swarm::agreement::Sealed;
 use crate::swarm::listing::Listing;
 use crate::swarm::machine::{Effect, Origin};
-use crate::swarm::membership::error;
+use crate::swarm::membership::{error, source};
 use crate::swarm::registry::PeerId;
 use std::sync::Arc;
 
@@ -17,13 +17,17 @@ impl Tracker {
     pub(super) fn lookup(
         &mut self,
         now: Moment,
+        origin: Origin,
         name: Option<&FileName>,
         id: Option<FileId>,
         limit: u32,
         except: Option<PeerId>,
     ) -> TrackerResponse {
         let limit = (limit as usize).min(limits::HOLDERS_MAX);
-        let (mut files, more) = self.peers.registry.lookup(now, name, id, except, limit, &mut self.random);
+        let (mut files, more) = {
+            let registry = &self.peers.registry;
+            registry.lookup(now, name, id, except, limit, source(origin), &mut self.random)
+        };
         self.complete_lookup(name, &mut files);
         let named = |found: &FoundFile| found.whole.len() + found.partial.len();
         let truncated = more || files.iter().any(|found| named(found) < limit.min(found.holders as usize));
@@ -33,7 +37,7 @@ impl Tracker {
     /// Sends the list of all files, once per connection: it may be large, and a client must not queue
     /// several of them.
     pub(super) fn list(&mut self, now: Moment, origin: Origin) -> Option<TrackerResponse> {
-        let Origin::Connection(connection, _) = origin else {
+        let Origin::Connection(connection, from) = origin else {
             return Some(error(ErrorCode::Malformed, "the list of all files needs a TCP connection"));
         };
         if !self.list_connections.insert(connection) {
@@ -43,13 +47,15 @@ impl Tracker {
             ));
         }
         let registry = &self.peers.registry;
-        let listing = match self.listing.take().filter(|listing| listing.holds(now, registry)) {
+        let local = from.to_canonical().is_loopback();
+        let last = &mut self.listings[usize::from(local)];
+        let listing = match last.take().filter(|listing| listing.holds(now, registry)) {
             Some(listing) => listing,
-            None => Listing::of(now, registry, &mut self.random),
+            None => Listing::of(now, registry, local, &mut self.random),
         };
         let (response, payload) = listing.message();
         self.effects.push(Effect::PushWith(connection, response, payload));
-        self.listing = Some(listing);
+        *last = Some(listing);
         None
     }
 

@@ -3,13 +3,14 @@
 use super::Tracker;
 use crate::content::limits::{self, TRACKER_NAME};
 use crate::content::{ChunkIndex, FileId};
-use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Claim, FileSummary, SetKey, TrackerResponse};
+use crate::protocol::{ErrorCode, PeerAddress};
 use crate::swarm::agreement::{ChunkSet, Outcome, Sealed};
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
 use crate::swarm::registry::PeerId;
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 
 /// Maximum number of other sets of the same name that a response to a joining member lists.
 const OTHER_COUNTS_MAX: usize = 8;
@@ -178,12 +179,22 @@ impl Tracker {
     fn chunk_location(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
         let set = self.sets.by_key.get(key)?;
         let claim: Claim = set.agreed(index)?;
-        let mut holders = set.holders(index, id);
-        self.random.shuffle(&mut holders);
-        holders.truncate(limits::HOLDERS_MAX);
+        let mut members = set.holders(index, id);
+        self.random.shuffle(&mut members);
+        let requester = self.peers.source_ip(id)?;
+        let registry = &self.peers.registry;
+        // An address may have been found better since the member joined.
+        let named = |(peer, joined): (PeerId, SocketAddr)| {
+            let address = registry.peer(peer).map_or(joined, |peer| peer.address);
+            registry.reaches.view(peer, address, requester)
+        };
+        // All holders together must fit into a frame.
+        let each = limits::HOLDERS_MAX / members.len().max(1);
+        let holders = members.into_iter().filter_map(named).take(limits::HOLDERS_MAX);
+        let holders: Vec<PeerAddress> = holders.map(|holder| holder.limited(each)).collect();
         let mut line = format!("{TRACKER_NAME},GET_CHUNK_FROM,{index},{}", claim.sha256);
         for holder in &holders {
-            line += &format!(",{},{}", holder.ip(), holder.port());
+            line += &format!(",{},{}", holder.first().ip(), holder.first().port());
         }
         self.effects.push(Effect::Event(line));
         Some(TrackerResponse::ChunkLocation { set: key.clone(), index, claim, holders })

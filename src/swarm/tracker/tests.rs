@@ -32,8 +32,13 @@ fn datagram(number: u8) -> Origin {
 /// Registers a peer and returns its token.
 fn register(tracker: &mut Tracker, now: u64, origin: Origin, name: &str) -> Token {
     let name = PeerName::new(name).unwrap();
-    let request =
-        TrackerRequest::Register(Registration { name, port: 7000, advertise: None, volunteer: false });
+    let request = TrackerRequest::Register(Registration {
+        name,
+        port: 7000,
+        advertise: None,
+        addresses: Vec::new(),
+        volunteer: false,
+    });
     match &tracker.request(at(now), origin, request)[0] {
         Effect::Reply(_, TrackerResponse::Registered { token, .. }) => *token,
         other => panic!("{other:?}"),
@@ -90,7 +95,7 @@ fn a_seeder_is_found_until_its_lease_expires() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(found(9)[0].whole, [SocketAddr::from(([10, 0, 0, 1], 7000))]);
+    assert_eq!(found(9)[0].whole, [SocketAddr::from(([10, 0, 0, 1], 7000)).into()]);
     assert!(found(10).is_empty());
     assert_eq!(tracker.next_tick(), Some(at(10)));
     let effects = tracker.tick(at(10));
@@ -264,7 +269,7 @@ fn a_member_with_a_different_hash_is_told_and_not_returned() {
     let Effect::Reply(_, TrackerResponse::ChunkLocation { holders, .. }) = &located[0] else {
         panic!("{located:?}")
     };
-    let mut ips: Vec<_> = holders.iter().map(SocketAddr::ip).collect();
+    let mut ips: Vec<_> = holders.iter().map(|holder| holder.first().ip()).collect();
     ips.sort();
     assert_eq!(ips, [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])]);
 }
@@ -284,8 +289,13 @@ fn invalid_requests_get_an_error_code() {
     let loose = TrackerRequest::JoinSet { token, set };
     assert_eq!(code(&tracker.request(at(1), datagram(1), loose)), Some(ErrorCode::Malformed));
     let name = PeerName::new("x").unwrap();
-    let zero_port =
-        TrackerRequest::Register(Registration { name, port: 0, advertise: None, volunteer: false });
+    let zero_port = TrackerRequest::Register(Registration {
+        name,
+        port: 0,
+        advertise: None,
+        addresses: Vec::new(),
+        volunteer: false,
+    });
     assert_eq!(code(&tracker.request(at(1), datagram(1), zero_port)), Some(ErrorCode::Malformed));
     let unknown = tracker.request(at(1), datagram(1), TrackerRequest::Unknown);
     assert_eq!(code(&unknown), Some(ErrorCode::UnknownMessage));

@@ -271,11 +271,17 @@ mod tests {
         let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         let mut writer = FrameWriter::new(stream).unwrap();
         let mut reader = FrameReader::new(Arc::new(listener.accept().unwrap().0));
-        let holder = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse().unwrap();
+        let holder = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse::<SocketAddr>().unwrap();
+        let holder = crate::protocol::PeerAddress::from(holder);
         let name = FileName::new("f").unwrap();
         let file = FileSummary { id: FileId([1; 32]), name, size: 1, chunks: 1 };
-        let found =
-            FoundFile { file, holders: 512, whole: vec![holder; 512], partial: vec![holder; 512], md5: None };
+        let found = FoundFile {
+            file,
+            holders: 512,
+            whole: vec![holder.clone(); 512],
+            partial: vec![holder; 512],
+            md5: None,
+        };
         let mut found = TrackerResponse::Found { files: vec![found; 4], truncated: false };
         let mut error = TrackerResponse::Error { code: ErrorCode::Busy, text: "x".repeat(FRAME_MAX) };
         for response in [&mut found, &mut error] {

@@ -8,6 +8,7 @@
 
 mod connections;
 mod datagrams;
+mod dial_back;
 mod shared_machine;
 mod state;
 
@@ -16,10 +17,12 @@ use crate::protocol::tracker::TrackerRequest;
 use crate::report::{Fault, RoleError};
 use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
 use crate::swarm::machine::{ConnectionId, Machine};
+use crate::swarm::reach::DialResult;
 use crate::tracker::commands::Answers;
 use connections::Connection;
 use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use datagrams::Replies;
+use dial_back::DialQueue;
 use shared_machine::SharedMachine;
 use state::State;
 use std::io;
@@ -119,14 +122,15 @@ impl SwarmServer {
         let replies = Replies::new(socket.try_clone()?);
         let outcomes = channels.outcomes.clone();
         let (wake, woken) = bounded(1);
-        let shared = Arc::new(SharedMachine::new(State::new(machine, replies, channels), wake));
+        let (dials, dialled) = DialQueue::start(threads, shutdown)?;
+        let shared = Arc::new(SharedMachine::new(State::new(machine, replies, channels, dials), wake));
         let for_datagrams = shared.clone();
         let process = move |batch: &mut _| for_datagrams.process_or_queue(batch);
         datagrams::receive(socket, secret()?, threads, shutdown, process)?;
         connections::serve(listener, config, events, threads, shutdown)?;
         let stopped = shutdown.clone();
         threads.spawn("state", move || {
-            run(&shared, &woken, &received, outcomes, &stopped);
+            run(&shared, Inputs { woken, events: &received, outcomes, dialled }, &stopped);
             drop(shared);
             // Unprocessed events would stay in the channel until the last sender is dropped, and with them the
             // connections for whose end these senders wait.
@@ -165,13 +169,8 @@ pub(crate) fn draw() -> u128 {
 
 /// Loop of the state thread: waits for the next event and passes it to the machine, until the
 /// shutdown.
-fn run<M: Machine>(
-    shared: &SharedMachine<M>,
-    woken: &Receiver<()>,
-    events: &Receiver<Event>,
-    mut outcomes: Receiver<TaskOutcome>,
-    shutdown: &Shutdown,
-) {
+fn run<M: Machine>(shared: &SharedMachine<M>, inputs: Inputs<'_>, shutdown: &Shutdown) {
+    let Inputs { woken, events, mut outcomes, dialled } = inputs;
     let mut wait = shared.lock().time_to_tick();
     while !shutdown.is_stopped() {
         let cause = crossbeam_channel::select! {
@@ -179,6 +178,10 @@ fn run<M: Machine>(
             recv(woken) -> _ => Cause::Wake,
             recv(events) -> event => match event {
                 Ok(event) => Cause::Event(event),
+                Err(_) => break,
+            },
+            recv(dialled) -> result => match result {
+                Ok(result) => Cause::Dialled(result),
                 Err(_) => break,
             },
             recv(outcomes) -> received => match received {
@@ -196,6 +199,7 @@ fn run<M: Machine>(
             Cause::Wake => shared.process_queued(&mut state),
             Cause::Event(event) => state.handle(event),
             Cause::Outcome(outcome) => state.handle_outcome(outcome),
+            Cause::Dialled(result) => state.handle_dialled(result),
             Cause::Time => {}
         }
         // After each event, so that leases also expire in time under load.
@@ -204,11 +208,20 @@ fn run<M: Machine>(
     }
 }
 
+/// Channels of the state thread.
+struct Inputs<'a> {
+    woken: Receiver<()>,
+    events: &'a Receiver<Event>,
+    outcomes: Receiver<TaskOutcome>,
+    dialled: Receiver<DialResult>,
+}
+
 /// The reason for a wake-up of the state thread.
 enum Cause {
     Wake,
     Event(Event),
     Outcome(TaskOutcome),
+    Dialled(DialResult),
     Time,
 }
 

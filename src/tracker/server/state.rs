@@ -2,11 +2,13 @@
 
 use super::connections::{Connection, Outgoing};
 use super::datagrams::{DatagramRequest, Replies};
+use super::dial_back::DialQueue;
 use super::{Event, ExecutorChannels};
 use crate::content::limits;
 use crate::swarm::Moment;
 use crate::swarm::keeping::TaskOutcome;
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
+use crate::swarm::reach::DialResult;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,7 @@ pub(super) struct State<M> {
     machine: M,
     replies: Replies,
     channels: ExecutorChannels,
+    dials: DialQueue,
     connections: HashMap<ConnectionId, Connection>,
     started: Instant,
     /// Time at which the state thread wakes up for the next tick.
@@ -27,9 +30,17 @@ pub(super) struct State<M> {
 }
 
 impl<M: Machine> State<M> {
-    pub(super) fn new(machine: M, replies: Replies, channels: ExecutorChannels) -> Self {
-        let (connections, started) = (HashMap::new(), Instant::now());
-        Self { machine, replies, channels, connections, started, wakes: Moment::ZERO, effects: Vec::new() }
+    pub(super) fn new(machine: M, replies: Replies, channels: ExecutorChannels, dials: DialQueue) -> Self {
+        Self {
+            machine,
+            replies,
+            channels,
+            dials,
+            connections: HashMap::new(),
+            started: Instant::now(),
+            wakes: Moment::ZERO,
+            effects: Vec::new(),
+        }
     }
 
     fn now(&self) -> Moment {
@@ -75,6 +86,12 @@ impl<M: Machine> State<M> {
         self.apply(effects);
     }
 
+    /// Processes the result of dialling a peer.
+    pub(super) fn handle_dialled(&mut self, result: DialResult) {
+        let effects = self.machine.dialled(self.now(), result);
+        self.apply(effects);
+    }
+
     /// Processes an event of a connection.
     pub(super) fn handle(&mut self, event: Event) {
         let now = self.now();
@@ -114,6 +131,7 @@ impl<M: Machine> State<M> {
             Effect::Error(text) => log::error!("{text}"),
             // A send fails only when the executor has ended, and then the program ends, too.
             Effect::Task(task) => _ = self.channels.tasks.send(task),
+            Effect::DialBack(order) => self.dials.push(order),
             Effect::Answer(number, answer) => self.channels.answers.deliver(number, answer),
         }
     }

@@ -148,6 +148,7 @@ impl Udp {
             name,
             port,
             advertise: None,
+            addresses: Vec::new(),
             volunteer: false,
         })) {
             TrackerResponse::Registered { token, .. } => token,
@@ -228,6 +229,7 @@ impl Whole {
             | PeerRequest::Overtake { .. }
             | PeerRequest::Slow { .. }
             | PeerRequest::Prove { .. }
+            | PeerRequest::Identify { .. }
             | PeerRequest::Corrupt { .. }
             | PeerRequest::Unknown => return None,
         })
@@ -323,6 +325,7 @@ impl RawPeer {
             name: name.clone(),
             port: address.port(),
             advertise: None,
+            addresses: Vec::new(),
             volunteer: false,
         }))
         .unwrap();
@@ -330,7 +333,7 @@ impl RawPeer {
         match wire.message() {
             Some(TrackerResponse::Registered { token, address: told, .. }) => {
                 assert_eq!(told, address);
-                Self { wire, token, summary: PeerSummary { name, address }, listener }
+                Self { wire, token, summary: PeerSummary { name, address: address.into() }, listener }
             }
             other => panic!("{other:?}"),
         }

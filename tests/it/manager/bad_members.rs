@@ -38,8 +38,9 @@ fn a_member_that_does_not_read_delays_no_other_member_and_is_disconnected() {
     let mut lively = RawPeer::join(at, "lively");
     let again = TrackerRequest::Register(Registration {
         name: lively.summary.name.clone(),
-        port: lively.summary.address.port(),
+        port: lively.summary.address.first().port(),
         advertise: None,
+        addresses: Vec::new(),
         volunteer: false,
     });
     let (mut rounds, mut list) = (0, vec![]);
@@ -148,6 +149,7 @@ fn a_manager_rejects_unsupported_requests() {
         name: PeerName::new("n").unwrap(),
         port: 1,
         advertise: None,
+        addresses: Vec::new(),
         volunteer: false,
     });
     assert!(matches!(udp.ask(&register), TrackerResponse::Error { code: ErrorCode::Malformed, .. }));
@@ -184,10 +186,7 @@ fn a_peer_cannot_advertise_the_address_of_another_peer() {
     let manager = manager(dir, &PATIENT);
     let at = manager.address();
     let mut honest = RawPeer::join(at, "honest");
-    let address = honest.summary.address;
-    let afar = start_member(dir, &tiny_folder(dir, "afar"), "afar", at, &["--advertise", "10.9.9.9:1"]);
-    afar.wait_for_text("refuses: 10.9.9.9:1 is not an address of 127.0.0.1, where this peer comes from");
-    manager.wait_for_text("- afar from 127.0.0.1 is refused: 10.9.9.9:1 is not an address of 127.0.0.1");
+    let address = honest.summary.address.first();
     let thief =
         start_member(dir, &tiny_folder(dir, "thief"), "thief", at, &["--advertise", &address.to_string()]);
     thief.wait_for_text(&format!("refuses: {address} is the address of honest already"));
@@ -204,6 +203,7 @@ fn a_peer_cannot_advertise_the_address_of_another_peer() {
             name,
             port: 1,
             advertise: Some(advertise.parse().unwrap()),
+            addresses: Vec::new(),
             volunteer: false,
         }))
         .unwrap();

@@ -26,7 +26,9 @@ fn a_new_member_gets_the_list_and_all_members_get_each_change() {
     first.wait_for_names(&["client", "first", "second"]);
     // The list has the address on which the client serves.
     let list = RawPeer::join(at, "looks").list();
-    assert!(list.iter().any(|peer| peer.name.as_str() == "client" && peer.address == client.address()));
+    assert!(
+        list.iter().any(|peer| peer.name.as_str() == "client" && peer.address == client.address().into())
+    );
     manager.wait_for("that the closed connection removes its peer", |line| {
         line.contains("looks at ") && line.contains(" is gone: its connection ended, 3 peers")
     });

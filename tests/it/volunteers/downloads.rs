@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 
 fn found(kept: &KeptFile, whole: Vec<SocketAddr>, partial: Vec<SocketAddr>, md5: Md5) -> FoundFile {
     let holders = (whole.len() + partial.len()) as u32;
+    let [whole, partial] = [whole, partial].map(|list| list.into_iter().map(Into::into).collect());
     FoundFile { file: kept.file.clone(), holders, whole, partial, md5: Some(md5) }
 }
 

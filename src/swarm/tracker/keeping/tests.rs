@@ -135,8 +135,13 @@ impl World {
     /// Connects a volunteer that reports this MD5 for all its files.
     fn join_naming(&mut self, connection: u64, held: BTreeMap<FileId, BTreeSet<ChunkIndex>>, md5: Md5) {
         let name = PeerName::new(format!("v{connection}")).unwrap();
-        let registration =
-            Registration { name, port: 7000 + connection as u16, advertise: None, volunteer: false };
+        let registration = Registration {
+            name,
+            port: 7000 + connection as u16,
+            advertise: None,
+            addresses: Vec::new(),
+            volunteer: false,
+        };
         self.request(connection, TrackerRequest::Register(registration));
         let Some(TrackerResponse::Registered { token, .. }) = self.replies.pop() else {
             panic!("not registered")
@@ -198,6 +203,7 @@ impl World {
                     };
                     effects.extend(self.tracker.task_outcome(self.now, news));
                 }
+                Effect::DialBack(_) => {}
                 other => panic!("unexpected: {other:?}"),
             }
         }
@@ -378,8 +384,13 @@ fn reports_without_an_offer_or_from_another_connection_are_refused() {
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(&mut world), ErrorCode::UnknownToken);
-    let registration =
-        Registration { name: PeerName::new("x").unwrap(), port: 7000, advertise: None, volunteer: false };
+    let registration = Registration {
+        name: PeerName::new("x").unwrap(),
+        port: 7000,
+        advertise: None,
+        addresses: Vec::new(),
+        volunteer: false,
+    };
     world.request(2, TrackerRequest::Register(registration));
     let Some(TrackerResponse::Registered { token, .. }) = world.replies.pop() else { panic!() };
     world.request(2, TrackerRequest::Volunteer { token, act });

@@ -269,8 +269,13 @@ fn a_removed_file_is_called_kept_only_with_proven_copies() {
 fn a_volunteer_counts_as_one_peer() {
     let mut world = World::new(false, false);
     let mut register = |connection, volunteer| {
-        let registration =
-            Registration { name: PeerName::new("anna").unwrap(), port: 7000, advertise: None, volunteer };
+        let registration = Registration {
+            name: PeerName::new("anna").unwrap(),
+            port: 7000,
+            advertise: None,
+            addresses: Vec::new(),
+            volunteer,
+        };
         world.request(connection, TrackerRequest::Register(registration));
         world.replies.pop();
     };
