@@ -69,17 +69,14 @@ mod tests {
     use super::*;
     use crate::content::{FileId, FileName};
     use crate::protocol::PeerAddress;
-    use crate::protocol::peer_address::PEER_ADDRESSES_MAX;
     use crate::protocol::tracker::FileSummary;
 
     #[test]
     fn a_list_never_exceeds_its_size_limit() {
         let name = FileName::new("é".repeat(127)).unwrap();
-        let addresses = (1..=PEER_ADDRESSES_MAX).map(|number| {
-            let address = format!("[1111:2222:3333:4444:5555:6666:7777:888{number}]:65535");
-            address.parse::<std::net::SocketAddr>().unwrap()
-        });
-        let holders = vec![PeerAddress::new(addresses).unwrap(); LISTED_HOLDERS_MAX];
+        let address =
+            "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse::<std::net::SocketAddr>().unwrap();
+        let holders: Vec<PeerAddress> = vec![address.into(); LISTED_HOLDERS_MAX];
         let file = FileSummary { id: FileId([255; 32]), name, size: u64::MAX, chunks: u32::MAX };
         let found =
             FoundFile { file, holders: u32::MAX, whole: holders.clone(), partial: holders, md5: None };

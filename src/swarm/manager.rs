@@ -278,7 +278,11 @@ mod tests {
         let same_host = Origin::Connection(ConnectionId(9), IpAddr::from([10, 0, 0, 1]));
         assert_eq!(code(same_host, register(1, None)), Some(ErrorCode::Refused));
         assert_eq!(code(same_host, register(2, Some("10.0.0.1:1"))), Some(ErrorCode::Refused));
-        assert_eq!(code(from(2), register(2, Some("10.0.0.1:77"))), None, "it counts once it was reached there");
+        assert_eq!(
+            code(from(2), register(2, Some("10.0.0.1:77"))),
+            None,
+            "it counts once it was reached there"
+        );
         let datagram = Origin::Datagram("10.0.0.1:9".parse().unwrap(), 1);
         assert_eq!(code(datagram, register(3, None)), Some(ErrorCode::Malformed));
         let lookup = TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None };

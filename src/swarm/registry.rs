@@ -383,6 +383,10 @@ impl Registry {
             let mut found = self.found(now, id, None, None, 2 * holders, requester, random)?;
             found.whole.truncate(holders);
             found.partial.truncate(holders);
+            // A list tells where a file is; a lookup follows before a download.
+            for list in [&mut found.whole, &mut found.partial] {
+                *list = std::mem::take(list).into_iter().map(|holder| holder.limited(1)).collect();
+            }
             Some(found)
         });
         let listed: Vec<FoundFile> = found.collect();
