@@ -5,6 +5,7 @@
 
 pub mod bitfield;
 pub mod digest;
+pub mod durable_stamp;
 pub mod fmt;
 pub mod layout;
 pub mod limits;
@@ -16,6 +17,7 @@ pub(crate) mod serde_str;
 
 pub use bitfield::Bitfield;
 pub use digest::{Digest, FileId, HASH_LANES, Hasher};
+pub use durable_stamp::DurableStamp;
 pub use layout::{ChunkIndex, ChunkSpan, Layout};
 pub use manifest::Manifest;
 pub use md5::Md5;

@@ -1,7 +1,7 @@
 //! Tests of the catalogue: records are read back, and inconsistent or damaged records are rejected.
 
 use super::*;
-use crate::content::{ChunkIndex, Digest, FileName, Layout, Md5, PeerName};
+use crate::content::{ChunkIndex, Digest, DurableStamp, FileName, Layout, Md5, PeerName};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::FileSummary;
 use crate::swarm::keeping::VolunteerHistory;
@@ -55,6 +55,7 @@ pub(super) struct Model {
     volunteers: BTreeMap<VolunteerNumber, VolunteerRecord>,
     held: BTreeMap<(FileId, VolunteerNumber), Bitfield>,
     forgotten: BTreeSet<FileId>,
+    corrupt: BTreeMap<FileName, CorruptFile>,
     publications: u64,
 }
 
@@ -106,7 +107,10 @@ impl Model {
                     record.kept_here = kept_here;
                 }
             }
+            Change::Corrupt(name, Some(file)) => _ = self.corrupt.insert(name, file),
+            Change::Corrupt(name, None) => _ = self.corrupt.remove(&name),
             Change::Forgotten(id) => {
+                self.corrupt.retain(|_, file| file.id != id);
                 self.files.remove(&id);
                 self.held.retain(|(file, _), _| *file != id);
                 self.forgotten.insert(id);
@@ -120,6 +124,7 @@ impl Model {
             volunteers: self.volunteers.values().cloned().collect(),
             held: self.held.iter().map(|((id, number), map)| (*id, *number, map.clone())).collect(),
             forgotten: self.forgotten.iter().copied().collect(),
+            corrupt: self.corrupt.clone().into_iter().collect(),
         }
     }
 }
@@ -155,6 +160,11 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..6u8, any::<bool>())
             .prop_map(|(number, offloaded)| Change::Offloaded(file(number).0.file.id, offloaded)),
         (0..6u8, any::<bool>()).prop_map(|(number, kept)| Change::Kept(file(number).0.file.id, kept)),
+        (0..6u8, any::<bool>(), any::<i64>()).prop_map(|(number, on, modified_ns)| {
+            let file = file(number).0.file;
+            let stamp = DurableStamp { size: file.size, modified_ns, inode: 7 };
+            Change::Corrupt(file.name, on.then_some(CorruptFile { id: file.id, stamp }))
+        }),
         (0..6u8).prop_map(|number| Change::Forgotten(file(number).0.file.id)),
     ];
     let step = prop_oneof![
