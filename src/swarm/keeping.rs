@@ -115,6 +115,8 @@ pub struct FileRecord {
     pub offloaded: bool,
     /// The owner keeps the tracker's own copy: it is never offloaded.
     pub kept_here: bool,
+    /// The owner has ordered its offload, which has not been carried out yet.
+    pub offload_wanted: bool,
     /// Number of its last publication: of two files with one name, the one with the higher number is the newer version.
     pub version: u64,
 }
@@ -149,6 +151,8 @@ pub enum Change {
     Offloaded(FileId, bool),
     /// Whether the owner keeps the tracker's own copy.
     Kept(FileId, bool),
+    /// Whether the owner has ordered the offload of the tracker's own copy.
+    OffloadWanted(FileId, bool),
     /// The file of this name in the folder is corrupt; `None`: it is not, or not any more.
     Corrupt(FileName, Option<CorruptFile>),
     /// The file is not kept any more. Its id stays, so that a volunteer that returns later is told to drop

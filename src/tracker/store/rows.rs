@@ -55,6 +55,9 @@ pub(super) struct FileRow {
     /// The owner keeps the tracker's own copy. Absent in rows of earlier versions.
     #[serde(default)]
     pub kept_here: bool,
+    /// The owner has ordered its offload. Absent in rows of earlier versions.
+    #[serde(default)]
+    pub offload_wanted: bool,
     /// Number of its last publication. Absent in rows of earlier versions.
     #[serde(default)]
     pub version: u64,
@@ -174,6 +177,7 @@ fn read_files(reading: &ReadTransaction) -> Result<BTreeMap<FileId, FileRecord>,
                 layout,
                 offloaded: row.offloaded,
                 kept_here: row.kept_here,
+                offload_wanted: row.offload_wanted,
                 version: row.version,
             },
         );
@@ -250,6 +254,7 @@ pub(super) fn put_file(
             chunk_size: layout.chunk_size(),
             offloaded: false,
             kept_here: false,
+            offload_wanted: false,
             version,
         },
     };
@@ -285,6 +290,7 @@ pub(super) fn apply(writing: &WriteTransaction, changes: &[Change]) -> Result<()
             Change::Held { file, volunteer, chunks } => hold(writing, *file, *volunteer, chunks)?,
             Change::Offloaded(id, on) => change_file(writing, *id, |row| row.offloaded = *on)?,
             Change::Kept(id, on) => change_file(writing, *id, |row| row.kept_here = *on)?,
+            Change::OffloadWanted(id, on) => change_file(writing, *id, |row| row.offload_wanted = *on)?,
             Change::Corrupt(name, file) => mark_corrupt(writing, name, file.as_ref())?,
             Change::Forgotten(id) => forget(writing, *id)?,
         }

@@ -72,7 +72,14 @@ impl Model {
                 if self.files.get(&id).is_none_or(|known| known.kept.file.name != name) {
                     self.publications += 1;
                     let version = self.publications;
-                    let new = FileRecord { kept, layout, offloaded: false, kept_here: false, version };
+                    let new = FileRecord {
+                        kept,
+                        layout,
+                        offloaded: false,
+                        kept_here: false,
+                        offload_wanted: false,
+                        version,
+                    };
                     let record = self.files.entry(id).or_insert(new);
                     record.kept.file.name = name;
                     record.version = version;
@@ -105,6 +112,11 @@ impl Model {
             Change::Kept(id, kept_here) => {
                 if let Some(record) = self.files.get_mut(&id) {
                     record.kept_here = kept_here;
+                }
+            }
+            Change::OffloadWanted(id, wanted) => {
+                if let Some(record) = self.files.get_mut(&id) {
+                    record.offload_wanted = wanted;
                 }
             }
             Change::Corrupt(name, Some(file)) => _ = self.corrupt.insert(name, file),
@@ -165,6 +177,8 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
             let stamp = DurableStamp { size: file.size, modified_ns, inode: 7 };
             Change::Corrupt(file.name, on.then_some(CorruptFile { id: file.id, stamp }))
         }),
+        (0..6u8, any::<bool>())
+            .prop_map(|(number, wanted)| Change::OffloadWanted(file(number).0.file.id, wanted)),
         (0..6u8).prop_map(|number| Change::Forgotten(file(number).0.file.id)),
     ];
     let step = prop_oneof![
