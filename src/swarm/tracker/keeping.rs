@@ -323,6 +323,8 @@ impl Tracker {
             }
             TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
+                // The tracker has computed its MD5 from the file.
+                keeping.md5_votes.remove(&id);
                 keeping.files.insert(id, kept);
                 keeping.last_version = keeping.last_version.saturating_add(1);
                 keeping.versions.insert(id, keeping.last_version);

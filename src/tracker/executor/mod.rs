@@ -91,6 +91,8 @@ struct Inner {
     ignored: Mutex<HashSet<FileId>>,
     /// Files of the folder that were found corrupt, by name; not served until they change there.
     corrupt: Mutex<BTreeMap<FileName, CorruptFile>>,
+    /// Files whose MD5 only volunteers have named; it is computed when the complete file is there.
+    claimed_md5: Mutex<HashSet<FileId>>,
     /// Files with a queued order to forget them: a recall of them ends early.
     forgetting: Mutex<HashSet<FileId>>,
     /// Permits of the deletions that are queued or running.
@@ -147,6 +149,7 @@ impl Executor {
             known: Mutex::new(known),
             ignored: Mutex::default(),
             corrupt: Mutex::new(contents.corrupt.into_iter().collect()),
+            claimed_md5: Mutex::default(),
             forgetting: Mutex::default(),
             permits: Permits::default(),
             offer_lock: Mutex::default(),

@@ -12,6 +12,7 @@ use crate::protocol::volunteer::KeptFile;
 use crate::storage::shared_folder::{FolderChange, SharedFile, SharedFolder};
 use crate::storage::{ChunkSource as _, StoreError};
 use crate::swarm::keeping::TaskOutcome;
+use crate::sync::lock;
 use crate::tracker::store::CatalogueError;
 use crate::upload::offers::Offer;
 use std::path::Path;
@@ -157,8 +158,10 @@ impl Publisher {
         let kept = match known {
             // A second copy of a published file changes nothing.
             Some(kept) if kept.file.name != *name && has_its_name(&kept) => kept,
-            Some(kept) => KeptFile { file: summary(file), ..kept },
-            None => match self.md5(file) {
+            Some(kept) if !lock(&self.inner.claimed_md5).contains(id) => {
+                KeptFile { file: summary(file), ..kept }
+            }
+            _ => match self.md5(file) {
                 Ok(md5) => KeptFile { file: summary(file), md5 },
                 Err(_) if self.inner.shutdown.is_stopped() => return Err(Halt),
                 Err(error) => {
@@ -169,6 +172,7 @@ impl Publisher {
             },
         };
         let _offer_lock = self.inner.lock_offers();
+        lock(&self.inner.claimed_md5).remove(id);
         self.publish(file, kept)
     }
 

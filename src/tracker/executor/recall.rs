@@ -2,13 +2,13 @@
 //!
 //! A hidden part file beside the target collects the chunks: from the tracker's own copies, or else from volunteers. A
 //! recall that failed goes on from there when it is repeated. Invariants: each chunk is verified against the manifest and
-//! the whole file against its MD5 before one rename gives it its name; no file is replaced: a corrupt one is renamed first.
+//! the MD5 of the whole file is computed before one rename gives it its name; no file is replaced: a corrupt one is renamed first.
 
 use super::Inner;
 use super::corrupt::ASIDE_SUFFIX;
 use super::proofs::read_verified;
 use super::workers::reachable;
-use crate::content::{ChunkIndex, Digest, FileId, FileName};
+use crate::content::{ChunkIndex, Digest, FileId, FileName, Md5};
 use crate::download::events::{Expected as _, SourceError};
 use crate::protocol::volunteer::KeptFile;
 use crate::storage::verify::VerifyCallbacks;
@@ -69,10 +69,8 @@ impl Inner {
             part.note().err().into_iter().for_each(|error| log::warn!("{error}"));
         }
         assembled?;
-        let md5 = part.md5(&|_| (), &stop).map_err(|error| error.to_string())?;
-        if md5 != kept.md5 {
-            return Err(format!("its MD5 is {md5} instead of {}", kept.md5));
-        }
+        let md5 = verified_md5(&part, kept, &stop)?;
+        let kept = &KeptFile { md5, ..kept.clone() };
         if let Some((mark, aside)) = corrupt {
             self.set_aside(folder, name, (mark, &aside))?;
         }
@@ -229,6 +227,22 @@ impl Inner {
         log::info!("recalled {name}");
         self.publish(folder, &file, kept.clone()).map_err(|error| self.failed(error))
     }
+}
+
+/// The MD5 of the complete part file. If it is not the expected one, all chunks are hashed again: the expected one may
+/// have been named wrongly by a volunteer.
+fn verified_md5(part: &PartFile, kept: &KeptFile, stop: &(dyn Fn() -> bool + Sync)) -> Result<Md5, String> {
+    let md5 = part.md5(&|_| (), stop).map_err(|error| error.to_string())?;
+    if md5 != kept.md5 {
+        let callbacks = VerifyCallbacks { begin: &|_| (), hashed: &|_| (), stop };
+        part.check(Verify::Full, callbacks).map_err(|error| error.to_string())?;
+        if !part.progress().is_complete() || part.md5(&|_| (), stop).ok() != Some(md5) {
+            return Err("the disk returns other bytes than were written; repeat the recall".to_owned());
+        }
+        let name = &kept.file.name;
+        log::warn!("MD5 of {name} corrected: {md5} instead of {}; all bytes match the id", kept.md5);
+    }
+    Ok(md5)
 }
 
 fn in_the_way(name: &FileName) -> String {

@@ -61,7 +61,7 @@ pub trait Catalogue: Send + Sync {
     fn load(&self) -> Result<Contents, CatalogueError>;
 
     /// Adds a file with its manifest, durably. A forgotten file is kept again; of a known file,
-    /// only the name is updated.
+    /// only name and MD5 are updated.
     ///
     /// # Errors
     /// The catalogue cannot be written, or the manifest belongs to another file.
@@ -227,7 +227,7 @@ impl Catalogue for RedbCatalogue {
     fn add_file(&self, kept: &KeptFile, manifest: &Manifest) -> Result<(), CatalogueError> {
         let known = catch_redb_panic(&self.path, || rows::file(&self.database, kept.file.id))?;
         match known {
-            Some(row) if row.kept.file.name == kept.file.name => Ok(()),
+            Some(row) if row.kept == *kept => Ok(()),
             _ => self.write(|transaction| rows::put_file(transaction, kept, manifest)),
         }
     }

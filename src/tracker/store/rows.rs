@@ -232,7 +232,7 @@ pub(super) fn manifest(database: &Database, id: FileId) -> Result<Option<Manifes
     decode_manifest(&row, payload.value()).map(Some)
 }
 
-/// Adds a file, or updates the name of a known one. It is then the newest version of its name.
+/// Adds a file, or updates name and MD5 of a known one. A file with a new name is the newest version of that name.
 pub(super) fn put_file(
     writing: &WriteTransaction,
     kept: &KeptFile,
@@ -243,11 +243,14 @@ pub(super) fn put_file(
     let known = files.get(&id.0)?.map(|bytes| decode_file(id, bytes.value())).transpose()?;
     let mut meta = writing.open_table(META)?;
     let version = meta.get(PUBLICATIONS_KEY)?.map_or(0, |last| last.value()).saturating_add(1);
-    meta.insert(PUBLICATIONS_KEY, version)?;
+    if known.as_ref().is_none_or(|row| row.kept.file.name != kept.file.name) {
+        meta.insert(PUBLICATIONS_KEY, version)?;
+    }
     let row = match known {
         Some(mut row) => {
-            row.kept.file.name = kept.file.name.clone();
-            FileRow { version, ..row }
+            row.kept.md5 = kept.md5;
+            let name = std::mem::replace(&mut row.kept.file.name, kept.file.name.clone());
+            FileRow { version: if name == kept.file.name { row.version } else { version }, ..row }
         }
         None => FileRow {
             kept: kept.clone(),

@@ -66,24 +66,27 @@ impl Model {
                 let (mut kept, manifest) = renamed(*number, *name);
                 let id = kept.file.id;
                 self.forgotten.remove(&id);
+                let md5 = Md5([*name; 16]);
                 let name = kept.file.name.clone();
-                kept.md5 = Md5([*number; 16]);
+                kept.md5 = md5;
                 let layout = manifest.layout().clone();
+                let mut version = self.files.get(&id).map_or(0, |known| known.version);
                 if self.files.get(&id).is_none_or(|known| known.kept.file.name != name) {
                     self.publications += 1;
-                    let version = self.publications;
-                    let new = FileRecord {
-                        kept,
-                        layout,
-                        offloaded: false,
-                        kept_here: false,
-                        offload_wanted: false,
-                        version,
-                    };
-                    let record = self.files.entry(id).or_insert(new);
-                    record.kept.file.name = name;
-                    record.version = version;
+                    version = self.publications;
                 }
+                let new = FileRecord {
+                    kept,
+                    layout,
+                    offloaded: false,
+                    kept_here: false,
+                    offload_wanted: false,
+                    version,
+                };
+                let record = self.files.entry(id).or_insert(new);
+                record.kept.file.name = name;
+                record.kept.md5 = md5;
+                record.version = version;
             }
             Step::Commit(changes) => changes.iter().for_each(|change| self.change(change)),
         }
@@ -154,11 +157,8 @@ pub(super) fn perform(catalogue: &dyn Catalogue, step: &Step) -> Result<(), Cata
     match step {
         Step::Add(number, name) => {
             let (mut kept, manifest) = renamed(*number, *name);
-            // The first MD5 counts; only the name of a known file is updated.
-            let known = catalogue.load()?.files.iter().any(|known| known.kept.file.id == kept.file.id);
-            if known {
-                kept.md5 = Md5([99; 16]);
-            }
+            // The last MD5 counts.
+            kept.md5 = Md5([*name; 16]);
             catalogue.add_file(&kept, &manifest)
         }
         Step::Commit(changes) => catalogue.commit(changes),

@@ -168,13 +168,17 @@ fn a_file_that_a_receiver_reports_as_corrupt_is_no_new_version_of_its_name() {
 }
 
 #[test]
-fn a_file_with_another_md5_is_not_recalled() {
+fn a_recall_corrects_an_md5_that_was_named_wrongly() {
     let root = TempDir::new().unwrap();
     let (running, kept) = offloaded(root.path());
     let volunteers = Volunteers::new(1);
-    let other = KeptFile { md5: Md5([1; 16]), ..kept };
-    let refused = recall(&running, &other, &[volunteers.honest]).unwrap_err();
-    assert!(refused.starts_with("its MD5 is "), "{refused}");
-    assert!(!root.path().join("files/a").exists());
+    let other = KeptFile { md5: Md5([1; 16]), ..kept.clone() };
+    let adopted = running.execute(ExecutorTask::Adopt { kept: other.clone(), from: volunteers.honest });
+    assert!(matches!(&adopted, TaskOutcome::Adopted(_, Some((kept, _))) if *kept == other), "{adopted:?}");
+    assert_eq!(running.catalogue.load().unwrap().files[0].kept, other, "the reporters agree on it");
+    running.tasks.send(ExecutorTask::Recall { kept: other, from: vec![volunteers.honest] }).unwrap();
+    assert_eq!(running.published(), kept);
+    assert_eq!(running.next_outcome(), TaskOutcome::Recalled(kept.file.id, Ok(())));
+    assert_eq!(running.catalogue.load().unwrap().files[0].kept, kept);
     running.stop();
 }
