@@ -33,7 +33,7 @@ struct Flags {
     /// Chunk folder: exit when this folder and those of all other peers are complete, or after 10 s without a request
     #[arg(long, help_heading = FILES)]
     exit_when_complete: bool,
-    /// Plain folder: download a file, by name or id, and exit; may be repeated
+    /// Plain folder: download a file, by name, id or 8 digits of its id or more, and exit; may be repeated
     #[arg(long, value_name = "NAME", help_heading = FILES)]
     get: Vec<String>,
     #[arg(long, requires = "get", help = flags::STAY_HELP, help_heading = FILES)]

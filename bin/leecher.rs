@@ -5,7 +5,7 @@ use clap::Parser;
 use shoal::cli::flags::{self, ServeFlags, TrackerFlag, VerifyFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
-use shoal::content::{FileId, FileName, PeerName, limits};
+use shoal::content::{FileName, IdPrefix, PeerName, limits};
 use shoal::download::job::{Advice, DownloadOrder, Recheck};
 use shoal::report::next_step;
 use shoal::roles::leecher::{self, LeecherConfig, StayConfig};
@@ -18,12 +18,12 @@ use std::time::Duration;
 #[derive(Parser)]
 #[command(name = "leecher", version)]
 struct Flags {
-    /// Name of the file [default: large_text_file.txt, unless --id is given]
+    /// Name of the file, or the first 8 digits of its id or more [default: large_text_file.txt, unless --id is given]
     #[arg(value_name = "NAME")]
     name: Option<FileName>,
-    /// Id of the file, which selects one of several files with the same name
+    /// Id of the file, or at least its first 8 digits; selects one of several files with the same name
     #[arg(long, value_name = "HEX", help_heading = FILES)]
-    id: Option<FileId>,
+    id: Option<IdPrefix>,
     /// List the files that the tracker knows, and exit
     #[arg(long, conflicts_with_all = ["name", "id", "out", "overwrite", "stay", "durable"], help_heading = FILES)]
     list: bool,
@@ -69,7 +69,10 @@ fn main() -> ExitCode {
     let default = || FileName::new(limits::SEEDER_FILE).ok().filter(|_| flags.id.is_none());
     let config = LeecherConfig {
         order: DownloadOrder {
-            query: Query { name: flags.name.clone().or_else(default), id: flags.id },
+            query: Query {
+                name: flags.name.clone().or_else(default),
+                ..flags.id.as_ref().map(Query::of_id).unwrap_or_default()
+            },
             out: flags.out,
             overwrite: flags.overwrite,
             recheck: Recheck::new(flags.verify.verify()),

@@ -212,7 +212,7 @@ impl Hostile {
     fn fetch(&self, file: FileId, index: ChunkIndex) -> Option<Vec<u8>> {
         let (timeouts, shutdown) = (Timeouts::default(), &self.shutdown);
         let mut client = UdpClient::new(self.flags.tracker, shutdown).ok()?;
-        let query = Query { name: None, id: Some(file) };
+        let query = Query { id: Some(file), ..Query::default() };
         let found = lookup(&mut client, &query, 64, None, timeouts, shutdown).ok()?;
         let holders = found.into_iter().flat_map(|found| [found.whole, found.partial]).flatten();
         holders.filter(|holder| holder.first() != self.address).find_map(|holder| {

@@ -5,7 +5,9 @@
 
 pub mod bitfield;
 pub mod digest;
+pub mod durable_stamp;
 pub mod fmt;
+pub mod id_prefix;
 pub mod layout;
 pub mod limits;
 pub mod local_chunks;
@@ -16,6 +18,8 @@ pub(crate) mod serde_str;
 
 pub use bitfield::Bitfield;
 pub use digest::{Digest, FileId, HASH_LANES, Hasher};
+pub use durable_stamp::DurableStamp;
+pub use id_prefix::IdPrefix;
 pub use layout::{ChunkIndex, ChunkSpan, Layout};
 pub use manifest::Manifest;
 pub use md5::Md5;

@@ -294,7 +294,7 @@ fn find_holders(
                 continue;
             }
             last = Instant::now();
-            let query = Query { name: None, id: Some(id) };
+            let query = Query { id: Some(id), ..Query::default() };
             match finder.find(&query, &work) {
                 Ok(files) => {
                     is_logged = false;

@@ -1,7 +1,7 @@
 //! Finders of holders: ask a tracker, all peers of a manager, or both.
 
-use crate::content::FileId;
 use crate::content::limits::{ANSWER_GRACE_TIMEOUT, ANSWER_TIMEOUT, SOURCES_MAX};
+use crate::content::{FileId, IdPrefix};
 use crate::download::events::SourceError;
 use crate::download::source::PeerConnection;
 use crate::net::{Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
@@ -82,8 +82,34 @@ impl Finder for TrackerFinder {
             let listed = list(tracker, self.timeouts, stop);
             return listed.map_err(|source| FindError::List { tracker, source });
         }
+        if let Some(prefix) = &query.prefix {
+            return self.find_by_prefix(prefix, stop);
+        }
+        let found = self.look_up(query, stop)?;
+        match query.id_prefix() {
+            Some(prefix) if found.is_empty() => self.find_by_prefix(&prefix, stop),
+            _ => Ok(found),
+        }
+    }
+}
+
+impl TrackerFinder {
+    fn look_up(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
         let (token, timeouts) = ((self.token)(), self.timeouts);
         Ok(lookup(&mut self.client, query, SOURCES_MAX as u32, token, timeouts, stop)?)
+    }
+
+    /// Searches the list of all files. The holders of the only match are looked up by its id.
+    fn find_by_prefix(&mut self, prefix: &IdPrefix, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
+        if prefix.whole().is_some() {
+            return self.look_up(&Query::of_id(prefix), stop);
+        }
+        let mut found = self.find(&Query::default(), stop)?;
+        found.retain(|found| prefix.matches(found.file.id));
+        match &found[..] {
+            [one] => self.look_up(&Query { id: Some(one.file.id), ..Query::default() }, stop),
+            _ => Ok(found),
+        }
     }
 }
 
@@ -149,7 +175,9 @@ impl Finder for PeersFinder {
         };
         let threads = if peers.is_empty() { 0 } else { peers.len().min(PARALLEL_QUERIES_MAX) + 1 };
         run_parallel("ask-peer", threads, work);
-        Ok(group_by_file(answers.into_inner().unwrap_or_else(PoisonError::into_inner)))
+        let mut found = group_by_file(answers.into_inner().unwrap_or_else(PoisonError::into_inner));
+        query.prefer_named(&mut found);
+        Ok(found)
     }
 }
 
@@ -204,7 +232,11 @@ impl Finder for CombinedFinder {
         }
         match failure {
             Some(error) if !answered => Err(error),
-            _ => Ok(found.into_values().collect()),
+            _ => {
+                let mut found = found.into_values().collect();
+                query.prefer_named(&mut found);
+                Ok(found)
+            }
         }
     }
 }
@@ -268,6 +300,26 @@ mod tests {
     fn offered(id: u8, held: u32) -> OfferedFile {
         let name = FileName::new("f").unwrap();
         OfferedFile { file: FileSummary { id: FileId([id; 32]), name, size: 1, chunks: 4 }, held }
+    }
+
+    #[test]
+    fn a_text_that_may_be_a_name_or_the_first_digits_of_an_id_means_a_name_first() {
+        let name = |text: &str| Query { name: FileName::new(text).ok(), ..Query::default() };
+        let mut named = offered(9, 4);
+        named.file.name = FileName::new("01010101").unwrap();
+        let all = || group_by_file(vec![(address(1), offered(1, 4)), (address(2), named.clone())]);
+        let query = name("01010101");
+        assert!(all().iter().all(|found| query.is_answered_by(&found.file)));
+        let mut found = all();
+        query.prefer_named(&mut found);
+        assert_eq!(found[..].iter().map(|found| found.file.id).collect::<Vec<_>>(), [FileId([9; 32])]);
+        found = group_by_file(vec![(address(1), offered(1, 4))]);
+        query.prefer_named(&mut found);
+        assert_eq!(found.len(), 1);
+        assert!(query.is_found_by_id(&found[0].file) && !name("0101010").is_answered_by(&found[0].file));
+        let by_id = Query { name: query.name, ..Query::of_id(&"01010101".parse().unwrap()) };
+        assert!(by_id.is_answered_by(&found[0].file) && !by_id.is_found_by_id(&found[0].file));
+        assert!(!by_id.is_answered_by(&named.file));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use crate::content::fmt::counted;
 use crate::content::limits::{URGENT_LOOKUP_INTERVAL, VERIFY_SAMPLE_COUNT};
-use crate::content::{FileId, FileName, Manifest, Md5};
+use crate::content::{FileId, Manifest, Md5};
 use crate::download::driver::{self, Download};
 use crate::download::finder::{Finder, find_with_retries, interrupted};
 use crate::download::source::PeerConnection;
@@ -136,7 +136,7 @@ pub fn locate(
         files = find_with_retries(finder, &order.query, outage.clone(), shutdown)?;
     }
     let found = choose(files, order)?;
-    let path = target(order, &found.file.name)?;
+    let path = target(order, &found.file)?;
     let FileSummary { id, name, size, chunks } = &found.file;
     log::info!(
         "{name} has {size} bytes in {}, {}, id {id}",
@@ -149,12 +149,16 @@ pub fn locate(
     Ok(Located { file: Downloaded { file, path, manifest, md5: found.md5 }, holders })
 }
 
+/// Number of digits of the ids in a list of matches.
+const ID_DIGITS: usize = 12;
+
 /// Chooses the only match.
 fn choose(mut files: Vec<FoundFile>, order: &DownloadOrder) -> Result<FoundFile, RoleError> {
-    let wanted = match (&order.query.name, &order.query.id) {
-        (_, Some(id)) => id.to_string(),
-        (Some(name), None) => name.to_string(),
-        (None, None) => "nothing".into(),
+    let wanted = match &order.query {
+        Query { id: Some(id), .. } => id.to_string(),
+        Query { prefix: Some(prefix), .. } => prefix.to_string(),
+        Query { name: Some(name), .. } => name.to_string(),
+        Query { name: None, .. } => "nothing".into(),
     };
     match files.len() {
         0 => {
@@ -163,6 +167,17 @@ fn choose(mut files: Vec<FoundFile>, order: &DownloadOrder) -> Result<FoundFile,
             Err(RoleError::new(Fault::NotFound, text))
         }
         1 => Ok(files.remove(0)),
+        count
+            if order.query.prefix.is_some()
+                || files.iter().all(|one| order.query.is_found_by_id(&one.file)) =>
+        {
+            let mut text = format!("{count} files have an id that begins with {wanted}; enter more digits:");
+            for FoundFile { file, .. } in &files {
+                let id: String = file.id.to_string().chars().take(ID_DIGITS).collect();
+                text += &format!("\n  {id}  {}  {} bytes", file.name, file.size);
+            }
+            Err(RoleError::new(Fault::Usage, text))
+        }
         count => {
             let choose = order.advice.choose;
             let mut text = format!("{count} different files are called {wanted}; choose one with {choose}:");
@@ -179,10 +194,11 @@ fn choose(mut files: Vec<FoundFile>, order: &DownloadOrder) -> Result<FoundFile,
 
 /// Destination path. A name given by the user may begin with a dot; a name given by other peers may not,
 /// since hidden files can be configuration files of other programs.
-fn target(order: &DownloadOrder, offered: &FileName) -> Result<PathBuf, RoleError> {
-    let name = order.query.name.as_ref().unwrap_or(offered);
+fn target(order: &DownloadOrder, offered: &FileSummary) -> Result<PathBuf, RoleError> {
+    let given = order.query.name.as_ref().filter(|_| !order.query.is_found_by_id(offered));
+    let name = given.unwrap_or(&offered.name);
     let named_here = order.out.as_ref().is_none_or(|out| out.is_dir());
-    if named_here && order.query.name.is_none() && name.as_str().starts_with('.') {
+    if named_here && given.is_none() && name.as_str().starts_with('.') {
         let text = format!("the file is named {name}, which would be hidden; choose another path with --out");
         return Err(RoleError::new(Fault::Usage, text));
     }
@@ -223,7 +239,7 @@ fn manifest(
 ) -> Result<(Arc<Manifest>, Vec<PeerAddress>), RoleError> {
     let started = Instant::now();
     let id = found.file.id;
-    let query = Query { name: None, id: Some(id) };
+    let query = Query { id: Some(id), ..Query::default() };
     let mut found = found.clone();
     loop {
         let holders: Vec<PeerAddress> = found.whole.iter().chain(&found.partial).cloned().collect();
@@ -433,5 +449,45 @@ fn check_md5(
         }
         Err(StoreError::Stopped) => Err(interrupted()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::FileName;
+
+    fn found(id: u8, name: &str) -> FoundFile {
+        let mut bytes = [7; 32];
+        bytes[31] = id;
+        let name = FileName::new(name).unwrap();
+        let file = FileSummary { id: FileId(bytes), name, size: 9, chunks: 1 };
+        FoundFile { file, holders: 0, whole: Vec::new(), partial: Vec::new(), md5: None }
+    }
+
+    #[test]
+    fn several_files_whose_ids_begin_with_the_given_digits_are_listed() {
+        let order = |query| DownloadOrder {
+            query,
+            out: None,
+            overwrite: false,
+            recheck: Recheck::new(None),
+            durable: false,
+            timeout: None,
+            timeouts: Timeouts::default(),
+            wait_timeout: Duration::ZERO,
+            advice: Advice { choose: "--id", target_exists: "", list: "".into() },
+        };
+        let prefix = Query::of_id(&"07070707".parse().unwrap());
+        let name = Query { name: FileName::new("07070707").ok(), ..Query::default() };
+        for query in [prefix, name] {
+            let error = choose(vec![found(1, "a"), found(2, "b")], &order(query)).unwrap_err();
+            assert_eq!(error.fault, Fault::Usage);
+            assert_eq!(
+                error.text,
+                "2 files have an id that begins with 07070707; enter more digits:\n  070707070707  a  9 bytes\n  \
+                 070707070707  b  9 bytes"
+            );
+        }
     }
 }

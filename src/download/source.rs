@@ -208,7 +208,9 @@ impl PeerConnection {
     /// The protocol version differs, the response is not a list of files, or the connection was lost.
     pub fn files(&mut self, query: &Query, shutdown: &Shutdown) -> Result<Vec<OfferedFile>, SourceError> {
         let _guard = shutdown.guard(&self.stream);
-        let Query { name, id } = query.clone();
+        // A peer finds no prefix: it sends the list of all its files.
+        let query = if query.id_prefix().is_some() { &Query::default() } else { query };
+        let Query { name, id, .. } = query.clone();
         match self.ask(&PeerRequest::Files { name, id })? {
             PeerResponse::Files { length, .. } if length <= PEER_LIST_MAX => {
                 let mut payload = vec![0; length as usize];

@@ -163,7 +163,7 @@ fn keep_files(
         true => RedbCatalogue::rebuild(&keep.state)?,
         false => RedbCatalogue::open(&keep.state)?,
     });
-    let Contents { files, volunteers, held, forgotten } = catalogue.load()?;
+    let Contents { files, volunteers, held, forgotten, .. } = catalogue.load()?;
     let store = ReplicaStore::open(&keep.state.join(CHUNKS), u64::MAX)?;
     let known = (counted(files.len() as u64, "file"), counted(volunteers.len() as u64, "volunteer"));
     log::info!("read the catalogue: {}, {}", known.0, known.1);

@@ -13,7 +13,7 @@ use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
 use super::verify::{Verify, VerifyCallbacks};
 use super::{ChunkSource, StoredChunk};
-use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Layout, Manifest, Md5};
+use crate::content::{Bitfield, ChunkIndex, Digest, DurableStamp, FileId, Layout, Manifest, Md5};
 use crate::sync::lock;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -41,6 +41,11 @@ impl FileStamp {
     pub fn at(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
         Some(Self(Identity::of(&metadata)))
+    }
+
+    /// The part of it that stays valid over a restart; `None` if the file system has no modification times.
+    pub fn durable(&self) -> Option<DurableStamp> {
+        self.0.durable()
     }
 }
 

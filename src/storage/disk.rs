@@ -6,6 +6,7 @@
 
 use super::error::{self, StoreError};
 pub(super) use super::free_space::{folder_of, free_space, free_space_after_reserve};
+use crate::content::DurableStamp;
 use rustix::fs::{FallocateFlags, OFlags};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
@@ -13,7 +14,7 @@ use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::NamedTempFile;
 
 /// Prefix and suffix of temporary file names.
@@ -71,6 +72,16 @@ impl Identity {
     /// Whether the file was last modified before `time`.
     pub(super) fn written_before(&self, time: SystemTime) -> bool {
         self.stamp.modified.is_some_and(|modified| modified < time)
+    }
+
+    /// The part of it that stays valid over a restart; `None` if the file system has no modification times.
+    pub(super) fn durable(&self) -> Option<DurableStamp> {
+        let nanoseconds = |time: Duration| i64::try_from(time.as_nanos()).ok();
+        let modified_ns = match self.stamp.modified?.duration_since(UNIX_EPOCH) {
+            Ok(since) => nanoseconds(since)?,
+            Err(before) => -nanoseconds(before.duration())?,
+        };
+        Some(DurableStamp { size: self.stamp.size, modified_ns, inode: self.inode })
     }
 
     /// Whether this is the file `before` after a rename, which alters only the ctime.

@@ -18,7 +18,7 @@ use super::complete_file::CompleteFile;
 use super::disk::{self, Identity};
 use super::error::{self, StoreError};
 use super::folder_scan::{self, Scan};
-use crate::content::{ChunkIndex, FileId, FileName, Manifest, limits, names};
+use crate::content::{ChunkIndex, DurableStamp, FileId, FileName, Manifest, limits, names};
 use crate::sync::lock;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -56,6 +56,8 @@ pub enum FolderChange {
         name: FileName,
         /// Its id.
         id: FileId,
+        /// Its stamp, if its bytes were found to differ from the id although its metadata is unchanged.
+        corrupt: Option<DurableStamp>,
     },
     /// The file is not shared. Reported once for each name and reason, as long as the name is
     /// skipped.
@@ -228,7 +230,7 @@ impl SharedFolder {
         if known {
             return Ok(Vec::new());
         }
-        let before = state.forget(&name);
+        let before = state.forget(&name, false);
         let added = FolderChange::Added(state.share(&name, complete, identity));
         Ok(before.into_iter().chain([added]).collect())
     }
@@ -242,6 +244,11 @@ impl SharedFolder {
     /// The file shared under a name.
     pub fn by_name(&self, name: &FileName) -> Option<SharedFile> {
         lock(&self.state).shared.get(name).map(|(file, _)| file.clone())
+    }
+
+    /// The stamp of a shared file when it was hashed.
+    pub fn stamp(&self, name: &FileName) -> Option<DurableStamp> {
+        lock(&self.state).shared.get(name).and_then(|(_, identity)| identity.durable())
     }
 
     /// A file with this id. If several names have it, one that is intact is preferred.
@@ -287,7 +294,10 @@ impl State {
         };
         let changed: Vec<_> = self.shared.iter().filter_map(changed).collect();
         let mut diff = FolderDiff::default();
-        diff.changes.extend(changed.iter().filter_map(|name| self.forget(name)));
+        for name in changed {
+            let is_in_place = self.shared.get(&name).is_some_and(|(_, seen)| files.get(&name) == Some(seen));
+            diff.changes.extend(self.forget(&name, is_in_place));
+        }
         let mut before = std::mem::take(&mut self.candidates);
         for (name, identity) in files {
             if self.shared.contains_key(&name) {
@@ -331,15 +341,17 @@ impl State {
         file
     }
 
-    fn forget(&mut self, name: &FileName) -> Option<FolderChange> {
-        let (SharedFile { name, id, .. }, _) = self.shared.remove(name)?;
+    /// Removes a file. `is_in_place`: the file under this name is unmodified.
+    fn forget(&mut self, name: &FileName, is_in_place: bool) -> Option<FolderChange> {
+        let (SharedFile { name, id, file, .. }, identity) = self.shared.remove(name)?;
+        let corrupt = if is_in_place && file.is_corrupt() { identity.durable() } else { None };
         if let Some(names) = self.names.get_mut(&id) {
             names.remove(&name);
             if names.is_empty() {
                 self.names.remove(&id);
             }
         }
-        Some(FolderChange::Removed { name, id })
+        Some(FolderChange::Removed { name, id, corrupt })
     }
 
     /// Every file with this id, in descending order of names.

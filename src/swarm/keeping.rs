@@ -6,7 +6,7 @@
 //! each task gets exactly one outcome unless its description says otherwise.
 
 use super::command::Command;
-use crate::content::{Bitfield, ChunkIndex, FileId, Layout, PeerName};
+use crate::content::{Bitfield, ChunkIndex, DurableStamp, FileId, FileName, Layout, PeerName};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::{CopyFailure, KeptFile};
 use serde::{Deserialize, Serialize};
@@ -115,8 +115,20 @@ pub struct FileRecord {
     pub offloaded: bool,
     /// The owner keeps the tracker's own copy: it is never offloaded.
     pub kept_here: bool,
+    /// The owner has ordered its offload, which has not been carried out yet.
+    pub offload_wanted: bool,
     /// Number of its last publication: of two files with one name, the one with the higher number is the newer version.
     pub version: u64,
+}
+
+/// A file of the tracker's folder whose bytes differ from its id, although its metadata is unchanged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CorruptFile {
+    /// The id of its right content.
+    pub id: FileId,
+    /// Its stamp. A file with another stamp has been edited or replaced.
+    #[serde(flatten)]
+    pub stamp: DurableStamp,
 }
 
 /// A change to store in the catalogue.
@@ -139,6 +151,10 @@ pub enum Change {
     Offloaded(FileId, bool),
     /// Whether the owner keeps the tracker's own copy.
     Kept(FileId, bool),
+    /// Whether the owner has ordered the offload of the tracker's own copy.
+    OffloadWanted(FileId, bool),
+    /// The file of this name in the folder is corrupt; `None`: it is not, or not any more.
+    Corrupt(FileName, Option<CorruptFile>),
     /// The file is not kept any more. Its id stays, so that a volunteer that returns later is told to drop
     /// it.
     Forgotten(FileId),

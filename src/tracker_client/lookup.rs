@@ -1,7 +1,7 @@
 //! Queries to a tracker: over UDP, or over TCP for long answers and for the list of all files.
 
 use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION};
-use crate::content::{FileId, FileName};
+use crate::content::{FileId, FileName, IdPrefix};
 use crate::net::framed_stream::split;
 use crate::net::{FrameReader, Shutdown, StreamError, Timeouts, UdpClient, UdpClientError, dial};
 use crate::protocol::PeerAddress;
@@ -24,13 +24,49 @@ pub struct Query {
     pub name: Option<FileName>,
     /// Id of the file.
     pub id: Option<FileId>,
+    /// First digits of its id, if `id` is `None`.
+    pub prefix: Option<IdPrefix>,
 }
 
 impl Query {
+    /// Query for an id, or for the first digits of one.
+    pub fn of_id(prefix: &IdPrefix) -> Self {
+        let id = prefix.whole();
+        Self { name: None, id, prefix: Some(prefix.clone()).filter(|_| id.is_none()) }
+    }
+
+    /// The digits that the id may begin with. A name that looks like such digits stands for them if no file has this
+    /// name.
+    pub fn id_prefix(&self) -> Option<IdPrefix> {
+        match (&self.id, &self.prefix, &self.name) {
+            (Some(_), ..) => None,
+            (None, Some(prefix), _) => Some(prefix.clone()),
+            (None, None, name) => name.as_ref()?.as_str().parse().ok(),
+        }
+    }
+
+    /// Whether the user has given a name only, and this file has another: its id begins with the text.
+    pub fn is_found_by_id(&self, file: &FileSummary) -> bool {
+        let has_name = self.name.as_ref() == Some(&file.name);
+        self.prefix.is_none() && !has_name && self.id_prefix().is_some_and(|prefix| prefix.matches(file.id))
+    }
+
+    /// Removes files that match by their id only, if others have the name.
+    pub fn prefer_named(&self, found: &mut Vec<FoundFile>) {
+        if found.iter().any(|found| !self.is_found_by_id(&found.file)) {
+            found.retain(|found| !self.is_found_by_id(&found.file));
+        }
+    }
+
     /// Whether a file matches the query. Applied to every answer, since answers are not trusted.
     pub fn is_answered_by(&self, file: &FileSummary) -> bool {
-        self.id.is_none_or(|id| file.id == id)
-            && (self.id.is_some() || self.name.as_ref().is_none_or(|name| file.name == *name))
+        match (&self.id, &self.prefix) {
+            (Some(id), _) => file.id == *id,
+            (None, Some(prefix)) => prefix.matches(file.id),
+            (None, None) => {
+                self.name.as_ref().is_none_or(|name| file.name == *name) || self.is_found_by_id(file)
+            }
+        }
     }
 }
 
@@ -80,7 +116,7 @@ pub fn lookup(
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, UdpClientError> {
     client.set_shutdown(shutdown);
-    let Query { name, id } = query.clone();
+    let Query { name, id, .. } = query.clone();
     let request = |limit| TrackerRequest::Lookup { name: name.clone(), id, limit, token };
     match client.request(&request(wanted.min(DATAGRAM_HOLDERS_MAX)))? {
         TrackerResponse::Found { files, truncated } => {

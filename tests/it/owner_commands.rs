@@ -174,6 +174,22 @@ fn forget_of_the_last_copies_needs_yes_and_offload_works_without_its_flag() {
 }
 
 #[test]
+fn the_order_to_offload_survives_a_restart() {
+    let place = place();
+    let dir = place.path();
+    offer(dir);
+    let mut tracker = replicating_tracker(dir, &[]);
+    wait_status(tracker.address(), "published", |status| status.files_known == 1);
+    let text = answer(dir, "offload one");
+    assert!(text.contains("as soon as its copies permit it"), "{text}");
+    tracker.kill9();
+    let tracker = replicating_tracker(dir, &[]);
+    let _volunteers = NAMES.map(|name| volunteer(dir, name, tracker.address(), &[]));
+    wait_offloaded(tracker.address());
+    assert_eq!(names_in(&dir.join("files")), [""; 0]);
+}
+
+#[test]
 fn verify_proves_all_copies_and_its_exit_code_is_the_result() {
     let place = place();
     let dir = place.path();

@@ -201,6 +201,19 @@ fn two_files_with_one_name_require_an_id() {
     // The id without a name is sufficient.
     fetch(&there, &tracker, &["--id", &ids[0].to_uppercase(), "--out", "one.bin"]);
     assert_holds(&there.join("one.bin"), b"one");
+    // So are its first digits, also in place of the name, unless a file has this name.
+    fetch(&there, &tracker, &["--id", &ids[0][..8], "--out", "prefix.bin"]);
+    assert_holds(&there.join("prefix.bin"), b"one");
+    let positional = subfolder(dir, "positional");
+    fetch(&positional, &tracker, &[&ids[1][..12]]);
+    assert_holds(&positional.join("same.bin"), b"two and more");
+    let named = write(dir, &ids[1][..8], b"another file");
+    let _seeder = seeder(dir, &named, &tracker, &[]);
+    fetch(&positional, &tracker, &[&ids[1][..8]]);
+    assert_holds(&positional.join(&ids[1][..8]), b"another file");
+    let mut client = crate::common::keeping::getter(dir, "client", tracker.address(), &[&ids[0][..9]]);
+    client.ends_with(0);
+    assert_holds(&dir.join("client/same.bin"), b"one");
 }
 
 #[test]

@@ -199,9 +199,7 @@ impl LookupWorker {
     }
 
     fn why(&self, name: &str, query: &Query) -> String {
-        let matches_query = |file: &crate::protocol::tracker::FileSummary| {
-            query.id == Some(file.id) || query.name.as_ref() == Some(&file.name)
-        };
+        let matches_query = |file: &crate::protocol::tracker::FileSummary| query.is_answered_by(file);
         let found = self.member.files(query).map_err(|error| error.text);
         let statuses = self.member.transfers().into_iter().rev().map(|transfer| transfer.status());
         let local = self.member.mine().into_iter().filter(|offer| matches_query(&offer.file));

@@ -72,7 +72,7 @@ pub(super) fn apply(inner: &Inner, change: FolderChange) {
             inner.offers.offer(Offer { file: summary, source: file });
             log::info!("sharing {name}, {size} bytes, id {id}");
         }
-        FolderChange::Removed { name, id } => {
+        FolderChange::Removed { name, id, .. } => {
             // Unless another file has been offered under this name meanwhile.
             inner.offers.withdraw_file(&name, id);
             log::info!("stopped sharing {name}: it was changed or removed");

@@ -6,7 +6,7 @@
 //! back by [`restore`](SharedFolder::restore).
 
 use super::{SharedFolder, error};
-use crate::content::{FileId, FileName};
+use crate::content::{DurableStamp, FileId, FileName};
 use crate::storage::StoreError;
 use crate::storage::disk::{self, Identity};
 use crate::sync::lock;
@@ -78,7 +78,7 @@ impl SharedFolder {
             return Ok(Deletion::NotPermitted);
         }
         confirmed();
-        lock(&self.state).forget(name);
+        lock(&self.state).forget(name, false);
         let deleted = disk::remove(&leaving);
         if deleted.is_err() {
             rename(&leaving, &path)?;
@@ -88,6 +88,26 @@ impl SharedFolder {
         let _ = fs::remove_dir(&removal_folder);
         disk::sync_folder(self.path())?;
         Ok(Deletion::Deleted)
+    }
+
+    /// Renames a file within the folder, durably, if the file under `name` has this stamp. Returns whether it has.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] if the new name is taken, or the file cannot be renamed.
+    pub fn set_aside(
+        &self,
+        name: &FileName,
+        aside: &FileName,
+        stamp: DurableStamp,
+    ) -> Result<bool, StoreError> {
+        let _comparing = lock(&self.comparing);
+        let path = self.path().join(name.as_str());
+        if !is_exactly(&path, |found| found.durable() == Some(stamp))? {
+            return Ok(false);
+        }
+        rename(&path, &self.path().join(aside.as_str()))?;
+        disk::sync_folder(self.path())?;
+        Ok(true)
     }
 
     /// Moves files back that a crash left half deleted. A file whose name is taken meanwhile stays

@@ -80,8 +80,8 @@ impl ReplicationPlanner {
                 Some(CopyState::Proven | CopyState::Stored) => Some(CopyState::Awaited),
                 // It is unknown whether the drop took place before the connection closed.
                 Some(CopyState::Dropping) => Some(CopyState::Missed),
-                Some(CopyState::Claimed) if has_proven => Some(CopyState::Missed),
-                Some(CopyState::Claimed | CopyState::Refuted) => None,
+                Some(CopyState::Claimed | CopyState::Suspected) if has_proven => Some(CopyState::Missed),
+                Some(CopyState::Claimed | CopyState::Suspected | CopyState::Refuted) => None,
                 other => other,
             };
             self.set_copy(key, number, to);

@@ -103,6 +103,8 @@ pub(super) struct Wanted {
     pub replicas: usize,
     /// Copies at approved volunteers, without which the tracker's own copy cannot be deleted.
     pub approved: usize,
+    /// Number of these that no copy replaces yet, because the next proof of their volunteers decides.
+    pub suspended: usize,
 }
 
 /// Deficits of a chunk, which are summed per file and in total.
@@ -165,15 +167,15 @@ impl Chunk {
     /// Recomputes counts, deficits and priority. `wanted`: wanted numbers of copies; `tracker_has`: the
     /// tracker has a copy.
     pub fn recompute(&mut self, copy_counts: CopyCounts, wanted: Wanted, tracker_has: bool) {
-        let Wanted { replicas, approved } = wanted;
+        let Wanted { replicas, approved, suspended } = wanted;
         // A copy that replaces the lost one may be missing from the record that is being written.
         self.copy_lost_since_record |= copy_counts.justifying < self.copy_counts.justifying;
         self.copy_counts = copy_counts;
         let counted = copy_counts.counted(tracker_has);
         self.was_replicated |= counted >= replicas;
         let without_copy = !tracker_has && copy_counts.held == 0 && copy_counts.in_flight == 0;
-        let waiting =
-            copy_counts.planned(tracker_has) < replicas || usize::from(copy_counts.approved) < approved;
+        let waiting = copy_counts.planned(tracker_has) + suspended < replicas
+            || usize::from(copy_counts.approved) + suspended < approved;
         let unreadable = !tracker_has && copy_counts.readable == 0;
         let can_be_copied = tracker_has || copy_counts.sources > 0;
         self.deficits = Deficits {

@@ -76,7 +76,10 @@ impl ReplicationPlanner {
     /// copies that justify a deletion than are wanted or can be made.
     fn depends_on(&self, key: ChunkKey, number: VolunteerNumber) -> bool {
         let Some((file, chunk)) = self.files.file_and_chunk(key) else { return false };
-        let is_held = chunk.replicas.get(number).is_some_and(CopyState::is_readable);
+        let is_held = chunk
+            .replicas
+            .get(number)
+            .is_some_and(|state| state.is_readable() || state == CopyState::Suspected);
         let justifying = usize::from(chunk.copy_counts.justifying);
         is_held
             && !file.tracker_has(chunk)

@@ -68,7 +68,7 @@ impl ReplicationPlanner {
     /// everything that depends on them.
     pub(super) fn recompute(&mut self, key: ChunkKey) {
         let copy_counts = self.count_copies(key);
-        let wanted = self.wanted_copies(key.file);
+        let wanted = Wanted { suspended: self.suspended_copies(key), ..self.wanted_copies(key.file) };
         let Some((file, sums)) = self.files.get_with_counts(key.file) else { return };
         let keeps_complete = file.keeps_complete();
         let Some(chunk) = file.chunks.get_mut(key.index as usize) else { return };
@@ -129,7 +129,18 @@ impl ReplicationPlanner {
             let is_wanted = self.settings.offload || file.offload_wanted;
             is_wanted && file.complete && file.offload == Offload::No && !file.kept_here
         });
-        Wanted { replicas, approved: if waits_for_offload { self.approved_wanted } else { 0 } }
+        let approved = if waits_for_offload { self.approved_wanted } else { 0 };
+        Wanted { replicas, approved, suspended: 0 }
+    }
+
+    /// Number of suspected copies of a chunk at volunteers that stay.
+    fn suspended_copies(&self, key: ChunkKey) -> usize {
+        let replicas = self.files.chunk(key).into_iter().flat_map(|chunk| chunk.replicas.iter());
+        let suspected = replicas.filter(|replica| replica.state() == CopyState::Suspected);
+        let stays = |number| {
+            self.volunteers.get(number).is_some_and(|volunteer| !volunteer.draining && !volunteer.is_denied())
+        };
+        suspected.filter(|replica| stays(replica.volunteer())).count()
     }
 
     /// Updates the wanted number of copies at approved volunteers after a change of their number.

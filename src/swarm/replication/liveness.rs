@@ -207,7 +207,13 @@ impl ReplicationPlanner {
     fn handle_reported_chunk(&mut self, now: Moment, key: ChunkKey, number: VolunteerNumber, checked: bool) {
         match self.files.copy_state(key, number) {
             // A drop order stands, even if it crossed this report on the wire.
-            Some(CopyState::Dropping | CopyState::Proven | CopyState::Stored | CopyState::Claimed) => {}
+            Some(
+                CopyState::Dropping
+                | CopyState::Proven
+                | CopyState::Stored
+                | CopyState::Claimed
+                | CopyState::Suspected,
+            ) => {}
             Some(CopyState::Refuted) if !checked => {}
             Some(CopyState::Refuted | CopyState::Missed) | None => {
                 self.set_copy(key, number, Some(CopyState::Claimed));
@@ -227,7 +233,13 @@ impl ReplicationPlanner {
         {
             volunteer.trust.due_at = now + limits::PROOF_DELAY_MAX;
         }
-        self.set_copy(key, number, Some(CopyState::Stored));
+        let trust = self.volunteers.get(number).map(|volunteer| &volunteer.trust);
+        let to = match trust.map(|trust| (trust.has_failed(), trust.is_suspected())) {
+            Some((true, true)) => CopyState::Suspected,
+            Some((true, false)) => CopyState::Claimed,
+            _ => CopyState::Stored,
+        };
+        self.set_copy(key, number, Some(to));
     }
 
     /// Ends the report of a volunteer: copies that were awaited and not reported do not exist.

@@ -191,6 +191,7 @@ impl ReplicationPlanner {
                 Timer::DrainCheck(volunteer) => self.report_drain_progress(now, volunteer),
                 Timer::BackoffEnd(key) => self.end_backoff(now, key),
                 Timer::CopyTimeout(key, to) => self.time_out(now, key, to),
+                Timer::Suspicion(volunteer) => self.end_suspicion(now, volunteer),
                 Timer::Challenge => self.challenge(now),
                 Timer::Proofs => self.begin_proof_run(),
                 Timer::ProofTimeout(number) => self.time_out_proof(now, number),

@@ -57,6 +57,8 @@ impl ReplicationPlanner {
         if result == OffloadResult::Deleted {
             file.complete = false;
             file.offload = Offload::Done;
+            // A copy that the owner puts there later needs a new order.
+            self.set_offload_wanted(now, slot, false);
         } else {
             file.offload = Offload::No;
             file.offload_failed = result == OffloadResult::Failed;
@@ -87,13 +89,21 @@ impl ReplicationPlanner {
         }
     }
 
+    fn set_offload_wanted(&mut self, now: Moment, slot: u32, wanted: bool) {
+        if let Some(file) = self.files.get_mut(slot).filter(|file| file.offload_wanted != wanted) {
+            file.offload_wanted = wanted;
+            let change = Change::OffloadWanted(file.id, wanted);
+            self.records.push(now, change);
+        }
+    }
+
     /// Marks a file as kept by the owner: the tracker keeps its own copy. Or (`on` is false) removes the mark.
     pub fn set_kept_here(&mut self, now: Moment, id: FileId, on: bool) {
         let Some(slot) = self.files.slot_of(id) else { return };
         let Some(file) = self.files.get_mut(slot) else { return };
         file.kept_here = on;
         if on {
-            file.offload_wanted = false;
+            self.set_offload_wanted(now, slot, false);
             self.revoke_offload(slot);
             for index in self.files.get(slot).map(|file| 0..file.chunks.len() as u32).into_iter().flatten() {
                 self.revoke_own_drop(ChunkKey { file: slot, index });
@@ -103,13 +113,16 @@ impl ReplicationPlanner {
         self.settle(now);
     }
 
-    /// Orders the offload of a file, even if files are not offloaded in general.
+    /// Orders the offload of a file, even if files are not offloaded in general. The order is recorded until it is
+    /// carried out, or the owner keeps the file.
     pub fn want_offload(&mut self, now: Moment, id: FileId) {
         let Some(slot) = self.files.slot_of(id) else { return };
         let Some(file) = self.files.get_mut(slot) else { return };
         file.kept_here = false;
-        file.offload_wanted = true;
         file.offload_failed = false;
+        if file.offload != Offload::Done {
+            self.set_offload_wanted(now, slot, true);
+        }
         self.recompute_file(slot);
         self.settle(now);
     }

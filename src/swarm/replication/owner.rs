@@ -48,6 +48,14 @@ impl ReplicationPlanner {
         }
     }
 
+    /// Restores the order to offload a file from the catalogue.
+    pub fn restore_offload_order(&mut self, id: FileId) {
+        let slot = self.files.slot_of(id);
+        if let Some(file) = slot.and_then(|slot| self.files.get_mut(slot)) {
+            file.offload_wanted = true;
+        }
+    }
+
     /// Whether the owner keeps the tracker's own copy of a file.
     pub fn is_kept_here(&self, id: FileId) -> bool {
         self.file_of(id).is_some_and(|file| file.kept_here)

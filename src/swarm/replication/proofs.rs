@@ -342,8 +342,11 @@ impl ReplicationPlanner {
             holders: holders.iter().map(|holder| holder.record.number).collect(),
         };
         let is_due = holders.iter().any(|holder| holder.trust.due_at <= now);
-        let waits = (proof.is_busy && (!is_due || self.proofs.count(|one| one.is_busy) >= BUSY_PROOFS_MAX))
-            || (proof.is_downloaded && self.proofs.count(|one| one.is_downloaded) >= DOWNLOADED_PROOFS_MAX)
+        // It decides whether the copies of a volunteer are replaced.
+        let is_urgent = holders.iter().any(|holder| holder.trust.is_suspected());
+        let is_full = |max, accept: fn(&Proof) -> bool| !is_urgent && self.proofs.count(accept) >= max;
+        let waits = (proof.is_busy && (!is_due || is_full(BUSY_PROOFS_MAX, |one| one.is_busy)))
+            || (proof.is_downloaded && is_full(DOWNLOADED_PROOFS_MAX, |one| one.is_downloaded))
             || (proof.is_doubtful && self.proofs.count(|one| one.is_doubtful) >= DOUBTFUL_PROOFS_MAX)
             || (!at_tracker && !self.may_download_for_proof(now, length));
         if waits {

@@ -79,9 +79,12 @@ impl Records {
     pub fn forget_file(&mut self, now: Moment, slot: u32, id: FileId) {
         self.offloadable.remove(&slot);
         self.outdated_holdings.retain(|(_, file)| *file != slot);
-        self.changes.retain(
-            |change| !matches!(change, Change::Offloaded(file, _) | Change::Kept(file, _) if *file == id),
-        );
+        self.changes.retain(|change| match change {
+            Change::Offloaded(file, _) | Change::Kept(file, _) | Change::OffloadWanted(file, _) => {
+                *file != id
+            }
+            _ => true,
+        });
         self.push(now, Change::Forgotten(id));
     }
 }

@@ -25,12 +25,16 @@ pub(super) enum CopyState {
     Coming,
     /// A drop is ordered.
     Dropping,
+    /// It was proven or stored, and the last proof of its volunteer, of another copy, was wrong. It does not count
+    /// before the next right proof of its volunteer.
+    Suspected,
 }
 
 use CopyState::*;
 
 impl CopyState {
-    const ALL: [CopyState; 9] = [Proven, Stored, Claimed, Refuted, Awaited, Silent, Missed, Coming, Dropping];
+    const ALL: [CopyState; 10] =
+        [Proven, Stored, Claimed, Refuted, Awaited, Silent, Missed, Coming, Dropping, Suspected];
 
     /// Whether it counts as a copy in any case. A silent copy counts while enough other copies are safe.
     pub fn counts(self) -> bool {
@@ -39,12 +43,12 @@ impl CopyState {
 
     /// Whether other volunteers may copy from it.
     pub fn is_source(self) -> bool {
-        matches!(self, Proven | Stored | Claimed)
+        matches!(self, Proven | Stored | Claimed | Suspected)
     }
 
     /// Whether its volunteer is connected and has it, proven or not.
     pub fn is_present(self) -> bool {
-        matches!(self, Proven | Stored | Claimed | Refuted)
+        matches!(self, Proven | Stored | Claimed | Refuted | Suspected)
     }
 
     /// Whether its volunteer is connected and it counts.
@@ -64,12 +68,12 @@ impl CopyState {
 
     /// Whether a proof is pending.
     pub fn needs_proof(self) -> bool {
-        matches!(self, Stored | Claimed)
+        matches!(self, Stored | Claimed | Suspected)
     }
 
     /// Whether the catalogue contains it.
     pub fn is_in_catalogue(self) -> bool {
-        matches!(self, Proven | Stored | Awaited | Silent | Missed)
+        matches!(self, Proven | Stored | Awaited | Silent | Missed | Suspected)
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) enum Timer {
     BackoffEnd(ChunkKey),
     /// A copy to this location times out.
     CopyTimeout(ChunkKey, Location),
+    /// The suspicion against a volunteer after its first wrong proof ends.
+    Suspicion(VolunteerNumber),
     /// The next challenge is sent.
     Challenge,
     /// Pending proofs are planned.

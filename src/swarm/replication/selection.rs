@@ -69,7 +69,7 @@ impl ReplicationPlanner {
         replicas.iter().any(|replica| {
             let state = replica.state();
             let volunteer = self.volunteers.get(replica.volunteer());
-            (state.counts() || matches!(state, CopyState::Silent | CopyState::Coming))
+            (state.counts() || matches!(state, CopyState::Silent | CopyState::Coming | CopyState::Suspected))
                 && volunteer
                     .is_some_and(|volunteer| !volunteer.draining && volunteer.record.address.ip() == ip)
         })
@@ -87,7 +87,7 @@ impl ReplicationPlanner {
             let number = replica.volunteer();
             let outgoing = self.volunteers.get(number)?.outgoing;
             let location = Location::Volunteer(number);
-            let claimed = replica.state() == CopyState::Claimed;
+            let claimed = matches!(replica.state(), CopyState::Claimed | CopyState::Suspected);
             let order = (failed == Some(location), claimed, outgoing.copies, number);
             window.permits(outgoing, length).then_some((order, location))
         });

@@ -4,15 +4,19 @@ use super::chunk::ChunkKey;
 use crate::content::limits;
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
+use std::time::Duration;
 
-/// Number of consecutive wrong proofs after which no copy of the volunteer counts before its next proof.
-const WRONG_MAX: u32 = 2;
+/// Time after the first wrong proof for which no copies replace the other copies of the volunteer: its next proof decides
+/// whether one chunk is corrupt or its store is lost.
+pub(super) const SUSPICION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Results of the latest proofs of a volunteer, and the times of the next ones.
 #[derive(Debug)]
 pub(super) struct Trust {
     /// Number of wrong proofs since the last one that was right.
     wrong: u32,
+    /// Its last proof was the first wrong one, and until then no copies replace its other copies.
+    suspected_until: Option<Moment>,
     /// Time since which its proofs could not be had.
     doubt_since: Option<Moment>,
     /// Its proofs could not be had for [`limits::PROOF_PATIENCE`].
@@ -32,6 +36,7 @@ impl Default for Trust {
     fn default() -> Self {
         Self {
             wrong: 0,
+            suspected_until: None,
             doubt_since: None,
             unreachable: false,
             retry_at: Moment::ZERO,
@@ -59,14 +64,25 @@ impl Trust {
         self.wrong > 0 || self.doubt_since.is_some()
     }
 
-    /// Whether none of its copies counts before its next proof.
+    /// Whether its last proof was wrong: none of its copies counts before its next right proof.
     pub fn has_failed(&self) -> bool {
-        self.wrong >= WRONG_MAX
+        self.wrong > 0
+    }
+
+    /// Whether its next proof decides if its copies are replaced.
+    pub fn is_suspected(&self) -> bool {
+        self.suspected_until.is_some()
+    }
+
+    /// Ends the suspicion if its time is over. Returns whether it has ended.
+    pub fn end_suspicion(&mut self, now: Moment) -> bool {
+        self.suspected_until.take_if(|until| *until <= now).is_some()
     }
 
     /// Notes a right proof.
     pub fn pass(&mut self) {
         self.wrong = 0;
+        self.suspected_until = None;
         self.doubt_since = None;
         self.unreachable = false;
         self.retry_at = Moment::ZERO;
@@ -77,7 +93,11 @@ impl Trust {
     pub fn fail(&mut self, now: Moment, random: &mut fastrand::Rng) {
         self.wrong = self.wrong.saturating_add(1);
         self.doubt_since = None;
-        self.retry_at = now + self.backoff.pause(random);
+        let is_first = self.wrong == 1;
+        self.suspected_until = is_first.then_some(now + SUSPICION_TIMEOUT);
+        // A proof of another copy is due at once after the first one.
+        self.due_at = now;
+        self.retry_at = if is_first { now } else { now + self.backoff.pause(random) };
     }
 
     /// Notes a proof that could not be had for another reason than this volunteer.
@@ -114,9 +134,11 @@ mod tests {
         assert!(trust.is_unreachable() && !trust.may_take_copies());
         trust.pass();
         trust.fail(Duration::ZERO, &mut random);
-        assert!(!trust.is_unreachable() && !trust.may_take_copies() && !trust.has_failed());
+        assert!(!trust.is_unreachable() && !trust.may_take_copies() && trust.has_failed());
+        assert!(trust.is_suspected() && trust.retry_at == Duration::ZERO);
+        assert!(!trust.end_suspicion(Duration::ZERO) && trust.end_suspicion(SUSPICION_TIMEOUT));
         trust.fail(Duration::ZERO, &mut random);
-        assert!(trust.has_failed());
+        assert!(trust.has_failed() && !trust.is_suspected() && trust.retry_at > Duration::ZERO);
         trust.pass();
         assert!(trust.may_take_copies() && !trust.has_failed() && trust.retry_at == Duration::ZERO);
     }

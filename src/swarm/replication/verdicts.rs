@@ -6,6 +6,8 @@ use super::chunk::{ChunkKey, StoreCopy};
 use super::file::Offload;
 use super::order::{DropReason, Order};
 use super::replicas::CopyState;
+use super::schedule::Timer;
+use super::trust::SUSPICION_TIMEOUT;
 use crate::content::{ChunkIndex, limits};
 use crate::swarm::Moment;
 use crate::swarm::keeping::{OwnCopy, Verdict, VolunteerNumber};
@@ -78,6 +80,7 @@ impl ReplicationPlanner {
 
     fn accept_proof(&mut self, now: Moment, key: ChunkKey, holder: VolunteerNumber) {
         let Some(volunteer) = self.volunteers.get_mut(holder) else { return };
+        let had_failed = volunteer.trust.has_failed();
         let was_excluded = !volunteer.trust.may_take_copies();
         let was_unreachable = volunteer.trust.is_unreachable();
         volunteer.trust.pass();
@@ -88,6 +91,9 @@ impl ReplicationPlanner {
         self.proofs.note_proof(now, key, holder);
         self.proofs.undecided.remove(&(holder, key));
         self.set_copy(key, holder, Some(CopyState::Proven));
+        if had_failed {
+            self.change_copies(holder, CopyState::Suspected, CopyState::Stored);
+        }
         if was_unreachable {
             self.recompute_volunteer(holder);
         }
@@ -98,20 +104,29 @@ impl ReplicationPlanner {
         }
     }
 
-    /// After a wrong proof, all other copies of the volunteer are proven again. After the second one in a row,
-    /// none of them counts until then: its store may have been wiped.
+    /// After a wrong proof, no other copy of the volunteer counts before its next right proof: its store may have been
+    /// wiped. Copies replace them after the second wrong proof in a row, or after [`SUSPICION_TIMEOUT`], so that one
+    /// corrupt chunk does not cause a copy of the whole store. The chunk itself is copied at once.
     fn handle_wrong_proof(&mut self, now: Moment, key: ChunkKey, holder: VolunteerNumber) {
         self.refute(key, holder, "its proof was wrong");
         let Some(volunteer) = self.volunteers.get_mut(holder) else { return };
         volunteer.trust.fail(now, &mut self.random);
-        let to = match volunteer.trust.has_failed() {
-            true => CopyState::Claimed,
-            false => CopyState::Stored,
-        };
+        let is_suspected = volunteer.trust.is_suspected();
+        let to = if is_suspected { CopyState::Suspected } else { CopyState::Claimed };
+        if is_suspected {
+            self.schedule.add(now + SUSPICION_TIMEOUT, Timer::Suspicion(holder));
+        }
         self.volunteers.mark_target_outdated(holder);
-        self.change_copies(holder, CopyState::Proven, to);
-        if to == CopyState::Claimed {
-            self.change_copies(holder, CopyState::Stored, to);
+        for from in [CopyState::Proven, CopyState::Stored, CopyState::Suspected] {
+            self.change_copies(holder, from, to);
+        }
+    }
+
+    /// Lets copies replace those of a volunteer that has not proven another copy since its first wrong proof.
+    pub(super) fn end_suspicion(&mut self, now: Moment, holder: VolunteerNumber) {
+        let volunteer = self.volunteers.get_mut(holder);
+        if volunteer.is_some_and(|volunteer| volunteer.trust.end_suspicion(now)) {
+            self.change_copies(holder, CopyState::Suspected, CopyState::Claimed);
         }
     }
 

@@ -140,10 +140,13 @@ impl Tracker {
         planner.set_clock(unix_s);
         volunteers.into_iter().for_each(|record| planner.restore_volunteer(now, record));
         let (mut known, mut versions) = (HashMap::new(), HashMap::new());
-        for FileRecord { kept, layout, offloaded, kept_here, version } in files {
+        for FileRecord { kept, layout, offloaded, kept_here, offload_wanted, version } in files {
             planner.restore_file(kept.file.id, layout, offloaded);
             if kept_here {
                 planner.restore_kept(kept.file.id);
+            }
+            if offload_wanted {
+                planner.restore_offload_order(kept.file.id);
             }
             versions.insert(kept.file.id, version);
             self.peers.registry.vouch(own, &kept.file, 0);
@@ -331,6 +334,8 @@ impl Tracker {
             }
             TaskOutcome::Published { kept, layout } => {
                 let id = kept.file.id;
+                // The tracker has computed its MD5 from the file.
+                keeping.md5_votes.remove(&id);
                 keeping.files.insert(id, kept);
                 keeping.last_version = keeping.last_version.saturating_add(1);
                 keeping.versions.insert(id, keeping.last_version);

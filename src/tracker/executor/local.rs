@@ -6,7 +6,7 @@ use crate::content::{ChunkIndex, FileId};
 use crate::protocol::volunteer::KeptFile;
 use crate::storage::shared_folder::Deletion;
 use crate::storage::{ChunkSource as _, StoreError};
-use crate::swarm::keeping::{OffloadResult, TaskOutcome};
+use crate::swarm::keeping::{CorruptFile, OffloadResult, TaskOutcome};
 use crate::sync::lock;
 
 impl Inner {
@@ -37,9 +37,14 @@ impl Inner {
     /// The file belongs to the user: it remains there. Its name is offered again when the file changes.
     pub(super) fn withdraw_corrupt(&self, id: FileId) {
         let _offer_lock = self.lock_offers();
-        self.set_corrupt(id, true);
-        for file in self.folder.iter().flat_map(|folder| folder.files()).filter(|file| file.id == id) {
-            self.offers.withdraw_file(&file.name, id);
+        if let Some(folder) = &self.folder {
+            for file in folder.files().into_iter().filter(|file| file.id == id) {
+                let mark = folder.stamp(&file.name).map(|stamp| CorruptFile { id, stamp });
+                if let Some(Err(error)) = mark.map(|mark| self.mark_corrupt(&file.name, mark)) {
+                    self.fail(error);
+                }
+                self.offers.withdraw_file(&file.name, id);
+            }
         }
         self.serve_by_id(id);
         self.report(TaskOutcome::Withdrawn(id));
@@ -103,7 +108,7 @@ impl Inner {
         let kept = lock(&self.known).remove(&id);
         lock(&self.last_manifest).take();
         lock(&self.forgetting).remove(&id);
-        self.set_corrupt(id, false);
+        self.forget_corrupt(id);
         let copies = self.folder.iter().flat_map(|folder| folder.files()).filter(|file| file.id == id);
         for file in copies {
             self.offers.withdraw_file(&file.name, id);

@@ -12,6 +12,7 @@
 //! tracker must end then.
 
 mod chunks;
+mod corrupt;
 mod local;
 mod permits;
 mod proofs;
@@ -23,14 +24,14 @@ mod source;
 mod workers;
 
 use crate::content::limits::{PROOF_MEMORY_BYTES, PROOF_TIMEOUT, RECEIVE_MEMORY_BYTES};
-use crate::content::{FileId, Manifest};
+use crate::content::{FileId, FileName, Manifest};
 use crate::download::connection_pool::ConnectionPool;
 use crate::net::{MemoryBudget, Shutdown, Threads, Timeouts};
 use crate::protocol::volunteer::KeptFile;
 use crate::report::RoleError;
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, ReplicaStore, SharedFolder};
-use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
+use crate::swarm::keeping::{CorruptFile, ExecutorTask, TaskOutcome};
 use crate::sync::lock;
 use crate::tracker::store::{Catalogue, CatalogueError};
 use crate::upload::offers::Offers;
@@ -38,7 +39,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use permits::Permits;
 use proofs::Stalled;
 use source::ManifestOnly;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -88,8 +89,10 @@ struct Inner {
     known: Mutex<HashMap<FileId, KeptFile>>,
     /// Forgotten files that remain in the folder; not published until they change there.
     ignored: Mutex<HashSet<FileId>>,
-    /// Files of the folder that were found corrupt; not served until they change there.
-    corrupt: Mutex<HashSet<FileId>>,
+    /// Files of the folder that were found corrupt, by name; not served until they change there.
+    corrupt: Mutex<BTreeMap<FileName, CorruptFile>>,
+    /// Files whose MD5 only volunteers have named; it is computed when the complete file is there.
+    claimed_md5: Mutex<HashSet<FileId>>,
     /// Files with a queued order to forget them: a recall of them ends early.
     forgetting: Mutex<HashSet<FileId>>,
     /// Permits of the deletions that are queued or running.
@@ -145,7 +148,8 @@ impl Executor {
             watch,
             known: Mutex::new(known),
             ignored: Mutex::default(),
-            corrupt: Mutex::default(),
+            corrupt: Mutex::new(contents.corrupt.into_iter().collect()),
+            claimed_md5: Mutex::default(),
             forgetting: Mutex::default(),
             permits: Permits::default(),
             offer_lock: Mutex::default(),
@@ -208,20 +212,6 @@ impl Inner {
     fn ignore(&self, id: FileId, ignored: bool) {
         let mut all = lock(&self.ignored);
         match ignored {
-            true => _ = all.insert(id),
-            false => _ = all.remove(&id),
-        }
-    }
-
-    /// Whether the complete copy of a file in the folder was found corrupt.
-    fn is_corrupt(&self, id: FileId) -> bool {
-        lock(&self.corrupt).contains(&id)
-    }
-
-    /// Sets whether the complete copy of a file in the folder is corrupt: it is neither served nor compared with.
-    fn set_corrupt(&self, id: FileId, corrupt: bool) {
-        let mut all = lock(&self.corrupt);
-        match corrupt {
             true => _ = all.insert(id),
             false => _ = all.remove(&id),
         }

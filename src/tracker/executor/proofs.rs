@@ -102,7 +102,7 @@ impl Inner {
         bytes: &mut Vec<u8>,
     ) -> OwnCopy {
         let whole = self.folder.as_ref().and_then(|folder| folder.by_id(file));
-        if let Some(whole) = whole.filter(|_| !self.is_corrupt(file)) {
+        if let Some(whole) = whole.filter(|whole| !self.is_corrupt(&whole.name)) {
             match read_complete(&whole, index, expected, bytes) {
                 OwnCopy::Absent => {}
                 own => return own,

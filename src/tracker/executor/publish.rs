@@ -12,6 +12,7 @@ use crate::protocol::volunteer::KeptFile;
 use crate::storage::shared_folder::{FolderChange, SharedFile, SharedFolder};
 use crate::storage::{ChunkSource as _, StoreError};
 use crate::swarm::keeping::TaskOutcome;
+use crate::sync::lock;
 use crate::tracker::store::CatalogueError;
 use crate::upload::offers::Offer;
 use std::path::Path;
@@ -104,10 +105,11 @@ impl Publisher {
     fn apply(&self, change: FolderChange) -> Result<(), Halt> {
         match change {
             FolderChange::Added(file) => self.publish_new(&file),
-            FolderChange::Removed { name, id } => {
+            FolderChange::Removed { name, id, corrupt } => {
                 let _offer_lock = self.inner.lock_offers();
                 self.inner.offers.withdraw_file(&name, id);
-                self.inner.set_corrupt(id, false);
+                let updated = self.inner.update_corrupt(&self.folder, (&name, id), corrupt);
+                self.or_halt(updated)?;
                 let other = self.folder.by_id(id);
                 match (other, self.inner.known(id)) {
                     (None, Some(_)) => self.report_withdrawn(&name, id),
@@ -143,6 +145,9 @@ impl Publisher {
     /// Publishes a new file, unless it was forgotten. Computes its MD5 if the catalogue does not have it.
     fn publish_new(&self, file: &SharedFile) -> Result<(), Halt> {
         let SharedFile { name, id, .. } = file;
+        if self.or_halt(self.inner.is_still_corrupt(&self.folder, file))? {
+            return Ok(());
+        }
         if self.inner.is_ignored(*id) {
             log::info!("{name} not offered: it was forgotten; restart the tracker to offer it again");
             return Ok(());
@@ -153,8 +158,10 @@ impl Publisher {
         let kept = match known {
             // A second copy of a published file changes nothing.
             Some(kept) if kept.file.name != *name && has_its_name(&kept) => kept,
-            Some(kept) => KeptFile { file: summary(file), ..kept },
-            None => match self.md5(file) {
+            Some(kept) if !lock(&self.inner.claimed_md5).contains(id) => {
+                KeptFile { file: summary(file), ..kept }
+            }
+            _ => match self.md5(file) {
                 Ok(md5) => KeptFile { file: summary(file), md5 },
                 Err(_) if self.inner.shutdown.is_stopped() => return Err(Halt),
                 Err(error) => {
@@ -165,13 +172,17 @@ impl Publisher {
             },
         };
         let _offer_lock = self.inner.lock_offers();
-        // It has just been hashed.
-        self.inner.set_corrupt(*id, false);
+        lock(&self.inner.claimed_md5).remove(id);
         self.publish(file, kept)
     }
 
     fn publish(&self, file: &SharedFile, kept: KeptFile) -> Result<(), Halt> {
-        self.inner.publish(&self.folder, file, kept).map_err(|error| {
+        self.or_halt(self.inner.publish(&self.folder, file, kept))
+    }
+
+    /// Reports a failed catalogue.
+    fn or_halt<T>(&self, result: Result<T, CatalogueError>) -> Result<T, Halt> {
+        result.map_err(|error| {
             self.inner.fail(error);
             Halt
         })

@@ -2,19 +2,25 @@
 //!
 //! A hidden part file beside the target collects the chunks: from the tracker's own copies, or else from volunteers. A
 //! recall that failed goes on from there when it is repeated. Invariants: each chunk is verified against the manifest and
-//! the whole file against its MD5 before one rename gives it its name; another file is never replaced.
+//! the MD5 of the whole file is computed before one rename gives it its name; no file is replaced: a corrupt one is renamed first.
 
 use super::Inner;
+use super::corrupt::ASIDE_SUFFIX;
 use super::proofs::read_verified;
 use super::workers::reachable;
-use crate::content::{ChunkIndex, Digest};
+use crate::content::{ChunkIndex, Digest, FileId, FileName, Md5};
 use crate::download::events::{Expected as _, SourceError};
 use crate::protocol::volunteer::KeptFile;
 use crate::storage::verify::VerifyCallbacks;
-use crate::storage::{ChunkSink as _, ChunkSource as _, PartFile, SharedFolder, StoreError, Verify};
+use crate::storage::{
+    ChunkSink as _, ChunkSource as _, PartFile, SharedFolder, StoreError, StoredChunk, Verify,
+};
+use crate::swarm::keeping::CorruptFile;
+use crate::tracker::store::CatalogueError;
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Consecutive failed connections after which a volunteer is not asked any more.
 const CONNECTION_FAILURES_MAX: usize = 2;
@@ -33,7 +39,7 @@ enum Target {
     /// The file itself, complete.
     Present,
     /// The file itself, found corrupt.
-    Corrupt,
+    Corrupt(CorruptFile),
     Other,
 }
 
@@ -44,13 +50,11 @@ impl Inner {
         let folder = self.folder.as_ref().ok_or("the tracker runs without --files")?;
         let manifest = self.manifest(id).ok_or("the catalogue has no manifest of it")?;
         let path = folder.path().join(name.as_str());
-        let in_the_way =
-            || format!("another file has the name {name}; move or rename it, then repeat the recall");
-        let replace = match self.target(folder, kept) {
+        let corrupt = match self.target(folder, kept) {
             Target::Present => return self.publish_recalled(folder, kept),
-            Target::Other => return Err(in_the_way()),
-            Target::Absent => false,
-            Target::Corrupt => true,
+            Target::Other => return Err(in_the_way(name)),
+            Target::Absent => None,
+            Target::Corrupt(mark) => Some((mark, aside(folder, name)?)),
         };
         let part = PartFile::open(&path, manifest).map_err(|error| error.to_string())?;
         // An earlier recall may have left chunks; each counts only after it has been hashed.
@@ -58,20 +62,20 @@ impl Inner {
         let callbacks = VerifyCallbacks { begin: &|_| (), hashed: &|_| (), stop: &stop };
         part.check(Verify::Full, callbacks).map_err(|error| error.to_string())?;
         log::info!("recalling {name}, {} bytes", kept.file.size);
-        let assembled = self.assemble(kept, &part, from);
+        // Most of its chunks are right.
+        let corrupt_file = corrupt.as_ref().and_then(|_| File::open(&path).ok()).map(Arc::new);
+        let assembled = self.assemble(kept, &part, from, corrupt_file.as_ref());
         if assembled.is_err() {
             part.note().err().into_iter().for_each(|error| log::warn!("{error}"));
         }
         assembled?;
-        let md5 = part.md5(&|_| (), &stop).map_err(|error| error.to_string())?;
-        if md5 != kept.md5 {
-            return Err(format!("its MD5 is {md5} instead of {}", kept.md5));
+        let md5 = verified_md5(&part, kept, &stop)?;
+        let kept = &KeptFile { md5, ..kept.clone() };
+        if let Some((mark, aside)) = corrupt {
+            self.set_aside(folder, name, (mark, &aside))?;
         }
-        if replace && self.target(folder, kept) != Target::Corrupt {
-            return Err(in_the_way());
-        }
-        part.finish(replace, true).map_err(|error| match error {
-            StoreError::Exists(_) => in_the_way(),
+        part.finish(false, true).map_err(|error| match error {
+            StoreError::Exists(_) => in_the_way(name),
             error => error.to_string(),
         })?;
         drop(part);
@@ -81,16 +85,23 @@ impl Inner {
     fn target(&self, folder: &SharedFolder, kept: &KeptFile) -> Target {
         let (id, name) = (kept.file.id, &kept.file.name);
         let shared = folder.by_name(name).filter(|file| file.id == id && file.file.is_intact());
+        let corrupt = self.corrupt_file_in_place(folder, name).filter(|mark| mark.id == id);
         match shared {
-            Some(_) if self.is_corrupt(id) => Target::Corrupt,
-            Some(_) => Target::Present,
-            None if fs::symlink_metadata(folder.path().join(name.as_str())).is_ok() => Target::Other,
-            None => Target::Absent,
+            Some(_) if !self.is_corrupt(name) => Target::Present,
+            _ if let Some(mark) = corrupt => Target::Corrupt(mark),
+            _ if fs::symlink_metadata(folder.path().join(name.as_str())).is_ok() => Target::Other,
+            _ => Target::Absent,
         }
     }
 
     /// Collects the missing chunks in the part file.
-    fn assemble(&self, kept: &KeptFile, part: &PartFile, from: &[SocketAddr]) -> Result<(), String> {
+    fn assemble(
+        &self,
+        kept: &KeptFile,
+        part: &PartFile,
+        from: &[SocketAddr],
+        corrupt: Option<&Arc<File>>,
+    ) -> Result<(), String> {
         let id = kept.file.id;
         let manifest = part.manifest().ok_or("the catalogue has no manifest of it")?;
         let mut sources: VecDeque<Source> =
@@ -106,7 +117,13 @@ impl Inner {
             let expected = manifest.expected(index).ok_or("the manifest is damaged")?;
             let memory = self.memory.reserve(expected.1.into(), &self.shutdown);
             let _memory = memory.ok_or("the tracker ends")?;
-            let found = self.read_any_own(kept, index, expected, &mut bytes)
+            let span = manifest.layout().span(index);
+            let corrupt_chunk = corrupt.zip(span).map(|(file, span)| StoredChunk {
+                file: file.clone(),
+                offset: span.offset,
+                length: span.length,
+            });
+            let found = self.read_any_own((kept.file.id, index), expected, corrupt_chunk, &mut bytes)
                 || self.receive_from_any(kept, index, expected, &mut sources, &mut bytes);
             if !found {
                 return Err(format!(
@@ -119,22 +136,46 @@ impl Inner {
         Ok(())
     }
 
-    /// Reads a chunk from the tracker's own copies: the chunk store, or a corrupt file, of which most chunks are right.
+    /// Reads a chunk from the tracker's own copies: the chunk store, the corrupt file, or the file under another name.
     fn read_any_own(
         &self,
-        kept: &KeptFile,
-        index: ChunkIndex,
+        (id, index): (FileId, ChunkIndex),
         expected: (Digest, u32),
+        corrupt: Option<StoredChunk>,
         bytes: &mut Vec<u8>,
     ) -> bool {
-        let id = kept.file.id;
-        let stored = self.store.file(id).and_then(|file| file.stored(index).ok());
-        if stored.is_some_and(|stored| read_verified(&stored, expected, bytes) == Some(true)) {
-            return true;
-        }
+        let in_store = self.store.file(id).and_then(|file| file.stored(index).ok());
         let whole = self.folder.as_ref().and_then(|folder| folder.by_id(id));
-        let stored = whole.and_then(|whole| whole.file.stored(index).ok());
-        stored.is_some_and(|stored| read_verified(&stored, expected, bytes) == Some(true))
+        let in_folder = whole.and_then(|whole| whole.file.stored(index).ok());
+        let mut copies = [in_store, corrupt, in_folder].into_iter().flatten();
+        copies.any(|stored| read_verified(&stored, expected, bytes) == Some(true))
+    }
+
+    /// Renames the corrupt file, so that the recalled one gets its name.
+    fn set_aside(
+        &self,
+        folder: &SharedFolder,
+        name: &FileName,
+        (mark, aside): (CorruptFile, &FileName),
+    ) -> Result<(), String> {
+        // First: the bytes are not offered under the new name, either.
+        self.mark_corrupt(aside, mark).map_err(|error| self.failed(error))?;
+        match folder.set_aside(name, aside, mark.stamp) {
+            Ok(true) => {
+                log::warn!("renamed the corrupt file {name} to {aside}; it is not offered");
+                Ok(())
+            }
+            Ok(false) => Err(in_the_way(name)),
+            Err(StoreError::Exists(_)) => Err(in_the_way(aside)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Reports a failed catalogue and returns the text of its error.
+    fn failed(&self, error: CatalogueError) -> String {
+        let text = error.to_string();
+        self.fail(error);
+        text
     }
 
     /// Downloads a chunk from the first volunteer that delivers the right bytes, beginning with the one that did last.
@@ -175,7 +216,7 @@ impl Inner {
         let (id, name) = (kept.file.id, &kept.file.name);
         let manifest = self.manifest(id).ok_or("the catalogue has no manifest of it")?;
         let _offer_lock = self.lock_offers();
-        self.set_corrupt(id, false);
+        self.unmark_corrupt(name).map_err(|error| self.failed(error))?;
         self.ignore(id, false);
         if let Err(error) = folder.adopt(name.clone(), manifest) {
             // It is complete and in place: the next scan hashes and publishes it.
@@ -184,10 +225,36 @@ impl Inner {
         }
         let Some(file) = folder.by_name(name).filter(|file| file.id == id) else { return Ok(()) };
         log::info!("recalled {name}");
-        self.publish(folder, &file, kept.clone()).map_err(|error| {
-            let text = error.to_string();
-            self.fail(error);
-            text
-        })
+        self.publish(folder, &file, kept.clone()).map_err(|error| self.failed(error))
+    }
+}
+
+/// The MD5 of the complete part file. If it is not the expected one, all chunks are hashed again: the expected one may
+/// have been named wrongly by a volunteer.
+fn verified_md5(part: &PartFile, kept: &KeptFile, stop: &(dyn Fn() -> bool + Sync)) -> Result<Md5, String> {
+    let md5 = part.md5(&|_| (), stop).map_err(|error| error.to_string())?;
+    if md5 != kept.md5 {
+        let callbacks = VerifyCallbacks { begin: &|_| (), hashed: &|_| (), stop };
+        part.check(Verify::Full, callbacks).map_err(|error| error.to_string())?;
+        if !part.progress().is_complete() || part.md5(&|_| (), stop).ok() != Some(md5) {
+            return Err("the disk returns other bytes than were written; repeat the recall".to_owned());
+        }
+        let name = &kept.file.name;
+        log::warn!("MD5 of {name} corrected: {md5} instead of {}; all bytes match the id", kept.md5);
+    }
+    Ok(md5)
+}
+
+fn in_the_way(name: &FileName) -> String {
+    format!("another file has the name {name}; move or rename it, then repeat the recall")
+}
+
+/// The free name to which the corrupt file is renamed.
+fn aside(folder: &SharedFolder, name: &FileName) -> Result<FileName, String> {
+    let aside = FileName::new(format!("{name}{ASIDE_SUFFIX}"))
+        .map_err(|error| format!("rename the corrupt file {name}, then repeat the recall: {error}"))?;
+    match fs::symlink_metadata(folder.path().join(aside.as_str())) {
+        Ok(_) => Err(in_the_way(&aside)),
+        Err(_) => Ok(aside),
     }
 }

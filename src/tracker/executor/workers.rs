@@ -14,6 +14,7 @@ use crate::download::events::{Expected as _, SourceError};
 use crate::protocol::volunteer::{CopyFailure, KeptFile};
 use crate::storage::StoreError;
 use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
+use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -230,7 +231,8 @@ impl Inner {
         let sizes = |manifest: &Manifest| (manifest.layout().size(), manifest.layout().count());
         let fits = manifest.filter(|manifest| sizes(manifest) == (kept.file.size, kept.file.chunks));
         let adopted = fits.and_then(|manifest| {
-            let kept = known.unwrap_or_else(|| kept.clone());
+            // The reporters agree on the MD5; the one in the catalogue may come from the first of them alone.
+            let kept = known.map_or_else(|| kept.clone(), |known| KeptFile { md5: kept.md5, ..known });
             match self.add_to_catalogue(&kept, &manifest) {
                 Ok(()) => Some((kept, manifest.layout().clone())),
                 Err(error) => {
@@ -241,6 +243,7 @@ impl Inner {
         });
         if let Some((kept, _)) = &adopted {
             self.ignore(id, false);
+            lock(&self.claimed_md5).insert(id);
             log::info!("added {} to the catalogue: {from} stores chunks of it", kept.file.name);
         }
         self.report(TaskOutcome::Adopted(id, adopted));

@@ -13,12 +13,12 @@
 mod copy_on_write;
 mod rows;
 
-use crate::content::{Bitfield, FileId, Manifest, limits};
+use crate::content::{Bitfield, FileId, FileName, Manifest, limits};
 use crate::protocol::volunteer::KeptFile;
 use crate::report::{Fault, RoleError};
 use crate::storage::disk;
 use crate::storage::error::{self, StoreError};
-use crate::swarm::keeping::{Change, FileRecord, VolunteerNumber, VolunteerRecord};
+use crate::swarm::keeping::{Change, CorruptFile, FileRecord, VolunteerNumber, VolunteerRecord};
 use copy_on_write::CopyOnWriteFile;
 use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, StorageBackend, WriteTransaction};
@@ -48,6 +48,8 @@ pub struct Contents {
     pub held: Vec<(FileId, VolunteerNumber, Bitfield)>,
     /// Files that the tracker no longer keeps.
     pub forgotten: Vec<FileId>,
+    /// The corrupt files of the folder, by name.
+    pub corrupt: Vec<(FileName, CorruptFile)>,
 }
 
 /// Durable records of a tracker. Calls may come from several threads and are serialised.
@@ -59,7 +61,7 @@ pub trait Catalogue: Send + Sync {
     fn load(&self) -> Result<Contents, CatalogueError>;
 
     /// Adds a file with its manifest, durably. A forgotten file is kept again; of a known file,
-    /// only the name is updated.
+    /// only name and MD5 are updated.
     ///
     /// # Errors
     /// The catalogue cannot be written, or the manifest belongs to another file.
@@ -225,7 +227,7 @@ impl Catalogue for RedbCatalogue {
     fn add_file(&self, kept: &KeptFile, manifest: &Manifest) -> Result<(), CatalogueError> {
         let known = catch_redb_panic(&self.path, || rows::file(&self.database, kept.file.id))?;
         match known {
-            Some(row) if row.kept.file.name == kept.file.name => Ok(()),
+            Some(row) if row.kept == *kept => Ok(()),
             _ => self.write(|transaction| rows::put_file(transaction, kept, manifest)),
         }
     }

@@ -5,10 +5,12 @@
 //! reference to a missing row.
 
 use super::{Contents, DbError};
-use crate::content::{Bitfield, FileId, Manifest, PeerName};
+use crate::content::{Bitfield, FileId, FileName, Manifest, PeerName};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
-use crate::swarm::keeping::{Change, FileRecord, VolunteerHistory, VolunteerNumber, VolunteerRecord};
+use crate::swarm::keeping::{
+    Change, CorruptFile, FileRecord, VolunteerHistory, VolunteerNumber, VolunteerRecord,
+};
 use redb::{Database, ReadTransaction, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _};
 use redb::{TableDefinition, TableError, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,8 @@ pub(super) const VOLUNTEERS: TableDefinition<u32, &[u8]> = TableDefinition::new(
 pub(super) const HELD: TableDefinition<(Id, u32), &[u8]> = TableDefinition::new("held");
 /// The files that are no longer kept.
 pub(super) const FORGOTTEN: TableDefinition<Id, ()> = TableDefinition::new("forgotten");
+/// A [`CorruptFile`] for each corrupt file of the folder, by name. Absent in catalogues of earlier versions.
+const CORRUPT: TableDefinition<&str, &[u8]> = TableDefinition::new("corrupt");
 
 /// Record of a file.
 #[derive(Serialize, Deserialize)]
@@ -51,6 +55,9 @@ pub(super) struct FileRow {
     /// The owner keeps the tracker's own copy. Absent in rows of earlier versions.
     #[serde(default)]
     pub kept_here: bool,
+    /// The owner has ordered its offload. Absent in rows of earlier versions.
+    #[serde(default)]
+    pub offload_wanted: bool,
     /// Number of its last publication. Absent in rows of earlier versions.
     #[serde(default)]
     pub version: u64,
@@ -150,6 +157,7 @@ pub(super) fn read_all(database: &Database) -> Result<Contents, DbError> {
         volunteers: volunteers.into_values().collect(),
         held,
         forgotten: forgotten.into_iter().collect(),
+        corrupt: read_corrupt(&reading)?,
     })
 }
 
@@ -169,6 +177,7 @@ fn read_files(reading: &ReadTransaction) -> Result<BTreeMap<FileId, FileRecord>,
                 layout,
                 offloaded: row.offloaded,
                 kept_here: row.kept_here,
+                offload_wanted: row.offload_wanted,
                 version: row.version,
             },
         );
@@ -177,6 +186,21 @@ fn read_files(reading: &ReadTransaction) -> Result<BTreeMap<FileId, FileRecord>,
         true => Ok(files),
         false => Err(DbError::Invalid("a manifest belongs to no file".to_owned())),
     }
+}
+
+fn read_corrupt(reading: &ReadTransaction) -> Result<Vec<(FileName, CorruptFile)>, DbError> {
+    let table = match reading.open_table(CORRUPT) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table?,
+    };
+    let mut corrupt = Vec::new();
+    for row in table.iter()? {
+        let (name, bytes) = row?;
+        let subject = || format!("corrupt file {}", name.value());
+        let file = serde_json::from_slice(bytes.value()).map_err(|error| invalid(subject(), error))?;
+        corrupt.push((FileName::new(name.value()).map_err(|error| invalid(subject(), error))?, file));
+    }
+    Ok(corrupt)
 }
 
 fn read_volunteers(reading: &ReadTransaction) -> Result<BTreeMap<VolunteerNumber, VolunteerRecord>, DbError> {
@@ -208,7 +232,7 @@ pub(super) fn manifest(database: &Database, id: FileId) -> Result<Option<Manifes
     decode_manifest(&row, payload.value()).map(Some)
 }
 
-/// Adds a file, or updates the name of a known one. It is then the newest version of its name.
+/// Adds a file, or updates name and MD5 of a known one. A file with a new name is the newest version of that name.
 pub(super) fn put_file(
     writing: &WriteTransaction,
     kept: &KeptFile,
@@ -219,17 +243,21 @@ pub(super) fn put_file(
     let known = files.get(&id.0)?.map(|bytes| decode_file(id, bytes.value())).transpose()?;
     let mut meta = writing.open_table(META)?;
     let version = meta.get(PUBLICATIONS_KEY)?.map_or(0, |last| last.value()).saturating_add(1);
-    meta.insert(PUBLICATIONS_KEY, version)?;
+    if known.as_ref().is_none_or(|row| row.kept.file.name != kept.file.name) {
+        meta.insert(PUBLICATIONS_KEY, version)?;
+    }
     let row = match known {
         Some(mut row) => {
-            row.kept.file.name = kept.file.name.clone();
-            FileRow { version, ..row }
+            row.kept.md5 = kept.md5;
+            let name = std::mem::replace(&mut row.kept.file.name, kept.file.name.clone());
+            FileRow { version: if name == kept.file.name { row.version } else { version }, ..row }
         }
         None => FileRow {
             kept: kept.clone(),
             chunk_size: layout.chunk_size(),
             offloaded: false,
             kept_here: false,
+            offload_wanted: false,
             version,
         },
     };
@@ -265,6 +293,8 @@ pub(super) fn apply(writing: &WriteTransaction, changes: &[Change]) -> Result<()
             Change::Held { file, volunteer, chunks } => hold(writing, *file, *volunteer, chunks)?,
             Change::Offloaded(id, on) => change_file(writing, *id, |row| row.offloaded = *on)?,
             Change::Kept(id, on) => change_file(writing, *id, |row| row.kept_here = *on)?,
+            Change::OffloadWanted(id, on) => change_file(writing, *id, |row| row.offload_wanted = *on)?,
+            Change::Corrupt(name, file) => mark_corrupt(writing, name, file.as_ref())?,
             Change::Forgotten(id) => forget(writing, *id)?,
         }
     }
@@ -315,10 +345,32 @@ fn hold(
     Ok(())
 }
 
+fn mark_corrupt(
+    writing: &WriteTransaction,
+    name: &FileName,
+    file: Option<&CorruptFile>,
+) -> Result<(), DbError> {
+    let mut corrupt = writing.open_table(CORRUPT)?;
+    match file {
+        Some(file) => drop(corrupt.insert(name.as_str(), encode(file)?.as_slice())?),
+        None => drop(corrupt.remove(name.as_str())?),
+    }
+    Ok(())
+}
+
+/// Removes the marks of the corrupt copies of a file.
+fn unmark_corrupt(writing: &WriteTransaction, id: FileId) -> Result<(), DbError> {
+    let mut corrupt = writing.open_table(CORRUPT)?;
+    let is_other =
+        |bytes: &[u8]| serde_json::from_slice::<CorruptFile>(bytes).is_ok_and(|file| file.id != id);
+    corrupt.retain(|_, bytes| is_other(bytes))?;
+    Ok(())
+}
+
 fn forget(writing: &WriteTransaction, id: FileId) -> Result<(), DbError> {
     writing.open_table(FILES)?.remove(&id.0)?;
     writing.open_table(MANIFESTS)?.remove(&id.0)?;
     writing.open_table(HELD)?.retain_in((&id.0, 0)..=(&id.0, u32::MAX), |_, _| false)?;
     writing.open_table(FORGOTTEN)?.insert(&id.0, ())?;
-    Ok(())
+    unmark_corrupt(writing, id)
 }

@@ -1,7 +1,7 @@
 //! Tests of the catalogue: records are read back, and inconsistent or damaged records are rejected.
 
 use super::*;
-use crate::content::{ChunkIndex, Digest, FileName, Layout, Md5, PeerName};
+use crate::content::{ChunkIndex, Digest, DurableStamp, FileName, Layout, Md5, PeerName};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::FileSummary;
 use crate::swarm::keeping::VolunteerHistory;
@@ -55,6 +55,7 @@ pub(super) struct Model {
     volunteers: BTreeMap<VolunteerNumber, VolunteerRecord>,
     held: BTreeMap<(FileId, VolunteerNumber), Bitfield>,
     forgotten: BTreeSet<FileId>,
+    corrupt: BTreeMap<FileName, CorruptFile>,
     publications: u64,
 }
 
@@ -65,17 +66,27 @@ impl Model {
                 let (mut kept, manifest) = renamed(*number, *name);
                 let id = kept.file.id;
                 self.forgotten.remove(&id);
+                let md5 = Md5([*name; 16]);
                 let name = kept.file.name.clone();
-                kept.md5 = Md5([*number; 16]);
+                kept.md5 = md5;
                 let layout = manifest.layout().clone();
+                let mut version = self.files.get(&id).map_or(0, |known| known.version);
                 if self.files.get(&id).is_none_or(|known| known.kept.file.name != name) {
                     self.publications += 1;
-                    let version = self.publications;
-                    let new = FileRecord { kept, layout, offloaded: false, kept_here: false, version };
-                    let record = self.files.entry(id).or_insert(new);
-                    record.kept.file.name = name;
-                    record.version = version;
+                    version = self.publications;
                 }
+                let new = FileRecord {
+                    kept,
+                    layout,
+                    offloaded: false,
+                    kept_here: false,
+                    offload_wanted: false,
+                    version,
+                };
+                let record = self.files.entry(id).or_insert(new);
+                record.kept.file.name = name;
+                record.kept.md5 = md5;
+                record.version = version;
             }
             Step::Commit(changes) => changes.iter().for_each(|change| self.change(change)),
         }
@@ -106,7 +117,15 @@ impl Model {
                     record.kept_here = kept_here;
                 }
             }
+            Change::OffloadWanted(id, wanted) => {
+                if let Some(record) = self.files.get_mut(&id) {
+                    record.offload_wanted = wanted;
+                }
+            }
+            Change::Corrupt(name, Some(file)) => _ = self.corrupt.insert(name, file),
+            Change::Corrupt(name, None) => _ = self.corrupt.remove(&name),
             Change::Forgotten(id) => {
+                self.corrupt.retain(|_, file| file.id != id);
                 self.files.remove(&id);
                 self.held.retain(|(file, _), _| *file != id);
                 self.forgotten.insert(id);
@@ -120,6 +139,7 @@ impl Model {
             volunteers: self.volunteers.values().cloned().collect(),
             held: self.held.iter().map(|((id, number), map)| (*id, *number, map.clone())).collect(),
             forgotten: self.forgotten.iter().copied().collect(),
+            corrupt: self.corrupt.clone().into_iter().collect(),
         }
     }
 }
@@ -137,11 +157,8 @@ pub(super) fn perform(catalogue: &dyn Catalogue, step: &Step) -> Result<(), Cata
     match step {
         Step::Add(number, name) => {
             let (mut kept, manifest) = renamed(*number, *name);
-            // The first MD5 counts; only the name of a known file is updated.
-            let known = catalogue.load()?.files.iter().any(|known| known.kept.file.id == kept.file.id);
-            if known {
-                kept.md5 = Md5([99; 16]);
-            }
+            // The last MD5 counts.
+            kept.md5 = Md5([*name; 16]);
             catalogue.add_file(&kept, &manifest)
         }
         Step::Commit(changes) => catalogue.commit(changes),
@@ -155,6 +172,13 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..6u8, any::<bool>())
             .prop_map(|(number, offloaded)| Change::Offloaded(file(number).0.file.id, offloaded)),
         (0..6u8, any::<bool>()).prop_map(|(number, kept)| Change::Kept(file(number).0.file.id, kept)),
+        (0..6u8, any::<bool>(), any::<i64>()).prop_map(|(number, on, modified_ns)| {
+            let file = file(number).0.file;
+            let stamp = DurableStamp { size: file.size, modified_ns, inode: 7 };
+            Change::Corrupt(file.name, on.then_some(CorruptFile { id: file.id, stamp }))
+        }),
+        (0..6u8, any::<bool>())
+            .prop_map(|(number, wanted)| Change::OffloadWanted(file(number).0.file.id, wanted)),
         (0..6u8).prop_map(|number| Change::Forgotten(file(number).0.file.id)),
     ];
     let step = prop_oneof![

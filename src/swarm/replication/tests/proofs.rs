@@ -190,6 +190,82 @@ fn after_two_wrong_proofs_no_copy_of_a_volunteer_counts() {
     assert_eq!(drops(&world), 0);
 }
 
+/// Lets the next challenge find a corrupt copy at volunteer 0, which does not answer checks.
+fn world_after_first_wrong_proof(lose: impl Fn(&mut World)) -> World {
+    let mut world = distributed(false, 30);
+    lose(&mut world);
+    while !world.log.iter().any(|order| matches!(order, Order::Check { .. })) {
+        world.pass(limits::CHALLENGE_INTERVAL);
+        while let Some(order) = (!world.orders.is_empty()).then(|| world.orders.remove(0)) {
+            world.carry_out(order);
+            if world.log.iter().any(|order| matches!(order, Order::Check { .. })) {
+                break;
+            }
+        }
+    }
+    world
+}
+
+fn copies_of_volunteer(world: &World, number: u32, wanted: CopyState) -> usize {
+    (0..30).filter(|index| state(world, *index, number) == Some(wanted)).count()
+}
+
+#[test]
+fn no_copy_of_a_volunteer_counts_after_its_first_wrong_proof() {
+    let mut world =
+        world_after_first_wrong_proof(|world| world.disk.retain(|(location, ..)| *location != at(0)));
+    let present = world.planner.status(world.now, |_| None).copies.present;
+    assert_eq!(copies_of_volunteer(&world, 0, CopyState::Proven), 0);
+    assert_eq!(copies_of_volunteer(&world, 0, CopyState::Stored), 0);
+    let suspected = copies_of_volunteer(&world, 0, CopyState::Suspected);
+    assert!(suspected > 0);
+    assert_eq!(present as usize, 60 - suspected - 1, "only copies at other volunteers count");
+    let copied = world.copies().len();
+    assert!(copied <= 1, "only the failed chunk is copied before the next proof");
+    let next = world.orders.iter().find_map(|order| match order {
+        Order::Prove { holders, index, .. } if holders.contains(&v(0)) => Some(*index),
+        _ => None,
+    });
+    assert!(next.is_some_and(|index| state(&world, index.0, 0) == Some(CopyState::Suspected)), "{next:?}");
+    for _ in 0..3 {
+        world.run();
+        world.pass(seconds(1));
+    }
+    assert_eq!(verified(&world), 60, "the second wrong proof follows at once, and the copies are replaced");
+    assert_eq!(drops(&world), 0);
+}
+
+#[test]
+fn one_corrupt_chunk_causes_one_copy() {
+    let mut world = world_after_first_wrong_proof(|world| {
+        _ = world.bad.insert((at(0), id(1), {
+            (0..30).find(|index| world.holders(id(1), *index).contains(&0)).unwrap()
+        }))
+    });
+    let before = world.planner.status(world.now, |_| None).repair.copied;
+    assert!(copies_of_volunteer(&world, 0, CopyState::Suspected) > 0);
+    for _ in 0..3 {
+        world.run();
+        world.pass(seconds(1));
+    }
+    assert_eq!(copies_of_volunteer(&world, 0, CopyState::Suspected), 0);
+    world.settle();
+    assert_eq!((verified(&world), drops(&world)), (60, 0));
+    assert!(world.planner.status(world.now, |_| None).repair.copied <= before + 1);
+}
+
+#[test]
+fn copies_of_a_suspected_volunteer_are_replaced_without_a_second_proof() {
+    let mut world =
+        world_after_first_wrong_proof(|world| world.disk.retain(|(location, ..)| *location != at(0)));
+    world.unreachable.insert(v(0));
+    for _ in 0..8 {
+        world.run();
+        world.pass(seconds(1));
+    }
+    assert!(world.planner.status(world.now, |_| None).copies.verified >= 58);
+}
+
 #[test]
 fn proofs_wait_for_the_end_of_copies_but_at_most_ten_seconds() {
     let mut world = World::with(settings(), 3, 1_000);

@@ -25,6 +25,7 @@ impl ReplicationPlanner {
                 let mut copy_counts = CopyCounts::default();
                 let mut addresses = Vec::new();
                 let mut seen = Vec::new();
+                let mut suspended = 0;
                 for replica in chunk.replicas.iter() {
                     let (number, state) = (replica.volunteer(), replica.state());
                     assert!(!seen.contains(&number), "two copies at one volunteer");
@@ -36,6 +37,14 @@ impl ReplicationPlanner {
                         addresses.push(volunteer.record.address);
                     }
                     copy_counts.add(state, standing);
+                    let stays = !standing.draining && !standing.denied;
+                    suspended += usize::from(state == CopyState::Suspected && stays);
+                    assert_eq!(
+                        state == CopyState::Suspected,
+                        state.is_present()
+                            && volunteer.trust.is_suspected()
+                            && !matches!(state, CopyState::Claimed | CopyState::Refuted)
+                    );
                     counts.proven += u64::from(state == CopyState::Proven);
                     counts.claimed += u64::from(state.is_present() && state != CopyState::Proven);
                     counts.readable += u64::from(state.is_readable());
@@ -72,8 +81,8 @@ impl ReplicationPlanner {
                 assert_eq!(under_replicated, usize::from(copy_counts.proven) < replicas);
                 assert_eq!(unjustified, usize::from(copy_counts.justifying) < replicas);
                 let approved = self.wanted_copies(slot).approved;
-                let lacks_approved = usize::from(copy_counts.approved) < approved;
-                assert_eq!(waiting, copy_counts.planned(own) < replicas || lacks_approved);
+                let lacks_approved = usize::from(copy_counts.approved) + suspended < approved;
+                assert_eq!(waiting, copy_counts.planned(own) + suspended < replicas || lacks_approved);
                 assert_eq!(without_copy, copy_counts.held + copy_counts.in_flight == 0 && !own, "{key:?}");
                 assert_eq!(chunk.deficits.unreadable, copy_counts.readable == 0 && !own);
             }

@@ -247,7 +247,7 @@ impl World {
                 self.held.insert((file, volunteer), chunks);
             }
             Change::Offloaded(file, done) => drop(self.offloaded.insert(file, done)),
-            Change::Kept(..) => {}
+            Change::Kept(..) | Change::OffloadWanted(..) | Change::Corrupt(..) => {}
             Change::Forgotten(file) => {
                 self.held.retain(|(held, _), _| *held != file);
                 self.offloaded.remove(&file);

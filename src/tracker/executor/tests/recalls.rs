@@ -30,7 +30,9 @@ fn offloaded(root: &Path) -> (Running, KeptFile) {
 /// The names in the folder of offered files, hidden ones included.
 fn names(root: &Path) -> Vec<String> {
     let entries = fs::read_dir(root.join("files")).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 #[test]
@@ -81,7 +83,7 @@ fn a_recall_never_replaces_another_file() {
 }
 
 #[test]
-fn a_recall_replaces_the_corrupt_own_copy_and_uses_its_right_chunks() {
+fn a_recall_renames_the_corrupt_own_copy_and_uses_its_right_chunks() {
     let root = TempDir::new().unwrap();
     put(root.path(), "a", &bytes(1));
     let running = Running::start(root.path());
@@ -96,18 +98,87 @@ fn a_recall_replaces_the_corrupt_own_copy_and_uses_its_right_chunks() {
     recall(&running, &kept, &[provers.holders[0].address]).unwrap();
     assert_eq!(fs::read(root.path().join("files/a")).unwrap(), bytes(1));
     assert_eq!(prove(&running, id, &provers.holders), (OwnCopy::Right, vec![Verdict::Right]));
-    assert_eq!((running.held(id), names(root.path())), (Some(3), vec!["a".to_owned()]));
+    assert_eq!(
+        (running.held(id), names(root.path())),
+        (Some(3), vec!["a".to_owned(), "a.corrupt".to_owned()])
+    );
+    assert_ne!(fs::read(root.path().join("files/a.corrupt")).unwrap(), bytes(1), "the bytes of the owner");
     assert_eq!(running.stop(), []);
+    // The corrupt file is not offered under its new name.
+    let running = Running::start(root.path());
+    assert_eq!(running.first_scan().1, [kept]);
+    running.stop();
 }
 
 #[test]
-fn a_file_with_another_md5_is_not_recalled() {
+fn a_corrupt_file_is_no_new_version_after_a_restart_until_it_changes() {
+    let root = TempDir::new().unwrap();
+    put(root.path(), "a", &bytes(1));
+    let running = Running::start(root.path());
+    let kept = running.first_scan().1[0].clone();
+    let id = kept.file.id;
+    let provers = Provers::new(1, true, &[Answer::Right]);
+    share_rotten(&running, root.path(), provers.manifest.clone());
+    age(&root.path().join("files/a"));
+    running.inner().folder.as_ref().unwrap().adopt(name("a"), provers.manifest.clone()).unwrap();
+    assert_eq!(running.execute(ExecutorTask::Withdraw(id)), TaskOutcome::Withdrawn(id));
+    running.stop();
+    let running = Running::start(root.path());
+    let (outcomes, published) = running.first_scan();
+    assert_eq!((outcomes, published), (Vec::new(), Vec::new()));
+    assert_eq!((running.held(id), running.offers.list().len()), (Some(0), 0));
+    // The recall takes the right chunks from it, and the others from a volunteer.
+    put(root.path(), "a.corrupt", &bytes(3));
+    let refused = recall(&running, &kept, &[provers.holders[0].address]).unwrap_err();
+    assert!(refused.starts_with("another file has the name a.corrupt"), "{refused}");
+    fs::remove_file(root.path().join("files/a.corrupt")).unwrap();
+    let rotten = fs::read(root.path().join("files/a")).unwrap();
+    recall(&running, &kept, &[provers.holders[0].address]).unwrap();
+    assert_eq!(fs::read(root.path().join("files/a")).unwrap(), bytes(1));
+    assert_eq!(fs::read(root.path().join("files/a.corrupt")).unwrap(), rotten);
+    running.stop();
+    // A file that the owner edits is a version as usual.
+    put(root.path(), "a.corrupt", &bytes(2));
+    let running = Running::start(root.path());
+    let published = running.first_scan().1;
+    let mut names: Vec<_> = published.iter().map(|kept| kept.file.name.as_str()).collect();
+    names.sort();
+    assert_eq!(names, ["a", "a.corrupt"]);
+    assert_eq!(running.catalogue.load().unwrap().corrupt, []);
+    running.stop();
+}
+
+#[test]
+fn a_file_that_a_receiver_reports_as_corrupt_is_no_new_version_of_its_name() {
+    let root = TempDir::new().unwrap();
+    put(root.path(), "a", &bytes(1));
+    let running = Running::start(root.path());
+    let id = running.first_scan().1[0].file.id;
+    let provers = Provers::new(1, true, &[Answer::Right]);
+    share_rotten(&running, root.path(), provers.manifest.clone());
+    let shared = running.inner().folder.as_ref().unwrap().by_id(id).unwrap();
+    assert!(!shared.file.check_reported(ChunkIndex(1)));
+    assert_eq!(running.next_outcome(), TaskOutcome::Withdrawn(id));
+    put(root.path(), "b", &bytes(2));
+    assert_eq!(running.published().file.name, name("b"), "the next file that is hashed");
+    assert_eq!(running.catalogue.load().unwrap().corrupt.len(), 1);
+    put(root.path(), "a", &bytes(3));
+    assert_eq!(running.published().file.name, name("a"));
+    running.stop();
+}
+
+#[test]
+fn a_recall_corrects_an_md5_that_was_named_wrongly() {
     let root = TempDir::new().unwrap();
     let (running, kept) = offloaded(root.path());
     let volunteers = Volunteers::new(1);
-    let other = KeptFile { md5: Md5([1; 16]), ..kept };
-    let refused = recall(&running, &other, &[volunteers.honest]).unwrap_err();
-    assert!(refused.starts_with("its MD5 is "), "{refused}");
-    assert!(!root.path().join("files/a").exists());
+    let other = KeptFile { md5: Md5([1; 16]), ..kept.clone() };
+    let adopted = running.execute(ExecutorTask::Adopt { kept: other.clone(), from: volunteers.honest });
+    assert!(matches!(&adopted, TaskOutcome::Adopted(_, Some((kept, _))) if *kept == other), "{adopted:?}");
+    assert_eq!(running.catalogue.load().unwrap().files[0].kept, other, "the reporters agree on it");
+    running.tasks.send(ExecutorTask::Recall { kept: other, from: vec![volunteers.honest] }).unwrap();
+    assert_eq!(running.published(), kept);
+    assert_eq!(running.next_outcome(), TaskOutcome::Recalled(kept.file.id, Ok(())));
+    assert_eq!(running.catalogue.load().unwrap().files[0].kept, kept);
     running.stop();
 }

@@ -112,7 +112,11 @@ fn a_recalled_file_is_marked_and_never_offloaded_until_the_owner_offloads_it() {
     done(world.command(Command::Offload { file: file("f"), dry_run: false }));
     world.wait(SECOND);
     assert_eq!(world.offloads(), 2);
-    assert!(world.changes().contains(&&Change::Kept(FILE, false)));
+    let changes = world.changes();
+    assert!(changes.contains(&&Change::Kept(FILE, false)));
+    let orders = changes.into_iter().filter(|change| matches!(change, Change::OffloadWanted(..)));
+    let orders: Vec<_> = orders.cloned().collect();
+    assert_eq!(orders, [Change::OffloadWanted(FILE, true), Change::OffloadWanted(FILE, false)]);
 }
 
 #[test]
