@@ -4,7 +4,7 @@ use crate::content::FileId;
 use crate::content::limits::{ANSWER_GRACE_TIMEOUT, ANSWER_TIMEOUT, SOURCES_MAX};
 use crate::download::events::SourceError;
 use crate::download::source::PeerConnection;
-use crate::net::{Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
+use crate::net::{Endpoint, Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
 use crate::report::error::{Fault, RoleError};
@@ -28,7 +28,7 @@ pub enum FindError {
     #[error("no list of files from the tracker on {tracker}: {source}")]
     List {
         /// Address of the tracker.
-        tracker: SocketAddr,
+        tracker: Endpoint,
         /// The cause.
         source: RequestError,
     },
@@ -79,7 +79,7 @@ impl Finder for TrackerFinder {
         if *query == Query::default() {
             let tracker = self.client.tracker();
             let listed = list(tracker, self.timeouts, stop);
-            return listed.map_err(|source| FindError::List { tracker, source });
+            return listed.map_err(|source| FindError::List { tracker: tracker.clone(), source });
         }
         let (token, timeouts) = ((self.token)(), self.timeouts);
         Ok(lookup(&mut self.client, query, SOURCES_MAX as u32, token, timeouts, stop)?)
@@ -287,7 +287,7 @@ mod tests {
         struct Fixed(Option<Vec<FoundFile>>);
         impl Finder for Fixed {
             fn find(&mut self, _: &Query, _: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
-                self.0.clone().ok_or_else(|| UdpClientError::NoResponse(address(1)).into())
+                self.0.clone().ok_or_else(|| UdpClientError::NoResponse(address(1).into()).into())
             }
         }
         let more = group_by_file(vec![(address(1), offered(1, 4)), (address(9), offered(1, 4))]);
