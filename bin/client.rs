@@ -7,13 +7,13 @@ use shoal::cli::folder::{self, FolderKind};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS, VOLUNTEERS};
 use shoal::cli::{self, BarWatch, LogOptions, member, state_folder};
 use shoal::content::{PeerName, SetName, limits};
+use shoal::net::Endpoint;
 use shoal::net::Shutdown;
 use shoal::report::RoleError;
 use shoal::roles::chunk_client::{self, ClientConfig};
 use shoal::roles::folder_client::MemberConfig;
 use shoal::storage::StoreMemory;
 use shoal::volunteer::VolunteerConfig;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -63,10 +63,10 @@ struct Flags {
     name: PeerName,
     #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_tracker, help_heading = NETWORK,
         help = format!("{} [default: 127.0.0.1:5100; none with --manager]", flags::TRACKER_HELP))]
-    tracker: Option<SocketAddr>,
+    tracker: Option<Endpoint>,
     /// Plain folder: address or host name of the manager; the port is 10000 if omitted
     #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_manager, help_heading = NETWORK)]
-    manager: Option<SocketAddr>,
+    manager: Option<Endpoint>,
     /// Plain folder: share it through the tracker, without a manager
     #[arg(long, help_heading = NETWORK)]
     plain: bool,
@@ -107,7 +107,7 @@ fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<
         folder: flags.folder,
         listen: flags.serve.address(flags.transfer_port),
         name: flags.name,
-        tracker: flags.tracker.unwrap_or(limits::TRACKER_ADDRESS),
+        tracker: flags.tracker.unwrap_or_else(|| limits::TRACKER_ADDRESS.into()),
         set: flags.set,
         advertise: flags.serve.advertise,
         exit_when_complete: flags.exit_when_complete,
@@ -120,7 +120,7 @@ fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<
 /// Shares a plain folder.
 fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
     let without_tracker = flags.manager.is_some() && flags.volunteer.is_none();
-    let default = if without_tracker { None } else { Some(limits::TRACKER_ADDRESS) };
+    let default = if without_tracker { None } else { Some(limits::TRACKER_ADDRESS.into()) };
     let replicas = flags.volunteer_dir.unwrap_or_else(|| flags.folder.join(limits::VOLUNTEER_FOLDER));
     let config = MemberConfig {
         folder: flags.folder,

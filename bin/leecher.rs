@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     if flags.list {
         let (tracker, timeouts) = (flags.tracker.tracker, flags.serve.timeouts.timeouts());
-        return cli::run(&flags.log, |_, shutdown| cli::list::run(tracker, timeouts, shutdown));
+        return cli::run(&flags.log, |_, shutdown| cli::list::run(&tracker, timeouts, shutdown));
     }
     let default = || FileName::new(limits::SEEDER_FILE).ok().filter(|_| flags.id.is_none());
     let config = LeecherConfig {
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
             advice: Advice {
                 choose: "--id",
                 target_exists: "--overwrite replaces it, --out puts this one elsewhere",
-                list: next_step::list(flags.tracker.tracker).into(),
+                list: next_step::list(&flags.tracker.tracker).into(),
             },
         },
         tracker: flags.tracker.tracker,

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 struct Flags {
     /// Address to listen on, TCP and UDP; port 0 selects any free one
     #[arg(long, value_name = "HOST:PORT", default_value_t = limits::MANAGER_ADDRESS,
-        value_parser = |text: &str| flags::parse_listen(text, limits::MANAGER_ADDRESS.port()), help_heading = NETWORK)]
+        value_parser = |text: &str| flags::parse_listen(text, limits::MANAGER_ADDRESS), help_heading = NETWORK)]
     listen: SocketAddr,
     /// Accept peers that advertise an address of another host than the one they connect from
     #[arg(long, help_heading = NETWORK)]

@@ -25,7 +25,7 @@ struct Flags {
     replication: ReplicationFlags,
     /// Address to listen on, TCP and UDP; port 0 selects any free one
     #[arg(long, value_name = "HOST:PORT", default_value_t = limits::TRACKER_ADDRESS, display_order = 0,
-        value_parser = |text: &str| flags::parse_listen(text, limits::TRACKER_ADDRESS.port()), help_heading = NETWORK)]
+        value_parser = |text: &str| flags::parse_listen(text, limits::TRACKER_ADDRESS), help_heading = NETWORK)]
     listen: SocketAddr,
     /// Chunk folders: number of clients that must agree on the hash of a chunk before it is distributed
     #[arg(long, value_name = "N", default_value_t = limits::QUORUM_MIN as u32,
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     match flags.command {
         Some(Query::Status { tracker, json, log }) => {
             return cli::run(&log, |_, shutdown| {
-                tracker_prompt::status::run(tracker.tracker, json, shutdown)
+                tracker_prompt::status::run(&tracker.tracker, json, shutdown)
             });
         }
         Some(Query::Owner(owner)) => {

@@ -95,7 +95,7 @@ fn seeding(dir: &std::path::Path) {
         file,
         offer_as: None,
         listen: any_port(),
-        tracker: server.address(),
+        tracker: server.address().into(),
         name: None,
         advertise: None,
         chunk_size: None,

@@ -138,7 +138,7 @@ impl Hostile {
 
     /// The files of the tracker.
     fn files(&self) -> Vec<KeptFile> {
-        let found = list(self.flags.tracker, Timeouts::default(), &self.shutdown).unwrap_or_default();
+        let found = list(&self.flags.tracker.into(), Timeouts::default(), &self.shutdown).unwrap_or_default();
         found.into_iter().filter_map(|found| Some(KeptFile { file: found.file, md5: found.md5? })).collect()
     }
 
@@ -211,7 +211,7 @@ impl Hostile {
     /// The bytes of a chunk, from any other holder.
     fn fetch(&self, file: FileId, index: ChunkIndex) -> Option<Vec<u8>> {
         let (timeouts, shutdown) = (Timeouts::default(), &self.shutdown);
-        let mut client = UdpClient::new(self.flags.tracker, shutdown).ok()?;
+        let mut client = UdpClient::new(self.flags.tracker.into(), shutdown);
         let query = Query { id: Some(file), ..Query::default() };
         let found = lookup(&mut client, &query, 64, None, timeouts, shutdown).ok()?;
         let holders = found.into_iter().flat_map(|found| [found.whole, found.partial]).flatten();

@@ -1,19 +1,18 @@
 //! `leecher --list`: the files that a tracker knows, as a table on standard output.
 
 use super::table;
-use crate::net::{Shutdown, Timeouts};
+use crate::net::{Endpoint, Shutdown, Timeouts};
 use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::next_step;
 use crate::tracker_client::lookup;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 
 /// Prints the list of files. An empty list is reported on standard error only.
 ///
 /// # Errors
 /// The tracker does not respond.
-pub fn run(tracker: SocketAddr, timeouts: Timeouts, shutdown: &Shutdown) -> Result<(), RoleError> {
+pub fn run(tracker: &Endpoint, timeouts: Timeouts, shutdown: &Shutdown) -> Result<(), RoleError> {
     let listed = lookup::list(tracker, timeouts, shutdown);
     let found = match listed {
         Ok(found) => found,

@@ -41,7 +41,7 @@ pub fn run(
 ) -> Result<(), RoleError> {
     let requests =
         task.get.iter().map(|text| download_request(text, task.wait)).collect::<Result<Vec<_>, _>>()?;
-    let (name, manager, tracker) = (config.name.clone(), config.manager, config.tracker);
+    let (name, manager, tracker) = (config.name.clone(), config.manager.clone(), config.tracker.clone());
     let member = Member::start(config, watch.clone(), shutdown)?;
     // With --drain-on-exit the first Ctrl-C ends the task and starts the drain; the connections stay open until then.
     let leaving = if task.drain_on_exit { shutdown.child() } else { shutdown.clone() };
@@ -52,7 +52,7 @@ pub fn run(
     let result = match requests.is_empty() {
         true if has_terminal() => super::prompt::run(&member, &name, task.wait, watch, &leaving),
         true => {
-            match (manager, tracker) {
+            match (&manager, &tracker) {
                 (Some(manager), _) => log::info!("{}", next_step::get_from_peers(manager)),
                 (None, Some(tracker)) => log::info!("{}", next_step::download_any(tracker)),
                 (None, None) => {}

@@ -274,6 +274,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Timeout of a TCP connect.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of the resolution of a name.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Default timeout of the handshake on a new connection.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle time after which a connection is closed for a new one, if all connection slots are in use.

@@ -4,7 +4,7 @@ use crate::content::limits::{ANSWER_GRACE_TIMEOUT, ANSWER_TIMEOUT, SOURCES_MAX};
 use crate::content::{FileId, IdPrefix};
 use crate::download::events::SourceError;
 use crate::download::source::PeerConnection;
-use crate::net::{Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
+use crate::net::{Endpoint, Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
 use crate::protocol::PeerAddress;
 use crate::protocol::peer::OfferedFile;
 use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
@@ -14,7 +14,6 @@ use crate::sync::{lock, read};
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::{Query, RequestError, list, lookup};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -29,7 +28,7 @@ pub enum FindError {
     #[error("no list of files from the tracker on {tracker}: {source}")]
     List {
         /// Address of the tracker.
-        tracker: SocketAddr,
+        tracker: Endpoint,
         /// The cause.
         source: RequestError,
     },
@@ -80,7 +79,7 @@ impl Finder for TrackerFinder {
         if *query == Query::default() {
             let tracker = self.client.tracker();
             let listed = list(tracker, self.timeouts, stop);
-            return listed.map_err(|source| FindError::List { tracker, source });
+            return listed.map_err(|source| FindError::List { tracker: tracker.clone(), source });
         }
         if let Some(prefix) = &query.prefix {
             return self.find_by_prefix(prefix, stop);
@@ -292,6 +291,7 @@ mod tests {
     use super::*;
     use crate::content::FileName;
     use crate::protocol::tracker::FileSummary;
+    use std::net::SocketAddr;
 
     fn address(number: u16) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, 1], number))
@@ -307,13 +307,14 @@ mod tests {
         let name = |text: &str| Query { name: FileName::new(text).ok(), ..Query::default() };
         let mut named = offered(9, 4);
         named.file.name = FileName::new("01010101").unwrap();
-        let all = || group_by_file(vec![(address(1), offered(1, 4)), (address(2), named.clone())]);
+        let all =
+            || group_by_file(vec![(address(1).into(), offered(1, 4)), (address(2).into(), named.clone())]);
         let query = name("01010101");
         assert!(all().iter().all(|found| query.is_answered_by(&found.file)));
         let mut found = all();
         query.prefer_named(&mut found);
         assert_eq!(found[..].iter().map(|found| found.file.id).collect::<Vec<_>>(), [FileId([9; 32])]);
-        found = group_by_file(vec![(address(1), offered(1, 4))]);
+        found = group_by_file(vec![(address(1).into(), offered(1, 4))]);
         query.prefer_named(&mut found);
         assert_eq!(found.len(), 1);
         assert!(query.is_found_by_id(&found[0].file) && !name("0101010").is_answered_by(&found[0].file));
@@ -340,7 +341,7 @@ mod tests {
         struct Fixed(Option<Vec<FoundFile>>);
         impl Finder for Fixed {
             fn find(&mut self, _: &Query, _: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
-                self.0.clone().ok_or_else(|| UdpClientError::NoResponse(address(1)).into())
+                self.0.clone().ok_or_else(|| UdpClientError::NoResponse(address(1).into()).into())
             }
         }
         let more =

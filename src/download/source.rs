@@ -10,7 +10,7 @@ use super::verifier::{SourceVerifier, Verifier};
 use crate::content::limits::{KEEP_ALIVE_INTERVAL, NAMED_PEERS_MAX, PEER_LIST_MAX, PROTOCOL_VERSION};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
 use crate::net::framed_stream::split;
-use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, dial};
+use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, dial_any};
 use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
 use crate::protocol::tokens::{KeyPrint, Nonce};
@@ -62,7 +62,7 @@ impl PeerConnection {
         shutdown: &Shutdown,
     ) -> Result<Self, SourceError> {
         let started = Instant::now();
-        let stream = Arc::new(dial(address.first(), shutdown)?);
+        let stream = Arc::new(dial_any(&address.all().collect::<Vec<_>>(), shutdown)?);
         let rtt = started.elapsed();
         let Timeouts { hello, stall, .. } = timeouts;
         let (reader, mut writer) = split(&stream, stall)?;

@@ -5,6 +5,7 @@
 
 pub mod blocked_channel;
 pub mod dial;
+pub mod endpoint;
 pub mod framed_stream;
 pub mod listener;
 pub mod memory_budget;
@@ -14,7 +15,8 @@ pub mod timeouts;
 pub mod udp_client;
 
 pub use blocked_channel::BlockedChannel;
-pub use dial::dial;
+pub use dial::{dial, dial_any};
+pub use endpoint::Endpoint;
 pub use framed_stream::{FrameReader, FrameWriter, StreamError};
 pub use listener::{Activity, BindError, Listener};
 pub use memory_budget::MemoryBudget;

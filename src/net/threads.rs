@@ -80,6 +80,15 @@ fn join_handle(handle: JoinHandle<()>) {
     UNJOINED.fetch_sub(1, Ordering::SeqCst);
 }
 
+/// Spawns a thread for a library call that cannot be interrupted. It has the system's default stack, is not joined, and
+/// ends with the process at the latest.
+///
+/// # Errors
+/// The system refuses another thread.
+pub fn spawn_detached(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    Builder::new().name(name.to_owned()).spawn(run).map(drop)
+}
+
 /// Runs `work` in `count` threads and returns when all have ended; `work` may borrow. If the system refuses threads,
 /// fewer are used; if it refuses all of them, `work` runs once in the calling thread.
 pub fn run_parallel(name: &str, count: usize, work: impl Fn() + Sync) {

@@ -1,9 +1,12 @@
 //! UDP client of a tracker: validates its source address with a cookie, retransmits with backoff, and matches
 //! responses to requests by transaction number.
+//!
+//! The name of the tracker is resolved when the socket is opened: before the first request, and again after a request
+//! without response.
 
-use super::Shutdown;
 use super::shutdown::POLL_INTERVAL;
-use crate::content::limits::{DATAGRAM_ATTEMPTS_MAX, DATAGRAM_MAX, DATAGRAM_TIMEOUT};
+use super::{Endpoint, Shutdown};
+use crate::content::limits::{DATAGRAM_ATTEMPTS_MAX, DATAGRAM_MAX, DATAGRAM_TIMEOUT, RESOLVE_TIMEOUT};
 use crate::protocol::datagram::{Cookie, Datagram};
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
@@ -19,17 +22,20 @@ const COOKIES_MAX: u32 = 3;
 pub enum UdpClientError {
     /// The host reported that the UDP port is closed.
     #[error("no tracker listens on {0}")]
-    Refused(SocketAddr),
+    Refused(Endpoint),
     /// Every attempt timed out.
     #[error("the tracker on {0} does not respond")]
-    NoResponse(SocketAddr),
+    NoResponse(Endpoint),
+    /// The name cannot be resolved, or there is no route.
+    #[error("cannot reach the tracker on {0}: {1}")]
+    Unreachable(Endpoint, #[source] io::Error),
     /// The request does not fit into a datagram.
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// The tracker answered with an error.
     #[error("request to the tracker failed: {0}")]
     Rejected(String),
-    /// The socket failed, or the tracker sent an unexpected response.
+    /// The tracker sent an unexpected response.
     #[error("request to the tracker failed: {0}")]
     Io(#[from] io::Error),
     /// A shutdown ended the wait.
@@ -39,9 +45,12 @@ pub enum UdpClientError {
 
 /// A UDP client of one tracker, with a socket and a cookie of its own.
 pub struct UdpClient {
-    socket: UdpSocket,
-    tracker: SocketAddr,
-    cookie: Option<Cookie>,
+    tracker: Endpoint,
+    /// The addresses of the tracker, at least one while a route is open; resolved again after a request without response.
+    addresses: Vec<SocketAddr>,
+    /// Index of the address in use.
+    selected: usize,
+    route: Option<Route>,
     /// Transaction number of the last request.
     transaction: u64,
     /// Maximum time for a request with all of its attempts.
@@ -49,22 +58,48 @@ pub struct UdpClient {
     shutdown: Shutdown,
 }
 
-impl UdpClient {
-    /// Opens a socket for a tracker. Sends nothing.
-    ///
-    /// # Errors
-    /// No socket can be opened.
-    pub fn new(tracker: SocketAddr, shutdown: &Shutdown) -> io::Result<Self> {
-        let any: SocketAddr = match tracker {
+/// A socket that is connected to one address of the tracker.
+struct Route {
+    socket: UdpSocket,
+    /// Proves the address of this socket to the tracker.
+    cookie: Option<Cookie>,
+}
+
+impl Route {
+    fn open(address: SocketAddr) -> io::Result<Self> {
+        let any: SocketAddr = match address {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let socket = UdpSocket::bind(any)?;
-        socket.connect(tracker)?;
+        socket.connect(address)?;
         socket.set_read_timeout(Some(POLL_INTERVAL))?;
+        Ok(Self { socket, cookie: None })
+    }
+}
+
+/// The requests of one call: its attempts so far and the deadline of all of them.
+struct Attempts {
+    started: Instant,
+    timeout: Option<Duration>,
+    made: u32,
+    cookies: u32,
+    failure: UdpClientError,
+}
+
+impl Attempts {
+    fn remaining(&self) -> Duration {
+        self.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(self.started.elapsed()))
+    }
+}
+
+impl UdpClient {
+    /// A client of a tracker. Opens no socket and sends nothing before the first request.
+    pub fn new(tracker: Endpoint, shutdown: &Shutdown) -> Self {
         // The first number is random, so that an off-path attacker cannot forge a response.
         let transaction = fastrand::u64(..u64::MAX / 2);
-        Ok(Self { socket, tracker, cookie: None, transaction, timeout: None, shutdown: shutdown.clone() })
+        let (addresses, shutdown) = (Vec::new(), shutdown.clone());
+        Self { tracker, addresses, selected: 0, route: None, transaction, timeout: None, shutdown }
     }
 
     /// Sets the maximum time for a request with all of its attempts. `None` means that only the attempts limit it.
@@ -72,9 +107,14 @@ impl UdpClient {
         Self { timeout, ..self }
     }
 
-    /// The address of the tracker.
-    pub fn tracker(&self) -> SocketAddr {
-        self.tracker
+    /// The tracker.
+    pub fn tracker(&self) -> &Endpoint {
+        &self.tracker
+    }
+
+    /// The address of the tracker that responded last; `None` after a request without response.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.addresses.get(self.selected).copied()
     }
 
     /// Replaces the shutdown that interrupts a request.
@@ -83,6 +123,7 @@ impl UdpClient {
     }
 
     /// Sends a request and waits for its response: at most [`DATAGRAM_ATTEMPTS_MAX`] attempts, with exponential backoff.
+    /// If the name of the tracker has several addresses, an attempt without response is repeated at the next address.
     ///
     /// # Errors
     /// No response, or interrupted by the shutdown.
@@ -99,54 +140,113 @@ impl UdpClient {
         request: &TrackerRequest,
         attempts_max: u32,
     ) -> Result<TrackerResponse, UdpClientError> {
-        let mut error = UdpClientError::NoResponse(self.tracker);
-        let mut cookies = 0;
-        let mut attempt = 0;
-        let started = Instant::now();
-        let remaining = |timeout: Duration| timeout.saturating_sub(started.elapsed());
-        while attempt < attempts_max && self.timeout.map(remaining) != Some(Duration::ZERO) {
-            self.transaction += 1;
-            let datagram = Datagram::new(self.transaction, self.cookie, request.clone());
-            let wait = DATAGRAM_TIMEOUT * (1 << attempt.min(4));
-            let wait = self.timeout.map_or(wait, |timeout| wait.min(remaining(timeout)));
-            match self.exchange(&datagram.encode()?, wait) {
-                Ok(TrackerResponse::Cookie { cookie }) if cookies < COOKIES_MAX => {
-                    cookies += 1;
-                    self.cookie = Some(cookie);
-                }
-                Ok(TrackerResponse::Cookie { .. }) => return Err(UdpClientError::NoResponse(self.tracker)),
-                Err(UdpClientError::NoResponse(_)) => attempt += 1,
-                Err(refused @ UdpClientError::Refused(_)) => {
-                    attempt += 1;
-                    error = refused;
-                    if self.shutdown.wait(POLL_INTERVAL) {
+        let mut attempts = Attempts {
+            started: Instant::now(),
+            timeout: self.timeout,
+            made: 0,
+            cookies: 0,
+            failure: UdpClientError::NoResponse(self.tracker.clone()),
+        };
+        while attempts.made < attempts_max.max(self.addresses.len() as u32) && !attempts.remaining().is_zero()
+        {
+            match self.attempt(request, &mut attempts) {
+                Ok(Some(response)) => return Ok(response),
+                Ok(None) => {}
+                Err(error @ (UdpClientError::Refused(_) | UdpClientError::Unreachable(..))) => {
+                    attempts.failure = error;
+                    self.next_address(&mut attempts);
+                    // Not before all addresses have been tried.
+                    if self.selected == 0 && self.shutdown.wait(POLL_INTERVAL) {
                         return Err(UdpClientError::Stopped);
                     }
                 }
-                other => return other,
+                Err(UdpClientError::NoResponse(_)) => self.next_address(&mut attempts),
+                Err(error) => return Err(error),
             }
         }
-        Err(error)
+        // The next request resolves the name again and opens a new socket: the address of this host, or that of the
+        // tracker, may have changed.
+        self.close();
+        Err(attempts.failure)
+    }
+
+    /// Makes one attempt. Returns `None` if the tracker responded with a cookie, which the next attempt sends.
+    fn attempt(
+        &mut self,
+        request: &TrackerRequest,
+        attempts: &mut Attempts,
+    ) -> Result<Option<TrackerResponse>, UdpClientError> {
+        self.open(attempts.remaining())?;
+        self.transaction += 1;
+        let cookie = self.route.as_ref().and_then(|route| route.cookie);
+        let datagram = Datagram::new(self.transaction, cookie, request.clone()).encode()?;
+        let round = attempts.made / self.addresses.len().max(1) as u32;
+        let wait = (DATAGRAM_TIMEOUT * (1 << round.min(4))).min(attempts.remaining());
+        match self.exchange(&datagram, wait)? {
+            TrackerResponse::Cookie { cookie } if attempts.cookies < COOKIES_MAX => {
+                attempts.cookies += 1;
+                self.route.iter_mut().for_each(|route| route.cookie = Some(cookie));
+                Ok(None)
+            }
+            TrackerResponse::Cookie { .. } => Err(UdpClientError::NoResponse(self.tracker.clone())),
+            response => Ok(Some(response)),
+        }
+    }
+
+    /// Opens the socket if it is not open, and resolves the tracker's name before the first.
+    fn open(&mut self, timeout: Duration) -> Result<(), UdpClientError> {
+        if self.route.is_some() {
+            return Ok(());
+        }
+        if self.addresses.is_empty() {
+            let found = self.tracker.resolve_within(timeout.min(RESOLVE_TIMEOUT), &self.shutdown);
+            self.addresses = found.map_err(|error| self.unreachable(error))?;
+            self.selected = 0;
+        }
+        let route = Route::open(self.addresses[self.selected]);
+        self.route = Some(route.map_err(|error| self.unreachable(error))?);
+        Ok(())
+    }
+
+    fn unreachable(&self, error: io::Error) -> UdpClientError {
+        match error.kind() {
+            ErrorKind::ConnectionRefused => UdpClientError::Refused(self.tracker.clone()),
+            _ if self.shutdown.is_stopped() => UdpClientError::Stopped,
+            _ => UdpClientError::Unreachable(self.tracker.clone(), error),
+        }
+    }
+
+    /// Counts a failed attempt and selects the next address for the next one.
+    fn next_address(&mut self, attempts: &mut Attempts) {
+        attempts.made += 1;
+        if self.addresses.len() != 1 || matches!(attempts.failure, UdpClientError::Unreachable(..)) {
+            self.selected = (self.selected + 1) % self.addresses.len().max(1);
+            self.route = None;
+        }
+    }
+
+    fn close(&mut self) {
+        self.route = None;
+        self.addresses.clear();
+        self.selected = 0;
     }
 
     /// Sends one datagram and waits for its response, at most `wait`.
-    fn exchange(&mut self, datagram: &[u8], wait: Duration) -> Result<TrackerResponse, UdpClientError> {
+    fn exchange(&self, datagram: &[u8], wait: Duration) -> Result<TrackerResponse, UdpClientError> {
+        let no_response = || UdpClientError::NoResponse(self.tracker.clone());
+        let Some(Route { socket, .. }) = &self.route else { return Err(no_response()) };
         let deadline = Instant::now() + wait;
-        let refused = |error: io::Error| match error.kind() {
-            ErrorKind::ConnectionRefused => UdpClientError::Refused(self.tracker),
-            _ => UdpClientError::Io(error),
-        };
-        self.socket.send(datagram).map_err(refused)?;
+        socket.send(datagram).map_err(|error| self.unreachable(error))?;
         let mut buffer = [0; DATAGRAM_MAX + 1];
         while Instant::now() < deadline {
             if self.shutdown.is_stopped() {
                 return Err(UdpClientError::Stopped);
             }
-            let count = match self.socket.recv(&mut buffer) {
+            let count = match socket.recv(&mut buffer) {
                 Ok(count) => count,
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => continue,
-                    _ => return Err(refused(error)),
+                    _ => return Err(self.unreachable(error)),
                 },
             };
             // A datagram with another transaction number is late, duplicated or forged: it is ignored.
@@ -155,14 +255,15 @@ impl UdpClient {
                 _ => continue,
             }
         }
-        Err(UdpClientError::NoResponse(self.tracker))
+        Err(no_response())
     }
 
     /// Sends a request once and does not wait for a response. Used for the goodbye message at exit.
     pub fn send_without_reply(&mut self, request: &TrackerRequest) {
         self.transaction += 1;
-        if let Ok(bytes) = Datagram::new(self.transaction, self.cookie, request.clone()).encode() {
-            let _ = self.socket.send(&bytes);
+        let Some(Route { socket, cookie }) = &self.route else { return };
+        if let Ok(bytes) = Datagram::new(self.transaction, *cookie, request.clone()).encode() {
+            let _ = socket.send(&bytes);
         }
     }
 }
@@ -184,7 +285,7 @@ mod tests {
     #[test]
     fn cookie_is_repeated_and_responses_to_other_requests_are_ignored() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut client = UdpClient::new(server.local_addr().unwrap(), &Shutdown::new()).unwrap();
+        let mut client = UdpClient::new(server.local_addr().unwrap().into(), &Shutdown::new());
         let thread = std::thread::spawn(move || {
             answer(&server, |request| {
                 assert_eq!(request.cookie, None);
@@ -205,11 +306,11 @@ mod tests {
         let free = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         let shutdown = Shutdown::new();
-        let mut client = UdpClient::new(address, &shutdown).unwrap();
+        let mut client = UdpClient::new(address.into(), &shutdown);
         shutdown.trigger();
         assert!(matches!(client.request(&TrackerRequest::Unknown), Err(UdpClientError::Stopped)));
         drop(free);
-        let mut client = UdpClient::new(address, &Shutdown::new()).unwrap();
+        let mut client = UdpClient::new(address.into(), &Shutdown::new());
         let error = client.request_with_attempts(&TrackerRequest::Unknown, 2).unwrap_err();
         assert_eq!(error.to_string(), format!("no tracker listens on {address}"));
     }

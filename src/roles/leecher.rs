@@ -6,7 +6,7 @@
 use crate::content::PeerName;
 use crate::download::finder::TrackerFinder;
 use crate::download::job::{self, DownloadOrder, Downloaded, ExistingData, Located, ServingContext};
-use crate::net::{Listener, Shutdown, Threads, UdpClient};
+use crate::net::{Endpoint, Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::Registration;
 use crate::report::error::RoleError;
 use crate::report::watch::Watch;
@@ -29,7 +29,7 @@ pub struct LeecherConfig {
     /// The file to download, its destination and its checks.
     pub order: DownloadOrder,
     /// Address of the tracker.
-    pub tracker: SocketAddr,
+    pub tracker: Endpoint,
     /// Serves verified chunks during the download, and the complete file after it; `None` not to
     /// serve.
     pub stay: Option<StayConfig>,
@@ -94,9 +94,9 @@ impl Leecher<'_> {
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
         let token_source = announcer.clone();
         let token = move || token_source.get().and_then(Announcer::token);
-        let client = UdpClient::new(*tracker, self.shutdown)?.with_timeout(order.timeout);
+        let client = UdpClient::new(tracker.clone(), self.shutdown).with_timeout(order.timeout);
         let mut finder = TrackerFinder::new(client, order.timeouts, token);
-        let outage = Outage::new("tracker", *tracker, order.timeout);
+        let outage = Outage::new("tracker", tracker.clone(), order.timeout);
         let located = job::locate(order, &mut finder, outage, self.shutdown)?;
         let mut order = order.clone();
         if stay.is_some() && order.recheck.in_place != Verify::Full {
@@ -157,7 +157,7 @@ impl Leecher<'_> {
             Registration { name, port, advertise: config.advertise, addresses: Vec::new(), volunteer: false };
         // No timeout: an unreachable tracker does not end a download in progress.
         let (failures, _) = bounded(1);
-        let (tracker, threads) = (self.config.tracker, &self.threads);
+        let (tracker, threads) = (self.config.tracker.clone(), &self.threads);
         let announcer =
             Announcer::start(tracker, registration, offers, None, failures, threads, self.shutdown)?;
         Ok(Some(Serving { relay, port, discovered: discoveries, announcer }))

@@ -36,6 +36,6 @@ pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<SwarmServer,
     let server = ServerConfig { listen, connections, outbox: limits::OUTBOX_LISTS_MAX, timeouts };
     let server = SwarmServer::start(&server, manager, ExecutorChannels::none(), shutdown)?;
     log::info!("manager listening on {}, TCP and UDP", server.address());
-    log::info!("{}", next_step::share_with_manager(server.address()));
+    log::info!("{}", next_step::share_with_manager(&server.address().into()));
     Ok(server)
 }

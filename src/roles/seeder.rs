@@ -5,7 +5,7 @@
 
 use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::content::{FileName, PeerName};
-use crate::net::{Listener, Shutdown, Threads};
+use crate::net::{Endpoint, Listener, Shutdown, Threads};
 use crate::protocol::tracker::{FileSummary, Registration};
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::{self, quoted};
@@ -31,7 +31,7 @@ pub struct SeederConfig {
     /// Address on which the seeder serves.
     pub listen: SocketAddr,
     /// Address of the tracker.
-    pub tracker: SocketAddr,
+    pub tracker: Endpoint,
     /// Name of this peer; `None` for `seeder-PORT`.
     pub name: Option<PeerName>,
     /// Address of this peer for other peers, if it differs from the source address that the tracker
@@ -84,7 +84,7 @@ fn serve_until(
     offers.offer(offer_of(&name, &file));
     serve(listener, offers.clone(), &config.serve, None, threads, shutdown)?;
     log::info!("seeder listening on {address}");
-    log::info!("{}", next_step::download(name.as_str(), config.tracker));
+    log::info!("{}", next_step::download(name.as_str(), &config.tracker));
     let (failures, failed) = bounded(1);
     let registration = Registration {
         name: config.name.clone().map_or_else(|| default_name("seeder", address.port()), Ok)?,
@@ -93,7 +93,7 @@ fn serve_until(
         addresses: Vec::new(),
         volunteer: false,
     };
-    let (tracker, timeout) = (config.tracker, config.timeout);
+    let (tracker, timeout) = (config.tracker.clone(), config.timeout);
     let announcer =
         Announcer::start(tracker, registration, offers.clone(), timeout, failures, threads, shutdown)?;
     let last_warning = String::new();

@@ -127,8 +127,8 @@ fn start_in(
     let address = server.address();
     log::info!("tracker listening on {address}, TCP and UDP");
     match config.keep {
-        Some(_) => log::info!("{}", next_step::volunteer(address)),
-        None => log::info!("{}", next_step::share_with_tracker(address)),
+        Some(_) => log::info!("{}", next_step::volunteer(&address.into())),
+        None => log::info!("{}", next_step::share_with_tracker(&address.into())),
     }
     Ok(RunningTracker(Arc::new(Inner {
         server: Mutex::new(Some(server)),

@@ -6,7 +6,7 @@
 
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
-use crate::net::{Shutdown, Threads, UdpClient, UdpClientError};
+use crate::net::{Endpoint, Shutdown, Threads, UdpClient, UdpClientError};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::{Fault, RoleError};
@@ -17,7 +17,6 @@ use crate::upload::offers::{Offer, Offers};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -42,9 +41,9 @@ impl Announcer {
     /// `timeout`, the error is sent to `failures`.
     ///
     /// # Errors
-    /// The socket or the thread cannot be created.
+    /// The thread cannot be created.
     pub fn start(
-        tracker: SocketAddr,
+        tracker: Endpoint,
         registration: Registration,
         offers: Offers,
         timeout: Option<Duration>,
@@ -52,7 +51,7 @@ impl Announcer {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
-        let client = UdpClient::new(tracker, shutdown)?.with_timeout(timeout);
+        let client = UdpClient::new(tracker.clone(), shutdown).with_timeout(timeout);
         let (nudge, nudged) = bounded(1);
         let token = Arc::new(Mutex::new(None));
         let mut worker = Worker {
@@ -85,7 +84,7 @@ impl Announcer {
 #[derive(Clone)]
 pub struct Outage {
     role: &'static str,
-    tracker: SocketAddr,
+    tracker: Endpoint,
     timeout: Option<Duration>,
     since: Option<Instant>,
     backoff: Backoff,
@@ -94,7 +93,7 @@ pub struct Outage {
 
 impl Outage {
     /// Creates the record of an available tracker. An outage that lasts `timeout` is an error.
-    pub fn new(role: &'static str, tracker: SocketAddr, timeout: Option<Duration>) -> Self {
+    pub fn new(role: &'static str, tracker: Endpoint, timeout: Option<Duration>) -> Self {
         let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         Self { role, tracker, timeout, since: None, backoff, random: fastrand::Rng::new() }
     }
@@ -104,19 +103,25 @@ impl Outage {
     /// # Errors
     /// The outage has lasted for the timeout.
     pub fn failed(&mut self, sent: Instant, error: impl FailedRequest) -> Result<Duration, RoleError> {
-        let advice = next_step::after_failure(self.role, self.tracker, &error);
+        let advice = next_step::after_failure(self.role, &self.tracker, &error);
         let since = *self.since.get_or_insert_with(|| {
             log::warn!("{error}; retrying until it answers{advice}");
             sent
         });
         if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
-            let (role, tracker, seconds) = (self.role, self.tracker, since.elapsed().as_secs_f64());
+            let (role, tracker, seconds) = (self.role, &self.tracker, since.elapsed().as_secs_f64());
             let text =
                 format!("the {role} on {tracker} has not answered for {seconds:.1} s: {error}{advice}");
             return Err(RoleError::new(Fault::Unreachable, text).with_source(error));
         }
         let pause = self.backoff.pause(&mut self.random);
         Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout.saturating_sub(since.elapsed()))))
+    }
+
+    /// Time until the outage has lasted for the timeout; unlimited without a timeout.
+    pub fn remaining(&self) -> Duration {
+        let lasted = self.since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(lasted))
     }
 
     /// Records an answer.

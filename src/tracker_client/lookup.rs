@@ -3,7 +3,7 @@
 use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION};
 use crate::content::{FileId, FileName, IdPrefix};
 use crate::net::framed_stream::split;
-use crate::net::{FrameReader, Shutdown, StreamError, Timeouts, UdpClient, UdpClientError, dial};
+use crate::net::{Endpoint, FrameReader, Shutdown, StreamError, Timeouts, UdpClient, UdpClientError};
 use crate::protocol::PeerAddress;
 use crate::protocol::frame::FrameError;
 use crate::protocol::status::Status;
@@ -133,7 +133,9 @@ pub fn lookup(
                 }
             };
             files.retain(|found| query.is_answered_by(&found.file));
-            files.iter_mut().for_each(|found| resolve_holders(found, client.tracker()));
+            if let Some(tracker) = client.address() {
+                files.iter_mut().for_each(|found| resolve_holders(found, tracker));
+            }
             Ok(files)
         }
         TrackerResponse::Error { text, .. } => Err(UdpClientError::Rejected(text)),
@@ -146,16 +148,17 @@ pub fn lookup(
 /// # Errors
 /// The tracker does not answer.
 pub fn list(
-    tracker: SocketAddr,
+    tracker: &Endpoint,
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, RequestError> {
-    request_over_tcp(tracker, &TrackerRequest::List, timeouts, shutdown, |response, reader| match response {
+    let request = &TrackerRequest::List;
+    request_over_tcp(tracker, request, timeouts, shutdown, |response, reader, address| match response {
         TrackerResponse::Listing { count, length } if length <= LIST_MAX => {
             let mut payload = vec![0; length as usize];
             reader.payload(&mut payload)?;
             let mut files: Vec<FoundFile> = serde_json::from_slice(&payload).map_err(FrameError::Json)?;
-            files.iter_mut().for_each(|found| resolve_holders(found, tracker));
+            files.iter_mut().for_each(|found| resolve_holders(found, address));
             if files.len() < count as usize {
                 log::warn!("the tracker knows {count} files and lists {} of them", files.len());
             }
@@ -170,17 +173,21 @@ pub fn list(
 ///
 /// # Errors
 /// The tracker does not answer, or refuses.
-pub fn status(tracker: SocketAddr, shutdown: &Shutdown) -> Result<Status, RequestError> {
-    request_over_tcp(tracker, &TrackerRequest::Status, Timeouts::default(), shutdown, |response, reader| {
-        match response {
+pub fn status(tracker: &Endpoint, shutdown: &Shutdown) -> Result<Status, RequestError> {
+    request_over_tcp(
+        tracker,
+        &TrackerRequest::Status,
+        Timeouts::default(),
+        shutdown,
+        |response, reader, _| match response {
             TrackerResponse::Status { length } if length <= LIST_MAX => {
                 let mut payload = vec![0; length as usize];
                 reader.payload(&mut payload)?;
                 Ok(serde_json::from_slice(&payload).map_err(FrameError::Json)?)
             }
             other => Err(unexpected(other)),
-        }
-    })
+        },
+    )
 }
 
 /// Resolves an address reported by a tracker: an unspecified IP address stands for the host of the tracker.
@@ -228,7 +235,7 @@ fn lookup_over_tcp(
     timeouts: Timeouts,
     shutdown: &Shutdown,
 ) -> Result<Vec<FoundFile>, RequestError> {
-    request_over_tcp(client.tracker(), request, timeouts, shutdown, |response, _| match response {
+    request_over_tcp(client.tracker(), request, timeouts, shutdown, |response, _, _| match response {
         TrackerResponse::Found { files, .. } => Ok(files),
         other => Err(unexpected(other)),
     })
@@ -236,21 +243,22 @@ fn lookup_over_tcp(
 
 /// Sends one request over a new TCP connection.
 fn request_over_tcp<T>(
-    tracker: SocketAddr,
+    tracker: &Endpoint,
     request: &TrackerRequest,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-    answer: impl FnOnce(TrackerResponse, &mut FrameReader) -> Result<T, RequestError>,
+    answer: impl FnOnce(TrackerResponse, &mut FrameReader, SocketAddr) -> Result<T, RequestError>,
 ) -> Result<T, RequestError> {
-    let stream = Arc::new(dial(tracker, shutdown)?);
+    let stream = Arc::new(tracker.connect(shutdown)?);
     let _guard = shutdown.guard(&stream);
+    let address = stream.peer_addr()?;
     let (mut reader, mut writer) = split(&stream, timeouts.stall)?;
     writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION })?;
     writer.send(request)?;
     match reader.message(timeouts.hello)? {
         TrackerResponse::Hello { .. } => {
             let response = reader.message(timeouts.stall)?;
-            answer(response, &mut reader)
+            answer(response, &mut reader, address)
         }
         other => Err(unexpected(other)),
     }

@@ -11,7 +11,7 @@ use crate::content::limits::{
 };
 use crate::net::framed_stream::split;
 use crate::net::{
-    FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, UdpClient, UdpClientError, dial,
+    Endpoint, FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, UdpClient, UdpClientError,
 };
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
@@ -35,6 +35,8 @@ pub enum SessionEvent {
         token: Token,
         /// Address of this peer that the tracker reports to others.
         address: SocketAddr,
+        /// Address of the tracker.
+        tracker: SocketAddr,
         /// Queue of requests. If it is full, the tracker does not read.
         requests: Sender<TrackerRequest>,
     },
@@ -55,7 +57,7 @@ pub struct SessionConfig {
     /// Role of the other side in messages: tracker or manager.
     pub role: &'static str,
     /// Address of the tracker or manager.
-    pub tracker: SocketAddr,
+    pub tracker: Endpoint,
     /// Registration of this peer.
     pub registration: Registration,
     /// Longest outage, over all connection attempts.
@@ -77,7 +79,7 @@ pub fn start(
     let SessionConfig { role, tracker, registration, timeout, timeouts } = config;
     let mut session = Session {
         role,
-        tracker,
+        tracker: tracker.clone(),
         registration,
         timeouts,
         events,
@@ -91,7 +93,7 @@ pub fn start(
 
 struct Session {
     role: &'static str,
-    tracker: SocketAddr,
+    tracker: Endpoint,
     registration: Registration,
     timeouts: Timeouts,
     events: Sender<SessionEvent>,
@@ -106,15 +108,15 @@ struct Session {
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
     #[error("no connection to the {0} on {1}: {2}")]
-    Connect(&'static str, SocketAddr, #[source] io::Error),
+    Connect(&'static str, Endpoint, #[source] io::Error),
     #[error("the connection to the {0} on {1} is lost: {2}")]
-    Connection(&'static str, SocketAddr, #[source] StreamError),
+    Connection(&'static str, Endpoint, #[source] StreamError),
     /// The registration was answered with an error or an unexpected message.
     #[error("the {0} on {1} {2}")]
-    Refused(&'static str, SocketAddr, String),
+    Refused(&'static str, Endpoint, String),
     /// A later message was invalid, or reported that the registration has ended.
     #[error("the {0} on {1} {2}")]
-    Invalid(&'static str, SocketAddr, String),
+    Invalid(&'static str, Endpoint, String),
     #[error("stopped")]
     Stopped,
 }
@@ -149,16 +151,17 @@ impl Session {
 
     /// Makes one connection and serves it until it ends. Returns the cause.
     fn run_connection(&mut self) -> SessionError {
-        let (role, tracker) = (self.role, self.tracker);
-        let link_lost = |error: StreamError| SessionError::Connection(role, tracker, error);
-        let stream = match dial(tracker, &self.shutdown) {
+        let (role, tracker) = (self.role, &self.tracker);
+        let link_lost = |error: StreamError| SessionError::Connection(role, tracker.clone(), error);
+        let stream = match tracker.connect_within(self.outage.remaining(), &self.shutdown) {
             Ok(stream) => Arc::new(stream),
-            Err(error) => return SessionError::Connect(role, tracker, error),
+            Err(error) => return SessionError::Connect(role, tracker.clone(), error),
         };
         let _guard = self.shutdown.guard(&stream);
-        let (mut reader, mut writer) = match split(&stream, self.timeouts.stall) {
+        let halves = stream.peer_addr().and_then(|peer| Ok((peer, split(&stream, self.timeouts.stall)?)));
+        let (peer, (mut reader, mut writer)) = match halves {
             Ok(halves) => halves,
-            Err(error) => return SessionError::Connect(role, tracker, error),
+            Err(error) => return SessionError::Connect(role, tracker.clone(), error),
         };
         let joined = self.register(&mut reader, &mut writer);
         let (token, address, heartbeat) = match joined {
@@ -180,7 +183,7 @@ impl Session {
             connection_end.trigger();
             return error;
         }
-        let sent = self.events.send(SessionEvent::Joined { token, address, requests });
+        let sent = self.events.send(SessionEvent::Joined { token, address, tracker: peer, requests });
         let error = match sent {
             Ok(()) => self.pass_on_messages(&mut reader),
             Err(_) => SessionError::Stopped,
@@ -199,8 +202,8 @@ impl Session {
         reader: &mut FrameReader,
         writer: &mut FrameWriter,
     ) -> Result<(Token, SocketAddr, Duration), SessionError> {
-        let (role, tracker) = (self.role, self.tracker);
-        let lost = |error: StreamError| SessionError::Connection(role, tracker, error);
+        let (role, tracker) = (self.role, &self.tracker);
+        let lost = |error: StreamError| SessionError::Connection(role, tracker.clone(), error);
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).map_err(lost)?;
         writer.send(&TrackerRequest::Register(self.registration.clone())).map_err(lost)?;
         let mut timeout = self.timeouts.hello;
@@ -212,16 +215,18 @@ impl Session {
                     return Ok((token, address, clamp_heartbeat(heartbeat)));
                 }
                 TrackerResponse::Error { text, .. } => {
-                    return Err(SessionError::Refused(role, tracker, format!("refuses: {text}")));
+                    return Err(SessionError::Refused(role, tracker.clone(), format!("refuses: {text}")));
                 }
-                other => return Err(SessionError::Refused(role, tracker, format!("answers {other:?}"))),
+                other => {
+                    return Err(SessionError::Refused(role, tracker.clone(), format!("answers {other:?}")));
+                }
             }
         }
     }
 
     /// Passes on the tracker's messages until the connection ends. Returns the cause.
     fn pass_on_messages(&self, reader: &mut FrameReader) -> SessionError {
-        let lost = |error: StreamError| SessionError::Connection(self.role, self.tracker, error);
+        let lost = |error: StreamError| SessionError::Connection(self.role, self.tracker.clone(), error);
         loop {
             let event = match reader.message(self.timeouts.idle) {
                 Ok(TrackerResponse::Alive) => continue,
@@ -230,17 +235,17 @@ impl Session {
                         Ok(length) => length,
                         Err(text) => {
                             let text = format!("it {text}");
-                            return SessionError::Invalid(self.role, self.tracker, text);
+                            return SessionError::Invalid(self.role, self.tracker.clone(), text);
                         }
                     };
                     let mut payload = vec![0; length];
                     if let Err(error) = reader.payload(&mut payload) {
-                        return SessionError::Invalid(self.role, self.tracker, error.to_string());
+                        return SessionError::Invalid(self.role, self.tracker.clone(), error.to_string());
                     }
                     match Manifest::decode(file, size, chunk_size, &payload) {
                         Ok(manifest) => SessionEvent::Manifest(Arc::new(manifest)),
                         Err(error) => {
-                            return SessionError::Invalid(self.role, self.tracker, error.to_string());
+                            return SessionError::Invalid(self.role, self.tracker.clone(), error.to_string());
                         }
                     }
                 }
@@ -255,7 +260,11 @@ impl Session {
                     }
                 }
                 Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, text }) => {
-                    return SessionError::Invalid(self.role, self.tracker, format!("reports: {text}"));
+                    return SessionError::Invalid(
+                        self.role,
+                        self.tracker.clone(),
+                        format!("reports: {text}"),
+                    );
                 }
                 Ok(response) => SessionEvent::Message(response),
                 Err(error) => return lost(error),
@@ -306,7 +315,7 @@ impl Session {
         stream: &Arc<TcpStream>,
         connection_end: &Shutdown,
     ) -> io::Result<()> {
-        let mut client = UdpClient::new(self.tracker, connection_end)?;
+        let mut client = UdpClient::new(self.tracker.clone(), connection_end);
         let (stream, connection_end) = (stream.clone(), connection_end.clone());
         self.threads.spawn("heartbeat", move || {
             let mut next = Instant::now();

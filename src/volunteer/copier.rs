@@ -14,7 +14,6 @@ use crate::net::{MemoryBudget, Shutdown, Timeouts};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerReport};
 use crate::storage::{ChunkSource, ReplicaFile, StoreError};
 use crate::sync::lock;
-use crate::tracker_client::lookup::resolve_address;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -36,7 +35,6 @@ pub(super) struct Copy {
 /// State that the copying threads share.
 pub(super) struct Copier {
     replicas: Arc<HeldReplicas>,
-    tracker: SocketAddr,
     pool: ConnectionPool,
     memory: MemoryBudget,
     /// A lock for each file whose manifest is being requested: other workers wait for the response.
@@ -87,16 +85,9 @@ impl From<StoreError> for Failure {
 }
 
 impl Copier {
-    pub(super) fn new(replicas: Arc<HeldReplicas>, tracker: SocketAddr, timeouts: Timeouts) -> Self {
+    pub(super) fn new(replicas: Arc<HeldReplicas>, timeouts: Timeouts) -> Self {
         let (pool, memory) = (ConnectionPool::new(timeouts), MemoryBudget::new(RECEIVE_MEMORY_BYTES));
-        Self {
-            replicas,
-            tracker,
-            pool,
-            memory,
-            manifest_locks: Mutex::default(),
-            unreachable: Mutex::default(),
-        }
+        Self { replicas, pool, memory, manifest_locks: Mutex::default(), unreachable: Mutex::default() }
     }
 
     /// Loop of a copying thread, until the shutdown.
@@ -114,7 +105,7 @@ impl Copier {
             vec![match result {
                 Ok(()) => VolunteerReport::Stored { file, index, free },
                 Err(Failure { why, text }) => {
-                    let from = resolve_address(copy.from, self.tracker);
+                    let from = copy.from;
                     let name = &copy.kept.file.name;
                     log::debug!("failed to copy chunk {index} of {name} from {from}: {text}");
                     VolunteerReport::NotStored { file, index, why, text, free }
@@ -132,7 +123,7 @@ impl Copier {
         if known.as_ref().is_some_and(|file| file.stored(*index).is_ok()) {
             return Ok(());
         }
-        let from = resolve_address(copy.from, self.tracker);
+        let from = copy.from;
         let manifest = match known.and_then(|file| file.manifest()) {
             Some(manifest) => manifest,
             None => self.manifest(kept, from, session_end)?,

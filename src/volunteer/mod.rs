@@ -18,7 +18,7 @@ mod store_watch;
 use crate::content::FileId;
 use crate::content::fmt::{counted, size};
 use crate::content::limits::{COPY_WORKERS_MAX, ORDERS_MAX, SOURCE_IDLE_TIMEOUT};
-use crate::net::{Shutdown, Threads, Timeouts};
+use crate::net::{Endpoint, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::Registration;
 use crate::protocol::volunteer::VolunteerReport;
 use crate::report::error::{Fault, RoleError};
@@ -28,7 +28,6 @@ use crate::tracker_client::session::{self, SessionConfig};
 use crate::upload::offers::Offers;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -52,7 +51,7 @@ pub struct VolunteerConfig {
 /// Parts of the program that a volunteer runs in.
 pub struct VolunteerContext<'a> {
     /// The tracker that receives the storage offer.
-    pub tracker: SocketAddr,
+    pub tracker: Endpoint,
     /// Name and serving address for the registration.
     pub registration: Registration,
     /// Files that the program serves.
@@ -144,7 +143,7 @@ impl Volunteer {
         replicas.offers.set_prover(Arc::new(prover));
         let (done, results) = bounded(QUEUE);
         let (copies, copy_jobs) = bounded(ORDERS_MAX);
-        let copier = Arc::new(copier::Copier::new(replicas.clone(), context.tracker, context.timeouts));
+        let copier = Arc::new(copier::Copier::new(replicas.clone(), context.timeouts));
         for _ in 0..COPY_WORKERS_MAX {
             let (copier, jobs, done, stop) =
                 (copier.clone(), copy_jobs.clone(), done.clone(), shutdown.clone());
@@ -171,7 +170,7 @@ impl Volunteer {
             failures: context.failures,
             session: session.clone(),
         };
-        let state = state::State::new(replicas, shared, outputs, tracker, config.away, shutdown);
+        let state = state::State::new(replicas, shared, outputs, tracker.clone(), config.away, shutdown);
         threads.spawn("volunteer", move || state.run(&inputs))?;
         let config = SessionConfig { role: "tracker", tracker, registration, timeout, timeouts };
         session::start(config, event_sender, threads, &session)?;

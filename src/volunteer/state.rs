@@ -13,10 +13,11 @@ use super::{Done, HeldReplicas, Job, SharedStatus, VolunteerStatus};
 use crate::content::fmt::size;
 use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX};
 use crate::content::{ChunkIndex, FileId};
-use crate::net::{BlockedChannel, Shutdown};
+use crate::net::{BlockedChannel, Endpoint, Shutdown};
 use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, VolunteerOrder, VolunteerReport};
 use crate::report::error::RoleError;
+use crate::tracker_client::lookup::resolve_address;
 use crate::tracker_client::session::SessionEvent;
 use crossbeam_channel::{Receiver, Sender, never};
 use std::collections::{BTreeMap, VecDeque};
@@ -58,6 +59,8 @@ struct Session {
     /// Counted from 1.
     number: u64,
     token: Token,
+    /// Address of the tracker.
+    tracker: SocketAddr,
     requests: Sender<TrackerRequest>,
     /// Triggered at the end of the session: ends its orders.
     session_end: Shutdown,
@@ -70,7 +73,7 @@ pub(super) struct State {
     replicas: Arc<HeldReplicas>,
     shared: Arc<SharedStatus>,
     outputs: Outputs,
-    tracker: SocketAddr,
+    tracker: Endpoint,
     /// Announced absence.
     away: Option<Duration>,
     shutdown: Shutdown,
@@ -106,7 +109,7 @@ impl State {
         replicas: Arc<HeldReplicas>,
         shared: Arc<SharedStatus>,
         outputs: Outputs,
-        tracker: SocketAddr,
+        tracker: Endpoint,
         away: Option<Duration>,
         shutdown: &Shutdown,
     ) -> Self {
@@ -226,11 +229,11 @@ impl State {
 
     fn handle_event(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Joined { token, requests, .. } => {
+            SessionEvent::Joined { token, requests, tracker, .. } => {
                 self.end_session();
                 self.sessions += 1;
                 let (number, session_end) = (self.sessions, self.shutdown.child());
-                self.session = Some(Session { number, token, requests, session_end, begun: false });
+                self.session = Some(Session { number, token, tracker, requests, session_end, begun: false });
                 self.begin_report();
             }
             SessionEvent::Message(TrackerResponse::Volunteer { order }) => self.handle_order(*order),
@@ -297,6 +300,8 @@ impl State {
             VolunteerOrder::Copy { kept, index, from } => {
                 let (file, free) = (kept.file.id, 0);
                 let copies = self.outputs.copies.clone();
+                let session = self.session.as_ref();
+                let from = session.map_or(from, |session| resolve_address(from, session.tracker));
                 if !self.assign(&copies, Copy { kept, index, from }) {
                     let (why, text) = (CopyFailure::Other, "the volunteer's order queue is full".to_owned());
                     self.send(VolunteerReport::NotStored { file, index, why, text, free });

@@ -12,7 +12,7 @@ pub use values::*;
 
 use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};
 use crate::content::limits::{self, TRACKER_ADDRESS};
-use crate::net::Timeouts;
+use crate::net::{Endpoint, Timeouts};
 use crate::report::Fault;
 use crate::report::RoleError;
 use crate::storage::Verify;
@@ -41,12 +41,12 @@ pub const WAIT_HELP: &str = "Wait up to this time for a peer that offers the fil
 pub const STAY_HELP: &str = "Serve verified chunks during the download and keep serving after it";
 
 /// The address of the tracker.
-#[derive(clap::Args, Debug, Clone, Copy)]
+#[derive(clap::Args, Debug, Clone)]
 pub struct TrackerFlag {
     #[doc = "The tracker."]
-    #[arg(long, value_name = "HOST:PORT", default_value_t = TRACKER_ADDRESS, value_parser = parse_tracker,
+    #[arg(long, value_name = "HOST:PORT", default_value_t = TRACKER_ADDRESS.into(), value_parser = parse_tracker,
         help = TRACKER_HELP, help_heading = NETWORK)]
-    pub tracker: SocketAddr,
+    pub tracker: Endpoint,
 }
 
 /// When a peer counts as alive.
@@ -207,9 +207,9 @@ mod tests {
 
     #[test]
     fn a_tracker_without_a_port_has_the_default_port() {
-        assert_eq!(Example::parse_from(["x"]).tracker.tracker, TRACKER_ADDRESS);
+        assert_eq!(Example::parse_from(["x"]).tracker.tracker, TRACKER_ADDRESS.into());
         let given = Example::parse_from(["x", "--tracker", "10.0.0.1"]).tracker.tracker;
-        assert_eq!(given, "10.0.0.1:5100".parse().unwrap());
+        assert_eq!(given.to_string(), "10.0.0.1:5100");
         assert!(TRACKER_HELP.contains(&TRACKER_ADDRESS.port().to_string()));
     }
 

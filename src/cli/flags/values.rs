@@ -1,68 +1,93 @@
 //! Parsers for the values of flags: addresses, durations, sizes, rates.
 //!
-//! Each error is one sentence; clap puts the name and the value of the flag in front of it. Only [`parse_address`]
-//! has an effect outside of this process: it resolves names.
+//! Each error is one sentence; clap puts the name and the value of the flag in front of it. Only [`parse_listen`] has
+//! an effect outside of this process: it resolves names.
 
 use crate::content::Layout;
 use crate::content::limits::{self, KEEP_ALIVE_INTERVAL, MANAGER_ADDRESS, TRACKER_ADDRESS};
+use crate::net::{Endpoint, Shutdown};
 use bytesize::ByteSize;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+/// Error text for a text that is no address.
+const EXPECTED_ADDRESS: &str = "expected HOST:PORT, HOST or PORT";
 /// Longest duration that a flag takes: a year.
 const SECONDS_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Parses the address of a tracker; the port may be omitted.
 ///
 /// # Errors
-/// A text that is no address, or a name that cannot be resolved.
-pub fn parse_tracker(text: &str) -> Result<SocketAddr, String> {
-    parse_address(text, TRACKER_ADDRESS.port())
+/// A text that is no address.
+pub fn parse_tracker(text: &str) -> Result<Endpoint, String> {
+    parse_address(text, TRACKER_ADDRESS)
 }
 
 /// Parses the address of a manager; the port may be omitted.
 ///
 /// # Errors
-/// A text that is no address, or a name that cannot be resolved.
-pub fn parse_manager(text: &str) -> Result<SocketAddr, String> {
-    parse_address(text, MANAGER_ADDRESS.port())
+/// A text that is no address.
+pub fn parse_manager(text: &str) -> Result<Endpoint, String> {
+    parse_address(text, MANAGER_ADDRESS)
 }
 
-/// Parses the address that a daemon listens on: as [`parse_address`], and also with port 0 (any free port).
+/// Parses the address that a daemon listens on: as [`parse_address`], and also with port 0 (any free port). A name is
+/// resolved at once.
 ///
 /// # Errors
 /// A text that is no address, or a name that cannot be resolved.
-pub fn parse_listen(text: &str, default_port: u16) -> Result<SocketAddr, String> {
-    text.trim().parse().or_else(|_| parse_address(text, default_port))
-}
-
-/// Parses `host:port`, or `host` alone, which then has `default_port`. Hosts are names or addresses (IPv6 with or
-/// without brackets). If a name has several addresses, the first IPv4 address is used, because daemons listen on IPv4
-/// by default.
-///
-/// # Errors
-/// A text that is no address, or a name that cannot be resolved.
-pub fn parse_address(text: &str, default_port: u16) -> Result<SocketAddr, String> {
+pub fn parse_listen(text: &str, default: SocketAddr) -> Result<SocketAddr, String> {
     let text = text.trim();
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-    if let Some(address) = bare {
-        let address = address.parse::<Ipv6Addr>().map_err(|_| format!("{address} is not an IPv6 address"))?;
-        return Ok(SocketAddr::from((address, default_port)));
+    if let Ok(address) = text.parse() {
+        return Ok(address);
     }
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(SocketAddr::from((address, default_port)));
+    if text == "0" {
+        return Ok(SocketAddr::new(default.ip(), 0));
+    }
+    let addresses = parse_address(text, default)?.resolve(&Shutdown::new());
+    addresses.map_err(|error| error.to_string())?.first().copied().ok_or_else(|| "no address".to_owned())
+}
+
+/// Parses `HOST:PORT`; or `HOST` or `PORT` alone, the other part is then that of `default`. Hosts are names or IP
+/// addresses: IPv6 with or without brackets, and with a scope, as in `fe80::1%eth0`. Asks no name server.
+///
+/// # Errors
+/// A text that is no address.
+pub fn parse_address(text: &str, default: SocketAddr) -> Result<Endpoint, String> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(Endpoint::new(default.ip().to_string(), parse_port(text)?));
+    }
+    if let Some((host, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        let port = match rest.strip_prefix(':') {
+            Some(port) => parse_port(port)?,
+            None if rest.is_empty() => default.port(),
+            None => return Err(EXPECTED_ADDRESS.to_owned()),
+        };
+        return match is_ipv6(host) {
+            true => Ok(Endpoint::new(host, port)),
+            false => Err(format!("{host} is not an IPv6 address")),
+        };
+    }
+    if is_ipv6(text) {
+        return Ok(Endpoint::new(text, default.port()));
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => (host, parse_port(port)?),
-        None => (text, default_port),
+        None => (text, default.port()),
     };
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok(address);
+    let is_host_letter = |c: char| !":[]/%".contains(c) && !c.is_whitespace();
+    match !host.is_empty() && host.chars().all(is_host_letter) {
+        true => Ok(Endpoint::new(host, port)),
+        false => Err(EXPECTED_ADDRESS.to_owned()),
     }
-    if host.is_empty() || host.contains([':', '[', ']', '/']) || host.contains(char::is_whitespace) {
-        return Err("expected HOST:PORT or HOST".to_owned());
-    }
-    resolve(host, port)
+}
+
+/// Whether a text is an IPv6 address without brackets, with or without a scope.
+fn is_ipv6(text: &str) -> bool {
+    let (ip, scope) = text.split_once('%').unwrap_or((text, "0"));
+    let is_scope = !scope.is_empty() && !scope.contains(|c: char| c == '/' || c.is_whitespace());
+    is_scope && ip.parse::<Ipv6Addr>().is_ok()
 }
 
 fn parse_port(text: &str) -> Result<u16, String> {
@@ -70,14 +95,6 @@ fn parse_port(text: &str) -> Result<u16, String> {
         Ok(port @ 1..) => Ok(port),
         _ => Err(format!("{text:?} is not a port from 1 to 65535")),
     }
-}
-
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
-    let found =
-        (host, port).to_socket_addrs().map_err(|error| format!("cannot resolve {host:?}: {error}"))?;
-    let found: Vec<SocketAddr> = found.collect();
-    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
-    first.copied().ok_or_else(|| format!("{host:?} has no address"))
 }
 
 /// Parses a duration: `90`, `90s`, `0.5`, `250ms`, `2m`, `1.5h`, `1d`; greater than 0, at most a year.
@@ -225,10 +242,16 @@ mod tests {
 
     #[test]
     fn only_listen_addresses_accept_port_0() {
-        let listen = |text| parse_listen(text, 5100).map(|address| address.to_string());
+        let listen = |text| parse_listen(text, TRACKER_ADDRESS).map(|address| address.to_string());
         assert_eq!(listen("127.0.0.1:0"), Ok("127.0.0.1:0".into()));
         assert_eq!(listen(" [::1]:0 "), Ok("[::1]:0".into()));
         assert_eq!(listen("0.0.0.0"), Ok("0.0.0.0:5100".into()));
+        assert_eq!(listen("localhost"), Ok("127.0.0.1:5100".into()));
+        assert_eq!(listen("5300"), Ok("127.0.0.1:5300".into()));
+        assert_eq!(listen("0"), Ok("127.0.0.1:0".into()));
+        assert_eq!(listen("[fe80::1%2]:7"), Ok("[fe80::1%2]:7".into()));
+        // A name with an empty label fails without a DNS query.
+        assert!(listen("no..body:7").unwrap_err().starts_with("cannot resolve \"no..body\": "));
         assert!(listen("127.0.0.1:70000").is_err());
         assert!(parse_tracker("127.0.0.1:0").is_err());
     }
@@ -241,19 +264,38 @@ mod tests {
             ("::1", "[::1]:5100"),
             ("[::1]", "[::1]:5100"),
             ("[::1]:7", "[::1]:7"),
-            ("localhost", "127.0.0.1:5100"),
-            ("localhost:7", "127.0.0.1:7"),
+            ("localhost", "localhost:5100"),
+            ("tracker.lan:7", "tracker.lan:7"),
+            ("5300", "127.0.0.1:5300"),
+            ("fe80::1%eth0", "[fe80::1%eth0]:5100"),
+            ("[fe80::1%eth0]", "[fe80::1%eth0]:5100"),
+            ("[fe80::1%2]:7", "[fe80::1%2]:7"),
         ] {
-            assert_eq!(parse_tracker(text), Ok(wanted.parse().unwrap()), "{text}");
+            assert_eq!(parse_tracker(text).map(|endpoint| endpoint.to_string()), Ok(wanted.into()), "{text}");
         }
-        for text in
-            ["", ":", ":5100", "a:b", "a:0", "127.0.0.1:0", "[::1]:0", "a:65536", "[x]", "a b", "http://a:1"]
-        {
+        assert_eq!(parse_manager("5300").unwrap().to_string(), "127.0.0.1:5300");
+        for text in [
+            "",
+            ":",
+            ":5100",
+            "0",
+            "70000",
+            "a:b",
+            "a:0",
+            "127.0.0.1:0",
+            "[::1]:0",
+            "[::1]7",
+            "a:65536",
+            "[x]",
+            "a b",
+            "fe80::1%",
+            "a%eth0",
+            "http://a:1",
+        ] {
             assert!(parse_tracker(text).is_err(), "{text}");
         }
-        // A name with an empty label fails without a DNS query.
-        let error = parse_tracker("no..body:7").unwrap_err();
-        assert!(error.starts_with("cannot resolve \"no..body\": "), "{error}");
+        // The name is resolved at each connect, not here.
+        assert_eq!(parse_tracker("no..body:7").unwrap().to_string(), "no..body:7");
         assert!(parse_tracker("a:99999").unwrap_err().contains("\"99999\" is not a port"));
     }
 
@@ -337,7 +379,7 @@ mod tests {
             prop_assume!(address.port() != 0);
             // Flow label and scope are not part of a written address.
             let address = SocketAddr::from((address.ip(), address.port()));
-            prop_assert_eq!(parse_address(&address.to_string(), 1), Ok(address));
+            prop_assert_eq!(parse_address(&address.to_string(), TRACKER_ADDRESS), Ok(address.into()));
         }
     }
 }

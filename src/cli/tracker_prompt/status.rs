@@ -1,19 +1,18 @@
 //! `tracker status`: the volunteers and files of a running tracker on this host.
 
 use super::show;
-use crate::net::Shutdown;
+use crate::net::{Endpoint, Shutdown};
 use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::next_step;
 use crate::tracker_client::lookup;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 
 /// Prints the status on standard output: as tables, or as the JSON that the tracker sent.
 ///
 /// # Errors
 /// The tracker does not respond, or refuses.
-pub fn run(tracker: SocketAddr, json: bool, shutdown: &Shutdown) -> Result<(), RoleError> {
+pub fn run(tracker: &Endpoint, json: bool, shutdown: &Shutdown) -> Result<(), RoleError> {
     let result = lookup::status(tracker, shutdown);
     let status = result.map_err(|error| {
         let advice = next_step::after_failure("tracker", tracker, &error);

@@ -103,7 +103,7 @@ impl<'a> ChunkClient<'a> {
 
     fn handle_session_event(&mut self, event: SessionEvent) -> Result<(), RoleError> {
         match event {
-            SessionEvent::Joined { token, address, requests } => {
+            SessionEvent::Joined { token, address, requests, .. } => {
                 self.send_state(ActiveSession { token, address, requests });
             }
             SessionEvent::Lost => self.requests.end(),

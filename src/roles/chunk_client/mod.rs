@@ -15,7 +15,7 @@ use crate::content::limits::CHUNK_SIZE;
 use crate::content::{Bitfield, FileId, PeerName, SetName};
 use crate::download::events::{Job, SourceEvent};
 use crate::download::scheduler::DownloadScheduler;
-use crate::net::{Listener, Shutdown, Threads};
+use crate::net::{Endpoint, Listener, Shutdown, Threads};
 use crate::protocol::tracker::{Registration, SetKey};
 use crate::report::error::RoleError;
 use crate::report::next_step;
@@ -47,7 +47,7 @@ pub struct ClientConfig {
     /// Name of this client in logs and event lines.
     pub name: PeerName,
     /// Address of the tracker.
-    pub tracker: SocketAddr,
+    pub tracker: Endpoint,
     /// Chunk set of the folder.
     pub set: SetName,
     /// Advertised address, if it differs from the source address that the tracker sees.
@@ -115,7 +115,7 @@ fn serve_and_download(
     log::info!("{} listening on {address}", config.name);
     let held = folder.held();
     log::info!("{} holds {} of {} chunks", folder.path().display(), held.len(), set.count);
-    log::info!("{}", next_step::join_set(&config.set, config.tracker));
+    log::info!("{}", next_step::join_set(&config.set, &config.tracker));
 
     let session = start_session(config, address.port(), threads, shutdown)?;
     let agreed = Arc::new(AgreedChunks::default());
@@ -154,7 +154,7 @@ fn start_session(
     let (sender, events) = bounded(QUEUE);
     let session = SessionConfig {
         role: "tracker",
-        tracker: config.tracker,
+        tracker: config.tracker.clone(),
         registration: Registration {
             name: config.name.clone(),
             port,

@@ -13,7 +13,7 @@ use crate::content::fmt::counted;
 use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{FileId, PeerName};
 use crate::download::finder::{CombinedFinder, Finder, Peers, PeersFinder, TrackerFinder};
-use crate::net::{Listener, Shutdown, Threads, UdpClient};
+use crate::net::{Endpoint, Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
@@ -47,9 +47,9 @@ pub struct MemberConfig {
     /// Name of this peer in logs and lists.
     pub name: PeerName,
     /// Manager that provides peers, if any.
-    pub manager: Option<SocketAddr>,
+    pub manager: Option<Endpoint>,
     /// Tracker to register with, if any.
-    pub tracker: Option<SocketAddr>,
+    pub tracker: Option<Endpoint>,
     /// Advertised address, if it differs from the source address that others see.
     pub advertise: Option<SocketAddr>,
     /// Options of the upload server.
@@ -124,13 +124,21 @@ impl Member {
             volunteer: false,
         };
         let (timeout, timeouts) = (config.timeout, config.serve.timeouts);
-        let announce = |tracker| {
+        let announce = |tracker: &Endpoint| {
             let (registration, failures) = (registration.clone(), failures.clone());
-            Announcer::start(tracker, registration, offers.clone(), timeout, failures, threads, shutdown)
+            Announcer::start(
+                tracker.clone(),
+                registration,
+                offers.clone(),
+                timeout,
+                failures,
+                threads,
+                shutdown,
+            )
         };
-        let announcer = config.tracker.map(announce).transpose()?;
+        let announcer = config.tracker.as_ref().map(announce).transpose()?;
         let (session_sender, session_events) = bounded(QUEUE);
-        if let Some(tracker) = config.manager {
+        if let Some(tracker) = config.manager.clone() {
             let registration = registration.clone();
             let session = SessionConfig { role: "manager", tracker, registration, timeout, timeouts };
             session::start(session, session_sender, threads, shutdown)?;
@@ -264,10 +272,10 @@ impl Inner {
         if self.config.manager.is_some() {
             finders.push(Box::new(PeersFinder::new(self.peers.clone(), timeouts)));
         }
-        if let Some(tracker) = self.config.tracker {
+        if let Some(tracker) = &self.config.tracker {
             let announcer = self.announcer.clone();
             let token = move || announcer.as_ref().and_then(Announcer::token);
-            let client = UdpClient::new(tracker, &self.shutdown)?;
+            let client = UdpClient::new(tracker.clone(), &self.shutdown);
             finders.push(Box::new(TrackerFinder::new(client, timeouts, token)));
         }
         Ok(CombinedFinder(finders))
@@ -368,7 +376,7 @@ impl PeerDirectory {
 
     /// Warns that the manager may be a tracker: a tracker accepts the registration but sends no list of peers.
     fn warn_without_list(&self) {
-        let Some(manager) = self.inner.config.manager else { return };
+        let Some(manager) = &self.inner.config.manager else { return };
         log::warn!(
             "no list of peers from {manager}: it may be a tracker; use a tracker with --tracker {manager} --plain, or \
              choose a manager with --manager HOST:PORT"
@@ -402,7 +410,7 @@ fn start_volunteer(
     shutdown: &Shutdown,
 ) -> Result<Option<Volunteer>, RoleError> {
     let Some(volunteer) = &config.volunteer else { return Ok(None) };
-    let Some(tracker) = config.tracker else {
+    let Some(tracker) = config.tracker.clone() else {
         return Err(RoleError::new(
             Fault::Usage,
             "--volunteer needs a tracker; name it with --tracker HOST:PORT",

@@ -36,7 +36,7 @@ fn advice(inner: &Inner) -> Advice {
     let at_prompt = Cow::Borrowed("files (at the prompt of a client)");
     Advice {
         choose: "get",
-        list: inner.config.tracker.map_or(at_prompt, |tracker| next_step::list(tracker).into()),
+        list: inner.config.tracker.as_ref().map_or(at_prompt, |tracker| next_step::list(tracker).into()),
         target_exists: "move it away, or download this one under another name (get NAME as OTHER)",
     }
 }
@@ -348,8 +348,9 @@ fn wait_for_peer_list(inner: &Inner, shutdown: &Shutdown) -> Result<(), RoleErro
 
 fn outage(inner: &Inner, order: &DownloadOrder) -> Outage {
     let role = if inner.config.tracker.is_some() { "tracker" } else { "manager" };
-    let asked = inner.config.tracker.or(inner.config.manager);
-    Outage::new(role, asked.unwrap_or(crate::content::limits::TRACKER_ADDRESS), order.timeout)
+    let asked = inner.config.tracker.clone().or_else(|| inner.config.manager.clone());
+    let asked = asked.unwrap_or_else(|| crate::content::limits::TRACKER_ADDRESS.into());
+    Outage::new(role, asked, order.timeout)
 }
 
 /// Offers the verified chunks of a file during its download.

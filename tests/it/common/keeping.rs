@@ -44,7 +44,7 @@ pub fn getter(dir: &Path, name: &str, tracker: SocketAddr, files: &[&str]) -> Pr
 
 /// The current status of a tracker; `None` if it does not answer.
 pub fn status(tracker: SocketAddr) -> Option<Status> {
-    lookup::status(tracker, &Shutdown::new()).ok()
+    lookup::status(&tracker.into(), &Shutdown::new()).ok()
 }
 
 /// Requests the status until it satisfies `wanted`, and returns that status.
