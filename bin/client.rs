@@ -75,7 +75,7 @@ struct Flags {
     #[arg(long, value_name = "SECONDS", value_parser = flags::parse_seconds, help_heading = TIMEOUTS,
         help = format!("{} [default: never; 90 for a download]", flags::TIMEOUT_HELP))]
     timeout: Option<Duration>,
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = flags::parse_wait,
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = flags::parse_wait,
         help = flags::WAIT_HELP, help_heading = TIMEOUTS)]
     wait: Duration,
     #[command(flatten)]

@@ -53,7 +53,7 @@ struct Flags {
     #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = flags::parse_seconds,
         help = flags::TIMEOUT_HELP, help_heading = TIMEOUTS)]
     timeout: Duration,
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = flags::parse_wait,
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = flags::parse_wait,
         help = flags::WAIT_HELP, help_heading = TIMEOUTS)]
     wait: Duration,
     #[command(flatten)]
@@ -80,6 +80,7 @@ fn main() -> ExitCode {
             timeout: Some(flags.timeout),
             timeouts: flags.serve.timeouts.timeouts(),
             wait_timeout: flags.wait,
+            is_here: false,
             advice: Advice {
                 choose: "--id",
                 target_exists: "--overwrite replaces it, --out puts this one elsewhere",

@@ -14,7 +14,7 @@ use shoal::report::watch::Unwatched;
 use shoal::roles::seeder::{self, SeederConfig};
 use shoal::storage::CompleteFile;
 use shoal::swarm::manager::Manager;
-use shoal::swarm::membership::Leases;
+use shoal::swarm::membership::{Exposure, Leases};
 use shoal::swarm::tracker::{Rules, Tracker};
 use shoal::tracker::server::{ExecutorChannels, ServerConfig, SwarmServer};
 use shoal::upload::offers::Offers;
@@ -139,7 +139,7 @@ fn every_thread_ends_with_its_owner() {
         server(|config, shutdown| {
             SwarmServer::start(
                 config,
-                Manager::new(Leases::default(), false, || 7),
+                Manager::new(Leases::default(), Exposure::default(), || 7),
                 ExecutorChannels::none(),
                 shutdown,
             )

@@ -15,8 +15,10 @@ use env_logger::{Builder, Logger, Target, WriteStyle};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -54,16 +56,22 @@ impl LogOptions {
 /// Sets up logging for this process. Once.
 ///
 /// # Errors
-/// The log file cannot be opened for appending, or logging was set up before.
+/// Logging was set up before. A log file that cannot be opened is only a warning.
 pub fn init(options: &LogOptions) -> anyhow::Result<Console> {
     let console = Console::new(options.quiet > 0);
     let terminal = Terminal { console: console.clone() };
-    let file = LogFile::open(&options.log_file, Some(terminal.clone()))?;
+    let (file, unopened) = match LogFile::open(&options.log_file, Some(terminal.clone())) {
+        Ok(file) => (file, None),
+        Err(error) => (LogFile::none(&options.log_file), Some(error)),
+    };
     let filters = std::env::var("RUST_LOG").ok().filter(|filters| !filters.trim().is_empty());
     let tee = Tee::new(Box::new(terminal), has_colours(), options.level(), filters.as_deref(), file);
     let max_level = tee.max_level();
     log::set_boxed_logger(Box::new(tee)).context("logging is set up already")?;
     log::set_max_level(max_level);
+    if let Some(error) = unopened {
+        log::warn!("{error:#}; log lines are shown here only (choose another file with --log-file)");
+    }
     Ok(console)
 }
 
@@ -170,7 +178,8 @@ impl Write for Terminal {
 
 /// The log file. Each `write` is a whole line.
 struct LogFile {
-    file: File,
+    /// `None` if it cannot be opened: its lines are lost.
+    file: Option<File>,
     path: PathBuf,
     /// The terminal on which the first write error is reported; `None` after that.
     complaints: Option<Terminal>,
@@ -180,20 +189,27 @@ struct LogFile {
 
 impl LogFile {
     fn open(path: &Path, complaints: Option<Terminal>) -> anyhow::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(path);
+        // Without blocking: a pipe without a reader is an error.
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        let file = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path);
         let file = file.with_context(|| format!("cannot open the log file {}", path.display()))?;
-        Ok(Self { file, path: path.to_owned(), complaints, torn: false })
+        Ok(Self { file: Some(file), path: path.to_owned(), complaints, torn: false })
+    }
+
+    fn none(path: &Path) -> Self {
+        Self { file: None, path: path.to_owned(), complaints: None, torn: false }
     }
 
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
         if self.torn {
-            self.file.write_all(b"\n")?;
+            file.write_all(b"\n")?;
             self.torn = false;
         }
         // With O_APPEND a write is atomic and complete unless the disk is full. The second write is for that case.
-        let written = self.file.write(line)?;
+        let written = file.write(line)?;
         self.torn = written > 0 && written < line.len();
-        self.file.write_all(line.get(written..).unwrap_or_default())?;
+        file.write_all(line.get(written..).unwrap_or_default())?;
         self.torn = false;
         Ok(())
     }

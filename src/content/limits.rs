@@ -296,6 +296,12 @@ pub const LISTEN_BACKLOG: i32 = 4_096;
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// Requests of one connection that a server reads ahead of answering them.
 pub const SERVE_QUEUE_MAX: usize = 16;
+/// Time that a request waits for an upload slot before it is refused as busy.
+///
+/// Shorter than the stall timeout of the peer that waits for its response.
+pub const UPLOAD_SLOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval between two log lines about read errors of one file.
+pub const READ_ERROR_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Timeout of the first attempt of a datagram request; doubled at each attempt.
 pub const DATAGRAM_TIMEOUT: Duration = Duration::from_millis(400);
 /// Attempts of a datagram request.

@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod md5;
 pub mod names;
 pub(crate) mod serde_str;
+pub mod similar_names;
 
 pub use bitfield::Bitfield;
 pub use digest::{Digest, FileId, HASH_LANES, Hasher};

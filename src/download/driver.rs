@@ -15,6 +15,8 @@ use crate::protocol::PeerAddress;
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, PartFile, StoreError};
+use crate::swarm::Moment;
+use crate::sync::RunningClock;
 use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
 use crate::upload::server::DiscoveredPeer;
@@ -117,14 +119,13 @@ fn run_with(
         subscribe: true,
         timeouts,
     };
-    let started = Instant::now();
     let mut state = DownloadState {
         file: id,
         scheduler: DownloadScheduler::new(job, have, true, source_events, threads, work),
         watch,
         timeout,
-        started,
-        last_arrival: started,
+        clock: RunningClock::new(),
+        last_arrival: Moment::ZERO,
         stall_logged: false,
         corrupt_sources: 0,
         without_source: Arc::new(AtomicBool::new(true)),
@@ -148,9 +149,10 @@ struct DownloadState<'a> {
     scheduler: DownloadScheduler,
     watch: &'a dyn Watch,
     timeout: Option<Duration>,
-    started: Instant,
-    /// Time at which the last chunk was stored.
-    last_arrival: Instant,
+    /// Excludes the times for which this process was stopped; read at each tick.
+    clock: RunningClock,
+    /// Time at which bytes of a chunk last arrived.
+    last_arrival: Moment,
     /// A log line has reported the current stall.
     stall_logged: bool,
     corrupt_sources: usize,
@@ -166,7 +168,7 @@ impl DownloadState<'_> {
             let events = crossbeam_channel::select! {
                 recv(work.signal()) -> _ => return Ok(()),
                 recv(inputs.received) -> event => match event {
-                    Ok(event) => self.scheduler.handle(event, self.started.elapsed()),
+                    Ok(event) => self.scheduler.handle(event, self.clock.now()),
                     Err(_) => return Ok(()),
                 },
                 recv(inputs.found) -> holders => {
@@ -195,12 +197,12 @@ impl DownloadState<'_> {
             };
             self.handle(events)?;
         }
-        self.scheduler.log_slow_sources(self.started.elapsed());
+        self.scheduler.log_slow_sources(self.clock.now());
         Ok(())
     }
 
     fn add_sources(&mut self, holders: impl IntoIterator<Item = PeerAddress>) {
-        let now = self.started.elapsed();
+        let now = self.clock.now();
         holders.into_iter().for_each(|holder| self.scheduler.add_source(holder, now));
     }
 
@@ -208,17 +210,26 @@ impl DownloadState<'_> {
         let connected = self.scheduler.connected();
         self.without_source.store(connected == 0, Ordering::Relaxed);
         self.watch.note(&counted(connected as u64, "source"));
-        self.check_stall()?;
-        Ok(self.scheduler.tick(self.started.elapsed()))
+        let now = self.clock.now();
+        let paused = self.clock.take_paused();
+        if !paused.is_zero() {
+            log::info!("the process was stopped for {} s; the download continues", paused.as_secs());
+        }
+        let events = self.scheduler.tick(now);
+        // A chunk can take longer than any timeout: each of its bytes is progress.
+        if self.scheduler.received_at() > self.last_arrival {
+            self.note_arrival(self.scheduler.received_at());
+        }
+        self.check_stall(now)?;
+        Ok(events)
     }
 
     fn handle(&mut self, events: Vec<SchedulerEvent>) -> Result<(), RoleError> {
         for event in events {
             match event {
                 SchedulerEvent::Stored(arrival, is_new) => {
-                    self.last_arrival = Instant::now();
-                    self.stall_logged = false;
-                    self.watch.trouble("");
+                    let now = self.clock.now();
+                    self.note_arrival(now);
                     if is_new {
                         self.watch.advance(arrival.bytes.into());
                     }
@@ -231,8 +242,14 @@ impl DownloadState<'_> {
         Ok(())
     }
 
-    fn check_stall(&mut self) -> Result<(), RoleError> {
-        let waited = self.last_arrival.elapsed();
+    fn note_arrival(&mut self, at: Moment) {
+        self.last_arrival = at;
+        self.stall_logged = false;
+        self.watch.trouble("");
+    }
+
+    fn check_stall(&mut self, now: Moment) -> Result<(), RoleError> {
+        let waited = now.saturating_sub(self.last_arrival);
         if self.timeout.is_some_and(|timeout| waited >= timeout) {
             let fault = match self.scheduler.unavailable().is_empty() {
                 _ if self.corrupt_sources > 0 && self.scheduler.connected() == 0 => Fault::VerificationFailed,
@@ -267,6 +284,9 @@ impl DownloadState<'_> {
                 unavailable.iter().take(CHUNKS_NAMED_MAX).map(ChunkIndex::to_string).collect();
             let more = if unavailable.len() > CHUNKS_NAMED_MAX { " ..." } else { "" };
             text += &format!("; no source has chunk {}{more}", named.join(", "));
+        }
+        if let Some((address, index, cause)) = self.scheduler.refused() {
+            text += &format!("; {address} cannot send chunk {index}: {cause}");
         }
         if self.corrupt_sources > 0 {
             text +=

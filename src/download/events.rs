@@ -68,13 +68,23 @@ pub struct SourceEvent {
 
 #[derive(Debug)]
 pub(super) enum SourceUpdate {
-    Connected { have: Option<Bitfield>, upstreams: Vec<Upstream>, rtt: Duration },
+    Connected {
+        have: Option<Bitfield>,
+        upstreams: Vec<Upstream>,
+        rtt: Duration,
+    },
     Has(Vec<ChunkIndex>),
     Hints(Vec<ChunkIndex>),
     Upstream(Upstream),
     Peers(Vec<SocketAddr>),
     Stored(Arrival),
+    /// The source does not have the chunk.
     Refused(ChunkIndex),
+    /// The source cannot send the chunk now.
+    Unable {
+        index: ChunkIndex,
+        cause: String,
+    },
     Lost(SourceError),
 }
 

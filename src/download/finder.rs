@@ -11,12 +11,11 @@ use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::FailedRequest;
 use crate::sync::{lock, read};
-use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::{Query, RequestError, list, lookup};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Largest number of peers queried at the same time.
 const PARALLEL_QUERIES_MAX: usize = 32;
@@ -256,29 +255,6 @@ fn merge_file(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
     entry.md5 = entry.md5.or(file.md5);
     entry.whole.extend(whole);
     entry.partial.extend(partial);
-}
-
-/// Repeats a query until it is answered; returns the matching files.
-///
-/// # Errors
-/// The outage has lasted for its timeout, or the shutdown.
-pub fn find_with_retries(
-    finder: &mut dyn Finder,
-    query: &Query,
-    mut outage: Outage,
-    shutdown: &Shutdown,
-) -> Result<Vec<FoundFile>, RoleError> {
-    loop {
-        let sent = Instant::now();
-        let pause = match finder.find(query, shutdown) {
-            Ok(files) => return Ok(files),
-            Err(_) if shutdown.is_stopped() => Duration::ZERO,
-            Err(error) => outage.failed(sent, error)?,
-        };
-        if shutdown.wait(pause) {
-            return Err(interrupted());
-        }
-    }
 }
 
 /// Error of a download that was interrupted.

@@ -1,25 +1,22 @@
-//! Steps of a download: find the file, choose one, get its manifest, download it, check it, rename it.
+//! Steps of a download after the file was [located](super::locate): check existing data, download, check, rename.
 //!
 //! Used once by a leecher, and at each `get` by a client. Invariant: the file appears under its name only
 //! after every chunk has been verified, and the MD5 if the tracker states one. Until then verified chunks are
 //! kept in a part file beside it, from which a later run resumes.
 
 use crate::content::fmt::counted;
-use crate::content::limits::{URGENT_LOOKUP_INTERVAL, VERIFY_SAMPLE_COUNT};
-use crate::content::{FileId, Manifest, Md5};
+use crate::content::limits::VERIFY_SAMPLE_COUNT;
+use crate::content::{Manifest, Md5};
 use crate::download::driver::{self, Download};
-use crate::download::finder::{Finder, find_with_retries, interrupted};
-use crate::download::source::PeerConnection;
-use crate::net::{Shutdown, Threads, Timeouts, run_parallel};
+use crate::download::finder::{Finder, interrupted};
+use crate::net::{Shutdown, Threads, Timeouts};
 use crate::protocol::PeerAddress;
-use crate::protocol::tracker::{FileSummary, FoundFile};
+use crate::protocol::tracker::FileSummary;
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::quoted;
 use crate::report::watch::Watch;
 use crate::storage::verify::VerifyCallbacks;
 use crate::storage::{CompleteFile, PartFile, StoreError, Verify};
-use crate::sync::lock;
-use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
 use crate::upload::server::DiscoveredPeer;
@@ -27,16 +24,13 @@ use crossbeam_channel::Receiver;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Largest number of parallel requests for a manifest.
-const MANIFEST_REQUESTS_MAX: usize = 4;
 /// Title of the progress display during the MD5 check.
 pub const CHECKING_MD5: &str = "checking MD5";
-/// Lookup interval while no holder is known.
-const LOOKUP_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval at which a part file that another process has locked is tried again.
+const BUSY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Advice in error texts; the commands differ between programs.
 #[derive(Debug, Clone)]
@@ -82,8 +76,10 @@ pub struct DownloadOrder {
     pub timeout: Option<Duration>,
     /// Timeouts of the connections to sources.
     pub timeouts: Timeouts,
-    /// Time to wait for a first holder.
+    /// Time to wait for the tracker or manager and a first holder.
     pub wait_timeout: Duration,
+    /// Whether a file of this name is at the destination already, so that no holder is awaited.
+    pub is_here: bool,
     /// Advice in error texts.
     pub advice: Advice,
 }
@@ -117,84 +113,9 @@ pub enum ExistingData {
     Part(Arc<PartFile>),
 }
 
-/// Looks up the requested file and downloads its manifest.
-///
-/// # Errors
-/// Not found, ambiguous, no answer within the timeout, or the shutdown.
-pub fn locate(
-    order: &DownloadOrder,
-    finder: &mut dyn Finder,
-    outage: Outage,
-    shutdown: &Shutdown,
-) -> Result<Located, RoleError> {
-    let started = Instant::now();
-    let mut files = find_with_retries(finder, &order.query, outage.clone(), shutdown)?;
-    while files.is_empty() && started.elapsed() < order.wait_timeout {
-        if shutdown.wait(LOOKUP_INTERVAL) {
-            return Err(interrupted());
-        }
-        files = find_with_retries(finder, &order.query, outage.clone(), shutdown)?;
-    }
-    let found = choose(files, order)?;
-    let path = target(order, &found.file)?;
-    let FileSummary { id, name, size, chunks } = &found.file;
-    log::info!(
-        "{name} has {size} bytes in {}, {}, id {id}",
-        counted((*chunks).into(), "chunk"),
-        counted(found.holders.into(), "holder")
-    );
-    let (manifest, holders) = manifest(order, finder, &found, shutdown)?;
-    let layout = manifest.layout();
-    let file = FileSummary { size: layout.size(), chunks: layout.count(), ..found.file };
-    Ok(Located { file: Downloaded { file, path, manifest, md5: found.md5 }, holders })
-}
-
-/// Number of digits of the ids in a list of matches.
-const ID_DIGITS: usize = 12;
-
-/// Chooses the only match.
-fn choose(mut files: Vec<FoundFile>, order: &DownloadOrder) -> Result<FoundFile, RoleError> {
-    let wanted = match &order.query {
-        Query { id: Some(id), .. } => id.to_string(),
-        Query { prefix: Some(prefix), .. } => prefix.to_string(),
-        Query { name: Some(name), .. } => name.to_string(),
-        Query { name: None, .. } => "nothing".into(),
-    };
-    match files.len() {
-        0 => {
-            let list = &order.advice.list;
-            let text = format!("{wanted} not found: no peer offers it; list the offered files with: {list}");
-            Err(RoleError::new(Fault::NotFound, text))
-        }
-        1 => Ok(files.remove(0)),
-        count
-            if order.query.prefix.is_some()
-                || files.iter().all(|one| order.query.is_found_by_id(&one.file)) =>
-        {
-            let mut text = format!("{count} files have an id that begins with {wanted}; enter more digits:");
-            for FoundFile { file, .. } in &files {
-                let id: String = file.id.to_string().chars().take(ID_DIGITS).collect();
-                text += &format!("\n  {id}  {}  {} bytes", file.name, file.size);
-            }
-            Err(RoleError::new(Fault::Usage, text))
-        }
-        count => {
-            let choose = order.advice.choose;
-            let mut text = format!("{count} different files are called {wanted}; choose one with {choose}:");
-            for found in &files {
-                text += &format!("\n  {choose} {}  {} bytes, held by", found.file.id, found.file.size);
-                for holder in found.whole.iter().chain(&found.partial) {
-                    text += &format!(" {holder}");
-                }
-            }
-            Err(RoleError::new(Fault::Usage, text))
-        }
-    }
-}
-
 /// Destination path. A name given by the user may begin with a dot; a name given by other peers may not,
 /// since hidden files can be configuration files of other programs.
-fn target(order: &DownloadOrder, offered: &FileSummary) -> Result<PathBuf, RoleError> {
+pub(super) fn target(order: &DownloadOrder, offered: &FileSummary) -> Result<PathBuf, RoleError> {
     let given = order.query.name.as_ref().filter(|_| !order.query.is_found_by_id(offered));
     let name = given.unwrap_or(&offered.name);
     let named_here = order.out.as_ref().is_none_or(|out| out.is_dir());
@@ -230,72 +151,45 @@ fn no_folder(path: &Path) -> RoleError {
     RoleError::new(Fault::FileAccess, text)
 }
 
-/// Downloads the manifest from any holder: it is verified against the id.
-fn manifest(
-    order: &DownloadOrder,
-    finder: &mut dyn Finder,
-    found: &FoundFile,
-    shutdown: &Shutdown,
-) -> Result<(Arc<Manifest>, Vec<PeerAddress>), RoleError> {
-    let started = Instant::now();
-    let id = found.file.id;
-    let query = Query { id: Some(id), ..Query::default() };
-    let mut found = found.clone();
-    loop {
-        let holders: Vec<PeerAddress> = found.whole.iter().chain(&found.partial).cloned().collect();
-        if let Some(manifest) = first_manifest(id, &holders, order.timeouts, shutdown) {
-            return Ok((Arc::new(manifest), holders));
-        }
-        if order.timeout.is_some_and(|timeout| started.elapsed() >= timeout) {
-            let text = format!("no manifest of {id} from {}", counted(holders.len() as u64, "holder"));
-            return Err(RoleError::new(Fault::ChunksMissing, text));
-        }
-        if shutdown.wait(URGENT_LOOKUP_INTERVAL) {
-            return Err(interrupted());
-        }
-        if let Some(file) = finder.find(&query, shutdown).ok().and_then(|files| files.into_iter().next()) {
-            found = file;
-        }
-    }
-}
-
-/// Asks several holders in parallel, so that a slow one adds no delay, and takes the first valid manifest.
-fn first_manifest(
-    id: FileId,
-    holders: &[PeerAddress],
-    timeouts: Timeouts,
-    shutdown: &Shutdown,
-) -> Option<Manifest> {
-    let race = shutdown.child();
-    let next = AtomicUsize::new(0);
-    let first = Mutex::new(None);
-    run_parallel("manifest", holders.len().min(MANIFEST_REQUESTS_MAX), || {
-        while let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let answer = PeerConnection::open(holder, None, timeouts, &race)
-                .and_then(|mut connection| connection.manifest(id, &race));
-            match answer {
-                Ok(manifest) => {
-                    lock(&first).get_or_insert(manifest);
-                    race.trigger();
-                }
-                Err(_) if race.is_stopped() => return,
-                Err(error) => log::info!("no manifest from {holder}: {error}"),
-            }
-        }
-    });
-    first.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Checks existing data: a file in place, or the part file of an earlier run.
+/// Checks existing data: a file in place, or the part file of an earlier run. While another process downloads the file
+/// to the same path, waits for its end.
 ///
 /// # Errors
-/// A different file exists, another process downloads this file, no free space, or the shutdown.
+/// A different file exists, no free space, or the shutdown.
 pub fn check_existing(
     order: &DownloadOrder,
     file: &Downloaded,
     watch: &dyn Watch,
     shutdown: &Shutdown,
 ) -> Result<ExistingData, RoleError> {
+    let mut is_waiting = false;
+    loop {
+        match check_once(order, file, watch, shutdown)? {
+            // The other process may have finished the file between the two checks.
+            Some(ExistingData::Part(part)) if is_waiting && part.target().exists() => drop(part),
+            Some(existing) => return Ok(existing),
+            None => {
+                if !std::mem::replace(&mut is_waiting, true) {
+                    log::info!(
+                        "another process downloads {}; waiting for its end (Ctrl-C ends this wait)",
+                        file.path.display()
+                    );
+                }
+                if shutdown.wait(BUSY_INTERVAL) {
+                    return Err(interrupted());
+                }
+            }
+        }
+    }
+}
+
+/// As [`check_existing`]. `None` if another process downloads the file to the same path.
+fn check_once(
+    order: &DownloadOrder,
+    file: &Downloaded,
+    watch: &dyn Watch,
+    shutdown: &Shutdown,
+) -> Result<Option<ExistingData>, RoleError> {
     let Downloaded { path, manifest, .. } = file;
     if path.exists() {
         let verify = order.recheck.in_place;
@@ -303,7 +197,7 @@ pub fn check_existing(
         match checking(&path.display(), watch, shutdown, check)? {
             Some(whole) => {
                 log::info!("{} exists and is complete{}", path.display(), describe_check(verify));
-                return Ok(ExistingData::Complete(Box::new(whole)));
+                return Ok(Some(ExistingData::Complete(Box::new(whole))));
             }
             None if !order.overwrite => {
                 let (path, advice) = (path.display(), order.advice.target_exists);
@@ -319,7 +213,10 @@ pub fn check_existing(
         );
         return Err(RoleError::new(Fault::ExistsAndDiffers, text));
     }
-    let part = PartFile::open(path, manifest.clone())?;
+    let part = match PartFile::open(path, manifest.clone()) {
+        Err(StoreError::Busy(_)) => return Ok(None),
+        part => part?,
+    };
     if part.needs_full_check() {
         log::warn!("rehashing the part file of {}: its resume files cannot be used", path.display());
     }
@@ -334,7 +231,7 @@ pub fn check_existing(
     if checked.found > 0 {
         log::info!("{} recovered that the resume file does not list", counted(checked.found.into(), "chunk"));
     }
-    Ok(ExistingData::Part(Arc::new(part)))
+    Ok(Some(ExistingData::Part(Arc::new(part))))
 }
 
 /// Runs a check with a progress display.
@@ -449,45 +346,5 @@ fn check_md5(
         }
         Err(StoreError::Stopped) => Err(interrupted()),
         Err(error) => Err(error.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::content::FileName;
-
-    fn found(id: u8, name: &str) -> FoundFile {
-        let mut bytes = [7; 32];
-        bytes[31] = id;
-        let name = FileName::new(name).unwrap();
-        let file = FileSummary { id: FileId(bytes), name, size: 9, chunks: 1 };
-        FoundFile { file, holders: 0, whole: Vec::new(), partial: Vec::new(), md5: None }
-    }
-
-    #[test]
-    fn several_files_whose_ids_begin_with_the_given_digits_are_listed() {
-        let order = |query| DownloadOrder {
-            query,
-            out: None,
-            overwrite: false,
-            recheck: Recheck::new(None),
-            durable: false,
-            timeout: None,
-            timeouts: Timeouts::default(),
-            wait_timeout: Duration::ZERO,
-            advice: Advice { choose: "--id", target_exists: "", list: "".into() },
-        };
-        let prefix = Query::of_id(&"07070707".parse().unwrap());
-        let name = Query { name: FileName::new("07070707").ok(), ..Query::default() };
-        for query in [prefix, name] {
-            let error = choose(vec![found(1, "a"), found(2, "b")], &order(query)).unwrap_err();
-            assert_eq!(error.fault, Fault::Usage);
-            assert_eq!(
-                error.text,
-                "2 files have an id that begins with 07070707; enter more digits:\n  070707070707  a  9 bytes\n  \
-                 070707070707  b  9 bytes"
-            );
-        }
     }
 }

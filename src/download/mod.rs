@@ -7,6 +7,7 @@ pub mod driver;
 pub mod events;
 pub mod finder;
 pub mod job;
+pub mod locate;
 pub mod scheduler;
 pub mod source;
 #[cfg(test)]

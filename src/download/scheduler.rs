@@ -7,6 +7,7 @@
 //! Invariants: the owner of a scheduler never blocks on a source; a source that sent a corrupt chunk is
 //! banned; a lost source is retried with backoff.
 
+mod refusals;
 mod upstreams;
 
 use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
@@ -26,6 +27,7 @@ use crate::swarm::backoff::Backoff;
 use crate::swarm::picker::{Picker, SourceId};
 use crate::swarm::trees::STRIPES;
 use crossbeam_channel::{Sender, bounded};
+use refusals::Refusals;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -95,6 +97,8 @@ struct ActiveSource {
     /// Counter of received chunk fragments, and its value when the picker was last notified.
     pieces: FragmentCount,
     heard: usize,
+    /// Chunks that it could not send.
+    refusals: Refusals,
     shutdown: Shutdown,
 }
 
@@ -121,6 +125,8 @@ pub struct DownloadScheduler {
     upstreams: Upstreams,
     /// Connection attempts left until the next tick, while the download has a predecessor.
     starts_left: usize,
+    /// Last tick before which bytes of a chunk arrived.
+    received_at: Moment,
 }
 
 impl DownloadScheduler {
@@ -151,6 +157,7 @@ impl DownloadScheduler {
             reports: Vec::new(),
             upstreams: Upstreams::default(),
             starts_left: STARTS_PER_TICK_MAX,
+            received_at: Moment::ZERO,
         }
     }
 
@@ -167,6 +174,11 @@ impl DownloadScheduler {
     /// Number of connected sources.
     pub fn connected(&self) -> usize {
         self.live.values().filter(|live| live.connected).count()
+    }
+
+    /// Last [`tick`](Self::tick) at which bytes of a chunk had arrived since the previous one.
+    pub fn received_at(&self) -> Moment {
+        self.received_at
     }
 
     /// Wanted chunks that no connected source has.
@@ -276,9 +288,11 @@ impl DownloadScheduler {
             SourceUpdate::Stored(arrival) => {
                 let is_new = self.picker.arrived(id, arrival.index, now);
                 // Only a delivered chunk resets the backoff; a successful connection does not.
-                let address = self.live.get(&id).map(|live| live.address);
-                if let Some(candidate) = address.and_then(|address| self.candidates.get_mut(&address)) {
-                    candidate.backoff.reset();
+                if let Some(live) = self.live.get_mut(&id) {
+                    live.refusals.sent(arrival.index);
+                    if let Some(candidate) = self.candidates.get_mut(&live.address) {
+                        candidate.backoff.reset();
+                    }
                 }
                 self.reports.push(SchedulerEvent::Stored(arrival, is_new));
                 self.request_chunks(id, now);
@@ -287,6 +301,7 @@ impl DownloadScheduler {
                 self.picker.refused(id, index);
                 self.request_from_all(now);
             }
+            SourceUpdate::Unable { index, cause } => self.postpone(id, index, cause, now),
             SourceUpdate::Lost(error) => self.lost(id, error, now),
         }
         std::mem::take(&mut self.reports)
@@ -301,11 +316,42 @@ impl DownloadScheduler {
         }
         self.starts_left = STARTS_PER_TICK_MAX;
         self.note_received(now);
+        self.retry_refused(now);
         self.connect(now);
         self.overtake(now);
         self.name_slow();
         self.request_from_all(now);
         std::mem::take(&mut self.reports)
+    }
+
+    /// Handles a transient refusal: the source is asked for this chunk again after a pause.
+    fn postpone(&mut self, id: SourceId, index: ChunkIndex, cause: String, now: Moment) {
+        self.picker.refused(id, index);
+        if let Some(live) = self.live.get_mut(&id) {
+            let text = format!("{} cannot send chunk {index} now: {cause}", live.address);
+            match live.refusals.record(index, cause, now, &mut self.random) {
+                true => log::info!("{text}; it will be asked again"),
+                false => log::debug!("{text}"),
+            }
+        }
+        self.request_from_all(now);
+    }
+
+    /// Makes refused chunks available again when their pauses have ended.
+    fn retry_refused(&mut self, now: Moment) {
+        for (id, live) in &mut self.live {
+            for index in live.refusals.take_due(now) {
+                self.picker.source_has(*id, index, now);
+            }
+        }
+    }
+
+    /// A missing chunk that a connected source could not send: the source, the chunk and the cause.
+    pub fn refused(&self) -> Option<(SocketAddr, ChunkIndex, &str)> {
+        let done = |index| self.done().has(index);
+        self.live
+            .values()
+            .find_map(|live| live.refusals.first(done).map(|(index, cause)| (live.address, index, cause)))
     }
 
     /// Notifies the picker of the sources that have sent data since the last tick.
@@ -314,6 +360,7 @@ impl DownloadScheduler {
             let pieces = live.pieces.load(Ordering::Relaxed);
             if std::mem::replace(&mut live.heard, pieces) != pieces {
                 self.picker.heard(*id, now);
+                self.received_at = now;
             }
         }
     }
@@ -506,6 +553,7 @@ impl DownloadScheduler {
                     commands,
                     pieces,
                     heard: 0,
+                    refusals: Refusals::default(),
                     shutdown,
                 };
                 self.live.insert(id, live);
@@ -525,7 +573,8 @@ impl DownloadScheduler {
 
     /// Fills the pipeline of a source with chunk requests.
     fn request_chunks(&mut self, id: SourceId, now: Moment) {
-        if self.awaits_word(id, now) {
+        let is_paused = self.live.get(&id).is_some_and(|live| live.refusals.is_paused(now));
+        if is_paused || self.awaits_word(id, now) {
             return;
         }
         while let Some(index) = self.picker.pick(id, now, &mut self.random) {

@@ -414,9 +414,16 @@ impl SourceReader {
                         Err(SourceError::Refused(format!("{text} ({})", describe(code))))
                     }
                     (Some(in_flight), Some(index)) if in_flight == index => {
-                        let (address, cause) = (&self.address, describe(code));
-                        log::info!("{address} refused chunk {index}: {text} ({cause})");
-                        self.report(SourceUpdate::Refused(index));
+                        self.report(match code {
+                            ErrorCode::Busy | ErrorCode::Internal => {
+                                SourceUpdate::Unable { index, cause: text }
+                            }
+                            _ => {
+                                let (address, cause) = (&self.address, describe(code));
+                                log::info!("{address} refused chunk {index}: {text} ({cause})");
+                                SourceUpdate::Refused(index)
+                            }
+                        });
                         Ok(())
                     }
                     _ => Err(SourceError::Refused(text)),

@@ -3,12 +3,13 @@
 use super::super::events::Expected as _;
 use super::*;
 use crate::net::Listener;
-use crate::storage::{ChunkSource as _, CompleteFile};
+use crate::storage::{ChunkSource, CompleteFile, Progress, StoreError, StoredChunk};
 use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 struct Fixture {
@@ -70,6 +71,63 @@ fn a_false_report_withdraws_nothing() {
         connection.report_corrupt(id, ChunkIndex(index), &shutdown).unwrap();
     }
     assert!(file.is_intact() && file.stored(ChunkIndex(0)).is_ok());
+    shutdown.trigger();
+    threads.join();
+}
+
+/// A file of one chunk that cannot be read while `broken` is set.
+struct Unreadable {
+    progress: Progress,
+    good: Arc<File>,
+    broken: AtomicBool,
+}
+
+impl ChunkSource for Unreadable {
+    fn manifest(&self) -> Option<Arc<Manifest>> {
+        None
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    fn stored(&self, _: ChunkIndex) -> Result<StoredChunk, StoreError> {
+        let is_broken = self.broken.load(Ordering::Relaxed);
+        // The bytes of a folder cannot be read.
+        let file = if is_broken { Arc::new(File::open("/").unwrap()) } else { self.good.clone() };
+        Ok(StoredChunk { file, offset: 0, length: 9 })
+    }
+}
+
+#[test]
+fn a_chunk_that_cannot_be_read_is_refused_until_it_can() {
+    let mut good = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut good, b"the bytes").unwrap();
+    let broken = AtomicBool::new(true);
+    let source =
+        Arc::new(Unreadable { progress: Progress::new(Bitfield::all(1)), good: Arc::new(good), broken });
+    let (threads, shutdown, offers, id) = (Threads::new(), Shutdown::new(), Offers::new(), FileId([5; 32]));
+    offers.put(id, source.clone());
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.address();
+    serve(listener, offers, &ServeOptions::default(), None, &threads, &shutdown).unwrap();
+    let download = || {
+        let mut connection =
+            PeerConnection::open(&address.into(), None, Timeouts::default(), &shutdown).unwrap();
+        let expected = (Digest::of(b"the bytes"), 9);
+        connection.chunk(id, ChunkIndex(0), expected, &mut Vec::new(), &shutdown)
+    };
+    // The length has been sent when the error appears.
+    assert!(matches!(download(), Err(SourceError::Connection(_))));
+    for _ in 0..2 {
+        let refused = download();
+        assert!(
+            matches!(&refused, Err(SourceError::Refused(text)) if text.contains("cannot read")),
+            "{refused:?}"
+        );
+    }
+    source.broken.store(false, Ordering::Relaxed);
+    assert!(download().is_ok() && download().is_ok());
     shutdown.trigger();
     threads.join();
 }

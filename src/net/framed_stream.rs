@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 const READ_BYTES: usize = 8 * 1024;
 /// Maximum number of bytes in one `sendfile` call: the rate limit and the deadline are checked between two calls.
 pub const SENDFILE_BYTES_MAX: u64 = 128 * 1024;
-/// Minimum transfer rate of a payload, bytes per second. A slower payload misses its deadline.
-const PAYLOAD_RATE_MIN: u64 = 16 * 1024;
+/// Minimum transfer rate of a payload in each [`IDLE_TIMEOUT`], bytes per second.
+///
+/// Far below the rate of any usable link: a slow payload continues, and a sender that trickles is disconnected.
+const PAYLOAD_RATE_MIN: u64 = 1024;
 /// Minimum timeout of a socket.
 const SOCKET_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
@@ -53,9 +55,35 @@ impl From<io::Error> for StreamError {
     }
 }
 
-/// Timeout for a whole payload of `length` bytes: [`IDLE_TIMEOUT`], longer for a large payload.
-pub fn payload_timeout(length: u64) -> Duration {
-    IDLE_TIMEOUT.max(Duration::from_secs(length / PAYLOAD_RATE_MIN))
+/// Rate of a payload in transfer, compared with [`PAYLOAD_RATE_MIN`] after each [`IDLE_TIMEOUT`].
+struct PayloadRate {
+    since: Instant,
+    bytes: u64,
+}
+
+impl PayloadRate {
+    fn new(now: Instant) -> Self {
+        Self { since: now, bytes: 0 }
+    }
+
+    /// Records transferred bytes.
+    ///
+    /// # Errors
+    /// [`StreamError::TimedOut`] if the payload was too slow.
+    fn record(&mut self, bytes: usize, now: Instant) -> Result<(), StreamError> {
+        self.bytes += bytes as u64;
+        if now.saturating_duration_since(self.since) < IDLE_TIMEOUT {
+            return Ok(());
+        }
+        let enough = self.bytes >= PAYLOAD_RATE_MIN * IDLE_TIMEOUT.as_secs();
+        *self = Self::new(now);
+        if enough { Ok(()) } else { Err(StreamError::TimedOut) }
+    }
+
+    /// Excludes a wait for which the other side is not responsible.
+    fn exclude(&mut self, wait: Duration) {
+        self.since += wait;
+    }
 }
 
 /// The reading half of a framed stream.
@@ -64,17 +92,30 @@ pub struct FrameReader {
     decoder: Decoder,
     stall: Duration,
     timeout: Option<Duration>,
+    /// Largest number of payload bytes in one read.
+    part_bytes_max: usize,
 }
 
 impl FrameReader {
     /// A reader with the stall timeout [`STALL_TIMEOUT`]. It must be the only reader of the stream.
     pub fn new(stream: Arc<TcpStream>) -> Self {
-        Self { stream, decoder: Decoder::new(), stall: STALL_TIMEOUT, timeout: None }
+        Self {
+            stream,
+            decoder: Decoder::new(),
+            stall: STALL_TIMEOUT,
+            timeout: None,
+            part_bytes_max: usize::MAX,
+        }
     }
 
     /// Sets the stall timeout: the maximum time of a single read within a message.
     pub fn with_stall(self, stall: Duration) -> Self {
         Self { stall, ..self }
+    }
+
+    /// Limits the payload bytes that one read returns, at least 1: parts are small if a rate limit waits after each.
+    pub fn set_part_bytes_max(&mut self, bytes: usize) {
+        self.part_bytes_max = bytes.max(1);
     }
 
     /// Reads the next message: its first byte within `timeout`, the rest of its line within the stall timeout after
@@ -110,7 +151,7 @@ impl FrameReader {
     /// Fills `target` with the payload of the message that was read last.
     ///
     /// # Errors
-    /// Any [`StreamError`], also for a payload that stalls or takes longer than [`payload_timeout`].
+    /// Any [`StreamError`], also for a payload that stalls or stays below the minimum rate.
     pub fn payload(&mut self, target: &mut [u8]) -> Result<(), StreamError> {
         self.payload_in_parts(target, |_| {})
     }
@@ -124,20 +165,23 @@ impl FrameReader {
         target: &mut [u8],
         mut on_part: impl FnMut(&[u8]),
     ) -> Result<(), StreamError> {
-        let deadline = Instant::now() + payload_timeout(target.len() as u64);
         let mut filled = self.decoder.take(target);
         on_part(&target[..filled]);
+        let mut rate = PayloadRate::new(Instant::now());
         self.set_timeout(self.stall)?;
         while filled < target.len() {
-            match read(&self.stream, &mut target[filled..])? {
+            let end = target.len().min(filled.saturating_add(self.part_bytes_max));
+            let count = match read(&self.stream, &mut target[filled..end])? {
                 0 => return Err(StreamError::Truncated),
-                count => {
-                    on_part(&target[filled..filled + count]);
-                    filled += count;
-                }
-            }
-            if filled < target.len() && Instant::now() >= deadline {
-                return Err(StreamError::TimedOut);
+                count => count,
+            };
+            let read_at = Instant::now();
+            on_part(&target[filled..filled + count]);
+            filled += count;
+            if filled < target.len() {
+                // A download limit may wait in `on_part`.
+                rate.exclude(read_at.elapsed());
+                rate.record(count, Instant::now())?;
             }
         }
         Ok(())
@@ -223,17 +267,18 @@ impl FrameWriter {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
-        let deadline = Instant::now() + payload_timeout(bytes.len() as u64);
+        let mut rate = PayloadRate::new(Instant::now());
         let mut rest = bytes;
         while !rest.is_empty() {
-            match (&*self.stream).write(rest) {
+            let written = match (&*self.stream).write(rest) {
                 Ok(0) => return Err(StreamError::Closed),
-                Ok(count) => rest = &rest[count..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error.into()),
-            }
-            if !rest.is_empty() && Instant::now() >= deadline {
-                return Err(StreamError::TimedOut);
+            };
+            rest = &rest[written..];
+            if !rest.is_empty() {
+                rate.record(written, Instant::now())?;
             }
         }
         Ok(())
@@ -260,21 +305,22 @@ impl FrameWriter {
         if sent < line.len() {
             self.write(&line[sent..])?;
         }
-        let started = Instant::now();
-        let mut throttled = Duration::ZERO;
+        let mut rate = PayloadRate::new(Instant::now());
         let (mut position, mut remaining) = (offset, length);
         while remaining > 0 {
             let slice = remaining.min(SENDFILE_BYTES_MAX as u32);
             let before = Instant::now();
             throttle(slice.into())?;
-            // The time spent in the rate limiter does not count against the deadline of the receiver.
-            throttled += before.elapsed();
-            match retry(|| rustix::fs::sendfile(&*self.stream, file, Some(&mut position), slice as usize))? {
-                0 => return Err(StreamError::Truncated),
-                count => remaining -= count as u32,
+            // The receiver is not responsible for the time spent in the rate limiter.
+            rate.exclude(before.elapsed());
+            let sent =
+                retry(|| rustix::fs::sendfile(&*self.stream, file, Some(&mut position), slice as usize))?;
+            if sent == 0 {
+                return Err(StreamError::Truncated);
             }
-            if remaining > 0 && started.elapsed() >= payload_timeout(length.into()) + throttled {
-                return Err(StreamError::TimedOut);
+            remaining -= sent as u32;
+            if remaining > 0 {
+                rate.record(sent, Instant::now())?;
             }
         }
         Ok(())
@@ -341,6 +387,25 @@ mod tests {
         let (one, two) = pair();
         drop(one);
         assert!(matches!(FrameReader::new(two).message::<PeerRequest>(SOON), Err(StreamError::Closed)));
+    }
+
+    #[test]
+    fn a_slow_payload_continues_and_a_trickle_ends() {
+        let mut now = Instant::now();
+        let mut rate = PayloadRate::new(now);
+        // 2 KiB per second, for longer than any chunk takes.
+        for _ in 0..10_000 {
+            now += Duration::from_secs(1);
+            assert!(rate.record(2 * 1024, now).is_ok());
+        }
+        rate.exclude(IDLE_TIMEOUT * 2);
+        now += IDLE_TIMEOUT * 2;
+        assert!(rate.record(1, now).is_ok(), "the time of the rate limiter does not count");
+        let trickle = (0..=IDLE_TIMEOUT.as_secs()).try_for_each(|_| {
+            now += Duration::from_secs(1);
+            rate.record(100, now)
+        });
+        assert!(matches!(trickle, Err(StreamError::TimedOut)));
     }
 
     #[test]

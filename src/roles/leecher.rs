@@ -6,6 +6,7 @@
 use crate::content::PeerName;
 use crate::download::finder::TrackerFinder;
 use crate::download::job::{self, DownloadOrder, Downloaded, ExistingData, Located, ServingContext};
+use crate::download::locate::locate;
 use crate::net::{Endpoint, Listener, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::Registration;
 use crate::report::error::RoleError;
@@ -94,10 +95,12 @@ impl Leecher<'_> {
         let announcer: Arc<OnceLock<Announcer>> = Arc::default();
         let token_source = announcer.clone();
         let token = move || token_source.get().and_then(Announcer::token);
-        let client = UdpClient::new(tracker.clone(), self.shutdown).with_timeout(order.timeout);
+        // Without a wait, one request with all of its attempts.
+        let request_timeout = Some(order.wait_timeout).filter(|wait| !wait.is_zero());
+        let client = UdpClient::new(tracker.clone(), self.shutdown).with_timeout(request_timeout);
         let mut finder = TrackerFinder::new(client, order.timeouts, token);
-        let outage = Outage::new("tracker", tracker.clone(), order.timeout);
-        let located = job::locate(order, &mut finder, outage, self.shutdown)?;
+        let outage = Outage::new("tracker", tracker.clone(), None);
+        let located = locate(order, &mut finder, outage, self.shutdown)?;
         let mut order = order.clone();
         if stay.is_some() && order.recheck.in_place != Verify::Full {
             log::debug!("an existing file is verified completely, because it will be served");

@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 /// Range of heartbeat intervals that a tracker may request.
 const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
 
+/// Longest time that one retry counts for a timeout: a pause of the process lasts longer.
+const RETRY_TIME_MAX: Duration = Duration::from_secs(15);
+
 /// Limits a requested heartbeat interval to [`HEARTBEAT_RANGE`].
 pub(super) fn clamp_heartbeat(heartbeat: Duration) -> Duration {
     let (least, most) = HEARTBEAT_RANGE;
@@ -86,7 +89,12 @@ pub struct Outage {
     role: &'static str,
     tracker: Endpoint,
     timeout: Option<Duration>,
-    since: Option<Instant>,
+    /// What the warning says about the retries.
+    retries: String,
+    /// Duration so far, without pauses of the process; `None` if the tracker is available.
+    lasted: Option<Duration>,
+    /// Time of the last failure.
+    last: Instant,
     backoff: Backoff,
     random: fastrand::Rng,
 }
@@ -95,7 +103,14 @@ impl Outage {
     /// Creates the record of an available tracker. An outage that lasts `timeout` is an error.
     pub fn new(role: &'static str, tracker: Endpoint, timeout: Option<Duration>) -> Self {
         let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
-        Self { role, tracker, timeout, since: None, backoff, random: fastrand::Rng::new() }
+        let retries = "retrying until it answers".to_owned();
+        let (last, random) = (Instant::now(), fastrand::Rng::new());
+        Self { role, tracker, timeout, retries, lasted: None, last, backoff, random }
+    }
+
+    /// Replaces the timeout, and what the warning says about the retries.
+    pub fn with_wait(self, timeout: Duration, retries: &str) -> Self {
+        Self { timeout: Some(timeout), retries: retries.to_owned(), ..self }
     }
 
     /// Records that the request sent at `sent` failed. Returns the pause before the next attempt.
@@ -104,29 +119,37 @@ impl Outage {
     /// The outage has lasted for the timeout.
     pub fn failed(&mut self, sent: Instant, error: impl FailedRequest) -> Result<Duration, RoleError> {
         let advice = next_step::after_failure(self.role, &self.tracker, &error);
-        let since = *self.since.get_or_insert_with(|| {
-            log::warn!("{error}; retrying until it answers{advice}");
-            sent
-        });
-        if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
-            let (role, tracker, seconds) = (self.role, &self.tracker, since.elapsed().as_secs_f64());
+        let now = Instant::now();
+        let lasted = match self.lasted {
+            Some(lasted) => lasted + (now - self.last).min(RETRY_TIME_MAX),
+            None => {
+                if self.timeout != Some(Duration::ZERO) {
+                    log::warn!("{error}; {}{advice}", self.retries);
+                }
+                (now - sent).min(RETRY_TIME_MAX)
+            }
+        };
+        (self.lasted, self.last) = (Some(lasted), now);
+        if self.timeout.is_some_and(|timeout| lasted >= timeout) {
+            let (role, tracker, seconds) = (self.role, &self.tracker, lasted.as_secs_f64());
             let text =
                 format!("the {role} on {tracker} has not answered for {seconds:.1} s: {error}{advice}");
             return Err(RoleError::new(Fault::Unreachable, text).with_source(error));
         }
         let pause = self.backoff.pause(&mut self.random);
-        Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout.saturating_sub(since.elapsed()))))
+        Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout - lasted)))
     }
 
     /// Time until the outage has lasted for the timeout; unlimited without a timeout.
     pub fn remaining(&self) -> Duration {
-        let lasted = self.since.map_or(Duration::ZERO, |since| since.elapsed());
+        let lasted =
+            self.lasted.map_or(Duration::ZERO, |lasted| lasted + self.last.elapsed().min(RETRY_TIME_MAX));
         self.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(lasted))
     }
 
     /// Records an answer.
     pub fn ended(&mut self) {
-        if self.since.take().is_some() {
+        if self.lasted.take().is_some() {
             log::info!("reconnected to the {} on {}", self.role, self.tracker);
         }
     }

@@ -3,6 +3,7 @@
 //! Invariant: no more chunks are sent at once than have a slot, so that each is fast enough for its
 //! receiver's stall timeout.
 
+use crate::content::limits::UPLOAD_SLOT_TIMEOUT;
 use crate::net::Shutdown;
 use crate::net::framed_stream::SENDFILE_BYTES_MAX;
 use crate::swarm::token_bucket::TokenBucket;
@@ -43,11 +44,12 @@ impl UploadLimit {
         }
     }
 
-    /// Waits for a free slot. `None` at the shutdown.
+    /// Waits for a free slot. `None` at the shutdown, or if all slots are in use for [`UPLOAD_SLOT_TIMEOUT`].
     pub fn slot(&self, shutdown: &Shutdown) -> Option<UploadSlot<'_>> {
         crossbeam_channel::select! {
             recv(shutdown.signal()) -> _ => None,
             send(self.slots.0, ()) -> _ => Some(UploadSlot(&self.slots.1)),
+            default(UPLOAD_SLOT_TIMEOUT) => None,
         }
     }
 

@@ -4,6 +4,7 @@ mod chunk_sender;
 mod context;
 mod corrupt_reports;
 mod subscriptions;
+mod unreadable_chunks;
 
 pub(super) use context::ResponseContext;
 
@@ -118,6 +119,10 @@ impl<'a> ResponseWriter<'a> {
         self.refuse(ErrorCode::NotFound, format!("peer does not have file {file}"), index)
     }
 
+    fn refuse_busy(&mut self, index: ChunkIndex) -> Result<(), StreamError> {
+        self.refuse(ErrorCode::Busy, "all upload slots are in use", Some(index))
+    }
+
     fn send_manifest(&mut self, file: FileId) -> Result<(), StreamError> {
         let Some(manifest) = self.context.offers.get(file).and_then(|source| source.manifest()) else {
             let text = format!("peer does not have the manifest of {file}");
@@ -175,6 +180,7 @@ impl<'a> ResponseWriter<'a> {
         send_hints(file, hints, &mut self.writer)?;
         if matches!(stored, Err(StoreError::Missing(_))) {
             if let Some(partial) = context.offers.relay().get(file, index) {
+                let Some(_slot) = context.slot()? else { return self.refuse_busy(index) };
                 return self.chunk_sender.relay((file, index), &partial, &mut self.writer);
             }
             // Its last bytes may have been stored just now.
@@ -182,7 +188,16 @@ impl<'a> ResponseWriter<'a> {
         }
         match stored {
             Ok(stored) => {
-                self.chunk_sender.send_stored((file, index), &stored, &mut self.writer)?;
+                if let Err(error) = context.unreadable.check((file, index), &stored) {
+                    let text = format!("peer cannot read this chunk: {error}");
+                    return self.refuse(ErrorCode::Internal, text, Some(index));
+                }
+                let Some(_slot) = context.slot()? else { return self.refuse_busy(index) };
+                let sent = self.chunk_sender.send_stored((file, index), &stored, &mut self.writer);
+                if let Err(StreamError::Io(error)) = &sent {
+                    context.report_read_error((file, index), &stored, error);
+                }
+                sent?;
                 let hints = context.subscribers.record_sent(id, file, index);
                 send_hints(file, hints, &mut self.writer)
             }
@@ -192,11 +207,18 @@ impl<'a> ResponseWriter<'a> {
                     StoreError::Changed(_) => ErrorCode::Changed,
                     _ => ErrorCode::Internal,
                 };
-                if code != ErrorCode::NotHere {
+                if code == ErrorCode::Changed {
                     context.warn_once(file, &error);
                 }
-                // Without the error text: it may contain local paths.
-                self.refuse(code, format!("peer does not have chunk {index}"), Some(index))
+                // Without the whole error text: it may contain local paths.
+                let text = match &error {
+                    StoreError::Io { path, source, .. } => {
+                        context.unreadable.log((file, index), path, source);
+                        format!("peer cannot read this chunk: {source}")
+                    }
+                    _ => format!("peer does not have chunk {index}"),
+                };
+                self.refuse(code, text, Some(index))
             }
         }
     }

@@ -261,7 +261,7 @@ fn a_missing_tracker_or_manager_can_be_started_with_the_named_command() {
     let folder = chunk_folder(dir, "folder", 1, &[(1, b"x")]);
     let mut programs = [
         start_seeder(dir, &file, closed, &["--timeout", "1"]),
-        leecher(dir, closed, &["x", "--timeout", "1"]),
+        leecher(dir, closed, &["x", "--wait", "1"]),
         leecher(dir, closed, &["--list"]),
         client(dir, &folder, "a", closed, &["--timeout", "1"]),
     ];
@@ -340,7 +340,7 @@ fn a_wrong_file_or_folder_is_named_with_a_command_that_works() {
 fn a_file_that_no_peer_offers_is_reported_with_the_command_that_lists_files() {
     let place = place();
     let tracker = tracker(place.path(), &[]);
-    let mut lost = leecher(place.path(), tracker.address(), &["lost"]);
+    let mut lost = leecher(place.path(), tracker.address(), &["lost", "--wait", "0"]);
     lost.ends_with(3);
     let list = format!("list the offered files with: leecher --list --tracker {}", tracker.address());
     lost.wait_for_text(&format!("lost not found: no peer offers it; {list}"));

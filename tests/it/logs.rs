@@ -2,6 +2,7 @@
 
 use crate::common::events::{self, Line};
 use crate::common::*;
+use rustix::fs::{CWD, FileType, Mode};
 
 #[test]
 fn the_log_is_in_the_working_directory_unless_moved() {
@@ -16,9 +17,22 @@ fn the_log_is_in_the_working_directory_unless_moved() {
     assert!(
         matches!(&log[0], Line::Log(level, text) if level == "INFO" && text.starts_with("tracker listening on"))
     );
-    let mut refused = Program::start("tracker", &["--log-file", "nowhere/x.log"], dir);
-    refused.ends_with(17);
-    refused.wait_for_text("cannot open the log file nowhere/x.log: ");
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_only_a_warning() {
+    let place = place();
+    let dir = place.path();
+    let pipe = dir.join("pipe");
+    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for path in ["nowhere/x.log", "pipe"] {
+        let mut tracker = Program::start("tracker", &["--listen", "127.0.0.1:0", "--log-file", path], dir);
+        tracker.wait_for_text("tracker listening on");
+        tracker.interrupt();
+        tracker.ends_with(0);
+        let warning = format!(" - WARNING - cannot open the log file {path}: ");
+        assert_eq!(tracker.lines().iter().filter(|line| line.contains(&warning)).count(), 1, "{path}");
+    }
 }
 
 #[test]

@@ -32,3 +32,4 @@ mod transcripts;
 mod trees;
 mod verify;
 mod volunteers;
+mod waiting;

@@ -169,11 +169,11 @@ fn an_existing_file_is_kept_unless_overwrite_is_given() {
 fn a_file_without_a_holder_exits_with_3() {
     let place = place();
     let tracker = tracker(place.path(), &[]);
-    let mut by_name = leecher(place.path(), tracker.address(), &["nowhere.bin"]);
+    let mut by_name = leecher(place.path(), tracker.address(), &["nowhere.bin", "--wait", "0"]);
     by_name.ends_with(3);
     by_name.wait_for_text("ERROR - nowhere.bin not found: no peer offers it");
     let id = "ab".repeat(32);
-    leecher(place.path(), tracker.address(), &["--id", &id]).ends_with(3);
+    leecher(place.path(), tracker.address(), &["--id", &id, "--wait", "0"]).ends_with(3);
 }
 
 #[test]

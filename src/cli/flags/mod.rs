@@ -36,7 +36,8 @@ pub const NAME_HELP: &str = "Name of this peer in log lines, event lines and lis
 pub const TIMEOUT_HELP: &str =
     "Give up if the tracker or manager does not answer, or a download receives no data, for this time";
 /// Help of `--wait`.
-pub const WAIT_HELP: &str = "Wait up to this time for a peer that offers the file";
+pub const WAIT_HELP: &str =
+    "Wait up to this time for the tracker or manager and for a peer that offers the file; 0 ends at once";
 /// Help of `--stay`.
 pub const STAY_HELP: &str = "Serve verified chunks during the download and keep serving after it";
 

@@ -253,7 +253,9 @@ mod tests {
             let address = SocketAddr::from(([10, 0, 0, 1], id as u16));
             let (commands, shutdown) = (commands.clone(), shutdown.child());
             let (since, pieces) = (Moment::ZERO, Default::default());
-            let live = ActiveSource { address, since, connected, commands, pieces, heard: 0, shutdown };
+            let refusals = Default::default();
+            let live =
+                ActiveSource { address, since, connected, commands, pieces, heard: 0, refusals, shutdown };
             fetch.live.insert(SourceId(id), live);
         }
         fetch.upstreams.begin(Moment::ZERO);

@@ -8,6 +8,7 @@ use crate::download::finder::Finder;
 use crate::download::job::{
     self, Advice, CHECKING_MD5, DownloadOrder, Downloaded, ExistingData, Recheck, ServingContext,
 };
+use crate::download::locate::locate;
 use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::report::Fault;
@@ -16,8 +17,9 @@ use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::PartFile;
 use crate::storage::shared_folder::FolderChange;
-use crate::sync::lock;
+use crate::sync::{RunningClock, lock};
 use crate::tracker_client::announcer::Outage;
+use crate::tracker_client::lookup::Query;
 use crate::upload::offers::Offer;
 use crate::upload::server::DiscoveredPeer;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -28,8 +30,10 @@ use std::time::{Duration, Instant};
 
 /// Capacity of a transfer's queue of discovered peers.
 const QUEUE: usize = 256;
-/// Lookup interval while no holder is known.
-const LOOKUP_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval at which the list of peers of a manager is checked before a download.
+const LIST_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// Time within which a manager must send its list of peers, also without a wait.
+const LIST_TIMEOUT_MIN: Duration = Duration::from_secs(10);
 
 /// Advice for the flag `--get` and for the prompt.
 fn advice(inner: &Inner) -> Advice {
@@ -240,7 +244,7 @@ pub(super) fn start(inner: &Arc<Inner>, request: DownloadRequest) -> Result<Arc<
 
 fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
     let shutdown = &transfer.shutdown;
-    let order = DownloadOrder {
+    let mut order = DownloadOrder {
         query: transfer.request.query.clone(),
         out: Some(destination(inner, transfer.request.out.as_deref())),
         overwrite: transfer.request.overwrite,
@@ -249,16 +253,14 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
         timeouts: inner.config.serve.timeouts,
         wait_timeout: transfer.request.wait_timeout,
+        is_here: transfer.request.out.is_none() && is_in_folder(inner, &transfer.request.query),
         advice: advice(inner),
     };
     let mut finder = inner.finder()?;
-    wait_for_peer_list(inner, shutdown)?;
-    let located = match job::locate(&order, &mut finder, outage(inner, &order), shutdown) {
-        Err(error)
-            if error.fault == Fault::NotFound
-                && transfer.request.out.is_none()
-                && is_in_folder(inner, &order) =>
-        {
+    let waited = wait_for_peer_list(inner, order.wait_timeout, shutdown)?;
+    order.wait_timeout = order.wait_timeout.saturating_sub(waited);
+    let located = match locate(&order, &mut finder, outage(inner), shutdown) {
+        Err(error) if error.fault == Fault::NotFound && order.is_here => {
             log::info!("{} exists already, and no other peer offers it", transfer.wanted);
             return Ok(());
         }
@@ -296,9 +298,8 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
 }
 
 /// Whether a file of the requested name is in the folder.
-fn is_in_folder(inner: &Inner, order: &DownloadOrder) -> bool {
-    let name = order.query.name.as_ref();
-    name.is_some_and(|name| inner.folder.path().join(name.as_str()).is_file())
+fn is_in_folder(inner: &Inner, query: &Query) -> bool {
+    query.name.as_ref().is_some_and(|name| inner.folder.path().join(name.as_str()).is_file())
 }
 
 /// Destination of a download: a plain name is resolved in the folder, a path is used unchanged.
@@ -330,27 +331,28 @@ fn shared_name(inner: &Inner, path: &Path) -> Result<Option<FileName>, RoleError
     }
 }
 
-/// Waits for the manager's list of peers.
-fn wait_for_peer_list(inner: &Inner, shutdown: &Shutdown) -> Result<(), RoleError> {
-    let timeout = inner.config.timeout.unwrap_or(LEECHER_TIMEOUT);
-    let began = Instant::now();
+/// Waits for the manager's list of peers. Returns the time that this took.
+fn wait_for_peer_list(inner: &Inner, wait: Duration, shutdown: &Shutdown) -> Result<Duration, RoleError> {
+    // The registration takes some time, also if the manager is there.
+    let timeout = wait.max(LIST_TIMEOUT_MIN);
+    let mut clock = RunningClock::new();
     while !inner.is_ready() {
-        if began.elapsed() >= timeout {
+        if clock.now() >= timeout {
             let text = format!("no list of peers from the manager for {} s", timeout.as_secs());
             return Err(RoleError::new(Fault::Unreachable, text));
         }
-        if shutdown.wait(LOOKUP_INTERVAL / 10) {
+        if shutdown.wait(LIST_CHECK_INTERVAL) {
             return Err(crate::download::finder::interrupted());
         }
     }
-    Ok(())
+    Ok(clock.now())
 }
 
-fn outage(inner: &Inner, order: &DownloadOrder) -> Outage {
+fn outage(inner: &Inner) -> Outage {
     let role = if inner.config.tracker.is_some() { "tracker" } else { "manager" };
     let asked = inner.config.tracker.clone().or_else(|| inner.config.manager.clone());
     let asked = asked.unwrap_or_else(|| crate::content::limits::TRACKER_ADDRESS.into());
-    Outage::new(role, asked, order.timeout)
+    Outage::new(role, asked, None)
 }
 
 /// Offers the verified chunks of a file during its download.

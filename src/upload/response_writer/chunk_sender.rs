@@ -43,7 +43,6 @@ impl<'a> ChunkSender<'a> {
     ) -> Result<(), StreamError> {
         log::debug!("serving chunk {index} of {} to {}", file.short(), self.from);
         let context = self.context;
-        let Some(_slot) = context.slot() else { return Err(StreamError::Closed) };
         // A part file changes during a send, a complete file must not.
         let stamp = |file: &File| file.metadata().ok().map(|found| (found.len(), found.modified().ok()));
         let is_complete = context.offers.get(file).is_some_and(|source| source.progress().is_complete());
@@ -72,7 +71,6 @@ impl<'a> ChunkSender<'a> {
         log::debug!("relaying chunk {index} of {} to {}", file.short(), self.from);
         let length = partial.length();
         let context = self.context;
-        let Some(_slot) = context.slot() else { return Err(StreamError::Closed) };
         writer.send(&PeerResponse::Chunk { file, index, length })?;
         let (mut sent, mut bytes) = (0, Vec::new());
         let send = self.measure_send(file);

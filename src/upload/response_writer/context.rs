@@ -1,15 +1,17 @@
 //! State that the response writers of all connections share.
 
 use super::corrupt_reports::CorruptReports;
+use super::unreadable_chunks::UnreadableChunks;
 use crate::content::{ChunkIndex, FileId};
-use crate::net::Shutdown;
-use crate::storage::StoreError;
+use crate::net::{Shutdown, StreamError};
+use crate::storage::{StoreError, StoredChunk};
 use crate::sync::lock;
 use crate::upload::offers::Offers;
 use crate::upload::prover::ProofSlots;
 use crate::upload::rate_limit::{UploadLimit, UploadSlot};
 use crate::upload::subscribers::Subscribers;
 use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -22,6 +24,7 @@ pub(in crate::upload) struct ResponseContext {
     /// Time without progress after which a relayed chunk is abandoned.
     pub(super) stall_timeout: Duration,
     pub(super) proof_slots: ProofSlots,
+    pub(super) unreadable: UnreadableChunks,
     limit: Option<UploadLimit>,
     /// Files for which a storage error has been logged.
     warned: Mutex<BTreeSet<FileId>>,
@@ -38,6 +41,7 @@ impl ResponseContext {
             shutdown: shutdown.clone(),
             stall_timeout,
             proof_slots: ProofSlots::new(),
+            unreadable: UnreadableChunks::default(),
             limit: (upload_limit > 0).then(|| UploadLimit::new(upload_limit)),
             warned: Mutex::default(),
             started: Instant::now(),
@@ -78,11 +82,28 @@ impl ResponseContext {
         }
     }
 
-    /// With an upload limit, waits for a free slot. `None` at the shutdown.
-    pub(super) fn slot(&self) -> Option<Option<UploadSlot<'_>>> {
+    /// With an upload limit, waits for a free slot. `None` if all slots remain in use.
+    ///
+    /// # Errors
+    /// The shutdown.
+    pub(super) fn slot(&self) -> Result<Option<Option<UploadSlot<'_>>>, StreamError> {
         match &self.limit {
-            Some(limit) => limit.slot(&self.shutdown).map(Some),
-            None => Some(None),
+            Some(_) if self.shutdown.is_stopped() => Err(StreamError::Closed),
+            Some(limit) => Ok(limit.slot(&self.shutdown).map(Some)),
+            None => Ok(Some(None)),
+        }
+    }
+
+    /// Handles a failed send: if the chunk cannot be read, logs it, and refuses it until it can be read again.
+    pub(super) fn report_read_error(
+        &self,
+        (file, index): (FileId, ChunkIndex),
+        stored: &StoredChunk,
+        error: &io::Error,
+    ) {
+        // The usual cause is the network.
+        if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
+            self.unreadable.report((file, index), stored);
         }
     }
 

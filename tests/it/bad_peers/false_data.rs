@@ -181,8 +181,8 @@ fn a_manifest_of_another_file_is_rejected() {
     let bad = FakePeer::answering(&other, |_, right| Some(right));
     bad.announce(tracker.address(), "bad", &wanted.summary("a.bin"));
     let id = wanted.id().to_string();
-    let mut leecher = leecher(&there, tracker.address(), &["--id", &id, "--timeout", "2"]);
-    leecher.ends_with(4);
+    let mut leecher = leecher(&there, tracker.address(), &["--id", &id, "--wait", "2"]);
+    leecher.ends_with(3);
     leecher.wait_for_text("invalid manifest: the manifest has the id");
     assert_eq!(names_in(&there), ["logs.log"]);
 }

@@ -1,0 +1,274 @@
+//! First steps of a download: find the file, choose one, download its manifest.
+//!
+//! Until the tracker or manager and a first holder have answered, the steps are repeated for the wait timeout, so that the
+//! order in which programs start does not matter. The cause of the wait is announced once.
+
+use crate::content::fmt::counted;
+use crate::content::{FileId, Manifest, similar_names};
+use crate::download::finder::{Finder, interrupted};
+use crate::download::job::{DownloadOrder, Downloaded, Located, target};
+use crate::download::source::PeerConnection;
+use crate::net::{Shutdown, Timeouts, run_parallel};
+use crate::protocol::PeerAddress;
+use crate::protocol::tracker::{FileSummary, FoundFile};
+use crate::report::error::{Fault, RoleError};
+use crate::sync::lock;
+use crate::tracker_client::announcer::Outage;
+use crate::tracker_client::lookup::Query;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Largest number of parallel requests for a manifest.
+const MANIFEST_REQUESTS_MAX: usize = 4;
+/// Number of digits of the ids in a list of matches.
+const ID_DIGITS: usize = 12;
+/// Lookup interval while no holder is known.
+const LOOKUP_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest time that one lookup counts: a pause of the process lasts longer.
+const LOOKUP_TIME_MAX: Duration = Duration::from_secs(12);
+
+/// Looks up the requested file and downloads its manifest. Waits for the tracker or manager and for a first holder.
+///
+/// # Errors
+/// Not found, ambiguous, no answer within the wait timeout, or the shutdown.
+pub fn locate(
+    order: &DownloadOrder,
+    finder: &mut dyn Finder,
+    outage: Outage,
+    shutdown: &Shutdown,
+) -> Result<Located, RoleError> {
+    let outage = outage.with_wait(order.wait_timeout, &waiting(order));
+    Search { order, finder, outage, shutdown, waited: Duration::ZERO, described: None, announced: None }.run()
+}
+
+/// The search for a file and its first holder.
+struct Search<'a> {
+    order: &'a DownloadOrder,
+    finder: &'a mut dyn Finder,
+    outage: Outage,
+    shutdown: &'a Shutdown,
+    waited: Duration,
+    /// The file that has been described in the log.
+    described: Option<FileId>,
+    /// The announced cause of the wait.
+    announced: Option<Missing>,
+}
+
+/// What the search waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    File,
+    Holder,
+}
+
+impl Search<'_> {
+    fn run(mut self) -> Result<Located, RoleError> {
+        loop {
+            let started = Instant::now();
+            let pause = match self.finder.find(&self.order.query, self.shutdown) {
+                Ok(files) => match self.try_files(files)? {
+                    Ok(located) => return Ok(located),
+                    Err(missing) => self.wait_for(missing)?,
+                },
+                Err(_) if self.shutdown.is_stopped() => Duration::ZERO,
+                Err(error) => self.outage.failed(started, error)?,
+            };
+            if self.shutdown.wait(pause) {
+                return Err(interrupted());
+            }
+            self.waited += started.elapsed().min(LOOKUP_TIME_MAX);
+        }
+    }
+
+    /// Downloads the manifest of the only match.
+    fn try_files(
+        &mut self,
+        files: Vec<FoundFile>,
+    ) -> Result<Result<Located, (Missing, RoleError)>, RoleError> {
+        let order = self.order;
+        let found = match choose(files, order)? {
+            Ok(found) => found,
+            Err(not_found) => return Ok(Err((Missing::File, not_found))),
+        };
+        let path = target(order, &found.file)?;
+        let FileSummary { id, name, size, chunks } = &found.file;
+        if self.described.replace(*id) != Some(*id) {
+            log::info!(
+                "{name} has {size} bytes in {}, {}, id {id}",
+                counted((*chunks).into(), "chunk"),
+                counted(found.holders.into(), "holder")
+            );
+        }
+        let holders: Vec<PeerAddress> = found.whole.iter().chain(&found.partial).cloned().collect();
+        let manifest = match first_manifest(*id, &holders, order.timeouts, self.shutdown) {
+            Ok(manifest) => manifest,
+            Err(cause) => {
+                let count = counted(holders.len() as u64, "holder");
+                let text = format!("no manifest of {name} ({id}) from {count}{cause}");
+                return Ok(Err((Missing::Holder, RoleError::new(Fault::NotFound, text))));
+            }
+        };
+        let layout = manifest.layout();
+        let file = FileSummary { size: layout.size(), chunks: layout.count(), ..found.file };
+        let file = Downloaded { file, path, manifest: Arc::new(manifest), md5: found.md5 };
+        Ok(Ok(Located { file, holders }))
+    }
+
+    /// Announces a wait once and returns the pause before the next lookup.
+    fn wait_for(&mut self, (missing, error): (Missing, RoleError)) -> Result<Duration, RoleError> {
+        let order = self.order;
+        let remaining = order.wait_timeout.saturating_sub(self.waited);
+        let is_here = missing == Missing::File && order.is_here;
+        let is_announced = self.announced.replace(missing) == Some(missing);
+        let similar = if is_announced || is_here { String::new() } else { self.similar_names(missing) };
+        if remaining.is_zero() || is_here {
+            return Err(match missing {
+                _ if self.shutdown.is_stopped() => interrupted(),
+                Missing::File => {
+                    error.with_advice(&format!("{similar}list the offered files with: {}", order.advice.list))
+                }
+                Missing::Holder => error,
+            });
+        }
+        if !is_announced {
+            log::warn!("{error}; {similar}{}", waiting(order));
+        }
+        Ok(LOOKUP_INTERVAL.min(remaining))
+    }
+
+    /// Names of offered files that resemble the requested one, as a part of a message.
+    fn similar_names(&mut self, missing: Missing) -> String {
+        let Some(name) = self.order.query.name.as_ref().filter(|_| missing == Missing::File) else {
+            return String::new();
+        };
+        let offered = self.finder.find(&Query::default(), self.shutdown).unwrap_or_default();
+        let offered = offered.iter().map(|found| found.file.name.as_str());
+        match similar_names::similar(name.as_str(), offered) {
+            similar if similar.is_empty() => String::new(),
+            similar => format!("similar: {}; ", similar.join(", ")),
+        }
+    }
+}
+
+/// Describes the wait and how to end it.
+fn waiting(order: &DownloadOrder) -> String {
+    format!("waiting {} s for it (--wait 0 ends at once)", order.wait_timeout.as_secs_f64())
+}
+
+/// Chooses the only match; the inner error if there is none.
+fn choose(
+    mut files: Vec<FoundFile>,
+    order: &DownloadOrder,
+) -> Result<Result<FoundFile, RoleError>, RoleError> {
+    let wanted = match &order.query {
+        Query { id: Some(id), .. } => id.to_string(),
+        Query { prefix: Some(prefix), .. } => prefix.to_string(),
+        Query { name: Some(name), .. } => name.to_string(),
+        Query { name: None, .. } => "nothing".into(),
+    };
+    match files.len() {
+        0 => {
+            let text = format!("{wanted} not found: no peer offers it");
+            Ok(Err(RoleError::new(Fault::NotFound, text)))
+        }
+        1 => Ok(Ok(files.remove(0))),
+        count
+            if order.query.prefix.is_some()
+                || files.iter().all(|one| order.query.is_found_by_id(&one.file)) =>
+        {
+            let mut text = format!("{count} files have an id that begins with {wanted}; enter more digits:");
+            for FoundFile { file, .. } in &files {
+                let id: String = file.id.to_string().chars().take(ID_DIGITS).collect();
+                text += &format!("\n  {id}  {}  {} bytes", file.name, file.size);
+            }
+            Err(RoleError::new(Fault::Usage, text))
+        }
+        count => {
+            let choose = order.advice.choose;
+            let mut text = format!("{count} different files are called {wanted}; choose one with {choose}:");
+            for found in &files {
+                text += &format!("\n  {choose} {}  {} bytes, held by", found.file.id, found.file.size);
+                for holder in found.whole.iter().chain(&found.partial) {
+                    text += &format!(" {holder}");
+                }
+            }
+            Err(RoleError::new(Fault::Usage, text))
+        }
+    }
+}
+
+/// Asks several holders in parallel, so that a slow one adds no delay, and takes the first manifest that matches the id.
+/// Otherwise returns the failure of one holder, as a part of a message.
+fn first_manifest(
+    id: FileId,
+    holders: &[PeerAddress],
+    timeouts: Timeouts,
+    shutdown: &Shutdown,
+) -> Result<Manifest, String> {
+    let race = shutdown.child();
+    let next = AtomicUsize::new(0);
+    let first = Mutex::new(Err(String::new()));
+    run_parallel("manifest", holders.len().min(MANIFEST_REQUESTS_MAX), || {
+        while let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let answer = PeerConnection::open(holder, None, timeouts, &race)
+                .and_then(|mut connection| connection.manifest(id, &race));
+            match answer {
+                Ok(manifest) => {
+                    *lock(&first) = Ok(manifest);
+                    race.trigger();
+                }
+                Err(_) if race.is_stopped() => return,
+                Err(error) => {
+                    log::debug!("no manifest from {holder}: {error}");
+                    if let Err(cause) = &mut *lock(&first) {
+                        *cause = format!(": {holder}: {error}");
+                    }
+                }
+            }
+        }
+    });
+    first.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::FileName;
+    use crate::download::job::{Advice, Recheck};
+
+    fn found(id: u8, name: &str) -> FoundFile {
+        let mut bytes = [7; 32];
+        bytes[31] = id;
+        let name = FileName::new(name).unwrap();
+        let file = FileSummary { id: FileId(bytes), name, size: 9, chunks: 1 };
+        FoundFile { file, holders: 0, whole: Vec::new(), partial: Vec::new(), md5: None }
+    }
+
+    #[test]
+    fn several_files_whose_ids_begin_with_the_given_digits_are_listed() {
+        let order = |query| DownloadOrder {
+            query,
+            out: None,
+            overwrite: false,
+            recheck: Recheck::new(None),
+            durable: false,
+            timeout: None,
+            timeouts: Timeouts::default(),
+            wait_timeout: Duration::ZERO,
+            is_here: false,
+            advice: Advice { choose: "--id", target_exists: "", list: "".into() },
+        };
+        let prefix = Query::of_id(&"07070707".parse().unwrap());
+        let name = Query { name: FileName::new("07070707").ok(), ..Query::default() };
+        for query in [prefix, name] {
+            let error = choose(vec![found(1, "a"), found(2, "b")], &order(query)).unwrap_err();
+            assert_eq!(error.fault, Fault::Usage);
+            assert_eq!(
+                error.text,
+                "2 files have an id that begins with 07070707; enter more digits:\n  070707070707  a  9 bytes\n  \
+                 070707070707  b  9 bytes"
+            );
+        }
+    }
+}
