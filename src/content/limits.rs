@@ -304,6 +304,10 @@ pub const UPLOAD_SLOT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const READ_ERROR_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Timeout of the first attempt of a datagram request; doubled at each attempt.
 pub const DATAGRAM_TIMEOUT: Duration = Duration::from_millis(400);
+/// Time without a response after which UDP counts as blocked, and requests go over TCP.
+pub const UDP_BLOCKED_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which UDP is tried again while it is blocked.
+pub const UDP_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Attempts of a datagram request.
 pub const DATAGRAM_ATTEMPTS_MAX: u32 = 4;
 /// First retry interval of the exponential backoff, doubled up to [`RETRY_MAX`].

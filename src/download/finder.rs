@@ -69,7 +69,7 @@ impl TrackerFinder {
         timeouts: Timeouts,
         token: impl Fn() -> Option<Token> + Send + 'static,
     ) -> Self {
-        Self { client, timeouts, token: Box::new(token) }
+        Self { client: client.with_tcp_fallback(), timeouts, token: Box::new(token) }
     }
 }
 

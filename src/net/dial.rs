@@ -2,6 +2,7 @@
 
 use super::Shutdown;
 use super::shutdown::POLL_INTERVAL;
+use super::source_address::source_for;
 use crate::content::limits::CONNECT_TIMEOUT;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Socket, Type};
@@ -27,7 +28,20 @@ pub fn dial(address: SocketAddr, shutdown: &Shutdown) -> io::Result<TcpStream> {
 /// Every address failed: the error of one of them, preferably that of a host that was reached. `Interrupted` by the
 /// shutdown.
 pub fn dial_any(addresses: &[SocketAddr], shutdown: &Shutdown) -> io::Result<TcpStream> {
-    let mut race = Race { waiting: interleaved(addresses), attempts: Vec::new(), failure: None };
+    dial_any_within(addresses, CONNECT_TIMEOUT, shutdown)
+}
+
+/// As [`dial_any`], with a timeout for each address that is shorter than [`CONNECT_TIMEOUT`].
+///
+/// # Errors
+/// As [`dial_any`].
+pub fn dial_any_within(
+    addresses: &[SocketAddr],
+    timeout: Duration,
+    shutdown: &Shutdown,
+) -> io::Result<TcpStream> {
+    let timeout = timeout.min(CONNECT_TIMEOUT);
+    let mut race = Race { waiting: interleaved(addresses), attempts: Vec::new(), failure: None, timeout };
     let mut next_start = Instant::now();
     loop {
         while (race.attempts.is_empty() || Instant::now() >= next_start)
@@ -82,6 +96,7 @@ struct Race {
     waiting: Vec<SocketAddr>,
     attempts: Vec<Attempt>,
     failure: Option<io::Error>,
+    timeout: Duration,
 }
 
 impl Race {
@@ -89,12 +104,15 @@ impl Race {
     fn start(&mut self, address: SocketAddr) -> io::Result<Option<TcpStream>> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
+        if let Some(source) = source_for(address) {
+            socket.bind(&source.into())?;
+        }
         match socket.connect(&address.into()) {
             Ok(()) => return connected(socket).map(Some),
             Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
                 return Err(error);
             }
-            Err(_) => self.attempts.push(Attempt { socket, deadline: Instant::now() + CONNECT_TIMEOUT }),
+            Err(_) => self.attempts.push(Attempt { socket, deadline: Instant::now() + self.timeout }),
         }
         Ok(None)
     }

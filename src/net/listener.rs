@@ -4,6 +4,7 @@
 //! [`EVICTION_IDLE_MIN`]: idle connections cannot lock out other peers. Invariant: a connection with a recent request is
 //! never evicted.
 
+use super::endpoint::canonical_address;
 use super::{FrameReader, Shutdown, StreamError, Threads};
 use crate::content::limits::{EVICTION_GRACE_MIN, EVICTION_IDLE_MIN, LISTEN_BACKLOG};
 use crate::protocol::Message;
@@ -11,7 +12,7 @@ use crate::sync::lock;
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -107,9 +108,14 @@ impl Listener {
         shutdown: &Shutdown,
         handle: impl Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static,
     ) -> io::Result<()> {
-        let wake = reachable(self.address);
-        // A connection to the own port wakes the accept loop.
-        shutdown.on_trigger(move || drop(TcpStream::connect_timeout(&wake, Duration::from_secs(1))));
+        let socket = Arc::new(self.socket);
+        let waker = Arc::downgrade(&socket);
+        // Wakes the accept loop. It needs no network: the address may be gone.
+        shutdown.on_trigger(move || {
+            if let Some(socket) = waker.upgrade() {
+                let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
+            }
+        });
         let acceptor = Acceptor {
             name,
             connections_max,
@@ -119,7 +125,7 @@ impl Listener {
             shutdown: shutdown.clone(),
             handle: Arc::new(handle),
         };
-        threads.spawn(&format!("{name}-accept"), move || acceptor.run(&self.socket))
+        threads.spawn(&format!("{name}-accept"), move || acceptor.run(&socket))
     }
 }
 
@@ -231,12 +237,14 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
         while !self.shutdown.is_stopped() {
             match socket.accept() {
                 Ok((stream, from)) => {
+                    let from = canonical_address(from);
                     let now_full = self.admit(stream, from);
                     if now_full && !std::mem::replace(&mut full, now_full) {
                         self.log_full();
                     }
                     full = now_full;
                 }
+                Err(_) if self.shutdown.is_stopped() => return,
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
@@ -316,16 +324,6 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
             }
         }
     }
-}
-
-/// The address at which a local listener is reached from this host: loopback for an unspecified address.
-pub fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]

@@ -2,20 +2,29 @@
 //! responses to requests by transaction number.
 //!
 //! The name of the tracker is resolved when the socket is opened: before the first request, and again after a request
-//! without response.
+//! without response. With a TCP fallback, a request without response over UDP is repeated over a TCP connection, which
+//! stays open for the next requests; UDP is tried again at intervals.
 
+use super::request_stream::RequestStream;
 use super::shutdown::POLL_INTERVAL;
-use super::{Endpoint, Shutdown};
-use crate::content::limits::{DATAGRAM_ATTEMPTS_MAX, DATAGRAM_MAX, DATAGRAM_TIMEOUT, RESOLVE_TIMEOUT};
+use super::source_address::source_for;
+use super::{Endpoint, Shutdown, StreamError};
+use crate::content::limits::{
+    CONNECT_TIMEOUT, DATAGRAM_ATTEMPTS_MAX, DATAGRAM_MAX, DATAGRAM_TIMEOUT, RESOLVE_TIMEOUT,
+    UDP_BLOCKED_TIMEOUT, UDP_RETRY_INTERVAL,
+};
 use crate::protocol::datagram::{Cookie, Datagram};
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// Maximum number of cookies that the tracker may send in response to one request; with more, the request fails.
 const COOKIES_MAX: u32 = 3;
+
+/// Attempts over UDP while the client uses TCP.
+const RETRY_ATTEMPTS_MAX: u32 = 2;
 
 /// The reason that a request has no response.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +60,7 @@ pub struct UdpClient {
     /// Index of the address in use.
     selected: usize,
     route: Option<Route>,
+    fallback: Option<Fallback>,
     /// Transaction number of the last request.
     transaction: u64,
     /// Maximum time for a request with all of its attempts.
@@ -71,11 +81,21 @@ impl Route {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        let socket = UdpSocket::bind(any)?;
+        let socket = UdpSocket::bind(source_for(address).unwrap_or(any))?;
         socket.connect(address)?;
         socket.set_read_timeout(Some(POLL_INTERVAL))?;
         Ok(Self { socket, cookie: None })
     }
+}
+
+/// The connection that replaces UDP where it is blocked.
+#[derive(Default)]
+struct Fallback {
+    stream: Option<RequestStream>,
+    /// Time of the last attempt over UDP without response.
+    udp_failed: Option<Instant>,
+    /// The connection that was used until UDP worked again. A registration over it ends when it is closed.
+    retired: Option<RequestStream>,
 }
 
 /// The requests of one call: its attempts so far and the deadline of all of them.
@@ -99,7 +119,13 @@ impl UdpClient {
         // The first number is random, so that an off-path attacker cannot forge a response.
         let transaction = fastrand::u64(..u64::MAX / 2);
         let (addresses, shutdown) = (Vec::new(), shutdown.clone());
-        Self { tracker, addresses, selected: 0, route: None, transaction, timeout: None, shutdown }
+        let (route, fallback) = (None, None);
+        Self { tracker, addresses, selected: 0, route, fallback, transaction, timeout: None, shutdown }
+    }
+
+    /// Repeats a request without response over TCP.
+    pub fn with_tcp_fallback(self) -> Self {
+        Self { fallback: Some(Fallback::default()), ..self }
     }
 
     /// Sets the maximum time for a request with all of its attempts. `None` means that only the attempts limit it.
@@ -114,7 +140,29 @@ impl UdpClient {
 
     /// The address of the tracker that responded last; `None` after a request without response.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.addresses.get(self.selected).copied()
+        match self.fallback.as_ref().and_then(|fallback| fallback.stream.as_ref()) {
+            Some(stream) => stream.peer(),
+            None => self.addresses.get(self.selected).copied(),
+        }
+    }
+
+    /// The IP address of this host from which the last request was sent; `None` after a request without response.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        match self.fallback.as_ref().and_then(|fallback| fallback.stream.as_ref()) {
+            Some(stream) => stream.local_ip(),
+            None => Some(self.route.as_ref()?.socket.local_addr().ok()?.ip()),
+        }
+    }
+
+    /// Whether UDP works again after a time over TCP. The owner registers again, because a registration over TCP ends with
+    /// its connection, and then calls [`close_retired`](Self::close_retired).
+    pub fn has_returned_to_udp(&self) -> bool {
+        self.fallback.as_ref().is_some_and(|fallback| fallback.retired.is_some())
+    }
+
+    /// Closes the connection that was used until UDP worked again.
+    pub fn close_retired(&mut self) {
+        self.fallback.iter_mut().for_each(|fallback| fallback.retired = None);
     }
 
     /// Replaces the shutdown that interrupts a request.
@@ -140,9 +188,84 @@ impl UdpClient {
         request: &TrackerRequest,
         attempts_max: u32,
     ) -> Result<TrackerResponse, UdpClientError> {
+        let started = Instant::now();
+        let Some(fallback) = &mut self.fallback else {
+            return self.request_over_udp(request, attempts_max, self.timeout);
+        };
+        if fallback.stream.is_some() {
+            let is_due = fallback.udp_failed.is_none_or(|failed| failed.elapsed() >= UDP_RETRY_INTERVAL);
+            if is_due && let Ok(response) = self.retry_udp(request) {
+                return Ok(response);
+            }
+            if let Ok(response) = self.request_over_tcp(request, started) {
+                return Ok(response);
+            }
+        }
+        // The rest of the timeout is for TCP.
+        let udp = self.timeout.map_or(UDP_BLOCKED_TIMEOUT, |timeout| UDP_BLOCKED_TIMEOUT.min(timeout / 2));
+        let error = match self.request_over_udp(request, attempts_max, Some(udp)) {
+            Err(error @ (UdpClientError::Frame(_) | UdpClientError::Stopped)) => return Err(error),
+            Err(error) => error,
+            response => return response,
+        };
+        match self.request_over_tcp(request, started) {
+            Ok(response) => {
+                log::warn!("UDP to the tracker on {} seems to be blocked; using TCP", self.tracker);
+                Ok(response)
+            }
+            Err(_) if self.shutdown.is_stopped() => Err(UdpClientError::Stopped),
+            Err(_) => Err(error),
+        }
+    }
+
+    /// Repeats a request over UDP, to find out whether it is still blocked.
+    fn retry_udp(&mut self, request: &TrackerRequest) -> Result<TrackerResponse, UdpClientError> {
+        let response = self.request_over_udp(request, RETRY_ATTEMPTS_MAX, self.timeout);
+        if let Some(fallback) = &mut self.fallback {
+            fallback.udp_failed = Some(Instant::now());
+            if response.is_ok() {
+                fallback.retired = fallback.stream.take();
+                log::info!("UDP to the tracker on {} works again", self.tracker);
+            }
+        }
+        response
+    }
+
+    /// Sends a request over the open TCP connection, or over a new one.
+    fn request_over_tcp(
+        &mut self,
+        request: &TrackerRequest,
+        started: Instant,
+    ) -> Result<TrackerResponse, StreamError> {
+        let remaining = self.timeout.map_or(CONNECT_TIMEOUT, |time| time.saturating_sub(started.elapsed()));
+        let Some(fallback) = &mut self.fallback else { return Err(StreamError::Closed) };
+        let stream = match fallback.stream.take() {
+            Some(stream) => stream,
+            None => {
+                let limit = remaining.min(RESOLVE_TIMEOUT);
+                let addresses = self.tracker.resolve_within(limit, &self.shutdown)?;
+                RequestStream::open(&addresses, remaining.min(UDP_BLOCKED_TIMEOUT), &self.shutdown)?
+            }
+        };
+        let stream = fallback.stream.insert(stream);
+        let response = stream.request(request, remaining.max(DATAGRAM_TIMEOUT), &self.shutdown);
+        match response {
+            Ok(_) => _ = fallback.udp_failed.get_or_insert_with(Instant::now),
+            Err(_) => fallback.stream = None,
+        }
+        response
+    }
+
+    /// Sends a request over UDP, with at most `attempts_max` attempts within `timeout`.
+    fn request_over_udp(
+        &mut self,
+        request: &TrackerRequest,
+        attempts_max: u32,
+        timeout: Option<Duration>,
+    ) -> Result<TrackerResponse, UdpClientError> {
         let mut attempts = Attempts {
             started: Instant::now(),
-            timeout: self.timeout,
+            timeout,
             made: 0,
             cookies: 0,
             failure: UdpClientError::NoResponse(self.tracker.clone()),
@@ -260,6 +383,9 @@ impl UdpClient {
 
     /// Sends a request once and does not wait for a response. Used for the goodbye message at exit.
     pub fn send_without_reply(&mut self, request: &TrackerRequest) {
+        if let Some(stream) = self.fallback.as_mut().and_then(|fallback| fallback.stream.as_mut()) {
+            return stream.send_without_reply(request);
+        }
         self.transaction += 1;
         let Some(Route { socket, cookie }) = &self.route else { return };
         if let Ok(bytes) = Datagram::new(self.transaction, *cookie, request.clone()).encode() {

@@ -17,6 +17,7 @@ use crate::upload::offers::{Offer, Offers};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -54,7 +55,7 @@ impl Announcer {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
-        let client = UdpClient::new(tracker.clone(), shutdown).with_timeout(timeout);
+        let client = UdpClient::new(tracker.clone(), shutdown).with_timeout(timeout).with_tcp_fallback();
         let (nudge, nudged) = bounded(1);
         let token = Arc::new(Mutex::new(None));
         let mut worker = Worker {
@@ -64,6 +65,7 @@ impl Announcer {
             announced: HashMap::new(),
             full: false,
             token: token.clone(),
+            registered_ip: None,
             heartbeat: RETRY_MAX,
             outage: Outage::new("tracker", tracker, timeout),
             shutdown: shutdown.clone(),
@@ -169,6 +171,8 @@ struct Worker {
     /// Whether the tracker has refused further files.
     full: bool,
     token: Arc<Mutex<Option<Token>>>,
+    /// IP address of this host from which it registered.
+    registered_ip: Option<IpAddr>,
     heartbeat: Duration,
     outage: Outage,
     shutdown: Shutdown,
@@ -217,7 +221,9 @@ impl Worker {
 
     /// One round: registers if necessary, then announces changes or sends a heartbeat.
     fn refresh(&mut self) -> Result<(), UdpClientError> {
-        let known = self.token();
+        // The registered address is the source of the registration, and a registration over TCP ends with its connection.
+        let has_moved = self.client.local_ip().is_some_and(|ip| self.registered_ip != Some(ip));
+        let known = self.token().filter(|_| !has_moved && !self.client.has_returned_to_udp());
         let token = known.map_or_else(|| self.register(), Ok)?;
         if self.announce_all(token)? || known.is_none() {
             return Ok(());
@@ -279,6 +285,8 @@ impl Worker {
                 self.announced.clear();
                 self.full = false;
                 self.set_token(Some(token));
+                self.registered_ip = self.client.local_ip();
+                self.client.close_retired();
                 log::info!("registered with the tracker on {} as {address}", self.client.tracker());
                 Ok(token)
             }

@@ -17,6 +17,9 @@ use std::sync::Arc;
 /// Holders requested by datagram: about as many as fit in the answer.
 const DATAGRAM_HOLDERS_MAX: u32 = 24;
 
+/// Attempts over UDP after a failed TCP connect.
+const PROBE_ATTEMPTS_MAX: u32 = 2;
+
 /// Query for a file. Without name and id it matches all files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
@@ -241,6 +244,21 @@ fn lookup_over_tcp(
     })
 }
 
+/// Adds to the error of a TCP connect that the tracker responds over UDP, if it does.
+pub(super) fn explain_connect_error(error: io::Error, tracker: &Endpoint, shutdown: &Shutdown) -> io::Error {
+    if shutdown.is_stopped() {
+        return error;
+    }
+    let request = TrackerRequest::Heartbeat { token: Token(0) };
+    match UdpClient::new(tracker.clone(), shutdown).request_with_attempts(&request, PROBE_ATTEMPTS_MAX) {
+        Ok(_) => {
+            let text = format!("{error}; it responds over UDP: TCP to it seems to be blocked");
+            io::Error::new(error.kind(), text)
+        }
+        Err(_) => error,
+    }
+}
+
 /// Sends one request over a new TCP connection.
 fn request_over_tcp<T>(
     tracker: &Endpoint,
@@ -249,7 +267,8 @@ fn request_over_tcp<T>(
     shutdown: &Shutdown,
     answer: impl FnOnce(TrackerResponse, &mut FrameReader, SocketAddr) -> Result<T, RequestError>,
 ) -> Result<T, RequestError> {
-    let stream = Arc::new(tracker.connect(shutdown)?);
+    let stream =
+        Arc::new(tracker.connect(shutdown).map_err(|error| explain_connect_error(error, tracker, shutdown))?);
     let _guard = shutdown.guard(&stream);
     let address = stream.peer_addr()?;
     let (mut reader, mut writer) = split(&stream, timeouts.stall)?;

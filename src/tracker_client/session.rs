@@ -7,7 +7,7 @@
 
 use crate::content::Manifest;
 use crate::content::limits::{
-    KEEP_ALIVE_INTERVAL, LIST_MAX, OUTBOX_MESSAGES_MAX, PROTOCOL_VERSION, RETRY_MAX,
+    KEEP_ALIVE_INTERVAL, LIST_MAX, OUTBOX_MESSAGES_MAX, PROTOCOL_VERSION, RETRY_MAX, UDP_RETRY_INTERVAL,
 };
 use crate::net::framed_stream::split;
 use crate::net::{
@@ -20,10 +20,12 @@ use crate::protocol::tracker::{PeerSummary, Registration, Token, TrackerRequest,
 use crate::report::error::RoleError;
 use crate::report::next_step::FailedRequest;
 use crate::tracker_client::announcer::{Outage, clamp_heartbeat};
+use crate::tracker_client::lookup::explain_connect_error;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Events that a session reports to its owner.
@@ -85,6 +87,7 @@ pub fn start(
         events,
         waiting_since: Instant::now(),
         outage: Outage::new(role, tracker, timeout),
+        alive: Arc::default(),
         threads: threads.clone(),
         shutdown: shutdown.clone(),
     };
@@ -100,6 +103,8 @@ struct Session {
     /// Start of the present outage, or of the present connection attempt.
     waiting_since: Instant,
     outage: Outage,
+    /// Set when the response to a heartbeat arrives over the connection.
+    alive: Arc<AtomicBool>,
     threads: Threads,
     shutdown: Shutdown,
 }
@@ -155,7 +160,10 @@ impl Session {
         let link_lost = |error: StreamError| SessionError::Connection(role, tracker.clone(), error);
         let stream = match tracker.connect_within(self.outage.remaining(), &self.shutdown) {
             Ok(stream) => Arc::new(stream),
-            Err(error) => return SessionError::Connect(role, tracker.clone(), error),
+            Err(error) => {
+                let error = explain_connect_error(error, tracker, &self.shutdown);
+                return SessionError::Connect(role, tracker.clone(), error);
+            }
         };
         let _guard = self.shutdown.guard(&stream);
         let halves = stream.peer_addr().and_then(|peer| Ok((peer, split(&stream, self.timeouts.stall)?)));
@@ -174,9 +182,10 @@ impl Session {
         // Ends with this connection, or at the shutdown.
         let connection_end = self.shutdown.child();
         let (requests, queued) = bounded(OUTBOX_MESSAGES_MAX);
+        let (beat, beats) = bounded(1);
         let result = self
-            .spawn_writer(writer, queued, token, &stream, &connection_end)
-            .and_then(|()| self.spawn_heartbeat(token, heartbeat, &stream, &connection_end))
+            .spawn_writer(writer, (queued, beats), token, &stream, &connection_end)
+            .and_then(|()| self.spawn_heartbeat(token, (heartbeat, beat), &stream, &connection_end))
             .map_err(StreamError::from)
             .map_err(link_lost);
         if let Err(error) = result {
@@ -229,7 +238,10 @@ impl Session {
         let lost = |error: StreamError| SessionError::Connection(self.role, self.tracker.clone(), error);
         loop {
             let event = match reader.message(self.timeouts.idle) {
-                Ok(TrackerResponse::Alive) => continue,
+                Ok(TrackerResponse::Alive) => {
+                    self.alive.store(true, Ordering::Relaxed);
+                    continue;
+                }
                 Ok(TrackerResponse::Manifest { file, size, chunk_size, length }) => {
                     let length = match manifest_payload_length(size, chunk_size, length) {
                         Ok(length) => length,
@@ -278,7 +290,7 @@ impl Session {
     fn spawn_writer(
         &self,
         mut writer: FrameWriter,
-        queued: Receiver<TrackerRequest>,
+        (queued, beats): (Receiver<TrackerRequest>, Receiver<()>),
         token: Token,
         stream: &Arc<TcpStream>,
         connection_end: &Shutdown,
@@ -295,6 +307,10 @@ impl Session {
                         Ok(request) => writer.send(&request),
                         Err(_) => break,
                     },
+                    recv(beats) -> beat => match beat {
+                        Ok(()) => writer.send(&TrackerRequest::Heartbeat { token }),
+                        Err(_) => break,
+                    },
                     recv(keep_alive) -> _ => writer.send(&TrackerRequest::Heartbeat { token }),
                 };
                 if sent.is_err() {
@@ -306,31 +322,88 @@ impl Session {
         })
     }
 
-    /// Starts the thread that sends heartbeats as datagrams. If the tracker does not know the token, it
-    /// closes the connection, so that the session registers again.
+    /// Starts the thread that sends heartbeats: as datagrams, or over the connection while UDP gets no response. If the
+    /// tracker does not know the token, or the address of this host has changed, it closes the connection, so that the
+    /// session registers again.
     fn spawn_heartbeat(
         &self,
         token: Token,
-        heartbeat: Duration,
+        (interval, over_tcp): (Duration, Sender<()>),
         stream: &Arc<TcpStream>,
         connection_end: &Shutdown,
     ) -> io::Result<()> {
-        let mut client = UdpClient::new(self.tracker.clone(), connection_end);
-        let (stream, connection_end) = (stream.clone(), connection_end.clone());
+        // The address of the connection, not another one of the same name.
+        let client = UdpClient::new(stream.peer_addr()?.into(), connection_end).with_timeout(Some(interval));
+        let (role, tracker, stream) = (self.role, self.tracker.clone(), stream.clone());
+        let (local, blocked, is_over_tcp, alive) = (None, None, false, self.alive.clone());
+        let mut heartbeats =
+            Heartbeats { role, tracker, token, client, local, blocked, over_tcp, is_over_tcp, alive };
+        let connection_end = connection_end.clone();
         self.threads.spawn("heartbeat", move || {
             let mut next = Instant::now();
             while !connection_end.wait(next.saturating_duration_since(Instant::now())) {
-                next = Instant::now() + heartbeat;
-                match client.request(&TrackerRequest::Heartbeat { token }) {
-                    Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, .. }) => {
-                        let _ = stream.shutdown(std::net::Shutdown::Both);
-                        return;
-                    }
-                    Ok(_) | Err(UdpClientError::Stopped) => {}
-                    // The connection itself shows soon enough whether the tracker is dead.
-                    Err(error) => log::debug!("no answer to a heartbeat: {error}"),
+                next = Instant::now() + interval;
+                if !heartbeats.send() {
+                    let _ = stream.shutdown(std::net::Shutdown::Both);
+                    return;
                 }
             }
         })
+    }
+}
+
+/// Sender of the heartbeats of one connection.
+struct Heartbeats {
+    role: &'static str,
+    tracker: Endpoint,
+    token: Token,
+    client: UdpClient,
+    /// IP address from which the first datagram with a response was sent.
+    local: Option<IpAddr>,
+    /// Time of the last datagram without response, while UDP is blocked.
+    blocked: Option<Instant>,
+    /// Sends a heartbeat over the connection.
+    over_tcp: Sender<()>,
+    /// Whether the last heartbeat was sent over the connection.
+    is_over_tcp: bool,
+    /// Set when the response to a heartbeat over the connection arrives.
+    alive: Arc<AtomicBool>,
+}
+
+impl Heartbeats {
+    /// Sends a heartbeat. Returns `false` if this peer must register again.
+    fn send(&mut self) -> bool {
+        if self.blocked.is_some_and(|since| since.elapsed() < UDP_RETRY_INTERVAL) {
+            let _ = self.over_tcp.try_send(());
+            return true;
+        }
+        match self.client.request(&TrackerRequest::Heartbeat { token: self.token }) {
+            Ok(TrackerResponse::Error { code: ErrorCode::UnknownToken, .. }) => false,
+            Ok(_) => {
+                self.blocked = None;
+                self.is_over_tcp = false;
+                let local = self.client.local_ip();
+                let has_moved = self.local.is_some() && self.local != local;
+                self.local = local;
+                !has_moved
+            }
+            Err(UdpClientError::Stopped) => true,
+            Err(error) => {
+                log::debug!("no response to a heartbeat: {error}");
+                // Without a route the next datagram may leave from another address: it is not delayed.
+                let is_blocked = self.alive.swap(false, Ordering::Relaxed)
+                    && self.is_over_tcp
+                    && !matches!(error, UdpClientError::Unreachable(..));
+                if is_blocked && self.blocked.replace(Instant::now()).is_none() {
+                    let (role, tracker) = (self.role, &self.tracker);
+                    log::warn!(
+                        "UDP to the {role} on {tracker} seems to be blocked; sending heartbeats over TCP"
+                    );
+                }
+                self.is_over_tcp = true;
+                let _ = self.over_tcp.try_send(());
+                true
+            }
+        }
     }
 }

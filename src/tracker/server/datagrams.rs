@@ -1,62 +1,62 @@
 //! UDP front end. A source address is validated by a cookie before its requests are processed.
 
+use super::udp_socket::{Sender, ServerSocket};
 use crate::content::limits::{COOKIE_INTERVAL, DATAGRAM_MAX, PROTOCOL_VERSION};
-use crate::net::listener::reachable;
 use crate::net::{Shutdown, Threads};
 use crate::protocol::ErrorCode;
 use crate::protocol::datagram::{CookieJar, Datagram, Envelope, envelope};
 use crate::protocol::fast_path;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
 /// Datagrams that are received and handed to the machine in one batch.
 pub(super) const BATCH: usize = 64;
 
 /// A request from a validated source address, with the transaction number for its response.
-pub(super) type DatagramRequest = (SocketAddr, u64, TrackerRequest);
+pub(super) type DatagramRequest = (Sender, u64, TrackerRequest);
 
 /// Sends responses without blocking.
 ///
 /// If the socket buffer is full, a response is lost; the client retries.
 pub(super) struct Replies {
-    socket: UdpSocket,
+    socket: ServerSocket,
     /// Encoded response; reused, so that a response needs no allocation.
     bytes: Vec<u8>,
 }
 
 impl Replies {
-    pub(super) fn new(socket: UdpSocket) -> Self {
+    pub(super) fn new(socket: ServerSocket) -> Self {
         Self { socket, bytes: Vec::with_capacity(DATAGRAM_MAX) }
     }
 
     /// Sends a response to a validated source.
     ///
     /// A response longer than a datagram is shortened and marked as truncated.
-    pub(super) fn send(&mut self, to: SocketAddr, tx: u64, response: TrackerResponse) {
+    pub(super) fn send(&mut self, to: Sender, tx: u64, response: TrackerResponse) {
         let mut answer = Datagram::new(tx, None, response);
         loop {
             match fast_path::write(&answer, &mut self.bytes) {
                 Ok(()) => return self.send_bytes(to),
                 Err(_) if answer.message.shrink() => {}
-                Err(error) => return log::warn!("response to {to} exceeds the datagram limit: {error}"),
+                Err(error) => {
+                    return log::warn!("response to {} exceeds the datagram limit: {error}", to.address);
+                }
             }
         }
     }
 
-    fn send_bytes(&self, to: SocketAddr) {
-        // Non-blocking for this call only: the receiver shares the socket and must block.
-        if let Err(error) = rustix::net::sendto(&self.socket, &self.bytes, SendFlags::DONTWAIT, &to) {
-            log::debug!("lost a response to {to}: {error}");
+    fn send_bytes(&self, to: Sender) {
+        if let Err(error) = self.socket.send(&self.bytes, to) {
+            log::debug!("lost a response to {}: {error}", to.address);
         }
     }
 }
 
 struct DatagramReceiver<H> {
-    socket: UdpSocket,
+    socket: ServerSocket,
     replies: Replies,
     jar: CookieJar,
     started: Instant,
@@ -66,7 +66,7 @@ struct DatagramReceiver<H> {
     /// CPU caches.
     buffers: Vec<[u8; DATAGRAM_MAX + 1]>,
     /// Length in bytes and source of each received datagram of the batch.
-    received: Vec<(usize, SocketAddr)>,
+    received: Vec<(usize, Sender)>,
     /// Validated requests that have not been handed over.
     batch: Vec<DatagramRequest>,
     hand_over: H,
@@ -77,15 +77,15 @@ struct DatagramReceiver<H> {
 ///
 /// The thread ends at the shutdown. `hand_over` must empty the batch.
 pub(super) fn receive(
-    socket: UdpSocket,
+    socket: ServerSocket,
     secret: [u8; 32],
     threads: &Threads,
     shutdown: &Shutdown,
     hand_over: impl FnMut(&mut Vec<DatagramRequest>) + Send + 'static,
 ) -> io::Result<()> {
-    let wake = reachable(socket.local_addr()?);
     let waker = socket.try_clone()?;
-    shutdown.on_trigger(move || drop(waker.send_to(b"", wake)));
+    // Wakes the receiver. It needs no network: the address may be gone.
+    shutdown.on_trigger(move || waker.shut_down());
     let mut receiver = DatagramReceiver {
         replies: Replies::new(socket.try_clone()?),
         socket,
@@ -125,16 +125,14 @@ impl<H: FnMut(&mut Vec<DatagramRequest>)> DatagramReceiver<H> {
 
     /// Receives one datagram. Returns `false` if the socket has no more.
     fn receive(&mut self, flags: RecvFlags) -> bool {
-        match rustix::net::recvfrom(&self.socket, &mut self.buffers[self.received.len()], flags) {
-            Ok((count, _, Some(from))) => {
-                if let Ok(from) = SocketAddr::try_from(from) {
-                    self.received.push((count, from));
-                }
+        match self.socket.receive(&mut self.buffers[self.received.len()], flags) {
+            Ok((count, Some(from))) => {
+                self.received.push((count, from));
                 true
             }
             Err(Errno::WOULDBLOCK) => false,
             // CONNREFUSED reports an earlier response to a closed port (ICMP port unreachable), not a failed receive.
-            Ok((_, _, None)) | Err(Errno::CONNREFUSED | Errno::INTR) => true,
+            Ok((_, None)) | Err(Errno::CONNREFUSED | Errno::INTR) => true,
             Err(error) => {
                 log::debug!("failed to receive a datagram: {error}");
                 std::thread::yield_now();
@@ -146,13 +144,13 @@ impl<H: FnMut(&mut Vec<DatagramRequest>)> DatagramReceiver<H> {
     /// Adds the request of a datagram to the batch, or answers with a cookie or an error.
     ///
     /// `epoch` is the number of the present cookie interval.
-    fn handle(&mut self, bytes: &[u8], from: SocketAddr, epoch: u64) {
+    fn handle(&mut self, bytes: &[u8], from: Sender, epoch: u64) {
         let envelope = match fast_path::decode(bytes) {
             Ok(Datagram { v: PROTOCOL_VERSION, tx, cookie, message }) => {
-                return match cookie.is_some_and(|cookie| self.jar.validates(cookie, from, epoch)) {
+                return match cookie.is_some_and(|cookie| self.jar.validates(cookie, from.address, epoch)) {
                     true => self.batch.push((from, tx, message)),
                     false => {
-                        let cookie = self.jar.cookie(from, epoch);
+                        let cookie = self.jar.cookie(from.address, epoch);
                         self.answer_unvalidated(from, tx, TrackerResponse::Cookie { cookie }, bytes.len());
                     }
                 };
@@ -167,17 +165,19 @@ impl<H: FnMut(&mut Vec<DatagramRequest>)> DatagramReceiver<H> {
             }
             Ok(Envelope { tx, .. }) => (tx, ErrorCode::Malformed, "not a message"),
             // Without a version and a transaction number no response is possible.
-            Err(error) => return log::debug!("ignored a datagram of another protocol from {from}: {error}"),
+            Err(error) => {
+                return log::debug!("ignored a datagram of another protocol from {}: {error}", from.address);
+            }
         };
         let error = TrackerResponse::Error { code, text: text.into() };
         self.answer_unvalidated(from, tx, error, bytes.len());
     }
 
     /// Responds to an unvalidated source, with at most as many bytes as it sent: no amplification.
-    fn answer_unvalidated(&mut self, to: SocketAddr, tx: u64, response: TrackerResponse, received: usize) {
+    fn answer_unvalidated(&mut self, to: Sender, tx: u64, response: TrackerResponse, received: usize) {
         match Datagram::new(tx, None, response).write(&mut self.replies.bytes) {
             Ok(()) if self.replies.bytes.len() <= received => self.replies.send_bytes(to),
-            _ => log::debug!("no response to {to}: its datagram is shorter than the response"),
+            _ => log::debug!("no response to {}: its datagram is shorter than the response", to.address),
         }
     }
 }

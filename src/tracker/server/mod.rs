@@ -11,6 +11,7 @@ mod datagrams;
 mod dial_back;
 mod shared_machine;
 mod state;
+mod udp_socket;
 
 use crate::net::{BindError, Listener, POLL_INTERVAL, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::TrackerRequest;
@@ -28,6 +29,7 @@ use state::State;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use udp_socket::ServerSocket;
 
 /// Capacity of the queue of connection events for the state thread.
 const QUEUE: usize = 16 * 1024;
@@ -118,6 +120,7 @@ impl SwarmServer {
         channels: ExecutorChannels,
         shutdown: &Shutdown,
     ) -> io::Result<()> {
+        let socket = ServerSocket::new(socket)?;
         let (events, received) = bounded(QUEUE);
         let replies = Replies::new(socket.try_clone()?);
         let outcomes = channels.outcomes.clone();

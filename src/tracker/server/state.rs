@@ -3,6 +3,7 @@
 use super::connections::{Connection, Outgoing};
 use super::datagrams::{DatagramRequest, Replies};
 use super::dial_back::DialQueue;
+use super::udp_socket::Sender;
 use super::{Event, ExecutorChannels};
 use crate::content::limits;
 use crate::swarm::Moment;
@@ -27,6 +28,8 @@ pub(super) struct State<M> {
     wakes: Moment,
     /// Effects of a batch of datagrams; reused, so that a batch needs no allocation.
     effects: Vec<Effect>,
+    /// For each request of a batch, the number of effects up to it, and its sender; reused as well.
+    batch: Vec<(usize, Sender)>,
 }
 
 impl<M: Machine> State<M> {
@@ -40,6 +43,7 @@ impl<M: Machine> State<M> {
             started: Instant::now(),
             wakes: Moment::ZERO,
             effects: Vec::new(),
+            batch: Vec::new(),
         }
     }
 
@@ -74,10 +78,25 @@ impl<M: Machine> State<M> {
         batch.iter().for_each(|(_, _, request)| self.machine.prefetch(request));
         // All requests are processed before the first response is sent: system calls in between would evict the caches.
         for (from, tx, request) in batch.drain(..) {
-            effects.extend(self.machine.request(now, Origin::Datagram(from, tx), request));
+            effects.extend(self.machine.request(now, Origin::Datagram(from.address, tx), request));
+            self.batch.push((effects.len(), from));
         }
-        effects.drain(..).for_each(|effect| self.carry_out(effect));
-        self.effects = effects;
+        let mut senders = std::mem::take(&mut self.batch);
+        let mut senders_left = senders.iter().peekable();
+        for (number, effect) in effects.drain(..).enumerate() {
+            while senders_left.next_if(|(end, _)| *end <= number).is_some() {}
+            match effect {
+                // A response leaves from the address to which its request was sent.
+                Effect::Reply(Origin::Datagram(to, tx), response) => {
+                    let local = senders_left.peek().filter(|(_, from)| from.address == to);
+                    let local = local.and_then(|(_, from)| from.local);
+                    self.replies.send(Sender { address: to, local }, tx, response);
+                }
+                effect => self.carry_out(effect),
+            }
+        }
+        senders.clear();
+        (self.effects, self.batch) = (effects, senders);
     }
 
     /// Processes the outcome of a task or a command.
@@ -120,7 +139,9 @@ impl<M: Machine> State<M> {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Reply(Origin::Datagram(to, tx), response) => self.replies.send(to, tx, response),
+            Effect::Reply(Origin::Datagram(address, tx), response) => {
+                self.replies.send(Sender { address, local: None }, tx, response);
+            }
             Effect::Reply(Origin::Connection(id, _), response) | Effect::Push(id, response) => {
                 self.send(id, (response, None));
             }
