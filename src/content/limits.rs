@@ -197,7 +197,7 @@ pub const CATALOGUE_GROWTH_BYTES: u64 = 4 * 1024 * 1024;
 /// Concurrent tasks of a tracker that need another host.
 pub const EXECUTOR_REMOTE_MAX: usize = 4;
 /// Concurrent tasks of a tracker that let the holders of a chunk prove their copies.
-pub const EXECUTOR_PROOF_MAX: usize = 4;
+pub const EXECUTOR_PROOF_MAX: usize = 8;
 /// Holders of one chunk that a tracker asks for their proofs at the same time.
 pub const PROOF_HOLDERS_MAX: usize = 8;
 /// Memory of a tracker for chunks that proofs are compared with, bytes.

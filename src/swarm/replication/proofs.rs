@@ -1,8 +1,8 @@
 //! Possession proofs: which copies are proven next.
 //!
 //! The tracker dials the holders of a chunk and compares their proofs with verified bytes. Proofs must not slow
-//! copies: those of a volunteer wait until nothing is in flight to or from it, or for
-//! [`limits::PROOF_DELAY_MAX`]. A volunteer whose proofs are wrong or cannot be had is asked after a backoff, one
+//! copies: if the tracker has to download the chunk, they wait until nothing is in flight to or from the volunteer, or
+//! for [`limits::PROOF_DELAY_MAX`]; of other chunks, few are in flight at a time meanwhile. A volunteer whose proofs are wrong or cannot be had is asked after a backoff, one
 //! proof at a time, and such volunteers together take at most half of all proofs in flight.
 
 use super::ReplicationPlanner;
@@ -20,10 +20,12 @@ use std::time::Duration;
 
 /// Number of random chunks tried to find one that has holders to challenge.
 const CHALLENGE_TRIES_MAX: usize = 16;
-/// Proofs in flight of volunteers that are busy with copies.
+/// Proofs in flight of volunteers that are busy with copies, for which the tracker downloads the chunk.
 const BUSY_PROOFS_MAX: usize = 1;
+/// The same for chunks of which the tracker has a copy: such a proof takes only some CPU time.
+const BUSY_OWN_PROOFS_MAX: usize = 4;
 /// Proofs in flight for which the tracker downloads the chunk and that no decision waits for.
-const DOWNLOADED_PROOFS_MAX: usize = 2;
+const DOWNLOADED_PROOFS_MAX: usize = 6;
 /// Proofs in flight of volunteers whose last proof was wrong or could not be had.
 const DOUBTFUL_PROOFS_MAX: usize = limits::PROOFS_IN_FLIGHT_MAX / 2;
 /// Chunks that a decision waits for.
@@ -345,7 +347,8 @@ impl ReplicationPlanner {
         // It decides whether the copies of a volunteer are replaced.
         let is_urgent = holders.iter().any(|holder| holder.trust.is_suspected());
         let is_full = |max, accept: fn(&Proof) -> bool| !is_urgent && self.proofs.count(accept) >= max;
-        let waits = (proof.is_busy && (!is_due || is_full(BUSY_PROOFS_MAX, |one| one.is_busy)))
+        let busy_max = if at_tracker { BUSY_OWN_PROOFS_MAX } else { BUSY_PROOFS_MAX };
+        let waits = (proof.is_busy && ((!is_due && !at_tracker) || is_full(busy_max, |one| one.is_busy)))
             || (proof.is_downloaded && is_full(DOWNLOADED_PROOFS_MAX, |one| one.is_downloaded))
             || (proof.is_doubtful && self.proofs.count(|one| one.is_doubtful) >= DOUBTFUL_PROOFS_MAX)
             || (!at_tracker && !self.may_download_for_proof(now, length));

@@ -125,7 +125,10 @@ impl Inner {
         holders: &[Holder],
         bytes: &mut Vec<u8>,
     ) -> bool {
-        holders.iter().any(|holder| {
+        // The holders take turns, so that no one of them sends all chunks.
+        let first = index.at() % holders.len().max(1);
+        let mut in_turn = holders.iter().cycle().skip(first).take(holders.len());
+        in_turn.any(|holder| {
             let address = reachable(holder.address);
             if self.stalled.contains(address) || self.shutdown.is_stopped() {
                 return false;

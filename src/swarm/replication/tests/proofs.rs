@@ -281,6 +281,23 @@ fn proofs_wait_for_the_end_of_copies_but_at_most_ten_seconds() {
 }
 
 #[test]
+fn chunks_of_the_tracker_are_proven_while_other_copies_are_in_flight() {
+    let mut world = World::with(Settings { offload: true, ..settings() }, 3, 1_000);
+    world.publish(id(1), 200);
+    let in_flight = |world: &World| world.planner.status(world.now, |_| None).repair.running;
+    for _ in 0..400 {
+        if !world.orders.is_empty() {
+            let order = world.orders.remove(0);
+            world.carry_out(order);
+        }
+    }
+    assert!(in_flight(&world) > 0 && world.now < seconds(1));
+    assert!(verified(&world) > 50, "{}", verified(&world));
+    world.settle();
+    assert_eq!(verified(&world), 400);
+}
+
+#[test]
 fn a_challenge_is_made_at_each_interval_after_many_forgotten_files() {
     let mut world = World::with(challenging(false), 3, 10_000);
     for number in 1..200 {
