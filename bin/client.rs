@@ -106,6 +106,7 @@ fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<
     let config = ClientConfig {
         folder: flags.folder,
         listen: flags.serve.address(flags.transfer_port),
+        widens: flags.serve.widens(),
         name: flags.name,
         tracker: flags.tracker.unwrap_or_else(|| limits::TRACKER_ADDRESS.into()),
         set: flags.set,
@@ -125,6 +126,7 @@ fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(),
     let config = MemberConfig {
         folder: flags.folder,
         listen: flags.serve.address(flags.transfer_port),
+        widens: flags.serve.widens(),
         name: flags.name,
         manager: flags.manager,
         tracker: flags.tracker.or(default),

@@ -90,6 +90,7 @@ fn main() -> ExitCode {
         tracker: flags.tracker.tracker,
         stay: flags.stay.then(|| StayConfig {
             listen: flags.serve.address(flags.port),
+            widens: flags.serve.widens(),
             name: flags.peer_name,
             advertise: flags.serve.advertise,
             serve: flags.serve.options(),

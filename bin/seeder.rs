@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         file: flags.file,
         offer_as: flags.offer_as,
         listen: flags.serve.address(flags.port),
+        widens: flags.serve.widens(),
         tracker: flags.tracker.tracker,
         name: flags.name,
         advertise: flags.serve.advertise,

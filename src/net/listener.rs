@@ -5,7 +5,7 @@
 //! never evicted.
 
 use super::endpoint::canonical_address;
-use super::{FrameReader, Shutdown, StreamError, Threads};
+use super::{FrameReader, Listening, Shutdown, StreamError, Threads};
 use crate::content::limits::{EVICTION_GRACE_MIN, EVICTION_IDLE_MIN, LISTEN_BACKLOG};
 use crate::protocol::Message;
 use crate::sync::lock;
@@ -94,9 +94,13 @@ impl Listener {
         self.address
     }
 
+    pub(super) fn into_socket(self) -> TcpListener {
+        self.socket
+    }
+
     /// Accepts connections until the shutdown, in a thread of its own, and runs `handle` in a thread for each
     /// connection. At `connections_max` connections, an idle one is closed for a new one; if none is idle, the new one
-    /// is closed.
+    /// is closed. The returned handle can add addresses, which share the limit.
     ///
     /// # Errors
     /// The thread cannot be spawned.
@@ -107,16 +111,8 @@ impl Listener {
         threads: &Threads,
         shutdown: &Shutdown,
         handle: impl Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static,
-    ) -> io::Result<()> {
-        let socket = Arc::new(self.socket);
-        let waker = Arc::downgrade(&socket);
-        // Wakes the accept loop. It needs no network: the address may be gone.
-        shutdown.on_trigger(move || {
-            if let Some(socket) = waker.upgrade() {
-                let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
-            }
-        });
-        let acceptor = Acceptor {
+    ) -> io::Result<Listening> {
+        let acceptor = Arc::new(Acceptor {
             name,
             connections_max,
             running: Arc::default(),
@@ -124,8 +120,9 @@ impl Listener {
             threads: threads.clone(),
             shutdown: shutdown.clone(),
             handle: Arc::new(handle),
-        };
-        threads.spawn(&format!("{name}-accept"), move || acceptor.run(&socket))
+        });
+        acceptor.start(self.socket)?;
+        Ok(Listening::new(self.address, move |socket| acceptor.start(socket)))
     }
 }
 
@@ -232,6 +229,20 @@ impl Drop for Slot {
 }
 
 impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Acceptor<H> {
+    /// Starts the thread that accepts the connections of a socket.
+    fn start(self: &Arc<Self>, socket: TcpListener) -> io::Result<()> {
+        let socket = Arc::new(socket);
+        let waker = Arc::downgrade(&socket);
+        // Wakes the accept loop. It needs no network: the address may be gone.
+        self.shutdown.on_trigger(move || {
+            if let Some(socket) = waker.upgrade() {
+                let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
+            }
+        });
+        let acceptor = self.clone();
+        self.threads.spawn(&format!("{}-accept", self.name), move || acceptor.run(&socket))
+    }
+
     fn run(&self, socket: &TcpListener) {
         let mut full = false;
         while !self.shutdown.is_stopped() {
@@ -351,6 +362,23 @@ mod tests {
         shutdown.trigger();
         threads.join();
         assert_eq!(streams[0].read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_running_listener_listens_on_further_addresses() {
+        let (threads, shutdown) = (Threads::new(), Shutdown::new());
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listening = listener
+            .serve("test", 9, &threads, &shutdown, |stream, _, _| _ = (&*stream).write_all(b"x"))
+            .unwrap();
+        let further = SocketAddr::from(([127, 0, 0, 2], listening.port()));
+        assert!(TcpStream::connect(further).is_err());
+        assert!(listening.extend(further.ip()).unwrap());
+        assert!(!listening.extend(further.ip()).unwrap(), "it listens there already");
+        assert_eq!(TcpStream::connect(further).unwrap().read(&mut [0]).unwrap(), 1);
+        assert!(listening.extend([192, 0, 2, 1].into()).is_err(), "not an address of this host");
+        shutdown.trigger();
+        threads.join();
     }
 
     #[test]

@@ -154,6 +154,12 @@ impl UdpClient {
         }
     }
 
+    /// Opens the socket for the next request, if it can be opened, so that [`local_ip`](Self::local_ip) is known before it.
+    pub fn prepare(&mut self) {
+        // The next request reports the error.
+        let _ = self.open(self.timeout.unwrap_or(RESOLVE_TIMEOUT));
+    }
+
     /// Whether UDP works again after a time over TCP. The owner registers again, because a registration over TCP ends with
     /// its connection, and then calls [`close_retired`](Self::close_retired).
     pub fn has_returned_to_udp(&self) -> bool {

@@ -8,12 +8,12 @@ use crate::download::finder::TrackerFinder;
 use crate::download::job::{self, DownloadOrder, Downloaded, ExistingData, Located, ServingContext};
 use crate::download::locate::locate;
 use crate::net::{Endpoint, Listener, Shutdown, Threads, UdpClient};
-use crate::protocol::tracker::Registration;
 use crate::report::error::RoleError;
 use crate::report::watch::Watch;
 use crate::roles::seeder::default_name;
 use crate::storage::{ChunkSource, CompleteFile, PartFile, Verify};
 use crate::tracker_client::announcer::{Announcer, Outage};
+use crate::tracker_client::presence::{Presence, PresenceConfig};
 use crate::upload::offers::{Offer, Offers};
 use crate::upload::relay::Relay;
 use crate::upload::server::{DiscoveredPeer, ServeOptions, serve};
@@ -41,6 +41,8 @@ pub struct LeecherConfig {
 pub struct StayConfig {
     /// Address on which the leecher serves.
     pub listen: SocketAddr,
+    /// The listening address is a default and may be widened, see [`Presence`].
+    pub widens: bool,
     /// Name of this peer; `None` for `leecher-PORT`.
     pub name: Option<PeerName>,
     /// Address of this peer for other peers, if it differs from the source address that the tracker
@@ -152,17 +154,18 @@ impl Leecher<'_> {
         let relay = offers.relay().clone();
         offers.offer(Offer { file: located.file.file.clone(), source });
         let (discovered, discoveries) = bounded(QUEUE);
-        serve(listener, offers.clone(), &config.serve, Some(discovered), &self.threads, self.shutdown)?;
+        let listening =
+            serve(listener, offers.clone(), &config.serve, Some(discovered), &self.threads, self.shutdown)?;
         log::info!("leecher listening on {address}");
         let port = address.port();
         let name = config.name.clone().map_or_else(|| default_name("leecher", port), Ok)?;
-        let registration =
-            Registration { name, port, advertise: config.advertise, addresses: Vec::new(), volunteer: false };
+        let presence =
+            PresenceConfig { name, advertise: config.advertise, widens: config.widens, shared_files: None };
+        let presence = Presence::new(presence, listening, offers.registrations().clone());
         // No timeout: an unreachable tracker does not end a download in progress.
         let (failures, _) = bounded(1);
         let (tracker, threads) = (self.config.tracker.clone(), &self.threads);
-        let announcer =
-            Announcer::start(tracker, registration, offers, None, failures, threads, self.shutdown)?;
+        let announcer = Announcer::start(tracker, presence, offers, None, failures, threads, self.shutdown)?;
         Ok(Some(Serving { relay, port, discovered: discoveries, announcer }))
     }
 

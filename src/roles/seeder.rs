@@ -6,12 +6,13 @@
 use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::content::{FileName, PeerName};
 use crate::net::{Endpoint, Listener, Shutdown, Threads};
-use crate::protocol::tracker::{FileSummary, Registration};
+use crate::protocol::tracker::FileSummary;
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::{self, quoted};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, CompleteFile, FileStamp, StoreError};
 use crate::tracker_client::announcer::Announcer;
+use crate::tracker_client::presence::{Presence, PresenceConfig};
 use crate::upload::offers::{Offer, Offers};
 use crate::upload::server::{ServeOptions, serve};
 use crossbeam_channel::bounded;
@@ -30,6 +31,8 @@ pub struct SeederConfig {
     pub offer_as: Option<FileName>,
     /// Address on which the seeder serves.
     pub listen: SocketAddr,
+    /// The listening address is a default and may be widened, see [`Presence`].
+    pub widens: bool,
     /// Address of the tracker.
     pub tracker: Endpoint,
     /// Name of this peer; `None` for `seeder-PORT`.
@@ -82,20 +85,20 @@ fn serve_until(
 ) -> Result<(), RoleError> {
     let (address, offers) = (listener.address(), Offers::new());
     offers.offer(offer_of(&name, &file));
-    serve(listener, offers.clone(), &config.serve, None, threads, shutdown)?;
+    let listening = serve(listener, offers.clone(), &config.serve, None, threads, shutdown)?;
     log::info!("seeder listening on {address}");
     log::info!("{}", next_step::download(name.as_str(), &config.tracker));
     let (failures, failed) = bounded(1);
-    let registration = Registration {
+    let presence = PresenceConfig {
         name: config.name.clone().map_or_else(|| default_name("seeder", address.port()), Ok)?,
-        port: address.port(),
         advertise: config.advertise,
-        addresses: Vec::new(),
-        volunteer: false,
+        widens: config.widens,
+        shared_files: None,
     };
+    let presence = Presence::new(presence, listening, offers.registrations().clone());
     let (tracker, timeout) = (config.tracker.clone(), config.timeout);
     let announcer =
-        Announcer::start(tracker, registration, offers.clone(), timeout, failures, threads, shutdown)?;
+        Announcer::start(tracker, presence, offers.clone(), timeout, failures, threads, shutdown)?;
     let last_warning = String::new();
     let mut offered_file = OfferedFile {
         config,

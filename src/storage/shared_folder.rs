@@ -136,6 +136,15 @@ impl SharedFolder {
         &self.folder
     }
 
+    /// Number of visible files in the folder, hashed or not; 0 if it cannot be read.
+    pub fn count_files(&self) -> usize {
+        let entries = std::fs::read_dir(self.path()).into_iter().flatten().flatten();
+        let is_shared = |entry: &std::fs::DirEntry| {
+            !entry.file_name().as_encoded_bytes().starts_with(b".") && entry.path().is_file()
+        };
+        entries.filter(is_shared).count()
+    }
+
     /// The name of a file in this folder, given by any path to it; `None` if it is elsewhere or does not exist.
     pub fn name_of(&self, path: &Path) -> Option<FileName> {
         let path = fs::canonicalize(path).ok()?;

@@ -8,11 +8,12 @@ use crate::content::limits::{RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
 use crate::net::{Endpoint, Shutdown, Threads, UdpClient, UdpClientError};
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{Registration, Token, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::{self, FailedRequest};
 use crate::swarm::backoff::Backoff;
 use crate::sync::lock;
+use crate::tracker_client::presence::Presence;
 use crate::upload::offers::{Offer, Offers};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
@@ -26,6 +27,12 @@ const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(50), Durati
 
 /// Longest time that one retry counts for a timeout: a pause of the process lasts longer.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// Interval at which the results of dialling this peer are requested, until all are known.
+const REACH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Interval at which a peer that was not reached lets the tracker dial it again.
+const REACH_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Limits a requested heartbeat interval to [`HEARTBEAT_RANGE`].
 pub(super) fn clamp_heartbeat(heartbeat: Duration) -> Duration {
@@ -48,7 +55,7 @@ impl Announcer {
     /// The thread cannot be created.
     pub fn start(
         tracker: Endpoint,
-        registration: Registration,
+        presence: Presence,
         offers: Offers,
         timeout: Option<Duration>,
         failures: Sender<RoleError>,
@@ -60,7 +67,9 @@ impl Announcer {
         let token = Arc::new(Mutex::new(None));
         let mut worker = Worker {
             client,
-            registration,
+            presence,
+            registered: Vec::new(),
+            reach_check: None,
             offers,
             announced: HashMap::new(),
             full: false,
@@ -164,7 +173,11 @@ impl Outage {
 
 struct Worker {
     client: UdpClient,
-    registration: Registration,
+    presence: Presence,
+    /// The addresses that the tracker knows.
+    registered: Vec<IpAddr>,
+    /// Time at which the tracker is asked for the addresses at which it has reached this peer; `None` when one works.
+    reach_check: Option<Instant>,
     offers: Offers,
     /// Announced files and the number of chunks last announced for each.
     announced: HashMap<(FileId, FileName), u32>,
@@ -186,7 +199,8 @@ impl Worker {
                 Ok(()) => {
                     self.outage.ended();
                     self.outage.reset_backoff();
-                    self.heartbeat
+                    let check = self.reach_check.map(|at| at.saturating_duration_since(Instant::now()));
+                    check.map_or(self.heartbeat, |check| check.min(self.heartbeat))
                 }
                 Err(UdpClientError::Stopped) => break,
                 Err(error) => match self.outage.failed(sent, error) {
@@ -225,12 +239,49 @@ impl Worker {
         let has_moved = self.client.local_ip().is_some_and(|ip| self.registered_ip != Some(ip));
         let known = self.token().filter(|_| !has_moved && !self.client.has_returned_to_udp());
         let token = known.map_or_else(|| self.register(), Ok)?;
-        if self.announce_all(token)? || known.is_none() {
+        if !self.announce_all(token)? && known.is_some() {
+            // The token is unknown to the tracker: repeat with a new one.
+            let token = self.register()?;
+            self.announce_all(token)?;
+        }
+        self.update_addresses()
+    }
+
+    /// Sends the addresses of this host if they have changed, and asks for those at which the tracker has reached this peer.
+    fn update_addresses(&mut self) -> Result<(), UdpClientError> {
+        let Some(token) = self.token() else { return Ok(()) };
+        let addresses = self.presence.addresses();
+        if addresses != self.registered {
+            self.send_addresses(token, addresses)?;
+        }
+        if self.reach_check.is_none_or(|at| at > Instant::now()) {
             return Ok(());
         }
-        // The token is unknown to the tracker: repeat with a new one.
-        let token = self.register()?;
-        self.announce_all(token).map(drop)
+        let now = Instant::now();
+        self.reach_check = match self.client.request(&TrackerRequest::Reachability { token })? {
+            TrackerResponse::Reachability(reach) if reach.pending > 0 => Some(now + REACH_CHECK_INTERVAL),
+            TrackerResponse::Reachability(reach) if self.presence.judge(self.client.tracker(), &reach) => {
+                None
+            }
+            TrackerResponse::Reachability(_) => {
+                // The cause may be removed meanwhile: the tracker dials again.
+                let addresses = self.presence.addresses();
+                self.send_addresses(token, addresses)?;
+                Some(now + REACH_RETRY_INTERVAL)
+            }
+            _ => None,
+        };
+        Ok(())
+    }
+
+    /// Sends the addresses of this host; the tracker then dials those that it has not reached.
+    fn send_addresses(&mut self, token: Token, addresses: Vec<IpAddr>) -> Result<(), UdpClientError> {
+        let request = TrackerRequest::Addresses { token, addresses: addresses.clone() };
+        if let TrackerResponse::Alive = self.client.request(&request)? {
+            self.registered = addresses;
+            self.reach_check.get_or_insert_with(|| Instant::now() + REACH_CHECK_INTERVAL);
+        }
+        Ok(())
     }
 
     /// Announces changes, or sends a heartbeat if there are none. Returns `false` if the token is unknown.
@@ -279,8 +330,14 @@ impl Worker {
     }
 
     fn register(&mut self) -> Result<Token, UdpClientError> {
-        match self.client.request(&TrackerRequest::Register(self.registration.clone()))? {
-            TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
+        self.client.prepare();
+        self.presence.connected_from(self.client.local_ip());
+        let registration = self.presence.registration(false);
+        self.registered.clone_from(&registration.addresses);
+        match self.client.request(&TrackerRequest::Register(registration))? {
+            TrackerResponse::Registered { token, address, heartbeat_ms, public, .. } => {
+                self.presence.registered("announcer", token, self.client.local_ip(), public);
+                self.reach_check = Some(Instant::now() + REACH_CHECK_INTERVAL);
                 self.heartbeat = clamp_heartbeat(Duration::from_millis(heartbeat_ms));
                 self.announced.clear();
                 self.full = false;

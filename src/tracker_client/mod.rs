@@ -4,4 +4,5 @@
 
 pub mod announcer;
 pub mod lookup;
+pub mod presence;
 pub mod session;

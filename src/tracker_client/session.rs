@@ -16,11 +16,12 @@ use crate::net::{
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::payload::manifest_payload_length;
-use crate::protocol::tracker::{PeerSummary, Registration, Token, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{PeerSummary, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::RoleError;
 use crate::report::next_step::FailedRequest;
 use crate::tracker_client::announcer::{Outage, clamp_heartbeat};
 use crate::tracker_client::lookup::explain_connect_error;
+use crate::tracker_client::presence::Presence;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -54,14 +55,19 @@ pub enum SessionEvent {
     TimedOut(RoleError),
 }
 
+/// Purpose of the registration of a volunteer.
+pub const VOLUNTEER_PURPOSE: &str = "volunteer";
+
 /// Configuration of a session.
 pub struct SessionConfig {
     /// Role of the other side in messages: tracker or manager.
     pub role: &'static str,
     /// Address of the tracker or manager.
     pub tracker: Endpoint,
-    /// Registration of this peer.
-    pub registration: Registration,
+    /// Name and addresses of this peer.
+    pub presence: Presence,
+    /// What the registration is for; it replaces an earlier one for the same purpose.
+    pub purpose: &'static str,
     /// Longest outage, over all connection attempts.
     pub timeout: Option<Duration>,
     /// Timeouts of a single connection.
@@ -78,11 +84,12 @@ pub fn start(
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
-    let SessionConfig { role, tracker, registration, timeout, timeouts } = config;
+    let SessionConfig { role, tracker, presence, purpose, timeout, timeouts } = config;
     let mut session = Session {
         role,
         tracker: tracker.clone(),
-        registration,
+        presence,
+        purpose,
         timeouts,
         events,
         waiting_since: Instant::now(),
@@ -97,7 +104,8 @@ pub fn start(
 struct Session {
     role: &'static str,
     tracker: Endpoint,
-    registration: Registration,
+    presence: Presence,
+    purpose: &'static str,
     timeouts: Timeouts,
     events: Sender<SessionEvent>,
     /// Start of the present outage, or of the present connection attempt.
@@ -171,7 +179,9 @@ impl Session {
             Ok(halves) => halves,
             Err(error) => return SessionError::Connect(role, tracker.clone(), error),
         };
-        let joined = self.register(&mut reader, &mut writer);
+        let local = stream.local_addr().ok().map(|address| address.ip());
+        self.presence.connected_from(local);
+        let joined = self.register(&mut reader, &mut writer, local);
         let (token, address, heartbeat) = match joined {
             Ok(joined) => joined,
             Err(error) => return error,
@@ -210,16 +220,26 @@ impl Session {
         &self,
         reader: &mut FrameReader,
         writer: &mut FrameWriter,
+        local: Option<IpAddr>,
     ) -> Result<(Token, SocketAddr, Duration), SessionError> {
         let (role, tracker) = (self.role, &self.tracker);
         let lost = |error: StreamError| SessionError::Connection(role, tracker.clone(), error);
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).map_err(lost)?;
-        writer.send(&TrackerRequest::Register(self.registration.clone())).map_err(lost)?;
+        let registration = self.presence.registration(self.purpose == VOLUNTEER_PURPOSE);
+        let addresses = registration.addresses.clone();
+        writer.send(&TrackerRequest::Register(registration)).map_err(lost)?;
         let mut timeout = self.timeouts.hello;
         loop {
             match reader.message(timeout).map_err(lost)? {
                 TrackerResponse::Hello { version: PROTOCOL_VERSION } => timeout = self.timeouts.stall,
-                TrackerResponse::Registered { token, address, heartbeat_ms, .. } => {
+                TrackerResponse::Registered { token, address, heartbeat_ms, public, .. } => {
+                    self.presence.registered(self.purpose, token, local, public);
+                    let widened = self.presence.addresses();
+                    if widened != addresses {
+                        writer
+                            .send(&TrackerRequest::Addresses { token, addresses: widened })
+                            .map_err(lost)?;
+                    }
                     let heartbeat = Duration::from_millis(heartbeat_ms);
                     return Ok((token, address, clamp_heartbeat(heartbeat)));
                 }
@@ -240,6 +260,12 @@ impl Session {
             let event = match reader.message(self.timeouts.idle) {
                 Ok(TrackerResponse::Alive) => {
                     self.alive.store(true, Ordering::Relaxed);
+                    continue;
+                }
+                Ok(TrackerResponse::Reachability(reachability)) => {
+                    if reachability.pending == 0 {
+                        self.presence.judge(&self.tracker, &reachability);
+                    }
                     continue;
                 }
                 Ok(TrackerResponse::Manifest { file, size, chunk_size, length }) => {

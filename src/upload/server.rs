@@ -8,7 +8,9 @@
 use crate::content::FileId;
 use crate::content::limits::{self, PROTOCOL_VERSION, SERVE_QUEUE_MAX};
 use crate::net::framed_stream::split;
-use crate::net::{Activity, FrameReader, FrameWriter, Listener, Shutdown, StreamError, Threads, Timeouts};
+use crate::net::{
+    Activity, FrameReader, FrameWriter, Listener, Listening, Shutdown, StreamError, Threads, Timeouts,
+};
 use crate::protocol::ErrorCode;
 use crate::protocol::peer::{PeerRequest, PeerResponse};
 use crate::upload::offers::Offers;
@@ -67,7 +69,7 @@ pub fn serve(
     discovered: Option<Sender<DiscoveredPeer>>,
     threads: &Threads,
     shutdown: &Shutdown,
-) -> io::Result<()> {
+) -> io::Result<Listening> {
     let timeouts = options.timeouts;
     let context = ResponseContext::new(offers, options.upload_limit, timeouts.stall, shutdown);
     let server = Server {

@@ -19,12 +19,12 @@ use crate::content::FileId;
 use crate::content::fmt::{counted, size};
 use crate::content::limits::{COPY_WORKERS_MAX, ORDERS_MAX, SOURCE_IDLE_TIMEOUT};
 use crate::net::{Endpoint, Shutdown, Threads, Timeouts};
-use crate::protocol::tracker::Registration;
 use crate::protocol::volunteer::VolunteerReport;
 use crate::report::error::{Fault, RoleError};
 use crate::storage::{self, ReplicaStore, StoreMemory};
 use crate::sync::lock;
-use crate::tracker_client::session::{self, SessionConfig};
+use crate::tracker_client::presence::Presence;
+use crate::tracker_client::session::{self, SessionConfig, VOLUNTEER_PURPOSE};
 use crate::upload::offers::Offers;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
@@ -52,8 +52,8 @@ pub struct VolunteerConfig {
 pub struct VolunteerContext<'a> {
     /// The tracker that receives the storage offer.
     pub tracker: Endpoint,
-    /// Name and serving address for the registration.
-    pub registration: Registration,
+    /// Name and serving addresses for the registration.
+    pub presence: Presence,
     /// Files that the program serves.
     pub offers: Offers,
     /// Time after which an unreachable tracker is an error; `None` to retry without limit.
@@ -161,7 +161,7 @@ impl Volunteer {
         // The session outlives the shutdown, because it carries the goodbye.
         let session = Shutdown::new();
         let (event_sender, events) = bounded(QUEUE);
-        let VolunteerContext { tracker, registration, timeout, timeouts, .. } = context;
+        let VolunteerContext { tracker, presence, timeout, timeouts, .. } = context;
         let inputs = state::Inputs { events, results, checked, store_changes };
         let outputs = state::Outputs {
             copies,
@@ -172,7 +172,8 @@ impl Volunteer {
         };
         let state = state::State::new(replicas, shared, outputs, tracker.clone(), config.away, shutdown);
         threads.spawn("volunteer", move || state.run(&inputs))?;
-        let config = SessionConfig { role: "tracker", tracker, registration, timeout, timeouts };
+        let (role, purpose) = ("tracker", VOLUNTEER_PURPOSE);
+        let config = SessionConfig { role, tracker, presence, purpose, timeout, timeouts };
         session::start(config, event_sender, threads, &session)?;
         Ok(volunteer)
     }

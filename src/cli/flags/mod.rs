@@ -18,7 +18,7 @@ use crate::report::RoleError;
 use crate::storage::Verify;
 use crate::swarm::membership::Leases;
 use crate::upload::server::ServeOptions;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// Help of `--tracker`.
@@ -119,9 +119,10 @@ pub struct ConnectionsFlag {
 /// How a peer serves chunks.
 #[derive(clap::Args, Debug, Clone)]
 pub struct ServeFlags {
-    /// IP address to serve chunks on; 0.0.0.0 serves on all networks of this host
-    #[arg(long, value_name = "IP", default_value = "127.0.0.1", help_heading = NETWORK)]
-    pub listen: IpAddr,
+    /// IP address to serve chunks on; 0.0.0.0 serves on all networks of this host [default: 127.0.0.1, and the addresses by
+    /// which the tracker or manager is reached, once it can be reached from other hosts]
+    #[arg(long, value_name = "IP", help_heading = NETWORK)]
+    pub listen: Option<IpAddr>,
     #[doc = "The address that other peers are told."]
     #[arg(long, value_name = "IP:PORT", help = ADVERTISE_HELP, help_heading = NETWORK)]
     pub advertise: Option<SocketAddr>,
@@ -140,7 +141,12 @@ pub struct ServeFlags {
 impl ServeFlags {
     /// The address to serve on, with a port.
     pub fn address(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.listen, port)
+        SocketAddr::new(self.listen.unwrap_or(IpAddr::from(Ipv4Addr::LOCALHOST)), port)
+    }
+
+    /// Whether the listening address may be widened: the user has not chosen one.
+    pub fn widens(&self) -> bool {
+        self.listen.is_none()
     }
 
     /// Limits and timeouts.

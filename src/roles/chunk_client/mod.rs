@@ -16,12 +16,13 @@ use crate::content::{Bitfield, FileId, PeerName, SetName};
 use crate::download::events::{Job, SourceEvent};
 use crate::download::scheduler::DownloadScheduler;
 use crate::net::{Endpoint, Listener, Shutdown, Threads};
-use crate::protocol::tracker::{Registration, SetKey};
+use crate::protocol::tracker::SetKey;
 use crate::report::error::RoleError;
 use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::ChunkFolder;
 use crate::storage::verify::VerifyCallbacks;
+use crate::tracker_client::presence::{Presence, PresenceConfig};
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
 use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve};
@@ -44,6 +45,8 @@ pub struct ClientConfig {
     pub folder: PathBuf,
     /// Listening address of the upload server.
     pub listen: SocketAddr,
+    /// The listening address is a default and may be widened, see [`Presence`].
+    pub widens: bool,
     /// Name of this client in logs and event lines.
     pub name: PeerName,
     /// Address of the tracker.
@@ -111,13 +114,20 @@ fn serve_and_download(
     let key = FileId::of_set(&set.set, set.count);
     let offers = Offers::new();
     offers.put(key, folder.clone());
-    serve(listener, offers.clone(), &config.serve, None, threads, shutdown)?;
+    let listening = serve(listener, offers.clone(), &config.serve, None, threads, shutdown)?;
+    let presence = PresenceConfig {
+        name: config.name.clone(),
+        advertise: config.advertise,
+        widens: config.widens,
+        shared_files: None,
+    };
+    let presence = Presence::new(presence, listening, offers.registrations().clone());
     log::info!("{} listening on {address}", config.name);
     let held = folder.held();
     log::info!("{} holds {} of {} chunks", folder.path().display(), held.len(), set.count);
     log::info!("{}", next_step::join_set(&config.set, &config.tracker));
 
-    let session = start_session(config, address.port(), threads, shutdown)?;
+    let session = start_session(config, presence, threads, shutdown)?;
     let agreed = Arc::new(AgreedChunks::default());
     let (sink, committed) = FolderSink::start(&folder, &agreed, threads)?;
     let (events, sources) = bounded(QUEUE);
@@ -147,7 +157,7 @@ fn serve_and_download(
 /// Starts the session with the tracker and returns its events.
 fn start_session(
     config: &ClientConfig,
-    port: u16,
+    presence: Presence,
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<Receiver<SessionEvent>> {
@@ -155,13 +165,8 @@ fn start_session(
     let session = SessionConfig {
         role: "tracker",
         tracker: config.tracker.clone(),
-        registration: Registration {
-            name: config.name.clone(),
-            port,
-            advertise: config.advertise,
-            addresses: Vec::new(),
-            volunteer: false,
-        },
+        presence,
+        purpose: "chunks",
         timeout: config.timeout,
         timeouts: config.serve.timeouts,
     };

@@ -14,13 +14,14 @@ use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{FileId, PeerName};
 use crate::download::finder::{CombinedFinder, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Endpoint, Listener, Shutdown, Threads, UdpClient};
-use crate::protocol::tracker::{FoundFile, PeerSummary, Registration, TrackerRequest};
+use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest};
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
 use crate::storage::SharedFolder;
 use crate::sync::{lock, read, write};
 use crate::tracker_client::announcer::Announcer;
 use crate::tracker_client::lookup::Query;
+use crate::tracker_client::presence::{Presence, PresenceConfig};
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
 use crate::upload::offers::{Offer, Offers};
 use crate::upload::server::{DiscoveredPeer, ServeOptions, serve};
@@ -44,6 +45,8 @@ pub struct MemberConfig {
     pub folder: PathBuf,
     /// Listening address of the upload server.
     pub listen: SocketAddr,
+    /// The listening address is a default and may be widened, see [`Presence`].
+    pub widens: bool,
     /// Name of this peer in logs and lists.
     pub name: PeerName,
     /// Manager that provides peers, if any.
@@ -113,37 +116,29 @@ impl Member {
         let folder = SharedFolder::open(&config.folder)?;
         let (address, offers) = (listener.address(), Offers::new());
         let (discovered, discoveries) = bounded(QUEUE);
-        serve(listener, offers.clone(), &config.serve, Some(discovered), threads, shutdown)?;
+        let listening = serve(listener, offers.clone(), &config.serve, Some(discovered), threads, shutdown)?;
         log::info!("{} listening on {address}", config.name);
         let (failures, failed) = bounded(1);
-        let registration = Registration {
+        let presence = PresenceConfig {
             name: config.name.clone(),
-            port: address.port(),
             advertise: config.advertise,
-            addresses: Vec::new(),
-            volunteer: false,
+            widens: config.widens,
+            shared_files: Some(folder.count_files()),
         };
+        let presence = Presence::new(presence, listening, offers.registrations().clone());
         let (timeout, timeouts) = (config.timeout, config.serve.timeouts);
         let announce = |tracker: &Endpoint| {
-            let (registration, failures) = (registration.clone(), failures.clone());
-            Announcer::start(
-                tracker.clone(),
-                registration,
-                offers.clone(),
-                timeout,
-                failures,
-                threads,
-                shutdown,
-            )
+            let (presence, failures) = (presence.clone(), failures.clone());
+            Announcer::start(tracker.clone(), presence, offers.clone(), timeout, failures, threads, shutdown)
         };
         let announcer = config.tracker.as_ref().map(announce).transpose()?;
         let (session_sender, session_events) = bounded(QUEUE);
         if let Some(tracker) = config.manager.clone() {
-            let registration = registration.clone();
-            let session = SessionConfig { role: "manager", tracker, registration, timeout, timeouts };
+            let (role, presence) = ("manager", presence.clone());
+            let session = SessionConfig { role, tracker, presence, purpose: "manager", timeout, timeouts };
             session::start(session, session_sender, threads, shutdown)?;
         }
-        let volunteer = start_volunteer(&config, registration, &offers, &failures, threads, shutdown)?;
+        let volunteer = start_volunteer(&config, presence, &offers, &failures, threads, shutdown)?;
         let inner = Arc::new(Inner {
             port: address.port(),
             folder,
@@ -403,7 +398,7 @@ impl PeerDirectory {
 /// Starts the volunteer, if this client offers storage.
 fn start_volunteer(
     config: &MemberConfig,
-    registration: Registration,
+    presence: Presence,
     offers: &Offers,
     failures: &Sender<RoleError>,
     threads: &Threads,
@@ -418,7 +413,7 @@ fn start_volunteer(
     };
     let context = VolunteerContext {
         tracker,
-        registration: Registration { volunteer: true, ..registration },
+        presence,
         offers: offers.clone(),
         timeout: config.timeout,
         timeouts: config.serve.timeouts,

@@ -92,7 +92,7 @@ pub(super) fn serve(
         threads: threads.clone(),
         shutdown: shutdown.clone(),
     };
-    listener.serve("link", config.connections, threads, shutdown, move |stream, from, activity| {
+    let handle = move |stream: Arc<TcpStream>, from, activity: &Activity| {
         let id = ConnectionId(next.fetch_add(1, Ordering::Relaxed));
         let cause = server.serve(id, stream, from, activity);
         match cause {
@@ -101,7 +101,8 @@ pub(super) fn serve(
             // Debug only: any host can connect and send invalid messages, and must not be able to fill the log.
             cause => log::debug!("disconnected {from}: {cause}"),
         }
-    })
+    };
+    listener.serve("link", config.connections, threads, shutdown, handle).map(drop)
 }
 
 /// Parameters and channels that all connections share.

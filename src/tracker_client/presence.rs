@@ -1,0 +1,233 @@
+//! The addresses on which this program serves: what it registers of them, and what its trackers report of them.
+//!
+//! Without `--listen` a program serves on loopback until a tracker or manager can be reached from other hosts. Then it also
+//! serves on the addresses by which that tracker is reached. Invariant: an explicit listening address is never widened.
+
+use crate::content::PeerName;
+use crate::net::{Endpoint, Listening, host_addresses};
+use crate::protocol::peer_address::PEER_ADDRESSES_MAX;
+use crate::protocol::tracker::{Reachability, Registration, Token};
+use crate::sync::lock;
+use crate::upload::offers::Registrations;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+/// Where a program serves, and what it tells of itself.
+pub struct PresenceConfig {
+    /// Name of this peer.
+    pub name: PeerName,
+    /// Address of this peer for other peers, if it differs from those on which it serves.
+    pub advertise: Option<SocketAddr>,
+    /// The listening address was not chosen by the user and may be widened.
+    pub widens: bool,
+    /// Number of files that other hosts can download after the listening address is widened; `None` if the user has named
+    /// the files.
+    pub shared_files: Option<usize>,
+}
+
+/// Presence of this program at its trackers and managers. Clones are the same presence.
+#[derive(Clone)]
+pub struct Presence(Arc<Inner>);
+
+struct Inner {
+    config: PresenceConfig,
+    listening: Listening,
+    registrations: Registrations,
+    /// The last warning about addresses at which no peer can connect; empty without one.
+    warning: Mutex<String>,
+    /// Addresses that could not be listened on; each is reported once.
+    refused: Mutex<Vec<IpAddr>>,
+}
+
+impl Presence {
+    /// The presence of a program whose upload server is listening.
+    pub fn new(config: PresenceConfig, listening: Listening, registrations: Registrations) -> Self {
+        let (warning, refused) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { config, listening, registrations, warning, refused }))
+    }
+
+    /// The registration at a tracker or manager; `volunteer` for the one that offers storage.
+    pub fn registration(&self, volunteer: bool) -> Registration {
+        let Inner { config, listening, .. } = &*self.0;
+        Registration {
+            name: config.name.clone(),
+            port: listening.port(),
+            advertise: config.advertise,
+            addresses: self.addresses(),
+            volunteer,
+        }
+    }
+
+    /// The IP addresses on which other hosts may reach this program.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut all = Vec::new();
+        for ip in self.0.listening.addresses() {
+            match ip {
+                IpAddr::V4(any) if any.is_unspecified() => {
+                    all.extend(host_addresses().into_iter().filter(IpAddr::is_ipv4));
+                }
+                ip if ip.is_unspecified() => all.extend(host_addresses()),
+                ip => all.push(ip),
+            }
+        }
+        all.retain(|ip| !ip.is_loopback() && !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()));
+        all.truncate(PEER_ADDRESSES_MAX);
+        all
+    }
+
+    /// Notes the address of this host from which a tracker or manager is reached, before the registration there.
+    pub fn connected_from(&self, local: Option<IpAddr>) {
+        if let Some(local) = local.filter(|local| !local.is_loopback()) {
+            self.widen([local]);
+        }
+    }
+
+    /// Notes a registration. `local` is the address from which the tracker or manager is reached; a `public` one can be
+    /// reached from other hosts.
+    pub fn registered(&self, purpose: &'static str, token: Token, local: Option<IpAddr>, public: bool) {
+        self.0.registrations.set(purpose, token);
+        if public && local.is_some_and(|local| local.is_loopback()) {
+            self.widen(host_addresses());
+        }
+    }
+
+    /// Also listens on these addresses, unless the user has chosen the listening address.
+    fn widen(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let Inner { config, listening, refused, .. } = &*self.0;
+        if !config.widens {
+            return;
+        }
+        let mut added = Vec::new();
+        for ip in addresses {
+            match listening.extend(ip) {
+                Ok(true) => added.push(SocketAddr::new(ip, listening.port()).to_string()),
+                Ok(false) => {}
+                Err(error) => {
+                    let mut refused = lock(refused);
+                    if !refused.contains(&ip) {
+                        refused.push(ip);
+                        log::warn!("{error}; other hosts cannot connect to this peer there");
+                    }
+                }
+            }
+        }
+        if !added.is_empty() {
+            let files = config.shared_files.map(|count| match count {
+                1 => "; they can download the file of the shared folder".to_owned(),
+                count => format!("; they can download the {count} files of the shared folder"),
+            });
+            log::info!(
+                "reachable at {} by hosts that reach the tracker{}; --listen 127.0.0.1 keeps it here",
+                added.join(", "),
+                files.unwrap_or_default()
+            );
+        }
+    }
+
+    /// Reports the result of dialling this peer: a warning with the remedy if no address works. Returns whether one works.
+    pub fn judge(&self, tracker: &Endpoint, reachability: &Reachability) -> bool {
+        let Reachability { working, failed, other, .. } = reachability;
+        let mut warning = lock(&self.0.warning);
+        if let Some(first) = working.first() {
+            if !std::mem::take(&mut *warning).is_empty() {
+                log::info!("the tracker on {tracker} reaches this peer at {first}");
+            }
+            return true;
+        }
+        let mut text = String::new();
+        if !other.is_empty() {
+            let _ = write!(text, "another peer answers at {}", list(other));
+        }
+        if !failed.is_empty() {
+            let and = if text.is_empty() { "" } else { ", and " };
+            let _ = write!(text, "{and}the tracker on {tracker} cannot connect to {}", list(failed));
+        }
+        if !text.is_empty() && *warning != text {
+            log::warn!(
+                "no other host can connect to this peer, so it sends nothing to others: {text}; {}",
+                self.remedy(other)
+            );
+            *warning = text;
+        }
+        false
+    }
+
+    fn remedy(&self, other: &[SocketAddr]) -> String {
+        let Inner { config, listening, .. } = &*self.0;
+        let is_local = listening.addresses().iter().all(IpAddr::is_loopback);
+        match (config.advertise, other.is_empty()) {
+            _ if is_local => "listen on all networks with --listen 0.0.0.0".to_owned(),
+            (Some(address), _) => format!("check --advertise {address}"),
+            (None, false) => "use another port on this host".to_owned(),
+            (None, true) => format!(
+                "open TCP port {} in the firewall, or name an address that works with --advertise IP:PORT",
+                listening.port()
+            ),
+        }
+    }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Listener, Shutdown, Threads};
+
+    fn presence(widens: bool) -> (Presence, impl FnOnce()) {
+        let (threads, shutdown) = (Threads::new(), Shutdown::new());
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listening = listener.serve("test", 9, &threads, &shutdown, |_, _, _| {}).unwrap();
+        let name = PeerName::new("x").unwrap();
+        let config = PresenceConfig { name, advertise: None, widens, shared_files: None };
+        let end = move || {
+            shutdown.trigger();
+            threads.join();
+        };
+        (Presence::new(config, listening, Registrations::default()), end)
+    }
+
+    fn listens_on(presence: &Presence, ip: &str) -> bool {
+        presence.0.listening.addresses().contains(&ip.parse().unwrap())
+    }
+
+    #[test]
+    fn a_default_address_is_widened_and_a_chosen_one_is_not() {
+        for widens in [true, false] {
+            let (presence, end) = presence(widens);
+            // Another loopback address stands for an address of this host.
+            presence.widen(["127.0.0.9".parse().unwrap()]);
+            assert_eq!(listens_on(&presence, "127.0.0.9"), widens);
+            end();
+        }
+    }
+
+    #[test]
+    fn a_peer_on_loopback_registers_no_address_and_stays_there_with_a_local_tracker() {
+        let (presence, end) = presence(true);
+        presence.connected_from("127.0.0.1".parse().ok());
+        presence.registered("test", Token(1), "127.0.0.1".parse().ok(), false);
+        assert_eq!(presence.registration(false).addresses, [] as [IpAddr; 0]);
+        assert_eq!(presence.0.listening.addresses().len(), 1);
+        end();
+    }
+
+    #[test]
+    fn a_warning_is_given_until_an_address_works() {
+        let (presence, end) = presence(true);
+        let tracker = Endpoint::new("10.0.0.1", 5100);
+        let at: SocketAddr = "10.0.0.5:7000".parse().unwrap();
+        let failed = Reachability { failed: vec![at], ..Reachability::default() };
+        assert!(!presence.judge(&tracker, &failed));
+        assert_eq!(
+            *lock(&presence.0.warning),
+            "the tracker on 10.0.0.1:5100 cannot connect to 10.0.0.5:7000"
+        );
+        assert!(presence.judge(&tracker, &Reachability { working: vec![at], ..failed }));
+        assert!(lock(&presence.0.warning).is_empty());
+        end();
+    }
+}
