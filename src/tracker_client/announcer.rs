@@ -6,7 +6,7 @@
 
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
-use crate::net::{Endpoint, Shutdown, Threads, UdpClient, UdpClientError};
+use crate::net::{Endpoint, Shutdown, Threads, UdpClient, UdpClientError, running_time};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Registration, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::{Fault, RoleError};
@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Range of heartbeat intervals that a tracker may request.
 const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
@@ -88,7 +88,8 @@ pub struct Outage {
     role: &'static str,
     tracker: Endpoint,
     timeout: Option<Duration>,
-    since: Option<Instant>,
+    /// Start of the outage in [`running_time`], so that a pause of this process does not count.
+    since: Option<Duration>,
     backoff: Backoff,
     random: fastrand::Rng,
 }
@@ -100,29 +101,30 @@ impl Outage {
         Self { role, tracker, timeout, since: None, backoff, random: fastrand::Rng::new() }
     }
 
-    /// Records that the request sent at `sent` failed. Returns the pause before the next attempt.
+    /// Records that the request sent at `sent`, in [`running_time`], failed. Returns the pause before the next attempt.
     ///
     /// # Errors
     /// The outage has lasted for the timeout.
-    pub fn failed(&mut self, sent: Instant, error: impl FailedRequest) -> Result<Duration, RoleError> {
+    pub fn failed(&mut self, sent: Duration, error: impl FailedRequest) -> Result<Duration, RoleError> {
         let advice = next_step::after_failure(self.role, &self.tracker, &error);
         let since = *self.since.get_or_insert_with(|| {
             log::warn!("{error}; retrying until it answers{advice}");
             sent
         });
-        if self.timeout.is_some_and(|timeout| since.elapsed() >= timeout) {
-            let (role, tracker, seconds) = (self.role, &self.tracker, since.elapsed().as_secs_f64());
+        let lasted = running_time().saturating_sub(since);
+        if self.timeout.is_some_and(|timeout| lasted >= timeout) {
+            let (role, tracker, seconds) = (self.role, &self.tracker, lasted.as_secs_f64());
             let text =
                 format!("the {role} on {tracker} has not answered for {seconds:.1} s: {error}{advice}");
             return Err(RoleError::new(Fault::Unreachable, text).with_source(error));
         }
         let pause = self.backoff.pause(&mut self.random);
-        Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout.saturating_sub(since.elapsed()))))
+        Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout.saturating_sub(lasted))))
     }
 
     /// Time until the outage has lasted for the timeout; unlimited without a timeout.
     pub fn remaining(&self) -> Duration {
-        let lasted = self.since.map_or(Duration::ZERO, |since| since.elapsed());
+        let lasted = self.since.map_or(Duration::ZERO, |since| running_time().saturating_sub(since));
         self.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(lasted))
     }
 
@@ -158,7 +160,7 @@ struct Worker {
 impl Worker {
     fn run(&mut self, mut nudged: Receiver<()>, failures: &Sender<RoleError>) {
         loop {
-            let sent = Instant::now();
+            let sent = running_time();
             let pause = match self.refresh() {
                 Ok(()) => {
                     self.outage.ended();
@@ -201,7 +203,11 @@ impl Worker {
         // The registered address is the source of the registration, and a registration over TCP ends with its connection.
         let has_moved = self.client.local_ip().is_some_and(|ip| self.registered_ip != Some(ip));
         let known = self.token().filter(|_| !has_moved && !self.client.has_returned_to_udp());
+        let former = self.token().filter(|_| known.is_none());
         let token = known.map_or_else(|| self.register(), Ok)?;
+        if let Some(token) = former {
+            self.client.send_without_reply(&TrackerRequest::Goodbye { token });
+        }
         if self.announce_all(token)? || known.is_none() {
             return Ok(());
         }

@@ -12,6 +12,7 @@ use crate::content::limits::{
 use crate::net::framed_stream::split;
 use crate::net::{
     Endpoint, FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, UdpClient, UdpClientError,
+    running_time,
 };
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
@@ -85,7 +86,7 @@ pub fn start(
         registration,
         timeouts,
         events,
-        waiting_since: Instant::now(),
+        waiting_since: running_time(),
         outage: Outage::new(role, tracker, timeout),
         alive: Arc::default(),
         threads: threads.clone(),
@@ -100,8 +101,8 @@ struct Session {
     registration: Registration,
     timeouts: Timeouts,
     events: Sender<SessionEvent>,
-    /// Start of the present outage, or of the present connection attempt.
-    waiting_since: Instant,
+    /// Start of the present outage, or of the present connection attempt, in [`running_time`].
+    waiting_since: Duration,
     outage: Outage,
     /// Set when the response to a heartbeat arrives over the connection.
     alive: Arc<AtomicBool>,
@@ -135,7 +136,7 @@ impl FailedRequest for SessionError {
 impl Session {
     fn run(&mut self) {
         while !self.shutdown.is_stopped() {
-            self.waiting_since = Instant::now();
+            self.waiting_since = running_time();
             let error = self.run_connection();
             if self.shutdown.is_stopped() {
                 return;
@@ -198,7 +199,7 @@ impl Session {
             Err(_) => SessionError::Stopped,
         };
         connection_end.trigger();
-        self.waiting_since = Instant::now();
+        self.waiting_since = running_time();
         if registered_at.elapsed() >= RETRY_MAX {
             self.outage.reset_backoff();
         }
