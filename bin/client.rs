@@ -84,6 +84,7 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
+    flags.serve.connect_from_listen_address();
     let log = flags.log.clone();
     cli::run(&log, |watch, shutdown| run(flags, watch, shutdown))
 }

@@ -62,6 +62,7 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
+    flags.serve.connect_from_listen_address();
     if flags.list {
         let (tracker, timeouts) = (flags.tracker.tracker, flags.serve.timeouts.timeouts());
         return cli::run(&flags.log, |_, shutdown| cli::list::run(&tracker, timeouts, shutdown));

@@ -44,6 +44,7 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
+    flags.serve.connect_from_listen_address();
     let config = SeederConfig {
         file: flags.file,
         offer_as: flags.offer_as,

@@ -95,6 +95,7 @@ fn seeding(dir: &std::path::Path) {
         file,
         offer_as: None,
         listen: any_port(),
+        widens: false,
         tracker: server.address().into(),
         name: None,
         advertise: None,

@@ -3,7 +3,7 @@
 //! Invariant: an error is logged with its cause and has an exit code.
 
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
-use crate::net::{Shutdown, unjoined_count};
+use crate::net::{Shutdown, start_process_clock, unjoined_count};
 use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::watch::Watch;
@@ -25,6 +25,9 @@ pub fn run(
             return ExitCode::FileAccess.into();
         }
     };
+    if let Err(error) = start_process_clock() {
+        log::warn!("pauses of this process count against timeouts: cannot start a thread: {error}");
+    }
     let trigger = shutdown.clone();
     if let Err(error) = on_interrupt(move || trigger.trigger()) {
         log::error!("{error:#}");

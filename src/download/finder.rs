@@ -13,12 +13,17 @@ use crate::report::next_step::FailedRequest;
 use crate::sync::{lock, read};
 use crate::tracker_client::lookup::{Query, RequestError, list, lookup};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+/// Number of peers queried at once. Silent peers must not hide the others: while none answers, another query starts at
+/// each [`QUERY_INTERVAL`].
+const PARALLEL_QUERY_COUNT: usize = 32;
+/// Interval between the starts of further queries.
+const QUERY_INTERVAL: Duration = Duration::from_millis(250);
 /// Largest number of peers queried at the same time.
-const PARALLEL_QUERIES_MAX: usize = 32;
+const QUERY_THREADS_MAX: usize = 256;
 
 /// The reason that a finder has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +119,7 @@ impl TrackerFinder {
 /// Other active peers, as last listed by the manager.
 pub type Peers = Arc<RwLock<Vec<PeerSummary>>>;
 
-/// Finder that asks all listed peers at once. Once a peer has answered with a file, slow peers are not awaited.
+/// Finder that asks all listed peers, in random order. Once a peer has answered with a file, slow peers are not awaited.
 pub struct PeersFinder {
     peers: Peers,
     timeouts: Timeouts,
@@ -129,7 +134,9 @@ impl PeersFinder {
 
 impl Finder for PeersFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
-        let peers = read(&self.peers).clone();
+        let mut peers = read(&self.peers).clone();
+        fastrand::shuffle(&mut peers);
+        let last_start = Mutex::new(Instant::now());
         let answers = Mutex::new(Vec::new());
         let (next, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (started, stop_all) = (Instant::now(), stop.child());
@@ -143,6 +150,7 @@ impl Finder for PeersFinder {
             while !stop_all.is_stopped()
                 && let Some(peer) = peers.get(next.fetch_add(1, Ordering::Relaxed))
             {
+                *lock(&last_start) = Instant::now();
                 match files_of(&peer.address, query, self.timeouts, &stop_all) {
                     Ok(files) => lock(&answers).extend(
                         files
@@ -160,18 +168,29 @@ impl Finder for PeersFinder {
                 stop_if_answered();
             }
         };
-        // One thread watches the time, since all others may be blocked on slow peers.
-        let timekeeper = AtomicBool::new(!peers.is_empty());
-        let work = || match timekeeper.swap(false, Ordering::Relaxed) {
-            true => {
-                stop_all.wait(ANSWER_GRACE_TIMEOUT);
+        // One thread watches the time, since all others may be blocked on slow peers. Peers that do not answer are given
+        // up only after all have been asked.
+        let keep_time = || {
+            stop_all.wait(ANSWER_GRACE_TIMEOUT);
+            while !stop_all.wait(QUERY_INTERVAL) {
                 stop_if_answered();
-                stop_all.wait(ANSWER_TIMEOUT.saturating_sub(started.elapsed()));
-                stop_all.trigger();
+                let all_asked = next.load(Ordering::Relaxed) >= peers.len();
+                if all_asked && lock(&last_start).elapsed() >= ANSWER_TIMEOUT {
+                    stop_all.trigger();
+                }
             }
-            false => ask(),
         };
-        let threads = if peers.is_empty() { 0 } else { peers.len().min(PARALLEL_QUERIES_MAX) + 1 };
+        let workers = AtomicUsize::new(0);
+        let work = || match workers.fetch_add(1, Ordering::Relaxed) {
+            0 => keep_time(),
+            number => {
+                let later = number.saturating_sub(PARALLEL_QUERY_COUNT) as u32;
+                if !stop_all.wait(QUERY_INTERVAL * later) {
+                    ask();
+                }
+            }
+        };
+        let threads = if peers.is_empty() { 0 } else { peers.len().min(QUERY_THREADS_MAX) + 1 };
         run_parallel("ask-peer", threads, work);
         let mut found = group_by_file(answers.into_inner().unwrap_or_else(PoisonError::into_inner));
         query.prefer_named(&mut found);
@@ -297,6 +316,37 @@ mod tests {
         let by_id = Query { name: query.name, ..Query::of_id(&"01010101".parse().unwrap()) };
         assert!(by_id.is_answered_by(&found[0].file) && !by_id.is_found_by_id(&found[0].file));
         assert!(!by_id.is_answered_by(&named.file));
+    }
+
+    #[test]
+    fn silent_peers_do_not_hide_the_others() {
+        use crate::net::{FrameReader, FrameWriter};
+        use crate::protocol::peer::{PeerRequest, PeerResponse};
+        use std::net::TcpListener;
+        // A listener that nobody serves accepts connections and stays silent.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = holder.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let stream = Arc::new(holder.accept().unwrap().0);
+            let mut reader = FrameReader::new(stream.clone());
+            let mut writer = FrameWriter::new(stream).unwrap();
+            let _: PeerRequest = reader.message(ANSWER_TIMEOUT).unwrap();
+            writer.send(&PeerResponse::Hello { version: crate::content::limits::PROTOCOL_VERSION }).unwrap();
+            let _: PeerRequest = reader.message(ANSWER_TIMEOUT).unwrap();
+            let list = serde_json::to_vec(&[offered(1, 4)]).unwrap();
+            writer.send_with(&PeerResponse::Files { count: 1, length: list.len() as u64 }, &list).unwrap();
+        });
+        let name = || crate::content::PeerName::new("peer").unwrap();
+        let peer = |address| PeerSummary { name: name(), address: SocketAddr::into(address) };
+        let mut peers = vec![peer(silent.local_addr().unwrap()); 100];
+        peers.push(peer(at));
+        // Each silent peer would occupy a query for longer than the whole query may take.
+        let day = Duration::from_secs(86_400);
+        let timeouts = Timeouts { hello: day, idle: day, stall: day };
+        let mut finder = PeersFinder::new(Arc::new(RwLock::new(peers)), timeouts);
+        let found = finder.find(&Query::default(), &Shutdown::new()).unwrap();
+        assert_eq!((found.len(), &found[0].whole[..]), (1, &[at.into()][..]));
     }
 
     #[test]

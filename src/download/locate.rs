@@ -8,7 +8,7 @@ use crate::content::{FileId, Manifest, similar_names};
 use crate::download::finder::{Finder, interrupted};
 use crate::download::job::{DownloadOrder, Downloaded, Located, target};
 use crate::download::source::PeerConnection;
-use crate::net::{Shutdown, Timeouts, run_parallel};
+use crate::net::{Shutdown, Timeouts, run_parallel, running_time};
 use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::report::error::{Fault, RoleError};
@@ -17,7 +17,7 @@ use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Largest number of parallel requests for a manifest.
 const MANIFEST_REQUESTS_MAX: usize = 4;
@@ -25,8 +25,6 @@ const MANIFEST_REQUESTS_MAX: usize = 4;
 const ID_DIGITS: usize = 12;
 /// Lookup interval while no holder is known.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(500);
-/// Longest time that one lookup counts: a pause of the process lasts longer.
-const LOOKUP_TIME_MAX: Duration = Duration::from_secs(12);
 
 /// Looks up the requested file and downloads its manifest. Waits for the tracker or manager and for a first holder.
 ///
@@ -65,7 +63,7 @@ enum Missing {
 impl Search<'_> {
     fn run(mut self) -> Result<Located, RoleError> {
         loop {
-            let started = Instant::now();
+            let started = running_time();
             let pause = match self.finder.find(&self.order.query, self.shutdown) {
                 Ok(files) => match self.try_files(files)? {
                     Ok(located) => return Ok(located),
@@ -77,7 +75,7 @@ impl Search<'_> {
             if self.shutdown.wait(pause) {
                 return Err(interrupted());
             }
-            self.waited += started.elapsed().min(LOOKUP_TIME_MAX);
+            self.waited += running_time().saturating_sub(started);
         }
     }
 

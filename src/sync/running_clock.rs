@@ -39,6 +39,11 @@ impl RunningClock {
         std::mem::take(&mut self.paused)
     }
 
+    /// Counts an interval that [`now`](Self::now) took for a pause.
+    pub fn add(&mut self, interval: Duration) {
+        self.elapsed += interval;
+    }
+
     fn advance(&mut self, now: Instant) -> Duration {
         let step = now.saturating_duration_since(self.last);
         self.last = self.last.max(now);

@@ -6,7 +6,7 @@
 
 use crate::content::limits::{RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
-use crate::net::{Endpoint, Shutdown, Threads, UdpClient, UdpClientError};
+use crate::net::{Endpoint, Shutdown, Threads, UdpClient, UdpClientError, running_time};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
 use crate::report::error::{Fault, RoleError};
@@ -24,9 +24,6 @@ use std::time::{Duration, Instant};
 
 /// Range of heartbeat intervals that a tracker may request.
 const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
-
-/// Longest time that one retry counts for a timeout: a pause of the process lasts longer.
-const RETRY_TIME_MAX: Duration = Duration::from_secs(15);
 
 /// Interval at which the results of dialling this peer are requested, until all are known.
 const REACH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -102,10 +99,8 @@ pub struct Outage {
     timeout: Option<Duration>,
     /// What the warning says about the retries.
     retries: String,
-    /// Duration so far, without pauses of the process; `None` if the tracker is available.
-    lasted: Option<Duration>,
-    /// Time of the last failure.
-    last: Instant,
+    /// Start of the outage in [`running_time`], so that a pause of this process does not count.
+    since: Option<Duration>,
     backoff: Backoff,
     random: fastrand::Rng,
 }
@@ -115,8 +110,8 @@ impl Outage {
     pub fn new(role: &'static str, tracker: Endpoint, timeout: Option<Duration>) -> Self {
         let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         let retries = "retrying until it answers".to_owned();
-        let (last, random) = (Instant::now(), fastrand::Rng::new());
-        Self { role, tracker, timeout, retries, lasted: None, last, backoff, random }
+        let random = fastrand::Rng::new();
+        Self { role, tracker, timeout, retries, since: None, backoff, random }
     }
 
     /// Replaces the timeout, and what the warning says about the retries.
@@ -124,23 +119,19 @@ impl Outage {
         Self { timeout: Some(timeout), retries: retries.to_owned(), ..self }
     }
 
-    /// Records that the request sent at `sent` failed. Returns the pause before the next attempt.
+    /// Records that the request sent at `sent`, in [`running_time`], failed. Returns the pause before the next attempt.
     ///
     /// # Errors
     /// The outage has lasted for the timeout.
-    pub fn failed(&mut self, sent: Instant, error: impl FailedRequest) -> Result<Duration, RoleError> {
+    pub fn failed(&mut self, sent: Duration, error: impl FailedRequest) -> Result<Duration, RoleError> {
         let advice = next_step::after_failure(self.role, &self.tracker, &error);
-        let now = Instant::now();
-        let lasted = match self.lasted {
-            Some(lasted) => lasted + (now - self.last).min(RETRY_TIME_MAX),
-            None => {
-                if self.timeout != Some(Duration::ZERO) {
-                    log::warn!("{error}; {}{advice}", self.retries);
-                }
-                (now - sent).min(RETRY_TIME_MAX)
+        let since = *self.since.get_or_insert_with(|| {
+            if self.timeout != Some(Duration::ZERO) {
+                log::warn!("{error}; {}{advice}", self.retries);
             }
-        };
-        (self.lasted, self.last) = (Some(lasted), now);
+            sent
+        });
+        let lasted = running_time().saturating_sub(since);
         if self.timeout.is_some_and(|timeout| lasted >= timeout) {
             let (role, tracker, seconds) = (self.role, &self.tracker, lasted.as_secs_f64());
             let text =
@@ -148,19 +139,18 @@ impl Outage {
             return Err(RoleError::new(Fault::Unreachable, text).with_source(error));
         }
         let pause = self.backoff.pause(&mut self.random);
-        Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout - lasted)))
+        Ok(self.timeout.map_or(pause, |timeout| pause.min(timeout.saturating_sub(lasted))))
     }
 
     /// Time until the outage has lasted for the timeout; unlimited without a timeout.
     pub fn remaining(&self) -> Duration {
-        let lasted =
-            self.lasted.map_or(Duration::ZERO, |lasted| lasted + self.last.elapsed().min(RETRY_TIME_MAX));
+        let lasted = self.since.map_or(Duration::ZERO, |since| running_time().saturating_sub(since));
         self.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(lasted))
     }
 
     /// Records an answer.
     pub fn ended(&mut self) {
-        if self.lasted.take().is_some() {
+        if self.since.take().is_some() {
             log::info!("reconnected to the {} on {}", self.role, self.tracker);
         }
     }
@@ -194,7 +184,7 @@ struct Worker {
 impl Worker {
     fn run(&mut self, mut nudged: Receiver<()>, failures: &Sender<RoleError>) {
         loop {
-            let sent = Instant::now();
+            let sent = running_time();
             let pause = match self.refresh() {
                 Ok(()) => {
                     self.outage.ended();
@@ -238,7 +228,11 @@ impl Worker {
         // The registered address is the source of the registration, and a registration over TCP ends with its connection.
         let has_moved = self.client.local_ip().is_some_and(|ip| self.registered_ip != Some(ip));
         let known = self.token().filter(|_| !has_moved && !self.client.has_returned_to_udp());
+        let former = self.token().filter(|_| known.is_none());
         let token = known.map_or_else(|| self.register(), Ok)?;
+        if let Some(token) = former {
+            self.client.send_without_reply(&TrackerRequest::Goodbye { token });
+        }
         if !self.announce_all(token)? && known.is_some() {
             // The token is unknown to the tracker: repeat with a new one.
             let token = self.register()?;

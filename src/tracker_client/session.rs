@@ -12,6 +12,7 @@ use crate::content::limits::{
 use crate::net::framed_stream::split;
 use crate::net::{
     Endpoint, FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, UdpClient, UdpClientError,
+    running_time,
 };
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
@@ -92,7 +93,7 @@ pub fn start(
         purpose,
         timeouts,
         events,
-        waiting_since: Instant::now(),
+        waiting_since: running_time(),
         outage: Outage::new(role, tracker, timeout),
         alive: Arc::default(),
         threads: threads.clone(),
@@ -108,8 +109,8 @@ struct Session {
     purpose: &'static str,
     timeouts: Timeouts,
     events: Sender<SessionEvent>,
-    /// Start of the present outage, or of the present connection attempt.
-    waiting_since: Instant,
+    /// Start of the present outage, or of the present connection attempt, in [`running_time`].
+    waiting_since: Duration,
     outage: Outage,
     /// Set when the response to a heartbeat arrives over the connection.
     alive: Arc<AtomicBool>,
@@ -143,7 +144,7 @@ impl FailedRequest for SessionError {
 impl Session {
     fn run(&mut self) {
         while !self.shutdown.is_stopped() {
-            self.waiting_since = Instant::now();
+            self.waiting_since = running_time();
             let error = self.run_connection();
             if self.shutdown.is_stopped() {
                 return;
@@ -208,7 +209,7 @@ impl Session {
             Err(_) => SessionError::Stopped,
         };
         connection_end.trigger();
-        self.waiting_since = Instant::now();
+        self.waiting_since = running_time();
         if registered_at.elapsed() >= RETRY_MAX {
             self.outage.reset_backoff();
         }

@@ -12,6 +12,7 @@ pub use values::*;
 
 use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};
 use crate::content::limits::{self, TRACKER_ADDRESS};
+use crate::net::source_address::set_sources;
 use crate::net::{Endpoint, Timeouts};
 use crate::report::Fault;
 use crate::report::RoleError;
@@ -139,6 +140,11 @@ pub struct ServeFlags {
 }
 
 impl ServeFlags {
+    /// Lets this process connect from the address that it serves on, so that a tracker registers this address.
+    pub fn connect_from_listen_address(&self) {
+        set_sources(&[self.listen]);
+    }
+
     /// The address to serve on, with a port.
     pub fn address(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.listen.unwrap_or(IpAddr::from(Ipv4Addr::LOCALHOST)), port)

@@ -10,11 +10,12 @@ use crate::swarm::Moment;
 use crate::swarm::keeping::TaskOutcome;
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use crate::swarm::reach::DialResult;
+use crate::sync::RunningClock;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Maximum time that the state thread sleeps.
-const IDLE: Duration = Duration::from_secs(3600);
+/// Maximum time that the state thread sleeps: the clock must be read often to detect a pause of the process.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A machine, with the sockets and channels for its effects.
 pub(super) struct State<M> {
@@ -23,7 +24,8 @@ pub(super) struct State<M> {
     channels: ExecutorChannels,
     dials: DialQueue,
     connections: HashMap<ConnectionId, Connection>,
-    started: Instant,
+    /// Read under the lock of the machine only, because the datagram thread reads it, too.
+    clock: RunningClock,
     /// Time at which the state thread wakes up for the next tick.
     wakes: Moment,
     /// Effects of a batch of datagrams; reused, so that a batch needs no allocation.
@@ -40,15 +42,21 @@ impl<M: Machine> State<M> {
             channels,
             dials,
             connections: HashMap::new(),
-            started: Instant::now(),
+            clock: RunningClock::new(),
             wakes: Moment::ZERO,
             effects: Vec::new(),
             batch: Vec::new(),
         }
     }
 
-    fn now(&self) -> Moment {
-        self.started.elapsed()
+    /// Time without the pauses of this process: a peer must not lose its lease because the tracker was stopped.
+    fn now(&mut self) -> Moment {
+        let now = self.clock.now();
+        let paused = self.clock.take_paused();
+        if !paused.is_zero() {
+            log::info!("was stopped for {} s; all leases are extended", paused.as_secs());
+        }
+        now
     }
 
     /// Time until the next tick; the state thread may sleep for this time.
@@ -65,7 +73,8 @@ impl<M: Machine> State<M> {
 
     /// Carries out all timers that have expired.
     pub(super) fn tick(&mut self) {
-        let effects = self.machine.tick(self.now());
+        let now = self.now();
+        let effects = self.machine.tick(now);
         self.apply(effects);
     }
 
@@ -101,7 +110,8 @@ impl<M: Machine> State<M> {
 
     /// Processes the outcome of a task or a command.
     pub(super) fn handle_outcome(&mut self, outcome: TaskOutcome) {
-        let effects = self.machine.task_outcome(self.now(), outcome);
+        let now = self.now();
+        let effects = self.machine.task_outcome(now, outcome);
         self.apply(effects);
     }
 
