@@ -25,6 +25,8 @@ use std::time::Duration;
 pub const TRACKER_HELP: &str = "Address or host name of the tracker; the port is 5100 if omitted";
 /// Help of `--port`, and of `--transfer_port`, which is the same flag.
 pub const PORT_HELP: &str = "TCP port to serve chunks on; 0 selects any free port";
+/// Help of `--port` of a program that may choose among several ports.
+pub const PORTS_HELP: &str = "TCP port to serve chunks on, or a range such as 7000-7010, whose first free port is used; 0 selects any free port";
 /// Help of `--advertise`.
 pub const ADVERTISE_HELP: &str = "Address that other peers are told to connect to, if it differs from the address that the tracker or manager sees";
 /// Help of `--upload-limit`.
@@ -114,6 +116,14 @@ pub struct ConnectionsFlag {
     /// Maximum number of connections that are served at the same time
     #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX, help_heading = LIMITS)]
     pub max_connections: usize,
+}
+
+/// The limit on downloads.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct DownloadLimitFlag {
+    /// Maximum download rate in bytes per second, of all sources together; 0 means no limit
+    #[arg(long, value_name = "RATE", default_value = "0", value_parser = parse_rate, help_heading = LIMITS)]
+    pub download_limit: u64,
 }
 
 /// How a peer serves chunks.
