@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use shoal::cli::flags::{self, ServeFlags};
+use shoal::cli::flags::{self, DownloadLimitFlag, ServeFlags};
 use shoal::cli::folder::{self, FolderKind};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS, VOLUNTEERS};
 use shoal::cli::{self, BarWatch, LogOptions, member, state_folder};
@@ -79,6 +79,8 @@ struct Flags {
         help = flags::WAIT_HELP, help_heading = TIMEOUTS)]
     wait: Duration,
     #[command(flatten)]
+    limit: DownloadLimitFlag,
+    #[command(flatten)]
     log: LogOptions,
 }
 
@@ -113,6 +115,7 @@ fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<
         set: flags.set,
         advertise: flags.serve.advertise,
         exit_when_complete: flags.exit_when_complete,
+        download_limit: flags.limit.download_limit,
         serve: flags.serve.options(),
         timeout: flags.timeout,
     };
@@ -132,6 +135,7 @@ fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(),
         manager: flags.manager,
         tracker: flags.tracker.or(default),
         advertise: flags.serve.advertise,
+        download_limit: flags.limit.download_limit,
         serve: flags.serve.options(),
         log_file: flags.log.log_file,
         timeout: flags.timeout,

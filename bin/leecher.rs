@@ -2,17 +2,22 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use shoal::cli::flags::{self, ServeFlags, TrackerFlag, VerifyFlag};
+use shoal::cli::flags::{self, DownloadLimitFlag, ServeFlags, TrackerFlag, VerifyFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{FileName, IdPrefix, PeerName, limits};
 use shoal::download::job::{Advice, DownloadOrder, Recheck};
+use shoal::net::{PortRange, RateLimit};
 use shoal::report::next_step;
-use shoal::roles::leecher::{self, LeecherConfig, StayConfig};
+use shoal::roles::leecher::{self, LeecherConfig, ServeConfig};
 use shoal::tracker_client::lookup::Query;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// Help of `--linger`.
+const LINGER_HELP: &str = "Serve peers that still download from this one for at most this time after the download; 0 \
+    exits at once [default: a tenth of the download time, from 2 to 60]";
 
 /// Downloads a file from all peers that offer it at the same time, and verifies every chunk.
 #[derive(Parser)]
@@ -40,9 +45,12 @@ struct Flags {
     /// fsync the file before exiting
     #[arg(long, help_heading = FILES)]
     durable: bool,
-    #[arg(short, long, visible_alias = "transfer_port", value_name = "PORT", default_value_t = 0,
-        help = flags::PORT_HELP, help_heading = NETWORK)]
-    port: u16,
+    #[arg(short, long, visible_alias = "transfer_port", value_name = "PORT", default_value_t = PortRange::ANY,
+        help = flags::PORTS_HELP, help_heading = NETWORK)]
+    port: PortRange,
+    /// Do not serve verified chunks during the download
+    #[arg(long, conflicts_with = "stay", help_heading = NETWORK)]
+    no_serve: bool,
     #[arg(long = "name", value_name = "NAME", help = format!("{} [default: leecher-PORT]", flags::NAME_HELP),
         help_heading = NETWORK)]
     peer_name: Option<PeerName>,
@@ -56,6 +64,11 @@ struct Flags {
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = flags::parse_wait,
         help = flags::WAIT_HELP, help_heading = TIMEOUTS)]
     wait: Duration,
+    #[arg(long, value_name = "SECONDS", value_parser = flags::parse_wait, conflicts_with_all = ["stay", "no_serve"],
+        help = LINGER_HELP, help_heading = TIMEOUTS)]
+    linger: Option<Duration>,
+    #[command(flatten)]
+    limit: DownloadLimitFlag,
     #[command(flatten)]
     log: LogOptions,
 }
@@ -79,6 +92,7 @@ fn main() -> ExitCode {
             recheck: Recheck::new(flags.verify.verify()),
             durable: flags.durable,
             timeout: Some(flags.timeout),
+            limit: RateLimit::from_flag(flags.limit.download_limit),
             timeouts: flags.serve.timeouts.timeouts(),
             wait_timeout: flags.wait,
             is_here: false,
@@ -89,9 +103,12 @@ fn main() -> ExitCode {
             },
         },
         tracker: flags.tracker.tracker,
-        stay: flags.stay.then(|| StayConfig {
-            listen: flags.serve.address(flags.port),
+        stay: flags.stay,
+        linger: flags.linger,
+        serve: (!flags.no_serve).then(|| ServeConfig {
+            listen: flags.serve.listen_ip(),
             widens: flags.serve.widens(),
+            ports: flags.port,
             name: flags.peer_name,
             advertise: flags.serve.advertise,
             serve: flags.serve.options(),

@@ -6,6 +6,7 @@ use shoal::cli::flags::{self, ServeFlags, TrackerFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{FileName, PeerName, limits};
+use shoal::net::PortRange;
 use shoal::roles::seeder::{self, SeederConfig};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,9 +26,9 @@ struct Flags {
     /// files above 32 GiB]
     #[arg(long, value_name = "SIZE", value_parser = flags::parse_chunk_size, help_heading = FILES)]
     chunk_size: Option<u32>,
-    #[arg(short, long, visible_alias = "transfer_port", value_name = "PORT", default_value_t = limits::SEEDER_PORT,
-        help = flags::PORT_HELP, help_heading = NETWORK)]
-    port: u16,
+    #[arg(short, long, visible_alias = "transfer_port", value_name = "PORT", help_heading = NETWORK,
+        help = format!("{} [default: {}, or the next free port]", flags::PORTS_HELP, limits::SEEDER_PORT))]
+    port: Option<PortRange>,
     #[arg(long, value_name = "NAME", help = format!("{} [default: seeder-PORT]", flags::NAME_HELP),
         help_heading = NETWORK)]
     name: Option<PeerName>,
@@ -48,8 +49,9 @@ fn main() -> ExitCode {
     let config = SeederConfig {
         file: flags.file,
         offer_as: flags.offer_as,
-        listen: flags.serve.address(flags.port),
+        listen: flags.serve.listen_ip(),
         widens: flags.serve.widens(),
+        ports: flags.port.unwrap_or(PortRange::starting_at(limits::SEEDER_PORT, limits::SEEDER_PORTS_COUNT)),
         tracker: flags.tracker.tracker,
         name: flags.name,
         advertise: flags.serve.advertise,

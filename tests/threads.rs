@@ -8,7 +8,7 @@ mod common;
 use common::wire::{PeerClient, Wire};
 use common::{PATIENCE, place, random_bytes, write};
 use shoal::content::limits::{CONNECTIONS_MAX, OUTBOX_MESSAGES_MAX};
-use shoal::net::{Listener, Shutdown, Threads, Timeouts, run_parallel};
+use shoal::net::{Listener, PortRange, Shutdown, Threads, Timeouts, run_parallel};
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
 use shoal::report::watch::Unwatched;
 use shoal::roles::seeder::{self, SeederConfig};
@@ -94,8 +94,9 @@ fn seeding(dir: &std::path::Path) {
     let config = SeederConfig {
         file,
         offer_as: None,
-        listen: any_port(),
+        listen: any_port().ip(),
         widens: false,
+        ports: PortRange::ANY,
         tracker: server.address().into(),
         name: None,
         advertise: None,

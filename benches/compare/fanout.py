@@ -2,7 +2,8 @@
 """Distribution of a file to all hosts of a small network: last finish over the fluid bound.
 
 Every host is a network namespace of its own, on one bridge; `tbf` shapes its link both ways. Release binaries run
-in them: a tracker (its link is not shaped), seeders, leechers with `--stay`. Each received file is compared.
+in them: a tracker (its link is not shaped), seeders, leechers. The time ends with the line of the result; each
+received file is compared.
 Needs root, `ip` and `tc`. Removes what it made, and ends only the processes that it started.
 
     cargo build --release
@@ -102,7 +103,7 @@ def measure(case, options):
             up, down = (case.slow, case.slow) if case.slow and last else (case.up, case.down)
             space, address = network.host(1 + case.seeders + number, up, down)
             path = place(f"leecher{number}")
-            words = [f"{binaries}/leecher", "file.bin", "--stay", "--port", "7000", "--listen", address, *common]
+            words = [f"{binaries}/leecher", "file.bin", "--port", "7000", "--listen", address, *common]
             counts = not (last and (case.slow or case.kill))
             leechers.append((processes.start(space, path, words, waits=True, log=log(path)), path, counts))
         time.sleep(1.0 + case.size / 256)

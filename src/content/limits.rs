@@ -16,6 +16,8 @@ pub const TRACKER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Add
 pub const MANAGER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10_000));
 /// Default TCP port of a seeder.
 pub const SEEDER_PORT: u16 = 7000;
+/// Ports that a seeder without `-p` tries, from [`SEEDER_PORT`] on.
+pub const SEEDER_PORTS_COUNT: u16 = 100;
 /// Default file of a seeder, in its working directory.
 pub const SEEDER_FILE: &str = "large_text_file.txt";
 /// Default name of a chunk set.
@@ -328,6 +330,12 @@ pub const DIAL_BACK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Time without received data after which a leecher gives up.
 pub const LEECHER_TIMEOUT: Duration = Duration::from_secs(90);
+/// Shortest of the longest stays of a leecher that has completed its download.
+pub const LINGER_MIN: Duration = Duration::from_secs(2);
+/// Longest of them.
+pub const LINGER_MAX: Duration = Duration::from_secs(60);
+/// A leecher that has completed its download stays at most for the download time divided by this.
+pub const LINGER_DIVISOR: u32 = 10;
 /// Grace period for further answers to a query of all peers, once one peer offers the file.
 ///
 /// Measured from the start of the query.
@@ -340,6 +348,10 @@ pub const SOURCES_MAX: usize = 64;
 pub const SOURCES_MIN: usize = 4;
 /// Memory for chunks being received, bytes; large chunks reduce the number of sources.
 pub const RECEIVE_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of a chunk in one read of a download with a limit.
+///
+/// Also the rate of one source, bytes per second, below which a limited download uses fewer sources.
+pub const LIMITED_PART_BYTES: usize = 16 * 1024;
 /// Requests in flight to one source, at least.
 ///
 /// With two, the source always has the next request when it has sent a chunk.

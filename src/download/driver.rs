@@ -10,7 +10,7 @@ use crate::content::{ChunkIndex, FileId, Manifest};
 use crate::download::events::{Job, SourceEvent};
 use crate::download::finder::{Finder, interrupted};
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
-use crate::net::{Shutdown, Threads, Timeouts};
+use crate::net::{RateLimit, Shutdown, Threads, Timeouts};
 use crate::protocol::PeerAddress;
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
@@ -54,6 +54,8 @@ pub struct Download<'a> {
     pub discovered: Option<Receiver<DiscoveredPeer>>,
     /// Time without data after which the download fails.
     pub timeout: Option<Duration>,
+    /// Download limit, if any.
+    pub limit: Option<RateLimit>,
     /// Timeouts of the connections to sources.
     pub timeouts: Timeouts,
     /// Receives the progress.
@@ -97,8 +99,20 @@ fn run_with(
     threads: &Threads,
     work: &Shutdown,
 ) -> Result<(), RoleError> {
-    let Download { id, manifest, part, holders, finder, relay, port, discovered, timeout, timeouts, watch } =
-        download;
+    let Download {
+        id,
+        manifest,
+        part,
+        holders,
+        finder,
+        relay,
+        port,
+        discovered,
+        timeout,
+        limit,
+        timeouts,
+        watch,
+    } = download;
     let layout = manifest.layout();
     let (have, _) = part.progress().have();
     let (size, resumed) = (layout.size(), part.resumed_bytes());
@@ -117,6 +131,7 @@ fn run_with(
         sink: part.clone(),
         port,
         subscribe: true,
+        limit,
         timeouts,
     };
     let mut state = DownloadState {

@@ -1,7 +1,7 @@
 //! Events of a download's sources, their errors, and the job that all sources of a download share.
 
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
-use crate::net::{StreamError, Timeouts};
+use crate::net::{RateLimit, StreamError, Timeouts};
 use crate::protocol::peer::Upstream;
 use crate::storage::{ChunkSink, StoreError};
 use crate::swarm::picker::SourceId;
@@ -44,6 +44,8 @@ pub struct Job {
     /// Whether sources report their own chunks with a bitfield. If not, only
     /// [`DownloadScheduler::source_has`](super::scheduler::DownloadScheduler::source_has) does.
     pub subscribe: bool,
+    /// Download limit of all sources together, if any.
+    pub limit: Option<RateLimit>,
     /// Timeouts of the connections to sources.
     pub timeouts: Timeouts,
 }

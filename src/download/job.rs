@@ -9,7 +9,7 @@ use crate::content::limits::VERIFY_SAMPLE_COUNT;
 use crate::content::{Manifest, Md5};
 use crate::download::driver::{self, Download};
 use crate::download::finder::{Finder, interrupted};
-use crate::net::{Shutdown, Threads, Timeouts};
+use crate::net::{RateLimit, Shutdown, Threads, Timeouts};
 use crate::protocol::PeerAddress;
 use crate::protocol::tracker::FileSummary;
 use crate::report::error::{Fault, RoleError};
@@ -74,6 +74,8 @@ pub struct DownloadOrder {
     pub durable: bool,
     /// Time without data after which the download fails.
     pub timeout: Option<Duration>,
+    /// Download limit, if any.
+    pub limit: Option<RateLimit>,
     /// Timeouts of the connections to sources.
     pub timeouts: Timeouts,
     /// Time to wait for the tracker or manager and a first holder.
@@ -309,6 +311,7 @@ pub fn complete(
         port: serving.port,
         discovered: serving.discovered,
         timeout: order.timeout,
+        limit: order.limit.clone(),
         timeouts: order.timeouts,
         watch,
     };

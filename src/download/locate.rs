@@ -252,6 +252,7 @@ mod tests {
             recheck: Recheck::new(None),
             durable: false,
             timeout: None,
+            limit: None,
             timeouts: Timeouts::default(),
             wait_timeout: Duration::ZERO,
             is_here: false,

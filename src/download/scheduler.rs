@@ -16,10 +16,11 @@ use super::source::{FragmentCount, SourceCommand, SourceReader};
 use super::staging;
 use super::verifier::Verifier;
 use crate::content::limits::{
-    PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
+    LIMITED_PART_BYTES, PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN, SOURCES_MAX,
+    SOURCES_MIN,
 };
 use crate::content::{Bitfield, ChunkIndex};
-use crate::net::{Shutdown, Threads};
+use crate::net::{RateLimit, Shutdown, Threads};
 use crate::protocol::PeerAddress;
 use crate::storage::StoreError;
 use crate::swarm::Moment;
@@ -479,7 +480,10 @@ impl DownloadScheduler {
     /// Largest number of connected sources, limited by the memory for receive buffers.
     fn sources_max(&self) -> usize {
         let by_memory = RECEIVE_MEMORY_BYTES / u64::from(self.longest.max(1));
-        (by_memory as usize).clamp(SOURCES_MIN, SOURCES_MAX)
+        let by_memory = (by_memory as usize).clamp(SOURCES_MIN, SOURCES_MAX);
+        // A source with a small share of the limit would appear to stall.
+        let rate = self.job.limit.as_ref().map_or(u64::MAX, RateLimit::rate);
+        by_memory.min((rate / LIMITED_PART_BYTES as u64).max(1) as usize)
     }
 
     fn free_slots(&self) -> usize {

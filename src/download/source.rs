@@ -7,7 +7,9 @@
 
 use super::events::{Job, SourceError, SourceEvent, SourceUpdate};
 use super::verifier::{SourceVerifier, Verifier};
-use crate::content::limits::{KEEP_ALIVE_INTERVAL, NAMED_PEERS_MAX, PEER_LIST_MAX, PROTOCOL_VERSION};
+use crate::content::limits::{
+    KEEP_ALIVE_INTERVAL, LIMITED_PART_BYTES, NAMED_PEERS_MAX, PEER_LIST_MAX, PROTOCOL_VERSION,
+};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
 use crate::net::framed_stream::split;
 use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, dial_any};
@@ -353,6 +355,9 @@ impl SourceReader {
             }
         };
         let PeerConnection { mut reader, mut writer, stall, rtt, .. } = connection;
+        if self.job.limit.is_some() {
+            reader.set_part_bytes_max(LIMITED_PART_BYTES);
+        }
         self.report(SourceUpdate::Connected { have, upstreams, rtt });
         let in_flight = InFlight::default();
         let command_writer = CommandWriter {
@@ -477,6 +482,9 @@ impl SourceReader {
             self.fragments.fetch_add(1, Ordering::Relaxed);
             if let Some(relay_writer) = &relay_writer {
                 relay_writer.push(fragment);
+            }
+            if let Some(limit) = &self.job.limit {
+                limit.throttle(fragment.len() as u64, &self.shutdown);
             }
         })?;
         verifier.take(index, digest, buffer, relay_writer, more);

@@ -33,6 +33,7 @@ pub(super) fn job(count: u32, sink: Arc<dyn ChunkSink>) -> Job {
         sink,
         port: None,
         subscribe: true,
+        limit: None,
         timeouts: Timeouts::default(),
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::content::{FileName, PeerName};
-use crate::net::{Endpoint, Listener, Shutdown, Threads};
+use crate::net::{Endpoint, Listener, PortRange, Shutdown, Threads};
 use crate::protocol::tracker::FileSummary;
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::{self, quoted};
@@ -17,7 +17,7 @@ use crate::upload::offers::{Offer, Offers};
 use crate::upload::server::{ServeOptions, serve};
 use crossbeam_channel::bounded;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,10 +29,12 @@ pub struct SeederConfig {
     pub file: PathBuf,
     /// Name under which the file is offered; `None` for its own name.
     pub offer_as: Option<FileName>,
-    /// Address on which the seeder serves.
-    pub listen: SocketAddr,
+    /// IP address on which the seeder serves.
+    pub listen: IpAddr,
     /// The listening address is a default and may be widened, see [`Presence`].
     pub widens: bool,
+    /// Ports to serve on; the first free one is used.
+    pub ports: PortRange,
     /// Address of the tracker.
     pub tracker: Endpoint,
     /// Name of this peer; `None` for `seeder-PORT`.
@@ -58,7 +60,8 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
         None => own_name(&config.file)?,
     };
     // Binds before it hashes: hashing can take minutes, and a port in use is reported at once.
-    let listener = Listener::bind(config.listen).map_err(RoleError::bind("-p PORT"))?;
+    let bind = |port| Listener::bind(SocketAddr::new(config.listen, port));
+    let listener = config.ports.bind_first_free(bind).map_err(RoleError::bind("-p PORT"))?;
     let stamp = FileStamp::at(&config.file);
     let file = match hash(&config, &name, watch, shutdown) {
         Ok(file) => Arc::new(file),

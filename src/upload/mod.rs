@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides what to download, and nothing here reads flags or draws on a terminal.
 
+pub mod load;
 pub mod offers;
 pub mod pacing;
 pub mod prover;

@@ -7,6 +7,7 @@ use crate::protocol::tokens::{Nonce, Token, identity_proof};
 use crate::protocol::tracker::FileSummary;
 use crate::storage::{ChunkSource, StoreError, StoredChunk};
 use crate::sync::{read, write};
+use crate::upload::load::UploadLoad;
 use crate::upload::prover::Prover;
 use crate::upload::relay::Relay;
 use std::collections::{BTreeMap, HashMap};
@@ -37,6 +38,7 @@ pub struct Offers {
     contents: Arc<RwLock<Contents>>,
     served: Arc<AtomicU64>,
     relay: Relay,
+    load: UploadLoad,
     prover: Arc<RwLock<Option<Arc<dyn Prover>>>>,
     registrations: Registrations,
 }
@@ -66,6 +68,11 @@ impl Offers {
     /// Relay of the chunks that are being received.
     pub fn relay(&self) -> &Relay {
         &self.relay
+    }
+
+    /// Number of peers that download from this peer.
+    pub fn load(&self) -> &UploadLoad {
+        &self.load
     }
 
     /// Sets the volunteer that answers demands for proofs.

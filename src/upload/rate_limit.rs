@@ -4,13 +4,9 @@
 //! receiver's stall timeout.
 
 use crate::content::limits::UPLOAD_SLOT_TIMEOUT;
-use crate::net::Shutdown;
 use crate::net::framed_stream::SENDFILE_BYTES_MAX;
-use crate::swarm::token_bucket::TokenBucket;
-use crate::sync::lock;
+use crate::net::{RateLimit, Shutdown};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 /// Longest wait of a slice of a chunk for the slices of the other chunks, seconds.
 const SLICE_WAIT_MAX_SECONDS: u64 = 10;
@@ -19,8 +15,7 @@ const SLOTS_MAX: u64 = 64;
 
 /// Upload limit for all connections together.
 pub struct UploadLimit {
-    bucket: Mutex<TokenBucket>,
-    started: Instant,
+    rate: RateLimit,
     slots: (Sender<()>, Receiver<()>),
 }
 
@@ -37,11 +32,7 @@ impl UploadLimit {
     /// Creates a limit of `rate` bytes per second, at least 1.
     pub fn new(rate: u64) -> Self {
         let at_once = (rate.saturating_mul(SLICE_WAIT_MAX_SECONDS) / SENDFILE_BYTES_MAX).clamp(1, SLOTS_MAX);
-        Self {
-            bucket: Mutex::new(TokenBucket::new(rate, Duration::ZERO)),
-            started: Instant::now(),
-            slots: bounded(at_once as usize),
-        }
+        Self { rate: RateLimit::new(rate), slots: bounded(at_once as usize) }
     }
 
     /// Waits for a free slot. `None` at the shutdown, or if all slots are in use for [`UPLOAD_SLOT_TIMEOUT`].
@@ -55,12 +46,7 @@ impl UploadLimit {
 
     /// Waits until `bytes` may be sent, or for the shutdown.
     pub fn throttle(&self, bytes: u64, shutdown: &Shutdown) {
-        let mut bucket = lock(&self.bucket);
-        let wait = bucket.take(bytes, self.started.elapsed());
-        drop(bucket);
-        if !wait.is_zero() {
-            shutdown.wait(wait);
-        }
+        self.rate.throttle(bytes, shutdown);
     }
 }
 

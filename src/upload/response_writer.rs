@@ -171,6 +171,7 @@ impl<'a> ResponseWriter<'a> {
         let context = self.context;
         context.offers.served().fetch_add(1, Ordering::Relaxed);
         self.subscriptions.record_request(file);
+        let _use = context.offers.load().begin();
         self.chunk_sender.update_pacing(file);
         let Some(mut stored) = context.offers.stored(file, index) else {
             return self.refuse_unknown_file(file, Some(index));

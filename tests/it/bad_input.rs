@@ -96,7 +96,7 @@ fn help_and_version_exit_with_0() {
     for (bin, default) in [
         ("tracker", "127.0.0.1:5100"),
         ("manager", "127.0.0.1:10000"),
-        ("seeder", "7000"),
+        ("seeder", "7000, or the next free port"),
         ("seeder", "large_text_file.txt"),
         ("seeder", "127.0.0.1:5100"),
         ("leecher", "large_text_file.txt, unless --id is given"),

@@ -27,6 +27,7 @@ mod owner_commands;
 mod program_exits;
 mod prompt;
 mod seeding;
+mod serving;
 mod timeouts;
 mod transcripts;
 mod trees;

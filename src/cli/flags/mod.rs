@@ -26,6 +26,8 @@ use std::time::Duration;
 pub const TRACKER_HELP: &str = "Address or host name of the tracker; the port is 5100 if omitted";
 /// Help of `--port`, and of `--transfer_port`, which is the same flag.
 pub const PORT_HELP: &str = "TCP port to serve chunks on; 0 selects any free port";
+/// Help of `--port` of a program that may choose among several ports.
+pub const PORTS_HELP: &str = "TCP port to serve chunks on, or a range such as 7000-7010, whose first free port is used; 0 selects any free port";
 /// Help of `--advertise`.
 pub const ADVERTISE_HELP: &str = "Address that other peers are told to connect to, if it differs from the address that the tracker or manager sees";
 /// Help of `--upload-limit`.
@@ -117,6 +119,14 @@ pub struct ConnectionsFlag {
     pub max_connections: usize,
 }
 
+/// The limit on downloads.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct DownloadLimitFlag {
+    /// Maximum download rate in bytes per second, of all sources together; 0 means no limit
+    #[arg(long, value_name = "RATE", default_value = "0", value_parser = parse_rate, help_heading = LIMITS)]
+    pub download_limit: u64,
+}
+
 /// How a peer serves chunks.
 #[derive(clap::Args, Debug, Clone)]
 pub struct ServeFlags {
@@ -142,12 +152,17 @@ pub struct ServeFlags {
 impl ServeFlags {
     /// Lets this process connect from the address that it serves on, so that a tracker registers this address.
     pub fn connect_from_listen_address(&self) {
-        set_sources(&[self.listen]);
+        set_sources(self.listen.as_slice());
     }
 
     /// The address to serve on, with a port.
     pub fn address(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.listen.unwrap_or(IpAddr::from(Ipv4Addr::LOCALHOST)), port)
+        SocketAddr::new(self.listen_ip(), port)
+    }
+
+    /// The IP address to serve on.
+    pub fn listen_ip(&self) -> IpAddr {
+        self.listen.unwrap_or(IpAddr::from(Ipv4Addr::LOCALHOST))
     }
 
     /// Whether the listening address may be widened: the user has not chosen one.

@@ -146,7 +146,10 @@ impl DownloadScheduler {
         if counted.placements <= PLACEMENTS_MAX {
             self.reach(address, now);
             beyond.into_iter().for_each(|beyond| self.reach(beyond, now));
-            self.picker.expect_upstream(stripe, now);
+            // With several roots all sources are asked, at once.
+            if self.upstreams.is_kept() {
+                self.picker.expect_upstream(stripe, now);
+            }
         }
     }
 
@@ -230,8 +233,8 @@ impl DownloadScheduler {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ActiveSource;
     use super::super::staging::{Nothing, job};
+    use super::super::{ActiveSource, SourceEvent, SourceUpdate};
     use super::*;
     use crate::content::{Bitfield, ChunkIndex};
     use crate::net::{Shutdown, Threads};
@@ -242,6 +245,49 @@ mod tests {
         let (events, _) = crossbeam_channel::unbounded();
         let job = job(9, Arc::new(Nothing));
         DownloadScheduler::new(job, Bitfield::none(9), true, events, &Threads::new(), shutdown)
+    }
+
+    #[test]
+    fn sources_are_asked_at_once_if_several_are_roots() {
+        let shutdown = Shutdown::new();
+        let mut fetch = fetch(&shutdown);
+        let (commands, requests) = [1, 2].map(|_| bounded(9)).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+        for (id, commands) in (0..).zip(commands) {
+            let address = SocketAddr::from(([10, 0, 0, 1], 7000 + id as u16));
+            let (since, pieces, refusals) = (Moment::ZERO, Default::default(), Default::default());
+            let shutdown = shutdown.child();
+            let live = ActiveSource {
+                address,
+                since,
+                connected: false,
+                commands,
+                pieces,
+                heard: 0,
+                refusals,
+                shutdown,
+            };
+            fetch.live.insert(SourceId(id), live);
+            fetch.note_source(address.into(), Moment::ZERO);
+            fetch.candidates.get_mut(&address).unwrap().link = CandidateState::Active(SourceId(id));
+        }
+        // Each tells this peer to follow it.
+        let upstream = Upstream {
+            peer: None,
+            beyond: None,
+            first: false,
+            stripe: 0,
+            stripes: 1,
+            steps: 1,
+            slow: false,
+            left: false,
+        };
+        for (id, requests) in (0..).zip(&requests) {
+            let have = Some(Bitfield::all(9));
+            let update =
+                SourceUpdate::Connected { have, upstreams: vec![upstream], rtt: Duration::from_millis(1) };
+            fetch.handle(SourceEvent { download: 0, source: SourceId(id), update }, Duration::from_millis(5));
+            assert!(!requests.is_empty(), "source {id}");
+        }
     }
 
     #[test]

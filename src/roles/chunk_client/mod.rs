@@ -15,7 +15,7 @@ use crate::content::limits::CHUNK_SIZE;
 use crate::content::{Bitfield, FileId, PeerName, SetName};
 use crate::download::events::{Job, SourceEvent};
 use crate::download::scheduler::DownloadScheduler;
-use crate::net::{Endpoint, Listener, Shutdown, Threads};
+use crate::net::{Endpoint, Listener, RateLimit, Shutdown, Threads};
 use crate::protocol::tracker::SetKey;
 use crate::report::error::RoleError;
 use crate::report::next_step;
@@ -57,6 +57,8 @@ pub struct ClientConfig {
     pub advertise: Option<SocketAddr>,
     /// Whether to exit when the folder is complete.
     pub exit_when_complete: bool,
+    /// Download limit of all sources together, bytes per second; 0 for no limit.
+    pub download_limit: u64,
     /// Options of the upload server.
     pub serve: ServeOptions,
     /// Time without an answer of the tracker after which to give up.
@@ -142,6 +144,7 @@ fn serve_and_download(
         sink: Arc::new(sink),
         port: None,
         subscribe: false,
+        limit: RateLimit::from_flag(config.download_limit),
         timeouts: config.serve.timeouts,
     };
     let mut have = Bitfield::none(set.count);

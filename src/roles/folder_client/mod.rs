@@ -13,7 +13,7 @@ use crate::content::fmt::counted;
 use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{FileId, PeerName};
 use crate::download::finder::{CombinedFinder, Finder, Peers, PeersFinder, TrackerFinder};
-use crate::net::{Endpoint, Listener, Shutdown, Threads, UdpClient};
+use crate::net::{Endpoint, Listener, RateLimit, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest};
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
@@ -55,6 +55,8 @@ pub struct MemberConfig {
     pub tracker: Option<Endpoint>,
     /// Advertised address, if it differs from the source address that others see.
     pub advertise: Option<SocketAddr>,
+    /// Download limit of all transfers together, bytes per second; 0 for no limit.
+    pub download_limit: u64,
     /// Options of the upload server.
     pub serve: ServeOptions,
     /// Log file of this program; never shared, since each log line changes it.
@@ -76,6 +78,7 @@ struct Inner {
     /// Whether the manager has sent its list of peers.
     listed: Mutex<bool>,
     announcer: Option<Announcer>,
+    limit: Option<RateLimit>,
     volunteer: Option<Volunteer>,
     /// Channels of the running downloads: a discovered peer that requests a file is reported to the download of it.
     routes: Mutex<Vec<(FileId, Sender<DiscoveredPeer>)>>,
@@ -146,6 +149,7 @@ impl Member {
             peers: Peers::default(),
             listed: Mutex::new(false),
             announcer,
+            limit: RateLimit::from_flag(config.download_limit),
             volunteer,
             routes: Mutex::default(),
             transfers: Mutex::default(),

@@ -251,6 +251,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         recheck: Recheck::new(None),
         durable: false,
         timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
+        limit: inner.limit.clone(),
         timeouts: inner.config.serve.timeouts,
         wait_timeout: transfer.request.wait_timeout,
         is_here: transfer.request.out.is_none() && is_in_folder(inner, &transfer.request.query),

@@ -117,7 +117,8 @@ impl<M: Machine> State<M> {
 
     /// Processes the result of dialling a peer.
     pub(super) fn handle_dialled(&mut self, result: DialResult) {
-        let effects = self.machine.dialled(self.now(), result);
+        let now = self.now();
+        let effects = self.machine.dialled(now, result);
         self.apply(effects);
     }
 

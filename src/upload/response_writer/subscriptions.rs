@@ -7,6 +7,7 @@ use crate::net::{FrameWriter, StreamError};
 use crate::protocol::peer::{PeerRequest, PeerResponse, Upstream};
 use crate::storage::ChunkSource;
 use crate::swarm::picker::STRIPES_MAX;
+use crate::upload::load::UploadUse;
 use crate::upload::relay::ArrivalSubscription;
 use crate::upload::subscribers::{JoinInfo, SubscriberId};
 use crossbeam_channel::{Receiver, Select, TryRecvError, never};
@@ -61,6 +62,8 @@ pub(super) struct Subscriptions<'a> {
     /// Address of the peer's upload server, if any.
     serves: Option<SocketAddr>,
     all: Vec<Subscription>,
+    /// Counts this peer as one that downloads, once it has subscribed to a file.
+    load: Option<UploadUse>,
     /// Time of the last announcement of stored chunks.
     announced_at: Instant,
 }
@@ -74,7 +77,7 @@ impl Drop for Subscriptions<'_> {
 impl<'a> Subscriptions<'a> {
     pub fn new(context: &'a ResponseContext, serves: Option<SocketAddr>) -> Self {
         let id = context.subscribers.new_id();
-        Self { context, id, serves, all: Vec::new(), announced_at: Instant::now() }
+        Self { context, id, serves, all: Vec::new(), load: None, announced_at: Instant::now() }
     }
 
     /// Number of the connection.
@@ -162,6 +165,7 @@ impl<'a> Subscriptions<'a> {
     pub fn subscribe(&mut self, file: FileId, writer: &mut FrameWriter) -> Result<bool, StreamError> {
         let is_repeated = self.all.iter().any(|one| one.file == file);
         let Some(have) = self.add_sources(file, is_repeated) else { return Ok(false) };
+        self.load.get_or_insert_with(|| self.context.offers.load().begin());
         // Only a subscribed file is left when the connection ends.
         let added = self.all.iter_mut().find(|one| !is_repeated && one.file == file);
         let mut joined = None;

@@ -39,7 +39,8 @@ impl BadPeerTest {
     fn start(self, bad: FakePeer) -> RunningDownload {
         bad.announce(self.tracker.address(), "bad", &self.whole.summary("a.bin"));
         let there = subfolder(self.dir.path(), "there");
-        let leecher = leecher(&there, self.tracker.address(), &["a.bin", "-vv"]);
+        // A leecher that serves would follow the honest seeder, and ask the other peer for nothing.
+        let leecher = leecher(&there, self.tracker.address(), &["a.bin", "-vv", "--no-serve"]);
         RunningDownload { there, leecher, bad, setup: self }
     }
 
