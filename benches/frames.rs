@@ -78,6 +78,7 @@ fn tracker() -> (Tracker, Vec<Token>) {
             port: 7000,
             advertise: None,
             addresses: Vec::new(),
+            identity: None,
             volunteer: false,
         });
         let effects = tracker.request(NOW, origin, register);

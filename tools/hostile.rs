@@ -105,6 +105,7 @@ impl Hostile {
                 port,
                 advertise,
                 addresses: Vec::new(),
+                identity: None,
                 volunteer: true,
             }))
             .unwrap();

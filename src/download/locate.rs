@@ -102,8 +102,13 @@ impl Search<'_> {
         let manifest = match first_manifest(*id, &holders, order.timeouts, self.shutdown) {
             Ok(manifest) => manifest,
             Err(cause) => {
-                let count = counted(holders.len() as u64, "holder");
-                let text = format!("no manifest of {name} ({id}) from {count}{cause}");
+                let text = match holders.len() as u64 {
+                    0 => {
+                        let peers = counted(found.holders.into(), "peer");
+                        format!("{name} ({id}) is offered by {peers}, at no address that this host can reach")
+                    }
+                    count => format!("no manifest of {name} ({id}) from {}{cause}", counted(count, "holder")),
+                };
                 return Ok(Err((Missing::Holder, RoleError::new(Fault::NotFound, text))));
             }
         };

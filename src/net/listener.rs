@@ -5,7 +5,8 @@
 //! never evicted.
 
 use super::endpoint::canonical_address;
-use super::{FrameReader, Listening, Shutdown, StreamError, Threads};
+use super::listening::{BindError, Listening};
+use super::{FrameReader, Shutdown, StreamError, Threads};
 use crate::content::limits::{EVICTION_GRACE_MIN, EVICTION_IDLE_MIN, LISTEN_BACKLOG};
 use crate::protocol::Message;
 use crate::sync::lock;
@@ -22,31 +23,6 @@ const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Interval at which a new connection that waits for the threads of evicted ones checks whether they have ended.
 const THREAD_CHECK_INTERVAL: Duration = Duration::from_millis(5);
-
-/// The reason that a socket cannot be bound.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Another program uses the port.
-    #[error("port {port} on {ip} is in use by another program ({protocol})", port = .address.port(), ip = .address.ip())]
-    InUse {
-        /// The address that was requested.
-        address: SocketAddr,
-        /// TCP or UDP.
-        protocol: &'static str,
-    },
-    /// Another error.
-    #[error("cannot listen on {0} ({1}): {2}")]
-    Other(SocketAddr, &'static str, #[source] io::Error),
-}
-
-impl BindError {
-    fn new(address: SocketAddr, protocol: &'static str, error: io::Error) -> Self {
-        match error.kind() {
-            ErrorKind::AddrInUse => BindError::InUse { address, protocol },
-            _ => BindError::Other(address, protocol, error),
-        }
-    }
-}
 
 /// A bound TCP socket that accepts connections.
 pub struct Listener {
@@ -94,10 +70,6 @@ impl Listener {
         self.address
     }
 
-    pub(super) fn into_socket(self) -> TcpListener {
-        self.socket
-    }
-
     /// Accepts connections until the shutdown, in a thread of its own, and runs `handle` in a thread for each
     /// connection. At `connections_max` connections, an idle one is closed for a new one; if none is idle, the new one
     /// is closed. The returned handle can add addresses, which share the limit.
@@ -122,7 +94,11 @@ impl Listener {
             handle: Arc::new(handle),
         });
         acceptor.start(self.socket)?;
-        Ok(Listening::new(self.address, move |socket| acceptor.start(socket)))
+        let listen = move |address| {
+            let socket = Self::bind(address)?.socket;
+            acceptor.start(socket).map_err(|error| BindError::Other(address, "TCP", error))
+        };
+        Ok(Listening::new(self.address, listen))
     }
 }
 

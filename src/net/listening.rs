@@ -1,28 +1,53 @@
-//! A running listener, which may listen on further addresses of this host.
+//! Handle of a running listener, which may listen on further addresses of this host.
 
-use super::listener::{BindError, Listener};
 use crate::sync::lock;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-/// Starts to accept connections on another socket.
-type Accept = dyn Fn(TcpListener) -> std::io::Result<()> + Send + Sync;
+/// The reason that a socket cannot be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another program uses the port.
+    #[error("port {port} on {ip} is in use by another program ({protocol})", port = .address.port(), ip = .address.ip())]
+    InUse {
+        /// The address that was requested.
+        address: SocketAddr,
+        /// TCP or UDP.
+        protocol: &'static str,
+    },
+    /// Another error.
+    #[error("cannot listen on {0} ({1}): {2}")]
+    Other(SocketAddr, &'static str, #[source] io::Error),
+}
+
+impl BindError {
+    pub(super) fn new(address: SocketAddr, protocol: &'static str, error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::AddrInUse => BindError::InUse { address, protocol },
+            _ => BindError::Other(address, protocol, error),
+        }
+    }
+}
+
+/// Listens on another address.
+type Listen = dyn Fn(SocketAddr) -> Result<(), BindError> + Send + Sync;
 
 /// Handle of a running listener. Clones are the same listener.
 #[derive(Clone)]
 pub struct Listening {
     port: u16,
     addresses: Arc<Mutex<Vec<IpAddr>>>,
-    accept: Arc<Accept>,
+    listen: Arc<Listen>,
 }
 
 impl Listening {
     pub(super) fn new(
         address: SocketAddr,
-        accept: impl Fn(TcpListener) -> std::io::Result<()> + Send + Sync + 'static,
+        listen: impl Fn(SocketAddr) -> Result<(), BindError> + Send + Sync + 'static,
     ) -> Self {
         let addresses = Arc::new(Mutex::new(vec![address.ip()]));
-        Self { port: address.port(), addresses, accept: Arc::new(accept) }
+        Self { port: address.port(), addresses, listen: Arc::new(listen) }
     }
 
     /// The port; the same on all addresses.
@@ -44,9 +69,7 @@ impl Listening {
         if addresses.iter().any(|known| *known == ip || known.is_unspecified()) {
             return Ok(false);
         }
-        let address = SocketAddr::new(ip, self.port);
-        let listener = Listener::bind(address)?;
-        (self.accept)(listener.into_socket()).map_err(|error| BindError::Other(address, "TCP", error))?;
+        (self.listen)(SocketAddr::new(ip, self.port))?;
         addresses.push(ip);
         Ok(true)
     }

@@ -47,16 +47,20 @@ secret_tokens! {
     ///
     /// A volunteer sends it to its tracker only: any peer that knows the key can impersonate the volunteer.
     VolunteerKey
+    /// Key of a registration, by which the peer proves its identity where its tracker or manager dials it.
+    ///
+    /// The peer chooses it, so that it can answer before it has received its token.
+    IdentityKey
     /// Random number in a challenge, so that an earlier proof cannot be replayed.
     Nonce
 }
 
-/// Proof that a peer has a registration: SHA-256 of "shoal identity", the token and the nonce (16 bytes each, big-endian).
-/// It does not reveal the token.
-pub fn identity_proof(token: Token, nonce: Nonce) -> Digest {
+/// Proof that a peer has a registration: SHA-256 of "shoal identity", the key and the nonce (16 bytes each, big-endian).
+/// It does not reveal the key.
+pub fn identity_proof(key: IdentityKey, nonce: Nonce) -> Digest {
     let mut hasher = Hasher::new();
     hasher.update(b"shoal identity");
-    hasher.update(&token.0.to_be_bytes());
+    hasher.update(&key.0.to_be_bytes());
     hasher.update(&nonce.0.to_be_bytes());
     hasher.finish()
 }

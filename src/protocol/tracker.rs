@@ -5,7 +5,7 @@
 //! `claim_differs`, `set_sealed`, `set_complete`).
 
 pub use super::file_summary::FileSummary;
-pub use super::tokens::Token;
+pub use super::tokens::{IdentityKey, Token};
 use super::volunteer::{VolunteerOrder, VolunteerReport};
 use super::{ErrorCode, Message, PeerAddress};
 use crate::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
@@ -55,6 +55,9 @@ pub struct Registration {
     /// [`PEER_ADDRESSES_MAX`](super::peer_address::PEER_ADDRESSES_MAX).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+    /// Key by which the peer proves its identity where it is dialled; without it the peer is not dialled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityKey>,
     /// It will offer storage, and counts as one peer together with the registration of its shared folder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub volunteer: bool,

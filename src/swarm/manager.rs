@@ -207,6 +207,7 @@ mod tests {
             port,
             advertise,
             addresses: Vec::new(),
+            identity: None,
             volunteer: false,
         })
     }

@@ -219,14 +219,14 @@ impl Membership {
     pub fn dialled(&mut self, now: Moment, result: &DialResult) -> Dialled {
         let DialBack { peer, address, .. } = result.dialled;
         let mut outcome = Dialled::default();
-        let state = match self.registry.token(peer) {
+        let state = match self.registry.reaches.key(peer) {
             _ if result.proofs.is_none() => DialState::Fails,
-            Some(token) if result.proves(token) => DialState::Works,
+            Some(key) if result.proves(key) => DialState::Works,
             _ => DialState::Other,
         };
         // A program may have several registrations, which all prove themselves at its address.
         let before = self.registry.reaches.note(peer, address, state);
-        let before = before.filter(|id| self.registry.token(*id).is_none_or(|token| !result.proves(token)));
+        let before = before.filter(|id| self.registry.reaches.key(*id).is_none_or(|key| !result.proves(key)));
         if let Some(before) = before.filter(|id| self.registry.reaches.displace(*id, address)) {
             let missed = (now + self.leases.heartbeat * 3 / 2).min(now + self.leases.lease);
             self.registry.displace(before, missed);
@@ -432,8 +432,14 @@ mod tests {
             // The advertised address is the peer's own choice and does not count.
             let advertise = Some(SocketAddr::from(([10, 0, 0, 9], 1_000)));
             let name = PeerName::new("x").unwrap();
-            let registration =
-                Registration { name, port: 1, advertise, addresses: Vec::new(), volunteer: false };
+            let registration = Registration {
+                name,
+                port: 1,
+                advertise,
+                addresses: Vec::new(),
+                identity: None,
+                volunteer: false,
+            };
             match members.register(Duration::from_secs(now), origin, registration).ok()?.response {
                 TrackerResponse::Registered { token, .. } => Some(token),
                 other => panic!("{other:?}"),

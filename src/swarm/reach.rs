@@ -10,7 +10,7 @@ use super::registry::PeerId;
 use crate::content::Digest;
 use crate::protocol::PeerAddress;
 use crate::protocol::peer_address::PEER_ADDRESSES_MAX;
-use crate::protocol::tokens::{Nonce, Token, identity_proof};
+use crate::protocol::tokens::{IdentityKey, Nonce, identity_proof};
 use crate::protocol::tracker::{Reachability, Registration};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -40,9 +40,9 @@ pub struct DialResult {
 }
 
 impl DialResult {
-    /// Whether the peer that answered has this registration.
-    pub fn proves(&self, token: Token) -> bool {
-        let proof = identity_proof(token, self.dialled.nonce);
+    /// Whether the peer that answered has the registration with this key.
+    pub fn proves(&self, key: IdentityKey) -> bool {
+        let proof = identity_proof(key, self.dialled.nonce);
         self.proofs.as_ref().is_some_and(|proofs| proofs.contains(&proof))
     }
 }
@@ -82,6 +82,8 @@ impl Candidate {
 #[derive(Debug)]
 pub(super) struct Candidates {
     source: IpAddr,
+    /// `None` if the peer cannot prove its identity: it is not dialled.
+    key: Option<IdentityKey>,
     list: Vec<Candidate>,
 }
 
@@ -94,7 +96,8 @@ impl Candidates {
         let usable = |address: &SocketAddr| is_usable(*address, Kind::Advertised, source.ip());
         let list =
             advertised.filter(usable).map(|address| Candidate { address, kind: Kind::Advertised, state });
-        let advertised = Self { source: source.ip(), list: list.into_iter().collect() };
+        let advertised =
+            Self { source: source.ip(), key: registration.identity, list: list.into_iter().collect() };
         advertised.replaced(source, registration.port, &registration.addresses)
     }
 
@@ -119,7 +122,7 @@ impl Candidates {
                 all.push(Candidate { address, kind, state: DialState::Unknown });
             }
         }
-        Self { source: source.ip().to_canonical(), list: all }
+        Self { source: source.ip().to_canonical(), key: self.key, list: all }
     }
 
     /// The address by which the tracker names the peer to all requesters.
@@ -191,7 +194,7 @@ impl Reaches {
         }
         let pending = candidates.list.iter().filter(|one| one.state == DialState::Unknown);
         let dialled: Vec<SocketAddr> = pending.map(|one| one.address).collect();
-        if self.outstanding + dialled.len() > OUTSTANDING_MAX {
+        if candidates.key.is_none() || self.outstanding + dialled.len() > OUTSTANDING_MAX {
             return Vec::new();
         }
         self.outstanding += dialled.len();
@@ -238,6 +241,11 @@ impl Reaches {
     pub(super) fn works_on_loopback(&self, id: PeerId) -> bool {
         let works = |one: &Candidate| one.is_loopback() && one.state == DialState::Works;
         self.peers.get(&id).is_some_and(|peer| peer.list.iter().any(works))
+    }
+
+    /// The key by which a peer proves its identity.
+    pub(super) fn key(&self, id: PeerId) -> Option<IdentityKey> {
+        self.peers.get(&id)?.key
     }
 
     /// The results of a peer; `None` if it is not dialled.
@@ -322,6 +330,7 @@ mod tests {
             port: 7000,
             advertise: advertise.map(address),
             addresses: addresses.iter().map(|text| ip(text)).collect(),
+            identity: Some(IdentityKey(7)),
             volunteer: false,
         }
     }

@@ -156,11 +156,6 @@ impl Registry {
         Some(id)
     }
 
-    /// The token of a peer.
-    pub fn token(&self, id: PeerId) -> Option<Token> {
-        self.peers.token(id)
-    }
-
     /// Changes the address by which a peer is named. Returns whether it differs from the one before.
     pub fn set_address(&mut self, id: PeerId, address: SocketAddr) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };

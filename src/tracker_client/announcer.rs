@@ -13,7 +13,7 @@ use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::{self, FailedRequest};
 use crate::swarm::backoff::Backoff;
 use crate::sync::lock;
-use crate::tracker_client::presence::Presence;
+use crate::tracker_client::presence::{Presence, SHARED_FILES};
 use crate::upload::offers::{Offer, Offers};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
@@ -326,11 +326,11 @@ impl Worker {
     fn register(&mut self) -> Result<Token, UdpClientError> {
         self.client.prepare();
         self.presence.connected_from(self.client.local_ip());
-        let registration = self.presence.registration(false);
+        let registration = self.presence.registration(SHARED_FILES);
         self.registered.clone_from(&registration.addresses);
         match self.client.request(&TrackerRequest::Register(registration))? {
             TrackerResponse::Registered { token, address, heartbeat_ms, public, .. } => {
-                self.presence.registered("announcer", token, self.client.local_ip(), public);
+                self.presence.registered(self.client.local_ip(), public);
                 self.reach_check = Some(Instant::now() + REACH_CHECK_INTERVAL);
                 self.heartbeat = clamp_heartbeat(Duration::from_millis(heartbeat_ms));
                 self.announced.clear();

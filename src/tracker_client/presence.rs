@@ -6,12 +6,25 @@
 use crate::content::PeerName;
 use crate::net::{Endpoint, Listening, host_addresses};
 use crate::protocol::peer_address::PEER_ADDRESSES_MAX;
-use crate::protocol::tracker::{Reachability, Registration, Token};
+use crate::protocol::tracker::{Reachability, Registration};
 use crate::sync::lock;
 use crate::upload::offers::Registrations;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
+
+/// Purpose of a registration. A program has one registration for each purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Purpose(&'static str);
+
+/// Registration of a volunteer's storage.
+pub const VOLUNTEER: Purpose = Purpose("volunteer");
+/// Registration of shared files at a tracker.
+pub const SHARED_FILES: Purpose = Purpose("files");
+/// Registration at a manager.
+pub const MEMBER: Purpose = Purpose("member");
+/// Registration of the chunks of a set.
+pub const CHUNK_SET: Purpose = Purpose("chunks");
 
 /// Where a program serves, and what it tells of itself.
 pub struct PresenceConfig {
@@ -47,15 +60,16 @@ impl Presence {
         Self(Arc::new(Inner { config, listening, registrations, warning, refused }))
     }
 
-    /// The registration at a tracker or manager; `volunteer` for the one that offers storage.
-    pub fn registration(&self, volunteer: bool) -> Registration {
-        let Inner { config, listening, .. } = &*self.0;
+    /// The registration at a tracker or manager for a purpose.
+    pub fn registration(&self, purpose: Purpose) -> Registration {
+        let Inner { config, listening, registrations, .. } = &*self.0;
         Registration {
             name: config.name.clone(),
             port: listening.port(),
             advertise: config.advertise,
             addresses: self.addresses(),
-            volunteer,
+            identity: registrations.key(purpose.0),
+            volunteer: purpose == VOLUNTEER,
         }
     }
 
@@ -85,8 +99,7 @@ impl Presence {
 
     /// Notes a registration. `local` is the address from which the tracker or manager is reached; a `public` one can be
     /// reached from other hosts.
-    pub fn registered(&self, purpose: &'static str, token: Token, local: Option<IpAddr>, public: bool) {
-        self.0.registrations.set(purpose, token);
+    pub fn registered(&self, local: Option<IpAddr>, public: bool) {
         if public && local.is_some_and(|local| local.is_loopback()) {
             self.widen(host_addresses());
         }
@@ -209,8 +222,8 @@ mod tests {
     fn a_peer_on_loopback_registers_no_address_and_stays_there_with_a_local_tracker() {
         let (presence, end) = presence(true);
         presence.connected_from("127.0.0.1".parse().ok());
-        presence.registered("test", Token(1), "127.0.0.1".parse().ok(), false);
-        assert_eq!(presence.registration(false).addresses, [] as [IpAddr; 0]);
+        presence.registered("127.0.0.1".parse().ok(), false);
+        assert_eq!(presence.registration(SHARED_FILES).addresses, [] as [IpAddr; 0]);
         assert_eq!(presence.0.listening.addresses().len(), 1);
         end();
     }

@@ -22,7 +22,7 @@ use crate::report::error::RoleError;
 use crate::report::next_step::FailedRequest;
 use crate::tracker_client::announcer::{Outage, clamp_heartbeat};
 use crate::tracker_client::lookup::explain_connect_error;
-use crate::tracker_client::presence::Presence;
+use crate::tracker_client::presence::{Presence, Purpose};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -56,9 +56,6 @@ pub enum SessionEvent {
     TimedOut(RoleError),
 }
 
-/// Purpose of the registration of a volunteer.
-pub const VOLUNTEER_PURPOSE: &str = "volunteer";
-
 /// Configuration of a session.
 pub struct SessionConfig {
     /// Role of the other side in messages: tracker or manager.
@@ -67,8 +64,8 @@ pub struct SessionConfig {
     pub tracker: Endpoint,
     /// Name and addresses of this peer.
     pub presence: Presence,
-    /// What the registration is for; it replaces an earlier one for the same purpose.
-    pub purpose: &'static str,
+    /// Purpose of the registration.
+    pub purpose: Purpose,
     /// Longest outage, over all connection attempts.
     pub timeout: Option<Duration>,
     /// Timeouts of a single connection.
@@ -106,7 +103,7 @@ struct Session {
     role: &'static str,
     tracker: Endpoint,
     presence: Presence,
-    purpose: &'static str,
+    purpose: Purpose,
     timeouts: Timeouts,
     events: Sender<SessionEvent>,
     /// Start of the present outage, or of the present connection attempt, in [`running_time`].
@@ -226,7 +223,7 @@ impl Session {
         let (role, tracker) = (self.role, &self.tracker);
         let lost = |error: StreamError| SessionError::Connection(role, tracker.clone(), error);
         writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).map_err(lost)?;
-        let registration = self.presence.registration(self.purpose == VOLUNTEER_PURPOSE);
+        let registration = self.presence.registration(self.purpose);
         let addresses = registration.addresses.clone();
         writer.send(&TrackerRequest::Register(registration)).map_err(lost)?;
         let mut timeout = self.timeouts.hello;
@@ -234,7 +231,7 @@ impl Session {
             match reader.message(timeout).map_err(lost)? {
                 TrackerResponse::Hello { version: PROTOCOL_VERSION } => timeout = self.timeouts.stall,
                 TrackerResponse::Registered { token, address, heartbeat_ms, public, .. } => {
-                    self.presence.registered(self.purpose, token, local, public);
+                    self.presence.registered(local, public);
                     let widened = self.presence.addresses();
                     if widened != addresses {
                         writer

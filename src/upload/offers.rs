@@ -3,7 +3,7 @@
 //! Invariant: every file that is offered under a name is served under its id.
 
 use crate::content::{ChunkIndex, Digest, FileId, FileName};
-use crate::protocol::tokens::{Nonce, Token, identity_proof};
+use crate::protocol::tokens::{IdentityKey, Nonce, identity_proof};
 use crate::protocol::tracker::FileSummary;
 use crate::storage::{ChunkSource, StoreError, StoredChunk};
 use crate::sync::{read, write};
@@ -43,19 +43,21 @@ pub struct Offers {
     registrations: Registrations,
 }
 
-/// Tokens of the registrations of this program, by which it proves its identity to its trackers. Clones share them.
+/// Keys of the registrations of this program, by which it proves its identity to its trackers. Clones share them.
 #[derive(Clone, Default)]
-pub struct Registrations(Arc<RwLock<BTreeMap<&'static str, Token>>>);
+pub struct Registrations(Arc<RwLock<BTreeMap<&'static str, IdentityKey>>>);
 
 impl Registrations {
-    /// Notes the token of the registration for a purpose, in place of the one before.
-    pub fn set(&self, purpose: &'static str, token: Token) {
-        write(&self.0).insert(purpose, token);
+    /// The key of the registration for a purpose. `None` if the system has no random numbers: the peer is not dialled.
+    pub fn key(&self, purpose: &'static str) -> Option<IdentityKey> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).ok()?;
+        Some(*write(&self.0).entry(purpose).or_insert(IdentityKey(u128::from_be_bytes(bytes))))
     }
 
     /// The [proof](identity_proof) of each registration.
     pub fn proofs(&self, nonce: Nonce) -> Vec<Digest> {
-        read(&self.0).values().map(|token| identity_proof(*token, nonce)).collect()
+        read(&self.0).values().map(|key| identity_proof(*key, nonce)).collect()
     }
 }
 

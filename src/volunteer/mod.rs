@@ -23,8 +23,8 @@ use crate::protocol::volunteer::VolunteerReport;
 use crate::report::error::{Fault, RoleError};
 use crate::storage::{self, ReplicaStore, StoreMemory};
 use crate::sync::lock;
-use crate::tracker_client::presence::Presence;
-use crate::tracker_client::session::{self, SessionConfig, VOLUNTEER_PURPOSE};
+use crate::tracker_client::presence::{Presence, VOLUNTEER};
+use crate::tracker_client::session::{self, SessionConfig};
 use crate::upload::offers::Offers;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
@@ -172,7 +172,7 @@ impl Volunteer {
         };
         let state = state::State::new(replicas, shared, outputs, tracker.clone(), config.away, shutdown);
         threads.spawn("volunteer", move || state.run(&inputs))?;
-        let (role, purpose) = ("tracker", VOLUNTEER_PURPOSE);
+        let (role, purpose) = ("tracker", VOLUNTEER);
         let config = SessionConfig { role, tracker, presence, purpose, timeout, timeouts };
         session::start(config, event_sender, threads, &session)?;
         Ok(volunteer)

@@ -154,6 +154,7 @@ fn flood(target: SocketAddr) {
         port: 1,
         advertise: None,
         addresses: Vec::new(),
+        identity: None,
         volunteer: false,
     });
     let right = Datagram::new(1, None, register).encode().unwrap();
@@ -205,8 +206,14 @@ fn a_flood_of_registrations_from_one_address_does_not_disturb_other_clients() {
         let mut udp = Udp::to(target);
         for port in 1..=5_000 {
             let name = shoal::content::PeerName::new(format!("flood-{port}")).unwrap();
-            let registration =
-                Registration { name, port, advertise: None, addresses: Vec::new(), volunteer: false };
+            let registration = Registration {
+                name,
+                port,
+                advertise: None,
+                addresses: Vec::new(),
+                identity: None,
+                volunteer: false,
+            };
             // A manager registers members over TCP only, so that its response differs; the test ignores it.
             udp.ask(&TrackerRequest::Register(registration));
         }

@@ -16,6 +16,7 @@ mod dependencies;
 mod disks;
 mod exit_codes;
 mod hostile_volunteers;
+mod hosts;
 mod interruptions;
 mod keeping;
 mod lists;

@@ -22,7 +22,7 @@ use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::ChunkFolder;
 use crate::storage::verify::VerifyCallbacks;
-use crate::tracker_client::presence::{Presence, PresenceConfig};
+use crate::tracker_client::presence::{CHUNK_SET, Presence, PresenceConfig};
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
 use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve};
@@ -169,7 +169,7 @@ fn start_session(
         role: "tracker",
         tracker: config.tracker.clone(),
         presence,
-        purpose: "chunks",
+        purpose: CHUNK_SET,
         timeout: config.timeout,
         timeouts: config.serve.timeouts,
     };

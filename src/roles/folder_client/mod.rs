@@ -21,7 +21,7 @@ use crate::storage::SharedFolder;
 use crate::sync::{lock, read, write};
 use crate::tracker_client::announcer::Announcer;
 use crate::tracker_client::lookup::Query;
-use crate::tracker_client::presence::{Presence, PresenceConfig};
+use crate::tracker_client::presence::{MEMBER, Presence, PresenceConfig};
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
 use crate::upload::offers::{Offer, Offers};
 use crate::upload::server::{DiscoveredPeer, ServeOptions, serve};
@@ -138,7 +138,7 @@ impl Member {
         let (session_sender, session_events) = bounded(QUEUE);
         if let Some(tracker) = config.manager.clone() {
             let (role, presence) = ("manager", presence.clone());
-            let session = SessionConfig { role, tracker, presence, purpose: "manager", timeout, timeouts };
+            let session = SessionConfig { role, tracker, presence, purpose: MEMBER, timeout, timeouts };
             session::start(session, session_sender, threads, shutdown)?;
         }
         let volunteer = start_volunteer(&config, presence, &offers, &failures, threads, shutdown)?;

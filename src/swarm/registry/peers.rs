@@ -219,7 +219,7 @@ impl Peers {
         self.marks.get(slot as usize).map(|mark| mark.id)
     }
 
-    /// The token of a peer.
+    #[cfg(test)]
     pub(super) fn token(&self, id: PeerId) -> Option<Token> {
         self.get(id).and(self.mark(id)).map(|mark| Token(mark.token))
     }

@@ -37,6 +37,7 @@ fn register(tracker: &mut Tracker, now: u64, origin: Origin, name: &str) -> Toke
         port: 7000,
         advertise: None,
         addresses: Vec::new(),
+        identity: None,
         volunteer: false,
     });
     match &tracker.request(at(now), origin, request)[0] {
@@ -294,6 +295,7 @@ fn invalid_requests_get_an_error_code() {
         port: 0,
         advertise: None,
         addresses: Vec::new(),
+        identity: None,
         volunteer: false,
     });
     assert_eq!(code(&tracker.request(at(1), datagram(1), zero_port)), Some(ErrorCode::Malformed));

@@ -74,6 +74,18 @@ impl Network {
     }
 }
 
+impl Network {
+    /// The beginning of a command line that starts a program on a host, in a folder.
+    pub fn prefix(&self, host: char, folder: &std::path::Path) -> Vec<String> {
+        let command = self.command(Some(host));
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let mut words: Vec<String> = words.map(|word| word.to_str().unwrap().to_owned()).collect();
+        let folder = folder.to_str().unwrap();
+        words.extend(["sh", "-c", "cd \"$0\" && exec \"$@\"", folder].map(str::to_owned));
+        words
+    }
+}
+
 impl Drop for Network {
     fn drop(&mut self) {
         let _ = self.holder.kill();

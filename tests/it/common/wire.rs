@@ -149,6 +149,7 @@ impl Udp {
             port,
             advertise: None,
             addresses: Vec::new(),
+            identity: None,
             volunteer: false,
         })) {
             TrackerResponse::Registered { token, .. } => token,
@@ -326,6 +327,7 @@ impl RawPeer {
             port: address.port(),
             advertise: None,
             addresses: Vec::new(),
+            identity: None,
             volunteer: false,
         }))
         .unwrap();

@@ -41,6 +41,7 @@ fn a_member_that_does_not_read_delays_no_other_member_and_is_disconnected() {
         port: lively.summary.address.first().port(),
         advertise: None,
         addresses: Vec::new(),
+        identity: None,
         volunteer: false,
     });
     let (mut rounds, mut list) = (0, vec![]);
@@ -150,6 +151,7 @@ fn a_manager_rejects_unsupported_requests() {
         port: 1,
         advertise: None,
         addresses: Vec::new(),
+        identity: None,
         volunteer: false,
     });
     assert!(matches!(udp.ask(&register), TrackerResponse::Error { code: ErrorCode::Malformed, .. }));
@@ -204,6 +206,7 @@ fn a_peer_cannot_advertise_the_address_of_another_peer() {
             port: 1,
             advertise: Some(advertise.parse().unwrap()),
             addresses: Vec::new(),
+            identity: None,
             volunteer: false,
         }))
         .unwrap();

@@ -140,6 +140,7 @@ impl World {
             port: 7000 + connection as u16,
             advertise: None,
             addresses: Vec::new(),
+            identity: None,
             volunteer: false,
         };
         self.request(connection, TrackerRequest::Register(registration));
@@ -389,6 +390,7 @@ fn reports_without_an_offer_or_from_another_connection_are_refused() {
         port: 7000,
         advertise: None,
         addresses: Vec::new(),
+        identity: None,
         volunteer: false,
     };
     world.request(2, TrackerRequest::Register(registration));

@@ -278,6 +278,7 @@ fn a_volunteer_counts_as_one_peer() {
             port: 7000,
             advertise: None,
             addresses: Vec::new(),
+            identity: None,
             volunteer,
         };
         world.request(connection, TrackerRequest::Register(registration));
