@@ -20,6 +20,7 @@ use crate::tracker::control;
 use crate::tracker::executor::{Executor, ExecutorConfig, TaskChannels};
 use crate::tracker::server::{ExecutorChannels, ServerConfig, SwarmServer, draw, secret};
 use crate::tracker::store::{Catalogue, Contents, RedbCatalogue};
+use crate::tracker::tasks::task_channel;
 use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, unbounded};
@@ -180,7 +181,7 @@ fn keep_files(
     let unix_s = now.map_or(0, |since| since.as_secs());
     tracker.keep(rules, Remembered { files, volunteers, held, forgotten, unix_s }, random);
     let offers = Offers::new();
-    let (tasks, task_receiver) = unbounded();
+    let (tasks, task_receiver) = task_channel();
     let (outcome_sender, outcomes) = unbounded();
     let config = ExecutorConfig {
         files: keep.files.clone(),

@@ -14,7 +14,6 @@
 mod chunks;
 mod corrupt;
 mod local;
-mod permits;
 mod proofs;
 mod publish;
 mod recall;
@@ -31,12 +30,13 @@ use crate::protocol::volunteer::KeptFile;
 use crate::report::RoleError;
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, ReplicaStore, SharedFolder};
-use crate::swarm::keeping::{CorruptFile, ExecutorTask, TaskOutcome};
+use crate::swarm::keeping::{CorruptFile, TaskOutcome};
 use crate::sync::lock;
+use crate::tracker::permits::Permits;
 use crate::tracker::store::{Catalogue, CatalogueError};
+use crate::tracker::tasks::TaskReceiver;
 use crate::upload::offers::Offers;
-use crossbeam_channel::{Receiver, Sender, unbounded};
-use permits::Permits;
+use crossbeam_channel::{Sender, unbounded};
 use proofs::Stalled;
 use source::ManifestOnly;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -65,7 +65,7 @@ pub struct ExecutorConfig {
 /// The executor's ends of the channels to the state machine and to the program.
 pub struct TaskChannels {
     /// Tasks of the state machine.
-    pub tasks: Receiver<ExecutorTask>,
+    pub tasks: TaskReceiver,
     /// Outcomes of tasks, and changes in the folder and the store.
     pub outcomes: Sender<TaskOutcome>,
     /// Receives at most one error, after which the tracker must end: the catalogue has failed.
@@ -96,7 +96,7 @@ struct Inner {
     /// Files with a queued order to forget them: a recall of them ends early.
     forgetting: Mutex<HashSet<FileId>>,
     /// Permits of the deletions that are queued or running.
-    permits: Permits,
+    permits: Arc<Permits>,
     /// Held while a file of the folder is offered or withdrawn and the change is reported, so that
     /// both are atomic.
     offer_lock: Mutex<()>,
@@ -151,7 +151,7 @@ impl Executor {
             corrupt: Mutex::new(contents.corrupt.into_iter().collect()),
             claimed_md5: Mutex::default(),
             forgetting: Mutex::default(),
-            permits: Permits::default(),
+            permits: tasks.permits,
             offer_lock: Mutex::default(),
             last_manifest: Mutex::default(),
             pool: ConnectionPool::new(timeouts),
@@ -170,7 +170,7 @@ impl Executor {
         let (records, recorded) = unbounded();
         let recorder = inner.clone();
         threads.spawn("record", move || record::run(&recorder, &recorded))?;
-        workers::start(&inner, tasks, records)?;
+        workers::start(&inner, tasks.tasks, records)?;
         chunks::start(&inner)?;
         match folder {
             Some(folder) => publish::Publisher::start(&inner, folder, &log_file)?,

@@ -21,6 +21,9 @@ pub(super) enum Kind {
     Recall,
 }
 
+/// Number of kinds.
+const KINDS_COUNT: usize = Kind::Recall as usize + 1;
+
 /// The file in whose order a task is carried out; `None` for a task that waits for no other.
 pub(super) fn queue_of(task: &ExecutorTask) -> Option<FileId> {
     match task {
@@ -54,10 +57,13 @@ fn is_exclusive(task: &ExecutorTask) -> bool {
 #[derive(Default)]
 pub(super) struct Schedule {
     files: HashMap<FileId, Queue>,
-    /// Files whose first waiting task could begin when they were queued here, each file at most once.
-    ready: VecDeque<FileId>,
+    /// For each [`Kind`], the files whose first waiting task has this kind and can begin; each file at most once.
+    ready: [VecDeque<FileId>; KINDS_COUNT],
     /// Waiting proofs, in order.
     proofs: VecDeque<ExecutorTask>,
+    /// Number of files that [`next`](Self::next) has examined.
+    #[cfg(test)]
+    examined: usize,
 }
 
 #[derive(Default)]
@@ -92,31 +98,24 @@ impl Schedule {
 
     /// Removes the next task of a kind that can begin.
     ///
-    /// It counts as running until [`done`](Self::done).
+    /// The cost does not depend on the number of waiting tasks. The task counts as running until [`done`](Self::done).
     pub(super) fn next(&mut self, kind: Kind) -> Option<ExecutorTask> {
         if kind == Kind::Proof {
             return self.proofs.pop_front();
         }
-        for _ in 0..self.ready.len() {
-            let id = self.ready.pop_front()?;
-            let Some(queue) = self.files.get_mut(&id) else { continue };
-            queue.is_ready = false;
-            if !queue.may_begin() {
-                // `done` makes the file ready again when a running task ends.
-                continue;
-            }
-            let fits = queue.waiting.front().is_some_and(|task| kind_of(task) == kind);
-            let task = if fits { queue.waiting.pop_front() } else { None };
-            if let Some(task) = &task {
-                queue.running += 1;
-                queue.exclusive = is_exclusive(task);
-            }
-            self.make_ready(id);
-            if task.is_some() {
-                return task;
-            }
+        let id = self.ready.get_mut(kind as usize)?.pop_front()?;
+        #[cfg(test)]
+        {
+            self.examined += 1;
         }
-        None
+        // The first waiting task of a ready file is the same as when the file became ready: only this function removes it.
+        let queue = self.files.get_mut(&id)?;
+        let task = queue.waiting.pop_front()?;
+        queue.is_ready = false;
+        queue.running += 1;
+        queue.exclusive = is_exclusive(&task);
+        self.make_ready(id);
+        Some(task)
     }
 
     /// Records the end of a running task of a file.
@@ -134,9 +133,11 @@ impl Schedule {
         if let Some(queue) = self.files.get_mut(&id)
             && !queue.is_ready
             && queue.may_begin()
+            && let Some(kind) = queue.waiting.front().map(kind_of)
+            && let Some(ready) = self.ready.get_mut(kind as usize)
         {
             queue.is_ready = true;
-            self.ready.push_back(id);
+            ready.push_back(id);
         }
     }
 }
@@ -196,6 +197,23 @@ mod tests {
         assert_eq!((schedule.next(Kind::Proof), schedule.next(Kind::Remote)), (None, None));
         schedule.done(A);
         assert_eq!(schedule.next(Kind::Remote), Some(download(A, 1)));
+    }
+
+    #[test]
+    fn tasks_of_another_kind_that_wait_are_not_examined() {
+        let mut schedule = Schedule::default();
+        let file = |number: u32| {
+            let mut id = [0; 32];
+            id[..4].copy_from_slice(&number.to_be_bytes());
+            FileId(id)
+        };
+        let count = 1_000;
+        (0..count).for_each(|number| schedule.push(drop_of(file(number), number)));
+        for number in 0..count {
+            assert_eq!((schedule.next(Kind::Remote), schedule.next(Kind::Recall)), (None, None));
+            assert_eq!(schedule.next(Kind::Local), Some(drop_of(file(number), number)));
+        }
+        assert_eq!(schedule.examined, count as usize);
     }
 
     proptest! {

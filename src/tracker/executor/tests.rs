@@ -12,13 +12,15 @@ use crate::protocol::volunteer::CopyFailure;
 use crate::report::Fault;
 use crate::storage::{CompleteFile, Progress, StoreError, StoredChunk};
 use crate::swarm::keeping::{
-    Change, Holder, OffloadResult, OwnCopy, Verdict, VolunteerHistory, VolunteerNumber, VolunteerRecord,
+    Change, ExecutorTask, Holder, OffloadResult, OwnCopy, Verdict, VolunteerHistory, VolunteerNumber,
+    VolunteerRecord,
 };
 use crate::sync::lock;
 use crate::tracker::store::Contents;
 use crate::tracker::store::RedbCatalogue;
+use crate::tracker::tasks::{TaskSender, task_channel};
 use crate::upload::server::{ServeOptions, serve};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 use std::fs::{self, File, FileTimes};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -49,7 +51,7 @@ struct Running {
     offers: Offers,
     catalogue: Arc<dyn Catalogue>,
     titles: Arc<Titles>,
-    tasks: Sender<ExecutorTask>,
+    tasks: TaskSender,
     outcomes: Receiver<TaskOutcome>,
     failed: Receiver<RoleError>,
     executor: Executor,
@@ -70,7 +72,7 @@ impl Running {
     fn start_lending(root: &Path, catalogue: Arc<dyn Catalogue>, offered: u64) -> Self {
         let files = root.join("files");
         fs::create_dir_all(&files).unwrap();
-        let ((tasks, task_receiver), (outcome_sender, outcomes)) = (unbounded(), unbounded());
+        let ((tasks, task_receiver), (outcome_sender, outcomes)) = (task_channel(), unbounded());
         let (failures, failed) = bounded(1);
         let (offers, titles) = (Offers::new(), Arc::new(Titles::default()));
         let (threads, shutdown) = (Threads::new(), Shutdown::new());
@@ -92,8 +94,13 @@ impl Running {
         self.outcomes.recv_timeout(PATIENCE).expect("an outcome before the timeout")
     }
 
+    fn send(&self, task: ExecutorTask) {
+        self.tasks.announce(&task);
+        self.tasks.queue(task);
+    }
+
     fn execute(&self, task: ExecutorTask) -> TaskOutcome {
-        self.tasks.send(task).unwrap();
+        self.send(task);
         self.next_outcome()
     }
 
@@ -276,7 +283,7 @@ fn records_are_acknowledged_in_order_and_after_they_are_durable() {
     };
     for number in 0..50 {
         let changes = vec![Change::Volunteer(record(number as u32))];
-        running.tasks.send(ExecutorTask::Record { number, changes }).unwrap();
+        running.send(ExecutorTask::Record { number, changes });
     }
     for number in 0..50 {
         assert_eq!(running.next_outcome(), TaskOutcome::Recorded(number));
@@ -310,7 +317,7 @@ fn failed_catalogue_ends_the_tracker_and_acknowledges_nothing() {
     let running = Running::start_with(root.path(), Arc::new(Full));
     running.first_scan();
     for number in 0..3 {
-        running.tasks.send(ExecutorTask::Record { number, changes: Vec::new() }).unwrap();
+        running.send(ExecutorTask::Record { number, changes: Vec::new() });
     }
     let error = running.failed.recv_timeout(PATIENCE).unwrap();
     assert_eq!(error.fault, Fault::DiskFull);
@@ -468,8 +475,8 @@ fn file_reported_by_a_volunteer_is_adopted_and_forgotten_on_order() {
     let changes = vec![Change::Forgotten(id), Change::Forgotten(b.file.id)];
     assert_eq!(running.execute(ExecutorTask::Record { number: 1, changes }), TaskOutcome::Recorded(1));
     for id in [id, b.file.id] {
-        running.tasks.send(ExecutorTask::Forget(id)).unwrap();
-        running.tasks.send(ExecutorTask::Drop { file: id, chunks: Vec::new(), permit: 0 }).unwrap();
+        running.send(ExecutorTask::Forget(id));
+        running.send(ExecutorTask::Drop { file: id, chunks: Vec::new(), permit: 0 });
         assert_eq!(running.next_outcome(), TaskOutcome::Dropped(id, Vec::new()));
         assert!(running.offers.get(id).is_none());
     }
@@ -528,15 +535,12 @@ fn stalled_volunteer_delays_neither_shutdown_nor_local_tasks() {
     let from = silent.local_addr().unwrap();
     for index in 0..20 {
         let (kept, index) = (published[0].clone(), ChunkIndex(index % 3));
-        running.tasks.send(ExecutorTask::Download { kept, index, from }).unwrap();
+        running.send(ExecutorTask::Download { kept, index, from });
     }
     let (connection, _) = silent.accept().unwrap();
     let drop_none = |file| running.execute(ExecutorTask::Drop { file, chunks: Vec::new(), permit: 0 });
     assert_eq!(drop_none(published[1].file.id), TaskOutcome::Dropped(published[1].file.id, Vec::new()));
-    running
-        .tasks
-        .send(ExecutorTask::Drop { file: published[0].file.id, chunks: Vec::new(), permit: 0 })
-        .unwrap();
+    running.send(ExecutorTask::Drop { file: published[0].file.id, chunks: Vec::new(), permit: 0 });
     running.stop();
     drop(connection);
 }

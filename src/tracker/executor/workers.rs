@@ -5,7 +5,6 @@
 //! before a conflicting task begins.
 
 use super::Inner;
-use super::permits::{Permits, permit_of};
 use super::record::Record;
 use super::schedule::{Kind, Schedule, queue_of};
 use crate::content::limits::{EXECUTOR_LOCAL_MAX, EXECUTOR_PROOF_MAX, EXECUTOR_REMOTE_MAX};
@@ -15,6 +14,7 @@ use crate::protocol::volunteer::{CopyFailure, KeptFile};
 use crate::storage::StoreError;
 use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
 use crate::sync::lock;
+use crate::tracker::permits::{Permits, permit_of};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -40,7 +40,7 @@ pub(super) fn start(
             inner.threads.clone().spawn(name, move || {
                 // Ends when the distributing thread drops its sender.
                 for task in work {
-                    let permit = permit_of(&task).map(|number| (number, &inner.permits));
+                    let permit = permit_of(&task).map(|number| (number, &*inner.permits));
                     let _done = Done { file: queue_of(&task), kind, permit, done: &done };
                     carry_out(&inner, task);
                 }
@@ -95,10 +95,7 @@ fn distribute(
             recv(tasks) -> task => match task {
                 // A send fails only when the recording thread has ended, and then the tracker ends, too.
                 Ok(ExecutorTask::Record { number, changes }) => _ = records.send((number, changes)),
-                // At once, not behind the tasks that are queued.
-                Ok(ExecutorTask::Revoke(permit)) => inner.permits.revoke(permit),
                 Ok(task) => {
-                    inner.permits.add(&task);
                     if let ExecutorTask::Forget(file) = &task {
                         inner.begin_forgetting(*file);
                     }
@@ -124,7 +121,7 @@ fn carry_out(inner: &Inner, task: ExecutorTask) {
         return;
     }
     match task {
-        // `distribute` has carried them out.
+        // `distribute` has carried out the record; a revocation is not queued.
         ExecutorTask::Record { .. } | ExecutorTask::Revoke(_) => {}
         ExecutorTask::Download { kept, index, from } => {
             let id = kept.file.id;

@@ -16,12 +16,13 @@ mod udp_socket;
 use crate::net::{BindError, Listener, POLL_INTERVAL, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::TrackerRequest;
 use crate::report::{Fault, RoleError};
-use crate::swarm::keeping::{ExecutorTask, TaskOutcome};
+use crate::swarm::keeping::TaskOutcome;
 use crate::swarm::machine::{ConnectionId, Machine};
 use crate::swarm::reach::DialResult;
 use crate::tracker::commands::Answers;
+use crate::tracker::tasks::{TaskSender, task_channel};
 use connections::Connection;
-use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
+use crossbeam_channel::{Receiver, bounded, never};
 use datagrams::Replies;
 use dial_back::DialQueue;
 use shared_machine::SharedMachine;
@@ -73,7 +74,7 @@ enum Event {
 /// The channels are unbounded: the machine limits its outstanding tasks itself, and each task has one outcome.
 pub struct ExecutorChannels {
     /// Tasks, in the order of the machine's decisions.
-    pub tasks: Sender<ExecutorTask>,
+    pub tasks: TaskSender,
     /// Receivers of the answers to commands.
     pub answers: Answers,
     /// Outcomes of tasks, and commands.
@@ -83,7 +84,7 @@ pub struct ExecutorChannels {
 impl ExecutorChannels {
     /// Channels without an executor, for a machine that has no tasks.
     pub fn none() -> Self {
-        Self { tasks: unbounded().0, answers: Answers::default(), outcomes: never() }
+        Self { tasks: task_channel().0, answers: Answers::default(), outcomes: never() }
     }
 }
 

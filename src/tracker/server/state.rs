@@ -90,6 +90,7 @@ impl<M: Machine> State<M> {
             effects.extend(self.machine.request(now, Origin::Datagram(from.address, tx), request));
             self.batch.push((effects.len(), from));
         }
+        self.announce(&effects);
         let mut senders = std::mem::take(&mut self.batch);
         let mut senders_left = senders.iter().peekable();
         for (number, effect) in effects.drain(..).enumerate() {
@@ -144,7 +145,17 @@ impl<M: Machine> State<M> {
         self.apply(effects);
     }
 
+    /// Announces the tasks among the effects: a deletion is revoked before its reason is logged.
+    fn announce(&self, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::Task(task) = effect {
+                self.channels.tasks.announce(task);
+            }
+        }
+    }
+
     fn apply(&mut self, effects: Vec<Effect>) {
+        self.announce(&effects);
         effects.into_iter().for_each(|effect| self.carry_out(effect));
     }
 
@@ -161,8 +172,7 @@ impl<M: Machine> State<M> {
             Effect::Note(text) => log::info!("{text}"),
             Effect::Warning(text) => log::warn!("{text}"),
             Effect::Error(text) => log::error!("{text}"),
-            // A send fails only when the executor has ended, and then the program ends, too.
-            Effect::Task(task) => _ = self.channels.tasks.send(task),
+            Effect::Task(task) => self.channels.tasks.queue(task),
             Effect::DialBack(order) => self.dials.push(order),
             Effect::Answer(number, answer) => self.channels.answers.deliver(number, answer),
         }
@@ -175,5 +185,64 @@ impl<M: Machine> State<M> {
             // The connection was closed; its reader reports `Event::Closed` when it ends.
             self.connections.remove(&id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::udp_socket::ServerSocket;
+    use super::*;
+    use crate::content::FileId;
+    use crate::net::{Shutdown, Threads};
+    use crate::protocol::tracker::TrackerRequest;
+    use crate::swarm::keeping::ExecutorTask;
+    use crate::tracker::commands::Answers;
+    use crate::tracker::tasks::task_channel;
+    use std::net::UdpSocket;
+
+    /// Orders two deletions at the first outcome and revokes the first of them at the second outcome.
+    struct Revoking(u32);
+
+    impl Machine for Revoking {
+        fn request(&mut self, _: Moment, _: Origin, _: TrackerRequest) -> Vec<Effect> {
+            Vec::new()
+        }
+        fn closed(&mut self, _: Moment, _: ConnectionId) -> Vec<Effect> {
+            Vec::new()
+        }
+        fn task_outcome(&mut self, _: Moment, _: TaskOutcome) -> Vec<Effect> {
+            self.0 += 1;
+            let drop_with = |permit| {
+                Effect::Task(ExecutorTask::Drop { file: FileId([1; 32]), chunks: Vec::new(), permit })
+            };
+            match self.0 {
+                1 => vec![drop_with(1), drop_with(2)],
+                _ => vec![Effect::Note("v1 is away".to_owned()), Effect::Task(ExecutorTask::Revoke(1))],
+            }
+        }
+        fn tick(&mut self, _: Moment) -> Vec<Effect> {
+            Vec::new()
+        }
+        fn next_tick(&self) -> Option<Moment> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_revocation_takes_effect_while_all_earlier_tasks_are_still_queued() {
+        let (threads, shutdown) = (Threads::new(), Shutdown::new());
+        let (tasks, queued) = task_channel();
+        let outcomes = crossbeam_channel::never();
+        let channels = ExecutorChannels { tasks, answers: Answers::default(), outcomes };
+        let socket = ServerSocket::new(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+        let (dials, _dialled) = DialQueue::start(&threads, &shutdown).unwrap();
+        let mut state = State::new(Revoking(0), Replies::new(socket), channels, dials);
+        state.handle_outcome(TaskOutcome::ScanComplete);
+        assert!(queued.permits.allows(1) && queued.permits.allows(2));
+        state.handle_outcome(TaskOutcome::ScanComplete);
+        assert!(!queued.permits.allows(1) && queued.permits.allows(2));
+        assert_eq!(queued.tasks.len(), 2, "a revocation is not queued behind other tasks");
+        shutdown.trigger();
+        threads.join();
     }
 }

@@ -188,7 +188,7 @@ fn a_stalled_holder_delays_neither_other_holders_nor_tasks_of_the_file() {
     let mut holders = provers.holders.clone();
     holders[0].address = silent.local_addr().unwrap();
     let task = ExecutorTask::ProveCopies { number: 1, file: id, index: INDEX, holders };
-    running.tasks.send(task).unwrap();
+    running.send(task);
     let (connection, _) = silent.accept().unwrap();
     // While this proof waits, a task of the same file and another proof are carried out.
     let dropped = running.execute(ExecutorTask::Drop { file: id, chunks: Vec::new(), permit: 1 });

@@ -4,7 +4,7 @@ use super::proofs::{Answer, Provers, prove, share_rotten};
 use super::*;
 
 fn recall(running: &Running, kept: &KeptFile, from: &[SocketAddr]) -> Result<(), String> {
-    running.tasks.send(ExecutorTask::Recall { kept: kept.clone(), from: from.to_vec() }).unwrap();
+    running.send(ExecutorTask::Recall { kept: kept.clone(), from: from.to_vec() });
     loop {
         match running.next_outcome() {
             TaskOutcome::Recalled(id, result) => {
@@ -176,7 +176,7 @@ fn a_recall_corrects_an_md5_that_was_named_wrongly() {
     let adopted = running.execute(ExecutorTask::Adopt { kept: other.clone(), from: volunteers.honest });
     assert!(matches!(&adopted, TaskOutcome::Adopted(_, Some((kept, _))) if *kept == other), "{adopted:?}");
     assert_eq!(running.catalogue.load().unwrap().files[0].kept, other, "the reporters agree on it");
-    running.tasks.send(ExecutorTask::Recall { kept: other, from: vec![volunteers.honest] }).unwrap();
+    running.send(ExecutorTask::Recall { kept: other, from: vec![volunteers.honest] });
     assert_eq!(running.published(), kept);
     assert_eq!(running.next_outcome(), TaskOutcome::Recalled(kept.file.id, Ok(())));
     assert_eq!(running.catalogue.load().unwrap().files[0].kept, kept);

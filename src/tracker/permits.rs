@@ -1,6 +1,7 @@
 //! Permits of deletions: the machine revokes a permit when the deletion is no longer justified.
 //!
-//! Invariant: only permits of tasks that are queued or running are stored.
+//! The state thread stores and revokes permits, the executor checks one immediately before each deletion and removes it
+//! with its task. Invariant: only permits of tasks that are queued or running are stored.
 
 use crate::swarm::keeping::ExecutorTask;
 use crate::sync::lock;
@@ -9,7 +10,7 @@ use std::sync::Mutex;
 
 /// The permits of all deletions that are queued or running.
 #[derive(Default)]
-pub(super) struct Permits(Mutex<HashMap<u64, Permit>>);
+pub struct Permits(Mutex<HashMap<u64, Permit>>);
 
 #[derive(Default)]
 struct Permit {
