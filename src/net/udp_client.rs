@@ -15,7 +15,7 @@ use crate::content::limits::{
 };
 use crate::protocol::datagram::{Cookie, Datagram};
 use crate::protocol::frame::FrameError;
-use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -195,6 +195,7 @@ impl UdpClient {
         if fallback.stream.is_some() {
             let is_due = fallback.udp_failed.is_none_or(|failed| failed.elapsed() >= UDP_RETRY_INTERVAL);
             if is_due && let Ok(response) = self.retry_udp(request) {
+                log::info!("UDP to the tracker on {} works again", self.tracker);
                 return Ok(response);
             }
             if let Ok(response) = self.request_over_tcp(request, started) {
@@ -210,7 +211,11 @@ impl UdpClient {
         };
         match self.request_over_tcp(request, started) {
             Ok(response) => {
-                log::warn!("UDP to the tracker on {} seems to be blocked; using TCP", self.tracker);
+                // A tracker that was stopped answers both after it has continued.
+                let probe = TrackerRequest::Heartbeat { token: Token(0) };
+                if self.retry_udp(&probe).is_err() {
+                    log::warn!("UDP to the tracker on {} seems to be blocked; using TCP", self.tracker);
+                }
                 Ok(response)
             }
             Err(_) if self.shutdown.is_stopped() => Err(UdpClientError::Stopped),
@@ -225,7 +230,6 @@ impl UdpClient {
             fallback.udp_failed = Some(Instant::now());
             if response.is_ok() {
                 fallback.retired = fallback.stream.take();
-                log::info!("UDP to the tracker on {} works again", self.tracker);
             }
         }
         response
