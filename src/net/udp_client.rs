@@ -15,7 +15,7 @@ use crate::content::limits::{
 };
 use crate::protocol::datagram::{Cookie, Datagram};
 use crate::protocol::frame::FrameError;
-use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -210,14 +210,12 @@ impl UdpClient {
             response => return response,
         };
         match self.request_over_tcp(request, started) {
-            Ok(response) => {
-                // A tracker that was stopped answers both after it has continued.
-                let probe = TrackerRequest::Heartbeat { token: Token(0) };
-                if self.retry_udp(&probe).is_err() {
-                    log::warn!("UDP to the tracker on {} seems to be blocked; using TCP", self.tracker);
-                }
-                Ok(response)
-            }
+            // A tracker that was stopped answers both after it has continued. The same request again, because a firewall
+            // may drop only long datagrams.
+            Ok(response) => Ok(self.retry_udp(request).unwrap_or_else(|_| {
+                log::warn!("UDP to the tracker on {} seems to be blocked; using TCP", self.tracker);
+                response
+            })),
             Err(_) if self.shutdown.is_stopped() => Err(UdpClientError::Stopped),
             Err(_) => Err(error),
         }
