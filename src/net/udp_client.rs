@@ -201,6 +201,7 @@ impl UdpClient {
         if fallback.stream.is_some() {
             let is_due = fallback.udp_failed.is_none_or(|failed| failed.elapsed() >= UDP_RETRY_INTERVAL);
             if is_due && let Ok(response) = self.retry_udp(request) {
+                log::info!("UDP to the tracker on {} works again", self.tracker);
                 return Ok(response);
             }
             if let Ok(response) = self.request_over_tcp(request, started) {
@@ -215,10 +216,12 @@ impl UdpClient {
             response => return response,
         };
         match self.request_over_tcp(request, started) {
-            Ok(response) => {
+            // A tracker that was stopped answers both after it has continued. The same request again, because a firewall
+            // may drop only long datagrams.
+            Ok(response) => Ok(self.retry_udp(request).unwrap_or_else(|_| {
                 log::warn!("UDP to the tracker on {} seems to be blocked; using TCP", self.tracker);
-                Ok(response)
-            }
+                response
+            })),
             Err(_) if self.shutdown.is_stopped() => Err(UdpClientError::Stopped),
             Err(_) => Err(error),
         }
@@ -231,7 +234,6 @@ impl UdpClient {
             fallback.udp_failed = Some(Instant::now());
             if response.is_ok() {
                 fallback.retired = fallback.stream.take();
-                log::info!("UDP to the tracker on {} works again", self.tracker);
             }
         }
         response

@@ -161,6 +161,11 @@ pub enum VolunteerOrder {
         /// Indices of the chunks, at most [`NAMED_CHUNKS_MAX`](crate::content::limits::NAMED_CHUNKS_MAX).
         chunks: Vec<ChunkIndex>,
     },
+    /// Reports that another volunteer was refused because it uses the same key: one of the two stores is a copy.
+    Cloned {
+        /// Address of the other volunteer.
+        at: SocketAddr,
+    },
     /// Progress of `drain`.
     Draining {
         /// Chunks that have yet to be copied elsewhere; at 0 the volunteer can leave.

@@ -11,9 +11,10 @@ use super::disk_orders::DiskOrder;
 use super::report::{Report, as_of_now, holds};
 use super::{Done, HeldReplicas, Job, SharedStatus, VolunteerStatus};
 use crate::content::fmt::size;
-use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX};
+use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX, RETRY_MAX};
 use crate::content::{ChunkIndex, FileId};
 use crate::net::{BlockedChannel, Endpoint, Shutdown};
+use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, VolunteerOrder, VolunteerReport};
 use crate::report::error::RoleError;
@@ -93,6 +94,12 @@ pub(super) struct State {
     /// Whether the user has requested a drain.
     draining: bool,
     activity_log: ActivityLog,
+    /// The last storage offer was refused.
+    is_refused: bool,
+    /// Reason of the last refusal; empty after an acceptance.
+    last_refusal: String,
+    /// Fires when a refused offer is repeated.
+    retry: Receiver<Instant>,
     /// Replaces the session's queue in `select!` while there is nothing to send.
     blocked: BlockedChannel<TrackerRequest>,
 }
@@ -130,6 +137,9 @@ impl State {
             outbox: VecDeque::new(),
             draining: false,
             activity_log,
+            is_refused: false,
+            last_refusal: String::new(),
+            retry: never(),
             blocked: BlockedChannel::default(),
         }
     }
@@ -146,7 +156,7 @@ impl State {
             let events = if self.outbox.len() < ORDERS_MAX { &inputs.events } else { &never() };
             let (results, checks) =
                 if has_space { (&inputs.results, &checked) } else { (&never(), &nothing) };
-            let (requests, due) = (self.requests(), self.activity_log.due());
+            let (requests, due, retry) = (self.requests(), self.activity_log.due(), self.retry.clone());
             crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => break,
                 recv(events) -> event => match event {
@@ -168,6 +178,7 @@ impl State {
                     Err(_) => break,
                 },
                 recv(drain) -> _ => self.drain(),
+                recv(retry) -> _ => self.repeat_offer(),
                 recv(due) -> _ => {
                     let status = self.status();
                     self.activity_log.summarise(&status);
@@ -237,13 +248,40 @@ impl State {
                 self.begin_report();
             }
             SessionEvent::Message(TrackerResponse::Volunteer { order }) => self.handle_order(*order),
-            SessionEvent::Message(TrackerResponse::Error { text, .. }) => {
-                log::warn!("tracker {} refused the storage offer: {text}", self.tracker);
-                self.shared.update(|view| view.refused = true);
-            }
+            SessionEvent::Message(TrackerResponse::Error { code, text }) => self.handle_refusal(code, text),
             SessionEvent::Lost => self.end_session(),
             SessionEvent::TimedOut(error) => _ = self.outputs.failures.try_send(error),
             other => log::debug!("ignored a message of the tracker: {other:?}"),
+        }
+    }
+
+    /// Handles the refusal of the storage offer, or of a message after it. If the tracker is only busy, the offer is
+    /// repeated.
+    fn handle_refusal(&mut self, code: ErrorCode, text: String) {
+        if self.is_refused {
+            return log::debug!("tracker {} refused a message: {text}", self.tracker);
+        }
+        if self.shared.tracker_view().welcome {
+            return log::warn!("tracker {} refused a message: {text}", self.tracker);
+        }
+        if self.last_refusal != text {
+            log::warn!("tracker {} refused the storage offer: {text}", self.tracker);
+        }
+        (self.is_refused, self.last_refusal) = (true, text);
+        self.shared.update(|view| view.refused = true);
+        self.report = None;
+        self.outbox.clear();
+        if code == ErrorCode::Busy {
+            self.retry = crossbeam_channel::after(RETRY_MAX);
+        }
+    }
+
+    /// Repeats a storage offer that was refused.
+    fn repeat_offer(&mut self) {
+        self.retry = never();
+        if let Some(session) = self.session.as_mut().filter(|_| self.is_refused) {
+            session.begun = false;
+            self.begin_report();
         }
     }
 
@@ -271,6 +309,7 @@ impl State {
         let away_s = self.away.map(|away| away.as_secs());
         self.outbox.push_back(VolunteerReport::Lend { key, offered, free, away_s });
         self.report = Some(Report::of(store));
+        self.is_refused = false;
         self.shared.update(|view| view.refused = false);
     }
 
@@ -295,8 +334,13 @@ impl State {
             VolunteerOrder::Welcome => {
                 let offered = size(self.replicas.store.offered());
                 log::info!("tracker {} accepted {offered} of storage", self.tracker);
+                self.last_refusal.clear();
                 self.shared.update(|view| view.welcome = true);
             }
+            VolunteerOrder::Cloned { at } => log::warn!(
+                "another volunteer at {at} uses the key of this store: one of the two stores is a copy; start the other \
+                 volunteer with an empty --volunteer-dir"
+            ),
             VolunteerOrder::Copy { kept, index, from } => {
                 let (file, free) = (kept.file.id, 0);
                 let copies = self.outputs.copies.clone();

@@ -24,6 +24,7 @@ mod liveness;
 mod logs;
 mod manager;
 mod members;
+mod networks;
 mod owner_commands;
 mod program_exits;
 mod prompt;

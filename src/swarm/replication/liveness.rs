@@ -32,6 +32,11 @@ pub struct StorageOffer {
 }
 
 impl ReplicationPlanner {
+    /// The number of the volunteer with this key.
+    pub fn number_of(&self, key: VolunteerKey) -> Option<VolunteerNumber> {
+        self.volunteers.number_of(key)
+    }
+
     /// Restores a volunteer from the catalogue, before any other event. It counts as away since `now`, or
     /// until the end of its announced absence. Numbers that no catalogue can contain are ignored.
     pub fn restore_volunteer(&mut self, now: Moment, mut record: VolunteerRecord) {

@@ -6,6 +6,7 @@
 //! planner; a chunk is never dropped merely because its file is unknown.
 
 mod adoption;
+mod clones;
 mod commands;
 mod orders;
 mod resolve;
@@ -77,6 +78,8 @@ pub struct Keeping {
     volunteers: HashMap<PeerId, VolunteerNumber>,
     /// The latest session of each connected volunteer.
     sessions: HashMap<VolunteerNumber, PeerId>,
+    /// The address of the last clone of a connected volunteer that was refused.
+    clones: HashMap<VolunteerNumber, SocketAddr>,
     /// Files whose manifests are being downloaded, with the reports received meanwhile.
     adopting: HashMap<FileId, Adoption>,
     /// The MD5 of adopted files according to their reporters.
@@ -162,6 +165,7 @@ impl Tracker {
             own,
             volunteers: HashMap::new(),
             sessions: HashMap::new(),
+            clones: HashMap::new(),
             adopting: HashMap::new(),
             md5_votes: HashMap::new(),
             drops: VecDeque::new(),
@@ -218,6 +222,10 @@ impl Tracker {
                 "this connection offers storage under another key already",
             ));
         }
+        if let Some(refusal) = self.refuse_clone(id, &offer) {
+            return Some(refusal);
+        }
+        let keeping = self.keeping.as_mut()?;
         let StorageOffer { name, address, offered, free, .. } = offer.clone();
         let number = match keeping.planner.join(now, offer) {
             Ok(number) => number,
@@ -309,6 +317,7 @@ impl Tracker {
             return;
         }
         keeping.sessions.remove(&number);
+        keeping.clones.remove(&number);
         match how {
             Departure::Disconnected => keeping.planner.disconnect(now, number),
             Departure::Expired => {

@@ -403,6 +403,31 @@ fn reports_without_an_offer_or_from_another_connection_are_refused() {
 }
 
 #[test]
+fn clone_of_a_connected_volunteer_is_refused_until_that_one_has_left() {
+    let mut world = World::new(false, false);
+    world.join(1);
+    world.join(2);
+    let lend = VolunteerReport::Lend { key: VolunteerKey(1), offered: 9, free: 9, away_s: None };
+    let registration =
+        Registration { name: PeerName::new("clone").unwrap(), port: 7009, advertise: None, volunteer: false };
+    world.request(9, TrackerRequest::Register(registration));
+    let Some(TrackerResponse::Registered { token, .. }) = world.replies.pop() else { panic!() };
+    world.volunteers.insert(9, SimulatedVolunteer { token, held: BTreeMap::new(), orders: Vec::new() });
+    for _ in 0..2 {
+        world.say(9, lend.clone());
+        assert!(matches!(world.replies.pop(), Some(TrackerResponse::Error { code: ErrorCode::Busy, .. })));
+    }
+    let told = |world: &World| {
+        let is_told = |order: &&VolunteerOrder| matches!(order, VolunteerOrder::Cloned { .. });
+        world.volunteers[&1].orders.iter().filter(is_told).count()
+    };
+    assert_eq!(told(&world), 1, "the original is told once");
+    world.leave(1);
+    world.say(9, lend);
+    assert!(world.replies.is_empty(), "the key is free");
+}
+
+#[test]
 fn one_connection_offers_storage_under_one_key() {
     let mut world = World::new(false, false);
     world.join(1);
