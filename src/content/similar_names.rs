@@ -46,8 +46,8 @@ fn edits(one: &[char], other: &[char], most: usize) -> Option<usize> {
         let (start, end) = ((at + 1).saturating_sub(most), (at + 2 + most).min(other.len() + 1));
         let mut diagonal = if start == 0 { at } else { row[start - 1] };
         let mut left = usize::MAX - 1;
-        for column in start..end {
-            let above = row[column];
+        for (column, slot) in row.iter_mut().enumerate().take(end).skip(start) {
+            let above = *slot;
             let cell = match column.checked_sub(1) {
                 None => at + 1,
                 Some(before) => {
@@ -58,7 +58,7 @@ fn edits(one: &[char], other: &[char], most: usize) -> Option<usize> {
             if column > 0 {
                 diagonal = above;
             }
-            row[column] = cell;
+            *slot = cell;
             left = cell;
         }
         if end <= other.len() {

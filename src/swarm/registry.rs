@@ -324,6 +324,7 @@ impl Registry {
     ///
     /// If more than [`FOUND_FILES_MAX`] files share a name, some are drawn at random; the more files, the
     /// fewer holders of each. So a response takes bounded time and space.
+    #[expect(clippy::too_many_arguments, reason = "a query, its requester and the inputs of a pure decision")]
     pub fn lookup(
         &self,
         now: Moment,

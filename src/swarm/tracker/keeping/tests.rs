@@ -408,8 +408,14 @@ fn clone_of_a_connected_volunteer_is_refused_until_that_one_has_left() {
     world.join(1);
     world.join(2);
     let lend = VolunteerReport::Lend { key: VolunteerKey(1), offered: 9, free: 9, away_s: None };
-    let registration =
-        Registration { name: PeerName::new("clone").unwrap(), port: 7009, advertise: None, volunteer: false };
+    let registration = Registration {
+        name: PeerName::new("clone").unwrap(),
+        port: 7009,
+        advertise: None,
+        addresses: Vec::new(),
+        identity: None,
+        volunteer: false,
+    };
     world.request(9, TrackerRequest::Register(registration));
     let Some(TrackerResponse::Registered { token, .. }) = world.replies.pop() else { panic!() };
     world.volunteers.insert(9, SimulatedVolunteer { token, held: BTreeMap::new(), orders: Vec::new() });
