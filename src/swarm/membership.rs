@@ -68,8 +68,8 @@ pub struct Joined {
 pub struct Dialled {
     /// The peer, if it is still registered.
     pub peer: Option<PeerId>,
-    /// A peer at whose address another peer has proven itself.
-    pub displaced: Option<PeerId>,
+    /// Peers at whose address another peer has proven itself.
+    pub displaced: Vec<PeerId>,
     /// All results of this peer are known.
     pub complete: Option<(PeerId, Reachability)>,
 }
@@ -225,12 +225,14 @@ impl Membership {
             _ => DialState::Other,
         };
         // A program may have several registrations, which all prove themselves at its address.
-        let before = self.registry.reaches.note(peer, address, state);
-        let before = before.filter(|id| self.registry.reaches.key(*id).is_none_or(|key| !result.proves(key)));
-        if let Some(before) = before.filter(|id| self.registry.reaches.displace(*id, address)) {
-            let missed = (now + self.leases.heartbeat * 3 / 2).min(now + self.leases.lease);
-            self.registry.displace(before, missed);
-            outcome.displaced = Some(before);
+        let others = self.registry.reaches.note(peer, address, state);
+        let missed = (now + self.leases.heartbeat * 3 / 2).min(now + self.leases.lease);
+        for other in others {
+            let is_same_program = self.registry.reaches.key(other).is_some_and(|key| result.proves(key));
+            if !is_same_program && self.registry.reaches.displace(other, address) {
+                self.registry.displace(other, missed);
+                outcome.displaced.push(other);
+            }
         }
         if let Some(address) = self.registry.reaches.of(peer).and_then(Candidates::preferred) {
             self.registry.set_address(peer, address);

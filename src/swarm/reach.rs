@@ -176,8 +176,8 @@ impl Candidates {
 #[derive(Debug, Default)]
 pub struct Reaches {
     peers: HashMap<PeerId, Candidates>,
-    /// The registration that proved itself last at each address.
-    proven: HashMap<SocketAddr, PeerId>,
+    /// The registrations with each address.
+    claimed: HashMap<SocketAddr, Vec<PeerId>>,
     outstanding: usize,
 }
 
@@ -198,6 +198,13 @@ impl Reaches {
             return Vec::new();
         }
         self.outstanding += dialled.len();
+        self.remove(id);
+        for one in &candidates.list {
+            let claims = self.claimed.entry(one.address).or_default();
+            if !claims.contains(&id) {
+                claims.push(id);
+            }
+        }
         self.peers.insert(id, candidates);
         dialled
     }
@@ -206,21 +213,25 @@ impl Reaches {
     pub(super) fn remove(&mut self, id: PeerId) {
         let Some(gone) = self.peers.remove(&id) else { return };
         for one in gone.list {
-            if self.proven.get(&one.address) == Some(&id) {
-                self.proven.remove(&one.address);
+            if let Some(claims) = self.claimed.get_mut(&one.address) {
+                claims.retain(|peer| *peer != id);
+                if claims.is_empty() {
+                    self.claimed.remove(&one.address);
+                }
             }
         }
     }
 
-    /// Notes a result. Returns the peer that had proven itself at this address before.
-    pub(super) fn note(&mut self, id: PeerId, address: SocketAddr, state: DialState) -> Option<PeerId> {
+    /// Notes a result. If the peer has proven itself, returns the other peers that have registered this address.
+    pub(super) fn note(&mut self, id: PeerId, address: SocketAddr, state: DialState) -> Vec<PeerId> {
         self.outstanding = self.outstanding.saturating_sub(1);
-        let one = self.peers.get_mut(&id)?.list.iter_mut().find(|one| one.address == address)?;
-        one.state = state;
-        match state {
-            DialState::Works => self.proven.insert(address, id).filter(|before| *before != id),
-            _ => None,
+        let peer = self.peers.get_mut(&id).into_iter().flat_map(|peer| &mut peer.list);
+        let mut known = false;
+        for one in peer.filter(|one| one.address == address) {
+            (one.state, known) = (state, true);
         }
+        let claims = self.claimed.get(&address).filter(|_| known && state == DialState::Works);
+        claims.into_iter().flatten().copied().filter(|other| *other != id).collect()
     }
 
     /// Notes that another peer answers at an address of a peer. Returns whether the peer has no other address.
@@ -264,7 +275,7 @@ impl Reaches {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.peers.is_empty() && self.proven.is_empty()
+        self.peers.is_empty() && self.claimed.is_empty()
     }
 }
 
@@ -398,9 +409,9 @@ mod tests {
     fn a_later_peer_at_the_same_address_displaces_the_earlier_one() {
         let (mut reaches, _) = reaches("10.0.0.5:4000", &registration(None, &[]));
         let at = address("10.0.0.5:7000");
-        assert_eq!(reaches.note(PEER, at, DialState::Works), None);
+        assert_eq!(reaches.note(PEER, at, DialState::Works), []);
         reaches.put(LATER, Candidates::new(address("10.0.0.5:4001"), &registration(None, &[]), false));
-        assert_eq!(reaches.note(LATER, at, DialState::Works), Some(PEER));
+        assert_eq!(reaches.note(LATER, at, DialState::Works), [PEER]);
         assert!(reaches.displace(PEER, at), "it has no other address");
         assert_eq!(view(&reaches, "10.0.0.9"), [""; 0]);
         reaches.remove(PEER);

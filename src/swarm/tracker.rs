@@ -135,7 +135,7 @@ impl Machine for Tracker {
         if let Some(id) = peer {
             self.volunteer_reached(now, id);
         }
-        if let Some(peer) = displaced.and_then(|id| self.peers.registry.peer(id)) {
+        for peer in displaced.into_iter().filter_map(|id| self.peers.registry.peer(id)) {
             let text = format!("{} at {} was replaced by a new registration", peer.name, peer.address);
             self.effects.push(Effect::Note(text));
         }

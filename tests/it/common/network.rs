@@ -75,10 +75,12 @@ impl Network {
 }
 
 impl Network {
-    /// The beginning of a command line that starts a program on a host, in a folder.
+    /// The beginning of a command line that becomes a program on a host, in a folder. It stays in the process namespace of
+    /// the test, so that the test can end it.
     pub fn prefix(&self, host: char, folder: &std::path::Path) -> Vec<String> {
         let command = self.command(Some(host));
         let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words = words.filter(|word| *word != "--pid");
         let mut words: Vec<String> = words.map(|word| word.to_str().unwrap().to_owned()).collect();
         let folder = folder.to_str().unwrap();
         words.extend(["sh", "-c", "cd \"$0\" && exec \"$@\"", folder].map(str::to_owned));
