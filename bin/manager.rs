@@ -20,7 +20,7 @@ struct Flags {
     #[arg(long, value_name = "HOST:PORT", default_value_t = limits::MANAGER_ADDRESS,
         value_parser = |text: &str| flags::parse_listen(text, limits::MANAGER_ADDRESS), help_heading = NETWORK)]
     listen: SocketAddr,
-    /// Accept peers that advertise an address of another host than the one they connect from
+    /// Believe advertised addresses at which this manager cannot reach the peer
     #[arg(long, help_heading = NETWORK)]
     trust_advertised: bool,
     #[command(flatten)]

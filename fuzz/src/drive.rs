@@ -291,7 +291,7 @@ impl<M: Machine> World<M> {
                     is_one_line(&line)
                 }
                 Effect::Task(task) => self.tasks.push(task),
-                Effect::Answer(..) => {}
+                Effect::Answer(..) | Effect::DialBack(_) => {}
             }
         }
     }
@@ -304,7 +304,7 @@ impl<M: Machine> World<M> {
             TrackerResponse::ChunkLocation { set, index, claim, holders } => {
                 for holder in holders {
                     let has = |token: &Token| self.claims.get(&(*token, set.clone(), index.0)) == Some(claim);
-                    let lives = |peer: &Peer| peer.address == *holder && self.now < peer.expires;
+                    let lives = |peer: &Peer| peer.address == holder.first() && self.now < peer.expires;
                     let listed = self.peers.iter().any(|(token, peer)| lives(peer) && has(token));
                     assert!(listed, "{holder} has no claim for chunk {index} of {set:?}, or no lease");
                 }
@@ -319,9 +319,10 @@ impl<M: Machine> World<M> {
         let mut all = BTreeSet::new();
         for address in found.whole.iter().chain(&found.partial) {
             let mut alive = self.peers.values().filter(|peer| self.now < peer.expires);
-            let here = self.always.contains(address) || alive.any(|peer| peer.address == *address);
+            let here =
+                self.always.contains(&address.first()) || alive.any(|peer| peer.address == address.first());
             assert!(here, "{address} is listed without a lease");
-            all.insert(*address);
+            all.insert(address.first());
         }
         assert!(!all.is_empty(), "a file without a holder is listed: {found:?}");
         assert!(all.len() <= found.holders as usize);
@@ -357,7 +358,7 @@ impl<M: Machine> World<M> {
         here.sort();
         for connection in self.peers.values().filter_map(|peer| peer.connection) {
             let list = self.lists.get(&connection).map(Vec::as_slice).unwrap_or_default();
-            let known: Vec<SocketAddr> = list.iter().map(|peer| peer.address).collect();
+            let known: Vec<SocketAddr> = list.iter().map(|peer| peer.address.first()).collect();
             assert_eq!(known, here, "the list of {connection:?}");
         }
     }

@@ -167,6 +167,8 @@ impl Ask {
                 name: peer_name(name),
                 port: u16::from(port % 9),
                 advertise: advertise.map(|host| SocketAddr::from(([10, 0, 0, host % 4], 7_000))),
+                addresses: Vec::new(),
+                identity: None,
                 volunteer: false,
             }),
             Ask::Heartbeat(peer) => TrackerRequest::Heartbeat { token: token(peer) },
