@@ -303,8 +303,19 @@ fn is_usable(address: SocketAddr, kind: Kind, source: IpAddr) -> bool {
 }
 
 /// Whether peers can connect to an address at all.
-pub(super) fn is_dialable(address: SocketAddr) -> bool {
-    address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
+pub fn is_dialable(address: SocketAddr) -> bool {
+    why_not_dialable(address).is_none()
+}
+
+/// Why no peer can connect to an address; `None` if peers may be able to.
+pub fn why_not_dialable(address: SocketAddr) -> Option<&'static str> {
+    match address.ip().to_canonical() {
+        _ if address.port() == 0 => Some("port 0 is not a port"),
+        ip if ip.is_unspecified() => Some("it is the unspecified address"),
+        ip if ip.is_multicast() => Some("it is a multicast address"),
+        IpAddr::V4(ip) if ip.is_broadcast() => Some("it is the broadcast address"),
+        _ => None,
+    }
 }
 
 fn is_link_local_v6(ip: IpAddr) -> bool {
@@ -368,6 +379,28 @@ mod tests {
         reaches.note(PEER, address("127.0.0.1:7000"), DialState::Works);
         assert_eq!(view(&reaches, "127.0.0.1"), ["127.0.0.1:7000", "10.0.0.5:7000"]);
         assert_eq!(reaches.of(PEER).unwrap().preferred(), Some(address("10.0.0.5:7000")));
+    }
+
+    #[test]
+    fn an_address_that_no_peer_can_dial_is_no_candidate() {
+        let unusable = [
+            "10.0.0.5:0",
+            "0.0.0.0:7000",
+            "[::]:7000",
+            "[::ffff:0.0.0.0]:7000",
+            "255.255.255.255:7000",
+            "[::ffff:255.255.255.255]:7000",
+            "224.0.0.1:7000",
+            "[ff02::1]:7000",
+        ];
+        for text in unusable {
+            assert!(!is_dialable(address(text)) && why_not_dialable(address(text)).is_some(), "{text}");
+            let (_, dialled) = reaches("10.0.0.5:4000", &registration(Some(text), &["255.255.255.255"]));
+            assert_eq!(dialled, [address("10.0.0.5:7000")], "{text}");
+        }
+        for text in ["10.0.0.5:7000", "127.0.0.1:1", "[::1]:1", "[fe80::1]:1"] {
+            assert!(is_dialable(address(text)), "{text}");
+        }
     }
 
     #[test]

@@ -135,7 +135,8 @@ pub struct ServeFlags {
     #[arg(long, value_name = "IP", help_heading = NETWORK)]
     pub listen: Option<IpAddr>,
     #[doc = "The address that other peers are told."]
-    #[arg(long, value_name = "IP:PORT", help = ADVERTISE_HELP, help_heading = NETWORK)]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_advertise, help = ADVERTISE_HELP,
+        help_heading = NETWORK)]
     pub advertise: Option<SocketAddr>,
     #[doc = "Bytes per second; 0 means no limit."]
     #[arg(long, value_name = "RATE", default_value = "0", value_parser = parse_rate, help = UPLOAD_LIMIT_HELP,

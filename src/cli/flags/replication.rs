@@ -51,7 +51,8 @@ pub struct ReplicationFlags {
     #[arg(long = "transfer_port", short = 'p', visible_alias = "port", value_name = "PORT", default_value_t = 0,
         requires = "state", help = super::PORT_HELP, help_heading = NETWORK)]
     transfer_port: u16,
-    #[arg(long, value_name = "IP:PORT", requires = "state", help = super::ADVERTISE_HELP, help_heading = NETWORK)]
+    #[arg(long, value_name = "IP:PORT", value_parser = super::parse_advertise, requires = "state",
+        help = super::ADVERTISE_HELP, help_heading = NETWORK)]
     advertise: Option<SocketAddr>,
     #[arg(long, value_name = "RATE", default_value = "0", value_parser = super::parse_rate, requires = "state",
         help = super::UPLOAD_LIMIT_HELP, help_heading = LIMITS)]

@@ -6,6 +6,7 @@
 use crate::content::Layout;
 use crate::content::limits::{self, KEEP_ALIVE_INTERVAL, MANAGER_ADDRESS, TRACKER_ADDRESS};
 use crate::net::{Endpoint, Shutdown};
+use crate::swarm::reach::why_not_dialable;
 use bytesize::ByteSize;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -29,6 +30,18 @@ pub fn parse_tracker(text: &str) -> Result<Endpoint, String> {
 /// A text that is no address.
 pub fn parse_manager(text: &str) -> Result<Endpoint, String> {
     parse_address(text, MANAGER_ADDRESS)
+}
+
+/// Parses the address that other peers are told: an IP address and a port at which a peer can be dialled.
+///
+/// # Errors
+/// Another text, or an address that no peer can connect to.
+pub fn parse_advertise(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.trim().parse().map_err(|_| "expected IP:PORT".to_owned())?;
+    match why_not_dialable(address) {
+        Some(why) => Err(format!("no peer can connect to {address}: {why}")),
+        None => Ok(address),
+    }
 }
 
 /// Parses the address that a daemon listens on: as [`parse_address`], and also with port 0 (any free port). A name is
@@ -222,6 +235,24 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_address_that_no_peer_can_connect_to_is_not_advertised() {
+        for text in ["10.0.0.5:7000", "127.0.0.1:1", "[2001:db8::1]:7000"] {
+            assert_eq!(parse_advertise(text), Ok(text.parse().unwrap()));
+        }
+        for (text, why) in [
+            ("10.0.0.5:0", "port 0 is not a port"),
+            ("0.0.0.0:1", "it is the unspecified address"),
+            ("[::]:1", "it is the unspecified address"),
+            ("239.1.1.1:1", "it is a multicast address"),
+            ("[ff02::1]:1", "it is a multicast address"),
+            ("255.255.255.255:1", "it is the broadcast address"),
+        ] {
+            assert_eq!(parse_advertise(text), Err(format!("no peer can connect to {text}: {why}")));
+        }
+        assert_eq!(parse_advertise("10.0.0.5"), Err("expected IP:PORT".to_owned()));
+    }
 
     #[test]
     fn an_idle_timeout_is_longer_than_the_keep_alive_interval() {
