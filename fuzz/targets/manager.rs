@@ -5,13 +5,14 @@
 use libfuzzer_sys::fuzz_target;
 use shoal::swarm::machine::Machine as _;
 use shoal::swarm::manager::Manager;
-use shoal::swarm::membership::Leases;
+use shoal::swarm::membership::{Exposure, Leases};
 use shoal_fuzz::drive::{Event, LEASE, World, draw};
 
 fuzz_target!(|input: (bool, Vec<Event>)| {
     let (trust, events) = input;
     let leases = Leases { heartbeat: LEASE / 2, lease: LEASE };
-    let mut world = World::new(Manager::new(leases, trust, draw()), true);
+    let mut world =
+        World::new(Manager::new(leases, Exposure { public: false, trust_advertised: trust }, draw()), true);
     events.into_iter().for_each(|event| world.apply(event));
     world.assert_lists_are_current();
     world.remove_all_peers();

@@ -146,6 +146,12 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn the_protocol_page_names_the_present_version() {
+        let page = include_str!("../../docs/protocol.md");
+        assert!(page.contains(&format!("Version: {PROTOCOL_VERSION}. ")), "docs/protocol.md");
+    }
+
+    #[test]
     fn json_of_a_datagram_is_fixed() {
         let request = Datagram::new(5, Some(Cookie(1)), TrackerRequest::Heartbeat { token: Token(42) });
         let json = r#"{"v":2,"tx":5,"cookie":"0000000000000001","message":{"type":"heartbeat","token":"0000000000000000000000000000002a"}}"#;

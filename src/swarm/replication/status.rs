@@ -104,12 +104,12 @@ impl ReplicationPlanner {
     /// Why the tracker's own copy of a file that is to be offloaded is not deleted yet.
     fn why_own_copy_stays(&self, file: &File) -> Option<String> {
         if file.kept_here {
-            return file.complete.then(|| "own copy stays: kept with `recall`".to_owned());
+            return file.complete.then(|| "kept with `recall`".to_owned());
         }
         let is_wanted = (self.settings.offload || file.offload_wanted) && file.complete;
         if !is_wanted || file.counts.unjustified == 0 {
             let failed = is_wanted && file.offload_failed;
-            return failed.then(|| "own copy stays: it has changed or cannot be deleted".to_owned());
+            return failed.then(|| "it has changed or cannot be deleted".to_owned());
         }
         Some(self.missing_condition(file))
     }
@@ -122,10 +122,10 @@ impl ReplicationPlanner {
         };
         let proven = fewest(|counts| counts.proven);
         if proven < replicas || !self.settings.approve {
-            format!("own copy stays: {proven} of {replicas} proven copies")
+            format!("{proven} of {replicas} proven copies")
         } else {
             let approved = fewest(|counts| counts.justifying);
-            format!("own copy stays: {approved} of {replicas} copies on approved volunteers")
+            format!("{approved} of {replicas} copies on approved volunteers")
         }
     }
 }

@@ -138,7 +138,7 @@ fn with_approval_copies_of_other_volunteers_justify_no_deletion() {
     let file = |world: &World| world.planner.status(world.now, |_| name()).files[0].clone();
     assert_eq!((offloads(&world), file(&world).copies.verified, file(&world).copies.approved), (0, 12, 0));
     let stays = file(&world).own_copy_stays;
-    assert_eq!(stays.as_deref(), Some("own copy stays: 0 of 2 copies on approved volunteers"));
+    assert_eq!(stays.as_deref(), Some("0 of 2 copies on approved volunteers"));
     for number in [0, 1] {
         world.planner.set_approval(world.now, v(number), Approval::Approved);
     }
