@@ -53,7 +53,8 @@
 //! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): the caller's thread owns the
 //!   [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives, verifies and stores, and a
 //!   `fetch-ask` thread that sends requests. `find` looks for more holders ([`download::finder`]); `resume-file` writes the
-//!   resume file. With `--stay`, the leecher serves and announces like a seeder.
+//!   resume file. Unless `--no-serve` is given, the leecher serves and announces like a seeder until no peer downloads
+//!   from it any more.
 //! - **Client with a chunk folder** ([`roles::chunk_client`]): a
 //!   [`DownloadScheduler`](download::scheduler::DownloadScheduler), fed by a `tracker-session` that keeps one connection to
 //!   the tracker (`tracker-ask` writes to it, `heartbeat` sends datagrams). It serves, too.
@@ -75,7 +76,8 @@
 //!
 //! # A download, step by step
 //!
-//! 1. The leecher looks up a name or an id at the tracker ([`tracker_client::lookup`]): a datagram, repeated with the
+//! 1. The leecher looks up a name or an id at the tracker ([`tracker_client::lookup`], [`download::locate`]): a datagram,
+//!    repeated with the
 //!    cookie that the tracker returns; a TCP connection if the response does not fit. The response has the id of the file
 //!    and the addresses of holders.
 //! 2. It downloads the manifest from one holder and verifies it against the id ([`content::Manifest`]). From this point on
