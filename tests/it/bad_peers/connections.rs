@@ -181,8 +181,10 @@ fn a_half_closed_connection_counts_toward_the_limit_and_ends_at_the_interrupt() 
     let tracker = tracker_with_long_leases(place.path());
     let whole = Whole::new(random_bytes(3, 16 << 20), 1 << 20);
     let file = write(place.path(), "f.bin", &random_bytes(3, 16 << 20));
-    let flags = ["--chunk-size", "1MiB", "--max-connections", "2"];
+    let flags = ["--chunk-size", "1MiB", "--max-connections", "2", "-v"];
     let mut seeder = seeder(place.path(), &file, &tracker, &flags);
+    // The connection by which the tracker verifies the seeder's address counts, too.
+    seeder.wait_for_text("closed its connection");
     // Each requests far more bytes than the socket buffers hold, closes its sending side, and reads nothing.
     let stalled: Vec<Wire> = (0..2)
         .map(|_| {
