@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 /// Interval between two readings above which the process counts as stopped. The owner reads the clock more often.
-pub const PAUSE_MIN: Duration = Duration::from_secs(3);
+const PAUSE_MIN: Duration = Duration::from_secs(3);
 
 /// Monotonic clock that excludes the times for which this process did not run: SIGSTOP, a suspended machine, a paused
 /// virtual machine.
 ///
-/// A pause is detected as an interval of more than [`PAUSE_MIN`] between two readings, so the owner must read the
+/// A pause is detected as an interval of more than 3 s between two readings, so the owner must read the
 /// clock at least once per second. A detected pause counts as zero. Jumps of the wall clock have no effect.
 #[derive(Debug)]
 pub struct RunningClock {
