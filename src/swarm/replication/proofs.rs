@@ -60,7 +60,7 @@ pub(super) struct Proofs {
     last_number: u64,
     /// Volunteers with copies whose proof is pending.
     pub pending: BTreeSet<VolunteerNumber>,
-    /// The volunteer that was examined last.
+    /// The volunteer that was examined last, or at the end of a run the last one that got an order.
     cursor: Option<VolunteerNumber>,
     /// Chunks of which all copies are to be proven, because a decision waits for it.
     pub wanted: BTreeSet<ChunkKey>,
@@ -179,6 +179,7 @@ impl ReplicationPlanner {
         self.plan_wanted_proofs(now);
         let mut examined = 0;
         let mut next_run: Option<Moment> = None;
+        let mut last_ordered = None;
         while examined < EXAMINED_MAX.min(self.proofs.pending.len()) && self.has_proof_slot() {
             examined += 1;
             let Some(number) = self.next_pending_volunteer() else { break };
@@ -199,11 +200,16 @@ impl ReplicationPlanner {
                 next_run = Some(next_run.map_or(ready_at, |next| next.min(ready_at)));
                 continue;
             }
-            if self.plan_proof_of(now, number) != Attempt::Ordered {
+            if self.plan_proof_of(now, number) == Attempt::Ordered {
+                last_ordered = Some(number);
+            } else {
                 let next = now + PLAN_INTERVAL;
                 next_run = Some(next_run.map_or(next, |other| other.min(next)));
             }
         }
+        // The next run begins behind it. Otherwise each freed slot would go to the same volunteer, because the run that uses
+        // the slot examines all others once without an effect.
+        self.proofs.cursor = last_ordered.or(self.proofs.cursor);
         if next_run.is_none() && !self.proofs.pending.is_empty() && self.has_proof_slot() {
             next_run = Some(now + PLAN_INTERVAL);
         }

@@ -190,6 +190,30 @@ fn after_two_wrong_proofs_no_copy_of_a_volunteer_counts() {
     assert_eq!(drops(&world), 0);
 }
 
+#[test]
+fn volunteers_take_turns_when_each_proof_waits_for_the_end_of_another() {
+    let settings = Settings { replicas: 1, offload: true, challenge_every: None, ..settings() };
+    let mut world = World::with(settings.clone(), 3, 100);
+    world.publish(id(1), 90);
+    world.settle();
+    assert!(world.whole.is_empty(), "the tracker downloads each chunk for its proof");
+    world.restart(settings);
+    world.log.clear();
+    (0..3).for_each(|number| world.join(number, number, 100));
+    for _ in 0..30 {
+        let proof = world.orders.iter().position(|order| matches!(order, Order::Prove { .. })).unwrap();
+        let order = world.orders.remove(proof);
+        world.carry_out(order);
+    }
+    let mut counts = [0; 3];
+    for order in &world.log {
+        if let Order::Prove { holders, .. } = order {
+            holders.iter().for_each(|holder| counts[holder.0 as usize] += 1);
+        }
+    }
+    assert!(counts.iter().all(|count| *count >= 10), "{counts:?}");
+}
+
 /// Lets the next challenge find a corrupt copy at volunteer 0, which does not answer checks.
 fn world_after_first_wrong_proof(lose: impl Fn(&mut World)) -> World {
     let mut world = distributed(false, 30);
