@@ -53,7 +53,7 @@ struct Search<'a> {
     announced: Option<Missing>,
 }
 
-/// What the search waits for.
+/// Reason for which a search is repeated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     File,

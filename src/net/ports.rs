@@ -33,23 +33,22 @@ impl PortRange {
         self,
         mut bind: impl FnMut(u16) -> Result<T, BindError>,
     ) -> Result<T, BindError> {
-        let mut first_error = None;
-        for port in self.first..=self.last {
+        let first_error = match bind(self.first) {
+            Err(error @ BindError::InUse { .. }) => error,
+            bound => return bound,
+        };
+        for port in self.first.saturating_add(1)..=self.last {
             match bind(port) {
-                Ok(bound) => {
-                    if port != self.first {
+                Err(BindError::InUse { .. }) => {}
+                bound => {
+                    if bound.is_ok() {
                         log::info!("port {} is in use; using port {port}", self.first);
                     }
-                    return Ok(bound);
+                    return bound;
                 }
-                Err(error @ BindError::InUse { .. }) if port < self.last => {
-                    _ = first_error.get_or_insert(error)
-                }
-                Err(error @ BindError::InUse { .. }) => return Err(first_error.unwrap_or(error)),
-                Err(error) => return Err(error),
             }
         }
-        unreachable!("a range is never empty")
+        Err(first_error)
     }
 }
 

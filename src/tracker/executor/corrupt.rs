@@ -25,7 +25,7 @@ impl Inner {
         lock(&self.corrupt).contains_key(name)
     }
 
-    /// The mark of the file of this name, if the file under this name is the one that was found corrupt.
+    /// The mark of a name, if the present file of this name is unchanged since it was found corrupt.
     pub(super) fn corrupt_file_in_place(
         &self,
         folder: &SharedFolder,

@@ -228,7 +228,7 @@ impl Inner {
         let sizes = |manifest: &Manifest| (manifest.layout().size(), manifest.layout().count());
         let fits = manifest.filter(|manifest| sizes(manifest) == (kept.file.size, kept.file.chunks));
         let adopted = fits.and_then(|manifest| {
-            // The reporters agree on the MD5; the one in the catalogue may come from the first of them alone.
+            // The reporters agree on the MD5; the catalogue may have it from the first reporter alone.
             let kept = known.map_or_else(|| kept.clone(), |known| KeptFile { md5: kept.md5, ..known });
             match self.add_to_catalogue(&kept, &manifest) {
                 Ok(()) => Some((kept, manifest.layout().clone())),
