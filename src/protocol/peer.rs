@@ -150,6 +150,21 @@ pub struct Upstream {
     pub left: bool,
 }
 
+#[cfg(test)]
+impl Upstream {
+    /// The server itself, in the only stripe.
+    pub(crate) const SERVER: Self = Self {
+        peer: None,
+        beyond: None,
+        first: false,
+        stripe: 0,
+        stripes: 1,
+        steps: 1,
+        slow: false,
+        left: false,
+    };
+}
+
 fn is_zero(number: &u8) -> bool {
     *number == 0
 }

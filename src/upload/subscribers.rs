@@ -183,16 +183,7 @@ impl Subscribers {
 mod tests {
     use super::*;
 
-    const FIRST: Upstream = Upstream {
-        peer: None,
-        beyond: None,
-        first: false,
-        stripe: 0,
-        stripes: 1,
-        steps: 1,
-        slow: false,
-        left: false,
-    };
+    const FIRST: Upstream = Upstream::SERVER;
 
     fn second_behind(peer: SocketAddr) -> Upstream {
         Upstream { peer: Some(peer), first: true, steps: 2, ..FIRST }

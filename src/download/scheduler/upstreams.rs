@@ -271,16 +271,7 @@ mod tests {
             fetch.candidates.get_mut(&address).unwrap().link = CandidateState::Active(SourceId(id));
         }
         // Each tells this peer to follow it.
-        let upstream = Upstream {
-            peer: None,
-            beyond: None,
-            first: false,
-            stripe: 0,
-            stripes: 1,
-            steps: 1,
-            slow: false,
-            left: false,
-        };
+        let upstream = Upstream::SERVER;
         for (id, requests) in (0..).zip(&requests) {
             let have = Some(Bitfield::all(9));
             let update =

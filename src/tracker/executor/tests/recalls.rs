@@ -82,15 +82,21 @@ fn a_recall_never_replaces_another_file() {
     running.stop();
 }
 
+/// A tracker whose copy of a file has become corrupt, and a volunteer with the right bytes.
+fn rotten(root: &Path) -> (Running, KeptFile, Provers) {
+    put(root, "a", &bytes(1));
+    let running = Running::start(root);
+    let kept = running.first_scan().1[0].clone();
+    let provers = Provers::new(1, true, &[Answer::Right]);
+    share_rotten(&running, root, provers.manifest.clone());
+    (running, kept, provers)
+}
+
 #[test]
 fn a_recall_renames_the_corrupt_own_copy_and_uses_its_right_chunks() {
     let root = TempDir::new().unwrap();
-    put(root.path(), "a", &bytes(1));
-    let running = Running::start(root.path());
-    let kept = running.first_scan().1[0].clone();
+    let (running, kept, provers) = rotten(root.path());
     let id = kept.file.id;
-    let provers = Provers::new(1, true, &[Answer::Right]);
-    share_rotten(&running, root.path(), provers.manifest.clone());
     assert_eq!(prove(&running, id, &provers.holders).0, OwnCopy::Corrupt);
     assert_eq!(running.execute(ExecutorTask::Withdraw(id)), TaskOutcome::Withdrawn(id));
     let failed = recall(&running, &kept, &[]).unwrap_err();
@@ -113,12 +119,8 @@ fn a_recall_renames_the_corrupt_own_copy_and_uses_its_right_chunks() {
 #[test]
 fn a_corrupt_file_is_no_new_version_after_a_restart_until_it_changes() {
     let root = TempDir::new().unwrap();
-    put(root.path(), "a", &bytes(1));
-    let running = Running::start(root.path());
-    let kept = running.first_scan().1[0].clone();
+    let (running, kept, provers) = rotten(root.path());
     let id = kept.file.id;
-    let provers = Provers::new(1, true, &[Answer::Right]);
-    share_rotten(&running, root.path(), provers.manifest.clone());
     age(&root.path().join("files/a"));
     running.inner().folder.as_ref().unwrap().adopt(name("a"), provers.manifest.clone()).unwrap();
     assert_eq!(running.execute(ExecutorTask::Withdraw(id)), TaskOutcome::Withdrawn(id));
