@@ -73,14 +73,7 @@ fn tracker() -> (Tracker, Vec<Token>) {
         let origin =
             Origin::Datagram(SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 7000)), 1);
         let name = PeerName::new(format!("peer-{number}")).unwrap();
-        let register = TrackerRequest::Register(Registration {
-            name,
-            port: 7000,
-            advertise: None,
-            addresses: Vec::new(),
-            identity: None,
-            volunteer: false,
-        });
+        let register = TrackerRequest::Register(Registration::new(name, 7000));
         let effects = tracker.request(NOW, origin, register);
         let Effect::Reply(_, TrackerResponse::Registered { token, .. }) = effects[0] else {
             panic!("refused")

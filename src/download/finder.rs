@@ -323,7 +323,7 @@ mod tests {
         use crate::net::{FrameReader, FrameWriter};
         use crate::protocol::peer::{PeerRequest, PeerResponse};
         use std::net::TcpListener;
-        // A listener that nobody serves accepts connections and stays silent.
+        // The system accepts connections for a listener without an accept loop, which then stay silent.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let holder = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = holder.local_addr().unwrap();

@@ -4,6 +4,7 @@ use super::Shutdown;
 use super::dial::dial_any;
 use super::threads::spawn_detached;
 use crate::content::limits::RESOLVE_TIMEOUT;
+use crate::protocol::peer_address::canonical_address;
 use crossbeam_channel::{bounded, select};
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -135,17 +136,6 @@ fn canonical(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     }
     addresses.sort_by_key(SocketAddr::is_ipv6);
     addresses
-}
-
-/// An IPv4-mapped IPv6 address as the IPv4 address; any other address unchanged.
-pub fn canonical_address(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V6(mapped) => match mapped.ip().to_ipv4_mapped() {
-            Some(ip) => SocketAddr::from((ip, mapped.port())),
-            None => address,
-        },
-        SocketAddr::V4(_) => address,
-    }
 }
 
 impl From<SocketAddr> for Endpoint {

@@ -4,11 +4,11 @@
 //! [`EVICTION_IDLE_MIN`]: idle connections cannot lock out other peers. Invariant: a connection with a recent request is
 //! never evicted.
 
-use super::endpoint::canonical_address;
 use super::listening::{BindError, Listening};
 use super::{FrameReader, Shutdown, StreamError, Threads};
 use crate::content::limits::{EVICTION_GRACE_MIN, EVICTION_IDLE_MIN, LISTEN_BACKLOG};
 use crate::protocol::Message;
+use crate::protocol::peer_address::canonical_address;
 use crate::sync::lock;
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;

@@ -9,6 +9,14 @@ use std::net::SocketAddr;
 /// Maximum number of addresses of a peer. Further ones in a message are ignored.
 pub const PEER_ADDRESSES_MAX: usize = 8;
 
+/// The address with the IP address in canonical form: an IPv4-mapped IPv6 address as IPv4.
+pub fn canonical_address(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip if ip == address.ip() => address,
+        ip => SocketAddr::new(ip, address.port()),
+    }
+}
+
 /// The addresses at which one peer may be reached, the best one first.
 ///
 /// The first address identifies the peer in lists. A connecting peer tries all of them.

@@ -63,6 +63,13 @@ pub struct Registration {
     pub volunteer: bool,
 }
 
+impl Registration {
+    /// A peer that serves on a port at its source address, is not dialled, and offers no storage.
+    pub fn new(name: PeerName, port: u16) -> Self {
+        Self { name, port, advertise: None, addresses: Vec::new(), identity: None, volunteer: false }
+    }
+}
+
 /// Addresses at which a tracker or manager has dialled a peer, by result.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Reachability {
@@ -383,6 +390,13 @@ pub enum TrackerResponse {
     /// A message of a later protocol version.
     #[serde(other)]
     Unknown,
+}
+
+impl PeerSummary {
+    /// Whether both are the same peer: the addresses may differ, since a tracker learns which of them work.
+    pub fn is_same_peer(&self, other: &Self) -> bool {
+        self.name == other.name && self.address.meets(&other.address)
+    }
 }
 
 impl TrackerResponse {

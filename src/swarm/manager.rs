@@ -13,7 +13,7 @@ use crate::content::limits::{BROADCAST_INTERVAL, PROTOCOL_VERSION};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{PeerSummary, Registration, TrackerRequest, TrackerResponse};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// The state of a manager.
@@ -119,10 +119,17 @@ impl Manager {
     fn broadcast(&mut self, now: Moment) {
         self.changed = false;
         self.sent = Some(now);
-        // Requesters behind one address share a list.
+        // Most requesters share one list: no peer has the unspecified address as its source.
+        let private = self.peers.registry.reaches.private_sources();
         let mut lists = BTreeMap::new();
         for (id, connection) in self.peers.connections() {
-            let Some(requester) = self.peers.source_ip(id) else { continue };
+            let Some(source) = self.peers.source_ip(id) else { continue };
+            let requester = match source {
+                IpAddr::V4(ip) if ip.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(ip) if ip.is_loopback() || ip.is_unicast_link_local() => source,
+                _ if private.contains(&source) => source,
+                _ => Ipv4Addr::UNSPECIFIED.into(),
+            };
             let (response, payload) = lists.entry(requester).or_insert_with(|| self.list(requester));
             self.effects.push(Effect::PushWith(connection, response.clone(), payload.clone()));
         }
@@ -149,9 +156,9 @@ impl Machine for Manager {
     }
 
     fn dialled(&mut self, now: Moment, result: DialResult) -> Vec<Effect> {
-        let Dialled { complete, .. } = self.peers.dialled(now, &result);
-        self.changed = true;
-        if let Some((id, reachability)) = complete
+        let Dialled { peer, complete, is_view_changed, .. } = self.peers.dialled(now, &result);
+        self.changed |= is_view_changed;
+        if let (Some(id), Some(reachability)) = (peer, complete)
             && let Some(connection) = self.peers.connection(id)
         {
             self.effects.push(Effect::Push(connection, TrackerResponse::Reachability(reachability)));

@@ -70,8 +70,10 @@ pub struct Dialled {
     pub peer: Option<PeerId>,
     /// Peers at whose address another peer has proven itself.
     pub displaced: Vec<PeerId>,
-    /// All results of this peer are known.
-    pub complete: Option<(PeerId, Reachability)>,
+    /// The results of this peer, if all are known.
+    pub complete: Option<Reachability>,
+    /// Requesters may get other addresses than before.
+    pub is_view_changed: bool,
 }
 
 /// Registered peers and their connections.
@@ -238,8 +240,9 @@ impl Membership {
             self.registry.set_address(peer, address);
             outcome.peer = Some(peer);
         }
-        let results = self.registry.reaches.reachability(peer).filter(|results| results.pending == 0);
-        outcome.complete = results.map(|results| (peer, results));
+        outcome.complete = self.registry.reaches.reachability(peer).filter(|results| results.pending == 0);
+        let has_choice = self.registry.reaches.of(peer).is_some_and(|candidates| candidates.len() > 1);
+        outcome.is_view_changed = has_choice || state == DialState::Other || !outcome.displaced.is_empty();
         outcome
     }
 
@@ -400,10 +403,7 @@ fn source_of(origin: Origin) -> SocketAddr {
 
 /// The source IP address of a request.
 pub(super) fn source(origin: Origin) -> IpAddr {
-    match origin {
-        Origin::Datagram(source, _) => source.ip(),
-        Origin::Connection(_, ip) => ip,
-    }
+    source_of(origin).ip()
 }
 
 /// An error reply.

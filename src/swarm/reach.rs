@@ -9,10 +9,10 @@
 use super::registry::PeerId;
 use crate::content::Digest;
 use crate::protocol::PeerAddress;
-use crate::protocol::peer_address::PEER_ADDRESSES_MAX;
+use crate::protocol::peer_address::{PEER_ADDRESSES_MAX, canonical_address};
 use crate::protocol::tokens::{IdentityKey, Nonce, identity_proof};
 use crate::protocol::tracker::{Reachability, Registration};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 /// Maximum number of addresses whose results are outstanding. Above it, a new peer is not dialled, and its source
@@ -92,7 +92,7 @@ impl Candidates {
     /// without a result.
     pub(super) fn new(source: SocketAddr, registration: &Registration, trust_advertised: bool) -> Self {
         let state = if trust_advertised { DialState::Works } else { DialState::Unknown };
-        let advertised = registration.advertise.map(canonical);
+        let advertised = registration.advertise.map(canonical_address);
         let usable = |address: &SocketAddr| is_usable(*address, Kind::Advertised, source.ip());
         let list =
             advertised.filter(usable).map(|address| Candidate { address, kind: Kind::Advertised, state });
@@ -125,9 +125,14 @@ impl Candidates {
         Self { source: source.ip().to_canonical(), key: self.key, list: all }
     }
 
-    /// The address by which the tracker names the peer to all requesters.
+    /// The address by which the tracker names the peer to all requesters: one that works, or else one with the source IP
+    /// address.
     pub(super) fn preferred(&self) -> Option<SocketAddr> {
-        let usable = self.list.iter().filter(|one| one.state != DialState::Other);
+        let usable = self.list.iter().filter(|one| match one.state {
+            DialState::Works => true,
+            DialState::Unknown | DialState::Fails => one.address.ip() == self.source,
+            DialState::Other => false,
+        });
         let rank = |one: &&Candidate| match one.state {
             DialState::Works => (0, one.is_loopback(), one.kind),
             _ => (1, self.source_counts() != (one.kind == Kind::Source), one.kind),
@@ -264,6 +269,14 @@ impl Reaches {
         self.peers.get(&id).map(Candidates::reachability)
     }
 
+    /// Source addresses of peers with an address that is given only to requesters with the same source address. All other
+    /// requesters get the same view, apart from loopback and link-local ones.
+    pub(super) fn private_sources(&self) -> HashSet<IpAddr> {
+        let is_private = |one: &Candidate| one.kind != Kind::Source && one.state != DialState::Works;
+        let private = self.peers.values().filter(|peer| peer.list.iter().any(is_private));
+        private.map(|peer| peer.source).collect()
+    }
+
     /// The addresses of a peer, which the tracker names `address`, for a requester; `None` if it can use none.
     pub(super) fn view(&self, id: PeerId, address: SocketAddr, requester: IpAddr) -> Option<PeerAddress> {
         match self.peers.get(&id) {
@@ -279,17 +292,9 @@ impl Reaches {
     }
 }
 
-/// The address with the IP address in canonical form.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        ip if ip == address.ip() => address,
-        ip => SocketAddr::new(ip, address.port()),
-    }
-}
-
 /// The source address with another port; keeps the scope of a link-local address.
 fn with_port(source: SocketAddr, port: u16) -> SocketAddr {
-    let mut address = canonical(source);
+    let mut address = canonical_address(source);
     address.set_port(port);
     address
 }
@@ -415,6 +420,7 @@ mod tests {
         let advertising = registration(Some("198.51.100.1:9000"), &[]);
         let (mut reaches, _) = reaches("10.0.0.5:4000", &advertising);
         assert_eq!(view(&reaches, "10.0.0.9"), [""; 0], "the result is awaited");
+        assert_eq!(reaches.of(PEER).unwrap().preferred(), Some(address("10.0.0.5:7000")));
         reaches.note(PEER, address("198.51.100.1:9000"), DialState::Other);
         assert_eq!(view(&reaches, "10.0.0.9"), ["10.0.0.5:7000"], "the source address takes its place");
         reaches.note(PEER, address("198.51.100.1:9000"), DialState::Works);
@@ -428,11 +434,7 @@ mod tests {
             reaches.note(PEER, address(inner), DialState::Fails);
         }
         assert_eq!(view(&reaches, "203.0.113.1"), ["203.0.113.1:7000", "192.168.0.2:7000"]);
-        assert_eq!(
-            view(&reaches, "198.51.100.1"),
-            ["203.0.113.1:7000"],
-            "the tracker may be the one cut off"
-        );
+        assert_eq!(view(&reaches, "198.51.100.1"), ["203.0.113.1:7000"], "the tracker itself may be cut off");
         reaches.note(PEER, address("203.0.113.1:7000"), DialState::Other);
         assert_eq!(view(&reaches, "198.51.100.1"), [""; 0]);
         assert_eq!(reaches.reachability(PEER).unwrap().other, [address("203.0.113.1:7000")]);

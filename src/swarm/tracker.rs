@@ -131,7 +131,7 @@ impl Machine for Tracker {
     }
 
     fn dialled(&mut self, now: Moment, result: DialResult) -> Vec<Effect> {
-        let Dialled { peer, displaced, complete } = self.peers.dialled(now, &result);
+        let Dialled { peer, displaced, complete, .. } = self.peers.dialled(now, &result);
         if let Some(id) = peer {
             self.volunteer_reached(now, id);
         }
@@ -139,7 +139,7 @@ impl Machine for Tracker {
             let text = format!("{} at {} was replaced by a new registration", peer.name, peer.address);
             self.effects.push(Effect::Note(text));
         }
-        if let Some((id, reachability)) = complete {
+        if let (Some(id), Some(reachability)) = (peer, complete) {
             if let (true, Some(peer)) = (reachability.working.is_empty(), self.peers.registry.peer(id)) {
                 let text = format!("{} at {} cannot be reached from this host", peer.name, peer.address);
                 self.effects.push(Effect::Note(text));

@@ -97,7 +97,7 @@ pub struct Outage {
     role: &'static str,
     tracker: Endpoint,
     timeout: Option<Duration>,
-    /// What the warning says about the retries.
+    /// Text about the retries in the warning.
     retries: String,
     /// Start of the outage in [`running_time`], so that a pause of this process does not count.
     since: Option<Duration>,
@@ -114,7 +114,7 @@ impl Outage {
         Self { role, tracker, timeout, retries, since: None, backoff, random }
     }
 
-    /// Replaces the timeout, and what the warning says about the retries.
+    /// Replaces the timeout, and the text about the retries in the warning.
     pub fn with_wait(self, timeout: Duration, retries: &str) -> Self {
         Self { timeout: Some(timeout), retries: retries.to_owned(), ..self }
     }

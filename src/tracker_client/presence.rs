@@ -1,4 +1,4 @@
-//! The addresses on which this program serves: what it registers of them, and what its trackers report of them.
+//! The addresses on which this program serves, their registration, and the reports of trackers about them.
 //!
 //! Without `--listen` a program serves on loopback until a tracker or manager can be reached from other hosts. Then it also
 //! serves on the addresses by which that tracker is reached. Invariant: an explicit listening address is never widened.
@@ -26,7 +26,7 @@ pub const MEMBER: Purpose = Purpose("member");
 /// Registration of the chunks of a set.
 pub const CHUNK_SET: Purpose = Purpose("chunks");
 
-/// Where a program serves, and what it tells of itself.
+/// Name and addresses of a program for its registrations.
 pub struct PresenceConfig {
     /// Name of this peer.
     pub name: PeerName,
@@ -90,11 +90,17 @@ impl Presence {
         all
     }
 
-    /// Notes the address of this host from which a tracker or manager is reached, before the registration there.
+    /// Whether this program serves at an address, or advertises it.
+    pub fn is_own(&self, address: SocketAddr) -> bool {
+        let Inner { config, listening, .. } = &*self.0;
+        let serves_on = |ip| listening.addresses().contains(&ip) || self.addresses().contains(&ip);
+        config.advertise == Some(address) || (address.port() == listening.port() && serves_on(address.ip()))
+    }
+
+    /// Notes the address of this host from which a tracker or manager is reached, before the registration there. Over
+    /// IPv6 loopback, too, a peer must serve where it is reached.
     pub fn connected_from(&self, local: Option<IpAddr>) {
-        if let Some(local) = local.filter(|local| !local.is_loopback()) {
-            self.widen([local]);
-        }
+        self.widen(local);
     }
 
     /// Notes a registration. `local` is the address from which the tracker or manager is reached; a `public` one can be
@@ -111,11 +117,11 @@ impl Presence {
         if !config.widens {
             return;
         }
-        let mut added = Vec::new();
+        let mut added: Vec<SocketAddr> = Vec::new();
         for ip in addresses {
             match listening.extend(ip) {
-                Ok(true) => added.push(SocketAddr::new(ip, listening.port()).to_string()),
-                Ok(false) => {}
+                Ok(true) if !ip.is_loopback() => added.push(SocketAddr::new(ip, listening.port())),
+                Ok(_) => {}
                 Err(error) => {
                     let mut refused = lock(refused);
                     if !refused.contains(&ip) {
@@ -132,7 +138,7 @@ impl Presence {
             });
             log::info!(
                 "reachable at {} by hosts that reach the tracker{}; --listen 127.0.0.1 keeps it here",
-                added.join(", "),
+                list(&added),
                 files.unwrap_or_default()
             );
         }
@@ -222,9 +228,20 @@ mod tests {
     fn a_peer_on_loopback_registers_no_address_and_stays_there_with_a_local_tracker() {
         let (presence, end) = presence(true);
         presence.connected_from("127.0.0.1".parse().ok());
+        assert!(presence.is_own(SocketAddr::from(([127, 0, 0, 1], presence.0.listening.port()))));
+        assert!(!presence.is_own("127.0.0.1:1".parse().unwrap()));
         presence.registered("127.0.0.1".parse().ok(), false);
         assert_eq!(presence.registration(SHARED_FILES).addresses, [] as [IpAddr; 0]);
         assert_eq!(presence.0.listening.addresses().len(), 1);
+        end();
+    }
+
+    #[test]
+    fn a_peer_serves_on_the_loopback_address_by_which_its_tracker_is_reached() {
+        let (presence, end) = presence(true);
+        presence.connected_from("127.0.0.7".parse().ok());
+        assert!(listens_on(&presence, "127.0.0.7"));
+        assert_eq!(presence.addresses(), [] as [IpAddr; 0]);
         end();
     }
 

@@ -149,14 +149,8 @@ fn thousands_of_connections_to_one_seeder_do_not_block_other_clients() {
 
 /// Sends a million datagrams from four sockets: random bytes, valid messages, and messages with one wrong byte.
 fn flood(target: SocketAddr) {
-    let register = TrackerRequest::Register(Registration {
-        name: shoal::content::PeerName::new("flood").unwrap(),
-        port: 1,
-        advertise: None,
-        addresses: Vec::new(),
-        identity: None,
-        volunteer: false,
-    });
+    let register =
+        TrackerRequest::Register(Registration::new(shoal::content::PeerName::new("flood").unwrap(), 1));
     let right = Datagram::new(1, None, register).encode().unwrap();
     std::thread::scope(|scope| {
         for seed in 0..4 {
@@ -206,14 +200,7 @@ fn a_flood_of_registrations_from_one_address_does_not_disturb_other_clients() {
         let mut udp = Udp::to(target);
         for port in 1..=5_000 {
             let name = shoal::content::PeerName::new(format!("flood-{port}")).unwrap();
-            let registration = Registration {
-                name,
-                port,
-                advertise: None,
-                addresses: Vec::new(),
-                identity: None,
-                volunteer: false,
-            };
+            let registration = Registration::new(name, port);
             // A manager registers members over TCP only, so that its response differs; the test ignores it.
             udp.ask(&TrackerRequest::Register(registration));
         }

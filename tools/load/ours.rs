@@ -86,14 +86,7 @@ impl Ours {
     fn register(&mut self, source: usize, number: u32) -> Option<(TrackerRequest, u64)> {
         let (peer, port) = self.turn(source)?;
         let name = PeerName::new(format!("peer-{peer:07}")).ok()?;
-        let registration = Registration {
-            name,
-            port,
-            advertise: None,
-            addresses: Vec::new(),
-            identity: None,
-            volunteer: false,
-        };
+        let registration = Registration::new(name, port);
         // The transaction id identifies the peer to which the response belongs.
         Some((TrackerRequest::Register(registration), (peer as u64) << 32 | u64::from(number)))
     }

@@ -39,14 +39,7 @@ fn json_of_requests_is_fixed() {
     let name = PeerName::new("peer").unwrap();
     exact(Hello { version: 2 }, r#"{"type":"hello","version":2}"#);
     exact(
-        Register(Registration {
-            name: name.clone(),
-            port: 7000,
-            advertise: None,
-            addresses: Vec::new(),
-            identity: None,
-            volunteer: false,
-        }),
+        Register(Registration::new(name.clone(), 7000)),
         r#"{"type":"register","name":"peer","port":7000}"#,
     );
     exact(

@@ -74,6 +74,7 @@ struct Inner {
     port: u16,
     folder: SharedFolder,
     offers: Offers,
+    presence: Presence,
     peers: Peers,
     /// Whether the manager has sent its list of peers.
     listed: Mutex<bool>,
@@ -141,11 +142,12 @@ impl Member {
             let session = SessionConfig { role, tracker, presence, purpose: MEMBER, timeout, timeouts };
             session::start(session, session_sender, threads, shutdown)?;
         }
-        let volunteer = start_volunteer(&config, presence, &offers, &failures, threads, shutdown)?;
+        let volunteer = start_volunteer(&config, presence.clone(), &offers, &failures, threads, shutdown)?;
         let inner = Arc::new(Inner {
             port: address.port(),
             folder,
             offers,
+            presence,
             peers: Peers::default(),
             listed: Mutex::new(false),
             announcer,
@@ -355,13 +357,12 @@ impl PeerDirectory {
             }
             SessionEvent::Peers(mut peers) => {
                 self.list_deadline = never();
-                peers.retain(|peer| {
-                    self.own.is_none_or(|own| peer.address.all().all(|address| address != own))
-                });
+                let is_own = |address| self.own == Some(address) || self.inner.presence.is_own(address);
+                peers.retain(|peer| !peer.address.all().any(is_own));
                 self.list.clone_from(&peers);
                 if self.keeps_unlisted {
                     let known = read(&self.inner.peers);
-                    let missing = known.iter().filter(|peer| !self.list.contains(peer));
+                    let missing = known.iter().filter(|peer| !is_listed(peer, &self.list));
                     peers.extend(missing.cloned());
                 }
                 self.update(peers);
@@ -384,19 +385,23 @@ impl PeerDirectory {
 
     fn update(&self, peers: Vec<PeerSummary>) {
         let mut known = write(&self.inner.peers);
-        for gone in known.iter().filter(|peer| !peers.contains(peer)) {
+        for gone in known.iter().filter(|peer| !is_listed(peer, &peers)) {
             log::info!("{} at {} disconnected", gone.name, gone.address);
         }
-        for new in peers.iter().filter(|peer| !known.contains(peer)) {
+        for new in peers.iter().filter(|peer| !is_listed(peer, &known)) {
             log::info!("{} at {} connected", new.name, new.address);
         }
-        if *known != peers {
+        if known.len() != peers.len() || peers.iter().any(|peer| !is_listed(peer, &known)) {
             log::info!("{} active", counted(peers.len() as u64, "other peer"));
         }
         *known = peers;
         drop(known);
         *lock(&self.inner.listed) = true;
     }
+}
+
+fn is_listed(peer: &PeerSummary, list: &[PeerSummary]) -> bool {
+    list.iter().any(|listed| listed.is_same_peer(peer))
 }
 
 /// Starts the volunteer, if this client offers storage.

@@ -32,14 +32,7 @@ fn datagram(number: u8) -> Origin {
 /// Registers a peer and returns its token.
 fn register(tracker: &mut Tracker, now: u64, origin: Origin, name: &str) -> Token {
     let name = PeerName::new(name).unwrap();
-    let request = TrackerRequest::Register(Registration {
-        name,
-        port: 7000,
-        advertise: None,
-        addresses: Vec::new(),
-        identity: None,
-        volunteer: false,
-    });
+    let request = TrackerRequest::Register(Registration::new(name, 7000));
     match &tracker.request(at(now), origin, request)[0] {
         Effect::Reply(_, TrackerResponse::Registered { token, .. }) => *token,
         other => panic!("{other:?}"),
@@ -290,14 +283,7 @@ fn invalid_requests_get_an_error_code() {
     let loose = TrackerRequest::JoinSet { token, set };
     assert_eq!(code(&tracker.request(at(1), datagram(1), loose)), Some(ErrorCode::Malformed));
     let name = PeerName::new("x").unwrap();
-    let zero_port = TrackerRequest::Register(Registration {
-        name,
-        port: 0,
-        advertise: None,
-        addresses: Vec::new(),
-        identity: None,
-        volunteer: false,
-    });
+    let zero_port = TrackerRequest::Register(Registration::new(name, 0));
     assert_eq!(code(&tracker.request(at(1), datagram(1), zero_port)), Some(ErrorCode::Malformed));
     let unknown = tracker.request(at(1), datagram(1), TrackerRequest::Unknown);
     assert_eq!(code(&unknown), Some(ErrorCode::UnknownMessage));

@@ -4,7 +4,7 @@
 //! response from another address than it asked. There the socket receives the destination of each datagram
 //! (`IP_PKTINFO`, `IPV6_PKTINFO`). On a specific address no control messages are needed.
 
-use crate::net::endpoint::canonical_address;
+use crate::protocol::peer_address::canonical_address;
 use nix::libc;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,

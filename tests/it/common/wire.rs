@@ -144,14 +144,7 @@ impl Udp {
     /// Registers a peer that serves on `port`.
     pub fn register(&mut self, name: &str, port: u16) -> Token {
         let name = PeerName::new(name).unwrap();
-        match self.ask(&TrackerRequest::Register(Registration {
-            name,
-            port,
-            advertise: None,
-            addresses: Vec::new(),
-            identity: None,
-            volunteer: false,
-        })) {
+        match self.ask(&TrackerRequest::Register(Registration::new(name, port))) {
             TrackerResponse::Registered { token, .. } => token,
             other => panic!("{other:?}"),
         }
@@ -322,15 +315,7 @@ impl RawPeer {
         let mut wire = Wire::new(stream);
         let name = PeerName::new(name).unwrap();
         wire.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION }).unwrap();
-        wire.send(&TrackerRequest::Register(Registration {
-            name: name.clone(),
-            port: address.port(),
-            advertise: None,
-            addresses: Vec::new(),
-            identity: None,
-            volunteer: false,
-        }))
-        .unwrap();
+        wire.send(&TrackerRequest::Register(Registration::new(name.clone(), address.port()))).unwrap();
         assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: PROTOCOL_VERSION }));
         match wire.message() {
             Some(TrackerResponse::Registered { token, address: told, .. }) => {

@@ -36,14 +36,10 @@ fn a_member_that_does_not_read_delays_no_other_member_and_is_disconnected() {
         })
         .collect();
     let mut lively = RawPeer::join(at, "lively");
-    let again = TrackerRequest::Register(Registration {
-        name: lively.summary.name.clone(),
-        port: lively.summary.address.first().port(),
-        advertise: None,
-        addresses: Vec::new(),
-        identity: None,
-        volunteer: false,
-    });
+    let again = TrackerRequest::Register(Registration::new(
+        lively.summary.name.clone(),
+        lively.summary.address.first().port(),
+    ));
     let (mut rounds, mut list) = (0, vec![]);
     while !manager.has_said("- deaf at ") {
         // Each registration is a change that all members receive; one of them does not read. The sender receives the
@@ -146,14 +142,7 @@ fn a_manager_rejects_unsupported_requests() {
     // The same holds for datagrams, and a registration needs a connection.
     let mut udp = Udp::to(at);
     assert!(unknown(Some(udp.ask(&lookup))));
-    let register = TrackerRequest::Register(Registration {
-        name: PeerName::new("n").unwrap(),
-        port: 1,
-        advertise: None,
-        addresses: Vec::new(),
-        identity: None,
-        volunteer: false,
-    });
+    let register = TrackerRequest::Register(Registration::new(PeerName::new("n").unwrap(), 1));
     assert!(matches!(udp.ask(&register), TrackerResponse::Error { code: ErrorCode::Malformed, .. }));
     let guessed = TrackerRequest::Goodbye { token: shoal::protocol::tracker::Token(7) };
     assert_eq!(

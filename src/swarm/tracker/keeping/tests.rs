@@ -135,14 +135,7 @@ impl World {
     /// Connects a volunteer that reports this MD5 for all its files.
     fn join_naming(&mut self, connection: u64, held: BTreeMap<FileId, BTreeSet<ChunkIndex>>, md5: Md5) {
         let name = PeerName::new(format!("v{connection}")).unwrap();
-        let registration = Registration {
-            name,
-            port: 7000 + connection as u16,
-            advertise: None,
-            addresses: Vec::new(),
-            identity: None,
-            volunteer: false,
-        };
+        let registration = Registration::new(name, 7000 + connection as u16);
         self.request(connection, TrackerRequest::Register(registration));
         let Some(TrackerResponse::Registered { token, .. }) = self.replies.pop() else {
             panic!("not registered")
@@ -385,14 +378,7 @@ fn reports_without_an_offer_or_from_another_connection_are_refused() {
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(&mut world), ErrorCode::UnknownToken);
-    let registration = Registration {
-        name: PeerName::new("x").unwrap(),
-        port: 7000,
-        advertise: None,
-        addresses: Vec::new(),
-        identity: None,
-        volunteer: false,
-    };
+    let registration = Registration::new(PeerName::new("x").unwrap(), 7000);
     world.request(2, TrackerRequest::Register(registration));
     let Some(TrackerResponse::Registered { token, .. }) = world.replies.pop() else { panic!() };
     world.request(2, TrackerRequest::Volunteer { token, act });
@@ -408,14 +394,7 @@ fn clone_of_a_connected_volunteer_is_refused_until_that_one_has_left() {
     world.join(1);
     world.join(2);
     let lend = VolunteerReport::Lend { key: VolunteerKey(1), offered: 9, free: 9, away_s: None };
-    let registration = Registration {
-        name: PeerName::new("clone").unwrap(),
-        port: 7009,
-        advertise: None,
-        addresses: Vec::new(),
-        identity: None,
-        volunteer: false,
-    };
+    let registration = Registration::new(PeerName::new("clone").unwrap(), 7009);
     world.request(9, TrackerRequest::Register(registration));
     let Some(TrackerResponse::Registered { token, .. }) = world.replies.pop() else { panic!() };
     world.volunteers.insert(9, SimulatedVolunteer { token, held: BTreeMap::new(), orders: Vec::new() });
