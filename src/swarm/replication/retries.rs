@@ -14,20 +14,49 @@ use crate::swarm::keeping::Location;
 pub(super) struct Retry {
     backoff: Backoff,
     until: Moment,
-    /// Source of the last attempt.
-    pub from: Location,
-    /// Target of the last attempt.
-    pub to: Location,
+    pub sources: Failures,
+    pub targets: Failures,
+}
+
+/// Number of locations whose failures are remembered for one chunk.
+const FAILURES_MAX: usize = 64;
+
+/// Locations at which attempts have failed, in the order of their last failure.
+///
+/// The next attempt takes the one that failed longest ago, or never: two locations that always fail cannot take turns and
+/// exclude a third one.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Vec<Location>);
+
+impl Failures {
+    fn note(&mut self, location: Location) {
+        self.0.retain(|other| *other != location);
+        if self.0.len() >= FAILURES_MAX {
+            self.0.remove(0);
+        }
+        self.0.push(location);
+    }
+
+    /// 0 for a location without a failure; higher for a later failure.
+    pub fn rank(&self, location: Location) -> usize {
+        self.0.iter().position(|other| *other == location).map_or(0, |at| at + 1)
+    }
 }
 
 impl ReplicationPlanner {
-    /// Schedules a retry after a failed copy: after a backoff, and if possible with another source and
+    /// Schedules a retry after a failed copy: after a backoff, and if possible with another source and another
     /// target.
     pub(super) fn schedule_retry(&mut self, now: Moment, key: ChunkKey, from: Location, to: Location) {
-        let first = || Backoff::new(limits::RETRY_MIN, limits::RETRY_MAX);
-        let mut backoff = self.waiting.retries.remove(&key).map_or_else(first, |retry| retry.backoff);
-        let until = now + backoff.pause(&mut self.random);
-        self.waiting.retries.insert(key, Retry { backoff, until, from, to });
+        let retry = self.waiting.retries.entry(key).or_insert_with(|| Retry {
+            backoff: Backoff::new(limits::RETRY_MIN, limits::RETRY_MAX),
+            until: now,
+            sources: Failures::default(),
+            targets: Failures::default(),
+        });
+        retry.sources.note(from);
+        retry.targets.note(to);
+        retry.until = now + retry.backoff.pause(&mut self.random);
+        let until = retry.until;
         self.schedule.add(until, Timer::BackoffEnd(key));
         self.set_priority(key, Priority::BACKOFF);
         self.recompute(key);
@@ -39,7 +68,7 @@ impl ReplicationPlanner {
             return;
         }
         self.requeue(key, Priority::BACKOFF);
-        // The failed source and target are remembered until a copy succeeds or none is needed any more.
+        // The failed sources and targets are remembered until a copy succeeds or none is needed any more.
         if self.files.chunk(key).is_none_or(|chunk| !chunk.priority.is_queue()) {
             self.waiting.retries.remove(&key);
         }
@@ -50,5 +79,24 @@ impl ReplicationPlanner {
         if self.waiting.retries.remove(&key).is_some() {
             self.requeue(key, Priority::BACKOFF);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::swarm::keeping::VolunteerNumber;
+
+    #[test]
+    fn locations_that_always_fail_do_not_exclude_another_one() {
+        let [a, b, c] = [0, 1, 2].map(|number| Location::Volunteer(VolunteerNumber(number)));
+        let mut failures = Failures::default();
+        for next in [a, b, c, a, b] {
+            let best = [a, b, c].into_iter().min_by_key(|location| (failures.rank(*location), *location));
+            assert_eq!(best, Some(next));
+            failures.note(next);
+        }
+        (0..200).for_each(|number| failures.note(Location::Volunteer(VolunteerNumber(number))));
+        assert_eq!(failures.0.len(), FAILURES_MAX);
     }
 }

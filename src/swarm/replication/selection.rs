@@ -1,7 +1,8 @@
 //! Selection of the source and the target of a copy.
 //!
 //! The target is the emptiest volunteer with an open window, preferably at an IP address that has no copy
-//! yet, and preferably one that is approved. The source is the least busy holder with an open window, a volunteer before the tracker.
+//! yet, and preferably one that is approved. The source is the least busy holder with an open window, a volunteer before
+//! the tracker, and the tracker before a claim.
 
 use super::ReplicationPlanner;
 use super::chunk::ChunkKey;
@@ -18,6 +19,15 @@ pub(super) enum Target {
     Later,
     /// No volunteer has enough free space.
     None,
+}
+
+/// Kind of a source, the preferred one first. A claim is no proof: hostile claims must not come before the tracker's own
+/// copy.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum SourceClass {
+    Stored,
+    Tracker,
+    Claimed,
 }
 
 impl ReplicationPlanner {
@@ -41,23 +51,22 @@ impl ReplicationPlanner {
         }
         let used = |ip: IpAddr| self.has_copy_at(replicas, ip);
         let elsewhere = targets.has_space_elsewhere(length, used, may_take);
-        let failed = self.waiting.retries.get(&key).map(|retry| retry.to);
+        let failures = self.waiting.retries.get(&key).map(|retry| &retry.targets);
         // Without any approved volunteer, all are equal.
         let prefers_approved = self.settings.approve && self.volunteers.counts.approved > 0;
-        let mut best: Option<((bool, bool), VolunteerNumber)> = None;
+        let mut best: Option<((usize, bool), VolunteerNumber)> = None;
         for number in targets.open() {
             let Some(volunteer) = self.volunteers.get(number) else { continue };
             let is_permitted = self.transfers.window.permits(volunteer.incoming, length);
             if !is_permitted || !may_take(number) || (elsewhere && used(volunteer.record.address.ip())) {
                 continue;
             }
-            // The target of the failed attempt is chosen only if there is no other.
-            let is_failed = failed == Some(Location::Volunteer(number));
-            let rank = (is_failed, prefers_approved && !volunteer.is_approved(true));
+            let failed = failures.map_or(0, |failures| failures.rank(Location::Volunteer(number)));
+            let rank = (failed, prefers_approved && !volunteer.is_approved(true));
             if best.is_none_or(|(other, _)| rank < other) {
                 best = Some((rank, number));
             }
-            if rank == (false, false) {
+            if rank == (0, false) {
                 break;
             }
         }
@@ -75,29 +84,29 @@ impl ReplicationPlanner {
         })
     }
 
-    /// The best source for a copy of a chunk among those with an open window: claimed copies come after
-    /// the others. The source of a failed attempt comes last.
+    /// The best source for a copy of a chunk among those with an open window: a volunteer, or else the tracker, or else
+    /// a volunteer that only claims a copy. Sources that have failed come last.
     pub(super) fn best_source(&self, key: ChunkKey) -> Option<Location> {
         let (file, chunk) = self.files.file_and_chunk(key)?;
         let length = file.length(key.index);
         let window = self.transfers.window;
-        let failed = self.waiting.retries.get(&key).map(|retry| retry.from);
+        let failures = self.waiting.retries.get(&key).map(|retry| &retry.sources);
+        let failed = |location| failures.map_or(0, |failures| failures.rank(location));
         let holders = chunk.replicas.iter().filter(|replica| replica.state().is_source());
-        let open = holders.filter_map(|replica| {
+        let volunteers = holders.filter_map(|replica| {
             let number = replica.volunteer();
             let outgoing = self.volunteers.get(number)?.outgoing;
             let location = Location::Volunteer(number);
-            let claimed = matches!(replica.state(), CopyState::Claimed | CopyState::Suspected);
-            let order = (failed == Some(location), claimed, outgoing.copies, number);
-            window.permits(outgoing, length).then_some((order, location))
+            let class = match replica.state() {
+                CopyState::Claimed | CopyState::Suspected => SourceClass::Claimed,
+                _ => SourceClass::Stored,
+            };
+            let order = (failed(location), class, outgoing.copies, location);
+            window.permits(outgoing, length).then_some(order)
         });
-        let best = open.min().map(|((failed, ..), location)| (failed, location));
-        let tracker_can_give =
-            file.tracker_has(chunk) && window.permits(self.transfers.tracker_outgoing, length);
-        match best {
-            Some((false, location)) => Some(location),
-            _ if tracker_can_give => Some(Location::Tracker),
-            other => other.map(|(_, location)| location),
-        }
+        let outgoing = self.transfers.tracker_outgoing;
+        let tracker_can_give = file.tracker_has(chunk) && window.permits(outgoing, length);
+        let tracker = (failed(Location::Tracker), SourceClass::Tracker, outgoing.copies, Location::Tracker);
+        volunteers.chain(tracker_can_give.then_some(tracker)).min().map(|(.., location)| location)
     }
 }

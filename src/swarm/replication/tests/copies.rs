@@ -278,6 +278,23 @@ fn a_failed_copy_is_retried_from_another_source_after_a_backoff() {
 }
 
 #[test]
+fn copies_come_from_the_tracker_and_not_from_claims() {
+    let mut world = World::new(settings());
+    for number in 0..2 {
+        world.disk.insert((at(number), id(1), 0));
+    }
+    world.publish(id(1), 1);
+    (0..4).for_each(|number| world.join(number, number, 100));
+    world.take();
+    let copies = world.copies();
+    assert!(!copies.is_empty());
+    assert!(
+        copies.iter().all(|(_, from, to)| *from == TRACKER && ![at(0), at(1)].contains(to)),
+        "{copies:?}"
+    );
+}
+
+#[test]
 fn an_unanswered_copy_times_out_and_its_late_answer_is_harmless() {
     let mut world = World::with(settings(), 4, 100);
     world.publish(id(1), 1);
