@@ -34,6 +34,15 @@ const LOG_STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest number of chunks named in a message.
 const CHUNKS_NAMED_MAX: usize = 8;
 
+/// Holders of a file that are known before its download.
+#[derive(Debug, Clone, Default)]
+pub struct KnownHolders {
+    /// Holders of the whole file.
+    pub whole: Vec<PeerAddress>,
+    /// Holders of some chunks.
+    pub partial: Vec<PeerAddress>,
+}
+
 /// Parameters of a download.
 pub struct Download<'a> {
     /// Id of the file.
@@ -43,7 +52,7 @@ pub struct Download<'a> {
     /// Part file for the received chunks.
     pub part: Arc<PartFile>,
     /// Holders known so far.
-    pub holders: Vec<PeerAddress>,
+    pub holders: KnownHolders,
     /// Finds further holders.
     pub finder: Box<dyn Finder>,
     /// Cut-through relay of chunks that are still being received; `None` if this peer does not serve.
@@ -143,10 +152,15 @@ fn run_with(
         last_arrival: Moment::ZERO,
         stall_logged: false,
         corrupt_sources: 0,
+        deferred: Vec::new(),
         without_source: Arc::new(AtomicBool::new(true)),
     };
     let found = find_holders(finder, id, state.without_source.clone(), threads, work)?;
-    state.add_sources(holders);
+    // A whole holder can serve at once, and may name the sources that this peer should use. If it does, connections to
+    // all other leechers that start at the same time would only cost time.
+    let KnownHolders { whole, partial } = holders;
+    state.deferred = if whole.is_empty() { Vec::new() } else { partial.clone() };
+    state.add_sources(if whole.is_empty() { partial } else { whole });
     let inputs = Inputs { received, found, discovered: discovered.unwrap_or_else(never), part_lost };
     state.run(inputs, work)
 }
@@ -171,6 +185,8 @@ struct DownloadState<'a> {
     /// A log line has reported the current stall.
     stall_logged: bool,
     corrupt_sources: usize,
+    /// Sources that are added at the first tick.
+    deferred: Vec<PeerAddress>,
     /// Whether no source is connected; the finder then looks more often.
     without_source: Arc<AtomicBool>,
 }
@@ -230,6 +246,8 @@ impl DownloadState<'_> {
         if !paused.is_zero() {
             log::info!("the process was stopped for {} s; the download continues", paused.as_secs());
         }
+        let deferred = std::mem::take(&mut self.deferred);
+        self.add_sources(deferred);
         let events = self.scheduler.tick(now);
         // A chunk can take longer than any timeout: each of its bytes is progress.
         if self.scheduler.received_at() > self.last_arrival {

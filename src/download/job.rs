@@ -7,10 +7,9 @@
 use crate::content::fmt::counted;
 use crate::content::limits::VERIFY_SAMPLE_COUNT;
 use crate::content::{Manifest, Md5};
-use crate::download::driver::{self, Download};
+use crate::download::driver::{self, Download, KnownHolders};
 use crate::download::finder::{Finder, interrupted};
 use crate::net::{RateLimit, Shutdown, Threads, Timeouts};
-use crate::protocol::PeerAddress;
 use crate::protocol::tracker::FileSummary;
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::quoted;
@@ -104,7 +103,7 @@ pub struct Located {
     /// File, destination and manifest.
     pub file: Downloaded,
     /// Holders known so far.
-    pub holders: Vec<PeerAddress>,
+    pub holders: KnownHolders,
 }
 
 /// Data that exists before the download.

@@ -5,6 +5,7 @@
 
 use crate::content::fmt::counted;
 use crate::content::{FileId, Manifest, similar_names};
+use crate::download::driver::KnownHolders;
 use crate::download::finder::{Finder, interrupted};
 use crate::download::job::{DownloadOrder, Downloaded, Located, target};
 use crate::download::source::PeerConnection;
@@ -115,6 +116,7 @@ impl Search<'_> {
         let layout = manifest.layout();
         let file = FileSummary { size: layout.size(), chunks: layout.count(), ..found.file };
         let file = Downloaded { file, path, manifest: Arc::new(manifest), md5: found.md5 };
+        let holders = KnownHolders { whole: found.whole, partial: found.partial };
         Ok(Ok(Located { file, holders }))
     }
 

@@ -46,7 +46,7 @@ const OFFENCES_MAX: u32 = 3;
 const BITFIELD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connection attempts per tick while the download has a predecessor (attempts to predecessors are not
 /// limited).
-const STARTS_PER_TICK_MAX: usize = 4;
+const STARTS_PER_TICK_MAX: usize = 1;
 /// Interval between calls of [`DownloadScheduler::tick`].
 pub const TICK_INTERVAL: Duration = Duration::from_millis(100);
 

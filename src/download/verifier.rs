@@ -252,7 +252,8 @@ impl SourceVerifier {
         more: bool,
     ) {
         let queue = &self.verifier.queue;
-        let expect_more = queue.expects_more() && more && relay_writer.is_none();
+        let has_receivers = relay_writer.as_ref().is_some_and(PartialChunkWriter::has_receivers);
+        let expect_more = queue.expects_more() && more && !has_receivers;
         let (failed, shutdown) = (self.failed.clone(), self.shutdown.clone());
         let bytes = std::mem::take(buffer);
         let chunk = ReceivedChunk {
