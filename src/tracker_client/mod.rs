@@ -1,4 +1,4 @@
-//! Client of a tracker: the announcer (UDP), the session (TCP) and the lookup of files.
+//! Client of a tracker: the announcer (UDP), the session (TCP), the lookup of files, and tickets.
 //!
 //! Nothing here transfers chunks, and nothing here reads flags or draws on a terminal.
 
@@ -6,3 +6,4 @@ pub mod announcer;
 pub mod lookup;
 pub mod presence;
 pub mod session;
+pub mod ticket;
