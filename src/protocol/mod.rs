@@ -48,6 +48,8 @@ pub enum ErrorCode {
     NotHere,
     /// The file has changed on disk since it was hashed.
     Changed,
+    /// The file was replaced by another one of the same name; the text states its id.
+    Replaced,
     /// The request is not allowed; the text states the reason.
     Refused,
     /// A limit is reached; retry later.

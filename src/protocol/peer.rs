@@ -5,10 +5,10 @@
 //! to a client that serves other peers itself, `coming`, `hints`, `upstream` and `peers`. `overtake`, `slow`
 //! and `corrupt` have no response; `pong` has no place in the order.
 
-use super::tokens::{KeyPrint, Nonce};
+use super::tokens::{KeyPrint, Nonce, ReportId};
 use super::tracker::FileSummary;
 use super::{ErrorCode, Message};
-use crate::content::{ChunkIndex, Digest, FileId, FileName};
+use crate::content::{ChunkIndex, Digest, FileId, FileName, PeerName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -107,6 +107,15 @@ pub enum PeerRequest {
         file: FileId,
         /// Index of the chunk.
         index: ChunkIndex,
+    },
+    /// Reports that the client has downloaded the whole file and verified it. Answered with `noted`.
+    Completed {
+        /// Id of the file.
+        file: FileId,
+        /// Number of the client's run: several reports with one number count once.
+        report: ReportId,
+        /// Name of the client.
+        name: PeerName,
     },
     /// Keep-alive of an idle connection.
     Ping,
@@ -276,6 +285,8 @@ pub enum PeerResponse {
         /// The [proof](crate::protocol::tokens::identity_proof) of each registration of the server.
         proofs: Vec<Digest>,
     },
+    /// Answers `completed`.
+    Noted,
     /// Answers `ping`.
     Pong,
     /// Refuses a request. The connection stays open, except after a refused `hello`.
@@ -342,6 +353,10 @@ mod tests {
             r#"{"type":"identify","nonce":"0000000000000000000000000000002a"}"#,
         );
         exact(Corrupt { file: FILE, index: INDEX }, r#"{"type":"corrupt","file":"FILE","index":4}"#);
+        let name = PeerName::new("me").unwrap();
+        let completed =
+            r#"{"type":"completed","file":"FILE","report":"00000000000000000000000000000009","name":"me"}"#;
+        exact(Completed { file: FILE, report: ReportId(9), name }, completed);
         exact(Ping, r#"{"type":"ping"}"#);
         assert_eq!(serde_json::from_str::<PeerRequest>(r#"{"type":"dance","x":1}"#).unwrap(), Unknown);
     }
@@ -380,6 +395,7 @@ mod tests {
             r#"{"type":"proof","file":"FILE","index":4,"sha256":"FILE"}"#,
         );
         exact(Identity { proofs: vec![Digest([7; 32])] }, r#"{"type":"identity","proofs":["FILE"]}"#);
+        exact(Noted, r#"{"type":"noted"}"#);
         exact(Pong, r#"{"type":"pong"}"#);
         exact(
             Error { code: ErrorCode::NotHere, text: "not yet".into(), index: Some(INDEX) },

@@ -51,6 +51,8 @@ secret_tokens! {
     ///
     /// The peer chooses it, so that it can answer before it has received its token.
     IdentityKey
+    /// Number that a downloading peer draws for one run, so that its reports of completion count once.
+    ReportId
     /// Random number in a challenge, so that an earlier proof cannot be replayed.
     Nonce
 }

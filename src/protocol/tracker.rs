@@ -5,7 +5,7 @@
 //! `claim_differs`, `set_sealed`, `set_complete`).
 
 pub use super::file_summary::FileSummary;
-pub use super::tokens::{IdentityKey, Token};
+pub use super::tokens::{IdentityKey, ReportId, Token};
 use super::volunteer::{VolunteerOrder, VolunteerReport};
 use super::{ErrorCode, Message, PeerAddress};
 use crate::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
@@ -174,6 +174,15 @@ pub enum TrackerRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<Token>,
     },
+    /// Reports that a peer has downloaded the whole file and verified it. Answered with `noted`.
+    Completed {
+        /// Id of the file.
+        file: FileId,
+        /// Number of the peer's run: several reports with one number count once.
+        report: ReportId,
+        /// Name of the peer.
+        name: PeerName,
+    },
     /// Requests the list of all files (TCP), once for each connection.
     List,
     /// Joins a chunk set (TCP).
@@ -271,6 +280,8 @@ pub enum TrackerResponse {
     Reachability(Reachability),
     /// Acknowledges a goodbye.
     Farewell,
+    /// Acknowledges `completed`.
+    Noted,
     /// Acknowledges an announcement.
     Announced {
         /// Id of the file.

@@ -213,6 +213,10 @@ impl Tracker {
                 let except = token.and_then(|token| self.peers.registry.heartbeat(now, token));
                 Some(self.lookup(now, origin, name.as_ref(), id, limit, except))
             }
+            Ask::Completed { file, name, .. } => {
+                self.effects.push(Effect::Note(format!("{name} has downloaded {}", file.short())));
+                Some(TrackerResponse::Noted)
+            }
             Ask::Manifest { file } => self.manifest(origin, file),
             Ask::List => self.list(now, origin),
             Ask::JoinSet { token, set } => {

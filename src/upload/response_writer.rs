@@ -92,6 +92,13 @@ impl<'a> ResponseWriter<'a> {
                 let proofs = self.context.offers.registrations().proofs(nonce);
                 self.writer.send(&PeerResponse::Identity { proofs })
             }
+            PeerRequest::Completed { file, name, .. } => match self.context.offers.get(file) {
+                Some(_) => {
+                    log::info!("{name} at {} has downloaded {}", self.from, file.short());
+                    self.writer.send(&PeerResponse::Noted)
+                }
+                None => self.refuse_unknown_file(file, None),
+            },
             PeerRequest::Ping => {
                 self.subscriptions.add_new_sources(&mut self.writer)?;
                 self.writer.send(&PeerResponse::Pong)

@@ -108,6 +108,7 @@ fn json_of_responses_is_fixed() {
         r#"{"type":"registered","token":"TOKEN","address":"10.0.0.1:7000","heartbeat_ms":5000,"lease_ms":10000}"#,
     );
     exact(Alive, r#"{"type":"alive"}"#);
+    exact(Noted, r#"{"type":"noted"}"#);
     exact(Farewell, r#"{"type":"farewell"}"#);
     exact(Announced { file: FILE }, r#"{"type":"announced","file":"FILE"}"#);
     exact(Withdrawn { file: FILE }, r#"{"type":"withdrawn","file":"FILE"}"#);

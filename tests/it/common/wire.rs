@@ -225,6 +225,7 @@ impl Whole {
             | PeerRequest::Prove { .. }
             | PeerRequest::Identify { .. }
             | PeerRequest::Corrupt { .. }
+            | PeerRequest::Completed { .. }
             | PeerRequest::Unknown => return None,
         })
     }
