@@ -69,6 +69,7 @@ impl PeerConnection {
         let Timeouts { hello, stall, .. } = timeouts;
         let (reader, mut writer) = split(&stream, stall)?;
         writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port })?;
+        let reader = reader.watching_address();
         Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), rtt })
     }
 

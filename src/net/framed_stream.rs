@@ -9,7 +9,7 @@ use crate::protocol::frame::{self, Decoder, FrameError};
 use rustix::net::SendFlags;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ pub const SENDFILE_BYTES_MAX: u64 = 128 * 1024;
 ///
 /// Far below the rate of any usable link: a slow payload continues, and a sender that trickles is disconnected.
 const PAYLOAD_RATE_MIN: u64 = 1024;
+/// Interval at which a silent stream checks its own address, see [`FrameReader::watching_address`].
+const ADDRESS_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Minimum timeout of a socket.
 const SOCKET_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
@@ -36,6 +38,9 @@ pub enum StreamError {
     /// A read, a write or a whole payload exceeded its timeout.
     #[error("timeout: no data was transferred")]
     TimedOut,
+    /// The IP address of this host that the connection uses was removed.
+    #[error("this host no longer has the address {0}, which the connection used")]
+    AddressGone(IpAddr),
     /// The received bytes are not a valid message.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -94,6 +99,8 @@ pub struct FrameReader {
     timeout: Option<Duration>,
     /// Largest number of payload bytes in one read.
     part_bytes_max: usize,
+    /// Whether a silent stream ends when its own address is gone.
+    watches_address: bool,
 }
 
 impl FrameReader {
@@ -105,12 +112,20 @@ impl FrameReader {
             stall: STALL_TIMEOUT,
             timeout: None,
             part_bytes_max: usize::MAX,
+            watches_address: false,
         }
     }
 
     /// Sets the stall timeout: the maximum time of a single read within a message.
     pub fn with_stall(self, stall: Duration) -> Self {
         Self { stall, ..self }
+    }
+
+    /// Ends a silent stream with [`StreamError::AddressGone`] soon after its own IP address was removed from this host,
+    /// for example by a change of the network. No packet of the connection can arrive any more, so that it would only
+    /// end at its timeout.
+    pub fn watching_address(self) -> Self {
+        Self { watches_address: true, ..self }
     }
 
     /// Limits the payload bytes that one read returns, at least 1: parts are small if a rate limit waits after each.
@@ -138,9 +153,8 @@ impl FrameReader {
                 }
                 (true, Some(deadline)) => deadline.saturating_duration_since(Instant::now()),
             };
-            self.set_timeout(wait)?;
             let mut buffer = [0; READ_BYTES];
-            match read(&self.stream, &mut buffer)? {
+            match self.read(wait, &mut buffer)? {
                 0 if begun => return Err(StreamError::Truncated),
                 0 => return Err(StreamError::Closed),
                 count => self.decoder.feed(&buffer[..count]),
@@ -168,10 +182,9 @@ impl FrameReader {
         let mut filled = self.decoder.take(target);
         on_part(&target[..filled]);
         let mut rate = PayloadRate::new(Instant::now());
-        self.set_timeout(self.stall)?;
         while filled < target.len() {
             let end = target.len().min(filled.saturating_add(self.part_bytes_max));
-            let count = match read(&self.stream, &mut target[filled..end])? {
+            let count = match self.read(self.stall, &mut target[filled..end])? {
                 0 => return Err(StreamError::Truncated),
                 count => count,
             };
@@ -187,6 +200,28 @@ impl FrameReader {
         Ok(())
     }
 
+    /// Reads within a time.
+    fn read(&mut self, wait: Duration, target: &mut [u8]) -> Result<usize, StreamError> {
+        if !self.watches_address {
+            self.set_timeout(wait)?;
+            return Ok(read(&self.stream, target)?);
+        }
+        let mut remaining = wait;
+        loop {
+            let slice = remaining.min(ADDRESS_CHECK_INTERVAL);
+            self.set_timeout(slice)?;
+            match read(&self.stream, target).map_err(StreamError::from) {
+                Err(StreamError::TimedOut) => {}
+                other => return other,
+            }
+            check_address(self.stream.local_addr()?)?;
+            remaining = remaining.saturating_sub(slice);
+            if remaining.is_zero() {
+                return Err(StreamError::TimedOut);
+            }
+        }
+    }
+
     fn set_timeout(&mut self, wait: Duration) -> io::Result<()> {
         // A socket timeout of zero is not allowed.
         let wait = wait.max(SOCKET_TIMEOUT_MIN);
@@ -195,6 +230,18 @@ impl FrameReader {
             self.timeout = Some(wait);
         }
         Ok(())
+    }
+}
+
+/// Checks that this host has an address: only then a socket can be bound to it.
+fn check_address(local: SocketAddr) -> Result<(), StreamError> {
+    let mut address = local;
+    address.set_port(0);
+    match UdpSocket::bind(address) {
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+            Err(StreamError::AddressGone(local.ip()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -174,7 +174,7 @@ impl Session {
         let _guard = self.shutdown.guard(&stream);
         let halves = stream.peer_addr().and_then(|peer| Ok((peer, split(&stream, self.timeouts.stall)?)));
         let (peer, (mut reader, mut writer)) = match halves {
-            Ok(halves) => halves,
+            Ok((peer, (reader, writer))) => (peer, (reader.watching_address(), writer)),
             Err(error) => return SessionError::Connect(role, tracker.clone(), error),
         };
         let local = stream.local_addr().ok().map(|address| address.ip());

@@ -127,3 +127,20 @@ fn a_peer_that_was_killed_and_restarted_is_counted_once() {
     let found = udp.lookup("x.bin");
     assert_eq!((found.len(), found[0].holders, found[0].whole.len()), (1, 1, 1), "{found:?}");
 }
+
+#[test]
+fn a_download_continues_when_the_address_of_its_host_changes() {
+    let Some(site) = Site::new("tracker") else { return };
+    let bytes = random_bytes(5, 6_000_000);
+    write(site.folder('A'), "x.bin", &bytes);
+    let seeder = site.start('A', "seeder", &["-f", "x.bin", "--upload-limit", "1MB"]);
+    seeder.wait_for_text("reachable at 10.0.0.1:7000");
+    // Its sources stall for longer than its timeout, unless it finds out that their connections are dead.
+    let flags = ["x.bin", "--tracker", "10.0.0.1", "--timeout", "20", "--stall-timeout", "60", "-v"];
+    let mut leecher = site.start('B', "leecher", &flags);
+    leecher.wait_for_text(", which has 12 of 12 chunks");
+    let change = "ip addr del 10.0.0.2/24 dev eth0 && ip addr add 10.0.0.9/24 dev eth0";
+    assert!(site.network.command(Some('B')).args(["sh", "-c", change]).status().unwrap().success());
+    leecher.ends_with(0);
+    assert_holds(&site.folder('B').join("x.bin"), &bytes);
+}
