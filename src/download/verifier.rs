@@ -4,8 +4,8 @@
 //! halves it. The reader thread of a source puts each chunk into a short queue, from which a helper collects
 //! a batch. A full queue means that all cores are busy: then the reader thread verifies a batch itself, which
 //! slows its connection to the speed of storage (backpressure). A helper waits for more chunks only when they
-//! are expected within [`VERIFY_BATCH_TIMEOUT`], and only if no subscriber waits for the chunk. Helpers are spawned
-//! on demand.
+//! are expected within [`VERIFY_BATCH_TIMEOUT`]; receivers of a relayed chunk wait as long for its last bytes. Helpers
+//! are spawned on demand.
 //!
 //! Invariants: a chunk is stored only after its SHA-256 matched; every result is reported before the
 //! [`SourceVerifier::ended`] of its source returns; queued chunks use at most [`VERIFY_MEMORY_BYTES`] bytes.
@@ -31,7 +31,7 @@ struct ReceivedChunk {
     source: SourceId,
     /// Relay of the chunk, if any: its receivers wait for the last bytes.
     relay_writer: Option<PartialChunkWriter>,
-    /// Whether to wait for another chunk: the next one is expected at once, and no receiver waits for this one.
+    /// Whether to wait for another chunk: the next one is expected at once.
     expect_more: bool,
     /// Receives the error if the chunk is corrupt; closed when no chunk of its source is queued.
     failed: Sender<SourceError>,
@@ -252,8 +252,7 @@ impl SourceVerifier {
         more: bool,
     ) {
         let queue = &self.verifier.queue;
-        let has_receivers = relay_writer.as_ref().is_some_and(PartialChunkWriter::has_receivers);
-        let expect_more = queue.expects_more() && more && !has_receivers;
+        let expect_more = queue.expects_more() && more;
         let (failed, shutdown) = (self.failed.clone(), self.shutdown.clone());
         let bytes = std::mem::take(buffer);
         let chunk = ReceivedChunk {

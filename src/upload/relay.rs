@@ -297,12 +297,6 @@ impl PartialChunkWriter {
         }
     }
 
-    /// Whether a peer receives the chunk while it arrives.
-    pub fn has_receivers(&self) -> bool {
-        // One reference is this one, the other is in the table.
-        Arc::strong_count(&self.partial) > 2
-    }
-
     /// Marks the chunk as verified and stored, which releases its last bytes.
     pub fn verified(self) {
         self.partial.end(true);
@@ -331,9 +325,7 @@ mod tests {
         let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
         assert_eq!(subscriber.chunks().try_recv(), Ok(INDEX));
         assert!(relay.begin(FILE, INDEX, LENGTH as u32).is_none(), "it is already arriving");
-        assert!(!writer.has_receivers());
         let partial = relay.get(FILE, INDEX).unwrap();
-        assert!(writer.has_receivers());
         let mut bytes = Vec::new();
         assert_eq!(partial.read(0, &mut bytes, Duration::ZERO), PartialRead::TimedOut);
         writer.push(&[1; BLOCK_BYTES + 1]);
