@@ -8,11 +8,13 @@
 use super::events::{Job, SourceError, SourceEvent, SourceUpdate};
 use super::verifier::{SourceVerifier, Verifier};
 use crate::content::limits::{
-    KEEP_ALIVE_INTERVAL, LIMITED_PART_BYTES, NAMED_PEERS_MAX, PEER_LIST_MAX, PROTOCOL_VERSION,
+    CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, LIMITED_PART_BYTES, NAMED_PEERS_MAX, PEER_LIST_MAX,
+    PROTOCOL_VERSION,
 };
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
+use crate::net::dial::dial_any_within;
 use crate::net::framed_stream::split;
-use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, dial_any};
+use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts};
 use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
 use crate::protocol::tokens::{KeyPrint, Nonce};
@@ -63,8 +65,22 @@ impl PeerConnection {
         timeouts: Timeouts,
         shutdown: &Shutdown,
     ) -> Result<Self, SourceError> {
+        Self::open_within(CONNECT_TIMEOUT, address, port, timeouts, shutdown)
+    }
+
+    /// As [`open`](Self::open), with a shorter timeout for the connect to each address.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_within(
+        timeout: Duration,
+        address: &PeerAddress,
+        port: Option<u16>,
+        timeouts: Timeouts,
+        shutdown: &Shutdown,
+    ) -> Result<Self, SourceError> {
         let started = Instant::now();
-        let stream = Arc::new(dial_any(&address.all().collect::<Vec<_>>(), shutdown)?);
+        let stream = Arc::new(dial_any_within(&address.all().collect::<Vec<_>>(), timeout, shutdown)?);
         let rtt = started.elapsed();
         let Timeouts { hello, stall, .. } = timeouts;
         let (reader, mut writer) = split(&stream, stall)?;

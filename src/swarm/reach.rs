@@ -2,7 +2,8 @@
 //!
 //! A peer registers the addresses on which it serves. The tracker dials each of them; the peer proves its registration
 //! over that connection ([`identity_proof`]). Invariants: an address at which another peer answered is given to no
-//! requester; a loopback address is dialled and given only if its peer and the requester use loopback; an address that
+//! requester, except an address of the peer's own network to requesters with the same source address, because the tracker
+//! may have dialled a host of another network; a loopback address is dialled and given only if its peer and the requester use loopback; an address that
 //! differs from the source address is given only after the peer answered there, or to a requester with the same source
 //! address, which may be behind the same NAT.
 
@@ -154,7 +155,7 @@ impl Candidates {
             match one.state {
                 _ if one.is_loopback() && !local => false,
                 _ if is_link_local_v6(one.address.ip()) && !is_link_local_v6(requester) => false,
-                DialState::Other => false,
+                DialState::Other => one.kind == Kind::Own && requester == self.source,
                 DialState::Works => one.kind != Kind::Source || self.source_counts() || local,
                 DialState::Unknown | DialState::Fails if one.kind == Kind::Source => self.source_counts(),
                 DialState::Unknown | DialState::Fails => same_source,
@@ -438,6 +439,10 @@ mod tests {
         reaches.note(PEER, address("203.0.113.1:7000"), DialState::Other);
         assert_eq!(view(&reaches, "198.51.100.1"), [""; 0]);
         assert_eq!(reaches.reachability(PEER).unwrap().other, [address("203.0.113.1:7000")]);
+        // A peer in the tracker's own network has this address, too.
+        reaches.note(PEER, address("192.168.0.2:7000"), DialState::Other);
+        assert_eq!(view(&reaches, "203.0.113.1"), ["192.168.0.2:7000"]);
+        assert_eq!(view(&reaches, "198.51.100.1"), [""; 0]);
     }
 
     #[test]
