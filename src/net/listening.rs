@@ -60,16 +60,19 @@ impl Listening {
         lock(&self.addresses).clone()
     }
 
-    /// Also listens on another address, with the same port. Returns whether it is new.
+    /// Also listens on the IP address of `at`, with the scope of a link-local one, and the same port. Returns whether it
+    /// is new.
     ///
     /// # Errors
     /// The port is in use there, the address does not belong to this host, or no thread can be started.
-    pub fn extend(&self, ip: IpAddr) -> Result<bool, BindError> {
+    pub fn extend(&self, mut at: SocketAddr) -> Result<bool, BindError> {
+        let ip = at.ip();
+        at.set_port(self.port);
         let mut addresses = lock(&self.addresses);
         if addresses.iter().any(|known| *known == ip || known.is_unspecified()) {
             return Ok(false);
         }
-        (self.listen)(SocketAddr::new(ip, self.port))?;
+        (self.listen)(at)?;
         addresses.push(ip);
         Ok(true)
     }

@@ -6,7 +6,7 @@ use super::{FrameReader, FrameWriter, Shutdown, StreamError};
 use crate::content::limits::{PROTOCOL_VERSION, STALL_TIMEOUT};
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,8 +56,8 @@ impl RequestStream {
         self.stream.peer_addr().ok()
     }
 
-    /// The IP address of this end.
-    pub(super) fn local_ip(&self) -> Option<IpAddr> {
-        self.stream.local_addr().ok().map(|address| address.ip())
+    /// The address of this end.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
     }
 }

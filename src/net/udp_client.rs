@@ -146,15 +146,20 @@ impl UdpClient {
         }
     }
 
-    /// The IP address of this host from which the last request was sent; `None` after a request without response.
-    pub fn local_ip(&self) -> Option<IpAddr> {
+    /// The address of this host from which the last request was sent; `None` after a request without response.
+    pub fn local_address(&self) -> Option<SocketAddr> {
         match self.fallback.as_ref().and_then(|fallback| fallback.stream.as_ref()) {
-            Some(stream) => stream.local_ip(),
-            None => Some(self.route.as_ref()?.socket.local_addr().ok()?.ip()),
+            Some(stream) => stream.local_address(),
+            None => self.route.as_ref()?.socket.local_addr().ok(),
         }
     }
 
-    /// Opens the socket for the next request, if it can be opened, so that [`local_ip`](Self::local_ip) is known before it.
+    /// The IP address of [`local_address`](Self::local_address).
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.local_address().map(|address| address.ip())
+    }
+
+    /// Opens the socket for the next request, if it can be opened, so that [`local_address`](Self::local_address) is known before it.
     pub fn prepare(&mut self) {
         // The next request reports the error.
         let _ = self.open(self.timeout.unwrap_or(RESOLVE_TIMEOUT));

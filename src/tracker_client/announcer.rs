@@ -325,12 +325,12 @@ impl Worker {
 
     fn register(&mut self) -> Result<Token, UdpClientError> {
         self.client.prepare();
-        self.presence.connected_from(self.client.local_ip());
+        self.presence.connected_from(self.client.local_address());
         let registration = self.presence.registration(SHARED_FILES);
         self.registered.clone_from(&registration.addresses);
         match self.client.request(&TrackerRequest::Register(registration))? {
             TrackerResponse::Registered { token, address, heartbeat_ms, public, .. } => {
-                self.presence.registered(self.client.local_ip(), public);
+                self.presence.registered(self.client.local_address(), public);
                 self.reach_check = Some(Instant::now() + REACH_CHECK_INTERVAL);
                 self.heartbeat = clamp_heartbeat(Duration::from_millis(heartbeat_ms));
                 self.announced.clear();

@@ -99,27 +99,28 @@ impl Presence {
 
     /// Notes the address of this host from which a tracker or manager is reached, before the registration there. Over
     /// IPv6 loopback, too, a peer must serve where it is reached.
-    pub fn connected_from(&self, local: Option<IpAddr>) {
+    pub fn connected_from(&self, local: Option<SocketAddr>) {
         self.widen(local);
     }
 
     /// Notes a registration. `local` is the address from which the tracker or manager is reached; a `public` one can be
     /// reached from other hosts.
-    pub fn registered(&self, local: Option<IpAddr>, public: bool) {
-        if public && local.is_some_and(|local| local.is_loopback()) {
-            self.widen(host_addresses());
+    pub fn registered(&self, local: Option<SocketAddr>, public: bool) {
+        if public && local.is_some_and(|local| local.ip().is_loopback()) {
+            self.widen(host_addresses().into_iter().map(|ip| SocketAddr::new(ip, 0)));
         }
     }
 
     /// Also listens on these addresses, unless the user has chosen the listening address.
-    fn widen(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+    fn widen(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
         let Inner { config, listening, refused, .. } = &*self.0;
         if !config.widens {
             return;
         }
         let mut added: Vec<SocketAddr> = Vec::new();
-        for ip in addresses {
-            match listening.extend(ip) {
+        for at in addresses {
+            let ip = at.ip();
+            match listening.extend(at) {
                 Ok(true) if !ip.is_loopback() => added.push(SocketAddr::new(ip, listening.port())),
                 Ok(_) => {}
                 Err(error) => {
@@ -218,7 +219,7 @@ mod tests {
         for widens in [true, false] {
             let (presence, end) = presence(widens);
             // Another loopback address stands for an address of this host.
-            presence.widen(["127.0.0.9".parse().unwrap()]);
+            presence.widen(["127.0.0.9:0".parse().unwrap()]);
             assert_eq!(listens_on(&presence, "127.0.0.9"), widens);
             end();
         }
@@ -227,10 +228,10 @@ mod tests {
     #[test]
     fn a_peer_on_loopback_registers_no_address_and_stays_there_with_a_local_tracker() {
         let (presence, end) = presence(true);
-        presence.connected_from("127.0.0.1".parse().ok());
+        presence.connected_from("127.0.0.1:9".parse().ok());
         assert!(presence.is_own(SocketAddr::from(([127, 0, 0, 1], presence.0.listening.port()))));
         assert!(!presence.is_own("127.0.0.1:1".parse().unwrap()));
-        presence.registered("127.0.0.1".parse().ok(), false);
+        presence.registered("127.0.0.1:9".parse().ok(), false);
         assert_eq!(presence.registration(SHARED_FILES).addresses, [] as [IpAddr; 0]);
         assert_eq!(presence.0.listening.addresses().len(), 1);
         end();
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn a_peer_serves_on_the_loopback_address_by_which_its_tracker_is_reached() {
         let (presence, end) = presence(true);
-        presence.connected_from("127.0.0.7".parse().ok());
+        presence.connected_from("127.0.0.7:9".parse().ok());
         assert!(listens_on(&presence, "127.0.0.7"));
         assert_eq!(presence.addresses(), [] as [IpAddr; 0]);
         end();

@@ -177,7 +177,7 @@ impl Session {
             Ok((peer, (reader, writer))) => (peer, (reader.watching_address(), writer)),
             Err(error) => return SessionError::Connect(role, tracker.clone(), error),
         };
-        let local = stream.local_addr().ok().map(|address| address.ip());
+        let local = stream.local_addr().ok();
         self.presence.connected_from(local);
         let joined = self.register(&mut reader, &mut writer, local);
         let (token, address, heartbeat) = match joined {
@@ -218,7 +218,7 @@ impl Session {
         &self,
         reader: &mut FrameReader,
         writer: &mut FrameWriter,
-        local: Option<IpAddr>,
+        local: Option<SocketAddr>,
     ) -> Result<(Token, SocketAddr, Duration), SessionError> {
         let (role, tracker) = (self.role, &self.tracker);
         let lost = |error: StreamError| SessionError::Connection(role, tracker.clone(), error);

@@ -98,7 +98,12 @@ impl Server {
             Err(error) => return error.into(),
         };
         let serves = match hello(&mut reader, &mut writer, self.timeouts.hello) {
-            Ok(port) => port.map(|port| SocketAddr::new(from.ip(), port)),
+            Ok(port) => port.map(|port| {
+                // Keeps the scope of a link-local address.
+                let mut address = from;
+                address.set_port(port);
+                address
+            }),
             Err(error) => return error,
         };
         let (requests, queued) = bounded(SERVE_QUEUE_MAX);

@@ -24,10 +24,15 @@ struct Site {
 impl Site {
     /// `None`, with a message, where the user may not make network namespaces.
     fn new(hub: &str) -> Option<Self> {
+        Self::with_listen(hub, "0.0.0.0")
+    }
+
+    /// As `new`, with another listening address.
+    fn with_listen(hub: &str, listen: &str) -> Option<Self> {
         let network = Network::new(true)?;
         let place = place();
         let folders = ["a", "b", "c"].map(|name| subfolder(place.path(), name));
-        let hub = start(&network, 'A', hub, &["--listen", "0.0.0.0"], &folders[0]);
+        let hub = start(&network, 'A', hub, &["--listen", listen], &folders[0]);
         hub.wait_for_text(" listening on ");
         Some(Self { hub, network, folders, _place: place })
     }
@@ -35,6 +40,20 @@ impl Site {
     /// Starts a program on host A, B or C.
     fn start(&self, host: char, bin: &str, args: &[&str]) -> Program {
         start(&self.network, host, bin, args, self.folder(host))
+    }
+
+    /// The link-local IPv6 address of a host, once no other host can object to it.
+    fn link_local(&self, host: char) -> String {
+        loop {
+            let mut list = self.network.command(Some(host));
+            list.args(["ip", "-6", "-oneline", "addr", "show", "dev", "eth0", "scope", "link", "-tentative"]);
+            let output = list.output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            if let Some(address) = text.split_whitespace().find(|word| word.starts_with("fe80::")) {
+                return address.split('/').next().unwrap().to_owned();
+            }
+            std::thread::yield_now();
+        }
     }
 
     fn folder(&self, host: char) -> &Path {
@@ -143,4 +162,20 @@ fn a_download_continues_when_the_address_of_its_host_changes() {
     assert!(site.network.command(Some('B')).args(["sh", "-c", change]).status().unwrap().success());
     leecher.ends_with(0);
     assert_holds(&site.folder('B').join("x.bin"), &bytes);
+}
+
+#[test]
+fn a_tracker_at_a_link_local_address_serves_its_network() {
+    let Some(site) = Site::with_listen("tracker", "[::]") else { return };
+    let tracker = format!("{}%eth0", site.link_local('A'));
+    site.link_local('C');
+    let bytes = random_bytes(6, 1_000_000);
+    write(site.folder('B'), "x.bin", &bytes);
+    let seeder_address = site.link_local('B');
+    let seeder = site.start('B', "seeder", &["-f", "x.bin", "--tracker", &tracker]);
+    seeder.wait_for_text(&format!("reachable at [{seeder_address}"));
+    let mut leecher = site.start('C', "leecher", &["x.bin", "--tracker", &tracker]);
+    leecher.ends_with(0);
+    assert_holds(&site.folder('C').join("x.bin"), &bytes);
+    assert!(!seeder.has_said("no other host can connect"));
 }
