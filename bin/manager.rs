@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use shoal::cli::flags::{self, ConnectionsFlag, LeaseFlags, TimeoutFlags};
+use shoal::cli::flags::{self, ConnectionsFlag, DiscoveryFlag, LeaseFlags, TimeoutFlags};
 use shoal::cli::help::NETWORK;
 use shoal::cli::{self, LogOptions};
 use shoal::content::limits;
@@ -24,6 +24,8 @@ struct Flags {
     #[arg(long, help_heading = NETWORK)]
     trust_advertised: bool,
     #[command(flatten)]
+    discovery: DiscoveryFlag,
+    #[command(flatten)]
     connections: ConnectionsFlag,
     #[command(flatten)]
     leases: LeaseFlags,
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
             listen: flags.listen,
             leases: flags.leases.leases()?,
             trust_advertised: flags.trust_advertised,
+            is_discoverable: !flags.discovery.no_discovery,
             connections: flags.connections.max_connections,
             timeouts: flags.timeouts.timeouts(),
         };

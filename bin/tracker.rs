@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use shoal::cli::flags::{self, ConnectionsFlag, ControlFlags, LeaseFlags, OwnerCommand, ReplicationFlags};
+use shoal::cli::flags::{
+    self, ConnectionsFlag, ControlFlags, DiscoveryFlag, LeaseFlags, OwnerCommand, ReplicationFlags,
+};
 use shoal::cli::flags::{TimeoutFlags, TrackerFlag};
 use shoal::cli::help::{LIMITS, NETWORK, OUTPUT};
 use shoal::cli::{self, LogOptions, tracker_prompt};
@@ -31,6 +33,8 @@ struct Flags {
     #[arg(long, value_name = "N", default_value_t = limits::QUORUM_MIN as u32,
         value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = LIMITS)]
     quorum: u32,
+    #[command(flatten)]
+    discovery: DiscoveryFlag,
     #[command(flatten)]
     connections: ConnectionsFlag,
     #[command(flatten)]
@@ -80,7 +84,9 @@ fn main() -> ExitCode {
         let rules = Rules { leases, quorum: flags.quorum as usize, local, exposure };
         let keep = flags.replication.config(&rules, (connections, timeouts), &flags.log)?;
         let replicates = keep.is_some();
-        let config = TrackerConfig { listen: flags.listen, rules, connections, timeouts, keep };
+        let is_discoverable = !flags.discovery.no_discovery;
+        let config =
+            TrackerConfig { listen: flags.listen, rules, is_discoverable, connections, timeouts, keep };
         let tracker = tracker::start(&config, &(Arc::clone(watch) as _), shutdown)?;
         let result = match replicates {
             true => tracker_prompt::run(&tracker, watch, shutdown),

@@ -14,6 +14,7 @@
 //! | [`volunteer`] | disk space that is offered to a tracker | decide which chunks to store |
 //! | [`download`] | job, driver, scheduler, source connections, verifier, finder of holders | serve |
 //! | [`tracker_client`] | announcer (UDP), session (TCP), lookup | transfer chunks |
+//! | [`discovery`] | search for files, trackers and managers in the local network | connect to what was found |
 //! | [`upload`] | server, offered files, subscribers, relay of partial chunks, rate limit | decide which chunks to download |
 //! | [`report`] | errors of roles, watch of progress, commands to type next | open a socket or a file |
 //! | [`net`] | sockets and threads: listener, framed stream, UDP client, shutdown | know the messages that it carries |
@@ -163,6 +164,7 @@
 
 pub mod cli;
 pub mod content;
+pub mod discovery;
 pub mod download;
 pub mod net;
 pub mod protocol;

@@ -24,6 +24,11 @@ impl Endpoint {
         Self { host: host.into(), port }
     }
 
+    /// Whether the host is the word `auto`, which stands for a search in the local network.
+    pub fn is_auto(&self) -> bool {
+        self.host == "auto"
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.port

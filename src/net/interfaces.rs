@@ -1,6 +1,6 @@
 //! IP addresses of this host.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 /// The IP addresses of the network interfaces that are up: no loopback address, no link-local IPv6 address, and none of
@@ -25,6 +25,40 @@ pub fn host_addresses() -> Vec<IpAddr> {
     }
     found.sort_by_key(IpAddr::is_ipv6);
     found.dedup();
+    found
+}
+
+/// A network interface over which multicast datagrams are sent and received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MulticastInterface {
+    /// Its number.
+    pub index: u32,
+    /// Its IPv4 addresses.
+    pub v4: Vec<Ipv4Addr>,
+    /// Whether it has an IPv6 address.
+    pub has_v6: bool,
+}
+
+/// The interfaces that are up and support multicast, without loopback.
+pub fn multicast_interfaces() -> Vec<MulticastInterface> {
+    use nix::net::if_::{InterfaceFlags, if_nametoindex};
+    let wanted = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_MULTICAST;
+    let mut found: Vec<MulticastInterface> = Vec::new();
+    for interface in nix::ifaddrs::getifaddrs().into_iter().flatten() {
+        let is_loopback = interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+        let Some(address) = interface.address.as_ref() else { continue };
+        let Ok(index) = if_nametoindex(interface.interface_name.as_str()) else { continue };
+        if !interface.flags.contains(wanted) || is_loopback {
+            continue;
+        }
+        let position = found.iter().position(|known| known.index == index).unwrap_or_else(|| {
+            found.push(MulticastInterface { index, v4: Vec::new(), has_v6: false });
+            found.len() - 1
+        });
+        found[position].v4.extend(address.as_sockaddr_in().map(|address| address.ip()));
+        found[position].has_v6 |= address.as_sockaddr_in6().is_some();
+    }
+    found.retain(|interface| interface.has_v6 || !interface.v4.is_empty());
     found
 }
 

@@ -11,6 +11,7 @@ pub mod interfaces;
 pub mod listener;
 pub mod listening;
 pub mod memory_budget;
+pub mod multicast;
 pub mod ports;
 pub mod process_clock;
 pub mod rate_limit;

@@ -14,6 +14,7 @@
 
 mod addresses;
 pub mod datagram;
+pub mod discovery;
 pub(crate) mod fast_path;
 pub mod file_summary;
 pub mod frame;

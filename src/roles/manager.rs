@@ -1,8 +1,10 @@
 //! Manager role: the pure [`Manager`] state machine behind TCP and UDP sockets.
 
 use crate::content::limits;
+use crate::discovery::responder::{Discoverable, respond};
 use crate::net::{Shutdown, Timeouts};
 use crate::report::next_step;
+use crate::swarm::discovery::Services;
 use crate::swarm::manager::Manager;
 use crate::swarm::membership::Leases;
 use crate::swarm::membership::{Exposure, is_public};
@@ -18,6 +20,8 @@ pub struct ManagerConfig {
     pub leases: Leases,
     /// Peers may advertise an address other than their source address.
     pub trust_advertised: bool,
+    /// Answers questions of other hosts about managers in the local network, unless it listens only on loopback.
+    pub is_discoverable: bool,
     /// Maximum number of connections.
     pub connections: usize,
     /// Timeouts of connections.
@@ -35,6 +39,10 @@ pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<SwarmServer,
     let ManagerConfig { listen, connections, timeouts, .. } = *config;
     let server = ServerConfig { listen, connections, outbox: limits::OUTBOX_LISTS_MAX, timeouts };
     let server = SwarmServer::start(&server, manager, ExecutorChannels::none(), shutdown)?;
+    if config.is_discoverable && exposure.public {
+        let services = Services { manager: Some(server.address().port()), ..Services::default() };
+        respond(Discoverable::without_files(services), server.threads(), shutdown);
+    }
     log::info!("manager listening on {}, TCP and UDP", server.address());
     log::info!("{}", next_step::share_with_manager(&server.address().into()));
     Ok(server)

@@ -6,12 +6,14 @@
 use crate::content::PeerName;
 use crate::content::fmt::counted;
 use crate::content::limits::{self, TRACKER_NAME};
+use crate::discovery::responder::{Discoverable, respond};
 use crate::net::{Listener, Shutdown, Threads, Timeouts};
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::ReplicaStore;
 use crate::swarm::command::{Answer, Command, Refusal};
+use crate::swarm::discovery::Services;
 use crate::swarm::replication::Settings;
 use crate::swarm::tracker::{KeepRules, Remembered, Rules, Tracker};
 use crate::sync::lock;
@@ -41,6 +43,8 @@ pub struct TrackerConfig {
     pub listen: SocketAddr,
     /// Leases and quorum.
     pub rules: Rules,
+    /// Answers questions of other hosts about trackers in the local network, unless it listens only on loopback.
+    pub is_discoverable: bool,
     /// Maximum number of connections.
     pub connections: usize,
     /// Timeouts of connections.
@@ -126,6 +130,10 @@ fn start_in(
     let server = ServerConfig { listen, connections, outbox: limits::OUTBOX_MESSAGES_MAX, timeouts };
     let server = SwarmServer::start(&server, tracker, executor, shutdown)?;
     let address = server.address();
+    if config.is_discoverable && config.rules.exposure.public {
+        let services = Services { tracker: Some(address.port()), ..Services::default() };
+        respond(Discoverable::without_files(services), threads, shutdown);
+    }
     log::info!("tracker listening on {address}, TCP and UDP");
     match config.keep {
         Some(_) => log::info!("{}", next_step::volunteer(&address.into())),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From the top down. A layer may import from itself and from those below it.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "bin",
     "cli",
     "roles",
@@ -12,6 +12,7 @@ const LAYERS: [&str; 15] = [
     "volunteer",
     "download",
     "tracker_client",
+    "discovery",
     "upload",
     "report",
     "net",

@@ -119,6 +119,14 @@ pub struct ConnectionsFlag {
     pub max_connections: usize,
 }
 
+/// Discovery in the local network.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct DiscoveryFlag {
+    /// Neither search the local network by multicast nor answer the questions of other hosts
+    #[arg(long, help_heading = NETWORK)]
+    pub no_discovery: bool,
+}
+
 /// The limit on downloads.
 #[derive(clap::Args, Debug, Clone, Copy)]
 pub struct DownloadLimitFlag {

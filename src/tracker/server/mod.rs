@@ -147,6 +147,11 @@ impl SwarmServer {
         self.address
     }
 
+    /// The threads of the server, for others that end with it.
+    pub fn threads(&self) -> &Threads {
+        &self.threads
+    }
+
     /// Waits until all threads have ended after a shutdown.
     pub fn join(self) {
         self.threads.join();
