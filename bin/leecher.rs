@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
+use shoal::cli::confirm::{self, DestinationFlags};
 use shoal::cli::flags::{self, DownloadLimitFlag, ServeFlags, TrackerFlag, VerifyFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
@@ -32,12 +33,16 @@ struct Flags {
     /// List the files that the tracker knows, and exit
     #[arg(long, conflicts_with_all = ["name", "id", "out", "overwrite", "stay", "durable"], help_heading = FILES)]
     list: bool,
-    /// Path or folder for the downloaded file [default: NAME in the current folder]
+    /// Path or folder for the downloaded file; a block device is written in place; - (standard output) or a FIFO
+    /// receives the verified bytes in order, and no peer is served [default: NAME in the current folder]
     #[arg(short, long, value_name = "PATH", help_heading = FILES)]
     out: Option<PathBuf>,
     /// Replace a different file at the target path
     #[arg(long, help_heading = FILES)]
     overwrite: bool,
+    /// Do not ask for a confirmation
+    #[arg(long, help_heading = FILES)]
+    yes: bool,
     #[command(flatten)]
     verify: VerifyFlag,
     #[arg(long, help = flags::STAY_HELP, help_heading = FILES)]
@@ -80,6 +85,15 @@ fn main() -> ExitCode {
         let (tracker, timeouts) = (flags.tracker.tracker, flags.serve.timeouts.timeouts());
         return cli::run(&flags.log, |_, shutdown| cli::list::run(&tracker, timeouts, shutdown));
     }
+    let given = DestinationFlags {
+        yes: flags.yes,
+        overwrite: flags.overwrite,
+        verify: flags.verify.verify().is_some(),
+        stay: flags.stay,
+        durable: flags.durable,
+    };
+    let kind = confirm::destination(flags.out.as_deref(), given);
+    let is_stream = kind.as_ref().is_ok_and(|kind| kind.is_stream());
     let default = || FileName::new(limits::SEEDER_FILE).ok().filter(|_| flags.id.is_none());
     let config = LeecherConfig {
         order: DownloadOrder {
@@ -88,6 +102,7 @@ fn main() -> ExitCode {
                 ..flags.id.as_ref().map(Query::of_id).unwrap_or_default()
             },
             out: flags.out,
+            kind: kind.as_ref().copied().unwrap_or_default(),
             overwrite: flags.overwrite,
             recheck: Recheck::new(flags.verify.verify()),
             durable: flags.durable,
@@ -105,7 +120,7 @@ fn main() -> ExitCode {
         tracker: flags.tracker.tracker,
         stay: flags.stay,
         linger: flags.linger,
-        serve: (!flags.no_serve).then(|| ServeConfig {
+        serve: (!flags.no_serve && !is_stream).then(|| ServeConfig {
             listen: flags.serve.listen_ip(),
             widens: flags.serve.widens(),
             ports: flags.port,
@@ -115,8 +130,13 @@ fn main() -> ExitCode {
         }),
     };
     cli::run(&flags.log, |watch, shutdown| {
+        kind?;
         leecher::run(&config, &**watch, shutdown, &mut |file| {
-            watch.console().print_answer(&format!("Successfully downloaded {}\n", file.file.name));
+            let result = format!("Successfully downloaded {}\n", file.file.name);
+            match is_stream {
+                true => watch.console().print_aside(&result),
+                false => watch.console().print_answer(&result),
+            }
         })
     })
 }

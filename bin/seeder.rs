@@ -16,7 +16,8 @@ use std::time::Duration;
 #[derive(Parser)]
 #[command(name = "seeder", version)]
 struct Flags {
-    /// File to share
+    /// File to share; a block device is shared in place, a FIFO or - (standard input, with --as) is read to its end
+    /// into a temporary file first
     #[arg(short, long, value_name = "FILE", default_value = limits::SEEDER_FILE, help_heading = FILES)]
     file: PathBuf,
     /// Name under which the file is offered [default: its own name]

@@ -18,7 +18,7 @@
 //! | [`upload`] | server, offered files, subscribers, relay of partial chunks, rate limit | decide which chunks to download |
 //! | [`report`] | errors of roles, watch of progress, commands to type next | open a socket or a file |
 //! | [`net`] | sockets and threads: listener, framed stream, UDP client, shutdown | know the messages that it carries |
-//! | [`storage`] | bytes on disk: complete files, part files with their resume file, folders, replica store | open a socket, decide which chunks to download |
+//! | [`storage`] | bytes on disk: complete files, part files with their resume file, devices, streams, folders, replica store | open a socket, decide which chunks to download |
 //! | [`sync`] | locks that ignore poisoning, a clock that excludes pauses of the process | anything else |
 //! | [`swarm`] | decisions: registry, agreement, picker, replication | name a socket, a file, a thread or a clock |
 //! | [`protocol`] | frames, datagrams and messages | wait, or touch a socket |
@@ -54,7 +54,8 @@
 //! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): the caller's thread owns the
 //!   [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives, verifies and stores, and a
 //!   `fetch-ask` thread that sends requests. `find` looks for more holders ([`download::finder`]); `resume-file` writes the
-//!   resume file. Unless `--no-serve` is given, the leecher serves and announces like a seeder until no peer downloads
+//!   resume file. If the destination is a stream, `stream-out` writes to it ([`storage::stream`]), and the leecher does not
+//!   serve. Unless `--no-serve` is given, the leecher serves and announces like a seeder until no peer downloads
 //!   from it any more.
 //! - **Client with a chunk folder** ([`roles::chunk_client`]): a
 //!   [`DownloadScheduler`](download::scheduler::DownloadScheduler), fed by a `tracker-session` that keeps one connection to
@@ -84,7 +85,8 @@
 //! 2. It downloads the manifest from one holder and verifies it against the id ([`content::Manifest`]). From this point on
 //!    it trusts no peer.
 //! 3. [`storage::PartFile`] opens a hidden file beside the target. Chunks that the resume file of an earlier run marks as
-//!    verified are neither downloaded nor hashed again.
+//!    verified are neither downloaded nor hashed again. Other destinations ([`download::destination`]) are a block device,
+//!    written in place, and a stream, for which only the chunks of a moving window are wanted, in order.
 //! 4. It connects to each holder. The holder sends its bitfield, and later each chunk that it receives.
 //! 5. [`swarm::picker::Picker`] selects the next chunk and its source: rarest first, each chunk from one source at a time;
 //!    in the endgame, late chunks are requested from a second source. If one peer has all the chunks that the others need,
@@ -134,7 +136,7 @@
 //! - Received bytes count, and are announced, only after they have been verified against a digest from another source. A
 //!   partial chunk may be relayed while it arrives ([`upload::relay`]), except its last bytes: no peer receives a complete
 //!   chunk that its sender has not verified.
-//! - A file appears under its name only when it is complete.
+//! - A file appears under its name only when it is complete. A stream and a block device receive only verified chunks.
 //! - A bitfield never contains a chunk that is not stored; a durable resume file never contains a chunk that is not durable.
 //! - A peer whose lease has ended is in no response.
 //! - A name from the network is a [`content::FileName`] or a [`content::PeerName`] before it is used.

@@ -83,6 +83,11 @@ impl Console {
         }
     }
 
+    /// Writes a result to stderr: standard output is used for something else.
+    pub fn print_aside(&self, text: &str) {
+        let _ = self.log(text.as_bytes());
+    }
+
     /// Writes a result to standard output, or above the input line of the prompt. A write error is ignored: a closed
     /// terminal does not stop the program.
     pub fn print_answer(&self, text: &str) {

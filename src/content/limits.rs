@@ -366,6 +366,12 @@ pub const PIPELINE_MAX: usize = 12;
 pub const PIPELINE_TIME_MAX: Duration = Duration::from_millis(5);
 /// Requests in flight to a source with a long RTT: up to the number that it answers in two RTTs.
 pub const PIPELINE_LONG_RTT_MAX: usize = 16;
+/// Window of a download to a stream, bytes: chunks behind it are not requested yet.
+///
+/// They wait in memory for their turn. Enough for a link of 1 Gbit/s with an RTT of 0.25 s.
+pub const STREAM_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// Chunks in the window of a download to a stream, at least, also if they exceed [`STREAM_WINDOW_BYTES`].
+pub const STREAM_CHUNKS_MIN: u32 = 2;
 /// Concurrent requests for the same chunk in the endgame.
 pub const ENDGAME_COPIES_MAX: usize = 3;
 /// `coming` messages sent to a subscriber that has not requested a chunk since the first of them.

@@ -5,16 +5,17 @@
 //! awaited after the last chunk.
 
 use crate::content::fmt::counted;
-use crate::content::limits::{FSYNC_INTERVAL, LOOKUP_INTERVAL, RESUME_FILE_INTERVAL, URGENT_LOOKUP_INTERVAL};
+use crate::content::limits::{LOOKUP_INTERVAL, URGENT_LOOKUP_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest};
+use crate::download::destination::Destination;
 use crate::download::events::{Job, SourceEvent};
-use crate::download::finder::{Finder, interrupted};
+use crate::download::finder::Finder;
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::{RateLimit, Shutdown, Threads, Timeouts};
 use crate::protocol::PeerAddress;
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
-use crate::storage::{ChunkSource, PartFile, StoreError};
+use crate::storage::{StoreError, StreamFile};
 use crate::swarm::Moment;
 use crate::sync::RunningClock;
 use crate::tracker_client::lookup::Query;
@@ -49,8 +50,8 @@ pub struct Download<'a> {
     pub id: FileId,
     /// Manifest of the file.
     pub manifest: Arc<Manifest>,
-    /// Part file for the received chunks.
-    pub part: Arc<PartFile>,
+    /// Where the received chunks go.
+    pub destination: Arc<Destination>,
     /// Holders known so far.
     pub holders: KnownHolders,
     /// Finds further holders.
@@ -79,12 +80,12 @@ pub fn run(download: Download<'_>, syncing: &Threads, shutdown: &Shutdown) -> Re
     let work = shutdown.child();
     let threads = Threads::new();
     let watch = download.watch;
-    let part = download.part.clone();
-    let result = write_resume_file(part.clone(), syncing, &work).map_err(RoleError::from).and_then(|lost| {
+    let destination = download.destination.clone();
+    let result = destination.start(syncing, &work).map_err(RoleError::from).and_then(|lost| {
         let result = run_with(download, lost.clone(), &threads, &work);
         work.trigger();
-        if !part.progress().is_complete() {
-            // Releases the part file, so that a retry can open it.
+        if !destination.is_complete() {
+            // Releases the destination, so that a retry can open it.
             while lost.recv().is_ok() {}
         }
         result
@@ -92,26 +93,26 @@ pub fn run(download: Download<'_>, syncing: &Threads, shutdown: &Shutdown) -> Re
     watch.end();
     threads.join();
     // Also after an interruption: the next run resumes from this resume file.
-    match part.note() {
+    match destination.note() {
         Ok(()) | Err(StoreError::Gone(_)) => {}
         Err(error) => log::warn!("{error}"),
     }
-    match shutdown.is_stopped() && !part.progress().is_complete() {
-        true => Err(interrupted()),
+    match shutdown.is_stopped() && !destination.is_complete() {
+        true => Err(destination.interrupted()),
         false => result,
     }
 }
 
 fn run_with(
     download: Download<'_>,
-    part_lost: Receiver<StoreError>,
+    destination_lost: Receiver<StoreError>,
     threads: &Threads,
     work: &Shutdown,
 ) -> Result<(), RoleError> {
     let Download {
         id,
         manifest,
-        part,
+        destination,
         holders,
         finder,
         relay,
@@ -123,8 +124,8 @@ fn run_with(
         watch,
     } = download;
     let layout = manifest.layout();
-    let (have, _) = part.progress().have();
-    let (size, resumed) = (layout.size(), part.resumed_bytes());
+    let (have, _) = destination.progress().have();
+    let (size, resumed) = (layout.size(), destination.present_bytes());
     if resumed > 0 {
         log::info!("resuming at {resumed} of {size} bytes ({} %)", resumed.saturating_mul(100) / size.max(1));
     }
@@ -137,20 +138,25 @@ fn run_with(
         count: layout.count(),
         longest: layout.longest(),
         expected: manifest.clone(),
-        sink: part.clone(),
+        sink: destination.clone(),
         port,
         subscribe: true,
         limit,
         timeouts,
     };
+    let all = destination.stream().is_none();
+    let written = destination.stream().map_or_else(never, |stream| stream.written().clone());
     let mut state = DownloadState {
         file: id,
-        scheduler: DownloadScheduler::new(job, have, true, source_events, threads, work),
+        scheduler: DownloadScheduler::new(job, have, all, source_events, threads, work),
+        destination,
+        window_end: ChunkIndex(0),
         watch,
         timeout,
         clock: RunningClock::new(),
         last_arrival: Moment::ZERO,
         stall_logged: false,
+        idle_since: None,
         corrupt_sources: 0,
         deferred: Vec::new(),
         without_source: Arc::new(AtomicBool::new(true)),
@@ -161,7 +167,12 @@ fn run_with(
     let KnownHolders { whole, partial } = holders;
     state.deferred = if whole.is_empty() { Vec::new() } else { partial.clone() };
     state.add_sources(if whole.is_empty() { partial } else { whole });
-    let inputs = Inputs { received, found, discovered: discovered.unwrap_or_else(never), part_lost };
+    if !all {
+        state.scheduler.request_in_order();
+        state.move_window();
+    }
+    let discovered = discovered.unwrap_or_else(never);
+    let inputs = Inputs { received, found, discovered, destination_lost, written };
     state.run(inputs, work)
 }
 
@@ -170,12 +181,17 @@ struct Inputs {
     received: Receiver<SourceEvent>,
     found: Receiver<Vec<PeerAddress>>,
     discovered: Receiver<DiscoveredPeer>,
-    part_lost: Receiver<StoreError>,
+    destination_lost: Receiver<StoreError>,
+    /// A message when the window of a stream has moved.
+    written: Receiver<()>,
 }
 
 struct DownloadState<'a> {
     file: FileId,
     scheduler: DownloadScheduler,
+    destination: Arc<Destination>,
+    /// The first chunk of a stream that has not been wanted yet.
+    window_end: ChunkIndex,
     watch: &'a dyn Watch,
     timeout: Option<Duration>,
     /// Excludes the times for which this process was stopped; read at each tick.
@@ -184,6 +200,8 @@ struct DownloadState<'a> {
     last_arrival: Moment,
     /// A log line has reported the current stall.
     stall_logged: bool,
+    /// Time since which all chunks of the window are stored: the reader of the stream is slower than the sources.
+    idle_since: Option<Moment>,
     corrupt_sources: usize,
     /// Sources that are added at the first tick.
     deferred: Vec<PeerAddress>,
@@ -195,7 +213,8 @@ impl DownloadState<'_> {
     /// Processes events until the file is complete, or the shutdown.
     fn run(&mut self, mut inputs: Inputs, work: &Shutdown) -> Result<(), RoleError> {
         let ticks = crossbeam_channel::tick(TICK_INTERVAL);
-        while !self.scheduler.is_complete() {
+        let is_written = |destination: &Destination| destination.stream().is_none_or(StreamFile::is_complete);
+        while !(self.scheduler.is_complete() && is_written(&self.destination)) {
             let events = crossbeam_channel::select! {
                 recv(work.signal()) -> _ => return Ok(()),
                 recv(inputs.received) -> event => match event {
@@ -217,10 +236,11 @@ impl DownloadState<'_> {
                     }
                     Vec::new()
                 }
-                recv(inputs.part_lost) -> error => match error {
+                recv(inputs.written) -> _ => self.move_window(),
+                recv(inputs.destination_lost) -> error => match error {
                     Ok(error) => return Err(error.into()),
                     Err(_) => {
-                        inputs.part_lost = never();
+                        inputs.destination_lost = never();
                         Vec::new()
                     }
                 },
@@ -230,6 +250,15 @@ impl DownloadState<'_> {
         }
         self.scheduler.log_slow_sources(self.clock.now());
         Ok(())
+    }
+
+    /// Wants the chunks that have come into the window of a stream.
+    fn move_window(&mut self) -> Vec<SchedulerEvent> {
+        let Some(end) = self.destination.stream().map(StreamFile::window_end) else { return Vec::new() };
+        let added = (self.window_end.0..end.0).map(ChunkIndex);
+        self.window_end = end;
+        let is_last = end.0 == self.scheduler.done().count();
+        self.scheduler.want_window(added, is_last, self.clock.now())
     }
 
     fn add_sources(&mut self, holders: impl IntoIterator<Item = PeerAddress>) {
@@ -282,6 +311,20 @@ impl DownloadState<'_> {
     }
 
     fn check_stall(&mut self, now: Moment) -> Result<(), RoleError> {
+        if let Some(stream) = self.destination.stream().filter(|_| self.scheduler.is_idle()) {
+            // The time of a slow reader is not that of a source.
+            let idle_since = *self.idle_since.get_or_insert(now);
+            if now.saturating_sub(idle_since) >= SHOW_STALL_TIMEOUT {
+                let text = format!("waiting for the reader of {}", stream.name());
+                if !std::mem::replace(&mut self.stall_logged, true) {
+                    log::debug!("{text}; chunks from {} on are not requested yet", self.window_end);
+                }
+                self.watch.trouble(&text);
+            }
+            self.last_arrival = now;
+            return Ok(());
+        }
+        self.idle_since = None;
         let waited = now.saturating_sub(self.last_arrival);
         if self.timeout.is_some_and(|timeout| waited >= timeout) {
             let fault = match self.scheduler.unavailable().is_empty() {
@@ -363,41 +406,4 @@ fn find_holders(
         }
     })?;
     Ok(finding)
-}
-
-/// Writes the resume file at intervals and makes it and the part file durable at longer ones. Reports a lost
-/// part file, which ends the download; other errors are logged once and retried.
-fn write_resume_file(
-    part: Arc<PartFile>,
-    threads: &Threads,
-    work: &Shutdown,
-) -> std::io::Result<Receiver<StoreError>> {
-    let (report, lost) = bounded(1);
-    let work = work.clone();
-    threads.spawn("resume-file", move || {
-        let mut durable = Instant::now();
-        let mut is_logged = false;
-        while !work.wait(RESUME_FILE_INTERVAL) {
-            let written = match durable.elapsed() >= FSYNC_INTERVAL {
-                true => {
-                    durable = Instant::now();
-                    part.make_durable()
-                }
-                false => part.note(),
-            };
-            match written {
-                Ok(()) => is_logged = false,
-                Err(error @ StoreError::Gone(_)) => {
-                    let _ = report.try_send(error);
-                    return;
-                }
-                Err(_) if is_logged => {}
-                Err(error) => {
-                    is_logged = true;
-                    log::warn!("{error}");
-                }
-            }
-        }
-    })?;
-    Ok(lost)
 }

@@ -7,6 +7,7 @@
 use crate::content::fmt::counted;
 use crate::content::limits::VERIFY_SAMPLE_COUNT;
 use crate::content::{Manifest, Md5};
+use crate::download::destination::{Destination, DestinationKind};
 use crate::download::driver::{self, Download, KnownHolders};
 use crate::download::finder::{Finder, interrupted};
 use crate::net::{RateLimit, Shutdown, Threads, Timeouts};
@@ -15,7 +16,7 @@ use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::quoted;
 use crate::report::watch::Watch;
 use crate::storage::verify::VerifyCallbacks;
-use crate::storage::{CompleteFile, PartFile, StoreError, Verify};
+use crate::storage::{ChunkSource as _, CompleteFile, DeviceFile, PartFile, StoreError, StreamFile, Verify};
 use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
 use crate::upload::server::DiscoveredPeer;
@@ -65,6 +66,8 @@ pub struct DownloadOrder {
     pub query: Query,
     /// Destination: a path or a folder; by default the file's name in the working directory.
     pub out: Option<PathBuf>,
+    /// Kind of the destination.
+    pub kind: DestinationKind,
     /// Whether to replace a different file at the destination.
     pub overwrite: bool,
     /// Share of existing data that is rehashed.
@@ -110,13 +113,16 @@ pub struct Located {
 pub enum ExistingData {
     /// The complete file, in place.
     Complete(Box<CompleteFile>),
-    /// Part file, possibly empty.
-    Part(Arc<PartFile>),
+    /// An open destination that lacks chunks.
+    Part(Arc<Destination>),
 }
 
 /// Destination path. A name given by the user may begin with a dot; a name given by other peers may not,
 /// since hidden files can be configuration files of other programs.
 pub(super) fn target(order: &DownloadOrder, offered: &FileSummary) -> Result<PathBuf, RoleError> {
+    if let (Some(out), true) = (&order.out, !matches!(order.kind, DestinationKind::File)) {
+        return Ok(out.clone());
+    }
     let given = order.query.name.as_ref().filter(|_| !order.query.is_found_by_id(offered));
     let name = given.unwrap_or(&offered.name);
     let named_here = order.out.as_ref().is_none_or(|out| out.is_dir());
@@ -152,12 +158,71 @@ fn no_folder(path: &Path) -> RoleError {
     RoleError::new(Fault::FileAccess, text)
 }
 
-/// Checks existing data: a file in place, or the part file of an earlier run. While another process downloads the file
-/// to the same path, waits for its end.
+/// Opens the destination and checks existing data: a file in place, the part file of an earlier run, or a device. While
+/// another process downloads the file to the same path, waits for its end; so for the reader of a FIFO.
 ///
 /// # Errors
-/// A different file exists, no free space, or the shutdown.
+/// A different file exists, no free space, not confirmed, or the shutdown.
 pub fn check_existing(
+    order: &DownloadOrder,
+    file: &Downloaded,
+    watch: &dyn Watch,
+    shutdown: &Shutdown,
+) -> Result<ExistingData, RoleError> {
+    let destination = match order.kind {
+        DestinationKind::File => return check_file(order, file, watch, shutdown),
+        DestinationKind::Stdout => stream_of(file, StreamFile::stdout(file.manifest.clone())?),
+        DestinationKind::Fifo => stream_of(file, open_fifo(file, shutdown)?),
+        DestinationKind::Device(confirm) => {
+            let device = DeviceFile::open(&file.path, file.manifest.clone())?;
+            let (path, size, name) = (file.path.display(), device.size(), &file.file.name);
+            confirm(&format!("{path} ({size} bytes) will be overwritten with {name}"), shutdown)?;
+            check_device(order, &device, watch, shutdown)?;
+            Destination::Device(device)
+        }
+    };
+    Ok(ExistingData::Part(Arc::new(destination)))
+}
+
+fn stream_of(file: &Downloaded, stream: StreamFile) -> Destination {
+    Destination::Stream(if file.md5.is_some() { stream.with_md5() } else { stream })
+}
+
+/// Opens a FIFO; waits for its reader.
+fn open_fifo(file: &Downloaded, shutdown: &Shutdown) -> Result<StreamFile, RoleError> {
+    let mut is_waiting = false;
+    loop {
+        if let Some(stream) = StreamFile::fifo(&file.path, file.manifest.clone())? {
+            return Ok(stream);
+        }
+        if !std::mem::replace(&mut is_waiting, true) {
+            log::info!(
+                "waiting for a program that reads from {} (Ctrl-C ends this wait)",
+                file.path.display()
+            );
+        }
+        if shutdown.wait(BUSY_INTERVAL) {
+            return Err(RoleError::new(Fault::Interrupted, "interrupted; nothing was written"));
+        }
+    }
+}
+
+/// Looks for chunks of the file that a device already has.
+fn check_device(
+    order: &DownloadOrder,
+    device: &DeviceFile,
+    watch: &dyn Watch,
+    shutdown: &Shutdown,
+) -> Result<(), RoleError> {
+    let path = device.path().display();
+    let found = checking(&path, watch, shutdown, |watch| device.check(order.recheck.in_place, watch))?;
+    let count = device.progress().have().0.count();
+    log::info!("{path} already has {found} of {}", counted(count.into(), "chunk"));
+    Ok(())
+}
+
+/// As [`check_existing`], for a file.
+fn check_file(
     order: &DownloadOrder,
     file: &Downloaded,
     watch: &dyn Watch,
@@ -167,7 +232,7 @@ pub fn check_existing(
     loop {
         match check_once(order, file, watch, shutdown)? {
             // The other process may have finished the file between the two checks.
-            Some(ExistingData::Part(part)) if is_waiting && part.target().exists() => drop(part),
+            Some(ExistingData::Part(part)) if is_waiting && file.path.exists() => drop(part),
             Some(existing) => return Ok(existing),
             None => {
                 if !std::mem::replace(&mut is_waiting, true) {
@@ -192,6 +257,7 @@ fn check_once(
     shutdown: &Shutdown,
 ) -> Result<Option<ExistingData>, RoleError> {
     let Downloaded { path, manifest, .. } = file;
+    let mut replaces = false;
     if path.exists() {
         let verify = order.recheck.in_place;
         let check = |watch: VerifyCallbacks<'_>| CompleteFile::check(path, manifest.clone(), verify, watch);
@@ -205,7 +271,7 @@ fn check_once(
                 let text = format!("{path} exists and is a different file; {advice}");
                 return Err(RoleError::new(Fault::ExistsAndDiffers, text));
             }
-            None => {}
+            None => replaces = true,
         }
     } else if path.is_symlink() && !order.overwrite {
         let text = format!(
@@ -232,7 +298,27 @@ fn check_once(
     if checked.found > 0 {
         log::info!("{} recovered that the resume file does not list", counted(checked.found.into(), "chunk"));
     }
-    Ok(Some(ExistingData::Part(Arc::new(part))))
+    if replaces && !part.progress().is_complete() {
+        reuse_chunks(path, &part, watch, shutdown)?;
+    }
+    Ok(Some(ExistingData::Part(Arc::new(Destination::File(part)))))
+}
+
+/// Copies the chunks of the file to be replaced that agree with the manifest.
+fn reuse_chunks(
+    path: &Path,
+    part: &PartFile,
+    watch: &dyn Watch,
+    shutdown: &Shutdown,
+) -> Result<(), RoleError> {
+    let subject = format!("{} for chunks to reuse", path.display());
+    let reused = checking(&subject, watch, shutdown, |watch| part.reuse(path, watch))?;
+    let missing = part.progress().have().0.missing().count() as u64;
+    if reused > 0 {
+        let reused = counted(reused.into(), "chunk");
+        log::info!("reusing {reused} of {}; {missing} to be downloaded", path.display());
+    }
+    Ok(())
 }
 
 /// Runs a check with a progress display.
@@ -293,7 +379,7 @@ pub struct ServingContext {
 pub fn complete(
     order: &DownloadOrder,
     located: Located,
-    part: &Arc<PartFile>,
+    destination: &Arc<Destination>,
     finder: Box<dyn Finder>,
     serving: ServingContext,
     watch: &dyn Watch,
@@ -303,7 +389,7 @@ pub fn complete(
     let download = Download {
         id: file.file.id,
         manifest: file.manifest.clone(),
-        part: part.clone(),
+        destination: destination.clone(),
         holders,
         finder,
         relay: serving.relay,
@@ -317,23 +403,23 @@ pub fn complete(
     driver::run(download, &serving.threads, shutdown)?;
     log::info!("All download threads completed");
     if let Some(md5) = file.md5 {
-        check_md5(md5, &file, part, watch, shutdown)?;
+        check_md5(md5, &file, destination, watch, shutdown)?;
     }
-    part.finish(order.overwrite, order.durable)?;
+    destination.finish(order.overwrite, order.durable)?;
     log::info!("Download complete. File size: {} bytes", file.file.size);
     Ok(file)
 }
 
-/// Checks the MD5 of the part file before it is renamed.
+/// Checks the MD5 of the received file: that of a part file before it is renamed.
 fn check_md5(
     wanted: Md5,
     file: &Downloaded,
-    part: &PartFile,
+    destination: &Destination,
     watch: &dyn Watch,
     shutdown: &Shutdown,
 ) -> Result<(), RoleError> {
     watch.begin(CHECKING_MD5, file.file.size, 0);
-    let actual = part.md5(&|bytes| watch.advance(bytes), &|| shutdown.is_stopped());
+    let actual = destination.md5(&|bytes| watch.advance(bytes), &|| shutdown.is_stopped());
     watch.end();
     match actual {
         Ok(actual) if actual == wanted => {

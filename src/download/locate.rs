@@ -240,6 +240,7 @@ fn first_manifest(
 mod tests {
     use super::*;
     use crate::content::FileName;
+    use crate::download::destination::DestinationKind;
     use crate::download::job::{Advice, Recheck};
 
     fn found(id: u8, name: &str) -> FoundFile {
@@ -255,6 +256,7 @@ mod tests {
         let order = |query| DownloadOrder {
             query,
             out: None,
+            kind: DestinationKind::File,
             overwrite: false,
             recheck: Recheck::new(None),
             durable: false,

@@ -3,6 +3,7 @@
 //! Nothing here reads flags or draws on a terminal.
 
 pub mod connection_pool;
+pub mod destination;
 pub mod driver;
 pub mod events;
 pub mod finder;

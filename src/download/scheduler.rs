@@ -194,6 +194,31 @@ impl DownloadScheduler {
         std::mem::take(&mut self.reports)
     }
 
+    /// Requests chunks in the order of the file from now on, and only those passed to [`want_window`](Self::want_window).
+    pub fn request_in_order(&mut self) {
+        self.picker.pick_in_order();
+    }
+
+    /// Wants further chunks of a download in order; with `is_last` the last ones.
+    pub fn want_window(
+        &mut self,
+        chunks: impl Iterator<Item = ChunkIndex>,
+        is_last: bool,
+        now: Moment,
+    ) -> Vec<SchedulerEvent> {
+        chunks.for_each(|index| self.picker.want(index));
+        if is_last {
+            self.picker.expect_no_more();
+        }
+        self.request_from_all(now);
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Whether all chunks wanted by now are stored; more may be wanted later.
+    pub fn is_idle(&self) -> bool {
+        self.picker.is_idle()
+    }
+
     /// Marks a chunk as stored that was obtained by other means than this download.
     pub fn have(&mut self, index: ChunkIndex) {
         self.picker.have(index);

@@ -84,7 +84,7 @@ impl RoleError {
 impl From<StoreError> for RoleError {
     fn from(error: StoreError) -> Self {
         let fault = match &error {
-            StoreError::Full { .. } => Fault::DiskFull,
+            StoreError::Full { .. } | StoreError::DeviceTooSmall { .. } => Fault::DiskFull,
             StoreError::Exists(_) => Fault::ExistsAndDiffers,
             StoreError::Stopped => Fault::Interrupted,
             StoreError::Missing(_) => Fault::ChunksMissing,
@@ -97,6 +97,7 @@ impl From<StoreError> for RoleError {
             | StoreError::StoreAbsent { .. }
             | StoreError::StoreElsewhere { .. }
             | StoreError::NotAFile(_)
+            | StoreError::ReaderClosed { .. }
             | StoreError::Chunks { .. }
             | StoreError::ChunkFile { .. } => Fault::FileAccess,
         };

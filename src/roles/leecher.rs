@@ -7,6 +7,7 @@
 use crate::content::PeerName;
 use crate::content::fmt::counted;
 use crate::content::limits::{LINGER_DIVISOR, LINGER_MAX, LINGER_MIN};
+use crate::download::destination::Destination;
 use crate::download::finder::TrackerFinder;
 use crate::download::job::{self, DownloadOrder, Downloaded, ExistingData, Located, ServingContext};
 use crate::download::locate::locate;
@@ -14,7 +15,7 @@ use crate::net::{Endpoint, Listener, PortRange, Shutdown, Threads, UdpClient};
 use crate::report::error::RoleError;
 use crate::report::watch::Watch;
 use crate::roles::seeder::default_name;
-use crate::storage::{ChunkSource, CompleteFile, PartFile, Verify};
+use crate::storage::{ChunkSource, CompleteFile, Verify};
 use crate::tracker_client::announcer::{Announcer, Outage};
 use crate::tracker_client::presence::{Presence, PresenceConfig};
 use crate::upload::load::UploadLoad;
@@ -222,7 +223,7 @@ impl Leecher<'_> {
     }
 
     /// Serves a completed file until the shutdown.
-    fn stay(&self, announcer: &Announcer, part: &PartFile) {
+    fn stay(&self, announcer: &Announcer, part: &Destination) {
         announcer.nudge();
         log::info!("complete, serving until interrupted");
         // The download is reported as complete before this fsync; after it, the file survives a power failure.

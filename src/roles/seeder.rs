@@ -10,7 +10,7 @@ use crate::protocol::tracker::FileSummary;
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::{self, quoted};
 use crate::report::watch::Watch;
-use crate::storage::{ChunkSource, CompleteFile, FileStamp, StoreError};
+use crate::storage::{ChunkSource, CompleteFile, FileStamp, STDIN, Spool, StoreError};
 use crate::tracker_client::announcer::Announcer;
 use crate::tracker_client::presence::{Presence, PresenceConfig};
 use crate::upload::offers::{Offer, Offers};
@@ -25,7 +25,8 @@ use std::time::Duration;
 /// Configuration of a seeder.
 #[derive(Debug, Clone)]
 pub struct SeederConfig {
-    /// Path of the file.
+    /// Path of the file or block device; a FIFO or `-` (standard input, which needs `offer_as`) is read to its end
+    /// first.
     pub file: PathBuf,
     /// Name under which the file is offered; `None` for its own name.
     pub offer_as: Option<FileName>,
@@ -156,6 +157,9 @@ impl OfferedFile<'_> {
     ///
     /// A file that was written to is withdrawn at once, hashed when it no longer changes, and offered again.
     fn check(&mut self, watch: &dyn Watch, shutdown: &Shutdown) {
+        if self.file.is_spooled() {
+            return;
+        }
         let now = FileStamp::at(&self.config.file);
         // A file can have changed without a trace at its path: `ChunkSource::check_reported`.
         let intact = self.file.is_intact();
@@ -220,6 +224,9 @@ pub(super) fn default_name(role: &str, port: u16) -> Result<PeerName, RoleError>
 }
 
 fn own_name(path: &Path) -> Result<FileName, RoleError> {
+    if path == Path::new(STDIN) {
+        return Err(RoleError::new(Fault::Usage, "standard input has no name; choose one with --as NAME"));
+    }
     let name = path.file_name().ok_or_else(|| {
         RoleError::new(Fault::Usage, format!("{} is not the path of a file", path.display()))
     })?;
@@ -238,13 +245,32 @@ fn hash(
     watch: &dyn Watch,
     shutdown: &Shutdown,
 ) -> Result<CompleteFile, RoleError> {
-    let size = std::fs::metadata(&config.file).map_or(0, |metadata| metadata.len());
-    watch.begin(&format!("hashing {name}"), size, 0);
     let hashed = |bytes| watch.advance(bytes);
     let stop = || shutdown.is_stopped();
-    let file = CompleteFile::publish(&config.file, config.chunk_size, &hashed, &stop);
+    let path = &config.file;
+    let spool = match Spool::is_needed(path) {
+        true => Some(spool(path, name, watch, shutdown)?),
+        false => None,
+    };
+    let size = match &spool {
+        Some(spool) => spool.size(),
+        None => std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
+    };
+    watch.begin(&format!("hashing {name}"), size, 0);
+    let file = CompleteFile::publish_input(path, spool, config.chunk_size, &hashed, &stop);
     watch.end();
     file.map_err(|error| explained(error, &config.file))
+}
+
+/// Reads standard input or a FIFO to its end into a temporary file.
+fn spool(path: &Path, name: &FileName, watch: &dyn Watch, shutdown: &Shutdown) -> Result<Spool, RoleError> {
+    let folder = std::env::var_os("TMPDIR").filter(|folder| !folder.is_empty());
+    let folder = folder.map_or_else(|| PathBuf::from("."), PathBuf::from);
+    watch.begin(&format!("reading {name}"), 0, 0);
+    let copied = |bytes| watch.advance(bytes);
+    let spool = Spool::read(path, &folder, &copied, &|| shutdown.is_stopped());
+    watch.end();
+    Ok(spool?)
 }
 
 /// Adds the next command to the two likely mistakes: a missing file, and a folder in place of a

@@ -11,11 +11,13 @@ use super::disk::{self, Identity, Stamp};
 use super::error::StoreError;
 use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
+use super::spool::Spool;
 use super::verify::{Verify, VerifyCallbacks};
 use super::{ChunkSource, StoredChunk};
 use crate::content::{Bitfield, ChunkIndex, Digest, DurableStamp, FileId, Layout, Manifest, Md5};
 use crate::sync::lock;
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -30,6 +32,8 @@ pub struct CompleteFile {
     progress: Progress,
     /// A chunk was found to differ from its digest: no chunk is served.
     is_corrupt: AtomicBool,
+    /// The bytes are in a temporary file without a name, and no longer at the path.
+    is_spooled: bool,
 }
 
 /// Identity of the file under a path. Two equal stamps mean the same file, unmodified in between.
@@ -37,9 +41,11 @@ pub struct CompleteFile {
 pub struct FileStamp(Identity);
 
 impl FileStamp {
-    /// Reads the stamp of a path; `None` if the path is not a regular file.
+    /// Reads the stamp of a path; `None` if the path is neither a regular file nor a block device. That of
+    /// a device tells only that it is the same device.
     pub fn at(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+        let is_served = |metadata: &Metadata| metadata.is_file() || metadata.file_type().is_block_device();
+        let metadata = std::fs::metadata(path).ok().filter(is_served)?;
         Some(Self(Identity::of(&metadata)))
     }
 
@@ -74,20 +80,49 @@ impl CompleteFile {
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Self, StoreError> {
         let (file, stamp) = disk::open_regular(path)?;
+        Self::publish_open(path, file, stamp, chunk_size, HashCallbacks { hashed, stop })
+    }
+
+    /// Publishes a regular file, the content of a block device, or with `spool` what was read from the
+    /// stream at this path. A device must not be written to while it is served.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
+    pub fn publish_input(
+        path: &Path,
+        spool: Option<Spool>,
+        chunk_size: Option<u32>,
+        hashed: &(dyn Fn(u64) + Sync),
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Self, StoreError> {
+        let is_spooled = spool.is_some();
+        let (file, stamp) = match spool {
+            Some(spool) => {
+                let file = spool.into_file();
+                let stamp = Stamp::read(&file, path)?;
+                (file, stamp)
+            }
+            None => disk::open_file_or_device(path)?,
+        };
+        let published = Self::publish_open(path, file, stamp, chunk_size, HashCallbacks { hashed, stop })?;
+        Ok(Self { is_spooled, ..published })
+    }
+
+    /// Hashes an open file and publishes it.
+    fn publish_open(
+        path: &Path,
+        file: File,
+        stamp: Stamp,
+        chunk_size: Option<u32>,
+        callbacks: HashCallbacks<'_>,
+    ) -> Result<Self, StoreError> {
         let layout = Layout::even(stamp.size, chunk_size)?;
         let digests = Mutex::new(vec![Digest([0; 32]); layout.count() as usize]);
         let all: Vec<ChunkIndex> = layout.indices().collect();
-        hashing::hash_chunks(
-            &file,
-            path,
-            &layout,
-            &all,
-            HashCallbacks { hashed, stop },
-            &|index, digest| {
-                lock(&digests)[index.at()] = digest;
-                true
-            },
-        )?;
+        hashing::hash_chunks(&file, path, &layout, &all, callbacks, &|index, digest| {
+            lock(&digests)[index.at()] = digest;
+            true
+        })?;
         let digests = std::mem::take(&mut *lock(&digests));
         Self::unchanged(path, file, stamp, Arc::new(Manifest::new(layout, digests)?))
     }
@@ -160,7 +195,8 @@ impl CompleteFile {
         let progress = Progress::new(Bitfield::all(manifest.layout().count()));
         let access = Access::Open { file: Arc::new(file), stamp };
         let is_corrupt = AtomicBool::new(false);
-        Ok(Self { path: path.to_owned(), access, manifest, id, progress, is_corrupt })
+        let path = path.to_owned();
+        Ok(Self { path, access, manifest, id, progress, is_corrupt, is_spooled: false })
     }
 
     /// MD5 of the file, from a second pass on this thread. For the callbacks see
@@ -186,6 +222,12 @@ impl CompleteFile {
     /// Path of the file when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the bytes are in a temporary file without a name: no other program can change them, and
+    /// the path says nothing about them.
+    pub fn is_spooled(&self) -> bool {
+        self.is_spooled
     }
 
     /// Chunk layout of the file.

@@ -7,12 +7,12 @@
 use super::error::{self, StoreError};
 pub(super) use super::free_space::{folder_of, free_space, free_space_after_reserve};
 use crate::content::DurableStamp;
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::NamedTempFile;
@@ -32,9 +32,14 @@ impl Stamp {
         Self { size: metadata.len(), modified: metadata.modified().ok() }
     }
 
-    /// Reads size and modification time of an open file.
+    /// Reads size and modification time of an open file. A block device has a size, and no time that
+    /// tells when it was written.
     pub(super) fn read(file: &File, path: &Path) -> Result<Self, StoreError> {
-        file.metadata().map(|metadata| Self::of(&metadata)).map_err(error::io("read the metadata of", path))
+        let metadata = file.metadata().map_err(error::io("read the metadata of", path))?;
+        match metadata.file_type().is_block_device() {
+            true => Ok(Self { size: device_size(file, path)?, modified: None }),
+            false => Ok(Self::of(&metadata)),
+        }
     }
 
     /// Fails with [`StoreError::Changed`] if size or modification time of the file differ.
@@ -106,6 +111,24 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, Stamp), StoreError> {
         return Err(StoreError::NotAFile(path.to_owned()));
     }
     open_as_file(OpenOptions::new().read(true), OFlags::empty(), path)
+}
+
+/// Size of an open block device, bytes.
+pub(super) fn device_size(device: &File, path: &Path) -> Result<u64, StoreError> {
+    // The cursor is not used: all reads and writes are at an offset.
+    rustix::fs::seek(device, SeekFrom::End(0))
+        .map_err(|errno| error::io("read the size of", path)(errno.into()))
+}
+
+/// Opens a regular file or a block device for reading; everything else is [`StoreError::NotAFile`].
+pub(super) fn open_file_or_device(path: &Path) -> Result<(File, Stamp), StoreError> {
+    let metadata = fs::metadata(path).map_err(error::io("open", path))?;
+    if !metadata.file_type().is_block_device() {
+        return open_regular(path);
+    }
+    let device = File::open(path).map_err(error::io("open", path))?;
+    let stamp = Stamp::read(&device, path)?;
+    Ok((device, stamp))
 }
 
 /// Opens a file without blocking on a pipe; everything but a regular file is

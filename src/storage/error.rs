@@ -77,6 +77,26 @@ pub enum StoreError {
         /// State of the path now, as a clause.
         found: String,
     },
+    /// The file does not fit on the block device.
+    #[error("{} is too small: it has {size} bytes, the file has {needed}", path.display())]
+    DeviceTooSmall {
+        /// Path of the device.
+        path: PathBuf,
+        /// Size of the device, bytes.
+        size: u64,
+        /// Size of the file, bytes.
+        needed: u64,
+    },
+    /// The reader of the output stream has closed it before the end of the file.
+    #[error("{name} was closed by its reader after {written} of {size} bytes")]
+    ReaderClosed {
+        /// Name of the stream.
+        name: String,
+        /// Bytes of the whole chunks written.
+        written: u64,
+        /// Size of the file, bytes.
+        size: u64,
+    },
     /// A folder, a device or a pipe instead of a regular file.
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),

@@ -1,4 +1,4 @@
-//! Bytes on disk: complete files, part files, shared folders, chunk folders and replicas.
+//! Bytes on disk: complete files, part files, devices, streams, shared folders, chunk folders and replicas.
 //!
 //! A [`ChunkSource`] gives chunks to the upload path, a [`ChunkSink`] accepts verified chunks from
 //! the download path. This layer opens no socket and does not decide which chunks to download. It
@@ -13,6 +13,7 @@
 pub mod chunk_folder;
 mod chunk_list;
 pub mod complete_file;
+pub mod device;
 pub(crate) mod disk;
 pub mod error;
 mod folder_scan;
@@ -26,12 +27,15 @@ pub mod replica_store;
 mod resume_file;
 pub mod shared_folder;
 mod space;
+mod spool;
 mod store_marker;
 mod store_records;
+pub mod stream;
 pub mod verify;
 
 pub use chunk_folder::{ChunkFolder, HeldChunk};
 pub use complete_file::{CompleteFile, FileStamp};
+pub use device::DeviceFile;
 pub use error::StoreError;
 pub use free_space::{disk_size, free_space};
 pub use part::PartFile;
@@ -40,6 +44,8 @@ pub use remembered_store::StoreMemory;
 pub use replica_file::ReplicaFile;
 pub use replica_store::ReplicaStore;
 pub use shared_folder::{FolderChange, FolderDiff, SharedFile, SharedFolder};
+pub use spool::{STDIN, Spool};
+pub use stream::StreamFile;
 pub use verify::Verify;
 
 use crate::content::{ChunkIndex, Digest, Manifest};

@@ -13,6 +13,7 @@
 //! outlives its part file, and never lists a chunk before its bytes are in the part file.
 
 mod check;
+mod reuse;
 
 pub use check::CheckResult;
 

@@ -7,6 +7,7 @@
 //! Invariants: a verified chunk is never picked; no chunk is requested twice from one source at a time; the
 //! open chunks are exactly those that are wanted, not verified and not in flight.
 
+mod in_order;
 mod open;
 mod upstream;
 
@@ -127,6 +128,10 @@ pub struct Picker {
     upstreams: Upstreams,
     /// When the first source appeared.
     began: Option<Moment>,
+    /// Whether chunks are picked in the order of the file.
+    in_order: bool,
+    /// Whether further chunks will be wanted.
+    expects_more: bool,
 }
 
 impl Picker {
@@ -144,6 +149,8 @@ impl Picker {
             flights: BTreeMap::new(),
             upstreams: Upstreams::new(&done, 1),
             began: None,
+            in_order: false,
+            expects_more: false,
             done,
         };
         if all {
@@ -173,7 +180,7 @@ impl Picker {
 
     /// Whether all wanted chunks are verified.
     pub fn is_complete(&self) -> bool {
-        self.open.map.held() == 0 && self.flights.keys().all(|index| self.done.has(*index))
+        !self.expects_more && self.is_idle()
     }
 
     /// Adds a source with its bitfield.
@@ -273,6 +280,9 @@ impl Picker {
         let source = self.sources.get(&id)?;
         if source.flights.len() >= self.depth(id, source) {
             return None;
+        }
+        if self.in_order {
+            return self.first_open(id, now);
         }
         let allowed = self.allowed(id, source, now);
         if allowed.is_none() {

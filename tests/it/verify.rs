@@ -153,3 +153,68 @@ fn the_part_file_of_another_file_is_never_used() {
         assert!(before.exists(), "the part file of the other file is kept");
     }
 }
+
+/// Number of chunks that a seeder has sent.
+fn served(seeder: &Program) -> usize {
+    seeder.lines().iter().filter(|line| line.contains("serving chunk")).count()
+}
+
+#[test]
+fn overwrite_repairs_one_bad_chunk_by_fetching_only_this_chunk() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let bytes = random_bytes(1, CHUNKS * CHUNK + 100);
+    let (tracker, seeder) = swarm(dir, &bytes);
+    let get = |extra: &[&str]| leecher(&there, tracker.address(), &[&["a.bin"], extra].concat());
+    let mut damaged = bytes.clone();
+    damaged[77 * CHUNK + 5] ^= 1;
+    let target = write(&there, "a.bin", &damaged);
+    get(&[]).ends_with(13);
+    assert_holds(&target, &damaged);
+    assert_eq!(served(&seeder), 0);
+    let mut repaired = get(&["--overwrite"]);
+    repaired.ends_with(0);
+    repaired.wait_for_text("reusing 100 chunks of a.bin; 1 to be downloaded");
+    assert_holds(&target, &bytes);
+    assert_eq!(served(&seeder), 1);
+    // So of a shorter or longer file; nothing of a file without an agreeing chunk.
+    for (other, fetched) in [
+        (bytes[..40 * CHUNK].to_vec(), 61),
+        ([bytes.clone(), vec![0; 9]].concat(), 0),
+        (random_bytes(2, bytes.len()), 101),
+    ] {
+        let before = served(&seeder);
+        write(&there, "a.bin", &other);
+        get(&["--overwrite"]).ends_with(0);
+        assert_holds(&target, &bytes);
+        assert_eq!(served(&seeder) - before, fetched);
+    }
+    assert_eq!(names_in(&there), ["a.bin", "logs.log"]);
+}
+
+#[test]
+fn a_file_that_is_repaired_is_untouched_until_the_end() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let bytes = random_bytes(1, CHUNKS * CHUNK);
+    let file = write(dir, "a.bin", &bytes);
+    let tracker = tracker(dir, &["--lease", "60"]);
+    let options = ["-v", "--chunk-size", "16KiB", "--upload-limit", "64KiB"];
+    let slow = seeder(dir, &file, &tracker, &options);
+    let mut other = bytes.clone();
+    other[50 * CHUNK..].iter_mut().for_each(|byte| *byte ^= 1);
+    let target = write(&there, "a.bin", &other);
+    let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--overwrite"]);
+    slow.wait_for_count("serving chunk", 5);
+    leecher.kill9();
+    assert_holds(&target, &other);
+    let fast = seeder(dir, &file, &tracker, &["-v", "--chunk-size", "16KiB"]);
+    drop(slow);
+    let args = ["a.bin", "--overwrite", "--timeout", "60"];
+    let mut again = crate::common::leecher(&there, tracker.address(), &args);
+    again.ends_with(0);
+    assert_holds(&target, &bytes);
+    // The chunks of the existing file were in the part file of the killed run.
+    assert!(served(&fast) <= 50, "{} chunks", served(&fast));
+    assert_eq!(names_in(&there), ["a.bin", "logs.log"]);
+}

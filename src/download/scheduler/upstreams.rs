@@ -127,6 +127,11 @@ impl DownloadScheduler {
             self.upstreams.lose(id);
             return self.follow(now);
         }
+        if self.picker.picks_in_order() {
+            // A tree distributes chunks in another order.
+            peer.into_iter().for_each(|peer| self.add_source(peer, now));
+            return;
+        }
         let Some(address) = peer.or_else(|| self.live.get(&id).map(|live| live.address)) else { return };
         let kept = self.upstreams.keepers.entry(id).or_default();
         if kept.stripes != stripes {

@@ -4,6 +4,7 @@ use super::folder_watch::apply;
 use super::{DownloadRequest, Inner};
 use crate::content::FileName;
 use crate::content::limits::LEECHER_TIMEOUT;
+use crate::download::destination::{Destination, DestinationKind};
 use crate::download::finder::Finder;
 use crate::download::job::{
     self, Advice, CHECKING_MD5, DownloadOrder, Downloaded, ExistingData, Recheck, ServingContext,
@@ -15,7 +16,6 @@ use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::next_step;
 use crate::report::watch::Watch;
-use crate::storage::PartFile;
 use crate::storage::shared_folder::FolderChange;
 use crate::sync::{RunningClock, lock};
 use crate::tracker_client::announcer::Outage;
@@ -247,6 +247,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
     let mut order = DownloadOrder {
         query: transfer.request.query.clone(),
         out: Some(destination(inner, transfer.request.out.as_deref())),
+        kind: DestinationKind::File,
         overwrite: transfer.request.overwrite,
         recheck: Recheck::new(None),
         durable: false,
@@ -357,7 +358,7 @@ fn outage(inner: &Inner) -> Outage {
 }
 
 /// Offers the verified chunks of a file during its download.
-fn offer(inner: &Inner, name: FileName, file: &Downloaded, part: &Arc<PartFile>) -> FileName {
+fn offer(inner: &Inner, name: FileName, file: &Downloaded, part: &Arc<Destination>) -> FileName {
     let file = FileSummary { name: name.clone(), ..file.file.clone() };
     inner.offers.offer(Offer { file, source: part.clone() });
     inner.nudge();

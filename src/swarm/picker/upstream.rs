@@ -241,6 +241,9 @@ pub(super) struct Allowed {
 }
 
 impl Allowed {
+    /// A source may be asked for everything.
+    pub(super) const ALL: Self = Self { stripes: 1, count: 1, is_kept_from: false };
+
     pub(super) fn is_none(self) -> bool {
         self.stripes == 0
     }
