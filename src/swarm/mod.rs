@@ -8,6 +8,7 @@
 pub mod agreement;
 pub mod backoff;
 pub mod command;
+pub mod distribution;
 pub mod keeping;
 pub mod listing;
 pub mod machine;
