@@ -180,6 +180,8 @@ pub struct CompletionReport {
 #[derive(Debug, Default)]
 pub struct Distribution {
     peers: BTreeMap<u64, Peer>,
+    /// Names of the peers that are registered at the seeder's tracker.
+    registrations: HashMap<ReceiverKey, PeerName>,
     /// The present peer of each key.
     index: HashMap<ReceiverKey, u64>,
     next: u64,
@@ -222,13 +224,20 @@ impl Distribution {
         if let Some(share) = peer.files.get_mut(&file) {
             share.sent = share.sent.saturating_add(bytes);
         }
-        peer.sample(now);
         peer.sent = peer.sent.saturating_add(bytes);
+        peer.sample(now);
         peer.seen = now;
     }
 
     /// Records the registration of a peer at the seeder's tracker, or its end (`None`).
     pub fn registered(&mut self, key: ReceiverKey, name: Option<&PeerName>) {
+        match name {
+            Some(name) if self.registrations.len() < PEERS_MAX => {
+                self.registrations.insert(key, name.clone());
+            }
+            Some(_) => {}
+            None => _ = self.registrations.remove(&key),
+        }
         // A peer that has requested nothing, such as another seeder, is not listed.
         let Some(peer) = self.known(key) else { return };
         peer.is_registered = name.is_some();
@@ -343,7 +352,8 @@ impl Distribution {
         }
         let id = self.next;
         self.next += 1;
-        self.peers.insert(id, new_peer(now, key));
+        let name = self.registrations.get(&key).cloned();
+        self.peers.insert(id, Peer { is_registered: name.is_some(), name, ..new_peer(now, key) });
         self.index.entry(key).or_insert(id);
         id
     }
@@ -425,6 +435,8 @@ mod tests {
         record.announced(key(3, Some(7)), FILE, 4, 4);
         record.registered(key(3, Some(7)), Some(&PeerName::new("seeder").unwrap()));
         assert_eq!(record.view(at(1)).known, 1, "a peer that requests nothing is not listed");
+        record.requested(at(1), key(3, Some(7)), FILE, 1_000);
+        assert_eq!(record.view(at(1)).rows[0].peer, "seeder", "its name is known from its registration");
     }
 
     #[test]

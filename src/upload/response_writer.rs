@@ -80,10 +80,12 @@ impl<'a> ResponseWriter<'a> {
             }
             PeerRequest::Chunk { file, index } => self.send_chunk(file, index),
             PeerRequest::Overtake { file, stripe, sure } => {
+                self.receiver.touch();
                 subscribers.reassign(self.subscriptions.id(), file, usize::from(stripe), sure);
                 Ok(())
             }
             PeerRequest::Slow { file, peer } => {
+                self.receiver.touch();
                 subscribers.report_slow(self.subscriptions.id(), file, peer);
                 Ok(())
             }

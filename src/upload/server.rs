@@ -45,6 +45,9 @@ pub struct OpenedConnection<'a> {
 
 /// Server of the tracker protocol that shares the port of an upload server, and its limit on connections.
 pub trait TrackerConnections: Send + Sync {
+    /// Whether the server runs. If not, the hello is answered as one of the peer protocol.
+    fn is_running(&self) -> bool;
+
     /// Answers the hello and serves the connection until it ends. Returns the cause.
     fn serve(&self, connection: OpenedConnection<'_>, writer: FrameWriter) -> StreamError;
 }
@@ -144,7 +147,7 @@ impl Server {
             Err(error) => return error.into(),
         };
         let serves = match (read_hello(&mut reader, &mut writer, self.timeouts.hello), &self.tracker) {
-            (Ok(Opening { is_tracker: true, .. }), Some(tracker)) => {
+            (Ok(Opening { is_tracker: true, .. }), Some(tracker)) if tracker.is_running() => {
                 return tracker.serve(OpenedConnection { stream, reader, from, activity }, writer);
             }
             (Ok(Opening { port, .. }), _) => port.map(|port| SocketAddr::new(from.ip(), port)),

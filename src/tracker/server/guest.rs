@@ -65,6 +65,10 @@ impl GuestServer {
 }
 
 impl TrackerConnections for GuestServer {
+    fn is_running(&self) -> bool {
+        self.parts().is_some()
+    }
+
     fn serve(&self, connection: OpenedConnection<'_>, mut writer: FrameWriter) -> StreamError {
         let OpenedConnection { stream, reader, from, activity } = connection;
         let Some(Parts { connections, .. }) = self.parts() else { return StreamError::Closed };
