@@ -226,10 +226,14 @@ impl Seeder<'_> {
         let Self { config, offers, watch, shutdown, .. } = self;
         let mut tickets = Tickets::new(config.advertise, config.tracker.as_ref(), config.gives_tickets);
         let (mut reports, mut checked) = (Reports::new(), Instant::now());
+        let mut shown: Option<Instant> = None;
         loop {
             tickets.update(&files, &listening.addresses(), listening.port(), *watch);
             announcers.register_at_own_tracker()?;
-            reports.update(&offers.receivers().view(), *watch, Instant::now());
+            if shown.is_none_or(|shown| shown.elapsed() >= REPORT_INTERVAL) {
+                let now = *shown.insert(Instant::now());
+                reports.update(&offers.receivers().view(), *watch, now);
+            }
             if let Some(reason) = config.until.reason(offers) {
                 log::info!("ending: {reason}");
                 return Ok(());

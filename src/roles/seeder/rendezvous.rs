@@ -16,7 +16,7 @@ use crate::swarm::membership::{Exposure, is_public};
 use crate::swarm::reach::DialResult;
 use crate::swarm::tracker::{Rules, Tracker};
 use crate::sync::lock;
-use crate::tracker::server::{GuestServer, draw};
+use crate::tracker::server::{SharedPortServer, draw};
 use crate::upload::offers::Offers;
 use crate::upload::server::{OpenedConnection, TrackerConnections};
 use std::collections::HashMap;
@@ -40,7 +40,7 @@ struct Inner {
     threads: Threads,
     shutdown: Shutdown,
     /// The server, and the address at which this program reaches it.
-    running: Mutex<Option<(GuestServer, SocketAddr)>>,
+    running: Mutex<Option<(SharedPortServer, SocketAddr)>>,
 }
 
 impl Rendezvous {
@@ -83,12 +83,12 @@ impl Rendezvous {
         lock(&self.0.running).as_ref().map(|(_, address)| *address)
     }
 
-    fn start(&self, listen: IpAddr) -> io::Result<GuestServer> {
+    fn start(&self, listen: IpAddr) -> io::Result<SharedPortServer> {
         let Inner { offers, timeouts, threads, shutdown, .. } = &*self.0;
         let exposure = Exposure { public: is_public(listen), trust_advertised: false };
         let rules = Rules { local: listen, exposure, ..Rules::default() };
         let tracker = Tracker::new(rules, fastrand::Rng::with_seed(draw() as u64), draw);
-        GuestServer::start(ObservedTracker::new(tracker, offers.clone()), *timeouts, threads, shutdown)
+        SharedPortServer::start(ObservedTracker::new(tracker, offers.clone()), *timeouts, threads, shutdown)
     }
 }
 

@@ -94,10 +94,12 @@ fn peer_addresses(
     let any = |any: IpAddr| listening.contains(&any);
     let (any_v4, any_v6) = (any([0, 0, 0, 0].into()), any(Ipv6Addr::UNSPECIFIED.into()));
     let listens = |ip: &&IpAddr| listening.contains(ip) || any_v6 || (any_v4 && ip.is_ipv4());
-    // The user has chosen an address on an interface that is not selected otherwise.
-    let chosen = listening.iter().filter(|ip| !ip.is_unspecified() && !ip.is_loopback());
-    let chosen = chosen.filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()));
-    let own = host.iter().filter(listens).chain(chosen).map(|ip| SocketAddr::new(*ip, port));
+    let mut own: Vec<IpAddr> = host.iter().filter(listens).copied().collect();
+    if own.is_empty() {
+        // The user, or the route to the tracker, has chosen an address that is not selected otherwise.
+        own.extend(listening.iter().filter(|ip| can_be_reached(**ip)));
+    }
+    let own = own.into_iter().map(|ip| SocketAddr::new(ip, port));
     let mut found: Vec<SocketAddr> = Vec::new();
     for address in advertise.into_iter().chain(own) {
         if !found.contains(&address) {
@@ -106,6 +108,15 @@ fn peer_addresses(
     }
     found.truncate(TICKET_PEERS_MAX);
     found
+}
+
+/// Whether other hosts may reach an address of this host.
+fn can_be_reached(ip: IpAddr) -> bool {
+    let is_link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !ip.is_unspecified() && !ip.is_loopback() && !is_link_local
 }
 
 #[cfg(test)]
@@ -129,7 +140,9 @@ mod tests {
         assert_eq!(addresses(&["0.0.0.0"], &host, None), ["10.0.0.5:7000", "10.1.0.5:7000"]);
         assert_eq!(addresses(&["127.0.0.1", "10.1.0.5"], &host, None), ["10.1.0.5:7000"]);
         assert_eq!(addresses(&["172.17.0.1"], &host, None), ["172.17.0.1:7000"], "a chosen address");
-        assert_eq!(addresses(&["127.0.0.1", "fe80::1"], &host, None), [""; 0]);
+        assert_eq!(addresses(&["127.0.0.1", "fe80::1", "169.254.3.4"], &host, None), [""; 0]);
+        let temporary = addresses(&["10.0.0.5", "2001:db8::abcd"], &host, None);
+        assert_eq!(temporary, ["10.0.0.5:7000"], "not selected for a ticket");
         let advertised = addresses(&["10.0.0.5"], &host, Some("192.0.2.1:80"));
         assert_eq!(advertised, ["192.0.2.1:80", "10.0.0.5:7000"]);
     }

@@ -1,5 +1,5 @@
 //! TCP and UDP server around a pure [`Machine`], used by trackers and managers, and by a seeder on the port of its upload
-//! server ([`GuestServer`]).
+//! server ([`SharedPortServer`]).
 //!
 //! One thread for each UDP socket receives datagrams and validates their sources. Each connection has a reader and a writer thread. The
 //! state thread passes events of connections to the machine. The datagram thread passes datagrams to it directly if it
@@ -10,8 +10,8 @@
 mod connections;
 mod datagrams;
 mod dial_back;
-mod guest;
 mod shared_machine;
+mod shared_port;
 mod state;
 mod udp_socket;
 
@@ -27,9 +27,9 @@ use connections::Connection;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use datagrams::Replies;
 use dial_back::DialQueue;
-pub use guest::GuestServer;
 use log::Level;
 use shared_machine::SharedMachine;
+pub use shared_port::SharedPortServer;
 use state::State;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};

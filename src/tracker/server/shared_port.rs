@@ -18,7 +18,7 @@ type Receive = dyn Fn(UdpSocket) -> io::Result<()> + Send + Sync;
 
 /// Handle of a running server without a port. Clones are the same server.
 #[derive(Clone)]
-pub struct GuestServer(Arc<Mutex<Option<Parts>>>);
+pub struct SharedPortServer(Arc<Mutex<Option<Parts>>>);
 
 /// Everything that keeps the machine alive. It is dropped at the shutdown, so that handles may outlive the threads.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ struct Parts {
     receive: Arc<Receive>,
 }
 
-impl GuestServer {
+impl SharedPortServer {
     /// Starts the threads of a machine, which run until the shutdown. Its log lines about peers have level debug.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl GuestServer {
     }
 }
 
-impl TrackerConnections for GuestServer {
+impl TrackerConnections for SharedPortServer {
     fn is_running(&self) -> bool {
         self.parts().is_some()
     }
