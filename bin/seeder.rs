@@ -1,23 +1,30 @@
-//! `seeder`: shares one file through a tracker.
+//! `seeder`: shares files with tickets, or through a tracker.
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use shoal::cli::flags::{self, ServeFlags, TrackerFlag};
-use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
+use shoal::cli::flags::{self, DiscoveryFlag, ServeFlags};
+use shoal::cli::help::{FILES, LIMITS, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{FileName, PeerName, limits};
-use shoal::net::PortRange;
-use shoal::roles::seeder::{self, SeederConfig};
+use shoal::discovery::hub::{self, Hub};
+use shoal::net::{Endpoint, PortRange};
+use shoal::roles::seeder::{self, ListenRule, SeederConfig, Until};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Shares one file: hashes it, registers it with a tracker, and uploads its chunks to other peers until Ctrl-C.
+/// Shares files: hashes them, prints the command that downloads them on other machines, and uploads their chunks to
+/// other peers until Ctrl-C. With -f it registers the file with a tracker in place of that.
 #[derive(Parser)]
 #[command(name = "seeder", version)]
 struct Flags {
-    /// File to share; a block device is shared in place, a FIFO or - (standard input, with --as) is read to its end
-    /// into a temporary file first
+    /// Files to share with other machines: listens on all addresses, prints a ticket for each file, and needs no tracker.
+    /// A block device is shared in place; a FIFO or - (standard input, with --as) is read to its end into a temporary
+    /// file first
+    #[arg(value_name = "FILE", conflicts_with = "file")]
+    files: Vec<PathBuf>,
+    /// File to share through the tracker, and with other machines only if they can reach the tracker; devices and FIFOs
+    /// as above
     #[arg(short, long, value_name = "FILE", default_value = limits::SEEDER_FILE, help_heading = FILES)]
     file: PathBuf,
     /// Name under which the file is offered [default: its own name]
@@ -33,13 +40,23 @@ struct Flags {
     #[arg(long, value_name = "NAME", help = format!("{} [default: seeder-PORT]", flags::NAME_HELP),
         help_heading = NETWORK)]
     name: Option<PeerName>,
-    #[command(flatten)]
-    tracker: TrackerFlag,
+    #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_tracker,
+        help = format!("{} [default: {}]", flags::TRACKER_HELP, limits::TRACKER_ADDRESS), help_heading = NETWORK)]
+    tracker: Option<Endpoint>,
     #[command(flatten)]
     serve: ServeFlags,
     #[arg(long, value_name = "SECONDS", value_parser = flags::parse_seconds,
         help = format!("{} [default: never]", flags::TIMEOUT_HELP), help_heading = TIMEOUTS)]
     timeout: Option<Duration>,
+    /// End with code 0 when this number of leechers have reported the completion of a file and no peer downloads. Each run
+    /// of a leecher counts once, with any number of files
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = LIMITS)]
+    until: Option<u32>,
+    /// End with code 0 after this time without a request and without a transfer, also counted from the start
+    #[arg(long, value_name = "SECONDS", value_parser = flags::parse_seconds, help_heading = TIMEOUTS)]
+    until_idle: Option<Duration>,
+    #[command(flatten)]
+    discovery: DiscoveryFlag,
     #[command(flatten)]
     log: LogOptions,
 }
@@ -47,18 +64,32 @@ struct Flags {
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     flags.serve.connect_from_listen_address();
-    let config = SeederConfig {
-        file: flags.file,
+    let gives_tickets = !flags.files.is_empty();
+    let listen = match flags.serve.listen {
+        Some(ip) => ListenRule::Only(ip),
+        None if gives_tickets => ListenRule::All,
+        None => ListenRule::WithTracker,
+    };
+    let default_tracker = || (!gives_tickets).then(|| limits::TRACKER_ADDRESS.into());
+    let mut config = SeederConfig {
+        files: if gives_tickets { flags.files } else { vec![flags.file] },
         offer_as: flags.offer_as,
-        listen: flags.serve.listen_ip(),
-        widens: flags.serve.widens(),
+        listen,
         ports: flags.port.unwrap_or(PortRange::starting_at(limits::SEEDER_PORT, limits::SEEDER_PORTS_COUNT)),
-        tracker: flags.tracker.tracker,
+        gives_tickets,
+        tracker: flags.tracker.or_else(default_tracker),
         name: flags.name,
         advertise: flags.serve.advertise,
         chunk_size: flags.chunk_size,
         serve: flags.serve.options(),
         timeout: flags.timeout,
+        is_discoverable: !flags.discovery.no_discovery,
+        until: Until { complete: flags.until.map(|count| count as usize), idle: flags.until_idle },
     };
-    cli::run(&flags.log, |watch, shutdown| seeder::run(config, &**watch, shutdown))
+    cli::run(&flags.log, |watch, shutdown| {
+        if let Some(tracker) = &mut config.tracker {
+            *tracker = hub::resolve(tracker, Hub::Tracker, config.timeout, shutdown)?;
+        }
+        seeder::run(config, &**watch, shutdown)
+    })
 }

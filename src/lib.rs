@@ -50,7 +50,10 @@
 //! - **Serving peer** ([`upload::server`]): `serve-accept`; for each connection, `serve` reads requests and `serve-out`
 //!   answers them in order, chunks by `sendfile(2)`.
 //! - **Seeder** ([`roles::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`])
-//!   registers, announces the file and sends heartbeats, all by UDP.
+//!   registers, announces the files and sends heartbeats, all by UDP. A seeder that gives tickets also runs the machine of a
+//!   tracker on its port ([`tracker::server::SharedPortServer`]): its threads are those of a tracker, except that the upload
+//!   server accepts the connections; it has a second `announce` for it. `find-tracker` looks for a tracker on this host. The
+//!   connections record in [`upload::receivers`] which peers download; the caller's thread shows them.
 //! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): the caller's thread owns the
 //!   [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives, verifies and stores, and a
 //!   `fetch-ask` thread that sends requests. `find` looks for more holders ([`download::finder`]); `resume-file` writes the

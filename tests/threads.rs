@@ -11,7 +11,7 @@ use shoal::content::limits::{CONNECTIONS_MAX, OUTBOX_MESSAGES_MAX};
 use shoal::net::{Listener, PortRange, Shutdown, Threads, Timeouts, run_parallel};
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
 use shoal::report::watch::Unwatched;
-use shoal::roles::seeder::{self, SeederConfig};
+use shoal::roles::seeder::{self, ListenRule, SeederConfig, Until};
 use shoal::storage::CompleteFile;
 use shoal::swarm::manager::Manager;
 use shoal::swarm::membership::{Exposure, Leases};
@@ -92,17 +92,19 @@ fn seeding(dir: &std::path::Path) {
     let tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), || 7);
     let server = SwarmServer::start(&server_config, tracker, ExecutorChannels::none(), &ends).unwrap();
     let config = SeederConfig {
-        file,
+        files: vec![file],
         offer_as: None,
-        listen: any_port().ip(),
-        widens: false,
+        listen: ListenRule::Only(any_port().ip()),
         ports: PortRange::ANY,
-        tracker: server.address().into(),
+        is_discoverable: false,
+        gives_tickets: true,
+        tracker: Some(server.address().into()),
         name: None,
         advertise: None,
         chunk_size: None,
         serve: ServeOptions::default(),
         timeout: None,
+        until: Until::default(),
     };
     std::thread::scope(|scope| {
         let seeder = scope.spawn(|| seeder::run(config, &Unwatched, &shutdown));

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use shoal::protocol::Message;
 use shoal::protocol::frame::Decoder;
-use shoal::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
+use shoal::protocol::peer::{OfferedFile, OpeningRequest, PeerRequest, PeerResponse};
 use shoal::protocol::status::Status;
 use shoal::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest, TrackerResponse};
 use shoal_fuzz::{fits_in_a_datagram, survives};
@@ -42,6 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
         b'c' => drop(message::<PeerRequest>(bytes)),
         b'd' => drop(message::<PeerResponse>(bytes)),
+        b'i' => drop(message::<OpeningRequest>(bytes)),
         b'e' => list::<Vec<FoundFile>>(bytes),
         b'f' => list::<Vec<PeerSummary>>(bytes),
         b'g' => list::<Vec<OfferedFile>>(bytes),

@@ -79,11 +79,11 @@ const EXAMPLES: [(&str, [Example; 3]); 8] = [
         "seeder",
         [
             ("seeder -f large_text_file.txt", "Share a file through the tracker on this host"),
-            ("seeder -f large_text_file.txt -p 7001", "Run a second seeder on this host"),
             (
-                "seeder -f large_text_file.txt --tracker 192.0.2.1 --listen 0.0.0.0",
-                "Share a file through a tracker on another host",
+                "seeder large_text_file.txt",
+                "Share a file with other machines, and print the command for them",
             ),
+            ("seeder large_text_file.txt --until 5", "End when five leechers have the file"),
         ],
     ),
     (

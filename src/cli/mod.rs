@@ -18,6 +18,7 @@ pub mod list;
 pub mod logging;
 pub mod member;
 pub mod prompt;
+pub mod receivers;
 pub mod run;
 pub mod signals;
 pub mod state_folder;

@@ -2,11 +2,13 @@
 //!
 //! Invariant: an error is logged with its cause and has an exit code.
 
+use super::receivers::ReceiverTable;
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
 use crate::net::{Shutdown, start_process_clock, unjoined_count};
 use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::watch::Watch;
+use crate::swarm::distribution::DistributionView;
 use crate::sync::lock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -90,12 +92,13 @@ pub fn exit_code(fault: Fault) -> ExitCode {
 pub struct BarWatch {
     console: Console,
     bar: Mutex<Option<Bar>>,
+    receivers: Mutex<Option<ReceiverTable>>,
 }
 
 impl BarWatch {
     /// A watch without a bar.
     pub fn new(console: Console) -> Self {
-        Self { console, bar: Mutex::new(None) }
+        Self { console, bar: Mutex::new(None), receivers: Mutex::new(None) }
     }
 
     /// The console that the bar is drawn on.
@@ -132,5 +135,21 @@ impl Watch for BarWatch {
 
     fn end(&self) {
         self.bar().take();
+    }
+
+    fn result(&self, line: &str) {
+        self.console.print_answer(&format!("{line}\n"));
+    }
+
+    fn receivers(&self, view: &DistributionView) -> bool {
+        let mut table = lock(&self.receivers);
+        if view.known == 0 || self.console.is_prompting() {
+            table.take();
+            return false;
+        }
+        if table.is_none() {
+            *table = self.console.receiver_table();
+        }
+        table.as_mut().map(|table| table.draw(view)).is_some()
     }
 }

@@ -1,30 +1,100 @@
 //! IP addresses of this host.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+
+/// Beginnings of the names of interfaces that lead only to containers or virtual machines of this host.
+const LOCAL_PREFIXES: [&str; 7] = ["docker", "br-", "veth", "virbr", "podman", "cni", "lxcbr"];
+/// `IFA_F_TEMPORARY` of Linux: a privacy address (RFC 8981), which expires.
+const TEMPORARY: u32 = 0x01;
+/// `IFA_F_DADFAILED`, `IFA_F_DEPRECATED` and `IFA_F_TENTATIVE`: no new connection should use the address.
+const UNUSABLE: u32 = 0x08 | 0x20 | 0x40;
+
+/// An address of an interface that is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct InterfaceAddress {
+    interface: String,
+    ip: IpAddr,
+    /// The interface is a bridge.
+    is_bridge: bool,
+    /// A default route leads through the interface.
+    is_routed: bool,
+    /// An IPv6 address that expires, while the interface keeps others.
+    is_temporary: bool,
+}
 
 /// The IP addresses of the network interfaces that are up: no loopback address, no link-local IPv6 address, and none of
 /// a bridge that leads only to containers or virtual machines of this host. IPv4 addresses come first; empty if the
 /// system does not list them.
 pub fn host_addresses() -> Vec<IpAddr> {
+    let all = interface_addresses().into_iter().filter(|one| one.is_routed || !one.is_bridge);
+    let mut found: Vec<IpAddr> = all.map(|one| one.ip).filter(|ip| is_usable(*ip)).collect();
+    found.sort_by_key(IpAddr::is_ipv6);
+    found.dedup();
+    found
+}
+
+/// The IP addresses for a ticket, those of the default route first: addresses of [`host_addresses`] that other hosts can
+/// most likely reach for a long time. Empty if this host has no network.
+pub fn ticket_addresses() -> Vec<IpAddr> {
+    select_for_ticket(&interface_addresses())
+}
+
+/// The addresses for a ticket: not link-local, not of an interface for containers unless the default route leads through
+/// it, and no temporary IPv6 address of an interface that has a stable one.
+fn select_for_ticket(all: &[InterfaceAddress]) -> Vec<IpAddr> {
+    let has_stable = |interface: &str| {
+        all.iter().any(|one| {
+            one.interface == interface && one.ip.is_ipv6() && is_usable(one.ip) && !one.is_temporary
+        })
+    };
+    let is_selected = |one: &&InterfaceAddress| {
+        let is_local = one.is_bridge || LOCAL_PREFIXES.iter().any(|prefix| one.interface.starts_with(prefix));
+        is_usable(one.ip)
+            && !is_link_local(one.ip)
+            && (one.is_routed || !is_local)
+            && !(one.is_temporary && has_stable(&one.interface))
+    };
+    let mut selected: Vec<&InterfaceAddress> = all.iter().filter(is_selected).collect();
+    // Stable: interfaces keep the order of the system.
+    selected.sort_by_key(|one| (!one.is_routed, one.ip.is_ipv6()));
+    let mut found: Vec<IpAddr> = Vec::new();
+    for one in selected {
+        if !found.contains(&one.ip) {
+            found.push(one.ip);
+        }
+    }
+    found
+}
+
+/// All addresses of the interfaces that are up.
+fn interface_addresses() -> Vec<InterfaceAddress> {
     use nix::net::if_::InterfaceFlags;
-    let routed = default_route_interfaces();
+    let (routed, flags) = (default_route_interfaces(), ipv6_flags());
     let mut found = Vec::new();
     for interface in nix::ifaddrs::getifaddrs().into_iter().flatten() {
-        let name = &interface.interface_name;
-        let is_bridge = Path::new("/sys/class/net").join(name).join("bridge").exists();
-        if !interface.flags.contains(InterfaceFlags::IFF_UP) || (is_bridge && !routed.contains(name)) {
+        if !interface.flags.contains(InterfaceFlags::IFF_UP) {
             continue;
         }
+        let name = interface.interface_name;
         let address = interface.address.as_ref();
         let v4 =
             address.and_then(|address| address.as_sockaddr_in()).map(|address| IpAddr::from(address.ip()));
         let v6 =
             address.and_then(|address| address.as_sockaddr_in6()).map(|address| IpAddr::from(address.ip()));
-        found.extend(v4.or(v6).filter(|ip| is_usable(*ip)));
+        let Some(ip) = v4.or(v6) else { continue };
+        let flags = flags.iter().find(|(known, _)| IpAddr::from(*known) == ip).map_or(0, |(_, flags)| *flags);
+        if flags & UNUSABLE != 0 {
+            continue;
+        }
+        found.push(InterfaceAddress {
+            ip,
+            is_bridge: Path::new("/sys/class/net").join(&name).join("bridge").exists(),
+            is_routed: routed.contains(&name),
+            is_temporary: flags & TEMPORARY != 0,
+            interface: name,
+        });
     }
-    found.sort_by_key(IpAddr::is_ipv6);
-    found.dedup();
     found
 }
 
@@ -67,15 +137,53 @@ fn is_usable(ip: IpAddr) -> bool {
     !ip.is_loopback() && !ip.is_unspecified() && !is_link_local_v6
 }
 
-/// Names of the interfaces with an IPv4 default route.
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+/// Names of the interfaces with a default route, those of IPv4 first.
 fn default_route_interfaces() -> Vec<String> {
-    let table = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let routes = table.lines().skip(1).filter_map(|line| {
+    let v4 = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let v6 = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    ipv4_default_routes(&v4).chain(ipv6_default_routes(&v6)).collect()
+}
+
+/// The interfaces of the default routes in the text of `/proc/net/route`.
+fn ipv4_default_routes(table: &str) -> impl Iterator<Item = String> {
+    table.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_whitespace();
         let (name, destination) = (fields.next()?, fields.next()?);
         (destination == "00000000").then(|| name.to_owned())
+    })
+}
+
+/// The interfaces of the default routes in the text of `/proc/net/ipv6_route`. The system lists one over `lo` that refuses.
+fn ipv6_default_routes(table: &str) -> impl Iterator<Item = String> {
+    table.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [destination, length, .., name] = fields[..] else { return None };
+        let is_default = length == "00" && destination.bytes().all(|digit| digit == b'0');
+        (is_default && name != "lo").then(|| name.to_owned())
+    })
+}
+
+/// The flags of each IPv6 address of this host.
+fn ipv6_flags() -> Vec<(Ipv6Addr, u32)> {
+    parse_ipv6_flags(&std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default())
+}
+
+/// Parses the text of `/proc/net/if_inet6`: address, index, prefix length, scope, flags, name.
+fn parse_ipv6_flags(table: &str) -> Vec<(Ipv6Addr, u32)> {
+    let rows = table.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let address = u128::from_str_radix(fields.next()?, 16).ok()?;
+        let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
+        Some((Ipv6Addr::from_bits(address), flags))
     });
-    routes.collect()
+    rows.collect()
 }
 
 #[cfg(test)]
@@ -90,5 +198,70 @@ mod tests {
             assert_eq!(is_usable(text.parse().unwrap()), usable, "{text}");
         }
         assert!(host_addresses().into_iter().all(is_usable));
+        assert!(ticket_addresses().into_iter().all(|ip| is_usable(ip) && !is_link_local(ip)));
+    }
+
+    fn address(interface: &str, ip: &str) -> InterfaceAddress {
+        InterfaceAddress {
+            interface: interface.to_owned(),
+            ip: ip.parse().unwrap(),
+            is_bridge: false,
+            is_routed: false,
+            is_temporary: false,
+        }
+    }
+
+    fn selected(all: &[InterfaceAddress]) -> Vec<String> {
+        select_for_ticket(all).iter().map(IpAddr::to_string).collect()
+    }
+
+    #[test]
+    fn a_ticket_names_addresses_of_the_default_route_first_and_none_of_containers() {
+        let bridge = InterfaceAddress { is_bridge: true, ..address("lab0", "10.9.0.1") };
+        let routed = |ip| InterfaceAddress { is_routed: true, ..address("wlan0", ip) };
+        let mut all = vec![
+            address("lo", "127.0.0.1"),
+            address("lo", "::1"),
+            address("eth0", "10.1.0.5"),
+            address("eth0", "169.254.3.4"),
+            address("eth0", "fe80::5"),
+            bridge.clone(),
+            routed("2001:db8::7"),
+            routed("192.168.1.7"),
+            routed("192.168.1.7"),
+        ];
+        let names = ["docker0", "br-12ab", "veth9", "virbr0", "podman1", "cni0", "lxcbr0"];
+        all.extend(names.map(|name| address(name, "172.17.0.1")));
+        assert_eq!(selected(&all), ["192.168.1.7", "2001:db8::7", "10.1.0.5"]);
+        let uplink = InterfaceAddress { is_routed: true, ..bridge };
+        assert_eq!(selected(&[uplink]), ["10.9.0.1"], "a bridge with the default route is the network");
+        assert_eq!(selected(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn a_temporary_address_is_named_only_without_a_stable_one_on_its_interface() {
+        let temporary = |interface, ip| InterfaceAddress { is_temporary: true, ..address(interface, ip) };
+        let all = [
+            address("eth0", "2001:db8::1"),
+            temporary("eth0", "2001:db8::abcd"),
+            temporary("eth1", "2001:db8:1::abcd"),
+            address("eth1", "fe80::1"),
+        ];
+        assert_eq!(selected(&all), ["2001:db8::1", "2001:db8:1::abcd"]);
+    }
+
+    #[test]
+    fn the_tables_of_the_system_are_read() {
+        let v4 = "Iface\tDestination\tGateway\neth0\t00000000\t010200C0\neth1\t000200C0\t00000000\n";
+        assert_eq!(ipv4_default_routes(v4).collect::<Vec<_>>(), ["eth0"]);
+        let (zero, some) = ("0".repeat(32), "fd".to_owned() + &"0".repeat(30));
+        let route = |destination: &str, length: &str, name: &str| {
+            format!("{destination} {length} {zero} 00 {zero} 00000400 00000003 00000000 00000003 {name}\n")
+        };
+        let v6 = route(&some, "40", "eth0") + &route(&zero, "00", "eth1") + &route(&zero, "00", "lo");
+        assert_eq!(ipv6_default_routes(&v6).collect::<Vec<_>>(), ["eth1"]);
+        let flags = parse_ipv6_flags("fd000000000000000000000000000002 04 40 00 81     eth0\nbroken\n");
+        assert_eq!(flags, [("fd00::2".parse().unwrap(), 0x81)]);
+        assert_eq!(ipv4_default_routes("").chain(ipv6_default_routes("")).count(), 0);
     }
 }

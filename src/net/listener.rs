@@ -39,6 +39,7 @@ impl Listener {
         let bind = || {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
+            accept_ipv4(&socket, address)?;
             socket.bind(&address.into())?;
             socket.listen(LISTEN_BACKLOG)?;
             let socket = TcpListener::from(socket);
@@ -57,10 +58,10 @@ impl Listener {
         loop {
             attempts -= 1;
             let listener = Self::bind(address)?;
-            match UdpSocket::bind(listener.address) {
+            match bind_udp(listener.address) {
                 Ok(socket) => return Ok((listener, socket)),
-                Err(error) if error.kind() == ErrorKind::AddrInUse && attempts > 0 => {}
-                Err(error) => return Err(BindError::new(listener.address, "UDP", error)),
+                Err(BindError::InUse { .. }) if attempts > 0 => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -99,6 +100,28 @@ impl Listener {
             acceptor.start(socket).map_err(|error| BindError::Other(address, "TCP", error))
         };
         Ok(Listening::new(self.address, listen))
+    }
+}
+
+/// Binds a UDP socket.
+///
+/// # Errors
+/// The port is in use, or the address does not belong to this host.
+pub fn bind_udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
+    let bind = || {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+        accept_ipv4(&socket, address)?;
+        socket.bind(&address.into())?;
+        Ok(UdpSocket::from(socket))
+    };
+    bind().map_err(|error| BindError::new(address, "UDP", error))
+}
+
+/// Lets a socket on the unspecified IPv6 address receive IPv4, too, whatever the default of the system is.
+fn accept_ipv4(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => socket.set_only_v6(false),
+        _ => Ok(()),
     }
 }
 

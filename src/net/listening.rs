@@ -50,6 +50,17 @@ impl Listening {
         Self { port: address.port(), addresses, listen: Arc::new(listen) }
     }
 
+    /// Calls `also` with each address that is added from now on, before the listener listens there.
+    #[must_use]
+    pub fn with(self, also: impl Fn(SocketAddr) + Send + Sync + 'static) -> Self {
+        let listen = self.listen;
+        let listen = move |address| {
+            also(address);
+            listen(address)
+        };
+        Self { listen: Arc::new(listen), ..self }
+    }
+
     /// The port; the same on all addresses.
     pub fn port(&self) -> u16 {
         self.port

@@ -124,6 +124,27 @@ pub enum PeerRequest {
     Unknown,
 }
 
+/// First message on the port of a peer, as the server reads it: the hello of a [`PeerRequest`] conversation, or that of a
+/// [`TrackerRequest`](super::tracker::TrackerRequest) conversation on a peer that is also a tracker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum OpeningRequest {
+    /// A hello of either protocol.
+    Hello {
+        /// [`PROTOCOL_VERSION`](crate::content::limits::PROTOCOL_VERSION).
+        version: u32,
+        /// TCP port on which the client serves its chunks; `None` if it does not serve.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+        /// Whether the client speaks to a tracker.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        tracker: bool,
+    },
+    /// Another message, which is refused.
+    #[serde(other)]
+    Unknown,
+}
+
 /// Predecessor of a client in one stripe of a file: the peer to request chunks from first.
 ///
 /// The server assigns it among the clients that download the file from it ([`trees`](crate::swarm::trees)).
@@ -306,6 +327,8 @@ pub enum PeerResponse {
 
 impl Message for PeerRequest {}
 
+impl Message for OpeningRequest {}
+
 impl Message for PeerResponse {
     fn payload_length(&self) -> u64 {
         match self {
@@ -405,6 +428,16 @@ mod tests {
         let error = Error { code: ErrorCode::Other, text: String::new(), index: None };
         assert_eq!(serde_json::from_str::<PeerResponse>(later).unwrap(), error);
         assert_eq!(serde_json::from_str::<PeerResponse>(r#"{"type":"dance"}"#).unwrap(), Unknown);
+    }
+
+    #[test]
+    fn the_hello_of_each_protocol_opens_a_connection() {
+        let hello = |port, tracker| OpeningRequest::Hello { version: 2, port, tracker };
+        exact(hello(None, false), r#"{"type":"hello","version":2}"#);
+        exact(hello(Some(7000), false), r#"{"type":"hello","version":2,"port":7000}"#);
+        exact(hello(None, true), r#"{"type":"hello","version":2,"tracker":true}"#);
+        let other = r#"{"type":"chunk","file":"FILE","index":4}"#;
+        assert_eq!(serde_json::from_str::<OpeningRequest>(other).unwrap(), OpeningRequest::Unknown);
     }
 
     #[test]

@@ -115,7 +115,9 @@ pub struct Claim {
 // `remote = "Self"` derives inherent functions; `fast_path` implements the traits with them.
 #[serde(tag = "type", rename_all = "snake_case", remote = "Self")]
 pub enum TrackerRequest {
-    /// Opens a TCP connection.
+    /// Opens a TCP connection. It is written with `"tracker":true`, so that a port which serves chunks, too, knows which
+    /// protocol follows; a tracker or manager on a port of its own does not need the field.
+    #[serde(serialize_with = "hello_to_tracker")]
     Hello {
         /// [`PROTOCOL_VERSION`](crate::content::limits::PROTOCOL_VERSION).
         version: u32,
@@ -244,6 +246,15 @@ pub enum TrackerRequest {
     /// A message of a later protocol version.
     #[serde(other)]
     Unknown,
+}
+
+fn hello_to_tracker<S: serde::Serializer>(version: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Fields {
+        version: u32,
+        tracker: bool,
+    }
+    Fields { version: *version, tracker: true }.serialize(serializer)
 }
 
 /// Message from a tracker or manager to a peer.

@@ -1,5 +1,7 @@
 //! Progress reports of a running program.
 
+use crate::swarm::distribution::DistributionView;
+
 /// Receiver of progress reports, for example a progress bar.
 ///
 /// Called from any thread; must not block.
@@ -14,6 +16,13 @@ pub trait Watch: Send + Sync {
     fn trouble(&self, _text: &str) {}
     /// The operation has ended, with or without success.
     fn end(&self);
+    /// A line for standard output, such as a ticket.
+    fn result(&self, _line: &str) {}
+    /// The peers that download from this program; an empty view removes the last one. Returns whether they are shown: if
+    /// not, the caller logs a summary.
+    fn receivers(&self, _view: &DistributionView) -> bool {
+        false
+    }
 }
 
 /// Discards progress reports.

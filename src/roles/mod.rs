@@ -5,6 +5,7 @@
 //! on a terminal.
 
 pub mod chunk_client;
+mod discoverable;
 pub mod folder_client;
 pub mod leecher;
 pub mod manager;

@@ -9,6 +9,7 @@ pub mod agreement;
 pub mod backoff;
 pub mod command;
 pub mod discovery;
+pub mod distribution;
 pub mod keeping;
 pub mod listing;
 pub mod machine;

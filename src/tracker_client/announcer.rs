@@ -13,7 +13,7 @@ use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::{self, FailedRequest};
 use crate::swarm::backoff::Backoff;
 use crate::sync::lock;
-use crate::tracker_client::presence::{Presence, SHARED_FILES};
+use crate::tracker_client::presence::{OWN_TRACKER, Presence, Purpose, SHARED_FILES};
 use crate::upload::offers::{Offer, Offers};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
@@ -44,6 +44,25 @@ pub struct Announcer {
     token: Arc<Mutex<Option<Token>>>,
 }
 
+/// A tracker at which files are announced.
+#[derive(Clone, Debug)]
+pub struct AnnounceTarget {
+    /// Its address.
+    pub tracker: Endpoint,
+    /// Purpose of the registration. Each tracker of a program has another one, so that no tracker learns the key by which
+    /// this peer proves its registration at another.
+    pub purpose: Purpose,
+    /// Time without an answer after which the outage is an error.
+    pub timeout: Option<Duration>,
+}
+
+impl AnnounceTarget {
+    /// Whether the tracker runs in this program: its answers are no news for the user.
+    fn is_own(&self) -> bool {
+        self.purpose == OWN_TRACKER
+    }
+}
+
 impl Announcer {
     /// Starts the announcer thread; it sends a goodbye at the shutdown. If the tracker does not answer for
     /// `timeout`, the error is sent to `failures`.
@@ -59,10 +78,28 @@ impl Announcer {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
+        let target = AnnounceTarget { tracker, purpose: SHARED_FILES, timeout };
+        Self::start_at(target, presence, offers, failures, threads, shutdown)
+    }
+
+    /// As [`start`](Self::start), for a purpose.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_at(
+        target: AnnounceTarget,
+        presence: Presence,
+        offers: Offers,
+        failures: Sender<RoleError>,
+        threads: &Threads,
+        shutdown: &Shutdown,
+    ) -> io::Result<Self> {
+        let (tracker, timeout) = (target.tracker.clone(), target.timeout);
         let client = UdpClient::new(tracker.clone(), shutdown).with_timeout(timeout).with_tcp_fallback();
         let (nudge, nudged) = bounded(1);
         let token = Arc::new(Mutex::new(None));
         let mut worker = Worker {
+            target,
             client,
             presence,
             registered: Vec::new(),
@@ -162,6 +199,7 @@ impl Outage {
 }
 
 struct Worker {
+    target: AnnounceTarget,
     client: UdpClient,
     presence: Presence,
     /// The addresses that the tracker knows.
@@ -273,7 +311,9 @@ impl Worker {
         let request = TrackerRequest::Addresses { token, addresses: addresses.clone() };
         if let TrackerResponse::Alive = self.client.request(&request)? {
             self.registered = addresses;
-            self.reach_check.get_or_insert_with(|| Instant::now() + REACH_CHECK_INTERVAL);
+            if !self.target.is_own() {
+                self.reach_check.get_or_insert_with(|| Instant::now() + REACH_CHECK_INTERVAL);
+            }
         }
         Ok(())
     }
@@ -326,19 +366,23 @@ impl Worker {
     fn register(&mut self) -> Result<Token, UdpClientError> {
         self.client.prepare();
         self.presence.connected_from(self.client.local_address());
-        let registration = self.presence.registration(SHARED_FILES);
+        let registration = self.presence.registration(self.target.purpose);
         self.registered.clone_from(&registration.addresses);
         match self.client.request(&TrackerRequest::Register(registration))? {
             TrackerResponse::Registered { token, address, heartbeat_ms, public, .. } => {
-                self.presence.registered(self.client.local_address(), public);
-                self.reach_check = Some(Instant::now() + REACH_CHECK_INTERVAL);
+                let is_own = self.target.is_own();
+                if !is_own {
+                    self.presence.registered(self.client.local_address(), public);
+                    self.reach_check = Some(Instant::now() + REACH_CHECK_INTERVAL);
+                }
                 self.heartbeat = clamp_heartbeat(Duration::from_millis(heartbeat_ms));
                 self.announced.clear();
                 self.full = false;
                 self.set_token(Some(token));
                 self.registered_ip = self.client.local_ip();
                 self.client.close_retired();
-                log::info!("registered with the tracker on {} as {address}", self.client.tracker());
+                let level = if is_own { log::Level::Debug } else { log::Level::Info };
+                log::log!(level, "registered with the tracker on {} as {address}", self.client.tracker());
                 Ok(token)
             }
             other => Err(unexpected(other)),

@@ -21,6 +21,10 @@ pub struct Purpose(&'static str);
 pub const VOLUNTEER: Purpose = Purpose("volunteer");
 /// Registration of shared files at a tracker.
 pub const SHARED_FILES: Purpose = Purpose("files");
+/// Registration of shared files at the tracker of this program itself.
+pub const OWN_TRACKER: Purpose = Purpose("own");
+/// Registration of shared files at a tracker that was found on this host.
+pub const FOUND_TRACKER: Purpose = Purpose("found");
 /// Registration at a manager.
 pub const MEMBER: Purpose = Purpose("member");
 /// Registration of the chunks of a set.

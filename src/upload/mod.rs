@@ -1,4 +1,5 @@
-//! Upload: the server that answers other peers, the offered files, subscribers, relay of partial chunks, rate limit.
+//! Upload: the server that answers other peers, the offered files, subscribers, the
+//! record of the peers that download, relay of partial chunks, rate limit.
 //!
 //! Nothing here decides what to download, and nothing here reads flags or draws on a terminal.
 
@@ -7,6 +8,7 @@ pub mod offers;
 pub mod pacing;
 pub mod prover;
 mod rate_limit;
+pub mod receivers;
 pub mod relay;
 mod response_writer;
 pub mod server;

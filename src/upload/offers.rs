@@ -9,10 +9,14 @@ use crate::storage::{ChunkSource, StoreError, StoredChunk};
 use crate::sync::{read, write};
 use crate::upload::load::UploadLoad;
 use crate::upload::prover::Prover;
+use crate::upload::receivers::Receivers;
 use crate::upload::relay::Relay;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Number of replaced files that are remembered.
+const REPLACED_MAX: usize = 256;
 
 /// A file offered under a name.
 #[derive(Clone)]
@@ -30,6 +34,8 @@ struct Contents {
     offers: BTreeMap<FileName, Offer>,
     /// Names of each offered file; identical files can have several.
     names: HashMap<FileId, Vec<FileName>>,
+    /// Files that were replaced by others of the same name, with this name, the oldest first.
+    replaced: VecDeque<(FileId, FileName)>,
 }
 
 /// Offers of a peer. Clones share them.
@@ -39,6 +45,7 @@ pub struct Offers {
     served: Arc<AtomicU64>,
     relay: Relay,
     load: UploadLoad,
+    receivers: Receivers,
     prover: Arc<RwLock<Option<Arc<dyn Prover>>>>,
     registrations: Registrations,
 }
@@ -75,6 +82,11 @@ impl Offers {
     /// Number of peers that download from this peer.
     pub fn load(&self) -> &UploadLoad {
         &self.load
+    }
+
+    /// The peers that download from this peer.
+    pub fn receivers(&self) -> &Receivers {
+        &self.receivers
     }
 
     /// Sets the volunteer that answers demands for proofs.
@@ -116,6 +128,26 @@ impl Offers {
         contents.withdraw(&offer.file.name);
         contents.names.entry(offer.file.id).or_default().push(offer.file.name.clone());
         contents.offers.insert(offer.file.name.clone(), offer);
+    }
+
+    /// Notes that a file was replaced by another one of the same name: it is not given to further peers, although its
+    /// chunks may be served. The last [`REPLACED_MAX`] files are remembered.
+    pub fn note_replaced(&self, id: FileId, name: &FileName) {
+        let mut contents = self.write();
+        contents.replaced.retain(|(known, _)| *known != id);
+        contents.replaced.push_back((id, name.clone()));
+        if contents.replaced.len() > REPLACED_MAX {
+            contents.replaced.pop_front();
+        }
+    }
+
+    /// The name of a file that was replaced, and the id of the present file of this name. `None` if no such file is
+    /// offered, or if the file is offered again.
+    pub fn replacement(&self, id: FileId) -> Option<(FileName, FileId)> {
+        let contents = self.read();
+        let (_, name) = contents.replaced.iter().find(|(known, _)| *known == id)?;
+        let is_offered = contents.names.contains_key(&id);
+        contents.offers.get(name).filter(|_| !is_offered).map(|offer| (name.clone(), offer.file.id))
     }
 
     /// Withdraws an offer.
@@ -224,6 +256,28 @@ mod tests {
                 false => Err(StoreError::Missing(index)),
             }
         }
+    }
+
+    #[test]
+    fn a_replaced_file_names_the_present_one_until_it_is_offered_again() {
+        let (offers, name) = (Offers::new(), FileName::new("f").unwrap());
+        let offer = |id| {
+            let file = FileSummary { id, name: name.clone(), size: 4, chunks: 4 };
+            offers.offer(Offer { file, source: source(4, &[0], 1) });
+        };
+        let (old, new) = (FileId([1; 32]), FileId([2; 32]));
+        offer(old);
+        assert_eq!(offers.replacement(old), None);
+        offers.note_replaced(old, &name);
+        offer(new);
+        assert_eq!(offers.replacement(old), Some((name.clone(), new)));
+        offers.note_replaced(new, &name);
+        offer(old);
+        assert_eq!((offers.replacement(old), offers.replacement(new)), (None, Some((name.clone(), old))));
+        for number in 0..2 * REPLACED_MAX {
+            offers.note_replaced(FileId([(number % 251) as u8; 32]), &name);
+        }
+        assert!(offers.read().replaced.len() <= REPLACED_MAX);
     }
 
     #[test]

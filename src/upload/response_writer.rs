@@ -15,7 +15,9 @@ use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
 use crate::protocol::tokens::{KeyPrint, Nonce};
 use crate::storage::StoreError;
+use crate::swarm::distribution::CompletionReport;
 use crate::upload::offers::Offer;
+use crate::upload::receivers::ReceiverConnection;
 use chunk_sender::ChunkSender;
 use crossbeam_channel::{Receiver, TryRecvError};
 use std::net::SocketAddr;
@@ -32,6 +34,7 @@ pub(super) struct ResponseWriter<'a> {
     from: SocketAddr,
     subscriptions: Subscriptions<'a>,
     chunk_sender: ChunkSender<'a>,
+    receiver: ReceiverConnection,
 }
 
 impl<'a> ResponseWriter<'a> {
@@ -44,7 +47,8 @@ impl<'a> ResponseWriter<'a> {
     ) -> Self {
         let subscriptions = Subscriptions::new(context, serves);
         let chunk_sender = ChunkSender::new(context, from, serves);
-        Self { context, writer, from, subscriptions, chunk_sender }
+        let receiver = ReceiverConnection::new(context.offers.receivers(), from, serves);
+        Self { context, writer, from, subscriptions, chunk_sender, receiver }
     }
 
     /// Answers requests until their queue is closed.
@@ -67,16 +71,21 @@ impl<'a> ResponseWriter<'a> {
         let subscribers = &self.context.subscribers;
         match request {
             PeerRequest::Manifest { file } => self.send_manifest(file),
-            PeerRequest::Have { file } => match self.subscriptions.subscribe(file, &mut self.writer)? {
-                true => Ok(()),
-                false => self.refuse_unknown_file(file, None),
-            },
+            PeerRequest::Have { file } => {
+                self.record_download(file);
+                match self.subscriptions.subscribe(file, &mut self.writer)? {
+                    true => Ok(()),
+                    false => self.refuse_unknown_file(file, None),
+                }
+            }
             PeerRequest::Chunk { file, index } => self.send_chunk(file, index),
             PeerRequest::Overtake { file, stripe, sure } => {
+                self.receiver.touch();
                 subscribers.reassign(self.subscriptions.id(), file, usize::from(stripe), sure);
                 Ok(())
             }
             PeerRequest::Slow { file, peer } => {
+                self.receiver.touch();
                 subscribers.report_slow(self.subscriptions.id(), file, peer);
                 Ok(())
             }
@@ -92,10 +101,13 @@ impl<'a> ResponseWriter<'a> {
                 let proofs = self.context.offers.registrations().proofs(nonce);
                 self.writer.send(&PeerResponse::Identity { proofs })
             }
-            PeerRequest::Completed { file, name, .. } => match self.context.offers.get(file) {
-                Some(_) => {
-                    log::info!("{name} at {} has downloaded {}", self.from, file.short());
-                    self.writer.send(&PeerResponse::Noted)
+            PeerRequest::Completed { file, report, name } => match self.size_of(file) {
+                Some(size) => {
+                    // Sent first: the program may end with this report.
+                    let sent = self.writer.send(&PeerResponse::Noted);
+                    let completion = CompletionReport { file, size, report, name };
+                    self.context.offers.receivers().completed(self.receiver.key(), &completion);
+                    sent
                 }
                 None => self.refuse_unknown_file(file, None),
             },
@@ -130,7 +142,28 @@ impl<'a> ResponseWriter<'a> {
         self.refuse(ErrorCode::Busy, "all upload slots are in use", Some(index))
     }
 
+    /// Size of an offered file, bytes.
+    fn size_of(&self, file: FileId) -> Option<u64> {
+        let manifest = self.context.offers.get(file)?.manifest()?;
+        Some(manifest.layout().size())
+    }
+
+    /// Records that the peer downloads a file, if it is offered.
+    fn record_download(&mut self, file: FileId) {
+        let offers = &self.context.offers;
+        let size = || Some(offers.get(file)?.manifest()?.layout().size());
+        self.receiver.requested(file, size);
+    }
+
     fn send_manifest(&mut self, file: FileId) -> Result<(), StreamError> {
+        self.receiver.touch();
+        if let Some((name, id)) = self.context.offers.replacement(file) {
+            return self.refuse(
+                ErrorCode::Replaced,
+                format!("{name} was replaced; its new id is {id}"),
+                None,
+            );
+        }
         let Some(manifest) = self.context.offers.get(file).and_then(|source| source.manifest()) else {
             let text = format!("peer does not have the manifest of {file}");
             return self.refuse(ErrorCode::NotFound, text, None);
@@ -147,6 +180,7 @@ impl<'a> ResponseWriter<'a> {
 
     /// Sends the list of offered files that match the name and the id, cut to [`FILES_MAX`] files.
     fn send_files(&mut self, name: Option<&FileName>, id: Option<FileId>) -> Result<(), StreamError> {
+        self.receiver.touch();
         let matches = |offer: &Offer| {
             name.is_none_or(|name| offer.file.name == *name) && id.is_none_or(|id| offer.file.id == id)
         };
@@ -179,6 +213,7 @@ impl<'a> ResponseWriter<'a> {
         context.offers.served().fetch_add(1, Ordering::Relaxed);
         self.subscriptions.record_request(file);
         let _use = context.offers.load().begin();
+        self.record_download(file);
         self.chunk_sender.update_pacing(file);
         let Some(mut stored) = context.offers.stored(file, index) else {
             return self.refuse_unknown_file(file, Some(index));
@@ -189,7 +224,8 @@ impl<'a> ResponseWriter<'a> {
         if matches!(stored, Err(StoreError::Missing(_))) {
             if let Some(partial) = context.offers.relay().get(file, index) {
                 let Some(_slot) = context.slot()? else { return self.refuse_busy(index) };
-                return self.chunk_sender.relay((file, index), &partial, &mut self.writer);
+                let tally = self.receiver.begin_send(file);
+                return self.chunk_sender.relay((file, index), &partial, tally, &mut self.writer);
             }
             // Its last bytes may have been stored just now.
             stored = context.offers.stored(file, index).unwrap_or(stored);
@@ -201,7 +237,8 @@ impl<'a> ResponseWriter<'a> {
                     return self.refuse(ErrorCode::Internal, text, Some(index));
                 }
                 let Some(_slot) = context.slot()? else { return self.refuse_busy(index) };
-                let sent = self.chunk_sender.send_stored((file, index), &stored, &mut self.writer);
+                let tally = self.receiver.begin_send(file);
+                let sent = self.chunk_sender.send_stored((file, index), &stored, tally, &mut self.writer);
                 if let Err(StreamError::Io(error)) = &sent {
                     context.report_read_error((file, index), &stored, error);
                 }

@@ -12,7 +12,7 @@ use crate::net::{
     Activity, FrameReader, FrameWriter, Listener, Listening, Shutdown, StreamError, Threads, Timeouts,
 };
 use crate::protocol::ErrorCode;
-use crate::protocol::peer::{PeerRequest, PeerResponse};
+use crate::protocol::peer::{OpeningRequest, PeerRequest, PeerResponse};
 use crate::upload::offers::Offers;
 use crate::upload::response_writer::{ResponseContext, ResponseWriter};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -29,6 +29,27 @@ pub struct DiscoveredPeer {
     pub address: SocketAddr,
     /// Id of the requested file.
     pub file: FileId,
+}
+
+/// A connection on the port of an upload server, opened by the hello of the tracker protocol, which has been read.
+pub struct OpenedConnection<'a> {
+    /// The connection.
+    pub stream: Arc<TcpStream>,
+    /// Its reader, which may have read more than the hello.
+    pub reader: FrameReader,
+    /// Source address.
+    pub from: SocketAddr,
+    /// Time of the last request.
+    pub activity: &'a Activity,
+}
+
+/// Server of the tracker protocol that shares the port of an upload server, and its limit on connections.
+pub trait TrackerConnections: Send + Sync {
+    /// Whether the server runs. If not, the hello is answered as one of the peer protocol.
+    fn is_running(&self) -> bool;
+
+    /// Answers the hello and serves the connection until it ends. Returns the cause.
+    fn serve(&self, connection: OpenedConnection<'_>, writer: FrameWriter) -> StreamError;
 }
 
 /// Options of the upload server.
@@ -53,6 +74,7 @@ struct Server {
     context: Arc<ResponseContext>,
     timeouts: Timeouts,
     discovered: Option<Sender<DiscoveredPeer>>,
+    tracker: Option<Arc<dyn TrackerConnections>>,
     threads: Threads,
     shutdown: Shutdown,
 }
@@ -70,12 +92,39 @@ pub fn serve(
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<Listening> {
+    start(listener, offers, options, (discovered, None), threads, shutdown)
+}
+
+/// Serves the offered files until the shutdown, and passes connections of the tracker protocol to `tracker`.
+///
+/// # Errors
+/// A thread cannot be started.
+pub fn serve_with_tracker(
+    listener: Listener,
+    offers: Offers,
+    options: &ServeOptions,
+    tracker: Arc<dyn TrackerConnections>,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> io::Result<Listening> {
+    start(listener, offers, options, (None, Some(tracker)), threads, shutdown)
+}
+
+fn start(
+    listener: Listener,
+    offers: Offers,
+    options: &ServeOptions,
+    (discovered, tracker): (Option<Sender<DiscoveredPeer>>, Option<Arc<dyn TrackerConnections>>),
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> io::Result<Listening> {
     let timeouts = options.timeouts;
     let context = ResponseContext::new(offers, options.upload_limit, timeouts.stall, shutdown);
     let server = Server {
         context: Arc::new(context),
         timeouts,
         discovered,
+        tracker,
         threads: threads.clone(),
         shutdown: shutdown.clone(),
     };
@@ -97,15 +146,21 @@ impl Server {
             Ok(halves) => halves,
             Err(error) => return error.into(),
         };
-        let serves = match hello(&mut reader, &mut writer, self.timeouts.hello) {
-            Ok(port) => port.map(|port| {
+        let serves = match (read_hello(&mut reader, &mut writer, self.timeouts.hello), &self.tracker) {
+            (Ok(Opening { is_tracker: true, .. }), Some(tracker)) if tracker.is_running() => {
+                return tracker.serve(OpenedConnection { stream, reader, from, activity }, writer);
+            }
+            (Ok(Opening { port, .. }), _) => port.map(|port| {
                 // Keeps the scope of a link-local address.
                 let mut address = from;
                 address.set_port(port);
                 address
             }),
-            Err(error) => return error,
+            (Err(error), _) => return error,
         };
+        if let Err(error) = writer.send(&PeerResponse::Hello { version: PROTOCOL_VERSION }) {
+            return error;
+        }
         let (requests, queued) = bounded(SERVE_QUEUE_MAX);
         let writer_end = match self.spawn_writer(&stream, writer, from, serves, queued) {
             Ok(writer_end) => writer_end,
@@ -174,22 +229,29 @@ impl Server {
     }
 }
 
-/// Reads and answers the hello; returns the port of the peer's upload server, if any.
-fn hello(
+/// The hello of a connection.
+struct Opening {
+    /// Port of the peer's upload server, if any.
+    port: Option<u16>,
+    /// Whether the tracker protocol follows.
+    is_tracker: bool,
+}
+
+/// Reads the hello; refuses a connection without a hello of this version.
+fn read_hello(
     reader: &mut FrameReader,
     writer: &mut FrameWriter,
     timeout: Duration,
-) -> Result<Option<u16>, StreamError> {
+) -> Result<Opening, StreamError> {
     let (code, text) = match reader.message(timeout) {
-        Ok(PeerRequest::Hello { version: PROTOCOL_VERSION, port }) => {
-            writer.send(&PeerResponse::Hello { version: PROTOCOL_VERSION })?;
-            return Ok(port.filter(|port| *port != 0));
+        Ok(OpeningRequest::Hello { version: PROTOCOL_VERSION, port, tracker }) => {
+            return Ok(Opening { port: port.filter(|port| *port != 0), is_tracker: tracker });
         }
-        Ok(PeerRequest::Hello { version, .. }) => {
+        Ok(OpeningRequest::Hello { version, .. }) => {
             let text = format!("this peer speaks protocol version {PROTOCOL_VERSION}, not {version}");
             (ErrorCode::UnknownVersion, text)
         }
-        Ok(_) => (ErrorCode::Malformed, "the first message must be hello".to_owned()),
+        Ok(OpeningRequest::Unknown) => (ErrorCode::Malformed, "the first message must be hello".to_owned()),
         Err(StreamError::Frame(error)) => (ErrorCode::Malformed, error.to_string()),
         Err(error) => return Err(error),
     };

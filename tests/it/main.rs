@@ -32,6 +32,7 @@ mod program_exits;
 mod prompt;
 mod seeding;
 mod serving;
+mod tickets;
 mod timeouts;
 mod transcripts;
 mod trees;

@@ -37,7 +37,9 @@ fn address(text: &str) -> SocketAddr {
 fn json_of_requests_is_fixed() {
     use TrackerRequest::*;
     let name = PeerName::new("peer").unwrap();
-    exact(Hello { version: 2 }, r#"{"type":"hello","version":2}"#);
+    exact(Hello { version: 2 }, r#"{"type":"hello","version":2,"tracker":true}"#);
+    let without: TrackerRequest = serde_json::from_str(r#"{"type":"hello","version":2}"#).unwrap();
+    assert_eq!(without, Hello { version: 2 });
     exact(
         Register(Registration::new(name.clone(), 7000)),
         r#"{"type":"register","name":"peer","port":7000}"#,

@@ -84,18 +84,9 @@ pub(super) fn serve(
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
-    let next = AtomicU64::new(0);
-    let server = ConnectionServer {
-        outbox: config.outbox,
-        timeouts: config.timeouts,
-        events,
-        threads: threads.clone(),
-        shutdown: shutdown.clone(),
-    };
+    let server = ConnectionServer::new(config.outbox, config.timeouts, events, threads, shutdown);
     let handle = move |stream: Arc<TcpStream>, from, activity: &Activity| {
-        let id = ConnectionId(next.fetch_add(1, Ordering::Relaxed));
-        let cause = server.serve(id, stream, from, activity);
-        match cause {
+        match server.serve(stream, from, activity) {
             StreamError::Closed => log::debug!("{from} closed its connection"),
             _ if server.shutdown.is_stopped() => {}
             // Debug only: any host can connect and send invalid messages, and must not be able to fill the log.
@@ -106,7 +97,8 @@ pub(super) fn serve(
 }
 
 /// Parameters and channels that all connections share.
-struct ConnectionServer {
+pub(super) struct ConnectionServer {
+    next: AtomicU64,
     outbox: usize,
     timeouts: Timeouts,
     events: Sender<Event>,
@@ -115,21 +107,39 @@ struct ConnectionServer {
 }
 
 impl ConnectionServer {
+    /// Creates the state of a server without connections.
+    pub(super) fn new(
+        outbox: usize,
+        timeouts: Timeouts,
+        events: Sender<Event>,
+        threads: &Threads,
+        shutdown: &Shutdown,
+    ) -> Self {
+        let (threads, shutdown) = (threads.clone(), shutdown.clone());
+        Self { next: AtomicU64::new(0), outbox, timeouts, events, threads, shutdown }
+    }
+
     /// Serves one connection until it ends. Returns the cause.
-    fn serve(
-        &self,
-        id: ConnectionId,
-        stream: Arc<TcpStream>,
-        from: SocketAddr,
-        activity: &Activity,
-    ) -> StreamError {
+    fn serve(&self, stream: Arc<TcpStream>, from: SocketAddr, activity: &Activity) -> StreamError {
         let (mut reader, mut writer) = match split(&stream, self.timeouts.stall) {
             Ok(halves) => halves,
             Err(error) => return error.into(),
         };
-        if let Err(error) = hello(&mut reader, &mut writer, self.timeouts.hello) {
-            return error;
+        match hello(&mut reader, &mut writer, self.timeouts.hello) {
+            Ok(()) => self.converse((reader, writer), stream, from, activity),
+            Err(error) => error,
         }
+    }
+
+    /// Serves one connection after the hello exchange until it ends. Returns the cause.
+    pub(super) fn converse(
+        &self,
+        (mut reader, mut writer): (FrameReader, FrameWriter),
+        stream: Arc<TcpStream>,
+        from: SocketAddr,
+        activity: &Activity,
+    ) -> StreamError {
+        let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
         let (outbox, queued) = unbounded();
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let (credit, request_credit) = bounded(CONNECTION_REQUESTS_MAX);

@@ -1,6 +1,6 @@
 //! UDP front end. A source address is validated by a cookie before its requests are processed.
 
-use super::udp_socket::{Sender, ServerSocket};
+use super::udp_socket::{Sender, ServerSocket, ServerSockets};
 use crate::content::limits::{COOKIE_INTERVAL, DATAGRAM_MAX, PROTOCOL_VERSION};
 use crate::net::{Shutdown, Threads};
 use crate::protocol::ErrorCode;
@@ -22,14 +22,14 @@ pub(super) type DatagramRequest = (Sender, u64, TrackerRequest);
 ///
 /// If the socket buffer is full, a response is lost; the client retries.
 pub(super) struct Replies {
-    socket: ServerSocket,
+    sockets: ServerSockets,
     /// Encoded response; reused, so that a response needs no allocation.
     bytes: Vec<u8>,
 }
 
 impl Replies {
-    pub(super) fn new(socket: ServerSocket) -> Self {
-        Self { socket, bytes: Vec::with_capacity(DATAGRAM_MAX) }
+    pub(super) fn new(sockets: ServerSockets) -> Self {
+        Self { sockets, bytes: Vec::with_capacity(DATAGRAM_MAX) }
     }
 
     /// Sends a response to a validated source.
@@ -49,7 +49,8 @@ impl Replies {
     }
 
     fn send_bytes(&self, to: Sender) {
-        if let Err(error) = self.socket.send(&self.bytes, to) {
+        let Some(socket) = self.sockets.get(to.socket) else { return };
+        if let Err(error) = socket.send(&self.bytes, to) {
             log::debug!("lost a response to {}: {error}", to.address);
         }
     }
@@ -78,6 +79,7 @@ struct DatagramReceiver<H> {
 /// The thread ends at the shutdown. `hand_over` must empty the batch.
 pub(super) fn receive(
     socket: ServerSocket,
+    replies: Replies,
     secret: [u8; 32],
     threads: &Threads,
     shutdown: &Shutdown,
@@ -87,7 +89,7 @@ pub(super) fn receive(
     // Wakes the receiver. It needs no network: the address may be gone.
     shutdown.on_trigger(move || waker.shut_down());
     let mut receiver = DatagramReceiver {
-        replies: Replies::new(socket.try_clone()?),
+        replies,
         socket,
         jar: CookieJar::new(secret),
         started: Instant::now(),

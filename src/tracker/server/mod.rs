@@ -1,6 +1,7 @@
-//! TCP and UDP server around a pure [`Machine`], used by trackers and managers.
+//! TCP and UDP server around a pure [`Machine`], used by trackers and managers, and by a seeder on the port of its upload
+//! server ([`SharedPortServer`]).
 //!
-//! One thread receives datagrams and validates their sources. Each connection has a reader and a writer thread. The
+//! One thread for each UDP socket receives datagrams and validates their sources. Each connection has a reader and a writer thread. The
 //! state thread passes events of connections to the machine. The datagram thread passes datagrams to it directly if it
 //! is free. Invariants: a thread that holds the machine never waits for a socket; a connection whose send queue is full
 //! is closed and delays no other peer; the number of requests of one connection that wait for the state thread is
@@ -10,6 +11,7 @@ mod connections;
 mod datagrams;
 mod dial_back;
 mod shared_machine;
+mod shared_port;
 mod state;
 mod udp_socket;
 
@@ -22,15 +24,17 @@ use crate::swarm::reach::DialResult;
 use crate::tracker::commands::Answers;
 use crate::tracker::tasks::{TaskSender, task_channel};
 use connections::Connection;
-use crossbeam_channel::{Receiver, bounded, never};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 use datagrams::Replies;
 use dial_back::DialQueue;
+use log::Level;
 use shared_machine::SharedMachine;
+pub use shared_port::SharedPortServer;
 use state::State;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use udp_socket::ServerSocket;
+use udp_socket::ServerSockets;
 
 /// Capacity of the queue of connection events for the state thread.
 const QUEUE: usize = 16 * 1024;
@@ -121,25 +125,9 @@ impl SwarmServer {
         channels: ExecutorChannels,
         shutdown: &Shutdown,
     ) -> io::Result<()> {
-        let socket = ServerSocket::new(socket)?;
-        let (events, received) = bounded(QUEUE);
-        let replies = Replies::new(socket.try_clone()?);
-        let outcomes = channels.outcomes.clone();
-        let (wake, woken) = bounded(1);
-        let (dials, dialled) = DialQueue::start(threads, shutdown)?;
-        let shared = Arc::new(SharedMachine::new(State::new(machine, replies, channels, dials), wake));
-        let for_datagrams = shared.clone();
-        let process = move |batch: &mut _| for_datagrams.process_or_queue(batch);
-        datagrams::receive(socket, secret()?, threads, shutdown, process)?;
-        connections::serve(listener, config, events, threads, shutdown)?;
-        let stopped = shutdown.clone();
-        threads.spawn("state", move || {
-            run(&shared, Inputs { woken, events: &received, outcomes, dialled }, &stopped);
-            drop(shared);
-            // Unprocessed events would stay in the channel until the last sender is dropped, and with them the
-            // connections for whose end these senders wait.
-            received.iter().for_each(drop);
-        })
+        let (datagrams, events) = start_machine(machine, channels, Level::Info, threads, shutdown)?;
+        datagrams.receive_from(socket, threads, shutdown)?;
+        connections::serve(listener, config, events, threads, shutdown)
     }
 
     /// The address on which the server listens.
@@ -156,6 +144,51 @@ impl SwarmServer {
     pub fn join(self) {
         self.threads.join();
     }
+}
+
+/// A machine and the sockets through which it receives datagrams.
+struct DatagramInputs<M> {
+    shared: Arc<SharedMachine<M>>,
+    sockets: ServerSockets,
+}
+
+impl<M: Machine + 'static> DatagramInputs<M> {
+    /// Starts the thread that receives the datagrams of a socket.
+    fn receive_from(&self, socket: UdpSocket, threads: &Threads, shutdown: &Shutdown) -> io::Result<()> {
+        let (secret, socket) = (secret()?, self.sockets.add(socket)?);
+        let (shared, replies) = (self.shared.clone(), Replies::new(self.sockets.clone()));
+        let process = move |batch: &mut _| shared.process_or_queue(batch);
+        datagrams::receive(socket, replies, secret, threads, shutdown, process)
+    }
+}
+
+/// Starts the threads of a machine without sockets: the state thread, and those that dial peers. Events of connections
+/// come through the returned channel.
+fn start_machine<M: Machine + 'static>(
+    machine: M,
+    channels: ExecutorChannels,
+    note_level: Level,
+    threads: &Threads,
+    shutdown: &Shutdown,
+) -> io::Result<(DatagramInputs<M>, Sender<Event>)> {
+    let sockets = ServerSockets::default();
+    let (events, received) = bounded(QUEUE);
+    let replies = Replies::new(sockets.clone());
+    let outcomes = channels.outcomes.clone();
+    let (wake, woken) = bounded(1);
+    let (dials, dialled) = DialQueue::start(threads, shutdown)?;
+    let state = State::new(machine, replies, channels, dials).with_note_level(note_level);
+    let shared = Arc::new(SharedMachine::new(state, wake));
+    let inputs = DatagramInputs { shared: shared.clone(), sockets };
+    let stopped = shutdown.clone();
+    threads.spawn("state", move || {
+        run(&shared, Inputs { woken, events: &received, outcomes, dialled }, &stopped);
+        drop(shared);
+        // Unprocessed events would stay in the channel until the last sender is dropped, and with them the
+        // connections for whose end these senders wait.
+        received.iter().for_each(drop);
+    })?;
+    Ok((inputs, events))
 }
 
 /// Random bytes that cannot be guessed, for cookies and seeds.
@@ -237,7 +270,7 @@ enum Cause {
 /// Queues an event for the state thread; blocks while the queue is full.
 ///
 /// Returns `false` after the shutdown.
-fn forward(events: &crossbeam_channel::Sender<Event>, shutdown: &Shutdown, mut event: Event) -> bool {
+fn forward(events: &Sender<Event>, shutdown: &Shutdown, mut event: Event) -> bool {
     use crossbeam_channel::SendTimeoutError;
     while !shutdown.is_stopped() {
         match events.send_timeout(event, POLL_INTERVAL) {
@@ -267,7 +300,6 @@ mod tests {
     use crate::protocol::tracker::{Token, TrackerResponse};
     use crate::swarm::Moment;
     use crate::swarm::machine::{Effect, Origin};
-    use crossbeam_channel::Sender;
     use std::net::{TcpStream, UdpSocket};
     use std::time::Duration;
 

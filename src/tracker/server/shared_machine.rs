@@ -1,6 +1,6 @@
-//! Mutual exclusion for a server's state machine between the state thread and the datagram thread.
+//! Mutual exclusion for a server's state machine between the state thread and the datagram threads, one for each socket.
 //!
-//! The state thread brings events of connections and prompt commands, the datagram thread brings datagrams. If the
+//! The state thread brings events of connections and prompt commands, a datagram thread brings datagrams. If the
 //! machine is free, the datagram thread processes its batch directly: a queue and a wake-up would take longer than the
 //! response. If it is locked, the batch is queued for the state thread.
 //! Invariants: a thread that holds the machine never waits for a socket or a channel; the state thread waits for at

@@ -11,6 +11,7 @@ use crate::swarm::keeping::TaskOutcome;
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use crate::swarm::reach::DialResult;
 use crate::sync::RunningClock;
+use log::Level;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub(super) struct State<M> {
     clock: RunningClock,
     /// Time at which the state thread wakes up for the next tick.
     wakes: Moment,
+    /// Level of the log lines about peers.
+    note_level: Level,
     /// Effects of a batch of datagrams; reused, so that a batch needs no allocation.
     effects: Vec<Effect>,
     /// For each request of a batch, the number of effects up to it, and its sender; reused as well.
@@ -44,9 +47,15 @@ impl<M: Machine> State<M> {
             connections: HashMap::new(),
             clock: RunningClock::new(),
             wakes: Moment::ZERO,
+            note_level: Level::Info,
             effects: Vec::new(),
             batch: Vec::new(),
         }
+    }
+
+    /// Sets the level of the log lines about peers.
+    pub(super) fn with_note_level(self, note_level: Level) -> Self {
+        Self { note_level, ..self }
     }
 
     /// Time without the pauses of this process: a peer must not lose its lease because the tracker was stopped.
@@ -98,9 +107,9 @@ impl<M: Machine> State<M> {
             match effect {
                 // A response leaves from the address to which its request was sent.
                 Effect::Reply(Origin::Datagram(to, tx), response) => {
-                    let local = senders_left.peek().filter(|(_, from)| from.address == to);
-                    let local = local.and_then(|(_, from)| from.local);
-                    self.replies.send(Sender { address: to, local }, tx, response);
+                    let from = senders_left.peek().filter(|(_, from)| from.address == to);
+                    let (local, socket) = from.map_or((None, 0), |(_, from)| (from.local, from.socket));
+                    self.replies.send(Sender { address: to, local, socket }, tx, response);
                 }
                 effect => self.carry_out(effect),
             }
@@ -162,14 +171,14 @@ impl<M: Machine> State<M> {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Reply(Origin::Datagram(address, tx), response) => {
-                self.replies.send(Sender { address, local: None }, tx, response);
+                self.replies.send(Sender { address, local: None, socket: 0 }, tx, response);
             }
             Effect::Reply(Origin::Connection(id, _), response) | Effect::Push(id, response) => {
                 self.send(id, (response, None));
             }
             Effect::PushWith(id, response, payload) => self.send(id, (response, Some(payload))),
             Effect::Event(line) => log::info!(target: limits::EVENT_TARGET, "{line}"),
-            Effect::Note(text) => log::info!("{text}"),
+            Effect::Note(text) => log::log!(self.note_level, "{text}"),
             Effect::Warning(text) => log::warn!("{text}"),
             Effect::Error(text) => log::error!("{text}"),
             Effect::Task(task) => self.channels.tasks.queue(task),
@@ -190,7 +199,7 @@ impl<M: Machine> State<M> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::udp_socket::ServerSocket;
+    use super::super::udp_socket::ServerSockets;
     use super::*;
     use crate::content::FileId;
     use crate::net::{Shutdown, Threads};
@@ -234,9 +243,10 @@ mod tests {
         let (tasks, queued) = task_channel();
         let outcomes = crossbeam_channel::never();
         let channels = ExecutorChannels { tasks, answers: Answers::default(), outcomes };
-        let socket = ServerSocket::new(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+        let sockets = ServerSockets::default();
+        sockets.add(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
         let (dials, _dialled) = DialQueue::start(&threads, &shutdown).unwrap();
-        let mut state = State::new(Revoking(0), Replies::new(socket), channels, dials);
+        let mut state = State::new(Revoking(0), Replies::new(sockets), channels, dials);
         state.handle_outcome(TaskOutcome::ScanComplete);
         assert!(queued.permits.allows(1) && queued.permits.allows(2));
         state.handle_outcome(TaskOutcome::ScanComplete);

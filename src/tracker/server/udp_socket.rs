@@ -14,6 +14,10 @@ use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::{Arc, OnceLock};
+
+/// Largest number of UDP sockets of a server.
+const SOCKETS_MAX: usize = 32;
 
 /// The source of a datagram, and the address to which it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +26,41 @@ pub(super) struct Sender {
     pub(super) address: SocketAddr,
     /// The address of this host; `None` if the socket has only one.
     pub(super) local: Option<IpAddr>,
+    /// Number of the socket that received the datagram.
+    pub(super) socket: u8,
+}
+
+/// The UDP sockets of a server, by number. Clones share them.
+#[derive(Clone, Default)]
+pub(super) struct ServerSockets(Arc<[OnceLock<ServerSocket>; SOCKETS_MAX]>);
+
+impl ServerSockets {
+    /// Adds a socket. The returned one receives, and the added one sends.
+    ///
+    /// # Errors
+    /// The socket cannot be set up, or there are [`SOCKETS_MAX`] sockets.
+    pub(super) fn add(&self, socket: UdpSocket) -> io::Result<ServerSocket> {
+        let mut sender = ServerSocket::new(socket)?;
+        for (number, place) in self.0.iter().enumerate() {
+            sender.number = number as u8;
+            let receiver = sender.try_clone()?;
+            match place.set(sender) {
+                Ok(()) => return Ok(receiver),
+                Err(refused) => sender = refused,
+            }
+        }
+        Err(io::Error::other(format!("a server has at most {SOCKETS_MAX} UDP sockets")))
+    }
+
+    pub(super) fn get(&self, number: u8) -> Option<&ServerSocket> {
+        self.0.get(usize::from(number)).and_then(OnceLock::get)
+    }
 }
 
 /// A bound UDP socket.
 pub(super) struct ServerSocket {
     socket: UdpSocket,
+    number: u8,
     is_unspecified: bool,
     is_ipv6: bool,
 }
@@ -40,12 +74,13 @@ impl ServerSocket {
             (true, false) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
             (false, _) => {}
         }
-        Ok(Self { socket, is_unspecified, is_ipv6 })
+        Ok(Self { socket, number: 0, is_unspecified, is_ipv6 })
     }
 
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         let socket = self.socket.try_clone()?;
-        Ok(Self { socket, is_unspecified: self.is_unspecified, is_ipv6: self.is_ipv6 })
+        let Self { number, is_unspecified, is_ipv6, .. } = *self;
+        Ok(Self { socket, number, is_unspecified, is_ipv6 })
     }
 
     /// Wakes the receiver for ever. It needs no network: the address may be gone.
@@ -68,7 +103,7 @@ impl ServerSocket {
         }
         let (count, _, from) = rustix::net::recvfrom(&self.socket, buffer, flags)?;
         let address = from.and_then(|from| SocketAddr::try_from(from).ok());
-        Ok((count, address.map(|address| Sender { address: canonical_address(address), local: None })))
+        Ok((count, address.map(|address| self.sender(address, None))))
     }
 
     fn receive_with_destination(
@@ -92,7 +127,11 @@ impl ServerSocket {
             _ => None,
         });
         let address = received.address.as_ref().and_then(socket_address);
-        Ok((received.bytes, address.map(|address| Sender { address: canonical_address(address), local })))
+        Ok((received.bytes, address.map(|address| self.sender(address, local))))
+    }
+
+    fn sender(&self, address: SocketAddr, local: Option<IpAddr>) -> Sender {
+        Sender { address: canonical_address(address), local, socket: self.number }
     }
 
     /// Sends a datagram without blocking.
@@ -156,6 +195,25 @@ mod tests {
         assert_eq!((&buffer[..count], responder.port()), (&b"response"[..], port));
         assert_eq!(from.address.port(), client.local_addr().unwrap().port());
         (responder, from)
+    }
+
+    #[test]
+    fn each_socket_of_a_server_answers_its_own_requests() {
+        let sockets = ServerSockets::default();
+        let bind = || UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut buffer = [0; 20];
+        for number in 0..SOCKETS_MAX {
+            let receiver = sockets.add(bind()).unwrap();
+            let (client, port) = (bind(), receiver.socket.local_addr().unwrap().port());
+            client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            client.send_to(b"request", ("127.0.0.1", port)).unwrap();
+            let from = receiver.receive(&mut buffer, RecvFlags::empty()).unwrap().1.unwrap();
+            assert_eq!(usize::from(from.socket), number);
+            sockets.get(from.socket).unwrap().send(b"response", from).unwrap();
+            assert_eq!(client.recv_from(&mut buffer).unwrap().1.port(), port);
+        }
+        assert!(sockets.add(bind()).is_err());
+        assert!(sockets.get(u8::MAX).is_none());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::net::{FrameWriter, POLL_INTERVAL, StreamError};
 use crate::protocol::peer::PeerResponse;
 use crate::storage::StoredChunk;
 use crate::upload::pacing::Held;
+use crate::upload::receivers::SendTally;
 use crate::upload::relay::{ChunkSend, PartialChunk, PartialRead};
 use std::fs::File;
 use std::net::SocketAddr;
@@ -39,6 +40,7 @@ impl<'a> ChunkSender<'a> {
         &self,
         (file, index): (FileId, ChunkIndex),
         stored: &StoredChunk,
+        mut tally: SendTally,
         writer: &mut FrameWriter,
     ) -> Result<(), StreamError> {
         log::debug!("serving chunk {index} of {} to {}", file.short(), self.from);
@@ -49,6 +51,7 @@ impl<'a> ChunkSender<'a> {
         let before = is_complete.then(|| stamp(&stored.file));
         let throttle = |bytes| {
             context.throttle(file, self.serves, bytes);
+            tally.add(bytes);
             match before.as_ref().is_none_or(|before| *before == stamp(&stored.file)) {
                 true => Ok(()),
                 false => Err(StreamError::Closed),
@@ -66,6 +69,7 @@ impl<'a> ChunkSender<'a> {
         &self,
         (file, index): (FileId, ChunkIndex),
         partial: &PartialChunk,
+        mut tally: SendTally,
         writer: &mut FrameWriter,
     ) -> Result<(), StreamError> {
         log::debug!("relaying chunk {index} of {} to {}", file.short(), self.from);
@@ -90,6 +94,7 @@ impl<'a> ChunkSender<'a> {
                     let _timer = send.as_ref().map(ChunkSend::start_timer);
                     writer.send_payload_part(&bytes)?;
                     sent += bytes.len();
+                    tally.add(bytes.len() as u64);
                     last_sent = Instant::now();
                 }
             }

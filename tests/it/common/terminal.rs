@@ -48,7 +48,12 @@ impl AtTerminal {
 
     /// Starts any of the programs.
     pub fn start(dir: &Path, program: &str, args: &[&str]) -> Self {
-        let (keys, screen) = open(Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 });
+        Self::start_sized(dir, program, args, (200, 50))
+    }
+
+    /// Starts any of the programs on a terminal with this number of columns and rows.
+    pub fn start_sized(dir: &Path, program: &str, args: &[&str], (columns, rows): (u16, u16)) -> Self {
+        let (keys, screen) = open(Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
         let end = || screen.try_clone().unwrap();
         let child = Command::new(binary(program))
             .args(args)
@@ -100,6 +105,11 @@ impl AtTerminal {
             assert!(!left.is_zero(), "the screen does not show all of {texts:?}: {new:?}");
             shown = self.shown.1.wait_timeout(shown, left).unwrap().0;
         }
+    }
+
+    /// All output so far; complete only after the program has ended.
+    pub fn output(&self) -> String {
+        self.shown.0.lock().unwrap().clone()
     }
 
     /// Waits until the line editor has taken the terminal again and shows the prompt.

@@ -28,7 +28,7 @@
 mod matching;
 mod parse;
 mod run;
-mod screen;
+pub mod screen;
 
 use parse::Scenario;
 use std::path::Path;

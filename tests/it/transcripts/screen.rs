@@ -6,11 +6,18 @@ pub struct Screen {
     rows: Vec<Vec<char>>,
     row: usize,
     column: usize,
+    /// Number of columns, behind the last of which the next character begins another line; without a limit if it is 0.
+    columns: usize,
     /// Bytes of a character or an escape sequence that has not ended.
     pending: Vec<u8>,
 }
 
 impl Screen {
+    /// A terminal with this number of columns.
+    pub fn with_columns(columns: usize) -> Self {
+        Self { columns, ..Self::default() }
+    }
+
     /// Shows output.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.pending.extend(bytes);
@@ -66,6 +73,9 @@ impl Screen {
     }
 
     fn put(&mut self, c: char) {
+        if self.columns > 0 && self.column >= self.columns {
+            (self.row, self.column) = (self.row + 1, 0);
+        }
         let line = self.current_mut();
         let column = line.1;
         line.0.resize(line.0.len().max(column + 1), ' ');
@@ -129,6 +139,13 @@ mod tests {
         assert_eq!(lines(&[b"peer1> g\r\x1b[Kpeer1> ge\r\nok\r\n"]), ["peer1> ge", "ok"]);
         assert_eq!(lines(&[b"50 %\r\n\x1b[1A\r\x1b[2Kdone\r\n"]), ["done"]);
         assert_eq!(lines(&[b"one\r\ntwo\x1b[1A\r\x1b[J"]), [""]);
+    }
+
+    #[test]
+    fn a_full_line_is_continued_in_the_next_one() {
+        let mut screen = Screen::with_columns(3);
+        screen.feed(b"abc\rdefgh");
+        assert_eq!(screen.lines(), ["def", "gh"]);
     }
 
     #[test]

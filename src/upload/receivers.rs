@@ -1,0 +1,242 @@
+//! The peers that download from this program, for its user: a [`Distribution`] that the connections fill.
+//!
+//! Nothing is recorded before [`Receivers::record`] is called.
+
+use crate::content::FileId;
+use crate::content::PeerName;
+use crate::protocol::tracker::FileSummary;
+use crate::swarm::distribution::{CompletionReport, Distribution, DistributionView, ReceiverKey};
+use crate::sync::lock;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Bytes of a chunk after which they are recorded before the chunk has been sent completely.
+const TALLY_BYTES: u64 = 1024 * 1024;
+
+/// The record of a program. Clones share it.
+#[derive(Clone)]
+pub struct Receivers(Arc<Inner>);
+
+struct Inner {
+    started: Instant,
+    state: Mutex<Option<State>>,
+    reported: (Sender<()>, Receiver<()>),
+}
+
+/// State of a program that records.
+struct State {
+    table: Distribution,
+    /// Time of the last request, and number of chunks that are being sent.
+    last_request: Duration,
+    sends: usize,
+}
+
+impl Default for Receivers {
+    fn default() -> Self {
+        Self(Arc::new(Inner { started: Instant::now(), state: Mutex::default(), reported: bounded(1) }))
+    }
+}
+
+impl Receivers {
+    /// Records from now on.
+    pub fn record(&self) {
+        let last_request = self.0.started.elapsed();
+        let state = State { table: Distribution::new(), last_request, sends: 0 };
+        lock(&self.0.state).get_or_insert(state);
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut State, Duration) -> T) -> Option<T> {
+        let now = self.0.started.elapsed();
+        lock(&self.0.state).as_mut().map(|state| change(state, now))
+    }
+
+    /// The peers at present.
+    pub fn view(&self) -> DistributionView {
+        self.with(|state, now| state.table.view(now)).unwrap_or_default()
+    }
+
+    /// Number of different leechers that have reported the completion of a file.
+    pub fn reporters(&self) -> usize {
+        self.with(|state, _| state.table.reporters()).unwrap_or_default()
+    }
+
+    /// Ready after a new report of completion.
+    pub fn reported(&self) -> &Receiver<()> {
+        &self.0.reported.1
+    }
+
+    /// Time since the last request of a peer, or since the start; zero while a chunk is being sent.
+    pub fn idle(&self) -> Duration {
+        self.with(|state, now| match state.sends {
+            0 => now.saturating_sub(state.last_request),
+            _ => Duration::ZERO,
+        })
+        .unwrap_or_default()
+    }
+
+    /// Records a report of completion, and logs it if it is new.
+    pub fn completed(&self, key: ReceiverKey, completion: &CompletionReport) {
+        let is_new = self.with(|state, now| {
+            state.last_request = now;
+            state.table.completed(now, key, completion)
+        });
+        // A program that does not record logs each report.
+        if is_new.unwrap_or(true) {
+            let CompletionReport { file, name, .. } = completion;
+            log::info!("{name} at {} has downloaded {}", key.ip, file.short());
+            let _ = self.0.reported.0.try_send(());
+        }
+    }
+
+    /// Records the registration of a peer at the tracker of this program, or its end (`None`).
+    pub fn registered(&self, key: ReceiverKey, name: Option<&PeerName>) {
+        self.with(|state, _| state.table.registered(key, name));
+    }
+
+    /// Records the announcement of a registered peer that it has `held` chunks of a file.
+    pub fn announced(&self, key: ReceiverKey, file: &FileSummary, held: u32) {
+        self.with(|state, _| state.table.announced(key, file.id, held, file.chunks));
+    }
+}
+
+/// The record of one connection. It is closed on drop.
+pub(super) struct ReceiverConnection {
+    receivers: Receivers,
+    key: ReceiverKey,
+    /// Files that the peer has requested over this connection.
+    files: BTreeSet<FileId>,
+}
+
+impl ReceiverConnection {
+    /// The record of a connection from `from`; `serves` is the address of the peer's upload server, if any.
+    pub(super) fn new(receivers: &Receivers, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
+        let key = ReceiverKey { ip: from.ip(), port: serves.map(|address| address.port()) };
+        Self { receivers: receivers.clone(), key, files: BTreeSet::new() }
+    }
+
+    pub(super) fn key(&self) -> ReceiverKey {
+        self.key
+    }
+
+    /// Records a request that names no chunk.
+    pub(super) fn touch(&self) {
+        self.receivers.with(|state, now| state.last_request = now);
+    }
+
+    /// Records the request of an offered file, or of a chunk of it. `size` is called once for each file.
+    pub(super) fn requested(&mut self, file: FileId, size: impl FnOnce() -> Option<u64>) {
+        let (is_first, is_new) = (self.files.is_empty(), !self.files.contains(&file));
+        let size = if is_new { size() } else { None };
+        let key = self.key;
+        let recorded = self.receivers.with(|state, now| {
+            state.last_request = now;
+            let Some(size) = size else { return false };
+            if is_first {
+                state.table.opened(now, key);
+            }
+            state.table.requested(now, key, file, size);
+            true
+        });
+        if recorded == Some(true) {
+            self.files.insert(file);
+        }
+    }
+
+    /// Counts a chunk that is being sent until the returned value is dropped.
+    pub(super) fn begin_send(&self, file: FileId) -> SendTally {
+        self.receivers.with(|state, _| state.sends += 1);
+        SendTally { receivers: self.receivers.clone(), key: self.key, file, bytes: 0 }
+    }
+}
+
+impl Drop for ReceiverConnection {
+    fn drop(&mut self) {
+        if !self.files.is_empty() {
+            self.receivers.with(|state, now| state.table.closed(now, self.key));
+        }
+    }
+}
+
+/// Counts the bytes of a chunk that is being sent.
+pub(super) struct SendTally {
+    receivers: Receivers,
+    key: ReceiverKey,
+    file: FileId,
+    bytes: u64,
+}
+
+impl SendTally {
+    /// Adds bytes that are about to be sent.
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        if self.bytes >= TALLY_BYTES {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let (key, file, bytes) = (self.key, self.file, std::mem::take(&mut self.bytes));
+        self.receivers.with(|state, now| state.table.sent(now, key, file, bytes));
+    }
+}
+
+impl Drop for SendTally {
+    fn drop(&mut self) {
+        self.flush();
+        self.receivers.with(|state, now| {
+            state.sends = state.sends.saturating_sub(1);
+            state.last_request = now;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::tokens::ReportId;
+    use crate::swarm::distribution::Stage;
+
+    const FILE: FileId = FileId([7; 32]);
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 2], port))
+    }
+
+    #[test]
+    fn connections_fill_the_record_until_they_are_closed() {
+        let receivers = Receivers::default();
+        receivers.record();
+        let mut connection = ReceiverConnection::new(&receivers, address(1), Some(address(7000)));
+        assert_eq!(receivers.view(), DistributionView::default(), "a connection alone is no download");
+        connection.requested(FILE, || Some(100));
+        connection.requested(FILE, || panic!("the size is known"));
+        let mut tally = connection.begin_send(FILE);
+        tally.add(40);
+        assert_eq!(receivers.idle(), Duration::ZERO);
+        drop(tally);
+        let row = receivers.view().rows.remove(0);
+        assert_eq!((row.peer.as_str(), row.done, row.stage), ("10.0.0.2:7000", 40, Stage::Downloading));
+        let name = PeerName::new("x").unwrap();
+        let completion = CompletionReport { file: FILE, size: 100, report: ReportId(1), name };
+        receivers.completed(connection.key(), &completion);
+        assert!(receivers.reported().try_recv().is_ok());
+        receivers.completed(connection.key(), &completion);
+        assert!(receivers.reported().try_recv().is_err(), "the same report");
+        drop(connection);
+        assert_eq!((receivers.view().rows[0].stage, receivers.reporters()), (Stage::Complete, 1));
+    }
+
+    #[test]
+    fn nothing_is_recorded_before_the_record_begins() {
+        let receivers = Receivers::default();
+        let mut connection = ReceiverConnection::new(&receivers, address(1), None);
+        connection.requested(FILE, || Some(100));
+        connection.begin_send(FILE).add(1);
+        receivers.record();
+        drop(connection);
+        assert_eq!(receivers.view(), DistributionView::default());
+    }
+}
