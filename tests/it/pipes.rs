@@ -119,6 +119,22 @@ fn a_slow_reader_slows_the_download_down_and_no_source_is_lost() {
 }
 
 #[test]
+fn a_slow_source_does_not_hold_up_the_first_chunk_of_the_window() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let bytes = random_bytes(9, 20 * CHUNK);
+    let file = write(dir, "a.bin", &bytes);
+    let tracker = tracker(dir, &[]);
+    // A chunk of the slow seeder takes a minute, longer than the timeout of the leecher.
+    let _slow = seeder(dir, &file, &tracker, &["--chunk-size", "512KiB", "--upload-limit", "8KiB"]);
+    let _fast = seeder(dir, &file, &tracker, &["--chunk-size", "512KiB"]);
+    let args = ["a.bin", "--out", "-", "--timeout", "30"];
+    let mut leecher = leecher_to(&there, &tracker, &args, "copy");
+    leecher.ends_with(0);
+    assert_holds(&there.join("copy"), &bytes);
+}
+
+#[test]
 fn a_reader_that_closes_the_pipe_ends_the_download_with_17() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));

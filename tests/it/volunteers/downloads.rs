@@ -30,12 +30,19 @@ fn the_md5_of_the_tracker_is_verified_before_the_file_is_renamed() {
     let line = format!("the MD5 of the received file is {}, but the tracker states {wrong}", kept.md5);
     assert!(got.has_said(&line), "{:?}", got.lines());
     assert!(!dir.path().join("f").exists());
+    // A stream has received its bytes by then; only the exit code tells.
+    let mut got = leecher(dir.path(), tracker.address, &["f", "--out", "-"]);
+    got.ends_with(32);
+    assert!(got.has_said(&line), "{:?}", got.lines());
     // The chunks are verified already and are not fetched again.
     tracker.find(vec![found(&kept, vec![at], vec![], kept.md5)]);
     let mut got = leecher(dir.path(), tracker.address, &["f"]);
     got.ends_with(0);
     assert!(got.has_said(&format!("MD5 {} of f verified", kept.md5)));
     assert_holds(&dir.path().join("f"), &whole.bytes);
+    let mut got = leecher(dir.path(), tracker.address, &["f", "--out", "-"]);
+    got.ends_with(0);
+    assert!(got.has_said(&format!("MD5 {} of f verified", kept.md5)));
 }
 
 #[test]
