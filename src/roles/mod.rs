@@ -8,5 +8,6 @@ pub mod chunk_client;
 pub mod folder_client;
 pub mod leecher;
 pub mod manager;
+pub mod on_complete;
 pub mod seeder;
 pub mod tracker;
