@@ -119,7 +119,12 @@ impl Search<'_> {
                 log::warn!("{}; still trying", silent(ticket, &format!(" for {seconds} s")));
             }
         };
-        let manifest = match first_manifest(*id, &holders, timeouts, &warn, shutdown) {
+        let is_seeder = |holder: &PeerAddress| {
+            let peers = order.ticket.as_ref().map(|ticket| &ticket.peers);
+            peers.is_some_and(|peers| holder.all().any(|address| peers.contains(&address)))
+        };
+        let asked = AskedHolders { holders: &holders, is_seeder: &is_seeder, warn: &warn };
+        let manifest = match first_manifest(*id, &asked, timeouts, shutdown) {
             Ok(manifest) => manifest,
             Err(failure) => {
                 if is_silent.into_inner() {
@@ -285,19 +290,27 @@ fn choose(
 struct NoManifest {
     /// The failure of one holder, as a part of a message.
     cause: String,
-    /// Text of a holder that has replaced the file.
+    /// Text of the seeder of the ticket, if it has replaced the file.
     replaced: Option<String>,
 }
 
+/// Holders that are asked for a manifest.
+struct AskedHolders<'a> {
+    holders: &'a [PeerAddress],
+    /// Whether a holder is the seeder of the ticket: only it can replace the file.
+    is_seeder: &'a (dyn Fn(&PeerAddress) -> bool + Sync),
+    /// Called if no holder has answered within [`SILENCE_TIMEOUT`].
+    warn: &'a (dyn Fn() + Sync),
+}
+
 /// Asks several holders in parallel, so that a slow one adds no delay, and takes the first manifest that matches the id.
-/// Calls `warn` if this takes longer than [`SILENCE_TIMEOUT`].
 fn first_manifest(
     id: FileId,
-    holders: &[PeerAddress],
+    asked: &AskedHolders<'_>,
     timeouts: Timeouts,
-    warn: &(dyn Fn() + Sync),
     shutdown: &Shutdown,
 ) -> Result<Manifest, NoManifest> {
+    let AskedHolders { holders, is_seeder, warn } = *asked;
     let race = shutdown.child();
     let (workers, next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let first = Mutex::new(Err(NoManifest::default()));
@@ -314,8 +327,9 @@ fn first_manifest(
                 log::debug!("no manifest from {holder}: {error}");
                 if let Err(failure) = &mut *lock(&first) {
                     failure.cause = format!(": {holder}: {error}");
-                    if let SourceError::Replaced(text) = error {
-                        failure.replaced = Some(text);
+                    match error {
+                        SourceError::Replaced(text) if is_seeder(holder) => failure.replaced = Some(text),
+                        _ => {}
                     }
                 }
                 if failed.fetch_add(1, Ordering::Relaxed) + 1 == holders.len() {

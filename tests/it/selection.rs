@@ -238,6 +238,10 @@ fn a_client_downloads_names_ids_patterns_and_all_files() {
     let command = format!("echo $SHOAL_NAME >> '{}'; exit 3", list.display());
     let fails = run("four", &["--get", "*.iso", "--on-complete", &command], 1, &["a.iso", "b.iso"]);
     fails.wait_for_text("the command of --on-complete for a.iso ended with code 3");
+    let chunks = chunk_folder(dir, "chunks", 1, &[(1, b"x")]);
+    let mut refused = client(dir, &chunks, "five", tracker.address(), &["--on-complete", "true"]);
+    refused.ends_with(2);
+    refused.wait_for_text("--on-complete are for plain folders");
     let mut names: Vec<String> =
         std::fs::read_to_string(list).unwrap().lines().map(ToOwned::to_owned).collect();
     names.sort();

@@ -279,6 +279,13 @@ fn an_old_ticket_is_reported_unless_another_holder_has_the_file() {
     let mut downloads = leech(&there, &ticket("a.bin", &whole, &[tracker.address()], &[peer.address]), &[]);
     downloads.ends_with(0);
     assert_holds(&there.join("a.bin"), &whole.bytes);
+    // Another peer cannot say that the file was replaced: the seeder may come back.
+    let dead = ticket("b.bin", &whole, &[], &[closed()]);
+    let liar = subfolder(dir, "liar");
+    let other = crate::common::tracker(&liar, &[]);
+    let _lies = peer.announce(other.address(), "liar", &whole.summary("b.bin"));
+    let mut waits = leecher(&there, other.address(), &[&dead.to_string(), "--wait", "1"]);
+    waits.ends_with(3);
 }
 
 #[test]
@@ -322,6 +329,13 @@ fn name_and_folder_of_a_ticket_are_safe_and_may_be_chosen() {
     let texts = tickets.map(|ticket| ticket.to_string());
     Program::start("leecher", &[&*texts[0], &texts[1], "--out", "out"], &there).ends_with(0);
     assert_eq!(names_in(&out), ["a", "b"]);
+    // Two files of one name do not replace each other.
+    let same = [ticket("c", &whole, &[], &[peer.address]), ticket("c", &other, &[], &[second.address])];
+    let texts = same.map(|ticket| ticket.to_string());
+    let mut differs = Program::start("leecher", &[&*texts[0], &texts[1], "--overwrite"], &there);
+    differs.ends_with(13);
+    differs.wait_for_text("c has just been downloaded with id ");
+    assert_holds(&there.join("c"), &whole.bytes);
 }
 
 #[test]
@@ -337,6 +351,16 @@ fn a_client_downloads_a_ticket_and_reports_it() {
     assert_holds(&folder.join("a.bin"), &whole.bytes);
     assert_eq!(completions(&received).len(), 1);
     assert!(!client.has_said("no tracker listens"), "only the ticket is asked");
+    // At the prompt, too.
+    let folder = subfolder(dir, "prompt");
+    let at = ["--tracker", &closed().to_string(), "--plain"];
+    let mut prompt = terminal::AtTerminal::client(dir, &folder, "bert", &at);
+    prompt.wait_for_prompt();
+    prompt.press(&format!("get {text}\r"));
+    prompt.wait_for("Successfully downloaded a.bin");
+    prompt.press("quit\r");
+    assert_eq!(prompt.exit_code(PATIENCE), Some(0));
+    assert_holds(&folder.join("a.bin"), &whole.bytes);
 }
 
 #[test]

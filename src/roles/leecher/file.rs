@@ -7,7 +7,7 @@ use crate::download::job::{self, DownloadOrder, Downloaded, ExistingData};
 use crate::download::locate::locate;
 use crate::download::ticket_finder::{TicketFinder, TicketTrackers};
 use crate::protocol::PeerAddress;
-use crate::report::error::RoleError;
+use crate::report::error::{Fault, RoleError};
 use crate::report::watch::FileProgress;
 use crate::storage::{CompleteFile, Verify};
 use crate::tracker_client::announcer::Outage;
@@ -34,17 +34,29 @@ impl Leecher<'_> {
         let expected = wanted.size.unwrap_or(0);
         let name = located.file.file.name.to_string();
         let progress = FileProgress::new(name, expected, self.watch.clone(), self.total.clone());
-        let key = (located.file.file.id, located.file.path.clone());
-        if self.finished.contains(&key) {
-            log::debug!("{} is complete already", located.file.file.name);
-            progress.ended(true);
-            return Ok(());
+        let (id, path) = (located.file.file.id, located.file.path.clone());
+        match self.finished.get(&path) {
+            Some(finished) if *finished == id => {
+                log::debug!("{} is complete already", located.file.file.name);
+                progress.ended(true);
+                return Ok(());
+            }
+            Some(finished) => {
+                let text = format!(
+                    "{} has just been downloaded with id {}, and is not replaced by the file with id {}",
+                    path.display(),
+                    finished.short(),
+                    id.short()
+                );
+                return Err(RoleError::new(Fault::ExistsAndDiffers, text));
+            }
+            None => {}
         }
         let seeders = located.holders.whole.clone();
         let result = self.complete(order, located, finder, &progress);
         progress.ended(result.is_ok());
         let file = result?;
-        self.finished.insert(key);
+        self.finished.insert(path, id);
         (self.done)(&file);
         if let Some(on_complete) = &self.on_complete {
             on_complete.completed(&file.path, file.file.name.as_str(), file.file.id);
@@ -97,7 +109,8 @@ impl Leecher<'_> {
                 let serving = self.serving.context();
                 let result = job::complete(&order, located, &part, finder, serving, progress, self.shutdown);
                 match &result {
-                    Ok(_) => self.parts.push(part),
+                    Ok(_) if stay => self.parts.push(part),
+                    Ok(_) => {}
                     Err(_) => self.serving.withdraw(&file),
                 }
                 result

@@ -23,7 +23,7 @@ use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::selection::{Item, Wanted, without_repetitions};
 use crate::upload::server::ServeOptions;
 use serving::Serving;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -105,10 +105,7 @@ fn run_with(
     if takes_several && config.order.local_name.is_some() {
         return Err(RoleError::new(Fault::Usage, "--as names one file, but several are to be downloaded"));
     }
-    let registrations = Registrations::default();
-    if let Some(tracker) = &config.tracker {
-        registrations.add(tracker, &[]);
-    }
+    let registrations = Registrations::new(config.tracker.clone());
     let serving = Serving::bind(config, registrations.clone(), threads.clone(), shutdown)?;
     let on_complete = config.on_complete.as_ref();
     let leecher = Leecher {
@@ -122,7 +119,7 @@ fn run_with(
         registrations,
         serving,
         parts: Vec::new(),
-        finished: HashSet::new(),
+        finished: HashMap::new(),
         done,
     };
     leecher.run(items, takes_several)
@@ -140,10 +137,10 @@ struct Leecher<'a> {
     /// Threads that report completed files.
     reports: Threads,
     on_complete: Option<OnComplete>,
-    /// Downloaded files.
+    /// Downloaded files, if they are served until the shutdown.
     parts: Vec<Arc<PartFile>>,
-    /// Complete files, so that none is downloaded twice.
-    finished: HashSet<(FileId, PathBuf)>,
+    /// Complete files by their paths, so that none is downloaded twice or replaced by another one.
+    finished: HashMap<PathBuf, FileId>,
     done: &'a mut dyn FnMut(&Downloaded),
 }
 
@@ -185,7 +182,7 @@ impl Leecher<'_> {
             }
         };
         self.total.end();
-        let serves = result.is_ok() || !self.finished.is_empty();
+        let serves = (result.is_ok() || !self.finished.is_empty()) && !self.shutdown.is_stopped();
         match self.config.stay {
             true if serves => self.serving.stay(&self.parts),
             false if serves => self.serving.linger(started.elapsed()),

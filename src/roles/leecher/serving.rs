@@ -2,9 +2,9 @@
 
 use super::LeecherConfig;
 use super::trackers::{Registrar, Registrations};
-use crate::content::PeerName;
 use crate::content::fmt::counted;
 use crate::content::limits::{LINGER_DIVISOR, LINGER_MAX, LINGER_MIN};
+use crate::content::{FileId, FileName, PeerName};
 use crate::download::job::{Downloaded, ServingContext};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::report::error::{Fault, RoleError};
@@ -14,12 +14,15 @@ use crate::tracker_client::presence::{Presence, PresenceConfig};
 use crate::upload::offers::{Offer, Offers};
 use crate::upload::server::{DiscoveredPeer, serve};
 use crossbeam_channel::{Receiver, after, bounded};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Capacity of the queue of discovered peers for the download.
 const QUEUE: usize = 1_024;
+/// Largest number of files that are served without [`LeecherConfig::stay`]: the last ones.
+const OFFERED_MAX: usize = 512;
 /// Name of a leecher that does not serve.
 const NAME_WITHOUT_PORT: &str = "leecher";
 
@@ -31,6 +34,8 @@ pub(super) struct Serving<'a> {
     registrations: Registrations,
     name: PeerName,
     offers: Offers,
+    /// The offered files, the oldest first.
+    offered: VecDeque<(FileName, FileId)>,
     /// `None` without a serving side, and after its start.
     listener: Option<Listener>,
     started: Option<Started>,
@@ -70,8 +75,8 @@ impl<'a> Serving<'a> {
             (None, None) => PeerName::new(NAME_WITHOUT_PORT)
                 .map_err(|error| RoleError::from_error(Fault::Other, error))?,
         };
-        let (offers, started) = (Offers::new(), None);
-        Ok(Self { config, threads, shutdown, registrations, name, offers, listener, started })
+        let (offers, offered, started) = (Offers::new(), VecDeque::new(), None);
+        Ok(Self { config, threads, shutdown, registrations, name, offers, offered, listener, started })
     }
 
     /// Name of this peer.
@@ -85,6 +90,14 @@ impl<'a> Serving<'a> {
             return Ok(());
         }
         self.offers.offer(Offer { file: file.file.clone(), source });
+        self.offered.push_back((file.file.name.clone(), file.file.id));
+        // Each offered file is open.
+        if self.offered.len() > OFFERED_MAX
+            && !self.config.stay
+            && let Some((name, id)) = self.offered.pop_front()
+        {
+            self.offers.withdraw_file(&name, id);
+        }
         match (self.listener.take(), &self.config.serve) {
             (Some(listener), Some(config)) => {
                 let address = listener.address();

@@ -19,13 +19,15 @@ pub(super) struct Registrar {
 }
 
 /// Registrations of this leecher, at most one for each tracker. Clones share them.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Registrations(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     /// `None` until this leecher serves.
     registrar: Option<Registrar>,
+    /// The tracker of the user.
+    own: Option<Endpoint>,
     /// Trackers at which it registers when it serves.
     wanted: Vec<Endpoint>,
     running: Vec<Running>,
@@ -39,6 +41,12 @@ struct Running {
 }
 
 impl Registrations {
+    /// Registrations, at first at the tracker of the user only.
+    pub fn new(own: Option<Endpoint>) -> Self {
+        let wanted = own.iter().cloned().collect();
+        Self(Arc::new(Mutex::new(State { own, wanted, ..State::default() })))
+    }
+
     /// Registers at all trackers that were added, and at those that are added later.
     pub fn start(&self, registrar: Registrar) {
         let mut state = lock(&self.0);
@@ -82,10 +90,16 @@ impl State {
         let Some(registrar) = &self.registrar else { return self.wanted.push(tracker) };
         let Registrar { presence, offers, threads, shutdown } = registrar;
         let shutdown = shutdown.child();
-        // No timeout: an unreachable tracker does not end a download in progress.
-        let (failures, _) = bounded(1);
         let (presence, offers) = (presence.clone(), offers.clone());
-        match Announcer::start(tracker.clone(), presence, offers, None, failures, threads, &shutdown) {
+        let started = match self.own.as_ref() == Some(&tracker) {
+            true => {
+                // No timeout: an unreachable tracker does not end a download in progress.
+                let (failures, _) = bounded(1);
+                Announcer::start(tracker.clone(), presence, offers, None, failures, threads, &shutdown)
+            }
+            false => Announcer::start_at_ticket(tracker.clone(), presence, offers, threads, &shutdown),
+        };
+        match started {
             Ok(announcer) => self.running.push(Running { tracker, announcer, shutdown }),
             Err(error) => log::warn!("not registered with the tracker on {tracker}: {error}"),
         }
