@@ -13,6 +13,7 @@ use shoal::report::RoleError;
 use shoal::roles::chunk_client::{self, ClientConfig};
 use shoal::roles::folder_client::MemberConfig;
 use shoal::storage::StoreMemory;
+use shoal::tracker_client::selection::Item;
 use shoal::volunteer::VolunteerConfig;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,11 +34,16 @@ struct Flags {
     /// Chunk folder: exit when this folder and those of all other peers are complete, or after 10 s without a request
     #[arg(long, help_heading = FILES)]
     exit_when_complete: bool,
-    /// Plain folder: download a file, by name, id or 8 digits of its id or more, and exit; may be repeated
-    #[arg(long, value_name = "NAME", help_heading = FILES)]
-    get: Vec<String>,
-    #[arg(long, requires = "get", help = flags::STAY_HELP, help_heading = FILES)]
+    /// Plain folder: download files and exit, each by its ticket, name, id, 8 digits of its id or more, or a pattern such as
+    /// '*.iso'; may be repeated
+    #[arg(long, value_name = "ITEM", num_args = 1.., group = "downloads", help_heading = FILES)]
+    get: Vec<Item>,
+    #[arg(long, group = "downloads", help = flags::ALL_HELP, help_heading = FILES)]
+    all: bool,
+    #[arg(long, requires = "downloads", help = flags::STAY_HELP, help_heading = FILES)]
     stay: bool,
+    #[arg(long, value_name = "CMD", help = flags::ON_COMPLETE_HELP, help_heading = FILES)]
+    on_complete: Option<String>,
     /// Plain folder: offer this amount of storage to the tracker for replicas of its chunks, for example 2GiB
     #[arg(long, value_name = "SIZE", value_parser = flags::parse_storage, help_heading = VOLUNTEERS)]
     volunteer: Option<u64>,
@@ -62,7 +68,7 @@ struct Flags {
     #[arg(long, value_name = "NAME", help = flags::NAME_HELP, help_heading = NETWORK)]
     name: PeerName,
     #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_tracker, help_heading = NETWORK,
-        help = format!("{} [default: 127.0.0.1:5100; none with --manager]", flags::TRACKER_HELP))]
+        help = format!("{} [default: 127.0.0.1:5100; none with --manager or with tickets only]", flags::TRACKER_HELP))]
     tracker: Option<Endpoint>,
     /// Plain folder: address or host name of the manager; the port is 10000 if omitted
     #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_manager, help_heading = NETWORK)]
@@ -92,9 +98,13 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
+    let downloads = flags.all || !flags.get.is_empty();
     let shares_plain_folder =
-        flags.manager.is_some() || flags.plain || flags.volunteer.is_some() || !flags.get.is_empty();
+        flags.manager.is_some() || flags.plain || flags.volunteer.is_some() || downloads;
     match (folder::kind(&flags.folder)?, shares_plain_folder) {
+        (FolderKind::Chunks, false) if flags.on_complete.is_some() => {
+            Err(folder::plain_flags_refused(&flags.folder))
+        }
         (FolderKind::Chunks, false) => complete(flags, watch, shutdown),
         (FolderKind::Plain, true) => share(flags, watch, shutdown),
         (FolderKind::Chunks, true) => Err(folder::plain_flags_refused(&flags.folder)),
@@ -124,7 +134,11 @@ fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<
 
 /// Shares a plain folder.
 fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
-    let without_tracker = flags.manager.is_some() && flags.volunteer.is_none();
+    let has_tickets_only = !flags.all
+        && !flags.get.is_empty()
+        && !flags.plain
+        && flags.get.iter().all(|item| matches!(item, Item::Ticket(_)));
+    let without_tracker = (flags.manager.is_some() || has_tickets_only) && flags.volunteer.is_none();
     let default = if without_tracker { None } else { Some(limits::TRACKER_ADDRESS.into()) };
     let replicas = flags.volunteer_dir.unwrap_or_else(|| flags.folder.join(limits::VOLUNTEER_FOLDER));
     let config = MemberConfig {
@@ -139,6 +153,7 @@ fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(),
         serve: flags.serve.options(),
         log_file: flags.log.log_file,
         timeout: flags.timeout,
+        on_complete: flags.on_complete,
         volunteer: flags.volunteer.map(|offered| VolunteerConfig {
             offered,
             folder: replicas,
@@ -147,7 +162,7 @@ fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(),
         }),
     };
     let task = member::Task {
-        get: flags.get,
+        get: if flags.all { vec![Item::All] } else { flags.get },
         stay: flags.stay,
         wait: flags.wait,
         drain_on_exit: flags.drain_on_exit,

@@ -1,42 +1,54 @@
-//! `leecher`: downloads a file from all peers that offer it.
+//! `leecher`: downloads files from all peers that offer them.
 #![forbid(unsafe_code)]
 
 use clap::Parser;
 use shoal::cli::confirm::{self, DestinationFlags};
-use shoal::cli::flags::{self, DownloadLimitFlag, ServeFlags, TrackerFlag, VerifyFlag};
+use shoal::cli::flags::{self, DiscoveryFlag, DownloadLimitFlag, ServeFlags, VerifyFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{FileName, IdPrefix, PeerName, limits};
+use shoal::discovery::hub::{self, Hub};
 use shoal::download::job::{Advice, DownloadOrder, Recheck};
-use shoal::net::{PortRange, RateLimit};
-use shoal::report::next_step;
+use shoal::net::{Endpoint, PortRange, RateLimit};
+use shoal::report::watch::Watch;
+use shoal::report::{Fault, RoleError, next_step};
 use shoal::roles::leecher::{self, LeecherConfig, ServeConfig};
 use shoal::tracker_client::lookup::Query;
+use shoal::tracker_client::selection::Item;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Help of `--linger`.
 const LINGER_HELP: &str = "Serve peers that still download from this one for at most this time after the download; 0 \
     exits at once [default: a tenth of the download time, from 2 to 60]";
 
-/// Downloads a file from all peers that offer it at the same time, and verifies every chunk.
+/// Downloads files, each from all peers that offer it at the same time, and verifies every chunk.
 #[derive(Parser)]
 #[command(name = "leecher", version)]
 struct Flags {
-    /// Name of the file, or the first 8 digits of its id or more [default: large_text_file.txt, unless --id is given]
-    #[arg(value_name = "NAME")]
-    name: Option<FileName>,
+    /// Files to download, each by its ticket, name, id, the first 8 digits of its id or more, or a pattern such as '*.iso'
+    /// [default: large_text_file.txt, unless --id or --all is given]
+    #[arg(value_name = "ITEM")]
+    items: Vec<Item>,
     /// Id of the file, or at least its first 8 digits; selects one of several files with the same name
     #[arg(long, value_name = "HEX", help_heading = FILES)]
     id: Option<IdPrefix>,
+    #[arg(long, conflicts_with_all = ["items", "id"], help = flags::ALL_HELP, help_heading = FILES)]
+    all: bool,
     /// List the files that the tracker knows, and exit
-    #[arg(long, conflicts_with_all = ["name", "id", "out", "overwrite", "stay", "durable"], help_heading = FILES)]
+    #[arg(long, conflicts_with_all = ["items", "id", "all", "out", "local_name", "overwrite", "stay", "durable",
+        "on_complete"], help_heading = FILES)]
     list: bool,
-    /// Path or folder for the downloaded file; a block device is written in place; - (standard output) or a FIFO
-    /// receives the verified bytes in order, and no peer is served [default: NAME in the current folder]
+    /// Path or folder for the downloaded file, a folder for several; a block device is written in place; - (standard
+    /// output) or a FIFO receives the verified bytes in order, and no peer is served [default: the file's name in the
+    /// current folder]
     #[arg(short, long, value_name = "PATH", help_heading = FILES)]
     out: Option<PathBuf>,
+    /// Local name of the downloaded file; only for one file [default: its own name]
+    #[arg(long = "as", value_name = "NAME", conflicts_with = "all", help_heading = FILES)]
+    local_name: Option<FileName>,
     /// Replace a different file at the target path
     #[arg(long, help_heading = FILES)]
     overwrite: bool,
@@ -53,14 +65,17 @@ struct Flags {
     #[arg(short, long, visible_alias = "transfer_port", value_name = "PORT", default_value_t = PortRange::ANY,
         help = flags::PORTS_HELP, help_heading = NETWORK)]
     port: PortRange,
+    #[arg(long, value_name = "CMD", help = flags::ON_COMPLETE_HELP, help_heading = FILES)]
+    on_complete: Option<String>,
     /// Do not serve verified chunks during the download
     #[arg(long, conflicts_with = "stay", help_heading = NETWORK)]
     no_serve: bool,
     #[arg(long = "name", value_name = "NAME", help = format!("{} [default: leecher-PORT]", flags::NAME_HELP),
         help_heading = NETWORK)]
     peer_name: Option<PeerName>,
-    #[command(flatten)]
-    tracker: TrackerFlag,
+    #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_tracker, help_heading = NETWORK,
+        help = format!("{} [default: 127.0.0.1:5100; none with tickets only]", flags::TRACKER_HELP))]
+    tracker: Option<Endpoint>,
     #[command(flatten)]
     serve: ServeFlags,
     #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = flags::parse_seconds,
@@ -73,18 +88,74 @@ struct Flags {
         help = LINGER_HELP, help_heading = TIMEOUTS)]
     linger: Option<Duration>,
     #[command(flatten)]
+    discovery: DiscoveryFlag,
+    #[command(flatten)]
     limit: DownloadLimitFlag,
     #[command(flatten)]
     log: LogOptions,
 }
 
+impl Flags {
+    /// The files to download.
+    ///
+    /// # Errors
+    /// `--id` and arguments that do not fit it.
+    fn items(&self) -> Result<Vec<Item>, RoleError> {
+        match (&self.id, &self.items[..]) {
+            _ if self.all => Ok(vec![Item::All]),
+            (None, []) => Ok(FileName::new(limits::SEEDER_FILE)
+                .map(Query::of_name)
+                .map(Item::File)
+                .into_iter()
+                .collect()),
+            (None, items) => Ok(items.to_vec()),
+            (Some(id), []) => Ok(vec![Item::File(Query::of_id(id))]),
+            (Some(id), [Item::File(Query { name: Some(name), .. })]) => {
+                Ok(vec![Item::File(Query { name: Some(name.clone()), ..Query::of_id(id) })])
+            }
+            (Some(_), _) => {
+                Err(RoleError::new(Fault::Usage, "--id belongs to one file name: omit it, or the arguments"))
+            }
+        }
+    }
+
+    /// The tracker to ask; `None` if tickets name all files.
+    fn tracker(&self) -> Option<Endpoint> {
+        let has_tickets_only =
+            !self.items.is_empty() && self.items.iter().all(|item| matches!(item, Item::Ticket(_)));
+        let default = || Some(limits::TRACKER_ADDRESS.into()).filter(|_| !has_tickets_only);
+        self.tracker.clone().or_else(default)
+    }
+}
+
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     flags.serve.connect_from_listen_address();
+    let tracker = flags.tracker();
+    let asked = tracker.clone().unwrap_or_else(|| limits::TRACKER_ADDRESS.into());
     if flags.list {
-        let (tracker, timeouts) = (flags.tracker.tracker, flags.serve.timeouts.timeouts());
-        return cli::run(&flags.log, |_, shutdown| cli::list::run(&tracker, timeouts, shutdown));
+        let timeouts = flags.serve.timeouts.timeouts();
+        return cli::run(&flags.log, |_, shutdown| cli::list::run(&asked, timeouts, shutdown));
     }
+    let log = flags.log.clone();
+    cli::run(&log, |watch, shutdown| {
+        let tracker = tracker
+            .map(|tracker| hub::resolve(&tracker, Hub::Tracker, Some(flags.wait), shutdown))
+            .transpose()?;
+        let config = config(flags, tracker, &asked)?;
+        let is_stream = config.order.kind.is_stream();
+        let progress: Arc<dyn Watch> = watch.clone();
+        leecher::run(&config, &progress, shutdown, &mut |file| {
+            let result = format!("Successfully downloaded {}\n", file.file.name);
+            match is_stream {
+                true => watch.console().print_aside(&result),
+                false => watch.console().print_answer(&result),
+            }
+        })
+    })
+}
+
+fn config(flags: Flags, tracker: Option<Endpoint>, asked: &Endpoint) -> Result<LeecherConfig, RoleError> {
     let given = DestinationFlags {
         yes: flags.yes,
         overwrite: flags.overwrite,
@@ -92,17 +163,15 @@ fn main() -> ExitCode {
         stay: flags.stay,
         durable: flags.durable,
     };
-    let kind = confirm::destination(flags.out.as_deref(), given);
-    let is_stream = kind.as_ref().is_ok_and(|kind| kind.is_stream());
-    let default = || FileName::new(limits::SEEDER_FILE).ok().filter(|_| flags.id.is_none());
-    let config = LeecherConfig {
+    let kind = confirm::destination(flags.out.as_deref(), given)?;
+    Ok(LeecherConfig {
+        items: flags.items()?,
         order: DownloadOrder {
-            query: Query {
-                name: flags.name.clone().or_else(default),
-                ..flags.id.as_ref().map(Query::of_id).unwrap_or_default()
-            },
+            query: Query::default(),
+            ticket: None,
+            local_name: flags.local_name,
             out: flags.out,
-            kind: kind.as_ref().copied().unwrap_or_default(),
+            kind,
             overwrite: flags.overwrite,
             recheck: Recheck::new(flags.verify.verify()),
             durable: flags.durable,
@@ -114,29 +183,20 @@ fn main() -> ExitCode {
             advice: Advice {
                 choose: "--id",
                 target_exists: "--overwrite replaces it, --out puts this one elsewhere",
-                list: next_step::list(&flags.tracker.tracker).into(),
+                list: next_step::list(asked).into(),
             },
         },
-        tracker: flags.tracker.tracker,
+        tracker,
+        name: flags.peer_name,
         stay: flags.stay,
         linger: flags.linger,
-        serve: (!flags.no_serve && !is_stream).then(|| ServeConfig {
+        serve: (!flags.no_serve && !kind.is_stream()).then(|| ServeConfig {
             listen: flags.serve.listen_ip(),
             widens: flags.serve.widens(),
             ports: flags.port,
-            name: flags.peer_name,
             advertise: flags.serve.advertise,
             serve: flags.serve.options(),
         }),
-    };
-    cli::run(&flags.log, |watch, shutdown| {
-        kind?;
-        leecher::run(&config, &**watch, shutdown, &mut |file| {
-            let result = format!("Successfully downloaded {}\n", file.file.name);
-            match is_stream {
-                true => watch.console().print_aside(&result),
-                false => watch.console().print_answer(&result),
-            }
-        })
+        on_complete: flags.on_complete,
     })
 }

@@ -12,8 +12,8 @@
 //! | [`roles`] | the code of each program: tracker, manager, seeder, leecher, clients with a chunk folder or a plain folder | read flags, draw on a terminal |
 //! | [`tracker`] | server (sockets around the pure state machine), executor (disk and host tasks), store (the catalogue) | decide where replicas are stored |
 //! | [`volunteer`] | disk space that is offered to a tracker | decide which chunks to store |
-//! | [`download`] | job, driver, scheduler, source connections, verifier, finder of holders | serve |
-//! | [`tracker_client`] | announcer (UDP), session (TCP), lookup | transfer chunks |
+//! | [`download`] | job, driver, scheduler, source connections, verifier, finders of holders, report of a completed download | serve |
+//! | [`tracker_client`] | announcer (UDP), session (TCP), lookup, selection of files, tickets | transfer chunks |
 //! | [`discovery`] | search for files, trackers and managers in the local network | connect to what was found |
 //! | [`upload`] | server, offered files, subscribers, relay of partial chunks, rate limit | decide which chunks to download |
 //! | [`report`] | errors of roles, watch of progress, commands to type next | open a socket or a file |
@@ -54,12 +54,14 @@
 //!   tracker on its port ([`tracker::server::SharedPortServer`]): its threads are those of a tracker, except that the upload
 //!   server accepts the connections; it has a second `announce` for it. `find-tracker` looks for a tracker on this host. The
 //!   connections record in [`upload::receivers`] which peers download; the caller's thread shows them.
-//! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): the caller's thread owns the
+//! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): downloads one file after another. The caller's thread owns the
 //!   [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives, verifies and stores, and a
 //!   `fetch-ask` thread that sends requests. `find` looks for more holders ([`download::finder`]); `resume-file` writes the
 //!   resume file. If the destination is a stream, `stream-out` writes to it ([`storage::stream`]), and the leecher does not
-//!   serve. Unless `--no-serve` is given, the leecher serves and announces like a seeder until no peer downloads
-//!   from it any more.
+//!   serve. Unless `--no-serve` is given, the leecher serves and announces all its files like a seeder until no peer
+//!   downloads from it any more. For a ticket, an `ask-tracker` thread for each tracker looks up holders
+//!   ([`download::ticket_finder`]). `report` tells seeders and trackers of a completed file ([`download::completion`]);
+//!   `on-complete` runs the command of the user ([`roles::on_complete`]).
 //! - **Client with a chunk folder** ([`roles::chunk_client`]): a
 //!   [`DownloadScheduler`](download::scheduler::DownloadScheduler), fed by a `tracker-session` that keeps one connection to
 //!   the tracker (`tracker-ask` writes to it, `heartbeat` sends datagrams). It serves, too.
@@ -156,6 +158,7 @@
 //! | a port, limit or timeout | [`content::limits`] |
 //! | messages on the wire | [`protocol::tracker`], [`protocol::peer`], [`protocol::datagram`], [`protocol::frame`] |
 //! | the id of a file | [`content::Manifest::id`] |
+//! | tickets, and arguments that name files | [`tracker_client::ticket`], [`tracker_client::selection`] |
 //! | live peers, the holders in a response | [`swarm::registry`] |
 //! | the agreed hash of a chunk | [`swarm::agreement`] |
 //! | the next chunk to request, and its source | [`swarm::picker`], [`swarm::trees`], [`swarm::super_seeding`] |

@@ -55,6 +55,13 @@ impl Bar {
         self.bar.set_message(escaped(&text, MESSAGE_MAX));
     }
 
+    /// Sets the title, the total and the number of bytes done.
+    pub fn retitle(&self, title: &str, total: u64, done: u64) {
+        self.bar.set_prefix(escaped(&title, TITLE_MAX));
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+    }
+
     /// Erases the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
@@ -151,6 +158,16 @@ mod tests {
         assert!(screen.0.lock().unwrap().0.contains("50 B/100 B"));
         drop(bar);
         assert_eq!(screen.0.lock().unwrap().0.trim(), "");
+    }
+
+    #[test]
+    fn retitled_bar_shows_the_new_title_and_total() {
+        let (console, screen) = console();
+        let bar = console.bytes("total: 0 of 2 files", 100);
+        bar.retitle("total: 1 of 2 files", 300, 100);
+        bar.bar.tick();
+        let now = screen.0.lock().unwrap().0.clone();
+        assert!(now.contains("total: 1 of 2 files") && now.contains("100 B/300 B"), "{now:?}");
     }
 
     #[test]

@@ -56,7 +56,8 @@ pub fn sharing_mode_missing(folder: &Path, port: u16, name: &str) -> RoleError {
 /// The error for a chunk folder with flags of a plain folder.
 pub fn plain_flags_refused(folder: &Path) -> RoleError {
     let text = format!(
-        "{} contains a {} and is a chunk folder; --manager, --plain, --volunteer and --get are for plain folders: \
+        "{} contains a {} and is a chunk folder; --manager, --plain, --volunteer, --get, --all and \
+         --on-complete are for plain folders: \
          omit them, or choose another folder with -folder PATH",
         folder.display(),
         local_chunks::FILE

@@ -59,6 +59,8 @@ impl LogOptions {
 /// Logging was set up before. A log file that cannot be opened is only a warning.
 pub fn init(options: &LogOptions) -> anyhow::Result<Console> {
     let console = Console::new(options.quiet > 0);
+    // Reads the time zone on this stack: those of other threads may be too small for it.
+    let _ = now();
     let terminal = Terminal { console: console.clone() };
     let (file, unopened) = match LogFile::open(&options.log_file, Some(terminal.clone())) {
         Ok(file) => (file, None),

@@ -1,6 +1,5 @@
 //! A client with a plain folder: downloads the files of `--get`, or runs the prompt, or only serves.
 
-use super::download_request::download_request;
 use super::prompt::command_loop::has_terminal;
 use super::{BarWatch, signals};
 use crate::content::fmt::counted;
@@ -8,16 +7,19 @@ use crate::net::Shutdown;
 use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::next_step;
-use crate::roles::folder_client::{DownloadRequest, Member, MemberConfig};
+use crate::report::watch::TotalProgress;
+use crate::roles::folder_client::{DownloadRequest, Member, MemberConfig, Transfer};
+use crate::tracker_client::selection::{Item, Wanted, without_repetitions};
 use crate::volunteer::Volunteer;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The task of a client with a plain folder, from its flags.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// Files to download, by name or id.
-    pub get: Vec<String>,
+    /// Files to download.
+    pub get: Vec<Item>,
     /// Keeps serving after the downloads.
     pub stay: bool,
     /// Maximum time to wait for a peer that offers the files.
@@ -39,8 +41,6 @@ pub fn run(
     watch: &Arc<BarWatch>,
     shutdown: &Shutdown,
 ) -> Result<(), RoleError> {
-    let requests =
-        task.get.iter().map(|text| download_request(text, task.wait)).collect::<Result<Vec<_>, _>>()?;
     let (name, manager, tracker) = (config.name.clone(), config.manager.clone(), config.tracker.clone());
     let member = Member::start(config, watch.clone(), shutdown)?;
     // With --drain-on-exit the first Ctrl-C ends the task and starts the drain; the connections stay open until then.
@@ -49,7 +49,7 @@ pub fn run(
         let leave = leaving.clone();
         signals::on_next_interrupt(move || leave.trigger());
     }
-    let result = match requests.is_empty() {
+    let result = match task.get.is_empty() {
         true if has_terminal() => super::prompt::run(&member, &name, task.wait, watch, &leaving),
         true => {
             match (&manager, &tracker) {
@@ -59,7 +59,10 @@ pub fn run(
             }
             member.wait_for(&leaving)
         }
-        false => get_all(&member, requests, task.stay, watch, &leaving),
+        false => {
+            let result = get_all(&member, task, watch, &leaving);
+            result.and(member.finish_commands())
+        }
     };
     if task.drain_on_exit {
         signals::cancel_next_interrupt();
@@ -111,21 +114,28 @@ fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
     }
 }
 
-fn get_all(
-    member: &Member,
-    requests: Vec<DownloadRequest>,
-    stay: bool,
-    watch: &BarWatch,
-    leaving: &Shutdown,
-) -> Result<(), RoleError> {
-    let mut transfers = Vec::new();
-    for request in requests {
-        transfers.push(member.get(request)?);
+/// Downloads all requested files at the same time, each once.
+fn get_all(member: &Member, task: &Task, watch: &Arc<BarWatch>, leaving: &Shutdown) -> Result<(), RoleError> {
+    let mut downloads = Downloads {
+        member,
+        wait_timeout: task.wait,
+        total: TotalProgress::new(watch.clone()),
+        transfers: Vec::new(),
+        names: HashSet::new(),
+        failures: Vec::new(),
+    };
+    // A pattern may wait for its first match: the others have started before.
+    let items = without_repetitions(task.get.clone());
+    let (lists, single): (Vec<Item>, Vec<Item>) = items.into_iter().partition(Item::may_name_several);
+    single.iter().filter_map(Item::only).for_each(|wanted| downloads.start(wanted, leaving));
+    for item in &lists {
+        match member.select(item, task.wait, leaving) {
+            Ok(wanted) => wanted.into_iter().for_each(|wanted| downloads.start(wanted, leaving)),
+            Err(error) => downloads.failed(&error),
+        }
     }
-    let running = transfers.clone();
-    leaving.on_trigger(move || running.iter().for_each(|transfer| transfer.cancel()));
-    let count = transfers.len();
-    let mut failures = Vec::new();
+    let Downloads { transfers, mut failures, total, .. } = downloads;
+    let count = transfers.len() + failures.len();
     for transfer in transfers {
         match transfer.wait() {
             Ok(()) => {
@@ -135,6 +145,7 @@ fn get_all(
             Err(error) => failures.push(error.fault),
         }
     }
+    total.end();
     match failures.last() {
         // The cause of each failure was logged when it happened.
         Some(fault) if count == 1 => Err(RoleError::new(*fault, "")),
@@ -143,7 +154,50 @@ fn get_all(
             Err(RoleError::new(*fault, text))
         }
         None if leaving.is_stopped() => Ok(()),
-        None if stay => member.wait_for(leaving),
+        None if task.stay => member.wait_for(leaving),
         None => Ok(()),
+    }
+}
+
+/// The downloads of `--get`.
+struct Downloads<'a> {
+    member: &'a Member,
+    wait_timeout: Duration,
+    total: TotalProgress,
+    transfers: Vec<Arc<Transfer>>,
+    /// Names and ids of the downloads.
+    names: HashSet<String>,
+    failures: Vec<Fault>,
+}
+
+impl Downloads<'_> {
+    /// Starts a download, unless the file is already among them.
+    fn start(&mut self, wanted: Wanted, leaving: &Shutdown) {
+        let Wanted { query, ticket, size } = wanted;
+        let name = ticket.as_ref().map(|ticket| &ticket.name).or(query.name.as_ref());
+        let texts = [name.map(ToString::to_string), query.id.map(|id| id.to_string())];
+        let texts: Vec<String> = texts.into_iter().flatten().collect();
+        if texts.iter().any(|text| self.names.contains(text)) {
+            return;
+        }
+        self.names.extend(texts);
+        let size = size.unwrap_or(0);
+        self.total.add_files(1);
+        self.total.add_bytes(size);
+        let (total, wait_timeout) = (Some((self.total.clone(), size)), self.wait_timeout);
+        let request = DownloadRequest { query, ticket, total, wait_timeout, ..DownloadRequest::default() };
+        match self.member.get(request) {
+            Ok(transfer) => {
+                let running = transfer.clone();
+                leaving.on_trigger(move || running.cancel());
+                self.transfers.push(transfer);
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn failed(&mut self, error: &RoleError) {
+        error.text.lines().for_each(|line| log::error!("{line}"));
+        self.failures.push(error.fault);
     }
 }

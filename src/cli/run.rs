@@ -93,12 +93,13 @@ pub struct BarWatch {
     console: Console,
     bar: Mutex<Option<Bar>>,
     receivers: Mutex<Option<ReceiverTable>>,
+    total: Mutex<Option<Bar>>,
 }
 
 impl BarWatch {
     /// A watch without a bar.
     pub fn new(console: Console) -> Self {
-        Self { console, bar: Mutex::new(None), receivers: Mutex::new(None) }
+        Self { console, bar: Mutex::new(None), receivers: Mutex::new(None), total: Mutex::new(None) }
     }
 
     /// The console that the bar is drawn on.
@@ -151,5 +152,21 @@ impl Watch for BarWatch {
             *table = self.console.receiver_table();
         }
         table.as_mut().map(|table| table.draw(view)).is_some()
+    }
+
+    fn total(&self, title: &str, bytes: u64, done: u64) {
+        if self.console.is_prompting() {
+            return;
+        }
+        let mut total = lock(&self.total);
+        total.get_or_insert_with(|| self.console.bytes(title, bytes)).retitle(title, bytes, done);
+    }
+
+    fn end_total(&self) {
+        lock(&self.total).take();
+    }
+
+    fn separate(&self) -> Arc<dyn Watch> {
+        Arc::new(BarWatch::new(self.console.clone()))
     }
 }

@@ -14,7 +14,7 @@ use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVA
 use crate::net::{RateLimit, Shutdown, Threads, Timeouts};
 use crate::protocol::PeerAddress;
 use crate::report::error::{Fault, RoleError};
-use crate::report::watch::Watch;
+use crate::report::watch::{DOWNLOADING, Watch};
 use crate::storage::{StoreError, StreamFile};
 use crate::swarm::Moment;
 use crate::sync::RunningClock;
@@ -129,7 +129,7 @@ fn run_with(
     if resumed > 0 {
         log::info!("resuming at {resumed} of {size} bytes ({} %)", resumed.saturating_mul(100) / size.max(1));
     }
-    watch.begin("downloading", size, resumed);
+    watch.begin(DOWNLOADING, size, resumed);
     let (source_events, received) = bounded(EVENTS_QUEUED_MAX);
     let job = Job {
         relay,

@@ -102,6 +102,9 @@ pub enum SourceError {
     /// The source answered with an error.
     #[error("request refused: {0}")]
     Refused(String),
+    /// The source offers another file under this name; its text.
+    #[error("request refused: {0}")]
+    Replaced(String),
     /// A received chunk has a wrong digest or length.
     #[error("chunk {index} has a wrong SHA-256 ({bytes} bad bytes)")]
     BadChunk {

@@ -263,15 +263,20 @@ fn merge_file(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
         found.insert(file.file.id, file);
         return;
     };
+    entry.md5 = entry.md5.or(file.md5);
+    merge_holders(entry, file.whole, file.partial);
+}
+
+/// Adds the holders that are not known yet.
+pub(super) fn merge_holders(entry: &mut FoundFile, whole: Vec<PeerAddress>, partial: Vec<PeerAddress>) {
     let known = |entry: &FoundFile, address: &PeerAddress| {
         entry.whole.iter().chain(&entry.partial).any(|known| known.meets(address))
     };
     let unknown = |entry: &FoundFile, addresses: Vec<PeerAddress>| -> Vec<PeerAddress> {
         addresses.into_iter().filter(|address| !known(entry, address)).collect()
     };
-    let (whole, partial) = (unknown(entry, file.whole), unknown(entry, file.partial));
+    let (whole, partial) = (unknown(entry, whole), unknown(entry, partial));
     entry.holders += (whole.len() + partial.len()) as u32;
-    entry.md5 = entry.md5.or(file.md5);
     entry.whole.extend(whole);
     entry.partial.extend(partial);
 }

@@ -6,7 +6,7 @@
 
 use crate::content::fmt::counted;
 use crate::content::limits::VERIFY_SAMPLE_COUNT;
-use crate::content::{Manifest, Md5};
+use crate::content::{FileName, Manifest, Md5};
 use crate::download::destination::{Destination, DestinationKind};
 use crate::download::driver::{self, Download, KnownHolders};
 use crate::download::finder::{Finder, interrupted};
@@ -18,6 +18,7 @@ use crate::report::watch::Watch;
 use crate::storage::verify::VerifyCallbacks;
 use crate::storage::{ChunkSource as _, CompleteFile, DeviceFile, PartFile, StoreError, StreamFile, Verify};
 use crate::tracker_client::lookup::Query;
+use crate::tracker_client::ticket::Ticket;
 use crate::upload::relay::Relay;
 use crate::upload::server::DiscoveredPeer;
 use crossbeam_channel::Receiver;
@@ -64,6 +65,10 @@ impl Recheck {
 pub struct DownloadOrder {
     /// Name, id, or both.
     pub query: Query,
+    /// The ticket that names the file, if any: name and size come from it.
+    pub ticket: Option<Arc<Ticket>>,
+    /// Name of the local file, if it differs from the file's name.
+    pub local_name: Option<FileName>,
     /// Destination: a path or a folder; by default the file's name in the working directory.
     pub out: Option<PathBuf>,
     /// Kind of the destination.
@@ -123,7 +128,8 @@ pub(super) fn target(order: &DownloadOrder, offered: &FileSummary) -> Result<Pat
     if let (Some(out), true) = (&order.out, !matches!(order.kind, DestinationKind::File)) {
         return Ok(out.clone());
     }
-    let given = order.query.name.as_ref().filter(|_| !order.query.is_found_by_id(offered));
+    let asked = order.query.name.as_ref().filter(|_| !order.query.is_found_by_id(offered));
+    let given = order.local_name.as_ref().or(asked);
     let name = given.unwrap_or(&offered.name);
     let named_here = order.out.as_ref().is_none_or(|out| out.is_dir());
     if named_here && given.is_none() && name.as_str().starts_with('.') {
@@ -133,6 +139,7 @@ pub(super) fn target(order: &DownloadOrder, offered: &FileSummary) -> Result<Pat
     let target = match &order.out {
         None => PathBuf::from(name.as_str()),
         Some(out) if out.is_dir() => out.join(name.as_str()),
+        Some(out) if order.local_name.is_some() => return Err(no_folder(out)),
         // Otherwise the final rename would fail, after the whole download.
         Some(out) if out.as_os_str().as_encoded_bytes().ends_with(b"/") => {
             return Err(no_folder(out));
@@ -149,7 +156,8 @@ pub(super) fn target(order: &DownloadOrder, offered: &FileSummary) -> Result<Pat
     }
 }
 
-fn no_folder(path: &Path) -> RoleError {
+/// The error of a path that must be a folder.
+pub fn no_folder(path: &Path) -> RoleError {
     let text = format!(
         "{} is not a folder; create it with: mkdir -p {}",
         path.display(),

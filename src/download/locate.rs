@@ -4,8 +4,9 @@
 //! order in which programs start does not matter. The cause of the wait is announced once.
 
 use crate::content::fmt::counted;
-use crate::content::{FileId, Manifest, similar_names};
+use crate::content::{FileId, FileName, Manifest, similar_names};
 use crate::download::driver::KnownHolders;
+use crate::download::events::SourceError;
 use crate::download::finder::{Finder, interrupted};
 use crate::download::job::{DownloadOrder, Downloaded, Located, target};
 use crate::download::source::PeerConnection;
@@ -16,7 +17,8 @@ use crate::report::error::{Fault, RoleError};
 use crate::sync::lock;
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::tracker_client::ticket::Ticket;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ use std::time::Duration;
 const MANIFEST_REQUESTS_MAX: usize = 4;
 /// Number of digits of the ids in a list of matches.
 const ID_DIGITS: usize = 12;
+/// Time without a manifest after which the addresses of a ticket are named in a warning.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lookup interval while no holder is known.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -38,7 +42,8 @@ pub fn locate(
     shutdown: &Shutdown,
 ) -> Result<Located, RoleError> {
     let outage = outage.with_wait(order.wait_timeout, &waiting(order));
-    Search { order, finder, outage, shutdown, waited: Duration::ZERO, described: None, announced: None }.run()
+    let (described, announced, replaced) = (None, None, false);
+    Search { order, finder, outage, shutdown, waited: Duration::ZERO, described, announced, replaced }.run()
 }
 
 /// The search for a file and its first holder.
@@ -52,6 +57,8 @@ struct Search<'a> {
     described: Option<FileId>,
     /// The announced cause of the wait.
     announced: Option<Missing>,
+    /// The seeder of the ticket has replaced the file; one more search looks for other holders.
+    replaced: bool,
 }
 
 /// Reason for which a search is repeated.
@@ -93,31 +100,81 @@ impl Search<'_> {
         let path = target(order, &found.file)?;
         let FileSummary { id, name, size, chunks } = &found.file;
         if self.described.replace(*id) != Some(*id) {
-            log::info!(
-                "{name} has {size} bytes in {}, {}, id {id}",
-                counted((*chunks).into(), "chunk"),
-                counted(found.holders.into(), "holder")
-            );
+            let holders = counted(found.holders.into(), "holder");
+            match &order.ticket {
+                Some(_) => log::info!("{name} has {size} bytes, {holders}, id {id}"),
+                None => {
+                    let chunks = counted((*chunks).into(), "chunk");
+                    log::info!("{name} has {size} bytes in {chunks}, {holders}, id {id}");
+                }
+            }
         }
         let holders: Vec<PeerAddress> = found.whole.iter().chain(&found.partial).cloned().collect();
-        let manifest = match first_manifest(*id, &holders, order.timeouts, self.shutdown) {
+        let (timeouts, shutdown) = (order.timeouts, self.shutdown);
+        let is_silent = AtomicBool::new(false);
+        let warn = || {
+            if let Some(ticket) = &order.ticket {
+                is_silent.store(true, Ordering::Relaxed);
+                let seconds = SILENCE_TIMEOUT.as_secs();
+                log::warn!("{}; still trying", silent(ticket, &format!(" for {seconds} s")));
+            }
+        };
+        let is_seeder = |holder: &PeerAddress| {
+            let peers = order.ticket.as_ref().map(|ticket| &ticket.peers);
+            peers.is_some_and(|peers| holder.all().any(|address| peers.contains(&address)))
+        };
+        let asked = AskedHolders { holders: &holders, is_seeder: &is_seeder, warn: &warn };
+        let manifest = match first_manifest(*id, &asked, timeouts, shutdown) {
             Ok(manifest) => manifest,
-            Err(cause) => {
-                let text = match holders.len() as u64 {
-                    0 => {
-                        let peers = counted(found.holders.into(), "peer");
-                        format!("{name} ({id}) is offered by {peers}, at no address that this host can reach")
-                    }
-                    count => format!("no manifest of {name} ({id}) from {}{cause}", counted(count, "holder")),
-                };
-                return Ok(Err((Missing::Holder, RoleError::new(Fault::NotFound, text))));
+            Err(failure) => {
+                if is_silent.into_inner() {
+                    self.announced = Some(Missing::Holder);
+                }
+                return self.without_manifest(&found, holders.len(), failure);
             }
         };
         let layout = manifest.layout();
+        if order.ticket.is_some() && layout.size() != *size {
+            let text = format!(
+                "the ticket states {size} bytes for {name}, but the file with its id has {}: the ticket was changed",
+                layout.size()
+            );
+            return Err(RoleError::new(Fault::Usage, text));
+        }
         let file = FileSummary { size: layout.size(), chunks: layout.count(), ..found.file };
         let file = Downloaded { file, path, manifest: Arc::new(manifest), md5: found.md5 };
         let holders = KnownHolders { whole: found.whole, partial: found.partial };
         Ok(Ok(Located { file, holders }))
+    }
+
+    /// The result of a search in which no holder sent the manifest.
+    fn without_manifest(
+        &mut self,
+        found: &FoundFile,
+        holders: usize,
+        failure: NoManifest,
+    ) -> Result<Result<Located, (Missing, RoleError)>, RoleError> {
+        let FileSummary { id, name, .. } = &found.file;
+        let NoManifest { cause, replaced } = failure;
+        let text = match (&self.order.ticket, replaced) {
+            (Some(_), Some(text)) => {
+                if std::mem::replace(&mut self.replaced, true) {
+                    return Err(RoleError::new(Fault::Unreachable, replaced_text(name, &text)));
+                }
+                // The first search does not wait for all trackers.
+                let files = self.finder.find(&self.order.query, self.shutdown).unwrap_or_default();
+                return self.try_files(files);
+            }
+            (Some(ticket), None) => format!("{}{cause}", silent(ticket, "")),
+            (None, _) if holders == 0 => {
+                let peers = counted(found.holders.into(), "peer");
+                format!("{name} ({id}) is offered by {peers}, at no address that this host can reach")
+            }
+            (None, _) => {
+                format!("no manifest of {name} ({id}) from {}{cause}", counted(holders as u64, "holder"))
+            }
+        };
+        Ok(Err((Missing::Holder, RoleError::new(Fault::NotFound, text))))
     }
 
     /// Announces a wait once and returns the pause before the next lookup.
@@ -159,6 +216,31 @@ impl Search<'_> {
 /// Describes the wait and how to end it.
 fn waiting(order: &DownloadOrder) -> String {
     format!("waiting {} s for it (--wait 0 ends at once)", order.wait_timeout.as_secs_f64())
+}
+
+/// Names the addresses of a ticket from which no holder has sent the manifest.
+fn silent(ticket: &Ticket, time: &str) -> String {
+    let peers = ticket.peers.iter().map(ToString::to_string);
+    let addresses: Vec<String> = peers.chain(ticket.trackers.iter().map(ToString::to_string)).collect();
+    let addresses = match addresses.is_empty() {
+        true => "the ticket names no address".to_owned(),
+        false => format!("asked at {}", addresses.join(", ")),
+    };
+    format!("no peer has sent the manifest of {}{time}, {addresses}", ticket.name)
+}
+
+/// The text for a ticket whose file was replaced. The new id is in the text of the seeder.
+fn replaced_text(name: &FileName, text: &str) -> String {
+    let is_other = |c: char| !c.is_ascii_hexdigit();
+    let id = text.rsplit(is_other).find_map(|word| word.parse::<FileId>().ok());
+    let id = id.map(|id| {
+        let digits: String = id.to_string().chars().take(ID_DIGITS).collect();
+        format!(" (new id {digits}...)")
+    });
+    format!(
+        "{name} was replaced by its seeder: this ticket is old; ask for the new one{}",
+        id.unwrap_or_default()
+    )
 }
 
 /// Chooses the only match; the inner error if there is none.
@@ -203,33 +285,72 @@ fn choose(
     }
 }
 
+/// The reason that no holder sent the manifest.
+#[derive(Default)]
+struct NoManifest {
+    /// The failure of one holder, as a part of a message.
+    cause: String,
+    /// Text of the seeder of the ticket, if it has replaced the file.
+    replaced: Option<String>,
+}
+
+/// Holders that are asked for a manifest.
+struct AskedHolders<'a> {
+    holders: &'a [PeerAddress],
+    /// Whether a holder is the seeder of the ticket: only it can replace the file.
+    is_seeder: &'a (dyn Fn(&PeerAddress) -> bool + Sync),
+    /// Called if no holder has answered within [`SILENCE_TIMEOUT`].
+    warn: &'a (dyn Fn() + Sync),
+}
+
 /// Asks several holders in parallel, so that a slow one adds no delay, and takes the first manifest that matches the id.
-/// Otherwise returns the failure of one holder, as a part of a message.
 fn first_manifest(
     id: FileId,
-    holders: &[PeerAddress],
+    asked: &AskedHolders<'_>,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-) -> Result<Manifest, String> {
+) -> Result<Manifest, NoManifest> {
+    let AskedHolders { holders, is_seeder, warn } = *asked;
     let race = shutdown.child();
-    let next = AtomicUsize::new(0);
-    let first = Mutex::new(Err(String::new()));
-    run_parallel("manifest", holders.len().min(MANIFEST_REQUESTS_MAX), || {
-        while let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let answer = PeerConnection::open(holder, None, timeouts, &race)
-                .and_then(|mut connection| connection.manifest(id, &race));
-            match answer {
-                Ok(manifest) => {
-                    *lock(&first) = Ok(manifest);
-                    race.trigger();
-                }
-                Err(_) if race.is_stopped() => return,
-                Err(error) => {
-                    log::debug!("no manifest from {holder}: {error}");
-                    if let Err(cause) = &mut *lock(&first) {
-                        *cause = format!(": {holder}: {error}");
+    let (workers, next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let first = Mutex::new(Err(NoManifest::default()));
+    let ask = |holder: &PeerAddress| {
+        let answer = PeerConnection::open(holder, None, timeouts, &race)
+            .and_then(|mut connection| connection.manifest(id, &race));
+        match answer {
+            Ok(manifest) => {
+                *lock(&first) = Ok(manifest);
+                race.trigger();
+            }
+            Err(_) if race.is_stopped() => {}
+            Err(error) => {
+                log::debug!("no manifest from {holder}: {error}");
+                if let Err(failure) = &mut *lock(&first) {
+                    failure.cause = format!(": {holder}: {error}");
+                    match error {
+                        SourceError::Replaced(text) if is_seeder(holder) => failure.replaced = Some(text),
+                        _ => {}
                     }
                 }
+                if failed.fetch_add(1, Ordering::Relaxed) + 1 == holders.len() {
+                    race.trigger();
+                }
+            }
+        }
+    };
+    let threads = if holders.is_empty() { 0 } else { holders.len().min(MANIFEST_REQUESTS_MAX) + 1 };
+    run_parallel("manifest", threads, || match workers.fetch_add(1, Ordering::Relaxed) {
+        // The last worker watches the time.
+        number if number + 1 == threads => {
+            if threads > 1 && !race.wait(SILENCE_TIMEOUT) {
+                warn();
+            }
+        }
+        _ => {
+            while !race.is_stopped()
+                && let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed))
+            {
+                ask(holder);
             }
         }
     });
@@ -239,7 +360,6 @@ fn first_manifest(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::FileName;
     use crate::download::destination::DestinationKind;
     use crate::download::job::{Advice, Recheck};
 
@@ -255,6 +375,8 @@ mod tests {
     fn several_files_whose_ids_begin_with_the_given_digits_are_listed() {
         let order = |query| DownloadOrder {
             query,
+            ticket: None,
+            local_name: None,
             out: None,
             kind: DestinationKind::File,
             overwrite: false,
@@ -277,6 +399,19 @@ mod tests {
                 "2 files have an id that begins with 07070707; enter more digits:\n  070707070707  a  9 bytes\n  \
                  070707070707  b  9 bytes"
             );
+        }
+    }
+
+    #[test]
+    fn the_new_id_of_a_replaced_file_is_taken_from_the_text_of_its_seeder() {
+        let name = FileName::new("a.bin").unwrap();
+        let id = FileId([0xab; 32]);
+        for (text, end) in [
+            (format!("a.bin was replaced; its new id is {id}"), "new one (new id abababababab...)"),
+            ("\u{1b}[2J".to_owned(), "new one"),
+        ] {
+            let text = replaced_text(&name, &text);
+            assert!(text.starts_with("a.bin was replaced by its seeder: ") && text.ends_with(end), "{text}");
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Download of a file: the job, its driver, the scheduler, source connections, the verifier and the finder of holders.
+//! Download of a file: the job, its driver, the scheduler, source connections, the verifier, finders of holders, and the
+//! report of the completed download.
 //!
 //! Nothing here reads flags or draws on a terminal.
 
+pub mod completion;
 pub mod connection_pool;
 pub mod destination;
 pub mod driver;
@@ -10,7 +12,9 @@ pub mod finder;
 pub mod job;
 pub mod locate;
 pub mod scheduler;
+pub mod selection;
 pub mod source;
 #[cfg(test)]
 mod staging;
+pub mod ticket_finder;
 mod verifier;

@@ -11,13 +11,13 @@ use crate::content::limits::{
     CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, LIMITED_PART_BYTES, NAMED_PEERS_MAX, PEER_LIST_MAX,
     PROTOCOL_VERSION,
 };
-use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, PeerName};
 use crate::net::dial::dial_any_within;
 use crate::net::framed_stream::split;
 use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts};
 use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
-use crate::protocol::tokens::{KeyPrint, Nonce};
+use crate::protocol::tokens::{KeyPrint, Nonce, ReportId};
 use crate::protocol::{ErrorCode, PeerAddress};
 use crate::swarm::picker::SourceId;
 use crate::sync::lock;
@@ -136,6 +136,25 @@ impl PeerConnection {
                 Manifest::decode(file, size, chunk_size, &payload)
                     .map_err(|error| SourceError::Protocol(format!("invalid manifest: {error}")))
             }
+            PeerResponse::Error { code: ErrorCode::Replaced, text, .. } => Err(SourceError::Replaced(text)),
+            PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
+            _ => Err(SourceError::Protocol("unexpected response".into())),
+        }
+    }
+
+    /// Reports that this peer, `name`, has downloaded the whole file.
+    ///
+    /// # Errors
+    /// The peer does not answer, or does not offer the file.
+    pub fn completed(
+        &mut self,
+        file: FileId,
+        (report, name): (ReportId, &PeerName),
+        shutdown: &Shutdown,
+    ) -> Result<(), SourceError> {
+        let _guard = shutdown.guard(&self.stream);
+        match self.ask(&PeerRequest::Completed { file, report, name: name.clone() })? {
+            PeerResponse::Noted => Ok(()),
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("unexpected response".into())),
         }

@@ -34,6 +34,6 @@ pub use ports::PortRange;
 pub use process_clock::{running_time, start_process_clock};
 pub use rate_limit::RateLimit;
 pub use shutdown::{POLL_INTERVAL, Shutdown};
-pub use threads::{Threads, run_parallel, unjoined_count};
+pub use threads::{Threads, run_parallel, spawn_detached, unjoined_count};
 pub use timeouts::Timeouts;
 pub use udp_client::{UdpClient, UdpClientError};

@@ -221,6 +221,8 @@ impl UdpClient {
             response => return response,
         };
         match self.request_over_tcp(request, started) {
+            // Another program, or a refusal: it does not show whether UDP is blocked.
+            Ok(refusal @ TrackerResponse::Error { .. }) => Ok(refusal),
             // A tracker that was stopped answers both after it has continued. The same request again, because a firewall
             // may drop only long datagrams.
             Ok(response) => Ok(self.retry_udp(request).unwrap_or_else(|_| {

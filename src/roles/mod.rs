@@ -9,5 +9,6 @@ mod discoverable;
 pub mod folder_client;
 pub mod leecher;
 pub mod manager;
+pub mod on_complete;
 pub mod seeder;
 pub mod tracker;

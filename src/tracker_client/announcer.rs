@@ -94,8 +94,39 @@ impl Announcer {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
+        let outage = Outage::new("tracker", target.tracker.clone(), target.timeout);
+        Self::start_with(target, outage, presence, offers, failures, threads, shutdown)
+    }
+
+    /// As [`start`](Self::start), at a tracker that is named by a ticket: it may end with its seeder, and the user cannot
+    /// start another one.
+    ///
+    /// # Errors
+    /// The thread cannot be created.
+    pub fn start_at_ticket(
+        tracker: Endpoint,
+        presence: Presence,
+        offers: Offers,
+        threads: &Threads,
+        shutdown: &Shutdown,
+    ) -> io::Result<Self> {
+        let outage = Outage { is_of_ticket: true, ..Outage::new("tracker", tracker.clone(), None) };
+        let (failures, _) = bounded(1);
+        let target = AnnounceTarget { tracker, purpose: SHARED_FILES, timeout: None };
+        Self::start_with(target, outage, presence, offers, failures, threads, shutdown)
+    }
+
+    fn start_with(
+        target: AnnounceTarget,
+        outage: Outage,
+        presence: Presence,
+        offers: Offers,
+        failures: Sender<RoleError>,
+        threads: &Threads,
+        shutdown: &Shutdown,
+    ) -> io::Result<Self> {
         let (tracker, timeout) = (target.tracker.clone(), target.timeout);
-        let client = UdpClient::new(tracker.clone(), shutdown).with_timeout(timeout).with_tcp_fallback();
+        let client = UdpClient::new(tracker, shutdown).with_timeout(timeout).with_tcp_fallback();
         let (nudge, nudged) = bounded(1);
         let token = Arc::new(Mutex::new(None));
         let mut worker = Worker {
@@ -110,7 +141,7 @@ impl Announcer {
             token: token.clone(),
             registered_ip: None,
             heartbeat: RETRY_MAX,
-            outage: Outage::new("tracker", tracker, timeout),
+            outage,
             shutdown: shutdown.clone(),
         };
         threads.spawn("announce", move || worker.run(nudged, &failures))?;
@@ -136,6 +167,8 @@ pub struct Outage {
     timeout: Option<Duration>,
     /// Text about the retries in the warning.
     retries: String,
+    /// A ticket names the tracker: no advice to start another one.
+    is_of_ticket: bool,
     /// Start of the outage in [`running_time`], so that a pause of this process does not count.
     since: Option<Duration>,
     backoff: Backoff,
@@ -148,7 +181,7 @@ impl Outage {
         let backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         let retries = "retrying until it answers".to_owned();
         let random = fastrand::Rng::new();
-        Self { role, tracker, timeout, retries, since: None, backoff, random }
+        Self { role, tracker, timeout, retries, is_of_ticket: false, since: None, backoff, random }
     }
 
     /// Replaces the timeout, and the text about the retries in the warning.
@@ -161,7 +194,10 @@ impl Outage {
     /// # Errors
     /// The outage has lasted for the timeout.
     pub fn failed(&mut self, sent: Duration, error: impl FailedRequest) -> Result<Duration, RoleError> {
-        let advice = next_step::after_failure(self.role, &self.tracker, &error);
+        let advice = match self.is_of_ticket {
+            true => "; the peers that are known are still used".to_owned(),
+            false => next_step::after_failure(self.role, &self.tracker, &error),
+        };
         let since = *self.since.get_or_insert_with(|| {
             if self.timeout != Some(Duration::ZERO) {
                 log::warn!("{error}; {}{advice}", self.retries);

@@ -32,6 +32,11 @@ pub struct Query {
 }
 
 impl Query {
+    /// Query for a name.
+    pub fn of_name(name: FileName) -> Self {
+        Self { name: Some(name), ..Self::default() }
+    }
+
     /// Query for an id, or for the first digits of one.
     pub fn of_id(prefix: &IdPrefix) -> Self {
         let id = prefix.whole();

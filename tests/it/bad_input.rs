@@ -99,7 +99,7 @@ fn help_and_version_exit_with_0() {
         ("seeder", "7000, or the next free port"),
         ("seeder", "large_text_file.txt"),
         ("seeder", "127.0.0.1:5100"),
-        ("leecher", "large_text_file.txt, unless --id is given"),
+        ("leecher", "large_text_file.txt, unless --id or --all is given"),
         ("client", "default"),
     ] {
         let mut help = Program::start(bin, &["--help"], place.path());

@@ -48,7 +48,7 @@ const HEADINGS: [&str; 12] = [
     "Examples:",
 ];
 /// Flags with another meaning in these programs than in all others.
-const EXCEPTIONS: [(&str, [&str; 2]); 1] = [("--listen", ["tracker", "manager"])];
+const EXCEPTIONS: [(&str, &[&str]); 2] = [("--listen", &["tracker", "manager"]), ("--as", &["leecher"])];
 
 /// The description of a flag.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -94,6 +94,7 @@ fn flags_in_help(program: &str) -> BTreeMap<String, Told> {
             let (name, rest) = long_flag(&line).unwrap();
             let rest = rest.trim_start_matches("...").trim_start();
             let text = if rest.starts_with('<') { rest.split_once('>').unwrap().1 } else { rest };
+            let text = text.trim_start_matches("...");
             texts.push((name, text.trim().to_owned()));
         } else if indented >= 8
             && let Some((_, text)) = texts.last_mut()

@@ -41,6 +41,12 @@ pub const TIMEOUT_HELP: &str =
 /// Help of `--wait`.
 pub const WAIT_HELP: &str =
     "Wait up to this time for the tracker or manager and for a peer that offers the file; 0 ends at once";
+/// Help of `--all`.
+pub const ALL_HELP: &str =
+    "Download all files that other peers offer, except those whose names begin with a dot";
+/// Help of `--on-complete`.
+pub const ON_COMPLETE_HELP: &str = "Run this command with sh -c for each completed file, with SHOAL_PATH, SHOAL_NAME and \
+    SHOAL_ID in its environment; commands run one after another in the background, and the program waits for them at its end";
 /// Help of `--stay`.
 pub const STAY_HELP: &str = "Serve verified chunks during the download and keep serving after it";
 

@@ -12,17 +12,21 @@ pub use transfers::{Stage, Transfer, TransferStatus};
 use crate::content::fmt::counted;
 use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{FileId, PeerName};
+use crate::download::completion::Reporter;
 use crate::download::finder::{CombinedFinder, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Endpoint, Listener, RateLimit, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest};
 use crate::report::error::{Fault, RoleError};
-use crate::report::watch::Watch;
+use crate::report::watch::{TotalProgress, Watch};
+use crate::roles::on_complete::OnComplete;
 use crate::storage::SharedFolder;
 use crate::sync::{lock, read, write};
 use crate::tracker_client::announcer::Announcer;
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::presence::{MEMBER, Presence, PresenceConfig};
+use crate::tracker_client::selection::{Item, Wanted};
 use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
+use crate::tracker_client::ticket::Ticket;
 use crate::upload::offers::{Offer, Offers};
 use crate::upload::server::{DiscoveredPeer, ServeOptions, serve};
 use crate::volunteer::{Volunteer, VolunteerConfig, VolunteerContext};
@@ -65,6 +69,8 @@ pub struct MemberConfig {
     pub timeout: Option<Duration>,
     /// Storage offer to the tracker, if any.
     pub volunteer: Option<VolunteerConfig>,
+    /// Command to run for each completed file.
+    pub on_complete: Option<String>,
 }
 
 /// State shared by the threads of a member.
@@ -81,6 +87,8 @@ struct Inner {
     announcer: Option<Announcer>,
     limit: Option<RateLimit>,
     volunteer: Option<Volunteer>,
+    reporter: Reporter,
+    on_complete: Option<OnComplete>,
     /// Channels of the running downloads: a discovered peer that requests a file is reported to the download of it.
     routes: Mutex<Vec<(FileId, Sender<DiscoveredPeer>)>>,
     transfers: Mutex<Vec<Arc<Transfer>>>,
@@ -143,6 +151,8 @@ impl Member {
             session::start(session, session_sender, threads, shutdown)?;
         }
         let volunteer = start_volunteer(&config, presence.clone(), &offers, &failures, threads, shutdown)?;
+        let on_complete = config.on_complete.as_ref();
+        let on_complete = on_complete.map(|command| OnComplete::start(command, threads, shutdown));
         let inner = Arc::new(Inner {
             port: address.port(),
             folder,
@@ -153,6 +163,8 @@ impl Member {
             announcer,
             limit: RateLimit::from_flag(config.download_limit),
             volunteer,
+            reporter: Reporter::new(config.name.clone()),
+            on_complete: on_complete.transpose()?,
             routes: Mutex::default(),
             transfers: Mutex::default(),
             watch,
@@ -238,6 +250,22 @@ impl Member {
         found.map_err(|error| RoleError::from_error(Fault::Unreachable, error))
     }
 
+    /// The files that an argument selects: at least one. Waits up to `wait` for a first match.
+    ///
+    /// # Errors
+    /// No file matches, no answer within `wait`, or the shutdown.
+    pub fn select(&self, item: &Item, wait: Duration, shutdown: &Shutdown) -> Result<Vec<Wanted>, RoleError> {
+        transfers::select(&self.inner, item, wait, shutdown)
+    }
+
+    /// Waits for the commands of all completed files.
+    ///
+    /// # Errors
+    /// A command has failed.
+    pub fn finish_commands(&self) -> Result<(), RoleError> {
+        self.inner.on_complete.as_ref().map_or(Ok(()), OnComplete::finish)
+    }
+
     /// Starts a download in a thread of its own.
     ///
     /// # Errors
@@ -257,6 +285,10 @@ impl Member {
 pub struct DownloadRequest {
     /// Name, id, or both.
     pub query: Query,
+    /// The ticket that names the file, if any.
+    pub ticket: Option<Arc<Ticket>>,
+    /// The total to which the progress is added, and the size that is in it already, bytes.
+    pub total: Option<(TotalProgress, u64)>,
     /// Destination: a name in the folder or a path elsewhere; `None` for the offered name.
     pub out: Option<PathBuf>,
     /// Whether to replace a different file at the destination.

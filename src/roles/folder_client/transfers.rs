@@ -10,16 +10,19 @@ use crate::download::job::{
     self, Advice, CHECKING_MD5, DownloadOrder, Downloaded, ExistingData, Recheck, ServingContext,
 };
 use crate::download::locate::locate;
+use crate::download::selection::{self, SelectionWait};
+use crate::download::ticket_finder::{AnsweredTrackers, TicketFinder, TicketTrackers};
 use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::next_step;
-use crate::report::watch::Watch;
+use crate::report::watch::{FileProgress, Watch};
 use crate::storage::shared_folder::FolderChange;
 use crate::sync::{RunningClock, lock};
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
+use crate::tracker_client::selection::{Item, Wanted};
 use crate::upload::offers::Offer;
 use crate::upload::server::DiscoveredPeer;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -103,6 +106,8 @@ pub struct Transfer {
     ending: Mutex<Option<Sender<()>>>,
     shutdown: Shutdown,
     watch: Arc<dyn Watch>,
+    /// The part of this transfer in the total of several.
+    progress: Option<Arc<FileProgress>>,
 }
 
 impl Transfer {
@@ -147,6 +152,9 @@ impl Transfer {
     }
 
     fn end(&self, result: Result<(), RoleError>) {
+        if let Some(progress) = &self.progress {
+            progress.ended(result.is_ok());
+        }
         let mut state = self.state();
         state.took = state.began.map(|began| began.elapsed());
         state.stage = match result {
@@ -199,12 +207,19 @@ impl Watch for Transfer {
 
 /// Starts a transfer.
 pub(super) fn start(inner: &Arc<Inner>, request: DownloadRequest) -> Result<Arc<Transfer>, RoleError> {
-    let wanted = match (&request.query.name, &request.query.id) {
-        (Some(name), _) => name.to_string(),
-        (None, Some(id)) => id.to_string(),
-        (None, None) => return Err(RoleError::new(Fault::Usage, "name a file")),
+    let wanted = match (&request.ticket, &request.query.name, &request.query.id) {
+        (Some(ticket), ..) => ticket.name.to_string(),
+        (None, Some(name), _) => name.to_string(),
+        (None, None, Some(id)) => id.to_string(),
+        (None, None, None) => return Err(RoleError::new(Fault::Usage, "name a file")),
     };
     let (ending, ended) = bounded(0);
+    let own = inner.watch.separate();
+    let progress = request
+        .total
+        .clone()
+        .map(|(total, expected)| Arc::new(FileProgress::new(wanted.clone(), expected, own.clone(), total)));
+    let watch = progress.clone().map_or(own, |progress| progress);
     let transfer = Arc::new(Transfer {
         wanted,
         request,
@@ -222,7 +237,8 @@ pub(super) fn start(inner: &Arc<Inner>, request: DownloadRequest) -> Result<Arc<
         ended,
         ending: Mutex::new(Some(ending)),
         shutdown: inner.shutdown.child(),
-        watch: inner.watch.clone(),
+        watch,
+        progress,
     });
     let mut transfers = lock(&inner.transfers);
     if transfers.iter().any(|other| !other.is_over() && other.wanted == transfer.wanted) {
@@ -246,6 +262,8 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
     let shutdown = &transfer.shutdown;
     let mut order = DownloadOrder {
         query: transfer.request.query.clone(),
+        ticket: transfer.request.ticket.clone(),
+        local_name: None,
         out: Some(destination(inner, transfer.request.out.as_deref())),
         kind: DestinationKind::File,
         overwrite: transfer.request.overwrite,
@@ -258,10 +276,22 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         is_here: transfer.request.out.is_none() && is_in_folder(inner, &transfer.request.query),
         advice: advice(inner),
     };
-    let mut finder = inner.finder()?;
-    let waited = wait_for_peer_list(inner, order.wait_timeout, shutdown)?;
-    order.wait_timeout = order.wait_timeout.saturating_sub(waited);
-    let located = match locate(&order, &mut finder, outage(inner), shutdown) {
+    let answered = Arc::new(AnsweredTrackers::default());
+    let mut finder: Box<dyn Finder> = Box::new(inner.finder()?);
+    if let Some(tracker) = &inner.config.tracker {
+        answered.answered(tracker, &[]);
+    }
+    match &order.ticket {
+        Some(ticket) => {
+            let (ticket, timeouts, answered) = (ticket.clone(), order.timeouts, answered.clone());
+            finder = Box::new(TicketFinder::new(ticket, vec![finder], answered, timeouts, shutdown));
+        }
+        None => {
+            let waited = wait_for_peer_list(inner, order.wait_timeout, shutdown)?;
+            order.wait_timeout = order.wait_timeout.saturating_sub(waited);
+        }
+    }
+    let located = match locate(&order, &mut *finder, outage(inner), shutdown) {
         Err(error) if error.fault == Fault::NotFound && order.is_here => {
             log::info!("{} exists already, and no other peer offers it", transfer.wanted);
             return Ok(());
@@ -269,12 +299,12 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         located => located?,
     };
     let name = shared_name(inner, &located.file.path)?;
+    let seeders = located.holders.whole.clone();
     let file = match job::check_existing(&order, &located.file, transfer, shutdown)? {
         ExistingData::Complete(_) => located.file,
         ExistingData::Part(part) => {
             transfer.state().stage = Stage::Downloading;
             let offered = name.clone().map(|name| offer(inner, name, &located.file, &part));
-            let finder: Box<dyn Finder> = Box::new(finder);
             let (route, serving) = serving_context(inner, &located.file);
             let result = job::complete(&order, located, &part, finder, serving, transfer, shutdown);
             let mut routes = lock(&inner.routes);
@@ -296,7 +326,23 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         changes.into_iter().for_each(|change| apply(inner, change));
     }
     log::info!("Successfully downloaded {}", file.file.name);
+    if let Some(on_complete) = &inner.on_complete {
+        on_complete.completed(&file.path, file.file.name.as_str(), file.file.id);
+    }
+    inner.reporter.report(file.file.id, &seeders, &answered.list(), order.timeouts, shutdown);
     Ok(())
+}
+
+/// The files that an argument selects, see [`selection::select`].
+pub(super) fn select(
+    inner: &Inner,
+    item: &Item,
+    wait: Duration,
+    shutdown: &Shutdown,
+) -> Result<Vec<Wanted>, RoleError> {
+    let waited = wait_for_peer_list(inner, wait, shutdown)?;
+    let wait = SelectionWait { wait_timeout: wait.saturating_sub(waited), list: &advice(inner).list };
+    selection::select(item, &mut inner.finder()?, outage(inner), &wait, shutdown)
 }
 
 /// Whether a file of the requested name is in the folder.
