@@ -58,8 +58,12 @@ impl OfferedFile {
 
     /// Offers the file.
     pub(super) fn offer(&mut self) {
-        self.offers.offer(offer_of(&self.name, &self.file));
+        let file = summary_of(&self.name, &self.file);
+        let FileSummary { id, name, size, chunks } = file.clone();
+        self.offers.offer(Offer { file, source: self.file.clone() });
         self.offered = true;
+        let chunks = if chunks == 1 { "1 chunk".to_owned() } else { format!("{chunks} chunks") };
+        log::info!("serving {name} ({size} bytes, {chunks}) with id {id}");
     }
 
     /// Id, name and size of the file; `None` while it is not offered.
@@ -126,8 +130,8 @@ impl OfferedFile {
         }
         let result = if file.id() == self.file.id() { "is unchanged" } else { "has changed" };
         log::info!("hashed {} again: its content {result}", self.name);
-        self.offers.offer(offer_of(&self.name, &file));
-        (self.file, self.stamp, self.offered) = (file, now, true);
+        (self.file, self.stamp) = (file, now);
+        self.offer();
         true
     }
 }
@@ -135,13 +139,4 @@ impl OfferedFile {
 fn summary_of(name: &FileName, file: &CompleteFile) -> FileSummary {
     let layout = file.layout();
     FileSummary { id: file.id(), name: name.clone(), size: layout.size(), chunks: layout.count() }
-}
-
-/// Creates the offer of a file and logs it.
-fn offer_of(name: &FileName, file: &Arc<CompleteFile>) -> Offer {
-    let summary = summary_of(name, file);
-    let FileSummary { id, size, chunks, .. } = &summary;
-    let chunks = if *chunks == 1 { "1 chunk".to_owned() } else { format!("{chunks} chunks") };
-    log::info!("serving {name} ({size} bytes, {chunks}) with id {id}");
-    Offer { file: summary, source: file.clone() }
 }

@@ -118,7 +118,7 @@ impl Terminal {
             .stderr(end())
             .spawn()
             .unwrap();
-        let screen = Arc::new((Mutex::new(Screen::default()), Condvar::new()));
+        let screen = Arc::new((Mutex::new(Screen::with_columns(SIZE.ws_col.into())), Condvar::new()));
         let (mut from, into) = (keys.try_clone().unwrap(), screen.clone());
         // It ends when no program has the terminal open.
         let reader = std::thread::spawn(move || {
