@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use shoal::cli::flags::{self, DownloadLimitFlag, ServeFlags};
+use shoal::cli::flags::{self, DiscoveryFlag, DownloadLimitFlag, ServeFlags};
 use shoal::cli::folder::{self, FolderKind};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS, VOLUNTEERS};
 use shoal::cli::{self, BarWatch, LogOptions, member, state_folder};
 use shoal::content::{PeerName, SetName, limits};
+use shoal::discovery::hub::{self, Hub};
 use shoal::net::Endpoint;
 use shoal::net::Shutdown;
 use shoal::report::RoleError;
@@ -85,6 +86,8 @@ struct Flags {
         help = flags::WAIT_HELP, help_heading = TIMEOUTS)]
     wait: Duration,
     #[command(flatten)]
+    discovery: DiscoveryFlag,
+    #[command(flatten)]
     limit: DownloadLimitFlag,
     #[command(flatten)]
     log: LogOptions,
@@ -94,7 +97,15 @@ fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     flags.serve.connect_from_listen_address();
     let log = flags.log.clone();
-    cli::run(&log, |watch, shutdown| run(flags, watch, shutdown))
+    cli::run(&log, |watch, shutdown| {
+        let mut flags = flags;
+        for (address, hub) in [(&mut flags.tracker, Hub::Tracker), (&mut flags.manager, Hub::Manager)] {
+            if let Some(given) = address {
+                *given = hub::resolve(given, hub, flags.timeout, shutdown)?;
+            }
+        }
+        run(flags, watch, shutdown)
+    })
 }
 
 fn run(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
@@ -151,6 +162,7 @@ fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(),
         advertise: flags.serve.advertise,
         download_limit: flags.limit.download_limit,
         serve: flags.serve.options(),
+        is_discoverable: !flags.discovery.no_discovery,
         log_file: flags.log.log_file,
         timeout: flags.timeout,
         on_complete: flags.on_complete,

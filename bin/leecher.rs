@@ -12,7 +12,7 @@ use shoal::download::job::{Advice, DownloadOrder, Recheck};
 use shoal::net::{Endpoint, PortRange, RateLimit};
 use shoal::report::watch::Watch;
 use shoal::report::{Fault, RoleError, next_step};
-use shoal::roles::leecher::{self, LeecherConfig, ServeConfig};
+use shoal::roles::leecher::{self, LeecherConfig, LocalNetwork, ServeConfig};
 use shoal::tracker_client::lookup::Query;
 use shoal::tracker_client::selection::Item;
 use std::path::PathBuf;
@@ -52,6 +52,10 @@ struct Flags {
     /// Replace a different file at the target path
     #[arg(long, help_heading = FILES)]
     overwrite: bool,
+    /// Take only a file that this host offers in the local network
+    #[arg(long, value_name = "HOST", conflicts_with_all = ["tracker", "no_discovery", "all", "list"],
+        help_heading = NETWORK)]
+    from: Option<String>,
     /// Do not ask for a confirmation
     #[arg(long, help_heading = FILES)]
     yes: bool,
@@ -164,6 +168,7 @@ fn config(flags: Flags, tracker: Option<Endpoint>, asked: &Endpoint) -> Result<L
         durable: flags.durable,
     };
     let kind = confirm::destination(flags.out.as_deref(), given)?;
+    let searches = flags.tracker.is_none() && !flags.discovery.no_discovery;
     Ok(LeecherConfig {
         items: flags.items()?,
         order: DownloadOrder {
@@ -186,6 +191,8 @@ fn config(flags: Flags, tracker: Option<Endpoint>, asked: &Endpoint) -> Result<L
                 list: next_step::list(asked).into(),
             },
         },
+        local_network: searches
+            .then(|| LocalNetwork { from: flags.from, confirm: confirm::found_file(flags.yes) }),
         tracker,
         name: flags.peer_name,
         stay: flags.stay,

@@ -5,6 +5,7 @@
 use crate::download::destination::DestinationKind;
 use crate::net::Shutdown;
 use crate::report::{Fault, RoleError};
+use crate::roles::leecher::Confirm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
@@ -66,6 +67,24 @@ pub fn destination(out: Option<&Path>, flags: DestinationFlags) -> Result<Destin
 /// Confirms without a question: `--yes` was given.
 fn confirmed(_: &str, _: &Shutdown) -> Result<(), RoleError> {
     Ok(())
+}
+
+/// How a file that was found in the local network by its name is confirmed: with `--yes` without a question, else on
+/// the terminal if there is one.
+pub fn found_file(yes: bool) -> Confirm {
+    match (yes, io::stdin().is_terminal()) {
+        (true, _) => confirmed,
+        (false, true) => ask,
+        (false, false) => refuse,
+    }
+}
+
+/// Refuses: there is no terminal for a question.
+fn refuse(statement: &str, _: &Shutdown) -> Result<(), RoleError> {
+    let text = format!(
+        "{statement}; confirm it with --yes, --from HOST or --id ID, because any host can offer a file of this name"
+    );
+    Err(RoleError::new(Fault::Usage, text))
 }
 
 /// Asks on the terminal.

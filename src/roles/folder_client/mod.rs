@@ -12,12 +12,14 @@ pub use transfers::{Stage, Transfer, TransferStatus};
 use crate::content::fmt::counted;
 use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{FileId, PeerName};
+use crate::discovery::responder::respond;
 use crate::download::completion::Reporter;
 use crate::download::finder::{CombinedFinder, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Endpoint, Listener, RateLimit, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest};
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::{TotalProgress, Watch};
+use crate::roles::discoverable::of_peer;
 use crate::roles::on_complete::OnComplete;
 use crate::storage::SharedFolder;
 use crate::sync::{lock, read, write};
@@ -63,6 +65,8 @@ pub struct MemberConfig {
     pub download_limit: u64,
     /// Options of the upload server.
     pub serve: ServeOptions,
+    /// Answers questions of other hosts about its files in the local network, unless it listens only on loopback.
+    pub is_discoverable: bool,
     /// Log file of this program; never shared, since each log line changes it.
     pub log_file: PathBuf,
     /// Time without an answer of the manager or tracker, or without data, after which to give up.
@@ -129,6 +133,9 @@ impl Member {
         let (address, offers) = (listener.address(), Offers::new());
         let (discovered, discoveries) = bounded(QUEUE);
         let listening = serve(listener, offers.clone(), &config.serve, Some(discovered), threads, shutdown)?;
+        if config.is_discoverable {
+            respond(of_peer(listening.clone(), offers.clone()), threads, shutdown);
+        }
         log::info!("{} listening on {address}", config.name);
         let (failures, failed) = bounded(1);
         let presence = PresenceConfig {

@@ -6,8 +6,11 @@
 //! [`LeecherConfig::stay`] all peers until the shutdown.
 
 mod file;
+mod local_network;
 mod serving;
 mod trackers;
+
+pub use local_network::{Confirm, LocalNetwork};
 
 use crate::content::{FileId, PeerName};
 use crate::download::completion::Reporter;
@@ -39,6 +42,8 @@ pub struct LeecherConfig {
     pub order: DownloadOrder,
     /// Address of the tracker; `None` if the files are named by tickets.
     pub tracker: Option<Endpoint>,
+    /// Searches the local network for named files that the tracker on this host does not offer; `None` not to.
+    pub local_network: Option<LocalNetwork>,
     /// Name of this peer; `None` for `leecher-PORT`.
     pub name: Option<PeerName>,
     /// Serves verified chunks during the download; `None` not to serve.
@@ -82,7 +87,13 @@ pub fn run(
     done: &mut dyn FnMut(&Downloaded),
 ) -> Result<(), RoleError> {
     let (threads, reports) = (Threads::new(), Threads::new());
-    let result = run_with(config, watch, (&threads, &reports), shutdown, done);
+    let mut config = config.clone();
+    local_network::resolve(&mut config, shutdown)?;
+    // Tickets need no tracker.
+    if config.local_network.is_some() && config.items.iter().all(|item| matches!(item, Item::Ticket(_))) {
+        config.tracker = None;
+    }
+    let result = run_with(&config, watch, (&threads, &reports), shutdown, done);
     // A report takes 2 s at most.
     reports.join();
     shutdown.trigger();
