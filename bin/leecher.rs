@@ -135,17 +135,14 @@ impl Flags {
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     flags.serve.connect_from_listen_address();
-    let tracker = flags.tracker();
-    let asked = tracker.clone().unwrap_or_else(|| limits::TRACKER_ADDRESS.into());
-    if flags.list {
-        let timeouts = flags.serve.timeouts.timeouts();
-        return cli::run(&flags.log, |_, shutdown| cli::list::run(&asked, timeouts, shutdown));
-    }
     let log = flags.log.clone();
     cli::run(&log, |watch, shutdown| {
-        let tracker = tracker
-            .map(|tracker| hub::resolve(&tracker, Hub::Tracker, Some(flags.wait), shutdown))
-            .transpose()?;
+        let resolve = |tracker| hub::resolve(&tracker, Hub::Tracker, Some(flags.wait), shutdown);
+        let tracker = flags.tracker().map(resolve).transpose()?;
+        let asked = tracker.clone().unwrap_or_else(|| limits::TRACKER_ADDRESS.into());
+        if flags.list {
+            return cli::list::run(&asked, flags.serve.timeouts.timeouts(), shutdown);
+        }
         let config = config(flags, tracker, &asked)?;
         let is_stream = config.order.kind.is_stream();
         let progress: Arc<dyn Watch> = watch.clone();

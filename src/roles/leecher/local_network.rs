@@ -19,7 +19,7 @@ use crate::report::error::{Fault, RoleError};
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::selection::Item;
 use crate::tracker_client::ticket::{TICKET_PEERS_MAX, Ticket};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,9 +211,16 @@ fn host_addresses(host: &str, shutdown: &Shutdown) -> Result<Vec<IpAddr>, RoleEr
 /// The files of the answers that match, by id. `hosts`: only these.
 fn candidates(query: &Query, found: Vec<Found>, hosts: Option<&[IpAddr]>) -> Vec<Candidate> {
     let mut by_id: BTreeMap<FileId, Candidate> = BTreeMap::new();
-    for Found { address, service, .. } in found {
+    // A link-local address is the last choice: it has no meaning for other peers of the swarm.
+    let others = found.iter().filter(|found| !is_link_local(found.address.ip()));
+    let with_others: HashSet<Nonce> = others.map(|found| found.program).collect();
+    for Found { address, program, service } in found {
         let Service::Files { files, .. } = service else { continue };
-        if hosts.is_some_and(|hosts| !hosts.contains(&address.ip())) {
+        let is_wanted = match hosts {
+            Some(hosts) => hosts.contains(&address.ip()),
+            None => !is_link_local(address.ip()) || !with_others.contains(&program),
+        };
+        if !is_wanted {
             continue;
         }
         for file in files.into_iter().filter(|file| query.is_answered_by(file)) {
@@ -224,6 +231,10 @@ fn candidates(query: &Query, found: Vec<Found>, hosts: Option<&[IpAddr]>) -> Vec
     }
     let is_named = by_id.values().any(|candidate| !query.is_found_by_id(&candidate.file));
     by_id.into_values().filter(|candidate| !is_named || !query.is_found_by_id(&candidate.file)).collect()
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 fn ambiguous(query: &Query, candidates: &[Candidate]) -> RoleError {
@@ -275,6 +286,11 @@ mod tests {
         let from = candidates(&named("a.bin"), answers(), Some(&[[10, 0, 0, 3].into()]));
         assert_eq!(from.iter().map(|one| one.file.id).collect::<Vec<_>>(), [FileId([8; 32])]);
         assert!(candidates(&named("b.bin"), answers(), None).is_empty());
+        let at = |found: Found, address: &str| Found { address: address.parse().unwrap(), ..found };
+        let twice = || vec![at(found(1, "a.bin", 7), "[fe80::1%2]:7000"), found(1, "a.bin", 7)];
+        let addresses = |found| candidates(&named("a.bin"), found, None).pop().unwrap().addresses;
+        assert_eq!(addresses(twice()), BTreeSet::from(["10.0.0.1:7000".parse().unwrap()]));
+        assert_eq!(addresses(twice()[..1].to_vec()), BTreeSet::from(["[fe80::1%2]:7000".parse().unwrap()]));
     }
 
     #[test]
