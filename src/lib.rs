@@ -50,13 +50,13 @@
 //!   answers them in order, chunks by `sendfile(2)`.
 //! - **Seeder** ([`roles::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`])
 //!   registers, announces the file and sends heartbeats, all by UDP.
-//! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): downloads one file after another. The caller's thread owns the
-//!   [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives, verifies and stores, and a
-//!   `fetch-ask` thread that sends requests. `find` looks for more holders ([`download::finder`]); `resume-file` writes the
-//!   resume file. Unless `--no-serve` is given, the leecher serves and announces all its files like a seeder until no peer
-//!   downloads from it any more. For a ticket, an `ask-tracker` thread for each tracker looks up holders
-//!   ([`download::ticket_finder`]). `report` tells seeders and trackers of a completed file ([`download::completion`]);
-//!   `on-complete` runs the command of the user ([`roles::on_complete`]).
+//! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): downloads one file after another. The
+//!   caller's thread owns the [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives,
+//!   verifies and stores, and a `fetch-ask` thread that sends requests. `find` looks for more holders
+//!   ([`download::finder`]); `resume-file` writes the resume file. Unless `--no-serve` is given, the leecher serves and
+//!   announces all its files like a seeder until no peer downloads from it any more. For a ticket, an `ask-tracker` thread
+//!   for each tracker looks up holders ([`download::ticket_finder`]). `report` tells seeders and trackers of a completed
+//!   file ([`download::completion`]); `on-complete` runs the command of the user ([`roles::on_complete`]).
 //! - **Client with a chunk folder** ([`roles::chunk_client`]): a
 //!   [`DownloadScheduler`](download::scheduler::DownloadScheduler), fed by a `tracker-session` that keeps one connection to
 //!   the tracker (`tracker-ask` writes to it, `heartbeat` sends datagrams). It serves, too.
