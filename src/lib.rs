@@ -54,14 +54,16 @@
 //!   tracker on its port ([`tracker::server::SharedPortServer`]): its threads are those of a tracker, except that the upload
 //!   server accepts the connections; it has a second `announce` for it. `find-tracker` looks for a tracker on this host. The
 //!   connections record in [`upload::receivers`] which peers download; the caller's thread shows them.
-//! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): downloads one file after another. The caller's thread owns the
-//!   [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives, verifies and stores, and a
-//!   `fetch-ask` thread that sends requests. `find` looks for more holders ([`download::finder`]); `resume-file` writes the
-//!   resume file. If the destination is a stream, `stream-out` writes to it ([`storage::stream`]), and the leecher does not
-//!   serve. Unless `--no-serve` is given, the leecher serves and announces all its files like a seeder until no peer
-//!   downloads from it any more. For a ticket, an `ask-tracker` thread for each tracker looks up holders
-//!   ([`download::ticket_finder`]). `report` tells seeders and trackers of a completed file ([`download::completion`]);
-//!   `on-complete` runs the command of the user ([`roles::on_complete`]).
+//! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): downloads one file after another. The
+//!   caller's thread owns the [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives,
+//!   verifies and stores, and a `fetch-ask` thread that sends requests. `find` looks for more holders
+//!   ([`download::finder`]); `resume-file` writes the resume file. If the destination is a stream, `stream-out` writes to it
+//!   ([`storage::stream`]), and the leecher does not serve. Unless `--no-serve` is given, the leecher serves and announces
+//!   all its files like a seeder until no peer downloads from it any more. For a ticket, an `ask-tracker` thread for each
+//!   tracker looks up holders ([`download::ticket_finder`]). `report` tells seeders and trackers of a completed file
+//!   ([`download::completion`]); `on-complete` runs the command of the user ([`roles::on_complete`]).
+//! - **Discovery** ([`discovery`]): a `discover` thread for each address family answers the questions of other hosts. A
+//!   leecher that searches does so on the caller's thread.
 //! - **Client with a chunk folder** ([`roles::chunk_client`]): a
 //!   [`DownloadScheduler`](download::scheduler::DownloadScheduler), fed by a `tracker-session` that keeps one connection to
 //!   the tracker (`tracker-ask` writes to it, `heartbeat` sends datagrams). It serves, too.

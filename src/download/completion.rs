@@ -1,6 +1,6 @@
 //! Report of a completed download to the seeders and trackers that named or sent the file.
 //!
-//! Best effort: each failure is a debug line, and all reports of a file together take at most [`REPORT_TIMEOUT`].
+//! Best effort: each failure is a debug line, and all reports of a file together take 2 s at most.
 
 use crate::content::{FileId, PeerName};
 use crate::download::source::PeerConnection;
@@ -42,7 +42,7 @@ impl Reporter {
         Self { report: ReportId(u128::from_be_bytes(bytes)), name }
     }
 
-    /// Reports the completion of a file to at most [`SEEDERS_MAX`] seeders and to the trackers, all at the same time.
+    /// Reports the completion of a file to at most 16 seeders and to the trackers, all at the same time.
     pub fn report(
         &self,
         file: FileId,

@@ -14,6 +14,7 @@ mod crashes;
 mod datagrams;
 mod dependencies;
 mod devices;
+mod discovery;
 mod disks;
 mod exit_codes;
 mod hostile_volunteers;

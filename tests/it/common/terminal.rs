@@ -53,9 +53,20 @@ impl AtTerminal {
 
     /// Starts any of the programs on a terminal with this number of columns and rows.
     pub fn start_sized(dir: &Path, program: &str, args: &[&str], (columns, rows): (u16, u16)) -> Self {
+        Self::start_with(Command::new(binary(program)), dir, args, (columns, rows))
+    }
+
+    /// Starts any of the programs through a wrapper command that executes it.
+    pub fn start_by(by: &[&str], program: &str, args: &[&str], dir: &Path) -> Self {
+        let mut command = Command::new(by[0]);
+        command.args(&by[1..]).arg(binary(program));
+        Self::start_with(command, dir, args, (200, 50))
+    }
+
+    fn start_with(mut command: Command, dir: &Path, args: &[&str], (columns, rows): (u16, u16)) -> Self {
         let (keys, screen) = open(Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
         let end = || screen.try_clone().unwrap();
-        let child = Command::new(binary(program))
+        let child = command
             .args(args)
             .current_dir(dir)
             .env_remove("RUST_LOG")
