@@ -435,3 +435,30 @@ fn the_table_of_peers_is_redrawn_in_place() {
         assert_eq!(lines.iter().find(stale), None, "{lines:?}");
     }
 }
+
+#[test]
+fn cluster_tools_paste_the_line_of_a_seeder_that_ends_when_all_have_the_file() {
+    let Some(site) = Site::new() else { return };
+    let bytes = random_bytes(11, 2_000_000);
+    write(&site.folder('A'), "model.bin", &bytes);
+    let mut seeder = site.start('A', "seeder", &["model.bin", "--until", "4"]);
+    let line = seeder.wait_for_text(TICKET_LINE);
+    let words: Vec<&str> = line.split(' ').collect();
+    let leechers: Vec<(PathBuf, Program)> = ["B", "C"]
+        .iter()
+        .flat_map(|host| [(host, "one"), (host, "two")])
+        .map(|(host, task)| {
+            let host = host.chars().next().unwrap();
+            let scratch = subfolder(&site.folder(host), task);
+            let out = scratch.to_str().unwrap().to_owned();
+            (scratch, site.start(host, words[0], &[words[1], "--out", &out]))
+        })
+        .collect();
+    for (scratch, mut leecher) in leechers {
+        leecher.ends_with(0);
+        assert_holds(&scratch.join("model.bin"), &bytes);
+    }
+    seeder.ends_with(0);
+    assert!(seeder.has_said("4 of 4 complete"));
+    assert_eq!(seeder.stdout(), [line], "standard output has the line only");
+}

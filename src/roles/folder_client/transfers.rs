@@ -151,20 +151,27 @@ impl Transfer {
         matches!(self.state().stage, Stage::Done | Stage::Failed(..))
     }
 
+    /// The file is complete. Its completion may still have to be reported to others.
+    fn completed(&self) {
+        let mut state = self.state();
+        state.took = state.began.map(|began| began.elapsed());
+        state.stage = Stage::Done;
+    }
+
     fn end(&self, result: Result<(), RoleError>) {
         if let Some(progress) = &self.progress {
             progress.ended(result.is_ok());
         }
-        let mut state = self.state();
-        state.took = state.began.map(|began| began.elapsed());
-        state.stage = match result {
-            Ok(()) => Stage::Done,
+        match result {
+            Ok(()) if self.is_over() => {}
+            Ok(()) => self.completed(),
             Err(error) => {
                 error.text.lines().for_each(|line| log::error!("{line}"));
-                Stage::Failed(error.fault, error.text)
+                let mut state = self.state();
+                state.took = state.began.map(|began| began.elapsed());
+                state.stage = Stage::Failed(error.fault, error.text);
             }
-        };
-        drop(state);
+        }
         lock(&self.ending).take();
     }
 }
@@ -325,6 +332,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         let changes = inner.folder.adopt(name, file.manifest.clone())?;
         changes.into_iter().for_each(|change| apply(inner, change));
     }
+    transfer.completed();
     log::info!("Successfully downloaded {}", file.file.name);
     if let Some(on_complete) = &inner.on_complete {
         on_complete.completed(&file.path, file.file.name.as_str(), file.file.id);

@@ -67,8 +67,11 @@ pub(super) fn resolve(config: &mut LeecherConfig, shutdown: &Shutdown) -> Result
             *item = Item::Ticket(Arc::new(ticket));
         }
     }
+    let has_waited = search.is_announced;
     config.items = items;
-    config.order.wait_timeout = wait.saturating_sub(running_time().saturating_sub(started));
+    if has_waited {
+        config.order.wait_timeout = wait.saturating_sub(running_time().saturating_sub(started));
+    }
     Ok(())
 }
 
