@@ -81,7 +81,7 @@ fn tracker() -> (Tracker, Vec<Token>) {
         let file = u32::from(number % 10);
         let name = FileName::new(format!("file-{file}.bin")).unwrap();
         let file = FileSummary { id: id(file), name, size: 1 << 30, chunks: 2_048 };
-        tracker.request(NOW, origin, TrackerRequest::Announce { token, held: file.chunks, file });
+        tracker.request(NOW, origin, TrackerRequest::Announce { token, held: file.chunks, file, sent: None });
         tokens.push(token);
     }
     (tracker, tokens)

@@ -176,8 +176,7 @@ impl Ask {
             Ask::Announce { peer, file, name, held } => TrackerRequest::Announce {
                 token: token(peer),
                 file: summary(file, name),
-                held: u32::from(held % 8),
-            },
+                held: u32::from(held % 8), sent: None },
             Ask::Withdraw(peer, file) => TrackerRequest::Withdraw { token: token(peer), file: file_id(file) },
             Ask::Lookup { peer, name, id, limit } => TrackerRequest::Lookup {
                 name: name.map(file_name),

@@ -26,10 +26,11 @@ const PEER_MAX: usize = 200;
 type Column = (&'static str, usize, fn(&ReceiverRow) -> String);
 
 /// The columns in the order of their importance.
-const COLUMNS: [Column; 4] = [
+const COLUMNS: [Column; 5] = [
     ("DONE", 5, |row| percent(row.done, row.total)),
     ("STAGE", 12, |row| row.stage.text().to_owned()),
-    ("RATE", 12, |row| format!("{}/s", size(row.rate))),
+    ("IN", 10, |row| format!("{}/s", size(row.rate_in))),
+    ("OUT", 10, |row| format!("{}/s", size(row.rate_out))),
     ("LAST SEEN", 9, |row| duration(row.seen.as_secs())),
 ];
 
@@ -135,8 +136,8 @@ mod tests {
     use std::time::Duration;
 
     fn row(peer: &str, done: u64, stage: Stage) -> ReceiverRow {
-        let (rate, seen) = (12_900_000, Duration::from_secs(3));
-        ReceiverRow { peer: peer.to_owned(), done, total: 100, rate, stage, seen }
+        let (rate_in, rate_out, seen) = (12_900_000, 2_048, Duration::from_secs(3));
+        ReceiverRow { peer: peer.to_owned(), done, total: 100, rate_in, rate_out, stage, seen }
     }
 
     fn view(rows: Vec<ReceiverRow>) -> DistributionView {
@@ -157,9 +158,9 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "PEER            DONE   STAGE         RATE          LAST SEEN",
-                "10.0.0.2:41234  45 %   downloading   12.3 MiB/s    3 s",
-                "leecher-7001    100 %  disconnected  12.3 MiB/s    3 s",
+                "PEER            DONE   STAGE         IN          OUT         LAST SEEN",
+                "10.0.0.2:41234  45 %   downloading   12.3 MiB/s  2.0 KiB/s   3 s",
+                "leecher-7001    100 %  disconnected  12.3 MiB/s  2.0 KiB/s   3 s",
                 "1 of 2 complete, 24.6 MiB/s",
             ]
         );

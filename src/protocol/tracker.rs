@@ -154,6 +154,10 @@ pub enum TrackerRequest {
         file: FileSummary,
         /// Number of chunks that the peer holds.
         held: u32,
+        /// Bytes that the peer has sent to others since its start, of all files; for the tracker of a seeder, which shows
+        /// the rates of its peers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sent: Option<u64>,
     },
     /// Withdraws an offered file.
     Withdraw {

@@ -2,8 +2,8 @@
 //!
 //! What is known of a peer, and how: the *bytes* are those of the chunks that the seeder has sent to it, so they are a lower
 //! bound while it also downloads from others; a peer that is registered at the seeder's tracker and announces more chunks
-//! counts with these. A file is *complete* when the peer has reported it, or has announced all chunks. The *rate* is that of
-//! the bytes that the seeder sends to it; the rates between other peers are not known here. Invariants: the record is
+//! counts with these. A file is *complete* when the peer has reported it, or has announced all chunks. The *rate in* is that of
+//! these bytes, the *rate out* that of the bytes that the peer says it has sent to others. Invariants: the record is
 //! bounded; each [`ReportId`] counts once, and once for each file.
 
 use super::Moment;
@@ -19,8 +19,11 @@ const PEERS_MAX: usize = 4_096;
 const REPORTS_MAX: usize = 65_536;
 /// Most reports of completion from one IP address, so that no host can use up the record.
 const REPORTS_PER_IP_MAX: usize = 4_096;
-/// Time over which a rate is measured, at least.
-const RATE_WINDOW: Duration = Duration::from_secs(2);
+/// Interval between the two samples from which a rate is measured, at least: peers announce their progress with each
+/// heartbeat.
+const RATE_WINDOW: Duration = Duration::from_secs(6);
+/// Shortest time over which a rate is measured.
+const RATE_MIN: Duration = Duration::from_secs(1);
 
 /// Identity of a peer: its source address, and the port on which it serves.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -65,8 +68,10 @@ pub struct ReceiverRow {
     pub done: u64,
     /// Size of these files, bytes.
     pub total: u64,
-    /// Bytes per second that the seeder sends to it.
-    pub rate: u64,
+    /// Bytes per second that it receives, as far as is known.
+    pub rate_in: u64,
+    /// Bytes per second that it sends to others, as it says.
+    pub rate_out: u64,
     /// Its state.
     pub stage: Stage,
     /// Time since its last request, or since its last chunk was sent.
@@ -110,10 +115,36 @@ struct Peer {
     connections: u32,
     is_registered: bool,
     seen: Moment,
-    /// Bytes sent for all files.
+    /// Bytes that the seeder has sent to it, of all files.
     sent: u64,
-    /// Two earlier values of `sent`, the older first, between which and now the rate is measured.
-    samples: [(Moment, u64); 2],
+    /// Bytes that it says it has sent to others.
+    forwarded: u64,
+    sent_meter: Meter,
+    in_meter: Meter,
+    out_meter: Meter,
+}
+
+/// Rate of a number that grows: two earlier values, the older first.
+#[derive(Clone, Copy, Debug)]
+struct Meter([(Moment, u64); 2]);
+
+impl Meter {
+    fn new(now: Moment) -> Self {
+        Self([(now, 0); 2])
+    }
+
+    fn sample(&mut self, now: Moment, value: u64) {
+        if now.saturating_sub(self.0[1].0) >= RATE_WINDOW {
+            self.0 = [self.0[1], (now, value)];
+        }
+    }
+
+    /// Growth per second since the older value.
+    fn rate(&self, now: Moment, value: u64) -> u64 {
+        let (at, before) = self.0[0];
+        let elapsed = now.saturating_sub(at).max(RATE_MIN);
+        (u128::from(value.saturating_sub(before)) * 1_000 / elapsed.as_millis()) as u64
+    }
 }
 
 impl Peer {
@@ -130,16 +161,16 @@ impl Peer {
         }
     }
 
-    fn sample(&mut self, now: Moment) {
-        if now.saturating_sub(self.samples[1].0) >= RATE_WINDOW {
-            self.samples = [self.samples[1], (now, self.sent)];
-        }
+    /// Bytes that it is known to have.
+    fn done(&self) -> u64 {
+        self.files.values().map(Share::done).sum()
     }
 
-    fn rate(&self, now: Moment) -> u64 {
-        let (at, sent) = self.samples[0];
-        let elapsed = now.saturating_sub(at).max(RATE_WINDOW / 2);
-        (u128::from(self.sent - sent) * 1_000 / elapsed.as_millis()) as u64
+    fn sample(&mut self, now: Moment) {
+        let done = self.done();
+        self.sent_meter.sample(now, self.sent);
+        self.in_meter.sample(now, done);
+        self.out_meter.sample(now, self.forwarded);
     }
 
     /// The name, or else the address.
@@ -154,9 +185,10 @@ impl Peer {
     fn row(&self, now: Moment) -> ReceiverRow {
         ReceiverRow {
             peer: self.label(),
-            done: self.files.values().map(Share::done).sum(),
+            done: self.done(),
             total: self.files.values().map(|share| share.size).sum(),
-            rate: self.rate(now),
+            rate_in: self.in_meter.rate(now, self.done()),
+            rate_out: self.out_meter.rate(now, self.forwarded),
             stage: self.stage(),
             seen: now.saturating_sub(self.seen),
         }
@@ -244,9 +276,20 @@ impl Distribution {
         peer.name = name.cloned().or(peer.name.take());
     }
 
-    /// Records the announcement of a registered peer that it has `held` of `chunks` chunks of a file.
-    pub fn announced(&mut self, key: ReceiverKey, file: FileId, held: u32, chunks: u32) {
-        let Some(share) = self.known(key).and_then(|peer| peer.files.get_mut(&file)) else { return };
+    /// Records the announcement of a registered peer that it has `held` of the chunks of a file (id and number of chunks),
+    /// and has sent `sent` bytes of all files to others.
+    pub fn announced(
+        &mut self,
+        now: Moment,
+        key: ReceiverKey,
+        (file, chunks): (FileId, u32),
+        held: u32,
+        sent: Option<u64>,
+    ) {
+        let Some(peer) = self.known(key) else { return };
+        peer.forwarded = sent.unwrap_or(peer.forwarded).max(peer.forwarded);
+        peer.sample(now);
+        let Some(share) = peer.files.get_mut(&file) else { return };
         share.is_complete |= held >= chunks;
         let known = u128::from(share.size) * u128::from(held.min(chunks)) / u128::from(chunks.max(1));
         share.announced = share.announced.max(known as u64);
@@ -293,7 +336,7 @@ impl Distribution {
         DistributionView {
             known: self.forgotten.0 + rows.len() as u64,
             complete: self.forgotten.1 + complete,
-            rate: rows.iter().map(|row| row.rate).sum(),
+            rate: self.peers.values().map(|peer| peer.sent_meter.rate(now, peer.sent)).sum(),
             rows,
         }
     }
@@ -369,7 +412,10 @@ fn new_peer(now: Moment, key: ReceiverKey) -> Peer {
         is_registered: false,
         seen: now,
         sent: 0,
-        samples: [(now, 0); 2],
+        forwarded: 0,
+        sent_meter: Meter::new(now),
+        in_meter: Meter::new(now),
+        out_meter: Meter::new(now),
     }
 }
 
@@ -414,7 +460,7 @@ mod tests {
         assert_eq!(row(&mut record, 2).3, Stage::Disconnected);
         record.registered(peer, Some(&PeerName::new("anna").unwrap()));
         assert_eq!(row(&mut record, 2), ("anna".to_owned(), 300, 1_000, Stage::Downloading));
-        record.announced(peer, FILE, 2, 4);
+        record.announced(at(2), peer, (FILE, 4), 2, None);
         assert_eq!(row(&mut record, 2).1, 500);
         assert!(record.completed(at(3), peer, &report(FILE, 1, "anna")));
         assert_eq!(row(&mut record, 3), ("anna".to_owned(), 1_000, 1_000, Stage::Serving));
@@ -430,9 +476,9 @@ mod tests {
     #[test]
     fn announced_complete_files_count_without_a_report() {
         let mut record = with_one();
-        record.announced(key(2, Some(7)), FILE, 4, 4);
+        record.announced(at(2), key(2, Some(7)), (FILE, 4), 4, None);
         assert_eq!((record.view(at(1)).complete, record.reporters()), (1, 0));
-        record.announced(key(3, Some(7)), FILE, 4, 4);
+        record.announced(at(2), key(3, Some(7)), (FILE, 4), 4, None);
         record.registered(key(3, Some(7)), Some(&PeerName::new("seeder").unwrap()));
         assert_eq!(record.view(at(1)).known, 1, "a peer that requests nothing is not listed");
         record.requested(at(1), key(3, Some(7)), FILE, 1_000);
@@ -483,8 +529,20 @@ mod tests {
         let rate = record.view(at(10)).rate;
         assert!((80..=120).contains(&rate), "{rate}");
         record.view(at(12));
-        record.view(at(14));
-        assert_eq!(record.view(at(16)).rate, 0);
+        assert_eq!(record.view(at(18)).rate, 0);
+    }
+
+    #[test]
+    fn rates_of_a_peer_are_those_that_it_announces() {
+        let (mut record, peer) = (with_one(), key(2, Some(7)));
+        record.sent(at(1), peer, FILE, 10);
+        for second in [5, 10, 15] {
+            record.announced(at(second), peer, (FILE, 100), second as u32 * 4, Some(second * 20));
+        }
+        let row = record.view(at(15)).rows.remove(0);
+        assert_eq!((row.rate_in, row.rate_out), (40, 20));
+        record.announced(at(16), peer, (FILE, 100), 0, Some(0));
+        assert_eq!(record.view(at(16)).rows[0].done, 600, "nothing is taken back");
     }
 
     #[test]

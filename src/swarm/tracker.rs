@@ -198,10 +198,12 @@ impl Tracker {
                 // An unknown peer is not registered: the result that it asked for.
                 Some(TrackerResponse::Farewell)
             }
-            Ask::Announce { token, file, held } => Some(match self.peers.registry.heartbeat(now, token) {
-                Some(id) => self.announce(id, &file, held),
-                None => unknown_token(),
-            }),
+            Ask::Announce { token, file, held, .. } => {
+                Some(match self.peers.registry.heartbeat(now, token) {
+                    Some(id) => self.announce(id, &file, held),
+                    None => unknown_token(),
+                })
+            }
             Ask::Withdraw { token, file } => Some(match self.peers.registry.heartbeat(now, token) {
                 Some(id) => {
                     self.peers.registry.retract(id, file);

@@ -243,8 +243,8 @@ struct Worker {
     /// Time at which the tracker is asked for the addresses at which it has reached this peer; `None` when one works.
     reach_check: Option<Instant>,
     offers: Offers,
-    /// Announced files and the number of chunks last announced for each.
-    announced: HashMap<(FileId, FileName), u32>,
+    /// Announced files, and the numbers of chunks and of sent bytes last announced for each.
+    announced: HashMap<(FileId, FileName), (u32, Option<u64>)>,
     /// Whether the tracker has refused further files.
     full: bool,
     token: Arc<Mutex<Option<Token>>>,
@@ -378,16 +378,23 @@ impl Worker {
         }
         for Offer { file, source } in &offers {
             let (held, key) = (source.progress().held(), (file.id, file.name.clone()));
-            // The tracker needs no exact count for a partial file.
-            let known = self.announced.get(&key).is_some_and(|known| *known == held || held < file.chunks);
+            let state = (held, self.outage.is_of_ticket.then(|| self.offers.receivers().sent_bytes()));
+            // Only the seeder of a ticket shows the progress of its peers.
+            let is_minor = held < file.chunks && !self.outage.is_of_ticket;
+            let known = self.announced.get(&key).is_some_and(|known| *known == state || is_minor);
             if known || (self.full && !self.announced.contains_key(&key)) {
                 continue;
             }
-            match self.request_ack(&TrackerRequest::Announce { token, file: file.clone(), held })? {
+            match self.request_ack(&TrackerRequest::Announce {
+                token,
+                file: file.clone(),
+                held,
+                sent: state.1,
+            })? {
                 Ack::Unknown => return Ok(false),
                 Ack::Full => self.full = true,
                 Ack::Known => {
-                    self.announced.insert(key, held);
+                    self.announced.insert(key, state);
                     sent = true;
                 }
             }

@@ -10,6 +10,7 @@ use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ struct Inner {
     started: Instant,
     state: Mutex<Option<State>>,
     reported: (Sender<()>, Receiver<()>),
+    sent_bytes: AtomicU64,
 }
 
 /// State of a program that records.
@@ -36,7 +38,8 @@ struct State {
 
 impl Default for Receivers {
     fn default() -> Self {
-        Self(Arc::new(Inner { started: Instant::now(), state: Mutex::default(), reported: bounded(1) }))
+        let (state, sent_bytes) = (Mutex::default(), AtomicU64::new(0));
+        Self(Arc::new(Inner { started: Instant::now(), state, reported: bounded(1), sent_bytes }))
     }
 }
 
@@ -96,9 +99,15 @@ impl Receivers {
         self.with(|state, _| state.table.registered(key, name));
     }
 
-    /// Records the announcement of a registered peer that it has `held` chunks of a file.
-    pub fn announced(&self, key: ReceiverKey, file: &FileSummary, held: u32) {
-        self.with(|state, _| state.table.announced(key, file.id, held, file.chunks));
+    /// Records the announcement of a registered peer that it has `held` chunks of a file, and has sent `sent` bytes of all
+    /// files to others.
+    pub fn announced(&self, key: ReceiverKey, file: &FileSummary, held: u32, sent: Option<u64>) {
+        self.with(|state, now| state.table.announced(now, key, (file.id, file.chunks), held, sent));
+    }
+
+    /// Bytes of chunks that this program has sent to all peers since its start.
+    pub fn sent_bytes(&self) -> u64 {
+        self.0.sent_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -179,6 +188,7 @@ impl SendTally {
 
     fn flush(&mut self) {
         let (key, file, bytes) = (self.key, self.file, std::mem::take(&mut self.bytes));
+        self.receivers.0.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.receivers.with(|state, now| state.table.sent(now, key, file, bytes));
     }
 }

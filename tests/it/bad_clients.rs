@@ -221,7 +221,7 @@ fn a_token_is_invalid_after_its_goodbye() {
     udp.ask(&TrackerRequest::Goodbye { token });
     let replayed = [
         TrackerRequest::Heartbeat { token },
-        TrackerRequest::Announce { token, file: file.clone(), held: 1 },
+        TrackerRequest::Announce { token, file: file.clone(), held: 1, sent: None },
         TrackerRequest::Goodbye { token },
     ];
     for request in replayed {

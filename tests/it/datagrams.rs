@@ -105,7 +105,7 @@ fn requests_with_a_forged_token_are_rejected() {
     let mut udp = Udp::to(tracker.address());
     let found = udp.lookup("a.bin");
     let token = Token(42);
-    let announce = TrackerRequest::Announce { token, file: found[0].file.clone(), held: 0 };
+    let announce = TrackerRequest::Announce { token, file: found[0].file.clone(), held: 0, sent: None };
     for forged in [TrackerRequest::Heartbeat { token }, announce] {
         let answer = udp.ask(&forged);
         assert!(matches!(answer, TrackerResponse::Error { code: ErrorCode::UnknownToken, .. }), "{answer:?}");

@@ -426,7 +426,7 @@ fn the_table_of_peers_is_redrawn_in_place() {
         assert_eq!(seeder.exit_code(Duration::from_secs(60)), Some(0));
         seeder.wait_for(" - INFO - 1 of 2 complete\r\n");
         let output = seeder.output();
-        assert_eq!(output.contains("RATE"), has_rate);
+        assert_eq!(output.contains(" OUT "), has_rate);
         let mut screen = Screen::with_columns(columns.into());
         screen.feed(output.as_bytes());
         let lines: Vec<String> = screen.lines().into_iter().filter(|line| !line.is_empty()).collect();

@@ -95,7 +95,7 @@ impl Ours {
         let (peer, _) = self.turn(source)?;
         let token = std::str::from_utf8(&self.tokens[peer]).ok()?.parse().ok()?;
         let file = file(peer % self.files);
-        Some((TrackerRequest::Announce { token, held: file.chunks, file }, u64::from(number)))
+        Some((TrackerRequest::Announce { token, held: file.chunks, file, sent: None }, u64::from(number)))
     }
 
     fn write_request(

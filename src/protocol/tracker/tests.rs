@@ -58,7 +58,7 @@ fn json_of_requests_is_fixed() {
     exact(Heartbeat { token: TOKEN }, r#"{"type":"heartbeat","token":"TOKEN"}"#);
     exact(Goodbye { token: TOKEN }, r#"{"type":"goodbye","token":"TOKEN"}"#);
     exact(
-        Announce { token: TOKEN, file: summary(), held: 1 },
+        Announce { token: TOKEN, file: summary(), held: 1, sent: None },
         r#"{"type":"announce","token":"TOKEN","file":{"id":"FILE","name":"a b.txt","size":9,"chunks":1},"held":1}"#,
     );
     exact(Withdraw { token: TOKEN, file: FILE }, r#"{"type":"withdraw","token":"TOKEN","file":"FILE"}"#);

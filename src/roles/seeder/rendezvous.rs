@@ -155,10 +155,17 @@ impl ObservedTracker {
         }
     }
 
-    fn note_announced(&mut self, now: Moment, token: Token, file: &FileSummary, held: u32) {
+    /// Notes the chunks that a peer holds, and the bytes that it has sent to others.
+    fn note_announced(
+        &mut self,
+        now: Moment,
+        token: Token,
+        file: &FileSummary,
+        (held, sent): (u32, Option<u64>),
+    ) {
         self.note_seen(now, token);
         if let Some(registered) = self.registered.get(&token) {
-            self.offers.receivers().announced(registered.key, file, held);
+            self.offers.receivers().announced(registered.key, file, held, sent);
         }
     }
 
@@ -203,7 +210,9 @@ impl Machine for ObservedTracker {
                 self.note_seen(now, *token);
             }
             TrackerRequest::Lookup { token: Some(token), .. } => self.note_seen(now, *token),
-            TrackerRequest::Announce { token, file, held } => self.note_announced(now, *token, file, *held),
+            TrackerRequest::Announce { token, file, held, sent } => {
+                self.note_announced(now, *token, file, (*held, *sent));
+            }
             TrackerRequest::Goodbye { token } => self.remove(|known, _| known == token),
             TrackerRequest::Completed { file, report, name } => {
                 self.note_completed(origin, (*file, *report), name.clone());

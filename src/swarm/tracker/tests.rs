@@ -81,7 +81,7 @@ fn a_seeder_is_found_until_its_lease_expires() {
     let token = register(&mut tracker, 0, datagram(1), "s");
     let name = FileName::new("f").unwrap();
     let file = FileSummary { id: FileId([1; 32]), name: name.clone(), size: 1, chunks: 1 };
-    tracker.request(at(0), datagram(1), TrackerRequest::Announce { token, file, held: 1 });
+    tracker.request(at(0), datagram(1), TrackerRequest::Announce { token, file, held: 1, sent: None });
     let mut found = |now| {
         let lookup = TrackerRequest::Lookup { name: Some(name.clone()), id: None, limit: 9, token: None };
         match tracker.request(at(now), datagram(2), lookup).remove(0) {
@@ -140,7 +140,7 @@ fn the_list_is_sent_once_per_connection_and_is_never_stale() {
     for (number, name) in [(1, "b"), (2, "a")] {
         let name = FileName::new(name).unwrap();
         let file = FileSummary { id: FileId([number; 32]), name, size: 1, chunks: 1 };
-        tracker.request(at(0), datagram(1), TrackerRequest::Announce { token, file, held: 1 });
+        tracker.request(at(0), datagram(1), TrackerRequest::Announce { token, file, held: 1, sent: None });
     }
     let (first, second) = (list(&mut tracker, 1, 1), list(&mut tracker, 2, 2));
     assert_eq!(names(&first), ["a", "b"]);
@@ -158,7 +158,7 @@ fn requests_with_a_wrong_token_or_connection_are_refused() {
     let file = FileSummary { id: FileId([1; 32]), name: FileName::new("f").unwrap(), size: 1, chunks: 1 };
     for request in [
         TrackerRequest::Heartbeat { token: forged },
-        TrackerRequest::Announce { token: forged, file, held: 1 },
+        TrackerRequest::Announce { token: forged, file, held: 1, sent: None },
         TrackerRequest::JoinSet { token, set: key() },
     ] {
         let effects = tracker.request(at(1), connection(2), request);
@@ -309,7 +309,7 @@ fn each_request_with_a_token_renews_the_lease() {
     let set = TrackerRequest::JoinSet { token, set: key() };
     let (index, claim) = (ChunkIndex(0), claim(1));
     for (number, request) in [
-        TrackerRequest::Announce { token, file: file.clone(), held: 1 },
+        TrackerRequest::Announce { token, file: file.clone(), held: 1, sent: None },
         TrackerRequest::Withdraw { token, file: id },
         TrackerRequest::Lookup { name: Some(name), id: None, limit: 1, token: Some(token) },
         set.clone(),

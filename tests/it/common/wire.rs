@@ -152,7 +152,7 @@ impl Udp {
 
     /// Announces a complete file.
     pub fn announce(&mut self, token: Token, file: &FileSummary) {
-        let request = TrackerRequest::Announce { token, file: file.clone(), held: file.chunks };
+        let request = TrackerRequest::Announce { token, file: file.clone(), held: file.chunks, sent: None };
         assert_eq!(self.ask(&request), TrackerResponse::Announced { file: file.id });
     }
 }
