@@ -9,6 +9,7 @@ Needs root, `ip` and `tc`. Removes what it made, and ends only the processes tha
     cargo build --release
     benches/compare/fanout.py equal8 wide8 equal16        # cases, see --list
     benches/compare/fanout.py equal8 --repeat 3
+    benches/compare/fanout.py equal8 --tickets               # without a tracker: the leechers get the seeder's ticket
     benches/compare/fanout.py --hosts 4 --up 20 --down 40 --size 16
 
 Prints: the time of the last counted leecher, its ratio to the fluid bound
@@ -86,24 +87,26 @@ def measure(case, options):
         path = place("tracker")
         processes.start(tracker_space, path, [f"{binaries}/tracker", "--listen", f"{tracker}:5100", *level], log=log(path))
         time.sleep(0.5)
-        common = ["--tracker", f"{tracker}:5100", *level]
-        seeders = []
+        common = [*level] if options.tickets else ["--tracker", f"{tracker}:5100", *level]
+        seeders, wanted = [], ["file.bin"]
         for number in range(case.seeders):
             up, down = case.seeder_up or case.up, case.seeder_down or case.down
             space, address = network.host(1 + number, up, down)
             seeders.append(space)
             path = place(f"seeder{number}")
-            words = [f"{binaries}/seeder", "-f", source, "-p", "7000", "--listen", address, *common]
+            words = [f"{binaries}/seeder", *([] if options.tickets else ["-f"]), source, "-p", "7000", "--listen", address, *common]
             if options.chunk:
                 words += ["--chunk-size", options.chunk]
-            processes.start(space, path, words, log=log(path))
+            seeder = processes.start(space, path, words, log=log(path))
+            if options.tickets and number == 0:
+                wanted = [seeder.stdout.readline().decode().split()[1]]
         leechers = []
         for number in range(case.hosts):
             last = number == case.hosts - 1
             up, down = (case.slow, case.slow) if case.slow and last else (case.up, case.down)
             space, address = network.host(1 + case.seeders + number, up, down)
             path = place(f"leecher{number}")
-            words = [f"{binaries}/leecher", "file.bin", "--port", "7000", "--listen", address, *common]
+            words = [f"{binaries}/leecher", *wanted, "--port", "7000", "--listen", address, *common]
             counts = not (last and (case.slow or case.kill))
             leechers.append((processes.start(space, path, words, waits=True, log=log(path)), path, counts))
         time.sleep(1.0 + case.size / 256)
@@ -176,6 +179,7 @@ def main():
     parser.add_argument("--latency", default="50ms", help="the longest that tbf queues a packet")
     parser.add_argument("--congestion", help="the congestion control; the system's own by default")
     parser.add_argument("--chunk", help="chunk size; the seeder's own choice by default")
+    parser.add_argument("--tickets", action="store_true", help="no tracker: the leechers get the ticket of the first seeder")
     parser.add_argument("--folder", help="where the files go; the system's temporary folder by default")
     parser.add_argument("--logs", help="a folder that keeps what the programs say")
     parser.add_argument("--binaries", default=os.path.join(ROOT, "target", "release"), help="where the programs are")

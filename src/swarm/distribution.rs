@@ -200,6 +200,8 @@ impl Peer {
 pub struct CompletionReport {
     /// The file.
     pub file: FileId,
+    /// Its name for log lines.
+    pub label: String,
     /// Size of the file, bytes.
     pub size: u64,
     /// Number of the run that reports.
@@ -287,6 +289,7 @@ impl Distribution {
         sent: Option<u64>,
     ) {
         let Some(peer) = self.known(key) else { return };
+        peer.seen = now;
         peer.forwarded = sent.unwrap_or(peer.forwarded).max(peer.forwarded);
         peer.sample(now);
         let Some(share) = peer.files.get_mut(&file) else { return };
@@ -297,7 +300,7 @@ impl Distribution {
 
     /// Records a report of completion. Returns whether it is new.
     pub fn completed(&mut self, now: Moment, key: ReceiverKey, completion: &CompletionReport) -> bool {
-        let CompletionReport { file, size, report, name } = completion;
+        let CompletionReport { file, size, report, name, .. } = completion;
         if self.reports.contains(&(*report, *file)) || self.reports.len() >= REPORTS_MAX {
             return false;
         }
@@ -435,7 +438,8 @@ mod tests {
     }
 
     fn report(file: FileId, number: u128, name: &str) -> CompletionReport {
-        CompletionReport { file, size: 1_000, report: ReportId(number), name: PeerName::new(name).unwrap() }
+        let name = PeerName::new(name).unwrap();
+        CompletionReport { file, label: file.short(), size: 1_000, report: ReportId(number), name }
     }
 
     /// A record with one peer that downloads a file of 1,000 bytes.

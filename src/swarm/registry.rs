@@ -313,6 +313,11 @@ impl Registry {
         }
     }
 
+    /// The name that most holders of a file use; `None` if the file is not known.
+    pub fn name_of(&self, id: FileId) -> Option<&FileName> {
+        self.file(id)?.1.most_used_name()
+    }
+
     fn file(&self, id: FileId) -> Option<(u32, &File)> {
         let number = *self.numbers.get(&id)?;
         Some((number, self.files.get(number as usize)?.as_ref()?))

@@ -21,13 +21,19 @@ use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Dialled, Exposure, Leases, Membership, error, unknown_token};
 use super::reach::DialResult;
 use super::registry::{PeerId, RemovedPeer};
-use crate::content::limits;
+use crate::content::{FileId, PeerName, limits};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
 use keeping::Keeping;
 use sets::ChunkSets;
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::time::Duration;
+
+/// Log lines about completed downloads in each [`COMPLETION_NOTES_INTERVAL`].
+const COMPLETION_NOTES_MAX: u32 = 100;
+/// See [`COMPLETION_NOTES_MAX`].
+const COMPLETION_NOTES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Settings of a tracker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +99,8 @@ pub struct Tracker {
     status_connections: HashSet<ConnectionId>,
     /// Listen address: like loopback addresses, a source address that marks a client on the same host.
     local: IpAddr,
+    /// Begin of the present interval of log lines about completed downloads, and their number.
+    completion_notes: (Moment, u32),
     /// Effects of the event that is being handled.
     effects: Vec<Effect>,
 }
@@ -173,6 +181,7 @@ impl Tracker {
             keeping: None,
             status_connections: HashSet::new(),
             local: rules.local,
+            completion_notes: (Moment::ZERO, 0),
             effects: Vec::new(),
         }
     }
@@ -216,7 +225,7 @@ impl Tracker {
                 Some(self.lookup(now, origin, name.as_ref(), id, limit, except))
             }
             Ask::Completed { file, name, .. } => {
-                self.effects.push(Effect::Note(format!("{name} has downloaded {}", file.short())));
+                self.note_completed(now, file, &name);
                 Some(TrackerResponse::Noted)
             }
             Ask::Manifest { file } => self.manifest(origin, file),
@@ -237,6 +246,27 @@ impl Tracker {
                 .as_member(now, token, origin, |this, id| this.handle_volunteer_report(now, id, origin, act)),
             Ask::Status => self.send_status(now, origin),
             Ask::Unknown => Some(error(ErrorCode::UnknownMessage, "unknown message")),
+        }
+    }
+
+    /// Writes a log line about a completed download of a known file, within [`COMPLETION_NOTES_MAX`]: anybody can send
+    /// reports.
+    fn note_completed(&mut self, now: Moment, file: FileId, peer: &PeerName) {
+        let Some(name) = self.peers.registry.name_of(file) else { return };
+        let (since, count) = &mut self.completion_notes;
+        if now.saturating_sub(*since) >= COMPLETION_NOTES_INTERVAL {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        match *count {
+            ..=COMPLETION_NOTES_MAX => {
+                self.effects.push(Effect::Note(format!("{peer} has downloaded {name}")));
+            }
+            _ if *count == COMPLETION_NOTES_MAX + 1 => {
+                self.effects
+                    .push(Effect::Note("further reports of completed downloads are not logged".to_owned()));
+            }
+            _ => {}
         }
     }
 

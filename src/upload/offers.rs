@@ -168,6 +168,13 @@ impl Offers {
         self.read().offers.values().cloned().collect()
     }
 
+    /// The name of a file for log lines: one under which it is offered, or else the first digits of its id.
+    pub fn label(&self, id: FileId) -> String {
+        let contents = self.read();
+        let name = contents.names.get(&id).and_then(|names| names.first());
+        name.map_or_else(|| id.short(), FileName::to_string)
+    }
+
     /// The source of a file with the most chunks: partial and complete sources of one file can exist side by
     /// side.
     pub fn get(&self, id: FileId) -> Option<Arc<dyn ChunkSource>> {

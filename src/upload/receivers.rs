@@ -88,8 +88,8 @@ impl Receivers {
         });
         // A program that does not record logs each report.
         if is_new.unwrap_or(true) {
-            let CompletionReport { file, name, .. } = completion;
-            log::info!("{name} at {} has downloaded {}", key.ip, file.short());
+            let CompletionReport { label, name, .. } = completion;
+            log::info!("{name} at {} has downloaded {label}", key.ip);
             let _ = self.0.reported.0.try_send(());
         }
     }
@@ -230,7 +230,8 @@ mod tests {
         let row = receivers.view().rows.remove(0);
         assert_eq!((row.peer.as_str(), row.done, row.stage), ("10.0.0.2:7000", 40, Stage::Downloading));
         let name = PeerName::new("x").unwrap();
-        let completion = CompletionReport { file: FILE, size: 100, report: ReportId(1), name };
+        let completion =
+            CompletionReport { file: FILE, label: FILE.short(), size: 100, report: ReportId(1), name };
         receivers.completed(connection.key(), &completion);
         assert!(receivers.reported().try_recv().is_ok());
         receivers.completed(connection.key(), &completion);

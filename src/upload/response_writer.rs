@@ -105,8 +105,10 @@ impl<'a> ResponseWriter<'a> {
                 Some(size) => {
                     // Sent first: the program may end with this report.
                     let sent = self.writer.send(&PeerResponse::Noted);
-                    let completion = CompletionReport { file, size, report, name };
-                    self.context.offers.receivers().completed(self.receiver.key(), &completion);
+                    let offers = &self.context.offers;
+                    let label = offers.label(file);
+                    let completion = CompletionReport { file, label, size, report, name };
+                    offers.receivers().completed(self.receiver.key(), &completion);
                     sent
                 }
                 None => self.refuse_unknown_file(file, None),

@@ -104,8 +104,8 @@ fn the_reports_of_one_run_have_one_number_and_go_to_tracker_and_seeders() {
         .collect();
     assert_eq!(numbers.len(), 2, "{reports:?}");
     assert_eq!((numbers[0].0, numbers[0].1, numbers[1].1), (numbers[1].0, one.id(), two.id()));
-    for whole in [&one, &two] {
-        tracker.wait_for_text(&format!("anna has downloaded {}", &whole.id().to_string()[..8]));
+    for name in ["one.bin", "two.bin"] {
+        tracker.wait_for_text(&format!("anna has downloaded {name}"));
     }
 }
 

@@ -89,7 +89,8 @@ mod tests {
 
     fn report(offers: &Offers, number: u128) {
         let name = PeerName::new("x").unwrap();
-        let completion = CompletionReport { file: FileId([7; 32]), size: 9, report: ReportId(number), name };
+        let (file, label) = (FileId([7; 32]), "x.bin".to_owned());
+        let completion = CompletionReport { file, label, size: 9, report: ReportId(number), name };
         offers.receivers().completed(ReceiverKey { ip: [10, 0, 0, 2].into(), port: None }, &completion);
     }
 

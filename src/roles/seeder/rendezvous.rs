@@ -177,7 +177,8 @@ impl ObservedTracker {
         let offered = self.offers.get(file).and_then(|source| source.manifest());
         if let Some(manifest) = offered {
             let size = manifest.layout().size();
-            let completion = CompletionReport { file, size, report, name };
+            let label = self.offers.label(file);
+            let completion = CompletionReport { file, label, size, report, name };
             self.offers.receivers().completed(ReceiverKey { ip, port: None }, &completion);
         }
     }
@@ -272,7 +273,8 @@ mod tests {
         let origin = Origin::Datagram("10.0.0.2:999".parse().unwrap(), 1);
         let key = ReceiverKey { ip: "10.0.0.2".parse().unwrap(), port: Some(7000) };
         let name = PeerName::new("x").unwrap();
-        let completion = CompletionReport { file: FILE, size: 9, report: ReportId(1), name };
+        let completion =
+            CompletionReport { file: FILE, label: FILE.short(), size: 9, report: ReportId(1), name };
         receivers.completed(key, &completion);
         (ObservedTracker::new(tracker, offers), receivers, origin)
     }

@@ -1,12 +1,10 @@
 //! Tests of the tracker.
 
 use super::*;
-use crate::content::{ChunkIndex, Digest, FileId, FileName, Manifest};
-use crate::content::{PeerName, SetName};
-use crate::protocol::tracker::{Claim, FoundFile, SetKey};
+use crate::content::{ChunkIndex, Digest, FileName, Manifest, SetName};
+use crate::protocol::tracker::{Claim, FoundFile, ReportId, SetKey};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 fn at(seconds: u64) -> Moment {
     Duration::from_secs(seconds)
@@ -407,4 +405,23 @@ fn a_member_with_another_chunk_count_is_told_of_the_other_sets() {
     let joined = tracker.request(at(0), connection(2), TrackerRequest::JoinSet { token, set: more.clone() });
     let told = TrackerResponse::SetJoined { set: more, others: vec![2] };
     assert_eq!(joined[0], Effect::Reply(connection(2), told));
+}
+
+#[test]
+fn reports_of_completion_are_logged_for_known_files_up_to_a_limit() {
+    let mut tracker = tracker();
+    let token = register(&mut tracker, 0, datagram(1), "s");
+    let name = FileName::new("f").unwrap();
+    let file = FileSummary { id: FileId([1; 32]), name, size: 1, chunks: 1 };
+    tracker.request(at(0), datagram(1), TrackerRequest::Announce { token, file, held: 1, sent: None });
+    let mut report = |now, id| {
+        let name = PeerName::new("anna").unwrap();
+        let request = TrackerRequest::Completed { file: FileId([id; 32]), report: ReportId(9), name };
+        tracker.request(at(now), datagram(2), request).split_off(1)
+    };
+    assert_eq!(report(1, 2), [], "the file is not known");
+    assert_eq!(report(1, 1), [Effect::Note("anna has downloaded f".to_owned())]);
+    let logged = (0..1_000).filter(|_| !report(2, 1).is_empty()).count() as u32;
+    assert_eq!(logged, COMPLETION_NOTES_MAX, "one of them says that further ones are not logged");
+    assert_eq!(report(20, 1).len(), 1);
 }
