@@ -151,3 +151,31 @@ fn the_only_tracker_and_manager_are_taken_and_several_are_listed() {
         "several trackers answer in the local network; choose one: --tracker 10.0.0.1:5100, --tracker 10.0.0.2:5100",
     );
 }
+
+/// A second network of hosts A and C, on interfaces of their own; C leaves the first one.
+const SECOND_NETWORK: &str = "\
+ip link add bridge1 type bridge
+ip link set bridge1 up
+for host in A C; do
+    ip link add second$host type veth peer name eth1 netns $host
+    ip link set second$host master bridge1 up
+    number=1; [ $host = A ] || number=3
+    ip -n $host addr add 10.1.0.$number/24 dev eth1
+    ip -n $host link set eth1 up
+done
+ip -n C link set eth0 down";
+
+#[test]
+fn questions_are_sent_and_answered_on_every_interface() {
+    let Some(site) = Site::new() else { return };
+    assert!(site.network.command(None).args(["sh", "-ec", SECOND_NETWORK]).status().unwrap().success());
+    let bytes = random_bytes(3, 100_000);
+    let (seeder, _) = site.seeder('A', "x.bin", &bytes, &[]);
+    let line = seeder.wait_for_text("leecher shoal:");
+    assert!(line.contains("/pe=10.0.0.1:7000") && line.contains("/pe=10.1.0.1:7000"), "{line}");
+    for (host, address) in [('B', "10.0.0.1"), ('C', "10.1.0.1")] {
+        let leecher = site.run(host, "leecher", &["x.bin", "--yes"], 0);
+        leecher.wait_for_text(&format!("x.bin on {address} has 100,000 bytes"));
+        assert_holds(&site.folder(host).join("x.bin"), &bytes);
+    }
+}
