@@ -104,7 +104,9 @@ fn main() -> ExitCode {
                 *given = hub::resolve(given, hub, flags.timeout, shutdown)?;
             }
         }
-        run(flags, watch, shutdown)
+        let is_default = flags.tracker.is_none() && flags.manager.is_none();
+        let suggests = is_default && !flags.discovery.no_discovery;
+        hub::suggesting(suggests, shutdown, || run(flags, watch, shutdown))
     })
 }
 

@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         None if gives_tickets => ListenRule::All,
         None => ListenRule::WithTracker,
     };
+    let suggests = !gives_tickets && flags.tracker.is_none() && !flags.discovery.no_discovery;
     let default_tracker = || (!gives_tickets).then(|| limits::TRACKER_ADDRESS.into());
     let mut config = SeederConfig {
         files: if gives_tickets { flags.files } else { vec![flags.file] },
@@ -90,6 +91,6 @@ fn main() -> ExitCode {
         if let Some(tracker) = &mut config.tracker {
             *tracker = hub::resolve(tracker, Hub::Tracker, config.timeout, shutdown)?;
         }
-        seeder::run(config, &**watch, shutdown)
+        hub::suggesting(suggests, shutdown, || seeder::run(config, &**watch, shutdown))
     })
 }

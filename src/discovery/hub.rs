@@ -1,14 +1,20 @@
 //! Search for the tracker or manager of the local network.
 
 use super::search::search;
-use crate::net::{Endpoint, Shutdown, running_time};
+use crate::content::limits::TRACKER_ADDRESS;
+use crate::net::{Endpoint, Shutdown, Threads, UdpClient, running_time};
 use crate::protocol::discovery::Wanted;
+use crate::protocol::tracker::TrackerRequest;
 use crate::report::error::{Fault, RoleError};
 use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// Interval at which a program without a tracker looks for one to suggest.
+const SUGGESTION_INTERVAL: Duration = Duration::from_secs(5);
+/// Time for the answer of the tracker on this host.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause between two searches while nothing is found.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -105,5 +111,48 @@ pub fn resolve(
     match given.is_auto() {
         true => only_hub(hub, wait.unwrap_or(Duration::MAX), shutdown),
         false => Ok(given.clone()),
+    }
+}
+
+/// The advice to use a tracker of the local network; the address is shown without the default port.
+pub fn suggestion(tracker: SocketAddr) -> String {
+    let named = match tracker {
+        SocketAddr::V4(v4) if v4.port() == TRACKER_ADDRESS.port() => v4.ip().to_string(),
+        _ => Endpoint::from(tracker).to_string(),
+    };
+    format!("a tracker answers on {tracker}; use --tracker {named}")
+}
+
+/// Runs a program that uses the tracker on this host. If `suggests`, and while none answers there, log lines name the
+/// trackers of the local network, each once; none is used without the user's word.
+pub fn suggesting<T>(suggests: bool, shutdown: &Shutdown, run: impl FnOnce() -> T) -> T {
+    let threads = Threads::new();
+    let stop = shutdown.child();
+    if suggests {
+        let stop = stop.clone();
+        if let Err(error) = threads.spawn("suggest", move || suggest(&stop)) {
+            log::debug!("no search for trackers: {error}");
+        }
+    }
+    let result = run();
+    stop.trigger();
+    threads.join();
+    result
+}
+
+fn suggest(stop: &Shutdown) {
+    let mut suggested = HashSet::new();
+    while !stop.wait(SUGGESTION_INTERVAL) {
+        let mut client = UdpClient::new(TRACKER_ADDRESS.into(), stop).with_timeout(Some(PROBE_TIMEOUT));
+        // A lookup without a name and an id finds no file.
+        let probe = TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None };
+        if client.request(&probe).is_ok() {
+            return;
+        }
+        for tracker in hubs(Hub::Tracker, stop) {
+            if suggested.insert(tracker) {
+                log::info!("{}", suggestion(tracker));
+            }
+        }
     }
 }

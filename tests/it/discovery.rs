@@ -122,6 +122,9 @@ fn a_leecher_waits_for_a_seeder_and_names_the_tracker_of_the_network() {
         "x.bin is offered neither by a tracker on this host nor in the local network; waiting 59",
     );
     leecher.wait_for_text("a tracker answers on 10.0.0.1:5100; use --tracker 10.0.0.1");
+    write(&site.folder('C'), "z.bin", b"bytes");
+    let waiting = site.start('C', "seeder", &["-f", "z.bin", "-p", "0"]);
+    waiting.wait_for_text("a tracker answers on 10.0.0.1:5100; use --tracker 10.0.0.1");
     let (_seeder, _) = site.seeder('B', "x.bin", b"bytes", &[]);
     leecher.ends_with(0);
     assert_holds(&site.folder('C').join("x.bin"), b"bytes");

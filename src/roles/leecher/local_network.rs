@@ -8,7 +8,7 @@ use super::LeecherConfig;
 use crate::content::FileId;
 use crate::content::fmt::counted;
 use crate::content::limits::TRACKER_ADDRESS;
-use crate::discovery::hub::{Hub, hubs};
+use crate::discovery::hub::{Hub, hubs, suggestion};
 use crate::discovery::search::{Found, search};
 use crate::download::finder::{Finder as _, TrackerFinder, interrupted};
 use crate::net::{Endpoint, Shutdown, UdpClient, running_time};
@@ -180,17 +180,9 @@ impl Search<'_> {
     fn suggest_trackers(&mut self) {
         for tracker in hubs(Hub::Tracker, self.shutdown) {
             if self.suggested.insert(tracker) {
-                log::info!("a tracker answers on {tracker}; use --tracker {}", named(tracker));
+                log::info!("{}", suggestion(tracker));
             }
         }
-    }
-}
-
-/// The address as the value of `--tracker`: without the default port.
-fn named(tracker: SocketAddr) -> String {
-    match tracker {
-        SocketAddr::V4(v4) if v4.port() == TRACKER_ADDRESS.port() => v4.ip().to_string(),
-        _ => Endpoint::from(tracker).to_string(),
     }
 }
 
