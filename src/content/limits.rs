@@ -9,7 +9,7 @@ use std::time::Duration;
 // Version and addresses
 
 /// Protocol version, sent in the handshake of each connection and in each datagram.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// Default address of a tracker, TCP and UDP; peers connect to it unless told otherwise.
 pub const TRACKER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5100));
 /// Default listen address of a manager, TCP and UDP.

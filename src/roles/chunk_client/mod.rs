@@ -3,13 +3,16 @@
 //! The calling thread is the state thread. It owns the [`DownloadScheduler`] and the state of the chunk set;
 //! the tracker session, the sources and the upload server run in threads that send it events. Invariants:
 //! each held chunk was hashed by this client; a chunk is claimed only after its line is in
-//! `local_chunks.txt`; a chunk that differs from the agreed hash is not served until it has been replaced.
+//! `local_chunks.txt`; a chunk that differs from the agreed hash is not served until it has been replaced; the
+//! folder is complete only while it holds each chunk of the sealed set with the agreed hash.
 
 mod agreed;
 mod client;
 mod completion;
+mod dispute;
 mod lookup_retry;
 mod requests;
+mod stall;
 
 use crate::content::limits::CHUNK_SIZE;
 use crate::content::{Bitfield, FileId, PeerName, SetName};
@@ -61,7 +64,7 @@ pub struct ClientConfig {
     pub download_limit: u64,
     /// Options of the upload server.
     pub serve: ServeOptions,
-    /// Time without an answer of the tracker after which to give up.
+    /// Time without an answer of the tracker, or without data while a chunk is missing, after which to give up.
     pub timeout: Option<Duration>,
 }
 
@@ -78,7 +81,7 @@ struct Inputs {
 /// Runs until the shutdown, or until the folder is complete with `exit_when_complete`.
 ///
 /// # Errors
-/// The folder is invalid, the port is in use, the tracker exceeds its timeout, or a chunk cannot be stored.
+/// The folder is invalid, the port is in use, the timeout has passed, or a chunk cannot be stored.
 pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), RoleError> {
     let listener = Listener::bind(config.listen).map_err(RoleError::bind("-transfer_port PORT"))?;
     let folder = match open(&config, watch, shutdown) {
