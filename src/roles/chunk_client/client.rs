@@ -376,6 +376,9 @@ impl<'a> ChunkClient<'a> {
             if self.folder.holds(index) == Some(HeldChunk { index, digest, length }) {
                 log::info!("chunk {index} downloaded and verified, {length} bytes");
                 self.announce(index);
+            } else if self.folder.holds(index).is_none() {
+                // Another hash was agreed meanwhile.
+                self.requests.look_up([index]);
             }
         }
         self.check_complete();
