@@ -96,7 +96,7 @@ struct Flags {
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     flags.serve.connect_from_listen_address();
-    let log = flags.log.clone();
+    let log = flags.log.clone().with_name(Some(&flags.name));
     cli::run(&log, |watch, shutdown| {
         let mut flags = flags;
         for (address, hub) in [(&mut flags.tracker, Hub::Tracker), (&mut flags.manager, Hub::Manager)] {

@@ -26,6 +26,8 @@ pub const DEFAULT_SET: &str = "default";
 pub const LOG_FILE: &str = "logs.log";
 /// `target` of the log records that are event lines: the log file gets them without time and level.
 pub const EVENT_TARGET: &str = "event";
+/// Log target of the three result lines of a download: in the log file they have no name of the program.
+pub const RESULT_TARGET: &str = "shoal::result";
 /// Name of the tracker in event lines.
 pub const TRACKER_NAME: &str = "P2PTracker";
 
