@@ -546,3 +546,30 @@ fn a_folder_with_every_chunk_is_complete_only_when_all_are_agreed() {
     assert!(full.has_said("has all chunks, but not all are agreed in set default"));
     assert!(!full.has_said("is complete"));
 }
+
+#[test]
+fn a_split_file_is_joined_by_each_client() {
+    let place = place();
+    let dir = place.path();
+    let bytes = random_bytes(5, 100_001);
+    write(dir, "whole.bin", &bytes);
+    let names = ["f1", "f2", "f3"];
+    let split = [&["--split", "whole.bin", "--parts", "7"], &names[..]].concat();
+    Program::start("client", &split, dir).ends_with(0);
+    let mut refused = Program::start("client", &split, dir);
+    refused.ends_with(17);
+    assert!(refused.has_said("the folder is not empty"));
+    let tracker = tracker(dir, &[]);
+    write(dir, "joined-f3", b"another file");
+    let mut clients = names.map(|name| {
+        let path = format!("joined-{name}");
+        let flags = ["--exit-when-complete", "--join", &path];
+        client(dir, &dir.join(name), name, tracker.address(), &flags)
+    });
+    for (client, code) in clients.iter_mut().zip([0, 0, 13]) {
+        client.ends_with(code);
+    }
+    assert_holds(&dir.join("joined-f1"), &bytes);
+    assert_holds(&dir.join("joined-f2"), &bytes);
+    assert_holds(&dir.join("joined-f3"), b"another file");
+}

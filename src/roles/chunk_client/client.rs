@@ -3,6 +3,7 @@
 use super::agreed::{AgreedChunks, Committed};
 use super::completion::Completion;
 use super::dispute::Dispute;
+use super::join::JoinTask;
 use super::lookup_retry::LookupRetry;
 use super::requests::{ActiveSession, RequestQueue};
 use super::stall::StallTimer;
@@ -47,6 +48,7 @@ pub(super) struct ChunkClient<'a> {
     requests: RequestQueue,
     lookup_retry: LookupRetry,
     completion: Completion,
+    join: JoinTask,
     stall: StallTimer,
     /// Chunks that the folder held at the start.
     own: BTreeMap<ChunkIndex, Digest>,
@@ -72,6 +74,7 @@ impl<'a> ChunkClient<'a> {
         offers: Offers,
         agreed: Arc<AgreedChunks>,
         scheduler: DownloadScheduler,
+        join: JoinTask,
     ) -> Self {
         Self {
             config,
@@ -84,6 +87,7 @@ impl<'a> ChunkClient<'a> {
             scheduler,
             lookup_retry: LookupRetry::new(),
             completion: Completion::default(),
+            join,
             stall: StallTimer::default(),
             differing: BTreeSet::new(),
             own_differing: BTreeSet::new(),
@@ -100,6 +104,7 @@ impl<'a> ChunkClient<'a> {
         let ticks = crossbeam_channel::tick(TICK_INTERVAL);
         loop {
             let (requests, next) = self.requests.next();
+            let joined = self.join.result();
             crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => return Ok(()),
                 recv(inputs.session) -> event => match event {
@@ -113,6 +118,12 @@ impl<'a> ChunkClient<'a> {
                 recv(inputs.committed) -> committed => match committed {
                     Ok(committed) => self.handle_commit(committed)?,
                     Err(_) => return Ok(()),
+                },
+                recv(joined) -> joined => {
+                    self.join.finished();
+                    if let Ok(joined) = joined {
+                        log::info!("all chunks joined into {}", joined?.display());
+                    }
                 },
                 send(requests, next) -> sent => if sent.is_ok() { self.requests.sent() },
                 recv(ticks) -> _ => {
@@ -139,7 +150,7 @@ impl<'a> ChunkClient<'a> {
                 self.dispute.end();
             }
             SessionEvent::Manifest(manifest) => {
-                self.serve_as_file(manifest);
+                self.serve_as_file(manifest)?;
             }
             SessionEvent::Message(response) => self.handle_response(response)?,
             SessionEvent::Peers(_) => log::debug!("ignoring a list of peers from a tracker"),
@@ -149,7 +160,7 @@ impl<'a> ChunkClient<'a> {
     }
 
     /// Serves the sealed set as a file. The folder may be complete now.
-    fn serve_as_file(&mut self, manifest: Arc<Manifest>) {
+    fn serve_as_file(&mut self, manifest: Arc<Manifest>) -> Result<(), RoleError> {
         let id = manifest.id();
         let is_known = self.folder.manifest().is_some_and(|known| known.id() == id);
         let agrees = |(index, digest): (&ChunkIndex, &Digest)| manifest.digest(*index) == Some(*digest);
@@ -162,7 +173,7 @@ impl<'a> ChunkClient<'a> {
         if !is_known {
             log::info!("serving set {} as a file with id {id}", self.set.set);
         }
-        self.check_complete();
+        self.check_complete()
     }
 
     /// Stops serving a chunk that differs from the agreed hash, and downloads the agreed chunk.
@@ -334,7 +345,7 @@ impl<'a> ChunkClient<'a> {
             log::info!("chunk {index} found in the folder without its line in local_chunks.txt");
             self.scheduler.have(index);
             self.announce(index);
-            self.check_complete();
+            self.check_complete()?;
             return Ok(());
         }
         let now = self.now();
@@ -381,8 +392,7 @@ impl<'a> ChunkClient<'a> {
                 self.requests.look_up([index]);
             }
         }
-        self.check_complete();
-        Ok(())
+        self.check_complete()
     }
 
     fn announce(&mut self, index: ChunkIndex) {
@@ -393,7 +403,7 @@ impl<'a> ChunkClient<'a> {
     }
 
     /// Logs the completion: the folder holds each chunk, and all of them agree with the sealed set.
-    fn check_complete(&mut self) {
+    fn check_complete(&mut self) -> Result<(), RoleError> {
         let is_complete = self.folder.progress().is_complete() && self.folder.manifest().is_some();
         if is_complete && self.completion.folder_completed(self.now()) {
             let (folder, count) = (self.folder.path().display(), self.set.count);
@@ -402,7 +412,9 @@ impl<'a> ChunkClient<'a> {
                 counted(count.into(), "chunk"),
                 self.set.set
             );
+            self.join.start(&self.folder)?;
         }
+        Ok(())
     }
 
     fn tick(&mut self) -> Result<(), RoleError> {
@@ -475,7 +487,7 @@ impl<'a> ChunkClient<'a> {
     fn may_exit(&mut self) -> bool {
         let served = self.offers.served().load(Ordering::Relaxed);
         let may_exit = self.completion.may_exit(served, self.now());
-        may_exit && self.config.exit_when_complete && self.requests.is_empty()
+        may_exit && self.config.exit_when_complete && !self.join.is_running() && self.requests.is_empty()
     }
 }
 

@@ -10,6 +10,7 @@ mod agreed;
 mod client;
 mod completion;
 mod dispute;
+mod join;
 mod lookup_retry;
 mod requests;
 mod stall;
@@ -32,6 +33,7 @@ use crate::upload::server::{ServeOptions, serve};
 use agreed::{AgreedChunks, Committed, FolderSink};
 use client::ChunkClient;
 use crossbeam_channel::{Receiver, bounded};
+use join::JoinTask;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -58,6 +60,8 @@ pub struct ClientConfig {
     pub set: SetName,
     /// Advertised address, if it differs from the source address that the tracker sees.
     pub advertise: Option<SocketAddr>,
+    /// File that the chunks are joined into when the folder is complete.
+    pub join: Option<PathBuf>,
     /// Whether to exit when the folder is complete.
     pub exit_when_complete: bool,
     /// Download limit of all sources together, bytes per second; 0 for no limit.
@@ -81,7 +85,8 @@ struct Inputs {
 /// Runs until the shutdown, or until the folder is complete with `exit_when_complete`.
 ///
 /// # Errors
-/// The folder is invalid, the port is in use, the timeout has passed, or a chunk cannot be stored.
+/// The folder is invalid, the port is in use, the timeout has passed, a chunk cannot be stored, or a different file is where
+/// the chunks are to be joined.
 pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), RoleError> {
     let listener = Listener::bind(config.listen).map_err(RoleError::bind("-transfer_port PORT"))?;
     let folder = match open(&config, watch, shutdown) {
@@ -153,7 +158,8 @@ fn serve_and_download(
     let mut have = Bitfield::none(set.count);
     held.iter().for_each(|chunk| _ = have.insert(chunk.index));
     let scheduler = DownloadScheduler::new(job, have, false, events, threads, shutdown);
-    let mut client = ChunkClient::new(config, set, folder, offers, agreed, scheduler);
+    let join = JoinTask::new(config.join.clone(), threads.clone());
+    let mut client = ChunkClient::new(config, set, folder, offers, agreed, scheduler, join);
     let result = client.run(&Inputs { session, sources, committed }, shutdown);
     // Before `client` and its request queue are dropped: the session must see a shutdown, not a lost connection.
     shutdown.trigger();
