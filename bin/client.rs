@@ -10,13 +10,13 @@ use shoal::content::{PeerName, SetName, limits};
 use shoal::discovery::hub::{self, Hub};
 use shoal::net::Endpoint;
 use shoal::net::Shutdown;
-use shoal::report::RoleError;
+use shoal::report::{Fault, RoleError};
 use shoal::roles::chunk_client::{self, ClientConfig};
 use shoal::roles::folder_client::MemberConfig;
-use shoal::storage::StoreMemory;
+use shoal::storage::{StoreMemory, split_file};
 use shoal::tracker_client::selection::Item;
 use shoal::volunteer::VolunteerConfig;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +27,22 @@ use std::time::Duration;
 #[command(name = "client", version)]
 struct Flags {
     /// Chunk folder or plain folder
+    #[arg(long, value_name = "PATH", required_unless_present = "split", help_heading = FILES)]
+    folder: Option<PathBuf>,
+    /// Split this file into the chunk folders DIR, which must be empty, and exit; each chunk goes into two of them
+    #[arg(long, value_name = "FILE", requires_all = ["parts", "dirs"], help_heading = FILES)]
+    split: Option<PathBuf>,
+    /// Number of chunks for --split
+    #[arg(long, value_name = "N", requires = "split", value_parser = clap::value_parser!(u32).range(1..),
+        help_heading = FILES)]
+    parts: Option<u32>,
+    /// Folders for --split, at least two
+    #[arg(value_name = "DIR", requires = "split")]
+    dirs: Vec<PathBuf>,
+    /// Chunk folder: write the whole file to this path when the folder is complete; a different file there is kept (exit
+    /// code 13)
     #[arg(long, value_name = "PATH", help_heading = FILES)]
-    folder: PathBuf,
+    join: Option<PathBuf>,
     /// Chunk folder: name of the chunk set
     #[arg(long, value_name = "NAME", default_value = limits::DEFAULT_SET, help_heading = FILES)]
     set: SetName,
@@ -64,10 +78,10 @@ struct Flags {
     #[arg(long, requires = "volunteer", help_heading = VOLUNTEERS)]
     new_store: bool,
     #[arg(short = 'p', long = "transfer_port", visible_alias = "port", value_name = "PORT", help = flags::PORT_HELP,
-        help_heading = NETWORK)]
-    transfer_port: u16,
-    #[arg(long, value_name = "NAME", help = flags::NAME_HELP, help_heading = NETWORK)]
-    name: PeerName,
+        required_unless_present = "split", help_heading = NETWORK)]
+    transfer_port: Option<u16>,
+    #[arg(long, value_name = "NAME", help = flags::NAME_HELP, required_unless_present = "split", help_heading = NETWORK)]
+    name: Option<PeerName>,
     #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_tracker, help_heading = NETWORK,
         help = format!("{} [default: 127.0.0.1:5100; none with --manager or with tickets only]", flags::TRACKER_HELP))]
     tracker: Option<Endpoint>,
@@ -96,9 +110,12 @@ struct Flags {
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     flags.serve.connect_from_listen_address();
-    let log = flags.log.clone();
+    let log = flags.log.clone().with_name(flags.name.as_ref());
     cli::run(&log, |watch, shutdown| {
         let mut flags = flags;
+        if let Some(file) = &flags.split {
+            return split(file, flags.parts.unwrap_or(0), &flags.dirs);
+        }
         for (address, hub) in [(&mut flags.tracker, Hub::Tracker), (&mut flags.manager, Hub::Manager)] {
             if let Some(given) = address {
                 *given = hub::resolve(given, hub, flags.timeout, shutdown)?;
@@ -110,33 +127,61 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
+/// Splits a file into chunk folders.
+fn split(file: &Path, parts: u32, folders: &[PathBuf]) -> Result<(), RoleError> {
+    split_file::split(file, parts, folders)?;
+    log::info!("{} split into {parts} chunks in {} folders", file.display(), folders.len());
+    Ok(())
+}
+
+/// The flags that every use of a folder needs.
+struct Own {
+    folder: PathBuf,
+    port: u16,
+    name: PeerName,
+}
+
+fn run(mut flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
+    let (Some(folder), Some(port), Some(name)) =
+        (flags.folder.take(), flags.transfer_port, flags.name.take())
+    else {
+        return Err(RoleError::new(
+            Fault::Usage,
+            "-folder PATH, -transfer_port PORT and -name NAME are required",
+        ));
+    };
+    let own = Own { folder, port, name };
     let downloads = flags.all || !flags.get.is_empty();
     let shares_plain_folder =
         flags.manager.is_some() || flags.plain || flags.volunteer.is_some() || downloads;
-    match (folder::kind(&flags.folder)?, shares_plain_folder) {
+    match (folder::kind(&own.folder)?, shares_plain_folder) {
         (FolderKind::Chunks, false) if flags.on_complete.is_some() => {
-            Err(folder::plain_flags_refused(&flags.folder))
+            Err(folder::plain_flags_refused(&own.folder))
         }
-        (FolderKind::Chunks, false) => complete(flags, watch, shutdown),
-        (FolderKind::Plain, true) => share(flags, watch, shutdown),
-        (FolderKind::Chunks, true) => Err(folder::plain_flags_refused(&flags.folder)),
+        (FolderKind::Chunks, false) => complete(own, flags, watch, shutdown),
+        (FolderKind::Plain, _) if flags.join.is_some() => Err(RoleError::new(
+            Fault::Usage,
+            "--join is for a chunk folder: omit it, or choose one with -folder PATH",
+        )),
+        (FolderKind::Plain, true) => share(own, flags, watch, shutdown),
+        (FolderKind::Chunks, true) => Err(folder::plain_flags_refused(&own.folder)),
         (FolderKind::Plain, false) => {
-            Err(folder::sharing_mode_missing(&flags.folder, flags.transfer_port, flags.name.as_str()))
+            Err(folder::sharing_mode_missing(&own.folder, own.port, own.name.as_str()))
         }
     }
 }
 
 /// Completes a chunk folder.
-fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
+fn complete(own: Own, flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
     let config = ClientConfig {
-        folder: flags.folder,
-        listen: flags.serve.address(flags.transfer_port),
+        folder: own.folder,
+        listen: flags.serve.address(own.port),
         widens: flags.serve.widens(),
-        name: flags.name,
+        name: own.name,
         tracker: flags.tracker.unwrap_or_else(|| limits::TRACKER_ADDRESS.into()),
         set: flags.set,
         advertise: flags.serve.advertise,
+        join: flags.join,
         exit_when_complete: flags.exit_when_complete,
         download_limit: flags.limit.download_limit,
         serve: flags.serve.options(),
@@ -146,19 +191,19 @@ fn complete(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<
 }
 
 /// Shares a plain folder.
-fn share(flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
+fn share(own: Own, flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
     let has_tickets_only = !flags.all
         && !flags.get.is_empty()
         && !flags.plain
         && flags.get.iter().all(|item| matches!(item, Item::Ticket(_)));
     let without_tracker = (flags.manager.is_some() || has_tickets_only) && flags.volunteer.is_none();
     let default = if without_tracker { None } else { Some(limits::TRACKER_ADDRESS.into()) };
-    let replicas = flags.volunteer_dir.unwrap_or_else(|| flags.folder.join(limits::VOLUNTEER_FOLDER));
+    let replicas = flags.volunteer_dir.unwrap_or_else(|| own.folder.join(limits::VOLUNTEER_FOLDER));
     let config = MemberConfig {
-        folder: flags.folder,
-        listen: flags.serve.address(flags.transfer_port),
+        folder: own.folder,
+        listen: flags.serve.address(own.port),
         widens: flags.serve.widens(),
-        name: flags.name,
+        name: own.name,
         manager: flags.manager,
         tracker: flags.tracker.or(default),
         advertise: flags.serve.advertise,

@@ -135,7 +135,7 @@ impl Flags {
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     flags.serve.connect_from_listen_address();
-    let log = flags.log.clone();
+    let log = flags.log.clone().with_name(flags.peer_name.as_ref());
     cli::run(&log, |watch, shutdown| {
         let resolve = |tracker| hub::resolve(&tracker, Hub::Tracker, Some(flags.wait), shutdown);
         let tracker = flags.tracker().map(resolve).transpose()?;

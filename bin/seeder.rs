@@ -64,6 +64,7 @@ struct Flags {
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     flags.serve.connect_from_listen_address();
+    let log = flags.log.with_name(flags.name.as_ref());
     let gives_tickets = !flags.files.is_empty();
     let listen = match flags.serve.listen {
         Some(ip) => ListenRule::Only(ip),
@@ -87,7 +88,7 @@ fn main() -> ExitCode {
         is_discoverable: !flags.discovery.no_discovery,
         until: Until { complete: flags.until.map(|count| count as usize), idle: flags.until_idle },
     };
-    cli::run(&flags.log, |watch, shutdown| {
+    cli::run(&log, |watch, shutdown| {
         if let Some(tracker) = &mut config.tracker {
             *tracker = hub::resolve(tracker, Hub::Tracker, config.timeout, shutdown)?;
         }

@@ -45,10 +45,13 @@ pub fn sharing_mode_missing(folder: &Path, port: u16, name: &str) -> RoleError {
     let list = folder.join(local_chunks::FILE);
     let text = format!(
         "{} not found, so {} is a plain folder; share it through a tracker with: client -folder {} -transfer_port \
-         {port} -name {name} --plain (or through a manager with --manager HOST:PORT instead of --plain)",
+         {port} -name {name} --plain (or through a manager with --manager HOST:PORT instead of --plain). To download a \
+         chunk set into it, write the line N,{last} to {}, with the number of chunks as N: this one line is enough",
         list.display(),
         folder.display(),
         quoted(&folder.display().to_string()),
+        local_chunks::FILE,
+        last = local_chunks::LAST,
     );
     RoleError::new(Fault::FileAccess, text)
 }

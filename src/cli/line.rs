@@ -3,7 +3,7 @@
 //! Pure: the time is an argument, and the line is returned. Invariant: one record is one line within its maximum
 //! length, because control characters are escaped and long texts are truncated.
 
-use crate::content::limits::EVENT_TARGET;
+use crate::content::limits::{EVENT_TARGET, RESULT_TARGET};
 use env_logger::fmt::style::Style;
 use jiff::ZonedDateTime;
 use log::{Level, Record};
@@ -11,13 +11,26 @@ use std::fmt::{self, Write};
 
 /// Maximum length of a log line, bytes, without the newline and colours.
 pub(super) const LINE_MAX: usize = 8 * 1024;
+/// Maximum length of the name of the program, bytes.
+const NAME_MAX: usize = 256;
 /// Maximum length of an event line, bytes; an event line with all holders of a chunk fits.
 pub(super) const EVENT_LINE_MAX: usize = 64 * 1024;
 /// Marks the end of a truncated text.
 const CUT: &str = "…";
 
+/// Formats a record for the log file, with a newline. The text begins with `[NAME] `, the name of the program, except in
+/// event lines and the result lines of a download.
+pub(super) fn file_line(now: &ZonedDateTime, record: &Record<'_>, name: &str) -> String {
+    let name = Some(name).filter(|_| record.target() != RESULT_TARGET);
+    format_line(now, record, Style::new(), name)
+}
+
 /// Formats a record, with a newline. `style` is the colour of the level; the empty style adds no colour codes.
 pub(super) fn line(now: &ZonedDateTime, record: &Record<'_>, style: Style) -> String {
+    format_line(now, record, style, None)
+}
+
+fn format_line(now: &ZonedDateTime, record: &Record<'_>, style: Style, name: Option<&str>) -> String {
     let mut line = String::new();
     let mut room = EVENT_LINE_MAX;
     if record.target() != EVENT_TARGET {
@@ -26,6 +39,11 @@ pub(super) fn line(now: &ZonedDateTime, record: &Record<'_>, style: Style) -> St
         let _ = write!(line, "{} - ", now.strftime("%Y-%m-%d %H:%M:%S,%3f"));
         room = LINE_MAX - line.len() - level.len() - " - ".len();
         let _ = write!(line, "{style}{level}{style:#} - ");
+        if let Some(name) = name {
+            let name = format!("[{}] ", escaped(&name, NAME_MAX));
+            room -= name.len();
+            line.push_str(&name);
+        }
     }
     line.push_str(&escaped(record.args(), room));
     line.push('\n');
@@ -125,6 +143,20 @@ mod tests {
             assert_eq!(shown(level, "x", "é"), format!("2025-03-16 21:50:25,873 - {name} - é\n"));
         }
         assert_eq!(shown(Level::Info, EVENT_TARGET, "name,WHERE_CHUNK,1"), "name,WHERE_CHUNK,1\n");
+    }
+
+    #[test]
+    fn name_of_the_program_is_in_each_file_line_except_events_and_results() {
+        let now = at("2025-03-16T21:50:25.873999");
+        let shown = |target: &str, text: &str| {
+            file_line(&now, &Record::builder().target(target).args(format_args!("{text}")).build(), "ann")
+        };
+        let stamp = "2025-03-16 21:50:25,873 - INFO";
+        assert_eq!(shown("shoal::net", "text"), format!("{stamp} - [ann] text\n"));
+        assert_eq!(shown(RESULT_TARGET, "text"), format!("{stamp} - text\n"));
+        assert_eq!(shown(EVENT_TARGET, "ann,WHERE_CHUNK,1"), "ann,WHERE_CHUNK,1\n");
+        let long = shown("x", &"x".repeat(LINE_MAX));
+        assert!(long.len() <= LINE_MAX + 1, "{}", long.len());
     }
 
     #[test]

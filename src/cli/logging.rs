@@ -7,10 +7,10 @@
 
 use super::console::Console;
 use super::help::LOGGING;
-use super::line::line;
+use super::line::{file_line, line};
+use crate::content::PeerName;
 use crate::content::limits::{EVENT_TARGET, LOG_FILE};
 use anyhow::Context;
-use env_logger::fmt::style::Style;
 use env_logger::{Builder, Logger, Target, WriteStyle};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
@@ -38,9 +38,24 @@ pub struct LogOptions {
     /// stays complete
     #[arg(short, long, action = clap::ArgAction::Count, help_heading = LOGGING)]
     pub quiet: u8,
+    /// Name of this program in the lines of the log file, from `--name`; its file name if `None`.
+    #[arg(skip)]
+    pub name: Option<String>,
 }
 
 impl LogOptions {
+    /// Sets the name in the lines of the log file.
+    #[must_use]
+    pub fn with_name(self, name: Option<&PeerName>) -> Self {
+        Self { name: name.map(PeerName::to_string), ..self }
+    }
+
+    fn name(&self) -> String {
+        let program = || std::env::args_os().next().map(PathBuf::from);
+        let file_name = || Some(program()?.file_name()?.to_string_lossy().into_owned());
+        self.name.clone().or_else(file_name).unwrap_or_else(|| "shoal".to_owned())
+    }
+
     /// The level of the terminal, unless `RUST_LOG` is set.
     pub fn level(&self) -> LevelFilter {
         match i16::from(self.verbose) - i16::from(self.quiet) {
@@ -67,7 +82,13 @@ pub fn init(options: &LogOptions) -> anyhow::Result<Console> {
         Err(error) => (LogFile::none(&options.log_file), Some(error)),
     };
     let filters = std::env::var("RUST_LOG").ok().filter(|filters| !filters.trim().is_empty());
-    let tee = Tee::new(Box::new(terminal), has_colours(), options.level(), filters.as_deref(), file);
+    let tee = Tee::new(
+        Box::new(terminal),
+        has_colours(),
+        options.level(),
+        filters.as_deref(),
+        (file, options.name()),
+    );
     let max_level = tee.max_level();
     log::set_boxed_logger(Box::new(tee)).context("logging is set up already")?;
     log::set_max_level(max_level);
@@ -113,7 +134,7 @@ impl Tee {
         colours: bool,
         level: LevelFilter,
         filters: Option<&str>,
-        file: LogFile,
+        (file, name): (LogFile, String),
     ) -> Self {
         let mut for_terminal = Builder::new();
         match filters {
@@ -129,7 +150,7 @@ impl Tee {
         let mut for_file = Builder::new();
         for_file.filter_level(LevelFilter::Trace).target(Target::Pipe(Box::new(file)));
         for_file.write_style(WriteStyle::Never);
-        for_file.format(|out, record| out.write_all(line(&now(), record, Style::new()).as_bytes()));
+        for_file.format(move |out, record| out.write_all(file_line(&now(), record, &name).as_bytes()));
         Self { terminal: for_terminal.build(), file: for_file.build() }
     }
 
@@ -276,7 +297,7 @@ mod tests {
         let path = folder.path().join("logs.log");
         let terminal = Shared::default();
         let file = LogFile::open(&path, None).unwrap();
-        let tee = Tee::new(Box::new(terminal.clone()), false, level, filters, file);
+        let tee = Tee::new(Box::new(terminal.clone()), false, level, filters, (file, "x".to_owned()));
         for level in [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace] {
             say(&tee, level, "shoal::net", "text");
         }
@@ -329,7 +350,7 @@ mod tests {
         let path = folder.path().join("logs.log");
         let terminal = Shared::default();
         let file = LogFile::open(&path, None).unwrap();
-        let tee = Tee::new(Box::new(terminal.clone()), true, LevelFilter::Info, None, file);
+        let tee = Tee::new(Box::new(terminal.clone()), true, LevelFilter::Info, None, (file, "x".to_owned()));
         say(&tee, Level::Info, "x", "one\n\u{1b}[31mtwo");
         say(&tee, Level::Info, EVENT_TARGET, "name,WHERE_CHUNK,1");
         let shown = String::from_utf8(terminal.0.lock().unwrap().clone()).unwrap();
@@ -337,7 +358,7 @@ mod tests {
         assert!(shown.ends_with("\nname,WHERE_CHUNK,1\n"));
         let kept = std::fs::read_to_string(path).unwrap();
         assert!(
-            kept.ends_with(" - INFO - one\\n\\u{1b}[31mtwo\nname,WHERE_CHUNK,1\n")
+            kept.ends_with(" - INFO - [x] one\\n\\u{1b}[31mtwo\nname,WHERE_CHUNK,1\n")
                 && !kept.contains('\u{1b}')
         );
     }
@@ -348,7 +369,7 @@ mod tests {
         let path = folder.path().join("logs.log");
         let open = || {
             let file = LogFile::open(&path, None).unwrap();
-            Tee::new(Box::new(io::sink()), false, LevelFilter::Off, None, file)
+            Tee::new(Box::new(io::sink()), false, LevelFilter::Off, None, (file, "x".to_owned()))
         };
         let tees = [open(), open()];
         std::thread::scope(|scope| {
@@ -381,7 +402,7 @@ mod tests {
         std::fs::write(&path, "before\n").unwrap();
         let file = LogFile::open(&path, None).unwrap();
         say(
-            &Tee::new(Box::new(io::sink()), false, LevelFilter::Info, None, file),
+            &Tee::new(Box::new(io::sink()), false, LevelFilter::Info, None, (file, "x".to_owned())),
             Level::Info,
             EVENT_TARGET,
             "after",
@@ -402,7 +423,8 @@ mod tests {
     fn full_disk_does_not_stop_the_program() {
         let file = LogFile::open(Path::new("/dev/full"), None).unwrap();
         let terminal = Shared::default();
-        let tee = Tee::new(Box::new(terminal.clone()), false, LevelFilter::Info, None, file);
+        let tee =
+            Tee::new(Box::new(terminal.clone()), false, LevelFilter::Info, None, (file, "x".to_owned()));
         say(&tee, Level::Info, EVENT_TARGET, "one");
         say(&tee, Level::Info, EVENT_TARGET, "two");
         assert_eq!(*terminal.0.lock().unwrap(), b"one\ntwo\n");
@@ -424,7 +446,7 @@ mod tests {
     fn second_initialization_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs.log");
-        let options = LogOptions { log_file: path.clone(), verbose: 0, quiet: 2 };
+        let options = LogOptions { log_file: path.clone(), verbose: 0, quiet: 2, name: None };
         let console = init(&options).unwrap();
         log::info!(target: EVENT_TARGET, "name,WHERE_CHUNK,1");
         assert!(console.bars.is_hidden());

@@ -9,7 +9,7 @@ use std::time::Duration;
 // Version and addresses
 
 /// Protocol version, sent in the handshake of each connection and in each datagram.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// Default address of a tracker, TCP and UDP; peers connect to it unless told otherwise.
 pub const TRACKER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5100));
 /// Default listen address of a manager, TCP and UDP.
@@ -26,6 +26,8 @@ pub const DEFAULT_SET: &str = "default";
 pub const LOG_FILE: &str = "logs.log";
 /// `target` of the log records that are event lines: the log file gets them without time and level.
 pub const EVENT_TARGET: &str = "event";
+/// Log target of the three result lines of a download: in the log file they have no name of the program.
+pub const RESULT_TARGET: &str = "shoal::result";
 /// Name of the tracker in event lines.
 pub const TRACKER_NAME: &str = "P2PTracker";
 

@@ -2,19 +2,22 @@
 //!
 //! Each line is `<number>,<file name>`, numbers counted from 1, in any order; the last line is `<number of
 //! chunks>,LASTCHUNK`. Lines end in LF or CRLF; the last line end is optional. Spaces around number and
-//! name are ignored. Numbers without a line are the chunks to download. Anything else, also an empty line,
-//! is an error that states the line.
+//! name, a byte order mark, and blank lines at the end are ignored. Numbers without a line are the chunks to
+//! download. Anything else, also an empty line before the last, is an error that states the line.
 
 use super::layout::ChunkIndex;
 use super::limits;
 use super::names::{FileName, NameError};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 /// Name of the file in a chunk folder.
 pub const FILE: &str = "local_chunks.txt";
 /// Marker in place of a file name in the last line.
 pub const LAST: &str = "LASTCHUNK";
+
+/// UTF-8 byte order mark, which some editors write at the start of a file.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// A malformed line and its fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +64,9 @@ pub enum Fault {
     #[error("a line after LASTCHUNK")]
     AfterLast,
     /// The `LASTCHUNK` line is missing.
-    #[error("the last line must be \"<number of chunks>,LASTCHUNK\"")]
+    #[error(
+        "the last line must be \"<number of chunks>,LASTCHUNK\"; for a folder without chunks this line alone is enough"
+    )]
     NoLast,
 }
 
@@ -81,6 +86,10 @@ impl LocalChunks {
     /// The first malformed line.
     pub fn parse(bytes: &[u8]) -> Result<Self, LineError> {
         let mut parser = Parser::default();
+        let bytes = without_mark(bytes);
+        if bytes.trim_ascii().is_empty() {
+            return Err(LineError { line: 1, fault: Fault::NoLast });
+        }
         let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let mut line = 0;
         for text in bytes.split(|&byte| byte == b'\n') {
@@ -100,7 +109,40 @@ impl LocalChunks {
             let (number, name) = std::str::from_utf8(line).ok()?.split_once(',')?;
             (name.trim() != LAST).then(|| parse_number(number.trim()))?
         };
-        bytes.split(|&byte| byte == b'\n').position(|line| listed(line) == Some(index)).map(|at| at + 1)
+        without_mark(bytes)
+            .split(|&byte| byte == b'\n')
+            .position(|line| listed(line) == Some(index))
+            .map(|at| at + 1)
+    }
+
+    /// Adds a line for each chunk to bytes that [`parse`](Self::parse) accepted, or changes the name in its line. All
+    /// other bytes are kept. New lines look like the first line, and keep an ascending order.
+    pub fn with_lines(bytes: &[u8], chunks: &BTreeMap<ChunkIndex, FileName>) -> Vec<u8> {
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        let (mark, text) = match text.strip_prefix(BYTE_ORDER_MARK) {
+            Some(rest) => (BYTE_ORDER_MARK, rest),
+            None => ("", text),
+        };
+        let lines: Vec<Line<'_>> = text.split_inclusive('\n').map(Line::split).collect();
+        let is_ascending = lines.iter().filter_map(Line::chunk).is_sorted();
+        let listed: BTreeSet<ChunkIndex> = lines.iter().filter_map(Line::chunk).collect();
+        let mut new: Vec<_> = chunks.iter().filter(|(index, _)| !listed.contains(index)).rev().collect();
+        let gap = lines.first().map_or("", |line| line.gap);
+        let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
+        let mut edited = mark.to_owned();
+        for line in &lines {
+            // In descending order: the next one is the last.
+            while let Some((index, name)) = new.last().filter(|(index, _)| match line.chunk() {
+                Some(chunk) => is_ascending && **index < chunk,
+                None => line.name == LAST,
+            }) {
+                let _ = write!(edited, "{index},{gap}{name}{end}");
+                new.pop();
+            }
+            let name = line.chunk().and_then(|index| chunks.get(&index)).map_or(line.name, FileName::as_str);
+            let _ = write!(edited, "{}{}{name}{}", line.number, line.gap, line.end);
+        }
+        edited.into_bytes()
     }
 
     /// Formats the file: chunks in ascending order, each line ended by LF.
@@ -111,6 +153,37 @@ impl LocalChunks {
         }
         let _ = writeln!(text, "{},{LAST}", self.count);
         text
+    }
+}
+
+/// The bytes after a byte order mark.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(bytes)
+}
+
+/// Parts of a line; together they are the whole line.
+struct Line<'a> {
+    /// The number and the comma.
+    number: &'a str,
+    /// Spaces before the name.
+    gap: &'a str,
+    name: &'a str,
+    /// Spaces after the name, and the line end.
+    end: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn split(line: &'a str) -> Self {
+        let (number, rest) = line.split_at(line.find(',').map_or(0, |comma| comma + 1));
+        let (gap, rest) = rest.split_at(rest.len() - rest.trim_start().len());
+        let (name, end) = rest.split_at(rest.trim_end().len());
+        Self { number, gap, name, end }
+    }
+
+    /// The chunk that the line lists.
+    fn chunk(&self) -> Option<ChunkIndex> {
+        let number = self.number.strip_suffix(',').filter(|_| self.name != LAST)?;
+        parse_number(number.trim())
     }
 }
 
@@ -125,11 +198,12 @@ struct Parser {
 impl Parser {
     fn line(&mut self, line: usize, text: &[u8]) -> Result<(), Fault> {
         let text = std::str::from_utf8(text).map_err(|_| Fault::NotText)?;
-        if self.last.is_some() {
-            return Err(Fault::AfterLast);
-        }
-        if text.trim().is_empty() {
-            return Err(Fault::Empty);
+        let is_blank = text.trim().is_empty();
+        match self.last {
+            Some(_) if is_blank => return Ok(()),
+            Some(_) => return Err(Fault::AfterLast),
+            None if is_blank => return Err(Fault::Empty),
+            None => {}
         }
         let (number, name) = text.split_once(',').ok_or_else(|| Fault::Form(shorten(text)))?;
         let (number, name) = (number.trim(), name.trim());
@@ -206,6 +280,7 @@ mod tests {
             "1, chunk_1\r\n3, chunk_3\r\n3, LASTCHUNK",
             "3,chunk_3\n1,chunk_1\n3,LASTCHUNK\n",
             " 1 ,  chunk_1 \n3,chunk_3\n3,LASTCHUNK\n",
+            "\u{feff}1,chunk_1\n3,chunk_3\n3,LASTCHUNK\n\n \r\n",
         ] {
             assert_eq!(parse(text).as_ref(), Ok(&expected), "{text:?}");
         }
@@ -217,9 +292,10 @@ mod tests {
     #[test]
     fn each_fault_states_its_line() {
         let index = ChunkIndex;
-        assert_eq!(fault(""), (1, Fault::Empty));
+        assert_eq!(fault(""), (1, Fault::NoLast));
+        assert_eq!(fault("\n\n"), (1, Fault::NoLast));
         assert_eq!(fault("1,a\n\n2,LASTCHUNK"), (2, Fault::Empty));
-        assert_eq!(fault("1,a\n1,LASTCHUNK\n\n"), (3, Fault::AfterLast));
+        assert_eq!(fault("1,a\n1,LASTCHUNK\n\n2,b"), (4, Fault::AfterLast));
         assert_eq!(fault("1,a\n2,b"), (2, Fault::NoLast));
         assert_eq!(fault("1 a\n1,LASTCHUNK"), (1, Fault::Form("1 a".into())));
         assert_eq!(fault("x,a\n1,LASTCHUNK"), (1, Fault::Number("x".into())));
@@ -240,6 +316,25 @@ mod tests {
     }
 
     #[test]
+    fn added_lines_keep_all_other_bytes() {
+        let edit = |text: &str, chunks: &[(u32, &str)]| {
+            assert!(parse(text).is_ok(), "{text:?}");
+            let chunks = chunks.iter().map(|(n, name)| (ChunkIndex(n - 1), FileName::new(*name).unwrap()));
+            String::from_utf8(LocalChunks::with_lines(text.as_bytes(), &chunks.collect())).unwrap()
+        };
+        for (text, chunks, expected) in [
+            ("1, a\n3, c\n3, LASTCHUNK", &[(2, "b")][..], "1, a\n2, b\n3, c\n3, LASTCHUNK"),
+            ("3,c\r\n1,a\r\n3,LASTCHUNK\r\n", &[(2, "b")], "3,c\r\n1,a\r\n2,b\r\n3,LASTCHUNK\r\n"),
+            ("\u{feff}2,b\n3,LASTCHUNK\n\n", &[(1, "a"), (3, "c")], "\u{feff}1,a\n2,b\n3,c\n3,LASTCHUNK\n\n"),
+            (" 01 ,  a \n2,LASTCHUNK", &[(1, "x"), (2, "b")], " 01 ,  x \n2,  b\n2,LASTCHUNK"),
+            ("1,a,b\n1,LASTCHUNK", &[(1, "c, d")], "1,c, d\n1,LASTCHUNK"),
+            ("3,LASTCHUNK", &[(1, "a")], "1,a\n3,LASTCHUNK"),
+        ] {
+            assert_eq!(edit(text, chunks), expected);
+        }
+    }
+
+    #[test]
     fn line_of_finds_the_line_of_a_listed_chunk() {
         let text = b" 7 , x\r\n2,b\n10,LASTCHUNK";
         for (number, line) in [(7, Some(1)), (2, Some(2)), (10, None), (1, None)] {
@@ -257,6 +352,22 @@ mod tests {
             };
             prop_assert_eq!(parse(&chunks.render()), Ok(chunks.clone()));
             prop_assert_eq!(parse(&chunks.render().replace('\n', "\r\n")), Ok(chunks));
+        }
+
+        #[test]
+        fn added_lines_are_parsed_with_the_others(
+            numbers in prop::collection::btree_set(1u32..99, 0..9),
+            added in prop::collection::btree_set(1u32..99, 0..9),
+        ) {
+            let named = |numbers: &BTreeSet<u32>, prefix: &str| -> BTreeMap<_, _> {
+                let name = |n| FileName::new(format!("{prefix} {n}")).unwrap();
+                numbers.iter().map(|&n| (ChunkIndex(n - 1), name(n))).collect()
+            };
+            let mut chunks = LocalChunks { count: 99, files: named(&numbers, "old") };
+            let added = named(&added, "new");
+            let edited = LocalChunks::with_lines(chunks.render().as_bytes(), &added);
+            chunks.files.extend(added);
+            prop_assert_eq!(LocalChunks::parse(&edited), Ok(chunks));
         }
 
         #[test]

@@ -5,7 +5,7 @@
 //! kept in a part file beside it, from which a later run resumes.
 
 use crate::content::fmt::counted;
-use crate::content::limits::VERIFY_SAMPLE_COUNT;
+use crate::content::limits::{RESULT_TARGET, VERIFY_SAMPLE_COUNT};
 use crate::content::{FileName, Manifest, Md5};
 use crate::download::destination::{Destination, DestinationKind};
 use crate::download::driver::{self, Download, KnownHolders};
@@ -409,12 +409,12 @@ pub fn complete(
         watch,
     };
     driver::run(download, &serving.threads, shutdown)?;
-    log::info!("All download threads completed");
+    log::info!(target: RESULT_TARGET, "All download threads completed");
     if let Some(md5) = file.md5 {
         check_md5(md5, &file, destination, watch, shutdown)?;
     }
     destination.finish(order.overwrite, order.durable)?;
-    log::info!("Download complete. File size: {} bytes", file.file.size);
+    log::info!(target: RESULT_TARGET, "Download complete. File size: {} bytes", file.file.size);
     Ok(file)
 }
 

@@ -21,6 +21,7 @@ pub mod frame;
 pub mod payload;
 pub mod peer;
 pub mod peer_address;
+pub mod set_report;
 pub mod status;
 pub mod tokens;
 pub mod tracker;

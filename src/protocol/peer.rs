@@ -358,8 +358,8 @@ mod tests {
     #[test]
     fn json_of_requests_is_fixed() {
         use PeerRequest::*;
-        exact(Hello { version: 2, port: None }, r#"{"type":"hello","version":2}"#);
-        exact(Hello { version: 2, port: Some(7000) }, r#"{"type":"hello","version":2,"port":7000}"#);
+        exact(Hello { version: 3, port: None }, r#"{"type":"hello","version":3}"#);
+        exact(Hello { version: 3, port: Some(7000) }, r#"{"type":"hello","version":3,"port":7000}"#);
         exact(Manifest { file: FILE }, r#"{"type":"manifest","file":"FILE"}"#);
         exact(Have { file: FILE }, r#"{"type":"have","file":"FILE"}"#);
         exact(Chunk { file: FILE, index: INDEX }, r#"{"type":"chunk","file":"FILE","index":4}"#);
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn json_of_responses_is_fixed() {
         use PeerResponse::*;
-        exact(Hello { version: 2 }, r#"{"type":"hello","version":2}"#);
+        exact(Hello { version: 3 }, r#"{"type":"hello","version":3}"#);
         exact(
             Manifest { file: FILE, size: 5, chunk_size: 16384, length: 32 },
             r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":16384,"length":32}"#,
@@ -432,10 +432,10 @@ mod tests {
 
     #[test]
     fn the_hello_of_each_protocol_opens_a_connection() {
-        let hello = |port, tracker| OpeningRequest::Hello { version: 2, port, tracker };
-        exact(hello(None, false), r#"{"type":"hello","version":2}"#);
-        exact(hello(Some(7000), false), r#"{"type":"hello","version":2,"port":7000}"#);
-        exact(hello(None, true), r#"{"type":"hello","version":2,"tracker":true}"#);
+        let hello = |port, tracker| OpeningRequest::Hello { version: 3, port, tracker };
+        exact(hello(None, false), r#"{"type":"hello","version":3}"#);
+        exact(hello(Some(7000), false), r#"{"type":"hello","version":3,"port":7000}"#);
+        exact(hello(None, true), r#"{"type":"hello","version":3,"tracker":true}"#);
         let other = r#"{"type":"chunk","file":"FILE","index":4}"#;
         assert_eq!(serde_json::from_str::<OpeningRequest>(other).unwrap(), OpeningRequest::Unknown);
     }

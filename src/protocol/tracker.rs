@@ -5,6 +5,7 @@
 //! `claim_differs`, `set_sealed`, `set_complete`).
 
 pub use super::file_summary::FileSummary;
+use super::set_report::WaitingChunk;
 pub use super::tokens::{IdentityKey, ReportId, Token};
 use super::volunteer::{VolunteerOrder, VolunteerReport};
 use super::{ErrorCode, Message, PeerAddress};
@@ -363,6 +364,28 @@ pub enum TrackerResponse {
         set: SetKey,
         /// Id of the file.
         file: FileId,
+    },
+    /// Chunks of the set without an agreed hash, sent at intervals while there are any.
+    SetWaits {
+        /// Key of the set.
+        #[serde(flatten)]
+        set: SetKey,
+        /// Some of the chunks and the reasons, those with different claims first.
+        chunks: Vec<WaitingChunk>,
+        /// Number of further chunks.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        more: u32,
+        /// Number of chunks for which another client claims another hash than this client.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        disputed: u32,
+    },
+    /// Another member of the set has the name of this client.
+    SameName {
+        /// Key of the set.
+        #[serde(flatten)]
+        set: SetKey,
+        /// Address of the other member.
+        address: SocketAddr,
     },
     /// Every client of the set holds all of its chunks.
     SetComplete {

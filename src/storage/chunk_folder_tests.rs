@@ -452,3 +452,25 @@ fn a_reported_chunk_is_withdrawn_only_if_its_file_has_changed() {
     store(&chunks, 1, "one").unwrap();
     assert_eq!((serves(&chunks, 1).unwrap(), read(&folder, "a")), ("one".into(), "ONE".into()));
 }
+
+#[test]
+fn a_chunk_superseded_by_the_manifest_is_left_out_of_its_commit() {
+    let folder = folder_of(&[(LIST, "2,LASTCHUNK\n")]);
+    let chunks = open(&folder).unwrap();
+    let stage = |number, text: &str| {
+        chunks.stage(index(number), Digest::of(text.as_bytes()), text.as_bytes()).unwrap()
+    };
+    let staged = vec![stage(1, "old"), stage(2, "two")];
+    chunks.set_manifest(manifest(&["new", "two"]));
+    chunks.commit(staged).unwrap();
+    assert_eq!((serves(&chunks, 1), serves(&chunks, 2).as_deref()), (None, Some("two")));
+    assert_eq!(read(&folder, LIST), "2,chunk_2\n2,LASTCHUNK\n");
+}
+
+#[test]
+fn a_rewritten_list_keeps_its_format() {
+    let folder = folder_of(&[(LIST, "\u{feff}3, c\r\n4, LASTCHUNK\r\n\r\n"), ("c", "three")]);
+    let chunks = open(&folder).unwrap();
+    store(&chunks, 1, "one").unwrap();
+    assert_eq!(read(&folder, LIST), "\u{feff}1, chunk_1\r\n3, c\r\n4, LASTCHUNK\r\n\r\n");
+}

@@ -10,7 +10,7 @@ use super::hashing;
 use crate::content::limits::{CHUNK_SIZE_MAX, CHUNKS_MAX, FILE_NAME_MAX};
 use crate::content::local_chunks::{self, LocalChunks};
 use crate::content::{ChunkIndex, FileName};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, Permissions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -54,24 +54,19 @@ impl ChunkList {
         self.names.get(name).is_some_and(|other| *other != index)
     }
 
-    /// Adds lines for chunks, durably. Nothing is written if all are listed under these names. Line
-    /// endings and permissions are kept.
+    /// Adds lines for chunks, durably. Nothing is written if all are listed under these names. All other
+    /// bytes and the permissions are kept.
     pub(super) fn add(
-        mut self,
+        self,
         chunks: impl IntoIterator<Item = (ChunkIndex, FileName)>,
     ) -> Result<(), StoreError> {
-        let mut changed = false;
-        for (index, name) in chunks {
-            changed |= self.chunks.files.insert(index, name.clone()).as_ref() != Some(&name);
-        }
-        if !changed {
+        let is_new = |(index, name): &(ChunkIndex, FileName)| self.chunks.files.get(index) != Some(name);
+        let new: BTreeMap<ChunkIndex, FileName> = chunks.into_iter().filter(is_new).collect();
+        if new.is_empty() {
             return Ok(());
         }
-        let mut text = self.chunks.render();
-        if self.bytes.contains(&b'\r') {
-            text = text.replace('\n', "\r\n");
-        }
-        let temporary = disk::temporary(&self.path, text.as_bytes(), true)?;
+        let text = LocalChunks::with_lines(&self.bytes, &new);
+        let temporary = disk::temporary(&self.path, &text, true)?;
         let set = temporary.as_file().set_permissions(Permissions::from_mode(self.mode & 0o7777));
         set.map_err(error::io("replace", &self.path))?;
         disk::replace(&self.path, temporary)?;

@@ -27,6 +27,7 @@ pub mod replica_store;
 mod resume_file;
 pub mod shared_folder;
 mod space;
+pub mod split_file;
 mod spool;
 mod store_marker;
 mod store_records;

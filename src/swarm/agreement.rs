@@ -7,8 +7,9 @@
 //! Invariants: a holder's claim equals the agreed hash; an agreement lasts while it has a holder, and when
 //! the last one leaves, the check list decides again; a set is sealed exactly when all its chunks are agreed.
 
+use super::Moment;
 use super::registry::PeerId;
-use crate::content::{ChunkIndex, FileId, Layout, Manifest};
+use crate::content::{ChunkIndex, FileId, Layout, Manifest, PeerName};
 use crate::protocol::tracker::Claim;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -55,12 +56,33 @@ struct Chunk {
     agreed: Option<Claim>,
     /// Members that asked for the chunk and do not have it yet.
     waiting: BTreeSet<PeerId>,
+    /// The last member that claimed the chunk, and the time at which it left.
+    last: Option<Box<(PeerName, Moment)>>,
+}
+
+/// A chunk without an agreed hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undecided {
+    /// Index of the chunk.
+    pub index: ChunkIndex,
+    /// Largest number of members at different addresses with equal claims.
+    pub agree: usize,
+    /// The members that claim it, if their claims differ.
+    pub differ: Vec<PeerId>,
+    /// If no member claims it: the last one that did, and the time at which it left.
+    pub last: Option<(PeerName, Moment)>,
 }
 
 impl Chunk {
     /// Number of claims and waiting members.
     fn entries(&self) -> usize {
         self.claims.len() + self.waiting.len()
+    }
+
+    /// Whether no hash is agreed and the claims differ.
+    fn is_disputed(&self) -> bool {
+        let first = self.claims.values().next();
+        self.agreed.is_none() && self.claims.values().any(|claim| Some(claim) != first)
     }
 
     fn holders(&self) -> impl Iterator<Item = PeerId> + '_ {
@@ -172,6 +194,50 @@ impl ChunkSet {
         self.chunks.get(&index).is_some_and(|chunk| chunk.waiting.contains(&peer))
     }
 
+    /// Whether no hash of a chunk is agreed and its claims differ.
+    pub fn is_disputed(&self, index: ChunkIndex) -> bool {
+        self.chunks.get(&index).is_some_and(Chunk::is_disputed)
+    }
+
+    /// For each member: the number of its claims that other claims contradict while no hash is agreed.
+    pub fn disputed_claims(&self) -> HashMap<PeerId, u32> {
+        let mut disputed = HashMap::new();
+        for chunk in self.chunks.values().filter(|chunk| chunk.is_disputed()) {
+            for peer in chunk.claims.keys() {
+                *disputed.entry(*peer).or_default() += 1;
+            }
+        }
+        disputed
+    }
+
+    /// Number of chunks without an agreed hash.
+    pub fn undecided_count(&self) -> u32 {
+        self.count - self.agreed
+    }
+
+    /// The first chunks without an agreed hash, those with different claims before the others.
+    pub fn undecided(&self, at_most: usize) -> Vec<Undecided> {
+        let is_disputed = |index: &ChunkIndex| self.is_disputed(*index);
+        let disputed = self.chunks.keys().copied().filter(is_disputed);
+        let all = (0..self.count).map(ChunkIndex);
+        let others = all.filter(|index| self.agreed(*index).is_none() && !self.is_disputed(*index));
+        disputed.chain(others).take(at_most).map(|index| self.undecided_chunk(index)).collect()
+    }
+
+    fn undecided_chunk(&self, index: ChunkIndex) -> Undecided {
+        let Some(chunk) = self.chunks.get(&index) else {
+            return Undecided { index, agree: 0, differ: Vec::new(), last: None };
+        };
+        let mut witnesses: BTreeMap<Claim, BTreeSet<SocketAddr>> = BTreeMap::new();
+        for (peer, claim) in &chunk.claims {
+            witnesses.entry(*claim).or_default().extend(self.address(*peer));
+        }
+        let agree = witnesses.values().map(BTreeSet::len).max().unwrap_or(0);
+        let differ = if witnesses.len() > 1 { chunk.claims.keys().copied().collect() } else { Vec::new() };
+        let last = chunk.last.as_deref().filter(|_| chunk.claims.is_empty()).cloned();
+        Undecided { index, agree, differ, last }
+    }
+
     /// Changes one chunk, updates the entry count, and removes the chunk when it has no entries left.
     fn change<T>(&mut self, index: ChunkIndex, change: impl FnOnce(&mut Self) -> T) -> T {
         let entries = |set: &Self| set.chunks.get(&index).map_or(0, Chunk::entries);
@@ -248,8 +314,8 @@ impl ChunkSet {
         !self.holders(index, peer).is_empty()
     }
 
-    /// Removes a member and its claims.
-    pub fn leave(&mut self, peer: PeerId) -> Vec<Outcome> {
+    /// Removes a member and its claims. `name` is its name, for the members that wait for its chunks.
+    pub fn leave(&mut self, peer: PeerId, name: &PeerName, now: Moment) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         if self.members.remove(&peer).is_none() {
             return outcomes;
@@ -262,7 +328,9 @@ impl ChunkSet {
             if let Some(chunk) = self.chunks.get_mut(index) {
                 self.entries -= chunk.entries();
                 chunk.waiting.remove(&peer);
-                chunk.claims.remove(&peer);
+                if chunk.claims.remove(&peer).is_some() {
+                    chunk.last = Some(Box::new((name.clone(), now)));
+                }
                 self.entries += chunk.entries();
             }
         }
@@ -359,6 +427,7 @@ mod tests {
     use super::*;
     use crate::content::Digest;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     const A: PeerId = PeerId(1);
     const B: PeerId = PeerId(2);
@@ -367,6 +436,10 @@ mod tests {
 
     fn claim(number: u8) -> Claim {
         Claim { sha256: Digest([number; 32]), size: number.into() }
+    }
+
+    fn name() -> PeerName {
+        PeerName::new("left").unwrap()
     }
 
     fn at(peer: PeerId) -> (PeerId, SocketAddr) {
@@ -433,9 +506,9 @@ mod tests {
         assert_eq!(manifest.layout().size(), 3);
         assert_eq!(manifest.digest(ChunkIndex(1)), Some(Digest([2; 32])));
         assert!(set.is_whole(A) && !set.is_whole(C));
-        assert_eq!(set.leave(A), []);
+        assert_eq!(set.leave(A, &name(), Moment::ZERO), []);
         assert!(set.sealed().is_some());
-        assert_eq!(set.leave(B), [Outcome::Unsealed(sealed.clone())]);
+        assert_eq!(set.leave(B, &name(), Moment::ZERO), [Outcome::Unsealed(sealed.clone())]);
         assert_eq!(set.agreed(FIRST), None);
     }
 
@@ -450,12 +523,35 @@ mod tests {
     }
 
     #[test]
+    fn undecided_chunks_give_their_reason() {
+        let mut set = set(4, 2);
+        set.claim(A, ChunkIndex(1), claim(1));
+        set.claim(B, ChunkIndex(1), claim(1));
+        set.claim(A, FIRST, claim(1));
+        set.claim(A, ChunkIndex(3), claim(1));
+        set.claim(B, ChunkIndex(3), claim(2));
+        set.claim(C, ChunkIndex(2), claim(3));
+        set.want(A, ChunkIndex(2));
+        set.leave(C, &name(), Duration::from_secs(7));
+        let undecided = |index, agree, differ: &[PeerId], last: Option<u64>| Undecided {
+            index: ChunkIndex(index),
+            agree,
+            differ: differ.to_vec(),
+            last: last.map(|seconds| (name(), Duration::from_secs(seconds))),
+        };
+        let all = [undecided(3, 1, &[A, B], None), undecided(0, 1, &[], None), undecided(2, 0, &[], Some(7))];
+        assert_eq!(set.undecided(9), all);
+        assert_eq!((set.undecided(1), set.undecided_count()), (all[..1].to_vec(), 3));
+        assert_eq!(set.disputed_claims(), HashMap::from([(A, 1), (B, 1)]));
+    }
+
+    #[test]
     fn claims_of_non_members_and_of_chunks_past_the_end_are_ignored() {
         let mut set = set(1, 1);
         assert_eq!(set.claim(PeerId(9), FIRST, claim(1)), []);
         assert_eq!(set.claim(A, ChunkIndex(1), claim(1)), []);
         assert!(!set.want(A, ChunkIndex(u32::MAX)) && !set.want(PeerId(9), FIRST));
-        assert_eq!(set.leave(PeerId(9)), []);
+        assert_eq!(set.leave(PeerId(9), &name(), Moment::ZERO), []);
     }
 
     proptest! {
@@ -467,7 +563,7 @@ mod tests {
             for (peer, index, value, action) in steps {
                 let (peer, index) = (PeerId(peer), ChunkIndex(index));
                 match action {
-                    0 => drop(set.leave(peer)),
+                    0 => drop(set.leave(peer, &name(), Moment::ZERO)),
                     1 => set.join(peer, address(peer)),
                     2 => drop(set.unclaim(peer, index)),
                     3 => drop(set.want(peer, index)),

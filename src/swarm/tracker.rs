@@ -8,6 +8,7 @@
 
 mod keeping;
 mod queries;
+mod set_reports;
 mod sets;
 #[cfg(test)]
 mod tests;
@@ -135,6 +136,7 @@ impl Machine for Tracker {
             self.depart(now, id, &removed, Departure::Expired);
         }
         self.tick_keeping(now);
+        self.report_undecided(now);
         std::mem::take(&mut self.effects)
     }
 
@@ -164,7 +166,8 @@ impl Machine for Tracker {
 
     fn next_tick(&self) -> Option<Moment> {
         let keeping = self.keeping.as_ref().and_then(Keeping::next_tick);
-        self.peers.registry.next_expiry().into_iter().chain(keeping).min()
+        let reports = self.sets.reports.next();
+        self.peers.registry.next_expiry().into_iter().chain(keeping).chain(reports).min()
     }
 }
 
@@ -231,10 +234,10 @@ impl Tracker {
             Ask::Manifest { file } => self.manifest(origin, file),
             Ask::List => self.list(now, origin),
             Ask::JoinSet { token, set } => {
-                self.as_member(now, token, origin, |this, id| this.join_set(id, set))
+                self.as_member(now, token, origin, |this, id| this.join_set(now, id, set))
             }
             Ask::Claim { token, set, index, claim } => self.as_member(now, token, origin, |this, id| {
-                this.in_set(id, set, index, |this, key| this.claim(id, key, index, claim))
+                this.in_set(id, set, index, |this, key| this.claim(now, id, key, index, claim))
             }),
             Ask::Unclaim { token, set, index } => self.as_member(now, token, origin, |this, id| {
                 this.in_set(id, set, index, |this, key| this.unclaim(id, key, index))
@@ -342,6 +345,6 @@ impl Tracker {
         };
         self.effects.push(Effect::Note(text));
         self.volunteer_left(now, id, *expires, how);
-        self.leave_sets(id);
+        self.leave_sets(now, id, name);
     }
 }

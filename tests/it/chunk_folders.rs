@@ -248,7 +248,7 @@ fn a_bad_chunk_of_a_late_client_is_replaced() {
 fn a_false_agreement_replaces_no_file_of_the_user() {
     let place = place();
     let dir = place.path();
-    let (mine, evil) = (three(), [random_bytes(6, 700), random_bytes(7, 0), random_bytes(8, 9_000)]);
+    let (mine, evil) = (three(), [random_bytes(6, 700), random_bytes(7, 50), random_bytes(8, 9_000)]);
     let all = |chunks: &[Vec<u8>]| -> Vec<(usize, Vec<u8>)> { (1..).zip(chunks.iter().cloned()).collect() };
     let folder = |name: &str, chunks: &[Vec<u8>]| {
         let chunks = all(chunks);
@@ -263,9 +263,10 @@ fn a_false_agreement_replaces_no_file_of_the_user() {
         .collect();
     tracker.wait_for_text("the set default is agreed upon");
     // Also after a restart, when the folder lists the chunks of the first run.
-    for _ in 0..2 {
+    for is_first in [true, false] {
         let mut client = client(dir, &honest, "honest", tracker.address(), &["--exit-when-complete"]);
         client.ends_with(0);
+        assert_eq!(client.has_said("another set has this name"), is_first);
         assert_complete(&honest, &evil);
         for (number, bytes) in all(&mine) {
             assert_holds(&honest.join(format!("chunk_{number}")), &bytes);
@@ -364,7 +365,7 @@ fn ctrl_c_exits_cleanly_in_each_state() {
     lonely.interrupt();
     lonely.ends_with(0);
     // While the client waits for a chunk.
-    let tracker = tracker(dir, &[]);
+    let tracker = tracker(dir, &["--quorum", "1"]);
     let mut waits = client(dir, &folder, "waits", tracker.address(), &["-v"]);
     waits.wait_for_text("has no known holder yet");
     waits.interrupt();
@@ -456,4 +457,119 @@ fn a_chunk_file_that_is_removed_or_changed_is_fetched_again() {
         client.wait_for_count(" is complete: all ", 2);
     }
     folders.iter().for_each(|folder| assert_complete(folder, &chunks));
+}
+
+#[test]
+fn a_disagreement_is_reported_at_both_ends_and_ends_with_code_13() {
+    let place = place();
+    let dir = place.path();
+    let chunks = three();
+    let bad = random_bytes(66, 700);
+    let one = chunk_folder(dir, "f1", 3, &[(1, &chunks[0]), (2, &chunks[1])]);
+    let two = chunk_folder(dir, "f2", 3, &[(2, &chunks[1]), (3, &chunks[2])]);
+    let three = chunk_folder(dir, "f3", 3, &[(1, &bad), (3, &chunks[2])]);
+    let tracker = tracker(dir, &[]);
+    let mut clients = [("one", &one), ("two", &two), ("three", &three)]
+        .map(|(name, folder)| client(dir, folder, name, tracker.address(), &["--exit-when-complete"]));
+    let reason = "chunk 1: 1 of 2 clients agree; the chunks of ";
+    tracker.wait_for_text(reason);
+    for client in &clients {
+        assert!(client.wait_for_text(reason).ends_with(" differ"));
+    }
+    for at in [0, 2] {
+        clients[at].ends_with(13);
+        assert!(clients[at].has_said("1 chunk of "));
+    }
+    for client in &clients {
+        assert!(!client.has_said("is complete"), "no folder is complete without an agreement on each chunk");
+    }
+    assert_holds(&three.join("chunk_1"), &bad);
+}
+
+#[test]
+fn a_waiting_set_gives_the_reason_of_each_chunk_at_both_ends() {
+    let place = place();
+    let dir = place.path();
+    let ann = chunk_folder(dir, "ann", 3, &[(1, b"one")]);
+    let bob = chunk_folder(dir, "bob", 3, &[(3, b"three")]);
+    let tracker = tracker(dir, &[]);
+    let ann = client(dir, &ann, "ann", tracker.address(), &["-v"]);
+    ann.wait_for_count("has no known holder yet", 2);
+    let mut bob = client(dir, &bob, "bob", tracker.address(), &["-v"]);
+    bob.wait_for_count("has no known holder yet", 2);
+    bob.interrupt();
+    bob.ends_with(0);
+    for program in [&ann, &tracker] {
+        program.wait_for_text("chunk 1: 1 of 2 clients agree");
+        program.wait_for_text("chunk 2: no holder");
+        program.wait_for_text("chunk 3: no holder; bob had it, disconnected ");
+    }
+}
+
+#[test]
+fn two_clients_of_one_name_are_warned_and_logged() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &[]);
+    let [first, second] = ["a", "b"].map(|folder| {
+        let folder = chunk_folder(dir, folder, 2, &[]);
+        client(dir, &folder, "twin", tracker.address(), &[])
+    });
+    first.wait_for_text("another client of set default has the name twin");
+    second.wait_for_text("another client of set default has the name twin");
+    tracker.wait_for_text("two clients of set default have the name twin");
+}
+
+#[test]
+fn timeout_ends_a_client_whose_chunk_is_missing() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &[]);
+    for (name, flags) in [("a", &["--timeout", "1"][..]), ("b", &["--timeout", "1", "--exit-when-complete"])]
+    {
+        let folder = chunk_folder(dir, name, 2, &[(1, b"one")]);
+        let mut waits = client(dir, &folder, name, tracker.address(), flags);
+        waits.ends_with(4);
+        assert!(waits.has_said("still needs chunk 2 of set default"));
+    }
+}
+
+#[test]
+fn a_folder_with_every_chunk_is_complete_only_when_all_are_agreed() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &[]);
+    let folder = chunk_folder(dir, "full", 1, &[(1, b"one")]);
+    let mut full =
+        client(dir, &folder, "full", tracker.address(), &["--timeout", "1", "--exit-when-complete"]);
+    full.ends_with(6);
+    assert!(full.has_said("has all chunks, but not all are agreed in set default"));
+    assert!(!full.has_said("is complete"));
+}
+
+#[test]
+fn a_split_file_is_joined_by_each_client() {
+    let place = place();
+    let dir = place.path();
+    let bytes = random_bytes(5, 100_001);
+    write(dir, "whole.bin", &bytes);
+    let names = ["f1", "f2", "f3"];
+    let split = [&["--split", "whole.bin", "--parts", "7"], &names[..]].concat();
+    Program::start("client", &split, dir).ends_with(0);
+    let mut refused = Program::start("client", &split, dir);
+    refused.ends_with(17);
+    assert!(refused.has_said("the folder is not empty"));
+    let tracker = tracker(dir, &[]);
+    write(dir, "joined-f3", b"another file");
+    let mut clients = names.map(|name| {
+        let path = format!("joined-{name}");
+        let flags = ["--exit-when-complete", "--join", &path];
+        client(dir, &dir.join(name), name, tracker.address(), &flags)
+    });
+    for (client, code) in clients.iter_mut().zip([0, 0, 13]) {
+        client.ends_with(code);
+    }
+    assert_holds(&dir.join("joined-f1"), &bytes);
+    assert_holds(&dir.join("joined-f2"), &bytes);
+    assert_holds(&dir.join("joined-f3"), b"another file");
 }

@@ -106,3 +106,30 @@ fn lines_of_many_programs_stay_intact() {
         assert_eq!(asked, 100 - held, "each missing chunk is looked up once");
     }
 }
+
+#[test]
+fn each_log_line_except_events_and_results_names_its_program() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let file = write(dir, "a.bin", &random_bytes(1, 1_000));
+    let tracker = tracker(dir, &[]);
+    let seeder = seeder(dir, &file, &tracker, &["--name", "ann"]);
+    let log = dir.join("logs.log");
+    let log_flag = log.to_str().unwrap().to_owned();
+    let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--log-file", &log_flag]);
+    leecher.ends_with(0);
+    drop((seeder, tracker));
+    let text = std::fs::read_to_string(&log).unwrap();
+    for line in text.lines() {
+        let message = line.splitn(3, " - ").nth(2).unwrap_or_else(|| panic!("{line:?}"));
+        let is_result = message == "All download threads completed"
+            || message == "Download complete. File size: 1000 bytes"
+            || message == "Successfully downloaded a.bin";
+        let has_name = ["[tracker] ", "[ann] ", "[leecher] "].iter().any(|name| message.starts_with(name));
+        assert!(is_result != has_name, "{line:?}");
+    }
+    for name in ["[tracker] ", "[ann] ", "[leecher] "] {
+        assert!(text.contains(name), "{name}");
+    }
+    assert!(!leecher.has_said("[leecher]"), "the terminal shows no name");
+}

@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::protocol::datagram::Cookie;
 use crate::protocol::frame;
+use crate::protocol::set_report::LastHolder;
 
 fn exact<M: Message + PartialEq + fmt::Debug>(message: M, json: &str) {
     let json = json
@@ -37,9 +38,9 @@ fn address(text: &str) -> SocketAddr {
 fn json_of_requests_is_fixed() {
     use TrackerRequest::*;
     let name = PeerName::new("peer").unwrap();
-    exact(Hello { version: 2 }, r#"{"type":"hello","version":2,"tracker":true}"#);
-    let without: TrackerRequest = serde_json::from_str(r#"{"type":"hello","version":2}"#).unwrap();
-    assert_eq!(without, Hello { version: 2 });
+    exact(Hello { version: 3 }, r#"{"type":"hello","version":3,"tracker":true}"#);
+    let without: TrackerRequest = serde_json::from_str(r#"{"type":"hello","version":3}"#).unwrap();
+    assert_eq!(without, Hello { version: 3 });
     exact(
         Register(Registration::new(name.clone(), 7000)),
         r#"{"type":"register","name":"peer","port":7000}"#,
@@ -94,7 +95,7 @@ fn json_of_requests_is_fixed() {
 #[test]
 fn json_of_responses_is_fixed() {
     use TrackerResponse::*;
-    exact(Hello { version: 2 }, r#"{"type":"hello","version":2}"#);
+    exact(Hello { version: 3 }, r#"{"type":"hello","version":3}"#);
     exact(
         Cookie { cookie: crate::protocol::datagram::Cookie(255) },
         r#"{"type":"cookie","cookie":"00000000000000ff"}"#,
@@ -146,6 +147,16 @@ fn json_of_responses_is_fixed() {
     exact(
         SetSealed { set: set(), file: FILE },
         r#"{"type":"set_sealed","set":"default","count":5,"file":"FILE"}"#,
+    );
+    let last = LastHolder { name: PeerName::new("bob").unwrap(), seconds: 40 };
+    let chunk = WaitingChunk { index: INDEX, agree: 0, quorum: 2, differ: vec![], last: Some(last) };
+    exact(
+        SetWaits { set: set(), chunks: vec![chunk], more: 0, disputed: 1 },
+        r#"{"type":"set_waits","set":"default","count":5,"chunks":[{"index":4,"agree":0,"quorum":2,"last":{"name":"bob","seconds":40}}],"disputed":1}"#,
+    );
+    exact(
+        SameName { set: set(), address: address("10.0.0.1:1") },
+        r#"{"type":"same_name","set":"default","count":5,"address":"10.0.0.1:1"}"#,
     );
     exact(SetComplete { set: set() }, r#"{"type":"set_complete","set":"default","count":5}"#);
     exact(

@@ -28,6 +28,11 @@ impl Completion {
         true
     }
 
+    /// Whether the folder is complete.
+    pub(super) fn is_folder_complete(&self) -> bool {
+        self.folder_complete
+    }
+
     /// Records that the tracker has reported all members as complete.
     pub(super) fn members_completed(&mut self) {
         self.members_complete = true;

@@ -3,13 +3,17 @@
 //! The calling thread is the state thread. It owns the [`DownloadScheduler`] and the state of the chunk set;
 //! the tracker session, the sources and the upload server run in threads that send it events. Invariants:
 //! each held chunk was hashed by this client; a chunk is claimed only after its line is in
-//! `local_chunks.txt`; a chunk that differs from the agreed hash is not served until it has been replaced.
+//! `local_chunks.txt`; a chunk that differs from the agreed hash is not served until it has been replaced; the
+//! folder is complete only while it holds each chunk of the sealed set with the agreed hash.
 
 mod agreed;
 mod client;
 mod completion;
+mod dispute;
+mod join;
 mod lookup_retry;
 mod requests;
+mod stall;
 
 use crate::content::limits::CHUNK_SIZE;
 use crate::content::{Bitfield, FileId, PeerName, SetName};
@@ -29,6 +33,7 @@ use crate::upload::server::{ServeOptions, serve};
 use agreed::{AgreedChunks, Committed, FolderSink};
 use client::ChunkClient;
 use crossbeam_channel::{Receiver, bounded};
+use join::JoinTask;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -55,13 +60,15 @@ pub struct ClientConfig {
     pub set: SetName,
     /// Advertised address, if it differs from the source address that the tracker sees.
     pub advertise: Option<SocketAddr>,
+    /// File that the chunks are joined into when the folder is complete.
+    pub join: Option<PathBuf>,
     /// Whether to exit when the folder is complete.
     pub exit_when_complete: bool,
     /// Download limit of all sources together, bytes per second; 0 for no limit.
     pub download_limit: u64,
     /// Options of the upload server.
     pub serve: ServeOptions,
-    /// Time without an answer of the tracker after which to give up.
+    /// Time without an answer of the tracker, or without data while a chunk is missing, after which to give up.
     pub timeout: Option<Duration>,
 }
 
@@ -78,7 +85,8 @@ struct Inputs {
 /// Runs until the shutdown, or until the folder is complete with `exit_when_complete`.
 ///
 /// # Errors
-/// The folder is invalid, the port is in use, the tracker exceeds its timeout, or a chunk cannot be stored.
+/// The folder is invalid, the port is in use, the timeout has passed, a chunk cannot be stored, or a different file is where
+/// the chunks are to be joined.
 pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), RoleError> {
     let listener = Listener::bind(config.listen).map_err(RoleError::bind("-transfer_port PORT"))?;
     let folder = match open(&config, watch, shutdown) {
@@ -150,7 +158,8 @@ fn serve_and_download(
     let mut have = Bitfield::none(set.count);
     held.iter().for_each(|chunk| _ = have.insert(chunk.index));
     let scheduler = DownloadScheduler::new(job, have, false, events, threads, shutdown);
-    let mut client = ChunkClient::new(config, set, folder, offers, agreed, scheduler);
+    let join = JoinTask::new(config.join.clone(), threads.clone());
+    let mut client = ChunkClient::new(config, set, folder, offers, agreed, scheduler, join);
     let result = client.run(&Inputs { session, sources, committed }, shutdown);
     // Before `client` and its request queue are dropped: the session must see a shutdown, not a lost connection.
     shutdown.trigger();

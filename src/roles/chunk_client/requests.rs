@@ -64,6 +64,11 @@ impl RequestQueue {
         self.outbox.clear();
     }
 
+    /// Whether the client is registered with the tracker.
+    pub(super) fn is_registered(&self) -> bool {
+        self.session.is_some()
+    }
+
     /// The next request, and the session's queue for it, for `select!`. Call [`sent`](Self::sent) after the send.
     pub(super) fn next(&mut self) -> (Sender<TrackerRequest>, TrackerRequest) {
         if self.outbox.is_empty() && self.unanswered_lookups < LOOKUPS_MAX {

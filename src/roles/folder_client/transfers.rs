@@ -3,7 +3,7 @@
 use super::folder_watch::apply;
 use super::{DownloadRequest, Inner};
 use crate::content::FileName;
-use crate::content::limits::LEECHER_TIMEOUT;
+use crate::content::limits::{LEECHER_TIMEOUT, RESULT_TARGET};
 use crate::download::destination::{Destination, DestinationKind};
 use crate::download::finder::Finder;
 use crate::download::job::{
@@ -333,7 +333,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         changes.into_iter().for_each(|change| apply(inner, change));
     }
     transfer.completed();
-    log::info!("Successfully downloaded {}", file.file.name);
+    log::info!(target: RESULT_TARGET, "Successfully downloaded {}", file.file.name);
     if let Some(on_complete) = &inner.on_complete {
         on_complete.completed(&file.path, file.file.name.as_str(), file.file.id);
     }

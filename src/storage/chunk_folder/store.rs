@@ -56,7 +56,7 @@ impl ChunkFolder {
     /// The name of a chunk's file is `chunk_<number>`, or the listed name if no file has it. A file
     /// that this client did not write is never replaced: the chunk is stored beside it, with 8
     /// digits of the digest appended to the name, and the line is changed. A chunk that is present
-    /// and unchanged is not replaced.
+    /// and unchanged is not replaced. A chunk that differs from the manifest, which may be newer, is left out.
     ///
     /// # Errors
     /// The folder cannot be written, the disk is full, or its `local_chunks.txt` is invalid or has
@@ -73,8 +73,11 @@ impl ChunkFolder {
         let mut staged = BTreeMap::new();
         for StagedChunk { chunk, file } in chunks {
             let Some(file) = file.filter(|_| !self.is_intact(chunk)) else { continue };
-            self.check_acceptable(chunk)?;
-            staged.insert(chunk.index, (chunk, file));
+            // Another hash may have been sealed since the chunk was staged: the other chunks are right.
+            match self.check_acceptable(chunk) {
+                Ok(()) => _ = staged.insert(chunk.index, (chunk, file)),
+                Err(error) => log::info!("chunk {} not stored: {error}", chunk.index),
+            }
         }
         let mut plans = Vec::new();
         for (chunk, file) in staged.into_values() {

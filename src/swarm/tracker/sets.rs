@@ -1,10 +1,12 @@
 //! Chunk sets of a tracker: members, their claims, and the files that agreed sets become.
 
 use super::Tracker;
+use super::set_reports::SetReports;
 use crate::content::limits::{self, TRACKER_NAME};
-use crate::content::{ChunkIndex, FileId};
+use crate::content::{ChunkIndex, FileId, PeerName};
 use crate::protocol::tracker::{Claim, FileSummary, SetKey, TrackerResponse};
 use crate::protocol::{ErrorCode, PeerAddress};
+use crate::swarm::Moment;
 use crate::swarm::agreement::{ChunkSet, Outcome, Sealed};
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
@@ -28,6 +30,8 @@ pub(super) struct ChunkSets {
     pub(super) entries: usize,
     /// Limit of `entries`.
     pub(super) entries_max: usize,
+    /// Times of the reports to members of sets with undecided chunks.
+    pub(super) reports: SetReports,
 }
 
 impl ChunkSets {
@@ -39,7 +43,13 @@ impl ChunkSets {
             sealed: HashMap::new(),
             entries: 0,
             entries_max: limits::CHUNK_ENTRIES_MAX,
+            reports: SetReports::default(),
         }
+    }
+
+    /// Number of equal claims that make an agreement.
+    pub(super) fn quorum(&self) -> usize {
+        self.quorum
     }
 
     /// A sealed set with this id.
@@ -51,7 +61,7 @@ impl ChunkSets {
 
 impl Tracker {
     /// Adds a peer to a set.
-    pub(super) fn join_set(&mut self, id: PeerId, key: SetKey) -> Option<TrackerResponse> {
+    pub(super) fn join_set(&mut self, now: Moment, id: PeerId, key: SetKey) -> Option<TrackerResponse> {
         if key.count == 0 || key.count > limits::CHUNKS_MAX {
             let text = format!("a set has 1 to {} chunks, not {}", limits::CHUNKS_MAX, key.count);
             return Some(error(ErrorCode::Malformed, text));
@@ -72,6 +82,8 @@ impl Tracker {
             let response = TrackerResponse::SetSealed { set: key.clone(), file: sealed.id };
             self.effects.push(Effect::Push(connection, response));
         }
+        self.sets.reports.schedule(now, &key);
+        self.warn_of_same_name(id, &key);
         let same_name =
             self.sets.by_key.keys().filter(|other| other.set == key.set && other.count != key.count);
         let others = same_name.map(|other| other.count).take(OTHER_COUNTS_MAX).collect();
@@ -99,6 +111,7 @@ impl Tracker {
     /// Handles a claim for a chunk.
     pub(super) fn claim(
         &mut self,
+        now: Moment,
         id: PeerId,
         key: &SetKey,
         index: ChunkIndex,
@@ -114,6 +127,9 @@ impl Tracker {
             self.change(key, |set| (set.claim_state(id), set.claim(id, index, claim), set.claim_state(id)))?;
         let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
         self.apply_outcomes(key, outcomes);
+        if self.sets.by_key.get(key).is_some_and(|set| set.is_disputed(index)) {
+            self.sets.reports.schedule_soon(now, key);
+        }
         if before != after {
             self.update_holder(id, key);
         }
@@ -294,9 +310,9 @@ impl Tracker {
     }
 
     /// Removes a peer from all its sets.
-    pub(super) fn leave_sets(&mut self, id: PeerId) {
+    pub(super) fn leave_sets(&mut self, now: Moment, id: PeerId, name: &PeerName) {
         for key in self.sets.of_member.remove(&id).unwrap_or_default() {
-            let left = self.change(&key, |set| (set.is_whole(id), set.leave(id)));
+            let left = self.change(&key, |set| (set.is_whole(id), set.leave(id, name, now)));
             let Some((whole, outcomes)) = left else { continue };
             let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
             self.apply_outcomes(&key, outcomes);
@@ -306,6 +322,9 @@ impl Tracker {
             }
             if self.sets.by_key.get(&key).is_some_and(ChunkSet::is_empty) {
                 self.sets.by_key.remove(&key);
+                self.sets.reports.remove(&key);
+            } else {
+                self.sets.reports.schedule(now, &key);
             }
         }
     }

@@ -425,3 +425,65 @@ fn reports_of_completion_are_logged_for_known_files_up_to_a_limit() {
     assert_eq!(logged, COMPLETION_NOTES_MAX, "one of them says that further ones are not logged");
     assert_eq!(report(20, 1).len(), 1);
 }
+
+/// The reports on undecided chunks in these effects, as texts, and the number of disputed chunks of each.
+fn reports(effects: &[Effect]) -> Vec<(u64, Vec<String>, u32, u32)> {
+    let report = |effect: &Effect| match effect {
+        Effect::Push(ConnectionId(to), TrackerResponse::SetWaits { chunks, more, disputed, .. }) => {
+            Some((*to, chunks.iter().map(ToString::to_string).collect(), *more, *disputed))
+        }
+        _ => None,
+    };
+    let mut reports: Vec<_> = effects.iter().filter_map(report).collect();
+    reports.sort();
+    reports
+}
+
+#[test]
+fn members_of_an_undecided_set_get_its_reasons_at_intervals() {
+    let rules = Rules { leases: Leases { lease: at(500), ..Leases::default() }, ..Rules::default() };
+    let mut number = 0;
+    let draw = move || {
+        number += 1;
+        number
+    };
+    let mut tracker = Tracker::new(rules, fastrand::Rng::with_seed(1), draw);
+    let [a, b] = [1, 2].map(|number| member(&mut tracker, number));
+    claims(&mut tracker, 1, a, 0, 1);
+    wants(&mut tracker, 1, a, 1);
+    claims(&mut tracker, 2, b, 1, 1);
+    tracker.closed(at(20), ConnectionId(2));
+    assert_eq!(reports(&tracker.tick(at(29))), []);
+    assert_eq!(tracker.next_tick(), Some(at(30)));
+    let effects = tracker.tick(at(30));
+    let texts = ["chunk 1: 1 of 2 clients agree", "chunk 2: no holder; peer2 had it, disconnected 10 s ago"];
+    assert_eq!(reports(&effects), [(1, texts.map(str::to_owned).to_vec(), 0, 0)]);
+    let noted = Effect::Note(format!("set default: {}", texts[0]));
+    assert!(effects.contains(&noted), "{effects:?}");
+    assert_eq!(reports(&tracker.tick(at(59))), []);
+    assert_eq!(reports(&tracker.tick(at(60))).len(), 1);
+    // An agreement on each chunk ends the reports.
+    let c = member(&mut tracker, 3);
+    for (number, token, index) in [(1, a, 1), (3, c, 0), (3, c, 1)] {
+        claims(&mut tracker, number, token, index, 1);
+    }
+    assert_eq!(reports(&tracker.tick(at(400))), []);
+    assert_eq!(reports(&tracker.tick(at(450))), []);
+}
+
+#[test]
+fn different_claims_are_reported_soon_and_not_too_often() {
+    let mut tracker = tracker();
+    let [a, b] = [1, 2].map(|number| member(&mut tracker, number));
+    claims(&mut tracker, 1, a, 0, 1);
+    claims(&mut tracker, 2, b, 0, 2);
+    assert_eq!(tracker.next_tick(), Some(at(2)));
+    let texts = [
+        "chunk 1: 1 of 2 clients agree; the chunks of peer1 and peer2 differ".to_owned(),
+        "chunk 2: no holder".to_owned(),
+    ];
+    let both = [1, 2].map(|to| (to, texts.to_vec(), 0, 1));
+    assert_eq!(reports(&tracker.tick(at(2))), both);
+    claims(&mut tracker, 2, b, 0, 3);
+    assert_eq!(reports(&tracker.tick(at(9))), []);
+}

@@ -51,7 +51,16 @@ fn parse(line: &str) -> Option<Line> {
         let fields: Vec<String> = line.split(',').map(str::to_owned).collect();
         is_event(&fields).then_some(Line::Event(fields))
     };
-    event().or_else(|| log_line(line))
+    event().or_else(|| log_line(line)).map(without_name)
+}
+
+/// The line without the name of its program: `[NAME] `.
+fn without_name(line: Line) -> Line {
+    let strip = |text: &str| Some(text.strip_prefix('[')?.split_once("] ")?.1.to_owned());
+    match line {
+        Line::Log(level, text) => Line::Log(level, strip(&text).unwrap_or(text)),
+        event => event,
+    }
 }
 
 fn is_event(fields: &[String]) -> bool {
