@@ -71,8 +71,7 @@ struct Flags {
     port: PortRange,
     #[arg(long, value_name = "CMD", help = flags::ON_COMPLETE_HELP, help_heading = FILES)]
     on_complete: Option<String>,
-    /// Do not serve verified chunks during the download
-    #[arg(long, conflicts_with = "stay", help_heading = NETWORK)]
+    #[arg(long, conflicts_with = "stay", help = flags::NO_SERVE_HELP, help_heading = NETWORK)]
     no_serve: bool,
     #[arg(long = "name", value_name = "NAME", help = format!("{} [default: leecher-PORT]", flags::NAME_HELP),
         help_heading = NETWORK)]

@@ -6,21 +6,10 @@
 //! and `corrupt` have no response; `pong` has no place in the order.
 
 use super::tokens::{KeyPrint, Nonce, ReportId};
-use super::tracker::FileSummary;
 use super::{ErrorCode, Message};
 use crate::content::{ChunkIndex, Digest, FileId, FileName, PeerName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-
-/// A file that a peer offers.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct OfferedFile {
-    /// Id, name and size.
-    #[serde(flatten)]
-    pub file: FileSummary,
-    /// Number of chunks that the peer holds.
-    pub held: u32,
-}
 
 /// Message from the client: the peer that opened the connection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -285,9 +274,9 @@ pub enum PeerResponse {
         /// Size of the payload, bytes.
         length: u32,
     },
-    /// The list of offered files; payload: a JSON array of [`OfferedFile`].
+    /// The list of offered files; payload: a JSON array of [`OfferedFile`](super::tracker::OfferedFile).
     Files {
-        /// Number of files in the payload.
+        /// Number of files. The payload has fewer if not all fit.
         count: u32,
         /// Size of the payload, bytes.
         length: u64,
@@ -345,6 +334,7 @@ impl Message for PeerResponse {
 mod tests {
     use super::*;
     use crate::protocol::frame;
+    use crate::protocol::tracker::{FileSummary, OfferedFile};
 
     fn exact<M: Message + PartialEq + std::fmt::Debug>(message: M, json: &str) {
         let json = json.replace("FILE", &"07".repeat(32));
@@ -358,8 +348,8 @@ mod tests {
     #[test]
     fn json_of_requests_is_fixed() {
         use PeerRequest::*;
-        exact(Hello { version: 2, port: None }, r#"{"type":"hello","version":2}"#);
-        exact(Hello { version: 2, port: Some(7000) }, r#"{"type":"hello","version":2,"port":7000}"#);
+        exact(Hello { version: 3, port: None }, r#"{"type":"hello","version":3}"#);
+        exact(Hello { version: 3, port: Some(7000) }, r#"{"type":"hello","version":3,"port":7000}"#);
         exact(Manifest { file: FILE }, r#"{"type":"manifest","file":"FILE"}"#);
         exact(Have { file: FILE }, r#"{"type":"have","file":"FILE"}"#);
         exact(Chunk { file: FILE, index: INDEX }, r#"{"type":"chunk","file":"FILE","index":4}"#);
@@ -387,7 +377,7 @@ mod tests {
     #[test]
     fn json_of_responses_is_fixed() {
         use PeerResponse::*;
-        exact(Hello { version: 2 }, r#"{"type":"hello","version":2}"#);
+        exact(Hello { version: 3 }, r#"{"type":"hello","version":3}"#);
         exact(
             Manifest { file: FILE, size: 5, chunk_size: 16384, length: 32 },
             r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":16384,"length":32}"#,
@@ -432,10 +422,10 @@ mod tests {
 
     #[test]
     fn the_hello_of_each_protocol_opens_a_connection() {
-        let hello = |port, tracker| OpeningRequest::Hello { version: 2, port, tracker };
-        exact(hello(None, false), r#"{"type":"hello","version":2}"#);
-        exact(hello(Some(7000), false), r#"{"type":"hello","version":2,"port":7000}"#);
-        exact(hello(None, true), r#"{"type":"hello","version":2,"tracker":true}"#);
+        let hello = |port, tracker| OpeningRequest::Hello { version: 3, port, tracker };
+        exact(hello(None, false), r#"{"type":"hello","version":3}"#);
+        exact(hello(Some(7000), false), r#"{"type":"hello","version":3,"port":7000}"#);
+        exact(hello(None, true), r#"{"type":"hello","version":3,"tracker":true}"#);
         let other = r#"{"type":"chunk","file":"FILE","index":4}"#;
         assert_eq!(serde_json::from_str::<OpeningRequest>(other).unwrap(), OpeningRequest::Unknown);
     }

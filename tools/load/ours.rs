@@ -105,7 +105,7 @@ impl Ours {
         request_bytes: &mut Vec<u8>,
     ) -> std::io::Result<()> {
         let head =
-            format_args!(r#"{{"v":2,"tx":{number},"cookie":"{:016x}","message":"#, cookie.0).to_string();
+            format_args!(r#"{{"v":3,"tx":{number},"cookie":"{:016x}","message":"#, cookie.0).to_string();
         request_bytes.extend_from_slice(head.as_bytes());
         match self.stage {
             Stage::LookupId { wanted } => {
@@ -165,7 +165,7 @@ impl Talk for Ours {
     }
 
     fn number(&self, answer: &[u8]) -> Result<u32, Wrong> {
-        let digits = answer.strip_prefix(br#"{"v":2,"tx":"#).ok_or("not an answer")?.iter();
+        let digits = answer.strip_prefix(br#"{"v":3,"tx":"#).ok_or("not an answer")?.iter();
         let digits = digits.take_while(|byte| byte.is_ascii_digit());
         Ok(digits.fold(0u64, |sum, digit| sum.wrapping_mul(10) + u64::from(digit - b'0')) as u32)
     }

@@ -37,9 +37,9 @@ fn address(text: &str) -> SocketAddr {
 fn json_of_requests_is_fixed() {
     use TrackerRequest::*;
     let name = PeerName::new("peer").unwrap();
-    exact(Hello { version: 2 }, r#"{"type":"hello","version":2,"tracker":true}"#);
-    let without: TrackerRequest = serde_json::from_str(r#"{"type":"hello","version":2}"#).unwrap();
-    assert_eq!(without, Hello { version: 2 });
+    exact(Hello { version: 3 }, r#"{"type":"hello","version":3,"tracker":true}"#);
+    let without: TrackerRequest = serde_json::from_str(r#"{"type":"hello","version":3}"#).unwrap();
+    assert_eq!(without, Hello { version: 3 });
     exact(
         Register(Registration::new(name.clone(), 7000)),
         r#"{"type":"register","name":"peer","port":7000}"#,
@@ -61,7 +61,18 @@ fn json_of_requests_is_fixed() {
         Announce { token: TOKEN, file: summary(), held: 1, sent: None },
         r#"{"type":"announce","token":"TOKEN","file":{"id":"FILE","name":"a b.txt","size":9,"chunks":1},"held":1}"#,
     );
-    exact(Withdraw { token: TOKEN, file: FILE }, r#"{"type":"withdraw","token":"TOKEN","file":"FILE"}"#);
+    let offered = OfferedFile { file: summary(), held: 1 };
+    let one = serde_json::to_string(&offered).unwrap();
+    let batch = |more| AnnounceFiles { token: TOKEN, files: vec![offered.clone()], more };
+    exact(batch(false), &format!(r#"{{"type":"announce_files","token":"TOKEN","files":[{one}]}}"#));
+    exact(
+        batch(true),
+        &format!(r#"{{"type":"announce_files","token":"TOKEN","files":[{one}],"more":true}}"#),
+    );
+    let withdraw = |name| Withdraw { token: TOKEN, file: FILE, name };
+    exact(withdraw(None), r#"{"type":"withdraw","token":"TOKEN","file":"FILE"}"#);
+    let named = r#"{"type":"withdraw","token":"TOKEN","file":"FILE","name":"a"}"#;
+    exact(withdraw(FileName::new("a").ok()), named);
     exact(
         Lookup { name: Some(summary().name), id: None, limit: 30, token: None },
         r#"{"type":"lookup","name":"a b.txt","limit":30}"#,
@@ -94,7 +105,7 @@ fn json_of_requests_is_fixed() {
 #[test]
 fn json_of_responses_is_fixed() {
     use TrackerResponse::*;
-    exact(Hello { version: 2 }, r#"{"type":"hello","version":2}"#);
+    exact(Hello { version: 3 }, r#"{"type":"hello","version":3}"#);
     exact(
         Cookie { cookie: crate::protocol::datagram::Cookie(255) },
         r#"{"type":"cookie","cookie":"00000000000000ff"}"#,
@@ -112,6 +123,7 @@ fn json_of_responses_is_fixed() {
     exact(Alive, r#"{"type":"alive"}"#);
     exact(Noted, r#"{"type":"noted"}"#);
     exact(Farewell, r#"{"type":"farewell"}"#);
+    exact(AnnouncedFiles { accepted: 2 }, r#"{"type":"announced_files","accepted":2}"#);
     exact(Announced { file: FILE }, r#"{"type":"announced","file":"FILE"}"#);
     exact(Withdrawn { file: FILE }, r#"{"type":"withdrawn","file":"FILE"}"#);
     let found = FoundFile {

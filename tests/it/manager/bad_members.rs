@@ -90,7 +90,7 @@ fn an_invalid_connection_is_refused_and_disturbs_no_member() {
         wire.is_closed();
     }
     // Half a frame before and after the hello, and a line of 64 MiB.
-    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":2}\n"] {
+    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":3}\n"] {
         let mut wire = Wire::connect(at);
         wire.send_bytes(&[hello, b"{\"type\":\"hel"].concat()).unwrap();
         wire.stream.shutdown(Shutdown::Write).unwrap();
@@ -108,7 +108,7 @@ fn an_invalid_connection_is_refused_and_disturbs_no_member() {
     for name in ["", "a b", "a,b", "../x", &"x".repeat(65)] {
         let mut wire = Wire::connect(at);
         let register = format!(r#"{{"type":"register","name":"{name}","port":1}}"#);
-        wire.send_bytes(&line(r#"{"type":"hello","version":2}"#)).unwrap();
+        wire.send_bytes(&line(r#"{"type":"hello","version":3}"#)).unwrap();
         wire.send_bytes(&line(&register)).unwrap();
         wire.is_closed();
     }
