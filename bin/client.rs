@@ -91,6 +91,9 @@ struct Flags {
     /// Plain folder: share it through the tracker, without a manager
     #[arg(long, help_heading = NETWORK)]
     plain: bool,
+    #[arg(long, requires = "downloads", conflicts_with_all = ["stay", "volunteer"], help = flags::NO_SERVE_HELP,
+        help_heading = NETWORK)]
+    no_serve: bool,
     #[command(flatten)]
     serve: ServeFlags,
     #[arg(long, value_name = "SECONDS", value_parser = flags::parse_seconds, help_heading = TIMEOUTS,
@@ -209,7 +212,8 @@ fn share(own: Own, flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> 
         advertise: flags.serve.advertise,
         download_limit: flags.limit.download_limit,
         serve: flags.serve.options(),
-        is_discoverable: !flags.discovery.no_discovery,
+        shares: !flags.no_serve,
+        is_discoverable: !flags.discovery.no_discovery && !flags.no_serve,
         log_file: flags.log.log_file,
         timeout: flags.timeout,
         on_complete: flags.on_complete,

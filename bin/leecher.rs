@@ -41,6 +41,9 @@ struct Flags {
     #[arg(long, conflicts_with_all = ["items", "id", "all", "out", "local_name", "overwrite", "stay", "durable",
         "on_complete"], help_heading = FILES)]
     list: bool,
+    /// Show all 64 digits of each id in the list
+    #[arg(long, requires = "list", help_heading = FILES)]
+    long: bool,
     /// Path or folder for the downloaded file, a folder for several; a block device is written in place; - (standard
     /// output) or a FIFO receives the verified bytes in order, and no peer is served [default: the file's name in the
     /// current folder]
@@ -71,8 +74,7 @@ struct Flags {
     port: PortRange,
     #[arg(long, value_name = "CMD", help = flags::ON_COMPLETE_HELP, help_heading = FILES)]
     on_complete: Option<String>,
-    /// Do not serve verified chunks during the download
-    #[arg(long, conflicts_with = "stay", help_heading = NETWORK)]
+    #[arg(long, conflicts_with = "stay", help = flags::NO_SERVE_HELP, help_heading = NETWORK)]
     no_serve: bool,
     #[arg(long = "name", value_name = "NAME", help = format!("{} [default: leecher-PORT]", flags::NAME_HELP),
         help_heading = NETWORK)]
@@ -141,7 +143,7 @@ fn main() -> ExitCode {
         let tracker = flags.tracker().map(resolve).transpose()?;
         let asked = tracker.clone().unwrap_or_else(|| limits::TRACKER_ADDRESS.into());
         if flags.list {
-            return cli::list::run(&asked, flags.serve.timeouts.timeouts(), shutdown);
+            return cli::list::run(&asked, flags.long, flags.serve.timeouts.timeouts(), shutdown);
         }
         let config = config(flags, tracker, &asked)?;
         let is_stream = config.order.kind.is_stream();

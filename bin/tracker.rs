@@ -33,6 +33,10 @@ struct Flags {
     #[arg(long, value_name = "N", default_value_t = limits::QUORUM_MIN as u32,
         value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = LIMITS)]
     quorum: u32,
+    /// Number of files that each peer may announce; files above it are not listed
+    #[arg(long, value_name = "N", default_value_t = limits::FILES_PER_PEER_MAX as u32,
+        value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = LIMITS)]
+    files_per_peer: u32,
     #[command(flatten)]
     discovery: DiscoveryFlag,
     #[command(flatten)]
@@ -81,7 +85,8 @@ fn main() -> ExitCode {
         let (leases, local) = (flags.leases.leases()?, flags.listen.ip());
         let (connections, timeouts) = (flags.connections.max_connections, flags.timeouts.timeouts());
         let exposure = Exposure { public: is_public(local), trust_advertised: false };
-        let rules = Rules { leases, quorum: flags.quorum as usize, local, exposure };
+        let (quorum, files_max) = (flags.quorum as usize, flags.files_per_peer as usize);
+        let rules = Rules { leases, files_max, quorum, local, exposure };
         let keep = flags.replication.config(&rules, (connections, timeouts), &flags.log)?;
         let replicates = keep.is_some();
         let is_discoverable = !flags.discovery.no_discovery;

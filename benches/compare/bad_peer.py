@@ -7,7 +7,7 @@ nothing; it opens connections to each address that it reads from standard input,
 
 import hashlib, json, os, resource, socket, sys, threading, time
 
-VERSION, PADDED, TEBIBYTE = 2, 160, 1 << 40
+VERSION, PADDED, TEBIBYTE = 3, 160, 1 << 40
 KINDS = {
     "wrong bytes": "every chunk has one wrong byte",
     "silent": "accepts connections and sends nothing",

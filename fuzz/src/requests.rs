@@ -177,7 +177,7 @@ impl Ask {
                 token: token(peer),
                 file: summary(file, name),
                 held: u32::from(held % 8), sent: None },
-            Ask::Withdraw(peer, file) => TrackerRequest::Withdraw { token: token(peer), file: file_id(file) },
+            Ask::Withdraw(peer, file) => TrackerRequest::Withdraw { token: token(peer), file: file_id(file), name: None },
             Ask::Lookup { peer, name, id, limit } => TrackerRequest::Lookup {
                 name: name.map(file_name),
                 id: id.map(file_id),

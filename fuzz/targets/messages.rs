@@ -5,9 +5,9 @@
 use libfuzzer_sys::fuzz_target;
 use shoal::protocol::Message;
 use shoal::protocol::frame::Decoder;
-use shoal::protocol::peer::{OfferedFile, OpeningRequest, PeerRequest, PeerResponse};
+use shoal::protocol::peer::{OpeningRequest, PeerRequest, PeerResponse};
 use shoal::protocol::status::Status;
-use shoal::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest, TrackerResponse};
+use shoal::protocol::tracker::{FoundFile, OfferedFile, PeerSummary, TrackerRequest, TrackerResponse};
 use shoal_fuzz::{fits_in_a_datagram, survives};
 use std::fmt::Debug;
 

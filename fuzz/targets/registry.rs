@@ -76,7 +76,7 @@ impl World {
             Event::Announce { peer, file, name, held } => self.announce(peer, file, name, held),
             Event::Retract(peer, file) => {
                 let (id, _) = self.peer(peer);
-                self.registry.retract(id, file_id(file));
+                self.registry.retract(id, file_id(file), None);
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.files.remove(&file_id(file));
                 }

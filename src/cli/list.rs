@@ -8,11 +8,11 @@ use crate::report::next_step;
 use crate::tracker_client::lookup;
 use std::io::{self, Write};
 
-/// Prints the list of files. An empty list is reported on standard error only.
+/// Prints the list of files, with all digits of each id if `long`. An empty list is reported on standard error only.
 ///
 /// # Errors
 /// The tracker does not respond.
-pub fn run(tracker: &Endpoint, timeouts: Timeouts, shutdown: &Shutdown) -> Result<(), RoleError> {
+pub fn run(tracker: &Endpoint, long: bool, timeouts: Timeouts, shutdown: &Shutdown) -> Result<(), RoleError> {
     let listed = lookup::list(tracker, timeouts, shutdown);
     let found = match listed {
         Ok(found) => found,
@@ -28,6 +28,6 @@ pub fn run(tracker: &Endpoint, timeouts: Timeouts, shutdown: &Shutdown) -> Resul
         return Ok(());
     }
     // A reader such as `head` may close the pipe early: a write error is ignored.
-    let _ = io::stdout().lock().write_all(table::files(&found).as_bytes());
+    let _ = io::stdout().lock().write_all(table::files(&found, long).as_bytes());
     Ok(())
 }

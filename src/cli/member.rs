@@ -42,7 +42,14 @@ pub fn run(
     shutdown: &Shutdown,
 ) -> Result<(), RoleError> {
     let (name, manager, tracker) = (config.name.clone(), config.manager.clone(), config.tracker.clone());
+    let shared = (config.shares && !task.get.is_empty() && !task.stay).then(|| config.folder.clone());
     let member = Member::start(config, watch.clone(), shutdown)?;
+    if let (Some(folder), 1..) = (shared, member.count_files()) {
+        let folder = folder.display();
+        log::info!(
+            "the files of {folder} are shared until the downloads end (--no-serve: no file is shared)"
+        );
+    }
     // With --drain-on-exit the first Ctrl-C ends the task and starts the drain; the connections stay open until then.
     let leaving = if task.drain_on_exit { shutdown.child() } else { shutdown.clone() };
     if task.drain_on_exit {

@@ -70,15 +70,17 @@ pub fn holders(found: &FoundFile) -> (String, String) {
     }
 }
 
-/// The table of offered files by name. Different files of one name are in adjacent rows, ordered by id.
-pub fn files(files: &[FoundFile]) -> String {
+/// The table of offered files by name. Different files of one name are in adjacent rows, ordered by id. `long` shows all
+/// digits of the ids.
+pub fn files(files: &[FoundFile], long: bool) -> String {
     use Side::{Left, Right};
     let mut files: Vec<&FoundFile> = files.iter().collect();
     files.sort_by_key(|found| (&found.file.name, found.file.id));
     let row = |found: &&FoundFile| {
         let (whole, partial) = holders(found);
         let file = &found.file;
-        let (name, id) = (file.name.to_string(), file.id.short());
+        let id = if long { file.id.to_string() } else { file.id.short() };
+        let name = file.name.to_string();
         [name, size(file.size), file.chunks.to_string(), whole, partial, id]
     };
     let rows: Vec<_> = files.iter().map(row).collect();
@@ -123,8 +125,15 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_long_table_shows_all_digits_of_each_id() {
+        let all = [found(0xab, "f", 1, 1, 0)];
+        assert!(files(&all, true).trim_end().ends_with(&format!(" {}", "ab".repeat(32))));
+        assert!(files(&all, false).trim_end().ends_with(" abababab"));
+    }
+
+    #[test]
     fn different_files_of_one_name_are_ordered_by_id() {
-        let text = files(&[found(2, "b", 1, 1, 0), found(9, "a x", 3, 2, 1), found(1, "b", 1, 0, 1)]);
+        let text = files(&[found(2, "b", 1, 1, 0), found(9, "a x", 3, 2, 1), found(1, "b", 1, 0, 1)], false);
         let rows: Vec<&str> = text.lines().collect();
         assert_eq!(
             rows,

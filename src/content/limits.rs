@@ -64,6 +64,10 @@ pub const DATAGRAM_MAX: usize = 1_200;
 /// At least the size of the response that carries the cookie, so that a forged source address gains no
 /// amplification.
 pub const DATAGRAM_PADDED_BYTES: usize = 160;
+/// Pause before a file of a shared folder that could not be read is read again; it doubles with each failure.
+pub const FILE_RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest pause before a file of a shared folder that could not be read is read again.
+pub const FILE_RETRY_MAX: Duration = Duration::from_secs(60);
 /// Longest file name, bytes: the limit of common file systems.
 pub const FILE_NAME_MAX: usize = 255;
 /// Longest name of a peer or a chunk set, bytes.
@@ -71,7 +75,7 @@ pub const PEER_NAME_MAX: usize = 64;
 /// Largest list of peers or files, bytes.
 pub const LIST_MAX: u64 = 64 * 1024 * 1024;
 /// Largest list of the files of one peer, bytes.
-pub const PEER_LIST_MAX: u64 = 8 * 1024 * 1024;
+pub const PEER_LIST_MAX: u64 = 16 * 1024 * 1024;
 
 // Tracker and manager
 
@@ -95,8 +99,10 @@ pub const PEERS_MAX: usize = 1_000_000;
 pub const PEERS_PER_IP_MAX: usize = 65_536;
 /// Claims and subscriptions of chunks at a tracker, over all chunk sets.
 pub const CHUNK_ENTRIES_MAX: usize = 16 * 1024 * 1024;
-/// Files announced by one peer.
-pub const FILES_PER_PEER_MAX: usize = 4_096;
+/// Default number of files announced by one peer.
+pub const FILES_PER_PEER_MAX: usize = 65_536;
+/// Files announced by all peers of a tracker; a file counts once for each peer and name.
+pub const ANNOUNCED_FILES_MAX: usize = 4 * 1024 * 1024;
 /// Chunk sets joined by one peer.
 pub const SETS_PER_PEER_MAX: usize = 64;
 /// Holders in one response over TCP.

@@ -1,6 +1,6 @@
 //! Validated names from untrusted input: of files, peers and chunk sets.
 //!
-//! A [`FileName`] joined to a folder never leaves that folder, on Linux, macOS and Windows; a
+//! A [`FileName`] joined to a folder never leaves that folder; a
 //! [`PeerName`] or [`SetName`] is one field of an event line. They are validated in their constructors, so
 //! that a value of these types needs no further check.
 
@@ -19,7 +19,7 @@ pub enum NameError {
     /// Length and maximum, bytes.
     #[error("the name has {0} bytes, more than {1}")]
     TooLong(usize, usize),
-    /// The name consists of dots only, like `.` and `..`.
+    /// The name is `.` or `..`, or that of a peer and consists of dots only.
     #[error("{0:?} is not the name of a file")]
     Dots(String),
     /// The name contains a forbidden character.
@@ -92,13 +92,13 @@ macro_rules! checked_name {
 checked_name! {
     /// Name of a file: one path component, safe to join to a folder.
     ///
-    /// Spaces and letters of any script are allowed. Separators, control characters, `.`, `..`, Windows
-    /// device names (`CON`, `nul.txt`, `COM1` ...) and characters that Windows forbids or removes are
-    /// refused. A clone shares the text by reference count.
+    /// A name is refused only where it cannot exist on Linux or macOS: `/`, `.` and `..`. Control characters
+    /// and [bidirectional controls](is_deceptive) are refused, too. A clone shares the text by reference count.
     FileName(Arc<str>), check_file_name
 }
 checked_name! {
-    /// Name of a peer: a [`FileName`] of 1 to 64 bytes without white space and comma.
+    /// Name of a peer: 1 to 64 bytes without white space, comma, and the characters and names that Windows
+    /// refuses.
     ///
     /// It is one field of the comma-separated event lines of `logs.log`.
     PeerName(Box<str>), check_peer_name
@@ -154,9 +154,16 @@ fn is_deceptive(c: char) -> bool {
 
 fn check_file_name(text: &str) -> Result<(), NameError> {
     check_length(text, limits::FILE_NAME_MAX)?;
-    refuse(text, |c| {
-        c.is_control() || is_deceptive(c) || matches!(c, '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|')
-    })?;
+    refuse(text, |c| c.is_control() || is_deceptive(c) || c == '/')?;
+    match text {
+        "." | ".." => Err(NameError::Dots(text.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses names that Windows refuses or changes.
+fn check_portable(text: &str) -> Result<(), NameError> {
+    refuse(text, |c| matches!(c, '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|'))?;
     if text.chars().all(|c| c == '.') {
         return Err(NameError::Dots(text.to_owned()));
     }
@@ -188,7 +195,8 @@ fn is_device(text: &str) -> bool {
 fn check_peer_name(text: &str) -> Result<(), NameError> {
     check_length(text, limits::PEER_NAME_MAX)?;
     refuse(text, |c| c.is_whitespace() || c == ',')?;
-    check_file_name(text)
+    check_file_name(text)?;
+    check_portable(text)
 }
 
 impl From<SetName> for FileName {
@@ -215,6 +223,14 @@ mod tests {
             "com10.txt",
             "nulls",
             "-f",
+            "...",
+            "x:stream",
+            "C:\\x",
+            "CON.txt",
+            "nul",
+            " x ",
+            "x.",
+            "a*?\"<>|.txt",
         ] {
             assert_eq!(FileName::new(name).map(String::from).as_deref(), Ok(name));
         }
@@ -227,35 +243,13 @@ mod tests {
             "",
             ".",
             "..",
-            "...",
             "../x",
             "/etc/x",
             "a/../../x",
             "a/b",
-            "a\\b",
-            "..\\x",
-            "C:",
-            "C:\\x",
-            "x:stream",
             "nul\0",
             "a\nb",
             "a\u{7f}",
-            "CON",
-            "con",
-            "nul.txt",
-            "Aux.tar.gz",
-            "COM1",
-            "lpt9.x",
-            "com¹",
-            "NUL .txt",
-            "x.",
-            "x ",
-            " x",
-            "a*",
-            "a?",
-            "a\"",
-            "a<",
-            "a|",
             "gpj\u{202e}exe.txt",
             "a\u{2028}b",
         ] {
@@ -266,9 +260,27 @@ mod tests {
     }
 
     #[test]
-    fn peer_names_have_no_spaces_commas_or_separators() {
+    fn peer_names_have_no_spaces_commas_separators_or_names_of_windows_devices() {
         assert!(PeerName::new("client_1").is_ok() && PeerName::new("Zoë").is_ok());
-        for name in ["", "a b", "a,b", "a\nb", "a\tb", "..", "a/b", &"x".repeat(65)] {
+        let general =
+            ["", "a b", "a,b", "a\nb", "a\tb", "..", "...", "a/b", "a\\b", &"x".repeat(65), "a\u{202e}b"];
+        let portable = [
+            "C:",
+            "CON",
+            "con",
+            "nul.txt",
+            "Aux.tar.gz",
+            "COM1",
+            "lpt9.x",
+            "com¹",
+            "x.",
+            "a*",
+            "a?",
+            "a\"",
+            "a<",
+            "a|",
+        ];
+        for name in general.into_iter().chain(portable) {
             assert!(PeerName::new(name).is_err(), "{name:?}");
         }
     }

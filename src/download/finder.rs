@@ -1,18 +1,17 @@
 //! Finders of holders: ask a tracker, all peers of a manager, or both.
 
 use crate::content::limits::{ANSWER_GRACE_TIMEOUT, ANSWER_TIMEOUT, SOURCES_MAX};
-use crate::content::{FileId, IdPrefix};
+use crate::content::{FileId, FileName, IdPrefix};
 use crate::download::events::SourceError;
 use crate::download::source::PeerConnection;
 use crate::net::{Endpoint, Shutdown, Timeouts, UdpClient, UdpClientError, run_parallel};
 use crate::protocol::PeerAddress;
-use crate::protocol::peer::OfferedFile;
-use crate::protocol::tracker::{FoundFile, PeerSummary, Token};
+use crate::protocol::tracker::{FileSummary, FoundFile, OfferedFile, PeerSummary, Token};
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::FailedRequest;
 use crate::sync::{lock, read};
 use crate::tracker_client::lookup::{Query, RequestError, list, lookup};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -109,6 +108,9 @@ impl TrackerFinder {
         }
         let mut found = self.find(&Query::default(), stop)?;
         found.retain(|found| prefix.matches(found.file.id));
+        // A file has an entry for each of its names.
+        let mut ids = HashSet::new();
+        found.retain(|found| ids.insert(found.file.id));
         match &found[..] {
             [one] => self.look_up(&Query { id: Some(one.file.id), ..Query::default() }, stop),
             _ => Ok(found),
@@ -192,7 +194,8 @@ impl Finder for PeersFinder {
         };
         let threads = if peers.is_empty() { 0 } else { peers.len().min(QUERY_THREADS_MAX) + 1 };
         run_parallel("ask-peer", threads, work);
-        let mut found = group_by_file(answers.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut found = group_by_file(query, answers);
         query.prefer_named(&mut found);
         Ok(found)
     }
@@ -207,18 +210,26 @@ fn files_of(
     PeerConnection::open(address, None, timeouts, shutdown)?.files(query, shutdown)
 }
 
+/// Key of a found file: a list of all files has each of its names, any other answer has a file once.
+type FoundKey = (FileId, Option<FileName>);
+
+fn key_of(query: &Query, file: &FileSummary) -> FoundKey {
+    (file.id, (*query == Query::default()).then(|| file.name.clone()))
+}
+
 /// Groups the offers of single peers by file.
-fn group_by_file(answers: Vec<(PeerAddress, OfferedFile)>) -> Vec<FoundFile> {
-    let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
+fn group_by_file(query: &Query, answers: Vec<(PeerAddress, OfferedFile)>) -> Vec<FoundFile> {
+    let mut found: BTreeMap<FoundKey, FoundFile> = BTreeMap::new();
+    let mut known = HashSet::new();
     for (address, OfferedFile { file, held }) in answers {
-        let entry = found.entry(file.id).or_insert_with(|| FoundFile {
+        let entry = found.entry(key_of(query, &file)).or_insert_with(|| FoundFile {
             file: file.clone(),
             holders: 0,
             whole: Vec::new(),
             partial: Vec::new(),
             md5: None,
         });
-        if entry.whole.contains(&address) || entry.partial.contains(&address) {
+        if !known.insert((key_of(query, &file), address.clone())) {
             continue;
         }
         entry.holders += 1;
@@ -235,14 +246,16 @@ pub struct CombinedFinder(pub Vec<Box<dyn Finder>>);
 
 impl Finder for CombinedFinder {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError> {
-        let mut found: BTreeMap<FileId, FoundFile> = BTreeMap::new();
+        let mut found: BTreeMap<FoundKey, FoundFile> = BTreeMap::new();
         let mut failure = None;
         let mut answered = false;
         for finder in &mut self.0 {
             match finder.find(query, stop) {
                 Ok(files) => {
                     answered = true;
-                    files.into_iter().for_each(|file| merge_file(&mut found, file));
+                    files
+                        .into_iter()
+                        .for_each(|file| merge_file(&mut found, key_of(query, &file.file), file));
                 }
                 Err(error) => failure = Some(error),
             }
@@ -258,9 +271,9 @@ impl Finder for CombinedFinder {
     }
 }
 
-fn merge_file(found: &mut BTreeMap<FileId, FoundFile>, file: FoundFile) {
-    let Some(entry) = found.get_mut(&file.file.id) else {
-        found.insert(file.file.id, file);
+fn merge_file(found: &mut BTreeMap<FoundKey, FoundFile>, key: FoundKey, file: FoundFile) {
+    let Some(entry) = found.get_mut(&key) else {
+        found.insert(key, file);
         return;
     };
     entry.md5 = entry.md5.or(file.md5);
@@ -289,8 +302,6 @@ pub fn interrupted() -> RoleError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::FileName;
-    use crate::protocol::tracker::FileSummary;
     use std::net::SocketAddr;
 
     fn address(number: u16) -> SocketAddr {
@@ -307,14 +318,18 @@ mod tests {
         let name = |text: &str| Query { name: FileName::new(text).ok(), ..Query::default() };
         let mut named = offered(9, 4);
         named.file.name = FileName::new("01010101").unwrap();
-        let all =
-            || group_by_file(vec![(address(1).into(), offered(1, 4)), (address(2).into(), named.clone())]);
+        let all = || {
+            group_by_file(
+                &Query::default(),
+                vec![(address(1).into(), offered(1, 4)), (address(2).into(), named.clone())],
+            )
+        };
         let query = name("01010101");
         assert!(all().iter().all(|found| query.is_answered_by(&found.file)));
         let mut found = all();
         query.prefer_named(&mut found);
         assert_eq!(found[..].iter().map(|found| found.file.id).collect::<Vec<_>>(), [FileId([9; 32])]);
-        found = group_by_file(vec![(address(1).into(), offered(1, 4))]);
+        found = group_by_file(&Query::default(), vec![(address(1).into(), offered(1, 4))]);
         query.prefer_named(&mut found);
         assert_eq!(found.len(), 1);
         assert!(query.is_found_by_id(&found[0].file) && !name("0101010").is_answered_by(&found[0].file));
@@ -355,6 +370,23 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_all_files_has_each_name_of_equal_files_and_a_query_for_an_id_has_one() {
+        let named = |name: &str| {
+            let mut offered = offered(1, 4);
+            offered.file.name = FileName::new(name).unwrap();
+            offered
+        };
+        let answers = || vec![(address(1).into(), named("a")), (address(1).into(), named("b"))];
+        let names = |query: &Query| {
+            let found = group_by_file(query, answers()).into_iter();
+            found.map(|found| (found.file.name.to_string(), found.whole.len())).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&Query::default()), [("a".to_owned(), 1), ("b".to_owned(), 1)]);
+        let by_id = Query { id: Some(FileId([1; 32])), ..Query::default() };
+        assert_eq!(names(&by_id), [("a".to_owned(), 1)]);
+    }
+
+    #[test]
     fn answers_are_merged_by_file_id() {
         let answers = vec![
             (address(1).into(), offered(1, 4)),
@@ -362,7 +394,7 @@ mod tests {
             (address(2).into(), offered(1, 4)),
             (address(3).into(), offered(2, 4)),
         ];
-        let found = group_by_file(answers);
+        let found = group_by_file(&Query::default(), answers);
         assert_eq!(found.len(), 2);
         assert_eq!(
             (found[0].holders, &found[0].whole[..], &found[0].partial[..]),
@@ -375,8 +407,10 @@ mod tests {
                 self.0.clone().ok_or_else(|| UdpClientError::NoResponse(address(1).into()).into())
             }
         }
-        let more =
-            group_by_file(vec![(address(1).into(), offered(1, 4)), (address(9).into(), offered(1, 4))]);
+        let more = group_by_file(
+            &Query::default(),
+            vec![(address(1).into(), offered(1, 4)), (address(9).into(), offered(1, 4))],
+        );
         let none = || Box::new(Fixed(None));
         let mut both =
             CombinedFinder(vec![Box::new(Fixed(Some(found))), none(), Box::new(Fixed(Some(more)))]);

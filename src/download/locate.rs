@@ -280,7 +280,28 @@ fn choose(
                     text += &format!(" {holder}");
                 }
             }
+            text += &same_size_text(&files);
             Err(RoleError::new(Fault::Usage, text))
+        }
+    }
+}
+
+/// Tells which of several files of one name may differ only in their chunking: those of the same size.
+fn same_size_text(files: &[FoundFile]) -> String {
+    let is_rechunked = |one: &FoundFile| {
+        let differs =
+            |other: &FoundFile| other.file.size == one.file.size && other.file.chunks != one.file.chunks;
+        files.iter().any(differs)
+    };
+    let rechunked = files.iter().filter(|found| is_rechunked(found)).count();
+    match rechunked {
+        0 => String::new(),
+        count => {
+            let which = if count == files.len() { "they".to_owned() } else { format!("{count} of them") };
+            format!(
+                "\n{which} have the same size and another --chunk-size: if the content is the same, only the chunking \
+                 differs, and each of them can be chosen"
+            )
         }
     }
 }
@@ -400,6 +421,24 @@ mod tests {
                  070707070707  b  9 bytes"
             );
         }
+    }
+
+    #[test]
+    fn files_of_one_name_and_size_that_differ_in_their_chunks_are_named_as_such() {
+        let sized = |id, size, chunks| {
+            let mut found = found(id, "f");
+            (found.file.size, found.file.chunks) = (size, chunks);
+            found
+        };
+        assert_eq!(same_size_text(&[sized(1, 9, 1), sized(2, 8, 1)]), "");
+        assert_eq!(same_size_text(&[sized(1, 9, 1), sized(2, 9, 1)]), "", "the same chunking");
+        let two = same_size_text(&[sized(1, 9, 1), sized(2, 9, 2)]);
+        assert!(
+            two.starts_with("\nthey have the same size") && two.contains("only the chunking differs"),
+            "{two}"
+        );
+        let three = same_size_text(&[sized(1, 9, 1), sized(2, 9, 2), sized(3, 8, 1)]);
+        assert!(three.starts_with("\n2 of them have the same size"), "{three}");
     }
 
     #[test]

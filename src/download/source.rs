@@ -16,8 +16,9 @@ use crate::net::dial::dial_any_within;
 use crate::net::framed_stream::split;
 use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts};
 use crate::protocol::payload::manifest_payload_length;
-use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse, Upstream};
+use crate::protocol::peer::{PeerRequest, PeerResponse, Upstream};
 use crate::protocol::tokens::{KeyPrint, Nonce, ReportId};
+use crate::protocol::tracker::OfferedFile;
 use crate::protocol::{ErrorCode, PeerAddress};
 use crate::swarm::picker::SourceId;
 use crate::sync::lock;
@@ -250,10 +251,15 @@ impl PeerConnection {
         let query = if query.id_prefix().is_some() { &Query::default() } else { query };
         let Query { name, id, .. } = query.clone();
         match self.ask(&PeerRequest::Files { name, id })? {
-            PeerResponse::Files { length, .. } if length <= PEER_LIST_MAX => {
+            PeerResponse::Files { count, length } if length <= PEER_LIST_MAX => {
                 let mut payload = vec![0; length as usize];
                 self.reader.payload(&mut payload)?;
-                Ok(serde_json::from_slice(&payload).map_err(|error| StreamError::Frame(error.into()))?)
+                let files: Vec<OfferedFile> =
+                    serde_json::from_slice(&payload).map_err(|error| StreamError::Frame(error.into()))?;
+                if files.len() < count as usize {
+                    log::warn!("a peer offers {count} files and lists {} of them", files.len());
+                }
+                Ok(files)
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("unexpected response".into())),

@@ -61,6 +61,8 @@ pub struct UdpClient {
     selected: usize,
     route: Option<Route>,
     fallback: Option<Fallback>,
+    /// Connection for requests that are too long for a datagram.
+    batches: Option<RequestStream>,
     /// Transaction number of the last request.
     transaction: u64,
     /// Maximum time for a request with all of its attempts.
@@ -119,8 +121,18 @@ impl UdpClient {
         // The first number is random, so that an off-path attacker cannot forge a response.
         let transaction = fastrand::u64(..u64::MAX / 2);
         let (addresses, shutdown) = (Vec::new(), shutdown.clone());
-        let (route, fallback) = (None, None);
-        Self { tracker, addresses, selected: 0, route, fallback, transaction, timeout: None, shutdown }
+        let (route, fallback, batches) = (None, None, None);
+        Self {
+            tracker,
+            addresses,
+            selected: 0,
+            route,
+            fallback,
+            batches,
+            transaction,
+            timeout: None,
+            shutdown,
+        }
     }
 
     /// Repeats a request without response over TCP.
@@ -244,6 +256,32 @@ impl UdpClient {
             }
         }
         response
+    }
+
+    /// Sends a request that may be too long for a datagram over TCP. The connection stays open until
+    /// [`close_batches`](Self::close_batches).
+    ///
+    /// # Errors
+    /// No connection, or no response over it.
+    pub fn request_in_batch(&mut self, request: &TrackerRequest) -> Result<TrackerResponse, StreamError> {
+        if self.fallback.as_ref().is_some_and(|fallback| fallback.stream.is_some()) {
+            return self.request_over_tcp(request, Instant::now());
+        }
+        let mut stream = match self.batches.take() {
+            Some(stream) => stream,
+            None => {
+                let addresses = self.tracker.resolve_within(RESOLVE_TIMEOUT, &self.shutdown)?;
+                RequestStream::open(&addresses, UDP_BLOCKED_TIMEOUT, &self.shutdown)?
+            }
+        };
+        let response = stream.request(request, CONNECT_TIMEOUT, &self.shutdown)?;
+        self.batches = Some(stream);
+        Ok(response)
+    }
+
+    /// Closes the connection of [`request_in_batch`](Self::request_in_batch).
+    pub fn close_batches(&mut self) {
+        self.batches = None;
     }
 
     /// Sends a request over the open TCP connection, or over a new one.

@@ -6,21 +6,10 @@
 //! and `corrupt` have no response; `pong` has no place in the order.
 
 use super::tokens::{KeyPrint, Nonce, ReportId};
-use super::tracker::FileSummary;
 use super::{ErrorCode, Message};
 use crate::content::{ChunkIndex, Digest, FileId, FileName, PeerName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-
-/// A file that a peer offers.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct OfferedFile {
-    /// Id, name and size.
-    #[serde(flatten)]
-    pub file: FileSummary,
-    /// Number of chunks that the peer holds.
-    pub held: u32,
-}
 
 /// Message from the client: the peer that opened the connection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -285,9 +274,9 @@ pub enum PeerResponse {
         /// Size of the payload, bytes.
         length: u32,
     },
-    /// The list of offered files; payload: a JSON array of [`OfferedFile`].
+    /// The list of offered files; payload: a JSON array of [`OfferedFile`](super::tracker::OfferedFile).
     Files {
-        /// Number of files in the payload.
+        /// Number of files. The payload has fewer if not all fit.
         count: u32,
         /// Size of the payload, bytes.
         length: u64,
@@ -345,6 +334,7 @@ impl Message for PeerResponse {
 mod tests {
     use super::*;
     use crate::protocol::frame;
+    use crate::protocol::tracker::{FileSummary, OfferedFile};
 
     fn exact<M: Message + PartialEq + std::fmt::Debug>(message: M, json: &str) {
         let json = json.replace("FILE", &"07".repeat(32));

@@ -33,6 +33,16 @@ pub struct FoundFile {
     pub md5: Option<Md5>,
 }
 
+/// A file that a peer offers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OfferedFile {
+    /// Id, name and size.
+    #[serde(flatten)]
+    pub file: FileSummary,
+    /// Number of chunks that the peer holds.
+    pub held: u32,
+}
+
 /// Entry of the peer list of a manager.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerSummary {
@@ -160,12 +170,25 @@ pub enum TrackerRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sent: Option<u64>,
     },
-    /// Withdraws an offered file.
+    /// Offers many files at once, as `announce` does each of them (TCP).
+    AnnounceFiles {
+        /// Token from `registered`.
+        token: Token,
+        /// The files, of any number that fits in a frame.
+        files: Vec<OfferedFile>,
+        /// Whether another batch follows: the tracker logs the last one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
+    },
+    /// Withdraws one name of an offered file, or all of them.
     Withdraw {
         /// Token from `registered`.
         token: Token,
         /// Id of the file.
         file: FileId,
+        /// The name; without it the file is withdrawn under all of its names.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<FileName>,
     },
     /// Requests the holders of a file, by name, by id, or by both.
     Lookup {
@@ -302,6 +325,11 @@ pub enum TrackerResponse {
     Announced {
         /// Id of the file.
         file: FileId,
+    },
+    /// Acknowledges a batch of announcements.
+    AnnouncedFiles {
+        /// Number of accepted files; the others, from there on, exceed a limit.
+        accepted: u32,
     },
     /// Acknowledges a withdrawal.
     Withdrawn {

@@ -2,7 +2,7 @@
 //!
 //! One `readdir` per folder and one `stat` per file. No file is opened, so neither a pipe nor a
 //! slow disk blocks the scan, and no state is kept. Invariant: each file in [`Scan::files`] is
-//! regular, has a name that is valid on every system, is not hidden, and lies inside the folder
+//! regular, has a valid name, is not hidden, and lies inside the folder
 //! after links have been resolved.
 
 use super::disk::Identity;
@@ -63,9 +63,18 @@ pub(super) fn classify(root: &Path, name: &OsStr) -> Result<Option<(FileName, Id
     }
     let text = name.to_str().ok_or("the name is not UTF-8")?;
     let name = FileName::new(text).map_err(|error| error.to_string())?;
-    match text.ends_with(".part") {
-        true => Err("its name ends in .part, as an unfinished download's does".to_owned()),
-        false => Ok(Some((name, Identity::of(&metadata)))),
+    match refusal(text) {
+        Some(reason) => Err(reason.to_owned()),
+        None => Ok(Some((name, Identity::of(&metadata)))),
+    }
+}
+
+/// The reason why no file of this name is shared, if there is one.
+pub(super) fn refusal(name: &str) -> Option<&'static str> {
+    match name {
+        _ if is_hidden(OsStr::new(name)) => Some("its name begins with a dot"),
+        _ if name.ends_with(".part") => Some("its name ends in .part, as an unfinished download's does"),
+        _ => None,
     }
 }
 

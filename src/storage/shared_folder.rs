@@ -26,7 +26,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// A shared file.
 #[derive(Debug, Clone)]
@@ -108,6 +108,8 @@ struct State {
 struct Candidate {
     identity: Identity,
     readiness: Readiness,
+    /// Number of failed attempts to hash this state of the file.
+    failures: u32,
 }
 
 enum Readiness {
@@ -115,8 +117,8 @@ enum Readiness {
     Seen,
     /// Unchanged for long enough to be hashed.
     Settled,
-    /// Could not be hashed; retried after the file changes.
-    Unusable(String),
+    /// Could not be hashed; hashed again at `retry`, or after the file changes.
+    Unusable { why: String, retry: Instant },
 }
 
 impl SharedFolder {
@@ -168,9 +170,13 @@ impl SharedFolder {
     /// # Errors
     /// The folder cannot be read; the known files are kept.
     pub fn rescan(&self) -> Result<FolderDiff, StoreError> {
+        self.rescan_at(Instant::now())
+    }
+
+    fn rescan_at(&self, now: Instant) -> Result<FolderDiff, StoreError> {
         let _comparing = lock(&self.comparing);
         let scan = folder_scan::scan(&self.folder)?;
-        Ok(lock(&self.state).compare(scan))
+        Ok(lock(&self.state).compare(scan, now))
     }
 
     /// Hashes a file returned by the last scan, on all cores, and shares it.
@@ -178,7 +184,8 @@ impl SharedFolder {
     /// `hashed` receives the number of bytes just hashed, from any thread; `stop` is polled at
     /// least every 256 KiB. Returns `None` if the file is not as the scan found it, is shared
     /// already, or changes meanwhile; the next scan deals with it. A file that cannot be read is
-    /// [`FolderChange::Skipped`] and retried after it changes, which includes new permissions.
+    /// [`FolderChange::Skipped`] and retried after it changes, which includes new permissions, and after a
+    /// [pause](limits::FILE_RETRY_MIN) that doubles with each failure.
     ///
     /// # Errors
     /// [`StoreError::Stopped`], or the system has too few file handles or too little memory. The
@@ -207,8 +214,7 @@ impl SharedFolder {
             }
             Err(error) => {
                 let why = error.to_string();
-                let candidate = Candidate { identity, readiness: Readiness::Unusable(why.clone()) };
-                state.candidates.insert(name.clone(), candidate);
+                state.failed(name, identity, why.clone(), Instant::now());
                 Ok(state.report_skipped(name.as_str().into(), why))
             }
         }
@@ -242,6 +248,11 @@ impl SharedFolder {
         let before = state.forget(&name, false);
         let added = FolderChange::Added(state.share(&name, complete, identity));
         Ok(before.into_iter().chain([added]).collect())
+    }
+
+    /// The reason why no file of this name is shared, if there is one.
+    pub fn refusal(name: &FileName) -> Option<&'static str> {
+        folder_scan::refusal(name.as_str())
     }
 
     /// All shared files, by name. A file may have changed since the last scan; its chunks are not
@@ -294,7 +305,7 @@ impl SharedFolder {
 
 impl State {
     /// Compares the known files with a scan and updates them.
-    fn compare(&mut self, scan: Scan) -> FolderDiff {
+    fn compare(&mut self, scan: Scan, now: Instant) -> FolderDiff {
         let first = !std::mem::replace(&mut self.scanned, true);
         let settled_before = SystemTime::now().checked_sub(limits::FILE_SETTLED_MIN).filter(|_| first);
         let Scan { files, mut skipped } = scan;
@@ -312,10 +323,15 @@ impl State {
             if self.shared.contains_key(&name) {
                 continue;
             }
-            let readiness = match before.remove(&name).filter(|candidate| candidate.identity == identity) {
-                Some(Candidate { readiness: Readiness::Unusable(why), .. }) => {
+            let before = before.remove(&name).filter(|candidate| candidate.identity == identity);
+            let failures = before.as_ref().map_or(0, |candidate| candidate.failures);
+            let readiness = match before {
+                Some(Candidate { readiness: Readiness::Unusable { why, retry }, .. }) => {
                     skipped.insert(name.as_str().into(), why.clone());
-                    Readiness::Unusable(why)
+                    match retry > now {
+                        true => Readiness::Unusable { why, retry },
+                        false => Readiness::Settled,
+                    }
                 }
                 Some(_) => Readiness::Settled,
                 None if settled_before.is_some_and(|time| identity.written_before(time)) => {
@@ -326,13 +342,21 @@ impl State {
             match readiness {
                 Readiness::Settled => diff.to_hash.push(name.clone()),
                 Readiness::Seen => diff.unsettled += 1,
-                Readiness::Unusable(_) => {}
+                Readiness::Unusable { .. } => {}
             }
-            self.candidates.insert(name, Candidate { identity, readiness });
+            self.candidates.insert(name, Candidate { identity, readiness, failures });
         }
         self.reported.retain(|name, _| skipped.contains_key(name));
         diff.changes.extend(skipped.into_iter().filter_map(|(name, why)| self.report_skipped(name, why)));
         diff
+    }
+
+    /// Records that a file could not be hashed. The pause before the next attempt doubles with each failure.
+    fn failed(&mut self, name: &FileName, identity: Identity, why: String, now: Instant) {
+        let failures = self.candidates.get(name).map_or(0, |candidate| candidate.failures);
+        let pause = limits::FILE_RETRY_MIN.saturating_mul(1 << failures.min(16)).min(limits::FILE_RETRY_MAX);
+        let readiness = Readiness::Unusable { why, retry: now + pause };
+        self.candidates.insert(name.clone(), Candidate { identity, readiness, failures: failures + 1 });
     }
 
     /// Identity of a file that is ready to be hashed.

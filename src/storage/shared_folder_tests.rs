@@ -296,11 +296,11 @@ fn pipes_and_invalid_names_are_skipped_once_with_a_reason() {
     let fixture = Fixture::new();
     let mode = Mode::from_bits_truncate(0o600);
     rustix::fs::mknodat(CWD, fixture.path("pipe"), FileType::Fifo, mode, 0).unwrap();
-    fixture.write("a:b", "x");
+    fixture.write("a\u{202e}b", "x");
     let odd = fixture.folder.path().join(OsStr::from_bytes(b"z\xff"));
     fs::write(&odd, "x").unwrap();
     let skipped = [
-        "a:b: the name \"a:b\" contains ':'",
+        "a\u{202e}b: the name \"a\\u{202e}b\" contains '\\u{202e}'",
         "pipe: not a regular file",
         "z\u{fffd}: the name is not UTF-8",
         "hash:",
@@ -347,14 +347,42 @@ fn a_file_that_cannot_be_hashed_is_reported_once_until_it_changes() {
     assert_eq!(fixture.rescan(), ["hash:file"]);
     let identity = lock(&fixture.shared.state).settled(&name("file")).unwrap();
     let why = "cannot read it".to_owned();
-    let unusable = Candidate { identity, readiness: Readiness::Unusable(why) };
-    lock(&fixture.shared.state).candidates.insert(name("file"), unusable);
+    lock(&fixture.shared.state).failed(&name("file"), identity, why, Instant::now());
     assert_eq!(fixture.rescan(), ["file: cannot read it", "hash:"]);
     assert_eq!(fixture.rescan(), NONE);
     assert_eq!(fixture.hash("file"), None);
     fixture.write("file", "readable");
     assert_eq!(fixture.rescan(), NONE);
     assert_eq!(fixture.rescan(), ["hash:file"]);
+}
+
+#[test]
+fn a_file_with_a_passing_read_error_is_retried_with_growing_pauses_and_reported_once() {
+    let fixture = Fixture::new();
+    fixture.write("file", "x");
+    assert_eq!(fixture.rescan(), ["hash:file"]);
+    let mut now = Instant::now();
+    for pause in [limits::FILE_RETRY_MIN, 2 * limits::FILE_RETRY_MIN, 4 * limits::FILE_RETRY_MIN] {
+        let identity = lock(&fixture.shared.state).settled(&name("file")).unwrap();
+        let why = "cannot read file: Input/output error".to_owned();
+        lock(&fixture.shared.state).failed(&name("file"), identity, why, now);
+        let to_hash = |now| {
+            let diff = fixture.shared.rescan_at(now).unwrap();
+            (diff.to_hash.len(), diff.changes.len())
+        };
+        let reports = usize::from(pause == limits::FILE_RETRY_MIN);
+        assert_eq!(to_hash(now + pause - Duration::from_millis(1)), (0, reports));
+        now += pause;
+        assert_eq!(to_hash(now), (1, 0));
+    }
+    assert_eq!(fixture.hash("file").as_deref(), Some("+file"));
+    for _ in 0..40 {
+        let identity = fixture.shared.state.lock().unwrap().shared[&name("file")].1;
+        lock(&fixture.shared.state).failed(&name("file"), identity, String::new(), now);
+    }
+    let candidate = &lock(&fixture.shared.state).candidates[&name("file")].readiness;
+    let Readiness::Unusable { retry, .. } = candidate else { panic!() };
+    assert_eq!(*retry, now + limits::FILE_RETRY_MAX);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Invariants: an expired peer is in no lookup result, even before [`Registry::expire`] has removed it (until
 //! then it may be counted); a file without a holder is removed; a file name is known while a holder uses it.
 
+mod aliases;
 mod holders;
 mod leases;
 mod peers;
@@ -11,10 +12,13 @@ pub use peers::{Peer, PeerId, RemovedPeer};
 
 use super::Moment;
 use super::reach::Reaches;
-use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
+use crate::content::limits::{
+    ANNOUNCED_FILES_MAX, FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX,
+};
 use crate::content::{FileId, FileName, PeerName};
 use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token};
+use aliases::Aliases;
 use holders::{Holder, Holders, Spot};
 use leases::Leases;
 use peers::Peers;
@@ -32,8 +36,11 @@ pub enum RegistryFull {
     #[error("peer limit reached ({PEERS_MAX})")]
     Peers,
     /// Too many files of one peer.
-    #[error("file limit of this peer reached ({FILES_PER_PEER_MAX})")]
-    Files,
+    #[error("file limit of this peer reached ({0}); raise it with tracker --files-per-peer")]
+    Files(usize),
+    /// Too many files of all peers.
+    #[error("file limit of all peers reached ({ANNOUNCED_FILES_MAX})")]
+    AllFiles,
 }
 
 #[derive(Debug)]
@@ -42,7 +49,7 @@ struct File {
     size: u64,
     chunks: u32,
     holders: Holders,
-    /// Each name that holders give the file, with the number of holders that use it.
+    /// Each name that holders give the file, with the number of holders that use it. A holder can use several.
     names: BTreeMap<FileName, u32>,
 }
 
@@ -51,6 +58,15 @@ impl File {
     fn most_used_name(&self) -> Option<&FileName> {
         self.names.iter().max_by_key(|(_, count)| **count).map(|(name, _)| name)
     }
+}
+
+/// Rules for the entry of a holder.
+#[derive(Clone, Copy)]
+struct PutRules {
+    /// Number of names of files that the peer may have.
+    files_max: usize,
+    /// Whether a new name of a file replaces the one before.
+    replaces_name: bool,
 }
 
 /// Live peers, files and holders.
@@ -67,6 +83,11 @@ pub struct Registry {
     free: Vec<u32>,
     numbers: HashMap<FileId, u32>,
     names: HashMap<FileName, BTreeSet<FileId>>,
+    aliases: Aliases,
+    /// Number of files of all peers; a file counts once for each peer and name.
+    name_uses: usize,
+    /// Number of files that each peer may announce; equal files count once for each name.
+    pub files_max: usize,
     leases: Leases,
     /// Addresses of the peers and results of dialling them.
     pub reaches: Reaches,
@@ -86,6 +107,9 @@ impl Registry {
             free: Vec::new(),
             numbers: HashMap::new(),
             names: HashMap::new(),
+            aliases: Aliases::default(),
+            name_uses: 0,
+            files_max: FILES_PER_PEER_MAX,
             leases: Leases::new(lease),
             reaches: Reaches::default(),
             displaced: HashSet::new(),
@@ -215,19 +239,20 @@ impl Registry {
         self.leases.next()
     }
 
-    /// Registers a peer as holder of `held` chunks of a file. Returns whether that is new: it had no chunk of
-    /// the file before, or has become complete.
+    /// Registers a peer as holder of `held` chunks of a file, in addition to its other names of the file. Returns whether
+    /// that is new: it had no chunk of the file before, has become complete, or uses a new name.
     ///
     /// # Errors
-    /// Fails if the peer has announced [`FILES_PER_PEER_MAX`] files already.
+    /// Fails if the peer has announced [`files_max`](Self::files_max) files already, or all peers [`ANNOUNCED_FILES_MAX`].
     pub fn announce(&mut self, id: PeerId, file: &FileSummary, held: u32) -> Result<bool, RegistryFull> {
-        self.put(id, file, held, FILES_PER_PEER_MAX)
+        self.put(id, file, held, PutRules { files_max: self.files_max, replaces_name: false })
     }
 
-    /// Like [`announce`](Self::announce) without the limit, for replicas that the tracker itself has placed.
+    /// Like [`announce`](Self::announce) without the limit, for replicas that the tracker itself has placed. A new name
+    /// replaces the one before.
     pub fn vouch(&mut self, id: PeerId, file: &FileSummary, held: u32) {
         // Without a limit it cannot fail.
-        let _ = self.put(id, file, held, usize::MAX);
+        let _ = self.put(id, file, held, PutRules { files_max: usize::MAX, replaces_name: true });
     }
 
     fn put(
@@ -235,38 +260,64 @@ impl Registry {
         id: PeerId,
         summary: &FileSummary,
         held: u32,
-        files_max: usize,
+        rules: PutRules,
     ) -> Result<bool, RegistryFull> {
         let Some(peer) = self.peers.get(id) else { return Ok(false) };
-        let known = self.numbers.get(&summary.id).copied();
-        let spot = known.and_then(|number| peer.held.get(number));
-        if spot.is_none() && peer.held.len() >= files_max {
-            return Err(RegistryFull::Files);
+        let (slot, known) = (id.slot(), self.numbers.get(&summary.id).copied());
+        let at = known.and_then(|number| Some((number, peer.held.get(number)?)));
+        let before = at.and_then(|(number, spot)| {
+            let (holder, whole) = self.files.get(number as usize)?.as_ref()?.holders.get(spot)?;
+            let has_name = holder.name == summary.name || self.aliases.contains(slot, number, &summary.name);
+            Some((holder.name.clone(), whole, has_name))
+        });
+        let has_name = before.as_ref().is_some_and(|(_, _, has_name)| *has_name);
+        let adds_name = !has_name && (before.is_none() || !rules.replaces_name);
+        if adds_name && peer.held.len() + self.aliases.count(slot) >= rules.files_max {
+            return Err(RegistryFull::Files(rules.files_max));
+        }
+        if adds_name && rules.files_max < usize::MAX && self.name_uses >= ANNOUNCED_FILES_MAX {
+            return Err(RegistryFull::AllFiles);
         }
         let whole = held >= summary.chunks;
-        let number = known.unwrap_or_else(|| self.number(summary));
-        let Some(file) = self.files[number as usize].as_mut() else { return Ok(false) };
-        let before = spot.and_then(|spot| file.holders.get(spot));
-        let was_whole = before.map(|(_, whole)| whole);
-        if before.is_some_and(|(before, _)| before.name == summary.name) && was_whole == Some(whole) {
+        let was_whole = before.as_ref().map(|(_, whole, _)| *whole);
+        if has_name && was_whole == Some(whole) {
             return Ok(false);
         }
         self.changes += 1;
-        // All holders that use a name share its allocation.
-        let name = file.names.get_key_value(&summary.name).map_or(&summary.name, |(name, _)| name).clone();
-        *file.names.entry(name.clone()).or_default() += 1;
-        self.names.entry(name.clone()).or_default().insert(summary.id);
-        let before = spot.and_then(|spot| self.take_out(number, spot));
+        let number = known.unwrap_or_else(|| self.number(summary));
+        let Some(name) = self.use_name(number, &summary.name, !has_name) else { return Ok(false) };
+        let first = match before {
+            Some((first, ..)) if has_name => first,
+            Some((first, ..)) if rules.replaces_name => {
+                self.release_name(number, &first);
+                name
+            }
+            Some((first, ..)) => {
+                self.aliases.insert(slot, number, name);
+                first
+            }
+            None => name,
+        };
+        at.and_then(|(number, spot)| self.take_out(number, spot));
         if let Some(file) = self.files[number as usize].as_mut() {
-            let spot = file.holders.add(Holder { peer: id.slot(), name }, whole);
-            if let Some(held) = self.peers.held_at(id.slot()) {
+            let spot = file.holders.add(Holder { peer: slot, name: first }, whole);
+            if let Some(held) = self.peers.held_at(slot) {
                 held.put(number, spot);
             }
-            if let Some(before) = before {
-                release_name(&mut self.names, file, &before.name);
-            }
         }
-        Ok(was_whole.is_none_or(|was_whole| whole && !was_whole))
+        Ok(was_whole.is_none_or(|was_whole| whole && !was_whole) || adds_name)
+    }
+
+    /// The allocation of a name that all its holders share. A `new` user of the name is counted.
+    fn use_name(&mut self, number: u32, name: &FileName, new: bool) -> Option<FileName> {
+        let file = self.files.get_mut(number as usize)?.as_mut()?;
+        let name = file.names.get_key_value(name).map_or(name, |(name, _)| name).clone();
+        if new {
+            self.name_uses += 1;
+            *file.names.entry(name.clone()).or_default() += 1;
+            self.names.entry(name.clone()).or_default().insert(file.id);
+        }
+        Some(name)
     }
 
     /// Assigns a number to a new file.
@@ -282,13 +333,38 @@ impl Registry {
         number
     }
 
-    /// Removes a peer from the holders of a file.
-    pub fn retract(&mut self, id: PeerId, file: FileId) {
+    /// Number of files that a peer has announced; equal files count once for each name.
+    pub fn file_count(&self, id: PeerId) -> usize {
+        self.peers.get(id).map_or(0, |peer| peer.held.len() + self.aliases.count(id.slot()))
+    }
+
+    /// Removes one name of a file of a peer. With its last name, or without a `name`, the peer no longer holds the file.
+    pub fn retract(&mut self, id: PeerId, file: FileId, name: Option<&FileName>) {
         let (Some(number), Some(peer)) = (self.numbers.get(&file).copied(), self.peers.get_mut(id)) else {
             return;
         };
-        if let Some(spot) = peer.held.remove(number) {
-            self.remove_holder(number, spot);
+        let Some(spot) = peer.held.get(number) else { return };
+        let Some(name) = name else {
+            peer.held.remove(number);
+            return self.remove_holder(number, spot);
+        };
+        let slot = id.slot();
+        if self.aliases.remove(slot, number, name) {
+            self.changes += 1;
+            return self.release_name(number, name);
+        }
+        let Some(file) = self.files[number as usize].as_mut() else { return };
+        let Some(holder) = file.holders.get_mut(spot).filter(|holder| holder.name == *name) else { return };
+        match self.aliases.pop(slot, number) {
+            Some(other) => {
+                self.changes += 1;
+                holder.name = other;
+                self.release_name(number, name);
+            }
+            None => {
+                peer.held.remove(number);
+                self.remove_holder(number, spot);
+            }
         }
     }
 
@@ -304,8 +380,11 @@ impl Registry {
     fn remove_holder(&mut self, number: u32, spot: Spot) {
         let Some(holder) = self.take_out(number, spot) else { return };
         self.changes += 1;
+        self.release_name(number, &holder.name);
+        for name in self.aliases.take(holder.peer, number) {
+            self.release_name(number, &name);
+        }
         let Some(file) = self.files[number as usize].as_mut() else { return };
-        release_name(&mut self.names, file, &holder.name);
         if file.holders.len() == 0 {
             self.numbers.remove(&file.id);
             self.files[number as usize] = None;
@@ -316,6 +395,24 @@ impl Registry {
     /// The name that most holders of a file use; `None` if the file is not known.
     pub fn name_of(&self, id: FileId) -> Option<&FileName> {
         self.file(id)?.1.most_used_name()
+    }
+
+    /// Decrements the number of users of a name.
+    fn release_name(&mut self, number: u32, name: &FileName) {
+        let Some(file) = self.files.get_mut(number as usize).and_then(Option::as_mut) else { return };
+        let Some(count) = file.names.get_mut(name) else { return };
+        *count -= 1;
+        self.name_uses -= 1;
+        if *count > 0 {
+            return;
+        }
+        file.names.remove(name);
+        if let Some(ids) = self.names.get_mut(name) {
+            ids.remove(&file.id);
+            if ids.is_empty() {
+                self.names.remove(name);
+            }
+        }
     }
 
     fn file(&self, id: FileId) -> Option<(u32, &File)> {
@@ -361,7 +458,7 @@ impl Registry {
         (found.collect(), more)
     }
 
-    /// Lists files with live holders, ordered by name and id: at most `files` files, each with at most
+    /// Lists each name of the files with live holders, ordered by name and id: at most `files` files, each with at most
     /// `holders` complete and partial holders drawn at random. Also returns the total number of files.
     pub fn list(
         &self,
@@ -371,8 +468,9 @@ impl Registry {
         requester: IpAddr,
         random: &mut fastrand::Rng,
     ) -> (Vec<FoundFile>, usize) {
-        let mut names: Vec<(&FileName, FileId)> =
-            self.files.iter().flatten().filter_map(|file| Some((file.most_used_name()?, file.id))).collect();
+        let named =
+            self.files.iter().flatten().flat_map(|file| file.names.keys().map(|name| (name, file.id)));
+        let mut names: Vec<(&FileName, FileId)> = named.collect();
         // Only the files that will be listed are sorted and examined.
         let rest = names.len().saturating_sub(files);
         if rest > 0 && files > 0 {
@@ -380,8 +478,8 @@ impl Registry {
         }
         names.truncate(files);
         names.sort_unstable();
-        let found = names.into_iter().filter_map(|(_, id)| {
-            let mut found = self.found(now, id, None, None, 2 * holders, requester, random)?;
+        let found = names.into_iter().filter_map(|(name, id)| {
+            let mut found = self.found(now, id, Some(name), None, 2 * holders, requester, random)?;
             found.whole.truncate(holders);
             found.partial.truncate(holders);
             // A list tells where a file is; a lookup follows before a download.
@@ -481,22 +579,6 @@ fn key_of(address: SocketAddr) -> u64 {
         IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64 ^ (ip.to_bits() as u64).rotate_left(7),
     };
     ip << 16 ^ ip >> 48 ^ u64::from(address.port())
-}
-
-/// Decrements the number of holders that use a name.
-fn release_name(names: &mut HashMap<FileName, BTreeSet<FileId>>, file: &mut File, name: &FileName) {
-    let Some(count) = file.names.get_mut(name) else { return };
-    *count -= 1;
-    if *count > 0 {
-        return;
-    }
-    file.names.remove(name);
-    if let Some(ids) = names.get_mut(name) {
-        ids.remove(&file.id);
-        if ids.is_empty() {
-            names.remove(name);
-        }
-    }
 }
 
 #[cfg(test)]

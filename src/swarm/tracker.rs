@@ -22,9 +22,12 @@ use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Dialled, Exposure, Leases, Membership, error, unknown_token};
 use super::reach::DialResult;
 use super::registry::{PeerId, RemovedPeer};
+use crate::content::fmt::counted;
 use crate::content::{FileId, PeerName, limits};
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{
+    FileSummary, OfferedFile, Registration, Token, TrackerRequest, TrackerResponse,
+};
 use keeping::Keeping;
 use sets::ChunkSets;
 use std::collections::HashSet;
@@ -41,6 +44,8 @@ const COMPLETION_NOTES_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Rules {
     /// Leases of peers.
     pub leases: Leases,
+    /// Number of files that each peer may announce.
+    pub files_max: usize,
     /// Number of equal claims that make an agreement.
     pub quorum: usize,
     /// The address that the tracker listens on: a client with this source address is on the same host.
@@ -53,6 +58,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             leases: Leases::default(),
+            files_max: limits::FILES_PER_PEER_MAX,
             quorum: limits::QUORUM_MIN,
             local: limits::TRACKER_ADDRESS.ip(),
             exposure: Exposure::default(),
@@ -175,8 +181,10 @@ impl Tracker {
     /// An empty tracker. `draw` returns unguessable numbers; `random` is used for choices that need not be
     /// unguessable.
     pub fn new(rules: Rules, random: fastrand::Rng, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
+        let mut peers = Membership::new(rules.leases, rules.exposure, draw);
+        peers.registry.files_max = rules.files_max;
         Self {
-            peers: Membership::new(rules.leases, rules.exposure, draw),
+            peers,
             sets: ChunkSets::new(rules.quorum),
             random,
             listings: [None, None],
@@ -216,9 +224,15 @@ impl Tracker {
                     None => unknown_token(),
                 })
             }
-            Ask::Withdraw { token, file } => Some(match self.peers.registry.heartbeat(now, token) {
+            Ask::AnnounceFiles { token, files, more } => {
+                Some(match self.peers.registry.heartbeat(now, token) {
+                    Some(id) => self.announce_files(id, &files, more),
+                    None => unknown_token(),
+                })
+            }
+            Ask::Withdraw { token, file, name } => Some(match self.peers.registry.heartbeat(now, token) {
                 Some(id) => {
-                    self.peers.registry.retract(id, file);
+                    self.peers.registry.retract(id, file, name.as_ref());
                     TrackerResponse::Withdrawn { file }
                 }
                 None => unknown_token(),
@@ -303,6 +317,18 @@ impl Tracker {
             }
             Err(full) => error(ErrorCode::Busy, full.to_string()),
         }
+    }
+
+    /// Handles a batch of announcements, up to the first one that exceeds a limit. The last batch is logged.
+    fn announce_files(&mut self, id: PeerId, files: &[OfferedFile], more: bool) -> TrackerResponse {
+        let registry = &mut self.peers.registry;
+        let results = files.iter().map(|offered| registry.announce(id, &offered.file, offered.held));
+        let accepted = results.take_while(Result::is_ok).count();
+        if let (false, Some(peer)) = (more && accepted == files.len(), registry.peer(id)) {
+            let count = counted(registry.file_count(id) as u64, "file");
+            self.effects.push(Effect::Note(format!("{} has announced {count}", peer.name)));
+        }
+        TrackerResponse::AnnouncedFiles { accepted: accepted as u32 }
     }
 
     /// Handles a request that needs a connection and the token issued over it.

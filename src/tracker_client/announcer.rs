@@ -4,11 +4,12 @@
 //! files again; in this way it recovers its swarm. Invariant: while the tracker answers, a peer is registered
 //! once, and each of its files is announced with its present state.
 
-use crate::content::limits::{RETRY_MAX, RETRY_MIN};
+use crate::content::fmt::counted;
+use crate::content::limits::{FRAME_MAX, RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
 use crate::net::{Endpoint, Shutdown, Threads, UdpClient, UdpClientError, running_time};
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{Token, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{OfferedFile, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::{self, FailedRequest};
 use crate::swarm::backoff::Backoff;
@@ -16,7 +17,7 @@ use crate::sync::lock;
 use crate::tracker_client::presence::{OWN_TRACKER, Presence, Purpose, SHARED_FILES};
 use crate::upload::offers::{Offer, Offers};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -30,6 +31,12 @@ const REACH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Interval at which a peer that was not reached lets the tracker dial it again.
 const REACH_RETRY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Number of files up to which each is announced with a request of its own.
+const SINGLE_ANNOUNCEMENTS_MAX: usize = 16;
+
+/// Size of the files in one request: the rest of the frame is for its other fields.
+const BATCH_BYTES: usize = FRAME_MAX - 1_024;
 
 /// Limits a requested heartbeat interval to [`HEARTBEAT_RANGE`].
 pub(super) fn clamp_heartbeat(heartbeat: Duration) -> Duration {
@@ -365,45 +372,98 @@ impl Worker {
                 log::warn!("stopped offering {}: it has changed since it was hashed", file.name);
             }
         }
-        let offered = |file: FileId| offers.iter().any(|offer| offer.file.id == file);
-        let withdrawn: Vec<FileId> =
-            self.announced.keys().map(|(id, _)| *id).filter(|id| !offered(*id)).collect();
-        for file in withdrawn {
-            if self.request_ack(&TrackerRequest::Withdraw { token, file })? == Ack::Unknown {
+        let offered: HashSet<(FileId, &FileName)> =
+            offers.iter().map(|offer| (offer.file.id, &offer.file.name)).collect();
+        let withdrawn = self.announced.keys().filter(|(id, name)| !offered.contains(&(*id, name)));
+        let withdrawn: Vec<(FileId, FileName)> = withdrawn.cloned().collect();
+        for (file, name) in withdrawn {
+            let request = TrackerRequest::Withdraw { token, file, name: Some(name.clone()) };
+            if self.request_ack(&request)? == Ack::Unknown {
                 return Ok(false);
             }
-            self.announced.retain(|(id, _), _| *id != file);
+            self.announced.remove(&(file, name));
             self.full = false;
             sent = true;
         }
+        let mut pending: Vec<Pending> = Vec::new();
         for Offer { file, source } in &offers {
             let (held, key) = (source.progress().held(), (file.id, file.name.clone()));
             let state = (held, self.outage.is_of_ticket.then(|| self.offers.receivers().sent_bytes()));
             // Only the seeder of a ticket shows the progress of its peers.
             let is_minor = held < file.chunks && !self.outage.is_of_ticket;
             let known = self.announced.get(&key).is_some_and(|known| *known == state || is_minor);
-            if known || (self.full && !self.announced.contains_key(&key)) {
-                continue;
+            if !known && (!self.full || self.announced.contains_key(&key)) {
+                pending.push((key, OfferedFile { file: file.clone(), held }, state));
             }
-            match self.request_ack(&TrackerRequest::Announce {
-                token,
-                file: file.clone(),
-                held,
-                sent: state.1,
-            })? {
-                Ack::Unknown => return Ok(false),
-                Ack::Full => self.full = true,
-                Ack::Known => {
-                    self.announced.insert(key, state);
-                    sent = true;
-                }
-            }
+        }
+        let was_full = self.full;
+        let in_batches = pending.len() > SINGLE_ANNOUNCEMENTS_MAX && !self.outage.is_of_ticket;
+        let is_known = match in_batches {
+            true => self.announce_in_batches(token, &pending)?,
+            false => self.announce_each(token, &pending)?,
+        };
+        if !is_known {
+            return Ok(false);
+        }
+        sent |= !pending.is_empty();
+        if self.full && !was_full {
+            let left_out = offers.len() - self.announced.len();
+            let (files, tracker) = (counted(offers.len() as u64, "file"), self.client.tracker());
+            log::warn!(
+                "{left_out} of {files} are not listed: the tracker on {tracker} accepts no more files of this peer; \
+                 raise its limit with tracker --files-per-peer"
+            );
         }
         if sent {
             Ok(true)
         } else {
             Ok(self.request_ack(&TrackerRequest::Heartbeat { token })? != Ack::Unknown)
         }
+    }
+
+    /// Announces files with a request for each. Returns `false` if the token is unknown.
+    fn announce_each(&mut self, token: Token, pending: &[Pending]) -> Result<bool, UdpClientError> {
+        for (key, OfferedFile { file, held }, state) in pending {
+            let request = TrackerRequest::Announce { token, file: file.clone(), held: *held, sent: state.1 };
+            match self.request_ack(&request)? {
+                Ack::Unknown => return Ok(false),
+                Ack::Full => {
+                    self.full = true;
+                    break;
+                }
+                Ack::Known => _ = self.announced.insert(key.clone(), *state),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Announces many files, as many with each request as fit in a frame. Returns `false` if the token is unknown.
+    fn announce_in_batches(&mut self, token: Token, pending: &[Pending]) -> Result<bool, UdpClientError> {
+        let mut rest = pending;
+        while !rest.is_empty() {
+            let (batch, later) = rest.split_at(batch_length(rest));
+            let files = batch.iter().map(|(_, file, _)| file.clone()).collect();
+            let request = TrackerRequest::AnnounceFiles { token, files, more: !later.is_empty() };
+            let response = match self.client.request_in_batch(&request) {
+                Ok(response) => response,
+                Err(error) => {
+                    log::debug!("announcing each file by itself: {error}");
+                    return self.announce_each(token, rest);
+                }
+            };
+            let accepted = match self.ack(response)? {
+                Acknowledged::Files(accepted) => batch.len().min(accepted as usize),
+                Acknowledged::One(Ack::Unknown) => return Ok(false),
+                Acknowledged::One(Ack::Full) => 0,
+                Acknowledged::One(Ack::Known) => batch.len(),
+            };
+            let known = batch[..accepted].iter().map(|(key, _, state)| (key.clone(), *state));
+            self.announced.extend(known);
+            self.full = accepted < batch.len();
+            rest = if self.full { &[] } else { later };
+        }
+        self.client.close_batches();
+        Ok(true)
     }
 
     fn register(&mut self) -> Result<Token, UdpClientError> {
@@ -434,25 +494,56 @@ impl Worker {
 
     /// Sends a request that has no result. Clears the token if the tracker does not know it.
     fn request_ack(&mut self, request: &TrackerRequest) -> Result<Ack, UdpClientError> {
-        match self.client.request(request)? {
+        let response = self.client.request(request)?;
+        match self.ack(response)? {
+            Acknowledged::One(ack) => Ok(ack),
+            Acknowledged::Files(accepted) => Err(unexpected(TrackerResponse::AnnouncedFiles { accepted })),
+        }
+    }
+
+    /// Evaluates the response to a request that has no result.
+    fn ack(&mut self, response: TrackerResponse) -> Result<Acknowledged, UdpClientError> {
+        Ok(match response {
             TrackerResponse::Alive
             | TrackerResponse::Announced { .. }
-            | TrackerResponse::Withdrawn { .. } => Ok(Ack::Known),
+            | TrackerResponse::Withdrawn { .. } => Acknowledged::One(Ack::Known),
+            TrackerResponse::AnnouncedFiles { accepted } => Acknowledged::Files(accepted),
             TrackerResponse::Error { code: ErrorCode::UnknownToken, .. } => {
                 log::info!(
                     "the tracker on {} has no registration of this peer; registering again",
                     self.client.tracker()
                 );
                 self.set_token(None);
-                Ok(Ack::Unknown)
+                Acknowledged::One(Ack::Unknown)
             }
             TrackerResponse::Error { code: ErrorCode::Busy, text } => {
-                log::warn!("the tracker on {} accepts no more files: {text}", self.client.tracker());
-                Ok(Ack::Full)
+                log::debug!("the tracker on {} accepts no more files: {text}", self.client.tracker());
+                Acknowledged::One(Ack::Full)
             }
-            other => Err(unexpected(other)),
-        }
+            other => return Err(unexpected(other)),
+        })
     }
+}
+
+/// Key, description and state of a file to announce.
+type Pending = ((FileId, FileName), OfferedFile, (u32, Option<u64>));
+
+/// Number of files, from the first on, whose descriptions fit in one request.
+fn batch_length(pending: &[Pending]) -> usize {
+    let mut bytes = 0;
+    let fitting = pending.iter().take_while(|(_, file, _)| {
+        // Names always serialise. The comma counts, too.
+        bytes += serde_json::to_vec(file).map_or(0, |json| json.len() + 1);
+        bytes <= BATCH_BYTES
+    });
+    fitting.count().max(1)
+}
+
+/// Result of a request to announce or withdraw files.
+enum Acknowledged {
+    One(Ack),
+    /// Number of accepted files of a batch.
+    Files(u32),
 }
 
 /// Acknowledgement of a tracker.

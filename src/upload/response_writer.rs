@@ -8,12 +8,14 @@ mod unreadable_chunks;
 
 pub(super) use context::ResponseContext;
 
+use crate::content::limits::PEER_LIST_MAX;
 use crate::content::{ChunkIndex, FileId, FileName};
 use crate::net::{FrameWriter, StreamError};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
-use crate::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
+use crate::protocol::peer::{PeerRequest, PeerResponse};
 use crate::protocol::tokens::{KeyPrint, Nonce};
+use crate::protocol::tracker::OfferedFile;
 use crate::storage::StoreError;
 use crate::swarm::distribution::CompletionReport;
 use crate::upload::offers::Offer;
@@ -23,9 +25,6 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use subscriptions::{Subscriptions, Wakeup, send_hints};
-
-/// Largest number of files in one list.
-const FILES_MAX: usize = 65_536;
 
 /// Writer thread of a connection.
 pub(super) struct ResponseWriter<'a> {
@@ -180,17 +179,17 @@ impl<'a> ResponseWriter<'a> {
         self.writer.send_with(&response, &payload)
     }
 
-    /// Sends the list of offered files that match the name and the id, cut to [`FILES_MAX`] files.
+    /// Sends the list of offered files that match the name and the id, cut to [`PEER_LIST_MAX`] bytes.
     fn send_files(&mut self, name: Option<&FileName>, id: Option<FileId>) -> Result<(), StreamError> {
         self.receiver.touch();
         let matches = |offer: &Offer| {
             name.is_none_or(|name| offer.file.name == *name) && id.is_none_or(|id| offer.file.id == id)
         };
-        let offers = self.context.offers.list().into_iter().filter(matches).take(FILES_MAX);
+        let offers = self.context.offers.list().into_iter().filter(matches);
         let files: Vec<OfferedFile> = offers
             .map(|Offer { file, source }| OfferedFile { file, held: source.progress().held() })
             .collect();
-        let payload = serde_json::to_vec(&files).map_err(FrameError::from)?;
+        let payload = encode_files(&files, PEER_LIST_MAX as usize)?;
         let response = PeerResponse::Files { count: files.len() as u32, length: payload.len() as u64 };
         self.writer.send_with(&response, &payload)
     }
@@ -267,6 +266,48 @@ impl<'a> ResponseWriter<'a> {
                 };
                 self.refuse(code, text, Some(index))
             }
+        }
+    }
+}
+
+/// A JSON array of the first files that fit in `max` bytes.
+fn encode_files(files: &[OfferedFile], max: usize) -> Result<Vec<u8>, FrameError> {
+    let mut array = vec![b'['];
+    for (number, file) in files.iter().enumerate() {
+        let before = array.len();
+        if number > 0 {
+            array.push(b',');
+        }
+        serde_json::to_writer(&mut array, file)?;
+        if array.len() >= max {
+            array.truncate(before);
+            break;
+        }
+    }
+    array.push(b']');
+    Ok(array)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::tracker::FileSummary;
+
+    #[test]
+    fn a_list_of_files_is_cut_at_its_limit_of_bytes_and_stays_valid() {
+        let files: Vec<OfferedFile> = (0..40)
+            .map(|number| {
+                let name = FileName::new(format!("file \"{number}\"")).unwrap();
+                OfferedFile { file: FileSummary { id: FileId([7; 32]), name, size: 1, chunks: 1 }, held: 1 }
+            })
+            .collect();
+        let whole = encode_files(&files, usize::MAX).unwrap();
+        assert_eq!(whole, serde_json::to_vec(&files).unwrap());
+        for max in [2, 3, 500, whole.len() - 1, whole.len()] {
+            let cut = encode_files(&files, max).unwrap();
+            let listed: Vec<OfferedFile> = serde_json::from_slice(&cut).unwrap();
+            assert!(cut.len() <= max && listed == files[..listed.len()]);
+            assert_eq!(listed.len() == files.len(), max == whole.len());
         }
     }
 }

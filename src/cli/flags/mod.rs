@@ -47,6 +47,8 @@ pub const ALL_HELP: &str =
 /// Help of `--on-complete`.
 pub const ON_COMPLETE_HELP: &str = "Run this command with sh -c for each completed file, with SHOAL_PATH, SHOAL_NAME and \
     SHOAL_ID in its environment; commands run one after another in the background, and the program waits for them at its end";
+/// Help of `--no-serve`.
+pub const NO_SERVE_HELP: &str = "Serve nothing during the download";
 /// Help of `--stay`.
 pub const STAY_HELP: &str = "Serve verified chunks during the download and keep serving after it";
 

@@ -171,7 +171,8 @@ pub fn parse_wait(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Parses a size: `2GiB`, `512KiB`, `10MB`, `1.5 GB`, or a number of bytes.
+/// Parses a size: `2GiB`, `512KiB`, `10MB`, `1.5 GB`, or a number of bytes. A letter alone means the binary unit, as in
+/// `dd`: `512K`, `1M`.
 ///
 /// # Errors
 /// Another text, or a size that a `u64` cannot hold.
@@ -181,7 +182,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     if !text.starts_with(|c: char| c.is_ascii_digit()) {
         return Err(example());
     }
-    match text.parse::<ByteSize>() {
+    let binary = text.strip_suffix(['k', 'K', 'm', 'M', 'g', 'G', 't', 'T']).map(|_| format!("{text}iB"));
+    match binary.as_deref().unwrap_or(text).parse::<ByteSize>() {
         // The parser saturates at this value.
         Ok(ByteSize(u64::MAX)) => Err("the size is too large".to_owned()),
         Ok(ByteSize(bytes)) => Ok(bytes),
@@ -203,12 +205,14 @@ pub fn parse_storage(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Parses a chunk size: a power of two within the limits, written as [`parse_size`] takes it.
+/// Parses a chunk size: a power of two within the limits, written as [`parse_size`] takes it. `512KB` means `512KiB`, since
+/// no decimal unit is a power of two.
 ///
 /// # Errors
 /// No size, or one that is not allowed.
 pub fn parse_chunk_size(text: &str) -> Result<u32, String> {
-    let bytes = parse_size(text)?;
+    let unit = text.trim().strip_suffix(['b', 'B']).filter(|text| text.ends_with(['k', 'K', 'm', 'M']));
+    let bytes = parse_size(unit.unwrap_or(text))?;
     // A value that a u32 cannot hold is as invalid as `u32::MAX`.
     let size = u32::try_from(bytes).unwrap_or(u32::MAX);
     match Layout::even(0, Some(size)) {
@@ -360,10 +364,28 @@ mod tests {
             ("10MB", 10_000_000),
             ("1.5 GB", 1_500_000_000),
             ("1TiB", 1 << 40),
+            ("512K", 512 << 10),
+            ("512k", 512 << 10),
+            ("1M", 1 << 20),
+            ("1.5 G", 3 << 29),
+            ("1T", 1 << 40),
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "-1", "+1", "x", "1x", "1.2.3GB", ".", "99999999EB", "18446744073709551616"] {
+        for text in [
+            "",
+            "-1",
+            "+1",
+            "x",
+            "1x",
+            "K",
+            "1KK",
+            "1Ki B",
+            "1.2.3GB",
+            ".",
+            "99999999EB",
+            "18446744073709551616",
+        ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }
@@ -380,9 +402,13 @@ mod tests {
     #[test]
     fn chunk_sizes() {
         assert_eq!(parse_chunk_size("512KiB"), Ok(512 << 10));
+        for text in ["512K", "512k", "512KB", "512kB", "512 KB", "0.5M"] {
+            assert_eq!(parse_chunk_size(text), Ok(512 << 10), "{text}");
+        }
+        assert_eq!((parse_chunk_size("1M"), parse_chunk_size("1MB")), (Ok(1 << 20), Ok(1 << 20)));
         assert_eq!(parse_chunk_size("16384"), Ok(16_384));
         assert_eq!(parse_chunk_size("64MiB"), Ok(64 << 20));
-        for text in ["0", "8KiB", "128MiB", "500KiB", "512KB", "4GiB", "1TiB"] {
+        for text in ["0", "8KiB", "128MiB", "500KiB", "500KB", "4GiB", "1TiB"] {
             let error = parse_chunk_size(text).unwrap_err();
             assert!(error.ends_with("bytes is not a power of two from 16.0 KiB to 64.0 MiB"), "{error}");
         }

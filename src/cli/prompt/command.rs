@@ -15,7 +15,7 @@ pub const COMMANDS: [(&str, &str, &str); 8] = [
         "get NAME [as PATH]",
         "download a file, by name or id, into this folder or to PATH, in the background",
     ),
-    ("files", "files", "list the files that other peers offer"),
+    ("files", "files [--long]", "list the files that other peers offer; --long shows whole ids"),
     ("peers", "peers", "list the active peers"),
     ("mine", "mine", "list the files shared from this folder"),
     ("status", "status", "show the downloads of this run and the storage offer"),
@@ -31,8 +31,8 @@ pub enum Command {
     Nothing,
     /// Download a file, by name or id, to a path or into the folder.
     Get(String, Option<PathBuf>),
-    /// List the files that other peers offer.
-    Files,
+    /// List the files that other peers offer, with all digits of each id if true.
+    Files(bool),
     /// List the active peers.
     Peers,
     /// List the files shared from this folder.
@@ -66,7 +66,8 @@ pub fn parse(line: &str) -> Result<Command, String> {
         _ => Err(format!("{command} takes no argument")),
     };
     match (command, rest) {
-        ("files", _) => alone(Command::Files),
+        ("files", ["--long"]) => Ok(Command::Files(true)),
+        ("files", _) => alone(Command::Files(false)),
         ("peers", _) => alone(Command::Peers),
         ("mine", _) => alone(Command::Mine),
         ("status", _) => alone(Command::Status),
@@ -186,7 +187,8 @@ mod tests {
         for (line, meaning) in [
             ("", Ok(Command::Nothing)),
             ("  \t ", Ok(Command::Nothing)),
-            ("files", Ok(Command::Files)),
+            ("files", Ok(Command::Files(false))),
+            ("files --long", Ok(Command::Files(true))),
             ("  peers ", Ok(Command::Peers)),
             ("mine", Ok(Command::Mine)),
             ("status", Ok(Command::Status)),
@@ -244,7 +246,7 @@ mod tests {
     fn syntax_in_the_help_is_parsed() {
         for (name, usage, _) in COMMANDS {
             assert!(usage.starts_with(name));
-            assert!(parse(&usage.replace(" [as PATH]", "")).is_ok(), "{usage}");
+            assert!(parse(&usage.replace(" [as PATH]", "").replace(" [--long]", "")).is_ok(), "{usage}");
         }
     }
 

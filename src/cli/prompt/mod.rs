@@ -40,7 +40,7 @@ type Names = Arc<Mutex<BTreeSet<String>>>;
 
 /// A lookup at other peers or at the tracker.
 enum Lookup {
-    Files,
+    Files(bool),
     Why(String, Query),
 }
 
@@ -112,7 +112,7 @@ impl Prompt<'_> {
         Ok(match command {
             Command::Nothing | Command::Quit => String::new(),
             Command::Get(name, out) => self.get(&name, out)?,
-            Command::Files => self.lookup(Lookup::Files)?,
+            Command::Files(long) => self.lookup(Lookup::Files(long))?,
             Command::Why(name) => {
                 let query = download_request(&name, Duration::ZERO).map_err(|error| error.text)?.query;
                 self.lookup(Lookup::Why(name, query))?
@@ -179,7 +179,7 @@ impl LookupWorker {
     fn run(&self, queued: &Receiver<Lookup>) {
         for lookup in queued {
             let text = match lookup {
-                Lookup::Files => self.files(),
+                Lookup::Files(long) => self.files(long),
                 Lookup::Why(name, query) => self.why(&name, &query),
             };
             self.console.print_answer(&text);
@@ -188,11 +188,11 @@ impl LookupWorker {
         }
     }
 
-    fn files(&self) -> String {
+    fn files(&self, long: bool) -> String {
         match self.member.files(&Query::default()) {
             Ok(found) => {
                 learn(&self.names, found.iter().map(|found| found.file.name.to_string()));
-                show::files(&found)
+                show::files(&found, long)
             }
             Err(error) => format!("{}\n", show::line(&error.text)),
         }

@@ -33,11 +33,11 @@ pub fn help() -> String {
     text
 }
 
-/// The files that other peers offer.
-pub fn files(found: &[FoundFile]) -> String {
+/// The files that other peers offer; `long` shows all digits of the ids.
+pub fn files(found: &[FoundFile], long: bool) -> String {
     match found {
         [] => "no other peer offers a file\n".to_owned(),
-        found => table::files(found),
+        found => table::files(found, long),
     }
 }
 
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn empty_lists_have_a_text() {
-        for text in [files(&[]), peers(vec![]), mine(&[]), status(&[])] {
+        for text in [files(&[], false), peers(vec![]), mine(&[]), status(&[])] {
             assert!(text.ends_with('\n') && text.lines().count() == 1, "{text:?}");
         }
     }

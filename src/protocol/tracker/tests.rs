@@ -62,7 +62,18 @@ fn json_of_requests_is_fixed() {
         Announce { token: TOKEN, file: summary(), held: 1, sent: None },
         r#"{"type":"announce","token":"TOKEN","file":{"id":"FILE","name":"a b.txt","size":9,"chunks":1},"held":1}"#,
     );
-    exact(Withdraw { token: TOKEN, file: FILE }, r#"{"type":"withdraw","token":"TOKEN","file":"FILE"}"#);
+    let offered = OfferedFile { file: summary(), held: 1 };
+    let one = serde_json::to_string(&offered).unwrap();
+    let batch = |more| AnnounceFiles { token: TOKEN, files: vec![offered.clone()], more };
+    exact(batch(false), &format!(r#"{{"type":"announce_files","token":"TOKEN","files":[{one}]}}"#));
+    exact(
+        batch(true),
+        &format!(r#"{{"type":"announce_files","token":"TOKEN","files":[{one}],"more":true}}"#),
+    );
+    let withdraw = |name| Withdraw { token: TOKEN, file: FILE, name };
+    exact(withdraw(None), r#"{"type":"withdraw","token":"TOKEN","file":"FILE"}"#);
+    let named = r#"{"type":"withdraw","token":"TOKEN","file":"FILE","name":"a"}"#;
+    exact(withdraw(FileName::new("a").ok()), named);
     exact(
         Lookup { name: Some(summary().name), id: None, limit: 30, token: None },
         r#"{"type":"lookup","name":"a b.txt","limit":30}"#,
@@ -113,6 +124,7 @@ fn json_of_responses_is_fixed() {
     exact(Alive, r#"{"type":"alive"}"#);
     exact(Noted, r#"{"type":"noted"}"#);
     exact(Farewell, r#"{"type":"farewell"}"#);
+    exact(AnnouncedFiles { accepted: 2 }, r#"{"type":"announced_files","accepted":2}"#);
     exact(Announced { file: FILE }, r#"{"type":"announced","file":"FILE"}"#);
     exact(Withdrawn { file: FILE }, r#"{"type":"withdrawn","file":"FILE"}"#);
     let found = FoundFile {

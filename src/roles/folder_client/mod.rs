@@ -65,6 +65,8 @@ pub struct MemberConfig {
     pub download_limit: u64,
     /// Options of the upload server.
     pub serve: ServeOptions,
+    /// Shares the files of the folder and the verified chunks of downloads.
+    pub shares: bool,
     /// Answers questions of other hosts about its files in the local network, unless it listens only on loopback.
     pub is_discoverable: bool,
     /// Log file of this program; never shared, since each log line changes it.
@@ -142,7 +144,7 @@ impl Member {
             name: config.name.clone(),
             advertise: config.advertise,
             widens: config.widens,
-            shared_files: Some(folder.count_files()),
+            shared_files: Some(if config.shares { folder.count_files() } else { 0 }),
         };
         let presence = Presence::new(presence, listening, offers.registrations().clone());
         let (timeout, timeouts) = (config.timeout, config.serve.timeouts);
@@ -190,7 +192,9 @@ impl Member {
             failures,
         };
         threads.spawn("member", move || state.run(&session_events, &discoveries))?;
-        FolderWatch::start(&inner)?;
+        if inner.config.shares {
+            FolderWatch::start(&inner)?;
+        }
         Ok(Self { inner, failed })
     }
 
@@ -236,6 +240,11 @@ impl Member {
     /// Other active peers, as last listed by the manager.
     pub fn peers(&self) -> Vec<PeerSummary> {
         read(&self.inner.peers).clone()
+    }
+
+    /// Number of visible files in the folder, shared or not.
+    pub fn count_files(&self) -> usize {
+        self.inner.folder.count_files()
     }
 
     /// Files offered by this peer, complete and partial.

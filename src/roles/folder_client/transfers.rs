@@ -18,6 +18,7 @@ use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::next_step;
 use crate::report::watch::{FileProgress, Watch};
+use crate::storage::SharedFolder;
 use crate::storage::shared_folder::FolderChange;
 use crate::sync::{RunningClock, lock};
 use crate::tracker_client::announcer::Outage;
@@ -368,13 +369,18 @@ fn destination(inner: &Inner, out: Option<&Path>) -> PathBuf {
     }
 }
 
-/// Name under which the file will be shared; `None` if its destination is outside the folder.
+/// Name under which the file will be shared; `None` if its destination is outside the folder, if no file of this name is
+/// shared, or if this client shares nothing.
 fn shared_name(inner: &Inner, path: &Path) -> Result<Option<FileName>, RoleError> {
-    if path.parent() != Some(inner.folder.path()) {
+    if path.parent() != Some(inner.folder.path()) || !inner.config.shares {
         return Ok(None);
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let name = FileName::new(name).map_err(|error| RoleError::from_error(Fault::Usage, error))?;
+    if let Some(reason) = SharedFolder::refusal(&name) {
+        log::info!("{name} is downloaded but not shared: {reason}");
+        return Ok(None);
+    }
     match inner.folder.collides(&name)? {
         None => Ok(Some(name)),
         Some(other) => {

@@ -29,7 +29,7 @@ impl Spot {
 pub(super) struct Holder {
     /// The slot of the peer.
     pub(super) peer: u32,
-    /// The name that it gives the file.
+    /// The first name that it gives the file.
     pub(super) name: FileName,
 }
 
@@ -58,6 +58,11 @@ impl Holders {
     /// The holder at a position, and whether it is complete.
     pub(super) fn get(&self, spot: Spot) -> Option<(&Holder, bool)> {
         Some((self.list(spot.whole()).get(spot.at())?, spot.whole()))
+    }
+
+    /// The holder at a position, for a change of its name.
+    pub(super) fn get_mut(&mut self, spot: Spot) -> Option<&mut Holder> {
+        self.list_mut(spot.whole()).get_mut(spot.at())
     }
 
     /// Adds a new holder.

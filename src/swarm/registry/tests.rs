@@ -86,8 +86,9 @@ fn lookup_separates_complete_and_partial_holders_and_files_of_one_name() {
     assert_eq!(ports(&registry, 1, "f"), [(vec![1], vec![2]), (vec![3], vec![])]);
     registry.announce(two, &file(1, "f"), 10).unwrap();
     registry.announce(three, &file(2, "g"), 10).unwrap();
+    registry.retract(three, FileId([2; 32]), Some(&FileName::new("f").unwrap()));
     assert_eq!(ports(&registry, 1, "f"), [(vec![1, 2], vec![])]);
-    registry.retract(one, FileId([1; 32]));
+    registry.retract(one, FileId([1; 32]), None);
     registry.remove(two);
     assert_eq!(ports(&registry, 1, "f"), []);
     assert_eq!(ports(&registry, 1, "g"), [(vec![3], vec![])]);
@@ -109,6 +110,46 @@ fn a_lookup_excludes_the_requester_and_keeps_to_its_limit() {
     let found = &look(None, 35)[0];
     assert_eq!((found.whole.len(), found.partial.len()), (25, 10));
     assert!(look(None, 0)[0].whole.is_empty());
+}
+
+#[test]
+fn equal_files_of_a_peer_are_listed_and_found_under_each_of_their_names() {
+    let mut registry = registry();
+    let (one, two) = (join(&mut registry, 0, 1), join(&mut registry, 0, 2));
+    let name = |name: &str| FileName::new(name).unwrap();
+    for name in ["a", "b", "c"] {
+        assert!(registry.announce(one, &file(1, name), 10).unwrap());
+    }
+    registry.announce(two, &file(1, "b"), 10).unwrap();
+    let listed = |registry: &Registry| {
+        let (found, all) = registry.list(at(1), 3, 9, LOCAL, &mut fastrand::Rng::with_seed(1));
+        assert_eq!(found.len(), all);
+        found.iter().map(|found| found.file.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&registry), ["a", "b", "c"]);
+    assert_eq!(ports(&registry, 1, "c"), [(vec![1, 2], vec![])]);
+    let id = FileId([1; 32]);
+    registry.retract(one, id, Some(&name("a")));
+    assert_eq!((listed(&registry), ports(&registry, 1, "a")), (vec!["b".into(), "c".into()], vec![]));
+    registry.retract(one, id, Some(&name("b")));
+    registry.retract(one, id, Some(&name("other")));
+    assert_eq!(listed(&registry), ["b", "c"]);
+    registry.retract(one, id, Some(&name("c")));
+    assert_eq!((listed(&registry), ports(&registry, 1, "b")), (vec!["b".into()], vec![(vec![2], vec![])]));
+}
+
+#[test]
+fn names_of_equal_files_count_towards_the_limit_of_a_peer() {
+    let mut registry = registry();
+    let peer = join(&mut registry, 0, 1);
+    registry.files_max = 9;
+    for number in 0..9 {
+        registry.announce(peer, &file(1, &format!("f{number}")), 10).unwrap();
+    }
+    assert_eq!(registry.announce(peer, &file(1, "g"), 10), Err(RegistryFull::Files(9)));
+    assert_eq!(registry.file_count(peer), 9);
+    registry.retract(peer, FileId([1; 32]), Some(&FileName::new("f7").unwrap()));
+    assert_eq!(registry.announce(peer, &file(1, "g"), 10), Ok(true));
 }
 
 #[test]
@@ -199,6 +240,7 @@ enum Step {
     Join,
     Announce(usize, u8, u8, u32),
     Heartbeat(usize),
+    Retract(usize, u8, Option<u8>),
     Remove(usize),
     Pass(u64),
 }
@@ -207,6 +249,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         Just(Step::Join),
         (0usize..8, 0u8..3, 0u8..3, 0u32..12).prop_map(|(p, f, n, h)| Step::Announce(p, f, n, h)),
+        (0usize..8, 0u8..3, prop::option::of(0u8..3)).prop_map(|(p, f, n)| Step::Retract(p, f, n)),
         (0usize..8).prop_map(Step::Heartbeat),
         (0usize..8).prop_map(Step::Remove),
         (0u64..7).prop_map(Step::Pass),
@@ -225,6 +268,12 @@ proptest! {
                 Step::Announce(peer, f, name, held) => {
                     if let Some(peer) = peers.get(peer) {
                         registry.announce(*peer, &file(f, ["a", "b", "c"][name as usize]), held).unwrap();
+                    }
+                }
+                Step::Retract(peer, f, name) => {
+                    let name = name.map(|name| FileName::new(["a", "b", "c"][name as usize]).unwrap());
+                    if let Some(peer) = peers.get(peer) {
+                        registry.retract(*peer, FileId([f; 32]), name.as_ref());
                     }
                 }
                 Step::Heartbeat(peer) => {
@@ -274,8 +323,10 @@ fn agree(registry: &Registry) -> Result<(), TestCaseError> {
     prop_assert_eq!(spots, files.clone().map(|file| file.holders.len()).sum::<usize>());
     prop_assert_eq!(registry.numbers.len(), files.clone().count());
     prop_assert_eq!(registry.numbers.len() + registry.free.len(), registry.files.len());
-    for file in files {
-        prop_assert_eq!(file.names.values().sum::<u32>() as usize, file.holders.len());
-    }
+    let names = files.clone().map(|file| file.names.values().sum::<u32>() as usize);
+    let uses = names.sum::<usize>();
+    prop_assert_eq!((uses, uses), (spots + registry.aliases.len(), registry.name_uses));
+    let listed = files.map(|file| file.names.len()).sum::<usize>();
+    prop_assert_eq!(registry.names.values().map(BTreeSet::len).sum::<usize>(), listed);
     Ok(())
 }

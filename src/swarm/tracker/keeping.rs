@@ -425,7 +425,7 @@ impl Tracker {
             let Some(peer) = keeping.sessions.get(&volunteer) else { continue };
             match keeping.files.get(&file) {
                 Some(kept) if held > 0 => self.peers.registry.vouch(*peer, &kept.file, held),
-                _ => self.peers.registry.retract(*peer, file),
+                _ => self.peers.registry.retract(*peer, file, None),
             }
         }
         let mut verified = Vec::new();

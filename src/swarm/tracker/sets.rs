@@ -276,7 +276,7 @@ impl Tracker {
             self.effects.push(Effect::Note(text));
         }
         for id in members {
-            self.peers.registry.retract(id, file);
+            self.peers.registry.retract(id, file, None);
             // A member that is also in another set with the same content remains a holder through that set.
             for other in &others {
                 if self.sets.by_key.get(other).is_some_and(|set| set.is_member(id)) {

@@ -308,7 +308,7 @@ fn each_request_with_a_token_renews_the_lease() {
     let (index, claim) = (ChunkIndex(0), claim(1));
     for (number, request) in [
         TrackerRequest::Announce { token, file: file.clone(), held: 1, sent: None },
-        TrackerRequest::Withdraw { token, file: id },
+        TrackerRequest::Withdraw { token, file: id, name: None },
         TrackerRequest::Lookup { name: Some(name), id: None, limit: 1, token: Some(token) },
         set.clone(),
         TrackerRequest::Claim { token, set: key(), index, claim },

@@ -43,7 +43,7 @@ fn assert_closes_invalid_connections(address: SocketAddr) {
     wire.stream.shutdown(Shutdown::Write).unwrap();
     wire.is_closed();
     // A line without an end, before and after the hello.
-    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":2}\n"] {
+    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":3}\n"] {
         let mut wire = Wire::connect(address);
         wire.send_bytes(hello).unwrap();
         let piece = vec![b'x'; FRAME_MAX];

@@ -77,9 +77,9 @@ fn a_false_file_size_of_a_terabyte_is_rejected() {
 fn a_peer_that_answers_with_garbage_is_replaced() {
     let answers = [
         random_bytes(1, 3_000),
-        b"{\"type\":\"hello\",\"version\":2}\n".to_vec(),
+        b"{\"type\":\"hello\",\"version\":3}\n".to_vec(),
         b"{\"type\":\"error\",\"code\":\"busy\",\"text\":\"go away\\u001b[31m\"}\n".to_vec(),
-        b"{\"type\":\"hello\",\"version\":2}\n{\"type\":\"hello\",\"version\":2}\n".to_vec(),
+        b"{\"type\":\"hello\",\"version\":3}\n{\"type\":\"hello\",\"version\":3}\n".to_vec(),
         b"{\"type\":\"hel".to_vec(),
     ];
     let downloads = answers.map(|answer| {

@@ -6,7 +6,8 @@ use shoal::content::{Bitfield, Digest, FileId, FileName, Layout, Manifest, PeerN
 use shoal::protocol::Message;
 use shoal::protocol::datagram::{Cookie, Datagram};
 use shoal::protocol::frame::{Decoder, encode};
-use shoal::protocol::peer::{OfferedFile, PeerRequest, PeerResponse};
+use shoal::protocol::peer::{PeerRequest, PeerResponse};
+use shoal::protocol::tracker::OfferedFile;
 use shoal::protocol::tracker::{
     FileSummary, FoundFile, PeerSummary, Registration, Token, TrackerRequest, TrackerResponse,
 };

@@ -90,7 +90,7 @@ fn an_invalid_connection_is_refused_and_disturbs_no_member() {
         wire.is_closed();
     }
     // Half a frame before and after the hello, and a line of 64 MiB.
-    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":2}\n"] {
+    for hello in [&b""[..], b"{\"type\":\"hello\",\"version\":3}\n"] {
         let mut wire = Wire::connect(at);
         wire.send_bytes(&[hello, b"{\"type\":\"hel"].concat()).unwrap();
         wire.stream.shutdown(Shutdown::Write).unwrap();

@@ -5,9 +5,12 @@ use crate::common::wire::PeerClient;
 use crate::common::*;
 use shoal::content::limits::CHUNK_SIZE;
 use shoal::content::{ChunkIndex, Digest};
+use shoal::net::{Shutdown, Timeouts};
 use shoal::protocol::ErrorCode;
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
+use shoal::tracker_client::lookup::list;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_received_file_is_shared_immediately() {
@@ -185,4 +188,135 @@ fn an_incomplete_download_is_offered_as_partial() {
     second.wait_for_text("Successfully downloaded f");
     let offered = connection.files();
     assert_eq!((offered.len(), offered[0].held), (1, 8));
+}
+
+#[test]
+fn equal_files_are_listed_and_found_under_both_names_until_each_is_removed() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &[]);
+    let bytes = random_bytes(31, 1_000);
+    let there = folder(dir, "holder", &[("one", &bytes), ("two", &bytes)]);
+    let at = tracker.address().to_string();
+    let _holder = plain(dir, &there, "holder", &["--plain", "--tracker", &at]);
+    let list = |expected: &[&str]| {
+        let names = || {
+            let files = list(&tracker.address().into(), Timeouts::default(), &Shutdown::new()).unwrap();
+            files.into_iter().map(|found| found.file.name.to_string()).collect::<Vec<_>>()
+        };
+        let began = Instant::now();
+        while names() != expected {
+            assert!(began.elapsed() < PATIENCE, "listed: {:?}", names());
+            // Interval between requests; the test waits for the list, not for this time to pass.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    list(&["one", "two"]);
+    for name in ["one", "two"] {
+        let out = dir.join(format!("got-{name}"));
+        leecher(dir, tracker.address(), &[name, "--out", out.to_str().unwrap(), "-p", "0"]).ends_with(0);
+        assert_holds(&out, &bytes);
+    }
+    std::fs::remove_file(there.join("one")).unwrap();
+    list(&["two"]);
+    std::fs::remove_file(there.join("two")).unwrap();
+    list(&[]);
+}
+
+#[test]
+fn names_that_are_valid_on_linux_are_shared_and_downloaded() {
+    let place = place();
+    let dir = place.path();
+    let manager = manager(dir, &[]);
+    let at = manager.address();
+    let names = ["2024-01-01 12:30.txt", "CON.txt", "why?.txt", "a*\"b\".txt", "C:\\x"];
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, name.as_bytes())).collect();
+    let _holder = holder(dir, "holder", &files, at, &[]);
+    getter(dir, "gets", at, &names, &[]).ends_with(0);
+    names.iter().for_each(|name| assert_holds(&dir.join("gets").join(name), name.as_bytes()));
+}
+
+#[test]
+fn a_file_that_is_not_shared_because_of_its_name_is_downloaded() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &[]);
+    let file = write(dir, "x.part", b"content");
+    let _seeder = seeder(dir, &file, &tracker, &[]);
+    let at = tracker.address().to_string();
+    for _ in ["download", "present already"] {
+        let args = ["--plain", "--tracker", &at, "--get", "x.part"];
+        let mut gets = plain(dir, &subfolder(dir, "gets"), "gets", &args);
+        gets.ends_with(0);
+        assert!(gets.has_said("x.part is downloaded but not shared: its name ends in .part"));
+        assert_holds(&dir.join("gets/x.part"), b"content");
+    }
+}
+
+#[test]
+fn a_client_that_downloads_says_that_it_shares_its_folder_and_shares_nothing_with_no_serve() {
+    let place = place();
+    let dir = place.path();
+    let manager = manager(dir, &[]);
+    let at = manager.address();
+    let bytes = random_bytes(7, 8 * CHUNK_SIZE as usize);
+    let first = holder(dir, "first", &[("f", &bytes)], at, &["--upload-limit", "1MB"]);
+    let there = |name: &str| folder(dir, name, &[("private", b"private")]);
+    let get = |name: &str, extra: &[&str]| {
+        start_member(dir, &there(name), name, at, &[&["--get", "f"], extra].concat())
+    };
+    let mut closed = get("closed", &["--no-serve"]);
+    first.wait_for_text("serving chunk");
+    assert!(PeerClient::connect(closed.address()).files().is_empty());
+    closed.ends_with(0);
+    assert!(!closed.has_said("sharing "));
+    assert_holds(&dir.join("closed/f"), &bytes);
+    let mut open = get("open", &[]);
+    open.wait_for_text("are shared until the downloads end (--no-serve: no file is shared)");
+    open.wait_for_text("- sharing private, ");
+    open.ends_with(0);
+}
+
+#[test]
+fn many_files_are_announced_in_batches_with_one_line_for_all_and_counted_above_the_limit() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &["--files-per-peer", "1500"]);
+    let there = subfolder(dir, "holder");
+    for number in 0..2_000 {
+        let path = write(&there, &format!("{number:060}.txt"), format!("{number}").as_bytes());
+        // Not just written: the first scan hashes all of them.
+        let old = std::time::SystemTime::now() - Duration::from_secs(3_600);
+        std::fs::File::options().append(true).open(path).unwrap().set_modified(old).unwrap();
+    }
+    let at = tracker.address().to_string();
+    let holder = plain(dir, &there, "holder", &["--plain", "--tracker", &at]);
+    holder.wait_for_text("added 2,000 files, ");
+    holder.wait_for_text("500 of 2,000 files are not listed: the tracker on ");
+    tracker.wait_for_text("- holder has announced 1,500 files");
+    let listed = list(&tracker.address().into(), Timeouts::default(), &Shutdown::new()).unwrap();
+    assert_eq!(listed.len(), 1_500);
+    for (program, text) in [(&holder, "- sharing 00"), (&tracker, "holder has 1 of 1 chunks")] {
+        assert!(!program.has_said(text), "a line for each file");
+    }
+    // A removed file makes place for another one.
+    std::fs::remove_file(there.join(listed[0].file.name.as_str())).unwrap();
+    holder.wait_for_text("499 of 1,999 files are not listed: ");
+}
+
+#[test]
+fn a_small_file_is_shared_while_a_large_one_is_hashed() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &[]);
+    let there = subfolder(dir, "holder");
+    // A sparse file whose hashing takes longer than the test.
+    std::fs::File::create(there.join("a-large")).unwrap().set_len(200 << 30).unwrap();
+    write(&there, "small", b"small");
+    let at = tracker.address().to_string();
+    let holder = plain(dir, &there, "holder", &["--plain", "--tracker", &at]);
+    tracker.wait_for_text("- holder has 1 of 1 chunks of small ");
+    write(&there, "later", b"later");
+    tracker.wait_for_text("- holder has 1 of 1 chunks of later ");
+    assert!(!holder.has_said("sharing a-large"));
 }

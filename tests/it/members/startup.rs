@@ -34,7 +34,6 @@ fn wrong_arguments_of_clients_and_managers_are_rejected() {
         &["--get", "../x"][..],
         &["--get", "a/b"],
         &["--get", ""],
-        &["--get", "CON"],
         &["--stay"],
         &["--wait", "-1"],
         &["--manager", "a b"],

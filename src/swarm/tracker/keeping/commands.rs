@@ -109,7 +109,7 @@ impl Tracker {
         keeping.files.remove(&id);
         keeping.versions.remove(&id);
         let waiting = keeping.verifications.remove(&id).unwrap_or_default();
-        self.peers.registry.retract(keeping.own, id);
+        self.peers.registry.retract(keeping.own, id, None);
         let ended = Answer::refused(
             Refusal::NotFound,
             format!("verification of {name} ended: the file was forgotten"),

@@ -82,7 +82,7 @@ pub(super) struct Candidate<'a> {
 /// The file that the owner has named, and the older versions of its name.
 ///
 /// # Errors
-/// No file matches, or several with different names match: the answer lists them.
+/// No file matches, or several ids begin with the text: the answer lists them.
 pub(super) fn file<'a>(
     FileSelector(text): &FileSelector,
     known: impl Iterator<Item = Candidate<'a>>,
@@ -105,7 +105,8 @@ pub(super) fn file<'a>(
     });
     match (&named[..], &by_id[..]) {
         ([], [one]) => Ok((one.kept.file.id, Vec::new())),
-        ([newest, older @ ..], []) => {
+        // An exact name takes precedence over the first digits of an id.
+        ([newest, older @ ..], _) => {
             Ok((newest.kept.file.id, older.iter().map(|older| older.kept.file.id).collect()))
         }
         ([], []) => {
@@ -115,8 +116,8 @@ pub(super) fn file<'a>(
             Err(Answer::refused(Refusal::NotFound, text))
         }
         _ => {
-            let all = named.iter().chain(&by_id);
-            let all: Vec<String> = all
+            let all: Vec<String> = by_id
+                .iter()
                 .map(|candidate| {
                     format!("{} ({})", candidate.kept.file.name, id_prefix(candidate.kept.file.id))
                 })
@@ -242,9 +243,9 @@ mod tests {
         for text in ["abababa", "", "abababac", "/"] {
             assert_eq!(find_file(text, &known).unwrap_err().0, Refusal::NotFound, "{text}");
         }
-        // A name that is also the start of another file's id is not guessed.
+        // An exact name takes precedence over the first digits of the id of another file.
         let known = [(kept(one, "g"), true, 1), (kept(FileId([1; 32]), "abababab"), true, 2)];
-        assert_eq!(find_file("abababab", &known).unwrap_err().0, Refusal::Ambiguous);
+        assert_eq!(find_file("abababab", &known), Ok((FileId([1; 32]), vec![])));
     }
 
     proptest! {
