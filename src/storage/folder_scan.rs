@@ -7,6 +7,7 @@
 
 use super::disk::Identity;
 use super::error::{self, StoreError};
+use super::part::names;
 use crate::content::FileName;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,8 +16,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// The content of a folder. Subfolders and hidden names are left out; our own part files and
-/// temporary files are hidden.
+/// The content of a folder. Subfolders and hidden names are left out, and so are our own part files;
+/// their resume files and all temporary files are hidden.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     /// The files that can be shared.
@@ -63,7 +64,10 @@ pub(super) fn classify(root: &Path, name: &OsStr) -> Result<Option<(FileName, Id
     }
     let text = name.to_str().ok_or("the name is not UTF-8")?;
     let name = FileName::new(text).map_err(|error| error.to_string())?;
-    match text.ends_with(".part") {
+    if text.ends_with(names::PART) && root.join(names::resume_name(text)).symlink_metadata().is_ok() {
+        return Ok(None);
+    }
+    match text.ends_with(names::PART) {
         true => Err("its name ends in .part, as an unfinished download's does".to_owned()),
         false => Ok(Some((name, Identity::of(&metadata)))),
     }
