@@ -36,7 +36,7 @@ pub mod verify;
 pub use chunk_folder::{ChunkFolder, HeldChunk};
 pub use complete_file::{CompleteFile, FileStamp};
 pub use device::DeviceFile;
-pub use error::StoreError;
+pub use error::{Resource, StoreError};
 pub use free_space::{disk_size, free_space};
 pub use part::PartFile;
 pub use progress::Progress;

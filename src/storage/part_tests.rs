@@ -545,7 +545,7 @@ fn data_lost_by_a_network_file_system_is_no_complete_file() {
         fixture.store(&part, 0..2);
         disk::faults::fail_close(0, Errno::DQUOT);
         let error = part.finish(false, durable).unwrap_err();
-        assert!(matches!(&error, StoreError::Full { available: 0, .. }), "{error}");
+        assert!(matches!(&error, StoreError::Exhausted { .. }), "{error}");
         assert!(!fixture.target().exists());
         // The file system reports the error once, the part file at each call.
         assert!(part.finish(false, durable).is_err() && part.make_durable().is_err());
