@@ -19,6 +19,7 @@ pub mod error;
 mod folder_scan;
 mod free_space;
 mod hashing;
+pub mod leftovers;
 pub mod part;
 pub mod progress;
 pub mod remembered_store;

@@ -37,6 +37,9 @@ const PAIR: usize = 2;
 /// A slot begins at a multiple of this number of bytes.
 const SLOT_ALIGNMENT: u64 = 4096;
 
+/// Positions that are searched for the start of a record.
+const SEARCHED_SLOTS_MAX: usize = 4096;
+
 /// The part file that a resume file belongs to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner<'a> {
@@ -230,6 +233,17 @@ pub(super) fn read(path: &Path, owner: Owner<'_>) -> Found {
 pub(super) fn read_older(path: &Path, owner: Owner<'_>, slots: u64) -> Found {
     let slot_bytes = encoded_bytes_max(owner.count);
     read_with(path, slots * slot_bytes, |bytes| decode_slots(bytes, owner, slot_bytes))
+}
+
+/// Whether a file is a resume file of any download: it was emptied, or a slot has the format.
+pub(super) fn is_ours(path: &Path) -> bool {
+    let Ok((file, stamp)) = disk::open_as_file(OpenOptions::new().read(true), OFlags::NOFOLLOW, path) else {
+        return false;
+    };
+    let start = format!("{{\"format\":\"{FORMAT}\"");
+    let mut bytes = vec![0; start.len()];
+    let mut slots = (0..stamp.size).step_by(SLOT_ALIGNMENT as usize).take(SEARCHED_SLOTS_MAX);
+    stamp.size == 0 || slots.any(|at| file.read_exact_at(&mut bytes, at).is_ok() && bytes == start.as_bytes())
 }
 
 fn read_with(

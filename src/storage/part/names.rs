@@ -68,6 +68,11 @@ pub(in crate::storage) fn resume_name(part: &str) -> String {
     format!(".{part}{RESUME}")
 }
 
+/// Name of the part file of a resume file.
+pub(in crate::storage) fn part_of_resume_name(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(RESUME)
+}
+
 impl Wanted<'_> {
     /// Opens and locks the part file of an earlier run, or creates a sparse one of full size.
     pub(super) fn open(self) -> Result<Opened, StoreError> {
@@ -251,7 +256,8 @@ fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-fn open_existing(path: &Path) -> Result<(File, Metadata), StoreError> {
+/// Opens an existing regular file for reading and writing.
+pub(in crate::storage) fn open_existing(path: &Path) -> Result<(File, Metadata), StoreError> {
     // Do not follow a link: it was not created by shoal.
     let (file, _) = disk::open_as_file(OpenOptions::new().read(true).write(true), OFlags::NOFOLLOW, path)?;
     let metadata = file.metadata().map_err(error::io("read the metadata of", path))?;
