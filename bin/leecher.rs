@@ -44,6 +44,11 @@ struct Flags {
     /// Show all 64 digits of each id in the list
     #[arg(long, requires = "list", help_heading = FILES)]
     long: bool,
+    /// List the part files that interrupted downloads left in this folder and that no program uses, and remove them after
+    /// a confirmation or with --yes [default: the current folder]
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = ".", conflicts_with_all = ["items", "id",
+        "all", "list", "out", "local_name", "overwrite", "stay", "durable", "on_complete"], help_heading = FILES)]
+    clean: Option<PathBuf>,
     /// Path or folder for the downloaded file, a folder for several; a block device is written in place; - (standard
     /// output) or a FIFO receives the verified bytes in order, and no peer is served [default: the file's name in the
     /// current folder]
@@ -139,6 +144,9 @@ fn main() -> ExitCode {
     flags.serve.connect_from_listen_address();
     let log = flags.log.clone().with_name(flags.peer_name.as_ref());
     cli::run(&log, |watch, shutdown| {
+        if let Some(folder) = &flags.clean {
+            return cli::clean::run(folder, flags.yes, shutdown);
+        }
         let resolve = |tracker| hub::resolve(&tracker, Hub::Tracker, Some(flags.wait), shutdown);
         let tracker = flags.tracker().map(resolve).transpose()?;
         let asked = tracker.clone().unwrap_or_else(|| limits::TRACKER_ADDRESS.into());

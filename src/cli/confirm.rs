@@ -79,6 +79,20 @@ pub fn found_file(yes: bool) -> Confirm {
     }
 }
 
+/// How the removal of files is confirmed: with `--yes` without a question, else on the terminal if there is one.
+pub fn removal(yes: bool) -> Confirm {
+    match (yes, io::stdin().is_terminal()) {
+        (true, _) => confirmed,
+        (false, true) => ask,
+        (false, false) => |statement, _| {
+            Err(RoleError::new(
+                Fault::Usage,
+                format!("{statement}; confirm it with --yes; nothing was removed"),
+            ))
+        },
+    }
+}
+
 /// Refuses: there is no terminal for a question.
 fn refuse(statement: &str, _: &Shutdown) -> Result<(), RoleError> {
     let text = format!(
@@ -92,7 +106,7 @@ fn ask(statement: &str, shutdown: &Shutdown) -> Result<(), RoleError> {
     let _ = write!(io::stderr(), "{statement}. Continue? [y/N] ");
     loop {
         if shutdown.is_stopped() {
-            return Err(RoleError::new(Fault::Interrupted, "interrupted; nothing was written"));
+            return Err(RoleError::new(Fault::Interrupted, "interrupted; nothing was changed"));
         }
         let stdin = io::stdin();
         let mut ready = [PollFd::new(&stdin, PollFlags::IN)];
@@ -106,6 +120,6 @@ fn ask(statement: &str, shutdown: &Shutdown) -> Result<(), RoleError> {
     io::stdin().lock().read_line(&mut answer)?;
     match ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
         true => Ok(()),
-        false => Err(RoleError::new(Fault::Usage, "not confirmed; nothing was written")),
+        false => Err(RoleError::new(Fault::Usage, "not confirmed; nothing was changed")),
     }
 }

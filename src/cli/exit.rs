@@ -22,7 +22,7 @@ pub enum ExitCode {
     TimedOut = 6,
     /// Stopped by the user; verified chunks are kept for a later run.
     Interrupted = 7,
-    /// The disk or the user's quota is full.
+    /// No free space or inodes, or the user's quota is exceeded.
     DiskFull = 9,
     /// A different file exists at the target path.
     ExistsAndDiffers = 13,
@@ -43,7 +43,7 @@ Exit codes:
    5  the network, the tracker or the manager cannot be reached
    6  timeout: no data arrived
    7  interrupted; run the same command to resume
-   9  disk full
+   9  disk full: no free space or inodes, or the quota is exceeded
   13  a different file exists at the target path
   17  a file or folder cannot be read or written
   32  verification failed: received data does not match its digest";

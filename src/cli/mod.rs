@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod bar;
+pub mod clean;
 pub mod confirm;
 pub mod console;
 mod download_request;

@@ -22,7 +22,7 @@ pub enum Fault {
     TimedOut,
     /// The user interrupted the program; a download can be resumed.
     Interrupted,
-    /// The disk is full.
+    /// The disk is full: no free space, no free inodes, or a quota is exceeded.
     DiskFull,
     /// A different file with the same name exists.
     ExistsAndDiffers,
@@ -84,7 +84,9 @@ impl RoleError {
 impl From<StoreError> for RoleError {
     fn from(error: StoreError) -> Self {
         let fault = match &error {
-            StoreError::Full { .. } | StoreError::DeviceTooSmall { .. } => Fault::DiskFull,
+            StoreError::Full { .. } | StoreError::Exhausted { .. } | StoreError::DeviceTooSmall { .. } => {
+                Fault::DiskFull
+            }
             StoreError::Exists(_) => Fault::ExistsAndDiffers,
             StoreError::Stopped => Fault::Interrupted,
             StoreError::Missing(_) => Fault::ChunksMissing,

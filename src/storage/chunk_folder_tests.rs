@@ -428,7 +428,7 @@ fn a_chunk_that_fails_at_close_is_not_listed() {
         let chunks = open(&folder).unwrap();
         disk::faults::fail_close(skipped, rustix::io::Errno::DQUOT);
         let error = store(&chunks, 1, "one").unwrap_err();
-        assert!(matches!(error, StoreError::Full { .. }), "{error}");
+        assert!(matches!(error, StoreError::Exhausted { .. }), "{error}");
         assert!(chunks.holds(index(1)).is_none() && read(&folder, LIST) == "1,LASTCHUNK\n");
         store(&chunks, 1, "one").unwrap();
         assert_eq!(serves(&chunks, 1).as_deref(), Some("one"));

@@ -220,6 +220,14 @@ pub(super) mod faults {
     }
 }
 
+/// Longest name of a file in a folder, bytes.
+pub(super) fn name_bytes_max(folder: &Path) -> usize {
+    const USUAL: usize = 255;
+    // Some file systems of user space report no limit, or 0.
+    let reported = rustix::fs::statvfs(folder).map_or(0, |space| space.f_namemax as usize);
+    if reported == 0 { USUAL } else { reported.min(USUAL) }
+}
+
 /// Why another user may have written a file, or may write it later; `None` if only this user can.
 pub(super) fn writable_by_others(metadata: &Metadata) -> Option<&'static str> {
     if metadata.uid() != rustix::process::geteuid().as_raw() {

@@ -1,6 +1,6 @@
 //! Errors of the storage layer.
 
-use super::free_space::{folder_of, free_space};
+use super::free_space::{folder_of, free_space, has_free_inodes};
 use crate::content::ChunkIndex;
 use crate::content::layout::LayoutError;
 use crate::content::local_chunks::LineError;
@@ -33,7 +33,7 @@ pub enum StoreError {
     /// The chunk is absent, not verified, or outside the file.
     #[error("chunk {0} is missing")]
     Missing(ChunkIndex),
-    /// The disk or the user's quota is full.
+    /// The disk is full.
     #[error(
         "not enough free space for {}: {needed} bytes needed, {available} available, {} missing",
         path.display(), needed.saturating_sub(*available)
@@ -45,6 +45,16 @@ pub enum StoreError {
         needed: u64,
         /// Free space, bytes.
         available: u64,
+    },
+    /// A resource other than the bytes that the disk reports as free is used up.
+    #[error("cannot {action} {}: {resource}", path.display())]
+    Exhausted {
+        /// The attempted action, as a verb: "write".
+        action: String,
+        /// The file or folder.
+        path: PathBuf,
+        /// The resource.
+        resource: Resource,
     },
     /// The target exists, and the caller did not ask to overwrite it.
     #[error("{} already exists", .0.display())]
@@ -134,23 +144,51 @@ pub enum StoreError {
     },
 }
 
-/// Converts an I/O error into a [`StoreError`], for `map_err`.
+/// A resource of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Resource {
+    /// The number of files.
+    #[error("the file system has no free inodes, so it can hold no more files")]
+    Inodes,
+    /// The quota of the user.
+    #[error("the disk quota of this user (bytes or number of files) is exceeded")]
+    Quota,
+    /// Space, with the free bytes that the file system reports.
+    #[error("the file system accepts no more data, although it reports {0} bytes as free")]
+    Space(u64),
+}
+
+/// Converts an I/O error into a [`StoreError`], for `map_err`. An exhausted resource of the file
+/// system becomes [`StoreError::Exhausted`].
 pub(crate) fn io(action: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    move |source| StoreError::Io { action: action.to_owned(), path: path.to_owned(), source }
+    move |source| convert(action, path, None, source)
 }
 
 /// Converts an error of a write of `needed` bytes; a full disk becomes [`StoreError::Full`] with
 /// the free space.
 pub(crate) fn write(action: &str, path: &Path, needed: u64) -> impl FnOnce(io::Error) -> StoreError {
-    move |source| {
-        let available = match source.kind() {
-            io::ErrorKind::StorageFull => free_space(folder_of(path)).unwrap_or(0),
-            // The file system may have free space, but this user's quota is used up.
-            io::ErrorKind::QuotaExceeded => 0,
-            _ => return io(action, path)(source),
-        };
-        StoreError::Full { path: path.to_owned(), needed, available }
-    }
+    move |source| convert(action, path, Some(needed), source)
+}
+
+fn convert(action: &str, path: &Path, needed: Option<u64>, source: io::Error) -> StoreError {
+    let (action, path) = (action.to_owned(), path.to_owned());
+    let resource = match source.kind() {
+        io::ErrorKind::StorageFull => {
+            // The path may name a folder or not exist.
+            let existing = if path.exists() { &path } else { folder_of(&path) };
+            match (needed, free_space(existing).unwrap_or(0)) {
+                (Some(needed), available) if available < needed => {
+                    return StoreError::Full { path, needed, available };
+                }
+                (_, available) if available > 0 && !has_free_inodes(existing) => Resource::Inodes,
+                (_, available) => Resource::Space(available),
+            }
+        }
+        // The file system may have free space.
+        io::ErrorKind::QuotaExceeded => Resource::Quota,
+        _ => return StoreError::Io { action, path, source },
+    };
+    StoreError::Exhausted { action, path, resource }
 }
 
 /// An [`StoreError::Io`] for a request with invalid input.
@@ -166,13 +204,32 @@ mod tests {
     #[test]
     fn full_disk_error_states_the_missing_bytes() {
         let path = Path::new("/no/such/folder/file");
-        for errno in [Errno::NOSPC, Errno::DQUOT] {
-            let error = write("write", path, 10)(errno.into());
-            assert!(matches!(error, StoreError::Full { needed: 10, available: 0, .. }), "{error}");
-        }
+        let error = write("write", path, 10)(Errno::NOSPC.into());
+        assert!(matches!(error, StoreError::Full { needed: 10, available: 0, .. }), "{error}");
         let error = StoreError::Full { path: path.to_owned(), needed: 10, available: 4 };
         assert!(error.to_string().ends_with("10 bytes needed, 4 available, 6 missing"), "{error}");
         let error = write("write", path, 10)(Errno::IO.into());
         assert!(error.to_string().starts_with("cannot write /no/such/folder/file: "), "{error}");
+    }
+
+    #[test]
+    fn an_exhausted_resource_is_named_and_never_reported_as_0_missing_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for error in
+            [io("create", &path)(Errno::DQUOT.into()), write("write", &path, 10)(Errno::DQUOT.into())]
+        {
+            assert!(matches!(error, StoreError::Exhausted { resource: Resource::Quota, .. }), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .ends_with("/file: the disk quota of this user (bytes or number of files) is exceeded")
+            );
+        }
+        // The file system has free space and free inodes.
+        for error in [io("create", &path)(Errno::NOSPC.into()), write("write", &path, 0)(Errno::NOSPC.into())]
+        {
+            assert!(matches!(error, StoreError::Exhausted { resource: Resource::Space(1..), .. }), "{error}");
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 use super::disk::Identity;
 use super::error::{self, StoreError};
+use super::part::names;
 use crate::content::FileName;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,8 +16,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// The content of a folder. Subfolders and hidden names are left out; our own part files and
-/// temporary files are hidden.
+/// The content of a folder. Subfolders and hidden names are left out, and so are our own part files;
+/// their resume files and all temporary files are hidden.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     /// The files that can be shared.
@@ -63,6 +64,9 @@ pub(super) fn classify(root: &Path, name: &OsStr) -> Result<Option<(FileName, Id
     }
     let text = name.to_str().ok_or("the name is not UTF-8")?;
     let name = FileName::new(text).map_err(|error| error.to_string())?;
+    if text.ends_with(names::PART) && root.join(names::resume_name(text)).symlink_metadata().is_ok() {
+        return Ok(None);
+    }
     match refusal(text) {
         Some(reason) => Err(reason.to_owned()),
         None => Ok(Some((name, Identity::of(&metadata)))),
@@ -73,7 +77,7 @@ pub(super) fn classify(root: &Path, name: &OsStr) -> Result<Option<(FileName, Id
 pub(super) fn refusal(name: &str) -> Option<&'static str> {
     match name {
         _ if is_hidden(OsStr::new(name)) => Some("its name begins with a dot"),
-        _ if name.ends_with(".part") => Some("its name ends in .part, as an unfinished download's does"),
+        _ if name.ends_with(names::PART) => Some("its name ends in .part, as an unfinished download's does"),
         _ => None,
     }
 }

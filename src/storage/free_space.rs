@@ -17,6 +17,12 @@ pub fn free_space(folder: &Path) -> Option<u64> {
     Some(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
+/// Whether the file system of a path can hold another file. File systems without a fixed number of
+/// inodes report none at all.
+pub(super) fn has_free_inodes(path: &Path) -> bool {
+    rustix::fs::statvfs(path).map_or(true, |space| space.f_files == 0 || space.f_favail > 0)
+}
+
 /// Size of the file system of an existing folder, bytes; `None` if the file system reports none.
 pub fn disk_size(folder: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;

@@ -1,18 +1,16 @@
 //! Part file: a download in progress.
 //!
-//! Its bytes go to a hidden file beside the target, which is renamed to the target when every chunk
-//! is present. Two resume files list the chunks that a restart can use. `.have` survives a power
-//! cut: it is written and synced after the data has been synced. `.note` survives only a killed
-//! process: it is written often and never synced. They are separate files because a file written
-//! without fsync can be torn after a power cut. The note may be lost then, the durable list must
-//! not be.
+//! Its bytes go to a file `NAME.part` beside the target, which is renamed to the target when every
+//! chunk is present. A [resume file](super::resume_file) beside it lists the chunks that a restart
+//! can use, in durable records and in notes that survive only a killed process.
 //!
-//! A resume file counts for nothing if it is torn, belongs to another file, or can have been written
-//! by another user; so do all resume files of a part file that another user can have written.
-//! [`check`](PartFile::check) then hashes the part file instead. Invariant: a resume file never
-//! outlives its part file, and never lists a chunk before its bytes are in the part file.
+//! A resume file counts for nothing if it is torn, or can have been written by another user; so does
+//! the resume file of a part file that another user can have written. [`check`](PartFile::check)
+//! then hashes the part file instead. Invariant: a resume file never lists a chunk before its bytes
+//! are in the part file.
 
 mod check;
+pub(super) mod names;
 mod reuse;
 
 pub use check::CheckResult;
@@ -21,40 +19,39 @@ use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
 use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
-use super::resume_file::{self, ResumeMaps};
+use super::resume_file::{self, Kind, Owner, ResumeMaps, Turns};
 use super::{ChunkSink, ChunkSource, StoredChunk};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, Md5};
 use crate::sync::lock;
-use rustix::fs::{CWD, OFlags, RenameFlags};
+use names::{Opened, Paths, Wanted, path_refers_to};
+use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
-use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// Bytes of the target's name that are repeated in the hidden names. With prefix and suffix, these
-/// stay below the file systems' limit of 255 bytes.
-const NAME_BYTES_MAX: usize = 180;
 /// Attempts to open the part file while other processes rename or remove it.
 const OPEN_ATTEMPTS_MAX: usize = 8;
 /// Permissions of a part file, less the umask. A finished file gets those of an ordinary new file.
 const MODE: u32 = 0o644;
 
-/// A download in progress: the part file, its resume files and its target.
+/// A download in progress: the part file, its resume file and its target.
 pub struct PartFile {
     target: PathBuf,
     paths: Paths,
     file: Arc<File>,
     manifest: Arc<Manifest>,
     id: FileId,
+    inode: u64,
     boot: Option<String>,
     progress: Progress,
     resumed: AtomicU64,
     /// A resume file is unusable, or another user can have written the part file.
     unusable_map: bool,
-    resume_files: Mutex<ResumeFiles>,
+    listed: Mutex<Listed>,
     /// Held while the file system is asked for write errors, which it reports only once, until they
     /// are recorded.
     checking: Mutex<()>,
@@ -69,21 +66,12 @@ pub struct PartFile {
     stamp: OnceLock<Stamp>,
 }
 
-/// The hidden files beside the target.
-#[derive(Debug, Clone)]
-struct Paths {
-    part: PathBuf,
-    have: PathBuf,
-    note: PathBuf,
-}
-
-/// Content of the resume files.
-struct ResumeFiles {
+/// Content of the resume file.
+struct Listed {
     durable: Bitfield,
-    /// Number of chunks listed in either resume file.
-    listed_count: u32,
-    /// Number of notes written by this process.
-    note_count: usize,
+    /// Number of chunks listed in any record.
+    count: u32,
+    turns: Turns,
     finished: bool,
     /// Error of a failed fsync or close: written data has been lost.
     write_error: Option<Errno>,
@@ -105,40 +93,21 @@ impl PartFile {
     }
 
     fn open_in(target: &Path, manifest: Arc<Manifest>, boot: Option<String>) -> Result<Self, StoreError> {
-        let id = manifest.id();
-        let paths = Paths::beside(target, id)?;
-        let layout = manifest.layout();
-        let (file, metadata) = open_for(&paths.part, layout.size())?;
-        let resume = metadata.len() == layout.size();
-        let (maps, unusable_map) = match (resume, disk::writable_by_others(&metadata)) {
-            (true, None) => paths.read_resume_files(id, layout.count(), boot.as_deref()),
-            (true, Some(why)) => {
-                log::warn!("resume files of {} ignored: {why}", paths.part.display());
-                (ResumeMaps::empty(layout.count()), true)
-            }
-            (false, _) => (ResumeMaps::empty(layout.count()), false),
-        };
+        let (id, layout) = (manifest.id(), manifest.layout());
+        let (size, count) = (layout.size(), layout.count());
+        let wanted = Wanted { target, id, size, count, boot: boot.as_deref() };
+        let Opened { paths, file, inode, maps, turns, unusable_map } = wanted.open()?;
         let resumed = maps.written.iter().map(|index| length_of(&manifest, index)).sum();
-        let ready = match resume {
-            true => check_space(&file, &paths.part, layout.size(), resumed),
-            false => create_sparse(&file, &paths, layout.size()),
-        };
-        if let Err(error) = ready {
-            if !resume {
-                // The file is new and has no data.
-                disk::remove(&paths.part).err().into_iter().for_each(|error| log::warn!("{error}"));
-            }
-            return Err(error);
-        }
-        if paths.note.symlink_metadata().is_err() {
-            // Allocate the note now: it can then be overwritten even when the disk is full.
-            resume_file::create_note(&paths.note, id, boot.as_deref(), layout.count())?;
+        check_space(&file, &paths.part, size, resumed)?;
+        if paths.resume.symlink_metadata().is_err() {
+            // Allocate it now: it can then be overwritten even when the disk is full.
+            resume_file::create(&paths.resume, Owner { id, count, inode, boot: boot.as_deref() })?;
         }
         let reports_at_close = !disk::is_local(&file);
-        let resume_files = ResumeFiles {
+        let listed = Listed {
             durable: maps.durable,
-            listed_count: maps.written.held(),
-            note_count: 0,
+            count: maps.written.held(),
+            turns,
             finished: false,
             write_error: None,
         };
@@ -148,17 +117,23 @@ impl PartFile {
             file: Arc::new(file),
             manifest,
             id,
+            inode,
             boot,
             progress: Progress::new(maps.written),
             resumed: AtomicU64::new(resumed),
             unusable_map,
-            resume_files: Mutex::new(resume_files),
+            listed: Mutex::new(listed),
             checking: Mutex::default(),
             reports_at_close,
             writing: Mutex::default(),
             is_corrupt: AtomicBool::new(false),
             stamp: OnceLock::new(),
         })
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        let count = self.manifest.layout().count();
+        Owner { id: self.id, count, inode: self.inode, boot: self.boot.as_deref() }
     }
 
     /// Bytes that were present when the part file was opened and, if requested, checked.
@@ -171,42 +146,34 @@ impl PartFile {
         &self.target
     }
 
-    /// Writes the `.note`, so that a killed process loses no chunk stored so far. Cheap: one small
-    /// file without fsync, and no write if no chunk was added.
+    /// Writes a note to the resume file, so that a killed process loses no chunk stored so far. Cheap: one small
+    /// write without fsync, and no write if no chunk was added.
     ///
     /// # Errors
     /// The note cannot be written; the file system has lost stored data;
     /// [`StoreError::Gone`] if the part file was removed, so that the download cannot continue.
     pub fn note(&self) -> Result<(), StoreError> {
         let (present, _) = self.progress.have();
-        let done = |resume_files: &ResumeFiles| {
-            let failed = resume_files.write_error.is_some();
-            resume_files.finished || failed || present.held() == resume_files.listed_count
+        let done = |listed: &Listed| {
+            listed.finished || listed.write_error.is_some() || present.held() == listed.count
         };
-        if done(&lock(&self.resume_files)) {
+        if done(&lock(&self.listed)) {
             return Ok(());
         }
         // A kill would hide the error of a write that fails at close. The check covers only the
         // chunks stored before it began.
         self.check_writes()?;
-        let mut resume_files = lock(&self.resume_files);
-        if done(&resume_files) {
+        let mut listed = lock(&self.listed);
+        if done(&listed) {
             return Ok(());
         }
         if !path_refers_to(&self.file, &self.paths.part)? {
             return Err(StoreError::Gone(self.paths.part.clone()));
         }
-        let listed_count = present.held();
-        let maps = ResumeMaps { durable: resume_files.durable.clone(), written: present };
-        resume_file::write_note(
-            &self.paths.note,
-            self.id,
-            self.boot.as_deref(),
-            &maps,
-            resume_files.note_count,
-        )?;
-        resume_files.note_count += 1;
-        resume_files.listed_count = listed_count;
+        let count = present.held();
+        let maps = ResumeMaps { durable: listed.durable.clone(), written: present };
+        resume_file::write(&self.paths.resume, self.owner(), &maps, Kind::Note, &mut listed.turns)?;
+        listed.count = count;
         Ok(())
     }
 
@@ -221,22 +188,21 @@ impl PartFile {
     /// every later call fails.
     pub fn make_durable(&self) -> Result<(), StoreError> {
         let (present, _) = self.progress.have();
-        let done = |resume_files: &ResumeFiles| {
-            !resume_files.finished && resume_files.write_error.is_none() && resume_files.durable == present
-        };
-        if done(&lock(&self.resume_files)) {
+        let done =
+            |listed: &Listed| !listed.finished && listed.write_error.is_none() && listed.durable == present;
+        if done(&lock(&self.listed)) {
             return Ok(());
         }
         // A sync covers only the bytes written before it began.
         self.sync_data()?;
-        let mut resume_files = lock(&self.resume_files);
-        if !resume_files.finished && resume_files.write_error.is_none() {
+        let mut listed = lock(&self.listed);
+        if !listed.finished && listed.write_error.is_none() {
             let mut durable = present;
-            resume_file::merge(&mut durable, &resume_files.durable);
+            resume_file::merge(&mut durable, &listed.durable);
             let maps = ResumeMaps { written: durable.clone(), durable };
-            resume_file::write(&self.paths.have, self.id, self.boot.as_deref(), &maps)?;
-            resume_files.listed_count = resume_files.listed_count.max(maps.durable.held());
-            resume_files.durable = maps.durable;
+            resume_file::write(&self.paths.resume, self.owner(), &maps, Kind::Durable, &mut listed.turns)?;
+            listed.count = listed.count.max(maps.durable.held());
+            listed.durable = maps.durable;
         }
         disk::sync_folder(disk::folder_of(&self.target))
     }
@@ -259,7 +225,7 @@ impl PartFile {
         hashing::md5(&self.file, &self.paths.part, size, HashCallbacks { hashed, stop })
     }
 
-    /// Renames the complete file to its target and removes the resume files. A repeated call only
+    /// Renames the complete file to its target and removes the resume file. A repeated call only
     /// syncs.
     ///
     /// With `overwrite` an existing target is replaced. With `durable` the call returns when data
@@ -278,18 +244,17 @@ impl PartFile {
             true => self.sync_data()?,
             false => self.check_writes()?,
         }
-        let mut resume_files = lock(&self.resume_files);
-        if !resume_files.finished {
+        let mut listed = lock(&self.listed);
+        if !listed.finished {
             self.set_ordinary_permissions();
             rename(&self.paths.part, &self.target, overwrite)?;
-            resume_files.finished = true;
+            listed.finished = true;
             // From now on the file belongs to the user and may be changed. A changed file is not
             // served.
             let _ = self.stamp.set(Stamp::read(&self.file, &self.target)?);
-            // Stale resume files do no harm: they are removed before a new part file of this name
-            // gets its size.
-            if let Err(error) = self.paths.remove_resume_files() {
-                log::warn!("{error}");
+            // A stale resume file does no harm: it is removed before a new part file gets its name.
+            for path in self.paths.resume_files() {
+                disk::remove(path).err().into_iter().for_each(|error| log::warn!("{error}"));
             }
             // The lock protected the part file. Another program may want to lock the finished file.
             if let Err(error) = self.file.unlock() {
@@ -302,6 +267,16 @@ impl PartFile {
         }
     }
 
+    /// Rewrites the resume file, so that it lists only the durable chunks.
+    fn forget_notes(&self, listed: &mut Listed) -> Result<(), StoreError> {
+        if let Some([_, note]) = &self.paths.older {
+            disk::remove(note)?;
+        }
+        resume_file::clear_notes(&self.paths.resume, self.owner())?;
+        listed.count = listed.durable.held();
+        Ok(())
+    }
+
     fn sync_data(&self) -> Result<(), StoreError> {
         self.ask_for_write_errors(|file| file.sync_data().and_then(|()| disk::check_writes(file)))
     }
@@ -309,7 +284,7 @@ impl PartFile {
     /// Fails if the file system has lost stored data. A local file system reports losses only at
     /// fsync, which takes longer than its users want to wait; without `durable` it is not asked.
     fn check_writes(&self) -> Result<(), StoreError> {
-        let failed = lock(&self.resume_files).write_error.is_some();
+        let failed = lock(&self.listed).write_error.is_some();
         match self.reports_at_close || failed {
             true => self.ask_for_write_errors(disk::check_writes),
             false => Ok(()),
@@ -320,15 +295,15 @@ impl PartFile {
     /// an error only once.
     fn ask_for_write_errors(&self, ask: impl FnOnce(&File) -> io::Result<()>) -> Result<(), StoreError> {
         let _checking = lock(&self.checking);
-        let earlier = lock(&self.resume_files).write_error;
+        let earlier = lock(&self.listed).write_error;
         let answer = earlier.map_or_else(|| ask(&self.file), |errno| Err(errno.into()));
         answer.map_err(|source| {
-            let mut resume_files = lock(&self.resume_files);
-            if !resume_files.finished {
-                let removed = resume_file::remove(&self.paths.note);
-                removed.err().into_iter().for_each(|error| log::warn!("{error}"));
+            let mut listed = lock(&self.listed);
+            if !listed.finished {
+                let forgotten = self.forget_notes(&mut listed);
+                forgotten.err().into_iter().for_each(|error| log::warn!("{error}"));
             }
-            resume_files.write_error = Some(Errno::from_io_error(&source).unwrap_or(Errno::IO));
+            listed.write_error = Some(Errno::from_io_error(&source).unwrap_or(Errno::IO));
             error::write("write all data to", &self.paths.part, self.manifest.layout().size())(source)
         })
     }
@@ -396,10 +371,10 @@ impl ChunkSource for PartFile {
                  another program or the disk has damaged it; the file is no longer offered",
                 self.target.display()
             );
-            let mut resume_files = lock(&self.resume_files);
-            if !resume_files.finished {
+            let mut listed = lock(&self.listed);
+            if !listed.finished {
                 // The download fails at its end, and the next run hashes the part file.
-                resume_files.write_error.get_or_insert(Errno::IO);
+                listed.write_error.get_or_insert(Errno::IO);
                 self.empty_resume_files().err().into_iter().for_each(|error| log::warn!("{error}"));
             }
         }
@@ -435,99 +410,6 @@ impl ChunkSink for PartFile {
         }
         Ok(true)
     }
-}
-
-impl Paths {
-    fn beside(target: &Path, id: FileId) -> Result<Self, StoreError> {
-        let name = target.file_name().ok_or_else(|| StoreError::NotAFile(target.to_owned()))?;
-        let name = name.to_string_lossy();
-        let kept = &name[..name.floor_char_boundary(NAME_BYTES_MAX)];
-        let folder = disk::folder_of(target);
-        let path = |ending| folder.join(format!(".{kept}.{}.{ending}", id.short()));
-        Ok(Self { part: path("part"), have: path("have"), note: path("note") })
-    }
-
-    /// The chunks listed in the resume files, and whether one of these files is unusable.
-    fn read_resume_files(&self, id: FileId, count: u32, boot: Option<&str>) -> (ResumeMaps, bool) {
-        let (mut maps, mut unusable_map) = (ResumeMaps::empty(count), false);
-        let durable = resume_file::read(&self.have, id, count, boot);
-        for map in [durable, resume_file::read_note(&self.note, id, count, boot)] {
-            match map {
-                Ok(map) => maps.add(&map),
-                Err(()) => unusable_map = true,
-            }
-        }
-        (maps, unusable_map)
-    }
-
-    fn remove_resume_files(&self) -> Result<bool, StoreError> {
-        let removed = [&self.have, &self.note].map(|path| resume_file::remove(path));
-        removed.into_iter().try_fold(false, |any, removed| Ok(any | removed?))
-    }
-}
-
-/// Opens and locks the part file for a file of `size` bytes; creates an empty one if none exists.
-///
-/// A file of another size is emptied later. If another user can have written it, or it is a hard
-/// link, it may be a file of value: its name is removed, and a new file is created.
-fn open_for(path: &Path, size: u64) -> Result<(File, Metadata), StoreError> {
-    let open = || {
-        let file = open_locked(path)?;
-        let metadata = file.metadata().map_err(error::io("read the metadata of", path))?;
-        Ok::<_, StoreError>((file, metadata))
-    };
-    let (file, metadata) = open()?;
-    if metadata.len() == 0 || metadata.len() == size || disk::writable_by_others(&metadata).is_none() {
-        return Ok((file, metadata));
-    }
-    disk::remove(path)?;
-    open()
-}
-
-/// Opens and locks the part file; creates an empty one if none exists.
-fn open_locked(path: &Path) -> Result<File, StoreError> {
-    let busy = || StoreError::Busy(path.to_owned());
-    for _ in 0..OPEN_ATTEMPTS_MAX {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(MODE);
-        // Do not follow a link: it was not created by shoal.
-        let (file, _) = disk::open_as_file(&mut options, OFlags::NOFOLLOW, path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(busy()),
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                log::warn!(
-                    "cannot lock {}: not supported by the file system; start only one download of this file",
-                    path.display()
-                );
-            }
-            Err(TryLockError::Error(error)) => return Err(error::io("lock", path)(error)),
-        }
-        // Between open and lock, the previous owner of the lock may have renamed the file to its
-        // target. Writing to it would damage a finished file.
-        if path_refers_to(&file, path)? {
-            return Ok(file);
-        }
-    }
-    Err(busy())
-}
-
-/// Whether the path refers to the open file.
-fn path_refers_to(file: &File, path: &Path) -> Result<bool, StoreError> {
-    let opened = file.metadata().map_err(error::io("read the metadata of", path))?;
-    let named = fs::symlink_metadata(path);
-    Ok(named.is_ok_and(|named| (named.dev(), named.ino()) == (opened.dev(), opened.ino())))
-}
-
-/// Empties a file that is new or has the wrong size, and sets its size. Resume files of an earlier
-/// part file are removed first, durably, so that they are not applied to this one.
-fn create_sparse(file: &File, paths: &Paths, size: u64) -> Result<(), StoreError> {
-    if paths.remove_resume_files()? {
-        disk::sync_folder(disk::folder_of(&paths.part))?;
-    }
-    file.set_len(0).map_err(error::io("empty", &paths.part))?;
-    check_space(file, &paths.part, size, 0)?;
-    file.set_len(size).map_err(error::write("set the size of", &paths.part, size))
 }
 
 /// Fails with [`StoreError::Full`] if the missing bytes do not fit on the disk.

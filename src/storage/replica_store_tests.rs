@@ -466,7 +466,7 @@ fn a_chunk_that_fails_at_close_is_not_stored() {
     sample.store(&store, &[0]);
     disk::faults::fail_close(0, rustix::io::Errno::DQUOT);
     let error = store.store(sample.id(), ChunkIndex(1), sample.chunk(1)).unwrap_err();
-    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    assert!(matches!(error, StoreError::Exhausted { .. }), "{error}");
     assert_eq!(store.file(sample.id()).unwrap().held(), 1);
     drop(store);
     assert_eq!(ReplicaStore::open(root.path(), PLENTY).unwrap().file(sample.id()).unwrap().held(), 1);

@@ -452,6 +452,7 @@ fn a_download_in_the_folder_is_ignored_until_it_is_adopted() {
     part.store(ChunkIndex(0), crate::content::Digest([0; 32]), b"loaded").unwrap();
     part.note().unwrap();
     part.make_durable().unwrap();
+    assert!(fixture.path("file.part").exists());
     assert_eq!((fixture.rescan(), fixture.rescan()), (vec!["hash:".to_owned()], vec!["hash:".to_owned()]));
     part.finish(false, true).unwrap();
     assert_eq!(fixture.adopt("file", manifest).unwrap(), ["+file"]);

@@ -164,7 +164,10 @@ mod tests {
         let error =
             copy(reader.as_fd(), Path::new("standard input"), full, folder.path(), &|_| (), &|| false);
         let error = error.unwrap_err();
-        assert!(matches!(error, StoreError::Full { needed: 5, .. }), "{error}");
-        assert!(error.to_string().contains("/the copy of standard input: 5 bytes needed"), "{error}");
+        assert!(matches!(error, StoreError::Exhausted { .. }), "{error}");
+        assert!(
+            error.to_string().contains("/the copy of standard input: the file system accepts no more data"),
+            "{error}"
+        );
     }
 }

@@ -74,6 +74,7 @@ impl From<StoreError> for Failure {
                 let text = format!("{needed} bytes needed, {available} available");
                 Self::new(CopyFailure::NoRoom, text)
             }
+            StoreError::Exhausted { resource, .. } => Self::new(CopyFailure::NoRoom, resource.to_string()),
             // The watch of the store has logged it.
             StoreError::StoreAbsent { .. } => Self::new(CopyFailure::Disk, "the volunteer's store is absent"),
             error => {

@@ -93,8 +93,9 @@ fn flags_in_help(program: &str) -> BTreeMap<String, Told> {
         if line.trim_start().starts_with('-') && indented <= 6 {
             let (name, rest) = long_flag(&line).unwrap();
             let rest = rest.trim_start_matches("...").trim_start();
-            let text = if rest.starts_with('<') { rest.split_once('>').unwrap().1 } else { rest };
-            let text = text.trim_start_matches("...");
+            let has_value = rest.starts_with('<') || rest.starts_with("[<");
+            let text = if has_value { rest.split_once('>').unwrap().1 } else { rest };
+            let text = text.trim_start_matches(']').trim_start_matches("...");
             texts.push((name, text.trim().to_owned()));
         } else if indented >= 8
             && let Some((_, text)) = texts.last_mut()

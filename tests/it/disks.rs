@@ -102,6 +102,21 @@ fn a_full_disk_keeps_all_verified_chunks() {
 }
 
 #[test]
+fn a_disk_without_free_inodes_is_full() {
+    let place = place();
+    let dir = place.path();
+    // The root folder occupies one inode, and a download needs two.
+    let Some(disk) = Disk::new(dir, "4m,nr_inodes=2") else { return };
+    let file = write(dir, "a.bin", &random_bytes(1, 10 * CHUNK));
+    let tracker = tracker(dir, &["--lease", "60"]);
+    let _seeder = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB"]);
+    let mut leecher = leecher(dir, tracker.address(), &["a.bin", "--out", disk.0.to_str().unwrap()]);
+    leecher.ends_with(9);
+    leecher.wait_for_text("a.bin.part.resume: the file system has no free inodes");
+    assert!(names_in(&disk.0).is_empty());
+}
+
+#[test]
 fn a_client_with_a_full_disk_reports_it_and_resumes_later() {
     let place = place();
     let dir = place.path();

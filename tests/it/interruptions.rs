@@ -24,16 +24,15 @@ fn kill_at_random_moment(mut program: Program, random: &mut fastrand::Rng) -> Ve
     program.lines()
 }
 
-/// The chunks that the resume files in a folder list as verified.
+/// The chunks that the resume file in a folder lists as verified.
 fn listed_as_verified(folder: &Path) -> Bitfield {
     let mut all = Bitfield::none(CHUNKS);
-    for name in names_in(folder).iter().filter(|name| name.ends_with(".note") || name.ends_with(".have")) {
+    for name in names_in(folder).iter().filter(|name| name.ends_with(".resume")) {
         let bytes = std::fs::read(folder.join(name)).unwrap();
-        // A `.note` file has two halves that are written alternately.
-        let parts = if name.ends_with(".note") { 2 } else { 1 };
-        for part in bytes.chunks(bytes.len() / parts) {
-            let header = part.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-            let written = &part[header + Bitfield::byte_length(CHUNKS)..][..Bitfield::byte_length(CHUNKS)];
+        // A slot for each of four records.
+        for slot in bytes.chunks(bytes.len() / 4) {
+            let header = slot.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+            let written = &slot[header + Bitfield::byte_length(CHUNKS)..][..Bitfield::byte_length(CHUNKS)];
             let written = Bitfield::from_bytes(CHUNKS, written).unwrap();
             written.iter().for_each(|index: ChunkIndex| _ = all.insert(index));
         }

@@ -28,6 +28,7 @@ mod manager;
 mod members;
 mod networks;
 mod owner_commands;
+mod part_files;
 mod pipes;
 mod program_exits;
 mod prompt;

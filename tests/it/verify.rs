@@ -83,8 +83,8 @@ fn killed(dir: &Path, there: &Path, tracker: &Program) {
     leecher.kill9();
 }
 
-/// A hidden file of a download, selected by the end of its name.
-fn hidden(there: &Path, ending: &str) -> std::path::PathBuf {
+/// The part file or resume file of a download, selected by the end of its name.
+fn partial(there: &Path, ending: &str) -> std::path::PathBuf {
     there.join(names_in(there).into_iter().find(|name| name.ends_with(ending)).unwrap())
 }
 
@@ -96,9 +96,9 @@ fn a_torn_resume_file_is_detected_and_only_costs_a_check() {
     write(dir, "a.bin", &bytes);
     let tracker = tracker(dir, &["--lease", "60"]);
     killed(dir, &there, &tracker);
-    let note = hidden(&there, ".note");
-    let text = std::fs::read(&note).unwrap();
-    std::fs::write(&note, &text[..9]).unwrap();
+    let resume = partial(&there, ".resume");
+    let text = std::fs::read(&resume).unwrap();
+    std::fs::write(&resume, &text[..9]).unwrap();
     let fast = seeder(dir, &dir.join("a.bin"), &tracker, &["-v", "--chunk-size", "16KiB"]);
     let mut leecher = leecher(&there, tracker.address(), &["a.bin", "-v"]);
     leecher.ends_with(0);
@@ -121,7 +121,7 @@ fn corruption_on_disk_is_found_by_verify_sample_and_full() {
         let tracker = tracker(dir, &["--lease", "60"]);
         killed(dir, &there, &tracker);
         // The whole part file is overwritten, so that each sample contains bad chunks.
-        let part = hidden(&there, ".part");
+        let part = partial(&there, ".part");
         std::fs::write(&part, random_bytes(7, CHUNKS * CHUNK)).unwrap();
         let _fast = seeder(dir, &dir.join("a.bin"), &tracker, &["--chunk-size", "16KiB"]);
         let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--verify", mode]);
@@ -138,7 +138,7 @@ fn the_part_file_of_another_file_is_never_used() {
     write(dir, "a.bin", &random_bytes(8, CHUNKS * CHUNK));
     let first = tracker(dir, &["--lease", "60"]);
     killed(dir, &there, &first);
-    let before = hidden(&there, ".part");
+    let before = partial(&there, ".part");
     // The same name and size with other bytes.
     let bytes = random_bytes(9, CHUNKS * CHUNK);
     write(dir, "a.bin", &bytes);

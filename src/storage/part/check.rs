@@ -1,6 +1,6 @@
 //! Verification of the data that an earlier run left in a part file.
 //!
-//! Invariant: from the first bad chunk on, no resume file on disk lists a chunk found to be bad, also
+//! Invariant: from the first bad chunk on, the resume file on disk does not list a chunk found to be bad, also
 //! if the check is interrupted; every chunk added by the check has been hashed.
 
 use super::super::error::StoreError;
@@ -60,7 +60,7 @@ impl PartFile {
         found.iter().for_each(|index| _ = self.progress.add(*index));
         self.resumed.store(self.bytes_of(&verified), Relaxed);
         if self.unusable_map || !bad.is_empty() || !found.is_empty() {
-            self.rewrite_resume_files()?;
+            self.rewrite_resume_file()?;
         }
         Ok(CheckResult { bad: bad.len() as u32, found: found.len() as u32 })
     }
@@ -92,8 +92,7 @@ impl PartFile {
     }
 
     pub(super) fn empty_resume_files(&self) -> Result<(), StoreError> {
-        resume_file::invalidate(&self.paths.have)?;
-        resume_file::invalidate(&self.paths.note)
+        self.paths.resume_files().try_for_each(resume_file::invalidate)
     }
 
     /// The chunks with data in the file; never-written ranges are skipped as holes. A chunk listed
@@ -122,19 +121,18 @@ impl PartFile {
         layout.indices().filter(has_data).collect()
     }
 
-    /// Rewrites the resume files so that they list exactly the chunks that are present.
-    fn rewrite_resume_files(&self) -> Result<(), StoreError> {
+    /// Rewrites the resume file so that it lists exactly the chunks that are present.
+    fn rewrite_resume_file(&self) -> Result<(), StoreError> {
         let (have, _) = self.progress.have();
-        if have.held() == 0 {
-            self.paths.remove_resume_files()?;
-            lock(&self.resume_files).durable = have;
-            return disk::sync_folder(disk::folder_of(&self.target));
-        }
         // Treat no chunk as durable, so that `make_durable` syncs all of them.
-        lock(&self.resume_files).durable = Bitfield::none(have.count());
-        self.make_durable()?;
-        resume_file::remove(&self.paths.note)?;
-        lock(&self.resume_files).listed_count = have.held();
-        Ok(())
+        lock(&self.listed).durable = Bitfield::none(have.count());
+        if have.held() == 0 {
+            resume_file::create(&self.paths.resume, self.owner())?;
+            disk::sync_folder(disk::folder_of(&self.target))?;
+        } else {
+            self.make_durable()?;
+        }
+        lock(&self.listed).count = have.held();
+        self.paths.remove_older()
     }
 }

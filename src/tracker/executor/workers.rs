@@ -189,7 +189,7 @@ impl Inner {
     fn not_stored(&self, kept: &KeptFile, error: &StoreError) -> CopyFailure {
         log::warn!("failed to store a chunk of {}: {error}", kept.file.name);
         match error {
-            StoreError::Full { .. } => CopyFailure::NoRoom,
+            StoreError::Full { .. } | StoreError::Exhausted { .. } => CopyFailure::NoRoom,
             _ => CopyFailure::Disk,
         }
     }

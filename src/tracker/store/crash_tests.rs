@@ -196,7 +196,10 @@ fn a_full_disk_is_reported_and_acknowledged_changes_survive() {
             }
         }
         if let Some(error) = refused {
-            let full = matches!(error, CatalogueError::Store(StoreError::Full { .. }));
+            let full = matches!(
+                error,
+                CatalogueError::Store(StoreError::Full { .. } | StoreError::Exhausted { .. })
+            );
             assert!(full, "{full_after}: {error}");
             assert!(catalogue.commit(&[Change::Volunteer(volunteer(1, 5))]).is_err(), "{full_after}");
         }
