@@ -147,32 +147,62 @@ impl ChunkFolder {
         self.trusted(index).map(|entry| entry.chunk)
     }
 
-    /// Lists a chunk file that exists but is not listed, as after a crash between rename and
-    /// listing.
+    /// Whether the folder may have a chunk that is not listed: a file with its name and length, or a distrusted one with
+    /// its content. Reads metadata only.
+    pub fn may_adopt(&self, chunk: HeldChunk) -> bool {
+        let has_length = |name: FileName| {
+            let metadata = self.root.join(name.as_str()).symlink_metadata();
+            metadata.is_ok_and(|file| file.is_file() && file.len() == u64::from(chunk.length))
+        };
+        let is_known = lock(&self.state).entries.get(&chunk.index).is_some_and(|entry| entry.chunk == chunk);
+        is_known || file_names(chunk).any(has_length)
+    }
+
+    /// Lists chunk files that exist but are not listed, as after a crash between rename and listing: syncs them, and
+    /// writes the list once.
     ///
-    /// Returns whether the chunk is now trusted: `false` if no such file exists, its digest or
-    /// length differ, or another file is listed for the chunk.
+    /// Returns the chunks that are now trusted: not those without such a file, with another digest or length, and those
+    /// for which another file is listed.
     ///
     /// # Errors
-    /// The file cannot be read, or the list cannot be written.
-    pub fn adopt(&self, index: ChunkIndex, digest: Digest, length: u32) -> Result<bool, StoreError> {
-        let chunk = HeldChunk { index, digest, length };
-        self.check_acceptable(chunk)?;
-        if self.is_intact(chunk) {
-            return Ok(true);
+    /// A file cannot be read, or the list cannot be written.
+    pub fn adopt(&self, chunks: &[HeldChunk]) -> Result<Vec<HeldChunk>, StoreError> {
+        let mut adopted = Vec::new();
+        let mut found = Vec::new();
+        for &chunk in chunks.iter().filter(|chunk| self.check_acceptable(**chunk).is_ok()) {
+            match self.is_intact(chunk) {
+                true => adopted.push(chunk),
+                false => found.extend(self.find_unlisted(chunk)?),
+            }
         }
+        if found.is_empty() {
+            return Ok(adopted);
+        }
+        disk::sync_folder(&self.root)?;
+        let _writing = lock(&self.writing);
+        let list = self.read_list()?;
+        found.retain(|(chunk, name, _)| {
+            let is_listed = list.chunks.files.contains_key(&chunk.index);
+            !is_listed && !list.is_listed_for_another_chunk(name, chunk.index)
+        });
+        list.add(found.iter().map(|(chunk, name, _)| (chunk.index, name.clone())))?;
+        for (chunk, name, stamp) in found {
+            self.insert_trusted(chunk, &name, stamp);
+            adopted.push(chunk);
+        }
+        Ok(adopted)
+    }
+
+    /// The file with the content of a chunk, synced.
+    fn find_unlisted(&self, chunk: HeldChunk) -> Result<Option<(HeldChunk, FileName, Stamp)>, StoreError> {
         for name in file_names(chunk) {
             let Some(stamp) = self.stamp_if_equal(&name, chunk)? else { continue };
-            let _writing = lock(&self.writing);
-            let list = self.read_list()?;
-            if list.chunks.files.contains_key(&index) || list.is_listed_for_another_chunk(&name, index) {
-                return Ok(false);
-            }
-            list.add([(index, name.clone())])?;
-            self.insert_trusted(chunk, &name, stamp);
-            return Ok(true);
+            let path = self.root.join(name.as_str());
+            let file = File::open(&path).map_err(error::io("open", &path))?;
+            disk::sync(&file).map_err(error::write("write", &path, 0))?;
+            return Ok(Some((chunk, name, stamp)));
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Stops serving a chunk because the agreed hash differs from the folder's. Its line stays until

@@ -245,7 +245,10 @@ fn unlisted_files_after_a_crash_are_adopted_or_ignored() {
     let chunks = open(&folder).unwrap();
     let adopt = |number, content: &str| {
         let digest = Digest::of(content.as_bytes());
-        chunks.adopt(index(number), digest, content.len() as u32).unwrap()
+        let chunk = HeldChunk { index: index(number), digest, length: content.len() as u32 };
+        let adopted = chunks.adopt(&[chunk]).unwrap();
+        assert!(adopted.is_empty() || chunks.may_adopt(chunk));
+        adopted == [chunk]
     };
     assert!(!adopt(2, "owt") && !adopt(2, "longer") && !adopt(3, "three"));
     assert!(chunks.holds(index(2)).is_none());
@@ -473,4 +476,19 @@ fn a_rewritten_list_keeps_its_format() {
     let chunks = open(&folder).unwrap();
     store(&chunks, 1, "one").unwrap();
     assert_eq!(read(&folder, LIST), "\u{feff}1, chunk_1\r\n3, c\r\n4, LASTCHUNK\r\n\r\n");
+}
+
+#[test]
+fn unlisted_files_are_adopted_together() {
+    let folder =
+        folder_of(&[(LIST, "3,LASTCHUNK\n"), ("chunk_1", "one"), ("chunk_2", "two"), ("chunk_3", "bad")]);
+    let chunks = open(&folder).unwrap();
+    let wanted = [(1, "one"), (2, "two"), (3, "yes")].map(|(number, text): (u32, &str)| {
+        let digest = Digest::of(text.as_bytes());
+        HeldChunk { index: index(number), digest, length: text.len() as u32 }
+    });
+    assert!(wanted.iter().all(|chunk| chunks.may_adopt(*chunk)));
+    assert!(!chunks.may_adopt(HeldChunk { length: 9, ..wanted[0] }));
+    assert_eq!(chunks.adopt(&wanted).unwrap(), wanted[..2]);
+    assert_eq!(read(&folder, LIST), "1,chunk_1\n2,chunk_2\n3,LASTCHUNK\n");
 }

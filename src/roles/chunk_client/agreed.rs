@@ -7,7 +7,7 @@ use crate::protocol::tracker::Claim;
 use crate::storage::chunk_folder::StagedChunk;
 use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError};
 use crate::sync::{read, write};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, RwLock};
@@ -32,8 +32,24 @@ impl Expected for AgreedChunks {
     }
 }
 
-/// Result of a commit: the chunks that are now in the folder.
-pub(super) type Committed = Result<Vec<HeldChunk>, StoreError>;
+/// Chunks that a commit, or an adoption of files without a line, has handled.
+pub(super) enum Handled {
+    /// Downloaded chunks.
+    Committed(Vec<HeldChunk>),
+    /// Chunks whose files were in the folder, and those to download.
+    Adopted {
+        /// Now in the list.
+        adopted: Vec<HeldChunk>,
+        /// No file has the content.
+        absent: Vec<ChunkIndex>,
+    },
+}
+
+/// Result of a commit or an adoption.
+pub(super) type Committed = Result<Handled, StoreError>;
+
+/// Queue of chunks whose files may be in the folder without a line.
+pub(super) type Adoptions = Sender<HeldChunk>;
 
 /// Sink for verified chunks: writes each to its file and queues it for a commit.
 pub(super) struct FolderSink {
@@ -43,17 +59,19 @@ pub(super) struct FolderSink {
 }
 
 impl FolderSink {
-    /// Creates a sink and starts its thread `commit`. The receiver gets the result of each commit.
+    /// Creates a sink and starts its thread `commit`. The receiver gets the result of each commit and adoption.
     pub(super) fn start(
         folder: &Arc<ChunkFolder>,
         agreed: &Arc<AgreedChunks>,
         threads: &Threads,
-    ) -> io::Result<(Self, Receiver<Committed>)> {
+    ) -> io::Result<(Self, Adoptions, Receiver<Committed>)> {
         let (staged, to_commit) = bounded(COMMIT_MAX);
+        // At most one entry for each chunk of the set.
+        let (adoptions, to_adopt) = unbounded();
         let (results, committed) = bounded(COMMIT_MAX);
         let committing = folder.clone();
-        threads.spawn("commit", move || commit_staged(&committing, &to_commit, &results))?;
-        Ok((Self { folder: folder.clone(), agreed: agreed.clone(), staged }, committed))
+        threads.spawn("commit", move || commit_staged(&committing, &to_commit, to_adopt, &results))?;
+        Ok((Self { folder: folder.clone(), agreed: agreed.clone(), staged }, adoptions, committed))
     }
 }
 
@@ -72,17 +90,48 @@ impl ChunkSink for FolderSink {
     }
 }
 
-/// Commits queued chunks to the folder, as many at once as are queued.
+/// Commits queued chunks to the folder, and adopts queued files, as many at once as are queued.
 ///
 /// After the sink has been dropped, commits the rest and returns.
-fn commit_staged(folder: &ChunkFolder, staged: &Receiver<StagedChunk>, results: &Sender<Committed>) {
-    while let Ok(first) = staged.recv() {
-        let chunks: Vec<StagedChunk> =
-            std::iter::once(first).chain(staged.try_iter().take(COMMIT_MAX - 1)).collect();
-        let held: Vec<HeldChunk> = chunks.iter().map(StagedChunk::chunk).collect();
+fn commit_staged(
+    folder: &ChunkFolder,
+    staged: &Receiver<StagedChunk>,
+    mut adoptions: Receiver<HeldChunk>,
+    results: &Sender<Committed>,
+) {
+    loop {
+        let result = select! {
+            recv(staged) -> first => match first {
+                Ok(first) => commit(folder, batch(first, staged)),
+                Err(_) => return,
+            },
+            recv(adoptions) -> first => match first {
+                Ok(first) => adopt(folder, &batch(first, &adoptions)),
+                Err(_) => {
+                    adoptions = never();
+                    continue;
+                }
+            },
+        };
         // Fails only at the end of the client, when the receiver has been dropped.
-        let _ = results.send(folder.commit(chunks).map(|()| held));
+        let _ = results.send(result);
     }
+}
+
+/// An item and the queued ones.
+fn batch<T>(first: T, queued: &Receiver<T>) -> Vec<T> {
+    std::iter::once(first).chain(queued.try_iter().take(COMMIT_MAX - 1)).collect()
+}
+
+fn commit(folder: &ChunkFolder, chunks: Vec<StagedChunk>) -> Committed {
+    let held = chunks.iter().map(StagedChunk::chunk).collect();
+    folder.commit(chunks).map(|()| Handled::Committed(held))
+}
+
+fn adopt(folder: &ChunkFolder, chunks: &[HeldChunk]) -> Committed {
+    let adopted = folder.adopt(chunks)?;
+    let absent = chunks.iter().filter(|chunk| !adopted.contains(chunk)).map(|chunk| chunk.index).collect();
+    Ok(Handled::Adopted { adopted, absent })
 }
 
 #[cfg(test)]

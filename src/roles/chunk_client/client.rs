@@ -1,6 +1,6 @@
 //! State machine of a chunk client: handles events of the tracker session, the sources and the folder.
 
-use super::agreed::{AgreedChunks, Committed};
+use super::agreed::{Adoptions, AgreedChunks, Committed, Handled};
 use super::completion::Completion;
 use super::dispute::Dispute;
 use super::join::JoinTask;
@@ -37,6 +37,12 @@ const DISPUTE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Chunks that an error text names.
 const NAMED_CHUNKS_MAX: usize = 8;
 
+/// The agreed chunks, and the queue of those whose files may be in the folder.
+pub(super) struct Agreed {
+    pub chunks: Arc<AgreedChunks>,
+    pub adoptions: Adoptions,
+}
+
 /// State that the state thread owns.
 pub(super) struct ChunkClient<'a> {
     config: &'a ClientConfig,
@@ -44,6 +50,10 @@ pub(super) struct ChunkClient<'a> {
     folder: Arc<ChunkFolder>,
     offers: Offers,
     agreed: Arc<AgreedChunks>,
+    adoptions: Adoptions,
+    /// Chunks that were queued for an adoption, and those of them without a file.
+    adopting: BTreeSet<ChunkIndex>,
+    absent: BTreeSet<ChunkIndex>,
     scheduler: DownloadScheduler,
     requests: RequestQueue,
     lookup_retry: LookupRetry,
@@ -72,7 +82,7 @@ impl<'a> ChunkClient<'a> {
         set: SetKey,
         folder: Arc<ChunkFolder>,
         offers: Offers,
-        agreed: Arc<AgreedChunks>,
+        agreed: Agreed,
         scheduler: DownloadScheduler,
         join: JoinTask,
     ) -> Self {
@@ -83,7 +93,10 @@ impl<'a> ChunkClient<'a> {
             own: folder.held().into_iter().map(|chunk| (chunk.index, chunk.digest)).collect(),
             folder,
             offers,
-            agreed,
+            agreed: agreed.chunks,
+            adoptions: agreed.adoptions,
+            adopting: BTreeSet::new(),
+            absent: BTreeSet::new(),
             scheduler,
             lookup_retry: LookupRetry::new(),
             completion: Completion::default(),
@@ -341,11 +354,14 @@ impl<'a> ChunkClient<'a> {
             return Ok(());
         }
         // The last run may have stored the chunk without its line in `local_chunks.txt`.
-        if self.folder.adopt(index, claim.sha256, claim.size)? {
-            log::info!("chunk {index} found in the folder without its line in local_chunks.txt");
-            self.scheduler.have(index);
-            self.announce(index);
-            self.check_complete()?;
+        let chunk = HeldChunk { index, digest: claim.sha256, length: claim.size };
+        if self.adopting.contains(&index) {
+            return Ok(());
+        }
+        if !self.absent.contains(&index) && self.folder.may_adopt(chunk) {
+            self.adopting.insert(index);
+            // The queue is closed only at the end of the client.
+            let _ = self.adoptions.send(chunk);
             return Ok(());
         }
         let now = self.now();
@@ -381,9 +397,29 @@ impl<'a> ChunkClient<'a> {
         Ok(())
     }
 
-    /// Announces the chunks of a commit.
+    /// Announces the chunks of a commit or an adoption.
     fn handle_commit(&mut self, committed: Committed) -> Result<(), RoleError> {
-        for HeldChunk { index, digest, length } in committed? {
+        match committed? {
+            Handled::Committed(chunks) => self.announce_downloaded(chunks),
+            Handled::Adopted { adopted, absent } => {
+                for HeldChunk { index, .. } in adopted {
+                    log::info!("chunk {index} found in the folder without its line in local_chunks.txt");
+                    self.adopting.remove(&index);
+                    self.scheduler.have(index);
+                    self.announce(index);
+                }
+                for index in absent {
+                    self.adopting.remove(&index);
+                    self.absent.insert(index);
+                    self.requests.look_up([index]);
+                }
+            }
+        }
+        self.check_complete()
+    }
+
+    fn announce_downloaded(&mut self, chunks: Vec<HeldChunk>) {
+        for HeldChunk { index, digest, length } in chunks {
             if self.folder.holds(index) == Some(HeldChunk { index, digest, length }) {
                 log::info!("chunk {index} downloaded and verified, {length} bytes");
                 self.announce(index);
@@ -392,7 +428,6 @@ impl<'a> ChunkClient<'a> {
                 self.requests.look_up([index]);
             }
         }
-        self.check_complete()
     }
 
     fn announce(&mut self, index: ChunkIndex) {

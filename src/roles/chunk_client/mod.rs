@@ -31,7 +31,7 @@ use crate::tracker_client::session::{self, SessionConfig, SessionEvent};
 use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve};
 use agreed::{AgreedChunks, Committed, FolderSink};
-use client::ChunkClient;
+use client::{Agreed, ChunkClient};
 use crossbeam_channel::{Receiver, bounded};
 use join::JoinTask;
 use std::io;
@@ -78,7 +78,7 @@ struct Inputs {
     session: Receiver<SessionEvent>,
     /// Events of the sources.
     sources: Receiver<SourceEvent>,
-    /// Results of commits to the folder.
+    /// Results of commits to the folder, and of adoptions.
     committed: Receiver<Committed>,
 }
 
@@ -139,7 +139,7 @@ fn serve_and_download(
 
     let session = start_session(config, presence, threads, shutdown)?;
     let agreed = Arc::new(AgreedChunks::default());
-    let (sink, committed) = FolderSink::start(&folder, &agreed, threads)?;
+    let (sink, adoptions, committed) = FolderSink::start(&folder, &agreed, threads)?;
     let (events, sources) = bounded(QUEUE);
     let job = Job {
         relay: None,
@@ -159,6 +159,7 @@ fn serve_and_download(
     held.iter().for_each(|chunk| _ = have.insert(chunk.index));
     let scheduler = DownloadScheduler::new(job, have, false, events, threads, shutdown);
     let join = JoinTask::new(config.join.clone(), threads.clone());
+    let agreed = Agreed { chunks: agreed, adoptions };
     let mut client = ChunkClient::new(config, set, folder, offers, agreed, scheduler, join);
     let result = client.run(&Inputs { session, sources, committed }, shutdown);
     // Before `client` and its request queue are dropped: the session must see a shutdown, not a lost connection.
