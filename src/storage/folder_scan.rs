@@ -9,7 +9,7 @@ use super::disk::Identity;
 use super::error::{self, StoreError};
 use super::part::names;
 use crate::content::FileName;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
@@ -22,17 +22,55 @@ use std::path::Path;
 pub(super) struct Scan {
     /// The files that can be shared.
     pub files: BTreeMap<FileName, Identity>,
+    /// Names of the files that are in [`SHAREABLE_FOLDER`].
+    pub nested: BTreeSet<FileName>,
     /// Names that cannot be shared, with the reason.
     pub skipped: BTreeMap<OsString, String>,
 }
 
-/// Scans a folder.
-pub(super) fn scan(folder: &Path) -> Result<Scan, StoreError> {
+/// Sub-folder whose files are shared under their own names, if the caller wants it.
+pub(super) const SHAREABLE_FOLDER: &str = "shareable_files";
+
+/// Scans a folder, and [`SHAREABLE_FOLDER`] in it if `nested`. A file of the folder itself hides one of the same name in the
+/// sub-folder.
+pub(super) fn scan(folder: &Path, nested: bool) -> Result<Scan, StoreError> {
     let root = fs::canonicalize(folder).map_err(error::io("open", folder))?;
+    let mut scan = scan_one(&root, folder)?;
+    let below = root.join(SHAREABLE_FOLDER);
+    // A link would leave the folder.
+    if !nested || !fs::symlink_metadata(&below).is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(scan);
+    }
+    let inner = scan_one(&below, &folder.join(SHAREABLE_FOLDER))?;
+    let path = |name: &OsStr| Path::new(SHAREABLE_FOLDER).join(name).into_os_string();
+    for (name, identity) in inner.files {
+        if scan.files.contains_key(&name) {
+            let reason = format!("{} has a file of the same name, which is shared", folder.display());
+            scan.skipped.insert(path(OsStr::new(name.as_str())), reason);
+        } else {
+            scan.nested.insert(name.clone());
+            scan.files.insert(name, identity);
+        }
+    }
+    scan.skipped.extend(inner.skipped.into_iter().map(|(name, reason)| (path(&name), reason)));
+    Ok(scan)
+}
+
+/// Names of the visible sub-folders of a folder, sorted; none if it cannot be read.
+pub(super) fn subfolders(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let names = folders.map(|entry| entry.file_name()).filter(|name| !is_hidden(name));
+    let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+fn scan_one(root: &Path, folder: &Path) -> Result<Scan, StoreError> {
     let mut scan = Scan::default();
-    for entry in fs::read_dir(&root).map_err(error::io("read", folder))? {
+    for entry in fs::read_dir(root).map_err(error::io("read", folder))? {
         let name = entry.map_err(error::io("read", folder))?.file_name();
-        match classify(&root, &name) {
+        match classify(root, &name) {
             Ok(Some((name, identity))) => _ = scan.files.insert(name, identity),
             Ok(None) => {}
             Err(reason) => _ = scan.skipped.insert(name, reason),

@@ -88,6 +88,8 @@ pub struct SharedFolder {
     /// Held during a scan and its comparison, so that no file is added in between and then missed
     /// in the older scan. The state is not locked while the folder is read.
     comparing: Mutex<()>,
+    /// Whether the files of the sub-folder `shareable_files` are shared, too.
+    shares_nested: bool,
     /// The folder's lock, against other processes.
     _lock: Option<File>,
 }
@@ -99,6 +101,8 @@ struct State {
     names: HashMap<FileId, BTreeSet<FileName>>,
     /// The files of the last scan that are not shared.
     candidates: BTreeMap<FileName, Candidate>,
+    /// Names of the files of the last scan that are in the sub-folder `shareable_files`.
+    nested: BTreeSet<FileName>,
     /// The reasons already reported for names that the last scan skipped.
     reported: BTreeMap<OsString, BTreeSet<String>>,
     scanned: bool,
@@ -130,7 +134,27 @@ impl SharedFolder {
         fs::read_dir(folder).map_err(error::io("read", folder))?;
         let lock = disk::lock_folder(folder)?;
         let (state, comparing) = (Mutex::default(), Mutex::default());
-        Ok(Self { folder: folder.to_owned(), state, comparing, _lock: lock })
+        Ok(Self { folder: folder.to_owned(), state, comparing, shares_nested: false, _lock: lock })
+    }
+
+    /// Also shares the files of the sub-folder `shareable_files`, under their own names.
+    pub fn with_shareable_files(self) -> Self {
+        Self { shares_nested: true, ..self }
+    }
+
+    /// Path of a file found by the last scan.
+    pub fn path_of(&self, name: &FileName) -> PathBuf {
+        match lock(&self.state).nested.contains(name) {
+            true => self.folder.join(folder_scan::SHAREABLE_FOLDER).join(name.as_str()),
+            false => self.folder.join(name.as_str()),
+        }
+    }
+
+    /// Names of the visible sub-folders whose files are not shared.
+    pub fn unshared_subfolders(&self) -> Vec<String> {
+        let mut names = folder_scan::subfolders(&self.folder);
+        names.retain(|name| !self.shares_nested || name != folder_scan::SHAREABLE_FOLDER);
+        names
     }
 
     /// The folder, as passed to [`open`](Self::open).
@@ -140,7 +164,9 @@ impl SharedFolder {
 
     /// Number of visible files in the folder, hashed or not; 0 if it cannot be read.
     pub fn count_files(&self) -> usize {
-        let entries = std::fs::read_dir(self.path()).into_iter().flatten().flatten();
+        let nested = self.shares_nested.then(|| self.folder.join(folder_scan::SHAREABLE_FOLDER));
+        let entries = [Some(self.folder.clone()), nested].into_iter().flatten().map(std::fs::read_dir);
+        let entries = entries.flatten().flatten().flatten();
         let is_shared = |entry: &std::fs::DirEntry| {
             !entry.file_name().as_encoded_bytes().starts_with(b".") && entry.path().is_file()
         };
@@ -163,7 +189,7 @@ impl SharedFolder {
     /// still be writing to them. At the first scan, files not modified for [`limits::FILE_SETTLED_MIN`]
     /// are ready, too.
     ///
-    /// Subfolders and hidden files are ignored; our own unfinished files are hidden. Skipped with a
+    /// Subfolders (except `shareable_files`, if [wanted](Self::with_shareable_files)) and hidden files are ignored; our own unfinished files are hidden. Skipped with a
     /// reason: other types than regular files, links to a target outside the folder or to a hidden
     /// one, unfinished downloads of other programs (`*.part`), and names that are no [`FileName`].
     ///
@@ -175,7 +201,7 @@ impl SharedFolder {
 
     fn rescan_at(&self, now: Instant) -> Result<FolderDiff, StoreError> {
         let _comparing = lock(&self.comparing);
-        let scan = folder_scan::scan(&self.folder)?;
+        let scan = folder_scan::scan(&self.folder, self.shares_nested)?;
         Ok(lock(&self.state).compare(scan, now))
     }
 
@@ -197,7 +223,7 @@ impl SharedFolder {
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<FolderChange>, StoreError> {
         let Some(identity) = lock(&self.state).settled(name) else { return Ok(None) };
-        let complete = CompleteFile::publish(&self.folder.join(name.as_str()), None, hashed, stop)
+        let complete = CompleteFile::publish(&self.path_of(name), None, hashed, stop)
             .and_then(|complete| complete.by_path(identity));
         let mut state = lock(&self.state);
         let complete = match complete {
@@ -246,6 +272,7 @@ impl SharedFolder {
             return Ok(Vec::new());
         }
         let before = state.forget(&name, false);
+        state.nested.remove(&name);
         let added = FolderChange::Added(state.share(&name, complete, identity));
         Ok(before.into_iter().chain([added]).collect())
     }
@@ -308,9 +335,12 @@ impl State {
     fn compare(&mut self, scan: Scan, now: Instant) -> FolderDiff {
         let first = !std::mem::replace(&mut self.scanned, true);
         let settled_before = SystemTime::now().checked_sub(limits::FILE_SETTLED_MIN).filter(|_| first);
-        let Scan { files, mut skipped } = scan;
+        let Scan { files, nested, mut skipped } = scan;
+        let before = std::mem::replace(&mut self.nested, nested);
         let changed = |(name, (file, identity)): (&FileName, &(SharedFile, Identity))| {
-            (files.get(name) != Some(identity) || file.file.is_corrupt()).then(|| name.clone())
+            let has_moved = before.contains(name) != self.nested.contains(name);
+            let is_same = files.get(name) == Some(identity) && !has_moved && !file.file.is_corrupt();
+            (!is_same).then(|| name.clone())
         };
         let changed: Vec<_> = self.shared.iter().filter_map(changed).collect();
         let mut diff = FolderDiff::default();

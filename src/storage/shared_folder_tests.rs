@@ -281,6 +281,45 @@ fn only_links_inside_the_folder_are_followed() {
 }
 
 #[test]
+fn files_of_shareable_files_are_shared_under_their_own_names_if_wanted() {
+    let fixture = Fixture::new();
+    let below = fixture.path(folder_scan::SHAREABLE_FOLDER);
+    fs::create_dir(&below).unwrap();
+    fs::create_dir(fixture.path("other")).unwrap();
+    fs::write(below.join("inner"), "inner").unwrap();
+    fs::write(below.join("both"), "hidden by the file of the folder").unwrap();
+    fs::write(below.join("x.part"), "").unwrap();
+    fixture.write("both", "both");
+    assert_eq!(fixture.shared.unshared_subfolders(), ["other", folder_scan::SHAREABLE_FOLDER]);
+    let Fixture { folder, shared, clock } = fixture;
+    let fixture = Fixture { folder, shared: shared.with_shareable_files(), clock };
+    let diff = fixture.rescan();
+    assert_eq!(diff.len(), 3, "{diff:?}");
+    assert!(
+        diff[0].starts_with("shareable_files/both: ") && diff[0].ends_with("which is shared"),
+        "{diff:?}"
+    );
+    assert!(diff[1].starts_with("shareable_files/x.part: its name ends in .part"), "{diff:?}");
+    fixture.rescan();
+    assert_eq!(
+        (fixture.hash("inner").as_deref(), fixture.hash("both").as_deref()),
+        (Some("+inner"), Some("+both"))
+    );
+    assert_eq!(fixture.serves("inner").as_deref(), Some("inner"));
+    assert_eq!(fixture.serves("both").as_deref(), Some("both"));
+    assert_eq!(
+        (fixture.shared.count_files(), fixture.shared.unshared_subfolders()),
+        (4, vec!["other".to_owned()])
+    );
+    // A file that moves out of the sub-folder is served from its new path.
+    fs::rename(below.join("inner"), fixture.path("inner")).unwrap();
+    assert_eq!(fixture.rescan().first().map(String::as_str), Some("-inner"));
+    fixture.rescan();
+    assert_eq!(fixture.hash("inner").as_deref(), Some("+inner"));
+    assert_eq!(fixture.serves("inner").as_deref(), Some("inner"));
+}
+
+#[test]
 fn a_link_retargeted_after_the_scan_is_not_hashed() {
     let (fixture, outside) = (Fixture::new(), tempfile::NamedTempFile::new().unwrap());
     fixture.write("file", "inside");

@@ -23,6 +23,8 @@ const LARGE_FILE_BYTES: u64 = 16 * 1024 * 1024;
 const LOGGED_CHANGES_MAX: usize = 16;
 /// Interval at which the files hashed so far are announced during a long scan.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
+/// Number of sub-folders that the log names.
+const NAMED_SUBFOLDERS_MAX: usize = 5;
 /// A scan of a large folder is repeated after a multiple of its duration, which limits its share of the processor.
 const SCAN_PAUSE_FACTOR: u32 = 4;
 
@@ -59,6 +61,7 @@ impl FolderWatch {
             let mut pause = watch.scan();
             let files = counted(watch.inner.offers.list().len() as u64, "file");
             log::info!("sharing {files} of {}", watch.inner.folder.path().display());
+            log_subfolders(&watch.inner);
             while !watch.inner.shutdown.wait(pause) {
                 pause = watch.scan();
             }
@@ -98,9 +101,8 @@ impl FolderWatch {
 
     /// Splits files into small and large ones, each the smallest first.
     fn by_size(&self, names: Vec<FileName>) -> (Vec<FileName>, Vec<FileName>) {
-        let folder = self.inner.folder.path();
-        let size =
-            |name: &FileName| folder.join(name.as_str()).metadata().map_or(0, |metadata| metadata.len());
+        let folder = &self.inner.folder;
+        let size = |name: &FileName| folder.path_of(name).metadata().map_or(0, |metadata| metadata.len());
         let names = names.into_iter().filter(|name| Some(name) != self.own_log.as_ref());
         let mut sized: Vec<(u64, FileName)> = names.map(|name| (size(&name), name)).collect();
         sized.sort_unstable();
@@ -109,6 +111,20 @@ impl FolderWatch {
         let names = |sized: Vec<(u64, FileName)>| sized.into_iter().map(|(_, name)| name).collect();
         (names(sized), names(large))
     }
+}
+
+/// Mentions the sub-folders that are not shared, in one line.
+fn log_subfolders(inner: &Inner) {
+    let names = inner.folder.unshared_subfolders();
+    if names.is_empty() {
+        return;
+    }
+    let named = names.iter().take(NAMED_SUBFOLDERS_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = match names.len().saturating_sub(NAMED_SUBFOLDERS_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    log::info!("sub-folders are not shared, except shareable_files: {named}{more}");
 }
 
 impl LargeFiles {
