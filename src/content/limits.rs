@@ -27,7 +27,7 @@ pub const LOG_FILE: &str = "logs.log";
 /// `target` of the log records that are event lines: the log file gets them without time and level.
 pub const EVENT_TARGET: &str = "event";
 /// Log target of the three result lines of a download: in the log file they have no name of the program.
-pub const RESULT_TARGET: &str = "shoal::result";
+pub const RESULT_TARGET: &str = concat!("shoal", "::result");
 /// Name of the tracker in event lines.
 pub const TRACKER_NAME: &str = "P2PTracker";
 
