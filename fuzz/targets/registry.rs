@@ -22,7 +22,7 @@ enum Event {
     Register { name: u8, address: u8 },
     Heartbeat(u8),
     Announce { peer: u8, file: u8, name: u8, held: u8 },
-    Retract(u8, u8),
+    Retract { peer: u8, file: u8, name: Option<u8> },
     Remove(u8),
     Expire,
     Passes(u8),
@@ -33,8 +33,8 @@ enum Event {
 struct Peer {
     address: SocketAddr,
     expires: Moment,
-    /// For each file its name, and whether the peer has all chunks.
-    files: BTreeMap<FileId, (FileName, bool)>,
+    /// For each file its names, and whether the peer has all chunks.
+    files: BTreeMap<FileId, (BTreeSet<FileName>, bool)>,
 }
 
 struct World {
@@ -74,11 +74,15 @@ impl World {
                 }
             }
             Event::Announce { peer, file, name, held } => self.announce(peer, file, name, held),
-            Event::Retract(peer, file) => {
-                let (id, _) = self.peer(peer);
-                self.registry.retract(id, file_id(file), None);
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.files.remove(&file_id(file));
+            Event::Retract { peer, file, name } => {
+                let ((id, _), file, name) = (self.peer(peer), file_id(file), name.map(file_name));
+                self.registry.retract(id, file, name.as_ref());
+                let Some(peer) = self.peers.get_mut(&id) else { return };
+                if let Some((names, _)) = peer.files.get_mut(&file) {
+                    names.retain(|known| name.as_ref().is_some_and(|name| known != name));
+                    if names.is_empty() {
+                        peer.files.remove(&file);
+                    }
                 }
             }
             Event::Remove(number) => {
@@ -104,8 +108,11 @@ impl World {
             return;
         };
         let whole = held >= file.chunks;
-        let before = peer.files.insert(file.id, (file.name, whole));
-        assert_eq!(news, before.is_none_or(|(_, before)| whole && !before));
+        let before = peer.files.get(&file.id).map(|(_, whole)| *whole);
+        let (names, now_whole) = peer.files.entry(file.id).or_default();
+        let is_new_name = names.insert(file.name);
+        *now_whole = whole;
+        assert_eq!(news, is_new_name || before.is_none_or(|before| whole && !before));
     }
 
     fn expire(&mut self) {
@@ -133,8 +140,9 @@ impl World {
                 assert!(has, "{address} is listed for {} and does not have it", found.file.id.short());
             }
         }
-        let calls =
-            |peer: &Peer| peer.files.get(&found.file.id).is_some_and(|(name, _)| *name == found.file.name);
+        let calls = |peer: &Peer| {
+            peer.files.get(&found.file.id).is_some_and(|(names, _)| names.contains(&found.file.name))
+        };
         assert!(self.peers.values().any(calls), "no peer uses the name {}", found.file.name);
     }
 
@@ -155,9 +163,10 @@ impl World {
         let all = (0..5).map(file_id);
         let wanted = all.filter(|file| match (&id, &name) {
             (Some(id), _) => file == id,
-            (None, Some(name)) => {
-                self.peers.values().any(|peer| peer.files.get(file).is_some_and(|(called, _)| called == name))
-            }
+            (None, Some(name)) => self
+                .peers
+                .values()
+                .any(|peer| peer.files.get(file).is_some_and(|(names, _)| names.contains(name))),
             (None, None) => false,
         });
         let known: BTreeSet<FileId> = wanted.filter(|file| !self.holders(*file, except).is_empty()).collect();
@@ -173,8 +182,13 @@ impl World {
             self.assert_correct(one, None);
             assert!(one.whole.len() <= holders && one.partial.len() <= holders);
         }
-        if files >= 5 {
-            let known = (0..5).map(file_id).filter(|file| !self.holders(*file, None).is_empty()).count();
+        let names = |file: FileId| {
+            let names = self.peers.values().filter_map(|peer| Some(&peer.files.get(&file)?.0)).flatten();
+            names.collect::<BTreeSet<_>>().len()
+        };
+        if files >= (0..5).map(|file| names(file_id(file))).sum::<usize>() {
+            let alive = (0..5).map(file_id).filter(|file| !self.holders(*file, None).is_empty());
+            let known = alive.map(names).sum::<usize>();
             assert_eq!((found.len(), all), (known, known));
         }
     }

@@ -22,7 +22,7 @@ const LARGE_FILE_BYTES: u64 = 16 * 1024 * 1024;
 /// Number of changes of one scan up to which each has a log line of its own.
 const LOGGED_CHANGES_MAX: usize = 16;
 /// Interval at which the files hashed so far are announced during a long scan.
-const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of sub-folders that the log names.
 const NAMED_SUBFOLDERS_MAX: usize = 5;
 /// A scan of a large folder is repeated after a multiple of its duration, which limits its share of the processor.
