@@ -248,6 +248,10 @@ impl ChunkSource for Destination {
         self.source().progress()
     }
 
+    fn mode(&self) -> Option<u32> {
+        self.source().mode()
+    }
+
     fn is_intact(&self) -> bool {
         self.source().is_intact()
     }

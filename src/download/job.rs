@@ -102,6 +102,8 @@ pub struct Downloaded {
     pub path: PathBuf,
     /// Manifest of the file.
     pub manifest: Arc<Manifest>,
+    /// Permission bits that a holder states.
+    pub mode: Option<u32>,
     /// MD5 of the file, if the tracker states one.
     pub md5: Option<Md5>,
 }
@@ -290,7 +292,7 @@ fn check_once(
     }
     let part = match PartFile::open(path, manifest.clone()) {
         Err(StoreError::Busy(_)) => return Ok(None),
-        part => part?,
+        part => part?.with_mode(file.mode),
     };
     if part.needs_full_check() {
         log::warn!("rehashing the part file of {}: its resume files cannot be used", path.display());

@@ -124,8 +124,8 @@ impl Search<'_> {
             peers.is_some_and(|peers| holder.all().any(|address| peers.contains(&address)))
         };
         let asked = AskedHolders { holders: &holders, is_seeder: &is_seeder, warn: &warn };
-        let manifest = match first_manifest(*id, &asked, timeouts, shutdown) {
-            Ok(manifest) => manifest,
+        let (manifest, mode) = match first_manifest(*id, &asked, timeouts, shutdown) {
+            Ok(found) => found,
             Err(failure) => {
                 if is_silent.into_inner() {
                     self.announced = Some(Missing::Holder);
@@ -142,7 +142,7 @@ impl Search<'_> {
             return Err(RoleError::new(Fault::Usage, text));
         }
         let file = FileSummary { size: layout.size(), chunks: layout.count(), ..found.file };
-        let file = Downloaded { file, path, manifest: Arc::new(manifest), md5: found.md5 };
+        let file = Downloaded { file, path, manifest: Arc::new(manifest), mode, md5: found.md5 };
         let holders = KnownHolders { whole: found.whole, partial: found.partial };
         Ok(Ok(Located { file, holders }))
     }
@@ -330,14 +330,14 @@ fn first_manifest(
     asked: &AskedHolders<'_>,
     timeouts: Timeouts,
     shutdown: &Shutdown,
-) -> Result<Manifest, NoManifest> {
+) -> Result<(Manifest, Option<u32>), NoManifest> {
     let AskedHolders { holders, is_seeder, warn } = *asked;
     let race = shutdown.child();
     let (workers, next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let first = Mutex::new(Err(NoManifest::default()));
     let ask = |holder: &PeerAddress| {
         let answer = PeerConnection::open(holder, None, timeouts, &race)
-            .and_then(|mut connection| connection.manifest(id, &race));
+            .and_then(|mut connection| connection.manifest_and_mode(id, &race));
         match answer {
             Ok(manifest) => {
                 *lock(&first) = Ok(manifest);

@@ -130,11 +130,24 @@ impl PeerConnection {
     /// # Errors
     /// The protocol version differs, or the peer has no valid manifest of this file.
     pub fn manifest(&mut self, file: FileId, shutdown: &Shutdown) -> Result<Manifest, SourceError> {
+        self.manifest_and_mode(file, shutdown).map(|(manifest, _)| manifest)
+    }
+
+    /// Downloads a manifest as [`manifest`](Self::manifest) does, and the permission bits that the peer states.
+    ///
+    /// # Errors
+    /// As for [`manifest`](Self::manifest).
+    pub fn manifest_and_mode(
+        &mut self,
+        file: FileId,
+        shutdown: &Shutdown,
+    ) -> Result<(Manifest, Option<u32>), SourceError> {
         let _guard = shutdown.guard(&self.stream);
         match self.ask(&PeerRequest::Manifest { file })? {
-            PeerResponse::Manifest { size, chunk_size, length, .. } => {
+            PeerResponse::Manifest { size, chunk_size, length, mode, .. } => {
                 let payload = manifest_payload(&mut self.reader, size, chunk_size, length)?;
                 Manifest::decode(file, size, chunk_size, &payload)
+                    .map(|manifest| (manifest, mode))
                     .map_err(|error| SourceError::Protocol(format!("invalid manifest: {error}")))
             }
             PeerResponse::Error { code: ErrorCode::Replaced, text, .. } => Err(SourceError::Replaced(text)),

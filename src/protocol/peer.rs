@@ -215,6 +215,10 @@ pub enum PeerResponse {
         chunk_size: u32,
         /// Size of the payload, bytes.
         length: u64,
+        /// Permission bits of the server's file, a hint that is not part of the id; the client ignores all bits but
+        /// those of 0777.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mode: Option<u32>,
     },
     /// The chunks that the server holds; payload: a bitfield.
     Have {
@@ -379,8 +383,8 @@ mod tests {
         use PeerResponse::*;
         exact(Hello { version: 3 }, r#"{"type":"hello","version":3}"#);
         exact(
-            Manifest { file: FILE, size: 5, chunk_size: 16384, length: 32 },
-            r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":16384,"length":32}"#,
+            Manifest { file: FILE, size: 5, chunk_size: 16384, length: 32, mode: Some(0o755) },
+            r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":16384,"length":32,"mode":493}"#,
         );
         exact(
             Have { file: FILE, count: 9, length: 2, upstreams: vec![] },

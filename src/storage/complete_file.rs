@@ -17,7 +17,7 @@ use super::{ChunkSource, StoredChunk};
 use crate::content::{Bitfield, ChunkIndex, Digest, DurableStamp, FileId, Layout, Manifest, Md5};
 use crate::sync::lock;
 use std::fs::{File, Metadata};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -282,6 +282,15 @@ impl ChunkSource for CompleteFile {
 
     fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    fn mode(&self) -> Option<u32> {
+        let metadata = match &self.access {
+            Access::Open { file, .. } => file.metadata(),
+            Access::Named(_) => std::fs::metadata(&self.path),
+        };
+        let metadata = metadata.ok().filter(|metadata| metadata.is_file() && !self.is_spooled)?;
+        Some(metadata.mode() & disk::PERMISSION_BITS)
     }
 
     fn is_intact(&self) -> bool {

@@ -17,6 +17,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::NamedTempFile;
 
+/// The permission bits that are passed on: neither set-uid, set-gid nor sticky.
+pub(super) const PERMISSION_BITS: u32 = 0o777;
 /// Prefix and suffix of temporary file names.
 const TEMPORARY: (&str, &str) = (".shoal-", ".tmp");
 

@@ -73,6 +73,11 @@ pub trait ChunkSource: Send + Sync {
     /// The chunks that can be served, and a log of those added since the start.
     fn progress(&self) -> &Progress;
 
+    /// Permission bits of the file, 0777 at most; `None` if it has none to pass on.
+    fn mode(&self) -> Option<u32> {
+        None
+    }
+
     /// Whether the file on disk is still the verified file, judged by its metadata alone.
     fn is_intact(&self) -> bool {
         true

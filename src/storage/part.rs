@@ -35,8 +35,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 /// Attempts to open the part file while other processes rename or remove it.
 const OPEN_ATTEMPTS_MAX: usize = 8;
-/// Permissions of a part file, less the umask. A finished file gets those of an ordinary new file.
+/// Permissions of a part file, less the umask.
 const MODE: u32 = 0o644;
+
+/// Permissions of an ordinary new file, less the umask.
+const ORDINARY_MODE: u32 = 0o666;
+/// The permission of the owner to read a file.
+const OWNER_READS: u32 = 0o400;
 
 /// A download in progress: the part file, its resume file and its target.
 pub struct PartFile {
@@ -47,6 +52,8 @@ pub struct PartFile {
     id: FileId,
     inode: u64,
     boot: Option<String>,
+    /// Permission bits of the finished file, as stated by a peer.
+    mode: Option<u32>,
     progress: Progress,
     resumed: AtomicU64,
     /// A resume file is unusable, or another user can have written the part file.
@@ -119,6 +126,7 @@ impl PartFile {
             id,
             inode,
             boot,
+            mode: None,
             progress: Progress::new(maps.written),
             resumed: AtomicU64::new(resumed),
             unusable_map,
@@ -129,6 +137,11 @@ impl PartFile {
             is_corrupt: AtomicBool::new(false),
             stamp: OnceLock::new(),
         })
+    }
+
+    /// Sets the permission bits that a peer states for the finished file; all but those of 0777 are ignored.
+    pub fn with_mode(self, mode: Option<u32>) -> Self {
+        Self { mode: mode.map(|mode| mode & disk::PERMISSION_BITS), ..self }
     }
 
     fn owner(&self) -> Owner<'_> {
@@ -246,7 +259,7 @@ impl PartFile {
         }
         let mut listed = lock(&self.listed);
         if !listed.finished {
-            self.set_ordinary_permissions();
+            self.set_final_permissions(overwrite);
             rename(&self.paths.part, &self.target, overwrite)?;
             listed.finished = true;
             // From now on the file belongs to the user and may be changed. A changed file is not
@@ -308,19 +321,25 @@ impl PartFile {
         })
     }
 
-    /// Gives the part file the permissions of an ordinary new file in its folder. Not critical: a
-    /// failure leaves it writable by its owner only.
-    fn set_ordinary_permissions(&self) {
+    /// Gives the part file its final permissions: those of the target that it replaces, or else those
+    /// stated by a peer, less the umask, or else those of an ordinary new file. Not critical: a failure
+    /// leaves it writable by its owner only.
+    fn set_final_permissions(&self, overwrite: bool) {
         let set = || -> io::Result<()> {
-            let mode = disk::temporary(&self.target, b"", false)
-                .map_err(io::Error::other)?
-                .as_file()
-                .metadata()?
-                .mode();
-            let current = self.file.metadata()?;
-            match current.mode() == mode {
+            let allowed = |mode| -> io::Result<u32> {
+                let new = disk::temporary_for(&self.target, b"", false, mode).map_err(io::Error::other)?;
+                Ok(new.as_file().metadata()?.mode() & disk::PERMISSION_BITS)
+            };
+            let replaced = fs::symlink_metadata(&self.target).ok().filter(|old| overwrite && old.is_file());
+            let mode = match (replaced, self.mode) {
+                (Some(old), _) => old.mode() & disk::PERMISSION_BITS,
+                // The owner can always read it.
+                (None, Some(hint)) => (hint | OWNER_READS) & allowed(disk::PERMISSION_BITS)?,
+                (None, None) => allowed(ORDINARY_MODE)?,
+            };
+            match self.file.metadata()?.mode() & 0o7777 == mode {
                 true => Ok(()),
-                false => self.file.set_permissions(fs::Permissions::from_mode(mode & 0o7777)),
+                false => self.file.set_permissions(fs::Permissions::from_mode(mode)),
             }
         };
         set().err().into_iter().for_each(|error| {
@@ -357,6 +376,10 @@ impl ChunkSource for PartFile {
 
     fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    fn mode(&self) -> Option<u32> {
+        self.mode
     }
 
     fn is_intact(&self) -> bool {

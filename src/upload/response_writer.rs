@@ -165,7 +165,9 @@ impl<'a> ResponseWriter<'a> {
                 None,
             );
         }
-        let Some(manifest) = self.context.offers.get(file).and_then(|source| source.manifest()) else {
+        let source = self.context.offers.get(file);
+        let mode = source.as_ref().and_then(|source| source.mode());
+        let Some(manifest) = source.and_then(|source| source.manifest()) else {
             let text = format!("peer does not have the manifest of {file}");
             return self.refuse(ErrorCode::NotFound, text, None);
         };
@@ -175,6 +177,7 @@ impl<'a> ResponseWriter<'a> {
             size: layout.size(),
             chunk_size: layout.chunk_size(),
             length: payload.len() as u64,
+            mode,
         };
         self.writer.send_with(&response, &payload)
     }

@@ -43,6 +43,40 @@ fn the_part_file_of_another_program_is_kept_and_ours_is_resumed() {
 }
 
 #[test]
+fn permission_bits_travel_with_a_file_and_overwrite_keeps_those_of_the_target() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let file = write(dir, "a.bin", b"#!/bin/sh");
+    let chmod = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    chmod(&file, 0o4750);
+    let tracker = tracker(dir, &["--lease", "60"]);
+    let _seeder = seeder(dir, &file, &tracker, &[]);
+    leecher(&there, tracker.address(), &["a.bin"]).ends_with(0);
+    // The usual umasks leave the bits of the owner.
+    assert_eq!(mode(&there.join("a.bin")) & !0o077, 0o700);
+    assert_eq!(mode(&there.join("a.bin")) & 0o027, 0);
+    let target = write(&there, "a.bin", b"another");
+    chmod(&target, 0o604);
+    leecher(&there, tracker.address(), &["a.bin", "--overwrite"]).ends_with(0);
+    assert_holds(&target, b"#!/bin/sh");
+    assert_eq!(mode(&target), 0o604);
+    // A member passes them on, too.
+    let manager = manager(dir, &[]);
+    let shared = subfolder(dir, "shared");
+    chmod(&write(&shared, "tool", b"tool"), 0o700);
+    let holder = member(dir, &shared, "holder", manager.address(), &[]);
+    holder.wait_for_text("- sharing tool, ");
+    let gets = subfolder(dir, "gets");
+    let mut member = start_member(dir, &gets, "gets", manager.address(), &["--get", "tool"]);
+    member.ends_with(0);
+    assert_eq!(mode(&gets.join("tool")) & !0o077, 0o700);
+}
+
+#[test]
 fn clean_removes_only_confirmed_and_unused_part_files() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));

@@ -199,7 +199,7 @@ impl Whole {
                 let payload = self.manifest.payload();
                 let (size, chunk_size) = (layout.size(), layout.chunk_size());
                 let length = payload.len() as u64;
-                (PeerResponse::Manifest { file, size, chunk_size, length }, payload)
+                (PeerResponse::Manifest { file, size, chunk_size, length, mode: None }, payload)
             }
             PeerRequest::Have { .. } => {
                 let mut have = Bitfield::none(layout.count());
