@@ -233,21 +233,7 @@ fn a_received_file_name_never_escapes_the_folder() {
     let file = wire::Whole::new(b"evil bytes".to_vec(), 16_384);
     let peer = wire::FakePeer::answering(&file, |_, right| Some(right));
     let long = "x".repeat(300);
-    let names = [
-        "../evil",
-        "/tmp/shoal-evil",
-        "a/../../evil",
-        "..",
-        ".",
-        "",
-        "evil\\u0000",
-        "..\\\\evil",
-        "NUL",
-        "con.txt",
-        "C:evil",
-        "evil/",
-        &long,
-    ];
+    let names = ["../evil", "/tmp/shoal-evil", "a/../../evil", "..", ".", "", "evil\\u0000", "evil/", &long];
     let mut leechers: Vec<Program> = Vec::new();
     for (at, name) in names.iter().enumerate() {
         let answer = format!(
@@ -273,8 +259,14 @@ fn a_received_file_name_never_escapes_the_folder() {
         peer.address
     );
     let folder = subfolder(dir, "fine");
-    leecher(&folder, fake_tracker(answer), &["--id", &file.id().to_string()]).ends_with(0);
+    leecher(&folder, fake_tracker(answer.clone()), &["--id", &file.id().to_string()]).ends_with(0);
     assert_holds(&folder.join("fine"), b"evil bytes");
+    // Names that are special on other systems are plain names here.
+    for (json, name) in [("C:evil", "C:evil"), ("con.txt", "con.txt"), ("a\\\\b", "a\\b")] {
+        let answer = answer.replace("\"fine\"", &format!("\"{json}\""));
+        leecher(&folder, fake_tracker(answer), &["--id", &file.id().to_string()]).ends_with(0);
+        assert_holds(&folder.join(name), b"evil bytes");
+    }
 }
 
 #[test]
