@@ -177,7 +177,9 @@ impl<M: Machine> World<M> {
         let (token, needs_connection) = match request {
             Ask::Heartbeat { token } => (*token, false),
             _ if self.is_manager => return None,
-            Ask::Announce { token, .. } | Ask::AnnounceFiles { token, .. } | Ask::Withdraw { token, .. } => (*token, false),
+            Ask::Announce { token, .. } | Ask::AnnounceFiles { token, .. } | Ask::Withdraw { token, .. } => {
+                (*token, false)
+            }
             Ask::Lookup { token, .. } => ((*token)?, false),
             Ask::JoinSet { token, .. }
             | Ask::Claim { token, .. }

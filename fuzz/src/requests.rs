@@ -176,8 +176,12 @@ impl Ask {
             Ask::Announce { peer, file, name, held } => TrackerRequest::Announce {
                 token: token(peer),
                 file: summary(file, name),
-                held: u32::from(held % 8), sent: None },
-            Ask::Withdraw(peer, file) => TrackerRequest::Withdraw { token: token(peer), file: file_id(file), name: None },
+                held: u32::from(held % 8),
+                sent: None,
+            },
+            Ask::Withdraw(peer, file) => {
+                TrackerRequest::Withdraw { token: token(peer), file: file_id(file), name: None }
+            }
             Ask::Lookup { peer, name, id, limit } => TrackerRequest::Lookup {
                 name: name.map(file_name),
                 id: id.map(file_id),

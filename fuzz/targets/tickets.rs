@@ -9,6 +9,9 @@ fuzz_target!(|text: &str| {
     assert!(ticket.peers.len() <= TICKET_PEERS_MAX);
     let written = ticket.to_string();
     assert!(written.len() <= TICKET_BYTES_MAX);
-    assert!(written.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._~:/%+,=-".contains(&byte)), "{written}");
+    assert!(
+        written.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._~:/%+,=-".contains(&byte)),
+        "{written}"
+    );
     assert_eq!(written.parse(), Ok(ticket));
 });
