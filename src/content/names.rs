@@ -93,7 +93,7 @@ checked_name! {
     /// Name of a file: one path component, safe to join to a folder.
     ///
     /// A name is refused only where it cannot exist on Linux or macOS: `/`, `.` and `..`. Control characters
-    /// and [bidirectional controls](is_deceptive) are refused, too. A clone shares the text by reference count.
+    /// and bidirectional controls are refused, too. A clone shares the text by reference count.
     FileName(Arc<str>), check_file_name
 }
 checked_name! {

@@ -1,7 +1,7 @@
 //! Part file: a download in progress.
 //!
 //! Its bytes go to a file `NAME.part` beside the target, which is renamed to the target when every
-//! chunk is present. A [resume file](super::resume_file) beside it lists the chunks that a restart
+//! chunk is present. A resume file beside it lists the chunks that a restart
 //! can use, in durable records and in notes that survive only a killed process.
 //!
 //! A resume file counts for nothing if it is torn, or can have been written by another user; so does

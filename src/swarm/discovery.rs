@@ -1,7 +1,7 @@
 //! Answers to discovery questions, and their rate limit.
 //!
-//! Invariants: an answer is not longer than its question; in each [`INTERVAL`] at most [`SOURCE_QUESTIONS_MAX`] questions
-//! of one source address are considered, and at most [`QUESTIONS_MAX`] of all sources together.
+//! Invariants: an answer is not longer than its question; in each interval at most `SOURCE_QUESTIONS_MAX` questions
+//! of one source address are considered, and at most `QUESTIONS_MAX` of all sources together.
 
 use super::Moment;
 use crate::content::limits::PROTOCOL_VERSION;

@@ -131,7 +131,7 @@ impl Offers {
     }
 
     /// Notes that a file was replaced by another one of the same name: it is not given to further peers, although its
-    /// chunks may be served. The last [`REPLACED_MAX`] files are remembered.
+    /// chunks may be served. The last `REPLACED_MAX` files are remembered.
     pub fn note_replaced(&self, id: FileId, name: &FileName) {
         let mut contents = self.write();
         contents.replaced.retain(|(known, _)| *known != id);

@@ -1,7 +1,7 @@
 //! Seeder role: hashes files, registers them with trackers and serves them until the shutdown.
 //!
 //! Runs on the caller's thread, which checks the files at intervals and hashes each again when it has changed. A seeder that
-//! other hosts can reach prints tickets and runs a tracker on its own port ([`rendezvous`]), at which it is registered, too.
+//! other hosts can reach prints tickets and runs a tracker on its own port (module `rendezvous`), at which it is registered, too.
 //! Invariant: an offered file has not been written to since it was hashed completely.
 
 mod hash;
