@@ -28,7 +28,7 @@ fn an_invalid_line_is_reported_with_its_number() {
     let long = format!("1,a\n2,{}\n3,LASTCHUNK\n", "x".repeat(300));
     for (list, line, reason) in [
         ("1,a\n\n2,b\n2,LASTCHUNK\n", 2, "the line is empty"),
-        ("", 1, "the line is empty"),
+        ("", 1, "for a folder without chunks this line alone is enough"),
         ("1,a\n2,b\n1,c\n3,LASTCHUNK\n", 3, "chunk 1 is listed twice (first in line 1)"),
         ("1,a\n2,a\n3,LASTCHUNK\n", 2, "listed twice (first in line 1)"),
         ("1,a\n4,b\n3,LASTCHUNK\n", 2, "chunk 4 is above the number of chunks, 3"),
@@ -45,7 +45,7 @@ fn an_invalid_line_is_reported_with_its_number() {
         ("1,.\n3,LASTCHUNK\n", 1, "not a file in this folder"),
         ("1,a/../../b\n3,LASTCHUNK\n", 1, "not a file in this folder"),
         ("1,nul\0byte\n3,LASTCHUNK\n", 1, "not a file in this folder"),
-        ("1,CON.txt\n3,LASTCHUNK\n", 1, "not a file in this folder"),
+        ("1,CON.txt\n3,LASTCHUNK\n", 1, "chunk 1, file \"CON.txt\": file not found"),
         ("1,\n3,LASTCHUNK\n", 1, "not a file in this folder: the name is empty"),
         (&long, 2, "not a file in this folder: the name has 300 bytes"),
         ("1,a\n2,nowhere\n3,LASTCHUNK\n", 2, "chunk 2, file \"nowhere\": file not found"),
