@@ -1,6 +1,6 @@
 //! Discovery datagrams: a question by multicast to all hosts of a network, answers by unicast.
 //!
-//! A question names a file or an id only as a digest that nobody can compare without knowing the name; file names are
+//! A question names a file or an id only as a digest: a receiver that does not know the name cannot find it out; file names are
 //! sent in answers only. A question is padded with white space to [`QUESTION_BYTES`] bytes. Invariant: an answer is not
 //! longer than its question, so that a forged source address gains nothing.
 

@@ -315,6 +315,15 @@ impl ChunkSource for CompleteFile {
     }
 }
 
+/// The manifest of these bytes, for tests.
+#[cfg(test)]
+pub(super) fn manifest_in_chunks(chunk_size: u32, bytes: &[u8]) -> Arc<Manifest> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    let complete = CompleteFile::publish(file.path(), Some(chunk_size), &|_| (), &|| false).unwrap();
+    complete.manifest().unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

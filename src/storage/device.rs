@@ -216,17 +216,10 @@ impl ChunkSink for DeviceFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::CompleteFile;
+    use crate::storage::complete_file::manifest_in_chunks;
     use std::sync::atomic::AtomicUsize;
 
     const CHUNK: usize = 16 * 1024;
-
-    fn manifest_of(bytes: &[u8]) -> Arc<Manifest> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        let complete = CompleteFile::publish(file.path(), Some(CHUNK as u32), &|_| (), &|| false).unwrap();
-        complete.manifest().unwrap()
-    }
 
     /// A device with this content; a regular file stands for it.
     fn device(bytes: &[u8], manifest: Arc<Manifest>) -> Result<DeviceFile, StoreError> {
@@ -242,7 +235,7 @@ mod tests {
     #[test]
     fn a_device_that_is_too_small_is_refused() {
         let bytes = bytes();
-        let manifest = manifest_of(&bytes);
+        let manifest = manifest_in_chunks(CHUNK as u32, &bytes);
         let error = device(&bytes[1..], manifest.clone()).err().unwrap();
         assert_eq!(error.to_string(), "device is too small: it has 1638399 bytes, the file has 1638400",);
         assert!(device(&bytes, manifest).is_ok());
@@ -251,7 +244,7 @@ mod tests {
     #[test]
     fn only_a_block_device_is_opened() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let manifest = manifest_of(b"");
+        let manifest = manifest_in_chunks(CHUNK as u32, b"");
         for path in [file.path(), Path::new("/dev/null")] {
             assert!(
                 matches!(DeviceFile::open(path, manifest.clone()), Err(StoreError::NotAFile(_))),
@@ -263,7 +256,7 @@ mod tests {
     #[test]
     fn chunks_that_the_device_already_has_are_found_and_others_are_written() {
         let bytes = bytes();
-        let manifest = manifest_of(&bytes);
+        let manifest = manifest_in_chunks(CHUNK as u32, &bytes);
         let mut other = bytes.clone();
         other[42 * CHUNK] ^= 1;
         other.extend([9; 1_000]);
@@ -283,7 +276,7 @@ mod tests {
     #[test]
     fn a_sample_without_a_match_is_all_that_is_read() {
         let bytes = bytes();
-        let manifest = manifest_of(&bytes);
+        let manifest = manifest_in_chunks(CHUNK as u32, &bytes);
         let read = |content: &[u8], verify| {
             let count = AtomicUsize::new(0);
             let hashed = |bytes| _ = count.fetch_add(bytes as usize, Relaxed);
@@ -301,7 +294,7 @@ mod tests {
     #[test]
     fn a_reported_chunk_that_was_changed_ends_the_offer() {
         let bytes = bytes();
-        let device = device(&bytes, manifest_of(&bytes)).unwrap();
+        let device = device(&bytes, manifest_in_chunks(CHUNK as u32, &bytes)).unwrap();
         device.check(Verify::Full, VerifyCallbacks::NONE).unwrap();
         assert!(device.check_reported(ChunkIndex(3)) && device.stored(ChunkIndex(3)).is_ok());
         device.file.write_all_at(&[0xEE, 0xEE], 3 * CHUNK as u64).unwrap();

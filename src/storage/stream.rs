@@ -281,21 +281,22 @@ impl ChunkSink for StreamFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::CompleteFile;
+    use crate::storage::complete_file::manifest_in_chunks;
     use std::io::{PipeReader, Read as _};
 
     const CHUNK: usize = 16 * 1024;
 
-    fn manifest_of(bytes: &[u8]) -> Arc<Manifest> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        let complete = CompleteFile::publish(file.path(), Some(CHUNK as u32), &|_| (), &|| false).unwrap();
-        complete.manifest().unwrap()
-    }
-
     fn stream(bytes: &[u8]) -> (StreamFile, PipeReader) {
         let (reader, writer) = io::pipe().unwrap();
-        (StreamFile::to(Path::new("pipe"), writer.into(), BLOCKING_WRITE_BYTES, manifest_of(bytes)), reader)
+        (
+            StreamFile::to(
+                Path::new("pipe"),
+                writer.into(),
+                BLOCKING_WRITE_BYTES,
+                manifest_in_chunks(CHUNK as u32, bytes),
+            ),
+            reader,
+        )
     }
 
     fn bytes(chunks: usize) -> Vec<u8> {
@@ -374,7 +375,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_bits_truncate(0o600), 0).unwrap();
-        let manifest = manifest_of(b"bytes");
+        let manifest = manifest_in_chunks(CHUNK as u32, b"bytes");
         assert!(StreamFile::fifo(&path, manifest.clone()).unwrap().is_none());
         let reader = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path);
         assert!(StreamFile::fifo(&path, manifest.clone()).unwrap().is_some());

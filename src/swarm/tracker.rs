@@ -266,7 +266,7 @@ impl Tracker {
         }
     }
 
-    /// Writes a log line about a completed download of a known file, within [`COMPLETION_NOTES_MAX`]: anybody can send
+    /// Writes a log line about a completed download of a known file, within [`COMPLETION_NOTES_MAX`]: any host can send
     /// reports.
     fn note_completed(&mut self, now: Moment, file: FileId, peer: &PeerName) {
         let Some(name) = self.peers.registry.name_of(file) else { return };

@@ -61,9 +61,16 @@ pub struct AnnounceTarget {
     pub purpose: Purpose,
     /// Time without an answer after which the outage is an error.
     pub timeout: Option<Duration>,
+    /// A ticket names the tracker: it may end with its seeder, and the user cannot start another one.
+    pub is_of_ticket: bool,
 }
 
 impl AnnounceTarget {
+    /// A tracker that the user has chosen or that runs on this host.
+    pub fn new(tracker: Endpoint, purpose: Purpose, timeout: Option<Duration>) -> Self {
+        Self { tracker, purpose, timeout, is_of_ticket: false }
+    }
+
     /// Whether the tracker runs in this program: its answers are no news for the user.
     fn is_own(&self) -> bool {
         self.purpose == OWN_TRACKER
@@ -85,7 +92,7 @@ impl Announcer {
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
-        let target = AnnounceTarget { tracker, purpose: SHARED_FILES, timeout };
+        let target = AnnounceTarget::new(tracker, SHARED_FILES, timeout);
         Self::start_at(target, presence, offers, failures, threads, shutdown)
     }
 
@@ -102,36 +109,7 @@ impl Announcer {
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
         let outage = Outage::new("tracker", target.tracker.clone(), target.timeout);
-        Self::start_with(target, outage, presence, offers, failures, threads, shutdown)
-    }
-
-    /// As [`start`](Self::start), at a tracker that is named by a ticket: it may end with its seeder, and the user cannot
-    /// start another one.
-    ///
-    /// # Errors
-    /// The thread cannot be created.
-    pub fn start_at_ticket(
-        tracker: Endpoint,
-        presence: Presence,
-        offers: Offers,
-        threads: &Threads,
-        shutdown: &Shutdown,
-    ) -> io::Result<Self> {
-        let outage = Outage { is_of_ticket: true, ..Outage::new("tracker", tracker.clone(), None) };
-        let (failures, _) = bounded(1);
-        let target = AnnounceTarget { tracker, purpose: SHARED_FILES, timeout: None };
-        Self::start_with(target, outage, presence, offers, failures, threads, shutdown)
-    }
-
-    fn start_with(
-        target: AnnounceTarget,
-        outage: Outage,
-        presence: Presence,
-        offers: Offers,
-        failures: Sender<RoleError>,
-        threads: &Threads,
-        shutdown: &Shutdown,
-    ) -> io::Result<Self> {
+        let outage = Outage { is_of_ticket: target.is_of_ticket, ..outage };
         let (tracker, timeout) = (target.tracker.clone(), target.timeout);
         let client = UdpClient::new(tracker, shutdown).with_timeout(timeout).with_tcp_fallback();
         let (nudge, nudged) = bounded(1);

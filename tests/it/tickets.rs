@@ -1,6 +1,6 @@
 //! Seeders for other machines: tickets, the tracker on the port of a seeder, the view of its peers, and its end.
 
-use crate::common::network::Network;
+use crate::common::network::{Hosts, Network};
 use crate::common::terminal::AtTerminal;
 use crate::common::wire::{PeerClient, Udp, Whole, Wire};
 use crate::common::*;
@@ -16,39 +16,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// The list of files at a tracker, seen from a host.
+fn list(site: &Hosts, host: char, tracker: &str) -> Vec<String> {
+    let mut list = site.start(host, "leecher", &["--list", "--tracker", tracker]);
+    list.ends_with(0);
+    list.stdout()
+}
+
 /// The beginning of the line with tickets.
 const TICKET_LINE: &str = "leecher shoal:";
-
-/// Three hosts with folders.
-struct Site {
-    network: Network,
-    place: tempfile::TempDir,
-}
-
-impl Site {
-    /// `None`, with a message, where the user may not make network namespaces.
-    fn new() -> Option<Self> {
-        Some(Self { network: Network::new(true)?, place: place() })
-    }
-
-    fn folder(&self, host: char) -> PathBuf {
-        subfolder(self.place.path(), &host.to_string())
-    }
-
-    fn start(&self, host: char, program: &str, args: &[&str]) -> Program {
-        let folder = self.folder(host);
-        let prefix = self.network.prefix(host, &folder);
-        let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
-        Program::start_by(&prefix, program, args, &folder)
-    }
-
-    /// The list of files at a tracker, seen from a host.
-    fn list(&self, host: char, tracker: &str) -> Vec<String> {
-        let mut list = self.start(host, "leecher", &["--list", "--tracker", tracker]);
-        list.ends_with(0);
-        list.stdout()
-    }
-}
 
 /// Waits for the `count`th line of tickets of a seeder.
 #[track_caller]
@@ -93,7 +69,7 @@ fn report(seeder: &Program, file: FileId, number: u128, name: &str) {
 
 #[test]
 fn a_ticket_names_the_seeder_which_is_a_tracker_over_udp_and_tcp() {
-    let Some(site) = Site::new() else { return };
+    let Some(site) = Hosts::new() else { return };
     let bytes = random_bytes(1, 3_000_000);
     write(&site.folder('A'), "x.bin", &bytes);
     let seeder = site.start('A', "seeder", &["x.bin"]);
@@ -106,14 +82,14 @@ fn a_ticket_names_the_seeder_which_is_a_tracker_over_udp_and_tcp() {
     let mut leecher = site.start('B', "leecher", &["x.bin", "--tracker", "10.0.0.1:7000"]);
     leecher.ends_with(0);
     assert_holds(&site.folder('B').join("x.bin"), &bytes);
-    let list = site.list('C', "10.0.0.1:7000").join("\n");
+    let list = list(&site, 'C', "10.0.0.1:7000").join("\n");
     assert!(list.contains("x.bin"), "{list}");
     assert!(!seeder.has_said("WARNING"), "{:?}", seeder.lines());
 }
 
 #[test]
 fn leechers_find_each_other_at_the_seeder_and_a_killed_one_is_named_no_more() {
-    let Some(site) = Site::new() else { return };
+    let Some(site) = Hosts::new() else { return };
     let bytes = random_bytes(2, 1_000_000);
     write(&site.folder('A'), "x.bin", &bytes);
     let mut seeder = site.start('A', "seeder", &["x.bin", "-v"]);
@@ -125,12 +101,12 @@ fn leechers_find_each_other_at_the_seeder_and_a_killed_one_is_named_no_more() {
         seeder.wait_for_text(&format!("{name} has 2 of 2 chunks of x.bin"));
     }
     let whole = |list: Vec<String>| list[1].split_whitespace().nth(4).unwrap().to_owned();
-    assert_eq!(whole(site.list('C', "10.0.0.1:7000")), "3");
+    assert_eq!(whole(list(&site, 'C', "10.0.0.1:7000")), "3");
     killed.kill9();
     seeder.wait_for("the end of the lease", |line| {
         line.contains("killed at 10.0.0.2:") && line.contains("its lease ended")
     });
-    assert_eq!(whole(site.list('C', "10.0.0.1:7000")), "2");
+    assert_eq!(whole(list(&site, 'C', "10.0.0.1:7000")), "2");
     stays.wait_for_text("complete, serving until interrupted");
     seeder.interrupt();
     seeder.ends_with(0);
@@ -138,7 +114,7 @@ fn leechers_find_each_other_at_the_seeder_and_a_killed_one_is_named_no_more() {
 
 #[test]
 fn a_seeder_beside_a_remote_tracker_prints_a_ticket_when_other_hosts_can_reach_it() {
-    let Some(site) = Site::new() else { return };
+    let Some(site) = Hosts::new() else { return };
     let bytes = random_bytes(3, 300_000);
     write(&site.folder('B'), "x.bin", &bytes);
     let tracker = site.start('A', "tracker", &["--listen", "0.0.0.0"]);
@@ -152,12 +128,12 @@ fn a_seeder_beside_a_remote_tracker_prints_a_ticket_when_other_hosts_can_reach_i
     let mut leecher = site.start('C', "leecher", &["x.bin", "--tracker", "10.0.0.2:7000"]);
     leecher.ends_with(0);
     assert_holds(&site.folder('C').join("x.bin"), &bytes);
-    assert!(site.list('C', "10.0.0.2:7000").join("\n").contains("x.bin"));
+    assert!(list(&site, 'C', "10.0.0.2:7000").join("\n").contains("x.bin"));
 }
 
 #[test]
 fn a_seeder_for_other_machines_registers_at_the_tracker_on_its_host() {
-    let Some(site) = Site::new() else { return };
+    let Some(site) = Hosts::new() else { return };
     write(&site.folder('A'), "x.bin", b"bytes");
     let tracker = site.start('A', "tracker", &[]);
     tracker.wait_for_text(" listening on ");
@@ -168,7 +144,7 @@ fn a_seeder_for_other_machines_registers_at_the_tracker_on_its_host() {
 
 #[test]
 fn several_files_give_one_line_of_tickets() {
-    let Some(site) = Site::new() else { return };
+    let Some(site) = Hosts::new() else { return };
     let files = ["one.bin", "Æ b&c.iso", "three"].map(|name| (name, random_bytes(4, name.len() * 1_000)));
     files.iter().for_each(|(name, bytes)| drop(write(&site.folder('A'), name, bytes)));
     let names = files.each_ref().map(|(name, _)| *name);
@@ -207,7 +183,7 @@ fn files_with_the_same_name_are_refused() {
 
 #[test]
 fn a_changed_file_gets_a_new_ticket_and_the_old_id_names_the_new_one() {
-    let Some(site) = Site::new() else { return };
+    let Some(site) = Hosts::new() else { return };
     let file = write(&site.folder('A'), "x.bin", b"old bytes");
     let seeder = site.start('A', "seeder", &["x.bin"]);
     let old = tickets(&seeder, 1).remove(0);
@@ -438,7 +414,7 @@ fn the_table_of_peers_is_redrawn_in_place() {
 
 #[test]
 fn cluster_tools_paste_the_line_of_a_seeder_that_ends_when_all_have_the_file() {
-    let Some(site) = Site::new() else { return };
+    let Some(site) = Hosts::new() else { return };
     let bytes = random_bytes(11, 2_000_000);
     write(&site.folder('A'), "model.bin", &bytes);
     let mut seeder = site.start('A', "seeder", &["model.bin", "--until", "4"]);

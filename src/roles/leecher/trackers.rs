@@ -4,8 +4,8 @@ use crate::download::ticket_finder::{AnsweredTrackers, TicketTrackers};
 use crate::net::{Endpoint, Shutdown, Threads};
 use crate::protocol::tracker::Token;
 use crate::sync::lock;
-use crate::tracker_client::announcer::Announcer;
-use crate::tracker_client::presence::Presence;
+use crate::tracker_client::announcer::{AnnounceTarget, Announcer};
+use crate::tracker_client::presence::{Presence, SHARED_FILES};
 use crate::upload::offers::Offers;
 use crossbeam_channel::bounded;
 use std::sync::{Arc, Mutex};
@@ -91,15 +91,12 @@ impl State {
         let Registrar { presence, offers, threads, shutdown } = registrar;
         let shutdown = shutdown.child();
         let (presence, offers) = (presence.clone(), offers.clone());
-        let started = match self.own.as_ref() == Some(&tracker) {
-            true => {
-                // No timeout: an unreachable tracker does not end a download in progress.
-                let (failures, _) = bounded(1);
-                Announcer::start(tracker.clone(), presence, offers, None, failures, threads, &shutdown)
-            }
-            false => Announcer::start_at_ticket(tracker.clone(), presence, offers, threads, &shutdown),
-        };
-        match started {
+        let is_of_ticket = self.own.as_ref() != Some(&tracker);
+        // No timeout: an unreachable tracker does not end a download in progress.
+        let target =
+            AnnounceTarget { is_of_ticket, ..AnnounceTarget::new(tracker.clone(), SHARED_FILES, None) };
+        let (failures, _) = bounded(1);
+        match Announcer::start_at(target, presence, offers, failures, threads, &shutdown) {
             Ok(announcer) => self.running.push(Running { tracker, announcer, shutdown }),
             Err(error) => log::warn!("not registered with the tracker on {tracker}: {error}"),
         }

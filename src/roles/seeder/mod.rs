@@ -300,14 +300,14 @@ impl Announcers<'_> {
             log::info!("{}", next_step::download(file.name.as_str(), tracker));
         }
         let timeout = config.timeout;
-        self.register(AnnounceTarget { tracker: tracker.clone(), purpose: SHARED_FILES, timeout }, failures)
+        self.register(AnnounceTarget::new(tracker.clone(), SHARED_FILES, timeout), failures)
     }
 
     /// Registers at the own tracker once it runs.
     fn register_at_own_tracker(&mut self) -> Result<(), RoleError> {
         let Some(address) = self.rendezvous.address().filter(|_| !self.own) else { return Ok(()) };
         self.own = true;
-        let target = AnnounceTarget { tracker: address.into(), purpose: OWN_TRACKER, timeout: None };
+        let target = AnnounceTarget::new(address.into(), OWN_TRACKER, None);
         self.register(target, bounded(1).0)
     }
 
@@ -345,7 +345,7 @@ fn register_when_found(
             return;
         }
     }
-    let target = AnnounceTarget { tracker, purpose: FOUND_TRACKER, timeout: None };
+    let target = AnnounceTarget::new(tracker, FOUND_TRACKER, None);
     let (presence, offers, failures) = (presence.clone(), offers.clone(), failures.clone());
     if let Err(error) = Announcer::start_at(target, presence, offers, failures, threads, shutdown) {
         log::warn!("not registered with the tracker on this host: {error}");

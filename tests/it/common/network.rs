@@ -4,7 +4,9 @@
 //! its standard input; when that is closed or the process is killed, the kernel ends all the others. So no process
 //! outlives the test, however the test ends, and needs no name or port that another test could have.
 
+use super::{Program, place, subfolder};
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// Brings the only host up.
@@ -85,6 +87,34 @@ impl Network {
         let folder = folder.to_str().unwrap();
         words.extend(["sh", "-c", "cd \"$0\" && exec \"$@\"", folder].map(str::to_owned));
         words
+    }
+}
+
+/// The three hosts of a network, each with a folder of its own.
+pub struct Hosts {
+    pub network: Network,
+    place: tempfile::TempDir,
+}
+
+impl Hosts {
+    /// `None`, with a message, where the user may not make network namespaces.
+    pub fn new() -> Option<Self> {
+        Some(Self { network: Network::new(true)?, place: place() })
+    }
+
+    pub fn folder(&self, host: char) -> PathBuf {
+        subfolder(self.place.path(), &host.to_string())
+    }
+
+    /// The beginning of a command line that becomes a program on a host, in its folder.
+    pub fn prefix(&self, host: char) -> Vec<String> {
+        self.network.prefix(host, &self.folder(host))
+    }
+
+    pub fn start(&self, host: char, program: &str, args: &[&str]) -> Program {
+        let prefix = self.prefix(host);
+        let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
+        Program::start_by(&prefix, program, args, &self.folder(host))
     }
 }
 
