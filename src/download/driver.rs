@@ -327,7 +327,9 @@ impl DownloadState<'_> {
         self.idle_since = None;
         let waited = now.saturating_sub(self.last_arrival);
         if self.timeout.is_some_and(|timeout| waited >= timeout) {
-            let fault = match self.scheduler.unavailable().is_empty() {
+            // A refused chunk counts as missing also while its request is repeated.
+            let all_sent = self.scheduler.unavailable().is_empty() && self.scheduler.refused().is_none();
+            let fault = match all_sent {
                 _ if self.corrupt_sources > 0 && self.scheduler.connected() == 0 => Fault::VerificationFailed,
                 true => Fault::TimedOut,
                 false => Fault::ChunksMissing,

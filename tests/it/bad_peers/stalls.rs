@@ -182,6 +182,29 @@ fn the_chunk_that_the_only_holder_cannot_read_is_named() {
 }
 
 #[test]
+fn a_refused_chunk_is_missing_also_while_its_request_is_repeated() {
+    let place = place();
+    let tracker = tracker_with_long_leases(place.path());
+    let whole = Whole::new(random_bytes(6, 100_000), 16_384);
+    let (keep_silent, silence) = crossbeam_channel::bounded::<()>(0);
+    let refused_before = std::sync::atomic::AtomicBool::new(false);
+    let holder = FakePeer::answering(&whole, move |request, right| match request {
+        PeerRequest::Chunk { index, .. } if index.0 == 3 => {
+            if refused_before.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                let _ = silence.recv();
+            }
+            Some(unable("internal", 3))
+        }
+        _ => Some(right),
+    });
+    holder.announce(tracker.address(), "broken", &whole.summary("f.bin"));
+    let mut leecher = leecher(place.path(), tracker.address(), &["f.bin", "--timeout", "5"]);
+    leecher.ends_with(4);
+    assert!(leecher.has_said("cannot send chunk 4: cannot read it"));
+    drop(keep_silent);
+}
+
+#[test]
 fn a_pause_of_the_process_does_not_count_as_silence() {
     let place = place();
     let tracker = tracker_with_long_leases(place.path());
