@@ -161,7 +161,11 @@ impl Candidates {
                 DialState::Unknown | DialState::Fails => same_source,
             }
         };
-        let mut all: Vec<&Candidate> = self.list.iter().filter(shown).collect();
+        let mut some = self.list.iter().filter(shown);
+        let (first, second) = (some.next()?, some.next());
+        // Most peers have one address.
+        let Some(second) = second else { return Some(without_scope(first.address).into()) };
+        let mut all: Vec<&Candidate> = [first, second].into_iter().chain(some).collect();
         all.sort_by_key(|one| (one.state, one.is_loopback() != local, one.kind));
         PeerAddress::new(all.into_iter().map(|one| without_scope(one.address)))
     }

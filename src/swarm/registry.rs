@@ -546,17 +546,19 @@ impl Registry {
     ) -> Vec<PeerAddress> {
         // The slot of a removed peer may belong to another peer by now.
         let except = except.filter(|peer| self.peers.get(*peer).is_some()).map(PeerId::slot);
-        // A random start and one pass around the list: a random choice without a scan of the whole list.
-        let start = random.usize(..list.len().max(1));
-        let around = list[start..].iter().chain(&list[..start]).filter(|holder| Some(holder.peer) != except);
-        let peers = around.filter_map(|holder| {
-            let peer = self.peers.live_at(now, holder.peer)?;
-            self.reaches.view(self.peers.id_at(holder.peer)?, peer.address, requester)
-        });
         let room = wanted.min(list.len());
         let (mut found, mut keys) = (Vec::with_capacity(room), Vec::with_capacity(room));
         // Many holders may share one address: the search is limited.
-        for peer in peers.take(SAMPLE_TRIES * wanted) {
+        let mut tries = SAMPLE_TRIES * wanted;
+        // A random start and one pass around the list: a random choice without a scan of the whole list.
+        let (before, after) = list.split_at(random.usize(..list.len().max(1)));
+        for holder in [after, before].into_iter().flatten() {
+            if found.len() >= wanted || tries == 0 {
+                break;
+            }
+            let live = self.peers.live_at(now, holder.peer).filter(|_| Some(holder.peer) != except);
+            let Some(peer) = live.and_then(|peer| self.view(holder.peer, peer, requester)) else { continue };
+            tries -= 1;
             let key = key_of(peer.first());
             // A scan of a short array of numbers is faster than any tree or hash table.
             if !(keys.contains(&key) && found.iter().any(|one: &PeerAddress| one.first() == peer.first())) {
@@ -564,11 +566,13 @@ impl Registry {
                 found.push(peer.limited(HOLDERS_MAX / wanted.max(1)));
                 keys.push(key);
             }
-            if found.len() >= wanted {
-                break;
-            }
         }
         found
+    }
+
+    /// The addresses of the peer in a slot for a requester; `None` if the requester can use none.
+    fn view(&self, slot: u32, peer: &Peer, requester: IpAddr) -> Option<PeerAddress> {
+        self.reaches.view(self.peers.id_at(slot)?, peer.address, requester)
     }
 }
 
