@@ -57,13 +57,21 @@ impl ScriptedTracker {
         *self.found.lock().unwrap() = files;
     }
 
-    /// Accepts the next peer that registers over a connection.
+    /// Accepts the next peer that registers over a connection. Connections for other requests, which programs open when
+    /// a busy machine answers datagrams late, are closed.
     #[track_caller]
     pub fn registers(&self) -> Session {
-        let (stream, from) = self.listener.accept().unwrap();
-        let mut wire = Wire::new(stream);
-        assert!(matches!(wire.message(), Some(TrackerRequest::Hello { version: PROTOCOL_VERSION })));
-        let Some(TrackerRequest::Register(registration)) = wire.message() else { panic!("no registration") };
+        let (mut wire, from, registration) = loop {
+            let (stream, from) = self.listener.accept().unwrap();
+            let mut wire = Wire::new(stream);
+            match (wire.message(), wire.message()) {
+                (
+                    Some(TrackerRequest::Hello { version: PROTOCOL_VERSION }),
+                    Some(TrackerRequest::Register(registration)),
+                ) => break (wire, from, registration),
+                other => eprintln!("the scripted tracker closes a connection that began with {other:?}"),
+            }
+        };
         let address = SocketAddr::new(from.ip(), registration.port);
         let token = Token(u128::from(from.port()) << 64);
         wire.send(&TrackerResponse::Hello { version: PROTOCOL_VERSION }).unwrap();
