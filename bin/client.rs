@@ -80,7 +80,8 @@ struct Flags {
     #[arg(short = 'p', long = "transfer_port", visible_alias = "port", value_name = "PORT", help = flags::PORT_HELP,
         required_unless_present = "split", help_heading = NETWORK)]
     transfer_port: Option<u16>,
-    #[arg(long, value_name = "NAME", help = flags::NAME_HELP, required_unless_present = "split", help_heading = NETWORK)]
+    #[arg(long, value_name = "NAME", value_parser = PeerName::of_peer, help = flags::NAME_HELP,
+        required_unless_present = "split", help_heading = NETWORK)]
     name: Option<PeerName>,
     #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_tracker, help_heading = NETWORK,
         help = format!("{} [default: 127.0.0.1:5100; none with --manager or with tickets only]", flags::TRACKER_HELP))]

@@ -81,8 +81,8 @@ struct Flags {
     on_complete: Option<String>,
     #[arg(long, conflicts_with = "stay", help = flags::NO_SERVE_HELP, help_heading = NETWORK)]
     no_serve: bool,
-    #[arg(long = "name", value_name = "NAME", help = format!("{} [default: leecher-PORT]", flags::NAME_HELP),
-        help_heading = NETWORK)]
+    #[arg(long = "name", value_name = "NAME", value_parser = PeerName::of_peer,
+        help = format!("{} [default: leecher-PORT]", flags::NAME_HELP), help_heading = NETWORK)]
     peer_name: Option<PeerName>,
     #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_tracker, help_heading = NETWORK,
         help = format!("{} [default: 127.0.0.1:5100; none with tickets only]", flags::TRACKER_HELP))]

@@ -37,8 +37,8 @@ struct Flags {
     #[arg(short, long, visible_alias = "transfer_port", value_name = "PORT", help_heading = NETWORK,
         help = format!("{} [default: {}, or the next free port]", flags::PORTS_HELP, limits::SEEDER_PORT))]
     port: Option<PortRange>,
-    #[arg(long, value_name = "NAME", help = format!("{} [default: seeder-PORT]", flags::NAME_HELP),
-        help_heading = NETWORK)]
+    #[arg(long, value_name = "NAME", value_parser = PeerName::of_peer,
+        help = format!("{} [default: seeder-PORT]", flags::NAME_HELP), help_heading = NETWORK)]
     name: Option<PeerName>,
     #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_tracker,
         help = format!("{} [default: {}]", flags::TRACKER_HELP, limits::TRACKER_ADDRESS), help_heading = NETWORK)]

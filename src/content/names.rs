@@ -22,9 +22,12 @@ pub enum NameError {
     /// The name is `.` or `..`, or that of a peer and consists of dots only.
     #[error("{0:?} is not the name of a file")]
     Dots(String),
-    /// The name contains a forbidden character.
-    #[error("the name {0:?} contains {1:?}")]
-    Character(String, char),
+    /// The name contains a forbidden character; the last text lists all of them.
+    #[error("the name {0:?} contains {1:?}; a name has no {2}")]
+    Character(String, char, &'static str),
+    /// The name of trackers in event lines.
+    #[error("the name {0:?} belongs to trackers")]
+    Tracker(String),
     /// The name is reserved for a Windows device, with or without an extension.
     #[error("{0:?} is a device name on Windows")]
     Device(String),
@@ -97,8 +100,8 @@ checked_name! {
     FileName(Arc<str>), check_file_name
 }
 checked_name! {
-    /// Name of a peer: 1 to 64 bytes without white space, comma, and the characters and names that Windows
-    /// refuses.
+    /// Name of a peer: 1 to 64 bytes without comma, and without the characters and names that Windows refuses. Spaces
+    /// are allowed between other characters.
     ///
     /// It is one field of the comma-separated event lines of `logs.log`.
     PeerName(Box<str>), check_peer_name
@@ -136,9 +139,14 @@ fn check_length(text: &str, max: usize) -> Result<(), NameError> {
     }
 }
 
-fn refuse(text: &str, bad: impl Fn(char) -> bool) -> Result<(), NameError> {
+/// Characters that no name contains.
+const NOT_IN_FILE_NAMES: &str = "/, control characters or bidirectional controls";
+/// Characters that the name of a peer or set does not contain.
+const NOT_IN_PEER_NAMES: &str = r#", / \ : * ? " < > |, tabs or control characters"#;
+
+fn refuse(text: &str, all: &'static str, bad: impl Fn(char) -> bool) -> Result<(), NameError> {
     match text.chars().find(|&c| bad(c)) {
-        Some(c) => Err(NameError::Character(text.to_owned(), c)),
+        Some(c) => Err(NameError::Character(text.to_owned(), c, all)),
         None => Ok(()),
     }
 }
@@ -154,16 +162,15 @@ fn is_deceptive(c: char) -> bool {
 
 fn check_file_name(text: &str) -> Result<(), NameError> {
     check_length(text, limits::FILE_NAME_MAX)?;
-    refuse(text, |c| c.is_control() || is_deceptive(c) || c == '/')?;
+    refuse(text, NOT_IN_FILE_NAMES, |c| c.is_control() || is_deceptive(c) || c == '/')?;
     match text {
         "." | ".." => Err(NameError::Dots(text.to_owned())),
         _ => Ok(()),
     }
 }
 
-/// Refuses names that Windows refuses or changes.
+/// Refuses names that Windows refuses or changes, apart from those with forbidden characters.
 fn check_portable(text: &str) -> Result<(), NameError> {
-    refuse(text, |c| matches!(c, '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|'))?;
     if text.chars().all(|c| c == '.') {
         return Err(NameError::Dots(text.to_owned()));
     }
@@ -194,9 +201,30 @@ fn is_device(text: &str) -> bool {
 
 fn check_peer_name(text: &str) -> Result<(), NameError> {
     check_length(text, limits::PEER_NAME_MAX)?;
-    refuse(text, |c| c.is_whitespace() || c == ',')?;
-    check_file_name(text)?;
+    refuse(text, NOT_IN_PEER_NAMES, |c| {
+        let is_special = matches!(c, ',' | '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|');
+        is_special || c.is_control() || is_deceptive(c) || (c.is_whitespace() && c != ' ')
+    })?;
     check_portable(text)
+}
+
+impl PeerName {
+    /// Validates the name that a peer gives itself.
+    ///
+    /// # Errors
+    /// The first violated rule; the name of trackers in event lines ([`limits::TRACKER_NAME`]) is refused, too.
+    pub fn of_peer(text: &str) -> Result<Self, NameError> {
+        let name = Self::new(text)?;
+        match name.is_of_tracker() {
+            true => Err(NameError::Tracker(text.to_owned())),
+            false => Ok(name),
+        }
+    }
+
+    /// Whether this is the name of trackers in event lines, in any case.
+    pub fn is_of_tracker(&self) -> bool {
+        self.as_str().eq_ignore_ascii_case(limits::TRACKER_NAME)
+    }
 }
 
 impl From<SetName> for FileName {
@@ -260,10 +288,31 @@ mod tests {
     }
 
     #[test]
-    fn peer_names_have_no_spaces_commas_separators_or_names_of_windows_devices() {
-        assert!(PeerName::new("client_1").is_ok() && PeerName::new("Zoë").is_ok());
-        let general =
-            ["", "a b", "a,b", "a\nb", "a\tb", "..", "...", "a/b", "a\\b", &"x".repeat(65), "a\u{202e}b"];
+    fn peer_names_have_no_commas_separators_or_names_of_windows_devices() {
+        for name in ["client_1", "Zoë", "Anna M", "Anna  M. Z"] {
+            assert!(PeerName::new(name).is_ok(), "{name:?}");
+        }
+        let text = PeerName::new("a,b").unwrap_err().to_string();
+        assert!(
+            text.ends_with(r#"contains ','; a name has no , / \ : * ? " < > |, tabs or control characters"#),
+            "{text}"
+        );
+        let general = [
+            "",
+            " ",
+            " a",
+            "a ",
+            "a\u{a0}b",
+            "a,b",
+            "a\nb",
+            "a\tb",
+            "..",
+            "...",
+            "a/b",
+            "a\\b",
+            &"x".repeat(65),
+            "a\u{202e}b",
+        ];
         let portable = [
             "C:",
             "CON",
@@ -283,6 +332,14 @@ mod tests {
         for name in general.into_iter().chain(portable) {
             assert!(PeerName::new(name).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn no_peer_has_the_name_of_trackers() {
+        for name in ["P2PTracker", "p2ptracker"] {
+            assert_eq!(PeerName::of_peer(name), Err(NameError::Tracker(name.to_owned())));
+        }
+        assert!(PeerName::of_peer("P2PTracker2").is_ok() && PeerName::new("P2PTracker").is_ok());
     }
 
     fn same(one: &str, other: &str) -> bool {
@@ -335,7 +392,7 @@ mod tests {
             if let Ok(name) = PeerName::new(text) {
                 let line = format!("{name},WHERE_CHUNK,1");
                 prop_assert_eq!(line.split(',').count(), 3);
-                prop_assert_eq!(line.split_whitespace().count(), 1);
+                prop_assert_eq!(line.lines().count(), 1);
             }
         }
     }

@@ -142,6 +142,11 @@ impl Membership {
                 return Err(error(ErrorCode::Malformed, text));
             }
         }
+        if registration.name.is_of_tracker() {
+            let text =
+                format!("the name {} belongs to trackers; choose another one with --name", registration.name);
+            return Err(error(ErrorCode::Malformed, text));
+        }
         let candidates = Candidates::new(source_of(origin), &registration, self.exposure.trust_advertised);
         let address = candidates.preferred().unwrap_or(source_address);
         let name = registration.name;

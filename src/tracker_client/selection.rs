@@ -235,10 +235,11 @@ mod tests {
         for (text, reason) in [
             ("shoal:1", "the ticket has no id of 64 hexadecimal digits"),
             ("../*", "the pattern \"../*\" contains '/', which no file name contains"),
-            ("../a", "the name \"../a\" contains '/'"),
+            ("../a", "the name \"../a\" contains '/'; a name has no /"),
             ("", "the name is empty"),
         ] {
-            assert_eq!(text.parse::<Item>().unwrap_err().to_string(), reason);
+            let refused = text.parse::<Item>().unwrap_err().to_string();
+            assert!(refused.starts_with(reason), "{refused}");
         }
     }
 

@@ -236,6 +236,23 @@ fn a_usage_error_shows_an_example() {
 }
 
 #[test]
+fn a_peer_name_may_have_spaces_and_a_wrong_one_is_refused_with_the_reason() {
+    let place = place();
+    let dir = place.path();
+    let (tracker, file) = (tracker(dir, &[]), write(dir, "a.bin", b"bytes"));
+    let _seeder = seeder(dir, &file, &tracker, &["--name", "Anna M"]);
+    tracker.wait_for_text("Anna M has 1 of 1 chunks of a.bin");
+    for (name, reason) in [
+        ("a,b", r#"contains ','; a name has no , / \ : * ? " < > |, tabs or control characters"#),
+        ("p2ptracker", r#"the name "p2ptracker" belongs to trackers"#),
+    ] {
+        let mut refused = Program::start("seeder", &["-f", "a.bin", "--name", name], dir);
+        refused.ends_with(2);
+        refused.wait_for_text(reason);
+    }
+}
+
+#[test]
 fn a_program_that_starts_names_the_next_command() {
     let place = place();
     let dir = place.path();

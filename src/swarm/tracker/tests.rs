@@ -283,6 +283,9 @@ fn invalid_requests_get_an_error_code() {
     let name = PeerName::new("x").unwrap();
     let zero_port = TrackerRequest::Register(Registration::new(name, 0));
     assert_eq!(code(&tracker.request(at(1), datagram(1), zero_port)), Some(ErrorCode::Malformed));
+    let tracker_name = PeerName::new("p2pTracker").unwrap();
+    let impostor = TrackerRequest::Register(Registration::new(tracker_name, 7));
+    assert_eq!(code(&tracker.request(at(1), datagram(1), impostor)), Some(ErrorCode::Malformed));
     let unknown = tracker.request(at(1), datagram(1), TrackerRequest::Unknown);
     assert_eq!(code(&unknown), Some(ErrorCode::UnknownMessage));
 }
