@@ -86,7 +86,7 @@ impl Tracker {
     ) -> Result<Answer, Answer> {
         let Some(keeping) = &mut self.keeping else { return Err(no_files()) };
         let (id, older) = keeping.find_file(wanted)?;
-        let (name, copies) = (keeping.name_of(id), keeping.copies_text(id));
+        let (name, copies) = (keeping.selected(id, wanted), keeping.copies_text(id));
         let in_folder = keeping.planner.tracker_copy(id).0;
         let older = keeping.older_text(&older);
         if dry_run {
@@ -98,9 +98,9 @@ impl Tracker {
         }
         if !in_folder && !yes {
             let text = format!(
-                "{name} ({}) has no complete copy in the folder of the tracker: forget deletes {copies}, the last ones; \
+                "{} has no complete copy in the folder of the tracker: forget deletes {copies}, the last ones; \
                  `recall` brings the file back{older}",
-                id_prefix(id)
+                keeping.with_id(id)
             );
             let command = Command::Forget { file: FileSelector(id.to_string()), yes: true, dry_run: false };
             return Ok(Answer::Confirm { text, command });
@@ -123,7 +123,7 @@ impl Tracker {
     fn recall(&mut self, now: Moment, number: u64, wanted: &FileSelector) -> Result<Option<Answer>, Answer> {
         let Some(keeping) = &mut self.keeping else { return Err(no_files()) };
         let (id, older) = keeping.find_file(wanted)?;
-        let (name, older) = (keeping.name_of(id), keeping.older_text(&older));
+        let (name, older) = (keeping.selected(id, wanted), keeping.older_text(&older));
         if let Some((waiting, _)) = keeping.recalls.get_mut(&id) {
             waiting.push(number);
             return Ok(None);
@@ -145,7 +145,7 @@ impl Tracker {
     pub(super) fn handle_recalled(&mut self, now: Moment, id: FileId, result: Result<(), String>) {
         let Some(keeping) = &mut self.keeping else { return };
         let Some((waiting, was_kept)) = keeping.recalls.remove(&id) else { return };
-        let name = keeping.name_of(id);
+        let name = keeping.with_id(id);
         let (effect, answer) = match result {
             Ok(()) => {
                 let text = format!("{name} is back in the folder of the tracker, and stays there");
@@ -175,7 +175,7 @@ impl Tracker {
     /// Logs the result of a verification, and answers the commands that wait for it.
     pub(super) fn report_verification(&mut self, id: FileId, summary: &VerifySummary) {
         let Some(keeping) = &mut self.keeping else { return };
-        let (result, text) = verification_text(&keeping.name_of(id), summary, keeping.replicas);
+        let (result, text) = verification_text(&keeping.with_id(id), summary, keeping.replicas);
         let waiting = keeping.verifications.remove(&id).unwrap_or_default();
         self.effects.push(match result {
             Verification::Proven => Effect::Note(text.clone()),
@@ -295,7 +295,7 @@ impl Keeping {
     /// Offloads a file under the rules of `--offload`.
     fn offload(&mut self, now: Moment, wanted: &FileSelector, dry_run: bool) -> Result<Answer, Answer> {
         let (id, older) = self.find_file(wanted)?;
-        let (name, older) = (self.name_of(id), self.older_text(&older));
+        let (name, older) = (self.selected(id, wanted), self.older_text(&older));
         let bytes = size(self.files.get(&id).map_or(0, |kept| kept.file.size));
         let state = self.planner.own_copy(id);
         if !dry_run {
@@ -332,6 +332,19 @@ impl Keeping {
     /// The file that the owner has named, and older versions of its name.
     fn find_file(&self, wanted: &FileSelector) -> Result<(FileId, Vec<FileId>), Answer> {
         file(wanted, self.files.keys().filter_map(|id| self.candidate(*id)))
+    }
+
+    /// The name of a file that the owner has selected, with its whole id if the owner gave the first digits.
+    fn selected(&self, id: FileId, FileSelector(text): &FileSelector) -> String {
+        match self.name_of(id) {
+            name if name == *text || text.eq_ignore_ascii_case(&id.to_string()) => name,
+            _ => self.with_id(id),
+        }
+    }
+
+    /// Name and whole id of a file.
+    fn with_id(&self, id: FileId) -> String {
+        format!("{} (id {id})", self.name_of(id))
     }
 
     /// Removes older versions of a kept name from found files, so that a download by name gets the newest one.

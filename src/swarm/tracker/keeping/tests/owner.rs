@@ -127,7 +127,7 @@ fn a_failed_recall_removes_the_mark_and_names_the_reason() {
     let answer = world.answers.pop();
     assert_eq!(
         refused(answer),
-        (Refusal::Failed, "recall of f failed: another file has the name f".to_owned())
+        (Refusal::Failed, format!("recall of f (id {FILE}) failed: another file has the name f"))
     );
     assert!(!world.status().files[0].kept_here);
 }
@@ -138,6 +138,8 @@ fn offload_works_without_the_flag_and_waits_for_the_copies() {
     world.publish();
     let text = done(world.command(Command::Offload { file: file("f"), dry_run: true }));
     assert!(text.ends_with("nothing yet: own copy stays: 0 of 2 proven copies"), "{text}");
+    let text = done(world.command(Command::Offload { file: file("07070707"), dry_run: true }));
+    assert!(text.contains(&format!("f (id {FILE})")), "a selection by prefix shows the whole id: {text}");
     let text = done(world.command(Command::Offload { file: file("f"), dry_run: false }));
     assert!(text.contains("as soon as its copies permit it; own copy stays: 0 of 2"), "{text}");
     assert_eq!(world.status().files[0].own_copy_stays.as_deref(), Some("0 of 2 proven copies"));
@@ -152,7 +154,7 @@ fn verify_answers_with_a_summary_when_all_copies_were_asked() {
     let Some(Answer::Verified { result, text }) = world.command(Command::Verify { file: file("f") }) else {
         panic!("{:?}", world.answers)
     };
-    assert_eq!((result, text.as_str()), (Verification::Proven, "f: 12 copies proven, 12 wanted"));
+    assert_eq!((result, text), (Verification::Proven, format!("f (id {FILE}): 12 copies proven, 12 wanted")));
     let lose = |volunteer: &mut SimulatedVolunteer| {
         _ = volunteer.held.entry(FILE).or_default().remove(&ChunkIndex(2))
     };
