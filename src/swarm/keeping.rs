@@ -260,6 +260,8 @@ pub enum TaskOutcome {
         /// Sizes and offsets of its chunks.
         layout: Layout,
     },
+    /// The folder has a published file under a further name; or (`false`) under this name no longer, but under another one.
+    Named(FileId, FileName, bool),
     /// The tracker no longer has this complete file: it was removed or changed on disk.
     Withdrawn(FileId),
     /// The scan at start is complete: all files that are there have been published.

@@ -255,6 +255,11 @@ impl Registry {
         let _ = self.put(id, file, held, PutRules { files_max: usize::MAX, replaces_name: true });
     }
 
+    /// Like [`vouch`](Self::vouch) for a further name of a file.
+    pub fn vouch_also(&mut self, id: PeerId, file: &FileSummary, held: u32) {
+        let _ = self.put(id, file, held, PutRules { files_max: usize::MAX, replaces_name: false });
+    }
+
     fn put(
         &mut self,
         id: PeerId,

@@ -18,7 +18,7 @@ use crate::content::fmt::size;
 use crate::content::{Bitfield, FileId, FileName, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::{DropStatus, Status};
-use crate::protocol::tracker::{FoundFile, TrackerResponse};
+use crate::protocol::tracker::{FileSummary, FoundFile, TrackerResponse};
 use crate::protocol::volunteer::{CopyFailure, KeptFile, VolunteerOrder, VolunteerReport};
 use crate::swarm::Moment;
 use crate::swarm::command::Answer;
@@ -30,7 +30,7 @@ use crate::swarm::membership::error;
 use crate::swarm::registry::PeerId;
 use crate::swarm::replication::{Order, ReplicationPlanner, Settings, StorageOffer};
 use adoption::{Adoption, Md5Votes};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -72,6 +72,8 @@ pub struct Keeping {
     /// Files that volunteers hold and the catalogue lacks are added to it.
     rebuild: bool,
     files: HashMap<FileId, KeptFile>,
+    /// Further names of files in the folder.
+    further_names: HashMap<FileId, BTreeSet<FileName>>,
     /// The tracker itself as an entry of the registry.
     own: PeerId,
     /// Volunteers that are connected.
@@ -162,6 +164,7 @@ impl Tracker {
             serving: rules.serving,
             rebuild: rules.rebuild,
             files: known,
+            further_names: HashMap::new(),
             own,
             volunteers: HashMap::new(),
             sessions: HashMap::new(),
@@ -345,6 +348,9 @@ impl Tracker {
                 let id = kept.file.id;
                 // The tracker has computed its MD5 from the file.
                 keeping.md5_votes.remove(&id);
+                if let Some(names) = keeping.further_names.get_mut(&id) {
+                    names.remove(&kept.file.name);
+                }
                 keeping.files.insert(id, kept);
                 keeping.last_version = keeping.last_version.saturating_add(1);
                 keeping.versions.insert(id, keeping.last_version);
@@ -353,7 +359,20 @@ impl Tracker {
                 keeping.supersede_other_versions(now, id);
                 self.update_own_entry(id);
             }
+            TaskOutcome::Named(file, name, true) => {
+                keeping.further_names.entry(file).or_default().insert(name);
+                self.update_own_entry(file);
+            }
+            TaskOutcome::Named(file, name, false) => {
+                if let Some(names) = keeping.further_names.get_mut(&file) {
+                    names.remove(&name);
+                }
+                self.peers.registry.retract(keeping.own, file, Some(&name));
+            }
             TaskOutcome::Withdrawn(file) => {
+                for name in keeping.further_names.remove(&file).unwrap_or_default() {
+                    self.peers.registry.retract(keeping.own, file, Some(&name));
+                }
                 let was_complete = planner.tracker_copy(file).0;
                 planner.set_complete_at_tracker(now, file, false);
                 if was_complete {
@@ -405,6 +424,10 @@ impl Tracker {
         let (complete, chunks) = keeping.planner.tracker_copy(file);
         let held = if complete { kept.file.chunks } else { chunks };
         self.peers.registry.vouch(keeping.own, &kept.file, held);
+        for name in keeping.further_names.get(&file).into_iter().flatten() {
+            let file = FileSummary { name: name.clone(), ..kept.file.clone() };
+            self.peers.registry.vouch_also(keeping.own, &file, held);
+        }
     }
 
     /// Does everything that is due at `now`.

@@ -111,6 +111,9 @@ impl Publisher {
                 let updated = self.inner.update_corrupt(&self.folder, (&name, id), corrupt);
                 self.or_halt(updated)?;
                 let other = self.folder.by_id(id);
+                if other.is_some() {
+                    self.inner.report(TaskOutcome::Named(id, name.clone(), false));
+                }
                 match (other, self.inner.known(id)) {
                     (None, Some(_)) => self.report_withdrawn(&name, id),
                     (None, None) => self.inner.ignore(id, false),
@@ -201,7 +204,7 @@ impl Publisher {
 impl Inner {
     /// Adds a file to the catalogue, offers it and reports it. The caller holds [`Inner::offer_lock`].
     ///
-    /// A second copy of a published file is reported under the name of the first.
+    /// A second copy of a published file is reported under the name of the first, with its own as a further name.
     pub(super) fn publish(
         &self,
         folder: &SharedFolder,
@@ -217,7 +220,9 @@ impl Inner {
         }
         self.offers.offer(Offer { file: summary(file), source: whole.clone() });
         log::info!("offering {name}, {} bytes, id {id}, MD5 {}", file.size, kept.md5);
+        let further_name = (kept.file.name != *name).then(|| TaskOutcome::Named(*id, name.clone(), true));
         self.report(TaskOutcome::Published { kept, layout: manifest.layout().clone() });
+        further_name.into_iter().for_each(|named| self.report(named));
         Ok(())
     }
 }

@@ -240,11 +240,13 @@ fn files_of_the_folder_are_published_and_withdrawn_when_they_change() {
     let id = kept.file.id;
     assert_eq!(running.catalogue.load().unwrap().files[0].kept, *kept);
     assert_eq!((running.held(id), running.offers.list().len()), (Some(3), 1));
-    // A second copy changes nothing. When the first is removed, the name of the second becomes the file's name.
+    // A second copy adds a name. When the first is removed, the name of the second becomes the file's name.
     put(root.path(), "b", &bytes(1));
     assert_eq!(running.published(), *kept);
+    assert_eq!(running.next_outcome(), TaskOutcome::Named(id, name("b"), true));
     assert_eq!(running.offers.list().len(), 2);
     fs::remove_file(root.path().join("files/a")).unwrap();
+    assert_eq!(running.next_outcome(), TaskOutcome::Named(id, name("a"), false));
     let renamed = running.published();
     assert_eq!((renamed.file.name.clone(), renamed.file.id), (name("b"), id));
     assert_eq!(running.catalogue.load().unwrap().files[0].kept.file.name, name("b"));

@@ -108,6 +108,7 @@ impl Tracker {
         keeping.planner.forget(now, id);
         keeping.files.remove(&id);
         keeping.versions.remove(&id);
+        keeping.further_names.remove(&id);
         let waiting = keeping.verifications.remove(&id).unwrap_or_default();
         self.peers.registry.retract(keeping.own, id, None);
         let ended = Answer::refused(

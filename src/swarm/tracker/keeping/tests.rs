@@ -267,6 +267,32 @@ impl World {
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
+fn equal_files_of_the_tracker_are_found_under_each_name() {
+    let mut world = World::new(false, false);
+    world.publish();
+    let name = |text: &str| FileName::new(text).unwrap();
+    let finds = |world: &mut World, text: &str| {
+        let lookup = TrackerRequest::Lookup { name: Some(name(text)), id: None, limit: 30, token: None };
+        world.request(99, lookup);
+        match world.replies.pop() {
+            Some(TrackerResponse::Found { files, .. }) => files.iter().any(|found| !found.whole.is_empty()),
+            other => panic!("{other:?}"),
+        }
+    };
+    world.news(TaskOutcome::Named(FILE, name("g"), true));
+    assert!(finds(&mut world, "f") && finds(&mut world, "g"));
+    // The first name is removed.
+    world.news(TaskOutcome::Named(FILE, name("f"), false));
+    let file = FileSummary { name: name("g"), ..kept(FILE).file };
+    world.news(TaskOutcome::Published { kept: KeptFile { file, ..kept(FILE) }, layout: layout() });
+    assert!(!finds(&mut world, "f") && finds(&mut world, "g"));
+    world.news(TaskOutcome::Named(FILE, name("h"), true));
+    assert!(finds(&mut world, "h"));
+    world.news(TaskOutcome::Withdrawn(FILE));
+    assert!(!finds(&mut world, "h") && !finds(&mut world, "g"));
+}
+
+#[test]
 fn a_file_is_replicated_offloaded_and_found_at_its_volunteers() {
     let mut world = World::new(true, false);
     world.publish();
