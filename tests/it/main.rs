@@ -17,6 +17,7 @@ mod devices;
 mod discovery;
 mod disks;
 mod exit_codes;
+mod host_names;
 mod hostile_volunteers;
 mod hosts;
 mod interruptions;
