@@ -112,6 +112,9 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
+    if flags.get.is_empty() && !flags.all && flags.split.is_none() {
+        cli::job_control::prepare();
+    }
     flags.serve.connect_from_listen_address();
     let log = flags.log.clone().with_name(flags.name.as_ref());
     cli::run(&log, |watch, shutdown| {

@@ -37,6 +37,7 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
+    cli::job_control::prepare();
     cli::run(&flags.log, |_, shutdown| {
         let config = ManagerConfig {
             listen: flags.listen,

@@ -80,6 +80,7 @@ fn main() -> ExitCode {
         }
         None => {}
     }
+    cli::job_control::prepare();
     let log = flags.log.clone();
     cli::run(&log, |watch, shutdown| {
         let (leases, local) = (flags.leases.leases()?, flags.listen.ip());

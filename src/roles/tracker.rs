@@ -245,6 +245,17 @@ impl RunningTracker {
         }
     }
 
+    /// Executes a command and waits for its answer, also if its work takes long, or for the shutdown.
+    pub fn finish(&self, command: Command, shutdown: &Shutdown) -> Answer {
+        let Some(keep) = &self.0.keep else { return self.command(command) };
+        let answer = keep.commands.send(command);
+        crossbeam_channel::select! {
+            recv(answer) -> answer => answer.ok(),
+            recv(shutdown.signal()) -> _ => None,
+        }
+        .unwrap_or_else(|| Answer::refused(Refusal::State, "the tracker is shutting down"))
+    }
+
     /// Receives the error that ends the tracker, for `select!`.
     pub fn failed(&self) -> &Receiver<RoleError> {
         &self.0.failed

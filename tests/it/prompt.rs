@@ -70,7 +70,7 @@ fn the_prompt_answers_commands_and_restores_the_terminal() {
     other.press("\x03");
     other.wait_for_prompt();
     other.press("\x03");
-    other.wait_for("press Ctrl-C again or type quit to exit");
+    other.wait_for("to exit, type quit, or press Ctrl-D or Ctrl-C again");
     other.wait_for_prompt();
     assert!(other.is_running());
     other.press("\x03");

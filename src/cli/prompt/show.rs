@@ -9,6 +9,7 @@ use crate::cli::table::{self, Side, percent, size, table};
 use crate::content::fmt::counted;
 use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile, PeerSummary};
+use crate::report::Fault;
 use crate::roles::folder_client::{Stage, TransferStatus};
 use crate::upload::offers::Offer;
 use crate::volunteer::VolunteerStatus;
@@ -41,10 +42,14 @@ pub fn files(found: &[FoundFile], long: bool) -> String {
     }
 }
 
-/// The active peers.
-pub fn peers(mut peers: Vec<PeerSummary>) -> String {
+/// The active peers whose names begin with a text.
+pub fn peers(mut peers: Vec<PeerSummary>, begun: &str) -> String {
     if peers.is_empty() {
         return "no other peers are active\n".to_owned();
+    }
+    peers.retain(|peer| peer.name.as_str().starts_with(begun));
+    if peers.is_empty() {
+        return format!("no name of an active peer begins with {}\n", line(begun));
     }
     peers.sort_by(|a, b| (a.name.as_str(), &a.address).cmp(&(b.name.as_str(), &b.address)));
     let rows: Vec<_> = peers.iter().map(|peer| [peer.name.to_string(), peer.address.to_string()]).collect();
@@ -120,6 +125,9 @@ fn stage(status: &TransferStatus) -> String {
         Stage::Downloading if status.trouble.is_empty() => "downloading".to_owned(),
         Stage::Downloading => format!("waiting: {}", status.trouble),
         Stage::Done => "done".to_owned(),
+        Stage::Failed(Fault::Interrupted, _) => {
+            format!("cancelled; resume with: get {}", quoted(&status.wanted))
+        }
         Stage::Failed(_, text) => format!("failed: {}", text.lines().next().unwrap_or_default()),
     }
 }
@@ -221,7 +229,6 @@ fn named(found: &FoundFile, peers: &[PeerSummary]) -> String {
 mod tests {
     use super::*;
     use crate::cli::table::tests::found;
-    use crate::report::Fault;
 
     fn transfer(stage: Stage, bytes: (u64, u64), rate: u64, trouble: &str) -> TransferStatus {
         let (wanted, note) = ("f".to_owned(), "2 sources".to_owned());
@@ -235,7 +242,9 @@ mod tests {
 
     #[test]
     fn empty_lists_have_a_text() {
-        for text in [files(&[], false), peers(vec![]), mine(&[]), status(&[])] {
+        for text in
+            [files(&[], false), peers(vec![], ""), peers(vec![peer("a", 1)], "b"), mine(&[]), status(&[])]
+        {
             assert!(text.ends_with('\n') && text.lines().count() == 1, "{text:?}");
         }
     }
@@ -249,6 +258,7 @@ mod tests {
             transfer(Stage::Downloading, (3 << 20, 4 << 20), 0, "no source has chunk 4"),
             transfer(Stage::Done, (0, 0), 0, ""),
             transfer(failed, (0, 0), 0, ""),
+            transfer(Stage::Failed(Fault::Interrupted, "cancelled".into()), (1 << 20, 4 << 20), 0, ""),
         ]);
         let rows: Vec<&str> = text.lines().collect();
         assert_eq!(
@@ -260,6 +270,7 @@ mod tests {
                 "f      75 %  3.0 MiB of 4.0 MiB          -        2  waiting: no source has chunk 4",
                 "f     100 %          0 B of 0 B          -        -  done",
                 "f         -                   -          -        -  failed: not found \\u{1b}[31mf",
+                "f      25 %  1.0 MiB of 4.0 MiB          -        -  cancelled; resume with: get f",
             ]
         );
     }
@@ -290,8 +301,9 @@ mod tests {
 
     #[test]
     fn peers_are_sorted_by_name() {
-        let text = peers(vec![peer("b", 2), peer("a", 1)]);
+        let text = peers(vec![peer("b", 2), peer("a", 1)], "");
         assert_eq!(text, "NAME  ADDRESS\na     10.0.0.1:1\nb     10.0.0.1:2\n");
+        assert_eq!(peers(vec![peer("b", 2), peer("a", 1)], "b"), "NAME  ADDRESS\nb     10.0.0.1:2\n");
     }
 
     fn local_file(id: u8) -> FileSummary {

@@ -266,6 +266,14 @@ impl Member {
         found.map_err(|error| RoleError::from_error(Fault::Unreachable, error))
     }
 
+    /// Waits until the manager has sent its list of peers, if there is a manager.
+    ///
+    /// # Errors
+    /// No list within `wait`, or the shutdown.
+    pub fn wait_for_peers(&self, wait: Duration, shutdown: &Shutdown) -> Result<(), RoleError> {
+        transfers::wait_for_peer_list(&self.inner, wait, shutdown).map(drop)
+    }
+
     /// The files that an argument selects: at least one. Waits up to `wait` for a first match.
     ///
     /// # Errors
