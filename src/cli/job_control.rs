@@ -5,6 +5,7 @@
 //! restores the terminal before the process stops. Invariant: a program that was not prepared keeps the actions of the
 //! system.
 
+use crate::net::spawn_detached;
 use crossbeam_channel::{Receiver, bounded};
 use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::process::getpgrp;
@@ -39,8 +40,8 @@ pub fn prepare() {
             }
         }
     };
-    // Like the thread of signals it runs until the process ends.
-    if std::thread::Builder::new().name("stop-signal".to_owned()).spawn(wait).is_err() {
+    // It runs until the process ends.
+    if spawn_detached("stop-signal", wait).is_err() {
         let _ = signals.thread_unblock();
     }
 }

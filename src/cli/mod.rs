@@ -18,6 +18,7 @@ pub mod job_control;
 mod line;
 pub mod list;
 pub mod logging;
+pub mod manager_prompt;
 pub mod member;
 pub mod prompt;
 pub mod receivers;

@@ -152,6 +152,45 @@ fn log_lines_keep_the_edited_line_intact() {
 }
 
 #[test]
+fn managers_and_trackers_list_their_peers() {
+    let place = place();
+    let dir = place.path();
+    let (one, other) = (subfolder(dir, "one"), subfolder(dir, "other"));
+    for (program, flag, prompt) in
+        [("manager", "--manager", "manager> "), ("tracker", "--tracker", "tracker> ")]
+    {
+        let mut server = AtTerminal::start(dir, program, &["--listen", "127.0.0.1:0"]);
+        server.wait_for(" listening on ");
+        let at = server.wait_for(",").trim_end_matches(',').to_owned();
+        server.wait_for(prompt);
+        server.press("peers\r");
+        server.wait_for("no peers are registered");
+        let plain = |folder: &Path, name| {
+            let client =
+                plain(dir, folder, name, &["--plain", flag, &at][usize::from(flag == "--manager")..]);
+            client.wait_for_text("registered with the");
+            client
+        };
+        let _clients = [plain(&one, "anna"), plain(&other, "bert")];
+        server.wait_for_all(&["anna joined at", "bert joined at"]);
+        server.press("peers b\t\r");
+        server.wait_for("NAME");
+        let shown = server.wait_for("bert ");
+        assert!(!shown.contains("anna"), "{shown:?}");
+        server.wait_for_prompt();
+        server.press("per\r");
+        server.wait_for("did you mean peers?");
+        server.wait_for_prompt();
+        server.press("\x03");
+        server.wait_for("to exit, type quit, or press Ctrl-D or Ctrl-C again");
+        server.wait_for_prompt();
+        server.press("\x04");
+        assert_eq!(server.exit_code(PATIENCE), Some(0));
+        assert!(server.is_cooked());
+    }
+}
+
+#[test]
 fn the_files_of_a_tracker_are_listed() {
     let place = place();
     let dir = place.path();

@@ -1,10 +1,10 @@
-//! Prompt of a tracker that replicates files, and the output of `tracker status`.
+//! Prompt of a tracker, and the output of `tracker status`.
 //!
 //! Invariant: control characters in names from volunteers are escaped before they reach the terminal.
 
 mod command;
 pub mod owner;
-mod show;
+pub(super) mod show;
 pub mod status;
 
 use crate::cli::BarWatch;
@@ -19,7 +19,7 @@ use command::{Line, Names};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-/// Runs a tracker that replicates files until the user quits or a shutdown. In a terminal it has a prompt;
+/// Runs a tracker until the user quits or a shutdown. In a terminal it has a prompt;
 /// it also takes commands from a pipe or file.
 ///
 /// # Errors
@@ -82,6 +82,9 @@ impl CommandHandler for TrackerCommands<'_> {
         if let Answer::Status { status } = self.tracker.command(Command::Status) {
             *lock(&self.names) = show::names(&status);
         }
+        if let Answer::Peers(list) = self.tracker.command(Command::Peers) {
+            lock(&self.names).peers = list.peers.into_iter().map(|peer| peer.name.to_string()).collect();
+        }
     }
 
     fn handle(&mut self, line: &str) -> ControlFlow<()> {
@@ -94,6 +97,10 @@ impl CommandHandler for TrackerCommands<'_> {
             Ok(Line::Files) => self.show(show::files),
             Ok(Line::Volunteers) => self.show(show::volunteers),
             Ok(Line::Repair) => self.show(show::repair),
+            Ok(Line::Peers(begun)) => match self.tracker.command(Command::Peers) {
+                Answer::Peers(list) => print(&show::peers(&list, &begun)),
+                other => print(&show::answer(&other)),
+            },
             Ok(Line::Do(command)) => self.send(command),
             Ok(Line::Yes) => match unconfirmed {
                 Some(command) => self.send(command.confirmed()),
@@ -117,6 +124,13 @@ impl CommandHandler for TrackerCommands<'_> {
             Ok(Line::Files) => self.finish(Command::Status, show::files),
             Ok(Line::Volunteers) => self.finish(Command::Status, show::volunteers),
             Ok(Line::Repair) => self.finish(Command::Status, show::repair),
+            Ok(Line::Peers(begun)) => match self.tracker.finish(Command::Peers, self.shutdown) {
+                Answer::Peers(list) => {
+                    print(&show::peers(&list, &begun));
+                    Ok(())
+                }
+                _ => Ok(()),
+            },
             Ok(Line::Do(command)) => self.finish(command, show::status),
             Ok(Line::Yes) => usage("yes is for a terminal; use the flag --yes of the command"),
             Err(text) => usage(&text),
