@@ -21,6 +21,7 @@ pub mod logging;
 pub mod manager_prompt;
 pub mod member;
 pub mod prompt;
+pub mod questions;
 pub mod receivers;
 pub mod run;
 pub mod signals;

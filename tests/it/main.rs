@@ -33,6 +33,7 @@ mod part_files;
 mod pipes;
 mod program_exits;
 mod prompt;
+mod questions;
 mod scripts;
 mod seeding;
 mod selection;

@@ -115,6 +115,11 @@ fn several_files_are_downloaded_and_a_download_is_cancelled_at_the_prompt() {
     client.wait_for_all(&["Successfully downloaded a.txt", "Successfully downloaded b.txt"]);
     client.press("get slow.bin\r");
     client.wait_for("slow.bin has ");
+    while !ours.join("slow.bin.part").exists() {
+        client.press("status\r");
+        client.wait_for("NAME ");
+        client.wait_for_prompt();
+    }
     client.press("cancel slow\r");
     client.wait_for("slow is not being downloaded (running: slow.bin)");
     client.wait_for_prompt();
@@ -125,5 +130,11 @@ fn several_files_are_downloaded_and_a_download_is_cancelled_at_the_prompt() {
     assert!(ours.join("slow.bin.part").exists());
     client.press("quit\r");
     assert_eq!(client.exit_code(PATIENCE), Some(0));
+    // The next run lists it with the command that resumes it.
+    let mut next = client_with_lines(dir, &ours, "status\n", &["--manager", &at]);
+    next.ends_with(0);
+    let out = next.stdout();
+    assert!(out.len() == 2 && out[0].starts_with("UNFINISHED"), "{out:?}");
+    assert!(out[1].starts_with("slow.bin ") && out[1].ends_with("  get slow.bin"), "{out:?}");
     assert!(ours.join("c.md").exists() && ours.join("slow.bin.part").exists());
 }

@@ -166,7 +166,9 @@ impl Prompt<'_> {
                 let statuses: Vec<_> = transfers.iter().map(|transfer| transfer.status()).collect();
                 let storage =
                     self.member.volunteer().map(|volunteer| show::storage_offer(&volunteer.status()));
-                show::status(&statuses) + &storage.unwrap_or_default()
+                // An error of the folder is in the log: the folder is polled.
+                let unfinished = self.member.unfinished().unwrap_or_default();
+                show::status(&statuses, &unfinished) + &storage.unwrap_or_default()
             }
             Command::Help => show::help(),
             _ => String::new(),

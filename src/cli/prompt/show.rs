@@ -11,6 +11,7 @@ use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile, PeerSummary};
 use crate::report::Fault;
 use crate::roles::folder_client::{Stage, TransferStatus};
+use crate::storage::leftovers::Unfinished;
 use crate::upload::offers::Offer;
 use crate::volunteer::VolunteerStatus;
 use std::fmt::Write;
@@ -77,11 +78,32 @@ pub fn mine(offers: &[Offer]) -> String {
     table(columns, &rows)
 }
 
-/// The downloads of this run.
-pub fn status(transfers: &[TransferStatus]) -> String {
-    if transfers.is_empty() {
-        return "no downloads yet; start one with: get NAME\n".to_owned();
+/// The downloads of this run, and those that can be resumed.
+pub fn status(transfers: &[TransferStatus], unfinished: &[Unfinished]) -> String {
+    let is_cancelled = |name: &str| {
+        let named = transfers.iter().rev().find(|status| status.wanted == name);
+        named.is_some_and(|status| matches!(status.stage, Stage::Failed(Fault::Interrupted, _)))
+    };
+    let rows: Vec<_> = unfinished
+        .iter()
+        .filter(|download| !is_cancelled(&download.name))
+        .map(|download| {
+            let done = download.progress.map(|(_, held, count)| percent(held.into(), count.into()));
+            let command = format!("get {}", quoted(&download.name));
+            [download.name.clone(), done.unwrap_or_else(|| "?".to_owned()), command]
+        })
+        .collect();
+    let columns = [("UNFINISHED", Side::Left), ("DONE", Side::Right), ("RESUME WITH", Side::Left)];
+    let unfinished = if rows.is_empty() { String::new() } else { table(columns, &rows) };
+    match (transfers.is_empty(), rows.is_empty()) {
+        (true, true) => "no downloads yet; start one with: get NAME\n".to_owned(),
+        (true, false) => unfinished,
+        (false, _) => running(transfers) + &unfinished,
     }
+}
+
+/// Table of the downloads of this run.
+fn running(transfers: &[TransferStatus]) -> String {
     let row = |status: &TransferStatus| {
         let (done, total) = status.bytes;
         let started = total > 0 || status.stage == Stage::Done;
@@ -229,6 +251,7 @@ fn named(found: &FoundFile, peers: &[PeerSummary]) -> String {
 mod tests {
     use super::*;
     use crate::cli::table::tests::found;
+    use crate::content::FileId;
 
     fn transfer(stage: Stage, bytes: (u64, u64), rate: u64, trouble: &str) -> TransferStatus {
         let (wanted, note) = ("f".to_owned(), "2 sources".to_owned());
@@ -242,9 +265,13 @@ mod tests {
 
     #[test]
     fn empty_lists_have_a_text() {
-        for text in
-            [files(&[], false), peers(vec![], ""), peers(vec![peer("a", 1)], "b"), mine(&[]), status(&[])]
-        {
+        for text in [
+            files(&[], false),
+            peers(vec![], ""),
+            peers(vec![peer("a", 1)], "b"),
+            mine(&[]),
+            status(&[], &[]),
+        ] {
             assert!(text.ends_with('\n') && text.lines().count() == 1, "{text:?}");
         }
     }
@@ -252,14 +279,18 @@ mod tests {
     #[test]
     fn stages_of_downloads_are_shown() {
         let failed = Stage::Failed(Fault::NotFound, "not found \u{1b}[31mf\nsecond line".into());
-        let text = status(&[
+        let transfers = [
             transfer(Stage::Finding, (0, 0), 0, ""),
             transfer(Stage::Downloading, (1 << 20, 4 << 20), 2 << 20, ""),
             transfer(Stage::Downloading, (3 << 20, 4 << 20), 0, "no source has chunk 4"),
             transfer(Stage::Done, (0, 0), 0, ""),
             transfer(failed, (0, 0), 0, ""),
             transfer(Stage::Failed(Fault::Interrupted, "cancelled".into()), (1 << 20, 4 << 20), 0, ""),
-        ]);
+        ];
+        let left = |name: &str, progress| Unfinished { name: name.to_owned(), progress };
+        let unfinished = [left("f", None), left("a b", Some((FileId([1; 32]), 3, 4))), left("c", None)];
+        let text = status(&transfers, &unfinished);
+        assert!(status(&[], &unfinished[1..]).starts_with("UNFINISHED  DONE  RESUME WITH\n"));
         let rows: Vec<&str> = text.lines().collect();
         assert_eq!(
             rows,
@@ -271,6 +302,9 @@ mod tests {
                 "f     100 %          0 B of 0 B          -        -  done",
                 "f         -                   -          -        -  failed: not found \\u{1b}[31mf",
                 "f      25 %  1.0 MiB of 4.0 MiB          -        -  cancelled; resume with: get f",
+                "UNFINISHED  DONE  RESUME WITH",
+                "a b         75 %  get \"a b\"",
+                "c              ?  get c",
             ]
         );
     }
