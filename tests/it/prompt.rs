@@ -4,6 +4,7 @@ use crate::common::scripted::{ScriptedTracker, kept};
 use crate::common::terminal::AtTerminal;
 use crate::common::wire::{FakePeer, Whole};
 use crate::common::*;
+use crate::transcripts::screen::Screen;
 use rustix::process::Signal;
 use shoal::protocol::volunteer::{VolunteerOrder, VolunteerReport};
 use std::net::SocketAddr;
@@ -149,6 +150,40 @@ fn log_lines_keep_the_edited_line_intact() {
     client.wait_for_prompt();
     client.press("\x04");
     assert_eq!(client.exit_code(PATIENCE), Some(0));
+}
+
+#[test]
+fn log_lines_are_printed_above_a_line_that_is_wider_than_the_terminal() {
+    let place = place();
+    let dir = place.path();
+    let (ours, theirs) = (subfolder(dir, "ours"), subfolder(dir, "theirs"));
+    let (_manager, address) = manager(dir);
+    let at = address.to_string();
+    let text = "get abcdefghijklmnopqrstuvwxyz-0123456789-abcdefghijklmnopqrstuvwxyz-0123456789-end";
+    for columns in [80, 40, 20] {
+        let folder = ours.to_str().unwrap();
+        let args = ["-folder", folder, "-transfer_port", "0", "-name", "me", "--manager", &at];
+        let mut client = AtTerminal::start_sized(dir, "client", &args, (columns, 40));
+        client.wait_for_all(&["me> ", "registered with"]);
+        client.press(text);
+        client.wait_for("-end");
+        let _other = plain(dir, &theirs, "other", &["--manager", &at]);
+        client.wait_for("1 other peer active");
+        client.wait_for(&format!("me> {text}"));
+        let mut screen = Screen::with_columns(columns.into());
+        screen.feed(client.output().as_bytes());
+        let shown = screen.lines().concat();
+        // The input is shown once, below whole log lines.
+        assert_eq!(shown.matches("me> ").count(), 1, "{columns}: {:?}", screen.lines());
+        let shown = shown.replace(' ', "");
+        let (above, input) = shown.split_once("me>").unwrap();
+        assert!(above.ends_with("-INFO-1otherpeeractive"), "{columns}: {above:?}");
+        assert_eq!(input, text.replace(' ', ""), "{columns}");
+        client.press("\x03");
+        client.wait_for_prompt();
+        client.press("\x04");
+        assert_eq!(client.exit_code(PATIENCE), Some(0));
+    }
 }
 
 #[test]
