@@ -112,7 +112,13 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    let flags: Flags = cli::parse();
+    let Some(arguments) = cli::questions::client_arguments(std::env::args_os().collect()) else {
+        return cli::ExitCode::Usage.into();
+    };
+    let flags: Flags = cli::args::parse_from(arguments);
+    if flags.get.is_empty() && !flags.all && flags.split.is_none() {
+        cli::job_control::prepare();
+    }
     flags.serve.connect_from_listen_address();
     let log = flags.log.clone().with_name(flags.name.as_ref());
     cli::run(&log, |watch, shutdown| {

@@ -4,7 +4,7 @@
 use clap::Parser;
 use shoal::cli::flags::{self, ConnectionsFlag, DiscoveryFlag, LeaseFlags, TimeoutFlags};
 use shoal::cli::help::NETWORK;
-use shoal::cli::{self, LogOptions};
+use shoal::cli::{self, LogOptions, manager_prompt};
 use shoal::content::limits;
 use shoal::report::RoleError;
 use shoal::roles::manager::{self, ManagerConfig};
@@ -37,7 +37,8 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
-    cli::run(&flags.log, |_, shutdown| {
+    cli::job_control::prepare();
+    cli::run(&flags.log, |watch, shutdown| {
         let config = ManagerConfig {
             listen: flags.listen,
             leases: flags.leases.leases()?,
@@ -47,8 +48,8 @@ fn main() -> ExitCode {
             timeouts: flags.timeouts.timeouts(),
         };
         let manager = manager::start(&config, shutdown).map_err(RoleError::from)?;
-        shutdown.wait_forever();
-        manager.join();
-        Ok(())
+        let result = manager_prompt::run(&manager, watch.console(), shutdown);
+        manager.stop(shutdown);
+        result
     })
 }

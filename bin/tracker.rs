@@ -80,6 +80,7 @@ fn main() -> ExitCode {
         }
         None => {}
     }
+    cli::job_control::prepare();
     let log = flags.log.clone();
     cli::run(&log, |watch, shutdown| {
         let (leases, local) = (flags.leases.leases()?, flags.listen.ip());
@@ -88,15 +89,11 @@ fn main() -> ExitCode {
         let (quorum, files_max) = (flags.quorum as usize, flags.files_per_peer as usize);
         let rules = Rules { leases, files_max, quorum, local, exposure };
         let keep = flags.replication.config(&rules, (connections, timeouts), &flags.log)?;
-        let replicates = keep.is_some();
         let is_discoverable = !flags.discovery.no_discovery;
         let config =
             TrackerConfig { listen: flags.listen, rules, is_discoverable, connections, timeouts, keep };
         let tracker = tracker::start(&config, &(Arc::clone(watch) as _), shutdown)?;
-        let result = match replicates {
-            true => tracker_prompt::run(&tracker, watch, shutdown),
-            false => tracker.wait(shutdown),
-        };
+        let result = tracker_prompt::run(&tracker, watch, shutdown);
         tracker.stop(shutdown);
         result
     })

@@ -75,8 +75,9 @@
 //!   chunks; `volunteer-disk` drops chunks and hashes chunks again on order; `volunteer-check` hashes the chunks of an
 //!   earlier run, and all chunks after one was found damaged. Proofs are hashed by the `serve-out` thread of the
 //!   connection that demands them ([`upload::prover`]).
-//! - **Prompt** ([`cli::prompt`] of a client, [`cli::tracker_prompt`] of a tracker): the caller's thread waits for lines
-//!   and for the shutdown. `prompt-line` reads, `prompt-print` writes log lines above the input line, `prompt-ask` queries
+//! - **Prompt** ([`cli::prompt`] of a client, [`cli::tracker_prompt`] of a tracker, [`cli::manager_prompt`] of a manager):
+//!   shown in the foreground only ([`cli::job_control`], thread `stop-signal`). The caller's thread waits for lines
+//!   and for the shutdown. `prompt-line` reads (`prompt-input` from a pipe or file), `prompt-print` writes log lines above the input line, `prompt-ask` queries
 //!   the swarm. A signal from this process to itself wakes a reader that waits for a key. Where the line editor does not
 //!   control a terminal, that thread is not joined; it ends with the process.
 //!

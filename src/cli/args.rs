@@ -21,7 +21,12 @@ const SIMILAR: f64 = 0.7;
 /// Parses the command line of this process. `--help` and `--version` print and exit with 0. A usage error prints the
 /// reason and an example, and exits with 2 ([`ExitCode::Usage`](super::ExitCode::Usage)).
 pub fn parse<T: Parser>() -> T {
-    try_parse_from(std::env::args_os()).unwrap_or_else(|error| {
+    parse_from(std::env::args_os())
+}
+
+/// Parses a command line in the place of that of this process, like [`parse`].
+pub fn parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> T {
+    try_parse_from(args).unwrap_or_else(|error| {
         // A closed terminal changes nothing about the exit code.
         let _ = error.print();
         if error.use_stderr()

@@ -1,5 +1,6 @@
 //! A client with a plain folder: downloads the files of `--get`, or runs the prompt, or only serves.
 
+use super::downloads::{self, Order};
 use super::prompt::command_loop::has_terminal;
 use super::{BarWatch, signals};
 use crate::content::fmt::counted;
@@ -7,11 +8,9 @@ use crate::net::Shutdown;
 use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::next_step;
-use crate::report::watch::TotalProgress;
-use crate::roles::folder_client::{DownloadRequest, Member, MemberConfig, Transfer};
-use crate::tracker_client::selection::{Item, Wanted, without_repetitions};
+use crate::roles::folder_client::{Member, MemberConfig};
+use crate::tracker_client::selection::Item;
 use crate::volunteer::Volunteer;
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,17 +56,23 @@ pub fn run(
         signals::on_next_interrupt(move || leave.trigger());
     }
     let result = match task.get.is_empty() {
-        true if has_terminal() => super::prompt::run(&member, &name, task.wait, watch, &leaving),
         true => {
-            match (&manager, &tracker) {
-                (Some(manager), _) => log::info!("{}", next_step::get_from_peers(manager)),
-                (None, Some(tracker)) => log::info!("{}", next_step::download_any(tracker)),
-                (None, None) => {}
+            if !has_terminal() {
+                match (&manager, &tracker) {
+                    (Some(manager), _) => log::info!("{}", next_step::get_from_peers(manager)),
+                    (None, Some(tracker)) => log::info!("{}", next_step::download_any(tracker)),
+                    (None, None) => {}
+                }
             }
-            member.wait_for(&leaving)
+            super::prompt::run(&member, &name, task.wait, watch, &leaving)
         }
         false => {
-            let result = get_all(&member, task, watch, &leaving);
+            let order = Order { items: task.get.clone(), out: None, wait: task.wait };
+            let result = downloads::run(&member, order, watch, &leaving);
+            let result = match task.stay && !leaving.is_stopped() {
+                true => result.and_then(|()| member.wait_for(&leaving)),
+                false => result,
+            };
             result.and(member.finish_commands())
         }
     };
@@ -118,93 +123,5 @@ fn drain(member: &Member, volunteer: &Volunteer, shutdown: &Shutdown) {
             recv(member.failed()) -> _ => return log::warn!("drain aborted: no response from the tracker; exiting with all replicas still on disk"),
             default(PROGRESS_INTERVAL) => {}
         }
-    }
-}
-
-/// Downloads all requested files at the same time, each once.
-fn get_all(member: &Member, task: &Task, watch: &Arc<BarWatch>, leaving: &Shutdown) -> Result<(), RoleError> {
-    let mut downloads = Downloads {
-        member,
-        wait_timeout: task.wait,
-        total: TotalProgress::new(watch.clone()),
-        transfers: Vec::new(),
-        names: HashSet::new(),
-        failures: Vec::new(),
-    };
-    // A pattern may wait for its first match: the others have started before.
-    let items = without_repetitions(task.get.clone());
-    let (lists, single): (Vec<Item>, Vec<Item>) = items.into_iter().partition(Item::may_name_several);
-    single.iter().filter_map(Item::only).for_each(|wanted| downloads.start(wanted, leaving));
-    for item in &lists {
-        match member.select(item, task.wait, leaving) {
-            Ok(wanted) => wanted.into_iter().for_each(|wanted| downloads.start(wanted, leaving)),
-            Err(error) => downloads.failed(&error),
-        }
-    }
-    let Downloads { transfers, mut failures, total, .. } = downloads;
-    let count = transfers.len() + failures.len();
-    for transfer in transfers {
-        match transfer.wait() {
-            Ok(()) => {
-                let text = format!("Successfully downloaded {}\n", transfer.status().wanted);
-                watch.console().print_answer(&text);
-            }
-            Err(error) => failures.push(error.fault),
-        }
-    }
-    total.end();
-    match failures.last() {
-        // The cause of each failure was logged when it happened.
-        Some(fault) if count == 1 => Err(RoleError::new(*fault, "")),
-        Some(fault) => {
-            let text = format!("{} of {count} downloads failed", failures.len());
-            Err(RoleError::new(*fault, text))
-        }
-        None if leaving.is_stopped() => Ok(()),
-        None if task.stay => member.wait_for(leaving),
-        None => Ok(()),
-    }
-}
-
-/// The downloads of `--get`.
-struct Downloads<'a> {
-    member: &'a Member,
-    wait_timeout: Duration,
-    total: TotalProgress,
-    transfers: Vec<Arc<Transfer>>,
-    /// Names and ids of the downloads.
-    names: HashSet<String>,
-    failures: Vec<Fault>,
-}
-
-impl Downloads<'_> {
-    /// Starts a download, unless the file is already among them.
-    fn start(&mut self, wanted: Wanted, leaving: &Shutdown) {
-        let Wanted { query, ticket, size } = wanted;
-        let name = ticket.as_ref().map(|ticket| &ticket.name).or(query.name.as_ref());
-        let texts = [name.map(ToString::to_string), query.id.map(|id| id.to_string())];
-        let texts: Vec<String> = texts.into_iter().flatten().collect();
-        if texts.iter().any(|text| self.names.contains(text)) {
-            return;
-        }
-        self.names.extend(texts);
-        let size = size.unwrap_or(0);
-        self.total.add_files(1);
-        self.total.add_bytes(size);
-        let (total, wait_timeout) = (Some((self.total.clone(), size)), self.wait_timeout);
-        let request = DownloadRequest { query, ticket, total, wait_timeout, ..DownloadRequest::default() };
-        match self.member.get(request) {
-            Ok(transfer) => {
-                let running = transfer.clone();
-                leaving.on_trigger(move || running.cancel());
-                self.transfers.push(transfer);
-            }
-            Err(error) => self.failed(&error),
-        }
-    }
-
-    fn failed(&mut self, error: &RoleError) {
-        error.text.lines().for_each(|line| log::error!("{line}"));
-        self.failures.push(error.fault);
     }
 }

@@ -42,6 +42,11 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
+/// Seconds of a duration, rounded to tenths.
+pub fn seconds(time: std::time::Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +79,11 @@ mod tests {
             assert_eq!(counted(count, noun), text);
         }
         assert_eq!(size(3 << 20), "3.0 MiB");
+    }
+
+    #[test]
+    fn seconds_have_one_digit_of_a_fraction() {
+        let text = |milliseconds| super::seconds(std::time::Duration::from_millis(milliseconds)).to_string();
+        assert_eq!([59_999, 500, 1_260].map(text), ["60", "0.5", "1.3"]);
     }
 }

@@ -215,7 +215,7 @@ impl Search<'_> {
 
 /// Describes the wait and how to end it.
 fn waiting(order: &DownloadOrder) -> String {
-    format!("waiting {} s for it (--wait 0 ends at once)", order.wait_timeout.as_secs_f64())
+    format!("waiting {} s for it (--wait 0 ends at once)", crate::content::fmt::seconds(order.wait_timeout))
 }
 
 /// Names the addresses of a ticket from which no holder has sent the manifest.

@@ -31,7 +31,10 @@ pub fn select(
     if let Some(wanted) = item.only() {
         return Ok(vec![wanted]);
     }
-    let waiting = format!("waiting {} s for it (--wait 0 ends at once)", wait.wait_timeout.as_secs_f64());
+    let waiting = format!(
+        "waiting {} s for it (--wait 0 ends at once)",
+        crate::content::fmt::seconds(wait.wait_timeout)
+    );
     let mut outage = outage.with_wait(wait.wait_timeout, &waiting);
     let (mut waited, mut is_announced) = (Duration::ZERO, false);
     loop {

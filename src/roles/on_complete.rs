@@ -8,6 +8,7 @@ use crate::net::{Shutdown, Threads, spawn_detached};
 use crate::report::error::{Fault, RoleError};
 use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use nix::sys::signal::SigSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -53,6 +54,8 @@ impl OnComplete {
         let text = command.clone();
         threads.spawn("on-complete", move || {
             let _running: Sender<()> = running;
+            // A program with a prompt blocks the signals of job control; its children inherit the mask of this thread.
+            let _ = SigSet::empty().thread_set_mask();
             loop {
                 crossbeam_channel::select! {
                     recv(queued) -> file => match file {

@@ -82,18 +82,12 @@ struct Inner {
     /// `None` after [`stop`](RunningTracker::stop).
     server: Mutex<Option<SwarmServer>>,
     address: SocketAddr,
-    /// `None` if the tracker keeps no files.
-    keep: Option<KeepHandle>,
+    /// Address on which the tracker serves chunks; `None` if it keeps no files.
+    serving: Option<SocketAddr>,
+    commands: Commands,
     /// Receives the failure of the catalogue.
     failed: Receiver<RoleError>,
     threads: Threads,
-}
-
-/// The part of a tracker that keeps files which handles commands.
-struct KeepHandle {
-    /// Address on which the tracker serves chunks.
-    serving: SocketAddr,
-    commands: Commands,
 }
 
 /// Starts a tracker, which runs until the shutdown.
@@ -119,12 +113,14 @@ fn start_in(
     let mut seeds = seeds()?;
     let mut tracker = Tracker::new(config.rules, fastrand::Rng::with_seed(seeds.0), draw);
     let (failures, failed) = bounded(1);
-    let (mut executor, mut handle, mut catalogue_failed) = (ExecutorChannels::none(), None, never());
+    let (mut executor, mut commands) = ExecutorChannels::of_commands();
+    let (mut serving, mut catalogue_failed) = (None, never());
     if let Some(keep) = &config.keep {
         let random = fastrand::Rng::with_seed(std::mem::take(&mut seeds.1));
-        let (executor_channels, keep_handle) =
+        let (executor_channels, keep_commands, address) =
             keep_files(keep, config.listen.ip(), &mut tracker, random, watch, failures, threads, shutdown)?;
-        (executor, handle, catalogue_failed) = (executor_channels, Some(keep_handle), failed);
+        (executor, commands) = (executor_channels, keep_commands);
+        (serving, catalogue_failed) = (Some(address), failed);
     }
     let TrackerConfig { listen, connections, timeouts, .. } = *config;
     let server = ServerConfig { listen, connections, outbox: limits::OUTBOX_MESSAGES_MAX, timeouts };
@@ -142,7 +138,8 @@ fn start_in(
     Ok(RunningTracker(Arc::new(Inner {
         server: Mutex::new(Some(server)),
         address,
-        keep: handle,
+        serving,
+        commands,
         failed: catalogue_failed,
         threads: threads.clone(),
     })))
@@ -165,7 +162,7 @@ fn keep_files(
     failures: Sender<RoleError>,
     threads: &Threads,
     shutdown: &Shutdown,
-) -> Result<(ExecutorChannels, KeepHandle), RoleError> {
+) -> Result<(ExecutorChannels, Commands, SocketAddr), RoleError> {
     let listener =
         Listener::bind(SocketAddr::new(ip, keep.port)).map_err(RoleError::bind("--transfer_port PORT"))?;
     let catalogue: Arc<dyn Catalogue> = Arc::new(match keep.rebuild {
@@ -208,7 +205,7 @@ fn keep_files(
     let commands = Commands::new(outcome_sender);
     control::serve(&keep.state, commands.clone(), threads, shutdown)?;
     let answers = commands.answers();
-    Ok((ExecutorChannels { tasks, answers, outcomes }, KeepHandle { serving, commands }))
+    Ok((ExecutorChannels { tasks, answers, outcomes }, commands, serving))
 }
 
 impl RunningTracker {
@@ -219,17 +216,13 @@ impl RunningTracker {
 
     /// The address on which the tracker serves chunks; `None` if it keeps no files.
     pub fn serving(&self) -> Option<SocketAddr> {
-        self.0.keep.as_ref().map(|keep| keep.serving)
+        self.0.serving
     }
 
     /// Executes a command of the prompt. The answers to `verify` and `recall` may come too late for it; the log has them.
     pub fn command(&self, command: Command) -> Answer {
-        let Some(keep) = &self.0.keep else {
-            let text = "this tracker keeps no files; restart it with --files DIR --state DIR";
-            return Answer::refused(Refusal::State, text);
-        };
         let is_long = matches!(command, Command::Verify { .. } | Command::Recall { .. });
-        match keep.commands.send(command).recv_timeout(ANSWER_TIMEOUT) {
+        match self.0.commands.send(command).recv_timeout(ANSWER_TIMEOUT) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Disconnected) => {
                 Answer::refused(Refusal::State, "the tracker is shutting down")
@@ -243,6 +236,16 @@ impl RunningTracker {
                 Answer::refused(Refusal::Failed, text)
             }
         }
+    }
+
+    /// Executes a command and waits for its answer, also if its work takes long, or for the shutdown.
+    pub fn finish(&self, command: Command, shutdown: &Shutdown) -> Answer {
+        let answer = self.0.commands.send(command);
+        crossbeam_channel::select! {
+            recv(answer) -> answer => answer.ok(),
+            recv(shutdown.signal()) -> _ => None,
+        }
+        .unwrap_or_else(|| Answer::refused(Refusal::State, "the tracker is shutting down"))
     }
 
     /// Receives the error that ends the tracker, for `select!`.

@@ -5,6 +5,7 @@
 
 use super::part::names::{self, PART};
 use super::{disk, error, error::StoreError, resume_file};
+use crate::content::FileId;
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt as _;
@@ -37,21 +38,41 @@ pub struct Leftovers {
     pub kept: Vec<(PathBuf, String)>,
 }
 
+/// A download that can be resumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Name of the file that is downloaded.
+    pub name: String,
+    /// Its id, the number of chunks that are present, and the number of all; `None` if only hashing can find them.
+    pub progress: Option<(FileId, u32, u32)>,
+}
+
+/// Lists the downloads directly in a folder that can be resumed. Those that run are among them: nothing is locked, so that
+/// none of them fails.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn unfinished(folder: &Path) -> Result<Vec<Unfinished>, StoreError> {
+    let files = file_names(folder)?;
+    let download = |name: &String| {
+        let (part, resume) = group_of(name, &files).filter(|(part, _)| part == name)?;
+        let resume: Vec<PathBuf> = resume.iter().map(|name| folder.join(name)).collect();
+        let is_ours = older_stem(&part).is_some() || resume.iter().any(|path| resume_file::is_ours(path));
+        let inode = folder.join(&part).symlink_metadata().ok().filter(|_| is_ours)?.ino();
+        let progress = resume.iter().find_map(|path| resume_file::progress(path, inode));
+        let older = older_stem(&part).and_then(|stem| Some(stem.strip_prefix('.')?.rsplit_once('.')?.0));
+        let name = older.or(part.strip_suffix(PART)).unwrap_or(&part).to_owned();
+        Some(Unfinished { name, progress })
+    };
+    Ok(files.iter().filter_map(download).collect())
+}
+
 /// Finds the part files directly in a folder.
 ///
 /// # Errors
 /// The folder cannot be read.
 pub fn find(folder: &Path) -> Result<Leftovers, StoreError> {
-    let mut files = BTreeSet::new();
-    for entry in folder.read_dir().map_err(error::io("read", folder))? {
-        let entry = entry.map_err(error::io("read", folder))?;
-        // Names that are not UTF-8 are not ours.
-        if let (Ok(name), true) =
-            (entry.file_name().into_string(), entry.file_type().is_ok_and(|t| t.is_file()))
-        {
-            files.insert(name);
-        }
-    }
+    let files = file_names(folder)?;
     let mut found = Leftovers::default();
     for name in &files {
         let Some((part, resume)) = group_of(name, &files) else { continue };
@@ -73,6 +94,21 @@ pub fn find(folder: &Path) -> Result<Leftovers, StoreError> {
         }
     }
     Ok(found)
+}
+
+/// The names of the regular files directly in a folder.
+fn file_names(folder: &Path) -> Result<BTreeSet<String>, StoreError> {
+    let mut files = BTreeSet::new();
+    for entry in folder.read_dir().map_err(error::io("read", folder))? {
+        let entry = entry.map_err(error::io("read", folder))?;
+        // Names that are not UTF-8 are not ours.
+        if let (Ok(name), true) =
+            (entry.file_name().into_string(), entry.file_type().is_ok_and(|t| t.is_file()))
+        {
+            files.insert(name);
+        }
+    }
+    Ok(files)
 }
 
 /// Name of a part file and the names of its resume files that exist, if `name` is the first file of
@@ -182,6 +218,11 @@ mod tests {
         drop(open(".hidden"));
         let active = open("active");
         let before = names(path);
+        let listed = unfinished(path).unwrap();
+        let named: Vec<&str> = listed.iter().map(|download| download.name.as_str()).collect();
+        assert_eq!(named, [".hidden", "o", "active", "left"]);
+        assert_eq!(listed[3].progress.map(|(_, held, count)| (held, count)), Some((1, 1)));
+        assert_eq!(listed[1].progress, None);
         let found = find(path).unwrap();
         let listed: Vec<_> =
             found.unused.iter().map(|left| left.path.file_name().unwrap().to_str().unwrap()).collect();

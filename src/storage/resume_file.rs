@@ -246,6 +246,21 @@ pub(super) fn is_ours(path: &Path) -> bool {
     stamp.size == 0 || slots.any(|at| file.read_exact_at(&mut bytes, at).is_ok() && bytes == start.as_bytes())
 }
 
+/// The file that a resume file belongs to, the number of its chunks that are present, and the number of all. `None` if its
+/// first record is not usable.
+pub(super) fn progress(path: &Path, inode: u64) -> Option<(FileId, u32, u32)> {
+    let (file, _) = disk::open_as_file(OpenOptions::new().read(true), OFlags::NOFOLLOW, path).ok()?;
+    let mut start = Vec::new();
+    file.take(HEADER_BYTES_MAX).read_to_end(&mut start).ok()?;
+    let end = start.iter().position(|&byte| byte == b'\n')?;
+    let Header { id, count, .. } = serde_json::from_slice(&start[..end]).ok()?;
+    let boot = boot_id();
+    match read(path, Owner { id, count, inode, boot: boot.as_deref() }) {
+        Found::Usable(maps, _) => Some((id, maps.written.held(), count)),
+        _ => None,
+    }
+}
+
 fn read_with(
     path: &Path,
     bytes_max: u64,

@@ -5,11 +5,13 @@
 //! current list has been sent to every connected peer.
 
 use super::Moment;
+use super::command::{Answer, Command, PeerEntry, PeerList, Refusal};
+use super::keeping::TaskOutcome;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Dialled, Exposure, Leases, Membership, error};
 use super::reach::DialResult;
 use super::registry::{Peer, PeerId};
-use crate::content::limits::{BROADCAST_INTERVAL, PROTOCOL_VERSION};
+use crate::content::limits::{BROADCAST_INTERVAL, PEERS_LISTED_MAX, PROTOCOL_VERSION};
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{PeerSummary, Registration, TrackerRequest, TrackerResponse};
 use std::collections::BTreeMap;
@@ -111,6 +113,15 @@ impl Manager {
         (TrackerResponse::Peers { count, length }, payload.into())
     }
 
+    /// The registered peers, for the prompt.
+    fn peer_list(&self) -> PeerList {
+        let entry =
+            |peer: &Peer| PeerEntry { name: peer.name.clone(), address: peer.address, volunteer: false };
+        let mut peers: Vec<_> = self.peers.registry.peers().map(entry).take(PEERS_LISTED_MAX).collect();
+        peers.sort_unstable();
+        PeerList { count: self.peers.peer_count(), peers }
+    }
+
     /// Time at which the next broadcast is due.
     fn due(&self) -> Option<Moment> {
         self.changed.then(|| self.sent.map_or(Moment::ZERO, |sent| sent + BROADCAST_INTERVAL))
@@ -164,6 +175,15 @@ impl Machine for Manager {
             self.effects.push(Effect::Push(connection, TrackerResponse::Reachability(reachability)));
         }
         std::mem::take(&mut self.effects)
+    }
+
+    fn task_outcome(&mut self, _: Moment, outcome: TaskOutcome) -> Vec<Effect> {
+        let TaskOutcome::Command(number, command) = outcome else { return Vec::new() };
+        let answer = match command {
+            Command::Peers => Answer::Peers(self.peer_list()),
+            _ => Answer::refused(Refusal::State, "this is a manager, which keeps no files"),
+        };
+        vec![Effect::Answer(number, answer)]
     }
 
     fn tick(&mut self, now: Moment) -> Vec<Effect> {

@@ -4,6 +4,7 @@ use crate::common::scripted::{ScriptedTracker, kept};
 use crate::common::terminal::AtTerminal;
 use crate::common::wire::{FakePeer, Whole};
 use crate::common::*;
+use crate::transcripts::screen::Screen;
 use rustix::process::Signal;
 use shoal::protocol::volunteer::{VolunteerOrder, VolunteerReport};
 use std::net::SocketAddr;
@@ -70,7 +71,7 @@ fn the_prompt_answers_commands_and_restores_the_terminal() {
     other.press("\x03");
     other.wait_for_prompt();
     other.press("\x03");
-    other.wait_for("press Ctrl-C again or type quit to exit");
+    other.wait_for("to exit, type quit, or press Ctrl-D or Ctrl-C again");
     other.wait_for_prompt();
     assert!(other.is_running());
     other.press("\x03");
@@ -149,6 +150,79 @@ fn log_lines_keep_the_edited_line_intact() {
     client.wait_for_prompt();
     client.press("\x04");
     assert_eq!(client.exit_code(PATIENCE), Some(0));
+}
+
+#[test]
+fn log_lines_are_printed_above_a_line_that_is_wider_than_the_terminal() {
+    let place = place();
+    let dir = place.path();
+    let (ours, theirs) = (subfolder(dir, "ours"), subfolder(dir, "theirs"));
+    let (_manager, address) = manager(dir);
+    let at = address.to_string();
+    let text = "get abcdefghijklmnopqrstuvwxyz-0123456789-abcdefghijklmnopqrstuvwxyz-0123456789-end";
+    for columns in [80, 40, 20] {
+        let folder = ours.to_str().unwrap();
+        let args = ["-folder", folder, "-transfer_port", "0", "-name", "me", "--manager", &at];
+        let mut client = AtTerminal::start_sized(dir, "client", &args, (columns, 40));
+        client.wait_for_all(&["me> ", "registered with"]);
+        client.press(text);
+        client.wait_for("-end");
+        let _other = plain(dir, &theirs, "other", &["--manager", &at]);
+        client.wait_for("1 other peer active");
+        client.wait_for(&format!("me> {text}"));
+        let mut screen = Screen::with_columns(columns.into());
+        screen.feed(client.output().as_bytes());
+        let shown = screen.lines().concat();
+        // The input is shown once, below whole log lines.
+        assert_eq!(shown.matches("me> ").count(), 1, "{columns}: {:?}", screen.lines());
+        let shown = shown.replace(' ', "");
+        let (above, input) = shown.split_once("me>").unwrap();
+        assert!(above.ends_with("-INFO-1otherpeeractive"), "{columns}: {above:?}");
+        assert_eq!(input, text.replace(' ', ""), "{columns}");
+        client.press("\x03");
+        client.wait_for_prompt();
+        client.press("\x04");
+        assert_eq!(client.exit_code(PATIENCE), Some(0));
+    }
+}
+
+#[test]
+fn managers_and_trackers_list_their_peers() {
+    let place = place();
+    let dir = place.path();
+    let (one, other) = (subfolder(dir, "one"), subfolder(dir, "other"));
+    for (program, flag, prompt) in
+        [("manager", "--manager", "manager> "), ("tracker", "--tracker", "tracker> ")]
+    {
+        let mut server = AtTerminal::start(dir, program, &["--listen", "127.0.0.1:0"]);
+        server.wait_for(" listening on ");
+        let at = server.wait_for(",").trim_end_matches(',').to_owned();
+        server.wait_for(prompt);
+        server.press("peers\r");
+        server.wait_for("no peers are registered");
+        let plain = |folder: &Path, name| {
+            let client =
+                plain(dir, folder, name, &["--plain", flag, &at][usize::from(flag == "--manager")..]);
+            client.wait_for_text("registered with the");
+            client
+        };
+        let _clients = [plain(&one, "anna"), plain(&other, "bert")];
+        server.wait_for_all(&["anna joined at", "bert joined at"]);
+        server.press("peers b\t\r");
+        server.wait_for("NAME");
+        let shown = server.wait_for("bert ");
+        assert!(!shown.contains("anna"), "{shown:?}");
+        server.wait_for_prompt();
+        server.press("per\r");
+        server.wait_for("did you mean peers?");
+        server.wait_for_prompt();
+        server.press("\x03");
+        server.wait_for("to exit, type quit, or press Ctrl-D or Ctrl-C again");
+        server.wait_for_prompt();
+        server.press("\x04");
+        assert_eq!(server.exit_code(PATIENCE), Some(0));
+        assert!(server.is_cooked());
+    }
 }
 
 #[test]

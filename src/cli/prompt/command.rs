@@ -1,24 +1,26 @@
 //! Commands of the client prompt, and the parser of a line.
 //!
 //! Pure. Words are separated by white space; a name that contains spaces is quoted (`'` or `"`) or has backslashes
-//! before them. Invariant: each line is a valid command or an error with a correction; the parser never guesses.
+//! before them. In a name, `*`, `?` and `[...]` are a pattern, quoted or not. Invariant: each line is a valid command or an error with a correction; the parser never guesses.
 
+use crate::tracker_client::selection::Item;
 use std::path::PathBuf;
 
 /// A command at least this similar to an unknown one is suggested (1 is the same word).
 const SIMILAR: f64 = 0.7;
 
 /// The commands: name, syntax and effect.
-pub const COMMANDS: [(&str, &str, &str); 8] = [
+pub const COMMANDS: [(&str, &str, &str); 9] = [
     (
         "get",
-        "get NAME [as PATH]",
-        "download a file, by name or id, into this folder or to PATH, in the background",
+        "get NAME... [as PATH]",
+        "download files, by name, id, ticket or pattern (*.iso), into this folder; one file also to PATH",
     ),
+    ("cancel", "cancel NAME...", "stop a download; the partial file is kept, and get resumes it"),
     ("files", "files [--long]", "list the files that other peers offer; --long shows whole ids"),
-    ("peers", "peers", "list the active peers"),
+    ("peers", "peers [NAME]", "list the active peers, or those whose name begins with NAME"),
     ("mine", "mine", "list the files shared from this folder"),
-    ("status", "status", "show the downloads of this run and the storage offer"),
+    ("status", "status", "show the downloads, also unfinished ones of earlier runs, and the storage offer"),
     ("why", "why NAME", "show the missing chunks, the holders and the last error of a file"),
     ("help", "help", "show this help"),
     ("quit", "quit", "exit (also exit, Ctrl-D, or Ctrl-C twice)"),
@@ -29,18 +31,20 @@ pub const COMMANDS: [(&str, &str, &str); 8] = [
 pub enum Command {
     /// An empty line.
     Nothing,
-    /// Download a file, by name or id, to a path or into the folder.
-    Get(String, Option<PathBuf>),
+    /// Download files into the folder, or a single one to a path.
+    Get(Vec<Item>, Option<PathBuf>),
+    /// Cancel downloads, by their names or ids.
+    Cancel(Vec<String>),
     /// List the files that other peers offer, with all digits of each id if true.
     Files(bool),
-    /// List the active peers.
-    Peers,
+    /// List the active peers whose names begin with this text.
+    Peers(String),
     /// List the files shared from this folder.
     Mine,
     /// Show the downloads of this run.
     Status,
-    /// Show the reason that a file, by name or id, is incomplete.
-    Why(String),
+    /// Show the reason that a file, by name, id or ticket, is incomplete: the text of the user and the file.
+    Why(String, Item),
     /// List the commands.
     Help,
     /// Exit.
@@ -52,11 +56,8 @@ pub enum Command {
 /// # Errors
 /// The line is not a command. The text is the correction for the user.
 pub fn parse(line: &str) -> Result<Command, String> {
-    let words = words(line);
-    if words.last().is_some_and(|word| word.open.is_some()) {
-        return Err("missing closing quote".to_owned());
-    }
-    let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    let texts = split(line)?;
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let (command, rest) = match texts.split_first() {
         None => return Ok(Command::Nothing),
         Some((command, rest)) => (*command, rest),
@@ -68,24 +69,56 @@ pub fn parse(line: &str) -> Result<Command, String> {
     match (command, rest) {
         ("files", ["--long"]) => Ok(Command::Files(true)),
         ("files", _) => alone(Command::Files(false)),
-        ("peers", _) => alone(Command::Peers),
+        ("peers", [name]) => Ok(Command::Peers((*name).to_owned())),
+        ("peers", []) => Ok(Command::Peers(String::new())),
+        ("peers", _) => Err("peers takes one name: peers [NAME]".to_owned()),
         ("mine", _) => alone(Command::Mine),
         ("status", _) => alone(Command::Status),
         ("help" | "?", _) => Ok(Command::Help),
         ("quit" | "exit", _) => alone(Command::Quit),
-        ("why" | "get", []) => Err(format!("file name missing: {command} NAME")),
-        ("why" | "get", ["", ..]) => Err("the file name is empty".to_owned()),
-        ("why", [name]) => Ok(Command::Why((*name).to_owned())),
-        ("get", [name]) => Ok(Command::Get((*name).to_owned(), None)),
-        ("get", [name, "as", path]) if !path.is_empty() => {
-            Ok(Command::Get((*name).to_owned(), Some(PathBuf::from(path))))
+        ("why" | "get" | "cancel", []) => Err(format!("file name missing: {command} NAME")),
+        ("why" | "get" | "cancel", names) if names.contains(&"") => Err("the file name is empty".to_owned()),
+        ("why", [name]) => match item(name)? {
+            several if several.may_name_several() => Err("why takes one file, not a pattern".to_owned()),
+            file => Ok(Command::Why((*name).to_owned(), file)),
+        },
+        ("why", names) => Err(format!(
+            "why takes one name; a name with spaces needs quotes: why {}",
+            quoted(&names.join(" "))
+        )),
+        ("get", [name, "as", path]) => match item(name)? {
+            several if several.may_name_several() => {
+                Err("as PATH needs the name of one file, not a pattern".to_owned())
+            }
+            file => Ok(Command::Get(vec![file], Some(PathBuf::from(path)))),
+        },
+        ("get", [_, "as"]) => Err("target path missing: get NAME as PATH".to_owned()),
+        ("get", [_, .., "as", _]) => {
+            Err("as PATH needs the name of one file; a name with spaces needs quotes".to_owned())
         }
-        ("get", [_, "as"] | [_, "as", ""]) => Err("target path missing: get NAME as PATH".to_owned()),
-        ("get" | "why", names) => {
-            let name: Vec<&str> = names.iter().copied().take_while(|word| *word != "as").collect();
-            Err(format!("a name with spaces needs quotes: {command} {}", quoted(&name.join(" "))))
+        ("get", names) => {
+            let items: Result<_, _> = names.iter().map(|name| item(name)).collect();
+            Ok(Command::Get(items?, None))
         }
+        ("cancel", names) => Ok(Command::Cancel(names.iter().map(|name| (*name).to_owned()).collect())),
         _ => Err(unknown(command)),
+    }
+}
+
+/// Parses the name, id, ticket or pattern of a file.
+fn item(text: &str) -> Result<Item, String> {
+    text.parse().map_err(|error: crate::tracker_client::selection::ItemError| error.to_string())
+}
+
+/// Splits a complete line into the texts of its words.
+///
+/// # Errors
+/// A quote is not closed.
+pub fn split(line: &str) -> Result<Vec<String>, String> {
+    let words = words(line);
+    match words.last().is_some_and(|word| word.open.is_some()) {
+        true => Err("missing closing quote".to_owned()),
+        false => Ok(words.into_iter().map(|word| word.text).collect()),
     }
 }
 
@@ -179,7 +212,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn get(name: &str, path: Option<&str>) -> Result<Command, String> {
-        Ok(Command::Get(name.into(), path.map(PathBuf::from)))
+        Ok(Command::Get(vec![item(name).unwrap()], path.map(PathBuf::from)))
+    }
+
+    fn get_all(names: &[&str]) -> Result<Command, String> {
+        Ok(Command::Get(names.iter().map(|name| item(name).unwrap()).collect(), None))
     }
 
     #[test]
@@ -189,7 +226,8 @@ mod tests {
             ("  \t ", Ok(Command::Nothing)),
             ("files", Ok(Command::Files(false))),
             ("files --long", Ok(Command::Files(true))),
-            ("  peers ", Ok(Command::Peers)),
+            ("  peers ", Ok(Command::Peers(String::new()))),
+            ("peers ann", Ok(Command::Peers("ann".into()))),
             ("mine", Ok(Command::Mine)),
             ("status", Ok(Command::Status)),
             ("help", Ok(Command::Help)),
@@ -211,7 +249,10 @@ mod tests {
             (r#"get "a\b""#, get("a\\b", None)),
             (r"get 'a\b'", get("a\\b", None)),
             (r"get a\\b", get("a\\b", None)),
-            ("why x", Ok(Command::Why("x".into()))),
+            ("get a b.txt 'c d'", get_all(&["a", "b.txt", "c d"])),
+            ("get '*' \"*.iso\" *.txt", get_all(&["*", "*.iso", "*.txt"])),
+            ("cancel a 'b c'", Ok(Command::Cancel(vec!["a".into(), "b c".into()]))),
+            ("why x", Ok(Command::Why("x".into(), item("x").unwrap()))),
         ] {
             assert_eq!(parse(line), meaning, "{line:?}");
         }
@@ -224,10 +265,14 @@ mod tests {
             ("why", "file name missing: why NAME"),
             ("get ''", "the file name is empty"),
             ("get a as", "target path missing: get NAME as PATH"),
-            ("get a as ''", "target path missing: get NAME as PATH"),
-            ("get a b.txt", "a name with spaces needs quotes: get \"a b.txt\""),
-            ("get a b as c", "a name with spaces needs quotes: get \"a b\""),
-            ("why a b", "a name with spaces needs quotes: why \"a b\""),
+            ("get a as ''", "the file name is empty"),
+            ("get a b as c", "as PATH needs the name of one file; a name with spaces needs quotes"),
+            ("get * as c", "as PATH needs the name of one file, not a pattern"),
+            ("get a ../b", "the name \"../b\" contains '/'"),
+            ("why *", "why takes one file, not a pattern"),
+            ("why a b", "why takes one name; a name with spaces needs quotes: why \"a b\""),
+            ("cancel", "file name missing: cancel NAME"),
+            ("peers a b", "peers takes one name: peers [NAME]"),
             ("get 'a", "missing closing quote"),
             ("get \"a", "missing closing quote"),
             ("get a\\", "missing closing quote"),
@@ -246,7 +291,9 @@ mod tests {
     fn syntax_in_the_help_is_parsed() {
         for (name, usage, _) in COMMANDS {
             assert!(usage.starts_with(name));
-            assert!(parse(&usage.replace(" [as PATH]", "").replace(" [--long]", "")).is_ok(), "{usage}");
+            let optional = [" [as PATH]", " [--long]", "..."];
+            let line = optional.iter().fold(usage.to_owned(), |line, part| line.replace(part, ""));
+            assert!(parse(&line).is_ok(), "{usage}");
         }
     }
 
@@ -261,9 +308,7 @@ mod tests {
 
         #[test]
         fn a_quoted_name_is_read_back(name in "[a-z '\"\\\\é]{1,12}") {
-            let line = format!("get {}", quoted(&name));
-            let parsed = parse(&line);
-            prop_assert_eq!(parsed, Ok(Command::Get(name, None)));
+            prop_assert_eq!(split(&format!("get {}", quoted(&name))), Ok(vec!["get".to_owned(), name]));
         }
     }
 }

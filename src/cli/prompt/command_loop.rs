@@ -1,43 +1,33 @@
 //! Input loop of a prompt: passes each line to a handler until the user quits, a shutdown, or a failure of the daemon.
 //!
-//! The calling thread waits for lines, the shutdown and the failure at the same time. The loop never interprets a line.
+//! At a terminal the calling thread waits for lines, the shutdown and the failure at the same time. The loop never interprets a line.
 //! Invariant: the terminal mode is restored at the end, also after an error.
 
+pub use super::handler::{CommandHandler, LoopEnd};
+
 use super::editor::{Complete, Editor, Input};
+use super::script;
+use crate::cli::job_control::{self, Ground, JobTerminal, ShownPrompt};
 use crate::cli::{Console, terminal};
 use crate::net::Shutdown;
 use crate::report::RoleError;
 use crossbeam_channel::Receiver;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
-/// Executes the commands of a prompt.
-pub trait CommandHandler {
-    /// Called before each line is read, for example to update completions.
-    fn refresh(&mut self) {}
-
-    /// Executes a line and prints the result. Returns `Break` to quit.
-    fn handle(&mut self, line: &str) -> ControlFlow<()>;
-}
-
-/// The reason that the loop ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum LoopEnd {
-    /// The user quit, or a shutdown.
-    Quit,
-    /// No more input can be read. The daemon can continue without a prompt.
-    InputLost,
-}
+/// Interval at which a program in the background looks whether it has returned to the foreground.
+const FOREGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Whether standard input and standard output are terminals.
 pub fn has_terminal() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
-/// Reads and executes lines until the user quits or a shutdown.
+/// Reads and executes lines until the user quits or a shutdown. A pipe or file has no prompt.
 ///
 /// # Errors
-/// The failure of the daemon that `failed` reports.
+/// The failure of the daemon that `failed` reports, or the first failed command of a pipe or file.
 pub fn run(
     prompt: String,
     complete: Complete,
@@ -46,36 +36,142 @@ pub fn run(
     failed: &Receiver<RoleError>,
     shutdown: &Shutdown,
 ) -> Result<LoopEnd, RoleError> {
-    let _mode = terminal::save_mode();
-    let (mut editor, printer) = match Editor::start(prompt, complete) {
-        Ok(started) => started,
-        Err(error) => {
-            log::warn!("cannot start the prompt: {error}; continuing without it");
-            return Ok(LoopEnd::InputLost);
-        }
+    match (io::stdin().is_terminal(), io::stdout().is_terminal()) {
+        (true, true) => run_at_terminal(prompt, complete, console, handler, failed, shutdown),
+        (true, false) => Ok(LoopEnd::InputLost),
+        (false, _) => script::run(handler, failed, shutdown),
+    }
+}
+
+/// Executes the lines of a terminal. In the background the program runs without a prompt, and takes it when it returns
+/// to the foreground.
+fn run_at_terminal(
+    prompt: String,
+    complete: Complete,
+    console: &Console,
+    handler: &mut dyn CommandHandler,
+    failed: &Receiver<RoleError>,
+    shutdown: &Shutdown,
+) -> Result<LoopEnd, RoleError> {
+    let terminal = JobTerminal::new();
+    let mut session = Session {
+        prompt,
+        complete,
+        console,
+        handler,
+        failed,
+        shutdown,
+        begun: String::new(),
+        is_first: true,
     };
-    // Log lines are printed through the line editor only if stderr is a terminal.
-    console.begin_prompt(printer.filter(|_| io::stderr().is_terminal()));
-    print("type help for a list of commands\n");
-    let mut interrupted = false;
-    let end = loop {
-        handler.refresh();
-        editor.request_line();
-        crossbeam_channel::select! {
-            recv(editor.input()) -> input => {
-                editor.input_received();
-                let input = input.unwrap_or_else(|_| Input::Broken("the line editor failed".into()));
-                if let ControlFlow::Break(end) = on_input(input, handler, &mut interrupted) {
-                    break Ok(end);
+    loop {
+        let end = match terminal.ground() {
+            Ground::Foreground => session.run()?,
+            Ground::Lost => SessionEnd::Ended(LoopEnd::InputLost),
+            Ground::Background => {
+                // No progress bars: they would be drawn over the input line of the shell.
+                console.begin_prompt(None);
+                crossbeam_channel::select! {
+                    recv(shutdown.signal()) -> _ => SessionEnd::Ended(LoopEnd::Quit),
+                    recv(failed) -> failure => match failure {
+                        Ok(error) => return Err(error),
+                        Err(_) => SessionEnd::Ended(LoopEnd::Quit),
+                    },
+                    default(FOREGROUND_CHECK_INTERVAL) => SessionEnd::Stopped,
                 }
             }
-            recv(shutdown.signal()) -> _ => break Ok(LoopEnd::Quit),
-            recv(failed) -> failure => break failure.map_or(Ok(LoopEnd::Quit), Err),
+        };
+        if let SessionEnd::Ended(end) = end {
+            console.end_prompt();
+            return Ok(end);
         }
-    };
-    console.end_prompt();
-    editor.stop();
-    end
+    }
+}
+
+/// The reason that a session at the terminal ended.
+enum SessionEnd {
+    /// The prompt is over.
+    Ended(LoopEnd),
+    /// The process was stopped and continues.
+    Stopped,
+}
+
+/// The prompt while the program is in the foreground.
+struct Session<'a> {
+    prompt: String,
+    complete: Complete,
+    console: &'a Console,
+    handler: &'a mut dyn CommandHandler,
+    failed: &'a Receiver<RoleError>,
+    shutdown: &'a Shutdown,
+    /// Text of the input line at the last stop.
+    begun: String,
+    is_first: bool,
+}
+
+impl Session<'_> {
+    /// Reads and executes lines until the prompt ends or the process is stopped.
+    fn run(&mut self) -> Result<SessionEnd, RoleError> {
+        let mode = terminal::save_mode();
+        let (mut editor, printer) = match Editor::start(self.prompt.clone(), self.complete.clone()) {
+            Ok(started) => started,
+            Err(error) => {
+                log::warn!("cannot start the prompt: {error}; continuing without it");
+                return Ok(SessionEnd::Ended(LoopEnd::InputLost));
+            }
+        };
+        // Log lines are printed through the line editor only if stderr is a terminal.
+        self.console.begin_prompt(printer.filter(|_| io::stderr().is_terminal()));
+        if std::mem::take(&mut self.is_first) {
+            print("type help for a list of commands\n");
+        }
+        let shown = ShownPrompt::new();
+        let end = self.read_lines(&mut editor, shown.suspensions());
+        self.console.end_prompt();
+        editor.stop();
+        drop((shown, mode));
+        if matches!(end, Ok(SessionEnd::Stopped)) {
+            job_control::stop_process();
+        }
+        end
+    }
+
+    fn read_lines(
+        &mut self,
+        editor: &mut Editor,
+        suspensions: &Receiver<()>,
+    ) -> Result<SessionEnd, RoleError> {
+        let mut interrupted = false;
+        loop {
+            self.handler.refresh();
+            editor.request_line(std::mem::take(&mut self.begun));
+            crossbeam_channel::select! {
+                recv(editor.input()) -> input => {
+                    editor.input_received();
+                    let input = input.unwrap_or_else(|_| Input::Broken("the line editor failed".into()));
+                    if let ControlFlow::Break(end) = on_input(input, self.handler, &mut interrupted) {
+                        return Ok(SessionEnd::Ended(end));
+                    }
+                }
+                recv(suspensions) -> _ => {
+                    match editor.interrupt() {
+                        Some(Input::Interrupted { text }) => self.begun = text,
+                        Some(input) => {
+                            if let ControlFlow::Break(end) = on_input(input, self.handler, &mut interrupted) {
+                                return Ok(SessionEnd::Ended(end));
+                            }
+                        }
+                        None => {}
+                    }
+                    return Ok(SessionEnd::Stopped);
+                }
+                recv(self.shutdown.signal()) -> _ => return Ok(SessionEnd::Ended(LoopEnd::Quit)),
+                recv(self.failed) -> failure => {
+                    return failure.map_or(Ok(SessionEnd::Ended(LoopEnd::Quit)), Err);
+                }
+            }
+        }
+    }
 }
 
 fn on_input(input: Input, handler: &mut dyn CommandHandler, interrupted: &mut bool) -> ControlFlow<LoopEnd> {
@@ -86,13 +182,13 @@ fn on_input(input: Input, handler: &mut dyn CommandHandler, interrupted: &mut bo
             let end = text.lines().try_for_each(|line| handler.handle(line));
             if end.is_break() { ControlFlow::Break(LoopEnd::Quit) } else { ControlFlow::Continue(()) }
         }
-        Input::Interrupted { empty: true } if again => ControlFlow::Break(LoopEnd::Quit),
-        Input::Interrupted { empty: true } => {
+        Input::Interrupted { text } if !text.is_empty() => ControlFlow::Continue(()),
+        Input::Interrupted { .. } if again => ControlFlow::Break(LoopEnd::Quit),
+        Input::Interrupted { .. } => {
             *interrupted = true;
-            print("press Ctrl-C again or type quit to exit\n");
+            print("to exit, type quit, or press Ctrl-D or Ctrl-C again\n");
             ControlFlow::Continue(())
         }
-        Input::Interrupted { empty: false } => ControlFlow::Continue(()),
         Input::End => ControlFlow::Break(LoopEnd::Quit),
         Input::Broken(why) => {
             log::warn!("prompt ended: {why}; continuing without it");

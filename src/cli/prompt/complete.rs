@@ -1,6 +1,6 @@
 //! Tab completion of commands and file names.
 //!
-//! Pure. Invariant: [`parse`](super::command::parse) reads a completion as the name that it completes.
+//! Pure. Invariant: [`split`](super::command::split) reads a completion as the name that it completes.
 
 use super::command::{COMMANDS, quoted, words};
 use std::collections::BTreeSet;
@@ -14,18 +14,39 @@ pub struct Offer {
     pub typed: String,
 }
 
+/// Names for Tab completion.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// Names of files.
+    pub files: BTreeSet<String>,
+    /// Names of running downloads.
+    pub downloads: BTreeSet<String>,
+    /// Names of peers.
+    pub peers: BTreeSet<String>,
+}
+
 /// Returns the start of the word before the cursor, in bytes, and its completions.
-pub fn complete(line: &str, cursor: usize, names: &BTreeSet<String>) -> (usize, Vec<Offer>) {
+pub fn complete(line: &str, cursor: usize, names: &Names) -> (usize, Vec<Offer>) {
     let before = line.get(..cursor).unwrap_or(line);
     let mut words = words(before);
     // After a space a new word begins, unless the space is in quotes.
     let word = words.pop_if(|word| word.end == before.len());
     let (start, begun) = word.map_or((before.len(), String::new()), |word| (word.start, word.text));
     let so_far: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    let plain = |word: &str| word.to_owned();
+    let named = |names: &BTreeSet<String>| offer(names.iter().map(String::as_str), &begun, quoted);
     let offers = match so_far[..] {
-        [] => offer(COMMANDS.iter().map(|(name, ..)| *name), &begun, |name| name.to_owned()),
-        ["get" | "why"] => offer(names.iter().map(String::as_str), &begun, quoted),
-        ["get", _] => offer(["as"].into_iter(), &begun, |word| word.to_owned()),
+        [] => offer(COMMANDS.iter().map(|(name, ..)| *name), &begun, plain),
+        ["get", _, "as", ..] => Vec::new(),
+        ["get", _] => {
+            let mut offers = offer(["as"].into_iter(), &begun, plain);
+            offers.extend(named(&names.files));
+            offers
+        }
+        ["get", ..] | ["why"] => named(&names.files),
+        ["cancel", ..] => named(&names.downloads),
+        ["peers"] => named(&names.peers),
+        ["files"] => offer(["--long"].into_iter(), &begun, plain),
         _ => Vec::new(),
     };
     (start, offers)
@@ -43,12 +64,17 @@ pub fn offer<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::{Command, parse};
+    use super::super::command::split;
     use super::*;
     use proptest::prelude::*;
 
-    fn names() -> BTreeSet<String> {
-        ["a b.txt", "a c.txt", "it's", "plain.txt", "é.txt"].into_iter().map(str::to_owned).collect()
+    fn names() -> Names {
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Names {
+            files: set(&["a b.txt", "a c.txt", "it's", "plain.txt", "é.txt"]),
+            downloads: set(&["a b.txt"]),
+            peers: set(&["ann", "bob"]),
+        }
     }
 
     fn typed(line: &str) -> (usize, Vec<String>) {
@@ -70,10 +96,14 @@ mod tests {
             ("get a\\ b", 4, &["\"a b.txt\" "]),
             ("get it", 4, &["\"it's\" "]),
             ("get é", 4, &["é.txt "]),
-            ("get plain.txt ", 14, &["as "]),
-            ("get plain.txt a", 14, &["as "]),
+            ("get plain.txt it", 14, &["\"it's\" "]),
+            ("get plain.txt a", 14, &["as ", "\"a b.txt\" ", "\"a c.txt\" "]),
+            ("get plain.txt x é", 16, &["é.txt "]),
             ("get plain.txt as ", 17, &[]),
-            ("files ", 6, &[]),
+            ("cancel ", 7, &["\"a b.txt\" "]),
+            ("peers ", 6, &["ann ", "bob "]),
+            ("files ", 6, &["--long "]),
+            ("mine ", 5, &[]),
         ] {
             assert_eq!(
                 typed(line),
@@ -82,7 +112,7 @@ mod tests {
             );
         }
         assert_eq!(typed("").1.len(), COMMANDS.len());
-        assert_eq!(typed("get ").1.len(), names().len());
+        assert_eq!(typed("get ").1.len(), names().files.len());
     }
 
     #[test]
@@ -100,9 +130,9 @@ mod tests {
 
         #[test]
         fn an_offer_is_read_as_its_name(name in "[a-z '\"\\\\]{1,9}") {
-            let names = BTreeSet::from([name.clone()]);
+            let names = Names { files: BTreeSet::from([name.clone()]), ..Names::default() };
             let (_, offers) = complete("get ", 4, &names);
-            prop_assert_eq!(parse(&format!("get {}", offers[0].typed)), Ok(Command::Get(name, None)));
+            prop_assert_eq!(split(&format!("get {}", offers[0].typed)), Ok(vec!["get".to_owned(), name]));
         }
     }
 }

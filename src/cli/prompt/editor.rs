@@ -13,7 +13,7 @@ use crate::cli::state_folder::state_folder;
 use crate::content::limits::HISTORY_MAX;
 use crate::net::Threads;
 use crate::sync::{lock, wait_timeout_while};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -39,7 +39,7 @@ const WAKE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Computes the completions for a line and a cursor position in bytes. Returns the start of the word and its
 /// completions.
-pub type Complete = Box<dyn Fn(&str, usize) -> (usize, Vec<Offer>) + Send>;
+pub type Complete = Arc<dyn Fn(&str, usize) -> (usize, Vec<Offer>) + Send + Sync>;
 
 /// Result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub enum Input {
     Line(String),
     /// Ctrl-C.
     Interrupted {
-        /// Whether the input line was empty.
-        empty: bool,
+        /// The text of the input line.
+        text: String,
     },
     /// Ctrl-D.
     End,
@@ -68,8 +68,8 @@ struct Gate {
 struct ReaderState {
     /// The input line is visible, or about to be drawn, and the editor prints above it.
     reading: bool,
-    /// The input line is empty.
-    empty: bool,
+    /// The text of the input line.
+    text: String,
 }
 
 impl Gate {
@@ -77,8 +77,8 @@ impl Gate {
         lock(&self.state)
     }
 
-    fn set(&self, reading: bool, empty: bool) {
-        *self.lock() = ReaderState { reading, empty };
+    fn set(&self, reading: bool, text: String) {
+        *self.lock() = ReaderState { reading, text };
         self.changed.notify_all();
     }
 
@@ -89,7 +89,7 @@ impl Gate {
 
 /// A running line editor with its two threads.
 pub struct Editor {
-    line_requests: Sender<()>,
+    line_requests: Sender<String>,
     input: Receiver<Input>,
     /// A line was requested and has not arrived.
     waiting: bool,
@@ -121,10 +121,10 @@ impl Editor {
         Ok((Self { line_requests, input, waiting: false, gate, threads }, printer))
     }
 
-    /// Requests a line. It arrives at [`input`](Self::input).
-    pub fn request_line(&mut self) {
+    /// Requests a line that begins with a text. It arrives at [`input`](Self::input).
+    pub fn request_line(&mut self, begun: String) {
         // Fails only if the reader has ended; then the other channel is closed.
-        self.waiting = self.line_requests.try_send(()).is_ok();
+        self.waiting = self.line_requests.try_send(begun).is_ok();
     }
 
     /// The channel of results, one for each [`request_line`](Self::request_line). It is closed if the reader fails.
@@ -137,19 +137,30 @@ impl Editor {
         self.waiting = false;
     }
 
-    /// Ends the threads. The printer must have been dropped before.
-    pub fn stop(self) {
-        let mut waiting = self.waiting;
+    /// Wakes the reader, if it waits for a key, and returns its last input.
+    pub fn interrupt(&mut self) -> Option<Input> {
         for _ in 0..WAKE_ATTEMPTS_MAX {
-            if !waiting {
+            if !self.waiting {
                 break;
             }
             if self.gate.wait_reading(WAKE_TIMEOUT) {
                 signals::wake_editor();
             }
-            let result = self.input.recv_timeout(WAKE_TIMEOUT);
-            waiting = matches!(result, Err(crossbeam_channel::RecvTimeoutError::Timeout));
+            match self.input.recv_timeout(WAKE_TIMEOUT) {
+                Err(RecvTimeoutError::Timeout) => {}
+                input => {
+                    self.waiting = false;
+                    return input.ok();
+                }
+            }
         }
+        None
+    }
+
+    /// Ends the threads. The printer must have been dropped before.
+    pub fn stop(mut self) {
+        self.interrupt();
+        let waiting = self.waiting;
         drop((self.line_requests, self.input));
         match waiting {
             false => self.threads.join(),
@@ -182,21 +193,21 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(mut self, requested: &Receiver<()>, results: &Sender<Input>) {
+    fn run(mut self, requested: &Receiver<String>, results: &Sender<Input>) {
         if let Some(history) = &self.history {
             history.load(&mut self.editor);
         }
-        for () in requested {
-            self.gate.set(false, true);
-            let result = self.editor.readline(&self.prompt);
-            let empty = self.gate.lock().empty;
-            self.gate.set(false, true);
+        for begun in requested {
+            self.gate.set(false, String::new());
+            let result = self.editor.readline_with_initial(&self.prompt, (&begun, ""));
+            let text = std::mem::take(&mut self.gate.lock().text);
+            self.gate.set(false, String::new());
             let input = match result {
                 Ok(line) => {
                     self.remember(&line);
                     Input::Line(line)
                 }
-                Err(ReadlineError::Interrupted) => Input::Interrupted { empty },
+                Err(ReadlineError::Interrupted) => Input::Interrupted { text },
                 Err(ReadlineError::Eof) => Input::End,
                 Err(error) => Input::Broken(error.to_string()),
             };
@@ -308,7 +319,7 @@ impl Hinter for Callbacks {
     /// The editor calls this before it draws the input line, after it has set the terminal mode and its signal
     /// handlers. From then on it can print above the line, and a signal wakes it.
     fn hint(&self, line: &str, _: usize, _: &Context<'_>) -> Option<String> {
-        self.gate.set(true, line.is_empty());
+        self.gate.set(true, line.to_owned());
         None
     }
 }

@@ -9,21 +9,24 @@ pub(super) mod command;
 pub(super) mod command_loop;
 pub(super) mod complete;
 mod editor;
+mod handler;
+mod script;
 pub(super) mod show;
 
-use super::download_request::download_request;
+use super::downloads::{self, Order};
 use super::{BarWatch, Console};
 use crate::content::PeerName;
 use crate::net::{Shutdown, Threads};
-use crate::report::RoleError;
+use crate::report::{Fault, RoleError};
 use crate::roles::folder_client::{DownloadRequest, Member};
 use crate::sync::lock;
 use crate::tracker_client::lookup::Query;
+use crate::tracker_client::selection::{Item, Wanted};
 use command::Command;
 use command_loop::{CommandHandler, LoopEnd, print};
+use complete::Names;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use editor::Complete;
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -35,13 +38,15 @@ const LOOKUP_QUEUE_MAX: usize = 8;
 /// During this time Ctrl-C is a signal, which ends the program.
 const RESULT_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// File names for Tab completion.
-type Names = Arc<Mutex<BTreeSet<String>>>;
+/// Names for Tab completion, as known at the time of the key press.
+type KnownNames = Arc<Mutex<Names>>;
 
 /// A lookup at other peers or at the tracker.
 enum Lookup {
     Files(bool),
     Why(String, Query),
+    /// Downloads the listed files that match a pattern.
+    Get(Item),
 }
 
 /// Reads and executes commands until the user quits or a shutdown. A download waits at most `wait_timeout` for a holder.
@@ -56,14 +61,15 @@ pub fn run(
     shutdown: &Shutdown,
 ) -> Result<(), RoleError> {
     let console = watch.console().clone();
-    let names = Names::default();
+    let names = KnownNames::default();
     let threads = Threads::new();
     let (lookups, queued) = bounded(LOOKUP_QUEUE_MAX);
     let (completions, done) = bounded(LOOKUP_QUEUE_MAX);
-    let worker =
-        LookupWorker { completions, member: member.clone(), console: console.clone(), names: names.clone() };
+    let lookup =
+        Lookups { member: member.clone(), names: names.clone(), wait_timeout, shutdown: shutdown.clone() };
+    let worker = LookupWorker { completions, lookups: lookup.clone(), console: console.clone() };
     threads.spawn("prompt-ask", move || worker.run(&queued))?;
-    let mut prompt = Prompt { member, wait_timeout, names: names.clone(), lookups, done };
+    let mut prompt = Prompt { member, watch, lookup, lookups, done };
     let line = format!("{name}> ");
     let end = command_loop::run(line, completing(names), &console, &mut prompt, member.failed(), shutdown);
     drop(prompt);
@@ -80,8 +86,9 @@ pub fn run(
 
 struct Prompt<'a> {
     member: &'a Member,
-    wait_timeout: Duration,
-    names: Names,
+    watch: &'a Arc<BarWatch>,
+    lookup: Lookups,
+    /// To the thread that executes lookups.
     lookups: Sender<Lookup>,
     /// Receives a message for each lookup that is done.
     done: Receiver<()>,
@@ -89,13 +96,13 @@ struct Prompt<'a> {
 
 impl CommandHandler for Prompt<'_> {
     fn refresh(&mut self) {
-        self.update_names();
+        self.lookup.update_names();
     }
 
     fn handle(&mut self, line: &str) -> ControlFlow<()> {
         let result = match command::parse(line) {
             Ok(Command::Quit) => return ControlFlow::Break(()),
-            Ok(command) => self.execute(command),
+            Ok(command) => self.start(command),
             Err(text) => Err(text),
         };
         match result {
@@ -104,40 +111,107 @@ impl CommandHandler for Prompt<'_> {
         }
         ControlFlow::Continue(())
     }
+
+    fn execute(&mut self, line: &str) -> ControlFlow<(), Result<(), RoleError>> {
+        let result = match command::parse(line) {
+            Ok(Command::Quit) => return ControlFlow::Break(()),
+            Ok(command) => self.finish(command),
+            Err(text) => Err(RoleError::new(Fault::Usage, text)),
+        };
+        ControlFlow::Continue(result)
+    }
 }
 
 impl Prompt<'_> {
-    /// Executes a command and returns its output. The error is a text for the user.
-    fn execute(&self, command: Command) -> Result<String, String> {
+    /// Executes a command at a terminal and returns its output. Downloads and lookups continue in the background. The
+    /// error is a text for the user.
+    fn start(&self, command: Command) -> Result<String, String> {
         Ok(match command {
-            Command::Nothing | Command::Quit => String::new(),
-            Command::Get(name, out) => self.get(&name, out)?,
-            Command::Files(long) => self.lookup(Lookup::Files(long))?,
-            Command::Why(name) => {
-                let query = download_request(&name, Duration::ZERO).map_err(|error| error.text)?.query;
-                self.lookup(Lookup::Why(name, query))?
+            Command::Get(items, out) => self.get(&items, out)?,
+            Command::Files(long) => self.queue(Lookup::Files(long))?,
+            Command::Why(name, item) => self.queue(Lookup::Why(name, query(&item)))?,
+            Command::Cancel(names) => self.cancel(&names)?,
+            other => self.local(&other),
+        })
+    }
+
+    /// Executes a command of a pipe or file to its end and prints its output.
+    fn finish(&self, command: Command) -> Result<(), RoleError> {
+        let Lookups { wait_timeout: wait, shutdown, .. } = &self.lookup;
+        if matches!(command, Command::Files(_) | Command::Peers(_) | Command::Why(..)) {
+            self.member.wait_for_peers(*wait, shutdown)?;
+        }
+        let text = match command {
+            Command::Get(items, out) => {
+                return downloads::run(self.member, Order { items, out, wait: *wait }, self.watch, shutdown);
             }
-            Command::Peers => show::peers(self.member.peers()),
+            Command::Files(long) => self.lookup.files(long)?,
+            Command::Why(name, item) => self.lookup.why(&name, &query(&item)),
+            Command::Cancel(names) => {
+                self.cancel(&names).map_err(|text| RoleError::new(Fault::NotFound, text))?
+            }
+            other => self.local(&other),
+        };
+        self.watch.console().print_answer(&text);
+        Ok(())
+    }
+
+    /// Executes a command that asks no other program.
+    fn local(&self, command: &Command) -> String {
+        match command {
+            Command::Peers(begun) => show::peers(self.member.peers(), begun),
             Command::Mine => show::mine(&self.member.mine()),
             Command::Status => {
                 let transfers = self.member.transfers();
                 let statuses: Vec<_> = transfers.iter().map(|transfer| transfer.status()).collect();
                 let storage =
                     self.member.volunteer().map(|volunteer| show::storage_offer(&volunteer.status()));
-                show::status(&statuses) + &storage.unwrap_or_default()
+                // An error of the folder is in the log: the folder is polled.
+                let unfinished = self.member.unfinished().unwrap_or_default();
+                show::status(&statuses, &unfinished) + &storage.unwrap_or_default()
             }
             Command::Help => show::help(),
-        })
+            _ => String::new(),
+        }
     }
 
-    fn get(&self, name: &str, out: Option<PathBuf>) -> Result<String, String> {
-        let request = download_request(name, self.wait_timeout).map_err(|error| error.text)?;
-        self.member.get(DownloadRequest { out, ..request }).map_err(|error| error.text)?;
-        Ok(format!("looking up {}\n", show::line(name)))
+    /// Starts downloads in the background.
+    fn get(&self, items: &[Item], out: Option<PathBuf>) -> Result<String, String> {
+        let mut text = String::new();
+        for item in items {
+            let started = match item.only() {
+                Some(wanted) => self.lookup.start(wanted, out.clone()).map_err(|error| error.text),
+                None => self.queue(Lookup::Get(item.clone())).map(drop),
+            };
+            text += &match started {
+                Ok(()) => format!("looking up {}\n", show::line(&item.to_string())),
+                Err(error) if items.len() == 1 => return Err(error),
+                Err(error) => format!("{}\n", show::line(&error)),
+            };
+        }
+        Ok(text)
+    }
+
+    /// Cancels running downloads.
+    fn cancel(&self, names: &[String]) -> Result<String, String> {
+        let running: Vec<_> =
+            self.member.transfers().into_iter().filter(|transfer| transfer.is_running()).collect();
+        for name in names {
+            let wanted = running.iter().filter(|transfer| transfer.status().wanted == *name);
+            if wanted.map(|transfer| transfer.abandon()).count() == 0 {
+                let others: Vec<_> = running.iter().map(|transfer| transfer.status().wanted).collect();
+                let others = match others.is_empty() {
+                    true => "no download is running".to_owned(),
+                    false => format!("running: {}", others.join(", ")),
+                };
+                return Err(format!("{name} is not being downloaded ({others})"));
+            }
+        }
+        Ok(String::new())
     }
 
     /// Queues a lookup and waits for its result, at most [`RESULT_TIMEOUT`].
-    fn lookup(&self, lookup: Lookup) -> Result<String, String> {
+    fn queue(&self, lookup: Lookup) -> Result<String, String> {
         // Removes the messages of lookups that took longer than the timeout.
         self.done.try_iter().for_each(drop);
         match self.lookups.try_send(lookup) {
@@ -148,54 +222,55 @@ impl Prompt<'_> {
             Err(_) => Err("too many lookups in progress; try again after their results".to_owned()),
         }
     }
-
-    /// Adds the names of shared files and of downloads to the completions.
-    fn update_names(&self) {
-        let mine = self.member.mine().into_iter().map(|offer| offer.file.name.to_string());
-        let wanted = self.member.transfers().into_iter().map(|transfer| transfer.status().wanted);
-        learn(&self.names, mine.chain(wanted));
-    }
 }
 
-/// The Tab completion of the line editor, with the names known at the time of the key press.
-fn completing(names: Names) -> Complete {
-    Box::new(move |line, cursor| complete::complete(line, cursor, &lock(&names)))
+/// The query for an item that names one file.
+fn query(item: &Item) -> Query {
+    item.only().map(|wanted| wanted.query).unwrap_or_default()
 }
 
-/// Adds names to the completions.
-fn learn(names: &Names, more: impl Iterator<Item = String>) {
-    lock(names).extend(more);
+/// The Tab completion of the line editor.
+fn completing(names: KnownNames) -> Complete {
+    Arc::new(move |line, cursor| complete::complete(line, cursor, &lock(&names)))
 }
 
 /// Executes lookups one after another.
 struct LookupWorker {
     completions: Sender<()>,
-    member: Member,
+    lookups: Lookups,
     console: Console,
-    names: Names,
 }
 
 impl LookupWorker {
     fn run(&self, queued: &Receiver<Lookup>) {
         for lookup in queued {
-            let text = match lookup {
-                Lookup::Files(long) => self.files(long),
-                Lookup::Why(name, query) => self.why(&name, &query),
+            let result = match lookup {
+                Lookup::Files(long) => self.lookups.files(long),
+                Lookup::Why(name, query) => Ok(self.lookups.why(&name, &query)),
+                Lookup::Get(item) => self.lookups.get(&item),
             };
+            let text = result.unwrap_or_else(|error| format!("{}\n", show::line(&error.text)));
             self.console.print_answer(&text);
             // Fails if the prompt has ended or the queue is full; then no thread waits for the message.
             let _ = self.completions.try_send(());
         }
     }
+}
 
-    fn files(&self, long: bool) -> String {
-        match self.member.files(&Query::default()) {
-            Ok(found) => {
-                learn(&self.names, found.iter().map(|found| found.file.name.to_string()));
-                show::files(&found, long)
-            }
-            Err(error) => format!("{}\n", show::line(&error.text)),
-        }
+/// Asks other peers or the tracker, and learns names from their answers.
+#[derive(Clone)]
+struct Lookups {
+    member: Member,
+    names: KnownNames,
+    wait_timeout: Duration,
+    shutdown: Shutdown,
+}
+
+impl Lookups {
+    fn files(&self, long: bool) -> Result<String, RoleError> {
+        let found = self.member.files(&Query::default())?;
+        lock(&self.names).files.extend(found.iter().map(|found| found.file.name.to_string()));
+        Ok(show::files(&found, long))
     }
 
     fn why(&self, name: &str, query: &Query) -> String {
@@ -208,5 +283,35 @@ impl LookupWorker {
         let local = local.map(|(held, file)| (file, held));
         let status = statuses.into_iter().find(|status| status.wanted == name);
         show::why(&show::Why { name, status, local, found, peers: self.member.peers() })
+    }
+
+    /// Starts the download of a file.
+    fn start(&self, wanted: Wanted, out: Option<PathBuf>) -> Result<(), RoleError> {
+        let (Wanted { query, ticket, .. }, wait_timeout) = (wanted, self.wait_timeout);
+        let request = DownloadRequest { query, ticket, out, wait_timeout, ..DownloadRequest::default() };
+        self.member.get(request).map(drop)
+    }
+
+    /// Starts the downloads of the files that match a pattern now.
+    fn get(&self, item: &Item) -> Result<String, RoleError> {
+        let mut text = String::new();
+        for wanted in self.member.select(item, Duration::ZERO, &self.shutdown)? {
+            if let Err(error) = self.start(wanted, None) {
+                text += &format!("{}\n", show::line(&error.text));
+            }
+        }
+        Ok(text)
+    }
+
+    /// Adds the names of shared files, downloads and peers to the completions.
+    fn update_names(&self) {
+        let mine = self.member.mine().into_iter().map(|offer| offer.file.name.to_string());
+        let transfers = self.member.transfers();
+        let wanted = transfers.iter().map(|transfer| transfer.status().wanted);
+        let running = transfers.iter().filter(|transfer| transfer.is_running());
+        let mut names = lock(&self.names);
+        names.files.extend(mine.chain(wanted));
+        names.downloads = running.map(|transfer| transfer.status().wanted).collect();
+        names.peers = self.member.peers().into_iter().map(|peer| peer.name.to_string()).collect();
     }
 }

@@ -9,7 +9,9 @@ use crate::cli::table::{self, Side, percent, size, table};
 use crate::content::fmt::counted;
 use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile, PeerSummary};
+use crate::report::Fault;
 use crate::roles::folder_client::{Stage, TransferStatus};
+use crate::storage::leftovers::Unfinished;
 use crate::upload::offers::Offer;
 use crate::volunteer::VolunteerStatus;
 use std::fmt::Write;
@@ -41,10 +43,14 @@ pub fn files(found: &[FoundFile], long: bool) -> String {
     }
 }
 
-/// The active peers.
-pub fn peers(mut peers: Vec<PeerSummary>) -> String {
+/// The active peers whose names begin with a text.
+pub fn peers(mut peers: Vec<PeerSummary>, begun: &str) -> String {
     if peers.is_empty() {
         return "no other peers are active\n".to_owned();
+    }
+    peers.retain(|peer| peer.name.as_str().starts_with(begun));
+    if peers.is_empty() {
+        return format!("no name of an active peer begins with {}\n", line(begun));
     }
     peers.sort_by(|a, b| (a.name.as_str(), &a.address).cmp(&(b.name.as_str(), &b.address)));
     let rows: Vec<_> = peers.iter().map(|peer| [peer.name.to_string(), peer.address.to_string()]).collect();
@@ -72,11 +78,32 @@ pub fn mine(offers: &[Offer]) -> String {
     table(columns, &rows)
 }
 
-/// The downloads of this run.
-pub fn status(transfers: &[TransferStatus]) -> String {
-    if transfers.is_empty() {
-        return "no downloads yet; start one with: get NAME\n".to_owned();
+/// The downloads of this run, and those that can be resumed.
+pub fn status(transfers: &[TransferStatus], unfinished: &[Unfinished]) -> String {
+    let is_cancelled = |name: &str| {
+        let named = transfers.iter().rev().find(|status| status.wanted == name);
+        named.is_some_and(|status| matches!(status.stage, Stage::Failed(Fault::Interrupted, _)))
+    };
+    let rows: Vec<_> = unfinished
+        .iter()
+        .filter(|download| !is_cancelled(&download.name))
+        .map(|download| {
+            let done = download.progress.map(|(_, held, count)| percent(held.into(), count.into()));
+            let command = format!("get {}", quoted(&download.name));
+            [download.name.clone(), done.unwrap_or_else(|| "?".to_owned()), command]
+        })
+        .collect();
+    let columns = [("UNFINISHED", Side::Left), ("DONE", Side::Right), ("RESUME WITH", Side::Left)];
+    let unfinished = if rows.is_empty() { String::new() } else { table(columns, &rows) };
+    match (transfers.is_empty(), rows.is_empty()) {
+        (true, true) => "no downloads yet; start one with: get NAME\n".to_owned(),
+        (true, false) => unfinished,
+        (false, _) => running(transfers) + &unfinished,
     }
+}
+
+/// Table of the downloads of this run.
+fn running(transfers: &[TransferStatus]) -> String {
     let row = |status: &TransferStatus| {
         let (done, total) = status.bytes;
         let started = total > 0 || status.stage == Stage::Done;
@@ -120,6 +147,9 @@ fn stage(status: &TransferStatus) -> String {
         Stage::Downloading if status.trouble.is_empty() => "downloading".to_owned(),
         Stage::Downloading => format!("waiting: {}", status.trouble),
         Stage::Done => "done".to_owned(),
+        Stage::Failed(Fault::Interrupted, _) => {
+            format!("cancelled; resume with: get {}", quoted(&status.wanted))
+        }
         Stage::Failed(_, text) => format!("failed: {}", text.lines().next().unwrap_or_default()),
     }
 }
@@ -221,7 +251,7 @@ fn named(found: &FoundFile, peers: &[PeerSummary]) -> String {
 mod tests {
     use super::*;
     use crate::cli::table::tests::found;
-    use crate::report::Fault;
+    use crate::content::FileId;
 
     fn transfer(stage: Stage, bytes: (u64, u64), rate: u64, trouble: &str) -> TransferStatus {
         let (wanted, note) = ("f".to_owned(), "2 sources".to_owned());
@@ -235,7 +265,13 @@ mod tests {
 
     #[test]
     fn empty_lists_have_a_text() {
-        for text in [files(&[], false), peers(vec![]), mine(&[]), status(&[])] {
+        for text in [
+            files(&[], false),
+            peers(vec![], ""),
+            peers(vec![peer("a", 1)], "b"),
+            mine(&[]),
+            status(&[], &[]),
+        ] {
             assert!(text.ends_with('\n') && text.lines().count() == 1, "{text:?}");
         }
     }
@@ -243,13 +279,18 @@ mod tests {
     #[test]
     fn stages_of_downloads_are_shown() {
         let failed = Stage::Failed(Fault::NotFound, "not found \u{1b}[31mf\nsecond line".into());
-        let text = status(&[
+        let transfers = [
             transfer(Stage::Finding, (0, 0), 0, ""),
             transfer(Stage::Downloading, (1 << 20, 4 << 20), 2 << 20, ""),
             transfer(Stage::Downloading, (3 << 20, 4 << 20), 0, "no source has chunk 4"),
             transfer(Stage::Done, (0, 0), 0, ""),
             transfer(failed, (0, 0), 0, ""),
-        ]);
+            transfer(Stage::Failed(Fault::Interrupted, "cancelled".into()), (1 << 20, 4 << 20), 0, ""),
+        ];
+        let left = |name: &str, progress| Unfinished { name: name.to_owned(), progress };
+        let unfinished = [left("f", None), left("a b", Some((FileId([1; 32]), 3, 4))), left("c", None)];
+        let text = status(&transfers, &unfinished);
+        assert!(status(&[], &unfinished[1..]).starts_with("UNFINISHED  DONE  RESUME WITH\n"));
         let rows: Vec<&str> = text.lines().collect();
         assert_eq!(
             rows,
@@ -260,6 +301,10 @@ mod tests {
                 "f      75 %  3.0 MiB of 4.0 MiB          -        2  waiting: no source has chunk 4",
                 "f     100 %          0 B of 0 B          -        -  done",
                 "f         -                   -          -        -  failed: not found \\u{1b}[31mf",
+                "f      25 %  1.0 MiB of 4.0 MiB          -        -  cancelled; resume with: get f",
+                "UNFINISHED  DONE  RESUME WITH",
+                "a b         75 %  get \"a b\"",
+                "c              ?  get c",
             ]
         );
     }
@@ -290,8 +335,9 @@ mod tests {
 
     #[test]
     fn peers_are_sorted_by_name() {
-        let text = peers(vec![peer("b", 2), peer("a", 1)]);
+        let text = peers(vec![peer("b", 2), peer("a", 1)], "");
         assert_eq!(text, "NAME  ADDRESS\na     10.0.0.1:1\nb     10.0.0.1:2\n");
+        assert_eq!(peers(vec![peer("b", 2), peer("a", 1)], "b"), "NAME  ADDRESS\nb     10.0.0.1:2\n");
     }
 
     fn local_file(id: u8) -> FileSummary {

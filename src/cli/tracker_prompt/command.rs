@@ -2,7 +2,7 @@
 //!
 //! Pure. Invariant: each line is a valid command or an error with a correction; the parser never guesses.
 
-use crate::cli::prompt::command::{quoted, similar, words};
+use crate::cli::prompt::command::{quoted, similar, split, words};
 use crate::cli::prompt::complete::{Offer, offer};
 use crate::cli::table::{Side, table};
 use crate::swarm::command::{Command, FileSelector, VolunteerSelector};
@@ -13,7 +13,7 @@ const COMMANDS: [(&str, &str, &str); 17] = [
     ("status", "status", "show volunteers, files and replicas"),
     ("files", "files", "list the files and their replicas"),
     ("volunteers", "volunteers", "list the volunteers and their storage"),
-    ("peers", "peers", "list the registered peers"),
+    ("peers", "peers [NAME]", "list the registered peers, or those whose name begins with NAME"),
     ("repair", "repair [pause|resume|status]", "show, pause or resume repair"),
     ("approve", "approve VOLUNTEER", "let proven replicas of a volunteer justify deletions"),
     ("deny", "deny VOLUNTEER", "do not count the replicas of a volunteer"),
@@ -44,6 +44,8 @@ pub enum Line {
     Files,
     /// List the volunteers.
     Volunteers,
+    /// List the registered peers whose names begin with this text.
+    Peers(String),
     /// Show the progress of repair.
     Repair,
     /// A command for the tracker.
@@ -61,11 +63,8 @@ pub enum Line {
 /// # Errors
 /// The line is not a command. The text is the correction for the user.
 pub fn parse(line: &str) -> Result<Line, String> {
-    let words = words(line);
-    if words.last().is_some_and(|word| word.open.is_some()) {
-        return Err("missing closing quote".to_owned());
-    }
-    let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    let texts = split(line)?;
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let Some((command, arguments)) = texts.split_first() else { return Ok(Line::Nothing) };
     if let Some(line) = without_argument(command) {
         return match arguments {
@@ -74,6 +73,9 @@ pub fn parse(line: &str) -> Result<Line, String> {
         };
     }
     match (*command, arguments) {
+        ("peers", []) => Ok(Line::Peers(String::new())),
+        ("peers", [name]) => Ok(Line::Peers((*name).to_owned())),
+        ("peers", _) => Err("peers takes one name: peers [NAME]".to_owned()),
         ("repair", [] | ["status"]) => Ok(Line::Repair),
         ("repair", ["pause"]) => Ok(Line::Do(Command::Pause { on: true })),
         ("repair", ["resume"]) => Ok(Line::Do(Command::Pause { on: false })),
@@ -89,7 +91,6 @@ fn without_argument(command: &str) -> Option<Line> {
         "status" => Line::Status,
         "files" => Line::Files,
         "volunteers" => Line::Volunteers,
-        "peers" => Line::Do(Command::Peers),
         "yes" => Line::Yes,
         "help" | "?" => Line::Help,
         "quit" | "exit" => Line::Quit,
@@ -153,6 +154,8 @@ pub struct Names {
     pub volunteers: BTreeSet<String>,
     /// Names of files.
     pub files: BTreeSet<String>,
+    /// Names of registered peers.
+    pub peers: BTreeSet<String>,
 }
 
 /// Returns the start of the word before the cursor, in bytes, and its completions.
@@ -166,6 +169,7 @@ pub fn complete(line: &str, cursor: usize, names: &Names) -> (usize, Vec<Offer>)
     let offers = match so_far[..] {
         [] => offer(COMMANDS.iter().map(|(name, ..)| *name), &begun, plain),
         ["repair"] => offer(["pause", "resume", "status"].into_iter(), &begun, plain),
+        ["peers"] => offer(names.peers.iter().map(String::as_str), &begun, quoted),
         ["approve" | "deny" | "drain" | "stay" | "forget-volunteer"] => {
             offer(names.volunteers.iter().map(String::as_str), &begun, quoted)
         }
@@ -193,7 +197,8 @@ mod tests {
             (" status ", Line::Status),
             ("files", Line::Files),
             ("volunteers", Line::Volunteers),
-            ("peers", Line::Do(Command::Peers)),
+            ("peers", Line::Peers(String::new())),
+            ("peers an", Line::Peers("an".to_owned())),
             ("repair", Line::Repair),
             ("repair status", Line::Repair),
             ("repair pause", Line::Do(Command::Pause { on: true })),
@@ -236,7 +241,8 @@ mod tests {
     #[test]
     fn tab_completes_commands_and_names() {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let names = Names { volunteers: set(&["anna", "bert"]), files: set(&["a b.txt"]) };
+        let names =
+            Names { volunteers: set(&["anna", "bert"]), files: set(&["a b.txt"]), peers: set(&["carl"]) };
         let offers = |line: &str| {
             let (_, offers) = complete(line, line.len(), &names);
             offers.into_iter().map(|offer| offer.typed).collect::<Vec<_>>()
@@ -244,6 +250,7 @@ mod tests {
         assert_eq!(offers("dr"), ["drain "]);
         assert_eq!(offers("drain "), ["anna ", "bert "]);
         assert_eq!(offers("approve b"), ["bert "]);
+        assert_eq!(offers("peers c"), ["carl "]);
         assert_eq!(offers("repair p"), ["pause "]);
         assert_eq!(offers("recall a"), ["\"a b.txt\" "]);
         assert_eq!(offers("offload x "), ["--dry-run "]);

@@ -1,17 +1,17 @@
-//! Prompt of a tracker that replicates files, and the output of `tracker status`.
+//! Prompt of a tracker, and the output of `tracker status`.
 //!
 //! Invariant: control characters in names from volunteers are escaped before they reach the terminal.
 
 mod command;
 pub mod owner;
-mod show;
+pub(super) mod show;
 pub mod status;
 
 use crate::cli::BarWatch;
 use crate::cli::prompt::command_loop::{self, CommandHandler, LoopEnd, print};
 use crate::net::Shutdown;
 use crate::protocol::status::Status;
-use crate::report::RoleError;
+use crate::report::{Fault, RoleError};
 use crate::roles::tracker::RunningTracker;
 use crate::swarm::command::{Answer, Command};
 use crate::sync::lock;
@@ -19,18 +19,16 @@ use command::{Line, Names};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-/// Runs a tracker that replicates files until the user quits or a shutdown. In a terminal it has a prompt.
+/// Runs a tracker until the user quits or a shutdown. In a terminal it has a prompt;
+/// it also takes commands from a pipe or file.
 ///
 /// # Errors
 /// The tracker failed, for example because its catalogue cannot be written.
 pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown) -> Result<(), RoleError> {
-    if !command_loop::has_terminal() {
-        return tracker.wait(shutdown);
-    }
     let names: Arc<Mutex<Names>> = Arc::default();
     let known = names.clone();
-    let complete = Box::new(move |line: &str, cursor| command::complete(line, cursor, &lock(&known)));
-    let mut commands = TrackerCommands { tracker, names, unconfirmed: None };
+    let complete = Arc::new(move |line: &str, cursor| command::complete(line, cursor, &lock(&known)));
+    let mut commands = TrackerCommands { tracker, shutdown, names, unconfirmed: None };
     let console = watch.console();
     match command_loop::run("tracker> ".into(), complete, console, &mut commands, tracker.failed(), shutdown)?
     {
@@ -42,6 +40,7 @@ pub fn run(tracker: &RunningTracker, watch: &Arc<BarWatch>, shutdown: &Shutdown)
 /// Executes the commands of the tracker prompt.
 struct TrackerCommands<'a> {
     tracker: &'a RunningTracker,
+    shutdown: &'a Shutdown,
     names: Arc<Mutex<Names>>,
     /// The command that the line `yes` confirms.
     unconfirmed: Option<Command>,
@@ -65,12 +64,26 @@ impl TrackerCommands<'_> {
             other => print(&show::answer(&other)),
         }
     }
+
+    /// Sends a command of a pipe or file and prints its answer.
+    fn finish(&mut self, command: Command, part: fn(&Status) -> String) -> Result<(), RoleError> {
+        let answer = self.tracker.finish(command, self.shutdown);
+        match (owner::fault(&answer), answer) {
+            (Some(fault), answer) => return Err(owner::failure(fault, answer)),
+            (None, Answer::Status { status }) => print(&part(&status)),
+            (None, answer) => print(&show::answer(&answer)),
+        }
+        Ok(())
+    }
 }
 
 impl CommandHandler for TrackerCommands<'_> {
     fn refresh(&mut self) {
         if let Answer::Status { status } = self.tracker.command(Command::Status) {
             *lock(&self.names) = show::names(&status);
+        }
+        if let Answer::Peers(list) = self.tracker.command(Command::Peers) {
+            lock(&self.names).peers = list.peers.into_iter().map(|peer| peer.name.to_string()).collect();
         }
     }
 
@@ -84,6 +97,10 @@ impl CommandHandler for TrackerCommands<'_> {
             Ok(Line::Files) => self.show(show::files),
             Ok(Line::Volunteers) => self.show(show::volunteers),
             Ok(Line::Repair) => self.show(show::repair),
+            Ok(Line::Peers(begun)) => match self.tracker.command(Command::Peers) {
+                Answer::Peers(list) => print(&show::peers(&list, &begun)),
+                other => print(&show::answer(&other)),
+            },
             Ok(Line::Do(command)) => self.send(command),
             Ok(Line::Yes) => match unconfirmed {
                 Some(command) => self.send(command.confirmed()),
@@ -92,5 +109,31 @@ impl CommandHandler for TrackerCommands<'_> {
             Err(text) => print(&format!("{}\n", show::line(&text))),
         }
         ControlFlow::Continue(())
+    }
+
+    fn execute(&mut self, line: &str) -> ControlFlow<(), Result<(), RoleError>> {
+        let usage = |text: &str| Err(RoleError::new(Fault::Usage, text));
+        ControlFlow::Continue(match command::parse(line) {
+            Ok(Line::Quit) => return ControlFlow::Break(()),
+            Ok(Line::Nothing) => Ok(()),
+            Ok(Line::Help) => {
+                print(&command::help());
+                Ok(())
+            }
+            Ok(Line::Status) => self.finish(Command::Status, show::status),
+            Ok(Line::Files) => self.finish(Command::Status, show::files),
+            Ok(Line::Volunteers) => self.finish(Command::Status, show::volunteers),
+            Ok(Line::Repair) => self.finish(Command::Status, show::repair),
+            Ok(Line::Peers(begun)) => match self.tracker.finish(Command::Peers, self.shutdown) {
+                Answer::Peers(list) => {
+                    print(&show::peers(&list, &begun));
+                    Ok(())
+                }
+                _ => Ok(()),
+            },
+            Ok(Line::Do(command)) => self.finish(command, show::status),
+            Ok(Line::Yes) => usage("yes is for a terminal; use the flag --yes of the command"),
+            Err(text) => usage(&text),
+        })
     }
 }

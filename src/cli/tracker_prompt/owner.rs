@@ -22,15 +22,21 @@ pub fn run(state: &Path, command: &Command, shutdown: &Shutdown) -> Result<(), R
         };
         RoleError::from_error(fault, error)
     })?;
-    let fault = match &answer {
+    let Some(fault) = fault(&answer) else {
+        // A reader such as `head` may close the pipe early: a write error is ignored.
+        let _ = io::stdout().lock().write_all(show::answer(&answer).as_bytes());
+        return Ok(());
+    };
+    Err(failure(fault, answer))
+}
+
+/// The fault that an answer reports; `None` if the command was carried out.
+pub(super) fn fault(answer: &Answer) -> Option<Fault> {
+    Some(match answer {
         Answer::Status { .. }
         | Answer::Peers(_)
         | Answer::Done { .. }
-        | Answer::Verified { result: Verification::Proven, .. } => {
-            // A reader such as `head` may close the pipe early: a write error is ignored.
-            let _ = io::stdout().lock().write_all(show::answer(&answer).as_bytes());
-            return Ok(());
-        }
+        | Answer::Verified { result: Verification::Proven, .. } => return None,
         Answer::Verified { result: Verification::TooFew, .. } => Fault::ChunksMissing,
         Answer::Verified { result: Verification::Corrupt, .. } => Fault::VerificationFailed,
         Answer::Confirm { .. } => Fault::Usage,
@@ -39,10 +45,14 @@ pub fn run(state: &Path, command: &Command, shutdown: &Shutdown) -> Result<(), R
             Refusal::Ambiguous => Fault::Usage,
             Refusal::State | Refusal::Failed => Fault::Other,
         },
-    };
+    })
+}
+
+/// The error for an answer that reports a fault.
+pub(super) fn failure(fault: Fault, answer: Answer) -> RoleError {
     let error = RoleError::new(fault, show::answer(&answer).trim_end());
-    Err(match answer {
+    match answer {
         Answer::Confirm { .. } => error.with_advice("confirm with --yes"),
         _ => error,
-    })
+    }
 }

@@ -20,7 +20,7 @@ const SHOWN_DROPS_MAX: usize = 5;
 pub fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Status { status } => self::status(status),
-        Answer::Peers(list) => peers(list),
+        Answer::Peers(list) => peers(list, ""),
         Answer::Done { text }
         | Answer::Verified { text, .. }
         | Answer::Confirm { text, .. }
@@ -28,17 +28,22 @@ pub fn answer(answer: &Answer) -> String {
     }
 }
 
-/// Table of peers.
-fn peers(list: &PeerList) -> String {
+/// Table of the peers whose names begin with a text.
+pub fn peers(list: &PeerList, begun: &str) -> String {
     if list.peers.is_empty() {
         return "no peers are registered\n".to_owned();
     }
-    let row = |peer: &PeerEntry| {
+    let shown: Vec<&PeerEntry> =
+        list.peers.iter().filter(|peer| peer.name.as_str().starts_with(begun)).collect();
+    if shown.is_empty() {
+        return format!("no name of a registered peer begins with {}\n", line(begun));
+    }
+    let row = |peer: &&PeerEntry| {
         let role = if peer.volunteer { "volunteer" } else { "peer" };
         [peer.name.to_string(), peer.address.to_string(), role.to_owned()]
     };
     let columns = [("NAME", Side::Left), ("ADDRESS", Side::Left), ("ROLE", Side::Left)];
-    let mut text = table(columns, &list.peers.iter().map(row).collect::<Vec<_>>());
+    let mut text = table(columns, &shown.iter().map(row).collect::<Vec<_>>());
     let omitted = list.count.saturating_sub(list.peers.len() as u64);
     if omitted > 0 {
         let _ = writeln!(text, "and {omitted} more");

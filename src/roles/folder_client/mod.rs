@@ -22,6 +22,7 @@ use crate::report::watch::{TotalProgress, Watch};
 use crate::roles::discoverable::of_peer;
 use crate::roles::on_complete::OnComplete;
 use crate::storage::SharedFolder;
+use crate::storage::leftovers::{self, Unfinished};
 use crate::sync::{lock, read, write};
 use crate::tracker_client::announcer::Announcer;
 use crate::tracker_client::lookup::Query;
@@ -252,6 +253,26 @@ impl Member {
         self.inner.offers.list()
     }
 
+    /// The downloads in the folder, also of earlier runs, that can be resumed and do not run in this program.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn unfinished(&self) -> Result<Vec<Unfinished>, RoleError> {
+        let mut found = leftovers::unfinished(self.inner.folder.path())?;
+        let offers = self.inner.offers.list();
+        let running: Vec<String> = self
+            .transfers()
+            .iter()
+            .filter(|transfer| transfer.is_running())
+            .map(|transfer| transfer.status().wanted)
+            .collect();
+        found.retain(|download| {
+            let is_running = |id| offers.iter().any(|offer| offer.file.id == id);
+            !running.contains(&download.name) && !download.progress.is_some_and(|(id, ..)| is_running(id))
+        });
+        Ok(found)
+    }
+
     /// The storage offer to the tracker, if any.
     pub fn volunteer(&self) -> Option<&Volunteer> {
         self.inner.volunteer.as_ref()
@@ -264,6 +285,14 @@ impl Member {
     pub fn files(&self, query: &Query) -> Result<Vec<FoundFile>, RoleError> {
         let found = self.inner.finder()?.find(query, &self.inner.shutdown);
         found.map_err(|error| RoleError::from_error(Fault::Unreachable, error))
+    }
+
+    /// Waits until the manager has sent its list of peers, if there is a manager.
+    ///
+    /// # Errors
+    /// No list within `wait`, or the shutdown.
+    pub fn wait_for_peers(&self, wait: Duration, shutdown: &Shutdown) -> Result<(), RoleError> {
+        transfers::wait_for_peer_list(&self.inner, wait, shutdown).map(drop)
     }
 
     /// The files that an argument selects: at least one. Waits up to `wait` for a first match.

@@ -29,6 +29,7 @@ use crate::upload::server::DiscoveredPeer;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,8 @@ pub struct Transfer {
     /// Dropped at the end of the transfer, which closes `ended`.
     ending: Mutex<Option<Sender<()>>>,
     shutdown: Shutdown,
+    /// Whether the user has cancelled it.
+    is_abandoned: AtomicBool,
     watch: Arc<dyn Watch>,
     /// The part of this transfer in the total of several.
     progress: Option<Arc<FileProgress>>,
@@ -148,6 +151,17 @@ impl Transfer {
         self.shutdown.trigger();
     }
 
+    /// Cancels the transfer for the user; verified chunks are kept.
+    pub fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
+        self.cancel();
+    }
+
+    /// Whether the transfer has neither completed nor failed.
+    pub fn is_running(&self) -> bool {
+        !self.is_over()
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.state().stage, Stage::Done | Stage::Failed(..))
     }
@@ -166,8 +180,17 @@ impl Transfer {
         match result {
             Ok(()) if self.is_over() => {}
             Ok(()) => self.completed(),
-            Err(error) => {
-                error.text.lines().for_each(|line| log::error!("{line}"));
+            Err(mut error) => {
+                let level = match error.fault {
+                    Fault::Interrupted if self.is_abandoned.load(Ordering::Relaxed) => {
+                        let (name, command) = (&self.wanted, next_step::quoted(&self.wanted));
+                        error.text = format!("{name} cancelled; resume it with: get {command}");
+                        log::Level::Info
+                    }
+                    Fault::Interrupted => log::Level::Warn,
+                    _ => log::Level::Error,
+                };
+                error.text.lines().for_each(|line| log::log!(level, "{line}"));
                 let mut state = self.state();
                 state.took = state.began.map(|began| began.elapsed());
                 state.stage = Stage::Failed(error.fault, error.text);
@@ -245,6 +268,7 @@ pub(super) fn start(inner: &Arc<Inner>, request: DownloadRequest) -> Result<Arc<
         ended,
         ending: Mutex::new(Some(ending)),
         shutdown: inner.shutdown.child(),
+        is_abandoned: AtomicBool::new(false),
         watch,
         progress,
     });
@@ -394,7 +418,11 @@ fn shared_name(inner: &Inner, path: &Path) -> Result<Option<FileName>, RoleError
 }
 
 /// Waits for the manager's list of peers. Returns the time that this took.
-fn wait_for_peer_list(inner: &Inner, wait: Duration, shutdown: &Shutdown) -> Result<Duration, RoleError> {
+pub(super) fn wait_for_peer_list(
+    inner: &Inner,
+    wait: Duration,
+    shutdown: &Shutdown,
+) -> Result<Duration, RoleError> {
     // The registration takes some time, also if the manager is there.
     let timeout = wait.max(LIST_TIMEOUT_MIN);
     let mut clock = RunningClock::new();

@@ -337,6 +337,16 @@ impl Tracker {
 
     /// Handles the outcome of a task, or a command.
     pub(super) fn handle_outcome(&mut self, now: Moment, outcome: TaskOutcome) {
+        // A tracker without files takes commands, too.
+        let outcome = match outcome {
+            TaskOutcome::Command(number, command) => {
+                if let Some(answer) = self.carry_out(now, number, command) {
+                    self.answer(number, answer);
+                }
+                return self.settle_keeping(now);
+            }
+            other => other,
+        };
         let Some(keeping) = &mut self.keeping else { return };
         let planner = &mut keeping.planner;
         match outcome {
@@ -408,11 +418,7 @@ impl Tracker {
             }
             TaskOutcome::Recalled(file, result) => self.handle_recalled(now, file, result),
             TaskOutcome::Adopted(file, adopted) => self.handle_adopted(now, file, adopted),
-            TaskOutcome::Command(number, command) => {
-                if let Some(answer) = self.carry_out(now, number, command) {
-                    self.answer(number, answer);
-                }
-            }
+            TaskOutcome::Command(..) => {}
         }
         self.settle_keeping(now);
     }

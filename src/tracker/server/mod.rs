@@ -21,10 +21,10 @@ use crate::report::{Fault, RoleError};
 use crate::swarm::keeping::TaskOutcome;
 use crate::swarm::machine::{ConnectionId, Machine};
 use crate::swarm::reach::DialResult;
-use crate::tracker::commands::Answers;
+use crate::tracker::commands::{Answers, Commands};
 use crate::tracker::tasks::{TaskSender, task_channel};
 use connections::Connection;
-use crossbeam_channel::{Receiver, Sender, bounded, never};
+use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use datagrams::Replies;
 use dial_back::DialQueue;
 use log::Level;
@@ -89,6 +89,13 @@ impl ExecutorChannels {
     /// Channels without an executor, for a machine that has no tasks.
     pub fn none() -> Self {
         Self { tasks: task_channel().0, answers: Answers::default(), outcomes: never() }
+    }
+
+    /// Channels for the commands of a prompt, without an executor.
+    pub fn of_commands() -> (Self, Commands) {
+        let (sender, outcomes) = unbounded();
+        let commands = Commands::new(sender);
+        (Self { tasks: task_channel().0, answers: commands.answers(), outcomes }, commands)
     }
 }
 

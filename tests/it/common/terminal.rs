@@ -63,6 +63,16 @@ impl AtTerminal {
         Self::start_with(command, dir, args, (200, 50))
     }
 
+    /// Starts an interactive shell with job control, which finds the programs.
+    pub fn shell(dir: &Path) -> Self {
+        let programs = Path::new(binary("client")).parent().unwrap().display();
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "bash", "--norc", "--noprofile", "--noediting", "-i"]);
+        command.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap())).env("PS1", "$ ");
+        command.env("HISTFILE", "/dev/null");
+        Self::start_with(command, dir, &[], (200, 50))
+    }
+
     fn start_with(mut command: Command, dir: &Path, args: &[&str], (columns, rows): (u16, u16)) -> Self {
         let (keys, screen) = open(Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
         let end = || screen.try_clone().unwrap();
