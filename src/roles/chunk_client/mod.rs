@@ -12,6 +12,7 @@ mod completion;
 mod dispute;
 mod join;
 mod lookup_retry;
+mod own_chunks;
 mod requests;
 mod stall;
 
