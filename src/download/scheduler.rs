@@ -16,8 +16,8 @@ use super::source::{FragmentCount, SourceCommand, SourceReader};
 use super::staging;
 use super::verifier::Verifier;
 use crate::content::limits::{
-    LIMITED_PART_BYTES, PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN, SOURCES_MAX,
-    SOURCES_MIN,
+    CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN,
+    SOURCES_MAX, SOURCES_MIN,
 };
 use crate::content::{Bitfield, ChunkIndex};
 use crate::net::{RateLimit, Shutdown, Threads};
@@ -227,6 +227,9 @@ impl DownloadScheduler {
     /// Raises the length of the longest chunk, bytes; limits the number of connected sources.
     pub fn expect_up_to(&mut self, length: u32) {
         self.longest = self.longest.max(length);
+        if length > CHUNK_SIZE_MAX {
+            self.picker.wait_while_bytes_arrive();
+        }
     }
 
     /// Adds a possible source. It is connected to as soon as a connection is free.

@@ -21,6 +21,7 @@ mod hostile_volunteers;
 mod hosts;
 mod interruptions;
 mod keeping;
+mod large_chunks;
 mod lists;
 mod liveness;
 mod logs;

@@ -147,8 +147,8 @@ fn serve_and_download(
         download: 0,
         file: key,
         count: set.count,
-        // Initial value from the chunks in the folder; later raised by the tracker's answers.
-        longest: held.iter().map(|chunk| chunk.length).max().unwrap_or(CHUNK_SIZE),
+        // Raised by the tracker's answers.
+        longest: CHUNK_SIZE,
         expected: agreed.clone(),
         sink: Arc::new(sink),
         port: None,
