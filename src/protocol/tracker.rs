@@ -6,6 +6,7 @@
 
 pub use super::file_summary::FileSummary;
 use super::set_report::WaitingChunk;
+use super::set_status::SetStatus;
 pub use super::tokens::{IdentityKey, ReportId, Token};
 use super::volunteer::{VolunteerOrder, VolunteerReport};
 use super::{ErrorCode, Message, PeerAddress};
@@ -256,6 +257,14 @@ pub enum TrackerRequest {
         /// Index of the chunk.
         index: ChunkIndex,
     },
+    /// Requests the state of a set of which the client is a member (TCP).
+    SetStatus {
+        /// Token from `registered`.
+        token: Token,
+        /// Key of the set.
+        #[serde(flatten)]
+        set: SetKey,
+    },
     /// Requests the manifest of a sealed set (TCP).
     Manifest {
         /// File id of the sealed set.
@@ -414,6 +423,12 @@ pub enum TrackerResponse {
         set: SetKey,
         /// Address of the other member.
         address: SocketAddr,
+    },
+    /// State of a set: agreed hashes, holders and claims that differ.
+    SetStatus {
+        /// The state.
+        #[serde(flatten)]
+        status: Box<SetStatus>,
     },
     /// Every client of the set holds all of its chunks.
     SetComplete {

@@ -8,6 +8,7 @@ mod bad_input;
 mod bad_network;
 mod bad_peers;
 mod chunk_folders;
+mod chunk_set_status;
 mod command_line;
 mod common;
 mod crashes;

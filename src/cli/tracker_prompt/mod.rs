@@ -83,6 +83,7 @@ impl CommandHandler for TrackerCommands<'_> {
             Ok(Line::Status) => self.show(show::status),
             Ok(Line::Files) => self.show(show::files),
             Ok(Line::Volunteers) => self.show(show::volunteers),
+            Ok(Line::Sets) => self.show(show::sets),
             Ok(Line::Repair) => self.show(show::repair),
             Ok(Line::Do(command)) => self.send(command),
             Ok(Line::Yes) => match unconfirmed {

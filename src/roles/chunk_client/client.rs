@@ -8,8 +8,10 @@ use super::dispute::Dispute;
 use super::join::JoinTask;
 use super::lookup_retry::LookupRetry;
 use super::own_chunks::OwnChunks;
+use super::questions::{Answer, Asked, Question};
 use super::requests::{ActiveSession, RequestQueue};
 use super::stall::StallTimer;
+use super::unreachable::UnreachableChunks;
 use super::{ClientConfig, Inputs};
 use crate::content::fmt::counted;
 use crate::content::{Bitfield, ChunkIndex, Digest, Manifest};
@@ -24,13 +26,16 @@ use crate::storage::{ChunkFolder, ChunkSource, HeldChunk};
 use crate::swarm::Moment;
 use crate::tracker_client::session::SessionEvent;
 use crate::upload::offers::Offers;
-use std::collections::BTreeSet;
+use crossbeam_channel::{Sender, never};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Interval of checks of chunk files and of chunks without connected holder.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Chunks without a reachable holder that are logged at a time.
+const LOGGED_CHUNKS_MAX: usize = 8;
 /// Chunk files checked per interval.
 const FILES_CHECKED_MAX: usize = 256;
 /// The agreed chunks, and the queue of those whose files may be in the folder.
@@ -56,6 +61,7 @@ pub(super) struct ChunkClient<'a> {
     completion: Completion,
     join: JoinTask,
     stall: StallTimer,
+    unreachable: UnreachableChunks,
     /// Chunks that the folder held at the start.
     own: OwnChunks,
     /// Listed chunks that differ from the agreed hash and have not been replaced.
@@ -64,6 +70,8 @@ pub(super) struct ChunkClient<'a> {
     own_looked_up: bool,
     dispute: Dispute,
     other_set_logged: bool,
+    /// Questions for the state of the set that the tracker has not answered.
+    unanswered: VecDeque<Sender<Answer>>,
     /// Start, in [`running_time`]: pauses of the process do not count.
     started: Duration,
     /// Time at which bytes of a chunk last arrived.
@@ -98,10 +106,12 @@ impl<'a> ChunkClient<'a> {
             completion: Completion::default(),
             join,
             stall: StallTimer::default(),
+            unreachable: UnreachableChunks::default(),
             differing: BTreeSet::new(),
             own_looked_up: false,
             dispute: Dispute::default(),
             other_set_logged: false,
+            unanswered: VecDeque::new(),
             started: running_time(),
             last_arrival: Moment::ZERO,
             next_check: Moment::ZERO,
@@ -111,6 +121,7 @@ impl<'a> ChunkClient<'a> {
     /// Processes events until the shutdown or the end of the work.
     pub(super) fn run(&mut self, inputs: &Inputs, shutdown: &Shutdown) -> Result<(), RoleError> {
         let ticks = crossbeam_channel::tick(TICK_INTERVAL);
+        let mut asked = inputs.asked.clone();
         loop {
             let (requests, next) = self.requests.next();
             let joined = self.join.result();
@@ -127,6 +138,10 @@ impl<'a> ChunkClient<'a> {
                 recv(inputs.committed) -> committed => match committed {
                     Ok(committed) => self.handle_commit(committed)?,
                     Err(_) => return Ok(()),
+                },
+                recv(asked) -> question => match question {
+                    Ok(question) => self.answer(question),
+                    Err(_) => asked = never(),
                 },
                 recv(joined) -> joined => {
                     self.join.finished();
@@ -145,6 +160,25 @@ impl<'a> ChunkClient<'a> {
         }
     }
 
+    /// Answers a question of the prompt, or passes it on to the tracker.
+    fn answer(&mut self, Asked { question, answer }: Asked) {
+        let known = match question {
+            Question::Mine => Some(Answer::Mine { held: self.folder.held(), count: self.set.count }),
+            Question::Set if !self.requests.is_registered() => {
+                Some(Answer::None(format!("no connection to the tracker on {}", self.config.tracker)))
+            }
+            Question::Set => None,
+        };
+        match known {
+            // The prompt may no longer wait for it.
+            Some(known) => _ = answer.try_send(known),
+            None => {
+                self.requests.request_set_status();
+                self.unanswered.push_back(answer);
+            }
+        }
+    }
+
     fn now(&self) -> Moment {
         running_time().saturating_sub(self.started)
     }
@@ -157,6 +191,7 @@ impl<'a> ChunkClient<'a> {
             SessionEvent::Lost => {
                 self.requests.end();
                 self.dispute.end();
+                self.unanswered.clear();
             }
             SessionEvent::Manifest(manifest) => {
                 self.serve_as_file(manifest)?;
@@ -249,6 +284,18 @@ impl<'a> ChunkClient<'a> {
         }
     }
 
+    /// Logs agreed chunks that have had no reachable holder for a while.
+    fn log_unreachable(&mut self, unavailable: &[ChunkIndex], now: Moment) {
+        let due = self.unreachable.due(unavailable, now);
+        for (index, waited) in due.iter().take(LOGGED_CHUNKS_MAX) {
+            log::info!("chunk {index}: no reachable holder for {} s", waited.as_secs());
+        }
+        let more = due.len().saturating_sub(LOGGED_CHUNKS_MAX);
+        if more > 0 {
+            log::info!("{} without a reachable holder", counted(more as u64, "more chunk"));
+        }
+    }
+
     /// Warns once that no chunk with which the folder began agrees with the set.
     fn warn_of_other_set(&mut self) {
         if self.other_set_logged {
@@ -298,6 +345,12 @@ impl<'a> ChunkClient<'a> {
                     set.set,
                     self.config.name
                 );
+            }
+            TrackerResponse::SetStatus { status } if status.set == self.set.set => {
+                if let Some(asked) = self.unanswered.pop_front() {
+                    // The prompt may no longer wait for it.
+                    let _ = asked.try_send(Answer::Set(status));
+                }
             }
             TrackerResponse::SetSealed { set, file } if set == self.set => {
                 self.requests.request_manifest(file);
@@ -463,6 +516,7 @@ impl<'a> ChunkClient<'a> {
         self.next_check = now + CHECK_INTERVAL;
         self.check_files();
         let unavailable = self.scheduler.unavailable();
+        self.log_unreachable(&unavailable, now);
         let lookups = self.lookup_retry.due(unavailable, self.requests.has_lookups(), now);
         self.requests.look_up(lookups);
         Ok(())
