@@ -1,4 +1,4 @@
-//! The state of a chunk set: `tracker status`, the prompt of a client, and reports on unreachable holders.
+//! The state of a chunk set: `tracker status`, the prompt of a client, reports on unreachable holders, and wrong addresses.
 
 use crate::common::terminal::AtTerminal;
 use crate::common::wire::Wire;
@@ -78,4 +78,16 @@ fn an_agreed_chunk_without_a_reachable_holder_is_reported() {
     tracker.wait_for_text("the set default is agreed upon");
     let waits = client(dir, &chunk_folder(dir, "waits", 1, &[]), "waits", tracker.address(), &[]);
     waits.wait_for_text("chunk 1: no reachable holder for 3");
+}
+
+#[test]
+fn a_chunk_client_ends_at_a_manager_with_the_name_of_the_right_flag() {
+    let place = place();
+    let dir = place.path();
+    let manager = manager(dir, &[]);
+    let folder = chunk_folder(dir, "f", 2, &[(1, b"one")]);
+    let mut client = client(dir, &folder, "client", manager.address(), &[]);
+    client.ends_with(2);
+    assert!(client.has_said("this is a manager, not a tracker"));
+    assert!(client.has_said("--tracker HOST:PORT"));
 }

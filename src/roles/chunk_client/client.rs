@@ -18,10 +18,10 @@ use crate::content::{Bitfield, ChunkIndex, Digest, Manifest};
 use crate::download::events::SourceEvent;
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::{Shutdown, running_time};
-use crate::protocol::PeerAddress;
 use crate::protocol::set_report::WaitingChunk;
 use crate::protocol::tracker::{Claim, SetKey, TrackerResponse};
-use crate::report::error::RoleError;
+use crate::protocol::{ErrorCode, PeerAddress};
+use crate::report::error::{Fault, RoleError};
 use crate::storage::{ChunkFolder, ChunkSource, HeldChunk};
 use crate::swarm::Moment;
 use crate::tracker_client::session::SessionEvent;
@@ -356,6 +356,10 @@ impl<'a> ChunkClient<'a> {
                 self.requests.request_manifest(file);
             }
             TrackerResponse::SetComplete { set } if set == self.set => self.completion.members_completed(),
+            TrackerResponse::Error { code: ErrorCode::UnknownMessage, text } => {
+                let text = format!("the program on {} refuses chunk sets: {text}", self.config.tracker);
+                return Err(RoleError::new(Fault::Usage, text));
+            }
             TrackerResponse::Error { code, text } => {
                 // The error may answer a lookup.
                 self.requests.lookup_answered();

@@ -159,6 +159,7 @@ fn serve_and_download(
         relay: None,
         download: 0,
         file: key,
+        name: format!("set {}", set.set),
         count: set.count,
         // Raised by the tracker's answers.
         longest: CHUNK_SIZE,
