@@ -294,6 +294,16 @@ fn hello_to_tracker<S: serde::Serializer>(version: &u32, serializer: S) -> Resul
     Fields { version: *version, tracker: true }.serialize(serializer)
 }
 
+/// Role of the program at which peers register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HubRole {
+    /// Answers lookups for files.
+    Tracker,
+    /// Sends the list of peers.
+    Manager,
+}
+
 /// Message from a tracker or manager to a peer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -321,6 +331,9 @@ pub enum TrackerResponse {
         /// Whether the tracker listens on an address that is not a loopback address.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         public: bool,
+        /// Whether a tracker or a manager answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        role: Option<HubRole>,
     },
     /// Acknowledges a heartbeat.
     Alive,

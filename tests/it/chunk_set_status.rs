@@ -81,13 +81,16 @@ fn an_agreed_chunk_without_a_reachable_holder_is_reported() {
 }
 
 #[test]
-fn a_chunk_client_ends_at_a_manager_with_the_name_of_the_right_flag() {
+fn a_client_at_the_wrong_role_ends_with_the_name_of_the_right_flag() {
     let place = place();
     let dir = place.path();
-    let manager = manager(dir, &[]);
+    let (manager, tracker) = (manager(dir, &[]), tracker(dir, &[]));
     let folder = chunk_folder(dir, "f", 2, &[(1, b"one")]);
-    let mut client = client(dir, &folder, "client", manager.address(), &[]);
-    client.ends_with(2);
-    assert!(client.has_said("this is a manager, not a tracker"));
-    assert!(client.has_said("--tracker HOST:PORT"));
+    let mut chunks = client(dir, &folder, "chunks", manager.address(), &[]);
+    chunks.ends_with(2);
+    assert!(chunks.has_said("is a manager, not a tracker: name a tracker with --tracker HOST:PORT"));
+    let plain = subfolder(dir, "plain");
+    let mut member = start_member(dir, &plain, "member", tracker.address(), &[]);
+    member.ends_with(2);
+    assert!(member.has_said("is a tracker, not a manager: use it with --tracker "));
 }

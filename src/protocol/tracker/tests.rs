@@ -123,8 +123,9 @@ fn json_of_responses_is_fixed() {
             heartbeat_ms: 5000,
             lease_ms: 10000,
             public: false,
+            role: Some(HubRole::Tracker),
         },
-        r#"{"type":"registered","token":"TOKEN","address":"10.0.0.1:7000","heartbeat_ms":5000,"lease_ms":10000}"#,
+        r#"{"type":"registered","token":"TOKEN","address":"10.0.0.1:7000","heartbeat_ms":5000,"lease_ms":10000,"role":"tracker"}"#,
     );
     exact(Alive, r#"{"type":"alive"}"#);
     exact(Noted, r#"{"type":"noted"}"#);

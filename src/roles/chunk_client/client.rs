@@ -198,7 +198,7 @@ impl<'a> ChunkClient<'a> {
             }
             SessionEvent::Message(response) => self.handle_response(response)?,
             SessionEvent::Peers(_) => log::debug!("ignoring a list of peers from a tracker"),
-            SessionEvent::TimedOut(error) => return Err(error),
+            SessionEvent::Failed(error) => return Err(error),
         }
         Ok(())
     }
