@@ -276,7 +276,7 @@ impl ChunkSet {
 
     /// The first chunks: those with claims that differ, then those without an agreed hash, then the others.
     ///
-    /// Only the first [`EXAMINED_MAX`] chunks are examined for an agreed hash.
+    /// Only the first 65,536 chunks are examined for an agreed hash.
     pub fn most_noteworthy(&self, at_most: usize) -> Vec<ChunkIndex> {
         let others = |is_agreed: bool| {
             let examined = (0..self.count.min(EXAMINED_MAX)).map(ChunkIndex);
